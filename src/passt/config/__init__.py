@@ -1,0 +1,1 @@
+"""Command line: the option table, port specifications, resolution of defaults."""

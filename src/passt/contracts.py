@@ -1,0 +1,58 @@
+"""The protocols by which the control plane and the data plane meet.
+
+Addresses cross this border as packed network-order `bytes`: 4 for IPv4, 16 for IPv6.
+Protocol numbers are those of IANA (6 TCP, 17 UDP, 1 ICMP, 58 ICMPv6); for echo flows
+both "ports" are the echo identifier.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+
+class Target(NamedTuple):
+    """Where the host side of a guest-initiated flow connects to."""
+
+    address: bytes
+    port: int
+    scope_id: int = 0
+    source: bytes | None = None
+    ifname: bytes | None = None
+
+
+class InboundTarget(NamedTuple):
+    """What the guest sees of a flow that a host-side client opened."""
+
+    source: bytes
+    source_port: int
+    destination: bytes
+    destination_port: int
+
+
+class FlowPolicy(Protocol):
+    """Asked once per new flow; `None` refuses it. Must be fast and must not raise."""
+
+    def outbound(self, proto: int, source: bytes, source_port: int,
+                 destination: bytes, destination_port: int) -> Target | None:
+        """Map a flow that the guest opens to a host-side target."""
+
+    def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
+                local: bytes, local_port: int) -> InboundTarget | None:
+        """Map a flow accepted on the listener that belongs to *rule* to what the guest sees."""
+
+
+class FrameResponder(Protocol):
+    """Answers control frames: ARP, NDP, DHCP, DHCPv6."""
+
+    def respond(self, frame: bytes) -> list[bytes]:
+        """Take one Ethernet frame without FCS; return whole frames for the guest, maybe none."""
+
+
+class GuestEvents(Protocol):
+    """What the data plane learns about the guest from plausible frames."""
+
+    def on_guest_address(self, address: bytes) -> None:
+        """Take note of a new source address (4 or 16 bytes; unicast, never loopback)."""
+
+    def on_guest_mac(self, mac: bytes) -> None:
+        """Take note of the guest's hardware address (6 bytes)."""

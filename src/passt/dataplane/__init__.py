@@ -1,0 +1,1 @@
+"""The compiled plane: event loop, links, flows, TCP, UDP and ping translation."""

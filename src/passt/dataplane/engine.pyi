@@ -1,0 +1,74 @@
+"""Typing of the compiled engine: the one class of the data plane that Python sees."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from passt.contracts import FlowPolicy, FrameResponder, GuestEvents
+
+class FlowInfo(NamedTuple):
+    """A snapshot of one flow; guest_* as the guest sees it, host_* as the host's socket sees it."""
+
+    proto: int
+    state: str
+    guest_address: bytes
+    guest_port: int
+    remote_address: bytes
+    remote_port: int
+    host_address: bytes
+    host_port: int
+    inbound: bool
+
+class Engine:
+    """Event loop, link, flow table and translators of one instance; owns all of its state.
+
+    One thread only. Exceptions raised by callbacks leave run() unchanged: they are our mistakes.
+    """
+
+    def __init__(self, policy: FlowPolicy, responder: FrameResponder, events: GuestEvents, *,
+                 our_mac: bytes, mtu: int, max_flows: int = ..., secret: bytes = ...) -> None:
+        """Take the deciders; *our_mac* 6 bytes, *mtu* in bytes (0: none assigned), *secret* 16 random bytes."""
+
+    def attach_tap(self, fd: int, guest_mac: bytes, offloads: int) -> None:
+        """Take ownership of a tap descriptor opened by `host.tun`; *offloads* are the TUN_F_* bits granted."""
+
+    def add_listener(self, fd: int, proto: int, rule: object) -> None:
+        """Take ownership of a bound socket (TCP: listening); *rule* is handed to `FlowPolicy.inbound`."""
+
+    def remove_listener(self, fd: int) -> None:
+        """Close a listener; flows that it made live on."""
+
+    def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call *callback* from the loop whenever *fd* is readable (level-triggered)."""
+
+    def remove_reader(self, fd: int) -> None:
+        """Stop watching *fd*; does not close it."""
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> int:
+        """Call *callback* once, *delay_s* seconds from now; returns an id for `cancel_timer`."""
+
+    def cancel_timer(self, timer_id: int) -> None:
+        """Forget a timer; one that has fired already is no error."""
+
+    def send_frame(self, frame: bytes) -> bool:
+        """Send one Ethernet frame (checksums complete) to the guest; False if the link refuses it."""
+
+    def set_capture(self, capture: Callable[[bytes, bool], None] | None) -> None:
+        """Hook: called with each frame and whether it goes to the guest; costs a copy per frame."""
+
+    def set_trace(self, trace: Callable[[str], None] | None) -> None:
+        """Hook: called with a line for each flow state change."""
+
+    def run(self) -> None:
+        """Run until `stop` is called from a callback."""
+
+    def stop(self) -> None:
+        """Make `run` return at the end of the current turn."""
+
+    def counters(self) -> dict[str, int]:
+        """Frames, bytes, drops by reason, flows by kind; names as in `stats.pxd`."""
+
+    def flows(self) -> Iterator[FlowInfo]:
+        """Snapshots of all flows."""
+
+    def close(self) -> None:
+        """End all flows (far sides see a reset where data is lost) and close every descriptor owned."""

@@ -1,0 +1,1 @@
+"""Where a new flow goes: pure policy over frozen facts."""

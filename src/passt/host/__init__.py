@@ -1,0 +1,1 @@
+"""The host: rtnetlink, namespaces, tun, listeners, process life."""

@@ -1,0 +1,132 @@
+"""Frozen facts that the parts of the control plane hand to each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+IPAddress = IPv4Address | IPv6Address
+
+DEFAULT_MTU = 65520
+OUR_MAC = bytes.fromhex("9a559a559a55")
+
+
+@dataclass(frozen=True, slots=True)
+class PortRule:
+    """Ports *first*..*last* of the host go to ports from *target* on in the guest.
+
+    *proto* is IPPROTO_TCP or IPPROTO_UDP; *address* None means any address, both families.
+    """
+
+    proto: int
+    first: int
+    last: int
+    target: int
+    address: IPAddress | None = None
+    ifname: str | None = None
+
+    def target_port(self, port: int) -> int:
+        """Guest port for the host port *port*."""
+        return self.target + port - self.first
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceAddress:
+    """One address of a host interface; *message* is its RTM_NEWADDR payload (struct ifaddrmsg + attributes)."""
+
+    address: IPAddress
+    prefix_len: int
+    scope: int
+    flags: int
+    message: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One unicast route of the main table; *message* is its RTM_NEWROUTE payload (struct rtmsg + attributes).
+
+    *gateway* is the next hop, of either family; None for an on-link route.
+    """
+
+    destination: IPAddress
+    prefix_len: int
+    gateway: IPAddress | None
+    priority: int
+    ifindex: int
+    message: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyFacts:
+    """One family's view of its template interface."""
+
+    ifname: str
+    ifindex: int
+    mtu: int
+    addresses: tuple[InterfaceAddress, ...]
+    routes: tuple[Route, ...]
+    address: IPAddress | None
+    prefix_len: int
+    gateway: IPAddress | None
+    link_local: IPv6Address | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResolverFacts:
+    """What resolv.conf says: name servers in order (scopes stripped) and the search list."""
+
+    servers: tuple[IPAddress, ...] = ()
+    search: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What was read from the host at start; a family without a usable interface is None."""
+
+    ip4: FamilyFacts | None
+    ip6: FamilyFacts | None
+    resolvers: ResolverFacts = ResolverFacts()
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFamily:
+    """One family as the guest gets it.
+
+    *address* is the one assigned (None: learnt from the guest, IPv6 local mode); *our_address* is the
+    address by which we speak to the guest and that stands for sources it must not see (the gateway
+    for IPv4, our link-local for IPv6); *map_host_loopback* and *map_guest* are guest-visible
+    addresses that mean the host's loopback and the host's own address; *copied_addresses* and
+    *copied_routes* are set up in the namespace by --config-net instead of *address* and *gateway*.
+    """
+
+    address: IPAddress | None
+    prefix_len: int
+    gateway: IPAddress | None
+    our_address: IPAddress | None
+    map_host_loopback: IPAddress | None = None
+    map_guest: IPAddress | None = None
+    dns_match: IPAddress | None = None
+    dns_host: IPAddress | None = None
+    template_ifname: str | None = None
+    template_ifindex: int = 0
+    outbound_address: IPAddress | None = None
+    outbound_ifname: str | None = None
+    resolvers: tuple[IPAddress, ...] = ()
+    copied_addresses: tuple[InterfaceAddress, ...] = ()
+    copied_routes: tuple[Route, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GuestNet:
+    """The network that the guest is to see; *mtu* None means that none is assigned.
+
+    *ifname* and *ns_mac* concern pasta's tap interface only.
+    """
+
+    ip4: GuestFamily | None
+    ip6: GuestFamily | None
+    ifname: str
+    our_mac: bytes = OUR_MAC
+    ns_mac: bytes | None = None
+    mtu: int | None = DEFAULT_MTU
+    search: tuple[str, ...] = ()

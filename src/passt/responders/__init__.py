@@ -1,0 +1,1 @@
+"""Control frames in, reply frames out; no I/O, no clock."""

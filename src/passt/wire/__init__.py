@@ -1,0 +1,1 @@
+"""Bytes to values and back for control traffic; no I/O."""
