@@ -1,0 +1,136 @@
+"""From argv to an exit status: picks the program, reads the command line, hands over to `app`.
+
+Nothing here or in what is imported at module level needs a Python newer than 3.7, so that an old
+one gets to the check that refuses it; everything else is imported when it is needed, which keeps
+`pasta --version` fast too.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from passt import __version__, log
+from passt.config.getopt import RUN, UsageError, scan
+from passt.errors import ConfigError, HostError, PasstError
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PROGRAMS = ("pasta", "passt", "qrap")
+MIN_PYTHON = (3, 11)
+MIN_KERNEL = (5, 4)
+EXIT_FAILURE = 1
+LICENCE = """Licensed under the Apache License, Version 2.0
+<https://www.apache.org/licenses/LICENSE-2.0>.
+There is no warranty, to the extent permitted by law.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program that *argv* (default: sys.argv) names and return its exit status."""
+    argv = sys.argv if argv is None else argv
+    program = "passt"
+    try:
+        check_system(sys.platform, os.uname().release, sys.version_info[:2])
+        program, arguments = pick_program(argv)
+        return run_program(program, arguments)
+    except PasstError as error:
+        log.err(f"{program}: {error}")
+        if isinstance(error, UsageError):
+            log.err(f"Try '{program} --help' for more information.")
+        return EXIT_FAILURE
+    except KeyboardInterrupt:
+        return _end_by_interrupt()
+
+
+def _end_by_interrupt() -> int:
+    """End as a program without a handler would, so that a calling shell sees the interrupt as such."""
+    import signal  # noqa: PLC0415 - see the head of this file
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGINT)
+    return 128 + signal.SIGINT
+
+
+def check_system(platform: str, release: str, python: tuple[int, ...]) -> None:
+    """Refuse systems that are not supported. Raises HostError.
+
+    *release* is the kernel's, as in `uname -r`; *python* starts with major and minor version.
+    """
+    if platform != "linux":
+        raise HostError(f"this program needs Linux, and this system is {platform}")
+    if python < MIN_PYTHON:
+        raise HostError(f"Python {_dotted(MIN_PYTHON)} or newer is needed, and this is {_dotted(python[:2])}")
+    numbers = release.split("-", 1)[0].split(".")
+    kernel = tuple(int(number) for number in numbers[:2] if number.isdecimal())
+    if len(kernel) == 2 and kernel < MIN_KERNEL:
+        raise HostError(f"Linux {_dotted(MIN_KERNEL)} or newer is needed, and this is {release}")
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(str(number) for number in version)
+
+
+def pick_program(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """Tell from the last path component of argv[0] which program is meant; returns it with its arguments.
+
+    A name that contains "pasta" is pasta, whatever else it contains. Under `python -m passt` the first
+    argument is the name. Raises ConfigError.
+    """
+    called, arguments = (argv[0] if argv else ""), list(argv[1:])
+    name = os.path.basename(called)  # noqa: PTH119 - pathlib would take longer than the rest of this
+    if name == "__main__.py":
+        if not arguments or arguments[0] not in PROGRAMS:
+            raise ConfigError(f"say which program to run: python -m passt {'|'.join(PROGRAMS)} [ARG]...")
+        return arguments[0], arguments[1:]
+    for program in PROGRAMS:
+        if program in name:
+            return program, arguments
+    raise ConfigError(f"started as '{name}'; the name has to contain one of: {', '.join(PROGRAMS)}")
+
+
+def run_program(program: str, arguments: Sequence[str]) -> int:
+    """Run *program* and return its exit status. Raises PasstError."""
+    if program == "qrap":
+        return _run_qrap(arguments)
+    request = scan(program, arguments)
+    if request.action != RUN:
+        return print_text(program, request.action)
+    from passt.config.build import build_settings  # noqa: PLC0415 - see the head of this file
+
+    settings, warnings = build_settings(program, request)
+    log.configure(debug=settings.debug, quiet=settings.quiet)
+    for warning in warnings:
+        log.warning(warning)
+    if program == "passt":
+        raise ConfigError("connecting virtual machines is not available yet in this version")
+    from passt import app  # noqa: PLC0415 - see the head of this file
+
+    return app.run(settings)
+
+
+def _run_qrap(arguments: Sequence[str]) -> int:
+    """Everything after qrap's own two arguments belongs to QEMU, so only the first one is looked at."""
+    if arguments[:1] in (["--help"], ["-h"]):
+        return print_text("qrap", "help")
+    if arguments[:1] == ["--version"]:
+        return print_text("qrap", "version")
+    raise ConfigError("starting QEMU is not available yet in this version")
+
+
+def print_text(program: str, action: str) -> int:
+    """Print the answer to --help or --version on standard output; a reader that is gone is a failure."""
+    if action == "version":
+        data = f"{program} {__version__}\n{LICENCE}".encode()
+    else:
+        from passt.config.help import help_text  # noqa: PLC0415 - see the head of this file
+
+        data = help_text(program).encode()
+    try:
+        while data:
+            data = data[os.write(1, data):]
+    except OSError as error:
+        raise HostError(f"cannot write to standard output: {error.strerror}") from None
+    return 0

@@ -1,0 +1,169 @@
+"""From scanned options to `Settings`: one check or one change for each available option."""
+
+from __future__ import annotations
+
+from passt.config import values
+from passt.config.options import PASTA
+from passt.config.portspec import IPPROTO_TCP, IPPROTO_UDP, PortTable
+from passt.errors import ConfigError
+from passt.model import Settings
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from passt.config.getopt import Occurrence, Request
+    from passt.model import IPAddress
+
+    Changes = dict[str, Any]
+
+# Options without an argument: the fields that they set.
+FLAGS: dict[str, Changes] = {
+    "debug": {"debug": True, "quiet": False},
+    "quiet": {"debug": False, "quiet": True},
+    "foreground": {"foreground": True},
+    "stderr": {},
+    "ipv4-only": {"ip4": True, "ip6": False},
+    "ipv6-only": {"ip4": False, "ip6": True},
+    "no-map-gw": {"map_gw": False},
+    "no-tcp": {"tcp": False},
+    "no-udp": {"udp": False},
+    "no-icmp": {"icmp": False},
+    "config-net": {"config_net": True},
+    "no-copy-routes": {"copy_routes": False},
+    "no-copy-addrs": {"copy_addresses": False},
+}
+
+
+def _of_family(field: str, address: IPAddress) -> Changes:
+    return {f"{field}{address.version}": address}
+
+
+def _address(text: str) -> Changes:
+    address, length = values.parse_assigned_address(text)
+    return {f"address{address.version}": address, f"address_length{address.version}": length}
+
+
+def _mapping(field: str, text: str) -> Changes:
+    address = values.parse_mapped_address(text)
+    if address is None:
+        return {f"{field}4": None, f"{field}6": None}
+    return _of_family(field, address)
+
+
+def _map_host_loopback(text: str) -> Changes:
+    no_default = {"map_gw": False} if text == "none" else {}
+    return _mapping("map_host_loopback", text) | no_default
+
+
+# Options with an argument, other than ports: argument -> the fields that they set.
+VALUES: dict[str, Callable[[str], Changes]] = {
+    "address": _address,
+    "netmask": lambda text: {"netmask": values.parse_netmask(text)},
+    "gateway": lambda text: _of_family("gateway", values.parse_host_address(text)),
+    "mtu": lambda text: {"mtu": values.parse_mtu(text)},
+    "mac-addr": lambda text: {"our_mac": values.parse_our_mac(text)},
+    "interface": lambda text: {"interface": values.parse_ifname(text)},
+    "outbound": lambda text: _of_family("outbound", values.parse_source_address(text)),
+    "outbound-if4": lambda text: {"outbound_if4": values.parse_ifname(text)},
+    "outbound-if6": lambda text: {"outbound_if6": values.parse_ifname(text)},
+    "map-host-loopback": _map_host_loopback,
+    "map-guest-addr": lambda text: _mapping("map_guest", text),
+    "ns-ifname": lambda text: {"ns_ifname": values.parse_new_ifname(text)},
+    # An all-zero address asks for the default, one made up by the kernel.
+    "ns-mac-addr": lambda text: {"ns_mac": mac if any(mac := values.parse_mac(text)) else None},
+}
+
+# Port options: protocol, and whether the ports are the host's (True) or the namespace's.
+PORTS: dict[str, tuple[int, bool]] = {
+    "tcp-ports": (IPPROTO_TCP, True),
+    "udp-ports": (IPPROTO_UDP, True),
+    "tcp-ns": (IPPROTO_TCP, False),
+    "udp-ns": (IPPROTO_UDP, False),
+}
+
+
+def _apply(occurrence: Occurrence, changes: Changes, ports: PortTable) -> None:
+    name = occurrence.option.name
+    if name in FLAGS:
+        changes.update(FLAGS[name])
+        return
+    try:
+        if name in PORTS:
+            proto, inward = PORTS[name]
+            ports.add(proto, occurrence.value, inward=inward)
+        else:
+            changes.update(VALUES[name](occurrence.value))
+    except ConfigError as error:
+        raise ConfigError(f"{occurrence.label}: {error}") from None
+
+
+def build_settings(mode: str, request: Request) -> tuple[Settings, list[str]]:
+    """Make settings for the program *mode* from a request to run; also returns warnings for the user.
+
+    Raises ConfigError that names the option and its value.
+    """
+    changes: Changes = {}
+    ports = PortTable()
+    warnings = []
+    for occurrence in request.occurrences:
+        _apply(occurrence, changes, ports)
+        if occurrence.option.deprecated:
+            warnings.append(f"{occurrence.label} is deprecated and will be removed; leave it out")
+    changes |= _prefix_lengths(changes)
+    changes |= _operands(mode, request.operands)
+    settings = Settings(mode, **changes)
+    rules = ports.rules(tcp=settings.tcp, udp=settings.udp)
+    changes |= _foreground(settings)
+    settings = Settings(mode, **changes, port_rules=rules)
+    _check_together(settings)
+    if settings.ip6 and settings.mtu is not None and settings.mtu < values.MIN_MTU_IP6:
+        warnings.append(f"MTU {settings.mtu} is too small for IPv6, which needs {values.MIN_MTU_IP6};"
+                        f" give -4 if IPv6 is not wanted")
+    return settings, warnings
+
+
+def _prefix_lengths(changes: Changes) -> Changes:
+    """Settle -n against ADDR/LEN; takes the fields of the single options out of *changes*."""
+    netmask = changes.pop("netmask", None)
+    length4 = changes.pop("address_length4", None)
+    length6 = changes.pop("address_length6", None)
+    if netmask is not None and length4 is not None:
+        raise ConfigError(f"option '--netmask' is redundant with --address {changes['address4']}/{length4};"
+                          f" give the length in one place")
+    return {"prefix_len4": netmask if length4 is None else length4, "prefix_len6": length6}
+
+
+def _operands(mode: str, operands: Sequence[str]) -> Changes:
+    """Tell a PID from a command: a PID is one operand that is a whole number."""
+    if mode != PASTA:
+        if operands:
+            raise ConfigError(f"'{operands[0]}' is not an option, and {mode} takes nothing else")
+        return {}
+    if len(operands) == 1 and operands[0].isascii() and operands[0].removeprefix("-").isdecimal():
+        return {"pid": values.parse_pid(operands[0])}
+    return {"command": tuple(operands)}
+
+
+def _foreground(settings: Settings) -> Changes:
+    """Work out where the program runs: with its command in the foreground, which makes it quiet."""
+    if settings.mode != PASTA:
+        return {}
+    if settings.pid is None:
+        return {"foreground": True, "quiet": not settings.debug}
+    if not settings.foreground:
+        raise ConfigError("running in the background is not available yet in this version; add --foreground")
+    return {}
+
+
+def _check_together(settings: Settings) -> None:
+    """Refuse options that are right alone but wrong beside each other."""
+    for copied, option in ((settings.copy_routes, "--no-copy-routes"),
+                           (settings.copy_addresses, "--no-copy-addrs")):
+        if not copied and not settings.config_net:
+            raise ConfigError(f"option '{option}' needs --config-net; add that or leave it out")
+    if settings.outbound_if4 is not None and not settings.ip4:
+        raise ConfigError(f"option '--outbound-if4' {settings.outbound_if4} needs IPv4, which -6 disables")
+    if settings.outbound_if6 is not None and not settings.ip6:
+        raise ConfigError(f"option '--outbound-if6' {settings.outbound_if6} needs IPv6, which -4 disables")

@@ -1,0 +1,77 @@
+"""The text of --help, made from the option table."""
+
+from __future__ import annotations
+
+from textwrap import wrap
+
+from passt.config.options import ACCUMULATES, GROUPS, OPTIONS, PASTA, PER_FAMILY, Option
+
+WIDTH = 80
+TEXT_COLUMN = 30
+
+QRAP = "qrap"
+
+_SYNOPSES = {
+    "pasta": ("pasta [OPTION]... [COMMAND [ARG]...]", "pasta [OPTION]... -f PID"),
+    "passt": ("passt [OPTION]...",),
+    "qrap": ("qrap [FD QEMU_COMMAND] [ARG]...",),
+}
+_ABOUT = {
+    "pasta": "Runs COMMAND, or a login shell, in a network namespace of its own that is connected"
+             " through the host without privileges; or connects the namespaces of process PID.",
+    "passt": "Will connect a virtual machine through the host without privileges. This version cannot"
+             " do that yet: every start ends with a message and exit status 1.",
+    "qrap": "Will start QEMU with its network connected to passt, for QEMU before 7.2. This version"
+            " cannot do that yet: every start ends with a message and exit status 1.",
+}
+_REPEAT = {PER_FAMILY: "Once for IPv4, once for IPv6.", ACCUMULATES: "May be repeated."}
+
+
+def help_text(program: str) -> str:
+    """Give what --help prints: at most 80 columns, options of *program* only."""
+    lines = [f"{'Usage:' if index == 0 else '      '} {synopsis}"
+             for index, synopsis in enumerate(_SYNOPSES[program])]
+    lines += ["", *wrap(_ABOUT[program], WIDTH)]
+    if program == QRAP:
+        lines += ["", *_entry("  -h, --help", "Print this overview and exit, if given first."),
+                  *_entry("      --version", "Print the version and exit, if given first.")]
+        return "\n".join(lines) + "\n"
+    known = [option for option in OPTIONS if program in option.modes]
+    for group in GROUPS:
+        members = [option for option in known if option.group == group and option.available]
+        if members:
+            lines += ["", f"{group}:"]
+            lines += [line for option in members for line in _entry(heading(option), description(option))]
+    later = ", ".join(spelling(option) for option in known if not option.available)
+    lines += ["", "Not available yet in this version (refused with a message):"]
+    lines += wrap(later, WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    if program == PASTA:
+        lines += ["", *wrap("Long options may be shortened as long as they stay unique. Where nothing"
+                            " else is said, the last of several uses counts.", WIDTH)]
+    return "\n".join(lines) + "\n"
+
+
+def spelling(option: Option) -> str:
+    """List all names of an option: `-m, --mtu`."""
+    short = [f"-{option.short}"] if option.short else []
+    return ", ".join(short + [f"--{name}" for name in option.names])
+
+
+def heading(option: Option) -> str:
+    """Give the first column: all names, and the argument."""
+    indent = "  " if option.short else "      "
+    return f"{indent}{spelling(option)}{' ' if option.argument else ''}{option.argument}"
+
+
+def description(option: Option) -> str:
+    """Give an option's help with what repeating it means, and deprecation."""
+    parts = [option.text, _REPEAT.get(option.repeat, ""), "Deprecated." if option.deprecated else ""]
+    return " ".join(part for part in parts if part)
+
+
+def _entry(head: str, text: str) -> list[str]:
+    """Lay out one option; a long first column has a line of its own."""
+    lines = wrap(text, WIDTH - TEXT_COLUMN, break_on_hyphens=False, break_long_words=False)
+    if len(head) > TEXT_COLUMN - 2:
+        return [head, *(" " * TEXT_COLUMN + line for line in lines)]
+    return [head.ljust(TEXT_COLUMN) + lines[0], *(" " * TEXT_COLUMN + line for line in lines[1:])]

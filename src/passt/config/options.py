@@ -1,0 +1,191 @@
+"""The one table of all options: parser, --help and manual pages read it, nothing else lists options.
+
+An option that this version does not carry out yet is in the table with `available=False`: it is
+known (so that prefixes resolve as they will later) and refused. This module and `getopt` import
+nothing, because `pasta --version` needs no more than them: `dataclasses` alone costs three times
+the start of the interpreter's own core.
+"""
+
+from __future__ import annotations
+
+PASTA = "pasta"
+PASST = "passt"
+BOTH = (PASST, PASTA)
+
+GENERAL = "General"
+NETWORK = "Network of the guest or namespace"
+HOST_SIDE = "Host side"
+MAPPING = "Addresses that stand for the host"
+PROTOCOLS = "Protocols and services"
+NAMES = "Name resolution"
+PORTS = "Port forwarding"
+NAMESPACE = "Namespace"
+MACHINE = "Virtual machine"
+GROUPS = (GENERAL, NETWORK, HOST_SIDE, MAPPING, PROTOCOLS, NAMES, PORTS, NAMESPACE, MACHINE)
+
+LAST_WINS = "last wins"
+PER_FAMILY = "once per family"
+ACCUMULATES = "accumulates"
+
+
+class Option:
+    """One option.
+
+    *names* are its long names without dashes, the usual one first; *short* is one character or empty;
+    *argument* is the placeholder of its argument, empty if it takes none; *modes* tells which programs
+    know it; *repeat* is what a second use means; *text* is its help, for this version.
+    """
+
+    __slots__ = ("argument", "available", "deprecated", "group", "modes", "names", "repeat", "short", "text")
+
+    def __init__(self, group: str, short: str, names: str, argument: str, text: str, *,
+                 modes: tuple[str, ...] = BOTH, repeat: str = LAST_WINS,
+                 available: bool = False, deprecated: bool = False) -> None:
+        self.group = group
+        self.short = short
+        self.names = tuple(names.split())
+        self.argument = argument
+        self.text = text
+        self.modes = modes
+        self.repeat = repeat
+        self.available = available
+        self.deprecated = deprecated
+
+    @property
+    def name(self) -> str:
+        """The usual long name, which identifies the option."""
+        return self.names[0]
+
+    def __repr__(self) -> str:
+        return f"Option(--{self.name})"
+
+
+_PASTA_ONLY = (PASTA,)
+_PASST_ONLY = (PASST,)
+
+OPTIONS: tuple[Option, ...] = (
+    Option(GENERAL, "d", "debug", "", "Tell what happens in detail, on standard error, with time stamps.",
+           available=True),
+    Option(GENERAL, "", "trace", "", "As --debug, and one line for each packet too."),
+    Option(GENERAL, "q", "quiet", "", "Print warnings and errors only.", available=True),
+    Option(GENERAL, "f", "foreground", "",
+           "Stay in the foreground. Running a command or a shell implies it; pasta with PID requires it in"
+           " this version, which cannot go to the background yet.", available=True),
+    Option(GENERAL, "e", "stderr", "", "Accepted for the sake of old callers; has no effect.",
+           available=True, deprecated=True),
+    Option(GENERAL, "l", "log-file", "PATH", "Write messages to the file PATH instead of the system log."),
+    Option(GENERAL, "", "log-size", "SIZE", "Keep the log file below SIZE bytes; old lines go first."),
+    Option(GENERAL, "", "runas", "UID[:GID]|LOGIN[:GROUP]", "Run under this identity when started by root."),
+    Option(GENERAL, "p", "pcap", "FILE", "Record the frames on the guest's side to FILE, in pcap format."),
+    Option(GENERAL, "P", "pid", "FILE", "Write the process id to FILE when everything is ready."),
+    Option(GENERAL, "", "stats", "SECONDS", "Print a table of counters, at most every SECONDS seconds."),
+    Option(GENERAL, "h", "help", "", "Print this overview and exit.", available=True),
+    Option(GENERAL, "", "version", "", "Print the version and exit.", available=True),
+
+    Option(NETWORK, "4", "ipv4-only", "", "No IPv6; undoes -6.", available=True),
+    Option(NETWORK, "6", "ipv6-only", "", "No IPv4; undoes -4.", available=True),
+    Option(NETWORK, "a", "address", "ADDR[/LEN]",
+           "Address to assign. Default: the address of the template interface. The host's other addresses are"
+           " then not copied for this family.", repeat=PER_FAMILY, available=True),
+    Option(NETWORK, "n", "netmask", "MASK",
+           "IPv4 netmask to assign, as a.b.c.d or as a number of bits; 0 means the default: the mask of the"
+           " host's subnet that the address is in, else that of the address class. The host's other IPv4"
+           " addresses are then not copied.", available=True),
+    Option(NETWORK, "g", "gateway", "ADDR",
+           "Default gateway to assign. Default: the template interface's. The host's other routes are then"
+           " not copied for this family.", repeat=PER_FAMILY, available=True),
+    Option(NETWORK, "m", "mtu", "MTU",
+           "MTU to assign, 68 to 65521 bytes; 0 assigns none. Default: 65520.", available=True),
+    Option(NETWORK, "M", "mac-addr", "MAC",
+           "Hardware address by which the host's side speaks. Default: 9a:55:9a:55:9a:55.", available=True),
+    Option(NETWORK, "i", "interface", "NAME",
+           "Template: the host interface whose addresses and routes are taken. Default: the interfaces of"
+           " --outbound-if4 and --outbound-if6, else those of the first default routes.", available=True),
+    Option(NETWORK, "H", "hostname", "NAME", "Host name to tell by DHCP."),
+    Option(NETWORK, "", "fqdn", "NAME", "Fully qualified name to tell by DHCP and DHCPv6."),
+
+    Option(HOST_SIDE, "o", "outbound", "ADDR",
+           "Source address of what goes out from the host. Default: as its routes say.",
+           repeat=PER_FAMILY, available=True),
+    Option(HOST_SIDE, "", "outbound-if4", "NAME",
+           "Bind outgoing IPv4 sockets to this interface; it is the IPv4 template too, unless -i is given.",
+           available=True),
+    Option(HOST_SIDE, "", "outbound-if6", "NAME", "The same for IPv6.", available=True),
+    Option(HOST_SIDE, "", "freebind", "", "Allow -t and -u addresses that the host does not have (yet)."),
+
+    Option(MAPPING, "", "map-host-loopback", "ADDR|none",
+           "Address that reaches the host's loopback from inside. Default: the gateway. none: no such"
+           " address, in either family.", repeat=PER_FAMILY, available=True),
+    Option(MAPPING, "", "no-map-gw", "",
+           "The gateway's address does not stand for the host (unless --map-host-loopback says so).",
+           available=True),
+    Option(MAPPING, "", "map-guest-addr", "ADDR|none",
+           "Address that reaches, from inside, the host by the address that the guest has as its own."
+           " Default: none.", repeat=PER_FAMILY, available=True),
+
+    Option(PROTOCOLS, "", "no-tcp", "", "No TCP, in either direction.", available=True),
+    Option(PROTOCOLS, "", "no-udp", "", "No UDP, in either direction.", available=True),
+    Option(PROTOCOLS, "", "no-icmp", "", "No ping, over IPv4 or IPv6.", available=True),
+    Option(PROTOCOLS, "", "no-dhcp", "", "No DHCP service."),
+    Option(PROTOCOLS, "", "no-ndp", "", "No answers to neighbour discovery."),
+    Option(PROTOCOLS, "", "no-dhcpv6", "", "No DHCPv6 service."),
+    Option(PROTOCOLS, "", "no-ra", "", "No router advertisements."),
+
+    Option(NAMES, "D", "dns", "ADDR|none", "Name server to hand out instead of the host's.",
+           repeat=ACCUMULATES),
+    Option(NAMES, "", "dns-forward", "ADDR", "Queries sent to ADDR go to the name server of --dns-host.",
+           repeat=PER_FAMILY),
+    Option(NAMES, "", "dns-host", "ADDR", "Name server of the host that --dns-forward leads to.",
+           repeat=PER_FAMILY),
+    Option(NAMES, "S", "search", "LIST|none", "Search domains to hand out instead of the host's.",
+           repeat=ACCUMULATES),
+    Option(NAMES, "", "no-dhcp-dns", "", "Do not hand out name servers.", modes=_PASST_ONLY),
+    Option(NAMES, "", "no-dhcp-search", "", "Do not hand out search domains.", modes=_PASST_ONLY),
+    Option(NAMES, "", "dhcp-dns", "", "Hand out name servers.", modes=_PASTA_ONLY),
+    Option(NAMES, "", "dhcp-search", "", "Hand out search domains.", modes=_PASTA_ONLY),
+
+    Option(PORTS, "t", "tcp-ports", "PORT|none",
+           "Forward the host's TCP port PORT, on all addresses, to the same port inside. Unless -u is given,"
+           " the UDP port of that number is forwarded too if it is free. Default: none, also in pasta (auto,"
+           " ranges and addresses are not available yet).",
+           repeat=ACCUMULATES, available=True),
+    Option(PORTS, "u", "udp-ports", "PORT|none", "The same for a UDP port. none also keeps -t from forwarding UDP. Default: none.",
+           repeat=ACCUMULATES, available=True),
+    Option(PORTS, "T", "tcp-ns", "none",
+           "TCP ports of the namespace that lead to the host. Default, and the only value in this version:"
+           " none.", modes=_PASTA_ONLY, repeat=ACCUMULATES, available=True),
+    Option(PORTS, "U", "udp-ns", "none", "The same for UDP ports.",
+           modes=_PASTA_ONLY, repeat=ACCUMULATES, available=True),
+    Option(PORTS, "", "host-lo-to-ns-lo", "", "Loopback clients of the host stay loopback clients inside.",
+           modes=_PASTA_ONLY),
+    Option(PORTS, "", "no-splice", "", "Loopback connections go through the tap interface too.",
+           modes=_PASTA_ONLY),
+    Option(PORTS, "", "splice-only", "", "No tap interface: forward loopback connections only.",
+           modes=_PASTA_ONLY),
+
+    Option(NAMESPACE, "", "config-net", "", "Set up addresses, routes and MTU in the namespace.",
+           modes=_PASTA_ONLY, available=True),
+    Option(NAMESPACE, "I", "ns-ifname", "NAME",
+           "Name of the interface in the namespace. Default: the template's, or tap0 if there is none.",
+           modes=_PASTA_ONLY, available=True),
+    Option(NAMESPACE, "", "ns-mac-addr", "MAC",
+           "Hardware address of the interface in the namespace. Default: one that the kernel makes up.",
+           modes=_PASTA_ONLY, available=True),
+    Option(NAMESPACE, "", "no-copy-routes", "", "With --config-net: set a default route only.",
+           modes=_PASTA_ONLY, available=True, deprecated=True),
+    Option(NAMESPACE, "", "no-copy-addrs", "", "With --config-net: set one address per family only.",
+           modes=_PASTA_ONLY, available=True, deprecated=True),
+    Option(NAMESPACE, "", "netns", "PATH|NAME", "Join this network namespace.", modes=_PASTA_ONLY),
+    Option(NAMESPACE, "", "userns", "PATH", "Join this user namespace.", modes=_PASTA_ONLY),
+    Option(NAMESPACE, "", "netns-only", "", "Neither join nor make a user namespace.", modes=_PASTA_ONLY),
+    Option(NAMESPACE, "", "no-netns-quit", "", "Go on when the joined namespace's file is removed.",
+           modes=_PASTA_ONLY),
+
+    Option(MACHINE, "s", "socket socket-path", "PATH", "Listen for the machine's connection on this socket.",
+           modes=_PASST_ONLY),
+    Option(MACHINE, "F", "fd", "FD", "Use the connected socket FD, inherited from the caller."),
+    Option(MACHINE, "1", "one-off", "", "End after the first client.", modes=_PASST_ONLY),
+    Option(MACHINE, "", "vhost-user", "", "Speak vhost-user on the socket.", modes=_PASST_ONLY),
+    Option(MACHINE, "", "print-capabilities", "", "Print what the vhost-user back end can do.",
+           modes=_PASST_ONLY),
+)

@@ -1,0 +1,196 @@
+"""From `Settings` and `HostFacts` to the network that the guest gets: pure, no I/O.
+
+A family that is enabled and has a template interface with an address follows that template. When
+no enabled family has one, all enabled families are in local mode: link-local addresses, no template
+(passt(1), "Local mode for disconnected setups"). When only one has, the other is disabled.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from passt.errors import ConfigError
+from passt.model import FamilyFacts, GuestFamily, GuestNet, HostFacts, InterfaceAddress, IPAddress, Settings
+
+LOCAL_ADDRESS4 = IPv4Address("169.254.2.1")
+LOCAL_PREFIX_LEN4 = 16          # RFC 3927, 2.1: the link-local network
+LOCAL_GATEWAY4 = IPv4Address("169.254.2.2")
+LOCAL_GATEWAY6 = IPv6Address("fe80::1")
+PREFIX_LEN6 = 64                # what SLAAC needs (RFC 4862, 5.5.3), whatever the host's own prefix is
+DEFAULT_IFNAME = "tap0"
+MAX_RESOLVERS = 3               # per family, as many as glibc reads (MAXNS in resolv.h)
+MAX_SEARCH = 6                  # MAXDNSRCH in resolv.h
+
+RT_SCOPE_LINK = 253             # linux/rtnetlink.h
+IFA_F_DEPRECATED = 0x20         # linux/if_addr.h
+
+
+def resolve(settings: Settings, facts: HostFacts) -> GuestNet:
+    """Choose what the guest sees.
+
+    Raises ConfigError where an interface was asked for that no family, or not the family in
+    question, can use.
+    """
+    facts4 = facts.ip4 if settings.ip4 and _is_usable(facts.ip4, settings.address4) else None
+    facts6 = facts.ip6 if settings.ip6 and _is_usable(facts.ip6, settings.address6) else None
+    _check_interfaces(settings, facts4, facts6)
+    local_mode = facts4 is None and facts6 is None
+    servers = facts.resolvers.servers
+    ip4 = ip6 = None
+    if facts4 is not None or (local_mode and settings.ip4):
+        ip4 = _resolve_ip4(settings, facts4, [server for server in servers if server.version == 4])
+    if facts6 is not None or (local_mode and settings.ip6):
+        ip6 = _resolve_ip6(settings, facts6, [server for server in servers if server.version == 6])
+    return GuestNet(
+        ip4=ip4,
+        ip6=ip6,
+        ifname=_choose_ifname(settings, facts4, facts6),
+        our_mac=settings.our_mac,
+        ns_mac=settings.ns_mac,
+        mtu=settings.mtu,
+        search=facts.resolvers.search[:MAX_SEARCH],
+    )
+
+
+def _is_usable(facts: FamilyFacts | None, given: IPAddress | None) -> bool:
+    return facts is not None and (facts.address is not None or given is not None)
+
+
+def _check_interfaces(settings: Settings, facts4: FamilyFacts | None, facts6: FamilyFacts | None) -> None:
+    if settings.interface is not None and facts4 is None and facts6 is None:
+        raise ConfigError(f"option '--interface': {settings.interface} has no usable address;"
+                          f" give another interface, or addresses with --address")
+    for ifname, facts, version in ((settings.outbound_if4, facts4, 4), (settings.outbound_if6, facts6, 6)):
+        if ifname is not None and facts is None:
+            raise ConfigError(f"option '--outbound-if{version}': the template interface"
+                              f" {settings.interface or ifname} has no usable IPv{version} address;"
+                              f" give another interface")
+
+
+def _choose_ifname(settings: Settings, facts4: FamilyFacts | None, facts6: FamilyFacts | None) -> str:
+    """Name the tap interface: as given, else like the template, except that `lo` is there already."""
+    if settings.ns_ifname is not None:
+        return settings.ns_ifname
+    template = facts4 or facts6
+    return template.ifname if template is not None and template.ifname != "lo" else DEFAULT_IFNAME
+
+
+def _resolve_ip4(settings: Settings, facts: FamilyFacts | None, servers: list[IPAddress]) -> GuestFamily:
+    address = settings.address4 or (facts.address if facts else LOCAL_ADDRESS4)
+    gateway = settings.gateway4 or _gateway(facts, 4, LOCAL_GATEWAY4)
+    map_host = settings.map_host_loopback4 or (gateway if settings.map_gw else None)
+    dns_match, dns_host, resolvers = _resolve_dns(servers, map_host)
+    # A given mask concerns one address, as a given address does: the host's others would contradict it.
+    one_address = settings.address4 is not None or settings.prefix_len4 is not None
+    return GuestFamily(
+        address=address,
+        prefix_len=_prefix_len4(settings, facts),
+        gateway=gateway,
+        our_address=gateway,
+        map_host_loopback=map_host,
+        map_guest=settings.map_guest4,
+        dns_match=dns_match,
+        dns_host=dns_host,
+        template_ifname=facts.ifname if facts else None,
+        template_ifindex=facts.ifindex if facts else 0,
+        outbound_address=settings.outbound4,
+        outbound_ifname=settings.outbound_if4,
+        resolvers=resolvers,
+        copied_addresses=() if one_address else _copied_addresses(settings, facts),
+        copied_routes=() if settings.gateway4 or not settings.copy_routes or not facts else facts.routes,
+    )
+
+
+def _resolve_ip6(settings: Settings, facts: FamilyFacts | None, servers: list[IPAddress]) -> GuestFamily:
+    gateway = settings.gateway6 or _gateway(facts, 6, LOCAL_GATEWAY6)
+    map_host = settings.map_host_loopback6 or (gateway if settings.map_gw else None)
+    dns_match, dns_host, resolvers = _resolve_dns(servers, map_host)
+    our_address: IPAddress | None = facts.link_local if facts else None
+    if gateway is not None and gateway.is_link_local:
+        our_address = gateway
+    return GuestFamily(
+        address=settings.address6 or (facts.address if facts else None),
+        prefix_len=settings.prefix_len6 or PREFIX_LEN6,
+        gateway=gateway,
+        # A host interface may have no link-local address (addr_gen_mode none), but we always need one.
+        our_address=our_address or LOCAL_GATEWAY6,
+        map_host_loopback=map_host,
+        map_guest=settings.map_guest6,
+        dns_match=dns_match,
+        dns_host=dns_host,
+        template_ifname=facts.ifname if facts else None,
+        template_ifindex=facts.ifindex if facts else 0,
+        outbound_address=settings.outbound6,
+        outbound_ifname=settings.outbound_if6,
+        resolvers=resolvers,
+        copied_addresses=() if settings.address6 else _copied_addresses(settings, facts),
+        copied_routes=() if settings.gateway6 or not settings.copy_routes or not facts else facts.routes,
+    )
+
+
+def _gateway(facts: FamilyFacts | None, version: int, local: IPAddress) -> IPAddress | None:
+    """Take the template's gateway; one of the other family (RFC 9229 next hops) is none for our purpose."""
+    if facts is None:
+        return local
+    gateway = facts.gateway
+    return gateway if gateway is not None and gateway.version == version else None
+
+
+def _prefix_len4(settings: Settings, facts: FamilyFacts | None) -> int:
+    """Find the prefix length: as given, else the host's for a subnet with the address, else the class's."""
+    if settings.prefix_len4 is not None:
+        return settings.prefix_len4
+    if settings.address4 is None:
+        return facts.prefix_len if facts else LOCAL_PREFIX_LEN4
+    fitting = [
+        host.prefix_len for host in (facts.addresses if facts else ())
+        if settings.address4 in _network(host.address, host.prefix_len)
+    ]
+    return max(fitting, default=None) or _class_prefix_len(settings.address4)
+
+
+def _network(address: IPAddress, prefix_len: int) -> IPv4Network | IPv6Network:
+    kind = IPv4Network if address.version == 4 else IPv6Network
+    return kind((int(address), prefix_len), strict=False)
+
+
+def _class_prefix_len(address: IPv4Address) -> int:
+    """Give the length of the network part by the address classes of RFC 791, 3.2; 32 above class C."""
+    first = address.packed[0]
+    for limit, length in ((128, 8), (192, 16), (224, 24)):
+        if first < limit:
+            return length
+    return 32
+
+
+def _copied_addresses(settings: Settings, facts: FamilyFacts | None) -> tuple[InterfaceAddress, ...]:
+    """Choose what --config-net copies: all but link-local and deprecated addresses."""
+    if facts is None or not settings.copy_addresses:
+        return ()
+    return tuple(
+        address for address in facts.addresses
+        if address.scope != RT_SCOPE_LINK and not address.flags & IFA_F_DEPRECATED
+    )
+
+
+def _resolve_dns(servers: list[IPAddress], map_host: IPAddress | None) -> tuple[
+        IPAddress | None, IPAddress | None, tuple[IPAddress, ...]]:
+    """Work out dns_match, dns_host and the resolvers to hand out, for one family.
+
+    A resolver on the host's loopback cannot be reached from inside, nor one behind the address that
+    means the host's loopback: *map_host* takes its place, and queries sent there go to the host's
+    first resolver. Without *map_host* such a resolver is left out.
+    """
+    dns_match = None
+    resolvers: list[IPAddress] = []
+    for server in servers:
+        if len(resolvers) == MAX_RESOLVERS:
+            break
+        seen_as = server
+        if server.is_loopback or server == map_host:
+            if map_host is None:
+                continue
+            dns_match = seen_as = map_host
+        if seen_as not in resolvers:
+            resolvers.append(seen_as)
+    return dns_match, servers[0] if servers else None, tuple(resolvers)

@@ -1,0 +1,170 @@
+"""Strict checks of option arguments: text in, value out.
+
+Each function raises ConfigError with what is wrong and what would be right; who calls puts the
+option's name in front.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address
+
+from passt.errors import ConfigError
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from passt.model import IPAddress
+
+IFNAMSIZ = 16           # linux/if.h; one byte of it is the terminating zero
+MIN_MTU = 68            # RFC 791, 3.2: every internet module forwards 68 octets
+MAX_MTU = 65521         # the largest frame, 65535, less the Ethernet header
+MAX_PID = 2**31 - 1
+MIN_MTU_IP6 = 1280      # RFC 8200, section 5
+
+
+def parse_number(text: str, low: int, high: int) -> int:
+    """Read a decimal number from *low* to *high*: digits only, no sign, no leading zero."""
+    if not (text.isascii() and text.isdecimal()) or (text.startswith("0") and text != "0"):
+        raise ConfigError(f"'{text}' is not a decimal number")
+    if len(text) > len(str(high)) or not low <= int(text) <= high:
+        raise ConfigError(f"{text} is out of range; it can be {low} to {high}")
+    return int(text)
+
+
+def parse_mtu(text: str) -> int | None:
+    """Read an MTU in bytes; 0 is None: assign none."""
+    if text == "0":
+        return None
+    try:
+        return parse_number(text, MIN_MTU, MAX_MTU)
+    except ConfigError as error:
+        raise ConfigError(f"{error}, or 0 to assign none") from None
+
+
+def parse_address(text: str) -> IPAddress:
+    """Read a literal IPv4 or IPv6 address without a zone."""
+    try:
+        if ":" not in text:
+            return IPv4Address(text)
+        if "%" not in text:
+            return IPv6Address(text)
+    except ValueError:
+        pass
+    else:
+        raise ConfigError(f"'{text}' names a zone; give the address without it")
+    raise ConfigError(f"'{text}' is not an IPv4 or IPv6 address")
+
+
+def _reject(address: IPAddress, kinds: str) -> None:
+    """Refuse the kinds of addresses named in *kinds*: any of unspecified, loopback, broadcast and so on."""
+    is_kind = {
+        "unspecified": address.is_unspecified,
+        "loopback": address.is_loopback,
+        "multicast": address.is_multicast,
+        "broadcast": address == IPv4Address(0xFFFFFFFF),
+        "IPv4-mapped": address.version == 6 and int(address) >> 32 == 0xFFFF,
+        # RFC 4291, 2.5.5.1; :: and ::1 have the same form but are kinds of their own
+        "IPv4-compatible": address.version == 6 and 1 < int(address) < 1 << 32,
+    }
+    for kind in kinds.split():
+        if is_kind[kind]:
+            raise ConfigError(f"{address} is {'an' if kind[0] in 'uI' else 'a'} {kind} address,"
+                              f" which cannot be used here")
+
+
+def parse_host_address(text: str) -> IPAddress:
+    """Read an address that an interface can have (-a, -g): unicast and not loopback."""
+    address = parse_address(text)
+    _reject(address, "unspecified loopback broadcast multicast IPv4-mapped IPv4-compatible")
+    return address
+
+
+def parse_assigned_address(text: str) -> tuple[IPAddress, int | None]:
+    """Read ADDR or ADDR/LEN; the length of the prefix is None where it is not given."""
+    literal, slash, length = text.partition("/")
+    address = parse_host_address(literal)
+    return address, parse_number(length, 1, address.max_prefixlen) if slash else None
+
+
+def parse_source_address(text: str) -> IPAddress:
+    """Read an address to bind outgoing sockets to; IPv4 loopback is allowed, as the kernel allows it."""
+    address = parse_address(text)
+    _reject(address, "unspecified broadcast multicast IPv4-mapped IPv4-compatible")
+    if address.version == 6:
+        _reject(address, "loopback")
+    return address
+
+
+def parse_mapped_address(text: str) -> IPAddress | None:
+    """Read an address that is to stand for the host, or `none` (None)."""
+    if text == "none":
+        return None
+    try:
+        address = parse_address(text)
+    except ConfigError as error:
+        raise ConfigError(f"{error}, nor 'none'") from None
+    _reject(address, "unspecified loopback broadcast multicast IPv4-mapped IPv4-compatible")
+    return address
+
+
+def parse_netmask(text: str) -> int | None:
+    """Read an IPv4 netmask, dotted or as a number of bits, to a prefix length; 0 is None: the default."""
+    if "." not in text:
+        try:
+            return parse_number(text, 0, 32) or None
+        except ConfigError as error:
+            raise ConfigError(f"{error}, or a mask like 255.255.255.0") from None
+    try:
+        mask = int(IPv4Address(text))
+    except ValueError:
+        raise ConfigError(f"'{text}' is not a netmask; give 0 to 32, or a mask like 255.255.255.0") from None
+    host_bits = ~mask & 0xFFFFFFFF
+    if host_bits & (host_bits + 1):
+        raise ConfigError(f"netmask {text} has ones after zeros; give one like 255.255.255.0")
+    return mask.bit_count() or None
+
+
+def parse_mac(text: str) -> bytes:
+    """Read a unicast hardware address written as six pairs of hexadecimal digits with colons."""
+    pairs = text.split(":")
+    digits = "0123456789abcdefABCDEF"
+    if len(pairs) != 6 or any(len(pair) != 2 or pair.strip(digits) for pair in pairs):
+        raise ConfigError(f"'{text}' is not a hardware address; write it like 9a:55:9a:55:9a:55")
+    mac = bytes.fromhex("".join(pairs))
+    if mac[0] & 1:
+        raise ConfigError(f"{text} is a multicast hardware address; the first byte has to be even")
+    return mac
+
+
+def parse_our_mac(text: str) -> bytes:
+    """Read the hardware address of our side, which has to be a real one."""
+    mac = parse_mac(text)
+    if not any(mac):
+        raise ConfigError(f"{text} is not usable as a hardware address")
+    return mac
+
+
+def parse_ifname(text: str) -> str:
+    """Read an interface name that the kernel would take (its dev_valid_name()), `lo` included."""
+    n_bytes = len(text.encode(errors="surrogateescape"))
+    if not 0 < n_bytes < IFNAMSIZ:
+        raise ConfigError(f"'{text}' is not an interface name: it can have 1 to {IFNAMSIZ - 1} bytes")
+    if text in {".", ".."} or any(letter in "/:" or letter.isspace() for letter in text):
+        raise ConfigError(f"'{text}' is not an interface name: it can have no '/', ':' or blank")
+    return text
+
+
+def parse_new_ifname(text: str) -> str:
+    """Read the name of an interface to be made; the kernel would take % for a place to number it."""
+    name = parse_ifname(text)
+    if "%" in name or name == "lo":
+        raise ConfigError(f"'{text}' cannot name the interface: 'lo' is taken, and '%' is not allowed")
+    return name
+
+
+def parse_pid(text: str) -> int:
+    """Read the PID operand: a whole decimal number, maybe with a minus sign that makes it wrong."""
+    if not text.startswith("-"):
+        digits = text.lstrip("0") or "0"
+        if len(digits) <= len(str(MAX_PID)) and 0 < int(digits) <= MAX_PID:
+            return int(digits)
+    raise ConfigError(f"PID {text} is out of range; it can be 1 to {MAX_PID}")
