@@ -149,7 +149,8 @@ OPTIONS: tuple[Option, ...] = (
            " the UDP port of that number is forwarded too if it is free. Default: none, also in pasta (auto,"
            " ranges and addresses are not available yet).",
            repeat=ACCUMULATES, available=True),
-    Option(PORTS, "u", "udp-ports", "PORT|none", "The same for a UDP port. none also keeps -t from forwarding UDP. Default: none.",
+    Option(PORTS, "u", "udp-ports", "PORT|none",
+           "The same for a UDP port; none also keeps -t from forwarding UDP. Default: none.",
            repeat=ACCUMULATES, available=True),
     Option(PORTS, "T", "tcp-ns", "none",
            "TCP ports of the namespace that lead to the host. Default, and the only value in this version:"

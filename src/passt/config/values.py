@@ -24,9 +24,9 @@ MIN_MTU_IP6 = 1280      # RFC 8200, section 5
 def parse_number(text: str, low: int, high: int) -> int:
     """Read a decimal number from *low* to *high*: digits only, no sign, no leading zero."""
     if not (text.isascii() and text.isdecimal()) or (text.startswith("0") and text != "0"):
-        raise ConfigError(f"'{text}' is not a decimal number")
+        raise ConfigError(f"'{text}' is not a decimal number; give one from {low} to {high}")
     if len(text) > len(str(high)) or not low <= int(text) <= high:
-        raise ConfigError(f"{text} is out of range; it can be {low} to {high}")
+        raise ConfigError(f"{text} is out of range; give a number from {low} to {high}")
     return int(text)
 
 
@@ -54,8 +54,9 @@ def parse_address(text: str) -> IPAddress:
     raise ConfigError(f"'{text}' is not an IPv4 or IPv6 address")
 
 
-def _reject(address: IPAddress, kinds: str) -> None:
-    """Refuse the kinds of addresses named in *kinds*: any of unspecified, loopback, broadcast and so on."""
+def _parse_without(text: str, kinds: str) -> IPAddress:
+    """Read an address that is of none of the *kinds*: names of the dictionary below, with blanks between."""
+    address = parse_address(text)
     is_kind = {
         "unspecified": address.is_unspecified,
         "loopback": address.is_loopback,
@@ -67,31 +68,32 @@ def _reject(address: IPAddress, kinds: str) -> None:
     }
     for kind in kinds.split():
         if is_kind[kind]:
-            raise ConfigError(f"{address} is {'an' if kind[0] in 'uI' else 'a'} {kind} address,"
+            raise ConfigError(f"{text} is {'an' if kind[0] in 'uI' else 'a'} {kind} address,"
                               f" which cannot be used here")
+    return address
 
 
 def parse_host_address(text: str) -> IPAddress:
     """Read an address that an interface can have (-a, -g): unicast and not loopback."""
-    address = parse_address(text)
-    _reject(address, "unspecified loopback broadcast multicast IPv4-mapped IPv4-compatible")
-    return address
+    return _parse_without(text, "unspecified loopback broadcast multicast IPv4-mapped IPv4-compatible")
 
 
 def parse_assigned_address(text: str) -> tuple[IPAddress, int | None]:
     """Read ADDR or ADDR/LEN; the length of the prefix is None where it is not given."""
     literal, slash, length = text.partition("/")
     address = parse_host_address(literal)
-    return address, parse_number(length, 1, address.max_prefixlen) if slash else None
+    if not slash:
+        return address, None
+    try:
+        return address, parse_number(length, 1, address.max_prefixlen)
+    except ConfigError as error:
+        raise ConfigError(f"length of '{text}': {error}") from None
 
 
 def parse_source_address(text: str) -> IPAddress:
     """Read an address to bind outgoing sockets to; IPv4 loopback is allowed, as the kernel allows it."""
-    address = parse_address(text)
-    _reject(address, "unspecified broadcast multicast IPv4-mapped IPv4-compatible")
-    if address.version == 6:
-        _reject(address, "loopback")
-    return address
+    kinds = "unspecified broadcast multicast IPv4-mapped IPv4-compatible"
+    return _parse_without(text, f"{kinds} loopback" if ":" in text else kinds)
 
 
 def parse_mapped_address(text: str) -> IPAddress | None:
@@ -99,11 +101,9 @@ def parse_mapped_address(text: str) -> IPAddress | None:
     if text == "none":
         return None
     try:
-        address = parse_address(text)
+        return parse_host_address(text)
     except ConfigError as error:
-        raise ConfigError(f"{error}, nor 'none'") from None
-    _reject(address, "unspecified loopback broadcast multicast IPv4-mapped IPv4-compatible")
-    return address
+        raise ConfigError(f"{error}; give another one, or 'none'") from None
 
 
 def parse_netmask(text: str) -> int | None:

@@ -1,0 +1,211 @@
+"""Each option once, bad values, and options beside each other."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+import pytest
+from hypothesis import given, settings, strategies
+
+from passt.config.build import build_settings
+from passt.config.getopt import scan
+from passt.config.options import OPTIONS
+from passt.errors import ConfigError
+from passt.model import PortRule, Settings
+
+
+def built(*arguments: str, mode: str = "pasta") -> Settings:
+    return build_settings(mode, scan(mode, arguments))[0]
+
+
+def warned(*arguments: str) -> list[str]:
+    return build_settings("pasta", scan("pasta", arguments))[1]
+
+
+A4, B4 = IPv4Address("192.0.2.5"), IPv4Address("192.0.2.6")
+A6 = IPv6Address("2001:db8::5")
+
+# One use of each available option (help and version apart) and the fields that it sets.
+USES: list[tuple[str, str, dict[str, Any]]] = [
+    ("debug", "", {"debug": True, "quiet": False}),
+    ("quiet", "", {"quiet": True}),
+    ("foreground", "", {"foreground": True}),
+    ("stderr", "", {}),
+    ("ipv4-only", "", {"ip6": False}),
+    ("ipv6-only", "", {"ip4": False}),
+    ("address", "192.0.2.5", {"address4": A4}),
+    ("address", "192.0.2.5/26", {"address4": A4, "prefix_len4": 26}),
+    ("address", "2001:db8::5", {"address6": A6}),
+    ("address", "2001:db8::5/48", {"address6": A6, "prefix_len6": 48}),
+    ("netmask", "255.255.0.0", {"prefix_len4": 16}),
+    ("gateway", "192.0.2.5", {"gateway4": A4}),
+    ("gateway", "2001:db8::5", {"gateway6": A6}),
+    ("mtu", "1500", {"mtu": 1500}),
+    ("mtu", "0", {"mtu": None}),
+    ("mac-addr", "02:00:00:00:00:01", {"our_mac": bytes.fromhex("020000000001")}),
+    ("interface", "eth0", {"interface": "eth0"}),
+    ("outbound", "192.0.2.5", {"outbound4": A4}),
+    ("outbound", "2001:db8::5", {"outbound6": A6}),
+    ("outbound-if4", "eth0", {"outbound_if4": "eth0"}),
+    ("outbound-if6", "eth0", {"outbound_if6": "eth0"}),
+    ("map-host-loopback", "192.0.2.5", {"map_host_loopback4": A4}),
+    ("map-host-loopback", "2001:db8::5", {"map_host_loopback6": A6}),
+    ("map-host-loopback", "none", {"map_gw": False}),
+    ("no-map-gw", "", {"map_gw": False}),
+    ("map-guest-addr", "192.0.2.5", {"map_guest4": A4}),
+    ("map-guest-addr", "2001:db8::5", {"map_guest6": A6}),
+    ("map-guest-addr", "none", {}),
+    ("no-tcp", "", {"tcp": False}),
+    ("no-udp", "", {"udp": False}),
+    ("no-icmp", "", {"icmp": False}),
+    ("tcp-ports", "none", {}),
+    ("tcp-ports", "80", {"port_rules": (PortRule(6, 80, 80, 80), PortRule(17, 80, 80, 80, optional=True))}),
+    ("udp-ports", "53", {"port_rules": (PortRule(17, 53, 53, 53),)}),
+    ("tcp-ns", "none", {}),
+    ("udp-ns", "none", {}),
+    ("config-net", "", {"config_net": True}),
+    ("ns-ifname", "net0", {"ns_ifname": "net0"}),
+    ("ns-mac-addr", "02:00:00:00:00:01", {"ns_mac": bytes.fromhex("020000000001")}),
+    ("ns-mac-addr", "00:00:00:00:00:00", {}),
+    ("no-copy-routes", "", {"copy_routes": False}),
+    ("no-copy-addrs", "", {"copy_addresses": False}),
+]
+
+
+def test_every_available_option_has_a_use_here() -> None:
+    used = {name for name, _, _ in USES} | {"help", "version"}
+    assert used == {option.name for option in OPTIONS if option.available}
+
+
+@pytest.mark.parametrize(("name", "value", "fields"), USES)
+def test_option_sets_its_fields_and_no_others(name: str, value: str, fields: dict[str, Any]) -> None:
+    # The two --no-copy options need --config-net beside them.
+    context = ["--config-net"] if name.startswith("no-copy") else []
+    base: dict[str, Any] = {"foreground": True, "quiet": True, "config_net": bool(context)}
+    option = next(option for option in OPTIONS if option.name == name)
+    for arguments in ([f"--{name}", value] if value else [f"--{name}"], [f"-{option.short}{value}"]):
+        if option.short or arguments[0].startswith("--"):
+            assert built(*context, *arguments) == Settings("pasta", **(base | fields))
+
+
+BAD_VALUES = {
+    "address": ["", "127.0.0.1", "eth0"], "netmask": ["24x", "255.0.255.0"], "gateway": ["224.0.0.1", "::1"],
+    "mtu": ["abc", "1", "70000"], "mac-addr": ["9a:55", "00:00:00:00:00:00"], "interface": ["", "a/b"],
+    "outbound": ["0.0.0.0", "x"], "outbound-if4": ["x" * 16], "outbound-if6": [""],
+    "map-host-loopback": ["127.0.0.1", "nil"], "map-guest-addr": ["::", "all"], "tcp-ports": ["x", "22-23"],
+    "udp-ports": ["0", "auto"], "tcp-ns": ["22", "auto"], "udp-ns": ["all", ""], "ns-ifname": ["lo", "a%d"],
+    "ns-mac-addr": ["x", "01:00:00:00:00:00"],
+}
+
+
+def test_every_option_with_an_argument_has_bad_values_here() -> None:
+    assert set(BAD_VALUES) == {option.name for option in OPTIONS if option.available and option.argument}
+
+
+@pytest.mark.parametrize(("name", "value"),
+                         [(name, value) for name in BAD_VALUES for value in BAD_VALUES[name]])
+def test_bad_value_is_refused_with_option_and_value(name: str, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        built(f"--{name}={value}")
+    message = str(caught.value)
+    assert message.startswith(f"option '--{name}': ")
+    assert value in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(("arguments", "fields"), [
+    (["-m", "1500", "-m", "1400"], {"mtu": 1400}),
+    (["-m", "1500", "-m", "0"], {"mtu": None}),
+    (["-4", "-6"], {"ip4": False, "ip6": True}),
+    (["-6", "-4"], {"ip4": True, "ip6": False}),
+    (["-d", "-q"], {"debug": False, "quiet": True}),
+    (["-q", "-d"], {"debug": True, "quiet": False}),
+    (["-a", "192.0.2.5", "-a", "2001:db8::5", "-a", "192.0.2.6"], {"address4": B4, "address6": A6}),
+    (["-a", "192.0.2.5/24", "-a", "192.0.2.6"], {"address4": B4, "prefix_len4": None}),
+    (["-a", "192.0.2.5/24", "-a", "192.0.2.6", "-n", "25"], {"address4": B4, "prefix_len4": 25}),
+    (["-n", "24", "-n", "0"], {"prefix_len4": None}),
+    (["--map-host-loopback", "192.0.2.5", "--map-host-loopback", "none"],
+     {"map_host_loopback4": None, "map_gw": False}),
+    (["--map-host-loopback", "none", "--map-host-loopback", "192.0.2.5"],
+     {"map_host_loopback4": A4, "map_gw": False}),
+    (["--map-guest-addr", "192.0.2.5", "--map-guest-addr", "none"], {"map_guest4": None}),
+    (["--ns-mac-addr", "02:00:00:00:00:01", "--ns-mac-addr", "00:00:00:00:00:00"], {"ns_mac": None}),
+    (["--no-map-gw", "--map-host-loopback", "192.0.2.5"], {"map_gw": False, "map_host_loopback4": A4}),
+])
+def test_last_of_several_uses_counts(arguments: list[str], fields: dict[str, Any]) -> None:
+    settings = built(*arguments)
+    assert {name: getattr(settings, name) for name in fields} == fields
+
+
+@pytest.mark.parametrize(("arguments", "fields"), [
+    ([], {"pid": None, "command": (), "foreground": True, "quiet": True}),
+    (["-d"], {"debug": True, "quiet": False, "foreground": True}),
+    (["sh", "-c", "x"], {"command": ("sh", "-c", "x"), "pid": None, "quiet": True}),
+    (["--", "-x"], {"command": ("-x",), "pid": None}),
+    (["1", "true"], {"command": ("1", "true"), "pid": None}),
+    (["12ab"], {"command": ("12ab",), "pid": None}),
+    (["-f", "12"], {"command": (), "pid": 12, "foreground": True, "quiet": False}),
+    (["-fq", "12"], {"pid": 12, "quiet": True}),
+])
+def test_operands_tell_a_pid_from_a_command(arguments: list[str], fields: dict[str, Any]) -> None:
+    settings = built(*arguments)
+    assert {name: getattr(settings, name) for name in fields} == fields
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["12"], "running in the background is not available yet in this version; add --foreground"),
+    (["-f", "0"], "PID 0 is out of range; it can be 1 to 2147483647"),
+    (["-f", "--", "-3"], "PID -3 is out of range; it can be 1 to 2147483647"),
+    (["-n", "24", "-a", "192.0.2.5/24"],
+     "option '--netmask' is redundant with --address 192.0.2.5/24; give the length in one place"),
+    (["-a", "192.0.2.5/24", "-n", "25"],
+     "option '--netmask' is redundant with --address 192.0.2.5/24; give the length in one place"),
+    (["--no-copy-routes"], "option '--no-copy-routes' needs --config-net; add that or leave it out"),
+    (["--no-copy-addrs"], "option '--no-copy-addrs' needs --config-net; add that or leave it out"),
+    (["--outbound-if4", "eth0", "-6"], "option '--outbound-if4' eth0 needs IPv4, which -6 disables"),
+    (["-4", "--outbound-if6", "eth0"], "option '--outbound-if6' eth0 needs IPv6, which -4 disables"),
+    (["-t", "80", "--no-tcp"],
+     "option '--tcp-ports' forwards port 80, but --no-tcp disables TCP; leave one of them out"),
+    (["-t", "80", "-t", "80"], "option '-t' (--tcp-ports): TCP port 80 is given twice; once is enough"),
+])
+def test_options_that_do_not_fit_together_are_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        built(*arguments)
+    assert str(caught.value) == message
+
+
+def test_passt_takes_no_operands_and_stays_as_it_was_told() -> None:
+    assert built("-t", "none", mode="passt") == Settings("passt")
+    with pytest.raises(ConfigError, match="'x' is not an option, and passt takes nothing else"):
+        built("x", mode="passt")
+
+
+def test_deprecated_options_and_a_small_mtu_are_warned_about() -> None:
+    assert warned("-q") == []
+    assert warned("-e") == ["option '-e' (--stderr) is deprecated and will be removed; leave it out"]
+    assert len(warned("--config-net", "--no-copy-routes", "--no-copy-addrs")) == 2
+    assert warned("-m", "1279")[0].startswith("MTU 1279 is too small for IPv6, which needs 1280")
+    assert warned("-4", "-m", "1279") == []
+    assert warned("-m", "1280") == []
+    assert warned("-m", "0") == []
+
+
+WORDS = strategies.one_of(
+    strategies.sampled_from([f"--{name}" for option in OPTIONS for name in option.names]),
+    strategies.sampled_from([f"-{option.short}" for option in OPTIONS if option.short]),
+    strategies.sampled_from(["none", "1", "22", "192.0.2.5/24", "2001:db8::5", "--", "-", "eth0", "-qft80"]),
+    strategies.text(max_size=12),
+    strategies.text("-=:,~/%.0123456789ab", max_size=12),
+)
+
+
+@settings(max_examples=500)
+@given(strategies.lists(WORDS, max_size=6), strategies.sampled_from(["pasta", "passt"]))
+def test_any_command_line_gives_settings_or_one_line(arguments: list[str], mode: str) -> None:
+    try:
+        request = scan(mode, arguments)
+        if request.action == "run":
+            assert build_settings(mode, request)[0].mode == mode
+    except ConfigError as error:
+        assert str(error)

@@ -1,0 +1,82 @@
+# ruff: noqa: INP001 - a script, in no package
+"""Write the OPTIONS section of docs/pasta.1 and docs/passt.1 from the option table.
+
+    python tools/gen_man.py            rewrite the pages in place
+    python tools/gen_man.py --check    exit with 1 if a page is out of date
+
+The section stands between two comment lines in the page; the rest of a page is written by hand.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+from passt.config.help import description  # noqa: E402 - found by the line above
+from passt.config.options import GROUPS, OPTIONS, Option  # noqa: E402
+
+PAGES = {"pasta": ROOT / "docs" / "pasta.1", "passt": ROOT / "docs" / "passt.1"}
+BEGIN = '.\\" BEGIN OPTIONS: written by tools/gen_man.py, do not edit\n'
+END = '.\\" END OPTIONS\n'
+
+
+def roff(text: str) -> str:
+    """Escape *text* for a line of roff: backslashes, and hyphens that are to be typed as such."""
+    escaped = text.replace("\\", "\\e").replace("-", "\\-")
+    return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
+
+
+def heading(option: Option) -> str:
+    """Give the line with all names of an option in bold and its argument in italics."""
+    names = ([f"-{option.short}"] if option.short else []) + [f"--{name}" for name in option.names]
+    line = ", ".join(f"\\fB{roff(name)}\\fR" for name in names)
+    return f"{line} \\fI{roff(option.argument)}\\fR" if option.argument else line
+
+
+def options_section(program: str) -> str:
+    """Make the OPTIONS section for *program*: what works by groups, then what does not yet."""
+    known = [option for option in OPTIONS if program in option.modes]
+    lines = [".SH OPTIONS", "Where nothing else is said, the last of several uses counts."]
+    for group in GROUPS:
+        members = [option for option in known if option.group == group and option.available]
+        if members:
+            lines.append(f".SS {group}")
+        for option in members:
+            lines += [".TP", heading(option), roff(description(option))]
+    lines += [".SS Not available yet",
+              "This version knows these options, and refuses them with a message and exit status 1."]
+    for option in known:
+        if not option.available:
+            lines += [".TP", heading(option), roff(description(option))]
+    return "\n".join(lines) + "\n"
+
+
+def updated_page(program: str) -> str:
+    """Give the page of *program* with a fresh section; a page without the two marks is an error."""
+    before, begin, rest = PAGES[program].read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        sys.exit(f"{PAGES[program]}: the marks of the generated section are missing")
+    return before + begin + options_section(program) + end + after
+
+
+def main() -> int:
+    """Rewrite or check the pages."""
+    status = 0
+    for program, path in PAGES.items():
+        page = updated_page(program)
+        if path.read_text(encoding="utf-8") == page:
+            continue
+        if "--check" in sys.argv[1:]:
+            sys.stderr.write(f"{path} is out of date; run python tools/gen_man.py\n")
+            status = 1
+        else:
+            path.write_text(page, encoding="utf-8")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
