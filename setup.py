@@ -13,7 +13,6 @@ from setuptools import Extension, setup
 DEBUG = os.environ.get("PASST_DEBUG") == "1"
 DIRECTIVES = {
     "language_level": 3,
-    "warn.undeclared": True,
     "warn.unused": True,
     "warn.maybe_uninitialized": True,
     "binding": False,

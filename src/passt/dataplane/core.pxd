@@ -1,0 +1,82 @@
+"""What the translators of one engine share."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from passt.dataplane.flow cimport Flow, FlowTable
+from passt.dataplane.link cimport Link, TxMeta
+from passt.dataplane.parse cimport IpView
+from passt.dataplane.reactor cimport Reactor
+from passt.dataplane.sockets cimport Sockets
+from passt.dataplane.stats cimport Stats, Verdict
+from passt.dataplane.sys cimport iovec, sockaddr_storage, socklen_t
+
+cdef enum:
+    MAX_GATHER = 64               # pieces of one flow's data collected for one system call
+
+
+cdef struct Route:
+    # What the policy said of a flow that the guest opens; *ifname* NUL-terminated, empty: none.
+    sockaddr_storage peer
+    sockaddr_storage source
+    socklen_t peer_len
+    socklen_t source_len          # 0: any source
+    char ifname[16]
+
+
+cdef struct Seen:
+    # What an inbound flow looks like for the guest.
+    uint8_t source[16]
+    uint8_t destination[16]
+    uint16_t source_port
+    uint16_t destination_port
+    uint8_t addr_len
+
+
+cdef class Core:
+    cdef readonly Reactor reactor
+    cdef Sockets sockets
+    cdef Link link
+    cdef readonly FlowTable flows
+    cdef object policy
+    cdef object responder
+    cdef object events
+    cdef object trace
+    cdef object capture
+    cdef object failure           # exception that a callback raised; leaves run()
+    cdef list listeners           # by index: (fd, proto, rule), None where removed
+    cdef Stats stats
+    cdef int64_t now              # ns, taken once per turn
+    cdef uint64_t isn_key[2]
+    cdef uint8_t our_mac[6]
+    cdef uint8_t guest_mac[6]
+    cdef uint8_t seen4[4]
+    cdef uint8_t seen6[16]
+    cdef uint8_t seen6_local[16]
+    cdef uint32_t mtu             # bytes; 0: none assigned
+    cdef int spare_fd             # given up to refuse a connection when descriptors run out
+    cdef bint has_trace
+    cdef bint has_capture
+    cdef bint has_failed
+    cdef size_t pool_left         # bytes that overflow buffers may still take
+    cdef iovec gather[MAX_GATHER]
+    cdef uint32_t n_gather
+    cdef Flow *gather_flow
+
+    cdef bint ask_outbound(self, Flow *flow, Route *route) noexcept with gil
+    cdef bint ask_inbound(self, uint32_t listener, uint8_t proto, const sockaddr_storage *peer,
+                          const sockaddr_storage *local, Seen *seen) noexcept with gil
+    cdef void respond(self, const uint8_t *frame, size_t n) noexcept with gil
+    cdef void tell_mac(self) noexcept with gil
+    cdef void tell_address(self, const uint8_t *address, size_t n) noexcept with gil
+    cdef void trace_state(self, const Flow *flow, const char *what) noexcept with gil
+    cdef void captured(self, const uint8_t *frame, size_t n, bint to_guest) noexcept with gil
+    cdef void fail(self, object error)
+    cdef void arm(self, Flow *flow, int64_t deadline) noexcept nogil
+    cdef void disarm(self, Flow *flow) noexcept nogil
+    cdef void learn(self, const uint8_t *mac, const IpView *ip) noexcept nogil
+    cdef uint8_t *push_ip(self, const uint8_t *source, const uint8_t *destination, size_t addr_len,
+                          uint8_t protocol, uint32_t l4_len) noexcept nogil
+    cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil
+    cdef uint16_t listener_port(self, uint32_t listener) noexcept with gil
+    cdef int route_socket(self, int kind, int protocol, const Route *route) noexcept nogil
+    cdef bint send_frame(self, bytes frame)

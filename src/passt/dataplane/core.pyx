@@ -1,0 +1,281 @@
+"""What the translators of one engine share: the objects, the facts learnt of the guest, the few
+calls that cross into Python, and the building of the headers that all protocols have in common.
+
+Everything that may run Python is marked `with gil` here and nowhere else in the translators, so the
+compiler itself proves that no other function of theirs touches a Python object per frame. An
+exception in a callback is a mistake of ours: it is kept in `failure`, the loop stops, and
+`Engine.run` raises it.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+
+from passt.dataplane.csum cimport csum_add, csum_fold
+from passt.dataplane.flow cimport Flow, FlowTable
+from passt.dataplane.headers cimport (
+    ETH_ALEN, ETH_HLEN, ETH_MIN_FRAME, ETHERTYPE_IP4, ETHERTYPE_IP6, IP4_DF, IP4_HLEN, IP6_HLEN, EthHdr,
+    Ip4Hdr, Ip6Hdr, is_loopback6, is_multicast4, is_zero,
+)
+from passt.dataplane.link cimport Link, TxMeta
+from passt.dataplane.parse cimport IpView
+from passt.dataplane.reactor cimport Reactor
+from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
+from passt.dataplane.stats cimport DROP_OVERSIZE, count
+from passt.dataplane.sys cimport (
+    AF_INET, AF_INET6, EINVAL, O_CLOEXEC, O_RDONLY, close, htonl, htons, memcmp, memcpy, memset,
+    open, sockaddr_storage,
+)
+
+cdef enum:
+    TTL_TO_GUEST = 255
+    # Ceiling over the overflow buffers of all connections (see tcp_from_tap): enough for a hundred
+    # guests' windows at once, and no way for a guest to make the process grow further.
+    OVERFLOW_POOL = 32 << 20
+
+
+cdef class Core:
+    """Shared state of one engine; see engine.pyi for the arguments."""
+
+    def __init__(self, object policy, object responder, object events, Link link, Sockets sockets, *,
+                 bytes our_mac, uint32_t mtu, uint32_t max_flows, bytes secret):
+        if len(our_mac) != ETH_ALEN or len(secret) != 16:
+            raise ValueError("a MAC address has 6 bytes, the secret 16")
+        self.policy = policy
+        self.responder = responder
+        self.events = events
+        self.sockets = sockets
+        self.reactor = sockets.reactor
+        self.flows = FlowTable(max_flows, secret)
+        self.listeners = []
+        self.mtu = mtu
+        memcpy(self.our_mac, <const char *>our_mac, ETH_ALEN)
+        memset(self.guest_mac, 0xff, ETH_ALEN)
+        memcpy(self.isn_key, <const char *>secret, 16)
+        # The table's hash and the sequence numbers must not tell of each other.
+        self.isn_key[0] ^= 0xa5a5a5a5a5a5a5a5ULL
+        self.spare_fd = open(b"/", O_RDONLY | O_CLOEXEC)
+        self.pool_left = OVERFLOW_POOL
+        self.now = self.reactor.clock()
+        self.use_link(link)
+
+    def use_link(self, Link link not None):
+        """Send and receive through *link* from now on."""
+        self.link = link
+        link.stats = &self.stats
+
+    def __dealloc__(self):
+        if self.spare_fd >= 0:
+            close(self.spare_fd)
+
+    cdef void fail(self, object error):
+        if self.failure is None:
+            self.failure = error
+            self.has_failed = True
+
+    cdef bint ask_outbound(self, Flow *flow, Route *route) noexcept with gil:
+        """Have the policy route a flow that the guest opens; False: refused."""
+        cdef const uint8_t *address
+        cdef size_t n = flow.keys[0].addr_len
+        cdef bytes text
+        cdef object target, error
+        memset(route, 0, sizeof(Route))
+        try:
+            target = self.policy.outbound(
+                flow.keys[0].proto, (<char *>flow.keys[0].guest)[:n], flow.keys[0].guest_port,
+                (<char *>flow.keys[0].remote)[:n], flow.keys[0].remote_port)
+            if target is None:
+                return False
+            text = target.address
+            address = <const uint8_t *><const char *>text
+            route.peer_len = fill_sockaddr(&route.peer, address, len(text), target.port, target.scope_id)
+            if target.source is not None:
+                text = target.source
+                address = <const uint8_t *><const char *>text
+                route.source_len = fill_sockaddr(&route.source, address, len(text), 0, target.scope_id)
+            if target.ifname is not None:
+                text = target.ifname
+                memcpy(route.ifname, <const char *>text, min(len(text), 15))
+            return True
+        except BaseException as error:
+            self.fail(error)
+            return False
+
+    cdef bint ask_inbound(self, uint32_t listener, uint8_t proto, const sockaddr_storage *peer,
+                          const sockaddr_storage *local, Seen *seen) noexcept with gil:
+        """Have the policy say how the guest sees a flow that came to *listener*; False: refused."""
+        cdef uint8_t far_address[16]
+        cdef uint8_t near_address[16]
+        cdef uint16_t far_port = 0
+        cdef uint16_t near_port = 0
+        cdef size_t n = read_sockaddr(peer, far_address, &far_port)
+        cdef size_t m = read_sockaddr(local, near_address, &near_port)
+        cdef bytes text
+        cdef object target, error
+        memset(seen, 0, sizeof(Seen))
+        try:
+            target = self.policy.inbound(proto, self.listeners[listener][2], (<char *>far_address)[:n], far_port,
+                                         (<char *>near_address)[:m], near_port)
+            if target is None:
+                return False
+            text = target.source
+            seen.addr_len = <uint8_t>len(text)
+            memcpy(seen.source, <const char *>text, min(len(text), 16))
+            text = target.destination
+            memcpy(seen.destination, <const char *>text, min(len(text), 16))
+            seen.source_port = target.source_port
+            seen.destination_port = target.destination_port
+            return True
+        except BaseException as error:
+            self.fail(error)
+            return False
+
+    cdef uint16_t listener_port(self, uint32_t listener) noexcept with gil:
+        """The port that a listener is bound to."""
+        return self.listeners[listener][3]
+
+    cdef void respond(self, const uint8_t *frame, size_t n) noexcept with gil:
+        """Hand a control frame to the responder and send its answers."""
+        cdef object reply, error
+        self.stats.control_frames += 1
+        try:
+            for reply in self.responder.respond((<const char *>frame)[:n]):
+                self.send_frame(reply)
+        except BaseException as error:
+            self.fail(error)
+
+    cdef bint send_frame(self, bytes frame):
+        """Send a complete frame made by Python, padded to Ethernet's minimum."""
+        cdef size_t n = len(frame)
+        cdef TxMeta meta
+        if n < ETH_HLEN or n > self.link.max_frame:
+            count(&self.stats, DROP_OVERSIZE)
+            return False
+        memset(&meta, 0, sizeof(meta))
+        memcpy(self.link.slot, <const char *>frame, n)
+        return self.send(n, &meta)
+
+    cdef void tell_mac(self) noexcept with gil:
+        cdef object error
+        try:
+            self.events.on_guest_mac((<char *>self.guest_mac)[:ETH_ALEN])
+        except BaseException as error:
+            self.fail(error)
+
+    cdef void tell_address(self, const uint8_t *address, size_t n) noexcept with gil:
+        cdef object error
+        try:
+            self.events.on_guest_address((<const char *>address)[:n])
+        except BaseException as error:
+            self.fail(error)
+
+    cdef void trace_state(self, const Flow *flow, const char *what) noexcept with gil:
+        cdef object error
+        try:
+            self.trace(f"flow {flow.index}: {what.decode()}")
+        except BaseException as error:
+            self.fail(error)
+
+    cdef void captured(self, const uint8_t *frame, size_t n, bint to_guest) noexcept with gil:
+        cdef object error
+        try:
+            self.capture((<const char *>frame)[:n], to_guest)
+        except BaseException as error:
+            self.fail(error)
+
+    cdef void arm(self, Flow *flow, int64_t deadline) noexcept nogil:
+        """See that the flow's timer fires at *deadline* or earlier; an earlier one stays (see timers)."""
+        if flow.armed and flow.armed <= deadline:
+            return
+        if self.reactor.timers.arm(flow.index, deadline) == 0:
+            flow.armed = deadline
+
+    cdef void disarm(self, Flow *flow) noexcept nogil:
+        if flow.armed:
+            self.reactor.timers.cancel(flow.index)
+            flow.armed = 0
+
+    cdef void learn(self, const uint8_t *mac, const IpView *ip) noexcept nogil:
+        """Take note of the guest's MAC and source address; only changes reach Python."""
+        cdef uint8_t *known
+        if memcmp(mac, self.guest_mac, ETH_ALEN) and not mac[0] & 1 and not is_zero(mac, ETH_ALEN):
+            memcpy(self.guest_mac, mac, ETH_ALEN)
+            self.tell_mac()
+        if ip.addr_len == 4:
+            known = self.seen4
+            if not memcmp(ip.src, known, 4):
+                return
+            if is_zero(ip.src, 4) or is_multicast4(ip.src) or ip.src[0] == 127 or ip.src[0] >= 240:
+                return
+        else:
+            known = self.seen6
+            if ip.src[0] == 0xfe and (ip.src[1] & 0xc0) == 0x80:
+                known = self.seen6_local
+            if not memcmp(ip.src, known, 16):
+                return
+            if is_zero(ip.src, 16) or ip.src[0] == 0xff or is_loopback6(ip.src):
+                return
+        memcpy(known, ip.src, ip.addr_len)
+        self.tell_address(known, ip.addr_len)
+
+    cdef uint8_t *push_ip(self, const uint8_t *source, const uint8_t *destination, size_t addr_len,
+                          uint8_t protocol, uint32_t l4_len) noexcept nogil:
+        """Write Ethernet and IP headers at the link's slot; returns where the L4 header begins."""
+        cdef uint8_t *start = self.link.slot
+        cdef EthHdr *eth = <EthHdr *>start
+        cdef Ip4Hdr *ip4 = <Ip4Hdr *>(start + ETH_HLEN)
+        cdef Ip6Hdr *ip6 = <Ip6Hdr *>(start + ETH_HLEN)
+        memcpy(eth.dst, self.guest_mac, ETH_ALEN)
+        memcpy(eth.src, self.our_mac, ETH_ALEN)
+        if addr_len == 4:
+            eth.type_be = htons(ETHERTYPE_IP4)
+            ip4.version_ihl = 0x45
+            ip4.tos = 0
+            ip4.tot_len_be = htons(<uint16_t>(IP4_HLEN + l4_len))
+            ip4.id_be = 0
+            ip4.frag_be = htons(IP4_DF)
+            ip4.ttl = TTL_TO_GUEST
+            ip4.protocol = protocol
+            ip4.csum_be = 0
+            memcpy(ip4.src, source, 4)
+            memcpy(ip4.dst, destination, 4)
+            ip4.csum_be = csum_fold(csum_add(<uint8_t *>ip4, IP4_HLEN, 0))
+            return start + ETH_HLEN + IP4_HLEN
+        eth.type_be = htons(ETHERTYPE_IP6)
+        ip6.vtc_flow_be = htonl(0x60000000)
+        ip6.payload_len_be = htons(<uint16_t>l4_len)
+        ip6.next_header = protocol
+        ip6.hop_limit = TTL_TO_GUEST
+        memcpy(ip6.src, source, 16)
+        memcpy(ip6.dst, destination, 16)
+        return start + ETH_HLEN + IP6_HLEN
+
+    cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil:
+        """Send the frame of *n* bytes at the link's slot; False if the link refused it."""
+        cdef bint sent
+        if n < ETH_MIN_FRAME:
+            memset(self.link.slot + n, 0, ETH_MIN_FRAME - n)
+            n = ETH_MIN_FRAME
+        sent = self.link.send(n, meta)
+        if sent and self.has_capture:
+            self.captured(self.link.slot, n, True)
+        return sent
+
+    cdef int route_socket(self, int kind, int protocol, const Route *route) noexcept nogil:
+        """Open a socket for *route* and bind it to its device and source; fd or negative errno."""
+        cdef size_t n = 0
+        cdef int result = 0
+        cdef int fd
+        if route.peer.ss_family not in (AF_INET, AF_INET6):
+            return -EINVAL
+        fd = self.sockets.open(route.peer.ss_family, kind, protocol)
+        if fd < 0:
+            return fd
+        while route.ifname[n]:
+            n += 1
+        if n:
+            result = self.sockets.bind_device(fd, route.ifname, n)
+        if result == 0 and route.source_len:
+            result = self.sockets.bind_source(fd, &route.source, route.source_len)
+        if result < 0:
+            self.sockets.close(fd)
+            return result
+        return fd

@@ -1,0 +1,83 @@
+"""One frame from the guest goes to its translator, the responder, or a drop counter."""
+
+from libc.stdint cimport uint8_t, uint16_t
+
+from passt.dataplane.core cimport Core
+from passt.dataplane.headers cimport (
+    ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IP4, ETHERTYPE_IP6, ICMP6_ND_FIRST, ICMP6_ND_LAST, UDP_HLEN, EthHdr,
+    eth_type, is_loopback6, is_mapped4, is_multicast4, is_zero, load_be16,
+)
+from passt.dataplane.link cimport RxFrame
+from passt.dataplane.parse cimport IpView, split_ip4, split_ip6
+from passt.dataplane.ping cimport on_echo
+from passt.dataplane.stats cimport (
+    DROP_BAD_ADDRESS, DROP_ETHERTYPE, DROP_PROTOCOL, DROP_SHORT, VERDICT_OK, Verdict, count,
+)
+from passt.dataplane.sys cimport IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
+from passt.dataplane.tcp_from_tap cimport on_segment
+from passt.dataplane.udp cimport on_datagram
+
+cdef enum:
+    PORT_DHCP_SERVER = 67         # RFC 2131
+    PORT_DHCPV6_SERVER = 547      # RFC 8415
+
+
+cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
+    """Take one frame of at least an Ethernet header."""
+    cdef const EthHdr *eth = <const EthHdr *>frame.data
+    cdef uint16_t kind = eth_type(eth)
+    cdef IpView ip
+    cdef Verdict verdict
+    core.stats.frames_from_guest += 1
+    core.stats.bytes_from_guest += frame.len
+    if core.has_capture:
+        core.captured(frame.data, frame.len, False)
+    if kind == ETHERTYPE_IP4:
+        verdict = split_ip4(frame.data + ETH_HLEN, frame.len - ETH_HLEN, &ip)
+    elif kind == ETHERTYPE_IP6:
+        verdict = split_ip6(frame.data + ETH_HLEN, frame.len - ETH_HLEN, &ip)
+    elif kind == ETHERTYPE_ARP:
+        core.respond(frame.data, frame.len)
+        return
+    else:
+        verdict = DROP_ETHERTYPE
+    if verdict != VERDICT_OK:
+        count(&core.stats, verdict)
+        return
+    if is_control(&ip):
+        core.respond(frame.data, frame.len)
+        return
+    if not is_plausible(&ip):
+        count(&core.stats, DROP_BAD_ADDRESS)
+        return
+    core.learn(eth.src, &ip)
+    if ip.protocol == IPPROTO_TCP:
+        on_segment(core, &ip)
+    elif ip.protocol == IPPROTO_UDP:
+        on_datagram(core, &ip, frame)
+    elif ip.protocol == (IPPROTO_ICMP if ip.addr_len == 4 else IPPROTO_ICMPV6):
+        on_echo(core, &ip)
+    else:
+        count(&core.stats, DROP_PROTOCOL)
+
+
+cdef bint is_control(const IpView *ip) noexcept nogil:
+    """DHCP, DHCPv6 and neighbour discovery are the responder's, whatever their addresses."""
+    if ip.protocol == IPPROTO_UDP and ip.l4_len >= UDP_HLEN:
+        return load_be16(ip.l4 + 2) == (PORT_DHCP_SERVER if ip.addr_len == 4 else PORT_DHCPV6_SERVER)
+    return (ip.protocol == IPPROTO_ICMPV6 and ip.addr_len == 16 and ip.l4_len > 0
+            and ICMP6_ND_FIRST <= ip.l4[0] <= ICMP6_ND_LAST)
+
+
+cdef bint is_plausible(const IpView *ip) noexcept nogil:
+    """Addresses that a guest may use towards us: RFC 1122 3.2.1.3, RFC 4291 2.5.3, 2.5.5.2, 2.7."""
+    cdef bint tcp = ip.protocol == IPPROTO_TCP
+    if ip.addr_len == 4:
+        if is_zero(ip.src, 4) or ip.src[0] == 127 or is_multicast4(ip.src) or is_zero(ip.dst, 4):
+            return False
+        return ip.dst[0] != 127 and not (tcp and ip.dst[0] >= 224)
+    if is_zero(ip.src, 16) or is_loopback6(ip.src) or ip.src[0] == 0xff or is_mapped4(ip.src):
+        return False
+    if is_zero(ip.dst, 16) or is_loopback6(ip.dst) or is_mapped4(ip.dst):
+        return False
+    return not (tcp and ip.dst[0] == 0xff)

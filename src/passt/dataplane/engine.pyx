@@ -1,0 +1,317 @@
+"""The one class of the data plane that Python sees; its contract is in engine.pyi.
+
+A turn of the loop: wait; take the time once; handle the events in the order they came (a link's
+frames are all parsed before the next event); fire the timers that are due; then look once at each
+flow that has something new (`finish_turn`). Flows that want to go on in the next turn make the loop
+not sleep.
+"""
+
+import os
+import socket as pysocket
+from heapq import heapify, heappop, heappush
+from typing import NamedTuple
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from passt.dataplane.core cimport Core
+from passt.dataplane.datagram cimport end_datagram
+from passt.dataplane.demux cimport on_frame
+from passt.dataplane.flow cimport FLOW_DEAD, FLOW_PING, FLOW_TCP, FLOW_UDP, NO_FLOW, Flow
+from passt.dataplane.headers cimport ETH_ALEN
+from passt.dataplane.link cimport RX_BATCH, Link, RxFrame, TapLink
+from passt.dataplane.ping cimport on_ping_socket, on_ping_timer
+from passt.dataplane.reactor cimport (
+    EVENT_FLOW, EVENT_LINK, EVENT_LISTENER, EVENT_READER, Reactor, make_tag,
+)
+from passt.dataplane.sockets cimport Sockets, read_sockaddr
+from passt.dataplane.stats cimport stats_as_dict
+from passt.dataplane.sys cimport (
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP, IPPROTO_UDP, epoll_event, memcpy,
+)
+from passt.dataplane.tcp_conn cimport end
+from passt.dataplane.tcp_from_sock cimport finish_turn, on_listener, on_socket, on_timer
+from passt.dataplane.tcp_from_tap cimport flush_gather
+from passt.dataplane.udp cimport on_udp_listener, on_udp_socket, on_udp_timer
+
+TCP_STATES = ("CLOSED", "CONNECTING", "SYN_SENT", "SYN_RECEIVED", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2",
+              "CLOSE_WAIT", "CLOSING", "LAST_ACK", "TIME_WAIT")
+
+
+class FlowInfo(NamedTuple):
+    """A snapshot of one flow; see engine.pyi."""
+
+    proto: int
+    state: str
+    guest_address: bytes
+    guest_port: int
+    remote_address: bytes
+    remote_port: int
+    host_address: bytes
+    host_port: int
+    inbound: bool
+
+
+cdef class Engine:
+    """Event loop, link, flow table and translators of one instance; see engine.pyi."""
+
+    cdef Core core
+    cdef Reactor reactor
+    cdef int link_fd
+    cdef bint link_wants_out
+    cdef bint stopping
+    cdef dict readers             # fd -> callback
+    cdef list due                 # heap of (deadline ns, id, callback)
+    cdef long next_timer
+    cdef uint32_t python_timer    # id of the heap entry that all Python timers share
+
+    def __init__(self, policy, responder, events, *, bytes our_mac, uint32_t mtu, uint32_t max_flows=65536,
+                 bytes secret=None):
+        cdef Sockets sockets
+        self.reactor = Reactor(max_flows + 1)
+        sockets = Sockets(self.reactor)
+        sockets.probe()
+        self.core = Core(policy, responder, events, Link(), sockets, our_mac=our_mac, mtu=mtu,
+                         max_flows=max_flows, secret=os.urandom(16) if secret is None else secret)
+        self.link_fd = -1
+        self.readers = {}
+        self.due = []
+        self.python_timer = max_flows
+
+    def attach_tap(self, int fd, bytes guest_mac, uint32_t offloads):
+        if len(guest_mac) != ETH_ALEN:
+            raise ValueError("a MAC address has 6 bytes")
+        memcpy(self.core.guest_mac, <const char *>guest_mac, ETH_ALEN)
+        self.core.use_link(TapLink(fd, offloads))
+        self.link_fd = fd
+        self.must_watch(fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LINK, 0, 0))
+
+    def add_listener(self, int fd, int proto, rule):
+        cdef uint32_t index = len(self.core.listeners)
+        cdef object view = pysocket.socket(fileno=os.dup(fd))
+        cdef int port = 0
+        with view:
+            port = view.getsockname()[1]
+        for i, entry in enumerate(self.core.listeners):
+            if entry is None:
+                index = i
+                break
+        else:
+            self.core.listeners.append(None)
+        self.core.listeners[index] = (fd, proto, rule, port)
+        self.must_watch(fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, index))
+
+    def remove_listener(self, int fd):
+        cdef uint32_t i
+        cdef Flow *flow
+        for index, entry in enumerate(self.core.listeners):
+            if entry is not None and entry[0] == fd:
+                break
+        else:
+            raise KeyError(fd)
+        for i in range(self.core.flows.top):
+            flow = &self.core.flows.flows[i]
+            if flow.kind == FLOW_UDP and flow.u.udp.listener == <uint32_t>(index + 1):
+                end_datagram(self.core, flow)
+        self.core.listeners[index] = None
+        os.close(fd)
+
+    def add_reader(self, int fd, callback):
+        self.must_watch(fd, EPOLL_CTL_MOD if fd in self.readers else EPOLL_CTL_ADD, EPOLLIN,
+                        make_tag(EVENT_READER, 0, fd))
+        self.readers[fd] = callback
+
+    def remove_reader(self, int fd):
+        del self.readers[fd]
+        self.must_watch(fd, EPOLL_CTL_DEL, 0, 0)
+
+    cdef void must_watch(self, int fd, int op, uint32_t events, uint64_t tag) except *:
+        cdef int result = self.reactor.watch(fd, op, events, tag)
+        if result < 0:
+            raise OSError(-result, f"{os.strerror(-result)}: watching descriptor {fd}")
+
+    def call_later(self, double delay_s, callback):
+        cdef int64_t deadline = self.reactor.clock() + <int64_t>(delay_s * 1e9)
+        self.next_timer += 1
+        heappush(self.due, (deadline, self.next_timer, callback))
+        self.arm_python()
+        return self.next_timer
+
+    def cancel_timer(self, long timer_id):
+        kept = [entry for entry in self.due if entry[1] != timer_id]
+        if len(kept) == len(self.due):
+            return
+        heapify(kept)
+        self.due = kept
+        self.arm_python()
+
+    cdef void arm_python(self) except *:
+        if not self.due:
+            self.reactor.timers.cancel(self.python_timer)
+        elif self.reactor.timers.arm(self.python_timer, self.due[0][0]) < 0:
+            raise MemoryError
+
+    def send_frame(self, bytes frame not None):
+        return self.core.send_frame(frame)
+
+    def set_capture(self, capture):
+        self.core.capture = capture
+        self.core.has_capture = capture is not None
+
+    def set_trace(self, trace):
+        self.core.trace = trace
+        self.core.has_trace = trace is not None
+
+    def run(self):
+        self.stopping = False
+        while not self.stopping:
+            self.turn()
+            if self.core.has_failed:
+                failure = self.core.failure
+                self.core.failure = None
+                self.core.has_failed = False
+                raise failure
+            if self.core.link.error:
+                error = self.core.link.error
+                raise OSError(error, f"{os.strerror(error)}: the tap device")
+
+    def stop(self):
+        self.stopping = True
+
+    cdef void turn(self) except *:
+        """One turn of the loop."""
+        cdef Core core = self.core
+        cdef int n, i
+        with nogil:
+            n = self.reactor.wait(core.now, core.flows.first_work != NO_FLOW)
+            core.now = self.reactor.clock()
+            core.stats.wakeups += 1
+        if n < 0:
+            raise OSError(-n, os.strerror(-n))
+        for i in range(n):
+            self.dispatch(&self.reactor.events[i])
+        self.fire_timers()
+        self.finish_flows()
+        if core.link.blocked != self.link_wants_out:
+            self.link_wants_out = core.link.blocked
+            self.must_watch(self.link_fd, EPOLL_CTL_MOD, EPOLLIN | (EPOLLOUT if core.link.blocked else 0),
+                            make_tag(EVENT_LINK, 0, 0))
+
+    cdef void dispatch(self, epoll_event *event) except *:
+        cdef uint64_t tag = event.data.u64
+        cdef uint32_t kind = <uint32_t>(tag >> 56)
+        cdef Flow *flow
+        if kind == EVENT_LINK:
+            if event.events & EPOLLOUT:
+                self.core.link.on_writable()
+                if not self.core.link.blocked:
+                    self.core.flows.wake_waiting()
+            self.read_link()
+        elif kind == EVENT_FLOW:
+            flow = self.core.flows.at_tag(tag)
+            if flow == NULL:
+                return
+            if flow.kind == FLOW_TCP:
+                on_socket(self.core, flow, event.events)
+            elif flow.kind == FLOW_UDP:
+                on_udp_socket(self.core, flow)
+            elif flow.kind == FLOW_PING:
+                on_ping_socket(self.core, flow)
+        elif kind == EVENT_LISTENER:
+            self.on_listener_event(<uint32_t>tag)
+        elif kind == EVENT_READER:
+            callback = self.readers.get(<int><uint32_t>tag)
+            if callback is not None:
+                callback()
+
+    cdef void on_listener_event(self, uint32_t index) except *:
+        entry = self.core.listeners[index]
+        if entry is None:
+            return
+        if entry[1] == IPPROTO_TCP:
+            on_listener(self.core, index, entry[0])
+        elif entry[1] == IPPROTO_UDP:
+            on_udp_listener(self.core, index, entry[0])
+
+    cdef void read_link(self) noexcept:
+        cdef RxFrame frames[RX_BATCH]
+        cdef int n, i
+        n = self.core.link.read_batch(frames, RX_BATCH)
+        for i in range(n):
+            on_frame(self.core, &frames[i])
+        flush_gather(self.core)
+
+    cdef void fire_timers(self) except *:
+        cdef uint32_t id = 0
+        cdef Flow *flow
+        while self.reactor.timers.pop_due(self.core.now, &id):
+            if id == self.python_timer:
+                self.fire_python()
+                continue
+            flow = &self.core.flows.flows[id]
+            flow.armed = 0
+            if flow.kind == FLOW_TCP:
+                on_timer(self.core, flow)
+            elif flow.kind == FLOW_UDP:
+                on_udp_timer(self.core, flow)
+            elif flow.kind == FLOW_PING:
+                on_ping_timer(self.core, flow)
+
+    cdef void fire_python(self) except *:
+        while self.due and self.due[0][0] <= self.core.now:
+            heappop(self.due)[2]()
+        self.arm_python()
+
+    cdef void finish_flows(self) noexcept:
+        cdef uint32_t index = self.core.flows.take_work()
+        cdef Flow *flow
+        while index != NO_FLOW:
+            flow = &self.core.flows.flows[index]
+            index = flow.next_work
+            flow.has_work = False
+            if flow.kind == FLOW_DEAD:
+                self.core.flows.put_free(flow)
+            elif flow.kind == FLOW_TCP:
+                finish_turn(self.core, flow)
+
+    def counters(self):
+        return stats_as_dict(&self.core.stats)
+
+    def flows(self):
+        cdef uint32_t i
+        cdef Flow *flow
+        result = []
+        for i in range(self.core.flows.top):
+            flow = &self.core.flows.flows[i]
+            if flow.kind > FLOW_DEAD:
+                result.append(describe(flow))
+        return iter(result)
+
+    def close(self):
+        cdef uint32_t i
+        cdef Flow *flow
+        for i in range(self.core.flows.top):
+            flow = &self.core.flows.flows[i]
+            if flow.kind == FLOW_TCP:
+                end(self.core, flow, False)
+            elif flow.kind > FLOW_DEAD:
+                end_datagram(self.core, flow)
+        for entry in self.core.listeners:
+            if entry is not None:
+                os.close(entry[0])
+        self.core.listeners.clear()
+        self.core.use_link(Link())
+        self.link_fd = -1
+
+
+cdef object describe(Flow *flow):
+    """A FlowInfo of *flow*."""
+    cdef size_t n = flow.keys[0].addr_len
+    cdef unsigned char address[16]
+    cdef unsigned short port = 0
+    cdef size_t m = read_sockaddr(&flow.peer, address, &port)
+    state = TCP_STATES[flow.u.tcp.state] if flow.kind == FLOW_TCP else "ACTIVE"
+    return FlowInfo(
+        proto=flow.keys[0].proto, state=state, guest_address=(<char *>flow.keys[0].guest)[:n],
+        guest_port=flow.keys[0].guest_port, remote_address=(<char *>flow.keys[0].remote)[:n],
+        remote_port=flow.keys[0].remote_port, host_address=(<char *>address)[:m], host_port=port,
+        inbound=flow.inbound)

@@ -1,0 +1,166 @@
+"""The flow table: records, look-up by either side, life cycle."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from passt.dataplane.sys cimport sockaddr_storage, socklen_t
+
+cdef enum FlowKind:
+    FLOW_FREE = 0
+    FLOW_DEAD = 1                 # ended, but still on the work list
+    FLOW_TCP = 2
+    FLOW_UDP = 3
+    FLOW_PING = 4
+
+cdef enum FlowSide:
+    SIDE_GUEST = 0
+    SIDE_HOST = 1
+
+cdef enum:
+    NO_FLOW = 0xffffffff
+    FLOW_KEY_WORDS = 5
+
+cdef enum TcpState:
+    # RFC 9293 3.3.2, as our end of the guest's connection sees them; CONNECTING is a SYN_RECEIVED
+    # that withholds its SYN-ACK until the host's socket is connected.
+    TCP_CLOSED = 0
+    TCP_CONNECTING
+    TCP_SYN_SENT
+    TCP_SYN_RECEIVED
+    TCP_ESTABLISHED
+    TCP_FIN_WAIT_1
+    TCP_FIN_WAIT_2
+    TCP_CLOSE_WAIT
+    TCP_CLOSING
+    TCP_LAST_ACK
+    TCP_TIME_WAIT
+    N_TCP_STATES
+
+cdef enum TcpFlag:
+    CONN_READABLE = 1             # the socket may have data or end-of-file for us
+    CONN_HOST_EOF = 2             # end-of-file seen: a FIN for the guest is due or sent
+    CONN_GUEST_FIN = 4            # the guest's FIN is accepted
+    CONN_WRITE_SHUT = 8           # and passed on to the socket
+    CONN_ACK_NOW = 16             # an acknowledgement must leave in this turn
+    CONN_ACK_DELAYED = 32         # one may wait until ack_at
+    CONN_WANT_OUT = 64            # EPOLLOUT is watched
+    CONN_RECOVERY = 128           # loss recovery until snd_una reaches recover
+    CONN_RTT_TIMED = 256          # a segment is being timed
+    CONN_PUSHED = 512             # the guest's last data came with PSH
+
+
+cdef struct FlowKey:
+    # The guest's and the remote's endpoint as one side sees them; IPv4 in the first 4 bytes, rest 0.
+    #
+    # *scope* is 0 on the guest's side and names the listener on the host's.
+    uint8_t guest[16]
+    uint8_t remote[16]
+    uint16_t guest_port
+    uint16_t remote_port
+    uint8_t proto
+    uint8_t addr_len
+    uint16_t scope
+
+
+cdef struct TcpConn:
+    # Sequence variables of RFC 9293 3.3.1 towards the guest; snd_* is what the guest receives.
+    uint32_t iss
+    uint32_t snd_una
+    uint32_t snd_nxt
+    uint32_t snd_max              # highest snd_nxt ever: it moves back for a retransmission
+    uint32_t snd_wnd
+    uint32_t snd_wl1
+    uint32_t snd_wl2
+    uint32_t sock_una             # sequence number of the first byte still in the socket
+    uint32_t fin_seq              # of our FIN, valid with CONN_HOST_EOF
+    uint32_t irs
+    uint32_t rcv_nxt
+    uint32_t rcv_acked            # last acknowledgement that the guest was sent
+    uint32_t rcv_adv              # right edge of the window that the guest was told
+    uint32_t cwnd                 # limit of bytes in flight after a time-out, else CWND_OPEN
+    uint32_t recover              # RFC 6582
+    uint32_t rtt_seq
+    int64_t rtt_start             # ns
+    int64_t srtt                  # ns; 0: no sample yet (RFC 6298)
+    int64_t rttvar                # ns
+    int64_t rto                   # ns
+    int64_t rtx_at                # deadline of retransmission, window probe or state, 0: none
+    int64_t ack_at                # deadline of a delayed acknowledgement, 0: none
+    int64_t sock_at               # when to look at the send buffer again, 0: on an event only
+    uint8_t *overflow             # accepted from the guest, not yet taken by the socket
+    uint32_t overflow_start
+    uint32_t overflow_end
+    uint32_t overflow_size
+    uint32_t flags
+    uint16_t mss                  # payload of a segment to the guest
+    uint8_t state
+    uint8_t snd_wscale
+    uint8_t rcv_wscale
+    uint8_t retries              # unanswered in a row
+    uint8_t backoff              # doublings of the time-out since the last progress
+    uint8_t dup_acks
+    uint8_t sock_polls
+
+
+cdef struct UdpFlow:
+    int64_t last_used             # ns
+    uint32_t listener             # index + 1 of the listener whose socket serves the flow, 0: own socket
+    uint32_t ifindex              # interface of a link-local address that was asked
+    int listener_fd
+    uint16_t local_family         # of the listener's socket addresses
+    bint answered
+    bint streaming
+
+
+cdef struct PingFlow:
+    int64_t last_used             # ns
+
+
+cdef union FlowBody:
+    TcpConn tcp
+    UdpFlow udp
+    PingFlow ping
+
+
+cdef struct Flow:
+    FlowKey keys[2]
+    uint32_t chain[2]             # next node of the hash chain, by side
+    bint hashed[2]
+    uint32_t index
+    uint32_t generation
+    uint32_t next_free
+    uint32_t next_work
+    bint has_work
+    uint8_t kind
+    bint inbound
+    int fd
+    int64_t armed                 # deadline in the heap, 0: not armed
+    sockaddr_storage peer         # host side: where the socket's traffic goes
+    socklen_t peer_len
+    FlowBody u
+
+
+cdef class FlowTable:
+    cdef Flow *flows
+    cdef uint32_t *heads
+    cdef uint32_t mask
+    cdef uint32_t max_flows
+    cdef uint32_t top             # flows below have been used
+    cdef uint32_t first_free
+    cdef uint32_t first_work
+    cdef uint32_t last_work
+    cdef uint32_t first_waiting   # flows that wait for the link; linked by next_work as well
+    cdef uint64_t secret[2]
+    cdef readonly uint32_t n_active
+
+    cdef Flow *alloc(self, uint8_t kind) noexcept nogil
+    cdef void release(self, Flow *flow) noexcept nogil
+    cdef bint insert(self, Flow *flow, int side) noexcept nogil
+    cdef Flow *find(self, const FlowKey *key, int side) noexcept nogil
+    cdef Flow *at_tag(self, uint64_t tag) noexcept nogil
+    cdef uint64_t hash(self, const FlowKey *key) noexcept nogil
+    cdef void add_work(self, Flow *flow) noexcept nogil
+    cdef void add_waiting(self, Flow *flow) noexcept nogil
+    cdef void wake_waiting(self) noexcept nogil
+    cdef uint32_t take_work(self) noexcept nogil
+    cdef void unhash(self, Flow *flow, int side) noexcept nogil
+    cdef void put_free(self, Flow *flow) noexcept nogil

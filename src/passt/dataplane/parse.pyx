@@ -1,0 +1,182 @@
+"""Split frames from the guest into views; the only door through which their bytes come in.
+
+Each function checks every length in its header against what is really there, then fills the view;
+the verdict names the first contradiction. Trailing Ethernet padding is trimmed by the IP length.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t
+
+from passt.dataplane.headers cimport (
+    IP4_FRAGMENT, IP6_HLEN, TCP_HLEN, UDP_HLEN, Ip4Hdr, Ip6Hdr, TcpHdr, UdpHdr, ip4_hdr_len,
+    load_be16, tcp_hdr_len,
+)
+from passt.dataplane.stats cimport (
+    DROP_BAD_LENGTH, DROP_BAD_VERSION, DROP_EXTENSION_HEADER, DROP_FRAGMENT, DROP_SHORT, VERDICT_OK, Verdict,
+)
+from passt.dataplane.sys cimport ntohl, ntohs
+
+cdef enum:
+    # IPv6 next-header values (IANA "IPv6 Extension Header Types", RFC 7045)
+    NH_HOP_BY_HOP = 0
+    NH_ROUTING = 43
+    NH_FRAGMENT = 44
+    NH_AUTHENTICATION = 51
+    NH_NONE = 59
+    NH_DESTINATION = 60
+    NH_MOBILITY = 135
+    NH_HIP = 139
+    NH_SHIM6 = 140
+    # A chain longer than this is no traffic of any real stack; it bounds the walk.
+    MAX_EXTENSION_HEADERS = 16
+
+cdef enum:
+    TCPOPT_END = 0
+    TCPOPT_NOP = 1
+    TCPOPT_MSS = 2
+    TCPOPT_WINDOW_SCALE = 3
+    TCPOPT_SACK_PERMITTED = 4
+    MAX_WINDOW_SCALE = 14         # RFC 7323 2.3
+    DEFAULT_MSS = 536             # RFC 9293 3.7.1
+
+
+cdef Verdict split_ip4(const uint8_t *p, size_t n, IpView *out) noexcept nogil:
+    """Split an IPv4 packet of at most *n* bytes (RFC 791)."""
+    cdef const Ip4Hdr *ip = <const Ip4Hdr *>p
+    cdef size_t hdr_len, tot_len
+    if n < sizeof(Ip4Hdr):
+        return DROP_SHORT
+    if ip.version_ihl >> 4 != 4:
+        return DROP_BAD_VERSION
+    hdr_len = ip4_hdr_len(ip)
+    tot_len = ntohs(ip.tot_len_be)
+    if hdr_len < sizeof(Ip4Hdr) or tot_len < hdr_len or tot_len > n:
+        return DROP_BAD_LENGTH
+    if ntohs(ip.frag_be) & IP4_FRAGMENT:
+        return DROP_FRAGMENT
+    out.ip = p
+    out.src = p + 12
+    out.dst = p + 16
+    out.addr_len = 4
+    out.l4 = p + hdr_len
+    out.l4_len = tot_len - hdr_len
+    out.protocol = ip.protocol
+    out.ttl = ip.ttl
+    out.tos = ip.tos
+    return VERDICT_OK
+
+
+cdef Verdict split_ip6(const uint8_t *p, size_t n, IpView *out) noexcept nogil:
+    """Split an IPv6 packet of at most *n* bytes and walk its extension headers (RFC 8200 4)."""
+    cdef const Ip6Hdr *ip = <const Ip6Hdr *>p
+    cdef size_t left, length
+    cdef uint8_t next_header
+    cdef int left_headers = MAX_EXTENSION_HEADERS
+    if n < sizeof(Ip6Hdr):
+        return DROP_SHORT
+    if p[0] >> 4 != 6:
+        return DROP_BAD_VERSION
+    left = ntohs(ip.payload_len_be)
+    if left > n - IP6_HLEN:
+        return DROP_BAD_LENGTH
+    out.ip = p
+    out.src = p + 8
+    out.dst = p + 24
+    out.addr_len = 16
+    out.ttl = ip.hop_limit
+    out.tos = <uint8_t>((load_be16(p) >> 4) & 0xff)
+    out.l4 = p + IP6_HLEN
+    next_header = ip.next_header
+    while left_headers:
+        left_headers -= 1
+        if next_header == NH_FRAGMENT:
+            return DROP_FRAGMENT
+        if next_header == NH_AUTHENTICATION:
+            if left < 2:
+                return DROP_SHORT
+            length = (<size_t>out.l4[1] + 2) * 4          # RFC 4302 2.2
+        elif next_header in (NH_HOP_BY_HOP, NH_ROUTING, NH_DESTINATION, NH_MOBILITY, NH_HIP, NH_SHIM6):
+            if left < 2:
+                return DROP_SHORT
+            length = (<size_t>out.l4[1] + 1) * 8          # RFC 6564 4
+        elif next_header == NH_NONE:
+            return DROP_EXTENSION_HEADER
+        else:
+            out.protocol = next_header
+            out.l4_len = left
+            return VERDICT_OK
+        if length > left:
+            return DROP_BAD_LENGTH
+        next_header = out.l4[0]
+        out.l4 += length
+        left -= length
+    return DROP_EXTENSION_HEADER
+
+
+cdef Verdict split_tcp(const IpView *ip, TcpView *out) noexcept nogil:
+    """Split a TCP segment (RFC 9293 3.1)."""
+    cdef const TcpHdr *tcp = <const TcpHdr *>ip.l4
+    cdef size_t hdr_len
+    if ip.l4_len < TCP_HLEN:
+        return DROP_SHORT
+    hdr_len = tcp_hdr_len(tcp)
+    if hdr_len < TCP_HLEN or hdr_len > ip.l4_len:
+        return DROP_BAD_LENGTH
+    out.src_port = ntohs(tcp.src_port_be)
+    out.dst_port = ntohs(tcp.dst_port_be)
+    out.seq = ntohl(tcp.seq_be)
+    out.ack = ntohl(tcp.ack_be)
+    out.flags = tcp.flags
+    out.window = ntohs(tcp.window_be)
+    out.options = ip.l4 + TCP_HLEN
+    out.options_len = hdr_len - TCP_HLEN
+    out.payload = ip.l4 + hdr_len
+    out.payload_len = ip.l4_len - hdr_len
+    return VERDICT_OK
+
+
+cdef Verdict split_udp(const IpView *ip, UdpView *out) noexcept nogil:
+    """Split a UDP datagram; bytes behind its length field are no part of it (RFC 768)."""
+    cdef const UdpHdr *udp = <const UdpHdr *>ip.l4
+    cdef size_t length
+    if ip.l4_len < UDP_HLEN:
+        return DROP_SHORT
+    length = ntohs(udp.len_be)
+    if length < UDP_HLEN or length > ip.l4_len:
+        return DROP_BAD_LENGTH
+    out.src_port = ntohs(udp.src_port_be)
+    out.dst_port = ntohs(udp.dst_port_be)
+    out.payload = ip.l4 + UDP_HLEN
+    out.payload_len = length - UDP_HLEN
+    return VERDICT_OK
+
+
+cdef void read_tcp_options(const TcpView *tcp, TcpOptions *out) noexcept nogil:
+    """Read the options of a SYN; a malformed option ends the list (RFC 9293 3.1, 3.2)."""
+    cdef const uint8_t *p = tcp.options
+    cdef size_t left = tcp.options_len
+    cdef uint8_t kind, length
+    out.mss = DEFAULT_MSS
+    out.window_scale = -1
+    out.sack_permitted = False
+    while left:
+        kind = p[0]
+        if kind == TCPOPT_END:
+            return
+        if kind == TCPOPT_NOP:
+            p += 1
+            left -= 1
+            continue
+        if left < 2:
+            return
+        length = p[1]
+        if length < 2 or length > left:
+            return
+        if kind == TCPOPT_MSS and length == 4:
+            if load_be16(p + 2):
+                out.mss = load_be16(p + 2)
+        elif kind == TCPOPT_WINDOW_SCALE and length == 3:
+            out.window_scale = min(<int>p[2], <int>MAX_WINDOW_SCALE)
+        elif kind == TCPOPT_SACK_PERMITTED and length == 2:
+            out.sack_permitted = True
+        p += length
+        left -= length

@@ -1,0 +1,124 @@
+"""ICMP and ICMPv6 echo translation (RFC 792, RFC 4443 4).
+
+Theory of operation. A flow is one identifier between the guest and one remote; its socket is a
+"ping" socket (icmp(7)), bound to the guest's identifier where that is free and connected to the
+remote. The kernel fills identifier and checksum of requests in; replies get the guest's identifier
+back. The group of the process has to be in net.ipv4.ping_group_range.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+from passt.dataplane.core cimport Core
+from passt.dataplane.csum cimport csum_add, csum_fold, pseudo6
+from passt.dataplane.datagram cimport end_datagram, open_datagram, still_used, use
+from passt.dataplane.flow cimport FLOW_PING, SIDE_GUEST, Flow, FlowKey
+from passt.dataplane.headers cimport (
+    ETH_HLEN, ICMP6_ECHO_REPLY, ICMP6_ECHO_REQUEST, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_HLEN, IP4_HLEN,
+    IP6_HLEN, MAX_IP_LEN, IcmpHdr,
+)
+from passt.dataplane.link cimport TxMeta
+from passt.dataplane.parse cimport IpView
+from passt.dataplane.stats cimport DROP_PROTOCOL, DROP_SHORT, DROP_SOCKET, DROP_TRUNCATED, count
+from passt.dataplane.sys cimport (
+    EAGAIN, IPPROTO_ICMP, IPPROTO_ICMPV6, MSG_TRUNC, htons, iovec, memcpy, memset, msghdr, ntohs,
+)
+from passt.dataplane.tcp_conn cimport ms
+
+cdef enum:
+    LIFETIME_MS = 30000           # nf_conntrack_icmp_timeout
+    RECEIVE_BUDGET = 16
+
+
+cdef void on_echo(Core core, const IpView *ip) noexcept nogil:
+    """An ICMP or ICMPv6 message from the guest; only echo requests go on."""
+    cdef IcmpHdr icmp
+    cdef FlowKey key
+    cdef Flow *flow
+    cdef msghdr message
+    cdef iovec piece
+    cdef uint8_t protocol = IPPROTO_ICMP if ip.addr_len == 4 else IPPROTO_ICMPV6
+    cdef uint8_t wanted = ICMP_ECHO_REQUEST if ip.addr_len == 4 else ICMP6_ECHO_REQUEST
+    if ip.l4_len < ICMP_HLEN:
+        count(&core.stats, DROP_SHORT)
+        return
+    memcpy(&icmp, ip.l4, ICMP_HLEN)
+    if icmp.type != wanted or icmp.code:
+        count(&core.stats, DROP_PROTOCOL)
+        return
+    memset(&key, 0, sizeof(key))
+    memcpy(key.guest, ip.src, ip.addr_len)
+    memcpy(key.remote, ip.dst, ip.addr_len)
+    key.guest_port = ntohs(icmp.id_be)
+    key.remote_port = key.guest_port
+    key.proto = protocol
+    key.addr_len = ip.addr_len
+    flow = core.flows.find(&key, SIDE_GUEST)
+    if flow == NULL:
+        flow = open_datagram(core, &key, FLOW_PING, protocol)
+        if flow == NULL:
+            return
+    use(core, flow, &flow.u.ping.last_used, ms(LIFETIME_MS))
+    memset(&message, 0, sizeof(message))
+    piece.iov_base = <void *>ip.l4
+    piece.iov_len = ip.l4_len
+    message.msg_iov = &piece
+    message.msg_iovlen = 1
+    if core.sockets.send_message(flow.fd, &message) < 0:
+        count(&core.stats, DROP_SOCKET)
+
+
+cdef void on_ping_socket(Core core, Flow *flow) noexcept nogil:
+    """Replies or errors on a ping socket."""
+    cdef msghdr message
+    cdef iovec piece
+    cdef ssize_t n
+    cdef int budget = RECEIVE_BUDGET
+    cdef uint32_t l3_len = IP4_HLEN if flow.keys[0].addr_len == 4 else IP6_HLEN
+    while budget:
+        budget -= 1
+        if core.link.blocked:
+            return
+        memset(&message, 0, sizeof(message))
+        message.msg_iov = &piece
+        message.msg_iovlen = 1
+        piece.iov_base = core.link.slot + ETH_HLEN + l3_len
+        piece.iov_len = MAX_IP_LEN - (l3_len if l3_len == IP4_HLEN else 0)
+        n = core.sockets.receive_message(flow.fd, &message)
+        if n == -EAGAIN:
+            return
+        if n < 0:
+            count(&core.stats, DROP_SOCKET)
+        elif message.msg_flags & MSG_TRUNC:
+            count(&core.stats, DROP_TRUNCATED)
+        elif n < ICMP_HLEN:
+            count(&core.stats, DROP_SHORT)
+        else:
+            use(core, flow, &flow.u.ping.last_used, ms(LIFETIME_MS))
+            send_reply(core, flow, <uint32_t>n)
+
+
+cdef void send_reply(Core core, Flow *flow, uint32_t n) noexcept nogil:
+    """Send the guest the reply of *n* bytes that lies in the slot, under the guest's identifier."""
+    cdef FlowKey *key = &flow.keys[0]
+    cdef bint four = key.addr_len == 4
+    cdef IcmpHdr icmp
+    cdef TxMeta meta
+    cdef uint8_t *place = core.link.slot + ETH_HLEN + (IP4_HLEN if four else IP6_HLEN)
+    memcpy(&icmp, place, ICMP_HLEN)
+    if icmp.type != (ICMP_ECHO_REPLY if four else ICMP6_ECHO_REPLY):
+        count(&core.stats, DROP_PROTOCOL)
+        return
+    core.push_ip(key.remote, key.guest, key.addr_len, key.proto, n)
+    icmp.id_be = htons(key.guest_port)
+    icmp.csum_be = 0
+    memcpy(place, &icmp, ICMP_HLEN)
+    icmp.csum_be = csum_fold(csum_add(place, n, 0 if four else pseudo6(key.remote, key.guest, key.proto, n)))
+    memcpy(place, &icmp, ICMP_HLEN)
+    memset(&meta, 0, sizeof(meta))
+    meta.hdr_len = <uint16_t>(place - core.link.slot + ICMP_HLEN)
+    core.send(<size_t>(place - core.link.slot) + n, &meta)
+
+
+cdef void on_ping_timer(Core core, Flow *flow) noexcept nogil:
+    if not still_used(core, flow, flow.u.ping.last_used, ms(LIFETIME_MS)):
+        end_datagram(core, flow)

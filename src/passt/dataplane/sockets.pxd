@@ -1,0 +1,40 @@
+"""The host's sockets as the translators use them; tests put a scripted one in its place."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from passt.dataplane.reactor cimport Reactor
+from passt.dataplane.sys cimport iovec, msghdr, sockaddr_storage, socklen_t
+
+cdef enum:
+    PEEK_CHUNKS = 16              # of DISCARD_SIZE, see Sockets.peek
+
+
+cdef class Sockets:
+    cdef Reactor reactor
+    cdef bint has_peek_off
+
+    cdef int open(self, int family, int kind, int protocol) noexcept nogil
+    cdef int bind_source(self, int fd, const sockaddr_storage *address, socklen_t n) noexcept nogil
+    cdef int bind_device(self, int fd, const char *name, size_t n) noexcept nogil
+    cdef int connect(self, int fd, const sockaddr_storage *address, socklen_t n) noexcept nogil
+    cdef int accept(self, int fd, sockaddr_storage *peer, sockaddr_storage *local) noexcept nogil
+    cdef int refuse(self, int fd, int spare) noexcept nogil
+    cdef int prepare_stream(self, int fd) noexcept nogil
+    cdef ssize_t send(self, int fd, iovec *pieces, size_t n) noexcept nogil
+    cdef ssize_t peek(self, int fd, uint32_t skip, uint8_t *buf, size_t n) noexcept nogil
+    cdef bint at_end(self, int fd) noexcept nogil
+    cdef int rewind(self, int fd, uint32_t offset) noexcept nogil
+    cdef ssize_t consume(self, int fd, size_t n) noexcept nogil
+    cdef int64_t free_space(self, int fd, int64_t *total) noexcept nogil
+    cdef int shut_write(self, int fd) noexcept nogil
+    cdef int take_error(self, int fd) noexcept nogil
+    cdef int close(self, int fd) noexcept nogil
+    cdef int abort(self, int fd) noexcept nogil
+    cdef int watch(self, int fd, int op, uint32_t events, uint64_t tag) noexcept nogil
+    cdef ssize_t send_message(self, int fd, const msghdr *message) noexcept nogil
+    cdef ssize_t receive_message(self, int fd, msghdr *message) noexcept nogil
+
+
+cdef socklen_t fill_sockaddr(sockaddr_storage *out, const uint8_t *address, size_t addr_len, uint16_t port,
+                             uint32_t scope_id) noexcept nogil
+cdef size_t read_sockaddr(const sockaddr_storage *source, uint8_t *address, uint16_t *port) noexcept nogil

@@ -1,0 +1,294 @@
+"""The host's sockets as the translators use them.
+
+One thin method per operation; results are what the system call returns, failures negative errnos.
+That makes a place where tests put a scripted socket instead, and the only place where the
+translators touch the kernel.
+
+Data for the guest is read by peeking, so it stays in the socket until the guest acknowledges it.
+With SO_PEEK_OFF (socket(7); TCP/IPv4 since Linux 6.9, TCP/IPv6 since 6.9 and fixes) the kernel
+keeps the place: each peek moves it on, each consuming read moves it back. Elsewhere the bytes
+before the place are read again into memory that nobody looks at.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from passt.dataplane.headers cimport is_mapped4
+from passt.dataplane.reactor cimport Reactor
+from passt.dataplane.sys cimport (
+    AF_INET, AF_INET6, EAGAIN, EINTR, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, O_CLOEXEC, O_RDONLY,
+    PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, SHUT_WR, SO_BINDTODEVICE,
+    SO_BROADCAST, SO_ERROR, SO_LINGER, SO_MEMINFO, SO_PEEK_OFF, SO_REUSEADDR, SO_SNDBUF,
+    SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SIOCOUTQ, SOL_SOCKET, TCP_INFO, TCP_NODELAY, accept4,
+    bind, close, connect, errno, getsockname, getsockopt, htons, ioctl, iovec, linger, memcpy, memset,
+    msghdr, ntohs, open, recv, recvmsg, sendmsg, setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
+    sockaddr_storage, socket, socklen_t,
+)
+
+cdef enum:
+    DISCARD_SIZE = 1 << 20
+    # States of the kernel's TCP as TCP_INFO's first byte gives them (linux/tcp_states.h)
+    KERNEL_TIME_WAIT = 6
+    KERNEL_CLOSE = 7
+    KERNEL_CLOSE_WAIT = 8
+    KERNEL_LAST_ACK = 9
+    KERNEL_CLOSING = 11
+
+# Written by the kernel, read by nobody: where peeks without SO_PEEK_OFF put what was seen before.
+cdef uint8_t discard[DISCARD_SIZE]
+
+
+cdef class Sockets:
+    """The kernel's sockets, watched by *reactor*."""
+
+    def __cinit__(self, Reactor reactor):
+        self.reactor = reactor
+
+    def probe(self) -> bool:
+        """Find out whether both families' TCP sockets keep a peek offset."""
+        cdef int family, fd
+        cdef int zero = 0
+        cdef bint found = True
+        for family in (AF_INET, AF_INET6):
+            fd = self.open(family, SOCK_STREAM, IPPROTO_TCP)
+            if fd < 0:
+                continue          # a family that the kernel lacks needs no peek offset
+            if setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &zero, sizeof(zero)) < 0:
+                found = False
+            close(fd)
+        self.has_peek_off = found
+        return found
+
+    cdef int open(self, int family, int kind, int protocol) noexcept nogil:
+        """A non-blocking socket."""
+        cdef int fd = socket(family, kind | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol)
+        cdef int one = 1
+        if fd < 0:
+            return -errno
+        if kind == SOCK_DGRAM and protocol != IPPROTO_TCP:
+            setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one))
+            setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &one, sizeof(one))
+        return fd
+
+    cdef int bind_source(self, int fd, const sockaddr_storage *address, socklen_t n) noexcept nogil:
+        return -errno if bind(fd, <const sockaddr *>address, n) < 0 else 0
+
+    cdef int bind_device(self, int fd, const char *name, size_t n) noexcept nogil:
+        return -errno if setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, name, <socklen_t>n) < 0 else 0
+
+    cdef int connect(self, int fd, const sockaddr_storage *address, socklen_t n) noexcept nogil:
+        return -errno if connect(fd, <const sockaddr *>address, n) < 0 else 0
+
+    cdef int accept(self, int fd, sockaddr_storage *peer, sockaddr_storage *local) noexcept nogil:
+        """Accept a connection and tell both of its ends."""
+        cdef socklen_t n = sizeof(sockaddr_storage)
+        cdef int new = accept4(fd, <sockaddr *>peer, &n, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if new < 0:
+            return -errno
+        n = sizeof(sockaddr_storage)
+        if getsockname(new, <sockaddr *>local, &n) < 0:
+            close(new)
+            return -EINTR
+        return new
+
+    cdef int refuse(self, int fd, int spare) noexcept nogil:
+        """Out of descriptors: give *spare* up to accept one connection, reset it, and get a spare back.
+
+        Without this the connection would keep the listener readable for ever.
+        """
+        cdef int new
+        if spare >= 0:
+            close(spare)
+            new = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            if new >= 0:
+                self.abort(new)
+        return open(b"/", O_RDONLY | O_CLOEXEC)
+
+    cdef int prepare_stream(self, int fd) noexcept nogil:
+        """Ready a connected TCP socket: no Nagle (the guest has its own), peek place at the start."""
+        cdef int one = 1
+        cdef int zero = 0
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+        if self.has_peek_off and setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &zero, sizeof(zero)) < 0:
+            return -errno
+        return 0
+
+    cdef ssize_t send(self, int fd, iovec *pieces, size_t n) noexcept nogil:
+        """Queue bytes on a TCP socket; returns how many it took."""
+        cdef msghdr message
+        cdef ssize_t sent
+        memset(&message, 0, sizeof(message))
+        message.msg_iov = pieces
+        message.msg_iovlen = n
+        while True:
+            sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if sent >= 0:
+                return sent
+            if errno != EINTR:
+                return -errno
+
+    cdef ssize_t peek(self, int fd, uint32_t skip, uint8_t *buf, size_t n) noexcept nogil:
+        """Read up to *n* bytes that lie *skip* bytes into the receive queue, leaving them there.
+
+        0 at end-of-file; -EAGAIN if there is nothing (yet), also if *skip* exceeds what one call
+        can pass over without SO_PEEK_OFF (PEEK_CHUNKS MiB).
+        """
+        cdef iovec pieces[PEEK_CHUNKS + 1]
+        cdef msghdr message
+        cdef ssize_t got
+        cdef uint32_t left = skip
+        cdef int count = 0
+        if self.has_peek_off:
+            got = recv(fd, buf, n, MSG_PEEK | MSG_DONTWAIT)
+            return got if got >= 0 else -errno
+        while left and count < PEEK_CHUNKS:
+            pieces[count].iov_base = discard
+            pieces[count].iov_len = min(left, <uint32_t>DISCARD_SIZE)
+            left -= <uint32_t>pieces[count].iov_len
+            count += 1
+        if left:
+            return -EAGAIN
+        pieces[count].iov_base = buf
+        pieces[count].iov_len = n
+        memset(&message, 0, sizeof(message))
+        message.msg_iov = pieces
+        message.msg_iovlen = <size_t>(count + 1)
+        got = recvmsg(fd, &message, MSG_PEEK | MSG_DONTWAIT)
+        if got < 0:
+            return -errno
+        if got > skip:
+            return got - skip
+        if got < skip:
+            return -EAGAIN
+        # Exactly what was seen before. The end has come only if the remote closed and, looked at once
+        # more after that is known, there still is nothing new.
+        if not self.at_end(fd):
+            return -EAGAIN
+        got = recvmsg(fd, &message, MSG_PEEK | MSG_DONTWAIT)
+        return got - skip if got >= skip else -EAGAIN
+
+    cdef bint at_end(self, int fd) noexcept nogil:
+        """Whether the remote has closed its side (tcp(7), TCP_INFO state CLOSE_WAIT and later)."""
+        cdef uint8_t state = 0
+        cdef socklen_t n = 1
+        if getsockopt(fd, IPPROTO_TCP, TCP_INFO, &state, &n) < 0:
+            return False
+        return state in (KERNEL_CLOSE_WAIT, KERNEL_LAST_ACK, KERNEL_CLOSING, KERNEL_TIME_WAIT, KERNEL_CLOSE)
+
+    cdef int rewind(self, int fd, uint32_t offset) noexcept nogil:
+        """Put the peek place *offset* bytes into the receive queue."""
+        cdef int value = <int>offset
+        if not self.has_peek_off:
+            return 0
+        return -errno if setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &value, sizeof(value)) < 0 else 0
+
+    cdef ssize_t consume(self, int fd, size_t n) noexcept nogil:
+        """Drop *n* bytes from the head of the receive queue (tcp(7), MSG_TRUNC)."""
+        cdef ssize_t got = recv(fd, NULL, n, MSG_TRUNC | MSG_DONTWAIT)
+        return got if got >= 0 else -errno
+
+    cdef int64_t free_space(self, int fd, int64_t *total) noexcept nogil:
+        """Payload bytes that the send buffer can surely take now (socket(7), SO_MEMINFO); *total*: its size.
+
+        The kernel admits data while what is queued, headers and slack included, is below SO_SNDBUF.
+        One sixteenth is kept back for the overhead of the buffers still to come.
+        """
+        cdef uint32_t info[PASST_MEMINFO_VARS]
+        cdef socklen_t n = sizeof(info)
+        cdef int value = 0
+        cdef int queued = 0
+        cdef int64_t room
+        if getsockopt(fd, SOL_SOCKET, SO_MEMINFO, info, &n) == 0:
+            total[0] = info[PASST_MEMINFO_SNDBUF]
+            room = total[0] - info[PASST_MEMINFO_WMEM_QUEUED]
+        else:
+            # SO_MEMINFO is from Linux 4.12; only a filter can have taken it away.
+            total[0] = 0
+            n = sizeof(value)
+            if getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &value, &n) < 0 or ioctl(fd, SIOCOUTQ, &queued) < 0:
+                return 0
+            total[0] = value
+            room = (<int64_t>value - 2 * queued) // 2
+        return max(room - room // 16, <int64_t>0)
+
+    cdef int shut_write(self, int fd) noexcept nogil:
+        return -errno if shutdown(fd, SHUT_WR) < 0 else 0
+
+    cdef int take_error(self, int fd) noexcept nogil:
+        """The pending error of a socket (positive errno), 0 if none."""
+        cdef int value = 0
+        cdef socklen_t n = sizeof(value)
+        if getsockopt(fd, SOL_SOCKET, SO_ERROR, &value, &n) < 0:
+            return errno
+        return value
+
+    cdef int close(self, int fd) noexcept nogil:
+        return -errno if close(fd) < 0 else 0
+
+    cdef int abort(self, int fd) noexcept nogil:
+        """Close so that the remote sees a reset (socket(7), SO_LINGER)."""
+        cdef linger option
+        option.l_onoff = 1
+        option.l_linger = 0
+        setsockopt(fd, SOL_SOCKET, SO_LINGER, &option, sizeof(option))
+        return -errno if close(fd) < 0 else 0
+
+    cdef int watch(self, int fd, int op, uint32_t events, uint64_t tag) noexcept nogil:
+        return self.reactor.watch(fd, op, events, tag)
+
+    cdef ssize_t send_message(self, int fd, const msghdr *message) noexcept nogil:
+        cdef ssize_t sent
+        while True:
+            sent = sendmsg(fd, message, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if sent >= 0:
+                return sent
+            if errno != EINTR:
+                return -errno
+
+    cdef ssize_t receive_message(self, int fd, msghdr *message) noexcept nogil:
+        cdef ssize_t got
+        while True:
+            got = recvmsg(fd, message, MSG_DONTWAIT)
+            if got >= 0:
+                return got
+            if errno != EINTR:
+                return -errno
+
+
+cdef socklen_t fill_sockaddr(sockaddr_storage *out, const uint8_t *address, size_t addr_len, uint16_t port,
+                             uint32_t scope_id) noexcept nogil:
+    """Make a socket address of 4 or 16 bytes of address; returns its length."""
+    cdef sockaddr_in *four = <sockaddr_in *>out
+    cdef sockaddr_in6 *six = <sockaddr_in6 *>out
+    memset(out, 0, sizeof(sockaddr_storage))
+    if addr_len == 4:
+        four.sin_family = AF_INET
+        four.sin_port = htons(port)
+        memcpy(&four.sin_addr, address, 4)
+        return sizeof(sockaddr_in)
+    six.sin6_family = AF_INET6
+    six.sin6_port = htons(port)
+    six.sin6_scope_id = scope_id
+    memcpy(&six.sin6_addr, address, 16)
+    return sizeof(sockaddr_in6)
+
+
+cdef size_t read_sockaddr(const sockaddr_storage *source, uint8_t *address, uint16_t *port) noexcept nogil:
+    """Take a socket address apart; an IPv4-mapped one comes out as IPv4. Returns 4, 16, or 0 if neither.
+
+    *address* has 16 bytes; what is behind the address is zeroed.
+    """
+    cdef const sockaddr_in *four = <const sockaddr_in *>source
+    cdef const sockaddr_in6 *six = <const sockaddr_in6 *>source
+    memset(address, 0, 16)
+    if source.ss_family == AF_INET:
+        memcpy(address, &four.sin_addr, 4)
+        port[0] = ntohs(four.sin_port)
+        return 4
+    if source.ss_family != AF_INET6:
+        return 0
+    port[0] = ntohs(six.sin6_port)
+    if is_mapped4(six.sin6_addr.s6_addr):
+        memcpy(address, &six.sin6_addr.s6_addr[12], 4)
+        return 4
+    memcpy(address, &six.sin6_addr, 16)
+    return 16

@@ -1,0 +1,65 @@
+"""Verdicts on frames and the counters that the data plane always keeps.
+
+The counter of a verdict has the verdict's name in lower case. Everything is a monotonic count since
+start, but the `flows_*` gauges.
+"""
+
+from libc.stdint cimport uint64_t
+
+
+cpdef enum Verdict:
+    VERDICT_OK = 0
+    DROP_SHORT                   # less than a header
+    DROP_BAD_LENGTH              # a length field contradicts the frame
+    DROP_BAD_VERSION             # IP version does not match the EtherType
+    DROP_OVERSIZE                # longer than a receive slot
+    DROP_FRAGMENT                # IP fragments
+    DROP_BAD_ADDRESS             # loopback, multicast or unspecified where none may be
+    DROP_BAD_PORT                # port 0
+    DROP_FAMILY_OFF              # family disabled
+    DROP_ETHERTYPE               # neither ARP nor IP
+    DROP_PROTOCOL                # neither TCP, UDP nor ICMP echo
+    DROP_EXTENSION_HEADER        # IPv6 header chain that leads nowhere
+    DROP_REFUSED                 # the policy refused the flow
+    DROP_FLOWS_FULL              # flow table full
+    DROP_NO_FD                   # out of descriptors
+    DROP_SOCKET                  # the host refused the socket operation
+    DROP_LINK_FULL               # the link to the guest did not take the frame
+    DROP_LINK_DOWN               # the interface of the guest is down
+    DROP_TRUNCATED               # datagram larger than the link's frames
+    DROP_TCP_SEQUENCE            # TCP segment outside the window
+    DROP_TCP_ACK                 # TCP acknowledges what was never sent
+    DROP_TCP_FLAGS               # TCP segment that makes no sense in the state
+    DROP_TCP_MEMORY              # overflow pool exhausted: the guest sends again
+    DROP_UNKNOWN_FLOW            # nothing known of it, and nothing to start
+    DROP_GSO                     # segmentation request that is not possible
+    N_VERDICTS
+
+
+cdef struct Stats:
+    uint64_t drops[N_VERDICTS]
+    uint64_t frames_from_guest
+    uint64_t bytes_from_guest
+    uint64_t frames_to_guest
+    uint64_t bytes_to_guest
+    uint64_t control_frames
+    uint64_t flows_tcp
+    uint64_t flows_udp
+    uint64_t flows_ping
+    uint64_t flows_opened
+    uint64_t flows_refused
+    uint64_t tcp_retransmits
+    uint64_t tcp_timeouts
+    uint64_t tcp_duplicate_acks
+    uint64_t tcp_challenge_acks
+    uint64_t tcp_short_writes
+    uint64_t tcp_resets_sent
+    uint64_t link_stalls
+    uint64_t wakeups
+
+
+cdef inline void count(Stats *stats, Verdict verdict) noexcept nogil:
+    stats.drops[<int>verdict] += 1
+
+
+cdef dict stats_as_dict(const Stats *stats)

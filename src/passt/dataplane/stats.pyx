@@ -1,0 +1,32 @@
+"""Counters of one engine, and their reading from Python."""
+
+# Names of the drop counters by verdict; index 0 is the verdict that drops nothing.
+cdef tuple VERDICT_NAMES = tuple(verdict.name.lower() for verdict in Verdict if verdict < N_VERDICTS)
+
+
+cdef dict stats_as_dict(const Stats *stats):
+    """Every counter by name."""
+    cdef dict result = {
+        "frames_from_guest": stats.frames_from_guest,
+        "bytes_from_guest": stats.bytes_from_guest,
+        "frames_to_guest": stats.frames_to_guest,
+        "bytes_to_guest": stats.bytes_to_guest,
+        "control_frames": stats.control_frames,
+        "flows_tcp": stats.flows_tcp,
+        "flows_udp": stats.flows_udp,
+        "flows_ping": stats.flows_ping,
+        "flows_opened": stats.flows_opened,
+        "flows_refused": stats.flows_refused,
+        "tcp_retransmits": stats.tcp_retransmits,
+        "tcp_timeouts": stats.tcp_timeouts,
+        "tcp_duplicate_acks": stats.tcp_duplicate_acks,
+        "tcp_challenge_acks": stats.tcp_challenge_acks,
+        "tcp_short_writes": stats.tcp_short_writes,
+        "tcp_resets_sent": stats.tcp_resets_sent,
+        "link_stalls": stats.link_stalls,
+        "wakeups": stats.wakeups,
+    }
+    cdef int i
+    for i in range(1, <int>N_VERDICTS):
+        result[VERDICT_NAMES[i]] = stats.drops[i]
+    return result

@@ -1,0 +1,212 @@
+"""Every C declaration that the data plane uses, and nothing else.
+
+Constants come from the C library's and the kernel's headers; the few that older headers lack are
+defined here with the kernel's values (uapi headers named beside them).
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from posix.types cimport off_t
+
+
+cdef extern from "<errno.h>" nogil:
+    int errno
+    enum:
+        EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, EIO, EINVAL, EMSGSIZE
+        ECONNREFUSED, ECONNRESET, ECONNABORTED, EHOSTUNREACH, ENETUNREACH, EACCES, EPERM, ETIMEDOUT
+        EADDRINUSE, EADDRNOTAVAIL, EEXIST, ENOENT, ENOSYS, ENOSPC, EBADF
+
+cdef extern from "<string.h>" nogil:
+    void *memcpy(void *to, const void *source, size_t n)
+    void *memmove(void *to, const void *source, size_t n)
+    void *memset(void *to, int byte, size_t n)
+    int memcmp(const void *one, const void *other, size_t n)
+
+cdef extern from "<stdlib.h>" nogil:
+    void *malloc(size_t n)
+    void *calloc(size_t count, size_t n)
+    void *realloc(void *old, size_t n)
+    void free(void *old)
+
+cdef extern from "<unistd.h>" nogil:
+    ssize_t read(int fd, void *buf, size_t n)
+    ssize_t write(int fd, const void *buf, size_t n)
+    int close(int fd)
+    long syscall(long number, ...)
+
+cdef extern from "<fcntl.h>" nogil:
+    enum: O_CLOEXEC, O_RDONLY
+    int open(const char *path, int flags, ...)
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        int64_t tv_sec
+        long tv_nsec
+    enum: CLOCK_MONOTONIC
+    int clock_gettime(int clock, timespec *now)
+
+cdef extern from "<arpa/inet.h>" nogil:
+    uint16_t htons(uint16_t host)
+    uint16_t ntohs(uint16_t net)
+    uint32_t htonl(uint32_t host)
+    uint32_t ntohl(uint32_t net)
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+
+cdef extern from "<sys/epoll.h>" nogil:
+    enum:
+        EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP
+        EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
+    const uint32_t EPOLLET
+    ctypedef union epoll_data_t:
+        uint64_t u64
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
+    int epoll_wait(int epfd, epoll_event *events, int maxevents, int timeout_ms)
+
+cdef extern from "<sys/syscall.h>" nogil:
+    """
+    #ifndef SYS_epoll_pwait2
+    #define SYS_epoll_pwait2 441   /* asm-generic/unistd.h, Linux 5.11 */
+    #endif
+    """
+    const long SYS_epoll_pwait2
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        AF_INET, AF_INET6, SOCK_STREAM, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_CLOEXEC
+        SOL_SOCKET, SO_ERROR, SO_REUSEADDR, SO_LINGER, SO_BINDTODEVICE, SO_BROADCAST
+        SO_RCVBUF, SO_SNDBUF
+        MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_ERRQUEUE, MSG_CTRUNC, SHUT_WR
+    struct sockaddr:
+        uint16_t sa_family
+    struct sockaddr_storage:
+        uint16_t ss_family
+    ctypedef uint32_t socklen_t
+    struct linger:
+        int l_onoff
+        int l_linger
+    struct msghdr:
+        void *msg_name
+        socklen_t msg_namelen
+        iovec *msg_iov
+        size_t msg_iovlen
+        void *msg_control
+        size_t msg_controllen
+        int msg_flags
+    struct mmsghdr:
+        msghdr msg_hdr
+        unsigned int msg_len
+    struct cmsghdr:
+        size_t cmsg_len
+        int cmsg_level
+        int cmsg_type
+    int socket(int domain, int kind, int protocol)
+    int connect(int fd, const sockaddr *address, socklen_t n)
+    int bind(int fd, const sockaddr *address, socklen_t n)
+    int accept4(int fd, sockaddr *address, socklen_t *n, int flags)
+    int getsockname(int fd, sockaddr *address, socklen_t *n)
+    int getsockopt(int fd, int level, int name, void *value, socklen_t *n)
+    int setsockopt(int fd, int level, int name, const void *value, socklen_t n)
+    ssize_t recv(int fd, void *buf, size_t n, int flags)
+    ssize_t recvmsg(int fd, msghdr *message, int flags)
+    ssize_t sendmsg(int fd, const msghdr *message, int flags)
+    int recvmmsg(int fd, mmsghdr *messages, unsigned int n, int flags, timespec *timeout)
+    int sendmmsg(int fd, mmsghdr *messages, unsigned int n, int flags)
+    int shutdown(int fd, int how)
+    cmsghdr *CMSG_FIRSTHDR(msghdr *message)
+    cmsghdr *CMSG_NXTHDR(msghdr *message, cmsghdr *previous)
+    unsigned char *CMSG_DATA(cmsghdr *item)
+    size_t CMSG_LEN(size_t n)
+    size_t CMSG_SPACE(size_t n)
+
+cdef extern from * nogil:
+    """
+    #ifndef SO_PEEK_OFF
+    #define SO_PEEK_OFF 42         /* asm-generic/socket.h */
+    #endif
+    #ifndef SO_MEMINFO
+    #define SO_MEMINFO 55          /* asm-generic/socket.h, Linux 4.12 */
+    #endif
+    #ifndef UDP_SEGMENT
+    #define UDP_SEGMENT 103        /* linux/udp.h, Linux 4.18 */
+    #endif
+    /* indices into the SO_MEMINFO array, linux/sock_diag.h */
+    #define PASST_MEMINFO_SNDBUF 3
+    #define PASST_MEMINFO_WMEM_QUEUED 5
+    #define PASST_MEMINFO_VARS 9
+    """
+    enum:
+        SO_PEEK_OFF, SO_MEMINFO, UDP_SEGMENT
+        PASST_MEMINFO_SNDBUF, PASST_MEMINFO_WMEM_QUEUED, PASST_MEMINFO_VARS
+
+cdef extern from "<netinet/in.h>" nogil:
+    enum:
+        IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6
+        IPV6_V6ONLY, IP_PKTINFO, IPV6_PKTINFO, IP_RECVERR, IPV6_RECVERR, IPV6_RECVPKTINFO
+        SOL_UDP
+    struct in_addr:
+        uint32_t s_addr
+    struct in6_addr:
+        uint8_t s6_addr[16]
+    struct sockaddr_in:
+        uint16_t sin_family
+        uint16_t sin_port
+        in_addr sin_addr
+    struct sockaddr_in6:
+        uint16_t sin6_family
+        uint16_t sin6_port
+        uint32_t sin6_flowinfo
+        in6_addr sin6_addr
+        uint32_t sin6_scope_id
+    struct in_pktinfo:
+        int ipi_ifindex
+        in_addr ipi_spec_dst
+        in_addr ipi_addr
+    struct in6_pktinfo:
+        in6_addr ipi6_addr
+        unsigned int ipi6_ifindex
+
+cdef extern from "<netinet/udp.h>" nogil:
+    pass
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    enum: TCP_NODELAY, TCP_INFO
+
+cdef extern from "<sys/ioctl.h>" nogil:
+    int ioctl(int fd, unsigned long request, ...)
+
+cdef extern from "<linux/sockios.h>" nogil:
+    enum: SIOCOUTQ
+
+cdef extern from "<linux/if_tun.h>" nogil:
+    """
+    #ifndef TUN_F_USO4
+    #define TUN_F_USO4 0x20        /* linux/if_tun.h, Linux 6.2 */
+    #define TUN_F_USO6 0x40
+    #endif
+    """
+    enum: TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6
+
+cdef extern from "<linux/virtio_net.h>" nogil:
+    """
+    #ifndef VIRTIO_NET_HDR_GSO_UDP_L4
+    #define VIRTIO_NET_HDR_GSO_UDP_L4 5   /* linux/virtio_net.h, Linux 6.2 */
+    #endif
+    """
+    enum:
+        VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_F_DATA_VALID
+        VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6
+        VIRTIO_NET_HDR_GSO_UDP_L4, VIRTIO_NET_HDR_GSO_ECN
+    struct virtio_net_hdr:
+        uint8_t flags
+        uint8_t gso_type
+        uint16_t hdr_len
+        uint16_t gso_size
+        uint16_t csum_start
+        uint16_t csum_offset

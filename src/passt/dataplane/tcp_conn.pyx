@@ -1,0 +1,305 @@
+"""One TCP connection towards the guest: its state writer, timers, segments and window.
+
+Before working on this file read RFC 9293 3.3 to 3.10, RFC 6298, RFC 7323 2, RFC 6528.
+
+Theory of operation. The guest's TCP talks to an endpoint of ours (the states of RFC 9293 are those
+of this endpoint); behind it stands one socket of the host that talks to the remote. Nothing is
+buffered that the kernel can buffer:
+
+* Data for the guest stays in the socket until the guest acknowledges it. It is read by peeking,
+  `snd_nxt - sock_una` bytes into the receive queue, and dropped from the queue when `snd_una` moves
+  (`sock_una` follows at the end of the turn). A retransmission is another peek.
+* Data from the guest is written to the socket as it comes. The window that the guest is told ends
+  where the socket's free send buffer ends, so a write does not come out short; should it all the
+  same, the rest is kept in `overflow`, whose size is bounded by what was promised. The right edge
+  `rcv_adv` never moves left but by the rounding of the window scale (RFC 7323 2.4).
+* Acknowledgements and window updates are decided once per turn, when all frames and events of
+  the turn are in.
+
+Work happens in `tcp_from_tap` (segments), `tcp_from_sock` (socket events, data to the guest) and
+their common end of turn; all of them change the state through `set_state` only.
+
+Timers: a connection has up to three deadlines (retransmission or state, delayed acknowledgement,
+retry of a socket without memory) and one entry in the heap, armed for the earliest and lazily: it
+may fire early, when the deadline has moved on, and is armed again.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+
+from passt.dataplane.core cimport Core
+from passt.dataplane.csum cimport csum_fold, pseudo4, pseudo6
+from passt.dataplane.flow cimport (
+    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_WANT_OUT, N_TCP_STATES, TCP_CLOSED, TCP_CONNECTING, TCP_SYN_RECEIVED,
+    TCP_SYN_SENT, Flow, TcpConn,
+)
+from passt.dataplane.hash cimport siphash
+from passt.dataplane.headers cimport (
+    ETH_HLEN, IP4_HLEN, IP6_HLEN, MAX_IP_LEN, TCP_ACK, TCP_FIN, TCP_HLEN, TCP_RST, TCP_SYN, TcpHdr, UDP_HLEN,
+)
+from passt.dataplane.link cimport TxMeta
+from passt.dataplane.parse cimport IpView, TcpOptions, TcpView, read_tcp_options
+from passt.dataplane.reactor cimport EVENT_FLOW, make_tag
+from passt.dataplane.sys cimport (
+    EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP,
+    VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, free, htonl, htons, memcpy,
+    memset,
+)
+
+cdef enum:
+    SYN_OPTIONS_LEN = 8           # MSS, NOP, window scale
+    MSS_OPTION_LEN = 4
+    MAX_WINDOW = 65535
+    # Below this much window the guest is about to stop: have the kernel tell us of room. Two
+    # segments at the largest MTU.
+    LOW_WINDOW = 131072
+    # A send buffer with room for less than the guest's segment is looked at again after 1, 2, 4 ...
+    # 128 ms; then the guest's own window probes take over.
+    POLL_SOCKET_MS = 1
+    MAX_POLLS = 8
+
+# State names for traces, by TcpState.
+cdef const char *STATE_NAMES[N_TCP_STATES]
+STATE_NAMES[:] = [
+    b"CLOSED", b"CONNECTING", b"SYN_SENT", b"SYN_RECEIVED", b"ESTABLISHED", b"FIN_WAIT_1", b"FIN_WAIT_2",
+    b"CLOSE_WAIT", b"CLOSING", b"LAST_ACK", b"TIME_WAIT",
+]
+
+
+cdef void set_state(Core core, Flow *flow, uint8_t state) noexcept nogil:
+    """The only writer of a connection's state."""
+    flow.u.tcp.state = state
+    if core.has_trace:
+        core.trace_state(flow, STATE_NAMES[state])
+
+
+cdef uint32_t choose_isn(Core core, const Flow *flow) noexcept nogil:
+    """Initial sequence number: a clock of 4 us ticks plus a keyed hash of the tuple (RFC 6528 3)."""
+    return <uint32_t>(core.now // 4000 + siphash(core.isn_key, <const uint8_t *>&flow.keys[0], 5))
+
+
+cdef uint16_t our_mss(Core core, const Flow *flow) noexcept nogil:
+    """The MSS that the guest is told: what fits its MTU (RFC 6691), or any packet if none is assigned."""
+    cdef uint32_t mtu = core.mtu if core.mtu else MAX_IP_LEN
+    return <uint16_t>(mtu - (IP4_HLEN if flow.keys[0].addr_len == 4 else IP6_HLEN) - TCP_HLEN)
+
+
+cdef void take_syn(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
+    """Take the guest's sequence number, window and options from its SYN."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpOptions options
+    read_tcp_options(tcp, &options)
+    conn.irs = tcp.seq
+    conn.rcv_nxt = tcp.seq + 1
+    conn.rcv_acked = conn.rcv_nxt
+    conn.rcv_adv = conn.rcv_nxt
+    conn.snd_wnd = tcp.window
+    conn.snd_wl1 = tcp.seq
+    conn.mss = min(options.mss, our_mss(core, flow))
+    if options.window_scale >= 0:
+        conn.snd_wscale = <uint8_t>options.window_scale
+        conn.rcv_wscale = OUR_WSCALE
+
+
+cdef size_t payload_place(const Flow *flow) noexcept nogil:
+    """Where in the link's slot the payload of a data segment lies."""
+    return ETH_HLEN + (IP4_HLEN if flow.keys[0].addr_len == 4 else IP6_HLEN) + TCP_HLEN
+
+
+cdef void push_syn_options(Core core, Flow *flow, uint8_t *p, bint scale) noexcept nogil:
+    """MSS, then NOP and window scale if *scale*, else padding (RFC 9293 3.2, RFC 7323 2.2)."""
+    cdef uint16_t mss = our_mss(core, flow)
+    p[0] = 2
+    p[1] = MSS_OPTION_LEN
+    p[2] = <uint8_t>(mss >> 8)
+    p[3] = <uint8_t>(mss & 0xff)
+    p[4] = 1
+    if scale:
+        p[5] = 3
+        p[6] = 3
+        p[7] = OUR_WSCALE
+    else:
+        p[5] = 1
+        p[6] = 1
+        p[7] = 1
+
+
+cdef uint16_t window_field(const TcpConn *conn, bint syn) noexcept nogil:
+    """The window field for what `rcv_adv` promises; rounded down, so never more (RFC 7323 2.2, 2.3)."""
+    cdef uint32_t window = conn.rcv_adv - conn.rcv_nxt
+    if not syn:
+        window >>= conn.rcv_wscale
+    return <uint16_t>min(window, <uint32_t>MAX_WINDOW)
+
+
+cdef bint push_tcp(Core core, const uint8_t *source, const uint8_t *destination, size_t addr_len,
+                   TcpHdr *fields, uint32_t options_len, uint32_t payload_len, uint16_t mss) noexcept nogil:
+    """Put a segment out whose options and payload lie already behind the header's place in the slot."""
+    cdef uint32_t l4_len = TCP_HLEN + options_len + payload_len
+    cdef uint8_t *place = core.push_ip(source, destination, addr_len, IPPROTO_TCP, l4_len)
+    cdef TxMeta meta
+    fields.data_offset = <uint8_t>(((TCP_HLEN + options_len) // 4) << 4)
+    fields.urgent_be = 0
+    if addr_len == 4:
+        fields.csum_be = <uint16_t>~csum_fold(pseudo4(source, destination, IPPROTO_TCP, l4_len))
+    else:
+        fields.csum_be = <uint16_t>~csum_fold(pseudo6(source, destination, IPPROTO_TCP, l4_len))
+    memcpy(place, fields, TCP_HLEN)
+    memset(&meta, 0, sizeof(meta))
+    meta.csum_start = <uint16_t>(place - core.link.slot)
+    meta.csum_offset = 16
+    meta.hdr_len = <uint16_t>(meta.csum_start + TCP_HLEN + options_len)
+    if payload_len > mss:
+        meta.gso_type = VIRTIO_NET_HDR_GSO_TCPV4 if addr_len == 4 else VIRTIO_NET_HDR_GSO_TCPV6
+        meta.gso_size = mss
+    return core.send(meta.hdr_len + payload_len, &meta)
+
+
+cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq, uint32_t payload_len) noexcept nogil:
+    """Send a segment with *payload_len* bytes that lie at `payload_place`; False if the link refused it.
+
+    With ACK set it settles every acknowledgement that is due.
+    """
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpHdr fields
+    cdef uint32_t options_len = 0
+    cdef bint syn = (flags & TCP_SYN) != 0
+    if syn:
+        options_len = SYN_OPTIONS_LEN
+        # A SYN-ACK offers a scale only if the SYN did (RFC 7323 2.2); a SYN of ours always does.
+        push_syn_options(core, flow, core.link.slot + payload_place(flow), not flags & TCP_ACK or conn.rcv_wscale != 0)
+    fields.src_port_be = htons(flow.keys[0].remote_port)
+    fields.dst_port_be = htons(flow.keys[0].guest_port)
+    fields.seq_be = htonl(seq)
+    fields.ack_be = htonl(conn.rcv_nxt) if flags & TCP_ACK else 0
+    fields.flags = flags
+    fields.window_be = htons(window_field(conn, syn))
+    if not push_tcp(core, flow.keys[0].remote, flow.keys[0].guest, flow.keys[0].addr_len, &fields, options_len,
+                    payload_len, conn.mss):
+        return False
+    if flags & TCP_ACK:
+        conn.rcv_acked = conn.rcv_nxt
+        conn.flags &= ~<uint32_t>(CONN_ACK_NOW | CONN_ACK_DELAYED)
+        conn.ack_at = 0
+    return True
+
+
+cdef bint send_ack(Core core, Flow *flow) noexcept nogil:
+    return send_segment(core, flow, TCP_ACK, flow.u.tcp.snd_nxt, 0)
+
+
+cdef bint send_syn(Core core, Flow *flow) noexcept nogil:
+    """Send or repeat our SYN or SYN-ACK, always with the same sequence number."""
+    return send_segment(core, flow, TCP_SYN | (TCP_ACK if flow.u.tcp.state == TCP_SYN_RECEIVED else 0),
+                        flow.u.tcp.iss, 0)
+
+
+cdef void send_reset(Core core, const IpView *ip, const TcpView *tcp) noexcept nogil:
+    """Answer a segment that belongs to no connection (RFC 9293 3.10.7.1)."""
+    cdef TcpHdr fields
+    if tcp.flags & TCP_RST:
+        return
+    memset(&fields, 0, sizeof(fields))
+    fields.src_port_be = htons(tcp.dst_port)
+    fields.dst_port_be = htons(tcp.src_port)
+    if tcp.flags & TCP_ACK:
+        fields.seq_be = htonl(tcp.ack)
+        fields.flags = TCP_RST
+    else:
+        fields.ack_be = htonl(tcp.seq + <uint32_t>tcp.payload_len + ((tcp.flags & TCP_SYN) != 0)
+                              + ((tcp.flags & TCP_FIN) != 0))
+        fields.flags = TCP_RST | TCP_ACK
+    core.stats.tcp_resets_sent += 1
+    push_tcp(core, ip.dst, ip.src, ip.addr_len, &fields, 0, 0, MAX_WINDOW)
+
+
+cdef void watch(Core core, Flow *flow, uint32_t extra, WatchMode mode) noexcept nogil:
+    """Watch the socket, edge-triggered; a failure ends the connection at its next event or timer."""
+    core.sockets.watch(flow.fd, EPOLL_CTL_ADD if mode == WATCH_ADD else EPOLL_CTL_MOD,
+                       EPOLLIN | EPOLLRDHUP | EPOLLET | extra,
+                       make_tag(EVENT_FLOW, flow.generation, flow.index))
+
+
+cdef void update_window(Core core, Flow *flow) noexcept nogil:
+    """Move the window's right edge to what can be stored now; ask to be told when there is too little.
+
+    Small steps are saved up (RFC 9293 3.8.6.2.2). EPOLLOUT comes when a third of the buffer is free;
+    asking for it while less is free also makes the kernel enlarge the buffer with the congestion
+    window (net/ipv4/tcp_input.c, tcp_check_space). A small buffer, of which a third may be less than
+    a segment of the guest, is polled for a while.
+    """
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef int64_t total = 0
+    cdef int64_t room = core.sockets.free_space(flow.fd, &total)
+    cdef int64_t limit = <int64_t>MAX_WINDOW << conn.rcv_wscale
+    cdef int64_t open_now = <uint32_t>(conn.rcv_adv - conn.rcv_nxt)
+    cdef int64_t low = min(<int64_t>LOW_WINDOW, total // 2)
+    room = min(room - overflow_len(flow), limit)
+    if room > open_now and (room - open_now >= min(<int64_t>our_mss(core, flow), room // 2) or open_now == 0):
+        conn.rcv_adv = conn.rcv_nxt + <uint32_t>room
+        open_now = room
+    if open_now >= low:
+        conn.sock_at = 0
+        return
+    if not conn.flags & CONN_WANT_OUT:
+        conn.flags |= CONN_WANT_OUT
+        watch(core, flow, EPOLLOUT, WATCH_CHANGE)
+    if conn.sock_polls < MAX_POLLS:
+        conn.sock_at = core.now + (ms(POLL_SOCKET_MS) << conn.sock_polls)
+        conn.sock_polls += 1
+        set_timer(core, flow)
+    else:
+        conn.sock_at = 0
+
+
+cdef void set_timer(Core core, Flow *flow) noexcept nogil:
+    """Arm the flow's timer for its earliest deadline."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef int64_t first = conn.rtx_at
+    if conn.ack_at and (not first or conn.ack_at < first):
+        first = conn.ack_at
+    if conn.sock_at and (not first or conn.sock_at < first):
+        first = conn.sock_at
+    if first:
+        core.arm(flow, first)
+
+
+cdef void start_rtx(Core core, Flow *flow, int64_t delay) noexcept nogil:
+    """(Re)start the retransmission timer."""
+    flow.u.tcp.rtx_at = core.now + delay
+    set_timer(core, flow)
+
+
+cdef void end(Core core, Flow *flow, bint abort) noexcept nogil:
+    """Forget the connection. The remote sees a reset if *abort*, or if data it was owed is lost."""
+    cdef TcpConn *conn = &flow.u.tcp
+    if flow.fd >= 0:
+        if abort or overflow_len(flow):
+            core.sockets.abort(flow.fd)
+        else:
+            core.sockets.close(flow.fd)
+        flow.fd = -1
+    if conn.overflow != NULL:
+        free(conn.overflow)
+        core.pool_left += conn.overflow_size
+        conn.overflow = NULL
+    if core.gather_flow == flow:
+        core.gather_flow = NULL
+        core.n_gather = 0
+    core.disarm(flow)
+    core.stats.flows_tcp -= 1
+    set_state(core, flow, TCP_CLOSED)
+    core.flows.release(flow)
+
+
+cdef void reset_both(Core core, Flow *flow) noexcept nogil:
+    """Reset the guest's side and the remote's."""
+    cdef TcpConn *conn = &flow.u.tcp
+    core.stats.tcp_resets_sent += 1
+    if conn.state == TCP_SYN_SENT:
+        send_segment(core, flow, TCP_RST, conn.snd_nxt, 0)
+    elif conn.state == TCP_CONNECTING:
+        # The guest is in SYN-SENT, where only an acknowledging reset counts (RFC 9293 3.10.7.3).
+        send_segment(core, flow, TCP_RST | TCP_ACK, 0, 0)
+    else:
+        send_segment(core, flow, TCP_RST | TCP_ACK, conn.snd_nxt, 0)
+    end(core, flow, True)

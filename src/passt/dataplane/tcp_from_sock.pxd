@@ -1,0 +1,16 @@
+"""TCP socket events, data to the guest, timers, the end of a turn."""
+
+from libc.stdint cimport int64_t, uint32_t
+
+from passt.dataplane.core cimport Core
+from passt.dataplane.flow cimport Flow, TcpConn
+
+
+cdef void on_connected(Core core, Flow *flow) noexcept nogil
+cdef void on_socket(Core core, Flow *flow, uint32_t events) noexcept nogil
+cdef void on_listener(Core core, uint32_t listener, int fd) noexcept nogil
+cdef void on_timer(Core core, Flow *flow) noexcept nogil
+cdef void finish_turn(Core core, Flow *flow) noexcept nogil
+cdef void consume_acked(Core core, Flow *flow) noexcept nogil
+cdef void on_rtt(TcpConn *conn, int64_t sample) noexcept nogil
+cdef void resend_first(Core core, Flow *flow) noexcept nogil

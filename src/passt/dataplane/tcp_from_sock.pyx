@@ -1,0 +1,431 @@
+"""TCP socket events, data to the guest, timers, the end of a turn.
+
+Read `tcp_conn` first. Sockets are watched edge-triggered: CONN_READABLE stays set until a peek finds
+nothing, so data that waits for the guest's window or for the link causes no events. Per turn and
+connection at most TURN_BUDGET bytes go to the guest, then the others have their turn.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
+from passt.dataplane.core cimport Core, Seen
+from passt.dataplane.flow cimport (
+    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_READABLE,
+    CONN_RTT_TIMED, CONN_WANT_OUT, FLOW_TCP, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING,
+    TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT,
+    TCP_TIME_WAIT, Flow, TcpConn,
+)
+from passt.dataplane.headers cimport MAX_IP_LEN, TCP_ACK, TCP_FIN, TCP_PSH, ETH_HLEN
+from passt.dataplane.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, count
+from passt.dataplane.sys cimport (
+    EAGAIN, EMFILE, ENFILE, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP, memcpy,
+    sockaddr_storage,
+)
+from passt.dataplane.tcp_conn cimport (
+    CWND_OPEN, WATCH_ADD, choose_isn, end, ms, overflow_len, payload_place, reset_both, send_ack,
+    send_segment, send_syn, seq_lt, set_state, set_timer, start_rtx, update_window, watch,
+)
+from passt.dataplane.tcp_from_tap cimport drain_overflow
+
+cdef enum:
+    ACCEPT_BUDGET = 64            # connections taken per listener and turn
+    TURN_BUDGET = 1 << 20
+    # Bytes in flight to the guest. The link has no delay: a few milliseconds' worth keeps it busy,
+    # and the kernel walks what is in flight with every peek.
+    MAX_IN_FLIGHT = 4 << 20
+    # A guest that sent less than this, pushed, most likely waits for an answer on which the
+    # acknowledgement can ride; it waits so long for it. Well below what Nagle's algorithm would
+    # otherwise cost (RFC 9293 3.8.6.3 allows 500 ms).
+    ACK_AT_ONCE = 8192
+    ACK_DELAY_MS = 1
+    RTO_INITIAL_MS = 1000         # RFC 6298 2.1
+    # Above the delayed acknowledgement of every common stack (Linux: 40 to 200 ms).
+    RTO_MIN_MS = 200
+    RTO_MAX_MS = 60000            # RFC 6298 2.5
+    SYN_RETRIES = 6               # as Linux' tcp_syn_retries: gives up after 127 s
+    DATA_RETRIES = 15             # unanswered in a row, as Linux' tcp_retries2
+    SLOW_START_SEGMENTS = 2
+
+
+cdef void on_connected(Core core, Flow *flow) noexcept nogil:
+    """The host's socket is connected: answer the guest's SYN."""
+    cdef TcpConn *conn = &flow.u.tcp
+    if core.sockets.prepare_stream(flow.fd) < 0:
+        reset_both(core, flow)
+        return
+    start_sequence(core, flow)
+    set_state(core, flow, TCP_SYN_RECEIVED)
+    update_window(core, flow)
+    send_syn(core, flow)
+    start_rtx(core, flow, conn.rto)
+
+
+cdef void start_sequence(Core core, Flow *flow) noexcept nogil:
+    """Choose the initial sequence number and set what follows from it."""
+    cdef TcpConn *conn = &flow.u.tcp
+    conn.iss = choose_isn(core, flow)
+    conn.snd_una = conn.iss
+    conn.snd_nxt = conn.iss + 1
+    conn.snd_max = conn.snd_nxt
+    conn.sock_una = conn.snd_nxt
+    conn.rto = ms(RTO_INITIAL_MS)
+    conn.cwnd = CWND_OPEN
+
+
+cdef void on_socket(Core core, Flow *flow, uint32_t events) noexcept nogil:
+    """An event of the connection's socket."""
+    cdef TcpConn *conn = &flow.u.tcp
+    if conn.state == TCP_CONNECTING:
+        if not events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
+            return
+        if core.sockets.take_error(flow.fd) or events & (EPOLLERR | EPOLLHUP):
+            reset_both(core, flow)
+            return
+        on_connected(core, flow)
+        if conn.state != TCP_CLOSED and events & (EPOLLIN | EPOLLRDHUP):
+            conn.flags |= CONN_READABLE
+        return
+    if events & EPOLLERR and core.sockets.take_error(flow.fd):
+        reset_both(core, flow)
+        return
+    if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP):
+        conn.flags |= CONN_READABLE
+        core.flows.add_work(flow)
+    if events & EPOLLOUT and conn.flags & CONN_WANT_OUT:
+        conn.flags &= ~<uint32_t>CONN_WANT_OUT
+        look_at_buffer(core, flow)
+
+
+cdef void look_at_buffer(Core core, Flow *flow) noexcept nogil:
+    """There may be room in the send buffer: fill it, and tell the guest of more window."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t edge = conn.rcv_adv
+    if not drain_overflow(core, flow) or conn.flags & CONN_GUEST_FIN:
+        return
+    update_window(core, flow)
+    if conn.rcv_adv != edge:
+        conn.flags |= CONN_ACK_NOW
+        core.flows.add_work(flow)
+
+
+cdef void on_listener(Core core, uint32_t listener, int fd) noexcept nogil:
+    """Take the connections that wait on a listener."""
+    cdef sockaddr_storage peer, local
+    cdef int new
+    cdef int budget = ACCEPT_BUDGET
+    while budget:
+        budget -= 1
+        new = core.sockets.accept(fd, &peer, &local)
+        if new == -EAGAIN:
+            return
+        if new in (-EMFILE, -ENFILE):
+            count(&core.stats, DROP_NO_FD)
+            core.spare_fd = core.sockets.refuse(fd, core.spare_fd)
+        elif new < 0:
+            count(&core.stats, DROP_SOCKET)
+        else:
+            open_inbound(core, listener, new, &peer, &local)
+
+
+cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_storage *peer,
+                       const sockaddr_storage *local) noexcept nogil:
+    """Offer an accepted connection to the guest."""
+    cdef Seen seen
+    cdef Flow *flow
+    cdef Flow *old
+    if not core.ask_inbound(listener, IPPROTO_TCP, peer, local, &seen) or core.sockets.prepare_stream(fd) < 0:
+        count(&core.stats, DROP_REFUSED)
+        core.stats.flows_refused += 1
+        core.sockets.abort(fd)
+        return
+    flow = core.flows.alloc(FLOW_TCP)
+    if flow == NULL:
+        count(&core.stats, DROP_FLOWS_FULL)
+        core.sockets.abort(fd)
+        return
+    flow.inbound = True
+    flow.peer = peer[0]
+    memcpy(flow.keys[0].guest, seen.destination, 16)
+    memcpy(flow.keys[0].remote, seen.source, 16)
+    flow.keys[0].guest_port = seen.destination_port
+    flow.keys[0].remote_port = seen.source_port
+    flow.keys[0].proto = IPPROTO_TCP
+    flow.keys[0].addr_len = seen.addr_len
+    old = core.flows.find(&flow.keys[0], SIDE_GUEST)
+    if old != NULL and old.u.tcp.state == TCP_TIME_WAIT:
+        end(core, old, False)
+    if not core.flows.insert(flow, SIDE_GUEST):
+        count(&core.stats, DROP_REFUSED)
+        core.sockets.abort(fd)
+        core.flows.release(flow)
+        return
+    flow.fd = fd
+    core.stats.flows_tcp += 1
+    core.stats.flows_opened += 1
+    start_sequence(core, flow)
+    set_state(core, flow, TCP_SYN_SENT)
+    watch(core, flow, 0, WATCH_ADD)
+    update_window(core, flow)
+    send_syn(core, flow)
+    start_rtx(core, flow, flow.u.tcp.rto)
+
+
+cdef void consume_acked(Core core, Flow *flow) noexcept nogil:
+    """Drop from the socket what the guest has acknowledged."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t upto = conn.snd_una
+    cdef ssize_t got
+    if conn.flags & CONN_HOST_EOF and seq_lt(conn.fin_seq, upto):
+        upto = conn.fin_seq
+    if flow.fd < 0 or not seq_lt(conn.sock_una, upto):
+        return
+    got = core.sockets.consume(flow.fd, upto - conn.sock_una)
+    if got > 0:
+        conn.sock_una += <uint32_t>got
+
+
+cdef void on_rtt(TcpConn *conn, int64_t sample) noexcept nogil:
+    """Take a round-trip sample into the retransmission time-out (RFC 6298 2)."""
+    cdef int64_t delta
+    conn.flags &= ~<uint32_t>CONN_RTT_TIMED
+    if not conn.srtt:
+        conn.srtt = sample
+        conn.rttvar = sample // 2
+    else:
+        delta = conn.srtt - sample
+        conn.rttvar += ((-delta if delta < 0 else delta) - conn.rttvar) // 4
+        conn.srtt -= delta // 8
+    conn.rto = min(max(conn.srtt + 4 * conn.rttvar, ms(RTO_MIN_MS)), ms(RTO_MAX_MS))
+
+
+cdef bint may_send_data(const TcpConn *conn) noexcept nogil:
+    return conn.state in (TCP_ESTABLISHED, TCP_CLOSE_WAIT, TCP_FIN_WAIT_1, TCP_CLOSING, TCP_LAST_ACK)
+
+
+cdef bint has_to_send(const TcpConn *conn) noexcept nogil:
+    """Something may be there to send: new data, data to repeat after a time-out, a FIN."""
+    return (conn.flags & CONN_READABLE or seq_lt(conn.snd_nxt, conn.snd_max)
+            or (conn.flags & CONN_HOST_EOF and conn.snd_nxt != conn.fin_seq + 1))
+
+
+cdef uint32_t next_length(Core core, const Flow *flow, bint probe) noexcept nogil:
+    """How many bytes the guest's window, recovery and the link's frames let go out next; 0: wait.
+
+    Whole segments, but where the window is smaller than one (RFC 9293 3.8.6.2.1).
+    """
+    cdef const TcpConn *conn = &flow.u.tcp
+    cdef uint32_t limit = min(conn.snd_wnd, conn.cwnd, <uint32_t>MAX_IN_FLIGHT)
+    cdef uint32_t in_flight = conn.snd_nxt - conn.snd_una
+    cdef uint32_t most = MAX_IP_LEN + ETH_HLEN - <uint32_t>payload_place(flow)
+    cdef uint32_t room
+    if in_flight >= limit:
+        return 1 if probe and not in_flight else 0
+    room = limit - in_flight
+    if conn.flags & CONN_HOST_EOF:
+        room = min(room, conn.fin_seq - conn.snd_nxt)
+        if room <= conn.mss:
+            return room
+    if room < conn.mss:
+        return 0 if in_flight and not probe else room
+    room = min(room, most)
+    return room - room % conn.mss
+
+
+cdef void push_data(Core core, Flow *flow, bint probe) noexcept nogil:
+    """Send the guest what its window takes, then a FIN if that was all. May end the connection."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef int64_t budget = TURN_BUDGET
+    cdef size_t place = payload_place(flow)
+    cdef uint32_t n
+    cdef uint32_t skip
+    cdef ssize_t got
+    while not (conn.flags & CONN_HOST_EOF and conn.snd_nxt - conn.fin_seq <= 1):
+        if core.link.blocked:
+            core.flows.add_waiting(flow)
+            return
+        n = next_length(core, flow, probe)
+        if not n:
+            if not conn.rtx_at:
+                start_rtx(core, flow, conn.rto)       # zero window: probe it (RFC 9293 3.8.6.1)
+            return
+        if budget <= 0:
+            core.flows.add_work(flow)
+            return
+        skip = conn.snd_nxt - conn.sock_una
+        got = core.sockets.peek(flow.fd, skip, core.link.slot + place, n)
+        if got == -EAGAIN:
+            conn.flags &= ~<uint32_t>CONN_READABLE
+            return
+        if got < 0:
+            reset_both(core, flow)
+            return
+        if got == 0:
+            conn.flags = (conn.flags | CONN_HOST_EOF) & ~<uint32_t>CONN_READABLE
+            conn.fin_seq = conn.snd_nxt
+            break
+        if not send_data(core, flow, <uint32_t>got, got < n):
+            core.sockets.rewind(flow.fd, skip)
+            if core.link.blocked:
+                core.flows.add_waiting(flow)
+            elif not conn.rtx_at:
+                start_rtx(core, flow, conn.rto)
+            return
+        budget -= got
+        if probe:
+            return
+    if conn.snd_nxt == conn.fin_seq:
+        send_fin(core, flow)
+
+
+cdef bint send_data(Core core, Flow *flow, uint32_t n, bint last) noexcept nogil:
+    """Send *n* bytes that lie in the slot at snd_nxt, and account for them."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef bint again = seq_lt(conn.snd_nxt, conn.snd_max)
+    if not send_segment(core, flow, TCP_ACK | (TCP_PSH if last else 0), conn.snd_nxt, n):
+        return False
+    conn.snd_nxt += n
+    if again:
+        core.stats.tcp_retransmits += 1
+    elif not conn.flags & CONN_RTT_TIMED:
+        conn.flags |= CONN_RTT_TIMED
+        conn.rtt_seq = conn.snd_nxt
+        conn.rtt_start = core.now
+    if seq_lt(conn.snd_max, conn.snd_nxt):
+        conn.snd_max = conn.snd_nxt
+    if not conn.rtx_at:
+        start_rtx(core, flow, conn.rto)
+    return True
+
+
+cdef void send_fin(Core core, Flow *flow) noexcept nogil:
+    """Tell the guest that the remote sends no more; repeated until it is acknowledged."""
+    cdef TcpConn *conn = &flow.u.tcp
+    if not send_segment(core, flow, TCP_FIN | TCP_ACK, conn.fin_seq, 0):
+        if core.link.blocked:
+            core.flows.add_waiting(flow)
+        elif not conn.rtx_at:
+            start_rtx(core, flow, conn.rto)
+        return
+    conn.snd_nxt = conn.fin_seq + 1
+    if seq_lt(conn.snd_max, conn.snd_nxt):
+        conn.snd_max = conn.snd_nxt
+    if conn.state == TCP_ESTABLISHED:
+        set_state(core, flow, TCP_FIN_WAIT_1)
+    elif conn.state == TCP_CLOSE_WAIT:
+        set_state(core, flow, TCP_LAST_ACK)
+    if not conn.rtx_at:
+        start_rtx(core, flow, conn.rto)
+
+
+cdef void resend_first(Core core, Flow *flow) noexcept nogil:
+    """Repeat the first segment that is not acknowledged (RFC 5681 3.2)."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t upto = conn.snd_max
+    cdef ssize_t got
+    if flow.fd < 0 or core.link.blocked:
+        return
+    consume_acked(core, flow)
+    core.stats.tcp_retransmits += 1
+    conn.flags &= ~<uint32_t>CONN_RTT_TIMED           # Karn's algorithm (RFC 6298 3)
+    if conn.flags & CONN_HOST_EOF:
+        if conn.snd_una == conn.fin_seq:
+            send_segment(core, flow, TCP_FIN | TCP_ACK, conn.fin_seq, 0)
+            return
+        if seq_lt(conn.fin_seq, upto):
+            upto = conn.fin_seq
+    core.sockets.rewind(flow.fd, conn.snd_una - conn.sock_una)
+    got = core.sockets.peek(flow.fd, conn.snd_una - conn.sock_una, core.link.slot + payload_place(flow),
+                            min(<uint32_t>conn.mss, upto - conn.snd_una))
+    if got > 0:
+        send_segment(core, flow, TCP_ACK | TCP_PSH, conn.snd_una, <uint32_t>got)
+    upto = conn.snd_nxt
+    if conn.flags & CONN_HOST_EOF and seq_lt(conn.fin_seq, upto):
+        upto = conn.fin_seq
+    core.sockets.rewind(flow.fd, upto - conn.sock_una)
+
+
+cdef void on_timer(Core core, Flow *flow) noexcept nogil:
+    """The flow's entry in the timer heap fired; which deadlines have come is found out here."""
+    cdef TcpConn *conn = &flow.u.tcp
+    if conn.ack_at and conn.ack_at <= core.now:
+        conn.ack_at = 0
+        conn.flags |= CONN_ACK_NOW
+        core.flows.add_work(flow)
+    if conn.sock_at and conn.sock_at <= core.now:
+        conn.sock_at = 0
+        look_at_buffer(core, flow)
+        if conn.state == TCP_CLOSED:
+            return
+    if conn.rtx_at and conn.rtx_at <= core.now:
+        conn.rtx_at = 0
+        on_rtx(core, flow)
+        if conn.state == TCP_CLOSED:
+            return
+    set_timer(core, flow)
+
+
+cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
+    """The retransmission timer: repeat a SYN, repeat data or probe the window, or end TIME-WAIT."""
+    cdef TcpConn *conn = &flow.u.tcp
+    if conn.state == TCP_TIME_WAIT:
+        if overflow_len(flow):
+            start_rtx(core, flow, ms(RTO_INITIAL_MS))
+        else:
+            end(core, flow, False)
+        return
+    conn.retries += 1
+    if conn.retries > (SYN_RETRIES if conn.state in (TCP_SYN_SENT, TCP_SYN_RECEIVED) else DATA_RETRIES):
+        reset_both(core, flow)
+        return
+    conn.backoff += conn.backoff < 10
+    if conn.state in (TCP_SYN_SENT, TCP_SYN_RECEIVED):
+        send_syn(core, flow)
+    elif may_send_data(conn):
+        core.stats.tcp_timeouts += conn.snd_una != conn.snd_max
+        resend_all(core, flow)
+        if conn.state == TCP_CLOSED:
+            return
+    start_rtx(core, flow, min(conn.rto << conn.backoff, ms(RTO_MAX_MS)))
+
+
+cdef void resend_all(Core core, Flow *flow) noexcept nogil:
+    """Go back to what is not acknowledged and start slowly (RFC 6298 5.4, RFC 5681 3.1)."""
+    cdef TcpConn *conn = &flow.u.tcp
+    conn.flags &= ~<uint32_t>CONN_RTT_TIMED
+    consume_acked(core, flow)
+    conn.snd_nxt = conn.snd_una
+    conn.cwnd = SLOW_START_SEGMENTS * <uint32_t>conn.mss
+    conn.recover = conn.snd_max
+    core.sockets.rewind(flow.fd, conn.snd_una - conn.sock_una)
+    push_data(core, flow, conn.snd_wnd == 0)
+
+
+cdef void finish_turn(Core core, Flow *flow) noexcept nogil:
+    """Once per turn with something new: empty the socket, send data, acknowledge."""
+    cdef TcpConn *conn = &flow.u.tcp
+    consume_acked(core, flow)
+    if conn.rcv_nxt != conn.rcv_acked and flow.fd >= 0 and not conn.flags & CONN_GUEST_FIN:
+        update_window(core, flow)
+    if may_send_data(conn) and has_to_send(conn):
+        push_data(core, flow, False)
+        if conn.state == TCP_CLOSED:
+            return
+    if conn.state == TCP_TIME_WAIT and flow.fd >= 0 and not overflow_len(flow):
+        core.sockets.close(flow.fd)
+        flow.fd = -1
+    settle_acks(core, flow)
+
+
+cdef void settle_acks(Core core, Flow *flow) noexcept nogil:
+    """Send the acknowledgement that is due, or let a small one wait for data to ride on."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t due = conn.rcv_nxt - conn.rcv_acked
+    if conn.state in (TCP_CONNECTING, TCP_SYN_SENT, TCP_CLOSED):
+        return
+    if not conn.flags & CONN_ACK_NOW and (not due or (due < ACK_AT_ONCE and conn.flags & CONN_PUSHED)):
+        if due and not conn.flags & CONN_ACK_DELAYED:
+            conn.flags |= CONN_ACK_DELAYED
+            conn.ack_at = core.now + ms(ACK_DELAY_MS)
+            set_timer(core, flow)
+        return
+    if not send_ack(core, flow) and core.link.blocked:
+        core.flows.add_waiting(flow)

@@ -1,0 +1,461 @@
+"""TCP segments from the guest: new connections, the receiving half, acknowledgements.
+
+Read `tcp_conn` first. In-order payload is not written segment by segment: pieces of one connection
+that follow each other in a batch are gathered and written by one call (`flush_gather`), straight
+from where the link received them. `rcv_nxt` moves when a piece is gathered; what the socket then
+does not take goes to `overflow`, and what does not fit there is given back by moving `rcv_nxt` back,
+before the guest has seen an acknowledgement of it.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+
+from passt.dataplane.core cimport MAX_GATHER, Core, Route
+from passt.dataplane.flow cimport (
+    CONN_ACK_NOW, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED,
+    CONN_WANT_OUT, CONN_WRITE_SHUT, FLOW_TCP, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_CONNECTING,
+    TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT,
+    TCP_TIME_WAIT, Flow, FlowKey, TcpConn,
+)
+from passt.dataplane.headers cimport TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN
+from passt.dataplane.parse cimport IpView, TcpView, split_tcp
+from passt.dataplane.stats cimport (
+    DROP_BAD_PORT, DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, DROP_TCP_ACK, DROP_TCP_FLAGS,
+    DROP_TCP_MEMORY, DROP_TCP_SEQUENCE, VERDICT_OK, Verdict, count,
+)
+from passt.dataplane.sys cimport (
+    EAGAIN, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_TCP, SOCK_STREAM, free, iovec,
+    malloc, memcpy, memset,
+)
+from passt.dataplane.tcp_conn cimport (
+    CWND_OPEN, WATCH_ADD, WATCH_CHANGE, choose_isn, end, ms, overflow_len, reset_both, send_ack, send_reset,
+    send_syn, seq_le, seq_lt, set_state, set_timer, start_rtx, take_syn, update_window, watch,
+)
+from passt.dataplane.tcp_from_sock cimport consume_acked, on_connected, on_rtt, resend_first
+
+cdef enum:
+    # How long a tuple is remembered after our FIN was the first one: the link neither delays nor
+    # reorders by more. A new SYN ends it at once.
+    TIME_WAIT_MS = 2000
+    DUP_ACKS = 3                  # RFC 5681 3.2
+    OVERFLOW_STEP = 65536
+
+
+cdef void on_segment(Core core, const IpView *ip) noexcept nogil:
+    """Take one segment whose IP header is checked."""
+    cdef TcpView tcp
+    cdef FlowKey key
+    cdef Flow *flow
+    cdef Verdict verdict = split_tcp(ip, &tcp)
+    if verdict != VERDICT_OK:
+        count(&core.stats, verdict)
+        return
+    if not tcp.src_port or not tcp.dst_port:
+        count(&core.stats, DROP_BAD_PORT)
+        return
+    memset(&key, 0, sizeof(key))
+    memcpy(key.guest, ip.src, ip.addr_len)
+    memcpy(key.remote, ip.dst, ip.addr_len)
+    key.guest_port = tcp.src_port
+    key.remote_port = tcp.dst_port
+    key.proto = IPPROTO_TCP
+    key.addr_len = ip.addr_len
+    flow = core.flows.find(&key, SIDE_GUEST)
+    if flow != NULL and is_reuse(flow, &tcp):
+        end(core, flow, False)
+        flow = NULL
+    if flow == NULL:
+        if tcp.flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) == TCP_SYN:
+            open_connection(core, ip, &tcp, &key)
+        else:
+            send_reset(core, ip, &tcp)
+    elif flow.u.tcp.state == TCP_SYN_SENT:
+        in_syn_sent(core, flow, ip, &tcp)
+    elif flow.u.tcp.state == TCP_CONNECTING:
+        in_connecting(core, flow, &tcp)
+    else:
+        in_connection(core, flow, ip, &tcp)
+
+
+cdef bint is_reuse(const Flow *flow, const TcpView *tcp) noexcept nogil:
+    """A SYN that opens the tuple of a connection in TIME-WAIT anew (RFC 9293 3.6.1)."""
+    return (flow.u.tcp.state == TCP_TIME_WAIT and tcp.flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN
+            and seq_lt(flow.u.tcp.rcv_nxt - 1, tcp.seq))
+
+
+cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const FlowKey *key) noexcept nogil:
+    """A SYN for a new connection: route it and start to connect."""
+    cdef Flow *flow = core.flows.alloc(FLOW_TCP)
+    cdef Route route
+    cdef int result
+    if flow == NULL:
+        count(&core.stats, DROP_FLOWS_FULL)
+        send_reset(core, ip, tcp)
+        return
+    flow.keys[0] = key[0]
+    if not core.ask_outbound(flow, &route):
+        count(&core.stats, DROP_REFUSED)
+        core.stats.flows_refused += 1
+        core.flows.release(flow)
+        send_reset(core, ip, tcp)
+        return
+    result = core.route_socket(SOCK_STREAM, IPPROTO_TCP, &route)
+    if result < 0:
+        count(&core.stats, DROP_NO_FD if result in (-EMFILE, -ENFILE) else DROP_SOCKET)
+        core.flows.release(flow)
+        send_reset(core, ip, tcp)
+        return
+    flow.fd = result
+    flow.peer = route.peer
+    flow.peer_len = route.peer_len
+    core.flows.insert(flow, SIDE_GUEST)
+    core.stats.flows_tcp += 1
+    core.stats.flows_opened += 1
+    take_syn(core, flow, tcp)
+    flow.u.tcp.cwnd = CWND_OPEN
+    set_state(core, flow, TCP_CONNECTING)
+    result = core.sockets.connect(flow.fd, &flow.peer, flow.peer_len)
+    if result == -EINPROGRESS:
+        watch(core, flow, EPOLLOUT, WATCH_ADD)
+    elif result < 0:
+        reset_both(core, flow)
+    else:
+        watch(core, flow, 0, WATCH_ADD)
+        on_connected(core, flow)
+
+
+cdef void in_syn_sent(Core core, Flow *flow, const IpView *ip, const TcpView *tcp) noexcept nogil:
+    """The guest's answer to our SYN (RFC 9293 3.10.7.3)."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef bint ack_ok = tcp.flags & TCP_ACK and tcp.ack == conn.snd_nxt
+    if tcp.flags & TCP_ACK and not ack_ok:
+        count(&core.stats, DROP_TCP_ACK)
+        send_reset(core, ip, tcp)
+    elif tcp.flags & TCP_RST:
+        if ack_ok:
+            end(core, flow, True)
+        else:
+            count(&core.stats, DROP_TCP_SEQUENCE)
+    elif ack_ok and tcp.flags & TCP_SYN:
+        take_syn(core, flow, tcp)
+        conn.snd_una = tcp.ack
+        conn.sock_una = tcp.ack
+        conn.snd_wl2 = tcp.ack
+        conn.rtx_at = 0
+        conn.retries = 0
+        conn.backoff = 0
+        set_state(core, flow, TCP_ESTABLISHED)
+        update_window(core, flow)
+        conn.flags |= CONN_ACK_NOW | CONN_READABLE
+        core.flows.add_work(flow)
+    else:
+        count(&core.stats, DROP_TCP_FLAGS)
+
+
+cdef void in_connecting(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
+    """The host's socket is not connected yet: the guest may repeat its SYN or give up."""
+    if tcp.flags & TCP_RST and tcp.seq == flow.u.tcp.rcv_nxt:
+        end(core, flow, True)
+    elif not (tcp.flags & TCP_SYN and tcp.seq == flow.u.tcp.irs):
+        count(&core.stats, DROP_TCP_FLAGS)
+
+
+cdef void in_connection(Core core, Flow *flow, const IpView *ip, const TcpView *tcp) noexcept nogil:
+    """SYN-RECEIVED and all later states (RFC 9293 3.10.7.4), in the RFC's order of checks."""
+    cdef TcpConn *conn = &flow.u.tcp
+    if conn.state == TCP_SYN_RECEIVED and tcp.flags & TCP_SYN and tcp.seq == conn.irs:
+        send_syn(core, flow)
+        return
+    if not check_sequence(core, flow, tcp):
+        return
+    if not tcp.flags & TCP_ACK:
+        count(&core.stats, DROP_TCP_FLAGS)
+        return
+    if conn.state == TCP_SYN_RECEIVED:
+        if tcp.ack != conn.snd_nxt:
+            count(&core.stats, DROP_TCP_ACK)
+            send_reset(core, ip, tcp)
+            return
+        conn.rtx_at = 0
+        conn.backoff = 0
+        conn.snd_una = tcp.ack
+        conn.sock_una = tcp.ack
+        conn.snd_wnd = <uint32_t>tcp.window << conn.snd_wscale
+        conn.snd_wl2 = tcp.ack
+        set_state(core, flow, TCP_ESTABLISHED)
+        conn.flags |= CONN_READABLE
+    if not take_ack(core, flow, tcp):
+        return
+    if tcp.payload_len and conn.state != TCP_TIME_WAIT:
+        take_payload(core, flow, tcp)
+    if tcp.flags & TCP_FIN and conn.state != TCP_CLOSED:
+        take_fin(core, flow, tcp)
+    if conn.state != TCP_CLOSED:
+        core.flows.add_work(flow)
+
+
+cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
+    """RFC 9293 3.10.7.4, first to fourth, with the challenge ACKs of RFC 5961 3.2 and 4.2.
+
+    A segment that starts exactly at the right edge passes, as in Linux: it is what a guest sends
+    that has filled the window.
+    """
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t seg_end = tcp.seq + <uint32_t>tcp.payload_len + ((tcp.flags & TCP_FIN) != 0)
+    if seq_lt(seg_end, conn.rcv_nxt) or seq_lt(conn.rcv_adv, tcp.seq):
+        if not tcp.flags & TCP_RST:
+            count(&core.stats, DROP_TCP_SEQUENCE)
+            conn.flags |= CONN_ACK_NOW
+            core.flows.add_work(flow)
+        return False
+    if tcp.flags & TCP_RST:
+        if tcp.seq == conn.rcv_nxt:
+            end(core, flow, True)
+            return False
+        core.stats.tcp_challenge_acks += 1
+        conn.flags |= CONN_ACK_NOW
+        core.flows.add_work(flow)
+        return False
+    if tcp.flags & TCP_SYN:
+        core.stats.tcp_challenge_acks += 1
+        conn.flags |= CONN_ACK_NOW
+        core.flows.add_work(flow)
+        return False
+    return True
+
+
+cdef bint take_ack(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
+    """Fifth: the acknowledgement and the window; False if the segment is to be dropped."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t window = <uint32_t>tcp.window << conn.snd_wscale
+    cdef bint same_window = window == conn.snd_wnd
+    if seq_lt(conn.snd_max, tcp.ack):
+        # It acknowledges what was never sent (RFC 5961 5.2).
+        count(&core.stats, DROP_TCP_ACK)
+        core.stats.tcp_challenge_acks += 1
+        conn.flags |= CONN_ACK_NOW
+        core.flows.add_work(flow)
+        return False
+    if not seq_lt(tcp.ack, conn.snd_una) and (
+            seq_lt(conn.snd_wl1, tcp.seq) or (conn.snd_wl1 == tcp.seq and seq_le(conn.snd_wl2, tcp.ack))):
+        conn.snd_wnd = window
+        conn.snd_wl1 = tcp.seq
+        conn.snd_wl2 = tcp.ack
+    conn.retries = 0              # the guest is there, whatever it says
+    if seq_lt(conn.snd_una, tcp.ack):
+        ack_advances(core, flow, tcp.ack)
+    elif (tcp.ack == conn.snd_una and conn.snd_una != conn.snd_max and same_window and not tcp.payload_len
+            and not tcp.flags & TCP_FIN):
+        core.stats.tcp_duplicate_acks += 1
+        conn.dup_acks += conn.dup_acks < 255
+        if conn.dup_acks == DUP_ACKS and not conn.flags & CONN_RECOVERY:
+            conn.flags |= CONN_RECOVERY
+            conn.recover = conn.snd_max
+            resend_first(core, flow)
+    return True
+
+
+cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
+    """New data is acknowledged: take its time, go on with recovery, follow our FIN."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t gained = ack - conn.snd_una
+    cdef bint fin_acked = conn.flags & CONN_HOST_EOF and ack == conn.fin_seq + 1
+    conn.snd_una = ack
+    if seq_lt(conn.snd_nxt, ack):
+        conn.snd_nxt = ack        # sent before the retransmission moved snd_nxt back
+        consume_acked(core, flow)
+        core.sockets.rewind(flow.fd, 0)
+    conn.backoff = 0
+    conn.dup_acks = 0
+    if conn.flags & CONN_RTT_TIMED and seq_le(conn.rtt_seq, ack):
+        on_rtt(conn, core.now - conn.rtt_start)
+    if conn.cwnd != CWND_OPEN:
+        conn.cwnd = conn.cwnd + gained if conn.cwnd < 1 << 24 else <uint32_t>CWND_OPEN
+    if conn.flags & CONN_RECOVERY:
+        if seq_lt(ack, conn.recover):
+            resend_first(core, flow)          # RFC 6582 3.2, partial acknowledgement
+        else:
+            conn.flags &= ~<uint32_t>CONN_RECOVERY
+    if conn.snd_una == conn.snd_max:
+        conn.rtx_at = 0
+    else:
+        start_rtx(core, flow, conn.rto)
+    if not fin_acked:
+        return
+    if conn.state == TCP_FIN_WAIT_1:
+        set_state(core, flow, TCP_FIN_WAIT_2)
+    elif conn.state == TCP_CLOSING:
+        enter_time_wait(core, flow)
+    elif conn.state == TCP_LAST_ACK:
+        set_state(core, flow, TCP_TIME_WAIT)
+        conn.rtx_at = core.now    # both sides are done: forget it with the next timers
+        set_timer(core, flow)
+
+
+cdef void enter_time_wait(Core core, Flow *flow) noexcept nogil:
+    """Both FINs are exchanged and acknowledged: remember the tuple for a while (RFC 9293 3.6)."""
+    set_state(core, flow, TCP_TIME_WAIT)
+    start_rtx(core, flow, ms(TIME_WAIT_MS))
+
+
+cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
+    """Seventh: gather what is in order; what is not is asked for again at once (RFC 5681 4.2)."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef const uint8_t *data = tcp.payload
+    cdef uint32_t n = <uint32_t>tcp.payload_len
+    cdef uint32_t old
+    if conn.flags & CONN_GUEST_FIN:
+        count(&core.stats, DROP_TCP_FLAGS)
+        return
+    if seq_lt(conn.rcv_nxt, tcp.seq):
+        flush_gather(core)        # the duplicate must name what really is stored
+        count(&core.stats, DROP_TCP_SEQUENCE)
+        if conn.state != TCP_CLOSED:
+            send_ack(core, flow)
+        return
+    old = conn.rcv_nxt - tcp.seq
+    if old >= n:
+        conn.flags |= CONN_ACK_NOW
+        return
+    data += old
+    n = min(n - old, conn.rcv_adv - conn.rcv_nxt)
+    if not n:
+        conn.flags |= CONN_ACK_NOW
+        return
+    if core.gather_flow != flow or core.n_gather == MAX_GATHER:
+        flush_gather(core)
+        core.gather_flow = flow
+    core.gather[core.n_gather].iov_base = <void *>data
+    core.gather[core.n_gather].iov_len = n
+    core.n_gather += 1
+    conn.rcv_nxt += n
+    conn.sock_polls = 0
+    if tcp.flags & TCP_PSH:
+        conn.flags |= CONN_PUSHED
+    else:
+        conn.flags &= ~<uint32_t>CONN_PUSHED
+
+
+cdef void take_fin(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
+    """Eighth: the guest will send no more."""
+    cdef TcpConn *conn = &flow.u.tcp
+    flush_gather(core)
+    if conn.state == TCP_CLOSED:
+        return
+    conn.flags |= CONN_ACK_NOW
+    if conn.flags & CONN_GUEST_FIN or tcp.seq + <uint32_t>tcp.payload_len != conn.rcv_nxt:
+        return                    # repeated, or something before it is missing
+    conn.flags |= CONN_GUEST_FIN
+    conn.rcv_nxt += 1
+    if seq_lt(conn.rcv_adv, conn.rcv_nxt):
+        conn.rcv_adv = conn.rcv_nxt
+    if not drain_overflow(core, flow):
+        return
+    if conn.state == TCP_ESTABLISHED:
+        set_state(core, flow, TCP_CLOSE_WAIT)
+    elif conn.state == TCP_FIN_WAIT_1:
+        set_state(core, flow, TCP_CLOSING)
+    elif conn.state == TCP_FIN_WAIT_2:
+        enter_time_wait(core, flow)
+
+
+cdef void flush_gather(Core core) noexcept nogil:
+    """Write the gathered pieces to their socket; keep or give back what it does not take."""
+    cdef Flow *flow = core.gather_flow
+    cdef size_t n = core.n_gather
+    cdef size_t i
+    cdef size_t total = 0
+    cdef ssize_t sent
+    if flow == NULL:
+        return
+    core.gather_flow = NULL
+    core.n_gather = 0
+    for i in range(n):
+        total += core.gather[i].iov_len
+    if overflow_len(flow):
+        sent = 0                  # what came earlier goes first
+    else:
+        sent = core.sockets.send(flow.fd, core.gather, n)
+        if sent < 0 and sent in (-EAGAIN, -ENOBUFS, -ENOMEM):
+            sent = 0
+        if sent < 0:
+            # The remote reset the connection, or does not read any more (EPIPE).
+            flow.u.tcp.rcv_nxt -= <uint32_t>total
+            reset_both(core, flow)
+            return
+    if <size_t>sent < total:
+        core.stats.tcp_short_writes += 1
+        keep_rest(core, flow, core.gather, n, <size_t>sent, total)
+
+
+cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t sent, size_t total) noexcept nogil:
+    """Store what a short write left over; the guest has to send again what finds no room."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t held = overflow_len(flow)
+    cdef uint32_t need = held + <uint32_t>(total - sent)
+    cdef uint32_t size
+    cdef uint8_t *larger
+    cdef size_t i, skip, length
+    if conn.overflow_end + (total - sent) > conn.overflow_size:
+        size = (need + OVERFLOW_STEP - 1) // OVERFLOW_STEP * OVERFLOW_STEP
+        larger = NULL
+        if size <= core.pool_left + conn.overflow_size:
+            larger = <uint8_t *>malloc(size)
+        if larger == NULL:
+            count(&core.stats, DROP_TCP_MEMORY)
+            conn.rcv_nxt -= <uint32_t>(total - sent)
+            conn.flags |= CONN_ACK_NOW
+            watch_out(core, flow)
+            return
+        if held:
+            memcpy(larger, conn.overflow + conn.overflow_start, held)
+        core.pool_left += conn.overflow_size
+        core.pool_left -= size
+        free(conn.overflow)
+        conn.overflow = larger
+        conn.overflow_size = size
+        conn.overflow_start = 0
+        conn.overflow_end = held
+    skip = sent
+    for i in range(n):
+        length = pieces[i].iov_len
+        if skip >= length:
+            skip -= length
+            continue
+        memcpy(conn.overflow + conn.overflow_end, <uint8_t *>pieces[i].iov_base + skip, length - skip)
+        conn.overflow_end += <uint32_t>(length - skip)
+        skip = 0
+    watch_out(core, flow)
+
+
+cdef void watch_out(Core core, Flow *flow) noexcept nogil:
+    flow.u.tcp.flags |= CONN_WANT_OUT
+    watch(core, flow, EPOLLOUT, WATCH_CHANGE)
+
+
+cdef bint drain_overflow(Core core, Flow *flow) noexcept nogil:
+    """Write what is kept, then pass a FIN on; False if the connection was reset over it."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef iovec piece
+    cdef ssize_t sent
+    while overflow_len(flow):
+        piece.iov_base = conn.overflow + conn.overflow_start
+        piece.iov_len = overflow_len(flow)
+        sent = core.sockets.send(flow.fd, &piece, 1)
+        if sent < 0:
+            if sent in (-EAGAIN, -ENOBUFS, -ENOMEM):
+                watch_out(core, flow)
+                return True
+            reset_both(core, flow)
+            return False
+        conn.overflow_start += <uint32_t>sent
+    if conn.overflow != NULL:
+        free(conn.overflow)
+        core.pool_left += conn.overflow_size
+        conn.overflow = NULL
+        conn.overflow_size = 0
+        conn.overflow_start = 0
+        conn.overflow_end = 0
+    if conn.flags & CONN_GUEST_FIN and not conn.flags & CONN_WRITE_SHUT:
+        conn.flags |= CONN_WRITE_SHUT
+        core.sockets.shut_write(flow.fd)
+    return True
