@@ -12,7 +12,7 @@ under -g. It decides on the interface, too, so that gateway and addresses belong
 from __future__ import annotations
 
 import socket
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
 from passt.errors import ConfigError, HostError
@@ -89,7 +89,7 @@ def _probe_family(rtnetlink: RtnlSocket, family: int, ifname: str | None) -> Fam
         addresses=tuple(_interface_address(address, payload) for address, payload in addresses),
         routes=tuple(_route(route, hop, payload) for route, payload in routes
                      if (hop := preferred_hop(route, link.ifindex))),
-        address=None if chosen is None else _ip(chosen.address),
+        address=None if chosen is None else rtnl.ip_address(chosen.address),
         prefix_len=0 if chosen is None else chosen.prefix_len,
         gateway=_gateway([route for route, _ in routes], link.ifindex),
         link_local=_link_local([address for address, _ in addresses]) if family == AF_INET6 else None,
@@ -148,15 +148,15 @@ def _gateway(routes: list[RouteMessage], ifindex: int) -> IPAddress | None:
         if route.prefix_len == 0:
             hop = preferred_hop(route, ifindex)
             if hop is not None and hop.gateway is not None:
-                return _ip(hop.gateway)
+                return rtnl.ip_address(hop.gateway)
     return None
 
 
 def choose_address(addresses: list[AddressMessage]) -> AddressMessage | None:
-    """Choose the longest prefix, first among equals; not deprecated, IPv6 beyond the link only."""
+    """Choose the longest prefix, first among equals; none deprecated, duplicate or (IPv6) of the link only."""
     best = None
     for address in addresses:
-        if address.flags & AddressFlag.DEPRECATED:
+        if address.flags & (AddressFlag.DEPRECATED | AddressFlag.DADFAILED):
             continue
         if address.family == AF_INET6 and address.scope >= Scope.LINK:
             continue
@@ -173,19 +173,21 @@ def _link_local(addresses: list[AddressMessage]) -> IPv6Address | None:
     return None if best is None else IPv6Address(best.address)
 
 
-def _ip(packed: bytes) -> IPAddress:
-    return IPv4Address(packed) if len(packed) == rtnl.ADDRESS_LEN[AF_INET] else IPv6Address(packed)
-
-
 def _interface_address(address: AddressMessage, payload: bytes) -> InterfaceAddress:
-    return InterfaceAddress(_ip(address.address), address.prefix_len, address.scope, address.flags, payload)
+    return InterfaceAddress(
+        address=rtnl.ip_address(address.address),
+        prefix_len=address.prefix_len,
+        scope=address.scope,
+        flags=address.flags,
+        message=payload,
+    )
 
 
 def _route(route: RouteMessage, hop: NextHop, payload: bytes) -> Route:
     return Route(
-        destination=_ip(route.destination),
+        destination=rtnl.ip_address(route.destination),
         prefix_len=route.prefix_len,
-        gateway=None if hop.gateway is None else _ip(hop.gateway),
+        gateway=None if hop.gateway is None else rtnl.ip_address(hop.gateway),
         priority=route.priority,
         ifindex=hop.ifindex,
         message=payload,

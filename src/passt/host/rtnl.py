@@ -19,6 +19,7 @@ Attributes that we do not know are skipped in reading and kept, byte for byte, i
 from __future__ import annotations
 
 from enum import IntEnum
+from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +27,8 @@ from passt.errors import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
+
+    from passt.model import IPAddress
 
 ALIGNMENT = 4
 AF_INET, AF_INET6 = 2, 10
@@ -67,6 +70,7 @@ class MessageFlag(IntEnum):
     ACK = 0x04
     DUMP_INTERRUPTED = 0x10
     CAPPED = 0x100
+    REPLACE = 0x100
     ACK_TLVS = 0x200
     DUMP = 0x300
     EXCL = 0x200
@@ -312,6 +316,11 @@ def _need_prefix_len(prefix_len: int, family: int) -> None:
         raise HostError(f"rtnetlink: prefix length {prefix_len} for address family {family}")
 
 
+def ip_address(packed: bytes) -> IPAddress:
+    """Make an address object of 4 or 16 bytes."""
+    return IPv4Address(packed) if len(packed) == ADDRESS_LEN[AF_INET] else IPv6Address(packed)
+
+
 def family_of(payload: bytes) -> int:
     """Tell the address family of any rtnetlink payload: its first byte; 0 if there is none."""
     return payload[0] if payload else 0
@@ -461,13 +470,19 @@ def get_routes(family: int, table: int = RT_TABLE_MAIN) -> bytes:
 
 def set_route(ifindex: int, *, family: int, destination: bytes = b"", gateway: bytes | None = None,
               scope: int = Scope.UNIVERSE) -> bytes:
-    """Payload of RTM_NEWROUTE: to host *destination*, or the default route if that is empty."""
+    """Payload of RTM_NEWROUTE: to host *destination*, or the default route if that is empty.
+
+    A *gateway* of the other family (IPv4 over IPv6) becomes RTA_VIA.
+    """
     parts = [_ROUTE.pack(family, 8 * len(destination), 0, 0, RT_TABLE_MAIN, RouteProtocol.BOOT, scope,
                          RouteType.UNICAST, 0)]
     if destination:
         parts.append(attribute(RouteAttribute.DST, destination))
-    if gateway is not None:
+    if gateway is not None and len(gateway) == ADDRESS_LEN[family]:
         parts.append(attribute(RouteAttribute.GATEWAY, gateway))
+    elif gateway is not None:
+        via_family = AF_INET if len(gateway) == ADDRESS_LEN[AF_INET] else AF_INET6
+        parts.append(attribute(RouteAttribute.VIA, _U16.pack(via_family) + gateway))
     parts.append(attribute(RouteAttribute.OIF, _U32.pack(ifindex)))
     return b"".join(parts)
 
