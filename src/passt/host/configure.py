@@ -182,7 +182,8 @@ class _Tap:
         usable = [(entry, payload) for entry, payload in _parsed_addresses(family) if _is_usable(entry)]
         if usable:
             host_prefix_routes = _host_prefix_routes(family.copied_routes)
-            for entry, payload in usable:
+            # The kernel lists IPv4 addresses in the order in which they came, IPv6 ones in the reverse.
+            for entry, payload in (reversed(usable) if number == AF_INET6 else usable):
                 self._copy_address(entry, payload, host_prefix_routes if family.copied_routes else None)
         elif family.address is not None:
             prefix_len, flags = ((_IP6_SINGLE_PREFIX_LEN, AddressFlag.NODAD) if number == AF_INET6

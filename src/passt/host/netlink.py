@@ -140,7 +140,7 @@ class RtnlSocket:
         try:
             ifindex = socket.if_nametoindex(ifname)
         except OSError as error:
-            raise HostError(f"cannot find interface {ifname}: {error.strerror}") from error
+            raise HostError(f"there is no interface {ifname} in this network namespace") from error
         what = f"cannot read interface {ifname}"
         self._send(what, [Request(MessageType.GETLINK, 0, rtnl.get_link(ifindex))])
         for reply in self._replies(what, self._sequence, self._sequence):

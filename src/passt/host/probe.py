@@ -100,7 +100,7 @@ def _name_of(ifindex: int) -> str:
     try:
         return socket.if_indextoname(ifindex)
     except OSError as error:
-        raise HostError(f"interface {ifindex}, which has a route, went away: {error.strerror}") from error
+        raise HostError(f"interface {ifindex}, to which a route leads, went away") from error
 
 
 def _read_routes(rtnetlink: RtnlSocket, family: int) -> list[tuple[RouteMessage, bytes]]:
@@ -153,7 +153,7 @@ def _gateway(routes: list[RouteMessage], ifindex: int) -> IPAddress | None:
 
 
 def choose_address(addresses: list[AddressMessage]) -> AddressMessage | None:
-    """Choose the longest prefix, first among equals; none deprecated, duplicate or (IPv6) of the link only."""
+    """Choose the longest prefix, first among equals; none deprecated, duplicate, or link-local IPv6."""
     best = None
     for address in addresses:
         if address.flags & (AddressFlag.DEPRECATED | AddressFlag.DADFAILED):
