@@ -1,0 +1,323 @@
+"""Set up interfaces inside the target namespace: `lo` and, with --config-net, the tap.
+
+Theory of operation. The caller is in the target namespace and holds the tap's descriptor open, so
+that the interface has a carrier: without one the kernel would make no link-local address. Order:
+
+1. hardware address, transmit queue, MTU, then the link comes up;
+2. addresses of both families, each with duplicate address detection off, since a command that is
+   started at once could not use an address that is still being tested for a second;
+3. routes of both families: those on the link first, those through a gateway after them, as the kernel
+   takes a gateway only if it is reachable already.
+
+The link-local address. While a link comes up, the kernel makes one and tests it; it stays tentative
+for up to a second even if IFF_NOARP is set meanwhile or IFA_F_NODAD afterwards (Linux 6.18). So the
+kernel's own generation is off while the link comes up, and we add the same address (RFC 4291,
+appendix A) with IFA_F_NODAD. An administrator's other choice, stable-privacy or none, is left alone.
+
+Prefix routes. The kernel adds a route to the prefix of each address. Where all routes are copied and
+the host has no such route (DHCP clients replace it by one with a metric), it must not appear here
+either: the address then gets IFA_F_NOPREFIXROUTE. A copied route that the kernel has made already
+is refused with EEXIST, which is what we want: each route is there once, as on the host.
+"""
+
+from __future__ import annotations
+
+from errno import EEXIST, EHOSTUNREACH, ENETUNREACH
+from ipaddress import IPv6Address
+from typing import TYPE_CHECKING, NamedTuple
+
+from passt.errors import HostError
+from passt.host import rtnl
+from passt.host.netlink import KernelRefusalError, Request, RtnlSocket, reason
+from passt.host.rtnl import (
+    AF_INET,
+    AF_INET6,
+    AddressFlag,
+    AddressMode,
+    InterfaceFlag,
+    MessageFlag,
+    MessageType,
+    RouteProtocol,
+    Scope,
+)
+
+if TYPE_CHECKING:
+    from passt.host.rtnl import AddressMessage
+    from passt.model import GuestFamily, GuestNet, IPAddress, Route
+
+LOOPBACK_NAME = "lo"
+
+TX_QUEUE_LEN = 4096
+
+IP6_MIN_MTU = 1280
+_IP6_SINGLE_PREFIX_LEN = 64
+# The metric that the kernel gives to IPv6 routes of its own, IP6_RT_PRIO_ADDRCONF.
+_IP6_PREFIX_METRIC = 256
+_CREATE_NEW = MessageFlag.CREATE | MessageFlag.EXCL
+# The gateway is not reachable (yet).
+_NO_WAY = frozenset({ENETUNREACH, EHOSTUNREACH})
+_MAX_ROUTE_WARNINGS = 4
+
+
+class TapFacts(NamedTuple):
+    """The tap after its set-up; *warnings* are whole sentences for the log.
+
+    *link_local* is None without --config-net or without IPv6 in the namespace.
+    """
+
+    mac: bytes
+    link_local: IPv6Address | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class PrefixRoute(NamedTuple):
+    """What tells the kernel's prefix routes of one interface apart: masked network, length, metric."""
+
+    network: bytes
+    prefix_len: int
+    priority: int
+
+
+def bring_lo_up() -> None:
+    """Bring up the loopback interface of the current namespace; raises HostError."""
+    with RtnlSocket() as rtnetlink:
+        ifindex = rtnetlink.get_link(LOOPBACK_NAME).ifindex
+        payload = rtnl.set_link(ifindex, flags=InterfaceFlag.UP, change=InterfaceFlag.UP)
+        rtnetlink.request("cannot bring up lo in the namespace", MessageType.NEWLINK, payload)
+
+
+def configure(ifname: str, guest: GuestNet, config_net: bool) -> TapFacts:
+    """Set up the tap *ifname* of the current namespace; addresses and routes only if *config_net*.
+
+    Raises HostError that says what could not be set and why. What the namespace cannot have, but need
+    not (IPv6 where it is disabled, an MTU beyond the driver's limit), is told in the result's warnings.
+    """
+    with RtnlSocket() as rtnetlink:
+        tap = _Tap(rtnetlink, ifname)
+        if guest.ns_mac is not None:
+            tap.set_link(f"cannot set --ns-mac-addr {guest.ns_mac.hex(':')} on {ifname}", mac=guest.ns_mac)
+        tap.try_set_link(f"cannot set the queue length of {ifname}", txqueuelen=TX_QUEUE_LEN)
+        if not config_net:
+            return TapFacts(rtnetlink.get_link(ifname).mac, None, tuple(tap.warnings))
+        if guest.mtu is not None:
+            tap.try_set_link(f"cannot set --mtu {guest.mtu} on {ifname}", mtu=guest.mtu)
+        has_ip6 = tap.bring_up(guest)
+        families = {AF_INET: guest.ip4, AF_INET6: guest.ip6 if has_ip6 else None}
+        wanted = {number: family for number, family in families.items() if family is not None}
+        for number, family in wanted.items():
+            tap.add_addresses(number, family)
+        tap.copy_routes(list(wanted.values()))
+        for number, family in wanted.items():
+            tap.add_default_route(number, family)
+        return TapFacts(
+            mac=rtnetlink.get_link(ifname).mac,
+            link_local=tap.link_local() if has_ip6 else None,
+            warnings=tuple(tap.warnings),
+        )
+
+
+class _Tap:
+    """The interface being set up, and what went wrong without being fatal."""
+
+    def __init__(self, rtnetlink: RtnlSocket, ifname: str) -> None:
+        self._rtnetlink = rtnetlink
+        self._ifname = ifname
+        self._ifindex = rtnetlink.get_link(ifname).ifindex
+        # Own addresses, packed: possible preferred sources of routes.
+        self._sources: set[bytes] = set()
+        self._prefix_routes: set[PrefixRoute] = set()
+        self.warnings: list[str] = []
+
+    def set_link(self, what: str, *, up: bool = False, mtu: int | None = None, mac: bytes | None = None,
+                 txqueuelen: int | None = None, ip6_mode: int | None = None) -> None:
+        """Change the link; raises HostError that begins with *what*."""
+        flags = InterfaceFlag.UP if up else 0
+        payload = rtnl.set_link(self._ifindex, flags=flags, change=flags, mtu=mtu, mac=mac,
+                                txqueuelen=txqueuelen, ip6_mode=ip6_mode)
+        self._rtnetlink.request(what, MessageType.NEWLINK, payload)
+
+    def try_set_link(self, what: str, *, mtu: int | None = None, txqueuelen: int | None = None) -> None:
+        """Change what the link can do without; a refusal is a warning."""
+        try:
+            self.set_link(what, mtu=mtu, txqueuelen=txqueuelen)
+        except KernelRefusalError as error:
+            self.warnings.append(str(error))
+
+    def bring_up(self, guest: GuestNet) -> bool:
+        """Bring the link up; return whether IPv6 is wanted and the namespace has it."""
+        what = f"cannot bring up {self._ifname}"
+        link = self._rtnetlink.get_link(self._ifname)
+        lack = _lack_of_ip6(link)
+        if guest.ip6 is None or lack is not None:
+            self.set_link(what, up=True)
+            if guest.ip6 is not None:
+                self._warn_no_ip6(guest, f"{lack}")
+            return False
+        if link.ip6_mode != AddressMode.EUI64:
+            self.set_link(what, up=True)
+            return True
+        self.set_link(what, ip6_mode=AddressMode.NONE)
+        self.set_link(what, up=True)
+        payload = rtnl.set_address(self._ifindex, link_local_address(link.mac).packed, _IP6_SINGLE_PREFIX_LEN,
+                                   AddressFlag.NODAD, Scope.LINK)
+        self._rtnetlink.request(f"cannot set the link-local address of {self._ifname}", MessageType.NEWADDR,
+                                payload, MessageFlag.CREATE | MessageFlag.REPLACE)
+        self.set_link(what, ip6_mode=link.ip6_mode)
+        return True
+
+    def _warn_no_ip6(self, guest: GuestNet, lack: str) -> None:
+        if guest.ip4 is None:
+            raise HostError(f"cannot set up {self._ifname}: only IPv6 is wanted, but {lack}")
+        self.warnings.append(f"no IPv6 on {self._ifname}: {lack}")
+
+    def link_local(self) -> IPv6Address | None:
+        """Read the link-local address, the kernel's or ours."""
+        for address, _ in self._rtnetlink.get_addresses(AF_INET6, self._ifindex):
+            if address.scope == Scope.LINK:
+                return IPv6Address(address.address)
+        return None
+
+    def add_addresses(self, number: int, family: GuestFamily) -> None:
+        """Add the copied addresses that the host itself can use beyond the link, else the single one."""
+        usable = [(entry, payload) for entry, payload in _parsed_addresses(family) if _is_usable(entry)]
+        if usable:
+            host_prefix_routes = _host_prefix_routes(family.copied_routes)
+            # The kernel lists IPv4 addresses in the order in which they came, IPv6 ones in the reverse.
+            for entry, payload in (reversed(usable) if number == AF_INET6 else usable):
+                self._copy_address(entry, payload, host_prefix_routes if family.copied_routes else None)
+        elif family.address is not None:
+            prefix_len, flags = ((_IP6_SINGLE_PREFIX_LEN, AddressFlag.NODAD) if number == AF_INET6
+                                 else (family.prefix_len, 0))
+            payload = rtnl.set_address(self._ifindex, family.address.packed, prefix_len, flags)
+            self._add_address(rtnl.parse_address(payload), payload, _CREATE_NEW)
+
+    def _copy_address(self, entry: AddressMessage, payload: bytes,
+                      host_prefix_routes: set[PrefixRoute] | None) -> None:
+        """Copy one address; *host_prefix_routes* None: no routes are copied, so the kernel must make them."""
+        prefix_route = prefix_route_of(entry)
+        is_unrouted = host_prefix_routes is not None and (
+            bool(entry.flags & AddressFlag.NOPREFIXROUTE)
+            or (prefix_route is not None and prefix_route not in host_prefix_routes))
+        payload = rtnl.retarget_address(payload, self._ifindex, no_prefix_route=is_unrouted)
+        self._add_address(rtnl.parse_address(payload), payload, MessageFlag.CREATE)
+
+    def _add_address(self, entry: AddressMessage, payload: bytes, flags: int) -> None:
+        text = f"{rtnl.ip_address(entry.address)}/{entry.prefix_len}"
+        self._rtnetlink.request(f"cannot set address {text} on {self._ifname}", MessageType.NEWADDR, payload,
+                                flags)
+        self._sources.add(entry.address)
+        prefix_route = prefix_route_of(entry)
+        if prefix_route is not None and not entry.flags & AddressFlag.NOPREFIXROUTE:
+            self._prefix_routes.add(prefix_route)
+
+    def copy_routes(self, families: list[GuestFamily]) -> None:
+        """Copy routes until all are there or no pass brings one more; those left over are warned of."""
+        pending = sorted(((route, request) for family in families for route in family.copied_routes
+                          if (request := self._copied_route(route)) is not None),
+                         key=lambda entry: entry[0].gateway is not None)
+        while pending:
+            outcomes = self._rtnetlink.request_all(f"cannot copy routes to {self._ifname}",
+                                                   [request for _, request in pending])
+            unreached = [(entry, outcome) for entry, outcome in zip(pending, outcomes, strict=True)
+                         if self._is_unreached(entry[0], outcome)]
+            if len(unreached) == len(pending):
+                self._warn_routes([(route, outcome) for (route, _), outcome in unreached])
+                return
+            pending = [entry for entry, _ in unreached]
+
+    def _is_unreached(self, route: Route, outcome: rtnl.Outcome) -> bool:
+        """Tell whether a route awaits another one; raises HostError if it was refused for good."""
+        if outcome.errno in _NO_WAY:
+            return True
+        if outcome.errno not in {0, EEXIST}:
+            raise HostError(f"cannot set {_route_text(route)} on {self._ifname}: {reason(outcome)}")
+        return False
+
+    def _warn_routes(self, unreached: list[tuple[Route, rtnl.Outcome]]) -> None:
+        self.warnings += [f"cannot set {_route_text(route)} on {self._ifname}: {reason(outcome)}"
+                          for route, outcome in unreached[:_MAX_ROUTE_WARNINGS]]
+        if len(unreached) > _MAX_ROUTE_WARNINGS:
+            self.warnings.append(f"cannot set {len(unreached) - _MAX_ROUTE_WARNINGS} more routes "
+                                 f"on {self._ifname} either")
+
+    def _copied_route(self, route: Route) -> Request | None:
+        """Make the request for one route; None if the kernel has made the same route for our address."""
+        payload = rtnl.retarget_route(route.message, route.ifindex, self._ifindex, self._sources)
+        if payload is None:
+            return None
+        found = _host_prefix_routes((route,))
+        # Without its preferred source, a route that leads to our own prefix would be a second one.
+        if found <= self._prefix_routes and found and rtnl.parse_route(payload).source is None:
+            return None
+        # IPv4 allows routes that differ in the next hop only, and APPEND keeps their order; in IPv6
+        # they are hops of one route, for which APPEND means something else.
+        append = MessageFlag.APPEND if route.destination.version == 4 else 0
+        return Request(MessageType.NEWROUTE, MessageFlag.CREATE | append, payload)
+
+    def add_default_route(self, number: int, family: GuestFamily) -> None:
+        """Where no routes are copied: lead everything to the gateway, which may be outside the prefix."""
+        if family.copied_routes or family.gateway is None:
+            return
+        gateway = family.gateway
+        what = f"cannot set the default route via {gateway} on {self._ifname}"
+        default = rtnl.set_route(self._ifindex, family=number, gateway=gateway.packed)
+        try:
+            self._rtnetlink.request(what, MessageType.NEWROUTE, default, _CREATE_NEW)
+        except KernelRefusalError as error:
+            if error.errno not in _NO_WAY:
+                raise
+            self._add_gateway_route(gateway)
+            self._rtnetlink.request(what, MessageType.NEWROUTE, default, _CREATE_NEW)
+
+    def _add_gateway_route(self, gateway: IPAddress) -> None:
+        is_ip6 = gateway.version == 6
+        payload = rtnl.set_route(self._ifindex, family=AF_INET6 if is_ip6 else AF_INET,
+                                 destination=gateway.packed, scope=Scope.UNIVERSE if is_ip6 else Scope.LINK)
+        self._rtnetlink.request(f"cannot set a route to the gateway {gateway} on {self._ifname}",
+                                MessageType.NEWROUTE, payload, MessageFlag.CREATE)
+
+
+def link_local_address(mac: bytes) -> IPv6Address:
+    """Form the link-local address of *mac*, 6 bytes: modified EUI-64, RFC 4291 appendix A."""
+    return IPv6Address(bytes([0xFE, 0x80, 0, 0, 0, 0, 0, 0, mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:])
+
+
+def prefix_route_of(address: AddressMessage) -> PrefixRoute | None:
+    """Tell which route the kernel makes for *address* unless told not to; none for an IPv4 host address."""
+    bits = 8 * len(address.network)
+    if address.family == AF_INET and address.prefix_len == bits and address.network == address.address:
+        return None
+    host_bits = bits - address.prefix_len
+    network = (int.from_bytes(address.network, "big") >> host_bits << host_bits).to_bytes(bits // 8, "big")
+    priority = address.priority or (_IP6_PREFIX_METRIC if address.family == AF_INET6 else 0)
+    return PrefixRoute(network, address.prefix_len, priority)
+
+
+def _host_prefix_routes(routes: tuple[Route, ...]) -> set[PrefixRoute]:
+    """Pick the routes that look like the kernel's own."""
+    return {PrefixRoute(route.destination.packed, route.prefix_len, route.priority) for route in routes
+            if route.gateway is None and rtnl.parse_route(route.message).protocol == RouteProtocol.KERNEL}
+
+
+def _parsed_addresses(family: GuestFamily) -> list[tuple[AddressMessage, bytes]]:
+    return [(rtnl.parse_address(entry.message), entry.message) for entry in family.copied_addresses]
+
+
+def _is_usable(entry: AddressMessage) -> bool:
+    return entry.scope < Scope.LINK and not entry.flags & (AddressFlag.DEPRECATED | AddressFlag.DADFAILED)
+
+
+def _lack_of_ip6(link: rtnl.LinkMessage) -> str | None:
+    """Say why an interface has no IPv6; None if it has."""
+    if link.ip6_disabled is None and link.mtu < IP6_MIN_MTU:
+        return f"its MTU is {link.mtu}, and IPv6 needs {IP6_MIN_MTU} (RFC 8200, section 5)"
+    if link.ip6_disabled is None:
+        return "the kernel has no IPv6"
+    if link.ip6_disabled:
+        return f"net.ipv6.conf.{link.name}.disable_ipv6 is 1 in the namespace"
+    return None
+
+
+def _route_text(route: Route) -> str:
+    via = "" if route.gateway is None else f" via {route.gateway}"
+    return f"route {route.destination}/{route.prefix_len}{via}"

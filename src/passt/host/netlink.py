@@ -1,0 +1,223 @@
+"""A rtnetlink socket: requests to the kernel and dumps of its tables.
+
+Theory of operation. The socket belongs to the network namespace in which it was opened, for good.
+The kernel handles a request within send(), so the replies wait in the socket when send() returns;
+we read until the reply that ends the request and hold no other state than the sequence number.
+
+* A dump is a run of datagrams, each with many messages, ended by NLMSG_DONE, which also carries an
+  error (a table that does not exist: ENOENT). The kernel makes a further datagram as we read one, so
+  a table of any size needs one buffer only. Entries may change between two datagrams: it then sets
+  NLM_F_DUMP_INTR somewhere, and the whole dump is worth nothing and is taken again.
+* Requests that change something end in NLMSG_ERROR, with errno 0 if they ask for an acknowledgement.
+  Many of them may share a datagram; without NLM_F_ACK only those that fail are answered.
+* NETLINK_GET_STRICT_CHK (4.20) makes the kernel filter dumps by interface and table; an older one
+  returns more, so callers filter as well. NETLINK_EXT_ACK (4.12) adds the kernel's explanation to
+  errors, NETLINK_CAP_ACK (4.3) leaves the quoted request out of them. None is needed to work.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from errno import ENOENT
+from typing import TYPE_CHECKING, NamedTuple
+
+from passt.errors import HostError
+from passt.host import rtnl
+from passt.host.rtnl import MessageFlag, MessageType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from types import TracebackType
+    from typing import Self, TypeVar
+
+    T = TypeVar("T")
+
+# linux/netlink.h; the socket module has none of them.
+_SOL_NETLINK = 270
+_NETLINK_CAP_ACK = 10
+_NETLINK_EXT_ACK = 11
+_NETLINK_GET_STRICT_CHK = 12
+
+# A dump datagram is 32 KiB at most and one message of any kind far below that.
+_BUFFER_LEN = 64 * 1024
+# Errors of one batch wait in the receive buffer together, at about 1 KiB of it each; 212,992 bytes,
+# the default, hold them all.
+_BATCH = 64
+_BATCH_LEN = 32 * 1024
+_DUMP_ATTEMPTS = 16
+
+
+class KernelRefusalError(HostError):
+    """The kernel answered a request with *errno*; *reason* is its text."""
+
+    def __init__(self, what: str, outcome: rtnl.Outcome) -> None:
+        self.errno = outcome.errno
+        self.reason = reason(outcome)
+        super().__init__(f"{what}: {self.reason}")
+
+
+class Request(NamedTuple):
+    """One change: RTM_NEW* type, NLM_F_* flags beside REQUEST and ACK, payload."""
+
+    type: int
+    flags: int
+    payload: bytes
+
+
+def reason(outcome: rtnl.Outcome) -> str:
+    """Word an error: errno's text and, in brackets, what the kernel adds to it."""
+    text = os.strerror(outcome.errno)
+    return f"{text} ({outcome.text})" if outcome.text else text
+
+
+class RtnlSocket:
+    """A rtnetlink socket of the current network namespace; a context manager.
+
+    *strict* False does without filtered dumps, as on kernels before 4.20.
+    """
+
+    def __init__(self, *, strict: bool = True) -> None:
+        self._sequence = 0
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC,
+                                         socket.NETLINK_ROUTE)
+        except OSError as error:
+            raise HostError(f"cannot open a rtnetlink socket: {error.strerror}") from error
+        options = [_NETLINK_CAP_ACK, _NETLINK_EXT_ACK]
+        if strict:
+            options.append(_NETLINK_GET_STRICT_CHK)
+        for option in options:
+            try:
+                self._socket.setsockopt(_SOL_NETLINK, option, 1)
+            except OSError:
+                continue
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket; no other method may be called afterwards."""
+        self._socket.close()
+
+    def dump(self, what: str, message_type: int, payload: bytes, parse: Callable[[bytes], T]) -> list[T]:
+        """Read a table: *parse* applied to the payloads of the family asked for.
+
+        A kernel without that family answers with the others' entries, which are left out here; a table
+        that does not exist is empty. Raises HostError, which names *what* was being read.
+        """
+        family = rtnl.family_of(payload)
+        for _ in range(_DUMP_ATTEMPTS):
+            found = self._dump_once(what, message_type, payload)
+            if found is not None:
+                return [parse(entry) for entry in found if rtnl.family_of(entry) == family]
+        raise HostError(f"cannot read {what}: it changed during each of {_DUMP_ATTEMPTS} attempts")
+
+    def _dump_once(self, what: str, message_type: int, payload: bytes) -> list[bytes] | None:
+        """Take a dump; None if it was interrupted by a change."""
+        doing = f"cannot read {what}"
+        self._send(doing, [Request(message_type, MessageFlag.DUMP, payload)])
+        found = []
+        is_interrupted = False
+        for reply in self._replies(doing, self._sequence, self._sequence):
+            is_interrupted = is_interrupted or bool(reply.flags & MessageFlag.DUMP_INTERRUPTED)
+            if reply.type in {MessageType.DONE, MessageType.ERROR}:
+                outcome = rtnl.parse_outcome(reply)
+                if outcome.errno == ENOENT:
+                    return []
+                if outcome.errno:
+                    raise KernelRefusalError(doing, outcome)
+                break
+            found.append(reply.payload)
+        return None if is_interrupted else found
+
+    def get_link(self, ifname: str) -> rtnl.LinkMessage:
+        """Read one interface, found by its name or an alternative name."""
+        try:
+            ifindex = socket.if_nametoindex(ifname)
+        except OSError as error:
+            raise HostError(f"there is no interface {ifname} in this network namespace") from error
+        what = f"cannot read interface {ifname}"
+        self._send(what, [Request(MessageType.GETLINK, 0, rtnl.get_link(ifindex))])
+        for reply in self._replies(what, self._sequence, self._sequence):
+            if reply.type == MessageType.NEWLINK:
+                return rtnl.parse_link(reply.payload)
+            if reply.type == MessageType.ERROR:
+                raise KernelRefusalError(what, rtnl.parse_outcome(reply))
+        raise HostError(f"{what}: no answer")
+
+    def get_addresses(self, family: int, ifindex: int) -> list[tuple[rtnl.AddressMessage, bytes]]:
+        """Read the addresses of one interface, with their payloads, in the kernel's order."""
+        found = self.dump("addresses", MessageType.GETADDR, rtnl.get_addresses(family, ifindex),
+                          lambda payload: (rtnl.parse_address(payload), payload))
+        return [entry for entry in found if entry[0].ifindex == ifindex]
+
+    def request(self, what: str, message_type: int, payload: bytes, flags: int = 0) -> None:
+        """Make one change; raises KernelRefusalError that begins with *what* ("cannot ...")."""
+        outcome = self.request_all(what, [Request(message_type, flags, payload)])[0]
+        if outcome.errno:
+            raise KernelRefusalError(what, outcome)
+
+    def request_all(self, what: str, requests: Sequence[Request]) -> list[rtnl.Outcome]:
+        """Make many changes, in order, each whatever became of the others; return what became of each."""
+        outcomes: list[rtnl.Outcome] = []
+        for batch in _batches(requests):
+            outcomes += self._request_batch(what, batch)
+        return outcomes
+
+    def _request_batch(self, what: str, batch: list[Request]) -> list[rtnl.Outcome]:
+        first = self._sequence + 1
+        batch[-1] = batch[-1]._replace(flags=batch[-1].flags | MessageFlag.ACK)
+        self._send(what, batch)
+        outcomes = [rtnl.Outcome(0, "")] * len(batch)
+        for reply in self._replies(what, first, self._sequence):
+            if reply.type != MessageType.ERROR:
+                raise HostError(f"{what}: unexpected answer of type {reply.type}")
+            outcomes[reply.sequence - first] = rtnl.parse_outcome(reply)
+            if reply.sequence == self._sequence:
+                break
+        return outcomes
+
+    def _send(self, what: str, requests: list[Request]) -> None:
+        datagram = b""
+        for request in requests:
+            self._sequence += 1
+            datagram += rtnl.message(request.type, request.flags | MessageFlag.REQUEST, self._sequence,
+                                     request.payload)
+        try:
+            self._socket.sendto(datagram, (0, 0))
+        except OSError as error:
+            raise HostError(f"{what}: {error.strerror}") from error
+
+    def _replies(self, what: str, first: int, last: int) -> Iterator[rtnl.Message]:
+        """Read without end: the caller knows which reply is the last. Other senders' messages are dropped."""
+        while True:
+            try:
+                datagram, _, flags, sender = self._socket.recvmsg(_BUFFER_LEN)
+            except OSError as error:
+                raise HostError(f"{what}: {error.strerror}") from error
+            if sender[0] != 0:
+                continue
+            if flags & socket.MSG_TRUNC:
+                raise HostError(f"{what}: the kernel sent a message of more than {_BUFFER_LEN} bytes")
+            for reply in rtnl.split_messages(datagram):
+                if first <= reply.sequence <= last and reply.type != MessageType.NOOP:
+                    yield reply
+
+
+def _batches(requests: Sequence[Request]) -> Iterator[list[Request]]:
+    """Cut a list of requests into pieces that fit into a datagram and whose errors fit into the buffer."""
+    batch: list[Request] = []
+    length = 0
+    for request in requests:
+        if batch and (len(batch) == _BATCH or length + len(request.payload) > _BATCH_LEN):
+            yield batch
+            batch, length = [], 0
+        batch.append(request)
+        length += len(request.payload)
+    if batch:
+        yield batch

@@ -1,0 +1,89 @@
+"""resolv.conf as the GNU C library reads it (resolv.conf(5), glibc's resolv/res_init.c).
+
+The file comes from whoever may write it, so its content is hostile: what is not understood is left
+out and nothing in it raises.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from errno import EACCES, EISDIR, ELOOP, ENOENT, ENOTDIR, EPERM
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+
+from passt.errors import HostError
+from passt.model import ResolverFacts
+
+if TYPE_CHECKING:
+    from passt.model import IPAddress
+
+MAX_SERVERS = 3
+
+# glibc has no bound; ours keeps a device or an endless file from filling the memory.
+_MAX_LEN = 256 * 1024
+# glibc goes on as with an empty file for these, and so do we.
+_AS_IF_EMPTY = frozenset({ENOENT, ENOTDIR, EACCES, EPERM, EISDIR, ELOOP})
+_BLANKS = b" \t"
+
+
+def read(path: str = "/etc/resolv.conf") -> ResolverFacts:
+    """Read *path*; one that is missing or not ours to read has no content. Other failures raise HostError."""
+    try:
+        # A FIFO must not hold us up.
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
+            return parse(file.read(_MAX_LEN) or b"")
+    except OSError as error:
+        if error.errno in _AS_IF_EMPTY:
+            return ResolverFacts()
+        raise HostError(f"cannot read {path}: {error.strerror}") from error
+
+
+def parse(content: bytes) -> ResolverFacts:
+    """Read the first three valid `nameserver` lines and the last `search` or `domain` line.
+
+    Keywords start in the first column and end in a blank or tab; a line that starts with # or ; is a
+    comment, and so is the rest of a `nameserver` line from # or ; on. The scope of an IPv6 server is
+    cut off. Names in the search list lose a final dot, and the list entry "." (root) its place.
+    """
+    servers: list[IPAddress] = []
+    search: tuple[str, ...] = ()
+    for raw in content.split(b"\n"):
+        line = raw.partition(b"\0")[0]
+        keyword_len = len(line) - len(line.lstrip(b"abcdefghijklmnopqrstuvwxyz"))
+        keyword, rest = line[:keyword_len], line[keyword_len:]
+        if not rest.startswith((b" ", b"\t")) or not rest.strip(_BLANKS):
+            continue
+        if keyword == b"nameserver":
+            server = _server(rest)
+            if server is not None and len(servers) < MAX_SERVERS:
+                servers.append(server)
+        elif keyword == b"search":
+            search = _names(_words(rest))
+        elif keyword == b"domain":
+            search = _names(_words(rest)[:1])
+    return ResolverFacts(tuple(servers), search)
+
+
+def _words(text: bytes) -> list[bytes]:
+    return [word for word in text.replace(b"\t", b" ").split(b" ") if word]
+
+
+def _server(text: bytes) -> IPAddress | None:
+    """Read an address as inet_aton(3) does (so 127.1 is one) or as inet_pton(3) reads IPv6."""
+    words = _words(text.replace(b"#", b" # ").replace(b";", b" ; "))
+    literal = words[0].decode("latin-1")
+    try:
+        return IPv4Address(socket.inet_aton(literal))
+    except (OSError, ValueError):
+        pass
+    try:
+        return IPv6Address(socket.inet_pton(socket.AF_INET6, literal.partition("%")[0]))
+    except (OSError, ValueError):
+        return None
+
+
+def _names(words: list[bytes]) -> tuple[str, ...]:
+    """Keep what can be part of a domain name: printable ASCII."""
+    names = (word.removesuffix(b".") for word in words)
+    return tuple(name.decode("ascii") for name in names if name and all(33 <= byte <= 126 for byte in name))

@@ -1,0 +1,109 @@
+"""The choices that probe() makes, on routes and addresses written down here."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import pytest
+
+from passt.errors import ConfigError
+from passt.host import probe as probe_module
+from passt.host.probe import choose_address, preferred_hop, probe, template_ifindex
+from passt.host.rtnl import AF_INET, AF_INET6, AddressFlag, AddressMessage, NextHop, RouteMessage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def route(prefix: str, *hops: tuple[int, int]) -> RouteMessage:
+    """Make a route of (ifindex, weight) hops."""
+    text, _, prefix_len = prefix.partition("/")
+    destination = ip_address(text)
+    return RouteMessage(
+        family=AF_INET if destination.version == 4 else AF_INET6,
+        prefix_len=int(prefix_len),
+        table=254,
+        protocol=3,
+        scope=0,
+        type=1,
+        flags=0,
+        destination=destination.packed,
+        priority=0,
+        source=None,
+        hops=tuple(NextHop(ifindex, weight, None) for ifindex, weight in hops),
+    )
+
+
+def address(text: str, prefix_len: int, *, flags: int = 0, scope: int = 0) -> AddressMessage:
+    packed = ip_address(text).packed
+    family = AF_INET if len(packed) == 4 else AF_INET6
+    return AddressMessage(family, prefix_len, flags, scope, 3, packed, packed, 0)
+
+
+@pytest.mark.parametrize(("routes", "expected"), [
+    ([], None),
+    ([route("0.0.0.0/0")], None),
+    ([route("0.0.0.0/0", (3, 1))], 3),
+    ([route("0.0.0.0/0", (3, 1)), route("0.0.0.0/0", (4, 1))], 3),
+    ([route("10.0.0.0/8", (4, 1)), route("0.0.0.0/0", (3, 1))], 3),
+    ([route("10.0.0.0/8", (4, 1)), route("10.0.0.0/9", (3, 1))], 4),
+    ([route("0.0.0.0/0", (1, 1)), route("10.0.0.0/8", (4, 1))], 4),
+    ([route("169.254.0.0/16", (3, 1))], None),
+    ([route("169.254.9.0/24", (3, 1))], None),
+    ([route("169.0.0.0/8", (3, 1))], 3),
+    ([route("169.253.0.0/16", (3, 1))], 3),
+    ([route("fe80::/64", (3, 1))], None),
+    ([route("febf::/16", (3, 1))], None),
+    ([route("fec0::/16", (3, 1))], 3),
+    ([route("fe80::/9", (3, 1))], 3),
+    ([route("0.0.0.0/0", (3, 1), (4, 2), (5, 2))], 4),
+])
+def test_template_choice(routes: list[RouteMessage], expected: int | None) -> None:
+    assert template_ifindex(routes) == expected
+
+
+def test_preferred_hop_is_first_of_highest_weight() -> None:
+    many = route("0.0.0.0/0", (3, 1), (4, 9), (5, 9), (3, 2))
+    assert preferred_hop(many) == NextHop(4, 9, None)
+    assert preferred_hop(many, 3) == NextHop(3, 2, None)
+    assert preferred_hop(many, 7) is None
+
+
+@pytest.mark.parametrize(("addresses", "expected"), [
+    ([], None),
+    ([address("192.0.2.1", 24), address("192.0.2.2", 24)], 0),
+    ([address("192.0.2.1", 16), address("192.0.2.2", 24)], 1),
+    ([address("192.0.2.1", 24, flags=AddressFlag.DEPRECATED), address("192.0.2.2", 8)], 1),
+    ([address("169.254.1.1", 16, scope=253)], 0),
+    ([address("fe80::1", 64, scope=253)], None),
+    ([address("fe80::1", 64, scope=253), address("2001:db8::1", 48)], 1),
+    ([address("fec0::1", 64, scope=200)], 0),
+    ([address("2001:db8::1", 64, flags=AddressFlag.DADFAILED)], None),
+])
+def test_address_choice(addresses: list[AddressMessage], expected: int | None) -> None:
+    assert choose_address(addresses) == (None if expected is None else addresses[expected])
+
+
+@pytest.fixture
+def no_ip6(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe_module, "kernel_has_ip6", lambda: False)
+
+
+@pytest.mark.usefixtures("no_ip6")
+def test_kernel_without_ip6_has_no_ip6_facts(tmp_path: Path) -> None:
+    assert probe(resolv_conf=str(tmp_path / "none")).ip6 is None
+
+
+@pytest.mark.usefixtures("no_ip6")
+def test_kernel_without_ip6_is_an_error_if_ip6_alone_is_wanted() -> None:
+    with pytest.raises(ConfigError, match=r"^--ipv6-only: the kernel has no IPv6 "):
+        probe(want4=False)
+
+
+def test_unwanted_families_are_not_probed(tmp_path: Path) -> None:
+    path = tmp_path / "resolv.conf"
+    path.write_bytes(b"nameserver 192.0.2.9\n")
+    facts = probe(want4=False, want6=False, resolv_conf=str(path))
+    assert (facts.ip4, facts.ip6) == (None, None)
+    assert facts.resolvers.servers == (ip_address("192.0.2.9"),)

@@ -1,0 +1,113 @@
+"""resolv.conf as glibc reads it."""
+
+from __future__ import annotations
+
+import os
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from passt.host import resolvconf
+from passt.model import ResolverFacts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def servers(content: bytes) -> list[str]:
+    return [str(server) for server in resolvconf.parse(content).servers]
+
+
+@pytest.mark.parametrize(("content", "expected"), [
+    (b"nameserver 192.0.2.1\n", ["192.0.2.1"]),
+    (b"nameserver 192.0.2.1", ["192.0.2.1"]),
+    (b"nameserver\t 192.0.2.1 \t\n", ["192.0.2.1"]),
+    (b"nameserver 192.0.2.1 # office\n", ["192.0.2.1"]),
+    (b"nameserver 192.0.2.1;office\n", ["192.0.2.1"]),
+    (b"nameserver 192.0.2.1 192.0.2.2\n", ["192.0.2.1"]),
+    (b"nameserver 127.1\n", ["127.0.0.1"]),
+    (b"nameserver fe80::1%eth0\n", ["fe80::1"]),
+    (b"nameserver ::1\n", ["::1"]),
+    (b"#nameserver 192.0.2.1\n;nameserver 192.0.2.2\n", []),
+    (b" nameserver 192.0.2.1\n", []),
+    (b"nameserver192.0.2.1\n", []),
+    (b"nameservers 192.0.2.1\n", []),
+    (b"NAMESERVER 192.0.2.1\n", []),
+    (b"nameserver\n", []),
+    (b"nameserver \t\n", []),
+    (b"nameserver # none\n", []),
+    (b"nameserver dns.example\n", []),
+    (b"nameserver 192.0.2.1\r\n", []),
+    (b"nameserver 2001:db8::g\n", []),
+    (b"nameserver 192.0.2.1\0\n", ["192.0.2.1"]),
+    (b"\0nameserver 192.0.2.1\n", []),
+])
+def test_nameserver_line(content: bytes, expected: list[str]) -> None:
+    assert servers(content) == expected
+
+
+def test_servers_beyond_the_third_valid_one_are_left_out() -> None:
+    content = b"nameserver 192.0.2.1\nnameserver bad\nnameserver ::1\nnameserver 192.0.2.3\nnameserver 192.0.2.4\n"
+    assert servers(content) == ["192.0.2.1", "::1", "192.0.2.3"]
+
+
+@pytest.mark.parametrize(("content", "expected"), [
+    (b"search a.example b.example\n", ("a.example", "b.example")),
+    (b"search\ta.example \t b.example \n", ("a.example", "b.example")),
+    (b"search a.example\nsearch b.example c.example\n", ("b.example", "c.example")),
+    (b"domain a.example b.example\n", ("a.example",)),
+    (b"search a.example\ndomain b.example\n", ("b.example",)),
+    (b"domain b.example\nsearch a.example\n", ("a.example",)),
+    (b"search a.example\nsearch\n", ("a.example",)),
+    (b"search a.example\nsearch  \n", ("a.example",)),
+    (b"search a.example.\n", ("a.example",)),
+    (b"search .\n", ()),
+    (b"search b\xc3\xbccher.example a.example\n", ("a.example",)),
+    (b"search \x1b[2J a.example\n", ("[2J", "a.example")[1:]),
+    (b"options ndots:3\n", ()),
+])
+def test_search_list(content: bytes, expected: tuple[str, ...]) -> None:
+    assert resolvconf.parse(content).search == expected
+
+
+@given(st.binary(max_size=200) | st.lists(st.sampled_from(
+    [b"nameserver", b"search", b"domain", b" ", b"\t", b"#", b";", b"%", b"\0", b"\n", b"::1", b"1", b"."],
+)).map(b"".join))
+def test_any_bytes_do_not_raise(content: bytes) -> None:
+    facts = resolvconf.parse(content)
+    assert len(facts.servers) <= resolvconf.MAX_SERVERS
+    assert all(name.isascii() and name.isprintable() and " " not in name for name in facts.search)
+
+
+@given(st.lists(st.ip_addresses(), max_size=3))
+def test_servers_written_are_read(written: list[IPv4Address | IPv6Address]) -> None:
+    content = "".join(f"nameserver {server}\n" for server in written).encode()
+    assert servers(content) == [str(ip_address(str(server))) for server in written]
+
+
+def test_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "resolv.conf"
+    path.write_bytes(b"# made by hand\nnameserver 192.0.2.1\nsearch a.example\n")
+    assert resolvconf.read(str(path)) == ResolverFacts((IPv4Address("192.0.2.1"),), ("a.example",))
+
+
+def test_missing_file_and_directory_have_no_content(tmp_path: Path) -> None:
+    assert resolvconf.read(str(tmp_path / "none")) == ResolverFacts()
+    assert resolvconf.read(str(tmp_path / "none" / "deeper")) == ResolverFacts()
+    assert resolvconf.read(str(tmp_path)) == ResolverFacts()
+
+
+def test_fifo_does_not_block(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    assert resolvconf.read(str(path)) == ResolverFacts()
+
+
+def test_endless_file_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "resolv.conf"
+    path.write_bytes(b"nameserver 192.0.2.1\n" + b"#" * (1 << 20) + b"\nnameserver 192.0.2.2\n")
+    assert [str(server) for server in resolvconf.read(str(path)).servers] == ["192.0.2.1"]
+    assert resolvconf.read("/dev/zero") == ResolverFacts()
