@@ -22,6 +22,7 @@ IP6_LOOPBACK = bytes(15) + b"\x01"
 IP6_ALL_NODES = IPv6Address("ff02::1")
 IP6_ALL_ROUTERS = IPv6Address("ff02::2")
 
+_IP6_NOWHERE = frozenset((IP6_UNSPECIFIED, IP6_LOOPBACK))
 _IP4_MAPPED_PREFIX = bytes(10) + b"\xff\xff"
 _SOLICITED_NODE_PREFIX = bytes.fromhex("ff0200000000000000000001ff")
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
@@ -71,6 +72,13 @@ def is_link_local6(packed: bytes) -> bool:
     return packed[0] == 0xfe and packed[1] & 0xc0 == 0x80 and len(packed) == IP6_LEN
 
 
+def needs_scope6(packed: bytes) -> bool:
+    """Whether an address has a meaning on one link only: fe80::/10, ffx1::/16, ffx2::/16 (RFC 4007, 4)."""
+    if packed[0] == 0xff:
+        return packed[1] & 0xf in {1, 2} and len(packed) == IP6_LEN
+    return is_link_local6(packed)
+
+
 def is_ip4_mapped(packed: bytes) -> bool:
     """::ffff:0:0/96 (RFC 4291, 2.5.5.2), which a socket takes for IPv4; never valid on a link."""
     return packed.startswith(_IP4_MAPPED_PREFIX) and len(packed) == IP6_LEN
@@ -84,7 +92,7 @@ def is_host_unicast(packed: bytes) -> bool:
     """
     if len(packed) == IP4_LEN:
         return packed[0] not in {0, 127} and packed[0] & 0xf0 != 0xe0 and packed != IP4_BROADCAST
-    return not (packed[0] == 0xff or packed in {IP6_UNSPECIFIED, IP6_LOOPBACK} or is_ip4_mapped(packed))
+    return packed[0] != 0xff and packed not in _IP6_NOWHERE and not packed.startswith(_IP4_MAPPED_PREFIX)
 
 
 def multicast_mac(group: IPv6Address) -> bytes:

@@ -64,7 +64,7 @@ class Dispatcher:
             return []
 
     def stats(self) -> dict[str, int]:
-        """Counts since the start: LAYER_received, LAYER_malformed, and arp_answered, ndp_answered."""
+        """Return counts since the start: LAYER_received, LAYER_malformed, arp_answered, ndp_answered."""
         return dict(self._counts)
 
     def _respond(self, data: bytes) -> list[bytes]:

@@ -25,7 +25,7 @@ def normalise_name(text: str) -> str | None:
 
 
 def is_name(name: str) -> bool:
-    """Whether *name* is in text form: labels of 1 to 63 printable ASCII characters, at most 255 bytes encoded."""
+    """Whether *name* is in text form: labels of 1 to 63 printable ASCII characters, 255 bytes encoded."""
     return (name.isascii() and name.isprintable() and " " not in name and encoded_len(name) <= MAX_NAME_LEN
             and all(1 <= len(label) <= MAX_LABEL_LEN for label in name.split(".")))
 
