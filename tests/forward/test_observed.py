@@ -1,19 +1,36 @@
+"""Which source addresses of the guest are believed, and what they stand for."""
+
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TYPE_CHECKING
 
 import pytest
 
-from passt.contracts import GuestEvents
 from passt.forward.observed import Observed
 from passt.model import GuestFamily, GuestNet
 
+if TYPE_CHECKING:
+    from passt.contracts import GuestEvents
+
 NET = GuestNet(
-    GuestFamily(IPv4Address("192.0.2.5"), 24, IPv4Address("192.0.2.1"), IPv4Address("192.0.2.1"),
-                map_host_loopback=IPv4Address("192.0.2.2"), map_guest=IPv4Address("192.0.2.3"),
-                dns_match=IPv4Address("192.0.2.4")),
-    GuestFamily(IPv6Address("2001:db8::5"), 64, IPv6Address("fe80::1"), IPv6Address("fe80::2"),
-                map_host_loopback=IPv6Address("2001:db8::2")),
-    "eth0")
+    GuestFamily(
+        IPv4Address("192.0.2.5"),
+        24,
+        IPv4Address("192.0.2.1"),
+        IPv4Address("192.0.2.1"),
+        map_host_loopback=IPv4Address("192.0.2.2"),
+        map_guest=IPv4Address("192.0.2.3"),
+        dns_match=IPv4Address("192.0.2.4"),
+    ),
+    GuestFamily(
+        IPv6Address("2001:db8::5"),
+        64,
+        IPv6Address("fe80::1"),
+        IPv6Address("fe80::2"),
+        map_host_loopback=IPv6Address("2001:db8::2"),
+    ),
+    "eth0",
+)
 assert NET.ip6
 LOCAL_MODE = replace(NET, ip6=replace(NET.ip6, address=None))
 
@@ -23,7 +40,8 @@ def packed(text: str) -> bytes:
 
 
 def seen(observed: Observed) -> tuple[str | None, ...]:
-    return tuple(value and str(ip_address(value)) for value in (observed.ip4, observed.ip6, observed.ip6_link_local))
+    values = (observed.ip4, observed.ip6, observed.ip6_link_local)
+    return tuple(None if value is None else str(ip_address(value)) for value in values)
 
 
 def test_starts_with_the_assigned_addresses() -> None:
@@ -44,22 +62,41 @@ def test_assigned_link_local_address_counts_as_such() -> None:
     assert seen(Observed(net)) == ("192.0.2.5", "fe80::5", "fe80::5")
 
 
-@pytest.mark.parametrize(("address", "after"), [
-    ("192.0.2.99", ("192.0.2.99", "2001:db8::5", None)),
-    ("10.1.2.3", ("10.1.2.3", "2001:db8::5", None)),
-    ("2001:db8::99", ("192.0.2.5", "2001:db8::99", None)),
-    ("fe80::99", ("192.0.2.5", "2001:db8::5", "fe80::99")),
-])
+@pytest.mark.parametrize(
+    ("address", "after"),
+    [
+        ("192.0.2.99", ("192.0.2.99", "2001:db8::5", None)),
+        ("10.1.2.3", ("10.1.2.3", "2001:db8::5", None)),
+        ("2001:db8::99", ("192.0.2.5", "2001:db8::99", None)),
+        ("fe80::99", ("192.0.2.5", "2001:db8::5", "fe80::99")),
+    ],
+)
 def test_plausible_address_is_noted(address: str, after: tuple[str | None, ...]) -> None:
     observed = Observed(NET)
     observed.on_guest_address(packed(address))
     assert seen(observed) == after
 
 
-@pytest.mark.parametrize("address", [
-    "0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1", "::ffff:192.0.2.9",
-    "192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4", "fe80::1", "fe80::2", "2001:db8::2",
-])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "0.0.0.0",
+        "127.0.0.1",
+        "224.0.0.1",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "ff02::1",
+        "::ffff:192.0.2.9",
+        "192.0.2.1",
+        "192.0.2.2",
+        "192.0.2.3",
+        "192.0.2.4",
+        "fe80::1",
+        "fe80::2",
+        "2001:db8::2",
+    ],
+)
 def test_impossible_address_is_ignored(address: str) -> None:
     observed = Observed(NET)
     observed.on_guest_address(packed(address))
@@ -77,9 +114,14 @@ def test_link_local_address_stands_in_until_another_is_seen() -> None:
     assert seen(observed)[1:] == ("2001:db8::9", "fe80::a")
 
 
-@pytest.mark.parametrize(("source", "destination"), [
-    ("192.0.2.1", "192.0.2.5"), ("2001:db8::1", "2001:db8::5"), ("fe80::1", "fe80::99"),
-])
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [
+        ("192.0.2.1", "192.0.2.5"),
+        ("2001:db8::1", "2001:db8::5"),
+        ("fe80::1", "fe80::99"),
+    ],
+)
 def test_inbound_destination(source: str, destination: str) -> None:
     observed = Observed(NET)
     observed.on_guest_address(packed("fe80::99"))
@@ -110,5 +152,8 @@ def test_changes_are_explained_once() -> None:
     observed.on_guest_mac(bytes.fromhex("020000000005"))
     observed.on_guest_mac(bytes.fromhex("020000000005"))
     assert observed.mac == bytes.fromhex("020000000005")
-    assert lines == ["guest uses address 192.0.2.9", "guest uses address fe80::9",
-                     "guest uses MAC address 02:00:00:00:00:05"]
+    assert lines == [
+        "guest uses address 192.0.2.9",
+        "guest uses address fe80::9",
+        "guest uses MAC address 02:00:00:00:00:05",
+    ]

@@ -1,3 +1,5 @@
+"""Which requests are answered, and which must not be."""
+
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -13,10 +15,15 @@ SECOND = IPv4Address("198.51.100.5")
 OTHER = IPv4Address("192.0.2.77")
 ZERO = IPv4Address("0.0.0.0")
 FAMILY = GuestFamily(
-    address=GUEST, prefix_len=24, gateway=IPv4Address("192.0.2.1"), our_address=IPv4Address("192.0.2.1"),
-    map_host_loopback=IPv4Address("192.0.2.2"), map_guest=IPv4Address("192.0.2.3"),
+    address=GUEST,
+    prefix_len=24,
+    gateway=IPv4Address("192.0.2.1"),
+    our_address=IPv4Address("192.0.2.1"),
+    map_host_loopback=IPv4Address("192.0.2.2"),
+    map_guest=IPv4Address("192.0.2.3"),
     dns_match=IPv4Address("192.0.2.4"),
-    copied_addresses=(InterfaceAddress(GUEST, 24, 0, 0, b""), InterfaceAddress(SECOND, 24, 0, 0, b"")))
+    copied_addresses=(InterfaceAddress(GUEST, 24, 0, 0, b""), InterfaceAddress(SECOND, 24, 0, 0, b"")),
+)
 RESPONDER = ArpResponder(FAMILY, OUR_MAC)
 
 

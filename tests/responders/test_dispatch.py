@@ -1,6 +1,9 @@
+"""Frames in, frames out: golden answers, counters, hostile frames."""
+
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -16,38 +19,58 @@ from scapy.layers.inet6 import (
 )
 from scapy.layers.l2 import ARP, Ether
 
-from passt.contracts import FrameResponder
 from passt.model import GuestFamily, GuestNet
 from passt.responders.dispatch import Dispatcher
+
+if TYPE_CHECKING:
+    from passt.contracts import FrameResponder
 
 GUEST_MAC = "02:00:00:00:00:05"
 NET = GuestNet(
     GuestFamily(IPv4Address("192.0.2.5"), 24, IPv4Address("192.0.2.1"), IPv4Address("192.0.2.1")),
-    GuestFamily(IPv6Address("2001:db8::5"), 64, IPv6Address("fe80::1"), IPv6Address("fe80::1"),
-                resolvers=(IPv6Address("2001:db8::53"),)),
-    "eth0", search=("example.com", "lan"))
-ARP_REQUEST = bytes(Ether(src=GUEST_MAC, dst="ff:ff:ff:ff:ff:ff")
-                    / ARP(hwsrc=GUEST_MAC, psrc="192.0.2.5", pdst="192.0.2.1"))
-NS = (Ether(src=GUEST_MAC, dst="33:33:ff:00:00:01") / IPv6(src="2001:db8::5", dst="ff02::1:ff00:1", hlim=255)
-      / ICMPv6ND_NS(tgt="fe80::1"))
+    GuestFamily(
+        IPv6Address("2001:db8::5"),
+        64,
+        IPv6Address("fe80::1"),
+        IPv6Address("fe80::1"),
+        resolvers=(IPv6Address("2001:db8::53"),),
+    ),
+    "eth0",
+    search=("example.com", "lan"),
+)
+ARP_REQUEST = bytes(
+    Ether(src=GUEST_MAC, dst="ff:ff:ff:ff:ff:ff") / ARP(hwsrc=GUEST_MAC, psrc="192.0.2.5", pdst="192.0.2.1")
+)
+NS = (
+    Ether(src=GUEST_MAC, dst="33:33:ff:00:00:01")
+    / IPv6(src="2001:db8::5", dst="ff02::1:ff00:1", hlim=255)
+    / ICMPv6ND_NS(tgt="fe80::1")
+)
 
 
 def nonzero(dispatcher: Dispatcher) -> dict[str, int]:
     return {name: count for name, count in dispatcher.stats().items() if count}
 
 
-@pytest.mark.parametrize(("question", "answer"), [
-    ("arp_request", "arp_reply"),
-    ("neighbor_solicitation", "neighbor_advertisement"),
-    ("router_solicitation", "router_advertisement"),
-])
-def test_golden_question_gets_golden_answer(vector: Callable[[str], bytes], question: str, answer: str) -> None:
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("arp_request", "arp_reply"),
+        ("neighbor_solicitation", "neighbor_advertisement"),
+        ("router_solicitation", "router_advertisement"),
+    ],
+)
+def test_golden_question_gets_golden_answer(
+    vector: Callable[[str], bytes], question: str, answer: str
+) -> None:
     responder: FrameResponder = Dispatcher(NET)
     assert responder.respond(vector(question)) == [vector(answer)]
 
 
 @pytest.mark.parametrize("question", ["arp_request", "neighbor_solicitation", "router_solicitation"])
-def test_every_truncation_is_counted_and_answered_by_nothing(vector: Callable[[str], bytes], question: str) -> None:
+def test_every_truncation_is_counted_and_answered_by_nothing(
+    vector: Callable[[str], bytes], question: str
+) -> None:
     frame = vector(question)
     for length in range(len(frame)):
         dispatcher = Dispatcher(NET)
@@ -64,15 +87,27 @@ def test_counts_per_layer(vector: Callable[[str], bytes]) -> None:
     dispatcher.respond(vector("neighbor_solicitation")[:50])
     dispatcher.respond(b"")
     assert nonzero(dispatcher) == {
-        "ethernet_received": 5, "ethernet_malformed": 1, "arp_received": 2, "arp_malformed": 1, "arp_answered": 1,
-        "ip6_received": 2, "ip6_malformed": 1, "icmp6_received": 1, "ndp_received": 1, "ndp_answered": 1}
+        "ethernet_received": 5,
+        "ethernet_malformed": 1,
+        "arp_received": 2,
+        "arp_malformed": 1,
+        "arp_answered": 1,
+        "ip6_received": 2,
+        "ip6_malformed": 1,
+        "icmp6_received": 1,
+        "ndp_received": 1,
+        "ndp_answered": 1,
+    }
 
 
-@pytest.mark.parametrize(("layer", "frame"), [
-    ("ip6", NS),
-    ("icmp6", NS),
-    ("ndp", NS),
-])
+@pytest.mark.parametrize(
+    ("layer", "frame"),
+    [
+        ("ip6", NS),
+        ("icmp6", NS),
+        ("ndp", NS),
+    ],
+)
 def test_spoiled_layer_is_the_one_counted(layer: str, frame: Ether) -> None:
     data = bytearray(bytes(frame))
     match layer:
@@ -110,7 +145,11 @@ def test_our_mac_comes_from_the_facts(vector: Callable[[str], bytes]) -> None:
 
 
 def test_router_solicitation_from_nowhere_answered_to_the_group() -> None:
-    frame = Ether(src=GUEST_MAC, dst="33:33:00:00:00:02") / IPv6(src="::", dst="ff02::2", hlim=255) / ICMPv6ND_RS()
+    frame = (
+        Ether(src=GUEST_MAC, dst="33:33:00:00:00:02")
+        / IPv6(src="::", dst="ff02::2", hlim=255)
+        / ICMPv6ND_RS()
+    )
     (answer,) = Dispatcher(NET).respond(bytes(frame))
     theirs = Ether(answer)
     assert (theirs.dst, theirs[IPv6].dst) == ("33:33:00:00:00:01", "ff02::1")
@@ -118,8 +157,9 @@ def test_router_solicitation_from_nowhere_answered_to_the_group() -> None:
 
 
 def test_launcher_probe_is_answered() -> None:
-    frame = (Ether(src="ff:ff:ff:ff:ff:ff", dst="ff:ff:ff:ff:ff:ff")
-             / ARP(hwsrc="ff:ff:ff:ff:ff:ff", psrc="0.0.0.0", hwdst="ff:ff:ff:ff:ff:ff", pdst="0.0.0.0"))
+    frame = Ether(src="ff:ff:ff:ff:ff:ff", dst="ff:ff:ff:ff:ff:ff") / ARP(
+        hwsrc="ff:ff:ff:ff:ff:ff", psrc="0.0.0.0", hwdst="ff:ff:ff:ff:ff:ff", pdst="0.0.0.0"
+    )
     assert len(Dispatcher(NET).respond(bytes(frame))) == 1
 
 
@@ -142,11 +182,14 @@ def test_family_that_is_off_gets_no_answer(vector: Callable[[str], bytes]) -> No
     assert len(only4.respond(vector("arp_request"))) == 1
 
 
-@pytest.mark.parametrize("frame", [
-    Ether(src=GUEST_MAC, dst="33:33:ff:00:00:01", type=0x8100) / b"\0\1\x08\x06",
-    Ether(src=GUEST_MAC, dst="9a:55:9a:55:9a:55") / IPv6(dst="2001:db8::1") / ICMPv6EchoRequest(),
-    Ether(src=GUEST_MAC, dst="9a:55:9a:55:9a:55") / IPv6(dst="2001:db8::1", nh=17) / bytes(8),
-])
+@pytest.mark.parametrize(
+    "frame",
+    [
+        Ether(src=GUEST_MAC, dst="33:33:ff:00:00:01", type=0x8100) / b"\0\1\x08\x06",
+        Ether(src=GUEST_MAC, dst="9a:55:9a:55:9a:55") / IPv6(dst="2001:db8::1") / ICMPv6EchoRequest(),
+        Ether(src=GUEST_MAC, dst="9a:55:9a:55:9a:55") / IPv6(dst="2001:db8::1", nh=17) / bytes(8),
+    ],
+)
 def test_frames_of_other_kinds_are_neither_answered_nor_malformed(frame: Ether) -> None:
     dispatcher = Dispatcher(NET)
     assert dispatcher.respond(bytes(frame)) == []

@@ -1,3 +1,5 @@
+"""Which solicitations are answered, and what the advertisements say."""
+
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
@@ -25,8 +27,13 @@ UNSPECIFIED = IPv6Address("::")
 ALL_NODES = IPv6Address("ff02::1")
 DNS = IPv6Address("2001:db8::53")
 FAMILY = GuestFamily(
-    address=GUEST, prefix_len=64, gateway=ROUTER, our_address=ROUTER, resolvers=(DNS,),
-    copied_addresses=(InterfaceAddress(SECOND, 64, 0, 0, b""),))
+    address=GUEST,
+    prefix_len=64,
+    gateway=ROUTER,
+    our_address=ROUTER,
+    resolvers=(DNS,),
+    copied_addresses=(InterfaceAddress(SECOND, 64, 0, 0, b""),),
+)
 
 
 def net(family: GuestFamily = FAMILY, *, mtu: int | None = 65520, search: tuple[str, ...] = ()) -> GuestNet:
@@ -48,8 +55,12 @@ RESPONDER = NdpResponder(net(), FAMILY)
 @pytest.mark.parametrize("source", [GUEST, LINK_LOCAL, IPv6Address("2001:db8::abcd")])
 def test_neighbour_solicitation_for_any_target_answered(source: IPv6Address, target: IPv6Address) -> None:
     assert RESPONDER.respond(source, NeighborSolicitation(target)) == NdpReply(
-        ROUTER, source, NeighborAdvertisement(target, router=True, solicited=True, override=True,
-                                              options=(TargetLinkLayer(OUR_MAC),)))
+        ROUTER,
+        source,
+        NeighborAdvertisement(
+            target, router=True, solicited=True, override=True, options=(TargetLinkLayer(OUR_MAC),)
+        ),
+    )
 
 
 def test_host_address_answered_for_a_guest_that_uses_another() -> None:
@@ -70,7 +81,8 @@ def test_own_address_of_the_asker_not_claimed(address: IPv6Address) -> None:
 
 @pytest.mark.parametrize("our_address", [None, IPv6Address("2001:db8::1"), IPv4Address("192.0.2.1")])
 def test_without_link_local_address_of_ours_the_target_itself_answers(
-        our_address: IPv6Address | IPv4Address | None) -> None:
+    our_address: IPv6Address | IPv4Address | None,
+) -> None:
     family = replace(FAMILY, our_address=our_address)
     responder = NdpResponder(net(family), family)
     reply = responder.respond(GUEST, NeighborSolicitation(ELSEWHERE))
@@ -79,10 +91,13 @@ def test_without_link_local_address_of_ours_the_target_itself_answers(
     assert responder.respond(LINK_LOCAL, Rs()) is None
 
 
-@pytest.mark.parametrize("message", [
-    NeighborAdvertisement(GUEST, router=False, solicited=False, override=True),
-    RouterAdvertisement(64, managed=False, other=False, lifetime_s=1800),
-])
+@pytest.mark.parametrize(
+    "message",
+    [
+        NeighborAdvertisement(GUEST, router=False, solicited=False, override=True),
+        RouterAdvertisement(64, managed=False, other=False, lifetime_s=1800),
+    ],
+)
 def test_advertisements_of_the_guest_ignored(message: NdpMessage) -> None:
     assert RESPONDER.respond(LINK_LOCAL, message) is None
 
@@ -107,11 +122,25 @@ def test_router_solicitation_ignored_when_advertisements_are_off() -> None:
 
 def test_advertisement_is_complete() -> None:
     assert advertisement(net(search=("example.com.", "lan"))) == RouterAdvertisement(
-        255, managed=True, other=False, lifetime_s=65535, options=(
-            PrefixInformation(IPv6Address("2001:db8::"), 64, on_link=True, autonomous=True,
-                              valid_s=0xffffffff, preferred_s=0xffffffff),
-            SourceLinkLayer(OUR_MAC), LinkMtu(65520), RecursiveDnsServers((DNS,), 0xffffffff),
-            DnsSearchList(("example.com", "lan"), 0xffffffff)))
+        255,
+        managed=True,
+        other=False,
+        lifetime_s=65535,
+        options=(
+            PrefixInformation(
+                IPv6Address("2001:db8::"),
+                64,
+                on_link=True,
+                autonomous=True,
+                valid_s=0xFFFFFFFF,
+                preferred_s=0xFFFFFFFF,
+            ),
+            SourceLinkLayer(OUR_MAC),
+            LinkMtu(65520),
+            RecursiveDnsServers((DNS,), 0xFFFFFFFF),
+            DnsSearchList(("example.com", "lan"), 0xFFFFFFFF),
+        ),
+    )
 
 
 def test_managed_flag_follows_the_switch_and_needs_an_address() -> None:
@@ -132,7 +161,9 @@ def test_prefix_is_a_64_whatever_the_address_has() -> None:
 
 
 def test_nothing_to_say_is_left_out() -> None:
-    message = advertisement(net(replace(FAMILY, resolvers=()), mtu=None, search=("", ".", "a..b", "caf\u00e9")))
+    message = advertisement(
+        net(replace(FAMILY, resolvers=()), mtu=None, search=("", ".", "a..b", "caf\u00e9"))
+    )
     assert [type(option) for option in message.options] == [PrefixInformation, SourceLinkLayer]
 
 
@@ -148,5 +179,5 @@ def test_resolvers_and_names_are_cut_to_what_fits_the_least_mtu() -> None:
     servers, names = message.options[-2:]
     assert servers == RecursiveDnsServers(many[:8])
     assert isinstance(names, DnsSearchList)
-    assert names.names == (*search[:len(names.names) - 1], "y")
+    assert names.names == (*search[: len(names.names) - 1], "y")
     assert 1280 - 80 < 40 + 4 + len(message.build()) <= 1280

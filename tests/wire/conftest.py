@@ -10,7 +10,7 @@ VECTORS = Path(__file__).parent.parent / "vectors"
 
 @pytest.fixture(scope="session")
 def vector() -> Callable[[str], bytes]:
-    """Give a reader of tests/vectors/NAME.hex: hex digits, blanks, and comments from # to the end of a line."""
+    """Give a reader of tests/vectors/NAME.hex: hex digits, blanks, comments from # to the line's end."""
 
     def read(name: str) -> bytes:
         lines = (VECTORS / f"{name}.hex").read_text(encoding="ascii").splitlines()

@@ -1,3 +1,5 @@
+"""ARP packets."""
+
 from collections.abc import Callable
 from ipaddress import IPv4Address
 
@@ -39,12 +41,22 @@ def test_truncation_rejected(length: int) -> None:
         ArpPacket.parse(REQUEST.build()[:length])
 
 
-@pytest.mark.parametrize(("offset", "value"), [
-    (0, 1), (1, 6),              # hardware type
-    (2, 0x86), (3, 0xdd),        # protocol type
-    (4, 5), (4, 0), (5, 16),     # lengths
-    (6, 1), (7, 0), (7, 3), (7, 255),  # operation
-])
+@pytest.mark.parametrize(
+    ("offset", "value"),
+    [
+        (0, 1),
+        (1, 6),  # hardware type
+        (2, 0x86),
+        (3, 0xDD),  # protocol type
+        (4, 5),
+        (4, 0),
+        (5, 16),  # lengths
+        (6, 1),
+        (7, 0),
+        (7, 3),
+        (7, 255),  # operation
+    ],
+)
 def test_spoiled_field_rejected(offset: int, value: int) -> None:
     data = bytearray(REQUEST.build())
     data[offset] = value
@@ -55,7 +67,7 @@ def test_spoiled_field_rejected(offset: int, value: int) -> None:
 @pytest.mark.parametrize("offset", range(8, 28))
 def test_each_address_byte_is_read(offset: int) -> None:
     data = bytearray(REQUEST.build())
-    data[offset] ^= 0xff
+    data[offset] ^= 0xFF
     packet = ArpPacket.parse(bytes(data))
     assert packet != REQUEST
     assert packet.build() == data
@@ -69,10 +81,21 @@ def test_round_trip(packet: ArpPacket) -> None:
 @given(PACKETS, st.binary(max_size=20))
 def test_agrees_with_scapy(packet: ArpPacket, padding: bytes) -> None:
     theirs = ARP(packet.build())
-    assert (theirs.op, theirs.hwsrc, theirs.psrc) == (packet.op, packet.sender_mac.hex(":"), str(packet.sender_ip))
+    assert (theirs.op, theirs.hwsrc, theirs.psrc) == (
+        packet.op,
+        packet.sender_mac.hex(":"),
+        str(packet.sender_ip),
+    )
     assert (theirs.hwdst, theirs.pdst) == (packet.target_mac.hex(":"), str(packet.target_ip))
-    built = bytes(ARP(op=int(packet.op), hwsrc=packet.sender_mac.hex(":"), psrc=str(packet.sender_ip),
-                      hwdst=packet.target_mac.hex(":"), pdst=str(packet.target_ip)))
+    built = bytes(
+        ARP(
+            op=int(packet.op),
+            hwsrc=packet.sender_mac.hex(":"),
+            psrc=str(packet.sender_ip),
+            hwdst=packet.target_mac.hex(":"),
+            pdst=str(packet.target_ip),
+        )
+    )
     assert ArpPacket.parse(built + padding) == packet
 
 

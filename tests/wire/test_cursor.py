@@ -1,3 +1,5 @@
+"""Reading and writing positions."""
+
 import struct
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
@@ -20,7 +22,9 @@ PULLS: list[tuple[str, Callable[[Reader], object], int]] = [
 
 
 @pytest.mark.parametrize(("name", "pull", "length"), PULLS, ids=[name for name, _, _ in PULLS])
-def test_pull_past_the_end_fails_and_moves_nothing(name: str, pull: Callable[[Reader], object], length: int) -> None:
+def test_pull_past_the_end_fails_and_moves_nothing(
+    name: str, pull: Callable[[Reader], object], length: int
+) -> None:
     del name
     for present in range(length):
         reader = Reader(bytes(1 + present), "test")
@@ -31,7 +35,9 @@ def test_pull_past_the_end_fails_and_moves_nothing(name: str, pull: Callable[[Re
 
 
 @pytest.mark.parametrize(("name", "pull", "length"), PULLS, ids=[name for name, _, _ in PULLS])
-def test_pull_of_exactly_what_is_left_moves_to_the_end(name: str, pull: Callable[[Reader], object], length: int) -> None:
+def test_pull_of_exactly_what_is_left_moves_to_the_end(
+    name: str, pull: Callable[[Reader], object], length: int
+) -> None:
     del name
     reader = Reader(bytes(length), "test")
     pull(reader)
@@ -40,7 +46,7 @@ def test_pull_of_exactly_what_is_left_moves_to_the_end(name: str, pull: Callable
 
 def test_reader_reads_back_what_writer_wrote() -> None:
     writer = Writer()
-    writer.push_u8(0xfe)
+    writer.push_u8(0xFE)
     writer.push_u16(0x0102)
     writer.push_u32(0x03040506)
     writer.push_ip(IPv4Address("192.0.2.1"))
@@ -51,7 +57,7 @@ def test_reader_reads_back_what_writer_wrote() -> None:
     assert len(writer) == len(data) == 34
 
     reader = Reader(memoryview(data), "test")
-    assert (reader.pull_u8(), reader.pull_u16(), reader.pull_u32()) == (0xfe, 0x0102, 0x03040506)
+    assert (reader.pull_u8(), reader.pull_u16(), reader.pull_u32()) == (0xFE, 0x0102, 0x03040506)
     assert (reader.pull_ip4(), reader.pull_ip6()) == (IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1"))
     assert reader.pull(struct.Struct("!HB")) == (7, 8)
     assert reader.pull_rest() == b"rest"
@@ -66,8 +72,10 @@ def test_padding_goes_to_the_next_multiple_only(length: int, padded: int) -> Non
     assert writer.build() == b"\xa5" * length + bytes(padded - length)
 
 
-@pytest.mark.parametrize(("value", "bits", "fits"), [(0, 1, True), (1, 1, True), (2, 1, False), (-1, 8, False),
-                                                     (255, 8, True), (256, 8, False)])
+@pytest.mark.parametrize(
+    ("value", "bits", "fits"),
+    [(0, 1, True), (1, 1, True), (2, 1, False), (-1, 8, False), (255, 8, True), (256, 8, False)],
+)
 def test_require_bits(value: int, bits: int, fits: bool) -> None:
     if fits:
         require_bits("x", value, bits)

@@ -1,3 +1,5 @@
+"""Ethernet frames."""
+
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +13,7 @@ from passt.wire.ethernet import MIN_FRAME_LEN, EthernetFrame, EtherType, pad
 
 GUEST = bytes.fromhex("020000000005")
 MACS = st.binary(min_size=6, max_size=6)
-FRAMES = st.builds(EthernetFrame, MACS, MACS, st.integers(0, 0xffff), st.binary(max_size=80))
+FRAMES = st.builds(EthernetFrame, MACS, MACS, st.integers(0, 0xFFFF), st.binary(max_size=80))
 
 
 def test_golden_frame_both_ways(vector: Callable[[str], bytes]) -> None:
@@ -43,7 +45,7 @@ def test_round_trip(frame: EthernetFrame) -> None:
     assert EthernetFrame.parse(frame.build()) == frame
 
 
-@given(MACS, MACS, st.integers(0x600, 0xffff), st.binary(max_size=40))
+@given(MACS, MACS, st.integers(0x600, 0xFFFF), st.binary(max_size=40))
 def test_scapy_builds_the_same(destination: bytes, source: bytes, ether_type: int, payload: bytes) -> None:
     theirs = bytes(Ether(dst=destination.hex(":"), src=source.hex(":"), type=ether_type) / Raw(payload))
     frame = EthernetFrame(destination, source, ether_type, payload)
@@ -57,8 +59,9 @@ def test_pad(length: int, padded: int) -> None:
     assert MIN_FRAME_LEN == 60
 
 
-@pytest.mark.parametrize("fields", [(b"short", GUEST, 0), (GUEST, bytes(7), 0), (GUEST, GUEST, 0x10000),
-                                    (GUEST, GUEST, -1)])
+@pytest.mark.parametrize(
+    "fields", [(b"short", GUEST, 0), (GUEST, bytes(7), 0), (GUEST, GUEST, 0x10000), (GUEST, GUEST, -1)]
+)
 def test_impossible_values_are_no_frame(fields: tuple[bytes, bytes, int]) -> None:
     with pytest.raises(ValueError, match="Ether"):
         EthernetFrame(*fields, b"")

@@ -1,3 +1,5 @@
+"""ICMPv6 messages."""
+
 from collections.abc import Callable
 from ipaddress import IPv6Address
 
@@ -54,9 +56,16 @@ def test_round_trip(message: Icmp6Message, source: IPv6Address, destination: IPv
     assert Icmp6Message.parse(message.build(source, destination), source, destination) == message
 
 
-@given(st.binary(max_size=64), st.integers(0, 0xffff), st.integers(0, 0xffff),
-       st.ip_addresses(v=6), st.ip_addresses(v=6))
-def test_scapy_builds_the_same(data: bytes, ident: int, seq: int, source: IPv6Address, destination: IPv6Address) -> None:
+@given(
+    st.binary(max_size=64),
+    st.integers(0, 0xFFFF),
+    st.integers(0, 0xFFFF),
+    st.ip_addresses(v=6),
+    st.ip_addresses(v=6),
+)
+def test_scapy_builds_the_same(
+    data: bytes, ident: int, seq: int, source: IPv6Address, destination: IPv6Address
+) -> None:
     theirs = IPv6(src=str(source), dst=str(destination)) / ICMPv6EchoRequest(id=ident, seq=seq, data=data)
     body = ident.to_bytes(2, "big") + seq.to_bytes(2, "big") + data
     assert Icmp6Message(Icmp6Type.ECHO_REQUEST, 0, body).build(source, destination) == bytes(theirs)[40:]

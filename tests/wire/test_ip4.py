@@ -1,3 +1,5 @@
+"""IPv4 packets."""
+
 from collections.abc import Callable
 from ipaddress import IPv4Address
 from typing import Any
@@ -14,9 +16,16 @@ from passt.wire.ip4 import Ip4Packet, IpProtocol
 
 ETHERNET_LEN = 14
 PACKETS = st.builds(
-    Ip4Packet, st.ip_addresses(v=4), st.ip_addresses(v=4), st.integers(0, 255), st.binary(max_size=64),
-    ttl=st.integers(0, 255), tos=st.integers(0, 255), identification=st.integers(0, 0xffff),
-    dont_fragment=st.booleans())
+    Ip4Packet,
+    st.ip_addresses(v=4),
+    st.ip_addresses(v=4),
+    st.integers(0, 255),
+    st.binary(max_size=64),
+    ttl=st.integers(0, 255),
+    tos=st.integers(0, 255),
+    identification=st.integers(0, 0xFFFF),
+    dont_fragment=st.booleans(),
+)
 
 
 @pytest.fixture
@@ -32,8 +41,15 @@ def with_checksum(header: bytearray) -> bytes:
 
 
 def test_golden_packet_both_ways(golden: bytes) -> None:
-    packet = Ip4Packet(IPv4Address("0.0.0.0"), IPv4Address("255.255.255.255"), IpProtocol.UDP, golden[20:],
-                       ttl=64, tos=0x10, identification=0x1234)
+    packet = Ip4Packet(
+        IPv4Address("0.0.0.0"),
+        IPv4Address("255.255.255.255"),
+        IpProtocol.UDP,
+        golden[20:],
+        ttl=64,
+        tos=0x10,
+        identification=0x1234,
+    )
     assert Ip4Packet.parse(memoryview(golden)) == packet
     assert packet.build() == golden
 
@@ -48,17 +64,20 @@ def test_ethernet_padding_is_trimmed(golden: bytes) -> None:
     assert Ip4Packet.parse(golden + b"\xa5" * 11) == Ip4Packet.parse(golden)
 
 
-@pytest.mark.parametrize(("offset", "value", "reason"), [
-    (0, 0x65, "version"),
-    (0, 0x44, "header 16"),
-    (0, 0x4f, "header 60"),
-    (3, 19, "total 19"),
-    (3, 36, "total 36"),
-    (6, 0x20, "fragment"),        # more fragments
-    (6, 0x60, "fragment"),
-    (7, 0x01, "fragment"),        # offset
-    (6, 0x10, "fragment"),
-])
+@pytest.mark.parametrize(
+    ("offset", "value", "reason"),
+    [
+        (0, 0x65, "version"),
+        (0, 0x44, "header 16"),
+        (0, 0x4F, "header 60"),
+        (3, 19, "total 19"),
+        (3, 36, "total 36"),
+        (6, 0x20, "fragment"),  # more fragments
+        (6, 0x60, "fragment"),
+        (7, 0x01, "fragment"),  # offset
+        (6, 0x10, "fragment"),
+    ],
+)
 def test_spoiled_field_rejected(golden: bytes, offset: int, value: int, reason: str) -> None:
     data = bytearray(golden)
     data[offset] = value
@@ -81,14 +100,23 @@ def test_round_trip(packet: Ip4Packet) -> None:
 
 @given(PACKETS)
 def test_scapy_builds_the_same(packet: Ip4Packet) -> None:
-    theirs = IP(src=str(packet.source), dst=str(packet.destination), proto=packet.protocol, ttl=packet.ttl,
-                tos=packet.tos, id=packet.identification, flags=2 if packet.dont_fragment else 0)
+    theirs = IP(
+        src=str(packet.source),
+        dst=str(packet.destination),
+        proto=packet.protocol,
+        ttl=packet.ttl,
+        tos=packet.tos,
+        id=packet.identification,
+        flags=2 if packet.dont_fragment else 0,
+    )
     assert bytes(theirs / Raw(packet.payload)) == packet.build()
 
 
 @given(st.integers(1, 40), st.binary(max_size=20))
 def test_options_are_skipped(n_options: int, payload: bytes) -> None:
-    data = bytes(IP(src="192.0.2.5", dst="192.0.2.1", proto=17, options=[IPOption_NOP()] * n_options) / Raw(payload))
+    data = bytes(
+        IP(src="192.0.2.5", dst="192.0.2.1", proto=17, options=[IPOption_NOP()] * n_options) / Raw(payload)
+    )
     packet = Ip4Packet.parse(data)
     assert (packet.protocol, packet.payload) == (17, payload)
 
@@ -102,9 +130,22 @@ def test_any_bytes_parse_or_are_rejected(data: bytes) -> None:
     assert len(packet.payload) <= len(data) - 20
 
 
-@pytest.mark.parametrize("field", [{"protocol": 256}, {"ttl": -1}, {"tos": 256}, {"identification": 0x10000},
-                                   {"payload": bytes(0x10000 - 20)}])
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"protocol": 256},
+        {"ttl": -1},
+        {"tos": 256},
+        {"identification": 0x10000},
+        {"payload": bytes(0x10000 - 20)},
+    ],
+)
 def test_impossible_values_are_no_packet(field: dict[str, Any]) -> None:
-    fields: dict[str, Any] = {"source": IPv4Address(1), "destination": IPv4Address(2), "protocol": 1, "payload": b""}
+    fields: dict[str, Any] = {
+        "source": IPv4Address(1),
+        "destination": IPv4Address(2),
+        "protocol": 1,
+        "payload": b"",
+    }
     with pytest.raises(ValueError, match="IPv4"):
         Ip4Packet(**fields | field)

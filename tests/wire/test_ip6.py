@@ -1,3 +1,5 @@
+"""IPv6 packets and their extension headers."""
+
 from collections.abc import Callable
 from ipaddress import IPv6Address
 from typing import Any
@@ -14,9 +16,15 @@ from passt.wire.ip6 import Ip6Packet
 
 ETHERNET_LEN = 14
 PACKETS = st.builds(
-    Ip6Packet, st.ip_addresses(v=6).filter(lambda address: not address.is_multicast), st.ip_addresses(v=6),
-    st.integers(0, 255), st.binary(max_size=64), hop_limit=st.integers(0, 255),
-    traffic_class=st.integers(0, 255), flow_label=st.integers(0, 0xfffff))
+    Ip6Packet,
+    st.ip_addresses(v=6).filter(lambda address: not address.is_multicast),
+    st.ip_addresses(v=6),
+    st.integers(0, 255),
+    st.binary(max_size=64),
+    hop_limit=st.integers(0, 255),
+    traffic_class=st.integers(0, 255),
+    flow_label=st.integers(0, 0xFFFFF),
+)
 SOURCE, DESTINATION = IPv6Address("2001:db8::5"), IPv6Address("2001:db8::1")
 
 
@@ -26,8 +34,15 @@ def golden(vector: Callable[[str], bytes]) -> bytes:
 
 
 def test_golden_packet_both_ways(golden: bytes) -> None:
-    packet = Ip6Packet(IPv6Address("fe80::ff:fe00:5"), IPv6Address("ff02::1:2"), IpProtocol.UDP, golden[40:],
-                       hop_limit=1, traffic_class=0x20, flow_label=0xabcde)
+    packet = Ip6Packet(
+        IPv6Address("fe80::ff:fe00:5"),
+        IPv6Address("ff02::1:2"),
+        IpProtocol.UDP,
+        golden[40:],
+        hop_limit=1,
+        traffic_class=0x20,
+        flow_label=0xABCDE,
+    )
     assert Ip6Packet.parse(memoryview(golden)) == packet
     assert packet.build() == golden
 
@@ -42,9 +57,15 @@ def test_ethernet_padding_is_trimmed(golden: bytes) -> None:
     assert Ip6Packet.parse(golden + b"\xa5" * 3) == Ip6Packet.parse(golden)
 
 
-@pytest.mark.parametrize(("offset", "value", "reason"), [
-    (0, 0x42, "version"), (4, 1, "payload 272"), (5, 17, "payload 17"), (8, 0xff, "source"),
-])
+@pytest.mark.parametrize(
+    ("offset", "value", "reason"),
+    [
+        (0, 0x42, "version"),
+        (4, 1, "payload 272"),
+        (5, 17, "payload 17"),
+        (8, 0xFF, "source"),
+    ],
+)
 def test_spoiled_field_rejected(golden: bytes, offset: int, value: int, reason: str) -> None:
     data = bytearray(golden)
     data[offset] = value
@@ -68,14 +89,25 @@ def test_round_trip(packet: Ip6Packet) -> None:
 
 @given(PACKETS)
 def test_scapy_builds_the_same(packet: Ip6Packet) -> None:
-    theirs = IPv6(src=str(packet.source), dst=str(packet.destination), nh=packet.next_header,
-                  hlim=packet.hop_limit, tc=packet.traffic_class, fl=packet.flow_label)
+    theirs = IPv6(
+        src=str(packet.source),
+        dst=str(packet.destination),
+        nh=packet.next_header,
+        hlim=packet.hop_limit,
+        tc=packet.traffic_class,
+        fl=packet.flow_label,
+    )
     assert bytes(theirs / Raw(packet.payload)) == packet.build()
 
 
 def test_upper_layer_behind_extension_headers() -> None:
-    theirs = (IPv6(src=str(SOURCE), dst=str(DESTINATION)) / IPv6ExtHdrHopByHop(options=[RouterAlert()])
-              / IPv6ExtHdrRouting(addresses=["2001:db8::7"]) / IPv6ExtHdrDestOpt(nh=58) / Raw(b"message"))
+    theirs = (
+        IPv6(src=str(SOURCE), dst=str(DESTINATION))
+        / IPv6ExtHdrHopByHop(options=[RouterAlert()])
+        / IPv6ExtHdrRouting(addresses=["2001:db8::7"])
+        / IPv6ExtHdrDestOpt(nh=58)
+        / Raw(b"message")
+    )
     assert Ip6Packet.parse(bytes(theirs)).upper_layer() == (58, b"message")
 
 
@@ -115,9 +147,17 @@ def test_any_chain_ends_or_is_rejected(payload: bytes, first: int) -> None:
     assert payload.endswith(upper)
 
 
-@pytest.mark.parametrize("field", [{"next_header": 256}, {"hop_limit": -1}, {"traffic_class": 256},
-                                   {"flow_label": 0x100000}, {"payload": bytes(0x10000)},
-                                   {"source": IPv6Address("ff02::1")}])
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"next_header": 256},
+        {"hop_limit": -1},
+        {"traffic_class": 256},
+        {"flow_label": 0x100000},
+        {"payload": bytes(0x10000)},
+        {"source": IPv6Address("ff02::1")},
+    ],
+)
 def test_impossible_values_are_no_packet(field: dict[str, Any]) -> None:
     fields: dict[str, Any] = {"source": SOURCE, "destination": DESTINATION, "next_header": 1, "payload": b""}
     with pytest.raises(ValueError, match="IPv6"):

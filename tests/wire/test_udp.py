@@ -1,3 +1,5 @@
+"""UDP datagrams."""
+
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 
@@ -12,7 +14,7 @@ from passt.errors import WireError
 from passt.wire.udp import UdpDatagram
 
 IP4_AT, IP6_AT = 14 + 20, 14 + 40
-PORTS = st.integers(0, 0xffff)
+PORTS = st.integers(0, 0xFFFF)
 DATAGRAMS = st.builds(UdpDatagram, PORTS, PORTS, st.binary(max_size=64))
 ANY4, ALL4 = IPv4Address("0.0.0.0"), IPv4Address("255.255.255.255")
 SOURCE6, GROUP6 = IPv6Address("fe80::ff:fe00:5"), IPv6Address("ff02::1:2")
@@ -36,7 +38,7 @@ def test_truncation_rejected(vector: Callable[[str], bytes], length: int) -> Non
         UdpDatagram.parse(vector("udp4")[IP4_AT:][:length])
 
 
-@pytest.mark.parametrize("length", [0, 7, 16, 0xffff])
+@pytest.mark.parametrize("length", [0, 7, 16, 0xFFFF])
 def test_spoiled_length_rejected(vector: Callable[[str], bytes], length: int) -> None:
     data = bytearray(vector("udp4")[IP4_AT:])
     data[4:6] = length.to_bytes(2, "big")
@@ -57,20 +59,30 @@ def test_partial_checksum_is_accepted(vector: Callable[[str], bytes]) -> None:
 
 
 @given(DATAGRAMS, st.ip_addresses(v=4), st.ip_addresses(v=4))
-def test_round_trip_and_scapy_over_ip4(datagram: UdpDatagram, source: IPv4Address, destination: IPv4Address) -> None:
+def test_round_trip_and_scapy_over_ip4(
+    datagram: UdpDatagram, source: IPv4Address, destination: IPv4Address
+) -> None:
     built = datagram.build4(source, destination)
     assert UdpDatagram.parse(built) == datagram
-    theirs = IP(src=str(source), dst=str(destination)) / UDP(
-        sport=datagram.source_port, dport=datagram.destination_port) / Raw(datagram.payload)
+    theirs = (
+        IP(src=str(source), dst=str(destination))
+        / UDP(sport=datagram.source_port, dport=datagram.destination_port)
+        / Raw(datagram.payload)
+    )
     assert bytes(theirs)[20:] == built
 
 
 @given(DATAGRAMS, st.ip_addresses(v=6), st.ip_addresses(v=6))
-def test_round_trip_and_scapy_over_ip6(datagram: UdpDatagram, source: IPv6Address, destination: IPv6Address) -> None:
+def test_round_trip_and_scapy_over_ip6(
+    datagram: UdpDatagram, source: IPv6Address, destination: IPv6Address
+) -> None:
     built = datagram.build6(source, destination)
     assert UdpDatagram.parse(built) == datagram
-    theirs = IPv6(src=str(source), dst=str(destination)) / UDP(
-        sport=datagram.source_port, dport=datagram.destination_port) / Raw(datagram.payload)
+    theirs = (
+        IPv6(src=str(source), dst=str(destination))
+        / UDP(sport=datagram.source_port, dport=datagram.destination_port)
+        / Raw(datagram.payload)
+    )
     assert bytes(theirs)[40:] == built
 
 
