@@ -452,8 +452,10 @@ def test_explanations() -> None:
     inbound(policy, "0.0.0.0")
     assert lines == [
         "outbound TCP 192.0.2.5:40000 -> 192.0.2.2:80: to 127.0.0.1:80",
-        "outbound UDP [2001:db8::5]:40000 -> [fe80::77]:53: "
-        "to [fe80::77]:53 scope 7 from [2001:db8:9::9]:0 by eth8",
+        (
+            "outbound UDP [2001:db8::5]:40000 -> [fe80::77]:53: "
+            "to [fe80::77]:53 scope 7 from [2001:db8:9::9]:0 by eth8"
+        ),
         "outbound TCP 192.0.2.5:40000 -> 127.0.0.1:80: refused, destination not allowed",
         "outbound protocol 132 192.0.2.5:1 -> 198.51.100.1:2: refused, family or protocol disabled",
         "inbound TCP 127.0.0.1:50000 -> 192.0.2.5:8001: guest sees 192.0.2.2:50000 -> 192.0.2.5:81",
