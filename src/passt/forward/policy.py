@@ -1,0 +1,221 @@
+"""Where a new flow goes, or why it is refused.
+
+Outbound, the guest's destination is replaced by the first row that fits (passt(1), options
+--dns-forward, --map-host-loopback, --map-guest-addr):
+
+1. DNS address, TCP or UDP, port 53 or 853: the host's resolver (without one, the host itself, as
+   resolv.conf(5) has it);
+2. host loopback address: 127.0.0.1 or ::1;
+3. guest map address: the address assigned to the guest, which on the host is the host's own;
+4. else unchanged, if it is a unicast address, or for UDP a multicast or broadcast one.
+
+Inbound, the source is replaced by the first row that fits (passt(1), "Handling of traffic with
+loopback destination and source addresses"):
+
+1. loopback: the host loopback address; without one, refused;
+2. the assigned address, where a guest map address exists: that address;
+3. any address that the guest has itself: our address towards the guest; without one, refused;
+4. else unchanged;
+
+and the destination is the guest's address last seen. Everything is looked up in tables of packed
+addresses made at the start, since a flow waits for the answer. An IPv4-mapped IPv6 address is
+refused everywhere: a socket would take it for IPv4 and so get around these rows.
+"""
+
+from __future__ import annotations
+
+from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+from passt.addr import (
+    IP4_BROADCAST,
+    IP4_LEN,
+    IP4_LOOPBACK,
+    IP6_LEN,
+    IP6_LOOPBACK,
+    format_endpoint,
+    is_host_unicast,
+    is_loopback,
+    is_multicast,
+    is_unspecified,
+    needs_scope6,
+)
+from passt.contracts import InboundTarget, Target
+from passt.forward.observed import Observed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from passt.model import GuestFamily, GuestNet, IPAddress, PortRule
+
+_DNS_PORTS = frozenset((53, 853))
+_WITH_PORTS = frozenset((IPPROTO_TCP, IPPROTO_UDP))
+_NAMES = {IPPROTO_TCP: "TCP", IPPROTO_UDP: "UDP", IPPROTO_ICMP: "ICMP echo", IPPROTO_ICMPV6: "ICMPv6 echo"}
+
+
+class _Way(NamedTuple):
+    """A `Target` but for its port."""
+
+    address: bytes
+    scope_id: int
+    source: bytes | None
+    ifname: bytes | None
+
+
+class _Family:
+    """Tables for one family, made from its frozen facts."""
+
+    __slots__ = ("assigned", "dns", "guest_owned", "ifname", "map_guest", "map_host_loopback", "mapped",
+                 "our_address", "protocols", "scope_id", "source")
+
+    def __init__(self, facts: GuestFamily, protocols: frozenset[int], loopback: bytes) -> None:
+        self.protocols = protocols
+        self.source = _packed(facts.outbound_address)
+        self.ifname = facts.outbound_ifname.encode() if facts.outbound_ifname else None
+        self.scope_id = facts.template_ifindex
+        self.assigned = _packed(facts.address)
+        self.our_address = _packed(facts.our_address)
+        self.map_host_loopback = _packed(facts.map_host_loopback)
+        self.map_guest = _packed(facts.map_guest) if self.assigned else None
+        self.guest_owned = {self.assigned, *(copied.address.packed for copied in facts.copied_addresses)}
+        # Later entries win, so the rows are entered in reverse.
+        self.mapped: dict[bytes, _Way] = {}
+        if self.map_guest and self.assigned:
+            self.mapped[self.map_guest] = self._way(self.assigned)
+        if self.map_host_loopback:
+            self.mapped[self.map_host_loopback] = self._way(loopback)
+        self.dns: dict[bytes, _Way] = {}
+        if facts.dns_match:
+            host = _packed(facts.dns_host) or loopback
+            self.dns[facts.dns_match.packed] = self._way(loopback if is_unspecified(host) else host)
+
+    def _way(self, address: bytes) -> _Way:
+        # A socket bound to an interface or to another address does not reach the loopback address.
+        if is_loopback(address):
+            return _Way(address, 0, None, None)
+        return _Way(address, self.scope_id if needs_scope6(address) else 0, self.source, self.ifname)
+
+
+class Policy:
+    """Implements `contracts.FlowPolicy` for the guest network *net*.
+
+    The switches *tcp*, *udp* and *icmp* refuse all flows of a protocol when False. *explain* gets a
+    line for each decision, if given. `observed` is the `contracts.GuestEvents` to feed.
+    """
+
+    def __init__(self, net: GuestNet, *, tcp: bool = True, udp: bool = True, icmp: bool = True,
+                 explain: Callable[[str], None] | None = None) -> None:
+        self.observed = Observed(net, explain=explain)
+        self._explain = explain
+        both = {number for number, on in ((IPPROTO_TCP, tcp), (IPPROTO_UDP, udp)) if on}
+        self._families: dict[int, _Family] = {}
+        if net.ip4:
+            protocols = frozenset(both | ({IPPROTO_ICMP} if icmp else set()))
+            self._families[IP4_LEN] = _Family(net.ip4, protocols, IP4_LOOPBACK)
+        if net.ip6:
+            protocols = frozenset(both | ({IPPROTO_ICMPV6} if icmp else set()))
+            self._families[IP6_LEN] = _Family(net.ip6, protocols, IP6_LOOPBACK)
+
+    def outbound(self, proto: int, source: bytes, source_port: int,
+                 destination: bytes, destination_port: int) -> Target | None:
+        """Map a flow that the guest opens to a host-side target; None refuses it."""
+        decision = self._decide_outbound(proto, source, source_port, destination, destination_port)
+        if self._explain is not None:
+            self._explain_flow("outbound", proto, (source, source_port, destination, destination_port),
+                               _describe_target(decision))
+        return None if isinstance(decision, str) else decision
+
+    def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
+                local: bytes, local_port: int) -> InboundTarget | None:
+        """Map a flow accepted for *rule*, a `PortRule`, to what the guest sees; None refuses it.
+
+        An IPv4 peer of a dual-stack socket comes as 4 bytes, and *local* with it.
+        """
+        decision = self._decide_inbound(proto, cast("PortRule", rule), peer, peer_port, local, local_port)
+        if self._explain is not None:
+            self._explain_flow("inbound", proto, (peer, peer_port, local, local_port),
+                               _describe_inbound(decision))
+        return None if isinstance(decision, str) else decision
+
+    def _decide_outbound(self, proto: int, source: bytes, source_port: int,
+                         destination: bytes, destination_port: int) -> Target | str:
+        family = self._families.get(len(destination))
+        if family is None or proto not in family.protocols:
+            return "family or protocol disabled"
+        if len(source) != len(destination) or not is_host_unicast(source):
+            return "bad source address"
+        has_ports = proto in _WITH_PORTS
+        if has_ports and not (source_port and destination_port):
+            return "port 0"
+        way = family.dns.get(destination) if has_ports and destination_port in _DNS_PORTS else None
+        way = way or family.mapped.get(destination)
+        if way is not None:
+            return Target(way.address, destination_port, way.scope_id, way.source, way.ifname)
+        if not is_host_unicast(destination) and not (proto == IPPROTO_UDP and _is_group(destination)):
+            return "destination not allowed"
+        scope_id = family.scope_id if needs_scope6(destination) else 0
+        return Target(destination, destination_port, scope_id, family.source, family.ifname)
+
+    def _decide_inbound(self, proto: int, rule: PortRule, peer: bytes, peer_port: int,
+                        local: bytes, local_port: int) -> InboundTarget | str:
+        family = self._families.get(len(peer))
+        if family is None or proto not in family.protocols or proto not in _WITH_PORTS:
+            return "family or protocol disabled"
+        if not peer_port:
+            return "port 0"
+        source = self._inbound_source(family, peer)
+        if source is None:
+            return "no address to show to the guest for this peer"
+        if proto == IPPROTO_UDP and _is_group(local):
+            destination: bytes | None = local
+        else:
+            destination = self.observed.inbound_destination(source)
+        if destination is None:
+            return "no guest address known yet"
+        return InboundTarget(source, peer_port, destination, rule.target_port(local_port))
+
+    def _inbound_source(self, family: _Family, peer: bytes) -> bytes | None:
+        if is_loopback(peer):
+            return family.map_host_loopback
+        if not is_host_unicast(peer):
+            return None
+        if peer == family.assigned and family.map_guest:
+            return family.map_guest
+        if peer in family.guest_owned or self.observed.is_guest(peer):
+            return family.our_address
+        return peer
+
+    def _explain_flow(self, direction: str, proto: int, flow: tuple[bytes, int, bytes, int],
+                      outcome: str) -> None:
+        if self._explain is not None:
+            name = _NAMES.get(proto, f"protocol {proto}")
+            source, destination = format_endpoint(*flow[:2]), format_endpoint(*flow[2:])
+            self._explain(f"{direction} {name} {source} -> {destination}: {outcome}")
+
+
+def _is_group(address: bytes) -> bool:
+    return is_multicast(address) or address == IP4_BROADCAST
+
+
+def _packed(address: IPAddress | None) -> bytes | None:
+    return address.packed if address else None
+
+
+def _describe_target(decision: Target | str) -> str:
+    if isinstance(decision, str):
+        return f"refused, {decision}"
+    text = f"to {format_endpoint(decision.address, decision.port)}"
+    if decision.scope_id:
+        text += f" scope {decision.scope_id}"
+    if decision.source:
+        text += f" from {format_endpoint(decision.source, 0)}"
+    if decision.ifname:
+        text += f" by {decision.ifname.decode()}"
+    return text
+
+
+def _describe_inbound(decision: InboundTarget | str) -> str:
+    if isinstance(decision, str):
+        return f"refused, {decision}"
+    source = format_endpoint(decision.source, decision.source_port)
+    return f"guest sees {source} -> {format_endpoint(decision.destination, decision.destination_port)}"

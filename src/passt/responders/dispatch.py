@@ -1,0 +1,123 @@
+"""One control frame in, reply frames out.
+
+The frame is peeled layer by layer with `passt.wire`, each layer picking the next by its kind; the
+responder of the innermost one sees a valid message and returns a value, which is wrapped again.
+`WireError` is met here and nowhere else: it is counted for the layer in which it arose, and the
+frame is dropped. Every other exception is a mistake of ours and passes.
+
+Frames are answered whatever their destination MAC is, since everybody behind this link is us, and
+go back to the MAC from which they came. There is no state but the counters; their number is fixed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from passt.addr import format_mac, multicast_mac
+from passt.errors import WireError
+from passt.responders.arp import ArpResponder
+from passt.responders.ndp import NdpReply, NdpResponder
+from passt.wire.arp import ArpPacket
+from passt.wire.ethernet import EthernetFrame, EtherType, pad
+from passt.wire.icmp6 import Icmp6Message
+from passt.wire.ip4 import IpProtocol
+from passt.wire.ip6 import Ip6Packet
+from passt.wire.ndp import build_message, is_ndp, parse_message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from passt.model import GuestNet
+
+_LAYERS = ("ethernet", "arp", "ip6", "icmp6", "ndp")
+
+
+class Dispatcher:
+    """Implements `contracts.FrameResponder` for the guest network *net*.
+
+    *ndp* False leaves every ND message unanswered; *router_advertisements* False leaves only
+    solicitations of routers so (for a guest whose addresses and routes are set up for it). *explain* gets a
+    line for each answer and each malformed frame, if given; limiting their rate is its affair.
+    """
+
+    def __init__(self, net: GuestNet, *, ndp: bool = True, router_advertisements: bool = True,
+                 explain: Callable[[str], None] | None = None) -> None:
+        self._our_mac = net.our_mac
+        self._explain = explain
+        self._layer = "ethernet"
+        self._counts = {f"{layer}_{what}": 0 for layer in _LAYERS for what in ("received", "malformed")}
+        self._counts |= {"arp_answered": 0, "ndp_answered": 0}
+        self._arp = ArpResponder(net.ip4, net.our_mac) if net.ip4 else None
+        self._ndp: NdpResponder | None = None
+        if net.ip6 and ndp:
+            # No DHCPv6 responder is behind this dispatcher, so nobody is told to ask it for addresses.
+            self._ndp = NdpResponder(net, net.ip6, router_advertisements=router_advertisements, managed=False)
+
+    def respond(self, frame: bytes) -> list[bytes]:
+        """Take one Ethernet frame without FCS; return whole frames for the guest, maybe none."""
+        try:
+            return self._respond(frame)
+        except WireError as error:
+            self._counts[f"{self._layer}_malformed"] += 1
+            if self._explain:
+                self._explain(f"malformed frame: {error}")
+            return []
+
+    def stats(self) -> dict[str, int]:
+        """Return counts since the start: LAYER_received, LAYER_malformed, arp_answered, ndp_answered."""
+        return dict(self._counts)
+
+    def _respond(self, data: bytes) -> list[bytes]:
+        self._enter("ethernet")
+        frame = EthernetFrame.parse(data)
+        match frame.ether_type:
+            case EtherType.ARP if self._arp:
+                return self._handle_arp(frame, self._arp)
+            case EtherType.IP6 if self._ndp:
+                return self._handle_ip6(frame, self._ndp)
+            case _:
+                return []
+
+    def _handle_arp(self, frame: EthernetFrame, responder: ArpResponder) -> list[bytes]:
+        self._enter("arp")
+        request = ArpPacket.parse(frame.payload)
+        reply = responder.respond(request)
+        if reply is None:
+            return []
+        self._note_answer("arp", frame, f"{reply.sender_ip} is at {format_mac(reply.sender_mac)}")
+        return [self._wrap(frame.source, EtherType.ARP, reply.build())]
+
+    def _handle_ip6(self, frame: EthernetFrame, responder: NdpResponder) -> list[bytes]:
+        self._enter("ip6")
+        packet = Ip6Packet.parse(frame.payload)
+        protocol, payload = packet.upper_layer()
+        if protocol != IpProtocol.ICMP6:
+            return []
+        self._enter("icmp6")
+        icmp = Icmp6Message.parse(payload, packet.source, packet.destination)
+        if not is_ndp(icmp.kind):
+            return []
+        self._enter("ndp")
+        reply = responder.respond(packet.source, parse_message(packet, icmp))
+        if reply is None:
+            return []
+        self._note_answer("ndp", frame, type(reply.message).__name__)
+        return [self._wrap_ndp(frame.source, reply)]
+
+    def _wrap_ndp(self, asker: bytes, reply: NdpReply) -> bytes:
+        icmp = build_message(reply.message).build(reply.source, reply.destination)
+        packet = Ip6Packet(reply.source, reply.destination, IpProtocol.ICMP6, icmp)
+        mac = multicast_mac(reply.destination) if reply.destination.is_multicast else asker
+        return self._wrap(mac, EtherType.IP6, packet.build())
+
+    def _wrap(self, destination: bytes, ether_type: EtherType, payload: bytes) -> bytes:
+        return pad(EthernetFrame(destination, self._our_mac, ether_type, payload).build())
+
+    def _enter(self, layer: str) -> None:
+        self._layer = layer
+        self._counts[f"{layer}_received"] += 1
+
+    def _note_answer(self, layer: str, frame: EthernetFrame, what: str) -> None:
+        self._counts[f"{layer}_answered"] += 1
+        if self._explain:
+            self._explain(f"{layer}: told {format_mac(frame.source)}: {what}")

@@ -1,0 +1,133 @@
+"""Neighbours and routers on the guest's IPv6 link: we are all of them (RFC 4861).
+
+Solicitations of neighbours are answered for every target, because the guest may believe any
+address of its prefix on-link, the host's own too if it chose another for itself. No answer to
+duplicate address detection (unspecified source; RFC 4862, 5.4), so that it always succeeds, nor to
+one who asks for its own address.
+
+Solicitations of routers get one advertisement, made once from the frozen facts. It leaves out what
+has no value: the prefix without an assigned address, MTU, resolvers, search list. Search names that
+cannot be encoded, or for which the packet has no room left, are left out one by one.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address
+from typing import TYPE_CHECKING, NamedTuple
+
+from passt.addr import IP6_ALL_NODES
+from passt.wire.dns_name import encoded_len, normalise_name
+from passt.wire.ndp import (
+    NdpMessage,
+    NeighborAdvertisement,
+    NeighborSolicitation,
+    RouterAdvertisement,
+    RouterSolicitation,
+)
+from passt.wire.ndp_options import (
+    UNIT,
+    DnsSearchList,
+    LinkMtu,
+    NdpOption,
+    PrefixInformation,
+    RecursiveDnsServers,
+    SourceLinkLayer,
+    TargetLinkLayer,
+    clear_host_bits,
+)
+
+if TYPE_CHECKING:
+    from passt.model import GuestFamily, GuestNet
+
+_HOP_LIMIT = 255
+_ROUTER_LIFETIME_S = 0xffff
+"""The longest there is (RFC 8319): unsolicited advertisements renew it long before."""
+_PREFIX_LEN = 64
+"""Autoconfiguration works with this length only (RFC 4862, 5.5.3; RFC 4291, 2.5.4)."""
+_MAX_RESOLVERS = 8
+"""More than any resolver library reads; keeps room for the search list."""
+_MAX_BODY_LEN = 1280 - 40 - 4
+"""An advertisement fits the least IPv6 MTU, whatever the link's is: body behind IPv6 and ICMPv6 headers."""
+
+
+class NdpReply(NamedTuple):
+    """A message and the addresses of the packet that carries it."""
+
+    source: IPv6Address
+    destination: IPv6Address
+    message: NdpMessage
+
+
+class NdpResponder:
+    """Answers solicitations with the facts of *net*, whose IPv6 part is *family*; no state.
+
+    *managed* is the M flag: addresses are to be had by DHCPv6.
+    """
+
+    def __init__(self, net: GuestNet, family: GuestFamily, *, router_advertisements: bool = True,
+                 managed: bool = True) -> None:
+        self._our_mac = net.our_mac
+        ours = family.our_address
+        self._our_link_local = ours if isinstance(ours, IPv6Address) and ours.is_link_local else None
+        self._advertisement: RouterAdvertisement | None = None
+        if router_advertisements:
+            self._advertisement = _make_advertisement(net, family, managed=managed)
+
+    def respond(self, source: IPv6Address, message: NdpMessage) -> NdpReply | None:
+        """Reply to *message* that came from *source*; None where silence is right."""
+        match message:
+            case NeighborSolicitation(target=target):
+                return self._handle_neighbor_solicitation(source, target)
+            case RouterSolicitation():
+                return self._handle_router_solicitation(source)
+            case _:
+                return None
+
+    def _handle_neighbor_solicitation(self, source: IPv6Address, target: IPv6Address) -> NdpReply | None:
+        if source.is_unspecified or source == target:
+            return None
+        advertisement = NeighborAdvertisement(target, router=True, solicited=True, override=True,
+                                              options=(TargetLinkLayer(self._our_mac),))
+        return NdpReply(self._our_link_local or target, source, advertisement)
+
+    def _handle_router_solicitation(self, source: IPv6Address) -> NdpReply | None:
+        # RFC 4861, 6.1.2: an advertisement comes from a link-local address, or it is not valid.
+        if self._advertisement is None or self._our_link_local is None:
+            return None
+        # RFC 4861, 6.2.6: the unspecified address cannot be answered, the group can.
+        destination = IP6_ALL_NODES if source.is_unspecified else source
+        return NdpReply(self._our_link_local, destination, self._advertisement)
+
+
+def _make_advertisement(net: GuestNet, family: GuestFamily, *, managed: bool) -> RouterAdvertisement:
+    options: list[NdpOption] = []
+    address = family.address
+    if isinstance(address, IPv6Address) and not address.is_link_local:
+        options.append(PrefixInformation(clear_host_bits(address, _PREFIX_LEN), _PREFIX_LEN))
+    options.append(SourceLinkLayer(net.our_mac))
+    if net.mtu is not None:
+        options.append(LinkMtu(net.mtu))
+    servers = [server for server in family.resolvers if isinstance(server, IPv6Address)]
+    if servers:
+        options.append(RecursiveDnsServers(tuple(servers[:_MAX_RESOLVERS])))
+
+    def with_options() -> RouterAdvertisement:
+        return RouterAdvertisement(_HOP_LIMIT, managed and address is not None, other=False,
+                                   lifetime_s=_ROUTER_LIFETIME_S, options=tuple(options))
+
+    names = _names_that_fit(net.search, _MAX_BODY_LEN - len(with_options().build()))
+    if names:
+        options.append(DnsSearchList(names))
+    return with_options()
+
+
+def _names_that_fit(search: tuple[str, ...], room: int) -> tuple[str, ...]:
+    """Names of *search* in text form, as many as an option of at most *room* bytes can hold."""
+    left = room // UNIT * UNIT - UNIT
+    names = []
+    for text in search:
+        name = normalise_name(text)
+        if name is not None and encoded_len(name) <= left:
+            names.append(name)
+            left -= encoded_len(name)
+    return tuple(names)

@@ -1,0 +1,36 @@
+"""The Internet checksum (RFC 1071) and the pseudo-headers that go into it."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
+
+_PSEUDO4 = struct.Struct("!4s4sxBH")
+_PSEUDO6 = struct.Struct("!16s16sI3xB")
+
+
+def internet_checksum(*parts: bytes) -> int:
+    """Checksum of *parts* as 16 bits, each part padded with a zero byte to an even length.
+
+    Over data that contain a valid checksum the result is 0.
+    """
+    total = 0
+    for part in parts:
+        padded = part + b"\0" if len(part) % 2 else part
+        total += sum(struct.unpack(f"!{len(padded) // 2}H", padded))
+    while total >> 16:
+        total = (total & 0xffff) + (total >> 16)
+    return total ^ 0xffff
+
+
+def pseudo_header4(source: IPv4Address, destination: IPv4Address, protocol: int, length: int) -> bytes:
+    """Pseudo-header of RFC 768: source, destination, zero, protocol, 16-bit *length*."""
+    return _PSEUDO4.pack(source.packed, destination.packed, protocol, length)
+
+
+def pseudo_header6(source: IPv6Address, destination: IPv6Address, next_header: int, length: int) -> bytes:
+    """Pseudo-header of RFC 8200, 8.1: source, destination, 32-bit *length*, three zeros, next header."""
+    return _PSEUDO6.pack(source.packed, destination.packed, length, next_header)

@@ -1,0 +1,63 @@
+"""Ethernet II frames, without FCS.
+
+::
+
+    0               6             12     14
+    | destination   | source      | type | payload ...
+
+The payload may end in padding up to 60 bytes of frame; only the layer above knows its real length.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Self
+
+from passt.errors import WireError
+from passt.wire.cursor import require_bits, require_mac
+
+_LAYOUT = struct.Struct("!6s6sH")
+MIN_FRAME_LEN = 60
+"""Least length without FCS (IEEE 802.3, 4.4.2: 64 bytes with it)."""
+
+
+class EtherType(IntEnum):
+    """Kinds of payload that we know; a frame may carry any 16-bit value."""
+
+    IP4 = 0x0800
+    ARP = 0x0806
+    IP6 = 0x86dd
+
+
+@dataclass(frozen=True, slots=True)
+class EthernetFrame:
+    """One frame; *ether_type* is an `EtherType` or any other 16-bit number."""
+
+    destination: bytes
+    source: bytes
+    ether_type: int
+    payload: bytes
+
+    def __post_init__(self) -> None:
+        require_mac("Ethernet destination", self.destination)
+        require_mac("Ethernet source", self.source)
+        require_bits("EtherType", self.ether_type, 16)
+
+    @classmethod
+    def parse(cls, data: bytes | memoryview) -> Self:
+        """Read one frame; `WireError` if it is shorter than the header."""
+        if len(data) < _LAYOUT.size:
+            raise WireError(f"Ethernet: {len(data)} bytes, need {_LAYOUT.size}")
+        destination, source, ether_type = _LAYOUT.unpack_from(data)
+        return cls(destination, source, ether_type, bytes(data[_LAYOUT.size:]))
+
+    def build(self) -> bytes:
+        """Write the frame without padding; see `pad`."""
+        return _LAYOUT.pack(self.destination, self.source, self.ether_type) + self.payload
+
+
+def pad(frame: bytes) -> bytes:
+    """Append zeros up to the least length of an Ethernet frame."""
+    return frame.ljust(MIN_FRAME_LEN, b"\0")

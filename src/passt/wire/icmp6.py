@@ -1,0 +1,73 @@
+"""ICMPv6 messages (RFC 4443): type, code, checksum over the pseudo-header, body.
+
+::
+
+    0      1      2          4
+    | type | code | checksum | body ...
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Self
+
+from passt.errors import WireError
+from passt.wire.checksum import internet_checksum, pseudo_header6
+from passt.wire.cursor import require_bits, require_len
+from passt.wire.ip4 import IpProtocol
+
+if TYPE_CHECKING:
+    from ipaddress import IPv6Address
+
+_LAYOUT = struct.Struct("!BBH")
+_HEADER_LEN = _LAYOUT.size
+
+
+class Icmp6Type(IntEnum):
+    """Types that the control plane names (RFC 4443, RFC 4861)."""
+
+    ECHO_REQUEST = 128
+    ECHO_REPLY = 129
+    ROUTER_SOLICITATION = 133
+    ROUTER_ADVERTISEMENT = 134
+    NEIGHBOR_SOLICITATION = 135
+    NEIGHBOR_ADVERTISEMENT = 136
+    REDIRECT = 137
+
+
+@dataclass(frozen=True, slots=True)
+class Icmp6Message:
+    """One message; *kind* is an `Icmp6Type` or any other 8-bit number."""
+
+    kind: int
+    code: int
+    body: bytes
+
+    def __post_init__(self) -> None:
+        require_bits("ICMPv6 type", self.kind, 8)
+        require_bits("ICMPv6 code", self.code, 8)
+        require_len("ICMPv6 body", self.body, 0, 0xffff - _HEADER_LEN)
+
+    @classmethod
+    def parse(cls, data: bytes | memoryview, source: IPv6Address, destination: IPv6Address) -> Self:
+        """Read the message that went from *source* to *destination*; all of *data* belongs to it.
+
+        `WireError` if it is short or the checksum is bad (RFC 4443, 2.3; ND demands the check in
+        RFC 4861, 6.1 and 7.1; no link offloads it).
+        """
+        if len(data) < _HEADER_LEN:
+            raise WireError(f"ICMPv6: {len(data)} bytes, need {_HEADER_LEN}")
+        pseudo_header = pseudo_header6(source, destination, IpProtocol.ICMP6, len(data))
+        if internet_checksum(pseudo_header, bytes(data)):
+            raise WireError("ICMPv6: bad checksum")
+        kind, code, _ = _LAYOUT.unpack_from(data)
+        return cls(kind, code, bytes(data[_HEADER_LEN:]))
+
+    def build(self, source: IPv6Address, destination: IPv6Address) -> bytes:
+        """Write the message as sent from *source* to *destination*, checksum complete."""
+        pseudo_header = pseudo_header6(source, destination, IpProtocol.ICMP6, _HEADER_LEN + len(self.body))
+        header = _LAYOUT.pack(self.kind, self.code, 0)
+        checksum = internet_checksum(pseudo_header, header, self.body)
+        return _LAYOUT.pack(self.kind, self.code, checksum) + self.body

@@ -1,0 +1,92 @@
+"""IPv4 headers of control traffic (RFC 791). Options are skipped, fragments refused.
+
+::
+
+    0         1     2              4    6                 8     9          10         12       16
+    | ver+ihl | tos | total length | id | flags, fragment | ttl | protocol | checksum | source | destination
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Address
+from typing import Self
+
+from passt.errors import WireError
+from passt.wire.checksum import internet_checksum
+from passt.wire.cursor import require_bits, require_len
+
+_LAYOUT = struct.Struct("!BBHHHBBH4s4s")
+_HEADER_LEN = _LAYOUT.size
+_DONT_FRAGMENT = 0x4000
+_FRAGMENT_MASK = 0x3fff
+"""More-fragments flag and offset: any bit set means a fragment."""
+_CHECKSUM_AT = slice(10, 12)
+
+
+class IpProtocol(IntEnum):
+    """IANA protocol numbers, IPv6 next headers among them."""
+
+    HOP_BY_HOP = 0
+    ICMP = 1
+    TCP = 6
+    UDP = 17
+    ROUTING = 43
+    FRAGMENT = 44
+    ICMP6 = 58
+    NO_NEXT_HEADER = 59
+    DESTINATION_OPTIONS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Ip4Packet:
+    """One whole packet without options."""
+
+    source: IPv4Address
+    destination: IPv4Address
+    protocol: int
+    payload: bytes
+    ttl: int = 255
+    tos: int = 0
+    identification: int = 0
+    dont_fragment: bool = True
+
+    def __post_init__(self) -> None:
+        require_bits("IPv4 protocol", self.protocol, 8)
+        require_bits("IPv4 TTL", self.ttl, 8)
+        require_bits("IPv4 TOS", self.tos, 8)
+        require_bits("IPv4 identification", self.identification, 16)
+        require_len("IPv4 payload", self.payload, 0, 0xffff - _HEADER_LEN)
+
+    @classmethod
+    def parse(cls, data: bytes | memoryview) -> Self:
+        """Read one packet; bytes after its total length are Ethernet padding.
+
+        `WireError` for bad version, lengths or header checksum (RFC 1122, 3.2.1.2: silently
+        discard) and for a fragment: no control message needs one.
+        """
+        if len(data) < _HEADER_LEN:
+            raise WireError(f"IPv4: {len(data)} bytes, need {_HEADER_LEN}")
+        first, tos, total_len, ident, flags, ttl, protocol, _, source, destination = _LAYOUT.unpack_from(data)
+        header_len = (first & 0xf) * 4
+        if first >> 4 != 4:
+            raise WireError(f"IPv4: version {first >> 4}")
+        if not _HEADER_LEN <= header_len <= total_len <= len(data):
+            raise WireError(f"IPv4: header {header_len}, total {total_len}, present {len(data)} bytes")
+        if internet_checksum(bytes(data[:header_len])):
+            raise WireError("IPv4: bad header checksum")
+        if flags & _FRAGMENT_MASK:
+            raise WireError("IPv4: fragment")
+        return cls(IPv4Address(source), IPv4Address(destination), protocol, bytes(data[header_len:total_len]),
+                   ttl, tos, ident, bool(flags & _DONT_FRAGMENT))
+
+    def build(self) -> bytes:
+        """Write header and payload, checksum complete."""
+        header = bytearray(_LAYOUT.pack(
+            0x45, self.tos, _HEADER_LEN + len(self.payload), self.identification,
+            _DONT_FRAGMENT if self.dont_fragment else 0, self.ttl, self.protocol, 0,
+            self.source.packed, self.destination.packed))
+        header[_CHECKSUM_AT] = internet_checksum(bytes(header)).to_bytes(2, "big")
+        return bytes(header) + self.payload

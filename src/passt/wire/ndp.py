@@ -1,0 +1,207 @@
+"""Neighbor Discovery messages (RFC 4861, section 4) and what makes them valid.
+
+Bodies, after the four bytes of the ICMPv6 header::
+
+    solicitation of a router       0 reserved  4 options ...
+    router advertisement           0 hop limit 1 flags 2 lifetime 4 reachable 8 retransmit 12 options ...
+    solicitation of a neighbour    0 reserved  4 target  20 options ...
+    neighbour advertisement        0 flags     4 target  20 options ...
+
+`parse_message` is the door: it holds a packet to the rules of RFC 4861, 6.1 and 7.1 that concern
+the envelope (hop limit 255: not forwarded by a router; code 0; addresses that fit the message).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from passt.addr import solicited_node
+from passt.errors import WireError
+from passt.wire.cursor import Reader, require_bits
+from passt.wire.icmp6 import Icmp6Message, Icmp6Type
+from passt.wire.ndp_options import NdpOption, SourceLinkLayer, build_options, parse_options
+
+if TYPE_CHECKING:
+    from passt.wire.ip6 import Ip6Packet
+
+_ROUTER_SOLICITATION = struct.Struct("!4x")
+_ROUTER_ADVERTISEMENT = struct.Struct("!BBHII")
+_NEIGHBOR = struct.Struct("!B3x16s")
+_HOP_LIMIT = 255
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSolicitation:
+    """RFC 4861, 4.1."""
+
+    KIND: ClassVar[int] = Icmp6Type.ROUTER_SOLICITATION
+
+    options: tuple[NdpOption, ...] = ()
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """Read the body; `WireError` if it is short or an option is bad."""
+        reader = Reader(body, "router solicitation")
+        reader.pull(_ROUTER_SOLICITATION)
+        return cls(parse_options(reader.pull_rest()))
+
+    def build(self) -> bytes:
+        """Write the body."""
+        return _ROUTER_SOLICITATION.pack() + build_options(self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class RouterAdvertisement:
+    """RFC 4861, 4.2; *hop_limit*, *reachable_ms* and *retransmit_ms* 0 mean "unspecified"."""
+
+    KIND: ClassVar[int] = Icmp6Type.ROUTER_ADVERTISEMENT
+    _MANAGED: ClassVar[int] = 0x80
+    _OTHER: ClassVar[int] = 0x40
+
+    hop_limit: int
+    managed: bool
+    other: bool
+    lifetime_s: int
+    reachable_ms: int = 0
+    retransmit_ms: int = 0
+    options: tuple[NdpOption, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_bits("RA hop limit", self.hop_limit, 8)
+        require_bits("RA lifetime", self.lifetime_s, 16)
+        require_bits("RA reachable time", self.reachable_ms, 32)
+        require_bits("RA retransmit timer", self.retransmit_ms, 32)
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """Read the body; `WireError` if it is short or an option is bad."""
+        reader = Reader(body, "router advertisement")
+        hop_limit, flags, lifetime_s, reachable_ms, retransmit_ms = reader.pull(_ROUTER_ADVERTISEMENT)
+        return cls(hop_limit, bool(flags & cls._MANAGED), bool(flags & cls._OTHER), lifetime_s,
+                   reachable_ms, retransmit_ms, parse_options(reader.pull_rest()))
+
+    def build(self) -> bytes:
+        """Write the body."""
+        flags = self.managed * self._MANAGED | self.other * self._OTHER
+        return _ROUTER_ADVERTISEMENT.pack(self.hop_limit, flags, self.lifetime_s, self.reachable_ms,
+                                          self.retransmit_ms) + build_options(self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class NeighborSolicitation:
+    """RFC 4861, 4.3."""
+
+    KIND: ClassVar[int] = Icmp6Type.NEIGHBOR_SOLICITATION
+
+    target: IPv6Address
+    options: tuple[NdpOption, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require_unicast(self.target)
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """Read the body; `WireError` if it is short, the target is multicast or an option is bad."""
+        _, target, options = _parse_neighbor(body, "neighbour solicitation")
+        return cls(target, options)
+
+    def build(self) -> bytes:
+        """Write the body."""
+        return _NEIGHBOR.pack(0, self.target.packed) + build_options(self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class NeighborAdvertisement:
+    """RFC 4861, 4.4."""
+
+    KIND: ClassVar[int] = Icmp6Type.NEIGHBOR_ADVERTISEMENT
+    _ROUTER: ClassVar[int] = 0x80
+    _SOLICITED: ClassVar[int] = 0x40
+    _OVERRIDE: ClassVar[int] = 0x20
+
+    target: IPv6Address
+    router: bool
+    solicited: bool
+    override: bool
+    options: tuple[NdpOption, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require_unicast(self.target)
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """Read the body; `WireError` if it is short, the target is multicast or an option is bad."""
+        flags, target, options = _parse_neighbor(body, "neighbour advertisement")
+        return cls(target, bool(flags & cls._ROUTER), bool(flags & cls._SOLICITED),
+                   bool(flags & cls._OVERRIDE), options)
+
+    def build(self) -> bytes:
+        """Write the body."""
+        flags = self.router * self._ROUTER | self.solicited * self._SOLICITED | self.override * self._OVERRIDE
+        return _NEIGHBOR.pack(flags, self.target.packed) + build_options(self.options)
+
+
+NdpMessage = RouterSolicitation | RouterAdvertisement | NeighborSolicitation | NeighborAdvertisement
+
+_MESSAGES: dict[int, type[NdpMessage]] = {
+    cls.KIND: cls
+    for cls in (RouterSolicitation, RouterAdvertisement, NeighborSolicitation, NeighborAdvertisement)
+}
+
+
+def is_ndp(kind: int) -> bool:
+    """Whether ICMPv6 type *kind* is one that `parse_message` reads."""
+    return kind in _MESSAGES
+
+
+def parse_message(packet: Ip6Packet, icmp: Icmp6Message) -> NdpMessage:
+    """Read *icmp*, of a type for which `is_ndp` holds, that came in *packet*.
+
+    `WireError` unless all of RFC 4861, 6.1.1, 6.1.2, 7.1.1 or 7.1.2 is fulfilled.
+    """
+    if packet.hop_limit != _HOP_LIMIT:
+        raise WireError(f"ND: hop limit {packet.hop_limit}, the packet was forwarded")
+    if icmp.code:
+        raise WireError(f"ND: code {icmp.code}")
+    message = _MESSAGES[icmp.kind].parse(icmp.body)
+    match message:
+        case RouterSolicitation():
+            _check_unspecified_source(packet, message.options)
+        case RouterAdvertisement():
+            if not packet.source.is_link_local:
+                raise WireError("router advertisement: source is not link-local")
+        case NeighborSolicitation(target=target):
+            _check_unspecified_source(packet, message.options)
+            if packet.source.is_unspecified and packet.destination != solicited_node(target):
+                raise WireError("neighbour solicitation: unspecified source, not to the solicited-node group")
+        case NeighborAdvertisement(solicited=solicited):
+            if solicited and packet.destination.is_multicast:
+                raise WireError("neighbour advertisement: solicited, but to a group")
+    return message
+
+
+def build_message(message: NdpMessage) -> Icmp6Message:
+    """Wrap *message* for ICMPv6; it must be sent with hop limit 255."""
+    return Icmp6Message(message.KIND, 0, message.build())
+
+
+def _check_unspecified_source(packet: Ip6Packet, options: tuple[NdpOption, ...]) -> None:
+    if packet.source.is_unspecified and any(isinstance(option, SourceLinkLayer) for option in options):
+        raise WireError("ND: unspecified source with a source link-layer address")
+
+
+def _parse_neighbor(body: bytes, what: str) -> tuple[int, IPv6Address, tuple[NdpOption, ...]]:
+    reader = Reader(body, what)
+    flags, packed = reader.pull(_NEIGHBOR)
+    target = IPv6Address(packed)
+    if target.is_multicast:
+        raise WireError(f"{what}: target is multicast")
+    return flags, target, parse_options(reader.pull_rest())
+
+
+def _require_unicast(target: IPv6Address) -> None:
+    if target.is_multicast:
+        raise ValueError(f"ND target {target} is multicast")

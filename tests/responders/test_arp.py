@@ -1,0 +1,71 @@
+"""Which requests are answered, and which must not be."""
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+import pytest
+
+from passt.model import OUR_MAC, GuestFamily, InterfaceAddress
+from passt.responders.arp import ArpResponder
+from passt.wire.arp import ArpOp, ArpPacket
+
+GUEST_MAC = bytes.fromhex("020000000005")
+GUEST = IPv4Address("192.0.2.5")
+SECOND = IPv4Address("198.51.100.5")
+OTHER = IPv4Address("192.0.2.77")
+ZERO = IPv4Address("0.0.0.0")
+FAMILY = GuestFamily(
+    address=GUEST,
+    prefix_len=24,
+    gateway=IPv4Address("192.0.2.1"),
+    our_address=IPv4Address("192.0.2.1"),
+    map_host_loopback=IPv4Address("192.0.2.2"),
+    map_guest=IPv4Address("192.0.2.3"),
+    dns_match=IPv4Address("192.0.2.4"),
+    copied_addresses=(InterfaceAddress(GUEST, 24, 0, 0, b""), InterfaceAddress(SECOND, 24, 0, 0, b"")),
+)
+RESPONDER = ArpResponder(FAMILY, OUR_MAC)
+
+
+def request(sender: IPv4Address, target: IPv4Address) -> ArpPacket:
+    return ArpPacket(ArpOp.REQUEST, GUEST_MAC, sender, bytes(6), target)
+
+
+@pytest.mark.parametrize("target", ["192.0.2.1", "192.0.2.2", "192.0.2.77", "203.0.113.9", "0.0.0.0"])
+@pytest.mark.parametrize("sender", ["192.0.2.5", "198.51.100.5", "10.1.1.1"])
+def test_request_for_any_other_address_answered(sender: str, target: str) -> None:
+    reply = RESPONDER.respond(request(IPv4Address(sender), IPv4Address(target)))
+    assert reply == ArpPacket(ArpOp.REPLY, OUR_MAC, IPv4Address(target), GUEST_MAC, IPv4Address(sender))
+
+
+@pytest.mark.parametrize("target", [GUEST, SECOND])
+@pytest.mark.parametrize("sender", [GUEST, OTHER, ZERO])
+def test_addresses_of_the_guest_never_claimed(sender: IPv4Address, target: IPv4Address) -> None:
+    assert RESPONDER.respond(request(sender, target)) is None
+
+
+@pytest.mark.parametrize("address", ["192.0.2.77", "192.0.2.1"])
+def test_announcement_ignored(address: str) -> None:
+    assert RESPONDER.respond(request(IPv4Address(address), IPv4Address(address))) is None
+
+
+@pytest.mark.parametrize("target", ["192.0.2.77", "169.254.7.9"])
+def test_probe_for_a_free_address_not_disturbed(target: str) -> None:
+    assert RESPONDER.respond(request(ZERO, IPv4Address(target))) is None
+
+
+@pytest.mark.parametrize("target", ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4", "0.0.0.0"])
+def test_probe_for_an_address_that_stands_for_us_answered(target: str) -> None:
+    reply = RESPONDER.respond(request(ZERO, IPv4Address(target)))
+    assert reply == ArpPacket(ArpOp.REPLY, OUR_MAC, IPv4Address(target), GUEST_MAC, ZERO)
+
+
+def test_reply_ignored() -> None:
+    assert RESPONDER.respond(replace(request(GUEST, OTHER), op=ArpOp.REPLY)) is None
+
+
+def test_family_without_gateway_or_address() -> None:
+    responder = ArpResponder(GuestFamily(None, 0, None, None), OUR_MAC)
+    assert responder.respond(request(GUEST, OTHER)) is not None
+    assert responder.respond(request(ZERO, OTHER)) is None
+    assert responder.respond(request(ZERO, ZERO)) is not None

@@ -1,0 +1,233 @@
+"""Frames in, frames out: golden answers, counters, hostile frames."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scapy.layers.inet6 import (
+    ICMPv6EchoRequest,
+    ICMPv6ND_NS,
+    ICMPv6ND_RA,
+    ICMPv6ND_RS,
+    IPv6,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+)
+from scapy.layers.l2 import ARP, Ether
+
+from passt.model import GuestFamily, GuestNet
+from passt.responders.dispatch import Dispatcher
+
+if TYPE_CHECKING:
+    from passt.contracts import FrameResponder
+
+GUEST_MAC = "02:00:00:00:00:05"
+NET = GuestNet(
+    GuestFamily(IPv4Address("192.0.2.5"), 24, IPv4Address("192.0.2.1"), IPv4Address("192.0.2.1")),
+    GuestFamily(
+        IPv6Address("2001:db8::5"),
+        64,
+        IPv6Address("fe80::1"),
+        IPv6Address("fe80::1"),
+        resolvers=(IPv6Address("2001:db8::53"),),
+    ),
+    "eth0",
+    search=("example.com", "lan"),
+)
+ARP_REQUEST = bytes(
+    Ether(src=GUEST_MAC, dst="ff:ff:ff:ff:ff:ff") / ARP(hwsrc=GUEST_MAC, psrc="192.0.2.5", pdst="192.0.2.1")
+)
+NS = (
+    Ether(src=GUEST_MAC, dst="33:33:ff:00:00:01")
+    / IPv6(src="2001:db8::5", dst="ff02::1:ff00:1", hlim=255)
+    / ICMPv6ND_NS(tgt="fe80::1")
+)
+
+
+def nonzero(dispatcher: Dispatcher) -> dict[str, int]:
+    return {name: count for name, count in dispatcher.stats().items() if count}
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("arp_request", "arp_reply"),
+        ("neighbor_solicitation", "neighbor_advertisement"),
+        ("router_solicitation", "router_advertisement"),
+    ],
+)
+def test_golden_question_gets_golden_answer(
+    vector: Callable[[str], bytes], question: str, answer: str
+) -> None:
+    responder: FrameResponder = Dispatcher(NET)
+    assert responder.respond(vector(question)) == [vector(answer)]
+
+
+@pytest.mark.parametrize("question", ["arp_request", "neighbor_solicitation", "router_solicitation"])
+def test_every_truncation_is_counted_and_answered_by_nothing(
+    vector: Callable[[str], bytes], question: str
+) -> None:
+    frame = vector(question)
+    for length in range(len(frame)):
+        dispatcher = Dispatcher(NET)
+        assert dispatcher.respond(frame[:length]) == []
+        assert sum(count for name, count in dispatcher.stats().items() if name.endswith("_malformed")) == 1
+
+
+def test_counts_per_layer(vector: Callable[[str], bytes]) -> None:
+    dispatcher = Dispatcher(NET)
+    assert nonzero(dispatcher) == {}
+    dispatcher.respond(vector("arp_request"))
+    dispatcher.respond(vector("arp_request")[:20])
+    dispatcher.respond(vector("neighbor_solicitation"))
+    dispatcher.respond(vector("neighbor_solicitation")[:50])
+    dispatcher.respond(b"")
+    assert nonzero(dispatcher) == {
+        "ethernet_received": 5,
+        "ethernet_malformed": 1,
+        "arp_received": 2,
+        "arp_malformed": 1,
+        "arp_answered": 1,
+        "ip6_received": 2,
+        "ip6_malformed": 1,
+        "icmp6_received": 1,
+        "ndp_received": 1,
+        "ndp_answered": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("layer", "frame"),
+    [
+        ("ip6", NS),
+        ("icmp6", NS),
+        ("ndp", NS),
+    ],
+)
+def test_spoiled_layer_is_the_one_counted(layer: str, frame: Ether) -> None:
+    data = bytearray(bytes(frame))
+    match layer:
+        case "ip6":
+            data[14] = 0x40
+        case "icmp6":
+            data[56] ^= 1
+        case "ndp":
+            data[21] = 254
+    dispatcher = Dispatcher(NET)
+    assert dispatcher.respond(bytes(data)) == []
+    assert dispatcher.stats()[f"{layer}_malformed"] == 1
+
+
+def test_mutating_the_returned_stats_changes_nothing() -> None:
+    dispatcher = Dispatcher(NET)
+    dispatcher.stats()["ethernet_received"] = 99
+    assert dispatcher.stats()["ethernet_received"] == 0
+
+
+def test_answers_go_to_the_mac_that_asked_whatever_the_mac_that_was_asked() -> None:
+    frame = Ether(src="06:07:08:09:0a:0b", dst="06:00:00:00:00:01") / NS.payload
+    (answer,) = Dispatcher(NET).respond(bytes(frame))
+    assert answer[:12] == bytes.fromhex("060708090a0b") + NET.our_mac
+
+
+def test_our_mac_comes_from_the_facts(vector: Callable[[str], bytes]) -> None:
+    mac = bytes.fromhex("0a0000000001")
+    dispatcher = Dispatcher(replace(NET, our_mac=mac))
+    for question in ("arp_request", "neighbor_solicitation", "router_solicitation"):
+        (answer,) = dispatcher.respond(vector(question))
+        assert answer[6:12] == mac
+        assert answer.count(mac) == 2
+        assert NET.our_mac not in answer
+
+
+def test_router_solicitation_from_nowhere_answered_to_the_group() -> None:
+    frame = (
+        Ether(src=GUEST_MAC, dst="33:33:00:00:00:02")
+        / IPv6(src="::", dst="ff02::2", hlim=255)
+        / ICMPv6ND_RS()
+    )
+    (answer,) = Dispatcher(NET).respond(bytes(frame))
+    theirs = Ether(answer)
+    assert (theirs.dst, theirs[IPv6].dst) == ("33:33:00:00:00:01", "ff02::1")
+    assert theirs.haslayer(ICMPv6ND_RA)
+
+
+def test_launcher_probe_is_answered() -> None:
+    frame = Ether(src="ff:ff:ff:ff:ff:ff", dst="ff:ff:ff:ff:ff:ff") / ARP(
+        hwsrc="ff:ff:ff:ff:ff:ff", psrc="0.0.0.0", hwdst="ff:ff:ff:ff:ff:ff", pdst="0.0.0.0"
+    )
+    assert len(Dispatcher(NET).respond(bytes(frame))) == 1
+
+
+def test_switches(vector: Callable[[str], bytes]) -> None:
+    quiet = Dispatcher(NET, router_advertisements=False)
+    assert quiet.respond(vector("router_solicitation")) == []
+    assert len(quiet.respond(vector("neighbor_solicitation"))) == 1
+    silent = Dispatcher(NET, ndp=False)
+    assert silent.respond(vector("router_solicitation")) == []
+    assert silent.respond(vector("neighbor_solicitation")) == []
+    assert len(silent.respond(vector("arp_request"))) == 1
+
+
+def test_family_that_is_off_gets_no_answer(vector: Callable[[str], bytes]) -> None:
+    only6, only4 = Dispatcher(replace(NET, ip4=None)), Dispatcher(replace(NET, ip6=None))
+    assert only6.respond(vector("arp_request")) == []
+    assert len(only6.respond(vector("neighbor_solicitation"))) == 1
+    assert only4.respond(vector("neighbor_solicitation")) == []
+    assert only4.respond(vector("router_solicitation")) == []
+    assert len(only4.respond(vector("arp_request"))) == 1
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        Ether(src=GUEST_MAC, dst="33:33:ff:00:00:01", type=0x8100) / b"\0\1\x08\x06",
+        Ether(src=GUEST_MAC, dst="9a:55:9a:55:9a:55") / IPv6(dst="2001:db8::1") / ICMPv6EchoRequest(),
+        Ether(src=GUEST_MAC, dst="9a:55:9a:55:9a:55") / IPv6(dst="2001:db8::1", nh=17) / bytes(8),
+    ],
+)
+def test_frames_of_other_kinds_are_neither_answered_nor_malformed(frame: Ether) -> None:
+    dispatcher = Dispatcher(NET)
+    assert dispatcher.respond(bytes(frame)) == []
+    assert not any("malformed" in name or "answered" in name for name in nonzero(dispatcher))
+
+
+def test_solicitation_behind_an_extension_header_answered_but_not_a_fragment() -> None:
+    ip = IPv6(src="2001:db8::5", dst="ff02::1:ff00:1", hlim=255)
+    ether = Ether(src=GUEST_MAC, dst="33:33:ff:00:00:01")
+    dispatcher = Dispatcher(NET)
+    assert len(dispatcher.respond(bytes(ether / ip / IPv6ExtHdrHopByHop() / ICMPv6ND_NS(tgt="fe80::1")))) == 1
+    assert dispatcher.respond(bytes(ether / ip / IPv6ExtHdrFragment() / ICMPv6ND_NS(tgt="fe80::1"))) == []
+    assert dispatcher.stats()["ip6_malformed"] == 1
+
+
+def test_explanations(vector: Callable[[str], bytes]) -> None:
+    lines: list[str] = []
+    dispatcher = Dispatcher(NET, explain=lines.append)
+    dispatcher.respond(vector("arp_request"))
+    dispatcher.respond(vector("router_solicitation"))
+    dispatcher.respond(vector("arp_request")[:30])
+    assert lines == [
+        "arp: told 02:00:00:00:00:05: 192.0.2.1 is at 9a:55:9a:55:9a:55",
+        "ndp: told 02:00:00:00:00:05: RouterAdvertisement",
+        "malformed frame: ARP: 16 bytes, need 28",
+    ]
+
+
+@given(st.binary(max_size=120))
+def test_any_frame_is_survived(frame: bytes) -> None:
+    Dispatcher(NET).respond(frame)
+
+
+@given(st.sampled_from([ARP_REQUEST, bytes(NS)]), st.data())
+def test_any_spoiled_frame_is_survived_and_answers_are_frames(good: bytes, data: st.DataObject) -> None:
+    frame = bytearray(good)
+    for _ in range(data.draw(st.integers(1, 4))):
+        frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+    for answer in Dispatcher(NET).respond(bytes(frame)):
+        assert len(answer) >= 60
+        assert answer[6:12] == NET.our_mac

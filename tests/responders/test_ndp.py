@@ -1,0 +1,183 @@
+"""Which solicitations are answered, and what the advertisements say."""
+
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+
+import pytest
+
+from passt.model import OUR_MAC, GuestFamily, GuestNet, InterfaceAddress
+from passt.responders.ndp import NdpReply, NdpResponder
+from passt.wire.ndp import NdpMessage, NeighborAdvertisement, NeighborSolicitation, RouterAdvertisement
+from passt.wire.ndp import RouterSolicitation as Rs
+from passt.wire.ndp_options import (
+    DnsSearchList,
+    LinkMtu,
+    PrefixInformation,
+    RecursiveDnsServers,
+    SourceLinkLayer,
+    TargetLinkLayer,
+)
+
+GUEST = IPv6Address("2001:db8::5")
+SECOND = IPv6Address("2001:db8:2::5")
+LINK_LOCAL = IPv6Address("fe80::ff:fe00:5")
+ROUTER = IPv6Address("fe80::1")
+ELSEWHERE = IPv6Address("2001:db8::77")
+UNSPECIFIED = IPv6Address("::")
+ALL_NODES = IPv6Address("ff02::1")
+DNS = IPv6Address("2001:db8::53")
+FAMILY = GuestFamily(
+    address=GUEST,
+    prefix_len=64,
+    gateway=ROUTER,
+    our_address=ROUTER,
+    resolvers=(DNS,),
+    copied_addresses=(InterfaceAddress(SECOND, 64, 0, 0, b""),),
+)
+
+
+def net(family: GuestFamily = FAMILY, *, mtu: int | None = 65520, search: tuple[str, ...] = ()) -> GuestNet:
+    return GuestNet(None, family, "eth0", mtu=mtu, search=search)
+
+
+def advertisement(guest: GuestNet, *, managed: bool = True) -> RouterAdvertisement:
+    assert guest.ip6
+    reply = NdpResponder(guest, guest.ip6, managed=managed).respond(LINK_LOCAL, Rs())
+    assert reply is not None
+    assert isinstance(reply.message, RouterAdvertisement)
+    return reply.message
+
+
+RESPONDER = NdpResponder(net(), FAMILY)
+
+
+@pytest.mark.parametrize("target", [ROUTER, ELSEWHERE, IPv6Address("fe80::77"), IPv6Address("2001:db8:9::1")])
+@pytest.mark.parametrize("source", [GUEST, LINK_LOCAL, IPv6Address("2001:db8::abcd")])
+def test_neighbour_solicitation_for_any_target_answered(source: IPv6Address, target: IPv6Address) -> None:
+    assert RESPONDER.respond(source, NeighborSolicitation(target)) == NdpReply(
+        ROUTER,
+        source,
+        NeighborAdvertisement(
+            target, router=True, solicited=True, override=True, options=(TargetLinkLayer(OUR_MAC),)
+        ),
+    )
+
+
+def test_host_address_answered_for_a_guest_that_uses_another() -> None:
+    reply = RESPONDER.respond(IPv6Address("2001:db8::abcd"), NeighborSolicitation(GUEST))
+    assert reply is not None
+    assert reply.destination == IPv6Address("2001:db8::abcd")
+
+
+@pytest.mark.parametrize("target", [GUEST, SECOND, LINK_LOCAL, ROUTER, ELSEWHERE])
+def test_duplicate_address_detection_not_disturbed(target: IPv6Address) -> None:
+    assert RESPONDER.respond(UNSPECIFIED, NeighborSolicitation(target)) is None
+
+
+@pytest.mark.parametrize("address", [GUEST, LINK_LOCAL])
+def test_own_address_of_the_asker_not_claimed(address: IPv6Address) -> None:
+    assert RESPONDER.respond(address, NeighborSolicitation(address)) is None
+
+
+@pytest.mark.parametrize("our_address", [None, IPv6Address("2001:db8::1"), IPv4Address("192.0.2.1")])
+def test_without_link_local_address_of_ours_the_target_itself_answers(
+    our_address: IPv6Address | IPv4Address | None,
+) -> None:
+    family = replace(FAMILY, our_address=our_address)
+    responder = NdpResponder(net(family), family)
+    reply = responder.respond(GUEST, NeighborSolicitation(ELSEWHERE))
+    assert reply is not None
+    assert reply.source == ELSEWHERE
+    assert responder.respond(LINK_LOCAL, Rs()) is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        NeighborAdvertisement(GUEST, router=False, solicited=False, override=True),
+        RouterAdvertisement(64, managed=False, other=False, lifetime_s=1800),
+    ],
+)
+def test_advertisements_of_the_guest_ignored(message: NdpMessage) -> None:
+    assert RESPONDER.respond(LINK_LOCAL, message) is None
+
+
+def test_router_solicitation_answered_to_the_asker() -> None:
+    reply = RESPONDER.respond(LINK_LOCAL, Rs())
+    assert reply is not None
+    assert (reply.source, reply.destination) == (ROUTER, LINK_LOCAL)
+
+
+def test_router_solicitation_from_nowhere_answered_to_all_nodes() -> None:
+    reply = RESPONDER.respond(UNSPECIFIED, Rs())
+    assert reply is not None
+    assert (reply.source, reply.destination) == (ROUTER, ALL_NODES)
+
+
+def test_router_solicitation_ignored_when_advertisements_are_off() -> None:
+    responder = NdpResponder(net(), FAMILY, router_advertisements=False)
+    assert responder.respond(LINK_LOCAL, Rs()) is None
+    assert responder.respond(LINK_LOCAL, NeighborSolicitation(ROUTER)) is not None
+
+
+def test_advertisement_is_complete() -> None:
+    assert advertisement(net(search=("example.com.", "lan"))) == RouterAdvertisement(
+        255,
+        managed=True,
+        other=False,
+        lifetime_s=65535,
+        options=(
+            PrefixInformation(
+                IPv6Address("2001:db8::"),
+                64,
+                on_link=True,
+                autonomous=True,
+                valid_s=0xFFFFFFFF,
+                preferred_s=0xFFFFFFFF,
+            ),
+            SourceLinkLayer(OUR_MAC),
+            LinkMtu(65520),
+            RecursiveDnsServers((DNS,), 0xFFFFFFFF),
+            DnsSearchList(("example.com", "lan"), 0xFFFFFFFF),
+        ),
+    )
+
+
+def test_managed_flag_follows_the_switch_and_needs_an_address() -> None:
+    assert advertisement(net(), managed=True).managed
+    assert not advertisement(net(), managed=False).managed
+    assert not advertisement(net(replace(FAMILY, address=None)), managed=True).managed
+
+
+@pytest.mark.parametrize("address", [None, IPv6Address("fe80::5")])
+def test_no_prefix_without_an_address_beyond_the_link(address: IPv6Address | None) -> None:
+    kinds = [type(option) for option in advertisement(net(replace(FAMILY, address=address))).options]
+    assert kinds == [SourceLinkLayer, LinkMtu, RecursiveDnsServers]
+
+
+def test_prefix_is_a_64_whatever_the_address_has() -> None:
+    first = advertisement(net(replace(FAMILY, prefix_len=128))).options[0]
+    assert first == PrefixInformation(IPv6Address("2001:db8::"), 64)
+
+
+def test_nothing_to_say_is_left_out() -> None:
+    message = advertisement(
+        net(replace(FAMILY, resolvers=()), mtu=None, search=("", ".", "a..b", "caf\u00e9"))
+    )
+    assert [type(option) for option in message.options] == [PrefixInformation, SourceLinkLayer]
+
+
+def test_search_list_does_not_need_resolvers() -> None:
+    message = advertisement(net(replace(FAMILY, resolvers=()), search=("lan",)))
+    assert message.options[-1] == DnsSearchList(("lan",))
+
+
+def test_resolvers_and_names_are_cut_to_what_fits_the_least_mtu() -> None:
+    many = tuple(IPv6Address(int(DNS) + n) for n in range(200))
+    search = tuple(f"{'x' * 60}.{n:03}" for n in range(100))
+    message = advertisement(net(replace(FAMILY, resolvers=many), search=(*search, "y")))
+    servers, names = message.options[-2:]
+    assert servers == RecursiveDnsServers(many[:8])
+    assert isinstance(names, DnsSearchList)
+    assert names.names == (*search[: len(names.names) - 1], "y")
+    assert 1280 - 80 < 40 + 4 + len(message.build()) <= 1280

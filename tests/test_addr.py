@@ -1,0 +1,119 @@
+"""Text of hardware addresses, and the questions about packed addresses."""
+
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from passt import addr
+
+
+@given(st.binary(min_size=6, max_size=6))
+def test_mac_round_trip(mac: bytes) -> None:
+    assert addr.parse_mac(addr.format_mac(mac)) == mac
+    assert addr.parse_mac(addr.format_mac(mac).upper()) == mac
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "9a:55:9a:55:9a",
+        "9a:55:9a:55:9a:55:00",
+        "9a:55:9a:55:9a:5",
+        "9a:55:9a:55:9a:555",
+        "9a-55-9a-55-9a-55",
+        "9a559a559a55",
+        "9a:55:9a:55:9a:5g",
+        "9a:55:9a:55:9a: 5",
+        "9a:55:9a:55:9a:+5",
+        "9a:55:9a:55:9a:\u0665\u0665",
+    ],
+)
+def test_bad_mac_rejected(text: str) -> None:
+    with pytest.raises(ValueError, match="not a MAC address"):
+        addr.parse_mac(text)
+
+
+def packed(text: str) -> bytes:
+    return ip_address(text).packed
+
+
+@pytest.mark.parametrize(
+    ("question", "yes", "no"),
+    [
+        (addr.is_unspecified, ["0.0.0.0", "::"], ["0.0.0.1", "::1"]),
+        (
+            addr.is_loopback,
+            ["127.0.0.1", "127.255.0.9", "::1"],
+            ["126.0.0.1", "128.0.0.1", "::", "::2", "7f00::"],
+        ),
+        (
+            addr.is_multicast,
+            ["224.0.0.1", "239.255.255.255", "ff02::1", "ff00::"],
+            ["223.255.255.255", "240.0.0.0", "255.255.255.255", "fe80::1", "e000::1"],
+        ),
+        (addr.is_link_local6, ["fe80::", "febf::1"], ["fec0::1", "fe00::1", "254.128.0.1", "169.254.0.1"]),
+        (
+            addr.needs_scope6,
+            ["fe80::1", "ff02::1", "ff01::1", "ff12::1", "ff32::5"],
+            ["ff05::1", "ff0e::1", "2001:db8::1", "255.2.0.0", "254.128.0.1"],
+        ),
+        (
+            addr.is_ip4_mapped,
+            ["::ffff:127.0.0.1", "::ffff:0:0"],
+            ["::127.0.0.1", "::1:ffff:7f00:1", "0.0.0.0"],
+        ),
+        (
+            addr.is_host_unicast,
+            [
+                "192.0.2.1",
+                "1.0.0.0",
+                "169.254.2.1",
+                "223.255.255.255",
+                "240.0.0.1",
+                "2001:db8::1",
+                "fe80::1",
+                "::2",
+            ],
+            [
+                "0.0.0.0",
+                "0.1.2.3",
+                "127.0.0.1",
+                "127.9.9.9",
+                "224.0.0.1",
+                "239.1.1.1",
+                "255.255.255.255",
+                "::",
+                "::1",
+                "ff02::1",
+                "::ffff:192.0.2.1",
+            ],
+        ),
+    ],
+)
+def test_questions(question: Callable[[bytes], bool], yes: list[str], no: list[str]) -> None:
+    assert [text for text in yes if not question(packed(text))] == []
+    assert [text for text in no if question(packed(text))] == []
+
+
+@given(st.ip_addresses())
+def test_questions_agree_with_the_standard_library(theirs: IPv4Address | IPv6Address) -> None:
+    assert addr.is_loopback(theirs.packed) == (theirs.is_loopback and not addr.is_ip4_mapped(theirs.packed))
+    assert addr.is_unspecified(theirs.packed) == theirs.is_unspecified
+    assert addr.is_multicast(theirs.packed) == theirs.is_multicast
+    assert addr.is_link_local6(theirs.packed) == (theirs.version == 6 and theirs.is_link_local)
+    assert addr.format_ip(theirs.packed) == str(theirs)
+
+
+def test_endpoints() -> None:
+    assert addr.format_endpoint(packed("192.0.2.1"), 80) == "192.0.2.1:80"
+    assert addr.format_endpoint(packed("2001:db8::1"), 80) == "[2001:db8::1]:80"
+
+
+def test_groups() -> None:
+    assert addr.multicast_mac(addr.IP6_ALL_ROUTERS) == bytes.fromhex("333300000002")
+    # The example of RFC 4291, 2.7.1.
+    assert addr.solicited_node(IPv6Address("4037::01:800:200e:8c6c")) == IPv6Address("ff02::1:ff0e:8c6c")

@@ -1,0 +1,212 @@
+"""Imports go downward only: every import and cimport line of the package against one table.
+
+A unit is a module or a sub-package directly below `passt`; `passt` itself (`__init__`) is the unit
+"passt". The table names what each unit may import besides itself. A unit that is not in the table
+is an error too, so that a new one finds its place here first.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src"
+SUFFIXES = (".py", ".pyx", ".pxd", ".pxi", ".pyi")
+
+BASE = frozenset({"passt", "addr", "errors"})
+FACTS = BASE | {"model", "contracts", "log", "pcap"}
+SIBLINGS = frozenset({"config", "host", "forward", "responders", "vhost_user", "dataplane"})
+ALLOWED: dict[str, frozenset[str]] = {
+    "__main__": BASE | {"cli"},
+    "cli": FACTS | SIBLINGS | {"app"},
+    "app": FACTS | SIBLINGS,
+    "config": BASE | {"model", "log"},
+    "host": BASE | {"model", "log"},
+    "forward": BASE | {"model", "contracts", "log"},
+    "responders": BASE | {"model", "contracts", "log", "wire"},
+    "vhost_user": BASE | {"model", "contracts", "log"},
+    "dataplane": BASE | {"contracts"},
+    "wire": BASE,
+    "model": BASE,
+    "contracts": BASE,
+    "log": BASE,
+    "pcap": BASE,
+    "addr": frozenset(),
+    "errors": frozenset(),
+    "passt": frozenset(),
+}
+
+FROM = re.compile(
+    r"^[ \t]*from[ \t]+(?P<module>\.*[\w.]*)[ \t]+c?import[ \t]+(?P<names>\([^)]*\)|[^\n]+)", re.MULTILINE
+)
+PLAIN = re.compile(r"^[ \t]*c?import[ \t]+(?P<modules>[\w., \t]+)", re.MULTILINE)
+CONTINUED = re.compile(r"\\\n")
+COMMENT = re.compile(r"#[^\n]*")
+
+
+def imported_modules(text: str, package: str) -> set[str]:
+    """Absolute dotted names that the source *text* of a module in *package* imports.
+
+    For `from a import b` both a and a.b are given, as b may be a module.
+    """
+    text = COMMENT.sub("", CONTINUED.sub(" ", text))
+    found = set()
+    for match in FROM.finditer(text):
+        module = absolute(match["module"], package)
+        found.add(module)
+        found |= {
+            f"{module}.{name.split()[0]}"
+            for name in match["names"].strip("() \t\n").split(",")
+            if name.split()
+        }
+    for match in PLAIN.finditer(text):
+        found |= {name.split()[0] for name in match["modules"].split(",") if name.split()}
+    return found
+
+
+def absolute(module: str, package: str) -> str:
+    """Resolve leading dots of *module* against *package*."""
+    name = module.lstrip(".")
+    dots = len(module) - len(name)
+    if not dots:
+        return module
+    parents = package.split(".")
+    base = parents[: len(parents) - dots + 1]
+    return ".".join([*base, name] if name else base)
+
+
+def unit_of(module: str) -> str | None:
+    """Name the unit that the dotted name *module* lies in; None if it is not ours."""
+    parts = module.split(".")
+    if parts[0] != "passt":
+        return None
+    # A name that is no unit is an attribute of the package itself, such as __version__.
+    return parts[1] if len(parts) > 1 and parts[1] in units() else "passt"
+
+
+def units() -> frozenset[str]:
+    """Every unit there is in the source tree, and every one in the table."""
+    below = (path for path in (SOURCE / "passt").iterdir() if path.suffix in SUFFIXES or path.is_dir())
+    return frozenset(ALLOWED) | {path.stem for path in below if path.stem not in {"__init__", "__pycache__"}}
+
+
+def violations(relative: Path, text: str) -> list[str]:
+    """Lines that say which import of the file *relative* to the source tree is not allowed."""
+    package = ".".join(relative.parent.parts)
+    own = relative.parts[1] if len(relative.parts) > 2 else relative.stem
+    own = "passt" if own == "__init__" else own
+    if own not in ALLOWED:
+        return [f"{relative}: {own} is not in the table of layers"]
+    imported = {unit_of(module) for module in imported_modules(text, package)}
+    return [
+        f"{relative}: {own} must not import {unit}"
+        for unit in sorted(
+            unit for unit in imported if unit is not None and unit != own and unit not in ALLOWED[own]
+        )
+    ]
+
+
+FILES = sorted(path.relative_to(SOURCE) for path in (SOURCE / "passt").rglob("*") if path.suffix in SUFFIXES)
+
+
+@pytest.mark.parametrize("relative", FILES, ids=str)
+def test_imports_go_downward(relative: Path) -> None:
+    assert violations(relative, (SOURCE / relative).read_text(encoding="utf-8")) == []
+
+
+def test_there_are_files_of_each_kind_of_layer() -> None:
+    names = {str(path) for path in FILES}
+    assert {
+        "passt/errors.py",
+        "passt/wire/arp.py",
+        "passt/forward/policy.py",
+        "passt/dataplane/engine.pyi",
+    } <= names
+
+
+def test_table_allows_no_way_back_up() -> None:
+    order: list[str] = []
+    left = dict(ALLOWED)
+    while left:
+        ready = sorted(unit for unit, below in left.items() if below - {"passt"} <= {*order, unit})
+        assert ready, f"a cycle among {sorted(left)}"
+        order += ready
+        left = {unit: below for unit, below in left.items() if unit not in ready}
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("passt/wire/arp.py", "from passt.model import GuestNet"),
+        ("passt/wire/arp.py", "from passt import model"),
+        ("passt/wire/arp.py", "from passt import errors, model"),
+        ("passt/wire/arp.py", "from passt import (\n    errors,\n    model,\n)"),
+        ("passt/wire/arp.py", "from passt import errors, \\\n    model"),
+        ("passt/wire/arp.py", "import passt.model"),
+        ("passt/wire/arp.py", "import struct, passt.model as m"),
+        ("passt/wire/arp.py", "from ..model import GuestNet"),
+        ("passt/wire/arp.py", "from .. import model"),
+        ("passt/wire/arp.py", "from ..responders.dispatch import Dispatcher"),
+        ("passt/wire/arp.py", "if TYPE_CHECKING:\n    from passt.contracts import Target"),
+        ("passt/wire/arp.py", "def f():\n    from passt.log import once  # lazily"),
+        ("passt/responders/arp.py", "from passt.forward.policy import Policy"),
+        ("passt/forward/policy.py", "from passt.wire.arp import ArpPacket"),
+        ("passt/host/tun.py", "from passt.config import options"),
+        ("passt/config/resolve.py", "from passt.host.probe import probe"),
+        ("passt/host/tun.py", "from passt.contracts import Target"),
+        ("passt/host/sys.pyx", "from passt.dataplane.sys cimport read"),
+        ("passt/host/sys.pyx", "cimport passt.dataplane.sys"),
+        ("passt/dataplane/engine.pyx", "from passt.model import GuestNet"),
+        ("passt/dataplane/engine.pyx", "from passt.forward.policy cimport Policy"),
+        ("passt/dataplane/tcp.pxd", "from ..config.options cimport x"),
+        ("passt/dataplane/engine.pyi", "from passt.model import GuestNet"),
+        ("passt/dataplane/engine.pyi", "from passt.app import run"),
+        ("passt/app.py", "from passt.cli import main"),
+        ("passt/app.py", "from passt.wire.arp import ArpPacket"),
+        ("passt/model.py", "from passt.contracts import Target"),
+        ("passt/contracts.py", "from . import model"),
+        ("passt/addr.py", "from passt.errors import PasstError"),
+        ("passt/errors.py", "import passt"),
+        ("passt/__init__.py", "from .errors import PasstError"),
+        ("passt/helpers.py", ""),
+        ("passt/extra/thing.py", ""),
+    ],
+)
+def test_violation_is_found(path: str, text: str) -> None:
+    assert len(violations(Path(path), f'"""Docstring."""\n\n{text}\n')) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        (
+            "passt/wire/arp.py",
+            "from passt.errors import WireError\nfrom passt.wire.cursor import Reader\nimport struct",
+        ),
+        (
+            "passt/wire/arp.py",
+            "from . import cursor\nfrom .cursor import Reader\nfrom ..errors import WireError",
+        ),
+        ("passt/wire/arp.py", "from passt import errors, addr"),
+        ("passt/wire/arp.py", "# from passt.model import GuestNet"),
+        (
+            "passt/responders/dispatch.py",
+            "from passt.wire.arp import ArpPacket\nfrom passt.model import GuestNet",
+        ),
+        (
+            "passt/dataplane/engine.pyx",
+            "from passt.contracts import Target\nfrom .sys cimport read\ncimport cython",
+        ),
+        (
+            "passt/dataplane/engine.pyx",
+            "from libc.stdint cimport uint8_t\nfrom passt.dataplane.flow cimport (a,\n  b)",
+        ),
+        ("passt/config/options.py", "from passt import __version__"),
+        ("passt/__main__.py", "from passt.cli import main"),
+        ("passt/cli.py", "from passt import app\nfrom passt.config.options import parse"),
+        ("passt/app.py", "import passt.host.tun\nfrom passt.dataplane.engine import Engine"),
+        ("passt/host/tun.py", "from passtalong import x\nimport passt_other"),
+    ],
+)
+def test_downward_import_is_allowed(path: str, text: str) -> None:
+    assert violations(Path(path), f'"""Docstring."""\n\n{text}\n') == []
