@@ -16,6 +16,7 @@ class PortRule:
     """Ports *first*..*last* of the host go to ports from *target* on in the guest.
 
     *proto* is IPPROTO_TCP or IPPROTO_UDP; *address* None means any address, both families.
+    *optional* says that a port that cannot be bound is skipped in silence.
     """
 
     proto: int
@@ -24,6 +25,7 @@ class PortRule:
     target: int
     address: IPAddress | None = None
     ifname: str | None = None
+    optional: bool = False
 
     def target_port(self, port: int) -> int:
         """Guest port for the host port *port*."""
@@ -31,8 +33,56 @@ class PortRule:
 
 
 @dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line asks for: checked values, no defaults taken from the host yet.
+
+    *mode* is "pasta" or "passt". Of the fields that end in 4 or 6 each concerns one family; None means
+    that the option was not given. *mtu* None means that none is assigned; *prefix_len4* and
+    *prefix_len6* are from -n or ADDR/LEN; *map_gw* False takes away the default of
+    *map_host_loopback*. *pid* names a process whose namespaces are joined; without it *command* is
+    run in new ones, a login shell if it is empty (then *foreground* is True already).
+    """
+
+    mode: str
+    debug: bool = False
+    quiet: bool = False
+    foreground: bool = False
+    mtu: int | None = DEFAULT_MTU
+    ip4: bool = True
+    ip6: bool = True
+    address4: IPv4Address | None = None
+    address6: IPv6Address | None = None
+    prefix_len4: int | None = None
+    prefix_len6: int | None = None
+    gateway4: IPv4Address | None = None
+    gateway6: IPv6Address | None = None
+    interface: str | None = None
+    outbound4: IPv4Address | None = None
+    outbound6: IPv6Address | None = None
+    outbound_if4: str | None = None
+    outbound_if6: str | None = None
+    map_gw: bool = True
+    map_host_loopback4: IPv4Address | None = None
+    map_host_loopback6: IPv6Address | None = None
+    map_guest4: IPv4Address | None = None
+    map_guest6: IPv6Address | None = None
+    tcp: bool = True
+    udp: bool = True
+    icmp: bool = True
+    our_mac: bytes = OUR_MAC
+    ns_mac: bytes | None = None
+    ns_ifname: str | None = None
+    config_net: bool = False
+    copy_routes: bool = True
+    copy_addresses: bool = True
+    port_rules: tuple[PortRule, ...] = ()
+    command: tuple[str, ...] = ()
+    pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class InterfaceAddress:
-    """One address of a host interface; *message* is its RTM_NEWADDR payload (struct ifaddrmsg + attributes)."""
+    """One address of a host interface; *message* is its RTM_NEWADDR payload (ifaddrmsg + attributes)."""
 
     address: IPAddress
     prefix_len: int
