@@ -1,0 +1,99 @@
+"""What the process takes over from its caller, and what it gives up before it meets a guest."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+
+from passt.host import syscalls
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+FIRST_OWN_FD = 3
+_MAX_FD = 0xFFFF_FFFF
+_MAX_CAPABILITIES = 64  # the kernel's sets have 64 bits
+
+
+def tidy_descriptors(keep: Iterable[int] = ()) -> None:
+    """Make sure that 0, 1 and 2 are open, and close all others but *keep*.
+
+    Without the first a socket of ours could become standard output; without the second we would hold
+    open, for our whole life, the far end of some pipe of the caller's.
+    """
+    for fd in range(FIRST_OWN_FD):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # The lowest free number is fd itself, as all below it are open.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    first = FIRST_OWN_FD
+    for fd in sorted(set(keep)):
+        if fd > first:
+            close_descriptors(first, fd - 1)
+        first = max(first, fd + 1)
+    close_descriptors(first, _MAX_FD)
+
+
+def close_descriptors(first: int, last: int, *, use_close_range: bool = True) -> None:
+    """Close the descriptors *first* to *last*; close_range(2) came with Linux 5.9, /proc serves before."""
+    if use_close_range:
+        try:
+            syscalls.close_range(first, last, 0)
+        except OSError as error:
+            # EPERM is what some container filters answer to system calls that they do not know.
+            if error.errno not in (errno.ENOSYS, errno.EPERM):
+                raise
+        else:
+            return
+    for name in os.listdir("/proc/self/fd"):
+        if first <= int(name) <= last:
+            try:
+                os.close(int(name))
+            except OSError:  # noqa: PERF203 - the descriptor of the listing itself is gone by now
+                continue
+
+
+def leave_stdio() -> None:
+    """Exchange standard input and output for /dev/null, once the command has them.
+
+    Else whoever reads what the command writes would not see the end when the command closes it, and
+    whoever writes to it would not see that it stopped reading.
+    """
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+def raise_file_limit() -> tuple[int, int]:
+    """Raise the soft limit of open files to the hard one; return (soft, hard) as they were."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft, hard
+
+
+def restore_file_limit(limits: tuple[int, int]) -> None:
+    """Set the limits of open files back to what `raise_file_limit` returned."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def drop_privileges() -> None:
+    """Give up every capability for good: bounding, ambient and all other sets; no program gains any.
+
+    After this the process can do what its user can do to files and processes, and nothing else, in
+    any user namespace. The bounding set takes CAP_SETPCAP to change; without it (attached to a
+    namespace that gave us nothing) there is no other set to draw from it, and no_new_privs
+    (Documentation/userspace-api/no_new_privs.rst) closes that way in any case.
+    """
+    for capability in range(_MAX_CAPABILITIES):
+        try:
+            syscalls.prctl(syscalls.PR_CAPBSET_DROP, capability)
+        except OSError:  # noqa: PERF203 - EINVAL: the last one was passed; EPERM: see above
+            break
+    syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
+    syscalls.capset(0, 0, 0)
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)

@@ -1,0 +1,103 @@
+"""Signals of the main process.
+
+Until the loop runs they keep their default actions, so that any of them ends a start-up at once and
+the kernel cleans up. Then they are blocked and read from a signalfd in the loop.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+
+from passt.host import syscalls
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# Passed on to the command.
+FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM,
+             signal.SIGCONT, signal.SIGTSTP, signal.SIGWINCH)
+# Would stop us when we use the terminal from the background.
+TERMINAL_STOPS = (signal.SIGTTIN, signal.SIGTTOU)
+# End pasta when there is no command to pass them on to.
+ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+# Whoever ignores one of these for us means it for the command: nohup(1), and background jobs of a shell
+# without job control (POSIX, "Asynchronous Lists"). All others the command gets as by default.
+INHERITABLE = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+
+_SI_KERNEL = 0x80  # asm-generic/siginfo.h: sent by the kernel, here by a terminal
+_SIGNALFD_SIGINFO = struct.Struct("=IiiI112x")  # signalfd(2): ssi_signo, ssi_errno, ssi_code, ssi_pid, ...
+
+
+class ReceivedSignal:
+    """One signal; *code* is its si_code."""
+
+    __slots__ = ("code", "number")
+
+    def __init__(self, number: int, code: int) -> None:
+        self.number = number
+        self.code = code
+
+    @property
+    def is_from_kernel(self) -> bool:
+        """Tell whether a terminal sent it, to a whole process group."""
+        return self.code == _SI_KERNEL
+
+    @property
+    def is_from_user(self) -> bool:
+        """Tell whether a process sent it (SI_USER, SI_QUEUE, SI_TKILL); not so a wake-up by a descriptor."""
+        return self.code <= 0
+
+
+class SignalReader:
+    """Blocks *numbers* and reads them from the descriptor *fd*."""
+
+    def __init__(self, numbers: Iterable[int]) -> None:
+        numbers = tuple(numbers)
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        self.fd = syscalls.signalfd(numbers)
+
+    def read(self) -> list[ReceivedSignal]:
+        """Return what is pending, maybe nothing."""
+        try:
+            data = os.read(self.fd, 32 * _SIGNALFD_SIGINFO.size)
+        except BlockingIOError:
+            return []
+        return [ReceivedSignal(number, code) for number, _, code, _ in _SIGNALFD_SIGINFO.iter_unpack(data)]
+
+    def close(self) -> None:
+        """Close the descriptor; the signals stay blocked."""
+        os.close(self.fd)
+
+
+def let_signals_end_us() -> frozenset[int]:
+    """Unblock everything, and undo Python's KeyboardInterrupt; return those of INHERITABLE that are ignored."""
+    ignored = frozenset(number for number in INHERITABLE if signal.getsignal(number) == signal.SIG_IGN)
+    if signal.SIGINT not in ignored:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    return ignored
+
+
+def block_all() -> None:
+    """Block every signal that can be blocked."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+
+
+def set_defaults(ignored: frozenset[int]) -> None:
+    """Give every signal its default action, but for *ignored*, and unblock all: what a command starts with."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def die_by(number: int) -> None:
+    """End by signal *number*, as a program without a handler for it would; returns only if that fails.
+
+    A shell that runs a script goes on after a command that exits, but not after one that died by SIGINT.
+    """
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))

@@ -1,0 +1,118 @@
+"""The main process's part in the command's life: signals go in, stops and the end come out.
+
+`watch` registers three descriptors with the loop: a signalfd, the channel to PID 1, and a pidfd that
+tells PID 1's end, at which nothing in its namespace is left. Job control is explained in
+`host.terminal`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from passt.host import init
+from passt.host.channel import Kind, read_status
+from passt.host.signals import FORWARDED, TERMINAL_STOPS, SignalReader
+from passt.host.terminal import Terminal, leads_alone, stop_like
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from passt.host.channel import Message
+    from passt.host.namespaces import Child
+
+    class Loop(Protocol):
+        """What is needed of the event loop; as in `dataplane.engine.Engine`."""
+
+        def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
+            """Call *callback* whenever *fd* is readable."""
+
+        def remove_reader(self, fd: int) -> None:
+            """Stop watching *fd*."""
+
+        def stop(self) -> None:
+            """Leave the loop."""
+
+
+class Supervisor:
+    """Of the command below *child*. From here on signals are not acted upon but passed on."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._loop: Loop | None = None
+        self._terminal = Terminal()
+        self._reader = SignalReader(FORWARDED)
+        signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_STOPS)
+        self._own_group = leads_alone()
+        self._saw_interrupt = False
+        self._wait_status: int | None = None
+
+    def watch(self, loop: Loop) -> None:
+        """Register with *loop*; it is stopped when the command and all its namespace have ended."""
+        self._loop = loop
+        loop.add_reader(self._reader.fd, self._on_signals)
+        loop.add_reader(self._child.channel.fileno(), self._on_message)
+        loop.add_reader(self._child.pidfd, loop.stop)
+
+    def start_command(self) -> None:
+        """Let the command begin."""
+        foreground = self._terminal.is_ours()
+        # Its group takes the terminal over, and then the terminal interrupts that group only.
+        self._saw_interrupt = foreground and self._own_group
+        flags = (init.START_OWN_GROUP if self._own_group else 0) | (init.START_FOREGROUND if foreground else 0)
+        self._child.channel.send(Kind.START, bytes((flags,)))
+
+    def finish(self) -> int:
+        """Clean up after the loop, and return the exit status to end with."""
+        while (message := self._child.channel.receive(wait=False)) is not None:
+            self._handle(message)
+        own_status = self._child.wait()
+        self._terminal.reclaim()
+        self._terminal.close()
+        self._reader.close()
+        # Without its message PID 1 was killed from outside; its own status tells the rest.
+        return init.exit_status(own_status if self._wait_status is None else self._wait_status)
+
+    def was_interrupted(self) -> bool:
+        """Tell whether the user ended the command by Ctrl-C, so that we should end in the same way."""
+        status = self._wait_status
+        return (status is not None and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGINT
+                and self._saw_interrupt)
+
+    def _on_signals(self) -> None:
+        for received in self._reader.read():
+            if received.number == signal.SIGCONT:
+                if received.is_from_user:
+                    self._resume()
+                continue
+            if received.number == signal.SIGINT and received.is_from_kernel:
+                self._saw_interrupt = True
+            self._child.channel.send(Kind.SIGNAL, bytes((received.number, received.is_from_kernel)))
+
+    def _on_message(self) -> None:
+        message = self._child.channel.receive(wait=False)
+        if message is not None:
+            self._handle(message)
+        elif self._loop is not None:
+            # The end of file comes before PID 1's end: the kernel ends its other processes in between.
+            self._loop.remove_reader(self._child.channel.fileno())
+
+    def _handle(self, message: Message) -> None:
+        if message.kind is Kind.ENDED:
+            self._wait_status = read_status(message)
+        elif message.kind is Kind.STOPPED:
+            self._mirror_stop(message.payload[0])
+
+    def _mirror_stop(self, signum: int) -> None:
+        if signum in TERMINAL_STOPS and self._terminal.is_ours():
+            # `fg` gave the terminal to our group while the command ran on in the background.
+            self._resume()
+            return
+        stop_like(signum, self._child.channel)
+        if not self._child.channel.has_news():
+            self._resume()
+
+    def _resume(self) -> None:
+        self._child.channel.send(Kind.RESUME, bytes((self._terminal.is_ours(),)))

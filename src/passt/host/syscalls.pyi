@@ -1,0 +1,64 @@
+"""Typing of the compiled system calls."""
+
+from collections.abc import Iterable
+
+CLONE_NEWNS: int
+CLONE_NEWUTS: int
+CLONE_NEWIPC: int
+CLONE_NEWUSER: int
+CLONE_NEWPID: int
+CLONE_NEWNET: int
+MS_NOSUID: int
+MS_NODEV: int
+MS_NOEXEC: int
+MS_REC: int
+MS_SLAVE: int
+MS_BIND: int
+MS_RDONLY: int
+MNT_DETACH: int
+TUNSETIFF: int
+TUNSETOFFLOAD: int
+TUNSETVNETHDRSZ: int
+TUNGETFEATURES: int
+PR_CAPBSET_DROP: int
+PR_CAP_AMBIENT: int
+PR_CAP_AMBIENT_CLEAR_ALL: int
+PR_SET_DUMPABLE: int
+PR_SET_NO_NEW_PRIVS: int
+PR_GET_NO_NEW_PRIVS: int
+
+def setns(fd: int, nstype: int) -> None:
+    """setns(2): move the calling thread into the namespace of *fd*; *nstype* CLONE_NEW* or 0."""
+
+def unshare(flags: int) -> None:
+    """unshare(2): give the calling thread new namespaces, CLONE_NEW* flags."""
+
+def clone(flags: int, death_signal: int) -> tuple[int, int]:
+    """Fork with namespace *flags*; return (pid, pidfd) in the parent, (0, -1) in the child."""
+
+def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
+    """prctl(2) for options whose arguments are numbers; returns its result."""
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """capset(2) on the calling thread; sets are masks of 1 << CAP_*."""
+
+def capget() -> tuple[int, int, int]:
+    """capget(2) of the calling thread: (effective, permitted, inheritable) masks."""
+
+def signalfd(signals: Iterable[int]) -> int:
+    """signalfd(2): a new non-blocking, close-on-exec descriptor that reads *signals*."""
+
+def mount(source: bytes, target: bytes, fstype: bytes, flags: int, data: bytes = b"") -> None:
+    """mount(2)."""
+
+def umount2(target: bytes, flags: int) -> None:
+    """umount2(2)."""
+
+def pivot_root(new_root: bytes, put_old: bytes) -> None:
+    """pivot_root(2)."""
+
+def sethostname(name: bytes) -> None:
+    """sethostname(2): at most 64 bytes."""
+
+def close_range(first: int, last: int, flags: int) -> None:
+    """close_range(2), Linux 5.9; ENOSYS on older kernels."""

@@ -1,0 +1,225 @@
+"""System calls that Python 3.11 lacks: namespaces, mounts, capabilities, prctl, signalfd.
+
+Every function raises `OSError` with the kernel's errno (through `_check`, the one place for
+that) and returns plain values; what an errno means to the user is decided by the callers.
+Used at start and at the end only, never per frame. All externs are in this file, and so are the tun
+ioctl numbers, which differ between architectures.
+"""
+
+from cpython.exc cimport PyErr_SetFromErrno
+from cpython.long cimport PyLong_AsLong
+from libc.stdint cimport uint32_t
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <linux/capability.h>
+    #include <linux/if_tun.h>
+    #include <linux/sched.h>
+    #include <sched.h>
+    #include <signal.h>
+    #include <sys/mount.h>
+    #include <sys/prctl.h>
+    #include <sys/signalfd.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+
+    #ifndef CLONE_PIDFD
+    #define CLONE_PIDFD 0x00001000
+    #endif
+    #ifndef SYS_close_range
+    #define SYS_close_range 436
+    #endif
+
+    /* clone(2) without a new stack behaves as fork(2); only s390 has the stack first. */
+    static long passt_clone(unsigned long flags, int *pidfd)
+    {
+    #if defined(__s390__) || defined(__s390x__)
+        return syscall(SYS_clone, NULL, flags, pidfd, NULL, NULL);
+    #else
+        return syscall(SYS_clone, flags, NULL, pidfd, NULL, NULL);
+    #endif
+    }
+
+    static int passt_capset(unsigned long long effective, unsigned long long permitted,
+                            unsigned long long inheritable)
+    {
+        struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+        struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {
+            { (__u32)effective, (__u32)permitted, (__u32)inheritable },
+            { (__u32)(effective >> 32), (__u32)(permitted >> 32), (__u32)(inheritable >> 32) },
+        };
+        return (int)syscall(SYS_capset, &header, data);
+    }
+
+    static int passt_capget(unsigned long long sets[3])
+    {
+        struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+        struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+        if (syscall(SYS_capget, &header, data))
+            return -1;
+        sets[0] = data[0].effective | (unsigned long long)data[1].effective << 32;
+        sets[1] = data[0].permitted | (unsigned long long)data[1].permitted << 32;
+        sets[2] = data[0].inheritable | (unsigned long long)data[1].inheritable << 32;
+        return 0;
+    }
+    """
+    long passt_clone(unsigned long flags, int *pidfd) noexcept
+    int passt_capset(unsigned long long effective, unsigned long long permitted,
+                     unsigned long long inheritable) noexcept
+    int passt_capget(unsigned long long *sets) noexcept
+    int c_setns "setns"(int fd, int nstype) noexcept
+    int c_unshare "unshare"(int flags) noexcept
+    int c_prctl "prctl"(int option, unsigned long a2, unsigned long a3, unsigned long a4,
+                        unsigned long a5) noexcept
+    int c_mount "mount"(const char *source, const char *target, const char *fstype,
+                        unsigned long flags, const void *data) noexcept
+    int c_umount2 "umount2"(const char *target, int flags) noexcept
+    int c_sethostname "sethostname"(const char *name, size_t length) noexcept
+    long c_syscall "syscall"(long number, ...) noexcept
+    void c_exit "_exit"(int status) noexcept
+    ctypedef struct sigset_t:
+        pass
+    int sigemptyset(sigset_t *mask) noexcept
+    int sigaddset(sigset_t *mask, int signum) noexcept
+    int c_signalfd "signalfd"(int fd, const sigset_t *mask, int flags) noexcept
+    const int _SYS_close_range "SYS_close_range"
+    const int _SYS_pivot_root "SYS_pivot_root"
+    const int _SIGCHLD "SIGCHLD"
+    const int _SFD_CLOEXEC "SFD_CLOEXEC"
+    const int _SFD_NONBLOCK "SFD_NONBLOCK"
+    const int _PR_SET_PDEATHSIG "PR_SET_PDEATHSIG"
+    const unsigned long _CLONE_PIDFD "CLONE_PIDFD"
+
+    # These are Python's too.
+    cpdef enum:
+        CLONE_NEWNS
+        CLONE_NEWUTS
+        CLONE_NEWIPC
+        CLONE_NEWUSER
+        CLONE_NEWPID
+        CLONE_NEWNET
+        MS_NOSUID
+        MS_NODEV
+        MS_NOEXEC
+        MS_REC
+        MS_SLAVE
+        MS_BIND
+        MS_RDONLY
+        MNT_DETACH
+        TUNSETIFF
+        TUNSETOFFLOAD
+        TUNSETVNETHDRSZ
+        TUNGETFEATURES
+        PR_CAPBSET_DROP
+        PR_CAP_AMBIENT
+        PR_CAP_AMBIENT_CLEAR_ALL
+        PR_SET_DUMPABLE
+        PR_SET_NO_NEW_PRIVS
+        PR_GET_NO_NEW_PRIVS
+
+cdef extern from "Python.h":
+    void PyOS_BeforeFork()
+    void PyOS_AfterFork_Parent()
+    void PyOS_AfterFork_Child()
+
+
+cdef int _check(long result) except -1:
+    """Raise OSError from errno if *result* is -1."""
+    if result == -1:
+        PyErr_SetFromErrno(OSError)
+        return -1
+    return 0
+
+
+def setns(int fd, int nstype) -> None:
+    """setns(2): move the calling thread into the namespace of *fd*; *nstype* CLONE_NEW* or 0."""
+    _check(c_setns(fd, nstype))
+
+
+def unshare(int flags) -> None:
+    """unshare(2): give the calling thread new namespaces, CLONE_NEW* flags."""
+    _check(c_unshare(flags))
+
+
+def clone(unsigned long flags, int death_signal):
+    """Fork with namespace *flags*; return (pid, pidfd) in the parent, (0, -1) in the child.
+
+    The child gets *death_signal* when the parent's calling thread ends, unless that happened before
+    this returns in the child: whoever needs certainty looks afterwards whether the parent still lives
+    (its end of a socket pair). Python's fork hooks are run, glibc's are not: one thread only.
+    The pidfd is close-on-exec.
+    """
+    cdef int pidfd = -1
+    cdef long pid
+    PyOS_BeforeFork()
+    pid = passt_clone(flags | _CLONE_PIDFD | <unsigned long>_SIGCHLD, &pidfd)
+    if pid == 0:
+        if c_prctl(_PR_SET_PDEATHSIG, <unsigned long>death_signal, 0, 0, 0):
+            c_exit(1)
+        PyOS_AfterFork_Child()
+        return 0, -1
+    try:
+        _check(pid)
+    finally:
+        PyOS_AfterFork_Parent()
+    return pid, pidfd
+
+
+def prctl(int option, unsigned long arg2=0, unsigned long arg3=0, unsigned long arg4=0,
+          unsigned long arg5=0) -> int:
+    """prctl(2) for options whose arguments are numbers; returns its result."""
+    cdef int result = c_prctl(option, arg2, arg3, arg4, arg5)
+    _check(result)
+    return result
+
+
+def capset(unsigned long long effective, unsigned long long permitted,
+           unsigned long long inheritable) -> None:
+    """capset(2) on the calling thread; sets are masks of 1 << CAP_*."""
+    _check(passt_capset(effective, permitted, inheritable))
+
+
+def capget():
+    """capget(2) of the calling thread: (effective, permitted, inheritable) masks."""
+    cdef unsigned long long sets[3]
+    _check(passt_capget(sets))
+    return sets[0], sets[1], sets[2]
+
+
+def signalfd(signals) -> int:
+    """signalfd(2): a new non-blocking, close-on-exec descriptor that reads *signals* (block them first)."""
+    cdef sigset_t mask
+    cdef int fd
+    cdef object signum
+    sigemptyset(&mask)
+    for signum in signals:
+        _check(sigaddset(&mask, <int>PyLong_AsLong(signum)))
+    fd = c_signalfd(-1, &mask, _SFD_CLOEXEC | _SFD_NONBLOCK)
+    _check(fd)
+    return fd
+
+
+def mount(bytes source, bytes target, bytes fstype, unsigned long flags, bytes data=b"") -> None:
+    """mount(2)."""
+    _check(c_mount(source, target, fstype, flags, <const char *>data))
+
+
+def umount2(bytes target, int flags) -> None:
+    """umount2(2)."""
+    _check(c_umount2(target, flags))
+
+
+def pivot_root(bytes new_root, bytes put_old) -> None:
+    """pivot_root(2)."""
+    _check(c_syscall(_SYS_pivot_root, <const char *>new_root, <const char *>put_old))
+
+
+def sethostname(bytes name) -> None:
+    """sethostname(2): at most 64 bytes."""
+    _check(c_sethostname(name, len(name)))
+
+
+def close_range(uint32_t first, uint32_t last, uint32_t flags) -> None:
+    """close_range(2), Linux 5.9; ENOSYS on older kernels."""
+    _check(c_syscall(_SYS_close_range, first, last, flags))
