@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _end_by_interrupt() -> int:
     """End as a program without a handler would, so that a calling shell sees the interrupt as such."""
-    import signal  # noqa: PLC0415 - see the head of this file
+    import signal
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.raise_signal(signal.SIGINT)
@@ -80,7 +80,7 @@ def pick_program(argv: Sequence[str]) -> tuple[str, list[str]]:
     argument is the name. Raises ConfigError.
     """
     called, arguments = (argv[0] if argv else ""), list(argv[1:])
-    name = os.path.basename(called)  # noqa: PTH119 - pathlib would take longer than the rest of this
+    name = os.path.basename(called)
     if name == "__main__.py":
         if not arguments or arguments[0] not in PROGRAMS:
             raise ConfigError(f"say which program to run: python -m passt {'|'.join(PROGRAMS)} [ARG]...")
@@ -98,7 +98,7 @@ def run_program(program: str, arguments: Sequence[str]) -> int:
     request = scan(program, arguments)
     if request.action != RUN:
         return print_text(program, request.action)
-    from passt.config.build import build_settings  # noqa: PLC0415 - see the head of this file
+    from passt.config.build import build_settings
 
     settings, warnings = build_settings(program, request)
     log.configure(debug=settings.debug, quiet=settings.quiet)
@@ -106,7 +106,7 @@ def run_program(program: str, arguments: Sequence[str]) -> int:
         log.warning(warning)
     if program == "passt":
         raise ConfigError("connecting virtual machines is not available yet in this version")
-    from passt import app  # noqa: PLC0415 - see the head of this file
+    from passt import app
 
     return app.run(settings)
 
@@ -125,7 +125,7 @@ def print_text(program: str, action: str) -> int:
     if action == "version":
         data = f"{program} {__version__}\n{LICENCE}".encode()
     else:
-        from passt.config.help import help_text  # noqa: PLC0415 - see the head of this file
+        from passt.config.help import help_text
 
         data = help_text(program).encode()
     try:

@@ -17,7 +17,6 @@ from passt.dataplane.headers cimport (
 )
 from passt.dataplane.link cimport Link, TxMeta
 from passt.dataplane.parse cimport IpView
-from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.stats cimport DROP_OVERSIZE, count
 from passt.dataplane.sys cimport (
@@ -112,8 +111,8 @@ cdef class Core:
         cdef object target, error
         memset(seen, 0, sizeof(Seen))
         try:
-            target = self.policy.inbound(proto, self.listeners[listener][2], (<char *>far_address)[:n], far_port,
-                                         (<char *>near_address)[:m], near_port)
+            target = self.policy.inbound(proto, self.listeners[listener][2], (<char *>far_address)[:n],
+                                         far_port, (<char *>near_address)[:m], near_port)
             if target is None:
                 return False
             text = target.source

@@ -1,6 +1,6 @@
 """One frame from the guest goes to its translator, the responder, or a drop counter."""
 
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport uint16_t
 
 from passt.dataplane.core cimport Core
 from passt.dataplane.headers cimport (
@@ -11,7 +11,7 @@ from passt.dataplane.link cimport RxFrame
 from passt.dataplane.parse cimport IpView, split_ip4, split_ip6
 from passt.dataplane.ping cimport on_echo
 from passt.dataplane.stats cimport (
-    DROP_BAD_ADDRESS, DROP_ETHERTYPE, DROP_PROTOCOL, DROP_SHORT, VERDICT_OK, Verdict, count,
+    DROP_BAD_ADDRESS, DROP_ETHERTYPE, DROP_PROTOCOL, VERDICT_OK, Verdict, count,
 )
 from passt.dataplane.sys cimport IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 from passt.dataplane.tcp_from_tap cimport on_segment

@@ -26,16 +26,16 @@ class Engine:
 
     def __init__(self, policy: FlowPolicy, responder: FrameResponder, events: GuestEvents, *,
                  our_mac: bytes, mtu: int, max_flows: int = ..., secret: bytes = ...) -> None:
-        """Take the deciders; *our_mac* 6 bytes, *mtu* in bytes (0: none assigned), *secret* 16 random bytes."""
+        """Take the deciders; *our_mac* 6 bytes, *mtu* bytes (0: none assigned), *secret* 16 random bytes."""
 
     def attach_tap(self, fd: int, guest_mac: bytes, offloads: int) -> None:
-        """Take ownership of a tap descriptor opened by `host.tun`; *offloads* are the TUN_F_* bits granted."""
+        """Take ownership of a tap opened by `host.tun`; *offloads* are the TUN_F_* bits granted."""
 
     def add_listener(self, fd: int, proto: int, rule: object) -> None:
         """Take ownership of a bound socket (TCP: listening); *rule* is handed to `FlowPolicy.inbound`."""
 
     def remove_listener(self, fd: int) -> None:
-        """Close a listener; flows that it made live on."""
+        """Close a listener (ValueError: not one of ours); TCP flows that it made live on."""
 
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
         """Call *callback* from the loop whenever *fd* is readable (level-triggered)."""
@@ -53,10 +53,10 @@ class Engine:
         """Send one Ethernet frame (checksums complete) to the guest; False if the link refuses it."""
 
     def set_capture(self, capture: Callable[[bytes, bool], None] | None) -> None:
-        """Hook: called with each frame and whether it goes to the guest; costs a copy per frame."""
+        """Have *capture* called with each frame and whether it goes to the guest; a copy per frame."""
 
     def set_trace(self, trace: Callable[[str], None] | None) -> None:
-        """Hook: called with a line for each flow state change."""
+        """Have *trace* called with a line for each flow state change."""
 
     def run(self) -> None:
         """Run until `stop` is called from a callback."""

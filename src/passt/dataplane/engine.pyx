@@ -26,7 +26,8 @@ from passt.dataplane.reactor cimport (
 from passt.dataplane.sockets cimport Sockets, read_sockaddr
 from passt.dataplane.stats cimport stats_as_dict
 from passt.dataplane.sys cimport (
-    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP, IPPROTO_UDP, epoll_event, memcpy,
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP, IPPROTO_UDP,
+    epoll_event, memcpy,
 )
 from passt.dataplane.tcp_conn cimport end
 from passt.dataplane.tcp_from_sock cimport finish_turn, on_listener, on_socket, on_timer
@@ -103,11 +104,7 @@ cdef class Engine:
     def remove_listener(self, int fd):
         cdef uint32_t i
         cdef Flow *flow
-        for index, entry in enumerate(self.core.listeners):
-            if entry is not None and entry[0] == fd:
-                break
-        else:
-            raise KeyError(fd)
+        index = [entry[0] if entry else -1 for entry in self.core.listeners].index(fd)
         for i in range(self.core.flows.top):
             flow = &self.core.flows.flows[i]
             if flow.kind == FLOW_UDP and flow.u.udp.listener == <uint32_t>(index + 1):

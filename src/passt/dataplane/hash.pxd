@@ -48,6 +48,8 @@ cdef inline uint64_t siphash(const uint64_t *key, const uint8_t *data, size_t n_
     sip_round(v)
     v[0] ^= word
     v[2] ^= 0xff
-    for i in range(4):
-        sip_round(v)
+    sip_round(v)
+    sip_round(v)
+    sip_round(v)
+    sip_round(v)
     return v[0] ^ v[1] ^ v[2] ^ v[3]

@@ -10,7 +10,7 @@ A link that does not drain sets `blocked` and keeps a bounded number of frames; 
 for writability and wakes the flows that wait. Nothing is counted as sent that was not taken.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 
 from passt.dataplane.headers cimport ETH_HLEN, MAX_FRAME
 from passt.dataplane.offload cimport complete_csum, cut_segment
@@ -18,7 +18,7 @@ from passt.dataplane.stats cimport DROP_LINK_DOWN, DROP_LINK_FULL, DROP_OVERSIZE
 from passt.dataplane.sys cimport (
     EAGAIN, EINTR, EIO, ENOBUFS, ENOMEM, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6,
     VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_ECN, VIRTIO_NET_HDR_GSO_NONE,
-    VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, VIRTIO_NET_HDR_GSO_UDP_L4, close, errno, free,
+    VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, close, errno, free,
     malloc, memcpy, memmove, memset, read, virtio_net_hdr, write,
 )
 
@@ -221,8 +221,8 @@ cdef class TapLink(Link):
         while self.pending_start < self.pending_end:
             memcpy(&length, self.pending + self.pending_start, sizeof(uint32_t))
             if self.write_out(self.pending + self.pending_start + sizeof(uint32_t), length) == 0:
-                memmove(self.pending, self.pending + self.pending_start, self.pending_end - self.pending_start)
                 self.pending_end -= self.pending_start
+                memmove(self.pending, self.pending + self.pending_start, self.pending_end)
                 self.pending_start = 0
                 return
             self.pending_start += sizeof(uint32_t) + length

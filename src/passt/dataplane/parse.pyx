@@ -4,7 +4,7 @@ Each function checks every length in its header against what is really there, th
 the verdict names the first contradiction. Trailing Ethernet padding is trimmed by the IP length.
 """
 
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport uint8_t
 
 from passt.dataplane.headers cimport (
     IP4_FRAGMENT, IP6_HLEN, TCP_HLEN, UDP_HLEN, Ip4Hdr, Ip6Hdr, TcpHdr, UdpHdr, ip4_hdr_len,

@@ -15,13 +15,13 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from passt.dataplane.headers cimport is_mapped4
 from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, EAGAIN, EINTR, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, O_CLOEXEC, O_RDONLY,
-    PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, SHUT_WR, SO_BINDTODEVICE,
-    SO_BROADCAST, SO_ERROR, SO_LINGER, SO_MEMINFO, SO_PEEK_OFF, SO_REUSEADDR, SO_SNDBUF,
-    SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SIOCOUTQ, SOL_SOCKET, TCP_INFO, TCP_NODELAY, accept4,
-    bind, close, connect, errno, getsockname, getsockopt, htons, ioctl, iovec, linger, memcpy, memset,
-    msghdr, ntohs, open, recv, recvmsg, sendmsg, setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
-    sockaddr_storage, socket, socklen_t,
+    AF_INET, AF_INET6, EAGAIN, EINTR, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC,
+    O_CLOEXEC, O_RDONLY, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, SHUT_WR,
+    SO_BINDTODEVICE, SO_BROADCAST, SO_ERROR, SO_LINGER, SO_MEMINFO, SO_PEEK_OFF, SO_REUSEADDR, SO_SNDBUF,
+    SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SIOCOUTQ, SOL_SOCKET, TCP_INFO, TCP_NODELAY,
+    accept4, bind, close as close_fd, connect as connect_to, errno, getsockname, getsockopt, htons, ioctl,
+    iovec, linger, memcpy, memset, msghdr, ntohs, open as open_file, recv, recvmsg, sendmsg, setsockopt,
+    shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t,
 )
 
 cdef enum:
@@ -54,7 +54,7 @@ cdef class Sockets:
                 continue          # a family that the kernel lacks needs no peek offset
             if setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &zero, sizeof(zero)) < 0:
                 found = False
-            close(fd)
+            close_fd(fd)
         self.has_peek_off = found
         return found
 
@@ -76,7 +76,7 @@ cdef class Sockets:
         return -errno if setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, name, <socklen_t>n) < 0 else 0
 
     cdef int connect(self, int fd, const sockaddr_storage *address, socklen_t n) noexcept nogil:
-        return -errno if connect(fd, <const sockaddr *>address, n) < 0 else 0
+        return -errno if connect_to(fd, <const sockaddr *>address, n) < 0 else 0
 
     cdef int accept(self, int fd, sockaddr_storage *peer, sockaddr_storage *local) noexcept nogil:
         """Accept a connection and tell both of its ends."""
@@ -86,7 +86,7 @@ cdef class Sockets:
             return -errno
         n = sizeof(sockaddr_storage)
         if getsockname(new, <sockaddr *>local, &n) < 0:
-            close(new)
+            close_fd(new)
             return -EINTR
         return new
 
@@ -97,11 +97,11 @@ cdef class Sockets:
         """
         cdef int new
         if spare >= 0:
-            close(spare)
+            close_fd(spare)
             new = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if new >= 0:
                 self.abort(new)
-        return open(b"/", O_RDONLY | O_CLOEXEC)
+        return open_file(b"/", O_RDONLY | O_CLOEXEC)
 
     cdef int prepare_stream(self, int fd) noexcept nogil:
         """Ready a connected TCP socket: no Nagle (the guest has its own), peek place at the start."""
@@ -222,7 +222,7 @@ cdef class Sockets:
         return value
 
     cdef int close(self, int fd) noexcept nogil:
-        return -errno if close(fd) < 0 else 0
+        return -errno if close_fd(fd) < 0 else 0
 
     cdef int abort(self, int fd) noexcept nogil:
         """Close so that the remote sees a reset (socket(7), SO_LINGER)."""
@@ -230,7 +230,7 @@ cdef class Sockets:
         option.l_onoff = 1
         option.l_linger = 0
         setsockopt(fd, SOL_SOCKET, SO_LINGER, &option, sizeof(option))
-        return -errno if close(fd) < 0 else 0
+        return -errno if close_fd(fd) < 0 else 0
 
     cdef int watch(self, int fd, int op, uint32_t events, uint64_t tag) noexcept nogil:
         return self.reactor.watch(fd, op, events, tag)

@@ -37,7 +37,8 @@ cdef void set_state(Core core, Flow *flow, uint8_t state) noexcept nogil
 cdef uint32_t choose_isn(Core core, const Flow *flow) noexcept nogil
 cdef uint16_t our_mss(Core core, const Flow *flow) noexcept nogil
 cdef void take_syn(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
-cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq, uint32_t payload_len) noexcept nogil
+cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq,
+                       uint32_t payload_len) noexcept nogil
 cdef bint send_ack(Core core, Flow *flow) noexcept nogil
 cdef bint send_syn(Core core, Flow *flow) noexcept nogil
 cdef void send_reset(Core core, const IpView *ip, const TcpView *tcp) noexcept nogil

@@ -34,14 +34,14 @@ from passt.dataplane.flow cimport (
 )
 from passt.dataplane.hash cimport siphash
 from passt.dataplane.headers cimport (
-    ETH_HLEN, IP4_HLEN, IP6_HLEN, MAX_IP_LEN, TCP_ACK, TCP_FIN, TCP_HLEN, TCP_RST, TCP_SYN, TcpHdr, UDP_HLEN,
+    ETH_HLEN, IP4_HLEN, IP6_HLEN, MAX_IP_LEN, TCP_ACK, TCP_FIN, TCP_HLEN, TCP_RST, TCP_SYN, TcpHdr,
 )
 from passt.dataplane.link cimport TxMeta
 from passt.dataplane.parse cimport IpView, TcpOptions, TcpView, read_tcp_options
 from passt.dataplane.reactor cimport EVENT_FLOW, make_tag
 from passt.dataplane.sys cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP,
-    VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, free, htonl, htons, memcpy,
+    VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, free, htonl, htons, memcpy,
     memset,
 )
 
@@ -154,7 +154,8 @@ cdef bint push_tcp(Core core, const uint8_t *source, const uint8_t *destination,
     return core.send(meta.hdr_len + payload_len, &meta)
 
 
-cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq, uint32_t payload_len) noexcept nogil:
+cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq,
+                       uint32_t payload_len) noexcept nogil:
     """Send a segment with *payload_len* bytes that lie at `payload_place`; False if the link refused it.
 
     With ACK set it settles every acknowledgement that is due.
@@ -166,15 +167,16 @@ cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq, uint3
     if syn:
         options_len = SYN_OPTIONS_LEN
         # A SYN-ACK offers a scale only if the SYN did (RFC 7323 2.2); a SYN of ours always does.
-        push_syn_options(core, flow, core.link.slot + payload_place(flow), not flags & TCP_ACK or conn.rcv_wscale != 0)
+        push_syn_options(core, flow, core.link.slot + payload_place(flow),
+                         not flags & TCP_ACK or conn.rcv_wscale != 0)
     fields.src_port_be = htons(flow.keys[0].remote_port)
     fields.dst_port_be = htons(flow.keys[0].guest_port)
     fields.seq_be = htonl(seq)
     fields.ack_be = htonl(conn.rcv_nxt) if flags & TCP_ACK else 0
     fields.flags = flags
     fields.window_be = htons(window_field(conn, syn))
-    if not push_tcp(core, flow.keys[0].remote, flow.keys[0].guest, flow.keys[0].addr_len, &fields, options_len,
-                    payload_len, conn.mss):
+    if not push_tcp(core, flow.keys[0].remote, flow.keys[0].guest, flow.keys[0].addr_len, &fields,
+                    options_len, payload_len, conn.mss):
         return False
     if flags & TCP_ACK:
         conn.rcv_acked = conn.rcv_nxt

@@ -5,7 +5,7 @@ nothing, so data that waits for the guest's window or for the link causes no eve
 connection at most TURN_BUDGET bytes go to the guest, then the others have their turn.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t
 
 from passt.dataplane.core cimport Core, Seen
 from passt.dataplane.flow cimport (

@@ -7,7 +7,7 @@ does not take goes to `overflow`, and what does not fit there is given back by m
 before the guest has seen an acknowledgement of it.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 
 from passt.dataplane.core cimport MAX_GATHER, Core, Route
 from passt.dataplane.flow cimport (
@@ -27,7 +27,7 @@ from passt.dataplane.sys cimport (
     malloc, memcpy, memset,
 )
 from passt.dataplane.tcp_conn cimport (
-    CWND_OPEN, WATCH_ADD, WATCH_CHANGE, choose_isn, end, ms, overflow_len, reset_both, send_ack, send_reset,
+    CWND_OPEN, WATCH_ADD, WATCH_CHANGE, end, ms, overflow_len, reset_both, send_ack, send_reset,
     send_syn, seq_le, seq_lt, set_state, set_timer, start_rtx, take_syn, update_window, watch,
 )
 from passt.dataplane.tcp_from_sock cimport consume_acked, on_connected, on_rtt, resend_first
@@ -387,7 +387,8 @@ cdef void flush_gather(Core core) noexcept nogil:
         keep_rest(core, flow, core.gather, n, <size_t>sent, total)
 
 
-cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t sent, size_t total) noexcept nogil:
+cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t sent,
+                    size_t total) noexcept nogil:
     """Store what a short write left over; the guest has to send again what finds no room."""
     cdef TcpConn *conn = &flow.u.tcp
     cdef uint32_t held = overflow_len(flow)

@@ -26,10 +26,10 @@ from passt.dataplane.stats cimport (
     Verdict, count,
 )
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, EAGAIN, ECONNREFUSED, EINVAL,
-    EIO, EMSGSIZE, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IPV6_PKTINFO, MSG_TRUNC, SOL_UDP,
-    UDP_SEGMENT, VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_UDP_L4, cmsghdr, htons, in6_pktinfo, in_pktinfo,
-    iovec, memcpy, memmove, memset, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage,
+    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, EAGAIN, ECONNREFUSED,
+    EINVAL, EIO, EMSGSIZE, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IPV6_PKTINFO, MSG_TRUNC,
+    SOL_UDP, UDP_SEGMENT, VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_UDP_L4, cmsghdr, htons, in6_pktinfo,
+    in_pktinfo, iovec, memcpy, memmove, memset, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage,
 )
 from passt.dataplane.tcp_conn cimport ms
 
@@ -285,8 +285,9 @@ cdef Flow *inbound_flow(Core core, uint32_t listener, int fd, msghdr *message) n
     return open_inbound(core, listener, fd, &key, peer, &local, ifindex)
 
 
-cdef Flow *open_inbound(Core core, uint32_t listener, int fd, const FlowKey *key, const sockaddr_storage *peer,
-                        sockaddr_storage *local, uint32_t ifindex) noexcept nogil:
+cdef Flow *open_inbound(Core core, uint32_t listener, int fd, const FlowKey *key,
+                        const sockaddr_storage *peer, sockaddr_storage *local,
+                        uint32_t ifindex) noexcept nogil:
     """A new flow for datagrams from *peer* to *local*."""
     cdef Seen seen
     cdef Flow *flow

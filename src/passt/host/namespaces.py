@@ -169,11 +169,11 @@ class Child:
         try:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
-            pass  # noqa: S110 - that is what we want
+            pass
         try:
             self.wait()
         except ChildProcessError:
-            pass  # noqa: S110 - as above
+            pass
         self.channel.close()
         os.close(self.pidfd)
 
@@ -260,7 +260,7 @@ def _find_settings(error: OSError, root: str) -> str:
 def _read_setting(root: str, name: str) -> str:
     """Return the value of a sysctl; empty if it does not exist or cannot be read."""
     try:
-        with open(f"{root}/{name.replace('.', '/')}", encoding="ascii") as file:  # noqa: PTH123 - see below
+        with open(f"{root}/{name.replace('.', '/')}", encoding="ascii") as file:
             return file.read().strip()
     except OSError:
         return ""

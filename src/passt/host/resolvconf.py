@@ -31,7 +31,7 @@ def read(path: str = "/etc/resolv.conf") -> ResolverFacts:
     """Read *path*; one that is missing or not ours to read has no content. Other failures raise HostError."""
     try:
         # A FIFO must not hold us up.
-        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
             return parse(file.read(_MAX_LEN) or b"")
     except OSError as error:
         if error.errno in _AS_IF_EMPTY:
