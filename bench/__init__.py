@@ -1,0 +1,1 @@
+"""The benchmark: ours, every installed peer and bare loopback, measured in one run."""

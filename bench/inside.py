@@ -1,0 +1,245 @@
+"""The part of the bench that runs inside its own namespaces, as PID 1: rounds over sections.
+
+Programs are interleaved within each section, not run one after the other: a figure and the one
+that it is divided by are measured seconds apart. From round to round the order rotates. The plan
+comes as one JSON argument; progress goes to standard error and the result, as JSON, to standard
+output.
+"""
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from bench import machine, measure, programs, rows
+from bench.errors import BenchError, SectionFailed
+from bench.lab import Lab
+from bench.measure import Bench, Section
+from bench.programs import Program, Session
+from bench.rows import Group
+
+STARTUPS_PER_ROUND = 10
+SLIRP_STARTUPS_PER_ROUND = 3
+START_ATTEMPTS = 2  # per phase; a program that cannot start costs its time-out each time
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure, as decided outside."""
+
+    project: str
+    load: str
+    cpus: list[int]
+    programs: list[Program]
+    groups: list[str]
+    rounds: int
+    seconds: float
+
+    def to_json(self) -> str:
+        """Return the form that from_json() reads."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """Read a plan."""
+        values = json.loads(text)
+        values["programs"] = [
+            Program(entry["name"], tuple(entry["command"]), entry["version"]) for entry in values["programs"]
+        ]
+        return cls(**values)
+
+
+@dataclass(slots=True)
+class Record:
+    """All samples: by row key, then program, one per round."""
+
+    rounds: int
+    samples: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
+    failures: list[dict[str, object]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, program: str, round_index: int, figures: dict[str, float]) -> None:
+        """Store one program's figures of one section."""
+        for key, value in figures.items():
+            of_row = self.samples.setdefault(key, {})
+            of_row.setdefault(program, [None] * self.rounds)[round_index] = value
+
+    def fail(self, program: str, round_index: int, section: str, reason: str) -> None:
+        """Store why a section gave nothing."""
+        entry = {"program": program, "round": round_index + 1, "section": section, "reason": reason}
+        self.failures.append(entry)
+
+
+def rotated(programs_: list[Program], by: int) -> list[Program]:
+    """Return the programs in the order of round *by*."""
+    shift = by % len(programs_)
+    return programs_[shift:] + programs_[:shift]
+
+
+class Runner:
+    """Runs the rounds of a plan."""
+
+    def __init__(self, plan: Plan, lab: Lab) -> None:
+        self.plan = plan
+        self.lab = lab
+        self.bench = Bench(lab, plan.seconds)
+        self.record = Record(plan.rounds)
+        self.started = time.monotonic()
+        self.control = ""
+        self.bypass_offered = True
+
+    def run(self) -> Record:
+        """Run all rounds."""
+        chosen = [s for s in measure.sections(self.bench) if s.group in self.plan.groups]
+        missing = self._missing_controls()
+        chosen = [s for s in chosen if s.control not in missing]
+        phases = dict.fromkeys((s.mtu, s.forward) for s in chosen)
+        for index in range(self.plan.rounds):
+            if index and (loud := machine.noise()):
+                self.record.notes.append(f"before round {index + 1}: {loud}")
+            for mtu, forward in phases:
+                if forward and not self.bypass_offered:
+                    continue
+                self._run_phase(index, [s for s in chosen if (s.mtu, s.forward) == (mtu, forward)])
+            if Group.STARTUP in self.plan.groups:
+                self._run_startup(index)
+        return self.record
+
+    def _missing_controls(self) -> set[str]:
+        """Find the congestion controls that the kernel lacks; the first it has is the default."""
+        missing = set()
+        for name in rows.CONGESTION_CONTROLS:
+            try:
+                self.lab.set_congestion_control(None, name)
+            except SectionFailed as error:
+                missing.add(name)
+                self.record.notes.append(f"{name}: skipped, this kernel does not offer it ({error})")
+            else:
+                self.control = self.control or name
+        return missing
+
+    def _run_phase(self, index: int, chosen: list[Section]) -> None:
+        """Run the sections that share their sessions' MTU and forwarding."""
+        order = rotated(self.plan.programs, index)
+        phase = Phase(self, index, chosen[0])
+        try:
+            if chosen[0].forward and not self._offers_bypass(phase):
+                return
+            for section in chosen:
+                words = []
+                for program in order:
+                    outcome = phase.measure(program, section)
+                    words.append(f"{program.name} {outcome}")
+                self._progress(index, f"{section.label}: {', '.join(words)}")
+        finally:
+            phase.stop_all()
+
+    def _offers_bypass(self, phase: "Phase") -> bool:
+        """Start ours with forwarded ports; if it refuses, say so once and leave the group out."""
+        ours = next((p for p in self.plan.programs if p.name == rows.OURS), None)
+        if ours is None:
+            return True
+        try:
+            phase.session(ours)
+        except SectionFailed as error:
+            self.bypass_offered = False
+            self.record.notes.append(f"local bypass: not measured, ours does not offer it yet ({error})")
+        return self.bypass_offered
+
+    def _run_startup(self, index: int) -> None:
+        words = []
+        for program in rotated(self.plan.programs, index):
+            if not program.command:
+                continue
+            count = SLIRP_STARTUPS_PER_ROUND if program.name == rows.SLIRP else STARTUPS_PER_ROUND
+            try:
+                value = programs.startup_ms(self.lab, program, count)
+            except SectionFailed as error:
+                self.record.fail(program.name, index, "start-up", str(error))
+                words.append(f"{program.name} failed")
+            else:
+                self.record.add(program.name, index, {"startup": value})
+                words.append(f"{program.name} {value:.1f}")
+        self._progress(index, f"start-up: {', '.join(words)}")
+
+    def _progress(self, index: int, text: str) -> None:
+        elapsed = int(time.monotonic() - self.started)
+        print(f"[{elapsed // 60:2}:{elapsed % 60:02}] round {index + 1}/{self.plan.rounds} {text}",
+              file=sys.stderr, flush=True)  # fmt: skip
+
+
+class Phase:
+    """The sessions of one phase, started when first needed and again after a failure."""
+
+    def __init__(self, runner: Runner, index: int, like: Section) -> None:
+        self._runner = runner
+        self._index = index
+        self._like = like
+        self._sessions: dict[str, Session] = {}
+        self._failed: dict[str, tuple[int, str]] = {}
+
+    def session(self, program: Program) -> Session:
+        """Return the program's session. Raises SectionFailed if it does not start."""
+        session = self._sessions.get(program.name)
+        if session is not None:
+            if programs.is_alive(session):
+                return session
+            self._stop(program)
+        attempts, reason = self._failed.get(program.name, (0, ""))
+        if attempts >= START_ATTEMPTS:
+            raise SectionFailed(reason)
+        if self._like.forward and program.name == rows.SLIRP:
+            raise SectionFailed("it has no local bypass")
+        try:
+            session = programs.start(self._runner.lab, program, self._like.mtu, forward=self._like.forward)
+        except SectionFailed as error:
+            self._failed[program.name] = (attempts + 1, f"did not start: {error}")
+            raise SectionFailed(f"did not start: {error}") from error
+        self._sessions[program.name] = session
+        return session
+
+    def measure(self, program: Program, section: Section) -> str:
+        """Run one section; record figures or failure; return a word for the progress line."""
+        runner = self._runner
+        try:
+            session = self.session(program)
+            if not section.control:
+                runner.bench.use_control(session, runner.control)
+            figures = section.measure(session)
+        except SectionFailed as error:
+            runner.record.fail(program.name, self._index, section.label, str(error))
+            self._stop(program)
+            return "failed"
+        runner.record.add(program.name, self._index, figures)
+        runner.lab.reap_orphans()
+        return f"{next(iter(figures.values())):.4g}" if figures else "-"
+
+    def _stop(self, program: Program) -> None:
+        session = self._sessions.pop(program.name, None)
+        if session is not None:
+            programs.stop(self._runner.lab, session)
+
+    def stop_all(self) -> None:
+        """End all sessions."""
+        for program in self._runner.plan.programs:
+            self._stop(program)
+
+
+def main() -> int:
+    """Run the plan in sys.argv[1] and print the record."""
+    plan = Plan.from_json(sys.argv[1])
+    lab = Lab(Path(plan.load), plan.cpus)
+    try:
+        lab.set_up()
+        lab.uncover(Path(plan.project))
+        record = Runner(plan, lab).run()
+    except (BenchError, SectionFailed) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    json.dump(asdict(record), sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""What is measured: the rows of the table, and the targets held against them.
+
+A row key is what the sections of measure.py return their figures under. Groups are what
+`--only` chooses; those outside DEFAULT_GROUPS run in a full run or when named.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bench.stats import Relation
+
+LOOPBACK, OURS, PASTA, SLIRP = "loopback", "ours", "pasta", "slirp4netns"
+PROGRAM_NAMES = (LOOPBACK, OURS, PASTA, SLIRP)
+
+MTUS = (65520, 1500)
+CONGESTION_CONTROLS = ("cubic", "bbr")
+IDLE_CONNECTIONS = 5000
+PARALLEL_STREAMS = 8
+
+
+class Group(StrEnum):
+    """Sets of rows that are measured together."""
+
+    BULK = "bulk"
+    LATENCY = "latency"
+    UDP = "udp"
+    STARTUP = "startup"
+    MEMORY = "memory"
+    IDLE = "idle"
+    BYPASS = "bypass"
+    PARALLEL = "parallel"
+    STALL = "stall"
+    UDP_LARGE = "udp-large"
+    UDP_LOSS = "udp-loss"
+
+
+DEFAULT_GROUPS = (
+    Group.BULK, Group.LATENCY, Group.UDP, Group.STARTUP, Group.MEMORY, Group.IDLE, Group.BYPASS,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table.
+
+    *base* names the program whose figure of the same row and round is the denominator of the
+    ratios ("" for none). *base_row*, if given, is another row of the same program instead.
+    """
+
+    key: str
+    group: Group
+    label: str
+    unit: str
+    base: str = LOOPBACK
+    base_row: str = ""
+
+    @property
+    def ratio_of(self) -> str:
+        """Name the denominator for readers."""
+        if self.base_row:
+            return f"its own {ROWS[self.base_row].label}"
+        return {"": "", LOOPBACK: "loopback", PASTA: "Debian's pasta"}[self.base]
+
+
+def _bulk_rows() -> list[Row]:
+    rows = []
+    for mtu in MTUS:
+        for control in CONGESTION_CONTROLS:
+            for way in ("out", "in"):
+                key, label = f"bulk_{way}_{mtu}_{control}", f"TCP bulk {way}, MTU {mtu}, {control}"
+                rows.append(Row(key, Group.BULK, label, "Gbit/s"))
+            rows.append(
+                Row(f"retrans_{mtu}_{control}", Group.BULK,
+                    f"guest retransmits, bulk out, MTU {mtu}, {control}", "segments", base="")
+            )  # fmt: skip
+    return rows
+
+
+def _percentile_rows(key: str, group: Group, label: str) -> list[Row]:
+    return [Row(f"{key}_{p}", group, f"{label} {p}", "us") for p in ("p50", "p99")]
+
+
+def _all_rows() -> list[Row]:
+    udp_rate = "datagrams/s"
+    return [
+        *_bulk_rows(),
+        Row("parallel_out", Group.PARALLEL, f"TCP out, {PARALLEL_STREAMS} streams, sum", "Gbit/s"),
+        Row("parallel_share", Group.PARALLEL, "smallest stream over its fair share", "", base=""),
+        Row("stall_out", Group.STALL, "TCP out, receiver stopped now and then", "Gbit/s"),
+        Row("stall_retrans", Group.STALL, "guest retransmits, receiver stopped", "segments", base=""),
+        *_percentile_rows("rr", Group.LATENCY, "TCP request/response"),
+        *_percentile_rows("crr", Group.LATENCY, "TCP connect/request/response"),
+        Row("udp_out", Group.UDP, "UDP out, 1400 bytes, received", udp_rate),
+        Row("udp_in", Group.UDP, "UDP in, 1400 bytes, received", udp_rate),
+        *_percentile_rows("udp_rt", Group.UDP, "UDP round trip"),
+        Row("udp_large_out", Group.UDP_LARGE, "UDP out, 60000 bytes, received", udp_rate),
+        Row("udp_large_in", Group.UDP_LARGE, "UDP in, 60000 bytes, received", udp_rate),
+        Row("udp_loss_out", Group.UDP_LOSS, "UDP out lost at half the maximum rate", "datagrams", base=""),
+        Row("udp_loss_in", Group.UDP_LOSS, "UDP in lost at half the maximum rate", "datagrams", base=""),
+        Row("startup", Group.STARTUP, "start-up: pasta --config-net -- true", "ms", base=PASTA),
+        Row("memory", Group.MEMORY, "peak memory under load", "MB", base=PASTA),
+        Row("idle_rr_p50", Group.IDLE, f"request/response p50, {IDLE_CONNECTIONS} idle", "us",
+            base="", base_row="idle_before_p50"),
+        Row("idle_before_p50", Group.IDLE, "request/response p50 just before", "us"),
+        Row("idle_memory", Group.IDLE, f"peak memory, {IDLE_CONNECTIONS} idle", "MB", base=PASTA),
+        Row("bypass_bulk_out", Group.BYPASS, "bypass: TCP bulk, namespace to host", "Gbit/s"),
+        Row("bypass_bulk_in", Group.BYPASS, "bypass: TCP bulk, host to namespace", "Gbit/s"),
+        *_percentile_rows("bypass_rr", Group.BYPASS, "bypass: request/response"),
+        *_percentile_rows("bypass_crr", Group.BYPASS, "bypass: connect/request/response"),
+    ]  # fmt: skip
+
+
+ROWS: dict[str, Row] = {row.key: row for row in _all_rows()}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A figure of ours, as a ratio unless *over* is empty, and the limit it has to keep.
+
+    *over* is (row, program) of the denominator; the numerator is *row* of ours.
+    """
+
+    stage: str
+    row: str
+    over: tuple[str, str] | None
+    relation: Relation
+    limit: float
+
+
+def _tcp_targets() -> list[Target]:
+    least, most, below = Relation.AT_LEAST, Relation.AT_MOST, Relation.BELOW
+    bulk = {"bulk_out_65520": 0.55, "bulk_out_1500": 0.50, "bulk_in_65520": 0.55, "bulk_in_1500": 0.50}
+    return [
+        *(Target("tcp", f"{k}_cubic", (f"{k}_cubic", LOOPBACK), least, v) for k, v in bulk.items()),
+        *(Target("tcp", f"{k}_bbr", (f"{k}_cubic", OURS), least, 0.70) for k in bulk),
+        Target("tcp", "rr_p50", ("rr_p50", LOOPBACK), most, 1.6),
+        Target("tcp", "rr_p50", ("rr_p50", PASTA), below, 1.0),
+        Target("tcp", "crr_p50", ("crr_p50", LOOPBACK), most, 2.2),
+        Target("tcp", "idle_rr_p50", ("idle_before_p50", OURS), most, 1.05),
+        Target("tcp", "parallel_out", ("bulk_out_65520_cubic", OURS), least, 0.85),
+        Target("tcp", "parallel_share", None, least, 0.25),
+        Target("tcp", "stall_retrans", None, most, 0),
+    ]
+
+
+def _all_targets() -> list[Target]:
+    least, most, below = Relation.AT_LEAST, Relation.AT_MOST, Relation.BELOW
+    bulk = [f"bulk_{way}_{mtu}_cubic" for way in ("out", "in") for mtu in MTUS]
+    bypass = ["bypass_bulk_out", "bypass_bulk_in"]
+    return [
+        *(Target("skeleton", key, (key, LOOPBACK), least, 0.3) for key in bulk),
+        Target("skeleton", "startup", ("startup", PASTA), most, 2.5),
+        Target("skeleton", "memory", None, below, 40),
+        *_tcp_targets(),
+        Target("udp", "udp_out", ("udp_out", PASTA), least, 2.0),
+        Target("udp", "udp_in", ("udp_in", PASTA), least, 2.0),
+        Target("udp", "udp_rt_p50", ("udp_rt_p50", LOOPBACK), most, 2.0),
+        Target("udp", "udp_rt_p50", ("udp_rt_p50", PASTA), below, 1.0),
+        Target("udp", "udp_large_out", ("udp_large_out", PASTA), least, 1.0),
+        Target("udp", "udp_large_in", ("udp_large_in", PASTA), least, 1.0),
+        Target("udp", "udp_loss_out", None, most, 0),
+        Target("udp", "udp_loss_in", None, most, 0),
+        *(Target("bypass", key, (key, LOOPBACK), least, 0.9) for key in bypass),
+        *(Target("bypass", key, (key, PASTA), least, 1.0) for key in bypass),
+        Target("bypass", "bypass_rr_p50", ("bypass_rr_p50", LOOPBACK), most, 2.0),
+        Target("bypass", "bypass_crr_p50", ("bypass_crr_p50", LOOPBACK), most, 2.5),
+    ]
+
+
+TARGETS: tuple[Target, ...] = tuple(_all_targets())

@@ -1,0 +1,40 @@
+/* Choose the subcommand. */
+#include "load.h"
+
+#include <string.h>
+
+static const struct {
+	const char *name, *arguments;
+	int (*run)(int argc, char **argv);
+} commands[] = {
+	{ "tcp-server", "PORT rr|crr|hold LIMIT", cmd_tcp_server },
+	{ "rr", "ADDRESS PORT SECONDS", cmd_rr },
+	{ "crr", "ADDRESS PORT SECONDS", cmd_crr },
+	{ "idle", "ADDRESS PORT COUNT LIMIT", cmd_idle },
+	{ "udp-echo", "PORT LIMIT", cmd_udp_echo },
+	{ "udp-rt", "ADDRESS PORT SECONDS SIZE", cmd_udp_rt },
+	{ "udp-sink", "PORT LIMIT", cmd_udp_sink },
+	{ "udp-source", "ADDRESS PORT SIZE SECONDS RATE", cmd_udp_source },
+	{ "udp-blast", "PORT SIZE SECONDS RATE LIMIT", cmd_udp_blast },
+	{ "udp-pull", "ADDRESS PORT LIMIT", cmd_udp_pull },
+	{ "hold", "TOKEN", cmd_hold },
+	{ "spawn-time", "COUNT LIMIT COMMAND...", cmd_spawn_time },
+};
+
+int main(int argc, char **argv)
+{
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+		int status;
+
+		if (argc < 2 || strcmp(argv[1], commands[i].name))
+			continue;
+		status = commands[i].run(argc - 1, argv + 1);
+		if (status == 2)
+			fprintf(stderr, "usage: load %s %s\n", commands[i].name, commands[i].arguments);
+		return status;
+	}
+	fputs("usage: load SUBCOMMAND ARGUMENT..., one of:\n", stderr);
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		fprintf(stderr, "  load %s %s\n", commands[i].name, commands[i].arguments);
+	return 2;
+}
