@@ -247,8 +247,13 @@ class _Tap:
             return None
         found = _host_prefix_routes((route,))
         # Without its preferred source, a route that leads to our own prefix would be a second one.
-        if found <= self._prefix_routes and found and rtnl.parse_route(payload).source is None:
+        is_kernels = bool(found) and found <= self._prefix_routes
+        if is_kernels and route.destination.version == 4 and rtnl.parse_route(payload).source is None:
             return None
+        if is_kernels:
+            # The host's route has more to it (a metric, say) than the one that the kernel made here.
+            self._prefix_routes -= found
+            return Request(MessageType.NEWROUTE, MessageFlag.CREATE | MessageFlag.REPLACE, payload)
         # IPv4 allows routes that differ in the next hop only, and APPEND keeps their order; in IPv6
         # they are hops of one route, for which APPEND means something else.
         append = MessageFlag.APPEND if route.destination.version == 4 else 0
