@@ -50,7 +50,8 @@ def test_nameserver_line(content: bytes, expected: list[str]) -> None:
 
 
 def test_servers_beyond_the_third_valid_one_are_left_out() -> None:
-    content = b"nameserver 192.0.2.1\nnameserver bad\nnameserver ::1\nnameserver 192.0.2.3\nnameserver 192.0.2.4\n"
+    content = b"".join(b"nameserver %s\n" % name
+                       for name in (b"192.0.2.1", b"bad", b"::1", b"192.0.2.3", b"192.0.2.4"))
     assert servers(content) == ["192.0.2.1", "::1", "192.0.2.3"]
 
 

@@ -47,6 +47,13 @@ if TYPE_CHECKING:
 
 LOOPBACK_NAME = "lo"
 
+# Frames that wait for us in the tap's ring. The driver drops what does not fit and, as a queued frame no
+# longer counts against its socket, no sender is ever slowed down. So the ring must hold what is sent
+# while we are not running: a few milliseconds, when others want the CPU too, at some 500,000
+# frames/s. Measured at 470,000 datagrams/s of 1400 bytes: pauses of 4 ms lose 40 % with 1000 slots (the
+# kernel's default), 3 % with 2048, 0.4 % with 4096; at 8 ms it is 70, 25, 0.3. Ten thousand are hardly
+# better, and frames there are memory that nobody accounts for: 64 KiB each at worst, from a hostile guest.
+# TCP, which the tap's segmentation offload hands over in few large frames, does not need it.
 TX_QUEUE_LEN = 4096
 
 IP6_MIN_MTU = 1280
@@ -226,12 +233,14 @@ class _Tap:
             pending = [entry for entry, _ in unreached]
 
     def _is_unreached(self, route: Route, outcome: rtnl.Outcome) -> bool:
-        """Tell whether a route awaits another one; raises HostError if it was refused for good."""
-        if outcome.errno in _NO_WAY:
+        """Tell whether a route awaits another one, or IPv6; raises HostError if it was refused for good."""
+        if outcome.errno in {0, EEXIST}:
+            return False
+        # An IPv4 route over IPv6 is refused in many ways where the namespace has no IPv6.
+        is_over_other = route.gateway is not None and route.gateway.version != route.destination.version
+        if outcome.errno in _NO_WAY or is_over_other:
             return True
-        if outcome.errno not in {0, EEXIST}:
-            raise HostError(f"cannot set {_route_text(route)} on {self._ifname}: {reason(outcome)}")
-        return False
+        raise HostError(f"cannot set {_route_text(route)} on {self._ifname}: {reason(outcome)}")
 
     def _warn_routes(self, unreached: list[tuple[Route, rtnl.Outcome]]) -> None:
         self.warnings += [f"cannot set {_route_text(route)} on {self._ifname}: {reason(outcome)}"
@@ -288,14 +297,17 @@ def link_local_address(mac: bytes) -> IPv6Address:
 
 
 def prefix_route_of(address: AddressMessage) -> PrefixRoute | None:
-    """Tell which route the kernel makes for *address* unless told not to; none for an IPv4 host address."""
-    bits = 8 * len(address.network)
-    if address.family == AF_INET and address.prefix_len == bits and address.network == address.address:
+    """Tell which route the kernel makes for *address* unless told not to; none for an IPv4 host address.
+
+    With a peer, it is the peer's prefix in IPv4 and the own one in IPv6, where the peer's comes anyway.
+    """
+    is_ip6 = address.family == AF_INET6
+    base = address.address if is_ip6 else address.network
+    host_bits = 8 * len(base) - address.prefix_len
+    if not is_ip6 and not host_bits and base == address.address:
         return None
-    host_bits = bits - address.prefix_len
-    network = (int.from_bytes(address.network, "big") >> host_bits << host_bits).to_bytes(bits // 8, "big")
-    priority = address.priority or (_IP6_PREFIX_METRIC if address.family == AF_INET6 else 0)
-    return PrefixRoute(network, address.prefix_len, priority)
+    network = (int.from_bytes(base, "big") >> host_bits << host_bits).to_bytes(len(base), "big")
+    return PrefixRoute(network, address.prefix_len, address.priority or (_IP6_PREFIX_METRIC if is_ip6 else 0))
 
 
 def _host_prefix_routes(routes: tuple[Route, ...]) -> set[PrefixRoute]:

@@ -73,6 +73,9 @@ def _server(text: bytes) -> IPAddress | None:
     """Read an address as inet_aton(3) does (so 127.1 is one) or as inet_pton(3) reads IPv6."""
     words = _words(text.replace(b"#", b" # ").replace(b";", b" ; "))
     literal = words[0].decode("latin-1")
+    if literal.split() != [literal]:
+        # inet_aton would stop at a carriage return; glibc's resolver does not.
+        return None
     try:
         return IPv4Address(socket.inet_aton(literal))
     except (OSError, ValueError):

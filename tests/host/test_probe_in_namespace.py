@@ -1,0 +1,95 @@
+"""probe() in namespaces that the tests make themselves."""
+
+from __future__ import annotations
+
+import os
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from passt.errors import ConfigError
+from passt.host.probe import probe
+from tests.host.isolated import HOST, PLAIN, ip_batch, isolated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from passt.model import HostFacts
+
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make network namespaces"),
+]
+
+
+def probed(commands: str, **arguments: Any) -> HostFacts:
+    def run() -> HostFacts:
+        if commands:
+            ip_batch(commands)
+        return probe(**arguments)
+    return isolated(run)
+
+
+def test_probe_of_an_empty_namespace_finds_no_template() -> None:
+    facts = probed("")
+    assert facts.ip4 is None
+    assert facts.ip6 is None
+
+
+def test_probe_ignores_lo_and_link_local_routes() -> None:
+    facts = probed(HOST + """
+        link set lo up
+        addr add 192.0.2.2/24 dev lo
+        route add default dev lo
+        addr add 169.254.9.9/16 dev h0
+    """)
+    assert facts.ip4 is None
+
+
+def test_probe_without_default_route_takes_the_first_other() -> None:
+    facts = probed(HOST + "addr add 192.0.2.2/24 dev h0\n").ip4
+    assert facts is not None
+    assert (facts.ifname, facts.gateway, facts.prefix_len) == ("h0", None, 24)
+
+
+def test_probe_ignores_other_tables() -> None:
+    assert probed(HOST + "route add default dev h0 table 77\n").ip4 is None
+
+
+def test_probe_takes_one_interface_per_family() -> None:
+    commands = HOST + PLAIN + """
+        link add h1 type veth peer name p1
+        link set p1 up
+        link set h1 up
+        addr add 198.51.100.2/24 dev h1
+    """
+    facts = probed(commands, outbound_if4="h1")
+    assert facts.ip4 is not None
+    assert facts.ip6 is not None
+    assert (facts.ip4.ifname, facts.ip4.gateway) == ("h1", None)
+    assert facts.ip4.address == IPv4Address("198.51.100.2")
+    assert (facts.ip6.ifname, facts.ip6.gateway) == ("h0", IPv6Address("2001:db8::1"))
+    facts = probed(commands, outbound_if4="h1", interface="h0", want6=False)
+    assert facts.ip4 is not None
+    assert facts.ip4.ifname == "h0"
+    assert facts.ip6 is None
+
+
+def test_probe_finds_an_interface_by_its_alternative_name() -> None:
+    facts = probed(HOST + PLAIN + "link property add dev h0 altname thehost\n", interface="thehost").ip4
+    assert facts is not None
+    assert facts.ifname == "h0"
+
+
+@pytest.mark.parametrize(("option", "ask"), [
+    ("--interface", lambda name: probe(interface=name)),
+    ("--outbound-if4", lambda name: probe(outbound_if4=name)),
+    ("--outbound-if6", lambda name: probe(outbound_if6=name)),
+])
+@pytest.mark.parametrize("name", ["nothere0", "much-too-long-for-a-name", "", "\udcff"])
+def test_probe_of_a_missing_interface_names_option_and_value(
+        option: str, ask: Callable[[str], HostFacts], name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ask(name)
+    assert str(caught.value) == f"{option} {name}: there is no such interface; `ip link` lists them"
