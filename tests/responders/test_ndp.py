@@ -181,3 +181,10 @@ def test_resolvers_and_names_are_cut_to_what_fits_the_least_mtu() -> None:
     assert isinstance(names, DnsSearchList)
     assert names.names == (*search[: len(names.names) - 1], "y")
     assert 1280 - 80 < 40 + 4 + len(message.build()) <= 1280
+
+
+@pytest.mark.parametrize("width", range(1, 60))
+def test_search_list_fills_the_least_mtu_but_never_exceeds_it(width: int) -> None:
+    length = 40 + 4 + len(advertisement(net(search=("x" * width,) * 1000)).build())
+    # A further name of width + 2 bytes would not fit; up to 7 bytes of the option are padding.
+    assert 1280 - (width + 2) < length <= 1280
