@@ -165,6 +165,14 @@ SAME_METRIC = """
     route add default via 192.0.2.1 metric 9
     route add default via 192.0.2.5 metric 4
 """
+PREFIX_ROUTE_WITH_METRICS = """
+    addr add 192.0.2.2/24 dev h0
+    route replace 192.0.2.0/24 dev h0 proto kernel scope link src 192.0.2.2 mtu 1300
+    route add default via 192.0.2.1
+    addr add 2001:db8::2/64 dev h0 nodad
+    route replace 2001:db8::/64 dev h0 proto kernel metric 256 mtu 1300
+    route add default via 2001:db8::1
+"""
 
 
 @pytest.mark.parametrize("commands", [
@@ -177,6 +185,7 @@ SAME_METRIC = """
     pytest.param(MULTIPATH, id="multipath"),
     pytest.param(IP4_OVER_IP6, id="ip4-over-ip6"),
     pytest.param(SAME_METRIC, id="same-metric"),
+    pytest.param(PREFIX_ROUTE_WITH_METRICS, id="prefix-route-with-metrics"),
 ])
 def test_copy_shows_the_same_as_the_host(commands: str) -> None:
     result = copy(commands)
