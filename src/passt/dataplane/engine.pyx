@@ -59,6 +59,8 @@ cdef class Engine:
     cdef Reactor reactor
     cdef int link_fd
     cdef bint link_wants_out
+    cdef int link_room            # frames that the next batch may have
+    cdef uint64_t link_turn       # the turn of the last batch
     cdef bint stopping
     cdef dict readers             # fd -> callback
     cdef list due                 # heap of (deadline ns, id, callback)
@@ -74,6 +76,7 @@ cdef class Engine:
         self.core = Core(policy, responder, events, Link(), sockets, our_mac=our_mac, mtu=mtu,
                          max_flows=max_flows, secret=os.urandom(16) if secret is None else secret)
         self.link_fd = -1
+        self.link_room = 1
         self.readers = {}
         self.due = []
         self.python_timer = max_flows
@@ -232,7 +235,14 @@ cdef class Engine:
     cdef void read_link(self) noexcept:
         cdef RxFrame frames[RX_BATCH]
         cdef int n, i
-        n = self.core.link.read_batch(frames, RX_BATCH)
+        # Reading on until nothing is left costs a call more than needed where single frames come, as
+        # in a request/response exchange. So the batch grows only while turn after turn finds frames.
+        if self.link_turn + 1 == self.core.stats.wakeups:
+            self.link_room = min(2 * self.link_room, <int>RX_BATCH)
+        self.link_turn = self.core.stats.wakeups
+        n = self.core.link.read_batch(frames, self.link_room)
+        if self.core.link.drained:
+            self.link_room = max(n, 1)
         for i in range(n):
             on_frame(self.core, &frames[i])
         flush_gather(self.core)

@@ -46,6 +46,7 @@ cdef enum TcpFlag:
     CONN_RECOVERY = 128           # loss recovery until snd_una reaches recover
     CONN_RTT_TIMED = 256          # a segment is being timed
     CONN_PUSHED = 512             # the guest's last data came with PSH
+    CONN_HANG_UP = 1024           # the remote closed: read on to the end of its data
 
 
 cdef struct FlowKey:
@@ -76,6 +77,7 @@ cdef struct TcpConn:
     uint32_t rcv_nxt
     uint32_t rcv_acked            # last acknowledgement that the guest was sent
     uint32_t rcv_adv              # right edge of the window that the guest was told
+    uint32_t rcv_room             # window when the send buffer was last looked at
     uint32_t cwnd                 # limit of bytes in flight after a time-out, else CWND_OPEN
     uint32_t recover              # RFC 6582
     uint32_t rtt_seq

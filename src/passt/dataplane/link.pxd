@@ -44,6 +44,7 @@ cdef class Link:
     cdef uint32_t features
     cdef uint32_t max_frame
     cdef bint blocked             # the far side does not drain: do not read what would feed it
+    cdef bint drained             # the last batch ended because nothing more was there
     cdef int error                # errno that ended the link, 0 while it lives
     cdef uint8_t *slot            # where the next frame to the guest is built
     cdef uint8_t *segment         # scratch of the software segmentation, allocated with first use

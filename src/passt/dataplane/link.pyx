@@ -140,6 +140,7 @@ cdef class TapLink(Link):
         cdef virtio_net_hdr header
         cdef ssize_t n
         cdef int found = 0
+        self.drained = False
         while found < room and position + VNET_HLEN + MAX_FRAME <= RX_SIZE:
             n = read(self.fd, self.rx + position, RX_SIZE - position)
             if n < 0:
@@ -147,6 +148,7 @@ cdef class TapLink(Link):
                     continue
                 if errno not in (EAGAIN, ENOBUFS, ENOMEM):
                     self.error = errno
+                self.drained = True
                 break
             if n < VNET_HLEN + ETH_HLEN:
                 count(self.stats, DROP_SHORT)

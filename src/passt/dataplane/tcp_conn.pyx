@@ -239,6 +239,7 @@ cdef void update_window(Core core, Flow *flow) noexcept nogil:
     if room > open_now and (room - open_now >= min(<int64_t>our_mss(core, flow), room // 2) or open_now == 0):
         conn.rcv_adv = conn.rcv_nxt + <uint32_t>room
         open_now = room
+    conn.rcv_room = <uint32_t>open_now
     if open_now >= low:
         conn.sock_at = 0
         return

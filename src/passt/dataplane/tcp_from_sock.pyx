@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint32_t
 
 from passt.dataplane.core cimport Core, Seen
 from passt.dataplane.flow cimport (
-    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_READABLE,
+    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_GUEST_FIN, CONN_HANG_UP, CONN_HOST_EOF, CONN_PUSHED, CONN_READABLE,
     CONN_RTT_TIMED, CONN_WANT_OUT, FLOW_TCP, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING,
     TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT,
     TCP_TIME_WAIT, Flow, TcpConn,
@@ -83,12 +83,16 @@ cdef void on_socket(Core core, Flow *flow, uint32_t events) noexcept nogil:
         on_connected(core, flow)
         if conn.state != TCP_CLOSED and events & (EPOLLIN | EPOLLRDHUP):
             conn.flags |= CONN_READABLE
+            if events & EPOLLRDHUP:
+                conn.flags |= CONN_HANG_UP
         return
     if events & EPOLLERR and core.sockets.take_error(flow.fd):
         reset_both(core, flow)
         return
     if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP):
         conn.flags |= CONN_READABLE
+        if events & (EPOLLRDHUP | EPOLLHUP):
+            conn.flags |= CONN_HANG_UP
         core.flows.add_work(flow)
     if events & EPOLLOUT and conn.flags & CONN_WANT_OUT:
         conn.flags &= ~<uint32_t>CONN_WANT_OUT
@@ -270,6 +274,9 @@ cdef void push_data(Core core, Flow *flow, bint probe) noexcept nogil:
                 start_rtx(core, flow, conn.rto)
             return
         budget -= got
+        if <uint32_t>got < n and not conn.flags & CONN_HANG_UP:
+            conn.flags &= ~<uint32_t>CONN_READABLE     # that was all; more will cause an event
+            return
         if probe:
             return
     if conn.snd_nxt == conn.fin_seq:
@@ -403,7 +410,8 @@ cdef void finish_turn(Core core, Flow *flow) noexcept nogil:
     """Once per turn with something new: empty the socket, send data, acknowledge."""
     cdef TcpConn *conn = &flow.u.tcp
     consume_acked(core, flow)
-    if conn.rcv_nxt != conn.rcv_acked and flow.fd >= 0 and not conn.flags & CONN_GUEST_FIN:
+    if (conn.rcv_nxt != conn.rcv_acked and flow.fd >= 0 and not conn.flags & CONN_GUEST_FIN
+            and conn.rcv_adv - conn.rcv_nxt <= conn.rcv_room - conn.rcv_room // 4):
         update_window(core, flow)
     if may_send_data(conn) and has_to_send(conn):
         push_data(core, flow, False)
