@@ -47,6 +47,7 @@ cdef enum TcpFlag:
     CONN_RTT_TIMED = 256          # a segment is being timed
     CONN_PUSHED = 512             # the guest's last data came with PSH
     CONN_HANG_UP = 1024           # the remote closed: read on to the end of its data
+    CONN_ASKED = 2048             # the guest sent data since the remote last did
 
 
 cdef struct FlowKey:
@@ -101,6 +102,7 @@ cdef struct TcpConn:
     uint8_t backoff              # doublings of the time-out since the last progress
     uint8_t dup_acks
     uint8_t sock_polls
+    uint8_t pingpong              # questions of the guest in a row that were answered by data
 
 
 cdef struct UdpFlow:

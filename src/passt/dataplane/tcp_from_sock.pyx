@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint32_t
 
 from passt.dataplane.core cimport Core, Seen
 from passt.dataplane.flow cimport (
-    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_GUEST_FIN, CONN_HANG_UP, CONN_HOST_EOF, CONN_PUSHED, CONN_READABLE,
+    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_GUEST_FIN, CONN_HANG_UP, CONN_HOST_EOF, CONN_PUSHED, CONN_READABLE,
     CONN_RTT_TIMED, CONN_WANT_OUT, FLOW_TCP, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING,
     TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT,
     TCP_TIME_WAIT, Flow, TcpConn,
@@ -32,11 +32,14 @@ cdef enum:
     # Bytes in flight to the guest. The link has no delay: a few milliseconds' worth keeps it busy,
     # and the kernel walks what is in flight with every peek.
     MAX_IN_FLIGHT = 4 << 20
-    # A guest that sent less than this, pushed, most likely waits for an answer on which the
-    # acknowledgement can ride; it waits so long for it. Well below what Nagle's algorithm would
-    # otherwise cost (RFC 9293 3.8.6.3 allows 500 ms).
+    # A guest that sent less than this, pushed, may wait for an answer on which the acknowledgement
+    # can ride. It is only made to wait after PINGPONG questions were answered; a wait in vain ends that,
+    # so that the waits of Nagle's algorithm do not add up. The delay is Linux' shortest
+    # (TCP_DELACK_MIN; RFC 9293 3.8.6.3 allows 500 ms): with a much shorter one each sleep of ours
+    # would program the CPU's timer anew, which costs more than the acknowledgement.
     ACK_AT_ONCE = 8192
-    ACK_DELAY_MS = 1
+    ACK_DELAY_MS = 40
+    PINGPONG = 3
     RTO_INITIAL_MS = 1000         # RFC 6298 2.1
     # Above the delayed acknowledgement of every common stack (Linux: 40 to 200 ms).
     RTO_MIN_MS = 200
@@ -287,6 +290,9 @@ cdef bint send_data(Core core, Flow *flow, uint32_t n, bint last) noexcept nogil
     """Send *n* bytes that lie in the slot at snd_nxt, and account for them."""
     cdef TcpConn *conn = &flow.u.tcp
     cdef bint again = seq_lt(conn.snd_nxt, conn.snd_max)
+    if conn.flags & CONN_ASKED:
+        conn.flags &= ~<uint32_t>CONN_ASKED
+        conn.pingpong += conn.pingpong < PINGPONG
     if not send_segment(core, flow, TCP_ACK | (TCP_PSH if last else 0), conn.snd_nxt, n):
         return False
     conn.snd_nxt += n
@@ -355,6 +361,7 @@ cdef void on_timer(Core core, Flow *flow) noexcept nogil:
     cdef TcpConn *conn = &flow.u.tcp
     if conn.ack_at and conn.ack_at <= core.now:
         conn.ack_at = 0
+        conn.pingpong = 0
         conn.flags |= CONN_ACK_NOW
         core.flows.add_work(flow)
     if conn.sock_at and conn.sock_at <= core.now:
@@ -423,13 +430,22 @@ cdef void finish_turn(Core core, Flow *flow) noexcept nogil:
     settle_acks(core, flow)
 
 
+cdef bint can_wait(const TcpConn *conn, uint32_t due) noexcept nogil:
+    """Whether an answer of the remote will most likely carry the acknowledgement of *due* bytes."""
+    return due < ACK_AT_ONCE and conn.flags & CONN_PUSHED and conn.pingpong == PINGPONG
+
+
 cdef void settle_acks(Core core, Flow *flow) noexcept nogil:
     """Send the acknowledgement that is due, or let a small one wait for data to ride on."""
     cdef TcpConn *conn = &flow.u.tcp
     cdef uint32_t due = conn.rcv_nxt - conn.rcv_acked
     if conn.state in (TCP_CONNECTING, TCP_SYN_SENT, TCP_CLOSED):
         return
-    if not conn.flags & CONN_ACK_NOW and (not due or (due < ACK_AT_ONCE and conn.flags & CONN_PUSHED)):
+    if due:
+        if conn.flags & CONN_ASKED:
+            conn.pingpong = 0     # it goes on without waiting for an answer
+        conn.flags |= CONN_ASKED
+    if not conn.flags & CONN_ACK_NOW and (not due or can_wait(conn, due)):
         if due and not conn.flags & CONN_ACK_DELAYED:
             conn.flags |= CONN_ACK_DELAYED
             conn.ack_at = core.now + ms(ACK_DELAY_MS)
