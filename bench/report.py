@@ -49,7 +49,7 @@ def cell(row: Row, program: str, samples: RowSamples) -> str:
     ratio = row_ratio(row, program, samples)
     if ratio is None:
         return f"{number(figure.median)}{span(figure)}"
-    return f"{number(figure.median)} x{ratio.median:.2f}{span(ratio)}"
+    return f"{number(figure.median)} x{number(ratio.median)}{span(ratio)}"
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
