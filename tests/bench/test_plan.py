@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import lab, machine
+from bench import install, lab, machine
 from bench.cli import chosen_groups, find_ours
 from bench.errors import BenchError, SectionFailed
 from bench.inside import Plan, Record, rotated
@@ -106,3 +106,18 @@ def test_no_answer_is_a_failure_not_a_figure() -> None:
         rate_of({"received": 0, "seconds": 0.0})
     with pytest.raises(SectionFailed, match="no result"):
         last_json("load: recv: Connection refused\n")
+
+
+def test_no_service_starts_while_packages_are_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = tmp_path / "policy-rc.d"
+    monkeypatch.setattr(install, "POLICY", policy)
+    with install.no_services():
+        assert policy.stat().st_mode & 0o777 == 0o755
+        assert policy.read_text() == "#!/bin/sh\nexit 101\n"
+    assert not policy.exists()
+    policy.write_text("the administrator's\n")
+    with install.no_services():
+        assert policy.read_text() == "the administrator's\n"
+    assert policy.read_text() == "the administrator's\n"
