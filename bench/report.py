@@ -66,7 +66,7 @@ def table(samples: RowSamples, programs: Sequence[str]) -> list[str]:
         if row.key in samples:
             cells = [cell(row, program, samples) for program in programs]
             lines.append([row.label, row.unit, *cells, row.ratio_of])
-    return aligned(lines)
+    return aligned(lines) if len(lines) > 1 else []
 
 
 def target_spread(target: Target, samples: RowSamples) -> Spread | None:

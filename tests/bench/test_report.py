@@ -83,7 +83,7 @@ def test_targets_are_judged_from_ratios_of_the_same_round() -> None:
 def test_target_table_leaves_out_what_was_not_measured() -> None:
     lines = report.target_table(SAMPLES)
     assert len(lines) == 1 + sum(figures is not None for _, figures, _ in report.judged(SAMPLES))
-    assert report.target_table({}) == []
+    assert report.target_table({}) == report.table({}, PROGRAM_NAMES) == []
 
 
 def test_failures_of_several_rounds_share_a_line() -> None:
