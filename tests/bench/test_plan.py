@@ -1,5 +1,6 @@
 """What the benchmark plans to run: groups, sections, rotation, route words, machine noise."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,17 @@ def test_no_service_starts_while_packages_are_installed(
     with install.no_services():
         assert policy.read_text() == "the administrator's\n"
     assert policy.read_text() == "the administrator's\n"
+
+
+@pytest.mark.needs_root
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_program_that_hangs_when_asked_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(install, "SAY_TIMEOUT_S", 0.3)
+    seconds = f"1000.{os.getpid()}"
+    assert install.version_of(["sh", "-c", f"sleep {seconds} & sleep {seconds}"], "") == "unknown"
+
+    def survivors() -> list[int]:
+        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+        return [pid for pid in pids if lab.command_line(pid) == ["sleep", seconds]]
+
+    lab.await_true(lambda: not survivors(), "the end of the program's processes", 5)
