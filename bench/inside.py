@@ -12,15 +12,14 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from bench import machine, measure, programs, rows
+from bench import machine, measure, programs, rows, stats
 from bench.errors import BenchError, SectionFailed
 from bench.lab import Lab
 from bench.measure import Bench, Section
 from bench.programs import Program, Session
 from bench.rows import Group
 
-STARTUPS_PER_ROUND = 10
-SLIRP_STARTUPS_PER_ROUND = 3
+STARTUP_TURNS, STARTUPS_PER_TURN = 5, 3
 START_ATTEMPTS = 2  # per phase; a program that cannot start costs its time-out each time
 
 
@@ -122,6 +121,8 @@ class Runner:
     def _run_phase(self, index: int, chosen: list[Section]) -> None:
         """Run the sections that share their sessions' MTU and forwarding."""
         order = rotated(self.plan.programs, index)
+        if chosen[0].forward:  # slirp4netns has no local bypass
+            order = [program for program in order if program.name != rows.SLIRP]
         phase = Phase(self, index, chosen[0])
         try:
             if chosen[0].forward and not self._offers_bypass(phase):
@@ -148,20 +149,24 @@ class Runner:
         return self.bypass_offered
 
     def _run_startup(self, index: int) -> None:
-        words = []
-        for program in rotated(self.plan.programs, index):
-            if not program.command:
-                continue
-            count = SLIRP_STARTUPS_PER_ROUND if program.name == rows.SLIRP else STARTUPS_PER_ROUND
-            try:
-                value = programs.startup_ms(self.lab, program, count)
-            except SectionFailed as error:
-                self.record.fail(program.name, index, "start-up", str(error))
-                words.append(f"{program.name} failed")
-            else:
-                self.record.add(program.name, index, {"startup": value})
-                words.append(f"{program.name} {value:.1f}")
-        self._progress(index, f"start-up: {', '.join(words)}")
+        """Time start-ups in turns, a few of each program at a time; keep the median of each."""
+        times: dict[str, list[float | None]] = {p.name: [] for p in self.plan.programs if p.command}
+        failed: set[str] = set()
+        for turn in range(STARTUP_TURNS):
+            for program in rotated(self.plan.programs, index + turn):
+                if not program.command or program.name in failed:
+                    continue
+                try:
+                    times[program.name].append(programs.startup_ms(self.lab, program, STARTUPS_PER_TURN))
+                except SectionFailed as error:
+                    failed.add(program.name)
+                    self.record.fail(program.name, index, "start-up", str(error))
+        words = [f"{name} failed" for name in failed]
+        for name in times.keys() - failed:
+            if figures := stats.spread(times[name]):
+                self.record.add(name, index, {"startup": figures.median})
+                words.append(f"{name} {figures.median:.1f}")
+        self._progress(index, f"start-up: {', '.join(sorted(words))}")
 
     def _progress(self, index: int, text: str) -> None:
         elapsed = int(time.monotonic() - self.started)
@@ -189,8 +194,6 @@ class Phase:
         attempts, reason = self._failed.get(program.name, (0, ""))
         if attempts >= START_ATTEMPTS:
             raise SectionFailed(reason)
-        if self._like.forward and program.name == rows.SLIRP:
-            raise SectionFailed("it has no local bypass")
         try:
             session = programs.start(self._runner.lab, program, self._like.mtu, forward=self._like.forward)
         except SectionFailed as error:

@@ -18,6 +18,7 @@ from bench.programs import Program
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 APT_TIMEOUT_S = 300
+SAY_TIMEOUT_S = 5
 TOOLS = {
     "iperf3": ("iperf3",), "ip": ("iproute2",), "gcc": ("gcc", "libc6-dev"), "unshare": ("util-linux",),
     "setpriv": ("util-linux",), "nsenter": ("util-linux",), "taskset": ("util-linux",), "mount": ("mount",),
@@ -78,11 +79,21 @@ def require_tools() -> None:
 
 
 def _said(command: list[str]) -> str:
-    """Return what a program prints, run as a plain user; "" if it fails to run or hangs."""
+    """Return what a program prints, run as a plain user; "" if it fails to run or hangs.
+
+    It runs in a PID namespace that ends with unshare(1), so that a program which hangs leaves no
+    children behind when it is given up.
+    """
+    # Not unshare's --kill-child: the kernel clears that signal when the user is changed.
+    die_with_parent = ["setpriv", "--pdeathsig=KILL", "--"]
+    contained = [
+        *die_with_parent, "unshare", "--pid", "--fork", "--",
+        *as_user(FIRST_PROGRAM_UID), *die_with_parent, *command,
+    ]  # fmt: skip
     try:
         done = subprocess.run(
-            [*as_user(FIRST_PROGRAM_UID), *command], capture_output=True, text=True, check=False,
-            stdin=subprocess.DEVNULL, timeout=5,
+            contained, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+            timeout=SAY_TIMEOUT_S,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return ""

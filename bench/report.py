@@ -49,7 +49,7 @@ def cell(row: Row, program: str, samples: RowSamples) -> str:
     ratio = row_ratio(row, program, samples)
     if ratio is None:
         return f"{number(figure.median)}{span(figure)}"
-    return f"{number(figure.median)} x{ratio.median:.2f}{span(ratio)}"
+    return f"{number(figure.median)} x{number(ratio.median)}{span(ratio)}"
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
@@ -66,7 +66,7 @@ def table(samples: RowSamples, programs: Sequence[str]) -> list[str]:
         if row.key in samples:
             cells = [cell(row, program, samples) for program in programs]
             lines.append([row.label, row.unit, *cells, row.ratio_of])
-    return aligned(lines)
+    return aligned(lines) if len(lines) > 1 else []
 
 
 def target_spread(target: Target, samples: RowSamples) -> Spread | None:

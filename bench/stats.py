@@ -36,6 +36,7 @@ class Verdict(StrEnum):
     MET = "met"  # the median keeps the limit
     NEAR = "near"  # the median does not, but some round did
     MISSED = "missed"  # no round kept the limit
+    UNSURE = "not in the one round"  # a single round has no spread that could lie outside
     OPEN = "not measured"
 
 
@@ -67,11 +68,14 @@ def keeps(value: float, relation: Relation, limit: float) -> bool:
 
 
 def judge(figures: Spread | None, relation: Relation, limit: float) -> Verdict:
-    """Hold a spread against a limit; it is missed only when the spread lies wholly outside."""
+    """Hold a spread against a limit; it is missed only when the spread lies wholly outside.
+
+    A single round is never enough to call a limit missed.
+    """
     if figures is None:
         return Verdict.OPEN
     if keeps(figures.median, relation, limit):
         return Verdict.MET
     if keeps(figures.low, relation, limit) or keeps(figures.high, relation, limit):
         return Verdict.NEAR
-    return Verdict.MISSED
+    return Verdict.MISSED if figures.n > 1 else Verdict.UNSURE
