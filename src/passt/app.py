@@ -44,7 +44,8 @@ def run(settings: Settings) -> int:
     Raises PasstError. After Ctrl-C it may not return, but end the process by SIGINT.
     """
     if settings.pid is not None and not settings.foreground:
-        raise ConfigError("running in the background is not available yet in this version: add --foreground (-f)")
+        raise ConfigError("running in the background is not available yet in this version: "
+                          "add --foreground (-f)")
     gc.disable()  # what a start allocates lives on
     privileges.tidy_descriptors()
     file_limits = privileges.raise_file_limit()
@@ -116,8 +117,8 @@ def _loop(engine: Engine) -> None:
 
 
 def _resolve(settings: Settings) -> GuestNet:
-    from passt.config.resolve import resolve  # noqa: PLC0415 - see the head of this file
-    from passt.host.probe import probe  # noqa: PLC0415 - see the head of this file
+    from passt.config.resolve import resolve
+    from passt.host.probe import probe
 
     facts = probe(interface=settings.interface, outbound_if4=settings.outbound_if4,
                   outbound_if6=settings.outbound_if6, want4=settings.ip4, want6=settings.ip6)
@@ -127,14 +128,14 @@ def _resolve(settings: Settings) -> GuestNet:
 def _open_listeners(settings: Settings) -> list[Listener]:
     if not settings.port_rules:
         return []
-    from passt.host.listeners import open_listeners  # noqa: PLC0415 - see the head of this file
+    from passt.host.listeners import open_listeners
 
     return open_listeners(settings.port_rules, ip4=settings.ip4, ip6=settings.ip6)
 
 
 def _configure(settings: Settings, guest: GuestNet) -> TapFacts:
     """Set up the interfaces of the network namespace that we are in: a child's work."""
-    from passt.host.configure import bring_lo_up, configure  # noqa: PLC0415 - see the head of this file
+    from passt.host.configure import bring_lo_up, configure
 
     bring_lo_up()
     facts = configure(guest.ifname, guest, settings.config_net)
@@ -145,9 +146,9 @@ def _configure(settings: Settings, guest: GuestNet) -> TapFacts:
 
 def _build_engine(settings: Settings, guest: GuestNet, listeners: Iterable[Listener], child: Child) -> Engine:
     """Load and build the data plane, then wait for the tap of *child*."""
-    from passt.dataplane.engine import Engine  # noqa: PLC0415 - see the head of this file
-    from passt.forward.policy import Policy  # noqa: PLC0415 - see the head of this file
-    from passt.responders.dispatch import Dispatcher  # noqa: PLC0415 - see the head of this file
+    from passt.dataplane.engine import Engine
+    from passt.forward.policy import Policy
+    from passt.responders.dispatch import Dispatcher
 
     explain = log.debug if log.is_debug() else None
     policy = Policy(guest, tcp=settings.tcp, udp=settings.udp, icmp=settings.icmp, explain=explain)

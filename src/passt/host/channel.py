@@ -2,7 +2,7 @@
 
 A SOCK_SEQPACKET pair keeps message boundaries, so a message is a kind byte and its payload:
 
-    from the child      READY      offloads (u32), MAC (6), link-local address (16, zeros: none); tap descriptor
+    from the child      READY      offloads (u32), MAC (6), link-local address (16, zeros: none); tap's fd
                         FAILED     text for the user, UTF-8
                         STOPPED    signal that stopped the command (u8)
                         CONTINUED  -

@@ -181,7 +181,7 @@ def _become(command: Command, *, own_group: bool, foreground: bool) -> NoReturn:
         signals.set_defaults(command.ignored)
         status = execute(command.argv)
     except BaseException:  # noqa: BLE001 - whatever it is, this process must not go on as PID 1's copy
-        import sys  # noqa: PLC0415 - only here
+        import sys
 
         sys.excepthook(*sys.exc_info())
     finally:

@@ -148,7 +148,7 @@ def _socket_address(rule: PortRule, port: int, family: int, address: str) -> tup
 
 def _read_number(path: str) -> int | None:
     try:
-        with open(path, encoding="ascii") as file:  # noqa: PTH123 - pathlib is not worth its import time
+        with open(path, encoding="ascii") as file:
             return int(file.read())
     except (OSError, ValueError):
         return None

@@ -52,7 +52,7 @@ def close_descriptors(first: int, last: int, *, use_close_range: bool = True) ->
         if first <= int(name) <= last:
             try:
                 os.close(int(name))
-            except OSError:  # noqa: PERF203 - the descriptor of the listing itself is gone by now
+            except OSError:
                 continue
 
 
@@ -92,7 +92,7 @@ def drop_privileges() -> None:
     for capability in range(_MAX_CAPABILITIES):
         try:
             syscalls.prctl(syscalls.PR_CAPBSET_DROP, capability)
-        except OSError:  # noqa: PERF203 - EINVAL: the last one was passed; EPERM: see above
+        except OSError:
             break
     syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
     syscalls.capset(0, 0, 0)

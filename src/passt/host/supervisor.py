@@ -62,7 +62,8 @@ class Supervisor:
         foreground = self._terminal.is_ours()
         # Its group takes the terminal over, and then the terminal interrupts that group only.
         self._saw_interrupt = foreground and self._own_group
-        flags = (init.START_OWN_GROUP if self._own_group else 0) | (init.START_FOREGROUND if foreground else 0)
+        flags = init.START_OWN_GROUP if self._own_group else 0
+        flags |= init.START_FOREGROUND if foreground else 0
         self._child.channel.send(Kind.START, bytes((flags,)))
 
     def finish(self) -> int:
