@@ -44,7 +44,8 @@ def run(settings: Settings) -> int:
     Raises PasstError. After Ctrl-C it may not return, but end the process by SIGINT.
     """
     if settings.pid is not None and not settings.foreground:
-        raise ConfigError("running in the background is not available yet in this version: add --foreground (-f)")
+        raise ConfigError("running in the background is not available yet in this version: "
+                          "add --foreground (-f)")
     gc.disable()  # what a start allocates lives on
     privileges.tidy_descriptors()
     file_limits = privileges.raise_file_limit()

@@ -2,13 +2,13 @@
 
 A SOCK_SEQPACKET pair keeps message boundaries, so a message is a kind byte and its payload:
 
-    from the child      READY      offloads (u32), MAC (6), link-local address (16, zeros: none); tap descriptor
+    from the child      READY      offloads (u32), MAC (6), link-local address (16, zeros: none); tap's fd
                         FAILED     text for the user, UTF-8
                         STOPPED    signal that stopped the command (u8)
                         CONTINUED  -
                         ENDED      wait status of the command (u32)
     to the child        START      flags (u8): own process group, foreground
-                        SIGNAL     number (u8), whether the kernel sent it (u8)
+                        SIGNAL     number (u8), whether all of our process group got it (u8)
                         RESUME     whether the terminal is the command's (u8)
 
 Integers are in network byte order. Each process holds one end only, so end of file tells either that

@@ -140,9 +140,9 @@ class _Keeper:
         if message is None:
             os._exit(1)
         if message.kind is Kind.SIGNAL:
-            number, from_kernel = message.payload
+            number, to_group = message.payload
             # A terminal signals whole groups: the command has got this already if it is in ours.
-            if not (from_kernel and self._is_in_our_group()):
+            if not (to_group and self._is_in_our_group()):
                 os.kill(self._child, number)
         elif message.kind is Kind.RESUME:
             self._resume(foreground=bool(message.payload[0]))

@@ -100,10 +100,10 @@ class Target:
         try:
             return os.open(f"/proc/{self.pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise HostError(f"process {self.pid} has ended, or /proc hides it (mount option hidepid)") from None
+            raise HostError(f"process {self.pid} has ended, or /proc hides it (hidepid)") from None
         except PermissionError:
-            raise HostError(f"the {kind} namespace of process {self.pid} is closed to this user: pasta has to "
-                            "be started by the user who owns the process, or by root") from None
+            raise HostError(f"the {kind} namespace of process {self.pid} is closed to this user: pasta has "
+                            "to be started by the user who owns the process, or by root") from None
         except OSError as error:
             raise HostError(f"cannot open /proc/{self.pid}/ns/{kind}: {error.strerror}") from None
 
@@ -130,8 +130,8 @@ class Target:
             syscalls.setns(fd, kind)
         except OSError as error:
             if error.errno == errno.EPERM:
-                raise HostError(f"the {name} namespace of process {self.pid} may not be joined: this user has no "
-                                "CAP_SYS_ADMIN in the user namespace that owns it") from None
+                raise HostError(f"the {name} namespace of process {self.pid} may not be joined: this user "
+                                "has no CAP_SYS_ADMIN in the user namespace that owns it") from None
             raise HostError(f"cannot join the {name} namespace of process {self.pid}: "
                             f"{error.strerror}") from None
 
@@ -157,8 +157,8 @@ class Child:
         status = self.wait()
         if message is not None and message.kind is Kind.FAILED:
             return message.payload.decode(errors="replace")
-        how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"status {os.WEXITSTATUS(status)}"
-        return f"the process that sets up the namespace ended with {how}"
+        how = f"by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "too early"
+        return f"the process that sets up the namespace ended {how}"
 
     def wait(self) -> int:
         """Wait for the child's end and return its wait status; for PID 1 nothing in there lives on then."""
@@ -252,8 +252,8 @@ def _find_settings(error: OSError, root: str) -> str:
         if _read_setting(root, "kernel.unprivileged_userns_clone") == "0":
             return "kernel.unprivileged_userns_clone is 0: set it to 1 with sysctl"
         if _read_setting(root, "kernel.apparmor_restrict_unprivileged_userns") == "1":
-            return ("kernel.apparmor_restrict_unprivileged_userns is 1: set it to 0 with sysctl, or give pasta "
-                    "an AppArmor profile that permits 'userns'")
+            return ("kernel.apparmor_restrict_unprivileged_userns is 1: set it to 0 with sysctl, or give "
+                    "pasta an AppArmor profile that permits 'userns'")
     return ""
 
 

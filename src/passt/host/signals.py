@@ -73,7 +73,7 @@ class SignalReader:
 
 
 def let_signals_end_us() -> frozenset[int]:
-    """Unblock everything, and undo Python's KeyboardInterrupt; return those of INHERITABLE that are ignored."""
+    """Unblock everything, undo Python's KeyboardInterrupt; return those of INHERITABLE that are ignored."""
     ignored = frozenset(number for number in INHERITABLE if signal.getsignal(number) == signal.SIG_IGN)
     if signal.SIGINT not in ignored:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -87,7 +87,7 @@ def block_all() -> None:
 
 
 def set_defaults(ignored: frozenset[int]) -> None:
-    """Give every signal its default action, but for *ignored*, and unblock all: what a command starts with."""
+    """Give every signal but *ignored* its default action and unblock all: so a command starts."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -46,6 +46,7 @@ class Supervisor:
         self._reader = SignalReader(FORWARDED)
         signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_STOPS)
         self._own_group = leads_alone()
+        self._leads_session = os.getsid(0) == os.getpid()
         self._saw_interrupt = False
         self._wait_status: int | None = None
 
@@ -61,7 +62,8 @@ class Supervisor:
         foreground = self._terminal.is_ours()
         # Its group takes the terminal over, and then the terminal interrupts that group only.
         self._saw_interrupt = foreground and self._own_group
-        flags = (init.START_OWN_GROUP if self._own_group else 0) | (init.START_FOREGROUND if foreground else 0)
+        flags = init.START_OWN_GROUP if self._own_group else 0
+        flags |= init.START_FOREGROUND if foreground else 0
         self._child.channel.send(Kind.START, bytes((flags,)))
 
     def finish(self) -> int:
@@ -89,7 +91,11 @@ class Supervisor:
                 continue
             if received.number == signal.SIGINT and received.is_from_kernel:
                 self._saw_interrupt = True
-            self._child.channel.send(Kind.SIGNAL, bytes((received.number, received.is_from_kernel)))
+            to_group = received.is_from_kernel
+            if received.number == signal.SIGHUP and self._leads_session:
+                # The terminal hung up: only the leader of its session is told (tty_ioctl(2)).
+                to_group = False
+            self._child.channel.send(Kind.SIGNAL, bytes((received.number, to_group)))
 
     def _on_message(self) -> None:
         message = self._child.channel.receive(wait=False)

@@ -1,0 +1,194 @@
+"""Listening sockets of port rules."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import pytest
+
+from passt.errors import ConfigError
+from passt.host import listeners, syscalls
+from passt.host.listeners import explain_failure, open_listeners
+from passt.model import PortRule
+from tests.isolated import isolated
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
+
+
+def rule(proto: int = TCP, first: int = 5000, last: int | None = None, address: str | None = None, *,
+         ifname: str | None = None, optional: bool = False) -> PortRule:
+    return PortRule(proto, first, last or first, first, ip_address(address) if address else None, ifname,
+                    optional)
+
+
+def bring_lo_up() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, 0x8914, struct.pack("16sH22x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
+
+
+def describe(rules: list[PortRule], *, ip4: bool = True, ip6: bool = True) -> list[tuple[object, ...]]:
+    """Open, and tell (family, V6ONLY, bound address, port) of each socket."""
+    bring_lo_up()
+    found: list[tuple[object, ...]] = []
+    for listener in open_listeners(rules, ip4=ip4, ip6=ip6):
+        sock = socket.socket(fileno=listener.fd)
+        assert not sock.get_inheritable()
+        assert not os.get_blocking(listener.fd)
+        assert sock.proto == listener.proto
+        assert listener.rule in rules
+        only = bool(sock.getsockopt(41, socket.IPV6_V6ONLY)) if sock.family == socket.AF_INET6 else None
+        name = sock.getsockname()
+        assert name[1] == listener.port
+        found.append((sock.family, only, *name[:2]))
+        if listener.proto == TCP:
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+        else:
+            assert sock.getsockopt(socket.IPPROTO_IP, listeners.IP_PKTINFO)
+            assert sock.getsockopt(socket.IPPROTO_IP, listeners.IP_RECVERR)
+            if sock.family == socket.AF_INET6:
+                assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO)
+                assert sock.getsockopt(socket.IPPROTO_IPV6, listeners.IPV6_RECVERR)
+    return found
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("proto", [TCP, UDP])
+@pytest.mark.parametrize(("ip4", "ip6", "expected"), [
+    (True, True, (socket.AF_INET6, False, "::", 5000)),
+    (True, False, (socket.AF_INET, None, "0.0.0.0", 5000)),
+    (False, True, (socket.AF_INET6, True, "::", 5000)),
+])
+def test_rule_without_address_takes_the_families_wanted(proto: int, ip4: bool, ip6: bool,
+                                                        expected: tuple[object, ...]) -> None:
+    assert isolated(lambda: describe([rule(proto)], ip4=ip4, ip6=ip6)) == [expected]
+
+
+@pytest.mark.needs_root
+def test_range_opens_each_port() -> None:
+    assert [one[3] for one in isolated(lambda: describe([rule(TCP, 5000, 5003), rule(UDP, 5000)]))] == [
+        5000, 5001, 5002, 5003, 5000]
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize(("address", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
+def test_address_decides_the_family(address: str, family: int) -> None:
+    [(found, _, name, _)] = isolated(lambda: describe([rule(address=address, ifname="lo")]))
+    assert (found, name) == (family, address)
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("refused", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
+def test_without_ip6_in_the_kernel_ip4_is_left(monkeypatch: pytest.MonkeyPatch, refused: int) -> None:
+    real = socket.socket
+
+    def old_kernel(family: int, *rest: int, **named: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(refused, os.strerror(refused))
+        return real(family, *rest, **named)
+
+    monkeypatch.setattr(listeners.socket, "socket", old_kernel)
+    [listener] = open_listeners([rule(first=45999)], ip4=True, ip6=True)
+    monkeypatch.undo()
+    with socket.socket(fileno=listener.fd) as sock:
+        assert sock.getsockname() == ("0.0.0.0", 45999)
+    monkeypatch.setattr(listeners.socket, "socket", old_kernel)
+    with pytest.raises(ConfigError):
+        open_listeners([rule(first=45999)], ip4=False, ip6=True)
+
+
+@pytest.mark.needs_root
+def test_ip4_clients_reach_a_dual_stack_socket() -> None:
+    def connect() -> tuple[str, str]:
+        bring_lo_up()
+        [listener] = open_listeners([rule()], ip4=True, ip6=True)
+        server = socket.socket(fileno=listener.fd)
+        peers = []
+        for address in ("127.0.0.1", "::1"):
+            with socket.create_connection((address, 5000)):
+                peers.append(str(server.accept()[1][0]))
+        return peers[0], peers[1]
+
+    assert isolated(connect) == ("::ffff:127.0.0.1", "::1")
+
+
+def conflict(rules: list[PortRule]) -> tuple[str, int, int]:
+    """Tell the error, and the numbers of descriptors before and after."""
+    bring_lo_up()
+    before = len(os.listdir("/proc/self/fd"))
+    try:
+        found = open_listeners(rules, ip4=True, ip6=True)
+    except ConfigError as error:
+        return str(error), before, len(os.listdir("/proc/self/fd"))
+    return "", before, before + len(found)
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize(("proto", "option"), [(TCP, "-t"), (UDP, "-u")])
+def test_port_in_use_ends_with_a_line_and_leaves_nothing_open(proto: int, option: str) -> None:
+    text, before, after = isolated(lambda: conflict([rule(proto), rule(proto)]))
+    assert text.startswith(f"{option} 5000: cannot bind {'TCP' if proto == TCP else 'UDP'} port 5000: ")
+    assert "Address already in use" in text
+    assert before == after
+
+
+@pytest.mark.needs_root
+def test_port_in_use_of_an_optional_rule_is_skipped() -> None:
+    text, before, after = isolated(lambda: conflict([rule(), rule(optional=True), rule(first=5001)]))
+    assert (text, after - before) == ("", 2)
+
+
+@pytest.mark.needs_root
+def test_missing_address_is_told() -> None:
+    text, _, _ = isolated(lambda: conflict([rule(address="203.0.113.9")]))
+    assert "TCP port 5000 of 203.0.113.9: Cannot assign requested address" in text
+
+
+@pytest.mark.needs_root
+def test_missing_interface_is_told() -> None:
+    text, _, _ = isolated(lambda: conflict([rule(ifname="nothere")]))
+    assert "on nothere: No such device" in text
+
+
+@pytest.mark.needs_root
+def test_low_port_names_the_setting_and_its_value() -> None:
+    def unprivileged() -> str:
+        syscalls.capset(0, 0, 0)
+        try:
+            open_listeners([rule(first=80)], ip4=True, ip6=True)
+        except ConfigError as error:
+            return str(error)
+        return ""
+
+    text = isolated(unprivileged)
+    assert text.startswith("-t 80: cannot bind TCP port 80: Permission denied; ports below 1024 ")
+    assert "net.ipv4.ip_unprivileged_port_start = 1024" in text
+
+
+@pytest.mark.parametrize("content", ["81\n", "junk", None])
+def test_setting_is_named_only_if_it_is_the_cause(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "start"
+    if content is not None:
+        path.write_text(content)
+    error = PermissionError(errno.EACCES, "Permission denied")
+    assert ("sysctl" in explain_failure(rule(first=80), 80, error, str(path))) == (content == "81\n")
+    assert "sysctl" not in explain_failure(rule(first=81), 81, error, str(path))
+
+
+def test_address_of_a_family_switched_off_is_refused() -> None:
+    with pytest.raises(ConfigError, match="switched off by -4 or -6"):
+        open_listeners([rule(address="::1")], ip4=True, ip6=False)
+
+
+def test_descriptor_limit_is_told() -> None:
+    text = explain_failure(rule(), 5000, OSError(errno.EMFILE, "Too many open files"))
+    assert "ulimit" in text
