@@ -17,6 +17,8 @@ from tests.system.lab import SETTLE_S, Lab, LabError, Place, make_lab, userns_re
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+TEST_LIMIT_S = 300
+
 
 @pytest.fixture(scope="session")
 def session_lab() -> Iterator[Lab]:
@@ -47,6 +49,20 @@ def left_behind(place: Place, before: set[int]) -> list[str]:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
+
+
+def give_up(_signum: int, _frame: object) -> None:
+    """Fail a test that hangs outside a call with a time limit of its own."""
+    raise TimeoutError(f"test took more than {TEST_LIMIT_S} s")
+
+
+@pytest.fixture(autouse=True)
+def time_limit() -> Iterator[None]:
+    """Bound the time of every test."""
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(TEST_LIMIT_S)
+    yield
+    signal.alarm(0)
 
 
 @pytest.fixture
