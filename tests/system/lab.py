@@ -190,6 +190,10 @@ class Place:
         if holder.stdout.readline() != b"ready\n":
             raise LabError(f"cannot make namespaces: {holder.stderr.read().decode().strip()}")
         place = cls(holder, children(holder.pid)[0], directory)
+        # Without duplicate address detection an address works as soon as it is there.
+        place.run(["sh", "-c", "echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad"])
+        place.run(["sh", "-c", "echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range"])
+        place.run(["sh", "-c", PRIVATE_FILES, "sh", str(directory)])
         place.run(["ip", "link", "set", "lo", "up"])
         return place
 
@@ -302,8 +306,6 @@ class Lab:
         """Make a host without any network; ends with the lab at the latest."""
         place = Place.make(self.directory)
         self.extra.append(place)
-        place.run(["sh", "-c", PRIVATE_FILES, "sh", str(self.directory)])
-        open_ping(place)
         return place
 
     def start(self, options: Sequence[str], command: Sequence[str] = (), *, user: bool,
@@ -323,11 +325,6 @@ class Lab:
         for place in [*self.extra, self.host, self.outside]:
             place.close()
         shutil.rmtree(self.directory)
-
-
-def open_ping(place: Place) -> None:
-    """Let everybody in the place open ping sockets, as distributions do for the machine."""
-    place.run(["sh", "-c", "echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range"])
 
 
 def check_machine() -> None:
@@ -397,16 +394,16 @@ def write_private_files(directory: Path) -> None:
 
 
 def connect(host: Place, outside: Place) -> None:
-    """Join the two places and give them addresses and routes; DAD is off, so they work at once."""
+    """Join the two places and give them addresses and routes."""
     subprocess.run(["nsenter", "-t", str(host.init), "--net", "ip", "link", "add", "h0", "type", "veth",
                     "peer", "name", "o0", "netns", str(outside.init)], check=True)
     for place, ifname, addresses in ((host, "h0", (f"{HOST4}/24", f"{HOST6}/64")),
                                      (outside, "o0", (f"{OUTSIDE4}/24", f"{OUTSIDE6}/64"))):
         for address in addresses:
-            place.run(["ip", "addr", "add", address, "dev", ifname, *(["nodad"] if ":" in address else [])])
+            place.run(["ip", "addr", "add", address, "dev", ifname])
         place.run(["ip", "link", "set", ifname, "up"])
     outside.run(["ip", "addr", "add", f"{FAR4}/32", "dev", "lo"])
-    outside.run(["ip", "addr", "add", f"{FAR6}/128", "dev", "lo", "nodad"])
+    outside.run(["ip", "addr", "add", f"{FAR6}/128", "dev", "lo"])
     host.run(["ip", "route", "add", "default", "via", OUTSIDE4])
     host.run(["ip", "-6", "route", "add", "default", "via", OUTSIDE6])
 
@@ -438,8 +435,6 @@ def make_lab(directory: Path) -> Lab:
     try:
         for _ in range(2):
             places.append(Place.make(directory))
-            places[-1].run(["sh", "-c", PRIVATE_FILES, "sh", str(directory)])
-            open_ping(places[-1])
         connect(*places)
         for place in places:
             serve(place, directory)
