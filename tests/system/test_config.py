@@ -90,14 +90,15 @@ def test_local_mode_without_any_interface(lab: Lab, user: bool) -> None:
     assert [one["gateway"] for one in route] == ["169.254.2.2"]
     lab.run(["--config-net"], [*lab.client, "tcp,udp,end-first,refused", "169.254.2.2", "8000", "50000"],
             user=user, place=place)
-    lab.run(["--config-net"], ["sh", "-c", f"sleep 2.5; {' '.join(lab.client)} tcp,udp fe80::2%tap0 || exit 0"],
-            user=user, place=place)
+    # The kernel checks its link-local address for duplicates before it uses it.
+    script = f"while ip -6 addr show tap0 | grep -q tentative; do sleep 0.1; done; {' '.join(lab.client)} tcp,udp fe80::1%tap0"
+    lab.run(["--config-net"], ["sh", "-c", script], user=user, place=place)
 
 
 def test_version_and_help_go_to_standard_output(lab: Lab, user: bool) -> None:
     for option in ("--version", "--help"):
         result = lab.run([option], user=user)
-        assert result.stdout.startswith(b"pasta") or b"pasta" in result.stdout
+        assert b"pasta" in result.stdout
         assert result.stderr == b""
 
 
