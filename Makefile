@@ -3,6 +3,7 @@
 
 PREFIX ?= /usr/local
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .PHONY: build demo test bench lint install clean
 
@@ -19,7 +20,7 @@ test:
 
 bench:
 	@tools/setup bench
-	@tools/as-root .venv/bin/python -m bench $(BENCH_ARGS)
+	@tools/as-root env PYTHON=.venv/bin/python bench/run $(BENCH_ARGS)
 
 lint:
 	@tools/setup lint
