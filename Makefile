@@ -25,7 +25,7 @@ bench:
 lint:
 	@tools/setup lint
 	.venv/bin/ruff check
-	.venv/bin/cython-lint src tests
+	PATH=.venv/bin:$$PATH .venv/bin/cython-lint src tests
 	.venv/bin/mypy
 
 install:

@@ -15,7 +15,8 @@ SYSTEM_MARKERS = ("needs_root", "needs_userns")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None],
+    item: pytest.Item,
+    call: pytest.CallInfo[None],
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Turn a skip of a system test into a failure when CI is set: CI machines have what it needs."""
     report = yield

@@ -61,7 +61,7 @@ def check_tcp(host: str, base: int, size: int) -> None:
         while len(received) < size:
             readable, writable, _ = select.select([sock], [sock] if unsent else [], [], LIMIT_S)
             if writable:
-                unsent = unsent[sock.send(unsent):]
+                unsent = unsent[sock.send(unsent) :]
             if readable:
                 received += sock.recv(1 << 20)
             if not (readable or writable):
@@ -100,7 +100,9 @@ def check_end_last(host: str, base: int, _size: int) -> None:
     with connect(host, base + SPEAK) as sock:
         check_equal(len(read_all(sock)), REPLY_LEN, "bytes before the server's end")
         sock.sendall(token + data)
-    check_equal(ending(host, base, token), f"{SENT_LEN} {hashlib.sha256(data).hexdigest()}", "sent after the end")
+    check_equal(
+        ending(host, base, token), f"{SENT_LEN} {hashlib.sha256(data).hexdigest()}", "sent after the end"
+    )
 
 
 def check_reset(host: str, base: int, _size: int) -> None:
@@ -139,8 +141,13 @@ def check_refused(host: str, base: int, _size: int) -> None:
 
 
 CHECKS = {
-    "udp": check_udp, "tcp": check_tcp, "end-first": check_end_first, "end-last": check_end_last,
-    "reset": check_reset, "send-reset": check_send_reset, "refused": check_refused,
+    "udp": check_udp,
+    "tcp": check_tcp,
+    "end-first": check_end_first,
+    "end-last": check_end_last,
+    "reset": check_reset,
+    "send-reset": check_send_reset,
+    "refused": check_refused,
 }
 
 

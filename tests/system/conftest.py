@@ -86,10 +86,12 @@ def lab(session_lab: Lab) -> Iterator[Lab]:
     assert not files, f"files left behind: {files}"
 
 
-@pytest.fixture(params=[
-    pytest.param("root", marks=pytest.mark.needs_root),
-    pytest.param("user", marks=[pytest.mark.needs_root, pytest.mark.needs_userns]),
-])
+@pytest.fixture(
+    params=[
+        pytest.param("root", marks=pytest.mark.needs_root),
+        pytest.param("user", marks=[pytest.mark.needs_root, pytest.mark.needs_userns]),
+    ]
+)
 def user(request: pytest.FixtureRequest, refusal: str) -> bool:
     """Whether the program is started by a plain user; each test runs as root, then as a plain user."""
     if request.param == "user" and refusal:

@@ -181,10 +181,30 @@ class Place:
         """Make the namespaces; `LabError` if the machine refuses them."""
         holder = subprocess.Popen(
             # --kill-child after --fork: the init dies with unshare, and unshare with us.
-            ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--mount", "--ipc", "--uts", "--pid", "--fork",
-             "--kill-child=KILL", "--mount-proc", "/usr/bin/python3", "-I", "-c", INIT],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            start_new_session=True, env={"PATH": PATH})
+            [
+                "setpriv",
+                "--pdeathsig",
+                "KILL",
+                "unshare",
+                "--net",
+                "--mount",
+                "--ipc",
+                "--uts",
+                "--pid",
+                "--fork",
+                "--kill-child=KILL",
+                "--mount-proc",
+                "/usr/bin/python3",
+                "-I",
+                "-c",
+                INIT,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env={"PATH": PATH},
+        )
         assert holder.stdout is not None
         assert holder.stderr is not None
         if holder.stdout.readline() != b"ready\n":
@@ -206,20 +226,56 @@ class Place:
 
     def command(self, argv: Sequence[str], *, user: bool, cwd: str = "/") -> list[str]:
         """Full command line that runs *argv* in this place, as root or as the plain user."""
-        enter = ["nsenter", "-t", str(self.init), "--net", "--mount", "--ipc", "--uts", "--pid", f"--wdns={cwd}"]
+        enter = [
+            "nsenter",
+            "-t",
+            str(self.init),
+            "--net",
+            "--mount",
+            "--ipc",
+            "--uts",
+            "--pid",
+            f"--wdns={cwd}",
+        ]
         if not user:
             return [*enter, *argv]
         script = 'mount --bind /dev/net/tun.open /dev/net/tun && exec setpriv "$@"'
-        return [*enter, "unshare", "--mount", "sh", "-c", script, "sh", f"--reuid={UID}", f"--regid={UID}",
-                "--clear-groups", "--inh-caps=-all", "--", *argv]
+        return [
+            *enter,
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            f"--reuid={UID}",
+            f"--regid={UID}",
+            "--clear-groups",
+            "--inh-caps=-all",
+            "--",
+            *argv,
+        ]
 
-    def spawn(self, argv: Sequence[str], *, user: bool = False, cwd: str = "/",
-              env: Mapping[str, str] | None = None, stdin: int | IO[bytes] = subprocess.DEVNULL,
-              stdout: int | IO[bytes] = subprocess.PIPE, stderr: int | IO[bytes] = subprocess.PIPE) -> Running:
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        user: bool = False,
+        cwd: str = "/",
+        env: Mapping[str, str] | None = None,
+        stdin: int | IO[bytes] = subprocess.DEVNULL,
+        stdout: int | IO[bytes] = subprocess.PIPE,
+        stderr: int | IO[bytes] = subprocess.PIPE,
+    ) -> Running:
         """Start a program; it has ended, or runs as `Running.pid`, when this returns."""
         home = str(self.directory / "home") if user else "/root"
-        popen = subprocess.Popen(self.command(argv, user=user, cwd=cwd), stdin=stdin, stdout=stdout, stderr=stderr,
-                                 env={"PATH": PATH, "HOME": home, "LANG": "C.UTF-8", **(env or {})})
+        popen = subprocess.Popen(
+            self.command(argv, user=user, cwd=cwd),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env={"PATH": PATH, "HOME": home, "LANG": "C.UTF-8", **(env or {})},
+        )
         pids: list[int] = []
 
         def has_child() -> bool:
@@ -231,12 +287,21 @@ class Place:
         self.spawned = [*(one for one in self.spawned if one.popen.returncode is None), running]
         return running
 
-    def run(self, argv: Sequence[str], *, user: bool = False, cwd: str = "/", timeout: float = 30.0,
-            env: Mapping[str, str] | None = None, feed: bytes | None = None,
-            check: bool = True) -> subprocess.CompletedProcess[bytes]:
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        user: bool = False,
+        cwd: str = "/",
+        timeout: float = 30.0,
+        env: Mapping[str, str] | None = None,
+        feed: bytes | None = None,
+        check: bool = True,
+    ) -> subprocess.CompletedProcess[bytes]:
         """Run a program to its end; with *check* a status that is not 0 fails the test, showing stderr."""
-        running = self.spawn(argv, user=user, cwd=cwd, env=env,
-                             stdin=subprocess.DEVNULL if feed is None else subprocess.PIPE)
+        running = self.spawn(
+            argv, user=user, cwd=cwd, env=env, stdin=subprocess.DEVNULL if feed is None else subprocess.PIPE
+        )
         if feed is not None:
             try:
                 out, err = running.popen.communicate(feed, timeout)
@@ -249,11 +314,12 @@ class Place:
         if check:
             assert result.returncode == 0, (
                 f"{' '.join(argv)}: status {result.returncode}\n"
-                f"{result.stdout.decode(errors='replace')}\n{result.stderr.decode(errors='replace')}")
+                f"{result.stdout.decode(errors='replace')}\n{result.stderr.decode(errors='replace')}"
+            )
         return result
 
     def pids(self) -> set[int]:
-        """All processes of the place and of PID namespaces made in it, as the machine sees them, but the init."""
+        """All processes of the place and of PID namespaces in it, as the machine sees them, but the init."""
         own = os.stat(f"/proc/{self.init}/ns/pid").st_ino
         everyone = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
         return {pid for pid in everyone if pid != self.init and own in pid_namespaces(pid)}
@@ -308,14 +374,28 @@ class Lab:
         self.extra.append(place)
         return place
 
-    def start(self, options: Sequence[str], command: Sequence[str] = (), *, user: bool,
-              place: Place | None = None, **keywords: Unpack[SpawnOptions]) -> Running:
+    def start(
+        self,
+        options: Sequence[str],
+        command: Sequence[str] = (),
+        *,
+        user: bool,
+        place: Place | None = None,
+        **keywords: Unpack[SpawnOptions],
+    ) -> Running:
         """Start `pasta OPTIONS -- COMMAND` on the host, or in *place*."""
         argv = [self.pasta, *options, *(["--", *command] if command else [])]
         return (place or self.host).spawn(argv, user=user, **keywords)
 
-    def run(self, options: Sequence[str], command: Sequence[str] = (), *, user: bool,
-            place: Place | None = None, **keywords: Unpack[RunOptions]) -> subprocess.CompletedProcess[bytes]:
+    def run(
+        self,
+        options: Sequence[str],
+        command: Sequence[str] = (),
+        *,
+        user: bool,
+        place: Place | None = None,
+        **keywords: Unpack[RunOptions],
+    ) -> subprocess.CompletedProcess[bytes]:
         """Run `pasta OPTIONS -- COMMAND` to its end on the host, or in *place*."""
         argv = [self.pasta, *options, *(["--", *command] if command else [])]
         return (place or self.host).run(argv, user=user, **keywords)
@@ -344,12 +424,17 @@ def userns_refusal(place: Place) -> str:
     if probe.returncode == 0:
         return ""
     settings = []
-    for name in ("user/max_user_namespaces", "kernel/unprivileged_userns_clone",
-                 "kernel/apparmor_restrict_unprivileged_userns"):
+    for name in (
+        "user/max_user_namespaces",
+        "kernel/unprivileged_userns_clone",
+        "kernel/apparmor_restrict_unprivileged_userns",
+    ):
         path = Path("/proc/sys") / name
         if path.exists():
             settings.append(f"{name.replace('/', '.')}={path.read_text(encoding='ascii').strip()}")
-    return f"plain users may not make user namespaces: {probe.stderr.decode().strip()} ({', '.join(settings)})"
+    return (
+        f"plain users may not make user namespaces: {probe.stderr.decode().strip()} ({', '.join(settings)})"
+    )
 
 
 def install(directory: Path) -> str:
@@ -358,12 +443,17 @@ def install(directory: Path) -> str:
     if given:
         return given
     library = directory / "lib"
-    shutil.copytree(TREE / "src" / "passt", library / "passt", ignore=shutil.ignore_patterns("*.c", "__pycache__"))
+    shutil.copytree(
+        TREE / "src" / "passt", library / "passt", ignore=shutil.ignore_patterns("*.c", "__pycache__")
+    )
     python = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
     program = directory / "bin" / "pasta"
     program.parent.mkdir()
-    program.write_text(f"#!{python} -E\nimport sys\nsys.path.insert(0, {str(library)!r})\n"
-                       "from passt.cli import main\nsys.exit(main())\n", encoding="utf-8")
+    program.write_text(
+        f"#!{python} -E\nimport sys\nsys.path.insert(0, {str(library)!r})\n"
+        "from passt.cli import main\nsys.exit(main())\n",
+        encoding="utf-8",
+    )
     subprocess.run([python, "-m", "compileall", "-q", library], check=True)
     make_readable([directory / "bin", library])
     program.chmod(0o755)
@@ -381,10 +471,15 @@ def write_private_files(directory: Path) -> None:
     """Write what the places see instead of the machine's own files, and the client of the tests."""
     etc = directory / "etc"
     etc.mkdir()
-    (etc / "resolv.conf").write_text(f"nameserver {FAR4}\nnameserver {FAR6}\nsearch lab.example\n", encoding="ascii")
+    (etc / "resolv.conf").write_text(
+        f"nameserver {FAR4}\nnameserver {FAR6}\nsearch lab.example\n", encoding="ascii"
+    )
     (etc / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files dns\n", encoding="ascii")
-    (etc / "passwd").write_text(f"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/usr/sbin/nologin\n"
-                                f"lab:x:{UID}:{UID}::{directory}/home:/bin/sh\n", encoding="ascii")
+    (etc / "passwd").write_text(
+        f"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/usr/sbin/nologin\n"
+        f"lab:x:{UID}:{UID}::{directory}/home:/bin/sh\n",
+        encoding="ascii",
+    )
     for name in ("client.py", "servers.py"):
         shutil.copy(HERE / name, directory)
     make_readable([etc])
@@ -395,10 +490,30 @@ def write_private_files(directory: Path) -> None:
 
 def connect(host: Place, outside: Place) -> None:
     """Join the two places and give them addresses and routes."""
-    subprocess.run(["nsenter", "-t", str(host.init), "--net", "ip", "link", "add", "h0", "type", "veth",
-                    "peer", "name", "o0", "netns", str(outside.init)], check=True)
-    for place, ifname, addresses in ((host, "h0", (f"{HOST4}/24", f"{HOST6}/64")),
-                                     (outside, "o0", (f"{OUTSIDE4}/24", f"{OUTSIDE6}/64"))):
+    subprocess.run(
+        [
+            "nsenter",
+            "-t",
+            str(host.init),
+            "--net",
+            "ip",
+            "link",
+            "add",
+            "h0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "o0",
+            "netns",
+            str(outside.init),
+        ],
+        check=True,
+    )
+    for place, ifname, addresses in (
+        (host, "h0", (f"{HOST4}/24", f"{HOST6}/64")),
+        (outside, "o0", (f"{OUTSIDE4}/24", f"{OUTSIDE6}/64")),
+    ):
         for address in addresses:
             place.run(["ip", "addr", "add", address, "dev", ifname])
         place.run(["ip", "link", "set", ifname, "up"])
@@ -410,13 +525,29 @@ def connect(host: Place, outside: Place) -> None:
 
 def serve(place: Place, directory: Path) -> None:
     """Start the servers of a place on all its addresses and wait until they listen."""
-    place.spawn(["/usr/bin/python3", "-I", str(directory / "servers.py")], stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL)
+    place.spawn(
+        ["/usr/bin/python3", "-I", str(directory / "servers.py")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     # iperf3 serves one test at a time; one server for each place is enough, as tests run one by one.
     place.spawn(["iperf3", "-s", "-p", "5201"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    place.spawn(["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts",
-                 "--user=root", "--pid-file=", "--bind-interfaces", "--host-record=www.lab.example,192.0.2.80,2001:db8::80",
-                 "--local=/example/"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    place.spawn(
+        [
+            "dnsmasq",
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--no-resolv",
+            "--no-hosts",
+            "--user=root",
+            "--pid-file=",
+            "--bind-interfaces",
+            "--host-record=www.lab.example,192.0.2.80,2001:db8::80",
+            "--local=/example/",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
     def listening() -> bool:
         text = place.run(["ss", "-Hltn"]).stdout.decode()
@@ -433,8 +564,8 @@ def make_lab(directory: Path) -> Lab:
     pasta = install(directory)
     places: list[Place] = []
     try:
-        for _ in range(2):
-            places.append(Place.make(directory))
+        places.append(Place.make(directory))
+        places.append(Place.make(directory))
         connect(*places)
         for place in places:
             serve(place, directory)

@@ -119,8 +119,13 @@ def serve_reset(connection: socket.socket) -> None:
 
 
 SERVICES: dict[int, Callable[[socket.socket], None]] = {
-    HTTP: serve_http, ECHO: serve_echo, ANSWER: serve_answer, SPEAK: serve_speak,
-    ENDINGS: serve_endings, RESET: serve_reset, LISTEN: serve_listen,
+    HTTP: serve_http,
+    ECHO: serve_echo,
+    ANSWER: serve_answer,
+    SPEAK: serve_speak,
+    ENDINGS: serve_endings,
+    RESET: serve_reset,
+    LISTEN: serve_listen,
 }
 
 
@@ -155,8 +160,9 @@ def main() -> None:
     """Listen on all ports, then say so."""
     base = int(sys.argv[1]) if len(sys.argv) > 1 else BASE
     for offset, service in SERVICES.items():
-        listener = socket.create_server(("::", base + offset), family=socket.AF_INET6, backlog=512,
-                                        dualstack_ipv6=True)
+        listener = socket.create_server(
+            ("::", base + offset), family=socket.AF_INET6, backlog=512, dualstack_ipv6=True
+        )
         threading.Thread(target=accept_all, args=(listener, service), daemon=True).start()
     datagrams = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     datagrams.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)

@@ -21,8 +21,16 @@ class Target:
     def __init__(self, lab: Lab, *, user: bool, own_user_namespace: bool = True) -> None:
         self.lab, self.user, self.own_user_namespace = lab, user, own_user_namespace
         self.running: Running = lab.host.spawn(
-            ["unshare", *(["--user", "--map-root-user"] if own_user_namespace else []), "--net",
-             "sh", "-c", "echo ready; exec sleep 1000"], user=user)
+            [
+                "unshare",
+                *(["--user", "--map-root-user"] if own_user_namespace else []),
+                "--net",
+                "sh",
+                "-c",
+                "echo ready; exec sleep 1000",
+            ],
+            user=user,
+        )
         assert self.running.popen.stdout is not None
         assert self.running.popen.stdout.readline() == b"ready\n"
         # The PID as it is called in the host's PID namespace.
@@ -31,8 +39,9 @@ class Target:
     def run(self, argv: Sequence[str], *, check: bool = True) -> bytes:
         """Run a program in the target's network."""
         names = ["--user", "--preserve-credentials"] if self.own_user_namespace else []
-        return self.lab.host.run(["nsenter", "-t", self.pid, *names, "--net", *argv],
-                                 user=self.user, check=check).stdout
+        return self.lab.host.run(
+            ["nsenter", "-t", self.pid, *names, "--net", *argv], user=self.user, check=check
+        ).stdout
 
     def has_interface(self) -> bool:
         """Tell whether the tap interface is there and configured for both families."""
@@ -46,7 +55,7 @@ class Target:
 
 @pytest.fixture
 def target(lab: Lab, user: bool) -> Iterator[Target]:
-    """A namespace to attach to."""
+    """Lend a namespace to attach to."""
     one = Target(lab, user=user)
     yield one
     one.running.kill()
@@ -72,8 +81,9 @@ def test_attached_namespace_has_traffic(target: Target) -> None:
     running.kill()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL],
-                         ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL], ids=lambda one: one.name
+)
 def test_end_of_pasta_removes_the_interface_only(target: Target, signum: signal.Signals) -> None:
     running = attach(target)
     running.send(signum)
@@ -95,8 +105,21 @@ def test_namespace_is_attached_to_again_after_the_end(target: Target) -> None:
 
 def test_port_is_forwarded_into_an_attached_namespace(target: Target) -> None:
     lab = target.lab
-    server = lab.host.spawn(["nsenter", "-t", target.pid, "--user", "--preserve-credentials", "--net",
-                             "/usr/bin/python3", "-I", str(lab.directory / "servers.py"), "9000"], user=target.user)
+    server = lab.host.spawn(
+        [
+            "nsenter",
+            "-t",
+            target.pid,
+            "--user",
+            "--preserve-credentials",
+            "--net",
+            "/usr/bin/python3",
+            "-I",
+            str(lab.directory / "servers.py"),
+            "9000",
+        ],
+        user=target.user,
+    )
     assert server.popen.stdout is not None
     assert server.popen.stdout.readline() == b"ready\n"
     running = attach(target, "-t", "9007", "-u", "9007")

@@ -15,8 +15,10 @@ NONE = ("-t", "none", "-u", "none")
 
 
 def asked(lab: Lab, options: list[str], argv: list[str], *, user: bool, place: Place | None = None) -> Any:
-    """What `ip -json ARGV` says in the namespace."""
-    return json.loads(lab.run(["--config-net", *options], ["ip", "-json", *argv], user=user, place=place).stdout)
+    """Tell what `ip -json ARGV` says in the namespace."""
+    return json.loads(
+        lab.run(["--config-net", *options], ["ip", "-json", *argv], user=user, place=place).stdout
+    )
 
 
 def test_interface_is_named_after_the_template_with_a_large_mtu(lab: Lab, user: bool) -> None:
@@ -31,14 +33,20 @@ def test_interface_is_named_after_the_template_with_a_large_mtu(lab: Lab, user: 
 def test_mtu_is_set_and_traffic_passes(lab: Lab, user: bool, mtu: int) -> None:
     assert asked(lab, ["-m", str(mtu)], ["link", "show", "h0"], user=user)[0]["mtu"] == mtu
     for address in (FAR4, FAR6):
-        lab.run(["--config-net", "--mtu", str(mtu)], [*lab.client, "tcp,end-first,end-last", address, "8000", "2000000"],
-                user=user)
+        lab.run(
+            ["--config-net", "--mtu", str(mtu)],
+            [*lab.client, "tcp,end-first,end-last", address, "8000", "2000000"],
+            user=user,
+        )
         lab.run(["--config-net", "-m", str(mtu)], [*lab.client, "udp", address, "8000", "1200"], user=user)
 
 
 def test_addresses_are_the_host_s(lab: Lab, user: bool) -> None:
-    found = {(one["local"], one["prefixlen"])
-             for one in asked(lab, [], ["addr", "show", "h0"], user=user)[0]["addr_info"] if one["scope"] == "global"}
+    found = {
+        (one["local"], one["prefixlen"])
+        for one in asked(lab, [], ["addr", "show", "h0"], user=user)[0]["addr_info"]
+        if one["scope"] == "global"
+    }
     assert found == {(HOST4, 24), (HOST6, 64)}
 
 
@@ -62,7 +70,9 @@ def test_further_addresses_and_routes_are_copied(lab: Lab, user: bool) -> None:
 
 
 def test_without_config_net_only_the_loopback_is_up(lab: Lab, user: bool) -> None:
-    links = {link["ifname"]: link for link in json.loads(lab.run([], ["ip", "-json", "link"], user=user).stdout)}
+    links = {
+        link["ifname"]: link for link in json.loads(lab.run([], ["ip", "-json", "link"], user=user).stdout)
+    }
     assert set(links) == {"lo", "h0"}
     assert "UP" in links["lo"]["flags"]
     assert "UP" not in links["h0"]["flags"]
@@ -75,8 +85,15 @@ def test_none_is_accepted_for_every_port_option(lab: Lab, user: bool) -> None:
 @pytest.mark.parametrize(("option", "there", "away"), [("-4", FAR4, FAR6), ("-6", FAR6, FAR4)])
 def test_one_family_only(lab: Lab, user: bool, option: str, there: str, away: str) -> None:
     lab.run(["--config-net", option], [*lab.client, "tcp,udp", there], user=user)
-    assert lab.run(["--config-net", option], ["curl", "-s", "-m", "2", f"http://{away.join('[]') if ':' in away else away}:8000/1"],
-                   user=user, check=False).returncode != 0
+    assert (
+        lab.run(
+            ["--config-net", option],
+            ["curl", "-s", "-m", "2", f"http://{away.join('[]') if ':' in away else away}:8000/1"],
+            user=user,
+            check=False,
+        ).returncode
+        != 0
+    )
 
 
 def test_local_mode_without_any_interface(lab: Lab, user: bool) -> None:
@@ -85,13 +102,20 @@ def test_local_mode_without_any_interface(lab: Lab, user: bool) -> None:
     assert server.popen.stdout is not None
     assert server.popen.stdout.readline() == b"ready\n"
     link = asked(lab, [], ["addr", "show", "tap0"], user=user, place=place)[0]
-    assert [(one["local"], one["prefixlen"]) for one in link["addr_info"] if one["family"] == "inet"] == [("169.254.2.1", 16)]
+    assert [(one["local"], one["prefixlen"]) for one in link["addr_info"] if one["family"] == "inet"] == [
+        ("169.254.2.1", 16)
+    ]
     route = asked(lab, [], ["-4", "route", "show", "default"], user=user, place=place)
     assert [one["gateway"] for one in route] == ["169.254.2.2"]
-    lab.run(["--config-net"], [*lab.client, "tcp,udp,end-first,refused", "169.254.2.2", "8000", "50000"],
-            user=user, place=place)
+    lab.run(
+        ["--config-net"],
+        [*lab.client, "tcp,udp,end-first,refused", "169.254.2.2", "8000", "50000"],
+        user=user,
+        place=place,
+    )
     # The kernel checks its link-local address for duplicates before it uses it.
-    script = f"while ip -6 addr show tap0 | grep -q tentative; do sleep 0.1; done; {' '.join(lab.client)} tcp,udp fe80::1%tap0"
+    wait = "while ip -6 addr show tap0 | grep -q tentative; do sleep 0.1; done"
+    script = f"{wait}; {' '.join(lab.client)} tcp,udp fe80::1%tap0"
     lab.run(["--config-net"], ["sh", "-c", script], user=user, place=place)
 
 
@@ -102,10 +126,15 @@ def test_version_and_help_go_to_standard_output(lab: Lab, user: bool) -> None:
         assert result.stderr == b""
 
 
-@pytest.mark.parametrize(("options", "word"), [
-    (["--no-such-option"], "unrecognized option '--no-such-option'"), (["-m", "12x"], "12x"),
-    (["--config-net", "-i", "nosuchif"], "nosuchif"), (["-t", "70000"], "70000"),
-])
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--no-such-option"], "unrecognized option '--no-such-option'"),
+        (["-m", "12x"], "12x"),
+        (["--config-net", "-i", "nosuchif"], "nosuchif"),
+        (["-t", "70000"], "70000"),
+    ],
+)
 def test_bad_option_is_told_on_standard_error(lab: Lab, user: bool, options: list[str], word: str) -> None:
     result = lab.run(options, ["true"], user=user, check=False)
     assert result.returncode == 1
@@ -141,4 +170,9 @@ def test_forbidden_user_namespaces_are_one_line_that_names_the_setting(lab: Lab,
         pytest.skip(refusal)
     # The limit is set in a user namespace around the program, so that it holds there alone.
     script = f"echo 0 >/proc/sys/user/max_user_namespaces; exec {lab.pasta} --config-net -- true"
-    refused(lab.host, ["unshare", "--user", "--map-root-user", "sh", "-c", script], "max_user_namespaces", user=True)
+    refused(
+        lab.host,
+        ["unshare", "--user", "--map-root-user", "sh", "-c", script],
+        "max_user_namespaces",
+        user=True,
+    )

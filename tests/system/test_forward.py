@@ -17,16 +17,26 @@ pytestmark = pytest.mark.needs_root
 # The servers in the namespace, on other ports than the host's own.
 BASE = 9000
 PORTS = tuple(BASE + offset for offset in (0, 7, 8, 9, 10, 11, 12, 99))
-FROM = pytest.mark.parametrize(("origin", "address"), [
-    ("outside", HOST4), ("outside", HOST6), ("host", "127.0.0.1"), ("host", "::1"), ("host", HOST4), ("host", HOST6),
-])
+FROM = pytest.mark.parametrize(
+    ("origin", "address"),
+    [
+        ("outside", HOST4),
+        ("outside", HOST6),
+        ("host", "127.0.0.1"),
+        ("host", "::1"),
+        ("host", HOST4),
+        ("host", HOST6),
+    ],
+)
 
 
 @pytest.fixture
 def service(lab: Lab, user: bool) -> Iterator[Running]:
     """Servers in a namespace whose ports are forwarded; port +99 is too, but nobody listens there."""
     options = ["--config-net", *(word for port in PORTS for word in ("-t", str(port))), "-u", str(BASE + 7)]
-    running = lab.start(options, ["/usr/bin/python3", "-I", str(lab.directory / "servers.py"), str(BASE)], user=user)
+    running = lab.start(
+        options, ["/usr/bin/python3", "-I", str(lab.directory / "servers.py"), str(BASE)], user=user
+    )
     assert running.popen.stdout is not None
     assert running.popen.stdout.readline() == b"ready\n"
     yield running
@@ -40,7 +50,9 @@ def place_of(lab: Lab, origin: str) -> Place:
 @pytest.mark.usefixtures("service")
 @FROM
 def test_connection_inwards(lab: Lab, origin: str, address: str) -> None:
-    place_of(lab, origin).run([*lab.client, "tcp,end-first,end-last,reset,send-reset", address, str(BASE), "3000000"])
+    place_of(lab, origin).run(
+        [*lab.client, "tcp,end-first,end-last,reset,send-reset", address, str(BASE), "3000000"]
+    )
 
 
 @pytest.mark.usefixtures("service")
@@ -70,8 +82,11 @@ def test_datagram_inwards(lab: Lab, origin: str, address: str, size: int) -> Non
 def test_large_download_from_the_namespace_is_byte_exact(lab: Lab, origin: str, address: str) -> None:
     host = f"[{address}]" if ":" in address else address
     script = f"set -o pipefail; curl -sSf http://{host}:{BASE}/50000000 | sha256sum"
-    direct = f"set -o pipefail; curl -sSf http://127.0.0.1:8000/50000000 | sha256sum"
-    assert place_of(lab, origin).run(["bash", "-c", script]).stdout == lab.host.run(["bash", "-c", direct]).stdout
+    direct = "set -o pipefail; curl -sSf http://127.0.0.1:8000/50000000 | sha256sum"
+    assert (
+        place_of(lab, origin).run(["bash", "-c", script]).stdout
+        == lab.host.run(["bash", "-c", direct]).stdout
+    )
 
 
 def test_service_ends_with_pasta(lab: Lab, service: Running) -> None:
@@ -81,8 +96,11 @@ def test_service_ends_with_pasta(lab: Lab, service: Running) -> None:
 
 
 def test_udp_twin_of_a_tcp_port_is_forwarded(lab: Lab, user: bool) -> None:
-    running = lab.start(["--config-net", "-t", str(BASE + 7)],
-                        ["/usr/bin/python3", "-I", str(lab.directory / "servers.py"), str(BASE)], user=user)
+    running = lab.start(
+        ["--config-net", "-t", str(BASE + 7)],
+        ["/usr/bin/python3", "-I", str(lab.directory / "servers.py"), str(BASE)],
+        user=user,
+    )
     assert running.popen.stdout is not None
     assert running.popen.stdout.readline() == b"ready\n"
     for address in (HOST4, HOST6):
@@ -91,8 +109,11 @@ def test_udp_twin_of_a_tcp_port_is_forwarded(lab: Lab, user: bool) -> None:
 
 
 def test_udp_twin_is_switched_off_by_none(lab: Lab, user: bool) -> None:
-    running = lab.start(["--config-net", "-t", str(BASE + 7), "-u", "none"],
-                        ["/usr/bin/python3", "-I", str(lab.directory / "servers.py"), str(BASE)], user=user)
+    running = lab.start(
+        ["--config-net", "-t", str(BASE + 7), "-u", "none"],
+        ["/usr/bin/python3", "-I", str(lab.directory / "servers.py"), str(BASE)],
+        user=user,
+    )
     assert running.popen.stdout is not None
     assert running.popen.stdout.readline() == b"ready\n"
     lab.outside.run([*lab.client, "tcp", HOST4, str(BASE)])
@@ -122,7 +143,9 @@ def test_low_port_is_refused_to_a_plain_user_naming_the_setting(lab: Lab, user: 
 def test_nothing_is_forwarded_with_none(lab: Lab, user: bool) -> None:
     options = ["--config-net", "-t", "none", "-u", "none", "-T", "none", "-U", "none"]
     before = lab.host.run(["ss", "-Hlntu"]).stdout.count(b"\n")
-    running = lab.start(options, ["/usr/bin/python3", "-I", str(lab.directory / "servers.py"), str(BASE)], user=user)
+    running = lab.start(
+        options, ["/usr/bin/python3", "-I", str(lab.directory / "servers.py"), str(BASE)], user=user
+    )
     assert running.popen.stdout is not None
     assert running.popen.stdout.readline() == b"ready\n"
     assert lab.host.run(["ss", "-Hlntu"]).stdout.count(b"\n") == before

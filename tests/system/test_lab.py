@@ -29,7 +29,9 @@ def test_names_resolve_by_the_lab_s_server(lab: Lab) -> None:
 def test_process_in_nested_namespaces_is_seen(lab: Lab) -> None:
     before = lab.host.pids()
     running = lab.host.spawn(["unshare", "--user", "--pid", "--fork", "--kill-child", "sleep", "77"])
-    wait_until(lambda: any("sleep 77" in line for line in left_behind(lab.host, before)), "the sleeper is seen")
+    wait_until(
+        lambda: any("sleep 77" in line for line in left_behind(lab.host, before)), "the sleeper is seen"
+    )
     running.kill()
 
 

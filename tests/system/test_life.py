@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 import pytest
 
-from tests.system.lab import Lab, children, process_state, status_field, wait_until
+from tests.system.lab import Lab, descendants, process_state, status_field, wait_until
 
 pytestmark = pytest.mark.needs_root
 
@@ -26,10 +27,19 @@ print(open("/proc/self/oom_score_adj").read(), open("/proc/self/timerslack_ns").
 """
 
 
-@pytest.mark.parametrize(("script", "status"), [
-    ("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -KILL $$", 137), ("kill -TERM $$", 143),
-    ("kill -INT $$", 130), ("kill -SEGV $$", 139), ("kill -PIPE $$", 141),
-])
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        ("exit 0", 0),
+        ("exit 7", 7),
+        ("exit 255", 255),
+        ("kill -KILL $$", 137),
+        ("kill -TERM $$", 143),
+        ("kill -INT $$", 130),
+        ("kill -SEGV $$", 139),
+        ("kill -PIPE $$", 141),
+    ],
+)
 def test_status_of_the_command_is_ours(lab: Lab, user: bool, script: str, status: int) -> None:
     result = lab.run(NET, ["sh", "-c", script], user=user, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (status, b"", b"")
@@ -66,12 +76,15 @@ def test_command_finds_what_it_would_find_without_us(lab: Lab, user: bool) -> No
 
 
 def test_command_keeps_lowered_limits_and_raised_umask(lab: Lab, user: bool) -> None:
-    script = f"ulimit -Sn 77; ulimit -c 0; umask 027; exec {lab.pasta} --config-net -- sh -c 'ulimit -Sn; ulimit -c; umask'"
+    inner = f"{lab.pasta} --config-net -- sh -c 'ulimit -Sn; ulimit -c; umask'"
+    script = f"ulimit -Sn 77; ulimit -c 0; umask 027; exec {inner}"
     assert lab.host.run(["bash", "-c", script], user=user).stdout.split() == [b"77", b"0", b"0027"]
 
 
 def test_command_is_root_in_its_own_namespaces(lab: Lab, user: bool) -> None:
-    result = lab.run(NET, ["sh", "-c", "id -u; id -g; cat /proc/self/setgroups; ls /proc | grep -c '^[0-9]'"], user=user)
+    result = lab.run(
+        NET, ["sh", "-c", "id -u; id -g; cat /proc/self/setgroups; ls /proc | grep -c '^[0-9]'"], user=user
+    )
     uid, gid, setgroups, n_processes = result.stdout.decode().split()
     assert (uid, gid, setgroups) == ("0", "0", "deny")
     assert int(n_processes) < 10  # a PID namespace of its own, with /proc mounted for it
@@ -84,7 +97,10 @@ def test_namespace_is_new(lab: Lab, user: bool, kind: str) -> None:
 
 
 def test_ping_sockets_are_allowed_in_the_namespace(lab: Lab, user: bool) -> None:
-    assert lab.run(NET, ["cat", "/proc/sys/net/ipv4/ping_group_range"], user=user).stdout.split() == [b"0", b"0"]
+    assert lab.run(NET, ["cat", "/proc/sys/net/ipv4/ping_group_range"], user=user).stdout.split() == [
+        b"0",
+        b"0",
+    ]
 
 
 def test_network_is_ready_when_the_command_starts(lab: Lab, user: bool) -> None:
@@ -96,15 +112,21 @@ def test_network_is_ready_when_the_command_starts(lab: Lab, user: bool) -> None:
 
 
 def test_orphans_are_reaped(lab: Lab, user: bool) -> None:
-    script = ("for i in 1 2 3 4 5 6 7 8; do (sleep 0.05 & ); done; sleep 0.5; "
-              "cat /proc/[0-9]*/status | grep -c '^State:.Z' || true")
+    script = (
+        "for i in 1 2 3 4 5 6 7 8; do (sleep 0.05 & ); done; sleep 0.5; "
+        "cat /proc/[0-9]*/status | grep -c '^State:.Z' || true"
+    )
     assert lab.run(NET, ["sh", "-c", script], user=user).stdout == b"0\n"
 
 
 def test_end_of_the_command_ends_its_orphans(lab: Lab, user: bool) -> None:
     start = time.monotonic()
-    result = lab.run(NET, ["sh", "-c", "sleep 1000 >/dev/null 2>&1 & (sleep 1000 >/dev/null 2>&1 &); exit 3"],
-                     user=user, check=False)
+    result = lab.run(
+        NET,
+        ["sh", "-c", "sleep 1000 >/dev/null 2>&1 & (sleep 1000 >/dev/null 2>&1 &); exit 3"],
+        user=user,
+        check=False,
+    )
     assert result.returncode == 3
     assert time.monotonic() - start < 5
 
@@ -124,24 +146,25 @@ def test_rights_are_given_up_and_none_can_be_gained(lab: Lab, user: bool) -> Non
     running.kill()
 
 
-def test_command_keeps_running_while_stopped_processes_wait(lab: Lab, user: bool) -> None:
+def test_command_that_stops_itself_goes_on_when_continued(lab: Lab, user: bool) -> None:
     running = lab.start(NET, ["sh", "-c", "kill -STOP $$; exit 9"], user=user)
 
-    def stopped() -> bool:
-        return any(process_state(pid) == "T" for pid in everyone_below(running.pid))
+    def is_stopped() -> bool:
+        return any(process_state(pid) == "T" for pid in descendants(running.pid))
 
-    wait_until(stopped, "the command stops")
-    for pid in everyone_below(running.pid):
-        if process_state(pid) == "T":
-            os.kill(pid, 18)
-    os.kill(running.pid, 18)
+    def is_ended_when_continued() -> bool:
+        for pid in (running.popen.pid, running.pid):  # nsenter stops with what it waits for
+            os.kill(pid, signal.SIGCONT)
+        return running.popen.poll() is not None
+
+    wait_until(is_stopped, "the command stops")
+    wait_until(is_ended_when_continued, "the command goes on")
     assert running.finish().returncode == 9
 
 
-def everyone_below(pid: int) -> list[int]:
-    return [one for child in children(pid) for one in (child, *everyone_below(child))]
-
-
 def test_many_instances_at_once(lab: Lab, user: bool) -> None:
-    started = [lab.start(NET, [*lab.client, "tcp,udp", "198.51.100.1", "8000", "50000"], user=user) for _ in range(12)]
+    started = [
+        lab.start(NET, [*lab.client, "tcp,udp", "198.51.100.1", "8000", "50000"], user=user)
+        for _ in range(12)
+    ]
     assert [one.finish(60).returncode for one in started] == [0] * 12

@@ -28,12 +28,20 @@ BASH = ["bash", "--norc", "--noprofile", "-i"]
 class Terminal:
     """A program on a pseudo-terminal of its own, that it has for its controlling terminal."""
 
-    def __init__(self, lab: Lab, argv: Sequence[str], *, user: bool, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, lab: Lab, argv: Sequence[str], *, user: bool, env: dict[str, str] | None = None
+    ) -> None:
         self.master, slave = pty.openpty()
         os.fchown(slave, UID if user else 0, -1)
         # nsenter stays outside the terminal's session, so that Ctrl-C is for the program alone.
-        self.running: Running = lab.host.spawn(["setsid", "--ctty", *argv], user=user, env={**ENV, **(env or {})},
-                                               stdin=slave, stdout=slave, stderr=slave)
+        self.running: Running = lab.host.spawn(
+            ["setsid", "--ctty", *argv],
+            user=user,
+            env={**ENV, **(env or {})},
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+        )
         os.close(slave)
         self.seen = ""
 
@@ -53,7 +61,7 @@ class Terminal:
             except OSError as error:  # EIO: the other end is closed
                 raise AssertionError(f"ended without {pattern!r} after {self.seen!r}") from error
             self.seen += data.decode(errors="replace")
-        self.seen = self.seen[match.end():]
+        self.seen = self.seen[match.end() :]
         return match[0]
 
     def run_sleep(self, seconds: int) -> None:
@@ -66,7 +74,7 @@ class Terminal:
         wanted = f"sleep\0{seconds}\0".encode()
         for pid in descendants(self.running.pid):
             try:
-                with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123
+                with open(f"/proc/{pid}/cmdline", "rb") as file:
                     if file.read() == wanted and process_state(pid) == "S":
                         return pid
             except (FileNotFoundError, ProcessLookupError):
@@ -82,7 +90,7 @@ class Terminal:
 
 @pytest.fixture
 def inner(lab: Lab, user: bool) -> Iterator[Terminal]:
-    """A shell in the namespace."""
+    """Lend a shell in the namespace."""
     terminal = Terminal(lab, [lab.pasta, "--config-net", "--", *BASH], user=user)
     yield terminal
     terminal.close()
@@ -90,7 +98,7 @@ def inner(lab: Lab, user: bool) -> Iterator[Terminal]:
 
 @pytest.fixture
 def outer(lab: Lab, user: bool) -> Iterator[Terminal]:
-    """A shell on the host, in which pasta is started as a job."""
+    """Lend a shell on the host, in which pasta is started as a job."""
     terminal = Terminal(lab, BASH, user=user)
     yield terminal
     terminal.close()

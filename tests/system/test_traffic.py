@@ -1,4 +1,4 @@
-"""Real programs in the namespace reach real servers: those outside, and the host's by the gateway's address."""
+"""Real programs in the namespace reach real servers: those outside, and those on the host's loopback."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def test_curl_of_a_large_file_is_byte_exact(lab: Lab, user: bool, address: str, 
 @FAR
 def test_curl_that_reads_slowly_gets_all(lab: Lab, user: bool, address: str) -> None:
     # The pauses fill every buffer on the way, so that the window closes and opens again.
-    script = f"curl -sSf {url(address, 40_000_000)} | {{ sleep 1.5; head -c 20000000; sleep 1; cat; }} | sha256sum"
+    script = (
+        f"curl -sSf {url(address, 40_000_000)} | {{ sleep 1.5; head -c 20000000; sleep 1; cat; }} | sha256sum"
+    )
     result = lab.run(NET, ["bash", "-c", script], user=user, timeout=60)
     assert result.stdout.decode().split()[0] == stream_sha256(40_000_000)
 
@@ -70,8 +72,19 @@ def test_200_parallel_curls_are_all_byte_exact(lab: Lab, user: bool) -> None:
 @pytest.mark.parametrize("direction", ["out", "in"])
 @EVERYWHERE
 def test_iperf3_moves_bytes(lab: Lab, user: bool, address: str, direction: str, streams: int) -> None:
-    argv = ["iperf3", "--json", "--client", address, "--time", "1", "--parallel", str(streams),
-            "--connect-timeout", "5000", *(["--reverse"] if direction == "in" else [])]
+    argv = [
+        "iperf3",
+        "--json",
+        "--client",
+        address,
+        "--time",
+        "1",
+        "--parallel",
+        str(streams),
+        "--connect-timeout",
+        "5000",
+        *(["--reverse"] if direction == "in" else []),
+    ]
     for _ in range(10):
         report = json.loads(lab.run(NET, argv, user=user, check=False).stdout)
         if "busy" not in report.get("error", ""):
