@@ -195,7 +195,7 @@ def test_job_of_an_outer_shell_stops_and_goes_on(outer: Terminal, lab: Lab) -> N
 def test_no_command_means_a_login_shell(lab: Lab, user: bool, shell: str | None) -> None:
     terminal = Terminal(lab, [lab.pasta, "--config-net"], user=user, env={"SHELL": shell} if shell else {})
     terminal.type("echo name=$0\n")
-    terminal.expect(rf"\nname=-{shell or '/bin/sh'}\s")
+    terminal.expect(rf"name=-{shell or '/bin/sh'}\s")
     terminal.type("exit 3\n")
     assert terminal.running.finish(10).returncode == 3
     terminal.close()
