@@ -1,0 +1,39 @@
+# Each target does all the set-up that it needs (tools/setup), so any of them may be the first.
+# As root, or as a user who may use sudo: packages are installed and namespaces made as root.
+
+PREFIX ?= /usr/local
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+.PHONY: build demo test bench lint install clean
+
+build:
+	@tools/setup build
+
+demo:
+	@tools/setup demo
+	@tools/as-root demo/run
+
+test:
+	@tools/setup test
+	@tools/as-root .venv/bin/python -m pytest $(PYTEST_ARGS)
+
+bench:
+	@tools/setup bench
+	@tools/as-root env PYTHON=.venv/bin/python bench/run $(BENCH_ARGS)
+
+lint:
+	@tools/setup lint
+	.venv/bin/ruff check
+	PATH=.venv/bin:$$PATH .venv/bin/cython-lint src tests
+	.venv/bin/mypy
+
+install:
+	@tools/setup build
+	@tools/install $(PREFIX)
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis bench/bin
+	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
+	find src tests bench -name '*.so' -delete
+	find src tests -name '*.pyx' -exec sh -c 'rm -f "$${0%.pyx}.c"' {} \;

@@ -1,0 +1,27 @@
+"""What all tests share: on a CI machine a system test that is skipped counts as failed."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+SYSTEM_MARKERS = ("needs_root", "needs_userns")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+    call: pytest.CallInfo[None],
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip of a system test into a failure when CI is set: CI machines have what it needs."""
+    report = yield
+    wanted = any(item.get_closest_marker(name) for name in SYSTEM_MARKERS)
+    if report.skipped and wanted and os.environ.get("CI") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which CI does not allow: {call.excinfo.value if call.excinfo else ''}"
+    return report

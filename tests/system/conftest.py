@@ -1,0 +1,99 @@
+"""The lab of the session, who starts the program, and the watch for what a test leaves behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.system.lab import SETTLE_S, Lab, LabError, Place, make_lab, userns_refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TEST_LIMIT_S = 300
+
+
+@pytest.fixture(scope="session")
+def session_lab() -> Iterator[Lab]:
+    """Make the network once; the reason why it cannot be made skips the tests."""
+    directory = Path(tempfile.mkdtemp(prefix="passt-lab-"))
+    try:
+        lab = make_lab(directory)
+    except LabError as error:
+        shutil.rmtree(directory)
+        pytest.skip(str(error))
+    yield lab
+    lab.close()
+
+
+@pytest.fixture(scope="session")
+def refusal(session_lab: Lab) -> str:
+    """Why plain users cannot run pasta on this machine; empty if they can."""
+    return userns_refusal(session_lab.host)
+
+
+def left_behind(place: Place, before: set[int]) -> list[str]:
+    """Describe the processes that are there but were not in *before*."""
+    found = []
+    for pid in place.pids() - before:
+        try:
+            text = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            found.append(f"{pid}: {text or Path(f'/proc/{pid}/comm').read_text(encoding='utf-8')}")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def give_up(_signum: int, _frame: object) -> None:
+    """Fail a test that hangs outside a call with a time limit of its own."""
+    raise TimeoutError(f"test took more than {TEST_LIMIT_S} s")
+
+
+@pytest.fixture(autouse=True)
+def time_limit() -> Iterator[None]:
+    """Bound the time of every test."""
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(TEST_LIMIT_S)
+    yield
+    signal.alarm(0)
+
+
+@pytest.fixture
+def lab(session_lab: Lab) -> Iterator[Lab]:
+    """Lend the lab to one test, which fails if it leaves a process, interface, mount or file behind."""
+    host = session_lab.host
+    # A namespace lives on by a process in it or by a mount of it: there are no other ways.
+    before, links, mounts = host.pids(), host.links(), host.mounts()
+    yield session_lab
+    for place in session_lab.extra:
+        place.close()
+    session_lab.extra.clear()
+    limit = time.monotonic() + SETTLE_S
+    while (rest := left_behind(host, before)) and time.monotonic() < limit:
+        time.sleep(0.02)
+    for pid in host.pids() - before:
+        os.kill(pid, signal.SIGKILL)
+    assert not rest, f"processes left behind: {rest}"
+    assert (host.links(), host.mounts()) == (links, mounts)
+    files = [str(path) for path in (session_lab.directory / "home").iterdir()]
+    assert not files, f"files left behind: {files}"
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("root", marks=pytest.mark.needs_root),
+        pytest.param("user", marks=[pytest.mark.needs_root, pytest.mark.needs_userns]),
+    ]
+)
+def user(request: pytest.FixtureRequest, refusal: str) -> bool:
+    """Whether the program is started by a plain user; each test runs as root, then as a plain user."""
+    if request.param == "user" and refusal:
+        pytest.skip(refusal)
+    return bool(request.param == "user")

@@ -1,0 +1,176 @@
+"""The servers of the system tests; run alone as `servers.py [BASE]`, prints "ready", needs the library only.
+
+Ports from BASE (8000 unless given) on, each on all addresses of both families:
+
+    +0   HTTP: GET /SIZE gives SIZE bytes of `stream`
+    +7   echo, TCP and UDP
+    +8   TCP: reads up to the end of the client's stream, then answers with `stream(REPLY_LEN)`
+    +9   TCP: sends `stream(REPLY_LEN)` and the end of its stream at once, then reads on
+    +10  TCP: told a token, answers how the connection that began with it ended: "N SHA256" or an errno's name
+    +11  TCP: resets the connection when the first byte arrives
+    +12  TCP: reads, sends nothing
+
+A token is the first TOKEN_LEN bytes of a connection to +9 or +12.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import socket
+import struct
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+BASE = 8000
+HTTP, ECHO, ANSWER, SPEAK, ENDINGS, RESET, LISTEN = 0, 7, 8, 9, 10, 11, 12
+REPLY_LEN = 1 << 20
+TOKEN_LEN = 16
+BLOCK_LEN = (1 << 20) + 7
+LIMIT_S = 120.0
+
+BLOCK = hashlib.shake_256(b"passt").digest(BLOCK_LEN)
+ENDED: dict[bytes, str] = {}
+
+
+def stream(size: int) -> Iterator[bytes]:
+    """Give *size* pseudo-random bytes in pieces, the same each time; no two blocks are equal."""
+    number = 0
+    while size > 0:
+        piece = struct.pack("!Q", number) + BLOCK
+        yield piece[:size]
+        size -= len(piece)
+        number += 1
+
+
+def stream_sha256(size: int) -> str:
+    """SHA-256 of `stream(size)`."""
+    digest = hashlib.sha256()
+    for piece in stream(size):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def serve_http(connection: socket.socket) -> None:
+    """Answer one request; there is no keep-alive."""
+    request = b""
+    while b"\r\n\r\n" not in request:
+        data = connection.recv(4096)
+        if not data:
+            return
+        request += data
+    size = int(request.split()[1].lstrip(b"/"))
+    connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size)
+    for piece in stream(size):
+        connection.sendall(piece)
+
+
+def serve_echo(connection: socket.socket) -> None:
+    """Send back what comes in, then the end."""
+    while data := connection.recv(65536):
+        connection.sendall(data)
+
+
+def serve_answer(connection: socket.socket) -> None:
+    """Read all, then speak."""
+    while connection.recv(65536):
+        continue
+    for piece in stream(REPLY_LEN):
+        connection.sendall(piece)
+
+
+def serve_speak(connection: socket.socket) -> None:
+    """Speak first and end our half, then read all."""
+    for piece in stream(REPLY_LEN):
+        connection.sendall(piece)
+    connection.shutdown(socket.SHUT_WR)
+    serve_listen(connection)
+
+
+def serve_listen(connection: socket.socket) -> None:
+    """Read to the end and note under the token how it came."""
+    token = b""
+    while len(token) < TOKEN_LEN:
+        token += connection.recv(TOKEN_LEN - len(token))
+    digest, count = hashlib.sha256(), 0
+    try:
+        while data := connection.recv(65536):
+            digest.update(data)
+            count += len(data)
+    except OSError as error:
+        ENDED[token] = errno.errorcode[error.errno or 0]
+    else:
+        ENDED[token] = f"{count} {digest.hexdigest()}"
+
+
+def serve_endings(connection: socket.socket) -> None:
+    """Tell how a connection ended; nothing if it has not."""
+    connection.sendall(ENDED.get(connection.recv(TOKEN_LEN), "").encode())
+
+
+def serve_reset(connection: socket.socket) -> None:
+    """Close with a reset when the client has spoken."""
+    connection.recv(1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+SERVICES: dict[int, Callable[[socket.socket], None]] = {
+    HTTP: serve_http,
+    ECHO: serve_echo,
+    ANSWER: serve_answer,
+    SPEAK: serve_speak,
+    ENDINGS: serve_endings,
+    RESET: serve_reset,
+    LISTEN: serve_listen,
+}
+
+
+def serve_one(connection: socket.socket, service: Callable[[socket.socket], None]) -> None:
+    """Serve one client; a client that goes away is no error here."""
+    with connection:
+        connection.settimeout(LIMIT_S)
+        try:
+            service(connection)
+        except OSError:
+            return
+
+
+def accept_all(listener: socket.socket, service: Callable[[socket.socket], None]) -> None:
+    """Serve every client in a thread of its own."""
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(target=serve_one, args=(connection, service), daemon=True).start()
+
+
+def echo_datagrams(sock: socket.socket) -> None:
+    """Send every datagram back to where it came from, from the address that it came to."""
+    while True:
+        data, ancillary, _, peer = sock.recvmsg(65536, 256)
+        try:
+            sock.sendmsg([data], ancillary, 0, peer)
+        except OSError:
+            continue
+
+
+def main() -> None:
+    """Listen on all ports, then say so."""
+    base = int(sys.argv[1]) if len(sys.argv) > 1 else BASE
+    for offset, service in SERVICES.items():
+        listener = socket.create_server(
+            ("::", base + offset), family=socket.AF_INET6, backlog=512, dualstack_ipv6=True
+        )
+        threading.Thread(target=accept_all, args=(listener, service), daemon=True).start()
+    datagrams = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    datagrams.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    datagrams.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    datagrams.bind(("::", base + ECHO))
+    print("ready", flush=True)  # noqa: T201
+    echo_datagrams(datagrams)
+
+
+if __name__ == "__main__":
+    main()

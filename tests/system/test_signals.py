@@ -1,0 +1,87 @@
+"""Whatever signal ends pasta, at whatever stage: nothing is left behind (the `lab` fixture sees to that)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from tests.system.lab import Lab, wait_until
+
+pytestmark = pytest.mark.needs_root
+
+NET = ("--config-net",)
+ENDING = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGKILL]
+# From before the interpreter runs to after the command does.
+DELAYS_MS = (0, 2, 5, 10, 15, 20, 30, 40, 50, 60, 75, 90, 110, 130, 160, 200, 300)
+# A command that does not go away by itself when it is asked to.
+STUBBORN = "trap '' TERM INT HUP QUIT; echo ready; while :; do sleep 1000; done"
+
+
+def nobody_left(lab: Lab, before: set[int]) -> bool:
+    return lab.host.pids() <= before
+
+
+@pytest.mark.parametrize("signum", ENDING, ids=lambda one: signal.Signals(one).name)
+def test_signal_at_any_stage_of_start_leaves_nothing(lab: Lab, user: bool, signum: int) -> None:
+    before = lab.host.pids()
+    for delay_ms in DELAYS_MS:
+        running = lab.start(NET, ["sleep", "1000"], user=user)
+        time.sleep(delay_ms / 1000)
+        running.send(signum)
+        running.finish(10)
+        wait_until(lambda: nobody_left(lab, before), f"nothing left after {signum} at {delay_ms} ms", 5)
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT", "HUP", "QUIT", "USR1", "USR2"])
+def test_signal_is_passed_on_to_the_command(lab: Lab, user: bool, name: str) -> None:
+    # As with sudo(8) and env(1): what the command does with it decides, and what comes of that is our status.
+    script = f"trap 'exit 42' {name}; echo ready; while :; do sleep 0.05; done"
+    running = lab.start(NET, ["sh", "-c", script], user=user)
+    assert running.popen.stdout is not None
+    assert running.popen.stdout.readline() == b"ready\n"
+    running.send(signal.Signals[f"SIG{name}"])
+    assert running.finish(10).returncode == 42
+
+
+def test_kill_ends_a_stubborn_command_too(lab: Lab, user: bool) -> None:
+    before = lab.host.pids()
+    running = lab.start(NET, ["sh", "-c", STUBBORN], user=user)
+    assert running.popen.stdout is not None
+    assert running.popen.stdout.readline() == b"ready\n"
+    running.send(signal.SIGKILL)
+    running.finish(10)
+    wait_until(lambda: nobody_left(lab, before), "nothing left", 5)
+
+
+def test_kill_during_traffic_leaves_nothing(lab: Lab, user: bool) -> None:
+    before = lab.host.pids()
+    script = "curl -sS http://198.51.100.1:8000/100000000000 -o /dev/null & echo ready; wait"
+    running = lab.start(NET, ["sh", "-c", script], user=user)
+    assert running.popen.stdout is not None
+    assert running.popen.stdout.readline() == b"ready\n"
+    time.sleep(0.3)
+    running.send(signal.SIGKILL)
+    running.finish(10)
+    wait_until(lambda: nobody_left(lab, before), "nothing left", 5)
+
+
+def test_closed_output_ends_the_command_by_sigpipe(lab: Lab, user: bool) -> None:
+    running = lab.start(NET, ["sh", "-c", "while echo word; do :; done; sleep 60"], user=user)
+    assert running.popen.stdout is not None
+    running.popen.stdout.close()
+    running.popen.stdout = None
+    assert running.finish(10).returncode == 128 + signal.SIGPIPE
+
+
+def test_output_of_the_command_is_ours_alone_after_the_end(lab: Lab, user: bool) -> None:
+    # A reader that waits for the end of our output must see it: nothing left may hold the pipe.
+    read_end, write_end = os.pipe()
+    running = lab.start(NET, ["true"], user=user, stdout=write_end)
+    os.close(write_end)
+    running.finish(10)
+    os.set_blocking(read_end, False)
+    assert os.read(read_end, 1) == b""
+    os.close(read_end)
