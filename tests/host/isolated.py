@@ -36,7 +36,7 @@ def isolated(function: Callable[[], T]) -> T:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        with open(writer, "wb") as pipe:  # noqa: PTH123
+        with open(writer, "wb") as pipe:
             try:
                 new_namespace()
                 pickle.dump((True, function()), pipe)
@@ -44,7 +44,7 @@ def isolated(function: Callable[[], T]) -> T:
                 pickle.dump((False, traceback.format_exc()), pipe)
         os._exit(0)
     os.close(writer)
-    with open(reader, "rb") as pipe:  # noqa: PTH123
+    with open(reader, "rb") as pipe:
         content = pipe.read()
     os.waitpid(child, 0)
     worked, result = pickle.loads(content)  # noqa: S301

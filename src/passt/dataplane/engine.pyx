@@ -34,8 +34,8 @@ from passt.dataplane.tcp_from_sock cimport finish_turn, on_listener, on_socket, 
 from passt.dataplane.tcp_from_tap cimport flush_gather
 from passt.dataplane.udp cimport on_udp_listener, on_udp_socket, on_udp_timer
 
-TCP_STATES = ("CLOSED", "CONNECTING", "SYN_SENT", "SYN_RECEIVED", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2",
-              "CLOSE_WAIT", "CLOSING", "LAST_ACK", "TIME_WAIT")
+_TCP_STATES = ("CLOSED", "CONNECTING", "SYN_SENT", "SYN_RECEIVED", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2",
+               "CLOSE_WAIT", "CLOSING", "LAST_ACK", "TIME_WAIT")
 
 
 class FlowInfo(NamedTuple):
@@ -316,7 +316,7 @@ cdef object describe(Flow *flow):
     cdef unsigned char address[16]
     cdef unsigned short port = 0
     cdef size_t m = read_sockaddr(&flow.peer, address, &port)
-    state = TCP_STATES[flow.u.tcp.state] if flow.kind == FLOW_TCP else "ACTIVE"
+    state = _TCP_STATES[flow.u.tcp.state] if flow.kind == FLOW_TCP else "ACTIVE"
     return FlowInfo(
         proto=flow.keys[0].proto, state=state, guest_address=(<char *>flow.keys[0].guest)[:n],
         guest_port=flow.keys[0].guest_port, remote_address=(<char *>flow.keys[0].remote)[:n],
