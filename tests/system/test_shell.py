@@ -92,6 +92,7 @@ class Terminal:
 def inner(lab: Lab, user: bool) -> Iterator[Terminal]:
     """Lend a shell in the namespace."""
     terminal = Terminal(lab, [lab.pasta, "--config-net", "--", *BASH], user=user)
+    terminal.expect("% ")
     yield terminal
     terminal.close()
 
@@ -100,6 +101,7 @@ def inner(lab: Lab, user: bool) -> Iterator[Terminal]:
 def outer(lab: Lab, user: bool) -> Iterator[Terminal]:
     """Lend a shell on the host, in which pasta is started as a job."""
     terminal = Terminal(lab, BASH, user=user)
+    terminal.expect("% ")
     yield terminal
     terminal.close()
 
