@@ -1,8 +1,9 @@
-"""What all tests share: on a CI machine a system test that is skipped counts as failed."""
+"""What all tests share: an orderly end, and on a CI machine no skipped system test."""
 
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 SYSTEM_MARKERS = ("needs_root", "needs_userns")
+
+
+def pytest_configure() -> None:
+    """Take a request to end as a reason to clean up, as Ctrl-C is."""
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, lambda number, _frame: pytest.exit(f"ended by signal {number}", 128 + number))
 
 
 @pytest.hookimpl(wrapper=True)

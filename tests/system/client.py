@@ -43,10 +43,10 @@ def check_equal(found: object, wanted: object, what: str) -> None:
 def check_udp(host: str, base: int, size: int) -> None:
     """Have one datagram of *size* bytes echoed."""
     data = os.urandom(size)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+    family, kind, _, _, address = socket.getaddrinfo(host, base + ECHO, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind) as sock:
         sock.settimeout(LIMIT_S)
-        sock.connect((host, base + ECHO))
+        sock.connect(address)
         sock.send(data)
         check_equal(sock.recv(65536), data, "echoed datagram")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -79,7 +80,8 @@ def lab(session_lab: Lab) -> Iterator[Lab]:
     while (rest := left_behind(host, before)) and time.monotonic() < limit:
         time.sleep(0.02)
     for pid in host.pids() - before:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     assert not rest, f"processes left behind: {rest}"
     assert (host.links(), host.mounts()) == (links, mounts)
     files = [str(path) for path in (session_lab.directory / "home").iterdir()]
@@ -87,13 +89,14 @@ def lab(session_lab: Lab) -> Iterator[Lab]:
 
 
 @pytest.fixture(
+    scope="session",
     params=[
         pytest.param("root", marks=pytest.mark.needs_root),
         pytest.param("user", marks=[pytest.mark.needs_root, pytest.mark.needs_userns]),
-    ]
+    ],
 )
 def user(request: pytest.FixtureRequest, refusal: str) -> bool:
-    """Whether the program is started by a plain user; each test runs as root, then as a plain user."""
+    """Whether the program is started by a plain user; all tests run as root, then as a plain user."""
     if request.param == "user" and refusal:
         pytest.skip(refusal)
     return bool(request.param == "user")

@@ -158,11 +158,14 @@ class Running:
 
     def kill(self) -> None:
         """End it by force, with what it started below itself, and collect it."""
-        for pid in [self.pid, *descendants(self.pid)]:
+        pids = [self.pid, *descendants(self.pid)]
+        for pid in pids:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+        # Its ports are free only when it is gone, and the kernel takes its time to take down a network.
+        wait_until(lambda: not any(process_state(pid) for pid in pids), "killed processes are gone", 20)
         self.popen.kill()
         self.popen.communicate(timeout=20)
 

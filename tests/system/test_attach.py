@@ -70,6 +70,8 @@ def attach(target: Target, *options: str) -> Running:
         return target.has_interface()
 
     wait_until(configured, "the interface is configured")
+    # Traffic passes only when the loop runs; before that a signal ends the start by its default action.
+    target.run([*target.lab.client, "tcp", FAR4])
     return running
 
 

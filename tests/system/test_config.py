@@ -161,7 +161,7 @@ def test_closed_tun_device_is_one_line_for_a_plain_user(lab: Lab, refusal: str) 
     if refusal:
         pytest.skip(refusal)
     drop = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--"]
-    refused(lab.host, [*drop, lab.pasta, "--config-net", "--", "true"], "/dev/net/tun", "ermi")
+    refused(lab.host, [*drop, lab.pasta, "--config-net", "--", "true"], "/dev/net/tun", "0600")
 
 
 @pytest.mark.needs_userns

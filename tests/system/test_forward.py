@@ -10,12 +10,14 @@ import pytest
 from tests.system.lab import HOST4, HOST6, Lab, Place, Running, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 pytestmark = pytest.mark.needs_root
 
 # The servers in the namespace, on other ports than the host's own.
 BASE = 9000
+# For tests that start servers of their own beside those.
+OWN_BASE = 9300
 PORTS = tuple(BASE + offset for offset in (0, 7, 8, 9, 10, 11, 12, 99))
 FROM = pytest.mark.parametrize(
     ("origin", "address"),
@@ -30,15 +32,20 @@ FROM = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture
-def service(lab: Lab, user: bool) -> Iterator[Running]:
-    """Servers in a namespace whose ports are forwarded; port +99 is too, but nobody listens there."""
-    options = ["--config-net", *(word for port in PORTS for word in ("-t", str(port))), "-u", str(BASE + 7)]
-    running = lab.start(
-        options, ["/usr/bin/python3", "-I", str(lab.directory / "servers.py"), str(BASE)], user=user
-    )
+def start_service(lab: Lab, options: Sequence[str], base: int, *, user: bool) -> Running:
+    """Start servers in a namespace and wait until they listen."""
+    argv = ["/usr/bin/python3", "-I", str(lab.directory / "servers.py"), str(base)]
+    running = lab.start(["--config-net", *options], argv, user=user)
     assert running.popen.stdout is not None
     assert running.popen.stdout.readline() == b"ready\n"
+    return running
+
+
+@pytest.fixture(scope="module")
+def service(session_lab: Lab, user: bool) -> Iterator[Running]:
+    """Lend servers to the tests that leave them alone; port +99 is forwarded but has no server."""
+    options = [*(word for port in PORTS for word in ("-t", str(port))), "-u", str(BASE + 7)]
+    running = start_service(session_lab, options, BASE, user=user)
     yield running
     running.kill()
 
@@ -89,35 +96,24 @@ def test_large_download_from_the_namespace_is_byte_exact(lab: Lab, origin: str, 
     )
 
 
-def test_service_ends_with_pasta(lab: Lab, service: Running) -> None:
-    lab.outside.run([*lab.client, "tcp", HOST4, str(BASE)])
-    service.kill()
-    lab.outside.run([*lab.client, "refused", HOST4, str(BASE - 92)])  # +99 of that base is the echo port
+def test_port_is_closed_when_pasta_has_ended(lab: Lab, user: bool) -> None:
+    running = start_service(lab, ["-t", str(OWN_BASE + 7)], OWN_BASE, user=user)
+    lab.outside.run([*lab.client, "tcp", HOST4, str(OWN_BASE)])
+    running.kill()
+    lab.outside.run([*lab.client, "refused", HOST4, str(OWN_BASE + 7 - 99)])  # its +99 is the echo port
 
 
 def test_udp_twin_of_a_tcp_port_is_forwarded(lab: Lab, user: bool) -> None:
-    running = lab.start(
-        ["--config-net", "-t", str(BASE + 7)],
-        ["/usr/bin/python3", "-I", str(lab.directory / "servers.py"), str(BASE)],
-        user=user,
-    )
-    assert running.popen.stdout is not None
-    assert running.popen.stdout.readline() == b"ready\n"
+    running = start_service(lab, ["-t", str(OWN_BASE + 7)], OWN_BASE, user=user)
     for address in (HOST4, HOST6):
-        lab.outside.run([*lab.client, "tcp,udp", address, str(BASE)])
+        lab.outside.run([*lab.client, "tcp,udp", address, str(OWN_BASE)])
     running.kill()
 
 
 def test_udp_twin_is_switched_off_by_none(lab: Lab, user: bool) -> None:
-    running = lab.start(
-        ["--config-net", "-t", str(BASE + 7), "-u", "none"],
-        ["/usr/bin/python3", "-I", str(lab.directory / "servers.py"), str(BASE)],
-        user=user,
-    )
-    assert running.popen.stdout is not None
-    assert running.popen.stdout.readline() == b"ready\n"
-    lab.outside.run([*lab.client, "tcp", HOST4, str(BASE)])
-    result = lab.outside.run([*lab.client, "udp", HOST4, str(BASE)], check=False)
+    running = start_service(lab, ["-t", str(OWN_BASE + 7), "-u", "none"], OWN_BASE, user=user)
+    lab.outside.run([*lab.client, "tcp", HOST4, str(OWN_BASE)])
+    result = lab.outside.run([*lab.client, "udp", HOST4, str(OWN_BASE)], check=False)
     assert b"ConnectionRefusedError" in result.stderr
     running.kill()
 
@@ -141,13 +137,10 @@ def test_low_port_is_refused_to_a_plain_user_naming_the_setting(lab: Lab, user: 
 
 
 def test_nothing_is_forwarded_with_none(lab: Lab, user: bool) -> None:
-    options = ["--config-net", "-t", "none", "-u", "none", "-T", "none", "-U", "none"]
     before = lab.host.run(["ss", "-Hlntu"]).stdout.count(b"\n")
-    running = lab.start(
-        options, ["/usr/bin/python3", "-I", str(lab.directory / "servers.py"), str(BASE)], user=user
+    running = start_service(
+        lab, ["-t", "none", "-u", "none", "-T", "none", "-U", "none"], OWN_BASE, user=user
     )
-    assert running.popen.stdout is not None
-    assert running.popen.stdout.readline() == b"ready\n"
     assert lab.host.run(["ss", "-Hlntu"]).stdout.count(b"\n") == before
     running.kill()
 
