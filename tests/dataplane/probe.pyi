@@ -11,24 +11,23 @@ class Verdict(IntEnum):
     DROP_FRAGMENT = 5
     DROP_BAD_ADDRESS = 6
     DROP_BAD_PORT = 7
-    DROP_FAMILY_OFF = 8
-    DROP_ETHERTYPE = 9
-    DROP_PROTOCOL = 10
-    DROP_EXTENSION_HEADER = 11
-    DROP_REFUSED = 12
-    DROP_FLOWS_FULL = 13
-    DROP_NO_FD = 14
-    DROP_SOCKET = 15
-    DROP_LINK_FULL = 16
-    DROP_LINK_DOWN = 17
-    DROP_TRUNCATED = 18
-    DROP_TCP_SEQUENCE = 19
-    DROP_TCP_ACK = 20
-    DROP_TCP_FLAGS = 21
-    DROP_TCP_MEMORY = 22
-    DROP_UNKNOWN_FLOW = 23
-    DROP_GSO = 24
-    N_VERDICTS = 25
+    DROP_ETHERTYPE = 8
+    DROP_PROTOCOL = 9
+    DROP_EXTENSION_HEADER = 10
+    DROP_REFUSED = 11
+    DROP_FLOWS_FULL = 12
+    DROP_NO_FD = 13
+    DROP_SOCKET = 14
+    DROP_LINK_FULL = 15
+    DROP_LINK_DOWN = 16
+    DROP_TRUNCATED = 17
+    DROP_TCP_SEQUENCE = 18
+    DROP_TCP_ACK = 19
+    DROP_TCP_FLAGS = 20
+    DROP_TCP_MEMORY = 21
+    DROP_UNKNOWN_FLOW = 22
+    DROP_GSO = 23
+    N_VERDICTS = 24
 
 class IpFields(NamedTuple):
     source: bytes
@@ -65,6 +64,9 @@ class Key(NamedTuple):
     remote_port: int
     proto: int
     scope: int
+
+class Guarded:
+    def place(self, data: bytes) -> int: ...
 
 def ip4(packet: bytes) -> IpFields | int: ...
 def ip6(packet: bytes) -> IpFields | int: ...

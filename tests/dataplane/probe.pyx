@@ -102,6 +102,10 @@ cdef class Guarded:
         memcpy(self.base + ROOM - n, <const char *>data, n)
         return self.base + ROOM - n
 
+    def place(self, bytes data not None):
+        """As `put`; returns the address, good while this object lives."""
+        return <size_t>self.put(data)
+
 
 cdef bytes taken(const uint8_t *p, size_t n):
     return (<const char *>p)[:n]
