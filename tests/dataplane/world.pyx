@@ -21,7 +21,7 @@ from passt.dataplane.link cimport Link, RxFrame, TxMeta
 from passt.dataplane.ping cimport on_ping_socket, on_ping_timer
 from passt.dataplane.reactor cimport EVENT_FLOW, EVENT_LISTENER, Reactor, make_tag
 from passt.dataplane.sockets cimport Sockets, read_sockaddr
-from passt.dataplane.stats cimport DROP_LINK_FULL, N_VERDICTS, count, stats_as_dict
+from passt.dataplane.stats cimport DROP_LINK_FULL, count, stats_as_dict
 from passt.dataplane.sys cimport (
     AF_INET6, EAGAIN, EPOLL_CTL_ADD, EPOLLIN, IPPROTO_TCP, MSG_TRUNC, htons, iovec, msghdr, sockaddr_in, sockaddr_in6,
     sockaddr_storage, socklen_t,
@@ -392,14 +392,6 @@ cdef class World:
             if flow.kind > FLOW_DEAD:
                 found.append(FlowState(flow.index, flow.kind, flow.fd, flow.armed))
         return found
-
-    def n_drops(self):
-        """The sum of the drop counters."""
-        cdef int i
-        total = 0
-        for i in range(<int>N_VERDICTS):
-            total += self.core.stats.drops[i]
-        return total
 
     def counters(self):
         return stats_as_dict(&self.core.stats)
