@@ -16,7 +16,6 @@ cpdef enum Verdict:
     DROP_FRAGMENT                # IP fragments
     DROP_BAD_ADDRESS             # loopback, multicast or unspecified where none may be
     DROP_BAD_PORT                # port 0
-    DROP_FAMILY_OFF              # family disabled
     DROP_ETHERTYPE               # neither ARP nor IP
     DROP_PROTOCOL                # neither TCP, UDP nor ICMP echo
     DROP_EXTENSION_HEADER        # IPv6 header chain that leads nowhere

@@ -20,7 +20,7 @@ from passt.dataplane.headers cimport TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN
 from passt.dataplane.parse cimport IpView, TcpView, split_tcp
 from passt.dataplane.stats cimport (
     DROP_BAD_PORT, DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, DROP_TCP_ACK, DROP_TCP_FLAGS,
-    DROP_TCP_MEMORY, DROP_TCP_SEQUENCE, VERDICT_OK, Verdict, count,
+    DROP_TCP_MEMORY, DROP_TCP_SEQUENCE, DROP_UNKNOWN_FLOW, VERDICT_OK, Verdict, count,
 )
 from passt.dataplane.sys cimport (
     EAGAIN, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_TCP, SOCK_STREAM, free, iovec,
@@ -67,6 +67,7 @@ cdef void on_segment(Core core, const IpView *ip) noexcept nogil:
         if tcp.flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) == TCP_SYN:
             open_connection(core, ip, &tcp, &key)
         else:
+            count(&core.stats, DROP_UNKNOWN_FLOW)
             send_reset(core, ip, &tcp)
     elif flow.u.tcp.state == TCP_SYN_SENT:
         in_syn_sent(core, flow, ip, &tcp)
@@ -202,8 +203,8 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
     cdef TcpConn *conn = &flow.u.tcp
     cdef uint32_t seg_end = tcp.seq + <uint32_t>tcp.payload_len + ((tcp.flags & TCP_FIN) != 0)
     if seq_lt(seg_end, conn.rcv_nxt) or seq_lt(conn.rcv_adv, tcp.seq):
+        count(&core.stats, DROP_TCP_SEQUENCE)
         if not tcp.flags & TCP_RST:
-            count(&core.stats, DROP_TCP_SEQUENCE)
             conn.flags |= CONN_ACK_NOW
             core.flows.add_work(flow)
         return False

@@ -1,0 +1,65 @@
+"""What the data plane calls, in the simplest form that a test can script."""
+
+from passt.contracts import InboundTarget, Target
+
+
+class Policy:
+    """Notes each question; sends everything to `target`, or to where the guest wants if that is None."""
+
+    def __init__(self, target: Target | None = None) -> None:
+        self.target = target
+        self.refuses = False
+        self.seen: InboundTarget | None = None
+        self.asked_outbound: list[tuple[int, bytes, int, bytes, int]] = []
+        self.asked_inbound: list[tuple[int, object, bytes, int, bytes, int]] = []
+        self.error: Exception | None = None
+
+    def outbound(self, proto: int, source: bytes, source_port: int, destination: bytes,
+                 destination_port: int) -> Target | None:
+        self.asked_outbound.append((proto, source, source_port, destination, destination_port))
+        if self.error:
+            raise self.error
+        if self.refuses:
+            return None
+        return self.target or Target(destination, destination_port)
+
+    def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int, local: bytes,
+                local_port: int) -> InboundTarget | None:
+        self.asked_inbound.append((proto, rule, peer, peer_port, local, local_port))
+        if self.error:
+            raise self.error
+        return None if self.refuses else self.seen
+
+
+class Responder:
+    """Notes each frame; answers all with `replies`."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.replies: list[bytes] = []
+        self.error: Exception | None = None
+
+    def respond(self, frame: bytes) -> list[bytes]:
+        self.frames.append(frame)
+        if self.error:
+            raise self.error
+        return self.replies
+
+
+class Events:
+    """Notes what is learnt of the guest."""
+
+    def __init__(self) -> None:
+        self.addresses: list[bytes] = []
+        self.macs: list[bytes] = []
+        self.error: Exception | None = None
+
+    def on_guest_address(self, address: bytes) -> None:
+        self.addresses.append(address)
+        if self.error:
+            raise self.error
+
+    def on_guest_mac(self, mac: bytes) -> None:
+        self.macs.append(mac)
+        if self.error:
+            raise self.error
