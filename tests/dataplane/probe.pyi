@@ -1,0 +1,3 @@
+"""Typing of the probe; see probe.pyx."""
+
+def checksum(data: bytes) -> int: ...
