@@ -49,7 +49,7 @@ cdef enum:
     SYN_OPTIONS_LEN = 8           # MSS, NOP, window scale
     MSS_OPTION_LEN = 4
     MAX_WINDOW = 65535
-    # Below this much window the guest is about to stop: have the kernel tell us of room. Two
+    # With less room than this the guest is about to stop: have the kernel tell us of more. Two
     # segments at the largest MTU.
     LOW_WINDOW = 131072
     # A send buffer with room for less than the guest's segment is looked at again after 1, 2, 4 ...
@@ -222,28 +222,28 @@ cdef void watch(Core core, Flow *flow, uint32_t extra, WatchMode mode) noexcept 
 cdef void update_window(Core core, Flow *flow) noexcept nogil:
     """Move the window's right edge to what can be stored now; ask to be told when there is too little.
 
-    Small steps are saved up (RFC 9293 3.8.6.2.2). EPOLLOUT comes when a third of the buffer is free;
-    asking for it while less is free also makes the kernel enlarge the buffer with the congestion
-    window (net/ipv4/tcp_input.c, tcp_check_space). A small buffer, of which a third may be less than
-    a segment of the guest, is polled for a while.
+    Small steps are saved up (RFC 9293 3.8.6.2.2), unless that would leave the guest with less than a
+    segment. EPOLLOUT comes when a third of the buffer is free; asking for it while less is free also
+    makes the kernel enlarge the buffer with the congestion window (net/ipv4/tcp_input.c,
+    tcp_check_space). It is not asked for when a quarter is free or more: a socket that is writable
+    already is reported at once, again and again. A small buffer, of which a third may be less than a
+    segment of the guest, is polled for a while.
     """
     cdef TcpConn *conn = &flow.u.tcp
     cdef int64_t total = 0
-    cdef int64_t room = core.sockets.free_space(flow.fd, &total)
+    cdef int64_t room = core.sockets.free_space(flow.fd, &total) - overflow_len(flow)
     cdef int64_t limit = <int64_t>MAX_WINDOW << conn.rcv_wscale
+    cdef int64_t window = min(room, limit)
+    cdef int64_t segment = our_mss(core, flow)
     cdef int64_t open_now = <uint32_t>(conn.rcv_adv - conn.rcv_nxt)
-    cdef int64_t low = min(<int64_t>LOW_WINDOW, total // 2)
-    room = min(room - overflow_len(flow), limit)
-    if room > open_now and (room - open_now >= min(<int64_t>our_mss(core, flow), room // 2) or open_now == 0):
-        conn.rcv_adv = conn.rcv_nxt + <uint32_t>room
-        open_now = room
-    if open_now >= low:
-        conn.sock_at = 0
-        return
-    if not conn.flags & CONN_WANT_OUT:
+    cdef int64_t step = window - open_now
+    if step > 0 and (step >= min(segment, window // 2) or open_now < segment <= window):
+        conn.rcv_adv = conn.rcv_nxt + <uint32_t>window
+        open_now = window
+    if room < min(<int64_t>LOW_WINDOW, total // 4) and not conn.flags & CONN_WANT_OUT:
         conn.flags |= CONN_WANT_OUT
         watch(core, flow, EPOLLOUT, WATCH_CHANGE)
-    if conn.sock_polls < MAX_POLLS:
+    if open_now < min(<int64_t>LOW_WINDOW, total // 2, limit // 2) and conn.sock_polls < MAX_POLLS:
         conn.sock_at = core.now + (ms(POLL_SOCKET_MS) << conn.sock_polls)
         conn.sock_polls += 1
         set_timer(core, flow)
