@@ -101,6 +101,7 @@ class Peer:
         self.guest_isn = self.script.guest_isn if isn is None else isn
         self.host_isn: int | None = None
         self.sock_fd: int | None = None
+        self.has_opened = False         # the guest's first SYN was sent
         self.guest_scale = 0            # as the guest offered it
         self.host_scale = 0
         self.scaled = False             # both offered a scale
@@ -160,8 +161,9 @@ class Peer:
 
     def note_window(self, segment: Segment) -> None:
         """What the guest allows from now on."""
-        if segment.flags & SYN:
-            self.guest_scale = segment.options.get("ws", (0,))[0]
+        if segment.flags & SYN and not self.has_opened:
+            self.has_opened = True
+            self.guest_scale = min(segment.options.get("ws", (0,))[0], 14)
             self.scaled = "ws" in segment.options
         if segment.flags & ACK and segment.ack < HALF:
             shift = self.guest_scale if self.scaled and not segment.flags & SYN else 0
@@ -318,9 +320,10 @@ class Script:
         self.pool = self.bench.pool_left
         self.peers: dict[tuple[int, int], Peer] = {}
         self.peer = self.add_peer(40000, 80)
+        self.bench.now = NS_PER_MS                # 0 is "no deadline" for the translator
         if host_isn is not None:
             at_zero = self.bench.isn(self.peer.guest_address, 40000, self.peer.remote_address, 80)
-            self.bench.now = ((host_isn - at_zero) & MASK) * 4000
+            self.bench.now = (((host_isn - at_zero) & MASK) + MASK + 1) * 4000
         self.start = self.bench.now
         # The connection's own verbs, for scripts with one connection.
         self.guest = self.peer.guest

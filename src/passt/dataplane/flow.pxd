@@ -46,6 +46,7 @@ cdef enum TcpFlag:
     CONN_RECOVERY = 128           # loss recovery until snd_una reaches recover
     CONN_RTT_TIMED = 256          # a segment is being timed
     CONN_PUSHED = 512             # the guest's last data came with PSH
+    CONN_WINDOW_STALE = 1024      # the send buffer is to be looked at before the turn ends
 
 
 cdef struct FlowKey:

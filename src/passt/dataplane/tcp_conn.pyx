@@ -29,8 +29,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from passt.dataplane.core cimport Core
 from passt.dataplane.csum cimport csum_fold, pseudo4, pseudo6
 from passt.dataplane.flow cimport (
-    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_WANT_OUT, N_TCP_STATES, TCP_CLOSED, TCP_CONNECTING, TCP_SYN_RECEIVED,
-    TCP_SYN_SENT, Flow, TcpConn,
+    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_WANT_OUT, CONN_WINDOW_STALE, N_TCP_STATES, TCP_CLOSED, TCP_CONNECTING,
+    TCP_SYN_RECEIVED, TCP_SYN_SENT, Flow, TcpConn,
 )
 from passt.dataplane.hash cimport siphash
 from passt.dataplane.headers cimport (
@@ -237,6 +237,7 @@ cdef void update_window(Core core, Flow *flow) noexcept nogil:
     cdef int64_t segment = our_mss(core, flow)
     cdef int64_t open_now = <uint32_t>(conn.rcv_adv - conn.rcv_nxt)
     cdef int64_t step = window - open_now
+    conn.flags &= ~<uint32_t>CONN_WINDOW_STALE
     if step > 0 and (step >= min(segment, window // 2) or open_now < segment <= window):
         conn.rcv_adv = conn.rcv_nxt + <uint32_t>window
         open_now = window

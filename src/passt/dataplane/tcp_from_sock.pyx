@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from passt.dataplane.core cimport Core, Seen
 from passt.dataplane.flow cimport (
     CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_READABLE,
-    CONN_RTT_TIMED, CONN_WANT_OUT, FLOW_TCP, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING,
+    CONN_RTT_TIMED, CONN_WANT_OUT, CONN_WINDOW_STALE, FLOW_TCP, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING,
     TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT,
     TCP_TIME_WAIT, Flow, TcpConn,
 )
@@ -403,7 +403,7 @@ cdef void finish_turn(Core core, Flow *flow) noexcept nogil:
     """Once per turn with something new: empty the socket, send data, acknowledge."""
     cdef TcpConn *conn = &flow.u.tcp
     consume_acked(core, flow)
-    if conn.rcv_nxt != conn.rcv_acked and flow.fd >= 0 and not conn.flags & CONN_GUEST_FIN:
+    if conn.flags & CONN_WINDOW_STALE and flow.fd >= 0 and not conn.flags & CONN_GUEST_FIN:
         update_window(core, flow)
     if may_send_data(conn) and has_to_send(conn):
         push_data(core, flow, False)

@@ -12,7 +12,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from passt.dataplane.core cimport MAX_GATHER, Core, Route
 from passt.dataplane.flow cimport (
     CONN_ACK_NOW, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED,
-    CONN_WANT_OUT, CONN_WRITE_SHUT, FLOW_TCP, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_CONNECTING,
+    CONN_WANT_OUT, CONN_WINDOW_STALE, CONN_WRITE_SHUT, FLOW_TCP, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_CONNECTING,
     TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT,
     TCP_TIME_WAIT, Flow, FlowKey, TcpConn,
 )
@@ -27,7 +27,7 @@ from passt.dataplane.sys cimport (
     malloc, memcpy, memset,
 )
 from passt.dataplane.tcp_conn cimport (
-    CWND_OPEN, WATCH_ADD, WATCH_CHANGE, choose_isn, end, ms, overflow_len, reset_both, send_ack, send_reset,
+    CWND_OPEN, WATCH_ADD, WATCH_CHANGE, choose_isn, end, ms, our_mss, overflow_len, reset_both, send_ack, send_reset,
     send_syn, seq_le, seq_lt, set_state, set_timer, start_rtx, take_syn, update_window, watch,
 )
 from passt.dataplane.tcp_from_sock cimport consume_acked, on_connected, on_rtt, resend_first
@@ -202,10 +202,9 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
     cdef TcpConn *conn = &flow.u.tcp
     cdef uint32_t seg_end = tcp.seq + <uint32_t>tcp.payload_len + ((tcp.flags & TCP_FIN) != 0)
     if seq_lt(seg_end, conn.rcv_nxt) or seq_lt(conn.rcv_adv, tcp.seq):
+        count(&core.stats, DROP_TCP_SEQUENCE)
         if not tcp.flags & TCP_RST:
-            count(&core.stats, DROP_TCP_SEQUENCE)
-            conn.flags |= CONN_ACK_NOW
-            core.flows.add_work(flow)
+            answer_probe(core, flow)
         return False
     if tcp.flags & TCP_RST:
         if tcp.seq == conn.rcv_nxt:
@@ -221,6 +220,15 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
         core.flows.add_work(flow)
         return False
     return True
+
+
+cdef void answer_probe(Core core, Flow *flow) noexcept nogil:
+    """Acknowledge a segment that brings nothing; a guest short of window is told what is so now."""
+    cdef TcpConn *conn = &flow.u.tcp
+    conn.flags |= CONN_ACK_NOW
+    if conn.rcv_adv - conn.rcv_nxt < our_mss(core, flow):
+        conn.flags |= CONN_WINDOW_STALE
+    core.flows.add_work(flow)
 
 
 cdef bint take_ack(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
@@ -319,7 +327,7 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
     data += old
     n = min(n - old, conn.rcv_adv - conn.rcv_nxt)
     if not n:
-        conn.flags |= CONN_ACK_NOW
+        answer_probe(core, flow)
         return
     if core.gather_flow != flow or core.n_gather == MAX_GATHER:
         flush_gather(core)
@@ -328,6 +336,7 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
     core.gather[core.n_gather].iov_len = n
     core.n_gather += 1
     conn.rcv_nxt += n
+    conn.flags |= CONN_WINDOW_STALE
     conn.sock_polls = 0
     if tcp.flags & TCP_PSH:
         conn.flags |= CONN_PUSHED
