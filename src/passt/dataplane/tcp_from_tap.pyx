@@ -258,8 +258,15 @@ cdef bint take_ack(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
         if conn.dup_acks == DUP_ACKS and not conn.flags & CONN_RECOVERY:
             conn.flags |= CONN_RECOVERY
             conn.recover = conn.snd_max
-            resend_first(core, flow)
-    return True
+            resend(core, flow)
+    return conn.state != TCP_CLOSED
+
+
+cdef void resend(Core core, Flow *flow) noexcept nogil:
+    """Repeat the first segment; it acknowledges too, so what was gathered must be stored before."""
+    flush_gather(core)
+    if flow.u.tcp.state != TCP_CLOSED:
+        resend_first(core, flow)
 
 
 cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
@@ -280,7 +287,9 @@ cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
         conn.cwnd = conn.cwnd + gained if conn.cwnd < 1 << 24 else <uint32_t>CWND_OPEN
     if conn.flags & CONN_RECOVERY:
         if seq_lt(ack, conn.recover):
-            resend_first(core, flow)          # RFC 6582 3.2, partial acknowledgement
+            resend(core, flow)                # RFC 6582 3.2, partial acknowledgement
+            if conn.state == TCP_CLOSED:
+                return
         else:
             conn.flags &= ~<uint32_t>CONN_RECOVERY
     if conn.snd_una == conn.snd_max:
@@ -314,11 +323,13 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
     if conn.flags & CONN_GUEST_FIN:
         count(&core.stats, DROP_TCP_FLAGS)
         return
+    if core.gather_flow != flow or core.n_gather == MAX_GATHER or seq_lt(conn.rcv_nxt, tcp.seq):
+        flush_gather(core)        # from here on rcv_nxt is what really is stored
+        if conn.state == TCP_CLOSED:
+            return
     if seq_lt(conn.rcv_nxt, tcp.seq):
-        flush_gather(core)        # the duplicate must name what really is stored
         count(&core.stats, DROP_TCP_SEQUENCE)
-        if conn.state != TCP_CLOSED:
-            send_ack(core, flow)
+        send_ack(core, flow)
         return
     old = conn.rcv_nxt - tcp.seq
     if old >= n:
@@ -329,9 +340,7 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
     if not n:
         answer_probe(core, flow)
         return
-    if core.gather_flow != flow or core.n_gather == MAX_GATHER:
-        flush_gather(core)
-        core.gather_flow = flow
+    core.gather_flow = flow
     core.gather[core.n_gather].iov_base = <void *>data
     core.gather[core.n_gather].iov_len = n
     core.n_gather += 1
