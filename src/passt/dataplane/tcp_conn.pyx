@@ -248,7 +248,7 @@ cdef void update_window(Core core, Flow *flow) noexcept nogil:
         conn.sock_at = core.now + (ms(POLL_SOCKET_MS) << conn.sock_polls)
         conn.sock_polls += 1
         set_timer(core, flow)
-    else:
+    elif not overflow_len(flow):
         conn.sock_at = 0
 
 

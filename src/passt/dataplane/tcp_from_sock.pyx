@@ -44,6 +44,7 @@ cdef enum:
     SYN_RETRIES = 6               # as Linux' tcp_syn_retries: gives up after 127 s
     DATA_RETRIES = 15             # unanswered in a row, as Linux' tcp_retries2
     SLOW_START_SEGMENTS = 2
+    NO_MEMORY_MS = 100            # between attempts to write while the system is short of memory
 
 
 cdef void on_connected(Core core, Flow *flow) noexcept nogil:
@@ -91,7 +92,6 @@ cdef void on_socket(Core core, Flow *flow, uint32_t events) noexcept nogil:
         conn.flags |= CONN_READABLE
         core.flows.add_work(flow)
     if events & EPOLLOUT and conn.flags & CONN_WANT_OUT:
-        conn.flags &= ~<uint32_t>CONN_WANT_OUT
         look_at_buffer(core, flow)
 
 
@@ -99,7 +99,17 @@ cdef void look_at_buffer(Core core, Flow *flow) noexcept nogil:
     """There may be room in the send buffer: fill it, and tell the guest of more window."""
     cdef TcpConn *conn = &flow.u.tcp
     cdef uint32_t edge = conn.rcv_adv
-    if not drain_overflow(core, flow) or conn.flags & CONN_GUEST_FIN:
+    cdef uint32_t held = overflow_len(flow)
+    if not drain_overflow(core, flow):
+        return
+    if overflow_len(flow):
+        if overflow_len(flow) == held:
+            # There is room, but the system has no memory to fill it: no event tells when it has.
+            conn.sock_at = core.now + ms(NO_MEMORY_MS)
+            set_timer(core, flow)
+        return
+    conn.flags &= ~<uint32_t>CONN_WANT_OUT
+    if conn.flags & CONN_GUEST_FIN:
         return
     update_window(core, flow)
     if conn.rcv_adv != edge:

@@ -461,7 +461,8 @@ cdef bint drain_overflow(Core core, Flow *flow) noexcept nogil:
         sent = core.sockets.send(flow.fd, &piece, 1)
         if sent < 0:
             if sent in (-EAGAIN, -ENOBUFS, -ENOMEM):
-                watch_out(core, flow)
+                if not conn.flags & CONN_WANT_OUT:
+                    watch_out(core, flow)
                 return True
             reset_both(core, flow)
             return False
