@@ -184,7 +184,7 @@ cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq, uint3
 
 
 cdef bint send_ack(Core core, Flow *flow) noexcept nogil:
-    return send_segment(core, flow, TCP_ACK, flow.u.tcp.snd_nxt, 0)
+    return send_segment(core, flow, TCP_ACK, acceptable_seq(&flow.u.tcp), 0)
 
 
 cdef bint send_syn(Core core, Flow *flow) noexcept nogil:
@@ -297,10 +297,11 @@ cdef void reset_both(Core core, Flow *flow) noexcept nogil:
     cdef TcpConn *conn = &flow.u.tcp
     core.stats.tcp_resets_sent += 1
     if conn.state == TCP_SYN_SENT:
-        send_segment(core, flow, TCP_RST, conn.snd_nxt, 0)
+        send_segment(core, flow, TCP_RST, conn.snd_max, 0)
     elif conn.state == TCP_CONNECTING:
         # The guest is in SYN-SENT, where only an acknowledging reset counts (RFC 9293 3.10.7.3).
         send_segment(core, flow, TCP_RST | TCP_ACK, 0, 0)
     else:
-        send_segment(core, flow, TCP_RST | TCP_ACK, conn.snd_nxt, 0)
+        # RFC 5961 3.2: it counts at exactly the number that the guest expects.
+        send_segment(core, flow, TCP_RST | TCP_ACK, acceptable_seq(conn), 0)
     end(core, flow, True)
