@@ -193,6 +193,15 @@ cdef void consume_acked(Core core, Flow *flow) noexcept nogil:
         conn.sock_una += <uint32_t>got
 
 
+cdef void seek(Core core, Flow *flow) noexcept nogil:
+    """Put the socket's peek place where snd_nxt is."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t upto = conn.snd_nxt
+    if conn.flags & CONN_HOST_EOF and seq_lt(conn.fin_seq, upto):
+        upto = conn.fin_seq
+    core.sockets.rewind(flow.fd, upto - conn.sock_una)
+
+
 cdef void on_rtt(TcpConn *conn, int64_t sample) noexcept nogil:
     """Take a round-trip sample into the retransmission time-out (RFC 6298 2)."""
     cdef int64_t delta
@@ -347,10 +356,7 @@ cdef void resend_first(Core core, Flow *flow) noexcept nogil:
                             min(<uint32_t>conn.mss, upto - conn.snd_una))
     if got > 0:
         send_segment(core, flow, TCP_ACK | TCP_PSH, conn.snd_una, <uint32_t>got)
-    upto = conn.snd_nxt
-    if conn.flags & CONN_HOST_EOF and seq_lt(conn.fin_seq, upto):
-        upto = conn.fin_seq
-    core.sockets.rewind(flow.fd, upto - conn.sock_una)
+    seek(core, flow)
 
 
 cdef void on_timer(Core core, Flow *flow) noexcept nogil:
@@ -405,7 +411,7 @@ cdef void resend_all(Core core, Flow *flow) noexcept nogil:
     conn.snd_nxt = conn.snd_una
     conn.cwnd = SLOW_START_SEGMENTS * <uint32_t>conn.mss
     conn.recover = conn.snd_max
-    core.sockets.rewind(flow.fd, conn.snd_una - conn.sock_una)
+    seek(core, flow)
     push_data(core, flow, conn.snd_wnd == 0)
 
 

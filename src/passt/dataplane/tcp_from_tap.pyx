@@ -30,7 +30,7 @@ from passt.dataplane.tcp_conn cimport (
     CWND_OPEN, WATCH_ADD, WATCH_CHANGE, choose_isn, end, ms, our_mss, overflow_len, reset_both, send_ack, send_reset,
     send_syn, seq_le, seq_lt, set_state, set_timer, start_rtx, take_syn, update_window, watch,
 )
-from passt.dataplane.tcp_from_sock cimport consume_acked, on_connected, on_rtt, resend_first
+from passt.dataplane.tcp_from_sock cimport consume_acked, on_connected, on_rtt, resend_first, seek
 
 cdef enum:
     # How long a tuple is remembered after our FIN was the first one: the link neither delays nor
@@ -278,7 +278,7 @@ cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
     if seq_lt(conn.snd_nxt, ack):
         conn.snd_nxt = ack        # sent before the retransmission moved snd_nxt back
         consume_acked(core, flow)
-        core.sockets.rewind(flow.fd, 0)
+        seek(core, flow)
     conn.backoff = 0
     conn.dup_acks = 0
     if conn.flags & CONN_RTT_TIMED and seq_le(conn.rtt_seq, ack):
