@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from passt.dataplane.core cimport Core, Seen
 from passt.dataplane.flow cimport (
     CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_READABLE,
-    CONN_RTT_TIMED, CONN_WANT_OUT, CONN_WINDOW_STALE, FLOW_TCP, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING,
+    CONN_RECOVERY, CONN_RTT_TIMED, CONN_WANT_OUT, CONN_WINDOW_STALE, FLOW_TCP, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING,
     TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT,
     TCP_TIME_WAIT, Flow, TcpConn,
 )
@@ -380,13 +380,20 @@ cdef void on_timer(Core core, Flow *flow) noexcept nogil:
 
 
 cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
-    """The retransmission timer: repeat a SYN, repeat data or probe the window, or end TIME-WAIT."""
+    """The retransmission timer: repeat a SYN, repeat data or probe the window, or end TIME-WAIT.
+
+    Data that is repeated starts slowly (RFC 5681 3.1); a probe says nothing of congestion.
+    """
     cdef TcpConn *conn = &flow.u.tcp
     if conn.state == TCP_TIME_WAIT:
         if overflow_len(flow):
             start_rtx(core, flow, ms(RTO_INITIAL_MS))
         else:
             end(core, flow, False)
+        return
+    if core.link.blocked:
+        # A guest that does not read, a paused one perhaps, cannot answer: that is no sign of its end.
+        start_rtx(core, flow, min(conn.rto << conn.backoff, ms(RTO_MAX_MS)))
         return
     conn.retries += 1
     if conn.retries > (SYN_RETRIES if conn.state in (TCP_SYN_SENT, TCP_SYN_RECEIVED) else DATA_RETRIES):
@@ -396,7 +403,9 @@ cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
     if conn.state in (TCP_SYN_SENT, TCP_SYN_RECEIVED):
         send_syn(core, flow)
     elif may_send_data(conn):
-        core.stats.tcp_timeouts += conn.snd_una != conn.snd_max
+        if conn.snd_wnd:
+            core.stats.tcp_timeouts += conn.snd_una != conn.snd_max
+            conn.cwnd = SLOW_START_SEGMENTS * <uint32_t>conn.mss
         resend_all(core, flow)
         if conn.state == TCP_CLOSED:
             return
@@ -404,13 +413,12 @@ cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
 
 
 cdef void resend_all(Core core, Flow *flow) noexcept nogil:
-    """Go back to what is not acknowledged and start slowly (RFC 6298 5.4, RFC 5681 3.1)."""
+    """Go back to what is not acknowledged (RFC 6298 5.4); a fast recovery is over (RFC 6582 3.2, 4)."""
     cdef TcpConn *conn = &flow.u.tcp
-    conn.flags &= ~<uint32_t>CONN_RTT_TIMED
+    conn.flags &= ~<uint32_t>(CONN_RTT_TIMED | CONN_RECOVERY)
+    conn.dup_acks = 0
     consume_acked(core, flow)
     conn.snd_nxt = conn.snd_una
-    conn.cwnd = SLOW_START_SEGMENTS * <uint32_t>conn.mss
-    conn.recover = conn.snd_max
     seek(core, flow)
     push_data(core, flow, conn.snd_wnd == 0)
 

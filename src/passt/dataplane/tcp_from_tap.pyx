@@ -30,7 +30,9 @@ from passt.dataplane.tcp_conn cimport (
     CWND_OPEN, WATCH_ADD, WATCH_CHANGE, choose_isn, end, ms, our_mss, overflow_len, reset_both, send_ack, send_reset,
     send_syn, seq_le, seq_lt, set_state, set_timer, start_rtx, take_syn, update_window, watch,
 )
-from passt.dataplane.tcp_from_sock cimport consume_acked, on_connected, on_rtt, resend_first, seek
+from passt.dataplane.tcp_from_sock cimport (
+    consume_acked, may_send_data, on_connected, on_rtt, resend_first, seek,
+)
 
 cdef enum:
     # How long a tuple is remembered after our FIN was the first one: the link neither delays nor
@@ -235,7 +237,7 @@ cdef bint take_ack(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     """Fifth: the acknowledgement and the window; False if the segment is to be dropped."""
     cdef TcpConn *conn = &flow.u.tcp
     cdef uint32_t window = <uint32_t>tcp.window << conn.snd_wscale
-    cdef bint same_window = window == conn.snd_wnd
+    cdef uint32_t old_window = conn.snd_wnd
     if seq_lt(conn.snd_max, tcp.ack):
         # It acknowledges what was never sent (RFC 5961 5.2).
         count(&core.stats, DROP_TCP_ACK)
@@ -251,8 +253,10 @@ cdef bint take_ack(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     conn.retries = 0              # the guest is there, whatever it says
     if seq_lt(conn.snd_una, tcp.ack):
         ack_advances(core, flow, tcp.ack)
-    elif (tcp.ack == conn.snd_una and conn.snd_una != conn.snd_max and same_window and not tcp.payload_len
-            and not tcp.flags & TCP_FIN):
+    elif not old_window and conn.snd_wnd:
+        window_opens(core, flow)
+    elif (tcp.ack == conn.snd_una and conn.snd_una != conn.snd_max and window == old_window and window
+            and not tcp.payload_len and not tcp.flags & TCP_FIN):
         core.stats.tcp_duplicate_acks += 1
         conn.dup_acks += conn.dup_acks < 255
         if conn.dup_acks == DUP_ACKS and not conn.flags & CONN_RECOVERY:
@@ -267,6 +271,23 @@ cdef void resend(Core core, Flow *flow) noexcept nogil:
     flush_gather(core)
     if flow.u.tcp.state != TCP_CLOSED:
         resend_first(core, flow)
+
+
+cdef void window_opens(Core core, Flow *flow) noexcept nogil:
+    """The guest takes data again: what went out as a probe fell beside its window, so start over.
+
+    The long waits between probes end, too (RFC 9293 3.8.6.1).
+    """
+    cdef TcpConn *conn = &flow.u.tcp
+    conn.backoff = 0
+    if conn.rtx_at and may_send_data(conn):
+        start_rtx(core, flow, conn.rto)
+    if conn.snd_nxt == conn.snd_una:
+        return
+    conn.flags &= ~<uint32_t>CONN_RTT_TIMED
+    consume_acked(core, flow)
+    conn.snd_nxt = conn.snd_una
+    seek(core, flow)
 
 
 cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
