@@ -49,6 +49,8 @@ cdef enum:
     SYN_OPTIONS_LEN = 8           # MSS, NOP, window scale
     MSS_OPTION_LEN = 4
     MAX_WINDOW = 65535
+    # A frame of the largest size is cut into segments of this size at least (Linux: tcp_min_snd_mss).
+    MIN_MSS = 48
     # With less room than this the guest is about to stop: have the kernel tell us of more. Two
     # segments at the largest MTU.
     LOW_WINDOW = 131072
@@ -94,7 +96,7 @@ cdef void take_syn(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     conn.rcv_adv = conn.rcv_nxt
     conn.snd_wnd = tcp.window
     conn.snd_wl1 = tcp.seq
-    conn.mss = min(options.mss, our_mss(core, flow))
+    conn.mss = max(min(options.mss, our_mss(core, flow)), <uint16_t>MIN_MSS)
     if options.window_scale >= 0:
         conn.snd_wscale = <uint8_t>options.window_scale
         conn.rcv_wscale = OUR_WSCALE

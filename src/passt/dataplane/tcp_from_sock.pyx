@@ -41,7 +41,7 @@ cdef enum:
     # Above the delayed acknowledgement of every common stack (Linux: 40 to 200 ms).
     RTO_MIN_MS = 200
     RTO_MAX_MS = 60000            # RFC 6298 2.5
-    SYN_RETRIES = 6               # as Linux' tcp_syn_retries: gives up after 127 s
+    SYN_RETRIES = 6               # as Linux' tcp_syn_retries; gives up after 123 s
     DATA_RETRIES = 15             # unanswered in a row, as Linux' tcp_retries2
     SLOW_START_SEGMENTS = 2
     NO_MEMORY_MS = 100            # between attempts to write while the system is short of memory
@@ -229,7 +229,7 @@ cdef bint has_to_send(const TcpConn *conn) noexcept nogil:
 cdef uint32_t next_length(Core core, const Flow *flow, bint probe) noexcept nogil:
     """How many bytes the guest's window, recovery and the link's frames let go out next; 0: wait.
 
-    Whole segments, but where the window is smaller than one (RFC 9293 3.8.6.2.1).
+    Whole segments, but where half the window is less than one (RFC 9293 3.8.6.2.1).
     """
     cdef const TcpConn *conn = &flow.u.tcp
     cdef uint32_t limit = min(conn.snd_wnd, conn.cwnd, <uint32_t>MAX_IN_FLIGHT)
@@ -244,7 +244,7 @@ cdef uint32_t next_length(Core core, const Flow *flow, bint probe) noexcept nogi
         if room <= conn.mss:
             return room
     if room < conn.mss:
-        return 0 if in_flight and not probe else room
+        return 0 if in_flight and room < limit // 2 and not probe else room
     room = min(room, most)
     return room - room % conn.mss
 
