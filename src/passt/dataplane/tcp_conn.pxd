@@ -3,7 +3,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core cimport Core
-from passt.dataplane.flow cimport Flow
+from passt.dataplane.flow cimport Flow, TcpConn
 from passt.dataplane.parse cimport IpView, TcpOptions, TcpView
 
 cdef enum:
@@ -27,6 +27,16 @@ cdef inline bint seq_lt(uint32_t a, uint32_t b) noexcept nogil:
 
 cdef inline bint seq_le(uint32_t a, uint32_t b) noexcept nogil:
     return <int32_t>(a - b) <= 0
+
+
+cdef inline uint32_t acceptable_seq(const TcpConn *conn) noexcept nogil:
+    """The number for a segment without payload: SND.NXT, but not behind the guest's window.
+
+    There the guest would drop it, acknowledgement and all (RFC 9293 3.10.7.4, first check). It is the
+    highest that was ever sent: where a retransmission has moved snd_nxt back, the guest is ahead of it.
+    """
+    cdef uint32_t edge = conn.snd_una + conn.snd_wnd
+    return conn.snd_max if seq_le(conn.snd_max, edge) else edge
 
 
 cdef inline uint32_t overflow_len(const Flow *flow) noexcept nogil:

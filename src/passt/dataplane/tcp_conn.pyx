@@ -29,8 +29,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from passt.dataplane.core cimport Core
 from passt.dataplane.csum cimport csum_fold, pseudo4, pseudo6
 from passt.dataplane.flow cimport (
-    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_WANT_OUT, N_TCP_STATES, TCP_CLOSED, TCP_CONNECTING, TCP_SYN_RECEIVED,
-    TCP_SYN_SENT, Flow, TcpConn,
+    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_WANT_OUT, CONN_WINDOW_STALE, N_TCP_STATES, TCP_CLOSED, TCP_CONNECTING,
+    TCP_SYN_RECEIVED, TCP_SYN_SENT, Flow, TcpConn,
 )
 from passt.dataplane.hash cimport siphash
 from passt.dataplane.headers cimport (
@@ -49,7 +49,9 @@ cdef enum:
     SYN_OPTIONS_LEN = 8           # MSS, NOP, window scale
     MSS_OPTION_LEN = 4
     MAX_WINDOW = 65535
-    # Below this much window the guest is about to stop: have the kernel tell us of room. Two
+    # A frame of the largest size is cut into segments of this size at least (Linux: tcp_min_snd_mss).
+    MIN_MSS = 48
+    # With less room than this the guest is about to stop: have the kernel tell us of more. Two
     # segments at the largest MTU.
     LOW_WINDOW = 131072
     # A send buffer with room for less than the guest's segment is looked at again after 1, 2, 4 ...
@@ -94,7 +96,7 @@ cdef void take_syn(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     conn.rcv_adv = conn.rcv_nxt
     conn.snd_wnd = tcp.window
     conn.snd_wl1 = tcp.seq
-    conn.mss = min(options.mss, our_mss(core, flow))
+    conn.mss = max(min(options.mss, our_mss(core, flow)), <uint16_t>MIN_MSS)
     if options.window_scale >= 0:
         conn.snd_wscale = <uint8_t>options.window_scale
         conn.rcv_wscale = OUR_WSCALE
@@ -186,7 +188,7 @@ cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq,
 
 
 cdef bint send_ack(Core core, Flow *flow) noexcept nogil:
-    return send_segment(core, flow, TCP_ACK, flow.u.tcp.snd_nxt, 0)
+    return send_segment(core, flow, TCP_ACK, acceptable_seq(&flow.u.tcp), 0)
 
 
 cdef bint send_syn(Core core, Flow *flow) noexcept nogil:
@@ -224,33 +226,34 @@ cdef void watch(Core core, Flow *flow, uint32_t extra, WatchMode mode) noexcept 
 cdef void update_window(Core core, Flow *flow) noexcept nogil:
     """Move the window's right edge to what can be stored now; ask to be told when there is too little.
 
-    Small steps are saved up (RFC 9293 3.8.6.2.2). EPOLLOUT comes when a third of the buffer is free;
-    asking for it while less is free also makes the kernel enlarge the buffer with the congestion
-    window (net/ipv4/tcp_input.c, tcp_check_space). A small buffer, of which a third may be less than
-    a segment of the guest, is polled for a while.
+    Small steps are saved up (RFC 9293 3.8.6.2.2), unless that would leave the guest with less than a
+    segment. EPOLLOUT comes when a third of the buffer is free; asking for it while less is free also
+    makes the kernel enlarge the buffer with the congestion window (net/ipv4/tcp_input.c,
+    tcp_check_space). It is not asked for when a quarter is free or more: a socket that is writable
+    already is reported at once, again and again. A small buffer, of which a third may be less than a
+    segment of the guest, is polled for a while.
     """
     cdef TcpConn *conn = &flow.u.tcp
     cdef int64_t total = 0
-    cdef int64_t room = core.sockets.free_space(flow.fd, &total)
+    cdef int64_t room = core.sockets.free_space(flow.fd, &total) - overflow_len(flow)
     cdef int64_t limit = <int64_t>MAX_WINDOW << conn.rcv_wscale
+    cdef int64_t window = min(room, limit)
+    cdef int64_t segment = our_mss(core, flow)
     cdef int64_t open_now = <uint32_t>(conn.rcv_adv - conn.rcv_nxt)
-    cdef int64_t low = min(<int64_t>LOW_WINDOW, total // 2)
-    room = min(room - overflow_len(flow), limit)
-    if room > open_now and (room - open_now >= min(<int64_t>our_mss(core, flow), room // 2) or open_now == 0):
-        conn.rcv_adv = conn.rcv_nxt + <uint32_t>room
-        open_now = room
+    cdef int64_t step = window - open_now
+    conn.flags &= ~<uint32_t>CONN_WINDOW_STALE
+    if step > 0 and (step >= min(segment, window // 2) or open_now < segment <= window):
+        conn.rcv_adv = conn.rcv_nxt + <uint32_t>window
+        open_now = window
     conn.rcv_room = <uint32_t>open_now
-    if open_now >= low:
-        conn.sock_at = 0
-        return
-    if not conn.flags & CONN_WANT_OUT:
+    if room < min(<int64_t>LOW_WINDOW, total // 4) and not conn.flags & CONN_WANT_OUT:
         conn.flags |= CONN_WANT_OUT
         watch(core, flow, EPOLLOUT, WATCH_CHANGE)
-    if conn.sock_polls < MAX_POLLS:
+    if open_now < min(<int64_t>LOW_WINDOW, total // 2, limit // 2) and conn.sock_polls < MAX_POLLS:
         conn.sock_at = core.now + (ms(POLL_SOCKET_MS) << conn.sock_polls)
         conn.sock_polls += 1
         set_timer(core, flow)
-    else:
+    elif not overflow_len(flow):
         conn.sock_at = 0
 
 
@@ -299,10 +302,11 @@ cdef void reset_both(Core core, Flow *flow) noexcept nogil:
     cdef TcpConn *conn = &flow.u.tcp
     core.stats.tcp_resets_sent += 1
     if conn.state == TCP_SYN_SENT:
-        send_segment(core, flow, TCP_RST, conn.snd_nxt, 0)
+        send_segment(core, flow, TCP_RST, conn.snd_max, 0)
     elif conn.state == TCP_CONNECTING:
         # The guest is in SYN-SENT, where only an acknowledging reset counts (RFC 9293 3.10.7.3).
         send_segment(core, flow, TCP_RST | TCP_ACK, 0, 0)
     else:
-        send_segment(core, flow, TCP_RST | TCP_ACK, conn.snd_nxt, 0)
+        # RFC 5961 3.2: it counts at exactly the number that the guest expects.
+        send_segment(core, flow, TCP_RST | TCP_ACK, acceptable_seq(conn), 0)
     end(core, flow, True)

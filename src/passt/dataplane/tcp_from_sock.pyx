@@ -10,8 +10,8 @@ from libc.stdint cimport int64_t, uint32_t
 from passt.dataplane.core cimport Core, Seen
 from passt.dataplane.flow cimport (
     CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_GUEST_FIN, CONN_HANG_UP, CONN_HOST_EOF, CONN_PUSHED,
-    CONN_READABLE,
-    CONN_RTT_TIMED, CONN_WANT_OUT, FLOW_TCP, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING,
+    CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED, CONN_WANT_OUT, CONN_WINDOW_STALE, FLOW_TCP, SIDE_GUEST,
+    TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING,
     TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT,
     TCP_TIME_WAIT, Flow, TcpConn,
 )
@@ -45,9 +45,10 @@ cdef enum:
     # Above the delayed acknowledgement of every common stack (Linux: 40 to 200 ms).
     RTO_MIN_MS = 200
     RTO_MAX_MS = 60000            # RFC 6298 2.5
-    SYN_RETRIES = 6               # as Linux' tcp_syn_retries: gives up after 127 s
+    SYN_RETRIES = 6               # as Linux' tcp_syn_retries; gives up after 123 s
     DATA_RETRIES = 15             # unanswered in a row, as Linux' tcp_retries2
     SLOW_START_SEGMENTS = 2
+    NO_MEMORY_MS = 100            # between attempts to write while the system is short of memory
 
 
 cdef void on_connected(Core core, Flow *flow) noexcept nogil:
@@ -99,7 +100,6 @@ cdef void on_socket(Core core, Flow *flow, uint32_t events) noexcept nogil:
             conn.flags |= CONN_HANG_UP
         core.flows.add_work(flow)
     if events & EPOLLOUT and conn.flags & CONN_WANT_OUT:
-        conn.flags &= ~<uint32_t>CONN_WANT_OUT
         look_at_buffer(core, flow)
 
 
@@ -107,7 +107,17 @@ cdef void look_at_buffer(Core core, Flow *flow) noexcept nogil:
     """There may be room in the send buffer: fill it, and tell the guest of more window."""
     cdef TcpConn *conn = &flow.u.tcp
     cdef uint32_t edge = conn.rcv_adv
-    if not drain_overflow(core, flow) or conn.flags & CONN_GUEST_FIN:
+    cdef uint32_t held = overflow_len(flow)
+    if not drain_overflow(core, flow):
+        return
+    if overflow_len(flow):
+        if overflow_len(flow) == held:
+            # There is room, but the system has no memory to fill it: no event tells when it has.
+            conn.sock_at = core.now + ms(NO_MEMORY_MS)
+            set_timer(core, flow)
+        return
+    conn.flags &= ~<uint32_t>CONN_WANT_OUT
+    if conn.flags & CONN_GUEST_FIN:
         return
     update_window(core, flow)
     if conn.rcv_adv != edge:
@@ -191,6 +201,15 @@ cdef void consume_acked(Core core, Flow *flow) noexcept nogil:
         conn.sock_una += <uint32_t>got
 
 
+cdef void seek(Core core, Flow *flow) noexcept nogil:
+    """Put the socket's peek place where snd_nxt is."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t upto = conn.snd_nxt
+    if conn.flags & CONN_HOST_EOF and seq_lt(conn.fin_seq, upto):
+        upto = conn.fin_seq
+    core.sockets.rewind(flow.fd, upto - conn.sock_una)
+
+
 cdef void on_rtt(TcpConn *conn, int64_t sample) noexcept nogil:
     """Take a round-trip sample into the retransmission time-out (RFC 6298 2)."""
     cdef int64_t delta
@@ -218,7 +237,7 @@ cdef bint has_to_send(const TcpConn *conn) noexcept nogil:
 cdef uint32_t next_length(Core core, const Flow *flow, bint probe) noexcept nogil:
     """How many bytes the guest's window, recovery and the link's frames let go out next; 0: wait.
 
-    Whole segments, but where the window is smaller than one (RFC 9293 3.8.6.2.1).
+    Whole segments, but where half the window is less than one (RFC 9293 3.8.6.2.1).
     """
     cdef const TcpConn *conn = &flow.u.tcp
     cdef uint32_t limit = min(conn.snd_wnd, conn.cwnd, <uint32_t>MAX_IN_FLIGHT)
@@ -233,7 +252,7 @@ cdef uint32_t next_length(Core core, const Flow *flow, bint probe) noexcept nogi
         if room <= conn.mss:
             return room
     if room < conn.mss:
-        return 0 if in_flight and not probe else room
+        return 0 if in_flight and room < limit // 2 and not probe else room
     room = min(room, most)
     return room - room % conn.mss
 
@@ -351,10 +370,7 @@ cdef void resend_first(Core core, Flow *flow) noexcept nogil:
                             min(<uint32_t>conn.mss, upto - conn.snd_una))
     if got > 0:
         send_segment(core, flow, TCP_ACK | TCP_PSH, conn.snd_una, <uint32_t>got)
-    upto = conn.snd_nxt
-    if conn.flags & CONN_HOST_EOF and seq_lt(conn.fin_seq, upto):
-        upto = conn.fin_seq
-    core.sockets.rewind(flow.fd, upto - conn.sock_una)
+    seek(core, flow)
 
 
 cdef void on_timer(Core core, Flow *flow) noexcept nogil:
@@ -379,13 +395,20 @@ cdef void on_timer(Core core, Flow *flow) noexcept nogil:
 
 
 cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
-    """The retransmission timer: repeat a SYN, repeat data or probe the window, or end TIME-WAIT."""
+    """The retransmission timer: repeat a SYN, repeat data or probe the window, or end TIME-WAIT.
+
+    Data that is repeated starts slowly (RFC 5681 3.1); a probe says nothing of congestion.
+    """
     cdef TcpConn *conn = &flow.u.tcp
     if conn.state == TCP_TIME_WAIT:
         if overflow_len(flow):
             start_rtx(core, flow, ms(RTO_INITIAL_MS))
         else:
             end(core, flow, False)
+        return
+    if core.link.blocked:
+        # A guest that does not read, a paused one perhaps, cannot answer: that is no sign of its end.
+        start_rtx(core, flow, min(conn.rto << conn.backoff, ms(RTO_MAX_MS)))
         return
     conn.retries += 1
     if conn.retries > (SYN_RETRIES if conn.state in (TCP_SYN_SENT, TCP_SYN_RECEIVED) else DATA_RETRIES):
@@ -395,7 +418,9 @@ cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
     if conn.state in (TCP_SYN_SENT, TCP_SYN_RECEIVED):
         send_syn(core, flow)
     elif may_send_data(conn):
-        core.stats.tcp_timeouts += conn.snd_una != conn.snd_max
+        if conn.snd_wnd:
+            core.stats.tcp_timeouts += conn.snd_una != conn.snd_max
+            conn.cwnd = SLOW_START_SEGMENTS * <uint32_t>conn.mss
         resend_all(core, flow)
         if conn.state == TCP_CLOSED:
             return
@@ -403,14 +428,13 @@ cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
 
 
 cdef void resend_all(Core core, Flow *flow) noexcept nogil:
-    """Go back to what is not acknowledged and start slowly (RFC 6298 5.4, RFC 5681 3.1)."""
+    """Go back to what is not acknowledged (RFC 6298 5.4); a fast recovery is over (RFC 6582 3.2, 4)."""
     cdef TcpConn *conn = &flow.u.tcp
-    conn.flags &= ~<uint32_t>CONN_RTT_TIMED
+    conn.flags &= ~<uint32_t>(CONN_RTT_TIMED | CONN_RECOVERY)
+    conn.dup_acks = 0
     consume_acked(core, flow)
     conn.snd_nxt = conn.snd_una
-    conn.cwnd = SLOW_START_SEGMENTS * <uint32_t>conn.mss
-    conn.recover = conn.snd_max
-    core.sockets.rewind(flow.fd, conn.snd_una - conn.sock_una)
+    seek(core, flow)
     push_data(core, flow, conn.snd_wnd == 0)
 
 
@@ -418,8 +442,7 @@ cdef void finish_turn(Core core, Flow *flow) noexcept nogil:
     """Once per turn with something new: empty the socket, send data, acknowledge."""
     cdef TcpConn *conn = &flow.u.tcp
     consume_acked(core, flow)
-    if (conn.rcv_nxt != conn.rcv_acked and flow.fd >= 0 and not conn.flags & CONN_GUEST_FIN
-            and conn.rcv_adv - conn.rcv_nxt <= conn.rcv_room - conn.rcv_room // 4):
+    if conn.flags & CONN_WINDOW_STALE and flow.fd >= 0 and not conn.flags & CONN_GUEST_FIN:
         update_window(core, flow)
     if may_send_data(conn) and has_to_send(conn):
         push_data(core, flow, False)

@@ -12,7 +12,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from passt.dataplane.core cimport MAX_GATHER, Core, Route
 from passt.dataplane.flow cimport (
     CONN_ACK_NOW, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED,
-    CONN_WANT_OUT, CONN_WRITE_SHUT, FLOW_TCP, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_CONNECTING,
+    CONN_WANT_OUT, CONN_WINDOW_STALE, CONN_WRITE_SHUT, FLOW_TCP, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_CONNECTING,
     TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT,
     TCP_TIME_WAIT, Flow, FlowKey, TcpConn,
 )
@@ -27,10 +27,12 @@ from passt.dataplane.sys cimport (
     malloc, memcpy, memset,
 )
 from passt.dataplane.tcp_conn cimport (
-    CWND_OPEN, WATCH_ADD, WATCH_CHANGE, end, ms, overflow_len, reset_both, send_ack, send_reset,
+    CWND_OPEN, WATCH_ADD, WATCH_CHANGE, end, ms, our_mss, overflow_len, reset_both, send_ack, send_reset,
     send_syn, seq_le, seq_lt, set_state, set_timer, start_rtx, take_syn, update_window, watch,
 )
-from passt.dataplane.tcp_from_sock cimport consume_acked, on_connected, on_rtt, resend_first
+from passt.dataplane.tcp_from_sock cimport (
+    consume_acked, may_send_data, on_connected, on_rtt, resend_first, seek,
+)
 
 cdef enum:
     # How long a tuple is remembered after our FIN was the first one: the link neither delays nor
@@ -205,8 +207,7 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
     if seq_lt(seg_end, conn.rcv_nxt) or seq_lt(conn.rcv_adv, tcp.seq):
         count(&core.stats, DROP_TCP_SEQUENCE)
         if not tcp.flags & TCP_RST:
-            conn.flags |= CONN_ACK_NOW
-            core.flows.add_work(flow)
+            answer_probe(core, flow)
         return False
     if tcp.flags & TCP_RST:
         if tcp.seq == conn.rcv_nxt:
@@ -224,11 +225,20 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
     return True
 
 
+cdef void answer_probe(Core core, Flow *flow) noexcept nogil:
+    """Acknowledge a segment that brings nothing; a guest short of window is told what is so now."""
+    cdef TcpConn *conn = &flow.u.tcp
+    conn.flags |= CONN_ACK_NOW
+    if conn.rcv_adv - conn.rcv_nxt < our_mss(core, flow):
+        conn.flags |= CONN_WINDOW_STALE
+    core.flows.add_work(flow)
+
+
 cdef bint take_ack(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     """Fifth: the acknowledgement and the window; False if the segment is to be dropped."""
     cdef TcpConn *conn = &flow.u.tcp
     cdef uint32_t window = <uint32_t>tcp.window << conn.snd_wscale
-    cdef bint same_window = window == conn.snd_wnd
+    cdef uint32_t old_window = conn.snd_wnd
     if seq_lt(conn.snd_max, tcp.ack):
         # It acknowledges what was never sent (RFC 5961 5.2).
         count(&core.stats, DROP_TCP_ACK)
@@ -244,15 +254,41 @@ cdef bint take_ack(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     conn.retries = 0              # the guest is there, whatever it says
     if seq_lt(conn.snd_una, tcp.ack):
         ack_advances(core, flow, tcp.ack)
-    elif (tcp.ack == conn.snd_una and conn.snd_una != conn.snd_max and same_window and not tcp.payload_len
-            and not tcp.flags & TCP_FIN):
+    elif not old_window and conn.snd_wnd:
+        window_opens(core, flow)
+    elif (tcp.ack == conn.snd_una and conn.snd_una != conn.snd_max and window == old_window and window
+            and not tcp.payload_len and not tcp.flags & TCP_FIN):
         core.stats.tcp_duplicate_acks += 1
         conn.dup_acks += conn.dup_acks < 255
         if conn.dup_acks == DUP_ACKS and not conn.flags & CONN_RECOVERY:
             conn.flags |= CONN_RECOVERY
             conn.recover = conn.snd_max
-            resend_first(core, flow)
-    return True
+            resend(core, flow)
+    return conn.state != TCP_CLOSED
+
+
+cdef void resend(Core core, Flow *flow) noexcept nogil:
+    """Repeat the first segment; it acknowledges too, so what was gathered must be stored before."""
+    flush_gather(core)
+    if flow.u.tcp.state != TCP_CLOSED:
+        resend_first(core, flow)
+
+
+cdef void window_opens(Core core, Flow *flow) noexcept nogil:
+    """The guest takes data again: what went out as a probe fell beside its window, so start over.
+
+    The long waits between probes end, too (RFC 9293 3.8.6.1).
+    """
+    cdef TcpConn *conn = &flow.u.tcp
+    conn.backoff = 0
+    if conn.rtx_at and may_send_data(conn):
+        start_rtx(core, flow, conn.rto)
+    if conn.snd_nxt == conn.snd_una:
+        return
+    conn.flags &= ~<uint32_t>CONN_RTT_TIMED
+    consume_acked(core, flow)
+    conn.snd_nxt = conn.snd_una
+    seek(core, flow)
 
 
 cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
@@ -264,7 +300,7 @@ cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
     if seq_lt(conn.snd_nxt, ack):
         conn.snd_nxt = ack        # sent before the retransmission moved snd_nxt back
         consume_acked(core, flow)
-        core.sockets.rewind(flow.fd, 0)
+        seek(core, flow)
     conn.backoff = 0
     conn.dup_acks = 0
     if conn.flags & CONN_RTT_TIMED and seq_le(conn.rtt_seq, ack):
@@ -273,7 +309,9 @@ cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
         conn.cwnd = conn.cwnd + gained if conn.cwnd < 1 << 24 else <uint32_t>CWND_OPEN
     if conn.flags & CONN_RECOVERY:
         if seq_lt(ack, conn.recover):
-            resend_first(core, flow)          # RFC 6582 3.2, partial acknowledgement
+            resend(core, flow)                # RFC 6582 3.2, partial acknowledgement
+            if conn.state == TCP_CLOSED:
+                return
         else:
             conn.flags &= ~<uint32_t>CONN_RECOVERY
     if conn.snd_una == conn.snd_max:
@@ -307,11 +345,13 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
     if conn.flags & CONN_GUEST_FIN:
         count(&core.stats, DROP_TCP_FLAGS)
         return
+    if core.gather_flow != flow or core.n_gather == MAX_GATHER or seq_lt(conn.rcv_nxt, tcp.seq):
+        flush_gather(core)        # from here on rcv_nxt is what really is stored
+        if conn.state == TCP_CLOSED:
+            return
     if seq_lt(conn.rcv_nxt, tcp.seq):
-        flush_gather(core)        # the duplicate must name what really is stored
         count(&core.stats, DROP_TCP_SEQUENCE)
-        if conn.state != TCP_CLOSED:
-            send_ack(core, flow)
+        send_ack(core, flow)
         return
     old = conn.rcv_nxt - tcp.seq
     if old >= n:
@@ -320,15 +360,15 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
     data += old
     n = min(n - old, conn.rcv_adv - conn.rcv_nxt)
     if not n:
-        conn.flags |= CONN_ACK_NOW
+        answer_probe(core, flow)
         return
-    if core.gather_flow != flow or core.n_gather == MAX_GATHER:
-        flush_gather(core)
-        core.gather_flow = flow
+    core.gather_flow = flow
     core.gather[core.n_gather].iov_base = <void *>data
     core.gather[core.n_gather].iov_len = n
     core.n_gather += 1
     conn.rcv_nxt += n
+    if conn.rcv_adv - conn.rcv_nxt <= conn.rcv_room - conn.rcv_room // 4:
+        conn.flags |= CONN_WINDOW_STALE       # a quarter is used up: time to look for more
     conn.sock_polls = 0
     if tcp.flags & TCP_PSH:
         conn.flags |= CONN_PUSHED
@@ -445,7 +485,8 @@ cdef bint drain_overflow(Core core, Flow *flow) noexcept nogil:
         sent = core.sockets.send(flow.fd, &piece, 1)
         if sent < 0:
             if sent in (-EAGAIN, -ENOBUFS, -ENOMEM):
-                watch_out(core, flow)
+                if not conn.flags & CONN_WANT_OUT:
+                    watch_out(core, flow)
                 return True
             reset_both(core, flow)
             return False
