@@ -173,7 +173,10 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
     core.stats.flows_opened += 1
     start_sequence(core, flow)
     set_state(core, flow, TCP_SYN_SENT)
-    watch(core, flow, 0, WATCH_ADD)
+    if watch(core, flow, 0, WATCH_ADD) < 0:
+        count(&core.stats, DROP_SOCKET)
+        end(core, flow, True)
+        return
     update_window(core, flow)
     send_syn(core, flow)
     start_rtx(core, flow, flow.u.tcp.rto)
