@@ -53,7 +53,7 @@ cdef bint send_ack(Core core, Flow *flow) noexcept nogil
 cdef bint send_syn(Core core, Flow *flow) noexcept nogil
 cdef void send_reset(Core core, const IpView *ip, const TcpView *tcp) noexcept nogil
 cdef size_t payload_place(const Flow *flow) noexcept nogil
-cdef void watch(Core core, Flow *flow, uint32_t extra, WatchMode mode) noexcept nogil
+cdef int watch(Core core, Flow *flow, uint32_t extra, WatchMode mode) noexcept nogil
 cdef void update_window(Core core, Flow *flow) noexcept nogil
 cdef void set_timer(Core core, Flow *flow) noexcept nogil
 cdef void start_rtx(Core core, Flow *flow, int64_t delay) noexcept nogil

@@ -216,11 +216,11 @@ cdef void send_reset(Core core, const IpView *ip, const TcpView *tcp) noexcept n
     push_tcp(core, ip.dst, ip.src, ip.addr_len, &fields, 0, 0, MAX_WINDOW)
 
 
-cdef void watch(Core core, Flow *flow, uint32_t extra, WatchMode mode) noexcept nogil:
-    """Watch the socket, edge-triggered; a failure ends the connection at its next event or timer."""
-    core.sockets.watch(flow.fd, EPOLL_CTL_ADD if mode == WATCH_ADD else EPOLL_CTL_MOD,
-                       EPOLLIN | EPOLLRDHUP | EPOLLET | extra,
-                       make_tag(EVENT_FLOW, flow.generation, flow.index))
+cdef int watch(Core core, Flow *flow, uint32_t extra, WatchMode mode) noexcept nogil:
+    """Watch the socket, edge-triggered; 0 or a negative errno, the latter only for WATCH_ADD."""
+    return core.sockets.watch(flow.fd, EPOLL_CTL_ADD if mode == WATCH_ADD else EPOLL_CTL_MOD,
+                              EPOLLIN | EPOLLRDHUP | EPOLLET | extra,
+                              make_tag(EVENT_FLOW, flow.generation, flow.index))
 
 
 cdef void update_window(Core core, Flow *flow) noexcept nogil:

@@ -181,7 +181,10 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
     core.stats.flows_opened += 1
     start_sequence(core, flow)
     set_state(core, flow, TCP_SYN_SENT)
-    watch(core, flow, 0, WATCH_ADD)
+    if watch(core, flow, 0, WATCH_ADD) < 0:
+        count(&core.stats, DROP_SOCKET)
+        end(core, flow, True)
+        return
     update_window(core, flow)
     send_syn(core, flow)
     start_rtx(core, flow, flow.u.tcp.rto)
@@ -408,7 +411,7 @@ cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
         return
     if core.link.blocked:
         # A guest that does not read, a paused one perhaps, cannot answer: that is no sign of its end.
-        start_rtx(core, flow, min(conn.rto << conn.backoff, ms(RTO_MAX_MS)))
+        core.flows.add_waiting(flow)
         return
     conn.retries += 1
     if conn.retries > (SYN_RETRIES if conn.state in (TCP_SYN_SENT, TCP_SYN_RECEIVED) else DATA_RETRIES):
@@ -448,6 +451,8 @@ cdef void finish_turn(Core core, Flow *flow) noexcept nogil:
         push_data(core, flow, False)
         if conn.state == TCP_CLOSED:
             return
+    if conn.snd_una != conn.snd_max and not conn.rtx_at:
+        start_rtx(core, flow, conn.rto)       # it waited for the link
     if conn.state == TCP_TIME_WAIT and flow.fd >= 0 and not overflow_len(flow):
         core.sockets.close(flow.fd)
         flow.fd = -1

@@ -90,6 +90,7 @@ cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const
     cdef Flow *flow = core.flows.alloc(FLOW_TCP)
     cdef Route route
     cdef int result
+    cdef bint connected
     if flow == NULL:
         count(&core.stats, DROP_FLOWS_FULL)
         send_reset(core, ip, tcp)
@@ -117,12 +118,13 @@ cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const
     flow.u.tcp.cwnd = CWND_OPEN
     set_state(core, flow, TCP_CONNECTING)
     result = core.sockets.connect(flow.fd, &flow.peer, flow.peer_len)
-    if result == -EINPROGRESS:
-        watch(core, flow, EPOLLOUT, WATCH_ADD)
-    elif result < 0:
+    connected = result == 0
+    if connected or result == -EINPROGRESS:
+        # ENOSPC or ENOMEM (epoll_ctl(2)): without events the connection would hang for ever.
+        result = watch(core, flow, 0 if connected else <uint32_t>EPOLLOUT, WATCH_ADD)
+    if result < 0:
         reset_both(core, flow)
-    else:
-        watch(core, flow, 0, WATCH_ADD)
+    elif connected:
         on_connected(core, flow)
 
 
