@@ -46,7 +46,7 @@ cdef enum TcpFlag:
     CONN_RECOVERY = 128           # loss recovery until snd_una reaches recover
     CONN_RTT_TIMED = 256          # a segment is being timed
     CONN_PUSHED = 512             # the guest's last data came with PSH
-    CONN_HANG_UP = 1024           # the remote closed: read on to the end of its data
+    CONN_READ_ON = 1024           # a short read does not mean that nothing more is there
     CONN_ASKED = 2048             # the guest sent data since the remote last did
     CONN_WINDOW_STALE = 4096      # the send buffer is to be looked at before the turn ends
 

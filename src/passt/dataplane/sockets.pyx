@@ -17,7 +17,7 @@ from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, EAGAIN, EINTR, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC,
     O_CLOEXEC, O_RDONLY, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, SHUT_WR,
-    SO_BINDTODEVICE, SO_BROADCAST, SO_ERROR, SO_LINGER, SO_MEMINFO, SO_PEEK_OFF, SO_REUSEADDR, SO_SNDBUF,
+    SO_BINDTODEVICE, SO_BROADCAST, SO_ERROR, SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_REUSEADDR, SO_SNDBUF,
     SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SIOCOUTQ, SOL_SOCKET, TCP_INFO, TCP_NODELAY,
     accept4, bind, close as close_fd, connect as connect_to, errno, getsockname, getsockopt, htons, ioctl,
     iovec, linger, memcpy, memset, msghdr, ntohs, open as open_file, recv, recvmsg, sendmsg, setsockopt,
@@ -104,10 +104,14 @@ cdef class Sockets:
         return open_file(b"/", O_RDONLY | O_CLOEXEC)
 
     cdef int prepare_stream(self, int fd) noexcept nogil:
-        """Ready a connected TCP socket: no Nagle (the guest has its own), peek place at the start."""
+        """Ready a connected TCP socket: no Nagle (the guest has its own), peek place at the start.
+
+        Urgent data stays in line (RFC 6093): taken out, it would be missing from the sequence space.
+        """
         cdef int one = 1
         cdef int zero = 0
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+        setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &one, sizeof(one))
         if self.has_peek_off and setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &zero, sizeof(zero)) < 0:
             return -errno
         return 0

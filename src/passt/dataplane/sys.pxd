@@ -57,7 +57,7 @@ cdef extern from "<sys/uio.h>" nogil:
 
 cdef extern from "<sys/epoll.h>" nogil:
     enum:
-        EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP
+        EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLERR, EPOLLHUP, EPOLLRDHUP
         EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
     const uint32_t EPOLLET
     ctypedef union epoll_data_t:
@@ -81,7 +81,7 @@ cdef extern from "<sys/socket.h>" nogil:
     enum:
         AF_INET, AF_INET6, SOCK_STREAM, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_CLOEXEC
         SOL_SOCKET, SO_ERROR, SO_REUSEADDR, SO_LINGER, SO_BINDTODEVICE, SO_BROADCAST
-        SO_RCVBUF, SO_SNDBUF
+        SO_RCVBUF, SO_SNDBUF, SO_OOBINLINE
         MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_ERRQUEUE, MSG_CTRUNC, SHUT_WR
     struct sockaddr:
         uint16_t sa_family

@@ -40,7 +40,7 @@ from passt.dataplane.link cimport TxMeta
 from passt.dataplane.parse cimport IpView, TcpOptions, TcpView, read_tcp_options
 from passt.dataplane.reactor cimport EVENT_FLOW, make_tag
 from passt.dataplane.sys cimport (
-    EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP,
+    EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
     VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, free, htonl, htons, memcpy,
     memset,
 )
@@ -219,7 +219,7 @@ cdef void send_reset(Core core, const IpView *ip, const TcpView *tcp) noexcept n
 cdef int watch(Core core, Flow *flow, uint32_t extra, WatchMode mode) noexcept nogil:
     """Watch the socket, edge-triggered; 0 or a negative errno, the latter only for WATCH_ADD."""
     return core.sockets.watch(flow.fd, EPOLL_CTL_ADD if mode == WATCH_ADD else EPOLL_CTL_MOD,
-                              EPOLLIN | EPOLLRDHUP | EPOLLET | extra,
+                              EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET | extra,
                               make_tag(EVENT_FLOW, flow.generation, flow.index))
 
 

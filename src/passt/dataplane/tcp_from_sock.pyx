@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint32_t
 
 from passt.dataplane.core cimport Core, Seen
 from passt.dataplane.flow cimport (
-    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_GUEST_FIN, CONN_HANG_UP, CONN_HOST_EOF, CONN_PUSHED,
+    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_GUEST_FIN, CONN_READ_ON, CONN_HOST_EOF, CONN_PUSHED,
     CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED, CONN_WANT_OUT, CONN_WINDOW_STALE, FLOW_TCP, SIDE_GUEST,
     TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING,
     TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT,
@@ -18,7 +18,7 @@ from passt.dataplane.flow cimport (
 from passt.dataplane.headers cimport MAX_IP_LEN, TCP_ACK, TCP_FIN, TCP_PSH, ETH_HLEN
 from passt.dataplane.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, count
 from passt.dataplane.sys cimport (
-    EAGAIN, EMFILE, ENFILE, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP, memcpy,
+    EAGAIN, EMFILE, ENFILE, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP, memcpy,
     sockaddr_storage,
 )
 from passt.dataplane.tcp_conn cimport (
@@ -87,20 +87,28 @@ cdef void on_socket(Core core, Flow *flow, uint32_t events) noexcept nogil:
             return
         on_connected(core, flow)
         if conn.state != TCP_CLOSED and events & (EPOLLIN | EPOLLRDHUP):
-            conn.flags |= CONN_READABLE
-            if events & EPOLLRDHUP:
-                conn.flags |= CONN_HANG_UP
+            note_readable(conn, events)
         return
     if events & EPOLLERR and core.sockets.take_error(flow.fd):
         reset_both(core, flow)
         return
     if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP):
-        conn.flags |= CONN_READABLE
-        if events & (EPOLLRDHUP | EPOLLHUP):
-            conn.flags |= CONN_HANG_UP
+        note_readable(conn, events)
         core.flows.add_work(flow)
     if events & EPOLLOUT and conn.flags & CONN_WANT_OUT:
         look_at_buffer(core, flow)
+
+
+cdef void note_readable(TcpConn *conn, uint32_t events) noexcept nogil:
+    """The socket has something to read.
+
+    A peek that comes short has seen all there was, and more will cause an event. Not so at the end,
+    which is seen by reading it only, nor with urgent data, where the kernel stops short of the mark
+    (tcp(7), net/ipv4/tcp.c).
+    """
+    conn.flags |= CONN_READABLE
+    if events & (EPOLLRDHUP | EPOLLHUP | EPOLLPRI):
+        conn.flags |= CONN_READ_ON
 
 
 cdef void look_at_buffer(Core core, Flow *flow) noexcept nogil:
@@ -300,8 +308,8 @@ cdef void push_data(Core core, Flow *flow, bint probe) noexcept nogil:
                 start_rtx(core, flow, conn.rto)
             return
         budget -= got
-        if <uint32_t>got < n and not conn.flags & CONN_HANG_UP:
-            conn.flags &= ~<uint32_t>CONN_READABLE     # that was all; more will cause an event
+        if <uint32_t>got < n and not conn.flags & CONN_READ_ON:
+            conn.flags &= ~<uint32_t>CONN_READABLE
             return
         if probe:
             return

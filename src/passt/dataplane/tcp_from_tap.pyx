@@ -369,8 +369,9 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
     core.gather[core.n_gather].iov_len = n
     core.n_gather += 1
     conn.rcv_nxt += n
-    if conn.rcv_adv - conn.rcv_nxt <= conn.rcv_room - conn.rcv_room // 4:
-        conn.flags |= CONN_WINDOW_STALE       # a quarter is used up: time to look for more
+    # A quarter is used up, or it is less than a segment: time to look for more.
+    if conn.rcv_adv - conn.rcv_nxt <= max(conn.rcv_room - conn.rcv_room // 4, <uint32_t>our_mss(core, flow)):
+        conn.flags |= CONN_WINDOW_STALE
     conn.sock_polls = 0
     if tcp.flags & TCP_PSH:
         conn.flags |= CONN_PUSHED
