@@ -102,6 +102,7 @@ cdef class Link:
                 return False
             self.segment += HEADROOM
         done.gso_type = VIRTIO_NET_HDR_GSO_NONE
+        done.gso_size = 0
         done.csum_start = 0
         while offset < payload:
             length = cut_segment(self.slot, n, meta, offset, self.segment)
