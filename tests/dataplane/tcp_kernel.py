@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 Address = tuple[bytes, int]
 
-IN, OUT, ERR, HUP, RDHUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR, select.EPOLLHUP, select.EPOLLRDHUP
+IN, OUT, PRI = select.EPOLLIN, select.EPOLLOUT, select.EPOLLPRI
+ERR, HUP, RDHUP = select.EPOLLERR, select.EPOLLHUP, select.EPOLLRDHUP
 EPOLL_CTL_ADD, EPOLL_CTL_MOD = 1, 3
 
 
@@ -84,6 +85,8 @@ class Sock:
         mask = 0
         if self.queue or self.ended:
             mask |= IN
+        if self.peek_limits:
+            mask |= PRI           # only urgent data makes a peek come short of what is there
         if self.ended:
             mask |= RDHUP
         if self.shut or self.capacity - self.queued >= self.queued // 2:

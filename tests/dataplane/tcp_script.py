@@ -189,7 +189,7 @@ class Peer:
 
     def check_numbers(self, segment: Segment) -> None:
         """The acknowledgement and the window promise nothing that is not so."""
-        if not segment.flags & ACK or self.sock_fd is None and self.conn is None:
+        if not segment.flags & ACK or (self.sock_fd is None and self.conn is None):
             return
         conn = self.conn
         if self.sock_fd is None and conn is not None and conn.fd >= 0:

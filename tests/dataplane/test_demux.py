@@ -9,10 +9,20 @@ import pytest
 
 from tests.dataplane.fakes import Events, Policy, Responder
 from tests.dataplane.frames import (
-    ACK, FIN, OUR_MAC, RST, SYN, echo, ethernet, ip, packed, tcp, udp,
+    ACK,
+    FIN,
+    OUR_MAC,
+    RST,
+    SYN,
+    echo,
+    ethernet,
+    ip,
+    packed,
+    tcp,
+    udp,
 )
 from tests.dataplane.probe import Verdict
-from tests.dataplane.world import World, socket_address
+from tests.dataplane.world import World
 
 G4, R4, G6, R6 = "192.0.2.2", "198.51.100.7", "2001:db8::2", "2001:db8:1::7"
 GSO_TCPV4, GSO_UDP_OLD, GSO_UDP_L4 = 1, 3, 5

@@ -5,7 +5,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.dataplane import probe
 from tests.dataplane.probe import Key, Table
 
 FREE, DEAD, TCP, UDP, PING = range(5)

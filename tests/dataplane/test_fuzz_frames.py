@@ -9,11 +9,27 @@ import random
 import struct
 from collections.abc import Callable
 
-from tests.dataplane.fakes import Events, Policy, Responder
-from tests.dataplane import probe
-from tests.dataplane.frames import ACK, FIN, ICMP, ICMP6, OUR_MAC, PSH, RST, SYN, TCP, UDP, echo, ethernet, ip, tcp, udp
-from tests.dataplane.world import World
 from passt.contracts import InboundTarget, Target
+from tests.dataplane import probe
+from tests.dataplane.fakes import Events, Policy, Responder
+from tests.dataplane.frames import (
+    ACK,
+    FIN,
+    ICMP,
+    ICMP6,
+    OUR_MAC,
+    PSH,
+    RST,
+    SYN,
+    TCP,
+    UDP,
+    echo,
+    ethernet,
+    ip,
+    tcp,
+    udp,
+)
+from tests.dataplane.world import World
 
 MAX_FLOWS = 48
 N_FRAMES = 20_000

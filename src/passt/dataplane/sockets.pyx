@@ -17,11 +17,11 @@ from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, EAGAIN, EINTR, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC,
     O_CLOEXEC, O_RDONLY, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, SHUT_WR,
-    SO_BINDTODEVICE, SO_BROADCAST, SO_ERROR, SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_REUSEADDR, SO_SNDBUF,
-    SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SIOCOUTQ, SOL_SOCKET, TCP_INFO, TCP_NODELAY,
-    accept4, bind, close as close_fd, connect as connect_to, errno, getsockname, getsockopt, htons, ioctl,
-    iovec, linger, memcpy, memset, msghdr, ntohs, open as open_file, recv, recvmsg, sendmsg, setsockopt,
-    shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t,
+    SO_BINDTODEVICE, SO_BROADCAST, SO_ERROR, SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_REUSEADDR,
+    SO_SNDBUF, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SIOCOUTQ, SOL_SOCKET, TCP_INFO,
+    TCP_NODELAY, accept4, bind, close as close_fd, connect as connect_to, errno, getsockname, getsockopt,
+    htons, ioctl, iovec, linger, memcpy, memset, msghdr, ntohs, open as open_file, recv, recvmsg, sendmsg,
+    setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t,
 )
 
 cdef enum:

@@ -29,8 +29,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from passt.dataplane.core cimport Core
 from passt.dataplane.csum cimport csum_fold, pseudo4, pseudo6
 from passt.dataplane.flow cimport (
-    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_WANT_OUT, CONN_WINDOW_STALE, N_TCP_STATES, TCP_CLOSED, TCP_CONNECTING,
-    TCP_SYN_RECEIVED, TCP_SYN_SENT, Flow, TcpConn,
+    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_WANT_OUT, CONN_WINDOW_STALE, N_TCP_STATES, TCP_CLOSED,
+    TCP_CONNECTING, TCP_SYN_RECEIVED, TCP_SYN_SENT, Flow, TcpConn,
 )
 from passt.dataplane.hash cimport siphash
 from passt.dataplane.headers cimport (
@@ -41,8 +41,7 @@ from passt.dataplane.parse cimport IpView, TcpOptions, TcpView, read_tcp_options
 from passt.dataplane.reactor cimport EVENT_FLOW, make_tag
 from passt.dataplane.sys cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
-    VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, free, htonl, htons, memcpy,
-    memset,
+    VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, free, htonl, htons, memcpy, memset,
 )
 
 cdef enum:
