@@ -462,4 +462,5 @@ def test_buffer_not_asked_while_most_of_the_window_is_open() -> None:
         queries = sock.calls["free_space"]
         for i in range(20):
             s.guest(f"PA seq={101 + 100 * i} ack=1 len=100")
+        s.take_all()
         assert sock.calls["free_space"] == queries
