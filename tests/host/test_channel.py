@@ -43,7 +43,7 @@ def test_ready_has_these_bytes(ends: tuple[Channel, Channel]) -> None:
     ends[0].send_ready(Tap(0, 0x6F, MAC, IPv6Address("fe80::1")))
     message = ends[1].receive(wait=True)
     assert message is not None
-    assert message.payload == bytes.fromhex("0000006f" "02aabbccddee" "fe800000000000000000000000000001")
+    assert message.payload == bytes.fromhex("0000006f02aabbccddeefe800000000000000000000000000001")
     assert message.fd is not None
     os.close(message.fd)
 

@@ -94,7 +94,7 @@ def test_signalfd_reads_a_blocked_signal() -> None:
 def test_pivot_root_changes_the_root() -> None:
     def change() -> tuple[list[str], int]:
         syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_SLAVE)
-        syscalls.mount(b"none", b"/tmp", b"tmpfs", syscalls.MS_NOSUID, b"size=0,nr_inodes=2")  # noqa: S108
+        syscalls.mount(b"none", b"/tmp", b"tmpfs", syscalls.MS_NOSUID, b"size=0,nr_inodes=2")
         os.chdir("/tmp")  # noqa: S108
         syscalls.pivot_root(b".", b".")
         syscalls.umount2(b".", syscalls.MNT_DETACH)
