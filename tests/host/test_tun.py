@@ -91,7 +91,7 @@ def test_denied_device_shows_mode_and_owner(tmp_path: Path, monkeypatch: pytest.
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(tun.os, "open", deny)
-    with pytest.raises(HostError, match=rf"mode is 0600 .* owner is user id {os.getuid()}; 'chmod 0666 "):
+    with pytest.raises(HostError, match="mode is 0600; 'chmod 0666 "):
         tun.open_tap("t0", device=str(device))
     device.chmod(0o666)
     with pytest.raises(HostError, match="a device policy"):

@@ -108,8 +108,9 @@ def _explain_denied(device: str) -> str:
         return f"{device} cannot be reached: a directory above it is closed to this user"
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o666 != 0o666:
-        return (f"{device} may not be opened by this user: its mode is {mode:04o} and its owner is user id "
-                f"{status.st_uid}; 'chmod 0666 {device}' opens it")
+        # The owner is not told: from within a user namespace everybody else is "nobody".
+        return (f"{device} may not be opened by this user: its mode is {mode:04o}; "
+                f"'chmod 0666 {device}' as root opens it to all")
     return (f"{device} may not be opened, though its mode {mode:04o} permits it: a device policy (cgroup, "
             "container without '--device /dev/net/tun', 'nodev' mount, or security module) forbids it")
 

@@ -1,0 +1,124 @@
+"""Starts tests/life_driver.py as root or as a plain user, and looks for what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+TREE = Path(__file__).parent.parent
+DRIVER = str(TREE / "tests" / "life_driver.py")
+# The interpreter itself: that of a virtual environment may lie in a directory closed to plain users.
+PYTHON = str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+UID = 54321
+# A private /dev/net with a tun node that is open to all; nothing changes outside this mount namespace.
+AS_USER = ["unshare", "--mount", "sh", "-c",
+           "mount -t tmpfs none /dev/net && mknod /dev/net/tun c 10 200 && chmod 666 /dev/net/tun && "
+           'exec setpriv --reuid="$0" --regid="$0" --clear-groups --inh-caps=-all -- "$@"', str(UID)]
+LIMIT_S = 20.0
+
+
+class Process(subprocess.Popen[str]):
+    """A process that is ended where its `with` block is left, so that a failing test does not wait for it."""
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.kill()
+        super().__exit__(kind, value, trace)
+
+
+@dataclass
+class Life:
+    """One caller of pasta, with a mark in the environment by which all descendants are known."""
+
+    user: bool
+    directory: Path  # where a plain user can read the package
+    mark: str = field(default_factory=lambda: f"LIFE_MARK={uuid.uuid4()}")
+
+    def argv(self, arguments: Sequence[str]) -> list[str]:
+        """Full command line of the driver with *arguments*."""
+        driver = [PYTHON, "-E", str(self.directory / "life_driver.py"), *arguments]
+        return [*AS_USER, *driver] if self.user else driver
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Return the environment of all that is started here."""
+        name, _, value = self.mark.partition("=")
+        return {"PATH": SEARCH_PATH, "HOME": "/", "LANG": "C.UTF-8", "TERM": "dumb", name: value, **more}
+
+    def start(self, *arguments: str, **more: str) -> Process:
+        """Start the driver."""
+        return Process(self.argv(arguments), env=self.environment(**more), text=True,
+                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def run(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run the driver to its end."""
+        with self.start(*arguments, **more) as process:
+            out, err = process.communicate(timeout=LIMIT_S)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def processes(self) -> list[int]:
+        """PIDs of all that live and bear the mark."""
+        found = []
+        for entry in os.listdir("/proc"):
+            if entry.isdecimal() and self.mark.encode() in read(f"/proc/{entry}/environ"):
+                found.append(int(entry))
+        return found
+
+    def assert_nothing_left(self) -> None:
+        """Fail if anything that bears the mark outlives a moment."""
+        wait_until(lambda: not self.processes(), "no process is left")
+
+
+def read(path: str) -> bytes:
+    """Return a file's content; nothing if it has gone."""
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return b""
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for something that other processes do, and that nothing announces."""
+    end = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end, f"not within {LIMIT_S} s: {what}"
+        time.sleep(0.005)
+
+
+def read_line(process: subprocess.Popen[str], *, errors: bool = False) -> str:
+    """Return the next line of standard output (or error), which must come soon."""
+    stream = process.stderr if errors else process.stdout
+    assert stream is not None
+    ready, _, _ = select.select([stream], [], [], LIMIT_S)
+    assert ready, "no output"
+    return stream.readline()
+
+
+def child_of(pid: int) -> int:
+    """PID of the one child of *pid*."""
+    [child] = read(f"/proc/{pid}/task/{pid}/children").split()
+    return int(child)
+
+
+def field_of(pid: int, name: str) -> str:
+    """Field *name* of /proc/PID/status."""
+    for line in read(f"/proc/{pid}/status").decode().splitlines():
+        if line.startswith(f"{name}:"):
+            return line.partition(":")[2].strip()
+    return ""
+
+
+def namespace(pid: int, kind: str) -> int:
+    """Inode number of a namespace of *pid*."""
+    return os.stat(f"/proc/{pid}/ns/{kind}").st_ino
