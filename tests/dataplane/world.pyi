@@ -41,6 +41,7 @@ class World:
         events: GuestEvents,
         *,
         our_mac: bytes,
+        guest_mac: bytes | None = None,
         mtu: int = 65520,
         max_flows: int = 64,
         features: int = 0,

@@ -239,8 +239,8 @@ cdef class World:
     cdef readonly object sockets
     cdef list memory              # of the frames of this turn
 
-    def __init__(self, policy, responder, events, *, bytes our_mac, uint32_t mtu=65520, uint32_t max_flows=64,
-                 uint32_t features=0, scripted=False):
+    def __init__(self, policy, responder, events, *, bytes our_mac, bytes guest_mac=None, uint32_t mtu=65520,
+                 uint32_t max_flows=64, uint32_t features=0, scripted=False):
         cdef Sockets sockets
         self.reactor = Reactor(max_flows + 1)
         sockets = ScriptedSockets(self.reactor) if scripted else Sockets(self.reactor)
@@ -251,7 +251,8 @@ cdef class World:
         self.link.features = features
         self.core = Core(policy, responder, events, self.link, sockets, our_mac=our_mac, mtu=mtu,
                          max_flows=max_flows, secret=bytes(16))
-        self.core.guest_mac[0] = 2
+        if guest_mac is not None:
+            memcpy(self.core.guest_mac, <const char *>guest_mac, 6)
         self.memory = []
 
     def inject(self, bytes frame not None, *, int gso_type=0, int gso_size=0):

@@ -20,7 +20,7 @@ from passt.dataplane.parse cimport IpView
 from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.stats cimport DROP_OVERSIZE, count
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, EINVAL, O_CLOEXEC, O_RDONLY, close, htonl, htons, memcmp, memcpy, memset,
+    AF_INET, AF_INET6, EINVAL, O_CLOEXEC, O_RDONLY, SOCK_STREAM, close, htonl, htons, memcmp, memcpy, memset,
     open, sockaddr_storage,
 )
 
@@ -259,7 +259,11 @@ cdef class Core:
         return sent
 
     cdef int route_socket(self, int kind, int protocol, const Route *route) noexcept nogil:
-        """Open a socket for *route* and bind it to its device and source; fd or negative errno."""
+        """Open a socket for *route* and bind it to its device; fd or negative errno.
+
+        A stream is bound to the route's source too; a datagram socket not yet, as it can be bound
+        only once and is to get the guest's port with it (`datagram.bind_port`).
+        """
         cdef size_t n = 0
         cdef int result = 0
         cdef int fd
@@ -272,7 +276,7 @@ cdef class Core:
             n += 1
         if n:
             result = self.sockets.bind_device(fd, route.ifname, n)
-        if result == 0 and route.source_len:
+        if result == 0 and route.source_len and kind == SOCK_STREAM:
             result = self.sockets.bind_source(fd, &route.source, route.source_len)
         if result < 0:
             self.sockets.close(fd)

@@ -8,7 +8,7 @@ from passt.dataplane.flow cimport Flow, FlowKey
 
 cdef Flow *open_datagram(Core core, const FlowKey *key, uint8_t kind, int protocol) noexcept nogil
 cdef void end_datagram(Core core, Flow *flow) noexcept nogil
-cdef void bind_port(Core core, int fd, const Route *route, uint16_t port) noexcept nogil
+cdef int bind_port(Core core, int fd, const Route *route, uint16_t port) noexcept nogil
 cdef bint watch_datagram(Core core, Flow *flow) noexcept nogil
 cdef void use(Core core, Flow *flow, int64_t *last_used, int64_t lifetime) noexcept nogil
 cdef bint still_used(Core core, Flow *flow, int64_t last_used, int64_t lifetime) noexcept nogil

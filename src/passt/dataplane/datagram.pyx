@@ -36,7 +36,8 @@ cdef Flow *open_datagram(Core core, const FlowKey *key, uint8_t kind, int protoc
     result = core.route_socket(SOCK_DGRAM, protocol, &route)
     if result >= 0:
         flow.fd = result
-        bind_port(core, flow.fd, &route, key.guest_port)
+        result = bind_port(core, flow.fd, &route, key.guest_port)
+    if result >= 0:
         result = core.sockets.connect(flow.fd, &route.peer, route.peer_len)
     if result < 0 or not watch_datagram(core, flow):
         count(&core.stats, DROP_NO_FD if result in (-EMFILE, -ENFILE) else DROP_SOCKET)
@@ -60,8 +61,11 @@ cdef bint watch_datagram(Core core, Flow *flow) noexcept nogil:
                               make_tag(EVENT_FLOW, flow.generation, flow.index)) == 0
 
 
-cdef void bind_port(Core core, int fd, const Route *route, uint16_t port) noexcept nogil:
-    """Try to keep the port or identifier; if it is taken or privileged the kernel chooses one."""
+cdef int bind_port(Core core, int fd, const Route *route, uint16_t port) noexcept nogil:
+    """Bind to the route's source and try to keep the port or identifier; 0 or a negative errno.
+
+    If it is taken or privileged the kernel chooses one.
+    """
     cdef sockaddr_storage local = route.source
     cdef socklen_t n = route.source_len
     if not n:
@@ -70,8 +74,9 @@ cdef void bind_port(Core core, int fd, const Route *route, uint16_t port) noexce
         n = sizeof(sockaddr_in) if local.ss_family == AF_INET else sizeof(sockaddr_in6)
     # The port lies at the same place in both families' socket addresses.
     (<sockaddr_in *>&local).sin_port = htons(port)
-    if core.sockets.bind_source(fd, &local, n) < 0 and route.source_len:
-        core.sockets.bind_source(fd, &route.source, n)
+    if core.sockets.bind_source(fd, &local, n) == 0 or not route.source_len:
+        return 0
+    return core.sockets.bind_source(fd, &route.source, n)
 
 
 cdef void end_datagram(Core core, Flow *flow) noexcept nogil:

@@ -35,7 +35,10 @@ class Engine:
         """Take ownership of a bound socket (TCP: listening); *rule* is handed to `FlowPolicy.inbound`."""
 
     def remove_listener(self, fd: int) -> None:
-        """Close a listener (ValueError: not one of ours); TCP flows that it made live on."""
+        """Close a listener; ValueError if it is not one of ours.
+
+        TCP connections that it accepted live on; its UDP flows use its socket and end.
+        """
 
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
         """Call *callback* from the loop whenever *fd* is readable (level-triggered)."""

@@ -87,6 +87,7 @@ cdef class Engine:
         memcpy(self.core.guest_mac, <const char *>guest_mac, ETH_ALEN)
         self.core.use_link(TapLink(fd, offloads))
         self.link_fd = fd
+        self.link_wants_out = False
         self.must_watch(fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LINK, 0, 0))
 
     def add_listener(self, int fd, int proto, rule):
@@ -182,7 +183,8 @@ cdef class Engine:
         cdef Core core = self.core
         cdef int n, i
         with nogil:
-            n = self.reactor.wait(core.now, core.flows.first_work != NO_FLOW)
+            # The time is taken anew: what came before, at start above all, must not be slept again.
+            n = self.reactor.wait(self.reactor.clock(), core.flows.first_work != NO_FLOW)
             core.now = self.reactor.clock()
             core.stats.wakeups += 1
         if n < 0:
@@ -264,9 +266,11 @@ cdef class Engine:
                 on_ping_timer(self.core, flow)
 
     cdef void fire_python(self) except *:
-        while self.due and self.due[0][0] <= self.core.now:
-            heappop(self.due)[2]()
-        self.arm_python()
+        try:
+            while self.due and self.due[0][0] <= self.core.now:
+                heappop(self.due)[2]()
+        finally:
+            self.arm_python()
 
     cdef void finish_flows(self) noexcept:
         cdef uint32_t index = self.core.flows.take_work()
@@ -308,6 +312,7 @@ cdef class Engine:
         self.core.listeners.clear()
         self.core.use_link(Link())
         self.link_fd = -1
+        self.link_wants_out = False
 
 
 cdef object describe(Flow *flow):

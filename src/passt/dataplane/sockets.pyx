@@ -15,7 +15,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from passt.dataplane.headers cimport is_mapped4
 from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, EAGAIN, EINTR, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC,
+    AF_INET, AF_INET6, EAGAIN, EINTR, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL,
+    MSG_PEEK, MSG_TRUNC,
     O_CLOEXEC, O_RDONLY, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, SHUT_WR,
     SO_BINDTODEVICE, SO_BROADCAST, SO_ERROR, SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_REUSEADDR,
     SO_SNDBUF, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SIOCOUTQ, SOL_SOCKET, TCP_INFO,
@@ -59,13 +60,19 @@ cdef class Sockets:
         return found
 
     cdef int open(self, int family, int kind, int protocol) noexcept nogil:
-        """A non-blocking socket."""
+        """A non-blocking socket.
+
+        UDP sockets of several flows may share the guest's port: connected, they are apart. A reply
+        to a ping socket is found by the identifier alone (net/ipv4/ping.c, ping_lookup), so those
+        must not share one; for them the kernel switches sharing on by itself.
+        """
         cdef int fd = socket(family, kind | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol)
         cdef int one = 1
+        cdef int share = protocol not in (IPPROTO_ICMP, IPPROTO_ICMPV6)
         if fd < 0:
             return -errno
-        if kind == SOCK_DGRAM and protocol != IPPROTO_TCP:
-            setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one))
+        if kind == SOCK_DGRAM:
+            setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &share, sizeof(share))
             setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &one, sizeof(one))
         return fd
 
