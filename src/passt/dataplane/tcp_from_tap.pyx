@@ -385,6 +385,8 @@ cdef void take_fin(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     if conn.state == TCP_CLOSED:
         return
     conn.flags |= CONN_ACK_NOW
+    if conn.state == TCP_TIME_WAIT:
+        start_rtx(core, flow, ms(TIME_WAIT_MS))
     if conn.flags & CONN_GUEST_FIN or tcp.seq + <uint32_t>tcp.payload_len != conn.rcv_nxt:
         return                    # repeated, or something before it is missing
     conn.flags |= CONN_GUEST_FIN
