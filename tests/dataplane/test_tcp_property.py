@@ -209,10 +209,9 @@ def test_streams_arrive_once_and_in_order(
         assert sock.taken == s.bytes_from_guest(outgoing)
         assert guest.received == s.bytes_from_host(incoming)
         assert sock.shut
-        run.wait(5000)
-        run.exchange()
-        s.advance(10_000)
-        s.take_all()
+        for _ in range(200):             # the last acknowledgements may be lost as well
+            run.wait(500)
+            run.exchange(late=True)
         s.ended()
         assert sock.status == "closed"
         event(f"retransmits: {s.count('tcp_retransmits') > 0}, short writes: {s.count('tcp_short_writes') > 0}")
