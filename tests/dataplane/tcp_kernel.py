@@ -134,7 +134,8 @@ class Sock:
     def drain(self, n: int | None = None) -> None:
         """The remote acknowledges *n* bytes, or all."""
         n = self.queued if n is None else min(n, self.queued)
-        self.log(f"sends {n} bytes")
+        if n:
+            self.log(f"sends {n} bytes")
         self.queued -= n
         if self.no_space and self.capacity - self.queued >= self.queued // 2:
             self.no_space = False

@@ -215,12 +215,12 @@ class Peer:
             assert segment.seq + n <= self.guest_edge or n == 1, "beyond the guest's window"
             if self.host_fin is not None:
                 assert segment.seq + n <= self.host_fin, "data behind the FIN"
+            self.host_top = max(self.host_top, segment.seq + n)
         if segment.flags & FIN:
             fin = segment.seq + n
             assert self.host_fin in {None, fin}, "the FIN has moved"
             assert fin >= self.host_top, "the FIN is before data that was sent"
             self.host_fin = fin
-        self.host_top = max(self.host_top, segment.seq + n)
 
     def take(self) -> Segment:
         """The next segment that came."""

@@ -321,6 +321,19 @@ def test_time_wait_holds_no_descriptor_and_ends() -> None:
         s.ended()
 
 
+def test_fin_repeated_in_time_wait_starts_it_anew() -> None:
+    # RFC 9293 3.10.7.4, eighth.
+    with Script() as s:
+        to_time_wait(s)
+        s.advance(1500)
+        s.guest("FA seq=1 ack=2")
+        s.host("A seq=2 ack=2")
+        s.advance(1500)
+        assert s.state == "TIME_WAIT"
+        s.advance(500)
+        s.ended()
+
+
 # The process ends.
 
 

@@ -218,6 +218,17 @@ def test_probing_does_not_shrink_congestion_window() -> None:
         assert received(s) == 50_000
 
 
+def test_window_of_repeated_segment_with_new_acknowledgement_taken() -> None:
+    with Script() as s:
+        s.connect(win=40)                                           # 5120 bytes
+        s.guest("PA seq=1 ack=1 len=100 win=40", "PA seq=101 ack=1 len=100 win=40")
+        s.sock.deliver(s.bytes_from_host(20_000))
+        sent = received(s)
+        s.guest(f"PA seq=1 ack={1 + sent} len=100 win=0")           # repeated, but its acknowledgement is new
+        assert received(s) == 0
+        assert s.conn.snd_wnd == 0
+
+
 # Loss.
 
 

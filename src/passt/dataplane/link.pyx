@@ -12,7 +12,7 @@ for writability and wakes the flows that wait. Nothing is counted as sent that w
 
 from libc.stdint cimport uint8_t, uint32_t
 
-from passt.dataplane.headers cimport ETH_HLEN, MAX_FRAME
+from passt.dataplane.headers cimport ETH_HLEN, ETH_MIN_FRAME, MAX_FRAME
 from passt.dataplane.offload cimport complete_csum, cut_segment
 from passt.dataplane.stats cimport DROP_LINK_DOWN, DROP_LINK_FULL, DROP_OVERSIZE, DROP_SHORT, count
 from passt.dataplane.sys cimport (
@@ -106,6 +106,9 @@ cdef class Link:
         done.csum_start = 0
         while offset < payload:
             length = cut_segment(self.slot, n, meta, offset, self.segment)
+            if length < ETH_MIN_FRAME:
+                memset(self.segment + length, 0, ETH_MIN_FRAME - length)
+                length = ETH_MIN_FRAME
             if not self.emit(self.segment, length, &done):
                 return offset > 0
             offset += meta.gso_size

@@ -248,7 +248,9 @@ cdef bint take_ack(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
         conn.flags |= CONN_ACK_NOW
         core.flows.add_work(flow)
         return False
-    if not seq_lt(tcp.ack, conn.snd_una) and (
+    # An acknowledgement of new data is news whatever its number: the old window counted from the new
+    # snd_una would lie too far right. RFC 9293 leaves that case out, Linux has it (tcp_may_update_window).
+    if seq_lt(conn.snd_una, tcp.ack) or tcp.ack == conn.snd_una and (
             seq_lt(conn.snd_wl1, tcp.seq) or (conn.snd_wl1 == tcp.seq and seq_le(conn.snd_wl2, tcp.ack))):
         conn.snd_wnd = window
         conn.snd_wl1 = tcp.seq
@@ -386,6 +388,8 @@ cdef void take_fin(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     if conn.state == TCP_CLOSED:
         return
     conn.flags |= CONN_ACK_NOW
+    if conn.state == TCP_TIME_WAIT:
+        start_rtx(core, flow, ms(TIME_WAIT_MS))
     if conn.flags & CONN_GUEST_FIN or tcp.seq + <uint32_t>tcp.payload_len != conn.rcv_nxt:
         return                    # repeated, or something before it is missing
     conn.flags |= CONN_GUEST_FIN
