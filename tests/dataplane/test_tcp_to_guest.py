@@ -224,7 +224,7 @@ def test_window_of_repeated_segment_with_new_acknowledgement_taken() -> None:
         s.guest("PA seq=1 ack=1 len=100 win=40", "PA seq=101 ack=1 len=100 win=40")
         s.sock.deliver(s.bytes_from_host(20_000))
         sent = received(s)
-        s.guest(f"PA seq=1 ack={1 + sent} len=100 win=0")           # repeated, but its acknowledgement is new
+        s.guest(f"PA seq=1 ack={1 + sent} len=200 win=0")           # repeated, but its acknowledgement is new
         assert received(s) == 0
         assert s.conn.snd_wnd == 0
 

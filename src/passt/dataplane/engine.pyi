@@ -35,7 +35,7 @@ class Engine:
         """Take ownership of a bound socket (TCP: listening); *rule* is handed to `FlowPolicy.inbound`."""
 
     def remove_listener(self, fd: int) -> None:
-        """Close a listener; ValueError if it is not one of ours.
+        """Close a listener; KeyError if it is not one of ours.
 
         TCP connections that it accepted live on; its UDP flows use its socket and end.
         """

@@ -108,7 +108,10 @@ cdef class Engine:
     def remove_listener(self, int fd):
         cdef uint32_t i
         cdef Flow *flow
-        index = [entry[0] if entry else -1 for entry in self.core.listeners].index(fd)
+        owned = [entry[0] if entry else -1 for entry in self.core.listeners]
+        if fd not in owned:
+            raise KeyError(fd)
+        index = owned.index(fd)
         for i in range(self.core.flows.top):
             flow = &self.core.flows.flows[i]
             if flow.kind == FLOW_UDP and flow.u.udp.listener == <uint32_t>(index + 1):
