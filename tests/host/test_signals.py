@@ -14,7 +14,8 @@ KERNEL, USER, TKILL, POLL_IN = 0x80, 0, -6, 1
 
 
 @pytest.mark.parametrize(("code", "from_kernel", "from_user"), [
-    (KERNEL, True, False), (USER, False, True), (TKILL, False, True), (-1, False, True), (POLL_IN, False, False),
+    (KERNEL, True, False), (USER, False, True), (TKILL, False, True), (-1, False, True),
+    (POLL_IN, False, False),
 ])
 def test_origin_of_a_signal_is_told_by_its_code(code: int, from_kernel: bool, from_user: bool) -> None:
     received = signals.ReceivedSignal(signal.SIGINT, code)
@@ -40,7 +41,8 @@ def test_reader_reads_what_was_sent() -> None:
 
 def masks() -> dict[str, int]:
     with open("/proc/self/status", encoding="ascii") as file:
-        return {line[:6]: int(line[8:], 16) for line in file if line.startswith(("SigBlk", "SigIgn", "SigCgt"))}
+        lines = [line for line in file if line.startswith(("SigBlk", "SigIgn", "SigCgt"))]
+    return {line[:6]: int(line[8:], 16) for line in lines}
 
 
 def bit(number: int) -> int:
@@ -94,7 +96,8 @@ def test_all_is_blocked_but_what_cannot_be() -> None:
 
     blocked = isolated(block, flags=0)
     assert not blocked & (bit(signal.SIGKILL) | bit(signal.SIGSTOP))
-    assert all(blocked & bit(number) for number in (*signals.FORWARDED, *signals.TERMINAL_STOPS, signal.SIGCHLD))
+    wanted = (*signals.FORWARDED, *signals.TERMINAL_STOPS, signal.SIGCHLD)
+    assert all(blocked & bit(number) for number in wanted)
 
 
 def test_die_by_a_blocked_signal() -> None:
