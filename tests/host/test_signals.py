@@ -39,14 +39,14 @@ def test_reader_reads_what_was_sent() -> None:
     assert left == 0
 
 
+def bit(number: int) -> int:
+    return 1 << (number - 1)
+
+
 def masks() -> dict[str, int]:
     with open("/proc/self/status", encoding="ascii") as file:
         lines = [line for line in file if line.startswith(("SigBlk", "SigIgn", "SigCgt"))]
     return {line[:6]: int(line[8:], 16) for line in lines}
-
-
-def bit(number: int) -> int:
-    return 1 << (number - 1)
 
 
 def test_command_starts_with_defaults() -> None:
