@@ -94,8 +94,8 @@ def set_defaults(ignored: frozenset[int]) -> None:
     """Give every signal but *ignored* its default action and unblock all: so a command starts."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
-    for number in LIBRARY_SIGNALS:
-        syscalls.set_default_action(number)
+    for own in LIBRARY_SIGNALS:
+        syscalls.set_default_action(own)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
