@@ -24,8 +24,8 @@ SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 UID = 54321
 # A private /dev/net with a tun node that is open to all; nothing changes outside this mount namespace.
 AS_USER = ["unshare", "--mount", "sh", "-c",
-           "mount -t tmpfs none /dev/net && mknod /dev/net/tun c 10 200 && chmod 666 /dev/net/tun && "
-           'exec setpriv --reuid="$0" --regid="$0" --clear-groups --inh-caps=-all -- "$@"', str(UID)]
+           ("mount -t tmpfs none /dev/net && mknod /dev/net/tun c 10 200 && chmod 666 /dev/net/tun && "
+            'exec setpriv --reuid="$0" --regid="$0" --clear-groups --inh-caps=-all -- "$@"'), str(UID)]
 LIMIT_S = 20.0
 
 
@@ -67,13 +67,16 @@ class Life:
             out, err = process.communicate(timeout=LIMIT_S)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
+    def run_argv(self, argv: Sequence[str], **more: str) -> subprocess.CompletedProcess[str]:
+        """Run another command line in the same environment."""
+        return subprocess.run(argv, env=self.environment(**more), capture_output=True, text=True, check=False,
+                              stdin=subprocess.DEVNULL, timeout=LIMIT_S)
+
     def processes(self) -> list[int]:
         """PIDs of all that live and bear the mark."""
-        found = []
-        for entry in os.listdir("/proc"):
-            if entry.isdecimal() and self.mark.encode() in read(f"/proc/{entry}/environ"):
-                found.append(int(entry))
-        return found
+        mark = self.mark.encode()
+        pids = [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
+        return [pid for pid in pids if mark in read(f"/proc/{pid}/environ")]
 
     def assert_nothing_left(self) -> None:
         """Fail if anything that bears the mark outlives a moment."""

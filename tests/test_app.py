@@ -1,4 +1,4 @@
-"""The life of pasta and its command, with fakes for all that has to do with traffic (tests/life_driver.py)."""
+"""The life of pasta and its command, with fakes for all that concerns traffic (tests/life_driver.py)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def installed() -> Iterator[Path]:
     """Copy the package and the driver to where a plain user can read them, with their bytecode."""
     base = Path("/tmp") / f"passt-life-{os.getpid()}"  # noqa: S108 - pytest's own are closed to others
     base.mkdir(mode=0o755)
-    shutil.copytree(TREE / "src" / "passt", base / "passt", ignore=shutil.ignore_patterns("*.c", "__pycache__"))
+    unwanted = shutil.ignore_patterns("*.c", "__pycache__")
+    shutil.copytree(TREE / "src" / "passt", base / "passt", ignore=unwanted)
     shutil.copy(TREE / "tests" / "life_driver.py", base)
     subprocess.run(["/usr/bin/python3", "-m", "compileall", "-q", base], check=True)
     subprocess.run(["chmod", "-R", "a+rX", base], check=True)
@@ -87,7 +88,7 @@ def test_command_starts_in_a_clean_state(life: Life) -> None:
 def test_command_keeps_directory_environment_and_limits(life: Life) -> None:
     script = 'ulimit -Sn 123; cd /usr/share; exec "$@"'
     argv = ["sh", "-c", script, "sh", *life.argv(["--", "sh", "-c", "pwd; echo $WORD; ulimit -Sn"])]
-    result = subprocess.run(argv, env=life.environment(WORD="a  b"), capture_output=True, text=True, check=True)
+    result = life.run_argv(argv, WORD="a  b")
     assert result.stdout == "/usr/share\na b\n123\n"
 
 
@@ -104,8 +105,7 @@ def test_own_file_limit_is_raised(life: Life) -> None:
 
 def test_nohup_holds_for_the_command(life: Life) -> None:
     argv = ["nohup", *life.argv(["--", "cat", "/proc/self/status"])]
-    result = subprocess.run(argv, env=life.environment(), capture_output=True, text=True, check=True,
-                            stdin=subprocess.DEVNULL)
+    result = life.run_argv(argv)
     assert f"SigIgn:\t{1:016x}\n" in result.stdout
 
 
@@ -130,8 +130,9 @@ def test_reader_of_the_output_sees_its_end(life: Life) -> None:
 
 
 def test_closed_standard_descriptors_do_no_harm(life: Life) -> None:
-    argv = ["sh", "-c", 'exec <&- >&-; exec "$@"', "sh", *life.argv(["--", "sh", "-c", "ls -l /proc/$$/fd >&2"])]
-    result = subprocess.run(argv, env=life.environment(), capture_output=True, text=True, check=True)
+    inner = life.argv(["--", "sh", "-c", "ls -l /proc/$$/fd >&2"])
+    result = life.run_argv(["sh", "-c", 'exec <&- >&-; exec "$@"', "sh", *inner])
+    assert result.returncode == 0
     assert result.stderr.count("/dev/null") == 2
 
 
@@ -188,7 +189,8 @@ def test_orphans_are_reaped(life: Life) -> None:
 
 
 def test_end_of_the_command_ends_everything_in_there(life: Life) -> None:
-    result = life.run("--", "sh", "-c", "setsid sh -c 'trap \"\" HUP TERM; sleep 1000' >/dev/null 2>&1 & exit 3")
+    script = "setsid sh -c 'trap \"\" HUP TERM; sleep 1000' >/dev/null 2>&1 & exit 3"
+    result = life.run("--", "sh", "-c", script)
     assert result.returncode == 3
     assert not life.processes()  # already when we have ended
 
@@ -203,7 +205,7 @@ def test_end_of_pid_1_from_outside_is_our_end(life: Life) -> None:
 @pytest.mark.parametrize("signum", ENDING)
 @pytest.mark.parametrize("stage", STAGES)
 def test_signal_at_a_stage_of_start_leaves_nothing(life: Life, stage: str, signum: int) -> None:
-    """In "loop" signals are blocked already, so those that are not passed on yet wait: only SIGKILL counts."""
+    """In "loop" signals are blocked, for the loop to read: only SIGKILL counts."""
     with life.start("--hook", stage, "--", "sleep", "1000") as process:
         assert read_line(process, errors=True) == f"at {stage}\n"
         process.send_signal(signum)
@@ -286,9 +288,10 @@ def test_tun_device_that_cannot_be_had(life: Life, command: str, expected: str) 
     if not life.user:
         argv = ["unshare", "--mount", "sh", "-c", f'{command} && exec "$@"', "sh"]
     else:
-        argv = [*AS_USER[:4], f'{command} && exec setpriv --reuid="$0" --regid="$0" --clear-groups "$@"', AS_USER[5]]
+        script = f'{command} && exec setpriv --reuid="$0" --regid="$0" --clear-groups "$@"'
+        argv = [*AS_USER[:4], script, AS_USER[-1]]
     driver = Life(False, life.directory, life.mark).argv(["--", "true"])
-    result = subprocess.run([*argv, *driver], env=life.environment(), capture_output=True, text=True, check=False)
+    result = life.run_argv([*argv, *driver])
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("pasta: /dev/net/tun ")
@@ -300,7 +303,7 @@ def test_closed_tun_device_is_no_matter_for_root_only(life: Life) -> None:
             "mount -t tmpfs none /dev/net && mknod -m 600 /dev/net/tun c 10 200 && exec "
             + ('setpriv --reuid=54321 --regid=54321 --clear-groups "$@"' if life.user else '"$@"'), "sh"]
     driver = Life(False, life.directory, life.mark).argv(["--", "true"])
-    result = subprocess.run([*argv, *driver], env=life.environment(), capture_output=True, text=True, check=False)
+    result = life.run_argv([*argv, *driver])
     if life.user:
         assert (result.returncode, result.stderr.count("\n")) == (1, 1)
         assert "its mode is 0600; 'chmod 0666 /dev/net/tun'" in result.stderr
@@ -339,7 +342,7 @@ def holder(life: Life) -> Iterator[Holder]:
 
 def attach(life: Life, holder: Holder, *more: str) -> Process:
     process = life.start("--pid", str(holder.pid), *more)
-    wait_until(lambda: "tap0" in holder.links() or process.poll() is not None, "the tap is there")
+    wait_until(lambda: field_of(process.pid, "NoNewPrivs") == "1" or process.poll() is not None, "it runs")
     return process
 
 
@@ -347,7 +350,7 @@ def attach(life: Life, holder: Holder, *more: str) -> Process:
 def test_attached_ends_with_0_and_takes_the_tap_along(life: Life, holder: Holder, signum: int) -> None:
     with attach(life, holder) as process:
         assert "lo: <LOOPBACK,UP" in holder.links()
-        wait_until(lambda: field_of(process.pid, "NoNewPrivs") == "1", "it runs")
+        assert "tap0" in holder.links()
         for name in ("CapEff", "CapPrm", "CapInh", "CapAmb"):
             assert int(field_of(process.pid, name), 16) == 0, name
         process.send_signal(signum)
@@ -384,7 +387,7 @@ def test_signal_while_attaching_leaves_nothing(life: Life, holder: Holder, stage
             process.kill()  # blocked, for the loop to read
         process.wait(LIMIT_S)
     wait_until(lambda: "tap0" not in holder.links(), "the tap is gone")
-    assert len(life.processes()) == 1
+    wait_until(lambda: len(life.processes()) == 1, "only the holder is left")
 
 
 def test_background_is_refused(life: Life, holder: Holder) -> None:

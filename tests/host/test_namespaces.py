@@ -31,9 +31,11 @@ def sysctls(root: Path, **values: str) -> str:
     (errno.ENOSPC, {"user__max_user_namespaces": "0"}, "user.max_user_namespaces is 0: raise it"),
     (errno.ENOSPC, {"user__max_net_namespaces": "0", "user__max_pid_namespaces": "0"},
      "user.max_pid_namespaces is 0 and user.max_net_namespaces is 0"),
-    (errno.ENOSPC, {"user__max_user_namespaces": "9"}, "limit is reached .*user.max_user_namespaces.*32 deep"),
+    (errno.ENOSPC, {"user__max_user_namespaces": "9"},
+     "limit is reached .*user.max_user_namespaces.*32 deep"),
     (errno.EUSERS, {}, "limit is reached"),
-    (errno.EPERM, {"kernel__unprivileged_userns_clone": "0"}, "kernel.unprivileged_userns_clone is 0: set it to 1"),
+    (errno.EPERM, {"kernel__unprivileged_userns_clone": "0"},
+     "kernel.unprivileged_userns_clone is 0: set it to 1"),
     (errno.EPERM, {"kernel__unprivileged_userns_clone": "1"}, "seccomp .*chroot"),
     (errno.EPERM, {"kernel__apparmor_restrict_unprivileged_userns": "1"},
      "kernel.apparmor_restrict_unprivileged_userns is 1: set it to 0 .*AppArmor profile"),
@@ -43,7 +45,8 @@ def sysctls(root: Path, **values: str) -> str:
     (errno.EINVAL, {}, "CONFIG_USER_NS"),
     (errno.ENOMEM, {}, "$"),
 ])
-def test_refusal_names_the_setting(tmp_path: Path, number: int, values: dict[str, str], expected: str) -> None:
+def test_refusal_names_the_setting(tmp_path: Path, number: int, values: dict[str, str],
+                                   expected: str) -> None:
     error = OSError(number, os.strerror(number))
     text = namespaces.explain_refusal("a user namespace", error, sysctls(tmp_path, **values))
     with pytest.raises(HostError, match=f"^cannot get a user namespace: {os.strerror(number)}.*{expected}"):
@@ -57,7 +60,8 @@ def entered() -> tuple[int, int, str, str, str, bool]:
     for name in ("uid_map", "gid_map", "setgroups"):
         with open(f"/proc/self/{name}", encoding="ascii") as file:
             maps.append(" ".join(file.read().split()))
-    return os.getuid(), os.getgid(), *maps, bool(syscalls.capget()[0] >> 21 & 1)
+    uid_map, gid_map, setgroups = maps
+    return os.getuid(), os.getgid(), uid_map, gid_map, setgroups, bool(syscalls.capget()[0] >> 21 & 1)
 
 
 @pytest.mark.needs_root

@@ -14,7 +14,8 @@ KERNEL, USER, TKILL, POLL_IN = 0x80, 0, -6, 1
 
 
 @pytest.mark.parametrize(("code", "from_kernel", "from_user"), [
-    (KERNEL, True, False), (USER, False, True), (TKILL, False, True), (-1, False, True), (POLL_IN, False, False),
+    (KERNEL, True, False), (USER, False, True), (TKILL, False, True), (-1, False, True),
+    (POLL_IN, False, False),
 ])
 def test_origin_of_a_signal_is_told_by_its_code(code: int, from_kernel: bool, from_user: bool) -> None:
     received = signals.ReceivedSignal(signal.SIGINT, code)
@@ -100,7 +101,8 @@ def test_all_is_blocked_but_what_cannot_be() -> None:
 
     blocked = isolated(block, flags=0)
     assert not blocked & (bit(signal.SIGKILL) | bit(signal.SIGSTOP))
-    assert all(blocked & bit(number) for number in (*signals.FORWARDED, *signals.TERMINAL_STOPS, signal.SIGCHLD))
+    wanted = (*signals.FORWARDED, *signals.TERMINAL_STOPS, signal.SIGCHLD)
+    assert all(blocked & bit(number) for number in wanted)
 
 
 def test_die_by_a_blocked_signal() -> None:

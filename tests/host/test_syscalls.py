@@ -117,3 +117,25 @@ def test_close_range_closes_only_its_range() -> None:
         return found
 
     assert isolated(close, flags=0) == [True, False, True]
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, 32, 33])
+def test_default_action_is_restored(number: int) -> None:
+    def restore() -> tuple[int, int]:
+        import ctypes
+
+        bit = 1 << (number - 1)
+        ignore = (1).to_bytes(8, "little") + bytes(56)  # SIG_IGN in the kernel's struct sigaction
+        ctypes.CDLL(None).syscall(13, number, ignore, None, 8)  # rt_sigaction on x86-64
+        before = ignored() & bit
+        syscalls.set_default_action(number)
+        return before, ignored() & bit
+
+    if os.uname().machine != "x86_64":
+        pytest.skip("the number of rt_sigaction is that of x86-64")
+    assert isolated(restore, flags=0) == (1 << (number - 1), 0)
+
+
+def ignored() -> int:
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line[8:], 16) for line in file if line.startswith("SigIgn"))

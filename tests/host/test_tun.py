@@ -44,21 +44,22 @@ class Kernel:
     (CSUM, CSUM),
     (0, 0),
 ])
-def test_offloads_are_given_up_step_by_step(monkeypatch: pytest.MonkeyPatch, known: int, granted: int) -> None:
+def test_offloads_are_given_up_step_by_step(monkeypatch: pytest.MonkeyPatch, known: int,
+                                            granted: int) -> None:
     kernel = Kernel(known)
-    monkeypatch.setattr(tun.fcntl, "ioctl", kernel.ioctl)
+    monkeypatch.setattr("fcntl.ioctl", kernel.ioctl)
     assert tun.negotiate_offloads(3, tun.ALL_OFFLOADS) == granted
     assert kernel.asked[0] == tun.ALL_OFFLOADS
     assert kernel.asked[-1] == granted
 
 
 @pytest.mark.parametrize(("allow", "asked"), [
-    (0, 0), (CSUM, CSUM), (TSO4, 0), (CSUM | ECN, CSUM), (CSUM | USO4, CSUM), (CSUM | BOTH_USO, CSUM | BOTH_USO),
-    (CSUM | TSO6 | ECN, CSUM | TSO6 | ECN), (-1, tun.ALL_OFFLOADS),
+    (0, 0), (CSUM, CSUM), (TSO4, 0), (CSUM | ECN, CSUM), (CSUM | USO4, CSUM),
+    (CSUM | BOTH_USO, CSUM | BOTH_USO), (CSUM | TSO6 | ECN, CSUM | TSO6 | ECN), (-1, tun.ALL_OFFLOADS),
 ])
 def test_allowed_offloads_limit_the_request(monkeypatch: pytest.MonkeyPatch, allow: int, asked: int) -> None:
     kernel = Kernel(tun.ALL_OFFLOADS)
-    monkeypatch.setattr(tun.fcntl, "ioctl", kernel.ioctl)
+    monkeypatch.setattr("fcntl.ioctl", kernel.ioctl)
     assert tun.negotiate_offloads(3, allow) == asked
     assert kernel.asked == [asked]
 
@@ -67,19 +68,19 @@ def test_other_refusal_of_offloads_is_an_error(monkeypatch: pytest.MonkeyPatch) 
     def refuse(_fd: int, _request: int, _offloads: int) -> None:
         raise OSError(errno.EBADFD, "File descriptor in bad state")
 
-    monkeypatch.setattr(tun.fcntl, "ioctl", refuse)
-    with pytest.raises(HostError, match="offloads .* bad state"):
+    monkeypatch.setattr("fcntl.ioctl", refuse)
+    with pytest.raises(HostError, match=r"offloads .* bad state"):
         tun.negotiate_offloads(3, tun.ALL_OFFLOADS)
 
 
 def test_missing_device_names_the_ways_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="modprobe tun.*--device /dev/net/tun"):
+    with pytest.raises(HostError, match=r"modprobe tun.*--device /dev/net/tun"):
         tun.open_tap("t0", device=str(tmp_path / "tun"))
 
 
 def test_device_that_is_no_tun_is_told_so(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "dir")
-    with pytest.raises(HostError, match="cannot open .*: Not a directory"):
+    with pytest.raises(HostError, match=r"cannot open .*: Not a directory"):
         tun.open_tap("t0", device=str(tmp_path / "dir" / "tun"))
 
 
@@ -90,7 +91,7 @@ def test_denied_device_shows_mode_and_owner(tmp_path: Path, monkeypatch: pytest.
     def deny(*_: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(tun.os, "open", deny)
+    monkeypatch.setattr("os.open", deny)
     with pytest.raises(HostError, match="mode is 0600; 'chmod 0666 "):
         tun.open_tap("t0", device=str(device))
     device.chmod(0o666)

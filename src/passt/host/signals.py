@@ -27,6 +27,10 @@ ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 # without job control (POSIX, "Asynchronous Lists"). All others the command gets as by default.
 INHERITABLE = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 
+# The C library keeps these from programs (nptl(7)), yet its posix_spawn(3), by which make starts programs,
+# leaves them ignored.
+LIBRARY_SIGNALS = (32, 33)
+
 _SI_KERNEL = 0x80  # asm-generic/siginfo.h: sent by the kernel, here by a terminal
 _SIGNALFD_SIGINFO = struct.Struct("=IiiI112x")  # signalfd(2): ssi_signo, ssi_errno, ssi_code, ssi_pid, ...
 
@@ -90,6 +94,8 @@ def set_defaults(ignored: frozenset[int]) -> None:
     """Give every signal but *ignored* its default action and unblock all: so a command starts."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+    for own in LIBRARY_SIGNALS:
+        syscalls.set_default_action(own)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

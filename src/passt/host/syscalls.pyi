@@ -48,6 +48,9 @@ def capget() -> tuple[int, int, int]:
 def signalfd(signals: Iterable[int]) -> int:
     """signalfd(2): a new non-blocking, close-on-exec descriptor that reads *signals*."""
 
+def set_default_action(signum: int) -> None:
+    """rt_sigaction(2) with SIG_DFL, for the signals too that the C library keeps to itself."""
+
 def mount(source: bytes, target: bytes, fstype: bytes, flags: int, data: bytes = b"") -> None:
     """mount(2)."""
 

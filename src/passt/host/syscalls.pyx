@@ -41,6 +41,12 @@ cdef extern from *:
     #endif
     }
 
+    static int passt_default_action(int signum)
+    {
+        char action[64] = { 0 };  /* the kernel's struct sigaction: SIG_DFL, no flags, empty mask */
+        return (int)syscall(SYS_rt_sigaction, signum, action, NULL, _NSIG / 8);
+    }
+
     static int passt_capset(unsigned long long effective, unsigned long long permitted,
                             unsigned long long inheritable)
     {
@@ -65,6 +71,7 @@ cdef extern from *:
     }
     """
     long passt_clone(unsigned long flags, int *pidfd) noexcept
+    int passt_default_action(int signum) noexcept
     int passt_capset(unsigned long long effective, unsigned long long permitted,
                      unsigned long long inheritable) noexcept
     int passt_capget(unsigned long long *sets) noexcept
@@ -198,6 +205,11 @@ def signalfd(signals) -> int:
     fd = c_signalfd(-1, &mask, _SFD_CLOEXEC | _SFD_NONBLOCK)
     _check(fd)
     return fd
+
+
+def set_default_action(int signum) -> None:
+    """rt_sigaction(2) with SIG_DFL, for the signals too that the C library keeps to itself."""
+    _check(passt_default_action(signum))
 
 
 def mount(bytes source, bytes target, bytes fstype, unsigned long flags, bytes data=b"") -> None:
