@@ -1,5 +1,5 @@
 # Typing of the kernel's side; what each name does is said in hostside.pyx.
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 FEATURES: dict[str, int]
 
@@ -12,7 +12,7 @@ class Buffer(NamedTuple):
     room: int
     total: int
 
-Endpoint = tuple[bytes, int]
+Endpoint: TypeAlias = tuple[bytes, int]
 
 class HostSockets:
     has_peek_off: bool

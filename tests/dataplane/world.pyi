@@ -1,7 +1,7 @@
 # Typing of the world; what each name does is said in world.pyx.
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from passt.contracts import FlowPolicy, FrameResponder, GuestEvents
 
@@ -14,12 +14,12 @@ class Sent(NamedTuple):
     hdr_len: int
 
 class FlowState(NamedTuple):
-    index: int
+    number: int
     kind: int
     fd: int
     armed: int
 
-Received = tuple[bytes, bytes, bytes, int] | int
+Received: TypeAlias = tuple[bytes, bytes, bytes, int] | int
 
 class ScriptedSockets:
     log: list[tuple[object, ...]]

@@ -16,10 +16,10 @@ from passt.dataplane.headers cimport is_mapped4
 from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, EAGAIN, EINTR, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL,
-    MSG_PEEK, MSG_TRUNC, O_CLOEXEC, O_RDONLY,
-    PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, SHUT_WR, SO_BINDTODEVICE,
-    SO_BROADCAST, SO_ERROR, SO_LINGER, SO_MEMINFO, SO_PEEK_OFF, SO_REUSEADDR, SO_SNDBUF,
-    SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SIOCOUTQ, SOL_SOCKET, TCP_INFO, TCP_NODELAY, accept4,
+    MSG_PEEK, MSG_TRUNC, O_CLOEXEC, O_RDONLY, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS,
+    PASST_MEMINFO_WMEM_QUEUED, SHUT_WR, SO_BINDTODEVICE, SO_BROADCAST, SO_ERROR, SO_LINGER, SO_MEMINFO,
+    SO_PEEK_OFF, SO_REUSEADDR, SO_SNDBUF, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SIOCOUTQ,
+    SOL_SOCKET, TCP_INFO, TCP_NODELAY, accept4,
     bind, close, connect, errno, getsockname, getsockopt, htons, ioctl, iovec, linger, memcpy, memset,
     msghdr, ntohs, open, recv, recvmsg, sendmsg, setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
     sockaddr_storage, socket, socklen_t,
