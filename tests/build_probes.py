@@ -32,7 +32,9 @@ def build() -> None:
         )
         for source in sorted(PROBES.glob("*.pyx"))
     ]
-    modules = cythonize(extensions, compiler_directives=settings["DIRECTIVES"], include_path=["src"])
+    modules = cythonize(  # type: ignore[no-untyped-call]
+        extensions, compiler_directives=settings["DIRECTIVES"], include_path=["src"]
+    )
     command = build_ext(Distribution({"ext_modules": modules}))
     command.inplace = True
     command.build_temp = "build/probes"

@@ -14,8 +14,9 @@ class Policy:
         self.asked_inbound: list[tuple[int, object, bytes, int, bytes, int]] = []
         self.error: Exception | None = None
 
-    def outbound(self, proto: int, source: bytes, source_port: int, destination: bytes,
-                 destination_port: int) -> Target | None:
+    def outbound(
+        self, proto: int, source: bytes, source_port: int, destination: bytes, destination_port: int
+    ) -> Target | None:
         self.asked_outbound.append((proto, source, source_port, destination, destination_port))
         if self.error:
             raise self.error
@@ -23,8 +24,9 @@ class Policy:
             return None
         return self.target or Target(destination, destination_port)
 
-    def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int, local: bytes,
-                local_port: int) -> InboundTarget | None:
+    def inbound(  # noqa: PLR0917 - as the contract has it
+        self, proto: int, rule: object, peer: bytes, peer_port: int, local: bytes, local_port: int
+    ) -> InboundTarget | None:
         self.asked_inbound.append((proto, rule, peer, peer_port, local, local_port))
         if self.error:
             raise self.error

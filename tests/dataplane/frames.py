@@ -10,7 +10,7 @@ FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 
 
 def rfc1071(data: bytes) -> int:
-    """The Internet checksum of *data*, the number that the two octets of the field spell."""
+    """Give the Internet checksum of *data*, the number that the two octets of the field spell."""
     total = 0
     for at in range(0, len(data), 2):
         total += int.from_bytes(data[at : at + 2].ljust(2, b"\0"), "big")
@@ -20,19 +20,19 @@ def rfc1071(data: bytes) -> int:
 
 
 def packed(address: str) -> bytes:
-    """An address of either family as octets."""
+    """Give an address of either family as octets."""
     return ip_address(address).packed
 
 
 def ethernet(payload: bytes, *, kind: int | None = None, source: bytes = GUEST_MAC) -> bytes:
-    """A frame to us; *kind* is taken from the IP version if it is not given."""
+    """Give a frame to us; *kind* is taken from the IP version if it is not given."""
     if kind is None:
         kind = 0x86DD if payload[0] >> 4 == 6 else 0x0800
     return OUR_MAC + source + kind.to_bytes(2, "big") + payload
 
 
 def ip(source: str, destination: str, protocol: int, payload: bytes) -> bytes:
-    """A packet of the family of *source*, header checksum complete."""
+    """Give a packet of the family of *source*, header checksum complete."""
     if ":" in source:
         return (
             struct.pack("!IHBB", 0x60000000, len(payload), protocol, 64)
@@ -46,7 +46,7 @@ def ip(source: str, destination: str, protocol: int, payload: bytes) -> bytes:
 
 
 def pseudo_header(source: str, destination: str, protocol: int, length: int) -> bytes:
-    """What the checksum covers besides the message (RFC 9293 3.1, RFC 8200 8.1)."""
+    """Say what the checksum covers besides the message (RFC 9293 3.1, RFC 8200 8.1)."""
     addresses = packed(source) + packed(destination)
     if ":" in source:
         return addresses + struct.pack("!II", length, protocol)
@@ -60,7 +60,7 @@ def with_checksum(source: str, destination: str, protocol: int, message: bytes, 
 
 
 def udp(source: str, sport: int, destination: str, dport: int, payload: bytes = b"") -> bytes:
-    """A frame with a datagram."""
+    """Give a frame with a datagram."""
     message = struct.pack("!HHHH", sport, dport, 8 + len(payload), 0) + payload
     message = with_checksum(source, destination, UDP, message, 6)
     return ethernet(ip(source, destination, UDP, message))
@@ -79,16 +79,26 @@ def tcp(
     options: bytes = b"",
     payload: bytes = b"",
 ) -> bytes:
-    """A frame with a segment; *options* are padded to whole words."""
+    """Give a frame with a segment; *options* are padded to whole words."""
     options += bytes(-len(options) % 4)
     offset = (20 + len(options)) // 4 << 4
-    message = struct.pack("!HHIIBBHHH", sport, dport, seq, ack, offset, flags, window, 0, 0) + options + payload
+    message = (
+        struct.pack("!HHIIBBHHH", sport, dport, seq, ack, offset, flags, window, 0, 0) + options + payload
+    )
     return ethernet(ip(source, destination, TCP, with_checksum(source, destination, TCP, message, 16)))
 
 
-def echo(source: str, destination: str, ident: int, seq: int, payload: bytes = b"", *, kind: int | None = None,
-         code: int = 0) -> bytes:
-    """A frame with an ICMP or ICMPv6 message of the echo form, by default a request."""
+def echo(
+    source: str,
+    destination: str,
+    ident: int,
+    seq: int,
+    payload: bytes = b"",
+    *,
+    kind: int | None = None,
+    code: int = 0,
+) -> bytes:
+    """Give a frame with an ICMP or ICMPv6 message of the echo form, by default a request."""
     six = ":" in source
     if kind is None:
         kind = 128 if six else 8

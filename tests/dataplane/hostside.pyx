@@ -55,7 +55,8 @@ cdef class HostSockets:
 
     def bind_source(self, int fd, bytes address not None, int port, uint32_t scope_id=0):
         cdef sockaddr_storage out
-        n = fill_sockaddr(&out, <const uint8_t *><const char *>address, len(address), <uint16_t>port, scope_id)
+        n = fill_sockaddr(&out, <const uint8_t *><const char *>address, len(address), <uint16_t>port,
+                          scope_id)
         return self.sockets.bind_source(fd, &out, n)
 
     def bind_device(self, int fd, bytes name not None):
@@ -63,7 +64,8 @@ cdef class HostSockets:
 
     def connect(self, int fd, bytes address not None, int port, uint32_t scope_id=0):
         cdef sockaddr_storage out
-        n = fill_sockaddr(&out, <const uint8_t *><const char *>address, len(address), <uint16_t>port, scope_id)
+        n = fill_sockaddr(&out, <const uint8_t *><const char *>address, len(address), <uint16_t>port,
+                          scope_id)
         return self.sockets.connect(fd, &out, n)
 
     def accept(self, int fd):
@@ -205,8 +207,8 @@ cdef class PlainLink:
         memset(&self.stats, 0, sizeof(Stats))
         link.stats = &self.stats
 
-    def send(self, bytes frame not None, *, int gso_type=0, int gso_size=0, int csum_start=0, int csum_offset=0,
-             int hdr_len=0):
+    def send(self, bytes frame not None, *, int gso_type=0, int gso_size=0, int csum_start=0,
+             int csum_offset=0, int hdr_len=0):
         cdef TxMeta meta
         if len(frame) > <Py_ssize_t>self.link.max_frame:
             raise ValueError("longer than the slot")

@@ -30,7 +30,7 @@ def in_child(test: Callable[P, None]) -> Callable[P, None]:
             os.close(reader)
             os._exit(run_child(writer, functools.partial(test, *args, **kwargs)))
         os.close(writer)
-        with open(reader, encoding="utf-8") as report:
+        with os.fdopen(reader, encoding="utf-8") as report:
             text = report.read()
         _, status = os.waitpid(pid, 0)
         if status:

@@ -6,11 +6,13 @@ behind the frame ends the test run instead of going unseen (`Guarded`).
 
 from typing import NamedTuple
 
-from passt.dataplane.stats import Verdict
+from passt.dataplane.stats import Verdict  # no-cython-lint: the tests take it from here
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE, mmap, mprotect, munmap
+from posix.mman cimport (
+    MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE, mmap, mprotect, munmap,
+)
 
 from passt.dataplane.csum cimport csum_add, csum_fold, pseudo4, pseudo6
 from passt.dataplane.flow cimport FLOW_DEAD, NO_FLOW, Flow, FlowKey, FlowTable
@@ -85,7 +87,8 @@ cdef class Guarded:
     cdef uint8_t *base
 
     def __cinit__(self):
-        self.base = <uint8_t *>mmap(NULL, ROOM + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        self.base = <uint8_t *>mmap(
+            NULL, ROOM + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if <void *>self.base == MAP_FAILED:
             raise MemoryError
         if mprotect(self.base + ROOM, PAGE, PROT_NONE) < 0:
@@ -109,7 +112,6 @@ cdef class Guarded:
 
 cdef bytes taken(const uint8_t *p, size_t n):
     return (<const char *>p)[:n]
-
 
 
 cdef object fields_of(const IpView *view):
@@ -166,7 +168,8 @@ def udp(bytes datagram not None):
     verdict = split_udp(&view, &out)
     if verdict != VERDICT_OK:
         return verdict
-    return UdpFields(src_port=out.src_port, dst_port=out.dst_port, payload=taken(out.payload, out.payload_len))
+    return UdpFields(
+        src_port=out.src_port, dst_port=out.dst_port, payload=taken(out.payload, out.payload_len))
 
 
 def tcp_options(bytes options not None):

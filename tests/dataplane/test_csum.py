@@ -15,7 +15,7 @@ from tests.dataplane.frames import packed, pseudo_header, rfc1071
 
 
 def stored(value: int) -> int:
-    """What number the two octets spell when *value* is stored in the machine's order."""
+    """Say what number the two octets spell when *value* is stored in the machine's order."""
     return int.from_bytes(value.to_bytes(2, sys.byteorder), "big")
 
 
@@ -62,24 +62,32 @@ def test_message_with_its_checksum_sums_to_zero(data: bytes) -> None:
     assert probe.checksum(whole) == 0
 
 
-@given(st.binary(min_size=4, max_size=4), st.binary(min_size=4, max_size=4), st.sampled_from([6, 17]),
-       st.binary(max_size=200))
+@given(
+    st.binary(min_size=4, max_size=4),
+    st.binary(min_size=4, max_size=4),
+    st.sampled_from([6, 17]),
+    st.binary(max_size=200),
+)
 def test_pseudo_header_of_ip4(source: bytes, destination: bytes, protocol: int, data: bytes) -> None:
-    texts = [socket.inet_ntop(socket.AF_INET, address) for address in (source, destination)]
+    src, dst = (socket.inet_ntop(socket.AF_INET, address) for address in (source, destination))
     total = probe.pseudo(source, destination, protocol, len(data))
     value = stored(probe.checksum(data, total))
-    assert value == rfc1071(pseudo_header(*texts, protocol, len(data)) + data)
-    assert value == in4_chksum(protocol, IP(src=texts[0], dst=texts[1]), data)
+    assert value == rfc1071(pseudo_header(src, dst, protocol, len(data)) + data)
+    assert value == in4_chksum(protocol, IP(src=src, dst=dst), data)
 
 
-@given(st.binary(min_size=16, max_size=16), st.binary(min_size=16, max_size=16), st.sampled_from([6, 17, 58]),
-       st.binary(max_size=200))
+@given(
+    st.binary(min_size=16, max_size=16),
+    st.binary(min_size=16, max_size=16),
+    st.sampled_from([6, 17, 58]),
+    st.binary(max_size=200),
+)
 def test_pseudo_header_of_ip6(source: bytes, destination: bytes, protocol: int, data: bytes) -> None:
-    texts = [socket.inet_ntop(socket.AF_INET6, address) for address in (source, destination)]
+    src, dst = (socket.inet_ntop(socket.AF_INET6, address) for address in (source, destination))
     total = probe.pseudo(source, destination, protocol, len(data))
     value = stored(probe.checksum(data, total))
-    assert value == rfc1071(pseudo_header(*texts, protocol, len(data)) + data)
-    assert value == in6_chksum(protocol, IPv6(src=texts[0], dst=texts[1]), data)
+    assert value == rfc1071(pseudo_header(src, dst, protocol, len(data)) + data)
+    assert value == in6_chksum(protocol, IPv6(src=src, dst=dst), data)  # type: ignore[no-untyped-call]
 
 
 def test_pseudo_header_of_ip6_has_a_length_of_32_bits() -> None:

@@ -34,8 +34,9 @@ class Bench:
 
     def __init__(self) -> None:
         self.policy, self.responder, self.events = Policy(), Responder(), Events()
-        self.world = World(self.policy, self.responder, self.events, our_mac=OUR_MAC, max_flows=MAX_FLOWS,
-                           scripted=True)
+        self.world = World(
+            self.policy, self.responder, self.events, our_mac=OUR_MAC, max_flows=MAX_FLOWS, scripted=True
+        )
         self.world.now = 10**9
 
     def take(self, frame: bytes, *, gso_type: int = 0, gso_size: int = 0) -> dict[str, int]:
@@ -46,8 +47,11 @@ class Bench:
         after = self.world.counters()
         assert after["frames_from_guest"] == before["frames_from_guest"] + 1
         assert after["bytes_from_guest"] == before["bytes_from_guest"] + len(frame)
-        return {name: after[name] - before[name] for name in after
-                if name.startswith("drop_") and after[name] != before[name]}
+        return {
+            name: after[name] - before[name]
+            for name in after
+            if name.startswith("drop_") and after[name] != before[name]
+        }
 
 
 @pytest.fixture
@@ -70,7 +74,7 @@ class Case(NamedTuple):
 
 
 def spoiled(frame: bytes, at: int, new: bytes) -> bytes:
-    return frame[:at] + new + frame[at + len(new):]
+    return frame[:at] + new + frame[at + len(new) :]
 
 
 def refuse(bench: Bench) -> None:
@@ -212,8 +216,8 @@ def test_overflow_pool_used_up_is_counted(bench: Bench) -> None:
 # Counters that no frame of the guest can move through these doors, and where they are tested instead.
 ELSEWHERE = {
     Verdict.VERDICT_OK,
-    Verdict.DROP_LINK_DOWN,         # test_tap: the interface is down
-    Verdict.DROP_TRUNCATED,         # test_udp, test_ping: from the socket's side
+    Verdict.DROP_LINK_DOWN,  # test_tap: the interface is down
+    Verdict.DROP_TRUNCATED,  # test_udp, test_ping: from the socket's side
     Verdict.N_VERDICTS,
 }
 
@@ -241,7 +245,9 @@ def test_repeated_syn_opens_no_second_connection(bench: Bench) -> None:
 LOOPBACK6, MAPPED, GROUP6 = "::1", "::ffff:192.0.2.2", "ff02::1"
 
 
-@pytest.mark.parametrize("source", ["0.0.0.0", "127.0.0.1", "127.255.255.255", "224.0.0.1", "239.255.255.255"])
+@pytest.mark.parametrize(
+    "source", ["0.0.0.0", "127.0.0.1", "127.255.255.255", "224.0.0.1", "239.255.255.255"]
+)
 @pytest.mark.parametrize("build", [udp, tcp])
 def test_source_that_no_guest_may_use(bench: Bench, source: str, build: Callable[..., bytes]) -> None:
     assert bench.take(build(source, 1000, R4, 53)) == {"drop_bad_address": 1}
@@ -250,17 +256,29 @@ def test_source_that_no_guest_may_use(bench: Bench, source: str, build: Callable
 
 @pytest.mark.parametrize("source", ["::", LOOPBACK6, MAPPED, GROUP6, "ff0e::1"])
 @pytest.mark.parametrize("build", [udp, tcp])
-def test_source_that_no_guest_may_use_over_ip6(bench: Bench, source: str, build: Callable[..., bytes]) -> None:
+def test_source_that_no_guest_may_use_over_ip6(
+    bench: Bench, source: str, build: Callable[..., bytes]
+) -> None:
     assert bench.take(build(source, 1000, R6, 53)) == {"drop_bad_address": 1}
     assert bench.events.addresses == bench.events.macs == []
 
 
-@pytest.mark.parametrize(("destination", "over_tcp", "over_udp"), [
-    ("0.0.0.0", False, False), ("127.0.0.1", False, False), ("127.1.2.3", False, False),
-    ("224.0.0.1", False, True), ("255.255.255.255", False, True), ("10.0.0.255", True, True),
-    ("::", False, False), (LOOPBACK6, False, False), (MAPPED, False, False), (GROUP6, False, True),
-    ("fe80::1", True, True),
-])
+@pytest.mark.parametrize(
+    ("destination", "over_tcp", "over_udp"),
+    [
+        ("0.0.0.0", False, False),
+        ("127.0.0.1", False, False),
+        ("127.1.2.3", False, False),
+        ("224.0.0.1", False, True),
+        ("255.255.255.255", False, True),
+        ("10.0.0.255", True, True),
+        ("::", False, False),
+        (LOOPBACK6, False, False),
+        (MAPPED, False, False),
+        (GROUP6, False, True),
+        ("fe80::1", True, True),
+    ],
+)
 def test_destination(bench: Bench, destination: str, over_tcp: bool, over_udp: bool) -> None:
     source = G6 if ":" in destination else G4
     bad = {"drop_bad_address": 1}
@@ -287,9 +305,18 @@ def test_control_frame_reaches_the_responder_and_its_answers_the_guest(bench: Be
     assert bench.events.addresses == bench.events.macs == []
 
 
-@pytest.mark.parametrize("frame", [
-    udp(G4, 68, R4, 547), udp(G6, 546, R6, 67), tcp(G4, 1000, R4, 67), tcp(G6, 1000, R6, 547),
-    udp(G4, 67, R4, 68), udp(G6, 547, R6, 546)], ids=lambda frame: frame[34:38].hex())
+@pytest.mark.parametrize(
+    "frame",
+    [
+        udp(G4, 68, R4, 547),
+        udp(G6, 546, R6, 67),
+        tcp(G4, 1000, R4, 67),
+        tcp(G6, 1000, R6, 547),
+        udp(G4, 67, R4, 68),
+        udp(G6, 547, R6, 546),
+    ],
+    ids=lambda frame: frame[34:38].hex(),
+)
 def test_frame_that_only_resembles_a_control_frame_is_translated(bench: Bench, frame: bytes) -> None:
     assert bench.take(frame) == {}
     assert bench.responder.frames == []
@@ -333,8 +360,9 @@ def test_frames_to_the_guest_carry_its_hardware_address(bench: Bench) -> None:
 def test_addresses_are_told_once_per_change_and_family(bench: Bench) -> None:
     for address in (G4, G6, G4, "192.0.2.3", "fe80::2", G6, "fe80::2", "2001:db8::3", "fe80::3", G4):
         bench.take(udp(address, 1000, R6 if ":" in address else R4, 53))
-    assert bench.events.addresses == [packed(address) for address in (
-        G4, G6, "192.0.2.3", "fe80::2", "2001:db8::3", "fe80::3", G4)]
+    assert bench.events.addresses == [
+        packed(address) for address in (G4, G6, "192.0.2.3", "fe80::2", "2001:db8::3", "fe80::3", G4)
+    ]
 
 
 @pytest.mark.parametrize("address", ["240.0.0.1", "255.255.255.255"])
@@ -352,14 +380,18 @@ def test_frame_that_is_dropped_early_teaches_nothing(bench: Bench) -> None:
 # Policy
 
 
-@pytest.mark.parametrize(("frame", "asked"), [
-    (UDP4, (17, packed(G4), 1000, packed(R4), 53)),
-    (UDP6, (17, packed(G6), 1000, packed(R6), 53)),
-    (TCP4, (6, packed(G4), 1000, packed(R4), 80)),
-    (TCP6, (6, packed(G6), 1000, packed(R6), 80)),
-    (ECHO4, (1, packed(G4), 7, packed(R4), 7)),
-    (ECHO6, (58, packed(G6), 7, packed(R6), 7)),
-], ids=["udp4", "udp6", "tcp4", "tcp6", "echo4", "echo6"])
+@pytest.mark.parametrize(
+    ("frame", "asked"),
+    [
+        (UDP4, (17, packed(G4), 1000, packed(R4), 53)),
+        (UDP6, (17, packed(G6), 1000, packed(R6), 53)),
+        (TCP4, (6, packed(G4), 1000, packed(R4), 80)),
+        (TCP6, (6, packed(G6), 1000, packed(R6), 80)),
+        (ECHO4, (1, packed(G4), 7, packed(R4), 7)),
+        (ECHO6, (58, packed(G6), 7, packed(R6), 7)),
+    ],
+    ids=["udp4", "udp6", "tcp4", "tcp6", "echo4", "echo6"],
+)
 def test_policy_is_asked_once_per_flow(bench: Bench, frame: bytes, asked: tuple[object, ...]) -> None:
     if frame in (TCP4, TCP6):
         bench.world.script("connect", -errno.EINPROGRESS)
@@ -398,11 +430,15 @@ def test_capture_sees_both_directions_and_can_be_taken_off(bench: Bench) -> None
     bench.world.set_capture(lambda frame, to_guest: seen.append((frame, to_guest)))
     bench.responder.replies = [b"\x11" * 42]
     bench.take(ARP)
-    bench.take(ethernet(bytes(46), kind=0x88CC))      # dropped, but it was there
+    bench.take(ethernet(bytes(46), kind=0x88CC))  # dropped, but it was there
     bench.world.room = 0
-    bench.take(ARP)                                   # the answer is not taken, so it was not there
-    assert seen == [(ARP, False), (b"\x11" * 42 + bytes(18), True), (ethernet(bytes(46), kind=0x88CC), False),
-                    (ARP, False)]
+    bench.take(ARP)  # the answer is not taken, so it was not there
+    assert seen == [
+        (ARP, False),
+        (b"\x11" * 42 + bytes(18), True),
+        (ethernet(bytes(46), kind=0x88CC), False),
+        (ARP, False),
+    ]
     bench.world.set_capture(None)
     bench.take(ARP)
     assert len(seen) == 4

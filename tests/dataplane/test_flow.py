@@ -78,8 +78,12 @@ def test_sides_are_apart_and_keys_are_compared_whole() -> None:
     assert table.find(one, GUEST) == 0
     assert table.find(one, HOST) is None
     for other in (
-        one._replace(guest=bytes(15) + b"\x08"), one._replace(remote=bytes(16)), one._replace(guest_port=8),
-        one._replace(remote_port=81), one._replace(proto=17), one._replace(scope=1),
+        one._replace(guest=bytes(15) + b"\x08"),
+        one._replace(remote=bytes(16)),
+        one._replace(guest_port=8),
+        one._replace(remote_port=81),
+        one._replace(proto=17),
+        one._replace(scope=1),
     ):
         assert table.find(other, GUEST) is None
 
@@ -135,8 +139,8 @@ def test_tag_of_an_ended_flow_means_nothing() -> None:
     assert alloc(table) == index
     assert table.at_tag(old) is None
     assert table.at_tag(tag(index, table.generation(index))) == index
-    assert table.at_tag(tag(3, 0)) is None          # a record never used
-    assert table.at_tag(tag(2**31, 0)) is None      # no record at all
+    assert table.at_tag(tag(3, 0)) is None  # a record never used
+    assert table.at_tag(tag(2**31, 0)) is None  # no record at all
 
 
 def test_tag_of_a_flow_that_waits_to_be_forgotten_means_nothing() -> None:
@@ -178,9 +182,9 @@ def test_flows_that_wait_for_the_link() -> None:
         alloc(table)
     for index in (0, 1, 2, 1):
         table.add_waiting(index)
-    table.add_work(1)                 # it waits already, which counts as being on the list
+    table.add_work(1)  # it waits already, which counts as being on the list
     table.add_work(4)
-    table.add_waiting(4)              # it has work already
+    table.add_waiting(4)  # it has work already
     table.release(2)
     assert table.take_work() == [4]
     table.wake_waiting()

@@ -7,9 +7,9 @@ is seeded: a failure is the same each time.
 import errno
 import random
 import struct
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from passt.contracts import InboundTarget, Target
+from passt.contracts import Target
 from tests.dataplane import probe
 from tests.dataplane.fakes import Events, Policy, Responder
 from tests.dataplane.frames import (
@@ -31,6 +31,9 @@ from tests.dataplane.frames import (
 )
 from tests.dataplane.world import World
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 MAX_FLOWS = 48
 N_FRAMES = 20_000
 BATCH = 64
@@ -39,7 +42,13 @@ TCP_KIND = 2
 # Answers that the link refuses are counted besides the verdict on the frame.
 LINK_DROPS = {"drop_link_full"}
 OUT_OF_REACH = {
-    "verdict_ok", "n_verdicts", "drop_oversize", "drop_link_down", "drop_truncated", "drop_tcp_memory"}
+    "verdict_ok",
+    "n_verdicts",
+    "drop_oversize",
+    "drop_link_down",
+    "drop_truncated",
+    "drop_tcp_memory",
+}
 HOSTS4 = ("192.0.2.2", "198.51.100.7", "198.51.100.8", "10.0.0.1", "127.0.0.1", "224.0.0.1", "0.0.0.0")
 HOSTS6 = ("2001:db8::2", "2001:db8:1::7", "fe80::2", "ff02::1", "::1", "::")
 
@@ -51,13 +60,12 @@ class Whims(Policy):
         super().__init__()
         self.dice = dice
 
-    def outbound(self, proto: int, source: bytes, source_port: int, destination: bytes,
-                 destination_port: int) -> Target | None:
-        return None if self.dice.random() < 0.25 else Target(destination, destination_port)
-
-    def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int, local: bytes,
-                local_port: int) -> InboundTarget | None:
-        raise AssertionError("there is no listener")
+    def outbound(
+        self, proto: int, source: bytes, source_port: int, destination: bytes, destination_port: int
+    ) -> Target | None:
+        self.refuses = self.dice.random() < 0.25
+        self.asked_outbound.clear()
+        return super().outbound(proto, source, source_port, destination, destination_port)
 
 
 class Fuzzer:
@@ -66,13 +74,23 @@ class Fuzzer:
     def __init__(self, dice: random.Random) -> None:
         self.dice = dice
         self.kinds: list[Callable[[str, str], bytes]] = [
-            self.tcp, self.tcp, self.tcp, self.tcp, self.udp, self.echo, self.odd]
+            self.tcp,
+            self.tcp,
+            self.tcp,
+            self.tcp,
+            self.udp,
+            self.echo,
+            self.odd,
+        ]
         self.open: dict[tuple[bool, int], tuple[int, int]] = {}
 
     def endpoints(self) -> tuple[str, str]:
         hosts = self.dice.choice((HOSTS4, HOSTS6))
-        return (hosts[0], hosts[1]) if self.dice.random() < 0.8 else (
-            self.dice.choice(hosts), self.dice.choice(hosts))
+        return (
+            (hosts[0], hosts[1])
+            if self.dice.random() < 0.8
+            else (self.dice.choice(hosts), self.dice.choice(hosts))
+        )
 
     def learn(self, frame: bytes) -> None:
         """Take the sequence numbers that a segment to the guest says are in order."""
@@ -83,29 +101,52 @@ class Fuzzer:
             self.open[six, dport] = (ack, seq + bool(frame[start + 13] & SYN) & 0xFFFFFFFF)
 
     def in_order(self, source: str, destination: str) -> bytes | None:
-        """A segment that fits an open connection."""
+        """Give a segment that fits an open connection."""
         port = self.dice.randrange(1, 12)
         known = self.open.get((":" in source, port))
         if known is None:
             return None
         flags = self.dice.choice((ACK, ACK, ACK, ACK | PSH, ACK | FIN, ACK | RST))
-        return tcp(source, port, destination, 80, flags=flags, seq=known[0], ack=known[1],
-                   payload=self.dice.randbytes(self.dice.choice((0, 1, 1000))))
+        return tcp(
+            source,
+            port,
+            destination,
+            80,
+            flags=flags,
+            seq=known[0],
+            ack=known[1],
+            payload=self.dice.randbytes(self.dice.choice((0, 1, 1000))),
+        )
 
     def tcp(self, source: str, destination: str) -> bytes:
         dice = self.dice
         if dice.random() < 0.6 and (fitting := self.in_order(source, destination)):
             return fitting
-        options = dice.choice((b"", b"\2\4\5\xb4", b"\2\4\5\xb4\1\3\3\7", b"\4\2\2\4\0\0", dice.randbytes(12)))
+        options = dice.choice(
+            (b"", b"\2\4\5\xb4", b"\2\4\5\xb4\1\3\3\7", b"\4\2\2\4\0\0", dice.randbytes(12))
+        )
         near = 1000 + dice.choice((0, 1, 1, 2, 3, 100, 70000, 2**31))
-        return tcp(source, dice.randrange(1, 12), destination, 80, flags=dice.choice((2, 16, 16, 24, 17, 4, 20, 18,
-                   dice.randrange(256))), seq=dice.choice((near, dice.randrange(2**32))), ack=dice.randrange(2**32),
-                   window=dice.choice((0, 1, 500, 65535)), options=options, payload=dice.randbytes(dice.choice(
-                       (0, 0, 1, 100, 1400))))
+        return tcp(
+            source,
+            dice.randrange(1, 12),
+            destination,
+            80,
+            flags=dice.choice((2, 16, 16, 24, 17, 4, 20, 18, dice.randrange(256))),
+            seq=dice.choice((near, dice.randrange(2**32))),
+            ack=dice.randrange(2**32),
+            window=dice.choice((0, 1, 500, 65535)),
+            options=options,
+            payload=dice.randbytes(dice.choice((0, 0, 1, 100, 1400))),
+        )
 
     def udp(self, source: str, destination: str) -> bytes:
-        return udp(source, self.dice.randrange(16), destination, self.dice.choice((53, 67, 547, 0, 9)),
-                   self.dice.randbytes(self.dice.choice((0, 1, 40, 1400))))
+        return udp(
+            source,
+            self.dice.randrange(16),
+            destination,
+            self.dice.choice((53, 67, 547, 0, 9)),
+            self.dice.randbytes(self.dice.choice((0, 1, 40, 1400))),
+        )
 
     def echo(self, source: str, destination: str) -> bytes:
         six = ":" in source
@@ -115,9 +156,17 @@ class Fuzzer:
     def odd(self, source: str, destination: str) -> bytes:
         dice = self.dice
         if dice.random() < 0.3:
-            return ethernet(dice.randbytes(dice.randrange(60)), kind=dice.choice((0x806, 0x8100, 0x800, 0x86DD)))
-        return ethernet(ip(source, destination, dice.choice((0, 43, 44, 51, 59, 60, 6, UDP, 1, 58, 255)),
-                           dice.randbytes(dice.randrange(80))))
+            return ethernet(
+                dice.randbytes(dice.randrange(60)), kind=dice.choice((0x806, 0x8100, 0x800, 0x86DD))
+            )
+        return ethernet(
+            ip(
+                source,
+                destination,
+                dice.choice((0, 43, 44, 51, 59, 60, 6, UDP, 1, 58, 255)),
+                dice.randbytes(dice.randrange(80)),
+            )
+        )
 
     def frame(self) -> bytes:
         dice = self.dice
@@ -127,7 +176,7 @@ class Fuzzer:
             for _ in range(dice.randrange(1, 4)):
                 frame[dice.randrange(12, len(frame))] = dice.randrange(256)
         elif whim < 0.35:
-            del frame[dice.randrange(14, len(frame) + 1):]
+            del frame[dice.randrange(14, len(frame) + 1) :]
         elif whim < 0.4:
             frame += dice.randbytes(dice.randrange(40))
         elif whim < 0.45:
@@ -136,7 +185,7 @@ class Fuzzer:
 
 
 def stir(world: World, dice: random.Random) -> None:
-    """What the sockets, the link and the clock do between two batches."""
+    """Say what the sockets, the link and the clock do between two batches."""
     world.room = dice.choice((-1, -1, -1, 0, 3))
     for operation, outcomes in (
         ("connect", (0, -errno.EINPROGRESS, -errno.ECONNREFUSED, -errno.ENETUNREACH)),
@@ -152,8 +201,12 @@ def stir(world: World, dice: random.Random) -> None:
             world.script(operation, *[dice.choice(outcomes) for _ in range(3)])
     for flow in world.flows():
         if dice.random() < 0.2:
-            world.event(flow.index, dice.choice((
-                EPOLLIN, EPOLLOUT, EPOLLIN | EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLIN | EPOLLRDHUP)))
+            world.event(
+                flow.number,
+                dice.choice(
+                    (EPOLLIN, EPOLLOUT, EPOLLIN | EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLIN | EPOLLRDHUP)
+                ),
+            )
     world.end_turn()
     world.now += dice.choice((1000, 10**6, 3 * 10**8, 10**9, 2 * 10**10))
     world.fire_timers()
@@ -173,8 +226,9 @@ def check_bounds(world: World) -> None:
 
 def check_verdict(frame: bytes, before: dict[str, int], after: dict[str, int]) -> None:
     """See that *frame* was dropped, handed to the responder, or translated: one of them, once."""
-    dropped = sum(after[name] - before[name] for name in after
-                  if name.startswith("drop_") and name not in LINK_DROPS)
+    dropped = sum(
+        after[name] - before[name] for name in after if name.startswith("drop_") and name not in LINK_DROPS
+    )
     control = after["control_frames"] - before["control_frames"]
     assert dropped + control <= 1, frame.hex()
     if not dropped and not control:
@@ -193,8 +247,11 @@ def test_frames_without_sense_are_counted_and_do_no_harm() -> None:
     for number in range(1, N_FRAMES + 1):
         frame = fuzzer.frame()
         before = world.counters()
-        world.inject(frame, gso_type=dice.choice((0, 0, 0, 5, dice.randrange(256))),
-                     gso_size=dice.choice((0, 100, 1400)))
+        world.inject(
+            frame,
+            gso_type=dice.choice((0, 0, 0, 5, dice.randrange(256))),
+            gso_size=dice.choice((0, 100, 1400)),
+        )
         after = world.counters()
         assert after["frames_from_guest"] == number
         check_verdict(frame, before, after)

@@ -67,8 +67,10 @@ def test_vectors_of_the_authors(length: int) -> None:
     assert probe.hash_words(KEY, bytes(range(length))).to_bytes(8, "little").hex() == VECTORS[length]
 
 
-@given(st.binary(min_size=16, max_size=16), st.integers(0, 12).flatmap(
-    lambda words: st.binary(min_size=8 * words, max_size=8 * words)))
+@given(
+    st.binary(min_size=16, max_size=16),
+    st.integers(0, 12).flatmap(lambda words: st.binary(min_size=8 * words, max_size=8 * words)),
+)
 def test_any_words_as_the_second_implementation_says(key: bytes, data: bytes) -> None:
     assert probe.hash_words(key, data) == siphash(key, data)
 
@@ -78,6 +80,12 @@ def test_key_of_a_flow_is_hashed_whole() -> None:
     table = probe.Table(64, KEY)
     packed = bytes(32) + (1).to_bytes(2, "little") + (2).to_bytes(2, "little") + b"\x06\x10\0\0"
     assert table.hash(key) == siphash(KEY, packed)
-    for field in ({"guest": b"\1" + bytes(15)}, {"remote": bytes(15) + b"\1"}, {"guest_port": 3},
-                  {"remote_port": 3}, {"proto": 17}, {"scope": 1}):
+    for field in (
+        {"guest": b"\1" + bytes(15)},
+        {"remote": bytes(15) + b"\1"},
+        {"guest_port": 3},
+        {"remote_port": 3},
+        {"proto": 17},
+        {"scope": 1},
+    ):
         assert table.hash(key._replace(**field)) != table.hash(key)

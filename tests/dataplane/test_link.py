@@ -45,7 +45,7 @@ class Device:
 
     def take(self) -> tuple[Header, bytes]:
         data = self.kernel.recv(70000)
-        return Header(*VNET.unpack_from(data)), data[VNET.size:]
+        return Header(*VNET.unpack_from(data)), data[VNET.size :]
 
     def take_all(self) -> list[tuple[Header, bytes]]:
         found = []
@@ -91,17 +91,33 @@ def test_base_link_has_nothing_and_takes_nothing() -> None:
 
 def test_base_link_segments_of_which_none_is_taken() -> None:
     link = PlainLink()
-    assert not link.send(tcp("192.0.2.1", 1, "192.0.2.2", 2, payload=bytes(500)), gso_type=GSO_TCPV4, gso_size=100,
-                         csum_start=34, csum_offset=16, hdr_len=54)
+    assert not link.send(
+        tcp("192.0.2.1", 1, "192.0.2.2", 2, payload=bytes(500)),
+        gso_type=GSO_TCPV4,
+        gso_size=100,
+        csum_start=34,
+        csum_offset=16,
+        hdr_len=54,
+    )
 
 
 # Features
 
 
-@pytest.mark.parametrize(("offloads", "expected"), [
-    (0, set()), (CSUM, {"CSUM"}), (CSUM | TSO4, {"CSUM", "TSO4"}), (CSUM | TSO6 | TSO_ECN, {"CSUM", "TSO6"}),
-    (CSUM | USO4, {"CSUM"}), (CSUM | USO6, {"CSUM"}), (CSUM | USO4 | USO6, {"CSUM", "USO4", "USO6"}),
-    (ALL, set(FEATURES)), (0xFFFFFF80, set())])
+@pytest.mark.parametrize(
+    ("offloads", "expected"),
+    [
+        (0, set()),
+        (CSUM, {"CSUM"}),
+        (CSUM | TSO4, {"CSUM", "TSO4"}),
+        (CSUM | TSO6 | TSO_ECN, {"CSUM", "TSO6"}),
+        (CSUM | USO4, {"CSUM"}),
+        (CSUM | USO6, {"CSUM"}),
+        (CSUM | USO4 | USO6, {"CSUM", "USO4", "USO6"}),
+        (ALL, set(FEATURES)),
+        (0xFFFFFF80, set()),
+    ],
+)
 def test_features_follow_the_offloads_granted(offloads: int, expected: set[str]) -> None:
     link = Tap(os.open("/dev/null", os.O_RDWR), offloads)
     assert link.features == sum(FEATURES[name] for name in expected)
@@ -133,7 +149,9 @@ def test_checksum_to_be_completed_is_asked_of_the_device(device: Device) -> None
 @pytest.mark.parametrize("gso_type", [GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4])
 def test_segmentation_is_asked_of_the_device(device: Device, gso_type: int) -> None:
     frame = bytes(i & 0xFF for i in range(60000))
-    assert device.link.send(frame, gso_type=gso_type, gso_size=1448, csum_start=34, csum_offset=16, hdr_len=54)
+    assert device.link.send(
+        frame, gso_type=gso_type, gso_size=1448, csum_start=34, csum_offset=16, hdr_len=54
+    )
     assert device.take() == (Header(NEEDS_CSUM, gso_type, 54, 1448, 34, 16), frame)
     assert device.link.counters()["frames_to_guest"] == 1
 
@@ -144,12 +162,16 @@ def partial(frame: bytes, protocol: int, at: int) -> bytes:
     start = 54 if six else 34
     family, octets = (socket.AF_INET6, 16) if six else (socket.AF_INET, 4)
     begin = 22 if six else 26
-    source, destination = (socket.inet_ntop(family, frame[at:at + octets]) for at in (begin, begin + octets))
+    source, destination = (
+        socket.inet_ntop(family, frame[at : at + octets]) for at in (begin, begin + octets)
+    )
     value = ~rfc1071(pseudo_header(source, destination, protocol, len(frame) - start)) & 0xFFFF
-    return frame[:start + at] + value.to_bytes(2, "big") + frame[start + at + 2:]
+    return frame[: start + at] + value.to_bytes(2, "big") + frame[start + at + 2 :]
 
 
-@pytest.mark.parametrize(("source", "destination"), [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")])
+@pytest.mark.parametrize(
+    ("source", "destination"), [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")]
+)
 def test_checksum_is_completed_for_a_device_that_does_not(
     make_device: Callable[[int], Device], source: str, destination: str
 ) -> None:
@@ -160,7 +182,9 @@ def test_checksum_is_completed_for_a_device_that_does_not(
     assert device.take() == (Header(0, 0, start + 8, 0, 0, 0), frame)
 
 
-@pytest.mark.parametrize(("offloads", "six"), [(CSUM | TSO6, False), (CSUM | TSO4, True), (CSUM, False), (0, True)])
+@pytest.mark.parametrize(
+    ("offloads", "six"), [(CSUM | TSO6, False), (CSUM | TSO4, True), (CSUM, False), (0, True)]
+)
 def test_segments_are_cut_for_a_device_that_does_not(
     make_device: Callable[[int], Device], offloads: int, six: bool
 ) -> None:
@@ -169,11 +193,19 @@ def test_segments_are_cut_for_a_device_that_does_not(
     start = 54 if six else 34
     payload = bytes(range(250))
     frame = partial(tcp(source, 80, destination, 4000, flags=ACK, payload=payload), 6, 16)
-    assert device.link.send(frame, gso_type=GSO_TCPV6 if six else GSO_TCPV4, gso_size=100, csum_start=start,
-                            csum_offset=16, hdr_len=start + 20)
+    assert device.link.send(
+        frame,
+        gso_type=GSO_TCPV6 if six else GSO_TCPV4,
+        gso_size=100,
+        csum_start=start,
+        csum_offset=16,
+        hdr_len=start + 20,
+    )
     expected = []
     for offset in (0, 100, 200):
-        segment = tcp(source, 80, destination, 4000, flags=ACK, seq=1000 + offset, payload=payload[offset:][:100])
+        segment = tcp(
+            source, 80, destination, 4000, flags=ACK, seq=1000 + offset, payload=payload[offset:][:100]
+        )
         expected.append((Header(0, 0, start + 20, 0, 0, 0), segment))
     assert device.take_all() == expected
     assert device.link.counters()["frames_to_guest"] == 3
@@ -182,7 +214,9 @@ def test_segments_are_cut_for_a_device_that_does_not(
 def test_datagrams_are_cut_unless_the_device_does_both_families(make_device: Callable[[int], Device]) -> None:
     device = make_device(CSUM | TSO4 | TSO6 | USO4)
     frame = partial(udp("192.0.2.1", 53, "192.0.2.2", 4000, bytes(250)), 17, 6)
-    assert device.link.send(frame, gso_type=GSO_UDP_L4, gso_size=100, csum_start=34, csum_offset=6, hdr_len=42)
+    assert device.link.send(
+        frame, gso_type=GSO_UDP_L4, gso_size=100, csum_start=34, csum_offset=6, hdr_len=42
+    )
     assert [len(data) for _, data in device.take_all()] == [142, 142, 92]
 
 
@@ -243,7 +277,7 @@ def test_frames_kept_are_bounded(device: Device) -> None:
         assert taken < 10
     assert taken >= 2
     assert device.link.counters()["drop_link_full"] == 1
-    assert device.link.send(SMALL)          # a small one still fits
+    assert device.link.send(SMALL)  # a small one still fits
     arrived = 0
     while device.link.blocked:
         arrived += len(device.take_all())
@@ -306,6 +340,6 @@ def test_frames_of_impossible_length_are_counted_drops(device: Device) -> None:
 def test_device_that_is_gone_is_an_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    link = Tap(writer, ALL)                 # a descriptor that cannot be read
+    link = Tap(writer, ALL)  # a descriptor that cannot be read
     assert link.read() == []
     assert link.error == errno.EBADF

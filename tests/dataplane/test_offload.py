@@ -16,8 +16,10 @@ from tests.dataplane.frames import pseudo_header, rfc1071
 GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4 = 1, 4, 5
 FIN, PSH, ACK = 1, 8, 16
 
-IP_LAYERS = {4: IP(src="192.0.2.1", dst="192.0.2.2", id=0, flags="DF", ttl=255),
-             6: IPv6(src="2001:db8::1", dst="2001:db8::2", hlim=255)}
+IP_LAYERS = {
+    4: IP(src="192.0.2.1", dst="192.0.2.2", id=0, flags="DF", ttl=255),
+    6: IPv6(src="2001:db8::1", dst="2001:db8::2", hlim=255),
+}
 ETHER = Ether(src="9a:55:9a:55:9a:55", dst="02:00:00:00:00:01")
 
 
@@ -31,20 +33,29 @@ class Request(NamedTuple):
     gso_type: int
 
     def cut(self, offset: int, gso_size: int) -> bytes:
-        return probe.cut(self.frame, offset, gso_size=gso_size, hdr_len=self.hdr_len, csum_start=self.csum_start,
-                         csum_offset=self.csum_offset, gso_type=self.gso_type)
+        return probe.cut(
+            self.frame,
+            offset,
+            gso_size=gso_size,
+            hdr_len=self.hdr_len,
+            csum_start=self.csum_start,
+            csum_offset=self.csum_offset,
+            gso_type=self.gso_type,
+        )
 
 
 def with_pseudo_sum(frame: bytes, family: int, protocol: int, csum_at: int, l4_at: int) -> bytes:
     layer = IP_LAYERS[family]
     value = ~rfc1071(pseudo_header(layer.src, layer.dst, protocol, (len(frame) - l4_at) & 0xFFFF)) & 0xFFFF
-    return frame[:csum_at] + value.to_bytes(2, "big") + frame[csum_at + 2:]
+    return frame[:csum_at] + value.to_bytes(2, "big") + frame[csum_at + 2 :]
 
 
-def tcp_request(family: int, payload: bytes, *, flags: int = PSH | ACK, seq: int = 1000,
-                options: bytes = b"") -> Request:
-    segment = TCP(sport=80, dport=4000, seq=seq, ack=77, flags=flags, window=512,
-                  options=[("NOP", None)] * len(options))
+def tcp_request(
+    family: int, payload: bytes, *, flags: int = PSH | ACK, seq: int = 1000, options: bytes = b""
+) -> Request:
+    segment = TCP(
+        sport=80, dport=4000, seq=seq, ack=77, flags=flags, window=512, options=[("NOP", None)] * len(options)
+    )
     frame = bytes(ETHER / IP_LAYERS[family] / segment / Raw(payload))
     start = 34 if family == 4 else 54
     frame = with_pseudo_sum(frame, family, 6, start + 16, start)
@@ -65,9 +76,10 @@ def check(data: bytes, layer: type[Packet]) -> Packet:
     assert inner.len == len(data) - 14 if IP in frame else inner.plen == len(data) - 54
     if IP in frame:
         assert rfc1071(data[14:34]) == 0
-    l4 = data[34 if IP in frame else 54:]
+    l4 = data[34 if IP in frame else 54 :]
     assert rfc1071(pseudo_header(inner.src, inner.dst, 17 if layer is UDP else 6, len(l4)) + l4) == 0
-    return frame[layer]
+    found: Packet = frame[layer]
+    return found
 
 
 def payload_of(layer: Packet) -> bytes:
@@ -139,10 +151,23 @@ def test_completed_checksum_is_that_of_scapy(family: int, is_udp: bool, payload:
     done = probe.complete(request.frame, request.csum_start, request.csum_offset)
     layer = UDP if is_udp else TCP
     ours = check(done, layer)
-    scapys = Ether(bytes(ETHER / IP_LAYERS[family] / layer(sport=ours.sport, dport=ours.dport, **(
-        {} if is_udp else {"seq": ours.seq, "ack": ours.ack, "flags": int(ours.flags), "window": ours.window}
-    )) / Raw(payload)))[layer]
-    assert ours.chksum % 0xFFFF == scapys.chksum % 0xFFFF       # 0 and ffff are the same number
+    scapys = Ether(
+        bytes(
+            ETHER
+            / IP_LAYERS[family]
+            / layer(
+                sport=ours.sport,
+                dport=ours.dport,
+                **(
+                    {}
+                    if is_udp
+                    else {"seq": ours.seq, "ack": ours.ack, "flags": int(ours.flags), "window": ours.window}
+                ),
+            )
+            / Raw(payload)
+        )
+    )[layer]
+    assert ours.chksum % 0xFFFF == scapys.chksum % 0xFFFF  # 0 and ffff are the same number
 
 
 def test_frame_without_a_request_stays_as_it_is() -> None:
@@ -155,7 +180,7 @@ def test_udp_checksum_is_never_sent_as_zero(family: int) -> None:
     # Choose the last two octets so that the sum comes out as zero.
     request = udp_request(family, b"\0\0")
     frame = probe.complete(request.frame, request.csum_start, 6)
-    value = frame[request.csum_start + 6:request.csum_start + 8]
+    value = frame[request.csum_start + 6 : request.csum_start + 8]
     done = probe.complete(request.frame[:-2] + value, request.csum_start, 6)
-    assert done[request.csum_start + 6:request.csum_start + 8] == b"\xff\xff"
+    assert done[request.csum_start + 6 : request.csum_start + 8] == b"\xff\xff"
     check(done, UDP)

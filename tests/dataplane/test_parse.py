@@ -26,12 +26,15 @@ SEGMENT = bytes.fromhex("c350 01bb 01020304 0a0b0c0d 60 18 7210 0000 0000 020405
 
 HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, NONE, DESTINATION = 0, 43, 44, 51, 59, 60
 MOBILITY, HIP, SHIM6 = 135, 139, 140
-NOT_EXTENSIONS = [n for n in range(256) if n not in {
-    HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, NONE, DESTINATION, MOBILITY, HIP, SHIM6}]
+NOT_EXTENSIONS = [
+    n
+    for n in range(256)
+    if n not in {HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, NONE, DESTINATION, MOBILITY, HIP, SHIM6}
+]
 
 
 def spoil(data: bytes, at: int, new: bytes) -> bytes:
-    return data[:at] + new + data[at + len(new):]
+    return data[:at] + new + data[at + len(new) :]
 
 
 # IPv4
@@ -39,7 +42,8 @@ def spoil(data: bytes, at: int, new: bytes) -> bytes:
 
 def test_golden_ip4() -> None:
     assert probe.ip4(DATAGRAM4) == IpFields(
-        packed("192.0.2.2"), packed("198.51.100.1"), 17, 63, 0xB8, DATAGRAM4[20:])
+        packed("192.0.2.2"), packed("198.51.100.1"), 17, 63, 0xB8, DATAGRAM4[20:]
+    )
 
 
 def test_ip4_options_are_skipped() -> None:
@@ -59,25 +63,28 @@ def test_ip4_truncated(length: int) -> None:
     assert probe.ip4(DATAGRAM4[:length]) is expected
 
 
-@pytest.mark.parametrize(("at", "new", "expected"), [
-    (0, "05", Verdict.DROP_BAD_VERSION),
-    (0, "35", Verdict.DROP_BAD_VERSION),
-    (0, "55", Verdict.DROP_BAD_VERSION),
-    (0, "65", Verdict.DROP_BAD_VERSION),
-    (0, "f5", Verdict.DROP_BAD_VERSION),
-    (0, "40", Verdict.DROP_BAD_LENGTH),
-    (0, "44", Verdict.DROP_BAD_LENGTH),
-    (0, "49", Verdict.DROP_BAD_LENGTH),     # header of 36 octets in a packet of 32
-    (0, "4f", Verdict.DROP_BAD_LENGTH),
-    (2, "0000", Verdict.DROP_BAD_LENGTH),
-    (2, "0013", Verdict.DROP_BAD_LENGTH),
-    (2, "0021", Verdict.DROP_BAD_LENGTH),
-    (2, "ffff", Verdict.DROP_BAD_LENGTH),
-    (6, "2000", Verdict.DROP_FRAGMENT),     # first fragment
-    (6, "6000", Verdict.DROP_FRAGMENT),
-    (6, "0001", Verdict.DROP_FRAGMENT),     # last fragments
-    (6, "1fff", Verdict.DROP_FRAGMENT),
-])
+@pytest.mark.parametrize(
+    ("at", "new", "expected"),
+    [
+        (0, "05", Verdict.DROP_BAD_VERSION),
+        (0, "35", Verdict.DROP_BAD_VERSION),
+        (0, "55", Verdict.DROP_BAD_VERSION),
+        (0, "65", Verdict.DROP_BAD_VERSION),
+        (0, "f5", Verdict.DROP_BAD_VERSION),
+        (0, "40", Verdict.DROP_BAD_LENGTH),
+        (0, "44", Verdict.DROP_BAD_LENGTH),
+        (0, "49", Verdict.DROP_BAD_LENGTH),  # header of 36 octets in a packet of 32
+        (0, "4f", Verdict.DROP_BAD_LENGTH),
+        (2, "0000", Verdict.DROP_BAD_LENGTH),
+        (2, "0013", Verdict.DROP_BAD_LENGTH),
+        (2, "0021", Verdict.DROP_BAD_LENGTH),
+        (2, "ffff", Verdict.DROP_BAD_LENGTH),
+        (6, "2000", Verdict.DROP_FRAGMENT),  # first fragment
+        (6, "6000", Verdict.DROP_FRAGMENT),
+        (6, "0001", Verdict.DROP_FRAGMENT),  # last fragments
+        (6, "1fff", Verdict.DROP_FRAGMENT),
+    ],
+)
 def test_ip4_with_one_field_spoiled(at: int, new: str, expected: Verdict) -> None:
     assert probe.ip4(spoil(DATAGRAM4, at, bytes.fromhex(new))) is expected
 
@@ -109,7 +116,8 @@ def test_ip4_of_the_largest_length() -> None:
 
 def test_golden_ip6() -> None:
     assert probe.ip6(DATAGRAM6) == IpFields(
-        packed("2001:db8::2"), packed("2001:db8::1"), 17, 64, 0xB8, DATAGRAM6[40:])
+        packed("2001:db8::2"), packed("2001:db8::1"), 17, 64, 0xB8, DATAGRAM6[40:]
+    )
 
 
 def test_ip6_padding_of_the_frame_is_trimmed() -> None:
@@ -122,16 +130,19 @@ def test_ip6_truncated(length: int) -> None:
     assert probe.ip6(DATAGRAM6[:length]) is expected
 
 
-@pytest.mark.parametrize(("at", "new", "expected"), [
-    (0, "0b", Verdict.DROP_BAD_VERSION),
-    (0, "4b", Verdict.DROP_BAD_VERSION),
-    (0, "7b", Verdict.DROP_BAD_VERSION),
-    (4, "000d", Verdict.DROP_BAD_LENGTH),
-    (4, "ffff", Verdict.DROP_BAD_LENGTH),
-    (6, "2c", Verdict.DROP_FRAGMENT),
-    (6, "3b", Verdict.DROP_EXTENSION_HEADER),
-    (6, "00", Verdict.DROP_BAD_LENGTH),     # d431: an option header of 0x31 + 1 words
-])
+@pytest.mark.parametrize(
+    ("at", "new", "expected"),
+    [
+        (0, "0b", Verdict.DROP_BAD_VERSION),
+        (0, "4b", Verdict.DROP_BAD_VERSION),
+        (0, "7b", Verdict.DROP_BAD_VERSION),
+        (4, "000d", Verdict.DROP_BAD_LENGTH),
+        (4, "ffff", Verdict.DROP_BAD_LENGTH),
+        (6, "2c", Verdict.DROP_FRAGMENT),
+        (6, "3b", Verdict.DROP_EXTENSION_HEADER),
+        (6, "00", Verdict.DROP_BAD_LENGTH),  # d431: an option header of 0x31 + 1 words
+    ],
+)
 def test_ip6_with_one_field_spoiled(at: int, new: str, expected: Verdict) -> None:
     assert probe.ip6(spoil(DATAGRAM6, at, bytes.fromhex(new))) is expected
 
@@ -143,16 +154,19 @@ def test_ip6_shorter_payload_length_trims() -> None:
 
 
 def extension(kind: int, next_header: int, words: int = 0) -> bytes:
-    """An extension header with *words* units of length beyond the least."""
-    if kind == AUTHENTICATION:      # in 4-octet units less 2 (RFC 4302 2.2); never less than 12 octets
+    """Give an extension header with *words* units of length beyond the least."""
+    if kind == AUTHENTICATION:  # in 4-octet units less 2 (RFC 4302 2.2); never less than 12 octets
         return bytes([next_header, 2 * words + 1]) + bytes(10 + 8 * words)
     return bytes([next_header, words]) + bytes(6 + 8 * words)
 
 
 def chain(kinds: list[int], last: int, payload: bytes, words: int = 0) -> bytes:
-    """An IPv6 packet with extension headers of *kinds* before *payload* of protocol *last*."""
+    """Give an IPv6 packet with extension headers of *kinds* before *payload* of protocol *last*."""
     following = [*kinds, last][1:]
-    body = b"".join(extension(kind, after, words) for kind, after in zip(kinds, following, strict=True)) + payload
+    body = (
+        b"".join(extension(kind, after, words) for kind, after in zip(kinds, following, strict=True))
+        + payload
+    )
     first = kinds[0] if kinds else last
     return DATAGRAM6[:4] + struct.pack("!HBB", len(body), first, 64) + DATAGRAM6[8:40] + body
 
@@ -165,9 +179,14 @@ def test_each_extension_header_is_passed_over(kind: int, words: int) -> None:
     assert (fields.protocol, fields.l4) == (6, SEGMENT)
 
 
-@given(st.lists(st.sampled_from([HOP_BY_HOP, ROUTING, AUTHENTICATION, DESTINATION, MOBILITY, HIP, SHIM6]),
-                max_size=15),
-       st.sampled_from(NOT_EXTENSIONS), st.binary(max_size=30), st.integers(0, 3))
+@given(
+    st.lists(
+        st.sampled_from([HOP_BY_HOP, ROUTING, AUTHENTICATION, DESTINATION, MOBILITY, HIP, SHIM6]), max_size=15
+    ),
+    st.sampled_from(NOT_EXTENSIONS),
+    st.binary(max_size=30),
+    st.integers(0, 3),
+)
 def test_any_chain_of_extension_headers(kinds: list[int], last: int, payload: bytes, words: int) -> None:
     fields = probe.ip6(chain(kinds, last, payload, words))
     assert isinstance(fields, IpFields)
@@ -194,7 +213,7 @@ def test_chain_cut_at_every_place() -> None:
         outcome = probe.ip6(packet)
         if length >= max(ends):
             assert isinstance(outcome, IpFields)
-            assert outcome.l4 == whole[max(ends):length]
+            assert outcome.l4 == whole[max(ends) : length]
         elif length in (40, 41) or any(length - end in (0, 1) for end in ends):
             assert outcome is Verdict.DROP_SHORT
         else:
@@ -206,7 +225,8 @@ def test_chain_cut_at_every_place() -> None:
 
 def test_golden_tcp() -> None:
     assert probe.tcp(SEGMENT) == TcpFields(
-        50000, 443, 0x01020304, 0x0A0B0C0D, 0x18, 0x7210, bytes.fromhex("020405b4"), b"data\n")
+        50000, 443, 0x01020304, 0x0A0B0C0D, 0x18, 0x7210, bytes.fromhex("020405b4"), b"data\n"
+    )
 
 
 @pytest.mark.parametrize("length", range(len(SEGMENT)))
@@ -221,9 +241,17 @@ def test_tcp_truncated(length: int) -> None:
         assert outcome.payload == SEGMENT[24:length]
 
 
-@pytest.mark.parametrize(("offset", "expected"), [
-    (0x00, Verdict.DROP_BAD_LENGTH), (0x10, Verdict.DROP_BAD_LENGTH), (0x40, Verdict.DROP_BAD_LENGTH),
-    (0x4F, Verdict.DROP_BAD_LENGTH), (0x80, Verdict.DROP_BAD_LENGTH), (0xF0, Verdict.DROP_BAD_LENGTH)])
+@pytest.mark.parametrize(
+    ("offset", "expected"),
+    [
+        (0x00, Verdict.DROP_BAD_LENGTH),
+        (0x10, Verdict.DROP_BAD_LENGTH),
+        (0x40, Verdict.DROP_BAD_LENGTH),
+        (0x4F, Verdict.DROP_BAD_LENGTH),
+        (0x80, Verdict.DROP_BAD_LENGTH),
+        (0xF0, Verdict.DROP_BAD_LENGTH),
+    ],
+)
 def test_tcp_data_offset_spoiled(offset: int, expected: Verdict) -> None:
     assert probe.tcp(spoil(SEGMENT, 12, bytes([offset]))) is expected
 
@@ -242,7 +270,7 @@ def test_golden_udp() -> None:
 @pytest.mark.parametrize("length", range(12))
 def test_udp_truncated(length: int) -> None:
     expected = Verdict.DROP_SHORT if length < 8 else Verdict.DROP_BAD_LENGTH
-    assert probe.udp(DATAGRAM4[20:20 + length]) is expected
+    assert probe.udp(DATAGRAM4[20 : 20 + length]) is expected
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, 13, 0xFFFF])
@@ -260,27 +288,30 @@ def test_udp_octets_behind_its_length_are_no_part_of_it() -> None:
 # TCP options
 
 
-@pytest.mark.parametrize(("options", "expected"), [
-    ("", Options(536, -1, False)),
-    ("020405b4", Options(1460, -1, False)),
-    ("020405b4 01 030307", Options(1460, 7, False)),
-    ("0402 080a0000000000000000 01 03030e 0204ffd7", Options(65495, 14, True)),
-    ("0303ff", Options(536, 14, False)),                     # RFC 7323 2.3: use 14
-    ("030300", Options(536, 0, False)),
-    ("02040000", Options(536, -1, False)),                   # no MSS at all
-    ("0204 05b4 0204 0218", Options(536, -1, False)),        # the last one counts
-    ("00 020405b4", Options(536, -1, False)),                # behind the end of the list
-    ("01010101 0402", Options(536, -1, True)),
-    ("02", Options(536, -1, False)),                         # no length
-    ("0200", Options(536, -1, False)),
-    ("0201 05b4", Options(536, -1, False)),
-    ("020505b4", Options(536, -1, False)),                   # longer than what is there
-    ("020305 0402", Options(536, -1, True)),                 # wrong length: not an MSS, but passed over
-    ("0305070707 0402", Options(536, -1, True)),
-    ("0403 07 030307", Options(536, 7, False)),
-    ("fd05112233 0402", Options(536, -1, True)),             # unknown kinds
-    ("0204ffff ff", Options(65535, -1, False)),
-])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("", Options(536, -1, False)),
+        ("020405b4", Options(1460, -1, False)),
+        ("020405b4 01 030307", Options(1460, 7, False)),
+        ("0402 080a0000000000000000 01 03030e 0204ffd7", Options(65495, 14, True)),
+        ("0303ff", Options(536, 14, False)),  # RFC 7323 2.3: use 14
+        ("030300", Options(536, 0, False)),
+        ("02040000", Options(536, -1, False)),  # no MSS at all
+        ("0204 05b4 0204 0218", Options(536, -1, False)),  # the last one counts
+        ("00 020405b4", Options(536, -1, False)),  # behind the end of the list
+        ("01010101 0402", Options(536, -1, True)),
+        ("02", Options(536, -1, False)),  # no length
+        ("0200", Options(536, -1, False)),
+        ("0201 05b4", Options(536, -1, False)),
+        ("020505b4", Options(536, -1, False)),  # longer than what is there
+        ("020305 0402", Options(536, -1, True)),  # wrong length: not an MSS, but passed over
+        ("0305070707 0402", Options(536, -1, True)),
+        ("0403 07 030307", Options(536, 7, False)),
+        ("fd05112233 0402", Options(536, -1, True)),  # unknown kinds
+        ("0204ffff ff", Options(65535, -1, False)),
+    ],
+)
 def test_tcp_options(options: str, expected: Options) -> None:
     assert probe.tcp_options(bytes.fromhex(options)) == expected
 
@@ -300,27 +331,53 @@ PORTS = st.integers(0, 65535)
 WORDS = st.integers(0, 2**32 - 1)
 
 
-@given(ADDRESSES4, ADDRESSES4, st.integers(0, 255), st.integers(0, 255), st.binary(max_size=100),
-       st.binary(max_size=20))
-def test_ip4_as_scapy_builds_it(src: str, dst: str, tos: int, ttl: int, payload: bytes, padding: bytes) -> None:
+@given(
+    src=ADDRESSES4,
+    dst=ADDRESSES4,
+    tos=st.integers(0, 255),
+    ttl=st.integers(0, 255),
+    payload=st.binary(max_size=100),
+    padding=st.binary(max_size=20),
+)
+def test_ip4_as_scapy_builds_it(
+    *, src: str, dst: str, tos: int, ttl: int, payload: bytes, padding: bytes
+) -> None:
     packet = bytes(IP(src=src, dst=dst, tos=tos, ttl=ttl, proto=17) / Raw(payload))
     assert probe.ip4(packet + padding) == IpFields(packed(src), packed(dst), 17, ttl, tos, payload)
 
 
-@given(ADDRESSES6, ADDRESSES6, st.integers(0, 255), st.integers(0, 255), WORDS, st.binary(max_size=100),
-       st.binary(max_size=20))
-def test_ip6_as_scapy_builds_it(src: str, dst: str, tos: int, ttl: int, label: int, payload: bytes,
-                                padding: bytes) -> None:
-    packet = bytes(IPv6(src=src, dst=dst, tc=tos, hlim=ttl, fl=label & 0xFFFFF, nh=17) / Raw(payload))
+@given(
+    src=ADDRESSES6,
+    dst=ADDRESSES6,
+    tos=st.integers(0, 255),
+    ttl=st.integers(0, 255),
+    label=st.integers(0, 2**20 - 1),
+    payload=st.binary(max_size=100),
+    padding=st.binary(max_size=20),
+)
+def test_ip6_as_scapy_builds_it(
+    *, src: str, dst: str, tos: int, ttl: int, label: int, payload: bytes, padding: bytes
+) -> None:
+    packet = bytes(IPv6(src=src, dst=dst, tc=tos, hlim=ttl, fl=label, nh=17) / Raw(payload))
     assert probe.ip6(packet + padding) == IpFields(packed(src), packed(dst), 17, ttl, tos, payload)
 
 
-@given(PORTS, PORTS, WORDS, WORDS, st.integers(0, 255), PORTS, st.integers(0, 65535), st.binary(max_size=60))
-def test_tcp_as_scapy_builds_it(sport: int, dport: int, seq: int, ack: int, flags: int, window: int, mss: int,
-                                payload: bytes) -> None:
-    segment = bytes(TCP(sport=sport, dport=dport, seq=seq, ack=ack, flags=flags, window=window,
-                        options=[("MSS", mss), ("NOP", None), ("WScale", 9), ("SAckOK", b"")]) / Raw(payload))
-    fields = probe.tcp(segment)
+@given(
+    sport=PORTS,
+    dport=PORTS,
+    seq=WORDS,
+    ack=WORDS,
+    flags=st.integers(0, 255),
+    window=PORTS,
+    mss=PORTS,
+    payload=st.binary(max_size=60),
+)
+def test_tcp_as_scapy_builds_it(
+    *, sport: int, dport: int, seq: int, ack: int, flags: int, window: int, mss: int, payload: bytes
+) -> None:
+    options = [("MSS", mss), ("NOP", None), ("WScale", 9), ("SAckOK", b"")]
+    header = TCP(sport=sport, dport=dport, seq=seq, ack=ack, flags=flags, window=window, options=options)
+    fields = probe.tcp(bytes(header / Raw(payload)))
     assert isinstance(fields, TcpFields)
     assert fields == TcpFields(sport, dport, seq, ack, flags, window, fields.options, payload)
     assert probe.tcp_options(fields.options) == Options(mss or 536, 9, True)

@@ -35,8 +35,9 @@ class Bench(World):
 
     def __init__(self, *, scripted: bool = True) -> None:
         self.policy = Policy()
-        super().__init__(self.policy, Responder(), Events(), our_mac=OUR_MAC, guest_mac=GUEST_MAC,
-                         scripted=scripted)
+        super().__init__(
+            self.policy, Responder(), Events(), our_mac=OUR_MAC, guest_mac=GUEST_MAC, scripted=scripted
+        )
         self.now = 1000 * SECOND
 
     def frames(self) -> list[bytes]:
@@ -56,20 +57,28 @@ class Bench(World):
 
 
 def reply(family: int, payload: bytes = b"payload", ident: int = 7, seq: int = 1) -> bytes:
-    """The frame with which the remote answers the guest, as scapy builds it."""
+    """Give the frame with which the remote answers the guest, as scapy builds it."""
     ether = Ether(src=OUR_MAC, dst=GUEST_MAC)
     if family == 4:
-        frame = ether / IP(src=REMOTE[4], dst=GUEST[4], id=0, flags="DF", ttl=255) / ICMP(
-            type=0, id=ident, seq=seq) / Raw(payload)
+        frame = (
+            ether
+            / IP(src=REMOTE[4], dst=GUEST[4], id=0, flags="DF", ttl=255)
+            / ICMP(type=0, id=ident, seq=seq)
+            / Raw(payload)
+        )
     else:
-        frame = ether / IPv6(src=REMOTE[6], dst=GUEST[6], hlim=255) / ICMPv6EchoReply(
-            id=ident, seq=seq, data=payload)
+        frame = (
+            ether
+            / IPv6(src=REMOTE[6], dst=GUEST[6], hlim=255)
+            / ICMPv6EchoReply(id=ident, seq=seq, data=payload)
+        )
     return bytes(frame).ljust(60, b"\0")
 
 
-def from_kernel(family: int, payload: bytes = b"payload", *, kind: int | None = None, ident: int = 0x4444,
-                seq: int = 1) -> bytes:
-    """What a ping socket reads: the message with the identifier that the kernel chose, checksum as it came."""
+def from_kernel(
+    family: int, payload: bytes = b"payload", *, kind: int | None = None, ident: int = 0x4444, seq: int = 1
+) -> bytes:
+    """Give what a ping socket reads: the identifier is the kernel's choice, the checksum is as it came."""
     return struct.pack("!BBHHH", REPLY[family] if kind is None else kind, 0, 0xBEEF, ident, seq) + payload
 
 
@@ -98,8 +107,9 @@ def test_identifier_is_kept_if_it_is_free_and_given_back_anyway(family: int) -> 
         assert view.getsockname()[1] == 0x1111
     bench.dispatch()
     assert bench.frames() == [reply(family, ident=0x1111)]
-    with socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM,
-                       PROTOCOL[family]) as holder:
+    with socket.socket(
+        socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM, PROTOCOL[family]
+    ) as holder:
         holder.bind((LOOPBACK[family], 0x2222))
         with socket.socket(fileno=os.dup(bench.ask(family, ident=0x2222))) as view:
             assert view.getsockname()[1] not in (0, 0x2222)
@@ -116,7 +126,9 @@ def test_one_identifier_towards_many_remotes() -> None:
             bench.policy.target = Target(packed(f"127.0.0.{n}"), 7)
             bench.inject(echo(GUEST[4], f"198.51.100.{n}", 7, seq))
         bench.dispatch()
-        found = {(Ether(frame)[IP].src, Ether(frame)[ICMP].id, Ether(frame)[ICMP].seq) for frame in bench.frames()}
+        found = {
+            (Ether(frame)[IP].src, Ether(frame)[ICMP].id, Ether(frame)[ICMP].seq) for frame in bench.frames()
+        }
         assert found == {(f"198.51.100.{n}", 7, seq) for n in range(1, 6)}
 
 
@@ -149,9 +161,13 @@ def test_request_goes_out_as_it_came(family: int) -> None:
     bench = Bench()
     fd = bench.ask(family)
     assert bench.sockets.log[0] == (
-        "open", socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM, PROTOCOL[family])
+        "open",
+        socket.AF_INET if family == 4 else socket.AF_INET6,
+        socket.SOCK_DGRAM,
+        PROTOCOL[family],
+    )
     (sent,) = [entry for entry in bench.sockets.log if entry[0] == "send_message"]
-    message = echo(GUEST[family], REMOTE[family], 7, 1, b"payload")[34 if family == 4 else 54:]
+    message = echo(GUEST[family], REMOTE[family], 7, 1, b"payload")[34 if family == 4 else 54 :]
     assert sent == ("send_message", fd, message, None, b"")
 
 
@@ -176,8 +192,14 @@ def test_reply_gets_identifier_and_checksum(family: int) -> None:
 def test_messages_that_are_no_reply_are_counted_drops(family: int) -> None:
     bench = Bench()
     fd = bench.ask(family)
-    bench.receive(fd, from_kernel(family, kind=3), from_kernel(family)[:7], b"", -errno.EHOSTUNREACH,
-                  from_kernel(family))
+    bench.receive(
+        fd,
+        from_kernel(family, kind=3),
+        from_kernel(family)[:7],
+        b"",
+        -errno.EHOSTUNREACH,
+        from_kernel(family),
+    )
     assert bench.frames() == [reply(family)]
     assert bench.drops() == {"drop_protocol": 1, "drop_short": 2, "drop_socket": 1}
 

@@ -15,9 +15,9 @@ from tests.dataplane.hostside import Loop, tag
 from tests.dataplane.netns import in_child
 
 MS = 10**6
-SYS_EPOLL_PWAIT2 = 441              # asm-generic/unistd.h; the same on every architecture since
+SYS_EPOLL_PWAIT2 = 441  # asm-generic/unistd.h; the same on every architecture since
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
-ADD, DEL, MOD = 1, 2, 3                # sys/epoll.h
+ADD, DEL, MOD = 1, 2, 3  # sys/epoll.h
 
 
 @pytest.fixture(params=[True, False], ids=["pwait2", "wait"])

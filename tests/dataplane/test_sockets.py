@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.dataplane.hostside import Buffer, HostSockets, sockaddr_of_other_fami
 from tests.dataplane.netns import in_own_namespace
 
 MIB = 1 << 20
-SO_RCVBUFFORCE = 33                 # asm-generic/socket.h; needs CAP_NET_ADMIN
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h; needs CAP_NET_ADMIN
 FAMILIES = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
@@ -292,7 +293,7 @@ def test_out_of_descriptors_the_waiting_connection_is_refused() -> None:
         listener.setblocking(False)
         client.connect(listener.getsockname())
         spare = os.open("/", os.O_RDONLY)
-        highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+        highest = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, highest + 1))
         hogs = []
         while True:
@@ -306,7 +307,7 @@ def test_out_of_descriptors_the_waiting_connection_is_refused() -> None:
         assert again >= 0
         with pytest.raises(ConnectionResetError):
             client.recv(1)
-        assert host.accept(listener.fileno()) == -errno.EMFILE      # nothing waits, but no descriptor either
+        assert host.accept(listener.fileno()) == -errno.EMFILE  # nothing waits, but no descriptor either
         for hog in hogs:
             os.close(hog)
         assert host.accept(listener.fileno()) == -errno.EAGAIN

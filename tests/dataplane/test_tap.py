@@ -4,11 +4,11 @@ Each test runs in a network namespace of its own; we are 192.0.2.1 and 2001:db8:
 """
 
 import errno
-import os
 import select
 import socket
 import struct
 import subprocess
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -32,8 +32,10 @@ class Side(NamedTuple):
     l4_at: int
 
 
-SIDES = [Side(socket.AF_INET, "192.0.2.1", "192.0.2.2", 34),
-         Side(socket.AF_INET6, "2001:db8::1", "2001:db8::2", 54)]
+SIDES = [
+    Side(socket.AF_INET, "192.0.2.1", "192.0.2.2", 34),
+    Side(socket.AF_INET6, "2001:db8::1", "2001:db8::2", 54),
+]
 
 # What the kernel is let grant, and what of it the link knows of: with less, it works in software.
 OFFLOADS = {
@@ -53,7 +55,7 @@ def ip(*words: str) -> None:
 
 
 def make(masks: tuple[int, int]) -> Tap:
-    """A tap that is up, with addresses and fixed neighbours."""
+    """Give a tap that is up, with addresses and fixed neighbours."""
     fd, granted = open_tap(NAME, allow=masks[0])
     ip("link", "set", NAME, "address", GUEST_MAC.hex(":"), "addrgenmode", "none")
     set_up(NAME)
@@ -71,11 +73,11 @@ def to_guest(frame: bytes) -> bytes:
 def with_pseudo_sum(frame: bytes, side: Side, protocol: int, at: int) -> bytes:
     value = ~rfc1071(pseudo_header(side.ours, side.kernel, protocol, len(frame) - side.l4_at)) & 0xFFFF
     at += side.l4_at
-    return frame[:at] + value.to_bytes(2, "big") + frame[at + 2:]
+    return frame[:at] + value.to_bytes(2, "big") + frame[at + 2 :]
 
 
 def next_frame(tap: Tap, fd_poll: select.poll, side: Side, protocol: int) -> Received:
-    """The next frame of *protocol* from the kernel; others (router solicitations) are passed over."""
+    """Give the next frame of *protocol* from the kernel; others (router solicitations) are passed over."""
     for _ in range(50):
         for found in tap.read(1):
             at = 20 if side.family == socket.AF_INET6 else 23
@@ -88,15 +90,15 @@ def next_frame(tap: Tap, fd_poll: select.poll, side: Side, protocol: int) -> Rec
 
 def poll_tap() -> select.poll:
     """Poll the descriptor of the tap, which the link owns: the one open on /dev/net/tun."""
-    (number,) = [int(name) for name in os.listdir("/proc/self/fd") if is_tun(name)]
+    (number,) = [int(entry.name) for entry in Path("/proc/self/fd").iterdir() if is_tun(entry)]
     poll = select.poll()
     poll.register(number, select.POLLIN)
     return poll
 
 
-def is_tun(name: str) -> bool:
+def is_tun(entry: Path) -> bool:
     try:
-        return os.readlink(f"/proc/self/fd/{name}") == "/dev/net/tun"
+        return entry.readlink() == Path("/dev/net/tun")
     except OSError:
         return False
 
@@ -143,9 +145,17 @@ def test_segmented_datagrams_arrive_one_by_one(side: Side, masks: tuple[int, int
         receiver.bind((side.kernel, 4000))
         receiver.settimeout(5)
         frame = to_guest(with_pseudo_sum(udp(side.ours, 53, side.kernel, 4000, payload), side, 17, 6))
-        assert tap.send(frame, gso_type=GSO_UDP_L4, gso_size=1000, csum_start=side.l4_at, csum_offset=6,
-                        hdr_len=side.l4_at + 8)
-        assert [receiver.recv(5000) for _ in range(4)] == [payload[at:at + 1000] for at in range(0, 3500, 1000)]
+        assert tap.send(
+            frame,
+            gso_type=GSO_UDP_L4,
+            gso_size=1000,
+            csum_start=side.l4_at,
+            csum_offset=6,
+            hdr_len=side.l4_at + 8,
+        )
+        assert [receiver.recv(5000) for _ in range(4)] == [
+            payload[at : at + 1000] for at in range(0, 3500, 1000)
+        ]
     native = tap.features & FEATURES["USO4"]
     assert tap.counters()["frames_to_guest"] == (1 if native else 4)
 
@@ -158,15 +168,31 @@ def test_large_tcp_segment_arrives_whole(side: Side, masks: tuple[int, int]) -> 
     poll = poll_tap()
     payload = bytes(i * 11 & 0xFF for i in range(30000))
     with socket.create_server((side.kernel, 80), family=side.family) as listener:
-        assert tap.send(to_guest(tcp(side.ours, 4000, side.kernel, 80, flags=SYN, seq=99, options=b"\2\4\5\xb4")))
-        answer = next_frame(tap, poll, side, 6).frame[side.l4_at:]
+        assert tap.send(
+            to_guest(tcp(side.ours, 4000, side.kernel, 80, flags=SYN, seq=99, options=b"\2\4\5\xb4"))
+        )
+        answer = next_frame(tap, poll, side, 6).frame[side.l4_at :]
         seq, ack = struct.unpack_from("!II", answer, 4)
         assert (answer[13], ack) == (SYN | ACK, 100)
-        frame = tcp(side.ours, 4000, side.kernel, 80, flags=ACK | PSH, seq=100, ack=seq + 1 & 0xFFFFFFFF,
-                    payload=payload)
+        frame = tcp(
+            side.ours,
+            4000,
+            side.kernel,
+            80,
+            flags=ACK | PSH,
+            seq=100,
+            ack=seq + 1 & 0xFFFFFFFF,
+            payload=payload,
+        )
         frame = to_guest(with_pseudo_sum(frame, side, 6, 16))
-        assert tap.send(frame, gso_type=GSO_TCPV6 if side.family == socket.AF_INET6 else GSO_TCPV4, gso_size=1440,
-                        csum_start=side.l4_at, csum_offset=16, hdr_len=side.l4_at + 20)
+        assert tap.send(
+            frame,
+            gso_type=GSO_TCPV6 if side.family == socket.AF_INET6 else GSO_TCPV4,
+            gso_size=1440,
+            csum_start=side.l4_at,
+            csum_offset=16,
+            hdr_len=side.l4_at + 20,
+        )
         conn, _ = listener.accept()
         with conn:
             conn.settimeout(5)
@@ -187,8 +213,8 @@ def test_frames_of_the_kernel_are_read(side: Side) -> None:
     assert (found.gso_type, found.gso_size) == (0, 0)
     assert found.frame[:12] == OUR_MAC + GUEST_MAC
     assert packed(side.kernel) + packed(side.ours) in found.frame
-    assert found.frame[side.l4_at:side.l4_at + 4] == struct.pack("!HH", 4000, 53)
-    assert found.frame[side.l4_at + 8:side.l4_at + 13] == b"query"
+    assert found.frame[side.l4_at : side.l4_at + 4] == struct.pack("!HH", 4000, 53)
+    assert found.frame[side.l4_at + 8 : side.l4_at + 13] == b"query"
 
 
 @families
@@ -226,4 +252,3 @@ def test_interface_that_is_deleted_ends_the_link() -> None:
     ip("link", "delete", NAME)
     assert tap.read() == []
     assert tap.error == errno.EBADFD
-

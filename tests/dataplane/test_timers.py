@@ -60,7 +60,7 @@ TestHeap.settings = settings(max_examples=150, stateful_step_count=60, deadline=
 
 @pytest.mark.parametrize("stride", [1, 7, 991])
 def test_thousands_fire_in_order_and_memory_grows(stride: int) -> None:
-    n = 2000                         # beyond the first allocation
+    n = 2000  # beyond the first allocation
     heap = probe.Heap(n)
     reference: list[tuple[int, int]] = []
     for timer in range(n):

@@ -37,8 +37,16 @@ class Bench(World):
 
     def __init__(self, *, scripted: bool = True, max_flows: int = 64, features: int = 0) -> None:
         self.policy = Policy()
-        super().__init__(self.policy, Responder(), Events(), our_mac=OUR_MAC, guest_mac=GUEST_MAC,
-                         max_flows=max_flows, features=features, scripted=scripted)
+        super().__init__(
+            self.policy,
+            Responder(),
+            Events(),
+            our_mac=OUR_MAC,
+            guest_mac=GUEST_MAC,
+            max_flows=max_flows,
+            features=features,
+            scripted=scripted,
+        )
         self.now = START
 
     def frames(self) -> list[bytes]:
@@ -58,10 +66,13 @@ class Bench(World):
 
 
 def answer(family: int, payload: bytes, sport: int = 53, dport: int = 1000) -> bytes:
-    """The frame that the guest gets from the remote, as scapy builds it."""
+    """Give the frame that the guest gets from the remote, as scapy builds it."""
     source, destination = REMOTE[family], GUEST[family]
-    layer = (IP(src=source, dst=destination, id=0, flags="DF", ttl=255) if family == 4
-             else IPv6(src=source, dst=destination, hlim=255))
+    layer = (
+        IP(src=source, dst=destination, id=0, flags="DF", ttl=255)
+        if family == 4
+        else IPv6(src=source, dst=destination, hlim=255)
+    )
     ether = Ether(src=OUR_MAC, dst=GUEST_MAC)
     return bytes(ether / layer / UDP(sport=sport, dport=dport) / Raw(payload)).ljust(60, b"\0")
 
@@ -87,10 +98,12 @@ def test_datagrams_both_ways(family: int) -> None:
     with server(family) as remote:
         bench.policy.target = Target(packed(LOOPBACK[family]), remote.getsockname()[1])
         for payload in (b"query", b"", bytes(range(256)) * 5, b"x" * 65507):
-            bench.inject(query(family, payload) if payload != b"x" * 65507 or family == 4 else query(family, b"x"))
+            bench.inject(
+                query(family, payload) if payload != b"x" * 65507 or family == 4 else query(family, b"x")
+            )
             data, peer = remote.recvfrom(70000)
             assert data in (payload, b"x")
-            assert peer[:2] == (LOOPBACK[family], 1000)         # the guest's port is kept
+            assert peer[:2] == (LOOPBACK[family], 1000)  # the guest's port is kept
             remote.sendto(data[::-1], peer)
             assert bench.dispatch() == 1
             assert bench.frames() == [answer(family, data[::-1])]
@@ -104,8 +117,9 @@ def test_taken_port_is_replaced(family: int) -> None:
     bench = Bench(scripted=False)
     with server(family) as remote, socket.socket(AF[family], socket.SOCK_DGRAM) as holder:
         holder.bind((LOOPBACK[family], 1000))
-        bench.policy.target = Target(packed(LOOPBACK[family]), remote.getsockname()[1],
-                                     source=packed(LOOPBACK[family]))
+        bench.policy.target = Target(
+            packed(LOOPBACK[family]), remote.getsockname()[1], source=packed(LOOPBACK[family])
+        )
         bench.inject(query(family))
         data, peer = remote.recvfrom(100)
         assert (data, peer[0]) == (b"query", LOOPBACK[family])
@@ -119,8 +133,9 @@ def test_taken_port_is_replaced(family: int) -> None:
 def test_source_and_device_of_the_route() -> None:
     bench = Bench(scripted=False)
     with server(4) as remote:
-        bench.policy.target = Target(packed("127.0.0.1"), remote.getsockname()[1], source=packed("127.0.0.5"),
-                                     ifname=b"lo")
+        bench.policy.target = Target(
+            packed("127.0.0.1"), remote.getsockname()[1], source=packed("127.0.0.5"), ifname=b"lo"
+        )
         bench.inject(query(4))
         assert remote.recvfrom(100)[1] == ("127.0.0.5", 1000)
         bench.policy.target = bench.policy.target._replace(ifname=b"none")
@@ -152,7 +167,7 @@ def test_unreachable_port_is_an_error_of_the_earlier_datagram_only(family: int) 
         port = remote.getsockname()[1]
     bench.policy.target = Target(packed(LOOPBACK[family]), port)
     bench.inject(query(family))
-    bench.inject(query(family))                 # meets the error of the first, and goes out all the same
+    bench.inject(query(family))  # meets the error of the first, and goes out all the same
     assert bench.drops() == {}
     assert bench.dispatch() == 1
     assert bench.drops() == {"drop_socket": 1}
@@ -165,7 +180,7 @@ def test_unreachable_port_is_an_error_of_the_earlier_datagram_only(family: int) 
 
 
 def listener_socket(family: int, address: str) -> socket.socket:
-    """A listener as the host's side opens it: it tells the address that was asked."""
+    """Give a listener as the host's side opens it: it tells the address that was asked."""
     sock = socket.socket(AF[family], socket.SOCK_DGRAM)
     sock.setblocking(False)
     if family == 6:
@@ -176,16 +191,24 @@ def listener_socket(family: int, address: str) -> socket.socket:
     return sock
 
 
-@pytest.mark.parametrize(("listener_family", "client", "asked"), [
-    (4, "127.0.0.1", "127.0.0.1"), (4, "127.0.0.9", "127.0.0.4"), (6, "::1", "::1"),
-    (6, "127.0.0.9", "127.0.0.4")])
+@pytest.mark.parametrize(
+    ("listener_family", "client", "asked"),
+    [
+        (4, "127.0.0.1", "127.0.0.1"),
+        (4, "127.0.0.9", "127.0.0.4"),
+        (6, "::1", "::1"),
+        (6, "127.0.0.9", "127.0.0.4"),
+    ],
+)
 @in_own_namespace
 def test_datagrams_of_a_host_client(listener_family: int, client: str, asked: str) -> None:
     bench = Bench(scripted=False)
     family = 6 if ":" in client else 4
     bench.policy.seen = InboundTarget(packed(REMOTE[family]), 7000, packed(GUEST[family]), 53)
-    with (listener_socket(listener_family, "0.0.0.0" if listener_family == 4 else "::") as listener,
-          server(family, client) as sock):
+    with (
+        listener_socket(listener_family, "0.0.0.0" if listener_family == 4 else "::") as listener,
+        server(family, client) as sock,
+    ):
         index = bench.add_listener(listener.fileno(), socket.IPPROTO_UDP, "rule", 5353)
         assert index == 0
         for payload in (b"question", b"", bytes(1300)):
@@ -194,14 +217,17 @@ def test_datagrams_of_a_host_client(listener_family: int, client: str, asked: st
             assert bench.frames() == [answer(family, payload, 7000, 53)]
         bench.inject(udp(GUEST[family], 53, REMOTE[family], 7000, b"answer"))
         assert sock.recvfrom(100)[0] == b"answer"
-        bench.inject(udp(GUEST[family], 53, REMOTE[family], 7000, bytes(2500)), gso_type=GSO_UDP_L4, gso_size=1000)
+        bench.inject(
+            udp(GUEST[family], 53, REMOTE[family], 7000, bytes(2500)), gso_type=GSO_UDP_L4, gso_size=1000
+        )
         data = [sock.recvfrom(5000) for _ in range(3)]
         assert [len(part) for part, _ in data] == [1000, 1000, 500]
         assert {sender[:2] for _, sender in data} == {(asked, 5353)}
         assert bench.policy.asked_inbound == [
-            (17, "rule", packed(client), sock.getsockname()[1], packed(asked), 5353)]
+            (17, "rule", packed(client), sock.getsockname()[1], packed(asked), 5353)
+        ]
     assert bench.drops() == {}
-    assert [flow.fd for flow in bench.flows()] == [-1]           # it costs no descriptor
+    assert [flow.fd for flow in bench.flows()] == [-1]  # it costs no descriptor
 
 
 # With scripted sockets: out
@@ -220,7 +246,10 @@ def test_route_that_cannot_segment_gets_the_datagrams_one_by_one() -> None:
         fd = bench.only_fd()
         assert bench.sent_messages() == [
             (fd, b"aabbc", None, segment_control(2)),
-            (fd, b"aa", None, b""), (fd, b"bb", None, b""), (fd, b"c", None, b"")]
+            (fd, b"aa", None, b""),
+            (fd, b"bb", None, b""),
+            (fd, b"c", None, b""),
+        ]
         assert bench.drops() == {}
 
 
@@ -345,7 +374,9 @@ def inbound_world(family: int = 4) -> Bench:
     return bench
 
 
-def from_client(port: int, payload: bytes = b"hi", address: str = "203.0.113.5") -> tuple[bytes, bytes, bytes, int]:
+def from_client(
+    port: int, payload: bytes = b"hi", address: str = "203.0.113.5"
+) -> tuple[bytes, bytes, bytes, int]:
     return (payload, socket_address(packed(address), port), pktinfo4("203.0.113.1"), 0)
 
 
@@ -355,7 +386,8 @@ def test_inbound_flow_is_asked_for_once() -> None:
     bench.listener_event(0)
     assert bench.frames() == [answer(4, b"hi", 7000, 53), answer(4, b"again", 7000, 53)]
     assert bench.policy.asked_inbound == [
-        (17, "rule", packed("203.0.113.5"), 4000, packed("203.0.113.1"), 5353)]
+        (17, "rule", packed("203.0.113.5"), 4000, packed("203.0.113.1"), 5353)
+    ]
 
 
 def test_answer_leaves_from_the_address_that_was_asked() -> None:
@@ -379,7 +411,7 @@ def test_inbound_flow_that_is_refused() -> None:
 
 def test_inbound_flow_whose_guest_side_is_taken() -> None:
     bench = inbound_world()
-    bench.deliver(500, from_client(4000), from_client(4001))       # the policy maps both to the same ports
+    bench.deliver(500, from_client(4000), from_client(4001))  # the policy maps both to the same ports
     bench.listener_event(0)
     assert len(bench.flows()) == 1
     assert bench.drops() == {"drop_refused": 1}
@@ -407,8 +439,12 @@ def test_client_without_a_port_or_of_no_family_is_dropped() -> None:
 
 def test_listener_errors_and_oversize_are_counted() -> None:
     bench = inbound_world()
-    bench.deliver(500, -errno.ECONNREFUSED, (b"cut", socket_address(packed("203.0.113.5"), 4000), b"", MSG_TRUNC),
-                  from_client(4000))
+    bench.deliver(
+        500,
+        -errno.ECONNREFUSED,
+        (b"cut", socket_address(packed("203.0.113.5"), 4000), b"", MSG_TRUNC),
+        from_client(4000),
+    )
     bench.listener_event(0)
     assert bench.drops() == {"drop_socket": 1, "drop_truncated": 1}
     assert bench.frames() == [answer(4, b"hi", 7000, 53)]
@@ -478,7 +514,7 @@ def test_inbound_flow_becomes_a_stream_when_the_guest_answers() -> None:
     assert bench.counters()["flows_udp"] == 0
     bench.deliver(500, from_client(4000))
     bench.listener_event(0)
-    assert len(bench.policy.asked_inbound) == 2                    # forgotten on both sides
+    assert len(bench.policy.asked_inbound) == 2  # forgotten on both sides
 
 
 def test_table_has_room_again_after_idle_flows_end() -> None:

@@ -14,7 +14,7 @@ class Sent(NamedTuple):
     hdr_len: int
 
 class FlowState(NamedTuple):
-    index: int
+    number: int
     kind: int
     fd: int
     armed: int

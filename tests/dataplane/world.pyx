@@ -23,8 +23,8 @@ from passt.dataplane.reactor cimport EVENT_FLOW, EVENT_LISTENER, Reactor, make_t
 from passt.dataplane.sockets cimport Sockets, read_sockaddr
 from passt.dataplane.stats cimport DROP_LINK_FULL, count, stats_as_dict
 from passt.dataplane.sys cimport (
-    AF_INET6, EAGAIN, EPOLL_CTL_ADD, EPOLLIN, IPPROTO_TCP, MSG_TRUNC, htons, iovec, msghdr, sockaddr_in, sockaddr_in6,
-    sockaddr_storage, socklen_t,
+    AF_INET, AF_INET6, EAGAIN, EPOLL_CTL_ADD, EPOLLIN, IPPROTO_TCP, MSG_TRUNC, htons, iovec, msghdr,
+    sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
 )
 from passt.dataplane.tcp_conn cimport end
 from passt.dataplane.tcp_from_sock cimport finish_turn, on_listener, on_socket, on_timer
@@ -44,9 +44,9 @@ class Sent(NamedTuple):
 
 
 class FlowState(NamedTuple):
-    """One living flow."""
+    """One living flow; *number* is its index in the table."""
 
-    index: int
+    number: int
     kind: int
     fd: int
     armed: int
@@ -184,7 +184,9 @@ cdef class ScriptedSockets(Sockets):
         peer = None
         if message.msg_name != NULL:
             peer = read_endpoint(<const sockaddr_storage *>message.msg_name)
-        control = (<const char *>message.msg_control)[:message.msg_controllen] if message.msg_controllen else b""
+        control = b""
+        if message.msg_controllen:
+            control = (<const char *>message.msg_control)[:message.msg_controllen]
         return self.note("send_message", (fd, data, peer, control), len(data))
 
     cdef ssize_t receive_message(self, int fd, msghdr *message) noexcept with gil:
@@ -219,7 +221,7 @@ def socket_address(bytes address not None, int port):
     memset(&out, 0, sizeof(out))
     four.sin_port = htons(<uint16_t>port)
     if len(address) == 4:
-        four.sin_family = 2
+        four.sin_family = AF_INET
         memcpy(&four.sin_addr, <const char *>address, 4)
         return (<char *>&out)[:sizeof(sockaddr_in)]
     six.sin6_family = AF_INET6

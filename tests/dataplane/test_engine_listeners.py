@@ -1,0 +1,120 @@
+"""Listeners of the engine: clients of the host on loopback, each test in a namespace of its own."""
+
+import os
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+
+from passt.contracts import InboundTarget
+from tests.dataplane.engine_bench import Bench
+from tests.dataplane.frames import ACK, RST, SYN, packed, tcp
+from tests.dataplane.netns import in_own_namespace
+
+G4, R4 = "192.0.2.2", "198.51.100.7"
+TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
+IP_PKTINFO = 8
+
+
+def open_listener(proto: int = TCP) -> tuple[int, int]:
+    """Give a listening socket on loopback and its port; the engine will own it."""
+    sock = socket.socket(type=socket.SOCK_STREAM if proto == TCP else socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    sock.setblocking(False)
+    if proto == TCP:
+        sock.listen()
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+    return sock.getsockname()[1], sock.detach()
+
+
+@in_own_namespace
+def test_connection_of_a_host_client() -> None:
+    bench = Bench()
+    bench.policy.seen = InboundTarget(packed(R4), 7000, packed(G4), 80)
+    port, fd = open_listener()
+    bench.engine.add_listener(fd, TCP, "rule")
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        bench.turn()
+        (syn,) = bench.frames()
+        assert syn[26:34] == packed(R4) + packed(G4)
+        assert struct.unpack_from("!HH", syn, 34) == (7000, 80)
+        assert syn[47] == SYN
+        assert bench.policy.asked_inbound == [
+            (TCP, "rule", packed("127.0.0.1"), client.getsockname()[1], packed("127.0.0.1"), port)
+        ]
+        (flow,) = bench.engine.flows()
+        assert (flow.state, flow.inbound, flow.remote_port) == ("SYN_SENT", True, 7000)
+        bench.engine.remove_listener(fd)
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(fd)
+        assert len(list(bench.engine.flows())) == 1  # accepted is accepted
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+        bench.give(tcp(G4, 80, R4, 7000, flags=RST | ACK, seq=0, ack=int.from_bytes(syn[38:42], "big") + 1))
+        bench.turn()
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    bench.end()
+
+
+@in_own_namespace
+def test_refused_host_client_sees_a_reset() -> None:
+    bench = Bench()
+    bench.policy.refuses = True
+    port, fd = open_listener()
+    bench.engine.add_listener(fd, TCP, "rule")
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        bench.turn()
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    assert bench.engine.counters()["drop_refused"] == 1
+    bench.end()
+
+
+@in_own_namespace
+def test_flows_of_a_datagram_listener_end_with_it() -> None:
+    bench = Bench()
+    bench.policy.seen = InboundTarget(packed(R4), 7000, packed(G4), 53)
+    port, fd = open_listener(UDP)
+    other_port, other_fd = open_listener(UDP)
+    bench.engine.add_listener(fd, UDP, "first")
+    bench.engine.add_listener(other_fd, UDP, "second")
+    with socket.socket(type=socket.SOCK_DGRAM) as client:
+        client.sendto(b"question", ("127.0.0.1", port))
+        bench.turn()
+        bench.policy.seen = bench.policy.seen._replace(source_port=7001)
+        client.sendto(b"question", ("127.0.0.1", other_port))
+        bench.turn()
+        assert [flow.remote_port for flow in bench.engine.flows()] == [7000, 7001]
+        assert [asked[1] for asked in bench.policy.asked_inbound] == ["first", "second"]
+        bench.engine.remove_listener(fd)
+        assert [flow.remote_port for flow in bench.engine.flows()] == [7001]
+        # The place of the first is taken by a third, whose flows are its own.
+        third_port, third_fd = open_listener(UDP)
+        bench.engine.add_listener(third_fd, UDP, "third")
+        bench.policy.seen = bench.policy.seen._replace(source_port=7002)
+        client.sendto(b"question", ("127.0.0.1", third_port))
+        bench.turn()
+        assert bench.policy.asked_inbound[-1][1] == "third"
+        assert sorted(flow.remote_port for flow in bench.engine.flows()) == [7001, 7002]
+    bench.end()
+
+
+def test_unknown_listener_cannot_be_removed() -> None:
+    bench = Bench()
+    with pytest.raises(KeyError):
+        bench.engine.remove_listener(99)
+    bench.end()
+
+
+def test_listener_that_is_no_socket_is_refused() -> None:
+    bench = Bench()
+    with Path(os.devnull).open("rb") as file:
+        number = file.fileno()
+        with pytest.raises(OSError, match="socket"):
+            bench.engine.add_listener(number, TCP, "rule")
+    with pytest.raises(KeyError):
+        bench.engine.remove_listener(number)
+    bench.end()
