@@ -24,7 +24,7 @@ class Policy:
             return None
         return self.target or Target(destination, destination_port)
 
-    def inbound(  # noqa: PLR0917 - as the contract has it
+    def inbound(
         self, proto: int, rule: object, peer: bytes, peer_port: int, local: bytes, local_port: int
     ) -> InboundTarget | None:
         self.asked_inbound.append((proto, rule, peer, peer_port, local, local_port))

@@ -34,6 +34,10 @@ from passt.dataplane.tcp_from_sock cimport finish_turn, on_listener, on_socket, 
 from passt.dataplane.tcp_from_tap cimport flush_gather
 from passt.dataplane.udp cimport on_udp_listener, on_udp_socket, on_udp_timer
 
+cdef enum:
+    # Batches read when the engine is closed; the transmit queue of a tap holds no more by far.
+    CLOSING_ROUNDS = 256
+
 _TCP_STATES = ("CLOSED", "CONNECTING", "SYN_SENT", "SYN_RECEIVED", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2",
                "CLOSE_WAIT", "CLOSING", "LAST_ACK", "TIME_WAIT")
 
@@ -302,7 +306,15 @@ cdef class Engine:
 
     def close(self):
         cdef uint32_t i
+        cdef int rounds = CLOSING_ROUNDS
         cdef Flow *flow
+        # What the guest sent last, before its end became known, still goes out.
+        self.core.link.drained = self.link_fd < 0
+        while rounds and not self.core.link.drained and not self.core.link.error:
+            rounds -= 1
+            self.link_room = RX_BATCH
+            self.read_link()
+            self.finish_flows()
         for i in range(self.core.flows.top):
             flow = &self.core.flows.flows[i]
             if flow.kind == FLOW_TCP:
