@@ -1,10 +1,10 @@
 """The TCP translator without a kernel: Core on a scripted socket interface, a recording link and virtual time.
 
-Three classes. `ScriptedSockets` hands every socket operation to a Python object (`tcp_kernel.Kernel`);
+Four classes. `ScriptedSockets` hands every socket operation to a Python object (`tcp_kernel.Kernel`);
 results are what the method of `Sockets` returns, failures negative errnos. `RecordingLink` keeps each
 frame that leaves with its virtio-net meta data, and can be made to block or to refuse. `Bench` owns the
 core and takes its turns as `Engine.turn` does: events, timers, work list. An exception of the Python side
-is kept and raised when the turn ends.
+is kept and raised when the turn ends. `RealSockets` shows the methods of `Sockets` on the kernel's sockets.
 """
 
 from typing import NamedTuple
@@ -395,3 +395,68 @@ cdef class Bench:
             if flow.kind == FLOW_TCP:
                 end(self.core, flow, False)
         self.check()
+
+
+cdef class RealSockets:
+    """The stream operations of `Sockets` on real descriptors; failures are negative errnos."""
+
+    cdef Sockets sockets
+
+    def __init__(self):
+        self.sockets = Sockets(Reactor(1))
+
+    @property
+    def has_peek_off(self):
+        return self.sockets.has_peek_off
+
+    @has_peek_off.setter
+    def has_peek_off(self, bint value):
+        self.sockets.has_peek_off = value
+
+    def probe(self):
+        return self.sockets.probe()
+
+    def prepare(self, int fd):
+        return self.sockets.prepare_stream(fd)
+
+    def send(self, int fd, list pieces not None):
+        cdef iovec gather[64]
+        cdef bytes piece
+        cdef size_t n = 0
+        for piece in pieces:
+            gather[n].iov_base = <void *><const char *>piece
+            gather[n].iov_len = len(piece)
+            n += 1
+        return self.sockets.send(fd, gather, n)
+
+    def peek(self, int fd, uint32_t skip, size_t n):
+        cdef bytearray buf = bytearray(n)
+        cdef ssize_t got = self.sockets.peek(fd, skip, <uint8_t *><char *>buf, n)
+        return bytes(buf[:got]) if got >= 0 else got
+
+    def rewind(self, int fd, uint32_t offset):
+        return self.sockets.rewind(fd, offset)
+
+    def consume(self, int fd, size_t n):
+        return self.sockets.consume(fd, n)
+
+    def free_space(self, int fd):
+        cdef int64_t total = 0
+        return self.sockets.free_space(fd, &total), total
+
+    def take_error(self, int fd):
+        return self.sockets.take_error(fd)
+
+    def shut_write(self, int fd):
+        return self.sockets.shut_write(fd)
+
+    def abort(self, int fd):
+        return self.sockets.abort(fd)
+
+    def accept(self, int fd):
+        cdef sockaddr_storage peer, local
+        cdef int new = self.sockets.accept(fd, &peer, &local)
+        return new if new < 0 else (new, address_of(&peer), address_of(&local))
+
+    def refuse(self, int fd, int spare):
+        return self.sockets.refuse(fd, spare)
