@@ -9,7 +9,7 @@ class Sent(NamedTuple):
     csum_offset: int
 
 class Conn(NamedTuple):
-    index: int
+    flow: int
     state: str
     fd: int
     guest_port: int

@@ -1,4 +1,4 @@
-"""The TCP translator without a kernel: Core on a scripted socket interface, a recording link and virtual time.
+"""The TCP translator without a kernel: Core on scripted sockets, a recording link and virtual time.
 
 Four classes. `ScriptedSockets` hands every socket operation to a Python object (`tcp_kernel.Kernel`);
 results are what the method of `Sockets` returns, failures negative errnos. `RecordingLink` keeps each
@@ -44,7 +44,7 @@ class Sent(NamedTuple):
 class Conn(NamedTuple):
     """A connection's record."""
 
-    index: int
+    flow: int
     state: str
     fd: int
     guest_port: int
@@ -194,6 +194,8 @@ cdef class RecordingLink(Link):
         record = Sent((<const char *>frame)[:n], meta.hdr_len, meta.gso_size if meta.gso_type else 0,
                       meta.csum_start, meta.csum_offset)
         if self.room is not None and not self.room:
+            if not self.blocked:
+                self.stats.link_stalls += 1
             self.blocked = True
             if len(self.kept) >= self.keep_most:
                 count(self.stats, DROP_LINK_FULL)
@@ -380,10 +382,12 @@ cdef class Bench:
             if flow.kind > FLOW_DEAD:
                 conn = &flow.u.tcp
                 found.append(Conn(
-                    flow.index, STATES[conn.state], flow.fd, flow.keys[0].guest_port, flow.keys[0].remote_port,
-                    conn.iss, conn.snd_una, conn.snd_nxt, conn.snd_max, conn.snd_wnd, conn.rcv_nxt, conn.rcv_adv,
-                    conn.cwnd, conn.rto, conn.backoff, conn.retries, overflow_len(flow),
-                    conn.overflow_size, flow.armed))
+                    flow=flow.index, state=STATES[conn.state], fd=flow.fd, guest_port=flow.keys[0].guest_port,
+                    remote_port=flow.keys[0].remote_port, iss=conn.iss, snd_una=conn.snd_una,
+                    snd_nxt=conn.snd_nxt, snd_max=conn.snd_max, snd_wnd=conn.snd_wnd, rcv_nxt=conn.rcv_nxt,
+                    rcv_adv=conn.rcv_adv, cwnd=conn.cwnd, rto=conn.rto, backoff=conn.backoff,
+                    retries=conn.retries, overflow=overflow_len(flow), overflow_size=conn.overflow_size,
+                    armed=flow.armed))
         return found
 
     def close(self):

@@ -19,15 +19,16 @@ from tests.dataplane.tcp_probe import RealSockets
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FAMILIES = {"ip4": socket.AF_INET, "ip6": socket.AF_INET6}
+FAMILIES: dict[str, socket.AddressFamily] = {"ip4": socket.AF_INET, "ip6": socket.AF_INET6}
 LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+Pair = tuple[socket.socket, socket.socket]
 DATA = bytes(range(256)) * 400
 WAIT_MS = 5000
 
 
-@pytest.fixture(params=FAMILIES.values(), ids=FAMILIES)
+@pytest.fixture(params=list(FAMILIES.values()), ids=list(FAMILIES))
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A connected socket of ours, non-blocking, and the remote's."""
+    """Give a connected socket of ours, non-blocking, and the remote's."""
     family: socket.AddressFamily = request.param
     with socket.socket(family) as listener, socket.socket(family) as ours:
         listener.bind((LOOPBACK[family], 0))
@@ -41,7 +42,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, socket
 
 @pytest.fixture(params=[True, False], ids=["peek offset", "fallback"])
 def sockets(request: pytest.FixtureRequest) -> RealSockets:
-    """The operations, with the kernel's peek offset and without."""
+    """Give the operations, with the kernel's peek offset and without."""
     found = RealSockets()
     if not found.probe() and request.param:
         pytest.skip("this kernel keeps no peek offset for TCP (Linux 6.9 and later do)")
@@ -50,14 +51,14 @@ def sockets(request: pytest.FixtureRequest) -> RealSockets:
 
 
 def wait_readable(sock: socket.socket, events: int = select.POLLIN) -> None:
-    """Until the kernel has brought what the other end sent."""
+    """Wait until the kernel has brought what the other end sent."""
     poll = select.poll()
     poll.register(sock, events)
     assert poll.poll(WAIT_MS), "nothing came"
 
 
 def give(ours: socket.socket, remote: socket.socket, data: bytes) -> None:
-    """The remote sends *data*, and it has arrived."""
+    """Let the remote send *data* and wait for it."""
     before = queued(ours)
     remote.sendall(data)
     while queued(ours) < before + len(data):
@@ -65,13 +66,13 @@ def give(ours: socket.socket, remote: socket.socket, data: bytes) -> None:
 
 
 def queued(sock: socket.socket) -> int:
-    """Bytes in the receive queue, whatever was peeked."""
+    """Tell the bytes in the receive queue, whatever was peeked."""
     number = array.array("i", [0])
     fcntl.ioctl(sock.fileno(), termios.FIONREAD, number)
     return number[0]
 
 
-def test_peek_goes_on_where_it_stopped(sockets: RealSockets, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_peek_goes_on_where_it_stopped(sockets: RealSockets, pair: Pair) -> None:
     ours, remote = pair
     fd = ours.fileno()
     assert sockets.prepare(fd) == 0
@@ -85,7 +86,7 @@ def test_peek_goes_on_where_it_stopped(sockets: RealSockets, pair: tuple[socket.
     assert queued(ours) == 1200
 
 
-def test_consume_moves_place_with_head(sockets: RealSockets, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_consume_moves_place_with_head(sockets: RealSockets, pair: Pair) -> None:
     ours, remote = pair
     fd = ours.fileno()
     sockets.prepare(fd)
@@ -98,7 +99,7 @@ def test_consume_moves_place_with_head(sockets: RealSockets, pair: tuple[socket.
     assert queued(ours) == 300
 
 
-def test_rewind_repeats(sockets: RealSockets, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_rewind_repeats(sockets: RealSockets, pair: Pair) -> None:
     ours, remote = pair
     fd = ours.fileno()
     sockets.prepare(fd)
@@ -111,7 +112,7 @@ def test_rewind_repeats(sockets: RealSockets, pair: tuple[socket.socket, socket.
 
 
 def test_end_seen_behind_data_that_is_still_queued(
-    sockets: RealSockets, pair: tuple[socket.socket, socket.socket]
+    sockets: RealSockets, pair: Pair
 ) -> None:
     ours, remote = pair
     fd = ours.fileno()
@@ -129,19 +130,19 @@ def test_end_seen_behind_data_that_is_still_queued(
     assert sockets.peek(fd, 0, 1000) == b""
 
 
-def test_consume_of_nothing(sockets: RealSockets, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_consume_of_nothing(sockets: RealSockets, pair: Pair) -> None:
     ours, _ = pair
     assert sockets.consume(ours.fileno(), 10) == -errno.EAGAIN
 
 
-def test_skip_beyond_what_one_call_passes_over(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_skip_beyond_what_one_call_passes_over(pair: Pair) -> None:
     ours, remote = pair
     sockets = RealSockets()
     give(ours, remote, DATA[:1000])
     assert sockets.peek(ours.fileno(), 17 << 20, 5) == -errno.EAGAIN
 
 
-def test_skip_larger_than_one_discarded_piece(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_skip_larger_than_one_discarded_piece(pair: Pair) -> None:
     ours, remote = pair
     sockets = RealSockets()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
@@ -157,7 +158,7 @@ def test_skip_larger_than_one_discarded_piece(pair: tuple[socket.socket, socket.
 
 
 @pytest.mark.parametrize("size", [1000, 60_000, 1 << 30], ids=["small", "large", "all at once"])
-def test_free_space_is_taken_whole(pair: tuple[socket.socket, socket.socket], size: int) -> None:
+def test_free_space_is_taken_whole(pair: Pair, size: int) -> None:
     # The promise that the guest's window is: what is free now is taken, written in whatever portions.
     ours, _ = pair
     sockets = RealSockets()
@@ -176,7 +177,7 @@ def test_free_space_is_taken_whole(pair: tuple[socket.socket, socket.socket], si
             break
 
 
-def test_free_space_grows_again_when_remote_reads(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_free_space_grows_again_when_remote_reads(pair: Pair) -> None:
     ours, remote = pair
     sockets = RealSockets()
     fd = ours.fileno()
@@ -198,13 +199,13 @@ def test_free_space_grows_again_when_remote_reads(pair: tuple[socket.socket, soc
     assert room >= total // 4, "writable, and less than a quarter free: update_window would ask again at once"
 
 
-def test_gathered_pieces_arrive_in_order(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_gathered_pieces_arrive_in_order(pair: Pair) -> None:
     ours, remote = pair
     assert RealSockets().send(ours.fileno(), [DATA[:10], DATA[10:11], DATA[11:100]]) == 100
     assert remote.recv(1000) == DATA[:100]
 
 
-def test_abort_resets_remote(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_abort_resets_remote(pair: Pair) -> None:
     ours, remote = pair
     fd = ours.detach()
     assert RealSockets().abort(fd) == 0
@@ -213,7 +214,7 @@ def test_abort_resets_remote(pair: tuple[socket.socket, socket.socket]) -> None:
         remote.recv(1)
 
 
-def test_reset_by_remote_reported(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_reset_by_remote_reported(pair: Pair) -> None:
     ours, remote = pair
     sockets = RealSockets()
     sockets.abort(remote.detach())
