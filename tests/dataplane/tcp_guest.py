@@ -18,7 +18,7 @@ SCALE = 2
 
 
 def signed(number: int) -> int:
-    """A relative number as the distance it stands for."""
+    """Read a relative number as the distance it stands for."""
     return number - (1 << 32) if number >= HALF else number
 
 
@@ -59,7 +59,7 @@ class GuestTcp:
         return self.peer_done and self.snd_una == self.fin_seq + 1
 
     def window(self) -> int:
-        """What the application leaves free, never less than was promised."""
+        """Tell what the application leaves free, never less than was promised."""
         self.rcv_edge = max(self.rcv_edge, self.rcv_nxt + (self.buffer - self.unread >> SCALE << SCALE))
         return self.rcv_edge - self.rcv_nxt
 
@@ -111,11 +111,13 @@ class GuestTcp:
             self.in_connection(segment, now)
 
     def take_syn(self, segment: Segment) -> None:
+        """Take the peer's scale and first number."""
         self.scale = segment.options.get("ws", (0,))[0]
         self.rcv_nxt = 1
         self.rcv_edge = 1
 
     def established(self, segment: Segment, now: int) -> None:
+        """Begin to send."""
         self.state = "ESTABLISHED"
         self.snd_una = 1
         self.edge = 1 + segment.win
@@ -124,7 +126,7 @@ class GuestTcp:
         self.send(now)
 
     def in_connection(self, segment: Segment, now: int) -> None:
-        """ESTABLISHED and all that follows."""
+        """Take a segment in ESTABLISHED and all that follows."""
         seq = signed(segment.seq)
         if segment.flags & SYN or seq > self.rcv_edge or seq + segment.span < self.rcv_nxt:
             self.emit(ACK, self.snd_nxt)
@@ -136,7 +138,7 @@ class GuestTcp:
         self.send(now)
 
     def take_ack(self, segment: Segment, now: int) -> None:
-        """The acknowledgement and the window."""
+        """Take the acknowledgement and the window."""
         ack = signed(segment.ack)
         assert ack <= self.fin_seq + 1, "the host acknowledges what was never sent"
         edge = ack + (segment.win << self.scale)
@@ -187,6 +189,7 @@ class GuestTcp:
             self.emit(ACK | FIN, seq)
 
     def repeat_first(self) -> None:
+        """Send the first segment that is not acknowledged once more."""
         self.piece(self.snd_una, self.snd_nxt - self.snd_una)
 
     def send(self, now: int) -> None:
@@ -204,14 +207,14 @@ class GuestTcp:
             self.arm(now)                # for what is under way, or to probe a closed window
 
     def read(self, n: int) -> None:
-        """The application reads; a window that opens is told of."""
+        """Let the application read; tell of a window that opens."""
         before = self.window()
         self.unread -= min(n, self.unread)
         if self.state == "ESTABLISHED" and self.window() - before >= min(self.mss, self.buffer // 2):
             self.emit(ACK, self.snd_nxt)
 
     def on_time(self, now: int) -> None:
-        """The timer, if it is due."""
+        """Act on the timer, if it is due."""
         if self.deadline is None or self.deadline > now:
             return
         self.backoff = min(self.backoff + 1, 10)

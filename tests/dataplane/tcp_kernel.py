@@ -27,7 +27,7 @@ EPOLL_CTL_ADD, EPOLL_CTL_MOD = 1, 3
 
 
 def name(result: int) -> str:
-    """A result as strace writes it."""
+    """Write a result as strace does."""
     return errno.errorcode[-result] if result < 0 else str(result)
 
 
@@ -66,6 +66,7 @@ class Sock:
         self.no_space = False
 
     def log(self, text: str) -> None:
+        """Add a line to the dialogue."""
         self.kernel.log(f"fd {self.fd}: {text}")
 
     @property
@@ -79,7 +80,7 @@ class Sock:
         return len(self.taken) - self.queued
 
     def poll(self) -> int:
-        """What epoll would report now; notes that someone looks for room if there is too little."""
+        """Tell what epoll would report now; note that someone looks for room if there is too little."""
         if self.status == "connecting":
             return ERR if self.error else 0
         mask = 0
@@ -100,7 +101,7 @@ class Sock:
         return mask
 
     def wake(self, key: int) -> None:
-        """Something happened that the kernel calls *key*."""
+        """Wake the entry of epoll if it waits for *key*."""
         if key & (self.interest | ERR | HUP) and self.tag:
             self.woken = True
 
@@ -112,27 +113,27 @@ class Sock:
         self.wake(OUT)
 
     def fail(self, number: int) -> None:
-        """The connect fails, or the remote resets."""
+        """Let the connect fail, or the remote reset."""
         self.log(f"gets {name(-number)}")
         self.error = number
         self.status = "reset"
         self.wake(ERR | HUP)
 
     def deliver(self, data: bytes) -> None:
-        """The remote sends *data*."""
+        """Let the remote send *data*."""
         assert not self.ended
         self.log(f"receives {len(data)} bytes")
         self.queue += data
         self.wake(IN)
 
     def end(self) -> None:
-        """The remote sends no more."""
+        """Let the remote send no more."""
         self.log("receives end-of-file")
         self.ended = True
         self.wake(IN | RDHUP)
 
     def drain(self, n: int | None = None) -> None:
-        """The remote acknowledges *n* bytes, or all."""
+        """Let the remote acknowledge *n* bytes, or all."""
         n = self.queued if n is None else min(n, self.queued)
         if n:
             self.log(f"sends {n} bytes")
@@ -160,13 +161,13 @@ class Kernel:
         self.prepare_errors: list[int] = []
 
     def add(self) -> Sock:
-        """A new socket."""
+        """Make a new socket."""
         fd = 100 + len(self.socks)
         self.socks[fd] = Sock(self, fd)
         return self.socks[fd]
 
     def knock(self, listener: int, peer: Address, local: Address) -> Sock:
-        """A client connects to *listener*."""
+        """Let a client connect to *listener*."""
         sock = self.add()
         sock.status = "connected"
         self.log(f"fd {sock.fd}: comes to listener {listener}")
@@ -174,7 +175,7 @@ class Kernel:
         return sock
 
     def events(self) -> list[tuple[object, ...]]:
-        """What epoll_wait reports."""
+        """Tell what epoll_wait reports."""
         found: list[tuple[object, ...]] = []
         for sock in self.socks.values():
             if sock.woken and sock.is_open:
@@ -186,7 +187,7 @@ class Kernel:
         return found
 
     def at(self, fd: int, call: str) -> Sock:
-        """The socket of a call, which must be open."""
+        """Find the socket of a call, which must be open."""
         sock = self.socks[fd]
         assert sock.is_open, f"{call} on fd {fd}, which is {sock.status}"
         sock.calls[call] += 1
@@ -197,24 +198,28 @@ class Kernel:
         sock.log(f"{call} = {name(result)}")
         return result
 
-    # The calls.
+    # The calls, as `Sockets` has them; results are its results.
 
     def open(self, _family: int, _kind: int, _protocol: int) -> int:
+        """Open a socket."""
         if self.open_errors:
             return -self.open_errors.pop(0)
         return self.add().fd
 
     def bind_source(self, fd: int, address: Address) -> int:
+        """Bind the source address."""
         sock = self.at(fd, "bind_source")
         sock.source = address
         return self.result(sock, "bind", -self.bind_errors.pop(0) if self.bind_errors else 0)
 
     def bind_device(self, fd: int, device: bytes) -> int:
+        """Bind the device."""
         sock = self.at(fd, "bind_device")
         sock.device = device
         return self.result(sock, "bind_device", -self.bind_errors.pop(0) if self.bind_errors else 0)
 
     def connect(self, fd: int, peer: Address) -> int:
+        """Start to connect; in progress unless the test says otherwise."""
         sock = self.at(fd, "connect")
         sock.peer = peer
         outcome = self.connect_results.pop(0) if self.connect_results else -errno.EINPROGRESS
@@ -225,6 +230,7 @@ class Kernel:
         return self.result(sock, f"connect(port {peer[1]})", outcome)
 
     def accept(self, listener: int) -> tuple[int, Address, Address]:
+        """Take the next client of a listener."""
         nowhere = (bytes(4), 0)
         if not self.listeners[listener]:
             return -errno.EAGAIN, nowhere, nowhere
@@ -234,6 +240,7 @@ class Kernel:
         return sock.fd, peer, local
 
     def refuse(self, listener: int, spare: int) -> int:
+        """Accept and reset one client."""
         sock = self.listeners[listener].pop(0)[0]
         sock.status = "aborted"
         self.log(f"fd {sock.fd}: refused with the spare descriptor")
@@ -242,10 +249,12 @@ class Kernel:
         return spare
 
     def prepare_stream(self, fd: int) -> int:
+        """Ready a connected socket."""
         sock = self.at(fd, "prepare_stream")
         return -self.prepare_errors.pop(0) if self.prepare_errors else self.result(sock, "prepare", 0)
 
     def send(self, fd: int, data: bytes) -> int:
+        """Queue what the buffer takes, or what the test lets it take."""
         sock = self.at(fd, "send")
         call = f"send({len(data)})"
         assert data, "send of nothing"
@@ -269,6 +278,7 @@ class Kernel:
         return self.result(sock, call, n)
 
     def peek(self, fd: int, skip: int, n: int) -> bytes | int:
+        """Read *n* bytes *skip* bytes into the queue."""
         sock = self.at(fd, "peek")
         call = f"peek({skip}, {n})"
         assert n > 0, call
@@ -287,12 +297,14 @@ class Kernel:
         return data
 
     def rewind(self, fd: int, offset: int) -> int:
+        """Set the peek place."""
         sock = self.at(fd, "rewind")
         assert offset <= len(sock.queue), f"rewind to {offset} of {len(sock.queue)}"
         sock.peek_off = offset
         return self.result(sock, f"rewind({offset})", 0)
 
     def consume(self, fd: int, n: int) -> int:
+        """Drop *n* bytes from the head of the queue."""
         sock = self.at(fd, "consume")
         assert n > 0
         got = min(n, len(sock.queue))
@@ -306,11 +318,13 @@ class Kernel:
         return self.result(sock, f"consume({n})", got)
 
     def free_space(self, fd: int) -> tuple[int, int]:
+        """Tell room and size of the send buffer."""
         sock = self.at(fd, "free_space")
         room = max(sock.capacity - sock.queued, 0)
         return room - room // 16 + sock.lie, sock.capacity
 
     def shut_write(self, fd: int) -> int:
+        """Send a FIN to the remote."""
         sock = self.at(fd, "shut_write")
         assert not sock.shut, "shutdown twice"
         sock.shut = True
@@ -318,21 +332,25 @@ class Kernel:
         return self.result(sock, "shutdown", 0)
 
     def take_error(self, fd: int) -> int:
+        """Give the pending error."""
         sock = self.at(fd, "take_error")
         number, sock.error = sock.error, 0
         return number
 
     def close(self, fd: int) -> int:
+        """Close."""
         sock = self.at(fd, "close")
         sock.status = "closed"
         return self.result(sock, "close", 0)
 
     def abort(self, fd: int) -> int:
+        """Close with a reset."""
         sock = self.at(fd, "abort")
         sock.status = "aborted"
         return self.result(sock, "abort", 0)
 
     def watch(self, fd: int, op: int, events: int, tag: int) -> int:
+        """Add or change the entry of epoll, which polls the socket at once."""
         sock = self.at(fd, "watch")
         if self.watch_errors:
             return self.result(sock, "watch", -self.watch_errors.pop(0))

@@ -1,10 +1,10 @@
-"""The TCP translator without a kernel: Core on a scripted socket interface, a recording link and virtual time.
+"""The TCP translator without a kernel: Core on scripted sockets, a recording link and virtual time.
 
-Three classes. `ScriptedSockets` hands every socket operation to a Python object (`tcp_kernel.Kernel`);
+Four classes. `ScriptedSockets` hands every socket operation to a Python object (`tcp_kernel.Kernel`);
 results are what the method of `Sockets` returns, failures negative errnos. `RecordingLink` keeps each
 frame that leaves with its virtio-net meta data, and can be made to block or to refuse. `Bench` owns the
 core and takes its turns as `Engine.turn` does: events, timers, work list. An exception of the Python side
-is kept and raised when the turn ends.
+is kept and raised when the turn ends. `RealSockets` shows the methods of `Sockets` on the kernel's sockets.
 """
 
 from typing import NamedTuple
@@ -44,7 +44,7 @@ class Sent(NamedTuple):
 class Conn(NamedTuple):
     """A connection's record."""
 
-    index: int
+    flow: int
     state: str
     fd: int
     guest_port: int
@@ -194,6 +194,8 @@ cdef class RecordingLink(Link):
         record = Sent((<const char *>frame)[:n], meta.hdr_len, meta.gso_size if meta.gso_type else 0,
                       meta.csum_start, meta.csum_offset)
         if self.room is not None and not self.room:
+            if not self.blocked:
+                self.stats.link_stalls += 1
             self.blocked = True
             if len(self.kept) >= self.keep_most:
                 count(self.stats, DROP_LINK_FULL)
@@ -380,10 +382,12 @@ cdef class Bench:
             if flow.kind > FLOW_DEAD:
                 conn = &flow.u.tcp
                 found.append(Conn(
-                    flow.index, STATES[conn.state], flow.fd, flow.keys[0].guest_port, flow.keys[0].remote_port,
-                    conn.iss, conn.snd_una, conn.snd_nxt, conn.snd_max, conn.snd_wnd, conn.rcv_nxt, conn.rcv_adv,
-                    conn.cwnd, conn.rto, conn.backoff, conn.retries, overflow_len(flow),
-                    conn.overflow_size, flow.armed))
+                    flow=flow.index, state=STATES[conn.state], fd=flow.fd, guest_port=flow.keys[0].guest_port,
+                    remote_port=flow.keys[0].remote_port, iss=conn.iss, snd_una=conn.snd_una,
+                    snd_nxt=conn.snd_nxt, snd_max=conn.snd_max, snd_wnd=conn.snd_wnd, rcv_nxt=conn.rcv_nxt,
+                    rcv_adv=conn.rcv_adv, cwnd=conn.cwnd, rto=conn.rto, backoff=conn.backoff,
+                    retries=conn.retries, overflow=overflow_len(flow), overflow_size=conn.overflow_size,
+                    armed=flow.armed))
         return found
 
     def close(self):
@@ -395,3 +399,68 @@ cdef class Bench:
             if flow.kind == FLOW_TCP:
                 end(self.core, flow, False)
         self.check()
+
+
+cdef class RealSockets:
+    """The stream operations of `Sockets` on real descriptors; failures are negative errnos."""
+
+    cdef Sockets sockets
+
+    def __init__(self):
+        self.sockets = Sockets(Reactor(1))
+
+    @property
+    def has_peek_off(self):
+        return self.sockets.has_peek_off
+
+    @has_peek_off.setter
+    def has_peek_off(self, bint value):
+        self.sockets.has_peek_off = value
+
+    def probe(self):
+        return self.sockets.probe()
+
+    def prepare(self, int fd):
+        return self.sockets.prepare_stream(fd)
+
+    def send(self, int fd, list pieces not None):
+        cdef iovec gather[64]
+        cdef bytes piece
+        cdef size_t n = 0
+        for piece in pieces:
+            gather[n].iov_base = <void *><const char *>piece
+            gather[n].iov_len = len(piece)
+            n += 1
+        return self.sockets.send(fd, gather, n)
+
+    def peek(self, int fd, uint32_t skip, size_t n):
+        cdef bytearray buf = bytearray(n)
+        cdef ssize_t got = self.sockets.peek(fd, skip, <uint8_t *><char *>buf, n)
+        return bytes(buf[:got]) if got >= 0 else got
+
+    def rewind(self, int fd, uint32_t offset):
+        return self.sockets.rewind(fd, offset)
+
+    def consume(self, int fd, size_t n):
+        return self.sockets.consume(fd, n)
+
+    def free_space(self, int fd):
+        cdef int64_t total = 0
+        return self.sockets.free_space(fd, &total), total
+
+    def take_error(self, int fd):
+        return self.sockets.take_error(fd)
+
+    def shut_write(self, int fd):
+        return self.sockets.shut_write(fd)
+
+    def abort(self, int fd):
+        return self.sockets.abort(fd)
+
+    def accept(self, int fd):
+        cdef sockaddr_storage peer, local
+        cdef int new = self.sockets.accept(fd, &peer, &local)
+        return new if new < 0 else (new, address_of(&peer), address_of(&local))
+
+    def refuse(self, int fd, int spare):
+        return self.sockets.refuse(fd, spare)

@@ -15,11 +15,11 @@ and a length that is not named is 0). What a test does to the socket (`s.sock.de
 translator with the next `run`, which every method of the script begins with. All payload comes from two
 fixed streams, so bytes are compared too, wherever they appear.
 
-Every segment to the guest is held to rules that hold always: checksums and lengths, acknowledgements only of what
-the socket or the overflow buffer has, a right edge that never promises what cannot be stored and never moves
-left (but by the rounding of the window scale), data within the guest's window (but a probe's byte), the
-same bytes for the same sequence numbers. A script that fails prints the whole dialogue; one that ends with segments that
-were not looked at fails.
+Every segment to the guest is held to rules that hold always: checksums and lengths, acknowledgements only
+of what the socket or the overflow buffer has, a right edge that never promises what cannot be stored and
+never moves left (but by the rounding of the window scale), data within the guest's window (but a probe's
+byte), the same bytes for the same sequence numbers. A script that fails prints the whole dialogue; one
+that ends with segments that were not looked at fails.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from collections import deque
 from dataclasses import replace
 from ipaddress import ip_address
 from itertools import groupby
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypedDict
 
 from passt.contracts import InboundTarget, Target
 from tests.dataplane.tcp_kernel import Kernel, Sock
@@ -38,8 +38,17 @@ from tests.dataplane.tcp_segment import ACK, FIN, MASK, RST, SYN, Segment, build
 if TYPE_CHECKING:
     from types import TracebackType
 
+
+class Case(TypedDict):
+    """Arguments of `Script` for a family and two initial sequence numbers."""
+
+    family: int
+    guest_isn: int
+    host_isn: int
+
+
 # Families, and initial sequence numbers that wrap nowhere, with the SYN, and amid the data.
-CASES: dict[str, dict[str, int]] = {
+CASES: dict[str, Case] = {
     f"ip{family}-{label}": {"family": family, "guest_isn": guest_isn, "host_isn": host_isn}
     for family in (4, 6)
     for label, guest_isn, host_isn in (
@@ -65,11 +74,15 @@ class Policy:
         self.refused = False
         self.target = Target(b"", 0)
 
-    def outbound(self, _proto: int, _source: bytes, _port: int, destination: bytes, port: int) -> Target | None:
+    def outbound(
+        self, _proto: int, _source: bytes, _port: int, destination: bytes, port: int
+    ) -> Target | None:
+        """Say where a connection of the guest's goes."""
         return None if self.refused else self.target._replace(address=destination, port=port)
 
     def inbound(self, _proto: int, rule: object, peer: bytes, peer_port: int, _local: bytes,
                 _local_port: int) -> InboundTarget | None:
+        """Say what the guest sees of a client."""
         if self.refused:
             return None
         assert isinstance(rule, Peer)
@@ -79,9 +92,11 @@ class Policy:
 class Events:
     """Nothing is done with what is learnt."""
 
-    def on_guest_mac(self, mac: bytes) -> None: ...
+    def on_guest_mac(self, mac: bytes) -> None:
+        """Take no note of it."""
 
-    def on_guest_address(self, address: bytes) -> None: ...
+    def on_guest_address(self, address: bytes) -> None:
+        """Take no note of it."""
 
 
 class Peer:
@@ -136,7 +151,7 @@ class Peer:
         return conn.state if conn else "CLOSED"
 
     def segment(self, text: str) -> Segment:
-        """The segment of a line: relative numbers, payload from the guest's stream."""
+        """Make the segment of a line: relative numbers, payload from the guest's stream."""
         flags, fields, options = read_text(text)
         seq = fields.get("seq", 0)
         payload = stream("guest", seq - 1, fields["len"]) if "len" in fields else b""
@@ -145,7 +160,7 @@ class Peer:
         return Segment(flags, seq & MASK, fields.get("ack", 0), fields.get("win", 65535), payload, options)
 
     def frame(self, segment: Segment | str) -> bytes:
-        """The frame of a segment with relative numbers, noted as sent."""
+        """Make the frame of a segment with relative numbers, noted as sent."""
         if isinstance(segment, str):
             segment = self.segment(segment)
         self.script.log(f"{self.label}guest> {segment.text()}")
@@ -160,7 +175,7 @@ class Peer:
         return f"[{self.guest_port}] " if len(self.script.peers) > 1 else ""
 
     def note_window(self, segment: Segment) -> None:
-        """What the guest allows from now on."""
+        """Note what the guest allows from now on."""
         if segment.flags & SYN and not self.has_opened:
             self.has_opened = True
             self.guest_scale = min(segment.options.get("ws", (0,))[0], 14)
@@ -170,16 +185,17 @@ class Peer:
             self.guest_edge = max(self.guest_edge, segment.ack + (segment.win << shift))
 
     def guest(self, *segments: Segment | str) -> None:
-        """The guest sends one batch."""
+        """Let the guest send one batch."""
         self.script.run()
         self.script.run(("frames", [self.frame(segment) for segment in segments]))
 
     def receive(self, segment: Segment) -> None:
-        """A segment came: make its numbers relative, check what holds always."""
+        """Take a segment: make its numbers relative, check what holds always."""
         if segment.flags & SYN and self.host_isn is None:
             self.host_isn = segment.seq
         segment = segment.moved(-(self.host_isn or 0), -self.guest_isn)
-        self.script.log(f"{self.label}<host  {segment.text()}" + (f" gso={segment.gso_size}" if segment.gso_size else ""))
+        cut = f" gso={segment.gso_size}" if segment.gso_size else ""
+        self.script.log(f"{self.label}<host  {segment.text()}{cut}")
         if segment.flags & SYN:
             self.host_scale = segment.options.get("ws", (0,))[0]
         if not segment.flags & RST:
@@ -188,7 +204,7 @@ class Peer:
         self.inbox.append(segment)
 
     def check_numbers(self, segment: Segment) -> None:
-        """The acknowledgement and the window promise nothing that is not so."""
+        """Check that acknowledgement and window promise nothing that is not so."""
         if not segment.flags & ACK or (self.sock_fd is None and self.conn is None):
             return
         conn = self.conn
@@ -208,7 +224,7 @@ class Peer:
         self.host_edge = max(edge, self.host_edge or 0)
 
     def check_data(self, segment: Segment) -> None:
-        """The bytes are those of the remote, in the guest's window, before the FIN."""
+        """Check that the bytes are the remote's, in the guest's window, before the FIN."""
         n = len(segment.payload)
         if n:
             assert segment.payload == stream("host", segment.seq - 1, n), "wrong bytes"
@@ -223,20 +239,20 @@ class Peer:
             self.host_fin = fin
 
     def take(self) -> Segment:
-        """The next segment that came."""
+        """Take the next segment that came."""
         self.script.run()
         assert self.inbox, "no segment came"
         return self.inbox.popleft()
 
     def take_all(self) -> list[Segment]:
-        """All segments that came."""
+        """Take all segments that came."""
         self.script.run()
         found = list(self.inbox)
         self.inbox.clear()
         return found
 
     def host(self, *texts: str) -> Segment:
-        """The next segments that came are these; returns the last one."""
+        """Compare the next segments that came with these; return the last one."""
         for text in texts:
             found = self.take()
             flags, fields, options = read_text(text)
@@ -250,7 +266,7 @@ class Peer:
         return found
 
     def nothing(self) -> None:
-        """No segment came."""
+        """Check that no segment came."""
         self.script.run()
         assert not self.inbox, f"unexpected: {self.inbox[0].text()}"
 
@@ -279,18 +295,19 @@ class Peer:
         return sock
 
     def knock(self) -> Sock:
-        """A client comes to a listener that leads to this tuple."""
+        """Let a client come to a listener that leads to this tuple."""
         fd = LISTENER + len(self.script.kernel.indices)
         kernel = self.script.kernel
         kernel.listeners[fd] = []
         kernel.indices[fd] = self.script.bench.add_listener(fd, self, self.guest_port)
-        sock = kernel.knock(fd, (self.remote_address, self.remote_port), (self.remote_address, self.guest_port))
+        far, near = (self.remote_address, self.remote_port), (self.remote_address, self.guest_port)
+        sock = kernel.knock(fd, far, near)
         self.sock_fd = sock.fd
         return sock
 
 
 class Script:
-    """A bench and its dialogue. *host_isn* is our initial sequence number for connections made at once."""
+    """A bench and its dialogue; *host_isn* is our initial number for connections made at once."""
 
     def __init__(
         self,
@@ -314,8 +331,9 @@ class Script:
         self.kernel = Kernel(self.log)
         self.kernel.capacity = capacity
         self.kernel.has_peek_off = peek_off
-        self.bench = Bench(self.policy, self.kernel, Events(), offloads=offloads, mtu=mtu, max_flows=max_flows,
-                           peek_off=peek_off)
+        self.bench = Bench(
+            self.policy, self.kernel, Events(), offloads=offloads, mtu=mtu, max_flows=max_flows, peek_off=peek_off
+        )
         self.bench.link.room = link_room
         self.pool = self.bench.pool_left
         self.peers: dict[tuple[int, int], Peer] = {}
@@ -367,7 +385,7 @@ class Script:
         self.lines.append(f"{now / NS_PER_MS:12.3f}  {side}{text}")
 
     def add_peer(self, guest_port: int, remote_port: int) -> Peer:
-        """Another tuple."""
+        """Add another tuple."""
         peer = Peer(self, guest_port, remote_port)
         self.peers[guest_port, remote_port] = peer
         return peer
@@ -407,13 +425,13 @@ class Script:
         return deadline is not None and deadline <= self.bench.now
 
     def turn(self, events: list[tuple[object, ...]]) -> None:
-        """One turn."""
+        """Take one turn."""
         self.turns += 1
         for sent in self.bench.turn(events):
             self.deliver(sent)
 
     def deliver(self, sent: Sent) -> None:
-        """A frame comes to the guest."""
+        """Bring a frame to the guest."""
         segment = read(sent)
         peer = self.peers[segment.dport, segment.sport]
         assert (segment.source, segment.destination) == (peer.remote_address, peer.guest_address)
@@ -429,22 +447,22 @@ class Script:
         self.bench.now = target
 
     def open_link(self, room: int | None = None) -> None:
-        """The link drains: *room* more frames go through."""
+        """Let the link drain: *room* more frames go through."""
         self.run()
         self.run(("writable", room))
 
     @staticmethod
     def bytes_from_host(n: int, start: int = 0) -> bytes:
-        """What the remote sends, *n* bytes from *start* on."""
+        """Give what the remote sends, *n* bytes from *start* on."""
         return stream("host", start, n)
 
     @staticmethod
     def bytes_from_guest(n: int, start: int = 0) -> bytes:
-        """What the guest sends, *n* bytes from *start* on."""
+        """Give what the guest sends, *n* bytes from *start* on."""
         return stream("guest", start, n)
 
     def count(self, name: str) -> int:
-        """A counter of the data plane."""
+        """Read a counter of the data plane."""
         return self.bench.counters()[name]
 
     def ended(self) -> None:

@@ -64,7 +64,7 @@ class Segment:
         return len(self.payload) + bool(self.flags & SYN) + bool(self.flags & FIN)
 
     def text(self) -> str:
-        """The line that `read_text` reads."""
+        """Write the line that `read_text` reads."""
         words = [self.letters, f"seq={self.seq}"]
         if self.flags & ACK:
             words.append(f"ack={self.ack}")
@@ -76,7 +76,7 @@ class Segment:
         return " ".join(words)
 
     def moved(self, seq: int, ack: int) -> Segment:
-        """The same with numbers shifted by *seq* and *ack*; those that mean nothing stay."""
+        """Shift the numbers by *seq* and *ack*; those that mean nothing stay."""
         return replace(
             self, seq=(self.seq + seq) & MASK, ack=(self.ack + ack) & MASK if self.flags & ACK else self.ack
         )
@@ -87,7 +87,7 @@ NUMBER_WORDS = {"seq", "ack", "win", "len"}
 
 
 def read_text(text: str) -> tuple[int, dict[str, int], dict[str, tuple[int, ...]]]:
-    """Flags, the fields given (seq, ack, win, len) and the options of a line of text."""
+    """Read flags, the fields given (seq, ack, win, len) and the options of a line of text."""
     letters, *words = text.split()
     flags = 0
     for letter in letters.replace(".", ""):
@@ -120,7 +120,7 @@ def pseudo_header(source: bytes, destination: bytes, length: int) -> bytes:
 
 
 def pack_options(options: dict[str, tuple[int, ...]]) -> bytes:
-    """The options field, padded with NOPs at its start."""
+    """Build the options field, padded with NOPs at its start."""
     out = b""
     for key, values in options.items():
         if key == "mss":
@@ -157,7 +157,7 @@ def read_options(data: bytes) -> dict[str, tuple[int, ...]]:
 
 
 def build(segment: Segment) -> bytes:
-    """The frame that the guest sends."""
+    """Build the frame that the guest sends."""
     options = pack_options(segment.options)
     header = struct.pack(
         "!HHIIBBHHH", segment.sport, segment.dport, segment.seq, segment.ack, (20 + len(options)) // 4 << 4,
@@ -202,7 +202,7 @@ def read(sent: Sent) -> Segment:
 
 
 def check_offloads(sent: Sent, l4: bytes, pseudo: bytes, start: int) -> None:
-    """The checksum is right, or what is there of it and where the rest goes; a cut names its size."""
+    """Check the checksum, or what is there of it and where the rest goes; a cut names its size."""
     if sent.csum_start:
         assert sent.csum_start == len(sent.frame) - len(l4) or len(sent.frame) == 60
         assert sent.csum_offset == 16

@@ -4,13 +4,13 @@ import errno
 
 import pytest
 
-from tests.dataplane.tcp_script import CASES, Script
+from tests.dataplane.tcp_script import CASES, Case, Script
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
 @every_case
-def test_guest_ends_first_remote_goes_on(case: dict[str, int]) -> None:
+def test_guest_ends_first_remote_goes_on(case: Case) -> None:
     with Script(**case) as s:
         sock = s.connect()
         s.guest("FPA seq=1 ack=1 len=10")
@@ -38,7 +38,7 @@ def test_guest_ends_first_remote_goes_on(case: dict[str, int]) -> None:
 
 
 @every_case
-def test_remote_ends_first_guest_goes_on(case: dict[str, int]) -> None:
+def test_remote_ends_first_guest_goes_on(case: Case) -> None:
     with Script(**case) as s:
         sock = s.connect()
         sock.deliver(s.bytes_from_host(10))
@@ -66,7 +66,7 @@ def test_remote_ends_first_guest_goes_on(case: dict[str, int]) -> None:
 
 
 @every_case
-def test_both_end_at_once(case: dict[str, int]) -> None:
+def test_both_end_at_once(case: Case) -> None:
     with Script(**case) as s:
         sock = s.connect()
         sock.end()
@@ -110,7 +110,7 @@ def test_late_segment_after_end_reset() -> None:
 
 
 @every_case
-def test_fin_to_guest_repeated_until_acknowledged(case: dict[str, int]) -> None:
+def test_fin_to_guest_repeated_until_acknowledged(case: Case) -> None:
     with Script(**case) as s:
         sock = s.connect()
         sock.deliver(s.bytes_from_host(10))
@@ -162,7 +162,7 @@ def test_fin_comes_after_all_data_even_through_closed_window() -> None:
 
 
 @every_case
-def test_guest_resets_remote_sees_abort(case: dict[str, int]) -> None:
+def test_guest_resets_remote_sees_abort(case: Case) -> None:
     with Script(**case) as s:
         sock = s.connect()
         sock.deliver(s.bytes_from_host(1000))
@@ -173,7 +173,7 @@ def test_guest_resets_remote_sees_abort(case: dict[str, int]) -> None:
 
 
 @every_case
-def test_remote_resets_guest_sees_reset(case: dict[str, int]) -> None:
+def test_remote_resets_guest_sees_reset(case: Case) -> None:
     with Script(**case) as s:
         sock = s.connect()
         s.guest("PA seq=1 ack=1 len=10")
@@ -202,7 +202,9 @@ def test_remote_resets_half_closed_connection(state: str) -> None:
         s.ended()
 
 
-@pytest.mark.parametrize("state", ["FIN_WAIT_1", "FIN_WAIT_2", "CLOSE_WAIT", "CLOSING", "LAST_ACK", "TIME_WAIT"])
+@pytest.mark.parametrize(
+    "state", ["FIN_WAIT_1", "FIN_WAIT_2", "CLOSE_WAIT", "CLOSING", "LAST_ACK", "TIME_WAIT"]
+)
 def test_guest_resets_in_every_closing_state(state: str) -> None:
     with Script() as s:
         sock = s.connect()
@@ -268,7 +270,7 @@ def test_remote_gone_found_by_read_guest_reset() -> None:
 
 
 def to_time_wait(s: Script) -> None:
-    """ESTABLISHED to TIME-WAIT with our FIN first."""
+    """Go from nothing to TIME-WAIT with our FIN first."""
     s.connect()
     s.sock.end()
     s.host("FA seq=1 ack=1")
@@ -278,7 +280,7 @@ def to_time_wait(s: Script) -> None:
 
 
 @every_case
-def test_new_syn_in_time_wait_opens_tuple_anew(case: dict[str, int]) -> None:
+def test_new_syn_in_time_wait_opens_tuple_anew(case: Case) -> None:
     with Script(**case) as s:
         to_time_wait(s)
         first = s.peer.sock_fd

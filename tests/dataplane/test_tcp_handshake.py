@@ -5,14 +5,14 @@ import errno
 import pytest
 
 from passt.contracts import Target
-from tests.dataplane.tcp_script import CASES, GUESTS, Script
+from tests.dataplane.tcp_script import CASES, GUESTS, Case, Script
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 SYN = "S seq=0 win=65535 mss=1460 ws=7"
 
 
 @every_case
-def test_guest_opens_connection_established(case: dict[str, int]) -> None:
+def test_guest_opens_connection_established(case: Case) -> None:
     with Script(**case) as s:
         s.guest(SYN)
         assert s.sock.peer == (s.peer.remote_address, 80)
@@ -28,7 +28,7 @@ def test_guest_opens_connection_established(case: dict[str, int]) -> None:
 
 
 @every_case
-def test_host_opens_connection_established(case: dict[str, int]) -> None:
+def test_host_opens_connection_established(case: Case) -> None:
     with Script(**case) as s:
         sock = s.peer.knock()
         question = s.host("S seq=0 win=65535 ws=8")
@@ -90,7 +90,7 @@ def test_tiny_mss_raised_to_what_frames_can_be_cut_to() -> None:
 
 @pytest.mark.parametrize("number", [errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ETIMEDOUT])
 @every_case
-def test_connect_fails_later_guest_sees_acknowledging_reset(case: dict[str, int], number: int) -> None:
+def test_connect_fails_later_guest_sees_acknowledging_reset(case: Case, number: int) -> None:
     with Script(**case) as s:
         s.guest(SYN)
         s.sock.fail(number)
@@ -190,7 +190,7 @@ def test_event_without_outcome_while_connecting_ignored() -> None:
 
 
 @every_case
-def test_synack_lost_repeated_with_same_numbers(case: dict[str, int]) -> None:
+def test_synack_lost_repeated_with_same_numbers(case: Case) -> None:
     with Script(**case) as s:
         s.guest(SYN)
         s.sock.connected()
@@ -232,7 +232,7 @@ def test_synack_never_answered_backs_off_and_gives_up() -> None:
 
 
 @every_case
-def test_syn_never_answered_backs_off_and_gives_up(case: dict[str, int]) -> None:
+def test_syn_never_answered_backs_off_and_gives_up(case: Case) -> None:
     with Script(**case) as s:
         sock = s.peer.knock()
         assert times_of_repeats(s, "S") == [0, 1000, 3000, 7000, 15_000, 31_000, 63_000]
@@ -274,7 +274,7 @@ def test_fin_with_last_acknowledgement_of_handshake_taken() -> None:
 
 
 @every_case
-def test_remote_data_waits_for_handshake(case: dict[str, int]) -> None:
+def test_remote_data_waits_for_handshake(case: Case) -> None:
     with Script(**case) as s:
         s.guest(SYN)
         s.sock.connected()
@@ -286,7 +286,7 @@ def test_remote_data_waits_for_handshake(case: dict[str, int]) -> None:
 
 
 @every_case
-def test_client_that_sends_and_ends_before_answer_delivered(case: dict[str, int]) -> None:
+def test_client_that_sends_and_ends_before_answer_delivered(case: Case) -> None:
     with Script(**case) as s:
         sock = s.peer.knock()
         s.host("S seq=0")
@@ -307,7 +307,7 @@ def test_client_that_resets_before_answer_guest_reset() -> None:
 
 
 @every_case
-def test_guest_refuses_client_reset(case: dict[str, int]) -> None:
+def test_guest_refuses_client_reset(case: Case) -> None:
     with Script(**case) as s:
         sock = s.peer.knock()
         s.host("S seq=0")

@@ -1,4 +1,4 @@
-"""Running out: descriptors, flows, epoll entries. New connections are refused, no other suffers, nothing spins."""
+"""Out of descriptors, flows, epoll entries: new connections are refused, no other suffers, nothing spins."""
 
 import errno
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.dataplane.tcp_script import CASES, Script
+from tests.dataplane.tcp_script import CASES, Case, Script
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 SYN = "S seq=0 win=65535 mss=1460 ws=7"
@@ -25,7 +25,7 @@ SYN = "S seq=0 win=65535 mss=1460 ws=7"
     ],
 )
 @every_case
-def test_unknown_flow_answered_by_reset(case: dict[str, int], text: str, answer: str) -> None:
+def test_unknown_flow_answered_by_reset(case: Case, text: str, answer: str) -> None:
     with Script(**case) as s:
         s.peer.host_isn = case["host_isn"]
         segment = s.peer.segment(text)
@@ -60,7 +60,7 @@ def test_port_zero_dropped(source: int, destination: int) -> None:
 
 
 @every_case
-def test_segment_before_window_acknowledged_and_dropped(case: dict[str, int]) -> None:
+def test_segment_before_window_acknowledged_and_dropped(case: Case) -> None:
     with Script(**case) as s:
         s.connect()
         s.guest("PA seq=1 ack=1 len=100")
@@ -72,7 +72,7 @@ def test_segment_before_window_acknowledged_and_dropped(case: dict[str, int]) ->
 
 
 @every_case
-def test_whole_repetition_acknowledged_at_once(case: dict[str, int]) -> None:
+def test_whole_repetition_acknowledged_at_once(case: Case) -> None:
     with Script(**case) as s:
         s.connect()
         s.guest("PA seq=1 ack=1 len=100")
@@ -84,7 +84,7 @@ def test_whole_repetition_acknowledged_at_once(case: dict[str, int]) -> None:
 
 
 @every_case
-def test_new_part_of_overlapping_segment_taken(case: dict[str, int]) -> None:
+def test_new_part_of_overlapping_segment_taken(case: Case) -> None:
     with Script(**case) as s:
         s.connect()
         s.guest("A seq=1 ack=1 len=1460")
@@ -95,7 +95,7 @@ def test_new_part_of_overlapping_segment_taken(case: dict[str, int]) -> None:
 
 
 @every_case
-def test_segments_in_one_batch_written_by_one_call(case: dict[str, int]) -> None:
+def test_segments_in_one_batch_written_by_one_call(case: Case) -> None:
     with Script(**case) as s:
         s.connect()
         calls = s.sock.calls["send"]
@@ -115,7 +115,7 @@ def test_more_segments_than_one_call_takes_all_written() -> None:
 
 
 @every_case
-def test_hole_one_duplicate_acknowledgement_per_segment(case: dict[str, int]) -> None:
+def test_hole_one_duplicate_acknowledgement_per_segment(case: Case) -> None:
     with Script(**case) as s:
         s.connect()
         s.guest("A seq=1 ack=1 len=1460", *[f"A seq={2921 + 1460 * i} ack=1 len=1460" for i in range(5)])
@@ -128,7 +128,7 @@ def test_hole_one_duplicate_acknowledgement_per_segment(case: dict[str, int]) ->
 
 
 @every_case
-def test_segment_at_right_edge_acknowledged_not_stored(case: dict[str, int]) -> None:
+def test_segment_at_right_edge_acknowledged_not_stored(case: Case) -> None:
     with Script(**case, capacity=4096) as s:
         s.connect()
         edge = s.conn.rcv_adv - case["guest_isn"] & 0xFFFFFFFF
@@ -143,7 +143,7 @@ def test_segment_at_right_edge_acknowledged_not_stored(case: dict[str, int]) -> 
 
 
 @every_case
-def test_segment_beyond_right_edge_dropped_and_acknowledged(case: dict[str, int]) -> None:
+def test_segment_beyond_right_edge_dropped_and_acknowledged(case: Case) -> None:
     with Script(**case, capacity=4096) as s:
         s.connect()
         edge = s.conn.rcv_adv - case["guest_isn"] & 0xFFFFFFFF
@@ -154,7 +154,7 @@ def test_segment_beyond_right_edge_dropped_and_acknowledged(case: dict[str, int]
 
 
 @every_case
-def test_segment_over_right_edge_cut(case: dict[str, int]) -> None:
+def test_segment_over_right_edge_cut(case: Case) -> None:
     with Script(**case, capacity=4096) as s:
         s.connect()
         edge = s.conn.rcv_adv - case["guest_isn"] & 0xFFFFFFFF
@@ -175,7 +175,7 @@ def test_far_sequence_numbers_refused_in_both_directions(distance: int, sign: in
 
 
 @every_case
-def test_keep_alive_probe_answered(case: dict[str, int]) -> None:
+def test_keep_alive_probe_answered(case: Case) -> None:
     with Script(**case) as s:
         s.connect()
         s.guest("A seq=0 ack=1")
@@ -192,7 +192,7 @@ def test_keep_alive_probe_answered(case: dict[str, int]) -> None:
 
 
 @every_case
-def test_reset_at_next_sequence_number_remote_sees_abort(case: dict[str, int]) -> None:
+def test_reset_at_next_sequence_number_remote_sees_abort(case: Case) -> None:
     with Script(**case) as s:
         sock = s.connect()
         s.guest("R seq=1")
@@ -201,7 +201,7 @@ def test_reset_at_next_sequence_number_remote_sees_abort(case: dict[str, int]) -
 
 
 @every_case
-def test_reset_inside_window_challenged(case: dict[str, int]) -> None:
+def test_reset_inside_window_challenged(case: Case) -> None:
     with Script(**case) as s:
         s.connect()
         s.guest("R seq=2")
@@ -232,7 +232,9 @@ def test_reset_after_data_in_same_batch_accepted() -> None:
 # SYN (fourth), RFC 5961 4.2.
 
 
-@pytest.mark.parametrize("text", ["S seq=1", "S seq=100", "SA seq=1 ack=1", "S seq=0", "S seq=-70000", "S seq=999999999"])
+@pytest.mark.parametrize(
+    "text", ["S seq=1", "S seq=100", "SA seq=1 ack=1", "S seq=0", "S seq=-70000", "S seq=999999999"]
+)
 def test_syn_in_connection_challenged(text: str) -> None:
     with Script() as s:
         s.connect()
@@ -271,7 +273,7 @@ def test_segment_without_ack_dropped() -> None:
 
 @pytest.mark.parametrize("ack", [2, 1000, 1 << 30, (1 << 31) - 1])
 @every_case
-def test_acknowledgement_of_unsent_data_refused(case: dict[str, int], ack: int) -> None:
+def test_acknowledgement_of_unsent_data_refused(case: Case, ack: int) -> None:
     with Script(**case) as s:
         s.connect()
         s.guest(f"PA seq=1 ack={ack} len=10")
@@ -284,7 +286,7 @@ def test_acknowledgement_of_unsent_data_refused(case: dict[str, int], ack: int) 
 
 
 @every_case
-def test_old_acknowledgement_harmless(case: dict[str, int]) -> None:
+def test_old_acknowledgement_harmless(case: Case) -> None:
     with Script(**case) as s:
         s.connect()
         s.sock.deliver(s.bytes_from_host(2000))
@@ -312,7 +314,7 @@ def test_window_of_old_segment_not_taken() -> None:
 
 
 @every_case
-def test_fin_behind_hole_not_taken(case: dict[str, int]) -> None:
+def test_fin_behind_hole_not_taken(case: Case) -> None:
     with Script(**case) as s:
         s.connect()
         s.guest("FPA seq=1461 ack=1 len=10")
@@ -335,7 +337,7 @@ def test_empty_fin_ahead_of_sequence_not_taken() -> None:
 
 
 @every_case
-def test_fin_repeated_acknowledged_again(case: dict[str, int]) -> None:
+def test_fin_repeated_acknowledged_again(case: Case) -> None:
     with Script(**case) as s:
         s.connect()
         for _ in range(3):

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from tests.dataplane.tcp_script import CASES, Script
+from tests.dataplane.tcp_script import CASES, Case, Script
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 capacities = pytest.mark.parametrize("capacity", [4096, 16_384, 87_040, 300_000, 1 << 20, 4 << 20])
@@ -28,7 +28,7 @@ def send_until_closed(s: Script, sent: int = 0, step: int = 1460) -> int:
 
 @capacities
 @every_case
-def test_window_filled_to_last_byte_without_short_write(case: dict[str, int], capacity: int) -> None:
+def test_window_filled_to_last_byte_without_short_write(case: Case, capacity: int) -> None:
     with Script(**case, capacity=capacity) as s:
         sock = s.connect()
         sent = send_until_closed(s, step=max(1460, capacity // 50))
@@ -175,7 +175,7 @@ def test_duplicates_in_batch_that_fills_window_do_not_lose_wakeup(family: int) -
 
 
 @every_case
-def test_short_write_rest_kept_and_delivered_in_order(case: dict[str, int]) -> None:
+def test_short_write_rest_kept_and_delivered_in_order(case: Case) -> None:
     with Script(**case) as s:
         s.is_honest = False
         sock = s.connect()
@@ -198,7 +198,7 @@ def test_short_write_rest_kept_and_delivered_in_order(case: dict[str, int]) -> N
 
 
 @every_case
-def test_nothing_written_everything_kept(case: dict[str, int]) -> None:
+def test_nothing_written_everything_kept(case: Case) -> None:
     with Script(**case) as s:
         s.is_honest = False
         sock = s.connect()
@@ -211,7 +211,7 @@ def test_nothing_written_everything_kept(case: dict[str, int]) -> None:
 
 
 @every_case
-def test_fin_passed_on_after_kept_data(case: dict[str, int]) -> None:
+def test_fin_passed_on_after_kept_data(case: Case) -> None:
     with Script(**case) as s:
         s.is_honest = False
         sock = s.connect()
@@ -286,7 +286,7 @@ def test_no_memory_for_socket_retried_without_spinning(number: int) -> None:
 
 
 @every_case
-def test_pool_exhausted_not_acknowledged_repetition_completes(case: dict[str, int]) -> None:
+def test_pool_exhausted_not_acknowledged_repetition_completes(case: Case) -> None:
     with Script(**case) as s:
         s.is_honest = False
         sock = s.connect()
@@ -304,7 +304,7 @@ def test_pool_exhausted_not_acknowledged_repetition_completes(case: dict[str, in
 
 
 @every_case
-def test_pool_exhausted_retransmission_does_not_acknowledge_what_is_lost(case: dict[str, int]) -> None:
+def test_pool_exhausted_retransmission_does_not_acknowledge_what_is_lost(case: Case) -> None:
     # The batch has data and three duplicates: the retransmission must not carry a number of gathered data.
     with Script(**case) as s:
         s.is_honest = False
@@ -393,7 +393,7 @@ def test_first_questions_acknowledged_at_once(case: dict[str, int]) -> None:
 
 
 @every_case
-def test_answer_carries_the_acknowledgement(case: dict[str, int]) -> None:
+def test_answer_carries_the_acknowledgement(case: Case) -> None:
     with Script(**case) as s:
         s.connect()
         asked, answered = ask_and_answer(s, 3)
