@@ -382,7 +382,7 @@ def ask_and_answer(s: Script, rounds: int) -> tuple[int, int]:
 
 
 @every_case
-def test_first_questions_acknowledged_at_once(case: dict[str, int]) -> None:
+def test_first_questions_acknowledged_at_once(case: Case) -> None:
     with Script(**case) as s:
         s.connect()
         for i in range(3):
@@ -407,7 +407,7 @@ def test_answer_carries_the_acknowledgement(case: Case) -> None:
 
 
 @every_case
-def test_acknowledgement_waits_in_vain_once(case: dict[str, int]) -> None:
+def test_acknowledgement_waits_in_vain_once(case: Case) -> None:
     with Script(**case) as s:
         s.connect()
         asked, answered = ask_and_answer(s, 3)
