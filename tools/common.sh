@@ -39,7 +39,7 @@ as_owner() {
     if [ "$(id -u)" -ne 0 ] || [ "$owner" -eq 0 ]; then
         "$@"
     else
-        home=$(getent passwd "$owner" | cut -d: -f6)
+        home=$(getent passwd "$owner" | cut -d: -f6) || home=
         setpriv --reuid "$owner" --regid "$group" --clear-groups env HOME="${home:-/nonexistent}" "$@"
     fi
 }
