@@ -12,8 +12,8 @@ from passt.dataplane.sys cimport htonl, htons, memcpy
 
 cdef uint64_t csum_add(const uint8_t *data, size_t n, uint64_t total) noexcept nogil:
     """Add *n* bytes to the running sum *total*; only the last call for a message may have an odd *n*."""
-    cdef uint32_t word
-    cdef uint16_t half
+    cdef uint32_t word = 0
+    cdef uint16_t half = 0
     while n >= 4:
         memcpy(&word, data, 4)
         total += word
