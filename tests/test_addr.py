@@ -4,7 +4,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from passt import addr
@@ -101,7 +101,8 @@ def test_questions(question: Callable[[bytes], bool], yes: list[str], no: list[s
 
 @given(st.ip_addresses())
 def test_questions_agree_with_the_standard_library(theirs: IPv4Address | IPv6Address) -> None:
-    assert addr.is_loopback(theirs.packed) == (theirs.is_loopback and not addr.is_ip4_mapped(theirs.packed))
+    assume(not addr.is_ip4_mapped(theirs.packed))     # from Python 3.13 on these answer as IPv4
+    assert addr.is_loopback(theirs.packed) == theirs.is_loopback
     assert addr.is_unspecified(theirs.packed) == theirs.is_unspecified
     assert addr.is_multicast(theirs.packed) == theirs.is_multicast
     assert addr.is_link_local6(theirs.packed) == (theirs.version == 6 and theirs.is_link_local)

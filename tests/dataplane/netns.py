@@ -5,7 +5,6 @@ import functools
 import os
 import socket
 import struct
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec
@@ -13,6 +12,7 @@ from typing import ParamSpec
 import pytest
 
 from passt.host.syscalls import CLONE_NEWNET, unshare
+from tests.isolated import isolated
 
 P = ParamSpec("P")
 
@@ -24,29 +24,9 @@ def in_child(test: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(test)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
-        reader, writer = os.pipe()
-        pid = os.fork()
-        if not pid:
-            os.close(reader)
-            os._exit(run_child(writer, functools.partial(test, *args, **kwargs)))
-        os.close(writer)
-        with os.fdopen(reader, encoding="utf-8") as report:
-            text = report.read()
-        _, status = os.waitpid(pid, 0)
-        if status:
-            pytest.fail(text or f"the child ended with wait status {status}", pytrace=False)
+        isolated(functools.partial(test, *args, **kwargs), flags=0)
 
     return wrapper
-
-
-def run_child(writer: int, work: Callable[[], None]) -> int:
-    """Do the *work*; returns the exit status, the reason of a failure goes to *writer*."""
-    try:
-        work()
-    except BaseException:  # noqa: BLE001 - whatever it is, the parent has to hear of it
-        os.write(writer, traceback.format_exc().encode())
-        return 1
-    return 0
 
 
 def in_own_namespace(test: Callable[P, None]) -> Callable[P, None]:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import pickle
 import subprocess
-import traceback
 from typing import TYPE_CHECKING, TypeVar
 
-import pytest
+from passt.host.syscalls import CLONE_NEWNET, unshare
+from tests.isolated import isolated as in_child
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
-CLONE_NEWNET = 0x40000000
 # Commands of ip(8): the "host" has a veth h0, whose other end is up.
 HOST = """
     link add h0 type veth peer name p0
@@ -33,30 +29,11 @@ PLAIN = """
 
 def isolated(function: Callable[[], T]) -> T:
     """Call *function* in a child process in a new network namespace; hand back its result."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        with open(writer, "wb") as pipe:
-            try:
-                new_namespace()
-                pickle.dump((True, function()), pipe)
-            except BaseException:  # noqa: BLE001
-                pickle.dump((False, traceback.format_exc()), pipe)
-        os._exit(0)
-    os.close(writer)
-    with open(reader, "rb") as pipe:
-        content = pipe.read()
-    os.waitpid(child, 0)
-    worked, result = pickle.loads(content)  # noqa: S301
-    if not worked:
-        pytest.fail(result)
-    outcome: T = result
-    return outcome
+    return in_child(function, flags=CLONE_NEWNET)
 
 
 def new_namespace() -> None:
-    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "unshare")
+    unshare(CLONE_NEWNET)
 
 
 def ip(*arguments: str) -> str:

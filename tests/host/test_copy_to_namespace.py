@@ -23,8 +23,9 @@ import pytest
 from passt.errors import HostError
 from passt.host.configure import TX_QUEUE_LEN, TapFacts, bring_lo_up, configure
 from passt.host.probe import probe
+from passt.host.syscalls import CLONE_NEWNET
 from passt.model import FamilyFacts, GuestFamily, GuestNet
-from tests.host.isolated import CLONE_NEWNET, HOST, PLAIN, ip, ip_batch, isolated, new_namespace
+from tests.host.isolated import HOST, PLAIN, ip, ip_batch, isolated, new_namespace
 
 pytestmark = [
     pytest.mark.needs_root,
