@@ -21,8 +21,9 @@ from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.stats cimport DROP_LINK_FULL, count, stats_as_dict
 from passt.dataplane.sys cimport IPPROTO_TCP, iovec, memcpy, memset, sockaddr_storage, socklen_t
 from passt.dataplane.tcp_conn cimport choose_isn, end, overflow_len
-from passt.dataplane.tcp_from_sock cimport finish_turn, on_listener, on_socket, on_timer
+from passt.dataplane.tcp_from_sock cimport on_listener, on_socket
 from passt.dataplane.tcp_from_tap cimport flush_gather
+from passt.dataplane.turn cimport finish_flows, on_flow_timer
 
 cdef enum:
     BATCH_MAX = 1024              # frames in one batch; more than any link reads at once
@@ -303,7 +304,7 @@ cdef class Bench:
             self.dispatch(event)
             self.check()
         self.fire_timers()
-        self.finish_flows()
+        finish_flows(self.core)
         self.check()
         sent = self.link.sent
         self.link.sent = []
@@ -341,24 +342,9 @@ cdef class Bench:
 
     cdef void fire_timers(self) except *:
         cdef uint32_t id = 0
-        cdef Flow *flow
         while self.core.reactor.timers.pop_due(self.core.now, &id):
-            flow = &self.core.flows.flows[id]
-            flow.armed = 0
-            assert flow.kind == FLOW_TCP, "a timer of a flow that has ended"
-            on_timer(self.core, flow)
-
-    cdef void finish_flows(self) except *:
-        cdef uint32_t index = self.core.flows.take_work()
-        cdef Flow *flow
-        while index != NO_FLOW:
-            flow = &self.core.flows.flows[index]
-            index = flow.next_work
-            flow.has_work = False
-            if flow.kind == FLOW_DEAD:
-                self.core.flows.put_free(flow)
-            else:
-                finish_turn(self.core, flow)
+            assert self.core.flows.flows[id].kind == FLOW_TCP, "a timer of a flow that has ended"
+            on_flow_timer(self.core, id)
 
     cdef void check(self) except *:
         """Raise what a Python side raised."""

@@ -218,11 +218,13 @@ def test_blocked_link_and_share_of_a_turn() -> None:
     fd = bench.ask(4)
     bench.blocked = True
     bench.receive(fd, *[from_kernel(4, seq=n) for n in range(RECEIVE_BUDGET + 2)])
+    bench.end_turn()
     assert bench.frames() == []
     bench.blocked = False
-    bench.event(0, EPOLLIN)
+    bench.wake_waiting()
+    bench.end_turn()
     assert bench.frames() == [reply(4, seq=n) for n in range(RECEIVE_BUDGET)]
-    bench.event(0, EPOLLIN)
+    bench.end_turn()
     assert len(bench.frames()) == 2
 
 

@@ -311,9 +311,11 @@ def test_link_that_is_blocked_reads_nothing() -> None:
     bench.deliver(fd, (b"one", b"", b"", 0), (b"two", b"", b"", 0))
     bench.blocked = True
     bench.event(0, EPOLLIN)
+    bench.end_turn()
     assert bench.frames() == []
     bench.blocked = False
-    bench.event(0, EPOLLIN)
+    bench.wake_waiting()
+    bench.end_turn()
     assert bench.frames() == [answer(4, b"one"), answer(4, b"two")]
 
 
@@ -450,12 +452,13 @@ def test_listener_errors_and_oversize_are_counted() -> None:
     assert bench.frames() == [answer(4, b"hi", 7000, 53)]
 
 
-def test_blocked_link_leaves_the_listener_alone() -> None:
+def test_blocked_link_drops_what_a_listener_gets() -> None:
     bench = inbound_world()
     bench.deliver(500, from_client(4000))
     bench.blocked = True
     bench.listener_event(0)
     assert bench.flows() == []
+    assert bench.drops() == {"drop_link_full": 1}
 
 
 # Idle times

@@ -16,9 +16,8 @@ from libc.string cimport memcpy, memset
 from passt.dataplane.core cimport Core
 from passt.dataplane.datagram cimport end_datagram
 from passt.dataplane.demux cimport on_frame
-from passt.dataplane.flow cimport FLOW_DEAD, FLOW_PING, FLOW_TCP, FLOW_UDP, NO_FLOW, Flow
+from passt.dataplane.flow cimport FLOW_DEAD, FLOW_TCP, Flow
 from passt.dataplane.link cimport Link, RxFrame, TxMeta
-from passt.dataplane.ping cimport on_ping_socket, on_ping_timer
 from passt.dataplane.reactor cimport EVENT_FLOW, EVENT_LISTENER, Reactor, make_tag
 from passt.dataplane.sockets cimport Sockets, read_sockaddr
 from passt.dataplane.stats cimport DROP_LINK_FULL, count, stats_as_dict
@@ -27,9 +26,10 @@ from passt.dataplane.sys cimport (
     sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
 )
 from passt.dataplane.tcp_conn cimport end
-from passt.dataplane.tcp_from_sock cimport finish_turn, on_listener, on_socket, on_timer
+from passt.dataplane.tcp_from_sock cimport on_listener
 from passt.dataplane.tcp_from_tap cimport flush_gather
-from passt.dataplane.udp cimport on_udp_listener, on_udp_socket, on_udp_timer
+from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer
+from passt.dataplane.udp cimport on_udp_listener
 
 
 class Sent(NamedTuple):
@@ -273,20 +273,14 @@ cdef class World:
 
     def end_turn(self):
         """Write what was gathered and look at the flows with something new, as the engine does."""
-        cdef uint32_t index
-        cdef Flow *flow
         flush_gather(self.core)
         self.memory.clear()
-        index = self.core.flows.take_work()
-        while index != NO_FLOW:
-            flow = &self.core.flows.flows[index]
-            index = flow.next_work
-            flow.has_work = False
-            if flow.kind == FLOW_DEAD:
-                self.core.flows.put_free(flow)
-            elif flow.kind == FLOW_TCP:
-                finish_turn(self.core, flow)
+        finish_flows(self.core)
         self.check()
+
+    def wake_waiting(self):
+        """The link drains."""
+        self.core.flows.wake_waiting()
 
     def dispatch(self):
         """Handle the events that are there, without waiting; returns how many."""
@@ -299,7 +293,6 @@ cdef class World:
 
     cdef void handle(self, uint64_t tag, uint32_t events) except *:
         cdef uint32_t index = <uint32_t>tag
-        cdef Flow *flow
         if tag >> 56 == EVENT_LISTENER:
             entry = self.core.listeners[index]
             if entry[1] == IPPROTO_TCP:
@@ -307,15 +300,7 @@ cdef class World:
             else:
                 on_udp_listener(self.core, index, entry[0])
             return
-        flow = self.core.flows.at_tag(tag)
-        if flow == NULL:
-            return
-        if flow.kind == FLOW_TCP:
-            on_socket(self.core, flow, events)
-        elif flow.kind == FLOW_UDP:
-            on_udp_socket(self.core, flow)
-        elif flow.kind == FLOW_PING:
-            on_ping_socket(self.core, flow)
+        on_flow_event(self.core, tag, events)
 
     def event(self, uint32_t index, uint32_t events):
         """Have the flow *index* see *events* of its socket."""
@@ -329,16 +314,8 @@ cdef class World:
     def fire_timers(self):
         """Fire what is due."""
         cdef uint32_t id = 0
-        cdef Flow *flow
         while self.reactor.timers.pop_due(self.core.now, &id):
-            flow = &self.core.flows.flows[id]
-            flow.armed = 0
-            if flow.kind == FLOW_TCP:
-                on_timer(self.core, flow)
-            elif flow.kind == FLOW_UDP:
-                on_udp_timer(self.core, flow)
-            elif flow.kind == FLOW_PING:
-                on_ping_timer(self.core, flow)
+            on_flow_timer(self.core, id)
         self.check()
 
     def next_deadline(self):

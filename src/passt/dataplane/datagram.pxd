@@ -1,14 +1,23 @@
 """What UDP and echo translation have in common."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core cimport Core, Route
 from passt.dataplane.flow cimport Flow, FlowKey
+from passt.dataplane.sys cimport msghdr
+
+
+cdef enum:
+    # What `receive` and `take_datagram` return beside lengths.
+    NOTHING = -1                  # nothing there, or not to be taken now
+    DROPPED = -2                  # one less, and counted
 
 
 cdef Flow *open_datagram(Core core, const FlowKey *key, uint8_t kind, int protocol) noexcept nogil
 cdef void end_datagram(Core core, Flow *flow) noexcept nogil
 cdef int bind_port(Core core, int fd, const Route *route, uint16_t port) noexcept nogil
 cdef bint watch_datagram(Core core, Flow *flow) noexcept nogil
+cdef ssize_t receive(Core core, Flow *flow, uint32_t l4_hdr_len) noexcept nogil
+cdef ssize_t take_datagram(Core core, int fd, msghdr *message) noexcept nogil
 cdef void use(Core core, Flow *flow, int64_t *last_used, int64_t lifetime) noexcept nogil
 cdef bint still_used(Core core, Flow *flow, int64_t last_used, int64_t lifetime) noexcept nogil

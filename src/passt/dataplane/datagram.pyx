@@ -1,18 +1,24 @@
 """What UDP and echo translation have in common: a flow with a connected socket and an idle time.
 
+Sockets are watched edge-triggered. A flow that has used up its turn, or that the full link keeps from
+reading, is on the work list or waits for the link; so nothing is lost and nothing spins.
+
 A flow that was used pushes its end out by writing `last_used` only; its entry in the timer heap
 fires at the earliest possible end, finds it used since, and is armed again.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core cimport Core, Route
 from passt.dataplane.flow cimport FLOW_PING, FLOW_UDP, SIDE_GUEST, Flow, FlowKey
+from passt.dataplane.headers cimport ETH_HLEN, IP4_HLEN, IP6_HLEN, MAX_IP_LEN
 from passt.dataplane.reactor cimport EVENT_FLOW, make_tag
-from passt.dataplane.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, count
+from passt.dataplane.stats cimport (
+    DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, DROP_TRUNCATED, count,
+)
 from passt.dataplane.sys cimport (
-    AF_INET, EMFILE, ENFILE, EPOLL_CTL_ADD, EPOLLIN, SOCK_DGRAM, htons, memset, sockaddr_in,
-    sockaddr_in6, sockaddr_storage, socklen_t,
+    AF_INET, EAGAIN, EMFILE, ENFILE, EPOLL_CTL_ADD, EPOLLET, EPOLLIN, MSG_TRUNC, SOCK_DGRAM, htons, iovec,
+    memset, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
 )
 
 
@@ -57,7 +63,7 @@ cdef Flow *open_datagram(Core core, const FlowKey *key, uint8_t kind, int protoc
 
 
 cdef bint watch_datagram(Core core, Flow *flow) noexcept nogil:
-    return core.sockets.watch(flow.fd, EPOLL_CTL_ADD, EPOLLIN,
+    return core.sockets.watch(flow.fd, EPOLL_CTL_ADD, EPOLLIN | EPOLLET,
                               make_tag(EVENT_FLOW, flow.generation, flow.index)) == 0
 
 
@@ -90,6 +96,41 @@ cdef void end_datagram(Core core, Flow *flow) noexcept nogil:
     else:
         core.stats.flows_udp -= 1
     core.flows.release(flow)
+
+
+cdef ssize_t receive(Core core, Flow *flow, uint32_t l4_hdr_len) noexcept nogil:
+    """Read a datagram of the flow's socket into the link's slot, behind the place of its headers.
+
+    Returns its length, NOTHING or DROPPED. While the link is full the datagrams stay in the socket:
+    the flow waits for the link.
+    """
+    cdef msghdr message
+    cdef iovec piece
+    cdef uint32_t l3_len = IP4_HLEN if flow.keys[0].addr_len == 4 else IP6_HLEN
+    if core.link.blocked:
+        core.flows.add_waiting(flow)
+        return NOTHING
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = &piece
+    message.msg_iovlen = 1
+    piece.iov_base = core.link.slot + ETH_HLEN + l3_len + l4_hdr_len
+    # IPv4 counts its header in the packet's length, IPv6 does not.
+    piece.iov_len = MAX_IP_LEN - (l3_len if l3_len == IP4_HLEN else 0) - l4_hdr_len
+    return take_datagram(core, flow.fd, &message)
+
+
+cdef ssize_t take_datagram(Core core, int fd, msghdr *message) noexcept nogil:
+    """Receive one message; returns its length, NOTHING or DROPPED."""
+    cdef ssize_t n = core.sockets.receive_message(fd, message)
+    if n == -EAGAIN:
+        return NOTHING
+    if n < 0:
+        count(&core.stats, DROP_SOCKET)
+        return DROPPED
+    if message.msg_flags & MSG_TRUNC:
+        count(&core.stats, DROP_TRUNCATED)
+        return DROPPED
+    return n
 
 
 cdef void use(Core core, Flow *flow, int64_t *last_used, int64_t lifetime) noexcept nogil:

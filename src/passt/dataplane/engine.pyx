@@ -16,10 +16,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from passt.dataplane.core cimport Core
 from passt.dataplane.datagram cimport end_datagram
 from passt.dataplane.demux cimport on_frame
-from passt.dataplane.flow cimport FLOW_DEAD, FLOW_PING, FLOW_TCP, FLOW_UDP, NO_FLOW, Flow
+from passt.dataplane.flow cimport FLOW_DEAD, FLOW_TCP, FLOW_UDP, NO_FLOW, Flow
 from passt.dataplane.headers cimport ETH_ALEN
 from passt.dataplane.link cimport RX_BATCH, Link, RxFrame, TapLink
-from passt.dataplane.ping cimport on_ping_socket, on_ping_timer
 from passt.dataplane.reactor cimport (
     EVENT_FLOW, EVENT_LINK, EVENT_LISTENER, EVENT_READER, Reactor, make_tag,
 )
@@ -30,9 +29,10 @@ from passt.dataplane.sys cimport (
     epoll_event, memcpy,
 )
 from passt.dataplane.tcp_conn cimport end
-from passt.dataplane.tcp_from_sock cimport finish_turn, on_listener, on_socket, on_timer
+from passt.dataplane.tcp_from_sock cimport on_listener
 from passt.dataplane.tcp_from_tap cimport flush_gather
-from passt.dataplane.udp cimport on_udp_listener, on_udp_socket, on_udp_timer
+from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer
+from passt.dataplane.udp cimport on_udp_listener
 
 cdef enum:
     # Batches read when the engine is closed; the transmit queue of a tap holds no more by far.
@@ -199,7 +199,7 @@ cdef class Engine:
         for i in range(n):
             self.dispatch(&self.reactor.events[i])
         self.fire_timers()
-        self.finish_flows()
+        finish_flows(self.core)
         if core.link.blocked != self.link_wants_out:
             self.link_wants_out = core.link.blocked
             self.must_watch(self.link_fd, EPOLL_CTL_MOD, EPOLLIN | (EPOLLOUT if core.link.blocked else 0),
@@ -208,7 +208,6 @@ cdef class Engine:
     cdef void dispatch(self, epoll_event *event) except *:
         cdef uint64_t tag = event.data.u64
         cdef uint32_t kind = <uint32_t>(tag >> 56)
-        cdef Flow *flow
         if kind == EVENT_LINK:
             if event.events & EPOLLOUT:
                 self.core.link.on_writable()
@@ -216,15 +215,7 @@ cdef class Engine:
                     self.core.flows.wake_waiting()
             self.read_link()
         elif kind == EVENT_FLOW:
-            flow = self.core.flows.at_tag(tag)
-            if flow == NULL:
-                return
-            if flow.kind == FLOW_TCP:
-                on_socket(self.core, flow, event.events)
-            elif flow.kind == FLOW_UDP:
-                on_udp_socket(self.core, flow)
-            elif flow.kind == FLOW_PING:
-                on_ping_socket(self.core, flow)
+            on_flow_event(self.core, tag, event.events)
         elif kind == EVENT_LISTENER:
             self.on_listener_event(<uint32_t>tag)
         elif kind == EVENT_READER:
@@ -258,19 +249,11 @@ cdef class Engine:
 
     cdef void fire_timers(self) except *:
         cdef uint32_t id = 0
-        cdef Flow *flow
         while self.reactor.timers.pop_due(self.core.now, &id):
             if id == self.python_timer:
                 self.fire_python()
-                continue
-            flow = &self.core.flows.flows[id]
-            flow.armed = 0
-            if flow.kind == FLOW_TCP:
-                on_timer(self.core, flow)
-            elif flow.kind == FLOW_UDP:
-                on_udp_timer(self.core, flow)
-            elif flow.kind == FLOW_PING:
-                on_ping_timer(self.core, flow)
+            else:
+                on_flow_timer(self.core, id)
 
     cdef void fire_python(self) except *:
         try:
@@ -278,18 +261,6 @@ cdef class Engine:
                 heappop(self.due)[2]()
         finally:
             self.arm_python()
-
-    cdef void finish_flows(self) noexcept:
-        cdef uint32_t index = self.core.flows.take_work()
-        cdef Flow *flow
-        while index != NO_FLOW:
-            flow = &self.core.flows.flows[index]
-            index = flow.next_work
-            flow.has_work = False
-            if flow.kind == FLOW_DEAD:
-                self.core.flows.put_free(flow)
-            elif flow.kind == FLOW_TCP:
-                finish_turn(self.core, flow)
 
     def counters(self):
         return stats_as_dict(&self.core.stats)
@@ -314,7 +285,7 @@ cdef class Engine:
             rounds -= 1
             self.link_room = RX_BATCH
             self.read_link()
-            self.finish_flows()
+            finish_flows(self.core)
         for i in range(self.core.flows.top):
             flow = &self.core.flows.flows[i]
             if flow.kind == FLOW_TCP:

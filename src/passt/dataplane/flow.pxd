@@ -2,7 +2,8 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from passt.dataplane.sys cimport sockaddr_storage, socklen_t
+from passt.dataplane.parse cimport IpView
+from passt.dataplane.sys cimport memcpy, memset, sockaddr_storage, socklen_t
 
 cdef enum FlowKind:
     FLOW_FREE = 0
@@ -142,6 +143,18 @@ cdef struct Flow:
     sockaddr_storage peer         # host side: where the socket's traffic goes
     socklen_t peer_len
     FlowBody u
+
+
+cdef inline void fill_key(FlowKey *key, const IpView *ip, uint8_t proto, uint16_t guest_port,
+                          uint16_t remote_port) noexcept nogil:
+    """The key of a packet from the guest as the guest sees it."""
+    memset(key, 0, sizeof(FlowKey))
+    memcpy(key.guest, ip.src, ip.addr_len)
+    memcpy(key.remote, ip.dst, ip.addr_len)
+    key.guest_port = guest_port
+    key.remote_port = remote_port
+    key.proto = proto
+    key.addr_len = ip.addr_len
 
 
 cdef class FlowTable:

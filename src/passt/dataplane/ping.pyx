@@ -10,17 +10,19 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core cimport Core
 from passt.dataplane.csum cimport csum_add, csum_fold, pseudo6
-from passt.dataplane.datagram cimport end_datagram, open_datagram, still_used, use
-from passt.dataplane.flow cimport FLOW_PING, SIDE_GUEST, Flow, FlowKey
+from passt.dataplane.datagram cimport (
+    DROPPED, NOTHING, end_datagram, open_datagram, receive, still_used, use,
+)
+from passt.dataplane.flow cimport FLOW_PING, SIDE_GUEST, Flow, FlowKey, fill_key
 from passt.dataplane.headers cimport (
     ETH_HLEN, ICMP6_ECHO_REPLY, ICMP6_ECHO_REQUEST, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_HLEN, IP4_HLEN,
-    IP6_HLEN, MAX_IP_LEN, IcmpHdr,
+    IP6_HLEN, IcmpHdr,
 )
 from passt.dataplane.link cimport TxMeta
 from passt.dataplane.parse cimport IpView
-from passt.dataplane.stats cimport DROP_PROTOCOL, DROP_SHORT, DROP_SOCKET, DROP_TRUNCATED, count
+from passt.dataplane.stats cimport DROP_PROTOCOL, DROP_SHORT, DROP_SOCKET, count
 from passt.dataplane.sys cimport (
-    EAGAIN, IPPROTO_ICMP, IPPROTO_ICMPV6, MSG_TRUNC, htons, iovec, memcpy, memset, msghdr, ntohs,
+    IPPROTO_ICMP, IPPROTO_ICMPV6, htons, iovec, memcpy, memset, msghdr, ntohs,
 )
 from passt.dataplane.tcp_conn cimport ms
 
@@ -45,13 +47,7 @@ cdef void on_echo(Core core, const IpView *ip) noexcept nogil:
     if icmp.type != wanted or icmp.code:
         count(&core.stats, DROP_PROTOCOL)
         return
-    memset(&key, 0, sizeof(key))
-    memcpy(key.guest, ip.src, ip.addr_len)
-    memcpy(key.remote, ip.dst, ip.addr_len)
-    key.guest_port = ntohs(icmp.id_be)
-    key.remote_port = key.guest_port
-    key.proto = protocol
-    key.addr_len = ip.addr_len
+    fill_key(&key, ip, protocol, ntohs(icmp.id_be), ntohs(icmp.id_be))
     flow = core.flows.find(&key, SIDE_GUEST)
     if flow == NULL:
         flow = open_datagram(core, &key, FLOW_PING, protocol)
@@ -69,32 +65,21 @@ cdef void on_echo(Core core, const IpView *ip) noexcept nogil:
 
 cdef void on_ping_socket(Core core, Flow *flow) noexcept nogil:
     """Replies or errors on a ping socket."""
-    cdef msghdr message
-    cdef iovec piece
     cdef ssize_t n
     cdef int budget = RECEIVE_BUDGET
-    cdef uint32_t l3_len = IP4_HLEN if flow.keys[0].addr_len == 4 else IP6_HLEN
     while budget:
         budget -= 1
-        if core.link.blocked:
+        n = receive(core, flow, 0)
+        if n == NOTHING:
             return
-        memset(&message, 0, sizeof(message))
-        message.msg_iov = &piece
-        message.msg_iovlen = 1
-        piece.iov_base = core.link.slot + ETH_HLEN + l3_len
-        piece.iov_len = MAX_IP_LEN - (l3_len if l3_len == IP4_HLEN else 0)
-        n = core.sockets.receive_message(flow.fd, &message)
-        if n == -EAGAIN:
-            return
-        if n < 0:
-            count(&core.stats, DROP_SOCKET)
-        elif message.msg_flags & MSG_TRUNC:
-            count(&core.stats, DROP_TRUNCATED)
-        elif n < ICMP_HLEN:
+        if n == DROPPED:
+            continue
+        if n < ICMP_HLEN:
             count(&core.stats, DROP_SHORT)
-        else:
-            use(core, flow, &flow.u.ping.last_used, ms(LIFETIME_MS))
-            send_reply(core, flow, <uint32_t>n)
+            continue
+        use(core, flow, &flow.u.ping.last_used, ms(LIFETIME_MS))
+        send_reply(core, flow, <uint32_t>n)
+    core.flows.add_work(flow)
 
 
 cdef void send_reply(Core core, Flow *flow, uint32_t n) noexcept nogil:

@@ -14,7 +14,7 @@ from passt.dataplane.flow cimport (
     CONN_ACK_NOW, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED,
     CONN_WANT_OUT, CONN_WINDOW_STALE, CONN_WRITE_SHUT, FLOW_TCP, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSING,
     TCP_CONNECTING, TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK,
-    TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow, FlowKey, TcpConn,
+    TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow, FlowKey, TcpConn, fill_key,
 )
 from passt.dataplane.headers cimport TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN
 from passt.dataplane.parse cimport IpView, TcpView, split_tcp
@@ -24,7 +24,7 @@ from passt.dataplane.stats cimport (
 )
 from passt.dataplane.sys cimport (
     EAGAIN, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_TCP, SOCK_STREAM, free, iovec,
-    malloc, memcpy, memset,
+    malloc, memcpy,
 )
 from passt.dataplane.tcp_conn cimport (
     CWND_OPEN, WATCH_ADD, WATCH_CHANGE, end, ms, our_mss, overflow_len, reset_both, send_ack, send_reset,
@@ -54,13 +54,7 @@ cdef void on_segment(Core core, const IpView *ip) noexcept nogil:
     if not tcp.src_port or not tcp.dst_port:
         count(&core.stats, DROP_BAD_PORT)
         return
-    memset(&key, 0, sizeof(key))
-    memcpy(key.guest, ip.src, ip.addr_len)
-    memcpy(key.remote, ip.dst, ip.addr_len)
-    key.guest_port = tcp.src_port
-    key.remote_port = tcp.dst_port
-    key.proto = IPPROTO_TCP
-    key.addr_len = ip.addr_len
+    fill_key(&key, ip, IPPROTO_TCP, tcp.src_port, tcp.dst_port)
     flow = core.flows.find(&key, SIDE_GUEST)
     if flow != NULL and is_reuse(flow, &tcp):
         end(core, flow, False)

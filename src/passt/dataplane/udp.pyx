@@ -15,19 +15,21 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core cimport Core, Seen
 from passt.dataplane.csum cimport csum_fold, pseudo4, pseudo6
-from passt.dataplane.datagram cimport end_datagram, open_datagram, still_used, use
-from passt.dataplane.flow cimport FLOW_UDP, SIDE_GUEST, SIDE_HOST, Flow, FlowKey
+from passt.dataplane.datagram cimport (
+    DROPPED, NOTHING, end_datagram, open_datagram, receive, still_used, take_datagram, use,
+)
+from passt.dataplane.flow cimport FLOW_UDP, SIDE_GUEST, SIDE_HOST, Flow, FlowKey, fill_key
 from passt.dataplane.headers cimport ETH_HLEN, IP4_HLEN, IP6_HLEN, MAX_IP_LEN, UDP_HLEN, UdpHdr
 from passt.dataplane.link cimport RxFrame, TxMeta
 from passt.dataplane.parse cimport IpView, UdpView, split_udp
 from passt.dataplane.sockets cimport read_sockaddr
 from passt.dataplane.stats cimport (
-    DROP_BAD_PORT, DROP_FLOWS_FULL, DROP_GSO, DROP_REFUSED, DROP_SOCKET, DROP_TRUNCATED, VERDICT_OK,
+    DROP_BAD_PORT, DROP_FLOWS_FULL, DROP_GSO, DROP_LINK_FULL, DROP_REFUSED, DROP_SOCKET, VERDICT_OK,
     Verdict, count,
 )
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, EAGAIN, ECONNREFUSED,
-    EINVAL, EIO, EMSGSIZE, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IPV6_PKTINFO, MSG_TRUNC,
+    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, ECONNREFUSED,
+    EINVAL, EIO, EMSGSIZE, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IPV6_PKTINFO,
     SOL_UDP, UDP_SEGMENT, VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_UDP_L4, cmsghdr, htons, in6_pktinfo,
     in_pktinfo, iovec, memcpy, memmove, memset, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage,
 )
@@ -61,13 +63,7 @@ cdef void on_datagram(Core core, const IpView *ip, const RxFrame *frame) noexcep
             frame.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 and not frame.gso_size):
         count(&core.stats, DROP_GSO)
         return
-    memset(&key, 0, sizeof(key))
-    memcpy(key.guest, ip.src, ip.addr_len)
-    memcpy(key.remote, ip.dst, ip.addr_len)
-    key.guest_port = udp.src_port
-    key.remote_port = udp.dst_port
-    key.proto = IPPROTO_UDP
-    key.addr_len = ip.addr_len
+    fill_key(&key, ip, IPPROTO_UDP, udp.src_port, udp.dst_port)
     flow = core.flows.find(&key, SIDE_GUEST)
     if flow == NULL:
         flow = open_datagram(core, &key, FLOW_UDP, IPPROTO_UDP)
@@ -190,34 +186,21 @@ cdef void send_in(Core core, const FlowKey *key, uint32_t n) noexcept nogil:
 
 cdef void on_udp_socket(Core core, Flow *flow) noexcept nogil:
     """Datagrams or errors on a flow's own socket."""
-    cdef msghdr message
-    cdef iovec piece
     cdef ssize_t n
     cdef int budget = RECEIVE_BUDGET
-    cdef uint32_t l3_len = IP4_HLEN if flow.keys[0].addr_len == 4 else IP6_HLEN
     while budget:
         budget -= 1
-        if core.link.blocked:
+        n = receive(core, flow, UDP_HLEN)
+        if n == NOTHING:
             return
-        memset(&message, 0, sizeof(message))
-        message.msg_iov = &piece
-        message.msg_iovlen = 1
-        piece.iov_base = core.link.slot + ETH_HLEN + l3_len + UDP_HLEN
-        piece.iov_len = MAX_IP_LEN - (l3_len if l3_len == IP4_HLEN else 0) - UDP_HLEN
-        n = core.sockets.receive_message(flow.fd, &message)
-        if n == -EAGAIN:
-            return
-        if n < 0:
-            count(&core.stats, DROP_SOCKET)
-            continue
-        if message.msg_flags & MSG_TRUNC:
-            count(&core.stats, DROP_TRUNCATED)
+        if n == DROPPED:
             continue
         if flow.u.udp.answered:
             flow.u.udp.streaming = True
         flow.u.udp.answered = True
         use(core, flow, &flow.u.udp.last_used, lifetime(flow))
         send_in(core, &flow.keys[0], <uint32_t>n)
+    core.flows.add_work(flow)
 
 
 cdef void on_udp_listener(Core core, uint32_t listener, int fd) noexcept nogil:
@@ -232,8 +215,6 @@ cdef void on_udp_listener(Core core, uint32_t listener, int fd) noexcept nogil:
     cdef uint8_t *place = core.link.slot + ETH_HLEN + IP6_HLEN + UDP_HLEN
     while budget:
         budget -= 1
-        if core.link.blocked:
-            return
         memset(&message, 0, sizeof(message))
         message.msg_name = &peer
         message.msg_namelen = sizeof(peer)
@@ -243,14 +224,14 @@ cdef void on_udp_listener(Core core, uint32_t listener, int fd) noexcept nogil:
         message.msg_iovlen = 1
         piece.iov_base = place
         piece.iov_len = MAX_IP_LEN - UDP_HLEN
-        n = core.sockets.receive_message(fd, &message)
-        if n == -EAGAIN:
+        n = take_datagram(core, fd, &message)
+        if n == NOTHING:
             return
-        if n < 0:
-            count(&core.stats, DROP_SOCKET)
+        if n == DROPPED:
             continue
-        if message.msg_flags & MSG_TRUNC:
-            count(&core.stats, DROP_TRUNCATED)
+        if core.link.blocked:
+            # Left in the socket it would make the listener readable again and again.
+            count(&core.stats, DROP_LINK_FULL)
             continue
         flow = inbound_flow(core, listener, fd, &message)
         if flow == NULL:

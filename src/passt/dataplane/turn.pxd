@@ -1,0 +1,10 @@
+"""The parts of a turn that concern flows: which translator gets an event, a timer, the end of the turn."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from passt.dataplane.core cimport Core
+
+
+cdef void on_flow_event(Core core, uint64_t tag, uint32_t events) noexcept nogil
+cdef void on_flow_timer(Core core, uint32_t index) noexcept nogil
+cdef void finish_flows(Core core) noexcept nogil
