@@ -332,7 +332,8 @@ class Script:
         self.kernel.capacity = capacity
         self.kernel.has_peek_off = peek_off
         self.bench = Bench(
-            self.policy, self.kernel, Events(), offloads=offloads, mtu=mtu, max_flows=max_flows, peek_off=peek_off
+            self.policy, self.kernel, Events(), offloads=offloads, mtu=mtu, max_flows=max_flows,
+            peek_off=peek_off,
         )
         self.bench.link.room = link_room
         self.pool = self.bench.pool_left
