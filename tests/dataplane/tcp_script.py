@@ -333,7 +333,7 @@ class Script:
         self.kernel.has_peek_off = peek_off
         self.bench = Bench(
             self.policy, self.kernel, Events(), offloads=offloads, mtu=mtu, max_flows=max_flows,
-            peek_off=peek_off
+            peek_off=peek_off,
         )
         self.bench.link.room = link_room
         self.pool = self.bench.pool_left
