@@ -265,6 +265,34 @@ def test_timeout_from_measured_round_trip() -> None:
         assert 200 <= s.conn.rto / 1e6 <= 250                      # RFC 6298, not below 200 ms
 
 
+def test_acknowledgement_of_new_data_ends_back_off() -> None:
+    with Script() as s:
+        s.connect()
+        s.sock.deliver(s.bytes_from_host(100))
+        s.take()
+        s.advance(20_000)
+        s.take_all()
+        s.guest("A seq=1 ack=101")
+        s.sock.deliver(s.bytes_from_host(100, 100))
+        s.host("PA seq=101 ack=1 len=100")
+        s.advance(999)
+        s.nothing()
+        s.advance(1)
+        s.host("PA seq=101 ack=1 len=100")
+
+
+def test_fast_retransmitted_segment_not_timed() -> None:
+    with Script() as s:
+        s.connect()
+        s.sock.deliver(s.bytes_from_host(10_000))
+        s.take()
+        s.advance(900)
+        s.guest(*["A seq=1 ack=1"] * 3)
+        s.host("PA seq=1 ack=1 len=1460")
+        s.guest("A seq=1 ack=10001")
+        assert s.conn.rto == 1_000_000_000
+
+
 def test_retransmitted_segment_not_timed() -> None:
     # Karn's algorithm (RFC 6298 3).
     with Script() as s:

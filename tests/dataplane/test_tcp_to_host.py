@@ -132,6 +132,25 @@ def test_guest_never_left_with_less_than_a_segment_when_one_fits() -> None:
             assert window >= 65480 - 256 or room * 15 // 16 < 65480 + 7000, (window, room)
 
 
+def test_segment_that_fits_is_offered_in_small_step() -> None:
+    with Script(capacity=200_000) as s:
+        s.connect(mss=65480)
+        s.guest(*[f"A seq={1 + 25_500 * i} ack=1 len=25500" for i in range(5)])
+        # 60,000 of the old promise are left and 67,968 are free now: 7968 more make a segment.
+        assert s.host("A seq=1 ack=127501").win << 8 >= 65480
+
+
+def test_what_is_held_is_no_room() -> None:
+    with Script() as s:
+        sock = s.connect()
+        sock.no_memory = True
+        for i in range(4):
+            s.guest(f"A seq={1 + 60_000 * i} ack=1 len=60000")
+        assert s.conn.overflow == 240_000
+        free = sock.capacity - s.conn.overflow
+        assert free * 7 // 8 < s.take_all()[-1].win << 8 <= free
+
+
 def test_window_probe_of_guest_answered_with_fresh_window() -> None:
     # The safety net under all events: whoever asks is told what is so now.
     with Script(capacity=20_000) as s:
@@ -362,6 +381,7 @@ def test_overflow_grows_and_keeps_order() -> None:
             s.run()
         sock.drain()
         assert sock.taken == s.bytes_from_guest(sent)
+        assert s.bench.pool_left == s.pool
         s.take_all()
 
 
