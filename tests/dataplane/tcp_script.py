@@ -462,6 +462,10 @@ class Script:
         """Give what the guest sends, *n* bytes from *start* on."""
         return stream("guest", start, n)
 
+    def received(self) -> int:
+        """Take all segments; tell how many bytes of payload they carried."""
+        return sum(len(segment.payload) for segment in self.take_all())
+
     def count(self, name: str) -> int:
         """Read a counter of the data plane."""
         return self.bench.counters()[name]

@@ -1,4 +1,4 @@
-"""Data from the socket to the guest: windows, probes, loss, frames, a link that does not drain."""
+"""Data from the socket to the guest: frames, windows, probes, a link that does not drain, timers."""
 
 import errno
 
@@ -7,11 +7,6 @@ import pytest
 from tests.dataplane.tcp_script import CASES, Case, Script
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-
-
-def received(s: Script) -> int:
-    """Take all segments; returns how many bytes of payload they carried."""
-    return sum(len(segment.payload) for segment in s.take_all())
 
 
 # Frames.
@@ -74,7 +69,7 @@ def test_much_data_shares_turns() -> None:
         sock = s.connect(win=65535, ws=14)
         sock.deliver(s.bytes_from_host(5 << 20))
         before = s.turns
-        assert received(s) > 4 << 19
+        assert s.received() > 4 << 19
         assert s.turns - before >= 4
         s.peer.inbox.clear()
 
@@ -87,14 +82,14 @@ def test_window_of_guest_filled_and_not_exceeded(case: Case) -> None:
     with Script(**case) as s:
         s.connect(win=100)                                          # 12800 bytes
         s.sock.deliver(s.bytes_from_host(100_000))
-        sent = received(s)
+        sent = s.received()
         assert 12_800 - 1460 < sent <= 12_800
         s.guest("A seq=1 ack=1461 win=100")
-        sent += received(s)
+        sent += s.received()
         assert 12_800 < sent <= 14_260
         for _ in range(200):
             s.guest(f"A seq=1 ack={1 + sent} win=100")
-            sent += received(s)
+            sent += s.received()
         assert sent == 100_000
         assert s.sock.consumed == 100_000
 
@@ -112,13 +107,13 @@ def test_silly_segments_avoided() -> None:
     with Script() as s:
         s.connect(win=100)
         s.sock.deliver(s.bytes_from_host(50_000))
-        sent = received(s)
+        sent = s.received()
         assert sent == 12_800 - 12_800 % 1460
         for more in (1, 2):
             s.guest(f"A seq=1 ack=1 win={100 + more}")              # 128 bytes: not worth a segment
-        assert received(s) == 0
+        assert s.received() == 0
         s.guest(f"A seq=1 ack=1 win={100 + 12}")
-        assert received(s) >= 1460
+        assert s.received() >= 1460
 
 
 def test_half_the_window_is_worth_a_segment() -> None:
@@ -181,7 +176,7 @@ def test_after_long_probing_loss_repaired_quickly() -> None:
         s.guest("A seq=1 ack=1 win=512")
         s.host("PA seq=1 ack=1 len=5000")                           # and is lost
         s.advance(1000)
-        assert received(s) > 0
+        assert s.received() > 0
 
 
 def test_zero_window_never_answered_gives_up() -> None:
@@ -215,7 +210,7 @@ def test_probing_does_not_shrink_congestion_window() -> None:
         s.advance(1000)
         s.take_all()
         s.guest("A seq=1 ack=1 win=512")
-        assert received(s) == 50_000
+        assert s.received() == 50_000
 
 
 def test_window_of_repeated_segment_with_new_acknowledgement_taken() -> None:
@@ -223,269 +218,10 @@ def test_window_of_repeated_segment_with_new_acknowledgement_taken() -> None:
         s.connect(win=40)                                           # 5120 bytes
         s.guest("PA seq=1 ack=1 len=100 win=40", "PA seq=101 ack=1 len=100 win=40", "A seq=201 ack=1 win=40")
         s.sock.deliver(s.bytes_from_host(20_000))
-        sent = received(s)
+        sent = s.received()
         s.guest(f"PA seq=101 ack={1 + sent} len=100 win=0")         # repeated, but its acknowledgement is new
-        assert received(s) == 0
+        assert s.received() == 0
         assert s.conn.snd_wnd == 0
-
-
-# Loss.
-
-
-@every_case
-def test_lost_segment_repeated_after_timeout_with_back_off(case: Case) -> None:
-    with Script(**case) as s:
-        s.connect()
-        s.sock.deliver(s.bytes_from_host(100))
-        s.host("PA seq=1 ack=1 len=100")
-        waits = []
-        for _ in range(9):
-            before = s.bench.now
-            while not s.peer.inbox:
-                s.advance(50)
-            assert received(s) == 100
-            waits.append(round((s.bench.now - before) / 1e9))
-        assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-        s.guest("A seq=1 ack=101")
-        assert s.sock.consumed == 100
-        s.advance(1000)
-        assert s.bench.next_deadline is None
-
-
-def test_timeout_from_measured_round_trip() -> None:
-    with Script() as s:
-        s.connect()
-        sent = 0
-        for _ in range(30):
-            s.sock.deliver(s.bytes_from_host(100, sent))
-            s.take()
-            s.advance(50)
-            sent += 100
-            s.guest(f"A seq=1 ack={1 + sent}")
-        assert 200 <= s.conn.rto / 1e6 <= 250                      # RFC 6298, not below 200 ms
-
-
-def test_acknowledgement_of_new_data_ends_back_off() -> None:
-    with Script() as s:
-        s.connect()
-        s.sock.deliver(s.bytes_from_host(100))
-        s.take()
-        s.advance(20_000)
-        s.take_all()
-        s.guest("A seq=1 ack=101")
-        s.sock.deliver(s.bytes_from_host(100, 100))
-        s.host("PA seq=101 ack=1 len=100")
-        s.advance(999)
-        s.nothing()
-        s.advance(1)
-        s.host("PA seq=101 ack=1 len=100")
-
-
-def test_fast_retransmitted_segment_not_timed() -> None:
-    with Script() as s:
-        s.connect()
-        s.sock.deliver(s.bytes_from_host(10_000))
-        s.take()
-        s.advance(900)
-        s.guest(*["A seq=1 ack=1"] * 3)
-        s.host("PA seq=1 ack=1 len=1460")
-        s.guest("A seq=1 ack=10001")
-        assert s.conn.rto == 1_000_000_000
-
-
-def test_retransmitted_segment_not_timed() -> None:
-    # Karn's algorithm (RFC 6298 3).
-    with Script() as s:
-        s.connect()
-        s.sock.deliver(s.bytes_from_host(100))
-        s.take()
-        s.advance(5000)
-        s.take_all()
-        s.guest("A seq=1 ack=101")
-        assert s.conn.rto == 1_000_000_000
-
-
-@every_case
-def test_guest_gone_reset_after_fifteen_unanswered(case: Case) -> None:
-    with Script(**case) as s:
-        sock = s.connect()
-        sock.deliver(s.bytes_from_host(100))
-        s.take()
-        s.advance(3_600_000)
-        segments = s.take_all()
-        assert [segment.letters for segment in segments] == ["PA"] * 15 + ["RA"]
-        s.ended()
-        assert sock.status == "aborted"
-
-
-def test_any_sign_of_life_starts_count_anew() -> None:
-    with Script() as s:
-        s.connect()
-        s.sock.deliver(s.bytes_from_host(100))
-        s.take()
-        for _ in range(40):
-            s.advance(61_000)
-            s.guest("A seq=1 ack=1")
-        assert s.state == "ESTABLISHED"
-        s.take_all()
-
-
-@every_case
-def test_timeout_goes_back_to_first_unacknowledged(case: Case) -> None:
-    with Script(**case) as s:
-        s.connect()
-        s.sock.deliver(s.bytes_from_host(20_000))
-        assert received(s) == 20_000
-        s.advance(1000)
-        first = s.take_all()
-        assert first[0].seq == 1
-        assert sum(len(segment.payload) for segment in first) <= 2 * 1460   # starts slowly, RFC 5681 3.1
-        acked = sum(len(segment.payload) for segment in first)
-        while acked < 20_000:
-            s.guest(f"A seq=1 ack={1 + acked}")
-            acked += received(s)
-        s.guest("A seq=1 ack=20001")
-        assert s.sock.consumed == 20_000
-        assert s.count("tcp_timeouts") == 1
-
-
-@every_case
-def test_acknowledgement_beyond_what_was_repeated_jumps_ahead(case: Case) -> None:
-    with Script(**case) as s:
-        s.connect()
-        s.sock.deliver(s.bytes_from_host(20_000))
-        assert received(s) == 20_000
-        s.advance(1000)
-        assert received(s) > 0
-        s.guest("A seq=1 ack=15001")                                # it had them all along
-        found = s.take_all()
-        assert found[0].seq == 15_001
-        s.guest("A seq=1 ack=20001")
-        assert s.sock.consumed == 20_000
-        s.advance(1000)
-        s.nothing()
-
-
-@every_case
-def test_three_duplicates_first_segment_repeated_once(case: Case) -> None:
-    with Script(**case, offloads=False) as s:
-        s.connect()
-        s.sock.deliver(s.bytes_from_host(14_600))
-        assert received(s) == 14_600
-        s.guest("A seq=1 ack=1", "A seq=1 ack=1")
-        s.nothing()
-        s.guest("A seq=1 ack=1")
-        s.host("PA seq=1 ack=1 len=1460")
-        s.guest(*["A seq=1 ack=1"] * 6)
-        s.nothing()
-        s.guest("A seq=1 ack=14601")
-        assert s.sock.consumed == 14_600
-        s.sock.deliver(s.bytes_from_host(100, 14_600))
-        s.host("PA seq=14601 ack=1 len=100")
-
-
-@every_case
-def test_partial_acknowledgement_repeats_next_hole(case: Case) -> None:
-    with Script(**case, offloads=False) as s:
-        s.connect()
-        s.sock.deliver(s.bytes_from_host(14_600))
-        assert received(s) == 14_600
-        s.guest(*["A seq=1 ack=1"] * 3)
-        s.host("PA seq=1 ack=1 len=1460")
-        s.guest("A seq=1 ack=4381")                                 # RFC 6582 3.2
-        s.host("PA seq=4381 ack=1 len=1460")
-        s.guest("A seq=1 ack=14601")
-        s.advance(10_000)
-        s.nothing()
-
-
-@pytest.mark.parametrize(
-    "texts",
-    [
-        ["A seq=1 ack=1 win=100", "A seq=1 ack=1 win=99", "A seq=1 ack=1 win=98", "A seq=1 ack=1 win=97"],
-        ["A seq=1 ack=1 len=10", "A seq=11 ack=1 len=10", "A seq=21 ack=1 len=10", "A seq=31 ack=1 len=10"],
-    ],
-    ids=["window updates", "data"],
-)
-def test_no_duplicates_where_something_changes(texts: list[str]) -> None:
-    # RFC 5681 2: a duplicate carries no data and the same window.
-    with Script() as s:
-        s.connect()
-        s.sock.deliver(s.bytes_from_host(10_000))
-        received(s)
-        s.guest(*texts)
-        assert received(s) == 0
-        assert s.count("tcp_retransmits") == 0
-
-
-def test_fast_retransmission_of_fin_alone() -> None:
-    with Script() as s:
-        sock = s.connect()
-        sock.deliver(s.bytes_from_host(100))
-        sock.end()
-        s.host("PA seq=1 ack=1 len=100", "FA seq=101 ack=1")
-        s.guest(*["A seq=1 ack=101"] * 4)
-        s.host("FA seq=101 ack=1")
-
-
-def test_fast_retransmission_with_fin_outstanding() -> None:
-    with Script() as s:
-        sock = s.connect()
-        sock.deliver(s.bytes_from_host(5000))
-        sock.end()
-        s.host("PA seq=1 ack=1 len=5000", "FA seq=5001 ack=1")
-        s.guest(*["A seq=1 ack=1"] * 3)
-        s.host("PA seq=1 ack=1 len=1460")
-        s.guest("A seq=1 ack=1461")
-        s.host("PA seq=1461 ack=1 len=1460")
-        s.guest("A seq=1 ack=5002")
-        assert s.state == "FIN_WAIT_2"
-        assert sock.consumed == 5000
-
-
-def test_timeout_ends_fast_recovery() -> None:
-    # RFC 6582 3.2, step 4: or each acknowledgement after it repeats what slow start repeats anyway.
-    with Script(offloads=False) as s:
-        s.connect()
-        s.sock.deliver(s.bytes_from_host(14_600))
-        received(s)
-        s.guest(*["A seq=1 ack=1"] * 3)
-        s.host("PA seq=1 ack=1 len=1460")
-        s.advance(1500)
-        s.host("A seq=1 ack=1 len=1460", "A seq=1461 ack=1 len=1460")
-        s.guest("A seq=1 ack=1461")
-        seen = [segment.seq for segment in s.take_all()]
-        assert seen == [2921, 4381]
-
-
-@every_case
-def test_remote_data_peeked_in_small_pieces(case: Case) -> None:
-    with Script(**case) as s:
-        sock = s.connect()
-        sock.peek_limits = [100, 200, 300]
-        sock.deliver(s.bytes_from_host(5000))
-        assert received(s) == 5000
-        s.guest("A seq=1 ack=5001")
-        assert sock.consumed == 5000
-
-
-@every_case
-def test_socket_gives_less_than_was_acknowledged_rest_dropped_later(case: Case) -> None:
-    # As at an urgent mark of the remote's (tcp(7)): recv stops there.
-    with Script(**case) as s:
-        sock = s.connect()
-        sock.deliver(s.bytes_from_host(20_000))
-        received(s)
-        s.advance(1000)
-        received(s)
-        sock.consume_limits = [1000, 1000]
-        s.guest("A seq=1 ack=15001")
-        received(s)
-        s.guest("A seq=1 ack=20001")
-        sock.deliver(s.bytes_from_host(100, 20_000))
-        s.host("PA seq=20001 ack=1 len=100")
-        s.guest("A seq=1 ack=20101")
-        assert sock.consumed == 20_100
 
 
 # Links.
@@ -497,16 +233,16 @@ def test_blocked_link_loses_nothing_and_resumes(case: Case) -> None:
         s.connect()
         s.bench.link.room = 1
         s.sock.deliver(s.bytes_from_host(500_000))
-        sent = received(s)
+        sent = s.received()
         assert sent < 70_000
         before = s.turns
         s.run()
         assert s.turns == before
         for _ in range(20):
             s.open_link(1)
-            sent += received(s)
+            sent += s.received()
         s.open_link()
-        sent += received(s)
+        sent += s.received()
         assert sent == 500_000
         assert s.count("drop_link_full") == 0
         assert s.count("tcp_retransmits") == 0
@@ -523,7 +259,7 @@ def test_blocked_link_costs_no_wakeups_and_no_retries() -> None:
         assert s.state == "ESTABLISHED"
         assert s.turns - before < 5
         s.open_link()
-        assert received(s) >= 500_000
+        assert s.received() >= 500_000
         s.guest("A seq=1 ack=500001")
         assert s.sock.consumed == 500_000
 
@@ -576,11 +312,11 @@ def test_refused_frame_sent_again_from_same_place(case: Case) -> None:
         s.sock.deliver(s.bytes_from_host(100_000))
         s.nothing()
         s.advance(1000)
-        sent = received(s)
+        sent = s.received()
         assert sent > 0
         s.guest(f"A seq=1 ack={1 + sent}")
         while sent < 100_000:
-            sent += received(s)
+            sent += s.received()
             s.guest(f"A seq=1 ack={1 + sent}")
         assert s.sock.consumed == 100_000
 
@@ -634,9 +370,9 @@ def test_no_peek_offset_same_dialogue(case: Case) -> None:
         s.bench.link.refuse_next = 1
         sock.deliver(s.bytes_from_host(30_000))
         s.advance(1000)
-        sent = received(s)
+        sent = s.received()
         s.advance(1000)
-        received(s)
+        s.received()
         while sock.consumed < 30_000:
             s.guest(f"A seq=1 ack={1 + sent}")
             sent = max(sent, s.conn.snd_max - s.conn.iss - 1 & 0xFFFFFFFF)
