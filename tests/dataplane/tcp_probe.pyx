@@ -20,16 +20,13 @@ from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.stats cimport DROP_LINK_FULL, count, stats_as_dict
 from passt.dataplane.sys cimport IPPROTO_TCP, iovec, memcpy, memset, sockaddr_storage, socklen_t
-from passt.dataplane.tcp_conn cimport choose_isn, end, overflow_len
+from passt.dataplane.tcp_conn cimport choose_isn, end, overflow_len, state_name
 from passt.dataplane.tcp_from_sock cimport on_listener, on_socket
 from passt.dataplane.tcp_from_tap cimport flush_gather
 from passt.dataplane.turn cimport finish_flows, on_flow_timer
 
 cdef enum:
     BATCH_MAX = 1024              # frames in one batch; more than any link reads at once
-
-STATES = ("CLOSED", "CONNECTING", "SYN_SENT", "SYN_RECEIVED", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2",
-          "CLOSE_WAIT", "CLOSING", "LAST_ACK", "TIME_WAIT")
 
 
 class Sent(NamedTuple):
@@ -368,7 +365,8 @@ cdef class Bench:
             if flow.kind > FLOW_DEAD:
                 conn = &flow.u.tcp
                 found.append(Conn(
-                    flow=flow.index, state=STATES[conn.state], fd=flow.fd, guest_port=flow.keys[0].guest_port,
+                    flow=flow.index, state=state_name(conn.state).decode(), fd=flow.fd,
+                    guest_port=flow.keys[0].guest_port,
                     remote_port=flow.keys[0].remote_port, iss=conn.iss, snd_una=conn.snd_una,
                     snd_nxt=conn.snd_nxt, snd_max=conn.snd_max, snd_wnd=conn.snd_wnd, rcv_nxt=conn.rcv_nxt,
                     rcv_adv=conn.rcv_adv, cwnd=conn.cwnd, rto=conn.rto, backoff=conn.backoff,

@@ -2,13 +2,13 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from passt.dataplane.flow cimport Flow, FlowTable
+from passt.dataplane.flow cimport Flow, FlowKey, FlowTable
 from passt.dataplane.link cimport Link, TxMeta
 from passt.dataplane.parse cimport IpView
 from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sockets cimport Sockets
 from passt.dataplane.stats cimport Stats, Verdict
-from passt.dataplane.sys cimport iovec, sockaddr_storage, socklen_t
+from passt.dataplane.sys cimport iovec, memcpy, sockaddr_storage, socklen_t
 
 cdef enum:
     MAX_GATHER = 64               # pieces of one flow's data collected for one system call
@@ -30,6 +30,16 @@ cdef struct Seen:
     uint16_t source_port
     uint16_t destination_port
     uint8_t addr_len
+
+
+cdef inline void fill_inbound_key(FlowKey *key, const Seen *seen, uint8_t proto) noexcept nogil:
+    """The key of an inbound flow as the guest sees it."""
+    memcpy(key.guest, seen.destination, 16)
+    memcpy(key.remote, seen.source, 16)
+    key.guest_port = seen.destination_port
+    key.remote_port = seen.source_port
+    key.proto = proto
+    key.addr_len = seen.addr_len
 
 
 cdef class Core:

@@ -28,7 +28,7 @@ from passt.dataplane.sys cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP, IPPROTO_UDP,
     epoll_event, memcpy,
 )
-from passt.dataplane.tcp_conn cimport end
+from passt.dataplane.tcp_conn cimport end, state_name
 from passt.dataplane.tcp_from_sock cimport on_listener
 from passt.dataplane.tcp_from_tap cimport flush_gather
 from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer
@@ -37,9 +37,6 @@ from passt.dataplane.udp cimport on_udp_listener
 cdef enum:
     # Batches read when the engine is closed; the transmit queue of a tap holds no more by far.
     CLOSING_ROUNDS = 256
-
-_TCP_STATES = ("CLOSED", "CONNECTING", "SYN_SENT", "SYN_RECEIVED", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2",
-               "CLOSE_WAIT", "CLOSING", "LAST_ACK", "TIME_WAIT")
 
 
 class FlowInfo(NamedTuple):
@@ -307,7 +304,7 @@ cdef object describe(Flow *flow):
     cdef unsigned char address[16]
     cdef unsigned short port = 0
     cdef size_t m = read_sockaddr(&flow.peer, address, &port)
-    state = _TCP_STATES[flow.u.tcp.state] if flow.kind == FLOW_TCP else "ACTIVE"
+    state = state_name(flow.u.tcp.state).decode() if flow.kind == FLOW_TCP else "ACTIVE"
     return FlowInfo(
         proto=flow.keys[0].proto, state=state, guest_address=(<char *>flow.keys[0].guest)[:n],
         guest_port=flow.keys[0].guest_port, remote_address=(<char *>flow.keys[0].remote)[:n],

@@ -12,8 +12,8 @@ cdef extern from "<errno.h>" nogil:
     int errno
     enum:
         EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, EIO, EINVAL, EMSGSIZE
-        ECONNREFUSED, ECONNRESET, ECONNABORTED, EHOSTUNREACH, ENETUNREACH, EACCES, EPERM, ETIMEDOUT
-        EADDRINUSE, EADDRNOTAVAIL, EEXIST, ENOENT, ENOSYS, ENOSPC, EBADF
+        ECONNREFUSED, EPERM
+        ENOSYS, ENOSPC
 
 cdef extern from "<string.h>" nogil:
     void *memcpy(void *to, const void *source, size_t n)
@@ -81,8 +81,8 @@ cdef extern from "<sys/socket.h>" nogil:
     enum:
         AF_INET, AF_INET6, SOCK_STREAM, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_CLOEXEC
         SOL_SOCKET, SO_ERROR, SO_REUSEADDR, SO_LINGER, SO_BINDTODEVICE, SO_BROADCAST
-        SO_RCVBUF, SO_SNDBUF, SO_OOBINLINE
-        MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_ERRQUEUE, MSG_CTRUNC, SHUT_WR
+        SO_SNDBUF, SO_OOBINLINE
+        MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR
     struct sockaddr:
         uint16_t sa_family
     struct sockaddr_storage:
@@ -99,9 +99,6 @@ cdef extern from "<sys/socket.h>" nogil:
         void *msg_control
         size_t msg_controllen
         int msg_flags
-    struct mmsghdr:
-        msghdr msg_hdr
-        unsigned int msg_len
     struct cmsghdr:
         size_t cmsg_len
         int cmsg_level
@@ -116,8 +113,6 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void *buf, size_t n, int flags)
     ssize_t recvmsg(int fd, msghdr *message, int flags)
     ssize_t sendmsg(int fd, const msghdr *message, int flags)
-    int recvmmsg(int fd, mmsghdr *messages, unsigned int n, int flags, timespec *timeout)
-    int sendmmsg(int fd, mmsghdr *messages, unsigned int n, int flags)
     int shutdown(int fd, int how)
     cmsghdr *CMSG_FIRSTHDR(msghdr *message)
     cmsghdr *CMSG_NXTHDR(msghdr *message, cmsghdr *previous)
@@ -148,7 +143,7 @@ cdef extern from * nogil:
 cdef extern from "<netinet/in.h>" nogil:
     enum:
         IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6
-        IPV6_V6ONLY, IP_PKTINFO, IPV6_PKTINFO, IP_RECVERR, IPV6_RECVERR, IPV6_RECVPKTINFO
+        IP_PKTINFO, IPV6_PKTINFO
         SOL_UDP
     struct in_addr:
         uint32_t s_addr
@@ -191,7 +186,7 @@ cdef extern from "<linux/if_tun.h>" nogil:
     #define TUN_F_USO6 0x40
     #endif
     """
-    enum: TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6
+    enum: TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6
 
 cdef extern from "<linux/virtio_net.h>" nogil:
     """
@@ -200,7 +195,7 @@ cdef extern from "<linux/virtio_net.h>" nogil:
     #endif
     """
     enum:
-        VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_F_DATA_VALID
+        VIRTIO_NET_HDR_F_NEEDS_CSUM
         VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6
         VIRTIO_NET_HDR_GSO_UDP_L4, VIRTIO_NET_HDR_GSO_ECN
     struct virtio_net_hdr:

@@ -43,6 +43,7 @@ cdef inline uint32_t overflow_len(const Flow *flow) noexcept nogil:
     return flow.u.tcp.overflow_end - flow.u.tcp.overflow_start
 
 
+cdef const char *state_name(uint8_t state) noexcept nogil
 cdef void set_state(Core core, Flow *flow, uint8_t state) noexcept nogil
 cdef uint32_t choose_isn(Core core, const Flow *flow) noexcept nogil
 cdef uint16_t our_mss(Core core, const Flow *flow) noexcept nogil

@@ -58,7 +58,7 @@ cdef enum:
     POLL_SOCKET_MS = 1
     MAX_POLLS = 8
 
-# State names for traces, by TcpState.
+# By TcpState.
 cdef const char *STATE_NAMES[N_TCP_STATES]
 STATE_NAMES[:] = [
     b"CLOSED", b"CONNECTING", b"SYN_SENT", b"SYN_RECEIVED", b"ESTABLISHED", b"FIN_WAIT_1", b"FIN_WAIT_2",
@@ -66,11 +66,16 @@ STATE_NAMES[:] = [
 ]
 
 
+cdef const char *state_name(uint8_t state) noexcept nogil:
+    """The RFC's name of a TcpState."""
+    return STATE_NAMES[state]
+
+
 cdef void set_state(Core core, Flow *flow, uint8_t state) noexcept nogil:
     """The only writer of a connection's state."""
     flow.u.tcp.state = state
     if core.has_trace:
-        core.trace_state(flow, STATE_NAMES[state])
+        core.trace_state(flow, state_name(state))
 
 
 cdef uint32_t choose_isn(Core core, const Flow *flow) noexcept nogil:

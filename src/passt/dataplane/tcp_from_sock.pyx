@@ -7,7 +7,7 @@ connection at most TURN_BUDGET bytes go to the guest, then the others have their
 
 from libc.stdint cimport int64_t, uint32_t
 
-from passt.dataplane.core cimport Core, Seen
+from passt.dataplane.core cimport Core, Seen, fill_inbound_key
 from passt.dataplane.flow cimport (
     CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_GUEST_FIN, CONN_READ_ON, CONN_HOST_EOF, CONN_PUSHED,
     CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED, CONN_WANT_OUT, CONN_WINDOW_STALE, FLOW_TCP, SIDE_GUEST,
@@ -18,7 +18,7 @@ from passt.dataplane.flow cimport (
 from passt.dataplane.headers cimport MAX_IP_LEN, TCP_ACK, TCP_FIN, TCP_PSH, ETH_HLEN
 from passt.dataplane.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, count
 from passt.dataplane.sys cimport (
-    EAGAIN, EMFILE, ENFILE, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP, memcpy,
+    EAGAIN, EMFILE, ENFILE, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
     sockaddr_storage,
 )
 from passt.dataplane.tcp_conn cimport (
@@ -170,12 +170,7 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
         return
     flow.inbound = True
     flow.peer = peer[0]
-    memcpy(flow.keys[0].guest, seen.destination, 16)
-    memcpy(flow.keys[0].remote, seen.source, 16)
-    flow.keys[0].guest_port = seen.destination_port
-    flow.keys[0].remote_port = seen.source_port
-    flow.keys[0].proto = IPPROTO_TCP
-    flow.keys[0].addr_len = seen.addr_len
+    fill_inbound_key(&flow.keys[0], &seen, IPPROTO_TCP)
     old = core.flows.find(&flow.keys[0], SIDE_GUEST)
     if old != NULL and old.u.tcp.state == TCP_TIME_WAIT:
         end(core, old, False)

@@ -13,7 +13,7 @@ Idle flows end after the times that Linux' connection tracking uses.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
-from passt.dataplane.core cimport Core, Seen
+from passt.dataplane.core cimport Core, Seen, fill_inbound_key
 from passt.dataplane.csum cimport csum_fold, pseudo4, pseudo6
 from passt.dataplane.datagram cimport (
     DROPPED, NOTHING, end_datagram, open_datagram, receive, still_used, take_datagram, use,
@@ -291,12 +291,7 @@ cdef Flow *open_inbound(Core core, uint32_t listener, int fd, const FlowKey *key
     flow.u.udp.ifindex = ifindex
     flow.u.udp.answered = True
     flow.keys[1] = key[0]
-    memcpy(flow.keys[0].guest, seen.destination, 16)
-    memcpy(flow.keys[0].remote, seen.source, 16)
-    flow.keys[0].guest_port = seen.destination_port
-    flow.keys[0].remote_port = seen.source_port
-    flow.keys[0].proto = IPPROTO_UDP
-    flow.keys[0].addr_len = seen.addr_len
+    fill_inbound_key(&flow.keys[0], &seen, IPPROTO_UDP)
     if not core.flows.insert(flow, SIDE_GUEST):
         count(&core.stats, DROP_REFUSED)
         core.flows.release(flow)
