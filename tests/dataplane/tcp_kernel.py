@@ -338,9 +338,10 @@ class Kernel:
         return number
 
     def close(self, fd: int) -> int:
-        """Close."""
+        """Close, with a FIN if none was sent; what was not read makes it a reset (tcp_close)."""
         sock = self.at(fd, "close")
-        sock.status = "closed"
+        sock.status = "aborted" if sock.queue else "closed"
+        sock.shut = True
         return self.result(sock, "close", 0)
 
     def abort(self, fd: int) -> int:

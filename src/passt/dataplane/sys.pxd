@@ -12,7 +12,7 @@ cdef extern from "<errno.h>" nogil:
     int errno
     enum:
         EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, EIO, EINVAL, EMSGSIZE
-        ECONNREFUSED, EPERM
+        EALREADY, ECONNREFUSED, EISCONN, EPERM
         ENOSYS, ENOSPC
 
 cdef extern from "<string.h>" nogil:

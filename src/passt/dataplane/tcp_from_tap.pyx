@@ -27,12 +27,10 @@ from passt.dataplane.sys cimport (
     malloc, memcpy,
 )
 from passt.dataplane.tcp_conn cimport (
-    CWND_OPEN, WATCH_ADD, WATCH_CHANGE, end, ms, our_mss, overflow_len, reset_both, send_ack, send_reset,
+    CWND_OPEN, WATCH_ADD, WATCH_CHANGE, consume_acked, end, ms, our_mss, overflow_len, reset_both, send_ack, send_reset,
     send_syn, seq_le, seq_lt, set_state, set_timer, start_rtx, take_syn, update_window, watch,
 )
-from passt.dataplane.tcp_from_sock cimport (
-    consume_acked, may_send_data, on_connected, on_rtt, resend_first, seek,
-)
+from passt.dataplane.tcp_from_sock cimport may_send_data, on_connected, on_rtt, resend_first, seek
 
 cdef enum:
     # How long a tuple is remembered after our FIN was the first one: the link neither delays nor
@@ -144,7 +142,7 @@ cdef void in_syn_sent(Core core, Flow *flow, const IpView *ip, const TcpView *tc
         conn.backoff = 0
         set_state(core, flow, TCP_ESTABLISHED)
         update_window(core, flow)
-        conn.flags |= CONN_ACK_NOW | CONN_READABLE
+        conn.flags |= CONN_ACK_NOW
         core.flows.add_work(flow)
     else:
         count(&core.stats, DROP_TCP_FLAGS)
@@ -181,7 +179,6 @@ cdef void in_connection(Core core, Flow *flow, const IpView *ip, const TcpView *
         conn.snd_wnd = <uint32_t>tcp.window << conn.snd_wscale
         conn.snd_wl2 = tcp.ack
         set_state(core, flow, TCP_ESTABLISHED)
-        conn.flags |= CONN_READABLE
     if not take_ack(core, flow, tcp):
         return
     if tcp.payload_len and conn.state != TCP_TIME_WAIT:
@@ -390,14 +387,18 @@ cdef void take_fin(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     conn.rcv_nxt += 1
     if seq_lt(conn.rcv_adv, conn.rcv_nxt):
         conn.rcv_adv = conn.rcv_nxt
+    if conn.state == TCP_FIN_WAIT_2:
+        enter_time_wait(core, flow)
+        if not overflow_len(flow):
+            # The socket is closed before the turn ends, which says the same with one call less.
+            conn.flags |= CONN_WRITE_SHUT
+            return
     if not drain_overflow(core, flow):
         return
     if conn.state == TCP_ESTABLISHED:
         set_state(core, flow, TCP_CLOSE_WAIT)
     elif conn.state == TCP_FIN_WAIT_1:
         set_state(core, flow, TCP_CLOSING)
-    elif conn.state == TCP_FIN_WAIT_2:
-        enter_time_wait(core, flow)
 
 
 cdef void flush_gather(Core core) noexcept nogil:
