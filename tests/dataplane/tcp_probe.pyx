@@ -244,11 +244,11 @@ cdef class Bench:
 
     @property
     def pool_left(self):
-        return self.core.pool_left
+        return self.core.pool.left
 
     @pool_left.setter
     def pool_left(self, size_t value):
-        self.core.pool_left = value
+        self.core.pool.left = value
 
     @property
     def next_deadline(self):

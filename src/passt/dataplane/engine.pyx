@@ -149,11 +149,11 @@ cdef class Engine:
         self.due = kept
         self.arm_python()
 
-    cdef void arm_python(self) except *:
+    cdef void arm_python(self):
         if not self.due:
             self.reactor.timers.cancel(self.python_timer)
-        elif self.reactor.timers.arm(self.python_timer, self.due[0][0]) < 0:
-            raise MemoryError
+        else:
+            self.reactor.timers.arm(self.python_timer, self.due[0][0])
 
     def send_frame(self, bytes frame not None):
         return self.core.send_frame(frame)

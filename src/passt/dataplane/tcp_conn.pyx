@@ -41,7 +41,7 @@ from passt.dataplane.parse cimport IpView, TcpOptions, TcpView, read_tcp_options
 from passt.dataplane.reactor cimport EVENT_FLOW, make_tag
 from passt.dataplane.sys cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
-    VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, free, htonl, htons, memcpy, memset,
+    VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, htonl, htons, memcpy, memset,
 )
 
 cdef enum:
@@ -289,8 +289,7 @@ cdef void end(Core core, Flow *flow, bint abort) noexcept nogil:
             core.sockets.close(flow.fd)
         flow.fd = -1
     if conn.overflow != NULL:
-        free(conn.overflow)
-        core.pool_left += conn.overflow_size
+        core.pool.give(conn.overflow, conn.overflow_size)
         conn.overflow = NULL
     if core.gather_flow == flow:
         core.gather_flow = NULL

@@ -23,8 +23,7 @@ from passt.dataplane.stats cimport (
     DROP_TCP_MEMORY, DROP_TCP_SEQUENCE, DROP_UNKNOWN_FLOW, VERDICT_OK, Verdict, count,
 )
 from passt.dataplane.sys cimport (
-    EAGAIN, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_TCP, SOCK_STREAM, free, iovec,
-    malloc, memcpy,
+    EAGAIN, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_TCP, SOCK_STREAM, iovec, memcpy,
 )
 from passt.dataplane.tcp_conn cimport (
     CWND_OPEN, WATCH_ADD, WATCH_CHANGE, end, ms, our_mss, overflow_len, reset_both, send_ack, send_reset,
@@ -440,9 +439,7 @@ cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t
     cdef size_t i, skip, length
     if conn.overflow_end + (total - sent) > conn.overflow_size:
         size = (need + OVERFLOW_STEP - 1) // OVERFLOW_STEP * OVERFLOW_STEP
-        larger = NULL
-        if size <= core.pool_left + conn.overflow_size:
-            larger = <uint8_t *>malloc(size)
+        larger = <uint8_t *>core.pool.take(size)
         if larger == NULL:
             count(&core.stats, DROP_TCP_MEMORY)
             conn.rcv_nxt -= <uint32_t>(total - sent)
@@ -451,9 +448,7 @@ cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t
             return
         if held:
             memcpy(larger, conn.overflow + conn.overflow_start, held)
-        core.pool_left += conn.overflow_size
-        core.pool_left -= size
-        free(conn.overflow)
+        core.pool.give(conn.overflow, conn.overflow_size)
         conn.overflow = larger
         conn.overflow_size = size
         conn.overflow_start = 0
@@ -493,8 +488,7 @@ cdef bint drain_overflow(Core core, Flow *flow) noexcept nogil:
             return False
         conn.overflow_start += <uint32_t>sent
     if conn.overflow != NULL:
-        free(conn.overflow)
-        core.pool_left += conn.overflow_size
+        core.pool.give(conn.overflow, conn.overflow_size)
         conn.overflow = NULL
         conn.overflow_size = 0
         conn.overflow_start = 0
