@@ -169,6 +169,9 @@ cdef class ScriptedSockets(Sockets):
     cdef int take_error(self, int fd) noexcept with gil:
         return self.note("take_error", (fd,), 0)
 
+    cdef int keep_alive(self, int fd, int idle_s) noexcept with gil:
+        return self.note("keep_alive", (fd, idle_s), 0)
+
     cdef int close(self, int fd) noexcept with gil:
         self.open_fds.remove(fd)
         return self.note("close", (fd,), 0)
