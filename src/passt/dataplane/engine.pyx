@@ -28,7 +28,7 @@ from passt.dataplane.sys cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP, IPPROTO_UDP,
     epoll_event, memcpy,
 )
-from passt.dataplane.tcp_conn cimport end, state_name
+from passt.dataplane.tcp_conn cimport end_all, state_name
 from passt.dataplane.tcp_from_sock cimport on_listener
 from passt.dataplane.tcp_from_tap cimport flush_gather
 from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer
@@ -148,11 +148,11 @@ cdef class Engine:
         self.due = kept
         self.arm_python()
 
-    cdef void arm_python(self) except *:
+    cdef void arm_python(self):
         if not self.due:
             self.reactor.timers.cancel(self.python_timer)
-        elif self.reactor.timers.arm(self.python_timer, self.due[0][0]) < 0:
-            raise MemoryError
+        else:
+            self.reactor.timers.arm(self.python_timer, self.due[0][0])
 
     def send_frame(self, bytes frame not None):
         return self.core.send_frame(frame)
@@ -281,11 +281,10 @@ cdef class Engine:
             self.link_room = RX_BATCH
             self.read_link()
             finish_flows(self.core)
+        end_all(self.core)
         for i in range(self.core.flows.top):
             flow = &self.core.flows.flows[i]
-            if flow.kind == FLOW_TCP:
-                end(self.core, flow, False)
-            elif flow.kind > FLOW_DEAD:
+            if flow.kind > FLOW_DEAD and flow.kind != FLOW_TCP:
                 end_datagram(self.core, flow)
         for entry in self.core.listeners:
             if entry is not None:

@@ -16,10 +16,11 @@ from passt.dataplane.headers cimport is_mapped4
 from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, EAGAIN, EALREADY, EINPROGRESS, EINTR, EISCONN, IPPROTO_ICMP, IPPROTO_ICMPV6,
-    IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC,
-    O_CLOEXEC, O_RDONLY, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, SHUT_WR,
-    SO_BINDTODEVICE, SO_BROADCAST, SO_ERROR, SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_REUSEADDR,
-    SO_SNDBUF, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SIOCOUTQ, SOL_SOCKET, TCP_INFO,
+    IPPROTO_TCP, MSG_DONTWAIT,
+    MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, O_CLOEXEC, O_RDONLY, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS,
+    PASST_MEMINFO_WMEM_QUEUED, SHUT_WR, SIOCOUTQ, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM,
+    SOL_SOCKET, SO_BINDTODEVICE, SO_BROADCAST, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_MEMINFO,
+    SO_OOBINLINE, SO_PEEK_OFF, SO_REUSEADDR, SO_SNDBUF, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL,
     TCP_NODELAY, accept4, bind, close as close_fd, connect as connect_to, errno, getsockname, getsockopt,
     htons, ioctl, iovec, linger, memcpy, memset, msghdr, ntohs, open as open_file, recv, recvmsg, sendmsg,
     setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t,
@@ -27,6 +28,7 @@ from passt.dataplane.sys cimport (
 
 cdef enum:
     DISCARD_SIZE = 1 << 20
+    USUAL_KEEPINTVL = 75          # seconds (tcp(7), tcp_keepalive_intvl)
     # States of the kernel's TCP as TCP_INFO's first byte gives them (linux/tcp_states.h)
     KERNEL_TIME_WAIT = 6
     KERNEL_CLOSE = 7
@@ -240,6 +242,14 @@ cdef class Sockets:
         if getsockopt(fd, SOL_SOCKET, SO_ERROR, &value, &n) < 0:
             return errno
         return value
+
+    cdef int keep_alive(self, int fd, int idle_s) noexcept nogil:
+        """Probe the remote after *idle_s* seconds of silence, and as often as usual or so (tcp(7))."""
+        cdef int one = 1
+        cdef int between = min(idle_s, USUAL_KEEPINTVL)
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s))
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &between, sizeof(between))
+        return -errno if setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one)) < 0 else 0
 
     cdef int close(self, int fd) noexcept nogil:
         return -errno if close_fd(fd) < 0 else 0
