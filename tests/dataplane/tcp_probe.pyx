@@ -244,11 +244,11 @@ cdef class Bench:
 
     @property
     def pool_left(self):
-        return self.core.pool_left
+        return self.core.pool.left
 
     @pool_left.setter
     def pool_left(self, size_t value):
-        self.core.pool_left = value
+        self.core.pool.left = value
 
     @property
     def next_deadline(self):
@@ -370,7 +370,8 @@ cdef class Bench:
                     remote_port=flow.keys[0].remote_port, iss=conn.iss, snd_una=conn.snd_una,
                     snd_nxt=conn.snd_nxt, snd_max=conn.snd_max, snd_wnd=conn.snd_wnd, rcv_nxt=conn.rcv_nxt,
                     rcv_adv=conn.rcv_adv, cwnd=conn.cwnd, rto=conn.rto, backoff=conn.backoff,
-                    retries=conn.retries, overflow=overflow_len(flow), overflow_size=conn.overflow_size,
+                    retries=conn.retries, overflow=overflow_len(flow),
+                    overflow_size=conn.store.memory if conn.store != NULL else 0,
                     armed=flow.armed))
         return found
 

@@ -397,7 +397,7 @@ cdef class World:
 
     @property
     def pool_left(self):
-        return self.core.pool_left
+        return self.core.pool.left
 
     @property
     def guest_mac(self):

@@ -21,11 +21,11 @@ from passt.dataplane.sys cimport (
     EAGAIN, EMFILE, ENFILE, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
     sockaddr_storage,
 )
+from passt.dataplane.tcp_backlog cimport drain_overflow
 from passt.dataplane.tcp_conn cimport (
     CWND_OPEN, WATCH_ADD, choose_isn, end, ms, overflow_len, payload_place, reset_both, send_ack,
     send_segment, send_syn, seq_lt, set_state, set_timer, start_rtx, update_window, watch,
 )
-from passt.dataplane.tcp_from_tap cimport drain_overflow
 
 cdef enum:
     ACCEPT_BUDGET = 64            # connections taken per listener and turn
