@@ -173,7 +173,7 @@ class Run:
 
     def set_pool(self, n: int) -> None:
         """Use the overflow memory up, as others might, or free it."""
-        held = sum(conn.overflow_size for conn in self.script.bench.conns())
+        held = sum(conn.memory for conn in self.script.bench.conns())
         self.script.bench.pool_left = self.script.pool - held if n % 2 else 0
 
     def peek_short(self, n: int) -> None:

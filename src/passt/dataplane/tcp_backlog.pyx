@@ -88,6 +88,7 @@ cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t
         if stored < length:
             count(&core.stats, DROP_TCP_MEMORY)
             conn.flags |= CONN_ACK_NOW
+            conn.tell_start = conn.tell_end   # it may have been of this
             break
     conn.rcv_nxt = seq
     if conn.store != NULL and seq_lt(conn.store.ranges[0].start, seq):

@@ -44,6 +44,7 @@ from passt.dataplane.sys cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
     VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, htonl, htons, memcpy, memset,
 )
+from passt.dataplane.tcp_sack cimport drop_board
 from passt.dataplane.tcp_store cimport drop_store, push_sack
 
 cdef enum:
@@ -303,6 +304,7 @@ cdef void end(Core core, Flow *flow, bint abort) noexcept nogil:
             core.sockets.close(flow.fd)
         flow.fd = -1
     drop_store(core, conn)
+    drop_board(core, conn)
     if core.gather_flow == flow:
         core.gather_flow = NULL
         core.n_gather = 0

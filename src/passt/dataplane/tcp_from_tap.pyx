@@ -14,9 +14,9 @@ from libc.stdint cimport uint8_t, uint32_t
 from passt.dataplane.core cimport MAX_GATHER, Core, Route
 from passt.dataplane.flow cimport (
     CONN_ACK_NOW, CONN_FIN_EARLY, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_READABLE, CONN_RECOVERY,
-    CONN_RTT_TIMED, CONN_WINDOW_STALE, FLOW_TCP, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_CONNECTING,
-    TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK, TCP_SYN_RECEIVED,
-    TCP_SYN_SENT, TCP_TIME_WAIT, Flow, FlowKey, TcpConn, fill_key,
+    CONN_RTT_TIMED, CONN_SACK, CONN_WINDOW_STALE, FLOW_TCP, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSING,
+    TCP_CONNECTING, TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK,
+    TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow, FlowKey, TcpConn, fill_key,
 )
 from passt.dataplane.headers cimport TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN
 from passt.dataplane.parse cimport IpView, TcpView, split_tcp
@@ -37,6 +37,7 @@ from passt.dataplane.tcp_conn cimport (
 from passt.dataplane.tcp_from_sock cimport (
     consume_acked, may_send_data, on_connected, on_rtt, resend_first, seek,
 )
+from passt.dataplane.tcp_sack cimport advance_board, resend_holes, take_blocks
 from passt.dataplane.tcp_store cimport store_end
 
 cdef enum:
@@ -241,6 +242,7 @@ cdef bint take_ack(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     cdef TcpConn *conn = &flow.u.tcp
     cdef uint32_t window = <uint32_t>tcp.window << conn.snd_wscale
     cdef uint32_t old_window = conn.snd_wnd
+    cdef uint32_t news = 0        # bytes that are reported to have arrived
     if seq_lt(conn.snd_max, tcp.ack):
         # It acknowledges what was never sent (RFC 5961 5.2).
         count(&core.stats, DROP_TCP_ACK)
@@ -256,7 +258,10 @@ cdef bint take_ack(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
         conn.snd_wl1 = tcp.seq
         conn.snd_wl2 = tcp.ack
     conn.retries = 0              # the guest is there, whatever it says
+    if tcp.options_len and conn.flags & CONN_SACK:
+        news = take_blocks(core, conn, tcp)
     if seq_lt(conn.snd_una, tcp.ack):
+        news += tcp.ack - conn.snd_una
         ack_advances(core, flow, tcp.ack)
     elif not old_window and conn.snd_wnd:
         window_opens(core, flow)
@@ -264,10 +269,14 @@ cdef bint take_ack(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
             and not tcp.payload_len and not tcp.flags & TCP_FIN):
         core.stats.tcp_duplicate_acks += 1
         conn.dup_acks += conn.dup_acks < 255
-        if conn.dup_acks == DUP_ACKS and not conn.flags & CONN_RECOVERY:
+        if conn.dup_acks == DUP_ACKS and not conn.flags & CONN_RECOVERY and conn.board == NULL:
             conn.flags |= CONN_RECOVERY
             conn.recover = conn.snd_max
             resend(core, flow)
+    if conn.board != NULL:
+        flush_gather(core)        # what is repeated acknowledges, too
+        if conn.board != NULL and may_send_data(conn):
+            resend_holes(core, flow, news)
     return conn.state != TCP_CLOSED
 
 
@@ -301,6 +310,8 @@ cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
     cdef uint32_t gained = ack - conn.snd_una
     cdef bint fin_acked = conn.flags & CONN_HOST_EOF and ack == conn.fin_seq + 1
     conn.snd_una = ack
+    if conn.board != NULL:
+        advance_board(core, conn, ack - gained)
     if seq_lt(conn.snd_nxt, ack):
         conn.snd_nxt = ack        # sent before the retransmission moved snd_nxt back
         consume_acked(core, flow)
@@ -312,12 +323,12 @@ cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
     if conn.cwnd != CWND_OPEN:
         conn.cwnd = conn.cwnd + gained if conn.cwnd < 1 << 24 else <uint32_t>CWND_OPEN
     if conn.flags & CONN_RECOVERY:
-        if seq_lt(ack, conn.recover):
+        if not seq_lt(ack, conn.recover):
+            conn.flags &= ~<uint32_t>CONN_RECOVERY
+        elif conn.board == NULL:
             resend(core, flow)                # RFC 6582 3.2, partial acknowledgement
             if conn.state == TCP_CLOSED:
                 return
-        else:
-            conn.flags &= ~<uint32_t>CONN_RECOVERY
     if conn.snd_una == conn.snd_max:
         conn.rtx_at = 0
     else:

@@ -6,9 +6,6 @@ from passt.dataplane.core cimport Core
 from passt.dataplane.flow cimport TcpConn
 from passt.dataplane.sys cimport iovec
 
-cdef enum:
-    MAX_SACK_LEN = 36             # two NOPs, kind, length, four blocks (RFC 2018 3)
-
 
 cdef uint32_t store_put(Core core, TcpConn *conn, uint32_t seq, const uint8_t *data, uint32_t n,
                         bint early) noexcept nogil

@@ -27,6 +27,7 @@ from passt.dataplane.flow cimport (
     CONN_FIN_EARLY, STORE_RANGES, Piece, StoreRange, TcpConn, TcpStore,
 )
 from passt.dataplane.headers cimport store_be32
+from passt.dataplane.parse cimport MAX_SACK_BLOCKS
 from passt.dataplane.sys cimport iovec, memcpy, memmove, memset
 from passt.dataplane.tcp_conn cimport seq_le, seq_lt
 
@@ -35,7 +36,6 @@ cdef enum:
     # and those that follow.
     FIRST_PIECE = 2048
     NEXT_PIECE = 16384
-    MAX_SACK_BLOCKS = 4
     EARLY_MOST = 8 << 20          # bytes of early data that one connection may hold
 
 
