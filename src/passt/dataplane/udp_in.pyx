@@ -202,7 +202,7 @@ cdef void add_datagrams(Core core, Run *run, Flow *flow, uint8_t *payload, uint3
     run.n_pieces += 1
     run.n_datagrams += n_datagrams
     run.total += n
-    run.ended = n != segment * n_datagrams or not n
+    run.ended = n != run.segment * n_datagrams or not n
 
 
 cdef uint32_t most_payload(const Flow *flow) noexcept nogil:

@@ -71,7 +71,7 @@ cdef void add_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *
     message.n_pieces += 1
     message.n_datagrams += n_datagrams
     message.total += <uint32_t>n
-    message.ended = n != <size_t>segment * n_datagrams or not n
+    message.ended = n != <size_t>message.segment * n_datagrams or not n
     if batch.n_pieces == OUT_PIECES:
         flush_out(core)
 
