@@ -6,7 +6,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from passt.dataplane.link cimport (
-    LINK_CSUM, LINK_TSO4, LINK_TSO6, LINK_USO4, LINK_USO6, MAX_PIECES, RX_BATCH, Link, RxFrame, TapLink, TxMeta,
+    LINK_CSUM, LINK_TSO4, LINK_TSO6, LINK_USO4, LINK_USO6, MAX_PIECES, RX_BATCH, Link, RxFrame, TapLink,
+    TxMeta,
 )
 from passt.dataplane.reactor cimport Reactor, make_tag
 from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr

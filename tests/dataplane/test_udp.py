@@ -1,6 +1,5 @@
 """UDP translation over real sockets: golden frames both ways."""
 
-import errno
 import socket
 import struct
 import subprocess
@@ -10,9 +9,21 @@ import pytest
 from passt.contracts import InboundTarget, Target
 from tests.dataplane.frames import packed, udp
 from tests.dataplane.netns import in_own_namespace
-from tests.dataplane.world import socket_address
-
-from tests.dataplane.udp_bench import *
+from tests.dataplane.udp_bench import (
+    AF,
+    GSO_UDP_L4,
+    GUEST,
+    LOOPBACK,
+    REMOTE,
+    SOL_UDP,
+    UDP_SEGMENT,
+    Bench,
+    answer,
+    both_families,
+    listener_socket,
+    query,
+    server,
+)
 
 
 @both_families
@@ -121,7 +132,7 @@ def test_batch_of_the_guest_arrives_whole(family: int) -> None:
 @both_families
 @in_own_namespace
 def test_route_with_a_small_mtu_gets_what_it_cannot_cut(family: int) -> None:
-    subprocess.run(["ip", "link", "set", "lo", "mtu", "1500"], check=True)  # noqa: S607
+    subprocess.run(["ip", "link", "set", "lo", "mtu", "1500"], check=True)
     bench = Bench(scripted=False)
     with server(family) as remote:
         bench.policy.target = Target(packed(LOOPBACK[family]), remote.getsockname()[1])

@@ -29,9 +29,9 @@ LINK_CSUM, LINK_USO = 1, 8 | 16
 MAX_SEGMENTS = 64
 
 
-def joining(family: int = 4, **options: int) -> Bench:
+def joining(family: int = 4) -> Bench:
     """Give a bench with a flow, whose link cuts joined datagrams."""
-    bench = Bench(features=LINK_CSUM | LINK_USO, **options)
+    bench = Bench(features=LINK_CSUM | LINK_USO)
     bench.inject(query(family))
     return bench
 

@@ -19,8 +19,8 @@ from passt.dataplane.stats cimport (
     DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, DROP_TRUNCATED, count,
 )
 from passt.dataplane.sys cimport (
-    AF_INET, EAGAIN, EMFILE, ENFILE, ENOSPC, EPOLL_CTL_ADD, EPOLLET, EPOLLIN, MSG_TRUNC, SOCK_DGRAM, htons, iovec,
-    memset, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
+    AF_INET, EAGAIN, EMFILE, ENFILE, ENOSPC, EPOLL_CTL_ADD, EPOLLET, EPOLLIN, MSG_TRUNC, SOCK_DGRAM, htons,
+    iovec, memset, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
 )
 from passt.dataplane.udp_out cimport flush_out
 

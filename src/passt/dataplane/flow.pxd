@@ -112,7 +112,7 @@ cdef struct TcpConn:
 
 cdef struct UdpFlow:
     int64_t last_used             # ns
-    uint32_t listener             # index + 1 of the listener whose socket serves the flow, 0: a socket of ours
+    uint32_t listener             # index + 1 of the listener whose socket serves it, 0: a socket of ours
     uint32_t port                 # index of that socket's FLOW_UDP_PORT
     uint32_t ifindex              # interface of a link-local address that was asked
     int listener_fd

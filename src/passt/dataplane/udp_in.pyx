@@ -120,7 +120,7 @@ cdef void prepare(InBatch *batch, int i) noexcept nogil:
 
 
 cdef uint32_t deal_out(Core core, Flow *port, uint32_t listener, int fd, int n) noexcept nogil:
-    """Send the guest the *n* datagrams received, of a shared socket or of a listener; returns the longest size."""
+    """Send the guest the *n* datagrams received, of a socket or a listener; returns the longest size."""
     cdef InBatch *batch = core.in_batch
     cdef Flow *flow = NULL
     cdef Run run

@@ -27,7 +27,8 @@ from passt.dataplane.sys cimport (
 )
 
 
-cdef void send_out(Core core, Flow *flow, const IpView *ip, const UdpView *udp, uint16_t segment) noexcept nogil:
+cdef void send_out(Core core, Flow *flow, const IpView *ip, const UdpView *udp,
+                   uint16_t segment) noexcept nogil:
     """Add a datagram, or with *segment* several of that size and a shorter last one, to the batch."""
     cdef size_t offset = 0
     cdef size_t n
@@ -51,7 +52,8 @@ cdef void add_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *
     cdef uint32_t n_datagrams = <uint32_t>((n + segment - 1) // segment) if segment else 1
     if batch.n_messages and fd != batch.fd:
         flush_out(core)
-    if not batch.n_messages or not fits(&batch.messages[batch.n_messages - 1], flow, ip, n, n_datagrams, segment):
+    message = &batch.messages[batch.n_messages - 1] if batch.n_messages else NULL
+    if message == NULL or not fits(message, flow, ip, n, n_datagrams, segment):
         if batch.n_messages == OUT_MESSAGES:
             flush_out(core)
         batch.fd = fd
@@ -63,7 +65,6 @@ cdef void add_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *
         message.segment = segment
         message.ttl = ip.ttl
         message.tos = ip.tos
-    message = &batch.messages[batch.n_messages - 1]
     piece = &batch.pieces[batch.n_pieces]
     piece.iov_base = <void *>payload
     piece.iov_len = n
