@@ -185,8 +185,8 @@ cdef class Core:
         """See that the flow's timer fires at *deadline* or earlier; an earlier one stays (see timers)."""
         if flow.armed and flow.armed <= deadline:
             return
-        if self.reactor.timers.arm(flow.index, deadline) == 0:
-            flow.armed = deadline
+        self.reactor.timers.arm(flow.index, deadline)
+        flow.armed = deadline
 
     cdef void disarm(self, Flow *flow) noexcept nogil:
         if flow.armed:
