@@ -345,9 +345,10 @@ class Kernel:
         return self.result(sock, f"keep_alive({idle_s})", 0)
 
     def close(self, fd: int) -> int:
-        """Close; data that nobody read makes the kernel reset (RFC 2525 2.17)."""
+        """Close, with a FIN if none was sent; what was not read makes it a reset (RFC 2525 2.17)."""
         sock = self.at(fd, "close")
         sock.status = "aborted" if sock.queue else "closed"
+        sock.shut = True
         return self.result(sock, "close", 0)
 
     def abort(self, fd: int) -> int:

@@ -61,7 +61,6 @@ cdef class Engine:
     cdef int link_fd
     cdef bint link_wants_out
     cdef int link_room            # frames that the next batch may have
-    cdef uint64_t link_turn       # the turn of the last batch
     cdef bint stopping
     cdef dict readers             # fd -> callback
     cdef list due                 # heap of (deadline ns, id, callback)
@@ -233,10 +232,9 @@ cdef class Engine:
         cdef RxFrame frames[RX_BATCH]
         cdef int n, i
         # Reading on until nothing is left costs a call more than needed where single frames come, as
-        # in a request/response exchange. So the batch grows only while turn after turn finds frames.
-        if self.link_turn + 1 == self.core.stats.wakeups:
+        # in a request/response exchange. So the batch grows only while frames come faster than turns.
+        if not self.reactor.slept:
             self.link_room = min(2 * self.link_room, <int>RX_BATCH)
-        self.link_turn = self.core.stats.wakeups
         n = self.core.link.read_batch(frames, self.link_room)
         if self.core.link.drained:
             self.link_room = max(n, 1)

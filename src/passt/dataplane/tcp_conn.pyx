@@ -29,9 +29,9 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from passt.dataplane.core cimport Core
 from passt.dataplane.csum cimport csum_fold, pseudo4, pseudo6
 from passt.dataplane.flow cimport (
-    CLASS_HALF_OPEN, CLASS_KEPT, CLASS_OVER, CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_WANT_OUT,
-    CONN_WINDOW_STALE, CONN_WRITE_SHUT, FLOW_TCP, N_TCP_STATES, TCP_CLOSED, TCP_CONNECTING,
-    TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow, TcpConn,
+    CLASS_HALF_OPEN, CLASS_KEPT, CLASS_OVER, CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_HOST_EOF, CONN_WANT_OUT,
+    CONN_WINDOW_STALE, CONN_WRITE_SHUT, FLOW_TCP, Flow, N_TCP_STATES, TCP_CLOSED, TCP_CONNECTING,
+    TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, TcpConn,
 )
 from passt.dataplane.hash cimport siphash
 from passt.dataplane.headers cimport (
@@ -290,6 +290,20 @@ cdef void start_rtx(Core core, Flow *flow, int64_t delay) noexcept nogil:
     set_timer(core, flow)
 
 
+cdef void consume_acked(Core core, Flow *flow) noexcept nogil:
+    """Drop from the socket what the guest has acknowledged."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t upto = conn.snd_una
+    cdef ssize_t got
+    if conn.flags & CONN_HOST_EOF and seq_lt(conn.fin_seq, upto):
+        upto = conn.fin_seq
+    while flow.fd >= 0 and seq_lt(conn.sock_una, upto):
+        got = core.sockets.consume(flow.fd, upto - conn.sock_una)
+        if got <= 0:
+            return
+        conn.sock_una += <uint32_t>got
+
+
 cdef void end(Core core, Flow *flow, bint abort) noexcept nogil:
     """Forget the connection. The remote sees a reset if *abort*, or if data it was owed is lost."""
     cdef TcpConn *conn = &flow.u.tcp
@@ -297,6 +311,7 @@ cdef void end(Core core, Flow *flow, bint abort) noexcept nogil:
         if abort or overflow_len(flow):
             core.sockets.abort(flow.fd)
         else:
+            consume_acked(core, flow)         # closed with something unread it would send a reset
             core.sockets.close(flow.fd)
         flow.fd = -1
     if conn.overflow != NULL:

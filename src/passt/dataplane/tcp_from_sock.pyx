@@ -23,8 +23,8 @@ from passt.dataplane.sys cimport (
 )
 from passt.dataplane.tcp_admit cimport admit
 from passt.dataplane.tcp_conn cimport (
-    CWND_OPEN, WATCH_ADD, choose_isn, end, ms, overflow_len, payload_place, reset_both, send_ack,
-    send_segment, send_syn, seq_lt, set_state, set_timer, start_rtx, update_window, watch,
+    CWND_OPEN, WATCH_ADD, choose_isn, consume_acked, end, ms, overflow_len, payload_place, reset_both,
+    send_ack, send_segment, send_syn, seq_lt, set_state, set_timer, start_rtx, update_window, watch,
 )
 from passt.dataplane.tcp_from_tap cimport drain_overflow
 from passt.dataplane.tcp_keepalive cimport on_keep_alive
@@ -200,23 +200,6 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
     update_window(core, flow)
     send_syn(core, flow)
     start_rtx(core, flow, flow.u.tcp.rto)
-
-
-cdef void consume_acked(Core core, Flow *flow) noexcept nogil:
-    """Drop from the socket what the guest has acknowledged."""
-    cdef TcpConn *conn = &flow.u.tcp
-    cdef uint32_t upto = conn.snd_una
-    cdef ssize_t got
-    if conn.flags & CONN_HOST_EOF and seq_lt(conn.fin_seq, upto):
-        upto = conn.fin_seq
-    if flow.fd < 0 or not seq_lt(conn.sock_una, upto):
-        return
-    while seq_lt(conn.sock_una, upto):
-        # A mark of urgent data makes a read come short (tcp(7)).
-        got = core.sockets.consume(flow.fd, upto - conn.sock_una)
-        if got <= 0:
-            return
-        conn.sock_una += <uint32_t>got
 
 
 cdef void seek(Core core, Flow *flow) noexcept nogil:
@@ -423,9 +406,7 @@ cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
     """
     cdef TcpConn *conn = &flow.u.tcp
     if conn.state == TCP_TIME_WAIT:
-        # What is held keeps the record; it ends some time after `look_at_buffer` has got rid of it. And what
-        # the guest has acknowledged must not be found unread by close(2): the kernel would reset.
-        consume_acked(core, flow)
+        # What is held keeps the record; it ends some time after `look_at_buffer` has got rid of it.
         if not overflow_len(flow):
             end(core, flow, False)
         return
@@ -464,13 +445,20 @@ cdef void resend_all(Core core, Flow *flow) noexcept nogil:
 cdef void finish_turn(Core core, Flow *flow) noexcept nogil:
     """Once per turn with something new: empty the socket, send data, acknowledge."""
     cdef TcpConn *conn = &flow.u.tcp
-    consume_acked(core, flow)
+    # A guest that waits for an answer gets it before the tidying up.
+    cdef bint tidy_later = conn.snd_una - conn.sock_una < ACK_AT_ONCE
+    if not tidy_later:
+        consume_acked(core, flow)
+    elif conn.pingpong == PINGPONG and conn.rcv_nxt != conn.rcv_acked:
+        conn.flags |= CONN_READABLE   # the remote may have answered while it was written to
     if conn.flags & CONN_WINDOW_STALE and flow.fd >= 0 and not conn.flags & CONN_GUEST_FIN:
         update_window(core, flow)
     if may_send_data(conn) and has_to_send(conn):
         push_data(core, flow, False)
         if conn.state == TCP_CLOSED:
             return
+    if tidy_later:
+        consume_acked(core, flow)
     if conn.snd_una != conn.snd_max and not conn.rtx_at:
         start_rtx(core, flow, conn.rto)       # it waited for the link
     if conn.state == TCP_TIME_WAIT and flow.fd >= 0 and not overflow_len(flow):

@@ -11,7 +11,7 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from passt.dataplane.core cimport MAX_GATHER, Core, Route
 from passt.dataplane.flow cimport (
-    CONN_ACK_NOW, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED,
+    CONN_ACK_NOW, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_RECOVERY, CONN_RTT_TIMED,
     CONN_WANT_OUT, CONN_WINDOW_STALE, CONN_WRITE_SHUT, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSING,
     TCP_CONNECTING, TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK,
     TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow, FlowKey, TcpConn, fill_key,
@@ -28,12 +28,11 @@ from passt.dataplane.sys cimport (
 from passt.dataplane.tcp_admit cimport admit
 from passt.dataplane.tcp_challenge cimport challenge, may_answer
 from passt.dataplane.tcp_conn cimport (
-    CWND_OPEN, WATCH_ADD, WATCH_CHANGE, end, ms, our_mss, overflow_len, reset_both, send_ack, send_reset,
-    send_syn, seq_le, seq_lt, set_state, set_timer, start_rtx, take_syn, update_window, watch,
+    CWND_OPEN, WATCH_ADD, WATCH_CHANGE, consume_acked, end, ms, our_mss, overflow_len, reset_both,
+    send_ack, send_reset, send_syn, seq_le, seq_lt, set_state, set_timer, start_rtx, take_syn,
+    update_window, watch,
 )
-from passt.dataplane.tcp_from_sock cimport (
-    consume_acked, may_send_data, on_connected, on_rtt, resend_first, seek,
-)
+from passt.dataplane.tcp_from_sock cimport may_send_data, on_connected, on_rtt, resend_first, seek
 from passt.dataplane.tcp_keepalive cimport heard, start_keep_alive
 from passt.dataplane.tcp_refuse cimport refuse, refuse_syn
 
@@ -155,7 +154,7 @@ cdef void in_syn_sent(Core core, Flow *flow, const IpView *ip, const TcpView *tc
         set_state(core, flow, TCP_ESTABLISHED)
         start_keep_alive(core, flow)
         update_window(core, flow)
-        conn.flags |= CONN_ACK_NOW | CONN_READABLE
+        conn.flags |= CONN_ACK_NOW
         core.flows.add_work(flow)
     else:
         count(&core.stats, DROP_TCP_FLAGS)
@@ -195,7 +194,6 @@ cdef void in_connection(Core core, Flow *flow, const IpView *ip, const TcpView *
         conn.snd_wl2 = tcp.ack
         set_state(core, flow, TCP_ESTABLISHED)
         start_keep_alive(core, flow)
-        conn.flags |= CONN_READABLE
     if not take_ack(core, flow, tcp):
         return
     if tcp.payload_len and conn.state != TCP_TIME_WAIT:
@@ -400,14 +398,18 @@ cdef void take_fin(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     conn.rcv_nxt += 1
     if seq_lt(conn.rcv_adv, conn.rcv_nxt):
         conn.rcv_adv = conn.rcv_nxt
+    if conn.state == TCP_FIN_WAIT_2:
+        enter_time_wait(core, flow)
+        if not overflow_len(flow):
+            # The socket is closed before the turn ends, which says the same with one call less.
+            conn.flags |= CONN_WRITE_SHUT
+            return
     if not drain_overflow(core, flow):
         return
     if conn.state == TCP_ESTABLISHED:
         set_state(core, flow, TCP_CLOSE_WAIT)
     elif conn.state == TCP_FIN_WAIT_1:
         set_state(core, flow, TCP_CLOSING)
-    elif conn.state == TCP_FIN_WAIT_2:
-        enter_time_wait(core, flow)
 
 
 cdef void flush_gather(Core core) noexcept nogil:
