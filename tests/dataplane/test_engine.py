@@ -42,6 +42,8 @@ COUNTERS = {
     "tcp_retransmits",
     "tcp_timeouts",
     "tcp_duplicate_acks",
+    "tcp_out_of_order",
+    "tcp_reneged",
     "tcp_challenge_acks",
     "tcp_acks_withheld",
     "tcp_keep_alives",

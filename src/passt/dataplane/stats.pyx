@@ -21,6 +21,8 @@ cdef dict stats_as_dict(const Stats *stats):
         "tcp_retransmits": stats.tcp_retransmits,
         "tcp_timeouts": stats.tcp_timeouts,
         "tcp_duplicate_acks": stats.tcp_duplicate_acks,
+        "tcp_out_of_order": stats.tcp_out_of_order,
+        "tcp_reneged": stats.tcp_reneged,
         "tcp_challenge_acks": stats.tcp_challenge_acks,
         "tcp_acks_withheld": stats.tcp_acks_withheld,
         "tcp_keep_alives": stats.tcp_keep_alives,
