@@ -91,3 +91,4 @@ cdef class Core:
     cdef uint16_t listener_port(self, uint32_t listener) noexcept with gil
     cdef int route_socket(self, int kind, int protocol, const Route *route) noexcept nogil
     cdef bint send_frame(self, bytes frame)
+    cdef size_t memory_ceiling(self) noexcept nogil
