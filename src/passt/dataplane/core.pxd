@@ -100,3 +100,4 @@ cdef class Core:
     cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil
     cdef int route_socket(self, int kind, int protocol, const Route *route) noexcept nogil
     cdef bint send_frame(self, bytes frame)
+    cdef size_t memory_ceiling(self) noexcept nogil

@@ -7,7 +7,7 @@ exception in a callback is a mistake of ours: it is kept in `failure`, the loop 
 `Engine.run` raises it.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.batch cimport InBatch, OutBatch
 from passt.dataplane.csum cimport csum_add, csum_fold
@@ -26,6 +26,7 @@ from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, EINVAL, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, O_CLOEXEC, O_RDONLY, SOCK_STREAM,
     calloc, close, free, htonl, htons, iovec, memcmp, memcpy, memset, open, sockaddr_storage,
 )
+from passt.dataplane.timers cimport HeapEntry
 
 cdef enum:
     TTL_TO_GUEST = 255
@@ -328,3 +329,8 @@ cdef class Core:
             self.sockets.close(fd)
             return result
         return fd
+
+    cdef size_t memory_ceiling(self) noexcept nogil:
+        """Bytes that flows can take at most: the records, the two tables that find them, the pool."""
+        return (self.flows.max_flows * sizeof(Flow) + (self.flows.mask + 1) * sizeof(uint32_t)
+                + self.reactor.timers.n_ids * (sizeof(HeapEntry) + sizeof(int32_t)) + self.pool.size)

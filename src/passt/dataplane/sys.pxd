@@ -12,9 +12,17 @@ cdef extern from "<errno.h>" nogil:
     int errno
     enum:
         EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, EIO, EINVAL, EMSGSIZE
-        EACCES, EADDRINUSE, EAFNOSUPPORT, EALREADY, ECONNREFUSED, EHOSTDOWN, EHOSTUNREACH, EISCONN
-        ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EPERM, ETIMEDOUT
+        EACCES, EADDRINUSE, EAFNOSUPPORT, EALREADY, ECONNREFUSED, EHOSTDOWN, EHOSTUNREACH, EISCONN, ENETDOWN
+        ENETUNREACH, ENONET, ENOPROTOOPT, EPERM, ETIMEDOUT
         ENOSYS, ENOSPC
+
+cdef extern from "<poll.h>" nogil:
+    enum: POLLOUT
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *fds, unsigned long n, int timeout)
 
 cdef extern from "<string.h>" nogil:
     void *memcpy(void *to, const void *source, size_t n)
