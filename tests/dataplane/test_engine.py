@@ -76,6 +76,7 @@ COUNTERS = {
     "drop_tcp_flags",
     "drop_tcp_memory",
     "drop_unknown_flow",
+    "drop_control_rate",
     "drop_gso",
 }
 

@@ -13,41 +13,52 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from passt.addr import format_mac, multicast_mac
+from passt.addr import MAC_BROADCAST, format_mac, multicast_mac
 from passt.errors import WireError
 from passt.responders.arp import ArpResponder
+from passt.responders.dhcp import IP4_BROADCAST, DhcpResponder, can_serve
 from passt.responders.ndp import NdpReply, NdpResponder
 from passt.wire.arp import ArpPacket
+from passt.wire.dhcp import SERVER_PORT, DhcpMessage
 from passt.wire.ethernet import EthernetFrame, EtherType, pad
 from passt.wire.icmp6 import Icmp6Message
-from passt.wire.ip4 import IpProtocol
+from passt.wire.ip4 import Ip4Packet, IpProtocol
 from passt.wire.ip6 import Ip6Packet
 from passt.wire.ndp import build_message, is_ndp, parse_message
+from passt.wire.udp import UdpDatagram
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from passt.model import GuestNet
 
-_LAYERS = ("ethernet", "arp", "ip6", "icmp6", "ndp")
+_LAYERS = ("ethernet", "arp", "ip4", "udp", "dhcp", "ip6", "icmp6", "ndp")
+_SERVICES = ("arp", "dhcp", "ndp")
 
 
 class Dispatcher:
     """Implements `contracts.FrameResponder` for the guest network *net*.
 
-    *ndp* False leaves every ND message unanswered; *router_advertisements* False leaves only
-    solicitations of routers so (for a guest whose addresses and routes are set up for it). *explain* gets a
-    line for each answer and each malformed frame, if given; limiting their rate is its affair.
+    *dhcp* False leaves every DHCP message unanswered, as does a network without gateway; *ndp* False
+    leaves every ND message so, and *router_advertisements* False solicitations of routers only (for a
+    guest whose addresses and routes are set up for it). *explain* gets a line for each answer and each
+    malformed frame, if given; limiting their rate is its affair. *warn* gets a line for each thing that
+    cannot be told to the guest. *is_guest* tells whether the guest was last seen to use an address.
     """
 
-    def __init__(self, net: GuestNet, *, ndp: bool = True, router_advertisements: bool = True,
-                 explain: Callable[[str], None] | None = None) -> None:
+    def __init__(self, net: GuestNet, *, dhcp: bool = True, ndp: bool = True,
+                 router_advertisements: bool = True, explain: Callable[[str], None] | None = None,
+                 warn: Callable[[str], None] | None = None,
+                 is_guest: Callable[[bytes], bool] = lambda _: False) -> None:
         self._our_mac = net.our_mac
         self._explain = explain
         self._layer = "ethernet"
         self._counts = {f"{layer}_{what}": 0 for layer in _LAYERS for what in ("received", "malformed")}
-        self._counts |= {"arp_answered": 0, "ndp_answered": 0}
-        self._arp = ArpResponder(net.ip4, net.our_mac) if net.ip4 else None
+        self._counts |= {f"{service}_answered": 0 for service in _SERVICES}
+        self._arp = ArpResponder(net.ip4, net.our_mac, is_guest) if net.ip4 else None
+        self._dhcp: DhcpResponder | None = None
+        if net.ip4 and dhcp and can_serve(net.ip4):
+            self._dhcp = DhcpResponder(net, net.ip4, warn=warn)
         self._ndp: NdpResponder | None = None
         if net.ip6 and ndp:
             # No DHCPv6 responder is behind this dispatcher, so nobody is told to ask it for addresses.
@@ -59,12 +70,11 @@ class Dispatcher:
             return self._respond(frame)
         except WireError as error:
             self._counts[f"{self._layer}_malformed"] += 1
-            if self._explain:
-                self._explain(f"malformed frame: {error}")
+            self._note(f"malformed frame: {error}")
             return []
 
     def stats(self) -> dict[str, int]:
-        """Return counts since the start: LAYER_received, LAYER_malformed, arp_answered, ndp_answered."""
+        """Return counts since the start: LAYER_received, LAYER_malformed, SERVICE_answered."""
         return dict(self._counts)
 
     def _respond(self, data: bytes) -> list[bytes]:
@@ -73,6 +83,8 @@ class Dispatcher:
         match frame.ether_type:
             case EtherType.ARP if self._arp:
                 return self._handle_arp(frame, self._arp)
+            case EtherType.IP4 if self._dhcp:
+                return self._handle_ip4(frame, self._dhcp)
             case EtherType.IP6 if self._ndp:
                 return self._handle_ip6(frame, self._ndp)
             case _:
@@ -86,6 +98,27 @@ class Dispatcher:
             return []
         self._note_answer("arp", frame, f"{reply.sender_ip} is at {format_mac(reply.sender_mac)}")
         return [self._wrap(frame.source, EtherType.ARP, reply.build())]
+
+    def _handle_ip4(self, frame: EthernetFrame, responder: DhcpResponder) -> list[bytes]:
+        self._enter("ip4")
+        packet = Ip4Packet.parse(frame.payload)
+        if packet.protocol != IpProtocol.UDP:
+            return []
+        self._enter("udp")
+        datagram = UdpDatagram.parse(packet.payload)
+        if datagram.destination_port != SERVER_PORT:
+            return []
+        self._enter("dhcp")
+        reply = responder.respond(DhcpMessage.parse(datagram.payload), packet.source)
+        if isinstance(reply, str):
+            self._note(f"dhcp: no answer to {format_mac(frame.source)}: {reply}")
+            return []
+        self._note_answer("dhcp", frame, reply.kind)
+        source = responder.server_id
+        udp = UdpDatagram(SERVER_PORT, reply.port, reply.payload).build4(source, reply.destination)
+        answer = Ip4Packet(source, reply.destination, IpProtocol.UDP, udp)
+        mac = MAC_BROADCAST if reply.destination == IP4_BROADCAST else frame.source
+        return [self._wrap(mac, EtherType.IP4, answer.build())]
 
     def _handle_ip6(self, frame: EthernetFrame, responder: NdpResponder) -> list[bytes]:
         self._enter("ip6")
@@ -119,5 +152,8 @@ class Dispatcher:
 
     def _note_answer(self, layer: str, frame: EthernetFrame, what: str) -> None:
         self._counts[f"{layer}_answered"] += 1
+        self._note(f"{layer}: told {format_mac(frame.source)}: {what}")
+
+    def _note(self, text: str) -> None:
         if self._explain:
-            self._explain(f"{layer}: told {format_mac(frame.source)}: {what}")
+            self._explain(text)

@@ -16,7 +16,7 @@ from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, NamedTuple
 
 from passt.addr import IP6_ALL_NODES
-from passt.wire.dns_name import encoded_len, normalise_name
+from passt.domain import encoded_len, normalise_name
 from passt.wire.ndp import (
     NdpMessage,
     NeighborAdvertisement,
