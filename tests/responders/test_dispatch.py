@@ -58,6 +58,11 @@ def nonzero(dispatcher: Dispatcher) -> dict[str, int]:
         ("arp_request", "arp_reply"),
         ("neighbor_solicitation", "neighbor_advertisement"),
         ("router_solicitation", "router_advertisement"),
+        ("dhcpv6_solicit", "dhcpv6_advertise"),
+        ("dhcpv6_request", "dhcpv6_reply"),
+        ("dhcpv6_confirm", "dhcpv6_confirm_reply"),
+        ("dhcpv6_release", "dhcpv6_release_reply"),
+        ("dhcpv6_information_request", "dhcpv6_information_reply"),
     ],
 )
 def test_golden_question_gets_golden_answer(

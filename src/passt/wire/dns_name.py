@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from passt.errors import WireError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from passt.wire.cursor import Reader
 
 MAX_LABEL_LEN = 63
@@ -56,3 +58,14 @@ def pull_name(reader: Reader) -> str:
     if encoded_len(name) > MAX_NAME_LEN:
         raise WireError(f"DNS name: {len(name)} characters")
     return name
+
+
+def names_that_fit(texts: Iterable[str], room: int) -> tuple[str, ...]:
+    """Names of *texts* in text form: those that can be encoded and find place in *room* bytes, in order."""
+    names = []
+    for text in texts:
+        name = normalise_name(text)
+        if name is not None and encoded_len(name) <= room:
+            names.append(name)
+            room -= encoded_len(name)
+    return tuple(names)
