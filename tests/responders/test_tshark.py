@@ -95,8 +95,8 @@ def test_dhcpv6_exchanges_are_decoded_without_complaint(tmp_path: Path) -> None:
     kinds = tshark(path, "-T", "fields", "-e", "dhcpv6.msgtype")
     assert kinds[0::2] == [str(int(kind)) for kind, _, _ in REQUESTS]
     assert kinds[1::2] == ["2", "7", "2", *["7"] * 11]
-    assert tshark(path, "-Y", "dhcpv6.domain_search_list", "-T", "fields", "-e", "frame.number")
-    assert tshark(path, "-Y", 'dhcpv6.dns_server == "2001:db8::53"', "-T", "fields", "-e", "frame.number")
+    assert tshark(path, "-Y", "dhcpv6.search_list_entry", "-T", "fields", "-e", "frame.number")
+    assert tshark(path, "-Y", "dhcpv6.dns_server == 2001:db8::53", "-T", "fields", "-e", "frame.number")
 
 
 @pytest.mark.parametrize(
