@@ -86,6 +86,9 @@ class FakeObserved:
     def on_guest_address(self, address: bytes) -> None:
         assert len(address) == 16
 
+    def is_guest(self, address: bytes) -> bool:
+        raise NotImplementedError(address)
+
 
 class FakePolicy:
     def __init__(self, *_: object, **__: object) -> None:

@@ -69,6 +69,7 @@ COUNTERS = {
     "drop_tcp_flags",
     "drop_tcp_memory",
     "drop_unknown_flow",
+    "drop_control_rate",
     "drop_gso",
 }
 

@@ -12,6 +12,7 @@ from passt.responders.dhcpv6 import Dhcpv6Responder
 from passt.wire.dhcpv6 import Dhcpv6Message, MessageType
 from passt.wire.dhcpv6_options import (
     INFINITY_S,
+    ClientFqdn,
     ClientId,
     Dhcpv6Option,
     DnsServers,
@@ -227,6 +228,25 @@ def test_options_are_those_requested(
     assert found == expected
 
 
+@pytest.mark.parametrize(
+    ("options", "requested", "expected"),
+    [
+        ([], NOTHING, None),
+        ([], OptionRequest((39,)), ClientFqdn(0, "box.example")),
+        ([], None, ClientFqdn(0, "box.example")),
+        ([ClientFqdn(0, "me", is_complete=False)], NOTHING, ClientFqdn(0, "box.example")),
+        ([ClientFqdn(1, "me", is_complete=False)], NOTHING, ClientFqdn(2, "box.example")),
+        ([ClientFqdn(4, "me.example")], ALL, ClientFqdn(0, "box.example")),
+    ],
+)
+def test_name_of_the_client_is_told_to_one_who_asks(
+    options: list[Dhcpv6Option], requested: OptionRequest | None, expected: ClientFqdn | None
+) -> None:
+    named = Dhcpv6Responder(replace(NET, fqdn="box.example"), FAMILY, ROUTER)
+    assert ask(T.REQUEST, *options, requested=requested, of=named).find(ClientFqdn) == expected
+    assert ask(T.REQUEST, *options, requested=requested).find(ClientFqdn) is None
+
+
 def test_nothing_to_hand_out_is_left_out() -> None:
     bare = responder(replace(FAMILY, resolvers=(IPv4Address("192.0.2.1"),)), search=("", ".", "a..b"))
     assert rest(ask(T.INFORMATION_REQUEST, requested=ALL, of=bare)) == []
@@ -286,7 +306,9 @@ IAS: st.SearchStrategy[Ia] = st.one_of(
 )
 def test_answer_fits_the_least_mtu_whatever_is_asked(kind: MessageType, ias: list[Ia], duid_len: int) -> None:
     servers = tuple(IPv6Address(int(DNS) + n) for n in range(100))
-    big = responder(replace(FAMILY, resolvers=servers), search=tuple(f"{'x' * 60}.{n}" for n in range(100)))
+    search = tuple(f"{'x' * 60}.{n}" for n in range(100))
+    family = replace(FAMILY, resolvers=servers)
+    big = Dhcpv6Responder(replace(NET, search=search, fqdn=".".join(["x" * 49] * 5)), family, ROUTER)
     named: list[Dhcpv6Option] = [OURS] if kind in NAMED else []
     options = (ClientId(bytes(duid_len)), *named, ALL, *ias)
     reply = big.respond(SERVERS, Dhcpv6Message(kind, 1, options))

@@ -11,6 +11,7 @@ from scapy.layers import dhcp6
 from passt.errors import WireError
 from passt.wire.dhcpv6_options import (
     IN_MESSAGE,
+    ClientFqdn,
     ClientId,
     Dhcpv6Option,
     DnsServers,
@@ -54,7 +55,10 @@ EXAMPLES: list[tuple[Dhcpv6Option, str]] = [
     (RapidCommit(), "000e 0000"),
     (DnsServers((ADDRESS,)), "0017 0010 20010db8000000000000000000000005"),
     (DomainList(("a.b", "c")), "0018 0008 01 61 01 62 00 01 63 00"),
-    (OtherOption(39, b"\0\1a"), "0027 0003 000161"),
+    (ClientFqdn(1, "a.b"), "0027 0006 01 0161016200"),
+    (ClientFqdn(0, "a", is_complete=False), "0027 0003 00 0161"),
+    (ClientFqdn(4, "", is_complete=False), "0027 0001 04"),
+    (OtherOption(41, b"\0\1a"), "0029 0003 000161"),
 ]
 IDS = [f"{type(option).__name__}-{number}" for number, (option, _) in enumerate(EXAMPLES)]
 
@@ -89,6 +93,7 @@ OPTIONS: st.SearchStrategy[Dhcpv6Option] = st.one_of(
     STATUSES,
     st.just(RapidCommit()),
     st.builds(DnsServers, st.lists(ADDRESSES, max_size=4).map(tuple)),
+    st.builds(ClientFqdn, st.integers(0, 255), NAMES, st.booleans()),
     st.builds(DomainList, st.lists(NAMES, max_size=3).map(tuple)),
     UNKNOWN,
 )
@@ -148,6 +153,11 @@ def test_any_bytes_parse_or_are_rejected(data: bytes) -> None:
         ("0018 0001 00", "the root"),
         ("0018 0002 0161", "1 bytes wanted"),
         ("0018 0003 400000", "compression pointer"),
+        ("0027 0000", "1 bytes wanted"),
+        ("0027 0002 0000", "not one name"),
+        ("0027 0003 00c000", "compression pointer"),
+        ("0027 0006 000161000162", "not one name"),
+        ("0027 0003 000261", "not printable"),
         ("ffff ffff 00", "65535 bytes wanted"),
         ("00", "4 bytes wanted"),
     ],
@@ -185,6 +195,9 @@ def test_option_in_another_is_read_only_where_it_may_be() -> None:
         (StatusOption, (1 << 16,)),
         (StatusOption, (0, "x" * 0xFFFE)),
         (DomainList, (("a..b",),)),
+        (ClientFqdn, (256, "a")),
+        (ClientFqdn, (0, "")),
+        (ClientFqdn, (0, "a..b")),
         (OtherOption, (1 << 16, b"")),
         (OtherOption, (1, bytes(0x10000))),
     ],

@@ -25,8 +25,12 @@ class Engine:
     """
 
     def __init__(self, policy: FlowPolicy, responder: FrameResponder, events: GuestEvents, *,
-                 our_mac: bytes, mtu: int, max_flows: int = ..., secret: bytes = ...) -> None:
-        """Take the deciders; *our_mac* 6 bytes, *mtu* bytes (0: none assigned), *secret* 16 random bytes."""
+                 our_mac: bytes, mtu: int, max_flows: int = ..., secret: bytes = ...,
+                 our_ip4: bytes = ...) -> None:
+        """Take the deciders; *our_mac* 6 bytes, *mtu* bytes (0: none assigned), *secret* 16 random bytes.
+
+        *our_ip4*, 4 bytes, is the address at which the guest finds the DHCP server (zeros: none).
+        """
 
     def attach_tap(self, fd: int, guest_mac: bytes, offloads: int) -> None:
         """Take ownership of a tap opened by `host.tun`; *offloads* are the TUN_F_* bits granted."""

@@ -23,10 +23,12 @@ from __future__ import annotations
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
+from passt.domain import normalise_name
 from passt.wire.dhcpv6 import Dhcpv6Message, MessageType
 from passt.wire.dhcpv6_options import (
     HEADER_LEN,
     INFINITY_S,
+    ClientFqdn,
     ClientId,
     Dhcpv6Option,
     DnsServers,
@@ -46,7 +48,7 @@ from passt.wire.dhcpv6_options import (
     build_options,
     make_duid_ll,
 )
-from passt.wire.dns_name import names_that_fit
+from passt.wire.dns_name import build_names, fit_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,7 +83,8 @@ class Dhcpv6Responder:
         self._address = family.address if isinstance(family.address, IPv6Address) else None
         servers = tuple(server for server in family.resolvers if isinstance(server, IPv6Address))
         self._servers = servers[:_MAX_RESOLVERS]
-        self._search = net.search
+        self._search = [name for text in net.search if (name := normalise_name(text))]
+        self._fqdn = net.fqdn
         self._handlers: dict[MessageType, Callable[[Dhcpv6Message], Dhcpv6Message | None]] = {
             MessageType.SOLICIT: self._handle_solicit,
             MessageType.REQUEST: self._handle_request,
@@ -179,11 +182,16 @@ class Dhcpv6Responder:
     def _configuration(self, request: Dhcpv6Message, room: int) -> list[Dhcpv6Option]:
         wanted = request.find(OptionRequest)
         options: list[Dhcpv6Option] = []
+        asked = request.find(ClientFqdn)
+        if self._fqdn and (asked or wanted is None or ClientFqdn.CODE in wanted.codes):
+            # RFC 4704, 6: nobody updates the DNS here, which has to be said to one who asked for it.
+            overrides = asked is not None and asked.flags & ClientFqdn.SERVER_UPDATES
+            options.append(ClientFqdn(ClientFqdn.OVERRIDES if overrides else 0, self._fqdn))
         if self._servers and (wanted is None or DnsServers.CODE in wanted.codes):
             options.append(DnsServers(self._servers))
-            room -= len(build_options((options[0],)))
+        room -= len(build_options(tuple(options)))
         if wanted is None or DomainList.CODE in wanted.codes:
-            names = names_that_fit(self._search, room - HEADER_LEN)
+            names, _ = fit_names(self._search, room - HEADER_LEN, build_names)
             if names:
                 options.append(DomainList(names))
         return options

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from passt.addr import format_mac, multicast_mac
+from passt.addr import MAC_BROADCAST, format_mac, multicast_mac
 from passt.errors import WireError
 from passt.responders.arp import ArpResponder
+from passt.responders.dhcp import IP4_BROADCAST, DhcpResponder, can_serve
 from passt.responders.dhcpv6 import Dhcpv6Responder
 from passt.responders.ndp import NdpReply, NdpResponder
+from passt.wire import dhcp, dhcpv6
 from passt.wire.arp import ArpPacket
-from passt.wire.dhcpv6 import CLIENT_PORT, SERVER_PORT, parse_request
 from passt.wire.ethernet import EthernetFrame, EtherType, pad
 from passt.wire.icmp6 import Icmp6Message
-from passt.wire.ip4 import IpProtocol
+from passt.wire.ip4 import Ip4Packet, IpProtocol
 from passt.wire.ip6 import Ip6Packet
 from passt.wire.ndp import build_message, is_ndp, parse_message
 from passt.wire.udp import UdpDatagram
@@ -32,27 +33,34 @@ if TYPE_CHECKING:
 
     from passt.model import GuestNet
 
-_LAYERS = ("ethernet", "arp", "ip6", "icmp6", "ndp", "udp6", "dhcpv6")
-_ANSWERS = ("arp_answered", "ndp_answered", "ndp_advertised", "dhcpv6_answered")
+_LAYERS = ("ethernet", "arp", "ip4", "udp", "dhcp", "ip6", "icmp6", "ndp", "udp6", "dhcpv6")
+_ANSWERS = ("arp_answered", "dhcp_answered", "ndp_answered", "ndp_advertised", "dhcpv6_answered")
 
 
 class Dispatcher:
     """Implements `contracts.FrameResponder` for the guest network *net*.
 
-    *ndp* False leaves every ND message unanswered; *router_advertisements* False leaves only
-    solicitations of routers so (for a guest whose addresses and routes are set up for it); *dhcpv6*
-    False does so for DHCPv6. *explain* gets a line for each answer and each malformed frame, if given;
-    limiting their rate is its affair.
+    *dhcp* False leaves every DHCP message unanswered, as does a network without gateway; *ndp* False
+    leaves every ND message so, and *router_advertisements* False solicitations of routers only (for a
+    guest whose addresses and routes are set up for it); *dhcpv6* False does so for DHCPv6. *explain* gets
+    a line for each answer and each malformed frame, if given; limiting their rate is its affair. *warn*
+    gets a line for each thing that cannot be told to the guest. *is_guest* tells whether the guest was
+    last seen to use an address.
     """
 
-    def __init__(self, net: GuestNet, *, ndp: bool = True, router_advertisements: bool = True,
-                 dhcpv6: bool = True, explain: Callable[[str], None] | None = None) -> None:
+    def __init__(self, net: GuestNet, *, dhcp: bool = True, ndp: bool = True,
+                 router_advertisements: bool = True, dhcpv6: bool = True,
+                 explain: Callable[[str], None] | None = None, warn: Callable[[str], None] | None = None,
+                 is_guest: Callable[[bytes], bool] = lambda _: False) -> None:
         self._our_mac = net.our_mac
         self._explain = explain
         self._layer = "ethernet"
         self._counts = {f"{layer}_{what}": 0 for layer in _LAYERS for what in ("received", "malformed")}
         self._counts |= dict.fromkeys(_ANSWERS, 0)
-        self._arp = ArpResponder(net.ip4, net.our_mac) if net.ip4 else None
+        self._arp = ArpResponder(net.ip4, net.our_mac, is_guest) if net.ip4 else None
+        self._dhcp: DhcpResponder | None = None
+        if net.ip4 and dhcp and can_serve(net.ip4):
+            self._dhcp = DhcpResponder(net, net.ip4, warn=warn)
         self._ndp: NdpResponder | None = None
         self._dhcpv6: Dhcpv6Responder | None = None
         if net.ip6 and dhcpv6 and net.ip6.our_link_local:
@@ -68,8 +76,7 @@ class Dispatcher:
             return self._respond(frame)
         except WireError as error:
             self._counts[f"{self._layer}_malformed"] += 1
-            if self._explain:
-                self._explain(f"malformed frame: {error}")
+            self._note(f"malformed frame: {error}")
             return []
 
     def advertise(self) -> list[bytes]:
@@ -90,6 +97,8 @@ class Dispatcher:
         match frame.ether_type:
             case EtherType.ARP if self._arp:
                 return self._handle_arp(frame, self._arp)
+            case EtherType.IP4 if self._dhcp:
+                return self._handle_ip4(frame, self._dhcp)
             case EtherType.IP6 if self._ndp or self._dhcpv6:
                 return self._handle_ip6(frame)
             case _:
@@ -103,6 +112,27 @@ class Dispatcher:
             return []
         self._note_answer("arp", frame, f"{reply.sender_ip} is at {format_mac(reply.sender_mac)}")
         return [self._wrap(frame.source, EtherType.ARP, reply.build())]
+
+    def _handle_ip4(self, frame: EthernetFrame, responder: DhcpResponder) -> list[bytes]:
+        self._enter("ip4")
+        packet = Ip4Packet.parse(frame.payload)
+        if packet.protocol != IpProtocol.UDP:
+            return []
+        self._enter("udp")
+        datagram = UdpDatagram.parse(packet.payload)
+        if datagram.destination_port != dhcp.SERVER_PORT:
+            return []
+        self._enter("dhcp")
+        reply = responder.respond(dhcp.DhcpMessage.parse(datagram.payload), packet.source)
+        if isinstance(reply, str):
+            self._note(f"dhcp: no answer to {format_mac(frame.source)}: {reply}")
+            return []
+        self._note_answer("dhcp", frame, reply.kind)
+        source = responder.server_id
+        udp = UdpDatagram(dhcp.SERVER_PORT, reply.port, reply.payload).build4(source, reply.destination)
+        answer = Ip4Packet(source, reply.destination, IpProtocol.UDP, udp)
+        mac = MAC_BROADCAST if reply.destination == IP4_BROADCAST else frame.source
+        return [self._wrap(mac, EtherType.IP4, answer.build())]
 
     def _handle_ip6(self, frame: EthernetFrame) -> list[bytes]:
         self._enter("ip6")
@@ -133,19 +163,20 @@ class Dispatcher:
                      responder: Dhcpv6Responder) -> list[bytes]:
         self._enter("udp6")
         datagram = UdpDatagram.parse(payload)
-        if datagram.destination_port != SERVER_PORT:
+        if datagram.destination_port != dhcpv6.SERVER_PORT:
             return []
         self._enter("dhcpv6")
         if packet.source.is_unspecified:
             raise WireError("DHCPv6: no source address to answer to")
-        request = parse_request(datagram.payload, packet.destination)
+        request = dhcpv6.parse_request(datagram.payload, packet.destination)
         reply = responder.respond(packet.destination, request)
         if reply is None:
             return []
         self._note_answer("dhcpv6", frame, f"{reply.kind.name} to {request.kind.name}")
-        answer = UdpDatagram(SERVER_PORT, CLIENT_PORT, reply.build()).build6(responder.source, packet.source)
-        carrier = Ip6Packet(responder.source, packet.source, IpProtocol.UDP, answer)
-        return [self._wrap(frame.source, EtherType.IP6, carrier.build())]
+        source, destination = responder.source, packet.source
+        udp = UdpDatagram(dhcpv6.SERVER_PORT, dhcpv6.CLIENT_PORT, reply.build()).build6(source, destination)
+        answer = Ip6Packet(source, destination, IpProtocol.UDP, udp)
+        return [self._wrap(frame.source, EtherType.IP6, answer.build())]
 
     def _wrap_ndp(self, asker: bytes, reply: NdpReply) -> bytes:
         icmp = build_message(reply.message).build(reply.source, reply.destination)
@@ -162,5 +193,8 @@ class Dispatcher:
 
     def _note_answer(self, layer: str, frame: EthernetFrame, what: str) -> None:
         self._counts[f"{layer}_answered"] += 1
+        self._note(f"{layer}: told {format_mac(frame.source)}: {what}")
+
+    def _note(self, text: str) -> None:
         if self._explain:
-            self._explain(f"{layer}: told {format_mac(frame.source)}: {what}")
+            self._explain(text)

@@ -18,7 +18,8 @@ from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, NamedTuple
 
 from passt.addr import IP6_ALL_NODES
-from passt.wire.dns_name import names_that_fit
+from passt.domain import normalise_name
+from passt.wire.dns_name import build_names, fit_names
 from passt.wire.ndp import (
     NdpMessage,
     NeighborAdvertisement,
@@ -128,7 +129,8 @@ def _make_advertisement(net: GuestNet, family: GuestFamily, *, managed: bool) ->
                                    lifetime_s=_ROUTER_LIFETIME_S, options=tuple(options))
 
     room = (_MAX_BODY_LEN - len(with_options().build())) // UNIT * UNIT
-    names = names_that_fit(net.search, room - UNIT)
+    search = [name for text in net.search if (name := normalise_name(text))]
+    names, _ = fit_names(search, room - UNIT, build_names)
     if names:
         options.append(DnsSearchList(names))
     return with_options()

@@ -21,6 +21,7 @@ from passt.errors import WireError
 from passt.wire.cursor import Reader, require_bits
 from passt.wire.dhcpv6_options import (
     IN_MESSAGE,
+    ClientFqdn,
     ClientId,
     Dhcpv6Option,
     Ia,
@@ -47,7 +48,7 @@ _Option = TypeVar("_Option")
 
 _LAYOUT = struct.Struct("!I")
 _TRANSACTION_MASK = 0xffffff
-_ONCE = (ClientId, ServerId, OptionRequest, RapidCommit)
+_ONCE = (ClientId, ServerId, OptionRequest, RapidCommit, ClientFqdn)
 
 
 class MessageType(IntEnum):

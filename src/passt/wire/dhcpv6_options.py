@@ -1,4 +1,4 @@
-"""Options of DHCPv6 messages (RFC 8415, 21; RFC 3646).
+"""Options of DHCPv6 messages (RFC 8415, 21; RFC 3646; RFC 4704).
 
 ::
 
@@ -20,6 +20,7 @@ from enum import IntEnum
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 
+from passt.domain import is_name
 from passt.errors import WireError
 from passt.wire import dns_name
 from passt.wire.cursor import Reader, Writer, require_bits, require_len
@@ -60,6 +61,7 @@ class OptionCode(IntEnum):
     DNS_SERVERS = 23
     DOMAIN_LIST = 24
     IA_PD = 25
+    CLIENT_FQDN = 39
 
 
 class StatusCode(IntEnum):
@@ -343,14 +345,14 @@ class DnsServers:
 
 @dataclass(frozen=True, slots=True)
 class DomainList:
-    """Names to search, in text form (see `dns_name`; RFC 3646, 4); never compressed (RFC 8415, 10)."""
+    """Names to search, in text form (see `passt.domain`; RFC 3646, 4); never compressed (RFC 8415, 10)."""
 
     CODE: ClassVar[int] = OptionCode.DOMAIN_LIST
 
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if not all(map(dns_name.is_name, self.names)):
+        if not all(map(is_name, self.names)):
             raise ValueError(f"DHCPv6 domain list with names {self.names}")
 
     @classmethod
@@ -367,12 +369,51 @@ class DomainList:
 
     def data(self) -> bytes:
         """Write the option's data."""
-        return b"".join(map(dns_name.build_name, self.names))
+        return dns_name.build_names(self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientFqdn:
+    """Name of the client and who tells the DNS of it (RFC 4704, 4).
+
+    *flags* are S (1), O (2) and N (4) among bits without meaning. *name* is in text form; one that is
+    not *is_complete* wants a domain added, and may be empty.
+    """
+
+    CODE: ClassVar[int] = OptionCode.CLIENT_FQDN
+    SERVER_UPDATES: ClassVar[int] = 1
+    OVERRIDES: ClassVar[int] = 2
+
+    flags: int
+    name: str
+    is_complete: bool = True
+
+    def __post_init__(self) -> None:
+        require_bits("DHCPv6 FQDN flags", self.flags, 8)
+        if not is_name(self.name) and (self.name or self.is_complete):
+            raise ValueError(f"DHCPv6 FQDN {self.name!r}")
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data; the name is never compressed."""
+        reader = Reader(data, "DHCPv6 FQDN")
+        flags = reader.pull_u8()
+        is_complete = data.endswith(b"\0") and reader.remaining > 0
+        names = Reader(reader.pull_rest() + (b"" if is_complete else b"\0"), "DHCPv6 FQDN")
+        name = dns_name.pull_name(names)
+        if names.remaining or (is_complete and not name):
+            raise WireError("DHCPv6 FQDN: not one name")
+        return cls(flags, name, is_complete)
+
+    def data(self) -> bytes:
+        """Write the option's data."""
+        encoded = dns_name.build_name(self.name) if self.name else b"\0"
+        return bytes((self.flags,)) + (encoded if self.is_complete else encoded[:-1])
 
 
 Ia = IaNa | IaTa | IaPd
 Dhcpv6Option = (ClientId | ServerId | Ia | IaAddress | OptionRequest | Preference | StatusOption | RapidCommit
-                | DnsServers | DomainList | OtherOption)
+                | DnsServers | DomainList | ClientFqdn | OtherOption)
 
 _IN_ADDRESS: Mapping[int, Callable[[bytes], StatusOption]] = {StatusOption.CODE: StatusOption.parse}
 _IN_IA: Mapping[int, Callable[[bytes], IaAddress | StatusOption]] = {
@@ -391,6 +432,7 @@ IN_MESSAGE: Mapping[int, Callable[[bytes], Dhcpv6Option]] = {
     RapidCommit.CODE: RapidCommit.parse,
     DnsServers.CODE: DnsServers.parse,
     DomainList.CODE: DomainList.parse,
+    ClientFqdn.CODE: ClientFqdn.parse,
 }
 """Options that stand in a message itself."""
 
