@@ -22,6 +22,8 @@ from passt.responders.dispatch import Dispatcher
 from passt.wire import dns_name
 from passt.wire.arp import ArpPacket
 from passt.wire.cursor import Reader
+from passt.wire.dhcp import DhcpMessage
+from passt.wire.dhcp_options import parse_options as parse_dhcp_options
 from passt.wire.dhcpv6 import MAX_REQUEST_LEN, Dhcpv6Message, parse_request
 from passt.wire.dhcpv6_options import IN_MESSAGE, build_options, parse_options
 from passt.wire.ethernet import MIN_FRAME_LEN, EthernetFrame
@@ -144,6 +146,25 @@ def fuzz_dns_name(data: bytes) -> None:
         assert dns_name.build_name(name) == data[: reader.offset]
 
 
+def fuzz_dns_names(data: bytes) -> None:
+    """Read *data* as a list of names that may point into each other."""
+    names = accepted(dns_name.parse_compressed, data)
+    if names is not None:
+        assert dns_name.parse_compressed(dns_name.build_compressed(names)) == names
+
+
+def fuzz_dhcp(data: bytes) -> None:
+    round_trip(DhcpMessage, data)
+
+
+def fuzz_dhcp_options(data: bytes) -> None:
+    """Read *data* as up to three areas of options, in messages of a hundred bytes."""
+    areas = [data[start : start + 100] for start in range(0, 300, 100)]
+    options = accepted(lambda _: parse_dhcp_options(areas), data)
+    if options:
+        assert parse_dhcp_options([options.build()]) == options
+
+
 def fuzz_dhcpv6(data: bytes) -> None:
     round_trip(Dhcpv6Message, data)
     message = accepted(lambda data: parse_request(data, IPv6Address("ff02::1:2")), data)
@@ -211,6 +232,12 @@ def fuzz_responder(data: bytes) -> None:
     for answer in answers:
         assert MIN_FRAME_LEN <= len(answer) <= 14 + 1280
         assert EthernetFrame.parse(answer).source == NET.our_mac
+
+
+def fuzz_responder4(data: bytes) -> None:
+    """Wrap *data* as a DHCP message with right sums, so that it reaches the responder."""
+    payload = UdpDatagram(68, 67, data[:0x8000]).build4(A4, B4)
+    fuzz_responder(bytes(6) + b"\2\0\0\0\0\5\x08\x00" + Ip4Packet(A4, B4, 17, payload).build())
 
 
 def fuzz_responder6(data: bytes) -> None:

@@ -14,6 +14,8 @@ from tests.system.lab import FAR6, HOST6, Lab, status_field, wait_until
 pytestmark = pytest.mark.needs_root
 
 PREFIX = "2001:db8:1:"
+HAND_OUT = ("--dhcp-dns", "--dhcp-search", "-D", FAR6, "-D", "2001:db8::7", "-S", "lab.example b.example.")
+SERVERS = f"{FAR6} 2001:db8::7"
 SHOW = "{ echo; ip -json -6 address show dev $ifname; ip -json -6 route show; }"
 SERVER_ID = "0:3:0:1:9a:55:9a:55:9a:55"
 
@@ -61,7 +63,7 @@ def advertised(lab: Lab, *options: str, user: bool) -> str:
 
 
 def test_advertisement_says_what_is_configured(lab: Lab, user: bool) -> None:
-    text = advertised(lab, "-m", "9000", "-M", "0a:00:00:00:00:01", "-g", "fe80::77", user=user)
+    text = advertised(lab, *HAND_OUT, "-m", "9000", "-M", "0a:00:00:00:00:01", "-g", "fe80::77", user=user)
     for line in (
         "Stateful address conf. : Yes",
         "Stateful other conf. : No",
@@ -73,7 +75,8 @@ def test_advertisement_says_what_is_configured(lab: Lab, user: bool) -> None:
         "MTU : 9000 bytes (valid)",
         "Source link-layer address: 0A:00:00:00:00:01",
         f"Recursive DNS server : {FAR6}",
-        "DNS search list : lab.example",
+        "Recursive DNS server : 2001:db8::7",
+        "DNS search list : lab.example b.example",
         "from fe80::77",
     ):
         assert line in text
@@ -82,7 +85,13 @@ def test_advertisement_says_what_is_configured(lab: Lab, user: bool) -> None:
 def test_advertisement_leaves_out_what_is_switched_off(lab: Lab, user: bool) -> None:
     text = advertised(lab, "-m", "0", "--no-dhcpv6", user=user)
     assert "Stateful address conf. : No" in text
-    assert "MTU" not in text
+    assert not re.search("MTU|DNS", text)
+
+
+def test_search_list_needs_no_server(lab: Lab, user: bool) -> None:
+    text = advertised(lab, "--dhcp-dns", "-D", "none", "--dhcp-search", user=user)
+    assert "DNS search list : lab.example" in text
+    assert "Recursive" not in text
 
 
 @pytest.mark.parametrize("option", ["--no-ra", "--no-ndp"])
@@ -133,7 +142,14 @@ def test_local_mode_advertises_a_router_without_prefix(lab: Lab, user: bool) -> 
 DHCLIENT = """
 cp "$(command -v dhclient)" /run/guest/dhclient
 client() { ./dhclient -6 -1 -cf /dev/null -sf $PWD/script -lf $PWD/leases -pf $PWD/pid "$@" $ifname 2>>log; }
-stop() { kill $(cat pid); wait_for "the end of the client" sh -c '! kill -0 $(cat pid) 2>/dev/null'; }
+has_ended() { ! kill -0 $pid 2>/dev/null; }
+stop() { # The client goes to the background before it writes its pid file.
+    wait_for "the pid file" test -s pid
+    read pid <pid
+    kill $pid
+    wait_for "the end of the client" has_ended
+    rm -f pid
+}
 """
 
 
@@ -153,7 +169,7 @@ def test_dhclient_through_its_life(lab: Lab, user: bool) -> None:
         cat notes
         {SHOW}
     """
-    text = run_guest(lab, script, user=user)
+    text = run_guest(lab, script, *HAND_OUT, user=user)
     addresses, _ = shown(text)
     assert addresses[HOST6]["prefixlen"] == 128
     noted = [event for event in events(text) if event["event"] != "PREINIT6"]
@@ -170,8 +186,8 @@ def test_dhclient_through_its_life(lab: Lab, user: bool) -> None:
         if event["event"] == "restart":
             continue
         assert event["new_ip6_address"] == HOST6
-        assert event["new_dhcp6_name_servers"] == FAR6
-        assert event["new_dhcp6_domain_search"] == "lab.example."
+        assert event["new_dhcp6_name_servers"] == SERVERS
+        assert event["new_dhcp6_domain_search"] == "lab.example. b.example."
         assert event["new_max_life"] == event["new_preferred_life"] == "4294967295"
     assert noted[-1]["new_dhcp6_server_id"] == SERVER_ID
 
@@ -193,17 +209,28 @@ def test_dhclient_release_information_and_temporary_address(lab: Lab, user: bool
         echo event=log
         grep '^RCV' log
     """
-    text = run_guest(lab, script, user=user)
+    text = run_guest(lab, script, *HAND_OUT, user=user)
     noted = [event for event in events(text) if event["event"] != "PREINIT6"]
     assert [event["event"] for event in noted] == ["BOUND6", "RELEASE6", "RENEW6", "log"]
     assert noted[1]["old_ip6_address"] == HOST6
     # The answer to an information request has no address in it.
     assert "new_ip6_address" not in noted[2]
-    assert noted[2]["new_dhcp6_name_servers"] == FAR6
-    assert noted[2]["new_dhcp6_domain_search"] == "lab.example."
+    assert noted[2]["new_dhcp6_name_servers"] == SERVERS
+    assert noted[2]["new_dhcp6_domain_search"] == "lab.example. b.example."
     # To request and release; the event above tells of the third. For a temporary address none comes.
     assert text.count("RCV: Reply message") >= 2
     assert "Status code of no addrs, IA_TA discarded" in text
+
+
+def test_names_are_told_by_default_to_nobody(lab: Lab, user: bool) -> None:
+    need("dhclient")
+    (event,) = [
+        event
+        for event in events(run_guest(lab, f"{DHCLIENT} client; cat notes", user=user))
+        if event["event"] == "BOUND6"
+    ]
+    assert event["new_ip6_address"] == HOST6
+    assert not {"new_dhcp6_name_servers", "new_dhcp6_domain_search", "new_fqdn_hostname"} & set(event)
 
 
 def test_dhclient_gets_nothing_when_the_server_is_off(lab: Lab, user: bool) -> None:
@@ -234,7 +261,7 @@ def test_dhcpcd_through_its_life(lab: Lab, user: bool) -> None:
         cat notes
         cat shown
     """
-    text = run_guest(lab, script, user=user)
+    text = run_guest(lab, script, *HAND_OUT, user=user)
     addresses, routes = shown(text)
     assert addresses[HOST6]["prefixlen"] == 128
     assert sum(one["scope"] == "global" for one in addresses.values()) == 2
@@ -244,8 +271,8 @@ def test_dhcpcd_through_its_life(lab: Lab, user: bool) -> None:
     assert bound["new_dhcp6_ia_na1_ia_addr1"] == by_name["REBOOT6"]["new_dhcp6_ia_na1_ia_addr1"] == HOST6
     assert bound["new_dhcp6_server_id"] == "000300019a559a559a55"
     assert by_name["RELEASE6"]["old_dhcp6_ia_na1_ia_addr1"] == HOST6
-    assert advertisement["nd1_rdnss1_servers"] == FAR6
-    assert advertisement["nd1_dnssl1_search"] == "lab.example"
+    assert advertisement["nd1_rdnss1_servers"] == SERVERS
+    assert advertisement["nd1_dnssl1_search"] == "lab.example b.example"
     assert advertisement["nd1_flags"] == "M"
 
 
@@ -285,7 +312,7 @@ def test_networkd(lab: Lab) -> None:
     assert target.popen.stdout.readline() == b"ready\n"
     pid = status_field(target.pid, "NSpid").split()[-1]
     enter = ["nsenter", "-t", pid, "--net", "--mount"]
-    running = lab.start(["-f", "-I", "h0", pid], user=False)
+    running = lab.start(["-f", *HAND_OUT, "-I", "h0", pid], user=False)
 
     def has_interface() -> bool:
         return lab.host.run([*enter, "ip", "link", "show", "h0"], check=False).returncode == 0
@@ -301,5 +328,5 @@ def test_networkd(lab: Lab) -> None:
     assert addresses[HOST6]["prefixlen"] == 128
     assert sum(one["scope"] == "global" for one in addresses.values()) == 2
     assert any(route["dst"] == "default" for route in routes)
-    assert f"DNS={FAR6}" in report
-    assert "DOMAINS=lab.example" in report
+    assert f"DNS={SERVERS}" in report
+    assert "DOMAINS=lab.example b.example" in report
