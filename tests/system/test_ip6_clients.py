@@ -101,6 +101,19 @@ def test_no_advertisement_when_switched_off(lab: Lab, user: bool, option: str) -
     assert "Prefix" not in text
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [([], True), (["--no-ra"], False), (["--no-ndp"], False), (["--config-net"], False), (["-4"], False)],
+)
+def test_unsolicited_advertisements_are_planned_by_the_rfc(
+    lab: Lab, options: list[str], expected: bool
+) -> None:
+    report = lab.run(["-d", *options], ["true"], user=False).stderr.decode()
+    found = re.findall(r"next router advertisement in (\d+) s", report)
+    assert len(found) == expected
+    assert all(200 <= int(seconds) <= 600 for seconds in found)
+
+
 def test_neighbours_are_answered_without_advertisements(lab: Lab, user: bool) -> None:
     need("ndisc6")
     # ndisc6 takes an answer from the target only, the kernel any.
