@@ -58,7 +58,7 @@ def test_kernel_configures_itself(lab: Lab, user: bool) -> None:
 def advertised(lab: Lab, *options: str, user: bool) -> str:
     """Let rdisc6 ask for an advertisement; give its report with single blanks."""
     need("rdisc6")
-    text = run_guest(lab, "rdisc6 -1 -r 2 -w 1000 $ifname || true", *options, user=user)
+    text = run_guest(lab, "rdisc6 -1 -r 1 -w 700 $ifname || true", *options, user=user)
     return re.sub(r"[ \t]+", " ", text)
 
 
@@ -118,8 +118,8 @@ def test_neighbours_are_answered_without_advertisements(lab: Lab, user: bool) ->
     need("ndisc6")
     # ndisc6 takes an answer from the target only, the kernel any.
     script = f"""
-        ndisc6 -1 -r 2 -w 1000 {our_link_local(lab)} $ifname || true
-        ping -6 -n -c 1 -W 1 fe80::77%$ifname >/dev/null || true
+        ndisc6 -1 -r 1 -w 500 {our_link_local(lab)} $ifname || true
+        ping -6 -n -c 1 -W 0.3 fe80::77%$ifname >/dev/null || true
         ip -6 neighbour show fe80::77 dev $ifname
     """
     text = run_guest(lab, script, "--no-ra", user=user)
@@ -166,7 +166,7 @@ stop() { # The client goes to the background before it writes its pid file.
 """
 
 
-def test_dhclient_through_its_life(lab: Lab, user: bool) -> None:
+def test_dhclient_through_its_life(lab: Lab) -> None:
     need("dhclient")
     script = f"""
         {DHCLIENT}
@@ -182,7 +182,7 @@ def test_dhclient_through_its_life(lab: Lab, user: bool) -> None:
         cat notes
         {SHOW}
     """
-    text = run_guest(lab, script, *HAND_OUT, user=user)
+    text = run_guest(lab, script, *HAND_OUT, user=False)
     addresses, _ = shown(text)
     assert addresses[HOST6]["prefixlen"] == 128
     noted = [event for event in events(text) if event["event"] != "PREINIT6"]

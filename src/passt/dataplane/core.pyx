@@ -47,7 +47,6 @@ cdef bint admit(Bucket *bucket, int64_t now, int64_t interval, int64_t burst) no
     return True
 
 
-
 cdef class Core:
     """Shared state of one engine; see engine.pyi for the arguments."""
 
