@@ -240,7 +240,7 @@ class Lab:
 
         Only a *privileged* one, which stays root, can use a port below 1024.
         """
-        whom = ["--"] if privileged else as_user(TOOL_UID)
+        whom = [] if privileged else as_user(TOOL_UID)
         return [*in_netns(netns), "taskset", "--cpu-list", str(cpu), *whom, *argv]
 
     def client(

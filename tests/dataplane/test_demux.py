@@ -317,7 +317,7 @@ def test_control_frame_reaches_the_responder_and_its_answers_the_guest(bench: Be
     assert bench.events.addresses == bench.events.macs == []
 
 
-BURST, INTERVAL_NS = 256, 4_000_000
+BURST, INTERVAL_NS = 256, 5_000_000
 
 
 def test_control_frames_beyond_the_rate_are_dropped_and_counted(bench: Bench) -> None:

@@ -31,7 +31,7 @@ cdef enum:
     # Control frames and news of the guest cost Python's time, some 100 and 10 us each, so a guest gets
     # as many as its start or a sweep over its neighbours takes, and then a steady rate: not more than
     # 3 % and 0.1 % of a processor for one that sends nothing else.
-    CONTROL_INTERVAL_NS = 4_000_000
+    CONTROL_INTERVAL_NS = 5_000_000
     CONTROL_BURST = 256
     NEWS_INTERVAL_NS = 10_000_000
     NEWS_BURST = 64

@@ -91,6 +91,8 @@ class DhcpResponder:
         self._network = IPv4Network((int(family.address), family.prefix_len), strict=False)
         self._fqdn = net.fqdn
         self._facts = _make_facts(net, family, self._network)
+        # What a reply to the plainest client takes; most have no need of a closer look.
+        self._plain_len = _HEADERS_LEN + len(self._full(DhcpMessageType.ACK).build())
         _, left_out = _names_that_fit(self._full(DhcpMessageType.ACK), _MIN_PACKET_LEN)
         if left_out and warn:
             warn(f"search domains that do not fit in a DHCP answer are left out: {' '.join(left_out)}")
@@ -168,7 +170,9 @@ class DhcpResponder:
         if options is not None:
             if not is_refusal:
                 options = replace(options, client_fqdn=self._client_fqdn(asked))
-            options = _fit(options, min(max(asked.max_message_size or 0, _MIN_PACKET_LEN), _MAX_PACKET_LEN))
+            room = min(max(asked.max_message_size or 0, _MIN_PACKET_LEN), _MAX_PACKET_LEN)
+            if self._plain_len + _extra_len(options) > room:
+                options = _fit(options, room)
         message = DhcpMessage(
             BootpOp.REPLY, request.xid, request.chaddr, request.htype, broadcast=broadcast,
             ciaddr=IP4_ZERO if is_refusal else request.ciaddr, yiaddr=yiaddr, giaddr=request.giaddr,
@@ -235,6 +239,12 @@ def _names_that_fit(options: DhcpOptions, packet_len: int) -> tuple[tuple[str, .
     names = options.domain_search
     room = packet_len - _HEADERS_LEN - len(replace(options, domain_search=()).build())
     return fit_names(names, room, lambda some: b"\0" * option_len(len(build_compressed(some))))
+
+
+def _extra_len(options: DhcpOptions) -> int:
+    """Bytes, at most, that a reply has beyond the facts: what is the client's, and the flag of RFC 4039."""
+    texts = (options.client_id, options.relay_agent_information, options.client_fqdn, options.message)
+    return sum(option_len(len(text)) for text in texts) + option_len(0)
 
 
 def _fit(options: DhcpOptions, packet_len: int) -> DhcpOptions:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Self
 
 from passt.errors import WireError
 from passt.wire.cursor import Reader, require_bits, require_len
-from passt.wire.dhcp_options import DhcpOption, DhcpOptions, parse_options, split_area
+from passt.wire.dhcp_options import DhcpOption, DhcpOptions, decode_options, split_area
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -85,7 +85,7 @@ class DhcpMessage:
         """Read one message.
 
         `WireError` if it is short, for an operation other than `BootpOp`, a hardware address longer
-        than its field, a bad value of option 52, and as `parse_options`.
+        than its field, a bad value of option 52, and as `dhcp_options.parse_options`.
         """
         reader = Reader(data, "DHCP")
         (op, htype, hlen, hops, xid, secs, flags, ciaddr, yiaddr, siaddr, giaddr, chaddr, sname,
@@ -96,9 +96,11 @@ class DhcpMessage:
             raise WireError(f"DHCP: hardware address of {hlen} bytes")
         options = None
         if reader.remaining >= len(_COOKIE) and reader.pull_bytes(len(_COOKIE)) == _COOKIE:
-            main = reader.pull_rest()
-            in_file, in_sname = _overloaded(main)
-            options = parse_options((main, file if in_file else b"", sname if in_sname else b""))
+            found = split_area(reader.pull_rest())
+            in_file, in_sname = _overloaded(found)
+            found += split_area(file) if in_file else []
+            found += split_area(sname) if in_sname else []
+            options = decode_options(found)
             file, sname = b"" if in_file else file, b"" if in_sname else sname
         return cls(BootpOp(op), xid, chaddr[:hlen], htype, hops, secs, bool(flags & _BROADCAST),
                    IPv4Address(ciaddr), IPv4Address(yiaddr), IPv4Address(siaddr), IPv4Address(giaddr),
@@ -114,9 +116,9 @@ class DhcpMessage:
         ) + vend.ljust(_VEND_LEN, b"\0")
 
 
-def _overloaded(options: bytes) -> tuple[bool, bool]:
+def _overloaded(options: Iterable[tuple[int, bytes]]) -> tuple[bool, bool]:
     """Tell from option 52 whether `file`, and whether `sname`, holds options (RFC 2132, 9.3)."""
-    values = [data for code, data in split_area(options) if code == DhcpOption.OVERLOAD]
+    values = [data for code, data in options if code == DhcpOption.OVERLOAD]
     if not values:
         return False, False
     if values[1:] or values[0] not in {b"\1", b"\2", b"\3"}:

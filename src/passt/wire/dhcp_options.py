@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from passt.domain import is_name
 from passt.errors import WireError
 from passt.wire import dns_name
-from passt.wire.cursor import Reader, Writer, require_bits
+from passt.wire.cursor import Reader, require_bits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 INFINITY_S = 0xffffffff
 MAX_CHUNK_LEN = 255
 _MAX_PREFIX_LEN = 32
+_END = b"\xff"
 
 
 class DhcpOption(IntEnum):
@@ -127,14 +128,10 @@ class DhcpOptions:
         found: dict[int, bytes] = {
             code: codec.build(value) for code, codec in _CODECS.items()
             if (value := getattr(self, codec.field)) != _DEFAULTS[codec.field]}
-        writer = Writer()
         # RFC 3046, 2.2: what the relay wants back is the last option, whatever the client asks for.
         asked = (code for code in order if code != DhcpOption.RELAY_AGENT_INFORMATION)
-        for code in dict.fromkeys((DhcpOption.MESSAGE_TYPE, *asked, *found)):
-            if code in found:
-                _push_option(writer, code, found[code])
-        writer.push_u8(DhcpOption.END)
-        return writer.build()
+        codes = dict.fromkeys((DhcpOption.MESSAGE_TYPE, *asked, *found))
+        return b"".join(_build_option(code, found[code]) for code in codes if code in found) + _END
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,27 +173,37 @@ def parse_options(areas: Iterable[bytes]) -> DhcpOptions:
 
     `WireError` for an option that ends behind its area, or of a known code with bad contents.
     """
+    return decode_options([option for area in areas for option in split_area(area)])
+
+
+def decode_options(options: Iterable[tuple[int, bytes]]) -> DhcpOptions:
+    """Read *options*, code and data each; `WireError` for a known code with bad contents."""
     parts: dict[int, bytes] = {}
-    for area in areas:
-        for code, data in split_area(area):
-            parts[code] = parts.get(code, b"") + data
+    for code, data in options:
+        parts[code] = parts.get(code, b"") + data
     values = {}
-    for code, codec in _CODECS.items():
-        if code in parts:
-            reader = Reader(parts[code], f"DHCP {code.name}")
+    for code, data in parts.items():
+        codec = _CODECS.get(code)
+        if codec is not None:
+            reader = Reader(data, f"DHCP {codec.field}")
             values[codec.field] = codec.pull(reader)
             if reader.remaining:
-                raise WireError(f"DHCP {code.name}: {reader.remaining} bytes too many")
+                raise WireError(f"DHCP {codec.field}: {reader.remaining} bytes too many")
     return DhcpOptions(**values)
 
 
 def split_area(area: bytes) -> list[tuple[int, bytes]]:
     """Codes and data of the options in one field, up to the end option or the end of the field."""
-    reader = Reader(area, "DHCP options")
     found = []
-    while reader.remaining and (code := reader.pull_u8()) != DhcpOption.END:
-        if code != DhcpOption.PAD:
-            found.append((code, reader.pull_bytes(reader.pull_u8())))
+    at, end = 0, len(area)
+    while at < end and (code := area[at]) != DhcpOption.END:
+        at += 1
+        if code == DhcpOption.PAD:
+            continue
+        if at == end or at + 1 + area[at] > end:
+            raise WireError(f"DHCP option {code}: it ends behind the message")
+        found.append((code, area[at + 1:at + 1 + area[at]]))
+        at += 1 + area[at]
     return found
 
 
@@ -205,12 +212,11 @@ def option_len(data_len: int) -> int:
     return data_len + 2 * max(1, -(-data_len // MAX_CHUNK_LEN))
 
 
-def _push_option(writer: Writer, code: int, data: bytes) -> None:
-    for start in range(0, max(1, len(data)), MAX_CHUNK_LEN):
-        part = data[start:start + MAX_CHUNK_LEN]
-        writer.push_u8(code)
-        writer.push_u8(len(part))
-        writer.push_bytes(part)
+def _build_option(code: int, data: bytes) -> bytes:
+    if len(data) <= MAX_CHUNK_LEN:
+        return bytes((code, len(data))) + data
+    parts = (data[start:start + MAX_CHUNK_LEN] for start in range(0, len(data), MAX_CHUNK_LEN))
+    return b"".join(bytes((code, len(part))) + part for part in parts)
 
 
 def _pull_addresses(reader: Reader) -> tuple[IPv4Address, ...]:
@@ -287,7 +293,7 @@ def _number(field: str, pull: Callable[[Reader], int], n_bytes: int) -> _Codec:
     return _Codec(field, pull, lambda value: int(value).to_bytes(n_bytes, "big"))
 
 
-_CODECS: dict[DhcpOption, _Codec] = {
+_CODECS: dict[int, _Codec] = {
     DhcpOption.NETMASK: _address("netmask"),
     DhcpOption.ROUTERS: _addresses("routers"),
     DhcpOption.NAME_SERVERS: _addresses("name_servers"),
