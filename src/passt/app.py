@@ -156,15 +156,20 @@ def _build_engine(settings: Settings, guest: GuestNet, listeners: Iterable[Liste
     """Load and build the data plane, then wait for the tap of *child*."""
     from passt.dataplane.engine import Engine
     from passt.forward.policy import Policy
+    from passt.responders.advertiser import Advertiser
     from passt.responders.dispatch import Dispatcher
 
     explain = log.debug if log.is_debug() else None
     policy = Policy(guest, tcp=settings.tcp, udp=settings.udp, icmp=settings.icmp, explain=explain)
     # A guest that is configured by us must not configure itself once more from advertisements.
-    responder = Dispatcher(guest, dhcp=settings.dhcp, router_advertisements=not settings.config_net,
-                           explain=explain, warn=log.warning, is_guest=policy.observed.is_guest)
+    advertise = settings.ndp and settings.router_advertisements and not settings.config_net
+    responder = Dispatcher(guest, dhcp=settings.dhcp, ndp=settings.ndp, router_advertisements=advertise,
+                           dhcpv6=settings.dhcpv6, explain=explain, warn=log.warning,
+                           is_guest=policy.observed.is_guest)
     engine = Engine(policy, responder, policy.observed, our_mac=guest.our_mac, mtu=guest.mtu or 0,
                     secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest))
+    if guest.ip6 and advertise:
+        Advertiser(responder.advertise, engine.send_frame, engine.call_later, _dice, explain=explain).arm()
     for listener in listeners:
         engine.add_listener(listener.fd, listener.proto, listener.rule)
     tap = child.receive_tap()
@@ -173,3 +178,8 @@ def _build_engine(settings: Settings, guest: GuestNet, listeners: Iterable[Liste
     if tap.link_local is not None:
         policy.observed.on_guest_address(tap.link_local.packed)
     return engine
+
+
+def _dice() -> float:
+    """Draw a random number from 0 up to 1, without the import of `random`."""
+    return int.from_bytes(os.urandom(4), "big") / (1 << 32)

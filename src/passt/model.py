@@ -84,6 +84,9 @@ class Settings:
     hand_out_search: bool | None = None
     hostname: str = ""
     fqdn: str = ""
+    ndp: bool = True
+    router_advertisements: bool = True
+    dhcpv6: bool = True
     our_mac: bytes = OUR_MAC
     ns_mac: bytes | None = None
     ns_ifname: str | None = None
@@ -186,6 +189,12 @@ class GuestFamily:
     resolvers: tuple[IPAddress, ...] = ()
     copied_addresses: tuple[InterfaceAddress, ...] = ()
     copied_routes: tuple[Route, ...] = ()
+
+    @property
+    def our_link_local(self) -> IPv6Address | None:
+        """*our_address* if it is one from which a router or DHCPv6 server may speak."""
+        ours = self.our_address
+        return ours if isinstance(ours, IPv6Address) and ours.is_link_local else None
 
 
 @dataclass(frozen=True, slots=True)

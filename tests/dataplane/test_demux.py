@@ -304,12 +304,13 @@ def test_destination(bench: Bench, destination: str, over_tcp: bool, over_udp: b
 DHCP = udp("0.0.0.0", 68, "255.255.255.255", 67, b"discover")
 DHCP_UNICAST = udp(G4, 68, OUR4, 67, b"renew")
 DHCPV6 = udp("fe80::2", 546, "ff02::1:2", 547, b"solicit")
+DHCPV6_UNICAST = udp(G6, 546, "fe80::1", 547, b"renew")
 ND = [echo("::", "ff02::1:ff00:1", 0, 0, bytes(16), kind=kind) for kind in range(133, 138)]
 ARP = ethernet(bytes(28), kind=0x0806)
 
 
 @pytest.mark.parametrize(
-    "frame", [DHCP, DHCP_UNICAST, DHCPV6, *ND, ARP], ids=lambda frame: frame[12:15].hex()
+    "frame", [DHCP, DHCP_UNICAST, DHCPV6, DHCPV6_UNICAST, *ND, ARP], ids=lambda frame: frame[12:15].hex()
 )
 def test_control_frame_reaches_the_responder_and_its_answers_the_guest(bench: Bench, frame: bytes) -> None:
     bench.responder.replies = [b"\x11" * 60, b"\x22" * 14]
@@ -344,8 +345,9 @@ def test_control_frames_beyond_the_rate_are_dropped_and_counted(bench: Bench) ->
 @pytest.mark.parametrize(
     "frame",
     [
-        # A DHCP server elsewhere, and the guest's subnet without a word of ours.
+        # A DHCP or DHCPv6 server elsewhere, and the guest's subnet without a word of ours.
         udp(G4, 68, R4, 67),
+        udp(G6, 546, R6, 547),
         udp(G4, 67, R4, 67),
         udp(G4, 68, R4, 547),
         udp(G6, 546, R6, 67),

@@ -12,6 +12,7 @@ from scapy.layers.dhcp import BOOTP, DHCP
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import (
     ICMPv6EchoRequest,
+    ICMPv6ND_NA,
     ICMPv6ND_NS,
     ICMPv6ND_RA,
     ICMPv6ND_RS,
@@ -68,6 +69,11 @@ def nonzero(dispatcher: Dispatcher) -> dict[str, int]:
         ("router_solicitation", "router_advertisement"),
         ("dhcp_discover", "dhcp_offer"),
         ("dhcp_request", "dhcp_ack"),
+        ("dhcpv6_solicit", "dhcpv6_advertise"),
+        ("dhcpv6_request", "dhcpv6_reply"),
+        ("dhcpv6_confirm", "dhcpv6_confirm_reply"),
+        ("dhcpv6_release", "dhcpv6_release_reply"),
+        ("dhcpv6_information_request", "dhcpv6_information_reply"),
     ],
 )
 def test_golden_question_gets_golden_answer(
@@ -77,9 +83,20 @@ def test_golden_question_gets_golden_answer(
     assert responder.respond(vector(question)) == [vector(answer)]
 
 
-@pytest.mark.parametrize(
-    "question", ["arp_request", "neighbor_solicitation", "router_solicitation", "dhcp_request"]
-)
+QUESTIONS = [
+    "arp_request",
+    "dhcp_request",
+    "neighbor_solicitation",
+    "router_solicitation",
+    "dhcpv6_solicit",
+    "dhcpv6_request",
+    "dhcpv6_confirm",
+    "dhcpv6_release",
+    "dhcpv6_information_request",
+]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
 def test_every_truncation_is_counted_and_answered_by_nothing(
     vector: Callable[[str], bytes], question: str
 ) -> None:
@@ -179,7 +196,12 @@ def test_switches(vector: Callable[[str], bytes]) -> None:
     quiet = Dispatcher(NET, router_advertisements=False)
     assert quiet.respond(vector("router_solicitation")) == []
     assert len(quiet.respond(vector("neighbor_solicitation"))) == 1
+    no_dhcpv6 = Dispatcher(NET, dhcpv6=False)
+    assert no_dhcpv6.respond(vector("dhcpv6_solicit")) == []
+    (advertised,) = no_dhcpv6.respond(vector("router_solicitation"))
+    assert not Ether(advertised)[ICMPv6ND_RA].M
     silent = Dispatcher(NET, ndp=False)
+    assert len(silent.respond(vector("dhcpv6_solicit"))) == 1
     assert silent.respond(vector("router_solicitation")) == []
     assert silent.respond(vector("neighbor_solicitation")) == []
     assert len(silent.respond(vector("arp_request"))) == 1
@@ -191,6 +213,8 @@ def test_family_that_is_off_gets_no_answer(vector: Callable[[str], bytes]) -> No
     assert len(only6.respond(vector("neighbor_solicitation"))) == 1
     assert only4.respond(vector("neighbor_solicitation")) == []
     assert only4.respond(vector("router_solicitation")) == []
+    assert only4.respond(vector("dhcpv6_solicit")) == []
+    assert only4.advertise() == []
     assert len(only4.respond(vector("arp_request"))) == 1
 
 
@@ -199,7 +223,7 @@ def test_family_that_is_off_gets_no_answer(vector: Callable[[str], bytes]) -> No
     [
         Ether(src=GUEST_MAC, dst="33:33:ff:00:00:01", type=0x8100) / b"\0\1\x08\x06",
         Ether(src=GUEST_MAC, dst="9a:55:9a:55:9a:55") / IPv6(dst="2001:db8::1") / ICMPv6EchoRequest(),
-        Ether(src=GUEST_MAC, dst="9a:55:9a:55:9a:55") / IPv6(dst="2001:db8::1", nh=17) / bytes(8),
+        Ether(src=GUEST_MAC, dst="9a:55:9a:55:9a:55") / IPv6(dst="2001:db8::1") / UDP(dport=53),
     ],
 )
 def test_frames_of_other_kinds_are_neither_answered_nor_malformed(frame: Ether) -> None:
@@ -233,6 +257,56 @@ def test_explanations(vector: Callable[[str], bytes]) -> None:
 @given(st.binary(max_size=120))
 def test_any_frame_is_survived(frame: bytes) -> None:
     Dispatcher(NET).respond(frame)
+
+
+def test_unsolicited_advertisement_is_the_solicited_one_for_all_nodes(
+    vector: Callable[[str], bytes],
+) -> None:
+    dispatcher = Dispatcher(NET)
+    (frame,) = dispatcher.advertise()
+    theirs = Ether(frame)
+    assert (theirs.dst, theirs[IPv6].src, theirs[IPv6].dst) == ("33:33:00:00:00:01", "fe80::1", "ff02::1")
+    assert frame[58:] == vector("router_advertisement")[58:]
+    assert dispatcher.stats()["ndp_advertised"] == 1
+
+
+@pytest.mark.parametrize("switches", [{"ndp": False}, {"router_advertisements": False}])
+def test_no_unsolicited_advertisement_when_switched_off(switches: dict[str, bool]) -> None:
+    dispatcher = Dispatcher(NET, **switches)  # type: ignore[arg-type]
+    assert dispatcher.advertise() == []
+    assert nonzero(dispatcher) == {}
+
+
+def test_server_without_link_local_address_is_off(vector: Callable[[str], bytes]) -> None:
+    assert NET.ip6
+    dispatcher = Dispatcher(replace(NET, ip6=replace(NET.ip6, our_address=IPv6Address("2001:db8::1"))))
+    assert dispatcher.respond(vector("dhcpv6_solicit")) == []
+
+
+def test_dhcpv6_client_without_address_is_counted_as_malformed(vector: Callable[[str], bytes]) -> None:
+    frame = bytearray(vector("dhcpv6_solicit"))
+    frame[22:38] = bytes(16)
+    dispatcher = Dispatcher(NET)
+    assert dispatcher.respond(bytes(frame)) == []
+    assert dispatcher.stats()["dhcpv6_malformed"] == 1
+
+
+def test_checksum_left_to_the_link_does_not_matter(vector: Callable[[str], bytes]) -> None:
+    frame = bytearray(vector("dhcpv6_solicit"))
+    frame[60:62] = b"\x12\x34"
+    assert Dispatcher(NET).respond(bytes(frame)) == [vector("dhcpv6_advertise")]
+
+
+def test_duplicate_address_detection_for_our_address_is_answered_to_all_nodes() -> None:
+    frame = (
+        Ether(src=GUEST_MAC, dst="33:33:ff:00:00:01")
+        / IPv6(src="::", dst="ff02::1:ff00:1", hlim=255)
+        / ICMPv6ND_NS(tgt="fe80::1")
+    )
+    (answer,) = Dispatcher(NET).respond(bytes(frame))
+    theirs = Ether(answer)
+    assert (theirs.dst, theirs[IPv6].dst) == ("33:33:00:00:00:01", "ff02::1")
+    assert (theirs[ICMPv6ND_NA].S, theirs[ICMPv6ND_NA].O) == (0, 1)
 
 
 @given(st.sampled_from([ARP_REQUEST, bytes(NS)]), st.data())

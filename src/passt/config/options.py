@@ -132,9 +132,11 @@ OPTIONS: tuple[Option, ...] = (
     Option(PROTOCOLS, "", "no-icmp", "", "No ping, over IPv4 or IPv6.", available=True),
     Option(PROTOCOLS, "", "no-dhcp", "",
            "No DHCP service. So it is too where the IPv4 default route has no gateway.", available=True),
-    Option(PROTOCOLS, "", "no-ndp", "", "No answers to neighbour discovery."),
-    Option(PROTOCOLS, "", "no-dhcpv6", "", "No DHCPv6 service."),
-    Option(PROTOCOLS, "", "no-ra", "", "No router advertisements."),
+    Option(PROTOCOLS, "", "no-ndp", "",
+           "No answers to neighbour discovery, and no router advertisements.", available=True),
+    Option(PROTOCOLS, "", "no-dhcpv6", "", "No DHCPv6 service.", available=True),
+    Option(PROTOCOLS, "", "no-ra", "",
+           "No router advertisements; --config-net implies it.", available=True),
 
     Option(NAMES, "D", "dns", "ADDR|none",
            "Name server to hand out, as it is, instead of the host's of the same family; up to three of each"

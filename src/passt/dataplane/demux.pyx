@@ -75,13 +75,14 @@ cdef void learn_from_arp(Core core, const RxFrame *frame) noexcept nogil:
 
 
 cdef bint is_control(Core core, const IpView *ip) noexcept nogil:
-    """DHCPv6 and neighbour discovery are the responder's, whatever their addresses; DHCP where it is for us.
+    """Neighbour discovery is the responder's, whatever its addresses; DHCP and DHCPv6 where they are for us.
 
-    A DHCP server elsewhere, to which a relay agent in the guest may speak, is a host like any other.
+    A server elsewhere, to which a relay agent in the guest may speak, is a host like any other.
     """
     if ip.protocol == IPPROTO_UDP and ip.l4_len >= UDP_HLEN:
         if ip.addr_len == 16:
-            return load_be16(ip.l4 + 2) == PORT_DHCPV6_SERVER
+            return load_be16(ip.l4 + 2) == PORT_DHCPV6_SERVER and (
+                ip.dst[0] == 0xff or (ip.dst[0] == 0xfe and (ip.dst[1] & 0xc0) == 0x80))
         return load_be16(ip.l4 + 2) == PORT_DHCP_SERVER and (
             not memcmp(ip.dst, b"\xff\xff\xff\xff", 4) or not memcmp(ip.dst, core.our_ip4, 4))
     return (ip.protocol == IPPROTO_ICMPV6 and ip.addr_len == 16 and ip.l4_len > 0
