@@ -17,7 +17,7 @@ from passt.dataplane.flow cimport FLOW_DEAD, FLOW_TCP, NO_FLOW, Flow, SackBoard,
 from passt.dataplane.headers cimport ETH_ALEN
 from passt.dataplane.link cimport LINK_CSUM, LINK_TSO4, LINK_TSO6, Link, RxFrame, TxMeta
 from passt.dataplane.reactor cimport Reactor
-from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
+from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr, scale_for
 from passt.dataplane.stats cimport DROP_LINK_FULL, count, stats_as_dict
 from passt.dataplane.sys cimport IPPROTO_TCP, iovec, memcpy, memset, sockaddr_storage, socklen_t
 from passt.dataplane.tcp_conn cimport choose_isn, end_all, overflow_len, state_name
@@ -246,6 +246,14 @@ cdef class Bench:
         self.core.now = value
 
     @property
+    def window_scale(self):
+        return self.sockets.window_scale
+
+    @window_scale.setter
+    def window_scale(self, uint8_t value):
+        self.sockets.window_scale = value
+
+    @property
     def pool_left(self):
         return self.core.pool.left
 
@@ -388,6 +396,11 @@ cdef class Bench:
         return sent
 
 
+def window_scale_for(int64_t window):
+    """The window scale for windows of up to *window* bytes."""
+    return scale_for(window)
+
+
 cdef class RealSockets:
     """The stream operations of `Sockets` on real descriptors; failures are negative errnos."""
 
@@ -406,6 +419,10 @@ cdef class RealSockets:
 
     def probe(self):
         return self.sockets.probe()
+
+    @property
+    def window_scale(self):
+        return self.sockets.window_scale
 
     def prepare(self, int fd):
         return self.sockets.prepare_stream(fd)

@@ -28,6 +28,8 @@ from passt.dataplane.sys cimport (
 
 cdef enum:
     DISCARD_SIZE = 1 << 20
+    DEFAULT_SCALE = 8             # windows up to 16 MiB, in steps of 256 bytes
+    MAX_SCALE = 14                # RFC 7323 2.3
     USUAL_KEEPINTVL = 75          # seconds (tcp(7), tcp_keepalive_intvl)
     # States of the kernel's TCP as TCP_INFO's first byte gives them (linux/tcp_states.h)
     KERNEL_TIME_WAIT = 6
@@ -40,14 +42,23 @@ cdef enum:
 cdef uint8_t discard[DISCARD_SIZE]
 
 
+cdef uint8_t scale_for(int64_t window) noexcept nogil:
+    """The smallest window scale (RFC 7323 2.2), 1 at least, with which *window* bytes can be told."""
+    cdef uint8_t scale = 1
+    while scale < MAX_SCALE and <int64_t>65535 << scale < window:
+        scale += 1
+    return scale
+
+
 cdef class Sockets:
     """The kernel's sockets, watched by *reactor*."""
 
     def __cinit__(self, Reactor reactor):
         self.reactor = reactor
+        self.window_scale = DEFAULT_SCALE
 
     def probe(self) -> bool:
-        """Find out whether both families' TCP sockets keep a peek offset."""
+        """Find out whether both families' TCP sockets keep a peek offset, and how large send buffers get."""
         cdef int family, fd
         cdef int zero = 0
         cdef bint found = True
@@ -59,6 +70,11 @@ cdef class Sockets:
                 found = False
             close_fd(fd)
         self.has_peek_off = found
+        try:
+            with open("/proc/sys/net/ipv4/tcp_wmem", encoding="ascii") as file:
+                self.window_scale = scale_for(int(file.read().split()[2]))
+        except (OSError, ValueError, IndexError):
+            self.window_scale = DEFAULT_SCALE
         return found
 
     cdef int open(self, int family, int kind, int protocol) noexcept nogil:
