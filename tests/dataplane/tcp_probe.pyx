@@ -18,7 +18,7 @@ from passt.dataplane.headers cimport ETH_ALEN
 from passt.dataplane.link cimport LINK_CSUM, LINK_TSO4, LINK_TSO6, Link, RxFrame, TxMeta
 from passt.dataplane.pool cimport Pool
 from passt.dataplane.reactor cimport Reactor
-from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
+from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr, scale_for
 from passt.dataplane.stats cimport DROP_LINK_FULL, count, stats_as_dict
 from passt.dataplane.sys cimport IPPROTO_TCP, iovec, malloc, memcpy, memset, sockaddr_storage, socklen_t
 from passt.dataplane.tcp_conn cimport choose_isn, end_all, overflow_len, state_name
@@ -257,6 +257,14 @@ cdef class Bench:
         self.core.now = value
 
     @property
+    def window_scale(self):
+        return self.sockets.window_scale
+
+    @window_scale.setter
+    def window_scale(self, uint8_t value):
+        self.sockets.window_scale = value
+
+    @property
     def pool_left(self):
         return self.core.pool.left
 
@@ -412,6 +420,11 @@ cdef class Bench:
         return sent
 
 
+def window_scale_for(int64_t window):
+    """The window scale for windows of up to *window* bytes."""
+    return scale_for(window)
+
+
 cdef class RealSockets:
     """The stream operations of `Sockets` on real descriptors; failures are negative errnos."""
 
@@ -441,6 +454,10 @@ cdef class RealSockets:
 
     def probe(self, without=()):
         return self.sockets.probe(without)
+
+    @property
+    def window_scale(self):
+        return self.sockets.window_scale
 
     def prepare(self, int fd):
         return self.sockets.prepare_stream(fd)

@@ -71,6 +71,20 @@ def test_window_of_syn_not_scaled() -> None:
         assert s.conn.snd_wnd == 12800
 
 
+@pytest.mark.parametrize("scale", [1, 7, 11, 14])
+def test_scale_is_what_the_send_buffer_asks_for(scale: int) -> None:
+    with Script(capacity=2_000_000_000) as s:
+        s.bench.window_scale = scale
+        s.guest(SYN)
+        s.sock.connected()
+        s.host(f"SA seq=0 ack=1 win=65535 ws={scale}")
+        s.guest("A seq=1 ack=1", "A seq=1 ack=1 len=1000")
+        assert s.host("A seq=1 ack=1001").win >= 65535 - 1000
+        client = s.add_peer(40001, 81)
+        client.knock()
+        client.host(f"S seq=0 ws={scale}")
+
+
 def test_absurd_window_scale_cut_to_14() -> None:
     with Script() as s:
         s.guest("S seq=0 win=100 mss=1460 ws=255")

@@ -10,11 +10,12 @@ import os
 import select
 import socket
 import termios
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.dataplane.tcp_probe import RealSockets
+from tests.dataplane.tcp_probe import RealSockets, window_scale_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -333,3 +334,20 @@ def test_refuse_resets_client_and_gives_spare_back() -> None:
         poll = select.poll()
         poll.register(listener, select.POLLIN)
         assert not poll.poll(0)
+
+
+@pytest.mark.parametrize(
+    ("window", "scale"),
+    [(0, 1), (131_070, 1), (131_071, 2), (4 << 20, 7), (65535 << 8, 8), ((65535 << 8) + 1, 9),
+     (64 << 20, 11), (1 << 30, 14), (1 << 40, 14)],
+)
+def test_scale_is_the_smallest_that_tells_the_window(window: int, scale: int) -> None:
+    assert window_scale_for(window) == scale
+
+
+def test_scale_follows_the_largest_send_buffer() -> None:
+    sockets = RealSockets()
+    assert sockets.window_scale == 8
+    sockets.probe()
+    largest = int(Path("/proc/sys/net/ipv4/tcp_wmem").read_text(encoding="ascii").split()[2])
+    assert sockets.window_scale == window_scale_for(largest)

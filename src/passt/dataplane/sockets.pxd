@@ -9,10 +9,14 @@ cdef enum:
     PEEK_CHUNKS = 16              # of DISCARD_SIZE, see Sockets.peek
 
 
+cdef uint8_t scale_for(int64_t window) noexcept nogil
+
+
 cdef class Sockets:
     cdef Reactor reactor
     cdef bint has_peek_off
     cdef bint has_meminfo
+    cdef uint8_t window_scale     # that all windows that a send buffer can make up can be told with
 
     cdef int open(self, int family, int kind, int protocol) noexcept nogil
     cdef int bind_source(self, int fd, const sockaddr_storage *address, socklen_t n) noexcept nogil

@@ -29,6 +29,8 @@ from passt.dataplane.sys cimport (
 
 cdef enum:
     DISCARD_SIZE = 1 << 20
+    DEFAULT_SCALE = 8             # windows up to 16 MiB, in steps of 256 bytes
+    MAX_SCALE = 14                # RFC 7323 2.3
     USUAL_KEEPINTVL = 75          # seconds (tcp(7), tcp_keepalive_intvl)
     # Room for some milliseconds of a fast sender; memory is used only while datagrams lie there.
     DATAGRAM_BUFFER = 1 << 20
@@ -43,18 +45,28 @@ cdef enum:
 cdef uint8_t discard[DISCARD_SIZE]
 
 
+cdef uint8_t scale_for(int64_t window) noexcept nogil:
+    """The smallest window scale (RFC 7323 2.2), 1 at least, with which *window* bytes can be told."""
+    cdef uint8_t scale = 1
+    while scale < MAX_SCALE and <int64_t>65535 << scale < window:
+        scale += 1
+    return scale
+
+
 cdef class Sockets:
     """The kernel's sockets, watched by *reactor*."""
 
     def __cinit__(self, Reactor reactor):
         self.reactor = reactor
         self.has_meminfo = True
+        self.window_scale = DEFAULT_SCALE
 
     def probe(self, without=()) -> frozenset[str]:
         """Find out what this kernel can do; the names in *without* count as missing.
 
         "peek_off4" and "peek_off6": TCP sockets of that family keep a peek offset. It is used if all
-        families that the kernel has do (6.9 had it for IPv4 only). "meminfo": SO_MEMINFO.
+        families that the kernel has do (6.9 had it for IPv4 only). "meminfo": SO_MEMINFO. How large send
+        buffers may get is looked up too.
         """
         cdef int family, fd
         cdef int zero = 0
@@ -77,6 +89,11 @@ cdef class Sockets:
             else:
                 self.has_meminfo = False
             close_fd(fd)
+        try:
+            with open("/proc/sys/net/ipv4/tcp_wmem", encoding="ascii") as file:
+                self.window_scale = scale_for(int(file.read().split()[2]))
+        except (OSError, ValueError, IndexError):
+            self.window_scale = DEFAULT_SCALE
         return frozenset(found)
 
     cdef int open(self, int family, int kind, int protocol) noexcept nogil:

@@ -7,7 +7,6 @@ from passt.dataplane.flow cimport Flow, TcpConn, TcpStore
 from passt.dataplane.parse cimport IpView, TcpOptions, TcpView
 
 cdef enum:
-    OUR_WSCALE = 8                # windows up to 16 MiB, in steps of 256 bytes
     CWND_OPEN = 0xffffffff
 
 cdef enum WatchMode:

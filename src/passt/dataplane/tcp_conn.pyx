@@ -17,6 +17,16 @@ buffered that the kernel can buffer:
 * Acknowledgements and window updates are decided once per turn, when all frames and events of
   the turn are in.
 
+Options: MSS, SACK-permitted (`tcp_sack`, `tcp_store`), and the window scale that the largest send buffer
+asks for: tcp_wmem's maximum is the most that a window can ever promise (tcp(7)), and a larger scale would
+only make the steps coarser. Timestamps are not negotiated. Their 12 bytes per segment would buy two
+things. More round-trip samples: the link's round trip hardly varies, one sample per window is enough. And
+PAWS (RFC 7323 5), against segments of 4 GiB ago that come late: that takes a segment which is overtaken
+by 4 GiB less a window of its own connection. Nothing is overtaken here: the link keeps the order of frames
+and holds at most its queue of them, and what the host's network delays is the matter of the host's
+sockets, which have timestamps of their own. Of what a guest forwards for others the same holds within its
+queues; RFC 9293 3.4.3 then bounds the rate to 4 GiB in a maximum segment lifetime.
+
 Work happens in `tcp_from_tap` (segments), `tcp_from_sock` (socket events, data to the guest) and
 their common end of turn; all of them change the state through `set_state` only.
 
@@ -114,7 +124,7 @@ cdef void take_syn(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     conn.mss = max(min(options.mss, our_mss(core, flow)), <uint16_t>MIN_MSS)
     if options.window_scale >= 0:
         conn.snd_wscale = <uint8_t>options.window_scale
-        conn.rcv_wscale = OUR_WSCALE
+        conn.rcv_wscale = core.sockets.window_scale
     if options.sack_permitted:
         conn.flags |= CONN_SACK
 
@@ -139,7 +149,7 @@ cdef uint32_t push_syn_options(Core core, const Flow *flow, bint is_answer, uint
         p[n] = 1
         p[n + 1] = 3
         p[n + 2] = 3
-        p[n + 3] = OUR_WSCALE
+        p[n + 3] = core.sockets.window_scale
         n += 4
     if not is_answer or flow.u.tcp.flags & CONN_SACK:
         p[n] = 1
