@@ -202,7 +202,7 @@ def test_probe_finds_buffer_information_unless_masked() -> None:
 
 
 @pytest.mark.parametrize("size", [100, 1460, 60_000])
-def test_free_space_without_buffer_information_never_nothing_in_writable_socket(pair: Pair, size: int) -> None:
+def test_free_space_without_meminfo_never_nothing_in_writable_socket(pair: Pair, size: int) -> None:
     # A window that stays closed while no event comes, or an event that comes at once, again and again.
     ours, remote = pair
     sockets = RealSockets()

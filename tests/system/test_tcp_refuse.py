@@ -34,7 +34,7 @@ PROMPT_S = 3.0
 
 
 class Way(NamedTuple):
-    """A place that cannot be reached: type of its route on the host, reject in the outside, the guest's errno."""
+    """A place that cannot be reached: its route on the host, the outside's reject, the guest's errno."""
 
     address: str
     route: str

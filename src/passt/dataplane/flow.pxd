@@ -55,13 +55,6 @@ cdef enum TcpFlag:
     CONN_FIN_EARLY = 16384        # the guest's FIN has come, data before it has not: guest_fin
     CONN_KEEP_ALIVE = 32768       # the host's socket probes the remote, as the guest does us
 
-cdef enum:
-    # Runs of bytes that one connection's store keeps apart, and that a guest may report to have.
-    # Two in a hundred segments of 1500 bytes lost leave some sixty holes in a window of 4 MiB.
-    STORE_RANGES = 128
-    SACK_RANGES = 128
-
-
 cdef enum FlowClass:
     # Flows that may have to make room for new ones; each class has an order in which they go.
     CLASS_KEPT = 0                # never
@@ -69,6 +62,13 @@ cdef enum FlowClass:
     CLASS_HALF_OPEN               # no handshake is complete on either side or on the guest's
     CLASS_DATAGRAM                # the one unused for longest goes
     N_CLASSES
+
+
+cdef enum:
+    # Runs of bytes that one connection's store keeps apart, and that a guest may report to have.
+    # Two in a hundred segments of 1500 bytes lost leave some sixty holes in a window of 4 MiB.
+    STORE_RANGES = 128
+    SACK_RANGES = 128
 
 
 cdef struct FlowKey:
