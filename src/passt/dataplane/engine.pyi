@@ -32,7 +32,10 @@ class Engine:
         """Take ownership of a tap opened by `host.tun`; *offloads* are the TUN_F_* bits granted."""
 
     def add_listener(self, fd: int, proto: int, rule: object) -> None:
-        """Take ownership of a bound socket (TCP: listening); *rule* is handed to `FlowPolicy.inbound`."""
+        """Take ownership of a bound socket (TCP: listening); *rule* is handed to `FlowPolicy.inbound`.
+
+        Raises OSError, and leaves the socket to the caller, if there are `contracts.MAX_LISTENERS`.
+        """
 
     def remove_listener(self, fd: int) -> None:
         """Close a listener; KeyError if it is not one of ours.
