@@ -333,5 +333,5 @@ def test_port_owner_is_found_by_its_socket() -> None:
 def test_ports_without_families_of_the_guest_are_refused() -> None:
     settings = Settings("pasta", port_rules=(rule(address="::1", spec="-t ::1/5000"),))
     guest = GuestNet(None, None, "tap0")
-    with pytest.raises(ConfigError, match="-t ::1/5000: cannot bind TCP port 5000 of ::1: this address family"):
+    with pytest.raises(ConfigError, match="TCP port 5000 of ::1: this address family is off"):
         HostPorts(settings, guest, 1000)
