@@ -157,6 +157,8 @@ def _build_engine(settings: Settings, guest: GuestNet, ports: HostPorts | None, 
     responder = Dispatcher(guest, router_advertisements=not settings.config_net, explain=explain)
     engine = Engine(policy, responder, policy.observed, our_mac=guest.our_mac, mtu=guest.mtu or 0,
                     secret=os.urandom(SECRET_LEN))
+    engine.switch(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None, tcp=settings.tcp, udp=settings.udp,
+                  icmp=settings.icmp)
     if ports is not None:
         from passt.ports import PortForwarding
 

@@ -179,7 +179,8 @@ class HostFacts:
 class GuestFamily:
     """One family as the guest gets it.
 
-    *address* is the one assigned (None: learnt from the guest, IPv6 local mode); *our_address* is the
+    *address* is the one assigned (None: learnt from the guest, IPv6 local mode), *is_address_fixed* if
+    the user gave it; *our_address* is the
     address by which we speak to the guest and that stands for sources it must not see (the gateway
     for IPv4, our link-local for IPv6); *map_host_loopback* and *map_guest* are guest-visible
     addresses that mean the host's loopback and the host's own address; *copied_addresses* and
@@ -201,6 +202,7 @@ class GuestFamily:
     resolvers: tuple[IPAddress, ...] = ()
     copied_addresses: tuple[InterfaceAddress, ...] = ()
     copied_routes: tuple[Route, ...] = ()
+    is_address_fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,7 @@ def _resolve_ip4(settings: Settings, facts: FamilyFacts | None, servers: list[IP
         resolvers=resolvers,
         copied_addresses=() if one_address else _copied_addresses(settings, facts),
         copied_routes=() if settings.gateway4 or not settings.copy_routes or not facts else facts.routes,
+        is_address_fixed=settings.address4 is not None,
     )
 
 
@@ -125,6 +126,7 @@ def _resolve_ip6(settings: Settings, facts: FamilyFacts | None, servers: list[IP
         resolvers=resolvers,
         copied_addresses=() if settings.address6 else _copied_addresses(settings, facts),
         copied_routes=() if settings.gateway6 or not settings.copy_routes or not facts else facts.routes,
+        is_address_fixed=settings.address6 is not None,
     )
 
 

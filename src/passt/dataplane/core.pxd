@@ -64,6 +64,7 @@ cdef class Core:
     cdef uint8_t seen6_local[16]
     cdef uint32_t mtu             # bytes; 0: none assigned
     cdef int spare_fd             # given up to refuse a connection when descriptors run out
+    cdef bint ip4_on, ip6_on, tcp_on, udp_on, icmp_on
     cdef bint has_trace
     cdef bint has_capture
     cdef bint has_failed
@@ -84,6 +85,7 @@ cdef class Core:
     cdef void arm(self, Flow *flow, int64_t deadline) noexcept nogil
     cdef void disarm(self, Flow *flow) noexcept nogil
     cdef void learn(self, const uint8_t *mac, const IpView *ip) noexcept nogil
+    cdef bint is_enabled(self, const IpView *ip) noexcept nogil
     cdef uint8_t *push_ip(self, const uint8_t *source, const uint8_t *destination, size_t addr_len,
                           uint8_t protocol, uint32_t l4_len) noexcept nogil
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil

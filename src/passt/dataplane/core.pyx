@@ -20,8 +20,8 @@ from passt.dataplane.parse cimport IpView
 from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.stats cimport DROP_OVERSIZE, count
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, EINVAL, O_CLOEXEC, O_RDONLY, SOCK_STREAM, close, htonl, htons, memcmp, memcpy, memset,
-    open, sockaddr_storage,
+    AF_INET, AF_INET6, EINVAL, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, O_CLOEXEC, O_RDONLY,
+    SOCK_STREAM, close, htonl, htons, memcmp, memcpy, memset, open, sockaddr_storage,
 )
 
 cdef enum:
@@ -46,6 +46,7 @@ cdef class Core:
         self.flows = FlowTable(max_flows, secret)
         self.listeners = []
         self.mtu = mtu
+        self.ip4_on = self.ip6_on = self.tcp_on = self.udp_on = self.icmp_on = True
         memcpy(self.our_mac, <const char *>our_mac, ETH_ALEN)
         memset(self.guest_mac, 0xff, ETH_ALEN)
         memcpy(self.isn_key, <const char *>secret, 16)
@@ -192,10 +193,34 @@ cdef class Core:
             self.reactor.timers.cancel(flow.index)
             flow.armed = 0
 
+    def switch(self, *, bint ip4=True, bint ip6=True, bint tcp=True, bint udp=True, bint icmp=True):
+        """See engine.pyi."""
+        self.ip4_on = ip4
+        self.ip6_on = ip6
+        self.tcp_on = tcp
+        self.udp_on = udp
+        self.icmp_on = icmp
+
+    cdef bint is_enabled(self, const IpView *ip) noexcept nogil:
+        """Whether the packet's family and protocol are switched on; of others only echo can be off."""
+        if not (self.ip4_on if ip.addr_len == 4 else self.ip6_on):
+            return False
+        if ip.protocol == IPPROTO_TCP:
+            return self.tcp_on
+        if ip.protocol == IPPROTO_UDP:
+            return self.udp_on
+        return self.icmp_on or ip.protocol not in (IPPROTO_ICMP, IPPROTO_ICMPV6)
+
     cdef void learn(self, const uint8_t *mac, const IpView *ip) noexcept nogil:
-        """Take note of the guest's MAC and source address; only changes reach Python."""
+        """Take note of the guest's MAC and source address; only changes reach Python.
+
+        A frame that bears our own or no station's address is not the guest's: a bridge inside may have
+        turned it round.
+        """
         cdef uint8_t *known
-        if memcmp(mac, self.guest_mac, ETH_ALEN) and not mac[0] & 1 and not is_zero(mac, ETH_ALEN):
+        if mac[0] & 1 or is_zero(mac, ETH_ALEN) or not memcmp(mac, self.our_mac, ETH_ALEN):
+            return
+        if memcmp(mac, self.guest_mac, ETH_ALEN):
             memcpy(self.guest_mac, mac, ETH_ALEN)
             self.tell_mac()
         if ip.addr_len == 4:

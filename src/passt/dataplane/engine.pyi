@@ -28,6 +28,13 @@ class Engine:
                  our_mac: bytes, mtu: int, max_flows: int = ..., secret: bytes = ...) -> None:
         """Take the deciders; *our_mac* 6 bytes, *mtu* bytes (0: none assigned), *secret* 16 random bytes."""
 
+    def switch(self, *, ip4: bool = ..., ip6: bool = ..., tcp: bool = ..., udp: bool = ...,
+               icmp: bool = ...) -> None:
+        """Switch families and protocols on or off: the guest's packets of one that is off are dropped.
+
+        They are counted as `drop_disabled`. Neighbour discovery and DHCP are control frames and go on.
+        """
+
     def attach_tap(self, fd: int, guest_mac: bytes, offloads: int) -> None:
         """Take ownership of a tap opened by `host.tun`; *offloads* are the TUN_F_* bits granted."""
 

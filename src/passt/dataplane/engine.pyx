@@ -87,6 +87,9 @@ cdef class Engine:
         self.due = []
         self.python_timer = max_flows
 
+    def switch(self, **switches):
+        self.core.switch(**switches)
+
     def attach_tap(self, int fd, bytes guest_mac, uint32_t offloads):
         if len(guest_mac) != ETH_ALEN:
             raise ValueError("a MAC address has 6 bytes")

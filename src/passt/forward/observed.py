@@ -4,7 +4,8 @@ Theory of operation: the data plane reports each new source address of the guest
 plausible one of a kind is where inbound flows go. There are three kinds: IPv4, IPv6 beyond the
 link, and IPv6 link-local. Until one is seen, the assigned address stands for it. Without an assigned
 IPv6 address (local mode) a link-local address stands for the one beyond the link as well, until
-such a one is seen. `on_guest_address` and `on_guest_mac` are the only writers.
+such a one is seen. An address given by the user (-a) is not observed but fixed. `on_guest_address` and
+`on_guest_mac` are the only writers.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Observed:
         self.ip6 = _assigned(net.ip6)
         self.ip6_link_local: bytes | None = None
         self.mac: bytes | None = None
+        self._fixed4 = net.ip4 is not None and net.ip4.is_address_fixed
+        self._fixed6 = net.ip6 is not None and net.ip6.is_address_fixed
         if self.ip6 is not None and is_link_local6(self.ip6):
             self.ip6_link_local = self.ip6
 
@@ -45,12 +48,12 @@ class Observed:
             return
         before = (self.ip4, self.ip6, self.ip6_link_local)
         if len(address) == IP4_LEN:
-            self.ip4 = address
+            self.ip4 = self.ip4 if self._fixed4 else address
         elif is_link_local6(address):
             self.ip6_link_local = address
-            if self.ip6 is None or is_link_local6(self.ip6):
+            if not self._fixed6 and (self.ip6 is None or is_link_local6(self.ip6)):
                 self.ip6 = address
-        else:
+        elif not self._fixed6:
             self.ip6 = address
         if self._explain and before != (self.ip4, self.ip6, self.ip6_link_local):
             self._explain(f"guest uses address {format_ip(address)}")
@@ -83,9 +86,15 @@ def _assigned(family: GuestFamily | None) -> bytes | None:
 
 
 def _stand_ins(family: GuestFamily | None) -> set[bytes]:
-    """Guest-visible addresses that mean us or the host."""
+    """Guest-visible addresses that mean us or the host, and those that are no interface's."""
     if family is None:
         return set()
     addresses = (family.gateway, family.our_address, family.map_host_loopback, family.map_guest,
                  family.dns_match)
-    return {address.packed for address in addresses if address} - {_assigned(family) or b""}
+    found = {address.packed for address in addresses if address}
+    if family.address is not None and family.address.version == 4 and family.prefix_len < 31:
+        # The first and the last address of a subnet mean the network and all hosts (RFC 1122, 3.2.1.3).
+        host_bits = (1 << 32 - family.prefix_len) - 1
+        number = int(family.address)
+        found |= {(number & ~host_bits).to_bytes(4), (number | host_bits).to_bytes(4)}
+    return found - {_assigned(family) or b""}
