@@ -7,13 +7,12 @@ not sleep.
 """
 
 import os
-from errno import EMFILE
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from passt.contracts import MAX_LISTENERS
+from passt import contracts
 from passt.dataplane.core cimport Core
 from passt.dataplane.datagram cimport end_datagram
 from passt.dataplane.demux cimport on_frame
@@ -26,7 +25,7 @@ from passt.dataplane.reactor cimport (
 from passt.dataplane.sockets cimport Sockets, read_sockaddr
 from passt.dataplane.stats cimport stats_as_dict
 from passt.dataplane.sys cimport (
-    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP, IPPROTO_UDP,
+    EMFILE, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP, IPPROTO_UDP,
     epoll_event, errno, getsockname, memcpy, sockaddr, sockaddr_storage, socklen_t,
 )
 from passt.dataplane.tcp_conn cimport end, state_name
@@ -104,7 +103,7 @@ cdef class Engine:
         cdef int port = local_port(fd)
         if self.free_listeners:
             index = self.free_listeners[-1]
-        elif index >= MAX_LISTENERS:
+        elif index >= contracts.MAX_LISTENERS:
             raise OSError(EMFILE, "too many listeners")
         self.must_watch(fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, index))
         if self.free_listeners:

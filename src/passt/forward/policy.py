@@ -204,7 +204,7 @@ class Policy:
         return " (unchanged)"
 
     def _name_inbound_row(self, decision: InboundTarget | str, peer: bytes) -> str:
-        """The same for the inbound table."""
+        """Tell which row of the inbound table a decision came from."""
         if isinstance(decision, str):
             return ""
         if is_loopback(peer):
