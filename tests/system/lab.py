@@ -483,7 +483,7 @@ def write_private_files(directory: Path) -> None:
         f"lab:x:{UID}:{UID}::{directory}/home:/bin/sh\n",
         encoding="ascii",
     )
-    for name in ("client.py", "servers.py", "transfer.py"):
+    for name in ("client.py", "servers.py", "transfer.py", "load.py", "counting.py"):
         shutil.copy(HERE / name, directory)
     make_readable([etc])
     (directory / "home").mkdir()
