@@ -1,4 +1,4 @@
-"""`counting.py LIBRARY SOCKET ARGUMENT...`: pasta that answers datagrams to SOCKET with its counters in JSON."""
+"""`counting.py LIBRARY SOCKET ARGUMENT...`: pasta that answers datagrams to SOCKET by its counters."""
 
 from __future__ import annotations
 
