@@ -26,7 +26,7 @@ class Conn(NamedTuple):
     backoff: int
     retries: int
     overflow: int
-    overflow_size: int
+    memory: int
     armed: int
 
 class RecordingLink:
@@ -63,7 +63,7 @@ class Bench:
     def turn(self, events: list[tuple[object, ...]]) -> list[Sent]: ...
     def counters(self) -> dict[str, int]: ...
     def conns(self) -> list[Conn]: ...
-    def close(self) -> None: ...
+    def close(self) -> list[Sent]: ...
 
 class RealSockets:
     has_peek_off: bool

@@ -17,6 +17,7 @@ from passt.dataplane.headers cimport (
 )
 from passt.dataplane.link cimport Link, TxMeta
 from passt.dataplane.parse cimport IpView
+from passt.dataplane.pool cimport Pool
 from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.stats cimport DROP_OVERSIZE, count
 from passt.dataplane.sys cimport (
@@ -26,9 +27,9 @@ from passt.dataplane.sys cimport (
 
 cdef enum:
     TTL_TO_GUEST = 255
-    # Ceiling over the overflow buffers of all connections (see tcp_from_tap): enough for a hundred
-    # guests' windows at once, and no way for a guest to make the process grow further.
-    OVERFLOW_POOL = 32 << 20
+    # What all connections together may hold (see pool): enough for a hundred windows of the usual size at
+    # once, and no way for a guest to make the process grow further.
+    POOL_SIZE = 32 << 20
 
 
 cdef class Core:
@@ -53,7 +54,7 @@ cdef class Core:
         # The table's hash and the sequence numbers must not tell of each other.
         self.isn_key[0] ^= 0xa5a5a5a5a5a5a5a5ULL
         self.spare_fd = open(b"/", O_RDONLY | O_CLOEXEC)
-        self.pool_left = OVERFLOW_POOL
+        self.pool = Pool(POOL_SIZE)
         self.now = self.reactor.clock()
         self.use_link(link)
 
@@ -185,8 +186,8 @@ cdef class Core:
         """See that the flow's timer fires at *deadline* or earlier; an earlier one stays (see timers)."""
         if flow.armed and flow.armed <= deadline:
             return
-        if self.reactor.timers.arm(flow.index, deadline) == 0:
-            flow.armed = deadline
+        self.reactor.timers.arm(flow.index, deadline)
+        flow.armed = deadline
 
     cdef void disarm(self, Flow *flow) noexcept nogil:
         if flow.armed:

@@ -50,6 +50,24 @@ cdef enum TcpFlag:
     CONN_READ_ON = 1024           # a short read does not mean that nothing more is there
     CONN_ASKED = 2048             # the guest sent data since the remote last did
     CONN_WINDOW_STALE = 4096      # the send buffer is to be looked at before the turn ends
+    CONN_SACK = 8192              # the guest's SYN permitted selective acknowledgements
+    CONN_FIN_EARLY = 16384        # the guest's FIN has come, data before it has not: guest_fin
+    CONN_KEEP_ALIVE = 32768       # the host's socket probes the remote, as the guest does us
+
+
+cdef enum FlowClass:
+    # Connections that may have to make room for a new one, in the order in which they go.
+    CLASS_KEPT = 0                # never
+    CLASS_OVER                    # in TIME-WAIT, only the tuple is remembered
+    CLASS_HALF_OPEN               # no handshake is complete on either side or on the guest's
+    N_CLASSES
+
+
+cdef enum:
+    # Runs of bytes that one connection's store keeps apart, and that a guest may report to have.
+    # Two in a hundred segments of 1500 bytes lost leave some sixty holes in a window of 4 MiB.
+    STORE_RANGES = 128
+    SACK_RANGES = 128
 
 
 cdef struct FlowKey:
@@ -65,6 +83,49 @@ cdef struct FlowKey:
     uint16_t scope
 
 
+cdef struct Piece:
+    # Memory for *room* bytes behind this header, of which those from *head* to *tail* are in use.
+    Piece *next
+    uint32_t head
+    uint32_t tail
+    uint32_t room
+
+
+cdef struct StoreRange:
+    # Sequence numbers *start* to *end* without a gap; *stamp* tells when it was added to last.
+    Piece *first
+    Piece *last
+    uint32_t start
+    uint32_t end
+    uint32_t stamp
+
+
+cdef struct TcpStore:
+    # Bytes of the guest's that no socket has yet (tcp_store); never empty.
+    size_t memory                 # taken from the pool, this record included
+    uint32_t n
+    uint32_t stamp
+    bint in_order                 # ranges[0] ends at rcv_nxt and waits for the socket
+    StoreRange ranges[STORE_RANGES]
+
+
+cdef struct SackRange:
+    # A run of bytes that the guest has, and the hole before it (tcp_sack).
+    uint32_t start
+    uint32_t end
+    uint32_t resent               # the hole was sent again up to here, if that lies in it
+    uint32_t mark                 # snd_max at that time
+    uint32_t serial               # of the frame that did it
+
+
+cdef struct SackBoard:
+    # What the guest has of what is not acknowledged; never empty.
+    uint32_t n
+    uint32_t serial               # frames that repeated something so far
+    uint32_t arrived              # latest of them of which something has arrived
+    SackRange ranges[SACK_RANGES]
+
+
 cdef struct TcpConn:
     # Sequence variables of RFC 9293 3.3.1 towards the guest; snd_* is what the guest receives.
     uint32_t iss
@@ -74,6 +135,7 @@ cdef struct TcpConn:
     uint32_t snd_wnd
     uint32_t snd_wl1
     uint32_t snd_wl2
+    uint32_t max_wnd              # largest window that the guest ever offered
     uint32_t sock_una             # sequence number of the first byte still in the socket
     uint32_t fin_seq              # of our FIN, valid with CONN_HOST_EOF
     uint32_t irs
@@ -91,10 +153,14 @@ cdef struct TcpConn:
     int64_t rtx_at                # deadline of retransmission, window probe or state, 0: none
     int64_t ack_at                # deadline of a delayed acknowledgement, 0: none
     int64_t sock_at               # when to look at the send buffer again, 0: on an event only
-    uint8_t *overflow             # accepted from the guest, not yet taken by the socket
-    uint32_t overflow_start
-    uint32_t overflow_end
-    uint32_t overflow_size
+    int64_t alive_at              # when to see whether the guest is still there, 0: not established yet
+    int64_t heard_at              # when the guest's last segment came
+    int64_t challenged_at         # when the count in *challenges* began
+    TcpStore *store               # bytes of the guest's that no socket has yet, NULL: none
+    SackBoard *board              # what the guest says it has beyond snd_una, NULL: nothing
+    uint32_t guest_fin            # of the guest's FIN, valid with CONN_FIN_EARLY
+    uint32_t tell_start           # what the next acknowledgement reports first: bytes that came twice
+    uint32_t tell_end             # (RFC 2883 4) or an early FIN; both the same: nothing
     uint32_t flags
     uint16_t mss                  # payload of a segment to the guest
     uint8_t state
@@ -105,6 +171,8 @@ cdef struct TcpConn:
     uint8_t dup_acks
     uint8_t sock_polls
     uint8_t pingpong              # questions of the guest in a row that were answered by data
+    uint8_t alive_probes          # unanswered keep-alive probes in a row
+    uint8_t challenges            # acknowledgements that were spent on what makes no sense
 
 
 cdef struct UdpFlow:
@@ -135,8 +203,11 @@ cdef struct Flow:
     uint32_t generation
     uint32_t next_free
     uint32_t next_work
+    uint32_t older                # of its FlowClass, NO_FLOW at the end
+    uint32_t newer
     bint has_work
     uint8_t kind
+    uint8_t flow_class
     bint inbound
     int fd
     int64_t armed                 # deadline in the heap, 0: not armed
@@ -167,6 +238,8 @@ cdef class FlowTable:
     cdef uint32_t first_work
     cdef uint32_t last_work
     cdef uint32_t first_waiting   # flows that wait for the link; linked by next_work as well
+    cdef uint32_t oldest[N_CLASSES]
+    cdef uint32_t newest[N_CLASSES]
     cdef uint64_t secret[2]
     cdef readonly uint32_t n_active
 
@@ -180,5 +253,6 @@ cdef class FlowTable:
     cdef void add_waiting(self, Flow *flow) noexcept nogil
     cdef void wake_waiting(self) noexcept nogil
     cdef uint32_t take_work(self) noexcept nogil
+    cdef void classify(self, Flow *flow, uint8_t flow_class) noexcept nogil
     cdef void unhash(self, Flow *flow, int side) noexcept nogil
     cdef void put_free(self, Flow *flow) noexcept nogil

@@ -34,7 +34,23 @@ cdef enum:
 
 cdef enum:
     ICMP_ECHO_REPLY = 0
+    ICMP_UNREACHABLE = 3
+    # Codes of ICMP_UNREACHABLE and of ICMP6_UNREACHABLE (RFC 1812 5.2.7.1, RFC 4443 3.1)
+    ICMP_NET_UNREACHABLE = 0
+    ICMP_HOST_UNREACHABLE = 1
+    ICMP_PROTOCOL_UNREACHABLE = 2
+    ICMP_PROHIBITED = 13
+    ICMP6_NO_ROUTE = 0
+    ICMP6_PROHIBITED = 1
+    ICMP6_ADDRESS_UNREACHABLE = 3
+    ICMP_FRAGMENTATION_NEEDED = 4  # code of ICMP_UNREACHABLE
     ICMP_ECHO_REQUEST = 8
+    ICMP_TIME_EXCEEDED = 11
+    ICMP_PARAMETER_PROBLEM = 12
+    ICMP6_UNREACHABLE = 1
+    ICMP6_TOO_BIG = 2
+    ICMP6_TIME_EXCEEDED = 3
+    ICMP6_PARAMETER_PROBLEM = 4
     ICMP6_ECHO_REQUEST = 128
     ICMP6_ECHO_REPLY = 129
     ICMP6_ND_FIRST = 133          # router solicitation ... redirect (RFC 4861)
@@ -89,6 +105,12 @@ cdef packed struct IcmpHdr:       # the echo form, the same for both families
     uint16_t id_be
     uint16_t seq_be
 
+cdef packed struct IcmpErrorHdr:  # of error messages, the same for both families
+    uint8_t type
+    uint8_t code
+    uint16_t csum_be
+    uint32_t info_be
+
 
 cdef inline size_t ip4_hdr_len(const Ip4Hdr *ip) noexcept nogil:
     return (ip.version_ihl & 0x0f) * 4
@@ -100,6 +122,17 @@ cdef inline size_t tcp_hdr_len(const TcpHdr *tcp) noexcept nogil:
 
 cdef inline uint16_t load_be16(const uint8_t *p) noexcept nogil:
     return <uint16_t>((p[0] << 8) | p[1])
+
+
+cdef inline uint32_t load_be32(const uint8_t *p) noexcept nogil:
+    return <uint32_t>load_be16(p) << 16 | load_be16(p + 2)
+
+
+cdef inline void store_be32(uint8_t *p, uint32_t value) noexcept nogil:
+    p[0] = <uint8_t>(value >> 24)
+    p[1] = <uint8_t>(value >> 16 & 0xff)
+    p[2] = <uint8_t>(value >> 8 & 0xff)
+    p[3] = <uint8_t>(value & 0xff)
 
 
 cdef inline bint is_multicast4(const uint8_t *a) noexcept nogil:

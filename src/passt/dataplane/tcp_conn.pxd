@@ -3,7 +3,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core cimport Core
-from passt.dataplane.flow cimport Flow, TcpConn
+from passt.dataplane.flow cimport Flow, TcpConn, TcpStore
 from passt.dataplane.parse cimport IpView, TcpOptions, TcpView
 
 cdef enum:
@@ -40,7 +40,9 @@ cdef inline uint32_t acceptable_seq(const TcpConn *conn) noexcept nogil:
 
 
 cdef inline uint32_t overflow_len(const Flow *flow) noexcept nogil:
-    return flow.u.tcp.overflow_end - flow.u.tcp.overflow_start
+    """Bytes that the guest saw acknowledged and that the socket has not taken yet."""
+    cdef const TcpStore *store = flow.u.tcp.store
+    return store.ranges[0].end - store.ranges[0].start if store != NULL and store.in_order else 0
 
 
 cdef const char *state_name(uint8_t state) noexcept nogil
@@ -58,5 +60,7 @@ cdef int watch(Core core, Flow *flow, uint32_t extra, WatchMode mode) noexcept n
 cdef void update_window(Core core, Flow *flow) noexcept nogil
 cdef void set_timer(Core core, Flow *flow) noexcept nogil
 cdef void start_rtx(Core core, Flow *flow, int64_t delay) noexcept nogil
+cdef void consume_acked(Core core, Flow *flow) noexcept nogil
 cdef void end(Core core, Flow *flow, bint abort) noexcept nogil
+cdef void end_all(Core core) noexcept nogil
 cdef void reset_both(Core core, Flow *flow) noexcept nogil

@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint32_t
 from passt.dataplane.core cimport Core, Seen, fill_inbound_key
 from passt.dataplane.flow cimport (
     CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_GUEST_FIN, CONN_READ_ON, CONN_HOST_EOF, CONN_PUSHED,
-    CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED, CONN_WANT_OUT, CONN_WINDOW_STALE, FLOW_TCP, SIDE_GUEST,
+    CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED, CONN_WANT_OUT, CONN_WINDOW_STALE, SIDE_GUEST,
     TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING,
     TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT,
     TCP_TIME_WAIT, Flow, TcpConn,
@@ -21,11 +21,15 @@ from passt.dataplane.sys cimport (
     EAGAIN, EMFILE, ENFILE, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
     sockaddr_storage,
 )
+from passt.dataplane.tcp_admit cimport admit
+from passt.dataplane.tcp_backlog cimport drain_overflow
 from passt.dataplane.tcp_conn cimport (
-    CWND_OPEN, WATCH_ADD, choose_isn, end, ms, overflow_len, payload_place, reset_both, send_ack,
-    send_segment, send_syn, seq_lt, set_state, set_timer, start_rtx, update_window, watch,
+    CWND_OPEN, WATCH_ADD, choose_isn, consume_acked, end, ms, overflow_len, payload_place, reset_both,
+    send_ack, send_segment, send_syn, seq_lt, set_state, set_timer, start_rtx, update_window, watch,
 )
-from passt.dataplane.tcp_from_tap cimport drain_overflow
+from passt.dataplane.tcp_keepalive cimport on_keep_alive
+from passt.dataplane.tcp_refuse cimport refuse
+from passt.dataplane.tcp_sack cimport behind_run, drop_board, gap_length, note_resent, sacked_before
 
 cdef enum:
     ACCEPT_BUDGET = 64            # connections taken per listener and turn
@@ -79,11 +83,13 @@ cdef void start_sequence(Core core, Flow *flow) noexcept nogil:
 cdef void on_socket(Core core, Flow *flow, uint32_t events) noexcept nogil:
     """An event of the connection's socket."""
     cdef TcpConn *conn = &flow.u.tcp
+    cdef int error
     if conn.state == TCP_CONNECTING:
         if not events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
             return
-        if core.sockets.take_error(flow.fd) or events & (EPOLLERR | EPOLLHUP):
-            reset_both(core, flow)
+        error = core.sockets.take_error(flow.fd)
+        if error or events & (EPOLLERR | EPOLLHUP):
+            refuse(core, flow, error)
             return
         on_connected(core, flow)
         if conn.state != TCP_CLOSED and events & (EPOLLIN | EPOLLRDHUP):
@@ -125,6 +131,10 @@ cdef void look_at_buffer(Core core, Flow *flow) noexcept nogil:
             set_timer(core, flow)
         return
     conn.flags &= ~<uint32_t>CONN_WANT_OUT
+    if conn.state == TCP_TIME_WAIT:
+        core.flows.add_work(flow)
+        if not conn.rtx_at:
+            start_rtx(core, flow, ms(RTO_INITIAL_MS))
     if conn.flags & CONN_GUEST_FIN:
         return
     update_window(core, flow)
@@ -163,7 +173,7 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
         core.stats.flows_refused += 1
         core.sockets.abort(fd)
         return
-    flow = core.flows.alloc(FLOW_TCP)
+    flow = admit(core)
     if flow == NULL:
         count(&core.stats, DROP_FLOWS_FULL)
         core.sockets.abort(fd)
@@ -191,20 +201,6 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
     update_window(core, flow)
     send_syn(core, flow)
     start_rtx(core, flow, flow.u.tcp.rto)
-
-
-cdef void consume_acked(Core core, Flow *flow) noexcept nogil:
-    """Drop from the socket what the guest has acknowledged."""
-    cdef TcpConn *conn = &flow.u.tcp
-    cdef uint32_t upto = conn.snd_una
-    cdef ssize_t got
-    if conn.flags & CONN_HOST_EOF and seq_lt(conn.fin_seq, upto):
-        upto = conn.fin_seq
-    if flow.fd < 0 or not seq_lt(conn.sock_una, upto):
-        return
-    got = core.sockets.consume(flow.fd, upto - conn.sock_una)
-    if got > 0:
-        conn.sock_una += <uint32_t>got
 
 
 cdef void seek(Core core, Flow *flow) noexcept nogil:
@@ -246,15 +242,21 @@ cdef uint32_t next_length(Core core, const Flow *flow, bint probe) noexcept nogi
     Whole segments, but where half the window is less than one (RFC 9293 3.8.6.2.1).
     """
     cdef const TcpConn *conn = &flow.u.tcp
-    cdef uint32_t limit = min(conn.snd_wnd, conn.cwnd, <uint32_t>MAX_IN_FLIGHT)
+    cdef uint32_t cwnd = conn.cwnd
+    cdef uint32_t gap = 0
     cdef uint32_t in_flight = conn.snd_nxt - conn.snd_una
     cdef uint32_t most = MAX_IP_LEN + ETH_HLEN - <uint32_t>payload_place(flow)
-    cdef uint32_t room
+    cdef uint32_t limit, room
+    if conn.board != NULL:
+        gap = gap_length(conn, conn.snd_nxt)
+        if cwnd != CWND_OPEN:
+            cwnd += sacked_before(conn, conn.snd_nxt)        # they are not on their way any more
+    limit = min(conn.snd_wnd, cwnd, <uint32_t>MAX_IN_FLIGHT)
     if in_flight >= limit:
         return 1 if probe and not in_flight else 0
     room = limit - in_flight
-    if conn.flags & CONN_HOST_EOF:
-        room = min(room, conn.fin_seq - conn.snd_nxt)
+    if conn.flags & CONN_HOST_EOF or gap:
+        room = min(room, gap if gap else conn.fin_seq - conn.snd_nxt)
         if room <= conn.mss:
             return room
     if room < conn.mss:
@@ -275,6 +277,8 @@ cdef void push_data(Core core, Flow *flow, bint probe) noexcept nogil:
         if core.link.blocked:
             core.flows.add_waiting(flow)
             return
+        if conn.board != NULL:
+            step_over(core, flow)
         n = next_length(core, flow, probe)
         if not n:
             if not conn.rtx_at:
@@ -308,8 +312,19 @@ cdef void push_data(Core core, Flow *flow, bint probe) noexcept nogil:
             return
         if probe:
             return
+    if conn.board != NULL:
+        step_over(core, flow)
     if conn.snd_nxt == conn.fin_seq:
         send_fin(core, flow)
+
+
+cdef void step_over(Core core, Flow *flow) noexcept nogil:
+    """Go on behind what the guest has already, if that is what comes next."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t seq = behind_run(conn, conn.snd_nxt)
+    if seq != conn.snd_nxt:
+        conn.snd_nxt = seq
+        seek(core, flow)
 
 
 cdef bint send_data(Core core, Flow *flow, uint32_t n, bint last) noexcept nogil:
@@ -324,6 +339,8 @@ cdef bint send_data(Core core, Flow *flow, uint32_t n, bint last) noexcept nogil
     conn.snd_nxt += n
     if again:
         core.stats.tcp_retransmits += 1
+        if conn.board != NULL:
+            note_resent(conn, conn.snd_nxt - n, n)
     elif not conn.flags & CONN_RTT_TIMED:
         conn.flags |= CONN_RTT_TIMED
         conn.rtt_seq = conn.snd_nxt
@@ -397,6 +414,10 @@ cdef void on_timer(Core core, Flow *flow) noexcept nogil:
         on_rtx(core, flow)
         if conn.state == TCP_CLOSED:
             return
+    if conn.alive_at and conn.alive_at <= core.now:
+        on_keep_alive(core, flow)
+        if conn.state == TCP_CLOSED:
+            return
     set_timer(core, flow)
 
 
@@ -407,9 +428,8 @@ cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
     """
     cdef TcpConn *conn = &flow.u.tcp
     if conn.state == TCP_TIME_WAIT:
-        if overflow_len(flow):
-            start_rtx(core, flow, ms(RTO_INITIAL_MS))
-        else:
+        # What is held keeps the record; it ends some time after `look_at_buffer` has got rid of it.
+        if not overflow_len(flow):
             end(core, flow, False)
         return
     if core.link.blocked:
@@ -438,6 +458,8 @@ cdef void resend_all(Core core, Flow *flow) noexcept nogil:
     cdef TcpConn *conn = &flow.u.tcp
     conn.flags &= ~<uint32_t>(CONN_RTT_TIMED | CONN_RECOVERY)
     conn.dup_acks = 0
+    if conn.backoff > 1:
+        drop_board(core, conn)    # the guest may have dropped what it had (RFC 2018 8)
     consume_acked(core, flow)
     conn.snd_nxt = conn.snd_una
     seek(core, flow)
@@ -447,13 +469,20 @@ cdef void resend_all(Core core, Flow *flow) noexcept nogil:
 cdef void finish_turn(Core core, Flow *flow) noexcept nogil:
     """Once per turn with something new: empty the socket, send data, acknowledge."""
     cdef TcpConn *conn = &flow.u.tcp
-    consume_acked(core, flow)
+    # A guest that waits for an answer gets it before the tidying up.
+    cdef bint tidy_later = conn.snd_una - conn.sock_una < ACK_AT_ONCE
+    if not tidy_later:
+        consume_acked(core, flow)
+    elif conn.pingpong == PINGPONG and conn.rcv_nxt != conn.rcv_acked:
+        conn.flags |= CONN_READABLE   # the remote may have answered while it was written to
     if conn.flags & CONN_WINDOW_STALE and flow.fd >= 0 and not conn.flags & CONN_GUEST_FIN:
         update_window(core, flow)
     if may_send_data(conn) and has_to_send(conn):
         push_data(core, flow, False)
         if conn.state == TCP_CLOSED:
             return
+    if tidy_later:
+        consume_acked(core, flow)
     if conn.snd_una != conn.snd_max and not conn.rtx_at:
         start_rtx(core, flow, conn.rto)       # it waited for the link
     if conn.state == TCP_TIME_WAIT and flow.fd >= 0 and not overflow_len(flow):
