@@ -199,6 +199,35 @@ def test_repeated_segments_reported_as_such(case: Case) -> None:
         assert blocks(s, "A seq=1 ack=201") == (1101, 1201, 1001, 1501, 2001, 2501)
 
 
+def test_part_of_a_hole_acknowledged_at_once() -> None:
+    # RFC 5681 4.2: also where an answer of the remote could carry the acknowledgement.
+    with Script() as s:
+        connect(s)
+        for i in range(4):
+            s.guest(f"PA seq={1 + 100 * i} ack={1 + 50 * i} len=100")
+            s.sock.deliver(s.bytes_from_host(50, 50 * i))
+            s.take_all()
+        s.guest("PA seq=401 ack=201 len=100")
+        s.nothing()
+        s.sock.deliver(s.bytes_from_host(50, 200))
+        s.take_all()
+        s.guest("PA seq=701 ack=251 len=100")
+        assert blocks(s, "A seq=251 ack=501") == (701, 801)
+        s.guest("PA seq=501 ack=251 len=100")
+        assert blocks(s, "A seq=251 ack=601") == (701, 801)
+
+
+def test_what_is_given_back_for_want_of_memory_not_reported_as_come_twice() -> None:
+    with Script() as s:
+        connect(s)
+        s.is_honest = False
+        s.sock.limits = [0]
+        s.bench.pool_left = 0
+        s.guest("A seq=1 ack=1 len=100", "A seq=1 ack=1 len=100")
+        assert blocks(s, "A seq=1 ack=1") == ()
+        s.bench.pool_left = s.pool
+
+
 def test_data_to_the_guest_reports_nothing_the_acknowledgements_do() -> None:
     with Script() as s:
         connect(s)

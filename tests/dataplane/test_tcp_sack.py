@@ -118,7 +118,17 @@ def test_as_much_repeated_as_is_reported_and_a_segment() -> None:
         s.guest(sack((30, 40), ack=24))
         assert resent(s) == [(24, 6)]
         s.guest(sack(ack=40))
+        s.sock.deliver(s.bytes_from_host(MSS, 40 * MSS))
+        assert resent(s) == [(40, 1)]
         assert s.bench.pool_left == s.pool
+
+
+def test_new_data_follows_what_was_repeated_in_part() -> None:
+    with Script() as s:
+        start(s, 40)
+        s.guest(sack((30, 34)))
+        s.sock.deliver(s.bytes_from_host(MSS, 40 * MSS))
+        assert resent(s) == [(0, 5), (40, 1)]
 
 
 @every_case

@@ -16,7 +16,9 @@ from passt import contracts
 from passt.dataplane.core cimport Core
 from passt.dataplane.datagram cimport end_datagram
 from passt.dataplane.demux cimport on_frame
-from passt.dataplane.flow cimport FLOW_DEAD, FLOW_TCP, FLOW_UDP, NO_FLOW, Flow
+from passt.dataplane.flow cimport (
+    FLOW_PING, FLOW_TCP, FLOW_UDP, NO_FLOW, Flow,
+)
 from passt.dataplane.headers cimport ETH_ALEN
 from passt.dataplane.link cimport RX_BATCH, Link, RxFrame, TapLink
 from passt.dataplane.reactor cimport (
@@ -33,6 +35,7 @@ from passt.dataplane.tcp_from_sock cimport on_listener
 from passt.dataplane.tcp_from_tap cimport flush_gather
 from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer
 from passt.dataplane.udp cimport on_udp_listener
+from passt.dataplane.udp_out cimport flush_out
 
 cdef enum:
     # Batches read when the engine is closed; the transmit queue of a tap holds no more by far.
@@ -104,6 +107,8 @@ cdef class Engine:
             index = self.free_listeners[-1]
         elif index >= contracts.MAX_LISTENERS:
             raise OSError(EMFILE, "too many listeners")
+        if proto == IPPROTO_UDP:
+            self.core.sockets.prepare_datagrams(fd)
         self.must_watch(fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, index))
         if self.free_listeners:
             self.free_listeners.pop()
@@ -215,6 +220,7 @@ cdef class Engine:
                 self.core.link.on_writable()
                 if not self.core.link.blocked:
                     self.core.flows.wake_waiting()
+                    self.core.resume_listeners()
             self.read_link()
         elif kind == EVENT_FLOW:
             on_flow_event(self.core, tag, event.events)
@@ -247,6 +253,7 @@ cdef class Engine:
         for i in range(n):
             on_frame(self.core, &frames[i])
         flush_gather(self.core)
+        flush_out(self.core)
 
     cdef void fire_timers(self) except *:
         cdef uint32_t id = 0
@@ -272,7 +279,7 @@ cdef class Engine:
         result = []
         for i in range(self.core.flows.top):
             flow = &self.core.flows.flows[i]
-            if flow.kind > FLOW_DEAD:
+            if flow.kind in (FLOW_TCP, FLOW_UDP, FLOW_PING):
                 result.append(describe(flow))
         return iter(result)
 
@@ -290,7 +297,7 @@ cdef class Engine:
         end_all(self.core)
         for i in range(self.core.flows.top):
             flow = &self.core.flows.flows[i]
-            if flow.kind > FLOW_DEAD and flow.kind != FLOW_TCP:
+            if flow.kind in (FLOW_UDP, FLOW_PING):
                 end_datagram(self.core, flow)
         for entry in self.core.listeners:
             if entry is not None:

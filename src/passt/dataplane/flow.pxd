@@ -11,6 +11,7 @@ cdef enum FlowKind:
     FLOW_TCP = 2
     FLOW_UDP = 3
     FLOW_PING = 4
+    FLOW_UDP_PORT = 5             # no flow: a host socket that UDP flows share
 
 cdef enum FlowSide:
     SIDE_GUEST = 0
@@ -56,10 +57,11 @@ cdef enum TcpFlag:
 
 
 cdef enum FlowClass:
-    # Connections that may have to make room for a new one, in the order in which they go.
+    # Flows that may have to make room for new ones; each class has an order in which they go.
     CLASS_KEPT = 0                # never
     CLASS_OVER                    # in TIME-WAIT, only the tuple is remembered
     CLASS_HALF_OPEN               # no handshake is complete on either side or on the guest's
+    CLASS_DATAGRAM                # the one unused for longest goes
     N_CLASSES
 
 
@@ -73,7 +75,9 @@ cdef enum:
 cdef struct FlowKey:
     # The guest's and the remote's endpoint as one side sees them; IPv4 in the first 4 bytes, rest 0.
     #
-    # *scope* is 0 on the guest's side and names the listener on the host's.
+    # *scope* is 0 on the guest's side and names the listener on the host's. Two kinds are special: the
+    # host's side of a UDP flow with a socket of ours has scope 0 and that record's index in *guest*; the
+    # guest's side of a socket (FLOW_UDP_PORT) has no remote, and the socket's family in *scope*.
     uint8_t guest[16]
     uint8_t remote[16]
     uint16_t guest_port
@@ -177,12 +181,22 @@ cdef struct TcpConn:
 
 cdef struct UdpFlow:
     int64_t last_used             # ns
-    uint32_t listener             # index + 1 of the listener whose socket serves the flow, 0: own socket
+    uint32_t listener             # index + 1 of the listener whose socket serves it, 0: a socket of ours
+    uint32_t port                 # index of that socket's FLOW_UDP_PORT
     uint32_t ifindex              # interface of a link-local address that was asked
     int listener_fd
     uint16_t local_family         # of the listener's socket addresses
+    uint16_t most_segment         # largest datagram that UDP_SEGMENT may cut here
+    uint16_t pending              # questions of a DNS flow that wait for an answer
     bint answered
     bint streaming
+
+
+cdef struct UdpPort:
+    # The socket is `fd` of the record, the source that it is bound to its `peer`.
+    char ifname[16]
+    uint32_t users                # flows
+    uint32_t longest              # datagram of the last batch read
 
 
 cdef struct PingFlow:
@@ -192,6 +206,7 @@ cdef struct PingFlow:
 cdef union FlowBody:
     TcpConn tcp
     UdpFlow udp
+    UdpPort port
     PingFlow ping
 
 
@@ -242,6 +257,8 @@ cdef class FlowTable:
     cdef uint32_t newest[N_CLASSES]
     cdef uint64_t secret[2]
     cdef readonly uint32_t n_active
+    cdef readonly uint32_t n_datagram
+    cdef readonly uint32_t max_datagram
 
     cdef Flow *alloc(self, uint8_t kind) noexcept nogil
     cdef void release(self, Flow *flow) noexcept nogil
@@ -253,6 +270,7 @@ cdef class FlowTable:
     cdef void add_waiting(self, Flow *flow) noexcept nogil
     cdef void wake_waiting(self) noexcept nogil
     cdef uint32_t take_work(self) noexcept nogil
+    cdef void move_newest(self, Flow *flow, uint8_t flow_class) noexcept nogil
     cdef void classify(self, Flow *flow, uint8_t flow_class) noexcept nogil
     cdef void unhash(self, Flow *flow, int side) noexcept nogil
     cdef void put_free(self, Flow *flow) noexcept nogil
