@@ -11,7 +11,7 @@ from passt.dataplane.link cimport RxFrame
 from passt.dataplane.parse cimport IpView, split_ip4, split_ip6
 from passt.dataplane.ping cimport on_echo
 from passt.dataplane.stats cimport (
-    DROP_BAD_ADDRESS, DROP_ETHERTYPE, DROP_PROTOCOL, VERDICT_OK, Verdict, count,
+    DROP_BAD_ADDRESS, DROP_DISABLED, DROP_ETHERTYPE, DROP_PROTOCOL, VERDICT_OK, Verdict, count,
 )
 from passt.dataplane.sys cimport IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, memcmp
 from passt.dataplane.tcp_from_tap cimport on_segment
@@ -52,6 +52,9 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
         return
     if not is_plausible(&ip):
         count(&core.stats, DROP_BAD_ADDRESS)
+        return
+    if not core.is_enabled(&ip):
+        count(&core.stats, DROP_DISABLED)
         return
     core.learn(eth.src, ip.src, ip.addr_len)
     if ip.protocol == IPPROTO_TCP:
