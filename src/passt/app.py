@@ -18,21 +18,24 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 
 from passt import log
-from passt.errors import ConfigError
+from passt.errors import ConfigError, HostError
 from passt.host import init, namespaces, privileges, signals
 from passt.host.supervisor import Supervisor
+from passt.host.tun import interface_index
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from passt.dataplane.engine import Engine
+    from passt.dataplane.nsthread import NamespaceThread
     from passt.host.channel import Channel
     from passt.host.listeners import Listener
     from passt.host.namespaces import Child, TapFacts
-    from passt.model import GuestNet, Settings
+    from passt.model import GuestNet, PortRule, Settings
 
 SECRET_LEN = 16  # what Engine wants
 
@@ -69,7 +72,7 @@ def _run_command(settings: Settings, guest: GuestNet, listeners: Iterable[Listen
     namespaces.enter_new_user_namespace()
     child = namespaces.start_child(namespaces.COMMAND_NAMESPACES, main)
     try:
-        engine = _build_engine(settings, guest, listeners, child)
+        engine = _build_engine(settings, guest, listeners, child, child.open_network_namespace())
         supervisor = Supervisor(child)
         supervisor.watch(engine)
         privileges.drop_privileges()
@@ -95,9 +98,8 @@ def _run_attached(settings: Settings, guest: GuestNet, listeners: Iterable[Liste
 
     target.join_user_namespace()
     child = namespaces.start_child(0, main)
-    target.close_network_namespace()
     try:
-        engine = _build_engine(settings, guest, listeners, child)
+        engine = _build_engine(settings, guest, listeners, child, target.take_network_namespace())
     finally:
         child.end()
     reader = signals.SignalReader(signals.ENDING)
@@ -144,17 +146,28 @@ def _configure(settings: Settings, guest: GuestNet) -> TapFacts:
     return facts
 
 
-def _build_engine(settings: Settings, guest: GuestNet, listeners: Iterable[Listener], child: Child) -> Engine:
-    """Load and build the data plane, then wait for the tap of *child*."""
+def _build_engine(settings: Settings, guest: GuestNet, listeners: Iterable[Listener], child: Child,
+                  namespace: int) -> Engine:
+    """Load and build the data plane, then wait for the tap of *child*.
+
+    *namespace* is a descriptor of the network namespace, to be closed: it must not live on because of us.
+    """
     from passt.dataplane.engine import Engine
     from passt.forward.policy import Policy
     from passt.responders.dispatch import Dispatcher
 
     explain = log.debug if log.is_debug() else None
     policy = Policy(guest, tcp=settings.tcp, udp=settings.udp, icmp=settings.icmp, explain=explain)
+    inside = _enter(settings, namespace)
+    bypass = None
+    if inside is not None:
+        from passt.forward.bypass import Bypass
+
+        bypass = Bypass(policy, policy.observed, keep_loopback=settings.host_lo_to_ns_lo,
+                        splice=settings.splice, explain=explain)
     # A guest that is configured by us must not configure itself once more from advertisements.
     responder = Dispatcher(guest, router_advertisements=not settings.config_net, explain=explain)
-    engine = Engine(policy, responder, policy.observed, our_mac=guest.our_mac, mtu=guest.mtu or 0,
+    engine = Engine(bypass or policy, responder, policy.observed, our_mac=guest.our_mac, mtu=guest.mtu or 0,
                     secret=os.urandom(SECRET_LEN))
     for listener in listeners:
         engine.add_listener(listener.fd, listener.proto, listener.rule)
@@ -163,4 +176,51 @@ def _build_engine(settings: Settings, guest: GuestNet, listeners: Iterable[Liste
     policy.observed.on_guest_mac(tap.mac)
     if tap.link_local is not None:
         policy.observed.on_guest_address(tap.link_local.packed)
+    if inside is not None and bypass is not None:
+        bypass.scope_id = _find_index(inside, guest.ifname)
+        engine.attach_namespace(inside)
+        for rule in settings.namespace_rules:
+            _open_namespace_ports(settings, engine, inside, rule)
     return engine
+
+
+def _enter(settings: Settings, namespace: int) -> NamespaceThread | None:
+    """Start the thread in *namespace*, which is closed; None if nothing bypasses the link."""
+    try:
+        if not settings.namespace_rules and not (settings.port_rules and settings.splice):
+            return None
+        from passt.dataplane.nsthread import NamespaceThread
+
+        try:
+            inside = NamespaceThread(namespace)
+        except OSError as error:
+            raise HostError(f"cannot open sockets in the network namespace: {error.strerror}") from None
+        for proto in {rule.proto for rule in settings.port_rules}:
+            inside.warm(proto, ip4=settings.ip4, ip6=settings.ip6)
+        return inside
+    finally:
+        os.close(namespace)
+
+
+def _find_index(inside: NamespaceThread, ifname: str) -> int:
+    """Index of the guest's interface in its namespace, which link-local addresses need."""
+    fd = inside.open_socket(socket.AF_INET, socket.SOCK_DGRAM, 0)
+    try:
+        return interface_index(fd, ifname)
+    finally:
+        os.close(fd)
+
+
+def _open_namespace_ports(settings: Settings, engine: Engine, inside: NamespaceThread, rule: PortRule) -> None:
+    """Listen in the namespace on the ports of *rule*. Raises ConfigError if one that must be had is not."""
+    option = "-T" if rule.proto == socket.IPPROTO_TCP else "-U"
+    for port in range(rule.first, rule.last + 1):
+        try:
+            opened = inside.open_listener(rule.proto, port, ip4=settings.ip4, ip6=settings.ip6)
+        except OSError as error:
+            if rule.optional:
+                continue
+            raise ConfigError(f"{option} {port}: cannot bind port {port} in the namespace:"
+                              f" {error.strerror}") from None
+        for fd in opened:
+            engine.add_listener(fd, rule.proto, rule, namespace=True)

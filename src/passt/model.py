@@ -39,7 +39,8 @@ class Settings:
     *mode* is "pasta" or "passt". Of the fields that end in 4 or 6 each concerns one family; None means
     that the option was not given. *mtu* None means that none is assigned; *prefix_len4* and
     *prefix_len6* are from -n or ADDR/LEN; *map_gw* False takes away the default of
-    *map_host_loopback*. *pid* names a process whose namespaces are joined; without it *command* is
+    *map_host_loopback*. *port_rules* are those of -t and -u, *namespace_rules* those of -T and -U; *splice*
+    lets flows from the host's loopback bypass the link. *pid* names a process whose namespaces are joined; without it *command* is
     run in new ones, a login shell if it is empty (then *foreground* is True already).
     """
 
@@ -75,7 +76,10 @@ class Settings:
     config_net: bool = False
     copy_routes: bool = True
     copy_addresses: bool = True
+    splice: bool = True
+    host_lo_to_ns_lo: bool = False
     port_rules: tuple[PortRule, ...] = ()
+    namespace_rules: tuple[PortRule, ...] = ()
     command: tuple[str, ...] = ()
     pid: int | None = None
 

@@ -31,6 +31,8 @@ FLAGS: dict[str, Changes] = {
     "no-udp": {"udp": False},
     "no-icmp": {"icmp": False},
     "config-net": {"config_net": True},
+    "no-splice": {"splice": False},
+    "host-lo-to-ns-lo": {"host_lo_to_ns_lo": True},
     "no-copy-routes": {"copy_routes": False},
     "no-copy-addrs": {"copy_addresses": False},
 }
@@ -114,9 +116,9 @@ def build_settings(mode: str, request: Request) -> tuple[Settings, list[str]]:
     changes |= _prefix_lengths(changes)
     changes |= _operands(mode, request.operands)
     settings = Settings(mode, **changes)
-    rules = ports.rules(tcp=settings.tcp, udp=settings.udp)
+    rules, namespace_rules = ports.rules(tcp=settings.tcp, udp=settings.udp)
     changes |= _foreground(settings)
-    settings = Settings(mode, **changes, port_rules=rules)
+    settings = Settings(mode, **changes, port_rules=rules, namespace_rules=namespace_rules)
     _check_together(settings)
     if settings.ip6 and settings.mtu is not None and settings.mtu < values.MIN_MTU_IP6:
         warnings.append(f"MTU {settings.mtu} is too small for IPv6, which needs {values.MIN_MTU_IP6};"
@@ -163,7 +165,26 @@ def _check_together(settings: Settings) -> None:
                            (settings.copy_addresses, "--no-copy-addrs")):
         if not copied and not settings.config_net:
             raise ConfigError(f"option '{option}' needs --config-net; add that or leave it out")
+    if settings.host_lo_to_ns_lo:
+        _check_loopback(settings)
     if settings.outbound_if4 is not None and not settings.ip4:
         raise ConfigError(f"option '--outbound-if4' {settings.outbound_if4} needs IPv4, which -6 disables")
     if settings.outbound_if6 is not None and not settings.ip6:
         raise ConfigError(f"option '--outbound-if6' {settings.outbound_if6} needs IPv6, which -4 disables")
+
+
+def _check_loopback(settings: Settings) -> None:
+    """Refuse what would send a connection round in circles, from loopback to loopback to loopback."""
+    if not settings.splice:
+        raise ConfigError("option '--host-lo-to-ns-lo' needs the bypass that --no-splice disables; leave one of"
+                          " them out")
+    for rule in settings.port_rules:
+        for back in settings.namespace_rules:
+            # Ports of ours inside that this rule leads to, and that lead to ports of this rule.
+            first = max(rule.target, back.first)
+            last = min(rule.target_port(rule.last), back.last)
+            low = max(back.target_port(first), rule.first)
+            if rule.proto == back.proto and first <= last and low <= min(back.target_port(last), rule.last):
+                name = "-t and -T" if rule.proto == IPPROTO_TCP else "-u and -U"
+                raise ConfigError(f"option '--host-lo-to-ns-lo': {name} lead port {low} to each other for ever;"
+                                  f" leave it out of one of them")

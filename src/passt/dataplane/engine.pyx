@@ -16,13 +16,18 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from passt.dataplane.core cimport Core
 from passt.dataplane.datagram cimport end_datagram
 from passt.dataplane.demux cimport on_frame
-from passt.dataplane.flow cimport FLOW_DEAD, FLOW_TCP, FLOW_UDP, NO_FLOW, Flow
+from passt.dataplane.flow cimport (
+    FLOW_DEAD, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, NO_FLOW, Flow,
+)
 from passt.dataplane.headers cimport ETH_ALEN
 from passt.dataplane.link cimport RX_BATCH, Link, RxFrame, TapLink
+from passt.dataplane.nsthread cimport NamespaceThread
 from passt.dataplane.reactor cimport (
-    EVENT_FLOW, EVENT_LINK, EVENT_LISTENER, EVENT_READER, Reactor, make_tag,
+    EVENT_FAR, EVENT_FLOW, EVENT_LINK, EVENT_LISTENER, EVENT_READER, Reactor, make_tag,
 )
 from passt.dataplane.sockets cimport Sockets, read_sockaddr
+from passt.dataplane.splice cimport end_splice, splice_state
+from passt.dataplane.splice_udp cimport end_splice_udp, on_splice_listener
 from passt.dataplane.stats cimport stats_as_dict
 from passt.dataplane.sys cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP, IPPROTO_UDP,
@@ -91,7 +96,10 @@ cdef class Engine:
         self.link_wants_out = False
         self.must_watch(fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LINK, 0, 0))
 
-    def add_listener(self, int fd, int proto, rule):
+    def attach_namespace(self, NamespaceThread inside not None):
+        self.core.inside = inside
+
+    def add_listener(self, int fd, int proto, rule, bint namespace=False):
         cdef uint32_t index = len(self.core.listeners)
         cdef object view = pysocket.socket(fileno=os.dup(fd))
         cdef int port = 0
@@ -103,7 +111,9 @@ cdef class Engine:
                 break
         else:
             self.core.listeners.append(None)
-        self.core.listeners[index] = (fd, proto, rule, port)
+        self.core.listeners[index] = (fd, proto, rule, port, namespace)
+        if proto == IPPROTO_TCP:
+            self.core.sockets.prepare_relay(fd)     # what it accepts takes it over
         self.must_watch(fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, index))
 
     def remove_listener(self, int fd):
@@ -117,6 +127,8 @@ cdef class Engine:
             flow = &self.core.flows.flows[i]
             if flow.kind == FLOW_UDP and flow.u.udp.listener == <uint32_t>(index + 1):
                 end_datagram(self.core, flow)
+            elif flow.kind == FLOW_SPLICE_UDP and flow.u.splice_udp.listener == <uint32_t>(index + 1):
+                end_splice_udp(self.core, flow)
         self.core.listeners[index] = None
         os.close(fd)
 
@@ -211,7 +223,7 @@ cdef class Engine:
                 if not self.core.link.blocked:
                     self.core.flows.wake_waiting()
             self.read_link()
-        elif kind == EVENT_FLOW:
+        elif kind in (EVENT_FLOW, EVENT_FAR):
             on_flow_event(self.core, tag, event.events)
         elif kind == EVENT_LISTENER:
             self.on_listener_event(<uint32_t>tag)
@@ -226,6 +238,8 @@ cdef class Engine:
             return
         if entry[1] == IPPROTO_TCP:
             on_listener(self.core, index, entry[0])
+        elif entry[4]:
+            on_splice_listener(self.core, index, entry[0])
         elif entry[1] == IPPROTO_UDP:
             on_udp_listener(self.core, index, entry[0])
 
@@ -287,12 +301,19 @@ cdef class Engine:
             flow = &self.core.flows.flows[i]
             if flow.kind == FLOW_TCP:
                 end(self.core, flow, False)
+            elif flow.kind == FLOW_SPLICE_TCP:
+                end_splice(self.core, flow, True)
+            elif flow.kind == FLOW_SPLICE_UDP:
+                end_splice_udp(self.core, flow)
             elif flow.kind > FLOW_DEAD:
                 end_datagram(self.core, flow)
         for entry in self.core.listeners:
             if entry is not None:
                 os.close(entry[0])
         self.core.listeners.clear()
+        if self.core.inside is not None:
+            self.core.inside.close()
+            self.core.inside = None
         self.core.use_link(Link())
         self.link_fd = -1
         self.link_wants_out = False
@@ -304,7 +325,12 @@ cdef object describe(Flow *flow):
     cdef unsigned char address[16]
     cdef unsigned short port = 0
     cdef size_t m = read_sockaddr(&flow.peer, address, &port)
-    state = state_name(flow.u.tcp.state).decode() if flow.kind == FLOW_TCP else "ACTIVE"
+    if flow.kind == FLOW_TCP:
+        state = state_name(flow.u.tcp.state).decode()
+    elif flow.kind == FLOW_SPLICE_TCP:
+        state = splice_state(flow).decode()
+    else:
+        state = "SPLICED" if flow.kind == FLOW_SPLICE_UDP else "ACTIVE"
     return FlowInfo(
         proto=flow.keys[0].proto, state=state, guest_address=(<char *>flow.keys[0].guest)[:n],
         guest_port=flow.keys[0].guest_port, remote_address=(<char *>flow.keys[0].remote)[:n],

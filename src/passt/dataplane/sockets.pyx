@@ -16,13 +16,13 @@ from passt.dataplane.headers cimport is_mapped4
 from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, EAGAIN, EINTR, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL,
-    MSG_PEEK, MSG_TRUNC,
+    MSG_PEEK, MSG_TRUNC, SPLICE_F_MOVE, SPLICE_F_NONBLOCK,
     O_CLOEXEC, O_RDONLY, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, SHUT_WR,
     SO_BINDTODEVICE, SO_BROADCAST, SO_ERROR, SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_REUSEADDR,
     SO_SNDBUF, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SIOCOUTQ, SOL_SOCKET, TCP_INFO,
     TCP_NODELAY, accept4, bind, close as close_fd, connect as connect_to, errno, getsockname, getsockopt,
-    htons, ioctl, iovec, linger, memcpy, memset, msghdr, ntohs, open as open_file, recv, recvmsg, sendmsg,
-    setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t,
+    htons, ioctl, iovec, linger, memcpy, memset, mmsghdr, msghdr, ntohs, open as open_file, recv, recvmmsg, recvmsg, sendmmsg, sendmsg,
+    setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t, splice,
 )
 
 cdef enum:
@@ -263,6 +263,52 @@ cdef class Sockets:
                 return got
             if errno != EINTR:
                 return -errno
+
+    cdef int send_messages(self, int fd, mmsghdr *messages, unsigned int n) noexcept nogil:
+        """Send up to *n* datagrams; returns how many went, or the error of the first (sendmmsg(2))."""
+        cdef int sent
+        while True:
+            sent = sendmmsg(fd, messages, n, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if sent >= 0:
+                return sent
+            if errno != EINTR:
+                return -errno
+
+    cdef int receive_messages(self, int fd, mmsghdr *messages, unsigned int n) noexcept nogil:
+        """Receive up to *n* datagrams; returns how many came, or the error met before the first (recvmmsg(2))."""
+        cdef int got
+        while True:
+            got = recvmmsg(fd, messages, n, MSG_DONTWAIT, NULL)
+            if got >= 0:
+                return got
+            if errno != EINTR:
+                return -errno
+
+    cdef ssize_t receive(self, int fd, uint8_t *buf, size_t n) noexcept nogil:
+        """Read up to *n* bytes of a stream; 0 at its end."""
+        cdef ssize_t got
+        while True:
+            got = recv(fd, buf, n, MSG_DONTWAIT)
+            if got >= 0:
+                return got
+            if errno != EINTR:
+                return -errno
+
+    cdef ssize_t move(self, int from_fd, int to_fd, size_t n) noexcept nogil:
+        """Move up to *n* bytes between a stream and a pipe (splice(2)); 0 at the stream's end."""
+        cdef ssize_t moved
+        while True:
+            moved = splice(from_fd, NULL, to_fd, NULL, n, SPLICE_F_MOVE | SPLICE_F_NONBLOCK)
+            if moved >= 0:
+                return moved
+            if errno != EINTR:
+                return -errno
+
+    cdef void prepare_relay(self, int fd) noexcept nogil:
+        """Ready a TCP socket whose bytes are passed on: no Nagle, urgent data in line (RFC 6093)."""
+        cdef int one = 1
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+        setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &one, sizeof(one))
 
 
 cdef socklen_t fill_sockaddr(sockaddr_storage *out, const uint8_t *address, size_t addr_len, uint16_t port,

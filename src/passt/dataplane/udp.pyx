@@ -18,11 +18,12 @@ from passt.dataplane.csum cimport csum_fold, pseudo4, pseudo6
 from passt.dataplane.datagram cimport (
     DROPPED, NOTHING, end_datagram, open_datagram, receive, still_used, take_datagram, use,
 )
-from passt.dataplane.flow cimport FLOW_UDP, SIDE_GUEST, SIDE_HOST, Flow, FlowKey, fill_key
+from passt.dataplane.flow cimport FLOW_SPLICE_UDP, FLOW_UDP, SIDE_GUEST, SIDE_HOST, Flow, FlowKey, fill_key
 from passt.dataplane.headers cimport ETH_HLEN, IP4_HLEN, IP6_HLEN, MAX_IP_LEN, UDP_HLEN, UdpHdr
 from passt.dataplane.link cimport RxFrame, TxMeta
 from passt.dataplane.parse cimport IpView, UdpView, split_udp
 from passt.dataplane.sockets cimport read_sockaddr
+from passt.dataplane.splice_udp cimport forward_one, open_splice_udp
 from passt.dataplane.stats cimport (
     DROP_BAD_PORT, DROP_FLOWS_FULL, DROP_GSO, DROP_LINK_FULL, DROP_REFUSED, DROP_SOCKET, VERDICT_OK,
     Verdict, count,
@@ -236,6 +237,9 @@ cdef void on_udp_listener(Core core, uint32_t listener, int fd) noexcept nogil:
         flow = inbound_flow(core, listener, fd, &message)
         if flow == NULL:
             continue
+        if flow.kind == FLOW_SPLICE_UDP:
+            forward_one(core, flow, place, <size_t>n)
+            continue
         if flow.keys[0].addr_len == 4:
             memmove(place - (IP6_HLEN - IP4_HLEN), place, <size_t>n)
         use(core, flow, &flow.u.udp.last_used, lifetime(flow))
@@ -258,18 +262,20 @@ cdef Flow *inbound_flow(Core core, uint32_t listener, int fd, msghdr *message) n
     key.scope = <uint16_t>(listener + 1)
     flow = core.flows.find(&key, SIDE_HOST)
     if flow != NULL:
-        flow.u.udp.streaming = True
+        if flow.kind == FLOW_UDP:
+            flow.u.udp.streaming = True
         return flow
     if not key.addr_len or not key.remote_port:
         count(&core.stats, DROP_BAD_PORT)
         return NULL
-    return open_inbound(core, listener, fd, &key, peer, &local, ifindex)
+    return open_inbound(core, listener, fd, &key, message, &local, ifindex)
 
 
 cdef Flow *open_inbound(Core core, uint32_t listener, int fd, const FlowKey *key,
-                        const sockaddr_storage *peer, sockaddr_storage *local,
+                        const msghdr *message, sockaddr_storage *local,
                         uint32_t ifindex) noexcept nogil:
-    """A new flow for datagrams from *peer* to *local*."""
+    """A new flow for datagrams as *message* is one, sent to *local*."""
+    cdef const sockaddr_storage *peer = <const sockaddr_storage *>message.msg_name
     cdef Seen seen
     cdef Flow *flow
     # The policy maps ports by the one that the listener is bound to.
@@ -278,6 +284,8 @@ cdef Flow *open_inbound(Core core, uint32_t listener, int fd, const FlowKey *key
         count(&core.stats, DROP_REFUSED)
         core.stats.flows_refused += 1
         return NULL
+    if seen.bypass:
+        return open_splice_udp(core, listener, fd, key, message, &seen)
     flow = core.flows.alloc(FLOW_UDP)
     if flow == NULL:
         count(&core.stats, DROP_FLOWS_FULL)
