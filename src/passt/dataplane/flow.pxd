@@ -62,6 +62,7 @@ cdef enum SpliceFlag:
     HALF_EOF = 8                  # end-of-file seen
     HALF_SHUT = 16                # and passed on
     HALF_FULL = 32                # the other socket takes no more: wait for its event
+    HALF_HAD_BULK = 128           # it was so before, and the other socket is ready for it
     HALF_WATCH_OUT = 64           # EPOLLOUT of this half's own socket is watched
 
 

@@ -38,6 +38,7 @@ cdef class Sockets:
     cdef ssize_t receive(self, int fd, uint8_t *buf, size_t n) noexcept nogil
     cdef ssize_t move(self, int from_fd, int to_fd, size_t n) noexcept nogil
     cdef void prepare_relay(self, int fd) noexcept nogil
+    cdef void prepare_bulk(self, int fd) noexcept nogil
 
 
 cdef socklen_t fill_sockaddr(sockaddr_storage *out, const uint8_t *address, size_t addr_len, uint16_t port,

@@ -20,7 +20,7 @@ from passt.dataplane.sys cimport (
     O_CLOEXEC, O_RDONLY, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, SHUT_WR,
     SO_BINDTODEVICE, SO_BROADCAST, SO_ERROR, SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_REUSEADDR,
     SO_SNDBUF, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SIOCOUTQ, SOL_SOCKET, TCP_INFO,
-    TCP_NODELAY, accept4, bind, close as close_fd, connect as connect_to, errno, getsockname, getsockopt,
+    TCP_CONGESTION, TCP_NODELAY, accept4, bind, close as close_fd, connect as connect_to, errno, getsockname, getsockopt,
     htons, ioctl, iovec, linger, memcpy, memset, mmsghdr, msghdr, ntohs, open as open_file, recv, recvmmsg, recvmsg, sendmmsg, sendmsg,
     setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t, splice,
 )
@@ -309,6 +309,14 @@ cdef class Sockets:
         cdef int one = 1
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
         setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &one, sizeof(one))
+
+    cdef void prepare_bulk(self, int fd) noexcept nogil:
+        """Ready a TCP socket for much data to a receiver on this machine.
+
+        There is no network on the way whose queues had to be spared: no pacing, which BBR would do, nor
+        an end of slow start by delays, as CUBIC does (HyStart). Reno does neither and is always there (tcp(7)).
+        """
+        setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, b"reno", 4)
 
 
 cdef socklen_t fill_sockaddr(sockaddr_storage *out, const uint8_t *address, size_t addr_len, uint16_t port,

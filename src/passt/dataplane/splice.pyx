@@ -25,7 +25,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt.dataplane.core cimport COPY_SIZE, Core, Seen
 from passt.dataplane.flow cimport (
-    FLOW_SPLICE_TCP, HALF_BULK, HALF_EOF, HALF_FULL, HALF_READ_ON, HALF_READABLE, HALF_SHUT, HALF_WATCH_OUT,
+    FLOW_SPLICE_TCP, HALF_BULK, HALF_EOF, HALF_FULL, HALF_HAD_BULK, HALF_READ_ON, HALF_READABLE, HALF_SHUT, HALF_WATCH_OUT,
     Flow, FlowKey, SpliceConn, SpliceHalf,
 )
 from passt.dataplane.nsthread cimport (
@@ -231,7 +231,7 @@ cdef ssize_t pass_copy(Core core, Flow *flow, int side) noexcept nogil:
     if n <= 0:
         return no_more(half, n)
     if n == COPY_SIZE:
-        half.flags |= HALF_BULK
+        begin_bulk(core, flow, side)
     elif not half.flags & HALF_READ_ON:
         half.flags &= ~<uint32_t>HALF_READABLE
     count_bytes(core, flow, side, n)
@@ -251,6 +251,15 @@ cdef ssize_t pass_copy(Core core, Flow *flow, int side) noexcept nogil:
     half.kept_start = 0
     half.n_held = <uint32_t>(n - sent)
     return n
+
+
+cdef void begin_bulk(Core core, Flow *flow, int side) noexcept nogil:
+    """Much is coming from the socket of *side*."""
+    cdef SpliceHalf *half = &flow.u.splice.halves[side]
+    half.flags |= HALF_BULK
+    if not half.flags & HALF_HAD_BULK:
+        half.flags |= HALF_HAD_BULK
+        core.sockets.prepare_bulk(flow.u.splice.halves[1 - side].fd)
 
 
 cdef ssize_t move_bulk(Core core, SpliceHalf *half) noexcept nogil:

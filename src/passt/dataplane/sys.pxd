@@ -266,7 +266,7 @@ cdef extern from "<netinet/udp.h>" nogil:
     pass
 
 cdef extern from "<netinet/tcp.h>" nogil:
-    enum: TCP_NODELAY, TCP_INFO
+    enum: TCP_NODELAY, TCP_INFO, TCP_CONGESTION
 
 cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, ...)
