@@ -28,7 +28,7 @@ from passt.host.tun import interface_index
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from passt.dataplane.engine import Engine
     from passt.dataplane.nsthread import NamespaceThread
@@ -72,7 +72,7 @@ def _run_command(settings: Settings, guest: GuestNet, listeners: Iterable[Listen
     namespaces.enter_new_user_namespace()
     child = namespaces.start_child(namespaces.COMMAND_NAMESPACES, main)
     try:
-        engine = _build_engine(settings, guest, listeners, child, child.open_network_namespace())
+        engine = _build_engine(settings, guest, listeners, child, child.open_network_namespace)
         supervisor = Supervisor(child)
         supervisor.watch(engine)
         privileges.drop_privileges()
@@ -99,9 +99,10 @@ def _run_attached(settings: Settings, guest: GuestNet, listeners: Iterable[Liste
     target.join_user_namespace()
     child = namespaces.start_child(0, main)
     try:
-        engine = _build_engine(settings, guest, listeners, child, target.take_network_namespace())
+        engine = _build_engine(settings, guest, listeners, child, target.open_network_namespace)
     finally:
         child.end()
+    target.close_network_namespace()
     reader = signals.SignalReader(signals.ENDING)
     engine.add_reader(reader.fd, engine.stop)
     engine.add_reader(target.pidfd, engine.stop)
@@ -147,10 +148,10 @@ def _configure(settings: Settings, guest: GuestNet) -> TapFacts:
 
 
 def _build_engine(settings: Settings, guest: GuestNet, listeners: Iterable[Listener], child: Child,
-                  namespace: int) -> Engine:
+                  open_namespace: Callable[[], int]) -> Engine:
     """Load and build the data plane, then wait for the tap of *child*.
 
-    *namespace* is a descriptor of the network namespace, to be closed: it must not live on because of us.
+    *open_namespace* gives a descriptor of the network namespace.
     """
     from passt.dataplane.engine import Engine
     from passt.forward.policy import Policy
@@ -158,7 +159,7 @@ def _build_engine(settings: Settings, guest: GuestNet, listeners: Iterable[Liste
 
     explain = log.debug if log.is_debug() else None
     policy = Policy(guest, tcp=settings.tcp, udp=settings.udp, icmp=settings.icmp, explain=explain)
-    inside = _enter(settings, namespace)
+    inside = _enter(settings, open_namespace)
     bypass = None
     if inside is not None:
         from passt.forward.bypass import Bypass
@@ -184,22 +185,22 @@ def _build_engine(settings: Settings, guest: GuestNet, listeners: Iterable[Liste
     return engine
 
 
-def _enter(settings: Settings, namespace: int) -> NamespaceThread | None:
-    """Start the thread in *namespace*, which is closed; None if nothing bypasses the link."""
-    try:
-        if not settings.namespace_rules and not (settings.port_rules and settings.splice):
-            return None
-        from passt.dataplane.nsthread import NamespaceThread
+def _enter(settings: Settings, open_namespace: Callable[[], int]) -> NamespaceThread | None:
+    """Start the thread in the network namespace; None if nothing bypasses the link."""
+    if not settings.namespace_rules and not (settings.port_rules and settings.splice):
+        return None
+    from passt.dataplane.nsthread import NamespaceThread
 
-        try:
-            inside = NamespaceThread(namespace)
-        except OSError as error:
-            raise HostError(f"cannot open sockets in the network namespace: {error.strerror}") from None
-        for proto in {rule.proto for rule in settings.port_rules}:
-            inside.warm(proto, ip4=settings.ip4, ip6=settings.ip6)
-        return inside
+    namespace = open_namespace()
+    try:
+        inside = NamespaceThread(namespace)
+    except OSError as error:
+        raise HostError(f"cannot open sockets in the network namespace: {error.strerror}") from None
     finally:
         os.close(namespace)
+    for proto in {rule.proto for rule in settings.port_rules}:
+        inside.warm(proto, ip4=settings.ip4, ip6=settings.ip6)
+    return inside
 
 
 def _find_index(inside: NamespaceThread, ifname: str) -> int:

@@ -65,6 +65,9 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("udp-ports", "53", {"port_rules": (PortRule(17, 53, 53, 53),)}),
     ("tcp-ns", "none", {}),
     ("udp-ns", "none", {}),
+    ("udp-ns", "53", {"namespace_rules": (PortRule(17, 53, 53, 53),)}),
+    ("no-splice", "", {"splice": False}),
+    ("host-lo-to-ns-lo", "", {"host_lo_to_ns_lo": True}),
     ("config-net", "", {"config_net": True}),
     ("ns-ifname", "net0", {"ns_ifname": "net0"}),
     ("ns-mac-addr", "02:00:00:00:00:01", {"ns_mac": bytes.fromhex("020000000001")}),
@@ -95,7 +98,7 @@ BAD_VALUES = {
     "mtu": ["abc", "1", "70000"], "mac-addr": ["9a:55", "00:00:00:00:00:00"], "interface": ["", "a/b"],
     "outbound": ["0.0.0.0", "x"], "outbound-if4": ["x" * 16], "outbound-if6": [""],
     "map-host-loopback": ["127.0.0.1", "nil"], "map-guest-addr": ["::", "all"], "tcp-ports": ["x", "22-23"],
-    "udp-ports": ["0", "auto"], "tcp-ns": ["22", "auto"], "udp-ns": ["all", ""], "ns-ifname": ["lo", "a%d"],
+    "udp-ports": ["0", "auto"], "tcp-ns": ["22-", "auto"], "udp-ns": ["all", ""], "ns-ifname": ["lo", "a%d"],
     "ns-mac-addr": ["x", "01:00:00:00:00:00"],
 }
 
@@ -209,3 +212,17 @@ def test_any_command_line_gives_settings_or_one_line(arguments: list[str], mode:
         request = scan(mode, arguments)
         if request.action == "run":
             assert build_settings(mode, request)[0].mode == mode
+
+
+@pytest.mark.parametrize("inward", ["-t", "-u"])
+def test_loopback_that_leads_round_in_circles_is_refused(inward: str) -> None:
+    outward = {"-t": "-T", "-u": "-U"}[inward]
+    with pytest.raises(ConfigError, match=f"'--host-lo-to-ns-lo': {inward} and {outward} lead port 80 to each"):
+        built("--host-lo-to-ns-lo", inward, "80", outward, "80", "-U" if inward == "-t" else "-T", "none")
+    built("--host-lo-to-ns-lo", inward, "80", outward, "81")
+    built(inward, "80", outward, "80")
+
+
+def test_loopback_without_splice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--host-lo-to-ns-lo' needs the bypass that --no-splice disables"):
+        built("--host-lo-to-ns-lo", "--no-splice")

@@ -16,7 +16,7 @@ def rules(*specs: tuple[int, str], tcp: bool = True, udp: bool = True) -> list[t
     table = PortTable()
     for proto, spec in specs:
         table.add(proto, spec, inward=True)
-    return [(rule.proto, rule.first, rule.optional) for rule in table.rules(tcp=tcp, udp=udp)]
+    return [(rule.proto, rule.first, rule.optional) for rule in table.rules(tcp=tcp, udp=udp)[0]]
 
 
 def test_protocol_numbers_are_those_of_the_socket_module() -> None:
@@ -26,7 +26,7 @@ def test_protocol_numbers_are_those_of_the_socket_module() -> None:
 @pytest.mark.parametrize(("spec", "port"), [("none", None), ("1", 1), ("8080", 8080), ("65535", 65535),
                                             ("0080", 80)])
 def test_port_or_none_is_read(spec: str, port: int | None) -> None:
-    assert parse_spec(spec, inward=True) == port
+    assert parse_spec(spec) == port
 
 
 @pytest.mark.parametrize("spec", [
@@ -35,7 +35,7 @@ def test_port_or_none_is_read(spec: str, port: int | None) -> None:
 ])
 def test_rest_of_the_grammar_is_not_available_yet(spec: str) -> None:
     with pytest.raises(ConfigError, match="is not available yet in this version") as caught:
-        parse_spec(spec, inward=True)
+        parse_spec(spec)
     assert f"'{spec}'" in str(caught.value)
 
 
@@ -45,22 +45,15 @@ def test_rest_of_the_grammar_is_not_available_yet(spec: str) -> None:
 ])
 def test_mistake_is_told_with_what_is_right(spec: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_spec(spec, inward=True)
+        parse_spec(spec)
     assert str(caught.value) == f"'{spec}' is not a port specification; give a port number or 'none'"
 
 
 @pytest.mark.parametrize("spec", ["0", "65536", "99999999999999999999", "1-65536", "0:22", "22,70000"])
 def test_port_out_of_range_is_refused(spec: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_spec(spec, inward=True)
+        parse_spec(spec)
     assert str(caught.value) == f"'{spec}': a port number is 1 to 65535"
-
-
-@pytest.mark.parametrize("spec", ["auto", "22", "22-23"])
-def test_outward_takes_none_only(spec: str) -> None:
-    assert parse_spec("none", inward=False) is None
-    with pytest.raises(ConfigError, match="is not available yet in this version; only 'none' is"):
-        parse_spec(spec, inward=False)
 
 
 T, U = IPPROTO_TCP, IPPROTO_UDP
@@ -88,14 +81,25 @@ def test_rule_is_for_any_address_and_keeps_the_number() -> None:
     table = PortTable()
     table.add(T, "80", inward=True)
     table.add(U, "none", inward=True)
-    assert table.rules(tcp=True, udp=True) == (PortRule(T, 80, 80, 80),)
+    assert table.rules(tcp=True, udp=True) == ((PortRule(T, 80, 80, 80),), ())
 
 
 def test_outward_none_does_not_count_as_u() -> None:
     table = PortTable()
     table.add(T, "80", inward=True)
     table.add(U, "none", inward=False)
-    assert len(table.rules(tcp=True, udp=True)) == 2
+    assert [len(side) for side in table.rules(tcp=True, udp=True)] == [2, 0]
+
+
+def test_outward_rules_are_apart() -> None:
+    table = PortTable()
+    table.add(T, "80", inward=False)
+    table.add(U, "53", inward=True)
+    inward, outward = table.rules(tcp=True, udp=True)
+    assert inward == (PortRule(U, 53, 53, 53),)
+    assert outward == (PortRule(T, 80, 80, 80), PortRule(U, 80, 80, 80, optional=True))
+    with pytest.raises(ConfigError, match="'--tcp-ns' forwards port 80, but --no-tcp disables TCP"):
+        table.rules(tcp=False, udp=True)
 
 
 def test_disabled_udp_has_no_twins_and_disabled_tcp_no_ports() -> None:

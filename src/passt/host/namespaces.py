@@ -120,10 +120,14 @@ class Target:
         """Enter the network namespace: for a helper process, as there is no way back."""
         self._join(self._net, syscalls.CLONE_NEWNET, "network")
 
-    def take_network_namespace(self) -> int:
-        """Hand over the network namespace's descriptor; while it is open the namespace stays alive."""
-        fd, self._net = self._net, -1
-        return fd
+    def open_network_namespace(self) -> int:
+        """Return one more descriptor of the network namespace."""
+        return os.dup(self._net)
+
+    def close_network_namespace(self) -> None:
+        """Close the network namespace's descriptor, so that we do not keep the namespace alive."""
+        os.close(self._net)
+        self._net = -1
 
     def _join(self, fd: int, kind: int, name: str) -> None:
         try:
@@ -165,7 +169,11 @@ class Child:
         try:
             return os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise HostError(f"cannot open the network namespace of the command: {error.strerror}") from None
+            message = self.channel.receive(wait=True)
+            if message is None or message.kind is not Kind.READY:
+                raise HostError(self._explain_failure(message)) from None  # it has ended, hence the error
+            raise HostError(f"cannot open the network namespace of the command: {error.strerror}; does /proc "
+                            "hide it (hidepid)?") from None
 
     def wait(self) -> int:
         """Wait for the child's end and return its wait status; for PID 1 nothing in there lives on then."""
