@@ -212,7 +212,8 @@ def _find_index(inside: NamespaceThread, ifname: str) -> int:
         os.close(fd)
 
 
-def _open_namespace_ports(settings: Settings, engine: Engine, inside: NamespaceThread, rule: PortRule) -> None:
+def _open_namespace_ports(settings: Settings, engine: Engine, inside: NamespaceThread,
+                          rule: PortRule) -> None:
     """Listen in the namespace on the ports of *rule*. Raises ConfigError if one that must be had is not."""
     option = "-T" if rule.proto == socket.IPPROTO_TCP else "-U"
     for port in range(rule.first, rule.last + 1):

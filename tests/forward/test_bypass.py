@@ -61,7 +61,7 @@ def test_loopback_client_of_the_host(peer: str, local: str, keep: bool, expected
 
 def test_guest_that_moved_is_followed() -> None:
     policy = bypass()
-    policy._observed.on_guest_address(packed("192.0.2.99"))  # noqa: SLF001 - what the data plane reports
+    policy._observed.on_guest_address(packed("192.0.2.99"))
     assert inbound(policy, "127.0.0.1", "127.0.0.1") == Target(packed("192.0.2.99"), 81)
 
 
@@ -69,7 +69,7 @@ def test_link_local_guest_has_a_scope() -> None:
     net = GuestNet(None, GuestFamily(None, 64, None, IPv6Address("fe80::1")), "tap0")
     policy = bypass(net)
     assert inbound(policy, "::1", "::1") is None
-    policy._observed.on_guest_address(packed("fe80::5"))  # noqa: SLF001 - what the data plane reports
+    policy._observed.on_guest_address(packed("fe80::5"))
     assert inbound(policy, "::1", "::1") == Target(packed("fe80::5"), 81, 7)
     assert inbound(policy, "127.0.0.1", "127.0.0.1") is None  # no such family
 
@@ -137,7 +137,7 @@ def test_explanations() -> None:
     made.from_namespace(IPPROTO_TCP, RULE, packed("::1"), 50000, packed("::1"), 8001)
     made.from_namespace(IPPROTO_TCP, RULE, packed("192.0.2.5"), 50000, packed("127.0.0.1"), 8001)
     assert lines == [
-        "bypass to the namespace 127.0.0.1:50000 -> 127.0.0.1:8001: to 192.0.2.5:81",
-        "bypass to the host [::1]:50000 -> [::1]:8001: to [::1]:81",
-        "bypass to the host 192.0.2.5:50000 -> 127.0.0.1:8001: refused, not from loopback to loopback",
+        "bypass to the namespace, TCP 127.0.0.1:50000 -> 127.0.0.1:8001: to 192.0.2.5:81",
+        "bypass to the host, TCP [::1]:50000 -> [::1]:8001: to [::1]:81",
+        "bypass to the host, TCP 192.0.2.5:50000 -> 127.0.0.1:8001: refused, not from loopback to loopback",
     ]

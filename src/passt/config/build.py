@@ -176,8 +176,8 @@ def _check_together(settings: Settings) -> None:
 def _check_loopback(settings: Settings) -> None:
     """Refuse what would send a connection round in circles, from loopback to loopback to loopback."""
     if not settings.splice:
-        raise ConfigError("option '--host-lo-to-ns-lo' needs the bypass that --no-splice disables; leave one of"
-                          " them out")
+        raise ConfigError("option '--host-lo-to-ns-lo' needs the bypass that --no-splice disables; leave one"
+                          " of them out")
     for rule in settings.port_rules:
         for back in settings.namespace_rules:
             # Ports of ours inside that this rule leads to, and that lead to ports of this rule.
@@ -186,5 +186,5 @@ def _check_loopback(settings: Settings) -> None:
             low = max(back.target_port(first), rule.first)
             if rule.proto == back.proto and first <= last and low <= min(back.target_port(last), rule.last):
                 name = "-t and -T" if rule.proto == IPPROTO_TCP else "-u and -U"
-                raise ConfigError(f"option '--host-lo-to-ns-lo': {name} lead port {low} to each other for ever;"
-                                  f" leave it out of one of them")
+                raise ConfigError(f"option '--host-lo-to-ns-lo': {name} lead port {low} to each other for"
+                                  f" ever; leave it out of one of them")

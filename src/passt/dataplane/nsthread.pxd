@@ -56,6 +56,8 @@ cdef class NamespaceThread:
     cdef pthread_t thread
     cdef bint running
 
+    cdef object open_wildcard(self, int proto, int port, bint ip4, bint ip6)
+    cdef object open_bound(self, int proto, int port, int family, bytes address, bytes device, bint both)
     cdef int take(self, SocketKind kind) noexcept nogil
     cdef void end(self) noexcept
     cdef void kick(self) noexcept nogil

@@ -156,16 +156,20 @@ cdef int prepare(int fd, const SocketRequest *request) noexcept nogil:
 cdef class NamespaceThread:
     """Implements `contracts.NamespaceSockets`; see nsthread.pyi."""
 
-    def __cinit__(self, int namespace_fd):
-        cdef pthread_attr_t attributes
-        cdef sigset_t everything, before
-        cdef int result
+    def __cinit__(self):
         self.mailbox = <Mailbox *>calloc(1, sizeof(Mailbox))
         if self.mailbox == NULL:
             raise MemoryError
-        self.mailbox.namespace_fd = namespace_fd
         sem_init(&self.mailbox.calls, 0, 0)
         sem_init(&self.mailbox.answers, 0, 0)
+
+    def __init__(self, int namespace_fd):
+        cdef pthread_attr_t attributes
+        cdef sigset_t everything, before
+        cdef int result
+        if self.running:
+            raise ValueError("the thread is running already")
+        self.mailbox.namespace_fd = namespace_fd
         pthread_attr_init(&attributes)
         pthread_attr_setstacksize(&attributes, STACK_SIZE)
         # The thread starts with the mask of its creator: no signal is ever to be handled there.
@@ -246,7 +250,7 @@ cdef class NamespaceThread:
             raise OSError(EADDRNOTAVAIL, os.strerror(EADDRNOTAVAIL))
         return opened
 
-    def open_wildcard(self, int proto, int port, bint ip4, bint ip6):
+    cdef object open_wildcard(self, int proto, int port, bint ip4, bint ip6):
         """A socket for all addresses, but bound to the loopback device."""
         if ip6:
             try:
@@ -256,7 +260,7 @@ cdef class NamespaceThread:
                     raise
         return self.open_bound(proto, port, AF_INET, bytes(4), LOOPBACK_DEVICE, False)
 
-    def open_bound(self, int proto, int port, int family, bytes address, bytes device, bint both):
+    cdef object open_bound(self, int proto, int port, int family, bytes address, bytes device, bint both):
         """Open one socket, bound and listening as its protocol wants it."""
         cdef SocketRequest request
         memset(&request, 0, sizeof(request))

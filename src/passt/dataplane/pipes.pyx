@@ -9,7 +9,7 @@ A user's pipes may take fs.pipe-user-pages-soft pages in sum (pipe(7)): a pipe o
 16384. Beyond that the kernel makes small ones or none; both are served, by more calls or by copying.
 """
 
-from libc.stdint cimport int32_t, uint64_t
+from libc.stdint cimport int32_t
 
 from passt.dataplane.sys cimport F_SETPIPE_SZ, O_CLOEXEC, O_NONBLOCK, close, fcntl, pipe2
 

@@ -25,8 +25,8 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt.dataplane.core cimport COPY_SIZE, Core, Seen
 from passt.dataplane.flow cimport (
-    FLOW_SPLICE_TCP, HALF_BULK, HALF_EOF, HALF_FULL, HALF_HAD_BULK, HALF_READ_ON, HALF_READABLE, HALF_SHUT, HALF_WATCH_OUT,
-    Flow, FlowKey, SpliceConn, SpliceHalf,
+    FLOW_SPLICE_TCP, HALF_BULK, HALF_EOF, HALF_FULL, HALF_HAD_BULK, HALF_READ_ON, HALF_READABLE, HALF_SHUT,
+    HALF_WATCH_OUT, Flow, FlowKey, SpliceConn, SpliceHalf,
 )
 from passt.dataplane.nsthread cimport (
     SOCKET_TCP4, SOCKET_TCP6, SOCKET_UDP4, SOCKET_UDP6, NamespaceThread, SocketKind,
@@ -75,7 +75,8 @@ cdef void open_splice(Core core, int fd, const sockaddr_storage *peer, const See
     if result < 0 and result != -EINPROGRESS:
         core.stats.splice_connect_failures += 1
         end_splice(core, flow, True)
-    elif watch_half(core, flow, CONNECTED, EPOLL_CTL_ADD) < 0 or watch_half(core, flow, ACCEPTED, EPOLL_CTL_ADD) < 0:
+    elif (watch_half(core, flow, CONNECTED, EPOLL_CTL_ADD) < 0
+          or watch_half(core, flow, ACCEPTED, EPOLL_CTL_ADD) < 0):
         count(&core.stats, DROP_SOCKET)
         end_splice(core, flow, True)
     elif core.has_trace:

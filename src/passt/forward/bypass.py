@@ -15,15 +15,10 @@ All else is the other policy's.
 
 from __future__ import annotations
 
+from socket import IPPROTO_TCP
 from typing import TYPE_CHECKING, cast
 
-from passt.addr import (
-    IP4_LOOPBACK,
-    IP6_LOOPBACK,
-    format_endpoint,
-    is_loopback,
-    needs_scope6,
-)
+from passt.addr import IP4_LOOPBACK, IP6_LOOPBACK, format_endpoint, is_loopback, needs_scope6
 from passt.contracts import Target
 
 if TYPE_CHECKING:
@@ -41,8 +36,8 @@ class Bypass:
     """Implements `contracts.FlowPolicy`: decides itself on local flows and leaves the others to *policy*.
 
     *splice* False leaves the host's flows to *policy* as well. *keep_loopback* says that loopback clients
-    of the host reach the namespace's loopback. *explain* gets a line for each decision, if given. Set `scope_id` to the index of the guest's interface when it is
-    known.
+    of the host reach the namespace's loopback. *explain* gets a line for each decision, if given. Set
+    `scope_id` to the index of the guest's interface when it is known.
     """
 
     def __init__(self, policy: FlowPolicy, observed: Observed, *, splice: bool = True,
@@ -69,7 +64,7 @@ class Bypass:
             scope_id = self.scope_id if needs_scope6(destination) else 0
             target = Target(destination, cast("PortRule", rule).target_port(local_port), scope_id)
         if self._explain is not None:
-            self._explain_flow("to the namespace", (peer, peer_port, local, local_port), target,
+            self._explain_flow("to the namespace", proto, (peer, peer_port, local, local_port), target,
                                "no guest address known yet")
         return target
 
@@ -81,13 +76,14 @@ class Bypass:
             source = None if peer in _USUAL_SOURCES else peer
             target = Target(local, cast("PortRule", rule).target_port(local_port), source=source)
         if self._explain is not None:
-            self._explain_flow("to the host", (peer, peer_port, local, local_port), target,
+            self._explain_flow("to the host", proto, (peer, peer_port, local, local_port), target,
                                "not from loopback to loopback")
         return target
 
-    def _explain_flow(self, where: str, flow: tuple[bytes, int, bytes, int], target: Target | None,
-                      reason: str) -> None:
+    def _explain_flow(self, where: str, proto: int, flow: tuple[bytes, int, bytes, int],
+                      target: Target | None, reason: str) -> None:
         if self._explain is not None:
             source, destination = format_endpoint(*flow[:2]), format_endpoint(*flow[2:])
             outcome = f"to {format_endpoint(target.address, target.port)}" if target else f"refused, {reason}"
-            self._explain(f"bypass {where} {source} -> {destination}: {outcome}")
+            name = "TCP" if proto == IPPROTO_TCP else "UDP"
+            self._explain(f"bypass {where}, {name} {source} -> {destination}: {outcome}")
