@@ -6,6 +6,7 @@ from passt.dataplane.flow cimport Flow, FlowKey, FlowTable
 from passt.dataplane.link cimport Link, TxMeta
 from passt.dataplane.parse cimport IpView
 from passt.dataplane.pipes cimport PipePool
+from passt.dataplane.pool cimport Pool
 from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sockets cimport Sockets
 from passt.dataplane.stats cimport Stats, Verdict
@@ -77,7 +78,7 @@ cdef class Core:
     cdef bint has_trace
     cdef bint has_capture
     cdef bint has_failed
-    cdef size_t pool_left         # bytes that overflow buffers may still take
+    cdef readonly Pool pool       # memory for what connections hold
     cdef iovec gather[MAX_GATHER]
     cdef uint32_t n_gather
     cdef Flow *gather_flow

@@ -20,18 +20,19 @@ from passt.dataplane.headers cimport (
 from passt.dataplane.link cimport Link, TxMeta
 from passt.dataplane.parse cimport IpView
 from passt.dataplane.pipes cimport PipePool
+from passt.dataplane.pool cimport Pool
 from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.stats cimport DROP_OVERSIZE, count
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, EINVAL, O_CLOEXEC, O_RDONLY, SOCK_STREAM, close, free, htonl, htons, malloc, memcmp, memcpy, memset,
-    open, sockaddr_storage,
+    AF_INET, AF_INET6, EINVAL, O_CLOEXEC, O_RDONLY, SOCK_STREAM, close, free, htonl, htons, malloc,
+    memcmp, memcpy, memset, open, sockaddr_storage,
 )
 
 cdef enum:
     TTL_TO_GUEST = 255
-    # Ceiling over the overflow buffers of all connections (see tcp_from_tap): enough for a hundred
-    # guests' windows at once, and no way for a guest to make the process grow further.
-    OVERFLOW_POOL = 32 << 20
+    # What all connections together may hold (see pool): enough for a hundred windows of the usual size at
+    # once, and no way for a guest to make the process grow further.
+    POOL_SIZE = 32 << 20
 
 
 cdef class Core:
@@ -55,7 +56,7 @@ cdef class Core:
         # The table's hash and the sequence numbers must not tell of each other.
         self.isn_key[0] ^= 0xa5a5a5a5a5a5a5a5ULL
         self.spare_fd = open(b"/", O_RDONLY | O_CLOEXEC)
-        self.pool_left = OVERFLOW_POOL
+        self.pool = Pool(POOL_SIZE)
         self.now = self.reactor.clock()
         self.pipes = PipePool()
         self.pipes.n_open = &self.stats.pipes_open
@@ -112,7 +113,8 @@ cdef class Core:
         try:
             _, _, rule, _, seen.from_namespace = self.listeners[listener]
             ask = self.policy.from_namespace if seen.from_namespace else self.policy.inbound
-            target = ask(proto, rule, (<char *>far_address)[:n], far_port, (<char *>near_address)[:m], near_port)
+            target = ask(proto, rule, (<char *>far_address)[:n], far_port,
+                         (<char *>near_address)[:m], near_port)
             if target is None:
                 return False
             if type(target) is Target:
@@ -188,8 +190,8 @@ cdef class Core:
         """See that the flow's timer fires at *deadline* or earlier; an earlier one stays (see timers)."""
         if flow.armed and flow.armed <= deadline:
             return
-        if self.reactor.timers.arm(flow.index, deadline) == 0:
-            flow.armed = deadline
+        self.reactor.timers.arm(flow.index, deadline)
+        flow.armed = deadline
 
     cdef void disarm(self, Flow *flow) noexcept nogil:
         if flow.armed:

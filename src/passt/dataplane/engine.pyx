@@ -33,7 +33,7 @@ from passt.dataplane.sys cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP, IPPROTO_UDP,
     epoll_event, memcpy,
 )
-from passt.dataplane.tcp_conn cimport end, state_name
+from passt.dataplane.tcp_conn cimport end_all, state_name
 from passt.dataplane.tcp_from_sock cimport on_listener
 from passt.dataplane.tcp_from_tap cimport flush_gather
 from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer
@@ -66,7 +66,6 @@ cdef class Engine:
     cdef int link_fd
     cdef bint link_wants_out
     cdef int link_room            # frames that the next batch may have
-    cdef uint64_t link_turn       # the turn of the last batch
     cdef bint stopping
     cdef dict readers             # fd -> callback
     cdef list due                 # heap of (deadline ns, id, callback)
@@ -161,11 +160,11 @@ cdef class Engine:
         self.due = kept
         self.arm_python()
 
-    cdef void arm_python(self) except *:
+    cdef void arm_python(self):
         if not self.due:
             self.reactor.timers.cancel(self.python_timer)
-        elif self.reactor.timers.arm(self.python_timer, self.due[0][0]) < 0:
-            raise MemoryError
+        else:
+            self.reactor.timers.arm(self.python_timer, self.due[0][0])
 
     def send_frame(self, bytes frame not None):
         return self.core.send_frame(frame)
@@ -247,10 +246,9 @@ cdef class Engine:
         cdef RxFrame frames[RX_BATCH]
         cdef int n, i
         # Reading on until nothing is left costs a call more than needed where single frames come, as
-        # in a request/response exchange. So the batch grows only while turn after turn finds frames.
-        if self.link_turn + 1 == self.core.stats.wakeups:
+        # in a request/response exchange. So the batch grows only while frames come faster than turns.
+        if not self.reactor.slept:
             self.link_room = min(2 * self.link_room, <int>RX_BATCH)
-        self.link_turn = self.core.stats.wakeups
         n = self.core.link.read_batch(frames, self.link_room)
         if self.core.link.drained:
             self.link_room = max(n, 1)
@@ -297,15 +295,14 @@ cdef class Engine:
             self.link_room = RX_BATCH
             self.read_link()
             finish_flows(self.core)
+        end_all(self.core)
         for i in range(self.core.flows.top):
             flow = &self.core.flows.flows[i]
-            if flow.kind == FLOW_TCP:
-                end(self.core, flow, False)
-            elif flow.kind == FLOW_SPLICE_TCP:
+            if flow.kind == FLOW_SPLICE_TCP:
                 end_splice(self.core, flow, True)
             elif flow.kind == FLOW_SPLICE_UDP:
                 end_splice_udp(self.core, flow)
-            elif flow.kind > FLOW_DEAD:
+            elif flow.kind > FLOW_DEAD and flow.kind != FLOW_TCP:
                 end_datagram(self.core, flow)
         for entry in self.core.listeners:
             if entry is not None:

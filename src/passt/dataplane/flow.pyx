@@ -9,6 +9,9 @@ secret key, so one look-up costs the same with one flow and with 100,000.
 Life: `alloc` -> FLOW_TCP, FLOW_UDP or FLOW_PING -> `release`. A flow that has something to do at
 the end of the turn is on the work list once; released meanwhile, it stays FLOW_DEAD until the list
 has passed it, so the list never holds an index twice.
+
+When the table is full, flows of which little is lost make room for new ones: `classify` keeps the
+flows of each class in the order in which they came into it (see `tcp_admit`).
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -25,6 +28,7 @@ cdef class FlowTable:
 
     def __cinit__(self, uint32_t max_flows, bytes secret not None):
         cdef uint32_t buckets = 64
+        cdef int i
         if len(secret) != 16:
             raise ValueError("the secret has 16 bytes")
         memcpy(self.secret, <const char *>secret, 16)
@@ -41,6 +45,9 @@ cdef class FlowTable:
         self.first_work = NO_FLOW
         self.last_work = NO_FLOW
         self.first_waiting = NO_FLOW
+        for i in range(<int>N_CLASSES):
+            self.oldest[i] = NO_FLOW
+            self.newest[i] = NO_FLOW
 
     def __dealloc__(self):
         free(self.flows)
@@ -70,6 +77,7 @@ cdef class FlowTable:
 
     cdef void release(self, Flow *flow) noexcept nogil:
         """Forget a flow whose descriptor, timer and memory the owner has let go."""
+        self.classify(flow, CLASS_KEPT)
         self.unhash(flow, SIDE_GUEST)
         self.unhash(flow, SIDE_HOST)
         flow.generation += 1
@@ -175,3 +183,27 @@ cdef class FlowTable:
         self.first_work = NO_FLOW
         self.last_work = NO_FLOW
         return first
+
+    cdef void classify(self, Flow *flow, uint8_t flow_class) noexcept nogil:
+        """Put the flow at the end of a class, out of the one it is in."""
+        if flow.flow_class == flow_class:
+            return
+        if flow.flow_class != CLASS_KEPT:
+            if flow.older == NO_FLOW:
+                self.oldest[flow.flow_class] = flow.newer
+            else:
+                self.flows[flow.older].newer = flow.newer
+            if flow.newer == NO_FLOW:
+                self.newest[flow.flow_class] = flow.older
+            else:
+                self.flows[flow.newer].older = flow.older
+        flow.flow_class = flow_class
+        if flow_class == CLASS_KEPT:
+            return
+        flow.older = self.newest[flow_class]
+        flow.newer = NO_FLOW
+        if flow.older == NO_FLOW:
+            self.oldest[flow_class] = flow.index
+        else:
+            self.flows[flow.older].newer = flow.index
+        self.newest[flow_class] = flow.index

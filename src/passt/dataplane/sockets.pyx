@@ -15,18 +15,21 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from passt.dataplane.headers cimport is_mapped4
 from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, EAGAIN, EINTR, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL,
-    MSG_PEEK, MSG_TRUNC, SPLICE_F_MOVE, SPLICE_F_NONBLOCK,
-    O_CLOEXEC, O_RDONLY, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, SHUT_WR,
-    SO_BINDTODEVICE, SO_BROADCAST, SO_ERROR, SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_REUSEADDR,
-    SO_SNDBUF, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SIOCOUTQ, SOL_SOCKET, TCP_INFO,
-    TCP_CONGESTION, TCP_NODELAY, accept4, bind, close as close_fd, connect as connect_to, errno, getsockname, getsockopt,
-    htons, ioctl, iovec, linger, memcpy, memset, mmsghdr, msghdr, ntohs, open as open_file, recv, recvmmsg, recvmsg, sendmmsg, sendmsg,
+    AF_INET, AF_INET6, EAGAIN, EALREADY, EINPROGRESS, EINTR, EISCONN, IPPROTO_ICMP, IPPROTO_ICMPV6,
+    IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, O_CLOEXEC, O_RDONLY,
+    PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, SHUT_WR, SIOCOUTQ, SOCK_CLOEXEC,
+    SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_BINDTODEVICE, SO_BROADCAST, SO_ERROR,
+    SO_KEEPALIVE, SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_REUSEADDR, SO_SNDBUF, SPLICE_F_MOVE,
+    SPLICE_F_NONBLOCK, TCP_CONGESTION, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY, accept4, bind,
+    close as close_fd, connect as connect_to, errno, getsockname, getsockopt, htons, ioctl, iovec, linger,
+    memcpy, memset, mmsghdr, msghdr, ntohs, open as open_file, recv, recvmmsg, recvmsg, sendmmsg, sendmsg,
     setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t, splice,
+    write,
 )
 
 cdef enum:
     DISCARD_SIZE = 1 << 20
+    USUAL_KEEPINTVL = 75          # seconds (tcp(7), tcp_keepalive_intvl)
     # States of the kernel's TCP as TCP_INFO's first byte gives them (linux/tcp_states.h)
     KERNEL_TIME_WAIT = 6
     KERNEL_CLOSE = 7
@@ -83,7 +86,16 @@ cdef class Sockets:
         return -errno if setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, name, <socklen_t>n) < 0 else 0
 
     cdef int connect(self, int fd, const sockaddr_storage *address, socklen_t n) noexcept nogil:
-        return -errno if connect_to(fd, <const sockaddr *>address, n) < 0 else 0
+        """Connect a datagram socket, or start to connect a stream (-EINPROGRESS).
+
+        A connection within this host is made or refused before the call returns, but only a second
+        call says so (connect(2), net/ipv4/af_inet.c); that spares a turn of the loop.
+        """
+        if connect_to(fd, <const sockaddr *>address, n) == 0:
+            return 0
+        if errno == EINPROGRESS and (connect_to(fd, <const sockaddr *>address, n) == 0 or errno == EISCONN):
+            return 0
+        return -EINPROGRESS if errno == EALREADY else -errno
 
     cdef int accept(self, int fd, sockaddr_storage *peer, sockaddr_storage *local) noexcept nogil:
         """Accept a connection and tell both of its ends."""
@@ -232,6 +244,14 @@ cdef class Sockets:
             return errno
         return value
 
+    cdef int keep_alive(self, int fd, int idle_s) noexcept nogil:
+        """Probe the remote after *idle_s* seconds of silence, and as often as usual or so (tcp(7))."""
+        cdef int one = 1
+        cdef int between = min(idle_s, USUAL_KEEPINTVL)
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s))
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &between, sizeof(between))
+        return -errno if setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one)) < 0 else 0
+
     cdef int close(self, int fd) noexcept nogil:
         return -errno if close_fd(fd) < 0 else 0
 
@@ -275,7 +295,7 @@ cdef class Sockets:
                 return -errno
 
     cdef int receive_messages(self, int fd, mmsghdr *messages, unsigned int n) noexcept nogil:
-        """Receive up to *n* datagrams; returns how many came, or the error met before the first (recvmmsg(2))."""
+        """Receive up to *n* datagrams; returns how many came, or the error of the first (recvmmsg(2))."""
         cdef int got
         while True:
             got = recvmmsg(fd, messages, n, MSG_DONTWAIT, NULL)
@@ -304,6 +324,16 @@ cdef class Sockets:
             if errno != EINTR:
                 return -errno
 
+    cdef ssize_t fill_pipe(self, int fd, const uint8_t *buf, size_t n) noexcept nogil:
+        """Write up to *n* bytes to a pipe."""
+        cdef ssize_t written
+        while True:
+            written = write(fd, buf, n)
+            if written >= 0:
+                return written
+            if errno != EINTR:
+                return -errno
+
     cdef void prepare_relay(self, int fd) noexcept nogil:
         """Ready a TCP socket whose bytes are passed on: no Nagle, urgent data in line (RFC 6093)."""
         cdef int one = 1
@@ -314,7 +344,8 @@ cdef class Sockets:
         """Ready a TCP socket for much data to a receiver on this machine.
 
         There is no network on the way whose queues had to be spared: no pacing, which BBR would do, nor
-        an end of slow start by delays, as CUBIC does (HyStart). Reno does neither and is always there (tcp(7)).
+        an end of slow start by delays, as CUBIC does (HyStart). Reno does neither, and is always there
+        (tcp(7)).
         """
         setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, b"reno", 4)
 

@@ -9,8 +9,8 @@ half-close, since an end-of-file is passed on as shutdown(2) after all that came
 Each direction is a `SpliceHalf`. Little is copied: one recv(2) and one send(2) into a buffer that all
 share, cheaper than splice(2) for what requests and answers usually are. A read that fills that buffer
 means more is coming: then pages are moved through a pipe, taken for as long as it holds something. What
-the receiver does not take stays in the pipe, or, if it was copied or no pipe is left, in memory of its
-own (COPY_SIZE at most), and the direction stops until the receiver's socket says that it is writable.
+the receiver does not take stays in the pipe, or, if it was copied or no pipe is left, in memory
+of the common pool (COPY_SIZE at most; a pipe again if that is used up), and the direction stops until the receiver's socket says that it is writable.
 So an idle connection holds two descriptors and no pipe, and no data is ever lost for want of a pipe.
 
 Sockets are watched edge-triggered, for writability only from the first time that they were full. A
@@ -38,7 +38,7 @@ from passt.dataplane.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_SOCKET, Ver
 from passt.dataplane.sys cimport (
     AF_INET, EAGAIN, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPOLL_CTL_ADD, EPOLL_CTL_MOD,
     EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM,
-    SOCK_STREAM, free, iovec, malloc, memcpy, sockaddr_storage,
+    SOCK_STREAM, iovec, memcpy, sockaddr_storage,
 )
 
 cdef enum:
@@ -67,12 +67,13 @@ cdef void open_splice(Core core, int fd, const sockaddr_storage *peer, const See
     conn.halves[ACCEPTED].fd = fd
     conn.halves[CONNECTED].fd = far
     conn.halves[ACCEPTED].pipe = conn.halves[CONNECTED].pipe = NO_PIPE
-    conn.halves[CONNECTED].flags = HALF_WATCH_OUT
-    conn.connecting = True
     core.stats.flows_splice_tcp += 1
     core.stats.flows_opened += 1
     result = core.sockets.connect(far, &seen.route.peer, seen.route.peer_len)
-    if result < 0 and result != -EINPROGRESS:
+    if result == -EINPROGRESS:
+        conn.connecting = True
+        conn.halves[CONNECTED].flags = HALF_WATCH_OUT
+    if result < 0 and not conn.connecting:
         core.stats.splice_connect_failures += 1
         end_splice(core, flow, True)
     elif (watch_half(core, flow, CONNECTED, EPOLL_CTL_ADD) < 0
@@ -245,13 +246,28 @@ cdef ssize_t pass_copy(Core core, Flow *flow, int side) noexcept nogil:
         if not is_full(sent):
             return sent
         sent = 0
-    half.kept = <uint8_t *>malloc(<size_t>(n - sent))
-    if half.kept == NULL:
-        return -ENOMEM
-    memcpy(half.kept, core.copy_space + sent, <size_t>(n - sent))
-    half.kept_start = 0
-    half.n_held = <uint32_t>(n - sent)
-    return n
+    return n if keep(core, half, core.copy_space + sent, <uint32_t>(n - sent)) else -ENOMEM
+
+
+cdef bint keep(Core core, SpliceHalf *half, const uint8_t *data, uint32_t n) noexcept nogil:
+    """Hold *n* bytes that the other socket did not take: in memory, else in a pipe; False: in neither."""
+    half.kept = <uint8_t *>core.pool.take(n)
+    if half.kept != NULL:
+        memcpy(half.kept, data, n)
+        half.kept_start = 0
+        half.kept_size = n
+    else:
+        half.pipe = core.pipes.take()
+        if half.pipe == NO_PIPE or core.sockets.fill_pipe(core.pipes.ends[half.pipe][1], data, n) != n:
+            return False
+    half.n_held = n
+    return True
+
+
+cdef void release_memory(Core core, SpliceHalf *half) noexcept nogil:
+    if half.kept != NULL:
+        core.pool.give(half.kept, half.kept_size)
+        half.kept = NULL
 
 
 cdef void begin_bulk(Core core, Flow *flow, int side) noexcept nogil:
@@ -321,8 +337,7 @@ cdef ssize_t write_held(Core core, Flow *flow, int side) noexcept nogil:
     if half.kept != NULL:
         half.kept_start += <uint32_t>n
         if not half.n_held:
-            free(half.kept)
-            half.kept = NULL
+            release_memory(core, half)
     return n
 
 
@@ -368,7 +383,7 @@ cdef void end_splice(Core core, Flow *flow, bint reset) noexcept nogil:
     for side in range(2):
         half = &flow.u.splice.halves[side]
         release_pipe(core, half)
-        free(half.kept)
+        release_memory(core, half)
         if reset:
             core.sockets.abort(half.fd)
         else:

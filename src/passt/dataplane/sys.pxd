@@ -12,7 +12,8 @@ cdef extern from "<errno.h>" nogil:
     int errno
     enum:
         EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, EIO, EINVAL, EMSGSIZE
-        ECONNREFUSED, EPERM, EAFNOSUPPORT, EADDRNOTAVAIL, ENOPROTOOPT
+        EALREADY, ECONNREFUSED, EISCONN, EPERM, EACCES, EAFNOSUPPORT, EHOSTDOWN, EHOSTUNREACH, ENETDOWN
+        ENETUNREACH, ENONET, EADDRNOTAVAIL, ENOPROTOOPT, ETIMEDOUT
         ENOSYS, ENOSPC
 
 cdef extern from "<string.h>" nogil:
@@ -49,8 +50,8 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_attr_init(pthread_attr_t *attributes)
     int pthread_attr_destroy(pthread_attr_t *attributes)
     int pthread_attr_setstacksize(pthread_attr_t *attributes, size_t n)
-    int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*main)(void *) noexcept nogil,
-                       void *argument)
+    int pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
+                       void *(*main)(void *) noexcept nogil, void *argument)
     int pthread_join(pthread_t thread, void **result)
 
 cdef extern from "<semaphore.h>" nogil:
@@ -169,7 +170,7 @@ cdef extern from "<sys/syscall.h>" nogil:
 cdef extern from "<sys/socket.h>" nogil:
     enum:
         AF_INET, AF_INET6, SOCK_STREAM, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_CLOEXEC
-        SOL_SOCKET, SO_ERROR, SO_REUSEADDR, SO_LINGER, SO_BINDTODEVICE, SO_BROADCAST
+        SOL_SOCKET, SO_ERROR, SO_REUSEADDR, SO_KEEPALIVE, SO_LINGER, SO_BINDTODEVICE, SO_BROADCAST
         SO_SNDBUF, SO_OOBINLINE
         MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR
     struct sockaddr:
@@ -266,7 +267,7 @@ cdef extern from "<netinet/udp.h>" nogil:
     pass
 
 cdef extern from "<netinet/tcp.h>" nogil:
-    enum: TCP_NODELAY, TCP_INFO, TCP_CONGESTION
+    enum: TCP_NODELAY, TCP_INFO, TCP_CONGESTION, TCP_KEEPIDLE, TCP_KEEPINTVL
 
 cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, ...)
