@@ -40,8 +40,9 @@ class Settings:
     that the option was not given. *mtu* None means that none is assigned; *prefix_len4* and
     *prefix_len6* are from -n or ADDR/LEN; *map_gw* False takes away the default of
     *map_host_loopback*. *port_rules* are those of -t and -u, *namespace_rules* those of -T and -U; *splice*
-    lets flows from the host's loopback bypass the link. *pid* names a process whose namespaces are joined; without it *command* is
-    run in new ones, a login shell if it is empty (then *foreground* is True already).
+    lets flows from the host's loopback bypass the link. *pid* names a process whose namespaces are joined;
+    without it *command* is run in new ones, a login shell if it is empty (then *foreground* is True
+    already).
     """
 
     mode: str

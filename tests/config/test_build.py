@@ -217,7 +217,7 @@ def test_any_command_line_gives_settings_or_one_line(arguments: list[str], mode:
 @pytest.mark.parametrize("inward", ["-t", "-u"])
 def test_loopback_that_leads_round_in_circles_is_refused(inward: str) -> None:
     outward = {"-t": "-T", "-u": "-U"}[inward]
-    with pytest.raises(ConfigError, match=f"'--host-lo-to-ns-lo': {inward} and {outward} lead port 80 to each"):
+    with pytest.raises(ConfigError, match=f"{inward} and {outward} lead port 80 to each other"):
         built("--host-lo-to-ns-lo", inward, "80", outward, "80", "-U" if inward == "-t" else "-T", "none")
     built("--host-lo-to-ns-lo", inward, "80", outward, "81")
     built(inward, "80", outward, "80")

@@ -76,7 +76,8 @@ def test_link_local_guest_has_a_scope() -> None:
 
 def test_loopback_is_reached_whatever_the_guest_has() -> None:
     net = GuestNet(None, None, "tap0")
-    assert inbound(bypass(net, keep_loopback=True), "127.0.0.1", "127.0.0.1") == Target(packed("127.0.0.1"), 81)
+    kept = inbound(bypass(net, keep_loopback=True), "127.0.0.1", "127.0.0.1")
+    assert kept == Target(packed("127.0.0.1"), 81)
     assert inbound(bypass(net), "127.0.0.1", "127.0.0.1") is None
 
 

@@ -9,9 +9,10 @@ half-close, since an end-of-file is passed on as shutdown(2) after all that came
 Each direction is a `SpliceHalf`. Little is copied: one recv(2) and one send(2) into a buffer that all
 share, cheaper than splice(2) for what requests and answers usually are. A read that fills that buffer
 means more is coming: then pages are moved through a pipe, taken for as long as it holds something. What
-the receiver does not take stays in the pipe, or, if it was copied or no pipe is left, in memory
-of the common pool (COPY_SIZE at most; a pipe again if that is used up), and the direction stops until the receiver's socket says that it is writable.
-So an idle connection holds two descriptors and no pipe, and no data is ever lost for want of a pipe.
+the receiver does not take stays in the pipe; or, if it was copied or no pipe is left, in memory of the
+common pool (COPY_SIZE at most), in a pipe again if that is used up. The direction stops until the
+receiver's socket says that it is writable. So an idle connection holds two descriptors and no pipe, and
+no data is lost for want of a pipe.
 
 Sockets are watched edge-triggered, for writability only from the first time that they were full. A
 socket that hung up is heard of once. There are no timers: a connection lives as long as its ends want.
@@ -21,7 +22,7 @@ end sees what it would have seen of the other directly. One that cannot be conne
 client, whose own connection the kernel had accepted already.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from passt.dataplane.core cimport COPY_SIZE, Core, Seen
 from passt.dataplane.flow cimport (

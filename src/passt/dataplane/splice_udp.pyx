@@ -68,14 +68,14 @@ cdef int receive_batch(Core core, int fd, SpliceBatch *batch, bint with_details)
     """
     cdef msghdr *message
     cdef int n = 0
-    cdef int i
+    cdef int i, _
     for i in range(SPLICE_MESSAGES):
         message = &batch.heads_in[i].msg_hdr
         message.msg_name = &batch.names[i] if with_details else NULL
         message.msg_namelen = sizeof(sockaddr_in6) if with_details else 0
         message.msg_control = batch.control[i] if with_details else NULL
         message.msg_controllen = SPLICE_CONTROL if with_details else 0
-    for i in range(ROUNDS):
+    for _ in range(ROUNDS):
         n = core.sockets.receive_messages(fd, batch.heads_in, SPLICE_MESSAGES)
         if n >= 0 or n == -EAGAIN:
             return max(n, 0)
@@ -84,7 +84,7 @@ cdef int receive_batch(Core core, int fd, SpliceBatch *batch, bint with_details)
 
 
 cdef bint add_out(Core core, SpliceBatch *batch, int from_index, int n_out) noexcept nogil:
-    """Put the datagram received at *from_index* at place *n_out* of what is to be sent; False: counted drop."""
+    """Put the datagram received at *from_index* at place *n_out* of what is sent; False: counted drop."""
     cdef msghdr *message = &batch.heads_out[n_out].msg_hdr
     if batch.heads_in[from_index].msg_hdr.msg_flags & MSG_TRUNC:
         count(&core.stats, DROP_TRUNCATED)
@@ -273,7 +273,8 @@ cdef Flow *open_splice_udp(Core core, uint32_t listener, int fd, const FlowKey *
     fill_keys(flow, <const sockaddr_storage *>message.msg_name, seen)
     flow.u.splice_udp.listener = listener + 1
     flow.u.splice_udp.listener_fd = fd
-    memcpy(&flow.u.splice_udp.client, message.msg_name, min(<size_t>message.msg_namelen, sizeof(sockaddr_in6)))
+    memcpy(&flow.u.splice_udp.client, message.msg_name,
+           min(<size_t>message.msg_namelen, sizeof(sockaddr_in6)))
     flow.u.splice_udp.control_len = min(<size_t>message.msg_controllen, <size_t>SPLICE_CONTROL)
     memcpy(flow.u.splice_udp.control, message.msg_control, flow.u.splice_udp.control_len)
     core.stats.flows_splice_udp += 1

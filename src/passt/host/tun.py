@@ -48,7 +48,7 @@ _INT = struct.Struct("i")
 
 
 def interface_index(fd: int, ifname: str) -> int:
-    """Index of an interface in the network namespace of the socket *fd* (netdevice(7)); 0 if there is none."""
+    """Index of an interface in the network namespace of the socket *fd* (netdevice(7)); 0: there is none."""
     request = struct.pack("16si20x", ifname.encode(), 0)
     try:
         index: int = struct.unpack_from("i", fcntl.ioctl(fd, SIOCGIFINDEX, request), 16)[0]
