@@ -1,8 +1,10 @@
-"""A simple, correct TCP for the guest's end of property tests: RFC 9293 without options but MSS and scale.
+"""A simple, correct TCP for the guest's end of property tests: RFC 9293 with MSS, scale and RFC 2018.
 
 It sends `total` bytes of its stream and a FIN, go-back-N after a time-out, one segment after three duplicate
 acknowledgements; it keeps what comes out of order, acknowledges every segment, probes closed windows,
-and lets its application read as slowly as it is told. Numbers are relative, 0 is the SYN.
+and lets its application read as slowly as it is told. With `sack` it reports what it keeps, the newest run
+first, and does not repeat what was reported to it; `renege` makes it forget what it keeps.
+Numbers are relative, 0 is the SYN.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ class GuestTcp:
     total: int
     mss: int = 1460
     buffer: int = 20_000
+    sack: bool = False
     state: str = "CLOSED"
     snd_una: int = 0
     snd_nxt: int = 0
@@ -39,6 +42,8 @@ class GuestTcp:
     unread: int = 0
     received: bytearray = field(default_factory=bytearray)
     early: dict[int, bytes] = field(default_factory=dict)
+    newest: int = 0                     # number of the segment that came out of order last
+    reported: set[int] = field(default_factory=set)      # what the peer has of what is not acknowledged
     fin_at: int | None = None           # where the peer's FIN lies
     peer_done: bool = False
     deadline: int | None = None
@@ -68,12 +73,29 @@ class GuestTcp:
         win = self.window()
         if flags & SYN:
             options: dict[str, tuple[int, ...]] = {"mss": (self.mss,), "ws": (SCALE,)}
+            if self.sack:
+                options["sack_ok"] = ()
             self.rcv_edge = min(self.rcv_edge, self.rcv_nxt + 65535)
         else:
-            options = {}
+            options = {"sack": self.blocks()} if self.sack and self.early else {}
             win >>= SCALE
         ack = self.rcv_nxt if flags & ACK else 0
         self.out.append(Segment(flags, seq, ack, min(win, 65535), payload, options))
+
+    def blocks(self) -> tuple[int, ...]:
+        """Give the runs that came out of order: the newest, then up to two others (RFC 2018 4)."""
+        runs: list[list[int]] = []
+        for start, piece in sorted(self.early.items()):
+            if runs and start <= runs[-1][1]:
+                runs[-1][1] = max(runs[-1][1], start + len(piece))
+            else:
+                runs.append([start, start + len(piece)])
+        runs.sort(key=lambda run: not run[0] <= self.newest < run[1])
+        return tuple(edge for run in runs[:3] for edge in run)
+
+    def renege(self) -> None:
+        """Forget what came out of order, reported or not (RFC 2018 8)."""
+        self.early.clear()
 
     def open(self, now: int) -> None:
         """Send our SYN."""
@@ -142,6 +164,7 @@ class GuestTcp:
         ack = signed(segment.ack)
         assert ack <= self.fin_seq + 1, "the host acknowledges what was never sent"
         edge = ack + (segment.win << self.scale)
+        self.take_blocks(segment, ack)
         old_edge, self.edge = self.edge, max(self.edge, edge)
         if ack > self.snd_una:
             self.snd_una = ack
@@ -155,6 +178,18 @@ class GuestTcp:
             if self.duplicates == 3:
                 self.repeat_first()
 
+    def take_blocks(self, segment: Segment, ack: int) -> None:
+        """Note what the peer has; it must not tell of what was never sent, nor forget it."""
+        blocks = [signed(edge) for edge in segment.options.get("sack", ())]
+        assert self.sack or not blocks, "selective acknowledgements without permission"
+        assert len(blocks) <= 8
+        for start, end in zip(blocks[::2], blocks[1::2], strict=True):
+            assert start < end <= self.fin_seq + 1, "reports what was never sent"
+            self.reported.update(range(max(start, ack), end))
+        if ack >= self.snd_una:
+            assert ack not in self.reported, "has what it asks for"
+            self.reported = {number for number in self.reported if number > ack}
+
     def take_payload(self, seq: int, segment: Segment) -> None:
         """Store what is in the window, deliver what is in order."""
         end = seq + len(segment.payload)
@@ -162,6 +197,7 @@ class GuestTcp:
             self.fin_at = end
         data = segment.payload[max(self.rcv_nxt - seq, 0) : max(self.rcv_edge - seq, 0)]
         seq = max(seq, self.rcv_nxt)
+        self.newest = seq
         if data and len(data) > len(self.early.get(seq, b"")):
             self.early[seq] = data
         moved = True
@@ -198,7 +234,8 @@ class GuestTcp:
             return
         while self.snd_nxt < self.fin_seq and self.snd_nxt < self.edge:
             n = min(self.mss, self.fin_seq - self.snd_nxt, self.edge - self.snd_nxt)
-            self.piece(self.snd_nxt, n)
+            if not self.reported.issuperset(range(self.snd_nxt, self.snd_nxt + n)):
+                self.piece(self.snd_nxt, n)
             self.snd_nxt += n
         if self.snd_nxt == self.fin_seq:
             self.piece(self.snd_nxt, 0)

@@ -26,7 +26,7 @@ class Conn(NamedTuple):
     backoff: int
     retries: int
     overflow: int
-    overflow_size: int
+    memory: int
     armed: int
 
 class RecordingLink:

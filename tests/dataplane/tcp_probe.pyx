@@ -13,7 +13,7 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64
 
 from passt.dataplane.core cimport Core
 from passt.dataplane.demux cimport on_frame
-from passt.dataplane.flow cimport FLOW_DEAD, FLOW_TCP, NO_FLOW, Flow, TcpConn
+from passt.dataplane.flow cimport FLOW_DEAD, FLOW_TCP, NO_FLOW, Flow, SackBoard, TcpConn
 from passt.dataplane.headers cimport ETH_ALEN
 from passt.dataplane.link cimport LINK_CSUM, LINK_TSO4, LINK_TSO6, Link, RxFrame, TxMeta
 from passt.dataplane.reactor cimport Reactor
@@ -59,7 +59,7 @@ class Conn(NamedTuple):
     backoff: int
     retries: int
     overflow: int
-    overflow_size: int
+    memory: int
     armed: int
 
 
@@ -373,7 +373,9 @@ cdef class Bench:
                     remote_port=flow.keys[0].remote_port, iss=conn.iss, snd_una=conn.snd_una,
                     snd_nxt=conn.snd_nxt, snd_max=conn.snd_max, snd_wnd=conn.snd_wnd, rcv_nxt=conn.rcv_nxt,
                     rcv_adv=conn.rcv_adv, cwnd=conn.cwnd, rto=conn.rto, backoff=conn.backoff,
-                    retries=conn.retries, overflow=overflow_len(flow), overflow_size=conn.overflow_size,
+                    retries=conn.retries, overflow=overflow_len(flow),
+                    memory=(conn.store.memory if conn.store != NULL else 0)
+                    + (sizeof(SackBoard) if conn.board != NULL else 0),
                     armed=flow.armed))
         return found
 

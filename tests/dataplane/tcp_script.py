@@ -271,9 +271,9 @@ class Peer:
         self.script.run()
         assert not self.inbox, f"unexpected: {self.inbox[0].text()}"
 
-    def connect(self, *, win: int = 65535, mss: int = 1460, ws: int | None = 7) -> Sock:
+    def connect(self, *, win: int = 65535, mss: int = 1460, ws: int | None = 7, sack: bool = False) -> Sock:
         """Take the guest's connection to ESTABLISHED; the guest's window field is *win* throughout."""
-        scale = f" ws={ws}" if ws is not None else ""
+        scale = (f" ws={ws}" if ws is not None else "") + (" sack_ok" if sack else "")
         self.guest(f"S seq=0 win=65535 mss={mss}{scale}")
         self.sock.connected()
         self.host("SA seq=0 ack=1")
@@ -282,11 +282,11 @@ class Peer:
         assert self.state == "ESTABLISHED"
         return self.sock
 
-    def accept(self, *, win: int = 65535, mss: int = 1460, ws: int | None = 7) -> Sock:
+    def accept(self, *, win: int = 65535, mss: int = 1460, ws: int | None = 7, sack: bool = False) -> Sock:
         """Take a host's client to ESTABLISHED."""
         sock = self.knock()
         self.host("S seq=0")
-        scale = f" ws={ws}" if ws is not None else ""
+        scale = (f" ws={ws}" if ws is not None else "") + (" sack_ok" if sack else "")
         self.guest(f"SA seq=0 ack=1 win=65535 mss={mss}{scale}")
         self.host("A seq=1 ack=1")
         assert self.state == "ESTABLISHED"

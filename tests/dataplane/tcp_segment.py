@@ -77,8 +77,12 @@ class Segment:
 
     def moved(self, seq: int, ack: int) -> Segment:
         """Shift the numbers by *seq* and *ack*; those that mean nothing stay."""
+        options = dict(self.options)
+        if "sack" in options:
+            options["sack"] = tuple((edge + ack) & MASK for edge in options["sack"])
         return replace(
-            self, seq=(self.seq + seq) & MASK, ack=(self.ack + ack) & MASK if self.flags & ACK else self.ack
+            self, seq=(self.seq + seq) & MASK, ack=(self.ack + ack) & MASK if self.flags & ACK else self.ack,
+            options=options,
         )
 
 

@@ -83,7 +83,7 @@ def refuse(bench: Bench) -> None:
 
 def fill(bench: Bench) -> None:
     for port in range(MAX_FLOWS):
-        assert bench.take(udp(G4, 2000 + port, R4, 9)) == {}
+        assert bench.take(tcp(G4, 2000 + port, R4, 9)) == {}
 
 
 def fails(operation: str, number: int) -> Callable[[Bench], None]:
@@ -111,6 +111,11 @@ def establish(bench: Bench, port: int = 4000) -> int:
 
 def established(bench: Bench) -> None:
     establish(bench)
+
+
+def fill_established(bench: Bench) -> None:
+    for port in range(MAX_FLOWS):
+        establish(bench, 2000 + port)
 
 
 UDP4, UDP6 = udp(G4, 1000, R4, 53, b"query"), udp(G6, 1000, R6, 53, b"query")
@@ -154,15 +159,15 @@ CASES = [
     Case(Verdict.DROP_REFUSED, TCP6, refuse),
     Case(Verdict.DROP_REFUSED, ECHO4, refuse),
     Case(Verdict.DROP_FLOWS_FULL, UDP4, fill),
-    Case(Verdict.DROP_FLOWS_FULL, TCP4, fill),
+    Case(Verdict.DROP_FLOWS_FULL, TCP4, fill_established),
     Case(Verdict.DROP_FLOWS_FULL, ECHO6, fill),
     Case(Verdict.DROP_NO_FD, UDP4, fails("open", errno.EMFILE)),
     Case(Verdict.DROP_NO_FD, TCP4, fails("open", errno.ENFILE)),
     Case(Verdict.DROP_NO_FD, ECHO6, fails("open", errno.EMFILE)),
     Case(Verdict.DROP_SOCKET, UDP4, fails("open", errno.EACCES)),
-    Case(Verdict.DROP_SOCKET, UDP6, fails("connect", errno.ENETUNREACH)),
+    Case(Verdict.DROP_SOCKET, UDP6, fails("watch", errno.ENOMEM)),
     Case(Verdict.DROP_SOCKET, UDP4, fails("watch", errno.ENOSPC)),
-    Case(Verdict.DROP_SOCKET, UDP4, fails("send_message", errno.EPERM)),
+    Case(Verdict.DROP_SOCKET, UDP4, fails("send_message", errno.ENOBUFS)),
     Case(Verdict.DROP_SOCKET, TCP4, fails("open", errno.EACCES)),
     Case(Verdict.DROP_SOCKET, ECHO4, fails("open", errno.EACCES)),
     Case(Verdict.DROP_SOCKET, ECHO6, fails("send_message", errno.ENOBUFS)),

@@ -200,7 +200,7 @@ def test_slow_reader_holds_the_sender_up(address: str, inward: bool) -> None:
     wakeups = bench.engine.counters()["wakeups"]
     bench.engine.call_later(0.2, bench.engine.stop)
     bench.engine.run()
-    assert bench.engine.counters()["wakeups"] - wakeups <= 4
+    assert bench.engine.counters()["wakeups"] - wakeups < 100  # spinning would be some ten thousand
     assert 1 <= bench.n_pipes() <= 16
     assert bench.receive(server, sent) == data[:sent]
     client.settimeout(5)
@@ -218,7 +218,7 @@ def test_hung_up_peer_does_not_keep_the_loop_awake() -> None:
     wakeups = bench.engine.counters()["wakeups"]
     bench.engine.call_later(0.2, bench.engine.stop)
     bench.engine.run()
-    assert bench.engine.counters()["wakeups"] - wakeups <= 4
+    assert bench.engine.counters()["wakeups"] - wakeups < 100  # spinning would be some ten thousand
     assert len(list(bench.engine.flows())) == 1
     server.sendall(b"late answer")
     assert bench.receive(client, 11) == b"late answer"

@@ -66,6 +66,7 @@ class Plan:
     buffer: int
     offloads: bool
     peek_off: bool
+    sack: bool
     actions: list[tuple[str, int]]
     out_fates: list[int]
     in_fates: list[int]
@@ -77,7 +78,9 @@ class Run:
     def __init__(self, script: Script, plan: Plan) -> None:
         self.script = script
         self.plan = plan
-        self.guest = GuestTcp(active=not plan.inbound, total=plan.outgoing, buffer=plan.buffer)
+        self.guest = GuestTcp(
+            active=not plan.inbound, total=plan.outgoing, buffer=plan.buffer, sack=plan.sack
+        )
         self.to_guest = Wire(iter(plan.in_fates))
         self.to_host = Wire(iter(plan.out_fates))
         self.delivered = 0
@@ -170,7 +173,7 @@ class Run:
 
     def set_pool(self, n: int) -> None:
         """Use the overflow memory up, as others might, or free it."""
-        held = sum(conn.overflow_size for conn in self.script.bench.conns())
+        held = sum(conn.memory for conn in self.script.bench.conns())
         self.script.bench.pool_left = self.script.pool - held if n % 2 else 0
 
     def peek_short(self, n: int) -> None:
@@ -184,6 +187,10 @@ class Run:
     def overstate(self, n: int) -> None:
         """Have the socket claim more room than it has."""
         self.sock.lie = n
+
+    def renege(self, _n: int) -> None:
+        """Have the guest forget what came out of order."""
+        self.guest.renege()
 
     def arrive_late(self, _n: int) -> None:
         """Bring what is late."""
@@ -221,7 +228,7 @@ class Run:
 
 ACTIONS = (
     "deliver", "drain", "read", "pause", "fill_link", "drain_link", "refuse_frames", "write_short",
-    "fail_write", "set_pool", "peek_short", "consume_short", "overstate", "arrive_late",
+    "fail_write", "set_pool", "peek_short", "consume_short", "overstate", "renege", "arrive_late",
 )
 MIXTURE = (PASS, PASS, PASS, DROP, TWICE, LATER)
 
@@ -255,6 +262,7 @@ plans = st.builds(
     buffer=st.sampled_from([600, 3000, 20_000, 200_000]),
     offloads=st.booleans(),
     peek_off=st.booleans(),
+    sack=st.booleans(),
     actions=actions,
     out_fates=fates,
     in_fates=fates,
@@ -279,7 +287,10 @@ def test_streams_arrive_once_and_in_order(plan: Plan) -> None:
         run.settle()
         s.ended()
         assert run.sock.status == "closed"
-        for counter in ("tcp_retransmits", "tcp_short_writes", "tcp_timeouts", "link_stalls"):
+        for counter in (
+            "tcp_retransmits", "tcp_short_writes", "tcp_timeouts", "tcp_out_of_order", "tcp_reneged",
+            "link_stalls",
+        ):
             event(f"{counter}: {s.count(counter) > 0}")
 
 

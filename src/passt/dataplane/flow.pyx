@@ -11,7 +11,9 @@ the end of the turn is on the work list once; released meanwhile, it stays FLOW_
 has passed it, so the list never holds an index twice.
 
 When the table is full, flows of which little is lost make room for new ones: `classify` keeps the
-flows of each class in the order in which they came into it (see `tcp_admit`).
+flows of each class in the order in which they came into it (see `tcp_admit`), datagram flows in that
+of their last use, since nothing tells when they end. These have at most a quarter of the table (with a
+record for the socket of each, half), so they leave room for connections.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -21,6 +23,7 @@ from passt.dataplane.sys cimport calloc, free, memcmp, memcpy, memset
 
 cdef enum:
     HASH_LOAD = 2                 # buckets per flow
+    DATAGRAM_SHARE = 4            # of the records may be datagram flows
 
 
 cdef class FlowTable:
@@ -48,6 +51,7 @@ cdef class FlowTable:
         for i in range(<int>N_CLASSES):
             self.oldest[i] = NO_FLOW
             self.newest[i] = NO_FLOW
+        self.max_datagram = max(max_flows // DATAGRAM_SHARE, <uint32_t>1)
 
     def __dealloc__(self):
         free(self.flows)
@@ -185,18 +189,26 @@ cdef class FlowTable:
         return first
 
     cdef void classify(self, Flow *flow, uint8_t flow_class) noexcept nogil:
-        """Put the flow at the end of a class, out of the one it is in."""
-        if flow.flow_class == flow_class:
+        """Put the flow at the end of a class, unless it is in that class already."""
+        if flow.flow_class != flow_class:
+            self.move_newest(flow, flow_class)
+
+    cdef void move_newest(self, Flow *flow, uint8_t flow_class) noexcept nogil:
+        """Put the flow at the end of a class, out of the place where it is."""
+        cdef uint8_t old = flow.flow_class
+        if old == flow_class and (old == CLASS_KEPT or flow.newer == NO_FLOW):
             return
-        if flow.flow_class != CLASS_KEPT:
+        if old != CLASS_KEPT:
             if flow.older == NO_FLOW:
-                self.oldest[flow.flow_class] = flow.newer
+                self.oldest[old] = flow.newer
             else:
                 self.flows[flow.older].newer = flow.newer
             if flow.newer == NO_FLOW:
-                self.newest[flow.flow_class] = flow.older
+                self.newest[old] = flow.older
             else:
                 self.flows[flow.newer].older = flow.older
+        self.n_datagram -= old == CLASS_DATAGRAM
+        self.n_datagram += flow_class == CLASS_DATAGRAM
         flow.flow_class = flow_class
         if flow_class == CLASS_KEPT:
             return

@@ -124,6 +124,17 @@ cdef inline uint16_t load_be16(const uint8_t *p) noexcept nogil:
     return <uint16_t>((p[0] << 8) | p[1])
 
 
+cdef inline uint32_t load_be32(const uint8_t *p) noexcept nogil:
+    return <uint32_t>load_be16(p) << 16 | load_be16(p + 2)
+
+
+cdef inline void store_be32(uint8_t *p, uint32_t value) noexcept nogil:
+    p[0] = <uint8_t>(value >> 24)
+    p[1] = <uint8_t>(value >> 16 & 0xff)
+    p[2] = <uint8_t>(value >> 8 & 0xff)
+    p[3] = <uint8_t>(value & 0xff)
+
+
 cdef inline bint is_multicast4(const uint8_t *a) noexcept nogil:
     return (a[0] & 0xf0) == 0xe0
 

@@ -41,6 +41,15 @@ cdef struct TcpOptions:
     bint sack_permitted
 
 
+cdef enum:
+    MAX_SACK_BLOCKS = 4           # as many as fit into a header (RFC 2018 3)
+
+
+cdef struct SackBlock:
+    uint32_t start
+    uint32_t end
+
+
 cdef struct UdpView:
     const uint8_t *payload
     size_t payload_len
@@ -53,3 +62,4 @@ cdef Verdict split_ip6(const uint8_t *p, size_t n, IpView *out) noexcept nogil
 cdef Verdict split_tcp(const IpView *ip, TcpView *out) noexcept nogil
 cdef Verdict split_udp(const IpView *ip, UdpView *out) noexcept nogil
 cdef void read_tcp_options(const TcpView *tcp, TcpOptions *out) noexcept nogil
+cdef uint32_t read_sack(const TcpView *tcp, SackBlock *out) noexcept nogil

@@ -4,11 +4,11 @@ Each function checks every length in its header against what is really there, th
 the verdict names the first contradiction. Trailing Ethernet padding is trimmed by the IP length.
 """
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t
 
 from passt.dataplane.headers cimport (
     IP4_FRAGMENT, IP6_HLEN, TCP_HLEN, UDP_HLEN, Ip4Hdr, Ip6Hdr, TcpHdr, UdpHdr, ip4_hdr_len,
-    load_be16, tcp_hdr_len,
+    load_be16, load_be32, tcp_hdr_len,
 )
 from passt.dataplane.stats cimport (
     DROP_BAD_LENGTH, DROP_BAD_VERSION, DROP_EXTENSION_HEADER, DROP_FRAGMENT, DROP_SHORT, VERDICT_OK, Verdict,
@@ -35,6 +35,7 @@ cdef enum:
     TCPOPT_MSS = 2
     TCPOPT_WINDOW_SCALE = 3
     TCPOPT_SACK_PERMITTED = 4
+    TCPOPT_SACK = 5
     MAX_WINDOW_SCALE = 14         # RFC 7323 2.3
     DEFAULT_MSS = 536             # RFC 9293 3.7.1
 
@@ -180,3 +181,31 @@ cdef void read_tcp_options(const TcpView *tcp, TcpOptions *out) noexcept nogil:
             out.sack_permitted = True
         p += length
         left -= length
+
+
+cdef uint32_t read_sack(const TcpView *tcp, SackBlock *out) noexcept nogil:
+    """Read the blocks of the first SACK option (RFC 2018 3), MAX_SACK_BLOCKS at most; returns how many.
+
+    A malformed option ends the list of options.
+    """
+    cdef const uint8_t *p = tcp.options
+    cdef size_t left = tcp.options_len
+    cdef uint32_t i, n
+    while left >= 2 and p[0] != TCPOPT_END:
+        if p[0] == TCPOPT_NOP:
+            p += 1
+            left -= 1
+            continue
+        if p[1] < 2 or p[1] > left:
+            return 0
+        if p[0] == TCPOPT_SACK:
+            if p[1] % 8 != 2:
+                return 0
+            n = min(<uint32_t>p[1] // 8, <uint32_t>MAX_SACK_BLOCKS)
+            for i in range(n):
+                out[i].start = load_be32(p + 2 + 8 * i)
+                out[i].end = load_be32(p + 6 + 8 * i)
+            return n
+        left -= p[1]
+        p += p[1]
+    return 0

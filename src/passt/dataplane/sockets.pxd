@@ -41,6 +41,7 @@ cdef class Sockets:
     cdef ssize_t fill_pipe(self, int fd, const uint8_t *buf, size_t n) noexcept nogil
     cdef void prepare_relay(self, int fd) noexcept nogil
     cdef void prepare_bulk(self, int fd) noexcept nogil
+    cdef void prepare_datagrams(self, int fd) noexcept nogil
 
 
 cdef socklen_t fill_sockaddr(sockaddr_storage *out, const uint8_t *address, size_t addr_len, uint16_t port,

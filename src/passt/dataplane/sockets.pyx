@@ -16,20 +16,22 @@ from passt.dataplane.headers cimport is_mapped4
 from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, EAGAIN, EALREADY, EINPROGRESS, EINTR, EISCONN, IPPROTO_ICMP, IPPROTO_ICMPV6,
-    IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, O_CLOEXEC, O_RDONLY,
-    PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, SHUT_WR, SIOCOUTQ, SOCK_CLOEXEC,
-    SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_BINDTODEVICE, SO_BROADCAST, SO_ERROR,
-    SO_KEEPALIVE, SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_REUSEADDR, SO_SNDBUF, SPLICE_F_MOVE,
-    SPLICE_F_NONBLOCK, TCP_CONGESTION, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY, accept4, bind,
-    close as close_fd, connect as connect_to, errno, getsockname, getsockopt, htons, ioctl, iovec, linger,
-    memcpy, memset, mmsghdr, msghdr, ntohs, open as open_file, recv, recvmmsg, recvmsg, sendmmsg, sendmsg,
-    setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t, splice,
-    write,
+    IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, O_CLOEXEC,
+    O_RDONLY, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, SHUT_WR, SIOCOUTQ,
+    SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SOL_UDP, SO_BINDTODEVICE,
+    SO_BROADCAST, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_RCVBUF,
+    SO_REUSEADDR, SO_SNDBUF, SPLICE_F_MOVE, SPLICE_F_NONBLOCK, TCP_CONGESTION, TCP_INFO, TCP_KEEPIDLE,
+    TCP_KEEPINTVL, TCP_NODELAY, UDP_GRO, accept4, bind, close as close_fd, connect as connect_to, errno,
+    getsockname, getsockopt, htons, ioctl, iovec, linger, memcpy, memset, mmsghdr, msghdr, ntohs,
+    open as open_file, recv, recvmmsg, recvmsg, sendmmsg, sendmsg, setsockopt, shutdown, sockaddr,
+    sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t, splice, write,
 )
 
 cdef enum:
     DISCARD_SIZE = 1 << 20
     USUAL_KEEPINTVL = 75          # seconds (tcp(7), tcp_keepalive_intvl)
+    # Room for some milliseconds of a fast sender; memory is used only while datagrams lie there.
+    DATAGRAM_BUFFER = 1 << 20
     # States of the kernel's TCP as TCP_INFO's first byte gives them (linux/tcp_states.h)
     KERNEL_TIME_WAIT = 6
     KERNEL_CLOSE = 7
@@ -63,19 +65,23 @@ cdef class Sockets:
         return found
 
     cdef int open(self, int family, int kind, int protocol) noexcept nogil:
-        """A non-blocking socket.
+        """A non-blocking socket, of one family only.
 
-        UDP sockets of several flows may share the guest's port: connected, they are apart. A reply
-        to a ping socket is found by the identifier alone (net/ipv4/ping.c, ping_lookup), so those
-        must not share one; for them the kernel switches sharing on by itself.
+        Datagram sockets do not share their port when they are bound: datagrams for a port are found by
+        the port alone, so one that was bound by somebody else already would lose them to us, and
+        replies to a ping socket by the identifier (net/ipv4/ping.c, ping_lookup).
         """
         cdef int fd = socket(family, kind | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol)
         cdef int one = 1
-        cdef int share = protocol not in (IPPROTO_ICMP, IPPROTO_ICMPV6)
+        cdef int zero = 0
         if fd < 0:
             return -errno
         if kind == SOCK_DGRAM:
-            setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &share, sizeof(share))
+            if protocol in (IPPROTO_ICMP, IPPROTO_ICMPV6):
+                # The kernel switches sharing on by itself for these.
+                setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &zero, sizeof(zero))
+            elif family == AF_INET6:
+                setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one))
             setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &one, sizeof(one))
         return fd
 
@@ -295,7 +301,7 @@ cdef class Sockets:
                 return -errno
 
     cdef int receive_messages(self, int fd, mmsghdr *messages, unsigned int n) noexcept nogil:
-        """Receive up to *n* datagrams; returns how many came, or the error of the first (recvmmsg(2))."""
+        """Receive up to *n* datagrams; returns how many came, or the error before the first (recvmmsg(2))."""
         cdef int got
         while True:
             got = recvmmsg(fd, messages, n, MSG_DONTWAIT, NULL)
@@ -348,6 +354,18 @@ cdef class Sockets:
         (tcp(7)).
         """
         setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, b"reno", 4)
+
+    cdef void prepare_datagrams(self, int fd) noexcept nogil:
+        """Ready a bound UDP socket: room for bursts (cut by net.core.rmem_max), joined datagrams welcome.
+
+        From now on others may bind its port too if they share; a listener that comes later must be able to.
+        """
+        cdef int one = 1
+        cdef int size = DATAGRAM_BUFFER
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one))
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size))
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size))
+        setsockopt(fd, SOL_UDP, UDP_GRO, &one, sizeof(one))
 
 
 cdef socklen_t fill_sockaddr(sockaddr_storage *out, const uint8_t *address, size_t addr_len, uint16_t port,

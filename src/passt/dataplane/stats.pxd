@@ -29,7 +29,7 @@ cpdef enum Verdict:
     DROP_TCP_SEQUENCE            # TCP segment outside the window
     DROP_TCP_ACK                 # TCP acknowledges what was never sent
     DROP_TCP_FLAGS               # TCP segment that makes no sense in the state
-    DROP_TCP_MEMORY              # overflow pool exhausted: the guest sends again
+    DROP_TCP_MEMORY              # no room to keep it: the guest sends again
     DROP_UNKNOWN_FLOW            # nothing known of it, and nothing to start
     DROP_GSO                     # segmentation request that is not possible
     N_VERDICTS
@@ -50,9 +50,12 @@ cdef struct Stats:
     uint64_t flows_opened
     uint64_t flows_refused
     uint64_t flows_evicted       # they made room for new ones in a full table
+    uint64_t flows_crowded_out    # datagram flows ended early, as there were too many
     uint64_t tcp_retransmits
     uint64_t tcp_timeouts
     uint64_t tcp_duplicate_acks
+    uint64_t tcp_out_of_order    # segments kept though data before them was missing
+    uint64_t tcp_reneged         # guests that dropped what they had selectively acknowledged
     uint64_t tcp_challenge_acks
     uint64_t tcp_acks_withheld   # challenges and the like beyond the limit
     uint64_t tcp_keep_alives     # probes of silent guests

@@ -12,8 +12,8 @@ cdef extern from "<errno.h>" nogil:
     int errno
     enum:
         EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, EIO, EINVAL, EMSGSIZE
-        EALREADY, ECONNREFUSED, EISCONN, EPERM, EACCES, EAFNOSUPPORT, EHOSTDOWN, EHOSTUNREACH, ENETDOWN
-        ENETUNREACH, ENONET, EADDRNOTAVAIL, ENOPROTOOPT, ETIMEDOUT
+        EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EALREADY, ECONNREFUSED, EHOSTDOWN, EHOSTUNREACH
+        EISCONN, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EPERM, ETIMEDOUT
         ENOSYS, ENOSPC
 
 cdef extern from "<string.h>" nogil:
@@ -144,6 +144,7 @@ cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
         void *iov_base
         size_t iov_len
+    ssize_t writev(int fd, const iovec *pieces, int n)
 
 cdef extern from "<sys/epoll.h>" nogil:
     enum:
@@ -171,7 +172,7 @@ cdef extern from "<sys/socket.h>" nogil:
     enum:
         AF_INET, AF_INET6, SOCK_STREAM, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_CLOEXEC
         SOL_SOCKET, SO_ERROR, SO_REUSEADDR, SO_KEEPALIVE, SO_LINGER, SO_BINDTODEVICE, SO_BROADCAST
-        SO_SNDBUF, SO_OOBINLINE
+        SO_SNDBUF, SO_RCVBUF, SO_OOBINLINE
         MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR
     struct sockaddr:
         uint16_t sa_family
@@ -227,13 +228,16 @@ cdef extern from * nogil:
     #ifndef UDP_SEGMENT
     #define UDP_SEGMENT 103        /* linux/udp.h, Linux 4.18 */
     #endif
+    #ifndef UDP_GRO
+    #define UDP_GRO 104            /* linux/udp.h, Linux 5.0 */
+    #endif
     /* indices into the SO_MEMINFO array, linux/sock_diag.h */
     #define PASST_MEMINFO_SNDBUF 3
     #define PASST_MEMINFO_WMEM_QUEUED 5
     #define PASST_MEMINFO_VARS 9
     """
     enum:
-        SO_PEEK_OFF, SO_MEMINFO, UDP_SEGMENT
+        SO_PEEK_OFF, SO_MEMINFO, UDP_SEGMENT, UDP_GRO
         PASST_MEMINFO_SNDBUF, PASST_MEMINFO_WMEM_QUEUED, PASST_MEMINFO_VARS
 
 cdef extern from "<netinet/in.h>" nogil:

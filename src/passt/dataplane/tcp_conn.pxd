@@ -3,7 +3,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core cimport Core
-from passt.dataplane.flow cimport Flow, TcpConn
+from passt.dataplane.flow cimport Flow, TcpConn, TcpStore
 from passt.dataplane.parse cimport IpView, TcpOptions, TcpView
 
 cdef enum:
@@ -40,7 +40,9 @@ cdef inline uint32_t acceptable_seq(const TcpConn *conn) noexcept nogil:
 
 
 cdef inline uint32_t overflow_len(const Flow *flow) noexcept nogil:
-    return flow.u.tcp.overflow_end - flow.u.tcp.overflow_start
+    """Bytes that the guest saw acknowledged and that the socket has not taken yet."""
+    cdef const TcpStore *store = flow.u.tcp.store
+    return store.ranges[0].end - store.ranges[0].start if store != NULL and store.in_order else 0
 
 
 cdef const char *state_name(uint8_t state) noexcept nogil

@@ -11,8 +11,9 @@ buffered that the kernel can buffer:
   (`sock_una` follows at the end of the turn). A retransmission is another peek.
 * Data from the guest is written to the socket as it comes. The window that the guest is told ends
   where the socket's free send buffer ends, so a write does not come out short; should it all the
-  same, the rest is kept in `overflow`, whose size is bounded by what was promised. The right edge
-  `rcv_adv` never moves left but by the rounding of the window scale (RFC 7323 2.4).
+  same, the rest is kept in the connection's store, and so is data that comes before its turn
+  (`tcp_store`). The right edge `rcv_adv` never moves left but by the rounding of the window scale
+  (RFC 7323 2.4).
 * Acknowledgements and window updates are decided once per turn, when all frames and events of
   the turn are in.
 
@@ -29,9 +30,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from passt.dataplane.core cimport Core
 from passt.dataplane.csum cimport csum_fold, pseudo4, pseudo6
 from passt.dataplane.flow cimport (
-    CLASS_HALF_OPEN, CLASS_KEPT, CLASS_OVER, CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_HOST_EOF,
-    CONN_WANT_OUT,
-    CONN_WINDOW_STALE, CONN_WRITE_SHUT, FLOW_TCP, N_TCP_STATES, TCP_CLOSED, TCP_CONNECTING,
+    CLASS_HALF_OPEN, CLASS_KEPT, CLASS_OVER, CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_HOST_EOF, CONN_SACK,
+    CONN_WANT_OUT, CONN_WINDOW_STALE, CONN_WRITE_SHUT, FLOW_TCP, N_TCP_STATES, TCP_CLOSED, TCP_CONNECTING,
     TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow, TcpConn,
 )
 from passt.dataplane.hash cimport siphash
@@ -45,9 +45,10 @@ from passt.dataplane.sys cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
     VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, htonl, htons, memcpy, memset,
 )
+from passt.dataplane.tcp_sack cimport drop_board
+from passt.dataplane.tcp_store cimport drop_store, push_sack
 
 cdef enum:
-    SYN_OPTIONS_LEN = 8           # MSS, NOP, window scale
     MSS_OPTION_LEN = 4
     MAX_WINDOW = 65535
     # A frame of the largest size is cut into segments of this size at least (Linux: tcp_min_snd_mss).
@@ -114,6 +115,8 @@ cdef void take_syn(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     if options.window_scale >= 0:
         conn.snd_wscale = <uint8_t>options.window_scale
         conn.rcv_wscale = OUR_WSCALE
+    if options.sack_permitted:
+        conn.flags |= CONN_SACK
 
 
 cdef size_t payload_place(const Flow *flow) noexcept nogil:
@@ -121,22 +124,30 @@ cdef size_t payload_place(const Flow *flow) noexcept nogil:
     return ETH_HLEN + (IP4_HLEN if flow.keys[0].addr_len == 4 else IP6_HLEN) + TCP_HLEN
 
 
-cdef void push_syn_options(Core core, Flow *flow, uint8_t *p, bint scale) noexcept nogil:
-    """MSS, then NOP and window scale if *scale*, else padding (RFC 9293 3.2, RFC 7323 2.2)."""
+cdef uint32_t push_syn_options(Core core, const Flow *flow, bint is_answer, uint8_t *p) noexcept nogil:
+    """MSS, window scale, SACK-permitted (RFC 9293 3.2, RFC 7323 2.2, RFC 2018 2); returns their length.
+
+    A SYN of ours offers all of them, an answer the last two only where the guest's SYN did.
+    """
     cdef uint16_t mss = our_mss(core, flow)
+    cdef uint32_t n = MSS_OPTION_LEN
     p[0] = 2
     p[1] = MSS_OPTION_LEN
     p[2] = <uint8_t>(mss >> 8)
     p[3] = <uint8_t>(mss & 0xff)
-    p[4] = 1
-    if scale:
-        p[5] = 3
-        p[6] = 3
-        p[7] = OUR_WSCALE
-    else:
-        p[5] = 1
-        p[6] = 1
-        p[7] = 1
+    if not is_answer or flow.u.tcp.rcv_wscale:
+        p[n] = 1
+        p[n + 1] = 3
+        p[n + 2] = 3
+        p[n + 3] = OUR_WSCALE
+        n += 4
+    if not is_answer or flow.u.tcp.flags & CONN_SACK:
+        p[n] = 1
+        p[n + 1] = 1
+        p[n + 2] = 4
+        p[n + 3] = 2
+        n += 4
+    return n
 
 
 cdef uint16_t window_field(const TcpConn *conn, bint syn) noexcept nogil:
@@ -181,10 +192,11 @@ cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq,
     cdef uint32_t options_len = 0
     cdef bint syn = (flags & TCP_SYN) != 0
     if syn:
-        options_len = SYN_OPTIONS_LEN
-        # A SYN-ACK offers a scale only if the SYN did (RFC 7323 2.2); a SYN of ours always does.
-        push_syn_options(core, flow, core.link.slot + payload_place(flow),
-                         not flags & TCP_ACK or conn.rcv_wscale != 0)
+        options_len = push_syn_options(core, flow, (flags & TCP_ACK) != 0,
+                                       core.link.slot + payload_place(flow))
+    elif not payload_len and conn.flags & CONN_SACK and flags & (TCP_ACK | TCP_RST) == TCP_ACK:
+        # Only what carries no data reports (RFC 2018 4 is content): each early segment is answered so.
+        options_len = push_sack(conn, core.link.slot + payload_place(flow))
     fields.src_port_be = htons(flow.keys[0].remote_port)
     fields.dst_port_be = htons(flow.keys[0].guest_port)
     fields.seq_be = htonl(seq)
@@ -198,6 +210,8 @@ cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq,
         conn.rcv_acked = conn.rcv_nxt
         conn.flags &= ~<uint32_t>(CONN_ACK_NOW | CONN_ACK_DELAYED)
         conn.ack_at = 0
+        if options_len and not syn:
+            conn.tell_start = conn.tell_end
     return True
 
 
@@ -315,9 +329,8 @@ cdef void end(Core core, Flow *flow, bint abort) noexcept nogil:
             consume_acked(core, flow)         # closed with something unread it would send a reset
             core.sockets.close(flow.fd)
         flow.fd = -1
-    if conn.overflow != NULL:
-        core.pool.give(conn.overflow, conn.overflow_size)
-        conn.overflow = NULL
+    drop_store(core, conn)
+    drop_board(core, conn)
     if core.gather_flow == flow:
         core.gather_flow = NULL
         core.n_gather = 0

@@ -23,13 +23,14 @@ from passt.dataplane.sys cimport (
     sockaddr_storage,
 )
 from passt.dataplane.tcp_admit cimport admit
+from passt.dataplane.tcp_backlog cimport drain_overflow
 from passt.dataplane.tcp_conn cimport (
     CWND_OPEN, WATCH_ADD, choose_isn, consume_acked, end, ms, overflow_len, payload_place, reset_both,
     send_ack, send_segment, send_syn, seq_lt, set_state, set_timer, start_rtx, update_window, watch,
 )
-from passt.dataplane.tcp_from_tap cimport drain_overflow
 from passt.dataplane.tcp_keepalive cimport on_keep_alive
 from passt.dataplane.tcp_refuse cimport refuse
+from passt.dataplane.tcp_sack cimport behind_run, drop_board, gap_length, note_resent, sacked_before
 
 cdef enum:
     ACCEPT_BUDGET = 64            # connections taken per listener and turn
@@ -246,15 +247,21 @@ cdef uint32_t next_length(Core core, const Flow *flow, bint probe) noexcept nogi
     Whole segments, but where half the window is less than one (RFC 9293 3.8.6.2.1).
     """
     cdef const TcpConn *conn = &flow.u.tcp
-    cdef uint32_t limit = min(conn.snd_wnd, conn.cwnd, <uint32_t>MAX_IN_FLIGHT)
+    cdef uint32_t cwnd = conn.cwnd
+    cdef uint32_t gap = 0
     cdef uint32_t in_flight = conn.snd_nxt - conn.snd_una
     cdef uint32_t most = MAX_IP_LEN + ETH_HLEN - <uint32_t>payload_place(flow)
-    cdef uint32_t room
+    cdef uint32_t limit, room
+    if conn.board != NULL:
+        gap = gap_length(conn, conn.snd_nxt)
+        if cwnd != CWND_OPEN:
+            cwnd += sacked_before(conn, conn.snd_nxt)        # they are not on their way any more
+    limit = min(conn.snd_wnd, cwnd, <uint32_t>MAX_IN_FLIGHT)
     if in_flight >= limit:
         return 1 if probe and not in_flight else 0
     room = limit - in_flight
-    if conn.flags & CONN_HOST_EOF:
-        room = min(room, conn.fin_seq - conn.snd_nxt)
+    if conn.flags & CONN_HOST_EOF or gap:
+        room = min(room, gap if gap else conn.fin_seq - conn.snd_nxt)
         if room <= conn.mss:
             return room
     if room < conn.mss:
@@ -275,6 +282,8 @@ cdef void push_data(Core core, Flow *flow, bint probe) noexcept nogil:
         if core.link.blocked:
             core.flows.add_waiting(flow)
             return
+        if conn.board != NULL:
+            step_over(core, flow)
         n = next_length(core, flow, probe)
         if not n:
             if not conn.rtx_at:
@@ -308,8 +317,19 @@ cdef void push_data(Core core, Flow *flow, bint probe) noexcept nogil:
             return
         if probe:
             return
+    if conn.board != NULL:
+        step_over(core, flow)
     if conn.snd_nxt == conn.fin_seq:
         send_fin(core, flow)
+
+
+cdef void step_over(Core core, Flow *flow) noexcept nogil:
+    """Go on behind what the guest has already, if that is what comes next."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t seq = behind_run(conn, conn.snd_nxt)
+    if seq != conn.snd_nxt:
+        conn.snd_nxt = seq
+        seek(core, flow)
 
 
 cdef bint send_data(Core core, Flow *flow, uint32_t n, bint last) noexcept nogil:
@@ -324,6 +344,8 @@ cdef bint send_data(Core core, Flow *flow, uint32_t n, bint last) noexcept nogil
     conn.snd_nxt += n
     if again:
         core.stats.tcp_retransmits += 1
+        if conn.board != NULL:
+            note_resent(conn, conn.snd_nxt - n, n)
     elif not conn.flags & CONN_RTT_TIMED:
         conn.flags |= CONN_RTT_TIMED
         conn.rtt_seq = conn.snd_nxt
@@ -441,6 +463,8 @@ cdef void resend_all(Core core, Flow *flow) noexcept nogil:
     cdef TcpConn *conn = &flow.u.tcp
     conn.flags &= ~<uint32_t>(CONN_RTT_TIMED | CONN_RECOVERY)
     conn.dup_acks = 0
+    if conn.backoff > 1:
+        drop_board(core, conn)    # the guest may have dropped what it had (RFC 2018 8)
     consume_acked(core, flow)
     conn.snd_nxt = conn.snd_una
     seek(core, flow)

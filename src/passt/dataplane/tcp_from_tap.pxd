@@ -9,4 +9,4 @@ from passt.dataplane.parse cimport IpView
 
 cdef void on_segment(Core core, const IpView *ip) noexcept nogil
 cdef void flush_gather(Core core) noexcept nogil
-cdef bint drain_overflow(Core core, Flow *flow) noexcept nogil
+cdef void accept_fin(Core core, Flow *flow) noexcept nogil

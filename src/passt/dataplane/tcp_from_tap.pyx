@@ -3,16 +3,18 @@
 Read `tcp_conn` first. In-order payload is not written segment by segment: pieces of one connection
 that follow each other in a batch are gathered and written by one call (`flush_gather`), straight
 from where the link received them. `rcv_nxt` moves when a piece is gathered; what the socket then
-does not take goes to `overflow`, and what does not fit there is given back by moving `rcv_nxt` back,
-before the guest has seen an acknowledgement of it.
+does not take goes to the store (`tcp_store`), and what does not fit there is given back by moving
+`rcv_nxt` back, before the guest has seen an acknowledgement of it. Payload that comes before its turn
+goes to the store and is answered at once, each segment by one duplicate acknowledgement (RFC 5681 4.2);
+a FIN before its turn is remembered.
 """
 
 from libc.stdint cimport uint8_t, uint32_t
 
 from passt.dataplane.core cimport MAX_GATHER, Core, Route
 from passt.dataplane.flow cimport (
-    CONN_ACK_NOW, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_RECOVERY, CONN_RTT_TIMED,
-    CONN_WANT_OUT, CONN_WINDOW_STALE, CONN_WRITE_SHUT, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSING,
+    CONN_ACK_NOW, CONN_FIN_EARLY, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_RECOVERY,
+    CONN_RTT_TIMED, CONN_SACK, CONN_WINDOW_STALE, CONN_WRITE_SHUT, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSING,
     TCP_CONNECTING, TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK,
     TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow, FlowKey, TcpConn, fill_key,
 )
@@ -20,27 +22,31 @@ from passt.dataplane.headers cimport TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN
 from passt.dataplane.parse cimport IpView, TcpView, split_tcp
 from passt.dataplane.stats cimport (
     DROP_BAD_PORT, DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, DROP_TCP_ACK, DROP_TCP_FLAGS,
-    DROP_TCP_MEMORY, DROP_TCP_SEQUENCE, DROP_UNKNOWN_FLOW, VERDICT_OK, Verdict, count,
+    DROP_TCP_SEQUENCE, DROP_UNKNOWN_FLOW, VERDICT_OK, Verdict, count,
 )
 from passt.dataplane.sys cimport (
-    EAGAIN, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_TCP, SOCK_STREAM, iovec, memcpy,
+    EAGAIN, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_TCP, SOCK_STREAM,
 )
 from passt.dataplane.tcp_admit cimport admit
+from passt.dataplane.tcp_backlog cimport (
+    before_end, came_twice, close_hole, drain_overflow, keep_early, keep_rest, note_fin,
+)
 from passt.dataplane.tcp_challenge cimport challenge, may_answer
 from passt.dataplane.tcp_conn cimport (
-    CWND_OPEN, WATCH_ADD, WATCH_CHANGE, consume_acked, end, ms, our_mss, overflow_len, reset_both, send_ack,
-    send_reset, send_syn, seq_le, seq_lt, set_state, set_timer, start_rtx, take_syn, update_window, watch,
+    CWND_OPEN, WATCH_ADD, consume_acked, end, ms, our_mss, overflow_len, reset_both, send_ack, send_reset,
+    send_syn, seq_le, seq_lt, set_state, set_timer, start_rtx, take_syn, update_window, watch,
 )
 from passt.dataplane.tcp_from_sock cimport may_send_data, on_connected, on_rtt, resend_first, seek
 from passt.dataplane.tcp_keepalive cimport heard, start_keep_alive
 from passt.dataplane.tcp_refuse cimport refuse, refuse_syn
+from passt.dataplane.tcp_sack cimport advance_board, resend_holes, take_blocks
+from passt.dataplane.tcp_store cimport store_end
 
 cdef enum:
     # How long a tuple is remembered after our FIN was the first one: the link neither delays nor
     # reorders by more. A new SYN ends it at once.
     TIME_WAIT_MS = 2000
     DUP_ACKS = 3                  # RFC 5681 3.2
-    OVERFLOW_STEP = 65536
 
 
 cdef void on_segment(Core core, const IpView *ip) noexcept nogil:
@@ -215,6 +221,8 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
         count(&core.stats, DROP_TCP_SEQUENCE)
         # Segments without data could be answered by such from there, without end (see tcp_challenge).
         if not tcp.flags & TCP_RST and (tcp.payload_len or tcp.flags & TCP_FIN or may_answer(core, flow)):
+            if tcp.payload_len and seq_lt(seg_end, conn.rcv_nxt):
+                came_twice(conn, tcp.seq, <uint32_t>tcp.payload_len)
             answer_probe(core, flow)
         return False
     if tcp.flags & TCP_RST:
@@ -243,6 +251,7 @@ cdef bint take_ack(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     cdef TcpConn *conn = &flow.u.tcp
     cdef uint32_t window = <uint32_t>tcp.window << conn.snd_wscale
     cdef uint32_t old_window = conn.snd_wnd
+    cdef uint32_t news = 0        # bytes that are reported to have arrived
     if seq_lt(conn.snd_max, tcp.ack) or seq_lt(tcp.ack, conn.snd_una - conn.max_wnd):
         # It acknowledges what was never sent, or what was long ago (RFC 5961 5.2).
         count(&core.stats, DROP_TCP_ACK)
@@ -257,7 +266,10 @@ cdef bint take_ack(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
         conn.snd_wl1 = tcp.seq
         conn.snd_wl2 = tcp.ack
     conn.retries = 0              # the guest is there, whatever it says
+    if tcp.options_len and conn.flags & CONN_SACK:
+        news = take_blocks(core, conn, tcp)
     if seq_lt(conn.snd_una, tcp.ack):
+        news += tcp.ack - conn.snd_una
         ack_advances(core, flow, tcp.ack)
     elif not old_window and conn.snd_wnd:
         window_opens(core, flow)
@@ -265,10 +277,14 @@ cdef bint take_ack(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
             and not tcp.payload_len and not tcp.flags & TCP_FIN):
         core.stats.tcp_duplicate_acks += 1
         conn.dup_acks += conn.dup_acks < 255
-        if conn.dup_acks == DUP_ACKS and not conn.flags & CONN_RECOVERY:
+        if conn.dup_acks == DUP_ACKS and not conn.flags & CONN_RECOVERY and conn.board == NULL:
             conn.flags |= CONN_RECOVERY
             conn.recover = conn.snd_max
             resend(core, flow)
+    if conn.board != NULL:
+        flush_gather(core)        # what is repeated acknowledges, too
+        if conn.board != NULL and may_send_data(conn):
+            resend_holes(core, flow, news)
     return conn.state != TCP_CLOSED
 
 
@@ -302,6 +318,8 @@ cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
     cdef uint32_t gained = ack - conn.snd_una
     cdef bint fin_acked = conn.flags & CONN_HOST_EOF and ack == conn.fin_seq + 1
     conn.snd_una = ack
+    if conn.board != NULL:
+        advance_board(core, conn, ack - gained)
     if seq_lt(conn.snd_nxt, ack):
         conn.snd_nxt = ack        # sent before the retransmission moved snd_nxt back
         consume_acked(core, flow)
@@ -313,12 +331,12 @@ cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
     if conn.cwnd != CWND_OPEN:
         conn.cwnd = conn.cwnd + gained if conn.cwnd < 1 << 24 else <uint32_t>CWND_OPEN
     if conn.flags & CONN_RECOVERY:
-        if seq_lt(ack, conn.recover):
+        if not seq_lt(ack, conn.recover):
+            conn.flags &= ~<uint32_t>CONN_RECOVERY
+        elif conn.board == NULL:
             resend(core, flow)                # RFC 6582 3.2, partial acknowledgement
             if conn.state == TCP_CLOSED:
                 return
-        else:
-            conn.flags &= ~<uint32_t>CONN_RECOVERY
     if conn.snd_una == conn.snd_max:
         conn.rtx_at = 0
     else:
@@ -355,15 +373,15 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
         if conn.state == TCP_CLOSED:
             return
     if seq_lt(conn.rcv_nxt, tcp.seq):
-        count(&core.stats, DROP_TCP_SEQUENCE)
-        send_ack(core, flow)
+        keep_early(core, flow, tcp)
         return
     old = conn.rcv_nxt - tcp.seq
     if old >= n:
+        came_twice(conn, tcp.seq, n)
         conn.flags |= CONN_ACK_NOW
         return
     data += old
-    n = min(n - old, conn.rcv_adv - conn.rcv_nxt)
+    n = before_end(conn, conn.rcv_nxt, n - old)
     if not n:
         answer_probe(core, flow)
         return
@@ -376,6 +394,8 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
     if conn.rcv_adv - conn.rcv_nxt <= max(conn.rcv_room - conn.rcv_room // 4, <uint32_t>our_mss(core, flow)):
         conn.flags |= CONN_WINDOW_STALE
     conn.sock_polls = 0
+    if conn.store != NULL:
+        conn.flags |= CONN_ACK_NOW            # it closes a hole, or a part of one (RFC 5681 4.2)
     if tcp.flags & TCP_PSH:
         conn.flags |= CONN_PUSHED
     else:
@@ -385,15 +405,31 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
 cdef void take_fin(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     """Eighth: the guest will send no more."""
     cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t fin = tcp.seq + <uint32_t>tcp.payload_len
     flush_gather(core)
     if conn.state == TCP_CLOSED:
         return
-    conn.flags |= CONN_ACK_NOW
     if conn.state == TCP_TIME_WAIT:
         start_rtx(core, flow, ms(TIME_WAIT_MS))
-    if conn.flags & CONN_GUEST_FIN or tcp.seq + <uint32_t>tcp.payload_len != conn.rcv_nxt:
-        return                    # repeated, or something before it is missing
-    conn.flags |= CONN_GUEST_FIN
+    if not conn.flags & CONN_GUEST_FIN and seq_lt(conn.rcv_nxt, tcp.seq):
+        if not tcp.payload_len:   # else `keep_early` has done it
+            if note_fin(core, conn, fin):
+                came_twice(conn, fin, 1)      # the first block is what came last (RFC 2018 4)
+            send_ack(core, flow)
+        return
+    conn.flags |= CONN_ACK_NOW
+    if conn.flags & CONN_GUEST_FIN or fin != conn.rcv_nxt:
+        return                    # repeated, or not all before it found room
+    if fin != store_end(conn):
+        count(&core.stats, DROP_TCP_FLAGS)    # data behind it came before
+        return
+    accept_fin(core, flow)
+
+
+cdef void accept_fin(Core core, Flow *flow) noexcept nogil:
+    """All that the guest sends is here."""
+    cdef TcpConn *conn = &flow.u.tcp
+    conn.flags = (conn.flags | CONN_GUEST_FIN | CONN_ACK_NOW) & ~<uint32_t>CONN_FIN_EARLY
     conn.rcv_nxt += 1
     if seq_lt(conn.rcv_adv, conn.rcv_nxt):
         conn.rcv_adv = conn.rcv_nxt
@@ -438,74 +474,5 @@ cdef void flush_gather(Core core) noexcept nogil:
     if <size_t>sent < total:
         core.stats.tcp_short_writes += 1
         keep_rest(core, flow, core.gather, n, <size_t>sent, total)
-
-
-cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t sent,
-                    size_t total) noexcept nogil:
-    """Store what a short write left over; the guest has to send again what finds no room."""
-    cdef TcpConn *conn = &flow.u.tcp
-    cdef uint32_t held = overflow_len(flow)
-    cdef uint32_t need = held + <uint32_t>(total - sent)
-    cdef uint32_t size
-    cdef uint8_t *larger
-    cdef size_t i, skip, length
-    if conn.overflow_end + (total - sent) > conn.overflow_size:
-        size = (need + OVERFLOW_STEP - 1) // OVERFLOW_STEP * OVERFLOW_STEP
-        larger = <uint8_t *>core.pool.take(size)
-        if larger == NULL:
-            count(&core.stats, DROP_TCP_MEMORY)
-            conn.rcv_nxt -= <uint32_t>(total - sent)
-            conn.flags |= CONN_ACK_NOW
-            watch_out(core, flow)
-            return
-        if held:
-            memcpy(larger, conn.overflow + conn.overflow_start, held)
-        core.pool.give(conn.overflow, conn.overflow_size)
-        conn.overflow = larger
-        conn.overflow_size = size
-        conn.overflow_start = 0
-        conn.overflow_end = held
-    skip = sent
-    for i in range(n):
-        length = pieces[i].iov_len
-        if skip >= length:
-            skip -= length
-            continue
-        memcpy(conn.overflow + conn.overflow_end, <uint8_t *>pieces[i].iov_base + skip, length - skip)
-        conn.overflow_end += <uint32_t>(length - skip)
-        skip = 0
-    watch_out(core, flow)
-
-
-cdef void watch_out(Core core, Flow *flow) noexcept nogil:
-    flow.u.tcp.flags |= CONN_WANT_OUT
-    watch(core, flow, EPOLLOUT, WATCH_CHANGE)
-
-
-cdef bint drain_overflow(Core core, Flow *flow) noexcept nogil:
-    """Write what is kept, then pass a FIN on; False if the connection was reset over it."""
-    cdef TcpConn *conn = &flow.u.tcp
-    cdef iovec piece
-    cdef ssize_t sent
-    while overflow_len(flow):
-        piece.iov_base = conn.overflow + conn.overflow_start
-        piece.iov_len = overflow_len(flow)
-        sent = core.sockets.send(flow.fd, &piece, 1)
-        if sent < 0:
-            if sent in (-EAGAIN, -ENOBUFS, -ENOMEM):
-                if not conn.flags & CONN_WANT_OUT:
-                    watch_out(core, flow)
-                return True
-            reset_both(core, flow)
-            return False
-        conn.overflow_start += <uint32_t>sent
-    if conn.overflow != NULL:
-        core.pool.give(conn.overflow, conn.overflow_size)
-        conn.overflow = NULL
-        conn.overflow_size = 0
-        conn.overflow_start = 0
-        conn.overflow_end = 0
-    if conn.flags & CONN_GUEST_FIN and not conn.flags & CONN_WRITE_SHUT:
-        conn.flags |= CONN_WRITE_SHUT
-        core.sockets.shut_write(flow.fd)
-    return True
+    if flow.u.tcp.store != NULL or flow.u.tcp.flags & CONN_FIN_EARLY:
+        close_hole(core, flow, <size_t>sent < total)

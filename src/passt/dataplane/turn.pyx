@@ -4,14 +4,16 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from passt.dataplane.core cimport Core
 from passt.dataplane.flow cimport (
-    FLOW_DEAD, FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, NO_FLOW, Flow,
+    FLOW_DEAD, FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, FLOW_UDP_PORT, NO_FLOW,
+    Flow,
 )
 from passt.dataplane.ping cimport on_ping_socket, on_ping_timer
 from passt.dataplane.reactor cimport EVENT_FAR
 from passt.dataplane.splice cimport finish_splice, on_splice_event
-from passt.dataplane.splice_udp cimport on_splice_socket, on_splice_timer
+from passt.dataplane.splice_udp cimport on_splice_timer
 from passt.dataplane.tcp_from_sock cimport finish_turn, on_socket, on_timer
 from passt.dataplane.udp cimport on_udp_socket, on_udp_timer
+from passt.dataplane.udp_in cimport read_spliced
 
 
 cdef void on_flow_event(Core core, uint64_t tag, uint32_t events) noexcept nogil:
@@ -21,14 +23,14 @@ cdef void on_flow_event(Core core, uint64_t tag, uint32_t events) noexcept nogil
         return
     if flow.kind == FLOW_TCP:
         on_socket(core, flow, events)
-    elif flow.kind == FLOW_UDP:
+    elif flow.kind == FLOW_UDP_PORT:
         on_udp_socket(core, flow)
     elif flow.kind == FLOW_PING:
         on_ping_socket(core, flow)
     elif flow.kind == FLOW_SPLICE_TCP:
         on_splice_event(core, flow, <uint32_t>(tag >> 56) == EVENT_FAR, events)
     elif flow.kind == FLOW_SPLICE_UDP:
-        on_splice_socket(core, flow)
+        read_spliced(core, flow)
 
 
 cdef void on_flow_timer(Core core, uint32_t index) noexcept nogil:
@@ -57,11 +59,11 @@ cdef void finish_flows(Core core) noexcept nogil:
             core.flows.put_free(flow)
         elif flow.kind == FLOW_TCP:
             finish_turn(core, flow)
-        elif flow.kind == FLOW_UDP:
+        elif flow.kind == FLOW_UDP_PORT:
             on_udp_socket(core, flow)
         elif flow.kind == FLOW_PING:
             on_ping_socket(core, flow)
         elif flow.kind == FLOW_SPLICE_TCP:
             finish_splice(core, flow)
         elif flow.kind == FLOW_SPLICE_UDP:
-            on_splice_socket(core, flow)
+            read_spliced(core, flow)

@@ -1,4 +1,4 @@
-"""UDP translation."""
+"""UDP translation: what the turn calls."""
 
 from libc.stdint cimport uint32_t
 
@@ -6,11 +6,9 @@ from passt.dataplane.core cimport Core
 from passt.dataplane.flow cimport Flow
 from passt.dataplane.link cimport RxFrame
 from passt.dataplane.parse cimport IpView
-from passt.dataplane.sys cimport msghdr, sockaddr_storage
 
 
 cdef void on_datagram(Core core, const IpView *ip, const RxFrame *frame) noexcept nogil
-cdef void on_udp_socket(Core core, Flow *flow) noexcept nogil
-cdef void on_udp_listener(Core core, uint32_t listener, int fd) noexcept nogil
-cdef void local_address(msghdr *message, sockaddr_storage *out, uint32_t *ifindex) noexcept nogil
+cdef void on_udp_socket(Core core, Flow *port) noexcept nogil
+cdef void on_udp_listener(Core core, uint32_t listener, int fd, bint in_namespace) noexcept nogil
 cdef void on_udp_timer(Core core, Flow *flow) noexcept nogil
