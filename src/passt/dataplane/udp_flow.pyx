@@ -175,7 +175,7 @@ cdef Flow *inbound_flow(Core core, uint32_t listener, int fd, msghdr *message) n
 cdef Flow *open_inbound(Core core, uint32_t listener, int fd, const FlowKey *key,
                         const msghdr *message, sockaddr_storage *local,
                         uint32_t ifindex) noexcept nogil:
-    """A new flow for datagrams as *message* is one, sent to *local*, or the guest's own one with its remote."""
+    """A new flow for datagrams like *message*, sent to *local*, or the guest's own with its remote."""
     cdef const sockaddr_storage *peer = <const sockaddr_storage *>message.msg_name
     cdef Seen seen
     cdef FlowKey guest_key
