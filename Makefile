@@ -4,8 +4,11 @@
 PREFIX ?= /usr/local
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+# A parser of tests/fuzz/harness.py, or all in turn; and seconds for each, 0 for no end.
+FUZZ_TARGET ?= all
+FUZZ_TIME ?= 60
 
-.PHONY: build demo test bench lint install clean
+.PHONY: build demo test bench fuzz lint install clean
 
 build:
 	@tools/setup build
@@ -22,6 +25,10 @@ bench:
 	@tools/setup bench
 	@tools/as-root env PYTHON=.venv/bin/python bench/run $(BENCH_ARGS)
 
+fuzz:
+	@tools/setup fuzz
+	@.venv/bin/python tests/fuzz/fuzz.py $(FUZZ_TARGET) $(FUZZ_TIME)
+
 lint:
 	@tools/setup lint
 	.venv/bin/ruff check
@@ -33,7 +40,7 @@ install:
 	@tools/install $(PREFIX)
 
 clean:
-	rm -rf .venv build dist src/*.egg-info .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis bench/bin
+	rm -rf .venv build dist src/*.egg-info .demo .fuzz .mypy_cache .pytest_cache .ruff_cache .hypothesis bench/bin
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
 	find src tests bench -name '*.so' -delete
 	find src tests -name '*.pyx' -exec sh -c 'rm -f "$${0%.pyx}.c"' {} \;

@@ -233,13 +233,21 @@ class Lab:
         self._children[process.pid] = process
         return process
 
-    def tool(self, netns: int | None, cpu: int, argv: Sequence[str]) -> list[str]:
-        """Return the command line of a client or server: where, as whom, on which CPU."""
-        return [*in_netns(netns), "taskset", "--cpu-list", str(cpu), *as_user(TOOL_UID), *argv]
+    def tool(
+        self, netns: int | None, cpu: int, argv: Sequence[str], *, privileged: bool = False
+    ) -> list[str]:
+        """Return the command line of a client or server: where, as whom, on which CPU.
 
-    def client(self, netns: int | None, argv: Sequence[str], timeout_s: float) -> dict[str, Any]:
+        Only a *privileged* one, which stays root, can use a port below 1024.
+        """
+        whom = [] if privileged else as_user(TOOL_UID)
+        return [*in_netns(netns), "taskset", "--cpu-list", str(cpu), *whom, *argv]
+
+    def client(
+        self, netns: int | None, argv: Sequence[str], timeout_s: float, *, privileged: bool = False
+    ) -> dict[str, Any]:
         """Run a client to its end and return the JSON it prints."""
-        out = run(self.tool(netns, self.client_cpu, argv), timeout_s)
+        out = run(self.tool(netns, self.client_cpu, argv, privileged=privileged), timeout_s)
         try:
             result: dict[str, Any] = json.loads(out)
         except ValueError:

@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import programs, rows
 from bench.errors import SectionFailed
-from bench.lab import Lab, kill_group, read_until
+from bench.lab import SETUP_TIMEOUT_S, Lab, kill_group, read_until
 from bench.programs import Session
 from bench.rows import Group
 
@@ -219,6 +219,38 @@ class Bench:
         short.iperf(outward(session), "--reverse")
         return {"memory": programs.peak_memory_mb(session)}
 
+    # Services
+
+    def dhcp(self, session: Session) -> dict[str, float]:
+        """Measure the time from a DHCPDISCOVER to the DHCPACK."""
+        if session.netns is None:
+            return {}
+        client = [self.lab.load, "dhcp", f"{self.seconds:g}"]
+        return percentiles(
+            self.lab.client(session.netns, client, self.seconds + GRACE_S, privileged=True), "dhcp"
+        )
+
+    def control(self, session: Session) -> dict[str, float]:
+        """Measure bulk out without and with a flood of control frames from the same namespace."""
+        if session.netns is None:
+            return {}
+        figures = {"control_before": received_gbits(self.iperf(outward(session)))}
+        limit = self.seconds + GRACE_S
+        flood = self.lab.tool(
+            session.netns, self.lab.client_cpu,
+            [self.lab.load, "dhcp-flood", f"{limit:g}", str(rows.CONTROL_RATE)], privileged=True,
+        )  # fmt: skip
+        process = self.lab.spawn(flood)
+        try:
+            if "listening" not in read_until(process, "listening", SETUP_TIMEOUT_S):
+                raise SectionFailed("the flood of control frames did not start")
+            figures["control_bulk"] = received_gbits(self.iperf(outward(session)))
+        finally:
+            kill_group(process)
+            if process.stdout:
+                process.stdout.close()
+        return figures
+
     def bypass(self, session: Session) -> dict[str, float]:
         """Measure the loopback short cut: bulk both ways, and both latencies on the way out."""
         ways = {"out": bypass_out(session, 0), "in": bypass_in(session, 0)}
@@ -331,6 +363,8 @@ def _sections_of_first_mtu(bench: Bench) -> list[Section]:
                   partial(bench.udp_rate_row, way=way, size=LARGE_DATAGRAM_LEN, key=f"udp_large_{way}"))
           for way in ways),
         *(Section(Group.UDP_LOSS, f"UDP {way}, half rate", partial(bench.udp_loss, way=way)) for way in ways),
+        Section(Group.DHCP, "DHCP", bench.dhcp),
+        Section(Group.CONTROL, "control frames", bench.control),
         Section(Group.MEMORY, "memory", bench.memory),
         Section(Group.IDLE, "idle connections", bench.idle),
     ]  # fmt: skip

@@ -16,6 +16,7 @@ MTUS = (65520, 1500)
 CONGESTION_CONTROLS = ("cubic", "bbr")
 IDLE_CONNECTIONS = 5000
 PARALLEL_STREAMS = 8
+CONTROL_RATE = 1000
 
 
 class Group(StrEnum):
@@ -32,6 +33,8 @@ class Group(StrEnum):
     STALL = "stall"
     UDP_LARGE = "udp-large"
     UDP_LOSS = "udp-loss"
+    DHCP = "dhcp"
+    CONTROL = "control"
 
 
 DEFAULT_GROUPS = (
@@ -103,6 +106,11 @@ def _all_rows() -> list[Row]:
             base="", base_row="idle_before_p50"),
         Row("idle_before_p50", Group.IDLE, "request/response p50 just before", "us"),
         Row("idle_memory", Group.IDLE, f"peak memory, {IDLE_CONNECTIONS} idle", "MB", base=PASTA),
+        *(Row(row.key, row.group, row.label, row.unit, base="")
+          for row in _percentile_rows("dhcp", Group.DHCP, "DHCP, DISCOVER to ACK")),
+        Row("control_before", Group.CONTROL, "TCP bulk out just before", "Gbit/s", base=""),
+        Row("control_bulk", Group.CONTROL, f"TCP bulk out beside {CONTROL_RATE} control frames/s", "Gbit/s",
+            base="", base_row="control_before"),
         Row("bypass_bulk_out", Group.BYPASS, "bypass: TCP bulk, namespace to host", "Gbit/s"),
         Row("bypass_bulk_in", Group.BYPASS, "bypass: TCP bulk, host to namespace", "Gbit/s"),
         *_percentile_rows("bypass_rr", Group.BYPASS, "bypass: request/response"),
@@ -160,6 +168,8 @@ def _all_targets() -> list[Target]:
         Target("udp", "udp_large_in", ("udp_large_in", PASTA), least, 1.0),
         Target("udp", "udp_loss_out", None, most, 0),
         Target("udp", "udp_loss_in", None, most, 0),
+        Target("services", "dhcp_p99", None, most, 5000),
+        Target("services", "control_bulk", ("control_before", OURS), least, 0.9),
         *(Target("bypass", key, (key, LOOPBACK), least, 0.9) for key in bypass),
         *(Target("bypass", key, (key, PASTA), least, 1.0) for key in bypass),
         Target("bypass", "bypass_rr_p50", ("bypass_rr_p50", LOOPBACK), most, 2.0),

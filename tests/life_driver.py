@@ -95,6 +95,9 @@ class FakeObserved:
     def inbound_destination(self, source: bytes) -> None:
         assert source
 
+    def is_guest(self, address: bytes) -> bool:
+        raise NotImplementedError(address)
+
 
 class FakePolicy:
     def __init__(self, *_: object, **__: object) -> None:

@@ -13,7 +13,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src"
 SUFFIXES = (".py", ".pyx", ".pxd", ".pxi", ".pyi")
 
-BASE = frozenset({"passt", "addr", "errors"})
+BASE = frozenset({"passt", "addr", "domain", "errors"})
 FACTS = BASE | {"model", "contracts", "log", "pcap"}
 SIBLINGS = frozenset({"config", "host", "forward", "responders", "vhost_user", "dataplane"})
 ALLOWED: dict[str, frozenset[str]] = {
@@ -32,6 +32,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "log": BASE,
     "pcap": BASE,
     "addr": frozenset(),
+    "domain": frozenset(),
     "errors": frozenset(),
     "passt": frozenset(),
 }

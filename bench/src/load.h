@@ -59,6 +59,8 @@ int cmd_udp_sink(int argc, char **argv);
 int cmd_udp_source(int argc, char **argv);
 int cmd_udp_pull(int argc, char **argv);
 int cmd_udp_blast(int argc, char **argv);
+int cmd_dhcp(int argc, char **argv);
+int cmd_dhcp_flood(int argc, char **argv);
 int cmd_hold(int argc, char **argv);
 int cmd_spawn_time(int argc, char **argv);
 

@@ -65,7 +65,7 @@ def _run_command(settings: Settings, guest: GuestNet, listeners: Iterable[Listen
     """Run *command* in new namespaces and return its status."""
 
     def main(channel: Channel) -> None:
-        init.prepare_namespaces()
+        init.prepare_namespaces(settings.hostname)
         namespaces.make_tap(channel, guest.ifname, lambda: _configure(settings, guest))
         init.run_command(channel, command)
 
@@ -125,7 +125,10 @@ def _resolve(settings: Settings) -> GuestNet:
 
     facts = probe(interface=settings.interface, outbound_if4=settings.outbound_if4,
                   outbound_if6=settings.outbound_if6, want4=settings.ip4, want6=settings.ip6)
-    return resolve(settings, facts)
+    guest = resolve(settings, facts)
+    for warning in guest.warnings:
+        log.warning(warning)
+    return guest
 
 
 def _open_listeners(settings: Settings) -> list[Listener]:
@@ -147,6 +150,11 @@ def _configure(settings: Settings, guest: GuestNet) -> TapFacts:
     return facts
 
 
+def _our_ip4(guest: GuestNet) -> bytes:
+    address = guest.ip4.our_address if guest.ip4 else None
+    return address.packed if address else bytes(4)
+
+
 def _build_engine(settings: Settings, guest: GuestNet, listeners: Iterable[Listener], child: Child,
                   open_namespace: Callable[[], int]) -> Engine:
     """Load and build the data plane, then wait for the tap of *child*.
@@ -155,6 +163,7 @@ def _build_engine(settings: Settings, guest: GuestNet, listeners: Iterable[Liste
     """
     from passt.dataplane.engine import Engine
     from passt.forward.policy import Policy
+    from passt.responders.advertiser import Advertiser
     from passt.responders.dispatch import Dispatcher
 
     explain = log.debug if log.is_debug() else None
@@ -167,9 +176,14 @@ def _build_engine(settings: Settings, guest: GuestNet, listeners: Iterable[Liste
         bypass = Bypass(policy, policy.observed, keep_loopback=settings.host_lo_to_ns_lo,
                         splice=settings.splice, explain=explain)
     # A guest that is configured by us must not configure itself once more from advertisements.
-    responder = Dispatcher(guest, router_advertisements=not settings.config_net, explain=explain)
+    advertise = settings.ndp and settings.router_advertisements and not settings.config_net
+    responder = Dispatcher(guest, dhcp=settings.dhcp, ndp=settings.ndp, router_advertisements=advertise,
+                           dhcpv6=settings.dhcpv6, explain=explain, warn=log.warning,
+                           is_guest=policy.observed.is_guest)
     engine = Engine(bypass or policy, responder, policy.observed, our_mac=guest.our_mac, mtu=guest.mtu or 0,
-                    secret=os.urandom(SECRET_LEN))
+                    secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest))
+    if guest.ip6 and advertise:
+        Advertiser(responder.advertise, engine.send_frame, engine.call_later, _dice, explain=explain).arm()
     for listener in listeners:
         engine.add_listener(listener.fd, listener.proto, listener.rule)
     tap = child.receive_tap()
@@ -226,3 +240,8 @@ def _open_namespace_ports(settings: Settings, engine: Engine, inside: NamespaceT
                               f" {error.strerror}") from None
         for fd in opened:
             engine.add_listener(fd, rule.proto, rule, namespace=True)
+
+
+def _dice() -> float:
+    """Draw a random number from 0 up to 1, without the import of `random`."""
+    return int.from_bytes(os.urandom(4), "big") / (1 << 32)

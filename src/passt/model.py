@@ -43,6 +43,9 @@ class Settings:
     lets flows from the host's loopback bypass the link. *pid* names a process whose namespaces are joined;
     without it *command* is run in new ones, a login shell if it is empty (then *foreground* is True
     already).
+
+    *dns4*, *dns6* and *search* None mean those of resolv.conf, empty means none at all; *hand_out_dns*
+    and *hand_out_search* None mean the default of the mode.
     """
 
     mode: str
@@ -71,6 +74,21 @@ class Settings:
     tcp: bool = True
     udp: bool = True
     icmp: bool = True
+    dhcp: bool = True
+    dns4: tuple[IPv4Address, ...] | None = None
+    dns6: tuple[IPv6Address, ...] | None = None
+    dns_forward4: IPv4Address | None = None
+    dns_forward6: IPv6Address | None = None
+    dns_host4: IPv4Address | None = None
+    dns_host6: IPv6Address | None = None
+    search: tuple[str, ...] | None = None
+    hand_out_dns: bool | None = None
+    hand_out_search: bool | None = None
+    hostname: str = ""
+    fqdn: str = ""
+    ndp: bool = True
+    router_advertisements: bool = True
+    dhcpv6: bool = True
     our_mac: bytes = OUR_MAC
     ns_mac: bytes | None = None
     ns_ifname: str | None = None
@@ -128,7 +146,10 @@ class FamilyFacts:
 
 @dataclass(frozen=True, slots=True)
 class ResolverFacts:
-    """What resolv.conf says: name servers in order (scopes stripped) and the search list."""
+    """What resolv.conf says: name servers in order and the search list.
+
+    The scope of an IPv6 server, if it has one, is the index of the interface in decimal digits.
+    """
 
     servers: tuple[IPAddress, ...] = ()
     search: tuple[str, ...] = ()
@@ -147,11 +168,14 @@ class HostFacts:
 class GuestFamily:
     """One family as the guest gets it.
 
-    *address* is the one assigned (None: learnt from the guest, IPv6 local mode); *our_address* is the
+    *address* is the one assigned (None: learnt from the guest, IPv6 local mode), *is_fixed* says that
+    inbound flows go there whatever else the guest uses; *our_address* is the
     address by which we speak to the guest and that stands for sources it must not see (the gateway
     for IPv4, our link-local for IPv6); *map_host_loopback* and *map_guest* are guest-visible
-    addresses that mean the host's loopback and the host's own address; *copied_addresses* and
-    *copied_routes* are set up in the namespace by --config-net instead of *address* and *gateway*.
+    addresses that mean the host's loopback and the host's own address; queries to *dns_match* go to
+    the host's resolver *dns_host* (with a scope as in `ResolverFacts`; None: the host itself);
+    *resolvers* are those to hand out, empty if none are. *copied_addresses* and *copied_routes* are set
+    up in the namespace by --config-net instead of *address* and *gateway*.
     """
 
     address: IPAddress | None
@@ -166,16 +190,25 @@ class GuestFamily:
     template_ifindex: int = 0
     outbound_address: IPAddress | None = None
     outbound_ifname: str | None = None
+    is_fixed: bool = False
     resolvers: tuple[IPAddress, ...] = ()
     copied_addresses: tuple[InterfaceAddress, ...] = ()
     copied_routes: tuple[Route, ...] = ()
+
+    @property
+    def our_link_local(self) -> IPv6Address | None:
+        """*our_address* if it is one from which a router or DHCPv6 server may speak."""
+        ours = self.our_address
+        return ours if isinstance(ours, IPv6Address) and ours.is_link_local else None
 
 
 @dataclass(frozen=True, slots=True)
 class GuestNet:
     """The network that the guest is to see; *mtu* None means that none is assigned.
 
-    *ifname* and *ns_mac* concern pasta's tap interface only.
+    *ifname* and *ns_mac* concern pasta's tap interface only. *search* are the domains to hand out, in
+    the text form of `passt.domain`, as *hostname* and *fqdn* are; those are empty if there is none.
+    *warnings* are what the user should know of it.
     """
 
     ip4: GuestFamily | None
@@ -185,3 +218,6 @@ class GuestNet:
     ns_mac: bytes | None = None
     mtu: int | None = DEFAULT_MTU
     search: tuple[str, ...] = ()
+    hostname: str = ""
+    fqdn: str = ""
+    warnings: tuple[str, ...] = ()

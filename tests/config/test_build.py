@@ -60,6 +60,28 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("no-tcp", "", {"tcp": False}),
     ("no-udp", "", {"udp": False}),
     ("no-icmp", "", {"icmp": False}),
+    ("no-dhcp", "", {"dhcp": False}),
+    ("hostname", "box", {"hostname": "box"}),
+    ("fqdn", "box.example.org.", {"fqdn": "box.example.org"}),
+    ("dns", "192.0.2.5", {"dns4": (A4,)}),
+    ("dns", "127.0.0.1", {"dns4": (IPv4Address("127.0.0.1"),)}),
+    ("dns", "2001:db8::5", {"dns6": (A6,)}),
+    ("dns", "none", {"dns4": (), "dns6": ()}),
+    ("dns-forward", "192.0.2.5", {"dns_forward4": A4}),
+    ("dns-forward", "2001:db8::5", {"dns_forward6": A6}),
+    ("dns-host", "127.0.0.53", {"dns_host4": IPv4Address("127.0.0.53")}),
+    ("dns-host", "2001:db8::5", {"dns_host6": A6}),
+    ("search", "example.org", {"search": ("example.org",)}),
+    ("search", " a.example  b.example. a.example", {"search": ("a.example", "b.example")}),
+    ("search", "none", {"search": ()}),
+    ("search", "none.", {"search": ("none",)}),
+    ("dhcp-dns", "", {"hand_out_dns": True}),
+    ("dhcp-search", "", {"hand_out_search": True}),
+    ("no-dhcp-dns", "", {"hand_out_dns": False}),
+    ("no-dhcp-search", "", {"hand_out_search": False}),
+    ("no-ndp", "", {"ndp": False}),
+    ("no-ra", "", {"router_advertisements": False}),
+    ("no-dhcpv6", "", {"dhcpv6": False}),
     ("tcp-ports", "none", {}),
     ("tcp-ports", "80", {"port_rules": (PortRule(6, 80, 80, 80), PortRule(17, 80, 80, 80, optional=True))}),
     ("udp-ports", "53", {"port_rules": (PortRule(17, 53, 53, 53),)}),
@@ -86,11 +108,14 @@ def test_every_available_option_has_a_use_here() -> None:
 def test_option_sets_its_fields_and_no_others(name: str, value: str, fields: dict[str, Any]) -> None:
     # The two --no-copy options need --config-net beside them.
     context = ["--config-net"] if name.startswith("no-copy") else []
-    base: dict[str, Any] = {"foreground": True, "quiet": True, "config_net": bool(context)}
     option = next(option for option in OPTIONS if option.name == name)
+    mode = option.modes[-1]
+    base: dict[str, Any] = {"config_net": bool(context)}
+    if mode == "pasta":
+        base |= {"foreground": True, "quiet": True}
     for arguments in ([f"--{name}", value] if value else [f"--{name}"], [f"-{option.short}{value}"]):
         if option.short or arguments[0].startswith("--"):
-            assert built(*context, *arguments) == Settings("pasta", **(base | fields))
+            assert built(*context, *arguments, mode=mode) == Settings(mode, **(base | fields))
 
 
 BAD_VALUES = {
@@ -99,7 +124,11 @@ BAD_VALUES = {
     "outbound": ["0.0.0.0", "x"], "outbound-if4": ["x" * 16], "outbound-if6": [""],
     "map-host-loopback": ["127.0.0.1", "nil"], "map-guest-addr": ["::", "all"], "tcp-ports": ["x", "22-23"],
     "udp-ports": ["0", "auto"], "tcp-ns": ["22-", "auto"], "udp-ns": ["all", ""], "ns-ifname": ["lo", "a%d"],
-    "ns-mac-addr": ["x", "01:00:00:00:00:00"],
+    "ns-mac-addr": ["x", "01:00:00:00:00:00"], "hostname": ["", "a b", "x" * 64, "."],
+    "fqdn": ["a..b", "b\u00fccher.example", ".".join(["x" * 49] * 6)],
+    "dns": ["", "dns.example", "fe80::1%eth0", "0.0.0.0", "224.0.0.1", "::ffff:1.1.1.1"],
+    "dns-forward": ["127.0.0.1", "::1", "none"], "dns-host": ["::", "255.255.255.255", "none"],
+    "search": ["", "a..b", "x" * 64, "."],
 }
 
 
@@ -129,6 +158,17 @@ def test_bad_value_is_refused_with_option_and_value(name: str, value: str) -> No
     (["-a", "192.0.2.5/24", "-a", "192.0.2.6"], {"address4": B4, "prefix_len4": None}),
     (["-a", "192.0.2.5/24", "-a", "192.0.2.6", "-n", "25"], {"address4": B4, "prefix_len4": 25}),
     (["-n", "24", "-n", "0"], {"prefix_len4": None}),
+    (["-D", "192.0.2.5", "-D", "2001:db8::5", "-D", "192.0.2.6"], {"dns4": (A4, B4), "dns6": (A6,)}),
+    (["-D", "192.0.2.5", "--dns-forward", "192.0.2.6", "--dns-host", "192.0.2.6", "-D", "none"],
+     {"dns4": (), "dns6": (), "dns_forward4": None, "dns_host4": None}),
+    (["-D", "none", "-D", "192.0.2.5", "--dns-forward", "192.0.2.6"],
+     {"dns4": (A4,), "dns6": (), "dns_forward4": B4}),
+    (["--dns-forward", "192.0.2.5", "--dns-forward", "2001:db8::5", "--dns-forward", "192.0.2.6"],
+     {"dns_forward4": B4, "dns_forward6": A6}),
+    (["-S", "a.example b.example", "-S", "a.example c.example"],
+     {"search": ("a.example", "b.example", "c.example")}),
+    (["-S", "a.example", "-S", "none", "-S", "b.example"], {"search": ("b.example",)}),
+    (["-S", "a.example", "-S", "none"], {"search": ()}),
     (["--map-host-loopback", "192.0.2.5", "--map-host-loopback", "none"],
      {"map_host_loopback4": None, "map_gw": False}),
     (["--map-host-loopback", "none", "--map-host-loopback", "192.0.2.5"],
@@ -226,3 +266,27 @@ def test_loopback_that_leads_round_in_circles_is_refused(inward: str) -> None:
 def test_loopback_without_splice_is_refused() -> None:
     with pytest.raises(ConfigError, match="--host-lo-to-ns-lo' needs the bypass that --no-splice disables"):
         built("--host-lo-to-ns-lo", "--no-splice")
+
+
+@pytest.mark.parametrize(("servers", "n_warnings"), [
+    ("192.0.2.1 192.0.2.2 192.0.2.3 192.0.2.1 2001:db8::2", 0),
+    ("192.0.2.1 192.0.2.2 192.0.2.3 192.0.2.4", 1),
+])
+def test_more_name_servers_than_are_read_give_a_warning(servers: str, n_warnings: int) -> None:
+    assert len(warned(*(f"--dns={server}" for server in servers.split()))) == n_warnings
+
+
+def test_search_list_has_a_limit() -> None:
+    names = [f"d{index}.example" for index in range(33)]
+    assert built("-S", " ".join(names[:32])).search == tuple(names[:32])
+    with pytest.raises(ConfigError, match="33 domains"):
+        built("-S", " ".join(names[:20]), "-S", " ".join(names[20:]))
+
+
+@pytest.mark.parametrize(("mode", "option"), [
+    ("pasta", "--no-dhcp-dns"), ("pasta", "--no-dhcp-search"), ("passt", "--dhcp-dns"),
+    ("passt", "--dhcp-search"),
+])
+def test_switch_of_the_other_program_is_refused(mode: str, option: str) -> None:
+    with pytest.raises(ConfigError, match=f"option '{option}' is for"):
+        built(option, mode=mode)

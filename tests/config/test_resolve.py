@@ -43,8 +43,8 @@ BOTH = HostFacts(HOST4, HOST6)
 NONE = HostFacts(None, None)
 
 
-def resolved(arguments: str, facts: HostFacts = BOTH) -> GuestNet:
-    return resolve(build_settings("pasta", scan("pasta", arguments.split()))[0], facts)
+def resolved(arguments: str, facts: HostFacts = BOTH, mode: str = "pasta") -> GuestNet:
+    return resolve(build_settings(mode, scan(mode, arguments.split()))[0], facts)
 
 
 def fields(value: object, *names: str) -> list[Any]:
@@ -265,23 +265,79 @@ def test_interface_that_cannot_serve_is_refused(arguments: str, facts: HostFacts
     ("1.0.0.1 1.0.0.2 1.0.0.3 127.0.0.1", "", (None, "1.0.0.1", ["1.0.0.1", "1.0.0.2", "1.0.0.3"]),
      (None, None, [])),
     ("::1 2001:db8::53", "", (None, None, []), ("fe80::1234", "::1", ["fe80::1234", "2001:db8::53"])),
+    # What means the host itself to its resolver means the guest to the guest's.
+    ("0.0.0.0 ::", "", ("192.0.2.1", "0.0.0.0", ["192.0.2.1"]), ("fe80::1234", "::", ["fe80::1234"])),
+    # A link-local server is on the template's link, or not.
+    ("fe80::53", "", (None, None, []), (None, "fe80::53", ["fe80::53"])),
+    ("fe80::53%3", "", (None, None, []), (None, "fe80::53%3", ["fe80::53"])),
+    ("fe80::53%9", "", (None, None, []), ("fe80::1234", "fe80::53%9", ["fe80::1234"])),
+    ("fe80::53%9", "--no-map-gw", (None, None, []), (None, "fe80::53%9", [])),
+    ("9.9.9.9", "-D none", (None, "9.9.9.9", []), (None, None, [])),
+    ("127.0.0.1", "-D 127.0.0.1", (None, "127.0.0.1", ["127.0.0.1"]), (None, None, [])),
+    ("127.0.0.1 ::1", "-D 9.9.9.9", (None, "127.0.0.1", ["9.9.9.9"]), ("fe80::1234", "::1", ["fe80::1234"])),
+    ("", "-D 1.0.0.1 -D 1.0.0.2 -D 1.0.0.1 -D 1.0.0.3 -D 1.0.0.4",
+     (None, None, ["1.0.0.1", "1.0.0.2", "1.0.0.3"]), (None, None, [])),
+    ("", "--dns-forward 10.9.9.9", ("10.9.9.9", None, []), (None, None, [])),
+    ("127.0.0.53 9.9.9.9", "--dns-forward 10.9.9.9",
+     ("10.9.9.9", "127.0.0.53", ["10.9.9.9", "9.9.9.9"]), (None, None, [])),
+    ("127.0.0.53", "--dns-forward 10.9.9.9 --no-map-gw",
+     ("10.9.9.9", "127.0.0.53", ["10.9.9.9"]), (None, None, [])),
+    ("9.9.9.9", "--dns-forward 10.9.9.9 --dns-host 127.0.0.1", ("10.9.9.9", "127.0.0.1", ["9.9.9.9"]),
+     (None, None, [])),
+    ("9.9.9.9", "-D none --dns-forward 10.9.9.9", ("10.9.9.9", "9.9.9.9", []), (None, None, [])),
 ])
 def test_resolvers(servers: str, arguments: str, expected4: tuple[str | None, str | None, list[str]],
                    expected6: tuple[str | None, str | None, list[str]]) -> None:
     resolvers = ResolverFacts(tuple(ip(server) for server in servers.split()), ("example.org",))
-    net = resolved(arguments, replace(BOTH, resolvers=resolvers))
-    for family, expected in ((net.ip4, expected4), (net.ip6, expected6)):
-        assert family is not None
-        match, host, handed_out = expected
-        assert family.dns_match == (ip(match) if match else None)
-        assert family.dns_host == (ip(host) if host else None)
-        assert [str(resolver) for resolver in family.resolvers] == handed_out
-    assert net.search == ("example.org",)
+    for told in (True, False):
+        net = resolved(f"{arguments} --dhcp-dns" if told else arguments, replace(BOTH, resolvers=resolvers))
+        for family, expected in ((net.ip4, expected4), (net.ip6, expected6)):
+            assert family is not None
+            match, host, handed_out = expected
+            assert family.dns_match == (ip(match) if match else None)
+            assert family.dns_host == (ip(host) if host else None)
+            assert [str(resolver) for resolver in family.resolvers] == (handed_out if told else [])
 
 
-def test_search_list_is_cut_to_what_a_resolver_takes() -> None:
-    search = tuple(f"d{number}.example" for number in range(9))
-    assert resolved("", replace(BOTH, resolvers=ResolverFacts((), search))).search == search[:6]
+@pytest.mark.parametrize(("mode", "arguments", "told"), [
+    ("pasta", "", ()), ("pasta", "--dhcp-search", ("example.org",)), ("passt", "", ("example.org",)),
+    ("passt", "--no-dhcp-search", ()), ("passt", "-S none", ()), ("passt", "-S a.example.", ("a.example",)),
+])
+def test_search_list(mode: str, arguments: str, told: tuple[str, ...]) -> None:
+    facts = replace(BOTH, resolvers=ResolverFacts((), ("example.org",)))
+    assert resolved(arguments, facts, mode).search == told
+
+
+def test_search_domains_that_cannot_be_told_are_left_out_with_one_warning() -> None:
+    search = ("a..b", "x" * 64, *(f"d{number}.example" for number in range(33)), "d0.example")
+    facts = replace(BOTH, resolvers=ResolverFacts((IPv4Address("192.0.2.9"),), search))
+    net = resolved("", facts, "passt")
+    assert net.search == search[2:34]
+    (warning,) = net.warnings
+    assert "a..b" in warning
+    assert "d32.example" in warning
+    assert resolved("", facts).warnings == ()
+
+
+@pytest.mark.parametrize(("arguments", "n_warnings"), [
+    ("", 1), ("-D none", 0), ("--no-dhcp-dns", 0), ("-D 192.0.2.9", 0),
+])
+def test_guest_without_name_server_gives_a_warning(arguments: str, n_warnings: int) -> None:
+    assert len(resolved(arguments, BOTH, "passt").warnings) == n_warnings
+    assert resolved("").warnings == ()
+
+
+def test_names_of_the_guest() -> None:
+    net = resolved("-H box --fqdn box.example.org.")
+    assert (net.hostname, net.fqdn) == ("box", "box.example.org")
+
+
+@pytest.mark.parametrize(("arguments", "fixed"), [
+    ("", [False, False]), ("-a 192.0.2.5", [True, False]), ("-a 2001:db8::5", [False, True]),
+])
+def test_address_that_the_user_chose_is_fixed(arguments: str, fixed: list[bool]) -> None:
+    net = resolved(arguments)
+    assert [family.is_fixed for family in (net.ip4, net.ip6) if family] == fixed
 
 
 def test_types_stay_per_family() -> None:

@@ -41,7 +41,8 @@ cdef class HostSockets:
         self.sockets = Sockets(Reactor(1))
 
     def probe(self):
-        return self.sockets.probe()
+        self.sockets.probe()
+        return self.sockets.has_peek_off
 
     @property
     def has_peek_off(self):

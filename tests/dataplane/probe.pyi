@@ -26,8 +26,9 @@ class Verdict(IntEnum):
     DROP_TCP_FLAGS = 20
     DROP_TCP_MEMORY = 21
     DROP_UNKNOWN_FLOW = 22
-    DROP_GSO = 23
-    N_VERDICTS = 24
+    DROP_CONTROL_RATE = 23
+    DROP_GSO = 24
+    N_VERDICTS = 25
 
 class IpFields(NamedTuple):
     source: bytes

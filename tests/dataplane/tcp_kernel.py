@@ -345,7 +345,7 @@ class Kernel:
         return self.result(sock, f"keep_alive({idle_s})", 0)
 
     def close(self, fd: int) -> int:
-        """Close, with a FIN if none was sent; what was not read makes it a reset (tcp_close)."""
+        """Close, with a FIN if none was sent; what was not read makes it a reset (RFC 2525 2.17)."""
         sock = self.at(fd, "close")
         sock.status = "aborted" if sock.queue else "closed"
         sock.shut = True

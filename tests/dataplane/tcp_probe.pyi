@@ -1,4 +1,5 @@
 # Typing of the bench; what each name does is said in tcp_probe.pyx.
+from collections.abc import Collection
 from typing import NamedTuple
 
 class Sent(NamedTuple):
@@ -38,6 +39,8 @@ class RecordingLink:
 class Bench:
     now: int
     pool_left: int
+    has_no_memory: bool
+    pool_refusals: int
     link: RecordingLink
     def __init__(
         self,
@@ -67,7 +70,9 @@ class Bench:
 
 class RealSockets:
     has_peek_off: bool
-    def probe(self) -> bool: ...
+    has_meminfo: bool
+    def keep_alive(self, fd: int, idle_s: int) -> int: ...
+    def probe(self, without: Collection[str] = ...) -> frozenset[str]: ...
     def prepare(self, fd: int) -> int: ...
     def send(self, fd: int, pieces: list[bytes]) -> int: ...
     def peek(self, fd: int, skip: int, n: int) -> bytes | int: ...

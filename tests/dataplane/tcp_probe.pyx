@@ -16,10 +16,11 @@ from passt.dataplane.demux cimport on_frame
 from passt.dataplane.flow cimport FLOW_DEAD, FLOW_TCP, NO_FLOW, Flow, SackBoard, TcpConn
 from passt.dataplane.headers cimport ETH_ALEN
 from passt.dataplane.link cimport LINK_CSUM, LINK_TSO4, LINK_TSO6, Link, RxFrame, TxMeta
+from passt.dataplane.pool cimport Pool
 from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.stats cimport DROP_LINK_FULL, count, stats_as_dict
-from passt.dataplane.sys cimport IPPROTO_TCP, iovec, memcpy, memset, sockaddr_storage, socklen_t
+from passt.dataplane.sys cimport IPPROTO_TCP, iovec, malloc, memcpy, memset, sockaddr_storage, socklen_t
 from passt.dataplane.tcp_conn cimport choose_isn, end_all, overflow_len, state_name
 from passt.dataplane.tcp_from_sock cimport on_listener, on_socket
 from passt.dataplane.tcp_from_tap cimport flush_gather
@@ -219,6 +220,15 @@ cdef class RecordingLink(Link):
             self.blocked = False
 
 
+cdef class ScarcePool(Pool):
+    """The system has no memory, whatever the budget says, while *is_empty*."""
+
+    cdef bint is_empty
+
+    cdef void *allocate(self, size_t n) noexcept nogil:
+        return NULL if self.is_empty else malloc(n)
+
+
 cdef class Bench:
     """A core in virtual time; *policy* and *kernel* are the Python sides of policy and sockets."""
 
@@ -234,6 +244,7 @@ cdef class Bench:
         self.link = RecordingLink(offloads)
         self.core = Core(policy, None, events, self.link, self.sockets, our_mac=b"\x9a\x55\x9a\x55\x9a\x55",
                          mtu=mtu, max_flows=max_flows, secret=bytes(range(16)))
+        self.core.pool = ScarcePool(self.core.pool.size)
         self.core.now = 0
         memcpy(self.core.guest_mac, b"\x02\x00\x00\x00\x00\x01", ETH_ALEN)
 
@@ -252,6 +263,19 @@ cdef class Bench:
     @pool_left.setter
     def pool_left(self, size_t value):
         self.core.pool.left = value
+
+    @property
+    def has_no_memory(self):
+        """malloc fails."""
+        return (<ScarcePool>self.core.pool).is_empty
+
+    @has_no_memory.setter
+    def has_no_memory(self, bint value):
+        (<ScarcePool>self.core.pool).is_empty = value
+
+    @property
+    def pool_refusals(self):
+        return self.core.pool.refusals
 
     @property
     def next_deadline(self):
@@ -404,8 +428,19 @@ cdef class RealSockets:
     def has_peek_off(self, bint value):
         self.sockets.has_peek_off = value
 
-    def probe(self):
-        return self.sockets.probe()
+    @property
+    def has_meminfo(self):
+        return self.sockets.has_meminfo
+
+    @has_meminfo.setter
+    def has_meminfo(self, bint value):
+        self.sockets.has_meminfo = value
+
+    def keep_alive(self, int fd, int idle_s):
+        return self.sockets.keep_alive(fd, idle_s)
+
+    def probe(self, without=()):
+        return self.sockets.probe(without)
 
     def prepare(self, int fd):
         return self.sockets.prepare_stream(fd)

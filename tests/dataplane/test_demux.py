@@ -25,6 +25,7 @@ from tests.dataplane.probe import Verdict
 from tests.dataplane.world import World
 
 G4, R4, G6, R6 = "192.0.2.2", "198.51.100.7", "2001:db8::2", "2001:db8:1::7"
+OUR4 = "192.0.2.1"
 GSO_TCPV4, GSO_UDP_OLD, GSO_UDP_L4 = 1, 3, 5
 MAX_FLOWS = 4
 
@@ -35,7 +36,13 @@ class Bench:
     def __init__(self) -> None:
         self.policy, self.responder, self.events = Policy(), Responder(), Events()
         self.world = World(
-            self.policy, self.responder, self.events, our_mac=OUR_MAC, max_flows=MAX_FLOWS, scripted=True
+            self.policy,
+            self.responder,
+            self.events,
+            our_mac=OUR_MAC,
+            our_ip4=packed(OUR4),
+            max_flows=MAX_FLOWS,
+            scripted=True,
         )
         self.world.now = 10**9
 
@@ -221,6 +228,7 @@ def test_overflow_pool_used_up_is_counted(bench: Bench) -> None:
 # Counters that no frame of the guest can move through these doors, and where they are tested instead.
 ELSEWHERE = {
     Verdict.VERDICT_OK,
+    Verdict.DROP_CONTROL_RATE,  # below: more than one frame is needed
     Verdict.DROP_LINK_DOWN,  # test_tap: the interface is down
     Verdict.DROP_TRUNCATED,  # test_udp, test_ping: from the socket's side
     Verdict.N_VERDICTS,
@@ -294,12 +302,16 @@ def test_destination(bench: Bench, destination: str, over_tcp: bool, over_udp: b
 # Control frames
 
 DHCP = udp("0.0.0.0", 68, "255.255.255.255", 67, b"discover")
+DHCP_UNICAST = udp(G4, 68, OUR4, 67, b"renew")
 DHCPV6 = udp("fe80::2", 546, "ff02::1:2", 547, b"solicit")
+DHCPV6_UNICAST = udp(G6, 546, "fe80::1", 547, b"renew")
 ND = [echo("::", "ff02::1:ff00:1", 0, 0, bytes(16), kind=kind) for kind in range(133, 138)]
 ARP = ethernet(bytes(28), kind=0x0806)
 
 
-@pytest.mark.parametrize("frame", [DHCP, DHCPV6, *ND, ARP], ids=lambda frame: frame[12:15].hex())
+@pytest.mark.parametrize(
+    "frame", [DHCP, DHCP_UNICAST, DHCPV6, DHCPV6_UNICAST, *ND, ARP], ids=lambda frame: frame[12:15].hex()
+)
 def test_control_frame_reaches_the_responder_and_its_answers_the_guest(bench: Bench, frame: bytes) -> None:
     bench.responder.replies = [b"\x11" * 60, b"\x22" * 14]
     assert bench.take(frame) == {}
@@ -310,9 +322,33 @@ def test_control_frame_reaches_the_responder_and_its_answers_the_guest(bench: Be
     assert bench.events.addresses == bench.events.macs == []
 
 
+BURST, INTERVAL_NS = 256, 5_000_000
+
+
+def test_control_frames_beyond_the_rate_are_dropped_and_counted(bench: Bench) -> None:
+    for _ in range(BURST):
+        assert bench.take(ARP) == {}
+    assert bench.take(ARP) == bench.take(DHCP) == bench.take(ND[0]) == {"drop_control_rate": 1}
+    assert len(bench.responder.frames) == bench.world.counters()["control_frames"] == BURST
+    bench.world.now += INTERVAL_NS - 1
+    assert bench.take(ARP) == {"drop_control_rate": 1}
+    bench.world.now += 1
+    assert bench.take(ARP) == {}
+    assert bench.take(ARP) == {"drop_control_rate": 1}
+    # Other traffic is not concerned.
+    assert bench.take(UDP4) == {}
+    bench.world.now += 10 * BURST * INTERVAL_NS
+    assert [bench.take(ARP) for _ in range(BURST)] == [{}] * BURST
+    assert bench.take(ARP) == {"drop_control_rate": 1}
+
+
 @pytest.mark.parametrize(
     "frame",
     [
+        # A DHCP or DHCPv6 server elsewhere, and the guest's subnet without a word of ours.
+        udp(G4, 68, R4, 67),
+        udp(G6, 546, R6, 547),
+        udp(G4, 67, R4, 67),
         udp(G4, 68, R4, 547),
         udp(G6, 546, R6, 67),
         tcp(G4, 1000, R4, 67),
@@ -348,7 +384,9 @@ def test_hardware_address_is_told_once_per_change(bench: Bench) -> None:
     assert bench.world.guest_mac.hex() == "020000000001"
 
 
-@pytest.mark.parametrize("mac", ["000000000000", "010000000001", "ffffffffffff", "333300000001"])
+@pytest.mark.parametrize(
+    "mac", [OUR_MAC.hex(), "000000000000", "010000000001", "ffffffffffff", "333300000001"]
+)
 def test_hardware_address_that_cannot_be_one_is_not_learnt(bench: Bench, mac: str) -> None:
     before = bench.world.guest_mac
     bench.take(from_mac(UDP4, mac))
@@ -380,6 +418,60 @@ def test_frame_that_is_dropped_early_teaches_nothing(bench: Bench) -> None:
     bench.take(spoiled(UDP4, 20, b"\x20\0"))
     bench.take(udp("127.0.0.1", 1000, R4, 53))
     assert bench.events.addresses == bench.events.macs == []
+
+
+def arp(
+    sender: str, target: str, *, op: int = 1, mac: str = "020000000007", kind: str = "0001080006040"
+) -> bytes:
+    body = bytes.fromhex(f"{kind}00{op}") + bytes.fromhex(mac) + packed(sender) + bytes(6) + packed(target)
+    return spoiled(ethernet(body, kind=0x0806), 6, bytes.fromhex("020000000007"))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [arp(G4, OUR4), arp(G4, G4), arp(G4, OUR4, op=2), arp(G4, OUR4) + bytes(18)],
+    ids=["request", "announcement", "reply", "padded"],
+)
+def test_arp_teaches_address_and_hardware_address(bench: Bench, frame: bytes) -> None:
+    bench.take(frame)
+    assert bench.events.addresses == [packed(G4)]
+    assert bench.events.macs == [bytes.fromhex("020000000007")]
+    assert bench.responder.frames == [frame]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        arp("0.0.0.0", G4),
+        arp(G4, OUR4, mac="020000000008"),
+        arp(G4, OUR4, op=3),
+        arp(G4, OUR4, kind="0001080006050"),
+        arp(G4, OUR4, kind="0006080006040"),
+        arp(G4, OUR4)[:-1],
+    ],
+    ids=["probe", "foreign-sender", "operation", "lengths", "hardware", "short"],
+)
+def test_arp_that_is_not_plausible_teaches_nothing(bench: Bench, frame: bytes) -> None:
+    bench.take(frame)
+    assert bench.events.addresses == bench.events.macs == []
+    assert bench.responder.frames == [frame]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "224.0.0.1", "255.255.255.255", "0.1.2.3"])
+def test_address_that_cannot_be_one_is_not_learnt_from_arp(bench: Bench, address: str) -> None:
+    bench.take(arp(address, OUR4))
+    assert bench.events.addresses == []
+
+
+def test_guest_that_changes_its_address_all_the_time_is_told_of_now_and_then(bench: Bench) -> None:
+    for index in range(200):
+        bench.take(udp(f"192.0.2.{index + 10}", 1000, R4, 53))
+    assert bench.events.addresses == [packed(f"192.0.2.{index + 10}") for index in range(64 - 1)]
+    # The last one is what counts, so that is told before it matters.
+    bench.world.ask_inbound()
+    assert bench.events.addresses[63:] == [packed("192.0.2.209")]
+    bench.world.ask_inbound()
+    assert len(bench.events.addresses) == 64
 
 
 # Policy

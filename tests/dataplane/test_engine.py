@@ -85,6 +85,7 @@ COUNTERS = {
     "drop_tcp_flags",
     "drop_tcp_memory",
     "drop_unknown_flow",
+    "drop_control_rate",
     "drop_gso",
 }
 
@@ -489,3 +490,16 @@ def test_exceptions_of_the_hooks_leave_run(bench: Bench) -> None:
     with pytest.raises(ValueError, match="hook"):
         bench.engine.run()
     bench.engine.set_trace(None)
+
+
+# Bounds
+
+
+def test_memory_of_flows_has_a_ceiling() -> None:
+    def ceiling(max_flows: int) -> int:
+        engine = Engine(Policy(), Responder(), Events(), our_mac=OUR_MAC, mtu=1500, max_flows=max_flows)
+        return engine.memory_ceiling()
+
+    small, usual = ceiling(16), ceiling(65536)
+    assert 32 << 20 < small < 33 << 20         # the pool, and next to nothing
+    assert small < usual <= 64 << 20

@@ -45,6 +45,7 @@ OUT_OF_REACH = {
     "verdict_ok",
     "n_verdicts",
     "drop_oversize",
+    "drop_control_rate",
     "drop_link_down",
     "drop_truncated",
     "drop_tcp_memory",

@@ -28,6 +28,25 @@ def test_no_memory_for_socket_reset(number: int) -> None:
         assert s.count("drop_socket") == 1
 
 
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.ENOSPC])
+def test_epoll_without_memory_connection_reset_both_ways(number: int) -> None:
+    with Script() as s:
+        s.kernel.watch_errors.append(number)
+        s.guest(SYN)
+        assert s.take().letters == "RA"
+        s.ended()
+        assert [sock.status for sock in s.kernel.socks.values()] == ["aborted"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.ENOBUFS])
+def test_accept_without_memory_goes_on_with_next_client(number: int) -> None:
+    with Script() as s:
+        s.kernel.accept_errors = [number]
+        s.peer.knock()
+        s.host("S seq=0")
+        assert s.count("drop_socket") == 1
+
+
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
 def test_no_descriptor_for_client_refused_with_spare_listener_not_busy(number: int) -> None:
     with Script() as s:

@@ -44,7 +44,8 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, socket
 def sockets(request: pytest.FixtureRequest) -> RealSockets:
     """Give the operations, with the kernel's peek offset and without."""
     found = RealSockets()
-    if not found.probe() and request.param:
+    found.probe()
+    if not found.has_peek_off and request.param:
         pytest.skip("this kernel keeps no peek offset for TCP (Linux 6.9 and later do)")
     found.has_peek_off = request.param
     return found
@@ -177,9 +178,68 @@ def test_free_space_is_taken_whole(pair: Pair, size: int) -> None:
             break
 
 
-def test_free_space_grows_again_when_remote_reads(pair: Pair) -> None:
+PEEKS = {"peek_off4", "peek_off6"}
+
+
+@pytest.mark.parametrize("missing", sorted(PEEKS))
+def test_peek_offset_of_one_family_missing_used_for_none(missing: str) -> None:
+    sockets = RealSockets()
+    has_all = sockets.probe() >= PEEKS
+    found = sockets.probe({missing})
+    assert missing not in found
+    assert not sockets.has_peek_off
+    sockets.probe()
+    assert sockets.has_peek_off == has_all
+
+
+def test_probe_finds_buffer_information_unless_masked() -> None:
+    sockets = RealSockets()
+    assert "meminfo" in sockets.probe()
+    assert sockets.has_meminfo
+    assert "meminfo" not in sockets.probe({"meminfo"})
+    assert not sockets.has_meminfo
+
+
+@pytest.mark.parametrize("size", [100, 1460, 60_000])
+def test_free_space_without_buffer_information_never_nothing_in_writable_socket(pair: Pair, size: int) -> None:
+    # A window that stays closed while no event comes, or an event that comes at once, again and again.
     ours, remote = pair
     sockets = RealSockets()
+    sockets.has_meminfo = False
+    fd = ours.fileno()
+    sockets.prepare(fd)
+    poll = select.poll()
+    poll.register(ours, select.POLLOUT)
+    remote.setblocking(False)
+    seen = set()
+    for i in range(100_000):
+        room, total = sockets.free_space(fd)
+        is_writable = bool(poll.poll(0))
+        seen.add(is_writable)
+        if is_writable:
+            assert room >= total // 4, "update_window would ask again at once"
+        assert room <= total
+        if i % 3000 == 2999 and False in seen:
+            with contextlib.suppress(BlockingIOError):
+                while remote.recv(1 << 20):
+                    pass
+        sockets.send(fd, [bytes(size)])
+        if i > 10_000 and len(seen) == 2:
+            break
+    assert seen == {True, False}
+
+
+def test_free_space_of_closed_descriptor_is_nothing() -> None:
+    sockets = RealSockets()
+    sockets.has_meminfo = False
+    assert sockets.free_space(-1) == (0, 0)
+
+
+@pytest.mark.parametrize("has_meminfo", [True, False])
+def test_free_space_grows_again_when_remote_reads(pair: Pair, has_meminfo: bool) -> None:
+    ours, remote = pair
+    sockets = RealSockets()
+    sockets.has_meminfo = has_meminfo
     fd = ours.fileno()
     while (n := sockets.send(fd, [bytes(65536)])) == 65536:
         pass

@@ -309,18 +309,24 @@ def test_no_memory_for_socket_retried_without_spinning(number: int) -> None:
         assert s.sleep_s > 3600
 
 
+@pytest.mark.parametrize("why", ["budget", "malloc"])
 @every_case
-def test_pool_exhausted_not_acknowledged_repetition_completes(case: Case) -> None:
+def test_pool_exhausted_not_acknowledged_repetition_completes(case: Case, why: str) -> None:
     with Script(**case) as s:
         s.is_honest = False
         sock = s.connect()
-        s.bench.pool_left = 0
+        if why == "budget":
+            s.bench.pool_left = 0
+        else:
+            s.bench.has_no_memory = True
         sock.limits = [1000, 0]
         s.guest("A seq=1 ack=1 len=1460", "A seq=1461 ack=1 len=1460", "FA seq=2921 ack=1")
         s.host("A seq=1 ack=1001")
         assert s.state == "ESTABLISHED"
         assert s.count("drop_tcp_memory") == 1
+        assert s.bench.pool_refusals
         s.bench.pool_left = s.pool
+        s.bench.has_no_memory = False
         s.guest("A seq=1001 ack=1 len=1460", "FA seq=2461 ack=1 len=460")
         s.host("A seq=1 ack=2922")
         assert sock.taken == s.bytes_from_guest(2920)

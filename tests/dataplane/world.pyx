@@ -14,14 +14,14 @@ from tests.dataplane.probe import Guarded
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from passt.dataplane.core cimport Core
+from passt.dataplane.core cimport Core, Seen
 from passt.dataplane.datagram cimport end_datagram
 from passt.dataplane.demux cimport on_frame
 from passt.dataplane.flow cimport FLOW_PING, FLOW_TCP, FLOW_UDP, Flow, FlowKey
 from passt.dataplane.icmp_error cimport push_icmp_error
 from passt.dataplane.link cimport Link, RxFrame, TxMeta
 from passt.dataplane.reactor cimport EVENT_FLOW, EVENT_LISTENER, Reactor, make_tag
-from passt.dataplane.sockets cimport Sockets, read_sockaddr
+from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.stats cimport DROP_LINK_FULL, count, stats_as_dict
 from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, EAGAIN, EPOLL_CTL_ADD, EPOLLIN, IPPROTO_TCP, MSG_TRUNC, SOL_UDP, UDP_SEGMENT, htons,
@@ -284,7 +284,7 @@ cdef class World:
     cdef list memory              # of the frames of this turn
 
     def __init__(self, policy, responder, events, *, bytes our_mac, bytes guest_mac=None, uint32_t mtu=65520,
-                 uint32_t max_flows=64, uint32_t features=0, scripted=False):
+                 uint32_t max_flows=64, uint32_t features=0, scripted=False, bytes our_ip4=bytes(4)):
         cdef Sockets sockets
         self.reactor = Reactor(max_flows + 1)
         sockets = ScriptedSockets(self.reactor) if scripted else Sockets(self.reactor)
@@ -294,7 +294,7 @@ cdef class World:
         self.link = RecordingLink()
         self.link.features = features
         self.core = Core(policy, responder, events, self.link, sockets, our_mac=our_mac, mtu=mtu,
-                         max_flows=max_flows, secret=bytes(16))
+                         max_flows=max_flows, secret=bytes(16), our_ip4=our_ip4)
         if guest_mac is not None:
             memcpy(self.core.guest_mac, <const char *>guest_mac, 6)
         self.memory = []
@@ -386,6 +386,16 @@ cdef class World:
                 fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, index)) < 0:
             raise OSError("watching the listener")
         return index
+
+    def ask_inbound(self):
+        """Ask the policy as for a datagram from 127.0.0.1; tells whether the flow may open."""
+        cdef sockaddr_storage peer
+        cdef Seen seen
+        cdef bytes loopback = b"\x7f\0\0\1"
+        fill_sockaddr(&peer, <const uint8_t *><const char *>loopback, 4, 1000, 0)
+        if not self.core.listeners:
+            self.core.listeners.append((-1, 17, None, 53))
+        return self.core.ask_inbound(0, 17, &peer, &peer, &seen)
 
     def check(self):
         """Raise what a callback raised."""

@@ -92,6 +92,8 @@ def test_plausible_address_is_noted(address: str, after: tuple[str | None, ...])
         "192.0.2.2",
         "192.0.2.3",
         "192.0.2.4",
+        "192.0.2.0",
+        "192.0.2.255",
         "fe80::1",
         "fe80::2",
         "2001:db8::2",
@@ -101,6 +103,30 @@ def test_impossible_address_is_ignored(address: str) -> None:
     observed = Observed(NET)
     observed.on_guest_address(packed(address))
     assert seen(observed) == ("192.0.2.5", "2001:db8::5", None)
+
+
+@pytest.mark.parametrize(
+    ("address", "prefix_len"), [("192.0.2.0", 31), ("192.0.2.255", 32), ("192.0.2.255", 16)]
+)
+def test_ends_of_another_subnet_are_addresses_like_others(address: str, prefix_len: int) -> None:
+    assert NET.ip4
+    observed = Observed(replace(NET, ip4=replace(NET.ip4, prefix_len=prefix_len)))
+    observed.on_guest_address(packed(address))
+    assert seen(observed)[0] == address
+
+
+def test_address_that_the_user_chose_stays() -> None:
+    assert NET.ip4
+    assert NET.ip6
+    net = replace(NET, ip4=replace(NET.ip4, is_fixed=True), ip6=replace(NET.ip6, is_fixed=True))
+    observed = Observed(net)
+    for text in ("192.0.2.99", "2001:db8::99", "fe80::99"):
+        observed.on_guest_address(packed(text))
+    assert seen(observed) == ("192.0.2.5", "2001:db8::5", "fe80::99")
+    local = replace(NET, ip6=replace(NET.ip6, address=IPv6Address("fe80::5"), is_fixed=True))
+    observed = Observed(local)
+    observed.on_guest_address(packed("fe80::99"))
+    assert seen(observed)[1:] == ("fe80::5", "fe80::99")
 
 
 def test_link_local_address_stands_in_until_another_is_seen() -> None:

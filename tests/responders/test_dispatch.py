@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scapy.layers.dhcp import BOOTP, DHCP
+from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import (
     ICMPv6EchoRequest,
+    ICMPv6ND_NA,
     ICMPv6ND_NS,
     ICMPv6ND_RA,
     ICMPv6ND_RS,
@@ -27,7 +30,13 @@ if TYPE_CHECKING:
 
 GUEST_MAC = "02:00:00:00:00:05"
 NET = GuestNet(
-    GuestFamily(IPv4Address("192.0.2.5"), 24, IPv4Address("192.0.2.1"), IPv4Address("192.0.2.1")),
+    GuestFamily(
+        IPv4Address("192.0.2.5"),
+        24,
+        IPv4Address("192.0.2.1"),
+        IPv4Address("192.0.2.1"),
+        resolvers=(IPv4Address("192.0.2.53"), IPv4Address("198.51.100.53")),
+    ),
     GuestFamily(
         IPv6Address("2001:db8::5"),
         64,
@@ -58,6 +67,13 @@ def nonzero(dispatcher: Dispatcher) -> dict[str, int]:
         ("arp_request", "arp_reply"),
         ("neighbor_solicitation", "neighbor_advertisement"),
         ("router_solicitation", "router_advertisement"),
+        ("dhcp_discover", "dhcp_offer"),
+        ("dhcp_request", "dhcp_ack"),
+        ("dhcpv6_solicit", "dhcpv6_advertise"),
+        ("dhcpv6_request", "dhcpv6_reply"),
+        ("dhcpv6_confirm", "dhcpv6_confirm_reply"),
+        ("dhcpv6_release", "dhcpv6_release_reply"),
+        ("dhcpv6_information_request", "dhcpv6_information_reply"),
     ],
 )
 def test_golden_question_gets_golden_answer(
@@ -67,7 +83,20 @@ def test_golden_question_gets_golden_answer(
     assert responder.respond(vector(question)) == [vector(answer)]
 
 
-@pytest.mark.parametrize("question", ["arp_request", "neighbor_solicitation", "router_solicitation"])
+QUESTIONS = [
+    "arp_request",
+    "dhcp_request",
+    "neighbor_solicitation",
+    "router_solicitation",
+    "dhcpv6_solicit",
+    "dhcpv6_request",
+    "dhcpv6_confirm",
+    "dhcpv6_release",
+    "dhcpv6_information_request",
+]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
 def test_every_truncation_is_counted_and_answered_by_nothing(
     vector: Callable[[str], bytes], question: str
 ) -> None:
@@ -167,7 +196,12 @@ def test_switches(vector: Callable[[str], bytes]) -> None:
     quiet = Dispatcher(NET, router_advertisements=False)
     assert quiet.respond(vector("router_solicitation")) == []
     assert len(quiet.respond(vector("neighbor_solicitation"))) == 1
+    no_dhcpv6 = Dispatcher(NET, dhcpv6=False)
+    assert no_dhcpv6.respond(vector("dhcpv6_solicit")) == []
+    (advertised,) = no_dhcpv6.respond(vector("router_solicitation"))
+    assert not Ether(advertised)[ICMPv6ND_RA].M
     silent = Dispatcher(NET, ndp=False)
+    assert len(silent.respond(vector("dhcpv6_solicit"))) == 1
     assert silent.respond(vector("router_solicitation")) == []
     assert silent.respond(vector("neighbor_solicitation")) == []
     assert len(silent.respond(vector("arp_request"))) == 1
@@ -179,6 +213,8 @@ def test_family_that_is_off_gets_no_answer(vector: Callable[[str], bytes]) -> No
     assert len(only6.respond(vector("neighbor_solicitation"))) == 1
     assert only4.respond(vector("neighbor_solicitation")) == []
     assert only4.respond(vector("router_solicitation")) == []
+    assert only4.respond(vector("dhcpv6_solicit")) == []
+    assert only4.advertise() == []
     assert len(only4.respond(vector("arp_request"))) == 1
 
 
@@ -187,7 +223,7 @@ def test_family_that_is_off_gets_no_answer(vector: Callable[[str], bytes]) -> No
     [
         Ether(src=GUEST_MAC, dst="33:33:ff:00:00:01", type=0x8100) / b"\0\1\x08\x06",
         Ether(src=GUEST_MAC, dst="9a:55:9a:55:9a:55") / IPv6(dst="2001:db8::1") / ICMPv6EchoRequest(),
-        Ether(src=GUEST_MAC, dst="9a:55:9a:55:9a:55") / IPv6(dst="2001:db8::1", nh=17) / bytes(8),
+        Ether(src=GUEST_MAC, dst="9a:55:9a:55:9a:55") / IPv6(dst="2001:db8::1") / UDP(dport=53),
     ],
 )
 def test_frames_of_other_kinds_are_neither_answered_nor_malformed(frame: Ether) -> None:
@@ -223,6 +259,56 @@ def test_any_frame_is_survived(frame: bytes) -> None:
     Dispatcher(NET).respond(frame)
 
 
+def test_unsolicited_advertisement_is_the_solicited_one_for_all_nodes(
+    vector: Callable[[str], bytes],
+) -> None:
+    dispatcher = Dispatcher(NET)
+    (frame,) = dispatcher.advertise()
+    theirs = Ether(frame)
+    assert (theirs.dst, theirs[IPv6].src, theirs[IPv6].dst) == ("33:33:00:00:00:01", "fe80::1", "ff02::1")
+    assert frame[58:] == vector("router_advertisement")[58:]
+    assert dispatcher.stats()["ndp_advertised"] == 1
+
+
+@pytest.mark.parametrize("switches", [{"ndp": False}, {"router_advertisements": False}])
+def test_no_unsolicited_advertisement_when_switched_off(switches: dict[str, bool]) -> None:
+    dispatcher = Dispatcher(NET, **switches)  # type: ignore[arg-type]
+    assert dispatcher.advertise() == []
+    assert nonzero(dispatcher) == {}
+
+
+def test_server_without_link_local_address_is_off(vector: Callable[[str], bytes]) -> None:
+    assert NET.ip6
+    dispatcher = Dispatcher(replace(NET, ip6=replace(NET.ip6, our_address=IPv6Address("2001:db8::1"))))
+    assert dispatcher.respond(vector("dhcpv6_solicit")) == []
+
+
+def test_dhcpv6_client_without_address_is_counted_as_malformed(vector: Callable[[str], bytes]) -> None:
+    frame = bytearray(vector("dhcpv6_solicit"))
+    frame[22:38] = bytes(16)
+    dispatcher = Dispatcher(NET)
+    assert dispatcher.respond(bytes(frame)) == []
+    assert dispatcher.stats()["dhcpv6_malformed"] == 1
+
+
+def test_checksum_left_to_the_link_does_not_matter(vector: Callable[[str], bytes]) -> None:
+    frame = bytearray(vector("dhcpv6_solicit"))
+    frame[60:62] = b"\x12\x34"
+    assert Dispatcher(NET).respond(bytes(frame)) == [vector("dhcpv6_advertise")]
+
+
+def test_duplicate_address_detection_for_our_address_is_answered_to_all_nodes() -> None:
+    frame = (
+        Ether(src=GUEST_MAC, dst="33:33:ff:00:00:01")
+        / IPv6(src="::", dst="ff02::1:ff00:1", hlim=255)
+        / ICMPv6ND_NS(tgt="fe80::1")
+    )
+    (answer,) = Dispatcher(NET).respond(bytes(frame))
+    theirs = Ether(answer)
+    assert (theirs.dst, theirs[IPv6].dst) == ("33:33:00:00:00:01", "ff02::1")
+    assert (theirs[ICMPv6ND_NA].S, theirs[ICMPv6ND_NA].O) == (0, 1)
+
+
 @given(st.sampled_from([ARP_REQUEST, bytes(NS)]), st.data())
 def test_any_spoiled_frame_is_survived_and_answers_are_frames(good: bytes, data: st.DataObject) -> None:
     frame = bytearray(good)
@@ -231,3 +317,89 @@ def test_any_spoiled_frame_is_survived_and_answers_are_frames(good: bytes, data:
     for answer in Dispatcher(NET).respond(bytes(frame)):
         assert len(answer) >= 60
         assert answer[6:12] == NET.our_mac
+
+
+# DHCP
+
+CLIENT = Ether(src=GUEST_MAC, dst="ff:ff:ff:ff:ff:ff") / IP(src="0.0.0.0", dst="255.255.255.255")
+
+
+def dhcp(*options: object, flags: str = "") -> bytes:
+    bootp = BOOTP(chaddr=bytes.fromhex(GUEST_MAC.replace(":", "")), xid=7, flags=flags)
+    return bytes(CLIENT / UDP(sport=68, dport=67) / bootp / DHCP(options=[*options, "end"]))
+
+
+def test_dhcp_answer_is_wrapped_for_the_client() -> None:
+    (reply,) = Dispatcher(NET).respond(dhcp(("message-type", "discover")))
+    frame = Ether(reply)
+    assert (frame.dst, frame.src) == (GUEST_MAC, "9a:55:9a:55:9a:55")
+    assert (frame[IP].src, frame[IP].dst) == ("192.0.2.1", "192.0.2.5")
+    assert (frame[UDP].sport, frame[UDP].dport, frame[BOOTP].yiaddr) == (67, 68, "192.0.2.5")
+    checksum = frame[UDP].chksum
+    del frame[UDP].chksum
+    assert Ether(bytes(frame))[UDP].chksum == checksum != 0
+
+
+@pytest.mark.parametrize("flags", ["B", ""])
+def test_dhcp_broadcast_goes_to_every_hardware_address(flags: str) -> None:
+    refused = [] if flags else [("requested_addr", "10.1.2.3")]
+    (reply,) = Dispatcher(NET).respond(dhcp(("message-type", "request"), *refused, flags=flags))
+    assert (Ether(reply).dst, Ether(reply)[IP].dst) == ("ff:ff:ff:ff:ff:ff", "255.255.255.255")
+
+
+@pytest.mark.parametrize(
+    "dispatcher",
+    [
+        Dispatcher(NET, dhcp=False),
+        Dispatcher(replace(NET, ip4=None)),
+        Dispatcher(replace(NET, ip4=GuestFamily(IPv4Address("192.0.2.5"), 24, None, None))),
+    ],
+    ids=["switched off", "no IPv4", "no gateway"],
+)
+def test_no_dhcp_service(dispatcher: Dispatcher) -> None:
+    assert dispatcher.respond(dhcp(("message-type", "discover"))) == []
+    assert dispatcher.stats()["dhcp_received"] == 0
+
+
+def test_dhcp_is_counted_and_explained() -> None:
+    lines: list[str] = []
+    dispatcher = Dispatcher(NET, explain=lines.append)
+    dispatcher.respond(dhcp(("message-type", "discover")))
+    dispatcher.respond(dhcp(("message-type", "decline")))
+    dispatcher.respond(dhcp(("message-type", 0)))
+    dispatcher.respond(bytes(CLIENT / UDP(sport=68, dport=68)))
+    dispatcher.respond(bytes(CLIENT / ICMP()))
+    assert nonzero(dispatcher) == {
+        "ethernet_received": 5, "ip4_received": 5, "udp_received": 4, "dhcp_received": 3,
+        "dhcp_malformed": 1, "dhcp_answered": 1,
+    }  # fmt: skip
+    assert lines == [
+        f"dhcp: told {GUEST_MAC}: OFFER",
+        f"dhcp: no answer to {GUEST_MAC}: the client declines the address, and there is no other",
+        "malformed frame: DHCP MESSAGE_TYPE: 0",
+    ]
+
+
+@given(st.data())
+def test_spoiled_dhcp_frame_is_dropped_or_answered_in_order(data: st.DataObject) -> None:
+    frame = bytearray(
+        dhcp(("message-type", "request"), ("param_req_list", [1, 3, 119]), ("client_id", b"\1abc"))
+    )
+    for _ in range(data.draw(st.integers(1, 4))):
+        frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+    for reply in Dispatcher(NET).respond(bytes(frame)):
+        assert 60 <= len(reply) <= 1514
+
+
+def test_warning_about_names_is_handed_on() -> None:
+    warnings: list[str] = []
+    Dispatcher(
+        replace(NET, search=tuple(f"{letter * 60}.example" for letter in "abcdef")), warn=warnings.append
+    )
+    assert len(warnings) == 1
+
+
+def test_address_that_the_guest_uses_is_not_claimed() -> None:
+    request = bytes(Ether(src=GUEST_MAC) / ARP(hwsrc=GUEST_MAC, psrc="0.0.0.0", pdst="192.0.2.77"))
+    assert Dispatcher(NET).respond(request) != []
+    assert Dispatcher(NET, is_guest=lambda address: address == bytes((192, 0, 2, 77))).respond(request) == []

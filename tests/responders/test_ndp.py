@@ -69,9 +69,43 @@ def test_host_address_answered_for_a_guest_that_uses_another() -> None:
     assert reply.destination == IPv6Address("2001:db8::abcd")
 
 
-@pytest.mark.parametrize("target", [GUEST, SECOND, LINK_LOCAL, ROUTER, ELSEWHERE])
+@pytest.mark.parametrize("target", [GUEST, SECOND, LINK_LOCAL, ELSEWHERE])
 def test_duplicate_address_detection_not_disturbed(target: IPv6Address) -> None:
     assert RESPONDER.respond(UNSPECIFIED, NeighborSolicitation(target)) is None
+
+
+MAP_HOST, MAP_GUEST, DNS_MATCH = (IPv6Address(f"2001:db8::{n}") for n in ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("target", [ROUTER, MAP_HOST, MAP_GUEST, DNS_MATCH])
+def test_addresses_that_stand_for_the_host_are_defended(target: IPv6Address) -> None:
+    family = replace(FAMILY, map_host_loopback=MAP_HOST, map_guest=MAP_GUEST, dns_match=DNS_MATCH)
+    reply = NdpResponder(net(family), family).respond(UNSPECIFIED, NeighborSolicitation(target))
+    assert reply == NdpReply(
+        ROUTER,
+        ALL_NODES,
+        NeighborAdvertisement(
+            target, router=True, solicited=False, override=True, options=(TargetLinkLayer(OUR_MAC),)
+        ),
+    )
+
+
+def test_assigned_address_is_never_defended_even_if_it_is_the_gateway_s_too() -> None:
+    family = replace(FAMILY, gateway=GUEST, map_host_loopback=SECOND)
+    responder = NdpResponder(net(family), family)
+    assert responder.respond(UNSPECIFIED, NeighborSolicitation(GUEST)) is None
+    assert responder.respond(UNSPECIFIED, NeighborSolicitation(SECOND)) is None
+
+
+def test_unsolicited_advertisement_goes_to_all_nodes() -> None:
+    reply = RESPONDER.advertise()
+    assert reply == RESPONDER.respond(UNSPECIFIED, Rs())
+    assert NdpResponder(net(), FAMILY, router_advertisements=False).advertise() is None
+
+
+def test_mtu_that_ipv6_cannot_have_is_left_out() -> None:
+    assert LinkMtu(1280) in advertisement(net(mtu=1280)).options
+    assert not any(isinstance(option, LinkMtu) for option in advertisement(net(mtu=1279)).options)
 
 
 @pytest.mark.parametrize("address", [GUEST, LINK_LOCAL])

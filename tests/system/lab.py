@@ -416,7 +416,21 @@ def check_machine() -> None:
         raise LabError("the system tests make network namespaces, so they must run as root")
     if not Path("/dev/net/tun").exists():
         raise LabError("no /dev/net/tun: load the tun module (modprobe tun)")
-    for name in ("ip", "nsenter", "setpriv", "unshare", "curl", "iperf3", "dnsmasq", "dig", "ping"):
+    for name in (
+        "ip",
+        "nsenter",
+        "setpriv",
+        "unshare",
+        "curl",
+        "iperf3",
+        "dnsmasq",
+        "dig",
+        "ping",
+        "dhclient",
+        "dhcpcd",
+        "busybox",
+        "tshark",
+    ):
         if shutil.which(name, path=PATH) is None:
             raise LabError(f"{name} is missing: 'make test' installs it")
 
@@ -483,8 +497,9 @@ def write_private_files(directory: Path) -> None:
         f"lab:x:{UID}:{UID}::{directory}/home:/bin/sh\n",
         encoding="ascii",
     )
-    for name in ("client.py", "servers.py"):
+    for name in ("client.py", "servers.py", "dhcp_hook.sh"):
         shutil.copy(HERE / name, directory)
+    (directory / "dhcp_hook.sh").chmod(0o755)
     make_readable([etc])
     (directory / "home").mkdir()
     os.chown(directory / "home", UID, UID)

@@ -61,7 +61,7 @@ GOLDEN: list[tuple[str, NdpMessage]] = [
         "router_advertisement",
         RouterAdvertisement(
             255,
-            managed=False,
+            managed=True,
             other=False,
             lifetime_s=0xFFFF,
             options=(

@@ -30,6 +30,14 @@ FLAGS: dict[str, Changes] = {
     "no-tcp": {"tcp": False},
     "no-udp": {"udp": False},
     "no-icmp": {"icmp": False},
+    "no-dhcp": {"dhcp": False},
+    "dhcp-dns": {"hand_out_dns": True},
+    "no-dhcp-dns": {"hand_out_dns": False},
+    "dhcp-search": {"hand_out_search": True},
+    "no-dhcp-search": {"hand_out_search": False},
+    "no-ndp": {"ndp": False},
+    "no-ra": {"router_advertisements": False},
+    "no-dhcpv6": {"dhcpv6": False},
     "config-net": {"config_net": True},
     "no-splice": {"splice": False},
     "host-lo-to-ns-lo": {"host_lo_to_ns_lo": True},
@@ -70,12 +78,39 @@ VALUES: dict[str, Callable[[str], Changes]] = {
     "outbound": lambda text: _of_family("outbound", values.parse_source_address(text)),
     "outbound-if4": lambda text: {"outbound_if4": values.parse_ifname(text)},
     "outbound-if6": lambda text: {"outbound_if6": values.parse_ifname(text)},
+    "hostname": lambda text: {"hostname": values.parse_domain(text)},
+    "fqdn": lambda text: {"fqdn": values.parse_domain(text)},
+    "dns-forward": lambda text: _of_family("dns_forward", values.parse_host_address(text)),
+    "dns-host": lambda text: _of_family("dns_host", values.parse_host_resolver(text)),
     "map-host-loopback": _map_host_loopback,
     "map-guest-addr": lambda text: _mapping("map_guest", text),
     "ns-ifname": lambda text: {"ns_ifname": values.parse_new_ifname(text)},
     # An all-zero address asks for the default, one made up by the kernel.
     "ns-mac-addr": lambda text: {"ns_mac": mac if any(mac := values.parse_mac(text)) else None},
 }
+
+
+def _dns(text: str, before: Changes) -> Changes:
+    """Add a name server; `none` takes away all that was said of DNS before it."""
+    address = values.parse_resolver(text)
+    if address is None:
+        return {"dns4": (), "dns6": (), "dns_forward4": None, "dns_forward6": None,
+                "dns_host4": None, "dns_host6": None}
+    field = f"dns{address.version}"
+    return {field: (*(before.get(field) or ()), address)}
+
+
+def _search(text: str, before: Changes) -> Changes:
+    """Add search domains; `none` takes away those before it."""
+    names = values.parse_search(text)
+    names = tuple(dict.fromkeys((*(before.get("search") or ()), *names))) if names else ()
+    if len(names) > values.MAX_SEARCH:
+        raise ConfigError(f"'{text}' makes {len(names)} domains; {values.MAX_SEARCH} is the limit")
+    return {"search": names}
+
+
+# Options whose uses add up: argument and the fields so far -> the fields that they set.
+LISTS: dict[str, Callable[[str, Changes], Changes]] = {"dns": _dns, "search": _search}
 
 # Port options: protocol, and whether the ports are the host's (True) or the namespace's.
 PORTS: dict[str, tuple[int, bool]] = {
@@ -95,6 +130,8 @@ def _apply(occurrence: Occurrence, changes: Changes, ports: PortTable) -> None:
         if name in PORTS:
             proto, inward = PORTS[name]
             ports.add(proto, occurrence.value, inward=inward)
+        elif name in LISTS:
+            changes.update(LISTS[name](occurrence.value, changes))
         else:
             changes.update(VALUES[name](occurrence.value))
     except ConfigError as error:
@@ -123,6 +160,10 @@ def build_settings(mode: str, request: Request) -> tuple[Settings, list[str]]:
     if settings.ip6 and settings.mtu is not None and settings.mtu < values.MIN_MTU_IP6:
         warnings.append(f"MTU {settings.mtu} is too small for IPv6, which needs {values.MIN_MTU_IP6};"
                         f" give -4 if IPv6 is not wanted")
+    for version, servers in ((4, settings.dns4), (6, settings.dns6)):
+        if servers is not None and len(dict.fromkeys(servers)) > values.MAX_RESOLVERS:
+            warnings.append(f"option '--dns': only the first {values.MAX_RESOLVERS} IPv{version} addresses"
+                            f" are used, as no resolver reads more")
     return settings, warnings
 
 

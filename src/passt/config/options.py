@@ -101,8 +101,12 @@ OPTIONS: tuple[Option, ...] = (
     Option(NETWORK, "i", "interface", "NAME",
            "Template: the host interface whose addresses and routes are taken. Default: the interfaces of"
            " --outbound-if4 and --outbound-if6, else those of the first default routes.", available=True),
-    Option(NETWORK, "H", "hostname", "NAME", "Host name to tell by DHCP."),
-    Option(NETWORK, "", "fqdn", "NAME", "Fully qualified name to tell by DHCP and DHCPv6."),
+    Option(NETWORK, "H", "hostname", "NAME",
+           "Host name to tell by DHCP; pasta gives it to its own namespace too. Default: none, and pasta's"
+           " own namespace is named after the host.", available=True),
+    Option(NETWORK, "", "fqdn", "NAME",
+           "Fully qualified name to tell by DHCP to a client that asks for it or sends one.",
+           available=True),
 
     Option(HOST_SIDE, "o", "outbound", "ADDR",
            "Source address of what goes out from the host. Default: as its routes say.",
@@ -126,23 +130,36 @@ OPTIONS: tuple[Option, ...] = (
     Option(PROTOCOLS, "", "no-tcp", "", "No TCP, in either direction.", available=True),
     Option(PROTOCOLS, "", "no-udp", "", "No UDP, in either direction.", available=True),
     Option(PROTOCOLS, "", "no-icmp", "", "No ping, over IPv4 or IPv6.", available=True),
-    Option(PROTOCOLS, "", "no-dhcp", "", "No DHCP service."),
-    Option(PROTOCOLS, "", "no-ndp", "", "No answers to neighbour discovery."),
-    Option(PROTOCOLS, "", "no-dhcpv6", "", "No DHCPv6 service."),
-    Option(PROTOCOLS, "", "no-ra", "", "No router advertisements."),
+    Option(PROTOCOLS, "", "no-dhcp", "",
+           "No DHCP service. So it is too where the IPv4 default route has no gateway.", available=True),
+    Option(PROTOCOLS, "", "no-ndp", "",
+           "No answers to neighbour discovery, and no router advertisements.", available=True),
+    Option(PROTOCOLS, "", "no-dhcpv6", "", "No DHCPv6 service.", available=True),
+    Option(PROTOCOLS, "", "no-ra", "",
+           "No router advertisements; --config-net implies it.", available=True),
 
-    Option(NAMES, "D", "dns", "ADDR|none", "Name server to hand out instead of the host's.",
-           repeat=ACCUMULATES),
-    Option(NAMES, "", "dns-forward", "ADDR", "Queries sent to ADDR go to the name server of --dns-host.",
-           repeat=PER_FAMILY),
-    Option(NAMES, "", "dns-host", "ADDR", "Name server of the host that --dns-forward leads to.",
-           repeat=PER_FAMILY),
-    Option(NAMES, "S", "search", "LIST|none", "Search domains to hand out instead of the host's.",
-           repeat=ACCUMULATES),
-    Option(NAMES, "", "no-dhcp-dns", "", "Do not hand out name servers.", modes=_PASST_ONLY),
-    Option(NAMES, "", "no-dhcp-search", "", "Do not hand out search domains.", modes=_PASST_ONLY),
-    Option(NAMES, "", "dhcp-dns", "", "Hand out name servers.", modes=_PASTA_ONLY),
-    Option(NAMES, "", "dhcp-search", "", "Hand out search domains.", modes=_PASTA_ONLY),
+    Option(NAMES, "D", "dns", "ADDR|none",
+           "Name server to hand out, as it is, instead of the host's of the same family; up to three of each"
+           " family. none: no name servers, and no mapping of those given before it. Default: those of"
+           " /etc/resolv.conf; one that cannot be reached from inside is replaced by the address of"
+           " --dns-forward or --map-host-loopback, which then leads to it.",
+           repeat=ACCUMULATES, available=True),
+    Option(NAMES, "", "dns-forward", "ADDR",
+           "Queries by UDP or TCP sent to ADDR, ports 53 and 853, go to the name server of --dns-host.",
+           repeat=PER_FAMILY, available=True),
+    Option(NAMES, "", "dns-host", "ADDR",
+           "Name server, as the host reaches it, that --dns-forward leads to. Default: the first of the"
+           " same family in /etc/resolv.conf, else the host itself.", repeat=PER_FAMILY, available=True),
+    Option(NAMES, "S", "search", "LIST|none",
+           "Search domains, separated by blanks, to hand out instead of the host's. none: none at all (none."
+           " with a dot is the domain of that name).", repeat=ACCUMULATES, available=True),
+    Option(NAMES, "", "no-dhcp-dns", "", "Do not hand out name servers.", modes=_PASST_ONLY, available=True),
+    Option(NAMES, "", "no-dhcp-search", "", "Do not hand out search domains.", modes=_PASST_ONLY,
+           available=True),
+    Option(NAMES, "", "dhcp-dns", "", "Hand out name servers, by DHCP and router advertisements.",
+           modes=_PASTA_ONLY, available=True),
+    Option(NAMES, "", "dhcp-search", "", "Hand out search domains, by DHCP and router advertisements.",
+           modes=_PASTA_ONLY, available=True),
 
     Option(PORTS, "t", "tcp-ports", "PORT|none",
            "Forward the host's TCP port PORT, on all addresses, to the same port inside. Unless -u is given,"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+from passt.config.names import asked_for, choose_resolvers, choose_search, hands_out
 from passt.errors import ConfigError
 from passt.model import FamilyFacts, GuestFamily, GuestNet, HostFacts, InterfaceAddress, IPAddress, Settings
 
@@ -18,8 +19,6 @@ LOCAL_GATEWAY4 = IPv4Address("169.254.2.2")
 LOCAL_GATEWAY6 = IPv6Address("fe80::1")
 PREFIX_LEN6 = 64                # what SLAAC needs (RFC 4862, 5.5.3), whatever the host's own prefix is
 DEFAULT_IFNAME = "tap0"
-MAX_RESOLVERS = 3               # per family, as many as glibc reads (MAXNS in resolv.h)
-MAX_SEARCH = 6                  # MAXDNSRCH in resolv.h
 
 RT_SCOPE_LINK = 253             # linux/rtnetlink.h
 IFA_F_DEPRECATED = 0x20         # linux/if_addr.h
@@ -41,6 +40,8 @@ def resolve(settings: Settings, facts: HostFacts) -> GuestNet:
         ip4 = _resolve_ip4(settings, facts4, [server for server in servers if server.version == 4])
     if facts6 is not None or (local_mode and settings.ip6):
         ip6 = _resolve_ip6(settings, facts6, [server for server in servers if server.version == 6])
+    search, left_out = choose_search(settings, facts.resolvers.search)
+    tells_search = hands_out(settings.hand_out_search, settings.mode)
     return GuestNet(
         ip4=ip4,
         ip6=ip6,
@@ -48,8 +49,26 @@ def resolve(settings: Settings, facts: HostFacts) -> GuestNet:
         our_mac=settings.our_mac,
         ns_mac=settings.ns_mac,
         mtu=settings.mtu,
-        search=facts.resolvers.search[:MAX_SEARCH],
+        search=search if tells_search else (),
+        hostname=settings.hostname,
+        fqdn=settings.fqdn,
+        warnings=_name_warnings(settings, (ip4, ip6), left_out if tells_search else ()),
     )
+
+
+def _name_warnings(settings: Settings, families: tuple[GuestFamily | None, ...],
+                   left_out: tuple[str, ...]) -> tuple[str, ...]:
+    """Tell what the guest will miss of the host's name resolution."""
+    warnings = []
+    wants_servers = settings.dns4 is None and settings.dns6 is None
+    if (wants_servers and hands_out(settings.hand_out_dns, settings.mode)
+            and not any(family.resolvers for family in families if family)):
+        warnings.append("there is no name server to tell the guest: /etc/resolv.conf has none that it could"
+                        " reach; give one with --dns, or --dns none")
+    if left_out:
+        warnings.append(f"search domains of /etc/resolv.conf that are no names, or too many, are left out:"
+                        f" {' '.join(left_out)}")
+    return tuple(warnings)
 
 
 def _is_usable(facts: FamilyFacts | None, given: IPAddress | None) -> bool:
@@ -79,7 +98,7 @@ def _resolve_ip4(settings: Settings, facts: FamilyFacts | None, servers: list[IP
     address = settings.address4 or (facts.address if facts else LOCAL_ADDRESS4)
     gateway = settings.gateway4 or _gateway(facts, 4, LOCAL_GATEWAY4)
     map_host = settings.map_host_loopback4 or (gateway if settings.map_gw else None)
-    dns_match, dns_host, resolvers = _resolve_dns(servers, map_host)
+    names = choose_resolvers(asked_for(settings, 4), servers, map_host, facts.ifindex if facts else 0)
     # A given mask concerns one address, as a given address does: the host's others would contradict it.
     one_address = settings.address4 is not None or settings.prefix_len4 is not None
     return GuestFamily(
@@ -89,13 +108,14 @@ def _resolve_ip4(settings: Settings, facts: FamilyFacts | None, servers: list[IP
         our_address=gateway,
         map_host_loopback=map_host,
         map_guest=settings.map_guest4,
-        dns_match=dns_match,
-        dns_host=dns_host,
+        dns_match=names.match,
+        dns_host=names.host,
         template_ifname=facts.ifname if facts else None,
         template_ifindex=facts.ifindex if facts else 0,
         outbound_address=settings.outbound4,
         outbound_ifname=settings.outbound_if4,
-        resolvers=resolvers,
+        is_fixed=settings.address4 is not None,
+        resolvers=names.shown if hands_out(settings.hand_out_dns, settings.mode) else (),
         copied_addresses=() if one_address else _copied_addresses(settings, facts),
         copied_routes=() if settings.gateway4 or not settings.copy_routes or not facts else facts.routes,
     )
@@ -104,7 +124,7 @@ def _resolve_ip4(settings: Settings, facts: FamilyFacts | None, servers: list[IP
 def _resolve_ip6(settings: Settings, facts: FamilyFacts | None, servers: list[IPAddress]) -> GuestFamily:
     gateway = settings.gateway6 or _gateway(facts, 6, LOCAL_GATEWAY6)
     map_host = settings.map_host_loopback6 or (gateway if settings.map_gw else None)
-    dns_match, dns_host, resolvers = _resolve_dns(servers, map_host)
+    names = choose_resolvers(asked_for(settings, 6), servers, map_host, facts.ifindex if facts else 0)
     our_address: IPAddress | None = facts.link_local if facts else None
     if gateway is not None and gateway.is_link_local:
         our_address = gateway
@@ -116,13 +136,14 @@ def _resolve_ip6(settings: Settings, facts: FamilyFacts | None, servers: list[IP
         our_address=our_address or LOCAL_GATEWAY6,
         map_host_loopback=map_host,
         map_guest=settings.map_guest6,
-        dns_match=dns_match,
-        dns_host=dns_host,
+        dns_match=names.match,
+        dns_host=names.host,
         template_ifname=facts.ifname if facts else None,
         template_ifindex=facts.ifindex if facts else 0,
         outbound_address=settings.outbound6,
         outbound_ifname=settings.outbound_if6,
-        resolvers=resolvers,
+        is_fixed=settings.address6 is not None,
+        resolvers=names.shown if hands_out(settings.hand_out_dns, settings.mode) else (),
         copied_addresses=() if settings.address6 else _copied_addresses(settings, facts),
         copied_routes=() if settings.gateway6 or not settings.copy_routes or not facts else facts.routes,
     )
@@ -171,26 +192,3 @@ def _copied_addresses(settings: Settings, facts: FamilyFacts | None) -> tuple[In
         address for address in facts.addresses
         if address.scope != RT_SCOPE_LINK and not address.flags & IFA_F_DEPRECATED
     )
-
-
-def _resolve_dns(servers: list[IPAddress], map_host: IPAddress | None) -> tuple[
-        IPAddress | None, IPAddress | None, tuple[IPAddress, ...]]:
-    """Work out dns_match, dns_host and the resolvers to hand out, for one family.
-
-    A resolver on the host's loopback cannot be reached from inside, nor one behind the address that
-    means the host's loopback: *map_host* takes its place, and queries sent there go to the host's
-    first resolver. Without *map_host* such a resolver is left out.
-    """
-    dns_match = None
-    resolvers: list[IPAddress] = []
-    for server in servers:
-        if len(resolvers) == MAX_RESOLVERS:
-            break
-        seen_as = server
-        if server.is_loopback or server == map_host:
-            if map_host is None:
-                continue
-            dns_match = seen_as = map_host
-        if seen_as not in resolvers:
-            resolvers.append(seen_as)
-    return dns_match, servers[0] if servers else None, tuple(resolvers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
 
+from passt.domain import MAX_NAME_LEN, normalise_name
 from passt.errors import ConfigError
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -19,6 +20,8 @@ MIN_MTU = 68            # RFC 791, 3.2: every internet module forwards 68 octets
 MAX_MTU = 65521         # the largest frame, 65535, less the Ethernet header
 MAX_PID = 2**31 - 1
 MIN_MTU_IP6 = 1280      # RFC 8200, section 5
+MAX_RESOLVERS = 3       # per family, as many as glibc reads (MAXNS in resolv.h)
+MAX_SEARCH = 32         # glibc reads any number since 2.26; what a message holds is less than this
 
 
 def parse_number(text: str, low: int, high: int) -> int:
@@ -104,6 +107,40 @@ def parse_mapped_address(text: str) -> IPAddress | None:
         return parse_host_address(text)
     except ConfigError as error:
         raise ConfigError(f"{error}; give another one, or 'none'") from None
+
+
+def parse_resolver(text: str) -> IPAddress | None:
+    """Read the address of a name server to hand out, or `none` (None); the guest's own loopback is one."""
+    if text == "none":
+        return None
+    try:
+        return _parse_without(text, "unspecified broadcast multicast IPv4-mapped IPv4-compatible")
+    except ConfigError as error:
+        raise ConfigError(f"{error}; give the name server's address, or 'none'") from None
+
+
+def parse_host_resolver(text: str) -> IPAddress:
+    """Read the address of a name server as the host reaches it; loopback is allowed."""
+    return _parse_without(text, "unspecified broadcast multicast IPv4-mapped IPv4-compatible")
+
+
+def parse_domain(text: str) -> str:
+    """Read a domain or host name, maybe with a final dot; returns it without."""
+    name = normalise_name(text)
+    if name is None:
+        raise ConfigError(f"'{text}' is not a domain name; give labels of 1 to 63 printable ASCII"
+                          f" characters joined by dots, {MAX_NAME_LEN - 2} characters at most")
+    return name
+
+
+def parse_search(text: str) -> tuple[str, ...]:
+    """Read search domains separated by blanks; `none` alone is no domain at all (`none.` is that one)."""
+    if text == "none":
+        return ()
+    names = tuple(map(parse_domain, text.split()))
+    if not names:
+        raise ConfigError("the list is empty; give domains separated by blanks, or 'none'")
+    return names
 
 
 def parse_netmask(text: str) -> int | None:

@@ -5,7 +5,6 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from passt.dataplane.batch cimport InBatch, OutBatch
 from passt.dataplane.flow cimport Flow, FlowKey, FlowTable
 from passt.dataplane.link cimport Link, TxMeta
-from passt.dataplane.parse cimport IpView
 from passt.dataplane.pipes cimport PipePool
 from passt.dataplane.pool cimport Pool
 from passt.dataplane.reactor cimport Reactor
@@ -16,6 +15,16 @@ from passt.dataplane.sys cimport iovec, memcpy, sockaddr_storage, socklen_t
 cdef enum:
     MAX_GATHER = 64               # pieces of one flow's data collected for one system call
     COPY_SIZE = 16384             # bypassed connections: reads of less are copied, others move pages
+    # Kinds of news of the guest that wait to be told, as bits of Core.untold.
+    NEWS_MAC = 1
+    NEWS_IP4 = 2
+    NEWS_IP6 = 4
+    NEWS_IP6_LOCAL = 8
+
+
+cdef struct Bucket:
+    # A rate limit: *full_until* is when what was taken so far is back; see `core.admit`.
+    int64_t full_until            # ns
 
 
 cdef struct Route:
@@ -70,6 +79,10 @@ cdef class Core:
     cdef int64_t now              # ns, taken once per turn
     cdef uint64_t isn_key[2]
     cdef uint8_t our_mac[6]
+    cdef uint8_t our_ip4[4]       # address by which we speak to the guest; 0.0.0.0: none
+    cdef Bucket control           # frames for the responder
+    cdef Bucket news              # news of the guest
+    cdef uint32_t untold          # NEWS_* bits
     cdef uint8_t guest_mac[6]
     cdef uint8_t seen4[4]
     cdef uint8_t seen6[16]
@@ -93,6 +106,7 @@ cdef class Core:
     cdef bint ask_outbound(self, Flow *flow, Route *route) noexcept with gil
     cdef bint ask_inbound(self, uint32_t listener, uint8_t proto, const sockaddr_storage *peer,
                           const sockaddr_storage *local, Seen *seen) noexcept with gil
+    cdef void on_control(self, const uint8_t *frame, size_t n) noexcept nogil
     cdef void respond(self, const uint8_t *frame, size_t n) noexcept with gil
     cdef void tell_mac(self) noexcept with gil
     cdef void tell_address(self, const uint8_t *address, size_t n) noexcept with gil
@@ -101,7 +115,9 @@ cdef class Core:
     cdef void fail(self, object error)
     cdef void arm(self, Flow *flow, int64_t deadline) noexcept nogil
     cdef void disarm(self, Flow *flow) noexcept nogil
-    cdef void learn(self, const uint8_t *mac, const IpView *ip) noexcept nogil
+    cdef void learn(self, const uint8_t *mac, const uint8_t *address, size_t n) noexcept nogil
+    cdef void note(self, uint32_t kind) noexcept nogil
+    cdef void tell(self, uint32_t kinds) noexcept nogil
     cdef uint8_t *push_ip(self, const uint8_t *source, const uint8_t *destination, size_t addr_len,
                           uint8_t protocol, uint32_t l4_len) noexcept nogil
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil
@@ -110,3 +126,4 @@ cdef class Core:
     cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil
     cdef int route_socket(self, int kind, int protocol, const Route *route) noexcept nogil
     cdef bint send_frame(self, bytes frame)
+    cdef size_t memory_ceiling(self) noexcept nogil

@@ -9,7 +9,7 @@ exception in a callback is a mistake of ours: it is kept in `failure`, the loop 
 
 from passt.contracts import Target
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.batch cimport InBatch, OutBatch
 from passt.dataplane.csum cimport csum_add, csum_fold
@@ -19,16 +19,16 @@ from passt.dataplane.headers cimport (
     Ip4Hdr, Ip6Hdr, is_loopback6, is_multicast4, is_zero,
 )
 from passt.dataplane.link cimport Link, TxMeta
-from passt.dataplane.parse cimport IpView
 from passt.dataplane.pipes cimport PipePool
 from passt.dataplane.pool cimport Pool
 from passt.dataplane.reactor cimport EVENT_LISTENER, make_tag
 from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
-from passt.dataplane.stats cimport DROP_OVERSIZE, count
+from passt.dataplane.stats cimport DROP_CONTROL_RATE, DROP_OVERSIZE, count
 from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, EINVAL, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL, O_CLOEXEC, O_RDONLY, SOCK_STREAM,
     calloc, close, free, htonl, htons, iovec, malloc, memcmp, memcpy, memset, open, sockaddr_storage,
 )
+from passt.dataplane.timers cimport HeapEntry
 
 cdef enum:
     TTL_TO_GUEST = 255
@@ -36,19 +36,36 @@ cdef enum:
     # once, and no way for a guest to make the process grow further.
     POOL_SIZE = 32 << 20
     COPY_BELOW = 2048             # octets that are copied faster than a second piece is looked at
+    # Control frames and news of the guest cost Python's time, some 100 and 10 us each, so a guest gets
+    # as many as its start or a sweep over its neighbours takes, and then a steady rate: not more than
+    # 3 % and 0.1 % of a processor for one that sends nothing else.
+    CONTROL_INTERVAL_NS = 5_000_000
+    CONTROL_BURST = 256
+    NEWS_INTERVAL_NS = 10_000_000
+    NEWS_BURST = 64
 
 # Linux' defaults of nf_conntrack_udp_timeout and nf_conntrack_udp_timeout_stream.
 cdef int64_t UDP_ONCE_NS = 30000000000
 cdef int64_t UDP_STREAM_NS = 120000000000
 
 
+cdef bint admit(Bucket *bucket, int64_t now, int64_t interval, int64_t burst) noexcept nogil:
+    """Take one from *bucket*, which holds *burst* and gets one back each *interval* ns; False: empty."""
+    if bucket.full_until < now:
+        bucket.full_until = now
+    if bucket.full_until - now > (burst - 1) * interval:
+        return False
+    bucket.full_until += interval
+    return True
+
+
 cdef class Core:
     """Shared state of one engine; see engine.pyi for the arguments."""
 
     def __init__(self, object policy, object responder, object events, Link link, Sockets sockets, *,
-                 bytes our_mac, uint32_t mtu, uint32_t max_flows, bytes secret):
-        if len(our_mac) != ETH_ALEN or len(secret) != 16:
-            raise ValueError("a MAC address has 6 bytes, the secret 16")
+                 bytes our_mac, uint32_t mtu, uint32_t max_flows, bytes secret, bytes our_ip4=bytes(4)):
+        if len(our_mac) != ETH_ALEN or len(secret) != 16 or len(our_ip4) != 4:
+            raise ValueError("a MAC address has 6 bytes, the secret 16, an IPv4 address 4")
         self.policy = policy
         self.responder = responder
         self.events = events
@@ -58,6 +75,7 @@ cdef class Core:
         self.listeners = []
         self.mtu = mtu
         memcpy(self.our_mac, <const char *>our_mac, ETH_ALEN)
+        memcpy(self.our_ip4, <const char *>our_ip4, 4)
         memset(self.guest_mac, 0xff, ETH_ALEN)
         memcpy(self.isn_key, <const char *>secret, 16)
         # The table's hash and the sequence numbers must not tell of each other.
@@ -128,6 +146,8 @@ cdef class Core:
         cdef bytes text
         cdef object target, error, ask, rule
         memset(seen, 0, sizeof(Seen))
+        # Where the flow goes is decided by what the guest was seen to use last.
+        self.tell(self.untold)
         try:
             _, _, rule, _, seen.from_namespace = self.listeners[listener]
             ask = self.policy.from_namespace if seen.from_namespace else self.policy.inbound
@@ -167,6 +187,13 @@ cdef class Core:
             if index < len(self.listeners) and self.listeners[index] is not None:
                 self.sockets.watch(self.listeners[index][0], EPOLL_CTL_ADD, EPOLLIN,
                                    make_tag(EVENT_LISTENER, 0, index))
+
+    cdef void on_control(self, const uint8_t *frame, size_t n) noexcept nogil:
+        """Have a control frame answered, unless there were too many of late."""
+        if admit(&self.control, self.now, CONTROL_INTERVAL_NS, CONTROL_BURST):
+            self.respond(frame, n)
+        else:
+            count(&self.stats, DROP_CONTROL_RATE)
 
     cdef void respond(self, const uint8_t *frame, size_t n) noexcept with gil:
         """Hand a control frame to the responder and send its answers."""
@@ -229,28 +256,54 @@ cdef class Core:
             self.reactor.timers.cancel(flow.index)
             flow.armed = 0
 
-    cdef void learn(self, const uint8_t *mac, const IpView *ip) noexcept nogil:
-        """Take note of the guest's MAC and source address; only changes reach Python."""
+    cdef void learn(self, const uint8_t *mac, const uint8_t *address, size_t n) noexcept nogil:
+        """Take note of the guest's MAC and source address (*n* bytes); only changes reach Python.
+
+        Not of what cannot be the guest's: a group, a hardware address of zeros or our own.
+        """
         cdef uint8_t *known
-        if memcmp(mac, self.guest_mac, ETH_ALEN) and not mac[0] & 1 and not is_zero(mac, ETH_ALEN):
+        cdef uint32_t kind = NEWS_IP4
+        if (memcmp(mac, self.guest_mac, ETH_ALEN) and not mac[0] & 1 and not is_zero(mac, ETH_ALEN)
+                and memcmp(mac, self.our_mac, ETH_ALEN)):
             memcpy(self.guest_mac, mac, ETH_ALEN)
-            self.tell_mac()
-        if ip.addr_len == 4:
+            self.note(NEWS_MAC)
+        if n == 4:
             known = self.seen4
-            if not memcmp(ip.src, known, 4):
+            if not memcmp(address, known, 4):
                 return
-            if is_zero(ip.src, 4) or is_multicast4(ip.src) or ip.src[0] == 127 or ip.src[0] >= 240:
+            if address[0] == 0 or is_multicast4(address) or address[0] == 127 or address[0] >= 240:
                 return
         else:
             known = self.seen6
-            if ip.src[0] == 0xfe and (ip.src[1] & 0xc0) == 0x80:
+            kind = NEWS_IP6
+            if address[0] == 0xfe and (address[1] & 0xc0) == 0x80:
                 known = self.seen6_local
-            if not memcmp(ip.src, known, 16):
+                kind = NEWS_IP6_LOCAL
+            if not memcmp(address, known, 16):
                 return
-            if is_zero(ip.src, 16) or ip.src[0] == 0xff or is_loopback6(ip.src):
+            if is_zero(address, 16) or address[0] == 0xff or is_loopback6(address):
                 return
-        memcpy(known, ip.src, ip.addr_len)
-        self.tell_address(known, ip.addr_len)
+        memcpy(known, address, n)
+        self.note(kind)
+
+    cdef void note(self, uint32_t kind) noexcept nogil:
+        """Tell news of a kind now, or later if there were too many of late: what counts is the last."""
+        if admit(&self.news, self.now, NEWS_INTERVAL_NS, NEWS_BURST):
+            self.tell(kind)
+        else:
+            self.untold |= kind
+
+    cdef void tell(self, uint32_t kinds) noexcept nogil:
+        """Tell all news of the given kinds."""
+        self.untold &= ~kinds
+        if kinds & NEWS_MAC:
+            self.tell_mac()
+        if kinds & NEWS_IP4:
+            self.tell_address(self.seen4, 4)
+        if kinds & NEWS_IP6_LOCAL:
+            self.tell_address(self.seen6_local, 16)
+        if kinds & NEWS_IP6:
+            self.tell_address(self.seen6, 16)
 
     cdef uint8_t *push_ip(self, const uint8_t *source, const uint8_t *destination, size_t addr_len,
                           uint8_t protocol, uint32_t l4_len) noexcept nogil:
@@ -333,6 +386,11 @@ cdef class Core:
             self.sockets.close(fd)
             return result
         return fd
+
+    cdef size_t memory_ceiling(self) noexcept nogil:
+        """Bytes that flows can take at most: the records, the two tables that find them, the pool."""
+        return (self.flows.max_flows * sizeof(Flow) + (self.flows.mask + 1) * sizeof(uint32_t)
+                + self.reactor.timers.n_ids * (sizeof(HeapEntry) + sizeof(int32_t)) + self.pool.size)
 
 
 cdef void fill_route(Route *route, object target) except *:

@@ -4,8 +4,8 @@ from libc.stdint cimport uint16_t
 
 from passt.dataplane.core cimport Core
 from passt.dataplane.headers cimport (
-    ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IP4, ETHERTYPE_IP6, ICMP6_ND_FIRST, ICMP6_ND_LAST, UDP_HLEN, EthHdr,
-    eth_type, is_loopback6, is_mapped4, is_multicast4, is_zero, load_be16,
+    ETH_ALEN, ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IP4, ETHERTYPE_IP6, ICMP6_ND_FIRST, ICMP6_ND_LAST,
+    UDP_HLEN, ArpPkt, EthHdr, eth_type, is_loopback6, is_mapped4, is_multicast4, is_zero, load_be16,
 )
 from passt.dataplane.link cimport RxFrame
 from passt.dataplane.parse cimport IpView, split_ip4, split_ip6
@@ -13,13 +13,15 @@ from passt.dataplane.ping cimport on_echo
 from passt.dataplane.stats cimport (
     DROP_BAD_ADDRESS, DROP_ETHERTYPE, DROP_PROTOCOL, VERDICT_OK, Verdict, count,
 )
-from passt.dataplane.sys cimport IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
+from passt.dataplane.sys cimport IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, memcmp
 from passt.dataplane.tcp_from_tap cimport on_segment
 from passt.dataplane.udp cimport on_datagram
 
 cdef enum:
     PORT_DHCP_SERVER = 67         # RFC 2131
     PORT_DHCPV6_SERVER = 547      # RFC 8415
+    ARP_REQUEST = 1               # RFC 826
+    ARP_REPLY = 2
 
 
 cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
@@ -37,20 +39,21 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
     elif kind == ETHERTYPE_IP6:
         verdict = split_ip6(frame.data + ETH_HLEN, frame.len - ETH_HLEN, &ip)
     elif kind == ETHERTYPE_ARP:
-        core.respond(frame.data, frame.len)
+        learn_from_arp(core, frame)
+        core.on_control(frame.data, frame.len)
         return
     else:
         verdict = DROP_ETHERTYPE
     if verdict != VERDICT_OK:
         count(&core.stats, verdict)
         return
-    if is_control(&ip):
-        core.respond(frame.data, frame.len)
+    if is_control(core, &ip):
+        core.on_control(frame.data, frame.len)
         return
     if not is_plausible(&ip):
         count(&core.stats, DROP_BAD_ADDRESS)
         return
-    core.learn(eth.src, &ip)
+    core.learn(eth.src, ip.src, ip.addr_len)
     if ip.protocol == IPPROTO_TCP:
         on_segment(core, &ip)
     elif ip.protocol == IPPROTO_UDP:
@@ -61,10 +64,27 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
         count(&core.stats, DROP_PROTOCOL)
 
 
-cdef bint is_control(const IpView *ip) noexcept nogil:
-    """DHCP, DHCPv6 and neighbour discovery are the responder's, whatever their addresses."""
+cdef void learn_from_arp(Core core, const RxFrame *frame) noexcept nogil:
+    """Learn from what a sender says of itself, asking or announcing, if the frame is its own."""
+    cdef const EthHdr *eth = <const EthHdr *>frame.data
+    cdef const ArpPkt *arp = <const ArpPkt *>(frame.data + ETH_HLEN)
+    if (frame.len >= ETH_HLEN + sizeof(ArpPkt) and not memcmp(arp.kind, b"\0\1\x08\0\6\4\0", 7)
+            and arp.op in (ARP_REQUEST, ARP_REPLY) and not memcmp(arp.sender_mac, eth.src, ETH_ALEN)
+            and not is_zero(arp.sender_ip, 4)):
+        core.learn(eth.src, arp.sender_ip, 4)
+
+
+cdef bint is_control(Core core, const IpView *ip) noexcept nogil:
+    """Neighbour discovery is the responder's, whatever its addresses; DHCP and DHCPv6 where they are for us.
+
+    A server elsewhere, to which a relay agent in the guest may speak, is a host like any other.
+    """
     if ip.protocol == IPPROTO_UDP and ip.l4_len >= UDP_HLEN:
-        return load_be16(ip.l4 + 2) == (PORT_DHCP_SERVER if ip.addr_len == 4 else PORT_DHCPV6_SERVER)
+        if ip.addr_len == 16:
+            return load_be16(ip.l4 + 2) == PORT_DHCPV6_SERVER and (
+                ip.dst[0] == 0xff or (ip.dst[0] == 0xfe and (ip.dst[1] & 0xc0) == 0x80))
+        return load_be16(ip.l4 + 2) == PORT_DHCP_SERVER and (
+            not memcmp(ip.dst, b"\xff\xff\xff\xff", 4) or not memcmp(ip.dst, core.our_ip4, 4))
     return (ip.protocol == IPPROTO_ICMPV6 and ip.addr_len == 16 and ip.l4_len > 0
             and ICMP6_ND_FIRST <= ip.l4[0] <= ICMP6_ND_LAST)
 

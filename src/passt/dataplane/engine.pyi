@@ -1,6 +1,6 @@
 """Typing of the compiled engine: the one class of the data plane that Python sees."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 from passt.contracts import FlowPolicy, FrameResponder, GuestEvents
@@ -26,8 +26,20 @@ class Engine:
     """
 
     def __init__(self, policy: FlowPolicy, responder: FrameResponder, events: GuestEvents, *,
-                 our_mac: bytes, mtu: int, max_flows: int = ..., secret: bytes = ...) -> None:
-        """Take the deciders; *our_mac* 6 bytes, *mtu* bytes (0: none assigned), *secret* 16 random bytes."""
+                 our_mac: bytes, mtu: int, max_flows: int = ..., secret: bytes = ...,
+                 our_ip4: bytes = ..., without: Collection[str] = ...) -> None:
+        """Take the deciders; *our_mac* 6 bytes, *mtu* bytes (0: none assigned), *secret* 16 random bytes.
+
+        *our_ip4*, 4 bytes, is the address at which the guest finds the DHCP server (zeros: none).
+        *without* names what this kernel shall count as lacking, for tests of the fallbacks: "peek_off4",
+        "peek_off6", "meminfo" (see `Sockets.probe`), "pwait2" (epoll_pwait2, Linux 5.11).
+        """
+
+    def memory_ceiling(self) -> int:
+        """Tell the bytes that flows can make the engine use at most, all tables and pools together.
+
+        64 MiB and less with the default *max_flows*; of the tables only the pages that were used are there.
+        """
 
     def attach_tap(self, fd: int, guest_mac: bytes, offloads: int) -> None:
         """Take ownership of a tap opened by `host.tun`; *offloads* are the TUN_F_* bits granted."""

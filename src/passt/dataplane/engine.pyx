@@ -73,13 +73,16 @@ cdef class Engine:
     cdef uint32_t python_timer    # id of the heap entry that all Python timers share
 
     def __init__(self, policy, responder, events, *, bytes our_mac, uint32_t mtu, uint32_t max_flows=65536,
-                 bytes secret=None):
+                 bytes secret=None, bytes our_ip4=bytes(4), without=()):
         cdef Sockets sockets
         self.reactor = Reactor(max_flows + 1)
         sockets = Sockets(self.reactor)
-        sockets.probe()
+        sockets.probe(without)
+        if "pwait2" in without:
+            self.reactor.has_pwait2 = False
         self.core = Core(policy, responder, events, Link(), sockets, our_mac=our_mac, mtu=mtu,
-                         max_flows=max_flows, secret=os.urandom(16) if secret is None else secret)
+                         max_flows=max_flows, secret=os.urandom(16) if secret is None else secret,
+                         our_ip4=our_ip4)
         self.link_fd = -1
         self.link_room = 1
         self.readers = {}
@@ -272,6 +275,9 @@ cdef class Engine:
                 heappop(self.due)[2]()
         finally:
             self.arm_python()
+
+    def memory_ceiling(self):
+        return self.core.memory_ceiling()
 
     def counters(self):
         return stats_as_dict(&self.core.stats)

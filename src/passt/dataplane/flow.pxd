@@ -58,6 +58,12 @@ cdef enum TcpFlag:
     CONN_FIN_EARLY = 16384        # the guest's FIN has come, data before it has not: guest_fin
     CONN_KEEP_ALIVE = 32768       # the host's socket probes the remote, as the guest does us
 
+cdef enum:
+    # Runs of bytes that one connection's store keeps apart, and that a guest may report to have.
+    # Two in a hundred segments of 1500 bytes lost leave some sixty holes in a window of 4 MiB.
+    STORE_RANGES = 128
+    SACK_RANGES = 128
+
 
 cdef enum FlowClass:
     # Flows that may have to make room for new ones; each class has an order in which they go.
@@ -77,13 +83,6 @@ cdef enum SpliceFlag:
     HALF_FULL = 32                # the other socket takes no more: wait for its event
     HALF_HAD_BULK = 128           # it was so before, and the other socket is ready for it
     HALF_WATCH_OUT = 64           # EPOLLOUT of this half's own socket is watched
-
-
-cdef enum:
-    # Runs of bytes that one connection's store keeps apart, and that a guest may report to have.
-    # Two in a hundred segments of 1500 bytes lost leave some sixty holes in a window of 4 MiB.
-    STORE_RANGES = 128
-    SACK_RANGES = 128
 
 
 cdef struct FlowKey:

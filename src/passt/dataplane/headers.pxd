@@ -61,6 +61,14 @@ cdef packed struct EthHdr:
     uint8_t src[6]
     uint16_t type_be
 
+cdef packed struct ArpPkt:        # RFC 826, for IPv4 over Ethernet
+    uint8_t kind[7]               # hardware, protocol, lengths, upper byte of the operation
+    uint8_t op
+    uint8_t sender_mac[6]
+    uint8_t sender_ip[4]
+    uint8_t target_mac[6]
+    uint8_t target_ip[4]
+
 cdef packed struct Ip4Hdr:
     uint8_t version_ihl
     uint8_t tos

@@ -12,6 +12,7 @@ cdef enum:
 cdef class Sockets:
     cdef Reactor reactor
     cdef bint has_peek_off
+    cdef bint has_meminfo
 
     cdef int open(self, int family, int kind, int protocol) noexcept nogil
     cdef int bind_source(self, int fd, const sockaddr_storage *address, socklen_t n) noexcept nogil

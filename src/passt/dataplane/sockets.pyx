@@ -25,6 +25,7 @@ from passt.dataplane.sys cimport (
     getsockname, getsockopt, htons, ioctl, iovec, linger, memcpy, memset, mmsghdr, msghdr, ntohs,
     open as open_file, recv, recvmmsg, recvmsg, sendmmsg, sendmsg, setsockopt, shutdown, sockaddr,
     sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t, splice, write,
+    POLLOUT, poll, pollfd,
 )
 
 cdef enum:
@@ -48,21 +49,36 @@ cdef class Sockets:
 
     def __cinit__(self, Reactor reactor):
         self.reactor = reactor
+        self.has_meminfo = True
 
-    def probe(self) -> bool:
-        """Find out whether both families' TCP sockets keep a peek offset."""
+    def probe(self, without=()) -> frozenset[str]:
+        """Find out what this kernel can do; the names in *without* count as missing.
+
+        "peek_off4" and "peek_off6": TCP sockets of that family keep a peek offset. It is used if all
+        families that the kernel has do (6.9 had it for IPv4 only). "meminfo": SO_MEMINFO.
+        """
         cdef int family, fd
         cdef int zero = 0
-        cdef bint found = True
-        for family in (AF_INET, AF_INET6):
+        cdef uint32_t info[PASST_MEMINFO_VARS]
+        cdef socklen_t n
+        cdef set found = set()
+        self.has_peek_off = True
+        self.has_meminfo = True
+        for family, name in ((AF_INET, "peek_off4"), (AF_INET6, "peek_off6")):
             fd = self.open(family, SOCK_STREAM, IPPROTO_TCP)
             if fd < 0:
                 continue          # a family that the kernel lacks needs no peek offset
-            if setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &zero, sizeof(zero)) < 0:
-                found = False
+            if name not in without and setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &zero, sizeof(zero)) == 0:
+                found.add(name)
+            else:
+                self.has_peek_off = False
+            n = sizeof(info)
+            if "meminfo" not in without and getsockopt(fd, SOL_SOCKET, SO_MEMINFO, info, &n) == 0:
+                found.add("meminfo")
+            else:
+                self.has_meminfo = False
             close_fd(fd)
-        self.has_peek_off = found
-        return found
+        return frozenset(found)
 
     cdef int open(self, int family, int kind, int protocol) noexcept nogil:
         """A non-blocking socket, of one family only.
@@ -220,24 +236,34 @@ cdef class Sockets:
 
         The kernel admits data while what is queued, headers and slack included, is below SO_SNDBUF.
         One sixteenth is kept back for the overhead of the buffers still to come.
+
+        Without SO_MEMINFO (Linux 4.12; a filter or a sandboxed kernel may lack it) the overhead is taken
+        to be as large as the payload. That may find nothing free in a socket that polls writable, of
+        which no event would ever tell more; a third of such a buffer is free (net/core/stream.c,
+        sk_stream_write_space), so a quarter is promised.
         """
         cdef uint32_t info[PASST_MEMINFO_VARS]
         cdef socklen_t n = sizeof(info)
         cdef int value = 0
         cdef int queued = 0
         cdef int64_t room
-        if getsockopt(fd, SOL_SOCKET, SO_MEMINFO, info, &n) == 0:
+        cdef pollfd state
+        if self.has_meminfo and getsockopt(fd, SOL_SOCKET, SO_MEMINFO, info, &n) == 0:
             total[0] = info[PASST_MEMINFO_SNDBUF]
             room = total[0] - info[PASST_MEMINFO_WMEM_QUEUED]
-        else:
-            # SO_MEMINFO is from Linux 4.12; only a filter can have taken it away.
-            total[0] = 0
-            n = sizeof(value)
-            if getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &value, &n) < 0 or ioctl(fd, SIOCOUTQ, &queued) < 0:
-                return 0
-            total[0] = value
-            room = (<int64_t>value - 2 * queued) // 2
-        return max(room - room // 16, <int64_t>0)
+            return max(room - room // 16, <int64_t>0)
+        total[0] = 0
+        n = sizeof(value)
+        if getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &value, &n) < 0 or ioctl(fd, SIOCOUTQ, &queued) < 0:
+            return 0
+        total[0] = value
+        room = (<int64_t>value - 2 * queued) // 2
+        state.fd = fd
+        state.events = POLLOUT
+        state.revents = 0
+        if room < total[0] // 4 and poll(&state, 1, 0) > 0 and state.revents & POLLOUT:
+            room = total[0] // 4
+        return max(room, <int64_t>0)
 
     cdef int shut_write(self, int fd) noexcept nogil:
         return -errno if shutdown(fd, SHUT_WR) < 0 else 0

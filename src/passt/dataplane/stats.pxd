@@ -31,6 +31,7 @@ cpdef enum Verdict:
     DROP_TCP_FLAGS               # TCP segment that makes no sense in the state
     DROP_TCP_MEMORY              # no room to keep it: the guest sends again
     DROP_UNKNOWN_FLOW            # nothing known of it, and nothing to start
+    DROP_CONTROL_RATE            # more control frames than are answered (see core)
     DROP_GSO                     # segmentation request that is not possible
     N_VERDICTS
 

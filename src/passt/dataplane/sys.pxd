@@ -16,6 +16,14 @@ cdef extern from "<errno.h>" nogil:
         EISCONN, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EPERM, ETIMEDOUT
         ENOSYS, ENOSPC
 
+cdef extern from "<poll.h>" nogil:
+    enum: POLLOUT
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *fds, unsigned long n, int timeout)
+
 cdef extern from "<string.h>" nogil:
     void *memcpy(void *to, const void *source, size_t n)
     void *memmove(void *to, const void *source, size_t n)

@@ -31,8 +31,8 @@ from passt.dataplane.core cimport Core
 from passt.dataplane.csum cimport csum_fold, pseudo4, pseudo6
 from passt.dataplane.flow cimport (
     CLASS_HALF_OPEN, CLASS_KEPT, CLASS_OVER, CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_HOST_EOF, CONN_SACK,
-    CONN_WANT_OUT, CONN_WINDOW_STALE, CONN_WRITE_SHUT, FLOW_TCP, N_TCP_STATES, TCP_CLOSED, TCP_CONNECTING,
-    TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow, TcpConn,
+    CONN_WANT_OUT, CONN_WINDOW_STALE, CONN_WRITE_SHUT, FLOW_TCP, N_TCP_STATES, TCP_CLOSED,
+    TCP_CONNECTING, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow, TcpConn,
 )
 from passt.dataplane.hash cimport siphash
 from passt.dataplane.headers cimport (

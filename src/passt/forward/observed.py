@@ -4,11 +4,13 @@ Theory of operation: the data plane reports each new source address of the guest
 plausible one of a kind is where inbound flows go. There are three kinds: IPv4, IPv6 beyond the
 link, and IPv6 link-local. Until one is seen, the assigned address stands for it. Without an assigned
 IPv6 address (local mode) a link-local address stands for the one beyond the link as well, until
-such a one is seen. `on_guest_address` and `on_guest_mac` are the only writers.
+such a one is seen. An address that the user chose stays where flows go, whatever else the guest uses.
+`on_guest_address` and `on_guest_mac` are the only writers.
 """
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
 from passt.addr import IP4_LEN, format_ip, format_mac, is_host_unicast, is_link_local6
@@ -27,7 +29,9 @@ class Observed:
 
     def __init__(self, net: GuestNet, *, explain: Callable[[str], None] | None = None) -> None:
         self._explain = explain
-        self._ours = _stand_ins(net.ip4) | _stand_ins(net.ip6)
+        self._never = _stand_ins(net.ip4) | _stand_ins(net.ip6) | _network_and_broadcast(net.ip4)
+        self._is_fixed4 = net.ip4 is not None and net.ip4.is_fixed
+        self._is_fixed6 = net.ip6 is not None and net.ip6.is_fixed
         self.ip4 = _assigned(net.ip4)
         self.ip6 = _assigned(net.ip6)
         self.ip6_link_local: bytes | None = None
@@ -38,19 +42,19 @@ class Observed:
     def on_guest_address(self, address: bytes) -> None:
         """Take note of a source address; ignored unless a guest can have it.
 
-        A guest can have no loopback, multicast, unspecified or IPv4-mapped address, nor one that
-        stands for us or the host: inbound flows would be sent from the guest's own address.
+        A guest can have no loopback, multicast, broadcast, unspecified or IPv4-mapped address, nor one
+        that stands for us or the host: inbound flows would be sent from the guest's own address.
         """
-        if not is_host_unicast(address) or address in self._ours:
+        if not is_host_unicast(address) or address in self._never:
             return
         before = (self.ip4, self.ip6, self.ip6_link_local)
         if len(address) == IP4_LEN:
-            self.ip4 = address
+            self.ip4 = self.ip4 if self._is_fixed4 else address
         elif is_link_local6(address):
             self.ip6_link_local = address
-            if self.ip6 is None or is_link_local6(self.ip6):
+            if self.ip6 is None or (is_link_local6(self.ip6) and not self._is_fixed6):
                 self.ip6 = address
-        else:
+        elif not self._is_fixed6:
             self.ip6 = address
         if self._explain and before != (self.ip4, self.ip6, self.ip6_link_local):
             self._explain(f"guest uses address {format_ip(address)}")
@@ -89,3 +93,11 @@ def _stand_ins(family: GuestFamily | None) -> set[bytes]:
     addresses = (family.gateway, family.our_address, family.map_host_loopback, family.map_guest,
                  family.dns_match)
     return {address.packed for address in addresses if address} - {_assigned(family) or b""}
+
+
+def _network_and_broadcast(family: GuestFamily | None) -> set[bytes]:
+    """First and last address of the IPv4 subnet, which no host has (RFC 1122, 3.2.1.3; RFC 3021)."""
+    if family is None or family.address is None or family.prefix_len >= 31:
+        return set()
+    network = IPv4Network((int(family.address), family.prefix_len), strict=False)
+    return {network.network_address.packed, network.broadcast_address.packed} - {_assigned(family) or b""}

@@ -24,6 +24,7 @@ refused everywhere: a socket would take it for IPv4 and so get around these rows
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
 from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -87,12 +88,16 @@ class _Family:
         self.dns: dict[bytes, _Way] = {}
         if facts.dns_match:
             host = _packed(facts.dns_host) or loopback
-            self.dns[facts.dns_match.packed] = self._way(loopback if is_unspecified(host) else host)
+            self.dns[facts.dns_match.packed] = self._way(
+                loopback if is_unspecified(host) else host, _scope_of(facts.dns_host))
 
-    def _way(self, address: bytes) -> _Way:
-        # A socket bound to an interface or to another address does not reach the loopback address.
+    def _way(self, address: bytes, scope_id: int = 0) -> _Way:
+        # A socket bound to an interface or to another address does not reach the loopback address, nor
+        # a link-local one on another link.
         if is_loopback(address):
             return _Way(address, 0, None, None)
+        if scope_id and scope_id != self.scope_id:
+            return _Way(address, scope_id, None, None)
         return _Way(address, self.scope_id if needs_scope6(address) else 0, self.source, self.ifname)
 
 
@@ -195,6 +200,10 @@ class Policy:
             name = _NAMES.get(proto, f"protocol {proto}")
             source, destination = format_endpoint(*flow[:2]), format_endpoint(*flow[2:])
             self._explain(f"{direction} {name} {source} -> {destination}: {outcome}")
+
+
+def _scope_of(address: IPAddress | None) -> int:
+    return int(address.scope_id or 0) if isinstance(address, IPv6Address) else 0
 
 
 def _is_group(address: bytes) -> bool:

@@ -53,9 +53,10 @@ class Command:
         self.ignored = ignored
 
 
-def prepare_namespaces() -> None:
+def prepare_namespaces(hostname: str = "") -> None:
     """Make the new namespaces usable: /proc, host name, ping sockets for everybody. Failures are warnings.
 
+    *hostname* is cut to what the kernel takes; if it is empty, the name tells of the host's.
     Mounts are slaves of the host's: what is mounted there later appears here, nothing appears there.
     """
     try:
@@ -74,7 +75,8 @@ def prepare_namespaces() -> None:
     except OSError as error:
         log.warning(f"cannot write {_PING_GROUPS} in the new namespaces: {error.strerror}")
     try:
-        syscalls.sethostname((HOSTNAME_PREFIX + socket.gethostname()).encode()[:HOST_NAME_MAX])
+        name = hostname or HOSTNAME_PREFIX + socket.gethostname()
+        syscalls.sethostname(name.encode()[:HOST_NAME_MAX])
     except OSError as error:
         log.warning(f"cannot set the host name in the new namespaces: {error.strerror}")
 

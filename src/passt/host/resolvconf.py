@@ -25,6 +25,7 @@ _MAX_LEN = 256 * 1024
 # glibc goes on as with an empty file for these, and so do we.
 _AS_IF_EMPTY = frozenset({ENOENT, ENOTDIR, EACCES, EPERM, EISDIR, ELOOP})
 _BLANKS = b" \t"
+_MAX_IFINDEX = 2**31 - 1
 
 
 def read(path: str = "/etc/resolv.conf") -> ResolverFacts:
@@ -43,8 +44,10 @@ def parse(content: bytes) -> ResolverFacts:
     """Read the first three valid `nameserver` lines and the last `search` or `domain` line.
 
     Keywords start in the first column and end in a blank or tab; a line that starts with # or ; is a
-    comment, and so is the rest of a `nameserver` line from # or ; on. The scope of an IPv6 server is
-    cut off. Names in the search list lose a final dot, and the list entry "." (root) its place.
+    comment, and so is the rest of a `nameserver` line from # or ; on. The scope of a link-local server
+    becomes the interface's index, and is cut off if there is no such interface; an IPv4-mapped server
+    is the IPv4 one, with which a socket would speak. Names in the search list lose a final dot, and the
+    list entry "." (root) its place.
     """
     servers: list[IPAddress] = []
     search: tuple[str, ...] = ()
@@ -80,10 +83,25 @@ def _server(text: bytes) -> IPAddress | None:
         return IPv4Address(socket.inet_aton(literal))
     except (OSError, ValueError):
         pass
+    literal, _, scope = literal.partition("%")
     try:
-        return IPv6Address(socket.inet_pton(socket.AF_INET6, literal.partition("%")[0]))
+        address = IPv6Address(socket.inet_pton(socket.AF_INET6, literal))
     except (OSError, ValueError):
         return None
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    ifindex = _scope_index(scope) if address.is_link_local else 0
+    return IPv6Address(f"{address}%{ifindex}") if ifindex else address
+
+
+def _scope_index(scope: str) -> int:
+    """Index of an interface given by its name or by the index itself; 0 if there is none such."""
+    if scope.isascii() and scope.isdecimal():
+        return int(scope) if len(scope) < len(str(_MAX_IFINDEX)) else 0
+    try:
+        return socket.if_nametoindex(scope)
+    except OSError:
+        return 0
 
 
 def _names(words: list[bytes]) -> tuple[str, ...]:

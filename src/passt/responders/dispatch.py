@@ -13,45 +13,62 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from passt.addr import format_mac, multicast_mac
+from passt.addr import MAC_BROADCAST, format_mac, multicast_mac
 from passt.errors import WireError
 from passt.responders.arp import ArpResponder
+from passt.responders.dhcp import IP4_BROADCAST, DhcpResponder, can_serve
+from passt.responders.dhcpv6 import Dhcpv6Responder
 from passt.responders.ndp import NdpReply, NdpResponder
+from passt.wire import dhcp, dhcpv6
 from passt.wire.arp import ArpPacket
 from passt.wire.ethernet import EthernetFrame, EtherType, pad
 from passt.wire.icmp6 import Icmp6Message
-from passt.wire.ip4 import IpProtocol
+from passt.wire.ip4 import Ip4Packet, IpProtocol
 from passt.wire.ip6 import Ip6Packet
 from passt.wire.ndp import build_message, is_ndp, parse_message
+from passt.wire.udp import UdpDatagram
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from passt.model import GuestNet
 
-_LAYERS = ("ethernet", "arp", "ip6", "icmp6", "ndp")
+_LAYERS = ("ethernet", "arp", "ip4", "udp", "dhcp", "ip6", "icmp6", "ndp", "udp6", "dhcpv6")
+_ANSWERS = ("arp_answered", "dhcp_answered", "ndp_answered", "ndp_advertised", "dhcpv6_answered")
 
 
 class Dispatcher:
     """Implements `contracts.FrameResponder` for the guest network *net*.
 
-    *ndp* False leaves every ND message unanswered; *router_advertisements* False leaves only
-    solicitations of routers so (for a guest whose addresses and routes are set up for it). *explain* gets a
-    line for each answer and each malformed frame, if given; limiting their rate is its affair.
+    *dhcp* False leaves every DHCP message unanswered, as does a network without gateway; *ndp* False
+    leaves every ND message so, and *router_advertisements* False solicitations of routers only (for a
+    guest whose addresses and routes are set up for it); *dhcpv6* False does so for DHCPv6. *explain* gets
+    a line for each answer and each malformed frame, if given; limiting their rate is its affair. *warn*
+    gets a line for each thing that cannot be told to the guest. *is_guest* tells whether the guest was
+    last seen to use an address.
     """
 
-    def __init__(self, net: GuestNet, *, ndp: bool = True, router_advertisements: bool = True,
-                 explain: Callable[[str], None] | None = None) -> None:
+    def __init__(self, net: GuestNet, *, dhcp: bool = True, ndp: bool = True,
+                 router_advertisements: bool = True, dhcpv6: bool = True,
+                 explain: Callable[[str], None] | None = None, warn: Callable[[str], None] | None = None,
+                 is_guest: Callable[[bytes], bool] = lambda _: False) -> None:
         self._our_mac = net.our_mac
         self._explain = explain
         self._layer = "ethernet"
         self._counts = {f"{layer}_{what}": 0 for layer in _LAYERS for what in ("received", "malformed")}
-        self._counts |= {"arp_answered": 0, "ndp_answered": 0}
-        self._arp = ArpResponder(net.ip4, net.our_mac) if net.ip4 else None
+        self._counts |= dict.fromkeys(_ANSWERS, 0)
+        self._arp = ArpResponder(net.ip4, net.our_mac, is_guest) if net.ip4 else None
+        self._dhcp: DhcpResponder | None = None
+        if net.ip4 and dhcp and can_serve(net.ip4):
+            self._dhcp = DhcpResponder(net, net.ip4, warn=warn)
         self._ndp: NdpResponder | None = None
+        self._dhcpv6: Dhcpv6Responder | None = None
+        if net.ip6 and dhcpv6 and net.ip6.our_link_local:
+            self._dhcpv6 = Dhcpv6Responder(net, net.ip6, net.ip6.our_link_local)
         if net.ip6 and ndp:
-            # No DHCPv6 responder is behind this dispatcher, so nobody is told to ask it for addresses.
-            self._ndp = NdpResponder(net, net.ip6, router_advertisements=router_advertisements, managed=False)
+            # Nobody is told to ask for an address where none is given.
+            self._ndp = NdpResponder(net, net.ip6, router_advertisements=router_advertisements,
+                                     managed=self._dhcpv6 is not None)
 
     def respond(self, frame: bytes) -> list[bytes]:
         """Take one Ethernet frame without FCS; return whole frames for the guest, maybe none."""
@@ -59,12 +76,19 @@ class Dispatcher:
             return self._respond(frame)
         except WireError as error:
             self._counts[f"{self._layer}_malformed"] += 1
-            if self._explain:
-                self._explain(f"malformed frame: {error}")
+            self._note(f"malformed frame: {error}")
             return []
 
+    def advertise(self) -> list[bytes]:
+        """Make an unsolicited router advertisement for all nodes; nothing if there are to be none."""
+        advertisement = self._ndp.advertise() if self._ndp else None
+        if advertisement is None:
+            return []
+        self._counts["ndp_advertised"] += 1
+        return [self._wrap_ndp(self._our_mac, advertisement)]
+
     def stats(self) -> dict[str, int]:
-        """Return counts since the start: LAYER_received, LAYER_malformed, arp_answered, ndp_answered."""
+        """Return counts since the start: LAYER_received, LAYER_malformed and what was answered or sent."""
         return dict(self._counts)
 
     def _respond(self, data: bytes) -> list[bytes]:
@@ -73,8 +97,10 @@ class Dispatcher:
         match frame.ether_type:
             case EtherType.ARP if self._arp:
                 return self._handle_arp(frame, self._arp)
-            case EtherType.IP6 if self._ndp:
-                return self._handle_ip6(frame, self._ndp)
+            case EtherType.IP4 if self._dhcp:
+                return self._handle_ip4(frame, self._dhcp)
+            case EtherType.IP6 if self._ndp or self._dhcpv6:
+                return self._handle_ip6(frame)
             case _:
                 return []
 
@@ -87,12 +113,41 @@ class Dispatcher:
         self._note_answer("arp", frame, f"{reply.sender_ip} is at {format_mac(reply.sender_mac)}")
         return [self._wrap(frame.source, EtherType.ARP, reply.build())]
 
-    def _handle_ip6(self, frame: EthernetFrame, responder: NdpResponder) -> list[bytes]:
+    def _handle_ip4(self, frame: EthernetFrame, responder: DhcpResponder) -> list[bytes]:
+        self._enter("ip4")
+        packet = Ip4Packet.parse(frame.payload)
+        if packet.protocol != IpProtocol.UDP:
+            return []
+        self._enter("udp")
+        datagram = UdpDatagram.parse(packet.payload)
+        if datagram.destination_port != dhcp.SERVER_PORT:
+            return []
+        self._enter("dhcp")
+        reply = responder.respond(dhcp.DhcpMessage.parse(datagram.payload), packet.source)
+        if isinstance(reply, str):
+            self._note(f"dhcp: no answer to {format_mac(frame.source)}: {reply}")
+            return []
+        self._note_answer("dhcp", frame, reply.kind)
+        source = responder.server_id
+        udp = UdpDatagram(dhcp.SERVER_PORT, reply.port, reply.payload).build4(source, reply.destination)
+        answer = Ip4Packet(source, reply.destination, IpProtocol.UDP, udp)
+        mac = MAC_BROADCAST if reply.destination == IP4_BROADCAST else frame.source
+        return [self._wrap(mac, EtherType.IP4, answer.build())]
+
+    def _handle_ip6(self, frame: EthernetFrame) -> list[bytes]:
         self._enter("ip6")
         packet = Ip6Packet.parse(frame.payload)
         protocol, payload = packet.upper_layer()
-        if protocol != IpProtocol.ICMP6:
-            return []
+        match protocol:
+            case IpProtocol.ICMP6 if self._ndp:
+                return self._handle_icmp6(frame, packet, payload, self._ndp)
+            case IpProtocol.UDP if self._dhcpv6:
+                return self._handle_udp6(frame, packet, payload, self._dhcpv6)
+            case _:
+                return []
+
+    def _handle_icmp6(self, frame: EthernetFrame, packet: Ip6Packet, payload: bytes,
+                      responder: NdpResponder) -> list[bytes]:
         self._enter("icmp6")
         icmp = Icmp6Message.parse(payload, packet.source, packet.destination)
         if not is_ndp(icmp.kind):
@@ -103,6 +158,25 @@ class Dispatcher:
             return []
         self._note_answer("ndp", frame, type(reply.message).__name__)
         return [self._wrap_ndp(frame.source, reply)]
+
+    def _handle_udp6(self, frame: EthernetFrame, packet: Ip6Packet, payload: bytes,
+                     responder: Dhcpv6Responder) -> list[bytes]:
+        self._enter("udp6")
+        datagram = UdpDatagram.parse(payload)
+        if datagram.destination_port != dhcpv6.SERVER_PORT:
+            return []
+        self._enter("dhcpv6")
+        if packet.source.is_unspecified:
+            raise WireError("DHCPv6: no source address to answer to")
+        request = dhcpv6.parse_request(datagram.payload, packet.destination)
+        reply = responder.respond(packet.destination, request)
+        if reply is None:
+            return []
+        self._note_answer("dhcpv6", frame, f"{reply.kind.name} to {request.kind.name}")
+        source, destination = responder.source, packet.source
+        udp = UdpDatagram(dhcpv6.SERVER_PORT, dhcpv6.CLIENT_PORT, reply.build()).build6(source, destination)
+        answer = Ip6Packet(source, destination, IpProtocol.UDP, udp)
+        return [self._wrap(frame.source, EtherType.IP6, answer.build())]
 
     def _wrap_ndp(self, asker: bytes, reply: NdpReply) -> bytes:
         icmp = build_message(reply.message).build(reply.source, reply.destination)
@@ -119,5 +193,8 @@ class Dispatcher:
 
     def _note_answer(self, layer: str, frame: EthernetFrame, what: str) -> None:
         self._counts[f"{layer}_answered"] += 1
+        self._note(f"{layer}: told {format_mac(frame.source)}: {what}")
+
+    def _note(self, text: str) -> None:
         if self._explain:
-            self._explain(f"{layer}: told {format_mac(frame.source)}: {what}")
+            self._explain(text)

@@ -1,13 +1,15 @@
 """Neighbours and routers on the guest's IPv6 link: we are all of them (RFC 4861).
 
 Solicitations of neighbours are answered for every target, because the guest may believe any
-address of its prefix on-link, the host's own too if it chose another for itself. No answer to
-duplicate address detection (unspecified source; RFC 4862, 5.4), so that it always succeeds, nor to
-one who asks for its own address.
+address of its prefix on-link, the host's own too if it chose another for itself. No answer to one
+who asks for its own address. Duplicate address detection (unspecified source; RFC 4862, 5.4) is
+defended against for the addresses that stand for us or the host, and is left alone for all others,
+the guest's assigned one above all: whatever address the guest chooses, it can have.
 
-Solicitations of routers get one advertisement, made once from the frozen facts. It leaves out what
-has no value: the prefix without an assigned address, MTU, resolvers, search list. Search names that
-cannot be encoded, or for which the packet has no room left, are left out one by one.
+Solicitations of routers get one advertisement, made once from the frozen facts; the same goes out
+unsolicited now and then (see `advertiser`). It leaves out what has no value: the prefix without an
+assigned address, the MTU (also one that IPv6 cannot have), resolvers, search list. Search names
+that cannot be encoded, or for which the packet has no room left, are left out one by one.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, NamedTuple
 
 from passt.addr import IP6_ALL_NODES
-from passt.wire.dns_name import encoded_len, normalise_name
+from passt.domain import normalise_name
+from passt.wire.dns_name import build_names, fit_names
 from passt.wire.ndp import (
     NdpMessage,
     NeighborAdvertisement,
@@ -46,7 +49,9 @@ _PREFIX_LEN = 64
 """Autoconfiguration works with this length only (RFC 4862, 5.5.3; RFC 4291, 2.5.4)."""
 _MAX_RESOLVERS = 8
 """More than any resolver library reads; keeps room for the search list."""
-_MAX_BODY_LEN = 1280 - 40 - 4
+_MIN_MTU = 1280
+"""What every link has at least (RFC 8200, 5)."""
+_MAX_BODY_LEN = _MIN_MTU - 40 - 4
 """An advertisement fits the least IPv6 MTU, whatever the link's is: body behind IPv6 and ICMPv6 headers."""
 
 
@@ -67,8 +72,10 @@ class NdpResponder:
     def __init__(self, net: GuestNet, family: GuestFamily, *, router_advertisements: bool = True,
                  managed: bool = True) -> None:
         self._our_mac = net.our_mac
-        ours = family.our_address
-        self._our_link_local = ours if isinstance(ours, IPv6Address) and ours.is_link_local else None
+        self._our_link_local = family.our_link_local
+        guest_owned = {family.address, *(copied.address for copied in family.copied_addresses)}
+        self._defended = {family.our_address, family.gateway, family.map_host_loopback, family.map_guest,
+                          family.dns_match} - guest_owned
         self._advertisement: RouterAdvertisement | None = None
         if router_advertisements:
             self._advertisement = _make_advertisement(net, family, managed=managed)
@@ -83,12 +90,18 @@ class NdpResponder:
             case _:
                 return None
 
+    def advertise(self) -> NdpReply | None:
+        """Make an unsolicited router advertisement; None if there are to be none."""
+        return self._handle_router_solicitation(IP6_ALL_NODES)
+
     def _handle_neighbor_solicitation(self, source: IPv6Address, target: IPv6Address) -> NdpReply | None:
-        if source.is_unspecified or source == target:
+        probed = source.is_unspecified
+        if source == target or (probed and target not in self._defended):
             return None
-        advertisement = NeighborAdvertisement(target, router=True, solicited=True, override=True,
+        advertisement = NeighborAdvertisement(target, router=True, solicited=not probed, override=True,
                                               options=(TargetLinkLayer(self._our_mac),))
-        return NdpReply(self._our_link_local or target, source, advertisement)
+        # RFC 4861, 7.2.4: who has no address yet is answered by way of the group, unsolicited in form.
+        return NdpReply(self._our_link_local or target, IP6_ALL_NODES if probed else source, advertisement)
 
     def _handle_router_solicitation(self, source: IPv6Address) -> NdpReply | None:
         # RFC 4861, 6.1.2: an advertisement comes from a link-local address, or it is not valid.
@@ -105,7 +118,7 @@ def _make_advertisement(net: GuestNet, family: GuestFamily, *, managed: bool) ->
     if isinstance(address, IPv6Address) and not address.is_link_local:
         options.append(PrefixInformation(clear_host_bits(address, _PREFIX_LEN), _PREFIX_LEN))
     options.append(SourceLinkLayer(net.our_mac))
-    if net.mtu is not None:
+    if net.mtu is not None and net.mtu >= _MIN_MTU:
         options.append(LinkMtu(net.mtu))
     servers = [server for server in family.resolvers if isinstance(server, IPv6Address)]
     if servers:
@@ -115,19 +128,9 @@ def _make_advertisement(net: GuestNet, family: GuestFamily, *, managed: bool) ->
         return RouterAdvertisement(_HOP_LIMIT, managed and address is not None, other=False,
                                    lifetime_s=_ROUTER_LIFETIME_S, options=tuple(options))
 
-    names = _names_that_fit(net.search, _MAX_BODY_LEN - len(with_options().build()))
+    room = (_MAX_BODY_LEN - len(with_options().build())) // UNIT * UNIT
+    search = [name for text in net.search if (name := normalise_name(text))]
+    names, _ = fit_names(search, room - UNIT, build_names)
     if names:
         options.append(DnsSearchList(names))
     return with_options()
-
-
-def _names_that_fit(search: tuple[str, ...], room: int) -> tuple[str, ...]:
-    """Names of *search* in text form, as many as an option of at most *room* bytes can hold."""
-    left = room // UNIT * UNIT - UNIT
-    names = []
-    for text in search:
-        name = normalise_name(text)
-        if name is not None and encoded_len(name) <= left:
-            names.append(name)
-            left -= encoded_len(name)
-    return tuple(names)

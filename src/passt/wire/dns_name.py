@@ -1,38 +1,26 @@
-"""Domain names as sequences of labels (RFC 1035, 3.1), without compression.
+"""Domain names as sequences of labels (RFC 1035, 3.1), one by one or as a list.
 
-Text form: labels joined by dots, no dot at the end, ASCII; the root is not a name here, because no
-option that we send may hold it.
+DHCPv6 and router advertisements carry a search list without compression (RFC 8415, section 10;
+RFC 8106, 5.2): `build_names`. DHCP carries it compressed, pointers counting from the first byte of
+the option's data (RFC 3397, section 2): `build_compressed`. `fit_names` chooses what a message has
+room for. The text form is that of `passt.domain`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from passt.domain import MAX_LABEL_LEN, MAX_NAME_LEN, encoded_len, is_name
 from passt.errors import WireError
+from passt.wire.cursor import Reader
 
 if TYPE_CHECKING:
-    from passt.wire.cursor import Reader
+    from collections.abc import Callable, Iterable
 
-MAX_LABEL_LEN = 63
-MAX_NAME_LEN = 255
-"""Encoded, the final zero byte included (RFC 1035, 2.3.4)."""
-
-
-def normalise_name(text: str) -> str | None:
-    """Text form of *text* without its final dot; None if it is the root or cannot be encoded."""
-    name = text.removesuffix(".")
-    return name if is_name(name) else None
-
-
-def is_name(name: str) -> bool:
-    """Whether *name* is in text form: labels of 1 to 63 printable ASCII characters, 255 bytes encoded."""
-    return (name.isascii() and name.isprintable() and " " not in name and encoded_len(name) <= MAX_NAME_LEN
-            and all(1 <= len(label) <= MAX_LABEL_LEN for label in name.split(".")))
-
-
-def encoded_len(name: str) -> int:
-    """Bytes that `build_name` makes of *name*: a length byte for each label, and the final zero."""
-    return len(name) + 2
+_POINTER = 0xc000
+_POINTER_BITS = 0xc0
+_MAX_POINTER = 0x3fff
+"""A pointer is two bytes, the first two bits of which are ones (RFC 1035, 4.1.4)."""
 
 
 def build_name(name: str) -> bytes:
@@ -41,17 +29,107 @@ def build_name(name: str) -> bytes:
     return b"".join(labels) + b"\0"
 
 
+def build_names(names: Iterable[str]) -> bytes:
+    """Encode *names* one after the other, without compression."""
+    return b"".join(build_name(name) for name in names)
+
+
+def build_compressed(names: Iterable[str]) -> bytes:
+    """Encode *names* one after the other; endings that were there before become pointers to them.
+
+    Endings are the same whatever the case of their letters (RFC 1035, 2.3.3).
+    """
+    data = bytearray()
+    known: dict[str, int] = {}
+    for name in names:
+        labels = name.split(".")
+        for index, label in enumerate(labels):
+            ending = ".".join(labels[index:]).lower()
+            if ending in known:
+                data += (_POINTER | known[ending]).to_bytes(2, "big")
+                break
+            if len(data) <= _MAX_POINTER:
+                known[ending] = len(data)
+            data += bytes((len(label),)) + label.encode("ascii")
+        else:
+            data.append(0)
+    return bytes(data)
+
+
+def fit_names(names: Iterable[str], room: int,
+              build: Callable[[Iterable[str]], bytes]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Split *names* into those that `build` encodes in *room* bytes altogether, and those left out.
+
+    Earlier names go first; a long one that has to be left out does not keep out a shorter one.
+    """
+    fitting: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    for name in names:
+        if len(build((*fitting, name))) <= room:
+            fitting += (name,)
+        else:
+            left_out += (name,)
+    return fitting, left_out
+
+
 def pull_name(reader: Reader) -> str:
     """Read one name; "" for the root. `WireError` for compression, bad characters or excess length."""
     labels = []
     while length := reader.pull_u8():
         if length > MAX_LABEL_LEN:
             raise WireError(f"DNS name: label of {length} bytes or a compression pointer")
-        label = reader.pull_bytes(length)
-        text = label.decode("latin-1")
-        if not is_name(text) or "." in text:
-            raise WireError(f"DNS name: label {label!r} is not printable ASCII")
-        labels.append(text)
+        labels.append(_pull_label(reader, length))
+    return _join(labels)
+
+
+def parse_compressed(data: bytes) -> tuple[str, ...]:
+    """Read a list of names that may point into each other, up to the end of *data*.
+
+    A pointer leads to what stands before the labels that it ends, so that each step goes back and
+    no pointer can loop (RFC 1035, 4.1.4: a prior occurrence). `WireError` for any other pointer, for
+    the root, and as `pull_name`.
+    """
+    names = []
+    reader = Reader(data, "DNS names")
+    while reader.remaining:
+        name = _pull_compressed(reader, data)
+        if not name:
+            raise WireError("DNS names: the root is no search domain")
+        names.append(name)
+    return tuple(names)
+
+
+def _pull_compressed(reader: Reader, data: bytes) -> str:
+    labels: list[str] = []
+    start = reader.offset
+    n_bytes = 1
+    while length := reader.pull_u8():
+        if length & _POINTER_BITS == _POINTER_BITS:
+            target = (length << 8 | reader.pull_u8()) & _MAX_POINTER
+            if target >= start:
+                raise WireError(f"DNS names: pointer at {reader.offset - 2} to {target}, not back")
+            start = target
+            reader = Reader(data, "DNS names")
+            reader.pull_bytes(target)
+            continue
+        if length > MAX_LABEL_LEN:
+            raise WireError(f"DNS names: label type {length >> 6}")
+        n_bytes += 1 + length
+        if n_bytes > MAX_NAME_LEN:
+            raise WireError("DNS names: a name of more than 255 bytes")
+        labels.append(_pull_label(reader, length))
+    return _join(labels)
+
+
+def _pull_label(reader: Reader, length: int) -> str:
+    label = reader.pull_bytes(length)
+    text = label.decode("latin-1")
+    if not is_name(text) or "." in text:
+        raise WireError(f"DNS name: label {label!r} is not printable ASCII")
+    return text
+
+
+def _join(labels: list[str]) -> str:
     name = ".".join(labels)
     if encoded_len(name) > MAX_NAME_LEN:
         raise WireError(f"DNS name: {len(name)} characters")

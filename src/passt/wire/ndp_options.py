@@ -17,6 +17,7 @@ from enum import IntEnum
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from passt.domain import is_name
 from passt.errors import WireError
 from passt.wire import dns_name
 from passt.wire.cursor import Reader, Writer, require_bits, require_len, require_mac
@@ -184,7 +185,7 @@ class RecursiveDnsServers:
 
 @dataclass(frozen=True, slots=True)
 class DnsSearchList:
-    """Domain names to search, at least one, in text form (see `dns_name`; RFC 8106, 5.2).
+    """Domain names to search, at least one, in text form (see `passt.domain`; RFC 8106, 5.2).
 
     The names are followed by zeros up to a full unit and not a byte more: a unit of nothing but
     zeros after the option would be an option of length 0, for which receivers drop the message.
@@ -197,7 +198,7 @@ class DnsSearchList:
 
     def __post_init__(self) -> None:
         require_bits("DNSSL lifetime", self.lifetime_s, 32)
-        if not self.names or not all(map(dns_name.is_name, self.names)):
+        if not self.names or not all(map(is_name, self.names)):
             raise ValueError(f"DNSSL with names {self.names}")
         require_len("DNSSL", self.body(), UNIT - 2, MAX_BODY_LEN)
 
@@ -221,8 +222,7 @@ class DnsSearchList:
         writer = Writer()
         writer.push_u16(0)
         writer.push_u32(self.lifetime_s)
-        for name in self.names:
-            writer.push_bytes(dns_name.build_name(name))
+        writer.push_bytes(dns_name.build_names(self.names))
         return _fill_units(writer.build())
 
 

@@ -1,0 +1,46 @@
+"""When router advertisements go out that nobody asked for (RFC 4861, 6.2.4).
+
+The next one is sent a random time after the last, between a third of MaxRtrAdvInterval and all of
+it, with the RFC's defaults; so an idle process is woken at most every 200 seconds. There is no burst
+of them at the beginning: a guest that comes up solicits one (RFC 4861, 6.3.7), and before that there
+may be nobody to hear it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_INTERVAL_S = 600.0
+MIN_INTERVAL_S = MAX_INTERVAL_S / 3
+
+
+class Advertiser:
+    """Sends what *make* returns through *send*, again and again.
+
+    *call_later* takes seconds and what to call then; *dice* gives a number from 0 up to 1.
+    *explain* gets a line for each interval, if given.
+    """
+
+    def __init__(self, make: Callable[[], list[bytes]], send: Callable[[bytes], object],
+                 call_later: Callable[[float, Callable[[], None]], object], dice: Callable[[], float], *,
+                 explain: Callable[[str], None] | None = None) -> None:
+        self._make = make
+        self._send = send
+        self._call_later = call_later
+        self._dice = dice
+        self._explain = explain
+
+    def arm(self) -> None:
+        """Draw the time of the next advertisement; called once, to begin."""
+        delay_s = MIN_INTERVAL_S + (MAX_INTERVAL_S - MIN_INTERVAL_S) * self._dice()
+        if self._explain:
+            self._explain(f"next router advertisement in {delay_s:.0f} s")
+        self._call_later(delay_s, self._advertise)
+
+    def _advertise(self) -> None:
+        for frame in self._make():
+            self._send(frame)
+        self.arm()

@@ -1,0 +1,126 @@
+"""DHCP and BOOTP messages (RFC 2131, section 2; RFC 951).
+
+::
+
+    0    1       2      3      4     8      10      12       16       20       24       28
+    | op | htype | hlen | hops | xid | secs | flags | ciaddr | yiaddr | siaddr | giaddr | chaddr ...
+    44      108    236            240
+    | sname | file | magic cookie | options ...
+
+Without the magic cookie there are no options: a BOOTP message of old. Where option 52 says so, options
+go on in `file`, then in `sname` (RFC 2131, 4.1), which then hold no names; an option 52 in there means
+nothing, so no field is read twice. The fields are called as in RFC 2131.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Self
+
+from passt.errors import WireError
+from passt.wire.cursor import Reader, require_bits, require_len
+from passt.wire.dhcp_options import DhcpOption, DhcpOptions, decode_options, split_area
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_LAYOUT = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s")
+_COOKIE = bytes((99, 130, 83, 99))
+_BROADCAST = 0x8000
+_CHADDR_LEN, _SNAME_LEN, _FILE_LEN = 16, 64, 128
+_VEND_LEN = 64
+"""Least length of what follows the fixed part (RFC 1542, 2.1): old clients drop a shorter message."""
+HEADER_LEN = _LAYOUT.size + len(_COOKIE)
+"""Bytes before the options."""
+HARDWARE_ETHERNET = 1
+IP4_ZERO = IPv4Address(0)
+
+SERVER_PORT = 67
+CLIENT_PORT = 68
+
+
+class BootpOp(IntEnum):
+    """Operations of RFC 951, section 3."""
+
+    REQUEST = 1
+    REPLY = 2
+
+
+@dataclass(frozen=True, slots=True)
+class DhcpMessage:
+    """One message. *chaddr* has the length that the message says, 0 to 16 bytes.
+
+    *options* None: no magic cookie. *sname* and *file* end before their first zero byte.
+    """
+
+    op: BootpOp
+    xid: int
+    chaddr: bytes
+    htype: int = HARDWARE_ETHERNET
+    hops: int = 0
+    secs: int = 0
+    broadcast: bool = False
+    ciaddr: IPv4Address = IP4_ZERO
+    yiaddr: IPv4Address = IP4_ZERO
+    siaddr: IPv4Address = IP4_ZERO
+    giaddr: IPv4Address = IP4_ZERO
+    sname: bytes = b""
+    file: bytes = b""
+    options: DhcpOptions | None = None
+
+    def __post_init__(self) -> None:
+        require_bits("DHCP xid", self.xid, 32)
+        require_bits("DHCP htype", self.htype, 8)
+        require_bits("DHCP hops", self.hops, 8)
+        require_bits("DHCP secs", self.secs, 16)
+        require_len("DHCP chaddr", self.chaddr, 0, _CHADDR_LEN)
+        require_len("DHCP sname", self.sname, 0, _SNAME_LEN)
+        require_len("DHCP file", self.file, 0, _FILE_LEN)
+
+    @classmethod
+    def parse(cls, data: bytes | memoryview) -> Self:
+        """Read one message.
+
+        `WireError` if it is short, for an operation other than `BootpOp`, a hardware address longer
+        than its field, a bad value of option 52, and as `dhcp_options.parse_options`.
+        """
+        reader = Reader(data, "DHCP")
+        (op, htype, hlen, hops, xid, secs, flags, ciaddr, yiaddr, siaddr, giaddr, chaddr, sname,
+         file) = reader.pull(_LAYOUT)
+        if op not in BootpOp.__members__.values():
+            raise WireError(f"DHCP: unknown operation {op}")
+        if hlen > _CHADDR_LEN:
+            raise WireError(f"DHCP: hardware address of {hlen} bytes")
+        options = None
+        if reader.remaining >= len(_COOKIE) and reader.pull_bytes(len(_COOKIE)) == _COOKIE:
+            found = split_area(reader.pull_rest())
+            in_file, in_sname = _overloaded(found)
+            found += split_area(file) if in_file else []
+            found += split_area(sname) if in_sname else []
+            options = decode_options(found)
+            file, sname = b"" if in_file else file, b"" if in_sname else sname
+        return cls(BootpOp(op), xid, chaddr[:hlen], htype, hops, secs, bool(flags & _BROADCAST),
+                   IPv4Address(ciaddr), IPv4Address(yiaddr), IPv4Address(siaddr), IPv4Address(giaddr),
+                   sname.partition(b"\0")[0], file.partition(b"\0")[0], options)
+
+    def build(self, order: Iterable[int] = ()) -> bytes:
+        """Write the message, padded to the least length of BOOTP; *order* as in `DhcpOptions.build`."""
+        vend = b"" if self.options is None else _COOKIE + self.options.build(order)
+        return _LAYOUT.pack(
+            self.op, self.htype, len(self.chaddr), self.hops, self.xid, self.secs,
+            _BROADCAST if self.broadcast else 0, self.ciaddr.packed, self.yiaddr.packed,
+            self.siaddr.packed, self.giaddr.packed, self.chaddr, self.sname, self.file,
+        ) + vend.ljust(_VEND_LEN, b"\0")
+
+
+def _overloaded(options: Iterable[tuple[int, bytes]]) -> tuple[bool, bool]:
+    """Tell from option 52 whether `file`, and whether `sname`, holds options (RFC 2132, 9.3)."""
+    values = [data for code, data in options if code == DhcpOption.OVERLOAD]
+    if not values:
+        return False, False
+    if values[1:] or values[0] not in {b"\1", b"\2", b"\3"}:
+        raise WireError("DHCP OVERLOAD: must be 1, 2 or 3, once")
+    return bool(values[0][0] & 1), bool(values[0][0] & 2)

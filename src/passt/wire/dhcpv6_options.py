@@ -1,0 +1,479 @@
+"""Options of DHCPv6 messages (RFC 8415, 21; RFC 3646; RFC 4704).
+
+::
+
+    0      2        4
+    | code | length | data ...          length counts data only
+
+An option inside another one is read only where the RFC lets it be: addresses and a status in an
+IA, a status in an address. So the depth of reading is fixed. Options of codes without a class in
+the table of their place are kept as `OtherOption`, for a receiver ignores what it does not know
+(section 16); an option of a code that has one, with contents that do not fit, makes the whole
+message invalid.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv6Address
+from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
+
+from passt.domain import is_name
+from passt.errors import WireError
+from passt.wire import dns_name
+from passt.wire.cursor import Reader, Writer, require_bits, require_len
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+HEADER_LEN = 4
+"""Bytes of code and length before the data of every option."""
+INFINITY_S = 0xffffffff
+"""Time that never ends (RFC 8415, 7.7)."""
+MIN_DUID_LEN = 3
+MAX_DUID_LEN = 130
+"""Two bytes of type and 1 to 128 of identifier (RFC 8415, 11.1)."""
+DUID_TYPE_LL = 3
+_HARDWARE_ETHERNET = 1
+_MAX_DATA_LEN = 0xffff
+
+_Option = TypeVar("_Option")
+
+_HEADER = struct.Struct("!HH")
+_IA_TIMES = struct.Struct("!III")
+_IA_ADDRESS = struct.Struct("!16sII")
+
+
+class OptionCode(IntEnum):
+    """IANA "DHCPv6 Option Codes"."""
+
+    CLIENT_ID = 1
+    SERVER_ID = 2
+    IA_NA = 3
+    IA_TA = 4
+    IA_ADDRESS = 5
+    OPTION_REQUEST = 6
+    PREFERENCE = 7
+    STATUS_CODE = 13
+    RAPID_COMMIT = 14
+    DNS_SERVERS = 23
+    DOMAIN_LIST = 24
+    IA_PD = 25
+    CLIENT_FQDN = 39
+
+
+class StatusCode(IntEnum):
+    """IANA "DHCPv6 Status Codes" that a server sends (RFC 8415, 21.13)."""
+
+    SUCCESS = 0
+    UNSPEC_FAIL = 1
+    NO_ADDRS_AVAIL = 2
+    NO_BINDING = 3
+    NOT_ON_LINK = 4
+    USE_MULTICAST = 5
+    NO_PREFIX_AVAIL = 6
+
+
+def make_duid_ll(mac: bytes) -> bytes:
+    """DUID of an Ethernet interface that keeps its address (RFC 8415, 11.4)."""
+    return struct.pack("!HH", DUID_TYPE_LL, _HARDWARE_ETHERNET) + mac
+
+
+@dataclass(frozen=True, slots=True)
+class _DuidOption:
+    """Identity of one side (RFC 8415, 21.2 and 21.3)."""
+
+    duid: bytes
+
+    def __post_init__(self) -> None:
+        require_len("DUID", self.duid, MIN_DUID_LEN, MAX_DUID_LEN)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data."""
+        if not MIN_DUID_LEN <= len(data) <= MAX_DUID_LEN:
+            raise WireError(f"DHCPv6 DUID: {len(data)} bytes, must be {MIN_DUID_LEN} to {MAX_DUID_LEN}")
+        return cls(data)
+
+    def data(self) -> bytes:
+        """Write the option's data."""
+        return self.duid
+
+
+@dataclass(frozen=True, slots=True)
+class ClientId(_DuidOption):
+    """Identity of the client."""
+
+    CODE: ClassVar[int] = OptionCode.CLIENT_ID
+
+
+@dataclass(frozen=True, slots=True)
+class ServerId(_DuidOption):
+    """Identity of the server."""
+
+    CODE: ClassVar[int] = OptionCode.SERVER_ID
+
+
+@dataclass(frozen=True, slots=True)
+class StatusOption:
+    """How a request went (RFC 8415, 21.13); *status* is a `StatusCode` or any other 16-bit number."""
+
+    CODE: ClassVar[int] = OptionCode.STATUS_CODE
+
+    status: int
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        require_bits("DHCPv6 status", self.status, 16)
+        require_len("DHCPv6 status message", self.text.encode(), 0, _MAX_DATA_LEN - 2)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data; the message is UTF-8, without a zero at its end."""
+        reader = Reader(data, "DHCPv6 status")
+        status = reader.pull_u16()
+        try:
+            return cls(status, reader.pull_rest().decode())
+        except UnicodeDecodeError as error:
+            raise WireError("DHCPv6 status: message is not UTF-8") from error
+
+    def data(self) -> bytes:
+        """Write the option's data."""
+        return self.status.to_bytes(2, "big") + self.text.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class OtherOption:
+    """An option without meaning to us in the place where it stands."""
+
+    code: int
+    content: bytes
+
+    def __post_init__(self) -> None:
+        require_bits("DHCPv6 option code", self.code, 16)
+        require_len("DHCPv6 option", self.content, 0, _MAX_DATA_LEN)
+
+    def data(self) -> bytes:
+        """Write the option's data."""
+        return self.content
+
+
+@dataclass(frozen=True, slots=True)
+class IaAddress:
+    """One address of an IA (RFC 8415, 21.6)."""
+
+    CODE: ClassVar[int] = OptionCode.IA_ADDRESS
+
+    address: IPv6Address
+    preferred_s: int = INFINITY_S
+    valid_s: int = INFINITY_S
+    options: tuple[StatusOption | OtherOption, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_bits("DHCPv6 preferred lifetime", self.preferred_s, 32)
+        require_bits("DHCPv6 valid lifetime", self.valid_s, 32)
+        require_known(self.options, _IN_ADDRESS)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data."""
+        reader = Reader(data, "DHCPv6 IA address")
+        address, preferred_s, valid_s = reader.pull(_IA_ADDRESS)
+        options = parse_options(reader.pull_rest(), _IN_ADDRESS)
+        return cls(IPv6Address(address), preferred_s, valid_s, options)
+
+    def data(self) -> bytes:
+        """Write the option's data."""
+        return (_IA_ADDRESS.pack(self.address.packed, self.preferred_s, self.valid_s)
+                + build_options(self.options))
+
+
+IaOption = IaAddress | StatusOption | OtherOption
+
+
+@dataclass(frozen=True, slots=True)
+class _TimedIa:
+    """An IA with times for renewal (RFC 8415, 21.4 and 21.21); T1 and T2 are in seconds."""
+
+    iaid: int
+    t1_s: int = 0
+    t2_s: int = 0
+    options: tuple[IaOption, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_bits("DHCPv6 IAID", self.iaid, 32)
+        require_bits("DHCPv6 T1", self.t1_s, 32)
+        require_bits("DHCPv6 T2", self.t2_s, 32)
+        require_known(self.options, _IN_IA)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data."""
+        reader = Reader(data, "DHCPv6 IA")
+        iaid, t1_s, t2_s = reader.pull(_IA_TIMES)
+        return cls(iaid, t1_s, t2_s, parse_options(reader.pull_rest(), _IN_IA))
+
+    def data(self) -> bytes:
+        """Write the option's data."""
+        return _IA_TIMES.pack(self.iaid, self.t1_s, self.t2_s) + build_options(self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class IaNa(_TimedIa):
+    """Non-temporary addresses."""
+
+    CODE: ClassVar[int] = OptionCode.IA_NA
+
+
+@dataclass(frozen=True, slots=True)
+class IaPd(_TimedIa):
+    """Delegated prefixes, which stay unread: nobody delegates any here."""
+
+    CODE: ClassVar[int] = OptionCode.IA_PD
+
+
+@dataclass(frozen=True, slots=True)
+class IaTa:
+    """Temporary addresses (RFC 8415, 21.5)."""
+
+    CODE: ClassVar[int] = OptionCode.IA_TA
+
+    iaid: int
+    options: tuple[IaOption, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_bits("DHCPv6 IAID", self.iaid, 32)
+        require_known(self.options, _IN_IA)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data."""
+        reader = Reader(data, "DHCPv6 IA_TA")
+        return cls(reader.pull_u32(), parse_options(reader.pull_rest(), _IN_IA))
+
+    def data(self) -> bytes:
+        """Write the option's data."""
+        return self.iaid.to_bytes(4, "big") + build_options(self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class OptionRequest:
+    """Codes of the options that the client wants (RFC 8415, 21.7)."""
+
+    CODE: ClassVar[int] = OptionCode.OPTION_REQUEST
+
+    codes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for code in self.codes:
+            require_bits("DHCPv6 option code", code, 16)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data."""
+        if len(data) % 2:
+            raise WireError(f"DHCPv6 option request: {len(data)} bytes, must be even")
+        return cls(struct.unpack(f"!{len(data) // 2}H", data))
+
+    def data(self) -> bytes:
+        """Write the option's data."""
+        return struct.pack(f"!{len(self.codes)}H", *self.codes)
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """How much the server wants to be chosen (RFC 8415, 21.8)."""
+
+    CODE: ClassVar[int] = OptionCode.PREFERENCE
+
+    value: int
+
+    def __post_init__(self) -> None:
+        require_bits("DHCPv6 preference", self.value, 8)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data."""
+        _require_data("preference", data, 1)
+        return cls(data[0])
+
+    def data(self) -> bytes:
+        """Write the option's data."""
+        return bytes((self.value,))
+
+
+@dataclass(frozen=True, slots=True)
+class RapidCommit:
+    """Two messages are enough (RFC 8415, 21.14)."""
+
+    CODE: ClassVar[int] = OptionCode.RAPID_COMMIT
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data: none."""
+        _require_data("rapid commit", data, 0)
+        return cls()
+
+    def data(self) -> bytes:
+        """Write the option's data."""
+        return b""
+
+
+@dataclass(frozen=True, slots=True)
+class DnsServers:
+    """Resolvers, best first (RFC 3646, 3); a client may send an empty list."""
+
+    CODE: ClassVar[int] = OptionCode.DNS_SERVERS
+
+    servers: tuple[IPv6Address, ...]
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data."""
+        reader = Reader(data, "DHCPv6 DNS servers")
+        servers = []
+        while reader.remaining:
+            servers.append(reader.pull_ip6())
+        return cls(tuple(servers))
+
+    def data(self) -> bytes:
+        """Write the option's data."""
+        return b"".join(server.packed for server in self.servers)
+
+
+@dataclass(frozen=True, slots=True)
+class DomainList:
+    """Names to search, in text form (see `passt.domain`; RFC 3646, 4); never compressed (RFC 8415, 10)."""
+
+    CODE: ClassVar[int] = OptionCode.DOMAIN_LIST
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not all(map(is_name, self.names)):
+            raise ValueError(f"DHCPv6 domain list with names {self.names}")
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data."""
+        reader = Reader(data, "DHCPv6 domain list")
+        names = []
+        while reader.remaining:
+            name = dns_name.pull_name(reader)
+            if not name:
+                raise WireError("DHCPv6 domain list: the root is not a name to search")
+            names.append(name)
+        return cls(tuple(names))
+
+    def data(self) -> bytes:
+        """Write the option's data."""
+        return dns_name.build_names(self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientFqdn:
+    """Name of the client and who tells the DNS of it (RFC 4704, 4).
+
+    *flags* are S (1), O (2) and N (4) among bits without meaning. *name* is in text form; one that is
+    not *is_complete* wants a domain added, and may be empty.
+    """
+
+    CODE: ClassVar[int] = OptionCode.CLIENT_FQDN
+    SERVER_UPDATES: ClassVar[int] = 1
+    OVERRIDES: ClassVar[int] = 2
+
+    flags: int
+    name: str
+    is_complete: bool = True
+
+    def __post_init__(self) -> None:
+        require_bits("DHCPv6 FQDN flags", self.flags, 8)
+        if not is_name(self.name) and (self.name or self.is_complete):
+            raise ValueError(f"DHCPv6 FQDN {self.name!r}")
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data; the name is never compressed."""
+        reader = Reader(data, "DHCPv6 FQDN")
+        flags = reader.pull_u8()
+        is_complete = data.endswith(b"\0") and reader.remaining > 0
+        names = Reader(reader.pull_rest() + (b"" if is_complete else b"\0"), "DHCPv6 FQDN")
+        name = dns_name.pull_name(names)
+        if names.remaining or (is_complete and not name):
+            raise WireError("DHCPv6 FQDN: not one name")
+        return cls(flags, name, is_complete)
+
+    def data(self) -> bytes:
+        """Write the option's data."""
+        encoded = dns_name.build_name(self.name) if self.name else b"\0"
+        return bytes((self.flags,)) + (encoded if self.is_complete else encoded[:-1])
+
+
+Ia = IaNa | IaTa | IaPd
+Dhcpv6Option = (ClientId | ServerId | Ia | IaAddress | OptionRequest | Preference | StatusOption | RapidCommit
+                | DnsServers | DomainList | ClientFqdn | OtherOption)
+
+_IN_ADDRESS: Mapping[int, Callable[[bytes], StatusOption]] = {StatusOption.CODE: StatusOption.parse}
+_IN_IA: Mapping[int, Callable[[bytes], IaAddress | StatusOption]] = {
+    IaAddress.CODE: IaAddress.parse,
+    StatusOption.CODE: StatusOption.parse,
+}
+IN_MESSAGE: Mapping[int, Callable[[bytes], Dhcpv6Option]] = {
+    ClientId.CODE: ClientId.parse,
+    ServerId.CODE: ServerId.parse,
+    IaNa.CODE: IaNa.parse,
+    IaTa.CODE: IaTa.parse,
+    IaPd.CODE: IaPd.parse,
+    OptionRequest.CODE: OptionRequest.parse,
+    Preference.CODE: Preference.parse,
+    StatusOption.CODE: StatusOption.parse,
+    RapidCommit.CODE: RapidCommit.parse,
+    DnsServers.CODE: DnsServers.parse,
+    DomainList.CODE: DomainList.parse,
+    ClientFqdn.CODE: ClientFqdn.parse,
+}
+"""Options that stand in a message itself."""
+
+
+def parse_options(data: bytes,
+                  parsers: Mapping[int, Callable[[bytes], _Option]]) -> tuple[_Option | OtherOption, ...]:
+    """Read options up to the end of *data*, those in *parsers* by them.
+
+    `WireError` for a header or length past the end, or bad contents of an option in *parsers*.
+    """
+    reader = Reader(data, "DHCPv6 options")
+    options: list[_Option | OtherOption] = []
+    while reader.remaining:
+        code, length = reader.pull(_HEADER)
+        content = reader.pull_bytes(length)
+        parser = parsers.get(code)
+        options.append(parser(content) if parser else OtherOption(code, content))
+    return tuple(options)
+
+
+def build_options(options: tuple[Dhcpv6Option, ...]) -> bytes:
+    """Write *options* one after the other."""
+    writer = Writer()
+    for option in options:
+        data = option.data()
+        writer.push(_HEADER, _code(option), len(data))
+        writer.push_bytes(data)
+    return writer.build()
+
+
+def require_known(options: tuple[Dhcpv6Option, ...], parsers: Mapping[int, object]) -> None:
+    """Raise `ValueError` for an option of *options* that would be read as another: each has its class."""
+    for option in options:
+        if isinstance(option, OtherOption) == (_code(option) in parsers):
+            raise ValueError(f"DHCPv6 option {_code(option)} in the wrong place")
+
+
+def _code(option: Dhcpv6Option) -> int:
+    return option.code if isinstance(option, OtherOption) else option.CODE
+
+
+def _require_data(what: str, data: bytes, length: int) -> None:
+    if len(data) != length:
+        raise WireError(f"DHCPv6 {what}: {len(data)} bytes, must be {length}")

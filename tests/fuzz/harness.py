@@ -1,0 +1,284 @@
+"""What is fuzzed: one function for each parser, which takes any bytes and returns.
+
+A harness lets pass the one exception by which the parser says no; every other one is a finding. What
+was accepted is held to the promises of the parser: a wire value builds again, and to bytes that are
+read as the same value. `fuzz.py` runs a harness under atheris for as long as one likes;
+`test_replay.py` runs each a moment in the test suite, without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
+
+from passt.config.build import build_settings
+from passt.config.getopt import scan
+from passt.errors import ConfigError, HostError, WireError
+from passt.host import resolvconf, rtnl
+from passt.model import GuestFamily, GuestNet
+from passt.responders.dispatch import Dispatcher
+from passt.wire import dns_name
+from passt.wire.arp import ArpPacket
+from passt.wire.cursor import Reader
+from passt.wire.dhcp import DhcpMessage
+from passt.wire.dhcp_options import DhcpOptions
+from passt.wire.dhcp_options import parse_options as parse_dhcp_options
+from passt.wire.dhcpv6 import MAX_REQUEST_LEN, Dhcpv6Message, parse_request
+from passt.wire.dhcpv6_options import IN_MESSAGE, build_options, parse_options
+from passt.wire.ethernet import MIN_FRAME_LEN, EthernetFrame
+from passt.wire.icmp6 import Icmp6Message
+from passt.wire.ip4 import Ip4Packet
+from passt.wire.ip6 import Ip6Packet
+from passt.wire.ndp import build_message, is_ndp, parse_message
+from passt.wire.ndp_options import build_options as build_ndp_options
+from passt.wire.ndp_options import parse_options as parse_ndp_options
+from passt.wire.udp import UdpDatagram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+CORPUS = Path(__file__).parent / "corpus"
+"""A directory for each harness, with inputs that reach far into the parser or were a finding once."""
+
+A4, B4 = IPv4Address("192.0.2.5"), IPv4Address("192.0.2.1")
+A6, B6 = IPv6Address("2001:db8::5"), IPv6Address("fe80::1")
+NET = GuestNet(
+    GuestFamily(A4, 24, B4, B4),
+    GuestFamily(A6, 64, B6, B6, map_host_loopback=B6, resolvers=(IPv6Address("2001:db8::53"),)),
+    "eth0",
+    search=("example.com", "lan"),
+)
+RESPONDER = Dispatcher(NET)
+
+
+class Codec(Protocol):
+    """What reads itself from bytes and writes itself."""
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read."""
+
+    def build(self) -> bytes:
+        """Write."""
+
+
+def accepted(parse: Callable[[bytes], T], data: bytes) -> T | None:
+    """Read *data*; None if the parser says no. Nothing else may be done under the cover of its error."""
+    try:
+        return parse(data)
+    except WireError:
+        return None
+
+
+def round_trip(codec: type[Codec], data: bytes) -> None:
+    """Read *data*; what is accepted has to be the same after it was written and read once more."""
+    value = accepted(codec.parse, data)
+    if value is not None:
+        assert codec.parse(value.build()) == value
+
+
+def fuzz_arp(data: bytes) -> None:
+    round_trip(ArpPacket, data)
+
+
+def fuzz_ethernet(data: bytes) -> None:
+    round_trip(EthernetFrame, data)
+
+
+def fuzz_ip4(data: bytes) -> None:
+    round_trip(Ip4Packet, data)
+
+
+def fuzz_ip6(data: bytes) -> None:
+    round_trip(Ip6Packet, data)
+    packet = accepted(Ip6Packet.parse, data)
+    inner = accepted(lambda _: packet.upper_layer(), data) if packet else None
+    if inner:
+        protocol, payload = inner
+        assert protocol < 256
+        assert len(payload) <= len(data)
+
+
+def fuzz_udp(data: bytes) -> None:
+    datagram = accepted(UdpDatagram.parse, data)
+    if datagram:
+        assert UdpDatagram.parse(datagram.build4(A4, B4)) == datagram
+        assert UdpDatagram.parse(datagram.build6(A6, B6)) == datagram
+
+
+def fuzz_icmp6(data: bytes) -> None:
+    """Read *data* with its checksum, and with a right one, else the fuzzer would get nowhere."""
+    accepted(lambda data: Icmp6Message.parse(data, A6, B6), data)
+    if len(data) >= 4:
+        message = Icmp6Message(data[0], data[1], data[4:])
+        assert Icmp6Message.parse(message.build(A6, B6), A6, B6) == message
+
+
+def fuzz_ndp(data: bytes) -> None:
+    """Read byte 0 as bits of the envelope, byte 1 as the type, the rest as the body."""
+    if len(data) < 2 or not is_ndp(data[1]):
+        return
+    flags = data[0]
+    source = (A6, B6, IPv6Address("::"), IPv6Address("fe80::2"))[flags & 3]
+    destination = (B6, IPv6Address("ff02::1"), IPv6Address("ff02::2"), IPv6Address("ff02::1:ff00:1"))[
+        flags >> 2 & 3
+    ]
+    envelope = Ip6Packet(source, destination, 58, b"", 255 - (flags >> 7))
+    icmp = Icmp6Message(data[1], flags >> 4 & 1, data[2:])
+    message = accepted(lambda _: parse_message(envelope, icmp), data)
+    if message:
+        assert parse_message(envelope, build_message(message)) == message
+
+
+def fuzz_ndp_options(data: bytes) -> None:
+    options = accepted(parse_ndp_options, data)
+    if options is not None:
+        assert parse_ndp_options(build_ndp_options(options)) == options
+
+
+def fuzz_dns_name(data: bytes) -> None:
+    reader = Reader(data, "fuzz")
+    name = accepted(lambda _: dns_name.pull_name(reader), data)
+    if name:
+        assert dns_name.build_name(name) == data[: reader.offset]
+
+
+def fuzz_dns_names(data: bytes) -> None:
+    """Read *data* as a list of names that may point into each other.
+
+    Compression may change the case of letters, which has no meaning (RFC 1035, 2.3.3).
+    """
+    names = accepted(dns_name.parse_compressed, data)
+    if names is not None:
+        assert lower(dns_name.parse_compressed(dns_name.build_compressed(names))) == lower(names)
+
+
+def lower(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name.lower() for name in names)
+
+
+def fuzz_dhcp(data: bytes) -> None:
+    message = accepted(DhcpMessage.parse, data)
+    if message:
+        again = DhcpMessage.parse(message.build())
+        if message.options and again.options:
+            again = replace(again, options=with_lower_names(again.options))
+            message = replace(message, options=with_lower_names(message.options))
+        assert again == message
+
+
+def fuzz_dhcp_options(data: bytes) -> None:
+    """Read *data* as up to three areas of options, in messages of a hundred bytes."""
+    areas = [data[start : start + 100] for start in range(0, 300, 100)]
+    options = accepted(lambda _: parse_dhcp_options(areas), data)
+    if options:
+        assert with_lower_names(parse_dhcp_options([options.build()])) == with_lower_names(options)
+
+
+def with_lower_names(options: DhcpOptions) -> DhcpOptions:
+    return replace(options, domain_search=lower(options.domain_search))
+
+
+def fuzz_dhcpv6(data: bytes) -> None:
+    round_trip(Dhcpv6Message, data)
+    message = accepted(lambda data: parse_request(data, IPv6Address("ff02::1:2")), data)
+    if message:
+        assert len(data) <= MAX_REQUEST_LEN
+        assert message.build() == data
+
+
+def fuzz_dhcpv6_options(data: bytes) -> None:
+    options = accepted(lambda data: parse_options(data, IN_MESSAGE), data)
+    if options is not None:
+        assert build_options(options) == data
+
+
+def fuzz_rtnl(data: bytes) -> None:
+    """Read *data* as a datagram of messages, and each payload as each kind of message."""
+    with contextlib.suppress(HostError):
+        for message in rtnl.split_messages(data):
+            for parse in (rtnl.parse_link, rtnl.parse_address, rtnl.parse_route):
+                with contextlib.suppress(HostError):
+                    parse(message.payload)
+            with contextlib.suppress(HostError):
+                rtnl.parse_outcome(message)
+            with contextlib.suppress(HostError):
+                rtnl.retarget_address(message.payload, 7, no_prefix_route=True)
+            with contextlib.suppress(HostError):
+                rtnl.retarget_route(message.payload, 2, 7, {bytes(4)})
+
+
+def fuzz_resolv_conf(data: bytes) -> None:
+    facts = resolvconf.parse(data)
+    assert len(facts.servers) <= resolvconf.MAX_SERVERS
+
+
+def fuzz_port_spec(data: bytes) -> None:
+    """Read *data* as the arguments of -t, -u, -T and -U, one a line; the first byte says which."""
+    if not data:
+        return
+    text = data[1:].decode("utf-8", "surrogateescape")
+    arguments = []
+    for number, spec in enumerate(text.split("\n")[:8]):
+        arguments += ["-" + "tuTU"[(data[0] >> 2 * (number % 4)) & 3], spec]
+    with contextlib.suppress(ConfigError):
+        build_settings("pasta", scan("pasta", arguments))
+
+
+def fuzz_command_line(data: bytes) -> None:
+    """Read *data* as a command line with a NUL between the words, as the kernel hands it over."""
+    words = data.decode("utf-8", "surrogateescape").split("\0")
+    for mode in ("pasta", "passt"):
+        with contextlib.suppress(ConfigError):
+            build_settings(mode, scan(mode, words))
+
+
+def fuzz_responder(data: bytes) -> None:
+    """Hand *data* to the responders as a frame: nothing raises, and each layer is counted right."""
+    before = RESPONDER.stats()
+    answers = RESPONDER.respond(data)
+    moved = {name: count - before[name] for name, count in RESPONDER.stats().items()}
+    malformed = sum(count for name, count in moved.items() if name.endswith("_malformed"))
+    answered = sum(count for name, count in moved.items() if name.endswith("_answered"))
+    assert moved["ethernet_received"] == 1
+    assert malformed + answered <= 1
+    assert answered == len(answers) <= 1
+    for answer in answers:
+        assert MIN_FRAME_LEN <= len(answer) <= 14 + 1280
+        assert EthernetFrame.parse(answer).source == NET.our_mac
+
+
+def fuzz_responder4(data: bytes) -> None:
+    """Wrap *data* as a DHCP message with right sums, so that it reaches the responder."""
+    payload = UdpDatagram(68, 67, data[:0x8000]).build4(A4, B4)
+    fuzz_responder(bytes(6) + b"\2\0\0\0\0\5\x08\x00" + Ip4Packet(A4, B4, 17, payload).build())
+
+
+def fuzz_responder6(data: bytes) -> None:
+    """Wrap *data* as a DHCPv6 or ICMPv6 message with right sums, so that it reaches the responders."""
+    if not data:
+        return
+    if data[0] & 1:
+        payload, protocol = UdpDatagram(546, 547, data[1:0x8000]).build6(B6, A6), 17
+    else:
+        message = Icmp6Message(133 + (data[0] >> 1) % 4, 0, data[1:0x8000])
+        payload, protocol = message.build(B6, A6), 58
+    packet = Ip6Packet(B6, A6, protocol, payload)
+    fuzz_responder(bytes(6) + b"\2\0\0\0\0\5\x86\xdd" + packet.build())
+
+
+HARNESSES: dict[str, Callable[[bytes], None]] = {
+    name.removeprefix("fuzz_"): function
+    for name, function in sorted(globals().items())
+    if name.startswith("fuzz_")
+}
+
+
+def seeds(name: str) -> list[bytes]:
+    """Corpus of one harness, in order of names."""
+    return [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]
