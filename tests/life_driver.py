@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from passt.dataplane.nsthread import NamespaceThread
+
 SIOCGIFHWADDR = 0x8927
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 1
@@ -44,7 +46,11 @@ class FakeEngine:
         self._tap = -1
         self.n_wakeups = 0
 
-    def add_listener(self, fd: int, proto: int, rule: object) -> None:
+    def attach_namespace(self, inside: NamespaceThread) -> None:
+        self._inside = inside
+
+    def add_listener(self, fd: int, proto: int, rule: object, *, namespace: bool = False) -> None:
+        assert not namespace
         assert fd > 2
         assert proto
         assert rule
@@ -89,6 +95,9 @@ class FakeObserved:
     def on_guest_address(self, address: bytes) -> None:
         assert len(address) == 16
 
+    def inbound_destination(self, source: bytes) -> None:
+        assert source
+
     def is_guest(self, address: bytes) -> bool:
         raise NotImplementedError(address)
 
@@ -96,6 +105,9 @@ class FakeObserved:
 class FakePolicy:
     def __init__(self, *_: object, **__: object) -> None:
         self.observed = FakeObserved()
+
+    def outbound(self) -> None:
+        """Name what the policy around this one looks for."""
 
 
 class FakeFacts(NamedTuple):

@@ -18,15 +18,20 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 
 from passt import log
-from passt.errors import ConfigError
+from passt.errors import ConfigError, HostError
 from passt.host import init, namespaces, privileges, signals
 from passt.host.supervisor import Supervisor
+from passt.host.tun import interface_index
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from passt.dataplane.engine import Engine
+    from passt.dataplane.nsthread import NamespaceThread
     from passt.host.channel import Channel
     from passt.host.listeners import HostPorts
     from passt.host.namespaces import Child, TapFacts
@@ -67,7 +72,7 @@ def _run_command(settings: Settings, guest: GuestNet, ports: HostPorts | None, c
     namespaces.enter_new_user_namespace()
     child = namespaces.start_child(namespaces.COMMAND_NAMESPACES, main)
     try:
-        engine = _build_engine(settings, guest, ports, child)
+        engine = _build_engine(settings, guest, ports, child, child.open_network_namespace)
         supervisor = Supervisor(child)
         supervisor.watch(engine)
         privileges.drop_privileges()
@@ -94,11 +99,11 @@ def _run_attached(settings: Settings, guest: GuestNet, ports: HostPorts | None, 
 
     target.join_user_namespace()
     child = namespaces.start_child(0, main)
-    target.close_network_namespace()
     try:
-        engine = _build_engine(settings, guest, ports, child)
+        engine = _build_engine(settings, guest, ports, child, target.open_network_namespace)
     finally:
         child.end()
+    target.close_network_namespace()
     reader = signals.SignalReader(signals.ENDING)
     engine.add_reader(reader.fd, engine.stop)
     engine.add_reader(target.pidfd, engine.stop)
@@ -153,8 +158,12 @@ def _our_ip4(guest: GuestNet) -> bytes:
     return address.packed if address else bytes(4)
 
 
-def _build_engine(settings: Settings, guest: GuestNet, ports: HostPorts | None, child: Child) -> Engine:
-    """Load and build the data plane, then wait for the tap of *child*."""
+def _build_engine(settings: Settings, guest: GuestNet, ports: HostPorts | None, child: Child,
+                  open_namespace: Callable[[], int]) -> Engine:
+    """Load and build the data plane, then wait for the tap of *child*.
+
+    *open_namespace* gives a descriptor of the network namespace.
+    """
     from passt.dataplane.engine import Engine
     from passt.forward.policy import Policy
     from passt.responders.advertiser import Advertiser
@@ -162,12 +171,19 @@ def _build_engine(settings: Settings, guest: GuestNet, ports: HostPorts | None, 
 
     explain = log.debug if log.is_debug() else None
     policy = Policy(guest, tcp=settings.tcp, udp=settings.udp, icmp=settings.icmp, explain=explain)
+    inside = _enter(settings, open_namespace)
+    bypass = None
+    if inside is not None:
+        from passt.forward.bypass import Bypass
+
+        bypass = Bypass(policy, policy.observed, keep_loopback=settings.host_lo_to_ns_lo,
+                        splice=settings.splice, explain=explain)
     # A guest that is configured by us must not configure itself once more from advertisements.
     advertise = settings.ndp and settings.router_advertisements and not settings.config_net
     responder = Dispatcher(guest, dhcp=settings.dhcp, ndp=settings.ndp, router_advertisements=advertise,
                            dhcpv6=settings.dhcpv6, explain=explain, warn=log.warning,
                            is_guest=policy.observed.is_guest)
-    engine = Engine(policy, responder, policy.observed, our_mac=guest.our_mac, mtu=guest.mtu or 0,
+    engine = Engine(bypass or policy, responder, policy.observed, our_mac=guest.our_mac, mtu=guest.mtu or 0,
                     secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest))
     if guest.ip6 and advertise:
         Advertiser(responder.advertise, engine.send_frame, engine.call_later, _dice, explain=explain).arm()
@@ -182,9 +198,43 @@ def _build_engine(settings: Settings, guest: GuestNet, ports: HostPorts | None, 
     policy.observed.on_guest_mac(tap.mac)
     if tap.link_local is not None:
         policy.observed.on_guest_address(tap.link_local.packed)
+    side = None
+    if inside is not None and bypass is not None:
+        from passt.ports import NamespaceSide
+
+        bypass.scope_id = _find_index(inside, guest.ifname)
+        engine.attach_namespace(inside)
+        side = NamespaceSide(engine, inside, ip4=settings.ip4, ip6=settings.ip6)
     if ports is not None:
-        forwarding.start(tap.port_sources)
+        forwarding.start(tap.port_sources, side)
     return engine
+
+
+def _enter(settings: Settings, open_namespace: Callable[[], int]) -> NamespaceThread | None:
+    """Start the thread in the network namespace; None if nothing bypasses the link."""
+    if not settings.namespace_rules and not (settings.port_rules and settings.splice):
+        return None
+    from passt.dataplane.nsthread import NamespaceThread
+
+    namespace = open_namespace()
+    try:
+        inside = NamespaceThread(namespace)
+    except OSError as error:
+        raise HostError(f"cannot open sockets in the network namespace: {error.strerror}") from None
+    finally:
+        os.close(namespace)
+    for proto in {rule.proto for rule in settings.port_rules if settings.splice}:
+        inside.warm(proto, ip4=settings.ip4, ip6=settings.ip6)
+    return inside
+
+
+def _find_index(inside: NamespaceThread, ifname: str) -> int:
+    """Index of the guest's interface in its namespace, which link-local addresses need."""
+    fd = inside.open_socket(socket.AF_INET, socket.SOCK_DGRAM, 0)
+    try:
+        return interface_index(fd, ifname)
+    finally:
+        os.close(fd)
 
 
 def _dice() -> float:

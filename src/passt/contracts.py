@@ -14,7 +14,7 @@ MAX_LISTENERS = 0xfffe
 
 
 class Target(NamedTuple):
-    """Where the host side of a guest-initiated flow connects to."""
+    """Where the host side of a guest-initiated flow connects to, or the far side of a bypassed flow."""
 
     address: bytes
     port: int
@@ -40,8 +40,16 @@ class FlowPolicy(Protocol):
         """Map a flow that the guest opens to a host-side target."""
 
     def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
-                local: bytes, local_port: int) -> InboundTarget | None:
-        """Map a flow accepted on the listener that belongs to *rule* to what the guest sees."""
+                local: bytes, local_port: int) -> InboundTarget | Target | None:
+        """Map a flow accepted on the host's listener that belongs to *rule*.
+
+        An `InboundTarget` says what the guest sees of it; a `Target` has it bypass the guest's link: it is
+        connected to that address by a socket inside the guest's namespace.
+        """
+
+    def from_namespace(self, proto: int, rule: object, peer: bytes, peer_port: int,
+                       local: bytes, local_port: int) -> Target | None:
+        """Map a flow accepted on the namespace's listener that belongs to *rule* to a target on the host."""
 
 
 class FrameResponder(Protocol):
@@ -76,3 +84,17 @@ class ListenerSide(Protocol):
 
     def close_listener(self, handle: object) -> None:
         """Close a listener; connections that it accepted live on."""
+
+
+class NamespaceSockets(Protocol):
+    """Opens sockets inside the target namespace, at any time of the run (`dataplane.nsthread`)."""
+
+    def open_socket(self, family: int, kind: int, protocol: int) -> int:
+        """Open a socket there as by socket(2), close-on-exec; return its descriptor. Raises OSError."""
+
+    def open_listener(self, proto: int, port: int, *, ip4: bool, ip6: bool) -> list[int]:
+        """Open what receives on *port* of the namespace's loopback, for the families wanted.
+
+        *proto* is IPPROTO_TCP (listening then) or IPPROTO_UDP. Returns one descriptor or two, for
+        `Engine.add_listener` with *namespace* True. Raises OSError; nothing stays open then.
+        """

@@ -68,9 +68,10 @@ class Settings:
     *mode* is "pasta" or "passt". Of the fields that end in 4 or 6 each concerns one family; None means
     that the option was not given. *mtu* None means that none is assigned; *prefix_len4* and
     *prefix_len6* are from -n or ADDR/LEN; *map_gw* False takes away the default of
-    *map_host_loopback*. *port_rules* are those of -t and -u, *namespace_rules* those of -T
-    and -U. *pid* names a process whose namespaces are joined; without it *command* is
-    run in new ones, a login shell if it is empty (then *foreground* is True already).
+    *map_host_loopback*. *port_rules* are those of -t and -u, *namespace_rules* those of -T and -U; *splice*
+    lets flows from the host's loopback bypass the link. *pid* names a process whose namespaces are joined;
+    without it *command* is run in new ones, a login shell if it is empty (then *foreground* is True
+    already).
 
     *dns4*, *dns6* and *search* None mean those of resolv.conf, empty means none at all; *hand_out_dns*
     and *hand_out_search* None mean the default of the mode.
@@ -124,6 +125,8 @@ class Settings:
     copy_routes: bool = True
     copy_addresses: bool = True
     freebind: bool = False
+    splice: bool = True
+    host_lo_to_ns_lo: bool = False
     port_rules: tuple[PortRule, ...] = ()
     namespace_rules: tuple[PortRule, ...] = ()
     command: tuple[str, ...] = ()
@@ -201,9 +204,10 @@ class GuestFamily:
     """One family as the guest gets it.
 
     *address* is the one assigned (None: learnt from the guest, IPv6 local mode), *is_fixed* says that
-    inbound flows go there whatever else the guest uses; *our_address* is the address by which we speak to the guest and that stands for sources it must not see (the gateway
-    for IPv4, our link-local for IPv6); *map_host_loopback* and *map_guest* are guest-visible
-    addresses that mean the host's loopback and the host's own address; queries to *dns_match* go to
+    inbound flows go there whatever else the guest uses; *our_address* is the address by which we speak to
+    the guest and that stands for sources it must not see (the gateway for IPv4, our link-local for IPv6);
+    *map_host_loopback* and *map_guest* are guest-visible addresses that mean the host's loopback and the
+    host's own address; queries to *dns_match* go to
     the host's resolver *dns_host* (with a scope as in `ResolverFacts`; None: the host itself);
     *resolvers* are those to hand out, empty if none are. *copied_addresses* and *copied_routes* are set
     up in the namespace by --config-net instead of *address* and *gateway*.

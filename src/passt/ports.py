@@ -6,6 +6,7 @@ the namespace, which exist only with it, and those of `auto` rules, which come a
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, cast
 
 from passt import log
@@ -17,7 +18,7 @@ from passt.host.port_scan import PortScanner, open_sources
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from passt.contracts import ListenerSide
+    from passt.contracts import ListenerSide, NamespaceSockets
     from passt.dataplane.engine import Engine
     from passt.host.listeners import HostBinder, HostPorts
     from passt.model import PortRule
@@ -42,6 +43,36 @@ class HostSide:
     def close_listener(self, handle: object) -> None:
         """Close what `open_listener` returned."""
         self._engine.remove_listener(cast("int", handle))
+
+
+class NamespaceSide:
+    """Listeners on the namespace's loopback, opened by *inside*; a `contracts.ListenerSide`."""
+
+    def __init__(self, engine: Engine, inside: NamespaceSockets, *, ip4: bool, ip6: bool) -> None:
+        self._engine = engine
+        self._inside = inside
+        self._ip4 = ip4
+        self._ip6 = ip6
+
+    def open_listener(self, rule: object, port: int) -> object:
+        """Listen on the namespace's *port*, on loopback. Raises OSError; nothing stays open then."""
+        proto = cast("PortRule", rule).proto
+        fds = self._inside.open_listener(proto, port, ip4=self._ip4, ip6=self._ip6)
+        for i, fd in enumerate(fds):
+            try:
+                self._engine.add_listener(fd, proto, rule, namespace=True)
+            except OSError:
+                for added in fds[:i]:
+                    self._engine.remove_listener(added)
+                for left in fds[i:]:
+                    os.close(left)
+                raise
+        return fds
+
+    def close_listener(self, handle: object) -> None:
+        """Close what `open_listener` returned."""
+        for fd in cast("list[int]", handle):
+            self._engine.remove_listener(fd)
 
 
 def open_fixed(rules: Sequence[PortRule], side: ListenerSide) -> None:

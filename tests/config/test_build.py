@@ -91,6 +91,8 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("tcp-ns", "none", {"namespace_rules": (UDP_AUTO,)}),
     ("udp-ns", "22:23", {"namespace_rules": (TCP_AUTO, PortRule(17, 22, 22, 23, spec="-U 22:23"))}),
     ("freebind", "", {"freebind": True}),
+    ("no-splice", "", {"splice": False}),
+    ("host-lo-to-ns-lo", "", {"host_lo_to_ns_lo": True}),
     ("config-net", "", {"config_net": True}),
     ("ns-ifname", "net0", {"ns_ifname": "net0"}),
     ("ns-mac-addr", "02:00:00:00:00:01", {"ns_mac": bytes.fromhex("020000000001")}),
@@ -124,7 +126,8 @@ BAD_VALUES = {
     "mtu": ["abc", "1", "70000"], "mac-addr": ["9a:55", "00:00:00:00:00:00"], "interface": ["", "a/b"],
     "outbound": ["0.0.0.0", "x"], "outbound-if4": ["x" * 16], "outbound-if6": [""],
     "map-host-loopback": ["127.0.0.1", "nil"], "map-guest-addr": ["::", "all"], "tcp-ports": ["x", "22-"],
-    "udp-ports": ["0", "1:2-3"], "tcp-ns": ["::1/22", "~1-65535"], "udp-ns": ["%lo/22", ""], "ns-ifname": ["lo", "a%d"],
+    "udp-ports": ["0", "1:2-3"], "tcp-ns": ["::1/22", "~1-65535"], "udp-ns": ["%lo/22", ""],
+    "ns-ifname": ["lo", "a%d"],
     "ns-mac-addr": ["x", "01:00:00:00:00:00"], "hostname": ["", "a b", "x" * 64, "."],
     "fqdn": ["a..b", "b\u00fccher.example", ".".join(["x" * 49] * 6)],
     "dns": ["", "dns.example", "fe80::1%eth0", "0.0.0.0", "224.0.0.1", "::ffff:1.1.1.1"],
@@ -257,6 +260,20 @@ def test_any_command_line_gives_settings_or_one_line(arguments: list[str], mode:
         request = scan(mode, arguments)
         if request.action == "run":
             assert build_settings(mode, request)[0].mode == mode
+
+
+@pytest.mark.parametrize("inward", ["-t", "-u"])
+def test_loopback_that_leads_round_in_circles_is_refused(inward: str) -> None:
+    outward = {"-t": "-T", "-u": "-U"}[inward]
+    with pytest.raises(ConfigError, match=f"{inward} and {outward} lead port 80 to each other"):
+        built("--host-lo-to-ns-lo", inward, "80", outward, "80", "-U" if inward == "-t" else "-T", "none")
+    built("--host-lo-to-ns-lo", inward, "80", outward, "81")
+    built(inward, "80", outward, "80")
+
+
+def test_loopback_without_splice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--host-lo-to-ns-lo' needs the bypass that --no-splice disables"):
+        built("--host-lo-to-ns-lo", "--no-splice")
 
 
 @pytest.mark.parametrize(("servers", "n_warnings"), [

@@ -9,9 +9,11 @@ class Policy:
     def __init__(self, target: Target | None = None) -> None:
         self.target = target
         self.refuses = False
-        self.seen: InboundTarget | None = None
+        self.seen: InboundTarget | Target | None = None
+        self.on_host: Target | None = None
         self.asked_outbound: list[tuple[int, bytes, int, bytes, int]] = []
         self.asked_inbound: list[tuple[int, object, bytes, int, bytes, int]] = []
+        self.asked_namespace: list[tuple[int, object, bytes, int, bytes, int]] = []
         self.error: Exception | None = None
 
     def outbound(
@@ -26,11 +28,19 @@ class Policy:
 
     def inbound(
         self, proto: int, rule: object, peer: bytes, peer_port: int, local: bytes, local_port: int
-    ) -> InboundTarget | None:
+    ) -> InboundTarget | Target | None:
         self.asked_inbound.append((proto, rule, peer, peer_port, local, local_port))
         if self.error:
             raise self.error
         return None if self.refuses else self.seen
+
+    def from_namespace(
+        self, proto: int, rule: object, peer: bytes, peer_port: int, local: bytes, local_port: int
+    ) -> Target | None:
+        self.asked_namespace.append((proto, rule, peer, peer_port, local, local_port))
+        if self.error:
+            raise self.error
+        return None if self.refuses else self.on_host
 
 
 class Responder:

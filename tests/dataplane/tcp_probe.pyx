@@ -322,7 +322,7 @@ cdef class Bench:
 
     def add_listener(self, int fd, rule, int port):
         """A TCP listener; returns its index."""
-        self.core.listeners.append((fd, IPPROTO_TCP, rule, port))
+        self.core.listeners.append((fd, IPPROTO_TCP, rule, port, False))
         return len(self.core.listeners) - 1
 
     def turn(self, list events not None):

@@ -348,7 +348,7 @@ cdef class World:
             if entry[1] == IPPROTO_TCP:
                 on_listener(self.core, index, entry[0])
             else:
-                on_udp_listener(self.core, index, entry[0])
+                on_udp_listener(self.core, index, entry[0], False)
             return
         on_flow_event(self.core, tag, events)
 
@@ -384,7 +384,7 @@ cdef class World:
 
     def add_listener(self, int fd, int proto, rule, int port):
         """Add a listener; a real one is watched."""
-        self.core.listeners.append((fd, proto, rule, port))
+        self.core.listeners.append((fd, proto, rule, port, False))
         index = len(self.core.listeners) - 1
         if self.sockets is None and self.reactor.watch(
                 fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, index)) < 0:

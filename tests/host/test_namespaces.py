@@ -192,6 +192,7 @@ def test_zombie_has_no_namespaces_to_join() -> None:
 def test_own_user_namespace_is_not_joined_again() -> None:
     target = namespaces.Target(os.getpid())
     target.join_user_namespace()
+    os.close(target.open_network_namespace())
     target.close_network_namespace()
     os.close(target.pidfd)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from passt.config import values
 from passt.config.options import PASTA
-from passt.config.portrules import PORT_OPTIONS, PortTable
+from passt.config.portrules import IPPROTO_TCP, PORT_OPTIONS, PortTable
 from passt.errors import ConfigError
 from passt.model import Settings
 
@@ -40,6 +40,8 @@ FLAGS: dict[str, Changes] = {
     "no-dhcpv6": {"dhcpv6": False},
     "freebind": {"freebind": True},
     "config-net": {"config_net": True},
+    "no-splice": {"splice": False},
+    "host-lo-to-ns-lo": {"host_lo_to_ns_lo": True},
     "no-copy-routes": {"copy_routes": False},
     "no-copy-addrs": {"copy_addresses": False},
 }
@@ -197,7 +199,28 @@ def _check_together(settings: Settings) -> None:
                            (settings.copy_addresses, "--no-copy-addrs")):
         if not copied and not settings.config_net:
             raise ConfigError(f"option '{option}' needs --config-net; add that or leave it out")
+    if settings.host_lo_to_ns_lo:
+        _check_loopback(settings)
     if settings.outbound_if4 is not None and not settings.ip4:
         raise ConfigError(f"option '--outbound-if4' {settings.outbound_if4} needs IPv4, which -6 disables")
     if settings.outbound_if6 is not None and not settings.ip6:
         raise ConfigError(f"option '--outbound-if6' {settings.outbound_if6} needs IPv6, which -4 disables")
+
+
+def _check_loopback(settings: Settings) -> None:
+    """Refuse what would send a connection round in circles, from loopback to loopback to loopback."""
+    if not settings.splice:
+        raise ConfigError("option '--host-lo-to-ns-lo' needs the bypass that --no-splice disables; leave one"
+                          " of them out")
+    for rule in settings.port_rules:
+        for back in settings.namespace_rules:
+            if rule.auto or back.auto:
+                continue              # these leave out what the other direction holds
+            # Ports of ours inside that this rule leads to, and that lead to ports of this rule.
+            first = max(rule.target, back.first)
+            last = min(rule.target_port(rule.last), back.last)
+            low = max(back.target_port(first), rule.first)
+            if rule.proto == back.proto and first <= last and low <= min(back.target_port(last), rule.last):
+                name = "-t and -T" if rule.proto == IPPROTO_TCP else "-u and -U"
+                raise ConfigError(f"option '--host-lo-to-ns-lo': {name} lead port {low} to each other for"
+                                  f" ever; leave it out of one of them")

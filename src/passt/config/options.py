@@ -177,10 +177,13 @@ OPTIONS: tuple[Option, ...] = (
            " interface. Default: auto.", modes=_PASTA_ONLY, repeat=ACCUMULATES, available=True),
     Option(PORTS, "U", "udp-ns", "SPEC", "The same for UDP ports. Default: auto.",
            modes=_PASTA_ONLY, repeat=ACCUMULATES, available=True),
-    Option(PORTS, "", "host-lo-to-ns-lo", "", "Loopback clients of the host stay loopback clients inside.",
-           modes=_PASTA_ONLY),
-    Option(PORTS, "", "no-splice", "", "Loopback connections go through the tap interface too.",
-           modes=_PASTA_ONLY),
+    Option(PORTS, "", "host-lo-to-ns-lo", "",
+           "Clients on the host's loopback reach forwarded ports on the namespace's loopback, and with them"
+           " services that are bound to it only. Default: they reach the namespace's public address.",
+           modes=_PASTA_ONLY, available=True),
+    Option(PORTS, "", "no-splice", "",
+           "Connections from the host's loopback go through the tap interface too. Default: they are passed"
+           " on from socket to socket.", modes=_PASTA_ONLY, available=True),
     Option(PORTS, "", "splice-only", "", "No tap interface: forward loopback connections only.",
            modes=_PASTA_ONLY),
 

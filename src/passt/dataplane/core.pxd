@@ -6,6 +6,7 @@ from passt.dataplane.batch cimport InBatch, OutBatch
 from passt.dataplane.flow cimport Flow, FlowKey, FlowTable
 from passt.dataplane.link cimport Link, TxMeta
 from passt.dataplane.parse cimport IpView
+from passt.dataplane.pipes cimport PipePool
 from passt.dataplane.pool cimport Pool
 from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sockets cimport Sockets
@@ -14,6 +15,7 @@ from passt.dataplane.sys cimport iovec, memcpy, sockaddr_storage, socklen_t
 
 cdef enum:
     MAX_GATHER = 64               # pieces of one flow's data collected for one system call
+    COPY_SIZE = 16384             # bypassed connections: reads of less are copied, others move pages
     # Kinds of news of the guest that wait to be told, as bits of Core.untold.
     NEWS_MAC = 1
     NEWS_IP4 = 2
@@ -36,12 +38,16 @@ cdef struct Route:
 
 
 cdef struct Seen:
-    # What an inbound flow looks like for the guest.
+    # What a flow that came to a listener looks like for the guest.
     uint8_t source[16]
     uint8_t destination[16]
     uint16_t source_port
     uint16_t destination_port
     uint8_t addr_len
+    # Or it bypasses the link: it comes *from_namespace* or from the host, and *route* tells where it goes.
+    bint bypass
+    bint from_namespace
+    Route route
 
 
 cdef inline void fill_inbound_key(FlowKey *key, const Seen *seen, uint8_t proto) noexcept nogil:
@@ -65,7 +71,11 @@ cdef class Core:
     cdef object trace
     cdef object capture
     cdef object failure           # exception that a callback raised; leaves run()
-    cdef list listeners           # by index: (fd, proto, rule), None where removed
+    cdef list listeners           # by index: (fd, proto, rule, port, in namespace), None where removed
+    cdef object inside            # NamespaceThread, None: nothing bypasses the link
+    cdef PipePool pipes
+    cdef uint8_t *copy_space      # COPY_SIZE bytes for spliced connections
+    cdef void *splice_batch       # of splice_udp, from the first bypassed datagram on
     cdef Stats stats
     cdef int64_t now              # ns, taken once per turn
     cdef uint64_t isn_key[2]

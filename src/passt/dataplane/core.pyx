@@ -7,6 +7,8 @@ exception in a callback is a mistake of ours: it is kept in `failure`, the loop 
 `Engine.run` raises it.
 """
 
+from passt.contracts import Target
+
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.batch cimport InBatch, OutBatch
@@ -17,14 +19,15 @@ from passt.dataplane.headers cimport (
     Ip4Hdr, Ip6Hdr, is_loopback6, is_multicast4, is_zero,
 )
 from passt.dataplane.link cimport Link, TxMeta
+from passt.dataplane.pipes cimport PipePool
 from passt.dataplane.pool cimport Pool
 from passt.dataplane.reactor cimport EVENT_LISTENER, make_tag
 from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.stats cimport DROP_CONTROL_RATE, DROP_OVERSIZE, count
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, EINVAL, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP,
-    IPPROTO_UDP, O_CLOEXEC, O_RDONLY, SOCK_STREAM, calloc, close, free, htonl, htons, iovec, memcmp, memcpy,
-    memset, open, sockaddr_storage,
+    AF_INET, AF_INET6, EINVAL, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, IPPROTO_ICMP, IPPROTO_ICMPV6,
+    IPPROTO_TCP, IPPROTO_UDP, O_CLOEXEC, O_RDONLY, SOCK_STREAM, calloc, close, free, htonl, htons,
+    iovec, memcmp, memcpy, memset, open, sockaddr_storage, malloc,
 )
 from passt.dataplane.timers cimport HeapEntry
 
@@ -89,6 +92,11 @@ cdef class Core:
         if self.out_batch == NULL or self.in_batch == NULL:
             raise MemoryError
         self.now = self.reactor.clock()
+        self.pipes = PipePool()
+        self.pipes.n_open = &self.stats.pipes_open
+        self.copy_space = <uint8_t *>malloc(COPY_SIZE)
+        if self.copy_space == NULL:
+            raise MemoryError
         self.use_link(link)
 
     def use_link(self, Link link not None):
@@ -99,6 +107,8 @@ cdef class Core:
     def __dealloc__(self):
         if self.spare_fd >= 0:
             close(self.spare_fd)
+        free(self.copy_space)
+        free(self.splice_batch)
         if self.in_batch != NULL:
             free(self.in_batch.memory)
         free(self.in_batch)
@@ -111,9 +121,7 @@ cdef class Core:
 
     cdef bint ask_outbound(self, Flow *flow, Route *route) noexcept with gil:
         """Have the policy route a flow that the guest opens; False: refused."""
-        cdef const uint8_t *address
         cdef size_t n = flow.keys[0].addr_len
-        cdef bytes text
         cdef object target, error
         memset(route, 0, sizeof(Route))
         try:
@@ -122,16 +130,7 @@ cdef class Core:
                 (<char *>flow.keys[0].remote)[:n], flow.keys[0].remote_port)
             if target is None:
                 return False
-            text = target.address
-            address = <const uint8_t *><const char *>text
-            route.peer_len = fill_sockaddr(&route.peer, address, len(text), target.port, target.scope_id)
-            if target.source is not None:
-                text = target.source
-                address = <const uint8_t *><const char *>text
-                route.source_len = fill_sockaddr(&route.source, address, len(text), 0, target.scope_id)
-            if target.ifname is not None:
-                text = target.ifname
-                memcpy(route.ifname, <const char *>text, min(len(text), 15))
+            fill_route(route, target)
             return True
         except BaseException as error:
             self.fail(error)
@@ -139,7 +138,7 @@ cdef class Core:
 
     cdef bint ask_inbound(self, uint32_t listener, uint8_t proto, const sockaddr_storage *peer,
                           const sockaddr_storage *local, Seen *seen) noexcept with gil:
-        """Have the policy say how the guest sees a flow that came to *listener*; False: refused."""
+        """Have the policy say where a flow goes that came to *listener*; False: refused."""
         cdef uint8_t far_address[16]
         cdef uint8_t near_address[16]
         cdef uint16_t far_port = 0
@@ -147,15 +146,21 @@ cdef class Core:
         cdef size_t n = read_sockaddr(peer, far_address, &far_port)
         cdef size_t m = read_sockaddr(local, near_address, &near_port)
         cdef bytes text
-        cdef object target, error
+        cdef object target, error, ask, rule
         memset(seen, 0, sizeof(Seen))
         # Where the flow goes is decided by what the guest was seen to use last.
         self.tell(self.untold)
         try:
-            target = self.policy.inbound(proto, self.listeners[listener][2], (<char *>far_address)[:n],
-                                         far_port, (<char *>near_address)[:m], near_port)
+            _, _, rule, _, seen.from_namespace = self.listeners[listener]
+            ask = self.policy.from_namespace if seen.from_namespace else self.policy.inbound
+            target = ask(proto, rule, (<char *>far_address)[:n], far_port,
+                         (<char *>near_address)[:m], near_port)
             if target is None:
                 return False
+            if type(target) is Target:
+                seen.bypass = True
+                fill_route(&seen.route, target)
+                return True
             text = target.source
             seen.addr_len = <uint8_t>len(text)
             memcpy(seen.source, <const char *>text, min(len(text), 16))
@@ -408,3 +413,17 @@ cdef class Core:
         """Bytes that flows can take at most: the records, the two tables that find them, the pool."""
         return (self.flows.max_flows * sizeof(Flow) + (self.flows.mask + 1) * sizeof(uint32_t)
                 + self.reactor.timers.n_ids * (sizeof(HeapEntry) + sizeof(int32_t)) + self.pool.size)
+
+
+cdef void fill_route(Route *route, object target) except *:
+    """Take a `contracts.Target` apart."""
+    cdef bytes text = target.address
+    cdef const uint8_t *address = <const uint8_t *><const char *>text
+    route.peer_len = fill_sockaddr(&route.peer, address, len(text), target.port, target.scope_id)
+    if target.source is not None:
+        text = target.source
+        address = <const uint8_t *><const char *>text
+        route.source_len = fill_sockaddr(&route.source, address, len(text), 0, target.scope_id)
+    if target.ifname is not None:
+        text = target.ifname
+        memcpy(route.ifname, <const char *>text, min(len(text), 15))

@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core cimport Core, Route
 from passt.dataplane.flow cimport (
-    CLASS_DATAGRAM, FLOW_PING, FLOW_UDP, NO_FLOW, SIDE_GUEST, Flow, FlowKey,
+    CLASS_DATAGRAM, FLOW_PING, FLOW_SPLICE_UDP, FLOW_UDP, NO_FLOW, SIDE_GUEST, Flow, FlowKey,
 )
 from passt.dataplane.headers cimport ETH_HLEN, IP4_HLEN, IP6_HLEN, MAX_IP_LEN
 from passt.dataplane.reactor cimport EVENT_FLOW, make_tag
@@ -144,6 +144,8 @@ cdef void end_datagram(Core core, Flow *flow) noexcept nogil:
         leave_port(core, flow)
     elif flow.kind == FLOW_PING:
         core.stats.flows_ping -= 1
+    elif flow.kind == FLOW_SPLICE_UDP:
+        core.stats.flows_splice_udp -= 1
     if flow.fd >= 0:
         core.sockets.close(flow.fd)
         flow.fd = -1

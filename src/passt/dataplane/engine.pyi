@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 from passt.contracts import FlowPolicy, FrameResponder, GuestEvents
+from passt.dataplane.nsthread import NamespaceThread
 
 class FlowInfo(NamedTuple):
     """A snapshot of one flow; guest_* as the guest sees it, host_* as the host's socket sees it."""
@@ -50,9 +51,13 @@ class Engine:
     def attach_tap(self, fd: int, guest_mac: bytes, offloads: int) -> None:
         """Take ownership of a tap opened by `host.tun`; *offloads* are the TUN_F_* bits granted."""
 
-    def add_listener(self, fd: int, proto: int, rule: object) -> None:
-        """Take ownership of a bound socket (TCP: listening); *rule* is handed to `FlowPolicy.inbound`.
+    def attach_namespace(self, inside: NamespaceThread) -> None:
+        """Take ownership of what opens sockets in the guest's namespace: flows may bypass the link now."""
 
+    def add_listener(self, fd: int, proto: int, rule: object, namespace: bool = ...) -> None:
+        """Take ownership of a bound socket (TCP: listening); *rule* is handed to the policy.
+
+        That is `FlowPolicy.inbound`, or `from_namespace` if *namespace* says that it was opened there.
         Raises OSError, and leaves the socket to the caller, if there are `contracts.MAX_LISTENERS`.
         """
 

@@ -17,14 +17,16 @@ from passt.dataplane.core cimport Core
 from passt.dataplane.datagram cimport end_datagram
 from passt.dataplane.demux cimport on_frame
 from passt.dataplane.flow cimport (
-    FLOW_PING, FLOW_TCP, FLOW_UDP, NO_FLOW, Flow,
+    FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, NO_FLOW, Flow,
 )
 from passt.dataplane.headers cimport ETH_ALEN
 from passt.dataplane.link cimport RX_BATCH, Link, RxFrame, TapLink
+from passt.dataplane.nsthread cimport NamespaceThread
 from passt.dataplane.reactor cimport (
-    EVENT_FLOW, EVENT_LINK, EVENT_LISTENER, EVENT_READER, Reactor, make_tag,
+    EVENT_FAR, EVENT_FLOW, EVENT_LINK, EVENT_LISTENER, EVENT_READER, Reactor, make_tag,
 )
 from passt.dataplane.sockets cimport Sockets, read_sockaddr
+from passt.dataplane.splice cimport end_splice, splice_state
 from passt.dataplane.stats cimport stats_as_dict
 from passt.dataplane.sys cimport (
     EMFILE, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP, IPPROTO_UDP,
@@ -103,7 +105,10 @@ cdef class Engine:
         self.link_wants_out = False
         self.must_watch(fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LINK, 0, 0))
 
-    def add_listener(self, int fd, int proto, rule):
+    def attach_namespace(self, NamespaceThread inside not None):
+        self.core.inside = inside
+
+    def add_listener(self, int fd, int proto, rule, bint namespace=False):
         cdef uint32_t index = len(self.core.listeners)
         cdef int port = local_port(fd)
         if self.free_listeners:
@@ -117,17 +122,22 @@ cdef class Engine:
             self.free_listeners.pop()
         else:
             self.core.listeners.append(None)
-        self.core.listeners[index] = (fd, proto, rule, port)
+        self.core.listeners[index] = (fd, proto, rule, port, namespace)
         self.listener_index[fd] = index
+        if proto == IPPROTO_TCP:
+            self.core.sockets.prepare_relay(fd)     # what it accepts takes it over
 
     def remove_listener(self, int fd):
         cdef uint32_t i
         cdef Flow *flow
         cdef uint32_t index = self.listener_index.pop(fd)
-        if self.core.listeners[index][1] == IPPROTO_UDP and self.core.stats.flows_udp:
+        if (self.core.listeners[index][1] == IPPROTO_UDP
+                and (self.core.stats.flows_udp or self.core.stats.flows_splice_udp)):
             for i in range(self.core.flows.top):
                 flow = &self.core.flows.flows[i]
                 if flow.kind == FLOW_UDP and flow.u.udp.listener == index + 1:
+                    end_datagram(self.core, flow)
+                elif flow.kind == FLOW_SPLICE_UDP and flow.u.splice_udp.listener == index + 1:
                     end_datagram(self.core, flow)
         self.core.listeners[index] = None
         self.free_listeners.append(index)
@@ -225,7 +235,7 @@ cdef class Engine:
                     self.core.flows.wake_waiting()
                     self.core.resume_listeners()
             self.read_link()
-        elif kind == EVENT_FLOW:
+        elif kind in (EVENT_FLOW, EVENT_FAR):
             on_flow_event(self.core, tag, event.events)
         elif kind == EVENT_LISTENER:
             self.on_listener_event(<uint32_t>tag)
@@ -241,7 +251,7 @@ cdef class Engine:
         if entry[1] == IPPROTO_TCP:
             on_listener(self.core, index, entry[0])
         elif entry[1] == IPPROTO_UDP:
-            on_udp_listener(self.core, index, entry[0])
+            on_udp_listener(self.core, index, entry[0], entry[4])
 
     cdef void read_link(self) noexcept:
         cdef RxFrame frames[RX_BATCH]
@@ -285,7 +295,7 @@ cdef class Engine:
         result = []
         for i in range(self.core.flows.top):
             flow = &self.core.flows.flows[i]
-            if flow.kind in (FLOW_TCP, FLOW_UDP, FLOW_PING):
+            if flow.kind in (FLOW_TCP, FLOW_UDP, FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP):
                 result.append(describe(flow))
         return iter(result)
 
@@ -303,7 +313,9 @@ cdef class Engine:
         end_all(self.core)
         for i in range(self.core.flows.top):
             flow = &self.core.flows.flows[i]
-            if flow.kind in (FLOW_UDP, FLOW_PING):
+            if flow.kind == FLOW_SPLICE_TCP:
+                end_splice(self.core, flow, True)
+            elif flow.kind in (FLOW_UDP, FLOW_PING, FLOW_SPLICE_UDP):
                 end_datagram(self.core, flow)
         for entry in self.core.listeners:
             if entry is not None:
@@ -311,6 +323,9 @@ cdef class Engine:
         self.core.listeners.clear()
         self.listener_index.clear()
         self.free_listeners.clear()
+        if self.core.inside is not None:
+            self.core.inside.close()
+            self.core.inside = None
         self.core.use_link(Link())
         self.link_fd = -1
         self.link_wants_out = False
@@ -334,7 +349,12 @@ cdef object describe(Flow *flow):
     cdef unsigned char address[16]
     cdef unsigned short port = 0
     cdef size_t m = read_sockaddr(&flow.peer, address, &port)
-    state = state_name(flow.u.tcp.state).decode() if flow.kind == FLOW_TCP else "ACTIVE"
+    if flow.kind == FLOW_TCP:
+        state = state_name(flow.u.tcp.state).decode()
+    elif flow.kind == FLOW_SPLICE_TCP:
+        state = splice_state(flow).decode()
+    else:
+        state = "SPLICED" if flow.kind == FLOW_SPLICE_UDP else "ACTIVE"
     return FlowInfo(
         proto=flow.keys[0].proto, state=state, guest_address=(<char *>flow.keys[0].guest)[:n],
         guest_port=flow.keys[0].guest_port, remote_address=(<char *>flow.keys[0].remote)[:n],

@@ -1,9 +1,9 @@
 """The flow table: records, look-up by either side, life cycle."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt.dataplane.parse cimport IpView
-from passt.dataplane.sys cimport memcpy, memset, sockaddr_storage, socklen_t
+from passt.dataplane.sys cimport memcpy, memset, sockaddr_in6, sockaddr_storage, socklen_t
 
 cdef enum FlowKind:
     FLOW_FREE = 0
@@ -11,6 +11,8 @@ cdef enum FlowKind:
     FLOW_TCP = 2
     FLOW_UDP = 3
     FLOW_PING = 4
+    FLOW_SPLICE_TCP = 8
+    FLOW_SPLICE_UDP = 9
     FLOW_UDP_PORT = 5             # no flow: a host socket that UDP flows share
 
 cdef enum FlowSide:
@@ -19,6 +21,7 @@ cdef enum FlowSide:
 
 cdef enum:
     NO_FLOW = 0xffffffff
+    SPLICE_CONTROL = 80           # IP_PKTINFO and IPV6_PKTINFO, as dual-stack sockets give both
     FLOW_KEY_WORDS = 5
 
 cdef enum TcpState:
@@ -69,6 +72,17 @@ cdef enum:
     # Two in a hundred segments of 1500 bytes lost leave some sixty holes in a window of 4 MiB.
     STORE_RANGES = 128
     SACK_RANGES = 128
+
+
+cdef enum SpliceFlag:
+    HALF_READABLE = 1             # the socket may have data or end-of-file for us
+    HALF_READ_ON = 2              # a short read does not mean that nothing more is there
+    HALF_BULK = 4                 # the last read was large: move pages instead of copying
+    HALF_EOF = 8                  # end-of-file seen
+    HALF_SHUT = 16                # and passed on
+    HALF_FULL = 32                # the other socket takes no more: wait for its event
+    HALF_HAD_BULK = 128           # it was so before, and the other socket is ready for it
+    HALF_WATCH_OUT = 64           # EPOLLOUT of this half's own socket is watched
 
 
 cdef struct FlowKey:
@@ -202,11 +216,41 @@ cdef struct PingFlow:
     int64_t last_used             # ns
 
 
+cdef struct SpliceHalf:
+    # One direction of a bypassed connection: what comes from *fd* goes to the other half's fd.
+    uint8_t *kept                 # copied, but not taken by the other socket yet
+    int fd
+    int32_t pipe                  # holds what was read from fd, -1: none
+    uint32_t n_held               # bytes in the pipe or from kept_start on
+    uint32_t kept_start
+    uint32_t kept_size
+    uint32_t flags                # SpliceFlag
+
+
+cdef struct SpliceConn:
+    SpliceHalf halves[2]          # 0: of the socket that was accepted, 1: of the one that we connected
+    bint connecting
+    bint failing
+
+
+cdef struct SpliceUdp:
+    int64_t last_used             # ns
+    uint32_t listener             # index + 1 of the listener whose socket the client talks to
+    int listener_fd
+    uint8_t control[SPLICE_CONTROL]     # packet information that came: where answers leave from
+    size_t control_len
+    sockaddr_in6 client           # of the family of the listener's socket, which may be IPv4
+    bint answered
+    bint streaming
+
+
 cdef union FlowBody:
     TcpConn tcp
     UdpFlow udp
     UdpPort port
     PingFlow ping
+    SpliceConn splice
+    SpliceUdp splice_udp
 
 
 cdef struct Flow:

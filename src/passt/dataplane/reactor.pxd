@@ -10,6 +10,7 @@ cdef enum EventKind:
     EVENT_FLOW = 2
     EVENT_LISTENER = 3
     EVENT_READER = 4
+    EVENT_FAR = 8                 # the second socket of a flow that has two
 
 cdef enum:
     EVENTS_PER_WAIT = 128

@@ -41,6 +41,11 @@ cdef class Sockets:
     cdef ssize_t receive_message(self, int fd, msghdr *message) noexcept nogil
     cdef int send_messages(self, int fd, mmsghdr *messages, unsigned int n) noexcept nogil
     cdef int receive_messages(self, int fd, mmsghdr *messages, unsigned int n) noexcept nogil
+    cdef ssize_t receive(self, int fd, uint8_t *buf, size_t n) noexcept nogil
+    cdef ssize_t move(self, int from_fd, int to_fd, size_t n) noexcept nogil
+    cdef ssize_t fill_pipe(self, int fd, const uint8_t *buf, size_t n) noexcept nogil
+    cdef void prepare_relay(self, int fd) noexcept nogil
+    cdef void prepare_bulk(self, int fd) noexcept nogil
     cdef void prepare_datagrams(self, int fd) noexcept nogil
 
 

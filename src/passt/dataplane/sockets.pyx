@@ -24,7 +24,7 @@ from passt.dataplane.sys cimport (
     close as close_fd, connect as connect_to, errno, getsockname, getsockopt, htons, ioctl, iovec, linger,
     memcpy, memset, mmsghdr, msghdr, ntohs, open as open_file, recv, recvmmsg, recvmsg, sendmmsg, sendmsg,
     setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t, poll,
-    pollfd,
+    pollfd, SPLICE_F_MOVE, SPLICE_F_NONBLOCK, TCP_CONGESTION, splice, write,
 )
 
 cdef enum:
@@ -351,6 +351,51 @@ cdef class Sockets:
                 return got
             if errno != EINTR:
                 return -errno
+
+    cdef ssize_t receive(self, int fd, uint8_t *buf, size_t n) noexcept nogil:
+        """Read up to *n* bytes of a stream; 0 at its end."""
+        cdef ssize_t got
+        while True:
+            got = recv(fd, buf, n, MSG_DONTWAIT)
+            if got >= 0:
+                return got
+            if errno != EINTR:
+                return -errno
+
+    cdef ssize_t move(self, int from_fd, int to_fd, size_t n) noexcept nogil:
+        """Move up to *n* bytes between a stream and a pipe (splice(2)); 0 at the stream's end."""
+        cdef ssize_t moved
+        while True:
+            moved = splice(from_fd, NULL, to_fd, NULL, n, SPLICE_F_MOVE | SPLICE_F_NONBLOCK)
+            if moved >= 0:
+                return moved
+            if errno != EINTR:
+                return -errno
+
+    cdef ssize_t fill_pipe(self, int fd, const uint8_t *buf, size_t n) noexcept nogil:
+        """Write up to *n* bytes to a pipe."""
+        cdef ssize_t written
+        while True:
+            written = write(fd, buf, n)
+            if written >= 0:
+                return written
+            if errno != EINTR:
+                return -errno
+
+    cdef void prepare_relay(self, int fd) noexcept nogil:
+        """Ready a TCP socket whose bytes are passed on: no Nagle, urgent data in line (RFC 6093)."""
+        cdef int one = 1
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+        setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &one, sizeof(one))
+
+    cdef void prepare_bulk(self, int fd) noexcept nogil:
+        """Ready a TCP socket for much data to a receiver on this machine.
+
+        There is no network on the way whose queues had to be spared: no pacing, which BBR would do, nor
+        an end of slow start by delays, as CUBIC does (HyStart). Reno does neither, and is always there
+        (tcp(7)).
+        """
+        setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, b"reno", 4)
 
     cdef void prepare_datagrams(self, int fd) noexcept nogil:
         """Ready a bound UDP socket: room for bursts (cut by net.core.rmem_max), joined datagrams welcome.

@@ -1,7 +1,7 @@
 """Verdicts on frames and the counters that the data plane always keeps.
 
 The counter of a verdict has the verdict's name in lower case. Everything is a monotonic count since
-start, but the `flows_*` gauges.
+start, but the gauges: the `flows_*` of a kind, and `pipes_open`.
 """
 
 from libc.stdint cimport uint64_t
@@ -47,6 +47,8 @@ cdef struct Stats:
     uint64_t flows_tcp
     uint64_t flows_udp
     uint64_t flows_ping
+    uint64_t flows_splice_tcp
+    uint64_t flows_splice_udp
     uint64_t flows_opened
     uint64_t flows_refused
     uint64_t flows_evicted       # they made room for new ones in a full table
@@ -61,6 +63,13 @@ cdef struct Stats:
     uint64_t tcp_keep_alives     # probes of silent guests
     uint64_t tcp_short_writes
     uint64_t tcp_resets_sent
+    uint64_t splice_bytes_to_guest
+    uint64_t splice_bytes_to_host
+    uint64_t splice_datagrams_to_guest
+    uint64_t splice_datagrams_to_host
+    uint64_t splice_connect_failures
+    uint64_t splice_copies        # reads of bulk data that no pipe was left for
+    uint64_t pipes_open
     uint64_t icmp_errors_to_guest
     uint64_t link_stalls
     uint64_t wakeups

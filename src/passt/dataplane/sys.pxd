@@ -12,8 +12,8 @@ cdef extern from "<errno.h>" nogil:
     int errno
     enum:
         EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, EIO, EINVAL, EMSGSIZE
-        EACCES, EADDRINUSE, EAFNOSUPPORT, EALREADY, ECONNREFUSED, EHOSTDOWN, EHOSTUNREACH, EISCONN, ENETDOWN
-        ENETUNREACH, ENONET, ENOPROTOOPT, EPERM, ETIMEDOUT
+        EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EALREADY, ECONNREFUSED, EHOSTDOWN, EHOSTUNREACH
+        EISCONN, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EPERM, ETIMEDOUT
         ENOSYS, ENOSPC
 
 cdef extern from "<poll.h>" nogil:
@@ -43,8 +43,97 @@ cdef extern from "<unistd.h>" nogil:
     long syscall(long number, ...)
 
 cdef extern from "<fcntl.h>" nogil:
-    enum: O_CLOEXEC, O_RDONLY
+    enum: O_CLOEXEC, O_RDONLY, O_NONBLOCK, F_SETPIPE_SZ, F_GETPIPE_SZ
+    unsigned int SPLICE_F_MOVE, SPLICE_F_NONBLOCK, SPLICE_F_MORE
     int open(const char *path, int flags, ...)
+    int fcntl(int fd, int command, ...)
+    int pipe2(int *fds, int flags)
+    ssize_t splice(int fd_in, int64_t *off_in, int fd_out, int64_t *off_out, size_t n, unsigned int flags)
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_t:
+        pass
+    ctypedef struct pthread_attr_t:
+        pass
+    int pthread_attr_init(pthread_attr_t *attributes)
+    int pthread_attr_destroy(pthread_attr_t *attributes)
+    int pthread_attr_setstacksize(pthread_attr_t *attributes, size_t n)
+    int pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
+                       void *(*main)(void *) noexcept nogil, void *argument)
+    int pthread_join(pthread_t thread, void **result)
+
+cdef extern from "<semaphore.h>" nogil:
+    ctypedef struct sem_t:
+        pass
+    int sem_init(sem_t *semaphore, int shared, unsigned int value)
+    int sem_destroy(sem_t *semaphore)
+    int sem_post(sem_t *semaphore)
+    int sem_wait(sem_t *semaphore)
+
+cdef extern from "<signal.h>" nogil:
+    ctypedef struct sigset_t:
+        pass
+    enum: SIG_SETMASK
+    int sigfillset(sigset_t *mask)
+    int pthread_sigmask(int how, const sigset_t *mask, sigset_t *before)
+
+cdef extern from "<sched.h>" nogil:
+    enum: CLONE_NEWNET
+    int setns(int fd, int kind)
+
+cdef extern from * nogil:
+    """
+    #include <linux/capability.h>
+    #include <stdint.h>
+    #include <sys/prctl.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+
+    /* Of the calling thread alone (capabilities(7)): keep *kept*, a mask of 1 << CAP_*, of what it has,
+       and let no program that it might start gain anything. */
+    static inline int passt_keep_capabilities(uint64_t kept)
+    {
+        struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+        struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+        unsigned long capability;
+        int i;
+
+        for (capability = 0; capability < 64; capability++)
+            if (!(kept >> capability & 1) && prctl(PR_CAPBSET_DROP, capability, 0, 0, 0))
+                break;
+        prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+        if (syscall(SYS_capget, &header, data))
+            return -1;
+        for (i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
+            data[i].permitted &= (uint32_t)(kept >> (32 * i));
+            data[i].effective = data[i].permitted;
+            data[i].inheritable = 0;
+        }
+        if (syscall(SYS_capset, &header, data))
+            return -1;
+        return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    }
+
+    static inline uint32_t passt_load(const uint32_t *place)
+    {
+        return __atomic_load_n(place, __ATOMIC_ACQUIRE);
+    }
+
+    static inline void passt_store(uint32_t *place, uint32_t value)
+    {
+        __atomic_store_n(place, value, __ATOMIC_RELEASE);
+    }
+
+    static inline uint32_t passt_exchange(uint32_t *place, uint32_t value)
+    {
+        return __atomic_exchange_n(place, value, __ATOMIC_ACQ_REL);
+    }
+    """
+    enum: CAP_NET_BIND_SERVICE
+    int passt_keep_capabilities(uint64_t kept)
+    uint32_t passt_load(const uint32_t *place)
+    void passt_store(uint32_t *place, uint32_t value)
+    uint32_t passt_exchange(uint32_t *place, uint32_t value)
 
 cdef extern from "<time.h>" nogil:
     struct timespec:
@@ -119,6 +208,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int socket(int domain, int kind, int protocol)
     int connect(int fd, const sockaddr *address, socklen_t n)
     int bind(int fd, const sockaddr *address, socklen_t n)
+    int listen(int fd, int backlog)
     int accept4(int fd, sockaddr *address, socklen_t *n, int flags)
     int getsockname(int fd, sockaddr *address, socklen_t *n)
     int getsockopt(int fd, int level, int name, void *value, socklen_t *n)
@@ -161,7 +251,7 @@ cdef extern from * nogil:
 cdef extern from "<netinet/in.h>" nogil:
     enum:
         IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6
-        IP_PKTINFO, IPV6_PKTINFO, IPV6_V6ONLY
+        IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO, IPV6_V6ONLY
         SOL_UDP
     struct in_addr:
         uint32_t s_addr
@@ -189,7 +279,7 @@ cdef extern from "<netinet/udp.h>" nogil:
     pass
 
 cdef extern from "<netinet/tcp.h>" nogil:
-    enum: TCP_NODELAY, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL
+    enum: TCP_NODELAY, TCP_INFO, TCP_CONGESTION, TCP_KEEPIDLE, TCP_KEEPINTVL
 
 cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, ...)

@@ -16,6 +16,7 @@ from passt.dataplane.flow cimport (
     TCP_TIME_WAIT, Flow, TcpConn,
 )
 from passt.dataplane.headers cimport MAX_IP_LEN, TCP_ACK, TCP_FIN, TCP_PSH, ETH_HLEN
+from passt.dataplane.splice cimport open_splice
 from passt.dataplane.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, count
 from passt.dataplane.sys cimport (
     EAGAIN, EMFILE, ENFILE, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
@@ -168,7 +169,11 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
     cdef Seen seen
     cdef Flow *flow
     cdef Flow *old
-    if not core.ask_inbound(listener, IPPROTO_TCP, peer, local, &seen) or core.sockets.prepare_stream(fd) < 0:
+    cdef bint wanted = core.ask_inbound(listener, IPPROTO_TCP, peer, local, &seen)
+    if wanted and seen.bypass:
+        open_splice(core, fd, peer, &seen)
+        return
+    if not wanted or core.sockets.prepare_stream(fd) < 0:
         count(&core.stats, DROP_REFUSED)
         core.stats.flows_refused += 1
         core.sockets.abort(fd)

@@ -4,15 +4,20 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from passt.dataplane.core cimport Core
 from passt.dataplane.flow cimport (
-    FLOW_DEAD, FLOW_PING, FLOW_TCP, FLOW_UDP, FLOW_UDP_PORT, NO_FLOW, Flow,
+    FLOW_DEAD, FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, FLOW_UDP_PORT, NO_FLOW,
+    Flow,
 )
 from passt.dataplane.ping cimport on_ping_socket, on_ping_timer
+from passt.dataplane.reactor cimport EVENT_FAR
+from passt.dataplane.splice cimport finish_splice, on_splice_event
+from passt.dataplane.splice_udp cimport on_splice_timer
 from passt.dataplane.tcp_from_sock cimport finish_turn, on_socket, on_timer
 from passt.dataplane.udp cimport on_udp_socket, on_udp_timer
+from passt.dataplane.udp_in cimport read_spliced
 
 
 cdef void on_flow_event(Core core, uint64_t tag, uint32_t events) noexcept nogil:
-    """An event of a flow's socket; one of a flow that has ended is ignored."""
+    """An event of a flow's socket, or of its second one; one of a flow that has ended is ignored."""
     cdef Flow *flow = core.flows.at_tag(tag)
     if flow == NULL:
         return
@@ -22,6 +27,10 @@ cdef void on_flow_event(Core core, uint64_t tag, uint32_t events) noexcept nogil
         on_udp_socket(core, flow)
     elif flow.kind == FLOW_PING:
         on_ping_socket(core, flow)
+    elif flow.kind == FLOW_SPLICE_TCP:
+        on_splice_event(core, flow, <uint32_t>(tag >> 56) == EVENT_FAR, events)
+    elif flow.kind == FLOW_SPLICE_UDP:
+        read_spliced(core, flow)
 
 
 cdef void on_flow_timer(Core core, uint32_t index) noexcept nogil:
@@ -34,6 +43,8 @@ cdef void on_flow_timer(Core core, uint32_t index) noexcept nogil:
         on_udp_timer(core, flow)
     elif flow.kind == FLOW_PING:
         on_ping_timer(core, flow)
+    elif flow.kind == FLOW_SPLICE_UDP:
+        on_splice_timer(core, flow)
 
 
 cdef void finish_flows(Core core) noexcept nogil:
@@ -52,3 +63,7 @@ cdef void finish_flows(Core core) noexcept nogil:
             on_udp_socket(core, flow)
         elif flow.kind == FLOW_PING:
             on_ping_socket(core, flow)
+        elif flow.kind == FLOW_SPLICE_TCP:
+            finish_splice(core, flow)
+        elif flow.kind == FLOW_SPLICE_UDP:
+            read_spliced(core, flow)

@@ -10,5 +10,5 @@ from passt.dataplane.parse cimport IpView
 
 cdef void on_datagram(Core core, const IpView *ip, const RxFrame *frame) noexcept nogil
 cdef void on_udp_socket(Core core, Flow *port) noexcept nogil
-cdef void on_udp_listener(Core core, uint32_t listener, int fd) noexcept nogil
+cdef void on_udp_listener(Core core, uint32_t listener, int fd, bint in_namespace) noexcept nogil
 cdef void on_udp_timer(Core core, Flow *flow) noexcept nogil

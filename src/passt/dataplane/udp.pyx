@@ -52,9 +52,9 @@ cdef void on_udp_socket(Core core, Flow *port) noexcept nogil:
     read_port(core, port)
 
 
-cdef void on_udp_listener(Core core, uint32_t listener, int fd) noexcept nogil:
-    """Datagrams or errors on a listener."""
-    read_listener(core, listener, fd)
+cdef void on_udp_listener(Core core, uint32_t listener, int fd, bint in_namespace) noexcept nogil:
+    """Datagrams or errors on a listener, of the host's or in the namespace."""
+    read_listener(core, listener, fd, in_namespace)
 
 
 cdef void on_udp_timer(Core core, Flow *flow) noexcept nogil:

@@ -29,6 +29,7 @@ from passt.dataplane.datagram cimport (
 )
 from passt.dataplane.flow cimport FLOW_UDP, FLOW_UDP_PORT, SIDE_GUEST, SIDE_HOST, Flow, FlowKey
 from passt.dataplane.sockets cimport read_sockaddr
+from passt.dataplane.splice_udp cimport open_splice_udp
 from passt.dataplane.stats cimport DROP_BAD_PORT, DROP_REFUSED, DROP_UNKNOWN_FLOW, count
 from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, ENOMEM, ENOSPC, IP_PKTINFO, IPPROTO_IP,
@@ -168,13 +169,14 @@ cdef Flow *inbound_flow(Core core, uint32_t listener, int fd, msghdr *message) n
     if not key.addr_len or not key.remote_port:
         count(&core.stats, DROP_BAD_PORT)
         return NULL
-    return open_inbound(core, listener, fd, &key, peer, &local, ifindex)
+    return open_inbound(core, listener, fd, &key, message, &local, ifindex)
 
 
 cdef Flow *open_inbound(Core core, uint32_t listener, int fd, const FlowKey *key,
-                        const sockaddr_storage *peer, sockaddr_storage *local,
+                        const msghdr *message, sockaddr_storage *local,
                         uint32_t ifindex) noexcept nogil:
-    """A new flow for datagrams from *peer* to *local*, or the guest's own one with it."""
+    """A new flow for datagrams like *message*, sent to *local*, or the guest's own with its remote."""
+    cdef const sockaddr_storage *peer = <const sockaddr_storage *>message.msg_name
     cdef Seen seen
     cdef FlowKey guest_key
     cdef Flow *flow
@@ -184,6 +186,8 @@ cdef Flow *open_inbound(Core core, uint32_t listener, int fd, const FlowKey *key
         count(&core.stats, DROP_REFUSED)
         core.stats.flows_refused += 1
         return NULL
+    if seen.bypass:
+        return open_splice_udp(core, listener, fd, key, message, &seen)
     memset(&guest_key, 0, sizeof(guest_key))
     fill_inbound_key(&guest_key, &seen, IPPROTO_UDP)
     flow = core.flows.find(&guest_key, SIDE_GUEST)

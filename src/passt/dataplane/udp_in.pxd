@@ -7,4 +7,5 @@ from passt.dataplane.flow cimport Flow
 
 
 cdef void read_port(Core core, Flow *port) noexcept nogil
-cdef void read_listener(Core core, uint32_t listener, int fd) noexcept nogil
+cdef void read_listener(Core core, uint32_t listener, int fd, bint in_namespace) noexcept nogil
+cdef void read_spliced(Core core, Flow *flow) noexcept nogil

@@ -15,9 +15,10 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 from passt.dataplane.batch cimport CONTROL_SIZE, IN_MESSAGES, MAX_SEGMENTS, InBatch
 from passt.dataplane.core cimport Core
 from passt.dataplane.csum cimport csum_fold, pseudo4, pseudo6
-from passt.dataplane.flow cimport Flow, FlowKey
+from passt.dataplane.flow cimport FLOW_SPLICE_UDP, Flow, FlowKey
 from passt.dataplane.headers cimport IP4_HLEN, IP6_HLEN, MAX_IP_LEN, UDP_HLEN, UdpHdr
 from passt.dataplane.link cimport LINK_USO4, LINK_USO6, TxMeta
+from passt.dataplane.splice_udp cimport add_spliced, flush_spliced
 from passt.dataplane.stats cimport DROP_SOCKET, DROP_TRUNCATED, count
 from passt.dataplane.sys cimport (
     CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, EAGAIN, IPPROTO_UDP, MSG_TRUNC, SOL_UDP, UDP_GRO,
@@ -68,12 +69,12 @@ cdef void read_port(Core core, Flow *port) noexcept nogil:
         core.flows.add_work(port)
 
 
-cdef void read_listener(Core core, uint32_t listener, int fd) noexcept nogil:
+cdef void read_listener(Core core, uint32_t listener, int fd, bint in_namespace) noexcept nogil:
     """Datagrams or errors on a listener; what is left makes it readable in the next turn."""
     cdef int room = room_for(core.in_batch.longest)
     cdef int errors = 0
     cdef int n
-    if core.link.blocked:
+    if core.link.blocked and not in_namespace:
         core.pause_listener(listener, fd)
         return
     while errors < MOST_ERRORS:
@@ -85,6 +86,31 @@ cdef void read_listener(Core core, uint32_t listener, int fd) noexcept nogil:
             return
         count(&core.stats, DROP_SOCKET)
         errors += 1
+
+
+cdef void read_spliced(Core core, Flow *flow) noexcept nogil:
+    """Datagrams or errors on the socket of a flow that bypasses the link."""
+    cdef InBatch *batch = core.in_batch
+    cdef int errors = 0
+    cdef int n = 0
+    cdef int i
+    while n <= 0 and errors < MOST_ERRORS:
+        n = receive_batch(core, flow.fd, IN_MESSAGES)
+        if n == -EAGAIN:
+            return
+        if n < 0:
+            count(&core.stats, DROP_SOCKET)
+            errors += 1
+    for i in range(n):
+        if batch.headers[i].msg_hdr.msg_flags & MSG_TRUNC:
+            count(&core.stats, DROP_TRUNCATED)
+        else:
+            add_spliced(core, flow, &batch.headers[i], joined_size(&batch.headers[i].msg_hdr), True)
+    flush_spliced(core)
+    for i in range(n):
+        prepare(batch, i)
+    if n < 0 or n == IN_MESSAGES:
+        core.flows.add_work(flow)
 
 
 cdef int room_for(uint32_t longest) noexcept nogil:
@@ -135,13 +161,19 @@ cdef uint32_t deal_out(Core core, Flow *port, uint32_t listener, int fd, int n) 
         if flow == NULL or not same_source(batch, i):
             # A new flow may crowd an old one out, whose datagrams must be away by then.
             send_run(core, &run)
+            flush_spliced(core)
             if port != NULL:
                 flow = flow_from(core, port, &batch.names[i])
             else:
                 flow = inbound_flow(core, listener, fd, &batch.headers[i].msg_hdr)
-        if flow != NULL:
+        if flow == NULL:
+            continue
+        if flow.kind == FLOW_SPLICE_UDP:
+            add_spliced(core, flow, &batch.headers[i], joined_size(&batch.headers[i].msg_hdr), False)
+        else:
             add_message(core, &run, flow, &batch.headers[i])
     send_run(core, &run)
+    flush_spliced(core)
     for i in range(n):
         prepare(batch, i)
     return longest

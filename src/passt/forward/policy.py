@@ -149,6 +149,10 @@ class Policy:
                                _describe_inbound(decision) + self._name_inbound_row(decision, peer))
         return None if isinstance(decision, str) else decision
 
+    def from_namespace(self, proto: int, rule: object, peer: bytes, peer_port: int,
+                       local: bytes, local_port: int) -> Target | None:
+        """Refuse: what does not bypass the link (see `forward.bypass`) has no listener in the namespace."""
+
     def _decide_outbound(self, proto: int, source: bytes, source_port: int,
                          destination: bytes, destination_port: int) -> Target | str:
         family = self._families.get(len(destination))

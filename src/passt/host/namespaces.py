@@ -120,6 +120,10 @@ class Target:
         """Enter the network namespace: for a helper process, as there is no way back."""
         self._join(self._net, syscalls.CLONE_NEWNET, "network")
 
+    def open_network_namespace(self) -> int:
+        """Return one more descriptor of the network namespace."""
+        return os.dup(self._net)
+
     def close_network_namespace(self) -> None:
         """Close the network namespace's descriptor, so that we do not keep the namespace alive."""
         os.close(self._net)
@@ -159,6 +163,17 @@ class Child:
             return message.payload.decode(errors="replace")
         how = f"by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "too early"
         return f"the process that sets up the namespace ended {how}"
+
+    def open_network_namespace(self) -> int:
+        """Open the network namespace that the child was started in. Raises HostError."""
+        try:
+            return os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            message = self.channel.receive(wait=True)
+            if message is None or message.kind is not Kind.READY:
+                raise HostError(self._explain_failure(message)) from None  # it has ended, hence the error
+            raise HostError(f"cannot open the network namespace of the command: {error.strerror}; does /proc "
+                            "hide it (hidepid)?") from None
 
     def wait(self) -> int:
         """Wait for the child's end and return its wait status; for PID 1 nothing in there lives on then."""

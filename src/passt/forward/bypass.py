@@ -1,0 +1,89 @@
+"""Which flows bypass the guest's link, and where they go (passt(1), "Handling of local traffic in pasta").
+
+From the host: what a client on the host's loopback sends to a forwarded port. In the namespace it goes
+to the guest's address last seen, so that services bound to the namespace's loopback stay its own; or, if
+that is wanted (--host-lo-to-ns-lo), to the loopback address that the client used. The kernel there
+chooses the source. Clients that are not on the loopback go through the link, as their addresses cannot
+be had by a socket.
+
+From the namespace: what a client on the namespace's loopback sends to a port of -T or -U. On the host it
+goes from the client's loopback address to the one that it used. A client with any other address, or that
+asked for any other, is refused: the listener's device is `lo`, which carries those too.
+
+All else is the other policy's.
+"""
+
+from __future__ import annotations
+
+from socket import IPPROTO_TCP
+from typing import TYPE_CHECKING, cast
+
+from passt.addr import IP4_LOOPBACK, IP6_LOOPBACK, format_endpoint, is_loopback, needs_scope6
+from passt.contracts import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from passt.contracts import FlowPolicy, InboundTarget
+    from passt.forward.observed import Observed
+    from passt.model import PortRule
+
+# The source that the kernel chooses by itself towards any loopback address.
+_USUAL_SOURCES = frozenset((IP4_LOOPBACK, IP6_LOOPBACK))
+
+
+class Bypass:
+    """Implements `contracts.FlowPolicy`: decides itself on local flows and leaves the others to *policy*.
+
+    *splice* False leaves the host's flows to *policy* as well. *keep_loopback* says that loopback clients
+    of the host reach the namespace's loopback. *explain* gets a line for each decision, if given. Set
+    `scope_id` to the index of the guest's interface when it is known.
+    """
+
+    def __init__(self, policy: FlowPolicy, observed: Observed, *, splice: bool = True,
+                 keep_loopback: bool = False, explain: Callable[[str], None] | None = None) -> None:
+        self._policy = policy
+        self._observed = observed
+        self._splice = splice
+        self._keep_loopback = keep_loopback
+        self._explain = explain
+        self.scope_id = 0
+        self.outbound = policy.outbound  # nothing is added to it
+
+    def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
+                local: bytes, local_port: int) -> InboundTarget | Target | None:
+        """Map a flow accepted on the host for *rule*, a `PortRule`; None refuses it."""
+        if not (self._splice and is_loopback(peer)):
+            return self._policy.inbound(proto, rule, peer, peer_port, local, local_port)
+        if self._keep_loopback and is_loopback(local):
+            destination: bytes | None = local
+        else:
+            destination = self._observed.inbound_destination(peer)
+        target = None
+        if destination is not None:
+            scope_id = self.scope_id if needs_scope6(destination) else 0
+            target = Target(destination, cast("PortRule", rule).target_port(local_port), scope_id)
+        if self._explain is not None:
+            self._explain_flow("to the namespace", proto, (peer, peer_port, local, local_port), target,
+                               "no guest address known yet")
+        return target
+
+    def from_namespace(self, proto: int, rule: object, peer: bytes, peer_port: int,
+                       local: bytes, local_port: int) -> Target | None:
+        """Map a flow accepted in the namespace for *rule*, a `PortRule`; None refuses it."""
+        target = None
+        if is_loopback(peer) and is_loopback(local):
+            source = None if peer in _USUAL_SOURCES else peer
+            target = Target(local, cast("PortRule", rule).target_port(local_port), source=source)
+        if self._explain is not None:
+            self._explain_flow("to the host", proto, (peer, peer_port, local, local_port), target,
+                               "not from loopback to loopback")
+        return target
+
+    def _explain_flow(self, where: str, proto: int, flow: tuple[bytes, int, bytes, int],
+                      target: Target | None, reason: str) -> None:
+        if self._explain is not None:
+            source, destination = format_endpoint(*flow[:2]), format_endpoint(*flow[2:])
+            outcome = f"to {format_endpoint(target.address, target.port)}" if target else f"refused, {reason}"
+            name = "TCP" if proto == IPPROTO_TCP else "UDP"
+            self._explain(f"bypass {where}, {name} {source} -> {destination}: {outcome}")

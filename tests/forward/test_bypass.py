@@ -1,0 +1,144 @@
+"""Each row of the bypass: where local flows go, and that all others are the other policy's."""
+
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from socket import IPPROTO_TCP, IPPROTO_UDP
+
+import pytest
+
+from passt.contracts import FlowPolicy, InboundTarget, Target
+from passt.forward.bypass import Bypass
+from passt.forward.policy import Policy
+from passt.model import GuestFamily, GuestNet, PortRule
+
+RULE = PortRule(IPPROTO_TCP, 8000, 8009, 80)
+IP4 = GuestFamily(IPv4Address("192.0.2.5"), 24, IPv4Address("192.0.2.1"), IPv4Address("192.0.2.1"))
+IP6 = GuestFamily(IPv6Address("2001:db8::5"), 64, IPv6Address("fe80::1"), IPv6Address("fe80::1"))
+NET = GuestNet(IP4, IP6, "eth0")
+
+
+def packed(text: str) -> bytes:
+    return ip_address(text).packed
+
+
+def bypass(net: GuestNet = NET, *, splice: bool = True, keep_loopback: bool = False) -> Bypass:
+    policy = Policy(net)
+    made = Bypass(policy, policy.observed, splice=splice, keep_loopback=keep_loopback)
+    made.scope_id = 7
+    return made
+
+
+def inbound(policy: Bypass, peer: str, local: str) -> InboundTarget | Target | None:
+    return policy.inbound(IPPROTO_TCP, RULE, packed(peer), 50000, packed(local), 8001)
+
+
+def outward(peer: str, local: str) -> Target | None:
+    return bypass().from_namespace(IPPROTO_UDP, RULE, packed(peer), 50000, packed(local), 8001)
+
+
+def test_is_a_policy() -> None:
+    policy: FlowPolicy = bypass()
+    assert policy.outbound(IPPROTO_TCP, packed("192.0.2.5"), 1, packed("198.51.100.1"), 2) == Target(
+        packed("198.51.100.1"), 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("peer", "local", "keep", "expected"),
+    [
+        ("127.0.0.1", "127.0.0.1", False, "192.0.2.5"),
+        ("127.0.0.2", "203.0.113.1", False, "192.0.2.5"),
+        ("::1", "::1", False, "2001:db8::5"),
+        ("127.0.0.1", "127.0.0.1", True, "127.0.0.1"),
+        ("127.0.0.1", "127.0.0.9", True, "127.0.0.9"),
+        ("127.0.0.1", "203.0.113.1", True, "192.0.2.5"),
+        ("::1", "::1", True, "::1"),
+        ("::1", "2001:db8:1::1", True, "2001:db8::5"),
+    ],
+)
+def test_loopback_client_of_the_host(peer: str, local: str, keep: bool, expected: str) -> None:
+    assert inbound(bypass(keep_loopback=keep), peer, local) == Target(packed(expected), 81)
+
+
+def test_guest_that_moved_is_followed() -> None:
+    policy = bypass()
+    policy._observed.on_guest_address(packed("192.0.2.99"))
+    assert inbound(policy, "127.0.0.1", "127.0.0.1") == Target(packed("192.0.2.99"), 81)
+
+
+def test_link_local_guest_has_a_scope() -> None:
+    net = GuestNet(None, GuestFamily(None, 64, None, IPv6Address("fe80::1")), "tap0")
+    policy = bypass(net)
+    assert inbound(policy, "::1", "::1") is None
+    policy._observed.on_guest_address(packed("fe80::5"))
+    assert inbound(policy, "::1", "::1") == Target(packed("fe80::5"), 81, 7)
+    assert inbound(policy, "127.0.0.1", "127.0.0.1") is None  # no such family
+
+
+def test_loopback_is_reached_whatever_the_guest_has() -> None:
+    net = GuestNet(None, None, "tap0")
+    kept = inbound(bypass(net, keep_loopback=True), "127.0.0.1", "127.0.0.1")
+    assert kept == Target(packed("127.0.0.1"), 81)
+    assert inbound(bypass(net), "127.0.0.1", "127.0.0.1") is None
+
+
+@pytest.mark.parametrize("peer", ["198.51.100.1", "192.0.2.5", "2001:db8:1::1"])
+def test_other_client_of_the_host_takes_the_link(peer: str) -> None:
+    assert isinstance(inbound(bypass(), peer, "203.0.113.1"), InboundTarget)
+
+
+def test_loopback_client_takes_the_link_without_splice() -> None:
+    answer = inbound(bypass(splice=False), "127.0.0.1", "127.0.0.1")
+    assert answer == Policy(NET).inbound(
+        IPPROTO_TCP, RULE, packed("127.0.0.1"), 50000, packed("127.0.0.1"), 8001
+    )
+    assert not isinstance(answer, Target)
+
+
+@pytest.mark.parametrize(
+    ("peer", "local", "source"),
+    [
+        ("127.0.0.1", "127.0.0.1", None),
+        ("127.0.0.1", "127.0.0.9", None),
+        ("127.0.0.2", "127.0.0.9", "127.0.0.2"),
+        ("::1", "::1", None),
+    ],
+)
+def test_loopback_client_of_the_namespace(peer: str, local: str, source: str | None) -> None:
+    expected = Target(packed(local), 81, source=packed(source) if source else None)
+    assert outward(peer, local) == expected
+
+
+@pytest.mark.parametrize(
+    ("peer", "local"),
+    [
+        ("192.0.2.5", "192.0.2.5"),
+        ("192.0.2.5", "127.0.0.1"),
+        ("127.0.0.1", "192.0.2.5"),
+        ("2001:db8::5", "2001:db8::5"),
+        ("2001:db8::5", "::1"),
+        ("::1", "2001:db8::5"),
+    ],
+)
+def test_other_client_of_the_namespace_is_refused(peer: str, local: str) -> None:
+    assert outward(peer, local) is None
+
+
+def test_plain_policy_has_nothing_to_do_with_the_namespace() -> None:
+    answer = Policy(NET).from_namespace(
+        IPPROTO_TCP, RULE, packed("127.0.0.1"), 1, packed("127.0.0.1"), 8001
+    )
+    assert answer is None
+
+
+def test_explanations() -> None:
+    lines: list[str] = []
+    policy = Policy(NET)
+    made = Bypass(policy, policy.observed, explain=lines.append)
+    inbound(made, "127.0.0.1", "127.0.0.1")
+    made.from_namespace(IPPROTO_TCP, RULE, packed("::1"), 50000, packed("::1"), 8001)
+    made.from_namespace(IPPROTO_TCP, RULE, packed("192.0.2.5"), 50000, packed("127.0.0.1"), 8001)
+    assert lines == [
+        "bypass to the namespace, TCP 127.0.0.1:50000 -> 127.0.0.1:8001: to 192.0.2.5:81",
+        "bypass to the host, TCP [::1]:50000 -> [::1]:8001: to [::1]:81",
+        "bypass to the host, TCP 192.0.2.5:50000 -> 127.0.0.1:8001: refused, not from loopback to loopback",
+    ]

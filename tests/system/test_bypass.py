@@ -1,0 +1,249 @@
+"""Local connections that bypass the tap, with the real program between real servers and clients."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.system.lab import Lab, Running, wait_until
+from tests.system.test_forward import start_service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+pytestmark = pytest.mark.needs_root
+
+QUICK = bool(os.environ.get("PASST_TEST_QUICK"))
+BASE = 9400
+OWN_BASE = 9500
+HOST_BASE = 8000
+PORTS = (0, 7, 8, 9, 10, 11, 12, 99)
+LOOPBACK = pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+SMALL, LARGE = 2048, 10 << 20
+RESERVE = 64  # sockets that the program keeps ready, more or less
+
+
+@pytest.fixture(scope="module")
+def service(session_lab: Lab, user: bool) -> Iterator[Running]:
+    """Lend servers in a namespace that is forwarded both ways; the host's servers are behind -T."""
+    options = [word for offset in PORTS for word in ("-t", str(BASE + offset), "-T", str(HOST_BASE + offset))]
+    options += ["-u", str(BASE + 7), "-U", str(HOST_BASE + 7)]
+    running = start_service(session_lab, options, BASE, user=user)
+    yield running
+    running.kill()
+
+
+@contextlib.contextmanager
+def served(lab: Lab, options: Sequence[str], *, user: bool) -> Iterator[Running]:
+    """Run servers in a namespace for a while."""
+    running = start_service(lab, options, OWN_BASE, user=user)
+    try:
+        yield running
+    finally:
+        running.kill()
+
+
+def namespace_of(running: Running) -> str:
+    """Path of the network namespace that pasta's init lives in."""
+    tasks = Path(f"/proc/{running.pid}/task").glob("*/children")
+    for child in " ".join(path.read_text(encoding="ascii") for path in tasks).split():
+        path = f"/proc/{child}/ns/net"
+        if os.stat(path).st_ino != os.stat(f"/proc/{running.pid}/ns/net").st_ino:
+            return path
+    raise AssertionError("pasta has no child in another namespace")
+
+
+def run_client(lab: Lab, service: Running, argv: list[str], *, inward: bool) -> bytes:
+    """Run a client on the host's loopback, or on the namespace's."""
+    if inward:
+        return lab.host.run(argv).stdout
+    # The machine's /proc is not the lab's, so the namespace is entered from outside.
+    done = subprocess.run(
+        ["nsenter", f"--net={namespace_of(service)}", *argv], capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    return done.stdout
+
+
+WAYS = pytest.mark.parametrize("inward", [True, False], ids=["in", "out"])
+
+
+@WAYS
+@LOOPBACK
+def test_tcp_in_all_its_endings(lab: Lab, service: Running, address: str, inward: bool) -> None:
+    base = BASE if inward else HOST_BASE
+    checks = "tcp,end-first,end-last,reset,send-reset"
+    run_client(lab, service, [*lab.client, checks, address, str(base), "3000000"], inward=inward)
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+@WAYS
+@LOOPBACK
+def test_transfer_is_byte_exact(lab: Lab, service: Running, address: str, inward: bool, size: int) -> None:
+    base = BASE if inward else HOST_BASE
+    host = f"[{address}]" if ":" in address else address
+    script = f"set -o pipefail; curl -sSf http://{host}:{base}/{size} | sha256sum"
+    direct = f"set -o pipefail; curl -sSf http://127.0.0.1:{HOST_BASE}/{size} | sha256sum"
+    expected = lab.host.run(["bash", "-c", direct]).stdout
+    assert run_client(lab, service, ["bash", "-c", script], inward=inward) == expected
+
+
+@pytest.mark.parametrize("size", [0, 1, 1400, 60000])
+@WAYS
+@LOOPBACK
+def test_datagrams(lab: Lab, service: Running, address: str, inward: bool, size: int) -> None:
+    base = BASE if inward else HOST_BASE
+    run_client(lab, service, [*lab.client, "udp", address, str(base), str(size)], inward=inward)
+
+
+@WAYS
+@LOOPBACK
+def test_refused_connection_is_reset(lab: Lab, service: Running, address: str, inward: bool) -> None:
+    base = BASE if inward else HOST_BASE
+    script = f"""
+import socket
+try:
+    with socket.create_connection(({address!r}, {base + 99}), timeout=5) as sock:
+        sock.recv(1)
+except ConnectionError:
+    print("reset")
+"""
+    argv = ["/usr/bin/python3", "-I", "-c", script]
+    assert run_client(lab, service, argv, inward=inward) == b"reset\n"
+
+
+def loopback_server(port: int) -> list[str]:
+    """Serve on the loopback addresses only, and on the others tell the peer's address."""
+    script = f"""
+import socket, threading
+def serve(family, address, say):
+    with socket.create_server((address, {port}), family=family) as server:
+        while True:
+            with server.accept()[0] as client:
+                client.sendall(say)
+for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+    threading.Thread(target=serve, args=(family, address, b"secret")).start()
+print("ready", flush=True)
+"""
+    return ["/usr/bin/python3", "-I", "-c", script]
+
+
+@pytest.mark.parametrize("exposed", [False, True])
+def test_service_on_the_namespaces_loopback(lab: Lab, user: bool, exposed: bool) -> None:
+    options = ["--config-net", "-t", str(OWN_BASE), "-u", "none"]
+    options += ["--host-lo-to-ns-lo"] if exposed else []
+    running = lab.start(options, loopback_server(OWN_BASE), user=user)
+    assert running.popen.stdout is not None
+    assert running.popen.stdout.readline() == b"ready\n"
+    for address in ("127.0.0.1", "::1"):
+        script = f"""
+import socket
+try:
+    with socket.create_connection(({address!r}, {OWN_BASE}), timeout=5) as sock:
+        print(sock.recv(100).decode())
+except ConnectionError:
+    print("reset")
+"""
+        result = lab.host.run(["/usr/bin/python3", "-I", "-c", script])
+        assert result.stdout == (b"secret\n" if exposed else b"reset\n")
+    running.kill()
+
+
+def test_tap_carries_nothing_of_it_unless_told(lab: Lab, user: bool) -> None:
+    for option, expected in (("", False), ("--no-splice", True)):
+        options = ["-t", str(OWN_BASE + 7), *([option] if option else [])]
+        with served(lab, options, user=user) as running:
+            path = namespace_of(running)
+            before = tap_bytes(path)
+            lab.host.run([*lab.client, "tcp", "127.0.0.1", str(OWN_BASE), "300000"])
+            assert (tap_bytes(path) - before > 300_000) == expected
+
+
+def tap_bytes(path: str) -> int:
+    """Bytes that came in by the tap."""
+    done = subprocess.run(
+        ["nsenter", f"--net={path}", "ip", "-s", "-j", "link"], capture_output=True, check=True
+    )
+    links = json.loads(done.stdout)
+    return sum(link["stats64"]["rx"]["bytes"] for link in links if link["ifname"] != "lo")
+
+
+def descriptors(pid: int, kind: str) -> int:
+    """Number of descriptors of a process that are sockets, or pipes."""
+    found = 0
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += os.readlink(path).startswith(f"{kind}:")
+    return found
+
+
+HOLD = """
+import socket, sys
+held = []
+for number in range({count}):
+    sock = socket.create_connection((f"127.0.0.{{number % 8 + 1}}", {port}), timeout=20)
+    sock.sendall(b"q")
+    assert sock.recv(1) == b"q"
+    held.append(sock)
+print("open", flush=True)
+sys.stdin.read()
+for sock in held:
+    sock.sendall(b"x")
+for sock in held:
+    assert sock.recv(1) == b"x"
+"""
+
+
+def test_idle_connections_hold_no_pipe(lab: Lab, user: bool) -> None:
+    count = 500 if QUICK else 5000
+    script = HOLD.format(count=count, port=OWN_BASE + 7)
+    with served(lab, ["-t", str(OWN_BASE + 7), "-u", "none"], user=user) as running:
+        sockets, pipes = descriptors(running.pid, "socket"), descriptors(running.pid, "pipe")
+        holder = lab.host.spawn(["/usr/bin/python3", "-I", "-c", script], stdin=subprocess.PIPE)
+        try:
+            assert holder.popen.stdout is not None
+            assert holder.popen.stdout.readline() == b"open\n"
+            assert descriptors(running.pid, "socket") >= sockets + 2 * count - RESERVE
+            assert descriptors(running.pid, "pipe") == pipes
+            out, err = holder.popen.communicate(timeout=60)
+            assert (holder.popen.returncode, out) == (0, b""), err
+        finally:
+            holder.kill()
+        wait_until(
+            lambda: descriptors(running.pid, "socket") <= sockets + RESERVE, "connections are closed", 20
+        )
+
+
+CHURN = """
+import socket, time
+start = time.monotonic()
+for number in range({count}):
+    pause = start + number / 1000 - time.monotonic()
+    if pause > 0:
+        time.sleep(pause)
+    with socket.create_connection((f"127.0.0.{{number % 8 + 1}}", {port}), timeout=20) as sock:
+        sock.sendall(b"q" * 100)
+        assert sock.recv(100)
+"""
+
+
+@WAYS
+def test_connections_come_and_go_without_a_trace(lab: Lab, user: bool, inward: bool) -> None:
+    count = 3000 if QUICK else 30000
+    options = ["-t", str(OWN_BASE + 7), "-T", str(HOST_BASE + 7), "-u", "none", "-U", "none"]
+    port = (OWN_BASE if inward else HOST_BASE) + 7
+    python = ["/usr/bin/python3", "-I", "-c"]
+    with served(lab, options, user=user) as running:
+        run_client(lab, running, [*python, CHURN.format(count=200, port=port)], inward=inward)
+        sockets, pipes = descriptors(running.pid, "socket"), descriptors(running.pid, "pipe")
+        run_client(lab, running, [*python, CHURN.format(count=count, port=port)], inward=inward)
+        wait_until(
+            lambda: descriptors(running.pid, "socket") <= sockets + RESERVE, "connections are closed", 20
+        )
+        assert descriptors(running.pid, "pipe") == pipes
