@@ -148,6 +148,7 @@ def _build_engine(settings: Settings, guest: GuestNet, listeners: Iterable[Liste
     """Load and build the data plane, then wait for the tap of *child*."""
     from passt.dataplane.engine import Engine
     from passt.forward.policy import Policy
+    from passt.host.conntrack import udp_timeouts
     from passt.responders.dispatch import Dispatcher
 
     explain = log.debug if log.is_debug() else None
@@ -155,7 +156,7 @@ def _build_engine(settings: Settings, guest: GuestNet, listeners: Iterable[Liste
     # A guest that is configured by us must not configure itself once more from advertisements.
     responder = Dispatcher(guest, router_advertisements=not settings.config_net, explain=explain)
     engine = Engine(policy, responder, policy.observed, our_mac=guest.our_mac, mtu=guest.mtu or 0,
-                    secret=os.urandom(SECRET_LEN))
+                    secret=os.urandom(SECRET_LEN), udp_timeouts=udp_timeouts())
     for listener in listeners:
         engine.add_listener(listener.fd, listener.proto, listener.rule)
     tap = child.receive_tap()

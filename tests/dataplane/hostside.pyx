@@ -170,6 +170,19 @@ cdef class Loop:
     def has_pwait2(self, bint value):
         self.reactor.has_pwait2 = value
 
+    @property
+    def skip(self):
+        """Short sleeps to come before the loop polls again."""
+        return self.reactor.skip
+
+    @skip.setter
+    def skip(self, uint32_t value):
+        self.reactor.skip = value
+
+    @property
+    def slept(self):
+        return bool(self.reactor.slept)
+
     def clock(self):
         return self.reactor.clock()
 

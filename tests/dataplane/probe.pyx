@@ -256,8 +256,7 @@ cdef class Heap:
         return self.timers.n
 
     def arm(self, uint32_t id, int64_t deadline):
-        if self.timers.arm(id, deadline) < 0:
-            raise MemoryError
+        self.timers.arm(id, deadline)
 
     def cancel(self, uint32_t id):
         self.timers.cancel(id)

@@ -64,6 +64,7 @@ class Sock:
         self.tag = 0
         self.woken = False
         self.no_space = False
+        self.keep_idle: int | None = None         # seconds after which the kernel probes the remote
 
     def log(self, text: str) -> None:
         """Add a line to the dialogue."""
@@ -337,10 +338,17 @@ class Kernel:
         number, sock.error = sock.error, 0
         return number
 
+    def keep_alive(self, fd: int, idle_s: int) -> int:
+        """Have the kernel probe the remote."""
+        sock = self.at(fd, "keep_alive")
+        sock.keep_idle = idle_s
+        return self.result(sock, f"keep_alive({idle_s})", 0)
+
     def close(self, fd: int) -> int:
-        """Close."""
+        """Close, with a FIN if none was sent; what was not read makes it a reset (tcp_close)."""
         sock = self.at(fd, "close")
-        sock.status = "closed"
+        sock.status = "aborted" if sock.queue else "closed"
+        sock.shut = True
         return self.result(sock, "close", 0)
 
     def abort(self, fd: int) -> int:

@@ -20,7 +20,7 @@ from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.stats cimport DROP_LINK_FULL, count, stats_as_dict
 from passt.dataplane.sys cimport IPPROTO_TCP, iovec, memcpy, memset, sockaddr_storage, socklen_t
-from passt.dataplane.tcp_conn cimport choose_isn, end, overflow_len, state_name
+from passt.dataplane.tcp_conn cimport choose_isn, end_all, overflow_len, state_name
 from passt.dataplane.tcp_from_sock cimport on_listener, on_socket
 from passt.dataplane.tcp_from_tap cimport flush_gather
 from passt.dataplane.turn cimport finish_flows, on_flow_timer
@@ -156,6 +156,9 @@ cdef class ScriptedSockets(Sockets):
     cdef int take_error(self, int fd) noexcept with gil:
         return self.number("take_error", (fd,), 5)
 
+    cdef int keep_alive(self, int fd, int idle_s) noexcept with gil:
+        return self.number("keep_alive", (fd, idle_s), 0)
+
     cdef int close(self, int fd) noexcept with gil:
         return self.number("close", (fd,), 0)
 
@@ -244,11 +247,11 @@ cdef class Bench:
 
     @property
     def pool_left(self):
-        return self.core.pool_left
+        return self.core.pool.left
 
     @pool_left.setter
     def pool_left(self, size_t value):
-        self.core.pool_left = value
+        self.core.pool.left = value
 
     @property
     def next_deadline(self):
@@ -375,14 +378,12 @@ cdef class Bench:
         return found
 
     def close(self):
-        """End all connections, as `Engine.close` does."""
-        cdef uint32_t i
-        cdef Flow *flow
-        for i in range(self.core.flows.top):
-            flow = &self.core.flows.flows[i]
-            if flow.kind == FLOW_TCP:
-                end(self.core, flow, False)
+        """End all connections, as `Engine.close` does; returns the frames that left."""
+        end_all(self.core)
         self.check()
+        sent = self.link.sent
+        self.link.sent = []
+        return sent
 
 
 cdef class RealSockets:

@@ -31,6 +31,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Self, TypedDict
 
 from passt.contracts import InboundTarget, Target
+from tests.dataplane.tcp_icmp import IcmpError, is_icmp, read_icmp
 from tests.dataplane.tcp_kernel import Kernel, Sock
 from tests.dataplane.tcp_probe import Bench, Conn, Sent
 from tests.dataplane.tcp_segment import ACK, FIN, MASK, RST, SYN, Segment, build, read, read_text, stream
@@ -326,6 +327,7 @@ class Script:
         self.guest_isn = guest_isn
         self.lines: list[str] = []
         self.turns = 0
+        self.errors: list[IcmpError] = []  # ICMP messages that came to the guest
         self.is_honest = True
         self.policy = Policy()
         self.kernel = Kernel(self.log)
@@ -425,6 +427,13 @@ class Script:
         deadline = self.bench.next_deadline
         return deadline is not None and deadline <= self.bench.now
 
+    @property
+    def sleep_s(self) -> float:
+        """How long the loop would sleep if nothing happened."""
+        self.run()
+        deadline = self.bench.next_deadline
+        return float("inf") if deadline is None else (deadline - self.bench.now) / (1000 * NS_PER_MS)
+
     def turn(self, events: list[tuple[object, ...]]) -> None:
         """Take one turn."""
         self.turns += 1
@@ -433,10 +442,20 @@ class Script:
 
     def deliver(self, sent: Sent) -> None:
         """Bring a frame to the guest."""
+        if is_icmp(sent.frame):
+            self.errors.append(read_icmp(sent.frame))
+            self.log(f"<host  ICMP type {self.errors[-1].kind} code {self.errors[-1].code}")
+            return
         segment = read(sent)
         peer = self.peers[segment.dport, segment.sport]
         assert (segment.source, segment.destination) == (peer.remote_address, peer.guest_address)
         peer.receive(segment)
+
+    def close_engine(self) -> None:
+        """Let the process end."""
+        self.run()
+        for sent in self.bench.close():
+            self.deliver(sent)
 
     def advance(self, ms: float) -> None:
         """Let time pass; timers fire when they are due."""

@@ -20,7 +20,7 @@ from passt.dataplane.engine import Engine
 from passt.host.tun import open_tap
 from tests.dataplane.engine_bench import Bench
 from tests.dataplane.fakes import Events, Policy, Responder
-from tests.dataplane.frames import ACK, GUEST_MAC, OUR_MAC, SYN, ethernet, packed, tcp, udp
+from tests.dataplane.frames import ACK, GUEST_MAC, OUR_MAC, RST, SYN, ethernet, packed, tcp, udp
 from tests.dataplane.netns import in_own_namespace, set_up
 
 G4, R4 = "192.0.2.2", "198.51.100.7"
@@ -39,13 +39,16 @@ COUNTERS = {
     "flows_ping",
     "flows_opened",
     "flows_refused",
-    "flows_crowded_out",
     "tcp_retransmits",
     "tcp_timeouts",
     "tcp_duplicate_acks",
     "tcp_challenge_acks",
+    "tcp_acks_withheld",
+    "tcp_keep_alives",
+    "flows_evicted",
     "tcp_short_writes",
     "tcp_resets_sent",
+    "icmp_errors_to_guest",
     "link_stalls",
     "wakeups",
     "drop_short",
@@ -213,8 +216,10 @@ def test_connection_of_the_guest() -> None:
         bench.engine.set_trace(None)
         bench.engine.close()
         assert len(lines) == 3
-        assert remote.recv(10) == b""
+        with pytest.raises(ConnectionResetError):  # the guest's stream had not ended
+            remote.recv(10)
         remote.close()
+        assert bench.frames()[-1][47] == RST | ACK
 
 
 def test_capture_and_its_end(bench: Bench) -> None:

@@ -94,6 +94,47 @@ def test_event_ends_a_sleep_without_deadline(loop: Loop, pipe: tuple[int, int]) 
     assert loop.wait(loop.clock()) == [(select.EPOLLIN, 1)]
 
 
+def test_poll_in_vain_is_not_repeated_while_sleeps_are_long(loop: Loop) -> None:
+    assert loop.skip == 0
+    for _ in range(5):
+        now = loop.clock()
+        loop.arm(0, now + 2 * MS)
+        assert loop.wait(now) == []
+        assert loop.slept
+    assert loop.skip == 1
+
+
+def test_event_that_is_there_already_is_taken_without_polling(loop: Loop, pipe: tuple[int, int]) -> None:
+    assert loop.watch(pipe[0], ADD, select.EPOLLIN, 1) == 0
+    os.write(pipe[1], b"x")
+    assert loop.wait(loop.clock()) == [(select.EPOLLIN, 1)]
+    assert not loop.slept
+    assert loop.skip == 0
+
+
+def test_busy_loop_does_not_poll(loop: Loop) -> None:
+    assert loop.wait(loop.clock(), busy=True) == []
+    assert loop.skip == 0
+
+
+def test_short_sleeps_make_the_loop_poll_again(loop: Loop) -> None:
+    """A timerfd fires while the loop sleeps; how soon it wakes depends on the machine, so several tries."""
+    fd = ctypes.CDLL(None, use_errno=True).timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK)
+    assert fd >= 0
+    try:
+        assert loop.watch(fd, ADD, select.EPOLLIN | select.EPOLLET, 1) == 0
+        loop.skip = 3
+        soon = ctypes.create_string_buffer(struct.pack("qqqq", 0, 0, 0, 8000))
+        for _ in range(1000):
+            if not loop.skip:
+                break
+            ctypes.CDLL(None).timerfd_settime(fd, 0, soon, None)
+            loop.wait(loop.clock())
+        assert loop.skip == 0
+    finally:
+        os.close(fd)
+
+
 def test_clock_is_the_monotonic_one(loop: Loop) -> None:
     before = time.monotonic_ns()
     now = loop.clock()

@@ -351,11 +351,70 @@ def test_engine_closed_what_is_held_leads_to_reset() -> None:
         s.ended()
 
 
-def test_engine_closed_all_delivered_ends_cleanly() -> None:
+def test_engine_closed_unfinished_stream_reset_both_ways() -> None:
+    # All of it is in the kernel's hands, but a FIN would tell the remote that this was all.
     with Script() as s:
         sock = s.connect()
         s.guest("PA seq=1 ack=1 len=100")
-        s.bench.close()
-        assert sock.status == "closed"
         s.take_all()
+        s.close_engine()
+        assert sock.status == "aborted"
+        s.host("RA seq=1 ack=101")
+        s.ended()
+
+
+def test_engine_closed_finished_stream_left_to_kernel() -> None:
+    with Script() as s:
+        sock = s.connect()
+        s.guest("FPA seq=1 ack=1 len=100")
+        s.take_all()
+        s.close_engine()
+        assert sock.status == "closed"
+        assert sock.shut
+        s.host("RA seq=1 ack=102")
+        s.ended()
+
+
+@pytest.mark.parametrize(("opening", "letters"), [("guest", "RA"), ("host", "R"), ("half", "RA")])
+def test_engine_closed_half_open_connection_reset(opening: str, letters: str) -> None:
+    with Script() as s:
+        if opening == "host":
+            sock = s.peer.knock()
+        else:
+            s.guest("S seq=0 win=65535 mss=1460")
+            sock = s.sock
+            if opening == "half":
+                sock.connected()
+        s.take_all()
+        s.close_engine()
+        assert sock.status == "aborted"
+        assert s.take().letters == letters
+        s.ended()
+
+
+def test_engine_closed_while_link_is_full_does_not_wait() -> None:
+    with Script() as s:
+        sock = s.connect()
+        s.bench.link.room = 0
+        sock.deliver(s.bytes_from_host(500_000))
+        s.run()
+        s.close_engine()
+        assert sock.status == "aborted"
+        s.nothing()
+        s.ended()
+
+
+def test_last_acknowledgement_data_dropped_from_socket_before_it_is_closed() -> None:
+    # close(2) with unread data resets, and what the remote has not read yet of the guest's would be lost.
+    with Script() as s:
+        sock = s.connect()
+        s.guest("FPA seq=1 ack=1 len=100")
+        s.take_all()
+        sock.deliver(s.bytes_from_host(7))
+        sock.end()
+        s.take_all()
+        assert s.state == "LAST_ACK"
+        s.guest("A seq=102 ack=9")
+        assert sock.status == "closed"
+        assert sock.consumed == 7
         s.ended()

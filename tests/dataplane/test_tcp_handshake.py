@@ -88,16 +88,6 @@ def test_tiny_mss_raised_to_what_frames_can_be_cut_to() -> None:
         assert s.host("PA seq=1 ack=1 len=1000").gso_size == 48
 
 
-@pytest.mark.parametrize("number", [errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ETIMEDOUT])
-@every_case
-def test_connect_fails_later_guest_sees_acknowledging_reset(case: Case, number: int) -> None:
-    with Script(**case) as s:
-        s.guest(SYN)
-        s.sock.fail(number)
-        check_first_reset(s)
-        s.ended()
-
-
 def check_first_reset(s: Script) -> None:
     """In SYN-SENT a reset counts only if it acknowledges the SYN (RFC 9293 3.10.7.3)."""
     reset = s.take()
@@ -105,15 +95,6 @@ def check_first_reset(s: Script) -> None:
     assert reset.ack == 1
     assert reset.seq == 0
     assert not reset.payload
-
-
-def test_connect_fails_at_once_guest_sees_acknowledging_reset() -> None:
-    with Script() as s:
-        s.kernel.connect_results.append(-errno.ENETUNREACH)
-        s.guest(SYN)
-        check_first_reset(s)
-        s.ended()
-        assert [sock.status for sock in s.kernel.socks.values()] == ["aborted"]
 
 
 def test_socket_cannot_be_prepared_reset_both_ways() -> None:

@@ -18,9 +18,10 @@ def test_no_descriptor_for_guest_connection_reset() -> None:
         assert s.count("drop_no_fd") == 1
 
 
-def test_other_failure_to_open_reset() -> None:
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOMEM])
+def test_no_memory_for_socket_reset(number: int) -> None:
     with Script() as s:
-        s.kernel.open_errors.append(errno.EACCES)
+        s.kernel.open_errors.append(number)
         s.guest(SYN)
         assert s.take().letters == "RA"
         s.ended()
@@ -63,10 +64,106 @@ def test_table_full_new_connections_refused_others_go_on() -> None:
         s.run()
         assert client.status == "aborted"
         assert s.count("drop_flows_full") == 2
+        assert s.count("flows_evicted") == 0
         assert not s.kernel.events()
         peers[0].guest("R seq=1001")
         peers[2].renew()
         peers[2].connect()
+
+
+# A full table: what is half open goes first, the oldest of it; what is established never.
+
+
+def test_half_open_flood_makes_room_oldest_first() -> None:
+    with Script(max_flows=4) as s:
+        peers = [s.add_peer(41_000 + i, 80) for i in range(7)]
+        kept = peers[0].connect()
+        flood = peers[1:4]
+        for peer in flood:
+            peer.guest(SYN)
+            s.advance(1)
+        socks = [peer.sock for peer in flood]
+        for i, peer in enumerate(peers[4:]):
+            peer.guest(SYN)
+            flood[i].host("RA seq=0 ack=1")
+            assert [sock.status for sock in socks] == ["aborted"] * (i + 1) + ["connecting"] * (2 - i)
+            assert peer.state == "CONNECTING"
+        assert s.count("flows_evicted") == 3
+        assert s.count("drop_flows_full") == 0
+        assert kept.status == "connected"
+        peers[0].guest("A seq=1 ack=1 len=1000")
+        peers[0].host("A seq=1 ack=1001")
+
+
+@pytest.mark.parametrize("state", ["CONNECTING", "SYN_RECEIVED", "SYN_SENT"])
+def test_half_open_connection_makes_room_for_client_and_guest(state: str) -> None:
+    for newcomer in ("client", "guest"):
+        with Script(max_flows=1) as s:
+            old, new = s.add_peer(41_000, 80), s.add_peer(41_001, 80)
+            if state == "SYN_SENT":
+                sock = old.knock()
+            else:
+                old.guest(SYN)
+                sock = old.sock
+            if state == "SYN_RECEIVED":
+                sock.connected()
+            assert old.state == state
+            old.take_all()
+            if newcomer == "guest":
+                new.connect()
+            else:
+                new.accept()
+            assert sock.status == "aborted"
+            assert old.take().letters == ("R" if state == "SYN_SENT" else "RA")
+
+
+def test_connection_that_became_established_is_no_longer_evicted() -> None:
+    with Script(max_flows=2) as s:
+        first, second, third = (s.add_peer(41_000 + i, 80) for i in range(3))
+        first.connect()  # was half open before the second
+        second.guest(SYN)
+        third.guest(SYN)
+        assert first.state == "ESTABLISHED"
+        assert second.state == "CLOSED"
+        assert third.state == "CONNECTING"
+        second.host("RA seq=0 ack=1")
+
+
+def test_time_wait_makes_room_before_anything_half_open() -> None:
+    with Script(max_flows=2) as s:
+        over, waiting, new = (s.add_peer(41_000 + i, 80) for i in range(3))
+        waiting.guest(SYN)
+        sock = over.connect()
+        sock.end()
+        over.host("FA seq=1 ack=1")
+        over.guest("FA seq=1 ack=2")
+        over.host("A seq=2 ack=2")
+        assert over.state == "TIME_WAIT"
+        new.guest(SYN)
+        assert over.state == "CLOSED"
+        over.nothing()
+        assert waiting.state == "CONNECTING"
+        assert s.count("flows_evicted") == 1
+
+
+def test_time_wait_that_still_holds_data_not_evicted() -> None:
+    with Script(max_flows=1) as s:
+        over, new = s.add_peer(41_000, 80), s.add_peer(41_001, 80)
+        s.is_honest = False
+        sock = over.connect()
+        sock.no_memory = True
+        over.guest("PA seq=1 ack=1 len=100")
+        sock.end()
+        over.take_all()
+        over.guest("FA seq=101 ack=2")
+        over.take_all()
+        assert over.state == "TIME_WAIT"
+        new.guest(SYN)
+        new.host("RA seq=0 ack=1")
+        sock.no_memory = False
+        s.advance(10_000)
+        assert sock.taken == s.bytes_from_guest(100)
+        assert sock.status == "closed"
 
 
 def test_epoll_refuses_guest_connection_reset() -> None:

@@ -24,7 +24,7 @@ def test_lost_segment_repeated_after_timeout_with_back_off(case: Case) -> None:
         s.guest("A seq=1 ack=101")
         assert s.sock.consumed == 100
         s.advance(1000)
-        assert s.bench.next_deadline is None
+        assert s.sleep_s > 3600
 
 
 def test_timeout_from_measured_round_trip() -> None:

@@ -17,7 +17,8 @@ from libc.string cimport memcpy, memset
 from passt.dataplane.core cimport Core
 from passt.dataplane.datagram cimport end_datagram
 from passt.dataplane.demux cimport on_frame
-from passt.dataplane.flow cimport FLOW_PING, FLOW_TCP, FLOW_UDP, Flow
+from passt.dataplane.flow cimport FLOW_PING, FLOW_TCP, FLOW_UDP, Flow, FlowKey
+from passt.dataplane.icmp_error cimport push_icmp_error
 from passt.dataplane.link cimport Link, RxFrame, TxMeta
 from passt.dataplane.reactor cimport EVENT_FLOW, EVENT_LISTENER, Reactor, make_tag
 from passt.dataplane.sockets cimport Sockets, read_sockaddr
@@ -174,6 +175,9 @@ cdef class ScriptedSockets(Sockets):
 
     cdef int take_error(self, int fd) noexcept with gil:
         return self.note("take_error", (fd,), 0)
+
+    cdef int keep_alive(self, int fd, int idle_s) noexcept with gil:
+        return self.note("keep_alive", (fd, idle_s), 0)
 
     cdef int close(self, int fd) noexcept with gil:
         self.open_fds.remove(fd)
@@ -374,10 +378,11 @@ cdef class World:
     def next_deadline(self):
         return self.reactor.timers.next_deadline()
 
-    def add_listener(self, int fd, int proto, rule, int port):
-        """Add a listener; a real one is watched."""
+    def add_listener(self, int fd, int proto, rule, int port, families=()):
+        """Add a listener; a real one is watched. The guest's flows may use it for *families*."""
         self.core.listeners.append((fd, proto, rule, port))
         index = len(self.core.listeners) - 1
+        self.core.offer_port(index, fd, port, families)
         if self.sockets is None and self.reactor.watch(
                 fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, index)) < 0:
             raise OSError("watching the listener")
@@ -435,6 +440,22 @@ cdef class World:
     def send_frame(self, bytes frame not None):
         return self.core.send_frame(frame)
 
+    def push_icmp_error(self, bytes guest not None, bytes remote not None, int protocol,
+                        bytes quoted not None, *, int kind, int code, uint32_t info=0, bytes offender=None):
+        """Have the guest told of an error; *offender* as a key holds it."""
+        cdef FlowKey key
+        cdef uint8_t address[16]
+        memset(&key, 0, sizeof(key))
+        memset(address, 0, 16)
+        key.addr_len = <uint8_t>len(guest)
+        memcpy(key.guest, <const char *>guest, len(guest))
+        memcpy(key.remote, <const char *>remote, len(remote))
+        if offender is not None:
+            memcpy(address, <const char *>offender, len(offender))
+        push_icmp_error(self.core, &key, <uint8_t>protocol, <const uint8_t *><const char *>quoted,
+                        len(quoted), <uint8_t>kind, <uint8_t>code, info,
+                        NULL if offender is None else address)
+
     def set_capture(self, capture):
         self.core.capture = capture
         self.core.has_capture = capture is not None
@@ -453,7 +474,7 @@ cdef class World:
 
     @property
     def pool_left(self):
-        return self.core.pool_left
+        return self.core.pool.left
 
     @property
     def guest_mac(self):
@@ -476,9 +497,9 @@ cdef class World:
         self.core.mtu = value
 
     @property
-    def max_ordered(self):
+    def max_datagram(self):
         """Number of datagram flows that may be."""
-        return self.core.flows.max_ordered
+        return self.core.flows.max_datagram
 
     @property
     def n_records(self):

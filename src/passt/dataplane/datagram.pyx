@@ -12,7 +12,7 @@ ends before its time, so that a guest that opens flow after flow never blocks it
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core cimport Core, Route
-from passt.dataplane.flow cimport FLOW_PING, FLOW_UDP, NO_FLOW, SIDE_GUEST, Flow, FlowKey
+from passt.dataplane.flow cimport CLASS_DATAGRAM, FLOW_PING, FLOW_UDP, NO_FLOW, SIDE_GUEST, Flow, FlowKey
 from passt.dataplane.headers cimport ETH_HLEN, IP4_HLEN, IP6_HLEN, MAX_IP_LEN
 from passt.dataplane.reactor cimport EVENT_FLOW, make_tag
 from passt.dataplane.stats cimport (
@@ -28,7 +28,7 @@ from passt.dataplane.udp_out cimport flush_out
 cdef Flow *alloc_datagram(Core core, uint8_t kind) noexcept nogil:
     """A record for a flow, if need be that of the flow unused for longest; NULL: counted drop."""
     cdef Flow *flow
-    if core.flows.n_ordered >= core.flows.max_ordered:
+    if core.flows.n_of[<int>CLASS_DATAGRAM] >= core.flows.max_datagram:
         crowd_out(core)
     flow = core.flows.alloc(kind)
     if flow == NULL and crowd_out(core):
@@ -40,10 +40,11 @@ cdef Flow *alloc_datagram(Core core, uint8_t kind) noexcept nogil:
 
 cdef bint crowd_out(Core core) noexcept nogil:
     """End the flow unused for longest; False if there is none."""
-    if core.flows.oldest == NO_FLOW:
+    cdef uint32_t index = core.flows.oldest[<int>CLASS_DATAGRAM]
+    if index == NO_FLOW:
         return False
-    core.stats.flows_crowded_out += 1
-    end_datagram(core, &core.flows.flows[core.flows.oldest])
+    core.stats.flows_evicted += 1
+    end_datagram(core, &core.flows.flows[index])
     return True
 
 
@@ -197,7 +198,7 @@ cdef ssize_t take_datagram(Core core, int fd, msghdr *message) noexcept nogil:
 cdef void use(Core core, Flow *flow, int64_t *last_used, int64_t lifetime) noexcept nogil:
     """The flow was used now."""
     last_used[0] = core.now
-    core.flows.move_newest(flow)
+    core.flows.renew(flow, CLASS_DATAGRAM)
     if not flow.armed:
         core.arm(flow, core.now + lifetime)
 

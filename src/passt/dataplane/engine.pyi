@@ -25,8 +25,14 @@ class Engine:
     """
 
     def __init__(self, policy: FlowPolicy, responder: FrameResponder, events: GuestEvents, *,
-                 our_mac: bytes, mtu: int, max_flows: int = ..., secret: bytes = ...) -> None:
-        """Take the deciders; *our_mac* 6 bytes, *mtu* bytes (0: none assigned), *secret* 16 random bytes."""
+                 our_mac: bytes, mtu: int, max_flows: int = ..., secret: bytes = ...,
+                 udp_timeouts: tuple[int, int] = ...) -> None:
+        """Take the deciders; *our_mac* 6 bytes, *mtu* bytes (0: none assigned), *secret* 16 random bytes.
+
+        *udp_timeouts* are the seconds that an unused UDP flow lives, one without an answer or with one,
+        and one that went on. Datagram flows have at most half of the descriptors that the process may
+        open, and a quarter of *max_flows*.
+        """
 
     def attach_tap(self, fd: int, guest_mac: bytes, offloads: int) -> None:
         """Take ownership of a tap opened by `host.tun`; *offloads* are the TUN_F_* bits granted."""

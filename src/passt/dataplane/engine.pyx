@@ -9,6 +9,7 @@ not sleep.
 import os
 import socket as pysocket
 from heapq import heapify, heappop, heappush
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 from typing import NamedTuple
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -27,10 +28,10 @@ from passt.dataplane.reactor cimport (
 from passt.dataplane.sockets cimport Sockets, read_sockaddr
 from passt.dataplane.stats cimport stats_as_dict
 from passt.dataplane.sys cimport (
-    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP, IPPROTO_UDP,
+    AF_INET, AF_INET6, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP, IPPROTO_UDP,
     epoll_event, memcpy,
 )
-from passt.dataplane.tcp_conn cimport end, state_name
+from passt.dataplane.tcp_conn cimport end_all, state_name
 from passt.dataplane.tcp_from_sock cimport on_listener
 from passt.dataplane.tcp_from_tap cimport flush_gather
 from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer
@@ -64,7 +65,6 @@ cdef class Engine:
     cdef int link_fd
     cdef bint link_wants_out
     cdef int link_room            # frames that the next batch may have
-    cdef uint64_t link_turn       # the turn of the last batch
     cdef bint stopping
     cdef dict readers             # fd -> callback
     cdef list due                 # heap of (deadline ns, id, callback)
@@ -72,13 +72,19 @@ cdef class Engine:
     cdef uint32_t python_timer    # id of the heap entry that all Python timers share
 
     def __init__(self, policy, responder, events, *, bytes our_mac, uint32_t mtu, uint32_t max_flows=65536,
-                 bytes secret=None):
+                 bytes secret=None, udp_timeouts=None):
         cdef Sockets sockets
         self.reactor = Reactor(max_flows + 1)
         sockets = Sockets(self.reactor)
         sockets.probe()
         self.core = Core(policy, responder, events, Link(), sockets, our_mac=our_mac, mtu=mtu,
                          max_flows=max_flows, secret=os.urandom(16) if secret is None else secret)
+        if udp_timeouts is not None:
+            self.core.udp_once, self.core.udp_stream = (s * 1000000000 for s in udp_timeouts)
+        descriptors = getrlimit(RLIMIT_NOFILE)[0]
+        if descriptors != RLIM_INFINITY:
+            # Each may have a descriptor; connections and listeners need some too.
+            self.core.flows.max_datagram = min(self.core.flows.max_datagram, max(descriptors // 2, 1))
         self.link_fd = -1
         self.link_room = 1
         self.readers = {}
@@ -99,7 +105,8 @@ cdef class Engine:
         cdef object view = pysocket.socket(fileno=os.dup(fd))
         cdef int port = 0
         with view:
-            port = view.getsockname()[1]
+            address, port = view.getsockname()[:2]
+            families = families_of(view) if address in ("0.0.0.0", "::") else ()
         if proto == IPPROTO_UDP:
             self.core.sockets.prepare_datagrams(fd)
         for i, entry in enumerate(self.core.listeners):
@@ -109,6 +116,8 @@ cdef class Engine:
         else:
             self.core.listeners.append(None)
         self.core.listeners[index] = (fd, proto, rule, port)
+        if proto == IPPROTO_UDP:
+            self.core.offer_port(index, fd, port, families)
         self.must_watch(fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, index))
 
     def remove_listener(self, int fd):
@@ -122,6 +131,7 @@ cdef class Engine:
             flow = &self.core.flows.flows[i]
             if flow.kind == FLOW_UDP and flow.u.udp.listener == <uint32_t>(index + 1):
                 end_datagram(self.core, flow)
+        self.core.withdraw_port(index, self.core.listeners[index][3])
         self.core.listeners[index] = None
         os.close(fd)
 
@@ -154,11 +164,11 @@ cdef class Engine:
         self.due = kept
         self.arm_python()
 
-    cdef void arm_python(self) except *:
+    cdef void arm_python(self):
         if not self.due:
             self.reactor.timers.cancel(self.python_timer)
-        elif self.reactor.timers.arm(self.python_timer, self.due[0][0]) < 0:
-            raise MemoryError
+        else:
+            self.reactor.timers.arm(self.python_timer, self.due[0][0])
 
     def send_frame(self, bytes frame not None):
         return self.core.send_frame(frame)
@@ -239,10 +249,9 @@ cdef class Engine:
         cdef RxFrame frames[RX_BATCH]
         cdef int n, i
         # Reading on until nothing is left costs a call more than needed where single frames come, as
-        # in a request/response exchange. So the batch grows only while turn after turn finds frames.
-        if self.link_turn + 1 == self.core.stats.wakeups:
+        # in a request/response exchange. So the batch grows only while frames come faster than turns.
+        if not self.reactor.slept:
             self.link_room = min(2 * self.link_room, <int>RX_BATCH)
-        self.link_turn = self.core.stats.wakeups
         n = self.core.link.read_batch(frames, self.link_room)
         if self.core.link.drained:
             self.link_room = max(n, 1)
@@ -290,11 +299,10 @@ cdef class Engine:
             self.link_room = RX_BATCH
             self.read_link()
             finish_flows(self.core)
+        end_all(self.core)
         for i in range(self.core.flows.top):
             flow = &self.core.flows.flows[i]
-            if flow.kind == FLOW_TCP:
-                end(self.core, flow, False)
-            elif flow.kind in (FLOW_UDP, FLOW_PING):
+            if flow.kind in (FLOW_UDP, FLOW_PING):
                 end_datagram(self.core, flow)
         for entry in self.core.listeners:
             if entry is not None:
@@ -303,6 +311,15 @@ cdef class Engine:
         self.core.use_link(Link())
         self.link_fd = -1
         self.link_wants_out = False
+
+
+cdef tuple families_of(object sock):
+    """The families that a socket bound to no address can send to."""
+    if sock.family == pysocket.AF_INET:
+        return (AF_INET,)
+    if sock.getsockopt(pysocket.IPPROTO_IPV6, pysocket.IPV6_V6ONLY):
+        return (AF_INET6,)
+    return (AF_INET6, AF_INET)
 
 
 cdef object describe(Flow *flow):

@@ -51,6 +51,16 @@ cdef enum TcpFlag:
     CONN_READ_ON = 1024           # a short read does not mean that nothing more is there
     CONN_ASKED = 2048             # the guest sent data since the remote last did
     CONN_WINDOW_STALE = 4096      # the send buffer is to be looked at before the turn ends
+    CONN_KEEP_ALIVE = 8192        # the host's socket probes the remote, as the guest does us
+
+
+cdef enum FlowClass:
+    # Connections that may have to make room for a new one, in the order in which they go.
+    CLASS_KEPT = 0                # never
+    CLASS_OVER                    # in TIME-WAIT, only the tuple is remembered
+    CLASS_HALF_OPEN               # no handshake is complete on either side or on the guest's
+    CLASS_DATAGRAM                # its end cannot be seen: in the order of last use
+    N_CLASSES
 
 
 cdef struct FlowKey:
@@ -77,6 +87,7 @@ cdef struct TcpConn:
     uint32_t snd_wnd
     uint32_t snd_wl1
     uint32_t snd_wl2
+    uint32_t max_wnd              # largest window that the guest ever offered
     uint32_t sock_una             # sequence number of the first byte still in the socket
     uint32_t fin_seq              # of our FIN, valid with CONN_HOST_EOF
     uint32_t irs
@@ -94,6 +105,9 @@ cdef struct TcpConn:
     int64_t rtx_at                # deadline of retransmission, window probe or state, 0: none
     int64_t ack_at                # deadline of a delayed acknowledgement, 0: none
     int64_t sock_at               # when to look at the send buffer again, 0: on an event only
+    int64_t alive_at              # when to see whether the guest is still there, 0: not established yet
+    int64_t heard_at              # when the guest's last segment came
+    int64_t challenged_at         # when the count in *challenges* began
     uint8_t *overflow             # accepted from the guest, not yet taken by the socket
     uint32_t overflow_start
     uint32_t overflow_end
@@ -108,6 +122,8 @@ cdef struct TcpConn:
     uint8_t dup_acks
     uint8_t sock_polls
     uint8_t pingpong              # questions of the guest in a row that were answered by data
+    uint8_t alive_probes          # unanswered keep-alive probes in a row
+    uint8_t challenges            # acknowledgements that were spent on what makes no sense
 
 
 cdef struct UdpFlow:
@@ -149,11 +165,11 @@ cdef struct Flow:
     uint32_t generation
     uint32_t next_free
     uint32_t next_work
-    uint32_t older                # neighbours in the order of last use, of flows that are in it
+    uint32_t older                # of its FlowClass, NO_FLOW at the end
     uint32_t newer
-    bint in_order
     bint has_work
     uint8_t kind
+    uint8_t flow_class
     bint inbound
     int fd
     int64_t armed                 # deadline in the heap, 0: not armed
@@ -184,12 +200,12 @@ cdef class FlowTable:
     cdef uint32_t first_work
     cdef uint32_t last_work
     cdef uint32_t first_waiting   # flows that wait for the link; linked by next_work as well
-    cdef uint32_t oldest          # ends of the order of last use
-    cdef uint32_t newest
+    cdef uint32_t oldest[N_CLASSES]
+    cdef uint32_t newest[N_CLASSES]
     cdef uint64_t secret[2]
     cdef readonly uint32_t n_active
-    cdef readonly uint32_t n_ordered
-    cdef readonly uint32_t max_ordered
+    cdef uint32_t n_of[N_CLASSES]
+    cdef public uint32_t max_datagram   # flows of CLASS_DATAGRAM, which `datagram` keeps to
 
     cdef Flow *alloc(self, uint8_t kind) noexcept nogil
     cdef void release(self, Flow *flow) noexcept nogil
@@ -201,7 +217,7 @@ cdef class FlowTable:
     cdef void add_waiting(self, Flow *flow) noexcept nogil
     cdef void wake_waiting(self) noexcept nogil
     cdef uint32_t take_work(self) noexcept nogil
-    cdef void move_newest(self, Flow *flow) noexcept nogil
-    cdef void leave_order(self, Flow *flow) noexcept nogil
+    cdef void classify(self, Flow *flow, uint8_t flow_class) noexcept nogil
+    cdef void renew(self, Flow *flow, uint8_t flow_class) noexcept nogil
     cdef void unhash(self, Flow *flow, int side) noexcept nogil
     cdef void put_free(self, Flow *flow) noexcept nogil

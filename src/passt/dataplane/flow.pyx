@@ -6,13 +6,15 @@ same index apart. Every flow is found by what the guest sees (SIDE_GUEST); inbou
 also by what the host's listener sees (SIDE_HOST). Both keys share one chained hash table under a
 secret key, so one look-up costs the same with one flow and with 100,000.
 
-Datagram flows are also kept in the order of their last use, since nothing tells when they end:
-when there are too many the one unused for longest goes. They have at most a quarter of the table
-(with a record for the socket of each, half), so they leave room for connections.
-
 Life: `alloc` -> FLOW_TCP, FLOW_UDP or FLOW_PING -> `release`. A flow that has something to do at
 the end of the turn is on the work list once; released meanwhile, it stays FLOW_DEAD until the list
 has passed it, so the list never holds an index twice.
+
+When the table is full, flows of which little is lost make room for new ones: `classify` keeps the
+flows of each class in the order in which they came into it (see `tcp_admit`). Datagram flows come
+into theirs with each use (`renew`), since nothing tells when they end: when there are too many, the one
+unused for longest goes. They have at most a quarter of the table (with a record for the socket of
+each, half), so they leave room for connections.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -22,7 +24,7 @@ from passt.dataplane.sys cimport calloc, free, memcmp, memcpy, memset
 
 cdef enum:
     HASH_LOAD = 2                 # buckets per flow
-    ORDERED_SHARE = 4             # of the records may be datagram flows
+    DATAGRAM_SHARE = 4            # of the records may be datagram flows
 
 
 cdef class FlowTable:
@@ -30,6 +32,7 @@ cdef class FlowTable:
 
     def __cinit__(self, uint32_t max_flows, bytes secret not None):
         cdef uint32_t buckets = 64
+        cdef int i
         if len(secret) != 16:
             raise ValueError("the secret has 16 bytes")
         memcpy(self.secret, <const char *>secret, 16)
@@ -46,9 +49,10 @@ cdef class FlowTable:
         self.first_work = NO_FLOW
         self.last_work = NO_FLOW
         self.first_waiting = NO_FLOW
-        self.oldest = NO_FLOW
-        self.newest = NO_FLOW
-        self.max_ordered = max(max_flows // ORDERED_SHARE, <uint32_t>1)
+        for i in range(<int>N_CLASSES):
+            self.oldest[i] = NO_FLOW
+            self.newest[i] = NO_FLOW
+        self.max_datagram = max(max_flows // DATAGRAM_SHARE, <uint32_t>1)
 
     def __dealloc__(self):
         free(self.flows)
@@ -78,9 +82,9 @@ cdef class FlowTable:
 
     cdef void release(self, Flow *flow) noexcept nogil:
         """Forget a flow whose descriptor, timer and memory the owner has let go."""
+        self.classify(flow, CLASS_KEPT)
         self.unhash(flow, SIDE_GUEST)
         self.unhash(flow, SIDE_HOST)
-        self.leave_order(flow)
         flow.generation += 1
         self.n_active -= 1
         if flow.has_work:
@@ -185,31 +189,35 @@ cdef class FlowTable:
         self.last_work = NO_FLOW
         return first
 
-    cdef void move_newest(self, Flow *flow) noexcept nogil:
-        """The flow was used last; one not yet in the order enters it."""
-        if self.newest == flow.index and flow.in_order:
+    cdef void classify(self, Flow *flow, uint8_t flow_class) noexcept nogil:
+        """Put the flow at the end of a class, out of the one it is in."""
+        if flow.flow_class == flow_class:
             return
-        self.leave_order(flow)
-        flow.in_order = True
+        if flow.flow_class != CLASS_KEPT:
+            if flow.older == NO_FLOW:
+                self.oldest[flow.flow_class] = flow.newer
+            else:
+                self.flows[flow.older].newer = flow.newer
+            if flow.newer == NO_FLOW:
+                self.newest[flow.flow_class] = flow.older
+            else:
+                self.flows[flow.newer].older = flow.older
+            self.n_of[flow.flow_class] -= 1
+        flow.flow_class = flow_class
+        if flow_class == CLASS_KEPT:
+            return
+        flow.older = self.newest[flow_class]
         flow.newer = NO_FLOW
-        flow.older = self.newest
-        if self.newest == NO_FLOW:
-            self.oldest = flow.index
-        else:
-            self.flows[self.newest].newer = flow.index
-        self.newest = flow.index
-        self.n_ordered += 1
-
-    cdef void leave_order(self, Flow *flow) noexcept nogil:
-        if not flow.in_order:
-            return
-        flow.in_order = False
         if flow.older == NO_FLOW:
-            self.oldest = flow.newer
+            self.oldest[flow_class] = flow.index
         else:
-            self.flows[flow.older].newer = flow.newer
-        if flow.newer == NO_FLOW:
-            self.newest = flow.older
-        else:
-            self.flows[flow.newer].older = flow.older
-        self.n_ordered -= 1
+            self.flows[flow.older].newer = flow.index
+        self.newest[flow_class] = flow.index
+        self.n_of[flow_class] += 1
+
+    cdef void renew(self, Flow *flow, uint8_t flow_class) noexcept nogil:
+        """Put the flow at the end of a class, which it may be in already."""
+        if flow.flow_class == flow_class and self.newest[flow_class] == flow.index:
+            return
+        self.classify(flow, CLASS_KEPT)
+        self.classify(flow, flow_class)

@@ -233,7 +233,7 @@ cdef class TapLink(Link):
 
     cdef ssize_t write_out(self, const iovec *pieces, int n) noexcept nogil:
         """Write one frame with its header: 1 sent, 0 not now, -1 counted drop."""
-        cdef ssize_t written
+        cdef ssize_t written = 0
         while True:
             written = writev(self.fd, pieces, n)
             if written >= 0:

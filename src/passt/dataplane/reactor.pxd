@@ -23,9 +23,16 @@ cdef inline uint64_t make_tag(uint32_t kind, uint32_t generation, uint32_t index
 cdef class Reactor:
     cdef int epfd
     cdef bint has_pwait2
+    cdef bint slept               # nothing was there when `wait` was called
+    cdef uint32_t skip            # short sleeps to come before the loop polls again
+    cdef uint32_t pause           # the last value that `skip` started from
     cdef readonly TimerHeap timers
     cdef epoll_event events[EVENTS_PER_WAIT]
 
     cdef int64_t clock(self) noexcept nogil
     cdef int watch(self, int fd, int op, uint32_t events, uint64_t tag) noexcept nogil
     cdef int wait(self, int64_t now, bint busy) noexcept nogil
+    cdef int look(self) noexcept nogil
+    cdef int poll(self, int64_t now) noexcept nogil
+    cdef int sleep(self, int64_t now) noexcept nogil
+    cdef int collect(self, int64_t delay) noexcept nogil

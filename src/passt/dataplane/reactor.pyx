@@ -6,6 +6,12 @@ EPOLL_CTL_MOD polls the file anew, so it reports at once what is ready and, for 
 not writable, makes the kernel remember that someone waits for room; closing the last descriptor of
 a file removes its entry. Events carry a 64-bit tag (kind, generation, index): an event for a flow
 that ended earlier in the same turn has an old generation and is ignored.
+
+Going to sleep and being woken costs more than the work of a small packet. So before a sleep the loop
+polls for POLL_NS, as long as that finds events: in a request/response exchange each half arrives
+within that time. Polling in vain stops it until 1, in a row of failures 3, 7 ... MAX_SKIP sleeps have
+proved shorter than POLL_NS. So an idle process polls once, when its work ends, and then never: all
+its sleeps are long.
 """
 
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
@@ -15,6 +21,12 @@ from passt.dataplane.sys cimport (
     epoll_create1, epoll_ctl, epoll_event, epoll_wait, errno, syscall, timespec,
 )
 from passt.dataplane.timers cimport TimerHeap
+
+cdef enum:
+    POLL_NS = 25000               # about what falling asleep and being woken costs
+    MAX_SKIP = 255
+    # Deadlines are met up to a millisecond late, so that many of them make one wake-up.
+    GRAIN_NS = 1 << 20
 
 
 cdef class Reactor:
@@ -48,27 +60,64 @@ cdef class Reactor:
 
     cdef int wait(self, int64_t now, bint busy) noexcept nogil:
         """Fill `events`; sleeps until the next deadline, or not at all if *busy*. Returns their number."""
-        cdef int64_t delay
-        cdef timespec timeout
-        cdef timespec *limit = NULL
+        cdef int n = self.look()
+        if n == 0 and not busy:
+            n = self.poll(now)
+            if n == 0:
+                n = self.sleep(now)
+        return n
+
+    cdef int look(self) noexcept nogil:
+        """Fill `events` with what is there already."""
+        self.slept = False
+        return self.collect(0)
+
+    cdef int poll(self, int64_t now) noexcept nogil:
+        """Go on looking for a moment, if that has been worth it lately; 0: better sleep."""
+        cdef int64_t until = min(now + POLL_NS, self.timers.next_deadline())
         cdef int n
+        self.slept = True
+        if self.skip:
+            return 0
+        while now < until:
+            n = self.collect(0)
+            if n:
+                self.pause = 0
+                return n
+            now = self.clock()
+        self.pause = min(2 * self.pause + 1, <uint32_t>MAX_SKIP)
+        self.skip = self.pause
+        return 0
+
+    cdef int sleep(self, int64_t now) noexcept nogil:
+        """Wait for events until the next deadline."""
         cdef int64_t deadline = self.timers.next_deadline()
-        delay = 0 if busy or deadline <= now else deadline - now
+        cdef int n
+        self.slept = True
+        if deadline == INT64_MAX:
+            n = self.collect(-1)
+        else:
+            n = self.collect(max((deadline | (GRAIN_NS - 1)) + 1 - now, <int64_t>0))
+        if self.skip and n > 0 and self.clock() - now < POLL_NS:
+            self.skip -= 1
+        return n
+
+    cdef int collect(self, int64_t delay) noexcept nogil:
+        """One call of the kernel's: wait for *delay* ns at most, for ever if negative."""
+        cdef timespec timeout
+        cdef int n
         if self.has_pwait2:
-            if busy or deadline != INT64_MAX:
-                timeout.tv_sec = delay // 1000000000
-                timeout.tv_nsec = <long>(delay % 1000000000)
-                limit = &timeout
-            n = <int>syscall(SYS_epoll_pwait2, self.epfd, self.events, EVENTS_PER_WAIT, limit, NULL, 8)
+            timeout.tv_sec = delay // 1000000000
+            timeout.tv_nsec = <long>(delay % 1000000000)
+            n = <int>syscall(SYS_epoll_pwait2, self.epfd, self.events, EVENTS_PER_WAIT,
+                             NULL if delay < 0 else &timeout, NULL, 8)
             if n >= 0 or errno == EINTR:
                 return max(n, 0)
             # ENOSYS before Linux 5.11; EPERM from seccomp filters older than the call.
             if errno not in (ENOSYS, EPERM):
                 return -errno
             self.has_pwait2 = False
-        if not busy and deadline == INT64_MAX:
-            delay = -1
-        else:
+        if delay > 0:
             delay = min((delay + 999999) // 1000000, <int64_t>3600000)
-        n = epoll_wait(self.epfd, self.events, EVENTS_PER_WAIT, <int>delay)
+        n = epoll_wait(self.epfd, self.events, EVENTS_PER_WAIT, <int>max(delay, <int64_t>-1))
         return n if n >= 0 else (0 if errno == EINTR else -errno)

@@ -28,6 +28,7 @@ cdef class Sockets:
     cdef int64_t free_space(self, int fd, int64_t *total) noexcept nogil
     cdef int shut_write(self, int fd) noexcept nogil
     cdef int take_error(self, int fd) noexcept nogil
+    cdef int keep_alive(self, int fd, int idle_s) noexcept nogil
     cdef int close(self, int fd) noexcept nogil
     cdef int abort(self, int fd) noexcept nogil
     cdef int watch(self, int fd, int op, uint32_t events, uint64_t tag) noexcept nogil

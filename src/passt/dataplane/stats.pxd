@@ -47,13 +47,16 @@ cdef struct Stats:
     uint64_t flows_ping
     uint64_t flows_opened
     uint64_t flows_refused
-    uint64_t flows_crowded_out    # datagram flows ended early, as there were too many
+    uint64_t flows_evicted       # they made room for new ones in a full table
     uint64_t tcp_retransmits
     uint64_t tcp_timeouts
     uint64_t tcp_duplicate_acks
     uint64_t tcp_challenge_acks
+    uint64_t tcp_acks_withheld   # challenges and the like beyond the limit
+    uint64_t tcp_keep_alives     # probes of silent guests
     uint64_t tcp_short_writes
     uint64_t tcp_resets_sent
+    uint64_t icmp_errors_to_guest
     uint64_t link_stalls
     uint64_t wakeups
 

@@ -12,7 +12,8 @@ cdef extern from "<errno.h>" nogil:
     int errno
     enum:
         EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, EIO, EINVAL, EMSGSIZE
-        ECONNREFUSED, EPERM, EACCES, EADDRINUSE
+        EALREADY, ECONNREFUSED, EISCONN, EPERM, EACCES, EAFNOSUPPORT, EHOSTDOWN, EHOSTUNREACH, ENETDOWN
+        ENETUNREACH, ENONET, ENOPROTOOPT, ETIMEDOUT, EADDRINUSE
         ENOSYS, ENOSPC
 
 cdef extern from "<string.h>" nogil:
@@ -81,7 +82,7 @@ cdef extern from "<sys/syscall.h>" nogil:
 cdef extern from "<sys/socket.h>" nogil:
     enum:
         AF_INET, AF_INET6, SOCK_STREAM, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_CLOEXEC
-        SOL_SOCKET, SO_ERROR, SO_REUSEADDR, SO_LINGER, SO_BINDTODEVICE, SO_BROADCAST
+        SOL_SOCKET, SO_ERROR, SO_REUSEADDR, SO_KEEPALIVE, SO_LINGER, SO_BINDTODEVICE, SO_BROADCAST
         SO_SNDBUF, SO_RCVBUF, SO_OOBINLINE
         MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR
     struct sockaddr:
@@ -180,7 +181,7 @@ cdef extern from "<netinet/udp.h>" nogil:
     pass
 
 cdef extern from "<netinet/tcp.h>" nogil:
-    enum: TCP_NODELAY, TCP_INFO
+    enum: TCP_NODELAY, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL
 
 cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, ...)

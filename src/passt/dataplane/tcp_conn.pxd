@@ -58,5 +58,7 @@ cdef int watch(Core core, Flow *flow, uint32_t extra, WatchMode mode) noexcept n
 cdef void update_window(Core core, Flow *flow) noexcept nogil
 cdef void set_timer(Core core, Flow *flow) noexcept nogil
 cdef void start_rtx(Core core, Flow *flow, int64_t delay) noexcept nogil
+cdef void consume_acked(Core core, Flow *flow) noexcept nogil
 cdef void end(Core core, Flow *flow, bint abort) noexcept nogil
+cdef void end_all(Core core) noexcept nogil
 cdef void reset_both(Core core, Flow *flow) noexcept nogil

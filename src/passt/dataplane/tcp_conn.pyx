@@ -19,9 +19,9 @@ buffered that the kernel can buffer:
 Work happens in `tcp_from_tap` (segments), `tcp_from_sock` (socket events, data to the guest) and
 their common end of turn; all of them change the state through `set_state` only.
 
-Timers: a connection has up to three deadlines (retransmission or state, delayed acknowledgement,
-retry of a socket without memory) and one entry in the heap, armed for the earliest and lazily: it
-may fire early, when the deadline has moved on, and is armed again.
+Timers: a connection has up to four deadlines (retransmission or state, delayed acknowledgement,
+another look at the send buffer, keep-alive) and one entry in the heap, armed for the earliest and
+lazily: it may fire early, when the deadline has moved on, and is armed again.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
@@ -29,8 +29,10 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from passt.dataplane.core cimport Core
 from passt.dataplane.csum cimport csum_fold, pseudo4, pseudo6
 from passt.dataplane.flow cimport (
-    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_WANT_OUT, CONN_WINDOW_STALE, N_TCP_STATES, TCP_CLOSED,
-    TCP_CONNECTING, TCP_SYN_RECEIVED, TCP_SYN_SENT, Flow, TcpConn,
+    CLASS_HALF_OPEN, CLASS_KEPT, CLASS_OVER, CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_HOST_EOF,
+    CONN_WANT_OUT,
+    CONN_WINDOW_STALE, CONN_WRITE_SHUT, FLOW_TCP, N_TCP_STATES, TCP_CLOSED, TCP_CONNECTING,
+    TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow, TcpConn,
 )
 from passt.dataplane.hash cimport siphash
 from passt.dataplane.headers cimport (
@@ -41,7 +43,7 @@ from passt.dataplane.parse cimport IpView, TcpOptions, TcpView, read_tcp_options
 from passt.dataplane.reactor cimport EVENT_FLOW, make_tag
 from passt.dataplane.sys cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
-    VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, free, htonl, htons, memcpy, memset,
+    VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, htonl, htons, memcpy, memset,
 )
 
 cdef enum:
@@ -53,16 +55,22 @@ cdef enum:
     # With less room than this the guest is about to stop: have the kernel tell us of more. Two
     # segments at the largest MTU.
     LOW_WINDOW = 131072
-    # A send buffer with room for less than the guest's segment is looked at again after 1, 2, 4 ...
-    # 128 ms; then the guest's own window probes take over.
+    # A send buffer with room for less than the guest's segment is looked at again after 1, 2, 4 ... ms,
+    # so that a window opens at the latest after twice the time that the buffer took to drain; a remote
+    # that reads nothing for hours costs a wake-up in 17 minutes.
     POLL_SOCKET_MS = 1
-    MAX_POLLS = 8
+    MAX_POLLS = 20
 
 # By TcpState.
 cdef const char *STATE_NAMES[N_TCP_STATES]
 STATE_NAMES[:] = [
     b"CLOSED", b"CONNECTING", b"SYN_SENT", b"SYN_RECEIVED", b"ESTABLISHED", b"FIN_WAIT_1", b"FIN_WAIT_2",
     b"CLOSE_WAIT", b"CLOSING", b"LAST_ACK", b"TIME_WAIT",
+]
+cdef uint8_t CLASSES[N_TCP_STATES]
+CLASSES[:] = [
+    CLASS_KEPT, CLASS_HALF_OPEN, CLASS_HALF_OPEN, CLASS_HALF_OPEN, CLASS_KEPT, CLASS_KEPT, CLASS_KEPT,
+    CLASS_KEPT, CLASS_KEPT, CLASS_KEPT, CLASS_OVER,
 ]
 
 
@@ -74,6 +82,7 @@ cdef const char *state_name(uint8_t state) noexcept nogil:
 cdef void set_state(Core core, Flow *flow, uint8_t state) noexcept nogil:
     """The only writer of a connection's state."""
     flow.u.tcp.state = state
+    core.flows.classify(flow, CLASSES[state])
     if core.has_trace:
         core.trace_state(flow, state_name(state))
 
@@ -99,6 +108,7 @@ cdef void take_syn(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     conn.rcv_acked = conn.rcv_nxt
     conn.rcv_adv = conn.rcv_nxt
     conn.snd_wnd = tcp.window
+    conn.max_wnd = tcp.window
     conn.snd_wl1 = tcp.seq
     conn.mss = max(min(options.mss, our_mss(core, flow)), <uint16_t>MIN_MSS)
     if options.window_scale >= 0:
@@ -235,7 +245,7 @@ cdef void update_window(Core core, Flow *flow) noexcept nogil:
     makes the kernel enlarge the buffer with the congestion window (net/ipv4/tcp_input.c,
     tcp_check_space). It is not asked for when a quarter is free or more: a socket that is writable
     already is reported at once, again and again. A small buffer, of which a third may be less than a
-    segment of the guest, is polled for a while.
+    segment of the guest, is polled ever more seldom.
     """
     cdef TcpConn *conn = &flow.u.tcp
     cdef int64_t total = 0
@@ -253,9 +263,9 @@ cdef void update_window(Core core, Flow *flow) noexcept nogil:
     if room < min(<int64_t>LOW_WINDOW, total // 4) and not conn.flags & CONN_WANT_OUT:
         conn.flags |= CONN_WANT_OUT
         watch(core, flow, EPOLLOUT, WATCH_CHANGE)
-    if open_now < min(<int64_t>LOW_WINDOW, total // 2, limit // 2) and conn.sock_polls < MAX_POLLS:
+    if open_now < min(<int64_t>LOW_WINDOW, total // 2, limit // 2):
         conn.sock_at = core.now + (ms(POLL_SOCKET_MS) << conn.sock_polls)
-        conn.sock_polls += 1
+        conn.sock_polls += conn.sock_polls < MAX_POLLS
         set_timer(core, flow)
     elif not overflow_len(flow):
         conn.sock_at = 0
@@ -269,6 +279,8 @@ cdef void set_timer(Core core, Flow *flow) noexcept nogil:
         first = conn.ack_at
     if conn.sock_at and (not first or conn.sock_at < first):
         first = conn.sock_at
+    if conn.alive_at and (not first or conn.alive_at < first):
+        first = conn.alive_at
     if first:
         core.arm(flow, first)
 
@@ -279,6 +291,20 @@ cdef void start_rtx(Core core, Flow *flow, int64_t delay) noexcept nogil:
     set_timer(core, flow)
 
 
+cdef void consume_acked(Core core, Flow *flow) noexcept nogil:
+    """Drop from the socket what the guest has acknowledged."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t upto = conn.snd_una
+    cdef ssize_t got
+    if conn.flags & CONN_HOST_EOF and seq_lt(conn.fin_seq, upto):
+        upto = conn.fin_seq
+    while flow.fd >= 0 and seq_lt(conn.sock_una, upto):
+        got = core.sockets.consume(flow.fd, upto - conn.sock_una)
+        if got <= 0:
+            return
+        conn.sock_una += <uint32_t>got
+
+
 cdef void end(Core core, Flow *flow, bint abort) noexcept nogil:
     """Forget the connection. The remote sees a reset if *abort*, or if data it was owed is lost."""
     cdef TcpConn *conn = &flow.u.tcp
@@ -286,11 +312,11 @@ cdef void end(Core core, Flow *flow, bint abort) noexcept nogil:
         if abort or overflow_len(flow):
             core.sockets.abort(flow.fd)
         else:
+            consume_acked(core, flow)         # closed with something unread it would send a reset
             core.sockets.close(flow.fd)
         flow.fd = -1
     if conn.overflow != NULL:
-        free(conn.overflow)
-        core.pool_left += conn.overflow_size
+        core.pool.give(conn.overflow, conn.overflow_size)
         conn.overflow = NULL
     if core.gather_flow == flow:
         core.gather_flow = NULL
@@ -301,8 +327,31 @@ cdef void end(Core core, Flow *flow, bint abort) noexcept nogil:
     core.flows.release(flow)
 
 
+cdef void end_all(Core core) noexcept nogil:
+    """The process ends: leave nobody with half a stream that looks whole.
+
+    Where the guest had ended its stream and all of it is in the kernel's hands, the kernel delivers it.
+    Any other remote sees a reset, and so does each guest, as far as the link takes it at once.
+    """
+    cdef uint32_t i
+    cdef Flow *flow
+    for i in range(core.flows.top):
+        flow = &core.flows.flows[i]
+        if flow.kind != FLOW_TCP:
+            continue
+        if flow.u.tcp.state != TCP_TIME_WAIT and not core.link.blocked:
+            reset_guest(core, flow)
+        end(core, flow, not flow.u.tcp.flags & CONN_WRITE_SHUT)
+
+
 cdef void reset_both(Core core, Flow *flow) noexcept nogil:
     """Reset the guest's side and the remote's."""
+    reset_guest(core, flow)
+    end(core, flow, True)
+
+
+cdef void reset_guest(Core core, Flow *flow) noexcept nogil:
+    """Tell the guest that the connection is no more."""
     cdef TcpConn *conn = &flow.u.tcp
     core.stats.tcp_resets_sent += 1
     if conn.state == TCP_SYN_SENT:
@@ -313,4 +362,3 @@ cdef void reset_both(Core core, Flow *flow) noexcept nogil:
     else:
         # RFC 5961 3.2: it counts at exactly the number that the guest expects.
         send_segment(core, flow, TCP_RST | TCP_ACK, acceptable_seq(conn), 0)
-    end(core, flow, True)

@@ -11,7 +11,6 @@ cdef void on_socket(Core core, Flow *flow, uint32_t events) noexcept nogil
 cdef void on_listener(Core core, uint32_t listener, int fd) noexcept nogil
 cdef void on_timer(Core core, Flow *flow) noexcept nogil
 cdef void finish_turn(Core core, Flow *flow) noexcept nogil
-cdef void consume_acked(Core core, Flow *flow) noexcept nogil
 cdef bint may_send_data(const TcpConn *conn) noexcept nogil
 cdef void seek(Core core, Flow *flow) noexcept nogil
 cdef void on_rtt(TcpConn *conn, int64_t sample) noexcept nogil

@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint32_t
 from passt.dataplane.core cimport Core, Seen, fill_inbound_key
 from passt.dataplane.flow cimport (
     CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_GUEST_FIN, CONN_READ_ON, CONN_HOST_EOF, CONN_PUSHED,
-    CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED, CONN_WANT_OUT, CONN_WINDOW_STALE, FLOW_TCP, SIDE_GUEST,
+    CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED, CONN_WANT_OUT, CONN_WINDOW_STALE, SIDE_GUEST,
     TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING,
     TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT,
     TCP_TIME_WAIT, Flow, TcpConn,
@@ -21,11 +21,14 @@ from passt.dataplane.sys cimport (
     EAGAIN, EMFILE, ENFILE, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
     sockaddr_storage,
 )
+from passt.dataplane.tcp_admit cimport admit
 from passt.dataplane.tcp_conn cimport (
-    CWND_OPEN, WATCH_ADD, choose_isn, end, ms, overflow_len, payload_place, reset_both, send_ack,
-    send_segment, send_syn, seq_lt, set_state, set_timer, start_rtx, update_window, watch,
+    CWND_OPEN, WATCH_ADD, choose_isn, consume_acked, end, ms, overflow_len, payload_place, reset_both,
+    send_ack, send_segment, send_syn, seq_lt, set_state, set_timer, start_rtx, update_window, watch,
 )
 from passt.dataplane.tcp_from_tap cimport drain_overflow
+from passt.dataplane.tcp_keepalive cimport on_keep_alive
+from passt.dataplane.tcp_refuse cimport refuse
 
 cdef enum:
     ACCEPT_BUDGET = 64            # connections taken per listener and turn
@@ -79,11 +82,13 @@ cdef void start_sequence(Core core, Flow *flow) noexcept nogil:
 cdef void on_socket(Core core, Flow *flow, uint32_t events) noexcept nogil:
     """An event of the connection's socket."""
     cdef TcpConn *conn = &flow.u.tcp
+    cdef int error
     if conn.state == TCP_CONNECTING:
         if not events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
             return
-        if core.sockets.take_error(flow.fd) or events & (EPOLLERR | EPOLLHUP):
-            reset_both(core, flow)
+        error = core.sockets.take_error(flow.fd)
+        if error or events & (EPOLLERR | EPOLLHUP):
+            refuse(core, flow, error)
             return
         on_connected(core, flow)
         if conn.state != TCP_CLOSED and events & (EPOLLIN | EPOLLRDHUP):
@@ -125,6 +130,10 @@ cdef void look_at_buffer(Core core, Flow *flow) noexcept nogil:
             set_timer(core, flow)
         return
     conn.flags &= ~<uint32_t>CONN_WANT_OUT
+    if conn.state == TCP_TIME_WAIT:
+        core.flows.add_work(flow)
+        if not conn.rtx_at:
+            start_rtx(core, flow, ms(RTO_INITIAL_MS))
     if conn.flags & CONN_GUEST_FIN:
         return
     update_window(core, flow)
@@ -163,7 +172,7 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
         core.stats.flows_refused += 1
         core.sockets.abort(fd)
         return
-    flow = core.flows.alloc(FLOW_TCP)
+    flow = admit(core)
     if flow == NULL:
         count(&core.stats, DROP_FLOWS_FULL)
         core.sockets.abort(fd)
@@ -191,20 +200,6 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
     update_window(core, flow)
     send_syn(core, flow)
     start_rtx(core, flow, flow.u.tcp.rto)
-
-
-cdef void consume_acked(Core core, Flow *flow) noexcept nogil:
-    """Drop from the socket what the guest has acknowledged."""
-    cdef TcpConn *conn = &flow.u.tcp
-    cdef uint32_t upto = conn.snd_una
-    cdef ssize_t got
-    if conn.flags & CONN_HOST_EOF and seq_lt(conn.fin_seq, upto):
-        upto = conn.fin_seq
-    if flow.fd < 0 or not seq_lt(conn.sock_una, upto):
-        return
-    got = core.sockets.consume(flow.fd, upto - conn.sock_una)
-    if got > 0:
-        conn.sock_una += <uint32_t>got
 
 
 cdef void seek(Core core, Flow *flow) noexcept nogil:
@@ -397,6 +392,10 @@ cdef void on_timer(Core core, Flow *flow) noexcept nogil:
         on_rtx(core, flow)
         if conn.state == TCP_CLOSED:
             return
+    if conn.alive_at and conn.alive_at <= core.now:
+        on_keep_alive(core, flow)
+        if conn.state == TCP_CLOSED:
+            return
     set_timer(core, flow)
 
 
@@ -407,9 +406,8 @@ cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
     """
     cdef TcpConn *conn = &flow.u.tcp
     if conn.state == TCP_TIME_WAIT:
-        if overflow_len(flow):
-            start_rtx(core, flow, ms(RTO_INITIAL_MS))
-        else:
+        # What is held keeps the record; it ends some time after `look_at_buffer` has got rid of it.
+        if not overflow_len(flow):
             end(core, flow, False)
         return
     if core.link.blocked:
@@ -447,13 +445,20 @@ cdef void resend_all(Core core, Flow *flow) noexcept nogil:
 cdef void finish_turn(Core core, Flow *flow) noexcept nogil:
     """Once per turn with something new: empty the socket, send data, acknowledge."""
     cdef TcpConn *conn = &flow.u.tcp
-    consume_acked(core, flow)
+    # A guest that waits for an answer gets it before the tidying up.
+    cdef bint tidy_later = conn.snd_una - conn.sock_una < ACK_AT_ONCE
+    if not tidy_later:
+        consume_acked(core, flow)
+    elif conn.pingpong == PINGPONG and conn.rcv_nxt != conn.rcv_acked:
+        conn.flags |= CONN_READABLE   # the remote may have answered while it was written to
     if conn.flags & CONN_WINDOW_STALE and flow.fd >= 0 and not conn.flags & CONN_GUEST_FIN:
         update_window(core, flow)
     if may_send_data(conn) and has_to_send(conn):
         push_data(core, flow, False)
         if conn.state == TCP_CLOSED:
             return
+    if tidy_later:
+        consume_acked(core, flow)
     if conn.snd_una != conn.snd_max and not conn.rtx_at:
         start_rtx(core, flow, conn.rto)       # it waited for the link
     if conn.state == TCP_TIME_WAIT and flow.fd >= 0 and not overflow_len(flow):

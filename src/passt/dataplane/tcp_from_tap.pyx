@@ -11,8 +11,8 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from passt.dataplane.core cimport MAX_GATHER, Core, Route
 from passt.dataplane.flow cimport (
-    CONN_ACK_NOW, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED,
-    CONN_WANT_OUT, CONN_WINDOW_STALE, CONN_WRITE_SHUT, FLOW_TCP, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSING,
+    CONN_ACK_NOW, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_RECOVERY, CONN_RTT_TIMED,
+    CONN_WANT_OUT, CONN_WINDOW_STALE, CONN_WRITE_SHUT, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSING,
     TCP_CONNECTING, TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK,
     TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow, FlowKey, TcpConn, fill_key,
 )
@@ -23,16 +23,17 @@ from passt.dataplane.stats cimport (
     DROP_TCP_MEMORY, DROP_TCP_SEQUENCE, DROP_UNKNOWN_FLOW, VERDICT_OK, Verdict, count,
 )
 from passt.dataplane.sys cimport (
-    EAGAIN, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_TCP, SOCK_STREAM, free, iovec,
-    malloc, memcpy,
+    EAGAIN, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_TCP, SOCK_STREAM, iovec, memcpy,
 )
+from passt.dataplane.tcp_admit cimport admit
+from passt.dataplane.tcp_challenge cimport challenge, may_answer
 from passt.dataplane.tcp_conn cimport (
-    CWND_OPEN, WATCH_ADD, WATCH_CHANGE, end, ms, our_mss, overflow_len, reset_both, send_ack, send_reset,
-    send_syn, seq_le, seq_lt, set_state, set_timer, start_rtx, take_syn, update_window, watch,
+    CWND_OPEN, WATCH_ADD, WATCH_CHANGE, consume_acked, end, ms, our_mss, overflow_len, reset_both, send_ack,
+    send_reset, send_syn, seq_le, seq_lt, set_state, set_timer, start_rtx, take_syn, update_window, watch,
 )
-from passt.dataplane.tcp_from_sock cimport (
-    consume_acked, may_send_data, on_connected, on_rtt, resend_first, seek,
-)
+from passt.dataplane.tcp_from_sock cimport may_send_data, on_connected, on_rtt, resend_first, seek
+from passt.dataplane.tcp_keepalive cimport heard, start_keep_alive
+from passt.dataplane.tcp_refuse cimport refuse, refuse_syn
 
 cdef enum:
     # How long a tuple is remembered after our FIN was the first one: the link neither delays nor
@@ -57,7 +58,7 @@ cdef void on_segment(Core core, const IpView *ip) noexcept nogil:
     fill_key(&key, ip, IPPROTO_TCP, tcp.src_port, tcp.dst_port)
     flow = core.flows.find(&key, SIDE_GUEST)
     if flow != NULL and is_reuse(flow, &tcp):
-        end(core, flow, False)
+        end(core, flow, flow.u.tcp.state != TCP_TIME_WAIT)
         flow = NULL
     if flow == NULL:
         if tcp.flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) == TCP_SYN:
@@ -74,14 +75,21 @@ cdef void on_segment(Core core, const IpView *ip) noexcept nogil:
 
 
 cdef bint is_reuse(const Flow *flow, const TcpView *tcp) noexcept nogil:
-    """A SYN that opens the tuple of a connection in TIME-WAIT anew (RFC 9293 3.6.1)."""
-    return (flow.u.tcp.state == TCP_TIME_WAIT and tcp.flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN
-            and seq_lt(flow.u.tcp.rcv_nxt - 1, tcp.seq))
+    """A SYN that opens the tuple of a connection anew.
+
+    In TIME-WAIT by its number (RFC 9293 3.6.1); where the handshake is not complete by any other number
+    than before: the guest has forgotten its first attempt. In later states it is challenged.
+    """
+    if tcp.flags & (TCP_SYN | TCP_ACK | TCP_RST) != TCP_SYN:
+        return False
+    if flow.u.tcp.state == TCP_TIME_WAIT:
+        return seq_lt(flow.u.tcp.rcv_nxt - 1, tcp.seq)
+    return flow.u.tcp.state in (TCP_CONNECTING, TCP_SYN_RECEIVED) and tcp.seq != flow.u.tcp.irs
 
 
 cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const FlowKey *key) noexcept nogil:
     """A SYN for a new connection: route it and start to connect."""
-    cdef Flow *flow = core.flows.alloc(FLOW_TCP)
+    cdef Flow *flow = admit(core)
     cdef Route route
     cdef int result
     cdef bint connected
@@ -100,7 +108,7 @@ cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const
     if result < 0:
         count(&core.stats, DROP_NO_FD if result in (-EMFILE, -ENFILE) else DROP_SOCKET)
         core.flows.release(flow)
-        send_reset(core, ip, tcp)
+        refuse_syn(core, ip, tcp, key, -result)
         return
     flow.fd = result
     flow.peer = route.peer
@@ -117,7 +125,7 @@ cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const
         # ENOSPC or ENOMEM (epoll_ctl(2)): without events the connection would hang for ever.
         result = watch(core, flow, 0 if connected else <uint32_t>EPOLLOUT, WATCH_ADD)
     if result < 0:
-        reset_both(core, flow)
+        refuse(core, flow, -result)
     elif connected:
         on_connected(core, flow)
 
@@ -143,8 +151,9 @@ cdef void in_syn_sent(Core core, Flow *flow, const IpView *ip, const TcpView *tc
         conn.retries = 0
         conn.backoff = 0
         set_state(core, flow, TCP_ESTABLISHED)
+        start_keep_alive(core, flow)
         update_window(core, flow)
-        conn.flags |= CONN_ACK_NOW | CONN_READABLE
+        conn.flags |= CONN_ACK_NOW
         core.flows.add_work(flow)
     else:
         count(&core.stats, DROP_TCP_FLAGS)
@@ -164,6 +173,7 @@ cdef void in_connection(Core core, Flow *flow, const IpView *ip, const TcpView *
     if conn.state == TCP_SYN_RECEIVED and tcp.flags & TCP_SYN and tcp.seq == conn.irs:
         send_syn(core, flow)
         return
+    heard(core, flow, tcp)
     if not check_sequence(core, flow, tcp):
         return
     if not tcp.flags & TCP_ACK:
@@ -179,9 +189,10 @@ cdef void in_connection(Core core, Flow *flow, const IpView *ip, const TcpView *
         conn.snd_una = tcp.ack
         conn.sock_una = tcp.ack
         conn.snd_wnd = <uint32_t>tcp.window << conn.snd_wscale
+        conn.max_wnd = max(conn.max_wnd, conn.snd_wnd)
         conn.snd_wl2 = tcp.ack
         set_state(core, flow, TCP_ESTABLISHED)
-        conn.flags |= CONN_READABLE
+        start_keep_alive(core, flow)
     if not take_ack(core, flow, tcp):
         return
     if tcp.payload_len and conn.state != TCP_TIME_WAIT:
@@ -202,21 +213,18 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
     cdef uint32_t seg_end = tcp.seq + <uint32_t>tcp.payload_len + ((tcp.flags & TCP_FIN) != 0)
     if seq_lt(seg_end, conn.rcv_nxt) or seq_lt(conn.rcv_adv, tcp.seq):
         count(&core.stats, DROP_TCP_SEQUENCE)
-        if not tcp.flags & TCP_RST:
+        # Segments without data could be answered by such from there, without end (see tcp_challenge).
+        if not tcp.flags & TCP_RST and (tcp.payload_len or tcp.flags & TCP_FIN or may_answer(core, flow)):
             answer_probe(core, flow)
         return False
     if tcp.flags & TCP_RST:
         if tcp.seq == conn.rcv_nxt:
             end(core, flow, True)
             return False
-        core.stats.tcp_challenge_acks += 1
-        conn.flags |= CONN_ACK_NOW
-        core.flows.add_work(flow)
+        challenge(core, flow)
         return False
     if tcp.flags & TCP_SYN:
-        core.stats.tcp_challenge_acks += 1
-        conn.flags |= CONN_ACK_NOW
-        core.flows.add_work(flow)
+        challenge(core, flow)
         return False
     return True
 
@@ -235,18 +243,17 @@ cdef bint take_ack(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     cdef TcpConn *conn = &flow.u.tcp
     cdef uint32_t window = <uint32_t>tcp.window << conn.snd_wscale
     cdef uint32_t old_window = conn.snd_wnd
-    if seq_lt(conn.snd_max, tcp.ack):
-        # It acknowledges what was never sent (RFC 5961 5.2).
+    if seq_lt(conn.snd_max, tcp.ack) or seq_lt(tcp.ack, conn.snd_una - conn.max_wnd):
+        # It acknowledges what was never sent, or what was long ago (RFC 5961 5.2).
         count(&core.stats, DROP_TCP_ACK)
-        core.stats.tcp_challenge_acks += 1
-        conn.flags |= CONN_ACK_NOW
-        core.flows.add_work(flow)
+        challenge(core, flow)
         return False
     # An acknowledgement of new data is news whatever its number: the old window counted from the new
     # snd_una would lie too far right. RFC 9293 leaves that case out, Linux has it (tcp_may_update_window).
     if seq_lt(conn.snd_una, tcp.ack) or tcp.ack == conn.snd_una and (
             seq_lt(conn.snd_wl1, tcp.seq) or (conn.snd_wl1 == tcp.seq and seq_le(conn.snd_wl2, tcp.ack))):
         conn.snd_wnd = window
+        conn.max_wnd = max(conn.max_wnd, window)
         conn.snd_wl1 = tcp.seq
         conn.snd_wl2 = tcp.ack
     conn.retries = 0              # the guest is there, whatever it says
@@ -390,14 +397,18 @@ cdef void take_fin(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     conn.rcv_nxt += 1
     if seq_lt(conn.rcv_adv, conn.rcv_nxt):
         conn.rcv_adv = conn.rcv_nxt
+    if conn.state == TCP_FIN_WAIT_2:
+        enter_time_wait(core, flow)
+        if not overflow_len(flow):
+            # The socket is closed before the turn ends, which says the same with one call less.
+            conn.flags |= CONN_WRITE_SHUT
+            return
     if not drain_overflow(core, flow):
         return
     if conn.state == TCP_ESTABLISHED:
         set_state(core, flow, TCP_CLOSE_WAIT)
     elif conn.state == TCP_FIN_WAIT_1:
         set_state(core, flow, TCP_CLOSING)
-    elif conn.state == TCP_FIN_WAIT_2:
-        enter_time_wait(core, flow)
 
 
 cdef void flush_gather(Core core) noexcept nogil:
@@ -440,9 +451,7 @@ cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t
     cdef size_t i, skip, length
     if conn.overflow_end + (total - sent) > conn.overflow_size:
         size = (need + OVERFLOW_STEP - 1) // OVERFLOW_STEP * OVERFLOW_STEP
-        larger = NULL
-        if size <= core.pool_left + conn.overflow_size:
-            larger = <uint8_t *>malloc(size)
+        larger = <uint8_t *>core.pool.take(size)
         if larger == NULL:
             count(&core.stats, DROP_TCP_MEMORY)
             conn.rcv_nxt -= <uint32_t>(total - sent)
@@ -451,9 +460,7 @@ cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t
             return
         if held:
             memcpy(larger, conn.overflow + conn.overflow_start, held)
-        core.pool_left += conn.overflow_size
-        core.pool_left -= size
-        free(conn.overflow)
+        core.pool.give(conn.overflow, conn.overflow_size)
         conn.overflow = larger
         conn.overflow_size = size
         conn.overflow_start = 0
@@ -493,8 +500,7 @@ cdef bint drain_overflow(Core core, Flow *flow) noexcept nogil:
             return False
         conn.overflow_start += <uint32_t>sent
     if conn.overflow != NULL:
-        free(conn.overflow)
-        core.pool_left += conn.overflow_size
+        core.pool.give(conn.overflow, conn.overflow_size)
         conn.overflow = NULL
         conn.overflow_size = 0
         conn.overflow_start = 0

@@ -12,10 +12,9 @@ cdef class TimerHeap:
     cdef HeapEntry *heap
     cdef int32_t *place          # id -> position in heap + 1; 0: not in the heap
     cdef uint32_t n
-    cdef uint32_t room
     cdef uint32_t n_ids
 
-    cdef int arm(self, uint32_t id, int64_t deadline) noexcept nogil
+    cdef void arm(self, uint32_t id, int64_t deadline) noexcept nogil
     cdef void cancel(self, uint32_t id) noexcept nogil
     cdef int64_t next_deadline(self) noexcept nogil
     cdef bint pop_due(self, int64_t now, uint32_t *id) noexcept nogil

@@ -2,15 +2,13 @@
 
 Arming and cancelling cost O(log n) of the *armed* timers. Flows use their table index as id and arm
 lazily: a deadline that moves away is only noted in the flow, the heap entry fires early, and the
-flow arms it again (see `tcp_conn`). So acknowledging data costs no heap operation.
+flow arms it again (see `tcp_conn`). So acknowledging data costs no heap operation. The memory for all ids is
+there from the start (its pages are touched when used), so that arming cannot fail.
 """
 
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t
 
-from passt.dataplane.sys cimport calloc, free, realloc
-
-cdef enum:
-    FIRST_ROOM = 256
+from passt.dataplane.sys cimport calloc, free
 
 
 cdef class TimerHeap:
@@ -19,18 +17,18 @@ cdef class TimerHeap:
     def __cinit__(self, uint32_t n_ids):
         self.n_ids = n_ids
         self.place = <int32_t *>calloc(n_ids, sizeof(int32_t))
-        if self.place == NULL:
+        self.heap = <HeapEntry *>calloc(n_ids, sizeof(HeapEntry))
+        if self.place == NULL or self.heap == NULL:
             raise MemoryError
 
     def __dealloc__(self):
         free(self.heap)
         free(self.place)
 
-    cdef int arm(self, uint32_t id, int64_t deadline) noexcept nogil:
-        """Set the deadline of *id*, armed or not; -1 if there is no memory for it."""
+    cdef void arm(self, uint32_t id, int64_t deadline) noexcept nogil:
+        """Set the deadline of *id*, armed or not."""
         cdef HeapEntry entry
-        cdef HeapEntry *grown
-        cdef uint32_t position, room
+        cdef uint32_t position
         cdef int64_t before
         entry.deadline = deadline
         entry.id = id
@@ -42,18 +40,10 @@ cdef class TimerHeap:
                 self.sift_up(position)
             else:
                 self.sift_down(position)
-            return 0
-        if self.n == self.room:
-            room = self.room * 2 if self.room else FIRST_ROOM
-            grown = <HeapEntry *>realloc(self.heap, room * sizeof(HeapEntry))
-            if grown == NULL:
-                return -1
-            self.heap = grown
-            self.room = room
+            return
         self.n += 1
         self.put(self.n - 1, entry)
         self.sift_up(self.n - 1)
-        return 0
 
     cdef void cancel(self, uint32_t id) noexcept nogil:
         """Take *id* out, if it is in."""
