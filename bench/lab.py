@@ -201,6 +201,7 @@ class Lab:
         for address in NET_ADDRESSES:
             run(["ip", "route", "add", "default", "via", address.split("/")[0], "dev", "veth0"])
         Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 2147483647")
+        Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").write_text("53")
         Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(EPHEMERAL_PORTS)
 
     # Processes

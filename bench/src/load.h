@@ -59,6 +59,7 @@ int cmd_udp_sink(int argc, char **argv);
 int cmd_udp_source(int argc, char **argv);
 int cmd_udp_pull(int argc, char **argv);
 int cmd_udp_blast(int argc, char **argv);
+int cmd_udp_ask(int argc, char **argv);
 int cmd_hold(int argc, char **argv);
 int cmd_spawn_time(int argc, char **argv);
 

@@ -17,6 +17,7 @@ static const struct {
 	{ "udp-source", "ADDRESS PORT SIZE SECONDS RATE", cmd_udp_source },
 	{ "udp-blast", "PORT SIZE SECONDS RATE LIMIT", cmd_udp_blast },
 	{ "udp-pull", "ADDRESS PORT LIMIT", cmd_udp_pull },
+	{ "udp-ask", "ADDRESS PORT SECONDS RATE", cmd_udp_ask },
 	{ "hold", "TOKEN", cmd_hold },
 	{ "spawn-time", "COUNT LIMIT COMMAND...", cmd_spawn_time },
 };

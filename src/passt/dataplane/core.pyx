@@ -23,8 +23,8 @@ from passt.dataplane.reactor cimport EVENT_LISTENER, make_tag
 from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.stats cimport DROP_OVERSIZE, count
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, EINVAL, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, IPPROTO_UDP, O_CLOEXEC, O_RDONLY, SOCK_STREAM,
-    calloc, close, free, htonl, htons, iovec, memcmp, memcpy, memset, open, sockaddr_storage,
+    AF_INET, AF_INET6, EINVAL, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, IPPROTO_UDP, O_CLOEXEC, O_RDONLY,
+    SOCK_STREAM, calloc, close, free, htonl, htons, iovec, memcmp, memcpy, memset, open, sockaddr_storage,
 )
 
 cdef enum:
@@ -176,13 +176,14 @@ cdef class Core:
         if entries is None:
             return False
         n = read_sockaddr(peer, address, &port)
-        seen = ((<const char *>key.remote)[:n], key.remote_port, (<const char *>key.guest)[:n], key.guest_port)
+        seen = ((<const char *>key.remote)[:n], key.remote_port,
+                (<const char *>key.guest)[:n], key.guest_port)
         try:
             for entry in entries:
                 if peer.ss_family not in entry[2]:
                     continue
-                target = self.policy.inbound(IPPROTO_UDP, self.listeners[entry[0]][2], (<char *>address)[:n], port,
-                                             bytes(n), key.guest_port)
+                target = self.policy.inbound(IPPROTO_UDP, self.listeners[entry[0]][2], (<char *>address)[:n],
+                                             port, bytes(n), key.guest_port)
                 if target is not None and tuple(target) == seen:
                     found.index = entry[0]
                     found.fd = entry[1]

@@ -28,8 +28,8 @@ from passt.dataplane.reactor cimport (
 from passt.dataplane.sockets cimport Sockets, read_sockaddr
 from passt.dataplane.stats cimport stats_as_dict
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP, IPPROTO_UDP,
-    epoll_event, memcpy,
+    AF_INET, AF_INET6, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP,
+    IPPROTO_UDP, epoll_event, memcpy,
 )
 from passt.dataplane.tcp_conn cimport end_all, state_name
 from passt.dataplane.tcp_from_sock cimport on_listener
@@ -80,7 +80,8 @@ cdef class Engine:
         self.core = Core(policy, responder, events, Link(), sockets, our_mac=our_mac, mtu=mtu,
                          max_flows=max_flows, secret=os.urandom(16) if secret is None else secret)
         if udp_timeouts is not None:
-            self.core.udp_once, self.core.udp_stream = (s * 1000000000 for s in udp_timeouts)
+            self.core.udp_once = udp_timeouts[0] * 1000000000
+            self.core.udp_stream = udp_timeouts[1] * 1000000000
         descriptors = getrlimit(RLIMIT_NOFILE)[0]
         if descriptors != RLIM_INFINITY:
             # Each may have a descriptor; connections and listeners need some too.
@@ -104,6 +105,7 @@ cdef class Engine:
         cdef uint32_t index = len(self.core.listeners)
         cdef object view = pysocket.socket(fileno=os.dup(fd))
         cdef int port = 0
+        cdef tuple families = ()
         with view:
             address, port = view.getsockname()[:2]
             families = families_of(view) if address in ("0.0.0.0", "::") else ()

@@ -105,7 +105,7 @@ cdef int take_port(Core core, Flow *flow, const Route *route) noexcept nogil:
 
 
 cdef bint take_listener(Core core, Flow *flow, const Route *route) noexcept nogil:
-    """Have the flow use the listener that has the guest's port, if one has; it is found there with its answer."""
+    """Have the flow use the listener that has the guest's port, if one has; answers are found there."""
     cdef SharedListener found
     cdef sockaddr_in6 six
     if route.source_len or route.ifname[0] or not core.ask_listener(&flow.keys[0], &route.peer, &found):
