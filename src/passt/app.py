@@ -156,6 +156,7 @@ def _build_engine(settings: Settings, guest: GuestNet, listeners: Iterable[Liste
     """Load and build the data plane, then wait for the tap of *child*."""
     from passt.dataplane.engine import Engine
     from passt.forward.policy import Policy
+    from passt.host.conntrack import udp_timeouts
     from passt.responders.advertiser import Advertiser
     from passt.responders.dispatch import Dispatcher
 
@@ -167,7 +168,7 @@ def _build_engine(settings: Settings, guest: GuestNet, listeners: Iterable[Liste
                            dhcpv6=settings.dhcpv6, explain=explain, warn=log.warning,
                            is_guest=policy.observed.is_guest)
     engine = Engine(policy, responder, policy.observed, our_mac=guest.our_mac, mtu=guest.mtu or 0,
-                    secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest))
+                    secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest), udp_timeouts=udp_timeouts())
     if guest.ip6 and advertise:
         Advertiser(responder.advertise, engine.send_frame, engine.call_later, _dice, explain=explain).arm()
     for listener in listeners:

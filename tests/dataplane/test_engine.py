@@ -39,7 +39,6 @@ COUNTERS = {
     "flows_ping",
     "flows_opened",
     "flows_refused",
-    "flows_crowded_out",
     "tcp_retransmits",
     "tcp_timeouts",
     "tcp_duplicate_acks",

@@ -163,7 +163,7 @@ def test_flow_that_ends_lets_its_datagrams_leave_first() -> None:
     bench = Bench(max_flows=8)  # two datagram flows
     bench.gather(*[query(4, bytes([port]), sport=port) for port in (1, 2, 3)])
     assert bench.payloads() == [b"\1", b"\2", b"\3"]
-    assert bench.counters()["flows_crowded_out"] == 1
+    assert bench.counters()["flows_evicted"] == 1
 
 
 def test_any_mixture_arrives_once_and_in_order() -> None:

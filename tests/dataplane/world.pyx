@@ -378,10 +378,11 @@ cdef class World:
     def next_deadline(self):
         return self.reactor.timers.next_deadline()
 
-    def add_listener(self, int fd, int proto, rule, int port):
-        """Add a listener; a real one is watched."""
+    def add_listener(self, int fd, int proto, rule, int port, families=()):
+        """Add a listener; a real one is watched. The guest's flows may use it for *families*."""
         self.core.listeners.append((fd, proto, rule, port))
         index = len(self.core.listeners) - 1
+        self.core.offer_port(index, fd, port, families)
         if self.sockets is None and self.reactor.watch(
                 fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, index)) < 0:
             raise OSError("watching the listener")

@@ -53,6 +53,13 @@ cdef inline void fill_inbound_key(FlowKey *key, const Seen *seen, uint8_t proto)
     key.addr_len = seen.addr_len
 
 
+cdef struct SharedListener:
+    # A listener that has a guest's own port, for flows that the guest opens from there.
+    uint32_t index
+    int fd
+    uint16_t family
+
+
 cdef class Core:
     cdef readonly Reactor reactor
     cdef Sockets sockets
@@ -90,6 +97,7 @@ cdef class Core:
     cdef InBatch *in_batch
     cdef Flow *last_udp           # of the guest's last datagram; to be compared, it may have ended
     cdef list paused              # indices of listeners that wait for the link
+    cdef dict offered             # port -> [(index, fd, families)] of UDP listeners on any address
     cdef int64_t udp_once         # ns that a UDP flow without an answer, or with one, lives unused
     cdef int64_t udp_stream       # ns for one that went on
 
@@ -112,6 +120,8 @@ cdef class Core:
                           uint8_t protocol, uint32_t l4_len) noexcept nogil
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil
     cdef uint16_t listener_port(self, uint32_t listener) noexcept with gil
+    cdef bint ask_listener(self, const FlowKey *key, const sockaddr_storage *peer, SharedListener *found) \
+        noexcept with gil
     cdef void pause_listener(self, uint32_t listener, int fd) noexcept with gil
     cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil
     cdef int route_socket(self, int kind, int protocol, const Route *route) noexcept nogil

@@ -22,8 +22,8 @@ from passt.dataplane.reactor cimport EVENT_LISTENER, make_tag
 from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.stats cimport DROP_CONTROL_RATE, DROP_OVERSIZE, count
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, EINVAL, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, O_CLOEXEC, O_RDONLY, SOCK_STREAM,
-    calloc, close, free, htonl, htons, iovec, memcmp, memcpy, memset, open, sockaddr_storage,
+    AF_INET, AF_INET6, EINVAL, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, IPPROTO_UDP, O_CLOEXEC, O_RDONLY,
+    SOCK_STREAM, calloc, close, free, htonl, htons, iovec, memcmp, memcpy, memset, open, sockaddr_storage,
 )
 from passt.dataplane.timers cimport HeapEntry
 
@@ -80,6 +80,7 @@ cdef class Core:
         self.spare_fd = open(b"/", O_RDONLY | O_CLOEXEC)
         self.pool = Pool(POOL_SIZE)
         self.paused = []
+        self.offered = {}
         self.udp_once = UDP_ONCE_NS
         self.udp_stream = UDP_STREAM_NS
         self.out_batch = <OutBatch *>calloc(1, sizeof(OutBatch))
@@ -169,6 +170,48 @@ cdef class Core:
     cdef uint16_t listener_port(self, uint32_t listener) noexcept with gil:
         """The port that a listener is bound to."""
         return self.listeners[listener][3]
+
+    def offer_port(self, uint32_t index, int fd, int port, tuple families):
+        """Let flows that the guest opens from *port* use a listener, if *families* can be reached by it."""
+        if families:
+            self.offered.setdefault(port, []).append((index, fd, families))
+
+    def withdraw_port(self, uint32_t index, int port):
+        """The listener is no more."""
+        left = [entry for entry in self.offered.pop(port, ()) if entry[0] != index]
+        if left:
+            self.offered[port] = left
+
+    cdef bint ask_listener(self, const FlowKey *key, const sockaddr_storage *peer, SharedListener *found) \
+            noexcept with gil:
+        """The listener on the guest's own port that hands what *peer* sends to this very flow; False: none.
+
+        Its socket has the port that a socket of ours would need to keep, and the answers come to it.
+        """
+        cdef uint8_t address[16]
+        cdef uint16_t port = 0
+        cdef size_t n
+        cdef object target, error, entries, entry, seen
+        entries = self.offered.get(key.guest_port)
+        if entries is None:
+            return False
+        n = read_sockaddr(peer, address, &port)
+        seen = ((<const char *>key.remote)[:n], key.remote_port,
+                (<const char *>key.guest)[:n], key.guest_port)
+        try:
+            for entry in entries:
+                if peer.ss_family not in entry[2]:
+                    continue
+                target = self.policy.inbound(IPPROTO_UDP, self.listeners[entry[0]][2], (<char *>address)[:n],
+                                             port, bytes(n), key.guest_port)
+                if target is not None and tuple(target) == seen:
+                    found.index = entry[0]
+                    found.fd = entry[1]
+                    found.family = entry[2][0]
+                    return True
+        except BaseException as error:
+            self.fail(error)
+        return False
 
     cdef void pause_listener(self, uint32_t listener, int fd) noexcept with gil:
         """Leave datagrams in a listener's socket until the link drains."""

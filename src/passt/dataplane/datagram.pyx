@@ -42,10 +42,11 @@ cdef Flow *alloc_datagram(Core core, uint8_t kind) noexcept nogil:
 
 cdef bint crowd_out(Core core) noexcept nogil:
     """End the flow unused for longest; False if there is none."""
-    if core.flows.oldest[<int>CLASS_DATAGRAM] == NO_FLOW:
+    cdef uint32_t index = core.flows.oldest[<int>CLASS_DATAGRAM]
+    if index == NO_FLOW:
         return False
-    core.stats.flows_crowded_out += 1
-    end_datagram(core, &core.flows.flows[core.flows.oldest[<int>CLASS_DATAGRAM]])
+    core.stats.flows_evicted += 1
+    end_datagram(core, &core.flows.flows[index])
     return True
 
 

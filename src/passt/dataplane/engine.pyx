@@ -9,6 +9,7 @@ not sleep.
 import os
 import socket as pysocket
 from heapq import heapify, heappop, heappush
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 from typing import NamedTuple
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -27,8 +28,8 @@ from passt.dataplane.reactor cimport (
 from passt.dataplane.sockets cimport Sockets, read_sockaddr
 from passt.dataplane.stats cimport stats_as_dict
 from passt.dataplane.sys cimport (
-    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP, IPPROTO_UDP,
-    epoll_event, memcpy,
+    AF_INET, AF_INET6, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP,
+    IPPROTO_UDP, epoll_event, memcpy,
 )
 from passt.dataplane.tcp_conn cimport end_all, state_name
 from passt.dataplane.tcp_from_sock cimport on_listener
@@ -71,7 +72,7 @@ cdef class Engine:
     cdef uint32_t python_timer    # id of the heap entry that all Python timers share
 
     def __init__(self, policy, responder, events, *, bytes our_mac, uint32_t mtu, uint32_t max_flows=65536,
-                 bytes secret=None, bytes our_ip4=bytes(4), without=()):
+                 bytes secret=None, bytes our_ip4=bytes(4), udp_timeouts=None, without=()):
         cdef Sockets sockets
         self.reactor = Reactor(max_flows + 1)
         sockets = Sockets(self.reactor)
@@ -81,6 +82,13 @@ cdef class Engine:
         self.core = Core(policy, responder, events, Link(), sockets, our_mac=our_mac, mtu=mtu,
                          max_flows=max_flows, secret=os.urandom(16) if secret is None else secret,
                          our_ip4=our_ip4)
+        if udp_timeouts is not None:
+            self.core.udp_once = udp_timeouts[0] * 1000000000
+            self.core.udp_stream = udp_timeouts[1] * 1000000000
+        descriptors = getrlimit(RLIMIT_NOFILE)[0]
+        if descriptors != RLIM_INFINITY:
+            # Each may have a descriptor; connections and listeners need some too.
+            self.core.flows.max_datagram = min(self.core.flows.max_datagram, max(descriptors // 2, 1))
         self.link_fd = -1
         self.link_room = 1
         self.readers = {}
@@ -100,8 +108,10 @@ cdef class Engine:
         cdef uint32_t index = len(self.core.listeners)
         cdef object view = pysocket.socket(fileno=os.dup(fd))
         cdef int port = 0
+        cdef tuple families = ()
         with view:
-            port = view.getsockname()[1]
+            address, port = view.getsockname()[:2]
+            families = families_of(view) if address in ("0.0.0.0", "::") else ()
         if proto == IPPROTO_UDP:
             self.core.sockets.prepare_datagrams(fd)
         for i, entry in enumerate(self.core.listeners):
@@ -111,6 +121,8 @@ cdef class Engine:
         else:
             self.core.listeners.append(None)
         self.core.listeners[index] = (fd, proto, rule, port)
+        if proto == IPPROTO_UDP:
+            self.core.offer_port(index, fd, port, families)
         self.must_watch(fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, index))
 
     def remove_listener(self, int fd):
@@ -124,6 +136,7 @@ cdef class Engine:
             flow = &self.core.flows.flows[i]
             if flow.kind == FLOW_UDP and flow.u.udp.listener == <uint32_t>(index + 1):
                 end_datagram(self.core, flow)
+        self.core.withdraw_port(index, self.core.listeners[index][3])
         self.core.listeners[index] = None
         os.close(fd)
 
@@ -306,6 +319,15 @@ cdef class Engine:
         self.core.use_link(Link())
         self.link_fd = -1
         self.link_wants_out = False
+
+
+cdef tuple families_of(object sock):
+    """The families that a socket bound to no address can send to."""
+    if sock.family == pysocket.AF_INET:
+        return (AF_INET,)
+    if sock.getsockopt(pysocket.IPPROTO_IPV6, pysocket.IPV6_V6ONLY):
+        return (AF_INET6,)
+    return (AF_INET6, AF_INET)
 
 
 cdef object describe(Flow *flow):

@@ -257,7 +257,7 @@ cdef class FlowTable:
     cdef uint64_t secret[2]
     cdef readonly uint32_t n_active
     cdef readonly uint32_t n_datagram
-    cdef readonly uint32_t max_datagram
+    cdef public uint32_t max_datagram   # flows of CLASS_DATAGRAM, which `datagram` keeps to
 
     cdef Flow *alloc(self, uint8_t kind) noexcept nogil
     cdef void release(self, Flow *flow) noexcept nogil

@@ -18,13 +18,14 @@ from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, EAGAIN, EALREADY, EINPROGRESS, EINTR, EISCONN, IPPROTO_ICMP, IPPROTO_ICMPV6,
     IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, O_CLOEXEC,
     O_RDONLY, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, POLLOUT, SHUT_WR,
-    SIOCOUTQ, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SOL_UDP, SO_BINDTODEVICE,
+    SIOCOUTQ, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SOL_UDP,
+    SO_BINDTODEVICE,
     SO_BROADCAST, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_RCVBUF,
     SO_REUSEADDR, SO_SNDBUF, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY, UDP_GRO, accept4, bind,
     close as close_fd, connect as connect_to, errno, getsockname, getsockopt, htons, ioctl, iovec, linger,
     memcpy, memset, mmsghdr, msghdr, ntohs, open as open_file, recv, recvmmsg, recvmsg, sendmmsg, sendmsg,
-    setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t, poll,
-    pollfd,
+    setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t,
+    poll, pollfd,
 )
 
 cdef enum:
@@ -33,7 +34,7 @@ cdef enum:
     MAX_SCALE = 14                # RFC 7323 2.3
     USUAL_KEEPINTVL = 75          # seconds (tcp(7), tcp_keepalive_intvl)
     # Room for some milliseconds of a fast sender; memory is used only while datagrams lie there.
-    DATAGRAM_BUFFER = 1 << 20
+    DATAGRAM_BUFFER = 4 << 20
     # States of the kernel's TCP as TCP_INFO's first byte gives them (linux/tcp_states.h)
     KERNEL_TIME_WAIT = 6
     KERNEL_CLOSE = 7

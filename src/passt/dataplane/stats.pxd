@@ -49,7 +49,6 @@ cdef struct Stats:
     uint64_t flows_opened
     uint64_t flows_refused
     uint64_t flows_evicted       # they made room for new ones in a full table
-    uint64_t flows_crowded_out    # datagram flows ended early, as there were too many
     uint64_t tcp_retransmits
     uint64_t tcp_timeouts
     uint64_t tcp_duplicate_acks

@@ -18,7 +18,6 @@ cdef dict stats_as_dict(const Stats *stats):
         "flows_opened": stats.flows_opened,
         "flows_refused": stats.flows_refused,
         "flows_evicted": stats.flows_evicted,
-        "flows_crowded_out": stats.flows_crowded_out,
         "tcp_retransmits": stats.tcp_retransmits,
         "tcp_timeouts": stats.tcp_timeouts,
         "tcp_duplicate_acks": stats.tcp_duplicate_acks,

@@ -11,6 +11,9 @@ A flow gets a socket of its own if its route binds to another source or device t
 one, or if the guest reaches the same remote by two addresses from one port, as only the socket can
 tell such answers apart then.
 
+A flow that the guest opens from a port that a listener has for it leaves by the listener's socket: the
+port is taken, and it is this one that the remote knows the guest's service by.
+
 A flow that came in on a listener uses the listener's socket for its answers, sent from the very address
 that was asked (IP_PKTINFO). When a remote that the guest has asked first answers to a listener, as that
 has the guest's port, the flow moves to the listener.
@@ -23,7 +26,7 @@ from another port (RFC 5452 4.5).
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
-from passt.dataplane.core cimport Core, Route, Seen, fill_inbound_key
+from passt.dataplane.core cimport Core, Route, Seen, SharedListener, fill_inbound_key
 from passt.dataplane.datagram cimport (
     alloc_datagram, leave_port, open_bound, refuse_datagram, start_datagram, use, watch_datagram,
 )
@@ -83,6 +86,8 @@ cdef int take_port(Core core, Flow *flow, const Route *route) noexcept nogil:
             port = NULL
     else:
         port = NULL
+    if shared and take_listener(core, flow, route):
+        return 0
     if port == NULL:
         port = core.flows.alloc(FLOW_UDP_PORT)
         if port == NULL:
@@ -97,6 +102,31 @@ cdef int take_port(Core core, Flow *flow, const Route *route) noexcept nogil:
     flow.u.udp.port = port.index
     port.u.port.users += 1
     return 0
+
+
+cdef bint take_listener(Core core, Flow *flow, const Route *route) noexcept nogil:
+    """Have the flow use the listener that has the guest's port, if one has; answers are found there."""
+    cdef SharedListener found
+    cdef sockaddr_in6 six
+    if route.source_len or route.ifname[0] or not core.ask_listener(&flow.keys[0], &route.peer, &found):
+        return False
+    flow.u.udp.listener = found.index + 1
+    flow.u.udp.listener_fd = found.fd
+    flow.u.udp.local_family = found.family
+    flow.keys[1].addr_len = flow.keys[0].addr_len
+    flow.keys[1].proto = IPPROTO_UDP
+    flow.keys[1].scope = <uint16_t>(found.index + 1)
+    read_sockaddr(&flow.peer, flow.keys[1].remote, &flow.keys[1].remote_port)
+    if found.family == AF_INET6 and route.peer.ss_family == AF_INET:
+        memset(&six, 0, sizeof(six))
+        six.sin6_family = AF_INET6
+        six.sin6_port = htons(flow.keys[1].remote_port)
+        six.sin6_addr.s6_addr[10] = 0xff
+        six.sin6_addr.s6_addr[11] = 0xff
+        memcpy(&six.sin6_addr.s6_addr[12], flow.keys[1].remote, 4)
+        memcpy(&flow.peer, &six, sizeof(six))
+        flow.peer_len = sizeof(six)
+    return True
 
 
 cdef int give_up_port(Core core, Flow *port) noexcept nogil:
