@@ -45,6 +45,7 @@ COUNTERS = {
     "tcp_challenge_acks",
     "tcp_short_writes",
     "tcp_resets_sent",
+    "icmp_errors_to_guest",
     "link_stalls",
     "wakeups",
     "drop_short",

@@ -16,7 +16,8 @@ from libc.string cimport memcpy, memset
 from passt.dataplane.core cimport Core
 from passt.dataplane.datagram cimport end_datagram
 from passt.dataplane.demux cimport on_frame
-from passt.dataplane.flow cimport FLOW_DEAD, FLOW_TCP, Flow
+from passt.dataplane.flow cimport FLOW_DEAD, FLOW_TCP, Flow, FlowKey
+from passt.dataplane.icmp_error cimport push_icmp_error
 from passt.dataplane.link cimport Link, RxFrame, TxMeta
 from passt.dataplane.reactor cimport EVENT_FLOW, EVENT_LISTENER, Reactor, make_tag
 from passt.dataplane.sockets cimport Sockets, read_sockaddr
@@ -378,6 +379,22 @@ cdef class World:
 
     def send_frame(self, bytes frame not None):
         return self.core.send_frame(frame)
+
+    def push_icmp_error(self, bytes guest not None, bytes remote not None, int protocol,
+                        bytes quoted not None, *, int kind, int code, uint32_t info=0, bytes offender=None):
+        """Have the guest told of an error; *offender* as a key holds it."""
+        cdef FlowKey key
+        cdef uint8_t address[16]
+        memset(&key, 0, sizeof(key))
+        memset(address, 0, 16)
+        key.addr_len = <uint8_t>len(guest)
+        memcpy(key.guest, <const char *>guest, len(guest))
+        memcpy(key.remote, <const char *>remote, len(remote))
+        if offender is not None:
+            memcpy(address, <const char *>offender, len(offender))
+        push_icmp_error(self.core, &key, <uint8_t>protocol, <const uint8_t *><const char *>quoted,
+                        len(quoted), <uint8_t>kind, <uint8_t>code, info,
+                        NULL if offender is None else address)
 
     def set_capture(self, capture):
         self.core.capture = capture

@@ -34,7 +34,15 @@ cdef enum:
 
 cdef enum:
     ICMP_ECHO_REPLY = 0
+    ICMP_UNREACHABLE = 3
+    ICMP_FRAGMENTATION_NEEDED = 4  # code of ICMP_UNREACHABLE
     ICMP_ECHO_REQUEST = 8
+    ICMP_TIME_EXCEEDED = 11
+    ICMP_PARAMETER_PROBLEM = 12
+    ICMP6_UNREACHABLE = 1
+    ICMP6_TOO_BIG = 2
+    ICMP6_TIME_EXCEEDED = 3
+    ICMP6_PARAMETER_PROBLEM = 4
     ICMP6_ECHO_REQUEST = 128
     ICMP6_ECHO_REPLY = 129
     ICMP6_ND_FIRST = 133          # router solicitation ... redirect (RFC 4861)
@@ -88,6 +96,12 @@ cdef packed struct IcmpHdr:       # the echo form, the same for both families
     uint16_t csum_be
     uint16_t id_be
     uint16_t seq_be
+
+cdef packed struct IcmpErrorHdr:  # of error messages, the same for both families
+    uint8_t type
+    uint8_t code
+    uint16_t csum_be
+    uint32_t info_be
 
 
 cdef inline size_t ip4_hdr_len(const Ip4Hdr *ip) noexcept nogil:

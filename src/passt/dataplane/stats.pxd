@@ -53,6 +53,7 @@ cdef struct Stats:
     uint64_t tcp_challenge_acks
     uint64_t tcp_short_writes
     uint64_t tcp_resets_sent
+    uint64_t icmp_errors_to_guest
     uint64_t link_stalls
     uint64_t wakeups
 
