@@ -27,7 +27,11 @@ class Verdict(IntEnum):
     DROP_TCP_MEMORY = 21
     DROP_UNKNOWN_FLOW = 22
     DROP_GSO = 23
-    N_VERDICTS = 24
+    DROP_FRAGMENT_OVERLAP = 24
+    DROP_FRAGMENT_TIME = 25
+    DROP_FRAGMENT_MEMORY = 26
+    DROP_BAD_CHECKSUM = 27
+    N_VERDICTS = 28
 
 class IpFields(NamedTuple):
     source: bytes

@@ -33,19 +33,19 @@ class GuestTcp:
     state: str = "CLOSED"
     snd_una: int = 0
     snd_nxt: int = 0
-    edge: int = 0                       # right edge of the window that we may send into
+    edge: int = 0  # right edge of the window that we may send into
     rcv_nxt: int = 0
     rcv_edge: int = 0
     unread: int = 0
     received: bytearray = field(default_factory=bytearray)
     early: dict[int, bytes] = field(default_factory=dict)
-    fin_at: int | None = None           # where the peer's FIN lies
+    fin_at: int | None = None  # where the peer's FIN lies
     peer_done: bool = False
     deadline: int | None = None
     backoff: int = 0
     duplicates: int = 0
     out: list[Segment] = field(default_factory=list)
-    scale: int = 0                      # of the peer's window
+    scale: int = 0  # of the peer's window
     was_reset: bool = False
 
     @property
@@ -204,7 +204,7 @@ class GuestTcp:
             self.piece(self.snd_nxt, 0)
             self.snd_nxt += 1
         if self.deadline is None and self.snd_una <= self.fin_seq:
-            self.arm(now)                # for what is under way, or to probe a closed window
+            self.arm(now)  # for what is under way, or to probe a closed window
 
     def read(self, n: int) -> None:
         """Let the application read; tell of a window that opens."""

@@ -46,17 +46,17 @@ class Sock:
         self.taken = bytearray()
         self.capacity = kernel.capacity
         self.queued = 0
-        self.lie = 0                              # free_space claims so much more
-        self.limits: list[int] = []               # most bytes that the next calls of send take
-        self.send_errors: list[int] = []          # errno numbers of the next calls of send
-        self.no_memory = False                    # send fails though the socket polls writable
+        self.lie = 0  # free_space claims so much more
+        self.limits: list[int] = []  # most bytes that the next calls of send take
+        self.send_errors: list[int] = []  # errno numbers of the next calls of send
+        self.no_memory = False  # send fails though the socket polls writable
         self.shut = False
         # From the remote.
         self.queue = bytearray()
         self.consumed = 0
         self.ended = False
         self.peek_off = 0
-        self.peek_limits: list[int] = []          # most bytes that the next peeks give
+        self.peek_limits: list[int] = []  # most bytes that the next peeks give
         self.consume_limits: list[int] = []
         self.error = 0
         # epoll
@@ -87,7 +87,7 @@ class Sock:
         if self.queue or self.ended:
             mask |= IN
         if self.peek_limits:
-            mask |= PRI           # only urgent data makes a peek come short of what is there
+            mask |= PRI  # only urgent data makes a peek come short of what is there
         if self.ended:
             mask |= RDHUP
         if self.shut or self.capacity - self.queued >= self.queued // 2:
@@ -153,7 +153,7 @@ class Kernel:
         self.socks: dict[int, Sock] = {}
         self.listeners: dict[int, list[tuple[Sock, Address, Address]]] = {}
         self.indices: dict[int, int] = {}
-        self.connect_results: list[int] = []      # results of the next connects; else EINPROGRESS
+        self.connect_results: list[int] = []  # results of the next connects; else EINPROGRESS
         self.open_errors: list[int] = []
         self.accept_errors: list[int] = []
         self.bind_errors: list[int] = []

@@ -80,8 +80,9 @@ class Policy:
         """Say where a connection of the guest's goes."""
         return None if self.refused else self.target._replace(address=destination, port=port)
 
-    def inbound(self, _proto: int, rule: object, peer: bytes, peer_port: int, _local: bytes,
-                _local_port: int) -> InboundTarget | None:
+    def inbound(
+        self, _proto: int, rule: object, peer: bytes, peer_port: int, _local: bytes, _local_port: int
+    ) -> InboundTarget | None:
         """Say what the guest sees of a client."""
         if self.refused:
             return None
@@ -116,11 +117,11 @@ class Peer:
         self.guest_isn = self.script.guest_isn if isn is None else isn
         self.host_isn: int | None = None
         self.sock_fd: int | None = None
-        self.has_opened = False         # the guest's first SYN was sent
-        self.guest_scale = 0            # as the guest offered it
+        self.has_opened = False  # the guest's first SYN was sent
+        self.guest_scale = 0  # as the guest offered it
         self.host_scale = 0
-        self.scaled = False             # both offered a scale
-        self.guest_edge = 0             # most that the guest may be sent, relative
+        self.scaled = False  # both offered a scale
+        self.guest_edge = 0  # most that the guest may be sent, relative
         self.host_edge: int | None = None
         self.host_fin: int | None = None
         self.host_top = 0
@@ -166,8 +167,15 @@ class Peer:
         self.script.log(f"{self.label}guest> {segment.text()}")
         self.note_window(segment)
         absolute = segment.moved(self.guest_isn, self.host_isn or 0)
-        return build(replace(absolute, source=self.guest_address, destination=self.remote_address,
-                             sport=self.guest_port, dport=self.remote_port))
+        return build(
+            replace(
+                absolute,
+                source=self.guest_address,
+                destination=self.remote_address,
+                sport=self.guest_port,
+                dport=self.remote_port,
+            )
+        )
 
     @property
     def label(self) -> str:
@@ -332,14 +340,19 @@ class Script:
         self.kernel.capacity = capacity
         self.kernel.has_peek_off = peek_off
         self.bench = Bench(
-            self.policy, self.kernel, Events(), offloads=offloads, mtu=mtu, max_flows=max_flows,
+            self.policy,
+            self.kernel,
+            Events(),
+            offloads=offloads,
+            mtu=mtu,
+            max_flows=max_flows,
             peek_off=peek_off,
         )
         self.bench.link.room = link_room
         self.pool = self.bench.pool_left
         self.peers: dict[tuple[int, int], Peer] = {}
         self.peer = self.add_peer(40000, 80)
-        self.bench.now = NS_PER_MS                # 0 is "no deadline" for the translator
+        self.bench.now = NS_PER_MS  # 0 is "no deadline" for the translator
         if host_isn is not None:
             at_zero = self.bench.isn(self.peer.guest_address, 40000, self.peer.remote_address, 80)
             self.bench.now = (((host_isn - at_zero) & MASK) + MASK + 1) * 4000
@@ -356,8 +369,9 @@ class Script:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if error is None:
                 self.run()

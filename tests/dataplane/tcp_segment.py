@@ -160,8 +160,16 @@ def build(segment: Segment) -> bytes:
     """Build the frame that the guest sends."""
     options = pack_options(segment.options)
     header = struct.pack(
-        "!HHIIBBHHH", segment.sport, segment.dport, segment.seq, segment.ack, (20 + len(options)) // 4 << 4,
-        segment.flags, segment.win, 0, 0,
+        "!HHIIBBHHH",
+        segment.sport,
+        segment.dport,
+        segment.seq,
+        segment.ack,
+        (20 + len(options)) // 4 << 4,
+        segment.flags,
+        segment.win,
+        0,
+        0,
     )
     l4 = header + options + segment.payload
     value = checksum(pseudo_header(segment.source, segment.destination, len(l4)) + l4)
@@ -197,8 +205,19 @@ def read(sent: Sent) -> Segment:
     sport, dport, seq, ack, offset, flags, win, _, _ = struct.unpack("!HHIIBBHHH", l4[:20])
     start = offset >> 4 << 2
     check_offloads(sent, l4, pseudo_header(source, destination, len(l4)), start)
-    return Segment(flags, seq, ack, win, l4[start:], read_options(l4[20:start]), source, destination, sport,
-                   dport, sent.gso_size)
+    return Segment(
+        flags,
+        seq,
+        ack,
+        win,
+        l4[start:],
+        read_options(l4[20:start]),
+        source,
+        destination,
+        sport,
+        dport,
+        sent.gso_size,
+    )
 
 
 def check_offloads(sent: Sent, l4: bytes, pseudo: bytes, start: int) -> None:

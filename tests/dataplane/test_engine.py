@@ -46,6 +46,8 @@ COUNTERS = {
     "tcp_short_writes",
     "tcp_resets_sent",
     "icmp_errors_to_guest",
+    "reassembled",
+    "fragments_to_guest",
     "link_stalls",
     "wakeups",
     "drop_short",

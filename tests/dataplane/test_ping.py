@@ -36,7 +36,13 @@ class Bench(World):
     def __init__(self, *, scripted: bool = True) -> None:
         self.policy = Policy()
         super().__init__(
-            self.policy, Responder(), Events(), our_mac=OUR_MAC, guest_mac=GUEST_MAC, scripted=scripted
+            self.policy,
+            Responder(),
+            Events(),
+            our_mac=OUR_MAC,
+            guest_mac=GUEST_MAC,
+            mtu=65535,
+            scripted=scripted,
         )
         self.now = 1000 * SECOND
 

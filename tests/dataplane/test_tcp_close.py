@@ -71,7 +71,7 @@ def test_both_end_at_once(case: Case) -> None:
         sock = s.connect()
         sock.end()
         s.host("FA seq=1 ack=1")
-        s.guest("FA seq=1 ack=1")                                  # has not seen ours
+        s.guest("FA seq=1 ack=1")  # has not seen ours
         s.host("A seq=2 ack=2")
         assert s.state == "CLOSING"
         assert sock.shut
@@ -90,7 +90,7 @@ def test_fin_that_acknowledges_fin_time_wait() -> None:
         s.guest("FA seq=1 ack=2")
         s.host("A seq=2 ack=2")
         assert s.state == "TIME_WAIT"
-        s.guest("FA seq=1 ack=2")                                  # our acknowledgement was lost
+        s.guest("FA seq=1 ack=2")  # our acknowledgement was lost
         s.host("A seq=2 ack=2")
         s.advance(2000)
         s.ended()
@@ -239,7 +239,7 @@ def test_reset_numbers_exact_after_retransmission_moved_back() -> None:
         sock.deliver(s.bytes_from_host(100_000))
         total = sum(len(segment.payload) for segment in s.take_all())
         assert total == 100_000
-        s.advance(201)                                             # goes back and sends two segments again
+        s.advance(201)  # goes back and sends two segments again
         s.take_all()
         sock.fail(errno.ECONNRESET)
         assert s.take().seq == 1 + total

@@ -55,10 +55,10 @@ def test_syn_without_options_smallest_assumptions() -> None:
         s.guest("S seq=0 win=2000")
         s.sock.connected()
         answer = s.host("SA seq=0 ack=1")
-        assert "ws" not in answer.options                       # RFC 7323 2.2
+        assert "ws" not in answer.options  # RFC 7323 2.2
         s.guest("A seq=1 ack=1 win=2000")
         s.sock.deliver(s.bytes_from_host(900))
-        assert s.host("PA seq=1 ack=1 len=900").gso_size == 536          # RFC 9293 3.7.1
+        assert s.host("PA seq=1 ack=1 len=900").gso_size == 536  # RFC 9293 3.7.1
 
 
 def test_window_of_syn_not_scaled() -> None:
@@ -78,7 +78,7 @@ def test_absurd_window_scale_cut_to_14() -> None:
         s.take()
         s.peer.guest_scale = 14
         s.guest("A seq=1 ack=1 win=2")
-        assert s.conn.snd_wnd == 2 << 14                        # RFC 7323 2.3
+        assert s.conn.snd_wnd == 2 << 14  # RFC 7323 2.3
 
 
 def test_tiny_mss_raised_to_what_frames_can_be_cut_to() -> None:
@@ -332,7 +332,7 @@ def test_synack_with_wrong_acknowledgement_reset_and_ignored(ack: int) -> None:
         s.peer.knock()
         s.host("S seq=0")
         s.guest(f"SA seq=0 ack={ack}")
-        s.host(f"R seq={ack}")                                   # RFC 9293 3.10.7.3
+        s.host(f"R seq={ack}")  # RFC 9293 3.10.7.3
         assert s.state == "SYN_SENT"
 
 
@@ -373,7 +373,7 @@ def test_wrong_acknowledgement_of_synack_reset(ack: int) -> None:
         s.sock.connected()
         s.host("SA seq=0 ack=1")
         s.guest(f"A seq=1 ack={ack}")
-        s.host(f"R seq={ack}")                                   # RFC 9293 3.10.7.4, SYN-RECEIVED
+        s.host(f"R seq={ack}")  # RFC 9293 3.10.7.4, SYN-RECEIVED
         assert s.state == "SYN_RECEIVED"
 
 

@@ -106,8 +106,9 @@ def test_many_clients_at_once_all_taken() -> None:
         first.knock()
         queue = s.kernel.listeners[LISTENER]
         for peer in peers[1:]:
-            peer.sock_fd = s.kernel.knock(LISTENER, (peer.remote_address, peer.remote_port),
-                                          (peer.remote_address, 41_000)).fd
+            peer.sock_fd = s.kernel.knock(
+                LISTENER, (peer.remote_address, peer.remote_port), (peer.remote_address, 41_000)
+            ).fd
         assert len(queue) == 150
         for peer in peers:
             peer.host("S seq=0")

@@ -37,7 +37,7 @@ def test_timeout_from_measured_round_trip() -> None:
             s.advance(50)
             sent += 100
             s.guest(f"A seq=1 ack={1 + sent}")
-        assert 200 <= s.conn.rto / 1e6 <= 250                      # RFC 6298, not below 200 ms
+        assert 200 <= s.conn.rto / 1e6 <= 250  # RFC 6298, not below 200 ms
 
 
 def test_acknowledgement_of_new_data_ends_back_off() -> None:
@@ -114,7 +114,7 @@ def test_timeout_goes_back_to_first_unacknowledged(case: Case) -> None:
         s.advance(1000)
         first = s.take_all()
         assert first[0].seq == 1
-        assert sum(len(segment.payload) for segment in first) <= 2 * 1460   # starts slowly, RFC 5681 3.1
+        assert sum(len(segment.payload) for segment in first) <= 2 * 1460  # starts slowly, RFC 5681 3.1
         acked = sum(len(segment.payload) for segment in first)
         while acked < 20_000:
             s.guest(f"A seq=1 ack={1 + acked}")
@@ -132,7 +132,7 @@ def test_acknowledgement_beyond_what_was_repeated_jumps_ahead(case: Case) -> Non
         assert s.received() == 20_000
         s.advance(1000)
         assert s.received() > 0
-        s.guest("A seq=1 ack=15001")                                # it had them all along
+        s.guest("A seq=1 ack=15001")  # it had them all along
         found = s.take_all()
         assert found[0].seq == 15_001
         s.guest("A seq=1 ack=20001")
@@ -167,7 +167,7 @@ def test_partial_acknowledgement_repeats_next_hole(case: Case) -> None:
         assert s.received() == 14_600
         s.guest(*["A seq=1 ack=1"] * 3)
         s.host("PA seq=1 ack=1 len=1460")
-        s.guest("A seq=1 ack=4381")                                 # RFC 6582 3.2
+        s.guest("A seq=1 ack=4381")  # RFC 6582 3.2
         s.host("PA seq=4381 ack=1 len=1460")
         s.guest("A seq=1 ack=14601")
         s.advance(10_000)

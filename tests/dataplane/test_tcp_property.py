@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PASS, DROP, TWICE, LATER = range(4)
 MOST_STEPS = 4000
-BATCH = 200                             # segments that the link reads at once; more than it really does
+BATCH = 200  # segments that the link reads at once; more than it really does
 
 common = settings(
     max_examples=600, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -220,8 +220,20 @@ class Run:
 
 
 ACTIONS = (
-    "deliver", "drain", "read", "pause", "fill_link", "drain_link", "refuse_frames", "write_short",
-    "fail_write", "set_pool", "peek_short", "consume_short", "overstate", "arrive_late",
+    "deliver",
+    "drain",
+    "read",
+    "pause",
+    "fill_link",
+    "drain_link",
+    "refuse_frames",
+    "write_short",
+    "fail_write",
+    "set_pool",
+    "peek_short",
+    "consume_short",
+    "overstate",
+    "arrive_late",
 )
 MIXTURE = (PASS, PASS, PASS, DROP, TWICE, LATER)
 
@@ -283,9 +295,7 @@ def test_streams_arrive_once_and_in_order(plan: Plan) -> None:
             event(f"{counter}: {s.count(counter) > 0}")
 
 
-numbers = st.one_of(
-    st.integers(-3, 3), st.integers(-3000, 3000), st.integers(-(1 << 31), (1 << 31) - 1)
-)
+numbers = st.one_of(st.integers(-3, 3), st.integers(-3000, 3000), st.integers(-(1 << 31), (1 << 31) - 1))
 
 
 @dataclass(frozen=True)
@@ -302,7 +312,7 @@ class Nonsense:
         """Make the segment; what payload it has is right for its place in the stream."""
         flags = self.flags
         if flags & SYN and not flags & (ACK | RST | FIN):
-            flags |= ACK                 # alone it might open the tuple anew
+            flags |= ACK  # alone it might open the tuple anew
         seq = (conn.rcv_nxt - s.guest_isn & MASK) + self.seq
         ack = (conn.snd_una - conn.iss & MASK) + self.ack
         payload = s.bytes_from_guest(self.length, seq - 1) if 0 < seq < 1 << 20 else b""
@@ -310,7 +320,11 @@ class Nonsense:
 
 
 nonsense = st.builds(
-    Nonsense, flags=st.integers(0, 63), seq=numbers, ack=numbers, win=st.sampled_from([0, 1, 100, 65535]),
+    Nonsense,
+    flags=st.integers(0, 63),
+    seq=numbers,
+    ack=numbers,
+    win=st.sampled_from([0, 1, 100, 65535]),
     length=st.integers(0, 300),
 )
 

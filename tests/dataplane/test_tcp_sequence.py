@@ -135,7 +135,7 @@ def test_segment_at_right_edge_acknowledged_not_stored(case: Case) -> None:
         s.sock.capacity = edge - 1
         s.guest(f"A seq=1 ack=1 len={edge - 1}")
         s.host(f"A seq=1 ack={edge} win=0")
-        s.guest(f"A seq={edge} ack=1 len=1")                       # a window probe
+        s.guest(f"A seq={edge} ack=1 len=1")  # a window probe
         s.host(f"A seq=1 ack={edge} win=0")
         s.guest(f"A seq={edge} ack=1 len=1460")
         s.host(f"A seq=1 ack={edge} win=0")
@@ -160,7 +160,7 @@ def test_segment_over_right_edge_cut(case: Case) -> None:
         edge = s.conn.rcv_adv - case["guest_isn"] & 0xFFFFFFFF
         s.guest(f"FA seq=1 ack=1 len={edge + 99}")
         s.host(f"A seq=1 ack={edge}")
-        assert s.state == "ESTABLISHED"                            # the FIN was behind the edge
+        assert s.state == "ESTABLISHED"  # the FIN was behind the edge
         assert s.sock.taken == s.bytes_from_guest(edge - 1)
 
 
@@ -183,7 +183,7 @@ def test_keep_alive_probe_answered(case: Case) -> None:
         s.guest("PA seq=1 ack=1 len=10")
         s.advance(1)
         s.host("A seq=1 ack=11")
-        s.guest(s.peer.segment("A seq=10 ack=1 len=1"))            # with a byte of garbage, as old stacks do
+        s.guest(s.peer.segment("A seq=10 ack=1 len=1"))  # with a byte of garbage, as old stacks do
         s.host("A seq=1 ack=11")
         assert s.sock.taken == s.bytes_from_guest(10)
 

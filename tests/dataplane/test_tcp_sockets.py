@@ -111,9 +111,7 @@ def test_rewind_repeats(sockets: RealSockets, pair: Pair) -> None:
     assert sockets.peek(fd, 500, 1000) == DATA[500:1000]
 
 
-def test_end_seen_behind_data_that_is_still_queued(
-    sockets: RealSockets, pair: Pair
-) -> None:
+def test_end_seen_behind_data_that_is_still_queued(sockets: RealSockets, pair: Pair) -> None:
     ours, remote = pair
     fd = ours.fileno()
     sockets.prepare(fd)

@@ -80,7 +80,7 @@ def test_much_data_shares_turns() -> None:
 @every_case
 def test_window_of_guest_filled_and_not_exceeded(case: Case) -> None:
     with Script(**case) as s:
-        s.connect(win=100)                                          # 12800 bytes
+        s.connect(win=100)  # 12800 bytes
         s.sock.deliver(s.bytes_from_host(100_000))
         sent = s.received()
         assert 12_800 - 1460 < sent <= 12_800
@@ -96,7 +96,7 @@ def test_window_of_guest_filled_and_not_exceeded(case: Case) -> None:
 
 def test_window_smaller_than_segment_used_up() -> None:
     with Script() as s:
-        s.connect(win=5)                                            # 640 bytes
+        s.connect(win=5)  # 640 bytes
         s.sock.deliver(s.bytes_from_host(1000))
         s.host("A seq=1 ack=1 len=640")
         s.guest("A seq=1 ack=641 win=5")
@@ -110,7 +110,7 @@ def test_silly_segments_avoided() -> None:
         sent = s.received()
         assert sent == 12_800 - 12_800 % 1460
         for more in (1, 2):
-            s.guest(f"A seq=1 ack=1 win={100 + more}")              # 128 bytes: not worth a segment
+            s.guest(f"A seq=1 ack=1 win={100 + more}")  # 128 bytes: not worth a segment
         assert s.received() == 0
         s.guest(f"A seq=1 ack=1 win={100 + 12}")
         assert s.received() >= 1460
@@ -119,7 +119,7 @@ def test_silly_segments_avoided() -> None:
 def test_half_the_window_is_worth_a_segment() -> None:
     # RFC 9293 3.8.6.2.1: with the largest segments a window holds one or two; do not wait for the rest.
     with Script() as s:
-        s.connect(win=512, mss=65480)                               # 65536 bytes
+        s.connect(win=512, mss=65480)  # 65536 bytes
         s.sock.deliver(s.bytes_from_host(20_000))
         s.host("PA seq=1 ack=1 len=20000")
         s.sock.deliver(s.bytes_from_host(20_000, 20_000))
@@ -174,7 +174,7 @@ def test_after_long_probing_loss_repaired_quickly() -> None:
             s.guest("A seq=1 ack=1 win=0")
         s.take_all()
         s.guest("A seq=1 ack=1 win=512")
-        s.host("PA seq=1 ack=1 len=5000")                           # and is lost
+        s.host("PA seq=1 ack=1 len=5000")  # and is lost
         s.advance(1000)
         assert s.received() > 0
 
@@ -215,11 +215,11 @@ def test_probing_does_not_shrink_congestion_window() -> None:
 
 def test_window_of_repeated_segment_with_new_acknowledgement_taken() -> None:
     with Script() as s:
-        s.connect(win=40)                                           # 5120 bytes
+        s.connect(win=40)  # 5120 bytes
         s.guest("PA seq=1 ack=1 len=100 win=40", "PA seq=101 ack=1 len=100 win=40", "A seq=201 ack=1 win=40")
         s.sock.deliver(s.bytes_from_host(20_000))
         sent = s.received()
-        s.guest(f"PA seq=101 ack={1 + sent} len=100 win=0")         # repeated, but its acknowledgement is new
+        s.guest(f"PA seq=101 ack={1 + sent} len=100 win=0")  # repeated, but its acknowledgement is new
         assert s.received() == 0
         assert s.conn.snd_wnd == 0
 
@@ -290,7 +290,7 @@ def test_connection_ends_while_it_waits_for_link() -> None:
         s.take_all()
         s.ended()
         s.peer.renew(9000)
-        s.connect()                                                 # the record can be used again
+        s.connect()  # the record can be used again
 
 
 def test_acknowledgement_for_blocked_link_sent_later() -> None:
@@ -336,7 +336,7 @@ def test_blocked_link_does_not_count_against_handshake() -> None:
         s.bench.link.room = 0
         s.bench.link.keep_most = 0
         other = s.add_peer(41_000, 80)
-        other.guest("A seq=1 ack=1")                                # its answer blocks the link
+        other.guest("A seq=1 ack=1")  # its answer blocks the link
         s.peer.knock()
         s.advance(3_600_000)
         assert s.state == "SYN_SENT"

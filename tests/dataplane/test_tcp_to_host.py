@@ -42,7 +42,7 @@ def test_window_opens_by_event_without_timer(capacity: int) -> None:
     with Script(capacity=capacity) as s:
         sock = s.connect()
         sent = send_until_closed(s, step=max(1460, capacity // 50))
-        s.advance(1000)                                            # polling has stopped
+        s.advance(1000)  # polling has stopped
         assert s.bench.next_deadline is None
         s.take_all()
         sock.drain()
@@ -107,7 +107,7 @@ def test_small_buffer_polled_when_a_third_is_less_than_a_segment() -> None:
     with Script(capacity=20_000) as s:
         sock = s.connect()
         sent = send_until_closed(s)
-        sock.drain(5000)                                           # a quarter: not writable yet
+        sock.drain(5000)  # a quarter: not writable yet
         s.advance(1000)
         update = s.take_all()
         assert update, "no window update"
@@ -158,14 +158,14 @@ def test_window_probe_of_guest_answered_with_fresh_window() -> None:
         sent = send_until_closed(s)
         s.advance(1000)
         s.take_all()
-        sock.queued = 0                                            # no event tells of it
-        s.guest(f"A seq={sent} ack=1")                             # Linux probes with an old number
+        sock.queued = 0  # no event tells of it
+        s.guest(f"A seq={sent} ack=1")  # Linux probes with an old number
         assert s.take().win > 0
         sent = send_until_closed(s, sent)
         s.advance(1000)
         s.take_all()
         sock.queued = 0
-        s.guest(f"A seq={1 + sent} ack=1 len=1")                   # others with a byte
+        s.guest(f"A seq={1 + sent} ack=1 len=1")  # others with a byte
         s.advance(1)
         assert s.take_all()[-1].win > 0
 

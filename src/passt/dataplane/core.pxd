@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt.dataplane.flow cimport Flow, FlowKey, FlowTable
+from passt.dataplane.ip_reassembly cimport Reassembler
 from passt.dataplane.link cimport Link, TxMeta
 from passt.dataplane.parse cimport IpView
 from passt.dataplane.reactor cimport Reactor
@@ -63,6 +64,10 @@ cdef class Core:
     cdef uint8_t seen6[16]
     cdef uint8_t seen6_local[16]
     cdef uint32_t mtu             # bytes; 0: none assigned
+    cdef uint32_t packet_limit    # bytes of the largest IP packet that the link takes
+    cdef Reassembler reassembler
+    cdef uint32_t fragment_timer  # its id
+    cdef uint32_t fragment_id     # identification of the last packet sent in fragments
     cdef int spare_fd             # given up to refuse a connection when descriptors run out
     cdef bint has_trace
     cdef bint has_capture

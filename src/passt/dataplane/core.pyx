@@ -15,6 +15,7 @@ from passt.dataplane.headers cimport (
     ETH_ALEN, ETH_HLEN, ETH_MIN_FRAME, ETHERTYPE_IP4, ETHERTYPE_IP6, IP4_DF, IP4_HLEN, IP6_HLEN, EthHdr,
     Ip4Hdr, Ip6Hdr, is_loopback6, is_multicast4, is_zero,
 )
+from passt.dataplane.ip_reassembly cimport Reassembler
 from passt.dataplane.link cimport Link, TxMeta
 from passt.dataplane.parse cimport IpView
 from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
@@ -26,6 +27,8 @@ from passt.dataplane.sys cimport (
 
 cdef enum:
     TTL_TO_GUEST = 255
+    DEFAULT_MTU = 65520           # of a guest that is assigned none, passt(1) --mtu
+    MIN_MTU = 576                 # less is no link that anybody has; it bounds the number of fragments
     # Ceiling over the overflow buffers of all connections (see tcp_from_tap): enough for a hundred
     # guests' windows at once, and no way for a guest to make the process grow further.
     OVERFLOW_POOL = 32 << 20
@@ -46,6 +49,11 @@ cdef class Core:
         self.flows = FlowTable(max_flows, secret)
         self.listeners = []
         self.mtu = mtu
+        self.packet_limit = max(mtu or DEFAULT_MTU, <uint32_t>MIN_MTU)
+        self.reassembler = Reassembler()
+        self.fragment_timer = max_flows + 1
+        memcpy(&self.fragment_id, <const char *>secret + 4, sizeof(self.fragment_id))
+        self.fragment_id ^= 0x5a5a5a5a
         memcpy(self.our_mac, <const char *>our_mac, ETH_ALEN)
         memset(self.guest_mac, 0xff, ETH_ALEN)
         memcpy(self.isn_key, <const char *>secret, 16)

@@ -71,7 +71,7 @@ cdef class Engine:
     def __init__(self, policy, responder, events, *, bytes our_mac, uint32_t mtu, uint32_t max_flows=65536,
                  bytes secret=None):
         cdef Sockets sockets
-        self.reactor = Reactor(max_flows + 1)
+        self.reactor = Reactor(max_flows + 2)
         sockets = Sockets(self.reactor)
         sockets.probe()
         self.core = Core(policy, responder, events, Link(), sockets, our_mac=our_mac, mtu=mtu,

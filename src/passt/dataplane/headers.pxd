@@ -23,7 +23,14 @@ cdef enum:
     UDP_HLEN = 8
     ICMP_HLEN = 8
     IP4_DF = 0x4000
+    IP4_MF = 0x2000
     IP4_FRAGMENT = 0x3fff         # MF and offset
+    IP6_MF = 1
+    IP6_FRAGMENT = 0xfff9         # offset and M
+    IP6_FRAGMENT_HLEN = 8
+    NH_FRAGMENT = 44
+    ECN_MASK = 3                  # of TOS and traffic class, RFC 3168
+    ECN_CE = 3
 
 cdef enum:
     TCP_FIN = 0x01
@@ -72,6 +79,12 @@ cdef packed struct Ip6Hdr:
     uint8_t hop_limit
     uint8_t src[16]
     uint8_t dst[16]
+
+cdef packed struct FragmentHdr:   # RFC 8200 4.5
+    uint8_t next_header
+    uint8_t reserved
+    uint16_t offset_be            # in octets, M in the lowest bit
+    uint32_t id_be
 
 cdef packed struct TcpHdr:
     uint16_t src_port_be

@@ -14,6 +14,7 @@ from passt.dataplane.datagram cimport (
     DROPPED, NOTHING, end_datagram, open_datagram, receive, still_used, use,
 )
 from passt.dataplane.flow cimport FLOW_PING, SIDE_GUEST, Flow, FlowKey, fill_key
+from passt.dataplane.fragments cimport send_packet
 from passt.dataplane.headers cimport (
     ETH_HLEN, ICMP6_ECHO_REPLY, ICMP6_ECHO_REQUEST, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_HLEN, IP4_HLEN,
     IP6_HLEN, IcmpHdr,
@@ -101,7 +102,7 @@ cdef void send_reply(Core core, Flow *flow, uint32_t n) noexcept nogil:
     memcpy(place, &icmp, ICMP_HLEN)
     memset(&meta, 0, sizeof(meta))
     meta.hdr_len = <uint16_t>(place - core.link.slot + ICMP_HLEN)
-    core.send(<size_t>(place - core.link.slot) + n, &meta)
+    send_packet(core, <size_t>(place - core.link.slot) + n, &meta)
 
 
 cdef void on_ping_timer(Core core, Flow *flow) noexcept nogil:

@@ -19,6 +19,7 @@ from passt.dataplane.datagram cimport (
     DROPPED, NOTHING, end_datagram, open_datagram, receive, still_used, take_datagram, use,
 )
 from passt.dataplane.flow cimport FLOW_UDP, SIDE_GUEST, SIDE_HOST, Flow, FlowKey, fill_key
+from passt.dataplane.fragments cimport send_packet
 from passt.dataplane.headers cimport ETH_HLEN, IP4_HLEN, IP6_HLEN, MAX_IP_LEN, UDP_HLEN, UdpHdr
 from passt.dataplane.link cimport RxFrame, TxMeta
 from passt.dataplane.parse cimport IpView, UdpView, split_udp
@@ -181,7 +182,7 @@ cdef void send_in(Core core, const FlowKey *key, uint32_t n) noexcept nogil:
     meta.csum_start = <uint16_t>(place - core.link.slot)
     meta.csum_offset = 6
     meta.hdr_len = meta.csum_start + UDP_HLEN
-    core.send(meta.hdr_len + n, &meta)
+    send_packet(core, meta.hdr_len + n, &meta)
 
 
 cdef void on_udp_socket(Core core, Flow *flow) noexcept nogil:
