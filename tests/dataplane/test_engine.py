@@ -73,6 +73,10 @@ COUNTERS = {
     "drop_tcp_memory",
     "drop_unknown_flow",
     "drop_gso",
+    "drop_fragment_overlap",
+    "drop_fragment_time",
+    "drop_fragment_memory",
+    "drop_bad_checksum",
 }
 
 

@@ -50,6 +50,17 @@ class Bench(World):
         )
         self.now = START
 
+    def inject(self, frame: bytes, *, gso_type: int = 0, gso_size: int = 0) -> None:
+        """Take a batch of one frame."""
+        super().inject(frame, gso_type=gso_type, gso_size=gso_size)
+        self.flush()
+
+    def gather(self, *frames: bytes) -> None:
+        """Take several frames in one batch."""
+        for frame in frames:
+            super().inject(frame)
+        self.flush()
+
     def frames(self) -> list[bytes]:
         return [sent.frame for sent in self.take_sent()]
 

@@ -16,14 +16,14 @@ from libc.string cimport memcpy, memset
 from passt.dataplane.core cimport Core
 from passt.dataplane.datagram cimport end_datagram
 from passt.dataplane.demux cimport on_frame
-from passt.dataplane.flow cimport FLOW_DEAD, FLOW_TCP, Flow, FlowKey
+from passt.dataplane.flow cimport FLOW_PING, FLOW_TCP, FLOW_UDP, Flow, FlowKey
 from passt.dataplane.icmp_error cimport push_icmp_error
 from passt.dataplane.link cimport Link, RxFrame, TxMeta
 from passt.dataplane.reactor cimport EVENT_FLOW, EVENT_LISTENER, Reactor, make_tag
 from passt.dataplane.sockets cimport Sockets, read_sockaddr
 from passt.dataplane.stats cimport DROP_LINK_FULL, count, stats_as_dict
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, EAGAIN, EPOLL_CTL_ADD, EPOLLIN, IPPROTO_TCP, MSG_TRUNC, htons, iovec, msghdr,
+    AF_INET, AF_INET6, EAGAIN, EPOLL_CTL_ADD, EPOLLIN, IPPROTO_TCP, MSG_TRUNC, htons, iovec, mmsghdr, msghdr,
     sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
 )
 from passt.dataplane.tcp_conn cimport end
@@ -31,6 +31,7 @@ from passt.dataplane.tcp_from_sock cimport on_listener
 from passt.dataplane.tcp_from_tap cimport flush_gather
 from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer
 from passt.dataplane.udp cimport on_udp_listener
+from passt.dataplane.udp_out cimport flush_out
 
 
 class Sent(NamedTuple):
@@ -45,7 +46,7 @@ class Sent(NamedTuple):
 
 
 class FlowState(NamedTuple):
-    """One living flow; *number* is its index in the table."""
+    """One living flow; *number* is its index in the table, *fd* of its socket, though others share it."""
 
     number: int
     kind: int
@@ -213,6 +214,35 @@ cdef class ScriptedSockets(Sockets):
         message.msg_controllen = len(control)
         return n
 
+    cdef int send_messages(self, int fd, mmsghdr *messages, unsigned int n) noexcept with gil:
+        """As the kernel does it: what fails is an error if it is the first, else left for the next call."""
+        cdef unsigned int i
+        cdef ssize_t sent
+        for i in range(n):
+            if i and self.results.get("send_message") and self.results["send_message"][0] < 0:
+                return <int>i
+            sent = self.send_message(fd, &messages[i].msg_hdr)
+            if sent < 0:
+                return <int>sent
+            messages[i].msg_len = <unsigned int>sent
+        return <int>n
+
+    cdef int receive_messages(self, int fd, mmsghdr *messages, unsigned int n) noexcept with gil:
+        cdef unsigned int i
+        cdef ssize_t got
+        for i in range(n):
+            queue = self.inbox.get(fd)
+            if i and (not queue or isinstance(queue[0], int)):
+                return <int>i
+            got = self.receive_message(fd, &messages[i].msg_hdr)
+            if got < 0:
+                return <int>got
+            messages[i].msg_len = <unsigned int>got
+        return <int>n
+
+    cdef void prepare_datagrams(self, int fd) noexcept with gil:
+        self.note("prepare_datagrams", (fd,), 0)
+
 
 def socket_address(bytes address not None, int port):
     """A `struct sockaddr_in` or `sockaddr_in6` as octets."""
@@ -275,13 +305,19 @@ cdef class World:
     def end_turn(self):
         """Write what was gathered and look at the flows with something new, as the engine does."""
         flush_gather(self.core)
+        flush_out(self.core)
         self.memory.clear()
         finish_flows(self.core)
         self.check()
 
+    def flush(self):
+        """Send what was gathered, as at the end of one batch of frames."""
+        flush_out(self.core)
+
     def wake_waiting(self):
         """The link drains."""
         self.core.flows.wake_waiting()
+        self.core.resume_listeners()
 
     def dispatch(self):
         """Handle the events that are there, without waiting; returns how many."""
@@ -305,6 +341,9 @@ cdef class World:
 
     def event(self, uint32_t index, uint32_t events):
         """Have the flow *index* see *events* of its socket."""
+        cdef Flow *flow = &self.core.flows.flows[index]
+        if flow.kind == FLOW_UDP:
+            index = flow.u.udp.port
         self.handle(make_tag(EVENT_FLOW, self.core.flows.flows[index].generation, index), events)
 
     def listener_event(self, uint32_t index):
@@ -347,7 +386,7 @@ cdef class World:
             flow = &self.core.flows.flows[i]
             if flow.kind == FLOW_TCP:
                 end(self.core, flow, False)
-            elif flow.kind > FLOW_DEAD:
+            elif flow.kind in (FLOW_UDP, FLOW_PING):
                 end_datagram(self.core, flow)
 
     def take_sent(self):
@@ -370,8 +409,11 @@ cdef class World:
         found = []
         for i in range(self.core.flows.top):
             flow = &self.core.flows.flows[i]
-            if flow.kind > FLOW_DEAD:
-                found.append(FlowState(flow.index, flow.kind, flow.fd, flow.armed))
+            fd = flow.fd
+            if flow.kind == FLOW_UDP and not flow.u.udp.listener:
+                fd = self.core.flows.flows[flow.u.udp.port].fd
+            if flow.kind in (FLOW_TCP, FLOW_UDP, FLOW_PING):
+                found.append(FlowState(flow.index, flow.kind, fd, flow.armed))
         return found
 
     def counters(self):

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from passt.dataplane.batch cimport InBatch, OutBatch
 from passt.dataplane.flow cimport Flow, FlowKey, FlowTable
 from passt.dataplane.ip_reassembly cimport Reassembler
 from passt.dataplane.link cimport Link, TxMeta
@@ -76,6 +77,12 @@ cdef class Core:
     cdef iovec gather[MAX_GATHER]
     cdef uint32_t n_gather
     cdef Flow *gather_flow
+    cdef OutBatch *out_batch      # datagrams of the guest's, to be flushed with the gathered data
+    cdef InBatch *in_batch
+    cdef Flow *last_udp           # of the guest's last datagram; to be compared, it may have ended
+    cdef list paused              # indices of listeners that wait for the link
+    cdef int64_t udp_once         # ns that a UDP flow without an answer, or with one, lives unused
+    cdef int64_t udp_stream       # ns for one that went on
 
     cdef bint ask_outbound(self, Flow *flow, Route *route) noexcept with gil
     cdef bint ask_inbound(self, uint32_t listener, uint8_t proto, const sockaddr_storage *peer,
@@ -93,5 +100,7 @@ cdef class Core:
                           uint8_t protocol, uint32_t l4_len) noexcept nogil
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil
     cdef uint16_t listener_port(self, uint32_t listener) noexcept with gil
+    cdef void pause_listener(self, uint32_t listener, int fd) noexcept with gil
+    cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil
     cdef int route_socket(self, int kind, int protocol, const Route *route) noexcept nogil
     cdef bint send_frame(self, bytes frame)

@@ -9,6 +9,7 @@ exception in a callback is a mistake of ours: it is kept in `failure`, the loop 
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
+from passt.dataplane.batch cimport InBatch, OutBatch
 from passt.dataplane.csum cimport csum_add, csum_fold
 from passt.dataplane.flow cimport Flow, FlowTable
 from passt.dataplane.headers cimport (
@@ -18,20 +19,26 @@ from passt.dataplane.headers cimport (
 from passt.dataplane.ip_reassembly cimport Reassembler
 from passt.dataplane.link cimport Link, TxMeta
 from passt.dataplane.parse cimport IpView
+from passt.dataplane.reactor cimport EVENT_LISTENER, make_tag
 from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.stats cimport DROP_OVERSIZE, count
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, EINVAL, O_CLOEXEC, O_RDONLY, SOCK_STREAM, close, htonl, htons, memcmp, memcpy, memset,
-    open, sockaddr_storage,
+    AF_INET, AF_INET6, EINVAL, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, O_CLOEXEC, O_RDONLY, SOCK_STREAM, calloc, close, free,
+    htonl, htons, iovec, memcmp, memcpy, memset, open, sockaddr_storage,
 )
 
 cdef enum:
     TTL_TO_GUEST = 255
     DEFAULT_MTU = 65520           # of a guest that is assigned none, passt(1) --mtu
     MIN_MTU = 576                 # less is no link that anybody has; it bounds the number of fragments
+    COPY_BELOW = 2048             # octets that are copied faster than a second piece is looked at
     # Ceiling over the overflow buffers of all connections (see tcp_from_tap): enough for a hundred
     # guests' windows at once, and no way for a guest to make the process grow further.
     OVERFLOW_POOL = 32 << 20
+
+# Linux' defaults of nf_conntrack_udp_timeout and nf_conntrack_udp_timeout_stream.
+cdef int64_t UDP_ONCE_NS = 30000000000
+cdef int64_t UDP_STREAM_NS = 120000000000
 
 
 cdef class Core:
@@ -61,6 +68,13 @@ cdef class Core:
         self.isn_key[0] ^= 0xa5a5a5a5a5a5a5a5ULL
         self.spare_fd = open(b"/", O_RDONLY | O_CLOEXEC)
         self.pool_left = OVERFLOW_POOL
+        self.paused = []
+        self.udp_once = UDP_ONCE_NS
+        self.udp_stream = UDP_STREAM_NS
+        self.out_batch = <OutBatch *>calloc(1, sizeof(OutBatch))
+        self.in_batch = <InBatch *>calloc(1, sizeof(InBatch))
+        if self.out_batch == NULL or self.in_batch == NULL:
+            raise MemoryError
         self.now = self.reactor.clock()
         self.use_link(link)
 
@@ -72,6 +86,10 @@ cdef class Core:
     def __dealloc__(self):
         if self.spare_fd >= 0:
             close(self.spare_fd)
+        if self.in_batch != NULL:
+            free(self.in_batch.memory)
+        free(self.in_batch)
+        free(self.out_batch)
 
     cdef void fail(self, object error):
         if self.failure is None:
@@ -138,6 +156,19 @@ cdef class Core:
     cdef uint16_t listener_port(self, uint32_t listener) noexcept with gil:
         """The port that a listener is bound to."""
         return self.listeners[listener][3]
+
+    cdef void pause_listener(self, uint32_t listener, int fd) noexcept with gil:
+        """Leave datagrams in a listener's socket until the link drains."""
+        if self.sockets.watch(fd, EPOLL_CTL_DEL, 0, 0) == 0:
+            self.paused.append(listener)
+
+    def resume_listeners(self):
+        """The link drains: take up what was paused."""
+        waiting, self.paused = self.paused, []
+        for index in waiting:
+            if index < len(self.listeners) and self.listeners[index] is not None:
+                self.sockets.watch(self.listeners[index][0], EPOLL_CTL_ADD, EPOLLIN,
+                                   make_tag(EVENT_LISTENER, 0, index))
 
     cdef void respond(self, const uint8_t *frame, size_t n) noexcept with gil:
         """Hand a control frame to the responder and send its answers."""
@@ -265,6 +296,20 @@ cdef class Core:
         if sent and self.has_capture:
             self.captured(self.link.slot, n, True)
         return sent
+
+    cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil:
+        """Send the headers at the link's slot with the *n* pieces as payload; False if the link refused it."""
+        cdef size_t length = meta.hdr_len
+        cdef size_t i
+        for i in range(n):
+            length += pieces[i].iov_len
+        if length >= COPY_BELOW and not self.has_capture:
+            return self.link.send_pieces(pieces, n, meta)
+        length = meta.hdr_len
+        for i in range(n):
+            memcpy(self.link.slot + length, pieces[i].iov_base, pieces[i].iov_len)
+            length += pieces[i].iov_len
+        return self.send(length, meta)
 
     cdef int route_socket(self, int kind, int protocol, const Route *route) noexcept nogil:
         """Open a socket for *route* and bind it to its device; fd or negative errno.

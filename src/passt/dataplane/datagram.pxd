@@ -13,9 +13,13 @@ cdef enum:
     DROPPED = -2                  # one less, and counted
 
 
+cdef Flow *start_datagram(Core core, const FlowKey *key, uint8_t kind, Route *route) noexcept nogil
 cdef Flow *open_datagram(Core core, const FlowKey *key, uint8_t kind, int protocol) noexcept nogil
+cdef Flow *alloc_datagram(Core core, uint8_t kind) noexcept nogil
 cdef void end_datagram(Core core, Flow *flow) noexcept nogil
-cdef int bind_port(Core core, int fd, const Route *route, uint16_t port) noexcept nogil
+cdef void leave_port(Core core, Flow *flow) noexcept nogil
+cdef void refuse_datagram(Core core, Flow *flow, int result) noexcept nogil
+cdef int open_bound(Core core, const Route *route, int protocol, uint16_t port) noexcept nogil
 cdef bint watch_datagram(Core core, Flow *flow) noexcept nogil
 cdef ssize_t receive(Core core, Flow *flow, uint32_t l4_hdr_len) noexcept nogil
 cdef ssize_t take_datagram(Core core, int fd, msghdr *message) noexcept nogil

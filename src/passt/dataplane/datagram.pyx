@@ -1,65 +1,100 @@
-"""What UDP and echo translation have in common: a flow with a connected socket and an idle time.
+"""What UDP and echo translation have in common: the life of a flow that nothing opens and nothing closes.
 
-Sockets are watched edge-triggered. A flow that has used up its turn, or that the full link keeps from
+Sockets are watched edge-triggered. One that has used up its turn, or that the full link keeps from
 reading, is on the work list or waits for the link; so nothing is lost and nothing spins.
 
 A flow that was used pushes its end out by writing `last_used` only; its entry in the timer heap
-fires at the earliest possible end, finds it used since, and is armed again.
+fires at the earliest possible end, finds it used since, and is armed again. It also becomes the
+newest in the order of last use: when there are too many flows, or descriptors run out, the oldest
+ends before its time, so that a guest that opens flow after flow never blocks itself for long.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core cimport Core, Route
-from passt.dataplane.flow cimport FLOW_PING, FLOW_UDP, SIDE_GUEST, Flow, FlowKey
+from passt.dataplane.flow cimport FLOW_PING, FLOW_UDP, NO_FLOW, SIDE_GUEST, Flow, FlowKey
 from passt.dataplane.headers cimport ETH_HLEN, IP4_HLEN, IP6_HLEN, MAX_IP_LEN
 from passt.dataplane.reactor cimport EVENT_FLOW, make_tag
 from passt.dataplane.stats cimport (
     DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, DROP_TRUNCATED, count,
 )
 from passt.dataplane.sys cimport (
-    AF_INET, EAGAIN, EMFILE, ENFILE, EPOLL_CTL_ADD, EPOLLET, EPOLLIN, MSG_TRUNC, SOCK_DGRAM, htons, iovec,
+    AF_INET, EAGAIN, EMFILE, ENFILE, ENOSPC, EPOLL_CTL_ADD, EPOLLET, EPOLLIN, MSG_TRUNC, SOCK_DGRAM, htons, iovec,
     memset, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
 )
+from passt.dataplane.udp_out cimport flush_out
 
 
-cdef Flow *open_datagram(Core core, const FlowKey *key, uint8_t kind, int protocol) noexcept nogil:
-    """Route a new flow of the guest and give it a connected, watched socket; NULL: counted drop.
-
-    The socket keeps the guest's port or identifier if the host has it free.
-    """
-    cdef Flow *flow = core.flows.alloc(kind)
-    cdef Route route
-    cdef int result
+cdef Flow *alloc_datagram(Core core, uint8_t kind) noexcept nogil:
+    """A record for a flow, if need be that of the flow unused for longest; NULL: counted drop."""
+    cdef Flow *flow
+    if core.flows.n_ordered >= core.flows.max_ordered:
+        crowd_out(core)
+    flow = core.flows.alloc(kind)
+    if flow == NULL and crowd_out(core):
+        flow = core.flows.alloc(kind)
     if flow == NULL:
         count(&core.stats, DROP_FLOWS_FULL)
+    return flow
+
+
+cdef bint crowd_out(Core core) noexcept nogil:
+    """End the flow unused for longest; False if there is none."""
+    if core.flows.oldest == NO_FLOW:
+        return False
+    core.stats.flows_crowded_out += 1
+    end_datagram(core, &core.flows.flows[core.flows.oldest])
+    return True
+
+
+cdef Flow *start_datagram(Core core, const FlowKey *key, uint8_t kind, Route *route) noexcept nogil:
+    """A record for a new flow of the guest's, and its route; NULL: counted drop."""
+    cdef Flow *flow = alloc_datagram(core, kind)
+    if flow == NULL:
         return NULL
     flow.keys[0] = key[0]
-    if not core.ask_outbound(flow, &route):
+    if not core.ask_outbound(flow, route):
         count(&core.stats, DROP_REFUSED)
         core.stats.flows_refused += 1
         core.flows.release(flow)
         return NULL
-    result = core.route_socket(SOCK_DGRAM, protocol, &route)
-    if result >= 0:
-        flow.fd = result
-        result = bind_port(core, flow.fd, &route, key.guest_port)
-    if result >= 0:
-        result = core.sockets.connect(flow.fd, &route.peer, route.peer_len)
-    if result < 0 or not watch_datagram(core, flow):
-        count(&core.stats, DROP_NO_FD if result in (-EMFILE, -ENFILE) else DROP_SOCKET)
-        if flow.fd >= 0:
-            core.sockets.close(flow.fd)
-        core.flows.release(flow)
-        return NULL
     flow.peer = route.peer
     flow.peer_len = route.peer_len
+    return flow
+
+
+cdef Flow *open_datagram(Core core, const FlowKey *key, uint8_t kind, int protocol) noexcept nogil:
+    """Route a new flow of the guest and give it a connected, watched socket of its own; NULL: counted drop.
+
+    The socket keeps the guest's identifier if the host has it free.
+    """
+    cdef Route route
+    cdef Flow *flow = start_datagram(core, key, kind, &route)
+    cdef int result
+    if flow == NULL:
+        return NULL
+    result = open_bound(core, &route, protocol, key.guest_port)
+    if result >= 0:
+        flow.fd = result
+        result = core.sockets.connect(flow.fd, &route.peer, route.peer_len)
+    if result < 0 or not watch_datagram(core, flow):
+        refuse_datagram(core, flow, result)
+        return NULL
     core.flows.insert(flow, SIDE_GUEST)
     core.stats.flows_opened += 1
-    if kind == FLOW_UDP:
-        core.stats.flows_udp += 1
-    else:
-        core.stats.flows_ping += 1
+    core.stats.flows_ping += 1
     return flow
+
+
+cdef void refuse_datagram(Core core, Flow *flow, int result) noexcept nogil:
+    """Forget a flow whose socket could not be had because of *result*, a negative errno."""
+    if result in (-EMFILE, -ENFILE):
+        count(&core.stats, DROP_NO_FD)
+    else:
+        count(&core.stats, DROP_FLOWS_FULL if result == -ENOSPC else DROP_SOCKET)
+    if flow.fd >= 0:
+        core.sockets.close(flow.fd)
+    core.flows.release(flow)
 
 
 cdef bint watch_datagram(Core core, Flow *flow) noexcept nogil:
@@ -67,35 +102,61 @@ cdef bint watch_datagram(Core core, Flow *flow) noexcept nogil:
                               make_tag(EVENT_FLOW, flow.generation, flow.index)) == 0
 
 
-cdef int bind_port(Core core, int fd, const Route *route, uint16_t port) noexcept nogil:
-    """Bind to the route's source and try to keep the port or identifier; 0 or a negative errno.
+cdef int open_bound(Core core, const Route *route, int protocol, uint16_t port) noexcept nogil:
+    """A socket bound to the route's device and source; fd or a negative errno.
 
-    If it is taken or privileged the kernel chooses one.
+    It keeps the port or identifier; if that is taken or privileged the kernel chooses one. When
+    descriptors run out the flow unused for longest gives its own up.
     """
-    cdef sockaddr_storage local = route.source
+    cdef int fd = core.route_socket(SOCK_DGRAM, protocol, route)
+    cdef int result
     cdef socklen_t n = route.source_len
+    cdef sockaddr_storage local = route.source
+    if fd in (-EMFILE, -ENFILE) and crowd_out(core):
+        fd = core.route_socket(SOCK_DGRAM, protocol, route)
+    if fd < 0:
+        return fd
     if not n:
         memset(&local, 0, sizeof(local))
         local.ss_family = route.peer.ss_family
         n = sizeof(sockaddr_in) if local.ss_family == AF_INET else sizeof(sockaddr_in6)
     # The port lies at the same place in both families' socket addresses.
     (<sockaddr_in *>&local).sin_port = htons(port)
-    if core.sockets.bind_source(fd, &local, n) == 0 or not route.source_len:
-        return 0
-    return core.sockets.bind_source(fd, &route.source, n)
+    if core.sockets.bind_source(fd, &local, n) == 0:
+        return fd
+    (<sockaddr_in *>&local).sin_port = 0
+    result = core.sockets.bind_source(fd, &local, n)
+    if result == 0:
+        return fd
+    core.sockets.close(fd)
+    return result
 
 
 cdef void end_datagram(Core core, Flow *flow) noexcept nogil:
-    """Forget the flow and close its socket."""
+    """Forget the flow; its socket is closed if no other flow uses it."""
+    if core.out_batch.n_messages:
+        flush_out(core)           # some of it may be this flow's
+    core.disarm(flow)
+    if flow.kind == FLOW_UDP:
+        core.stats.flows_udp -= 1
+        leave_port(core, flow)
+    elif flow.kind == FLOW_PING:
+        core.stats.flows_ping -= 1
     if flow.fd >= 0:
         core.sockets.close(flow.fd)
         flow.fd = -1
-    core.disarm(flow)
-    if flow.kind == FLOW_PING:
-        core.stats.flows_ping -= 1
-    else:
-        core.stats.flows_udp -= 1
     core.flows.release(flow)
+
+
+cdef void leave_port(Core core, Flow *flow) noexcept nogil:
+    """A UDP flow no longer uses the socket that it shared."""
+    cdef Flow *port
+    if flow.u.udp.listener:
+        return
+    port = &core.flows.flows[flow.u.udp.port]
+    port.u.port.users -= 1
+    if not port.u.port.users:
+        end_datagram(core, port)
 
 
 cdef ssize_t receive(Core core, Flow *flow, uint32_t l4_hdr_len) noexcept nogil:
@@ -136,6 +197,7 @@ cdef ssize_t take_datagram(Core core, int fd, msghdr *message) noexcept nogil:
 cdef void use(Core core, Flow *flow, int64_t *last_used, int64_t lifetime) noexcept nogil:
     """The flow was used now."""
     last_used[0] = core.now
+    core.flows.move_newest(flow)
     if not flow.armed:
         core.arm(flow, core.now + lifetime)
 

@@ -17,6 +17,7 @@ from passt.dataplane.stats cimport (
 from passt.dataplane.sys cimport IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, memset
 from passt.dataplane.tcp_from_tap cimport flush_gather, on_segment
 from passt.dataplane.udp cimport on_datagram
+from passt.dataplane.udp_out cimport flush_out
 
 cdef enum:
     PORT_DHCP_SERVER = 67         # RFC 2131
@@ -53,6 +54,7 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
             on_packet(core, &ip, &joined, eth.src)
             # What was gathered of it must leave before its memory is used again.
             flush_gather(core)
+            flush_out(core)
         return
     if verdict != VERDICT_OK:
         count(&core.stats, verdict)

@@ -16,7 +16,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from passt.dataplane.core cimport Core
 from passt.dataplane.datagram cimport end_datagram
 from passt.dataplane.demux cimport on_frame
-from passt.dataplane.flow cimport FLOW_DEAD, FLOW_TCP, FLOW_UDP, NO_FLOW, Flow
+from passt.dataplane.flow cimport (
+    FLOW_DEAD, FLOW_PING, FLOW_TCP, FLOW_UDP, NO_FLOW, Flow,
+)
 from passt.dataplane.headers cimport ETH_ALEN
 from passt.dataplane.link cimport RX_BATCH, Link, RxFrame, TapLink
 from passt.dataplane.reactor cimport (
@@ -33,6 +35,7 @@ from passt.dataplane.tcp_from_sock cimport on_listener
 from passt.dataplane.tcp_from_tap cimport flush_gather
 from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer
 from passt.dataplane.udp cimport on_udp_listener
+from passt.dataplane.udp_out cimport flush_out
 
 cdef enum:
     # Batches read when the engine is closed; the transmit queue of a tap holds no more by far.
@@ -97,6 +100,8 @@ cdef class Engine:
         cdef int port = 0
         with view:
             port = view.getsockname()[1]
+        if proto == IPPROTO_UDP:
+            self.core.sockets.prepare_datagrams(fd)
         for i, entry in enumerate(self.core.listeners):
             if entry is None:
                 index = i
@@ -210,6 +215,7 @@ cdef class Engine:
                 self.core.link.on_writable()
                 if not self.core.link.blocked:
                     self.core.flows.wake_waiting()
+                    self.core.resume_listeners()
             self.read_link()
         elif kind == EVENT_FLOW:
             on_flow_event(self.core, tag, event.events)
@@ -243,6 +249,7 @@ cdef class Engine:
         for i in range(n):
             on_frame(self.core, &frames[i])
         flush_gather(self.core)
+        flush_out(self.core)
 
     cdef void fire_timers(self) except *:
         cdef uint32_t id = 0
@@ -268,7 +275,7 @@ cdef class Engine:
         result = []
         for i in range(self.core.flows.top):
             flow = &self.core.flows.flows[i]
-            if flow.kind > FLOW_DEAD:
+            if flow.kind in (FLOW_TCP, FLOW_UDP, FLOW_PING):
                 result.append(describe(flow))
         return iter(result)
 
@@ -287,7 +294,7 @@ cdef class Engine:
             flow = &self.core.flows.flows[i]
             if flow.kind == FLOW_TCP:
                 end(self.core, flow, False)
-            elif flow.kind > FLOW_DEAD:
+            elif flow.kind in (FLOW_UDP, FLOW_PING):
                 end_datagram(self.core, flow)
         for entry in self.core.listeners:
             if entry is not None:

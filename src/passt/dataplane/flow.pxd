@@ -11,6 +11,7 @@ cdef enum FlowKind:
     FLOW_TCP = 2
     FLOW_UDP = 3
     FLOW_PING = 4
+    FLOW_UDP_PORT = 5             # no flow: a host socket that UDP flows share
 
 cdef enum FlowSide:
     SIDE_GUEST = 0
@@ -55,7 +56,9 @@ cdef enum TcpFlag:
 cdef struct FlowKey:
     # The guest's and the remote's endpoint as one side sees them; IPv4 in the first 4 bytes, rest 0.
     #
-    # *scope* is 0 on the guest's side and names the listener on the host's.
+    # *scope* is 0 on the guest's side and names the listener on the host's. Two kinds are special: the
+    # host's side of a UDP flow with a socket of ours has scope 0 and that record's index in *guest*; the
+    # guest's side of a socket (FLOW_UDP_PORT) has no remote, and the socket's family in *scope*.
     uint8_t guest[16]
     uint8_t remote[16]
     uint16_t guest_port
@@ -109,12 +112,22 @@ cdef struct TcpConn:
 
 cdef struct UdpFlow:
     int64_t last_used             # ns
-    uint32_t listener             # index + 1 of the listener whose socket serves the flow, 0: own socket
+    uint32_t listener             # index + 1 of the listener whose socket serves the flow, 0: a socket of ours
+    uint32_t port                 # index of that socket's FLOW_UDP_PORT
     uint32_t ifindex              # interface of a link-local address that was asked
     int listener_fd
     uint16_t local_family         # of the listener's socket addresses
+    uint16_t most_segment         # largest datagram that UDP_SEGMENT may cut here
+    uint16_t pending              # questions of a DNS flow that wait for an answer
     bint answered
     bint streaming
+
+
+cdef struct UdpPort:
+    # The socket is `fd` of the record, the source that it is bound to its `peer`.
+    char ifname[16]
+    uint32_t users                # flows
+    uint32_t longest              # datagram of the last batch read
 
 
 cdef struct PingFlow:
@@ -124,6 +137,7 @@ cdef struct PingFlow:
 cdef union FlowBody:
     TcpConn tcp
     UdpFlow udp
+    UdpPort port
     PingFlow ping
 
 
@@ -135,6 +149,9 @@ cdef struct Flow:
     uint32_t generation
     uint32_t next_free
     uint32_t next_work
+    uint32_t older                # neighbours in the order of last use, of flows that are in it
+    uint32_t newer
+    bint in_order
     bint has_work
     uint8_t kind
     bint inbound
@@ -167,8 +184,12 @@ cdef class FlowTable:
     cdef uint32_t first_work
     cdef uint32_t last_work
     cdef uint32_t first_waiting   # flows that wait for the link; linked by next_work as well
+    cdef uint32_t oldest          # ends of the order of last use
+    cdef uint32_t newest
     cdef uint64_t secret[2]
     cdef readonly uint32_t n_active
+    cdef readonly uint32_t n_ordered
+    cdef readonly uint32_t max_ordered
 
     cdef Flow *alloc(self, uint8_t kind) noexcept nogil
     cdef void release(self, Flow *flow) noexcept nogil
@@ -180,5 +201,7 @@ cdef class FlowTable:
     cdef void add_waiting(self, Flow *flow) noexcept nogil
     cdef void wake_waiting(self) noexcept nogil
     cdef uint32_t take_work(self) noexcept nogil
+    cdef void move_newest(self, Flow *flow) noexcept nogil
+    cdef void leave_order(self, Flow *flow) noexcept nogil
     cdef void unhash(self, Flow *flow, int side) noexcept nogil
     cdef void put_free(self, Flow *flow) noexcept nogil

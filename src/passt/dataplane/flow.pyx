@@ -6,6 +6,10 @@ same index apart. Every flow is found by what the guest sees (SIDE_GUEST); inbou
 also by what the host's listener sees (SIDE_HOST). Both keys share one chained hash table under a
 secret key, so one look-up costs the same with one flow and with 100,000.
 
+Datagram flows are also kept in the order of their last use, since nothing tells when they end:
+when there are too many the one unused for longest goes. They have at most a quarter of the table
+(with a record for the socket of each, half), so they leave room for connections.
+
 Life: `alloc` -> FLOW_TCP, FLOW_UDP or FLOW_PING -> `release`. A flow that has something to do at
 the end of the turn is on the work list once; released meanwhile, it stays FLOW_DEAD until the list
 has passed it, so the list never holds an index twice.
@@ -18,6 +22,7 @@ from passt.dataplane.sys cimport calloc, free, memcmp, memcpy, memset
 
 cdef enum:
     HASH_LOAD = 2                 # buckets per flow
+    ORDERED_SHARE = 4             # of the records may be datagram flows
 
 
 cdef class FlowTable:
@@ -41,6 +46,9 @@ cdef class FlowTable:
         self.first_work = NO_FLOW
         self.last_work = NO_FLOW
         self.first_waiting = NO_FLOW
+        self.oldest = NO_FLOW
+        self.newest = NO_FLOW
+        self.max_ordered = max(max_flows // ORDERED_SHARE, <uint32_t>1)
 
     def __dealloc__(self):
         free(self.flows)
@@ -72,6 +80,7 @@ cdef class FlowTable:
         """Forget a flow whose descriptor, timer and memory the owner has let go."""
         self.unhash(flow, SIDE_GUEST)
         self.unhash(flow, SIDE_HOST)
+        self.leave_order(flow)
         flow.generation += 1
         self.n_active -= 1
         if flow.has_work:
@@ -175,3 +184,32 @@ cdef class FlowTable:
         self.first_work = NO_FLOW
         self.last_work = NO_FLOW
         return first
+
+    cdef void move_newest(self, Flow *flow) noexcept nogil:
+        """The flow was used last; one not yet in the order enters it."""
+        if self.newest == flow.index and flow.in_order:
+            return
+        self.leave_order(flow)
+        flow.in_order = True
+        flow.newer = NO_FLOW
+        flow.older = self.newest
+        if self.newest == NO_FLOW:
+            self.oldest = flow.index
+        else:
+            self.flows[self.newest].newer = flow.index
+        self.newest = flow.index
+        self.n_ordered += 1
+
+    cdef void leave_order(self, Flow *flow) noexcept nogil:
+        if not flow.in_order:
+            return
+        flow.in_order = False
+        if flow.older == NO_FLOW:
+            self.oldest = flow.newer
+        else:
+            self.flows[flow.older].newer = flow.newer
+        if flow.newer == NO_FLOW:
+            self.newest = flow.older
+        else:
+            self.flows[flow.newer].older = flow.older
+        self.n_ordered -= 1

@@ -17,7 +17,7 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64
 
 from passt.dataplane.headers cimport (
     ECN_CE, ECN_MASK, IP4_FRAGMENT, IP4_MF, IP6_FRAGMENT, IP6_FRAGMENT_HLEN, IP6_HLEN, IP6_MF, MAX_IP_LEN,
-    FragmentHdr, Ip4Hdr, ip4_hdr_len, load_be16,
+    FragmentHdr, Ip4Hdr, ip4_hdr_len,
 )
 from passt.dataplane.parse cimport IpView
 from passt.dataplane.sys cimport calloc, free, malloc, memcmp, memcpy, memset, ntohl, ntohs
@@ -73,6 +73,7 @@ cdef class Reassembler:
         """Put a fragment where it belongs."""
         cdef uint32_t end = fragment.start + fragment.length
         cdef int known
+        cdef int units = <int>(((end + 7) >> 3) - (fragment.start >> 3))
         if place.spoiled:
             return FRAGMENT_OVERLAPS
         if end > fragment.limit:
@@ -83,10 +84,11 @@ cdef class Reassembler:
             return FRAGMENT_OVERLAPS
         known = count_marks(place, fragment.start, end)
         if known:
-            if known == <int>(((end + 7) >> 3) - (fragment.start >> 3)) and end <= place.highest and not memcmp(
-                    place.data + fragment.start, fragment.data, fragment.length):
-                return FRAGMENT_KEPT
-            return FRAGMENT_OVERLAPS
+            if known < units or end > place.highest:
+                return FRAGMENT_OVERLAPS
+            # Octet for octet there already?
+            return FRAGMENT_OVERLAPS if memcmp(place.data + fragment.start, fragment.data,
+                                               fragment.length) else FRAGMENT_KEPT
         mark(place, fragment.start, end)
         memcpy(place.data + fragment.start, fragment.data, fragment.length)
         place.received += fragment.length

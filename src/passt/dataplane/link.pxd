@@ -3,6 +3,7 @@
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.stats cimport Stats
+from passt.dataplane.sys cimport iovec
 
 cdef enum LinkFeature:
     # What a link does itself on the way to the guest; the rest is done in software (`offload`).
@@ -14,6 +15,7 @@ cdef enum LinkFeature:
 
 cdef enum:
     RX_BATCH = 64                 # frames per read_batch
+    MAX_PIECES = 64               # of a frame for `send_pieces`
 
 
 cdef struct RxFrame:
@@ -54,6 +56,7 @@ cdef class Link:
     cdef void on_writable(self) noexcept nogil
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil
     cdef bint has_segment(self) noexcept nogil
+    cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil
     cdef bint send_segments(self, size_t n, const TxMeta *meta) noexcept nogil
 
 
@@ -65,4 +68,5 @@ cdef class TapLink(Link):
     cdef size_t pending_end
 
     cdef bint keep(self, const uint8_t *start, size_t n) noexcept nogil
-    cdef ssize_t write_out(self, const uint8_t *start, size_t n) noexcept nogil
+    cdef ssize_t write_out(self, const iovec *pieces, int n) noexcept nogil
+    cdef void put_header(self, uint8_t *start, const TxMeta *meta) noexcept nogil

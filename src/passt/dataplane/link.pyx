@@ -6,6 +6,8 @@ software what the link's `features` lack, and `emit` puts one frame out. Memory 
 belongs to the link (virtio-net header, length prefix), so a frame leaves in one system call
 without a copy.
 
+Payload that lies elsewhere need not be copied behind the headers: `send_pieces` takes it in place.
+
 A link that does not drain sets `blocked` and keeps a bounded number of frames; the engine watches
 for writability and wakes the flows that wait. Nothing is counted as sent that was not taken.
 """
@@ -18,8 +20,8 @@ from passt.dataplane.stats cimport DROP_LINK_DOWN, DROP_LINK_FULL, DROP_OVERSIZE
 from passt.dataplane.sys cimport (
     EAGAIN, EINTR, EIO, ENOBUFS, ENOMEM, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6,
     VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_ECN, VIRTIO_NET_HDR_GSO_NONE,
-    VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, close, errno, free,
-    malloc, memcpy, memmove, memset, read, virtio_net_hdr, write,
+    VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, close, errno, free, iovec,
+    malloc, memcpy, memmove, memset, read, virtio_net_hdr, writev,
 )
 
 cdef enum:
@@ -95,6 +97,18 @@ cdef class Link:
                 return False
             self.segment += HEADROOM
         return True
+
+    cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil:
+        """Send the headers at `slot` (meta.hdr_len bytes) with the *n* pieces as payload, MAX_PIECES at most.
+
+        This one gathers them in the slot; a link that can do without a copy does.
+        """
+        cdef size_t length = meta.hdr_len
+        cdef size_t i
+        for i in range(n):
+            memcpy(self.slot + length, pieces[i].iov_base, pieces[i].iov_len)
+            length += pieces[i].iov_len
+        return self.send(length, meta)
 
     cdef bint send_segments(self, size_t n, const TxMeta *meta) noexcept nogil:
         """Cut the frame at `slot` into segments and send each.
@@ -177,8 +191,40 @@ cdef class TapLink(Link):
 
     cdef bint emit(self, uint8_t *frame, size_t n, const TxMeta *meta) noexcept nogil:
         cdef uint8_t *start = frame - VNET_HLEN
-        cdef virtio_net_hdr header
+        cdef iovec whole
         cdef ssize_t result
+        self.put_header(start, meta)
+        if self.blocked:
+            return self.keep(start, n + VNET_HLEN)
+        whole.iov_base = start
+        whole.iov_len = n + VNET_HLEN
+        result = self.write_out(&whole, 1)
+        if result == 0:
+            self.blocked = True
+            self.stats.link_stalls += 1
+            return self.keep(start, n + VNET_HLEN)
+        return result > 0
+
+    cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil:
+        cdef iovec all_pieces[MAX_PIECES + 1]
+        cdef uint32_t need = LINK_CSUM | (LINK_USO4 | LINK_USO6 if meta.gso_type else 0)
+        cdef ssize_t result
+        if self.blocked or self.features & need != need:
+            return Link.send_pieces(self, pieces, n, meta)
+        self.put_header(self.slot - VNET_HLEN, meta)
+        all_pieces[0].iov_base = self.slot - VNET_HLEN
+        all_pieces[0].iov_len = VNET_HLEN + meta.hdr_len
+        memcpy(&all_pieces[1], pieces, n * sizeof(iovec))
+        result = self.write_out(all_pieces, <int>n + 1)
+        if result == 0:
+            self.blocked = True
+            self.stats.link_stalls += 1
+            return Link.send_pieces(self, pieces, n, meta)
+        return result > 0
+
+    cdef void put_header(self, uint8_t *start, const TxMeta *meta) noexcept nogil:
+        """Write the virtio-net header for *meta*."""
+        cdef virtio_net_hdr header
         memset(&header, 0, sizeof(header))
         # The kernel puts hdr_len bytes into the linear part of its buffer; without it a large frame
         # would need one contiguous allocation of its whole size (drivers/net/tun.c, tun_alloc_skb).
@@ -190,18 +236,14 @@ cdef class TapLink(Link):
         header.gso_type = meta.gso_type
         header.gso_size = meta.gso_size
         memcpy(start, &header, VNET_HLEN)
-        if self.blocked:
-            return self.keep(start, n + VNET_HLEN)
-        result = self.write_out(start, n + VNET_HLEN)
-        if result == 0:
-            self.blocked = True
-            self.stats.link_stalls += 1
-            return self.keep(start, n + VNET_HLEN)
-        return result > 0
 
-    cdef ssize_t write_out(self, const uint8_t *start, size_t n) noexcept nogil:
+    cdef ssize_t write_out(self, const iovec *pieces, int n) noexcept nogil:
         """Write one frame with its header: 1 sent, 0 not now, -1 counted drop."""
-        while write(self.fd, start, n) < 0:
+        cdef ssize_t written
+        while True:
+            written = writev(self.fd, pieces, n)
+            if written >= 0:
+                break
             if errno == EINTR:
                 continue
             if errno in (EAGAIN, ENOBUFS):
@@ -212,7 +254,7 @@ cdef class TapLink(Link):
                 count(self.stats, DROP_LINK_FULL)
             return -1
         self.stats.frames_to_guest += 1
-        self.stats.bytes_to_guest += n - VNET_HLEN
+        self.stats.bytes_to_guest += <size_t>written - VNET_HLEN
         return 1
 
     cdef bint keep(self, const uint8_t *start, size_t n) noexcept nogil:
@@ -230,9 +272,12 @@ cdef class TapLink(Link):
 
     cdef void on_writable(self) noexcept nogil:
         cdef uint32_t length = 0
+        cdef iovec whole
         while self.pending_start < self.pending_end:
             memcpy(&length, self.pending + self.pending_start, sizeof(uint32_t))
-            if self.write_out(self.pending + self.pending_start + sizeof(uint32_t), length) == 0:
+            whole.iov_base = self.pending + self.pending_start + sizeof(uint32_t)
+            whole.iov_len = length
+            if self.write_out(&whole, 1) == 0:
                 self.pending_end -= self.pending_start
                 memmove(self.pending, self.pending + self.pending_start, self.pending_end)
                 self.pending_start = 0

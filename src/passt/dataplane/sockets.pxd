@@ -3,7 +3,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt.dataplane.reactor cimport Reactor
-from passt.dataplane.sys cimport iovec, msghdr, sockaddr_storage, socklen_t
+from passt.dataplane.sys cimport iovec, mmsghdr, msghdr, sockaddr_storage, socklen_t
 
 cdef enum:
     PEEK_CHUNKS = 16              # of DISCARD_SIZE, see Sockets.peek
@@ -33,6 +33,9 @@ cdef class Sockets:
     cdef int watch(self, int fd, int op, uint32_t events, uint64_t tag) noexcept nogil
     cdef ssize_t send_message(self, int fd, const msghdr *message) noexcept nogil
     cdef ssize_t receive_message(self, int fd, msghdr *message) noexcept nogil
+    cdef int send_messages(self, int fd, mmsghdr *messages, unsigned int n) noexcept nogil
+    cdef int receive_messages(self, int fd, mmsghdr *messages, unsigned int n) noexcept nogil
+    cdef void prepare_datagrams(self, int fd) noexcept nogil
 
 
 cdef socklen_t fill_sockaddr(sockaddr_storage *out, const uint8_t *address, size_t addr_len, uint16_t port,

@@ -15,18 +15,21 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from passt.dataplane.headers cimport is_mapped4
 from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, EAGAIN, EINTR, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL,
-    MSG_PEEK, MSG_TRUNC,
-    O_CLOEXEC, O_RDONLY, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, SHUT_WR,
-    SO_BINDTODEVICE, SO_BROADCAST, SO_ERROR, SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_REUSEADDR,
-    SO_SNDBUF, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SIOCOUTQ, SOL_SOCKET, TCP_INFO,
-    TCP_NODELAY, accept4, bind, close as close_fd, connect as connect_to, errno, getsockname, getsockopt,
-    htons, ioctl, iovec, linger, memcpy, memset, msghdr, ntohs, open as open_file, recv, recvmsg, sendmsg,
-    setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t,
+    AF_INET, AF_INET6, EAGAIN, EINTR, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY,
+    MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, O_CLOEXEC, O_RDONLY, PASST_MEMINFO_SNDBUF,
+    PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, SHUT_WR, SO_BINDTODEVICE, SO_BROADCAST, SO_ERROR,
+    SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SOCK_CLOEXEC,
+    SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SIOCOUTQ, SOL_SOCKET, SOL_UDP, TCP_INFO, TCP_NODELAY, UDP_GRO,
+    accept4, bind, close as close_fd, connect as connect_to, errno, getsockname, getsockopt, htons, ioctl,
+    iovec, linger, memcpy, memset, mmsghdr, msghdr, ntohs, open as open_file, recv, recvmmsg, recvmsg,
+    sendmmsg, sendmsg, setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket,
+    socklen_t,
 )
 
 cdef enum:
     DISCARD_SIZE = 1 << 20
+    # Room for some milliseconds of a fast sender; memory is used only while datagrams lie there.
+    DATAGRAM_BUFFER = 1 << 20
     # States of the kernel's TCP as TCP_INFO's first byte gives them (linux/tcp_states.h)
     KERNEL_TIME_WAIT = 6
     KERNEL_CLOSE = 7
@@ -60,19 +63,23 @@ cdef class Sockets:
         return found
 
     cdef int open(self, int family, int kind, int protocol) noexcept nogil:
-        """A non-blocking socket.
+        """A non-blocking socket, of one family only.
 
-        UDP sockets of several flows may share the guest's port: connected, they are apart. A reply
-        to a ping socket is found by the identifier alone (net/ipv4/ping.c, ping_lookup), so those
-        must not share one; for them the kernel switches sharing on by itself.
+        Datagram sockets do not share their port when they are bound: datagrams for a port are found by
+        the port alone, so one that was bound by somebody else already would lose them to us, and
+        replies to a ping socket by the identifier (net/ipv4/ping.c, ping_lookup).
         """
         cdef int fd = socket(family, kind | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol)
         cdef int one = 1
-        cdef int share = protocol not in (IPPROTO_ICMP, IPPROTO_ICMPV6)
+        cdef int zero = 0
         if fd < 0:
             return -errno
         if kind == SOCK_DGRAM:
-            setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &share, sizeof(share))
+            if protocol in (IPPROTO_ICMP, IPPROTO_ICMPV6):
+                # The kernel switches sharing on by itself for these.
+                setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &zero, sizeof(zero))
+            elif family == AF_INET6:
+                setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one))
             setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &one, sizeof(one))
         return fd
 
@@ -263,6 +270,38 @@ cdef class Sockets:
                 return got
             if errno != EINTR:
                 return -errno
+
+    cdef int send_messages(self, int fd, mmsghdr *messages, unsigned int n) noexcept nogil:
+        """Send up to *n* datagrams; returns how many went, or the error of the first (sendmmsg(2))."""
+        cdef int sent
+        while True:
+            sent = sendmmsg(fd, messages, n, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if sent >= 0:
+                return sent
+            if errno != EINTR:
+                return -errno
+
+    cdef int receive_messages(self, int fd, mmsghdr *messages, unsigned int n) noexcept nogil:
+        """Receive up to *n* datagrams; returns how many came, or the error met before the first (recvmmsg(2))."""
+        cdef int got
+        while True:
+            got = recvmmsg(fd, messages, n, MSG_DONTWAIT, NULL)
+            if got >= 0:
+                return got
+            if errno != EINTR:
+                return -errno
+
+    cdef void prepare_datagrams(self, int fd) noexcept nogil:
+        """Ready a bound UDP socket: room for bursts (cut by net.core.rmem_max), joined datagrams welcome.
+
+        From now on others may bind its port too if they share; a listener that comes later must be able to.
+        """
+        cdef int one = 1
+        cdef int size = DATAGRAM_BUFFER
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one))
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size))
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size))
+        setsockopt(fd, SOL_UDP, UDP_GRO, &one, sizeof(one))
 
 
 cdef socklen_t fill_sockaddr(sockaddr_storage *out, const uint8_t *address, size_t addr_len, uint16_t port,

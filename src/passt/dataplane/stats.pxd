@@ -51,6 +51,7 @@ cdef struct Stats:
     uint64_t flows_ping
     uint64_t flows_opened
     uint64_t flows_refused
+    uint64_t flows_crowded_out    # datagram flows ended early, as there were too many
     uint64_t tcp_retransmits
     uint64_t tcp_timeouts
     uint64_t tcp_duplicate_acks

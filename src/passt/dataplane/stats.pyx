@@ -17,6 +17,7 @@ cdef dict stats_as_dict(const Stats *stats):
         "flows_ping": stats.flows_ping,
         "flows_opened": stats.flows_opened,
         "flows_refused": stats.flows_refused,
+        "flows_crowded_out": stats.flows_crowded_out,
         "tcp_retransmits": stats.tcp_retransmits,
         "tcp_timeouts": stats.tcp_timeouts,
         "tcp_duplicate_acks": stats.tcp_duplicate_acks,

@@ -12,7 +12,7 @@ cdef extern from "<errno.h>" nogil:
     int errno
     enum:
         EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPIPE, EIO, EINVAL, EMSGSIZE
-        ECONNREFUSED, EPERM
+        ECONNREFUSED, EPERM, EACCES, EADDRINUSE
         ENOSYS, ENOSPC
 
 cdef extern from "<string.h>" nogil:
@@ -54,6 +54,7 @@ cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
         void *iov_base
         size_t iov_len
+    ssize_t writev(int fd, const iovec *pieces, int n)
 
 cdef extern from "<sys/epoll.h>" nogil:
     enum:
@@ -81,7 +82,7 @@ cdef extern from "<sys/socket.h>" nogil:
     enum:
         AF_INET, AF_INET6, SOCK_STREAM, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_CLOEXEC
         SOL_SOCKET, SO_ERROR, SO_REUSEADDR, SO_LINGER, SO_BINDTODEVICE, SO_BROADCAST
-        SO_SNDBUF, SO_OOBINLINE
+        SO_SNDBUF, SO_RCVBUF, SO_OOBINLINE
         MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR
     struct sockaddr:
         uint16_t sa_family
@@ -99,6 +100,9 @@ cdef extern from "<sys/socket.h>" nogil:
         void *msg_control
         size_t msg_controllen
         int msg_flags
+    struct mmsghdr:
+        msghdr msg_hdr
+        unsigned int msg_len
     struct cmsghdr:
         size_t cmsg_len
         int cmsg_level
@@ -113,6 +117,8 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void *buf, size_t n, int flags)
     ssize_t recvmsg(int fd, msghdr *message, int flags)
     ssize_t sendmsg(int fd, const msghdr *message, int flags)
+    int recvmmsg(int fd, mmsghdr *messages, unsigned int n, int flags, timespec *timeout)
+    int sendmmsg(int fd, mmsghdr *messages, unsigned int n, int flags)
     int shutdown(int fd, int how)
     cmsghdr *CMSG_FIRSTHDR(msghdr *message)
     cmsghdr *CMSG_NXTHDR(msghdr *message, cmsghdr *previous)
@@ -131,19 +137,22 @@ cdef extern from * nogil:
     #ifndef UDP_SEGMENT
     #define UDP_SEGMENT 103        /* linux/udp.h, Linux 4.18 */
     #endif
+    #ifndef UDP_GRO
+    #define UDP_GRO 104            /* linux/udp.h, Linux 5.0 */
+    #endif
     /* indices into the SO_MEMINFO array, linux/sock_diag.h */
     #define PASST_MEMINFO_SNDBUF 3
     #define PASST_MEMINFO_WMEM_QUEUED 5
     #define PASST_MEMINFO_VARS 9
     """
     enum:
-        SO_PEEK_OFF, SO_MEMINFO, UDP_SEGMENT
+        SO_PEEK_OFF, SO_MEMINFO, UDP_SEGMENT, UDP_GRO
         PASST_MEMINFO_SNDBUF, PASST_MEMINFO_WMEM_QUEUED, PASST_MEMINFO_VARS
 
 cdef extern from "<netinet/in.h>" nogil:
     enum:
         IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6
-        IP_PKTINFO, IPV6_PKTINFO
+        IP_PKTINFO, IPV6_PKTINFO, IPV6_V6ONLY
         SOL_UDP
     struct in_addr:
         uint32_t s_addr

@@ -3,7 +3,9 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from passt.dataplane.core cimport Core
-from passt.dataplane.flow cimport FLOW_DEAD, FLOW_PING, FLOW_TCP, FLOW_UDP, NO_FLOW, Flow
+from passt.dataplane.flow cimport (
+    FLOW_DEAD, FLOW_PING, FLOW_TCP, FLOW_UDP, FLOW_UDP_PORT, NO_FLOW, Flow,
+)
 from passt.dataplane.fragments cimport on_fragment_timer
 from passt.dataplane.ping cimport on_ping_socket, on_ping_timer
 from passt.dataplane.tcp_from_sock cimport finish_turn, on_socket, on_timer
@@ -17,7 +19,7 @@ cdef void on_flow_event(Core core, uint64_t tag, uint32_t events) noexcept nogil
         return
     if flow.kind == FLOW_TCP:
         on_socket(core, flow, events)
-    elif flow.kind == FLOW_UDP:
+    elif flow.kind == FLOW_UDP_PORT:
         on_udp_socket(core, flow)
     elif flow.kind == FLOW_PING:
         on_ping_socket(core, flow)
@@ -51,7 +53,7 @@ cdef void finish_flows(Core core) noexcept nogil:
             core.flows.put_free(flow)
         elif flow.kind == FLOW_TCP:
             finish_turn(core, flow)
-        elif flow.kind == FLOW_UDP:
+        elif flow.kind == FLOW_UDP_PORT:
             on_udp_socket(core, flow)
         elif flow.kind == FLOW_PING:
             on_ping_socket(core, flow)

@@ -1,4 +1,4 @@
-"""UDP translation."""
+"""UDP translation: what the turn calls."""
 
 from libc.stdint cimport uint32_t
 
@@ -9,6 +9,6 @@ from passt.dataplane.parse cimport IpView
 
 
 cdef void on_datagram(Core core, const IpView *ip, const RxFrame *frame) noexcept nogil
-cdef void on_udp_socket(Core core, Flow *flow) noexcept nogil
+cdef void on_udp_socket(Core core, Flow *port) noexcept nogil
 cdef void on_udp_listener(Core core, uint32_t listener, int fd) noexcept nogil
 cdef void on_udp_timer(Core core, Flow *flow) noexcept nogil

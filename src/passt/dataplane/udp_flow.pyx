@@ -1,0 +1,282 @@
+"""UDP flows: where they go, the sockets that they share, how long they live.
+
+Theory of operation. A flow is one pair of endpoints as the guest sees them. All flows of one endpoint
+of the guest share one host socket (a record of kind FLOW_UDP_PORT), bound to the guest's port where
+that is free and not connected: so a guest that talks from one port to a thousand remotes costs one
+descriptor, and each remote sees the same source (endpoint-independent mapping, RFC 4787 4.1). What
+arrives there is taken from remotes that the guest has a flow to (RFC 4787 5, address and port-dependent
+filtering); such a flow is found by the socket and the remote (SIDE_HOST).
+
+A flow gets a socket of its own if its route binds to another source or device than that of the shared
+one, or if the guest reaches the same remote by two addresses from one port, as only the socket can
+tell such answers apart then.
+
+A flow that came in on a listener uses the listener's socket for its answers, sent from the very address
+that was asked (IP_PKTINFO). When a remote that the guest has asked first answers to a listener, as that
+has the guest's port, the flow moves to the listener.
+
+A flow that waits for its first answer, or had one, lives for as long as Linux' connection tracking
+keeps such ones; one that went on is a stream and lives longer. Those to a name server (port 53) count
+questions and answers instead, and end soon after the last answer: each question of a resolver comes
+from another port (RFC 5452 4.5).
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+
+from passt.dataplane.core cimport Core, Route, Seen, fill_inbound_key
+from passt.dataplane.datagram cimport (
+    alloc_datagram, leave_port, open_bound, refuse_datagram, start_datagram, use, watch_datagram,
+)
+from passt.dataplane.flow cimport FLOW_UDP, FLOW_UDP_PORT, SIDE_GUEST, SIDE_HOST, Flow, FlowKey
+from passt.dataplane.sockets cimport read_sockaddr
+from passt.dataplane.stats cimport DROP_BAD_PORT, DROP_FLOWS_FULL, DROP_REFUSED, DROP_UNKNOWN_FLOW, count
+from passt.dataplane.sys cimport (
+    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, ENOMEM, ENOSPC, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6,
+    IPPROTO_UDP, IPV6_PKTINFO, cmsghdr, htons, in6_pktinfo, in_pktinfo, memcmp, memcpy, memset, msghdr,
+    sockaddr_in, sockaddr_in6, sockaddr_storage,
+)
+from passt.dataplane.udp_out cimport flush_out
+
+cdef enum:
+    PORT_DNS = 53
+    ANY_SIZE = 0xffff
+
+# A question asked again right after its answer, or its second half (A and AAAA), still finds the flow.
+cdef int64_t ANSWERED_NS = 1000000000
+
+
+cdef Flow *open_outbound(Core core, const FlowKey *key) noexcept nogil:
+    """Route a new flow of the guest's and give it a socket; NULL: counted drop."""
+    cdef Route route
+    cdef Flow *flow = start_datagram(core, key, FLOW_UDP, &route)
+    cdef int result
+    if flow == NULL:
+        return NULL
+    flow.u.udp.most_segment = ANY_SIZE
+    result = take_port(core, flow, &route)
+    if result < 0:
+        refuse_datagram(core, flow, result)
+        return NULL
+    core.flows.insert(flow, SIDE_GUEST)
+    core.flows.insert(flow, SIDE_HOST)
+    core.stats.flows_opened += 1
+    core.stats.flows_udp += 1
+    return flow
+
+
+cdef int take_port(Core core, Flow *flow, const Route *route) noexcept nogil:
+    """Give the flow the socket of its guest's endpoint, or a new one; 0 or a negative errno."""
+    cdef FlowKey key
+    cdef Flow *port
+    cdef bint shared
+    memset(&key, 0, sizeof(key))
+    memcpy(key.guest, flow.keys[0].guest, 16)
+    key.guest_port = flow.keys[0].guest_port
+    key.proto = IPPROTO_UDP
+    key.addr_len = flow.keys[0].addr_len
+    key.scope = route.peer.ss_family
+    port = core.flows.find(&key, SIDE_GUEST)
+    shared = port == NULL
+    if port != NULL and serves(port, route):
+        fill_host_key(&flow.keys[1], port, &flow.peer)
+        if core.flows.find(&flow.keys[1], SIDE_HOST) != NULL:
+            port = NULL
+    else:
+        port = NULL
+    if port == NULL:
+        port = core.flows.alloc(FLOW_UDP_PORT)
+        if port == NULL:
+            return -ENOSPC
+        port.keys[0] = key
+        port.fd = open_port(core, port, route)
+        if port.fd < 0:
+            return give_up_port(core, port)
+        if shared:
+            core.flows.insert(port, SIDE_GUEST)
+        fill_host_key(&flow.keys[1], port, &flow.peer)
+    flow.u.udp.port = port.index
+    port.u.port.users += 1
+    return 0
+
+
+cdef int give_up_port(Core core, Flow *port) noexcept nogil:
+    cdef int result = port.fd
+    core.flows.release(port)
+    return result
+
+
+cdef int open_port(Core core, Flow *port, const Route *route) noexcept nogil:
+    """A bound and watched socket for the record *port*; fd or a negative errno."""
+    cdef int fd = open_bound(core, route, IPPROTO_UDP, port.keys[0].guest_port)
+    if fd < 0:
+        return fd
+    port.peer = route.source
+    port.peer_len = route.source_len
+    memcpy(port.u.port.ifname, route.ifname, sizeof(port.u.port.ifname))
+    core.sockets.prepare_datagrams(fd)
+    port.fd = fd
+    if not watch_datagram(core, port):
+        core.sockets.close(fd)
+        return -ENOMEM
+    return fd
+
+
+cdef bint serves(const Flow *port, const Route *route) noexcept nogil:
+    """Whether the socket is bound as the route asks."""
+    if port.peer_len != route.source_len or memcmp(port.u.port.ifname, route.ifname, sizeof(route.ifname)):
+        return False
+    return not memcmp(&port.peer, &route.source, route.source_len)
+
+
+cdef void fill_host_key(FlowKey *key, const Flow *port, const sockaddr_storage *peer) noexcept nogil:
+    """The key of a flow by its socket and its remote."""
+    cdef uint32_t index = port.index
+    memset(key, 0, sizeof(FlowKey))
+    memcpy(key.guest, &index, sizeof(index))
+    key.addr_len = <uint8_t>read_sockaddr(peer, key.remote, &key.remote_port)
+    key.proto = IPPROTO_UDP
+
+
+cdef Flow *flow_from(Core core, const Flow *port, const sockaddr_storage *peer) noexcept nogil:
+    """The flow of what *peer* sent to a shared socket; NULL: counted drop, the guest has none with it."""
+    cdef FlowKey key
+    cdef Flow *flow
+    fill_host_key(&key, port, peer)
+    flow = core.flows.find(&key, SIDE_HOST)
+    if flow == NULL:
+        count(&core.stats, DROP_UNKNOWN_FLOW)
+    return flow
+
+
+cdef Flow *inbound_flow(Core core, uint32_t listener, int fd, msghdr *message) noexcept nogil:
+    """The flow of a datagram that came to a listener, a new one if need be; NULL: counted drop."""
+    cdef sockaddr_storage local
+    cdef FlowKey key
+    cdef Flow *flow
+    cdef uint32_t ifindex = 0
+    cdef uint16_t port = 0
+    cdef const sockaddr_storage *peer = <const sockaddr_storage *>message.msg_name
+    memset(&key, 0, sizeof(key))
+    key.addr_len = <uint8_t>read_sockaddr(peer, key.remote, &key.remote_port)
+    local_address(message, &local, &ifindex)
+    read_sockaddr(&local, key.guest, &port)
+    key.proto = IPPROTO_UDP
+    key.scope = <uint16_t>(listener + 1)
+    flow = core.flows.find(&key, SIDE_HOST)
+    if flow != NULL:
+        return flow
+    if not key.addr_len or not key.remote_port:
+        count(&core.stats, DROP_BAD_PORT)
+        return NULL
+    return open_inbound(core, listener, fd, &key, peer, &local, ifindex)
+
+
+cdef Flow *open_inbound(Core core, uint32_t listener, int fd, const FlowKey *key,
+                        const sockaddr_storage *peer, sockaddr_storage *local,
+                        uint32_t ifindex) noexcept nogil:
+    """A new flow for datagrams from *peer* to *local*, or the guest's own one with it."""
+    cdef Seen seen
+    cdef FlowKey guest_key
+    cdef Flow *flow
+    # The policy maps ports by the one that the listener is bound to.
+    (<sockaddr_in *>local).sin_port = htons(core.listener_port(listener))
+    if not core.ask_inbound(listener, IPPROTO_UDP, peer, local, &seen):
+        count(&core.stats, DROP_REFUSED)
+        core.stats.flows_refused += 1
+        return NULL
+    memset(&guest_key, 0, sizeof(guest_key))
+    fill_inbound_key(&guest_key, &seen, IPPROTO_UDP)
+    flow = core.flows.find(&guest_key, SIDE_GUEST)
+    if flow == NULL:
+        flow = alloc_datagram(core, FLOW_UDP)
+        if flow == NULL:
+            return NULL
+        flow.inbound = True
+        flow.u.udp.most_segment = ANY_SIZE
+        flow.keys[0] = guest_key
+        core.flows.insert(flow, SIDE_GUEST)
+        core.stats.flows_udp += 1
+        core.stats.flows_opened += 1
+    elif not same_remote(core, flow, listener, key):
+        count(&core.stats, DROP_REFUSED)
+        return NULL
+    else:
+        flush_out(core)           # what was gathered names the socket that the flow leaves
+        core.flows.unhash(flow, SIDE_HOST)
+        leave_port(core, flow)
+    flow.peer = peer[0]
+    flow.peer_len = sizeof(sockaddr_in) if peer.ss_family == AF_INET else sizeof(sockaddr_in6)
+    flow.u.udp.listener = listener + 1
+    flow.u.udp.listener_fd = fd
+    flow.u.udp.local_family = peer.ss_family
+    flow.u.udp.ifindex = ifindex
+    flow.keys[1] = key[0]
+    core.flows.insert(flow, SIDE_HOST)
+    return flow
+
+
+cdef bint same_remote(Core core, const Flow *flow, uint32_t listener, const FlowKey *key) noexcept nogil:
+    """Whether a flow that the guest sees by the same addresses is one with the same remote.
+
+    One that uses a listener already stays there, but for a new address of the host on the same listener.
+    """
+    cdef uint8_t address[16]
+    cdef uint16_t port = 0
+    read_sockaddr(&flow.peer, address, &port)
+    if flow.u.udp.listener and flow.u.udp.listener != listener + 1:
+        return False
+    return port == key.remote_port and not memcmp(address, key.remote, 16)
+
+
+cdef void local_address(msghdr *message, sockaddr_storage *out, uint32_t *ifindex) noexcept nogil:
+    """The address that a datagram was sent to, from its control data; link-local ones with interface."""
+    cdef cmsghdr *item = CMSG_FIRSTHDR(message)
+    cdef in_pktinfo four
+    cdef in6_pktinfo six
+    memset(out, 0, sizeof(sockaddr_storage))
+    while item != NULL:
+        if item.cmsg_level == IPPROTO_IP and item.cmsg_type == IP_PKTINFO:
+            memcpy(&four, CMSG_DATA(item), sizeof(four))
+            out.ss_family = AF_INET
+            (<sockaddr_in *>out).sin_addr = four.ipi_addr
+            return
+        if item.cmsg_level == IPPROTO_IPV6 and item.cmsg_type == IPV6_PKTINFO:
+            memcpy(&six, CMSG_DATA(item), sizeof(six))
+            out.ss_family = AF_INET6
+            (<sockaddr_in6 *>out).sin6_addr = six.ipi6_addr
+            if six.ipi6_addr.s6_addr[0] == 0xfe and (six.ipi6_addr.s6_addr[1] & 0xc0) == 0x80:
+                ifindex[0] = six.ipi6_ifindex
+            return
+        item = CMSG_NXTHDR(message, item)
+
+
+cdef bint is_dns(const Flow *flow) noexcept nogil:
+    return flow.keys[0].remote_port == PORT_DNS and not flow.inbound
+
+
+cdef void note_sent(Core core, Flow *flow) noexcept nogil:
+    """The guest sent a datagram on the flow."""
+    if is_dns(flow):
+        flow.u.udp.pending += flow.u.udp.pending < ANY_SIZE
+    elif flow.u.udp.answered or flow.inbound:
+        flow.u.udp.streaming = True
+    use(core, flow, &flow.u.udp.last_used, lifetime(core, flow))
+
+
+cdef void note_received(Core core, Flow *flow, uint32_t n) noexcept nogil:
+    """*n* datagrams came for the guest."""
+    if is_dns(flow):
+        flow.u.udp.pending -= <uint16_t>min(n, <uint32_t>flow.u.udp.pending)
+    elif flow.u.udp.answered or n > 1:
+        flow.u.udp.streaming = True
+    flow.u.udp.answered = True
+    use(core, flow, &flow.u.udp.last_used, lifetime(core, flow))
+    if is_dns(flow):
+        core.arm(flow, core.now + lifetime(core, flow))
+
+
+cdef int64_t lifetime(Core core, const Flow *flow) noexcept nogil:
+    """How long the flow lives unused, ns."""
+    if is_dns(flow):
+        return core.udp_once if flow.u.udp.pending or not flow.u.udp.answered else ANSWERED_NS
+    return core.udp_stream if flow.u.udp.streaming else core.udp_once
