@@ -89,11 +89,18 @@ class Policy:
         assert isinstance(rule, Peer)
         return InboundTarget(peer, peer_port, rule.guest_address, rule.guest_port)
 
+    def seen_source(self, address: bytes) -> bytes | None:
+        """Say that the guest knows all addresses as they are."""
+        return address
+
 
 class Events:
     """Nothing is done with what is learnt."""
 
     def on_guest_mac(self, mac: bytes) -> None:
+        """Take no note of it."""
+
+    def on_ping_forbidden(self) -> None:
         """Take no note of it."""
 
     def on_guest_address(self, address: bytes) -> None:

@@ -22,6 +22,7 @@ cdef struct Route:
     sockaddr_storage source
     socklen_t peer_len
     socklen_t source_len          # 0: any source
+    uint32_t ifindex              # by which multicasts and broadcasts leave, 0: as routed
     char ifname[16]
 
 
@@ -88,7 +89,9 @@ cdef class Core:
     cdef bint ask_inbound(self, uint32_t listener, uint8_t proto, const sockaddr_storage *peer,
                           const sockaddr_storage *local, Seen *seen) noexcept with gil
     cdef void respond(self, const uint8_t *frame, size_t n) noexcept with gil
+    cdef bint ask_source(self, const uint8_t *address, size_t n, uint8_t *seen) noexcept with gil
     cdef void tell_mac(self) noexcept with gil
+    cdef void tell_ping_forbidden(self) noexcept with gil
     cdef void tell_address(self, const uint8_t *address, size_t n) noexcept with gil
     cdef void trace_state(self, const Flow *flow, const char *what) noexcept with gil
     cdef void captured(self, const uint8_t *frame, size_t n, bint to_guest) noexcept with gil

@@ -111,6 +111,7 @@ cdef class Core:
                 return False
             text = target.address
             address = <const uint8_t *><const char *>text
+            route.ifindex = target.scope_id
             route.peer_len = fill_sockaddr(&route.peer, address, len(text), target.port, target.scope_id)
             if target.source is not None:
                 text = target.source
@@ -148,6 +149,25 @@ cdef class Core:
             memcpy(seen.destination, <const char *>text, min(len(text), 16))
             seen.source_port = target.source_port
             seen.destination_port = target.destination_port
+            return True
+        except BaseException as error:
+            self.fail(error)
+            return False
+
+    cdef bint ask_source(self, const uint8_t *address, size_t n, uint8_t *seen) noexcept with gil:
+        """Have the policy say by which address the guest knows one of the host's side; False: by none.
+
+        *seen* has 16 octets, what is behind the address is zeroed; *address* may be the same memory.
+        """
+        cdef bytes text
+        cdef object found, error
+        try:
+            found = self.policy.seen_source((<const char *>address)[:n])
+            if found is None or <size_t>len(found) != n:
+                return False
+            text = found
+            memset(seen, 0, 16)
+            memcpy(seen, <const char *>text, n)
             return True
         except BaseException as error:
             self.fail(error)
@@ -195,6 +215,13 @@ cdef class Core:
         cdef object error
         try:
             self.events.on_guest_mac((<char *>self.guest_mac)[:ETH_ALEN])
+        except BaseException as error:
+            self.fail(error)
+
+    cdef void tell_ping_forbidden(self) noexcept with gil:
+        cdef object error
+        try:
+            self.events.on_ping_forbidden()
         except BaseException as error:
             self.fail(error)
 
