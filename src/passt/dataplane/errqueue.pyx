@@ -25,8 +25,8 @@ from passt.dataplane.headers cimport (
     ETH_HLEN, ICMP6_PARAMETER_PROBLEM, ICMP6_TOO_BIG, ICMP6_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED, ICMP_HLEN,
     ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, UDP_HLEN, IcmpHdr, UdpHdr,
 )
-from passt.dataplane.icmp_error cimport push_icmp_error
-from passt.dataplane.socket_marks cimport set_fragmenting
+from passt.dataplane.icmp_error cimport relay_icmp_error
+from passt.dataplane.socket_marks cimport Marks, read_marks, set_fragmenting
 from passt.dataplane.sockets cimport read_sockaddr
 from passt.dataplane.stats cimport DROP_BAD_ADDRESS, DROP_PROTOCOL, DROP_UNKNOWN_FLOW, count
 from passt.dataplane.sys cimport (
@@ -59,6 +59,7 @@ cdef struct SocketError:
     uint8_t offender[16]
     uint8_t offender_len          # 0: nobody, the kernel itself
     uint32_t n                    # octets quoted
+    uint8_t ttl                   # that the report came with, 0: not told
 
 
 # The quotation of the entry in hand.
@@ -99,6 +100,7 @@ cdef bint read_error(Core core, int fd, SocketError *out) noexcept nogil:
     cdef msghdr message
     cdef iovec piece
     cdef cmsghdr *item
+    cdef Marks marks
     cdef uint16_t port = 0
     cdef ssize_t n
     memset(out, 0, sizeof(SocketError))
@@ -115,6 +117,8 @@ cdef bint read_error(Core core, int fd, SocketError *out) noexcept nogil:
     if n < 0:
         return False
     out.n = <uint32_t>n
+    read_marks(&message, &marks)
+    out.ttl = marks.ttl
     local_address(&message, &out.local, &out.ifindex)
     item = CMSG_FIRSTHDR(&message)
     while item != NULL:
@@ -176,7 +180,7 @@ cdef void pass_on(Core core, Flow *flow, SocketError *error) noexcept nogil:
         return
     if is_too_big(four, type, error.what.ee_code):
         note_told(flow)
-    tell(core, flow, error.n, type, error.what.ee_code, error.what.ee_info, offender)
+    tell(core, flow, error.n, type, error.what.ee_code, error.what.ee_info, offender, error.ttl)
 
 
 cdef bint is_error(bint four, uint8_t type) noexcept nogil:
@@ -200,7 +204,7 @@ cdef void note_told(Flow *flow) noexcept nogil:
 
 
 cdef void tell(Core core, Flow *flow, uint32_t n, uint8_t type, uint8_t code, uint32_t info,
-               const uint8_t *offender) noexcept nogil:
+               const uint8_t *offender, uint8_t ttl) noexcept nogil:
     """Send the guest an error about the *n* octets in `quote`, made to look as the guest sent them."""
     cdef FlowKey *key = &flow.keys[0]
     cdef bint four = key.addr_len == 4
@@ -217,7 +221,7 @@ cdef void tell(Core core, Flow *flow, uint32_t n, uint8_t type, uint8_t code, ui
         icmp.csum_be = csum_fold(csum_add(quote + UDP_HLEN, n, 0 if four else pseudo6(
             key.guest, key.remote, key.proto, n)))
         memcpy(quote + UDP_HLEN, &icmp, ICMP_HLEN)
-        push_icmp_error(core, key, key.proto, quote + UDP_HLEN, n, type, code, info, offender)
+        relay_icmp_error(core, key, key.proto, quote + UDP_HLEN, n, type, code, info, offender, ttl)
         return
     n += UDP_HLEN
     udp.src_port_be = htons(key.guest_port)
@@ -230,7 +234,7 @@ cdef void tell(Core core, Flow *flow, uint32_t n, uint8_t type, uint8_t code, ui
     if not udp.csum_be:
         udp.csum_be = 0xffff      # RFC 768
     memcpy(quote, &udp, UDP_HLEN)
-    push_icmp_error(core, key, IPPROTO_UDP, quote, n, type, code, info, offender)
+    relay_icmp_error(core, key, IPPROTO_UDP, quote, n, type, code, info, offender, ttl)
 
 
 cdef bint settle_send_error(Core core, Flow *flow, int error, const uint8_t *payload, size_t n) noexcept nogil:
@@ -304,4 +308,4 @@ cdef void report(Core core, Flow *flow, uint8_t type, uint8_t code, uint32_t inf
     # The unspecified address asks for our own.
     known = core.ask_source(us, flow.keys[0].addr_len, us)
     memcpy(quote + UDP_HLEN, payload, taken)
-    tell(core, flow, taken, type, code, info, us if known else NULL)
+    tell(core, flow, taken, type, code, info, us if known else NULL, 0)

@@ -133,6 +133,7 @@ cdef struct UdpPort:
     uint32_t groups               # flows to groups: what answers them comes from anybody
     uint8_t fragmenting           # how the socket treats large datagrams, 0: not yet said (see socket_marks)
     bint broadcasts               # SO_BROADCAST is set
+    bint tells_ttl                # of what is received
 
 
 cdef struct PingFlow:

@@ -13,6 +13,7 @@ cdef enum:
     FRAGMENTING_ALLOWED
     FRAGMENTING_FORBIDDEN
     USUAL_TTL = 64                # what hosts send with; sockets of ours do so by themselves
+    TRACING_TTL = 32              # a guest that sends with less wants to know about the way
 
 
 cdef struct Marks:
@@ -22,6 +23,7 @@ cdef struct Marks:
 
 
 cdef void set_fragmenting(Core core, int fd, bint four, bint whole, uint8_t *known) noexcept nogil
+cdef void ask_ttl(Core core, Flow *port, bint four) noexcept nogil
 cdef void set_ping_marks(Core core, Flow *flow, const IpView *ip) noexcept nogil
 cdef void read_marks(msghdr *message, Marks *out) noexcept nogil
 cdef void mark_packet(uint8_t *ip, bint four, uint8_t tos, uint8_t ttl) noexcept nogil

@@ -21,8 +21,8 @@ from passt.dataplane.flow cimport Flow
 from passt.dataplane.headers cimport IP4_HLEN, Ip4Hdr, Ip6Hdr
 from passt.dataplane.parse cimport IpView
 from passt.dataplane.sys cimport (
-    CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_PROBE, IP_TOS,
-    IP_TTL, IPPROTO_IP, IPPROTO_IPV6, IPV6_HOPLIMIT, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE, IPV6_PMTUDISC_WANT,
+    CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_PROBE, IP_RECVTTL, IP_TOS,
+    IP_TTL, IPPROTO_IP, IPPROTO_IPV6, IPV6_HOPLIMIT, IPV6_MTU_DISCOVER, IPV6_RECVHOPLIMIT, IPV6_PMTUDISC_PROBE, IPV6_PMTUDISC_WANT,
     IPV6_TCLASS, IPV6_UNICAST_HOPS, SOL_UDP, UDP_GRO, cmsghdr, htonl, memcpy, memset, msghdr,
 )
 
@@ -39,6 +39,14 @@ cdef void set_fragmenting(Core core, int fd, bint four, bint whole, uint8_t *kno
         # IPv6 is cut by its sender only: to the size that the host knows the path to take.
         core.sockets.set_option(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER,
                                 IPV6_PMTUDISC_PROBE if whole else IPV6_PMTUDISC_WANT)
+
+
+cdef void ask_ttl(Core core, Flow *port, bint four) noexcept nogil:
+    """Have a shared socket tell the time to live of what comes; tracers count the hops back by errors'."""
+    if not port.u.port.tells_ttl:
+        port.u.port.tells_ttl = True
+        core.sockets.set_option(port.fd, IPPROTO_IP if four else IPPROTO_IPV6,
+                                IP_RECVTTL if four else IPV6_RECVHOPLIMIT, 1)
 
 
 cdef void set_ping_marks(Core core, Flow *flow, const IpView *ip) noexcept nogil:

@@ -20,7 +20,7 @@ from passt.dataplane.errqueue cimport settle_send_error
 from passt.dataplane.flow cimport Flow
 from passt.dataplane.headers cimport IP4_HLEN, MAX_IP_LEN, UDP_HLEN
 from passt.dataplane.parse cimport IpView, UdpView
-from passt.dataplane.socket_marks cimport USUAL_TTL, set_fragmenting
+from passt.dataplane.socket_marks cimport TRACING_TTL, USUAL_TTL, ask_ttl, set_fragmenting
 from passt.dataplane.stats cimport DROP_SOCKET
 from passt.dataplane.sys cimport (
     AF_INET, CMSG_DATA, CMSG_LEN, CMSG_SPACE, EAGAIN, EINVAL, EIO, EMSGSIZE, ENOBUFS, ENOMEM, IP_PKTINFO, IP_TOS,
@@ -210,7 +210,7 @@ cdef void fill_address(Core core, const OutMessage *message, msghdr *header, uin
     cdef in6_pktinfo six
     header.msg_name = &flow.peer
     header.msg_namelen = flow.peer_len
-    add_marks(message, header, control)
+    add_marks(core, message, header, control)
     if not flow.u.udp.listener:
         return
     if flow.u.udp.local_family == AF_INET:
@@ -229,7 +229,7 @@ cdef void fill_address(Core core, const OutMessage *message, msghdr *header, uin
     add_control(header, control, IPPROTO_IPV6, IPV6_PKTINFO, &six, sizeof(six))
 
 
-cdef void add_marks(const OutMessage *message, msghdr *header, uint8_t *control) noexcept nogil:
+cdef void add_marks(Core core, const OutMessage *message, msghdr *header, uint8_t *control) noexcept nogil:
     """Have the packets carry time to live and TOS as the guest's do, where a socket's own are others."""
     cdef bint four = message.flow.keys[0].addr_len == 4
     cdef int level = IPPROTO_IP if four else IPPROTO_IPV6
@@ -237,6 +237,8 @@ cdef void add_marks(const OutMessage *message, msghdr *header, uint8_t *control)
     # By itself a multicast goes no further than the link (ip(7), IP_MULTICAST_TTL).
     if value and (value != USUAL_TTL or message.flow.u.udp.group):
         add_control(header, control, level, IP_TTL if four else IPV6_HOPLIMIT, &value, sizeof(value))
+    if message.ttl < TRACING_TTL and not message.flow.u.udp.listener:
+        ask_ttl(core, &core.flows.flows[message.flow.u.udp.port], four)
     if message.tos:
         value = message.tos
         add_control(header, control, level, IP_TOS if four else IPV6_TCLASS, &value, sizeof(value))
