@@ -23,17 +23,26 @@ PYTHON = str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 UID = 54321
 # A private /dev/net with a tun node that is open to all; nothing changes outside this mount namespace.
-AS_USER = ["unshare", "--mount", "sh", "-c",
-           ("mount -t tmpfs none /dev/net && mknod /dev/net/tun c 10 200 && chmod 666 /dev/net/tun && "
-            'exec setpriv --reuid="$0" --regid="$0" --clear-groups --inh-caps=-all -- "$@"'), str(UID)]
+AS_USER = [
+    "unshare",
+    "--mount",
+    "sh",
+    "-c",
+    (
+        "mount -t tmpfs none /dev/net && mknod /dev/net/tun c 10 200 && chmod 666 /dev/net/tun && "
+        'exec setpriv --reuid="$0" --regid="$0" --clear-groups --inh-caps=-all -- "$@"'
+    ),
+    str(UID),
+]
 LIMIT_S = 20.0
 
 
 class Process(subprocess.Popen[str]):
     """A process that is ended where its `with` block is left, so that a failing test does not wait for it."""
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.kill()
         super().__exit__(kind, value, trace)
 
@@ -58,8 +67,14 @@ class Life:
 
     def start(self, *arguments: str, **more: str) -> Process:
         """Start the driver."""
-        return Process(self.argv(arguments), env=self.environment(**more), text=True,
-                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return Process(
+            self.argv(arguments),
+            env=self.environment(**more),
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     def run(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run the driver to its end."""
@@ -69,8 +84,15 @@ class Life:
 
     def run_argv(self, argv: Sequence[str], **more: str) -> subprocess.CompletedProcess[str]:
         """Run another command line in the same environment."""
-        return subprocess.run(argv, env=self.environment(**more), capture_output=True, text=True, check=False,
-                              stdin=subprocess.DEVNULL, timeout=LIMIT_S)
+        return subprocess.run(
+            argv,
+            env=self.environment(**more),
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=LIMIT_S,
+        )
 
     def processes(self) -> list[int]:
         """PIDs of all that live and bear the mark."""

@@ -138,8 +138,13 @@ def main(arguments: list[str]) -> int:
     port = int(options.get("--tcp", "0"))
     rules = (PortRule(socket.IPPROTO_TCP, port, port, port),) if port else ()
     pid = int(options["--pid"]) if "--pid" in options else None
-    settings = Settings("pasta", foreground="--no-foreground" not in options, pid=pid, port_rules=rules,
-                        command=tuple(arguments[split + 1:]))
+    settings = Settings(
+        "pasta",
+        foreground="--no-foreground" not in options,
+        pid=pid,
+        port_rules=rules,
+        command=tuple(arguments[split + 1 :]),
+    )
     try:
         return app.run(settings)
     except PasstError as error:

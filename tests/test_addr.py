@@ -101,7 +101,7 @@ def test_questions(question: Callable[[bytes], bool], yes: list[str], no: list[s
 
 @given(st.ip_addresses())
 def test_questions_agree_with_the_standard_library(theirs: IPv4Address | IPv6Address) -> None:
-    assume(not addr.is_ip4_mapped(theirs.packed))     # from Python 3.13 on these answer as IPv4
+    assume(not addr.is_ip4_mapped(theirs.packed))  # from Python 3.13 on these answer as IPv4
     assert addr.is_loopback(theirs.packed) == theirs.is_loopback
     assert addr.is_unspecified(theirs.packed) == theirs.is_unspecified
     assert addr.is_multicast(theirs.packed) == theirs.is_multicast

@@ -58,10 +58,18 @@ def life(request: pytest.FixtureRequest, installed: Path) -> Iterator[Life]:
     life.assert_nothing_left()
 
 
-@pytest.mark.parametrize(("script", "status"), [
-    ("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -KILL $$", 137), ("kill -TERM $$", 143),
-    ("kill -INT $$", 130), ("kill -USR1 $$", 138),
-])
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        ("exit 0", 0),
+        ("exit 7", 7),
+        ("exit 255", 255),
+        ("kill -KILL $$", 137),
+        ("kill -TERM $$", 143),
+        ("kill -INT $$", 130),
+        ("kill -USR1 $$", 138),
+    ],
+)
 def test_status_of_the_command_is_ours(life: Life, script: str, status: int) -> None:
     result = life.run("--", "sh", "-c", script)
     assert (result.returncode, result.stdout, result.stderr) == (status, "", "")
@@ -94,8 +102,9 @@ def test_command_keeps_directory_environment_and_limits(life: Life) -> None:
 
 def test_own_file_limit_is_raised(life: Life) -> None:
     argv = ["sh", "-c", 'ulimit -Sn 123; exec "$@"', "sh", *life.argv(["--", "sh", "-c", "echo up; read x"])]
-    with Process(argv, env=life.environment(), text=True, stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE) as process:
+    with Process(
+        argv, env=life.environment(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         read_line(process)
         [line] = [line for line in read(f"/proc/{process.pid}/limits").splitlines() if b"open files" in line]
         soft, hard = line.split()[3:5]
@@ -111,8 +120,13 @@ def test_nohup_holds_for_the_command(life: Life) -> None:
 
 def test_descriptors_of_the_caller_are_not_kept(life: Life) -> None:
     reader, writer = os.pipe()
-    with Process(life.argv(["--", "sh", "-c", "ls /proc/self/fd; echo up; exec sleep 1000"]), text=True,
-                          env=life.environment(), stdout=subprocess.PIPE, pass_fds=(writer,)) as process:
+    with Process(
+        life.argv(["--", "sh", "-c", "ls /proc/self/fd; echo up; exec sleep 1000"]),
+        text=True,
+        env=life.environment(),
+        stdout=subprocess.PIPE,
+        pass_fds=(writer,),
+    ) as process:
         os.close(writer)
         assert [read_line(process) for _ in range(5)] == ["0\n", "1\n", "2\n", "3\n", "up\n"]
         assert os.read(reader, 1) == b""  # nobody holds the other end
@@ -137,8 +151,10 @@ def test_closed_standard_descriptors_do_no_harm(life: Life) -> None:
 
 
 def test_namespaces_are_new_and_ready(life: Life) -> None:
-    script = ("hostname; cat /proc/sys/net/ipv4/ping_group_range; ip -o link; ls /proc | grep -c '^[0-9]'; "
-              "cat /proc/1/cmdline | tr '\\0' ' '; echo; sleep 1000")
+    script = (
+        "hostname; cat /proc/sys/net/ipv4/ping_group_range; ip -o link; ls /proc | grep -c '^[0-9]'; "
+        "cat /proc/1/cmdline | tr '\\0' ' '; echo; sleep 1000"
+    )
     with life.start("--", "sh", "-c", script) as process:
         host = socket.gethostname()
         assert read_line(process) == f"pasta-{host}"[:64] + "\n"
@@ -171,8 +187,9 @@ def test_signal_is_passed_on_once(life: Life, name: str) -> None:
     if name == "TERM":
         script = "trap 'echo got' TERM; echo up; while :; do read x; done"
     argv = life.argv(["--", "sh", "-c", script])
-    with Process(argv, env=life.environment(), text=True, stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE) as process:
+    with Process(
+        argv, env=life.environment(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         assert read_line(process) == "up\n"
         process.send_signal(getattr(signal, f"SIG{name}"))
         assert read_line(process) == "got\n"
@@ -181,9 +198,11 @@ def test_signal_is_passed_on_once(life: Life, name: str) -> None:
 
 
 def test_orphans_are_reaped(life: Life) -> None:
-    script = ("for i in 1 2 3 4 5 6 7 8; do (sleep 0.02 & ); done; "
-              "while [ $(ls /proc | grep -c '^[0-9]') -gt 6 ]; do sleep 0.01; done; "
-              "cat /proc/[0-9]*/status | grep -c '^State:.Z'; exit 4")
+    script = (
+        "for i in 1 2 3 4 5 6 7 8; do (sleep 0.02 & ); done; "
+        "while [ $(ls /proc | grep -c '^[0-9]') -gt 6 ]; do sleep 0.01; done; "
+        "cat /proc/[0-9]*/status | grep -c '^State:.Z'; exit 4"
+    )
     result = life.run("--", "sh", "-c", script)
     assert (result.returncode, result.stdout) == (4, "0\n")
 
@@ -280,10 +299,16 @@ def test_listener_is_open_before_the_command_starts(life: Life) -> None:
     assert result.stdout == "0 1 2 3 "
 
 
-@pytest.mark.parametrize(("command", "expected"), [
-    ("mount -t tmpfs none /dev/net", "modprobe tun"),
-    ("mount -t tmpfs none /dev/net && mknod -m 000 /dev/net/tun c 10 254", "modprobe tun|may not be opened"),
-])
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("mount -t tmpfs none /dev/net", "modprobe tun"),
+        (
+            "mount -t tmpfs none /dev/net && mknod -m 000 /dev/net/tun c 10 254",
+            "modprobe tun|may not be opened",
+        ),
+    ],
+)
 def test_tun_device_that_cannot_be_had(life: Life, command: str, expected: str) -> None:
     if not life.user:
         argv = ["unshare", "--mount", "sh", "-c", f'{command} && exec "$@"', "sh"]
@@ -299,9 +324,15 @@ def test_tun_device_that_cannot_be_had(life: Life, command: str, expected: str) 
 
 
 def test_closed_tun_device_is_no_matter_for_root_only(life: Life) -> None:
-    argv = ["unshare", "--mount", "sh", "-c",
-            "mount -t tmpfs none /dev/net && mknod -m 600 /dev/net/tun c 10 200 && exec "
-            + ('setpriv --reuid=54321 --regid=54321 --clear-groups "$@"' if life.user else '"$@"'), "sh"]
+    argv = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        "mount -t tmpfs none /dev/net && mknod -m 600 /dev/net/tun c 10 200 && exec "
+        + ('setpriv --reuid=54321 --regid=54321 --clear-groups "$@"' if life.user else '"$@"'),
+        "sh",
+    ]
     driver = Life(False, life.directory, life.mark).argv(["--", "true"])
     result = life.run_argv([*argv, *driver])
     if life.user:

@@ -36,26 +36,44 @@ def app_calls(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
 
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False,
-                          env={**os.environ, "PYTHONPATH": str(SRC)})
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(SRC)},
+    )
 
 
-@pytest.mark.parametrize(("argv", "program", "arguments"), [
-    (["pasta"], "pasta", []),
-    (["/usr/bin/pasta", "-q"], "pasta", ["-q"]),
-    (["./my-pasta.py"], "pasta", []),
-    (["/opt/pasta/bin/passt"], "passt", []),
-    (["passt-pasta"], "pasta", []),
-    (["qrap", "5"], "qrap", ["5"]),
-    (["/x/passt/__main__.py", "pasta", "-q"], "pasta", ["-q"]),
-    (["/x/passt/__main__.py", "passt"], "passt", []),
-])
+@pytest.mark.parametrize(
+    ("argv", "program", "arguments"),
+    [
+        (["pasta"], "pasta", []),
+        (["/usr/bin/pasta", "-q"], "pasta", ["-q"]),
+        (["./my-pasta.py"], "pasta", []),
+        (["/opt/pasta/bin/passt"], "passt", []),
+        (["passt-pasta"], "pasta", []),
+        (["qrap", "5"], "qrap", ["5"]),
+        (["/x/passt/__main__.py", "pasta", "-q"], "pasta", ["-q"]),
+        (["/x/passt/__main__.py", "passt"], "passt", []),
+    ],
+)
 def test_program_is_picked_by_name(argv: list[str], program: str, arguments: list[str]) -> None:
     assert cli.pick_program(argv) == (program, arguments)
 
 
-@pytest.mark.parametrize("argv", [[], [""], ["python3"], ["/opt/pasta/x"], ["/x/passt/__main__.py"],
-                                  ["/x/passt/__main__.py", "pesto"], ["/x/passt/__main__.py", "-h"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        [""],
+        ["python3"],
+        ["/opt/pasta/x"],
+        ["/x/passt/__main__.py"],
+        ["/x/passt/__main__.py", "pesto"],
+        ["/x/passt/__main__.py", "-h"],
+    ],
+)
 def test_other_names_are_refused(argv: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="pasta"):
         cli.pick_program(argv)
@@ -67,12 +85,14 @@ def test_other_names_are_refused(argv: list[str], capfd: pytest.CaptureFixture[s
 
 def test_settings_reach_the_application_and_its_status_comes_back(app_calls: list[Settings]) -> None:
     assert cli.main(["pasta", "--config-net", "-t", "none", "--", "sh", "-c", "exit 7"]) == 7
-    assert app_calls == [Settings("pasta", config_net=True, command=("sh", "-c", "exit 7"),
-                                  foreground=True, quiet=True)]
+    assert app_calls == [
+        Settings("pasta", config_net=True, command=("sh", "-c", "exit 7"), foreground=True, quiet=True)
+    ]
 
 
 def test_warnings_are_printed_in_quiet_mode_too(
-        app_calls: list[Settings], capfd: pytest.CaptureFixture[str]) -> None:
+    app_calls: list[Settings], capfd: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["pasta", "-q", "--stderr"]) == 7
     assert len(app_calls) == 1
     assert capfd.readouterr().err == "option '--stderr' is deprecated and will be removed; leave it out\n"
@@ -82,19 +102,25 @@ BAD_IFNAME = "is not an interface name: it can have no '/', ':' or blank"
 HINT = "Try 'pasta --help' for more information.\n"
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--map-guest-address", "x"], f"pasta: unrecognized option '--map-guest-address'\n{HINT}"),
-    (["-x"], f"pasta: invalid option -- 'x'\n{HINT}"),
-    (["--mtu"], f"pasta: option '--mtu' requires an argument\n{HINT}"),
-    (["--pcap", "x"], "pasta: option '--pcap' is not available yet in this version\n"),
-    (["--one-off"], "pasta: option '--one-off' is for passt only\n"),
-    (["-g", "::1"], "pasta: option '-g' (--gateway): ::1 is a loopback address, which cannot be used here\n"),
-    (["-I", "a\nb"], f"pasta: option '-I' (--ns-ifname): 'a\\nb' {BAD_IFNAME}\n"),
-    (["-I", "\udcff/"], f"pasta: option '-I' (--ns-ifname): '\\udcff/' {BAD_IFNAME}\n"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--map-guest-address", "x"], f"pasta: unrecognized option '--map-guest-address'\n{HINT}"),
+        (["-x"], f"pasta: invalid option -- 'x'\n{HINT}"),
+        (["--mtu"], f"pasta: option '--mtu' requires an argument\n{HINT}"),
+        (["--pcap", "x"], "pasta: option '--pcap' is not available yet in this version\n"),
+        (["--one-off"], "pasta: option '--one-off' is for passt only\n"),
+        (
+            ["-g", "::1"],
+            "pasta: option '-g' (--gateway): ::1 is a loopback address, which cannot be used here\n",
+        ),
+        (["-I", "a\nb"], f"pasta: option '-I' (--ns-ifname): 'a\\nb' {BAD_IFNAME}\n"),
+        (["-I", "\udcff/"], f"pasta: option '-I' (--ns-ifname): '\\udcff/' {BAD_IFNAME}\n"),
+    ],
+)
 def test_mistake_is_told_on_standard_error_with_status_1(
-        arguments: list[str], message: str,
-        capfd: pytest.CaptureFixture[str], app_calls: list[Settings]) -> None:
+    arguments: list[str], message: str, capfd: pytest.CaptureFixture[str], app_calls: list[Settings]
+) -> None:
     assert cli.main(["pasta", *arguments]) == 1
     assert capfd.readouterr() == ("", message)
     assert app_calls == []
@@ -114,32 +140,45 @@ def test_help_and_version_go_to_standard_output(program: str, capfd: pytest.Capt
 
 
 def test_passt_and_qrap_say_that_they_come_later(
-        capfd: pytest.CaptureFixture[str], app_calls: list[Settings]) -> None:
+    capfd: pytest.CaptureFixture[str], app_calls: list[Settings]
+) -> None:
     assert cli.main(["passt", "-f"]) == 1
     assert cli.main(["qrap", "5", "qemu", "--help"]) == 1
     out, err = capfd.readouterr()
     assert out == ""
-    assert err.splitlines() == ["passt: connecting virtual machines is not available yet in this version",
-                                "qrap: starting QEMU is not available yet in this version"]
+    assert err.splitlines() == [
+        "passt: connecting virtual machines is not available yet in this version",
+        "qrap: starting QEMU is not available yet in this version",
+    ]
     assert app_calls == []
 
 
-@pytest.mark.parametrize(("platform", "release", "python"), [
-    ("linux", "5.4.0", (3, 11)), ("linux", "6.18.1-amd64", (3, 13)), ("linux", "5.10.0-30-generic", (3, 12)),
-    ("linux", "10.0", (4, 0)), ("linux", "odd", (3, 11)),
-])
+@pytest.mark.parametrize(
+    ("platform", "release", "python"),
+    [
+        ("linux", "5.4.0", (3, 11)),
+        ("linux", "6.18.1-amd64", (3, 13)),
+        ("linux", "5.10.0-30-generic", (3, 12)),
+        ("linux", "10.0", (4, 0)),
+        ("linux", "odd", (3, 11)),
+    ],
+)
 def test_supported_systems_pass(platform: str, release: str, python: tuple[int, ...]) -> None:
     cli.check_system(platform, release, python)
 
 
-@pytest.mark.parametrize(("platform", "release", "python", "message"), [
-    ("darwin", "23.0", (3, 11), "needs Linux, and this system is darwin"),
-    ("linux", "5.3.18-lp152", (3, 11), "Linux 5.4 or newer is needed, and this is 5.3.18-lp152"),
-    ("linux", "4.19.0-27-amd64", (3, 11), "Linux 5.4 or newer is needed"),
-    ("linux", "6.1.0", (3, 10), "Python 3.11 or newer is needed, and this is 3.10"),
-])
+@pytest.mark.parametrize(
+    ("platform", "release", "python", "message"),
+    [
+        ("darwin", "23.0", (3, 11), "needs Linux, and this system is darwin"),
+        ("linux", "5.3.18-lp152", (3, 11), "Linux 5.4 or newer is needed, and this is 5.3.18-lp152"),
+        ("linux", "4.19.0-27-amd64", (3, 11), "Linux 5.4 or newer is needed"),
+        ("linux", "6.1.0", (3, 10), "Python 3.11 or newer is needed, and this is 3.10"),
+    ],
+)
 def test_other_systems_are_refused(
-        platform: str, release: str, python: tuple[int, ...], message: str) -> None:
+    platform: str, release: str, python: tuple[int, ...], message: str
+) -> None:
     with pytest.raises(HostError, match=message):
         cli.check_system(platform, release, python)
 
@@ -153,9 +192,11 @@ def test_module_runs_as_a_program() -> None:
 
 
 def test_version_loads_none_of_the_heavy_modules() -> None:
-    code = ("import sys; from passt.cli import main; status = main(['pasta', '--version']);"
-            "heavy = {'dataclasses', 'typing', 're', 'ipaddress', 'socket', 'inspect'} & set(sys.modules);"
-            "sys.exit(status or bool(heavy) and f'loaded {heavy}')")
+    code = (
+        "import sys; from passt.cli import main; status = main(['pasta', '--version']);"
+        "heavy = {'dataclasses', 'typing', 're', 'ipaddress', 'socket', 'inspect'} & set(sys.modules);"
+        "sys.exit(status or bool(heavy) and f'loaded {heavy}')"
+    )
     result = run_python("-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(SRC)!r}); {code}")
     assert (result.returncode, result.stderr) == (0, "")
 
@@ -163,17 +204,24 @@ def test_version_loads_none_of_the_heavy_modules() -> None:
 def test_reader_that_is_gone_is_a_failure() -> None:
     read_fd, write_fd = os.pipe()
     os.close(read_fd)
-    result = subprocess.run([sys.executable, "-m", "passt", "pasta", "--help"], stdout=write_fd, text=True,
-                            stderr=subprocess.PIPE, check=False, env={**os.environ, "PYTHONPATH": str(SRC)})
+    result = subprocess.run(
+        [sys.executable, "-m", "passt", "pasta", "--help"],
+        stdout=write_fd,
+        text=True,
+        stderr=subprocess.PIPE,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(SRC)},
+    )
     os.close(write_fd)
-    assert (result.returncode, result.stderr) == (
-        1, "pasta: cannot write to standard output: Broken pipe\n")
+    assert (result.returncode, result.stderr) == (1, "pasta: cannot write to standard output: Broken pipe\n")
 
 
 def test_interrupt_ends_the_program_by_that_signal() -> None:
-    code = ("import signal, passt.cli\n"
-            "def interrupted(program, arguments): signal.raise_signal(signal.SIGINT)\n"
-            "passt.cli.run_program = interrupted\n"
-            "passt.cli.main(['pasta'])\n")
+    code = (
+        "import signal, passt.cli\n"
+        "def interrupted(program, arguments): signal.raise_signal(signal.SIGINT)\n"
+        "passt.cli.run_program = interrupted\n"
+        "passt.cli.main(['pasta'])\n"
+    )
     result = run_python("-c", code)
     assert (result.returncode, result.stderr) == (-signal.SIGINT, "")

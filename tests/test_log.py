@@ -39,13 +39,17 @@ def output() -> Iterator[Output]:
     os.close(output.write_fd)
 
 
-@pytest.mark.parametrize(("debug", "quiet", "expected"), [
-    (False, False, ["error", "warning", "info"]),
-    (False, True, ["error", "warning"]),
-    (True, False, ["1.2500: error", "1.2500: warning", "1.2500: info", "1.2500: debug"]),
-])
+@pytest.mark.parametrize(
+    ("debug", "quiet", "expected"),
+    [
+        (False, False, ["error", "warning", "info"]),
+        (False, True, ["error", "warning"]),
+        (True, False, ["1.2500: error", "1.2500: warning", "1.2500: info", "1.2500: debug"]),
+    ],
+)
 def test_level_decides_what_is_printed(
-        output: Output, *, debug: bool, quiet: bool, expected: list[str]) -> None:
+    output: Output, *, debug: bool, quiet: bool, expected: list[str]
+) -> None:
     output.logger.configure(debug=debug, quiet=quiet)
     output.now_s += 1.25
     output.logger.err("error")
@@ -56,16 +60,19 @@ def test_level_decides_what_is_printed(
     assert output.logger.is_debug() is debug
 
 
-@pytest.mark.parametrize(("text", "shown"), [
-    ("plain äöü 網", "plain äöü 網"),
-    ("a\nb", r"a\nb"),
-    ("\x1b[31mred", r"\x1b[31mred"),
-    ("nul\0", r"nul\x00"),
-    ("c1\x9b", r"c1\x9b"),
-    ("line\u2028sep", r"line\u2028sep"),
-    ("rtl\u202e", r"rtl\u202e"),
-    ("raw\udcff", r"raw\udcff"),
-])
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain äöü 網", "plain äöü 網"),
+        ("a\nb", r"a\nb"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("nul\0", r"nul\x00"),
+        ("c1\x9b", r"c1\x9b"),
+        ("line\u2028sep", r"line\u2028sep"),
+        ("rtl\u202e", r"rtl\u202e"),
+        ("raw\udcff", r"raw\udcff"),
+    ],
+)
 def test_what_is_not_printable_is_escaped(output: Output, text: str, shown: str) -> None:
     assert escape(text) == shown
     output.logger.info(text)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize("program", ["pasta", "passt"])
 def test_page_lists_exactly_the_options_of_its_program(program: str) -> None:
     page = (ROOT / "docs" / f"{program}.1").read_text(encoding="utf-8").replace("\\-", "-")
-    section = page[page.index(".SH OPTIONS"):page.index('.\\" END OPTIONS')]
+    section = page[page.index(".SH OPTIONS") : page.index('.\\" END OPTIONS')]
     now, later = section.split(".SS Not available yet")
     for text, available in ((now, True), (later, False)):
         headings = [line for line in text.splitlines() if line.startswith("\\fB-")]
@@ -25,10 +25,15 @@ def test_page_lists_exactly_the_options_of_its_program(program: str) -> None:
         expected = [option for option in OPTIONS if program in option.modes and option.available is available]
         assert sorted(names) == sorted(
             [f"-{option.short}" for option in expected if option.short]
-            + [f"--{name}" for option in expected for name in option.names])
+            + [f"--{name}" for option in expected for name in option.names]
+        )
 
 
 def test_pages_are_up_to_date_with_the_table() -> None:
-    check = subprocess.run([sys.executable, str(ROOT / "tools" / "gen_man.py"), "--check"],
-                           capture_output=True, text=True, check=False)
+    check = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "gen_man.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (check.returncode, check.stderr) == (0, "")

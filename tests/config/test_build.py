@@ -91,11 +91,22 @@ def test_option_sets_its_fields_and_no_others(name: str, value: str, fields: dic
 
 
 BAD_VALUES = {
-    "address": ["", "127.0.0.1", "eth0"], "netmask": ["24x", "255.0.255.0"], "gateway": ["224.0.0.1", "::1"],
-    "mtu": ["abc", "1", "70000"], "mac-addr": ["9a:55", "00:00:00:00:00:00"], "interface": ["", "a/b"],
-    "outbound": ["0.0.0.0", "x"], "outbound-if4": ["x" * 16], "outbound-if6": [""],
-    "map-host-loopback": ["127.0.0.1", "nil"], "map-guest-addr": ["::", "all"], "tcp-ports": ["x", "22-23"],
-    "udp-ports": ["0", "auto"], "tcp-ns": ["22", "auto"], "udp-ns": ["all", ""], "ns-ifname": ["lo", "a%d"],
+    "address": ["", "127.0.0.1", "eth0"],
+    "netmask": ["24x", "255.0.255.0"],
+    "gateway": ["224.0.0.1", "::1"],
+    "mtu": ["abc", "1", "70000"],
+    "mac-addr": ["9a:55", "00:00:00:00:00:00"],
+    "interface": ["", "a/b"],
+    "outbound": ["0.0.0.0", "x"],
+    "outbound-if4": ["x" * 16],
+    "outbound-if6": [""],
+    "map-host-loopback": ["127.0.0.1", "nil"],
+    "map-guest-addr": ["::", "all"],
+    "tcp-ports": ["x", "22-23"],
+    "udp-ports": ["0", "auto"],
+    "tcp-ns": ["22", "auto"],
+    "udp-ns": ["all", ""],
+    "ns-ifname": ["lo", "a%d"],
     "ns-mac-addr": ["x", "01:00:00:00:00:00"],
 }
 
@@ -104,8 +115,9 @@ def test_every_option_with_an_argument_has_bad_values_here() -> None:
     assert set(BAD_VALUES) == {option.name for option in OPTIONS if option.available and option.argument}
 
 
-@pytest.mark.parametrize(("name", "value"),
-                         [(name, value) for name in BAD_VALUES for value in BAD_VALUES[name]])
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name in BAD_VALUES for value in BAD_VALUES[name]]
+)
 def test_bad_value_is_refused_with_option_and_value(name: str, value: str) -> None:
     with pytest.raises(ConfigError) as caught:
         built(f"--{name}={value}")
@@ -115,61 +127,80 @@ def test_bad_value_is_refused_with_option_and_value(name: str, value: str) -> No
     assert "\n" not in message
 
 
-@pytest.mark.parametrize(("arguments", "fields"), [
-    (["-m", "1500", "-m", "1400"], {"mtu": 1400}),
-    (["-m", "1500", "-m", "0"], {"mtu": None}),
-    (["-4", "-6"], {"ip4": False, "ip6": True}),
-    (["-6", "-4"], {"ip4": True, "ip6": False}),
-    (["-d", "-q"], {"debug": False, "quiet": True}),
-    (["-q", "-d"], {"debug": True, "quiet": False}),
-    (["-a", "192.0.2.5", "-a", "2001:db8::5", "-a", "192.0.2.6"], {"address4": B4, "address6": A6}),
-    (["-a", "192.0.2.5/24", "-a", "192.0.2.6"], {"address4": B4, "prefix_len4": None}),
-    (["-a", "192.0.2.5/24", "-a", "192.0.2.6", "-n", "25"], {"address4": B4, "prefix_len4": 25}),
-    (["-n", "24", "-n", "0"], {"prefix_len4": None}),
-    (["--map-host-loopback", "192.0.2.5", "--map-host-loopback", "none"],
-     {"map_host_loopback4": None, "map_gw": False}),
-    (["--map-host-loopback", "none", "--map-host-loopback", "192.0.2.5"],
-     {"map_host_loopback4": A4, "map_gw": False}),
-    (["--map-guest-addr", "192.0.2.5", "--map-guest-addr", "none"], {"map_guest4": None}),
-    (["--ns-mac-addr", "02:00:00:00:00:01", "--ns-mac-addr", "00:00:00:00:00:00"], {"ns_mac": None}),
-    (["--no-map-gw", "--map-host-loopback", "192.0.2.5"], {"map_gw": False, "map_host_loopback4": A4}),
-])
+@pytest.mark.parametrize(
+    ("arguments", "fields"),
+    [
+        (["-m", "1500", "-m", "1400"], {"mtu": 1400}),
+        (["-m", "1500", "-m", "0"], {"mtu": None}),
+        (["-4", "-6"], {"ip4": False, "ip6": True}),
+        (["-6", "-4"], {"ip4": True, "ip6": False}),
+        (["-d", "-q"], {"debug": False, "quiet": True}),
+        (["-q", "-d"], {"debug": True, "quiet": False}),
+        (["-a", "192.0.2.5", "-a", "2001:db8::5", "-a", "192.0.2.6"], {"address4": B4, "address6": A6}),
+        (["-a", "192.0.2.5/24", "-a", "192.0.2.6"], {"address4": B4, "prefix_len4": None}),
+        (["-a", "192.0.2.5/24", "-a", "192.0.2.6", "-n", "25"], {"address4": B4, "prefix_len4": 25}),
+        (["-n", "24", "-n", "0"], {"prefix_len4": None}),
+        (
+            ["--map-host-loopback", "192.0.2.5", "--map-host-loopback", "none"],
+            {"map_host_loopback4": None, "map_gw": False},
+        ),
+        (
+            ["--map-host-loopback", "none", "--map-host-loopback", "192.0.2.5"],
+            {"map_host_loopback4": A4, "map_gw": False},
+        ),
+        (["--map-guest-addr", "192.0.2.5", "--map-guest-addr", "none"], {"map_guest4": None}),
+        (["--ns-mac-addr", "02:00:00:00:00:01", "--ns-mac-addr", "00:00:00:00:00:00"], {"ns_mac": None}),
+        (["--no-map-gw", "--map-host-loopback", "192.0.2.5"], {"map_gw": False, "map_host_loopback4": A4}),
+    ],
+)
 def test_last_of_several_uses_counts(arguments: list[str], fields: dict[str, Any]) -> None:
     settings = built(*arguments)
     assert {name: getattr(settings, name) for name in fields} == fields
 
 
-@pytest.mark.parametrize(("arguments", "fields"), [
-    ([], {"pid": None, "command": (), "foreground": True, "quiet": True}),
-    (["-d"], {"debug": True, "quiet": False, "foreground": True}),
-    (["sh", "-c", "x"], {"command": ("sh", "-c", "x"), "pid": None, "quiet": True}),
-    (["--", "-x"], {"command": ("-x",), "pid": None}),
-    (["1", "true"], {"command": ("1", "true"), "pid": None}),
-    (["12ab"], {"command": ("12ab",), "pid": None}),
-    (["-f", "12"], {"command": (), "pid": 12, "foreground": True, "quiet": False}),
-    (["-fq", "12"], {"pid": 12, "quiet": True}),
-])
+@pytest.mark.parametrize(
+    ("arguments", "fields"),
+    [
+        ([], {"pid": None, "command": (), "foreground": True, "quiet": True}),
+        (["-d"], {"debug": True, "quiet": False, "foreground": True}),
+        (["sh", "-c", "x"], {"command": ("sh", "-c", "x"), "pid": None, "quiet": True}),
+        (["--", "-x"], {"command": ("-x",), "pid": None}),
+        (["1", "true"], {"command": ("1", "true"), "pid": None}),
+        (["12ab"], {"command": ("12ab",), "pid": None}),
+        (["-f", "12"], {"command": (), "pid": 12, "foreground": True, "quiet": False}),
+        (["-fq", "12"], {"pid": 12, "quiet": True}),
+    ],
+)
 def test_operands_tell_a_pid_from_a_command(arguments: list[str], fields: dict[str, Any]) -> None:
     settings = built(*arguments)
     assert {name: getattr(settings, name) for name in fields} == fields
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["12"], "running in the background is not available yet in this version; add --foreground"),
-    (["-f", "0"], "PID 0 is out of range; it can be 1 to 2147483647"),
-    (["-f", "--", "-3"], "PID -3 is out of range; it can be 1 to 2147483647"),
-    (["-n", "24", "-a", "192.0.2.5/24"],
-     "option '--netmask' is redundant with --address 192.0.2.5/24; give the length in one place"),
-    (["-a", "192.0.2.5/24", "-n", "25"],
-     "option '--netmask' is redundant with --address 192.0.2.5/24; give the length in one place"),
-    (["--no-copy-routes"], "option '--no-copy-routes' needs --config-net; add that or leave it out"),
-    (["--no-copy-addrs"], "option '--no-copy-addrs' needs --config-net; add that or leave it out"),
-    (["--outbound-if4", "eth0", "-6"], "option '--outbound-if4' eth0 needs IPv4, which -6 disables"),
-    (["-4", "--outbound-if6", "eth0"], "option '--outbound-if6' eth0 needs IPv6, which -4 disables"),
-    (["-t", "80", "--no-tcp"],
-     "option '--tcp-ports' forwards port 80, but --no-tcp disables TCP; leave one of them out"),
-    (["-t", "80", "-t", "80"], "option '-t' (--tcp-ports): TCP port 80 is given twice; once is enough"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["12"], "running in the background is not available yet in this version; add --foreground"),
+        (["-f", "0"], "PID 0 is out of range; it can be 1 to 2147483647"),
+        (["-f", "--", "-3"], "PID -3 is out of range; it can be 1 to 2147483647"),
+        (
+            ["-n", "24", "-a", "192.0.2.5/24"],
+            "option '--netmask' is redundant with --address 192.0.2.5/24; give the length in one place",
+        ),
+        (
+            ["-a", "192.0.2.5/24", "-n", "25"],
+            "option '--netmask' is redundant with --address 192.0.2.5/24; give the length in one place",
+        ),
+        (["--no-copy-routes"], "option '--no-copy-routes' needs --config-net; add that or leave it out"),
+        (["--no-copy-addrs"], "option '--no-copy-addrs' needs --config-net; add that or leave it out"),
+        (["--outbound-if4", "eth0", "-6"], "option '--outbound-if4' eth0 needs IPv4, which -6 disables"),
+        (["-4", "--outbound-if6", "eth0"], "option '--outbound-if6' eth0 needs IPv6, which -4 disables"),
+        (
+            ["-t", "80", "--no-tcp"],
+            "option '--tcp-ports' forwards port 80, but --no-tcp disables TCP; leave one of them out",
+        ),
+        (["-t", "80", "-t", "80"], "option '-t' (--tcp-ports): TCP port 80 is given twice; once is enough"),
+    ],
+)
 def test_options_that_do_not_fit_together_are_refused(arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         built(*arguments)

@@ -15,57 +15,64 @@ def scanned(*arguments: str) -> tuple[list[tuple[str, str]], list[str]]:
     return uses, scanner.operands
 
 
-@pytest.mark.parametrize(("arguments", "uses", "operands"), [
-    ([], [], []),
-    (["-q", "-f"], [("quiet", ""), ("foreground", "")], []),
-    (["-qf"], [("quiet", ""), ("foreground", "")], []),
-    (["-m1500"], [("mtu", "1500")], []),
-    (["-m", "1500"], [("mtu", "1500")], []),
-    (["-qm1500"], [("quiet", ""), ("mtu", "1500")], []),
-    (["-qm", "1500", "x"], [("quiet", ""), ("mtu", "1500")], ["x"]),
-    (["-m=1500"], [("mtu", "=1500")], []),
-    (["-mq"], [("mtu", "q")], []),
-    (["-m", "-q"], [("mtu", "-q")], []),
-    (["--mtu=1500"], [("mtu", "1500")], []),
-    (["--mtu", "1500"], [("mtu", "1500")], []),
-    (["--mtu="], [("mtu", "")], []),
-    (["--mtu=a=b"], [("mtu", "a=b")], []),
-    (["--mtu", "--quiet"], [("mtu", "--quiet")], []),
-    (["--deb"], [("debug", "")], []),
-    (["--no-r"], [("no-ra", "")], []),
-    (["--no-dhcp"], [("no-dhcp", "")], []),
-    (["--sock=x", "--socket", "y"], [("socket", "x"), ("socket", "y")], []),
-    (["--socket-path=z"], [("socket", "z")], []),
-    (["-64"], [("ipv6-only", ""), ("ipv4-only", "")], []),
-    (["-q", "sh", "-c", "exit 7"], [("quiet", "")], ["sh", "-c", "exit 7"]),
-    (["sh", "-q"], [], ["sh", "-q"]),
-    (["-q", "--", "-f"], [("quiet", "")], ["-f"]),
-    (["--", "--"], [], ["--"]),
-    (["-"], [], ["-"]),
-    (["-q", ""], [("quiet", "")], [""]),
-])
+@pytest.mark.parametrize(
+    ("arguments", "uses", "operands"),
+    [
+        ([], [], []),
+        (["-q", "-f"], [("quiet", ""), ("foreground", "")], []),
+        (["-qf"], [("quiet", ""), ("foreground", "")], []),
+        (["-m1500"], [("mtu", "1500")], []),
+        (["-m", "1500"], [("mtu", "1500")], []),
+        (["-qm1500"], [("quiet", ""), ("mtu", "1500")], []),
+        (["-qm", "1500", "x"], [("quiet", ""), ("mtu", "1500")], ["x"]),
+        (["-m=1500"], [("mtu", "=1500")], []),
+        (["-mq"], [("mtu", "q")], []),
+        (["-m", "-q"], [("mtu", "-q")], []),
+        (["--mtu=1500"], [("mtu", "1500")], []),
+        (["--mtu", "1500"], [("mtu", "1500")], []),
+        (["--mtu="], [("mtu", "")], []),
+        (["--mtu=a=b"], [("mtu", "a=b")], []),
+        (["--mtu", "--quiet"], [("mtu", "--quiet")], []),
+        (["--deb"], [("debug", "")], []),
+        (["--no-r"], [("no-ra", "")], []),
+        (["--no-dhcp"], [("no-dhcp", "")], []),
+        (["--sock=x", "--socket", "y"], [("socket", "x"), ("socket", "y")], []),
+        (["--socket-path=z"], [("socket", "z")], []),
+        (["-64"], [("ipv6-only", ""), ("ipv4-only", "")], []),
+        (["-q", "sh", "-c", "exit 7"], [("quiet", "")], ["sh", "-c", "exit 7"]),
+        (["sh", "-q"], [], ["sh", "-q"]),
+        (["-q", "--", "-f"], [("quiet", "")], ["-f"]),
+        (["--", "--"], [], ["--"]),
+        (["-"], [], ["-"]),
+        (["-q", ""], [("quiet", "")], [""]),
+    ],
+)
 def test_arguments_are_split_as_getopt_does(
-        arguments: list[str], uses: list[tuple[str, str]], operands: list[str]) -> None:
+    arguments: list[str], uses: list[tuple[str, str]], operands: list[str]
+) -> None:
     assert scanned(*arguments) == (uses, operands)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--bogus"], "unrecognized option '--bogus'"),
-    (["--bogus=1"], "unrecognized option '--bogus=1'"),
-    (["--map-gw"], "unrecognized option '--map-gw'"),
-    (["--mtux"], "unrecognized option '--mtux'"),
-    (["--quiet=1"], "option '--quiet' doesn't allow an argument"),
-    (["--qui="], "option '--quiet' doesn't allow an argument"),
-    (["--mtu"], "option '--mtu' requires an argument"),
-    (["--mt"], "option '--mtu' requires an argument"),
-    (["-m"], "option requires an argument -- 'm'"),
-    (["-qm"], "option requires an argument -- 'm'"),
-    (["-x"], "invalid option -- 'x'"),
-    (["-q-"], "invalid option -- '-'"),
-    (["--log"], "option '--log' is ambiguous; possibilities: '--log-file' '--log-size'"),
-    (["--log=3"], "option '--log=3' is ambiguous; possibilities: '--log-file' '--log-size'"),
-    (["--ipv"], "option '--ipv' is ambiguous; possibilities: '--ipv4-only' '--ipv6-only'"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bogus"], "unrecognized option '--bogus'"),
+        (["--bogus=1"], "unrecognized option '--bogus=1'"),
+        (["--map-gw"], "unrecognized option '--map-gw'"),
+        (["--mtux"], "unrecognized option '--mtux'"),
+        (["--quiet=1"], "option '--quiet' doesn't allow an argument"),
+        (["--qui="], "option '--quiet' doesn't allow an argument"),
+        (["--mtu"], "option '--mtu' requires an argument"),
+        (["--mt"], "option '--mtu' requires an argument"),
+        (["-m"], "option requires an argument -- 'm'"),
+        (["-qm"], "option requires an argument -- 'm'"),
+        (["-x"], "invalid option -- 'x'"),
+        (["-q-"], "invalid option -- '-'"),
+        (["--log"], "option '--log' is ambiguous; possibilities: '--log-file' '--log-size'"),
+        (["--log=3"], "option '--log=3' is ambiguous; possibilities: '--log-file' '--log-size'"),
+        (["--ipv"], "option '--ipv' is ambiguous; possibilities: '--ipv4-only' '--ipv6-only'"),
+    ],
+)
 def test_wrong_arguments_get_the_words_of_getopt(arguments: list[str], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         scanned(*arguments)
@@ -114,11 +121,19 @@ def test_short_form_is_named_with_the_long_one() -> None:
         scan("pasta", ["-pfile"])
 
 
-@pytest.mark.parametrize(("arguments", "action"), [
-    (["--help"], "help"), (["-h"], "help"), (["-qh", "--bogus"], "help"),
-    (["--version", "--pcap"], "version"), (["--vers"], "version"),
-    (["-q"], "run"), (["sh", "--help"], "run"), (["--", "--version"], "run"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "action"),
+    [
+        (["--help"], "help"),
+        (["-h"], "help"),
+        (["-qh", "--bogus"], "help"),
+        (["--version", "--pcap"], "version"),
+        (["--vers"], "version"),
+        (["-q"], "run"),
+        (["sh", "--help"], "run"),
+        (["--", "--version"], "run"),
+    ],
+)
 def test_help_and_version_end_the_scan(arguments: list[str], action: str) -> None:
     assert scan("pasta", arguments).action == action
 

@@ -14,9 +14,16 @@ LATER = "Not available yet in this version"
 
 def listed(text: str) -> set[str]:
     """Names in the first column of the entries."""
-    return set(re.findall(r"--([a-z0-9-]+)", "\n".join(
-        line[:30] if line[30:31].strip() else line
-        for line in text.splitlines() if re.match(r" {2}(-|    --)", line))))
+    return set(
+        re.findall(
+            r"--([a-z0-9-]+)",
+            "\n".join(
+                line[:30] if line[30:31].strip() else line
+                for line in text.splitlines()
+                if re.match(r" {2}(-|    --)", line)
+            ),
+        )
+    )
 
 
 @pytest.mark.parametrize("program", ["pasta", "passt"])
@@ -25,7 +32,8 @@ def test_help_lists_exactly_the_options_of_its_program(program: str) -> None:
     known = [option for option in OPTIONS if program in option.modes]
     assert listed(now) == {name for option in known if option.available for name in option.names}
     assert set(re.findall(r"--([a-z0-9-]+)", later)) == {
-        name for option in known if not option.available for name in option.names}
+        name for option in known if not option.available for name in option.names
+    }
 
 
 @pytest.mark.parametrize("program", ["pasta", "passt", "qrap"])
@@ -40,12 +48,12 @@ def test_help_has_usage_first_and_fits_the_width(program: str) -> None:
 @pytest.mark.parametrize("program", ["pasta", "passt"])
 def test_help_texts_are_aligned(program: str) -> None:
     now, _, _ = help_text(program).partition(f"\n{LATER}")
-    body = now[now.index("General:"):].splitlines()
+    body = now[now.index("General:") :].splitlines()
     shapes = (
-        r"|[A-Z][A-Za-z ]+:",               # a group
-        r" {2}(-\w, | {4})--.{20}  \S.*",   # an option with its text from column 30 on
-        r" {2}(-\w, | {4})--\S+ \S+",       # one too long for that
-        r" {30}\S.*",                       # the text goes on
+        r"|[A-Z][A-Za-z ]+:",  # a group
+        r" {2}(-\w, | {4})--.{20}  \S.*",  # an option with its text from column 30 on
+        r" {2}(-\w, | {4})--\S+ \S+",  # one too long for that
+        r" {30}\S.*",  # the text goes on
     )
     assert [line for line in body if not any(re.fullmatch(shape, line) for shape in shapes)] == []
 
@@ -63,5 +71,6 @@ def test_help_of_pasta_begins_like_this() -> None:
         "General:\n"
         "  -d, --debug                 Tell what happens in detail, on standard error,\n"
         "                              with time stamps.\n"
-        "  -q, --quiet                 Print warnings and errors only.\n")
+        "  -q, --quiet                 Print warnings and errors only.\n"
+    )
     assert "      --map-host-loopback ADDR|none\n                              Address that reaches" in text

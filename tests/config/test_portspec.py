@@ -23,26 +23,67 @@ def test_protocol_numbers_are_those_of_the_socket_module() -> None:
     assert (portspec.IPPROTO_TCP, portspec.IPPROTO_UDP) == (IPPROTO_TCP, IPPROTO_UDP)
 
 
-@pytest.mark.parametrize(("spec", "port"), [("none", None), ("1", 1), ("8080", 8080), ("65535", 65535),
-                                            ("0080", 80)])
+@pytest.mark.parametrize(
+    ("spec", "port"), [("none", None), ("1", 1), ("8080", 8080), ("65535", 65535), ("0080", 80)]
+)
 def test_port_or_none_is_read(spec: str, port: int | None) -> None:
     assert parse_spec(spec, inward=True) == port
 
 
-@pytest.mark.parametrize("spec", [
-    "auto", "all", "22,auto", "22:23", "22,25", "22-80", "22-80:32-90", "192.0.2.1/22", "192.0.2.1%eth0/22",
-    "%eth0/22", "2000-5000,~3000-3010", "192.0.2.1/20-30,~25", "~20000-20010", "192.0.2.1/all", "::1/22",
-])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "auto",
+        "all",
+        "22,auto",
+        "22:23",
+        "22,25",
+        "22-80",
+        "22-80:32-90",
+        "192.0.2.1/22",
+        "192.0.2.1%eth0/22",
+        "%eth0/22",
+        "2000-5000,~3000-3010",
+        "192.0.2.1/20-30,~25",
+        "~20000-20010",
+        "192.0.2.1/all",
+        "::1/22",
+    ],
+)
 def test_rest_of_the_grammar_is_not_available_yet(spec: str) -> None:
     with pytest.raises(ConfigError, match="is not available yet in this version") as caught:
         parse_spec(spec, inward=True)
     assert f"'{spec}'" in str(caught.value)
 
 
-@pytest.mark.parametrize("spec", [
-    "", "x", "22x", "-5", "+5", "0x50", " 22", "22 ", "22,", ",22", "22-", "-22", "22:", ":22", "22-23-24",
-    "1:2:3", "~", "~1:2", "/22", "a/", "None", "\u0662\u0662", "8o80",
-])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "",
+        "x",
+        "22x",
+        "-5",
+        "+5",
+        "0x50",
+        " 22",
+        "22 ",
+        "22,",
+        ",22",
+        "22-",
+        "-22",
+        "22:",
+        ":22",
+        "22-23-24",
+        "1:2:3",
+        "~",
+        "~1:2",
+        "/22",
+        "a/",
+        "None",
+        "\u0662\u0662",
+        "8o80",
+    ],
+)
 def test_mistake_is_told_with_what_is_right(spec: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_spec(spec, inward=True)
@@ -66,21 +107,25 @@ def test_outward_takes_none_only(spec: str) -> None:
 T, U = IPPROTO_TCP, IPPROTO_UDP
 
 
-@pytest.mark.parametrize(("specs", "expected"), [
-    ([], []),
-    ([(T, "none")], []),
-    ([(T, "none"), (U, "none")], []),
-    ([(T, "none"), (T, "none")], []),
-    ([(T, "80")], [(T, 80, False), (U, 80, True)]),
-    ([(T, "80"), (T, "443")], [(T, 80, False), (T, 443, False), (U, 80, True), (U, 443, True)]),
-    ([(T, "80"), (U, "none")], [(T, 80, False)]),
-    ([(U, "none"), (T, "80")], [(T, 80, False)]),
-    ([(T, "80"), (U, "53")], [(T, 80, False), (U, 53, False)]),
-    ([(T, "none"), (T, "80"), (U, "none")], [(T, 80, False)]),
-    ([(U, "53")], [(U, 53, False)]),
-])
+@pytest.mark.parametrize(
+    ("specs", "expected"),
+    [
+        ([], []),
+        ([(T, "none")], []),
+        ([(T, "none"), (U, "none")], []),
+        ([(T, "none"), (T, "none")], []),
+        ([(T, "80")], [(T, 80, False), (U, 80, True)]),
+        ([(T, "80"), (T, "443")], [(T, 80, False), (T, 443, False), (U, 80, True), (U, 443, True)]),
+        ([(T, "80"), (U, "none")], [(T, 80, False)]),
+        ([(U, "none"), (T, "80")], [(T, 80, False)]),
+        ([(T, "80"), (U, "53")], [(T, 80, False), (U, 53, False)]),
+        ([(T, "none"), (T, "80"), (U, "none")], [(T, 80, False)]),
+        ([(U, "53")], [(U, 53, False)]),
+    ],
+)
 def test_specifications_add_up_to_rules(
-        specs: list[tuple[int, str]], expected: list[tuple[int, int, bool]]) -> None:
+    specs: list[tuple[int, str]], expected: list[tuple[int, int, bool]]
+) -> None:
     assert rules(*specs) == expected
 
 

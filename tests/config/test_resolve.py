@@ -31,14 +31,32 @@ def route(destination: str, length: int, gateway: str | None) -> Route:
 
 
 HOST4 = FamilyFacts(
-    "eth0", 2, 1500,
-    (address("192.0.2.2", 24), address("10.1.2.3", 22), address("169.254.7.7", 16, scope=253),
-     address("192.0.2.9", 24, flags=0xA0)),
-    (route("0.0.0.0", 0, "192.0.2.1"), route("192.0.2.0", 24, None)), ip("192.0.2.2"), 24, ip("192.0.2.1"))
+    "eth0",
+    2,
+    1500,
+    (
+        address("192.0.2.2", 24),
+        address("10.1.2.3", 22),
+        address("169.254.7.7", 16, scope=253),
+        address("192.0.2.9", 24, flags=0xA0),
+    ),
+    (route("0.0.0.0", 0, "192.0.2.1"), route("192.0.2.0", 24, None)),
+    ip("192.0.2.2"),
+    24,
+    ip("192.0.2.1"),
+)
 LINK_LOCAL = IPv6Address("fe80::aa")
 HOST6 = FamilyFacts(
-    "eth1", 3, 1500, (address("2001:db8::2", 120), address("fe80::aa", 64, scope=253)),
-    (route("::", 0, "fe80::1234"),), ip("2001:db8::2"), 120, ip("fe80::1234"), LINK_LOCAL)
+    "eth1",
+    3,
+    1500,
+    (address("2001:db8::2", 120), address("fe80::aa", 64, scope=253)),
+    (route("::", 0, "fe80::1234"),),
+    ip("2001:db8::2"),
+    120,
+    ip("fe80::1234"),
+    LINK_LOCAL,
+)
 BOTH = HostFacts(HOST4, HOST6)
 NONE = HostFacts(None, None)
 
@@ -56,11 +74,22 @@ def test_families_follow_their_templates() -> None:
     assert net.ip4 is not None
     assert net.ip6 is not None
     assert fields(net.ip4, "address", "prefix_len", "gateway", "our_address", "map_host_loopback") == [
-        ip("192.0.2.2"), 24, ip("192.0.2.1"), ip("192.0.2.1"), ip("192.0.2.1")]
+        ip("192.0.2.2"),
+        24,
+        ip("192.0.2.1"),
+        ip("192.0.2.1"),
+        ip("192.0.2.1"),
+    ]
     assert fields(net.ip6, "address", "prefix_len", "gateway", "our_address", "map_host_loopback") == [
-        ip("2001:db8::2"), 64, ip("fe80::1234"), ip("fe80::1234"), ip("fe80::1234")]
-    assert fields(net.ip4, "template_ifname", "template_ifindex", "map_guest", "outbound_address",
-                  "outbound_ifname") == ["eth0", 2, None, None, None]
+        ip("2001:db8::2"),
+        64,
+        ip("fe80::1234"),
+        ip("fe80::1234"),
+        ip("fe80::1234"),
+    ]
+    assert fields(
+        net.ip4, "template_ifname", "template_ifindex", "map_guest", "outbound_address", "outbound_ifname"
+    ) == ["eth0", 2, None, None, None]
     assert fields(net.ip6, "template_ifname", "template_ifindex") == ["eth1", 3]
     assert fields(net, "ifname", "our_mac", "ns_mac", "mtu", "search") == ["eth0", OUR_MAC, None, 65520, ()]
 
@@ -75,59 +104,77 @@ def test_link_local_and_deprecated_addresses_are_not_copied() -> None:
     assert net.ip6.copied_routes == HOST6.routes
 
 
-@pytest.mark.parametrize(("arguments", "n_copied"), [
-    ("", (2, 2, 1, 1)),
-    ("-a 192.0.2.77", (0, 2, 1, 1)),
-    ("-n 16", (0, 2, 1, 1)),
-    ("-g 192.0.2.3", (2, 0, 1, 1)),
-    ("-a 2001:db8::7", (2, 2, 0, 1)),
-    ("-g 2001:db8::7", (2, 2, 1, 0)),
-    ("--config-net --no-copy-addrs", (0, 2, 0, 1)),
-    ("--config-net --no-copy-routes", (2, 0, 1, 0)),
-])
+@pytest.mark.parametrize(
+    ("arguments", "n_copied"),
+    [
+        ("", (2, 2, 1, 1)),
+        ("-a 192.0.2.77", (0, 2, 1, 1)),
+        ("-n 16", (0, 2, 1, 1)),
+        ("-g 192.0.2.3", (2, 0, 1, 1)),
+        ("-a 2001:db8::7", (2, 2, 0, 1)),
+        ("-g 2001:db8::7", (2, 2, 1, 0)),
+        ("--config-net --no-copy-addrs", (0, 2, 0, 1)),
+        ("--config-net --no-copy-routes", (2, 0, 1, 0)),
+    ],
+)
 def test_what_is_given_is_not_copied_for_that_family(
-        arguments: str, n_copied: tuple[int, int, int, int]) -> None:
+    arguments: str, n_copied: tuple[int, int, int, int]
+) -> None:
     net = resolved(arguments)
     assert net.ip4 is not None
     assert net.ip6 is not None
-    assert (len(net.ip4.copied_addresses), len(net.ip4.copied_routes),
-            len(net.ip6.copied_addresses), len(net.ip6.copied_routes)) == n_copied
+    assert (
+        len(net.ip4.copied_addresses),
+        len(net.ip4.copied_routes),
+        len(net.ip6.copied_addresses),
+        len(net.ip6.copied_routes),
+    ) == n_copied
 
 
-@pytest.mark.parametrize(("arguments", "host", "length"), [
-    ("", HOST4, 24),
-    ("-n 16", HOST4, 16),
-    ("-n 0", HOST4, 24),
-    ("-a 192.0.2.77 -n 20", HOST4, 20),
-    ("-a 192.0.2.77/21", HOST4, 21),
-    ("-a 192.0.2.77", HOST4, 24),       # the subnet of 192.0.2.2/24
-    ("-a 10.1.3.200", HOST4, 22),       # the subnet of 10.1.2.3/22, not its class
-    ("-a 10.9.9.9", HOST4, 8),
-    ("-a 10.9.9.9", None, 8),
-    ("-a 172.16.0.1", HOST4, 16),
-    ("-a 198.51.100.1", HOST4, 24),
-    ("-a 240.0.0.1", HOST4, 32),
-    ("", None, 16),
-    ("-n 30", None, 30),
-])
+@pytest.mark.parametrize(
+    ("arguments", "host", "length"),
+    [
+        ("", HOST4, 24),
+        ("-n 16", HOST4, 16),
+        ("-n 0", HOST4, 24),
+        ("-a 192.0.2.77 -n 20", HOST4, 20),
+        ("-a 192.0.2.77/21", HOST4, 21),
+        ("-a 192.0.2.77", HOST4, 24),  # the subnet of 192.0.2.2/24
+        ("-a 10.1.3.200", HOST4, 22),  # the subnet of 10.1.2.3/22, not its class
+        ("-a 10.9.9.9", HOST4, 8),
+        ("-a 10.9.9.9", None, 8),
+        ("-a 172.16.0.1", HOST4, 16),
+        ("-a 198.51.100.1", HOST4, 24),
+        ("-a 240.0.0.1", HOST4, 32),
+        ("", None, 16),
+        ("-n 30", None, 30),
+    ],
+)
 def test_ip4_prefix_length(arguments: str, host: FamilyFacts | None, length: int) -> None:
     net = resolved(arguments, HostFacts(host, None))
     assert net.ip4 is not None
     assert net.ip4.prefix_len == length
 
 
-@pytest.mark.parametrize(("gateway", "link_local", "given", "ours"), [
-    ("fe80::1234", "fe80::aa", "", "fe80::1234"),
-    ("2001:db8::1", "fe80::aa", "", "fe80::aa"),
-    (None, "fe80::aa", "", "fe80::aa"),
-    ("fe80::1234", "fe80::aa", "-g 2001:db8::7", "fe80::aa"),
-    ("2001:db8::1", "fe80::aa", "-g fe80::9", "fe80::9"),
-    ("2001:db8::1", None, "", "fe80::1"),
-])
+@pytest.mark.parametrize(
+    ("gateway", "link_local", "given", "ours"),
+    [
+        ("fe80::1234", "fe80::aa", "", "fe80::1234"),
+        ("2001:db8::1", "fe80::aa", "", "fe80::aa"),
+        (None, "fe80::aa", "", "fe80::aa"),
+        ("fe80::1234", "fe80::aa", "-g 2001:db8::7", "fe80::aa"),
+        ("2001:db8::1", "fe80::aa", "-g fe80::9", "fe80::9"),
+        ("2001:db8::1", None, "", "fe80::1"),
+    ],
+)
 def test_ip6_address_that_we_speak_by(
-        gateway: str | None, link_local: str | None, given: str, ours: str) -> None:
-    host = replace(HOST6, gateway=ip(gateway) if gateway else None,
-                   link_local=IPv6Address(link_local) if link_local else None)
+    gateway: str | None, link_local: str | None, given: str, ours: str
+) -> None:
+    host = replace(
+        HOST6,
+        gateway=ip(gateway) if gateway else None,
+        link_local=IPv6Address(link_local) if link_local else None,
+    )
     net = resolved(given, HostFacts(None, host))
     assert net.ip6 is not None
     assert net.ip6.our_address == ip(ours)
@@ -140,15 +187,18 @@ def test_prefix_length_of_a_given_ip6_address() -> None:
         assert (net.ip6.address, net.ip6.prefix_len) == (ip("2001:db8::7"), length)
 
 
-@pytest.mark.parametrize(("arguments", "expected4", "expected6"), [
-    ("", "192.0.2.1", "fe80::1234"),
-    ("--no-map-gw", None, None),
-    ("--map-host-loopback none", None, None),
-    ("--map-host-loopback 192.0.2.50", "192.0.2.50", "fe80::1234"),
-    ("--map-host-loopback 2001:db8::50 --no-map-gw", None, "2001:db8::50"),
-    ("--map-host-loopback none --map-host-loopback 192.0.2.50", "192.0.2.50", None),
-    ("-g 192.0.2.3", "192.0.2.3", "fe80::1234"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "expected4", "expected6"),
+    [
+        ("", "192.0.2.1", "fe80::1234"),
+        ("--no-map-gw", None, None),
+        ("--map-host-loopback none", None, None),
+        ("--map-host-loopback 192.0.2.50", "192.0.2.50", "fe80::1234"),
+        ("--map-host-loopback 2001:db8::50 --no-map-gw", None, "2001:db8::50"),
+        ("--map-host-loopback none --map-host-loopback 192.0.2.50", "192.0.2.50", None),
+        ("-g 192.0.2.3", "192.0.2.3", "fe80::1234"),
+    ],
+)
 def test_address_of_the_hosts_loopback(arguments: str, expected4: str | None, expected6: str | None) -> None:
     net = resolved(arguments)
     assert net.ip4 is not None
@@ -172,28 +222,32 @@ def test_ip6_next_hop_is_no_ip4_gateway() -> None:
 NO_ADDRESS4 = replace(HOST4, address=None, addresses=())
 
 
-@pytest.mark.parametrize(("arguments", "facts", "address4", "address6", "ifname"), [
-    ("", BOTH, "192.0.2.2", "2001:db8::2", "eth0"),
-    ("-4", BOTH, "192.0.2.2", "off", "eth0"),
-    ("-6", BOTH, "off", "2001:db8::2", "eth1"),
-    ("", HostFacts(HOST4, None), "192.0.2.2", "off", "eth0"),
-    ("", HostFacts(None, HOST6), "off", "2001:db8::2", "eth1"),
-    ("", HostFacts(NO_ADDRESS4, HOST6), "off", "2001:db8::2", "eth1"),
-    ("-a 192.0.2.7", HostFacts(NO_ADDRESS4, HOST6), "192.0.2.7", "2001:db8::2", "eth0"),
-    ("", NONE, "169.254.2.1", None, "tap0"),
-    ("", HostFacts(NO_ADDRESS4, None), "169.254.2.1", None, "tap0"),
-    ("-4", NONE, "169.254.2.1", "off", "tap0"),
-    ("-6", NONE, "off", None, "tap0"),
-    ("-6", HostFacts(HOST4, None), "off", None, "tap0"),
-    ("-4", HostFacts(None, HOST6), "169.254.2.1", "off", "tap0"),
-    ("-a 192.0.2.7", NONE, "192.0.2.7", None, "tap0"),
-    ("-a 2001:db8::7", NONE, "169.254.2.1", "2001:db8::7", "tap0"),
-    ("-I net7", BOTH, "192.0.2.2", "2001:db8::2", "net7"),
-    ("-I net7", NONE, "169.254.2.1", None, "net7"),
-    ("", HostFacts(replace(HOST4, ifname="lo"), None), "192.0.2.2", "off", "tap0"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "facts", "address4", "address6", "ifname"),
+    [
+        ("", BOTH, "192.0.2.2", "2001:db8::2", "eth0"),
+        ("-4", BOTH, "192.0.2.2", "off", "eth0"),
+        ("-6", BOTH, "off", "2001:db8::2", "eth1"),
+        ("", HostFacts(HOST4, None), "192.0.2.2", "off", "eth0"),
+        ("", HostFacts(None, HOST6), "off", "2001:db8::2", "eth1"),
+        ("", HostFacts(NO_ADDRESS4, HOST6), "off", "2001:db8::2", "eth1"),
+        ("-a 192.0.2.7", HostFacts(NO_ADDRESS4, HOST6), "192.0.2.7", "2001:db8::2", "eth0"),
+        ("", NONE, "169.254.2.1", None, "tap0"),
+        ("", HostFacts(NO_ADDRESS4, None), "169.254.2.1", None, "tap0"),
+        ("-4", NONE, "169.254.2.1", "off", "tap0"),
+        ("-6", NONE, "off", None, "tap0"),
+        ("-6", HostFacts(HOST4, None), "off", None, "tap0"),
+        ("-4", HostFacts(None, HOST6), "169.254.2.1", "off", "tap0"),
+        ("-a 192.0.2.7", NONE, "192.0.2.7", None, "tap0"),
+        ("-a 2001:db8::7", NONE, "169.254.2.1", "2001:db8::7", "tap0"),
+        ("-I net7", BOTH, "192.0.2.2", "2001:db8::2", "net7"),
+        ("-I net7", NONE, "169.254.2.1", None, "net7"),
+        ("", HostFacts(replace(HOST4, ifname="lo"), None), "192.0.2.2", "off", "tap0"),
+    ],
+)
 def test_families_local_mode_and_interface_name(
-        arguments: str, facts: HostFacts, address4: str | None, address6: str | None, ifname: str) -> None:
+    arguments: str, facts: HostFacts, address4: str | None, address6: str | None, ifname: str
+) -> None:
     net = resolved(arguments, facts)
     for family, expected in ((net.ip4, address4), (net.ip6, address6)):
         if expected == "off":
@@ -210,7 +264,11 @@ def test_local_mode_gateways_stand_for_the_host_and_nothing_is_copied() -> None:
         assert family is not None
         assert fields(family, "gateway", "our_address", "map_host_loopback") == [ip(gateway)] * 3
         assert fields(family, "copied_addresses", "copied_routes", "template_ifname", "template_ifindex") == [
-            (), (), None, 0]
+            (),
+            (),
+            None,
+            0,
+        ]
 
 
 def test_local_mode_takes_given_gateways() -> None:
@@ -222,52 +280,91 @@ def test_local_mode_takes_given_gateways() -> None:
 
 
 def test_other_options_pass_through() -> None:
-    net = resolved("-o 192.0.2.2 -o 2001:db8::2 --outbound-if4 eth0 --outbound-if6 eth1 -m 0"
-                   " -M 02:00:00:00:00:01 --ns-mac-addr 02:00:00:00:00:02"
-                   " --map-guest-addr 192.0.2.60 --map-guest-addr 2001:db8::60")
+    net = resolved(
+        "-o 192.0.2.2 -o 2001:db8::2 --outbound-if4 eth0 --outbound-if6 eth1 -m 0"
+        " -M 02:00:00:00:00:01 --ns-mac-addr 02:00:00:00:00:02"
+        " --map-guest-addr 192.0.2.60 --map-guest-addr 2001:db8::60"
+    )
     assert net.ip4 is not None
     assert net.ip6 is not None
     assert fields(net.ip4, "outbound_address", "outbound_ifname", "map_guest") == [
-        ip("192.0.2.2"), "eth0", ip("192.0.2.60")]
+        ip("192.0.2.2"),
+        "eth0",
+        ip("192.0.2.60"),
+    ]
     assert fields(net.ip6, "outbound_address", "outbound_ifname", "map_guest") == [
-        ip("2001:db8::2"), "eth1", ip("2001:db8::60")]
+        ip("2001:db8::2"),
+        "eth1",
+        ip("2001:db8::60"),
+    ]
     assert fields(net, "mtu", "our_mac", "ns_mac") == [
-        None, bytes.fromhex("020000000001"), bytes.fromhex("020000000002")]
+        None,
+        bytes.fromhex("020000000001"),
+        bytes.fromhex("020000000002"),
+    ]
 
 
-@pytest.mark.parametrize(("arguments", "facts", "message"), [
-    ("-i eth9", NONE, "option '--interface': eth9 has no usable address;"),
-    ("-i eth9 -6", HostFacts(HOST4, None), "option '--interface': eth9 has no usable address;"),
-    ("--outbound-if4 eth9", HostFacts(None, HOST6),
-     "option '--outbound-if4': the template interface eth9 has no usable IPv4 address;"),
-    ("--outbound-if6 eth9 -i eth0", HostFacts(HOST4, None),
-     "option '--outbound-if6': the template interface eth0 has no usable IPv6 address;"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "facts", "message"),
+    [
+        ("-i eth9", NONE, "option '--interface': eth9 has no usable address;"),
+        ("-i eth9 -6", HostFacts(HOST4, None), "option '--interface': eth9 has no usable address;"),
+        (
+            "--outbound-if4 eth9",
+            HostFacts(None, HOST6),
+            "option '--outbound-if4': the template interface eth9 has no usable IPv4 address;",
+        ),
+        (
+            "--outbound-if6 eth9 -i eth0",
+            HostFacts(HOST4, None),
+            "option '--outbound-if6': the template interface eth0 has no usable IPv6 address;",
+        ),
+    ],
+)
 def test_interface_that_cannot_serve_is_refused(arguments: str, facts: HostFacts, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         resolved(arguments, facts)
     assert str(caught.value).startswith(message)
 
 
-@pytest.mark.parametrize(("servers", "arguments", "expected4", "expected6"), [
-    # match, host, resolvers of each family
-    ("", "", (None, None, []), (None, None, [])),
-    ("9.9.9.9", "", (None, "9.9.9.9", ["9.9.9.9"]), (None, None, [])),
-    ("127.0.0.53", "", ("192.0.2.1", "127.0.0.53", ["192.0.2.1"]), (None, None, [])),
-    ("127.0.0.53", "--no-map-gw", (None, "127.0.0.53", []), (None, None, [])),
-    ("127.0.0.53", "--map-host-loopback 192.0.2.50", ("192.0.2.50", "127.0.0.53", ["192.0.2.50"]),
-     (None, None, [])),
-    # The gateway is the resolver: queries to it are for the real one, the rest is for the host.
-    ("192.0.2.1", "", ("192.0.2.1", "192.0.2.1", ["192.0.2.1"]), (None, None, [])),
-    ("192.0.2.1", "--no-map-gw", (None, "192.0.2.1", ["192.0.2.1"]), (None, None, [])),
-    ("9.9.9.9 127.0.0.1 127.0.0.2 8.8.8.8 1.1.1.1", "",
-     ("192.0.2.1", "9.9.9.9", ["9.9.9.9", "192.0.2.1", "8.8.8.8"]), (None, None, [])),
-    ("1.0.0.1 1.0.0.2 1.0.0.3 127.0.0.1", "", (None, "1.0.0.1", ["1.0.0.1", "1.0.0.2", "1.0.0.3"]),
-     (None, None, [])),
-    ("::1 2001:db8::53", "", (None, None, []), ("fe80::1234", "::1", ["fe80::1234", "2001:db8::53"])),
-])
-def test_resolvers(servers: str, arguments: str, expected4: tuple[str | None, str | None, list[str]],
-                   expected6: tuple[str | None, str | None, list[str]]) -> None:
+@pytest.mark.parametrize(
+    ("servers", "arguments", "expected4", "expected6"),
+    [
+        # match, host, resolvers of each family
+        ("", "", (None, None, []), (None, None, [])),
+        ("9.9.9.9", "", (None, "9.9.9.9", ["9.9.9.9"]), (None, None, [])),
+        ("127.0.0.53", "", ("192.0.2.1", "127.0.0.53", ["192.0.2.1"]), (None, None, [])),
+        ("127.0.0.53", "--no-map-gw", (None, "127.0.0.53", []), (None, None, [])),
+        (
+            "127.0.0.53",
+            "--map-host-loopback 192.0.2.50",
+            ("192.0.2.50", "127.0.0.53", ["192.0.2.50"]),
+            (None, None, []),
+        ),
+        # The gateway is the resolver: queries to it are for the real one, the rest is for the host.
+        ("192.0.2.1", "", ("192.0.2.1", "192.0.2.1", ["192.0.2.1"]), (None, None, [])),
+        ("192.0.2.1", "--no-map-gw", (None, "192.0.2.1", ["192.0.2.1"]), (None, None, [])),
+        (
+            "9.9.9.9 127.0.0.1 127.0.0.2 8.8.8.8 1.1.1.1",
+            "",
+            ("192.0.2.1", "9.9.9.9", ["9.9.9.9", "192.0.2.1", "8.8.8.8"]),
+            (None, None, []),
+        ),
+        (
+            "1.0.0.1 1.0.0.2 1.0.0.3 127.0.0.1",
+            "",
+            (None, "1.0.0.1", ["1.0.0.1", "1.0.0.2", "1.0.0.3"]),
+            (None, None, []),
+        ),
+        ("::1 2001:db8::53", "", (None, None, []), ("fe80::1234", "::1", ["fe80::1234", "2001:db8::53"])),
+    ],
+)
+def test_resolvers(
+    servers: str,
+    arguments: str,
+    expected4: tuple[str | None, str | None, list[str]],
+    expected6: tuple[str | None, str | None, list[str]],
+) -> None:
     resolvers = ResolverFacts(tuple(ip(server) for server in servers.split()), ("example.org",))
     net = resolved(arguments, replace(BOTH, resolvers=resolvers))
     for family, expected in ((net.ip4, expected4), (net.ip6, expected6)):

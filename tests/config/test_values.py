@@ -48,23 +48,93 @@ GOOD: list[tuple[Callable[[str], object], str, object]] = [
     (values.parse_pid, "2147483647", 2147483647),
 ]
 
-NOT_UNICAST = ["0.0.0.0", "255.255.255.255", "224.0.0.1", "239.1.2.3", "::", "::1", "ff02::1",
-               "::ffff:192.0.2.1", "::192.0.2.1"]
-NOT_ADDRESS = ["", "x", "1.2.3", "1.2.3.4.5", "1.2.3.04", "1.2.3.256", " 1.2.3.4", "1.2.3.4 ", "0x1.2.3.4",
-               "fe80::1%eth0", "fe80::1%", "1::2::3", "[fd00::1]", "fd00::1/64x", "\u0661.2.3.4"]
+NOT_UNICAST = [
+    "0.0.0.0",
+    "255.255.255.255",
+    "224.0.0.1",
+    "239.1.2.3",
+    "::",
+    "::1",
+    "ff02::1",
+    "::ffff:192.0.2.1",
+    "::192.0.2.1",
+]
+NOT_ADDRESS = [
+    "",
+    "x",
+    "1.2.3",
+    "1.2.3.4.5",
+    "1.2.3.04",
+    "1.2.3.256",
+    " 1.2.3.4",
+    "1.2.3.4 ",
+    "0x1.2.3.4",
+    "fe80::1%eth0",
+    "fe80::1%",
+    "1::2::3",
+    "[fd00::1]",
+    "fd00::1/64x",
+    "\u0661.2.3.4",
+]
 BAD: list[tuple[Callable[[str], object], list[str]]] = [
-    (values.parse_mtu, ["", "abc", "1500x", "0x5dc", "01500", "+1500", "-1", " 1500", "1", "67", "65522",
-                        "65535", "9" * 5000, "1500.0", "1_500", "\u0661\u0665\u0660\u0660"]),
+    (
+        values.parse_mtu,
+        [
+            "",
+            "abc",
+            "1500x",
+            "0x5dc",
+            "01500",
+            "+1500",
+            "-1",
+            " 1500",
+            "1",
+            "67",
+            "65522",
+            "65535",
+            "9" * 5000,
+            "1500.0",
+            "1_500",
+            "\u0661\u0665\u0660\u0660",
+        ],
+    ),
     (values.parse_host_address, [*NOT_UNICAST, *NOT_ADDRESS, "127.0.0.1", "127.9.9.9", "192.0.2.1/24"]),
-    (values.parse_assigned_address, [*NOT_UNICAST, *NOT_ADDRESS, "127.0.0.1", "192.0.2.1/", "192.0.2.1/0",
-                                     "192.0.2.1/33", "192.0.2.1/24x", "fd00::1/129", "192.0.2.1/24/24"]),
+    (
+        values.parse_assigned_address,
+        [
+            *NOT_UNICAST,
+            *NOT_ADDRESS,
+            "127.0.0.1",
+            "192.0.2.1/",
+            "192.0.2.1/0",
+            "192.0.2.1/33",
+            "192.0.2.1/24x",
+            "fd00::1/129",
+            "192.0.2.1/24/24",
+        ],
+    ),
     (values.parse_source_address, [*NOT_UNICAST, *NOT_ADDRESS]),
     (values.parse_mapped_address, [*NOT_UNICAST, *NOT_ADDRESS, "127.0.0.1", "None"]),
-    (values.parse_netmask, ["", "33", "24x", "-1", "255.0.255.0", "0.0.0.255", "255.255.255", "a.b.c.d",
-                            "/24"]),
-    (values.parse_mac, ["", "9a:55:9a:55:9a", "9a:55:9a:55:9a:55:55", "9a559a559a55", "9a-55-9a-55-9a-55",
-                        "9a:55:9a:55:9a:5g", "9a:55:9a:55:9a:5", " 9a:55:9a:55:9a:55", "9:a55:9a:55:9a:55",
-                        "01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff"]),
+    (
+        values.parse_netmask,
+        ["", "33", "24x", "-1", "255.0.255.0", "0.0.0.255", "255.255.255", "a.b.c.d", "/24"],
+    ),
+    (
+        values.parse_mac,
+        [
+            "",
+            "9a:55:9a:55:9a",
+            "9a:55:9a:55:9a:55:55",
+            "9a559a559a55",
+            "9a-55-9a-55-9a-55",
+            "9a:55:9a:55:9a:5g",
+            "9a:55:9a:55:9a:5",
+            " 9a:55:9a:55:9a:55",
+            "9:a55:9a:55:9a:55",
+            "01:00:5e:00:00:01",
+            "ff:ff:ff:ff:ff:ff",
+        ],
+    ),
     (values.parse_our_mac, ["00:00:00:00:00:00", "01:00:5e:00:00:01"]),
     (values.parse_ifname, ["", "x" * 16, "ä" * 8, "a/b", "a:b", "a b", "a\nb", ".", ".."]),
     (values.parse_new_ifname, ["", "lo", "tap%d", "x" * 16]),
@@ -86,8 +156,13 @@ def test_bad_argument_is_refused_in_one_clear_line(parse: Callable[[str], object
 
 
 def test_kind_of_address_is_named() -> None:
-    for text, kind in (("0.0.0.0", "an unspecified"), ("::1", "a loopback"), ("ff02::1", "a multicast"),
-                       ("255.255.255.255", "a broadcast"), ("::ffff:1.2.3.4", "an IPv4-mapped"),
-                       ("::1.2.3.4", "an IPv4-compatible")):
+    for text, kind in (
+        ("0.0.0.0", "an unspecified"),
+        ("::1", "a loopback"),
+        ("ff02::1", "a multicast"),
+        ("255.255.255.255", "a broadcast"),
+        ("::ffff:1.2.3.4", "an IPv4-mapped"),
+        ("::1.2.3.4", "an IPv4-compatible"),
+    ):
         with pytest.raises(ConfigError, match=f" is {kind} address"):
             values.parse_host_address(text)

@@ -31,17 +31,17 @@ def ethernet(payload: bytes, *, kind: int | None = None, source: bytes = GUEST_M
     return OUR_MAC + source + kind.to_bytes(2, "big") + payload
 
 
-def ip(source: str, destination: str, protocol: int, payload: bytes) -> bytes:
+def ip(source: str, destination: str, protocol: int, payload: bytes, *, ttl: int = 64, tos: int = 0) -> bytes:
     """Give a packet of the family of *source*, header checksum complete."""
     if ":" in source:
         return (
-            struct.pack("!IHBB", 0x60000000, len(payload), protocol, 64)
+            struct.pack("!IHBB", 0x60000000 | tos << 20, len(payload), protocol, ttl)
             + packed(source)
             + packed(destination)
             + payload
         )
     addresses = packed(source) + packed(destination)
-    start = struct.pack("!BBHHHBB", 0x45, 0, 20 + len(payload), 0x1234, 0x4000, 64, protocol)
+    start = struct.pack("!BBHHHBB", 0x45, tos, 20 + len(payload), 0x1234, 0x4000, ttl, protocol)
     return start + rfc1071(start + b"\0\0" + addresses).to_bytes(2, "big") + addresses + payload
 
 
@@ -59,11 +59,20 @@ def with_checksum(source: str, destination: str, protocol: int, message: bytes, 
     return message[:at] + value.to_bytes(2, "big") + message[at + 2 :]
 
 
-def udp(source: str, sport: int, destination: str, dport: int, payload: bytes = b"") -> bytes:
+def udp(
+    source: str,
+    sport: int,
+    destination: str,
+    dport: int,
+    payload: bytes = b"",
+    *,
+    ttl: int = 64,
+    tos: int = 0,
+) -> bytes:
     """Give a frame with a datagram."""
     message = struct.pack("!HHHH", sport, dport, 8 + len(payload), 0) + payload
     message = with_checksum(source, destination, UDP, message, 6)
-    return ethernet(ip(source, destination, UDP, message))
+    return ethernet(ip(source, destination, UDP, message, ttl=ttl, tos=tos))
 
 
 def tcp(

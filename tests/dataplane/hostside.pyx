@@ -6,7 +6,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from passt.dataplane.link cimport (
-    LINK_CSUM, LINK_TSO4, LINK_TSO6, LINK_USO4, LINK_USO6, RX_BATCH, Link, RxFrame, TapLink, TxMeta,
+    LINK_CSUM, LINK_TSO4, LINK_TSO6, LINK_USO4, LINK_USO6, MAX_PIECES, RX_BATCH, Link, RxFrame, TapLink,
+    TxMeta,
 )
 from passt.dataplane.reactor cimport Reactor, make_tag
 from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
@@ -208,8 +209,12 @@ cdef class PlainLink:
         link.stats = &self.stats
 
     def send(self, bytes frame not None, *, int gso_type=0, int gso_size=0, int csum_start=0,
-             int csum_offset=0, int hdr_len=0):
+             int csum_offset=0, int hdr_len=0, int piece=0):
+        """Send a frame; with *piece* its payload in pieces of that size, which lie elsewhere."""
         cdef TxMeta meta
+        cdef iovec pieces[MAX_PIECES]
+        cdef size_t n = 0
+        cdef Py_ssize_t at = hdr_len
         if len(frame) > <Py_ssize_t>self.link.max_frame:
             raise ValueError("longer than the slot")
         meta.gso_type = <uint8_t>gso_type
@@ -217,8 +222,18 @@ cdef class PlainLink:
         meta.csum_start = <uint16_t>csum_start
         meta.csum_offset = <uint16_t>csum_offset
         meta.hdr_len = <uint16_t>hdr_len
-        memcpy(self.link.slot, <const char *>frame, len(frame))
-        return bool(self.link.send(len(frame), &meta))
+        if not piece:
+            memcpy(self.link.slot, <const char *>frame, len(frame))
+            return bool(self.link.send(len(frame), &meta))
+        memcpy(self.link.slot, <const char *>frame, hdr_len)
+        while at < len(frame):
+            if n == MAX_PIECES:
+                raise ValueError("more pieces than a frame may have")
+            pieces[n].iov_base = <char *>frame + at
+            pieces[n].iov_len = <size_t>min(piece, len(frame) - at)
+            at += piece
+            n += 1
+        return bool(self.link.send_pieces(pieces, n, &meta))
 
     def read(self, int room=RX_BATCH):
         cdef RxFrame frames[RX_BATCH]

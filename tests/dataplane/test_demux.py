@@ -83,7 +83,7 @@ def refuse(bench: Bench) -> None:
 
 def fill(bench: Bench) -> None:
     for port in range(MAX_FLOWS):
-        assert bench.take(udp(G4, 2000 + port, R4, 9)) == {}
+        assert bench.take(tcp(G4, 2000 + port, R4, 9)) == {}
 
 
 def fails(operation: str, number: int) -> Callable[[Bench], None]:
@@ -160,9 +160,9 @@ CASES = [
     Case(Verdict.DROP_NO_FD, TCP4, fails("open", errno.ENFILE)),
     Case(Verdict.DROP_NO_FD, ECHO6, fails("open", errno.EMFILE)),
     Case(Verdict.DROP_SOCKET, UDP4, fails("open", errno.EACCES)),
-    Case(Verdict.DROP_SOCKET, UDP6, fails("connect", errno.ENETUNREACH)),
+    Case(Verdict.DROP_SOCKET, UDP6, fails("watch", errno.ENOMEM)),
     Case(Verdict.DROP_SOCKET, UDP4, fails("watch", errno.ENOSPC)),
-    Case(Verdict.DROP_SOCKET, UDP4, fails("send_message", errno.EPERM)),
+    Case(Verdict.DROP_SOCKET, UDP4, fails("send_message", errno.ENOBUFS)),
     Case(Verdict.DROP_SOCKET, TCP4, fails("open", errno.EACCES)),
     Case(Verdict.DROP_SOCKET, ECHO4, fails("open", errno.EACCES)),
     Case(Verdict.DROP_SOCKET, ECHO6, fails("send_message", errno.ENOBUFS)),

@@ -39,6 +39,7 @@ COUNTERS = {
     "flows_ping",
     "flows_opened",
     "flows_refused",
+    "flows_crowded_out",
     "tcp_retransmits",
     "tcp_timeouts",
     "tcp_duplicate_acks",

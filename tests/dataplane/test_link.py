@@ -251,6 +251,39 @@ def test_frames_are_kept_in_order_while_the_device_is_full(device: Device) -> No
     assert counters["link_stalls"] == 1
 
 
+@pytest.mark.parametrize("offloads", [0, ALL])
+def test_pieces_go_out_as_one_frame_and_are_kept_like_one(
+    make_device: Callable[[int], Device], offloads: int
+) -> None:
+    device = make_device(offloads)
+    frame = bytes(range(250)) * 4
+    assert device.link.send(frame, hdr_len=42, piece=100)
+    header, data = device.take()
+    assert (data, header.hdr_len, header.gso_type) == (frame, 42, 0)
+    assert device.link.counters()["bytes_to_guest"] == len(frame)
+    sent = fill(device)
+    sent.append(frame)
+    assert device.link.send(frame, hdr_len=42, piece=100)
+    arrived = [data for _, data in device.take_all()]
+    device.link.on_writable()
+    arrived += [data for _, data in device.take_all()]
+    assert arrived == sent
+
+
+def test_pieces_that_meet_a_full_device_are_kept(device: Device) -> None:
+    sent: list[bytes] = []
+    while not device.link.blocked:
+        sent.append(len(sent).to_bytes(4, "big") + bytes(56))
+        assert device.link.send(sent[-1], hdr_len=42, piece=7)
+    assert device.link.counters()["link_stalls"] == 1
+    arrived = [data for _, data in device.take_all()]
+    device.link.on_writable()
+    assert arrived + [data for _, data in device.take_all()] == sent
+    device.kernel.close()
+    assert not device.link.send(SMALL, hdr_len=14, piece=7)
+    assert device.link.counters()["drop_link_full"] == 1
+
+
 def test_device_that_drains_a_little_stalls_again(device: Device) -> None:
     sent = fill(device)
     for number in range(40):

@@ -145,10 +145,11 @@ def test_kernel_does_look_at_checksums(side: Side) -> None:
         assert receiver.recv(100) == b"payload"
 
 
+@pytest.mark.parametrize("piece", [0, 1000, 700])
 @families
 @offloads
 @in_own_namespace
-def test_segmented_datagrams_arrive_one_by_one(side: Side, masks: tuple[int, int]) -> None:
+def test_segmented_datagrams_arrive_one_by_one(side: Side, masks: tuple[int, int], piece: int) -> None:
     tap = make(masks)
     payload = bytes(i * 3 & 0xFF for i in range(3500))
     with socket.socket(side.family, socket.SOCK_DGRAM) as receiver:
@@ -162,6 +163,7 @@ def test_segmented_datagrams_arrive_one_by_one(side: Side, masks: tuple[int, int
             csum_start=side.l4_at,
             csum_offset=6,
             hdr_len=side.l4_at + 8,
+            piece=piece,
         )
         assert [receiver.recv(5000) for _ in range(4)] == [
             payload[at : at + 1000] for at in range(0, 3500, 1000)

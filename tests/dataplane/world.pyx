@@ -6,6 +6,7 @@ scripted ones that note each call and answer as the test says.
 """
 
 from collections import deque
+from struct import pack
 from typing import NamedTuple
 
 from tests.dataplane.probe import Guarded
@@ -23,8 +24,8 @@ from passt.dataplane.reactor cimport EVENT_FLOW, EVENT_LISTENER, Reactor, make_t
 from passt.dataplane.sockets cimport Sockets, read_sockaddr
 from passt.dataplane.stats cimport DROP_LINK_FULL, count, stats_as_dict
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, EAGAIN, EPOLL_CTL_ADD, EPOLLIN, IPPROTO_TCP, MSG_TRUNC, htons, iovec, mmsghdr, msghdr,
-    sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
+    AF_INET, AF_INET6, EAGAIN, EPOLL_CTL_ADD, EPOLLIN, IPPROTO_TCP, MSG_TRUNC, SOL_UDP, UDP_SEGMENT, htons,
+    iovec, mmsghdr, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
 )
 from passt.dataplane.tcp_conn cimport end
 from passt.dataplane.tcp_from_sock cimport on_listener
@@ -32,6 +33,10 @@ from passt.dataplane.tcp_from_tap cimport flush_gather
 from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer
 from passt.dataplane.udp cimport on_udp_listener
 from passt.dataplane.udp_out cimport flush_out
+
+
+# Level and type of an item of control data that says UDP_SEGMENT.
+SEGMENT_ITEM = pack("ii", SOL_UDP, UDP_SEGMENT)
 
 
 class Sent(NamedTuple):
@@ -105,6 +110,7 @@ cdef class ScriptedSockets(Sockets):
     cdef readonly dict inbox
     cdef readonly dict errors
     cdef readonly list options
+    cdef public int refuse_segments   # errno of each message that is to be cut, 0: they go
     cdef int next_fd
 
     def __init__(self, reactor):
@@ -194,6 +200,8 @@ cdef class ScriptedSockets(Sockets):
         control = b""
         if message.msg_controllen:
             control = (<const char *>message.msg_control)[:message.msg_controllen]
+        if self.refuse_segments and control[-16:-8] == SEGMENT_ITEM:
+            return -self.refuse_segments
         return self.note("send_message", (fd, data, peer, control), len(data))
 
     cdef ssize_t receive_message(self, int fd, msghdr *message) noexcept with gil:
@@ -228,7 +236,7 @@ cdef class ScriptedSockets(Sockets):
                 return <int>i
             sent = self.send_message(fd, &messages[i].msg_hdr)
             if sent < 0:
-                return <int>sent
+                return <int>(i if i else sent)
             messages[i].msg_len = <unsigned int>sent
         return <int>n
 
@@ -337,7 +345,9 @@ cdef class World:
 
     def flush(self):
         """Send what was gathered, as at the end of one batch of frames."""
+        flush_gather(self.core)
         flush_out(self.core)
+        self.memory.clear()
 
     def wake_waiting(self):
         """The link drains."""
@@ -370,6 +380,10 @@ cdef class World:
         if flow.kind == FLOW_UDP:
             index = flow.u.udp.port
         self.handle(make_tag(EVENT_FLOW, self.core.flows.flows[index].generation, index), events)
+
+    def tagged_event(self, uint64_t tag, uint32_t events):
+        """Have an event come for what was watched with *tag*."""
+        self.handle(tag, events)
 
     def listener_event(self, uint32_t index):
         """Have the listener *index* be readable."""
@@ -494,6 +508,25 @@ cdef class World:
     @room.setter
     def room(self, int value):
         self.link.room = value
+
+    @property
+    def mtu(self):
+        return self.core.mtu
+
+    @mtu.setter
+    def mtu(self, uint32_t value):
+        self.core.mtu = value
+        self.core.packet_limit = value if value else 65520
+
+    @property
+    def max_ordered(self):
+        """Number of datagram flows that may be."""
+        return self.core.flows.max_ordered
+
+    @property
+    def n_records(self):
+        """Records in use in the flow table, those of sockets included."""
+        return self.core.flows.n_active
 
     @property
     def blocked(self):

@@ -117,10 +117,10 @@ def inbound(policy: Policy, peer: str, local: str = "192.0.2.5", proto: int = TC
         (TCP, "2001:db8:1::1", 443, "2001:db8:1::1", 0),
         (TCP, "fe80::77", 443, "fe80::77", IFINDEX),
         (ICMP6, "fe80::77", 0, "fe80::77", IFINDEX),
-        (UDP, "224.0.0.251", 5353, "224.0.0.251", 0),
-        (UDP, "255.255.255.255", 9, "255.255.255.255", 0),
+        (UDP, "224.0.0.251", 5353, "224.0.0.251", IFINDEX),
+        (UDP, "255.255.255.255", 9, "255.255.255.255", IFINDEX),
         (UDP, "ff02::fb", 5353, "ff02::fb", IFINDEX),
-        (UDP, "ff0e::1", 5353, "ff0e::1", 0),
+        (UDP, "ff0e::1", 5353, "ff0e::1", IFINDEX),
     ],
 )
 def test_outbound_row(proto: int, destination: str, port: int, target: str, scope: int) -> None:

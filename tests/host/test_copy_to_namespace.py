@@ -52,8 +52,11 @@ def addresses(family: int) -> Json:
     """List what guest and host shall have in common: no lifetimes, no mark of how an address was made."""
     found = json.loads(ip("-j", f"-{family}", "addr", "show", "dev", "h0"))
     own = {"nodad", "label", "valid_life_time", "preferred_life_time", "dynamic", "tentative"}
-    return [{key: value for key, value in entry.items() if key not in own}
-            for entry in (found[0]["addr_info"] if found else []) if entry["scope"] != "link"]
+    return [
+        {key: value for key, value in entry.items() if key not in own}
+        for entry in (found[0]["addr_info"] if found else [])
+        if entry["scope"] != "link"
+    ]
 
 
 def routes(family: int) -> Json:
@@ -82,6 +85,7 @@ def single(address: str | None, prefix_len: int, gateway: str | None) -> GuestFa
 
 def copy(host_commands: str) -> dict[str, Any]:
     """Set up a host, copy it to a tap in another namespace; what ip(8) shows in both, and the facts."""
+
     def run() -> dict[str, Any]:
         ip_batch(HOST + host_commands)
         facts = probe()
@@ -92,8 +96,14 @@ def copy(host_commands: str) -> dict[str, Any]:
         tap = configure("h0", GuestNet(copied(facts.ip4), copied(facts.ip6), "h0", ns_mac=MAC), True)
         after = {f"addr{family}": addresses(family) for family in (4, 6)}
         after |= {f"route{family}": routes(family) for family in (4, 6)}
-        return {"facts": facts, "tap": tap, "before": before, "after": after,
-                "link_local": ip("-6", "addr", "show", "dev", "h0", "scope", "link")}
+        return {
+            "facts": facts,
+            "tap": tap,
+            "before": before,
+            "after": after,
+            "link_local": ip("-6", "addr", "show", "dev", "h0", "scope", "link"),
+        }
+
     return isolated(run)
 
 
@@ -176,18 +186,21 @@ PREFIX_ROUTE_WITH_METRICS = """
 """
 
 
-@pytest.mark.parametrize("commands", [
-    pytest.param(PLAIN, id="plain"),
-    pytest.param(SEVERAL, id="several"),
-    pytest.param(NETWORK_MANAGER, id="network-manager"),
-    pytest.param(ON_LINK_GATEWAY, id="on-link-gateway"),
-    pytest.param(ON_LINK_FLAG, id="on-link-flag"),
-    pytest.param(POINT_TO_POINT, id="point-to-point"),
-    pytest.param(MULTIPATH, id="multipath"),
-    pytest.param(IP4_OVER_IP6, id="ip4-over-ip6"),
-    pytest.param(SAME_METRIC, id="same-metric"),
-    pytest.param(PREFIX_ROUTE_WITH_METRICS, id="prefix-route-with-metrics"),
-])
+@pytest.mark.parametrize(
+    "commands",
+    [
+        pytest.param(PLAIN, id="plain"),
+        pytest.param(SEVERAL, id="several"),
+        pytest.param(NETWORK_MANAGER, id="network-manager"),
+        pytest.param(ON_LINK_GATEWAY, id="on-link-gateway"),
+        pytest.param(ON_LINK_FLAG, id="on-link-flag"),
+        pytest.param(POINT_TO_POINT, id="point-to-point"),
+        pytest.param(MULTIPATH, id="multipath"),
+        pytest.param(IP4_OVER_IP6, id="ip4-over-ip6"),
+        pytest.param(SAME_METRIC, id="same-metric"),
+        pytest.param(PREFIX_ROUTE_WITH_METRICS, id="prefix-route-with-metrics"),
+    ],
+)
 def test_copy_shows_the_same_as_the_host(commands: str) -> None:
     result = copy(commands)
     assert result["tap"].warnings == ()
@@ -228,7 +241,9 @@ def test_copy_keeps_only_the_hops_through_the_template() -> None:
     facts = result["facts"].ip4
     assert (facts.ifname, facts.gateway) == ("h0", IPv4Address("192.0.2.1"))
     assert {(route["dst"], route.get("gateway")) for route in result["after"]["route4"]} == {
-        ("default", "192.0.2.1"), ("192.0.2.0/24", None)}
+        ("default", "192.0.2.1"),
+        ("192.0.2.0/24", None),
+    }
 
 
 def test_copy_leaves_out_deprecated_and_link_scope_addresses() -> None:
@@ -242,7 +257,9 @@ def test_copy_leaves_out_deprecated_and_link_scope_addresses() -> None:
         route add default via 2001:db8::1
     """)
     assert [entry["local"] for family in ("addr4", "addr6") for entry in result["after"][family]] == [
-        "192.0.2.2", "2001:db8::2"]
+        "192.0.2.2",
+        "2001:db8::2",
+    ]
 
 
 def test_copy_with_link_scope_address_only_uses_it_as_the_single_one() -> None:
@@ -256,14 +273,22 @@ def test_copy_with_link_scope_address_only_uses_it_as_the_single_one() -> None:
 
 def configured(guest: GuestNet, *, config_net: bool = True, sysctl: str | None = None) -> dict[str, Any]:
     """configure() in a new namespace, with *sysctl* of net.ipv6.conf.default set to 1."""
+
     def run() -> dict[str, Any]:
         if sysctl is not None:
             Path("/proc/sys/net/ipv6/conf/default", sysctl).write_text("1", encoding="ascii")
         open_tap()
         tap = configure("h0", guest, config_net)
         link = json.loads(ip("-j", "link", "show", "dev", "h0"))[0]
-        return {"tap": tap, "link": link, "addr4": addresses(4), "addr6": addresses(6),
-                "route4": routes(4), "route6": routes(6)}
+        return {
+            "tap": tap,
+            "link": link,
+            "addr4": addresses(4),
+            "addr6": addresses(6),
+            "route4": routes(4),
+            "route6": routes(6),
+        }
+
     return isolated(run)
 
 
@@ -275,6 +300,7 @@ def refused(guest: GuestNet, *, config_net: bool = True, sysctl: str | None = No
         with pytest.raises(HostError) as caught:
             configure("h0", guest, config_net)
         return str(caught.value)
+
     return isolated(run)
 
 
@@ -291,18 +317,29 @@ def test_local_mode_gets_link_local_addresses_and_default_routes() -> None:
     assert [entry["local"] for entry in result["addr4"]] == ["169.254.2.1"]
     assert result["addr6"] == []
     assert [(route["dst"], route.get("gateway")) for route in result["route4"]] == [
-        ("default", "169.254.2.2"), ("169.254.0.0/16", None)]
+        ("default", "169.254.2.2"),
+        ("169.254.0.0/16", None),
+    ]
     assert [(route["dst"], route.get("gateway")) for route in result["route6"]] == [
-        ("fe80::/64", None), ("default", "fe80::1")]
+        ("fe80::/64", None),
+        ("default", "fe80::1"),
+    ]
 
 
 def test_gateway_outside_the_prefix_gets_a_route_of_its_own() -> None:
     ip4, ip6 = single("192.0.2.2", 24, "10.9.9.1"), single("2001:db8::2", 64, "2001:db8:f::1")
     result = configured(GuestNet(ip4, ip6, "h0"))
     assert [(route["dst"], route.get("gateway")) for route in result["route4"]] == [
-        ("default", "10.9.9.1"), ("10.9.9.1", None), ("192.0.2.0/24", None)]
+        ("default", "10.9.9.1"),
+        ("10.9.9.1", None),
+        ("192.0.2.0/24", None),
+    ]
     assert {(route["dst"], route.get("gateway")) for route in result["route6"]} == {
-        ("default", "2001:db8:f::1"), ("2001:db8:f::1", None), ("2001:db8::/64", None), ("fe80::/64", None)}
+        ("default", "2001:db8:f::1"),
+        ("2001:db8:f::1", None),
+        ("2001:db8::/64", None),
+        ("fe80::/64", None),
+    }
 
 
 def test_single_ip4_address_takes_an_ip6_gateway() -> None:
@@ -333,10 +370,13 @@ def test_mtu_beyond_the_driver_is_a_warning() -> None:
     assert [text.split(":")[0] for text in result["tap"].warnings] == ["cannot set --mtu 65535 on h0"]
 
 
-@pytest.mark.parametrize(("mtu", "sysctl", "text"), [
-    (1000, None, "its MTU is 1000"),
-    (1500, "disable_ipv6", "disable_ipv6 is 1 in the namespace"),
-])
+@pytest.mark.parametrize(
+    ("mtu", "sysctl", "text"),
+    [
+        (1000, None, "its MTU is 1000"),
+        (1500, "disable_ipv6", "disable_ipv6 is 1 in the namespace"),
+    ],
+)
 def test_ip6_not_possible_is_a_warning(mtu: int, sysctl: str | None, text: str) -> None:
     result = configured(GuestNet(LOCAL4, single("2001:db8::2", 64, "fe80::1"), "h0", mtu=mtu), sysctl=sysctl)
     assert len(result["tap"].warnings) == 1
@@ -349,22 +389,32 @@ def test_ip6_not_possible_is_a_warning(mtu: int, sysctl: str | None, text: str) 
 
 def test_ip6_alone_not_possible_is_an_error() -> None:
     text = refused(GuestNet(None, LOCAL6, "h0"), sysctl="disable_ipv6")
-    assert text == ("cannot set up h0: only IPv6 is wanted, but net.ipv6.conf.h0.disable_ipv6 is 1 "
-                    "in the namespace")
+    assert text == (
+        "cannot set up h0: only IPv6 is wanted, but net.ipv6.conf.h0.disable_ipv6 is 1 in the namespace"
+    )
 
 
 def test_administrators_link_local_choice_is_left_alone() -> None:
     assert configured(GuestNet(None, LOCAL6, "h0"), sysctl="addr_gen_mode")["tap"].link_local is None
 
 
-@pytest.mark.parametrize(("guest", "text"), [
-    (GuestNet(LOCAL4, None, "h0", ns_mac=bytes([1] * 6)),
-     f"cannot set --ns-mac-addr 01:01:01:01:01:01 on h0: {os.strerror(errno.EADDRNOTAVAIL)}"),
-    (GuestNet(None, single("ff02::5", 64, None), "h0"),
-     f"cannot set address ff02::5/64 on h0: {os.strerror(errno.EADDRNOTAVAIL)}"),
-    (GuestNet(None, single("2001:db8::2", 64, "2001:db8::2"), "h0"),
-     f"cannot set the default route via 2001:db8::2 on h0: {os.strerror(errno.EINVAL)} (Gateway "),
-])
+@pytest.mark.parametrize(
+    ("guest", "text"),
+    [
+        (
+            GuestNet(LOCAL4, None, "h0", ns_mac=bytes([1] * 6)),
+            f"cannot set --ns-mac-addr 01:01:01:01:01:01 on h0: {os.strerror(errno.EADDRNOTAVAIL)}",
+        ),
+        (
+            GuestNet(None, single("ff02::5", 64, None), "h0"),
+            f"cannot set address ff02::5/64 on h0: {os.strerror(errno.EADDRNOTAVAIL)}",
+        ),
+        (
+            GuestNet(None, single("2001:db8::2", 64, "2001:db8::2"), "h0"),
+            f"cannot set the default route via 2001:db8::2 on h0: {os.strerror(errno.EINVAL)} (Gateway ",
+        ),
+    ],
+)
 def test_refusal_names_what_was_set_and_why(guest: GuestNet, text: str) -> None:
     assert text in refused(guest)
 
@@ -374,6 +424,7 @@ def test_missing_tap_is_an_error() -> None:
         with pytest.raises(HostError) as caught:
             configure("h9", GuestNet(LOCAL4, None, "h9"), True)
         return str(caught.value)
+
     assert isolated(run) == "there is no interface h9 in this network namespace"
 
 
@@ -382,6 +433,7 @@ def test_lo_comes_up() -> None:
         bring_lo_up()
         found: Json = json.loads(ip("-j", "addr", "show", "dev", "lo"))
         return found
+
     link = isolated(run)[0]
     assert "UP" in link["flags"]
     assert [entry["local"] for entry in link["addr_info"]] == ["127.0.0.1", "::1"]
@@ -403,6 +455,7 @@ def test_plain_user_configures_a_namespace_of_their_own() -> None:
         bring_lo_up()
         configure("h0", GuestNet(LOCAL4, LOCAL6, "h0", mtu=1400), True)
         return routes(4) + routes(6)
+
     assert [route["dst"] for route in isolated(run)] == ["default", "169.254.0.0/16", "fe80::/64", "default"]
 
 
@@ -416,8 +469,11 @@ def test_given_gateway_works_with_copied_addresses_of_a_network_manager() -> Non
         family = dataclasses.replace(family, copied_routes=(), gateway=IPv4Address("192.0.2.200"))
         configure("h0", GuestNet(family, None, "h0"), True)
         return routes(4)
+
     assert [(route["dst"], route.get("gateway")) for route in isolated(run)] == [
-        ("default", "192.0.2.200"), ("192.0.2.0/24", None)]
+        ("default", "192.0.2.200"),
+        ("192.0.2.0/24", None),
+    ]
 
 
 def test_given_address_with_copied_routes_has_one_route_to_its_prefix() -> None:
@@ -433,27 +489,35 @@ def test_given_address_with_copied_routes_has_one_route_to_its_prefix() -> None:
         ip6 = dataclasses.replace(ip6, address=IPv6Address("2001:db8::99"), copied_addresses=())
         configure("h0", GuestNet(ip4, ip6, "h0"), True)
         return routes(4), routes(6)
+
     found4, found6 = isolated(run)
     assert [(route["dst"], route.get("gateway"), route.get("prefsrc")) for route in found4] == [
-        ("default", "192.0.2.1", None), ("192.0.2.0/24", None, "192.0.2.99")]
+        ("default", "192.0.2.1", None),
+        ("192.0.2.0/24", None, "192.0.2.99"),
+    ]
     assert [route["dst"] for route in found6] == ["2001:db8::/64", "fe80::/64", "default"]
 
 
 def test_routes_that_cannot_be_reached_are_warned_of_and_bounded() -> None:
     def run() -> tuple[tuple[str, ...], Json]:
-        ip_batch(HOST + "addr add 192.0.2.2/24 dev h0\n"
-                 + "".join(f"route add 198.51.{third}.0/24 via 192.0.2.1\n" for third in range(9)))
+        ip_batch(
+            HOST
+            + "addr add 192.0.2.2/24 dev h0\n"
+            + "".join(f"route add 198.51.{third}.0/24 via 192.0.2.1\n" for third in range(9))
+        )
         facts = probe().ip4
         assert facts is not None
         family = copied(dataclasses.replace(facts, routes=tuple(r for r in facts.routes if r.gateway)))
         new_namespace()
         open_tap()
         return configure("h0", GuestNet(family, None, "h0"), True).warnings, routes(4)
+
     warnings, found = isolated(run)
     assert found == []
     assert len(warnings) == 5
-    assert warnings[0].startswith("cannot set route 198.51.0.0/24 via 192.0.2.1 on h0: "
-                                  + os.strerror(errno.ENETUNREACH))
+    assert warnings[0].startswith(
+        "cannot set route 198.51.0.0/24 via 192.0.2.1 on h0: " + os.strerror(errno.ENETUNREACH)
+    )
     assert warnings[4] == "cannot set 5 more routes on h0 either"
 
 
@@ -466,9 +530,12 @@ def test_route_over_ip6_is_a_warning_where_the_namespace_has_no_ip6() -> None:
         open_tap()
         warnings = configure("h0", GuestNet(copied(facts.ip4), copied(facts.ip6), "h0"), True).warnings
         return warnings, routes(4)
+
     warnings, found = isolated(run)
     assert [text.split(":")[0] for text in warnings][:2] == [
-        "no IPv6 on h0", "cannot set route 0.0.0.0/0 via 2001"]
+        "no IPv6 on h0",
+        "cannot set route 0.0.0.0/0 via 2001",
+    ]
     assert len(warnings) == 3
     assert [route["dst"] for route in found] == ["198.51.100.1"]
 
@@ -476,11 +543,14 @@ def test_route_over_ip6_is_a_warning_where_the_namespace_has_no_ip6() -> None:
 @pytest.mark.parametrize("family", [4, 6])
 def test_ten_thousand_routes_are_copied_in_time(family: int) -> None:
     total = 10_000
-    lines = ("addr add 192.0.2.2/24 dev h0\n" if family == 4 else "addr add 2001:db8::2/64 dev h0 nodad\n")
+    lines = "addr add 192.0.2.2/24 dev h0\n" if family == 4 else "addr add 2001:db8::2/64 dev h0 nodad\n"
     for index in range(total):
         high, low = divmod(index, 256)
-        lines += (f"route add 10.{high}.{low}.0/24 via 192.0.2.1\n" if family == 4
-                  else f"route add 2001:db8:1:{index:x}::/64 via 2001:db8::1\n")
+        lines += (
+            f"route add 10.{high}.{low}.0/24 via 192.0.2.1\n"
+            if family == 4
+            else f"route add 2001:db8:1:{index:x}::/64 via 2001:db8::1\n"
+        )
 
     def run() -> tuple[int, float, float]:
         ip_batch(HOST + lines)
@@ -491,6 +561,7 @@ def test_ten_thousand_routes_are_copied_in_time(family: int) -> None:
         open_tap()
         configure("h0", GuestNet(copied(facts.ip4), copied(facts.ip6), "h0"), True)
         return len(routes(family)), probed - start, time.process_time() - probed
+
     found, probe_s, configure_s = isolated(run)
     assert found >= total
     # CPU time of this process, kernel included; a quadratic copy would take a hundred times as long.

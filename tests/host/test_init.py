@@ -52,14 +52,17 @@ def test_arguments_and_name_are_passed() -> None:
     assert execute(["sh", "-c", 'echo "$0|$1|$2"', "a b", "", "é\n"])[:2] == (0, "a b||é\n\n")
 
 
-@pytest.mark.parametrize(("name", "status", "text"), [
-    ("no-such-program", 127, "pasta: cannot run 'no-such-program': command not found\n"),
-    ("", 127, "pasta: cannot run '': command not found\n"),
-    ("/nonexistent/x", 127, "pasta: cannot run '/nonexistent/x': No such file or directory\n"),
-    ("/etc/passwd", 126, "pasta: cannot run '/etc/passwd': Permission denied\n"),
-    ("/etc", 126, "pasta: cannot run '/etc': Permission denied\n"),
-    ("/etc/passwd/x", 126, "pasta: cannot run '/etc/passwd/x': Not a directory\n"),
-])
+@pytest.mark.parametrize(
+    ("name", "status", "text"),
+    [
+        ("no-such-program", 127, "pasta: cannot run 'no-such-program': command not found\n"),
+        ("", 127, "pasta: cannot run '': command not found\n"),
+        ("/nonexistent/x", 127, "pasta: cannot run '/nonexistent/x': No such file or directory\n"),
+        ("/etc/passwd", 126, "pasta: cannot run '/etc/passwd': Permission denied\n"),
+        ("/etc", 126, "pasta: cannot run '/etc': Permission denied\n"),
+        ("/etc/passwd/x", 126, "pasta: cannot run '/etc/passwd/x': Not a directory\n"),
+    ],
+)
 def test_what_cannot_run_is_one_line_and_a_status_as_in_shells(name: str, status: int, text: str) -> None:
     assert execute([name]) == (status, "", text)
 
@@ -113,8 +116,16 @@ def test_without_shell_it_is_sh(shell: str | None, tmp_path: Path) -> None:
     assert execute([], SHELL=shell, HOME=str(tmp_path))[:2] == (5, "-/bin/sh\n")
 
 
-@pytest.mark.parametrize(("status", "expected"), [
-    (0, 0), (7 << 8, 7), (255 << 8, 255), (signal.SIGKILL, 137), (signal.SIGSEGV | 0x80, 139), (64, 192),
-])
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (0, 0),
+        (7 << 8, 7),
+        (255 << 8, 255),
+        (signal.SIGKILL, 137),
+        (signal.SIGSEGV | 0x80, 139),
+        (64, 192),
+    ],
+)
 def test_status_is_what_shells_make_of_it(status: int, expected: int) -> None:
     assert init.exit_status(status) == expected

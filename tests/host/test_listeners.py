@@ -24,10 +24,18 @@ if TYPE_CHECKING:
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
 
 
-def rule(proto: int = TCP, first: int = 5000, last: int | None = None, address: str | None = None, *,
-         ifname: str | None = None, optional: bool = False) -> PortRule:
-    return PortRule(proto, first, last or first, first, ip_address(address) if address else None, ifname,
-                    optional)
+def rule(
+    proto: int = TCP,
+    first: int = 5000,
+    last: int | None = None,
+    address: str | None = None,
+    *,
+    ifname: str | None = None,
+    optional: bool = False,
+) -> PortRule:
+    return PortRule(
+        proto, first, last or first, first, ip_address(address) if address else None, ifname, optional
+    )
 
 
 def bring_lo_up() -> None:
@@ -63,20 +71,29 @@ def describe(rules: list[PortRule], *, ip4: bool = True, ip6: bool = True) -> li
 
 @pytest.mark.needs_root
 @pytest.mark.parametrize("proto", [TCP, UDP])
-@pytest.mark.parametrize(("ip4", "ip6", "expected"), [
-    (True, True, (socket.AF_INET6, False, "::", 5000)),
-    (True, False, (socket.AF_INET, None, "0.0.0.0", 5000)),
-    (False, True, (socket.AF_INET6, True, "::", 5000)),
-])
-def test_rule_without_address_takes_the_families_wanted(proto: int, ip4: bool, ip6: bool,
-                                                        expected: tuple[object, ...]) -> None:
+@pytest.mark.parametrize(
+    ("ip4", "ip6", "expected"),
+    [
+        (True, True, (socket.AF_INET6, False, "::", 5000)),
+        (True, False, (socket.AF_INET, None, "0.0.0.0", 5000)),
+        (False, True, (socket.AF_INET6, True, "::", 5000)),
+    ],
+)
+def test_rule_without_address_takes_the_families_wanted(
+    proto: int, ip4: bool, ip6: bool, expected: tuple[object, ...]
+) -> None:
     assert isolated(lambda: describe([rule(proto)], ip4=ip4, ip6=ip6)) == [expected]
 
 
 @pytest.mark.needs_root
 def test_range_opens_each_port() -> None:
     assert [one[3] for one in isolated(lambda: describe([rule(TCP, 5000, 5003), rule(UDP, 5000)]))] == [
-        5000, 5001, 5002, 5003, 5000]
+        5000,
+        5001,
+        5002,
+        5003,
+        5000,
+    ]
 
 
 @pytest.mark.needs_root

@@ -27,26 +27,42 @@ def sysctls(root: Path, **values: str) -> str:
     return str(root)
 
 
-@pytest.mark.parametrize(("number", "values", "expected"), [
-    (errno.ENOSPC, {"user__max_user_namespaces": "0"}, "user.max_user_namespaces is 0: raise it"),
-    (errno.ENOSPC, {"user__max_net_namespaces": "0", "user__max_pid_namespaces": "0"},
-     "user.max_pid_namespaces is 0 and user.max_net_namespaces is 0"),
-    (errno.ENOSPC, {"user__max_user_namespaces": "9"},
-     "limit is reached .*user.max_user_namespaces.*32 deep"),
-    (errno.EUSERS, {}, "limit is reached"),
-    (errno.EPERM, {"kernel__unprivileged_userns_clone": "0"},
-     "kernel.unprivileged_userns_clone is 0: set it to 1"),
-    (errno.EPERM, {"kernel__unprivileged_userns_clone": "1"}, "seccomp .*chroot"),
-    (errno.EPERM, {"kernel__apparmor_restrict_unprivileged_userns": "1"},
-     "kernel.apparmor_restrict_unprivileged_userns is 1: set it to 0 .*AppArmor profile"),
-    (errno.EACCES, {"kernel__apparmor_restrict_unprivileged_userns": "1"}, "apparmor_restrict"),
-    (errno.EPERM, {"kernel__apparmor_restrict_unprivileged_userns": "0"}, "seccomp"),
-    (errno.EPERM, {}, "seccomp"),
-    (errno.EINVAL, {}, "CONFIG_USER_NS"),
-    (errno.ENOMEM, {}, "$"),
-])
-def test_refusal_names_the_setting(tmp_path: Path, number: int, values: dict[str, str],
-                                   expected: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "values", "expected"),
+    [
+        (errno.ENOSPC, {"user__max_user_namespaces": "0"}, "user.max_user_namespaces is 0: raise it"),
+        (
+            errno.ENOSPC,
+            {"user__max_net_namespaces": "0", "user__max_pid_namespaces": "0"},
+            "user.max_pid_namespaces is 0 and user.max_net_namespaces is 0",
+        ),
+        (
+            errno.ENOSPC,
+            {"user__max_user_namespaces": "9"},
+            "limit is reached .*user.max_user_namespaces.*32 deep",
+        ),
+        (errno.EUSERS, {}, "limit is reached"),
+        (
+            errno.EPERM,
+            {"kernel__unprivileged_userns_clone": "0"},
+            "kernel.unprivileged_userns_clone is 0: set it to 1",
+        ),
+        (errno.EPERM, {"kernel__unprivileged_userns_clone": "1"}, "seccomp .*chroot"),
+        (
+            errno.EPERM,
+            {"kernel__apparmor_restrict_unprivileged_userns": "1"},
+            "kernel.apparmor_restrict_unprivileged_userns is 1: set it to 0 .*AppArmor profile",
+        ),
+        (errno.EACCES, {"kernel__apparmor_restrict_unprivileged_userns": "1"}, "apparmor_restrict"),
+        (errno.EPERM, {"kernel__apparmor_restrict_unprivileged_userns": "0"}, "seccomp"),
+        (errno.EPERM, {}, "seccomp"),
+        (errno.EINVAL, {}, "CONFIG_USER_NS"),
+        (errno.ENOMEM, {}, "$"),
+    ],
+)
+def test_refusal_names_the_setting(
+    tmp_path: Path, number: int, values: dict[str, str], expected: str
+) -> None:
     error = OSError(number, os.strerror(number))
     text = namespaces.explain_refusal("a user namespace", error, sysctls(tmp_path, **values))
     with pytest.raises(HostError, match=f"^cannot get a user namespace: {os.strerror(number)}.*{expected}"):
@@ -88,8 +104,10 @@ def test_forbidden_by_limit_is_one_line_with_the_setting() -> None:
             return str(error)
         return ""
 
-    assert isolated(attempt, flags=0) == ("cannot get a user namespace: No space left on device; "
-                                          "user.max_user_namespaces is 0: raise it with sysctl")
+    assert isolated(attempt, flags=0) == (
+        "cannot get a user namespace: No space left on device; "
+        "user.max_user_namespaces is 0: raise it with sysctl"
+    )
 
 
 @pytest.mark.needs_root
@@ -105,7 +123,8 @@ def test_forbidden_network_namespaces_are_told() -> None:
         return ""
 
     assert "the namespaces of the command: No space left on device; user.max_net_namespaces is 0" in isolated(
-        attempt, flags=0)
+        attempt, flags=0
+    )
 
 
 def fail_with_config(_channel: Channel) -> None:
@@ -121,12 +140,15 @@ def die(_channel: Channel) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("main", "text"), [
-    (fail_with_config, "^no such thing$"),
-    (fail_by_mistake, "ended too early"),
-    (die, "ended by signal 9"),
-    (lambda channel: channel.send(Kind.CONTINUED), "ended too early"),
-])
+@pytest.mark.parametrize(
+    ("main", "text"),
+    [
+        (fail_with_config, "^no such thing$"),
+        (fail_by_mistake, "ended too early"),
+        (die, "ended by signal 9"),
+        (lambda channel: channel.send(Kind.CONTINUED), "ended too early"),
+    ],
+)
 def test_failure_of_the_child_is_our_error(main: Callable[[Channel], object], text: str) -> None:
     child = namespaces.start_child(0, main)
     with pytest.raises(HostError, match=text):

@@ -48,8 +48,9 @@ class ScriptedKernel:
         self.waiting.clear()
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch,
-             answer: Callable[[list[rtnl.Message]], list[bytes]]) -> tuple[RtnlSocket, ScriptedKernel]:
+def scripted(
+    monkeypatch: pytest.MonkeyPatch, answer: Callable[[list[rtnl.Message]], list[bytes]]
+) -> tuple[RtnlSocket, ScriptedKernel]:
     rtnetlink = RtnlSocket()
     rtnetlink.close()
     kernel = ScriptedKernel(answer)
@@ -72,9 +73,12 @@ def dump(rtnetlink: RtnlSocket) -> list[bytes]:
 
 def test_dump_joins_datagrams_and_leaves_other_families_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(requests: list[rtnl.Message]) -> list[bytes]:
-        entry, other = (rtnl.message(MessageType.NEWADDR, 2, requests[0].sequence, payload)
-                        for payload in (LOOPBACK, OTHER_FAMILY))
+        entry, other = (
+            rtnl.message(MessageType.NEWADDR, 2, requests[0].sequence, payload)
+            for payload in (LOOPBACK, OTHER_FAMILY)
+        )
         return [entry + other, entry, done(requests[0].sequence)]
+
     rtnetlink, kernel = scripted(monkeypatch, answer)
     assert dump(rtnetlink) == [LOOPBACK, LOOPBACK]
     assert kernel.requests[0].flags == MessageFlag.REQUEST | MessageFlag.DUMP
@@ -85,14 +89,19 @@ def test_interrupted_dump_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> Non
         sequence = requests[0].sequence
         flags = 2 | (MessageFlag.DUMP_INTERRUPTED if sequence < 3 else 0)
         return [rtnl.message(MessageType.NEWADDR, flags, sequence, LOOPBACK) * 2, done(sequence)]
+
     rtnetlink, kernel = scripted(monkeypatch, answer)
     assert dump(rtnetlink) == [LOOPBACK, LOOPBACK]
     assert len(kernel.requests) == 3
 
 
 def test_dump_always_interrupted_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    rtnetlink, kernel = scripted(monkeypatch, lambda requests: [
-        rtnl.message(MessageType.DONE, MessageFlag.DUMP_INTERRUPTED, requests[0].sequence, bytes(4))])
+    rtnetlink, kernel = scripted(
+        monkeypatch,
+        lambda requests: [
+            rtnl.message(MessageType.DONE, MessageFlag.DUMP_INTERRUPTED, requests[0].sequence, bytes(4))
+        ],
+    )
     with pytest.raises(HostError, match=r"^cannot read addresses: it changed during each of 16 attempts$"):
         dump(rtnetlink)
     assert len(kernel.requests) == 16
@@ -111,8 +120,10 @@ def test_refused_dump_names_it(monkeypatch: pytest.MonkeyPatch, end: Callable[[i
 
 
 def test_late_replies_to_an_earlier_request_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    rtnetlink, _ = scripted(monkeypatch, lambda requests: [
-        done(requests[0].sequence + 9, errno.EPERM), done(requests[0].sequence)])
+    rtnetlink, _ = scripted(
+        monkeypatch,
+        lambda requests: [done(requests[0].sequence + 9, errno.EPERM), done(requests[0].sequence)],
+    )
     assert dump(rtnetlink) == []
 
 
@@ -133,9 +144,12 @@ def test_cut_datagram_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_many_requests_come_in_batches_with_one_acknowledgement_each(monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(requests: list[rtnl.Message]) -> list[bytes]:
         # Every tenth request is refused; only those and the last are answered, as by the kernel.
-        return [refusal(request.sequence, 0 if request.sequence % 10 else errno.EEXIST)
-                for request in requests
-                if request.flags & MessageFlag.ACK or request.sequence % 10 == 0]
+        return [
+            refusal(request.sequence, 0 if request.sequence % 10 else errno.EEXIST)
+            for request in requests
+            if request.flags & MessageFlag.ACK or request.sequence % 10 == 0
+        ]
+
     rtnetlink, kernel = scripted(monkeypatch, answer)
     outcomes = rtnetlink.request_all("cannot try", [Request(MessageType.NEWROUTE, 0, bytes(12))] * 1000)
     assert [outcome.errno for outcome in outcomes] == ([0] * 9 + [errno.EEXIST]) * 100
@@ -150,6 +164,7 @@ def test_long_requests_make_short_batches(monkeypatch: pytest.MonkeyPatch) -> No
     def answer(requests: list[rtnl.Message]) -> list[bytes]:
         lengths.append(len(requests))
         return [refusal(requests[-1].sequence, 0)]
+
     rtnetlink, _ = scripted(monkeypatch, answer)
     rtnetlink.request_all("cannot try", [Request(MessageType.NEWROUTE, 0, bytes(15_000))] * 5)
     assert lengths == [2, 2, 1]
@@ -163,8 +178,9 @@ def test_request_refused_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_request_answered_by_something_else_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    rtnetlink, _ = scripted(monkeypatch, lambda requests: [
-        rtnl.message(MessageType.NEWADDR, 0, requests[0].sequence, LOOPBACK)])
+    rtnetlink, _ = scripted(
+        monkeypatch, lambda requests: [rtnl.message(MessageType.NEWADDR, 0, requests[0].sequence, LOOPBACK)]
+    )
     with pytest.raises(HostError, match=r"^cannot try: unexpected answer of type 20$"):
         rtnetlink.request("cannot try", MessageType.NEWROUTE, bytes(12))
 

@@ -36,6 +36,7 @@ def test_range_of_descriptors_is_closed(use_close_range: bool) -> None:
 
 def test_closed_standard_descriptors_become_null_and_others_go() -> None:
     """The test's own pipe is among the others, so it is kept; that is how `keep` is tested."""
+
     def tidy() -> tuple[list[str], bool, set[int]]:
         pipes = [fd for fd in open_fds() if fd > 2 and "pipe" in os.readlink(f"/proc/self/fd/{fd}")]
         for fd in (0, 2):

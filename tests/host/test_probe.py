@@ -41,24 +41,27 @@ def address(text: str, prefix_len: int, *, flags: int = 0, scope: int = 0) -> Ad
     return AddressMessage(family, prefix_len, flags, scope, 3, packed, packed, 0)
 
 
-@pytest.mark.parametrize(("routes", "expected"), [
-    ([], None),
-    ([route("0.0.0.0/0")], None),
-    ([route("0.0.0.0/0", (3, 1))], 3),
-    ([route("0.0.0.0/0", (3, 1)), route("0.0.0.0/0", (4, 1))], 3),
-    ([route("10.0.0.0/8", (4, 1)), route("0.0.0.0/0", (3, 1))], 3),
-    ([route("10.0.0.0/8", (4, 1)), route("10.0.0.0/9", (3, 1))], 4),
-    ([route("0.0.0.0/0", (1, 1)), route("10.0.0.0/8", (4, 1))], 4),
-    ([route("169.254.0.0/16", (3, 1))], None),
-    ([route("169.254.9.0/24", (3, 1))], None),
-    ([route("169.0.0.0/8", (3, 1))], 3),
-    ([route("169.253.0.0/16", (3, 1))], 3),
-    ([route("fe80::/64", (3, 1))], None),
-    ([route("febf::/16", (3, 1))], None),
-    ([route("fec0::/16", (3, 1))], 3),
-    ([route("fe80::/9", (3, 1))], 3),
-    ([route("0.0.0.0/0", (3, 1), (4, 2), (5, 2))], 4),
-])
+@pytest.mark.parametrize(
+    ("routes", "expected"),
+    [
+        ([], None),
+        ([route("0.0.0.0/0")], None),
+        ([route("0.0.0.0/0", (3, 1))], 3),
+        ([route("0.0.0.0/0", (3, 1)), route("0.0.0.0/0", (4, 1))], 3),
+        ([route("10.0.0.0/8", (4, 1)), route("0.0.0.0/0", (3, 1))], 3),
+        ([route("10.0.0.0/8", (4, 1)), route("10.0.0.0/9", (3, 1))], 4),
+        ([route("0.0.0.0/0", (1, 1)), route("10.0.0.0/8", (4, 1))], 4),
+        ([route("169.254.0.0/16", (3, 1))], None),
+        ([route("169.254.9.0/24", (3, 1))], None),
+        ([route("169.0.0.0/8", (3, 1))], 3),
+        ([route("169.253.0.0/16", (3, 1))], 3),
+        ([route("fe80::/64", (3, 1))], None),
+        ([route("febf::/16", (3, 1))], None),
+        ([route("fec0::/16", (3, 1))], 3),
+        ([route("fe80::/9", (3, 1))], 3),
+        ([route("0.0.0.0/0", (3, 1), (4, 2), (5, 2))], 4),
+    ],
+)
 def test_template_choice(routes: list[RouteMessage], expected: int | None) -> None:
     assert template_ifindex(routes) == expected
 
@@ -70,17 +73,20 @@ def test_preferred_hop_is_first_of_highest_weight() -> None:
     assert preferred_hop(many, 7) is None
 
 
-@pytest.mark.parametrize(("addresses", "expected"), [
-    ([], None),
-    ([address("192.0.2.1", 24), address("192.0.2.2", 24)], 0),
-    ([address("192.0.2.1", 16), address("192.0.2.2", 24)], 1),
-    ([address("192.0.2.1", 24, flags=AddressFlag.DEPRECATED), address("192.0.2.2", 8)], 1),
-    ([address("169.254.1.1", 16, scope=253)], 0),
-    ([address("fe80::1", 64, scope=253)], None),
-    ([address("fe80::1", 64, scope=253), address("2001:db8::1", 48)], 1),
-    ([address("fec0::1", 64, scope=200)], 0),
-    ([address("2001:db8::1", 64, flags=AddressFlag.DADFAILED)], None),
-])
+@pytest.mark.parametrize(
+    ("addresses", "expected"),
+    [
+        ([], None),
+        ([address("192.0.2.1", 24), address("192.0.2.2", 24)], 0),
+        ([address("192.0.2.1", 16), address("192.0.2.2", 24)], 1),
+        ([address("192.0.2.1", 24, flags=AddressFlag.DEPRECATED), address("192.0.2.2", 8)], 1),
+        ([address("169.254.1.1", 16, scope=253)], 0),
+        ([address("fe80::1", 64, scope=253)], None),
+        ([address("fe80::1", 64, scope=253), address("2001:db8::1", 48)], 1),
+        ([address("fec0::1", 64, scope=200)], 0),
+        ([address("2001:db8::1", 64, flags=AddressFlag.DADFAILED)], None),
+    ],
+)
 def test_address_choice(addresses: list[AddressMessage], expected: int | None) -> None:
     assert choose_address(addresses) == (None if expected is None else addresses[expected])
 

@@ -28,6 +28,7 @@ def probed(commands: str, **arguments: Any) -> HostFacts:
         if commands:
             ip_batch(commands)
         return probe(**arguments)
+
     return isolated(run)
 
 
@@ -38,12 +39,15 @@ def test_probe_of_an_empty_namespace_finds_no_template() -> None:
 
 
 def test_probe_ignores_lo_and_link_local_routes() -> None:
-    facts = probed(HOST + """
+    facts = probed(
+        HOST
+        + """
         link set lo up
         addr add 192.0.2.2/24 dev lo
         route add default dev lo
         addr add 169.254.9.9/16 dev h0
-    """)
+    """
+    )
     assert facts.ip4 is None
 
 
@@ -58,12 +62,16 @@ def test_probe_ignores_other_tables() -> None:
 
 
 def test_probe_takes_one_interface_per_family() -> None:
-    commands = HOST + PLAIN + """
+    commands = (
+        HOST
+        + PLAIN
+        + """
         link add h1 type veth peer name p1
         link set p1 up
         link set h1 up
         addr add 198.51.100.2/24 dev h1
     """
+    )
     facts = probed(commands, outbound_if4="h1")
     assert facts.ip4 is not None
     assert facts.ip6 is not None
@@ -82,14 +90,18 @@ def test_probe_finds_an_interface_by_its_alternative_name() -> None:
     assert facts.ifname == "h0"
 
 
-@pytest.mark.parametrize(("option", "ask"), [
-    ("--interface", lambda name: probe(interface=name)),
-    ("--outbound-if4", lambda name: probe(outbound_if4=name)),
-    ("--outbound-if6", lambda name: probe(outbound_if6=name)),
-])
+@pytest.mark.parametrize(
+    ("option", "ask"),
+    [
+        ("--interface", lambda name: probe(interface=name)),
+        ("--outbound-if4", lambda name: probe(outbound_if4=name)),
+        ("--outbound-if6", lambda name: probe(outbound_if6=name)),
+    ],
+)
 @pytest.mark.parametrize("name", ["nothere0", "much-too-long-for-a-name", "", "\udcff"])
 def test_probe_of_a_missing_interface_names_option_and_value(
-        option: str, ask: Callable[[str], HostFacts], name: str) -> None:
+    option: str, ask: Callable[[str], HostFacts], name: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         ask(name)
     assert str(caught.value) == f"{option} {name}: there is no such interface; `ip link` lists them"

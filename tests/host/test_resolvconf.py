@@ -21,62 +21,88 @@ def servers(content: bytes) -> list[str]:
     return [str(server) for server in resolvconf.parse(content).servers]
 
 
-@pytest.mark.parametrize(("content", "expected"), [
-    (b"nameserver 192.0.2.1\n", ["192.0.2.1"]),
-    (b"nameserver 192.0.2.1", ["192.0.2.1"]),
-    (b"nameserver\t 192.0.2.1 \t\n", ["192.0.2.1"]),
-    (b"nameserver 192.0.2.1 # office\n", ["192.0.2.1"]),
-    (b"nameserver 192.0.2.1;office\n", ["192.0.2.1"]),
-    (b"nameserver 192.0.2.1 192.0.2.2\n", ["192.0.2.1"]),
-    (b"nameserver 127.1\n", ["127.0.0.1"]),
-    (b"nameserver fe80::1%eth0\n", ["fe80::1"]),
-    (b"nameserver ::1\n", ["::1"]),
-    (b"#nameserver 192.0.2.1\n;nameserver 192.0.2.2\n", []),
-    (b" nameserver 192.0.2.1\n", []),
-    (b"nameserver192.0.2.1\n", []),
-    (b"nameservers 192.0.2.1\n", []),
-    (b"NAMESERVER 192.0.2.1\n", []),
-    (b"nameserver\n", []),
-    (b"nameserver \t\n", []),
-    (b"nameserver # none\n", []),
-    (b"nameserver dns.example\n", []),
-    (b"nameserver 192.0.2.1\r\n", []),
-    (b"nameserver 2001:db8::g\n", []),
-    (b"nameserver 192.0.2.1\0\n", ["192.0.2.1"]),
-    (b"\0nameserver 192.0.2.1\n", []),
-])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"nameserver 192.0.2.1\n", ["192.0.2.1"]),
+        (b"nameserver 192.0.2.1", ["192.0.2.1"]),
+        (b"nameserver\t 192.0.2.1 \t\n", ["192.0.2.1"]),
+        (b"nameserver 192.0.2.1 # office\n", ["192.0.2.1"]),
+        (b"nameserver 192.0.2.1;office\n", ["192.0.2.1"]),
+        (b"nameserver 192.0.2.1 192.0.2.2\n", ["192.0.2.1"]),
+        (b"nameserver 127.1\n", ["127.0.0.1"]),
+        (b"nameserver fe80::1%eth0\n", ["fe80::1"]),
+        (b"nameserver ::1\n", ["::1"]),
+        (b"#nameserver 192.0.2.1\n;nameserver 192.0.2.2\n", []),
+        (b" nameserver 192.0.2.1\n", []),
+        (b"nameserver192.0.2.1\n", []),
+        (b"nameservers 192.0.2.1\n", []),
+        (b"NAMESERVER 192.0.2.1\n", []),
+        (b"nameserver\n", []),
+        (b"nameserver \t\n", []),
+        (b"nameserver # none\n", []),
+        (b"nameserver dns.example\n", []),
+        (b"nameserver 192.0.2.1\r\n", []),
+        (b"nameserver 2001:db8::g\n", []),
+        (b"nameserver 192.0.2.1\0\n", ["192.0.2.1"]),
+        (b"\0nameserver 192.0.2.1\n", []),
+    ],
+)
 def test_nameserver_line(content: bytes, expected: list[str]) -> None:
     assert servers(content) == expected
 
 
 def test_servers_beyond_the_third_valid_one_are_left_out() -> None:
-    content = b"".join(b"nameserver %s\n" % name
-                       for name in (b"192.0.2.1", b"bad", b"::1", b"192.0.2.3", b"192.0.2.4"))
+    content = b"".join(
+        b"nameserver %s\n" % name for name in (b"192.0.2.1", b"bad", b"::1", b"192.0.2.3", b"192.0.2.4")
+    )
     assert servers(content) == ["192.0.2.1", "::1", "192.0.2.3"]
 
 
-@pytest.mark.parametrize(("content", "expected"), [
-    (b"search a.example b.example\n", ("a.example", "b.example")),
-    (b"search\ta.example \t b.example \n", ("a.example", "b.example")),
-    (b"search a.example\nsearch b.example c.example\n", ("b.example", "c.example")),
-    (b"domain a.example b.example\n", ("a.example",)),
-    (b"search a.example\ndomain b.example\n", ("b.example",)),
-    (b"domain b.example\nsearch a.example\n", ("a.example",)),
-    (b"search a.example\nsearch\n", ("a.example",)),
-    (b"search a.example\nsearch  \n", ("a.example",)),
-    (b"search a.example.\n", ("a.example",)),
-    (b"search .\n", ()),
-    (b"search b\xc3\xbccher.example a.example\n", ("a.example",)),
-    (b"search \x1b[2J a.example\n", ("[2J", "a.example")[1:]),
-    (b"options ndots:3\n", ()),
-])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"search a.example b.example\n", ("a.example", "b.example")),
+        (b"search\ta.example \t b.example \n", ("a.example", "b.example")),
+        (b"search a.example\nsearch b.example c.example\n", ("b.example", "c.example")),
+        (b"domain a.example b.example\n", ("a.example",)),
+        (b"search a.example\ndomain b.example\n", ("b.example",)),
+        (b"domain b.example\nsearch a.example\n", ("a.example",)),
+        (b"search a.example\nsearch\n", ("a.example",)),
+        (b"search a.example\nsearch  \n", ("a.example",)),
+        (b"search a.example.\n", ("a.example",)),
+        (b"search .\n", ()),
+        (b"search b\xc3\xbccher.example a.example\n", ("a.example",)),
+        (b"search \x1b[2J a.example\n", ("[2J", "a.example")[1:]),
+        (b"options ndots:3\n", ()),
+    ],
+)
 def test_search_list(content: bytes, expected: tuple[str, ...]) -> None:
     assert resolvconf.parse(content).search == expected
 
 
-@given(st.binary(max_size=200) | st.lists(st.sampled_from(
-    [b"nameserver", b"search", b"domain", b" ", b"\t", b"#", b";", b"%", b"\0", b"\n", b"::1", b"1", b"."],
-)).map(b"".join))
+@given(
+    st.binary(max_size=200)
+    | st.lists(
+        st.sampled_from(
+            [
+                b"nameserver",
+                b"search",
+                b"domain",
+                b" ",
+                b"\t",
+                b"#",
+                b";",
+                b"%",
+                b"\0",
+                b"\n",
+                b"::1",
+                b"1",
+                b".",
+            ],
+        )
+    ).map(b"".join)
+)
 def test_any_bytes_do_not_raise(content: bytes) -> None:
     facts = resolvconf.parse(content)
     assert len(facts.servers) <= resolvconf.MAX_SERVERS

@@ -33,66 +33,84 @@ if struct.pack("=H", 1) != b"\1\0":
 # RTM_NEWLINK of interface 4, eth0, up, MTU 1400.
 LINK = bytes.fromhex(
     "00 00 0100 04000000 43100100 00000000"  # family, pad, ARPHRD_ETHER, index, flags, change
-    "0900 0300 6574683000 000000"            # IFLA_IFNAME "eth0"
-    "0800 0400 78050000"                     # IFLA_MTU 1400
-    "0800 0d00 e8030000"                     # IFLA_TXQLEN 1000
-    "0a00 0100 02fc00000001 0000"            # IFLA_ADDRESS
-    "8c00 1a80"                              # IFLA_AF_SPEC, nested
-    "8800 0a80"                              # AF_INET6, nested
-    "0500 0800 00 000000"                    # IFLA_INET6_ADDR_GEN_MODE EUI64
-    "7c00 0200" + 26 * "00000000" + "01000000" + 3 * "00000000")  # IFLA_INET6_CONF, 26 is disable_ipv6
+    "0900 0300 6574683000 000000"  # IFLA_IFNAME "eth0"
+    "0800 0400 78050000"  # IFLA_MTU 1400
+    "0800 0d00 e8030000"  # IFLA_TXQLEN 1000
+    "0a00 0100 02fc00000001 0000"  # IFLA_ADDRESS
+    "8c00 1a80"  # IFLA_AF_SPEC, nested
+    "8800 0a80"  # AF_INET6, nested
+    "0500 0800 00 000000"  # IFLA_INET6_ADDR_GEN_MODE EUI64
+    "7c00 0200" + 26 * "00000000" + "01000000" + 3 * "00000000"
+)  # IFLA_INET6_CONF, 26 is disable_ipv6
 # RTM_NEWADDR 192.0.2.2/24 of interface 4, with broadcast, label, flags and lifetimes.
 ADDRESS = bytes.fromhex(
-    "02 18 80 00 04000000"                   # AF_INET, prefix, IFA_F_PERMANENT, scope, index
-    "0800 0100 c0000202"                     # IFA_ADDRESS
-    "0800 0200 c0000202"                     # IFA_LOCAL
-    "0800 0400 c00002ff"                     # IFA_BROADCAST
-    "0900 0300 6574683000 000000"            # IFA_LABEL "eth0"
-    "0800 0800 80000000"                     # IFA_FLAGS
-    "1400 0600 ffffffffffffffff 12000000 12000000")  # IFA_CACHEINFO
+    "02 18 80 00 04000000"  # AF_INET, prefix, IFA_F_PERMANENT, scope, index
+    "0800 0100 c0000202"  # IFA_ADDRESS
+    "0800 0200 c0000202"  # IFA_LOCAL
+    "0800 0400 c00002ff"  # IFA_BROADCAST
+    "0900 0300 6574683000 000000"  # IFA_LABEL "eth0"
+    "0800 0800 80000000"  # IFA_FLAGS
+    "1400 0600 ffffffffffffffff 12000000 12000000"
+)  # IFA_CACHEINFO
 RETARGETED_ADDRESS = bytes.fromhex(
-    "02 18 82 00 09000000"                   # ... IFA_F_NODAD, index 9
+    "02 18 82 00 09000000"  # ... IFA_F_NODAD, index 9
     "0800 0100 c0000202"
     "0800 0200 c0000202"
     "0800 0400 c00002ff"
-    "0800 0800 82000000")
+    "0800 0800 82000000"
+)
 # RTM_NEWROUTE default via 192.0.2.1 dev 4 src 192.0.2.2 metric 100, next-hop id 7, marked linkdown.
 ROUTE = bytes.fromhex(
-    "02 00 00 00 fe 10 00 01 10000000"       # AF_INET, dst_len, src_len, tos, main, dhcp, universe, unicast
-    "0800 0f00 fe000000"                     # RTA_TABLE
-    "0800 0600 64000000"                     # RTA_PRIORITY
-    "0800 1e00 07000000"                     # RTA_NH_ID
-    "0800 0700 c0000202"                     # RTA_PREFSRC
-    "0800 0500 c0000201"                     # RTA_GATEWAY
-    "0800 0400 04000000")                    # RTA_OIF
+    "02 00 00 00 fe 10 00 01 10000000"  # AF_INET, dst_len, src_len, tos, main, dhcp, universe, unicast
+    "0800 0f00 fe000000"  # RTA_TABLE
+    "0800 0600 64000000"  # RTA_PRIORITY
+    "0800 1e00 07000000"  # RTA_NH_ID
+    "0800 0700 c0000202"  # RTA_PREFSRC
+    "0800 0500 c0000201"  # RTA_GATEWAY
+    "0800 0400 04000000"
+)  # RTA_OIF
 RETARGETED_ROUTE = bytes.fromhex(
     "02 00 00 00 fe 10 00 01 00000000"
     "0800 0f00 fe000000"
     "0800 0600 64000000"
     "0800 0700 c0000202"
     "0800 0500 c0000201"
-    "0800 0400 09000000")
+    "0800 0400 09000000"
+)
 # RTM_NEWROUTE 2001:db8::/32, via fe80::1 dev 4 weight 1, dead and onlink, or fe80::2 dev 5 weight 3.
 MULTIPATH_ROUTE = bytes.fromhex(
     "0a 20 00 00 fe 03 00 01 00000000"
     "1400 0100 20010db8000000000000000000000000"
-    "3c00 0900"                              # RTA_MULTIPATH
+    "3c00 0900"  # RTA_MULTIPATH
     "1c00 05 00 04000000 1400 0500 fe800000000000000000000000000001"
-    "1c00 10 02 05000000 1400 0500 fe800000000000000000000000000002")
+    "1c00 10 02 05000000 1400 0500 fe800000000000000000000000000002"
+)
 # RTM_NEWROUTE default via inet6 fe80::1 dev 4.
 VIA_ROUTE = bytes.fromhex(
     "02 00 00 00 fe 03 00 01 00000000"
     "1600 1200 0a00 fe800000000000000000000000000001 0000"  # RTA_VIA
-    "0800 0400 04000000")
+    "0800 0400 04000000"
+)
 # NLMSG_ERROR: EEXIST with the text "no", request header only.
-REFUSAL = Message(MessageType.ERROR, MessageFlag.CAPPED | MessageFlag.ACK_TLVS, 5, bytes.fromhex(
-    "efffffff 24000000 1800 0506 05000000 00000000 0700 0100 6e6f00 00"))
+REFUSAL = Message(
+    MessageType.ERROR,
+    MessageFlag.CAPPED | MessageFlag.ACK_TLVS,
+    5,
+    bytes.fromhex("efffffff 24000000 1800 0506 05000000 00000000 0700 0100 6e6f00 00"),
+)
 
 
 def test_link_golden() -> None:
     assert rtnl.parse_link(LINK) == rtnl.LinkMessage(
-        ifindex=4, flags=0x11043, name="eth0", mtu=1400, mac=bytes.fromhex("02fc00000001"), txqueuelen=1000,
-        ip6_mode=0, ip6_disabled=True)
+        ifindex=4,
+        flags=0x11043,
+        name="eth0",
+        mtu=1400,
+        mac=bytes.fromhex("02fc00000001"),
+        txqueuelen=1000,
+        ip6_mode=0,
+        ip6_disabled=True,
+    )
 
 
 def test_link_without_ip6_has_no_ip6_settings() -> None:
@@ -113,16 +131,27 @@ def test_address_of_point_to_point_is_the_local_one() -> None:
 
 def test_route_golden() -> None:
     assert rtnl.parse_route(ROUTE) == rtnl.RouteMessage(
-        family=AF_INET, prefix_len=0, table=254, protocol=16, scope=0, type=1, flags=0x10,
-        destination=bytes(4), priority=100, source=bytes([192, 0, 2, 2]),
-        hops=(NextHop(4, 1, bytes([192, 0, 2, 1])),))
+        family=AF_INET,
+        prefix_len=0,
+        table=254,
+        protocol=16,
+        scope=0,
+        type=1,
+        flags=0x10,
+        destination=bytes(4),
+        priority=100,
+        source=bytes([192, 0, 2, 2]),
+        hops=(NextHop(4, 1, bytes([192, 0, 2, 1])),),
+    )
 
 
 def test_multipath_route_golden() -> None:
     found = rtnl.parse_route(MULTIPATH_ROUTE)
     assert IPv6Address(found.destination) == IPv6Address("2001:db8::")
-    assert found.hops == (NextHop(4, 1, IPv6Address("fe80::1").packed),
-                          NextHop(5, 3, IPv6Address("fe80::2").packed))
+    assert found.hops == (
+        NextHop(4, 1, IPv6Address("fe80::1").packed),
+        NextHop(5, 3, IPv6Address("fe80::2").packed),
+    )
 
 
 def test_gateway_of_other_family_golden() -> None:
@@ -142,7 +171,8 @@ def test_address_retargeted_sets_and_clears_noprefixroute() -> None:
 def test_address_retargeted_without_long_flags_gets_them() -> None:
     short = rtnl.set_address(4, bytes([192, 0, 2, 2]), 24)
     assert rtnl.parse_address(rtnl.retarget_address(short, 9, no_prefix_route=True)).flags == (
-        AddressFlag.NODAD | AddressFlag.NOPREFIXROUTE)
+        AddressFlag.NODAD | AddressFlag.NOPREFIXROUTE
+    )
 
 
 def test_route_retargeted_golden() -> None:
@@ -151,7 +181,8 @@ def test_route_retargeted_golden() -> None:
 
 def test_route_retargeted_drops_a_source_that_is_not_ours() -> None:
     assert rtnl.retarget_route(ROUTE, 4, 9, ()) == RETARGETED_ROUTE.replace(
-        bytes.fromhex("08000700c0000202"), b"")
+        bytes.fromhex("08000700c0000202"), b""
+    )
 
 
 def test_route_of_another_interface_is_not_retargeted() -> None:
@@ -163,7 +194,8 @@ def test_route_of_another_interface_is_not_retargeted() -> None:
 def test_multipath_route_retargeted_keeps_own_hops_without_state() -> None:
     found = rtnl.retarget_route(MULTIPATH_ROUTE, 4, 9, ())
     assert found == MULTIPATH_ROUTE[:32] + bytes.fromhex(
-        "2000 0900 1c00 04 00 09000000 1400 0500 fe800000000000000000000000000001")
+        "2000 0900 1c00 04 00 09000000 1400 0500 fe800000000000000000000000000001"
+    )
 
 
 def test_flags_of_nested_attributes_survive_retargeting() -> None:
@@ -183,8 +215,10 @@ def test_outcome_with_the_whole_request_quoted() -> None:
     assert found == Outcome(17, "no")
 
 
-@pytest.mark.parametrize(("payload", "expected"), [
-    (b"", 0), (bytes(4), 0), (bytes.fromhex("feffffff"), 2), (bytes.fromhex("14000000"), 0)])
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [(b"", 0), (bytes(4), 0), (bytes.fromhex("feffffff"), 2), (bytes.fromhex("14000000"), 0)],
+)
 def test_end_of_dump(payload: bytes, expected: int) -> None:
     assert rtnl.parse_outcome(Message(MessageType.DONE, 2, 5, payload)).errno == expected
 
@@ -224,7 +258,8 @@ def is_read(read: Reader, data: bytes) -> bool:
 
 @pytest.mark.parametrize(("golden", "header_len", "read"), READERS, ids=READER_NAMES)
 def test_every_truncation_but_between_attributes_is_an_error(
-        golden: bytes, header_len: int, read: Reader) -> None:
+    golden: bytes, header_len: int, read: Reader
+) -> None:
     between = {header_len}
     offset = header_len
     while offset < len(golden):
@@ -252,17 +287,20 @@ def test_every_spoiled_length_is_an_error(golden: bytes, header_len: int, read: 
         is_read(read, golden[:index] + bytes([value]) + golden[index + 1 :])
 
 
-@pytest.mark.parametrize(("payload", "read"), [
-    (ADDRESS[:8], rtnl.parse_address),
-    (b"\x11" + ADDRESS[1:], rtnl.parse_address),
-    (ADDRESS[:1] + b"\x21" + ADDRESS[2:], rtnl.parse_address),
-    (ADDRESS[:8] + bytes.fromhex("0700 0100 c00002 00"), rtnl.parse_address),
-    (ROUTE[:1] + b"\x21" + ROUTE[2:], rtnl.parse_route),
-    (ROUTE[:12] + bytes.fromhex("0700 0400 040000 00"), rtnl.parse_route),
-    (ROUTE[:12] + bytes.fromhex("0800 0100 0a000000 0700 0700 c00002 00"), rtnl.parse_route),
-    (VIA_ROUTE[:12] + bytes.fromhex("0500 1200 0a 000000 0800 0400 04000000"), rtnl.parse_route),
-    (VIA_ROUTE[:12] + bytes.fromhex("0a00 1200 0a00 fe800000 0000 0800 0400 04000000"), rtnl.parse_route),
-])
+@pytest.mark.parametrize(
+    ("payload", "read"),
+    [
+        (ADDRESS[:8], rtnl.parse_address),
+        (b"\x11" + ADDRESS[1:], rtnl.parse_address),
+        (ADDRESS[:1] + b"\x21" + ADDRESS[2:], rtnl.parse_address),
+        (ADDRESS[:8] + bytes.fromhex("0700 0100 c00002 00"), rtnl.parse_address),
+        (ROUTE[:1] + b"\x21" + ROUTE[2:], rtnl.parse_route),
+        (ROUTE[:12] + bytes.fromhex("0700 0400 040000 00"), rtnl.parse_route),
+        (ROUTE[:12] + bytes.fromhex("0800 0100 0a000000 0700 0700 c00002 00"), rtnl.parse_route),
+        (VIA_ROUTE[:12] + bytes.fromhex("0500 1200 0a 000000 0800 0400 04000000"), rtnl.parse_route),
+        (VIA_ROUTE[:12] + bytes.fromhex("0a00 1200 0a00 fe800000 0000 0800 0400 04000000"), rtnl.parse_route),
+    ],
+)
 def test_wrong_field_is_an_error(payload: bytes, read: Reader) -> None:
     with pytest.raises(HostError, match=r"^rtnetlink: "):
         read(payload)
@@ -286,17 +324,28 @@ def test_address_built_is_read(address: IPv4Address | IPv6Address, data: st.Data
     payload = rtnl.set_address(ifindex, address.packed, prefix_len, flags, scope)
     family = AF_INET if address.version == 4 else AF_INET6
     assert rtnl.parse_address(payload) == rtnl.AddressMessage(
-        family, prefix_len, flags, scope, ifindex, address.packed, address.packed, 0)
+        family, prefix_len, flags, scope, ifindex, address.packed, address.packed, 0
+    )
 
 
 @given(st.ip_addresses(), st.none() | st.ip_addresses(), st.booleans(), st.integers(1, 2**31 - 1))
-def test_route_built_is_read(destination: IPv4Address | IPv6Address,
-                             gateway: IPv4Address | IPv6Address | None,
-                             is_default: bool, ifindex: int) -> None:
+def test_route_built_is_read(
+    destination: IPv4Address | IPv6Address,
+    gateway: IPv4Address | IPv6Address | None,
+    is_default: bool,
+    ifindex: int,
+) -> None:
     family = AF_INET if destination.version == 4 else AF_INET6
     packed = None if gateway is None else gateway.packed
-    found = rtnl.parse_route(rtnl.set_route(ifindex, family=family, gateway=packed, scope=253,
-                                            destination=b"" if is_default else destination.packed))
+    found = rtnl.parse_route(
+        rtnl.set_route(
+            ifindex,
+            family=family,
+            gateway=packed,
+            scope=253,
+            destination=b"" if is_default else destination.packed,
+        )
+    )
     assert found.hops == (NextHop(ifindex, 1, packed),)
     assert (found.family, found.scope, found.table, found.protocol) == (family, 253, 254, 3)
     assert found.prefix_len == (0 if is_default else destination.max_prefixlen)
@@ -320,8 +369,12 @@ def written_by_pyroute2(kind: type, fields: dict[str, Any], attributes: list[tup
 
 
 def test_pyroute2_reads_our_link() -> None:
-    found = read_by_pyroute2(ifinfmsg, rtnl.set_link(
-        9, flags=1, change=1, mtu=65520, mac=bytes.fromhex("02a0a1a2a3a4"), txqueuelen=4096, ip6_mode=1))
+    found = read_by_pyroute2(
+        ifinfmsg,
+        rtnl.set_link(
+            9, flags=1, change=1, mtu=65520, mac=bytes.fromhex("02a0a1a2a3a4"), txqueuelen=4096, ip6_mode=1
+        ),
+    )
     assert (found["index"], found["flags"], found["change"]) == (9, 1, 1)
     assert found["IFLA_ADDRESS"] == "02:a0:a1:a2:a3:a4"
     assert (found["IFLA_MTU"], found["IFLA_TXQLEN"]) == (65520, 4096)
@@ -344,19 +397,30 @@ def test_pyroute2_reads_our_route(family: int, text: str) -> None:
 
 def test_we_read_pyroute2s_address() -> None:
     payload = written_by_pyroute2(
-        ifaddrmsg, {"family": AF_INET6, "prefixlen": 64, "flags": 0, "scope": 0, "index": 3},
-        [("IFA_LOCAL", "2001:db8::1"), ("IFA_ADDRESS", "2001:db8::9"), ("IFA_FLAGS", 0x220),
-         ("IFA_RT_PRIORITY", 77)])
+        ifaddrmsg,
+        {"family": AF_INET6, "prefixlen": 64, "flags": 0, "scope": 0, "index": 3},
+        [
+            ("IFA_LOCAL", "2001:db8::1"),
+            ("IFA_ADDRESS", "2001:db8::9"),
+            ("IFA_FLAGS", 0x220),
+            ("IFA_RT_PRIORITY", 77),
+        ],
+    )
     assert rtnl.parse_address(payload) == rtnl.AddressMessage(
-        AF_INET6, 64, 0x220, 0, 3, IPv6Address("2001:db8::1").packed, IPv6Address("2001:db8::9").packed, 77)
+        AF_INET6, 64, 0x220, 0, 3, IPv6Address("2001:db8::1").packed, IPv6Address("2001:db8::9").packed, 77
+    )
 
 
 def test_we_read_pyroute2s_multipath_route() -> None:
-    hops = [{"oif": 4, "hops": 0, "flags": 0, "attrs": [("RTA_GATEWAY", "192.0.2.1")]},
-            {"oif": 5, "hops": 8, "flags": 4, "attrs": [("RTA_GATEWAY", "192.0.2.9")]}]
+    hops = [
+        {"oif": 4, "hops": 0, "flags": 0, "attrs": [("RTA_GATEWAY", "192.0.2.1")]},
+        {"oif": 5, "hops": 8, "flags": 4, "attrs": [("RTA_GATEWAY", "192.0.2.9")]},
+    ]
     payload = written_by_pyroute2(
-        rtmsg, {"family": AF_INET, "dst_len": 24, "table": 254, "proto": 3, "scope": 0, "type": 1},
-        [("RTA_DST", "203.0.113.0"), ("RTA_PRIORITY", 5), ("RTA_MULTIPATH", hops)])
+        rtmsg,
+        {"family": AF_INET, "dst_len": 24, "table": 254, "proto": 3, "scope": 0, "type": 1},
+        [("RTA_DST", "203.0.113.0"), ("RTA_PRIORITY", 5), ("RTA_MULTIPATH", hops)],
+    )
     found = rtnl.parse_route(payload)
     assert (str(IPv4Address(found.destination)), found.prefix_len, found.priority) == ("203.0.113.0", 24, 5)
     assert found.hops == (NextHop(4, 1, bytes([192, 0, 2, 1])), NextHop(5, 9, bytes([192, 0, 2, 9])))

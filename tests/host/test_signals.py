@@ -13,10 +13,16 @@ from tests.isolated import isolated
 KERNEL, USER, TKILL, POLL_IN = 0x80, 0, -6, 1
 
 
-@pytest.mark.parametrize(("code", "from_kernel", "from_user"), [
-    (KERNEL, True, False), (USER, False, True), (TKILL, False, True), (-1, False, True),
-    (POLL_IN, False, False),
-])
+@pytest.mark.parametrize(
+    ("code", "from_kernel", "from_user"),
+    [
+        (KERNEL, True, False),
+        (USER, False, True),
+        (TKILL, False, True),
+        (-1, False, True),
+        (POLL_IN, False, False),
+    ],
+)
 def test_origin_of_a_signal_is_told_by_its_code(code: int, from_kernel: bool, from_user: bool) -> None:
     received = signals.ReceivedSignal(signal.SIGINT, code)
     assert (received.is_from_kernel, received.is_from_user) == (from_kernel, from_user)
@@ -50,8 +56,11 @@ LIBRARY_SIGNALS = bit(32) | bit(33)
 
 def masks() -> dict[str, int]:
     with open("/proc/self/status", encoding="ascii") as file:
-        return {line[:6]: int(line[8:], 16) & ~LIBRARY_SIGNALS for line in file
-                if line.startswith(("SigBlk", "SigIgn", "SigCgt"))}
+        return {
+            line[:6]: int(line[8:], 16) & ~LIBRARY_SIGNALS
+            for line in file
+            if line.startswith(("SigBlk", "SigIgn", "SigCgt"))
+        }
 
 
 def test_command_starts_with_defaults() -> None:

@@ -16,19 +16,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-@pytest.mark.parametrize(("call", "number"), [
-    (lambda: syscalls.setns(-1, 0), errno.EBADF),
-    (lambda: syscalls.unshare(-1), errno.EINVAL),
-    (lambda: syscalls.clone(syscalls.CLONE_NEWNS | 0x200, 9), errno.EINVAL),  # CLONE_FS with CLONE_NEWNS
-    (lambda: syscalls.prctl(-1), errno.EINVAL),
-    (lambda: syscalls.capset(1, 0, 0), errno.EPERM),
-    (lambda: syscalls.mount(b"none", b"/nonexistent", b"proc", 0), errno.ENOENT),
-    (lambda: syscalls.umount2(b"/nonexistent", 0), errno.ENOENT),
-    (lambda: syscalls.pivot_root(b"/nonexistent", b"/nonexistent"), errno.ENOENT),
-    (lambda: syscalls.sethostname(b"x" * 65), errno.EINVAL),
-    (lambda: syscalls.close_range(9, 8, 0), errno.EINVAL),
-    (lambda: syscalls.signalfd([0]), errno.EINVAL),
-])
+@pytest.mark.parametrize(
+    ("call", "number"),
+    [
+        (lambda: syscalls.setns(-1, 0), errno.EBADF),
+        (lambda: syscalls.unshare(-1), errno.EINVAL),
+        (lambda: syscalls.clone(syscalls.CLONE_NEWNS | 0x200, 9), errno.EINVAL),  # CLONE_FS with CLONE_NEWNS
+        (lambda: syscalls.prctl(-1), errno.EINVAL),
+        (lambda: syscalls.capset(1, 0, 0), errno.EPERM),
+        (lambda: syscalls.mount(b"none", b"/nonexistent", b"proc", 0), errno.ENOENT),
+        (lambda: syscalls.umount2(b"/nonexistent", 0), errno.ENOENT),
+        (lambda: syscalls.pivot_root(b"/nonexistent", b"/nonexistent"), errno.ENOENT),
+        (lambda: syscalls.sethostname(b"x" * 65), errno.EINVAL),
+        (lambda: syscalls.close_range(9, 8, 0), errno.EINVAL),
+        (lambda: syscalls.signalfd([0]), errno.EINVAL),
+    ],
+)
 def test_failure_is_an_oserror(call: Callable[[], object], number: int) -> None:
     # In namespaces of its own, so that nothing could happen if it did not fail.
     def attempt() -> int | None:

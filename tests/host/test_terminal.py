@@ -25,8 +25,10 @@ PASTA = shlex.join([PYTHON, DRIVER])
 BASH = ["bash", "--norc", "--noprofile", "-i"]
 CTRL_C, CTRL_Z = "\x03", "\x1a"
 # Tells when it gets the signal, and goes on.
-HANDLER = ("import os, signal; signal.signal(signal.SIGTSTP, lambda *_: os.write(1, b'trapped')); "
-           "os.write(1, b'\\nready')\nwhile True: signal.pause()")
+HANDLER = (
+    "import os, signal; signal.signal(signal.SIGTSTP, lambda *_: os.write(1, b'trapped')); "
+    "os.write(1, b'\\nready')\nwhile True: signal.pause()"
+)
 
 
 class Screen:
@@ -55,7 +57,7 @@ class Screen:
                 self._seen += os.read(self._fd, 65536).decode(errors="replace")
             except OSError as error:  # EIO: nobody has the terminal any more
                 raise AssertionError(f"ended without {pattern!r} after {self._seen!r}") from error
-        self._seen = self._seen[match.end():]
+        self._seen = self._seen[match.end() :]
         return match[0]
 
     def prompt(self) -> None:
@@ -73,9 +75,12 @@ class Screen:
         found: list[int] = []
 
         def is_there() -> bool:
-            found[:] = [pid for pid in self.life.processes()
-                        if read(f"/proc/{pid}/cmdline") == f"sleep\0{seconds}\0".encode()
-                        and read(f"/proc/{pid}/stat").rpartition(b") ")[2][:1] == state.encode()]
+            found[:] = [
+                pid
+                for pid in self.life.processes()
+                if read(f"/proc/{pid}/cmdline") == f"sleep\0{seconds}\0".encode()
+                and read(f"/proc/{pid}/stat").rpartition(b") ")[2][:1] == state.encode()
+            ]
             return bool(found)
 
         wait_until(is_there, f"sleep {seconds} in state {state}")
@@ -133,8 +138,9 @@ def shell(life: Life, screens: list[Screen]) -> Screen:
 
 @pytest.mark.needs_root
 @pytest.mark.parametrize("path", ["/bin/sh", "/bin/bash"])
-def test_login_shell_has_the_terminal_and_gives_its_status(path: str, life: Life,
-                                                           screens: list[Screen]) -> None:
+def test_login_shell_has_the_terminal_and_gives_its_status(
+    path: str, life: Life, screens: list[Screen]
+) -> None:
     screens.append(Screen([PYTHON, DRIVER], life, SHELL=path))
     screens[0].expect("[%#] ")
     screens[0].type("echo $0 $-\n")

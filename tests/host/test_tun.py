@@ -36,16 +36,20 @@ class Kernel:
             raise OSError(errno.EINVAL, "Invalid argument")
 
 
-@pytest.mark.parametrize(("known", "granted"), [
-    (tun.ALL_OFFLOADS, tun.ALL_OFFLOADS),
-    (tun.ALL_OFFLOADS & ~BOTH_USO, CSUM | TSO4 | TSO6 | ECN),
-    (CSUM | TSO4 | TSO6, CSUM | TSO4 | TSO6),
-    (CSUM | TSO4, CSUM | TSO4),
-    (CSUM, CSUM),
-    (0, 0),
-])
-def test_offloads_are_given_up_step_by_step(monkeypatch: pytest.MonkeyPatch, known: int,
-                                            granted: int) -> None:
+@pytest.mark.parametrize(
+    ("known", "granted"),
+    [
+        (tun.ALL_OFFLOADS, tun.ALL_OFFLOADS),
+        (tun.ALL_OFFLOADS & ~BOTH_USO, CSUM | TSO4 | TSO6 | ECN),
+        (CSUM | TSO4 | TSO6, CSUM | TSO4 | TSO6),
+        (CSUM | TSO4, CSUM | TSO4),
+        (CSUM, CSUM),
+        (0, 0),
+    ],
+)
+def test_offloads_are_given_up_step_by_step(
+    monkeypatch: pytest.MonkeyPatch, known: int, granted: int
+) -> None:
     kernel = Kernel(known)
     monkeypatch.setattr("fcntl.ioctl", kernel.ioctl)
     assert tun.negotiate_offloads(3, tun.ALL_OFFLOADS) == granted
@@ -53,10 +57,19 @@ def test_offloads_are_given_up_step_by_step(monkeypatch: pytest.MonkeyPatch, kno
     assert kernel.asked[-1] == granted
 
 
-@pytest.mark.parametrize(("allow", "asked"), [
-    (0, 0), (CSUM, CSUM), (TSO4, 0), (CSUM | ECN, CSUM), (CSUM | USO4, CSUM),
-    (CSUM | BOTH_USO, CSUM | BOTH_USO), (CSUM | TSO6 | ECN, CSUM | TSO6 | ECN), (-1, tun.ALL_OFFLOADS),
-])
+@pytest.mark.parametrize(
+    ("allow", "asked"),
+    [
+        (0, 0),
+        (CSUM, CSUM),
+        (TSO4, 0),
+        (CSUM | ECN, CSUM),
+        (CSUM | USO4, CSUM),
+        (CSUM | BOTH_USO, CSUM | BOTH_USO),
+        (CSUM | TSO6 | ECN, CSUM | TSO6 | ECN),
+        (-1, tun.ALL_OFFLOADS),
+    ],
+)
 def test_allowed_offloads_limit_the_request(monkeypatch: pytest.MonkeyPatch, allow: int, asked: int) -> None:
     kernel = Kernel(tun.ALL_OFFLOADS)
     monkeypatch.setattr("fcntl.ioctl", kernel.ioctl)
@@ -132,10 +145,17 @@ def refusal(name: str) -> str:
 
 
 @pytest.mark.needs_root
-@pytest.mark.parametrize(("name", "expected"), [
-    ("lo", "another kind"), ("a/b", "not valid"), ("..", "not valid"),
-    ("", "1 to 15 bytes"), ("a" * 16, "1 to 15 bytes"), ("ä" * 8, "1 to 15 bytes"),
-])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lo", "another kind"),
+        ("a/b", "not valid"),
+        ("..", "not valid"),
+        ("", "1 to 15 bytes"),
+        ("a" * 16, "1 to 15 bytes"),
+        ("ä" * 8, "1 to 15 bytes"),
+    ],
+)
 def test_bad_name_is_told_so(name: str, expected: str) -> None:
     assert expected in isolated(lambda: refusal(name))
 

@@ -23,8 +23,8 @@ from passt.dataplane.reactor cimport EVENT_LISTENER, make_tag
 from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.stats cimport DROP_OVERSIZE, count
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, EINVAL, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, O_CLOEXEC, O_RDONLY, SOCK_STREAM, calloc, close, free,
-    htonl, htons, iovec, memcmp, memcpy, memset, open, sockaddr_storage,
+    AF_INET, AF_INET6, EINVAL, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, O_CLOEXEC, O_RDONLY, SOCK_STREAM,
+    calloc, close, free, htonl, htons, iovec, memcmp, memcpy, memset, open, sockaddr_storage,
 )
 
 cdef enum:
@@ -325,7 +325,7 @@ cdef class Core:
         return sent
 
     cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil:
-        """Send the headers at the link's slot with the *n* pieces as payload; False if the link refused it."""
+        """Send the headers at the slot with the *n* pieces as payload; False if the link refused it."""
         cdef size_t length = meta.hdr_len
         cdef size_t i
         for i in range(n):

@@ -17,7 +17,7 @@ from passt.dataplane.core cimport Core
 from passt.dataplane.datagram cimport end_datagram
 from passt.dataplane.demux cimport on_frame
 from passt.dataplane.flow cimport (
-    FLOW_DEAD, FLOW_PING, FLOW_TCP, FLOW_UDP, NO_FLOW, Flow,
+    FLOW_PING, FLOW_TCP, FLOW_UDP, NO_FLOW, Flow,
 )
 from passt.dataplane.headers cimport ETH_ALEN
 from passt.dataplane.link cimport RX_BATCH, Link, RxFrame, TapLink

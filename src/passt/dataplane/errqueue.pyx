@@ -11,21 +11,25 @@ While the queue holds an entry the socket's next call fails with its error, what
 meets an error drains the queue, and tries again. A queue is drained for DRAIN_BUDGET entries at a time;
 the rest makes the socket fail once more.
 
-A datagram too large for the host's interface fails where it is sent, and its size is nobody's fault: the
-guest was given a large MTU. The first one of a flow goes out in fragments all the same, so that it is not
-lost, and the guest is told; from then on the guest knows, and what may not be cut is not.
+A datagram too large for the host's interface fails where it is sent, and often nobody meant it to: the
+guest was given a large MTU, and its kernel sets DF on everything that fits that. An error for the
+datagram would fail the next call of a program that never asked for it (RFC 1122 4.1.3.3 has ICMP
+errors passed up). So at first such datagrams go out in fragments, and the guest's kernel is told the
+path's MTU by a message that belongs to no socket of its programs: from then on it cuts them itself, or
+refuses those that may not be cut. What comes still after GRACE_NS, or from a tracer (`ask_ttl`), is
+sent by somebody who means it: that is refused, and the error is about that very datagram.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core cimport Core
 from passt.dataplane.csum cimport csum_add, csum_fold, pseudo4, pseudo6
-from passt.dataplane.flow cimport FLOW_PING, FLOW_UDP_PORT, SIDE_HOST, Flow, FlowKey
+from passt.dataplane.flow cimport FLOW_PING, SIDE_HOST, Flow, FlowKey
 from passt.dataplane.headers cimport (
-    ETH_HLEN, ICMP6_PARAMETER_PROBLEM, ICMP6_TOO_BIG, ICMP6_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED, ICMP_HLEN,
+    ICMP6_ECHO_REPLY, ICMP6_PARAMETER_PROBLEM, ICMP6_TOO_BIG, ICMP6_UNREACHABLE, ICMP_ECHO_REPLY, ICMP_FRAGMENTATION_NEEDED, ICMP_HLEN,
     ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, UDP_HLEN, IcmpHdr, UdpHdr,
 )
-from passt.dataplane.icmp_error cimport relay_icmp_error
+from passt.dataplane.icmp_error cimport push_icmp_error, relay_icmp_error
 from passt.dataplane.socket_marks cimport Marks, read_marks, set_fragmenting
 from passt.dataplane.sockets cimport read_sockaddr
 from passt.dataplane.stats cimport DROP_BAD_ADDRESS, DROP_PROTOCOL, DROP_UNKNOWN_FLOW, count
@@ -48,6 +52,9 @@ cdef enum:
     CODE6_NO_ROUTE = 0
     CODE6_PROHIBITED = 1
     CODE6_ADDRESS = 3
+
+# How long datagrams that are too large may be of a guest that does not know yet.
+cdef int64_t GRACE_NS = 1000000000
 
 
 cdef struct SocketError:
@@ -178,8 +185,8 @@ cdef void pass_on(Core core, Flow *flow, SocketError *error) noexcept nogil:
     elif not core.ask_source(error.offender, error.offender_len, error.offender):
         count(&core.stats, DROP_BAD_ADDRESS)
         return
-    if is_too_big(four, type, error.what.ee_code):
-        note_told(flow)
+    if is_too_big(four, type, error.what.ee_code) and not told_mtu(flow)[0]:
+        told_mtu(flow)[0] = core.now
     tell(core, flow, error.n, type, error.what.ee_code, error.what.ee_info, offender, error.ttl)
 
 
@@ -196,11 +203,8 @@ cdef bint is_too_big(bint four, uint8_t type, uint8_t code) noexcept nogil:
     return type == ICMP6_TOO_BIG
 
 
-cdef void note_told(Flow *flow) noexcept nogil:
-    if flow.kind == FLOW_PING:
-        flow.u.ping.told_mtu = True
-    else:
-        flow.u.udp.told_mtu = True
+cdef int64_t *told_mtu(Flow *flow) noexcept nogil:
+    return &flow.u.ping.told_mtu if flow.kind == FLOW_PING else &flow.u.udp.told_mtu
 
 
 cdef void tell(Core core, Flow *flow, uint32_t n, uint8_t type, uint8_t code, uint32_t info,
@@ -253,12 +257,11 @@ cdef bint settle_send_error(Core core, Flow *flow, int error, const uint8_t *pay
                          flow.u.udp.listener_fd if owner == NULL else owner.fd, &mtu)
     if error == -EMSGSIZE and mtu:
         return settle_too_big(core, flow, owner, mtu, payload, n)
-    if error == -EACCES and owner != NULL and owner.kind == FLOW_UDP_PORT and not owner.u.port.broadcasts:
-        # The kernel asks whether a broadcast is meant (socket(7)): the destination is one.
+    if (error == -EACCES and flow.keys[0].addr_len == 4 and owner != NULL and not is_ping
+            and not owner.u.port.broadcasts):
+        # Maybe the kernel asks whether a broadcast is meant (socket(7)). If so, anybody may answer.
         owner.u.port.broadcasts = True
-        if not flow.u.udp.group:
-            flow.u.udp.group = True
-            owner.u.port.groups += 1
+        owner.u.port.groups += 1
         return core.sockets.set_option(owner.fd, SOL_SOCKET, SO_BROADCAST, 1) == 0
     if found or error == -ECONNREFUSED:
         return True               # that was an earlier datagram's error
@@ -270,15 +273,36 @@ cdef bint settle_too_big(Core core, Flow *flow, Flow *owner, uint32_t mtu, const
                          size_t n) noexcept nogil:
     """The host's interface takes *mtu* only: tell the guest; True: this datagram may be cut."""
     cdef bint four = flow.keys[0].addr_len == 4
-    cdef bint told = flow.u.ping.told_mtu if flow.kind == FLOW_PING else flow.u.udp.told_mtu
-    report(core, flow, ICMP_UNREACHABLE if four else ICMP6_TOO_BIG, ICMP_FRAGMENTATION_NEEDED if four else 0, mtu,
-           payload, n)
-    if told or owner == NULL:
+    cdef int64_t *told = told_mtu(flow)
+    cdef bint is_ping = flow.kind == FLOW_PING
+    cdef bint is_tracer = owner != NULL and not is_ping and owner.u.port.tells_ttl
+    if owner == NULL or is_tracer or told[0] and core.now - told[0] >= GRACE_NS:
+        report(core, flow, ICMP_UNREACHABLE if four else ICMP6_TOO_BIG, ICMP_FRAGMENTATION_NEEDED if four else 0,
+               mtu, payload, n)
         return False
-    note_told(flow)
+    if not told[0]:
+        told[0] = core.now
+        tell_mtu(core, flow, mtu)
     set_fragmenting(core, owner.fd, four, False,
-                    &owner.u.ping.fragmenting if flow.kind == FLOW_PING else &owner.u.port.fragmenting)
+                    &owner.u.ping.fragmenting if is_ping else &owner.u.port.fragmenting)
     return True
+
+
+cdef void tell_mtu(Core core, const Flow *flow, uint32_t mtu) noexcept nogil:
+    """Tell the guest's kernel, and no program, of the path's MTU: about an echo reply as kernels send them."""
+    cdef bint four = flow.keys[0].addr_len == 4
+    cdef uint8_t us[16]
+    cdef IcmpHdr icmp
+    cdef bint known
+    memset(us, 0, 16)
+    known = core.ask_source(us, flow.keys[0].addr_len, us)
+    memset(&icmp, 0, sizeof(icmp))
+    icmp.type = ICMP_ECHO_REPLY if four else ICMP6_ECHO_REPLY
+    icmp.csum_be = csum_fold(csum_add(<const uint8_t *>&icmp, ICMP_HLEN, 0 if four else pseudo6(
+        flow.keys[0].guest, flow.keys[0].remote, IPPROTO_ICMPV6, ICMP_HLEN)))
+    push_icmp_error(core, &flow.keys[0], IPPROTO_ICMP if four else IPPROTO_ICMPV6, <const uint8_t *>&icmp, ICMP_HLEN,
+                    ICMP_UNREACHABLE if four else ICMP6_TOO_BIG, ICMP_FRAGMENTATION_NEEDED if four else 0, mtu,
+                    us if known else NULL)
 
 
 cdef void tell_failure(Core core, Flow *flow, int error, const uint8_t *payload, size_t n) noexcept nogil:

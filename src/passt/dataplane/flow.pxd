@@ -112,7 +112,7 @@ cdef struct TcpConn:
 
 cdef struct UdpFlow:
     int64_t last_used             # ns
-    uint32_t listener             # index + 1 of the listener whose socket serves the flow, 0: a socket of ours
+    uint32_t listener             # index + 1 of the listener whose socket serves it, 0: a socket of ours
     uint32_t port                 # index of that socket's FLOW_UDP_PORT
     uint32_t ifindex              # interface of a link-local address that was asked
     int listener_fd
@@ -122,7 +122,7 @@ cdef struct UdpFlow:
     bint answered
     bint streaming
     bint group                    # goes to a multicast group or to a broadcast address
-    bint told_mtu                 # the guest knows that the path does not take the size it sent
+    int64_t told_mtu              # ns, when the guest was told that the path does not take what it sent, 0: not
 
 
 cdef struct UdpPort:
@@ -141,7 +141,7 @@ cdef struct PingFlow:
     uint8_t ttl                   # that the socket sends with, 0: not yet said
     uint8_t tos
     uint8_t fragmenting           # see socket_marks
-    bint told_mtu
+    int64_t told_mtu
 
 
 cdef union FlowBody:

@@ -284,7 +284,7 @@ cdef class Sockets:
                 return -errno
 
     cdef int receive_messages(self, int fd, mmsghdr *messages, unsigned int n) noexcept nogil:
-        """Receive up to *n* datagrams; returns how many came, or the error met before the first (recvmmsg(2))."""
+        """Receive up to *n* datagrams; returns how many came, or the error before the first (recvmmsg(2))."""
         cdef int got
         while True:
             got = recvmmsg(fd, messages, n, MSG_DONTWAIT, NULL)

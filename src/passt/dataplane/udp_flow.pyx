@@ -29,11 +29,11 @@ from passt.dataplane.datagram cimport (
 )
 from passt.dataplane.flow cimport FLOW_UDP, FLOW_UDP_PORT, SIDE_GUEST, SIDE_HOST, Flow, FlowKey
 from passt.dataplane.sockets cimport read_sockaddr
-from passt.dataplane.stats cimport DROP_BAD_PORT, DROP_FLOWS_FULL, DROP_REFUSED, DROP_UNKNOWN_FLOW, count
+from passt.dataplane.stats cimport DROP_BAD_PORT, DROP_REFUSED, DROP_UNKNOWN_FLOW, count
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, ENOMEM, ENOSPC, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6,
-    IPPROTO_UDP, IPV6_PKTINFO, cmsghdr, htons, in6_pktinfo, in_pktinfo, memcmp, memcpy, memset, msghdr,
-    sockaddr_in, sockaddr_in6, sockaddr_storage,
+    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, ENOMEM, ENOSPC, IP_PKTINFO, IPPROTO_IP,
+    IPPROTO_IPV6, IPPROTO_UDP, IPV6_PKTINFO, cmsghdr, htons, in6_pktinfo, in_pktinfo, memcmp, memcpy,
+    memset, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage,
 )
 from passt.dataplane.udp_out cimport flush_out
 

@@ -129,7 +129,7 @@ cdef void prepare(InBatch *batch, int i) noexcept nogil:
 
 
 cdef uint32_t deal_out(Core core, Flow *port, uint32_t listener, int fd, int n) noexcept nogil:
-    """Send the guest the *n* datagrams received, of a shared socket or of a listener; returns the longest size."""
+    """Send the guest the *n* datagrams received, of a socket or a listener; returns the longest size."""
     cdef InBatch *batch = core.in_batch
     cdef Flow *flow = NULL
     cdef Run run
@@ -202,7 +202,7 @@ cdef void add_datagrams(Core core, Run *run, Flow *flow, uint8_t *payload, uint3
     run.n_pieces += 1
     run.n_datagrams += n_datagrams
     run.total += n
-    run.ended = n != segment * n_datagrams or not n
+    run.ended = n != run.segment * n_datagrams or not n
 
 
 cdef uint32_t most_payload(const Flow *flow) noexcept nogil:

@@ -7,5 +7,6 @@ from passt.dataplane.flow cimport Flow
 from passt.dataplane.parse cimport IpView, UdpView
 
 
-cdef void send_out(Core core, Flow *flow, const IpView *ip, const UdpView *udp, uint16_t segment) noexcept nogil
+cdef void send_out(Core core, Flow *flow, const IpView *ip, const UdpView *udp,
+                   uint16_t segment) noexcept nogil
 cdef void flush_out(Core core) noexcept nogil

@@ -33,7 +33,8 @@ cdef enum:
     MOST_TRIES = 4
 
 
-cdef void send_out(Core core, Flow *flow, const IpView *ip, const UdpView *udp, uint16_t segment) noexcept nogil:
+cdef void send_out(Core core, Flow *flow, const IpView *ip, const UdpView *udp,
+                   uint16_t segment) noexcept nogil:
     """Add a datagram, or with *segment* several of that size and a shorter last one, to the batch."""
     cdef size_t offset = 0
     cdef size_t n
@@ -57,7 +58,8 @@ cdef void add_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *
     cdef uint32_t n_datagrams = <uint32_t>((n + segment - 1) // segment) if segment else 1
     if batch.n_messages and (fd != batch.fd or ip.whole != batch.whole):
         flush_out(core)
-    if not batch.n_messages or not fits(&batch.messages[batch.n_messages - 1], flow, ip, n, n_datagrams, segment):
+    message = &batch.messages[batch.n_messages - 1] if batch.n_messages else NULL
+    if message == NULL or not fits(message, flow, ip, n, n_datagrams, segment):
         if batch.n_messages == OUT_MESSAGES:
             flush_out(core)
         batch.fd = fd
@@ -70,7 +72,6 @@ cdef void add_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *
         message.segment = segment
         message.ttl = ip.ttl
         message.tos = ip.tos
-    message = &batch.messages[batch.n_messages - 1]
     piece = &batch.pieces[batch.n_pieces]
     piece.iov_base = <void *>payload
     piece.iov_len = n
@@ -78,7 +79,7 @@ cdef void add_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *
     message.n_pieces += 1
     message.n_datagrams += n_datagrams
     message.total += <uint32_t>n
-    message.ended = n != <size_t>segment * n_datagrams or not n
+    message.ended = n != <size_t>message.segment * n_datagrams or not n
     if batch.n_pieces == OUT_PIECES:
         flush_out(core)
 

@@ -1,0 +1,413 @@
+"""UDP flows: the sockets that they share, listeners, life and bounds."""
+
+import errno
+import socket
+import struct
+
+import pytest
+
+from passt.contracts import InboundTarget, Target
+from tests.dataplane.frames import packed, udp
+from tests.dataplane.udp_bench import (
+    EPOLLIN,
+    GUEST,
+    IP_PKTINFO,
+    PORT,
+    REMOTE,
+    SECOND,
+    Bench,
+    answer,
+    both_families,
+    from_client,
+    idle,
+    inbound_world,
+    query,
+)
+from tests.dataplane.world import socket_address
+
+DNS = 53
+
+
+def fds(bench: Bench) -> list[int]:
+    return [flow.fd for flow in bench.flows()]
+
+
+def to(bench: Bench, address: str, sport: int = 1000, payload: bytes = b"query") -> None:
+    """Have the guest send from *sport* to *address*."""
+    source = GUEST[6 if ":" in address else 4]
+    bench.inject(udp(source, sport, address, PORT, payload))
+
+
+def operations(bench: Bench, name: str) -> list[tuple[object, ...]]:
+    return [entry[1:] for entry in bench.sockets.log if entry[0] == name]
+
+
+# Sockets
+
+
+@both_families
+def test_thousand_remotes_of_one_port_cost_one_descriptor(family: int) -> None:
+    bench = Bench(max_flows=8192)
+    for n in range(1000):
+        to(bench, f"198.18.{n // 256}.{n % 256}" if family == 4 else f"2001:db8:5::{n:x}")
+    assert len(bench.flows()) == 1000
+    assert bench.sockets.open_fds == {fds(bench)[0]}
+    assert len({message[2] for message in operations(bench, "send_message")}) == 1000
+    bench.now += 30 * SECOND
+    bench.fire_timers()
+    assert (bench.flows(), bench.sockets.open_fds, bench.n_records) == ([], set(), 0)
+
+
+def test_socket_lives_as_long_as_the_last_flow_that_uses_it() -> None:
+    bench = Bench()
+    to(bench, "198.51.100.1")
+    bench.now += 20 * SECOND
+    to(bench, "198.51.100.2")
+    (fd,) = bench.sockets.open_fds
+    assert idle(bench, 10) == 1
+    assert bench.sockets.open_fds == {fd}
+    assert idle(bench, 20) == 0
+    assert bench.sockets.open_fds == set()
+
+
+def test_families_and_guest_addresses_have_sockets_of_their_own() -> None:
+    bench = Bench()
+    bench.inject(query(4))
+    bench.inject(query(6))
+    bench.inject(udp("192.0.2.3", 1000, REMOTE[4], PORT))
+    bench.inject(query(4, sport=1001))
+    assert len(bench.sockets.open_fds) == 4
+
+
+def test_other_source_or_device_takes_another_socket() -> None:
+    bench = Bench()
+    target = Target(packed("203.0.113.9"), 5300, source=packed("203.0.113.1"), ifname=b"eth0")
+    bench.policy.target = target
+    to(bench, "198.51.100.1")
+    for number, other in enumerate(
+        (target._replace(ifname=b"eth1"), target._replace(source=packed("203.0.113.2")), target), start=2
+    ):
+        bench.policy.target = other._replace(address=packed(f"203.0.113.{number + 20}"))
+        to(bench, f"198.51.100.{number}")
+    assert len(bench.sockets.open_fds) == 3
+    first, *_, last = fds(bench)
+    assert first == last
+
+
+def test_one_remote_under_two_addresses_keeps_its_answers_apart() -> None:
+    bench = Bench()
+    bench.policy.target = Target(packed("127.0.0.1"), 5300)
+    to(bench, "198.51.100.1")
+    to(bench, "198.51.100.2")
+    first, second = fds(bench)
+    assert first != second
+    sender = socket_address(packed("127.0.0.1"), 5300)
+    for fd, number in ((first, 0), (second, 1)):
+        bench.deliver(fd, (b"answer", sender, b"", 0))
+        bench.event(bench.flows()[number].number, EPOLLIN)
+    assert [frame[26:30] for frame in bench.frames()] == [packed("198.51.100.1"), packed("198.51.100.2")]
+
+
+@pytest.mark.parametrize("error", [errno.EADDRINUSE, errno.EACCES])
+@pytest.mark.parametrize("source", [None, "203.0.113.1"])
+def test_port_that_cannot_be_kept_is_replaced(error: int, source: str | None) -> None:
+    bench = Bench()
+    address = packed(source) if source else bytes(4)
+    bench.policy.target = Target(packed(REMOTE[4]), PORT, source=packed(source) if source else None)
+    bench.script("bind_source", -error)
+    bench.inject(query(4, sport=123))
+    fd = bench.only_fd()
+    assert operations(bench, "bind_source") == [(fd, address, 123), (fd, address, 0)]
+    bench.replies(b"answer")
+    bench.event(0, EPOLLIN)
+    assert bench.frames() == [answer(4, b"answer", dport=123)]
+    assert bench.drops() == {}
+
+
+def test_source_that_cannot_be_bound_is_a_counted_drop() -> None:
+    bench = Bench()
+    bench.policy.target = Target(packed(REMOTE[4]), PORT, source=packed("203.0.113.1"))
+    bench.script("bind_source", -errno.EADDRNOTAVAIL, -errno.EADDRNOTAVAIL)
+    bench.inject(query(4))
+    assert (bench.flows(), bench.sockets.open_fds, bench.n_records) == ([], set(), 0)
+    assert bench.drops() == {"drop_socket": 1}
+
+
+def test_stranger_is_not_let_in() -> None:
+    bench = Bench()
+    bench.inject(query(4))
+    for sender in (
+        socket_address(packed(REMOTE[4]), PORT + 1),
+        socket_address(packed("198.51.100.8"), PORT),
+        socket_address(packed(REMOTE[6]), PORT),
+        b"\1" * 16,
+    ):
+        bench.deliver(bench.only_fd(), (b"hello", sender, b"", 0))
+    bench.event(0, EPOLLIN)
+    assert bench.frames() == []
+    assert bench.drops() == {"drop_unknown_flow": 4}
+
+
+# Listeners
+
+
+def test_inbound_flow_is_asked_for_once() -> None:
+    bench = inbound_world()
+    bench.deliver(500, from_client(4000), from_client(4000, b"again"))
+    bench.listener_event(0)
+    assert bench.frames() == [answer(4, b"hi", 7000, 53), answer(4, b"again", 7000, 53)]
+    assert bench.policy.asked_inbound == [
+        (17, "rule", packed("203.0.113.5"), 4000, packed("203.0.113.1"), 5353)
+    ]
+
+
+def pktinfo_source(address: str) -> bytes:
+    return struct.pack("Qiii4s4s4x", 28, socket.IPPROTO_IP, IP_PKTINFO, 0, packed(address), bytes(4))
+
+
+def test_answer_leaves_from_the_address_that_was_asked() -> None:
+    bench = inbound_world()
+    bench.deliver(500, from_client(4000))
+    bench.listener_event(0)
+    bench.inject(udp(GUEST[4], 53, REMOTE[4], 7000, b"answer"))
+    client = (packed("203.0.113.5"), 4000)
+    assert bench.sent_messages() == [(500, b"answer", client, pktinfo_source("203.0.113.1"))]
+
+
+def test_answers_to_many_clients_leave_by_one_call() -> None:
+    bench = inbound_world()
+    frames = []
+    for number in range(3):
+        bench.policy.seen = InboundTarget(packed(REMOTE[4]), 7000 + number, packed(GUEST[4]), 53)
+        bench.deliver(500, from_client(4000 + number))
+        bench.listener_event(0)
+        frames += [udp(GUEST[4], 53, REMOTE[4], 7000 + number, data) for data in (b"aa", b"bb")]
+    bench.gather(*frames)
+    messages = bench.sent_messages()
+    assert [message[:2] for message in messages] == [(500, b"aabb")] * 3
+    assert [len(message[3]) for message in messages] == [32 + 24] * 3  # type: ignore[arg-type]
+    assert len(bench.sockets.open_fds) == 0
+
+
+def test_inbound_flow_that_is_refused() -> None:
+    bench = inbound_world()
+    bench.policy.refuses = True
+    bench.deliver(500, from_client(4000))
+    bench.listener_event(0)
+    assert (bench.frames(), bench.flows()) == ([], [])
+    assert bench.drops() == {"drop_refused": 1}
+    assert bench.counters()["flows_refused"] == 1
+
+
+def test_inbound_flow_whose_guest_side_is_taken() -> None:
+    bench = inbound_world()
+    bench.deliver(500, from_client(4000), from_client(4001))  # the policy maps both to the same ports
+    bench.listener_event(0)
+    assert len(bench.flows()) == 1
+    assert bench.drops() == {"drop_refused": 1}
+    bench.deliver(500, from_client(4000, b"more"))
+    bench.listener_event(0)
+    assert bench.frames()[-1] == answer(4, b"more", 7000, 53)
+
+
+def test_flow_of_the_guest_moves_to_the_listener_that_its_remote_answers() -> None:
+    bench = inbound_world()
+    bench.policy.target = Target(packed("203.0.113.5"), 4000)
+    bench.inject(udp(GUEST[4], 53, REMOTE[4], 7000, b"hello"))
+    assert len(bench.sockets.open_fds) == 1
+    bench.deliver(500, from_client(4000), from_client(4000, b"more"))
+    bench.listener_event(0)
+    assert bench.frames() == [answer(4, b"hi", 7000, 53), answer(4, b"more", 7000, 53)]
+    assert len(bench.policy.asked_inbound) == 1
+    assert (len(bench.flows()), bench.n_records, bench.sockets.open_fds) == (1, 1, set())
+    bench.sockets.log.clear()
+    bench.inject(udp(GUEST[4], 53, REMOTE[4], 7000, b"again"))
+    client = (packed("203.0.113.5"), 4000)
+    assert bench.sent_messages() == [(500, b"again", client, pktinfo_source("203.0.113.1"))]
+    assert bench.drops() == {}
+
+
+def test_inbound_flow_with_a_full_table() -> None:
+    bench = inbound_world(max_flows=3)
+    for port in range(3):
+        bench.inject(query(4, sport=port + 1))  # one datagram flow may be
+    assert len(bench.flows()) == 1
+    bench.deliver(500, from_client(4000))
+    bench.listener_event(0)
+    assert bench.frames() == [answer(4, b"hi", 7000, 53)]
+    assert bench.drops() == {}
+    assert bench.counters()["flows_crowded_out"] == 3
+
+
+def test_client_without_a_port_or_of_no_family_is_dropped() -> None:
+    bench = inbound_world()
+    bench.deliver(500, from_client(0), (b"hi", struct.pack("H26x", 1), b"", 0))
+    bench.listener_event(0)
+    assert bench.drops() == {"drop_bad_port": 2}
+    assert bench.policy.asked_inbound == []
+
+
+# Idle times
+
+
+def test_unanswered_flow_ends_after_30_seconds() -> None:
+    bench = Bench()
+    bench.inject(query(4))
+    assert idle(bench, 29) == 1
+    assert idle(bench, 1) == 0
+    assert bench.sockets.open_fds == set()
+    assert bench.counters()["flows_udp"] == 0
+
+
+def test_use_moves_the_end_and_one_answer_is_no_stream() -> None:
+    bench = Bench()
+    bench.inject(query(4))
+    bench.now += 20 * SECOND
+    bench.replies(b"answer")
+    bench.event(0, EPOLLIN)
+    assert idle(bench, 29) == 1
+    assert idle(bench, 1) == 0
+
+
+@pytest.mark.parametrize("guest_goes_on", [True, False])
+def test_exchange_that_goes_on_is_a_stream_and_lives_for_two_minutes(guest_goes_on: bool) -> None:
+    bench = Bench()
+    bench.inject(query(4))
+    bench.replies(b"answer")
+    bench.event(0, EPOLLIN)
+    if guest_goes_on:
+        bench.inject(query(4))
+    else:
+        bench.replies(b"more")
+        bench.event(0, EPOLLIN)
+    assert idle(bench, 119) == 1
+    assert idle(bench, 1) == 0
+
+
+def test_inbound_flow_becomes_a_stream_when_the_guest_answers() -> None:
+    bench = inbound_world()
+    bench.deliver(500, from_client(4000))
+    bench.listener_event(0)
+    assert idle(bench, 29) == 1
+    bench.inject(udp(GUEST[4], 53, REMOTE[4], 7000, b"answer"))
+    assert idle(bench, 119) == 1
+    assert idle(bench, 1) == 0
+    assert bench.counters()["flows_udp"] == 0
+    bench.deliver(500, from_client(4000))
+    bench.listener_event(0)
+    assert len(bench.policy.asked_inbound) == 2  # forgotten on both sides
+
+
+# Name servers
+
+
+def test_answered_question_ends_soon() -> None:
+    bench = Bench()
+    bench.inject(query(4, dport=DNS))
+    assert idle(bench, 29) == 1
+    bench.replies(b"answer", port=DNS)
+    bench.event(0, EPOLLIN)
+    assert idle(bench, 1) == 0
+    assert (bench.sockets.open_fds, bench.n_records) == (set(), 0)
+
+
+def test_question_without_answer_has_its_time() -> None:
+    bench = Bench()
+    for _ in range(2):  # A and AAAA
+        bench.inject(query(4, dport=DNS))
+    bench.replies(b"answer", port=DNS)
+    bench.event(0, EPOLLIN)
+    assert idle(bench, 29) == 1
+    bench.replies(b"answer", port=DNS)
+    bench.event(0, EPOLLIN)
+    assert idle(bench, 1) == 0
+
+
+def test_resolver_that_keeps_its_port_keeps_its_flow() -> None:
+    bench = Bench()
+    for _ in range(100):
+        bench.inject(query(4, dport=DNS))
+        bench.replies(b"answer", b"answer", port=DNS)  # one too many does no harm
+        bench.event(0, EPOLLIN)
+        bench.now += SECOND // 2
+        bench.fire_timers()
+    assert bench.counters()["flows_opened"] == 1
+    assert idle(bench, 1) == 0
+
+
+def test_client_of_a_name_server_in_the_guest_is_no_question_of_the_guest() -> None:
+    bench = inbound_world()
+    bench.policy.seen = InboundTarget(packed(REMOTE[4]), DNS, packed(GUEST[4]), DNS)
+    bench.deliver(500, from_client(DNS))
+    bench.listener_event(0)
+    assert idle(bench, 29) == 1
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_five_thousand_questions_a_second_for_a_minute_exhaust_nothing(*, answered: bool) -> None:
+    rate, step = 5000, 500
+    bench = Bench(max_flows=65536)
+    sender = socket_address(packed(REMOTE[4]), DNS)
+    frames = [query(4, b"q", sport=sport, dport=DNS) for sport in range(1024, 61024)]  # each port in turn
+    most = 0
+    for at in range(0, 60 * rate, step):
+        bench.gather(*(frames[number % len(frames)] for number in range(at, at + step)))
+        for fd, _, _, tag in operations(bench, "watch") if answered else ():
+            assert isinstance(fd, int)
+            assert isinstance(tag, int)
+            bench.deliver(fd, (b"a", sender, b"", 0))
+            bench.tagged_event(tag, EPOLLIN)
+        most = max(most, bench.n_records)
+        bench.now += step * SECOND // rate
+        bench.fire_timers()
+        bench.sockets.log.clear()
+        bench.sockets.inbox.clear()
+        bench.policy.asked_outbound.clear()
+    assert bench.drops() == {}
+    assert bench.counters()["flows_opened"] == 60 * rate
+    assert len(bench.take_sent()) == (60 * rate if answered else 0)
+    # An answered one lives for a second more: a flow and a socket each. Others crowd each other out.
+    assert most == (2 * rate if answered else 2 * bench.max_ordered)
+    assert bench.counters()["flows_crowded_out"] == (0 if answered else 60 * rate - bench.max_ordered)
+    assert len(bench.sockets.open_fds) <= bench.max_ordered
+
+
+# Bounds
+
+
+def test_flow_unused_for_longest_goes_first() -> None:
+    bench = Bench(max_flows=16)  # four datagram flows
+    for sport in (1, 2, 3, 4):
+        bench.inject(query(4, sport=sport))
+    bench.inject(query(4, sport=1))  # used again
+    bench.inject(query(4, sport=5))
+    bench.inject(query(4, sport=6))
+    bench.sockets.log.clear()
+    opened = bench.counters()["flows_opened"]
+    for sport in (1, 4, 5, 6):
+        bench.inject(query(4, sport=sport))
+    assert bench.counters()["flows_opened"] == opened
+    assert bench.counters()["flows_crowded_out"] == 2
+    assert len(bench.sockets.open_fds) == 4
+    assert bench.drops() == {}
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE])
+def test_flow_gives_its_descriptor_up_when_they_run_out(error: int) -> None:
+    bench = Bench()
+    bench.inject(query(4, sport=1))
+    bench.inject(query(4, sport=2))
+    bench.script("open", -error)
+    bench.inject(query(4, sport=3))
+    assert len(bench.flows()) == len(bench.sockets.open_fds) == 2
+    assert bench.drops() == {}
+    bench.script("open", -error, -error)
+    bench.inject(query(4, sport=4))
+    assert bench.drops() == {"drop_no_fd": 1}
+
+
+def test_table_has_room_for_connections_whatever_datagrams_do() -> None:
+    bench = Bench(max_flows=64)
+    for sport in range(1, 200):
+        bench.inject(query(4, sport=sport))
+    assert bench.n_records <= 32
