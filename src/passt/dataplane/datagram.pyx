@@ -19,7 +19,7 @@ from passt.dataplane.stats cimport (
     DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, DROP_TRUNCATED, count,
 )
 from passt.dataplane.sys cimport (
-    AF_INET, EACCES, EAGAIN, EMFILE, ENFILE, ENOSPC, EPERM, EPOLL_CTL_ADD, EPOLLET, EPOLLIN, MSG_TRUNC,
+    AF_INET, EACCES, EAGAIN, EMFILE, ENFILE, ENOSPC, EPERM, EPOLLET, EPOLLIN, EPOLL_CTL_ADD, MSG_TRUNC,
     SOCK_DGRAM, htons, iovec, memset, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
 )
 from passt.dataplane.udp_out cimport flush_out

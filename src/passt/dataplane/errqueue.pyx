@@ -26,8 +26,9 @@ from passt.dataplane.core cimport Core
 from passt.dataplane.csum cimport csum_add, csum_fold, pseudo4, pseudo6
 from passt.dataplane.flow cimport FLOW_PING, SIDE_HOST, Flow, FlowKey
 from passt.dataplane.headers cimport (
-    ICMP6_ECHO_REPLY, ICMP6_PARAMETER_PROBLEM, ICMP6_TOO_BIG, ICMP6_UNREACHABLE, ICMP_ECHO_REPLY, ICMP_FRAGMENTATION_NEEDED, ICMP_HLEN,
-    ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, UDP_HLEN, IcmpHdr, UdpHdr,
+    ICMP6_ECHO_REPLY, ICMP6_PARAMETER_PROBLEM, ICMP6_TOO_BIG, ICMP6_UNREACHABLE, ICMP_ECHO_REPLY,
+    ICMP_FRAGMENTATION_NEEDED, ICMP_HLEN, ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE,
+    UDP_HLEN, IcmpHdr, UdpHdr,
 )
 from passt.dataplane.icmp_error cimport push_icmp_error, relay_icmp_error
 from passt.dataplane.socket_marks cimport Marks, read_marks, set_fragmenting
@@ -35,8 +36,8 @@ from passt.dataplane.sockets cimport read_sockaddr
 from passt.dataplane.stats cimport DROP_BAD_ADDRESS, DROP_PROTOCOL, DROP_UNKNOWN_FLOW, count
 from passt.dataplane.sys cimport (
     CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, EACCES, ECONNREFUSED, EHOSTUNREACH, EMSGSIZE,
-    ENETUNREACH, EPERM, IP_RECVERR, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP,
-    IPV6_RECVERR, SO_BROADCAST, SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6, SO_EE_ORIGIN_LOCAL, SOL_SOCKET, cmsghdr,
+    ENETUNREACH, EPERM, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IPV6_RECVERR,
+    IP_RECVERR, SOL_SOCKET, SO_BROADCAST, SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6, SO_EE_ORIGIN_LOCAL, cmsghdr,
     htons, iovec, memcmp, memcpy, memset, msghdr, sock_extended_err, sockaddr_storage,
 )
 from passt.dataplane.udp_flow cimport fill_host_key, local_address
@@ -134,9 +135,9 @@ cdef bint read_error(Core core, int fd, SocketError *out) noexcept nogil:
             memcpy(&out.what, CMSG_DATA(item), sizeof(sock_extended_err))
             if item.cmsg_len > CMSG_LEN(sizeof(sock_extended_err)):
                 # The reporter's socket address is right behind (SO_EE_OFFENDER).
-                out.offender_len = read_offender(CMSG_DATA(item) + sizeof(sock_extended_err),
-                                                 item.cmsg_len - CMSG_LEN(sizeof(sock_extended_err)), out.offender,
-                                                 &port)
+                out.offender_len = read_offender(
+                    CMSG_DATA(item) + sizeof(sock_extended_err),
+                    item.cmsg_len - CMSG_LEN(sizeof(sock_extended_err)), out.offender, &port)
         item = CMSG_NXTHDR(&message, item)
     return True
 
@@ -173,7 +174,8 @@ cdef void pass_on(Core core, Flow *flow, SocketError *error) noexcept nogil:
     cdef uint8_t type = error.what.ee_type
     cdef uint16_t port = 0
     cdef const uint8_t *offender = error.offender
-    if error.what.ee_origin != (SO_EE_ORIGIN_ICMP if four else SO_EE_ORIGIN_ICMP6) or not is_error(four, type):
+    if not is_error(four, type) or error.what.ee_origin != (
+            SO_EE_ORIGIN_ICMP if four else SO_EE_ORIGIN_ICMP6):
         count(&core.stats, DROP_PROTOCOL)
         return
     read_sockaddr(&flow.peer, remote, &port)
@@ -233,15 +235,18 @@ cdef void tell(Core core, Flow *flow, uint32_t n, uint8_t type, uint8_t code, ui
     udp.len_be = htons(<uint16_t>n)
     udp.csum_be = 0
     memcpy(quote, &udp, UDP_HLEN)
-    udp.csum_be = csum_fold(csum_add(quote, n, pseudo4(key.guest, key.remote, IPPROTO_UDP, n) if four else pseudo6(
-        key.guest, key.remote, IPPROTO_UDP, n)))
+    if four:
+        udp.csum_be = csum_fold(csum_add(quote, n, pseudo4(key.guest, key.remote, IPPROTO_UDP, n)))
+    else:
+        udp.csum_be = csum_fold(csum_add(quote, n, pseudo6(key.guest, key.remote, IPPROTO_UDP, n)))
     if not udp.csum_be:
         udp.csum_be = 0xffff      # RFC 768
     memcpy(quote, &udp, UDP_HLEN)
     relay_icmp_error(core, key, IPPROTO_UDP, quote, n, type, code, info, offender, ttl)
 
 
-cdef bint settle_send_error(Core core, Flow *flow, int error, const uint8_t *payload, size_t n) noexcept nogil:
+cdef bint settle_send_error(Core core, Flow *flow, int error, const uint8_t *payload,
+                            size_t n) noexcept nogil:
     """Find out why sending failed with *error*, a negative errno; True: try once more.
 
     *payload* is the datagram's (UDP), or the message (echo). The guest is told what it is to know. The
@@ -277,8 +282,8 @@ cdef bint settle_too_big(Core core, Flow *flow, Flow *owner, uint32_t mtu, const
     cdef bint is_ping = flow.kind == FLOW_PING
     cdef bint is_tracer = owner != NULL and not is_ping and owner.u.port.tells_ttl
     if owner == NULL or is_tracer or told[0] and core.now - told[0] >= GRACE_NS:
-        report(core, flow, ICMP_UNREACHABLE if four else ICMP6_TOO_BIG, ICMP_FRAGMENTATION_NEEDED if four else 0,
-               mtu, payload, n)
+        report(core, flow, ICMP_UNREACHABLE if four else ICMP6_TOO_BIG,
+               ICMP_FRAGMENTATION_NEEDED if four else 0, mtu, payload, n)
         return False
     if not told[0]:
         told[0] = core.now
@@ -289,7 +294,7 @@ cdef bint settle_too_big(Core core, Flow *flow, Flow *owner, uint32_t mtu, const
 
 
 cdef void tell_mtu(Core core, const Flow *flow, uint32_t mtu) noexcept nogil:
-    """Tell the guest's kernel, and no program, of the path's MTU: about an echo reply as kernels send them."""
+    """Tell the guest's kernel, and no program, of the path's MTU: about an echo reply, as kernels send."""
     cdef bint four = flow.keys[0].addr_len == 4
     cdef uint8_t us[16]
     cdef IcmpHdr icmp
@@ -300,8 +305,9 @@ cdef void tell_mtu(Core core, const Flow *flow, uint32_t mtu) noexcept nogil:
     icmp.type = ICMP_ECHO_REPLY if four else ICMP6_ECHO_REPLY
     icmp.csum_be = csum_fold(csum_add(<const uint8_t *>&icmp, ICMP_HLEN, 0 if four else pseudo6(
         flow.keys[0].guest, flow.keys[0].remote, IPPROTO_ICMPV6, ICMP_HLEN)))
-    push_icmp_error(core, &flow.keys[0], IPPROTO_ICMP if four else IPPROTO_ICMPV6, <const uint8_t *>&icmp, ICMP_HLEN,
-                    ICMP_UNREACHABLE if four else ICMP6_TOO_BIG, ICMP_FRAGMENTATION_NEEDED if four else 0, mtu,
+    push_icmp_error(core, &flow.keys[0], IPPROTO_ICMP if four else IPPROTO_ICMPV6,
+                    <const uint8_t *>&icmp, ICMP_HLEN, ICMP_UNREACHABLE if four else ICMP6_TOO_BIG,
+                    ICMP_FRAGMENTATION_NEEDED if four else 0, mtu,
                     us if known else NULL)
 
 

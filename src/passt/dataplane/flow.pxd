@@ -122,7 +122,7 @@ cdef struct UdpFlow:
     bint answered
     bint streaming
     bint group                    # goes to a multicast group or to a broadcast address
-    int64_t told_mtu              # ns, when the guest was told that the path does not take what it sent, 0: not
+    int64_t told_mtu              # ns, when the guest was told of the path's MTU, 0: not yet
 
 
 cdef struct UdpPort:

@@ -45,7 +45,7 @@ cdef void push_icmp_error(Core core, const FlowKey *key, uint8_t protocol, const
 cdef void relay_icmp_error(Core core, const FlowKey *key, uint8_t protocol, const uint8_t *quoted,
                            size_t quoted_length, uint8_t type, uint8_t code, uint32_t info,
                            const uint8_t *offender, uint8_t ttl) noexcept nogil:
-    """As `push_icmp_error`, for an error that came to the host with *ttl*, which tells its way (0: unknown)."""
+    """As `push_icmp_error`, for an error that came to the host with *ttl*, 0: unknown."""
     cdef bint four = key.addr_len == 4
     cdef const uint8_t *source = offender
     cdef uint32_t l3_len = IP4_HLEN if four else IP6_HLEN

@@ -10,9 +10,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core cimport Core
 from passt.dataplane.csum cimport csum_add, csum_fold, pseudo6
-from passt.dataplane.datagram cimport (
-    DROPPED, NOTHING, end_datagram, open_datagram, still_used, use,
-)
+from passt.dataplane.datagram cimport DROPPED, NOTHING, end_datagram, open_datagram, still_used, use
 from passt.dataplane.errqueue cimport drain_errors, settle_send_error
 from passt.dataplane.flow cimport FLOW_PING, SIDE_GUEST, Flow, FlowKey, fill_key
 from passt.dataplane.fragments cimport send_packet

@@ -13,7 +13,7 @@ changes.
 In, the kernel tells TOS or traffic class with each datagram, and the guest's packet gets it.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 from passt.dataplane.core cimport Core
 from passt.dataplane.csum cimport csum_add, csum_fold
@@ -21,9 +21,10 @@ from passt.dataplane.flow cimport Flow
 from passt.dataplane.headers cimport IP4_HLEN, Ip4Hdr, Ip6Hdr
 from passt.dataplane.parse cimport IpView
 from passt.dataplane.sys cimport (
-    CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_PROBE, IP_RECVTTL, IP_TOS,
-    IP_TTL, IPPROTO_IP, IPPROTO_IPV6, IPV6_HOPLIMIT, IPV6_MTU_DISCOVER, IPV6_RECVHOPLIMIT, IPV6_PMTUDISC_PROBE, IPV6_PMTUDISC_WANT,
-    IPV6_TCLASS, IPV6_UNICAST_HOPS, SOL_UDP, UDP_GRO, cmsghdr, htonl, memcpy, memset, msghdr,
+    CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, IPPROTO_IP, IPPROTO_IPV6, IPV6_HOPLIMIT, IPV6_MTU_DISCOVER,
+    IPV6_PMTUDISC_PROBE, IPV6_PMTUDISC_WANT, IPV6_RECVHOPLIMIT, IPV6_TCLASS, IPV6_UNICAST_HOPS,
+    IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_PROBE, IP_RECVTTL, IP_TOS, IP_TTL, SOL_UDP, UDP_GRO,
+    cmsghdr, htonl, memcpy, memset, msghdr,
 )
 
 
@@ -34,7 +35,8 @@ cdef void set_fragmenting(Core core, int fd, bint four, bint whole, uint8_t *kno
         return
     known[0] = wanted
     if four:
-        core.sockets.set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE if whole else IP_PMTUDISC_DONT)
+        core.sockets.set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER,
+                                IP_PMTUDISC_PROBE if whole else IP_PMTUDISC_DONT)
     else:
         # IPv6 is cut by its sender only: to the size that the host knows the path to take.
         core.sockets.set_option(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER,

@@ -16,16 +16,15 @@ from passt.dataplane.headers cimport is_mapped4
 from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, EAGAIN, EINTR, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP,
-    IPV6_MULTICAST_IF, IPV6_RECVERR, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IPV6_V6ONLY, IP_MULTICAST_IF, IP_RECVERR,
-    IP_RECVTOS, IP_RECVTTL, IP_UNICAST_IF, MSG_ERRQUEUE,
-    MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, O_CLOEXEC, O_RDONLY, PASST_MEMINFO_SNDBUF,
-    PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, SHUT_WR, SO_BINDTODEVICE, SO_ERROR,
-    SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SOCK_CLOEXEC,
-    SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SIOCOUTQ, SOL_SOCKET, SOL_UDP, TCP_INFO, TCP_NODELAY, UDP_GRO,
-    accept4, bind, close as close_fd, connect as connect_to, errno, getsockname, getsockopt, htonl, htons, ioctl,
-    ip_mreqn,    iovec, linger, memcpy, memset, mmsghdr, msghdr, ntohs, open as open_file, recv, recvmmsg, recvmsg,
-    sendmmsg, sendmsg, setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket,
-    socklen_t,
+    IPV6_MULTICAST_IF, IPV6_RECVERR, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IPV6_V6ONLY, IP_MULTICAST_IF,
+    IP_RECVERR, IP_RECVTOS, IP_RECVTTL, IP_UNICAST_IF, MSG_DONTWAIT, MSG_ERRQUEUE, MSG_NOSIGNAL, MSG_PEEK,
+    MSG_TRUNC, O_CLOEXEC, O_RDONLY, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED,
+    SHUT_WR, SIOCOUTQ, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SOL_UDP,
+    SO_BINDTODEVICE, SO_ERROR, SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_RCVBUF, SO_REUSEADDR,
+    SO_SNDBUF, TCP_INFO, TCP_NODELAY, UDP_GRO, accept4, bind, close as close_fd, connect as connect_to,
+    errno, getsockname, getsockopt, htonl, htons, ioctl, iovec, ip_mreqn, linger, memcpy, memset, mmsghdr,
+    msghdr, ntohs, open as open_file, recv, recvmmsg, recvmsg, sendmmsg, sendmsg, setsockopt, shutdown,
+    sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t,
 )
 
 cdef enum:

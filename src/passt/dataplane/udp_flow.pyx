@@ -31,9 +31,9 @@ from passt.dataplane.flow cimport FLOW_UDP, FLOW_UDP_PORT, SIDE_GUEST, SIDE_HOST
 from passt.dataplane.sockets cimport read_sockaddr
 from passt.dataplane.stats cimport DROP_BAD_PORT, DROP_REFUSED, DROP_UNKNOWN_FLOW, count
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, ENOMEM, ENOSPC, IP_PKTINFO, IPPROTO_IP,
-    IPPROTO_IPV6, IPPROTO_UDP, IPV6_PKTINFO, cmsghdr, htons, in6_pktinfo, in_pktinfo, memcmp, memcpy,
-    memset, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage,
+    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, ENOMEM, ENOSPC, IPPROTO_IP, IPPROTO_IPV6,
+    IPPROTO_UDP, IPV6_PKTINFO, IP_PKTINFO, cmsghdr, htons, in6_pktinfo, in_pktinfo, memcmp, memcpy, memset,
+    msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage,
 )
 from passt.dataplane.udp_out cimport flush_out
 
@@ -166,7 +166,8 @@ cdef void join_groups(Core core, Flow *flow, const Route *route) noexcept nogil:
         core.sockets.set_interface(port.fd, route.peer.ss_family, <int>route.ifindex)
 
 
-cdef Flow *open_answer(Core core, Flow *port, const FlowKey *key, const sockaddr_storage *peer) noexcept nogil:
+cdef Flow *open_answer(Core core, Flow *port, const FlowKey *key,
+                       const sockaddr_storage *peer) noexcept nogil:
     """A new flow for what *peer* answers to a datagram that went to a group; NULL: counted drop."""
     cdef FlowKey guest_key = port.keys[0]
     cdef uint32_t index = port.index

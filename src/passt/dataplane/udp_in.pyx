@@ -23,8 +23,8 @@ from passt.dataplane.link cimport LINK_USO4, LINK_USO6, TxMeta
 from passt.dataplane.socket_marks cimport Marks, mark_packet, read_marks
 from passt.dataplane.stats cimport DROP_SOCKET, DROP_TRUNCATED, count
 from passt.dataplane.sys cimport (
-    EAGAIN, IPPROTO_UDP, MSG_TRUNC, VIRTIO_NET_HDR_GSO_UDP_L4, htons, iovec, malloc, memcmp, memcpy, memset, mmsghdr, msghdr,
-    sockaddr_storage,
+    EAGAIN, IPPROTO_UDP, MSG_TRUNC, VIRTIO_NET_HDR_GSO_UDP_L4, htons, iovec, malloc, memcmp, memcpy, memset,
+    mmsghdr, msghdr, sockaddr_storage,
 )
 from passt.dataplane.udp_flow cimport flow_from, inbound_flow, note_received
 

@@ -12,9 +12,7 @@ refuses before it sends (net/ipv4/udp.c, udp_send_skb). The flow remembers from 
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
-from passt.dataplane.batch cimport (
-    CONTROL_SIZE, MAX_SEGMENTS, OUT_MESSAGES, OUT_PIECES, OutBatch, OutMessage,
-)
+from passt.dataplane.batch cimport CONTROL_SIZE, MAX_SEGMENTS, OUT_MESSAGES, OUT_PIECES, OutBatch, OutMessage
 from passt.dataplane.core cimport Core
 from passt.dataplane.errqueue cimport settle_send_error
 from passt.dataplane.flow cimport Flow
@@ -23,9 +21,9 @@ from passt.dataplane.parse cimport IpView, UdpView
 from passt.dataplane.socket_marks cimport TRACING_TTL, USUAL_TTL, ask_ttl, set_fragmenting
 from passt.dataplane.stats cimport DROP_SOCKET
 from passt.dataplane.sys cimport (
-    AF_INET, CMSG_DATA, CMSG_LEN, CMSG_SPACE, EAGAIN, EINVAL, EIO, EMSGSIZE, ENOBUFS, ENOMEM, IP_PKTINFO, IP_TOS,
-    IP_TTL, IPPROTO_IP, IPPROTO_IPV6, IPV6_HOPLIMIT, IPV6_PKTINFO, IPV6_TCLASS, SOL_UDP, UDP_SEGMENT, cmsghdr, in6_pktinfo, in_pktinfo, iovec,
-    memcpy, memset, mmsghdr, msghdr,
+    AF_INET, CMSG_DATA, CMSG_LEN, CMSG_SPACE, EAGAIN, EINVAL, EIO, EMSGSIZE, ENOBUFS, ENOMEM, IPPROTO_IP,
+    IPPROTO_IPV6, IPV6_HOPLIMIT, IPV6_PKTINFO, IPV6_TCLASS, IP_PKTINFO, IP_TOS, IP_TTL, SOL_UDP, UDP_SEGMENT,
+    cmsghdr, in6_pktinfo, in_pktinfo, iovec, memcpy, memset, mmsghdr, msghdr,
 )
 
 cdef enum:

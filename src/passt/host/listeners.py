@@ -132,7 +132,7 @@ def _bind(rule: PortRule, port: int, family: int, address: str, *, only6: bool) 
 
 
 def _want_details(sock: socket.socket, family: int) -> None:
-    """Ask for destination addresses, traffic classes and ICMP errors; a dual-stack socket answers for IPv4 too."""
+    """Ask for destinations, traffic classes and ICMP errors; a dual-stack socket answers for IPv4 too."""
     sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
     sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
     sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
