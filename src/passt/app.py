@@ -21,7 +21,7 @@ import signal
 
 from passt import log
 from passt.errors import ConfigError
-from passt.host import init, namespaces, privileges, signals
+from passt.host import init, namespaces, ping_sockets, privileges, signals
 from passt.host.supervisor import Supervisor
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -152,6 +152,10 @@ def _our_ip4(guest: GuestNet) -> bytes:
     return address.packed if address else bytes(4)
 
 
+def _warn_of_ping() -> None:
+    log.warning(ping_sockets.explain_refusal())
+
+
 def _build_engine(settings: Settings, guest: GuestNet, listeners: Iterable[Listener], child: Child) -> Engine:
     """Load and build the data plane, then wait for the tap of *child*."""
     from passt.dataplane.engine import Engine
@@ -161,7 +165,8 @@ def _build_engine(settings: Settings, guest: GuestNet, listeners: Iterable[Liste
     from passt.responders.dispatch import Dispatcher
 
     explain = log.debug if log.is_debug() else None
-    policy = Policy(guest, tcp=settings.tcp, udp=settings.udp, icmp=settings.icmp, explain=explain)
+    policy = Policy(guest, tcp=settings.tcp, udp=settings.udp, icmp=settings.icmp, explain=explain,
+                    on_ping_forbidden=_warn_of_ping)
     # A guest that is configured by us must not configure itself once more from advertisements.
     advertise = settings.ndp and settings.router_advertisements and not settings.config_net
     responder = Dispatcher(guest, dhcp=settings.dhcp, ndp=settings.ndp, router_advertisements=advertise,

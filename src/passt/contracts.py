@@ -40,6 +40,13 @@ class FlowPolicy(Protocol):
                 local: bytes, local_port: int) -> InboundTarget | None:
         """Map a flow accepted on the listener that belongs to *rule* to what the guest sees."""
 
+    def seen_source(self, address: bytes) -> bytes | None:
+        """Say by which address the guest knows a host-side one; `None`: by none.
+
+        For what comes unasked: who reports an error, who answers a multicast. The unspecified address
+        stands for this host itself. Asked seldom, at most once per error.
+        """
+
 
 class FrameResponder(Protocol):
     """Answers control frames: ARP, NDP, DHCP, DHCPv6."""
@@ -56,3 +63,6 @@ class GuestEvents(Protocol):
 
     def on_guest_mac(self, mac: bytes) -> None:
         """Take note of the guest's hardware address (6 bytes)."""
+
+    def on_ping_forbidden(self) -> None:
+        """Take note that an echo request could not be sent: the host has no ping sockets for us."""

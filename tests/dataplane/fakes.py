@@ -13,6 +13,8 @@ class Policy:
         self.asked_outbound: list[tuple[int, bytes, int, bytes, int]] = []
         self.asked_inbound: list[tuple[int, object, bytes, int, bytes, int]] = []
         self.error: Exception | None = None
+        self.sources: dict[bytes, bytes | None] = {}
+        self.asked_source: list[bytes] = []
 
     def outbound(
         self, proto: int, source: bytes, source_port: int, destination: bytes, destination_port: int
@@ -31,6 +33,12 @@ class Policy:
         if self.error:
             raise self.error
         return None if self.refuses else self.seen
+
+    def seen_source(self, address: bytes) -> bytes | None:
+        self.asked_source.append(address)
+        if self.error:
+            raise self.error
+        return self.sources.get(address, address if any(address) else None)
 
 
 class Responder:
@@ -54,6 +62,7 @@ class Events:
     def __init__(self) -> None:
         self.addresses: list[bytes] = []
         self.macs: list[bytes] = []
+        self.pings_forbidden = 0
         self.error: Exception | None = None
 
     def on_guest_address(self, address: bytes) -> None:
@@ -65,3 +74,6 @@ class Events:
         self.macs.append(mac)
         if self.error:
             raise self.error
+
+    def on_ping_forbidden(self) -> None:
+        self.pings_forbidden += 1

@@ -28,7 +28,11 @@ class Verdict(IntEnum):
     DROP_UNKNOWN_FLOW = 22
     DROP_CONTROL_RATE = 23
     DROP_GSO = 24
-    N_VERDICTS = 25
+    DROP_FRAGMENT_OVERLAP = 25
+    DROP_FRAGMENT_TIME = 26
+    DROP_FRAGMENT_MEMORY = 27
+    DROP_BAD_CHECKSUM = 28
+    N_VERDICTS = 29
 
 class IpFields(NamedTuple):
     source: bytes

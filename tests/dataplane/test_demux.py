@@ -232,6 +232,10 @@ ELSEWHERE = {
     Verdict.DROP_CONTROL_RATE,  # below: more than one frame is needed
     Verdict.DROP_LINK_DOWN,  # test_tap: the interface is down
     Verdict.DROP_TRUNCATED,  # test_udp, test_ping: from the socket's side
+    Verdict.DROP_FRAGMENT_OVERLAP,  # test_fragments: of more than one frame
+    Verdict.DROP_FRAGMENT_TIME,
+    Verdict.DROP_FRAGMENT_MEMORY,
+    Verdict.DROP_BAD_CHECKSUM,
     Verdict.N_VERDICTS,
 }
 

@@ -51,6 +51,8 @@ COUNTERS = {
     "tcp_short_writes",
     "tcp_resets_sent",
     "icmp_errors_to_guest",
+    "reassembled",
+    "fragments_to_guest",
     "link_stalls",
     "wakeups",
     "drop_short",
@@ -77,6 +79,10 @@ COUNTERS = {
     "drop_unknown_flow",
     "drop_control_rate",
     "drop_gso",
+    "drop_fragment_overlap",
+    "drop_fragment_time",
+    "drop_fragment_memory",
+    "drop_bad_checksum",
 }
 
 

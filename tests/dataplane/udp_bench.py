@@ -43,6 +43,7 @@ class Bench(World):
             Events(),
             our_mac=OUR_MAC,
             guest_mac=GUEST_MAC,
+            mtu=65535,
             max_flows=max_flows,
             features=features,
             scripted=scripted,

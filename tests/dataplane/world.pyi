@@ -26,6 +26,8 @@ class ScriptedSockets:
     open_fds: set[int]
     results: dict[str, deque[int]]
     inbox: dict[int, deque[Received]]
+    errors: dict[int, deque[tuple[bytes, bytes, bytes]]]
+    options: list[tuple[int, int, int, int]]
     refuse_segments: int
 
 def socket_address(address: bytes, port: int) -> bytes: ...

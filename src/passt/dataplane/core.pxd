@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt.dataplane.batch cimport InBatch, OutBatch
 from passt.dataplane.flow cimport Flow, FlowKey, FlowTable
+from passt.dataplane.ip_reassembly cimport Reassembler
 from passt.dataplane.link cimport Link, TxMeta
 from passt.dataplane.pool cimport Pool
 from passt.dataplane.reactor cimport Reactor
@@ -31,6 +32,7 @@ cdef struct Route:
     sockaddr_storage source
     socklen_t peer_len
     socklen_t source_len          # 0: any source
+    uint32_t ifindex              # by which multicasts and broadcasts leave, 0: as routed
     char ifname[16]
 
 
@@ -85,6 +87,10 @@ cdef class Core:
     cdef uint8_t seen6[16]
     cdef uint8_t seen6_local[16]
     cdef uint32_t mtu             # bytes; 0: none assigned
+    cdef uint32_t packet_limit    # bytes of the largest IP packet that the link takes
+    cdef Reassembler reassembler
+    cdef uint32_t fragment_timer  # its id
+    cdef uint32_t fragment_id     # identification of the last packet sent in fragments
     cdef int spare_fd             # given up to refuse a connection when descriptors run out
     cdef bint has_trace
     cdef bint has_capture
@@ -106,7 +112,9 @@ cdef class Core:
                           const sockaddr_storage *local, Seen *seen) noexcept with gil
     cdef void on_control(self, const uint8_t *frame, size_t n) noexcept nogil
     cdef void respond(self, const uint8_t *frame, size_t n) noexcept with gil
+    cdef bint ask_source(self, const uint8_t *address, size_t n, uint8_t *seen) noexcept with gil
     cdef void tell_mac(self) noexcept with gil
+    cdef void tell_ping_forbidden(self) noexcept with gil
     cdef void tell_address(self, const uint8_t *address, size_t n) noexcept with gil
     cdef void trace_state(self, const Flow *flow, const char *what) noexcept with gil
     cdef void captured(self, const uint8_t *frame, size_t n, bint to_guest) noexcept with gil

@@ -16,6 +16,7 @@ from passt.dataplane.headers cimport (
     ETH_ALEN, ETH_HLEN, ETH_MIN_FRAME, ETHERTYPE_IP4, ETHERTYPE_IP6, IP4_DF, IP4_HLEN, IP6_HLEN, EthHdr,
     Ip4Hdr, Ip6Hdr, is_loopback6, is_multicast4, is_zero,
 )
+from passt.dataplane.ip_reassembly cimport Reassembler
 from passt.dataplane.link cimport Link, TxMeta
 from passt.dataplane.pool cimport Pool
 from passt.dataplane.reactor cimport EVENT_LISTENER, make_tag
@@ -32,6 +33,8 @@ cdef enum:
     # What all connections together may hold (see pool): enough for a hundred windows of the usual size at
     # once, and no way for a guest to make the process grow further.
     POOL_SIZE = 32 << 20
+    DEFAULT_MTU = 65520           # of a guest that is assigned none, passt(1) --mtu
+    MIN_MTU = 576                 # less is no link that anybody has; it bounds the number of fragments
     COPY_BELOW = 2048             # octets that are copied faster than a second piece is looked at
     # Control frames and news of the guest cost Python's time, some 100 and 10 us each, so a guest gets
     # as many as its start or a sweep over its neighbours takes, and then a steady rate: not more than
@@ -71,6 +74,11 @@ cdef class Core:
         self.flows = FlowTable(max_flows, secret)
         self.listeners = []
         self.mtu = mtu
+        self.packet_limit = max(mtu or DEFAULT_MTU, <uint32_t>MIN_MTU)
+        self.reassembler = Reassembler()
+        self.fragment_timer = max_flows + 1
+        memcpy(&self.fragment_id, <const char *>secret + 4, sizeof(self.fragment_id))
+        self.fragment_id ^= 0x5a5a5a5a
         memcpy(self.our_mac, <const char *>our_mac, ETH_ALEN)
         memcpy(self.our_ip4, <const char *>our_ip4, 4)
         memset(self.guest_mac, 0xff, ETH_ALEN)
@@ -123,6 +131,7 @@ cdef class Core:
                 return False
             text = target.address
             address = <const uint8_t *><const char *>text
+            route.ifindex = target.scope_id
             route.peer_len = fill_sockaddr(&route.peer, address, len(text), target.port, target.scope_id)
             if target.source is not None:
                 text = target.source
@@ -162,6 +171,25 @@ cdef class Core:
             memcpy(seen.destination, <const char *>text, min(len(text), 16))
             seen.source_port = target.source_port
             seen.destination_port = target.destination_port
+            return True
+        except BaseException as error:
+            self.fail(error)
+            return False
+
+    cdef bint ask_source(self, const uint8_t *address, size_t n, uint8_t *seen) noexcept with gil:
+        """Have the policy say by which address the guest knows one of the host's side; False: by none.
+
+        *seen* has 16 octets, what is behind the address is zeroed; *address* may be the same memory.
+        """
+        cdef bytes text
+        cdef object found, error
+        try:
+            found = self.policy.seen_source((<const char *>address)[:n])
+            if found is None or <size_t>len(found) != n:
+                return False
+            text = found
+            memset(seen, 0, 16)
+            memcpy(seen, <const char *>text, n)
             return True
         except BaseException as error:
             self.fail(error)
@@ -258,6 +286,13 @@ cdef class Core:
         cdef object error
         try:
             self.events.on_guest_mac((<char *>self.guest_mac)[:ETH_ALEN])
+        except BaseException as error:
+            self.fail(error)
+
+    cdef void tell_ping_forbidden(self) noexcept with gil:
+        cdef object error
+        try:
+            self.events.on_ping_forbidden()
         except BaseException as error:
             self.fail(error)
 

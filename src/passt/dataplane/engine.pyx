@@ -74,7 +74,7 @@ cdef class Engine:
     def __init__(self, policy, responder, events, *, bytes our_mac, uint32_t mtu, uint32_t max_flows=65536,
                  bytes secret=None, bytes our_ip4=bytes(4), udp_timeouts=None, without=()):
         cdef Sockets sockets
-        self.reactor = Reactor(max_flows + 1)
+        self.reactor = Reactor(max_flows + 2)
         sockets = Sockets(self.reactor)
         sockets.probe(without)
         if "pwait2" in without:

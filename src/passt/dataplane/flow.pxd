@@ -189,6 +189,8 @@ cdef struct UdpFlow:
     uint16_t pending              # questions of a DNS flow that wait for an answer
     bint answered
     bint streaming
+    bint group                    # goes to a multicast group or to a broadcast address
+    int64_t told_mtu              # ns, when the guest was told of the path's MTU, 0: not yet
 
 
 cdef struct UdpPort:
@@ -196,10 +198,18 @@ cdef struct UdpPort:
     char ifname[16]
     uint32_t users                # flows
     uint32_t longest              # datagram of the last batch read
+    uint32_t groups               # flows to groups: what answers them comes from anybody
+    uint8_t fragmenting           # how the socket treats large datagrams, 0: not yet said (see socket_marks)
+    bint broadcasts               # SO_BROADCAST is set
+    bint tells_ttl                # of what is received
 
 
 cdef struct PingFlow:
     int64_t last_used             # ns
+    uint8_t ttl                   # that the socket sends with, 0: not yet said
+    uint8_t tos
+    uint8_t fragmenting           # see socket_marks
+    int64_t told_mtu
 
 
 cdef union FlowBody:

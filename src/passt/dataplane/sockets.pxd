@@ -42,6 +42,9 @@ cdef class Sockets:
     cdef int send_messages(self, int fd, mmsghdr *messages, unsigned int n) noexcept nogil
     cdef int receive_messages(self, int fd, mmsghdr *messages, unsigned int n) noexcept nogil
     cdef void prepare_datagrams(self, int fd) noexcept nogil
+    cdef ssize_t receive_error(self, int fd, msghdr *message) noexcept nogil
+    cdef int set_option(self, int fd, int level, int name, int value) noexcept nogil
+    cdef int set_interface(self, int fd, int family, int ifindex) noexcept nogil
 
 
 cdef socklen_t fill_sockaddr(sockaddr_storage *out, const uint8_t *address, size_t addr_len, uint16_t port,

@@ -19,13 +19,14 @@ from passt.dataplane.sys cimport (
     IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, O_CLOEXEC,
     O_RDONLY, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, POLLOUT, SHUT_WR,
     SIOCOUTQ, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SOL_UDP,
-    SO_BINDTODEVICE,
-    SO_BROADCAST, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_RCVBUF,
-    SO_REUSEADDR, SO_SNDBUF, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY, UDP_GRO, accept4, bind,
-    close as close_fd, connect as connect_to, errno, getsockname, getsockopt, htons, ioctl, iovec, linger,
-    memcpy, memset, mmsghdr, msghdr, ntohs, open as open_file, recv, recvmmsg, recvmsg, sendmmsg, sendmsg,
-    setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t,
-    poll, pollfd,
+    SO_BINDTODEVICE, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_MEMINFO, SO_OOBINLINE,
+    SO_PEEK_OFF, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY,
+    UDP_GRO, accept4, bind, close as close_fd, connect as connect_to, errno, getsockname, getsockopt,
+    htons, ioctl, iovec, linger, memcpy, memset, mmsghdr, msghdr, ntohs, open as open_file, recv,
+    recvmmsg, recvmsg, sendmmsg, sendmsg, setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
+    sockaddr_storage, socket, socklen_t, poll, pollfd, IPPROTO_IP, IPV6_MULTICAST_IF, IPV6_RECVERR,
+    IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IP_MULTICAST_IF, IP_RECVERR, IP_RECVTOS, IP_RECVTTL,
+    IP_UNICAST_IF, MSG_ERRQUEUE, htonl, ip_mreqn,
 )
 
 cdef enum:
@@ -98,7 +99,7 @@ cdef class Sockets:
         return frozenset(found)
 
     cdef int open(self, int family, int kind, int protocol) noexcept nogil:
-        """A non-blocking socket, of one family only.
+        """A non-blocking socket, of one family only; a datagram socket tells of errors and marks.
 
         Datagram sockets do not share their port when they are bound: datagrams for a port are found by
         the port alone, so one that was bound by somebody else already would lose them to us, and
@@ -115,7 +116,7 @@ cdef class Sockets:
                 setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &zero, sizeof(zero))
             elif family == AF_INET6:
                 setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one))
-            setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &one, sizeof(one))
+            want_details(fd, family, protocol)
         return fd
 
     cdef int bind_source(self, int fd, const sockaddr_storage *address, socklen_t n) noexcept nogil:
@@ -364,6 +365,45 @@ cdef class Sockets:
         setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size))
         setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size))
         setsockopt(fd, SOL_UDP, UDP_GRO, &one, sizeof(one))
+
+    cdef ssize_t receive_error(self, int fd, msghdr *message) noexcept nogil:
+        """Take an entry of the error queue (ip(7), IP_RECVERR); -EAGAIN: it is empty."""
+        cdef ssize_t got
+        while True:
+            got = recvmsg(fd, message, MSG_ERRQUEUE | MSG_DONTWAIT)
+            if got >= 0:
+                return got
+            if errno != EINTR:
+                return -errno
+
+    cdef int set_option(self, int fd, int level, int name, int value) noexcept nogil:
+        return -errno if setsockopt(fd, level, name, &value, sizeof(value)) < 0 else 0
+
+    cdef int set_interface(self, int fd, int family, int ifindex) noexcept nogil:
+        """Choose by which interface multicasts leave, and IPv4's broadcasts (ip(7), ipv6(7))."""
+        cdef ip_mreqn choice
+        cdef uint32_t index_be = htonl(<uint32_t>ifindex)
+        if family == AF_INET6:
+            return self.set_option(fd, IPPROTO_IPV6, IPV6_MULTICAST_IF, ifindex)
+        memset(&choice, 0, sizeof(choice))
+        choice.imr_ifindex = ifindex
+        setsockopt(fd, IPPROTO_IP, IP_UNICAST_IF, &index_be, sizeof(index_be))
+        return -errno if setsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &choice, sizeof(choice)) < 0 else 0
+
+
+cdef void want_details(int fd, int family, int protocol) noexcept nogil:
+    """Ask for errors, and with each datagram for its TOS or traffic class; for pings the time to live too."""
+    cdef int one = 1
+    if family == AF_INET6:
+        setsockopt(fd, IPPROTO_IPV6, IPV6_RECVERR, &one, sizeof(one))
+        setsockopt(fd, IPPROTO_IPV6, IPV6_RECVTCLASS, &one, sizeof(one))
+        if protocol == IPPROTO_ICMPV6:
+            setsockopt(fd, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, &one, sizeof(one))
+        return
+    setsockopt(fd, IPPROTO_IP, IP_RECVERR, &one, sizeof(one))
+    setsockopt(fd, IPPROTO_IP, IP_RECVTOS, &one, sizeof(one))
+    if protocol == IPPROTO_ICMP:
+        setsockopt(fd, IPPROTO_IP, IP_RECVTTL, &one, sizeof(one))
 
 
 cdef socklen_t fill_sockaddr(sockaddr_storage *out, const uint8_t *address, size_t addr_len, uint16_t port,

@@ -13,7 +13,7 @@ cpdef enum Verdict:
     DROP_BAD_LENGTH              # a length field contradicts the frame
     DROP_BAD_VERSION             # IP version does not match the EtherType
     DROP_OVERSIZE                # longer than a receive slot
-    DROP_FRAGMENT                # IP fragments
+    DROP_FRAGMENT                # IP fragment that makes no sense, or may not be one
     DROP_BAD_ADDRESS             # loopback, multicast or unspecified where none may be
     DROP_BAD_PORT                # port 0
     DROP_ETHERTYPE               # neither ARP nor IP
@@ -33,6 +33,10 @@ cpdef enum Verdict:
     DROP_UNKNOWN_FLOW            # nothing known of it, and nothing to start
     DROP_CONTROL_RATE            # more control frames than are answered (see core)
     DROP_GSO                     # segmentation request that is not possible
+    DROP_FRAGMENT_OVERLAP        # IP fragment of a packet whose fragments overlap
+    DROP_FRAGMENT_TIME           # IP packet that was not complete in time
+    DROP_FRAGMENT_MEMORY         # IP packet pushed out by newer ones before it was complete
+    DROP_BAD_CHECKSUM            # put together from fragments that do not belong together
     N_VERDICTS
 
 
@@ -60,6 +64,8 @@ cdef struct Stats:
     uint64_t tcp_short_writes
     uint64_t tcp_resets_sent
     uint64_t icmp_errors_to_guest
+    uint64_t reassembled         # packets of the guest that came in fragments
+    uint64_t fragments_to_guest
     uint64_t link_stalls
     uint64_t wakeups
 

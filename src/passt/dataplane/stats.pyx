@@ -29,6 +29,8 @@ cdef dict stats_as_dict(const Stats *stats):
         "tcp_short_writes": stats.tcp_short_writes,
         "tcp_resets_sent": stats.tcp_resets_sent,
         "icmp_errors_to_guest": stats.icmp_errors_to_guest,
+        "reassembled": stats.reassembled,
+        "fragments_to_guest": stats.fragments_to_guest,
         "link_stalls": stats.link_stalls,
         "wakeups": stats.wakeups,
     }

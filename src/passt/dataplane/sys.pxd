@@ -92,7 +92,7 @@ cdef extern from "<sys/socket.h>" nogil:
         AF_INET, AF_INET6, SOCK_STREAM, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_CLOEXEC
         SOL_SOCKET, SO_ERROR, SO_REUSEADDR, SO_KEEPALIVE, SO_LINGER, SO_BINDTODEVICE, SO_BROADCAST
         SO_SNDBUF, SO_RCVBUF, SO_OOBINLINE
-        MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR
+        MSG_ERRQUEUE, MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR
     struct sockaddr:
         uint16_t sa_family
     struct sockaddr_storage:
@@ -162,6 +162,11 @@ cdef extern from "<netinet/in.h>" nogil:
     enum:
         IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6
         IP_PKTINFO, IPV6_PKTINFO, IPV6_V6ONLY
+        IP_RECVERR, IP_RECVTOS, IP_RECVTTL, IP_TOS, IP_TTL
+        IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_PROBE
+        IPV6_RECVERR, IPV6_RECVTCLASS, IPV6_RECVHOPLIMIT, IPV6_TCLASS, IPV6_HOPLIMIT, IPV6_UNICAST_HOPS
+        IPV6_MTU_DISCOVER, IPV6_PMTUDISC_WANT, IPV6_PMTUDISC_PROBE
+        IP_MULTICAST_IF, IP_UNICAST_IF, IPV6_MULTICAST_IF
         SOL_UDP
     struct in_addr:
         uint32_t s_addr
@@ -184,9 +189,22 @@ cdef extern from "<netinet/in.h>" nogil:
     struct in6_pktinfo:
         in6_addr ipi6_addr
         unsigned int ipi6_ifindex
+    struct ip_mreqn:
+        in_addr imr_multiaddr
+        in_addr imr_address
+        int imr_ifindex
 
 cdef extern from "<netinet/udp.h>" nogil:
     pass
+
+cdef extern from "<linux/errqueue.h>" nogil:
+    enum: SO_EE_ORIGIN_LOCAL, SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6
+    struct sock_extended_err:
+        uint32_t ee_errno
+        uint8_t ee_origin
+        uint8_t ee_type
+        uint8_t ee_code
+        uint32_t ee_info
 
 cdef extern from "<netinet/tcp.h>" nogil:
     enum: TCP_NODELAY, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL

@@ -6,6 +6,7 @@ from passt.dataplane.core cimport Core
 from passt.dataplane.flow cimport (
     FLOW_DEAD, FLOW_PING, FLOW_TCP, FLOW_UDP, FLOW_UDP_PORT, NO_FLOW, Flow,
 )
+from passt.dataplane.fragments cimport on_fragment_timer
 from passt.dataplane.ping cimport on_ping_socket, on_ping_timer
 from passt.dataplane.tcp_from_sock cimport finish_turn, on_socket, on_timer
 from passt.dataplane.udp cimport on_udp_socket, on_udp_timer
@@ -26,7 +27,11 @@ cdef void on_flow_event(Core core, uint64_t tag, uint32_t events) noexcept nogil
 
 cdef void on_flow_timer(Core core, uint32_t index) noexcept nogil:
     """The flow's entry has left the timer heap."""
-    cdef Flow *flow = &core.flows.flows[index]
+    cdef Flow *flow
+    if index == core.fragment_timer:
+        on_fragment_timer(core)
+        return
+    flow = &core.flows.flows[index]
     flow.armed = 0
     if flow.kind == FLOW_TCP:
         on_timer(core, flow)

@@ -34,9 +34,9 @@ from passt.dataplane.flow cimport FLOW_UDP, FLOW_UDP_PORT, SIDE_GUEST, SIDE_HOST
 from passt.dataplane.sockets cimport read_sockaddr
 from passt.dataplane.stats cimport DROP_BAD_PORT, DROP_REFUSED, DROP_UNKNOWN_FLOW, count
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, ENOMEM, ENOSPC, IP_PKTINFO, IPPROTO_IP,
-    IPPROTO_IPV6, IPPROTO_UDP, IPV6_PKTINFO, cmsghdr, htons, in6_pktinfo, in_pktinfo, memcmp, memcpy,
-    memset, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage,
+    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, ENOMEM, ENOSPC, IPPROTO_IP, IPPROTO_IPV6,
+    IPPROTO_UDP, IPV6_PKTINFO, IP_PKTINFO, cmsghdr, htons, in6_pktinfo, in_pktinfo, memcmp, memcpy, memset,
+    msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage,
 )
 from passt.dataplane.udp_out cimport flush_out
 
@@ -60,6 +60,8 @@ cdef Flow *open_outbound(Core core, const FlowKey *key) noexcept nogil:
     if result < 0:
         refuse_datagram(core, flow, result)
         return NULL
+    if is_group(key):
+        join_groups(core, flow, &route)
     core.flows.insert(flow, SIDE_GUEST)
     core.flows.insert(flow, SIDE_HOST)
     core.stats.flows_opened += 1
@@ -167,14 +169,62 @@ cdef void fill_host_key(FlowKey *key, const Flow *port, const sockaddr_storage *
     key.proto = IPPROTO_UDP
 
 
-cdef Flow *flow_from(Core core, const Flow *port, const sockaddr_storage *peer) noexcept nogil:
+cdef Flow *flow_from(Core core, Flow *port, const sockaddr_storage *peer) noexcept nogil:
     """The flow of what *peer* sent to a shared socket; NULL: counted drop, the guest has none with it."""
     cdef FlowKey key
     cdef Flow *flow
     fill_host_key(&key, port, peer)
     flow = core.flows.find(&key, SIDE_HOST)
+    if flow == NULL and port.u.port.groups:
+        return open_answer(core, port, &key, peer)
     if flow == NULL:
         count(&core.stats, DROP_UNKNOWN_FLOW)
+    return flow
+
+
+cdef bint is_group(const FlowKey *key) noexcept nogil:
+    """Whether the guest sends to a multicast group or, in IPv4, to all hosts of its link."""
+    return key.remote[0] >= 224 if key.addr_len == 4 else key.remote[0] == 0xff
+
+
+cdef void join_groups(Core core, Flow *flow, const Route *route) noexcept nogil:
+    """Note that the flow goes to more than one, and by which interface."""
+    cdef Flow *port = &core.flows.flows[flow.u.udp.port]
+    flow.u.udp.group = True
+    port.u.port.groups += 1
+    if route.ifindex and not route.ifname[0]:
+        core.sockets.set_interface(port.fd, route.peer.ss_family, <int>route.ifindex)
+
+
+cdef Flow *open_answer(Core core, Flow *port, const FlowKey *key,
+                       const sockaddr_storage *peer) noexcept nogil:
+    """A new flow for what *peer* answers to a datagram that went to a group; NULL: counted drop."""
+    cdef FlowKey guest_key = port.keys[0]
+    cdef uint32_t index = port.index
+    cdef Flow *flow
+    guest_key.scope = 0
+    guest_key.remote_port = key.remote_port
+    if not key.remote_port or not core.ask_source(key.remote, key.addr_len, guest_key.remote):
+        count(&core.stats, DROP_REFUSED)
+        return NULL
+    if core.flows.find(&guest_key, SIDE_GUEST) != NULL:
+        count(&core.stats, DROP_UNKNOWN_FLOW)     # the guest knows another remote by that address
+        return NULL
+    port.u.port.users += 1        # it must outlive whom the new flow crowds out
+    flow = alloc_datagram(core, FLOW_UDP)
+    if flow == NULL:
+        port.u.port.users -= 1
+        return NULL
+    flow.keys[0] = guest_key
+    flow.keys[1] = key[0]
+    flow.u.udp.most_segment = ANY_SIZE
+    flow.u.udp.port = index
+    flow.peer = peer[0]
+    flow.peer_len = sizeof(sockaddr_in) if peer.ss_family == AF_INET else sizeof(sockaddr_in6)
+    core.flows.insert(flow, SIDE_GUEST)
+    core.flows.insert(flow, SIDE_HOST)
+    core.stats.flows_opened += 1
+    core.stats.flows_udp += 1
     return flow
 
 

@@ -31,6 +31,7 @@ BACKLOG = 4096  # the kernel cuts it to net.core.somaxconn, 4096 by default sinc
 IP_PKTINFO = 8
 IP_RECVERR = 11
 IPV6_RECVERR = 25
+IP_RECVTOS = 13
 
 # What socket and bind say where a family is compiled out or switched off.
 _NO_FAMILY = frozenset((errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT))
@@ -131,12 +132,14 @@ def _bind(rule: PortRule, port: int, family: int, address: str, *, only6: bool) 
 
 
 def _want_details(sock: socket.socket, family: int) -> None:
-    """Ask for destination addresses and ICMP errors; a dual-stack socket answers for IPv4 too."""
+    """Ask for destinations, traffic classes and ICMP errors; a dual-stack socket answers for IPv4 too."""
     sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
     sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+    sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
     if family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
 
 
 def _socket_address(rule: PortRule, port: int, family: int, address: str) -> tuple[str | int, ...]:
