@@ -7,9 +7,9 @@ not sleep.
 """
 
 import os
+import resource
 import socket as pysocket
 from heapq import heapify, heappop, heappush
-from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 from typing import NamedTuple
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -85,8 +85,8 @@ cdef class Engine:
         if udp_timeouts is not None:
             self.core.udp_once = udp_timeouts[0] * 1000000000
             self.core.udp_stream = udp_timeouts[1] * 1000000000
-        descriptors = getrlimit(RLIMIT_NOFILE)[0]
-        if descriptors != RLIM_INFINITY:
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if descriptors != resource.RLIM_INFINITY:
             # Each may have a descriptor; connections and listeners need some too.
             self.core.flows.max_datagram = min(self.core.flows.max_datagram, max(descriptors // 2, 1))
         self.link_fd = -1
