@@ -5,6 +5,7 @@ The ports are those of `servers.py`, from BASE on. A failure is an exception, sh
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -27,14 +28,28 @@ BLOCK_LEN = 1 << 18
 # What is read before a pause.
 FIRST_LEN = 1 << 20
 TICK_S = 0.1
+REUSE_S = 5.0
 
 
 def connect(host: str, port: int, source_port: int = 0) -> socket.socket:
-    """Connect, from a certain port if one is given."""
+    """Connect, from a certain port if one is given; it may be used for some moments by the one before."""
+    limit = time.monotonic() + REUSE_S
+    while True:
+        try:
+            return connect_once(host, port, source_port)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL or time.monotonic() > limit:
+                raise
+
+
+def connect_once(host: str, port: int, source_port: int) -> socket.socket:
+    """Connect; with the congestion control that the environment names."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family)
     sock.settimeout(LIMIT_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if "CONGESTION" in os.environ:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, os.environ["CONGESTION"].encode())
     if source_port:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("", source_port))
