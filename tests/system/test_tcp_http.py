@@ -118,7 +118,7 @@ def check_settled(running: Running, fds: int, resident: int) -> None:
 def test_wrk_in_the_namespace(lab: Lab, plain: bool, site: Path, keep_alive: bool) -> None:
     server = lab.outside.spawn(nginx(site), user=False)
     wait_for_port(lab.outside)
-    argv = ["bash", "-c", "echo ready; while read -r line; do eval \"$line\"; echo done; done"]
+    argv = ["bash", "-c", 'echo ready; while read -r line; do eval "$line"; echo done; done']
     running = lab.start(["--config-net"], argv, user=plain, stdin=-1)
     assert running.popen.stdin is not None
     assert running.popen.stdout is not None
@@ -148,7 +148,9 @@ def test_nginx_in_the_namespace(lab: Lab, plain: bool, site: Path, keep_alive: b
     running = lab.start(["--config-net", "-t", str(PORT)], nginx(site), user=plain)
     url = f"http://{HOST4}:{PORT}/file"
     wait_until(
-        lambda: lab.outside.run(["curl", "-sSf", "-m", "1", "-o", "/dev/null", url], check=False).returncode == 0,
+        lambda: (
+            lab.outside.run(["curl", "-sSf", "-m", "1", "-o", "/dev/null", url], check=False).returncode == 0
+        ),
         "nginx answers",
     )
     time.sleep(2.5)  # the tuples of these are forgotten
@@ -165,6 +167,10 @@ def test_one_curl_after_the_other(lab: Lab, plain: bool, site: Path) -> None:
     server = lab.outside.spawn(nginx(site), user=False)
     wait_for_port(lab.outside)
     count = 1000 if LONG else 100
-    argv = ["bash", "-c", f"set -e; for i in $(seq {count}); do curl -sSf http://{FAR4}:{PORT}/file | cmp - {site}/file; done"]
+    argv = [
+        "bash",
+        "-c",
+        f"set -e; for i in $(seq {count}); do curl -sSf http://{FAR4}:{PORT}/file | cmp - {site}/file; done",
+    ]
     assert lab.run(["--config-net"], argv, user=plain, timeout=120).stderr == b""
     server.kill()

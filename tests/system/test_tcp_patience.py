@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, HOST4, Lab, Place, Running, status_field
+from tests.system.lab import FAR4, FAR6, Lab, Place, Running, status_field
 from tests.system.servers import REPLY_LEN, TICK_S, stream_sha256
 
 pytestmark = pytest.mark.needs_root
@@ -68,7 +68,7 @@ def test_receiver_that_stops_reading(lab: Lab, plain: bool) -> None:
     assert resident < MAX_RESIDENT_KB
 
 
-def type_beside(place: Place, lab: Lab, command: list[str]) -> dict[str, float]:
+def type_beside(place: Place, command: list[str]) -> dict[str, float]:
     """Milliseconds of echoes, typed in by *command* beside a stream each way."""
     result = place.run(command, timeout=60)
     quiet, busy = map(json.loads, result.stdout.decode().splitlines())
@@ -86,7 +86,7 @@ def test_typing_beside_a_stream(lab: Lab, plain: bool, way: str) -> None:
         f"$client echo {FAR4} 8000 300",
         "kill $stream",
     )
-    wire = type_beside(lab.host, lab, script)
+    wire = type_beside(lab.host, script)
     running = lab.start(NET, script, user=plain)
     result = running.finish(60)
     assert result.stderr == b""
@@ -123,9 +123,7 @@ def test_keep_alive_of_both_ends(lab: Lab, plain: bool) -> None:
 
 
 def test_urgent_bytes_stay_in_their_place(lab: Lab, plain: bool) -> None:
-    script = shell(
-        lab, f"$client urgent {FAR4} 8000 100", f"$client urgent {FAR6} 8000 100"
-    )
+    script = shell(lab, f"$client urgent {FAR4} 8000 100", f"$client urgent {FAR6} 8000 100")
     assert reports(lab.start(NET, script, user=plain), 30) == [{"equal": True, "count": 10000}] * 2
 
 

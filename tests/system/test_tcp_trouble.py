@@ -92,15 +92,18 @@ def test_port_is_used_again_inwards(lab: Lab, plain: bool) -> None:
     if running.popen.stdout.readline() != b"ready\n":
         pytest.fail(running.finish().stderr.decode())
     found = []
-    for check in ("reuse {} 9100 30 1000 4011", "reuse {} 9100 5 100000000 4012", "reuse-reset {} 9100 30 4013"):
+    for check in (
+        "reuse {} 9100 30 1000 4011",
+        "reuse {} 9100 5 100000000 4012",
+        "reuse-reset {} 9100 30 4013",
+    ):
         argv = [*lab.tcp_client, *check.format(HOST4).split()]
-        result = lab.outside.run(argv, timeout=60, check=False)
-        print(result.stderr.decode())  # noqa: T201 - shown with a failure, or by pytest -s
-        found.append(json.loads(result.stdout or "null"))
+        found.append(json.loads(lab.outside.run(argv, timeout=60).stdout))
     running.kill()
     print(found)  # noqa: T201 - shown with a failure, or by pytest -s
     assert found[0]["slowest"] < PROMPT_S
-    assert found[1]["slowest"] < 2 * PROMPT_S
+    # A SYN that was not taken at first is repeated after a second.
+    assert max(found[1]["took"][1:]) < 2 * found[1]["took"][0] + PROMPT_S
     assert found[2]["slowest"] < PROMPT_S
 
 
