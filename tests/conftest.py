@@ -1,4 +1,4 @@
-"""What all tests share: an orderly end, no timing of property tests, on a CI machine no skipped system test."""
+"""What all tests share: an orderly end, property tests without a clock, in CI no skipped system test."""
 
 from __future__ import annotations
 

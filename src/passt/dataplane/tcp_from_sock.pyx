@@ -13,7 +13,7 @@ from passt.dataplane.flow cimport (
     CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED, CONN_WANT_OUT, CONN_WINDOW_STALE, SIDE_GUEST,
     TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING,
     TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT,
-    TCP_TIME_WAIT, Flow, TcpConn,
+    TCP_TIME_WAIT, Flow, FlowKey, TcpConn,
 )
 from passt.dataplane.headers cimport MAX_IP_LEN, TCP_ACK, TCP_FIN, TCP_PSH, ETH_HLEN
 from passt.dataplane.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, count
@@ -167,7 +167,6 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
     """Offer an accepted connection to the guest."""
     cdef Seen seen
     cdef Flow *flow
-    cdef Flow *old
     if not core.ask_inbound(listener, IPPROTO_TCP, peer, local, &seen) or core.sockets.prepare_stream(fd) < 0:
         count(&core.stats, DROP_REFUSED)
         core.stats.flows_refused += 1
@@ -181,9 +180,7 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
     flow.inbound = True
     flow.peer = peer[0]
     fill_inbound_key(&flow.keys[0], &seen, IPPROTO_TCP)
-    old = core.flows.find(&flow.keys[0], SIDE_GUEST)
-    if old != NULL and old.u.tcp.state == TCP_TIME_WAIT:
-        end(core, old, False)
+    make_way(core, &flow.keys[0])
     if not core.flows.insert(flow, SIDE_GUEST):
         count(&core.stats, DROP_REFUSED)
         core.sockets.abort(fd)
@@ -201,6 +198,24 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
     update_window(core, flow)
     send_syn(core, flow)
     start_rtx(core, flow, flow.u.tcp.rto)
+
+
+cdef void make_way(Core core, const FlowKey *key) noexcept nogil:
+    """A client comes with the tuple of an earlier connection: forget that one if the remote is done with it.
+
+    It may be that we do not know yet how the remote ended it: the listener's event can come first. What is
+    left is at most our FIN, sent but not acknowledged; should it be lost, the guest answers the SYN with an
+    acknowledgement, and learns by the reset that follows.
+    """
+    cdef Flow *old = core.flows.find(key, SIDE_GUEST)
+    if old == NULL:
+        return
+    if may_send_data(&old.u.tcp) and not overflow_len(old):
+        note_readable(&old.u.tcp, EPOLLRDHUP)
+        push_data(core, old, False)
+    if old.u.tcp.state == TCP_TIME_WAIT or (old.u.tcp.state in (TCP_LAST_ACK, TCP_CLOSING)
+                                            and not overflow_len(old)):
+        end(core, old, False)
 
 
 cdef void seek(Core core, Flow *flow) noexcept nogil:

@@ -47,6 +47,7 @@ cdef enum:
     # reorders by more. A new SYN ends it at once.
     TIME_WAIT_MS = 2000
     DUP_ACKS = 3                  # RFC 5681 3.2
+    SYN_AGAIN_MS = 2              # Linux: TCP_TIMEOUT_MIN, two ticks
 
 
 cdef void on_segment(Core core, const IpView *ip) noexcept nogil:
@@ -137,12 +138,19 @@ cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const
 
 
 cdef void in_syn_sent(Core core, Flow *flow, const IpView *ip, const TcpView *tcp) noexcept nogil:
-    """The guest's answer to our SYN (RFC 9293 3.10.7.3)."""
+    """The guest's answer to our SYN (RFC 9293 3.10.7.3).
+
+    A wrong acknowledgement is most likely of an earlier connection of the tuple that the guest remembers.
+    Our reset ends that (RFC 9293 3.5.1, figure 9), so the first SYN is soon repeated, as Linux does
+    (net/ipv4/tcp_input.c, tcp_rcv_synsent_state_process).
+    """
     cdef TcpConn *conn = &flow.u.tcp
     cdef bint ack_ok = tcp.flags & TCP_ACK and tcp.ack == conn.snd_nxt
     if tcp.flags & TCP_ACK and not ack_ok:
         count(&core.stats, DROP_TCP_ACK)
         send_reset(core, ip, tcp)
+        if not conn.retries and not tcp.flags & TCP_RST:
+            start_rtx(core, flow, ms(SYN_AGAIN_MS))
     elif tcp.flags & TCP_RST:
         if ack_ok:
             end(core, flow, True)
