@@ -54,6 +54,7 @@ cdef enum TcpFlag:
     CONN_SACK = 8192              # the guest's SYN permitted selective acknowledgements
     CONN_FIN_EARLY = 16384        # the guest's FIN has come, data before it has not: guest_fin
     CONN_KEEP_ALIVE = 32768       # the host's socket probes the remote, as the guest does us
+    CONN_TIMESTAMPS = 65536       # each segment carries the timestamps option
 
 cdef enum FlowClass:
     # Flows that may have to make room for new ones; each class has an order in which they go.
@@ -164,6 +165,11 @@ cdef struct TcpConn:
     uint32_t guest_fin            # of the guest's FIN, valid with CONN_FIN_EARLY
     uint32_t tell_start           # what the next acknowledgement reports first: bytes that came twice
     uint32_t tell_end             # (RFC 2883 4) or an early FIN; both the same: nothing
+    uint32_t ts_offset            # of our clock
+    uint32_t ts_recent            # stamp of the guest's that is due for an echo
+    uint32_t ts_val               # of the guest's last segment
+    uint32_t ts_ecr
+    int64_t ts_recent_at          # when ts_recent was set
     uint32_t flags
     uint16_t mss                  # payload of a segment to the guest
     uint8_t state

@@ -41,7 +41,7 @@ from passt.dataplane.core cimport Core
 from passt.dataplane.csum cimport csum_fold, pseudo4, pseudo6
 from passt.dataplane.flow cimport (
     CLASS_HALF_OPEN, CLASS_KEPT, CLASS_OVER, CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_HOST_EOF, CONN_SACK,
-    CONN_WANT_OUT, CONN_WINDOW_STALE, CONN_WRITE_SHUT, FLOW_TCP, N_TCP_STATES, TCP_CLOSED,
+    CONN_TIMESTAMPS, CONN_WANT_OUT, CONN_WINDOW_STALE, CONN_WRITE_SHUT, FLOW_TCP, N_TCP_STATES, TCP_CLOSED,
     TCP_CONNECTING, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow, TcpConn,
 )
 from passt.dataplane.hash cimport siphash
@@ -57,6 +57,7 @@ from passt.dataplane.sys cimport (
 )
 from passt.dataplane.tcp_sack cimport drop_board
 from passt.dataplane.tcp_store cimport drop_store, push_sack
+from passt.dataplane.tcp_timestamps cimport TIMESTAMPS_LEN, push_timestamps, start_timestamps
 
 cdef enum:
     MSS_OPTION_LEN = 4
@@ -127,17 +128,28 @@ cdef void take_syn(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
         conn.rcv_wscale = core.sockets.window_scale
     if options.sack_permitted:
         conn.flags |= CONN_SACK
+    if options.timestamps:
+        start_timestamps(core, flow)
+        conn.flags |= CONN_TIMESTAMPS
+        conn.ts_recent = options.ts_val
+        conn.ts_recent_at = core.now
+        conn.mss -= TIMESTAMPS_LEN            # the MSS counts no options (RFC 6691)
+
+
+cdef size_t options_place(const Flow *flow) noexcept nogil:
+    """Where in the link's slot what follows the TCP header lies."""
+    return ETH_HLEN + (IP4_HLEN if flow.keys[0].addr_len == 4 else IP6_HLEN) + TCP_HLEN
 
 
 cdef size_t payload_place(const Flow *flow) noexcept nogil:
     """Where in the link's slot the payload of a data segment lies."""
-    return ETH_HLEN + (IP4_HLEN if flow.keys[0].addr_len == 4 else IP6_HLEN) + TCP_HLEN
+    return options_place(flow) + (TIMESTAMPS_LEN if flow.u.tcp.flags & CONN_TIMESTAMPS else 0)
 
 
 cdef uint32_t push_syn_options(Core core, const Flow *flow, bint is_answer, uint8_t *p) noexcept nogil:
-    """MSS, window scale, SACK-permitted (RFC 9293 3.2, RFC 7323 2.2, RFC 2018 2); returns their length.
+    """MSS, window scale, SACK-permitted, timestamps (RFC 9293 3.2, RFC 7323 2.2 and 3.2, RFC 2018 2).
 
-    A SYN of ours offers all of them, an answer the last two only where the guest's SYN did.
+    Returns their length. A SYN of ours offers all of them, an answer the last three only where the guest's SYN did.
     """
     cdef uint16_t mss = our_mss(core, flow)
     cdef uint32_t n = MSS_OPTION_LEN
@@ -157,6 +169,8 @@ cdef uint32_t push_syn_options(Core core, const Flow *flow, bint is_answer, uint
         p[n + 2] = 4
         p[n + 3] = 2
         n += 4
+    if not is_answer or flow.u.tcp.flags & CONN_TIMESTAMPS:
+        n += push_timestamps(core, &flow.u.tcp, p + n)
     return n
 
 
@@ -200,13 +214,18 @@ cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq,
     cdef TcpConn *conn = &flow.u.tcp
     cdef TcpHdr fields
     cdef uint32_t options_len = 0
+    cdef uint32_t sack_len = 0
     cdef bint syn = (flags & TCP_SYN) != 0
+    cdef uint8_t *options = core.link.slot + options_place(flow)
     if syn:
-        options_len = push_syn_options(core, flow, (flags & TCP_ACK) != 0,
-                                       core.link.slot + payload_place(flow))
-    elif not payload_len and conn.flags & CONN_SACK and flags & (TCP_ACK | TCP_RST) == TCP_ACK:
-        # Only what carries no data reports (RFC 2018 4 is content): each early segment is answered so.
-        options_len = push_sack(conn, core.link.slot + payload_place(flow))
+        options_len = push_syn_options(core, flow, (flags & TCP_ACK) != 0, options)
+    else:
+        if conn.flags & CONN_TIMESTAMPS:
+            options_len = push_timestamps(core, conn, options)
+        if not payload_len and conn.flags & CONN_SACK and flags & (TCP_ACK | TCP_RST) == TCP_ACK:
+            # Only what carries no data reports (RFC 2018 4 is content): each early segment is answered so.
+            sack_len = push_sack(conn, options + options_len)
+            options_len += sack_len
     fields.src_port_be = htons(flow.keys[0].remote_port)
     fields.dst_port_be = htons(flow.keys[0].guest_port)
     fields.seq_be = htonl(seq)
@@ -220,7 +239,7 @@ cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq,
         conn.rcv_acked = conn.rcv_nxt
         conn.flags &= ~<uint32_t>(CONN_ACK_NOW | CONN_ACK_DELAYED)
         conn.ack_at = 0
-        if options_len and not syn:
+        if sack_len:
             conn.tell_start = conn.tell_end
     return True
 
