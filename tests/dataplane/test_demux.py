@@ -230,6 +230,7 @@ ELSEWHERE = {
     Verdict.VERDICT_OK,
     Verdict.DROP_CONTROL_RATE,  # below: more than one frame is needed
     Verdict.DROP_LINK_DOWN,  # test_tap: the interface is down
+    Verdict.DROP_TCP_TIMESTAMP,  # test_tcp_timestamps: the connection has to have them
     Verdict.DROP_TRUNCATED,  # test_udp, test_ping: from the socket's side
     Verdict.N_VERDICTS,
 }

@@ -167,9 +167,7 @@ cdef struct TcpConn:
     uint32_t tell_end             # (RFC 2883 4) or an early FIN; both the same: nothing
     uint32_t ts_offset            # of our clock
     uint32_t ts_recent            # stamp of the guest's that is due for an echo
-    uint32_t ts_val               # of the guest's last segment
-    uint32_t ts_ecr
-    int64_t ts_recent_at          # when ts_recent was set
+    uint32_t ts_recent_at         # when it came, s
     uint32_t flags
     uint16_t mss                  # payload of a segment to the guest
     uint8_t state
@@ -218,17 +216,17 @@ cdef union FlowBody:
 cdef struct Flow:
     FlowKey keys[2]
     uint32_t chain[2]             # next node of the hash chain, by side
-    bint hashed[2]
+    uint8_t hashed[2]             # these are truth values; a bint would take four bytes
     uint32_t index
     uint32_t generation
     uint32_t next_free
     uint32_t next_work
     uint32_t older                # of its FlowClass, NO_FLOW at the end
     uint32_t newer
-    bint has_work
+    uint8_t has_work
     uint8_t kind
     uint8_t flow_class
-    bint inbound
+    uint8_t inbound
     int fd
     int64_t armed                 # deadline in the heap, 0: not armed
     sockaddr_storage peer         # host side: where the socket's traffic goes

@@ -57,7 +57,7 @@ from passt.dataplane.sys cimport (
 )
 from passt.dataplane.tcp_sack cimport drop_board
 from passt.dataplane.tcp_store cimport drop_store, push_sack
-from passt.dataplane.tcp_timestamps cimport TIMESTAMPS_LEN, push_timestamps, start_timestamps
+from passt.dataplane.tcp_timestamps cimport TIMESTAMPS_LEN, push_timestamps, take_timestamps
 
 cdef enum:
     MSS_OPTION_LEN = 4
@@ -129,11 +129,7 @@ cdef void take_syn(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     if options.sack_permitted:
         conn.flags |= CONN_SACK
     if options.timestamps:
-        start_timestamps(core, flow)
-        conn.flags |= CONN_TIMESTAMPS
-        conn.ts_recent = options.ts_val
-        conn.ts_recent_at = core.now
-        conn.mss -= TIMESTAMPS_LEN            # the MSS counts no options (RFC 6691)
+        take_timestamps(core, flow, options.ts_val)
 
 
 cdef size_t options_place(const Flow *flow) noexcept nogil:

@@ -29,8 +29,8 @@ from passt.dataplane.tcp_conn cimport (
 )
 from passt.dataplane.tcp_keepalive cimport on_keep_alive
 from passt.dataplane.tcp_refuse cimport refuse
-from passt.dataplane.tcp_timestamps cimport start_timestamps
 from passt.dataplane.tcp_sack cimport behind_run, drop_board, gap_length, note_resent, sacked_before
+from passt.dataplane.tcp_timestamps cimport start_timestamps
 
 cdef enum:
     ACCEPT_BUDGET = 64            # connections taken per listener and turn
