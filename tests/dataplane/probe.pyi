@@ -58,6 +58,7 @@ class Options(NamedTuple):
     mss: int
     window_scale: int
     sack_permitted: bool
+    ts_val: int | None = None
 
 class Key(NamedTuple):
     guest: bytes

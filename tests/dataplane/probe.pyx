@@ -192,7 +192,8 @@ def timestamps(bytes options not None):
     """read_timestamps."""
     cdef Guarded memory = Guarded()
     cdef TcpView view
-    cdef uint32_t value, echo
+    cdef uint32_t value = 0
+    cdef uint32_t echo = 0
     memset(&view, 0, sizeof(view))
     view.options = memory.put(options)
     view.options_len = len(options)

@@ -106,9 +106,7 @@ class GuestTcp:
 
     def take_stamp(self, segment: Segment, seq: int) -> None:
         """Check the option and note what is to be echoed; each segment has it, or none has."""
-        if not segment.flags & SYN:
-            assert ("ts" in segment.options) == self.stamps
-        elif segment.flags & ACK:
+        if not segment.flags & SYN or segment.flags & ACK:
             assert ("ts" in segment.options) == self.stamps
         if not self.stamps:
             return
@@ -135,7 +133,7 @@ class GuestTcp:
 
     def on_segment(self, segment: Segment, now: int) -> None:
         """Take one segment."""
-        if not segment.flags & RST and self.state != "CLOSED" or segment.flags & SYN:
+        if (not segment.flags & RST and self.state != "CLOSED") or segment.flags & SYN:
             self.take_stamp(segment, signed(segment.seq))
         if segment.flags & RST:
             self.was_reset = True

@@ -14,8 +14,8 @@ from libc.stdint cimport uint8_t, uint32_t
 from passt.dataplane.core cimport MAX_GATHER, Core, Route
 from passt.dataplane.flow cimport (
     CONN_ACK_NOW, CONN_FIN_EARLY, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_RECOVERY,
-    CONN_RTT_TIMED, CONN_SACK, CONN_TIMESTAMPS, CONN_WINDOW_STALE, CONN_WRITE_SHUT, SIDE_GUEST, TCP_CLOSE_WAIT,
-    TCP_CLOSING, TCP_CONNECTING, TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2,
+    CONN_RTT_TIMED, CONN_SACK, CONN_TIMESTAMPS, CONN_WINDOW_STALE, CONN_WRITE_SHUT, SIDE_GUEST,
+    TCP_CLOSE_WAIT, TCP_CLOSING, TCP_CONNECTING, TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2,
     TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow, FlowKey, TcpConn, fill_key,
 )
 from passt.dataplane.headers cimport TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN
@@ -221,7 +221,8 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
     """
     cdef TcpConn *conn = &flow.u.tcp
     cdef uint32_t seg_end = tcp.seq + <uint32_t>tcp.payload_len + ((tcp.flags & TCP_FIN) != 0)
-    cdef bint timed = conn.flags & CONN_TIMESTAMPS and not tcp.flags & TCP_RST
+    # A SYN is of a guest that has forgotten the connection, timestamps and all: it has to be challenged.
+    cdef bint timed = conn.flags & CONN_TIMESTAMPS and not tcp.flags & (TCP_RST | TCP_SYN)
     if timed and not check_timestamps(core, flow, tcp):
         return False
     if seq_lt(seg_end, conn.rcv_nxt) or seq_lt(conn.rcv_adv, tcp.seq):

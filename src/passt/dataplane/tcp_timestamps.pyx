@@ -10,7 +10,8 @@ dropped and answered (PAWS), however well its numbers fit. After 24 days without
 nothing any more. What comes back of our clock is a sample of the round trip, one per window: RFC 6298 is
 made for that many, and they count for repeated data as well.
 
-A segment without the option is dropped without an answer (RFC 7323 3.2), except a reset.
+A segment without the option is dropped without an answer (RFC 7323 3.2). Resets and SYN
+are exempt from all this.
 """
 
 from libc.stdint cimport uint8_t, uint32_t
@@ -95,7 +96,7 @@ cdef bint check_timestamps(Core core, Flow *flow, const TcpView *tcp) noexcept n
 
 
 cdef void note_timestamp(Core core, TcpConn *conn, const TcpView *tcp) noexcept nogil:
-    """The segment is acceptable: its stamp is due for an echo if it is the earliest (RFC 7323 4.3, 5.3 R3)."""
+    """The segment is acceptable: its stamp is echoed if it is the earliest (RFC 7323 4.3, 5.3 R3)."""
     if seq_le(tcp.seq, conn.rcv_acked) and in_order(core, conn, core.ts_val):
         keep(core, conn, core.ts_val)
 
