@@ -24,15 +24,16 @@ class Verdict(IntEnum):
     DROP_TCP_SEQUENCE = 18
     DROP_TCP_ACK = 19
     DROP_TCP_FLAGS = 20
-    DROP_TCP_MEMORY = 21
-    DROP_UNKNOWN_FLOW = 22
-    DROP_CONTROL_RATE = 23
-    DROP_GSO = 24
-    DROP_FRAGMENT_OVERLAP = 25
-    DROP_FRAGMENT_TIME = 26
-    DROP_FRAGMENT_MEMORY = 27
-    DROP_BAD_CHECKSUM = 28
-    N_VERDICTS = 29
+    DROP_TCP_TIMESTAMP = 21
+    DROP_TCP_MEMORY = 22
+    DROP_UNKNOWN_FLOW = 23
+    DROP_CONTROL_RATE = 24
+    DROP_GSO = 25
+    DROP_FRAGMENT_OVERLAP = 26
+    DROP_FRAGMENT_TIME = 27
+    DROP_FRAGMENT_MEMORY = 28
+    DROP_BAD_CHECKSUM = 29
+    N_VERDICTS = 30
 
 class IpFields(NamedTuple):
     source: bytes
@@ -61,6 +62,7 @@ class Options(NamedTuple):
     mss: int
     window_scale: int
     sack_permitted: bool
+    ts_val: int | None = None
 
 class Key(NamedTuple):
     guest: bytes
@@ -78,6 +80,7 @@ def ip6(packet: bytes) -> IpFields | int: ...
 def tcp(segment: bytes) -> TcpFields | int: ...
 def udp(datagram: bytes) -> UdpFields | int: ...
 def tcp_options(options: bytes) -> Options: ...
+def timestamps(options: bytes) -> tuple[int, int] | None: ...
 def checksum(data: bytes, total: int = 0) -> int: ...
 def partial(data: bytes, total: int = 0) -> int: ...
 def pseudo(source: bytes, destination: bytes, protocol: int, n: int) -> int: ...

@@ -23,6 +23,7 @@ class Conn(NamedTuple):
     rcv_nxt: int
     rcv_adv: int
     cwnd: int
+    srtt: int
     rto: int
     backoff: int
     retries: int

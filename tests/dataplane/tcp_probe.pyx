@@ -56,6 +56,7 @@ class Conn(NamedTuple):
     rcv_nxt: int
     rcv_adv: int
     cwnd: int
+    srtt: int
     rto: int
     backoff: int
     retries: int
@@ -404,7 +405,7 @@ cdef class Bench:
                     guest_port=flow.keys[0].guest_port,
                     remote_port=flow.keys[0].remote_port, iss=conn.iss, snd_una=conn.snd_una,
                     snd_nxt=conn.snd_nxt, snd_max=conn.snd_max, snd_wnd=conn.snd_wnd, rcv_nxt=conn.rcv_nxt,
-                    rcv_adv=conn.rcv_adv, cwnd=conn.cwnd, rto=conn.rto, backoff=conn.backoff,
+                    rcv_adv=conn.rcv_adv, cwnd=conn.cwnd, srtt=conn.srtt, rto=conn.rto, backoff=conn.backoff,
                     retries=conn.retries, overflow=overflow_len(flow),
                     memory=(conn.store.memory if conn.store != NULL else 0)
                     + (sizeof(SackBoard) if conn.board != NULL else 0),

@@ -231,6 +231,7 @@ ELSEWHERE = {
     Verdict.VERDICT_OK,
     Verdict.DROP_CONTROL_RATE,  # below: more than one frame is needed
     Verdict.DROP_LINK_DOWN,  # test_tap: the interface is down
+    Verdict.DROP_TCP_TIMESTAMP,  # test_tcp_timestamps: the connection has to have them
     Verdict.DROP_TRUNCATED,  # test_udp, test_ping: from the socket's side
     Verdict.DROP_FRAGMENT_OVERLAP,  # test_fragments: of more than one frame
     Verdict.DROP_FRAGMENT_TIME,

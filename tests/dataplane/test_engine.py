@@ -75,6 +75,7 @@ COUNTERS = {
     "drop_tcp_sequence",
     "drop_tcp_ack",
     "drop_tcp_flags",
+    "drop_tcp_timestamp",
     "drop_tcp_memory",
     "drop_unknown_flow",
     "drop_control_rate",

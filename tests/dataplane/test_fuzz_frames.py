@@ -52,6 +52,7 @@ OUT_OF_REACH = {
     "drop_link_down",
     "drop_truncated",
     "drop_tcp_memory",
+    "drop_tcp_timestamp",
 }
 HOSTS4 = ("192.0.2.2", "198.51.100.7", "198.51.100.8", "10.0.0.1", "127.0.0.1", "224.0.0.1", "0.0.0.0")
 HOSTS6 = ("2001:db8::2", "2001:db8:1::7", "fe80::2", "ff02::1", "::1", "::")

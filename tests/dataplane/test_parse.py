@@ -339,7 +339,10 @@ def test_udp_octets_behind_its_length_are_no_part_of_it() -> None:
         ("", Options(536, -1, False)),
         ("020405b4", Options(1460, -1, False)),
         ("020405b4 01 030307", Options(1460, 7, False)),
-        ("0402 080a0000000000000000 01 03030e 0204ffd7", Options(65495, 14, True)),
+        ("0402 080a0000000000000000 01 03030e 0204ffd7", Options(65495, 14, True, 0)),
+        ("0101 080a 89abcdef 01234567", Options(536, -1, False, 0x89ABCDEF)),
+        ("0809 89abcdef 012345 0402", Options(536, -1, True)),
+        ("080a 89abcdef 012345", Options(536, -1, False)),
         ("0303ff", Options(536, 14, False)),  # RFC 7323 2.3: use 14
         ("030300", Options(536, 0, False)),
         ("02040000", Options(536, -1, False)),  # no MSS at all
@@ -361,9 +364,33 @@ def test_tcp_options(options: str, expected: Options) -> None:
     assert probe.tcp_options(bytes.fromhex(options)) == expected
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("", None),
+        ("0101 080a 89abcdef 01234567", (0x89ABCDEF, 0x01234567)),
+        ("080a 89abcdef 01234567", (0x89ABCDEF, 0x01234567)),
+        ("0101 050a 0000000100000002 0101 080a 00000003 00000004", (3, 4)),
+        ("080a 00000001 00000002 080a 00000003 00000004", (1, 2)),  # the first one counts
+        ("0101 080a 89abcdef 012345", None),  # longer than what is there
+        ("0809 89abcdef 012345", None),
+        ("080b 89abcdef 01234567 00", None),
+        ("0802", None),
+        ("08", None),
+        ("0800", None),
+        ("0501 080a 89abcdef 01234567", None),  # what comes before it is malformed
+        ("00 080a 89abcdef 01234567", None),  # behind the end of the list
+    ],
+)
+def test_timestamps(options: str, expected: tuple[int, int] | None) -> None:
+    assert probe.timestamps(bytes.fromhex(options)) == expected
+
+
 @given(st.binary(max_size=40))
 def test_any_octets_as_options_stay_in_range(options: bytes) -> None:
     found = probe.tcp_options(options)
+    stamps = probe.timestamps(options)
+    assert stamps is None or 0 <= max(stamps) < 1 << 32
     assert 1 <= found.mss <= 65535
     assert -1 <= found.window_scale <= 14
 
@@ -420,12 +447,13 @@ def test_ip6_as_scapy_builds_it(
 def test_tcp_as_scapy_builds_it(
     *, sport: int, dport: int, seq: int, ack: int, flags: int, window: int, mss: int, payload: bytes
 ) -> None:
-    options = [("MSS", mss), ("NOP", None), ("WScale", 9), ("SAckOK", b"")]
+    options = [("MSS", mss), ("NOP", None), ("WScale", 9), ("SAckOK", b""), ("Timestamp", (ack, seq))]
     header = TCP(sport=sport, dport=dport, seq=seq, ack=ack, flags=flags, window=window, options=options)
     fields = probe.tcp(bytes(header / Raw(payload)))
     assert isinstance(fields, TcpFields)
     assert fields == TcpFields(sport, dport, seq, ack, flags, window, fields.options, payload)
-    assert probe.tcp_options(fields.options) == Options(mss or 536, 9, True)
+    assert probe.tcp_options(fields.options) == Options(mss or 536, 9, True, ack)
+    assert probe.timestamps(fields.options) == (ack, seq)
 
 
 @given(PORTS, PORTS, st.binary(max_size=60))

@@ -67,6 +67,7 @@ class Plan:
     offloads: bool
     peek_off: bool
     sack: bool
+    stamps: bool
     actions: list[tuple[str, int]]
     out_fates: list[int]
     in_fates: list[int]
@@ -79,8 +80,11 @@ class Run:
         self.script = script
         self.plan = plan
         self.guest = GuestTcp(
-            active=not plan.inbound, total=plan.outgoing, buffer=plan.buffer, sack=plan.sack
+            active=not plan.inbound, total=plan.outgoing, buffer=plan.buffer, sack=plan.sack,
+            stamps=plan.stamps,
         )
+        self.first_stamp = MASK - 500           # it wraps while they talk
+        self.guest.clock = self.first_stamp
         self.to_guest = Wire(iter(plan.in_fates))
         self.to_host = Wire(iter(plan.out_fates))
         self.delivered = 0
@@ -101,6 +105,7 @@ class Run:
     def exchange(self, *, late: bool = False) -> None:
         """Let segments fly until nobody has any."""
         for _ in range(MOST_STEPS):
+            self.guest.clock = self.first_stamp + (self.script.bench.now - self.script.start) // NS_PER_MS
             arrived = self.to_guest.carry(self.script.take_all())
             arrived += self.to_guest.flush() if late else []
             for segment in arrived:
@@ -124,6 +129,7 @@ class Run:
     def step_to(self, when: int) -> None:
         """Let the host's timers fire up to *when*, then the guest's."""
         self.script.advance(max(when - self.script.bench.now, 0) / NS_PER_MS)
+        self.guest.clock = self.first_stamp + (self.script.bench.now - self.script.start) // NS_PER_MS
         self.guest.on_time(self.script.bench.now)
 
     # What may happen; each takes a number to do with as it likes.
@@ -263,6 +269,7 @@ plans = st.builds(
     offloads=st.booleans(),
     peek_off=st.booleans(),
     sack=st.booleans(),
+    stamps=st.booleans(),
     actions=actions,
     out_fates=fates,
     in_fates=fates,

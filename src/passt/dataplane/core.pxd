@@ -98,6 +98,8 @@ cdef class Core:
     cdef readonly Pool pool       # memory for what connections hold
     cdef iovec gather[MAX_GATHER]
     cdef uint32_t n_gather
+    cdef uint32_t ts_val          # timestamps of the segment at hand, where its connection has them
+    cdef uint32_t ts_ecr
     cdef Flow *gather_flow
     cdef OutBatch *out_batch      # datagrams of the guest's, to be flushed with the gathered data
     cdef InBatch *in_batch

@@ -54,6 +54,7 @@ cdef enum TcpFlag:
     CONN_SACK = 8192              # the guest's SYN permitted selective acknowledgements
     CONN_FIN_EARLY = 16384        # the guest's FIN has come, data before it has not: guest_fin
     CONN_KEEP_ALIVE = 32768       # the host's socket probes the remote, as the guest does us
+    CONN_TIMESTAMPS = 65536       # each segment carries the timestamps option
 
 cdef enum FlowClass:
     # Flows that may have to make room for new ones; each class has an order in which they go.
@@ -164,6 +165,9 @@ cdef struct TcpConn:
     uint32_t guest_fin            # of the guest's FIN, valid with CONN_FIN_EARLY
     uint32_t tell_start           # what the next acknowledgement reports first: bytes that came twice
     uint32_t tell_end             # (RFC 2883 4) or an early FIN; both the same: nothing
+    uint32_t ts_offset            # of our clock
+    uint32_t ts_recent            # stamp of the guest's that is due for an echo
+    uint32_t ts_recent_at         # when it came, s
     uint32_t flags
     uint16_t mss                  # payload of a segment to the guest
     uint8_t state
@@ -222,17 +226,17 @@ cdef union FlowBody:
 cdef struct Flow:
     FlowKey keys[2]
     uint32_t chain[2]             # next node of the hash chain, by side
-    bint hashed[2]
+    uint8_t hashed[2]             # these are truth values; a bint would take four bytes
     uint32_t index
     uint32_t generation
     uint32_t next_free
     uint32_t next_work
     uint32_t older                # of its FlowClass, NO_FLOW at the end
     uint32_t newer
-    bint has_work
+    uint8_t has_work
     uint8_t kind
     uint8_t flow_class
-    bint inbound
+    uint8_t inbound
     int fd
     int64_t armed                 # deadline in the heap, 0: not armed
     sockaddr_storage peer         # host side: where the socket's traffic goes

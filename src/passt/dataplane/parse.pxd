@@ -41,7 +41,9 @@ cdef struct TcpOptions:
     # Options of a SYN (RFC 9293 3.1, RFC 7323); *window_scale* -1: not offered.
     uint16_t mss
     int window_scale
+    uint32_t ts_val
     bint sack_permitted
+    bint timestamps
 
 
 cdef enum:
@@ -66,4 +68,5 @@ cdef Verdict walk_extensions(IpView *out, uint8_t next_header, bint first) noexc
 cdef Verdict split_tcp(const IpView *ip, TcpView *out) noexcept nogil
 cdef Verdict split_udp(const IpView *ip, UdpView *out) noexcept nogil
 cdef void read_tcp_options(const TcpView *tcp, TcpOptions *out) noexcept nogil
+cdef bint read_timestamps(const TcpView *tcp, uint32_t *value, uint32_t *echo) noexcept nogil
 cdef uint32_t read_sack(const TcpView *tcp, SackBlock *out) noexcept nogil

@@ -37,6 +37,7 @@ cdef enum:
     TCPOPT_WINDOW_SCALE = 3
     TCPOPT_SACK_PERMITTED = 4
     TCPOPT_SACK = 5
+    TCPOPT_TIMESTAMPS = 8
     MAX_WINDOW_SCALE = 14         # RFC 7323 2.3
     DEFAULT_MSS = 536             # RFC 9293 3.7.1
 
@@ -203,6 +204,7 @@ cdef void read_tcp_options(const TcpView *tcp, TcpOptions *out) noexcept nogil:
     out.mss = DEFAULT_MSS
     out.window_scale = -1
     out.sack_permitted = False
+    out.timestamps = False
     while left:
         kind = p[0]
         if kind == TCPOPT_END:
@@ -223,8 +225,36 @@ cdef void read_tcp_options(const TcpView *tcp, TcpOptions *out) noexcept nogil:
             out.window_scale = min(<int>p[2], <int>MAX_WINDOW_SCALE)
         elif kind == TCPOPT_SACK_PERMITTED and length == 2:
             out.sack_permitted = True
+        elif kind == TCPOPT_TIMESTAMPS and length == 10:
+            out.timestamps = True
+            out.ts_val = load_be32(p + 2)
         p += length
         left -= length
+
+
+cdef bint read_timestamps(const TcpView *tcp, uint32_t *value, uint32_t *echo) noexcept nogil:
+    """Read the first timestamps option (RFC 7323 3.2); False: there is none.
+
+    A malformed option ends the list. The arrangement of RFC 7323 A is the one that is met.
+    """
+    cdef const uint8_t *p = tcp.options
+    cdef size_t left = tcp.options_len
+    while left >= 2 and p[0] != TCPOPT_END:
+        if p[0] == TCPOPT_NOP:
+            p += 1
+            left -= 1
+            continue
+        if p[1] < 2 or p[1] > left:
+            return False
+        if p[0] == TCPOPT_TIMESTAMPS:
+            if p[1] != 10:
+                return False
+            value[0] = load_be32(p + 2)
+            echo[0] = load_be32(p + 6)
+            return True
+        left -= p[1]
+        p += p[1]
+    return False
 
 
 cdef uint32_t read_sack(const TcpView *tcp, SackBlock *out) noexcept nogil:

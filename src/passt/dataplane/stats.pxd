@@ -29,6 +29,7 @@ cpdef enum Verdict:
     DROP_TCP_SEQUENCE            # TCP segment outside the window
     DROP_TCP_ACK                 # TCP acknowledges what was never sent
     DROP_TCP_FLAGS               # TCP segment that makes no sense in the state
+    DROP_TCP_TIMESTAMP           # TCP segment older than others that came, or without a timestamp
     DROP_TCP_MEMORY              # no room to keep it: the guest sends again
     DROP_UNKNOWN_FLOW            # nothing known of it, and nothing to start
     DROP_CONTROL_RATE            # more control frames than are answered (see core)

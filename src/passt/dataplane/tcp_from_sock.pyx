@@ -10,8 +10,8 @@ from libc.stdint cimport int64_t, uint32_t
 from passt.dataplane.core cimport Core, Seen, fill_inbound_key
 from passt.dataplane.flow cimport (
     CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_GUEST_FIN, CONN_READ_ON, CONN_HOST_EOF, CONN_PUSHED,
-    CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED, CONN_WANT_OUT, CONN_WINDOW_STALE, SIDE_GUEST,
-    TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING,
+    CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED, CONN_TIMESTAMPS, CONN_WANT_OUT, CONN_WINDOW_STALE,
+    SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING,
     TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT,
     TCP_TIME_WAIT, Flow, FlowKey, TcpConn,
 )
@@ -30,6 +30,7 @@ from passt.dataplane.tcp_conn cimport (
 from passt.dataplane.tcp_keepalive cimport on_keep_alive
 from passt.dataplane.tcp_refuse cimport refuse
 from passt.dataplane.tcp_sack cimport behind_run, drop_board, gap_length, note_resent, sacked_before
+from passt.dataplane.tcp_timestamps cimport start_timestamps
 
 cdef enum:
     ACCEPT_BUDGET = 64            # connections taken per listener and turn
@@ -72,10 +73,12 @@ cdef void start_sequence(Core core, Flow *flow) noexcept nogil:
     """Choose the initial sequence number and set what follows from it."""
     cdef TcpConn *conn = &flow.u.tcp
     conn.iss = choose_isn(core, flow)
+    start_timestamps(core, flow)
     conn.snd_una = conn.iss
     conn.snd_nxt = conn.iss + 1
     conn.snd_max = conn.snd_nxt
     conn.sock_una = conn.snd_nxt
+    conn.rtt_seq = conn.snd_nxt
     conn.rto = ms(RTO_INITIAL_MS)
     conn.cwnd = CWND_OPEN
 
@@ -356,7 +359,7 @@ cdef bint send_data(Core core, Flow *flow, uint32_t n, bint last) noexcept nogil
         core.stats.tcp_retransmits += 1
         if conn.board != NULL:
             note_resent(conn, conn.snd_nxt - n, n)
-    elif not conn.flags & CONN_RTT_TIMED:
+    elif not conn.flags & (CONN_RTT_TIMED | CONN_TIMESTAMPS):
         conn.flags |= CONN_RTT_TIMED
         conn.rtt_seq = conn.snd_nxt
         conn.rtt_start = core.now

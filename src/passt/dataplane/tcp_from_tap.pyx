@@ -14,8 +14,8 @@ from libc.stdint cimport uint8_t, uint32_t
 from passt.dataplane.core cimport MAX_GATHER, Core, Route
 from passt.dataplane.flow cimport (
     CONN_ACK_NOW, CONN_FIN_EARLY, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_RECOVERY,
-    CONN_RTT_TIMED, CONN_SACK, CONN_WINDOW_STALE, CONN_WRITE_SHUT, SIDE_GUEST, TCP_CLOSE_WAIT,
-    TCP_CLOSING, TCP_CONNECTING, TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2,
+    CONN_RTT_TIMED, CONN_SACK, CONN_TIMESTAMPS, CONN_WINDOW_STALE, CONN_WRITE_SHUT, SIDE_GUEST,
+    TCP_CLOSE_WAIT, TCP_CLOSING, TCP_CONNECTING, TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2,
     TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow, FlowKey, TcpConn, fill_key,
 )
 from passt.dataplane.headers cimport TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN
@@ -41,6 +41,7 @@ from passt.dataplane.tcp_keepalive cimport heard, start_keep_alive
 from passt.dataplane.tcp_refuse cimport refuse, refuse_syn
 from passt.dataplane.tcp_sack cimport advance_board, resend_holes, take_blocks
 from passt.dataplane.tcp_store cimport store_end
+from passt.dataplane.tcp_timestamps cimport check_timestamps, echo_syn, note_timestamp, time_echo
 
 cdef enum:
     # How long a tuple is remembered after our FIN was the first one: the link neither delays nor
@@ -177,7 +178,9 @@ cdef void in_connecting(Core core, Flow *flow, const TcpView *tcp) noexcept nogi
     """The host's socket is not connected yet: the guest may repeat its SYN or give up."""
     if tcp.flags & TCP_RST and tcp.seq == flow.u.tcp.rcv_nxt:
         end(core, flow, True)
-    elif not (tcp.flags & TCP_SYN and tcp.seq == flow.u.tcp.irs):
+    elif tcp.flags & TCP_SYN and tcp.seq == flow.u.tcp.irs:
+        echo_syn(core, &flow.u.tcp, tcp)
+    else:
         count(&core.stats, DROP_TCP_FLAGS)
 
 
@@ -185,6 +188,7 @@ cdef void in_connection(Core core, Flow *flow, const IpView *ip, const TcpView *
     """SYN-RECEIVED and all later states (RFC 9293 3.10.7.4), in the RFC's order of checks."""
     cdef TcpConn *conn = &flow.u.tcp
     if conn.state == TCP_SYN_RECEIVED and tcp.flags & TCP_SYN and tcp.seq == conn.irs:
+        echo_syn(core, conn, tcp)
         send_syn(core, flow)
         return
     heard(core, flow, tcp)
@@ -225,6 +229,10 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
     """
     cdef TcpConn *conn = &flow.u.tcp
     cdef uint32_t seg_end = tcp.seq + <uint32_t>tcp.payload_len + ((tcp.flags & TCP_FIN) != 0)
+    # A SYN is of a guest that has forgotten the connection, timestamps and all: it has to be challenged.
+    cdef bint timed = conn.flags & CONN_TIMESTAMPS and not tcp.flags & (TCP_RST | TCP_SYN)
+    if timed and not check_timestamps(core, flow, tcp):
+        return False
     if seq_lt(seg_end, conn.rcv_nxt) or seq_lt(conn.rcv_adv, tcp.seq):
         count(&core.stats, DROP_TCP_SEQUENCE)
         # Segments without data could be answered by such from there, without end (see tcp_challenge).
@@ -242,6 +250,8 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
     if tcp.flags & TCP_SYN:
         challenge(core, flow)
         return False
+    if timed:
+        note_timestamp(core, conn, tcp)
     return True
 
 
@@ -334,8 +344,11 @@ cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
         seek(core, flow)
     conn.backoff = 0
     conn.dup_acks = 0
-    if conn.flags & CONN_RTT_TIMED and seq_le(conn.rtt_seq, ack):
-        on_rtt(conn, core.now - conn.rtt_start)
+    if conn.flags & (CONN_RTT_TIMED | CONN_TIMESTAMPS) and seq_le(conn.rtt_seq, ack):
+        if conn.flags & CONN_TIMESTAMPS:
+            time_echo(core, conn)
+        else:
+            on_rtt(conn, core.now - conn.rtt_start)
     if conn.cwnd != CWND_OPEN:
         conn.cwnd = conn.cwnd + gained if conn.cwnd < 1 << 24 else <uint32_t>CWND_OPEN
     if conn.flags & CONN_RECOVERY:
