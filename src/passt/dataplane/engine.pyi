@@ -31,7 +31,7 @@ class Engine:
 
         *our_ip4*, 4 bytes, is the address at which the guest finds the DHCP server (zeros: none).
         *without* names what this kernel shall count as lacking, for tests of the fallbacks: "peek_off4",
-        "peek_off6", "meminfo" (see `Sockets.probe`), "pwait2" (epoll_pwait2, Linux 5.11).
+        "peek_off6", "meminfo", "bytes_acked" (see `Sockets.probe`), "pwait2" (epoll_pwait2, Linux 5.11).
         """
 
     def memory_ceiling(self) -> int:

@@ -27,6 +27,9 @@ and holds at most its queue of them, and what the host's network delays is the m
 sockets, which have timestamps of their own. Of what a guest forwards for others the same holds within its
 queues; RFC 9293 3.4.3 then bounds the rate to 4 GiB in a maximum segment lifetime.
 
+What is in our hands is acknowledged, but for dialogues over real networks, where it is what the remote
+has acknowledged (`tcp_acked`).
+
 Work happens in `tcp_from_tap` (segments), `tcp_from_sock` (socket events, data to the guest) and
 their common end of turn; all of them change the state through `set_state` only.
 
@@ -55,6 +58,7 @@ from passt.dataplane.sys cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
     VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, htonl, htons, memcpy, memset,
 )
+from passt.dataplane.tcp_acked cimport ack_number
 from passt.dataplane.tcp_sack cimport drop_board
 from passt.dataplane.tcp_store cimport drop_store, push_sack
 
@@ -160,9 +164,9 @@ cdef uint32_t push_syn_options(Core core, const Flow *flow, bint is_answer, uint
     return n
 
 
-cdef uint16_t window_field(const TcpConn *conn, bint syn) noexcept nogil:
+cdef uint16_t window_field(const TcpConn *conn, uint32_t ack, bint syn) noexcept nogil:
     """The window field for what `rcv_adv` promises; rounded down, so never more (RFC 7323 2.2, 2.3)."""
-    cdef uint32_t window = conn.rcv_adv - conn.rcv_nxt
+    cdef uint32_t window = conn.rcv_adv - ack
     if not syn:
         window >>= conn.rcv_wscale
     return <uint16_t>min(window, <uint32_t>MAX_WINDOW)
@@ -200,26 +204,30 @@ cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq,
     cdef TcpConn *conn = &flow.u.tcp
     cdef TcpHdr fields
     cdef uint32_t options_len = 0
+    cdef uint32_t ack = conn.rcv_nxt if flags & TCP_RST else ack_number(conn)
     cdef bint syn = (flags & TCP_SYN) != 0
     if syn:
         options_len = push_syn_options(core, flow, (flags & TCP_ACK) != 0,
                                        core.link.slot + payload_place(flow))
     elif not payload_len and conn.flags & CONN_SACK and flags & (TCP_ACK | TCP_RST) == TCP_ACK:
         # Only what carries no data reports (RFC 2018 4 is content): each early segment is answered so.
-        options_len = push_sack(conn, core.link.slot + payload_place(flow))
+        # While the acknowledgement lags there is nothing behind a hole, and what came twice is not yet told.
+        options_len = 0 if ack != conn.rcv_nxt else push_sack(conn, core.link.slot + payload_place(flow))
     fields.src_port_be = htons(flow.keys[0].remote_port)
     fields.dst_port_be = htons(flow.keys[0].guest_port)
     fields.seq_be = htonl(seq)
-    fields.ack_be = htonl(conn.rcv_nxt) if flags & TCP_ACK else 0
+    fields.ack_be = htonl(ack) if flags & TCP_ACK else 0
     fields.flags = flags
-    fields.window_be = htons(window_field(conn, syn))
+    fields.window_be = htons(window_field(conn, ack, syn))
     if not push_tcp(core, flow.keys[0].remote, flow.keys[0].guest, flow.keys[0].addr_len, &fields,
                     options_len, payload_len, conn.mss):
         return False
     if flags & TCP_ACK:
-        conn.rcv_acked = conn.rcv_nxt
+        conn.rcv_acked = ack
+        conn.far_acked = ack
         conn.flags &= ~<uint32_t>(CONN_ACK_NOW | CONN_ACK_DELAYED)
-        conn.ack_at = 0
+        if ack == conn.rcv_nxt:
+            conn.ack_at = 0
         if options_len and not syn:
             conn.tell_start = conn.tell_end
     return True
