@@ -33,6 +33,7 @@ class GuestTcp:
     mss: int = 1460
     buffer: int = 20_000
     sack: bool = False
+    pushes: bool = False                # each segment, as what its user types
     state: str = "CLOSED"
     snd_una: int = 0
     snd_nxt: int = 0
@@ -220,7 +221,7 @@ class GuestTcp:
         """Send what lies at *seq*: data up to *limit*, or the FIN."""
         n = min(self.mss, self.fin_seq - seq, limit)
         if n > 0:
-            self.emit(ACK | (PSH if seq + n == self.fin_seq else 0), seq, stream("guest", seq - 1, n))
+            self.emit(ACK | (PSH if self.pushes or seq + n == self.fin_seq else 0), seq, stream("guest", seq - 1, n))
         elif seq == self.fin_seq:
             self.emit(ACK | FIN, seq)
 

@@ -59,6 +59,7 @@ class Sock:
         self.peek_limits: list[int] = []          # most bytes that the next peeks give
         self.consume_limits: list[int] = []
         self.error = 0
+        self.soft_error = 0                       # left behind by an ICMP message; ends nothing
         # epoll
         self.interest = 0
         self.tag = 0
@@ -352,7 +353,8 @@ class Kernel:
     def take_error(self, fd: int) -> int:
         """Give the pending error."""
         sock = self.at(fd, "take_error")
-        number, sock.error = sock.error, 0
+        number, sock.error = sock.error or sock.soft_error, 0
+        sock.soft_error = 0
         return number
 
     def keep_alive(self, fd: int, idle_s: int) -> int:

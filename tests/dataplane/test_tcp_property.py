@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tests.dataplane.tcp_kernel import Sock
     from tests.dataplane.tcp_probe import Conn
 
+# A path over which acknowledgements follow the remote's, small as the send buffer may be.
+FAR = (20_000, 21_000, 2000, 100)
 PASS, DROP, TWICE, LATER = range(4)
 MOST_STEPS = 4000
 BATCH = 200                             # segments that the link reads at once; more than it really does
@@ -67,6 +69,7 @@ class Plan:
     offloads: bool
     peek_off: bool
     sack: bool
+    follows: bool
     actions: list[tuple[str, int]]
     out_fates: list[int]
     in_fates: list[int]
@@ -79,7 +82,8 @@ class Run:
         self.script = script
         self.plan = plan
         self.guest = GuestTcp(
-            active=not plan.inbound, total=plan.outgoing, buffer=plan.buffer, sack=plan.sack
+            active=not plan.inbound, total=plan.outgoing, buffer=plan.buffer, sack=plan.sack,
+            pushes=plan.follows, mss=100 if plan.follows else 1460,
         )
         self.to_guest = Wire(iter(plan.in_fates))
         self.to_host = Wire(iter(plan.out_fates))
@@ -263,6 +267,7 @@ plans = st.builds(
     offloads=st.booleans(),
     peek_off=st.booleans(),
     sack=st.booleans(),
+    follows=st.booleans(),
     actions=actions,
     out_fates=fates,
     in_fates=fates,
@@ -276,6 +281,8 @@ def test_streams_arrive_once_and_in_order(plan: Plan) -> None:
         **CASES[plan.case], capacity=plan.capacity, offloads=plan.offloads, peek_off=plan.peek_off
     ) as s:
         s.is_honest = not any(action == "overstate" for action, _ in plan.actions)
+        if plan.follows:
+            s.kernel.path = FAR
         run = Run(s, plan)
         for action, n in plan.actions:
             getattr(run, action)(n)
@@ -289,7 +296,7 @@ def test_streams_arrive_once_and_in_order(plan: Plan) -> None:
         assert run.sock.status == "closed"
         for counter in (
             "tcp_retransmits", "tcp_short_writes", "tcp_timeouts", "tcp_out_of_order", "tcp_reneged",
-            "link_stalls",
+            "link_stalls", "tcp_acks_followed", "tcp_acks_unfollowed",
         ):
             event(f"{counter}: {s.count(counter) > 0}")
 

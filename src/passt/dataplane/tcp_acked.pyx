@@ -102,6 +102,7 @@ cdef void look(Core core, Flow *flow) noexcept nogil:
         return
     # What was written so far is not marked, so it is acknowledged as before.
     conn.far_acked = conn.rcv_nxt
+    conn.far_since = 0
     conn.flags |= CONN_FOLLOW | CONN_STAMPED | CONN_ACK_NOW
     core.stats.tcp_acks_followed += 1
 
