@@ -17,6 +17,7 @@ NS_PER_MS = 1_000_000
 RTO_MS, RTO_MAX_MS = 250, 2000
 HALF = 1 << 31
 SCALE = 2
+TYPED = 1000                            # bytes that who `pushes` has under way at most
 
 
 def signed(number: int) -> int:
@@ -234,6 +235,8 @@ class GuestTcp:
         if self.state != "ESTABLISHED":
             return
         while self.snd_nxt < self.fin_seq and self.snd_nxt < self.edge:
+            if self.pushes and self.snd_nxt - self.snd_una >= TYPED:
+                break
             n = min(self.mss, self.fin_seq - self.snd_nxt, self.edge - self.snd_nxt)
             if not self.reported.issuperset(range(self.snd_nxt, self.snd_nxt + n)):
                 self.piece(self.snd_nxt, n)

@@ -105,14 +105,23 @@ def test_data_to_guest_carries_the_same_number_and_right_edge() -> None:
     ids=["near", "too far", "too unsteady", "bulk"],
 )
 def test_other_paths_acknowledged_at_once(path: tuple[int, int, int, int]) -> None:
-    with Script() as s:
+    with Script(capacity=20_000) as s:
         s.kernel.path = path
         sock = s.connect(win=512)
-        seq = type_in(s, FIRST * 2, 1)
+        seq = type_in(s, FIRST * 2, 1, 1400)
         assert not s.conn.follows
-        s.guest(f"PA seq={seq} ack=1 win=512 len=10")
-        s.host(f"A seq=1 ack={seq + 10}")
+        s.guest(f"PA seq={seq} ack=1 win=512 len=1400")
+        s.host(f"A seq=1 ack={seq + 1400}")
         assert sock.calls["follow_acks"] == 0
+
+
+def test_small_segments_are_not_taken_for_bulk() -> None:
+    # By the kernel's count ten bytes are a full segment.
+    with Script(capacity=20_000) as s:
+        s.kernel.path = (20_000, 21_000, 2000, 50_000_000)
+        s.connect(win=512)
+        type_in(s, FIRST, 1)
+        assert s.conn.follows
 
 
 def test_near_connection_looked_at_once() -> None:

@@ -12,7 +12,8 @@ guest's in a row one TCP_INFO (tcp(7), linux/tcp.h) tells whether it is a dialog
   that is nearer is never looked at again; one to a loopback address never at all;
 * its round trip and four deviations are MAX_RTT_US at most: Linux' TCP repeats what is not acknowledged
   within 200 ms (TCP_RTO_MIN), and what it knows of the round trip is what we made it see so far;
-* the bandwidth-delay product is less than a twentieth of the send buffer: it does not need the buffer.
+* the bandwidth-delay product, or what is really under way, is less than a twentieth of the send buffer: it
+  does not need the buffer.
 
 From then on (CONN_FOLLOW) the socket tells by its error queue (SOF_TIMESTAMPING_TX_ACK,
 Documentation/networking/timestamping.rst) when the remote has acknowledged the end of a write. That is one
@@ -88,6 +89,7 @@ cdef void look(Core core, Flow *flow) noexcept nogil:
     cdef TcpConn *conn = &flow.u.tcp
     cdef PathInfo path
     cdef int64_t total = 0
+    cdef double under_way
     conn.far_misses += conn.far_misses < MOST_MISSES
     if core.sockets.path_info(flow.fd, &path) < 0 or path.min_rtt_us < MIN_RTT_US:
         conn.far_misses = NEVER
@@ -95,7 +97,10 @@ cdef void look(Core core, Flow *flow) noexcept nogil:
     if is_too_long(&path):
         return
     core.sockets.free_space(flow.fd, &total)
-    if path.rtt_us * (path.bytes_per_s / 1e6) * BUFFER_PER_BDP > total:
+    # The kernel counts each segment as a full one; what a user types does not fill them.
+    under_way = min(path.rtt_us * (path.bytes_per_s / 1e6),
+                    <double><uint32_t>(conn.rcv_nxt - acked_by(flow, &path)))
+    if under_way * BUFFER_PER_BDP > total:
         return
     if core.sockets.follow_acks(flow.fd, True) < 0:
         conn.far_misses = NEVER
@@ -105,6 +110,11 @@ cdef void look(Core core, Flow *flow) noexcept nogil:
     conn.far_since = 0
     conn.flags |= CONN_FOLLOW | CONN_STAMPED | CONN_ACK_NOW
     core.stats.tcp_acks_followed += 1
+
+
+cdef uint32_t acked_by(const Flow *flow, const PathInfo *path) noexcept nogil:
+    """The number up to which the remote has acknowledged, in the guest's sequence space."""
+    return flow.u.tcp.irs + <uint32_t>path.bytes_acked + flow.inbound
 
 
 cdef bint is_too_long(const PathInfo *path) noexcept nogil:
@@ -164,7 +174,7 @@ cdef void read_far_acked(Core core, Flow *flow) noexcept nogil:
     if core.sockets.path_info(flow.fd, &path) < 0 or is_too_long(&path):
         leave(core, flow)
         return
-    acked = conn.irs + <uint32_t>path.bytes_acked + flow.inbound
+    acked = acked_by(flow, &path)
     if seq_lt(conn.far_acked, acked) and not seq_lt(conn.rcv_nxt, acked):
         conn.far_acked = acked
         conn.far_since = 0
