@@ -222,7 +222,8 @@ class GuestTcp:
         """Send what lies at *seq*: data up to *limit*, or the FIN."""
         n = min(self.mss, self.fin_seq - seq, limit)
         if n > 0:
-            self.emit(ACK | (PSH if self.pushes or seq + n == self.fin_seq else 0), seq, stream("guest", seq - 1, n))
+            push = PSH if self.pushes or seq + n == self.fin_seq else 0
+            self.emit(ACK | push, seq, stream("guest", seq - 1, n))
         elif seq == self.fin_seq:
             self.emit(ACK | FIN, seq)
 

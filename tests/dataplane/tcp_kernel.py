@@ -369,7 +369,7 @@ class Kernel:
         self.result(sock, "path_info", sock.drained)
         return sock.drained + sock.was_connected, sock.rate, sock.rtt, sock.rttvar, sock.min_rtt
 
-    def follow_acks(self, fd: int, on: bool) -> int:  # noqa: FBT001
+    def follow_acks(self, fd: int, on: bool) -> int:
         """Mark writes from now on, or no more."""
         sock = self.at(fd, "follow_acks")
         sock.is_stamped = on

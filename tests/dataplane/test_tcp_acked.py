@@ -39,7 +39,7 @@ def far(s: Script, *, inbound: bool = False, sack: bool = False) -> tuple[Sock, 
 
 @ways
 @every_case
-def test_write_acknowledged_when_remote_has_acknowledged(case: Case, inbound: bool) -> None:  # noqa: FBT001
+def test_write_acknowledged_when_remote_has_acknowledged(case: Case, inbound: bool) -> None:
     with Script(**case) as s:
         sock, seq = far(s, inbound=inbound)
         for _ in range(5):
@@ -143,7 +143,8 @@ def test_unfit_connection_looked_at_ever_more_seldom() -> None:
 @pytest.mark.parametrize("family", [4, 6])
 def test_loopback_never_looked_at(family: int) -> None:
     class Here(Policy):
-        def outbound(self, _proto: int, _source: bytes, _port: int, _destination: bytes, port: int) -> Target:
+        def outbound(self, _proto: int, _source: bytes, _port: int, destination: bytes, port: int) -> Target:
+            del destination
             return Target(bytes([127, 0, 0, 1]) if family == 4 else bytes(15) + b"\1", port)
 
     with Script(family=family) as s:

@@ -1,7 +1,7 @@
 """Join two network namespaces by a path that takes its time: what enters one end leaves the other later.
 
-Arguments: the two namespaces' files, the delay each way in ms, the name of the tap device in both. Prints "ready"
-when the devices are there; they go when it ends. Needs the library only.
+Arguments: the two namespaces' files, the delay each way in ms, the name of the tap device in both. Prints
+"ready" when the devices are there; they go when it ends. Needs the library only.
 """
 
 from __future__ import annotations

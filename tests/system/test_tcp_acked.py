@@ -1,8 +1,8 @@
-"""Dialogues over a path with a round trip of 20 ms: the guest is acknowledged what the remote has acknowledged.
+"""Dialogues over a path with a round trip of 20 ms: the guest is acknowledged what the remote has.
 
 The program's host and the outside get a second path, made of two tap devices and a process that carries
-each frame 10 ms later. What the guest's TCP says of its connection (TCP_INFO, as `ss -ti` shows it) tells when
-its data was acknowledged.
+each frame 10 ms later. What the guest's TCP says of its connection (TCP_INFO, as `ss -ti` shows it) tells
+when its data was acknowledged.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def low(values: list[float]) -> float:
 
 @pytest.mark.usefixtures("slow_path")
 @pytest.mark.parametrize("address", FAR)
-def test_guest_sees_the_round_trip_of_the_path(lab: Lab, user: bool, address: str) -> None:  # noqa: FBT001
+def test_guest_sees_the_round_trip_of_the_path(lab: Lab, user: bool, address: str) -> None:
     client = ["/usr/bin/python3", "-I", str(lab.directory / "acked_client.py"), address]
     found = json.loads(lab.run(["--config-net"], client, user=user, timeout=60).stdout)
     assert median(found["told"][20:]) > RTT_S * 0.95, found

@@ -15,17 +15,17 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from passt.dataplane.headers cimport is_mapped4
 from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, EAGAIN, EALREADY, EINPROGRESS, EINTR, EISCONN, ENOPROTOOPT, IPPROTO_ICMP, IPPROTO_ICMPV6,
-    IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, MSG_DONTWAIT, MSG_ERRQUEUE, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, O_CLOEXEC,
-    O_RDONLY, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, POLLOUT, SHUT_WR,
-    SIOCOUTQ, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SOL_UDP, SO_BINDTODEVICE,
-    SO_BROADCAST, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_RCVBUF,
-    SO_REUSEADDR, SO_SNDBUF, SO_TIMESTAMPING,
-    SOF_TIMESTAMPING_OPT_TSONLY, SOF_TIMESTAMPING_TX_ACK, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY, UDP_GRO, accept4, bind,
-    close as close_fd, connect as connect_to, errno, getsockname, getsockopt, htons, ioctl, iovec, linger,
-    memcpy, memset, mmsghdr, msghdr, ntohs, open as open_file, passt_tcp_info, recv, recvmmsg, recvmsg, sendmmsg, sendmsg,
-    setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t, poll,
-    pollfd,
+    AF_INET, AF_INET6, EAGAIN, EALREADY, EINPROGRESS, EINTR, EISCONN, ENOPROTOOPT, IPPROTO_ICMP,
+    IPPROTO_ICMPV6, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, MSG_DONTWAIT, MSG_ERRQUEUE, MSG_NOSIGNAL,
+    MSG_PEEK, MSG_TRUNC, O_CLOEXEC, O_RDONLY, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS,
+    PASST_MEMINFO_WMEM_QUEUED, POLLOUT, SHUT_WR, SIOCOUTQ, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK,
+    SOCK_STREAM, SOL_SOCKET, SOL_UDP, SO_BINDTODEVICE, SO_BROADCAST, SO_ERROR, SO_KEEPALIVE, SO_LINGER,
+    SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SO_TIMESTAMPING,
+    SOF_TIMESTAMPING_OPT_TSONLY, SOF_TIMESTAMPING_TX_ACK, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY,
+    UDP_GRO, accept4, bind, close as close_fd, connect as connect_to, errno, getsockname, getsockopt, htons,
+    ioctl, iovec, linger, memcpy, memset, mmsghdr, msghdr, ntohs, open as open_file, passt_tcp_info, recv,
+    recvmmsg, recvmsg, sendmmsg, sendmsg, setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
+    sockaddr_storage, socket, socklen_t, poll, pollfd,
 )
 
 cdef enum:

@@ -53,7 +53,7 @@ cdef enum:
 
 
 cdef void count_write(Core core, Flow *flow, uint32_t due) noexcept nogil:
-    """The guest has sent *due* bytes that are not acknowledged: perhaps it is time to look at the connection."""
+    """The guest has *due* bytes to be acknowledged: perhaps it is time to look at the connection."""
     cdef TcpConn *conn = &flow.u.tcp
     if conn.far_misses == NEVER:
         return
