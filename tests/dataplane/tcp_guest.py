@@ -17,6 +17,7 @@ NS_PER_MS = 1_000_000
 RTO_MS, RTO_MAX_MS = 250, 2000
 HALF = 1 << 31
 SCALE = 2
+TYPED = 1000                            # bytes that who `pushes` has under way at most
 
 
 def signed(number: int) -> int:
@@ -34,6 +35,7 @@ class GuestTcp:
     buffer: int = 20_000
     sack: bool = False
     stamps: bool = False
+    pushes: bool = False                # each segment, as what its user types
     state: str = "CLOSED"
     snd_una: int = 0
     snd_nxt: int = 0
@@ -245,7 +247,8 @@ class GuestTcp:
         """Send what lies at *seq*: data up to *limit*, or the FIN."""
         n = min(self.mss, self.fin_seq - seq, limit)
         if n > 0:
-            self.emit(ACK | (PSH if seq + n == self.fin_seq else 0), seq, stream("guest", seq - 1, n))
+            push = PSH if self.pushes or seq + n == self.fin_seq else 0
+            self.emit(ACK | push, seq, stream("guest", seq - 1, n))
         elif seq == self.fin_seq:
             self.emit(ACK | FIN, seq)
 
@@ -258,6 +261,8 @@ class GuestTcp:
         if self.state != "ESTABLISHED":
             return
         while self.snd_nxt < self.fin_seq and self.snd_nxt < self.edge:
+            if self.pushes and self.snd_nxt - self.snd_una >= TYPED:
+                break
             n = min(self.mss, self.fin_seq - self.snd_nxt, self.edge - self.snd_nxt)
             if not self.reported.issuperset(range(self.snd_nxt, self.snd_nxt + n)):
                 self.piece(self.snd_nxt, n)

@@ -46,6 +46,8 @@ COUNTERS = {
     "tcp_reneged",
     "tcp_challenge_acks",
     "tcp_acks_withheld",
+    "tcp_acks_followed",
+    "tcp_acks_unfollowed",
     "tcp_keep_alives",
     "flows_evicted",
     "tcp_short_writes",

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tests.dataplane.tcp_kernel import Sock
     from tests.dataplane.tcp_probe import Conn
 
+# A path over which acknowledgements follow the remote's, small as the send buffer may be.
+FAR = (20_000, 21_000, 2000, 100)
 PASS, DROP, TWICE, LATER = range(4)
 MOST_STEPS = 4000
 BATCH = 200                             # segments that the link reads at once; more than it really does
@@ -68,6 +70,7 @@ class Plan:
     peek_off: bool
     sack: bool
     stamps: bool
+    follows: bool
     actions: list[tuple[str, int]]
     out_fates: list[int]
     in_fates: list[int]
@@ -82,6 +85,7 @@ class Run:
         self.guest = GuestTcp(
             active=not plan.inbound, total=plan.outgoing, buffer=plan.buffer, sack=plan.sack,
             stamps=plan.stamps,
+            pushes=plan.follows, mss=100 if plan.follows else 1460,
         )
         self.first_stamp = MASK - 500           # it wraps while they talk
         self.guest.clock = self.first_stamp
@@ -270,6 +274,7 @@ plans = st.builds(
     peek_off=st.booleans(),
     sack=st.booleans(),
     stamps=st.booleans(),
+    follows=st.booleans(),
     actions=actions,
     out_fates=fates,
     in_fates=fates,
@@ -283,6 +288,8 @@ def test_streams_arrive_once_and_in_order(plan: Plan) -> None:
         **CASES[plan.case], capacity=plan.capacity, offloads=plan.offloads, peek_off=plan.peek_off
     ) as s:
         s.is_honest = not any(action == "overstate" for action, _ in plan.actions)
+        if plan.follows:
+            s.kernel.path = FAR
         run = Run(s, plan)
         for action, n in plan.actions:
             getattr(run, action)(n)
@@ -296,7 +303,7 @@ def test_streams_arrive_once_and_in_order(plan: Plan) -> None:
         assert run.sock.status == "closed"
         for counter in (
             "tcp_retransmits", "tcp_short_writes", "tcp_timeouts", "tcp_out_of_order", "tcp_reneged",
-            "link_stalls",
+            "link_stalls", "tcp_acks_followed", "tcp_acks_unfollowed",
         ):
             event(f"{counter}: {s.count(counter) > 0}")
 

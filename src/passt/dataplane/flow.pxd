@@ -55,6 +55,8 @@ cdef enum TcpFlag:
     CONN_FIN_EARLY = 16384        # the guest's FIN has come, data before it has not: guest_fin
     CONN_KEEP_ALIVE = 32768       # the host's socket probes the remote, as the guest does us
     CONN_TIMESTAMPS = 65536       # each segment carries the timestamps option
+    CONN_FOLLOW = 1 << 20         # the guest is acknowledged what the remote acknowledged (tcp_acked)
+    CONN_STAMPED = 1 << 21        # the socket's error queue may tell of acknowledgements
 
 cdef enum FlowClass:
     # Flows that may have to make room for new ones; each class has an order in which they go.
@@ -146,6 +148,7 @@ cdef struct TcpConn:
     uint32_t rcv_nxt
     uint32_t rcv_acked            # last acknowledgement that the guest was sent
     uint32_t rcv_adv              # right edge of the window that the guest was told
+    uint32_t far_acked            # what the remote has acknowledged, with CONN_FOLLOW; else as rcv_acked
     uint32_t rcv_room             # window when the send buffer was last looked at
     uint32_t cwnd                 # limit of bytes in flight after a time-out, else CWND_OPEN
     uint32_t recover              # RFC 6582
@@ -159,6 +162,7 @@ cdef struct TcpConn:
     int64_t sock_at               # when to look at the send buffer again, 0: on an event only
     int64_t alive_at              # when to see whether the guest is still there, 0: not established yet
     int64_t heard_at              # when the guest's last segment came
+    int64_t far_since             # when it last came nearer to rcv_nxt, 0: nothing lags
     int64_t challenged_at         # when the count in *challenges* began
     TcpStore *store               # bytes of the guest's that no socket has yet, NULL: none
     SackBoard *board              # what the guest says it has beyond snd_una, NULL: nothing
@@ -169,6 +173,7 @@ cdef struct TcpConn:
     uint32_t ts_recent            # stamp of the guest's that is due for an echo
     uint32_t ts_recent_at         # when it came, s
     uint32_t flags
+    uint16_t far_writes           # small ones of the guest's in a row
     uint16_t mss                  # payload of a segment to the guest
     uint8_t state
     uint8_t snd_wscale
@@ -179,6 +184,7 @@ cdef struct TcpConn:
     uint8_t sock_polls
     uint8_t pingpong              # questions of the guest in a row that were answered by data
     uint8_t alive_probes          # unanswered keep-alive probes in a row
+    uint8_t far_misses            # times that the connection was found not to be one to follow
     uint8_t challenges            # acknowledgements that were spent on what makes no sense
 
 

@@ -19,20 +19,22 @@ from passt.dataplane.sys cimport (
     IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, O_CLOEXEC,
     O_RDONLY, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, POLLOUT, SHUT_WR,
     SIOCOUTQ, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SOL_UDP,
-    SO_BINDTODEVICE, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_MEMINFO, SO_OOBINLINE,
-    SO_PEEK_OFF, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY,
-    UDP_GRO, accept4, bind, close as close_fd, connect as connect_to, errno, getsockname, getsockopt,
-    htons, ioctl, iovec, linger, memcpy, memset, mmsghdr, msghdr, ntohs, open as open_file, recv,
-    recvmmsg, recvmsg, sendmmsg, sendmsg, setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
+    SO_BINDTODEVICE, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF,
+    SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY, UDP_GRO,
+    accept4, bind, close as close_fd, connect as connect_to, errno, getsockname, getsockopt, htons,
+    ioctl, iovec, linger, memcpy, memset, mmsghdr, msghdr, ntohs, open as open_file, recv, recvmmsg,
+    recvmsg, sendmmsg, sendmsg, setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
     sockaddr_storage, socket, socklen_t, poll, pollfd, IPPROTO_IP, IPV6_MULTICAST_IF, IPV6_RECVERR,
     IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IP_MULTICAST_IF, IP_RECVERR, IP_RECVTOS, IP_RECVTTL,
-    IP_UNICAST_IF, MSG_ERRQUEUE, htonl, ip_mreqn,
+    IP_UNICAST_IF, MSG_ERRQUEUE, htonl, ip_mreqn, ENOPROTOOPT, SO_TIMESTAMPING,
+    SOF_TIMESTAMPING_OPT_TSONLY, SOF_TIMESTAMPING_TX_ACK, passt_tcp_info,
 )
 
 cdef enum:
     DISCARD_SIZE = 1 << 20
     DEFAULT_SCALE = 8             # windows up to 16 MiB, in steps of 256 bytes
     MAX_SCALE = 14                # RFC 7323 2.3
+    ERROR_BATCH = 8               # entries of an error queue that are taken at once
     USUAL_KEEPINTVL = 75          # seconds (tcp(7), tcp_keepalive_intvl)
     # Room for some milliseconds of a fast sender; memory is used only while datagrams lie there.
     DATAGRAM_BUFFER = 4 << 20
@@ -67,16 +69,19 @@ cdef class Sockets:
         """Find out what this kernel can do; the names in *without* count as missing.
 
         "peek_off4" and "peek_off6": TCP sockets of that family keep a peek offset. It is used if all
-        families that the kernel has do (6.9 had it for IPv4 only). "meminfo": SO_MEMINFO. How large send
-        buffers may get is looked up too.
+        families that the kernel has do (6.9 had it for IPv4 only). "meminfo": SO_MEMINFO. "bytes_acked": what
+        `tcp_acked` needs, that is TCP_INFO as of Linux 4.9 and SOF_TIMESTAMPING_TX_ACK (4.0). How large
+        send buffers may get is looked up too.
         """
         cdef int family, fd
         cdef int zero = 0
         cdef uint32_t info[PASST_MEMINFO_VARS]
         cdef socklen_t n
+        cdef PathInfo path
         cdef set found = set()
         self.has_peek_off = True
         self.has_meminfo = True
+        self.has_bytes_acked = True
         for family, name in ((AF_INET, "peek_off4"), (AF_INET6, "peek_off6")):
             fd = self.open(family, SOCK_STREAM, IPPROTO_TCP)
             if fd < 0:
@@ -90,6 +95,11 @@ cdef class Sockets:
                 found.add("meminfo")
             else:
                 self.has_meminfo = False
+            self.has_bytes_acked = (
+                self.has_bytes_acked and "bytes_acked" not in without
+                and self.path_info(fd, &path) == 0 and self.follow_acks(fd, True) == 0)
+            if self.has_bytes_acked:
+                found.add("bytes_acked")
             close_fd(fd)
         try:
             with open("/proc/sys/net/ipv4/tcp_wmem", encoding="ascii") as file:
@@ -301,6 +311,41 @@ cdef class Sockets:
         setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s))
         setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &between, sizeof(between))
         return -errno if setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one)) < 0 else 0
+
+    cdef int path_info(self, int fd, PathInfo *path) noexcept nogil:
+        """What the kernel knows of the path to the remote; -ENOPROTOOPT if it does not tell all of it."""
+        cdef passt_tcp_info info
+        cdef socklen_t n = sizeof(info)
+        if getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) < 0:
+            return -errno
+        if n < sizeof(info):
+            return -ENOPROTOOPT
+        path.bytes_acked = info.bytes_acked
+        path.bytes_per_s = info.delivery_rate
+        path.rtt_us = info.rtt
+        path.rttvar_us = info.rttvar
+        path.min_rtt_us = info.min_rtt
+        return 0
+
+    cdef int follow_acks(self, int fd, bint on) noexcept nogil:
+        """Have the error queue tell when the remote acknowledges the end of a write from now on, or no more.
+
+        Only that it did, not the data (Documentation/networking/timestamping.rst, OPT_TSONLY), which needs no
+        privilege.
+        """
+        cdef int value = SOF_TIMESTAMPING_TX_ACK | SOF_TIMESTAMPING_OPT_TSONLY if on else 0
+        return -errno if setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &value, sizeof(value)) < 0 else 0
+
+    cdef int drain_errors(self, int fd) noexcept nogil:
+        """Empty the error queue, mostly by one call; returns how many entries there were."""
+        cdef mmsghdr messages[ERROR_BATCH]
+        cdef int found = 0
+        cdef int got = ERROR_BATCH
+        while got == ERROR_BATCH:
+            memset(messages, 0, sizeof(messages))
+            got = recvmmsg(fd, messages, ERROR_BATCH, MSG_ERRQUEUE | MSG_DONTWAIT, NULL)
+            found += max(got, 0)
+        return found
 
     cdef int close(self, int fd) noexcept nogil:
         return -errno if close_fd(fd) < 0 else 0

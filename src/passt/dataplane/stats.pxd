@@ -61,6 +61,8 @@ cdef struct Stats:
     uint64_t tcp_reneged         # guests that dropped what they had selectively acknowledged
     uint64_t tcp_challenge_acks
     uint64_t tcp_acks_withheld   # challenges and the like beyond the limit
+    uint64_t tcp_acks_followed    # connections that began to be acknowledged as the remote does
+    uint64_t tcp_acks_unfollowed  # and that ceased to be
     uint64_t tcp_keep_alives     # probes of silent guests
     uint64_t tcp_short_writes
     uint64_t tcp_resets_sent

@@ -25,6 +25,8 @@ cdef dict stats_as_dict(const Stats *stats):
         "tcp_reneged": stats.tcp_reneged,
         "tcp_challenge_acks": stats.tcp_challenge_acks,
         "tcp_acks_withheld": stats.tcp_acks_withheld,
+        "tcp_acks_followed": stats.tcp_acks_followed,
+        "tcp_acks_unfollowed": stats.tcp_acks_unfollowed,
         "tcp_keep_alives": stats.tcp_keep_alives,
         "tcp_short_writes": stats.tcp_short_writes,
         "tcp_resets_sent": stats.tcp_resets_sent,

@@ -91,8 +91,8 @@ cdef extern from "<sys/socket.h>" nogil:
     enum:
         AF_INET, AF_INET6, SOCK_STREAM, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_CLOEXEC
         SOL_SOCKET, SO_ERROR, SO_REUSEADDR, SO_KEEPALIVE, SO_LINGER, SO_BINDTODEVICE, SO_BROADCAST
-        SO_SNDBUF, SO_RCVBUF, SO_OOBINLINE
-        MSG_ERRQUEUE, MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR
+        SO_SNDBUF, SO_RCVBUF, SO_OOBINLINE, MSG_ERRQUEUE, MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT, MSG_NOSIGNAL
+        SHUT_WR, SO_TIMESTAMPING
     struct sockaddr:
         uint16_t sa_family
     struct sockaddr_storage:
@@ -208,6 +208,35 @@ cdef extern from "<linux/errqueue.h>" nogil:
 
 cdef extern from "<netinet/tcp.h>" nogil:
     enum: TCP_NODELAY, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL
+
+cdef extern from * nogil:
+    """
+    #include <stdint.h>
+    /* The start of struct tcp_info as linux/tcp.h has it since Linux 4.9; netinet/tcp.h may end earlier. */
+    struct passt_tcp_info {
+        uint8_t state_and_options[8];
+        uint32_t rto_to_rcv_ssthresh[15];
+        uint32_t rtt;
+        uint32_t rttvar;
+        uint32_t snd_ssthresh_to_total_retrans[7];
+        uint64_t pacing_rates[2];
+        uint64_t bytes_acked;
+        uint64_t bytes_received;
+        uint32_t segs_out_to_notsent_bytes[3];
+        uint32_t min_rtt;
+        uint32_t data_segs[2];
+        uint64_t delivery_rate;
+    };
+    """
+    struct passt_tcp_info:
+        uint32_t rtt
+        uint32_t rttvar
+        uint64_t bytes_acked
+        uint32_t min_rtt
+        uint64_t delivery_rate
+
+cdef extern from "<linux/net_tstamp.h>" nogil:
+    enum: SOF_TIMESTAMPING_TX_ACK, SOF_TIMESTAMPING_OPT_TSONLY
 
 cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, ...)

@@ -9,11 +9,11 @@ from libc.stdint cimport int64_t, uint32_t
 
 from passt.dataplane.core cimport Core, Seen, fill_inbound_key
 from passt.dataplane.flow cimport (
-    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_GUEST_FIN, CONN_READ_ON, CONN_HOST_EOF, CONN_PUSHED,
-    CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED, CONN_TIMESTAMPS, CONN_WANT_OUT, CONN_WINDOW_STALE,
-    SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING,
-    TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT,
-    TCP_TIME_WAIT, Flow, FlowKey, TcpConn,
+    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_GUEST_FIN, CONN_READ_ON, CONN_HOST_EOF,
+    CONN_PUSHED, CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED, CONN_TIMESTAMPS, CONN_WANT_OUT,
+    CONN_WINDOW_STALE, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING, TCP_CONNECTING,
+    TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow,
+    FlowKey, TcpConn, CONN_FOLLOW, CONN_STAMPED,
 )
 from passt.dataplane.headers cimport MAX_IP_LEN, TCP_ACK, TCP_FIN, TCP_PSH, ETH_HLEN
 from passt.dataplane.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, count
@@ -21,6 +21,7 @@ from passt.dataplane.sys cimport (
     EAGAIN, EMFILE, ENFILE, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
     sockaddr_storage,
 )
+from passt.dataplane.tcp_acked cimport count_write, follow, on_far_ack, on_lag_timeout
 from passt.dataplane.tcp_admit cimport admit
 from passt.dataplane.tcp_backlog cimport drain_overflow
 from passt.dataplane.tcp_conn cimport (
@@ -98,7 +99,12 @@ cdef void on_socket(Core core, Flow *flow, uint32_t events) noexcept nogil:
         if conn.state != TCP_CLOSED and events & (EPOLLIN | EPOLLRDHUP):
             note_readable(conn, events)
         return
-    if events & EPOLLERR and core.sockets.take_error(flow.fd):
+    if events & EPOLLERR and conn.flags & CONN_STAMPED:
+        on_far_ack(core, flow)
+    # With the error queue in use an error that ends the connection is told from one that an ICMP message
+    # left behind by the hang-up that comes with it (net/ipv4/tcp.c, tcp_poll).
+    if (events & EPOLLERR and (events & EPOLLHUP or not conn.flags & CONN_STAMPED)
+            and core.sockets.take_error(flow.fd)):
         reset_both(core, flow)
         return
     if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP):
@@ -419,9 +425,12 @@ cdef void on_timer(Core core, Flow *flow) noexcept nogil:
     cdef TcpConn *conn = &flow.u.tcp
     if conn.ack_at and conn.ack_at <= core.now:
         conn.ack_at = 0
-        conn.pingpong = 0
-        conn.flags |= CONN_ACK_NOW
-        core.flows.add_work(flow)
+        if conn.flags & CONN_FOLLOW:
+            on_lag_timeout(core, flow)
+        else:
+            conn.pingpong = 0
+            conn.flags |= CONN_ACK_NOW
+            core.flows.add_work(flow)
     if conn.sock_at and conn.sock_at <= core.now:
         conn.sock_at = 0
         look_at_buffer(core, flow)
@@ -491,7 +500,7 @@ cdef void finish_turn(Core core, Flow *flow) noexcept nogil:
     cdef bint tidy_later = conn.snd_una - conn.sock_una < ACK_AT_ONCE
     if not tidy_later:
         consume_acked(core, flow)
-    elif conn.pingpong == PINGPONG and conn.rcv_nxt != conn.rcv_acked:
+    elif conn.pingpong == PINGPONG and conn.rcv_nxt != conn.rcv_acked and not conn.flags & CONN_FOLLOW:
         conn.flags |= CONN_READABLE   # the remote may have answered while it was written to
     if conn.flags & CONN_WINDOW_STALE and flow.fd >= 0 and not conn.flags & CONN_GUEST_FIN:
         update_window(core, flow)
@@ -520,7 +529,10 @@ cdef void settle_acks(Core core, Flow *flow) noexcept nogil:
     cdef uint32_t due = conn.rcv_nxt - conn.rcv_acked
     if conn.state in (TCP_CONNECTING, TCP_SYN_SENT, TCP_CLOSED):
         return
+    if conn.flags & CONN_FOLLOW and follow(core, flow):
+        return
     if due:
+        count_write(core, flow, due)
         if conn.flags & CONN_ASKED:
             conn.pingpong = 0     # it goes on without waiting for an answer
         conn.flags |= CONN_ASKED

@@ -27,6 +27,7 @@ from passt.dataplane.stats cimport (
 from passt.dataplane.sys cimport (
     EAGAIN, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_TCP, SOCK_STREAM,
 )
+from passt.dataplane.tcp_acked cimport on_repeated
 from passt.dataplane.tcp_admit cimport admit
 from passt.dataplane.tcp_backlog cimport (
     before_end, came_twice, close_hole, drain_overflow, keep_early, keep_rest, note_fin,
@@ -231,6 +232,10 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
     cdef uint32_t seg_end = tcp.seq + <uint32_t>tcp.payload_len + ((tcp.flags & TCP_FIN) != 0)
     # A SYN is of a guest that has forgotten the connection, timestamps and all: it has to be challenged.
     cdef bint timed = conn.flags & CONN_TIMESTAMPS and not tcp.flags & (TCP_RST | TCP_SYN)
+    if tcp.flags & TCP_RST and tcp.seq == conn.rcv_acked:
+        # Exact by what the guest was told: where it knows no such connection, that is the number it takes.
+        end(core, flow, True)
+        return False
     if timed and not check_timestamps(core, flow, tcp):
         return False
     if seq_lt(seg_end, conn.rcv_nxt) or seq_lt(conn.rcv_adv, tcp.seq):
@@ -239,6 +244,7 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
         if not tcp.flags & TCP_RST and (tcp.payload_len or tcp.flags & TCP_FIN or may_answer(core, flow)):
             if tcp.payload_len and seq_lt(seg_end, conn.rcv_nxt):
                 came_twice(conn, tcp.seq, <uint32_t>tcp.payload_len)
+                on_repeated(core, flow)
             answer_probe(core, flow)
         return False
     if tcp.flags & TCP_RST:
@@ -397,6 +403,8 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
         keep_early(core, flow, tcp)
         return
     old = conn.rcv_nxt - tcp.seq
+    if old:
+        on_repeated(core, flow)
     if old >= n:
         came_twice(conn, tcp.seq, n)
         conn.flags |= CONN_ACK_NOW
