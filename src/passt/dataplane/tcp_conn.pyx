@@ -19,15 +19,15 @@ buffered that the kernel can buffer:
 
 Options: MSS, SACK-permitted (`tcp_sack`, `tcp_store`), and the window scale that the largest send buffer
 asks for: tcp_wmem's maximum is the most that a window can ever promise (tcp(7)), and a larger scale would
-only make the steps coarser. Timestamps (`tcp_timestamps`) wherever the guest has them: each segment carries
-12 bytes more, and what they cost is less than what can be measured. With over without, both builds in
-turn within one run of the bench's bulk sections (cubic), median and range of six rounds of a second: out
-1.01 [0.73-1.44], in 0.94 [0.88-1.17] at MTU 65520; out 1.09 [0.74-1.61], in 1.00 [0.88-1.17] at MTU 1500.
-Instructions per byte, user and kernel, of pasta and the guest's iperf3 together (`perf stat -e
-instructions:u,instructions:k` on both during `iperf3 -n 1G`, medians of five), out and in: 1.02 and 0.98
-times those without at MTU 65520, 0.95 and 1.02 at 1500, where the five differ by 2 to 10 %. Of 0.5 per byte
-0.002 to 0.003 are our own code's for the option. To repeat it, offer the option in `push_syn_options` and
-take it in `take_syn` or not.
+only make the steps coarser. Timestamps (`tcp_timestamps`) wherever the guest has them: each segment
+carries 12 bytes more, and what they cost is lost in the spread. With over without, both
+builds in turn within one run of the bench's bulk sections (cubic), median and range of six rounds of a
+second: out 1.01 [0.73-1.44], in 0.94 [0.88-1.17] at MTU 65520; out 1.09 [0.74-1.61], in 1.00 [0.88-1.17]
+at MTU 1500. Instructions per byte, user and kernel, of pasta and the guest's iperf3 together (`perf stat
+-e instructions:u,instructions:k` on both during `iperf3 -n 1G`, medians of five), out and in: 1.02 and
+0.98 times those without at MTU 65520, 0.95 and 1.02 at 1500, where the five differ by 2 to 10 %. Of 0.5
+per byte 0.002 to 0.003 are our own code's for the option. To repeat it, offer the option in
+`push_syn_options` and take it in `take_syn` or not.
 
 What is in our hands is acknowledged, but for dialogues over real networks, where it is what the remote
 has acknowledged (`tcp_acked`).
@@ -151,8 +151,8 @@ cdef size_t payload_place(const Flow *flow) noexcept nogil:
 cdef uint32_t push_syn_options(Core core, const Flow *flow, bint is_answer, uint8_t *p) noexcept nogil:
     """MSS, window scale, SACK-permitted, timestamps (RFC 9293 3.2, RFC 7323 2.2 and 3.2, RFC 2018 2).
 
-    Returns their length. A SYN of ours offers all of them, an answer the last three only where the guest's
-    SYN did.
+    Returns their length. A SYN of ours offers all of them, an answer the last three only where the
+    guest's SYN did.
     """
     cdef uint16_t mss = our_mss(core, flow)
     cdef uint32_t n = MSS_OPTION_LEN
