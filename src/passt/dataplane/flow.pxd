@@ -158,11 +158,10 @@ cdef struct TcpConn:
     int64_t rttvar                # ns
     int64_t rto                   # ns
     int64_t rtx_at                # deadline of retransmission, window probe or state, 0: none
-    int64_t ack_at                # deadline of a delayed acknowledgement, 0: none
+    int64_t ack_at                # deadline of a delayed acknowledgement or of the remote's, 0: none
     int64_t sock_at               # when to look at the send buffer again, 0: on an event only
     int64_t alive_at              # when to see whether the guest is still there, 0: not established yet
     int64_t heard_at              # when the guest's last segment came
-    int64_t far_since             # when it last came nearer to rcv_nxt, 0: nothing lags
     int64_t challenged_at         # when the count in *challenges* began
     TcpStore *store               # bytes of the guest's that no socket has yet, NULL: none
     SackBoard *board              # what the guest says it has beyond snd_una, NULL: nothing
@@ -232,21 +231,21 @@ cdef union FlowBody:
 cdef struct Flow:
     FlowKey keys[2]
     uint32_t chain[2]             # next node of the hash chain, by side
-    uint8_t hashed[2]             # these are truth values; a bint would take four bytes
     uint32_t index
     uint32_t generation
     uint32_t next_free
     uint32_t next_work
     uint32_t older                # of its FlowClass, NO_FLOW at the end
     uint32_t newer
+    uint8_t hashed[2]             # these are truth values; a bint would take four bytes
     uint8_t has_work
     uint8_t kind
     uint8_t flow_class
     uint8_t inbound
     int fd
+    socklen_t peer_len
     int64_t armed                 # deadline in the heap, 0: not armed
     sockaddr_storage peer         # host side: where the socket's traffic goes
-    socklen_t peer_len
     FlowBody u
 
 

@@ -107,7 +107,6 @@ cdef void look(Core core, Flow *flow) noexcept nogil:
         return
     # What was written so far is not marked, so it is acknowledged as before.
     conn.far_acked = conn.rcv_nxt
-    conn.far_since = 0
     conn.flags |= CONN_FOLLOW | CONN_STAMPED | CONN_ACK_NOW
     core.stats.tcp_acks_followed += 1
 
@@ -143,13 +142,10 @@ cdef bint follow(Core core, Flow *flow) noexcept nogil:
         if not send_ack(core, flow) and core.link.blocked:
             core.flows.add_waiting(flow)
     if conn.far_acked == conn.rcv_nxt:
-        conn.far_since = 0
         conn.ack_at = 0
-        return True
-    if not conn.far_since:
-        conn.far_since = core.now
-    conn.ack_at = conn.far_since + ms(LAG_MS)
-    set_timer(core, flow)
+    elif not conn.ack_at:
+        conn.ack_at = core.now + ms(LAG_MS)
+        set_timer(core, flow)
     return True
 
 
@@ -177,14 +173,15 @@ cdef void read_far_acked(Core core, Flow *flow) noexcept nogil:
     acked = acked_by(flow, &path)
     if seq_lt(conn.far_acked, acked) and not seq_lt(conn.rcv_nxt, acked):
         conn.far_acked = acked
-        conn.far_since = 0
+        conn.ack_at = 0           # the wait begins anew
 
 
 cdef void on_lag_timeout(Core core, Flow *flow) noexcept nogil:
     """The remote is slow to acknowledge, or the event was lost: the guest is about to repeat."""
     cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t before = conn.far_acked
     read_far_acked(core, flow)
-    if conn.flags & CONN_FOLLOW and conn.far_since:
+    if conn.flags & CONN_FOLLOW and conn.far_acked == before:
         leave(core, flow)
     core.flows.add_work(flow)
 
