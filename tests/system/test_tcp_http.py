@@ -25,11 +25,11 @@ pytestmark = [
 ]
 
 LONG = bool(os.environ.get("PASST_TEST_LONG"))
-SECONDS = 20 if LONG else 3
+SECONDS = 20 if LONG else 1
 CONNECTIONS = 64
 FILE_LEN = 10_000
 PORT = 8080
-LEAST_REQUESTS = 500
+LEAST_REQUESTS = 200
 # What a second run may add to the memory of a first one.
 GROWTH_KB = 2048
 # Our own time in TIME-WAIT, and some.
