@@ -41,7 +41,7 @@ class Engine:
     def memory_ceiling(self) -> int:
         """Tell the bytes that flows can make the engine use at most, all tables and pools together.
 
-        64 MiB and less with the default *max_flows*; of the tables only the pages that were used are there.
+        72 MiB and less with the default *max_flows*; of the tables only the pages that were used are there.
         """
 
     def attach_tap(self, fd: int, guest_mac: bytes, offloads: int) -> None:
