@@ -14,7 +14,7 @@ pytestmark = pytest.mark.needs_root
 PORT = 4433
 WORDS = (b"hello, server\n", b"x" * 1000 + b"\n", b"goodbye, server\n")
 # Keys reach the server by its environment, as a plain user need not see the files of the test.
-SERVER = f"""
+SERVER = """
 exec openssl s_server -dtls -accept "$0" -cert <(echo "$PEM") -key <(echo "$PEM") 2>&1
 """
 

@@ -34,7 +34,8 @@ class Engine:
         *udp_timeouts* are the seconds that an unused UDP flow lives, one without an answer or with one,
         and one that went on. Datagram flows have at most half of the descriptors that the process may
         open, and a quarter of *max_flows*. *without* names what this kernel shall count as lacking, for
-        tests of the fallbacks: "peek_off4", "peek_off6", "meminfo" (see `Sockets.probe`), "pwait2" (epoll_pwait2, Linux 5.11).
+        tests of the fallbacks: "peek_off4", "peek_off6", "meminfo" (see `Sockets.probe`), "pwait2"
+        (epoll_pwait2, Linux 5.11).
         """
 
     def memory_ceiling(self) -> int:
