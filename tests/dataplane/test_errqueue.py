@@ -34,6 +34,7 @@ US = {4: "192.0.2.1", 6: "2001:db8::1"}
 IP_MTU_DISCOVER, DONT, PROBE = 10, 0, 3
 BUDGET = 32
 SECOND = 10**9
+EXPIRES = 600 * SECOND
 
 
 def entry(
@@ -230,6 +231,55 @@ def test_first_large_datagrams_are_cut_and_the_kernel_is_told(family: int) -> No
     bench.inject(query(family, b"x" * 3000))
     (frame,) = bench.frames()  # who goes on means it
     assert (Ether(frame)[UDPerror].sport, Ether(frame)[UDPerror].dport) == (1000, PORT)
+    assert bench.drops() == {"drop_socket": 1}
+
+
+def send_too_large(bench: Bench, family: int) -> list[bytes]:
+    """Have the host's interface refuse a datagram; give what the guest hears."""
+    mtu = entry(family, 0, 0, origin=LOCAL, info=1500, number=errno.EMSGSIZE)
+    bench.sockets.errors[bench.only_fd()] = deque([mtu])
+    bench.script("send_message", -errno.EMSGSIZE)
+    bench.inject(query(family, b"x" * 3000))
+    return bench.frames()
+
+
+@both_families
+def test_kernel_that_has_forgotten_is_told_again(family: int) -> None:
+    bench = Bench()
+    bench.policy.sources[bytes(4 if family == 4 else 16)] = packed(US[family])
+    bench.inject(query(family))
+    first = send_too_large(bench, family)
+    assert len(first) == 1
+    bench.now += EXPIRES - 1
+    assert send_too_large(bench, family) != first  # it knows still: who sends that means it
+    assert bench.drops() == {"drop_socket": 1}
+    bench.now += 1
+    assert send_too_large(bench, family) == first
+    bench.now += SECOND - 1
+    assert send_too_large(bench, family) == []
+    assert bench.drops() == {"drop_socket": 1}
+
+
+@both_families
+def test_kernel_that_could_not_be_told_is_told_later(family: int) -> None:
+    bench = Bench()
+    bench.policy.sources[bytes(4 if family == 4 else 16)] = packed(US[family])
+    bench.inject(query(family))
+    bench.blocked = True
+    assert send_too_large(bench, family) == []
+    bench.blocked = False
+    bench.now += SECOND
+    assert len(send_too_large(bench, family)) == 1
+    assert bench.drops() == {}
+
+
+@both_families
+def test_tracer_is_told_at_once(family: int) -> None:
+    bench = Bench()
+    bench.policy.sources[bytes(4 if family == 4 else 16)] = packed(US[family])
+    bench.inject(query(family, ttl=1))
+    (frame,) = send_too_large(bench, family)
+    assert Ether(frame)[UDPerror].dport == PORT
     assert bench.drops() == {"drop_socket": 1}
 
 

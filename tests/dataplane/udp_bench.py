@@ -106,8 +106,10 @@ def server(family: int, address: str | None = None) -> socket.socket:
     return sock
 
 
-def query(family: int, payload: bytes = b"query", sport: int = 1000, dport: int = PORT) -> bytes:
-    return udp(GUEST[family], sport, REMOTE[family], dport, payload)
+def query(
+    family: int, payload: bytes = b"query", sport: int = 1000, dport: int = PORT, ttl: int = 64
+) -> bytes:
+    return udp(GUEST[family], sport, REMOTE[family], dport, payload, ttl=ttl)
 
 
 def listener_socket(family: int, address: str) -> socket.socket:

@@ -25,8 +25,12 @@ def test_dig_asks_a_name_server(lab: Lab, user: bool, address: str, option: str)
 # A wildcard UDP server answers from the address that its routes choose, which is not a far one.
 @pytest.mark.parametrize("address", [OUTSIDE4, OUTSIDE6])
 @pytest.mark.parametrize("direction", ["out", "in"])
-@pytest.mark.parametrize("size", ["1200", "8000", "60000"])
-def test_iperf3_sends_datagrams(lab: Lab, user: bool, address: str, direction: str, size: str) -> None:
+@pytest.mark.parametrize(
+    ("size", "rate"), [("16", "200K"), ("1200", "20M"), ("8000", "20M"), ("60000", "20M")]
+)
+def test_iperf3_sends_datagrams(
+    lab: Lab, user: bool, address: str, direction: str, size: str, rate: str
+) -> None:
     argv = [
         "iperf3",
         "--json",
@@ -36,7 +40,7 @@ def test_iperf3_sends_datagrams(lab: Lab, user: bool, address: str, direction: s
         "-t",
         "1",
         "-b",
-        "20M",
+        rate,
         "-l",
         size,
     ]

@@ -383,13 +383,14 @@ def test_traffic_class_and_ecn_both_ways(path: Path, user: bool, target: str) ->
 MULTICAST_SERVER = """
 import socket, struct
 four = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-group, interface = socket.inet_aton("239.1.2.3"), socket.inet_aton("203.0.113.1")
-four.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group + interface)
+interface = socket.inet_aton("203.0.113.1")
+for group in ("239.1.2.3", "224.0.0.251"):
+    four.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(group) + interface)
 four.bind(("", 7779))
 six = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
 six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
 index = socket.if_nametoindex("o0")
-for group in ("ff02::4242", "ff05::4242"):
+for group in ("ff02::4242", "ff02::fb", "ff05::4242"):
     request = socket.inet_pton(socket.AF_INET6, group) + struct.pack("I", index)
     six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
 six.bind(("::", 7779))
@@ -422,8 +423,17 @@ def test_groups_and_broadcasts_leave_and_are_answered(path: Path, user: bool) ->
     assert server.popen.stdout is not None
     assert server.popen.stdout.readline() == b"ready\n"
     interface = path.lab.host.run(["sh", "-c", "ip -o route get 203.0.113.1"]).stdout.split()[2].decode()
-    targets = ["239.1.2.3", OUTSIDE4, "255.255.255.255", OUTSIDE4, "203.0.113.255", OUTSIDE4]
-    targets += ["ff05::4242", OUTSIDE6, f"ff02::4242%{interface}", "any"]
+    targets = [
+        "239.1.2.3",
+        OUTSIDE4,
+        "224.0.0.251",
+        OUTSIDE4,
+        "255.255.255.255",
+        OUTSIDE4,
+        "203.0.113.255",
+        OUTSIDE4,
+    ]
+    targets += ["ff05::4242", OUTSIDE6, f"ff02::4242%{interface}", "any", f"ff02::fb%{interface}", "any"]
     try:
         path.lab.run(NET, ["python3", "-c", MULTICAST_CLIENT, *targets], user=user)
     finally:

@@ -17,7 +17,9 @@ datagram would fail the next call of a program that never asked for it (RFC 1122
 errors passed up). So at first such datagrams go out in fragments, and the guest's kernel is told the
 path's MTU by a message that belongs to no socket of its programs: from then on it cuts them itself, or
 refuses those that may not be cut. What comes still after GRACE_NS, or from a tracer (`ask_ttl`), is
-sent by somebody who means it: that is refused, and the error is about that very datagram.
+sent by somebody who means it: that is refused, and the error is about that very datagram. A kernel
+forgets what it was told after a while; so by EXPIRES_NS all begins anew, or a flow that lives for
+long would lose a datagram each time.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
@@ -56,6 +58,9 @@ cdef enum:
 
 # How long datagrams that are too large may be of a guest that does not know yet.
 cdef int64_t GRACE_NS = 1000000000
+# How long a guest knows: net.ipv4.route.mtu_expires and net.ipv6.route.mtu_expires (ip-sysctl), which
+# begin when it hears of it, after us.
+cdef int64_t EXPIRES_NS = 600000000000
 
 
 cdef struct SocketError:
@@ -279,13 +284,14 @@ cdef bint settle_too_big(Core core, Flow *flow, Flow *owner, uint32_t mtu, const
     """The host's interface takes *mtu* only: tell the guest; True: this datagram may be cut."""
     cdef bint four = flow.keys[0].addr_len == 4
     cdef int64_t *told = told_mtu(flow)
+    cdef bint is_known = told[0] != 0 and core.now - told[0] < EXPIRES_NS
     cdef bint is_ping = flow.kind == FLOW_PING
     cdef bint is_tracer = owner != NULL and not is_ping and owner.u.port.tells_ttl
-    if owner == NULL or is_tracer or told[0] and core.now - told[0] >= GRACE_NS:
+    if owner == NULL or is_tracer or is_known and core.now - told[0] >= GRACE_NS:
         report(core, flow, ICMP_UNREACHABLE if four else ICMP6_TOO_BIG,
                ICMP_FRAGMENTATION_NEEDED if four else 0, mtu, payload, n)
         return False
-    if not told[0]:
+    if not is_known and not core.link.blocked:
         told[0] = core.now
         tell_mtu(core, flow, mtu)
     set_fragmenting(core, owner.fd, four, False,
