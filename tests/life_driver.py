@@ -49,6 +49,9 @@ class FakeEngine:
         assert proto
         assert rule
 
+    def switch(self, **switches: bool) -> None:
+        assert switches.keys() == {"ip4", "ip6", "tcp", "udp", "icmp"}
+
     def attach_tap(self, fd: int, guest_mac: bytes, offloads: int) -> None:
         assert len(guest_mac) == 6
         assert offloads & 1

@@ -19,7 +19,8 @@ SIBLINGS = frozenset({"config", "host", "forward", "responders", "vhost_user", "
 ALLOWED: dict[str, frozenset[str]] = {
     "__main__": BASE | {"cli"},
     "cli": FACTS | SIBLINGS | {"app"},
-    "app": FACTS | SIBLINGS,
+    "app": FACTS | SIBLINGS | {"ports"},
+    "ports": FACTS | SIBLINGS,
     "config": BASE | {"model", "log"},
     "host": BASE | {"model", "log"},
     "forward": BASE | {"model", "contracts", "log"},

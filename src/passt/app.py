@@ -26,11 +26,9 @@ from passt.host.supervisor import Supervisor
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from passt.dataplane.engine import Engine
     from passt.host.channel import Channel
-    from passt.host.listeners import Listener
+    from passt.host.listeners import HostPorts
     from passt.host.namespaces import Child, TapFacts
     from passt.model import GuestNet, Settings
 
@@ -51,25 +49,25 @@ def run(settings: Settings) -> int:
     file_limits = privileges.raise_file_limit()
     ignored = signals.let_signals_end_us()
     guest = _resolve(settings)
-    listeners = _open_listeners(settings)
+    ports = _open_ports(settings, guest)
     if settings.pid is not None:
-        return _run_attached(settings, guest, listeners, settings.pid)
-    return _run_command(settings, guest, listeners, init.Command(settings.command, file_limits, ignored))
+        return _run_attached(settings, guest, ports, settings.pid)
+    return _run_command(settings, guest, ports, init.Command(settings.command, file_limits, ignored))
 
 
-def _run_command(settings: Settings, guest: GuestNet, listeners: Iterable[Listener],
-                 command: init.Command) -> int:
+def _run_command(settings: Settings, guest: GuestNet, ports: HostPorts | None, command: init.Command) -> int:
     """Run *command* in new namespaces and return its status."""
 
     def main(channel: Channel) -> None:
         init.prepare_namespaces(settings.hostname)
-        namespaces.make_tap(channel, guest.ifname, lambda: _configure(settings, guest))
+        namespaces.make_tap(channel, guest.ifname, lambda: _configure(settings, guest),
+                            watch_ports=settings.has_auto_ports)
         init.run_command(channel, command)
 
     namespaces.enter_new_user_namespace()
     child = namespaces.start_child(namespaces.COMMAND_NAMESPACES, main)
     try:
-        engine = _build_engine(settings, guest, listeners, child)
+        engine = _build_engine(settings, guest, ports, child)
         supervisor = Supervisor(child)
         supervisor.watch(engine)
         privileges.drop_privileges()
@@ -85,19 +83,20 @@ def _run_command(settings: Settings, guest: GuestNet, listeners: Iterable[Listen
     return status
 
 
-def _run_attached(settings: Settings, guest: GuestNet, listeners: Iterable[Listener], pid: int) -> int:
+def _run_attached(settings: Settings, guest: GuestNet, ports: HostPorts | None, pid: int) -> int:
     """Serve the namespaces of process *pid* until it ends, or a signal comes."""
     target = namespaces.Target(pid)
 
     def main(channel: Channel) -> None:
         target.join_network_namespace()
-        namespaces.make_tap(channel, guest.ifname, lambda: _configure(settings, guest))
+        namespaces.make_tap(channel, guest.ifname, lambda: _configure(settings, guest),
+                            watch_ports=settings.has_auto_ports)
 
     target.join_user_namespace()
     child = namespaces.start_child(0, main)
     target.close_network_namespace()
     try:
-        engine = _build_engine(settings, guest, listeners, child)
+        engine = _build_engine(settings, guest, ports, child)
     finally:
         child.end()
     reader = signals.SignalReader(signals.ENDING)
@@ -128,12 +127,14 @@ def _resolve(settings: Settings) -> GuestNet:
     return guest
 
 
-def _open_listeners(settings: Settings) -> list[Listener]:
-    if not settings.port_rules:
-        return []
-    from passt.host.listeners import open_listeners
+def _open_ports(settings: Settings, guest: GuestNet) -> HostPorts | None:
+    """Bind the host's ports that are named; None if there is nothing to forward at all."""
+    if not (settings.port_rules or settings.namespace_rules):
+        return None
+    from passt.contracts import MAX_LISTENERS
+    from passt.host.listeners import HostPorts
 
-    return open_listeners(settings.port_rules, ip4=settings.ip4, ip6=settings.ip6)
+    return HostPorts(settings, guest, MAX_LISTENERS)
 
 
 def _configure(settings: Settings, guest: GuestNet) -> TapFacts:
@@ -156,7 +157,7 @@ def _warn_of_ping() -> None:
     log.warning(ping_sockets.explain_refusal())
 
 
-def _build_engine(settings: Settings, guest: GuestNet, listeners: Iterable[Listener], child: Child) -> Engine:
+def _build_engine(settings: Settings, guest: GuestNet, ports: HostPorts | None, child: Child) -> Engine:
     """Load and build the data plane, then wait for the tap of *child*."""
     from passt.dataplane.engine import Engine
     from passt.forward.policy import Policy
@@ -176,13 +177,19 @@ def _build_engine(settings: Settings, guest: GuestNet, listeners: Iterable[Liste
                     secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest), udp_timeouts=udp_timeouts())
     if guest.ip6 and advertise:
         Advertiser(responder.advertise, engine.send_frame, engine.call_later, _dice, explain=explain).arm()
-    for listener in listeners:
-        engine.add_listener(listener.fd, listener.proto, listener.rule)
+    engine.switch(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None, tcp=settings.tcp, udp=settings.udp,
+                  icmp=settings.icmp)
+    if ports is not None:
+        from passt.ports import PortForwarding
+
+        forwarding = PortForwarding(engine, ports)
     tap = child.receive_tap()
     engine.attach_tap(tap.fd, tap.mac, tap.offloads)
     policy.observed.on_guest_mac(tap.mac)
     if tap.link_local is not None:
         policy.observed.on_guest_address(tap.link_local.packed)
+    if ports is not None:
+        forwarding.start(tap.port_sources)
     return engine
 
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+# The flow table tells the listeners of datagrams apart by 16 bits.
+MAX_LISTENERS = 0xfffe
+
 
 class Target(NamedTuple):
     """Where the host side of a guest-initiated flow connects to."""
@@ -66,3 +69,20 @@ class GuestEvents(Protocol):
 
     def on_ping_forbidden(self) -> None:
         """Take note that an echo request could not be sent: the host has no ping sockets for us."""
+
+
+class ListenerSide(Protocol):
+    """Opens and closes listeners while the engine runs, on one side: the host's or the namespace's.
+
+    The host's side opens what -t and -u ask for, the namespace's what -T and -U do; there a listener is
+    on loopback, for each family that there is.
+    """
+
+    def open_listener(self, rule: object, port: int) -> object:
+        """Listen on *port* for *rule*, a `PortRule`, and have the engine serve it.
+
+        Returns what `close_listener` takes. Raises OSError if the port cannot be had.
+        """
+
+    def close_listener(self, handle: object) -> None:
+        """Close a listener; connections that it accepted live on."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 IPAddress = IPv4Address | IPv6Address
 
@@ -13,10 +17,13 @@ OUR_MAC = bytes.fromhex("9a559a559a55")
 
 @dataclass(frozen=True, slots=True)
 class PortRule:
-    """Ports *first*..*last* of the host go to ports from *target* on in the guest.
+    """Ports *first*..*last* on the near side go to ports from *target* on at the far side.
 
-    *proto* is IPPROTO_TCP or IPPROTO_UDP; *address* None means any address, both families.
-    *optional* says that a port that cannot be bound is skipped in silence.
+    Near is the host for -t and -u, the namespace for -T and -U. *proto* is IPPROTO_TCP or IPPROTO_UDP;
+    *address* None means any address, both families; *ifname* limits the rule to an interface.
+    *optional* says that a port that cannot be bound is skipped. *skips_ephemeral* leaves out the ports
+    that the kernel gives to clients. *auto* binds a port only while its target is bound at the far side.
+    *spec* is the option and its argument as given; empty for a rule that nobody wrote.
     """
 
     proto: int
@@ -26,10 +33,32 @@ class PortRule:
     address: IPAddress | None = None
     ifname: str | None = None
     optional: bool = False
+    skips_ephemeral: bool = False
+    auto: bool = False
+    spec: str = ""
 
     def target_port(self, port: int) -> int:
-        """Guest port for the host port *port*."""
+        """Far-side port for the near-side port *port*."""
         return self.target + port - self.first
+
+    def near_port(self, target: int) -> int | None:
+        """Near-side port whose target is *target*; None if there is none."""
+        port = self.first + target - self.target
+        return port if self.first <= port <= self.last else None
+
+    def without(self, ranges: Iterable[tuple[int, int]]) -> list[PortRule]:
+        """Cut the near-side ports of *ranges*, which are inclusive, out of the rule."""
+        left: list[PortRule] = []
+        first = self.first
+        for low, high in sorted(ranges):
+            if high < first or low > self.last:
+                continue
+            if low > first:
+                left.append(replace(self, first=first, last=low - 1, target=self.target_port(first)))
+            first = high + 1
+        if first <= self.last:
+            left.append(replace(self, first=first, target=self.target_port(first)))
+        return left
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +68,8 @@ class Settings:
     *mode* is "pasta" or "passt". Of the fields that end in 4 or 6 each concerns one family; None means
     that the option was not given. *mtu* None means that none is assigned; *prefix_len4* and
     *prefix_len6* are from -n or ADDR/LEN; *map_gw* False takes away the default of
-    *map_host_loopback*. *pid* names a process whose namespaces are joined; without it *command* is
+    *map_host_loopback*. *port_rules* are those of -t and -u, *namespace_rules* those of -T
+    and -U. *pid* names a process whose namespaces are joined; without it *command* is
     run in new ones, a login shell if it is empty (then *foreground* is True already).
 
     *dns4*, *dns6* and *search* None mean those of resolv.conf, empty means none at all; *hand_out_dns*
@@ -93,9 +123,16 @@ class Settings:
     config_net: bool = False
     copy_routes: bool = True
     copy_addresses: bool = True
+    freebind: bool = False
     port_rules: tuple[PortRule, ...] = ()
+    namespace_rules: tuple[PortRule, ...] = ()
     command: tuple[str, ...] = ()
     pid: int | None = None
+
+    @property
+    def has_auto_ports(self) -> bool:
+        """Whether some rule follows the ports that are bound at the far side."""
+        return any(rule.auto for rule in (*self.port_rules, *self.namespace_rules))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +201,9 @@ class GuestFamily:
     """One family as the guest gets it.
 
     *address* is the one assigned (None: learnt from the guest, IPv6 local mode), *is_fixed* says that
-    inbound flows go there whatever else the guest uses; *our_address* is the
-    address by which we speak to the guest and that stands for sources it must not see (the gateway
-    for IPv4, our link-local for IPv6); *map_host_loopback* and *map_guest* are guest-visible
+    inbound flows go there whatever else the guest uses; *our_address* is the address by which we speak
+    to the guest and that stands for sources it must not see (the gateway for IPv4, our link-local for
+    IPv6); *map_host_loopback* and *map_guest* are guest-visible
     addresses that mean the host's loopback and the host's own address; queries to *dns_match* go to
     the host's resolver *dns_host* (with a scope as in `ResolverFacts`; None: the host itself);
     *resolvers* are those to hand out, empty if none are. *copied_addresses* and *copied_routes* are set

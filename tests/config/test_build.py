@@ -26,6 +26,8 @@ def warned(*arguments: str) -> list[str]:
 
 A4, B4 = IPv4Address("192.0.2.5"), IPv4Address("192.0.2.6")
 A6 = IPv6Address("2001:db8::5")
+TCP_AUTO, UDP_AUTO = PortRule(6, 1, 65535, 1, auto=True), PortRule(17, 1, 65535, 1, auto=True)
+DEFAULTS: dict[str, Any] = {"port_rules": (TCP_AUTO, UDP_AUTO), "namespace_rules": (TCP_AUTO, UDP_AUTO)}
 
 # One use of each available option (help and version apart) and the fields that it sets.
 USES: list[tuple[str, str, dict[str, Any]]] = [
@@ -57,8 +59,8 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("map-guest-addr", "192.0.2.5", {"map_guest4": A4}),
     ("map-guest-addr", "2001:db8::5", {"map_guest6": A6}),
     ("map-guest-addr", "none", {}),
-    ("no-tcp", "", {"tcp": False}),
-    ("no-udp", "", {"udp": False}),
+    ("no-tcp", "", {"tcp": False, "port_rules": (UDP_AUTO,), "namespace_rules": (UDP_AUTO,)}),
+    ("no-udp", "", {"udp": False, "port_rules": (TCP_AUTO,), "namespace_rules": (TCP_AUTO,)}),
     ("no-icmp", "", {"icmp": False}),
     ("no-dhcp", "", {"dhcp": False}),
     ("hostname", "box", {"hostname": "box"}),
@@ -82,11 +84,13 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("no-ndp", "", {"ndp": False}),
     ("no-ra", "", {"router_advertisements": False}),
     ("no-dhcpv6", "", {"dhcpv6": False}),
-    ("tcp-ports", "none", {}),
-    ("tcp-ports", "80", {"port_rules": (PortRule(6, 80, 80, 80), PortRule(17, 80, 80, 80, optional=True))}),
-    ("udp-ports", "53", {"port_rules": (PortRule(17, 53, 53, 53),)}),
-    ("tcp-ns", "none", {}),
-    ("udp-ns", "none", {}),
+    ("tcp-ports", "none", {"port_rules": (UDP_AUTO,)}),
+    ("tcp-ports", "80", {"port_rules": (PortRule(6, 80, 80, 80, spec="-t 80"),
+                                        PortRule(17, 80, 80, 80, optional=True), UDP_AUTO)}),
+    ("udp-ports", "53", {"port_rules": (TCP_AUTO, PortRule(17, 53, 53, 53, spec="-u 53"))}),
+    ("tcp-ns", "none", {"namespace_rules": (UDP_AUTO,)}),
+    ("udp-ns", "22:23", {"namespace_rules": (TCP_AUTO, PortRule(17, 22, 22, 23, spec="-U 22:23"))}),
+    ("freebind", "", {"freebind": True}),
     ("config-net", "", {"config_net": True}),
     ("ns-ifname", "net0", {"ns_ifname": "net0"}),
     ("ns-mac-addr", "02:00:00:00:00:01", {"ns_mac": bytes.fromhex("020000000001")}),
@@ -109,7 +113,7 @@ def test_option_sets_its_fields_and_no_others(name: str, value: str, fields: dic
     mode = option.modes[-1]
     base: dict[str, Any] = {"config_net": bool(context)}
     if mode == "pasta":
-        base |= {"foreground": True, "quiet": True}
+        base |= {"foreground": True, "quiet": True, **DEFAULTS}
     for arguments in ([f"--{name}", value] if value else [f"--{name}"], [f"-{option.short}{value}"]):
         if option.short or arguments[0].startswith("--"):
             assert built(*context, *arguments, mode=mode) == Settings(mode, **(base | fields))
@@ -119,8 +123,9 @@ BAD_VALUES = {
     "address": ["", "127.0.0.1", "eth0"], "netmask": ["24x", "255.0.255.0"], "gateway": ["224.0.0.1", "::1"],
     "mtu": ["abc", "1", "70000"], "mac-addr": ["9a:55", "00:00:00:00:00:00"], "interface": ["", "a/b"],
     "outbound": ["0.0.0.0", "x"], "outbound-if4": ["x" * 16], "outbound-if6": [""],
-    "map-host-loopback": ["127.0.0.1", "nil"], "map-guest-addr": ["::", "all"], "tcp-ports": ["x", "22-23"],
-    "udp-ports": ["0", "auto"], "tcp-ns": ["22", "auto"], "udp-ns": ["all", ""], "ns-ifname": ["lo", "a%d"],
+    "map-host-loopback": ["127.0.0.1", "nil"], "map-guest-addr": ["::", "all"], "tcp-ports": ["x", "22-"],
+    "udp-ports": ["0", "1:2-3"], "tcp-ns": ["::1/22", "~1-65535"], "udp-ns": ["%lo/22", ""],
+    "ns-ifname": ["lo", "a%d"],
     "ns-mac-addr": ["x", "01:00:00:00:00:00"], "hostname": ["", "a b", "x" * 64, "."],
     "fqdn": ["a..b", "b\u00fccher.example", ".".join(["x" * 49] * 6)],
     "dns": ["", "dns.example", "fe80::1%eth0", "0.0.0.0", "224.0.0.1", "::ffff:1.1.1.1"],
@@ -207,8 +212,11 @@ def test_operands_tell_a_pid_from_a_command(arguments: list[str], fields: dict[s
     (["--outbound-if4", "eth0", "-6"], "option '--outbound-if4' eth0 needs IPv4, which -6 disables"),
     (["-4", "--outbound-if6", "eth0"], "option '--outbound-if6' eth0 needs IPv6, which -4 disables"),
     (["-t", "80", "--no-tcp"],
-     "option '--tcp-ports' forwards port 80, but --no-tcp disables TCP; leave one of them out"),
-    (["-t", "80", "-t", "80"], "option '-t' (--tcp-ports): TCP port 80 is given twice; once is enough"),
+     "option '--tcp-ports' forwards ports ('-t 80'), but --no-tcp disables TCP; leave one of them out"),
+    (["-t", "80", "-t", "80"],
+     "option '-t' (--tcp-ports): TCP port 80 is covered by '-t 80' already; change or leave out '-t 80'"),
+    (["-4", "-t", "::1/80"],
+     "option '--tcp-ports': '-t ::1/80' listens on ::1, but -4 disables IPv6; leave one of them out"),
 ])
 def test_options_that_do_not_fit_together_are_refused(arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -218,6 +226,7 @@ def test_options_that_do_not_fit_together_are_refused(arguments: list[str], mess
 
 def test_passt_takes_no_operands_and_stays_as_it_was_told() -> None:
     assert built("-t", "none", mode="passt") == Settings("passt")
+    assert built(mode="passt") == Settings("passt")
     with pytest.raises(ConfigError, match="'x' is not an option, and passt takes nothing else"):
         built("x", mode="passt")
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from passt.config.build import FLAGS, LISTS, PORTS, VALUES
+from passt.config.build import FLAGS, LISTS, VALUES
 from passt.config.getopt import ACTIONS
 from passt.config.options import ACCUMULATES, BOTH, GROUPS, LAST_WINS, OPTIONS, PER_FAMILY
+from passt.config.portrules import PORT_OPTIONS
 
 # All long options of the manual of the system (passt(1)), with what short form and whether an argument.
 MANUAL = """
@@ -55,7 +56,7 @@ def test_exactly_the_available_options_are_carried_out() -> None:
     flags = {option.name for option in OPTIONS if option.available and not option.argument}
     valued = {option.name for option in OPTIONS if option.available and option.argument}
     assert flags == set(FLAGS) | set(ACTIONS)
-    assert valued == set(VALUES) | set(LISTS) | set(PORTS)
+    assert valued == set(VALUES) | set(LISTS) | set(PORT_OPTIONS)
 
 
 def test_table_and_scanner_import_nothing_but_our_errors() -> None:

@@ -1,114 +1,127 @@
-"""Port specifications and the rules that they add up to."""
+"""Port specifications: the grammar, and what is said of mistakes."""
 
 from __future__ import annotations
 
-from socket import IPPROTO_TCP, IPPROTO_UDP
+import contextlib
+from ipaddress import ip_address
 
 import pytest
+from hypothesis import given, strategies
 
-from passt.config import portspec
-from passt.config.portspec import PortTable, parse_spec
+from passt.config.portspec import PortSpec, parse_spec
 from passt.errors import ConfigError
-from passt.model import PortRule
 
 
-def rules(*specs: tuple[int, str], tcp: bool = True, udp: bool = True) -> list[tuple[int, int, bool]]:
-    table = PortTable()
-    for proto, spec in specs:
-        table.add(proto, spec, inward=True)
-    return [(rule.proto, rule.first, rule.optional) for rule in table.rules(tcp=tcp, udp=udp)]
+def shown(spec: PortSpec) -> dict[str, object]:
+    """Give the fields that are not empty."""
+    return {name: value for name in PortSpec.__slots__
+            if name != "text" and (value := getattr(spec, name)) not in (None, False, [])}
 
 
-def test_protocol_numbers_are_those_of_the_socket_module() -> None:
-    assert (portspec.IPPROTO_TCP, portspec.IPPROTO_UDP) == (IPPROTO_TCP, IPPROTO_UDP)
-
-
-@pytest.mark.parametrize(("spec", "port"), [("none", None), ("1", 1), ("8080", 8080), ("65535", 65535),
-                                            ("0080", 80)])
-def test_port_or_none_is_read(spec: str, port: int | None) -> None:
-    assert parse_spec(spec, inward=True) == port
-
-
-@pytest.mark.parametrize("spec", [
-    "auto", "all", "22,auto", "22:23", "22,25", "22-80", "22-80:32-90", "192.0.2.1/22", "192.0.2.1%eth0/22",
-    "%eth0/22", "2000-5000,~3000-3010", "192.0.2.1/20-30,~25", "~20000-20010", "192.0.2.1/all", "::1/22",
+@pytest.mark.parametrize(("text", "fields"), [
+    ("none", {"is_none": True}),
+    ("all", {"is_all": True}),
+    ("auto", {"is_auto": True}),
+    # The manual's examples
+    ("22", {"ranges": [(22, 22, 22)]}),
+    ("22:23", {"ranges": [(22, 22, 23)]}),
+    ("22,25", {"ranges": [(22, 22, 22), (25, 25, 25)]}),
+    ("22-80", {"ranges": [(22, 80, 22)]}),
+    ("22-80:32-90", {"ranges": [(22, 80, 32)]}),
+    ("192.0.2.1/22", {"address": ip_address("192.0.2.1"), "ranges": [(22, 22, 22)]}),
+    ("192.0.2.1%eth0/22", {"address": ip_address("192.0.2.1"), "ifname": "eth0", "ranges": [(22, 22, 22)]}),
+    ("%eth0/22", {"ifname": "eth0", "ranges": [(22, 22, 22)]}),
+    ("2000-5000,~3000-3010", {"ranges": [(2000, 5000, 2000)], "excluded": [(3000, 3010)]}),
+    ("192.0.2.1/20-30,~25", {"address": ip_address("192.0.2.1"), "ranges": [(20, 30, 20)],
+                             "excluded": [(25, 25)]}),
+    ("~20000-20010", {"is_all": True, "excluded": [(20000, 20010)]}),
+    # What callers write beyond them
+    ("8080-8080:80-80", {"ranges": [(8080, 8080, 80)]}),
+    ("::1/22", {"address": ip_address("::1"), "ranges": [(22, 22, 22)]}),
+    ("[::1]/22", {"address": ip_address("::1"), "ranges": [(22, 22, 22)]}),
+    ("[192.0.2.1]%eth0/22", {"address": ip_address("192.0.2.1"), "ifname": "eth0", "ranges": [(22, 22, 22)]}),
+    ("fe80::1%eth0/22", {"address": ip_address("fe80::1"), "ifname": "eth0", "ranges": [(22, 22, 22)]}),
+    ("192.0.2.1/all", {"address": ip_address("192.0.2.1"), "is_all": True}),
+    ("0.0.0.0/1", {"address": ip_address("0.0.0.0"), "ranges": [(1, 1, 1)]}),
+    ("*/5000", {"ranges": [(5000, 5000, 5000)]}),
+    ("/5000", {"ranges": [(5000, 5000, 5000)]}),
+    ("22,auto", {"is_auto": True, "ranges": [(22, 22, 22)]}),
+    ("~22,auto", {"is_auto": True, "excluded": [(22, 22)]}),
+    ("all,8080:80", {"is_all": True, "ranges": [(8080, 8080, 80)]}),
+    ("~25,20-30,~25-26", {"ranges": [(20, 30, 20)], "excluded": [(25, 25), (25, 26)]}),
+    ("0080", {"ranges": [(80, 80, 80)]}),
+    ("1-65535", {"ranges": [(1, 65535, 1)]}),
 ])
-def test_rest_of_the_grammar_is_not_available_yet(spec: str) -> None:
-    with pytest.raises(ConfigError, match="is not available yet in this version") as caught:
-        parse_spec(spec, inward=True)
-    assert f"'{spec}'" in str(caught.value)
+def test_specification_is_read(text: str, fields: dict[str, object]) -> None:
+    assert shown(parse_spec(text)) == fields
 
 
-@pytest.mark.parametrize("spec", [
-    "", "x", "22x", "-5", "+5", "0x50", " 22", "22 ", "22,", ",22", "22-", "-22", "22:", ":22", "22-23-24",
-    "1:2:3", "~", "~1:2", "/22", "a/", "None", "\u0662\u0662", "8o80",
+PORT = "a port is a number from 1 to 65535"
+FORMS = (f"{PORT}; write PORT, FIRST-LAST, PORTS:TARGETS, ~EXCLUDED, 'all', 'auto', with commas between, or"
+         " 'none'")
+ONE_COLON = "a mapping is PORTS:TARGETS, with one colon; an address ends in a slash"
+BEFORE = "; before the slash stands an address to bind to, '%' and an interface, or both"
+
+
+@pytest.mark.parametrize(("text", "place", "right"), [
+    ("", "nothing at character 1", FORMS),
+    ("x", "'x' (character 1)", FORMS),
+    ("22,8x,25", "'8x' (character 4)", FORMS),
+    ("22,", "nothing at character 4", FORMS),
+    (",22", "nothing at character 1", FORMS),
+    ("22,,23", "nothing at character 4", FORMS),
+    ("-5", "nothing at character 1", FORMS),
+    ("22-", "nothing at character 4", FORMS),
+    ("22:", "nothing at character 4", FORMS),
+    ("+5", "'+5' (character 1)", FORMS),
+    ("0x50", "'0x50' (character 1)", FORMS),
+    (" 22", "' 22' (character 1)", FORMS),
+    ("None", "'None' (character 1)", FORMS),
+    ("\u0662\u0662", "'\u0662\u0662' (character 1)", FORMS),
+    ("192.0.2.1/20-30,~x", "'x' (character 18)", FORMS),
+    ("0", "'0' (character 1)", PORT),
+    ("22,65536", "'65536' (character 4)", PORT),
+    ("22:0", "'0' (character 4)", PORT),
+    ("9999999999999999999999", "'9999999999999999999999' (character 1)", PORT),
+    ("22-23-24", "'22-23-24' (character 1)", "a range is FIRST-LAST"),
+    ("22,30-20", "'30-20' (character 4)", "a range begins with the lower port: 20-30"),
+    ("1:2:3", "'1:2:3' (character 1)", ONE_COLON),
+    ("5,20-30:40-51", "'20-30:40-51' (character 3)",
+     "11 ports cannot go to 12; both ranges have to be of one size"),
+    ("20-30:40", "'20-30:40' (character 1)", "11 ports cannot go to 1; both ranges have to be of one size"),
+    ("22,~1:2", "'~1:2' (character 4)", "what is excluded has no target; leave out the colon"),
+    ("22,none", "'none' (character 4)", "'none' stands alone"),
+    ("eth0/22", "'eth0' (character 1)", "'eth0' is not an IPv4 or IPv6 address" + BEFORE),
+    ("224.0.0.1/22", "'224.0.0.1' (character 1)",
+     "224.0.0.1 is a multicast address, which cannot be used here" + BEFORE),
+    ("192.0.2.1%/22", "nothing at character 11", "'' is not an interface name: it can have 1 to 15 bytes"),
+    ("%abcdefghijklmnop/22", "'abcdefghijklmnop' (character 2)",
+     "'abcdefghijklmnop' is not an interface name: it can have 1 to 15 bytes"),
+    ("%eth0", "'%eth0' (character 1)", FORMS),
+    ("::1", "'::1' (character 1)", ONE_COLON),
+    ("192.0.2.1/22/23", "'22/23' (character 11)", FORMS),
 ])
-def test_mistake_is_told_with_what_is_right(spec: str) -> None:
+def test_mistake_shows_specification_and_place_and_what_is_right(text: str, place: str, right: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_spec(spec, inward=True)
-    assert str(caught.value) == f"'{spec}' is not a port specification; give a port number or 'none'"
+        parse_spec(text)
+    assert str(caught.value) == f"'{text}': {place}: {right}"
 
 
-@pytest.mark.parametrize("spec", ["0", "65536", "99999999999999999999", "1-65536", "0:22", "22,70000"])
-def test_port_out_of_range_is_refused(spec: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        parse_spec(spec, inward=True)
-    assert str(caught.value) == f"'{spec}': a port number is 1 to 65535"
+def test_port_given_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^'22,20-30': port 22 is given twice; once is enough$"):
+        parse_spec("22,20-30")
 
 
-@pytest.mark.parametrize("spec", ["auto", "22", "22-23"])
-def test_outward_takes_none_only(spec: str) -> None:
-    assert parse_spec("none", inward=False) is None
-    with pytest.raises(ConfigError, match="is not available yet in this version; only 'none' is"):
-        parse_spec(spec, inward=False)
+def test_what_an_option_does_not_take_is_refused() -> None:
+    with pytest.raises(ConfigError, match="-T and -U listen on loopback; give ports alone"):
+        parse_spec("127.0.0.1/22", prefix=False)
+    with pytest.raises(ConfigError, match="only pasta sees which ports are bound inside; give ports"):
+        parse_spec("22,auto", auto=False)
 
 
-T, U = IPPROTO_TCP, IPPROTO_UDP
-
-
-@pytest.mark.parametrize(("specs", "expected"), [
-    ([], []),
-    ([(T, "none")], []),
-    ([(T, "none"), (U, "none")], []),
-    ([(T, "none"), (T, "none")], []),
-    ([(T, "80")], [(T, 80, False), (U, 80, True)]),
-    ([(T, "80"), (T, "443")], [(T, 80, False), (T, 443, False), (U, 80, True), (U, 443, True)]),
-    ([(T, "80"), (U, "none")], [(T, 80, False)]),
-    ([(U, "none"), (T, "80")], [(T, 80, False)]),
-    ([(T, "80"), (U, "53")], [(T, 80, False), (U, 53, False)]),
-    ([(T, "none"), (T, "80"), (U, "none")], [(T, 80, False)]),
-    ([(U, "53")], [(U, 53, False)]),
-])
-def test_specifications_add_up_to_rules(
-        specs: list[tuple[int, str]], expected: list[tuple[int, int, bool]]) -> None:
-    assert rules(*specs) == expected
-
-
-def test_rule_is_for_any_address_and_keeps_the_number() -> None:
-    table = PortTable()
-    table.add(T, "80", inward=True)
-    table.add(U, "none", inward=True)
-    assert table.rules(tcp=True, udp=True) == (PortRule(T, 80, 80, 80),)
-
-
-def test_outward_none_does_not_count_as_u() -> None:
-    table = PortTable()
-    table.add(T, "80", inward=True)
-    table.add(U, "none", inward=False)
-    assert len(table.rules(tcp=True, udp=True)) == 2
-
-
-def test_disabled_udp_has_no_twins_and_disabled_tcp_no_ports() -> None:
-    assert rules((T, "80"), udp=False) == [(T, 80, False)]
-    assert rules((T, "none"), tcp=False, udp=False) == []
-    with pytest.raises(ConfigError, match="'--tcp-ports' forwards port 80, but --no-tcp disables TCP"):
-        rules((T, "80"), tcp=False)
-    with pytest.raises(ConfigError, match="'--udp-ports' forwards port 53, but --no-udp disables UDP"):
-        rules((U, "53"), udp=False)
-
-
-def test_contradictions_are_refused() -> None:
-    with pytest.raises(ConfigError, match="'none' contradicts port 80 given before"):
-        rules((T, "80"), (T, "none"))
-    with pytest.raises(ConfigError, match="UDP port 53 is given twice"):
-        rules((U, "53"), (U, "53"))
+@given(strategies.text("0123456789-:,~/%[]*.none all auto", max_size=20))
+def test_anything_is_a_specification_or_one_line(text: str) -> None:
+    # Any exception but ConfigError is a mistake of ours, and fails the test.
+    with contextlib.suppress(ConfigError):
+        assert all(1 <= first <= last <= 65535 and 1 <= target <= 65535 - (last - first)
+                   for first, last, target in parse_spec(text).ranges)

@@ -163,6 +163,7 @@ CASES = [
     Case(Verdict.DROP_PROTOCOL, echo(G6, R6, 7, 1, kind=138)),
     Case(Verdict.DROP_PROTOCOL, echo(G4, R4, 7, 1, code=1)),
     Case(Verdict.DROP_EXTENSION_HEADER, spoiled(UDP6, 20, b"\x3b")),
+    Case(Verdict.DROP_DISABLED, UDP4, lambda bench: bench.world.switch(udp=False)),
     Case(Verdict.DROP_REFUSED, UDP4, refuse),
     Case(Verdict.DROP_REFUSED, TCP6, refuse),
     Case(Verdict.DROP_REFUSED, ECHO4, refuse),
@@ -396,8 +397,46 @@ def test_hardware_address_is_told_once_per_change(bench: Bench) -> None:
 def test_hardware_address_that_cannot_be_one_is_not_learnt(bench: Bench, mac: str) -> None:
     before = bench.world.guest_mac
     bench.take(from_mac(UDP4, mac))
-    assert bench.events.macs == []
+    assert bench.events.macs == bench.events.addresses == []
     assert bench.world.guest_mac == before
+
+
+# Switches
+
+TCP4, TCP6 = tcp(G4, 1000, R4, 80, flags=SYN), tcp(G6, 1000, R6, 80, flags=SYN)
+PING4, PING6 = echo(G4, R4, 7, 1), echo(G6, R6, 7, 1)
+
+
+@pytest.mark.parametrize(
+    ("switch", "dropped"),
+    [
+        ("tcp", [TCP4, TCP6]),
+        ("udp", [UDP4, UDP6]),
+        ("icmp", [PING4, PING6]),
+        ("ip4", [TCP4, UDP4, PING4]),
+        ("ip6", [TCP6, UDP6, PING6]),
+    ],
+)
+def test_switched_off_is_dropped_counted_and_not_learnt(
+    bench: Bench, switch: str, dropped: list[bytes]
+) -> None:
+    bench.world.switch(**{switch: False})
+    for frame in (TCP4, TCP6, UDP4, UDP6, PING4, PING6):
+        asked = len(bench.policy.asked_outbound)
+        n_learnt = len(bench.events.addresses)
+        expected = {"drop_disabled": 1} if frame in dropped else {}
+        assert bench.take(frame) == expected
+        assert (len(bench.policy.asked_outbound) == asked) == (frame in dropped)
+        assert frame not in dropped or len(bench.events.addresses) == n_learnt
+        bench.world.end_all()
+
+
+@pytest.mark.parametrize("switch", ["icmp", "udp", "ip4", "ip6"])
+def test_control_frames_go_on_whatever_is_switched_off(bench: Bench, switch: str) -> None:
+    bench.world.switch(**{switch: False})
+    assert bench.take(ARP) == {}
+    assert bench.take(ND[2]) == {}
+    assert len(bench.responder.frames) == 2
 
 
 def test_frames_to_the_guest_carry_its_hardware_address(bench: Bench) -> None:

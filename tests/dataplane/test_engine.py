@@ -67,6 +67,7 @@ COUNTERS = {
     "drop_ethertype",
     "drop_protocol",
     "drop_extension_header",
+    "drop_disabled",
     "drop_refused",
     "drop_flows_full",
     "drop_no_fd",

@@ -44,6 +44,7 @@ LINK_DROPS = {"drop_link_full"}
 OUT_OF_REACH = {
     "verdict_ok",
     "n_verdicts",
+    "drop_disabled",
     "drop_oversize",
     "drop_control_rate",
     "drop_fragment_memory",  # with these three see test_fragments

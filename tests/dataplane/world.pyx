@@ -400,6 +400,10 @@ cdef class World:
             on_flow_timer(self.core, id)
         self.check()
 
+    def switch(self, **switches):
+        """Switch families and protocols, as `Engine.switch` does."""
+        self.core.switch(**switches)
+
     def next_deadline(self):
         return self.reactor.timers.next_deadline()
 

@@ -445,22 +445,70 @@ def test_explanations() -> None:
     lines: list[str] = []
     policy = Policy(BOUND, explain=lines.append)
     outbound(policy, TCP, "192.0.2.2", 80)
+    outbound(policy, UDP, "192.0.2.4", 53)
+    outbound(policy, TCP, "192.0.2.3", 80)
     outbound(policy, UDP, "fe80::77", 53)
     outbound(policy, TCP, "127.0.0.1", 80)
     policy.outbound(IPPROTO_SCTP, packed("192.0.2.5"), 1, packed("198.51.100.1"), 2)
     inbound(policy, "127.0.0.1")
+    inbound(policy, "192.0.2.5")
+    inbound(policy, "203.0.113.5")
+    inbound(policy, "198.51.100.1")
     inbound(policy, "0.0.0.0")
+    bound4 = "from 198.51.100.9:0 by eth7"
+    came = "-> 192.0.2.5:8001: guest sees"
     assert lines == [
-        "outbound TCP 192.0.2.5:40000 -> 192.0.2.2:80: to 127.0.0.1:80",
+        "outbound TCP 192.0.2.5:40000 -> 192.0.2.2:80: to 127.0.0.1:80 (host loopback)",
+        f"outbound UDP 192.0.2.5:40000 -> 192.0.2.4:53: to 198.51.100.53:53 {bound4} (DNS)",
+        f"outbound TCP 192.0.2.5:40000 -> 192.0.2.3:80: to 192.0.2.5:80 {bound4} (guest map)",
         (
             "outbound UDP [2001:db8::5]:40000 -> [fe80::77]:53: "
-            "to [fe80::77]:53 scope 7 from [2001:db8:9::9]:0 by eth8"
+            "to [fe80::77]:53 from [2001:db8:9::9]:0 by eth8 (unchanged)"
         ),
         "outbound TCP 192.0.2.5:40000 -> 127.0.0.1:80: refused, destination not allowed",
         "outbound protocol 132 192.0.2.5:1 -> 198.51.100.1:2: refused, family or protocol disabled",
-        "inbound TCP 127.0.0.1:50000 -> 192.0.2.5:8001: guest sees 192.0.2.2:50000 -> 192.0.2.5:81",
+        f"inbound TCP 127.0.0.1:50000 {came} 192.0.2.2:50000 -> 192.0.2.5:81 (host loopback)",
+        f"inbound TCP 192.0.2.5:50000 {came} 192.0.2.3:50000 -> 192.0.2.5:81 (guest map)",
+        f"inbound TCP 203.0.113.5:50000 {came} 192.0.2.1:50000 -> 192.0.2.5:81 (our address)",
+        f"inbound TCP 198.51.100.1:50000 {came} 198.51.100.1:50000 -> 192.0.2.5:81 (unchanged)",
         "inbound TCP 0.0.0.0:50000 -> 192.0.2.5:8001: refused, no address to show to the guest for this peer",
     ]
+
+
+@pytest.mark.parametrize(
+    ("source", "ifname", "destination", "scope"),
+    [
+        ("fe80::9", None, "2001:db8:1::1", IFINDEX),  # binding to the source takes the scope
+        ("fe80::9", None, "fe80::77", IFINDEX),
+        ("2001:db8:9::9", None, "2001:db8:1::1", 0),
+        ("2001:db8:9::9", None, "fe80::77", IFINDEX),
+        ("fe80::9", "eth8", "fe80::77", 0),  # the interface bound to may be another than the template
+    ],
+)
+def test_outbound_scope_is_that_of_the_template_unless_bound_to_an_interface(
+    source: str, ifname: str | None, destination: str, scope: int
+) -> None:
+    ip6 = replace(IP6, outbound_address=IPv6Address(source), outbound_ifname=ifname)
+    target = outbound(Policy(GuestNet(None, ip6, "eth0")), TCP, destination)
+    assert target is not None
+    assert target.scope_id == scope
+
+
+def test_gateway_off_the_subnet_stands_for_the_host_like_any_other() -> None:
+    gateway = IPv4Address("10.99.0.1")
+    ip4 = replace(DEFAULT4, gateway=gateway, our_address=gateway, map_host_loopback=gateway)
+    policy = Policy(GuestNet(ip4, None, "eth0"))
+    assert outbound(policy, TCP, "10.99.0.1") == Target(packed("127.0.0.1"), 443)
+    assert inbound(policy, "127.0.0.1") == ("10.99.0.1", "192.0.2.5")
+
+
+def test_rules_of_one_port_on_two_addresses_map_apart() -> None:
+    policy = Policy(NET)
+    for address, guest_port in (("127.0.0.1", 1), ("203.0.113.2", 2)):
+        rule = PortRule(TCP, 80, 80, guest_port, ip_address(address))
+        target = policy.inbound(TCP, rule, packed("198.51.100.1"), 1234, packed(address), 80)
+        assert target is not None
+        assert target.destination_port == guest_port
 
 
 @pytest.mark.parametrize("destination", ["198.51.100.1", "192.0.2.2", "2001:db8:1::1", "fe80::77"])

@@ -44,8 +44,8 @@ def test_ready_has_these_bytes(ends: tuple[Channel, Channel]) -> None:
     message = ends[1].receive(wait=True)
     assert message is not None
     assert message.payload == bytes.fromhex("0000006f02aabbccddeefe800000000000000000000000000001")
-    assert message.fd is not None
-    os.close(message.fd)
+    assert len(message.fds) == 1
+    os.close(message.fds[0])
 
 
 def test_ready_without_descriptor_is_a_mistake() -> None:
@@ -58,7 +58,7 @@ def test_status_is_kept(ends: tuple[Channel, Channel], status: int) -> None:
     ends[0].send_ended(status)
     message = ends[1].receive(wait=True)
     assert message is not None
-    assert (message.kind, read_status(message), message.fd) == (Kind.ENDED, status, None)
+    assert (message.kind, read_status(message), message.fds) == (Kind.ENDED, status, [])
 
 
 def test_long_text_loses_its_end(ends: tuple[Channel, Channel]) -> None:

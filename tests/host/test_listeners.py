@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import socket
 import struct
 from ipaddress import ip_address
@@ -14,8 +15,9 @@ import pytest
 
 from passt.errors import ConfigError
 from passt.host import listeners, syscalls
-from passt.host.listeners import explain_failure, open_listeners
-from passt.model import PortRule
+from passt.host.listeners import HostBinder, HostPorts, explain_failure, leave_out_ephemeral
+from passt.host.port_owner import find_owner
+from passt.model import GuestNet, PortRule, Settings
 from tests.isolated import isolated
 
 if TYPE_CHECKING:
@@ -25,9 +27,15 @@ TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
 
 
 def rule(proto: int = TCP, first: int = 5000, last: int | None = None, address: str | None = None, *,
-         ifname: str | None = None, optional: bool = False) -> PortRule:
+         ifname: str | None = None, optional: bool = False, spec: str = "", auto: bool = False) -> PortRule:
     return PortRule(proto, first, last or first, first, ip_address(address) if address else None, ifname,
-                    optional)
+                    optional, auto=auto, spec=spec)
+
+
+def open_listeners(rules: list[PortRule], *, ip4: bool = True, ip6: bool = True, freebind: bool = False,
+                   ifindex6: int = 0, file_limit: int | None = None) -> list[listeners.Listener]:
+    binder = HostBinder(ip4=ip4, ip6=ip6, freebind=freebind, ifindex6=ifindex6)
+    return listeners.open_listeners(rules, binder, 1000, file_limit=file_limit)
 
 
 def bring_lo_up() -> None:
@@ -55,6 +63,7 @@ def describe(rules: list[PortRule], *, ip4: bool = True, ip6: bool = True) -> li
         else:
             assert sock.getsockopt(socket.IPPROTO_IP, listeners.IP_PKTINFO)
             assert sock.getsockopt(socket.IPPROTO_IP, listeners.IP_RECVERR)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
             if sock.family == socket.AF_INET6:
                 assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO)
                 assert sock.getsockopt(socket.IPPROTO_IPV6, listeners.IPV6_RECVERR)
@@ -137,6 +146,7 @@ def conflict(rules: list[PortRule]) -> tuple[str, int, int]:
 def test_port_in_use_ends_with_a_line_and_leaves_nothing_open(proto: int, option: str) -> None:
     text, before, after = isolated(lambda: conflict([rule(proto), rule(proto)]))
     assert text.startswith(f"{option} 5000: cannot bind {'TCP' if proto == TCP else 'UDP'} port 5000: ")
+    assert re.search(r"; another program \(.+, PID \d+\) has it: choose another port$", text)
     assert "Address already in use" in text
     assert before == after
 
@@ -150,7 +160,7 @@ def test_port_in_use_of_an_optional_rule_is_skipped() -> None:
 @pytest.mark.needs_root
 def test_missing_address_is_told() -> None:
     text, _, _ = isolated(lambda: conflict([rule(address="203.0.113.9")]))
-    assert "TCP port 5000 of 203.0.113.9: Cannot assign requested address" in text
+    assert "TCP port 5000 of 203.0.113.9: Cannot assign requested address; this host does not have" in text
 
 
 @pytest.mark.needs_root
@@ -172,6 +182,7 @@ def test_low_port_names_the_setting_and_its_value() -> None:
     text = isolated(unprivileged)
     assert text.startswith("-t 80: cannot bind TCP port 80: Permission denied; ports below 1024 ")
     assert "net.ipv4.ip_unprivileged_port_start = 1024" in text
+    assert "CAP_NET_BIND_SERVICE" in text
 
 
 @pytest.mark.parametrize("content", ["81\n", "junk", None])
@@ -185,10 +196,142 @@ def test_setting_is_named_only_if_it_is_the_cause(tmp_path: Path, content: str |
 
 
 def test_address_of_a_family_switched_off_is_refused() -> None:
-    with pytest.raises(ConfigError, match="switched off by -4 or -6"):
+    with pytest.raises(ConfigError, match="family is off"):
         open_listeners([rule(address="::1")], ip4=True, ip6=False)
 
 
 def test_descriptor_limit_is_told() -> None:
     text = explain_failure(rule(), 5000, OSError(errno.EMFILE, "Too many open files"))
     assert "ulimit" in text
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize(("proto", "address"), [(TCP, "203.0.113.9"), (UDP, "2001:db8::9")])
+def test_freebind_takes_an_address_that_is_missing(proto: int, address: str) -> None:
+    def bind() -> str:
+        bring_lo_up()
+        [listener] = open_listeners([rule(proto, address=address)], freebind=True)
+        with socket.socket(fileno=listener.fd) as sock:
+            return str(sock.getsockname()[0])
+
+    assert isolated(bind) == address
+
+
+@pytest.mark.needs_root
+def test_auto_rule_binds_nothing_yet() -> None:
+    assert isolated(lambda: describe([rule(auto=True)])) == []
+
+
+@pytest.mark.needs_root
+def test_guest_flow_may_share_the_port_of_a_udp_listener_and_another_program_may_not() -> None:
+    def share() -> list[bool]:
+        bring_lo_up()
+        open_listeners([rule(UDP)])
+        outcomes = []
+        for reuse in (True, False):
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+            try:
+                sock.bind(("0.0.0.0", 5000))
+                outcomes.append(True)
+            except OSError:
+                outcomes.append(False)
+        return outcomes
+
+    assert isolated(share) == [True, False]
+
+
+def opened_and_said(rules: list[PortRule], file_limit: int | None = None) -> tuple[list[int], str]:
+    """Give the ports opened and the lines logged, or the error."""
+    bring_lo_up()
+    reader, writer = os.pipe()
+    saved = os.dup(2)
+    os.dup2(writer, 2)
+    try:
+        ports = [listener.port for listener in open_listeners(rules, file_limit=file_limit)]
+        text = ""
+    except ConfigError as error:
+        ports, text = [], str(error)
+    os.dup2(saved, 2)
+    os.write(writer, b"\n")
+    return ports, text or os.read(reader, 65536).decode().strip()
+
+
+@pytest.mark.needs_root
+def test_optional_specification_skips_what_is_taken_and_reports_a_count() -> None:
+    def run() -> tuple[list[int], str]:
+        return opened_and_said([rule(TCP, 5001, 5003), rule(TCP, 5000, 5005, optional=True, spec="-t all")])
+
+    ports, text = isolated(run)
+    assert ports == [5001, 5002, 5003, 5000, 5004, 5005]
+    assert text == "-t all: 3 of 6 TCP ports are forwarded"
+
+
+@pytest.mark.needs_root
+def test_optional_specification_of_which_nothing_is_had_is_an_error() -> None:
+    def run() -> tuple[list[int], str]:
+        return opened_and_said([rule(), rule(optional=True, spec="-t ~1-4999,~5001-65535")])
+
+    ports, text = isolated(run)
+    assert ports == []
+    assert text.startswith("-t ~1-4999,~5001-65535: none of 1 TCP ports could be bound; the last one: ")
+
+
+@pytest.mark.needs_root
+def test_descriptor_limit_cuts_optional_specifications_evenly_and_is_told() -> None:
+    def run() -> tuple[list[int], str]:
+        used = len(os.listdir("/proc/self/fd")) + 2  # the pipe and the copy above
+        limit = used + listeners.RESERVE_MIN + 20
+        return opened_and_said([rule(TCP, 5000, 5099, optional=True, spec="-t all"),
+                                rule(UDP, 5000, 5099, optional=True, spec="-u all")], limit)
+
+    ports, text = isolated(run)
+    first, second = text.splitlines()
+    assert ports[:9] == list(range(5000, 5009))
+    assert 17 <= len(ports) <= 20
+    assert first.startswith("-t all: only ")
+    assert second.startswith("-u all: only ")
+    assert "of 100 UDP ports are forwarded, as the limit of open files leaves no room for more" in second
+
+
+def test_more_sockets_than_the_engine_takes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="-t 1-2000: that makes more than 1000 sockets"):
+        open_listeners([rule(TCP, 1, 2000, spec="-t 1-2000")])
+
+
+@pytest.mark.parametrize(("content", "expected"), [
+    ("32768\t60999\n", [(1, 32767), (61000, 65535)]), ("junk", [(1, 49151)]), (None, [(1, 49151)]),
+])
+def test_ephemeral_ports_are_left_out_where_a_rule_says_so(
+        tmp_path: Path, content: str | None, expected: list[tuple[int, int]]) -> None:
+    path = tmp_path / "range"
+    if content is not None:
+        path.write_text(content)
+    every = PortRule(TCP, 1, 65535, 1, skips_ephemeral=True)
+    found = leave_out_ephemeral([every, rule(first=50000)], str(path))
+    assert [(one.first, one.last) for one in found] == [*expected, (50000, 50000)]
+    assert leave_out_ephemeral([rule(first=50000)], "/nonexistent") == [rule(first=50000)]
+
+
+@pytest.mark.needs_root
+def test_port_owner_is_found_by_its_socket() -> None:
+    def run() -> tuple[str | None, str | None, str | None, str]:
+        bring_lo_up()
+        with socket.create_server(("127.0.0.1", 5000)), socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+            datagrams.bind(("127.0.0.1", 5001))
+            found = find_owner(TCP, 5000), find_owner(UDP, 5001), find_owner(UDP, 5000)
+            return *found, f"PID {os.getpid()}"
+
+    tcp, udp, nobody, pid = isolated(run)
+    assert tcp is not None
+    assert udp is not None
+    assert tcp.endswith(pid)
+    assert udp.endswith(pid)
+    assert nobody is None
+
+
+def test_ports_without_families_of_the_guest_are_refused() -> None:
+    settings = Settings("pasta", port_rules=(rule(address="::1", spec="-t ::1/5000"),))
+    guest = GuestNet(None, None, "tap0")
+    with pytest.raises(ConfigError, match="TCP port 5000 of ::1: this address family is off"):
+        HostPorts(settings, guest, 1000)

@@ -502,7 +502,8 @@ def write_private_files(directory: Path) -> None:
         f"lab:x:{UID}:{UID}::{directory}/home:/bin/sh\n",
         encoding="ascii",
     )
-    for name in ("client.py", "tcp_client.py", "relay.py", "servers.py", "dhcp_hook.sh"):
+    for name in ("client.py", "tcp_client.py", "relay.py", "servers.py", "dhcp_hook.sh", "transfer.py",
+                 "load.py", "counting.py"):
         shutil.copy(HERE / name, directory)
     (directory / "dhcp_hook.sh").chmod(0o755)
     make_readable([etc])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from passt.config import values
 from passt.config.options import PASTA
-from passt.config.portspec import IPPROTO_TCP, IPPROTO_UDP, PortTable
+from passt.config.portrules import PORT_OPTIONS, PortTable
 from passt.errors import ConfigError
 from passt.model import Settings
 
@@ -38,6 +38,7 @@ FLAGS: dict[str, Changes] = {
     "no-ndp": {"ndp": False},
     "no-ra": {"router_advertisements": False},
     "no-dhcpv6": {"dhcpv6": False},
+    "freebind": {"freebind": True},
     "config-net": {"config_net": True},
     "no-copy-routes": {"copy_routes": False},
     "no-copy-addrs": {"copy_addresses": False},
@@ -110,14 +111,6 @@ def _search(text: str, before: Changes) -> Changes:
 # Options whose uses add up: argument and the fields so far -> the fields that they set.
 LISTS: dict[str, Callable[[str, Changes], Changes]] = {"dns": _dns, "search": _search}
 
-# Port options: protocol, and whether the ports are the host's (True) or the namespace's.
-PORTS: dict[str, tuple[int, bool]] = {
-    "tcp-ports": (IPPROTO_TCP, True),
-    "udp-ports": (IPPROTO_UDP, True),
-    "tcp-ns": (IPPROTO_TCP, False),
-    "udp-ns": (IPPROTO_UDP, False),
-}
-
 
 def _apply(occurrence: Occurrence, changes: Changes, ports: PortTable) -> None:
     name = occurrence.option.name
@@ -125,9 +118,8 @@ def _apply(occurrence: Occurrence, changes: Changes, ports: PortTable) -> None:
         changes.update(FLAGS[name])
         return
     try:
-        if name in PORTS:
-            proto, inward = PORTS[name]
-            ports.add(proto, occurrence.value, inward=inward)
+        if name in PORT_OPTIONS:
+            ports.add(name, occurrence.value)
         elif name in LISTS:
             changes.update(LISTS[name](occurrence.value, changes))
         else:
@@ -142,7 +134,7 @@ def build_settings(mode: str, request: Request) -> tuple[Settings, list[str]]:
     Raises ConfigError that names the option and its value.
     """
     changes: Changes = {}
-    ports = PortTable()
+    ports = PortTable(auto=mode == PASTA)
     warnings = []
     for occurrence in request.occurrences:
         _apply(occurrence, changes, ports)
@@ -151,9 +143,10 @@ def build_settings(mode: str, request: Request) -> tuple[Settings, list[str]]:
     changes |= _prefix_lengths(changes)
     changes |= _operands(mode, request.operands)
     settings = Settings(mode, **changes)
-    rules = ports.rules(tcp=settings.tcp, udp=settings.udp)
+    rules, namespace_rules = ports.rules(tcp=settings.tcp, udp=settings.udp, ip4=settings.ip4,
+                                         ip6=settings.ip6)
     changes |= _foreground(settings)
-    settings = Settings(mode, **changes, port_rules=rules)
+    settings = Settings(mode, **changes, port_rules=rules, namespace_rules=namespace_rules)
     _check_together(settings)
     if settings.ip6 and settings.mtu is not None and settings.mtu < values.MIN_MTU_IP6:
         warnings.append(f"MTU {settings.mtu} is too small for IPv6, which needs {values.MIN_MTU_IP6};"

@@ -115,7 +115,8 @@ OPTIONS: tuple[Option, ...] = (
            "Bind outgoing IPv4 sockets to this interface; it is the IPv4 template too, unless -i is given.",
            available=True),
     Option(HOST_SIDE, "", "outbound-if6", "NAME", "The same for IPv6.", available=True),
-    Option(HOST_SIDE, "", "freebind", "", "Allow -t and -u addresses that the host does not have (yet)."),
+    Option(HOST_SIDE, "", "freebind", "", "Allow -t and -u addresses that the host does not have (yet).",
+           available=True),
 
     Option(MAPPING, "", "map-host-loopback", "ADDR|none",
            "Address that reaches the host's loopback from inside. Default: the gateway. none: no such"
@@ -161,18 +162,20 @@ OPTIONS: tuple[Option, ...] = (
     Option(NAMES, "", "dhcp-search", "", "Hand out search domains, by DHCP and router advertisements.",
            modes=_PASTA_ONLY, available=True),
 
-    Option(PORTS, "t", "tcp-ports", "PORT|none",
-           "Forward the host's TCP port PORT, on all addresses, to the same port inside. Unless -u is given,"
-           " the UDP port of that number is forwarded too if it is free. Default: none, also in pasta (auto,"
-           " ranges and addresses are not available yet).",
+    Option(PORTS, "t", "tcp-ports", "SPEC",
+           "Forward TCP ports of the host inside. SPEC: [ADDR][%IF]/ITEM,... with items PORT, FIRST-LAST,"
+           " PORTS:TARGETS, ~EXCLUDED, all (but ephemeral ports), auto (pasta: while bound inside); or none."
+           " Unless -u is given, UDP ports of the numbers named are forwarded too. Default: auto in pasta,"
+           " none in passt.",
            repeat=ACCUMULATES, available=True),
-    Option(PORTS, "u", "udp-ports", "PORT|none",
-           "The same for a UDP port; none also keeps -t from forwarding UDP. Default: none.",
+    Option(PORTS, "u", "udp-ports", "SPEC",
+           "The same for UDP ports; auto follows TCP ports too. none also keeps -t from forwarding UDP."
+           " Default: auto in pasta, none in passt.",
            repeat=ACCUMULATES, available=True),
-    Option(PORTS, "T", "tcp-ns", "none",
-           "TCP ports of the namespace that lead to the host. Default, and the only value in this version:"
-           " none.", modes=_PASTA_ONLY, repeat=ACCUMULATES, available=True),
-    Option(PORTS, "U", "udp-ns", "none", "The same for UDP ports.",
+    Option(PORTS, "T", "tcp-ns", "SPEC",
+           "Forward TCP ports of the namespace's loopback to the host's; SPEC as for -t, without address and"
+           " interface. Default: auto.", modes=_PASTA_ONLY, repeat=ACCUMULATES, available=True),
+    Option(PORTS, "U", "udp-ns", "SPEC", "The same for UDP ports. Default: auto.",
            modes=_PASTA_ONLY, repeat=ACCUMULATES, available=True),
     Option(PORTS, "", "host-lo-to-ns-lo", "", "Loopback clients of the host stay loopback clients inside.",
            modes=_PASTA_ONLY),

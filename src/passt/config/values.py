@@ -99,6 +99,11 @@ def parse_source_address(text: str) -> IPAddress:
     return _parse_without(text, f"{kinds} loopback" if ":" in text else kinds)
 
 
+def parse_bound_address(text: str) -> IPAddress:
+    """Read an address to listen on: loopback and the unspecified address, which means any, are allowed."""
+    return _parse_without(text, "broadcast multicast IPv4-mapped IPv4-compatible")
+
+
 def parse_mapped_address(text: str) -> IPAddress | None:
     """Read an address that is to stand for the host, or `none` (None)."""
     if text == "none":

@@ -6,6 +6,7 @@ from passt.dataplane.batch cimport InBatch, OutBatch
 from passt.dataplane.flow cimport Flow, FlowKey, FlowTable
 from passt.dataplane.ip_reassembly cimport Reassembler
 from passt.dataplane.link cimport Link, TxMeta
+from passt.dataplane.parse cimport IpView
 from passt.dataplane.pool cimport Pool
 from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sockets cimport Sockets
@@ -92,6 +93,7 @@ cdef class Core:
     cdef uint32_t fragment_timer  # its id
     cdef uint32_t fragment_id     # identification of the last packet sent in fragments
     cdef int spare_fd             # given up to refuse a connection when descriptors run out
+    cdef bint ip4_on, ip6_on, tcp_on, udp_on, icmp_on
     cdef bint has_trace
     cdef bint has_capture
     cdef bint has_failed
@@ -126,6 +128,7 @@ cdef class Core:
     cdef void learn(self, const uint8_t *mac, const uint8_t *address, size_t n) noexcept nogil
     cdef void note(self, uint32_t kind) noexcept nogil
     cdef void tell(self, uint32_t kinds) noexcept nogil
+    cdef bint is_enabled(self, const IpView *ip) noexcept nogil
     cdef uint8_t *push_ip(self, const uint8_t *source, const uint8_t *destination, size_t addr_len,
                           uint8_t protocol, uint32_t l4_len) noexcept nogil
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil

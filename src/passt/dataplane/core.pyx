@@ -24,7 +24,8 @@ from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.stats cimport DROP_CONTROL_RATE, DROP_OVERSIZE, count
 from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, EINVAL, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, IPPROTO_UDP, O_CLOEXEC, O_RDONLY,
-    SOCK_STREAM, calloc, close, free, htonl, htons, iovec, memcmp, memcpy, memset, open, sockaddr_storage,
+    SOCK_STREAM, calloc, close, free, htonl, htons, iovec, memcmp, memcpy, memset, open,
+    sockaddr_storage, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP,
 )
 from passt.dataplane.timers cimport HeapEntry
 
@@ -79,6 +80,7 @@ cdef class Core:
         self.fragment_timer = max_flows + 1
         memcpy(&self.fragment_id, <const char *>secret + 4, sizeof(self.fragment_id))
         self.fragment_id ^= 0x5a5a5a5a
+        self.ip4_on = self.ip6_on = self.tcp_on = self.udp_on = self.icmp_on = True
         memcpy(self.our_mac, <const char *>our_mac, ETH_ALEN)
         memcpy(self.our_ip4, <const char *>our_ip4, 4)
         memset(self.guest_mac, 0xff, ETH_ALEN)
@@ -329,15 +331,35 @@ cdef class Core:
             self.reactor.timers.cancel(flow.index)
             flow.armed = 0
 
+    def switch(self, *, bint ip4=True, bint ip6=True, bint tcp=True, bint udp=True, bint icmp=True):
+        """See engine.pyi."""
+        self.ip4_on = ip4
+        self.ip6_on = ip6
+        self.tcp_on = tcp
+        self.udp_on = udp
+        self.icmp_on = icmp
+
+    cdef bint is_enabled(self, const IpView *ip) noexcept nogil:
+        """Whether the packet's family and protocol are switched on; of others only echo can be off."""
+        if not (self.ip4_on if ip.addr_len == 4 else self.ip6_on):
+            return False
+        if ip.protocol == IPPROTO_TCP:
+            return self.tcp_on
+        if ip.protocol == IPPROTO_UDP:
+            return self.udp_on
+        return self.icmp_on or ip.protocol not in (IPPROTO_ICMP, IPPROTO_ICMPV6)
+
     cdef void learn(self, const uint8_t *mac, const uint8_t *address, size_t n) noexcept nogil:
         """Take note of the guest's MAC and source address (*n* bytes); only changes reach Python.
 
-        Not of what cannot be the guest's: a group, a hardware address of zeros or our own.
+        A frame that bears our own or no station's address is not the guest's: a bridge inside may have
+        turned it round.
         """
         cdef uint8_t *known
         cdef uint32_t kind = NEWS_IP4
-        if (memcmp(mac, self.guest_mac, ETH_ALEN) and not mac[0] & 1 and not is_zero(mac, ETH_ALEN)
-                and memcmp(mac, self.our_mac, ETH_ALEN)):
+        if mac[0] & 1 or is_zero(mac, ETH_ALEN) or not memcmp(mac, self.our_mac, ETH_ALEN):
+            return
+        if memcmp(mac, self.guest_mac, ETH_ALEN):
             memcpy(self.guest_mac, mac, ETH_ALEN)
             self.note(NEWS_MAC)
         if n == 4:

@@ -13,6 +13,7 @@ from passt.dataplane.parse cimport IpView, split_ip4, split_ip6
 from passt.dataplane.ping cimport on_echo
 from passt.dataplane.stats cimport (
     DROP_BAD_ADDRESS, DROP_ETHERTYPE, DROP_FRAGMENT, DROP_PROTOCOL, VERDICT_OK, Verdict, count,
+    DROP_DISABLED,
 )
 from passt.dataplane.sys cimport (
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, memcmp, memset,
@@ -74,6 +75,9 @@ cdef void on_packet(Core core, const IpView *ip, const RxFrame *frame, const uin
     """A whole packet from *mac*; *frame* says what is to be done with it only."""
     if not is_plausible(ip):
         count(&core.stats, DROP_BAD_ADDRESS)
+        return
+    if not core.is_enabled(ip):
+        count(&core.stats, DROP_DISABLED)
         return
     core.learn(mac, ip.src, ip.addr_len)
     if ip.protocol == IPPROTO_TCP:

@@ -44,11 +44,21 @@ class Engine:
         72 MiB and less with the default *max_flows*; of the tables only the pages that were used are there.
         """
 
+    def switch(self, *, ip4: bool = ..., ip6: bool = ..., tcp: bool = ..., udp: bool = ...,
+               icmp: bool = ...) -> None:
+        """Switch families and protocols on or off: the guest's packets of one that is off are dropped.
+
+        They are counted as `drop_disabled`. Neighbour discovery and DHCP are control frames and go on.
+        """
+
     def attach_tap(self, fd: int, guest_mac: bytes, offloads: int) -> None:
         """Take ownership of a tap opened by `host.tun`; *offloads* are the TUN_F_* bits granted."""
 
     def add_listener(self, fd: int, proto: int, rule: object) -> None:
-        """Take ownership of a bound socket (TCP: listening); *rule* is handed to `FlowPolicy.inbound`."""
+        """Take ownership of a bound socket (TCP: listening); *rule* is handed to `FlowPolicy.inbound`.
+
+        Raises OSError, and leaves the socket to the caller, if there are `contracts.MAX_LISTENERS`.
+        """
 
     def remove_listener(self, fd: int) -> None:
         """Close a listener; KeyError if it is not one of ours.

@@ -12,8 +12,9 @@ import socket as pysocket
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from passt import contracts
 from passt.dataplane.core cimport Core
 from passt.dataplane.datagram cimport end_datagram
 from passt.dataplane.demux cimport on_frame
@@ -29,7 +30,7 @@ from passt.dataplane.sockets cimport Sockets, read_sockaddr
 from passt.dataplane.stats cimport stats_as_dict
 from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP,
-    IPPROTO_UDP, epoll_event, memcpy,
+    IPPROTO_UDP, epoll_event, memcpy, EMFILE, errno, getsockname, sockaddr, sockaddr_storage, socklen_t,
 )
 from passt.dataplane.tcp_conn cimport end_all, state_name
 from passt.dataplane.tcp_from_sock cimport on_listener
@@ -67,6 +68,8 @@ cdef class Engine:
     cdef int link_room            # frames that the next batch may have
     cdef bint stopping
     cdef dict readers             # fd -> callback
+    cdef dict listener_index      # fd -> index in core.listeners
+    cdef list free_listeners      # indices there that are free
     cdef list due                 # heap of (deadline ns, id, callback)
     cdef long next_timer
     cdef uint32_t python_timer    # id of the heap entry that all Python timers share
@@ -92,8 +95,13 @@ cdef class Engine:
         self.link_fd = -1
         self.link_room = 1
         self.readers = {}
+        self.listener_index = {}
+        self.free_listeners = []
         self.due = []
         self.python_timer = max_flows
+
+    def switch(self, **switches):
+        self.core.switch(**switches)
 
     def attach_tap(self, int fd, bytes guest_mac, uint32_t offloads):
         if len(guest_mac) != ETH_ALEN:
@@ -106,38 +114,35 @@ cdef class Engine:
 
     def add_listener(self, int fd, int proto, rule):
         cdef uint32_t index = len(self.core.listeners)
-        cdef object view = pysocket.socket(fileno=os.dup(fd))
-        cdef int port = 0
-        cdef tuple families = ()
-        with view:
-            address, port = view.getsockname()[:2]
-            families = families_of(view) if address in ("0.0.0.0", "::") else ()
+        cdef int port = local_port(fd)
+        if self.free_listeners:
+            index = self.free_listeners[-1]
+        elif index >= contracts.MAX_LISTENERS:
+            raise OSError(EMFILE, "too many listeners")
         if proto == IPPROTO_UDP:
             self.core.sockets.prepare_datagrams(fd)
-        for i, entry in enumerate(self.core.listeners):
-            if entry is None:
-                index = i
-                break
+        self.must_watch(fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, index))
+        if self.free_listeners:
+            self.free_listeners.pop()
         else:
             self.core.listeners.append(None)
         self.core.listeners[index] = (fd, proto, rule, port)
         if proto == IPPROTO_UDP:
-            self.core.offer_port(index, fd, port, families)
-        self.must_watch(fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, index))
+            self.core.offer_port(index, fd, port, families_of(fd))
+        self.listener_index[fd] = index
 
     def remove_listener(self, int fd):
         cdef uint32_t i
         cdef Flow *flow
-        owned = [entry[0] if entry else -1 for entry in self.core.listeners]
-        if fd not in owned:
-            raise KeyError(fd)
-        index = owned.index(fd)
-        for i in range(self.core.flows.top):
-            flow = &self.core.flows.flows[i]
-            if flow.kind == FLOW_UDP and flow.u.udp.listener == <uint32_t>(index + 1):
-                end_datagram(self.core, flow)
+        cdef uint32_t index = self.listener_index.pop(fd)
+        if self.core.listeners[index][1] == IPPROTO_UDP and self.core.stats.flows_udp:
+            for i in range(self.core.flows.top):
+                flow = &self.core.flows.flows[i]
+                if flow.kind == FLOW_UDP and flow.u.udp.listener == index + 1:
+                    end_datagram(self.core, flow)
         self.core.withdraw_port(index, self.core.listeners[index][3])
         self.core.listeners[index] = None
+        self.free_listeners.append(index)
         os.close(fd)
 
     def add_reader(self, int fd, callback):
@@ -316,18 +321,35 @@ cdef class Engine:
             if entry is not None:
                 os.close(entry[0])
         self.core.listeners.clear()
+        self.listener_index.clear()
+        self.free_listeners.clear()
         self.core.use_link(Link())
         self.link_fd = -1
         self.link_wants_out = False
 
 
-cdef tuple families_of(object sock):
-    """The families that a socket bound to no address can send to."""
-    if sock.family == pysocket.AF_INET:
-        return (AF_INET,)
-    if sock.getsockopt(pysocket.IPPROTO_IPV6, pysocket.IPV6_V6ONLY):
-        return (AF_INET6,)
-    return (AF_INET6, AF_INET)
+cdef tuple families_of(int fd):
+    """The families that a socket bound to no address can send to; none if it is bound to one."""
+    with pysocket.socket(fileno=os.dup(fd)) as view:
+        if view.getsockname()[0] not in ("0.0.0.0", "::"):
+            return ()
+        if view.family == pysocket.AF_INET:
+            return (AF_INET,)
+        if view.getsockopt(pysocket.IPPROTO_IPV6, pysocket.IPV6_V6ONLY):
+            return (AF_INET6,)
+        return (AF_INET6, AF_INET)
+
+
+cdef int local_port(int fd) except -1:
+    """The port that a socket is bound to. Raises OSError."""
+    cdef sockaddr_storage name
+    cdef socklen_t n = sizeof(name)
+    cdef uint8_t address[16]
+    cdef uint16_t port = 0
+    if getsockname(fd, <sockaddr *>&name, &n) < 0:
+        raise OSError(errno, os.strerror(errno))
+    read_sockaddr(&name, address, &port)
+    return port
 
 
 cdef object describe(Flow *flow):

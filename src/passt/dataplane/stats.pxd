@@ -19,6 +19,7 @@ cpdef enum Verdict:
     DROP_ETHERTYPE               # neither ARP nor IP
     DROP_PROTOCOL                # neither TCP, UDP nor ICMP echo
     DROP_EXTENSION_HEADER        # IPv6 header chain that leads nowhere
+    DROP_DISABLED                # a family or protocol that is switched off
     DROP_REFUSED                 # the policy refused the flow
     DROP_FLOWS_FULL              # flow table full
     DROP_NO_FD                   # out of descriptors

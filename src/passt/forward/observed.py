@@ -96,7 +96,7 @@ def _assigned(family: GuestFamily | None) -> bytes | None:
 
 
 def _stand_ins(family: GuestFamily | None) -> set[bytes]:
-    """Guest-visible addresses that mean us or the host."""
+    """Guest-visible addresses that mean us or the host, and those that are no interface's."""
     if family is None:
         return set()
     addresses = (family.gateway, family.our_address, family.map_host_loopback, family.map_guest,

@@ -73,7 +73,8 @@ class _Family:
         self.protocols = protocols
         self.source = _packed(facts.outbound_address)
         self.ifname = facts.outbound_ifname.encode() if facts.outbound_ifname else None
-        self.scope_id = facts.template_ifindex
+        # A socket bound to an interface takes the scope from that, which may be another than the template.
+        self.scope_id = 0 if self.ifname else facts.template_ifindex
         self.assigned = _packed(facts.address)
         self.our_address = _packed(facts.our_address)
         self.map_host_loopback = _packed(facts.map_host_loopback)
@@ -98,7 +99,13 @@ class _Family:
             return _Way(address, 0, None, None)
         if scope_id and scope_id != self.scope_id:
             return _Way(address, scope_id, None, None)
-        return _Way(address, self.scope_id if needs_scope6(address) else 0, self.source, self.ifname)
+        return _Way(address, self.scope_of(address), self.source, self.ifname)
+
+    def scope_of(self, address: bytes) -> int:
+        """Interface index for a flow to *address*, if it or our source needs one (RFC 4007)."""
+        if needs_scope6(address) or (self.source and needs_scope6(self.source)):
+            return self.scope_id
+        return 0
 
 
 class Policy:
@@ -129,7 +136,7 @@ class Policy:
         decision = self._decide_outbound(proto, source, source_port, destination, destination_port)
         if self._explain is not None:
             self._explain_flow("outbound", proto, (source, source_port, destination, destination_port),
-                               _describe_target(decision))
+                               _describe_target(decision) + self._name_outbound_row(decision, destination))
         return None if isinstance(decision, str) else decision
 
     def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
@@ -141,7 +148,7 @@ class Policy:
         decision = self._decide_inbound(proto, cast("PortRule", rule), peer, peer_port, local, local_port)
         if self._explain is not None:
             self._explain_flow("inbound", proto, (peer, peer_port, local, local_port),
-                               _describe_inbound(decision))
+                               _describe_inbound(decision) + self._name_inbound_row(decision, peer))
         return None if isinstance(decision, str) else decision
 
     def seen_source(self, address: bytes) -> bytes | None:
@@ -170,7 +177,7 @@ class Policy:
         if not is_host_unicast(destination) and not (proto == IPPROTO_UDP and _is_group(destination)):
             return "destination not allowed"
         # Groups have no route of their own: they leave by the interface that the guest's network is of.
-        scope_id = family.scope_id if needs_scope6(destination) or _is_group(destination) else 0
+        scope_id = family.scope_id if _is_group(destination) else family.scope_of(destination)
         return Target(destination, destination_port, scope_id, family.source, family.ifname)
 
     def _decide_inbound(self, proto: int, rule: PortRule, peer: bytes, peer_port: int,
@@ -201,6 +208,27 @@ class Policy:
         if peer in family.guest_owned or self.observed.is_guest(peer):
             return family.our_address
         return peer
+
+    def _name_outbound_row(self, decision: Target | str, destination: bytes) -> str:
+        """Tell which row of the module's table a decision came from, for explanations."""
+        if isinstance(decision, str):
+            return ""
+        family = self._families[len(destination)]
+        if decision.port in _DNS_PORTS and destination in family.dns:
+            return " (DNS)"
+        if destination in family.mapped:
+            return " (host loopback)" if is_loopback(decision.address) else " (guest map)"
+        return " (unchanged)"
+
+    def _name_inbound_row(self, decision: InboundTarget | str, peer: bytes) -> str:
+        """Tell which row of the inbound table a decision came from."""
+        if isinstance(decision, str):
+            return ""
+        if is_loopback(peer):
+            return " (host loopback)"
+        if decision.source == peer:
+            return " (unchanged)"
+        return " (guest map)" if decision.source == self._families[len(peer)].map_guest else " (our address)"
 
     def _explain_flow(self, direction: str, proto: int, flow: tuple[bytes, int, bytes, int],
                       outcome: str) -> None:

@@ -2,7 +2,8 @@
 
 A SOCK_SEQPACKET pair keeps message boundaries, so a message is a kind byte and its payload:
 
-    from the child      READY      offloads (u32), MAC (6), link-local address (16, zeros: none); tap's fd
+    from the child      READY      offloads (u32), MAC (6), link-local address (16, zeros: none); the tap's
+                                   descriptor, then those from which bound ports can be read, if wanted
                         FAILED     text for the user, UTF-8
                         STOPPED    signal that stopped the command (u8)
                         CONTINUED  -
@@ -17,7 +18,6 @@ the other one is gone.
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import struct
@@ -26,7 +26,7 @@ from ipaddress import IPv6Address
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 MAX_MESSAGE = 4096
 
@@ -34,6 +34,7 @@ _READY = struct.Struct("!I6s16s")
 _STATUS = struct.Struct("!I")
 _NO_ADDRESS = bytes(16)
 _FD = struct.Struct("i")
+_CONTROL_LEN = socket.CMSG_SPACE(5 * _FD.size)  # READY has the most descriptors
 
 
 class Kind(IntEnum):
@@ -50,26 +51,31 @@ class Kind(IntEnum):
 
 
 class Message:
-    """One message as received; *fd* is a descriptor that came with it, owned by the receiver."""
+    """One message as received; *fds* are the descriptors that came with it, owned by the receiver."""
 
-    __slots__ = ("fd", "kind", "payload")
+    __slots__ = ("fds", "kind", "payload")
 
-    def __init__(self, kind: Kind, payload: bytes = b"", fd: int | None = None) -> None:
+    def __init__(self, kind: Kind, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
         self.kind = kind
         self.payload = payload
-        self.fd = fd
+        self.fds = fds
 
 
 class Tap:
-    """The tap as its namespace sees it: descriptor, TUN_F_* granted, hardware and link-local address."""
+    """The tap as its namespace sees it: descriptor, TUN_F_* granted, hardware and link-local address.
 
-    __slots__ = ("fd", "link_local", "mac", "offloads")
+    *port_sources* are descriptors for a `port_scan.PortScanner` of the namespace.
+    """
 
-    def __init__(self, fd: int, offloads: int, mac: bytes, link_local: IPv6Address | None) -> None:
+    __slots__ = ("fd", "link_local", "mac", "offloads", "port_sources")
+
+    def __init__(self, fd: int, offloads: int, mac: bytes, link_local: IPv6Address | None,
+                 port_sources: Sequence[int] = ()) -> None:
         self.fd = fd
         self.offloads = offloads
         self.mac = mac
         self.link_local = link_local
+        self.port_sources = port_sources
 
 
 class Channel:
@@ -92,12 +98,12 @@ class Channel:
         """Close this end."""
         self._sock.close()
 
-    def send(self, kind: Kind, payload: bytes = b"", fd: int | None = None) -> bool:
-        """Send one message, with a copy of *fd*; never blocks. False if the other end is gone or clogged.
+    def send(self, kind: Kind, payload: bytes = b"", fds: Sequence[int] = ()) -> bool:
+        """Send one message, with copies of *fds*; never blocks. False if the other end is gone or clogged.
 
         It is clogged only when it does not run (stopped by hand), and then a lost signal is the least.
         """
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _FD.pack(fd))] if fd is not None else []
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, b"".join(map(_FD.pack, fds)))] if fds else []
         flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
         try:
             self._sock.sendmsg([bytes((kind,)) + payload], rights, flags)
@@ -109,12 +115,12 @@ class Channel:
         """Return the next message; None at the end of file, or when *wait* is False and there is none."""
         flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
         try:
-            data, ancillary, _, _ = self._sock.recvmsg(MAX_MESSAGE, socket.CMSG_SPACE(_FD.size), flags)
+            data, ancillary, _, _ = self._sock.recvmsg(MAX_MESSAGE, _CONTROL_LEN, flags)
         except (BlockingIOError, ConnectionResetError):
             return None
         if not data:
             return None
-        return Message(Kind(data[0]), data[1:], _descriptor(ancillary))
+        return Message(Kind(data[0]), data[1:], _descriptors(ancillary))
 
     def has_news(self) -> bool:
         """Tell whether a message or the end of file is waiting."""
@@ -129,9 +135,10 @@ class Channel:
         return bool(poll.poll(0))
 
     def send_ready(self, tap: Tap) -> bool:
-        """Send READY, with the tap's descriptor."""
+        """Send READY, with the tap's descriptors."""
         address = tap.link_local.packed if tap.link_local else _NO_ADDRESS
-        return self.send(Kind.READY, _READY.pack(tap.offloads, tap.mac, address), tap.fd)
+        return self.send(Kind.READY, _READY.pack(tap.offloads, tap.mac, address),
+                         [tap.fd, *tap.port_sources])
 
     def send_failed(self, text: str) -> bool:
         """Send FAILED; a text that is too long loses its end."""
@@ -144,10 +151,11 @@ class Channel:
 
 def read_ready(message: Message) -> Tap:
     """Decode READY."""
-    if message.fd is None:
+    if not message.fds:
         raise ValueError("READY without a descriptor")
     offloads, mac, address = _READY.unpack(message.payload)
-    return Tap(message.fd, offloads, mac, None if address == _NO_ADDRESS else IPv6Address(address))
+    return Tap(message.fds[0], offloads, mac, None if address == _NO_ADDRESS else IPv6Address(address),
+               message.fds[1:])
 
 
 def read_status(message: Message) -> int:
@@ -156,13 +164,10 @@ def read_status(message: Message) -> int:
     return status
 
 
-def _descriptor(ancillary: Iterable[tuple[int, int, bytes]]) -> int | None:
-    """Pick the descriptor out of control messages; there is room for one only."""
-    found: int | None = None
+def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    """Pick the descriptors out of control messages; the kernel closes those for which there is no room."""
+    found: list[int] = []
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            for (fd,) in _FD.iter_unpack(data[:len(data) // _FD.size * _FD.size]):
-                if found is not None:
-                    os.close(found)
-                found = fd
+            found += [fd for (fd,) in _FD.iter_unpack(data[:len(data) // _FD.size * _FD.size])]
     return found

@@ -6,37 +6,54 @@ mistake in the options must end pasta before the command starts.
 A rule without an address gets one socket for both families (`::` with IPV6_V6ONLY off, RFC 3493,
 section 5.3) where both are wanted and the kernel has IPv6; else one of the family that there is.
 UDP sockets tell for each datagram to which address it was sent (ip(7) IP_PKTINFO, RFC 3542, section
-6.1), so that answers come from there, and report ICMP errors (ip(7) IP_RECVERR).
+6.1), so that answers come from there, and report ICMP errors (ip(7) IP_RECVERR). They are bound
+alone, and only then let others share the port (SO_REUSEADDR): so a port that is taken is noticed, and
+the sockets of flows that the guest opens may still have it; connected, they come first.
+
+Rules that must succeed come first, then those that may fail, each of which gets a fair share of the
+descriptors that are left once some are set aside for connections.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 
+from passt import log
 from passt.errors import ConfigError
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from passt.model import PortRule
+    from passt.model import GuestNet, PortRule, Settings
 
 LOW_PORTS = "net.ipv4.ip_unprivileged_port_start"
 LOW_PORTS_PATH = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
+EPHEMERAL = "net.ipv4.ip_local_port_range"
+EPHEMERAL_PATH = "/proc/sys/net/ipv4/ip_local_port_range"
+DEFAULT_EPHEMERAL = (49152, 65535)  # RFC 6335, section 6
 BACKLOG = 4096  # the kernel cuts it to net.core.somaxconn, 4096 by default since Linux 5.4
+# Descriptors set aside for connections: one of so many, but at least so many.
+RESERVE_SHARE = 5
+RESERVE_MIN = 64
 
 # linux/in.h, linux/in6.h; Python 3.11 lacks these
 IP_PKTINFO = 8
 IP_RECVERR = 11
+IP_FREEBIND = 15
 IPV6_RECVERR = 25
 IP_RECVTOS = 13
+IPV6_FREEBIND = 78
 
 # What socket and bind say where a family is compiled out or switched off.
 _NO_FAMILY = frozenset((errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT))
+_NO_DESCRIPTOR = frozenset((errno.EMFILE, errno.ENFILE))
 _OPTIONS = {socket.IPPROTO_TCP: "-t", socket.IPPROTO_UDP: "-u"}
 _NAMES = {socket.IPPROTO_TCP: "TCP", socket.IPPROTO_UDP: "UDP"}
+_KINDS = {socket.IPPROTO_TCP: socket.SOCK_STREAM, socket.IPPROTO_UDP: socket.SOCK_DGRAM}
 
 
 class Listener:
@@ -51,21 +68,95 @@ class Listener:
         self.rule = rule
 
 
-def open_listeners(rules: Iterable[PortRule], *, ip4: bool, ip6: bool) -> list[Listener]:
-    """Open a socket for each port of each rule, for the families wanted.
+class HostBinder:
+    """Opens listening sockets on the host.
 
-    Non-blocking and close-on-exec. Raises ConfigError if one cannot be had, unless its rule is
-    optional; nothing stays open then.
+    *ip4* and *ip6* say which families rules without an address get. *freebind* allows addresses that
+    the host does not have; *ifindex6* is the scope of link-local addresses given without interface.
     """
+
+    __slots__ = ("freebind", "ifindex6", "ip4", "ip6")
+
+    def __init__(self, *, ip4: bool, ip6: bool, freebind: bool = False, ifindex6: int = 0) -> None:
+        self.ip4 = ip4
+        self.ip6 = ip6
+        self.freebind = freebind
+        self.ifindex6 = ifindex6
+
+    def open(self, rule: PortRule, port: int) -> int:
+        """Open the socket for one port of *rule*: non-blocking, close-on-exec. Raises OSError."""
+        if rule.address is not None:
+            family = socket.AF_INET if rule.address.version == 4 else socket.AF_INET6
+            if not (self.ip4 if family == socket.AF_INET else self.ip6):
+                raise OSError(errno.EAFNOSUPPORT, "this address family is off or has no address on this host")
+            return self._bind(rule, port, family, str(rule.address), only6=True)
+        if not self.ip6:
+            return self._bind(rule, port, socket.AF_INET, "0.0.0.0", only6=False)
+        try:
+            return self._bind(rule, port, socket.AF_INET6, "::", only6=not self.ip4)
+        except OSError as error:
+            if not self.ip4 or error.errno not in _NO_FAMILY:
+                raise
+        return self._bind(rule, port, socket.AF_INET, "0.0.0.0", only6=False)
+
+    def _bind(self, rule: PortRule, port: int, family: int, address: str, *, only6: bool) -> int:
+        is_tcp = rule.proto == socket.IPPROTO_TCP
+        sock = socket.socket(family, _KINDS[rule.proto] | socket.SOCK_NONBLOCK, rule.proto)
+        try:
+            set_option = sock.setsockopt
+            if family == socket.AF_INET6:
+                set_option(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only6)
+            if rule.ifname is not None:
+                set_option(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, rule.ifname.encode())
+            if self.freebind and rule.address is not None:
+                if family == socket.AF_INET:
+                    set_option(socket.IPPROTO_IP, IP_FREEBIND, 1)
+                else:
+                    set_option(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
+            if is_tcp:
+                set_option(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            else:
+                _want_details(sock, family)
+            sock.bind(self._socket_address(rule, port, family, address))
+            if is_tcp:
+                sock.listen(BACKLOG)
+            else:
+                set_option(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        except BaseException:
+            sock.close()
+            raise
+        return sock.detach()
+
+    def _socket_address(self, rule: PortRule, port: int, family: int, address: str) -> tuple[str | int, ...]:
+        if family == socket.AF_INET or address == "::":
+            return address, port
+        if rule.ifname is not None:
+            return address, port, 0, socket.if_nametoindex(rule.ifname)
+        is_link_local = rule.address is not None and rule.address.is_link_local
+        return address, port, 0, self.ifindex6 if is_link_local else 0
+
+
+def open_listeners(rules: Iterable[PortRule], binder: HostBinder, max_listeners: int, *,
+                   file_limit: int | None = None) -> list[Listener]:
+    """Open a socket for each port of each rule that is not `auto`, *max_listeners* at most.
+
+    *file_limit* is the limit of open files, by default the process's own. Raises ConfigError, with
+    nothing left open, if a port of a rule that is not optional cannot be had, or none of all the ports
+    of a specification. How much of an optional specification was opened is logged.
+    """
+    bound = [rule for rule in rules if not rule.auto]
     listeners: list[Listener] = []
     try:
-        for rule in rules:
-            for port in range(rule.first, rule.last + 1):
-                try:
-                    listeners.append(Listener(_open(rule, port, ip4=ip4, ip6=ip6).detach(), port, rule))
-                except OSError as error:
-                    if not rule.optional:
-                        raise ConfigError(explain_failure(rule, port, error)) from None
+        for rule in bound:
+            if not rule.optional:
+                _open_all(rule, binder, listeners, max_listeners)
+        groups: dict[tuple[str, int], list[PortRule]] = {}
+        for rule in bound:
+            if rule.optional:
+                groups.setdefault((rule.spec, rule.proto), []).append(rule)
+        left = min(count_spare_descriptors(file_limit), max_listeners - len(listeners)) if groups else 0
+        for n_done, group in enumerate(groups.values()):
+            left -= _open_some(group, binder, listeners, left // (len(groups) - n_done))
     except BaseException:
         for listener in listeners:
             os.close(listener.fd)
@@ -73,62 +164,121 @@ def open_listeners(rules: Iterable[PortRule], *, ip4: bool, ip6: bool) -> list[L
     return listeners
 
 
+class HostPorts:
+    """The port rules of *settings*, with the host's ports that are named already bound.
+
+    *inward* and *outward* are the rules of the host's ports and the namespace's, without ephemeral ports
+    where they are left out. Raises ConfigError like `open_listeners`.
+    """
+
+    __slots__ = ("binder", "inward", "listeners", "outward")
+
+    def __init__(self, settings: Settings, guest: GuestNet, max_listeners: int) -> None:
+        self.binder = HostBinder(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None,
+                                 freebind=settings.freebind,
+                                 ifindex6=guest.ip6.template_ifindex if guest.ip6 else 0)
+        self.inward = leave_out_ephemeral(settings.port_rules)
+        self.outward = leave_out_ephemeral(settings.namespace_rules)
+        self.listeners = open_listeners(self.inward, self.binder, max_listeners)
+
+
+def _open_all(rule: PortRule, binder: HostBinder, listeners: list[Listener], max_listeners: int) -> None:
+    if len(listeners) + rule.last - rule.first >= max_listeners:
+        raise ConfigError(f"{rule.spec}: that makes more than {max_listeners} sockets; forward fewer ports")
+    for port in range(rule.first, rule.last + 1):
+        try:
+            listeners.append(Listener(binder.open(rule, port), port, rule))
+        except OSError as error:
+            raise ConfigError(explain_failure(rule, port, error)) from None
+
+
+def _open_some(rules: Sequence[PortRule], binder: HostBinder, listeners: list[Listener], limit: int) -> int:
+    """Open what can be had for one specification, *limit* sockets at most; return how many."""
+    n_open = n_failed = n_cut = 0
+    failure: tuple[PortRule, int, OSError] | None = None
+    for rule in rules:
+        for port in range(rule.first, rule.last + 1):
+            if n_open >= limit:
+                n_cut += rule.last + 1 - port
+                break
+            try:
+                listeners.append(Listener(binder.open(rule, port), port, rule))
+                n_open += 1
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTOR:
+                    limit = n_open
+                    n_cut += rule.last + 1 - port
+                    break
+                n_failed += 1
+                failure = (rule, port, error)
+    spec, name = rules[0].spec, _NAMES[rules[0].proto]
+    n_all = n_open + n_failed + n_cut
+    if spec and not n_open:
+        if failure is None:
+            raise ConfigError(f"{spec}: the limit of open files leaves no room; raise it (ulimit -H -n)")
+        raise ConfigError(f"{spec}: none of {n_all} {name} ports could be bound; the last one:"
+                          f" {explain_failure(*failure)}")
+    if n_cut:
+        log.warning(f"{spec or 'UDP ports that go with those of -t'}: only {n_open} of {n_all} {name} ports"
+                    " are forwarded, as the limit of open files leaves no room for more; raise it"
+                    " (ulimit -H -n) or forward fewer ports")
+    elif spec:
+        log.info(f"{spec}: {n_open} of {n_all} {name} ports are forwarded")
+    return n_open
+
+
+def count_spare_descriptors(file_limit: int | None = None) -> int:
+    """Descriptors that listeners may still take, by *file_limit* or the process's limit of open files."""
+    limit = file_limit or resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    reserve = max(limit // RESERVE_SHARE, RESERVE_MIN)
+    return max(limit - reserve - len(os.listdir("/proc/self/fd")), 0)
+
+
+def leave_out_ephemeral(rules: Iterable[PortRule], path: str = EPHEMERAL_PATH) -> list[PortRule]:
+    """Cut the ports that the kernel gives to clients (ip(7)) out of the rules that say so."""
+    rules = list(rules)
+    if not any(rule.skips_ephemeral for rule in rules):
+        return rules
+    ephemeral = DEFAULT_EPHEMERAL
+    try:
+        with open(path, encoding="ascii") as file:
+            first, last = map(int, file.read().split())
+        ephemeral = (first, last)
+    except (OSError, ValueError):
+        log.warning(f"cannot read {EPHEMERAL}; {ephemeral[0]} to {ephemeral[1]} are taken for ephemeral")
+    return [left for rule in rules
+            for left in (rule.without([ephemeral]) if rule.skips_ephemeral else [rule])]
+
+
 def explain_failure(rule: PortRule, port: int, error: OSError, low_ports_path: str = LOW_PORTS_PATH) -> str:
-    """Say which option failed at which port and why; for low ports with the setting and its value."""
+    """Say which option failed at which port and why, and what would help."""
     place = f"{_NAMES[rule.proto]} port {port}"
     if rule.address is not None:
         place += f" of {rule.address}"
     if rule.ifname is not None:
         place += f" on {rule.ifname}"
-    text = f"{_OPTIONS[rule.proto]} {port}: cannot bind {place}: {error.strerror}"
+    text = f"{rule.spec or f'{_OPTIONS[rule.proto]} {port}'}: cannot bind {place}: {error.strerror}"
+    return text + _find_remedy(rule, port, error, low_ports_path)
+
+
+def _find_remedy(rule: PortRule, port: int, error: OSError, low_ports_path: str) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
         start = _read_number(low_ports_path)
         if start is not None and port < start:
-            text += (f"; ports below {start} are closed to users ({LOW_PORTS} = {start}): lower this sysctl "
-                     "or choose another port")
-    elif error.errno == errno.EADDRINUSE:
-        text += "; another program has it: choose another port"
-    elif error.errno == errno.EMFILE:
-        text += "; raise the limit of open files (ulimit -H -n) or forward fewer ports"
-    return text
-
-
-def _open(rule: PortRule, port: int, *, ip4: bool, ip6: bool) -> socket.socket:
-    if rule.address is not None:
-        family = socket.AF_INET if rule.address.version == 4 else socket.AF_INET6
-        if not (ip4 if family == socket.AF_INET else ip6):
-            raise OSError(errno.EAFNOSUPPORT, "this address family is switched off by -4 or -6")
-        return _bind(rule, port, family, str(rule.address), only6=True)
-    if not ip6:
-        return _bind(rule, port, socket.AF_INET, "0.0.0.0", only6=False)
-    try:
-        return _bind(rule, port, socket.AF_INET6, "::", only6=not ip4)
-    except OSError as error:
-        if not ip4 or error.errno not in _NO_FAMILY:
-            raise
-    return _bind(rule, port, socket.AF_INET, "0.0.0.0", only6=False)
-
-
-def _bind(rule: PortRule, port: int, family: int, address: str, *, only6: bool) -> socket.socket:
-    is_tcp = rule.proto == socket.IPPROTO_TCP
-    sock = socket.socket(family, socket.SOCK_STREAM if is_tcp else socket.SOCK_DGRAM, rule.proto)
-    try:
-        sock.setblocking(False)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only6)
+            return (f"; ports below {start} are closed to users ({LOW_PORTS} = {start}): lower this sysctl, "
+                    "start with CAP_NET_BIND_SERVICE as an ambient capability, or choose another port")
         if rule.ifname is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, rule.ifname.encode())
-        if is_tcp:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        else:
-            _want_details(sock, family)
-        sock.bind(_socket_address(rule, port, family, address))
-        if is_tcp:
-            sock.listen(BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+            return "; binding to an interface takes Linux 5.7 or newer, or CAP_NET_RAW"
+    elif error.errno == errno.EADDRINUSE:
+        from passt.host.port_owner import find_owner
+
+        owner = find_owner(rule.proto, port)
+        return f"; {f'another program ({owner})' if owner else 'another program'} has it: choose another port"
+    elif error.errno == errno.EADDRNOTAVAIL:
+        return "; this host does not have the address (--freebind lets it come later)"
+    elif error.errno in _NO_DESCRIPTOR:
+        return "; raise the limit of open files (ulimit -H -n) or forward fewer ports"
+    return ""
 
 
 def _want_details(sock: socket.socket, family: int) -> None:
@@ -140,13 +290,6 @@ def _want_details(sock: socket.socket, family: int) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
-
-
-def _socket_address(rule: PortRule, port: int, family: int, address: str) -> tuple[str | int, ...]:
-    if family == socket.AF_INET:
-        return address, port
-    scope_id = socket.if_nametoindex(rule.ifname) if rule.ifname and address != "::" else 0
-    return address, port, 0, scope_id
 
 
 def _read_number(path: str) -> int | None:

@@ -212,18 +212,25 @@ def _run_child(channel: Channel, main: Callable[[Channel], object]) -> NoReturn:
 
 
 def make_tap(channel: Channel, ifname: str, configure: Callable[[], TapFacts], *,
-             allow: int = tun.ALL_OFFLOADS) -> None:
+             allow: int = tun.ALL_OFFLOADS, watch_ports: bool = False) -> None:
     """Make the tap *ifname* in our network namespace, *configure* it, send it. Raises PasstError.
 
-    *allow* limits the offloads asked for, TUN_F_* bits.
+    *allow* limits the offloads asked for, TUN_F_* bits. With *watch_ports* goes what the ports that are
+    bound here can be read from.
     """
     fd, offloads = tun.open_tap(ifname, allow=allow)
+    sources: list[int] = []
     try:
         facts = configure()
-        if not channel.send_ready(Tap(fd, offloads, facts.mac, facts.link_local)):
+        if watch_ports:
+            from passt.host.port_scan import open_sources
+
+            sources = open_sources()
+        if not channel.send_ready(Tap(fd, offloads, facts.mac, facts.link_local, sources)):
             raise HostError("the main process has ended")
     finally:
-        os.close(fd)
+        for each in (fd, *sources):
+            os.close(each)
 
 
 def explain_refusal(what: str, error: OSError, root: str = SYSCTL_ROOT) -> str:

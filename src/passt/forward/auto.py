@@ -1,0 +1,165 @@
+"""Automatic forwarding: ports come and go with the sockets bound at the far side.
+
+Theory of operation. There are two directions, each with a near side, where we listen, and a far side,
+where services are: inward (-t, -u) is near at the host and far in the namespace, outward (-T, -U) the
+other way round. On each `tick`, once a second or more often, the far side of each direction that has an
+`auto` rule is scanned, and listeners are opened and closed to match.
+
+* Our own listeners are no services: ports that we hold at a direction's far side, for the other
+  direction, are left out, or one service would echo to and fro.
+* UDP ports follow TCP ports as well, if that direction's TCP is `auto` too: programs such as iperf3
+  use both.
+* A dump of the kernel's is not one instant, so a port that seems to be gone is looked for once more
+  before its listener is closed.
+* Ports that cannot be had, because the near side has them in use, are tried again, a few each time.
+"""
+
+from __future__ import annotations
+
+from socket import IPPROTO_TCP, IPPROTO_UDP
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from passt.contracts import ListenerSide
+    from passt.model import PortRule
+
+    Scan = Callable[[Iterable[int]], dict[int, set[int]]]
+
+RETRIES = 32                      # ports that failed before, tried again in one tick
+_NAMES = {IPPROTO_TCP: "TCP", IPPROTO_UDP: "UDP"}
+
+
+class _Follower:
+    """One `auto` rule and the listeners that it has now."""
+
+    __slots__ = ("failed", "held", "rule")
+
+    def __init__(self, rule: PortRule) -> None:
+        self.rule = rule
+        self.held: dict[int, object] = {}      # near-side port -> handle
+        self.failed: dict[int, None] = {}      # near-side ports that could not be had, longest ago first
+
+    def wanted(self, targets: set[int]) -> set[int]:
+        """Near-side ports whose target is in *targets*."""
+        rule = self.rule
+        return {port for target in targets if (port := rule.near_port(target)) is not None}
+
+
+class Direction:
+    """One direction: the *rules* of its near side, a *scan* of its far side, the *side* that listens.
+
+    At most *max_open* listeners are opened, since whoever binds ports at the far side is not trusted.
+    *name* is for messages.
+    """
+
+    def __init__(self, name: str, rules: Sequence[PortRule], scan: Scan, side: ListenerSide,
+                 max_open: int) -> None:
+        self.name = name
+        self.side = side
+        self.max_open = max_open
+        self._scan = scan
+        self.followers = [_Follower(rule) for rule in rules if rule.auto]
+        self.n_open = 0
+        self._protos = {follower.rule.proto for follower in self.followers}
+        self._fixed: dict[int, set[int]] = {IPPROTO_TCP: set(), IPPROTO_UDP: set()}
+        for rule in rules:
+            if not rule.auto:
+                self._fixed[rule.proto].update(range(rule.first, rule.last + 1))
+
+    def near_ports(self) -> dict[int, set[int]]:
+        """Ports that we hold at the near side, by protocol."""
+        ports = {proto: set(fixed) for proto, fixed in self._fixed.items()}
+        for follower in self.followers:
+            ports[follower.rule.proto].update(follower.held)
+        return ports
+
+    def targets(self, ours: dict[int, set[int]]) -> dict[int, set[int]]:
+        """Scan the far side; ports in *ours* are not services. Raises OSError."""
+        scanned = self._scan(self._protos)
+        found = {proto: ports - ours[proto] for proto, ports in scanned.items()}
+        if IPPROTO_TCP in found and IPPROTO_UDP in found:
+            found[IPPROTO_UDP] |= found[IPPROTO_TCP] - ours[IPPROTO_UDP]
+        return found
+
+    def has_lost(self, targets: dict[int, set[int]]) -> bool:
+        """Whether a listener's target is missing in *targets*."""
+        return any(follower.held.keys() - follower.wanted(targets[follower.rule.proto])
+                   for follower in self.followers)
+
+    def fixed(self, proto: int) -> set[int]:
+        """Near-side ports of rules that are not `auto`."""
+        return self._fixed[proto]
+
+
+class AutoForwarder:
+    """Follows the far sides of *directions* (inward, outward).
+
+    *explain* gets a line for each listener opened, closed or refused, if given.
+    """
+
+    def __init__(self, inward: Direction, outward: Direction, *,
+                 explain: Callable[[str], None] | None = None) -> None:
+        self._ways = [(way, other) for way, other in ((inward, outward), (outward, inward))
+                      if way.followers]
+        self._explain = explain
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is anything to follow."""
+        return bool(self._ways)
+
+    def tick(self) -> None:
+        """Look at the far sides once and adapt the listeners. A scan that fails changes nothing."""
+        for way, other in self._ways:
+            ours = other.near_ports()
+            try:
+                targets = way.targets(ours)
+                if way.has_lost(targets):
+                    for proto, ports in way.targets(ours).items():
+                        targets[proto] |= ports
+            except OSError as error:
+                self._tell(f"auto: {way.name}: scan failed: {error}")
+                continue
+            for follower in way.followers:
+                self._follow(way, follower, targets[follower.rule.proto])
+
+    def _follow(self, way: Direction, follower: _Follower, targets: set[int]) -> None:
+        proto = follower.rule.proto
+        wanted = follower.wanted(targets) - way.fixed(proto)
+        for port in follower.held.keys() - wanted:
+            way.side.close_listener(follower.held.pop(port))
+            way.n_open -= 1
+            self._tell(f"auto: {way.name} {_NAMES[proto]} port {port}: closed")
+        for port in follower.failed.keys() - wanted:
+            del follower.failed[port]
+        missing = wanted - follower.held.keys()
+        for port in sorted(missing - follower.failed.keys()):
+            self._open(way, follower, port)
+        for port in list(follower.failed)[:RETRIES]:
+            if port in missing:
+                self._open(way, follower, port)
+
+    def _open(self, way: Direction, follower: _Follower, port: int) -> None:
+        is_new = port not in follower.failed
+        follower.failed.pop(port, None)
+        what = f"auto: {way.name} {_NAMES[follower.rule.proto]} port {port}"
+        if way.n_open >= way.max_open:
+            follower.failed[port] = None
+            if is_new:
+                self._tell(f"{what}: the limit of {way.max_open} listeners is reached")
+            return
+        try:
+            follower.held[port] = way.side.open_listener(follower.rule, port)
+        except OSError as error:
+            follower.failed[port] = None
+            if is_new:
+                self._tell(f"{what}: {error.strerror}")
+            return
+        way.n_open += 1
+        self._tell(f"{what}: opened")
+
+    def _tell(self, text: str) -> None:
+        if self._explain is not None:
+            self._explain(text)

@@ -1,0 +1,111 @@
+"""Carries out port rules while the program runs: joins listeners, engine and the watch over bound ports.
+
+The host's ports that are named are bound before anything else (`host.listeners`); here are those of
+the namespace, which exist only with it, and those of `auto` rules, which come and go.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from passt import log
+from passt.errors import ConfigError
+from passt.forward.auto import AutoForwarder, Direction
+from passt.host.listeners import count_spare_descriptors
+from passt.host.port_scan import PortScanner, open_sources
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from passt.contracts import ListenerSide
+    from passt.dataplane.engine import Engine
+    from passt.host.listeners import HostBinder, HostPorts
+    from passt.model import PortRule
+
+INTERVAL_S = 0.75                 # so that a port is followed within a second, with time to spare
+
+
+class HostSide:
+    """Listeners on the host; a `contracts.ListenerSide`."""
+
+    def __init__(self, engine: Engine, binder: HostBinder) -> None:
+        self._engine = engine
+        self._binder = binder
+
+    def open_listener(self, rule: object, port: int) -> object:
+        """Listen on the host's *port*. Raises OSError."""
+        port_rule = cast("PortRule", rule)
+        fd = self._binder.open(port_rule, port)
+        self._engine.add_listener(fd, port_rule.proto, rule)
+        return fd
+
+    def close_listener(self, handle: object) -> None:
+        """Close what `open_listener` returned."""
+        self._engine.remove_listener(cast("int", handle))
+
+
+def open_fixed(rules: Sequence[PortRule], side: ListenerSide) -> None:
+    """Open the ports of *rules* that are not `auto` on *side*.
+
+    Raises ConfigError if one cannot be had whose rule is not optional, or none of an optional
+    specification.
+    """
+    tried: dict[str, int] = {}
+    for rule in rules:
+        if rule.auto:
+            continue
+        tried.setdefault(rule.spec, 0)
+        for port in range(rule.first, rule.last + 1):
+            try:
+                side.open_listener(rule, port)
+                tried[rule.spec] += 1
+            except OSError as error:
+                if not rule.optional:
+                    raise ConfigError(f"{rule.spec}: cannot listen on port {port} in the namespace:"
+                                      f" {error.strerror}") from None
+    for spec, n_open in tried.items():
+        if spec and not n_open:
+            raise ConfigError(f"{spec}: none of its ports could be had in the namespace")
+
+
+class PortForwarding:
+    """The port rules of a run: fixed listeners, and those that follow bound ports.
+
+    The engine gets the listeners that are open already; the rest begins with `start`.
+    """
+
+    def __init__(self, engine: Engine, ports: HostPorts) -> None:
+        self._engine = engine
+        self._ports = ports
+        for listener in ports.listeners:
+            engine.add_listener(listener.fd, listener.proto, listener.rule)
+
+    def start(self, namespace_sources: Sequence[int], namespace_side: ListenerSide | None = None) -> None:
+        """Open the namespace's ports, and begin to follow bound ports as soon as the engine runs.
+
+        *namespace_sources* are from `port_scan.open_sources` in the namespace, empty if no rule is
+        `auto`. Raises ConfigError.
+        """
+        outward = self._ports.outward
+        if namespace_side is not None:
+            open_fixed(outward, namespace_side)
+        elif specs := [rule.spec for rule in outward if rule.spec]:
+            raise ConfigError(f"{specs[0]}: ports of the namespace are not available yet in this version")
+        else:
+            outward = []
+        if not namespace_sources:
+            return
+        spare = count_spare_descriptors()
+        host_side = HostSide(self._engine, self._ports.binder)
+        forwarder = AutoForwarder(
+            Direction("host", self._ports.inward, PortScanner(namespace_sources).scan, host_side, spare // 2),
+            # A listener of the namespace takes two descriptors where it has to be one for each family.
+            Direction("namespace", outward, PortScanner(open_sources()).scan, namespace_side or host_side,
+                      spare // 4),
+            explain=log.debug if log.is_debug() else None)
+        if forwarder.is_needed:
+            self._engine.call_later(0.0, lambda: self._watch(forwarder))
+
+    def _watch(self, forwarder: AutoForwarder) -> None:
+        self._engine.call_later(INTERVAL_S, lambda: self._watch(forwarder))
+        forwarder.tick()

@@ -1,0 +1,131 @@
+"""Bound ports by sock_diag and by /proc: both say the same."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+
+from passt.host import port_scan, syscalls
+from passt.host.port_scan import PortScanner, open_sources, parse_table
+from tests.host.test_listeners import bring_lo_up
+from tests.isolated import isolated
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
+BOTH_SOURCES = pytest.mark.parametrize("use_diag", [True, False])
+
+
+def bind(family: int, kind: int, address: str, port: int) -> socket.socket:
+    sock = socket.socket(family, kind)
+    sock.bind((address, port))
+    return sock
+
+
+def make_sockets() -> list[socket.socket]:
+    """Bind TCP 1001 to 1003 and UDP 2001 to 2003, and sockets that do not count."""
+    bring_lo_up()
+    four, six, stream, datagram = socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM, socket.SOCK_DGRAM
+    listening = [bind(four, stream, "127.0.0.1", 1001), bind(six, stream, "::1", 1002),
+                 bind(six, stream, "::", 1003)]
+    for sock in listening:
+        sock.listen()
+    bound = [bind(four, datagram, "0.0.0.0", 2001), bind(six, datagram, "::1", 2002),
+             bind(six, datagram, "::", 2003)]
+    not_listening = bind(four, stream, "127.0.0.1", 1004)
+    connected = bind(four, datagram, "127.0.0.1", 2004)
+    connected.connect(("127.0.0.1", 9))
+    client = socket.create_connection(("127.0.0.1", 1001), source_address=("127.0.0.1", 1005))
+    return [*listening, *bound, not_listening, connected, client, listening[0].accept()[0]]
+
+
+@pytest.mark.needs_root
+@BOTH_SOURCES
+def test_listening_and_unconnected_sockets_of_both_families_count(use_diag: bool) -> None:
+    def run() -> tuple[int, list[dict[int, set[int]]]]:
+        sources = open_sources(use_diag=use_diag)
+        scanner = PortScanner(sources)
+        found = [scanner.scan((TCP, UDP))]
+        sockets = make_sockets()
+        found.append(scanner.scan((TCP, UDP)))
+        sockets[0].close()
+        sockets[3].close()
+        found += [scanner.scan((TCP,)), scanner.scan((UDP,))]
+        scanner.close()
+        return len(sources), found
+
+    n_sources, found = isolated(run)
+    assert n_sources == (1 if use_diag else 4)
+    assert found == [{TCP: set(), UDP: set()}, {TCP: {1001, 1002, 1003}, UDP: {2001, 2002, 2003}},
+                     {TCP: {1002, 1003}}, {UDP: {2002, 2003}}]
+
+
+@pytest.mark.needs_root
+@BOTH_SOURCES
+def test_sources_stay_with_their_namespace_and_need_no_privilege(use_diag: bool) -> None:
+    def run() -> dict[int, set[int]]:
+        sockets = make_sockets()
+        scanner = PortScanner(open_sources(use_diag=use_diag))
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        syscalls.capset(0, 0, 0)
+        found = scanner.scan((TCP, UDP))
+        assert sockets
+        return found
+
+    assert isolated(run) == {TCP: {1001, 1002, 1003}, UDP: {2001, 2002, 2003}}
+
+
+@pytest.mark.needs_root
+def test_dump_of_many_datagrams_is_whole() -> None:
+    def run() -> set[int]:
+        bring_lo_up()
+        sockets = [bind(socket.AF_INET, socket.SOCK_DGRAM, "127.0.0.1", port) for port in range(3001, 4001)]
+        found = PortScanner(open_sources()).scan((UDP,))[UDP]
+        assert sockets
+        return found
+
+    assert isolated(run) == set(range(3001, 4001))
+
+
+def test_kernel_without_sock_diag_is_met_by_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse() -> int:
+        raise OSError(2, "No such file or directory")
+
+    monkeypatch.setattr(port_scan, "_open_diag", refuse)
+    (tmp_path / "tcp").write_bytes(b"title\n 0: 0100007F:0016 00000000:0000 0A rest\n")
+    (tmp_path / "udp").write_bytes(b"title\n 0: 00000000:0035 00000000:0000 07 rest\n")
+    scanner = PortScanner(open_sources(root=str(tmp_path)))  # no tables of IPv6
+    assert scanner.scan((TCP, UDP)) == {TCP: {22}, UDP: {53}}
+    (tmp_path / "tcp").write_bytes(b"title\n")
+    assert scanner.scan((TCP,)) == {TCP: set()}
+    scanner.close()
+
+
+@pytest.mark.parametrize("line", [
+    b"", b" 0: 0100007F:0016", b" 0: 0100007F:0016 00000000:0000 01 established",
+])
+def test_line_without_a_bound_port_gives_none(line: bytes) -> None:
+    assert parse_table(b"title\n" + line + b"\n", 10) == set()
+
+
+def test_refusal_of_the_kernel_is_an_error() -> None:
+    ports: set[int] = set()
+    refusal = struct.pack("=IHHIIi", 36, 2, 0, 0, 0, -2) + bytes(16)
+    with pytest.raises(OSError, match="sock_diag: No such file") as caught:
+        port_scan._take_ports(refusal, ports)
+    assert caught.value.errno == 2
+    assert not port_scan._take_ports(struct.pack("=IHHIIi", 20, 3, 0, 0, 0, 0), ports)
+    assert ports == set()
+
+
+@pytest.mark.needs_root
+def test_sources_are_close_on_exec() -> None:
+    for use_diag in (True, False):
+        for fd in open_sources(use_diag=use_diag):
+            assert not os.get_inheritable(fd)
+            os.close(fd)

@@ -1,0 +1,39 @@
+"""`counting.py LIBRARY SOCKET ARGUMENT...`: pasta that answers datagrams to SOCKET by its counters."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from passt.dataplane.engine import Engine
+
+
+def main() -> int:
+    """Run pasta with its loop made to answer."""
+    library, path = sys.argv[1:3]
+    sys.argv[:] = ["pasta", *sys.argv[3:]]
+    sys.path.insert(0, library)
+    from passt import app, cli
+
+    run_loop = app._loop
+
+    def loop(engine: Engine) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        sock.bind(path)
+
+        def answer() -> None:
+            _, peer = sock.recvfrom(100)
+            sock.sendto(json.dumps(engine.counters()).encode(), peer)
+
+        engine.add_reader(sock.fileno(), answer)
+        run_loop(engine)
+
+    app._loop = loop
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
