@@ -172,10 +172,10 @@ OPTIONS: tuple[Option, ...] = (
            "The same for UDP ports; auto follows TCP ports too. none also keeps -t from forwarding UDP."
            " Default: auto in pasta, none in passt.",
            repeat=ACCUMULATES, available=True),
-    Option(PORTS, "T", "tcp-ns", "SPEC",
-           "Forward TCP ports of the namespace's loopback to the host's; SPEC as for -t, without address and"
-           " interface. Default: auto.", modes=_PASTA_ONLY, repeat=ACCUMULATES, available=True),
-    Option(PORTS, "U", "udp-ns", "SPEC", "The same for UDP ports. Default: auto.",
+    Option(PORTS, "T", "tcp-ns", "none",
+           "TCP ports of the namespace's loopback that lead to the host's. Default, and the only value"
+           " in this version: none.", modes=_PASTA_ONLY, repeat=ACCUMULATES, available=True),
+    Option(PORTS, "U", "udp-ns", "none", "The same for UDP ports.",
            modes=_PASTA_ONLY, repeat=ACCUMULATES, available=True),
     Option(PORTS, "", "host-lo-to-ns-lo", "", "Loopback clients of the host stay loopback clients inside.",
            modes=_PASTA_ONLY),
