@@ -231,6 +231,33 @@ def test_missing_fragment_is_given_up_in_time(family: int) -> None:
     assert bench.frames() == []  # RFC 792: only if the first one was there
 
 
+@both_families
+@pytest.mark.parametrize("to", [{4: "239.1.2.3", 6: "ff05::1"}, {4: "255.255.255.255", 6: "ff02::1"}])
+def test_nobody_is_told_of_what_went_to_a_group(family: int, to: dict[int, str]) -> None:
+    bench = Bench()
+    bench.give(raw(family, 0, bytes(64), more=True, to=to[family]))
+    bench.now += LIFETIME_S[family] * SECOND
+    bench.fire_timers()
+    assert bench.drops() == {"drop_fragment_time": 1}
+    assert bench.frames() == []  # RFC 1122 3.2.2, RFC 4443 2.4
+
+
+@both_families
+@pytest.mark.parametrize("marked", [0, 1])
+def test_congestion_of_one_fragment_is_that_of_the_packet(family: int, marked: int) -> None:
+    # RFC 3168 5.3
+    whole = message(family, payload_of(100))
+    tos = [0xBA, 0xBA]
+    tos[marked] |= 1
+    bench = Bench()
+    bench.give(
+        raw(family, 0, whole[:56], more=True, tos=tos[0]), raw(family, 56, whole[56:], more=False, tos=tos[1])
+    )
+    level, name = (0, 1) if family == 4 else (41, 67)
+    (control,) = [entry[4] for entry in bench.sockets.log if entry[0] == "send_message"]
+    assert control == struct.pack("Qiii4x", 20, level, name, 0xBB)
+
+
 def test_each_packet_has_its_own_time() -> None:
     bench = Bench()
     bench.give(pieces(4, payload_of(2000), ident=1)[0])
