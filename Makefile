@@ -2,6 +2,7 @@
 # As root, or as a user who may use sudo: packages are installed and namespaces made as root.
 
 PREFIX ?= /usr/local
+# PASST_TEST_QUICK=1 shortens the transfers of the system tests, PASST_TEST_LONG=1 adds minutes and gigabytes.
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 # A parser of tests/fuzz/harness.py, or all in turn; and seconds for each, 0 for no end.

@@ -33,6 +33,8 @@ from bench.errors import BenchError, SectionFailed
 
 TOOL_UID = 64300
 FIRST_PROGRAM_UID = 64301
+# Not the gateway: whoever is asked there is asked for the host's own port 53, which the dns group uses.
+NAME_SERVER = "198.51.100.53"
 FIRST_PORT = 5001  # below the ephemeral ports of EPHEMERAL_PORTS
 LAST_PORT = 9999
 EPHEMERAL_PORTS = "10000 65535"  # connect/request/response uses tens of thousands per run
@@ -157,7 +159,7 @@ class Lab:
         run(["mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", "/dev/net"])
         run(["mknod", "-m", "0666", "/dev/net/tun", "c", "10", "200"])
         resolver = Path("/dev/net/resolv.conf")
-        resolver.write_text(f"nameserver {NET_ADDRESSES[0].split('/')[0]}\n")
+        resolver.write_text(f"nameserver {NAME_SERVER}\n")
         resolver.chmod(0o644)
         target = Path("/etc/resolv.conf").resolve()
         if target.exists():
@@ -201,6 +203,7 @@ class Lab:
         for address in NET_ADDRESSES:
             run(["ip", "route", "add", "default", "via", address.split("/")[0], "dev", "veth0"])
         Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 2147483647")
+        Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").write_text("53")
         Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(EPHEMERAL_PORTS)
 
     # Processes

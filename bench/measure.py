@@ -23,6 +23,7 @@ from bench.rows import Group
 GRACE_S = 6.0  # what a section may take beyond its measuring time
 IDLE_OPEN_S = 30
 STALL_EVERY_S, STALL_FOR_S = 0.5, 0.05
+DNS_PORT, DNS_TIMES = 53, 15  # a minute in a full run
 DATAGRAM_LEN, LARGE_DATAGRAM_LEN, ROUND_TRIP_LEN = 1400, 60000, 64
 
 
@@ -208,6 +209,21 @@ class Bench:
         _, lost = self.udp_flood(session, way, DATAGRAM_LEN, rate / 2)
         return {f"udp_loss_{way}": lost}
 
+    def dns(self, session: Session) -> dict[str, float]:
+        """Ask a name server from a port of its own for each question; count what stays open."""
+        seconds = self.seconds * DNS_TIMES
+        limit = seconds + GRACE_S
+        with self.lab.server(None, [self.lab.load, "udp-echo", str(DNS_PORT), f"{limit + 5:g}"]):
+            client = [
+                self.lab.load, "udp-ask", session.address, str(DNS_PORT), f"{seconds:g}", str(rows.DNS_RATE),
+            ]  # fmt: skip
+            result = self.lab.client(session.netns, client, limit)
+        figures = {"dns_lost": result["sent"] - result["answered"]}
+        if session.netns is not None:
+            figures["dns_descriptors"] = programs.open_descriptors(session)
+            figures["dns_memory"] = programs.peak_memory_mb(session)
+        return figures
+
     # Memory and bypass
 
     def memory(self, session: Session) -> dict[str, float]:
@@ -365,6 +381,7 @@ def _sections_of_first_mtu(bench: Bench) -> list[Section]:
         *(Section(Group.UDP_LOSS, f"UDP {way}, half rate", partial(bench.udp_loss, way=way)) for way in ways),
         Section(Group.DHCP, "DHCP", bench.dhcp),
         Section(Group.CONTROL, "control frames", bench.control),
+        Section(Group.DNS, "DNS questions", bench.dns),
         Section(Group.MEMORY, "memory", bench.memory),
         Section(Group.IDLE, "idle connections", bench.idle),
     ]  # fmt: skip

@@ -236,6 +236,17 @@ def peak_memory_mb(session: Session) -> float:
     return (peaks[-1][0] + sum(pss for _, pss in peaks[:-1])) * 1024 / 1e6
 
 
+def open_descriptors(session: Session) -> int:
+    """Return how many descriptors all the program's processes have open together."""
+    found = 0
+    for pid in program_processes(session):
+        try:
+            found += sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+        except OSError:
+            continue  # it ended meanwhile
+    return found
+
+
 def proportional_kb(pid: int) -> int:
     """Return a process's proportional set size in KiB, 0 if it is gone."""
     try:

@@ -17,6 +17,7 @@ CONGESTION_CONTROLS = ("cubic", "bbr")
 IDLE_CONNECTIONS = 5000
 PARALLEL_STREAMS = 8
 CONTROL_RATE = 1000
+DNS_RATE = 5000
 
 
 class Group(StrEnum):
@@ -35,6 +36,7 @@ class Group(StrEnum):
     UDP_LOSS = "udp-loss"
     DHCP = "dhcp"
     CONTROL = "control"
+    DNS = "dns"
 
 
 DEFAULT_GROUPS = (
@@ -100,6 +102,9 @@ def _all_rows() -> list[Row]:
         Row("udp_large_in", Group.UDP_LARGE, "UDP in, 60000 bytes, received", udp_rate),
         Row("udp_loss_out", Group.UDP_LOSS, "UDP out lost at half the maximum rate", "datagrams", base=""),
         Row("udp_loss_in", Group.UDP_LOSS, "UDP in lost at half the maximum rate", "datagrams", base=""),
+        Row("dns_lost", Group.DNS, f"DNS questions lost, {DNS_RATE} a second", "questions", base=""),
+        Row("dns_descriptors", Group.DNS, "descriptors open at the end of that", "", base=""),
+        Row("dns_memory", Group.DNS, "peak memory at the end of that", "MB", base=PASTA),
         Row("startup", Group.STARTUP, "start-up: pasta --config-net -- true", "ms", base=PASTA),
         Row("memory", Group.MEMORY, "peak memory under load", "MB", base=PASTA),
         Row("idle_rr_p50", Group.IDLE, f"request/response p50, {IDLE_CONNECTIONS} idle", "us",
@@ -170,6 +175,7 @@ def _all_targets() -> list[Target]:
         Target("udp", "udp_loss_in", None, most, 0),
         Target("services", "dhcp_p99", None, most, 5000),
         Target("services", "control_bulk", ("control_before", OURS), least, 0.9),
+        Target("udp", "dns_lost", None, most, 0),
         *(Target("bypass", key, (key, LOOPBACK), least, 0.9) for key in bypass),
         *(Target("bypass", key, (key, PASTA), least, 1.0) for key in bypass),
         Target("bypass", "bypass_rr_p50", ("bypass_rr_p50", LOOPBACK), most, 2.0),

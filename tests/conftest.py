@@ -1,4 +1,4 @@
-"""What all tests share: an orderly end, and on a CI machine no skipped system test."""
+"""What all tests share: an orderly end, property tests without a clock, in CI no skipped system test."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -15,7 +16,9 @@ SYSTEM_MARKERS = ("needs_root", "needs_userns")
 
 
 def pytest_configure() -> None:
-    """Take a request to end as a reason to clean up, as Ctrl-C is."""
+    """Take a request to end as a reason to clean up, as Ctrl-C is; how busy the machine is fails no test."""
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, lambda number, _frame: pytest.exit(f"ended by signal {number}", 128 + number))
 

@@ -66,7 +66,8 @@ def test_other_names_are_refused(argv: list[str], capfd: pytest.CaptureFixture[s
 
 
 def test_settings_reach_the_application_and_its_status_comes_back(app_calls: list[Settings]) -> None:
-    assert cli.main(["pasta", "--config-net", "-t", "none", "--", "sh", "-c", "exit 7"]) == 7
+    assert cli.main(["pasta", "--config-net", "-t", "none", "-u", "none", "-T", "none", "-U", "none",
+                     "--", "sh", "-c", "exit 7"]) == 7
     assert app_calls == [Settings("pasta", config_net=True, command=("sh", "-c", "exit 7"),
                                   foreground=True, quiet=True)]
 

@@ -19,6 +19,7 @@ static const struct {
 	{ "udp-pull", "ADDRESS PORT LIMIT", cmd_udp_pull },
 	{ "dhcp", "SECONDS", cmd_dhcp },
 	{ "dhcp-flood", "SECONDS RATE", cmd_dhcp_flood },
+	{ "udp-ask", "ADDRESS PORT SECONDS RATE", cmd_udp_ask },
 	{ "hold", "TOKEN", cmd_hold },
 	{ "spawn-time", "COUNT LIMIT COMMAND...", cmd_spawn_time },
 };

@@ -308,3 +308,59 @@ int cmd_udp_pull(int argc, char **argv)
 	tally_until_silence(fd, &tally);
 	return 0;
 }
+
+#define QUESTIONS 1024	/* under way at once; an answer that takes longer than these last is lost */
+
+/* Close the socket of an earlier question; returns whether its answer had come. */
+static int take_answer(int fd)
+{
+	char answer[64];
+	ssize_t n = recv(fd, answer, sizeof(answer), MSG_DONTWAIT);
+
+	close(fd);
+	return n > 0;
+}
+
+/* load udp-ask ADDRESS PORT SECONDS RATE: send questions as a resolver does, each from a socket and
+ * port of its own, and count those answered. */
+int cmd_udp_ask(int argc, char **argv)
+{
+	static int asked[QUESTIONS];
+	uint64_t start, end, now, sent = 0, answered = 0;
+	char question[40] = { 0 };
+	union address to;
+	socklen_t len;
+	double seconds, rate;
+
+	if (argc != 5)
+		return 2;
+	len = parse_address(argv[1], argv[2], &to);
+	seconds = parse_number(argv[3], "SECONDS", 0.001, MAX_SECONDS);
+	rate = parse_number(argv[4], "RATE", 1, 1e6);
+	limit_arm(seconds + 5);
+	raise_nofile();
+	start = now_ns();
+	end = start + (uint64_t)(seconds * 1e9);
+	while ((now = now_ns()) < end) {
+		uint64_t due = (uint64_t)((double)(now - start) / 1e9 * rate);
+
+		for (; sent < due; sent++) {
+			int *slot = &asked[sent % QUESTIONS];
+
+			if (sent >= QUESTIONS)
+				answered += (uint64_t)take_answer(*slot);
+			*slot = connect_to(&to, len, SOCK_DGRAM);
+			if (*slot < 0)
+				die("connect");
+			if (send(*slot, question, sizeof(question), 0) < 0 && errno != ECONNREFUSED && errno != ENOBUFS)
+				die("send");
+		}
+		sleep_until(now + 1000000);
+	}
+	sleep_until(now_ns() + 300000000);
+	for (uint64_t i = sent > QUESTIONS ? sent - QUESTIONS : 0; i < sent; i++)
+		answered += (uint64_t)take_answer(asked[i % QUESTIONS]);
+	printf("{\"sent\": %llu, \"answered\": %llu}\n", (unsigned long long)sent, (unsigned long long)answered);
+	fflush(stdout);
+	return 0;
+}

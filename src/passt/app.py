@@ -22,7 +22,7 @@ import socket
 
 from passt import log
 from passt.errors import ConfigError, HostError
-from passt.host import init, namespaces, privileges, signals
+from passt.host import init, namespaces, ping_sockets, privileges, signals
 from passt.host.supervisor import Supervisor
 from passt.host.tun import interface_index
 
@@ -158,6 +158,10 @@ def _our_ip4(guest: GuestNet) -> bytes:
     return address.packed if address else bytes(4)
 
 
+def _warn_of_ping() -> None:
+    log.warning(ping_sockets.explain_refusal())
+
+
 def _build_engine(settings: Settings, guest: GuestNet, ports: HostPorts | None, child: Child,
                   open_namespace: Callable[[], int]) -> Engine:
     """Load and build the data plane, then wait for the tap of *child*.
@@ -166,11 +170,13 @@ def _build_engine(settings: Settings, guest: GuestNet, ports: HostPorts | None, 
     """
     from passt.dataplane.engine import Engine
     from passt.forward.policy import Policy
+    from passt.host.conntrack import udp_timeouts
     from passt.responders.advertiser import Advertiser
     from passt.responders.dispatch import Dispatcher
 
     explain = log.debug if log.is_debug() else None
-    policy = Policy(guest, tcp=settings.tcp, udp=settings.udp, icmp=settings.icmp, explain=explain)
+    policy = Policy(guest, tcp=settings.tcp, udp=settings.udp, icmp=settings.icmp, explain=explain,
+                    on_ping_forbidden=_warn_of_ping)
     inside = _enter(settings, open_namespace)
     bypass = None
     if inside is not None:
@@ -184,7 +190,7 @@ def _build_engine(settings: Settings, guest: GuestNet, ports: HostPorts | None, 
                            dhcpv6=settings.dhcpv6, explain=explain, warn=log.warning,
                            is_guest=policy.observed.is_guest)
     engine = Engine(bypass or policy, responder, policy.observed, our_mac=guest.our_mac, mtu=guest.mtu or 0,
-                    secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest))
+                    secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest), udp_timeouts=udp_timeouts())
     if guest.ip6 and advertise:
         Advertiser(responder.advertise, engine.send_frame, engine.call_later, _dice, explain=explain).arm()
     engine.switch(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None, tcp=settings.tcp, udp=settings.udp,

@@ -51,6 +51,13 @@ class FlowPolicy(Protocol):
                        local: bytes, local_port: int) -> Target | None:
         """Map a flow accepted on the namespace's listener that belongs to *rule* to a target on the host."""
 
+    def seen_source(self, address: bytes) -> bytes | None:
+        """Say by which address the guest knows a host-side one; `None`: by none.
+
+        For what comes unasked: who reports an error, who answers a multicast. The unspecified address
+        stands for this host itself. Asked seldom, at most once per error.
+        """
+
 
 class FrameResponder(Protocol):
     """Answers control frames: ARP, NDP, DHCP, DHCPv6."""
@@ -67,6 +74,9 @@ class GuestEvents(Protocol):
 
     def on_guest_mac(self, mac: bytes) -> None:
         """Take note of the guest's hardware address (6 bytes)."""
+
+    def on_ping_forbidden(self) -> None:
+        """Take note that an echo request could not be sent: the host has no ping sockets for us."""
 
 
 class ListenerSide(Protocol):

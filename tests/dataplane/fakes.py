@@ -15,6 +15,8 @@ class Policy:
         self.asked_inbound: list[tuple[int, object, bytes, int, bytes, int]] = []
         self.asked_namespace: list[tuple[int, object, bytes, int, bytes, int]] = []
         self.error: Exception | None = None
+        self.sources: dict[bytes, bytes | None] = {}
+        self.asked_source: list[bytes] = []
 
     def outbound(
         self, proto: int, source: bytes, source_port: int, destination: bytes, destination_port: int
@@ -42,6 +44,12 @@ class Policy:
             raise self.error
         return None if self.refuses else self.on_host
 
+    def seen_source(self, address: bytes) -> bytes | None:
+        self.asked_source.append(address)
+        if self.error:
+            raise self.error
+        return self.sources.get(address, address if any(address) else None)
+
 
 class Responder:
     """Notes each frame; answers all with `replies`."""
@@ -64,6 +72,7 @@ class Events:
     def __init__(self) -> None:
         self.addresses: list[bytes] = []
         self.macs: list[bytes] = []
+        self.pings_forbidden = 0
         self.error: Exception | None = None
 
     def on_guest_address(self, address: bytes) -> None:
@@ -75,3 +84,6 @@ class Events:
         self.macs.append(mac)
         if self.error:
             raise self.error
+
+    def on_ping_forbidden(self) -> None:
+        self.pings_forbidden += 1

@@ -25,11 +25,16 @@ class Verdict(IntEnum):
     DROP_TCP_SEQUENCE = 19
     DROP_TCP_ACK = 20
     DROP_TCP_FLAGS = 21
-    DROP_TCP_MEMORY = 22
-    DROP_UNKNOWN_FLOW = 23
-    DROP_CONTROL_RATE = 24
-    DROP_GSO = 25
-    N_VERDICTS = 26
+    DROP_TCP_TIMESTAMP = 22
+    DROP_TCP_MEMORY = 23
+    DROP_UNKNOWN_FLOW = 24
+    DROP_CONTROL_RATE = 25
+    DROP_GSO = 26
+    DROP_FRAGMENT_OVERLAP = 27
+    DROP_FRAGMENT_TIME = 28
+    DROP_FRAGMENT_MEMORY = 29
+    DROP_BAD_CHECKSUM = 30
+    N_VERDICTS = 31
 
 class IpFields(NamedTuple):
     source: bytes
@@ -58,6 +63,7 @@ class Options(NamedTuple):
     mss: int
     window_scale: int
     sack_permitted: bool
+    ts_val: int | None = None
 
 class Key(NamedTuple):
     guest: bytes
@@ -75,6 +81,7 @@ def ip6(packet: bytes) -> IpFields | int: ...
 def tcp(segment: bytes) -> TcpFields | int: ...
 def udp(datagram: bytes) -> UdpFields | int: ...
 def tcp_options(options: bytes) -> Options: ...
+def timestamps(options: bytes) -> tuple[int, int] | None: ...
 def checksum(data: bytes, total: int = 0) -> int: ...
 def partial(data: bytes, total: int = 0) -> int: ...
 def pseudo(source: bytes, destination: bytes, protocol: int, n: int) -> int: ...

@@ -20,7 +20,8 @@ from passt.dataplane.hash cimport siphash
 from passt.dataplane.link cimport TxMeta
 from passt.dataplane.offload cimport complete_csum, cut_segment
 from passt.dataplane.parse cimport (
-    IpView, TcpOptions, TcpView, UdpView, read_tcp_options, split_ip4, split_ip6, split_tcp, split_udp,
+    IpView, TcpOptions, TcpView, UdpView, read_tcp_options, read_timestamps, split_ip4, split_ip6,
+    split_tcp, split_udp,
 )
 from passt.dataplane.stats cimport VERDICT_OK
 from passt.dataplane.timers cimport TimerHeap
@@ -68,6 +69,7 @@ class Options(NamedTuple):
     mss: int
     window_scale: int
     sack_permitted: bool
+    ts_val: int | None = None
 
 
 class Key(NamedTuple):
@@ -182,7 +184,20 @@ def tcp_options(bytes options not None):
     view.options = memory.put(options)
     view.options_len = len(options)
     read_tcp_options(&view, &out)
-    return Options(mss=out.mss, window_scale=out.window_scale, sack_permitted=bool(out.sack_permitted))
+    return Options(mss=out.mss, window_scale=out.window_scale, sack_permitted=bool(out.sack_permitted),
+                   ts_val=out.ts_val if out.timestamps else None)
+
+
+def timestamps(bytes options not None):
+    """read_timestamps."""
+    cdef Guarded memory = Guarded()
+    cdef TcpView view
+    cdef uint32_t value = 0
+    cdef uint32_t echo = 0
+    memset(&view, 0, sizeof(view))
+    view.options = memory.put(options)
+    view.options_len = len(options)
+    return (value, echo) if read_timestamps(&view, &value, &echo) else None
 
 
 def checksum(bytes data not None, uint64_t total=0):

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tests.dataplane.tcp_segment import ACK, FIN, PSH, RST, SYN, Segment, stream
+from tests.dataplane.tcp_segment import ACK, FIN, MASK, PSH, RST, SYN, Segment, stream
 
 NS_PER_MS = 1_000_000
 RTO_MS, RTO_MAX_MS = 250, 2000
 HALF = 1 << 31
 SCALE = 2
+TYPED = 1000                            # bytes that who `pushes` has under way at most
 
 
 def signed(number: int) -> int:
@@ -33,6 +34,8 @@ class GuestTcp:
     mss: int = 1460
     buffer: int = 20_000
     sack: bool = False
+    stamps: bool = False
+    pushes: bool = False                # each segment, as what its user types
     state: str = "CLOSED"
     snd_una: int = 0
     snd_nxt: int = 0
@@ -52,6 +55,8 @@ class GuestTcp:
     out: list[Segment] = field(default_factory=list)
     scale: int = 0                      # of the peer's window
     was_reset: bool = False
+    clock: int = 0                      # ms, counts on past 32 bits
+    recent: int = 0                     # stamp of the peer's to echo
 
     @property
     def fin_seq(self) -> int:
@@ -75,9 +80,13 @@ class GuestTcp:
             options: dict[str, tuple[int, ...]] = {"mss": (self.mss,), "ws": (SCALE,)}
             if self.sack:
                 options["sack_ok"] = ()
+            if self.stamps:
+                options["ts"] = self.stamp()
             self.rcv_edge = min(self.rcv_edge, self.rcv_nxt + 65535)
         else:
-            options = {"sack": self.blocks()} if self.sack and self.early else {}
+            options = {"ts": self.stamp()} if self.stamps else {}
+            if self.sack and self.early:
+                options["sack"] = self.blocks()
             win >>= SCALE
         ack = self.rcv_nxt if flags & ACK else 0
         self.out.append(Segment(flags, seq, ack, min(win, 65535), payload, options))
@@ -92,6 +101,22 @@ class GuestTcp:
                 runs.append([start, start + len(piece)])
         runs.sort(key=lambda run: not run[0] <= self.newest < run[1])
         return tuple(edge for run in runs[:3] for edge in run)
+
+    def stamp(self) -> tuple[int, int]:
+        """Give the option's two numbers (RFC 7323 3.2)."""
+        return self.clock & MASK, self.recent
+
+    def take_stamp(self, segment: Segment, seq: int) -> None:
+        """Check the option and note what is to be echoed; each segment has it, or none has."""
+        if not segment.flags & SYN or segment.flags & ACK:
+            assert ("ts" in segment.options) == self.stamps
+        if not self.stamps:
+            return
+        stamp, echo = segment.options["ts"]
+        if segment.flags & ACK:
+            assert self.clock - echo & MASK < 10_000_000, "no echo of ours"
+        if segment.flags & SYN or (seq <= self.rcv_nxt and signed(stamp - self.recent & MASK) >= 0):
+            self.recent = stamp
 
     def renege(self) -> None:
         """Forget what came out of order, reported or not (RFC 2018 8)."""
@@ -110,6 +135,8 @@ class GuestTcp:
 
     def on_segment(self, segment: Segment, now: int) -> None:
         """Take one segment."""
+        if (not segment.flags & RST and self.state != "CLOSED") or segment.flags & SYN:
+            self.take_stamp(segment, signed(segment.seq))
         if segment.flags & RST:
             self.was_reset = True
             self.state = "CLOSED"
@@ -220,7 +247,8 @@ class GuestTcp:
         """Send what lies at *seq*: data up to *limit*, or the FIN."""
         n = min(self.mss, self.fin_seq - seq, limit)
         if n > 0:
-            self.emit(ACK | (PSH if seq + n == self.fin_seq else 0), seq, stream("guest", seq - 1, n))
+            push = PSH if self.pushes or seq + n == self.fin_seq else 0
+            self.emit(ACK | push, seq, stream("guest", seq - 1, n))
         elif seq == self.fin_seq:
             self.emit(ACK | FIN, seq)
 
@@ -233,6 +261,8 @@ class GuestTcp:
         if self.state != "ESTABLISHED":
             return
         while self.snd_nxt < self.fin_seq and self.snd_nxt < self.edge:
+            if self.pushes and self.snd_nxt - self.snd_una >= TYPED:
+                break
             n = min(self.mss, self.fin_seq - self.snd_nxt, self.edge - self.snd_nxt)
             if not self.reported.issuperset(range(self.snd_nxt, self.snd_nxt + n)):
                 self.piece(self.snd_nxt, n)

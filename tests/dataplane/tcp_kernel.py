@@ -59,11 +59,19 @@ class Sock:
         self.peek_limits: list[int] = []          # most bytes that the next peeks give
         self.consume_limits: list[int] = []
         self.error = 0
+        self.soft_error = 0                       # left behind by an ICMP message; ends nothing
         # epoll
         self.interest = 0
         self.tag = 0
         self.woken = False
         self.no_space = False
+        # Of the path, which is this host's own unless the test says otherwise; times in us, bytes per second.
+        self.min_rtt, self.rtt, self.rttvar, self.rate = kernel.path
+        self.was_connected = False                # by us: the SYN counts as acknowledged
+        self.is_stamped = False
+        self.marks: list[int] = []                # ends of writes whose acknowledgement is to be told
+        self.is_deaf = False                      # the error queue has no room
+        self.told = 0                             # entries of the error queue
         self.keep_idle: int | None = None         # seconds after which the kernel probes the remote
 
     def log(self, text: str) -> None:
@@ -95,6 +103,8 @@ class Sock:
             mask |= OUT
         else:
             self.no_space = True
+        if self.told:
+            mask |= ERR
         if self.error or self.status == "reset":
             mask |= (ERR if self.error else 0) | HUP | IN | RDHUP | OUT
         elif self.shut and self.ended:
@@ -139,6 +149,10 @@ class Sock:
         if n:
             self.log(f"sends {n} bytes")
         self.queued -= n
+        while self.marks and self.marks[0] <= self.drained:
+            self.marks.pop(0)
+            self.told += not self.is_deaf
+            self.wake(ERR)
         if self.no_space and self.capacity - self.queued >= self.queued // 2:
             self.no_space = False
             self.wake(OUT)
@@ -151,6 +165,7 @@ class Kernel:
         self.log = log
         self.capacity = 1 << 20
         self.has_peek_off = True
+        self.path = (20, 30, 10, 1_000_000_000)   # of new sockets: min_rtt, rtt, rttvar, rate
         self.socks: dict[int, Sock] = {}
         self.listeners: dict[int, list[tuple[Sock, Address, Address]]] = {}
         self.indices: dict[int, int] = {}
@@ -223,6 +238,7 @@ class Kernel:
         """Start to connect; in progress unless the test says otherwise."""
         sock = self.at(fd, "connect")
         sock.peer = peer
+        sock.was_connected = True
         outcome = self.connect_results.pop(0) if self.connect_results else -errno.EINPROGRESS
         if outcome == -errno.EINPROGRESS:
             sock.status = "connecting"
@@ -276,6 +292,8 @@ class Kernel:
             return self.result(sock, call, -errno.EAGAIN)
         sock.taken += data[:n]
         sock.queued += n
+        if sock.is_stamped:
+            sock.marks.append(len(sock.taken))
         return self.result(sock, call, n)
 
     def peek(self, fd: int, skip: int, n: int) -> bytes | int:
@@ -335,7 +353,8 @@ class Kernel:
     def take_error(self, fd: int) -> int:
         """Give the pending error."""
         sock = self.at(fd, "take_error")
-        number, sock.error = sock.error, 0
+        number, sock.error = sock.error or sock.soft_error, 0
+        sock.soft_error = 0
         return number
 
     def keep_alive(self, fd: int, idle_s: int) -> int:
@@ -343,6 +362,24 @@ class Kernel:
         sock = self.at(fd, "keep_alive")
         sock.keep_idle = idle_s
         return self.result(sock, f"keep_alive({idle_s})", 0)
+
+    def path_info(self, fd: int) -> tuple[int, int, int, int, int]:
+        """Tell bytes acknowledged by the remote, rate, round trip, its deviation, the least round trip."""
+        sock = self.at(fd, "path_info")
+        self.result(sock, "path_info", sock.drained)
+        return sock.drained + sock.was_connected, sock.rate, sock.rtt, sock.rttvar, sock.min_rtt
+
+    def follow_acks(self, fd: int, on: bool) -> int:
+        """Mark writes from now on, or no more."""
+        sock = self.at(fd, "follow_acks")
+        sock.is_stamped = on
+        return self.result(sock, f"follow_acks({on})", 0)
+
+    def drain_errors(self, fd: int) -> int:
+        """Empty the error queue."""
+        sock = self.at(fd, "drain_errors")
+        found, sock.told = sock.told, 0
+        return self.result(sock, "drain_errors", found)
 
     def close(self, fd: int) -> int:
         """Close, with a FIN if none was sent; what was not read makes it a reset (tcp_close)."""

@@ -13,12 +13,12 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64
 
 from passt.dataplane.core cimport Core
 from passt.dataplane.demux cimport on_frame
-from passt.dataplane.flow cimport FLOW_DEAD, FLOW_TCP, NO_FLOW, Flow, SackBoard, TcpConn
+from passt.dataplane.flow cimport CONN_FOLLOW, FLOW_DEAD, FLOW_TCP, NO_FLOW, Flow, SackBoard, TcpConn
 from passt.dataplane.headers cimport ETH_ALEN
 from passt.dataplane.link cimport LINK_CSUM, LINK_TSO4, LINK_TSO6, Link, RxFrame, TxMeta
 from passt.dataplane.pool cimport Pool
 from passt.dataplane.reactor cimport Reactor
-from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr, scale_for
+from passt.dataplane.sockets cimport PathInfo, Sockets, fill_sockaddr, read_sockaddr, scale_for
 from passt.dataplane.stats cimport DROP_LINK_FULL, count, stats_as_dict
 from passt.dataplane.sys cimport IPPROTO_TCP, iovec, malloc, memcpy, memset, sockaddr_storage, socklen_t
 from passt.dataplane.tcp_conn cimport choose_isn, end_all, overflow_len, state_name
@@ -56,12 +56,14 @@ class Conn(NamedTuple):
     rcv_nxt: int
     rcv_adv: int
     cwnd: int
+    srtt: int
     rto: int
     backoff: int
     retries: int
     overflow: int
     memory: int
     armed: int
+    follows: bool
 
 
 cdef object address_of(const sockaddr_storage *source):
@@ -160,6 +162,21 @@ cdef class ScriptedSockets(Sockets):
     cdef int keep_alive(self, int fd, int idle_s) noexcept with gil:
         return self.number("keep_alive", (fd, idle_s), 0)
 
+    cdef int path_info(self, int fd, PathInfo *path) noexcept with gil:
+        try:
+            (path.bytes_acked, path.bytes_per_s, path.rtt_us, path.rttvar_us,
+             path.min_rtt_us) = self.kernel.path_info(fd)
+            return 0
+        except BaseException as error:
+            self.failure = self.failure or error
+            return -5
+
+    cdef int follow_acks(self, int fd, bint on) noexcept with gil:
+        return self.number("follow_acks", (fd, on), -5)
+
+    cdef int drain_errors(self, int fd) noexcept with gil:
+        return self.number("drain_errors", (fd,), 0)
+
     cdef int close(self, int fd) noexcept with gil:
         return self.number("close", (fd,), 0)
 
@@ -237,10 +254,11 @@ cdef class Bench:
     cdef readonly RecordingLink link
 
     def __init__(self, policy, kernel, events, *, bint offloads=True, uint32_t mtu=65520,
-                 uint32_t max_flows=64, bint peek_off=True):
-        self.sockets = ScriptedSockets(Reactor(max_flows + 1))
+                 uint32_t max_flows=64, bint peek_off=True, bint bytes_acked=True):
+        self.sockets = ScriptedSockets(Reactor(max_flows + 2))
         self.sockets.kernel = kernel
         self.sockets.has_peek_off = peek_off
+        self.sockets.has_bytes_acked = bytes_acked
         self.link = RecordingLink(offloads)
         self.core = Core(policy, None, events, self.link, self.sockets, our_mac=b"\x9a\x55\x9a\x55\x9a\x55",
                          mtu=mtu, max_flows=max_flows, secret=bytes(range(16)))
@@ -404,11 +422,11 @@ cdef class Bench:
                     guest_port=flow.keys[0].guest_port,
                     remote_port=flow.keys[0].remote_port, iss=conn.iss, snd_una=conn.snd_una,
                     snd_nxt=conn.snd_nxt, snd_max=conn.snd_max, snd_wnd=conn.snd_wnd, rcv_nxt=conn.rcv_nxt,
-                    rcv_adv=conn.rcv_adv, cwnd=conn.cwnd, rto=conn.rto, backoff=conn.backoff,
+                    rcv_adv=conn.rcv_adv, cwnd=conn.cwnd, srtt=conn.srtt, rto=conn.rto, backoff=conn.backoff,
                     retries=conn.retries, overflow=overflow_len(flow),
                     memory=(conn.store.memory if conn.store != NULL else 0)
                     + (sizeof(SackBoard) if conn.board != NULL else 0),
-                    armed=flow.armed))
+                    armed=flow.armed, follows=(conn.flags & CONN_FOLLOW) != 0))
         return found
 
     def close(self):
@@ -451,6 +469,17 @@ cdef class RealSockets:
 
     def keep_alive(self, int fd, int idle_s):
         return self.sockets.keep_alive(fd, idle_s)
+
+    def path_info(self, int fd):
+        cdef PathInfo path
+        cdef int result = self.sockets.path_info(fd, &path)
+        return result if result < 0 else dict(path)
+
+    def follow_acks(self, int fd, bint on):
+        return self.sockets.follow_acks(fd, on)
+
+    def drain_errors(self, int fd):
+        return self.sockets.drain_errors(fd)
 
     def probe(self, without=()):
         return self.sockets.probe(without)

@@ -320,6 +320,7 @@ class Script:
         mtu: int = 65520,
         capacity: int = 1 << 20,
         peek_off: bool = True,
+        bytes_acked: bool = True,
         max_flows: int = 64,
         link_room: int | None = None,
     ) -> None:
@@ -335,7 +336,7 @@ class Script:
         self.kernel.has_peek_off = peek_off
         self.bench = Bench(
             self.policy, self.kernel, Events(), offloads=offloads, mtu=mtu, max_flows=max_flows,
-            peek_off=peek_off,
+            peek_off=peek_off, bytes_acked=bytes_acked,
         )
         self.bench.link.room = link_room
         self.pool = self.bench.pool_left

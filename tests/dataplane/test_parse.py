@@ -138,7 +138,7 @@ def test_ip6_truncated(length: int) -> None:
         (0, "7b", Verdict.DROP_BAD_VERSION),
         (4, "000d", Verdict.DROP_BAD_LENGTH),
         (4, "ffff", Verdict.DROP_BAD_LENGTH),
-        (6, "2c", Verdict.DROP_FRAGMENT),
+        (6, "2c", Verdict.DROP_FRAGMENT),  # 0035 in place of offset and M
         (6, "3b", Verdict.DROP_EXTENSION_HEADER),
         (6, "00", Verdict.DROP_BAD_LENGTH),  # d431: an option header of 0x31 + 1 words
     ],
@@ -154,7 +154,9 @@ def test_ip6_shorter_payload_length_trims() -> None:
 
 
 def extension(kind: int, next_header: int, words: int = 0) -> bytes:
-    """Give an extension header with *words* units of length beyond the least."""
+    """Give an extension header with *words* units of length beyond the least; a fragment's is the first's."""
+    if kind == FRAGMENT:
+        return bytes([next_header, 0, 0, 1]) + bytes(4)
     if kind == AUTHENTICATION:  # in 4-octet units less 2 (RFC 4302 2.2); never less than 12 octets
         return bytes([next_header, 2 * words + 1]) + bytes(10 + 8 * words)
     return bytes([next_header, words]) + bytes(6 + 8 * words)
@@ -188,6 +190,7 @@ def test_each_extension_header_is_passed_over(kind: int, words: int) -> None:
     st.integers(0, 3),
 )
 def test_any_chain_of_extension_headers(kinds: list[int], last: int, payload: bytes, words: int) -> None:
+    kinds = [kind for n, kind in enumerate(kinds) if not n or kind != HOP_BY_HOP]
     fields = probe.ip6(chain(kinds, last, payload, words))
     assert isinstance(fields, IpFields)
     assert (fields.protocol, fields.l4) == (last, payload)
@@ -203,6 +206,48 @@ def test_chain_is_bounded() -> None:
 def test_chain_that_ends_in_a_fragment_or_nothing(kinds: list[int]) -> None:
     assert probe.ip6(chain([*kinds, FRAGMENT], 17, bytes(8))) is Verdict.DROP_FRAGMENT
     assert probe.ip6(chain(kinds, NONE, b"ignored")) is Verdict.DROP_EXTENSION_HEADER
+
+
+def test_atomic_fragment_header_is_passed_over() -> None:
+    # RFC 6946. The lowest three bits of the offset's field but M are reserved (RFC 8200 4.5).
+    for offset in (0, 2, 4, 6):
+        body = bytes([17, 0, 0, offset]) + bytes(4) + DATAGRAM6[40:]
+        fields = probe.ip6(
+            DATAGRAM6[:4] + struct.pack("!HBB", len(body), FRAGMENT, 64) + DATAGRAM6[8:40] + body
+        )
+        assert isinstance(fields, IpFields)
+        assert (fields.protocol, fields.l4) == (17, DATAGRAM6[40:])
+    for length in range(8):
+        assert probe.ip6(chain([], FRAGMENT, bytes(length))) is Verdict.DROP_SHORT
+
+
+def test_hop_by_hop_options_come_first_or_not_at_all() -> None:
+    for before in (DESTINATION, ROUTING, HOP_BY_HOP):
+        assert probe.ip6(chain([before, HOP_BY_HOP], 17, DATAGRAM6[40:])) is Verdict.DROP_EXTENSION_HEADER
+
+
+def test_packet_that_is_to_visit_other_nodes_is_dropped() -> None:
+    # RFC 8200 4.4, RFC 5095 3: no type of routing header with segments left.
+    for kind in range(256):
+        header = bytes([17, 0, kind, 1]) + bytes(4)
+        packet = chain([], ROUTING, header + DATAGRAM6[40:])
+        assert probe.ip6(packet) is Verdict.DROP_EXTENSION_HEADER
+        assert isinstance(probe.ip6(spoil(packet, 43, b"\0")), IpFields)
+
+
+@pytest.mark.parametrize("kind", [HOP_BY_HOP, DESTINATION])
+def test_unknown_options_say_themselves_what_becomes_of_the_packet(kind: int) -> None:
+    # RFC 8200 4.2; 194 is the jumbo payload, 5 the router alert.
+    for option in range(1, 256):
+        header = bytes([17, 0, 0, option, 3]) + bytes(3)
+        outcome = probe.ip6(chain([], kind, header + DATAGRAM6[40:]))
+        if option < 64:
+            assert isinstance(outcome, IpFields)
+        else:
+            assert outcome is Verdict.DROP_EXTENSION_HEADER
+    for options in (b"\1", b"\0\0\0\0\0\1", b"\1\5", b"\1\xff", b"\1\3\0\0\0\1"):
+        header = bytes([17, 0]) + options.rjust(6, b"\0")
+        assert probe.ip6(chain([], kind, header + DATAGRAM6[40:])) is Verdict.DROP_BAD_LENGTH
 
 
 def test_chain_cut_at_every_place() -> None:
@@ -294,7 +339,10 @@ def test_udp_octets_behind_its_length_are_no_part_of_it() -> None:
         ("", Options(536, -1, False)),
         ("020405b4", Options(1460, -1, False)),
         ("020405b4 01 030307", Options(1460, 7, False)),
-        ("0402 080a0000000000000000 01 03030e 0204ffd7", Options(65495, 14, True)),
+        ("0402 080a0000000000000000 01 03030e 0204ffd7", Options(65495, 14, True, 0)),
+        ("0101 080a 89abcdef 01234567", Options(536, -1, False, 0x89ABCDEF)),
+        ("0809 89abcdef 012345 0402", Options(536, -1, True)),
+        ("080a 89abcdef 012345", Options(536, -1, False)),
         ("0303ff", Options(536, 14, False)),  # RFC 7323 2.3: use 14
         ("030300", Options(536, 0, False)),
         ("02040000", Options(536, -1, False)),  # no MSS at all
@@ -316,9 +364,33 @@ def test_tcp_options(options: str, expected: Options) -> None:
     assert probe.tcp_options(bytes.fromhex(options)) == expected
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("", None),
+        ("0101 080a 89abcdef 01234567", (0x89ABCDEF, 0x01234567)),
+        ("080a 89abcdef 01234567", (0x89ABCDEF, 0x01234567)),
+        ("0101 050a 0000000100000002 0101 080a 00000003 00000004", (3, 4)),
+        ("080a 00000001 00000002 080a 00000003 00000004", (1, 2)),  # the first one counts
+        ("0101 080a 89abcdef 012345", None),  # longer than what is there
+        ("0809 89abcdef 012345", None),
+        ("080b 89abcdef 01234567 00", None),
+        ("0802", None),
+        ("08", None),
+        ("0800", None),
+        ("0501 080a 89abcdef 01234567", None),  # what comes before it is malformed
+        ("00 080a 89abcdef 01234567", None),  # behind the end of the list
+    ],
+)
+def test_timestamps(options: str, expected: tuple[int, int] | None) -> None:
+    assert probe.timestamps(bytes.fromhex(options)) == expected
+
+
 @given(st.binary(max_size=40))
 def test_any_octets_as_options_stay_in_range(options: bytes) -> None:
     found = probe.tcp_options(options)
+    stamps = probe.timestamps(options)
+    assert stamps is None or 0 <= max(stamps) < 1 << 32
     assert 1 <= found.mss <= 65535
     assert -1 <= found.window_scale <= 14
 
@@ -375,12 +447,13 @@ def test_ip6_as_scapy_builds_it(
 def test_tcp_as_scapy_builds_it(
     *, sport: int, dport: int, seq: int, ack: int, flags: int, window: int, mss: int, payload: bytes
 ) -> None:
-    options = [("MSS", mss), ("NOP", None), ("WScale", 9), ("SAckOK", b"")]
+    options = [("MSS", mss), ("NOP", None), ("WScale", 9), ("SAckOK", b""), ("Timestamp", (ack, seq))]
     header = TCP(sport=sport, dport=dport, seq=seq, ack=ack, flags=flags, window=window, options=options)
     fields = probe.tcp(bytes(header / Raw(payload)))
     assert isinstance(fields, TcpFields)
     assert fields == TcpFields(sport, dport, seq, ack, flags, window, fields.options, payload)
-    assert probe.tcp_options(fields.options) == Options(mss or 536, 9, True)
+    assert probe.tcp_options(fields.options) == Options(mss or 536, 9, True, ack)
+    assert probe.timestamps(fields.options) == (ack, seq)
 
 
 @given(PORTS, PORTS, st.binary(max_size=60))

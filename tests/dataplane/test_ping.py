@@ -36,7 +36,13 @@ class Bench(World):
     def __init__(self, *, scripted: bool = True) -> None:
         self.policy = Policy()
         super().__init__(
-            self.policy, Responder(), Events(), our_mac=OUR_MAC, guest_mac=GUEST_MAC, scripted=scripted
+            self.policy,
+            Responder(),
+            Events(),
+            our_mac=OUR_MAC,
+            guest_mac=GUEST_MAC,
+            mtu=65535,
+            scripted=scripted,
         )
         self.now = 1000 * SECOND
 
@@ -56,20 +62,20 @@ class Bench(World):
         self.event(0, EPOLLIN)
 
 
-def reply(family: int, payload: bytes = b"payload", ident: int = 7, seq: int = 1) -> bytes:
+def reply(family: int, payload: bytes = b"payload", ident: int = 7, seq: int = 1, ttl: int = 255) -> bytes:
     """Give the frame with which the remote answers the guest, as scapy builds it."""
     ether = Ether(src=OUR_MAC, dst=GUEST_MAC)
     if family == 4:
         frame = (
             ether
-            / IP(src=REMOTE[4], dst=GUEST[4], id=0, flags="DF", ttl=255)
+            / IP(src=REMOTE[4], dst=GUEST[4], id=0, flags="DF", ttl=ttl)
             / ICMP(type=0, id=ident, seq=seq)
             / Raw(payload)
         )
     else:
         frame = (
             ether
-            / IPv6(src=REMOTE[6], dst=GUEST[6], hlim=255)
+            / IPv6(src=REMOTE[6], dst=GUEST[6], hlim=ttl)
             / ICMPv6EchoReply(id=ident, seq=seq, data=payload)
         )
     return bytes(frame).ljust(60, b"\0")
@@ -93,7 +99,7 @@ def test_request_and_reply(family: int) -> None:
     for seq, payload in enumerate((b"payload", b"", bytes(range(256)) * 4, b"odd")):
         bench.ask(family, payload, seq=seq)
         assert bench.dispatch() == 1
-        assert bench.frames() == [reply(family, payload, seq=seq)]
+        assert bench.frames() == [reply(family, payload, seq=seq, ttl=64)]
     assert bench.drops() == {}
     assert bench.counters()["flows_opened"] == bench.counters()["flows_ping"] == 1
 
@@ -106,7 +112,7 @@ def test_identifier_is_kept_if_it_is_free_and_given_back_anyway(family: int) -> 
     with socket.socket(fileno=os.dup(bench.ask(family, ident=0x1111))) as view:
         assert view.getsockname()[1] == 0x1111
     bench.dispatch()
-    assert bench.frames() == [reply(family, ident=0x1111)]
+    assert bench.frames() == [reply(family, ident=0x1111, ttl=64)]
     with socket.socket(
         socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM, PROTOCOL[family]
     ) as holder:
@@ -114,7 +120,7 @@ def test_identifier_is_kept_if_it_is_free_and_given_back_anyway(family: int) -> 
         with socket.socket(fileno=os.dup(bench.ask(family, ident=0x2222))) as view:
             assert view.getsockname()[1] not in (0, 0x2222)
         bench.dispatch()
-        assert bench.frames() == [reply(family, ident=0x2222)]
+        assert bench.frames() == [reply(family, ident=0x2222, ttl=64)]
 
 
 @in_own_namespace
@@ -140,7 +146,7 @@ def test_largest_request(family: int) -> None:
     payload = bytes(65507 if family == 4 else 65487)
     bench.ask(family, payload)
     assert bench.dispatch() == 1
-    assert bench.frames() == [reply(family, payload)]
+    assert bench.frames() == [reply(family, payload, ttl=64)]
 
 
 @both_families

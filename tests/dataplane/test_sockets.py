@@ -330,8 +330,7 @@ def test_opened_socket_does_not_block_and_is_not_inherited(family: int, kind: in
     with socket.socket(fileno=fd) as view:
         assert not os.get_blocking(fd)
         assert not os.get_inheritable(fd)
-        broadcast = view.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST)
-        assert bool(broadcast) == (kind == socket.SOCK_DGRAM)
+        assert not view.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST)  # it tells broadcasts apart
     assert host.open(family, 99, 0) < 0
 
 

@@ -196,6 +196,6 @@ def test_flows_unused_for_longest_make_room() -> None:
         bench.turns(2)
         assert server.recv(100) == b"question"
     counters = bench.engine.counters()
-    assert counters["flows_splice_udp"] + counters["flows_crowded_out"] == 40
+    assert counters["flows_splice_udp"] + counters["flows_evicted"] == 40
     assert counters["flows_splice_udp"] == len(list(bench.engine.flows()))
     bench.end()

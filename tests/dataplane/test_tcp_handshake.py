@@ -5,7 +5,10 @@ import errno
 import pytest
 
 from passt.contracts import Target
+from tests.dataplane.tcp_kernel import Sock
 from tests.dataplane.tcp_script import CASES, GUESTS, Case, Script
+from tests.dataplane.tcp_segment import ACK, FIN, RST
+from tests.dataplane.tcp_segment import SYN as SYN_FLAG
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 SYN = "S seq=0 win=65535 mss=1460 ws=7"
@@ -409,3 +412,74 @@ def test_client_whose_tuple_is_in_use_reset() -> None:
         assert second.status == "aborted"
         assert first.is_open
         s.peer.sock_fd = first.fd
+
+
+def accept_and_let_guest_end(s: Script) -> Sock:
+    """Take a client's connection to where the guest has ended its half."""
+    first = s.accept()
+    s.guest("FA seq=1 ack=1")
+    s.host("A seq=1 ack=2")
+    assert s.state == "CLOSE_WAIT"
+    return first
+
+
+def test_client_comes_again_before_guest_acknowledges_end() -> None:
+    with Script() as s:
+        first = accept_and_let_guest_end(s)
+        first.end()
+        s.host("FA seq=1 ack=2")
+        assert s.state == "LAST_ACK"
+        s.advance(1)                                             # the clock of initial numbers goes on
+        s.peer.renew()
+        second = s.peer.knock()
+        s.host("S seq=0")
+        assert first.status == "closed"
+        assert second.is_open
+        assert s.state == "SYN_SENT"
+
+
+@pytest.mark.parametrize("how", ["end", "reset"])
+def test_client_comes_again_before_its_end_is_seen(how: str) -> None:
+    with Script() as s:
+        first = accept_and_let_guest_end(s)
+        if how == "end":
+            first.end()
+        else:
+            first.fail(errno.ECONNRESET)
+        second = s.peer.knock()
+        s.run(("listener", max(s.kernel.indices.values())))      # before the event of the first one's socket
+        found = [segment.flags for segment in s.take_all()]
+        assert found == [FIN | ACK if how == "end" else RST | ACK, SYN_FLAG]
+        assert first.status == ("closed" if how == "end" else "aborted")
+        assert second.is_open
+        assert s.state == "SYN_SENT"
+
+
+def test_client_comes_again_while_guest_has_not_read_all_reset() -> None:
+    with Script() as s:
+        first = accept_and_let_guest_end(s)
+        s.guest("A seq=2 ack=1 win=0")
+        first.deliver(s.bytes_from_host(10))
+        first.end()
+        second = s.peer.knock()
+        s.run()
+        assert second.status == "aborted"
+        assert first.is_open
+        s.peer.sock_fd = first.fd
+
+
+def test_guest_that_remembers_tuple_is_reset_and_asked_again() -> None:
+    with Script() as s:
+        s.peer.knock()
+        s.host("S seq=0")
+        s.guest("A seq=1 ack=77")
+        s.host("R seq=77")
+        s.advance(ms=3)
+        s.host("S seq=0")
+        s.guest("A seq=1 ack=77")                                # the second time it is no hurry
+        s.host("R seq=77")
+        s.advance(ms=100)
+        s.nothing()
+        s.guest("SA seq=0 ack=1 win=65535 mss=1460 ws=7")
+        s.host("A seq=1 ack=1")
+        assert s.state == "ESTABLISHED"

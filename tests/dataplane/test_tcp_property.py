@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tests.dataplane.tcp_kernel import Sock
     from tests.dataplane.tcp_probe import Conn
 
+# A path over which acknowledgements follow the remote's, small as the send buffer may be.
+FAR = (20_000, 21_000, 2000, 100)
 PASS, DROP, TWICE, LATER = range(4)
 MOST_STEPS = 4000
 BATCH = 200                             # segments that the link reads at once; more than it really does
@@ -67,6 +69,8 @@ class Plan:
     offloads: bool
     peek_off: bool
     sack: bool
+    stamps: bool
+    follows: bool
     actions: list[tuple[str, int]]
     out_fates: list[int]
     in_fates: list[int]
@@ -79,8 +83,12 @@ class Run:
         self.script = script
         self.plan = plan
         self.guest = GuestTcp(
-            active=not plan.inbound, total=plan.outgoing, buffer=plan.buffer, sack=plan.sack
+            active=not plan.inbound, total=plan.outgoing, buffer=plan.buffer, sack=plan.sack,
+            stamps=plan.stamps,
+            pushes=plan.follows, mss=100 if plan.follows else 1460,
         )
+        self.first_stamp = MASK - 500           # it wraps while they talk
+        self.guest.clock = self.first_stamp
         self.to_guest = Wire(iter(plan.in_fates))
         self.to_host = Wire(iter(plan.out_fates))
         self.delivered = 0
@@ -101,6 +109,7 @@ class Run:
     def exchange(self, *, late: bool = False) -> None:
         """Let segments fly until nobody has any."""
         for _ in range(MOST_STEPS):
+            self.guest.clock = self.first_stamp + (self.script.bench.now - self.script.start) // NS_PER_MS
             arrived = self.to_guest.carry(self.script.take_all())
             arrived += self.to_guest.flush() if late else []
             for segment in arrived:
@@ -124,6 +133,7 @@ class Run:
     def step_to(self, when: int) -> None:
         """Let the host's timers fire up to *when*, then the guest's."""
         self.script.advance(max(when - self.script.bench.now, 0) / NS_PER_MS)
+        self.guest.clock = self.first_stamp + (self.script.bench.now - self.script.start) // NS_PER_MS
         self.guest.on_time(self.script.bench.now)
 
     # What may happen; each takes a number to do with as it likes.
@@ -263,6 +273,8 @@ plans = st.builds(
     offloads=st.booleans(),
     peek_off=st.booleans(),
     sack=st.booleans(),
+    stamps=st.booleans(),
+    follows=st.booleans(),
     actions=actions,
     out_fates=fates,
     in_fates=fates,
@@ -276,6 +288,8 @@ def test_streams_arrive_once_and_in_order(plan: Plan) -> None:
         **CASES[plan.case], capacity=plan.capacity, offloads=plan.offloads, peek_off=plan.peek_off
     ) as s:
         s.is_honest = not any(action == "overstate" for action, _ in plan.actions)
+        if plan.follows:
+            s.kernel.path = FAR
         run = Run(s, plan)
         for action, n in plan.actions:
             getattr(run, action)(n)
@@ -289,7 +303,7 @@ def test_streams_arrive_once_and_in_order(plan: Plan) -> None:
         assert run.sock.status == "closed"
         for counter in (
             "tcp_retransmits", "tcp_short_writes", "tcp_timeouts", "tcp_out_of_order", "tcp_reneged",
-            "link_stalls",
+            "link_stalls", "tcp_acks_followed", "tcp_acks_unfollowed",
         ):
             event(f"{counter}: {s.count(counter) > 0}")
 

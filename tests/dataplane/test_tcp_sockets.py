@@ -351,3 +351,38 @@ def test_scale_follows_the_largest_send_buffer() -> None:
     sockets.probe()
     largest = int(Path("/proc/sys/net/ipv4/tcp_wmem").read_text(encoding="ascii").split()[2])
     assert sockets.window_scale == window_scale_for(largest)
+
+
+def test_path_info_and_error_queue_tell_of_acknowledgements() -> None:
+    # For who connected the SYN counts, for who accepted it does not (see tcp_acked).
+    sockets = RealSockets()
+    assert "bytes_acked" in sockets.probe()
+    assert "bytes_acked" not in sockets.probe(without={"bytes_acked"})
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(
+        server.getsockname()
+    ) as near, server.accept()[0] as far:
+        for sock, other, base in ((near, far, 1), (far, near, 0)):
+            assert sockets.drain_errors(sock.fileno()) == 0
+            assert sockets.follow_acks(sock.fileno(), True) == 0
+            for size in (5, 7, 9):
+                sock.send(bytes(size))
+                other.recv(100)
+            poller = select.poll()
+            poller.register(sock, 0)
+            found = 0
+            while found < 3:
+                assert poller.poll(5000)
+                found += sockets.drain_errors(sock.fileno())
+            assert found == 3
+            path = sockets.path_info(sock.fileno())
+            assert isinstance(path, dict)
+            assert path["bytes_acked"] == base + 21
+            assert 0 < path["min_rtt_us"] < 1_000_000
+            assert 0 < path["rtt_us"] < 1_000_000
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+            assert sockets.follow_acks(sock.fileno(), False) == 0
+            sock.send(b"x")
+            other.recv(1)
+            assert not poller.poll(100)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wrong:
+        assert sockets.path_info(wrong.fileno()) == -errno.EOPNOTSUPP

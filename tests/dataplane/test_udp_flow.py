@@ -227,6 +227,52 @@ def test_flow_of_the_guest_moves_to_the_listener_that_its_remote_answers() -> No
     assert bench.drops() == {}
 
 
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_flow_from_a_port_that_a_listener_has_for_the_guest_leaves_by_it(family: int) -> None:
+    bench = Bench()
+    bench.policy.seen = InboundTarget(packed(REMOTE[4]), PORT, packed(GUEST[4]), 5353)
+    bench.add_listener(500, socket.IPPROTO_UDP, "rule", 5353, (family, socket.AF_INET))
+    bench.inject(query(4, b"hello", sport=5353))
+    assert bench.sockets.open_fds == set()
+    assert bench.policy.asked_inbound == [(17, "rule", packed(REMOTE[4]), PORT, bytes(4), 5353)]
+    ((fd, data, where, control),) = bench.sent_messages()
+    assert (fd, data, where) == (500, b"hello", (packed(REMOTE[4]), PORT))
+    assert len(bytes(control)) == (32 if family == socket.AF_INET else 40)  # type: ignore[call-overload]
+    bench.deliver(500, from_client(PORT, b"answer", REMOTE[4]), from_client(PORT, b"more", REMOTE[4]))
+    bench.listener_event(0)
+    assert bench.frames() == [answer(4, data, dport=5353) for data in (b"answer", b"more")]
+    assert len(bench.flows()) == bench.n_records == 1
+    bench.inject(query(4, b"again", sport=5353))
+    if family == socket.AF_INET:
+        assert bench.sent_messages()[0][3] == pktinfo_source("203.0.113.1")
+    assert bench.drops() == {}
+
+
+def test_listener_that_serves_somebody_else_is_not_used() -> None:
+    bench = Bench()
+    bench.add_listener(500, socket.IPPROTO_UDP, "rule", 5353, (socket.AF_INET6,))
+    bench.add_listener(501, socket.IPPROTO_UDP, "rule", 5353, (socket.AF_INET,))
+    right = InboundTarget(packed(REMOTE[4]), PORT, packed(GUEST[4]), 5353)
+    for number, seen in enumerate(
+        (
+            None,
+            right._replace(destination_port=53),
+            right._replace(destination=packed("192.0.2.9")),
+            right._replace(source=packed("198.51.100.9")),
+            right._replace(source_port=9),
+        )
+    ):
+        bench.policy.seen = seen
+        bench.inject(query(4, sport=5353))
+        assert len(bench.sockets.open_fds) == 1
+        assert len(bench.policy.asked_inbound) == number + 1
+        assert idle(bench, 30) == 0
+    bench.policy.seen = right
+    bench.policy.target = Target(packed(REMOTE[4]), PORT, ifname=b"eth0")
+    bench.inject(query(4, sport=5353))
+    assert len(bench.sockets.open_fds) == 1
+
+
 def test_inbound_flow_with_a_full_table() -> None:
     bench = inbound_world(max_flows=3)
     for port in range(3):
@@ -236,7 +282,7 @@ def test_inbound_flow_with_a_full_table() -> None:
     bench.listener_event(0)
     assert bench.frames() == [answer(4, b"hi", 7000, 53)]
     assert bench.drops() == {}
-    assert bench.counters()["flows_crowded_out"] == 3
+    assert bench.counters()["flows_evicted"] == 3
 
 
 def test_client_without_a_port_or_of_no_family_is_dropped() -> None:
@@ -368,7 +414,7 @@ def test_five_thousand_questions_a_second_for_a_minute_exhaust_nothing(*, answer
     assert len(bench.take_sent()) == (60 * rate if answered else 0)
     # An answered one lives for a second more: a flow and a socket each. Others crowd each other out.
     assert most == (2 * rate if answered else 2 * bench.max_datagram)
-    assert bench.counters()["flows_crowded_out"] == (0 if answered else 60 * rate - bench.max_datagram)
+    assert bench.counters()["flows_evicted"] == (0 if answered else 60 * rate - bench.max_datagram)
     assert len(bench.sockets.open_fds) <= bench.max_datagram
 
 
@@ -387,7 +433,7 @@ def test_flow_unused_for_longest_goes_first() -> None:
     for sport in (1, 4, 5, 6):
         bench.inject(query(4, sport=sport))
     assert bench.counters()["flows_opened"] == opened
-    assert bench.counters()["flows_crowded_out"] == 2
+    assert bench.counters()["flows_evicted"] == 2
     assert len(bench.sockets.open_fds) == 4
     assert bench.drops() == {}
 

@@ -43,6 +43,7 @@ class Bench(World):
             Events(),
             our_mac=OUR_MAC,
             guest_mac=GUEST_MAC,
+            mtu=65535,
             max_flows=max_flows,
             features=features,
             scripted=scripted,
@@ -105,8 +106,10 @@ def server(family: int, address: str | None = None) -> socket.socket:
     return sock
 
 
-def query(family: int, payload: bytes = b"query", sport: int = 1000, dport: int = PORT) -> bytes:
-    return udp(GUEST[family], sport, REMOTE[family], dport, payload)
+def query(
+    family: int, payload: bytes = b"query", sport: int = 1000, dport: int = PORT, ttl: int = 64
+) -> bytes:
+    return udp(GUEST[family], sport, REMOTE[family], dport, payload, ttl=ttl)
 
 
 def listener_socket(family: int, address: str) -> socket.socket:

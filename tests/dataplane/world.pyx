@@ -100,13 +100,16 @@ cdef class ScriptedSockets(Sockets):
     """Sockets that are numbers: each call is noted, results come from the script or are successes.
 
     *results* holds per operation the results to come, first in first out. *inbox* holds per
-    descriptor what can be received: (payload, sender's socket address, control data, flags).
+    descriptor what can be received: (payload, sender's socket address, control data, flags), *errors*
+    what its error queue holds. *options* is what was set by `set_option`.
     """
 
     cdef readonly list log
     cdef readonly set open_fds
     cdef readonly dict results
     cdef readonly dict inbox
+    cdef readonly dict errors
+    cdef readonly list options
     cdef public int refuse_segments   # errno of each message that is to be cut, 0: they go
     cdef int next_fd
 
@@ -115,6 +118,8 @@ cdef class ScriptedSockets(Sockets):
         self.open_fds = set()
         self.results = {}
         self.inbox = {}
+        self.errors = {}
+        self.options = []
         self.next_fd = 1000
 
     cdef int64_t answer(self, str operation, int64_t default):
@@ -254,6 +259,26 @@ cdef class ScriptedSockets(Sockets):
     cdef void prepare_datagrams(self, int fd) noexcept with gil:
         self.note("prepare_datagrams", (fd,), 0)
 
+    cdef ssize_t receive_error(self, int fd, msghdr *message) noexcept with gil:
+        cdef bytes payload, name, control
+        queue = self.errors.get(fd)
+        if not queue:
+            return -EAGAIN
+        payload, name, control = queue.popleft()
+        memcpy(message.msg_iov[0].iov_base, <const char *>payload, len(payload))
+        memcpy(message.msg_name, <const char *>name, len(name))
+        message.msg_namelen = <socklen_t>len(name)
+        memcpy(message.msg_control, <const char *>control, len(control))
+        message.msg_controllen = len(control)
+        return len(payload)
+
+    cdef int set_option(self, int fd, int level, int name, int value) noexcept with gil:
+        self.options.append((fd, level, name, value))
+        return <int>self.answer("set_option", 0)
+
+    cdef int set_interface(self, int fd, int family, int ifindex) noexcept with gil:
+        return self.note("set_interface", (fd, family, ifindex), 0)
+
 
 def socket_address(bytes address not None, int port):
     """A `struct sockaddr_in` or `sockaddr_in6` as octets."""
@@ -286,7 +311,7 @@ cdef class World:
     def __init__(self, policy, responder, events, *, bytes our_mac, bytes guest_mac=None, uint32_t mtu=65520,
                  uint32_t max_flows=64, uint32_t features=0, scripted=False, bytes our_ip4=bytes(4)):
         cdef Sockets sockets
-        self.reactor = Reactor(max_flows + 1)
+        self.reactor = Reactor(max_flows + 2)
         sockets = ScriptedSockets(self.reactor) if scripted else Sockets(self.reactor)
         if not scripted:
             sockets.probe()
@@ -382,10 +407,11 @@ cdef class World:
     def next_deadline(self):
         return self.reactor.timers.next_deadline()
 
-    def add_listener(self, int fd, int proto, rule, int port):
-        """Add a listener; a real one is watched."""
+    def add_listener(self, int fd, int proto, rule, int port, families=()):
+        """Add a listener; a real one is watched. The guest's flows may use it for *families*."""
         self.core.listeners.append((fd, proto, rule, port, False))
         index = len(self.core.listeners) - 1
+        self.core.offer_port(index, fd, port, families)
         if self.sockets is None and self.reactor.watch(
                 fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, index)) < 0:
             raise OSError("watching the listener")
@@ -508,6 +534,7 @@ cdef class World:
     @mtu.setter
     def mtu(self, uint32_t value):
         self.core.mtu = value
+        self.core.packet_limit = value if value else 65520
 
     @property
     def max_datagram(self):

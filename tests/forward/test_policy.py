@@ -117,10 +117,10 @@ def inbound(policy: Policy, peer: str, local: str = "192.0.2.5", proto: int = TC
         (TCP, "2001:db8:1::1", 443, "2001:db8:1::1", 0),
         (TCP, "fe80::77", 443, "fe80::77", IFINDEX),
         (ICMP6, "fe80::77", 0, "fe80::77", IFINDEX),
-        (UDP, "224.0.0.251", 5353, "224.0.0.251", 0),
-        (UDP, "255.255.255.255", 9, "255.255.255.255", 0),
+        (UDP, "224.0.0.251", 5353, "224.0.0.251", IFINDEX),
+        (UDP, "255.255.255.255", 9, "255.255.255.255", IFINDEX),
         (UDP, "ff02::fb", 5353, "ff02::fb", IFINDEX),
-        (UDP, "ff0e::1", 5353, "ff0e::1", 0),
+        (UDP, "ff0e::1", 5353, "ff0e::1", IFINDEX),
     ],
 )
 def test_outbound_row(proto: int, destination: str, port: int, target: str, scope: int) -> None:
@@ -518,3 +518,37 @@ def test_outbound_costs_microseconds(destination: str) -> None:
     best_s = min(timeit.repeat(lambda: policy.outbound(*flow), number=2000, repeat=7)) / 2000
     # Measured: 1.0 to 1.6 us; the bound leaves room for slow machines and still shows a lost table.
     assert best_s < 10e-6
+
+
+@pytest.mark.parametrize(
+    ("address", "seen"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        ("2001:db8:ffff::9", "2001:db8:ffff::9"),
+        ("127.0.0.1", "192.0.2.2"),
+        ("::1", "2001:db8::2"),
+        ("192.0.2.5", "192.0.2.3"),  # the host's own, which the guest has too
+        ("2001:db8::5", "2001:db8::3"),
+        ("224.0.0.1", None),
+        ("ff02::1", None),
+        ("::ffff:203.0.113.9", None),
+    ],
+)
+def test_source_as_the_guest_knows_it(address: str, seen: str | None) -> None:
+    assert Policy(NET).seen_source(packed(address)) == (packed(seen) if seen else None)
+
+
+def test_this_host_as_the_guest_knows_it() -> None:
+    for address, facts in (("0.0.0.0", NET.ip4), ("::", NET.ip6)):
+        assert facts
+        ours = facts.our_address or facts.map_host_loopback
+        assert Policy(NET).seen_source(packed(address)) == (ours.packed if ours else None)
+
+
+def test_ping_that_is_forbidden_is_told_once() -> None:
+    told: list[int] = []
+    policy = Policy(NET, on_ping_forbidden=lambda: told.append(1))
+    policy.observed.on_ping_forbidden()
+    policy.observed.on_ping_forbidden()
+    assert told == [1]
+    Policy(NET).observed.on_ping_forbidden()

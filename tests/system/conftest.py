@@ -100,3 +100,9 @@ def user(request: pytest.FixtureRequest, refusal: str) -> bool:
     if request.param == "user" and refusal:
         pytest.skip(refusal)
     return bool(request.param == "user")
+
+
+@pytest.fixture(scope="session")
+def plain(refusal: str) -> bool:
+    """Start the program by a plain user where that is possible: for tests too long to run twice."""
+    return not refusal

@@ -371,6 +371,11 @@ class Lab:
         """Start of a command line that runs tests/system/client.py within a namespace."""
         return ["/usr/bin/python3", "-I", str(self.directory / "client.py")]
 
+    @property
+    def tcp_client(self) -> list[str]:
+        """Start of a command line that runs tests/system/tcp_client.py anywhere."""
+        return ["/usr/bin/python3", "-I", str(self.directory / "tcp_client.py")]
+
     def bare_place(self) -> Place:
         """Make a host without any network; ends with the lab at the latest."""
         place = Place.make(self.directory)
@@ -497,7 +502,8 @@ def write_private_files(directory: Path) -> None:
         f"lab:x:{UID}:{UID}::{directory}/home:/bin/sh\n",
         encoding="ascii",
     )
-    for name in ("client.py", "servers.py", "dhcp_hook.sh", "transfer.py", "load.py", "counting.py"):
+    for name in ("client.py", "tcp_client.py", "relay.py", "servers.py", "dhcp_hook.sh", "transfer.py",
+                 "load.py", "counting.py"):
         shutil.copy(HERE / name, directory)
     (directory / "dhcp_hook.sh").chmod(0o755)
     make_readable([etc])

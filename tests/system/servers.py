@@ -9,6 +9,10 @@ Ports from BASE (8000 unless given) on, each on all addresses of both families:
     +10  TCP: told a token, answers how the connection that began with it ended: "N SHA256" or an errno's name
     +11  TCP: resets the connection when the first byte arrives
     +12  TCP: reads, sends nothing
+    +13  TCP: told seconds and a newline, reads a little, pauses so long, reads all; answers "N SHA256"
+    +14  TCP: told seconds, sends a byte each TICK_S for so long after the end of the client's stream
+    +15  echo over TCP with keep-alive probes every second
+    +16  TCP: told a number, reads all and sends it back with so many bytes urgent
 
 A token is the first TOKEN_LEN bytes of a connection to +9 or +12.
 """
@@ -21,6 +25,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,10 +33,13 @@ if TYPE_CHECKING:
 
 BASE = 8000
 HTTP, ECHO, ANSWER, SPEAK, ENDINGS, RESET, LISTEN = 0, 7, 8, 9, 10, 11, 12
+PAUSE, TRICKLE, ALIVE, URGENT = 13, 14, 15, 16
 REPLY_LEN = 1 << 20
 TOKEN_LEN = 16
 BLOCK_LEN = (1 << 20) + 7
-LIMIT_S = 120.0
+LIMIT_S = 280.0
+TICK_S = 0.1
+FIRST_LEN = 1 << 20
 
 BLOCK = hashlib.shake_256(b"passt").digest(BLOCK_LEN)
 ENDED: dict[bytes, str] = {}
@@ -118,6 +126,66 @@ def serve_reset(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
+def read_told(connection: socket.socket) -> bytes:
+    """Read the line that the client begins with."""
+    told = b""
+    while not told.endswith(b"\n") and (data := connection.recv(1)):
+        told += data
+    return told
+
+
+def serve_pause(connection: socket.socket) -> None:
+    """Read with a pause."""
+    pause_s = float(read_told(connection))
+    digest, count = hashlib.sha256(), 0
+    while data := connection.recv(1 << 18):
+        digest.update(data)
+        if count < FIRST_LEN <= count + len(data):
+            time.sleep(pause_s)
+        count += len(data)
+    connection.sendall(b"%d %s\n" % (count, digest.hexdigest().encode()))
+
+
+def serve_trickle(connection: socket.socket) -> None:
+    """Read all, then speak slowly."""
+    ticks = int(float(read_told(connection)) / TICK_S)
+    while connection.recv(65536):
+        continue
+    for _ in range(ticks):
+        connection.sendall(b"x")
+        time.sleep(TICK_S)
+
+
+def set_keep_alive(connection: socket.socket) -> None:
+    """Probe the other end every second; three unanswered ones end the connection."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+
+
+def serve_alive(connection: socket.socket) -> None:
+    """Echo, and see to it that the client is there."""
+    set_keep_alive(connection)
+    serve_echo(connection)
+
+
+def serve_urgent(connection: socket.socket) -> None:
+    """Send back what came, the middle byte of each of the parts urgent."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    parts = int(read_told(connection))
+    found = b""
+    while data := connection.recv(65536):
+        found += data
+    size = len(found) // parts
+    for start in range(0, len(found), size):
+        middle = start + size // 2
+        connection.sendall(found[start:middle])
+        connection.send(found[middle : middle + 1], socket.MSG_OOB)
+        connection.sendall(found[middle + 1 : start + size])
+        time.sleep(0.002)
+
+
 SERVICES: dict[int, Callable[[socket.socket], None]] = {
     HTTP: serve_http,
     ECHO: serve_echo,
@@ -126,6 +194,10 @@ SERVICES: dict[int, Callable[[socket.socket], None]] = {
     ENDINGS: serve_endings,
     RESET: serve_reset,
     LISTEN: serve_listen,
+    PAUSE: serve_pause,
+    TRICKLE: serve_trickle,
+    ALIVE: serve_alive,
+    URGENT: serve_urgent,
 }
 
 

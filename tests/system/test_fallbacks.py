@@ -14,7 +14,7 @@ pytestmark = pytest.mark.needs_root
 SIZE = 30_000_000
 ECHOED = 5_000_000
 # As `Engine` names them; without "offloads" the guest's frames are cut and summed up by us.
-SINGLE = ["peek_off4", "peek_off6", "meminfo", "pwait2", "offloads"]
+SINGLE = ["peek_off4", "peek_off6", "meminfo", "bytes_acked", "pwait2", "offloads"]
 # The lab's program, with one argument more before the options. Masks are set in the process that has them.
 MASKING = """
 import functools

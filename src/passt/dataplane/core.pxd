@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt.dataplane.batch cimport InBatch, OutBatch
 from passt.dataplane.flow cimport Flow, FlowKey, FlowTable
+from passt.dataplane.ip_reassembly cimport Reassembler
 from passt.dataplane.link cimport Link, TxMeta
 from passt.dataplane.parse cimport IpView
 from passt.dataplane.pipes cimport PipePool
@@ -34,6 +35,7 @@ cdef struct Route:
     sockaddr_storage source
     socklen_t peer_len
     socklen_t source_len          # 0: any source
+    uint32_t ifindex              # by which multicasts and broadcasts leave, 0: as routed
     char ifname[16]
 
 
@@ -58,6 +60,13 @@ cdef inline void fill_inbound_key(FlowKey *key, const Seen *seen, uint8_t proto)
     key.remote_port = seen.source_port
     key.proto = proto
     key.addr_len = seen.addr_len
+
+
+cdef struct SharedListener:
+    # A listener that has a guest's own port, for flows that the guest opens from there.
+    uint32_t index
+    int fd
+    uint16_t family
 
 
 cdef class Core:
@@ -89,6 +98,10 @@ cdef class Core:
     cdef uint8_t seen6[16]
     cdef uint8_t seen6_local[16]
     cdef uint32_t mtu             # bytes; 0: none assigned
+    cdef uint32_t packet_limit    # bytes of the largest IP packet that the link takes
+    cdef Reassembler reassembler
+    cdef uint32_t fragment_timer  # its id
+    cdef uint32_t fragment_id     # identification of the last packet sent in fragments
     cdef int spare_fd             # given up to refuse a connection when descriptors run out
     cdef bint ip4_on, ip6_on, tcp_on, udp_on, icmp_on
     cdef bint has_trace
@@ -97,11 +110,14 @@ cdef class Core:
     cdef readonly Pool pool       # memory for what connections hold
     cdef iovec gather[MAX_GATHER]
     cdef uint32_t n_gather
+    cdef uint32_t ts_val          # timestamps of the segment at hand, where its connection has them
+    cdef uint32_t ts_ecr
     cdef Flow *gather_flow
     cdef OutBatch *out_batch      # datagrams of the guest's, to be flushed with the gathered data
     cdef InBatch *in_batch
     cdef Flow *last_udp           # of the guest's last datagram; to be compared, it may have ended
     cdef list paused              # indices of listeners that wait for the link
+    cdef dict offered             # port -> [(index, fd, families)] of UDP listeners on any address
     cdef int64_t udp_once         # ns that a UDP flow without an answer, or with one, lives unused
     cdef int64_t udp_stream       # ns for one that went on
 
@@ -110,7 +126,9 @@ cdef class Core:
                           const sockaddr_storage *local, Seen *seen) noexcept with gil
     cdef void on_control(self, const uint8_t *frame, size_t n) noexcept nogil
     cdef void respond(self, const uint8_t *frame, size_t n) noexcept with gil
+    cdef bint ask_source(self, const uint8_t *address, size_t n, uint8_t *seen) noexcept with gil
     cdef void tell_mac(self) noexcept with gil
+    cdef void tell_ping_forbidden(self) noexcept with gil
     cdef void tell_address(self, const uint8_t *address, size_t n) noexcept with gil
     cdef void trace_state(self, const Flow *flow, const char *what) noexcept with gil
     cdef void captured(self, const uint8_t *frame, size_t n, bint to_guest) noexcept with gil
@@ -125,6 +143,8 @@ cdef class Core:
                           uint8_t protocol, uint32_t l4_len) noexcept nogil
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil
     cdef uint16_t listener_port(self, uint32_t listener) noexcept with gil
+    cdef bint ask_listener(self, const FlowKey *key, const sockaddr_storage *peer, SharedListener *found) \
+        noexcept with gil
     cdef void pause_listener(self, uint32_t listener, int fd) noexcept with gil
     cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil
     cdef int route_socket(self, int kind, int protocol, const Route *route) noexcept nogil

@@ -18,6 +18,7 @@ from passt.dataplane.headers cimport (
     ETH_ALEN, ETH_HLEN, ETH_MIN_FRAME, ETHERTYPE_IP4, ETHERTYPE_IP6, IP4_DF, IP4_HLEN, IP6_HLEN, EthHdr,
     Ip4Hdr, Ip6Hdr, is_loopback6, is_multicast4, is_zero,
 )
+from passt.dataplane.ip_reassembly cimport Reassembler
 from passt.dataplane.link cimport Link, TxMeta
 from passt.dataplane.pipes cimport PipePool
 from passt.dataplane.pool cimport Pool
@@ -36,6 +37,8 @@ cdef enum:
     # What all connections together may hold (see pool): enough for a hundred windows of the usual size at
     # once, and no way for a guest to make the process grow further.
     POOL_SIZE = 32 << 20
+    DEFAULT_MTU = 65520           # of a guest that is assigned none, passt(1) --mtu
+    MIN_MTU = 576                 # less is no link that anybody has; it bounds the number of fragments
     COPY_BELOW = 2048             # octets that are copied faster than a second piece is looked at
     # Control frames and news of the guest cost Python's time, some 100 and 10 us each, so a guest gets
     # as many as its start or a sweep over its neighbours takes, and then a steady rate: not more than
@@ -75,6 +78,11 @@ cdef class Core:
         self.flows = FlowTable(max_flows, secret)
         self.listeners = []
         self.mtu = mtu
+        self.packet_limit = max(mtu or DEFAULT_MTU, <uint32_t>MIN_MTU)
+        self.reassembler = Reassembler()
+        self.fragment_timer = max_flows + 1
+        memcpy(&self.fragment_id, <const char *>secret + 4, sizeof(self.fragment_id))
+        self.fragment_id ^= 0x5a5a5a5a
         self.ip4_on = self.ip6_on = self.tcp_on = self.udp_on = self.icmp_on = True
         memcpy(self.our_mac, <const char *>our_mac, ETH_ALEN)
         memcpy(self.our_ip4, <const char *>our_ip4, 4)
@@ -85,6 +93,7 @@ cdef class Core:
         self.spare_fd = open(b"/", O_RDONLY | O_CLOEXEC)
         self.pool = Pool(POOL_SIZE)
         self.paused = []
+        self.offered = {}
         self.udp_once = UDP_ONCE_NS
         self.udp_stream = UDP_STREAM_NS
         self.out_batch = <OutBatch *>calloc(1, sizeof(OutBatch))
@@ -173,9 +182,70 @@ cdef class Core:
             self.fail(error)
             return False
 
+    cdef bint ask_source(self, const uint8_t *address, size_t n, uint8_t *seen) noexcept with gil:
+        """Have the policy say by which address the guest knows one of the host's side; False: by none.
+
+        *seen* has 16 octets, what is behind the address is zeroed; *address* may be the same memory.
+        """
+        cdef bytes text
+        cdef object found, error
+        try:
+            found = self.policy.seen_source((<const char *>address)[:n])
+            if found is None or <size_t>len(found) != n:
+                return False
+            text = found
+            memset(seen, 0, 16)
+            memcpy(seen, <const char *>text, n)
+            return True
+        except BaseException as error:
+            self.fail(error)
+            return False
+
     cdef uint16_t listener_port(self, uint32_t listener) noexcept with gil:
         """The port that a listener is bound to."""
         return self.listeners[listener][3]
+
+    def offer_port(self, uint32_t index, int fd, int port, tuple families):
+        """Let flows that the guest opens from *port* use a listener, if *families* can be reached by it."""
+        if families:
+            self.offered.setdefault(port, []).append((index, fd, families))
+
+    def withdraw_port(self, uint32_t index, int port):
+        """The listener is no more."""
+        left = [entry for entry in self.offered.pop(port, ()) if entry[0] != index]
+        if left:
+            self.offered[port] = left
+
+    cdef bint ask_listener(self, const FlowKey *key, const sockaddr_storage *peer, SharedListener *found) \
+            noexcept with gil:
+        """The listener on the guest's own port that hands what *peer* sends to this very flow; False: none.
+
+        Its socket has the port that a socket of ours would need to keep, and the answers come to it.
+        """
+        cdef uint8_t address[16]
+        cdef uint16_t port = 0
+        cdef size_t n
+        cdef object target, error, entries, entry, seen
+        entries = self.offered.get(key.guest_port)
+        if entries is None:
+            return False
+        n = read_sockaddr(peer, address, &port)
+        seen = ((<const char *>key.remote)[:n], key.remote_port,
+                (<const char *>key.guest)[:n], key.guest_port)
+        try:
+            for entry in entries:
+                if peer.ss_family not in entry[2]:
+                    continue
+                target = self.policy.inbound(IPPROTO_UDP, self.listeners[entry[0]][2], (<char *>address)[:n],
+                                             port, bytes(n), key.guest_port)
+                if target is not None and tuple(target) == seen:
+                    found.index = entry[0]
+                    found.fd = entry[1]
+                    found.family = entry[2][0]
+                    return True
+        except BaseException as error:
+            self.fail(error)
+        return False
 
     cdef void pause_listener(self, uint32_t listener, int fd) noexcept with gil:
         """Leave datagrams in a listener's socket until the link drains."""
@@ -222,6 +292,13 @@ cdef class Core:
         cdef object error
         try:
             self.events.on_guest_mac((<char *>self.guest_mac)[:ETH_ALEN])
+        except BaseException as error:
+            self.fail(error)
+
+    cdef void tell_ping_forbidden(self) noexcept with gil:
+        cdef object error
+        try:
+            self.events.on_ping_forbidden()
         except BaseException as error:
             self.fail(error)
 
@@ -419,6 +496,7 @@ cdef void fill_route(Route *route, object target) except *:
     """Take a `contracts.Target` apart."""
     cdef bytes text = target.address
     cdef const uint8_t *address = <const uint8_t *><const char *>text
+    route.ifindex = target.scope_id
     route.peer_len = fill_sockaddr(&route.peer, address, len(text), target.port, target.scope_id)
     if target.source is not None:
         text = target.source

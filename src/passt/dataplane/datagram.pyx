@@ -21,8 +21,8 @@ from passt.dataplane.stats cimport (
     DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, DROP_TRUNCATED, count,
 )
 from passt.dataplane.sys cimport (
-    AF_INET, EAGAIN, EMFILE, ENFILE, ENOSPC, EPOLL_CTL_ADD, EPOLLET, EPOLLIN, MSG_TRUNC, SOCK_DGRAM, htons,
-    iovec, memset, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
+    AF_INET, EACCES, EAGAIN, EMFILE, ENFILE, ENOSPC, EPERM, EPOLLET, EPOLLIN, EPOLL_CTL_ADD, MSG_TRUNC,
+    SOCK_DGRAM, htons, iovec, memset, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
 )
 from passt.dataplane.udp_out cimport flush_out
 
@@ -42,10 +42,11 @@ cdef Flow *alloc_datagram(Core core, uint8_t kind) noexcept nogil:
 
 cdef bint crowd_out(Core core) noexcept nogil:
     """End the flow unused for longest; False if there is none."""
-    if core.flows.oldest[<int>CLASS_DATAGRAM] == NO_FLOW:
+    cdef uint32_t index = core.flows.oldest[<int>CLASS_DATAGRAM]
+    if index == NO_FLOW:
         return False
-    core.stats.flows_crowded_out += 1
-    end_datagram(core, &core.flows.flows[core.flows.oldest[<int>CLASS_DATAGRAM]])
+    core.stats.flows_evicted += 1
+    end_datagram(core, &core.flows.flows[index])
     return True
 
 
@@ -96,6 +97,8 @@ cdef void refuse_datagram(Core core, Flow *flow, int result) noexcept nogil:
         count(&core.stats, DROP_FLOWS_FULL if result == -ENOSPC else DROP_SOCKET)
     if flow.fd >= 0:
         core.sockets.close(flow.fd)
+    elif flow.kind == FLOW_PING and result in (-EACCES, -EPERM):
+        core.tell_ping_forbidden()
     core.flows.release(flow)
 
 
@@ -159,6 +162,7 @@ cdef void leave_port(Core core, Flow *flow) noexcept nogil:
         return
     port = &core.flows.flows[flow.u.udp.port]
     port.u.port.users -= 1
+    port.u.port.groups -= flow.u.udp.group
     if not port.u.port.users:
         end_datagram(core, port)
 

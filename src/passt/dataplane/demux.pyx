@@ -1,8 +1,9 @@
 """One frame from the guest goes to its translator, the responder, or a drop counter."""
 
-from libc.stdint cimport uint16_t
+from libc.stdint cimport uint8_t, uint16_t
 
 from passt.dataplane.core cimport Core
+from passt.dataplane.fragments cimport on_fragment
 from passt.dataplane.headers cimport (
     ETH_ALEN, ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IP4, ETHERTYPE_IP6, ICMP6_ND_FIRST, ICMP6_ND_LAST,
     UDP_HLEN, ArpPkt, EthHdr, eth_type, is_loopback6, is_mapped4, is_multicast4, is_zero, load_be16,
@@ -11,11 +12,15 @@ from passt.dataplane.link cimport RxFrame
 from passt.dataplane.parse cimport IpView, split_ip4, split_ip6
 from passt.dataplane.ping cimport on_echo
 from passt.dataplane.stats cimport (
-    DROP_BAD_ADDRESS, DROP_DISABLED, DROP_ETHERTYPE, DROP_PROTOCOL, VERDICT_OK, Verdict, count,
+    DROP_BAD_ADDRESS, DROP_ETHERTYPE, DROP_FRAGMENT, DROP_PROTOCOL, VERDICT_OK, Verdict, count,
+    DROP_DISABLED,
 )
-from passt.dataplane.sys cimport IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, memcmp
-from passt.dataplane.tcp_from_tap cimport on_segment
+from passt.dataplane.sys cimport (
+    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, memcmp, memset,
+)
+from passt.dataplane.tcp_from_tap cimport flush_gather, on_segment
 from passt.dataplane.udp cimport on_datagram
+from passt.dataplane.udp_out cimport flush_out
 
 cdef enum:
     PORT_DHCP_SERVER = 67         # RFC 2131
@@ -29,6 +34,7 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
     cdef const EthHdr *eth = <const EthHdr *>frame.data
     cdef uint16_t kind = eth_type(eth)
     cdef IpView ip
+    cdef RxFrame joined
     cdef Verdict verdict
     core.stats.frames_from_guest += 1
     core.stats.bytes_from_guest += frame.len
@@ -44,25 +50,42 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
         return
     else:
         verdict = DROP_ETHERTYPE
+    if verdict == DROP_FRAGMENT:
+        if not on_fragment(core, &ip):
+            return
+        if is_control(core, &ip):
+            count(&core.stats, DROP_FRAGMENT)             # RFC 6980; and nobody sends DHCP so
+        else:
+            memset(&joined, 0, sizeof(joined))
+            on_packet(core, &ip, &joined, eth.src)
+            # What was gathered of it must leave before its memory is used again.
+            flush_gather(core)
+            flush_out(core)
+        return
     if verdict != VERDICT_OK:
         count(&core.stats, verdict)
         return
     if is_control(core, &ip):
         core.on_control(frame.data, frame.len)
         return
-    if not is_plausible(&ip):
+    on_packet(core, &ip, frame, eth.src)
+
+
+cdef void on_packet(Core core, const IpView *ip, const RxFrame *frame, const uint8_t *mac) noexcept nogil:
+    """A whole packet from *mac*; *frame* says what is to be done with it only."""
+    if not is_plausible(ip):
         count(&core.stats, DROP_BAD_ADDRESS)
         return
-    if not core.is_enabled(&ip):
+    if not core.is_enabled(ip):
         count(&core.stats, DROP_DISABLED)
         return
-    core.learn(eth.src, ip.src, ip.addr_len)
+    core.learn(mac, ip.src, ip.addr_len)
     if ip.protocol == IPPROTO_TCP:
-        on_segment(core, &ip)
+        on_segment(core, ip)
     elif ip.protocol == IPPROTO_UDP:
-        on_datagram(core, &ip, frame)
+        on_datagram(core, ip, frame)
     elif ip.protocol == (IPPROTO_ICMP if ip.addr_len == 4 else IPPROTO_ICMPV6):
-        on_echo(core, &ip)
+        on_echo(core, ip)
     else:
         count(&core.stats, DROP_PROTOCOL)
 

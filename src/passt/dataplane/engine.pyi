@@ -27,18 +27,22 @@ class Engine:
 
     def __init__(self, policy: FlowPolicy, responder: FrameResponder, events: GuestEvents, *,
                  our_mac: bytes, mtu: int, max_flows: int = ..., secret: bytes = ...,
-                 our_ip4: bytes = ..., without: Collection[str] = ...) -> None:
+                 our_ip4: bytes = ..., udp_timeouts: tuple[int, int] = ...,
+                 without: Collection[str] = ...) -> None:
         """Take the deciders; *our_mac* 6 bytes, *mtu* bytes (0: none assigned), *secret* 16 random bytes.
 
         *our_ip4*, 4 bytes, is the address at which the guest finds the DHCP server (zeros: none).
-        *without* names what this kernel shall count as lacking, for tests of the fallbacks: "peek_off4",
-        "peek_off6", "meminfo" (see `Sockets.probe`), "pwait2" (epoll_pwait2, Linux 5.11).
+        *udp_timeouts* are the seconds that an unused UDP flow lives, one without an answer or with one,
+        and one that went on. Datagram flows have at most half of the descriptors that the process may
+        open, and a quarter of *max_flows*. *without* names what this kernel shall count as lacking, for
+        tests of the fallbacks: "peek_off4", "peek_off6", "meminfo", "bytes_acked" (see `Sockets.probe`),
+        "pwait2" (epoll_pwait2, Linux 5.11).
         """
 
     def memory_ceiling(self) -> int:
         """Tell the bytes that flows can make the engine use at most, all tables and pools together.
 
-        64 MiB and less with the default *max_flows*; of the tables only the pages that were used are there.
+        72 MiB and less with the default *max_flows*; of the tables only the pages that were used are there.
         """
 
     def switch(self, *, ip4: bool = ..., ip6: bool = ..., tcp: bool = ..., udp: bool = ...,

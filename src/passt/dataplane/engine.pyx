@@ -7,6 +7,8 @@ not sleep.
 """
 
 import os
+import resource
+import socket as pysocket
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
@@ -29,8 +31,8 @@ from passt.dataplane.sockets cimport Sockets, read_sockaddr
 from passt.dataplane.splice cimport end_splice, splice_state
 from passt.dataplane.stats cimport stats_as_dict
 from passt.dataplane.sys cimport (
-    EMFILE, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP, IPPROTO_UDP,
-    epoll_event, errno, getsockname, memcpy, sockaddr, sockaddr_storage, socklen_t,
+    AF_INET, AF_INET6, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP,
+    IPPROTO_UDP, epoll_event, memcpy, EMFILE, errno, getsockname, sockaddr, sockaddr_storage, socklen_t,
 )
 from passt.dataplane.tcp_conn cimport end_all, state_name
 from passt.dataplane.tcp_from_sock cimport on_listener
@@ -75,9 +77,9 @@ cdef class Engine:
     cdef uint32_t python_timer    # id of the heap entry that all Python timers share
 
     def __init__(self, policy, responder, events, *, bytes our_mac, uint32_t mtu, uint32_t max_flows=65536,
-                 bytes secret=None, bytes our_ip4=bytes(4), without=()):
+                 bytes secret=None, bytes our_ip4=bytes(4), udp_timeouts=None, without=()):
         cdef Sockets sockets
-        self.reactor = Reactor(max_flows + 1)
+        self.reactor = Reactor(max_flows + 2)
         sockets = Sockets(self.reactor)
         sockets.probe(without)
         if "pwait2" in without:
@@ -85,6 +87,13 @@ cdef class Engine:
         self.core = Core(policy, responder, events, Link(), sockets, our_mac=our_mac, mtu=mtu,
                          max_flows=max_flows, secret=os.urandom(16) if secret is None else secret,
                          our_ip4=our_ip4)
+        if udp_timeouts is not None:
+            self.core.udp_once = udp_timeouts[0] * 1000000000
+            self.core.udp_stream = udp_timeouts[1] * 1000000000
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if descriptors != resource.RLIM_INFINITY:
+            # Each may have a descriptor; connections and listeners need some too.
+            self.core.flows.max_datagram = min(self.core.flows.max_datagram, max(descriptors // 2, 1))
         self.link_fd = -1
         self.link_room = 1
         self.readers = {}
@@ -123,6 +132,8 @@ cdef class Engine:
         else:
             self.core.listeners.append(None)
         self.core.listeners[index] = (fd, proto, rule, port, namespace)
+        if proto == IPPROTO_UDP and not namespace:
+            self.core.offer_port(index, fd, port, families_of(fd))
         self.listener_index[fd] = index
         if proto == IPPROTO_TCP:
             self.core.sockets.prepare_relay(fd)     # what it accepts takes it over
@@ -139,6 +150,7 @@ cdef class Engine:
                     end_datagram(self.core, flow)
                 elif flow.kind == FLOW_SPLICE_UDP and flow.u.splice_udp.listener == index + 1:
                     end_datagram(self.core, flow)
+        self.core.withdraw_port(index, self.core.listeners[index][3])
         self.core.listeners[index] = None
         self.free_listeners.append(index)
         os.close(fd)
@@ -329,6 +341,18 @@ cdef class Engine:
         self.core.use_link(Link())
         self.link_fd = -1
         self.link_wants_out = False
+
+
+cdef tuple families_of(int fd):
+    """The families that a socket bound to no address can send to; none if it is bound to one."""
+    with pysocket.socket(fileno=os.dup(fd)) as view:
+        if view.getsockname()[0] not in ("0.0.0.0", "::"):
+            return ()
+        if view.family == pysocket.AF_INET:
+            return (AF_INET,)
+        if view.getsockopt(pysocket.IPPROTO_IPV6, pysocket.IPV6_V6ONLY):
+            return (AF_INET6,)
+        return (AF_INET6, AF_INET)
 
 
 cdef int local_port(int fd) except -1:

@@ -57,6 +57,9 @@ cdef enum TcpFlag:
     CONN_SACK = 8192              # the guest's SYN permitted selective acknowledgements
     CONN_FIN_EARLY = 16384        # the guest's FIN has come, data before it has not: guest_fin
     CONN_KEEP_ALIVE = 32768       # the host's socket probes the remote, as the guest does us
+    CONN_TIMESTAMPS = 65536       # each segment carries the timestamps option
+    CONN_FOLLOW = 1 << 20         # the guest is acknowledged what the remote acknowledged (tcp_acked)
+    CONN_STAMPED = 1 << 21        # the socket's error queue may tell of acknowledgements
 
 cdef enum FlowClass:
     # Flows that may have to make room for new ones; each class has an order in which they go.
@@ -159,6 +162,7 @@ cdef struct TcpConn:
     uint32_t rcv_nxt
     uint32_t rcv_acked            # last acknowledgement that the guest was sent
     uint32_t rcv_adv              # right edge of the window that the guest was told
+    uint32_t far_acked            # what the remote has acknowledged, with CONN_FOLLOW; else as rcv_acked
     uint32_t rcv_room             # window when the send buffer was last looked at
     uint32_t cwnd                 # limit of bytes in flight after a time-out, else CWND_OPEN
     uint32_t recover              # RFC 6582
@@ -168,7 +172,7 @@ cdef struct TcpConn:
     int64_t rttvar                # ns
     int64_t rto                   # ns
     int64_t rtx_at                # deadline of retransmission, window probe or state, 0: none
-    int64_t ack_at                # deadline of a delayed acknowledgement, 0: none
+    int64_t ack_at                # deadline of a delayed acknowledgement or of the remote's, 0: none
     int64_t sock_at               # when to look at the send buffer again, 0: on an event only
     int64_t alive_at              # when to see whether the guest is still there, 0: not established yet
     int64_t heard_at              # when the guest's last segment came
@@ -178,7 +182,11 @@ cdef struct TcpConn:
     uint32_t guest_fin            # of the guest's FIN, valid with CONN_FIN_EARLY
     uint32_t tell_start           # what the next acknowledgement reports first: bytes that came twice
     uint32_t tell_end             # (RFC 2883 4) or an early FIN; both the same: nothing
+    uint32_t ts_offset            # of our clock
+    uint32_t ts_recent            # stamp of the guest's that is due for an echo
+    uint32_t ts_recent_at         # when it came, s
     uint32_t flags
+    uint16_t far_writes           # small ones of the guest's in a row
     uint16_t mss                  # payload of a segment to the guest
     uint8_t state
     uint8_t snd_wscale
@@ -189,6 +197,7 @@ cdef struct TcpConn:
     uint8_t sock_polls
     uint8_t pingpong              # questions of the guest in a row that were answered by data
     uint8_t alive_probes          # unanswered keep-alive probes in a row
+    uint8_t far_misses            # times that the connection was found not to be one to follow
     uint8_t challenges            # acknowledgements that were spent on what makes no sense
 
 
@@ -203,6 +212,8 @@ cdef struct UdpFlow:
     uint16_t pending              # questions of a DNS flow that wait for an answer
     bint answered
     bint streaming
+    bint group                    # goes to a multicast group or to a broadcast address
+    int64_t told_mtu              # ns, when the guest was told of the path's MTU, 0: not yet
 
 
 cdef struct UdpPort:
@@ -210,10 +221,18 @@ cdef struct UdpPort:
     char ifname[16]
     uint32_t users                # flows
     uint32_t longest              # datagram of the last batch read
+    uint32_t groups               # flows to groups: what answers them comes from anybody
+    uint8_t fragmenting           # how the socket treats large datagrams, 0: not yet said (see socket_marks)
+    bint broadcasts               # SO_BROADCAST is set
+    bint tells_ttl                # of what is received
 
 
 cdef struct PingFlow:
     int64_t last_used             # ns
+    uint8_t ttl                   # that the socket sends with, 0: not yet said
+    uint8_t tos
+    uint8_t fragmenting           # see socket_marks
+    int64_t told_mtu
 
 
 cdef struct SpliceHalf:
@@ -256,21 +275,21 @@ cdef union FlowBody:
 cdef struct Flow:
     FlowKey keys[2]
     uint32_t chain[2]             # next node of the hash chain, by side
-    bint hashed[2]
     uint32_t index
     uint32_t generation
     uint32_t next_free
     uint32_t next_work
     uint32_t older                # of its FlowClass, NO_FLOW at the end
     uint32_t newer
-    bint has_work
+    uint8_t hashed[2]             # these are truth values; a bint would take four bytes
+    uint8_t has_work
     uint8_t kind
     uint8_t flow_class
-    bint inbound
+    uint8_t inbound
     int fd
+    socklen_t peer_len
     int64_t armed                 # deadline in the heap, 0: not armed
     sockaddr_storage peer         # host side: where the socket's traffic goes
-    socklen_t peer_len
     FlowBody u
 
 
@@ -301,7 +320,7 @@ cdef class FlowTable:
     cdef uint64_t secret[2]
     cdef readonly uint32_t n_active
     cdef readonly uint32_t n_datagram
-    cdef readonly uint32_t max_datagram
+    cdef public uint32_t max_datagram   # flows of CLASS_DATAGRAM, which `datagram` keeps to
 
     cdef Flow *alloc(self, uint8_t kind) noexcept nogil
     cdef void release(self, Flow *flow) noexcept nogil

@@ -23,7 +23,14 @@ cdef enum:
     UDP_HLEN = 8
     ICMP_HLEN = 8
     IP4_DF = 0x4000
+    IP4_MF = 0x2000
     IP4_FRAGMENT = 0x3fff         # MF and offset
+    IP6_MF = 1
+    IP6_FRAGMENT = 0xfff9         # offset and M
+    IP6_FRAGMENT_HLEN = 8
+    NH_FRAGMENT = 44
+    ECN_MASK = 3                  # of TOS and traffic class, RFC 3168
+    ECN_CE = 3
 
 cdef enum:
     TCP_FIN = 0x01
@@ -35,15 +42,6 @@ cdef enum:
 cdef enum:
     ICMP_ECHO_REPLY = 0
     ICMP_UNREACHABLE = 3
-    # Codes of ICMP_UNREACHABLE and of ICMP6_UNREACHABLE (RFC 1812 5.2.7.1, RFC 4443 3.1)
-    ICMP_NET_UNREACHABLE = 0
-    ICMP_HOST_UNREACHABLE = 1
-    ICMP_PROTOCOL_UNREACHABLE = 2
-    ICMP_PROHIBITED = 13
-    ICMP6_NO_ROUTE = 0
-    ICMP6_PROHIBITED = 1
-    ICMP6_ADDRESS_UNREACHABLE = 3
-    ICMP_FRAGMENTATION_NEEDED = 4  # code of ICMP_UNREACHABLE
     ICMP_ECHO_REQUEST = 8
     ICMP_TIME_EXCEEDED = 11
     ICMP_PARAMETER_PROBLEM = 12
@@ -51,6 +49,15 @@ cdef enum:
     ICMP6_TOO_BIG = 2
     ICMP6_TIME_EXCEEDED = 3
     ICMP6_PARAMETER_PROBLEM = 4
+    # Codes of ICMP_UNREACHABLE and of ICMP6_UNREACHABLE (RFC 1812 5.2.7.1, RFC 4443 3.1)
+    ICMP_NET_UNREACHABLE = 0
+    ICMP_HOST_UNREACHABLE = 1
+    ICMP_PROTOCOL_UNREACHABLE = 2
+    ICMP_FRAGMENTATION_NEEDED = 4
+    ICMP_PROHIBITED = 13
+    ICMP6_NO_ROUTE = 0
+    ICMP6_PROHIBITED = 1
+    ICMP6_ADDRESS_UNREACHABLE = 3
     ICMP6_ECHO_REQUEST = 128
     ICMP6_ECHO_REPLY = 129
     ICMP6_ND_FIRST = 133          # router solicitation ... redirect (RFC 4861)
@@ -88,6 +95,12 @@ cdef packed struct Ip6Hdr:
     uint8_t hop_limit
     uint8_t src[16]
     uint8_t dst[16]
+
+cdef packed struct FragmentHdr:   # RFC 8200 4.5
+    uint8_t next_header
+    uint8_t reserved
+    uint16_t offset_be            # in octets, M in the lowest bit
+    uint32_t id_be
 
 cdef packed struct TcpHdr:
     uint16_t src_port_be

@@ -17,6 +17,7 @@ from passt.dataplane.headers cimport (
     Ip6Hdr, is_multicast4, is_zero,
 )
 from passt.dataplane.link cimport TxMeta
+from passt.dataplane.socket_marks cimport mark_packet
 from passt.dataplane.stats cimport DROP_BAD_ADDRESS, DROP_LINK_FULL, count
 from passt.dataplane.sys cimport IPPROTO_ICMP, IPPROTO_ICMPV6, htonl, htons, memcpy, memmove, memset
 
@@ -38,6 +39,13 @@ cdef void push_icmp_error(Core core, const FlowKey *key, uint8_t protocol, const
     *offender* has the 16 octets of an address in a `FlowKey`: who reports it; NULL: the remote as the
     guest sees it. A full link, or an offender that no packet may come from, is a counted drop.
     """
+    relay_icmp_error(core, key, protocol, quoted, quoted_length, type, code, info, offender, 0)
+
+
+cdef void relay_icmp_error(Core core, const FlowKey *key, uint8_t protocol, const uint8_t *quoted,
+                           size_t quoted_length, uint8_t type, uint8_t code, uint32_t info,
+                           const uint8_t *offender, uint8_t ttl) noexcept nogil:
+    """As `push_icmp_error`, for an error that came to the host with *ttl*, 0: unknown."""
     cdef bint four = key.addr_len == 4
     cdef const uint8_t *source = offender
     cdef uint32_t l3_len = IP4_HLEN if four else IP6_HLEN
@@ -53,7 +61,9 @@ cdef void push_icmp_error(Core core, const FlowKey *key, uint8_t protocol, const
         count(&core.stats, DROP_LINK_FULL)
         return
     if not can_report(source, four):
-        count(&core.stats, DROP_BAD_ADDRESS)
+        # There are no errors about what went to a group (RFC 1122 3.2.2, RFC 4443 2.4); that is no drop.
+        if offender != NULL:
+            count(&core.stats, DROP_BAD_ADDRESS)
         return
     memmove(place + ICMP_HLEN + l3_len, quoted, taken)
     fill_quoted_ip(place + ICMP_HLEN, key, protocol, min(quoted_length, <size_t>(MAX_IP_LEN - IP4_HLEN)))
@@ -63,6 +73,8 @@ cdef void push_icmp_error(Core core, const FlowKey *key, uint8_t protocol, const
     icmp.info_be = htonl(info_word(four, type, code, info))
     memcpy(place, &icmp, ICMP_HLEN)
     core.push_ip(source, key.guest, key.addr_len, IPPROTO_ICMP if four else IPPROTO_ICMPV6, length)
+    if ttl:
+        mark_packet(core.link.slot + ETH_HLEN, four, 0, ttl)
     icmp.csum_be = csum_fold(csum_add(
         place, length, 0 if four else pseudo6(source, key.guest, IPPROTO_ICMPV6, length)))
     memcpy(place, &icmp, ICMP_HLEN)

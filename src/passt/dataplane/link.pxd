@@ -55,6 +55,7 @@ cdef class Link:
     cdef bint emit(self, uint8_t *frame, size_t n, const TxMeta *meta) noexcept nogil
     cdef void on_writable(self) noexcept nogil
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil
+    cdef bint has_segment(self) noexcept nogil
     cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil
     cdef bint send_segments(self, size_t n, const TxMeta *meta) noexcept nogil
 

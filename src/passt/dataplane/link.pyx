@@ -88,6 +88,16 @@ cdef class Link:
             return self.emit(self.slot, n, &done)
         return self.emit(self.slot, n, meta)
 
+    cdef bint has_segment(self) noexcept nogil:
+        """See that there is memory at `segment`; False is a counted drop."""
+        if self.segment == NULL:
+            self.segment = <uint8_t *>malloc(SLOT_SIZE)
+            if self.segment == NULL:
+                count(self.stats, DROP_LINK_FULL)
+                return False
+            self.segment += HEADROOM
+        return True
+
     cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil:
         """Send the headers at `slot` (meta.hdr_len bytes) with the *n* pieces as payload, MAX_PIECES at most.
 
@@ -109,12 +119,8 @@ cdef class Link:
         cdef size_t payload = n - meta.hdr_len
         cdef uint32_t offset = 0
         cdef size_t length
-        if self.segment == NULL:
-            self.segment = <uint8_t *>malloc(SLOT_SIZE)
-            if self.segment == NULL:
-                count(self.stats, DROP_LINK_FULL)
-                return False
-            self.segment += HEADROOM
+        if not self.has_segment():
+            return False
         done.gso_type = VIRTIO_NET_HDR_GSO_NONE
         done.gso_size = 0
         done.csum_start = 0

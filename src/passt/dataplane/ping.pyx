@@ -10,25 +10,28 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core cimport Core
 from passt.dataplane.csum cimport csum_add, csum_fold, pseudo6
-from passt.dataplane.datagram cimport (
-    DROPPED, NOTHING, end_datagram, open_datagram, receive, still_used, use,
-)
+from passt.dataplane.datagram cimport DROPPED, NOTHING, end_datagram, open_datagram, still_used, use
+from passt.dataplane.errqueue cimport drain_errors, settle_send_error
 from passt.dataplane.flow cimport FLOW_PING, SIDE_GUEST, Flow, FlowKey, fill_key
+from passt.dataplane.fragments cimport send_packet
 from passt.dataplane.headers cimport (
     ETH_HLEN, ICMP6_ECHO_REPLY, ICMP6_ECHO_REQUEST, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_HLEN, IP4_HLEN,
-    IP6_HLEN, IcmpHdr,
+    IP6_HLEN, MAX_IP_LEN, IcmpHdr,
 )
 from passt.dataplane.link cimport TxMeta
 from passt.dataplane.parse cimport IpView
-from passt.dataplane.stats cimport DROP_PROTOCOL, DROP_SHORT, DROP_SOCKET, count
+from passt.dataplane.socket_marks cimport Marks, mark_packet, read_marks, set_ping_marks
+from passt.dataplane.stats cimport DROP_PROTOCOL, DROP_SHORT, DROP_SOCKET, DROP_TRUNCATED, count
 from passt.dataplane.sys cimport (
-    IPPROTO_ICMP, IPPROTO_ICMPV6, htons, iovec, memcpy, memset, msghdr, ntohs,
+    EAGAIN, IPPROTO_ICMP, IPPROTO_ICMPV6, MSG_TRUNC, htons, iovec, memcpy, memset, msghdr, ntohs,
 )
 from passt.dataplane.tcp_conn cimport ms
 
 cdef enum:
     LIFETIME_MS = 30000           # nf_conntrack_icmp_timeout
     RECEIVE_BUDGET = 16
+    MOST_TRIES = 3                # an earlier request's error, one that is too large, and at last
+    CONTROL_SIZE = 128
 
 
 cdef void on_echo(Core core, const IpView *ip) noexcept nogil:
@@ -38,6 +41,7 @@ cdef void on_echo(Core core, const IpView *ip) noexcept nogil:
     cdef Flow *flow
     cdef msghdr message
     cdef iovec piece
+    cdef ssize_t sent
     cdef uint8_t protocol = IPPROTO_ICMP if ip.addr_len == 4 else IPPROTO_ICMPV6
     cdef uint8_t wanted = ICMP_ECHO_REQUEST if ip.addr_len == 4 else ICMP6_ECHO_REQUEST
     if ip.l4_len < ICMP_HLEN:
@@ -59,17 +63,24 @@ cdef void on_echo(Core core, const IpView *ip) noexcept nogil:
     piece.iov_len = ip.l4_len
     message.msg_iov = &piece
     message.msg_iovlen = 1
-    if core.sockets.send_message(flow.fd, &message) < 0:
-        count(&core.stats, DROP_SOCKET)
+    set_ping_marks(core, flow, ip)
+    for _ in range(MOST_TRIES):
+        sent = core.sockets.send_message(flow.fd, &message)
+        if sent >= 0:
+            return
+        if not settle_send_error(core, flow, <int>sent, ip.l4, ip.l4_len):
+            break
+    count(&core.stats, DROP_SOCKET)
 
 
 cdef void on_ping_socket(Core core, Flow *flow) noexcept nogil:
     """Replies or errors on a ping socket."""
+    cdef Marks marks
     cdef ssize_t n
     cdef int budget = RECEIVE_BUDGET
     while budget:
         budget -= 1
-        n = receive(core, flow, 0)
+        n = take_reply(core, flow, &marks)
         if n == NOTHING:
             return
         if n == DROPPED:
@@ -78,11 +89,47 @@ cdef void on_ping_socket(Core core, Flow *flow) noexcept nogil:
             count(&core.stats, DROP_SHORT)
             continue
         use(core, flow, &flow.u.ping.last_used, ms(LIFETIME_MS))
-        send_reply(core, flow, <uint32_t>n)
+        send_reply(core, flow, <uint32_t>n, &marks)
     core.flows.add_work(flow)
 
 
-cdef void send_reply(Core core, Flow *flow, uint32_t n) noexcept nogil:
+cdef ssize_t take_reply(Core core, Flow *flow, Marks *marks) noexcept nogil:
+    """Read a message into the link's slot behind the IP header's place; its length, NOTHING or DROPPED.
+
+    While the link is full the messages stay in the socket: the flow waits for the link.
+    """
+    cdef uint8_t control[CONTROL_SIZE]
+    cdef msghdr message
+    cdef iovec piece
+    cdef uint32_t mtu = 0
+    cdef ssize_t n
+    cdef bint four = flow.keys[0].addr_len == 4
+    if core.link.blocked:
+        core.flows.add_waiting(flow)
+        return NOTHING
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = &piece
+    message.msg_iovlen = 1
+    message.msg_control = control
+    message.msg_controllen = CONTROL_SIZE
+    piece.iov_base = core.link.slot + ETH_HLEN + (IP4_HLEN if four else IP6_HLEN)
+    # IPv4 counts its header in the packet's length, IPv6 does not.
+    piece.iov_len = MAX_IP_LEN - IP4_HLEN if four else MAX_IP_LEN
+    n = core.sockets.receive_message(flow.fd, &message)
+    if n == -EAGAIN:
+        return NOTHING
+    if n < 0:
+        if not drain_errors(core, flow, 0, flow.fd, &mtu):
+            count(&core.stats, DROP_SOCKET)
+        return DROPPED
+    if message.msg_flags & MSG_TRUNC:
+        count(&core.stats, DROP_TRUNCATED)
+        return DROPPED
+    read_marks(&message, marks)
+    return n
+
+
+cdef void send_reply(Core core, Flow *flow, uint32_t n, const Marks *marks) noexcept nogil:
     """Send the guest the reply of *n* bytes that lies in the slot, under the guest's identifier."""
     cdef FlowKey *key = &flow.keys[0]
     cdef bint four = key.addr_len == 4
@@ -94,6 +141,7 @@ cdef void send_reply(Core core, Flow *flow, uint32_t n) noexcept nogil:
         count(&core.stats, DROP_PROTOCOL)
         return
     core.push_ip(key.remote, key.guest, key.addr_len, key.proto, n)
+    mark_packet(core.link.slot + ETH_HLEN, four, marks.tos, marks.ttl)
     icmp.id_be = htons(key.guest_port)
     icmp.csum_be = 0
     memcpy(place, &icmp, ICMP_HLEN)
@@ -101,7 +149,7 @@ cdef void send_reply(Core core, Flow *flow, uint32_t n) noexcept nogil:
     memcpy(place, &icmp, ICMP_HLEN)
     memset(&meta, 0, sizeof(meta))
     meta.hdr_len = <uint16_t>(place - core.link.slot + ICMP_HLEN)
-    core.send(<size_t>(place - core.link.slot) + n, &meta)
+    send_packet(core, <size_t>(place - core.link.slot) + n, &meta)
 
 
 cdef void on_ping_timer(Core core, Flow *flow) noexcept nogil:

@@ -9,6 +9,15 @@ cdef enum:
     PEEK_CHUNKS = 16              # of DISCARD_SIZE, see Sockets.peek
 
 
+cdef struct PathInfo:
+    # What the kernel knows of a connection's path (linux/tcp.h, struct tcp_info).
+    uint64_t bytes_acked          # by the remote, our SYN included where we connected
+    uint64_t bytes_per_s          # delivered of late
+    uint32_t rtt_us
+    uint32_t rttvar_us            # mean deviation
+    uint32_t min_rtt_us
+
+
 cdef uint8_t scale_for(int64_t window) noexcept nogil
 
 
@@ -16,6 +25,7 @@ cdef class Sockets:
     cdef Reactor reactor
     cdef bint has_peek_off
     cdef bint has_meminfo
+    cdef bint has_bytes_acked     # and tells when it grows
     cdef uint8_t window_scale     # that all windows that a send buffer can make up can be told with
 
     cdef int open(self, int family, int kind, int protocol) noexcept nogil
@@ -34,6 +44,9 @@ cdef class Sockets:
     cdef int shut_write(self, int fd) noexcept nogil
     cdef int take_error(self, int fd) noexcept nogil
     cdef int keep_alive(self, int fd, int idle_s) noexcept nogil
+    cdef int path_info(self, int fd, PathInfo *path) noexcept nogil
+    cdef int follow_acks(self, int fd, bint on) noexcept nogil
+    cdef int drain_errors(self, int fd) noexcept nogil
     cdef int close(self, int fd) noexcept nogil
     cdef int abort(self, int fd) noexcept nogil
     cdef int watch(self, int fd, int op, uint32_t events, uint64_t tag) noexcept nogil
@@ -47,6 +60,9 @@ cdef class Sockets:
     cdef void prepare_relay(self, int fd) noexcept nogil
     cdef void prepare_bulk(self, int fd) noexcept nogil
     cdef void prepare_datagrams(self, int fd) noexcept nogil
+    cdef ssize_t receive_error(self, int fd, msghdr *message) noexcept nogil
+    cdef int set_option(self, int fd, int level, int name, int value) noexcept nogil
+    cdef int set_interface(self, int fd, int family, int ifindex) noexcept nogil
 
 
 cdef socklen_t fill_sockaddr(sockaddr_storage *out, const uint8_t *address, size_t addr_len, uint16_t port,

@@ -15,25 +15,29 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from passt.dataplane.headers cimport is_mapped4
 from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, EAGAIN, EALREADY, EINPROGRESS, EINTR, EISCONN, IPPROTO_ICMP, IPPROTO_ICMPV6,
-    IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, O_CLOEXEC,
-    O_RDONLY, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, POLLOUT, SHUT_WR,
-    SIOCOUTQ, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SOL_UDP, SO_BINDTODEVICE,
-    SO_BROADCAST, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_RCVBUF,
-    SO_REUSEADDR, SO_SNDBUF, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY, UDP_GRO, accept4, bind,
-    close as close_fd, connect as connect_to, errno, getsockname, getsockopt, htons, ioctl, iovec, linger,
-    memcpy, memset, mmsghdr, msghdr, ntohs, open as open_file, recv, recvmmsg, recvmsg, sendmmsg, sendmsg,
-    setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t, poll,
-    pollfd, SPLICE_F_MOVE, SPLICE_F_NONBLOCK, TCP_CONGESTION, splice, write,
+    AF_INET, AF_INET6, EAGAIN, EALREADY, EINPROGRESS, EINTR, EISCONN, ENOPROTOOPT, IPPROTO_ICMP,
+    IPPROTO_ICMPV6, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPV6_MULTICAST_IF, IPV6_RECVERR,
+    IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IPV6_V6ONLY, IP_MULTICAST_IF, IP_RECVERR, IP_RECVTOS, IP_RECVTTL,
+    IP_UNICAST_IF, MSG_DONTWAIT, MSG_ERRQUEUE, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, O_CLOEXEC, O_RDONLY,
+    PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, POLLOUT, SHUT_WR, SIOCOUTQ,
+    SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOF_TIMESTAMPING_OPT_TSONLY,
+    SOF_TIMESTAMPING_TX_ACK, SOL_SOCKET, SOL_UDP, SO_BINDTODEVICE, SO_ERROR, SO_KEEPALIVE, SO_LINGER,
+    SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SO_TIMESTAMPING,
+    SPLICE_F_MOVE, SPLICE_F_NONBLOCK, TCP_CONGESTION, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY,
+    UDP_GRO, accept4, bind, close as close_fd, connect as connect_to, errno, getsockname, getsockopt,
+    htonl, htons, ioctl, iovec, ip_mreqn, linger, memcpy, memset, mmsghdr, msghdr, ntohs, open as
+    open_file, passt_tcp_info, poll, pollfd, recv, recvmmsg, recvmsg, sendmmsg, sendmsg, setsockopt,
+    shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t, splice, write,
 )
 
 cdef enum:
     DISCARD_SIZE = 1 << 20
     DEFAULT_SCALE = 8             # windows up to 16 MiB, in steps of 256 bytes
     MAX_SCALE = 14                # RFC 7323 2.3
+    ERROR_BATCH = 8               # entries of an error queue that are taken at once
     USUAL_KEEPINTVL = 75          # seconds (tcp(7), tcp_keepalive_intvl)
     # Room for some milliseconds of a fast sender; memory is used only while datagrams lie there.
-    DATAGRAM_BUFFER = 1 << 20
+    DATAGRAM_BUFFER = 4 << 20
     # States of the kernel's TCP as TCP_INFO's first byte gives them (linux/tcp_states.h)
     KERNEL_TIME_WAIT = 6
     KERNEL_CLOSE = 7
@@ -65,16 +69,19 @@ cdef class Sockets:
         """Find out what this kernel can do; the names in *without* count as missing.
 
         "peek_off4" and "peek_off6": TCP sockets of that family keep a peek offset. It is used if all
-        families that the kernel has do (6.9 had it for IPv4 only). "meminfo": SO_MEMINFO. How large send
-        buffers may get is looked up too.
+        families that the kernel has do (6.9 had it for IPv4 only). "meminfo": SO_MEMINFO. "bytes_acked": what
+        `tcp_acked` needs, that is TCP_INFO as of Linux 4.9 and SOF_TIMESTAMPING_TX_ACK (4.0). How large
+        send buffers may get is looked up too.
         """
         cdef int family, fd
         cdef int zero = 0
         cdef uint32_t info[PASST_MEMINFO_VARS]
         cdef socklen_t n
+        cdef PathInfo path
         cdef set found = set()
         self.has_peek_off = True
         self.has_meminfo = True
+        self.has_bytes_acked = True
         for family, name in ((AF_INET, "peek_off4"), (AF_INET6, "peek_off6")):
             fd = self.open(family, SOCK_STREAM, IPPROTO_TCP)
             if fd < 0:
@@ -88,6 +95,11 @@ cdef class Sockets:
                 found.add("meminfo")
             else:
                 self.has_meminfo = False
+            self.has_bytes_acked = (
+                self.has_bytes_acked and "bytes_acked" not in without
+                and self.path_info(fd, &path) == 0 and self.follow_acks(fd, True) == 0)
+            if self.has_bytes_acked:
+                found.add("bytes_acked")
             close_fd(fd)
         try:
             with open("/proc/sys/net/ipv4/tcp_wmem", encoding="ascii") as file:
@@ -97,7 +109,7 @@ cdef class Sockets:
         return frozenset(found)
 
     cdef int open(self, int family, int kind, int protocol) noexcept nogil:
-        """A non-blocking socket, of one family only.
+        """A non-blocking socket, of one family only; a datagram socket tells of errors and marks.
 
         Datagram sockets do not share their port when they are bound: datagrams for a port are found by
         the port alone, so one that was bound by somebody else already would lose them to us, and
@@ -114,7 +126,7 @@ cdef class Sockets:
                 setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &zero, sizeof(zero))
             elif family == AF_INET6:
                 setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one))
-            setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &one, sizeof(one))
+            want_details(fd, family, protocol)
         return fd
 
     cdef int bind_source(self, int fd, const sockaddr_storage *address, socklen_t n) noexcept nogil:
@@ -300,6 +312,41 @@ cdef class Sockets:
         setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &between, sizeof(between))
         return -errno if setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one)) < 0 else 0
 
+    cdef int path_info(self, int fd, PathInfo *path) noexcept nogil:
+        """What the kernel knows of the path to the remote; -ENOPROTOOPT if it does not tell all of it."""
+        cdef passt_tcp_info info
+        cdef socklen_t n = sizeof(info)
+        if getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) < 0:
+            return -errno
+        if n < sizeof(info):
+            return -ENOPROTOOPT
+        path.bytes_acked = info.bytes_acked
+        path.bytes_per_s = info.delivery_rate
+        path.rtt_us = info.rtt
+        path.rttvar_us = info.rttvar
+        path.min_rtt_us = info.min_rtt
+        return 0
+
+    cdef int follow_acks(self, int fd, bint on) noexcept nogil:
+        """Have the error queue tell when the remote acknowledges the end of a write from now on, or no more.
+
+        Only that it did, not the data (Documentation/networking/timestamping.rst, OPT_TSONLY), which needs no
+        privilege.
+        """
+        cdef int value = SOF_TIMESTAMPING_TX_ACK | SOF_TIMESTAMPING_OPT_TSONLY if on else 0
+        return -errno if setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &value, sizeof(value)) < 0 else 0
+
+    cdef int drain_errors(self, int fd) noexcept nogil:
+        """Empty the error queue, mostly by one call; returns how many entries there were."""
+        cdef mmsghdr messages[ERROR_BATCH]
+        cdef int found = 0
+        cdef int got = ERROR_BATCH
+        while got == ERROR_BATCH:
+            memset(messages, 0, sizeof(messages))
+            got = recvmmsg(fd, messages, ERROR_BATCH, MSG_ERRQUEUE | MSG_DONTWAIT, NULL)
+            found += max(got, 0)
+        return found
+
     cdef int close(self, int fd) noexcept nogil:
         return -errno if close_fd(fd) < 0 else 0
 
@@ -408,6 +455,45 @@ cdef class Sockets:
         setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size))
         setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size))
         setsockopt(fd, SOL_UDP, UDP_GRO, &one, sizeof(one))
+
+    cdef ssize_t receive_error(self, int fd, msghdr *message) noexcept nogil:
+        """Take an entry of the error queue (ip(7), IP_RECVERR); -EAGAIN: it is empty."""
+        cdef ssize_t got
+        while True:
+            got = recvmsg(fd, message, MSG_ERRQUEUE | MSG_DONTWAIT)
+            if got >= 0:
+                return got
+            if errno != EINTR:
+                return -errno
+
+    cdef int set_option(self, int fd, int level, int name, int value) noexcept nogil:
+        return -errno if setsockopt(fd, level, name, &value, sizeof(value)) < 0 else 0
+
+    cdef int set_interface(self, int fd, int family, int ifindex) noexcept nogil:
+        """Choose by which interface multicasts leave, and IPv4's broadcasts (ip(7), ipv6(7))."""
+        cdef ip_mreqn choice
+        cdef uint32_t index_be = htonl(<uint32_t>ifindex)
+        if family == AF_INET6:
+            return self.set_option(fd, IPPROTO_IPV6, IPV6_MULTICAST_IF, ifindex)
+        memset(&choice, 0, sizeof(choice))
+        choice.imr_ifindex = ifindex
+        setsockopt(fd, IPPROTO_IP, IP_UNICAST_IF, &index_be, sizeof(index_be))
+        return -errno if setsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &choice, sizeof(choice)) < 0 else 0
+
+
+cdef void want_details(int fd, int family, int protocol) noexcept nogil:
+    """Ask for errors, and with each datagram for its TOS or traffic class; for pings the time to live too."""
+    cdef int one = 1
+    if family == AF_INET6:
+        setsockopt(fd, IPPROTO_IPV6, IPV6_RECVERR, &one, sizeof(one))
+        setsockopt(fd, IPPROTO_IPV6, IPV6_RECVTCLASS, &one, sizeof(one))
+        if protocol == IPPROTO_ICMPV6:
+            setsockopt(fd, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, &one, sizeof(one))
+        return
+    setsockopt(fd, IPPROTO_IP, IP_RECVERR, &one, sizeof(one))
+    setsockopt(fd, IPPROTO_IP, IP_RECVTOS, &one, sizeof(one))
+    if protocol == IPPROTO_ICMP:
+        setsockopt(fd, IPPROTO_IP, IP_RECVTTL, &one, sizeof(one))
 
 
 cdef socklen_t fill_sockaddr(sockaddr_storage *out, const uint8_t *address, size_t addr_len, uint16_t port,

@@ -13,7 +13,7 @@ cpdef enum Verdict:
     DROP_BAD_LENGTH              # a length field contradicts the frame
     DROP_BAD_VERSION             # IP version does not match the EtherType
     DROP_OVERSIZE                # longer than a receive slot
-    DROP_FRAGMENT                # IP fragments
+    DROP_FRAGMENT                # IP fragment that makes no sense, or may not be one
     DROP_BAD_ADDRESS             # loopback, multicast or unspecified where none may be
     DROP_BAD_PORT                # port 0
     DROP_ETHERTYPE               # neither ARP nor IP
@@ -30,10 +30,15 @@ cpdef enum Verdict:
     DROP_TCP_SEQUENCE            # TCP segment outside the window
     DROP_TCP_ACK                 # TCP acknowledges what was never sent
     DROP_TCP_FLAGS               # TCP segment that makes no sense in the state
+    DROP_TCP_TIMESTAMP           # TCP segment older than others that came, or without a timestamp
     DROP_TCP_MEMORY              # no room to keep it: the guest sends again
     DROP_UNKNOWN_FLOW            # nothing known of it, and nothing to start
     DROP_CONTROL_RATE            # more control frames than are answered (see core)
     DROP_GSO                     # segmentation request that is not possible
+    DROP_FRAGMENT_OVERLAP        # IP fragment of a packet whose fragments overlap
+    DROP_FRAGMENT_TIME           # IP packet that was not complete in time
+    DROP_FRAGMENT_MEMORY         # IP packet pushed out by newer ones before it was complete
+    DROP_BAD_CHECKSUM            # put together from fragments that do not belong together
     N_VERDICTS
 
 
@@ -52,7 +57,6 @@ cdef struct Stats:
     uint64_t flows_opened
     uint64_t flows_refused
     uint64_t flows_evicted       # they made room for new ones in a full table
-    uint64_t flows_crowded_out    # datagram flows ended early, as there were too many
     uint64_t tcp_retransmits
     uint64_t tcp_timeouts
     uint64_t tcp_duplicate_acks
@@ -60,6 +64,8 @@ cdef struct Stats:
     uint64_t tcp_reneged         # guests that dropped what they had selectively acknowledged
     uint64_t tcp_challenge_acks
     uint64_t tcp_acks_withheld   # challenges and the like beyond the limit
+    uint64_t tcp_acks_followed    # connections that began to be acknowledged as the remote does
+    uint64_t tcp_acks_unfollowed  # and that ceased to be
     uint64_t tcp_keep_alives     # probes of silent guests
     uint64_t tcp_short_writes
     uint64_t tcp_resets_sent
@@ -71,6 +77,8 @@ cdef struct Stats:
     uint64_t splice_copies        # reads of bulk data that no pipe was left for
     uint64_t pipes_open
     uint64_t icmp_errors_to_guest
+    uint64_t reassembled         # packets of the guest that came in fragments
+    uint64_t fragments_to_guest
     uint64_t link_stalls
     uint64_t wakeups
 

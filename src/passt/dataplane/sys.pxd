@@ -180,8 +180,8 @@ cdef extern from "<sys/socket.h>" nogil:
     enum:
         AF_INET, AF_INET6, SOCK_STREAM, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_CLOEXEC
         SOL_SOCKET, SO_ERROR, SO_REUSEADDR, SO_KEEPALIVE, SO_LINGER, SO_BINDTODEVICE, SO_BROADCAST
-        SO_SNDBUF, SO_RCVBUF, SO_OOBINLINE
-        MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR
+        SO_SNDBUF, SO_RCVBUF, SO_OOBINLINE, MSG_ERRQUEUE, MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT, MSG_NOSIGNAL
+        SHUT_WR, SO_TIMESTAMPING
     struct sockaddr:
         uint16_t sa_family
     struct sockaddr_storage:
@@ -252,6 +252,11 @@ cdef extern from "<netinet/in.h>" nogil:
     enum:
         IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6
         IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO, IPV6_V6ONLY
+        IP_RECVERR, IP_RECVTOS, IP_RECVTTL, IP_TOS, IP_TTL
+        IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_PROBE
+        IPV6_RECVERR, IPV6_RECVTCLASS, IPV6_RECVHOPLIMIT, IPV6_TCLASS, IPV6_HOPLIMIT, IPV6_UNICAST_HOPS
+        IPV6_MTU_DISCOVER, IPV6_PMTUDISC_WANT, IPV6_PMTUDISC_PROBE
+        IP_MULTICAST_IF, IP_UNICAST_IF, IPV6_MULTICAST_IF
         SOL_UDP
     struct in_addr:
         uint32_t s_addr
@@ -274,12 +279,54 @@ cdef extern from "<netinet/in.h>" nogil:
     struct in6_pktinfo:
         in6_addr ipi6_addr
         unsigned int ipi6_ifindex
+    struct ip_mreqn:
+        in_addr imr_multiaddr
+        in_addr imr_address
+        int imr_ifindex
 
 cdef extern from "<netinet/udp.h>" nogil:
     pass
 
+cdef extern from "<linux/errqueue.h>" nogil:
+    enum: SO_EE_ORIGIN_LOCAL, SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6
+    struct sock_extended_err:
+        uint32_t ee_errno
+        uint8_t ee_origin
+        uint8_t ee_type
+        uint8_t ee_code
+        uint32_t ee_info
+
 cdef extern from "<netinet/tcp.h>" nogil:
     enum: TCP_NODELAY, TCP_INFO, TCP_CONGESTION, TCP_KEEPIDLE, TCP_KEEPINTVL
+
+cdef extern from * nogil:
+    """
+    #include <stdint.h>
+    /* The start of struct tcp_info as linux/tcp.h has it since Linux 4.9; netinet/tcp.h may end earlier. */
+    struct passt_tcp_info {
+        uint8_t state_and_options[8];
+        uint32_t rto_to_rcv_ssthresh[15];
+        uint32_t rtt;
+        uint32_t rttvar;
+        uint32_t snd_ssthresh_to_total_retrans[7];
+        uint64_t pacing_rates[2];
+        uint64_t bytes_acked;
+        uint64_t bytes_received;
+        uint32_t segs_out_to_notsent_bytes[3];
+        uint32_t min_rtt;
+        uint32_t data_segs[2];
+        uint64_t delivery_rate;
+    };
+    """
+    struct passt_tcp_info:
+        uint32_t rtt
+        uint32_t rttvar
+        uint64_t bytes_acked
+        uint32_t min_rtt
+        uint64_t delivery_rate
+
+cdef extern from "<linux/net_tstamp.h>" nogil:
+    enum: SOF_TIMESTAMPING_TX_ACK, SOF_TIMESTAMPING_OPT_TSONLY
 
 cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, ...)

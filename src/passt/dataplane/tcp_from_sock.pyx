@@ -9,11 +9,11 @@ from libc.stdint cimport int64_t, uint32_t
 
 from passt.dataplane.core cimport Core, Seen, fill_inbound_key
 from passt.dataplane.flow cimport (
-    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_GUEST_FIN, CONN_READ_ON, CONN_HOST_EOF, CONN_PUSHED,
-    CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED, CONN_WANT_OUT, CONN_WINDOW_STALE, SIDE_GUEST,
-    TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING,
-    TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT,
-    TCP_TIME_WAIT, Flow, TcpConn,
+    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_GUEST_FIN, CONN_READ_ON, CONN_HOST_EOF,
+    CONN_PUSHED, CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED, CONN_TIMESTAMPS, CONN_WANT_OUT,
+    CONN_WINDOW_STALE, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING, TCP_CONNECTING,
+    TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow,
+    FlowKey, TcpConn, CONN_FOLLOW, CONN_STAMPED,
 )
 from passt.dataplane.headers cimport MAX_IP_LEN, TCP_ACK, TCP_FIN, TCP_PSH, ETH_HLEN
 from passt.dataplane.splice cimport open_splice
@@ -22,6 +22,7 @@ from passt.dataplane.sys cimport (
     EAGAIN, EMFILE, ENFILE, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
     sockaddr_storage,
 )
+from passt.dataplane.tcp_acked cimport count_write, follow, on_far_ack, on_lag_timeout
 from passt.dataplane.tcp_admit cimport admit
 from passt.dataplane.tcp_backlog cimport drain_overflow
 from passt.dataplane.tcp_conn cimport (
@@ -31,6 +32,7 @@ from passt.dataplane.tcp_conn cimport (
 from passt.dataplane.tcp_keepalive cimport on_keep_alive
 from passt.dataplane.tcp_refuse cimport refuse
 from passt.dataplane.tcp_sack cimport behind_run, drop_board, gap_length, note_resent, sacked_before
+from passt.dataplane.tcp_timestamps cimport start_timestamps
 
 cdef enum:
     ACCEPT_BUDGET = 64            # connections taken per listener and turn
@@ -73,10 +75,12 @@ cdef void start_sequence(Core core, Flow *flow) noexcept nogil:
     """Choose the initial sequence number and set what follows from it."""
     cdef TcpConn *conn = &flow.u.tcp
     conn.iss = choose_isn(core, flow)
+    start_timestamps(core, flow)
     conn.snd_una = conn.iss
     conn.snd_nxt = conn.iss + 1
     conn.snd_max = conn.snd_nxt
     conn.sock_una = conn.snd_nxt
+    conn.rtt_seq = conn.snd_nxt
     conn.rto = ms(RTO_INITIAL_MS)
     conn.cwnd = CWND_OPEN
 
@@ -96,7 +100,12 @@ cdef void on_socket(Core core, Flow *flow, uint32_t events) noexcept nogil:
         if conn.state != TCP_CLOSED and events & (EPOLLIN | EPOLLRDHUP):
             note_readable(conn, events)
         return
-    if events & EPOLLERR and core.sockets.take_error(flow.fd):
+    if events & EPOLLERR and conn.flags & CONN_STAMPED:
+        on_far_ack(core, flow)
+    # With the error queue in use an error that ends the connection is told from one that an ICMP message
+    # left behind by the hang-up that comes with it (net/ipv4/tcp.c, tcp_poll).
+    if (events & EPOLLERR and (events & EPOLLHUP or not conn.flags & CONN_STAMPED)
+            and core.sockets.take_error(flow.fd)):
         reset_both(core, flow)
         return
     if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP):
@@ -168,7 +177,6 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
     """Offer an accepted connection to the guest."""
     cdef Seen seen
     cdef Flow *flow
-    cdef Flow *old
     cdef bint wanted = core.ask_inbound(listener, IPPROTO_TCP, peer, local, &seen)
     if wanted and seen.bypass:
         open_splice(core, fd, peer, &seen)
@@ -186,9 +194,7 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
     flow.inbound = True
     flow.peer = peer[0]
     fill_inbound_key(&flow.keys[0], &seen, IPPROTO_TCP)
-    old = core.flows.find(&flow.keys[0], SIDE_GUEST)
-    if old != NULL and old.u.tcp.state == TCP_TIME_WAIT:
-        end(core, old, False)
+    make_way(core, &flow.keys[0])
     if not core.flows.insert(flow, SIDE_GUEST):
         count(&core.stats, DROP_REFUSED)
         core.sockets.abort(fd)
@@ -206,6 +212,24 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
     update_window(core, flow)
     send_syn(core, flow)
     start_rtx(core, flow, flow.u.tcp.rto)
+
+
+cdef void make_way(Core core, const FlowKey *key) noexcept nogil:
+    """A client comes with the tuple of an earlier connection: forget that one if the remote is done with it.
+
+    It may be that we do not know yet how the remote ended it: the listener's event can come first. What is
+    left is at most our FIN, sent but not acknowledged; should it be lost, the guest answers the SYN with an
+    acknowledgement, and learns by the reset that follows.
+    """
+    cdef Flow *old = core.flows.find(key, SIDE_GUEST)
+    if old == NULL:
+        return
+    if may_send_data(&old.u.tcp) and not overflow_len(old):
+        note_readable(&old.u.tcp, EPOLLRDHUP)
+        push_data(core, old, False)
+    if old.u.tcp.state == TCP_TIME_WAIT or (old.u.tcp.state in (TCP_LAST_ACK, TCP_CLOSING)
+                                            and not overflow_len(old)):
+        end(core, old, False)
 
 
 cdef void seek(Core core, Flow *flow) noexcept nogil:
@@ -346,7 +370,7 @@ cdef bint send_data(Core core, Flow *flow, uint32_t n, bint last) noexcept nogil
         core.stats.tcp_retransmits += 1
         if conn.board != NULL:
             note_resent(conn, conn.snd_nxt - n, n)
-    elif not conn.flags & CONN_RTT_TIMED:
+    elif not conn.flags & (CONN_RTT_TIMED | CONN_TIMESTAMPS):
         conn.flags |= CONN_RTT_TIMED
         conn.rtt_seq = conn.snd_nxt
         conn.rtt_start = core.now
@@ -406,9 +430,12 @@ cdef void on_timer(Core core, Flow *flow) noexcept nogil:
     cdef TcpConn *conn = &flow.u.tcp
     if conn.ack_at and conn.ack_at <= core.now:
         conn.ack_at = 0
-        conn.pingpong = 0
-        conn.flags |= CONN_ACK_NOW
-        core.flows.add_work(flow)
+        if conn.flags & CONN_FOLLOW:
+            on_lag_timeout(core, flow)
+        else:
+            conn.pingpong = 0
+            conn.flags |= CONN_ACK_NOW
+            core.flows.add_work(flow)
     if conn.sock_at and conn.sock_at <= core.now:
         conn.sock_at = 0
         look_at_buffer(core, flow)
@@ -478,7 +505,7 @@ cdef void finish_turn(Core core, Flow *flow) noexcept nogil:
     cdef bint tidy_later = conn.snd_una - conn.sock_una < ACK_AT_ONCE
     if not tidy_later:
         consume_acked(core, flow)
-    elif conn.pingpong == PINGPONG and conn.rcv_nxt != conn.rcv_acked:
+    elif conn.pingpong == PINGPONG and conn.rcv_nxt != conn.rcv_acked and not conn.flags & CONN_FOLLOW:
         conn.flags |= CONN_READABLE   # the remote may have answered while it was written to
     if conn.flags & CONN_WINDOW_STALE and flow.fd >= 0 and not conn.flags & CONN_GUEST_FIN:
         update_window(core, flow)
@@ -507,7 +534,10 @@ cdef void settle_acks(Core core, Flow *flow) noexcept nogil:
     cdef uint32_t due = conn.rcv_nxt - conn.rcv_acked
     if conn.state in (TCP_CONNECTING, TCP_SYN_SENT, TCP_CLOSED):
         return
+    if conn.flags & CONN_FOLLOW and follow(core, flow):
+        return
     if due:
+        count_write(core, flow, due)
         if conn.flags & CONN_ASKED:
             conn.pingpong = 0     # it goes on without waiting for an answer
         conn.flags |= CONN_ASKED

@@ -14,8 +14,8 @@ from libc.stdint cimport uint8_t, uint32_t
 from passt.dataplane.core cimport MAX_GATHER, Core, Route
 from passt.dataplane.flow cimport (
     CONN_ACK_NOW, CONN_FIN_EARLY, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_RECOVERY,
-    CONN_RTT_TIMED, CONN_SACK, CONN_WINDOW_STALE, CONN_WRITE_SHUT, SIDE_GUEST, TCP_CLOSE_WAIT,
-    TCP_CLOSING, TCP_CONNECTING, TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2,
+    CONN_RTT_TIMED, CONN_SACK, CONN_TIMESTAMPS, CONN_WINDOW_STALE, CONN_WRITE_SHUT, SIDE_GUEST,
+    TCP_CLOSE_WAIT, TCP_CLOSING, TCP_CONNECTING, TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2,
     TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow, FlowKey, TcpConn, fill_key,
 )
 from passt.dataplane.headers cimport TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN
@@ -27,6 +27,7 @@ from passt.dataplane.stats cimport (
 from passt.dataplane.sys cimport (
     EAGAIN, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_TCP, SOCK_STREAM,
 )
+from passt.dataplane.tcp_acked cimport on_repeated
 from passt.dataplane.tcp_admit cimport admit
 from passt.dataplane.tcp_backlog cimport (
     before_end, came_twice, close_hole, drain_overflow, keep_early, keep_rest, note_fin,
@@ -41,12 +42,14 @@ from passt.dataplane.tcp_keepalive cimport heard, start_keep_alive
 from passt.dataplane.tcp_refuse cimport refuse, refuse_syn
 from passt.dataplane.tcp_sack cimport advance_board, resend_holes, take_blocks
 from passt.dataplane.tcp_store cimport store_end
+from passt.dataplane.tcp_timestamps cimport check_timestamps, echo_syn, note_timestamp, time_echo
 
 cdef enum:
     # How long a tuple is remembered after our FIN was the first one: the link neither delays nor
     # reorders by more. A new SYN ends it at once.
     TIME_WAIT_MS = 2000
     DUP_ACKS = 3                  # RFC 5681 3.2
+    SYN_AGAIN_MS = 2              # Linux: TCP_TIMEOUT_MIN, two ticks
 
 
 cdef void on_segment(Core core, const IpView *ip) noexcept nogil:
@@ -137,12 +140,19 @@ cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const
 
 
 cdef void in_syn_sent(Core core, Flow *flow, const IpView *ip, const TcpView *tcp) noexcept nogil:
-    """The guest's answer to our SYN (RFC 9293 3.10.7.3)."""
+    """The guest's answer to our SYN (RFC 9293 3.10.7.3).
+
+    A wrong acknowledgement is most likely of an earlier connection of the tuple that the guest remembers.
+    Our reset ends that (RFC 9293 3.5.1, figure 9), so the first SYN is soon repeated, as Linux does
+    (net/ipv4/tcp_input.c, tcp_rcv_synsent_state_process).
+    """
     cdef TcpConn *conn = &flow.u.tcp
     cdef bint ack_ok = tcp.flags & TCP_ACK and tcp.ack == conn.snd_nxt
     if tcp.flags & TCP_ACK and not ack_ok:
         count(&core.stats, DROP_TCP_ACK)
         send_reset(core, ip, tcp)
+        if not conn.retries and not tcp.flags & TCP_RST:
+            start_rtx(core, flow, ms(SYN_AGAIN_MS))
     elif tcp.flags & TCP_RST:
         if ack_ok:
             end(core, flow, True)
@@ -169,7 +179,9 @@ cdef void in_connecting(Core core, Flow *flow, const TcpView *tcp) noexcept nogi
     """The host's socket is not connected yet: the guest may repeat its SYN or give up."""
     if tcp.flags & TCP_RST and tcp.seq == flow.u.tcp.rcv_nxt:
         end(core, flow, True)
-    elif not (tcp.flags & TCP_SYN and tcp.seq == flow.u.tcp.irs):
+    elif tcp.flags & TCP_SYN and tcp.seq == flow.u.tcp.irs:
+        echo_syn(core, &flow.u.tcp, tcp)
+    else:
         count(&core.stats, DROP_TCP_FLAGS)
 
 
@@ -177,6 +189,7 @@ cdef void in_connection(Core core, Flow *flow, const IpView *ip, const TcpView *
     """SYN-RECEIVED and all later states (RFC 9293 3.10.7.4), in the RFC's order of checks."""
     cdef TcpConn *conn = &flow.u.tcp
     if conn.state == TCP_SYN_RECEIVED and tcp.flags & TCP_SYN and tcp.seq == conn.irs:
+        echo_syn(core, conn, tcp)
         send_syn(core, flow)
         return
     heard(core, flow, tcp)
@@ -217,12 +230,21 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
     """
     cdef TcpConn *conn = &flow.u.tcp
     cdef uint32_t seg_end = tcp.seq + <uint32_t>tcp.payload_len + ((tcp.flags & TCP_FIN) != 0)
+    # A SYN is of a guest that has forgotten the connection, timestamps and all: it has to be challenged.
+    cdef bint timed = conn.flags & CONN_TIMESTAMPS and not tcp.flags & (TCP_RST | TCP_SYN)
+    if tcp.flags & TCP_RST and tcp.seq == conn.rcv_acked:
+        # Exact by what the guest was told: where it knows no such connection, that is the number it takes.
+        end(core, flow, True)
+        return False
+    if timed and not check_timestamps(core, flow, tcp):
+        return False
     if seq_lt(seg_end, conn.rcv_nxt) or seq_lt(conn.rcv_adv, tcp.seq):
         count(&core.stats, DROP_TCP_SEQUENCE)
         # Segments without data could be answered by such from there, without end (see tcp_challenge).
         if not tcp.flags & TCP_RST and (tcp.payload_len or tcp.flags & TCP_FIN or may_answer(core, flow)):
             if tcp.payload_len and seq_lt(seg_end, conn.rcv_nxt):
                 came_twice(conn, tcp.seq, <uint32_t>tcp.payload_len)
+                on_repeated(core, flow)
             answer_probe(core, flow)
         return False
     if tcp.flags & TCP_RST:
@@ -234,6 +256,8 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
     if tcp.flags & TCP_SYN:
         challenge(core, flow)
         return False
+    if timed:
+        note_timestamp(core, conn, tcp)
     return True
 
 
@@ -326,8 +350,11 @@ cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
         seek(core, flow)
     conn.backoff = 0
     conn.dup_acks = 0
-    if conn.flags & CONN_RTT_TIMED and seq_le(conn.rtt_seq, ack):
-        on_rtt(conn, core.now - conn.rtt_start)
+    if conn.flags & (CONN_RTT_TIMED | CONN_TIMESTAMPS) and seq_le(conn.rtt_seq, ack):
+        if conn.flags & CONN_TIMESTAMPS:
+            time_echo(core, conn)
+        else:
+            on_rtt(conn, core.now - conn.rtt_start)
     if conn.cwnd != CWND_OPEN:
         conn.cwnd = conn.cwnd + gained if conn.cwnd < 1 << 24 else <uint32_t>CWND_OPEN
     if conn.flags & CONN_RECOVERY:
@@ -376,6 +403,8 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
         keep_early(core, flow, tcp)
         return
     old = conn.rcv_nxt - tcp.seq
+    if old:
+        on_repeated(core, flow)
     if old >= n:
         came_twice(conn, tcp.seq, n)
         conn.flags |= CONN_ACK_NOW

@@ -24,7 +24,7 @@ from libc.stdint cimport UINT32_MAX, uint8_t, uint32_t
 
 from passt.dataplane.core cimport Core
 from passt.dataplane.flow cimport (
-    CONN_FIN_EARLY, STORE_RANGES, Piece, StoreRange, TcpConn, TcpStore,
+    CONN_FIN_EARLY, CONN_TIMESTAMPS, STORE_RANGES, Piece, StoreRange, TcpConn, TcpStore,
 )
 from passt.dataplane.headers cimport store_be32
 from passt.dataplane.parse cimport MAX_SACK_BLOCKS
@@ -275,7 +275,7 @@ cdef uint32_t push_sack(const TcpConn *conn, uint8_t *place) noexcept nogil:
     First what came last, then the others, the last reported first (RFC 2018 4); before them what came
     twice (RFC 2883 4).
     """
-    cdef uint8_t *end = place + 4 + 8 * MAX_SACK_BLOCKS
+    cdef uint8_t *end = place + 4 + 8 * (MAX_SACK_BLOCKS - (1 if conn.flags & CONN_TIMESTAMPS else 0))
     cdef uint8_t *p = place + 4
     cdef bint with_fin
     cdef bint fin_alone = conn.flags & CONN_FIN_EARLY and store_end(conn) != conn.guest_fin

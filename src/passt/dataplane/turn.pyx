@@ -7,6 +7,7 @@ from passt.dataplane.flow cimport (
     FLOW_DEAD, FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, FLOW_UDP_PORT, NO_FLOW,
     Flow,
 )
+from passt.dataplane.fragments cimport on_fragment_timer
 from passt.dataplane.ping cimport on_ping_socket, on_ping_timer
 from passt.dataplane.reactor cimport EVENT_FAR
 from passt.dataplane.splice cimport finish_splice, on_splice_event
@@ -35,7 +36,11 @@ cdef void on_flow_event(Core core, uint64_t tag, uint32_t events) noexcept nogil
 
 cdef void on_flow_timer(Core core, uint32_t index) noexcept nogil:
     """The flow's entry has left the timer heap."""
-    cdef Flow *flow = &core.flows.flows[index]
+    cdef Flow *flow
+    if index == core.fragment_timer:
+        on_fragment_timer(core)
+        return
+    flow = &core.flows.flows[index]
     flow.armed = 0
     if flow.kind == FLOW_TCP:
         on_timer(core, flow)

@@ -11,6 +11,9 @@ A flow gets a socket of its own if its route binds to another source or device t
 one, or if the guest reaches the same remote by two addresses from one port, as only the socket can
 tell such answers apart then.
 
+A flow that the guest opens from a port that a listener has for it leaves by the listener's socket: the
+port is taken, and it is this one that the remote knows the guest's service by.
+
 A flow that came in on a listener uses the listener's socket for its answers, sent from the very address
 that was asked (IP_PKTINFO). When a remote that the guest has asked first answers to a listener, as that
 has the guest's port, the flow moves to the listener.
@@ -23,7 +26,7 @@ from another port (RFC 5452 4.5).
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
-from passt.dataplane.core cimport Core, Route, Seen, fill_inbound_key
+from passt.dataplane.core cimport Core, Route, Seen, SharedListener, fill_inbound_key
 from passt.dataplane.datagram cimport (
     alloc_datagram, leave_port, open_bound, refuse_datagram, start_datagram, use, watch_datagram,
 )
@@ -32,9 +35,9 @@ from passt.dataplane.sockets cimport read_sockaddr
 from passt.dataplane.splice_udp cimport open_splice_udp
 from passt.dataplane.stats cimport DROP_BAD_PORT, DROP_REFUSED, DROP_UNKNOWN_FLOW, count
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, ENOMEM, ENOSPC, IP_PKTINFO, IPPROTO_IP,
-    IPPROTO_IPV6, IPPROTO_UDP, IPV6_PKTINFO, cmsghdr, htons, in6_pktinfo, in_pktinfo, memcmp, memcpy,
-    memset, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage,
+    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, ENOMEM, ENOSPC, IPPROTO_IP, IPPROTO_IPV6,
+    IPPROTO_UDP, IPV6_PKTINFO, IP_PKTINFO, cmsghdr, htons, in6_pktinfo, in_pktinfo, memcmp, memcpy, memset,
+    msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage,
 )
 from passt.dataplane.udp_out cimport flush_out
 
@@ -58,6 +61,8 @@ cdef Flow *open_outbound(Core core, const FlowKey *key) noexcept nogil:
     if result < 0:
         refuse_datagram(core, flow, result)
         return NULL
+    if is_group(key):
+        join_groups(core, flow, &route)
     core.flows.insert(flow, SIDE_GUEST)
     core.flows.insert(flow, SIDE_HOST)
     core.stats.flows_opened += 1
@@ -84,6 +89,8 @@ cdef int take_port(Core core, Flow *flow, const Route *route) noexcept nogil:
             port = NULL
     else:
         port = NULL
+    if shared and take_listener(core, flow, route):
+        return 0
     if port == NULL:
         port = core.flows.alloc(FLOW_UDP_PORT)
         if port == NULL:
@@ -98,6 +105,31 @@ cdef int take_port(Core core, Flow *flow, const Route *route) noexcept nogil:
     flow.u.udp.port = port.index
     port.u.port.users += 1
     return 0
+
+
+cdef bint take_listener(Core core, Flow *flow, const Route *route) noexcept nogil:
+    """Have the flow use the listener that has the guest's port, if one has; answers are found there."""
+    cdef SharedListener found
+    cdef sockaddr_in6 six
+    if route.source_len or route.ifname[0] or not core.ask_listener(&flow.keys[0], &route.peer, &found):
+        return False
+    flow.u.udp.listener = found.index + 1
+    flow.u.udp.listener_fd = found.fd
+    flow.u.udp.local_family = found.family
+    flow.keys[1].addr_len = flow.keys[0].addr_len
+    flow.keys[1].proto = IPPROTO_UDP
+    flow.keys[1].scope = <uint16_t>(found.index + 1)
+    read_sockaddr(&flow.peer, flow.keys[1].remote, &flow.keys[1].remote_port)
+    if found.family == AF_INET6 and route.peer.ss_family == AF_INET:
+        memset(&six, 0, sizeof(six))
+        six.sin6_family = AF_INET6
+        six.sin6_port = htons(flow.keys[1].remote_port)
+        six.sin6_addr.s6_addr[10] = 0xff
+        six.sin6_addr.s6_addr[11] = 0xff
+        memcpy(&six.sin6_addr.s6_addr[12], flow.keys[1].remote, 4)
+        memcpy(&flow.peer, &six, sizeof(six))
+        flow.peer_len = sizeof(six)
+    return True
 
 
 cdef int give_up_port(Core core, Flow *port) noexcept nogil:
@@ -138,14 +170,62 @@ cdef void fill_host_key(FlowKey *key, const Flow *port, const sockaddr_storage *
     key.proto = IPPROTO_UDP
 
 
-cdef Flow *flow_from(Core core, const Flow *port, const sockaddr_storage *peer) noexcept nogil:
+cdef Flow *flow_from(Core core, Flow *port, const sockaddr_storage *peer) noexcept nogil:
     """The flow of what *peer* sent to a shared socket; NULL: counted drop, the guest has none with it."""
     cdef FlowKey key
     cdef Flow *flow
     fill_host_key(&key, port, peer)
     flow = core.flows.find(&key, SIDE_HOST)
+    if flow == NULL and port.u.port.groups:
+        return open_answer(core, port, &key, peer)
     if flow == NULL:
         count(&core.stats, DROP_UNKNOWN_FLOW)
+    return flow
+
+
+cdef bint is_group(const FlowKey *key) noexcept nogil:
+    """Whether the guest sends to a multicast group or, in IPv4, to all hosts of its link."""
+    return key.remote[0] >= 224 if key.addr_len == 4 else key.remote[0] == 0xff
+
+
+cdef void join_groups(Core core, Flow *flow, const Route *route) noexcept nogil:
+    """Note that the flow goes to more than one, and by which interface."""
+    cdef Flow *port = &core.flows.flows[flow.u.udp.port]
+    flow.u.udp.group = True
+    port.u.port.groups += 1
+    if route.ifindex and not route.ifname[0]:
+        core.sockets.set_interface(port.fd, route.peer.ss_family, <int>route.ifindex)
+
+
+cdef Flow *open_answer(Core core, Flow *port, const FlowKey *key,
+                       const sockaddr_storage *peer) noexcept nogil:
+    """A new flow for what *peer* answers to a datagram that went to a group; NULL: counted drop."""
+    cdef FlowKey guest_key = port.keys[0]
+    cdef uint32_t index = port.index
+    cdef Flow *flow
+    guest_key.scope = 0
+    guest_key.remote_port = key.remote_port
+    if not key.remote_port or not core.ask_source(key.remote, key.addr_len, guest_key.remote):
+        count(&core.stats, DROP_REFUSED)
+        return NULL
+    if core.flows.find(&guest_key, SIDE_GUEST) != NULL:
+        count(&core.stats, DROP_UNKNOWN_FLOW)     # the guest knows another remote by that address
+        return NULL
+    port.u.port.users += 1        # it must outlive whom the new flow crowds out
+    flow = alloc_datagram(core, FLOW_UDP)
+    if flow == NULL:
+        port.u.port.users -= 1
+        return NULL
+    flow.keys[0] = guest_key
+    flow.keys[1] = key[0]
+    flow.u.udp.most_segment = ANY_SIZE
+    flow.u.udp.port = index
+    flow.peer = peer[0]
+    flow.peer_len = sizeof(sockaddr_in) if peer.ss_family == AF_INET else sizeof(sockaddr_in6)
+    core.flows.insert(flow, SIDE_GUEST)
+    core.flows.insert(flow, SIDE_HOST)
+    core.stats.flows_opened += 1
+    core.stats.flows_udp += 1
     return flow
 
 

@@ -10,20 +10,22 @@ the link is full nothing is read: a socket of ours waits for the link like any f
 watched until then.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.batch cimport CONTROL_SIZE, IN_MESSAGES, MAX_SEGMENTS, InBatch
 from passt.dataplane.core cimport Core
 from passt.dataplane.csum cimport csum_fold, pseudo4, pseudo6
+from passt.dataplane.errqueue cimport drain_errors
 from passt.dataplane.flow cimport FLOW_SPLICE_UDP, Flow, FlowKey
-from passt.dataplane.headers cimport IP4_HLEN, IP6_HLEN, MAX_IP_LEN, UDP_HLEN, UdpHdr
+from passt.dataplane.fragments cimport send_packet
+from passt.dataplane.headers cimport ETH_HLEN, IP4_HLEN, IP6_HLEN, MAX_IP_LEN, UDP_HLEN, UdpHdr
 from passt.dataplane.link cimport LINK_USO4, LINK_USO6, TxMeta
+from passt.dataplane.socket_marks cimport Marks, mark_packet, read_marks
 from passt.dataplane.splice_udp cimport add_spliced, flush_spliced
 from passt.dataplane.stats cimport DROP_SOCKET, DROP_TRUNCATED, count
 from passt.dataplane.sys cimport (
-    CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, EAGAIN, IPPROTO_UDP, MSG_TRUNC, SOL_UDP, UDP_GRO,
-    VIRTIO_NET_HDR_GSO_UDP_L4, cmsghdr, htons, iovec, malloc, memcmp, memcpy, memset, mmsghdr, msghdr,
-    sockaddr_storage,
+    EAGAIN, IPPROTO_UDP, MSG_TRUNC, VIRTIO_NET_HDR_GSO_UDP_L4, htons, iovec, malloc, memcmp, memcpy, memset,
+    mmsghdr, msghdr, sockaddr_storage,
 )
 from passt.dataplane.udp_flow cimport flow_from, inbound_flow, note_received
 
@@ -44,12 +46,14 @@ cdef struct Run:
     uint32_t n_datagrams
     uint32_t total
     uint32_t segment
+    uint8_t tos
     bint ended
     iovec pieces[IN_MESSAGES]
 
 
 cdef void read_port(Core core, Flow *port) noexcept nogil:
     """Datagrams or errors on a socket that flows share."""
+    cdef uint32_t mtu = 0
     cdef int errors = 0
     cdef int room = room_for(port.u.port.longest)
     cdef int n = 0
@@ -61,8 +65,9 @@ cdef void read_port(Core core, Flow *port) noexcept nogil:
         if n == -EAGAIN:
             return
         if n < 0:
-            count(&core.stats, DROP_SOCKET)
             errors += 1
+            if not drain_errors(core, port, 0, port.fd, &mtu):
+                count(&core.stats, DROP_SOCKET)
     if n > 0:
         port.u.port.longest = deal_out(core, port, 0, port.fd, n)
     if n < 0 or n == room:
@@ -72,9 +77,12 @@ cdef void read_port(Core core, Flow *port) noexcept nogil:
 cdef void read_listener(Core core, uint32_t listener, int fd, bint in_namespace) noexcept nogil:
     """Datagrams or errors on a listener; what is left makes it readable in the next turn."""
     cdef int room = room_for(core.in_batch.longest)
+    cdef uint32_t mtu = 0
     cdef int errors = 0
     cdef int n
     if core.link.blocked and not in_namespace:
+        # Errors would make it readable all the same.
+        drain_errors(core, NULL, listener, fd, &mtu)
         core.pause_listener(listener, fd)
         return
     while errors < MOST_ERRORS:
@@ -84,8 +92,9 @@ cdef void read_listener(Core core, uint32_t listener, int fd, bint in_namespace)
         if n > 0:
             core.in_batch.longest = deal_out(core, NULL, listener, fd, n)
             return
-        count(&core.stats, DROP_SOCKET)
         errors += 1
+        if not drain_errors(core, NULL, listener, fd, &mtu):
+            count(&core.stats, DROP_SOCKET)
 
 
 cdef void read_spliced(Core core, Flow *flow) noexcept nogil:
@@ -179,6 +188,13 @@ cdef uint32_t deal_out(Core core, Flow *port, uint32_t listener, int fd, int n) 
     return longest
 
 
+cdef uint32_t joined_size(msghdr *message) noexcept nogil:
+    """Size of the datagrams that the kernel joined to one message, 0: it is one."""
+    cdef Marks marks
+    read_marks(message, &marks)
+    return marks.segment
+
+
 cdef bint same_source(const InBatch *batch, int i) noexcept nogil:
     """Whether message *i* came from the same remote, to the same address, as the one before it."""
     cdef const msghdr *this = &batch.headers[i].msg_hdr
@@ -190,44 +206,35 @@ cdef bint same_source(const InBatch *batch, int i) noexcept nogil:
     return not memcmp(this.msg_control, previous.msg_control, this.msg_controllen)
 
 
-cdef uint32_t joined_size(msghdr *message) noexcept nogil:
-    """The size of the datagrams that the kernel joined in a message (udp(7), UDP_GRO), 0: it is one."""
-    cdef cmsghdr *item = CMSG_FIRSTHDR(message)
-    cdef int32_t size = 0
-    while item != NULL:
-        if item.cmsg_level == SOL_UDP and item.cmsg_type == UDP_GRO:
-            memcpy(&size, CMSG_DATA(item), sizeof(size))
-            return <uint32_t>max(size, 0)
-        item = CMSG_NXTHDR(message, item)
-    return 0
-
-
 cdef void add_message(Core core, Run *run, Flow *flow, mmsghdr *message) noexcept nogil:
     """Add what one message brought, one datagram or several."""
     cdef uint8_t *payload = <uint8_t *>message.msg_hdr.msg_iov.iov_base
     cdef uint32_t left = message.msg_len
-    cdef uint32_t segment = joined_size(&message.msg_hdr) if message.msg_hdr.msg_controllen else 0
-    cdef uint32_t n
+    cdef uint32_t segment, n
+    cdef Marks marks
+    read_marks(&message.msg_hdr, &marks)
+    segment = marks.segment
     if not segment or segment >= left:
-        add_datagrams(core, run, flow, payload, left, left)
+        add_datagrams(core, run, flow, payload, left, left, marks.tos)
         return
     n = segment * (MAX_SEGMENTS if may_join(core, flow, segment) else 1)
     while left:
-        add_datagrams(core, run, flow, payload, min(n, left), segment)
+        add_datagrams(core, run, flow, payload, min(n, left), segment, marks.tos)
         payload += min(n, left)
         left -= min(n, left)
 
 
 cdef void add_datagrams(Core core, Run *run, Flow *flow, uint8_t *payload, uint32_t n,
-                        uint32_t segment) noexcept nogil:
+                        uint32_t segment, uint8_t tos) noexcept nogil:
     """Add *n* octets: datagrams of *segment* each and a last one that may be shorter."""
     cdef uint32_t n_datagrams = (n + segment - 1) // segment if segment else 1
     if n > most_payload(flow):
         count(&core.stats, DROP_TRUNCATED)
         return
-    if run.flow == NULL or not fits(core, run, flow, n, n_datagrams, segment):
+    if run.flow == NULL or run.tos != tos or not fits(core, run, flow, n, n_datagrams, segment):
         send_run(core, run)
         run.flow = flow
+        run.tos = tos
         run.segment = segment
     run.pieces[run.n_pieces].iov_base = payload
     run.pieces[run.n_pieces].iov_len = n
@@ -258,7 +265,7 @@ cdef bint may_join(Core core, const Flow *flow, uint32_t segment) noexcept nogil
     """Whether the link can cut datagrams of that size, and the guest's interface may have them."""
     cdef uint32_t headers = UDP_HLEN + (IP4_HLEN if flow.keys[0].addr_len == 4 else IP6_HLEN)
     cdef uint32_t need = LINK_USO4 | LINK_USO6
-    return core.link.features & need == need and (not core.mtu or segment + headers <= core.mtu)
+    return core.link.features & need == need and segment + headers <= core.packet_limit
 
 
 cdef void send_run(Core core, Run *run) noexcept nogil:
@@ -267,10 +274,16 @@ cdef void send_run(Core core, Run *run) noexcept nogil:
     if run.flow != NULL:
         note_received(core, run.flow, run.n_datagrams)
         fill_headers(core, &run.flow.keys[0], run.total, &meta)
+        if run.tos:
+            mark_packet(core.link.slot + ETH_HLEN, run.flow.keys[0].addr_len == 4, run.tos, 0)
         if run.n_datagrams > 1:
             meta.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4
             meta.gso_size = <uint16_t>run.segment
-        core.send_pieces(run.pieces, run.n_pieces, &meta)
+        if run.n_datagrams == 1 and meta.hdr_len - ETH_HLEN + run.total > core.packet_limit:
+            memcpy(core.link.slot + meta.hdr_len, run.pieces[0].iov_base, run.total)
+            send_packet(core, meta.hdr_len + run.total, &meta)
+        else:
+            core.send_pieces(run.pieces, run.n_pieces, &meta)
     run.flow = NULL
     run.n_pieces = 0
     run.n_datagrams = 0

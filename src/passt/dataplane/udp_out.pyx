@@ -10,21 +10,25 @@ A message that the kernel refuses to cut is sent again as its datagrams: none of
 refuses before it sends (net/ipv4/udp.c, udp_send_skb). The flow remembers from which size on.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
-from passt.dataplane.batch cimport (
-    CONTROL_SIZE, MAX_SEGMENTS, OUT_MESSAGES, OUT_PIECES, OutBatch, OutMessage,
-)
+from passt.dataplane.batch cimport CONTROL_SIZE, MAX_SEGMENTS, OUT_MESSAGES, OUT_PIECES, OutBatch, OutMessage
 from passt.dataplane.core cimport Core
+from passt.dataplane.errqueue cimport settle_send_error
 from passt.dataplane.flow cimport Flow
 from passt.dataplane.headers cimport IP4_HLEN, MAX_IP_LEN, UDP_HLEN
 from passt.dataplane.parse cimport IpView, UdpView
+from passt.dataplane.socket_marks cimport TRACING_TTL, USUAL_TTL, ask_ttl, set_fragmenting
 from passt.dataplane.stats cimport DROP_SOCKET
 from passt.dataplane.sys cimport (
-    AF_INET, CMSG_DATA, CMSG_LEN, CMSG_SPACE, EAGAIN, EINVAL, EIO, EMSGSIZE, ENOBUFS, ENOMEM, IP_PKTINFO,
-    IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, SOL_UDP, UDP_SEGMENT, cmsghdr, in6_pktinfo, in_pktinfo, iovec,
-    memcpy, memset, mmsghdr, msghdr,
+    AF_INET, CMSG_DATA, CMSG_LEN, CMSG_SPACE, EAGAIN, EINVAL, EIO, EMSGSIZE, ENOBUFS, ENOMEM, IPPROTO_IP,
+    IPPROTO_IPV6, IPV6_HOPLIMIT, IPV6_PKTINFO, IPV6_TCLASS, IP_PKTINFO, IP_TOS, IP_TTL, SOL_UDP, UDP_SEGMENT,
+    cmsghdr, in6_pktinfo, in_pktinfo, iovec, memcpy, memset, mmsghdr, msghdr,
 )
+
+cdef enum:
+    # Of one message: an earlier datagram's error, a size or a broadcast that is to be settled, and at last.
+    MOST_TRIES = 4
 
 
 cdef void send_out(Core core, Flow *flow, const IpView *ip, const UdpView *udp,
@@ -50,13 +54,14 @@ cdef void add_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *
     cdef iovec *piece
     cdef int fd = socket_of(core, flow)
     cdef uint32_t n_datagrams = <uint32_t>((n + segment - 1) // segment) if segment else 1
-    if batch.n_messages and fd != batch.fd:
+    if batch.n_messages and (fd != batch.fd or ip.whole != batch.whole):
         flush_out(core)
     message = &batch.messages[batch.n_messages - 1] if batch.n_messages else NULL
     if message == NULL or not fits(message, flow, ip, n, n_datagrams, segment):
         if batch.n_messages == OUT_MESSAGES:
             flush_out(core)
         batch.fd = fd
+        batch.whole = ip.whole
         message = &batch.messages[batch.n_messages]
         batch.n_messages += 1
         memset(message, 0, sizeof(OutMessage))
@@ -101,32 +106,48 @@ cdef void flush_out(Core core) noexcept nogil:
     cdef OutBatch *batch = core.out_batch
     cdef uint32_t n = batch.n_messages
     cdef uint32_t done = 0
-    cdef uint32_t tried = n       # the message that was tried again
+    cdef uint32_t tries = 0       # of the message that is the next one
     cdef uint32_t i
+    cdef const iovec *piece
     cdef int sent
     if not n:
         return
+    prepare_socket(core, batch)
     for i in range(n):
         fill_header(core, batch, i)
     while done < n:
         sent = core.sockets.send_messages(batch.fd, &batch.headers[done], n - done)
         if sent > 0:
             done += <uint32_t>sent
-        elif is_retry(sent) and tried != done:
-            tried = done          # an error that waited on the socket: that of an earlier datagram
-        elif batch.messages[done].n_datagrams > 1 and sent in (-EINVAL, -EIO, -EMSGSIZE):
+            tries = 0
+            continue
+        piece = &batch.pieces[batch.messages[done].first]
+        tries += 1
+        if batch.messages[done].n_datagrams > 1 and sent in (-EINVAL, -EIO, -EMSGSIZE):
             send_apart(core, batch, done, sent)
-            done += 1
-        else:
+        elif is_lost(sent) or tries == MOST_TRIES or not settle_send_error(
+                core, batch.messages[done].flow, sent, <const uint8_t *>piece.iov_base, piece.iov_len):
             core.stats.drops[<int>DROP_SOCKET] += batch.messages[done].n_datagrams
-            done += 1
+        else:
+            continue
+        done += 1
+        tries = 0
     batch.n_messages = 0
     batch.n_pieces = 0
 
 
-cdef bint is_retry(int result) noexcept nogil:
-    """Whether the error may be one that another datagram left behind (ip(7), IP_RECVERR)."""
-    return result not in (-EAGAIN, -ENOBUFS, -ENOMEM, -EINVAL, -EIO, -EMSGSIZE)
+cdef void prepare_socket(Core core, const OutBatch *batch) noexcept nogil:
+    """Have the socket treat large datagrams as the guest's packets say; a listener's is left as it is."""
+    cdef Flow *flow = batch.messages[0].flow
+    cdef Flow *port
+    if not flow.u.udp.listener:
+        port = &core.flows.flows[flow.u.udp.port]
+        set_fragmenting(core, port.fd, flow.keys[0].addr_len == 4, batch.whole, &port.u.port.fragmenting)
+
+
+cdef bint is_lost(int result) noexcept nogil:
+    """Whether the error says of the datagram just sent, and of no other, that it is gone."""
+    return result in (-EAGAIN, -ENOBUFS, -ENOMEM, -EINVAL, -EIO)
 
 
 cdef void send_apart(Core core, OutBatch *batch, uint32_t number, int refused) noexcept nogil:
@@ -137,6 +158,7 @@ cdef void send_apart(Core core, OutBatch *batch, uint32_t number, int refused) n
     cdef uint8_t control[CONTROL_SIZE]
     cdef uint32_t n = 0
     cdef uint32_t done = 0
+    cdef uint32_t tries = 0
     cdef uint32_t i
     cdef size_t offset
     cdef iovec *piece
@@ -156,9 +178,16 @@ cdef void send_apart(Core core, OutBatch *batch, uint32_t number, int refused) n
             n += 1
     while done < n:
         sent = core.sockets.send_messages(batch.fd, &headers[done], n - done)
-        if sent <= 0:
+        if sent > 0:
+            done += <uint32_t>sent
+            tries = 0
+            continue
+        tries += 1
+        if is_lost(sent) or tries == MOST_TRIES or not settle_send_error(
+                core, message.flow, sent, <const uint8_t *>pieces[done].iov_base, pieces[done].iov_len):
             core.stats.drops[<int>DROP_SOCKET] += 1
-        done += <uint32_t>max(sent, 1)
+            done += 1
+            tries = 0
 
 
 cdef void fill_header(Core core, OutBatch *batch, uint32_t number) noexcept nogil:
@@ -180,6 +209,7 @@ cdef void fill_address(Core core, const OutMessage *message, msghdr *header, uin
     cdef in6_pktinfo six
     header.msg_name = &flow.peer
     header.msg_namelen = flow.peer_len
+    add_marks(core, message, header, control)
     if not flow.u.udp.listener:
         return
     if flow.u.udp.local_family == AF_INET:
@@ -196,6 +226,21 @@ cdef void fill_address(Core core, const OutMessage *message, msghdr *header, uin
         memcpy(&six.ipi6_addr, flow.keys[1].guest, 16)
         six.ipi6_ifindex = flow.u.udp.ifindex
     add_control(header, control, IPPROTO_IPV6, IPV6_PKTINFO, &six, sizeof(six))
+
+
+cdef void add_marks(Core core, const OutMessage *message, msghdr *header, uint8_t *control) noexcept nogil:
+    """Have the packets carry time to live and TOS as the guest's do, where a socket's own are others."""
+    cdef bint four = message.flow.keys[0].addr_len == 4
+    cdef int level = IPPROTO_IP if four else IPPROTO_IPV6
+    cdef int32_t value = message.ttl
+    # By itself a multicast goes no further than the link (ip(7), IP_MULTICAST_TTL).
+    if value and (value != USUAL_TTL or message.flow.u.udp.group):
+        add_control(header, control, level, IP_TTL if four else IPV6_HOPLIMIT, &value, sizeof(value))
+    if message.ttl < TRACING_TTL and not message.flow.u.udp.listener:
+        ask_ttl(core, &core.flows.flows[message.flow.u.udp.port], four)
+    if message.tos:
+        value = message.tos
+        add_control(header, control, level, IP_TOS if four else IPV6_TCLASS, &value, sizeof(value))
 
 
 cdef void add_control(msghdr *header, uint8_t *control, int level, int kind, const void *value,

@@ -48,7 +48,8 @@ class Bypass:
         self._keep_loopback = keep_loopback
         self._explain = explain
         self.scope_id = 0
-        self.outbound = policy.outbound  # nothing is added to it
+        self.outbound = policy.outbound  # nothing is added to these
+        self.seen_source = policy.seen_source
 
     def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
                 local: bytes, local_port: int) -> InboundTarget | Target | None:

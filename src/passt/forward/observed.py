@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 class Observed:
     """Implements `contracts.GuestEvents`; packed addresses, None while unknown.
 
-    *explain* gets a line for each change, if given.
+    *explain* gets a line for each change, if given. *on_ping_forbidden* is called the first time that the
+    data plane says so.
     """
 
-    def __init__(self, net: GuestNet, *, explain: Callable[[str], None] | None = None) -> None:
+    def __init__(self, net: GuestNet, *, explain: Callable[[str], None] | None = None,
+                 on_ping_forbidden: Callable[[], None] | None = None) -> None:
         self._explain = explain
+        self._on_ping_forbidden = on_ping_forbidden
         self._never = _stand_ins(net.ip4) | _stand_ins(net.ip6) | _network_and_broadcast(net.ip4)
         self._is_fixed4 = net.ip4 is not None and net.ip4.is_fixed
         self._is_fixed6 = net.ip6 is not None and net.ip6.is_fixed
@@ -64,6 +67,12 @@ class Observed:
         if self._explain and mac != self.mac:
             self._explain(f"guest uses MAC address {format_mac(mac)}")
         self.mac = mac
+
+    def on_ping_forbidden(self) -> None:
+        """Pass on, once, that there are no ping sockets."""
+        told, self._on_ping_forbidden = self._on_ping_forbidden, None
+        if told is not None:
+            told()
 
     def inbound_destination(self, source: bytes) -> bytes | None:
         """Where in the guest a flow goes whose guest-visible source is *source*; None if not known yet.

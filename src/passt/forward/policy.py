@@ -112,12 +112,14 @@ class Policy:
     """Implements `contracts.FlowPolicy` for the guest network *net*.
 
     The switches *tcp*, *udp* and *icmp* refuse all flows of a protocol when False. *explain* gets a
-    line for each decision, if given. `observed` is the `contracts.GuestEvents` to feed.
+    line for each decision, if given; *on_ping_forbidden* is called once when pings turn out to be
+    impossible. `observed` is the `contracts.GuestEvents` to feed.
     """
 
     def __init__(self, net: GuestNet, *, tcp: bool = True, udp: bool = True, icmp: bool = True,
-                 explain: Callable[[str], None] | None = None) -> None:
-        self.observed = Observed(net, explain=explain)
+                 explain: Callable[[str], None] | None = None,
+                 on_ping_forbidden: Callable[[], None] | None = None) -> None:
+        self.observed = Observed(net, explain=explain, on_ping_forbidden=on_ping_forbidden)
         self._explain = explain
         both = {number for number, on in ((IPPROTO_TCP, tcp), (IPPROTO_UDP, udp)) if on}
         self._families: dict[int, _Family] = {}
@@ -153,6 +155,15 @@ class Policy:
                        local: bytes, local_port: int) -> Target | None:
         """Refuse: what does not bypass the link (see `forward.bypass`) has no listener in the namespace."""
 
+    def seen_source(self, address: bytes) -> bytes | None:
+        """By which address the guest knows the host-side *address*, the unspecified one meaning this host."""
+        family = self._families.get(len(address))
+        if family is None:
+            return None
+        if is_unspecified(address):
+            return family.our_address or family.map_host_loopback
+        return self._inbound_source(family, address)
+
     def _decide_outbound(self, proto: int, source: bytes, source_port: int,
                          destination: bytes, destination_port: int) -> Target | str:
         family = self._families.get(len(destination))
@@ -169,8 +180,9 @@ class Policy:
             return Target(way.address, destination_port, way.scope_id, way.source, way.ifname)
         if not is_host_unicast(destination) and not (proto == IPPROTO_UDP and _is_group(destination)):
             return "destination not allowed"
-        return Target(destination, destination_port, family.scope_of(destination), family.source,
-                      family.ifname)
+        # Groups have no route of their own: they leave by the interface that the guest's network is of.
+        scope_id = family.scope_id if _is_group(destination) else family.scope_of(destination)
+        return Target(destination, destination_port, scope_id, family.source, family.ifname)
 
     def _decide_inbound(self, proto: int, rule: PortRule, peer: bytes, peer_port: int,
                         local: bytes, local_port: int) -> InboundTarget | str:

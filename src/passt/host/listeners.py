@@ -45,6 +45,7 @@ IP_PKTINFO = 8
 IP_RECVERR = 11
 IP_FREEBIND = 15
 IPV6_RECVERR = 25
+IP_RECVTOS = 13
 IPV6_FREEBIND = 78
 
 # What socket and bind say where a family is compiled out or switched off.
@@ -281,12 +282,14 @@ def _find_remedy(rule: PortRule, port: int, error: OSError, low_ports_path: str)
 
 
 def _want_details(sock: socket.socket, family: int) -> None:
-    """Ask for destination addresses and ICMP errors; a dual-stack socket answers for IPv4 too."""
+    """Ask for destinations, traffic classes and ICMP errors; a dual-stack socket answers for IPv4 too."""
     sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
     sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+    sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
     if family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
 
 
 def _read_number(path: str) -> int | None:

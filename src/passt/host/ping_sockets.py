@@ -1,0 +1,34 @@
+"""Why there are no ping sockets (icmp(7)), for a user to put right."""
+
+from __future__ import annotations
+
+import os
+
+RANGE = "net.ipv4.ping_group_range"
+RANGE_PATH = "/proc/sys/net/ipv4/ping_group_range"
+GID_MAP_PATH = "/proc/self/gid_map"
+
+
+def explain_refusal(range_path: str = RANGE_PATH, gid_map_path: str = GID_MAP_PATH) -> str:
+    """Say which group the kernel refuses ping sockets, by which setting, and what would help."""
+    group = outer_group(os.getegid(), gid_map_path)
+    text = f"ping does not work: group {group} may not open ping sockets"
+    try:
+        with open(range_path, encoding="ascii") as file:
+            now = " ".join(file.read().split())
+    except OSError:
+        return f"{text}; {RANGE} has to include it"
+    return f'{text} ({RANGE} = "{now}"): as root, run sysctl -w "{RANGE}=0 {group}"'
+
+
+def outer_group(group: int, gid_map_path: str = GID_MAP_PATH) -> int:
+    """Tell what *group* of our user namespace is outside of it (user_namespaces(7), gid_map)."""
+    try:
+        with open(gid_map_path, encoding="ascii") as file:
+            for line in file:
+                inside, outside, length = map(int, line.split())
+                if inside <= group < inside + length:
+                    return outside + group - inside
+    except (OSError, ValueError):
+        return group
+    return group

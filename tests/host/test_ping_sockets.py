@@ -1,0 +1,39 @@
+"""The one warning about ping sockets: the group as others know it, the setting, and what would help."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from passt.host.ping_sockets import explain_refusal, outer_group
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    ("text", "group", "outer"),
+    [
+        ("0 1000 1\n", 0, 1000),
+        ("0 1000 1\n1 100000 65536\n", 5, 100004),
+        ("1000 1000 1\n", 7, 7),  # not mapped
+        ("", 7, 7),
+        ("nonsense here now\n", 7, 7),
+    ],
+)
+def test_group_outside(tmp_path: Path, text: str, group: int, outer: int) -> None:
+    (tmp_path / "map").write_text(text, encoding="ascii")
+    assert outer_group(group, str(tmp_path / "map")) == outer
+    assert outer_group(group, str(tmp_path / "none")) == group
+
+
+def test_warning_names_the_setting_and_the_group(tmp_path: Path) -> None:
+    (tmp_path / "map").write_text(f"{os.getegid()} 1234 1\n", encoding="ascii")
+    (tmp_path / "range").write_text("1\t0\n", encoding="ascii")
+    text = explain_refusal(str(tmp_path / "range"), str(tmp_path / "map"))
+    assert "group 1234 " in text
+    assert 'net.ipv4.ping_group_range = "1 0"' in text
+    assert 'sysctl -w "net.ipv4.ping_group_range=0 1234"' in text
+    assert "ping_group_range" in explain_refusal(str(tmp_path / "none"), str(tmp_path / "map"))

@@ -1,0 +1,43 @@
+"""iperf3 with many streams and both ways at once: all get on, none starves, nothing fails."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.system.iperf import read_result, run_report
+from tests.system.lab import FAR4, FAR6, Lab
+
+pytestmark = pytest.mark.needs_root
+
+LONG = bool(os.environ.get("PASST_TEST_LONG"))
+NET = ("--config-net",)
+WAYS = {"out": [], "in": ["--reverse"], "both": ["--bidir"]}
+# Fairness shows within five seconds; that streams get on at all, earlier.
+CASES = [
+    (FAR4, 8, "out", 5),
+    (FAR4, 8, "in", 2),
+    (FAR6, 8, "both", 5),
+    (FAR4, 64, "both", 2),
+    (FAR6, 64, "in", 1),
+    (FAR6, 64, "out", 1),
+    (FAR6, 1, "both", 1),
+]
+LONG_CASES = [
+    (address, streams, way, 10) for address in (FAR4, FAR6) for streams in (1, 8, 64) for way in WAYS
+]
+# Of an equal share.
+LEAST = {1: 1.0, 8: 0.25, 64: 0.0}
+
+
+@pytest.mark.parametrize(("address", "streams", "way", "seconds"), LONG_CASES if LONG else CASES)
+def test_streams_share(lab: Lab, plain: bool, address: str, streams: int, way: str, seconds: int) -> None:
+    argv = ["--client", address, "--time", str(seconds), "--parallel", str(streams), *WAYS[way]]
+    result = read_result(run_report(lab, NET, argv, user=plain, timeout=seconds + 40))
+    print(way, address, streams, result)  # noqa: T201 - shown with a failure, or by pytest -s
+    for name, shares in (("out", result.outwards), ("in", result.inwards)):
+        assert len(shares) == (streams if way in (name, "both") else 0)
+        if shares:
+            assert min(shares) > 0
+            assert min(shares) >= LEAST[streams] * sum(shares) / streams
