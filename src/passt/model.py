@@ -71,7 +71,7 @@ class Settings:
     *map_host_loopback*. *port_rules* are those of -t and -u, *namespace_rules* those of -T and -U; *splice*
     lets flows from the host's loopback bypass the link. *pid* names a process whose namespaces are joined;
     without it *command* is run in new ones, a login shell if it is empty (then *foreground* is True
-    already).
+    already). *pid_file* is the path of a file for our own process id.
 
     *dns4*, *dns6* and *search* None mean those of resolv.conf, empty means none at all; *hand_out_dns*
     and *hand_out_search* None mean the default of the mode.
@@ -81,6 +81,7 @@ class Settings:
     debug: bool = False
     quiet: bool = False
     foreground: bool = False
+    pid_file: str | None = None
     mtu: int | None = DEFAULT_MTU
     ip4: bool = True
     ip6: bool = True
