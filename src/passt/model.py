@@ -73,6 +73,9 @@ class Settings:
     without it *command* is run in new ones, a login shell if it is empty (then *foreground* is True
     already).
 
+    A machine connects to the socket *socket_path* (None: the first default path that is free), unless *fd*
+    is its connection already; *one_off* ends the run with the first connection.
+
     *dns4*, *dns6* and *search* None mean those of resolv.conf, empty means none at all; *hand_out_dns*
     and *hand_out_search* None mean the default of the mode.
     """
@@ -131,6 +134,9 @@ class Settings:
     namespace_rules: tuple[PortRule, ...] = ()
     command: tuple[str, ...] = ()
     pid: int | None = None
+    socket_path: str | None = None
+    fd: int | None = None
+    one_off: bool = False
 
     @property
     def has_auto_ports(self) -> bool:
