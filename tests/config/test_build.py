@@ -35,6 +35,7 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("quiet", "", {"quiet": True}),
     ("foreground", "", {"foreground": True}),
     ("stderr", "", {}),
+    ("pid", "file", {"pid_file": "file"}),
     ("ipv4-only", "", {"ip6": False}),
     ("ipv6-only", "", {"ip4": False}),
     ("address", "192.0.2.5", {"address4": A4}),
@@ -126,6 +127,7 @@ def test_option_sets_its_fields_and_no_others(name: str, value: str, fields: dic
 
 
 BAD_VALUES = {
+    "pid": [""],
     "address": ["", "127.0.0.1", "eth0"], "netmask": ["24x", "255.0.255.0"], "gateway": ["224.0.0.1", "::1"],
     "mtu": ["abc", "1", "70000"], "mac-addr": ["9a:55", "00:00:00:00:00:00"], "interface": ["", "a/b"],
     "outbound": ["0.0.0.0", "x"], "outbound-if4": ["x" * 16], "outbound-if6": [""],
@@ -240,6 +242,8 @@ def test_bound_ports_of_a_machine_cannot_be_followed(arguments: list[str]) -> No
     (["12ab"], {"command": ("12ab",), "pid": None}),
     (["-f", "12"], {"command": (), "pid": 12, "foreground": True, "quiet": False}),
     (["-fq", "12"], {"pid": 12, "quiet": True}),
+    (["12"], {"pid": 12, "foreground": False, "quiet": False}),
+    (["-P", "one", "--pid=two", "12"], {"pid": 12, "pid_file": "two"}),
 ])
 def test_operands_tell_a_pid_from_a_command(arguments: list[str], fields: dict[str, Any]) -> None:
     settings = built(*arguments)
@@ -247,7 +251,6 @@ def test_operands_tell_a_pid_from_a_command(arguments: list[str], fields: dict[s
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["12"], "running in the background is not available yet in this version; add --foreground"),
     (["-f", "0"], "PID 0 is out of range; it can be 1 to 2147483647"),
     (["-f", "--", "-3"], "PID -3 is out of range; it can be 1 to 2147483647"),
     (["-n", "24", "-a", "192.0.2.5/24"],

@@ -71,6 +71,7 @@ def _map_host_loopback(text: str) -> Changes:
 
 # Options with an argument, other than ports: argument -> the fields that they set.
 VALUES: dict[str, Callable[[str], Changes]] = {
+    "pid": lambda text: {"pid_file": values.parse_path(text)},
     "address": _address,
     "netmask": lambda text: {"netmask": values.parse_netmask(text)},
     "gateway": lambda text: _of_family("gateway", values.parse_host_address(text)),
@@ -193,8 +194,6 @@ def _foreground(settings: Settings) -> Changes:
         return {}
     if settings.pid is None:
         return {"foreground": True, "quiet": not settings.debug}
-    if not settings.foreground:
-        raise ConfigError("running in the background is not available yet in this version; add --foreground")
     return {}
 
 

@@ -187,6 +187,13 @@ def parse_our_mac(text: str) -> bytes:
     return mac
 
 
+def parse_path(text: str) -> str:
+    """Read the path of a file, which the kernel judges later."""
+    if not text:
+        raise ConfigError("'' is not a path; give the name of a file")
+    return text
+
+
 def parse_ifname(text: str) -> str:
     """Read an interface name that the kernel would take (its dev_valid_name()), `lo` included."""
     n_bytes = len(text.encode(errors="surrogateescape"))
