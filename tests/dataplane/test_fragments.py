@@ -454,11 +454,11 @@ def test_link_that_refuses_a_fragment_gets_no_more() -> None:
     assert bench.drops() == {"drop_link_full": 1}
 
 
-def test_capture_sees_the_fragments() -> None:
+def test_who_looks_on_sees_the_fragments() -> None:
     bench = Bench(mtu=1500)
-    seen: list[bytes] = []
-    bench.set_capture(lambda frame, to_guest: seen.append(frame) if to_guest else None)
-    assert answer_with(bench, 6, bytes(5000)) == seen
+    seen: list[tuple[bytes, int]] = []
+    bench.set_frames(lambda head, n, to_guest, *_: seen.append((head, n)) if to_guest else None)
+    assert [(frame[:256], len(frame)) for frame in answer_with(bench, 6, bytes(5000))] == seen
 
 
 @pytest.mark.parametrize("family", [4, 6])
