@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -103,13 +103,16 @@ def read_line(process: subprocess.Popen[str], *, errors: bool = False) -> str:
     """Return the next line of standard output (or error), which must come soon."""
     stream = process.stderr if errors else process.stdout
     assert stream is not None
-    lines: list[str] = []
-    # What was read ahead is in the stream's buffer, where select(2) does not see it.
-    reader = threading.Thread(target=lambda: lines.append(stream.readline()), daemon=True)
-    reader.start()
-    reader.join(LIMIT_S)
-    assert lines, "no output"
-    return lines[0]
+    line = b""
+    while not line.endswith(b"\n"):
+        # Octet by octet: what a buffer had taken would be hidden from select.
+        ready, _, _ = select.select([stream], [], [], LIMIT_S)
+        assert ready, f"no output after {line!r}"
+        octet = os.read(stream.fileno(), 1)
+        if not octet:
+            break
+        line += octet
+    return line.decode()
 
 
 def child_of(pid: int) -> int:
