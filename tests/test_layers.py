@@ -18,9 +18,10 @@ FACTS = BASE | {"model", "contracts", "log", "pcap"}
 SIBLINGS = frozenset({"config", "host", "forward", "responders", "vhost_user", "dataplane"})
 ALLOWED: dict[str, frozenset[str]] = {
     "__main__": BASE | {"cli"},
-    "cli": FACTS | SIBLINGS | {"app"},
+    "cli": FACTS | SIBLINGS | {"app", "qrap"},
     "app": FACTS | SIBLINGS | {"ports"},
     "ports": FACTS | SIBLINGS,
+    "qrap": BASE | {"log", "wire", "config"},
     "config": BASE | {"model", "log"},
     "host": BASE | {"model", "log"},
     "forward": BASE | {"model", "contracts", "log"},
