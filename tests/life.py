@@ -103,9 +103,16 @@ def read_line(process: subprocess.Popen[str], *, errors: bool = False) -> str:
     """Return the next line of standard output (or error), which must come soon."""
     stream = process.stderr if errors else process.stdout
     assert stream is not None
-    ready, _, _ = select.select([stream], [], [], LIMIT_S)
-    assert ready, "no output"
-    return stream.readline()
+    line = b""
+    # Byte by byte: what a buffer holds back would not be seen by select.
+    while not line.endswith(b"\n"):
+        ready, _, _ = select.select([stream], [], [], LIMIT_S)
+        assert ready, f"no output after {line!r}"
+        data = os.read(stream.fileno(), 1)
+        if not data:
+            break
+        line += data
+    return line.decode()
 
 
 def child_of(pid: int) -> int:
