@@ -109,6 +109,8 @@ class FakePolicy:
     def outbound(self) -> None:
         """Name what the policy around this one looks for."""
 
+    seen_source = outbound
+
 
 class FakeFacts(NamedTuple):
     mac: bytes
