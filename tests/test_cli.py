@@ -114,15 +114,6 @@ def test_help_and_version_go_to_standard_output(program: str, capfd: pytest.Capt
     assert err == ""
 
 
-def test_passt_says_that_it_comes_later(
-        capfd: pytest.CaptureFixture[str], app_calls: list[Settings]) -> None:
-    assert cli.main(["passt", "-f"]) == 1
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.splitlines() == ["passt: connecting virtual machines is not available yet in this version"]
-    assert app_calls == []
-
-
 def test_arguments_of_qrap_are_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[str]] = []
 

@@ -19,7 +19,9 @@ SIBLINGS = frozenset({"config", "host", "forward", "responders", "vhost_user", "
 ALLOWED: dict[str, frozenset[str]] = {
     "__main__": BASE | {"cli"},
     "cli": FACTS | SIBLINGS | {"app", "qrap"},
-    "app": FACTS | SIBLINGS | {"ports"},
+    "app": FACTS | SIBLINGS | {"assembly", "local", "ports"},
+    "local": FACTS | SIBLINGS | {"assembly", "ports"},
+    "assembly": FACTS | SIBLINGS | {"ports"},
     "ports": FACTS | SIBLINGS,
     "qrap": BASE | {"log", "wire", "config"},
     "config": BASE | {"model", "log"},
