@@ -104,14 +104,14 @@ def read_line(process: subprocess.Popen[str], *, errors: bool = False) -> str:
     stream = process.stderr if errors else process.stdout
     assert stream is not None
     line = b""
-    # Byte by byte: what a buffer holds back would not be seen by select.
     while not line.endswith(b"\n"):
+        # Octet by octet: what a buffer had taken would be hidden from select.
         ready, _, _ = select.select([stream], [], [], LIMIT_S)
         assert ready, f"no output after {line!r}"
-        data = os.read(stream.fileno(), 1)
-        if not data:
+        octet = os.read(stream.fileno(), 1)
+        if not octet:
             break
-        line += data
+        line += octet
     return line.decode()
 
 

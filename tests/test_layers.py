@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parent.parent / "src"
 SUFFIXES = (".py", ".pyx", ".pxd", ".pxi", ".pyi")
 
 BASE = frozenset({"passt", "addr", "domain", "errors"})
-FACTS = BASE | {"model", "contracts", "log", "pcap"}
+FACTS = BASE | {"model", "contracts", "log", "pcap", "trace"}
 SIBLINGS = frozenset({"config", "host", "forward", "responders", "vhost_user", "dataplane"})
 ALLOWED: dict[str, frozenset[str]] = {
     "__main__": BASE | {"cli"},
@@ -35,6 +35,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "contracts": BASE,
     "log": BASE,
     "pcap": BASE,
+    "trace": BASE,
     "addr": frozenset(),
     "domain": frozenset(),
     "errors": frozenset(),
