@@ -334,7 +334,7 @@ def test_whoever_looks_on_sees_what_the_guest_gets(bench: StreamBench, remote: s
     accepted, _ = shake_hands(bench, remote)
     seen: list[tuple[bytes, int, bool, int]] = []
 
-    def note(head: bytes, n: int, to_guest: bool, gso_type: int, _: int, __: int) -> None:  # noqa: FBT001
+    def note(head: bytes, n: int, to_guest: bool, gso_type: int, _: int, __: int) -> None:
         seen.append((head, n, to_guest, gso_type))
 
     with accepted:
