@@ -1,6 +1,7 @@
 """Runs `app.run` with small fakes for the parts beside process life: no data plane, no host inspection.
 
-    life_driver.py [--pid PID] [--ifname NAME] [--tcp PORT] [--no-configure] [--hook STAGE] -- [COMMAND...]
+    life_driver.py [--pid PID] [--ifname NAME] [--tcp PORT] [--no-foreground yes]
+                   [--pid-file PATH] [--hook STAGE] -- [COMMAND...]
 
 The fake engine watches descriptors by poll(2) and nothing else. With --hook it says STAGE on standard error
 and waits for ever at that stage: "configure" (in the child), "build" or "loop" (in the main process).
@@ -109,6 +110,8 @@ class FakePolicy:
     def outbound(self) -> None:
         """Name what the policy around this one looks for."""
 
+    seen_source = outbound
+
 
 class FakeFacts(NamedTuple):
     mac: bytes
@@ -157,7 +160,7 @@ def main(arguments: list[str]) -> int:
     rules = (PortRule(socket.IPPROTO_TCP, port, port, port),) if port else ()
     pid = int(options["--pid"]) if "--pid" in options else None
     settings = Settings("pasta", foreground="--no-foreground" not in options, pid=pid, port_rules=rules,
-                        command=tuple(arguments[split + 1:]))
+                        pid_file=options.get("--pid-file"), command=tuple(arguments[split + 1:]))
     try:
         return app.run(settings)
     except PasstError as error:

@@ -334,6 +334,16 @@ class Holder:
 
 
 @pytest.fixture
+def open_directory(life: Life) -> Iterator[Path]:
+    """Make a directory for everybody to write to."""
+    path = life.directory / "open"
+    path.mkdir()
+    path.chmod(0o777)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
 def holder(life: Life) -> Iterator[Holder]:
     holder = Holder(life, "-Urn")
     yield holder
@@ -390,10 +400,81 @@ def test_signal_while_attaching_leaves_nothing(life: Life, holder: Holder, stage
     wait_until(lambda: len(life.processes()) == 1, "only the holder is left")
 
 
-def test_background_is_refused(life: Life, holder: Holder) -> None:
-    result = life.run("--pid", str(holder.pid), "--no-foreground", "yes")
-    assert result.returncode == 1
-    assert "--foreground" in result.stderr
+def test_background_is_ready_when_the_caller_has_its_exit(life: Life, holder: Holder,
+                                                          open_directory: Path) -> None:
+    pid_file = open_directory / "pid"
+    result = life.run("--pid", str(holder.pid), "--no-foreground", "yes", "--pid-file", str(pid_file))
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")  # communicate() saw the end
+    assert "tap0" in holder.links()
+    pid = int(pid_file.read_text(encoding="ascii").removesuffix("\n"))
+    assert set(life.processes()) == {pid, holder.pid}
+    assert os.getsid(pid) == pid
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    assert {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)} == {"/dev/null"}
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: "tap0" not in holder.links(), "the tap is gone")
+    wait_until(lambda: life.processes() == [holder.pid], "the daemon has ended")
+    assert pid_file.exists()
+
+
+def test_failure_in_the_background_is_the_callers_to_see(life: Life, holder: Holder,
+                                                         open_directory: Path) -> None:
+    pid_file = open_directory / "pid"
+    with attach(life, holder) as process:
+        result = life.run("--pid", str(holder.pid), "--no-foreground", "yes", "--pid-file", str(pid_file))
+        assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+        assert "'tap0' is taken" in result.stderr
+        assert not pid_file.exists()
+        process.kill()
+
+
+def test_pid_file_of_the_callers_is_emptied_only(life: Life, open_directory: Path) -> None:
+    pid_file = open_directory / "pid"
+    pid_file.write_text("1234567\n", encoding="ascii")
+    pid_file.chmod(0o666)
+    result = life.run("--pid", "4194303", "--no-foreground", "yes", "--pid-file", str(pid_file))
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert pid_file.read_bytes() == b""
+
+
+def test_pid_file_that_cannot_be_made(life: Life, open_directory: Path) -> None:
+    path = open_directory / "none" / "pid"
+    result = life.run("--pid-file", str(path), "--", "true")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (f"pasta: option '--pid' {path}: cannot open the file for writing: "
+                             "No such file or directory\n")
+
+
+def test_pid_file_in_the_foreground_holds_our_own_pid(life: Life, open_directory: Path) -> None:
+    pid_file = open_directory / "pid"
+    with life.start("--pid-file", str(pid_file), "--", "sh", "-c", "echo up; exec sleep 1000") as process:
+        assert read_line(process) == "up\n"
+        assert pid_file.read_bytes() == b"%d\n" % process.pid
+        process.terminate()
+
+
+@pytest.mark.parametrize("signum", ENDING)
+@pytest.mark.parametrize("stage", ["configure", "build"])
+def test_caller_that_is_killed_takes_the_start_along(life: Life, holder: Holder, stage: str,
+                                                     signum: int) -> None:
+    with life.start("--pid", str(holder.pid), "--no-foreground", "yes", "--hook", stage) as process:
+        assert read_line(process, errors=True) == f"at {stage}\n"
+        process.send_signal(signum)
+        assert process.wait(LIMIT_S) == -signum
+    wait_until(lambda: "tap0" not in holder.links(), "the tap is gone")
+    wait_until(lambda: life.processes() == [holder.pid], "only the holder is left")
+
+
+@pytest.mark.parametrize("signum", ENDING)
+@pytest.mark.parametrize("stage", ["configure", "build"])
+def test_daemon_that_is_killed_early_is_the_callers_failure(life: Life, holder: Holder, stage: str,
+                                                            signum: int) -> None:
+    with life.start("--pid", str(holder.pid), "--no-foreground", "yes", "--hook", stage) as process:
+        assert read_line(process, errors=True) == f"at {stage}\n"
+        os.kill(child_of(process.pid), signum)
+        assert process.wait(LIMIT_S) == -signum
+    wait_until(lambda: "tap0" not in holder.links(), "the tap is gone")
+    wait_until(lambda: life.processes() == [holder.pid], "only the holder is left")
 
 
 def test_root_joins_a_network_namespace_of_the_same_user_namespace(installed: Path) -> None:

@@ -114,14 +114,12 @@ def test_help_and_version_go_to_standard_output(program: str, capfd: pytest.Capt
     assert err == ""
 
 
-def test_passt_and_qrap_say_that_they_come_later(
+def test_qrap_says_that_it_comes_later(
         capfd: pytest.CaptureFixture[str], app_calls: list[Settings]) -> None:
-    assert cli.main(["passt", "-f"]) == 1
     assert cli.main(["qrap", "5", "qemu", "--help"]) == 1
     out, err = capfd.readouterr()
     assert out == ""
-    assert err.splitlines() == ["passt: connecting virtual machines is not available yet in this version",
-                                "qrap: starting QEMU is not available yet in this version"]
+    assert err.splitlines() == ["qrap: starting QEMU is not available yet in this version"]
     assert app_calls == []
 
 

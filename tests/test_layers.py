@@ -14,12 +14,14 @@ SOURCE = Path(__file__).parent.parent / "src"
 SUFFIXES = (".py", ".pyx", ".pxd", ".pxi", ".pyi")
 
 BASE = frozenset({"passt", "addr", "domain", "errors", "value"})
-FACTS = BASE | {"model", "contracts", "log", "pcap"}
+FACTS = BASE | {"model", "contracts", "log", "pcap", "trace"}
 SIBLINGS = frozenset({"config", "host", "forward", "responders", "vhost_user", "dataplane"})
 ALLOWED: dict[str, frozenset[str]] = {
     "__main__": BASE | {"cli"},
     "cli": FACTS | SIBLINGS | {"app"},
-    "app": FACTS | SIBLINGS | {"ports"},
+    "app": FACTS | SIBLINGS | {"assembly", "local", "ports"},
+    "local": FACTS | SIBLINGS | {"assembly", "ports"},
+    "assembly": FACTS | SIBLINGS | {"ports"},
     "ports": FACTS | SIBLINGS,
     "config": BASE | {"model", "log"},
     "host": BASE | {"model", "log"},
@@ -32,6 +34,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "contracts": BASE,
     "log": BASE,
     "pcap": BASE,
+    "trace": BASE,
     "addr": frozenset(),
     "domain": frozenset(),
     "errors": frozenset(),

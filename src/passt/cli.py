@@ -104,8 +104,6 @@ def run_program(program: str, arguments: Sequence[str]) -> int:
     log.configure(debug=settings.debug, quiet=settings.quiet)
     for warning in warnings:
         log.warning(warning)
-    if program == "passt":
-        raise ConfigError("connecting virtual machines is not available yet in this version")
     from passt import app
 
     return app.run(settings)

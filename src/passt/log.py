@@ -64,6 +64,10 @@ class Logger:
         """Choose the level: debug messages too, or warnings and errors only, or else info and above."""
         self._level = DEBUG if debug else WARNING if quiet else INFO
 
+    def leave_terminal(self) -> None:
+        """Print nothing more on standard error: the program goes on in the background."""
+        self._fd = -1
+
     def is_debug(self) -> bool:
         """Tell whether debug messages are printed, where making one is dear."""
         return self._level >= DEBUG
@@ -124,6 +128,7 @@ class Logger:
 _process_logger = Logger()
 configure = _process_logger.configure
 is_debug = _process_logger.is_debug
+leave_terminal = _process_logger.leave_terminal
 err = _process_logger.err
 warning = _process_logger.warning
 info = _process_logger.info

@@ -70,7 +70,10 @@ class Settings(Value):
     *map_host_loopback*. *port_rules* are those of -t and -u, *namespace_rules* those of -T and -U; *splice*
     lets flows from the host's loopback bypass the link. *pid* names a process whose namespaces are joined;
     without it *command* is run in new ones, a login shell if it is empty (then *foreground* is True
-    already).
+    already). *pid_file* is the path of a file for our own process id.
+
+    A machine connects to the socket *socket_path* (None: the first default path that is free), unless *fd*
+    is its connection already; *one_off* ends the run with the first connection.
 
     *dns4*, *dns6* and *search* None mean those of resolv.conf, empty means none at all; *hand_out_dns*
     and *hand_out_search* None mean the default of the mode.
@@ -80,6 +83,7 @@ class Settings(Value):
     debug: bool = False
     quiet: bool = False
     foreground: bool = False
+    pid_file: str | None = None
     mtu: int | None = DEFAULT_MTU
     ip4: bool = True
     ip6: bool = True
@@ -130,6 +134,9 @@ class Settings(Value):
     namespace_rules: tuple[PortRule, ...] = ()
     command: tuple[str, ...] = ()
     pid: int | None = None
+    socket_path: str | None = None
+    fd: int | None = None
+    one_off: bool = False
 
     @property
     def has_auto_ports(self) -> bool:

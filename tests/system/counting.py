@@ -16,9 +16,9 @@ def main() -> int:
     library, path = sys.argv[1:3]
     sys.argv[:] = ["pasta", *sys.argv[3:]]
     sys.path.insert(0, library)
-    from passt import app, cli
+    from passt import assembly, cli
 
-    run_loop = app._loop
+    run_loop = assembly.run_loop
 
     def loop(engine: Engine) -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -31,7 +31,7 @@ def main() -> int:
         engine.add_reader(sock.fileno(), answer)
         run_loop(engine)
 
-    app._loop = loop
+    assembly.run_loop = loop
     return cli.main()
 
 

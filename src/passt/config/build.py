@@ -44,6 +44,7 @@ FLAGS: dict[str, Changes] = {
     "host-lo-to-ns-lo": {"host_lo_to_ns_lo": True},
     "no-copy-routes": {"copy_routes": False},
     "no-copy-addrs": {"copy_addresses": False},
+    "one-off": {"one_off": True},
 }
 
 
@@ -70,6 +71,7 @@ def _map_host_loopback(text: str) -> Changes:
 
 # Options with an argument, other than ports: argument -> the fields that they set.
 VALUES: dict[str, Callable[[str], Changes]] = {
+    "pid": lambda text: {"pid_file": values.parse_path(text)},
     "address": _address,
     "netmask": lambda text: {"netmask": values.parse_netmask(text)},
     "gateway": lambda text: _of_family("gateway", values.parse_host_address(text)),
@@ -88,6 +90,10 @@ VALUES: dict[str, Callable[[str], Changes]] = {
     "ns-ifname": lambda text: {"ns_ifname": values.parse_new_ifname(text)},
     # An all-zero address asks for the default, one made up by the kernel.
     "ns-mac-addr": lambda text: {"ns_mac": mac if any(mac := values.parse_mac(text)) else None},
+    # Of these two the last one counts, but that a descriptor ends the run stays.
+    "socket": lambda text: {"socket_path": values.parse_socket_path(text), "fd": None},
+    "fd": lambda text: {"fd": values.parse_number(text, 0, values.MAX_FD), "socket_path": None,
+                        "one_off": True},
 }
 
 
@@ -188,8 +194,6 @@ def _foreground(settings: Settings) -> Changes:
         return {}
     if settings.pid is None:
         return {"foreground": True, "quiet": not settings.debug}
-    if not settings.foreground:
-        raise ConfigError("running in the background is not available yet in this version; add --foreground")
     return {}
 
 

@@ -38,8 +38,9 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
     cdef Verdict verdict
     core.stats.frames_from_guest += 1
     core.stats.bytes_from_guest += frame.len
-    if core.has_capture:
-        core.captured(frame.data, frame.len, False)
+    if core.watch.active:
+        core.watch.on_frame(frame.data, frame.len, False, frame.csum_start, frame.csum_offset, frame.gso_type,
+                            frame.gso_size)
     if kind == ETHERTYPE_IP4:
         verdict = split_ip4(frame.data + ETH_HLEN, frame.len - ETH_HLEN, &ip)
     elif kind == ETHERTYPE_IP6:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt import contracts
+from passt.dataplane.capture cimport Capture
 from passt.dataplane.core cimport Core
 from passt.dataplane.datagram cimport end_datagram
 from passt.dataplane.demux cimport on_frame
@@ -32,7 +33,8 @@ from passt.dataplane.splice cimport end_splice, splice_state
 from passt.dataplane.stats cimport stats_as_dict
 from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP,
-    IPPROTO_UDP, epoll_event, memcpy, EMFILE, errno, getsockname, sockaddr, sockaddr_storage, socklen_t,
+    IPPROTO_UDP, epoll_event, memcpy, memset, EMFILE, errno, getsockname, sockaddr, sockaddr_storage,
+    socklen_t,
 )
 from passt.dataplane.tcp_conn cimport end_all, state_name
 from passt.dataplane.tcp_from_sock cimport on_listener
@@ -193,13 +195,21 @@ cdef class Engine:
     def send_frame(self, bytes frame not None):
         return self.core.send_frame(frame)
 
-    def set_capture(self, capture):
-        self.core.capture = capture
-        self.core.has_capture = capture is not None
+    def start_capture(self, int fd, on_end):
+        self.core.watch.set_capture(Capture(fd, on_end))
 
-    def set_trace(self, trace):
-        self.core.trace = trace
-        self.core.has_trace = trace is not None
+    def end_capture(self):
+        cdef Capture capture = self.core.watch.capture
+        if capture is None:
+            return None
+        capture.finish()
+        self.core.watch.set_capture(None)
+        return capture.n_frames, capture.n_lost
+
+    def set_trace(self, flows, frames=None):
+        self.core.trace = flows
+        self.core.has_trace = flows is not None
+        self.core.watch.set_tracer(frames, self.core.fail_by)
 
     def run(self):
         self.stopping = False
@@ -232,6 +242,8 @@ cdef class Engine:
             self.dispatch(&self.reactor.events[i])
         self.fire_timers()
         finish_flows(self.core)
+        if core.watch.active:
+            core.watch.end_turn()
         if core.link.blocked != self.link_wants_out:
             self.link_wants_out = core.link.blocked
             self.must_watch(self.link_fd, EPOLL_CTL_MOD, EPOLLIN | (EPOLLOUT if core.link.blocked else 0),
@@ -272,6 +284,7 @@ cdef class Engine:
         # in a request/response exchange. So the batch grows only while frames come faster than turns.
         if not self.reactor.slept:
             self.link_room = min(2 * self.link_room, <int>RX_BATCH)
+        memset(frames, 0, self.link_room * sizeof(RxFrame))
         n = self.core.link.read_batch(frames, self.link_room)
         if self.core.link.drained:
             self.link_room = max(n, 1)
@@ -338,6 +351,7 @@ cdef class Engine:
         if self.core.inside is not None:
             self.core.inside.close()
             self.core.inside = None
+        self.end_capture()
         self.core.use_link(Link())
         self.link_fd = -1
         self.link_wants_out = False

@@ -17,6 +17,16 @@ _MAX_FD = 0xFFFF_FFFF
 _MAX_CAPABILITIES = 64  # the kernel's sets have 64 bits
 
 
+class Caller:
+    """What the caller gave us and the command is to have: file limits (soft, hard), signals ignored."""
+
+    __slots__ = ("file_limits", "ignored_signals")
+
+    def __init__(self, file_limits: tuple[int, int], ignored_signals: frozenset[int]) -> None:
+        self.file_limits = file_limits
+        self.ignored_signals = ignored_signals
+
+
 def tidy_descriptors(keep: Iterable[int] = ()) -> None:
     """Make sure that 0, 1 and 2 are open, and close all others but *keep*.
 

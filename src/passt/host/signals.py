@@ -104,6 +104,7 @@ def die_by(number: int) -> None:
 
     A shell that runs a script goes on after a command that exits, but not after one that died by SIGINT.
     """
-    signal.signal(number, signal.SIG_DFL)
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))

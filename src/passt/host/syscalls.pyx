@@ -95,7 +95,6 @@ cdef extern from *:
     const int _SIGCHLD "SIGCHLD"
     const int _SFD_CLOEXEC "SFD_CLOEXEC"
     const int _SFD_NONBLOCK "SFD_NONBLOCK"
-    const int _PR_SET_PDEATHSIG "PR_SET_PDEATHSIG"
     const unsigned long _CLONE_PIDFD "CLONE_PIDFD"
 
     # These are Python's too.
@@ -122,6 +121,7 @@ cdef extern from *:
         PR_CAP_AMBIENT
         PR_CAP_AMBIENT_CLEAR_ALL
         PR_SET_DUMPABLE
+        PR_SET_PDEATHSIG
         PR_SET_NO_NEW_PRIVS
         PR_GET_NO_NEW_PRIVS
 
@@ -162,7 +162,7 @@ def clone(unsigned long flags, int death_signal):
     PyOS_BeforeFork()
     pid = passt_clone(flags | _CLONE_PIDFD | <unsigned long>_SIGCHLD, &pidfd)
     if pid == 0:
-        if c_prctl(_PR_SET_PDEATHSIG, <unsigned long>death_signal, 0, 0, 0):
+        if c_prctl(PR_SET_PDEATHSIG, <unsigned long>death_signal, 0, 0, 0):
             c_exit(1)
         PyOS_AfterFork_Child()
         return 0, -1

@@ -1,0 +1,124 @@
+"""Builds the parts of a run from settings and joins them: policy, responder, engine, port forwarding.
+
+Nothing here knows of namespaces or machines. A mode reads the host (`resolve_guest`), binds its ports
+(`open_ports`), builds a `Network`, attaches its link to the network's engine, has the ports followed
+(`Network.start_ports`), and runs the loop (`run_loop`).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+
+from passt import log
+from passt.host import ping_sockets
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from passt.contracts import ListenerSide
+    from passt.dataplane.engine import Engine
+    from passt.host.listeners import HostPorts
+    from passt.model import GuestNet, Settings
+
+SECRET_LEN = 16  # what Engine wants
+
+
+def resolve_guest(settings: Settings) -> GuestNet:
+    """Read the host and work out the guest's network; its warnings are printed. Raises PasstError."""
+    from passt.config.resolve import resolve
+    from passt.host.probe import probe
+
+    facts = probe(interface=settings.interface, outbound_if4=settings.outbound_if4,
+                  outbound_if6=settings.outbound_if6, want4=settings.ip4, want6=settings.ip6)
+    guest = resolve(settings, facts)
+    for warning in guest.warnings:
+        log.warning(warning)
+    return guest
+
+
+def open_ports(settings: Settings, guest: GuestNet) -> HostPorts | None:
+    """Bind the host's ports that are named; None if there is nothing to forward at all. Raises PasstError."""
+    if not (settings.port_rules or settings.namespace_rules):
+        return None
+    from passt.contracts import MAX_LISTENERS
+    from passt.host.listeners import HostPorts
+
+    return HostPorts(settings, guest, MAX_LISTENERS)
+
+
+class Network:
+    """The parts of one run, joined, without a link yet.
+
+    *engine* has them all; *observed* is what is known of the guest's addresses. *bypass* is the policy for
+    flows that do not take the link, None unless *bypassed* asks for it. *ports* are served from now on.
+    """
+
+    def __init__(self, settings: Settings, guest: GuestNet, ports: HostPorts | None, *,
+                 bypassed: bool = False) -> None:
+        from passt.dataplane.engine import Engine
+        from passt.forward.policy import Policy
+        from passt.host.conntrack import udp_timeouts
+        from passt.responders.advertiser import Advertiser
+        from passt.responders.dispatch import Dispatcher
+
+        explain = log.debug if log.is_debug() else None
+        policy = Policy(guest, tcp=settings.tcp, udp=settings.udp, icmp=settings.icmp, explain=explain,
+                        on_ping_forbidden=_warn_of_ping)
+        self.observed = policy.observed
+        self.bypass = None
+        if bypassed:
+            from passt.forward.bypass import Bypass
+
+            self.bypass = Bypass(policy, policy.observed, keep_loopback=settings.host_lo_to_ns_lo,
+                                 splice=settings.splice, explain=explain)
+        # A guest that is configured by us must not configure itself once more from advertisements.
+        advertise = settings.ndp and settings.router_advertisements and not settings.config_net
+        responder = Dispatcher(guest, dhcp=settings.dhcp, ndp=settings.ndp, router_advertisements=advertise,
+                               dhcpv6=settings.dhcpv6, explain=explain, warn=log.warning,
+                               is_guest=policy.observed.is_guest)
+        self.engine = Engine(self.bypass or policy, responder, policy.observed, our_mac=guest.our_mac,
+                             mtu=guest.mtu or 0, secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest),
+                             udp_timeouts=udp_timeouts())
+        if guest.ip6 and advertise:
+            Advertiser(responder.advertise, self.engine.send_frame, self.engine.call_later, _dice,
+                       explain=explain).arm()
+        self.engine.switch(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None, tcp=settings.tcp,
+                           udp=settings.udp, icmp=settings.icmp)
+        self._forwarding = None
+        if ports is not None:
+            from passt.ports import PortForwarding
+
+            self._forwarding = PortForwarding(self.engine, ports)
+
+    def start_ports(self, namespace_sources: Sequence[int] = (), side: ListenerSide | None = None) -> None:
+        """Open the namespace's ports on *side*, if there is one, and follow bound ports as rules say.
+
+        *namespace_sources* are as for `PortForwarding.start`. To be called when the link is there.
+        Raises ConfigError.
+        """
+        if self._forwarding is not None:
+            self._forwarding.start(namespace_sources, side)
+
+
+def run_loop(engine: Engine) -> None:
+    """Run *engine* until it is stopped; all it needs is open and loaded."""
+    gc.freeze()
+    gc.enable()
+    engine.run()
+    engine.close()
+
+
+def _our_ip4(guest: GuestNet) -> bytes:
+    address = guest.ip4.our_address if guest.ip4 else None
+    return address.packed if address else bytes(4)
+
+
+def _warn_of_ping() -> None:
+    log.warning(ping_sockets.explain_refusal())
+
+
+def _dice() -> float:
+    """Draw a random number from 0 up to 1, without the import of `random`."""
+    return int.from_bytes(os.urandom(4), "big") / (1 << 32)

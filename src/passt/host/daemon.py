@@ -1,0 +1,141 @@
+"""Readiness as callers see it: the pid file, and the way to the background.
+
+Theory of operation. To go to the background the process forks once, at the very start: the child does
+all of the start and serves, the parent waits. When the child is ready it fills the pid file, becomes a
+session of its own, lets go of standard input, output and error, and tells the parent, which exits with
+status 0. So the exit means ready, and who waits for the end of our output gets it. A child that fails
+has told its reason on standard error, which it shares with the parent until then; the parent exits
+with its status, or dies by the signal that it died by. The fork comes early because neither threads nor
+what an epoll instance knows of signals survive one.
+
+The child does not outlive a parent that is killed during the start: the kernel ends it with the parent.
+The kernel forgets that wish when a process changes its credentials (PR_SET_PDEATHSIG(2const)), hence
+`Launch.hold`; and before it announces itself the child looks whether the parent is still there.
+
+The pid file is opened at the start, with the caller's rights, in the directory that a relative path
+counts from, and emptied: content says that its process is ready. It is never removed after that.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+
+from passt import log
+from passt.errors import ConfigError, HostError
+from passt.host import signals, syscalls
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+_READY = b"\0"
+
+
+class Launch:
+    """One start, from the first step to readiness; *pid_file* is a path, or None. Raises ConfigError."""
+
+    def __init__(self, pid_file: str | None = None) -> None:
+        self._path = pid_file
+        self._pid_fd = -1
+        self._parent_fd = -1
+        self._made = False
+        if pid_file is not None:
+            self._open(pid_file)
+
+    def _open(self, path: str) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        try:
+            try:
+                self._pid_fd = os.open(path, flags | os.O_EXCL, 0o600)
+                self._made = True
+            except FileExistsError:
+                self._pid_fd = os.open(path, flags | os.O_TRUNC, 0o600)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not a path"
+            raise ConfigError(f"option '--pid' {path}: cannot open the file for writing: {why}") from None
+
+    def go_to_background(self) -> None:
+        """Fork; return in the child only. The parent stays until the child is ready, or has ended."""
+        readiness, ours = os.pipe()  # close-on-exec, as all that Python opens
+        try:
+            child, _ = syscalls.clone(0, signal.SIGKILL)
+        except OSError as error:
+            raise HostError(f"cannot go to the background: {error.strerror}") from None
+        if child:
+            os.close(ours)
+            self._wait(child, readiness)
+        os.close(readiness)
+        self._parent_fd = ours
+        self._check_parent()
+
+    def hold(self) -> None:
+        """End with the parent again, after credentials were changed."""
+        if self._parent_fd >= 0:
+            syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+            self._check_parent()
+
+    def announce(self) -> None:
+        """Tell everybody that all is ready, and part from the caller if we are in the background."""
+        if self._parent_fd >= 0:
+            self.hold()
+        if self._pid_fd >= 0:
+            self._write_pid()
+        self._made = False  # from now on the file is the caller's
+        if self._parent_fd >= 0:
+            self._part()
+
+    def fail(self) -> None:
+        """Take the pid file away again, if it was us who made it, and the start has not been announced."""
+        if self._made and self._path is not None and self._parent_fd < 0:
+            self._made = False
+            try:
+                os.unlink(self._path)
+            except OSError:
+                return
+
+    def _wait(self, child: int, readiness: int) -> NoReturn:
+        """Exit when the child is ready, or as it did."""
+        if os.read(readiness, 1) == _READY:
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        self.fail()
+        if os.WIFSIGNALED(status):
+            number = os.WTERMSIG(status)
+            if number not in signals.ENDING:
+                log.err(f"the process in the background was ended by signal {number} during its start")
+            signals.die_by(number)
+        os._exit(os.WEXITSTATUS(status) or 1)
+
+    def _check_parent(self) -> None:
+        poll = select.poll()
+        poll.register(self._parent_fd, 0)
+        if poll.poll(0):  # POLLERR: nobody reads the pipe
+            raise HostError("the process that started this one has ended")
+
+    def _write_pid(self) -> None:
+        try:
+            os.write(self._pid_fd, f"{os.getpid()}\n".encode())
+        except OSError as error:
+            os.ftruncate(self._pid_fd, 0)
+            raise HostError(f"option '--pid' {self._path}: cannot write the file: {error.strerror}") from None
+        os.close(self._pid_fd)
+        self._pid_fd = -1
+
+    def _part(self) -> None:
+        """Let go of the caller: session, directory, standard descriptors; then tell the parent."""
+        log.leave_terminal()
+        os.setsid()
+        os.chdir("/")
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for fd in range(3):
+            os.dup2(null, fd)
+        os.close(null)
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
+        try:
+            os.write(self._parent_fd, _READY)
+        except BrokenPipeError:
+            os._exit(1)
+        os.close(self._parent_fd)
+        self._parent_fd = -1
