@@ -18,11 +18,12 @@ FACTS = BASE | {"model", "contracts", "log", "pcap", "trace"}
 SIBLINGS = frozenset({"config", "host", "forward", "responders", "vhost_user", "dataplane"})
 ALLOWED: dict[str, frozenset[str]] = {
     "__main__": BASE | {"cli"},
-    "cli": FACTS | SIBLINGS | {"app"},
+    "cli": FACTS | SIBLINGS | {"app", "qrap"},
     "app": FACTS | SIBLINGS | {"assembly", "local", "ports"},
     "local": FACTS | SIBLINGS | {"assembly", "ports"},
     "assembly": FACTS | SIBLINGS | {"ports"},
     "ports": FACTS | SIBLINGS,
+    "qrap": BASE | {"log", "wire", "config"},
     "config": BASE | {"model", "log"},
     "host": BASE | {"model", "log"},
     "forward": BASE | {"model", "contracts", "log"},

@@ -116,6 +116,9 @@ class Engine:
     def counters(self) -> dict[str, int]:
         """Frames, bytes, drops by reason, flows by kind; names as in `stats.pxd`."""
 
+    def udp_sockets(self) -> list[int]:
+        """Descriptors of the sockets that UDP flows of the guest leave by: bound, not connected."""
+
     def flows(self) -> Iterator[FlowInfo]:
         """Snapshots of all flows."""
 

@@ -20,7 +20,7 @@ from passt.dataplane.core cimport Core
 from passt.dataplane.datagram cimport end_datagram
 from passt.dataplane.demux cimport on_frame
 from passt.dataplane.flow cimport (
-    FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, NO_FLOW, Flow,
+    FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, FLOW_UDP_PORT, NO_FLOW, Flow,
 )
 from passt.dataplane.headers cimport ETH_ALEN
 from passt.dataplane.link cimport RX_BATCH, Link, RxFrame, TapLink
@@ -323,6 +323,15 @@ cdef class Engine:
             if flow.kind in (FLOW_TCP, FLOW_UDP, FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP):
                 result.append(describe(flow))
         return iter(result)
+
+    def udp_sockets(self):
+        cdef uint32_t i
+        cdef list found = []
+        if self.core.stats.flows_udp:
+            for i in range(self.core.flows.top):
+                if self.core.flows.flows[i].kind == FLOW_UDP_PORT:
+                    found.append(self.core.flows.flows[i].fd)
+        return found
 
     def close(self):
         cdef uint32_t i
