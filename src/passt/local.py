@@ -11,8 +11,9 @@ Order of a start, after the common one of `app`, and why:
 
 Who changes when. To join a user namespace takes capabilities over it, and there the users of the host
 have no numbers, so the main process becomes another user before, and keeps its capabilities until 3.
-The helper that makes the tap of an existing namespace stays root: root may enter any of them. No user
-changes once there are threads, as the C library would change theirs too.
+The helper that makes the tap of an existing namespace keeps them all: root may enter any of them. The
+main process may end its child at any time of this, as nobody but its own user may. No user changes once
+there are threads, as the C library would change theirs too.
 
 Signals keep their default actions until 3, so one that comes early simply ends us, and the child goes
 with us. What is not needed by every run, or by the child only, is imported where it is used.
@@ -74,9 +75,7 @@ def _run_command(settings: Settings, guest: GuestNet, ports: HostPorts | None, l
     later = _enter_user_namespace(settings, user)
     child = namespaces.start_child(namespaces.COMMAND_NAMESPACES, main)
     try:
-        if later is not None:
-            later.assume()
-        engine = _build_engine(settings, guest, ports, child, child.open_network_namespace)
+        engine = _build_engine(settings, guest, ports, child, child.open_network_namespace, later)
         supervisor = Supervisor(child)
         supervisor.watch(engine)
         privileges.drop_privileges(closed=user is not None)
@@ -123,13 +122,15 @@ def _run_attached(settings: Settings, guest: GuestNet, ports: HostPorts | None, 
         namespaces.make_tap(channel, guest.ifname, lambda: _configure(settings, guest),
                             watch_ports=settings.has_auto_ports)
 
-    if user is not None and os.geteuid() == 0:
-        child = namespaces.start_child(0, main)
+    was_root = os.geteuid() == 0
+    if user is not None:
         user.assume()
+        launch.hold()
+    if user is not None and was_root:
+        # With what root may do, the helper enters any namespace and opens any device.
+        child = namespaces.start_child(0, main)
         target.join_user_namespace()
     else:
-        if user is not None:
-            user.assume()
         target.join_user_namespace()
         child = namespaces.start_child(0, main)
     launch.hold()
@@ -186,23 +187,28 @@ def _configure(settings: Settings, guest: GuestNet) -> TapFacts:
 
 
 def _build_engine(settings: Settings, guest: GuestNet, ports: HostPorts | None, child: Child,
-                  open_namespace: Callable[[], int]) -> Engine:
+                  open_namespace: Callable[[], int], later: Identity | None = None) -> Engine:
     """Load and build the data plane, then wait for the tap of *child* and attach it.
 
-    *open_namespace* gives a descriptor of the network namespace.
+    *open_namespace* gives a descriptor of the network namespace. *later* is whom to become when the
+    child has done its work: until then it may have to be ended, which another user could not do.
     """
-    inside = _enter(settings, open_namespace)
-    network = assembly.Network(settings, guest, ports, bypassed=inside is not None)
+    # What bypasses the link needs the thread inside.
+    bypassed = bool(settings.namespace_rules or (settings.port_rules and settings.splice))
+    network = assembly.Network(settings, guest, ports, bypassed=bypassed)
     engine = network.engine
     tap = child.receive_tap()
     engine.attach_tap(tap.fd, tap.mac, tap.offloads)
     network.observed.on_guest_mac(tap.mac)
     if tap.link_local is not None:
         network.observed.on_guest_address(tap.link_local.packed)
+    if later is not None:
+        later.assume()
     side = None
-    if inside is not None and network.bypass is not None:
+    if network.bypass is not None:
         from passt.ports import NamespaceSide
 
+        inside = _enter(settings, open_namespace)
         network.bypass.scope_id = _find_index(inside, guest.ifname)
         engine.attach_namespace(inside)
         side = NamespaceSide(engine, inside, ip4=settings.ip4, ip6=settings.ip6)
@@ -210,10 +216,8 @@ def _build_engine(settings: Settings, guest: GuestNet, ports: HostPorts | None, 
     return engine
 
 
-def _enter(settings: Settings, open_namespace: Callable[[], int]) -> NamespaceThread | None:
-    """Start the thread in the network namespace; None if nothing bypasses the link."""
-    if not settings.namespace_rules and not (settings.port_rules and settings.splice):
-        return None
+def _enter(settings: Settings, open_namespace: Callable[[], int]) -> NamespaceThread:
+    """Start the thread in the network namespace."""
     from passt.dataplane.nsthread import NamespaceThread
 
     namespace = open_namespace()

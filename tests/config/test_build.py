@@ -105,6 +105,10 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("ns-mac-addr", "00:00:00:00:00:00", {}),
     ("no-copy-routes", "", {"copy_routes": False}),
     ("no-copy-addrs", "", {"copy_addresses": False}),
+    ("socket", "/run/a.socket", {"socket_path": "/run/a.socket"}),
+    ("fd", "7", {"fd": 7, "one_off": True}),
+    ("fd", "0", {"fd": 0, "one_off": True}),
+    ("one-off", "", {"one_off": True}),
 ]
 
 
@@ -141,6 +145,7 @@ BAD_VALUES = {
     "dns": ["", "dns.example", "fe80::1%eth0", "0.0.0.0", "224.0.0.1", "::ffff:1.1.1.1"],
     "dns-forward": ["127.0.0.1", "::1", "none"], "dns-host": ["::", "255.255.255.255", "none"],
     "search": ["", "a..b", "x" * 64, "."],
+    "socket": ["", "/run/" + "x" * 103], "fd": ["", "x", "-1", "2147483648", "3x"],
 }
 
 
@@ -152,7 +157,7 @@ def test_every_option_with_an_argument_has_bad_values_here() -> None:
                          [(name, value) for name in BAD_VALUES for value in BAD_VALUES[name]])
 def test_bad_value_is_refused_with_option_and_value(name: str, value: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        built(f"--{name}={value}")
+        built(f"--{name}={value}", mode=next(option for option in OPTIONS if option.name == name).modes[-1])
     message = str(caught.value)
     assert message.startswith(f"option '--{name}': ")
     assert value in message
@@ -192,6 +197,46 @@ def test_bad_value_is_refused_with_option_and_value(name: str, value: str) -> No
 def test_last_of_several_uses_counts(arguments: list[str], fields: dict[str, Any]) -> None:
     settings = built(*arguments)
     assert {name: getattr(settings, name) for name in fields} == fields
+
+
+@pytest.mark.parametrize(("arguments", "fields"), [
+    ([], {"socket_path": None, "fd": None, "one_off": False, "foreground": False, "quiet": False}),
+    (["-s", "a", "-s", "b"], {"socket_path": "b"}),
+    (["-s", "a", "-F", "5"], {"socket_path": None, "fd": 5, "one_off": True}),
+    (["-F", "5", "--socket-path", "a"], {"socket_path": "a", "fd": None, "one_off": True}),
+    (["-F", "5", "-F", "6"], {"fd": 6}),
+    (["-s", "a" * 107], {"socket_path": "a" * 107}),
+    (["-1", "-s", "a"], {"one_off": True, "socket_path": "a"}),
+    (["--one-off", "--socket", "/run/1-t1-net0.socket", "--interface", "h0", "--address", "203.0.113.2",
+      "--netmask", "24", "--tcp-ports", "2222:22,5000-5010", "--udp-ports", "127.0.0.1/6000:6001"],
+     {"one_off": True, "socket_path": "/run/1-t1-net0.socket", "interface": "h0", "prefix_len4": 24,
+      "address4": IPv4Address("203.0.113.2"), "hand_out_dns": None}),
+])
+def test_options_of_passt(arguments: list[str], fields: dict[str, Any]) -> None:
+    settings = built(*arguments, mode="passt")
+    assert {name: getattr(settings, name) for name in fields} == fields
+
+
+@pytest.mark.parametrize("arguments", [
+    ["-T", "22"], ["-U", "22"], ["--tcp-ns=22"], ["-I", "net0"], ["--config-net"], ["--no-splice"],
+    ["--host-lo-to-ns-lo"], ["--dhcp-dns"], ["--dhcp-search"], ["--ns-mac-addr=02:00:00:00:00:01"],
+    ["--no-copy-routes"], ["--netns", "x"], ["--userns", "/x"], ["--netns-only"], ["--no-netns-quit"],
+])
+def test_options_of_pasta_are_refused_in_passt(arguments: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"is for pasta only$"):
+        built(*arguments, mode="passt")
+
+
+@pytest.mark.parametrize("arguments", [["-s", "x"], ["-F", "3"], ["-1"], ["--no-dhcp-dns"]])
+def test_options_of_passt_are_refused_in_pasta(arguments: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"is for passt only$"):
+        built(*arguments)
+
+
+@pytest.mark.parametrize("arguments", [["-t", "auto"], ["-u", "22,auto"]])
+def test_bound_ports_of_a_machine_cannot_be_followed(arguments: list[str]) -> None:
+    with pytest.raises(ConfigError, match="auto"):
+        built(*arguments, mode="passt")
 
 
 @pytest.mark.parametrize(("arguments", "fields"), [

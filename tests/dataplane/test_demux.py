@@ -567,9 +567,9 @@ def test_exception_of_a_callback_is_kept_and_the_first_one_counts(bench: Bench, 
     bench.world.check()
 
 
-def test_capture_sees_both_directions_and_can_be_taken_off(bench: Bench) -> None:
+def test_tracer_sees_both_directions_and_can_be_taken_off(bench: Bench) -> None:
     seen: list[tuple[bytes, bool]] = []
-    bench.world.set_capture(lambda frame, to_guest: seen.append((frame, to_guest)))
+    bench.world.set_frames(lambda head, _n, to_guest, *_: seen.append((head, to_guest)))
     bench.responder.replies = [b"\x11" * 42]
     bench.take(ARP)
     bench.take(ethernet(bytes(46), kind=0x88CC))  # dropped, but it was there
@@ -581,16 +581,16 @@ def test_capture_sees_both_directions_and_can_be_taken_off(bench: Bench) -> None
         (ethernet(bytes(46), kind=0x88CC), False),
         (ARP, False),
     ]
-    bench.world.set_capture(None)
+    bench.world.set_frames(None)
     bench.take(ARP)
     assert len(seen) == 4
 
 
-def test_exception_of_the_capture_hook_is_kept(bench: Bench) -> None:
-    def fail(_frame: bytes, _to_guest: bool) -> None:
-        raise KeyError("capture")
+def test_exception_of_the_tracer_is_kept(bench: Bench) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("tracer")
 
-    bench.world.set_capture(fail)
+    bench.world.set_frames(fail)
     bench.world.inject(UDP4)
     with pytest.raises(KeyError):
         bench.world.check()

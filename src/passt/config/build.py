@@ -46,6 +46,7 @@ FLAGS: dict[str, Changes] = {
     "no-copy-addrs": {"copy_addresses": False},
     "netns-only": {"netns_only": True, "userns": None},
     "no-netns-quit": {"netns_quit": False},
+    "one-off": {"one_off": True},
 }
 
 
@@ -94,6 +95,10 @@ VALUES: dict[str, Callable[[str], Changes]] = {
     "ns-ifname": lambda text: {"ns_ifname": values.parse_new_ifname(text)},
     # An all-zero address asks for the default, one made up by the kernel.
     "ns-mac-addr": lambda text: {"ns_mac": mac if any(mac := values.parse_mac(text)) else None},
+    # Of these two the last one counts, but that a descriptor ends the run stays.
+    "socket": lambda text: {"socket_path": values.parse_socket_path(text), "fd": None},
+    "fd": lambda text: {"fd": values.parse_number(text, 0, values.MAX_FD), "socket_path": None,
+                        "one_off": True},
 }
 
 

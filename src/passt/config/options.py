@@ -217,10 +217,15 @@ OPTIONS: tuple[Option, ...] = (
            "Go on when the path of --netns is removed, or the process PID has ended.", modes=_PASTA_ONLY,
            available=True),
 
-    Option(MACHINE, "s", "socket socket-path", "PATH", "Listen for the machine's connection on this socket.",
-           modes=_PASST_ONLY),
-    Option(MACHINE, "F", "fd", "FD", "Use the connected socket FD, inherited from the caller."),
-    Option(MACHINE, "1", "one-off", "", "End after the first client.", modes=_PASST_ONLY),
+    Option(MACHINE, "s", "socket socket-path", "PATH",
+           "Listen for the machine's connection on the UNIX domain socket PATH; undoes -F. Default: the first"
+           " of /tmp/passt_1.socket to /tmp/passt_64.socket that nobody uses.", modes=_PASST_ONLY,
+           available=True),
+    Option(MACHINE, "F", "fd", "FD",
+           "Use the connected stream socket FD, inherited from the caller, instead; undoes -s and implies"
+           " --one-off.", modes=_PASST_ONLY, available=True),
+    Option(MACHINE, "1", "one-off", "", "End when the first client closes its connection.",
+           modes=_PASST_ONLY, available=True),
     Option(MACHINE, "", "vhost-user", "", "Speak vhost-user on the socket.", modes=_PASST_ONLY),
     Option(MACHINE, "", "print-capabilities", "", "Print what the vhost-user back end can do.",
            modes=_PASST_ONLY),

@@ -19,6 +19,8 @@ IFNAMSIZ = 16           # linux/if.h; one byte of it is the terminating zero
 MIN_MTU = 68            # RFC 791, 3.2: every internet module forwards 68 octets
 MAX_MTU = 65521         # the largest frame, 65535, less the Ethernet header
 MAX_PID = 2**31 - 1
+MAX_FD = 2**31 - 1
+MAX_SOCKET_PATH = 107   # unix(7): sun_path has 108 bytes, one of them the terminating zero
 MIN_MTU_IP6 = 1280      # RFC 8200, section 5
 MAX_RESOLVERS = 3       # per family, as many as glibc reads (MAXNS in resolv.h)
 MAX_ID = 2**32 - 2      # setuid(2): the highest number stands for "no change"
@@ -231,6 +233,17 @@ def parse_new_ifname(text: str) -> str:
     if "%" in name or name == "lo":
         raise ConfigError(f"'{text}' cannot name the interface: 'lo' is taken, and '%' is not allowed")
     return name
+
+
+def parse_socket_path(text: str) -> str:
+    """Read the path of a UNIX domain socket."""
+    n_bytes = len(text.encode(errors="surrogateescape"))
+    if not n_bytes:
+        raise ConfigError("the path is empty; give one like /tmp/passt.socket")
+    if n_bytes > MAX_SOCKET_PATH:
+        raise ConfigError(f"'{text}' has {n_bytes} bytes; the path of a socket can have {MAX_SOCKET_PATH} at"
+                          f" most, so give a shorter one")
+    return text
 
 
 def parse_pid(text: str) -> int:

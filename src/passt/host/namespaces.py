@@ -175,13 +175,12 @@ class Child:
         return f"the process that sets up the namespace ended {how}"
 
     def open_network_namespace(self) -> int:
-        """Open the network namespace that the child was started in. Raises HostError."""
+        """Open the network namespace that the child, which has sent its tap, is in. Raises HostError."""
         try:
             return os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            message = self.channel.receive(wait=True)
-            if message is None or message.kind is not Kind.READY:
-                raise HostError(self._explain_failure(message)) from None  # it has ended, hence the error
+            if self.channel.is_abandoned():
+                raise HostError(self._explain_failure(None)) from None
             raise HostError(f"cannot open the network namespace of the command: {error.strerror}; does /proc "
                             "hide it (hidepid)?") from None
 

@@ -1,0 +1,254 @@
+"""The UNIX socket on which an emulator connects to passt, and the connection that a caller hands over.
+
+Life of the socket. Its file outlives us, as emulators and their managers expect, who remove it or
+leave it: so a start finds files of those that came before. One that nobody serves any more is
+replaced, one that somebody serves is respected, and anything else than a socket is never touched.
+
+Who serves a file is asked without connecting to it, because passt would take even the shortest
+connection for its client, and may end after it (-1). A datagram socket that connects to the file gets
+ECONNREFUSED when no socket is behind it, and EPROTOTYPE when a stream socket is (connect(2), unix(7)).
+
+Several that start at once may find the same stale file. They ask and remove under a lock on the directory,
+so that nobody removes a socket that another one has bound in the meantime.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+import struct
+import time
+
+from passt.errors import ConfigError, HostError
+from passt.host.privileges import FIRST_OWN_FD
+
+DEFAULT_PATH = "/tmp/passt_{}.socket"  # noqa: S108 - passt(1), --socket: where launchers look for it
+N_DEFAULT_PATHS = 64
+BACKLOG = 8  # a client that is one too many is told at once, so few can be waiting
+MAX_TRIES = 8  # of a path for which others contend
+LOCK_TRIES = 100
+LOCK_PAUSE_S = 0.005
+
+_PEER_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+
+# What bind says of a path: errno -> what to tell of it.
+_PATH_FAULTS = {
+    errno.ENOENT: "the directory does not exist",
+    errno.ENOTDIR: "a part of the path is not a directory",
+    errno.EACCES: "this user may not write to the directory",
+    errno.EPERM: "the file system of the directory cannot hold sockets",
+    errno.EROFS: "the file system is read-only",
+    errno.ELOOP: "there are too many symbolic links in the path",
+}
+
+
+class PathInUseError(HostError):
+    """The path is taken by something that is not ours to remove."""
+
+
+class ListeningSocket:
+    """A listening socket, non-blocking, bound to *path*; *fd* is its descriptor."""
+
+    __slots__ = ("_sock", "path")
+
+    def __init__(self, sock: socket.socket, path: str) -> None:
+        self._sock = sock
+        self.path = path
+
+    @property
+    def fd(self) -> int:
+        """Descriptor, for polling."""
+        return self._sock.fileno()
+
+    def accept(self) -> Connection | None:
+        """Take the next client; None if there is none. Raises OSError if no descriptor is left for it."""
+        try:
+            sock, _ = self._sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return None
+        sock.setblocking(False)
+        return Connection(sock)
+
+    def close(self) -> None:
+        """Stop listening; the file stays."""
+        self._sock.close()
+
+    def remove(self) -> None:
+        """Stop listening and remove the file: for a start that fails."""
+        self._sock.close()
+        try:
+            os.unlink(self.path)
+        except OSError:
+            return
+
+
+class Connection:
+    """A connected stream socket."""
+
+    __slots__ = ("_sock",)
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def peer_name(self) -> str:
+        """Say who is at the other end: " (PID 42)", or nothing where that cannot be told."""
+        if self._sock.family != socket.AF_UNIX:
+            return ""
+        try:
+            raw = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
+        except OSError:
+            return ""
+        pid = _PEER_CREDENTIALS.unpack(raw)[0]
+        return f" (PID {pid})" if pid > 0 else ""  # 0: it lives in a PID namespace that is not ours
+
+    def detach(self) -> int:
+        """Give the descriptor away; this object is of no use any more."""
+        return self._sock.detach()
+
+    def close(self) -> None:
+        """Close it."""
+        self._sock.close()
+
+
+def listen(path: str | None) -> ListeningSocket:
+    """Listen on *path*, or on the first default path that is free.
+
+    Raises ConfigError if a path that was asked for cannot be had, HostError if no default one can.
+    """
+    if path is not None:
+        try:
+            return _listen_on(path)
+        except HostError as error:
+            raise ConfigError(f"option '--socket' {path}: {error}") from None
+    for number in range(1, N_DEFAULT_PATHS + 1):
+        try:
+            return _listen_on(DEFAULT_PATH.format(number))
+        except PathInUseError:
+            continue
+        except HostError as error:
+            raise HostError(f"cannot make the socket {DEFAULT_PATH.format(number)}: {error};"
+                            " give another path with --socket") from None
+    raise HostError(f"all of {DEFAULT_PATH.format(1)} to {DEFAULT_PATH.format(N_DEFAULT_PATHS)} are in use;"
+                    " give another path with --socket")
+
+
+def _listen_on(path: str) -> ListeningSocket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        _bind(sock, path)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return ListeningSocket(sock, path)
+
+
+def _bind(sock: socket.socket, path: str) -> None:
+    for _ in range(MAX_TRIES):
+        try:
+            sock.bind(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise HostError(_PATH_FAULTS.get(error.errno or 0, str(error.strerror))) from None
+        else:
+            return
+        _clear(path)
+    raise PathInUseError("others keep taking it")
+
+
+def _clear(path: str) -> None:
+    """Remove the stale socket *path*. Raises PathInUseError if it is anything else, or stays."""
+    lock = _lock(os.path.dirname(path) or ".")
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise PathInUseError("there is something that is not a socket; remove it or give another path")
+        if _is_served(path):
+            raise PathInUseError("another process uses it; end that or give another path")
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise PathInUseError(f"a socket that nobody serves is there and cannot be removed:"
+                             f" {error.strerror}") from None
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(directory: str) -> int | None:
+    """Keep others like us from removing in *directory* what they found stale before we took it.
+
+    A directory that cannot be locked, or that somebody else keeps locked, is done without: a user of
+    /tmp must not be able to stop all the others.
+    """
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOCK_PAUSE_S)
+        except OSError:
+            break
+        else:
+            return fd
+    os.close(fd)
+    return None
+
+
+def _is_served(path: str) -> bool:
+    """Tell whether a process holds the socket *path*, without its noticing."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as probe:
+        error = probe.connect_ex(path)
+    if error == errno.EACCES:
+        raise PathInUseError("it belongs to another user; give another path")
+    return error not in {errno.ECONNREFUSED, errno.ENOENT}
+
+
+def adopt(fd: int) -> Connection:
+    """Take over the connected stream socket *fd* that the caller left open; made non-blocking.
+
+    A standard descriptor is left to /dev/null, as they have uses of their own. Raises ConfigError.
+    """
+    label = f"option '--fd' {fd}:"
+    try:
+        is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
+    except OSError:
+        raise ConfigError(f"{label} there is no such open descriptor; hand over a connected stream"
+                          " socket") from None
+    if not is_socket:
+        raise ConfigError(f"{label} that descriptor is not a socket; hand over a connected stream socket")
+    sock = socket.socket(fileno=_move_up(fd) if fd < FIRST_OWN_FD else fd)
+    try:
+        _check_connected(sock, label)
+    except BaseException:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    sock.set_inheritable(False)
+    return Connection(sock)
+
+
+def _move_up(fd: int) -> int:
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, fd)
+    os.close(null)
+    return moved
+
+
+def _check_connected(sock: socket.socket, label: str) -> None:
+    if sock.type != socket.SOCK_STREAM:
+        raise ConfigError(f"{label} that is not a stream socket; frames cannot be told apart on another")
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise ConfigError(f"{label} that socket is listening; hand over a connected one, or give its path"
+                          " with --socket")
+    try:
+        sock.getpeername()
+    except OSError:
+        raise ConfigError(f"{label} that socket is not connected") from None
