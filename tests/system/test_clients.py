@@ -1,0 +1,270 @@
+"""The command lines of Podman and rootlesskit, against namespaces like theirs, with the outcome they want.
+
+A stand-in for the client holds a user namespace in which the caller is root, a mount namespace with a small
+file system of its own, and there a network namespace bound to a path, as Podman does. For real root there
+is no user namespace.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.system.lab import FAR4, FAR6, OUTSIDE4, Lab, Running, status_field, wait_until
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator, Sequence
+
+pytestmark = pytest.mark.needs_root
+
+LONG = os.environ.get("PASST_TEST_LONG") == "1"
+DIRECTORY = "/mnt"
+NETNS = f"{DIRECTORY}/netns-6a9e"
+PID_FILE = f"{DIRECTORY}/connection.pid"
+HOLD = (f"mount -t tmpfs tmpfs {DIRECTORY} && touch {NETNS} && unshare --net={NETNS} true && echo ready && "
+        "exec sleep 1000")
+PODMAN_END = ["--dns-forward", "169.254.1.1", "-u", "none", "-T", "none", "-U", "none", "--no-map-gw",
+              "--quiet", "--netns", NETNS, "--map-guest-addr", "169.254.1.2"]
+PODMAN = ["--config-net", "-t", "8080-8080:80-80", *PODMAN_END]
+PODMAN_BRIDGE = ["--config-net", "--pid", PID_FILE, "-t", "none", *PODMAN_END]
+ROOTLESSKIT_FIRST = ["--foreground", "--stderr", "--ns-ifname=tap0", "--mtu=65520", "--no-dhcp", "--no-ra",
+                     "--address=10.0.2.100", "--netmask=24", "--gateway=10.0.2.2", "--dns-forward=10.0.2.3",
+                     "--no-map-gw", "--ipv4-only", "--tcp-ports=auto", "--udp-ports=auto"]
+ROOTLESSKIT = ["--stderr", "--ns-ifname=tap0", "--mtu=65520", "--config-net", "--address=10.0.2.100",
+               "--netmask=24", "--gateway=10.0.2.2", "--dns-forward=10.0.2.3", "--no-map-gw",
+               "--ipv4-only", "--tcp-ports=auto", "--udp-ports=auto"]
+
+
+class Client:
+    """A stand-in for a container engine."""
+
+    def __init__(self, lab: Lab, *, user: bool) -> None:
+        self.lab, self.user = lab, user
+        spaces = ["--user", "--map-root-user"] if user else []
+        self.running: Running = lab.host.spawn(["unshare", *spaces, "--mount", "sh", "-c", HOLD], user=user)
+        assert self.running.popen.stdout is not None
+        assert self.running.popen.stdout.readline() == b"ready\n"
+        self.pid = status_field(self.running.pid, "NSpid").split()[-1]
+        self.enter = ["nsenter", "-t", self.pid, "--mount",
+                      *(["--user", "--preserve-credentials"] if user else [])]
+
+    def run(self, argv: Sequence[str], *, check: bool = True) -> subprocess.CompletedProcess[bytes]:
+        """Run a program as the engine would; returns when its output is at its end."""
+        return self.lab.host.run([*self.enter, *argv], user=self.user, check=check)
+
+    def inside(self, argv: Sequence[str], *, check: bool = True) -> bytes:
+        """Run a program in the network namespace and return what it prints."""
+        return self.run(["nsenter", f"--net={NETNS}", *argv], check=check).stdout
+
+    def pasta(self, options: Sequence[str]) -> tuple[int, bytes, bytes]:
+        """Run pasta to the exit of the process that was started, and to the end of its output."""
+        done = self.run([self.lab.pasta, *options], check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    def daemons(self) -> list[int]:
+        """All that run beside the stand-in itself, by their PIDs in the place."""
+        text = self.lab.host.run(["pgrep", "-f", self.lab.pasta], check=False).stdout
+        return [int(word) for word in text.split()]
+
+    def remove_namespace(self) -> None:
+        """Do what an engine does at the end of a container."""
+        self.run(["sh", "-c", f"umount -l {NETNS} && rm {NETNS}"])
+
+    def close(self) -> None:
+        """End the stand-in and what is left of pasta."""
+        for pid in self.daemons():
+            self.lab.host.run(["kill", str(pid)], check=False)
+        self.running.kill()
+
+
+@pytest.fixture
+def client(lab: Lab, user: bool) -> Iterator[Client]:
+    """Lend a stand-in for a container engine."""
+    one = Client(lab, user=user)
+    yield one
+    one.close()
+
+
+def assert_gone(client: Client, within_s: float = 2.0) -> None:
+    wait_until(lambda: not client.daemons(), "pasta has ended", within_s)
+
+
+def test_podman_gets_a_silent_daemon_that_ends_with_the_namespace(client: Client) -> None:
+    lab = client.lab
+    assert client.pasta(PODMAN) == (0, b"", b"")
+    [daemon] = client.daemons()
+    addresses = client.inside(["ip", "-o", "addr"])
+    for expected in (b"h0    inet 203.0.113.2/24", b"h0    inet6 2001:db8:1::2/64",
+                     b"lo    inet 127.0.0.1/8"):
+        assert expected in addresses
+    for address in (FAR4, FAR6, OUTSIDE4):
+        client.inside([*lab.client, "tcp,udp", address, "8000", "3000"])
+    answer = client.inside(["dig", "+short", "+time=3", "@169.254.1.1", "www.lab.example", "A"])
+    assert answer == b"192.0.2.80\n"
+    client.inside([*lab.client, "tcp", "169.254.1.2", "8000", "3000"])  # the host, by --map-guest-addr
+    assert int(lab.host.run(["ps", "-o", "pid=", "--pid", str(daemon)]).stdout) == daemon
+    client.remove_namespace()
+    assert_gone(client, 1.0)
+
+
+def test_podman_publishes_a_port(client: Client) -> None:
+    lab = client.lab
+    assert client.pasta(PODMAN) == (0, b"", b"")
+    server = lab.host.spawn([*client.enter, "nsenter", f"--net={NETNS}", "socat", "-u", "TCP-LISTEN:80",
+                             "STDOUT"], user=client.user)
+    wait_until(lambda: b":80 " in client.inside(["ss", "-Hltn"]), "the server listens")
+    lab.outside.run(["socat", "-u", "EXEC:echo word", "TCP:203.0.113.2:8080"])
+    assert server.finish().stdout == b"word\n"
+
+
+def test_podman_ends_the_daemon_of_its_bridge_by_the_pid_file(client: Client) -> None:
+    assert client.pasta(PODMAN_BRIDGE) == (0, b"", b"")
+    [daemon] = client.daemons()
+    assert client.run(["cat", PID_FILE]).stdout == b"%d\n" % daemon
+    client.lab.host.run(["kill", str(daemon)])
+    assert_gone(client)
+    assert b" h0:" not in client.inside(["ip", "-o", "link"])
+    assert client.pasta(PODMAN_BRIDGE) == (0, b"", b"")  # and again, over the old pid file
+
+
+def test_podman_shows_the_reason_of_a_failure(client: Client) -> None:
+    status, out, err = client.pasta([*PODMAN, "--netns", f"{DIRECTORY}/other"])
+    assert (status, out) == (1, b"")
+    assert err.decode() == f"pasta: option '--netns' {DIRECTORY}/other: there is no such file\n"
+    assert client.daemons() == []
+
+
+def test_podman_falls_back_when_an_option_is_unknown(client: Client) -> None:
+    status, _, err = client.pasta([*PODMAN, "--map-guest-addresses", "169.254.1.2"])
+    assert status == 1
+    assert b"unrecognized option '--map-guest-addresses'" in err
+
+
+def test_rootlesskit_runs_pasta_in_the_foreground(client: Client) -> None:
+    lab = client.lab
+    holder = lab.host.spawn([*client.enter, "unshare", "--net", "sh", "-c", "echo ready; exec sleep 1000"],
+                            user=client.user)
+    assert holder.popen.stdout is not None
+    assert holder.popen.stdout.readline() == b"ready\n"
+    pid = status_field(holder.pid, "NSpid").split()[-1]
+    running = lab.host.spawn([lab.pasta, *ROOTLESSKIT_FIRST, pid], user=client.user)
+    inside = [*client.enter, "nsenter", "-t", pid, "--net"]
+
+    def has_tap() -> bool:
+        assert running.popen.poll() is None, running.popen.communicate()
+        return b"tap0" in lab.host.run([*inside, "ip", "-o", "link"], user=client.user).stdout
+
+    wait_until(has_tap, "tap0 is there")
+    # rootlesskit sets up the interface itself.
+    for words in ("link set tap0 up", "addr add 10.0.2.100/24 dev tap0", "route add default via 10.0.2.2"):
+        lab.host.run([*inside, "ip", *words.split()], user=client.user)
+    lab.host.run([*inside, *lab.client, "tcp,udp", FAR4, "8000", "3000"], user=client.user)
+    answer = lab.host.run([*inside, "dig", "+short", "+time=3", "@10.0.2.3", "www.lab.example"],
+                          user=client.user)
+    assert answer.stdout == b"192.0.2.80\n"
+    holder.kill()
+    done = running.finish(5)
+    assert done.returncode == 0
+    assert b"deprecated" in done.stderr
+
+
+@pytest.mark.parametrize("detached", [False, True], ids=["pid", "detached"])
+def test_rootlesskit_waits_for_pasta(client: Client, detached: bool) -> None:
+    lab = client.lab
+    holder = lab.host.spawn([*client.enter, "nsenter", f"--net={NETNS}", "sh", "-c",
+                             "echo ready; exec sleep 1000"], user=client.user)
+    assert holder.popen.stdout is not None
+    assert holder.popen.stdout.readline() == b"ready\n"
+    pid = status_field(holder.pid, "NSpid").split()[-1]
+    if detached:
+        # Started from outside of the user namespace, but where the path can be seen.
+        argv = [*ROOTLESSKIT, f"--userns=/proc/{pid}/ns/user", f"--netns=/proc/{client.pid}/root{NETNS}"]
+    else:
+        argv = [*ROOTLESSKIT, pid]
+    done = lab.host.run([lab.pasta, *argv], user=client.user)
+    assert done.stdout == b""
+    assert b"deprecated" in done.stderr
+    assert b"tap0    inet 10.0.2.100/24" in client.inside(["ip", "-o", "addr"])
+    client.inside([*lab.client, "tcp,udp", FAR4, "8000", "3000"])
+    if detached:
+        client.remove_namespace()
+    holder.kill()
+    assert_gone(client)
+
+
+def test_namespace_is_served_on_without_its_path_if_that_is_wanted(client: Client) -> None:
+    assert client.pasta([*PODMAN, "--no-netns-quit", "-P", PID_FILE]) == (0, b"", b"")
+    client.remove_namespace()
+    time.sleep(1.2)
+    assert len(client.daemons()) == 1
+
+
+@pytest.mark.parametrize(("runas", "numbers"), [
+    ([], (65534, 65534)), (["--runas", "54000"], (54000, 54000)),
+    (["--runas", "54000:54001"], (54000, 54001)),
+    (["--runas", "lab"], (54321, 54321)), (["--runas", "lab:mail"], (54321, 8)), (["--runas", "0"], (0, 0)),
+])
+def test_root_goes_on_as_somebody_else(lab: Lab, runas: list[str], numbers: tuple[int, int]) -> None:
+    client = Client(lab, user=False)
+    assert client.pasta([*PODMAN, *runas]) == (0, b"", b"")
+    [daemon] = client.daemons()
+    status = lab.host.run(["cat", f"/proc/{daemon}/status"]).stdout.decode().splitlines()
+    fields = {name: value.split() for name, _, value in (line.partition(":") for line in status)}
+    assert (fields["Uid"], fields["Gid"]) == ([str(numbers[0])] * 4, [str(numbers[1])] * 4)
+    for name in ("CapEff", "CapPrm", "CapInh", "CapAmb"):
+        assert int(fields[name][0], 16) == 0
+    client.inside([*lab.client, "tcp,udp", FAR4, "8000", "3000"])
+    client.remove_namespace()
+    assert_gone(client)
+    client.close()
+
+
+def test_many_starts_and_stops_leave_nothing(client: Client) -> None:
+    """As the `lab` fixture sees it, and the namespace and a directory of temporary files."""
+    places = ["sh", "-c", f"ls {DIRECTORY} /tmp | sort; ip -o link | wc -l"]
+    before: bytes | None = None
+    for _ in range(200 if LONG else 20):
+        assert client.pasta(PODMAN_BRIDGE) == (0, b"", b"")
+        [daemon] = client.daemons()
+        client.lab.host.run(["kill", str(daemon)])
+        assert_gone(client)
+        after = client.inside(places)
+        assert before in {None, after}
+        before = after
+
+
+def test_many_daemons_at_once(lab: Lab, plain: bool) -> None:
+    clients = [Client(lab, user=plain) for _ in range(50 if LONG else 15)]
+    started = [lab.host.spawn([*one.enter, lab.pasta, "--config-net", "-t", "none", *PODMAN_END], user=plain)
+               for one in clients]
+    ended = [one.finish(60) for one in started]
+    assert [(one.returncode, one.stdout, one.stderr) for one in ended] == [(0, b"", b"")] * len(clients)
+    for one in clients:
+        one.inside([*lab.client, "tcp", FAR4, "8000", "1000"])
+    for one in clients:
+        one.remove_namespace()
+    assert_gone(clients[0], 10)
+    for one in clients:
+        one.close()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name)
+def test_signal_at_any_stage_of_the_way_to_the_background(client: Client, signum: signal.Signals) -> None:
+    """The caller's process is ended: what it started goes with it, or is ready and known by the pid file."""
+    lab = client.lab
+    for delay_ms in (0, 10, 25, 40, 60, 80, 100, 130, 170, 220):
+        running = lab.host.spawn([*client.enter, lab.pasta, *PODMAN_BRIDGE], user=client.user)
+        time.sleep(delay_ms / 1000)
+        running.send(signum)
+        status = running.finish(10).returncode
+        if status == 0:
+            [daemon] = client.daemons()
+            assert client.run(["cat", PID_FILE]).stdout == b"%d\n" % daemon
+            lab.host.run(["kill", str(daemon)])
+        assert_gone(client)
+        wait_until(lambda: b" h0:" not in client.inside(["ip", "-o", "link"]), "the interface is gone")
