@@ -68,6 +68,9 @@ cdef class Link:
     cdef void on_writable(self) noexcept nogil:
         """The far side drains again."""
 
+    cdef void flush(self) noexcept nogil:
+        """The turn ends: what was held back to leave together goes out now."""
+
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil:
         """Send the *n* bytes at `slot`; False if the link took no part of it."""
         cdef uint32_t need
@@ -185,6 +188,7 @@ cdef class TapLink(Link):
             frames[found].len = <uint32_t>(n - VNET_HLEN)
             frames[found].gso_type = header.gso_type & <uint8_t>~VIRTIO_NET_HDR_GSO_ECN
             frames[found].gso_size = header.gso_size
+            frames[found].unverified = False
             found += 1
             position += (<size_t>n + RX_STRIDE - 1) & ~<size_t>(RX_STRIDE - 1)
         return found
