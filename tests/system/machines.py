@@ -88,25 +88,33 @@ def socket_path(lab: Lab, name: str) -> str:
 @contextlib.contextmanager
 def passt(lab: Lab, *options: str, user: bool, name: str = "machine", place: Place | None = None
           ) -> Iterator[tuple[Running, str]]:
-    """Run passt in the foreground, on the host or in *place*; it must end well, by SIGTERM if it still runs."""
-    path = socket_path(lab, name)
-    running = (place or lab.host).spawn([lab.passt, "-f", "-s", path, *options], user=user)
+    """Run passt in the foreground, on the host or in *place*, from when it is ready.
 
-    def is_up() -> bool:
+    It must end well, by SIGTERM if it still runs then, unless the caller has collected it.
+    """
+    path = socket_path(lab, name)
+    pid_file = Path(f"{path}.pid")
+    pid_file.unlink(missing_ok=True)  # of one that the test killed
+    argv = [lab.passt, "-f", "-s", path, "-P", str(pid_file), *options]
+    running = (place or lab.host).spawn(argv, user=user)
+
+    def is_ready() -> bool:
         assert running.popen.poll() is None, running.popen.communicate()
-        return os.path.exists(path)
+        return pid_file.exists() and pid_file.stat().st_size > 0
 
     try:
-        wait_until(is_up, "passt makes its socket")
+        wait_until(is_ready, "passt is ready")
         yield running, path
-        running.send(signal.SIGTERM)
-        result = running.finish()
-        assert result.returncode == 0, result.stderr.decode()
-        assert b"Traceback" not in result.stderr, result.stderr.decode()
+        if running.popen.returncode is None:
+            running.send(signal.SIGTERM)
+            result = running.finish()
+            assert result.returncode == 0, result.stderr.decode()
+            assert b"Traceback" not in result.stderr, result.stderr.decode()
     finally:
         if running.popen.returncode is None:
             running.kill()
         Path(path).unlink(missing_ok=True)
+        pid_file.unlink(missing_ok=True)
 
 
 class Guest:
@@ -147,9 +155,9 @@ class Guest:
         """Wait until router advertisements gave an address and a route."""
 
         def is_set_up() -> bool:
-            text = self.place.run(["sh", "-c", "ip -6 address show dev eth0 scope global -tentative;"
-                                   " ip -6 route show default"]).stdout
-            return b"inet6 2001:" in text and b"default via" in text
+            addresses = self.place.run(["ip", "-6", "address", "show", "dev", "eth0", "-tentative"]).stdout
+            routes = self.place.run(["ip", "-6", "route", "show", "default"]).stdout
+            return b"inet6 2001:" in addresses and b"default via" in routes
 
         wait_until(is_set_up, "IPv6 is set up by advertisements")
 
