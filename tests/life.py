@@ -103,9 +103,16 @@ def read_line(process: subprocess.Popen[str], *, errors: bool = False) -> str:
     """Return the next line of standard output (or error), which must come soon."""
     stream = process.stderr if errors else process.stdout
     assert stream is not None
-    ready, _, _ = select.select([stream], [], [], LIMIT_S)
-    assert ready, "no output"
-    return stream.readline()
+    line = b""
+    while not line.endswith(b"\n"):
+        # Octet by octet: what a buffer had taken would be hidden from select.
+        ready, _, _ = select.select([stream], [], [], LIMIT_S)
+        assert ready, f"no output after {line!r}"
+        octet = os.read(stream.fileno(), 1)
+        if not octet:
+            break
+        line += octet
+    return line.decode()
 
 
 def child_of(pid: int) -> int:

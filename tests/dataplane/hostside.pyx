@@ -253,6 +253,7 @@ cdef class PlainLink:
     def read(self, int room=RX_BATCH):
         cdef RxFrame frames[RX_BATCH]
         cdef int n, i
+        memset(frames, 0, sizeof(frames))
         n = self.link.read_batch(frames, min(room, <int>RX_BATCH))
         found = []
         for i in range(n):

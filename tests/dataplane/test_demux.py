@@ -401,6 +401,14 @@ def test_hardware_address_that_cannot_be_one_is_not_learnt(bench: Bench, mac: st
     assert bench.world.guest_mac == before
 
 
+@pytest.mark.parametrize("frame", [ND[2], DHCP, UDP6], ids=["ND", "DHCP", "disabled"])
+def test_hardware_address_is_learnt_from_who_says_nothing_else(bench: Bench, frame: bytes) -> None:
+    bench.world.switch(ip6=False)
+    bench.take(from_mac(frame, "020000000009"))
+    assert bench.world.guest_mac.hex() == "020000000009"
+    assert bench.events.addresses == []
+
+
 # Switches
 
 TCP4, TCP6 = tcp(G4, 1000, R4, 80, flags=SYN), tcp(G6, 1000, R6, 80, flags=SYN)
@@ -567,9 +575,9 @@ def test_exception_of_a_callback_is_kept_and_the_first_one_counts(bench: Bench, 
     bench.world.check()
 
 
-def test_capture_sees_both_directions_and_can_be_taken_off(bench: Bench) -> None:
+def test_tracer_sees_both_directions_and_can_be_taken_off(bench: Bench) -> None:
     seen: list[tuple[bytes, bool]] = []
-    bench.world.set_capture(lambda frame, to_guest: seen.append((frame, to_guest)))
+    bench.world.set_frames(lambda head, _n, to_guest, *_: seen.append((head, to_guest)))
     bench.responder.replies = [b"\x11" * 42]
     bench.take(ARP)
     bench.take(ethernet(bytes(46), kind=0x88CC))  # dropped, but it was there
@@ -581,16 +589,16 @@ def test_capture_sees_both_directions_and_can_be_taken_off(bench: Bench) -> None
         (ethernet(bytes(46), kind=0x88CC), False),
         (ARP, False),
     ]
-    bench.world.set_capture(None)
+    bench.world.set_frames(None)
     bench.take(ARP)
     assert len(seen) == 4
 
 
-def test_exception_of_the_capture_hook_is_kept(bench: Bench) -> None:
-    def fail(_frame: bytes, _to_guest: bool) -> None:
-        raise KeyError("capture")
+def test_exception_of_the_tracer_is_kept(bench: Bench) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("tracer")
 
-    bench.world.set_capture(fail)
+    bench.world.set_frames(fail)
     bench.world.inject(UDP4)
     with pytest.raises(KeyError):
         bench.world.check()

@@ -244,16 +244,16 @@ def test_connection_of_the_guest() -> None:
         assert bench.frames()[-1][47] == RST | ACK
 
 
-def test_capture_and_its_end(bench: Bench) -> None:
-    seen: list[tuple[bytes, bool]] = []
-    bench.engine.set_capture(lambda frame, to_guest: seen.append((frame, to_guest)))
+def test_trace_of_frames_and_its_end(bench: Bench) -> None:
+    seen: list[tuple[bytes, int, bool, int, int, int]] = []
+    bench.engine.set_trace(None, lambda *frame: seen.append(frame))
     bench.responder.replies = [b"\x11" * 60]
     bench.give(ARP)
     bench.turn()
-    bench.engine.set_capture(None)
+    bench.engine.set_trace(None)
     bench.give(ARP)
     bench.turn()
-    assert seen == [(ARP, False), (b"\x11" * 60, True)]
+    assert seen == [(ARP, len(ARP), False, 0, 0, -1), (b"\x11" * 60, 60, True, 0, 0, -1)]
 
 
 def test_stalled_link_goes_on_when_it_drains(bench: Bench) -> None:
@@ -482,17 +482,16 @@ def test_answer_of_the_responder_that_is_no_frame_leaves_run(bench: Bench) -> No
 
 
 def test_exceptions_of_the_hooks_leave_run(bench: Bench) -> None:
-    def capture(_frame: bytes, _to_guest: bool) -> None:
+    def frames(*_: object) -> None:
         raise ValueError("hook")
 
     def trace(_line: str) -> None:
         raise ValueError("hook")
 
-    bench.engine.set_capture(capture)
+    bench.engine.set_trace(None, frames)
     bench.give(ARP)
     with pytest.raises(ValueError, match="hook"):
         bench.engine.run()
-    bench.engine.set_capture(None)
     bench.engine.set_trace(trace)
     bench.policy.target = Target(packed("127.0.0.1"), 1)
     bench.give(tcp(G4, 1000, R4, 53))

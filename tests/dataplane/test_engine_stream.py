@@ -258,7 +258,7 @@ def test_new_guest_that_knows_nothing_of_a_connection_ends_it(
         bench.until(lambda: bool(bench.ends))
         bench.connect()
         accepted.send(b"hello")
-        found = bench.await_frames()
+        bench.await_frames()
         bench.give(tcp(G4, 40000, R4, 80, flags=RST, seq=1000))
         bench.until(lambda: not list(bench.engine.flows()))
         accepted.settimeout(5)
@@ -328,3 +328,20 @@ def test_ipv4_mac_of_the_guest_is_learnt(bench: StreamBench) -> None:
     bench.turn()
     assert bench.events.macs == [GUEST_MAC]
 
+
+
+def test_whoever_looks_on_sees_what_the_guest_gets(bench: StreamBench, remote: socket.socket) -> None:
+    accepted, _ = shake_hands(bench, remote)
+    seen: list[tuple[bytes, int, bool, int]] = []
+
+    def note(head: bytes, n: int, to_guest: bool, gso_type: int, _: int, __: int) -> None:
+        seen.append((head, n, to_guest, gso_type))
+
+    with accepted:
+        bench.engine.set_trace(None, note)
+        accepted.send(bytes(5000))
+        frames: list[bytes] = []
+        while sum(len(frame) - 54 for frame in frames) < 5000:
+            frames += bench.await_frames()
+        assert len(frames) > 5
+        assert seen == [(frame[:256], len(frame), True, 0) for frame in frames]

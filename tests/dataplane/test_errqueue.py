@@ -303,6 +303,20 @@ def test_refusal_of_the_host_is_told(family: int, number: int, code4: int, code6
     assert bench.drops() == {"drop_socket": 1}
 
 
+@pytest.mark.parametrize(
+    ("family", "group"), [(4, "224.0.0.251"), (4, "255.255.255.255"), (6, "ff02::fb")]
+)
+@pytest.mark.parametrize("number", [errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EPERM])
+def test_refusal_of_what_went_to_a_group_is_told_to_nobody(family: int, group: str, number: int) -> None:
+    bench = Bench()
+    bench.policy.sources[bytes(4 if family == 4 else 16)] = packed(US[family])
+    bench.script("send_message", -number, -number)
+    bench.inject(udp(GUEST[family], 1000, group, 5353, b"query"))
+    assert len(bench.sent_messages()) == 1
+    assert bench.frames() == []
+    assert bench.drops() == {"drop_socket": 1}
+
+
 @both_families
 def test_error_about_a_request_has_the_guests_identifier(family: int) -> None:
     bench = Bench()

@@ -23,6 +23,7 @@ SECOND = 10**9
 LIFETIME_S = {4: 30, 6: 60}
 MAX_ASSEMBLIES = 64
 EPOLLIN = 1
+IP_PMTUDISC_DONT = 0
 
 both_families = pytest.mark.parametrize("family", [4, 6])
 
@@ -71,12 +72,12 @@ def pieces(family: int, payload: bytes, size: int = 800, ident: int = 77) -> lis
 
 def raw(
     family: int, start: int, data: bytes, *, more: bool, ident: int = 77, tos: int = 0, ttl: int = 64,
-    to: str | None = None,
+    to: str | None = None, whole_only: bool = False,
 ) -> bytes:
     """Give one fragment made by hand."""
     to = to or REMOTE[family]
     if family == 4:
-        flags = (0x2000 if more else 0) | start // 8
+        flags = (0x4000 if whole_only else 0) | (0x2000 if more else 0) | start // 8
         packet = IP(src=GUEST[4], dst=to, id=ident, proto=17, tos=tos, ttl=ttl) / Raw(data)
         whole = bytearray(bytes(packet))
         whole[6:8] = flags.to_bytes(2, "big")
@@ -107,6 +108,20 @@ def test_fragments_in_every_order(family: int) -> None:
         assert bench.sent_data() == [payload]
         assert bench.drops() == {}
         assert bench.counters()["reassembled"] == 1
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_what_came_in_pieces_may_leave_in_pieces(last: bool) -> None:
+    """A sender that marks its fragments DF (RFC 6864 4.1 has such) has cut the datagram all the same."""
+    bench = Bench()
+    whole = message(4, payload_of(1600))
+    bench.give(
+        raw(4, 0, whole[:800], more=True, whole_only=not last),
+        raw(4, 800, whole[800:], more=False, whole_only=last),
+    )
+    assert bench.sent_data() == [payload_of(1600)]
+    discovery = [value for _, level, name, value in bench.sockets.options if (level, name) == (0, 10)]
+    assert discovery in ([], [IP_PMTUDISC_DONT])
 
 
 @both_families
@@ -439,11 +454,11 @@ def test_link_that_refuses_a_fragment_gets_no_more() -> None:
     assert bench.drops() == {"drop_link_full": 1}
 
 
-def test_capture_sees_the_fragments() -> None:
+def test_who_looks_on_sees_the_fragments() -> None:
     bench = Bench(mtu=1500)
-    seen: list[bytes] = []
-    bench.set_capture(lambda frame, to_guest: seen.append(frame) if to_guest else None)
-    assert answer_with(bench, 6, bytes(5000)) == seen
+    seen: list[tuple[bytes, int]] = []
+    bench.set_frames(lambda head, n, to_guest, *_: seen.append((head, n)) if to_guest else None)
+    assert [(frame[:256], len(frame)) for frame in answer_with(bench, 6, bytes(5000))] == seen
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -107,7 +107,7 @@ def test_sum_that_is_left_to_be_completed_passes(source: str, destination: str, 
         if protocol == UDP
         else tcp(source, 40001, destination, 80, payload=b"query")
     )
-    start = l4_of(frame)
+    start = l4_of(bytes(frame))
     at = start + CSUM_AT[protocol]
     left = ~rfc1071(pseudo_header(source, destination, protocol, len(frame) - start)) & 0xFFFF
     frame[at : at + 2] = left.to_bytes(2, "big")

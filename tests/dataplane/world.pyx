@@ -496,9 +496,8 @@ cdef class World:
                         len(quoted), <uint8_t>kind, <uint8_t>code, info,
                         NULL if offender is None else address)
 
-    def set_capture(self, capture):
-        self.core.capture = capture
-        self.core.has_capture = capture is not None
+    def set_frames(self, frames):
+        self.core.watch.set_tracer(frames, self.core.fail_by)
 
     def set_trace(self, trace):
         self.core.trace = trace

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.system.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, OUTSIDE6, Lab, Running, wait_until
-from tests.system.machines import MAC, Guest, passt
+from tests.system.machines import Guest, passt
 from tests.system.servers import stream_sha256
 from tests.system.transfer import content
 
@@ -90,6 +90,7 @@ def test_name_resolution_reaches_the_resolver(guest: Guest) -> None:
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 def test_inward_connections_with_the_client_s_address(guest: Guest, lab: Lab, size: int) -> None:
     inside = receiver(lab, guest.place, PORT, 10003)
+    guest.place.run(["ping", "-c", "1", "-W", "3", FAR6])   # shows the address that it chose itself
     for place, host, peer in ((lab.outside, HOST4, OUTSIDE4), (lab.outside, HOST6, OUTSIDE6),
                               (lab.host, "127.0.0.1", OUTSIDE4)):
         send(lab, place, "tcp", host, PORT, size)
@@ -213,6 +214,7 @@ def test_guests_talk_to_each_other_through_forwarded_ports(lab: Lab, plain: bool
                    for guest in guests]
         for i, port in ((0, 10005), (1, 10004)):
             inside = receiver(lab, guests[1 - i].place, port)
+            guests[1 - i].place.run(["ping", "-c", "1", "-W", "3", FAR6])
             for host in (OUTSIDE4, f"{routers[i]}%eth0"):
                 send(lab, guests[i].place, "tcp", host, port, LARGE)
                 assert received(inside)[:4] == wanted("tcp", port, LARGE, "")[:4]
@@ -251,6 +253,7 @@ def test_stopped_machine_costs_the_others_nothing(lab: Lab, plain: bool) -> None
         before = cpu_ticks()
         time.sleep(2)
         assert cpu_ticks() - before <= 4
+        guest.emulator.popen.send_signal(signal.SIGCONT)   # nsenter stops with its child
         guest.emulator.send(signal.SIGCONT)
         wait_until(lambda: guest.place.run(["ping", "-c", "1", "-W", "3", FAR4], check=False).returncode == 0,
                    "the machine goes on", 20)

@@ -13,6 +13,7 @@ from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sockets cimport Sockets
 from passt.dataplane.stats cimport Stats, Verdict
 from passt.dataplane.sys cimport iovec, memcpy, sockaddr_storage, socklen_t
+from passt.dataplane.watch cimport Watch
 
 cdef enum:
     MAX_GATHER = 64               # pieces of one flow's data collected for one system call
@@ -78,7 +79,7 @@ cdef class Core:
     cdef object responder
     cdef object events
     cdef object trace
-    cdef object capture
+    cdef Watch watch
     cdef object failure           # exception that a callback raised; leaves run()
     cdef list listeners           # by index: (fd, proto, rule, port, in namespace), None where removed
     cdef object inside            # NamespaceThread, None: nothing bypasses the link
@@ -105,7 +106,6 @@ cdef class Core:
     cdef int spare_fd             # given up to refuse a connection when descriptors run out
     cdef bint ip4_on, ip6_on, tcp_on, udp_on, icmp_on
     cdef bint has_trace
-    cdef bint has_capture
     cdef bint has_failed
     cdef readonly Pool pool       # memory for what connections hold
     cdef iovec gather[MAX_GATHER]
@@ -131,10 +131,10 @@ cdef class Core:
     cdef void tell_ping_forbidden(self) noexcept with gil
     cdef void tell_address(self, const uint8_t *address, size_t n) noexcept with gil
     cdef void trace_state(self, const Flow *flow, const char *what) noexcept with gil
-    cdef void captured(self, const uint8_t *frame, size_t n, bint to_guest) noexcept with gil
     cdef void fail(self, object error)
     cdef void arm(self, Flow *flow, int64_t deadline) noexcept nogil
     cdef void disarm(self, Flow *flow) noexcept nogil
+    cdef bint learn_mac(self, const uint8_t *mac) noexcept nogil
     cdef void learn(self, const uint8_t *mac, const uint8_t *address, size_t n) noexcept nogil
     cdef void note(self, uint32_t kind) noexcept nogil
     cdef void tell(self, uint32_t kinds) noexcept nogil

@@ -31,6 +31,7 @@ from passt.dataplane.sys cimport (
     iovec, memcmp, memcpy, memset, open, sockaddr_storage, malloc,
 )
 from passt.dataplane.timers cimport HeapEntry
+from passt.dataplane.watch cimport Watch
 
 cdef enum:
     TTL_TO_GUEST = 255
@@ -106,12 +107,14 @@ cdef class Core:
         self.copy_space = <uint8_t *>malloc(COPY_SIZE)
         if self.copy_space == NULL:
             raise MemoryError
+        self.watch = Watch(self.flows)
         self.use_link(link)
 
     def use_link(self, Link link not None):
         """Send and receive through *link* from now on."""
         self.link = link
         link.stats = &self.stats
+        link.watch = self.watch
 
     def __dealloc__(self):
         if self.spare_fd >= 0:
@@ -127,6 +130,10 @@ cdef class Core:
         if self.failure is None:
             self.failure = error
             self.has_failed = True
+
+    def fail_by(self, error):
+        """Keep an exception of a hook that others call."""
+        self.fail(error)
 
     cdef bint ask_outbound(self, Flow *flow, Route *route) noexcept with gil:
         """Have the policy route a flow that the guest opens; False: refused."""
@@ -316,13 +323,6 @@ cdef class Core:
         except BaseException as error:
             self.fail(error)
 
-    cdef void captured(self, const uint8_t *frame, size_t n, bint to_guest) noexcept with gil:
-        cdef object error
-        try:
-            self.capture((<const char *>frame)[:n], to_guest)
-        except BaseException as error:
-            self.fail(error)
-
     cdef void arm(self, Flow *flow, int64_t deadline) noexcept nogil:
         """See that the flow's timer fires at *deadline* or earlier; an earlier one stays (see timers)."""
         if flow.armed and flow.armed <= deadline:
@@ -353,19 +353,24 @@ cdef class Core:
             return self.udp_on
         return self.icmp_on or ip.protocol not in (IPPROTO_ICMP, IPPROTO_ICMPV6)
 
-    cdef void learn(self, const uint8_t *mac, const uint8_t *address, size_t n) noexcept nogil:
-        """Take note of the guest's MAC and source address (*n* bytes); only changes reach Python.
+    cdef bint learn_mac(self, const uint8_t *mac) noexcept nogil:
+        """Take note of the guest's MAC; tell whether a frame from there is the guest's.
 
-        A frame that bears our own or no station's address is not the guest's: a bridge inside may have
-        turned it round.
+        A frame that bears our own or no station's address is not: a bridge inside may have turned it round.
         """
-        cdef uint8_t *known
-        cdef uint32_t kind = NEWS_IP4
         if mac[0] & 1 or is_zero(mac, ETH_ALEN) or not memcmp(mac, self.our_mac, ETH_ALEN):
-            return
+            return False
         if memcmp(mac, self.guest_mac, ETH_ALEN):
             memcpy(self.guest_mac, mac, ETH_ALEN)
             self.note(NEWS_MAC)
+        return True
+
+    cdef void learn(self, const uint8_t *mac, const uint8_t *address, size_t n) noexcept nogil:
+        """Take note of the guest's MAC and source address (*n* bytes); only changes reach Python."""
+        cdef uint8_t *known
+        cdef uint32_t kind = NEWS_IP4
+        if not self.learn_mac(mac):
+            return
         if n == 4:
             known = self.seen4
             if not memcmp(address, known, 4):
@@ -438,14 +443,10 @@ cdef class Core:
 
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil:
         """Send the frame of *n* bytes at the link's slot; False if the link refused it."""
-        cdef bint sent
         if n < ETH_MIN_FRAME:
             memset(self.link.slot + n, 0, ETH_MIN_FRAME - n)
             n = ETH_MIN_FRAME
-        sent = self.link.send(n, meta)
-        if sent and self.has_capture:
-            self.captured(self.link.slot, n, True)
-        return sent
+        return self.link.send(n, meta)
 
     cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil:
         """Send the headers at the slot with the *n* pieces as payload; False if the link refused it."""
@@ -453,7 +454,7 @@ cdef class Core:
         cdef size_t i
         for i in range(n):
             length += pieces[i].iov_len
-        if length >= COPY_BELOW and not self.has_capture:
+        if length >= COPY_BELOW and not self.watch.active:
             return self.link.send_pieces(pieces, n, meta)
         length = meta.hdr_len
         for i in range(n):

@@ -39,8 +39,9 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
     cdef Verdict verdict
     core.stats.frames_from_guest += 1
     core.stats.bytes_from_guest += frame.len
-    if core.has_capture:
-        core.captured(frame.data, frame.len, False)
+    if core.watch.active:
+        core.watch.on_frame(frame.data, frame.len, False, frame.csum_start, frame.csum_offset, frame.gso_type,
+                            frame.gso_size)
     if kind == ETHERTYPE_IP4:
         verdict = split_ip4(frame.data + ETH_HLEN, frame.len - ETH_HLEN, &ip)
     elif kind == ETHERTYPE_IP6:
@@ -69,6 +70,8 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
         count(&core.stats, verdict)
         return
     if is_control(core, &ip):
+        # A guest may have nothing else to say before it is spoken to. Its address is not the source's yet.
+        core.learn_mac(eth.src)
         core.on_control(frame.data, frame.len)
         return
     on_packet(core, &ip, frame, eth.src)
@@ -80,6 +83,7 @@ cdef void on_packet(Core core, const IpView *ip, const RxFrame *frame, const uin
         count(&core.stats, DROP_BAD_ADDRESS)
         return
     if not core.is_enabled(ip):
+        core.learn_mac(mac)
         count(&core.stats, DROP_DISABLED)
         return
     if frame.unverified and not may_pass(ip):

@@ -99,11 +99,26 @@ class Engine:
     def send_frame(self, frame: bytes) -> bool:
         """Send one Ethernet frame (checksums complete) to the guest; False if the link refuses it."""
 
-    def set_capture(self, capture: Callable[[bytes, bool], None] | None) -> None:
-        """Have *capture* called with each frame and whether it goes to the guest; a copy per frame."""
+    def start_capture(self, fd: int, on_end: Callable[[int], None]) -> None:
+        """Have all frames of the link written to *fd*, which stands behind a pcap file header.
 
-    def set_trace(self, trace: Callable[[str], None] | None) -> None:
-        """Have *trace* called with a line for each flow state change."""
+        Takes ownership of *fd*. If it cannot be written, *on_end* is called with the errno and the capture
+        is over. See capture.pyx.
+        """
+
+    def end_capture(self) -> tuple[int, int] | None:
+        """End the capture; tells the frames written, and those lost as a pipe's reader was too slow.
+
+        None if there was no capture. `close` ends it too.
+        """
+
+    def set_trace(self, flows: Callable[[str], None] | None,
+                  frames: Callable[[bytes, int, bool, int, int, int], None] | None = None) -> None:
+        """Have *flows* called with a line for each flow state change, and *frames* for each frame.
+
+        The arguments of *frames*: the first 256 bytes, the length, whether it goes to the guest, gso_type and
+        gso_size as in its virtio-net header, the number of its flow or -1.
+        """
 
     def run(self) -> None:
         """Run until `stop` is called from a callback."""
@@ -113,6 +128,9 @@ class Engine:
 
     def counters(self) -> dict[str, int]:
         """Frames, bytes, drops by reason, flows by kind; names as in `stats.pxd`."""
+
+    def udp_sockets(self) -> list[int]:
+        """Descriptors of the sockets that UDP flows of the guest leave by: bound, not connected."""
 
     def flows(self) -> Iterator[FlowInfo]:
         """Snapshots of all flows."""

@@ -15,11 +15,12 @@ from typing import NamedTuple
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt import contracts
+from passt.dataplane.capture cimport Capture
 from passt.dataplane.core cimport Core
 from passt.dataplane.datagram cimport end_datagram
 from passt.dataplane.demux cimport on_frame
 from passt.dataplane.flow cimport (
-    FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, NO_FLOW, Flow,
+    FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, FLOW_UDP_PORT, NO_FLOW, Flow,
 )
 from passt.dataplane.headers cimport ETH_ALEN, ETH_HLEN, MAX_FRAME
 from passt.dataplane.link cimport RX_BATCH, Link, RxFrame, TapLink
@@ -33,7 +34,8 @@ from passt.dataplane.stats cimport stats_as_dict
 from passt.dataplane.stream cimport STREAM_BAD_LENGTH, STREAM_CLOSED, StreamLink
 from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP,
-    IPPROTO_UDP, epoll_event, memcpy, EMFILE, errno, getsockname, sockaddr, sockaddr_storage, socklen_t,
+    IPPROTO_UDP, epoll_event, memcpy, memset, EMFILE, errno, getsockname, sockaddr, sockaddr_storage,
+    socklen_t,
 )
 from passt.dataplane.tcp_conn cimport end_all, state_name
 from passt.dataplane.tcp_from_sock cimport on_listener
@@ -239,13 +241,21 @@ cdef class Engine:
         self.core.link.flush()    # it may be that the loop does not run yet
         return sent
 
-    def set_capture(self, capture):
-        self.core.capture = capture
-        self.core.has_capture = capture is not None
+    def start_capture(self, int fd, on_end):
+        self.core.watch.set_capture(Capture(fd, on_end))
 
-    def set_trace(self, trace):
-        self.core.trace = trace
-        self.core.has_trace = trace is not None
+    def end_capture(self):
+        cdef Capture capture = self.core.watch.capture
+        if capture is None:
+            return None
+        capture.finish()
+        self.core.watch.set_capture(None)
+        return capture.n_frames, capture.n_lost
+
+    def set_trace(self, flows, frames=None):
+        self.core.trace = flows
+        self.core.has_trace = flows is not None
+        self.core.watch.set_tracer(frames, self.core.fail_by)
 
     def run(self):
         self.stopping = False
@@ -279,6 +289,8 @@ cdef class Engine:
         self.fire_timers()
         finish_flows(self.core)
         core.link.flush()
+        if core.watch.active:
+            core.watch.end_turn()
         if self.on_end is not None and (self.stream.error or self.stream.broken):
             self.end_stream()
         if core.link.blocked != self.link_wants_out and self.link_fd >= 0:
@@ -340,6 +352,7 @@ cdef class Engine:
         """Handle a batch of *room* frames at most; returns their number."""
         cdef RxFrame frames[RX_BATCH]
         cdef int n, i
+        memset(frames, 0, room * sizeof(RxFrame))
         n = self.core.link.read_batch(frames, room)
         for i in range(n):
             on_frame(self.core, &frames[i])
@@ -378,6 +391,15 @@ cdef class Engine:
                 result.append(describe(flow))
         return iter(result)
 
+    def udp_sockets(self):
+        cdef uint32_t i
+        cdef list found = []
+        if self.core.stats.flows_udp:
+            for i in range(self.core.flows.top):
+                if self.core.flows.flows[i].kind == FLOW_UDP_PORT:
+                    found.append(self.core.flows.flows[i].fd)
+        return found
+
     def close(self):
         cdef uint32_t i
         cdef int rounds = CLOSING_ROUNDS
@@ -406,6 +428,7 @@ cdef class Engine:
             self.core.inside.close()
             self.core.inside = None
         self.core.link.flush()
+        self.end_capture()
         self.core.use_link(Link())
         self.stream = None
         self.on_end = None

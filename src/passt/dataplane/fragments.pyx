@@ -125,10 +125,8 @@ cdef bint send_packet(Core core, size_t n, const TxMeta *meta) noexcept nogil:
         if length < ETH_MIN_FRAME:
             memset(core.link.segment + length, 0, ETH_MIN_FRAME - length)
             length = ETH_MIN_FRAME
-        if not core.link.emit(core.link.segment, length, &done):
+        if not core.link.put(core.link.segment, length, &done):
             return offset > 0
-        if core.has_capture:
-            core.captured(core.link.segment, length, True)
         core.stats.fragments_to_guest += 1
         offset += part
     return True

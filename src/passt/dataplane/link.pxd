@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.stats cimport Stats
 from passt.dataplane.sys cimport iovec
+from passt.dataplane.watch cimport Watch
 
 cdef enum LinkFeature:
     # What a link does itself on the way to the guest; the rest is done in software (`offload`).
@@ -21,11 +22,14 @@ cdef enum:
 cdef struct RxFrame:
     # One frame from the guest; *data* may be memory that is not ours, valid until the next batch.
     #
-    # *gso_type* is VIRTIO_NET_HDR_GSO_* without the ECN bit, *gso_size* its segment payload size.
+    # *gso_type* is VIRTIO_NET_HDR_GSO_* without the ECN bit, *gso_size* its segment payload size;
+    # *csum_start* and *csum_offset* as in TxMeta. What a link leaves alone is zero.
     # *unverified*: nobody has vouched for its checksums.
     const uint8_t *data
     uint32_t len
     uint16_t gso_size
+    uint16_t csum_start
+    uint16_t csum_offset
     uint8_t gso_type
     bint unverified
 
@@ -45,6 +49,7 @@ cdef struct TxMeta:
 
 cdef class Link:
     cdef Stats *stats
+    cdef Watch watch              # whoever looks on, None before the engine has the link
     cdef uint32_t features
     cdef uint32_t max_frame
     cdef bint blocked             # the far side does not drain: do not read what would feed it
@@ -56,6 +61,7 @@ cdef class Link:
 
     cdef int read_batch(self, RxFrame *frames, int room) noexcept nogil
     cdef bint emit(self, uint8_t *frame, size_t n, const TxMeta *meta) noexcept nogil
+    cdef bint put(self, uint8_t *frame, size_t n, const TxMeta *meta) noexcept nogil
     cdef void on_writable(self) noexcept nogil
     cdef void flush(self) noexcept nogil
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil

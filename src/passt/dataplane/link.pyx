@@ -2,9 +2,9 @@
 
 Protocol code builds a frame at `Link.slot` and calls `send` with what a virtio-net header says:
 checksum still to be completed, segmentation wanted. It always asks for the most; `send` lowers in
-software what the link's `features` lack, and `emit` puts one frame out. Memory in front of `slot`
-belongs to the link (virtio-net header, length prefix), so a frame leaves in one system call
-without a copy.
+software what the link's `features` lack, and `put` has the link `emit` one frame and those who look
+on see it as it travels. Memory in front of `slot` belongs to the link (virtio-net header, length
+prefix), so a frame leaves in one system call without a copy.
 
 Payload that lies elsewhere need not be copied behind the headers: `send_pieces` takes it in place.
 
@@ -65,6 +65,15 @@ cdef class Link:
         """
         return False
 
+    cdef bint put(self, uint8_t *frame, size_t n, const TxMeta *meta) noexcept nogil:
+        """Emit one frame; what is taken is shown to whoever looks on."""
+        if not self.emit(frame, n, meta):
+            return False
+        if self.watch is not None and self.watch.active:
+            self.watch.on_frame(frame, n, True, meta.csum_start, meta.csum_offset, meta.gso_type,
+                                meta.gso_size)
+        return True
+
     cdef void on_writable(self) noexcept nogil:
         """The far side drains again."""
 
@@ -88,8 +97,8 @@ cdef class Link:
             complete_csum(self.slot, n, meta)
             done = meta[0]
             done.csum_start = 0
-            return self.emit(self.slot, n, &done)
-        return self.emit(self.slot, n, meta)
+            return self.put(self.slot, n, &done)
+        return self.put(self.slot, n, meta)
 
     cdef bint has_segment(self) noexcept nogil:
         """See that there is memory at `segment`; False is a counted drop."""
@@ -104,7 +113,8 @@ cdef class Link:
     cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil:
         """Send the headers at `slot` (meta.hdr_len bytes) with the *n* pieces as payload, MAX_PIECES at most.
 
-        This one gathers them in the slot; a link that can do without a copy does.
+        This one gathers them in the slot; a link that can do without a copy does. Whoever looks on does
+        not see such a frame: `Core.send_pieces` gathers it then.
         """
         cdef size_t length = meta.hdr_len
         cdef size_t i
@@ -132,7 +142,7 @@ cdef class Link:
             if length < ETH_MIN_FRAME:
                 memset(self.segment + length, 0, ETH_MIN_FRAME - length)
                 length = ETH_MIN_FRAME
-            if not self.emit(self.segment, length, &done):
+            if not self.put(self.segment, length, &done):
                 return offset > 0
             offset += meta.gso_size
         return True
@@ -188,7 +198,10 @@ cdef class TapLink(Link):
             frames[found].len = <uint32_t>(n - VNET_HLEN)
             frames[found].gso_type = header.gso_type & <uint8_t>~VIRTIO_NET_HDR_GSO_ECN
             frames[found].gso_size = header.gso_size
-            frames[found].unverified = False
+            frames[found].csum_start = 0
+            if header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM:
+                frames[found].csum_start = header.csum_start
+                frames[found].csum_offset = header.csum_offset
             found += 1
             position += (<size_t>n + RX_STRIDE - 1) & ~<size_t>(RX_STRIDE - 1)
         return found

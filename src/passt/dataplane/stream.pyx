@@ -133,8 +133,6 @@ cdef class StreamLink(Link):
                 break
             frames[found].data = self.rx + self.rx_start + PREFIX
             frames[found].len = length
-            frames[found].gso_type = VIRTIO_NET_HDR_GSO_NONE
-            frames[found].gso_size = 0
             frames[found].unverified = True
             found += 1
             self.rx_start += PREFIX + length
@@ -170,12 +168,15 @@ cdef class StreamLink(Link):
 
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil:
         cdef iovec whole
+        cdef TxMeta done
         if meta.gso_type != VIRTIO_NET_HDR_GSO_NONE:
             whole.iov_base = self.slot + meta.hdr_len
             whole.iov_len = n - meta.hdr_len
             return self.cut(&whole, n - meta.hdr_len, meta)
         complete_csum(self.slot, n, meta)
-        return self.emit(self.slot, n, meta)
+        done = meta[0]
+        done.csum_start = 0
+        return self.put(self.slot, n, &done)
 
     cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil:
         cdef size_t payload = 0
@@ -223,6 +224,8 @@ cdef class StreamLink(Link):
                 memset(out + PREFIX + length, 0, ETH_MIN_FRAME - length)
                 length = ETH_MIN_FRAME
             store_be32(out, <uint32_t>length)
+            if self.watch is not None and self.watch.active:
+                self.watch.on_frame(out + PREFIX, length, True, 0, 0, 0, 0)
             out += PREFIX + length
         self.out_end = <size_t>(out - self.out)
         if self.out_end - self.out_start >= FLUSH_AT:

@@ -38,7 +38,10 @@ cdef extern from "<stdlib.h>" nogil:
 
 cdef extern from "<unistd.h>" nogil:
     ssize_t read(int fd, void *buf, size_t n)
+    enum: SEEK_CUR
     ssize_t write(int fd, const void *buf, size_t n)
+    off_t lseek(int fd, off_t offset, int whence)
+    int ftruncate(int fd, off_t n)
     int close(int fd)
     long syscall(long number, ...)
 
@@ -177,7 +180,7 @@ cdef extern from "<time.h>" nogil:
     struct timespec:
         int64_t tv_sec
         long tv_nsec
-    enum: CLOCK_MONOTONIC
+    enum: CLOCK_MONOTONIC, CLOCK_REALTIME
     int clock_gettime(int clock, timespec *now)
 
 cdef extern from "<arpa/inet.h>" nogil:
