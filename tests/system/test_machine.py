@@ -377,7 +377,7 @@ def test_start_that_fails_takes_its_socket_away(lab: Lab, plain: bool) -> None:
     path = socket_path(lab, "failed")
     for options, reason in ((["-P", "/none/pid"], "/none/pid"), (["-P", "/dev/full"], "No space left"),
                             (["-t", "8000"], "8000")):
-        result = lab.host.run([lab.passt, "-s", path, *options], user=plain, check=False)
+        result = lab.host.run([lab.passt, "-q", "-s", path, *options], user=plain, check=False)
         assert result.returncode == 1
         assert reason in result.stderr.decode()
         assert result.stderr.count(b"\n") == 1
