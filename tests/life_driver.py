@@ -110,7 +110,7 @@ class FakePolicy:
     def outbound(self) -> None:
         """Name what the policy around this one looks for."""
 
-    seen_source = outbound
+    seen_source = respond = outbound
 
 
 class FakeFacts(NamedTuple):
@@ -140,7 +140,7 @@ def install(ifname: str) -> None:
 
     module("passt.dataplane.engine", Engine=FakeEngine)
     module("passt.forward.policy", Policy=FakePolicy)
-    module("passt.responders.dispatch", Dispatcher=lambda *_, **__: None)
+    module("passt.responders.dispatch", Dispatcher=lambda *_, **__: FakePolicy())
     module("passt.host.probe", probe=lambda **_: HostFacts(None, None))
     module("passt.host.configure", bring_lo_up=bring_lo_up, configure=configure)
     module("passt.config.resolve", resolve=lambda _settings, _facts: GuestNet(None, None, ifname))

@@ -2,7 +2,7 @@
 
 Nothing here knows of namespaces or machines. A mode reads the host (`resolve_guest`), binds its ports
 (`open_ports`), builds a `Network`, attaches its link to the network's engine, has the ports followed
-(`Network.start_ports`), and runs the loop (`run_loop`).
+(`Network.start_ports`), and serves (`Network.serve`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from passt.host import ping_sockets
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from passt.contracts import ListenerSide
+    from passt.contracts import FrameResponder, ListenerSide
     from passt.dataplane.engine import Engine
     from passt.host.listeners import HostPorts
     from passt.model import GuestNet, Settings
@@ -63,8 +63,6 @@ class Network:
         from passt.dataplane.engine import Engine
         from passt.forward.policy import Policy
         from passt.host.conntrack import udp_timeouts
-        from passt.responders.advertiser import Advertiser
-        from passt.responders.dispatch import Dispatcher
 
         explain = log.debug if log.is_debug() else None
         policy = Policy(guest, tcp=settings.tcp, udp=settings.udp, icmp=settings.icmp, explain=explain,
@@ -76,17 +74,13 @@ class Network:
 
             self.bypass = Bypass(policy, policy.observed, keep_loopback=settings.host_lo_to_ns_lo,
                                  splice=settings.splice, explain=explain)
-        # A guest that is configured by us must not configure itself once more from advertisements.
-        advertise = settings.ndp and settings.router_advertisements and not settings.config_net
-        responder = Dispatcher(guest, dhcp=settings.dhcp, ndp=settings.ndp, router_advertisements=advertise,
-                               dhcpv6=settings.dhcpv6, explain=explain, warn=log.warning,
-                               is_guest=policy.observed.is_guest)
-        self.engine = Engine(self.bypass or policy, responder, policy.observed, our_mac=guest.our_mac,
+        self._settings = settings
+        self._guest = guest
+        self._explain = explain
+        self._services = _Services()
+        self.engine = Engine(self.bypass or policy, self._services, policy.observed, our_mac=guest.our_mac,
                              mtu=guest.mtu or 0, secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest),
                              udp_timeouts=udp_timeouts())
-        if guest.ip6 and advertise:
-            Advertiser(responder.advertise, self.engine.send_frame, self.engine.call_later, _dice,
-                       explain=explain).arm()
         self.engine.switch(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None, tcp=settings.tcp,
                            udp=settings.udp, icmp=settings.icmp)
         self._forwarding = None
@@ -103,6 +97,48 @@ class Network:
         """
         if self._forwarding is not None:
             self._forwarding.start(namespace_sources, side)
+
+
+    def load_services(self) -> None:
+        """Load what answers the guest's control frames, if that has not been done.
+
+        It is a third of all code, and needed with the first such frame only, so `serve` does it by itself
+        when the caller knows already that we are ready; the link keeps the frames that come meanwhile.
+        Who may not read the program's files any more by then has it done before.
+        """
+        if self._services.is_loaded:
+            return
+        from passt.responders.advertiser import Advertiser
+        from passt.responders.dispatch import Dispatcher
+
+        settings, guest = self._settings, self._guest
+        # A guest that is configured by us must not configure itself once more from advertisements.
+        advertise = settings.ndp and settings.router_advertisements and not settings.config_net
+        responder = Dispatcher(guest, dhcp=settings.dhcp, ndp=settings.ndp, router_advertisements=advertise,
+                               dhcpv6=settings.dhcpv6, explain=self._explain, warn=log.warning,
+                               is_guest=self.observed.is_guest)
+        self._services.load(responder)
+        if guest.ip6 and advertise:
+            Advertiser(responder.advertise, self.engine.send_frame, self.engine.call_later, _dice,
+                       explain=self._explain).arm()
+
+    def serve(self) -> None:
+        """Run the engine until it is stopped."""
+        self.load_services()
+        run_loop(self.engine)
+
+
+class _Services:
+    """Stands for the responder in the engine, which must not run before it is loaded."""
+
+    respond: Callable[[bytes], list[bytes]]
+
+    def __init__(self) -> None:
+        self.is_loaded = False
+
+    def load(self, responder: FrameResponder) -> None:
+        self.respond = responder.respond
+        self.is_loaded = True
 
 
 def run_loop(engine: Engine) -> None:

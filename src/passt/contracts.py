@@ -7,7 +7,7 @@ both "ports" are the echo identifier.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from passt.value import NamedTuple, Protocol
 
 # The flow table tells the listeners of datagrams apart by 16 bits.
 MAX_LISTENERS = 0xfffe

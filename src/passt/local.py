@@ -75,14 +75,15 @@ def _run_command(settings: Settings, guest: GuestNet, ports: HostPorts | None, l
     later = _enter_user_namespace(settings, user)
     child = namespaces.start_child(namespaces.COMMAND_NAMESPACES, main)
     try:
-        engine = _build_engine(settings, guest, ports, child, child.open_network_namespace, later)
+        network = _connect(settings, guest, ports, child, child.open_network_namespace,
+                           later.assume if later is not None else None)
         supervisor = Supervisor(child)
-        supervisor.watch(engine)
+        supervisor.watch(network.engine)
         privileges.drop_privileges(closed=user is not None)
         launch.announce()
         supervisor.start_command()
         privileges.leave_stdio()
-        assembly.run_loop(engine)
+        network.serve()
     except BaseException:
         child.end()
         raise
@@ -124,30 +125,31 @@ def _run_attached(settings: Settings, guest: GuestNet, ports: HostPorts | None, 
 
     was_root = os.geteuid() == 0
     if user is not None:
+        if settings.runas is None:
+            log.info(f"started as root: goes on as user {user.uid} (nobody); --runas names another one")
         user.assume()
         launch.hold()
+    settle = None
     if user is not None and was_root:
         # With what root may do, the helper enters any namespace and opens any device.
-        child = namespaces.start_child(0, main)
-        target.join_user_namespace()
+        settle = target.join_user_namespace
     else:
         target.join_user_namespace()
-        child = namespaces.start_child(0, main)
-    launch.hold()
-    if user is not None and settings.runas is None:
-        log.info(f"started as root: goes on as user {user.uid} (nobody); --runas names another one")
+        launch.hold()
+    child = namespaces.start_child(0, main)
     try:
-        engine = _build_engine(settings, guest, ports, child, target.open_network_namespace)
+        network = _connect(settings, guest, ports, child, target.open_network_namespace, settle)
     finally:
         child.end()
     target.close()
+    engine = network.engine
     reader = signals.SignalReader(signals.ENDING)
     engine.add_reader(reader.fd, engine.stop)
     if watch is not None:
         watch.start(engine, lambda: _leave(engine))
     privileges.drop_privileges(closed=user is not None)
     launch.announce()
-    assembly.run_loop(engine)
+    network.serve()
     return 0
 
 
@@ -186,43 +188,45 @@ def _configure(settings: Settings, guest: GuestNet) -> TapFacts:
     return facts
 
 
-def _build_engine(settings: Settings, guest: GuestNet, ports: HostPorts | None, child: Child,
-                  open_namespace: Callable[[], int], later: Identity | None = None) -> Engine:
+def _connect(settings: Settings, guest: GuestNet, ports: HostPorts | None, child: Child,
+             open_namespace: Callable[[], int], settle: Callable[[], None] | None) -> assembly.Network:
     """Load and build the data plane, then wait for the tap of *child* and attach it.
 
-    *open_namespace* gives a descriptor of the network namespace. *later* is whom to become when the
-    child has done its work: until then it may have to be ended, which another user could not do.
+    *open_namespace* gives a descriptor of the network namespace. *settle* is called when the child has
+    done its work: we become somebody who could not end it any more, nor read our own program's files.
     """
     # What bypasses the link needs the thread inside.
     bypassed = bool(settings.namespace_rules or (settings.port_rules and settings.splice))
     network = assembly.Network(settings, guest, ports, bypassed=bypassed)
     engine = network.engine
+    if settle is not None:
+        network.load_services()
+    if bypassed:
+        from passt.dataplane.nsthread import NamespaceThread
+        from passt.ports import NamespaceSide
     tap = child.receive_tap()
     engine.attach_tap(tap.fd, tap.mac, tap.offloads)
     network.observed.on_guest_mac(tap.mac)
     if tap.link_local is not None:
         network.observed.on_guest_address(tap.link_local.packed)
-    if later is not None:
-        later.assume()
+    if settle is not None:
+        settle()
     side = None
     if network.bypass is not None:
-        from passt.ports import NamespaceSide
-
-        inside = _enter(settings, open_namespace)
+        inside = _enter(settings, open_namespace, NamespaceThread)
         network.bypass.scope_id = _find_index(inside, guest.ifname)
         engine.attach_namespace(inside)
         side = NamespaceSide(engine, inside, ip4=settings.ip4, ip6=settings.ip6)
     network.start_ports(tap.port_sources, side)
-    return engine
+    return network
 
 
-def _enter(settings: Settings, open_namespace: Callable[[], int]) -> NamespaceThread:
-    """Start the thread in the network namespace."""
-    from passt.dataplane.nsthread import NamespaceThread
-
+def _enter(settings: Settings, open_namespace: Callable[[], int],
+           thread: Callable[[int], NamespaceThread]) -> NamespaceThread:
+    """Start the *thread* in the network namespace."""
     namespace = open_namespace()
     try:
-        inside = NamespaceThread(namespace)
+        inside = thread(namespace)
     except OSError as error:
         raise HostError(f"cannot open sockets in the network namespace: {error.strerror}") from None
     finally:

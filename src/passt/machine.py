@@ -78,7 +78,7 @@ def run(settings: Settings, launch: Launch) -> int:
             listener.remove()
         raise
     clients.start(connection)
-    assembly.run_loop(network.engine)
+    network.serve()
     return 0
 
 

@@ -7,14 +7,15 @@ the namespace, which exist only with it, and those of `auto` rules, which come a
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, cast
 
 from passt import log
 from passt.errors import ConfigError
 from passt.forward.auto import AutoForwarder, Direction
 from passt.host.listeners import count_spare_descriptors
 from passt.host.port_scan import PortScanner, open_sources
+from passt.value import cast
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -11,12 +11,12 @@ such a server is left out. Servers given by --dns are told as they are.
 from __future__ import annotations
 
 from ipaddress import IPv6Address
-from typing import NamedTuple
 
 from passt.config.values import MAX_RESOLVERS, MAX_SEARCH
 from passt.domain import normalise_name
+from passt.value import NamedTuple
 
-TYPE_CHECKING = False  # NamedTuple alone is needed at run time
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -10,7 +10,6 @@ import os
 import resource
 import socket as pysocket
 from heapq import heapify, heappop, heappush
-from typing import NamedTuple
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -43,6 +42,7 @@ from passt.dataplane.tcp_from_tap cimport flush_gather
 from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer
 from passt.dataplane.udp cimport on_udp_listener
 from passt.dataplane.udp_out cimport flush_out
+from passt.value import NamedTuple
 
 cdef enum:
     # Batches read when the engine is closed; the transmit queue of a tap holds no more by far.

@@ -16,11 +16,12 @@ All else is the other policy's.
 from __future__ import annotations
 
 from socket import IPPROTO_TCP
-from typing import TYPE_CHECKING, cast
 
 from passt.addr import IP4_LOOPBACK, IP6_LOOPBACK, format_endpoint, is_loopback, needs_scope6
 from passt.contracts import Target
+from passt.value import cast
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -63,7 +64,7 @@ class Bypass:
         target = None
         if destination is not None:
             scope_id = self.scope_id if needs_scope6(destination) else 0
-            target = Target(destination, cast("PortRule", rule).target_port(local_port), scope_id)
+            target = Target(destination, _target_port(rule, local_port), scope_id)
         if self._explain is not None:
             self._explain_flow("to the namespace", proto, (peer, peer_port, local, local_port), target,
                                "no guest address known yet")
@@ -75,7 +76,7 @@ class Bypass:
         target = None
         if is_loopback(peer) and is_loopback(local):
             source = None if peer in _USUAL_SOURCES else peer
-            target = Target(local, cast("PortRule", rule).target_port(local_port), source=source)
+            target = Target(local, _target_port(rule, local_port), source=source)
         if self._explain is not None:
             self._explain_flow("to the host", proto, (peer, peer_port, local, local_port), target,
                                "not from loopback to loopback")
@@ -88,3 +89,8 @@ class Bypass:
             outcome = f"to {format_endpoint(target.address, target.port)}" if target else f"refused, {reason}"
             name = "TCP" if proto == IPPROTO_TCP else "UDP"
             self._explain(f"bypass {where}, {name} {source} -> {destination}: {outcome}")
+
+
+def _target_port(rule: object, port: int) -> int:
+    port_rule: PortRule = cast("PortRule", rule)
+    return port_rule.target_port(port)

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from ipaddress import IPv6Address
 from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
-from typing import TYPE_CHECKING, NamedTuple, cast
 
 from passt.addr import (
     IP4_BROADCAST,
@@ -43,7 +42,9 @@ from passt.addr import (
 )
 from passt.contracts import InboundTarget, Target
 from passt.forward.observed import Observed
+from passt.value import NamedTuple, cast
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -61,7 +61,7 @@ def is_root(path: str = UID_MAP) -> bool:
     if os.geteuid() != 0:
         return False
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8") as file:
             return file.read().split() == _WHOLE_MAP
     except OSError:
         return True

@@ -241,7 +241,7 @@ def leave_out_ephemeral(rules: Iterable[PortRule], path: str = EPHEMERAL_PATH) -
         return rules
     ephemeral = DEFAULT_EPHEMERAL
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8") as file:
             first, last = map(int, file.read().split())
         ephemeral = (first, last)
     except (OSError, ValueError):
@@ -294,7 +294,7 @@ def _want_details(sock: socket.socket, family: int) -> None:
 
 def _read_number(path: str) -> int | None:
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8") as file:
             return int(file.read())
     except (OSError, ValueError):
         return None

@@ -294,7 +294,7 @@ def _find_settings(error: OSError, root: str) -> str:
 def _read_setting(root: str, name: str) -> str:
     """Return the value of a sysctl; empty if it does not exist or cannot be read."""
     try:
-        with open(f"{root}/{name.replace('.', '/')}", encoding="ascii") as file:
+        with open(f"{root}/{name.replace('.', '/')}", encoding="utf-8") as file:
             return file.read().strip()
     except OSError:
         return ""

@@ -14,7 +14,7 @@ def explain_refusal(range_path: str = RANGE_PATH, gid_map_path: str = GID_MAP_PA
     group = outer_group(os.getegid(), gid_map_path)
     text = f"ping does not work: group {group} may not open ping sockets"
     try:
-        with open(range_path, encoding="ascii") as file:
+        with open(range_path, encoding="utf-8") as file:
             now = " ".join(file.read().split())
     except OSError:
         return f"{text}; {RANGE} has to include it"
@@ -24,7 +24,7 @@ def explain_refusal(range_path: str = RANGE_PATH, gid_map_path: str = GID_MAP_PA
 def outer_group(group: int, gid_map_path: str = GID_MAP_PATH) -> int:
     """Tell what *group* of our user namespace is outside of it (user_namespaces(7), gid_map)."""
     try:
-        with open(gid_map_path, encoding="ascii") as file:
+        with open(gid_map_path, encoding="utf-8") as file:
             for line in file:
                 inside, outside, length = map(int, line.split())
                 if inside <= group < inside + length:

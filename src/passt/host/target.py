@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import re
 import select
 import struct
 
@@ -37,7 +36,6 @@ NETNS_DIRECTORY = "/run/netns"
 POLL_S = 0.5                      # so that the end is noticed within a second
 _NS_GET_NSTYPE = 0xb703           # linux/nsfs.h, ioctl_ns(2)
 _NAMES = {syscalls.CLONE_NEWNET: "network", syscalls.CLONE_NEWUSER: "user"}
-_OF_PROCESS = re.compile("/proc/([1-9][0-9]*)/ns/net")
 # linux/magic.h: file systems that change without telling inotify
 _SILENT_FILE_SYSTEMS = (0x9fa0, 0x62656572, 0x1cd1)
 _EVENT = struct.Struct("=iIII")   # inotify(7): wd, mask, cookie, len; then the name
@@ -229,8 +227,9 @@ class PathWatch:
 
 def watch_path(path: str) -> ProcessWatch | PathWatch:
     """Watch *path*, or the process that it belongs to. Raises HostError."""
-    match = _OF_PROCESS.fullmatch(path)
+    pid = path.removeprefix("/proc/").removesuffix("/ns/net")
     # The number means that process only if /proc is of our own PID namespace.
-    if match is not None and os.readlink("/proc/self") == str(os.getpid()):
-        return ProcessWatch(int(match[1]))
+    if (pid.isascii() and pid.isdecimal() and path == f"/proc/{pid}/ns/net"
+            and os.readlink("/proc/self") == str(os.getpid())):
+        return ProcessWatch(int(pid))
     return PathWatch(path)

@@ -14,16 +14,17 @@ from __future__ import annotations
 
 from enum import IntEnum
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from passt.domain import is_name
 from passt.errors import WireError
-from passt.value import Value
+from passt.value import NamedTuple, Value
 from passt.wire import dns_name
 from passt.wire.cursor import Reader, require_bits
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Any
 
 INFINITY_S = 0xffffffff
 MAX_CHUNK_LEN = 255
