@@ -57,7 +57,8 @@ if "FD" in os.environ:
 
 def ignored_by_callers() -> int:
     """Signals that a program ignores when it is started from here, as a mask: those that we were told to."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("SigIgn")]
+    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    (line,) = [line for line in status if line.startswith("SigIgn")]
     ours = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1  # that is Python, and it is undone in a child
     return int(line.split()[1], 16) & ~ours
 
