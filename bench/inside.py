@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench import machine, machines, measure, programs, rows, stats
 from bench.errors import BenchError, SectionFailed
@@ -18,6 +19,9 @@ from bench.lab import Lab
 from bench.measure import Bench, Section
 from bench.programs import Program, Session
 from bench.rows import Group
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 STARTUP_TURNS, STARTUPS_PER_TURN = 5, 3
 START_ATTEMPTS = 2  # per phase; a program that cannot start costs its time-out each time
@@ -102,7 +106,8 @@ class Runner:
                     continue
                 self._run_phase(index, [s for s in chosen if (s.mtu, s.forward) == (mtu, forward)])
             if Group.STARTUP in self.plan.groups:
-                self._run_startup(index)
+                self._run_startup(index, "startup", programs.startup_ms)
+                self._run_startup(index, "startup_attach", programs.attach_ms)
             if Group.STREAM in self.plan.groups:
                 self._run_stream(index)
         return self.record
@@ -150,25 +155,26 @@ class Runner:
             self.record.notes.append(f"local bypass: not measured, ours does not offer it yet ({error})")
         return self.bypass_offered
 
-    def _run_startup(self, index: int) -> None:
-        """Time start-ups in turns, a few of each program at a time; keep the median of each."""
-        times: dict[str, list[float | None]] = {p.name: [] for p in self.plan.programs if p.command}
+    def _run_startup(self, index: int, key: str, measure_ms: "Callable[[Lab, Program, int], float]") -> None:
+        """Time start-ups in turns, a few of each program at a time; keep the median of each as row *key*."""
+        able = [p for p in self.plan.programs if p.command and (key == "startup" or p.name != rows.SLIRP)]
+        times: dict[str, list[float | None]] = {p.name: [] for p in able}
         failed: set[str] = set()
         for turn in range(STARTUP_TURNS):
-            for program in rotated(self.plan.programs, index + turn):
-                if not program.command or program.name in failed:
+            for program in rotated(able, index + turn):
+                if program.name in failed:
                     continue
                 try:
-                    times[program.name].append(programs.startup_ms(self.lab, program, STARTUPS_PER_TURN))
+                    times[program.name].append(measure_ms(self.lab, program, STARTUPS_PER_TURN))
                 except SectionFailed as error:
                     failed.add(program.name)
-                    self.record.fail(program.name, index, "start-up", str(error))
+                    self.record.fail(program.name, index, key, str(error))
         words = [f"{name} failed" for name in failed]
         for name in times.keys() - failed:
             if figures := stats.spread(times[name]):
-                self.record.add(name, index, {"startup": figures.median})
+                self.record.add(name, index, {key: figures.median})
                 words.append(f"{name} {figures.median:.1f}")
-        self._progress(index, f"start-up: {', '.join(sorted(words))}")
+        self._progress(index, f"{key}: {', '.join(sorted(words))}")
 
     def _run_stream(self, index: int) -> None:
         """Put each load on the passt of ours and of Debian's, one after the other."""

@@ -126,12 +126,10 @@ def _start_pasta(lab: Lab, session: Session, ports: Sequence[str]) -> None:
 def _start_slirp(lab: Lab, session: Session) -> None:
     """Start the holder of a new namespace, then slirp4netns beside it; wait for its ready byte."""
     user = as_user(session.uid)
-    own = Path("/proc/self/ns/net").readlink()
     enter = ["unshare", "--user", "--map-root-user", "--net", "--"]
     lab.spawn([*user, *enter, lab.load, "hold", _token(session)])
     session.netns = _await_holder(lab, session)
-    link = Path(f"/proc/{session.netns}/ns/net")
-    await_true(lambda: link.readlink() != own, "the namespace for slirp4netns")
+    _await_other_namespace(session.netns)
     ready, ready_writer = os.pipe()
     try:
         session.process = lab.spawn(
@@ -147,6 +145,11 @@ def _start_slirp(lab: Lab, session: Session) -> None:
         os.close(ready)
         if ready_writer >= 0:
             os.close(ready_writer)
+
+
+def _await_other_namespace(pid: int) -> None:
+    own, link = Path("/proc/self/ns/net").readlink(), Path(f"/proc/{pid}/ns/net")
+    await_true(lambda: link.readlink() != own, "the holder's own network namespace")
 
 
 def _is_holder(session: Session, pid: int) -> bool:
@@ -279,6 +282,28 @@ def startup_ms(lab: Lab, program: Program, count: int) -> float:
     if not match:
         raise SectionFailed("no start-up time was printed")
     return float(match[1]) / 1000
+
+
+def attach_ms(lab: Lab, program: Program, count: int) -> float:
+    """Return the median time in ms from the start of `pasta --config-net PID` to its exit: to be ready."""
+    times = []
+    for _ in range(count):
+        session = Session(program, rows.MTUS[0], lab.next_uid(), None, "", None)
+        try:
+            lab.spawn([*as_user(session.uid), "unshare", "--user", "--map-root-user", "--net", "--",
+                       lab.load, "hold", _token(session)])  # fmt: skip
+            holder = session.netns = _await_holder(lab, session)
+            _await_other_namespace(holder)
+            result = run([*as_user(session.uid), lab.load, "spawn-time", "1", "5", *program.command,
+                          "--quiet", "--config-net", *NO_FORWARDING, str(holder)], 10.0)  # fmt: skip
+        finally:
+            stop(lab, session)
+            lab.reap_orphans()
+        match = re.search(r'"p50_us": ([0-9.]+)', result)
+        if not match:
+            raise SectionFailed("no start-up time was printed")
+        times.append(float(match[1]) / 1000)
+    return sorted(times)[len(times) // 2]
 
 
 def _slirp_startup_ms(lab: Lab, program: Program, count: int) -> float:

@@ -108,6 +108,8 @@ def _all_rows() -> list[Row]:
         Row("dns_descriptors", Group.DNS, "descriptors open at the end of that", "", base=""),
         Row("dns_memory", Group.DNS, "peak memory at the end of that", "MB", base=PASTA),
         Row("startup", Group.STARTUP, "start-up: pasta --config-net -- true", "ms", base=PASTA),
+        Row("startup_attach", Group.STARTUP, "start-up: pasta --config-net PID, in the background", "ms",
+            base=PASTA),
         Row("memory", Group.MEMORY, "peak memory under load", "MB", base=PASTA),
         Row("idle_rr_p50", Group.IDLE, f"request/response p50, {IDLE_CONNECTIONS} idle", "us",
             base="", base_row="idle_before_p50"),
@@ -169,6 +171,7 @@ def _all_targets() -> list[Target]:
     return [
         *(Target("skeleton", key, (key, LOOPBACK), least, 0.3) for key in bulk),
         Target("skeleton", "startup", ("startup", PASTA), most, 2.5),
+        Target("pasta", "startup_attach", ("startup_attach", PASTA), most, 2.0),
         Target("skeleton", "memory", None, below, 40),
         *_tcp_targets(),
         Target("udp", "udp_out", ("udp_out", PASTA), least, 2.0),
