@@ -23,6 +23,7 @@ from passt.errors import HostError
 from passt.host import init, namespaces, privileges, signals
 from passt.host.supervisor import Supervisor
 from passt.host.tun import interface_index
+from passt.report import Report
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -42,16 +43,17 @@ def run(settings: Settings, caller: privileges.Caller, launch: Launch) -> int:
 
     Raises PasstError. After Ctrl-C it may not return, but end the process by SIGINT.
     """
+    report = Report(settings)
     guest = assembly.resolve_guest(settings)
     ports = assembly.open_ports(settings, guest)
     if settings.pid is not None:
-        return _run_attached(settings, guest, ports, launch, settings.pid)
+        return _run_attached(settings, guest, ports, launch, report, settings.pid)
     command = init.Command(settings.command, caller.file_limits, caller.ignored_signals)
-    return _run_command(settings, guest, ports, launch, command)
+    return _run_command(settings, guest, ports, launch, report, command)
 
 
 def _run_command(settings: Settings, guest: GuestNet, ports: HostPorts | None, launch: Launch,
-                 command: init.Command) -> int:
+                 report: Report, command: init.Command) -> int:
     """Run *command* in new namespaces and return its status."""
 
     def main(channel: Channel) -> None:
@@ -66,11 +68,14 @@ def _run_command(settings: Settings, guest: GuestNet, ports: HostPorts | None, l
         engine = _build_engine(settings, guest, ports, child, child.open_network_namespace)
         supervisor = Supervisor(child)
         supervisor.watch(engine)
+        report.on_asked = supervisor.ask_command
         privileges.drop_privileges()
+        assembly.print_banner(settings, guest)
         launch.announce()
+        log.share_terminal()
         supervisor.start_command()
         privileges.leave_stdio()
-        assembly.run_loop(engine)
+        assembly.run_loop(engine, report)
     except BaseException:
         child.end()
         raise
@@ -81,7 +86,7 @@ def _run_command(settings: Settings, guest: GuestNet, ports: HostPorts | None, l
 
 
 def _run_attached(settings: Settings, guest: GuestNet, ports: HostPorts | None, launch: Launch,
-                  pid: int) -> int:
+                  report: Report, pid: int) -> int:
     """Serve the namespaces of process *pid* until it ends, or a signal comes."""
     target = namespaces.Target(pid)
 
@@ -102,8 +107,9 @@ def _run_attached(settings: Settings, guest: GuestNet, ports: HostPorts | None, 
     engine.add_reader(reader.fd, engine.stop)
     engine.add_reader(target.pidfd, engine.stop)
     privileges.drop_privileges()
+    assembly.print_banner(settings, guest)
     launch.announce()
-    assembly.run_loop(engine)
+    assembly.run_loop(engine, report)
     return 0
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 IPAddress = IPv4Address | IPv6Address
 
 DEFAULT_MTU = 65520
+DEFAULT_LOG_SIZE = 1 << 20
 OUR_MAC = bytes.fromhex("9a559a559a55")
 
 
@@ -71,7 +72,10 @@ class Settings:
     *map_host_loopback*. *port_rules* are those of -t and -u, *namespace_rules* those of -T and -U; *splice*
     lets flows from the host's loopback bypass the link. *pid* names a process whose namespaces are joined;
     without it *command* is run in new ones, a login shell if it is empty (then *foreground* is True
-    already). *pid_file* is the path of a file for our own process id.
+    already). *pid_file* is the path of a file for our own process id, *log_file* that of one for messages, of
+    *log_size* bytes at most, and *pcap* that of one for a packet capture. *stats_s* are the seconds between
+    rows of counters, None: no rows. *banner* False leaves out what a start tells. *trace*, a line for each
+    frame, comes with *debug*.
 
     A machine connects to the socket *socket_path* (None: the first default path that is free), unless *fd*
     is its connection already; *one_off* ends the run with the first connection.
@@ -84,7 +88,13 @@ class Settings:
     debug: bool = False
     quiet: bool = False
     foreground: bool = False
+    banner: bool = True
     pid_file: str | None = None
+    trace: bool = False
+    log_file: str | None = None
+    log_size: int = DEFAULT_LOG_SIZE
+    pcap: str | None = None
+    stats_s: int | None = None
     mtu: int | None = DEFAULT_MTU
     ip4: bool = True
     ip6: bool = True
