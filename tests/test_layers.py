@@ -13,18 +13,19 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src"
 SUFFIXES = (".py", ".pyx", ".pxd", ".pxi", ".pyi")
 
-BASE = frozenset({"passt", "addr", "domain", "errors"})
+BASE = frozenset({"passt", "addr", "domain", "errors", "value"})
 FACTS = BASE | {"model", "contracts", "log", "pcap", "trace"}
 SIBLINGS = frozenset({"config", "host", "forward", "responders", "vhost_user", "dataplane"})
 ALLOWED: dict[str, frozenset[str]] = {
     "__main__": BASE | {"cli"},
-    "cli": FACTS | SIBLINGS | {"app"},
+    "cli": FACTS | SIBLINGS | {"app", "qrap"},
     "banner": BASE | {"model"},
     "report": BASE | {"model", "log", "pcap", "trace", "host"},
     "app": FACTS | SIBLINGS | {"assembly", "local", "ports", "report"},
     "local": FACTS | SIBLINGS | {"assembly", "ports", "report"},
     "assembly": FACTS | SIBLINGS | {"banner", "ports", "report"},
     "ports": FACTS | SIBLINGS,
+    "qrap": BASE | {"log", "wire", "config"},
     "config": BASE | {"model", "log"},
     "host": BASE | {"model", "log"},
     "forward": BASE | {"model", "contracts", "log"},
@@ -42,6 +43,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "addr": frozenset(),
     "domain": frozenset(),
     "errors": frozenset(),
+    "value": frozenset(),
     "passt": frozenset(),
 }
 

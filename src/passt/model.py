@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
+
+from passt.value import Value, replace
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -16,8 +17,7 @@ DEFAULT_LOG_SIZE = 1 << 20
 OUR_MAC = bytes.fromhex("9a559a559a55")
 
 
-@dataclass(frozen=True, slots=True)
-class PortRule:
+class PortRule(Value):
     """Ports *first*..*last* on the near side go to ports from *target* on at the far side.
 
     Near is the host for -t and -u, the namespace for -T and -U. *proto* is IPPROTO_TCP or IPPROTO_UDP;
@@ -62,8 +62,7 @@ class PortRule:
         return left
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Value):
     """What the command line asks for: checked values, no defaults taken from the host yet.
 
     *mode* is "pasta" or "passt". Of the fields that end in 4 or 6 each concerns one family; None means
@@ -155,8 +154,7 @@ class Settings:
         return any(rule.auto for rule in (*self.port_rules, *self.namespace_rules))
 
 
-@dataclass(frozen=True, slots=True)
-class InterfaceAddress:
+class InterfaceAddress(Value):
     """One address of a host interface; *message* is its RTM_NEWADDR payload (ifaddrmsg + attributes)."""
 
     address: IPAddress
@@ -166,8 +164,7 @@ class InterfaceAddress:
     message: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Value):
     """One unicast route of the main table; *message* is its RTM_NEWROUTE payload (struct rtmsg + attributes).
 
     *gateway* is the next hop, of either family; None for an on-link route.
@@ -181,8 +178,7 @@ class Route:
     message: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class FamilyFacts:
+class FamilyFacts(Value):
     """One family's view of its template interface."""
 
     ifname: str
@@ -196,8 +192,7 @@ class FamilyFacts:
     link_local: IPv6Address | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ResolverFacts:
+class ResolverFacts(Value):
     """What resolv.conf says: name servers in order and the search list.
 
     The scope of an IPv6 server, if it has one, is the index of the interface in decimal digits.
@@ -207,8 +202,7 @@ class ResolverFacts:
     search: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class HostFacts:
+class HostFacts(Value):
     """What was read from the host at start; a family without a usable interface is None."""
 
     ip4: FamilyFacts | None
@@ -216,8 +210,7 @@ class HostFacts:
     resolvers: ResolverFacts = ResolverFacts()
 
 
-@dataclass(frozen=True, slots=True)
-class GuestFamily:
+class GuestFamily(Value):
     """One family as the guest gets it.
 
     *address* is the one assigned (None: learnt from the guest, IPv6 local mode), *is_fixed* says that
@@ -254,8 +247,7 @@ class GuestFamily:
         return ours if isinstance(ours, IPv6Address) and ours.is_link_local else None
 
 
-@dataclass(frozen=True, slots=True)
-class GuestNet:
+class GuestNet(Value):
     """The network that the guest is to see; *mtu* None means that none is assigned.
 
     *ifname* and *ns_mac* concern pasta's tap interface only. *search* are the domains to hand out, in

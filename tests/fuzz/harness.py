@@ -9,7 +9,6 @@ read as the same value. `fuzz.py` runs a harness under atheris for as long as on
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
@@ -20,6 +19,7 @@ from passt.errors import ConfigError, HostError, WireError
 from passt.host import resolvconf, rtnl
 from passt.model import GuestFamily, GuestNet
 from passt.responders.dispatch import Dispatcher
+from passt.value import replace
 from passt.wire import dns_name
 from passt.wire.arp import ArpPacket
 from passt.wire.cursor import Reader
