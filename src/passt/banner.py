@@ -5,10 +5,10 @@ The labels are those that other implementations print, because scripts look for 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import IPv4Network
 
 from passt.addr import format_mac
+from passt.value import replace
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
