@@ -69,7 +69,7 @@ def test_settings_reach_the_application_and_its_status_comes_back(app_calls: lis
     assert cli.main(["pasta", "--config-net", "-t", "none", "-u", "none", "-T", "none", "-U", "none",
                      "--", "sh", "-c", "exit 7"]) == 7
     assert app_calls == [Settings("pasta", config_net=True, command=("sh", "-c", "exit 7"),
-                                  foreground=True, quiet=True)]
+                                  foreground=True, banner=False)]
 
 
 def test_warnings_are_printed_in_quiet_mode_too(
