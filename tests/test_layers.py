@@ -19,9 +19,10 @@ SIBLINGS = frozenset({"config", "host", "forward", "responders", "vhost_user", "
 ALLOWED: dict[str, frozenset[str]] = {
     "__main__": BASE | {"cli"},
     "cli": FACTS | SIBLINGS | {"app", "qrap"},
-    "banner": BASE | {"model"},
+    "banner": BASE | {"model", "value"},
     "report": BASE | {"model", "log", "pcap", "trace", "host"},
-    "app": FACTS | SIBLINGS | {"assembly", "local", "ports", "report"},
+    "app": FACTS | SIBLINGS | {"assembly", "local", "machine", "ports", "report"},
+    "machine": FACTS | SIBLINGS | {"assembly", "report"},
     "local": FACTS | SIBLINGS | {"assembly", "ports", "report"},
     "assembly": FACTS | SIBLINGS | {"banner", "ports", "report"},
     "ports": FACTS | SIBLINGS,

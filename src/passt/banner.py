@@ -1,4 +1,4 @@
-"""What a start tells the user: interfaces, addresses, services, forwarded ports, and for passt how to go on.
+"""What a start tells the user: interfaces, addresses, services, forwarded ports.
 
 The labels are those that other implementations print, because scripts look for them.
 """
@@ -37,26 +37,6 @@ def banner(settings: Settings, guest: GuestNet) -> list[str]:
         lines += _rules("Outbound forwarding rules (SPLICE):",
                         [replace(rule, ifname="lo") for rule in settings.namespace_rules])
     return lines
-
-
-def machine_hint(socket_path: str) -> list[str]:
-    """Say how to start QEMU on the socket *socket_path*, a line each."""
-    device = "-device virtio-net-pci,netdev=net0"
-    return [
-        "",
-        "You can now start QEMU (7.2 or newer) with:",
-        f"    {device} -netdev stream,id=net0,server=off,addr.type=unix,addr.path={_for_qemu(socket_path)}",
-        "or an older one with qrap:",
-        "    qrap 5 kvm ... -net socket,fd=5 -net nic,model=virtio",
-    ]
-
-
-def _for_qemu(path: str) -> str:
-    """Spell *path* as QEMU's options and a shell take it: QEMU reads two commas as one."""
-    text = path.replace(",", ",,")
-    if text.replace("/", "").replace("_", "").replace(".", "").replace("-", "").replace(",", "").isalnum():
-        return text
-    return "'" + text.replace("'", "'\\''") + "'"
 
 
 def _interfaces(guest: GuestNet) -> list[str]:
