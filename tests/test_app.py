@@ -199,7 +199,7 @@ def test_question_for_the_counters_during_the_start_ends_nothing(life: Life, sta
         process.send_signal(signal.SIGUSR1)
         time.sleep(0.05)
         assert process.poll() is None
-        process.terminate()
+        process.kill()
         process.wait(LIMIT_S)
 
 
