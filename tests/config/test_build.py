@@ -42,7 +42,7 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("stderr", "", {}),
     ("pid", "file", {"pid_file": "file"}),
     ("runas", "1000:100", {"runas": "1000:100"}),
-    ("netns", "name", {"netns": "/run/netns/name", "netns_only": True, "foreground": False, "quiet": False}),
+    ("netns", "name", {"netns": "/run/netns/name", "netns_only": True, "foreground": False, "banner": True}),
     ("userns", "/proc/1/ns/user", {"userns": "/proc/1/ns/user"}),
     ("netns-only", "", {"netns_only": True}),
     ("no-netns-quit", "", {"netns_quit": False}),
