@@ -75,7 +75,7 @@ def _run_command(settings: Settings, guest: GuestNet, ports: HostPorts | None, l
         init.run_command(channel, command)
 
     later = _enter_user_namespace(settings, user)
-    child = namespaces.start_child(namespaces.COMMAND_NAMESPACES, main)
+    child = namespaces.start_child(namespaces.COMMAND_NAMESPACES, main, privileged=settings.netns_only)
     try:
         network = _connect(settings, guest, ports, child, child.open_network_namespace,
                            later.assume if later is not None else None)

@@ -268,3 +268,36 @@ def test_signal_at_any_stage_of_the_way_to_the_background(client: Client, signum
             lab.host.run(["kill", str(daemon)])
         assert_gone(client)
         wait_until(lambda: b" h0:" not in client.inside(["ip", "-o", "link"]), "the interface is gone")
+
+
+def test_command_runs_in_a_user_namespace_that_exists(client: Client) -> None:
+    spaces = ["unshare", "--user", "--map-root-user", "sh", "-c", "echo ready; exec sleep 1000"]
+    holder = client.lab.host.spawn(spaces, user=client.user)
+    assert holder.popen.stdout is not None
+    assert holder.popen.stdout.readline() == b"ready\n"
+    path = f"/proc/{status_field(holder.pid, 'NSpid').split()[-1]}/ns/user"
+    script = f"id -u; readlink /proc/self/ns/user; {' '.join(client.lab.client)} tcp,udp {FAR4} 8000 3000"
+    done = client.lab.run(["--userns", path, "--config-net"], ["sh", "-c", script], user=client.user)
+    expected = client.lab.host.run(["readlink", path], user=client.user).stdout
+    assert done.stdout.splitlines(keepends=True)[:2] == [b"0\n", expected]
+    assert done.stderr == b""
+    holder.kill()
+
+
+def test_command_runs_without_a_user_namespace(lab: Lab, user: bool) -> None:
+    argv = ["--netns-only", "--config-net"]
+    if user:
+        refused = lab.run(argv, ["true"], user=True, check=False)
+        assert refused.returncode == 1
+        assert b"--netns-only" in refused.stderr
+        done = lab.host.run(["unshare", "--user", "--map-root-user", lab.pasta, *argv, "--", "echo", "TEST"],
+                            user=True)
+    else:
+        done = lab.run(argv, ["echo", "TEST"], user=False)
+    assert (done.stdout, done.stderr) == (b"TEST\n", b"")
+
+
+def test_pasta_runs_in_pasta(lab: Lab, user: bool) -> None:
+    inner = [lab.pasta, "--config-net", "--", *lab.client, "tcp,udp", FAR4, "8000", "3000"]
+    done = lab.run(["--config-net"], inner, user=user)
+    assert done.stderr == b""

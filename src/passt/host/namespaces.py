@@ -140,7 +140,7 @@ def become_root_inside() -> None:
     """Become user and group 0 of the user namespace that we joined, if it has them.
 
     To be called by a child right after it was started: to change the user cancels its wish to end with
-    the parent, so that is renewed.
+    the parent and closes its /proc entry, which the parent needs, so both are set again.
     """
     for change in (os.setresgid, os.setresuid):
         try:
@@ -148,6 +148,7 @@ def become_root_inside() -> None:
         except OSError:
             continue              # it has no such user; we stay who we are, as seen from there
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
 
 
 class Child:
@@ -205,8 +206,10 @@ class Child:
         os.close(self.pidfd)
 
 
-def start_child(flags: int, main: Callable[[Channel], object]) -> Child:
+def start_child(flags: int, main: Callable[[Channel], object], *, privileged: bool = False) -> Child:
     """Fork a child into new namespaces (CLONE_NEW* *flags*, or 0); it runs *main* and ends with status 0.
+
+    *privileged* says that no user namespace was entered, which takes privileges of the caller's.
 
     A PasstError of *main* becomes the HostError of `Child.receive_tap`. Raises HostError.
     """
@@ -214,6 +217,9 @@ def start_child(flags: int, main: Callable[[Channel], object]) -> Child:
     try:
         pid, pidfd = syscalls.clone(flags, signal.SIGKILL)
     except OSError as error:
+        if privileged and error.errno == errno.EPERM:
+            raise HostError("cannot get the namespaces of the command: this takes root or CAP_SYS_ADMIN with "
+                            "--netns-only; leave that out to have a user namespace") from None
         raise HostError(explain_refusal("the namespaces of the command", error)) from None
     if pid == 0:
         ours.close()
