@@ -240,8 +240,8 @@ def test_passt_in_a_namespace_of_pasta(lab: Lab, plain: bool) -> None:
     path = socket_path(lab, "inside")
     ports = f"{PORT},10012"
     pasta = lab.start(["--config-net", "-t", ports, "-u", ports, "-T", "none", "-U", "none"],
-                      ["sh", "-c", BESIDE, "sh", path, str(lab.directory / "transfer.py"), lab.passt, "-f", "-q",
-                       "-t", str(PORT), "-u", str(PORT), "--map-host-loopback", INSIDE4], user=plain)
+                      ["sh", "-c", BESIDE, "sh", path, str(lab.directory / "transfer.py"), lab.passt, "-f",
+                       "-q", "-t", str(PORT), "-u", str(PORT), "--map-host-loopback", INSIDE4], user=plain)
     assert pasta.popen.stdout is not None
     assert pasta.popen.stdout.readline() == b"ready\n"
     wait_until(lambda: os.path.exists(path), "passt makes its socket")
