@@ -81,8 +81,13 @@ cdef void open_splice(Core core, int fd, const sockaddr_storage *peer, const See
           or watch_half(core, flow, ACCEPTED, EPOLL_CTL_ADD) < 0):
         count(&core.stats, DROP_SOCKET)
         end_splice(core, flow, True)
-    elif core.has_trace:
-        core.trace_state(flow, splice_state(flow))
+    else:
+        if core.has_trace:
+            core.trace_state(flow, splice_state(flow))
+        if not conn.connecting:
+            # While we connected, the client's first request has most likely come: that spares a wake-up.
+            conn.halves[ACCEPTED].flags |= HALF_READABLE
+            pump(core, flow, ACCEPTED)
 
 
 cdef Verdict why_no_socket(int result) noexcept nogil:
@@ -215,12 +220,13 @@ cdef bint pump(Core core, Flow *flow, int side) noexcept nogil:
     if half.n_held or conn.failing:
         return True
     release_pipe(core, half)
-    if half.flags & HALF_EOF and not half.flags & HALF_SHUT:
-        half.flags |= HALF_SHUT
-        core.sockets.shut_write(conn.halves[1 - side].fd)
-    if conn.halves[0].flags & conn.halves[1].flags & HALF_SHUT:
-        end_splice(core, flow, False)
+    if not half.flags & HALF_EOF or half.flags & HALF_SHUT:
+        return True
+    half.flags |= HALF_SHUT
+    if conn.halves[1 - side].flags & HALF_SHUT:
+        end_splice(core, flow, False)         # closing says the same as shutdown(2) would
         return False
+    core.sockets.shut_write(conn.halves[1 - side].fd)
     return True
 
 

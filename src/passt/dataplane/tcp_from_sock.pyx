@@ -170,6 +170,8 @@ cdef void on_listener(Core core, uint32_t listener, int fd) noexcept nogil:
             count(&core.stats, DROP_SOCKET)
         else:
             open_inbound(core, listener, new, &peer, &local)
+            if core.reactor.slept:
+                return            # it came alone, most likely; if not, the loop is told of the others
 
 
 cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_storage *peer,
