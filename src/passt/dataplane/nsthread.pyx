@@ -29,8 +29,8 @@ from passt.dataplane.sys cimport (
     SIG_SETMASK, SO_BINDTODEVICE, SO_OOBINLINE, SO_REUSEADDR, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK,
     SOCK_STREAM, SOL_SOCKET, TCP_CONGESTION, TCP_NODELAY, bind, calloc, close, errno, free, listen, memcpy,
     memset, passt_exchange, passt_keep_capabilities, passt_load, passt_store, pthread_attr_destroy,
-    pthread_attr_init, pthread_attr_setstacksize, pthread_attr_t, pthread_create, pthread_join, pthread_sigmask,
-    sem_destroy, sem_init, sem_post, sem_wait, setns, setsockopt, sigfillset, sigset_t, sockaddr, socket,
+    pthread_attr_init, pthread_attr_setstacksize, pthread_attr_t, pthread_create, pthread_join,
+    pthread_sigmask, sem_destroy, sem_init, sem_post, sem_wait, setns, setsockopt, sigfillset, sigset_t, sockaddr, socket,
 )
 
 cdef enum:
