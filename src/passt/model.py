@@ -68,9 +68,13 @@ class Settings(Value):
     that the option was not given. *mtu* None means that none is assigned; *prefix_len4* and
     *prefix_len6* are from -n or ADDR/LEN; *map_gw* False takes away the default of
     *map_host_loopback*. *port_rules* are those of -t and -u, *namespace_rules* those of -T and -U; *splice*
-    lets flows from the host's loopback bypass the link. *pid* names a process whose namespaces are joined;
-    without it *command* is run in new ones, a login shell if it is empty (then *foreground* is True
-    already). *pid_file* is the path of a file for our own process id.
+    lets flows from the host's loopback bypass the link, *splice_only* has no other ones. *pid_file* is the
+    path of a file for our own process id; *runas* is a user and, behind a colon, a group.
+
+    *pid* names a process whose namespaces are joined, or *netns* the path of a network namespace;
+    *userns* is the path of a user namespace to join. *netns_only* leaves the user namespace as it is;
+    *netns_quit* ends us with that process or path. Without *pid* and *netns* a *command* is run in new
+    namespaces, a login shell if it is empty (then *foreground* is True already).
 
     A machine connects to the socket *socket_path* (None: the first default path that is free), unless *fd*
     is its connection already; *one_off* ends the run with the first connection.
@@ -132,11 +136,22 @@ class Settings(Value):
     host_lo_to_ns_lo: bool = False
     port_rules: tuple[PortRule, ...] = ()
     namespace_rules: tuple[PortRule, ...] = ()
+    splice_only: bool = False
+    runas: str | None = None
     command: tuple[str, ...] = ()
     pid: int | None = None
+    netns: str | None = None
+    userns: str | None = None
+    netns_only: bool = False
+    netns_quit: bool = True
     socket_path: str | None = None
     fd: int | None = None
     one_off: bool = False
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether pasta joins a network namespace that exists, instead of running a command."""
+        return self.pid is not None or self.netns is not None
 
     @property
     def has_auto_ports(self) -> bool:
