@@ -30,7 +30,8 @@ from passt.dataplane.sys cimport (
     SOCK_STREAM, SOL_SOCKET, TCP_CONGESTION, TCP_NODELAY, bind, calloc, close, errno, free, listen, memcpy,
     memset, passt_exchange, passt_keep_capabilities, passt_load, passt_store, pthread_attr_destroy,
     pthread_attr_init, pthread_attr_setstacksize, pthread_attr_t, pthread_create, pthread_join,
-    pthread_sigmask, sem_destroy, sem_init, sem_post, sem_wait, setns, setsockopt, sigfillset, sigset_t, sockaddr, socket,
+    pthread_sigmask, sem_destroy, sem_init, sem_post, sem_wait, setns, setsockopt, sigfillset, sigset_t,
+    sockaddr, socket,
 )
 
 cdef enum:
