@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -53,11 +54,16 @@ class Counted:
             counters: dict[str, int] = json.loads(sock.recv(1 << 16))
         return counters
 
+    def _descriptors(self) -> Iterator[str]:
+        for path in Path(f"/proc/{self.running.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                yield os.readlink(path)
+
     def usage(self) -> tuple[int, int, int]:
         """Count descriptors, but for those that are kept ready, pipes in use and flows."""
         counters = self.counters()
         kept = counters["sockets_ready"] + 2 * counters["pipes_open"]
-        found = [os.readlink(path) for path in Path(f"/proc/{self.running.pid}/fd").iterdir()]
+        found = list(self._descriptors())
         pipes = sum(name.startswith("pipe:") for name in found)
         return len(found) - kept, pipes - 2 * counters["pipes_open"], sum(counters[name] for name in GAUGES)
 
