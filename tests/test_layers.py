@@ -19,7 +19,8 @@ SIBLINGS = frozenset({"config", "host", "forward", "responders", "vhost_user", "
 ALLOWED: dict[str, frozenset[str]] = {
     "__main__": BASE | {"cli"},
     "cli": FACTS | SIBLINGS | {"app", "qrap"},
-    "app": FACTS | SIBLINGS | {"assembly", "local", "ports"},
+    "app": FACTS | SIBLINGS | {"assembly", "local", "machine", "ports"},
+    "machine": FACTS | SIBLINGS | {"assembly"},
     "local": FACTS | SIBLINGS | {"assembly", "ports"},
     "assembly": FACTS | SIBLINGS | {"ports"},
     "ports": FACTS | SIBLINGS,

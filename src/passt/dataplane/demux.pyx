@@ -70,6 +70,8 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
         count(&core.stats, verdict)
         return
     if is_control(core, &ip):
+        # A guest may have nothing else to say before it is spoken to. Its address is not the source's yet.
+        core.learn_mac(eth.src)
         core.on_control(frame.data, frame.len)
         return
     on_packet(core, &ip, frame, eth.src)
@@ -81,6 +83,7 @@ cdef void on_packet(Core core, const IpView *ip, const RxFrame *frame, const uin
         count(&core.stats, DROP_BAD_ADDRESS)
         return
     if not core.is_enabled(ip):
+        core.learn_mac(mac)
         count(&core.stats, DROP_DISABLED)
         return
     if frame.unverified and not may_pass(ip):
