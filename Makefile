@@ -47,7 +47,7 @@ install:
 
 clean:
 	[ ! -e .interop ] || tools/as-root rm -rf .interop
-	rm -rf .venv build dist src/*.egg-info .demo .fuzz .mypy_cache .pytest_cache .ruff_cache .hypothesis bench/bin
+	rm -rf .venv build dist src/*.egg-info .demo .fuzz .guest .mypy_cache .pytest_cache .ruff_cache .hypothesis bench/bin
 	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
 	find src tests bench -name '*.so' -delete
 	find src tests -name '*.pyx' -exec sh -c 'rm -f "$${0%.pyx}.c"' {} \;

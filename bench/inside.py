@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from bench import machine, measure, programs, rows, stats
+from bench import machine, machines, measure, programs, rows, stats
 from bench.errors import BenchError, SectionFailed
 from bench.lab import Lab
 from bench.measure import Bench, Section
@@ -103,6 +103,8 @@ class Runner:
                 self._run_phase(index, [s for s in chosen if (s.mtu, s.forward) == (mtu, forward)])
             if Group.STARTUP in self.plan.groups:
                 self._run_startup(index)
+            if Group.STREAM in self.plan.groups:
+                self._run_stream(index)
         return self.record
 
     def _missing_controls(self) -> set[str]:
@@ -167,6 +169,26 @@ class Runner:
                 self.record.add(name, index, {"startup": figures.median})
                 words.append(f"{name} {figures.median:.1f}")
         self._progress(index, f"start-up: {', '.join(sorted(words))}")
+
+    def _run_stream(self, index: int) -> None:
+        """Put each load on the passt of ours and of Debian's, one after the other."""
+        both = [p for p in self.plan.programs if p.name in {rows.OURS, rows.PASTA}]
+        failed: set[str] = set()
+        for load in machines.loads():
+            words = []
+            for program in rotated(both, index) if both else []:
+                if program.name in failed:
+                    continue
+                try:
+                    figures = machines.measure(self.lab, program, load, self.plan.seconds)
+                except SectionFailed as error:
+                    failed.add(program.name)
+                    self.record.fail(program.name, index, load.label, str(error))
+                    words.append(f"{program.name} failed")
+                else:
+                    self.record.add(program.name, index, figures)
+                    words.append(f"{program.name} {figures[load.key]:.4g}")
+            self._progress(index, f"{load.label}: {', '.join(words)}")
 
     def _progress(self, index: int, text: str) -> None:
         elapsed = int(time.monotonic() - self.started)

@@ -13,6 +13,7 @@ LOOPBACK, OURS, PASTA, SLIRP = "loopback", "ours", "pasta", "slirp4netns"
 PROGRAM_NAMES = (LOOPBACK, OURS, PASTA, SLIRP)
 
 MTUS = (65520, 1500)
+STREAM_MTUS = (1500, 9000, 65520)
 CONGESTION_CONTROLS = ("cubic", "bbr")
 IDLE_CONNECTIONS = 5000
 PARALLEL_STREAMS = 8
@@ -37,6 +38,7 @@ class Group(StrEnum):
     DHCP = "dhcp"
     CONTROL = "control"
     DNS = "dns"
+    STREAM = "stream"
 
 
 DEFAULT_GROUPS = (
@@ -116,6 +118,10 @@ def _all_rows() -> list[Row]:
         Row("control_before", Group.CONTROL, "TCP bulk out just before", "Gbit/s", base=""),
         Row("control_bulk", Group.CONTROL, f"TCP bulk out beside {CONTROL_RATE} control frames/s", "Gbit/s",
             base="", base_row="control_before"),
+        *(Row(f"stream_{way}_{mtu}", Group.STREAM, f"passt: TCP {way}, MTU {mtu}", "Gbit/s", base=PASTA)
+          for mtu in STREAM_MTUS for way in ("out", "in")),
+        *(Row(f"stream_udp_{way}", Group.STREAM, f"passt: UDP {way}, 1400 bytes, received", udp_rate,
+              base=PASTA) for way in ("out", "in")),
         Row("bypass_bulk_out", Group.BYPASS, "bypass: TCP bulk, namespace to host", "Gbit/s"),
         Row("bypass_bulk_in", Group.BYPASS, "bypass: TCP bulk, host to namespace", "Gbit/s"),
         *_percentile_rows("bypass_rr", Group.BYPASS, "bypass: request/response"),
@@ -176,6 +182,9 @@ def _all_targets() -> list[Target]:
         Target("services", "dhcp_p99", None, most, 5000),
         Target("services", "control_bulk", ("control_before", OURS), least, 0.9),
         Target("udp", "dns_lost", None, most, 0),
+        *(Target("stream", f"stream_{way}_{mtu}", (f"stream_{way}_{mtu}", PASTA), least,
+                 1.3 if mtu == STREAM_MTUS[0] else 1.0) for mtu in STREAM_MTUS for way in ("out", "in")),
+        *(Target("stream", key, (key, PASTA), least, 1.3) for key in ("stream_udp_out", "stream_udp_in")),
         *(Target("bypass", key, (key, LOOPBACK), least, 0.9) for key in bypass),
         *(Target("bypass", key, (key, PASTA), least, 1.0) for key in bypass),
         Target("bypass", "bypass_rr_p50", ("bypass_rr_p50", LOOPBACK), most, 2.0),

@@ -152,6 +152,7 @@ def main(arguments: list[str]) -> int:
     from passt.errors import PasstError
     from passt.model import PortRule, Settings
 
+    log.configure(quiet=True)
     split = arguments.index("--") if "--" in arguments else len(arguments)
     options = dict(zip(arguments[:split:2], arguments[1:split:2], strict=True))
     _hook = options.get("--hook", "")

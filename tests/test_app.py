@@ -277,7 +277,7 @@ def test_listener_is_open_before_the_command_starts(life: Life) -> None:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
     result = life.run("--tcp", str(port), "--", "sh", "-c", "ls /proc/self/fd | tr '\\n' ' '")
-    assert result.stdout == "0 1 2 3 "
+    assert result.stdout == "0 1 2 3 ", result.stderr
 
 
 @pytest.mark.parametrize(("command", "expected"), [

@@ -13,16 +13,18 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src"
 SUFFIXES = (".py", ".pyx", ".pxd", ".pxi", ".pyi")
 
-BASE = frozenset({"passt", "addr", "domain", "errors"})
+BASE = frozenset({"passt", "addr", "domain", "errors", "value"})
 FACTS = BASE | {"model", "contracts", "log", "pcap", "trace"}
 SIBLINGS = frozenset({"config", "host", "forward", "responders", "vhost_user", "dataplane"})
 ALLOWED: dict[str, frozenset[str]] = {
     "__main__": BASE | {"cli"},
-    "cli": FACTS | SIBLINGS | {"app"},
-    "app": FACTS | SIBLINGS | {"assembly", "local", "ports"},
+    "cli": FACTS | SIBLINGS | {"app", "qrap"},
+    "app": FACTS | SIBLINGS | {"assembly", "local", "machine", "ports"},
+    "machine": FACTS | SIBLINGS | {"assembly"},
     "local": FACTS | SIBLINGS | {"assembly", "ports"},
     "assembly": FACTS | SIBLINGS | {"ports"},
     "ports": FACTS | SIBLINGS,
+    "qrap": BASE | {"log", "wire", "config"},
     "config": BASE | {"model", "log"},
     "host": BASE | {"model", "log"},
     "forward": BASE | {"model", "contracts", "log"},
@@ -38,6 +40,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "addr": frozenset(),
     "domain": frozenset(),
     "errors": frozenset(),
+    "value": frozenset(),
     "passt": frozenset(),
 }
 

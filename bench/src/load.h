@@ -62,6 +62,7 @@ int cmd_udp_blast(int argc, char **argv);
 int cmd_dhcp(int argc, char **argv);
 int cmd_dhcp_flood(int argc, char **argv);
 int cmd_udp_ask(int argc, char **argv);
+int cmd_machine(int argc, char **argv);
 int cmd_hold(int argc, char **argv);
 int cmd_spawn_time(int argc, char **argv);
 

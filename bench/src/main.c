@@ -7,7 +7,7 @@ static const struct {
 	const char *name, *arguments;
 	int (*run)(int argc, char **argv);
 } commands[] = {
-	{ "tcp-server", "PORT rr|crr|hold LIMIT", cmd_tcp_server },
+	{ "tcp-server", "PORT rr|crr|sink|source|hold LIMIT", cmd_tcp_server },
 	{ "rr", "ADDRESS PORT SECONDS", cmd_rr },
 	{ "crr", "ADDRESS PORT SECONDS", cmd_crr },
 	{ "idle", "ADDRESS PORT COUNT LIMIT", cmd_idle },
@@ -20,6 +20,7 @@ static const struct {
 	{ "dhcp", "SECONDS", cmd_dhcp },
 	{ "dhcp-flood", "SECONDS RATE", cmd_dhcp_flood },
 	{ "udp-ask", "ADDRESS PORT SECONDS RATE", cmd_udp_ask },
+	{ "machine", "SOCKET GUEST GATEWAY PORT MTU SECONDS tcp-out|tcp-in|udp-out|udp-in|rr SIZE", cmd_machine },
 	{ "hold", "TOKEN", cmd_hold },
 	{ "spawn-time", "COUNT LIMIT COMMAND...", cmd_spawn_time },
 };

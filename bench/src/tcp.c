@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define BULK_LEN (128u << 10)	/* iperf3's */
+
 static const double MAX_SECONDS = 3600;
 
 static int accept_one(int listener)
@@ -52,16 +54,40 @@ static void serve_hold(int fd)
 	(void)fd;
 }
 
+/* Take all that comes, until the client closes. */
+static void serve_sink(int fd)
+{
+	static char data[BULK_LEN];
+
+	while (recv(fd, data, sizeof(data), 0) > 0)
+		;
+	close(fd);
+}
+
+/* Send until the client closes. */
+static void serve_source(int fd)
+{
+	static char data[BULK_LEN];
+
+	while (send_all(fd, data, sizeof(data)) == 0)
+		;
+	close(fd);
+}
+
 static void (*service_named(const char *name))(int)
 {
 	if (!strcmp(name, "rr"))
 		return serve_rr;
 	if (!strcmp(name, "crr"))
 		return serve_crr;
+	if (!strcmp(name, "sink"))
+		return serve_sink;
+	if (!strcmp(name, "source"))
+		return serve_source;
 	return strcmp(name, "hold") ? NULL : serve_hold;
 }
 
-/* load tcp-server PORT rr|crr|hold LIMIT */
+/* load tcp-server PORT rr|crr|sink|source|hold LIMIT */
 int cmd_tcp_server(int argc, char **argv)
 {
 	void (*serve)(int) = argc == 4 ? service_named(argv[2]) : NULL;

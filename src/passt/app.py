@@ -1,14 +1,14 @@
 """A start as all programs have it: the process is put in order, goes to the background, and runs its mode.
 
-What a program does then is in a module of its own, `local` for pasta; each of them joins the parts that
-`assembly` builds with its own kind of link. Imports are made where they are needed: start-up counts.
+What a program does then is in a module of its own, `local` for pasta, `machine` for passt; each of them
+joins the parts that `assembly` builds with its own kind of link. Imports are made where they are needed:
+start-up counts.
 """
 
 from __future__ import annotations
 
 import gc
 
-from passt.errors import ConfigError
 from passt.host import privileges, signals
 from passt.host.daemon import Launch
 
@@ -26,16 +26,18 @@ def run(settings: Settings) -> int:
     Raises PasstError. After Ctrl-C it may not return, but end the process by SIGINT.
     """
     gc.disable()  # what a start allocates lives on
-    privileges.tidy_descriptors()
+    privileges.tidy_descriptors(() if settings.fd is None else (settings.fd,))
     caller = privileges.Caller(privileges.raise_file_limit(), signals.let_signals_end_us())
-    if settings.mode == "passt":
-        raise ConfigError("connecting virtual machines is not available yet in this version")
-    from passt import local
-
     launch = Launch(settings.pid_file)
     try:
         if not settings.foreground:
             launch.go_to_background()
+        if settings.mode == "passt":
+            from passt import machine
+
+            return machine.run(settings, launch)
+        from passt import local
+
         return local.run(settings, caller, launch)
     except BaseException:
         launch.fail()

@@ -111,11 +111,13 @@ def run_program(program: str, arguments: Sequence[str]) -> int:
 
 def _run_qrap(arguments: Sequence[str]) -> int:
     """Everything after qrap's own two arguments belongs to QEMU, so only the first one is looked at."""
-    if arguments[:1] in (["--help"], ["-h"]):
-        return print_text("qrap", "help")
-    if arguments[:1] == ["--version"]:
-        return print_text("qrap", "version")
-    raise ConfigError("starting QEMU is not available yet in this version")
+    first = arguments[0] if arguments else ""
+    action = {"-h": "help", "--help": "help", "--version": "version"}.get(first)
+    if action is None:
+        from passt.qrap import launch
+
+        launch.run(arguments)
+    return print_text("qrap", action)
 
 
 def print_text(program: str, action: str) -> int:

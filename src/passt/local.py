@@ -2,11 +2,18 @@
 
 Order of a start, after the common one of `app`, and why:
 
-1. Host facts are read and listeners bound, with the caller's rights.
-2. The user namespace is entered and the child started. While it makes the tap, we load and build
-   the data plane: a second core does half of the start-up.
+1. Host facts are read, listeners bound, and namespaces and their watch opened, with the caller's rights.
+2. The user namespace is entered, the child started, and the main process becomes somebody else if it
+   was root. While the child makes the tap, we load and build the data plane: a second core does half
+   of the start-up.
 3. The tap arrives. Signals are blocked, capabilities dropped; the loop knows all its descriptors.
 4. The caller learns that we are ready, the command begins, and the loop runs.
+
+Who changes when. To join a user namespace takes capabilities over it, and there the users of the host
+have no numbers, so the main process becomes another user before, and keeps its capabilities until 3.
+The helper that makes the tap of an existing namespace keeps them all: root may enter any of them. The
+main process may end its child at any time of this, as nobody but its own user may. No user changes once
+there are threads, as the C library would change theirs too.
 
 Signals keep their default actions until 3, so one that comes early simply ends us, and the child goes
 with us. What is not needed by every run, or by the child only, is imported where it is used.
@@ -20,8 +27,9 @@ import socket
 
 from passt import assembly, log
 from passt.errors import HostError
-from passt.host import init, namespaces, privileges, signals
+from passt.host import identity, init, namespaces, privileges, signals
 from passt.host.supervisor import Supervisor
+from passt.host.target import PathWatch, ProcessWatch, Target, watch_path
 from passt.host.tun import interface_index
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -32,6 +40,7 @@ if TYPE_CHECKING:
     from passt.dataplane.nsthread import NamespaceThread
     from passt.host.channel import Channel
     from passt.host.daemon import Launch
+    from passt.host.identity import Identity
     from passt.host.listeners import HostPorts
     from passt.host.namespaces import Child, TapFacts
     from passt.model import GuestNet, Settings
@@ -42,31 +51,34 @@ def run(settings: Settings, caller: privileges.Caller, launch: Launch) -> int:
 
     Raises PasstError. After Ctrl-C it may not return, but end the process by SIGINT.
     """
+    user = identity.choose(settings.runas)
     guest = assembly.resolve_guest(settings)
     ports = assembly.open_ports(settings, guest)
-    if settings.pid is not None:
-        return _run_attached(settings, guest, ports, launch, settings.pid)
+    if settings.is_attached:
+        return _run_attached(settings, guest, ports, launch, user)
     command = init.Command(settings.command, caller.file_limits, caller.ignored_signals)
-    return _run_command(settings, guest, ports, launch, command)
+    return _run_command(settings, guest, ports, launch, command, user)
 
 
 def _run_command(settings: Settings, guest: GuestNet, ports: HostPorts | None, launch: Launch,
-                 command: init.Command) -> int:
+                 command: init.Command, user: Identity | None) -> int:
     """Run *command* in new namespaces and return its status."""
 
     def main(channel: Channel) -> None:
+        if settings.userns is not None:
+            namespaces.become_root_inside()
         init.prepare_namespaces(settings.hostname)
         namespaces.make_tap(channel, guest.ifname, lambda: _configure(settings, guest),
                             watch_ports=settings.has_auto_ports)
         init.run_command(channel, command)
 
-    namespaces.enter_new_user_namespace()
+    later = _enter_user_namespace(settings, user)
     child = namespaces.start_child(namespaces.COMMAND_NAMESPACES, main)
     try:
-        engine = _build_engine(settings, guest, ports, child, child.open_network_namespace)
+        engine = _build_engine(settings, guest, ports, child, child.open_network_namespace, later)
         supervisor = Supervisor(child)
         supervisor.watch(engine)
-        privileges.drop_privileges()
+        privileges.drop_privileges(closed=user is not None)
         launch.announce()
         supervisor.start_command()
         privileges.leave_stdio()
@@ -80,31 +92,87 @@ def _run_command(settings: Settings, guest: GuestNet, ports: HostPorts | None, l
     return status
 
 
+def _enter_user_namespace(settings: Settings, user: Identity | None) -> Identity | None:
+    """Go to the user namespace of a command; return whom to become once the command's child is there.
+
+    The command belongs to the *user* of --runas, but root that becomes nobody keeps it.
+    """
+    is_asked_for = settings.runas is not None
+    if user is not None and (is_asked_for or settings.userns is not None):
+        user.assume()
+    if settings.userns is not None:
+        target = Target.of_paths(None, settings.userns)
+        target.join_user_namespace()
+        target.close()
+        return None
+    nobody = None if is_asked_for else user
+    if settings.netns_only:
+        return nobody
+    namespaces.enter_new_user_namespace(nobody)
+    return identity.Identity(identity.NOBODY_ID, identity.NOBODY_ID) if nobody is not None else None
+
+
 def _run_attached(settings: Settings, guest: GuestNet, ports: HostPorts | None, launch: Launch,
-                  pid: int) -> int:
-    """Serve the namespaces of process *pid* until it ends, or a signal comes."""
-    target = namespaces.Target(pid)
+                  user: Identity | None) -> int:
+    """Serve namespaces that exist until they are gone, or a signal comes."""
+    target, watch = _open_target(settings)
 
     def main(channel: Channel) -> None:
         target.join_network_namespace()
         namespaces.make_tap(channel, guest.ifname, lambda: _configure(settings, guest),
                             watch_ports=settings.has_auto_ports)
 
-    target.join_user_namespace()
+    was_root = os.geteuid() == 0
+    if user is not None:
+        user.assume()
+        launch.hold()
+    if user is not None and was_root:
+        # With what root may do, the helper enters any namespace and opens any device.
+        child = namespaces.start_child(0, main)
+        target.join_user_namespace()
+    else:
+        target.join_user_namespace()
+        child = namespaces.start_child(0, main)
     launch.hold()
-    child = namespaces.start_child(0, main)
+    if user is not None and settings.runas is None:
+        log.info(f"started as root: goes on as user {user.uid} (nobody); --runas names another one")
     try:
         engine = _build_engine(settings, guest, ports, child, target.open_network_namespace)
     finally:
         child.end()
-    target.close_network_namespace()
+    target.close()
     reader = signals.SignalReader(signals.ENDING)
     engine.add_reader(reader.fd, engine.stop)
-    engine.add_reader(target.pidfd, engine.stop)
-    privileges.drop_privileges()
+    if watch is not None:
+        watch.start(engine, lambda: _leave(engine))
+    privileges.drop_privileges(closed=user is not None)
     launch.announce()
     assembly.run_loop(engine)
     return 0
+
+
+def _open_target(settings: Settings) -> tuple[Target, ProcessWatch | PathWatch | None]:
+    """Open the namespaces to join, and what tells that they are gone, if that matters."""
+    watch: ProcessWatch | PathWatch
+    if settings.pid is not None:
+        watch = ProcessWatch(settings.pid)
+        target = Target.of_process(settings.pid, settings.userns, netns_only=settings.netns_only)
+        if watch.has_ended():
+            # The number may be another process's by now.
+            raise HostError(f"process {settings.pid} ended before its namespaces could be joined")
+        return target, watch if settings.netns_quit else None
+    target = Target.of_paths(settings.netns, settings.userns)
+    if settings.netns is None or not settings.netns_quit:
+        return target, None
+    watch = watch_path(settings.netns)
+    if watch.has_ended():
+        raise HostError(f"{settings.netns} is gone before it could be joined")
+    return target, watch
+
+
+def _leave(engine: Engine) -> None:
+    log.info("the namespace is gone: exiting")
+    engine.stop()
 
 
 def _configure(settings: Settings, guest: GuestNet) -> TapFacts:
@@ -119,23 +187,28 @@ def _configure(settings: Settings, guest: GuestNet) -> TapFacts:
 
 
 def _build_engine(settings: Settings, guest: GuestNet, ports: HostPorts | None, child: Child,
-                  open_namespace: Callable[[], int]) -> Engine:
+                  open_namespace: Callable[[], int], later: Identity | None = None) -> Engine:
     """Load and build the data plane, then wait for the tap of *child* and attach it.
 
-    *open_namespace* gives a descriptor of the network namespace.
+    *open_namespace* gives a descriptor of the network namespace. *later* is whom to become when the
+    child has done its work: until then it may have to be ended, which another user could not do.
     """
-    inside = _enter(settings, open_namespace)
-    network = assembly.Network(settings, guest, ports, bypassed=inside is not None)
+    # What bypasses the link needs the thread inside.
+    bypassed = bool(settings.namespace_rules or (settings.port_rules and settings.splice))
+    network = assembly.Network(settings, guest, ports, bypassed=bypassed)
     engine = network.engine
     tap = child.receive_tap()
     engine.attach_tap(tap.fd, tap.mac, tap.offloads)
     network.observed.on_guest_mac(tap.mac)
     if tap.link_local is not None:
         network.observed.on_guest_address(tap.link_local.packed)
+    if later is not None:
+        later.assume()
     side = None
-    if inside is not None and network.bypass is not None:
+    if network.bypass is not None:
         from passt.ports import NamespaceSide
 
+        inside = _enter(settings, open_namespace)
         network.bypass.scope_id = _find_index(inside, guest.ifname)
         engine.attach_namespace(inside)
         side = NamespaceSide(engine, inside, ip4=settings.ip4, ip6=settings.ip6)
@@ -143,10 +216,8 @@ def _build_engine(settings: Settings, guest: GuestNet, ports: HostPorts | None, 
     return engine
 
 
-def _enter(settings: Settings, open_namespace: Callable[[], int]) -> NamespaceThread | None:
-    """Start the thread in the network namespace; None if nothing bypasses the link."""
-    if not settings.namespace_rules and not (settings.port_rules and settings.splice):
-        return None
+def _enter(settings: Settings, open_namespace: Callable[[], int]) -> NamespaceThread:
+    """Start the thread in the network namespace."""
     from passt.dataplane.nsthread import NamespaceThread
 
     namespace = open_namespace()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
+
+from passt.value import Value, replace
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -15,8 +16,7 @@ DEFAULT_MTU = 65520
 OUR_MAC = bytes.fromhex("9a559a559a55")
 
 
-@dataclass(frozen=True, slots=True)
-class PortRule:
+class PortRule(Value):
     """Ports *first*..*last* on the near side go to ports from *target* on at the far side.
 
     Near is the host for -t and -u, the namespace for -T and -U. *proto* is IPPROTO_TCP or IPPROTO_UDP;
@@ -61,17 +61,20 @@ class PortRule:
         return left
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Value):
     """What the command line asks for: checked values, no defaults taken from the host yet.
 
     *mode* is "pasta" or "passt". Of the fields that end in 4 or 6 each concerns one family; None means
     that the option was not given. *mtu* None means that none is assigned; *prefix_len4* and
     *prefix_len6* are from -n or ADDR/LEN; *map_gw* False takes away the default of
     *map_host_loopback*. *port_rules* are those of -t and -u, *namespace_rules* those of -T and -U; *splice*
-    lets flows from the host's loopback bypass the link. *pid* names a process whose namespaces are joined;
-    without it *command* is run in new ones, a login shell if it is empty (then *foreground* is True
-    already). *pid_file* is the path of a file for our own process id.
+    lets flows from the host's loopback bypass the link, *splice_only* has no other ones. *pid_file* is the
+    path of a file for our own process id; *runas* is a user and, behind a colon, a group.
+
+    *pid* names a process whose namespaces are joined, or *netns* the path of a network namespace;
+    *userns* is the path of a user namespace to join. *netns_only* leaves the user namespace as it is;
+    *netns_quit* ends us with that process or path. Without *pid* and *netns* a *command* is run in new
+    namespaces, a login shell if it is empty (then *foreground* is True already).
 
     A machine connects to the socket *socket_path* (None: the first default path that is free), unless *fd*
     is its connection already; *one_off* ends the run with the first connection.
@@ -133,11 +136,22 @@ class Settings:
     host_lo_to_ns_lo: bool = False
     port_rules: tuple[PortRule, ...] = ()
     namespace_rules: tuple[PortRule, ...] = ()
+    splice_only: bool = False
+    runas: str | None = None
     command: tuple[str, ...] = ()
     pid: int | None = None
+    netns: str | None = None
+    userns: str | None = None
+    netns_only: bool = False
+    netns_quit: bool = True
     socket_path: str | None = None
     fd: int | None = None
     one_off: bool = False
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether pasta joins a network namespace that exists, instead of running a command."""
+        return self.pid is not None or self.netns is not None
 
     @property
     def has_auto_ports(self) -> bool:
@@ -145,8 +159,7 @@ class Settings:
         return any(rule.auto for rule in (*self.port_rules, *self.namespace_rules))
 
 
-@dataclass(frozen=True, slots=True)
-class InterfaceAddress:
+class InterfaceAddress(Value):
     """One address of a host interface; *message* is its RTM_NEWADDR payload (ifaddrmsg + attributes)."""
 
     address: IPAddress
@@ -156,8 +169,7 @@ class InterfaceAddress:
     message: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Value):
     """One unicast route of the main table; *message* is its RTM_NEWROUTE payload (struct rtmsg + attributes).
 
     *gateway* is the next hop, of either family; None for an on-link route.
@@ -171,8 +183,7 @@ class Route:
     message: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class FamilyFacts:
+class FamilyFacts(Value):
     """One family's view of its template interface."""
 
     ifname: str
@@ -186,8 +197,7 @@ class FamilyFacts:
     link_local: IPv6Address | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ResolverFacts:
+class ResolverFacts(Value):
     """What resolv.conf says: name servers in order and the search list.
 
     The scope of an IPv6 server, if it has one, is the index of the interface in decimal digits.
@@ -197,8 +207,7 @@ class ResolverFacts:
     search: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class HostFacts:
+class HostFacts(Value):
     """What was read from the host at start; a family without a usable interface is None."""
 
     ip4: FamilyFacts | None
@@ -206,8 +215,7 @@ class HostFacts:
     resolvers: ResolverFacts = ResolverFacts()
 
 
-@dataclass(frozen=True, slots=True)
-class GuestFamily:
+class GuestFamily(Value):
     """One family as the guest gets it.
 
     *address* is the one assigned (None: learnt from the guest, IPv6 local mode), *is_fixed* says that
@@ -244,8 +252,7 @@ class GuestFamily:
         return ours if isinstance(ours, IPv6Address) and ours.is_link_local else None
 
 
-@dataclass(frozen=True, slots=True)
-class GuestNet:
+class GuestNet(Value):
     """The network that the guest is to see; *mtu* None means that none is assigned.
 
     *ifname* and *ns_mac* concern pasta's tap interface only. *search* are the domains to hand out, in

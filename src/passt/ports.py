@@ -115,15 +115,11 @@ class PortForwarding:
         """Open the namespace's ports, and begin to follow bound ports as soon as the engine runs.
 
         *namespace_sources* are from `port_scan.open_sources` in the namespace, empty if no rule is
-        `auto`. Raises ConfigError.
+        `auto`; *namespace_side* is None if no rule is of the namespace's ports. Raises ConfigError.
         """
         outward = self._ports.outward
         if namespace_side is not None:
             open_fixed(outward, namespace_side)
-        elif specs := [rule.spec for rule in outward if rule.spec]:
-            raise ConfigError(f"{specs[0]}: ports of the namespace are not available yet in this version")
-        else:
-            outward = []
         if not namespace_sources:
             return
         spare = count_spare_descriptors()
@@ -131,8 +127,9 @@ class PortForwarding:
         forwarder = AutoForwarder(
             Direction("host", self._ports.inward, PortScanner(namespace_sources).scan, host_side, spare // 2),
             # A listener of the namespace takes two descriptors where it has to be one for each family.
-            Direction("namespace", outward, PortScanner(open_sources()).scan, namespace_side or host_side,
-                      spare // 4),
+            # The sockets that flows of the guest leave by are bound like services, and are none.
+            Direction("namespace", outward, PortScanner(open_sources(), self._engine.udp_sockets).scan,
+                      namespace_side or host_side, spare // 4),
             explain=log.debug if log.is_debug() else None)
         if forwarder.is_needed:
             self._engine.call_later(0.0, lambda: self._watch(forwarder))

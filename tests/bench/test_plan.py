@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from bench import install, lab, machine
+from bench import install, lab, machine, machines
 from bench.cli import chosen_groups, find_ours
 from bench.errors import BenchError, SectionFailed
 from bench.inside import Plan, Record, rotated
 from bench.measure import Bench, last_json, percentiles, rate_of, sections
 from bench.programs import Program, Session, forwarding
-from bench.rows import DEFAULT_GROUPS, LOOPBACK, OURS, PASTA, Group
+from bench.rows import DEFAULT_GROUPS, LOOPBACK, OURS, PASTA, ROWS, Group
 
 PROGRAMS = [
     Program(LOOPBACK, (), ""),
@@ -57,11 +57,22 @@ def test_record_leaves_rounds_without_figures_empty() -> None:
     assert record.failures[0]["round"] == 1
 
 
-def test_every_group_but_startup_has_sections() -> None:
+def test_every_group_but_startup_and_stream_has_sections() -> None:
     bench = Bench(lab.Lab.__new__(lab.Lab), 1)
     plan = sections(bench)
-    assert {section.group for section in plan} == set(Group) - {Group.STARTUP}
+    assert {section.group for section in plan} == set(Group) - {Group.STARTUP, Group.STREAM}
     assert {(s.mtu, s.forward) for s in plan} == {(65520, False), (1500, False), (65520, True)}
+
+
+def test_every_row_of_the_stream_has_a_load() -> None:
+    loads = machines.loads()
+    assert [load.key for load in loads] == [row.key for row in ROWS.values() if row.group == Group.STREAM]
+    assert {load.mtu for load in loads} == {1500, 9000, 65520}
+
+
+def test_passt_is_found_beside_pasta() -> None:
+    assert machines.passt_of(Program(OURS, ("/opt/bin/pasta", "-d"), "1")) == ("/opt/bin/passt", "-d")
+    assert machines.passt_of(Program(PASTA, ("/usr/bin/pasta",), "1")) == ("/usr/bin/passt",)
 
 
 def test_forwarding_names_all_four_options() -> None:

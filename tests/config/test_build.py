@@ -36,6 +36,11 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("foreground", "", {"foreground": True}),
     ("stderr", "", {}),
     ("pid", "file", {"pid_file": "file"}),
+    ("runas", "1000:100", {"runas": "1000:100"}),
+    ("netns", "name", {"netns": "/run/netns/name", "netns_only": True, "foreground": False, "quiet": False}),
+    ("userns", "/proc/1/ns/user", {"userns": "/proc/1/ns/user"}),
+    ("netns-only", "", {"netns_only": True}),
+    ("no-netns-quit", "", {"netns_quit": False}),
     ("ipv4-only", "", {"ip6": False}),
     ("ipv6-only", "", {"ip4": False}),
     ("address", "192.0.2.5", {"address4": A4}),
@@ -127,7 +132,8 @@ def test_option_sets_its_fields_and_no_others(name: str, value: str, fields: dic
 
 
 BAD_VALUES = {
-    "pid": [""],
+    "pid": [""], "runas": ["", ":1", "1:", "a:b:c", "4294967295", "1:99999999999"], "netns": ["", ".."],
+    "userns": [""],
     "address": ["", "127.0.0.1", "eth0"], "netmask": ["24x", "255.0.255.0"], "gateway": ["224.0.0.1", "::1"],
     "mtu": ["abc", "1", "70000"], "mac-addr": ["9a:55", "00:00:00:00:00:00"], "interface": ["", "a/b"],
     "outbound": ["0.0.0.0", "x"], "outbound-if4": ["x" * 16], "outbound-if6": [""],
@@ -244,6 +250,11 @@ def test_bound_ports_of_a_machine_cannot_be_followed(arguments: list[str]) -> No
     (["-fq", "12"], {"pid": 12, "quiet": True}),
     (["12"], {"pid": 12, "foreground": False, "quiet": False}),
     (["-P", "one", "--pid=two", "12"], {"pid": 12, "pid_file": "two"}),
+    (["--netns", "./x"], {"netns": "./x", "netns_only": True, "userns": None, "foreground": False}),
+    (["--netns=a", "--netns", "/b", "--userns", "u"], {"netns": "/b", "netns_only": False, "userns": "u"}),
+    (["--netns-only", "--userns", "u", "12"], {"netns_only": False, "userns": "u", "pid": 12}),
+    (["--userns", "u", "--netns-only", "12"], {"netns_only": True, "userns": None, "pid": 12}),
+    (["--userns", "u", "true"], {"userns": "u", "command": ("true",), "foreground": True}),
 ])
 def test_operands_tell_a_pid_from_a_command(arguments: list[str], fields: dict[str, Any]) -> None:
     settings = built(*arguments)
@@ -251,6 +262,10 @@ def test_operands_tell_a_pid_from_a_command(arguments: list[str], fields: dict[s
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
+    (["--netns", "x", "12"], ("option '--netns' /run/netns/x and '12' cannot be combined: pasta joins"
+                               " a namespace, or runs a command in a new one")),
+    (["--netns", "/x", "--", "true"], ("option '--netns' /x and 'true' cannot be combined: pasta joins"
+                                        " a namespace, or runs a command in a new one")),
     (["-f", "0"], "PID 0 is out of range; it can be 1 to 2147483647"),
     (["-f", "--", "-3"], "PID -3 is out of range; it can be 1 to 2147483647"),
     (["-n", "24", "-a", "192.0.2.5/24"],

@@ -31,7 +31,7 @@ def test_help_lists_exactly_the_options_of_its_program(program: str) -> None:
 @pytest.mark.parametrize("program", ["pasta", "passt", "qrap"])
 def test_help_has_usage_first_and_fits_the_width(program: str) -> None:
     lines = help_text(program).splitlines()
-    assert lines[0].startswith(f"Usage: {program} [")
+    assert lines[0].startswith(f"Usage: {program} ")
     assert max(map(len, lines)) <= WIDTH
     assert all(line == line.rstrip() for line in lines)
     assert help_text(program).endswith("\n")

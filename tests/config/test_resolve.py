@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from passt.config.getopt import scan
 from passt.config.resolve import resolve
 from passt.errors import ConfigError
 from passt.model import OUR_MAC, FamilyFacts, HostFacts, InterfaceAddress, ResolverFacts, Route
+from passt.value import replace
 
 if TYPE_CHECKING:
     from passt.model import GuestNet, IPAddress

@@ -19,6 +19,10 @@ class Bench:
         self.engine = Engine(
             self.policy, self.responder, self.events, our_mac=OUR_MAC, mtu=1500, max_flows=32
         )
+        self.attach(offloads)
+
+    def attach(self, offloads: int) -> None:
+        """Give the engine its link."""
         self.kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.kernel.setblocking(False)
         ours.setblocking(False)

@@ -12,6 +12,7 @@ from passt.dataplane.link cimport (
 from passt.dataplane.reactor cimport Reactor, make_tag
 from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.stats cimport Stats, stats_as_dict
+from passt.dataplane.stream cimport StreamLink
 from passt.dataplane.sys cimport iovec, sockaddr_storage
 
 FEATURES = {"CSUM": LINK_CSUM, "TSO4": LINK_TSO4, "TSO6": LINK_TSO6, "USO4": LINK_USO4, "USO6": LINK_USO6}
@@ -252,6 +253,7 @@ cdef class PlainLink:
     def read(self, int room=RX_BATCH):
         cdef RxFrame frames[RX_BATCH]
         cdef int n, i
+        memset(frames, 0, sizeof(frames))
         n = self.link.read_batch(frames, min(room, <int>RX_BATCH))
         found = []
         for i in range(n):
@@ -265,9 +267,16 @@ cdef class PlainLink:
     def counters(self):
         return stats_as_dict(&self.stats)
 
+    def flush(self):
+        self.link.flush()
+
     @property
     def features(self):
         return self.link.features
+
+    @property
+    def more(self):
+        return bool(self.link.more)
 
     @property
     def error(self):
@@ -283,3 +292,29 @@ cdef class Tap(PlainLink):
 
     def __init__(self, int fd, uint32_t offloads):
         self.use(TapLink(fd, offloads))
+
+
+cdef class Stream(PlainLink):
+    """A `StreamLink`."""
+
+    cdef StreamLink stream
+
+    def __init__(self):
+        self.stream = StreamLink()
+        self.use(self.stream)
+
+    def attach(self, int fd):
+        """Take ownership of a connected socket."""
+        self.stream.attach(fd)
+
+    def detach(self):
+        """Close it."""
+        self.stream.detach()
+
+    @property
+    def broken(self):
+        return self.stream.broken
+
+    @property
+    def bad_length(self):
+        return self.stream.bad_length

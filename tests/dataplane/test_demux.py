@@ -326,7 +326,7 @@ def test_control_frame_reaches_the_responder_and_its_answers_the_guest(bench: Be
     assert [sent.frame for sent in bench.world.take_sent()] == [b"\x11" * 60, b"\x22" * 14 + bytes(46)]
     counters = bench.world.counters()
     assert (counters["control_frames"], counters["frames_to_guest"], counters["flows_opened"]) == (1, 2, 0)
-    assert bench.events.addresses == bench.events.macs == []
+    assert bench.events.addresses == []
 
 
 BURST, INTERVAL_NS = 256, 5_000_000
@@ -399,6 +399,14 @@ def test_hardware_address_that_cannot_be_one_is_not_learnt(bench: Bench, mac: st
     bench.take(from_mac(UDP4, mac))
     assert bench.events.macs == bench.events.addresses == []
     assert bench.world.guest_mac == before
+
+
+@pytest.mark.parametrize("frame", [ND[2], DHCP, UDP6], ids=["ND", "DHCP", "disabled"])
+def test_hardware_address_is_learnt_from_who_says_nothing_else(bench: Bench, frame: bytes) -> None:
+    bench.world.switch(ip6=False)
+    bench.take(from_mac(frame, "020000000009"))
+    assert bench.world.guest_mac.hex() == "020000000009"
+    assert bench.events.addresses == []
 
 
 # Switches

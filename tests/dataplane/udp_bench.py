@@ -50,9 +50,11 @@ class Bench(World):
         )
         self.now = START
 
-    def inject(self, frame: bytes, *, gso_type: int = 0, gso_size: int = 0) -> None:
+    def inject(
+        self, frame: bytes, *, gso_type: int = 0, gso_size: int = 0, unverified: bool = False
+    ) -> None:
         """Take a batch of one frame."""
-        super().inject(frame, gso_type=gso_type, gso_size=gso_size)
+        super().inject(frame, gso_type=gso_type, gso_size=gso_size, unverified=unverified)
         self.flush()
 
     def gather(self, *frames: bytes | tuple[bytes, int]) -> None:

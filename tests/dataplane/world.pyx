@@ -324,7 +324,7 @@ cdef class World:
             memcpy(self.core.guest_mac, <const char *>guest_mac, 6)
         self.memory = []
 
-    def inject(self, bytes frame not None, *, int gso_type=0, int gso_size=0):
+    def inject(self, bytes frame not None, *, int gso_type=0, int gso_size=0, bint unverified=False):
         """Take one frame from the guest; its memory is good until `end_turn`."""
         cdef RxFrame rx
         cdef size_t address
@@ -335,6 +335,7 @@ cdef class World:
         rx.len = <uint32_t>len(frame)
         rx.gso_type = <uint8_t>gso_type
         rx.gso_size = <uint16_t>gso_size
+        rx.unverified = unverified
         with nogil:
             on_frame(self.core, &rx)
 

@@ -1,6 +1,5 @@
 """Which source addresses of the guest are believed, and what they stand for."""
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
@@ -8,6 +7,7 @@ import pytest
 
 from passt.forward.observed import Observed
 from passt.model import GuestFamily, GuestNet
+from passt.value import replace
 
 if TYPE_CHECKING:
     from passt.contracts import GuestEvents

@@ -1,7 +1,6 @@
 """Each row of the two translation tables, and each way to be refused."""
 
 import timeit
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP
 from typing import Any
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from passt.contracts import FlowPolicy, InboundTarget, Target
 from passt.forward.policy import Policy
 from passt.model import GuestFamily, GuestNet, InterfaceAddress, PortRule
+from passt.value import replace
 
 TCP, UDP, ICMP, ICMP6 = IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6
 IFINDEX = 7

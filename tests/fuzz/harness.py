@@ -9,7 +9,6 @@ read as the same value. `fuzz.py` runs a harness under atheris for as long as on
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
@@ -20,6 +19,7 @@ from passt.errors import ConfigError, HostError, WireError
 from passt.host import resolvconf, rtnl
 from passt.model import GuestFamily, GuestNet
 from passt.responders.dispatch import Dispatcher
+from passt.value import replace
 from passt.wire import dns_name
 from passt.wire.arp import ArpPacket
 from passt.wire.cursor import Reader
@@ -36,6 +36,7 @@ from passt.wire.ndp import build_message, is_ndp, parse_message
 from passt.wire.ndp_options import build_options as build_ndp_options
 from passt.wire.ndp_options import parse_options as parse_ndp_options
 from passt.wire.udp import UdpDatagram
+from tests.fuzz.machine import Machine, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +55,7 @@ NET = GuestNet(
     search=("example.com", "lan"),
 )
 RESPONDER = Dispatcher(NET)
+MACHINE = Machine()
 
 
 class Codec(Protocol):
@@ -270,6 +272,21 @@ def fuzz_responder6(data: bytes) -> None:
         payload, protocol = message.build(B6, A6), 58
     packet = Ip6Packet(B6, A6, protocol, payload)
     fuzz_responder(bytes(6) + b"\2\0\0\0\0\5\x86\xdd" + packet.build())
+
+
+def fuzz_stream(data: bytes) -> None:
+    """Send *data* as a machine does, in parts of lengths that the first 8 bytes say (0: all that is left).
+
+    Each whole frame comes through, once and in order; a length that no frame has ends it, and nothing else.
+    """
+    data, sizes = data[8:], data[:8]
+    parts = []
+    at = 0
+    for size in sizes:
+        parts.append(data[at : at + size] if size else data[at:])
+        at += len(parts[-1])
+    parts.append(data[at:])
+    assert MACHINE.feed([part for part in parts if part]) == split(data)
 
 
 HARNESSES: dict[str, Callable[[bytes], None]] = {

@@ -7,7 +7,6 @@ veth named h0 whose other end is up, the target a tap of the same name.
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import errno
 import fcntl
 import json
@@ -25,6 +24,7 @@ from passt.host.configure import TX_QUEUE_LEN, TapFacts, bring_lo_up, configure
 from passt.host.probe import probe
 from passt.host.syscalls import CLONE_NEWNET
 from passt.model import FamilyFacts, GuestFamily, GuestNet
+from passt.value import replace
 from tests.host.isolated import HOST, PLAIN, ip, ip_batch, isolated, new_namespace
 
 pytestmark = [
@@ -413,7 +413,7 @@ def test_given_gateway_works_with_copied_addresses_of_a_network_manager() -> Non
         assert family is not None
         new_namespace()
         open_tap()
-        family = dataclasses.replace(family, copied_routes=(), gateway=IPv4Address("192.0.2.200"))
+        family = replace(family, copied_routes=(), gateway=IPv4Address("192.0.2.200"))
         configure("h0", GuestNet(family, None, "h0"), True)
         return routes(4)
     assert [(route["dst"], route.get("gateway")) for route in isolated(run)] == [
@@ -429,8 +429,8 @@ def test_given_address_with_copied_routes_has_one_route_to_its_prefix() -> None:
         ip4, ip6 = copied(facts.ip4), copied(facts.ip6)
         assert ip4 is not None
         assert ip6 is not None
-        ip4 = dataclasses.replace(ip4, address=IPv4Address("192.0.2.99"), copied_addresses=())
-        ip6 = dataclasses.replace(ip6, address=IPv6Address("2001:db8::99"), copied_addresses=())
+        ip4 = replace(ip4, address=IPv4Address("192.0.2.99"), copied_addresses=())
+        ip6 = replace(ip6, address=IPv6Address("2001:db8::99"), copied_addresses=())
         configure("h0", GuestNet(ip4, ip6, "h0"), True)
         return routes(4), routes(6)
     found4, found6 = isolated(run)
@@ -445,7 +445,7 @@ def test_routes_that_cannot_be_reached_are_warned_of_and_bounded() -> None:
                  + "".join(f"route add 198.51.{third}.0/24 via 192.0.2.1\n" for third in range(9)))
         facts = probe().ip4
         assert facts is not None
-        family = copied(dataclasses.replace(facts, routes=tuple(r for r in facts.routes if r.gateway)))
+        family = copied(replace(facts, routes=tuple(r for r in facts.routes if r.gateway)))
         new_namespace()
         open_tap()
         return configure("h0", GuestNet(family, None, "h0"), True).warnings, routes(4)

@@ -67,6 +67,23 @@ def test_listening_and_unconnected_sockets_of_both_families_count(use_diag: bool
 
 @pytest.mark.needs_root
 @BOTH_SOURCES
+def test_sockets_of_our_own_do_not_count_but_others_on_their_port_do(use_diag: bool) -> None:
+    def run() -> list[set[int]]:
+        sockets = make_sockets()
+        own: list[int] = []
+        scanner = PortScanner(open_sources(use_diag=use_diag), lambda: own)
+        found = [scanner.scan((UDP,))[UDP]]
+        own[:] = [sockets[3].fileno(), sockets[4].fileno()]
+        found.append(scanner.scan((UDP,))[UDP])
+        sockets.append(bind(socket.AF_INET, socket.SOCK_DGRAM, "127.0.0.1", 2002))
+        found.append(scanner.scan((UDP,))[UDP])
+        return found
+
+    assert isolated(run) == [{2001, 2002, 2003}, {2003}, {2002, 2003}]
+
+
+@pytest.mark.needs_root
+@BOTH_SOURCES
 def test_sources_stay_with_their_namespace_and_need_no_privilege(use_diag: bool) -> None:
     def run() -> dict[int, set[int]]:
         sockets = make_sockets()
@@ -117,9 +134,9 @@ def test_refusal_of_the_kernel_is_an_error() -> None:
     ports: set[int] = set()
     refusal = struct.pack("=IHHIIi", 36, 2, 0, 0, 0, -2) + bytes(16)
     with pytest.raises(OSError, match="sock_diag: No such file") as caught:
-        port_scan._take_ports(refusal, ports)
+        port_scan._take_ports(refusal, ports, frozenset())
     assert caught.value.errno == 2
-    assert not port_scan._take_ports(struct.pack("=IHHIIi", 20, 3, 0, 0, 0, 0), ports)
+    assert not port_scan._take_ports(struct.pack("=IHHIIi", 20, 3, 0, 0, 0, 0), ports, frozenset())
     assert ports == set()
 
 

@@ -48,14 +48,16 @@ class Podman:
         """Make the image."""
         self.tree.run(["sh", "-c", MAKE_IMAGE], user=True, timeout=60)
 
-    def run(self, *arguments: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[bytes]:
+    def run(self, *arguments: str, check: bool = True, timeout: float = 60
+            ) -> subprocess.CompletedProcess[bytes]:
         """Run podman with *arguments* to its end."""
         return self.tree.run(["podman", *arguments], user=True, check=check, timeout=timeout)
 
     def inside(self, options: Sequence[str], *command: str, network: str = "pasta", check: bool = True
                ) -> subprocess.CompletedProcess[bytes]:
         """Run *command* in a new container to its end."""
-        return self.run("run", "--rm", f"--network={network}", *SHARED, *options, IMAGE, *command, check=check)
+        setting = ("--rm", f"--network={network}", *SHARED, *options)
+        return self.run("run", *setting, IMAGE, *command, check=check)
 
     def json(self, options: Sequence[str], *command: str, network: str = "pasta") -> Any:
         """Run *command* in a new container and read the JSON that it prints."""
@@ -64,7 +66,8 @@ class Podman:
     def start(self, options: Sequence[str], *command: str, network: str = "pasta", ready: str = "") -> str:
         """Start a container in the background; its name, when its log has a line *ready*."""
         name = f"c{next(self._numbers)}"
-        self.run("run", "--detach", "--name", name, f"--network={network}", *SHARED, *options, IMAGE, *command)
+        setting = ("--detach", "--name", name, f"--network={network}", *SHARED, *options)
+        self.run("run", *setting, IMAGE, *command)
         if ready:
             wait_until(lambda: ready in self.log(name), f"container says {ready!r}", 20)
         return name

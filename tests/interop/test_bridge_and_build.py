@@ -35,12 +35,15 @@ def test_bridge_reaches_the_outside(podman: Podman, bridge: str, address: str) -
 
 def test_bridge_looks_up_names(podman: Podman, bridge: str) -> None:
     name = podman.start((), "sleep", "60", network=bridge)
-    text = podman.inside((), "sh", "-c", f"getent ahostsv4 www.lab.example; getent ahostsv4 {name}", network=bridge)
+    script = f"getent ahostsv4 www.lab.example; getent ahostsv4 {name}"
+    text = podman.inside((), "sh", "-c", script, network=bridge)
     assert b"192.0.2.80" in text.stdout
     assert text.stdout.count(b"STREAM") == 2
 
 
-def test_bridge_publishes_ports_and_pasta_ends_with_the_last_container(lab: Lab, podman: Podman, bridge: str) -> None:
+def test_bridge_publishes_ports_and_pasta_ends_with_the_last_container(
+    lab: Lab, podman: Podman, bridge: str
+) -> None:
     name = podman.start(("--publish=7000:5000",), *TRANSFER, "receive", "5000", network=bridge, ready="ready")
     for place, address in ((lab.host, "127.0.0.1"), (lab.outside, HOST4)):
         place.run([*sender(lab), "tcp", address, "7000", "10000", "seed"])

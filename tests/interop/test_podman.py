@@ -71,7 +71,8 @@ def test_address_and_gateway_given(podman: Podman, address: str, gateway: str, o
     family = "-6" if ":" in address else "-4"
     network = f"pasta:-a,{address},-g,{gateway}" + (",-n,24" if family == "-4" else "")
     script = f"ip -json {family} address show dev h0; ip -json {family} route show default"
-    links, default = map(json.loads, podman.inside((), "sh", "-c", script, network=network).stdout.splitlines())
+    lines = podman.inside((), "sh", "-c", script, network=network).stdout.splitlines()
+    links, default = map(json.loads, lines)
     assert addresses(links[0]) == [own]
     assert default[0]["gateway"] == gateway
 
@@ -132,7 +133,8 @@ def test_loopback_of_the_host_is_reached_as_asked_only(lab: Lab, podman: Podman)
     assert server.popen.stdout.readline() == b"ready\n"
     call = ("python3", "-c", CONNECT)
     for network, address, reached in (
-        ("pasta", OUTSIDE4, False), ("pasta", "127.0.0.1", False), ("pasta", "host.containers.internal", False),
+        ("pasta", OUTSIDE4, False), ("pasta", "127.0.0.1", False),
+        ("pasta", "host.containers.internal", False),
         ("pasta:--map-gw", OUTSIDE4, True), ("pasta:-T,9000", "127.0.0.1", True),
     ):
         result = podman.inside((), *call, address, network=network, check=False)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_userns]
 TARGETS = [(HOST4, "h0"), (HOST6, "h0"), ("127.0.0.1", "lo"), ("::1", "lo")]
 # What is asked of podman: the ports of the host, those of the container, whether the address is named.
-FORMS = [("7000", "7000", ""), ("7000-7002", "7000-7002", ""), ("7000", "7001", ""), ("7000-7002", "7003-7005", ""),
+FORMS = [("7000", "7000", ""), ("7000-7002", "7000-7002", ""), ("7000", "7001", ""),
+         ("7000-7002", "7003-7005", ""),
          ("7000", "7000", "address"), ("7000", "7000", "interface")]
 SMALL, LARGE = 2048, 10 << 20
 DATAGRAMS_LEN = 53248  # a quarter of net.core.wmem_default: what no socket buffer on the way has to lose
@@ -31,7 +32,7 @@ def expand(ports: str) -> list[int]:
 
 
 def digests(kind: str, seed: str, ports: str, at: str, size: int) -> set[str]:
-    """Lines, without the peer, that the receiver prints when all that is sent has arrived on the ports *at*."""
+    """Lines, without the peer, of a receiver on the ports *at* when all has arrived."""
     return {
         f"{kind} {target} {size} {hashlib.sha256(content(seed, port, size)).hexdigest()}"
         for port, target in zip(expand(ports), expand(at), strict=True)
@@ -52,10 +53,11 @@ def publish(kind: str, address: str, ifname: str, form: tuple[str, str, str]) ->
     return [f"--publish={where if named else ''}{ports}:{at}/{kind}"], "pasta"
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(form))
+@pytest.mark.parametrize("form", FORMS, ids="-".join)
 @pytest.mark.parametrize(("address", "ifname"), TARGETS)
 @pytest.mark.parametrize("kind", ["tcp", "udp"])
-def test_forward(lab: Lab, podman: Podman, kind: str, address: str, ifname: str, form: tuple[str, str, str]) -> None:
+def test_forward(lab: Lab, podman: Podman, kind: str, address: str, ifname: str,
+                 form: tuple[str, str, str]) -> None:
     ports, at, _ = form
     options, network = publish(kind, address, ifname, form)
     name = podman.start(options, *TRANSFER, "receive", *map(str, expand(at)), network=network, ready="ready")
@@ -78,7 +80,8 @@ def test_transfer(lab: Lab, podman: Podman, kind: str, address: str, size: int) 
 
 
 @pytest.mark.parametrize(("address", "client"), [(HOST4, OUTSIDE4), (HOST6, OUTSIDE6)])
-def test_client_from_outside_is_seen_with_its_address(lab: Lab, podman: Podman, address: str, client: str) -> None:
+def test_client_from_outside_is_seen_with_its_address(lab: Lab, podman: Podman, address: str,
+                                                      client: str) -> None:
     name = podman.start(["--publish=7000:5000/tcp", "--publish=7000:5000/udp"], *TRANSFER, "receive", "5000",
                         ready="ready")
     for kind in ("tcp", "udp"):
@@ -105,10 +108,11 @@ def test_large_download_is_byte_exact(lab: Lab, podman: Podman) -> None:
     podman.start(["--publish=7000:8000"], "python3", "-I", "/srv/servers.py", "8000", ready="ready")
     wanted = lab.host.run(["sh", "-c", "curl -sSf http://127.0.0.1:8000/50000000 | sha256sum"]).stdout
     for address in ("127.0.0.1", HOST4, f"[{HOST6}]"):
-        assert lab.host.run(["sh", "-c", f"curl -sSf http://{address}:7000/50000000 | sha256sum"]).stdout == wanted
+        script = f"curl -sSf http://{address}:7000/50000000 | sha256sum"
+        assert lab.host.run(["sh", "-c", script]).stdout == wanted
 
 
 def test_two_containers_talk_through_published_ports(podman: Podman) -> None:
-    podman.start(["--publish=7007:8007", "--publish=7007:8007/udp"], "python3", "-I", "/srv/servers.py", "8000",
-                 ready="ready")
+    podman.start(["--publish=7007:8007", "--publish=7007:8007/udp"], "python3", "-I", "/srv/servers.py",
+                 "8000", ready="ready")
     podman.inside((), *CLIENT, "tcp,udp", "host.containers.internal", "7000", "3000")

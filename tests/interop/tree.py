@@ -73,7 +73,7 @@ while True:
 
 @dataclass
 class Tree(Place):
-    """The tree in the network of a place; *helpers* is the directory that clients take passt and pasta from."""
+    """The tree in the network of a place; clients take passt and pasta from the directory *helpers*."""
 
     helpers: str = OURS
 

@@ -1,12 +1,12 @@
 """Which requests are answered, and which must not be."""
 
-from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
 
 from passt.model import OUR_MAC, GuestFamily, InterfaceAddress
 from passt.responders.arp import ArpResponder
+from passt.value import replace
 from passt.wire.arp import ArpOp, ArpPacket
 
 GUEST_MAC = bytes.fromhex("020000000005")

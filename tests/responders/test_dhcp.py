@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 
 from passt.model import GuestFamily, GuestNet
 from passt.responders.dhcp import DhcpReply, DhcpResponder, can_serve
+from passt.value import replace
 from passt.wire.dhcp import BootpOp, DhcpMessage
 from passt.wire.dhcp_options import ClientFqdn, DhcpMessageType, DhcpOptions, DhcpRoute, split_area
 
@@ -33,7 +33,7 @@ FACTS = DhcpOptions(
 
 
 def message(message_type: int = 0, **changes: Any) -> DhcpMessage:
-    fields = {name: changes.pop(name) for name in tuple(changes) if name in DhcpMessage.__slots__}
+    fields = {name: changes.pop(name) for name in tuple(changes) if name in DhcpMessage.FIELDS}
     options = DhcpOptions(message_type=message_type, **changes)
     return replace(DhcpMessage(BootpOp.REQUEST, 0x12345678, MAC, options=options), **fields)
 

@@ -1,6 +1,5 @@
 """Who gets the address, and what each message is told."""
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
@@ -9,6 +8,7 @@ from hypothesis import strategies as st
 
 from passt.model import GuestFamily, GuestNet
 from passt.responders.dhcpv6 import Dhcpv6Responder
+from passt.value import replace
 from passt.wire.dhcpv6 import Dhcpv6Message, MessageType
 from passt.wire.dhcpv6_options import (
     INFINITY_S,

@@ -1,7 +1,6 @@
 """Frames in, frames out: golden answers, counters, hostile frames."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from scapy.layers.l2 import ARP, Ether
 
 from passt.model import GuestFamily, GuestNet
 from passt.responders.dispatch import Dispatcher
+from passt.value import replace
 
 if TYPE_CHECKING:
     from passt.contracts import FrameResponder

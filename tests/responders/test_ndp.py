@@ -1,12 +1,12 @@
 """Which solicitations are answered, and what the advertisements say."""
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
 from passt.model import OUR_MAC, GuestFamily, GuestNet, InterfaceAddress
 from passt.responders.ndp import NdpReply, NdpResponder
+from passt.value import replace
 from passt.wire.ndp import NdpMessage, NeighborAdvertisement, NeighborSolicitation, RouterAdvertisement
 from passt.wire.ndp import RouterSolicitation as Rs
 from passt.wire.ndp_options import (

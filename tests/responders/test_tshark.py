@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
 import pytest
 
 from passt.responders.dispatch import Dispatcher
+from passt.value import replace
 from passt.wire.dhcpv6 import CLIENT_PORT, SERVER_PORT, Dhcpv6Message, MessageType
 from passt.wire.dhcpv6_options import (
     ClientId,

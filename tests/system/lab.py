@@ -372,6 +372,11 @@ class Lab:
         return ["/usr/bin/python3", "-I", str(self.directory / "client.py")]
 
     @property
+    def passt(self) -> str:
+        """Path of the program that connects machines; it is beside `pasta`."""
+        return str(Path(self.pasta).with_name("passt"))
+
+    @property
     def tcp_client(self) -> list[str]:
         """Start of a command line that runs tests/system/tcp_client.py anywhere."""
         return ["/usr/bin/python3", "-I", str(self.directory / "tcp_client.py")]
@@ -479,6 +484,7 @@ def install(directory: Path) -> str:
     subprocess.run([python, "-m", "compileall", "-q", library], check=True)
     make_readable([directory / "bin", library])
     program.chmod(0o755)
+    program.with_name("passt").symlink_to(program.name)
     return str(program)
 
 
@@ -503,7 +509,7 @@ def write_private_files(directory: Path) -> None:
         encoding="ascii",
     )
     for name in ("client.py", "tcp_client.py", "relay.py", "servers.py", "dhcp_hook.sh", "transfer.py",
-                 "load.py", "counting.py"):
+                 "load.py", "counting.py", "emulator.py"):
         shutil.copy(HERE / name, directory)
     (directory / "dhcp_hook.sh").chmod(0o755)
     make_readable([etc])

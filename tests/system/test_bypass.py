@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import Lab, Running, wait_until
+from tests.system.lab import FAR4, FAR6, HOST4, HOST6, Lab, Running, wait_until
 from tests.system.test_forward import start_service
 
 if TYPE_CHECKING:
@@ -172,6 +172,63 @@ def tap_bytes(path: str) -> int:
     )
     links = json.loads(done.stdout)
     return sum(link["stats64"]["rx"]["bytes"] for link in links if link["ifname"] != "lo")
+
+
+def test_without_bypass_and_mapping_loopback_clients_are_dropped(lab: Lab, user: bool) -> None:
+    # passt(1): "If --no-map-gw or --map-host-loopback none are specified this translation is disabled and
+    # packets with loopback addresses are simply dropped".
+    for option in (["--no-map-gw"], ["--map-host-loopback", "none"]):
+        options = ["--no-splice", *option, "-t", str(OWN_BASE + 7), "-u", str(OWN_BASE + 7)]
+        with served(lab, options, user=user):
+            for address in ("127.0.0.1", "127.0.0.2", "::1"):
+                result = lab.host.run(python(DROPPED, address, str(OWN_BASE + 7)))
+                assert result.stdout == b"reset\nnothing\n"
+            for address in (HOST4, HOST6):
+                lab.outside.run([*lab.client, "tcp,udp", address, str(OWN_BASE)])
+
+
+def test_without_bypass_loopback_clients_come_from_the_mapped_address(lab: Lab, user: bool) -> None:
+    mapped = {"127.0.0.1": FAR4, "::1": FAR6}
+    options = ["--no-splice", "--map-host-loopback", FAR4, "--map-host-loopback", FAR6, "-t", str(OWN_BASE)]
+    running = lab.start(["--config-net", *options], python(SHOW_PEERS, str(OWN_BASE)), user=user)
+    assert running.popen.stdout is not None
+    assert running.popen.stdout.readline() == b"ready\n"
+    for address, source in mapped.items():
+        lab.host.run(python("import socket, sys; socket.create_connection(sys.argv[1:], 5)", address,
+                            str(OWN_BASE)))
+        assert running.popen.stdout.readline().decode().strip() == source
+    running.kill()
+
+
+def python(script: str, *arguments: str) -> list[str]:
+    return ["/usr/bin/python3", "-I", "-c", script, *arguments]
+
+
+DROPPED = """
+import socket, sys
+address, port = sys.argv[1], int(sys.argv[2])
+try:
+    with socket.create_connection((address, port), timeout=5) as sock:
+        sock.send(b"?")
+        print(sock.recv(1))
+except ConnectionError:
+    print("reset")
+with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    sock.settimeout(0.5)
+    sock.connect((address, port))
+    sock.send(b"?")
+    try:
+        print(sock.recv(1))
+    except TimeoutError:
+        print("nothing")
+"""
+SHOW_PEERS = """
+import socket, sys
+with socket.create_server(("::", int(sys.argv[1])), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+    print("ready", flush=True)
+    while True:
+        print(server.accept()[1][0].removeprefix("::ffff:"), flush=True)
+"""
 
 
 def descriptors(pid: int, kind: str) -> int:

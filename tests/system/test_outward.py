@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import Lab, Running, wait_until
+from tests.system.lab import FAR4, FAR6, HOST4, HOST6, Lab, Running, wait_until
 from tests.system.test_auto import BINDER, FOLLOWED_S, LOCAL, Binder, host_ports, start
 from tests.system.test_bypass import namespace_of
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.needs_root
 
 ECHO = 9520
+FLOW = 9540
 # Answers with the port that was asked, on loopback, by both protocols; `ready` when all is bound.
 SERVICE = """
 import selectors, socket, sys
@@ -151,6 +152,34 @@ def test_ports_of_ours_in_the_namespace_are_not_echoed(lab: Lab, user: bool) -> 
         time.sleep(2 * FOLLOWED_S)
         assert ECHO + 7 in inside_ports(running, "t")
         assert ECHO + 7 not in host_ports(lab, "t")
+    finally:
+        running.kill()
+
+
+def test_sockets_of_the_guest_s_own_flows_are_no_services(lab: Lab, user: bool) -> None:
+    # On the host such a flow leaves by a socket that is bound to the guest's port and not connected.
+    script = f"""
+import socket, sys
+kept = []
+for address, source in (("{FAR4}", "{HOST4}"), ("{FAR6}", "{HOST6}")):
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    sock.settimeout(5)
+    sock.bind((source, {FLOW}))
+    sock.sendto(b"x", (address, 8007))
+    sock.recv(100)
+    kept.append(sock)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+    running = start(lab, ["-t", "none", "-u", "none"], script, user=user)
+    try:
+        assert running.popen.stdout is not None
+        assert running.popen.stdout.readline() == b"ready\n"
+        assert f":{FLOW} " in lab.host.run(["ss", "-Hlnu"]).stdout.decode()
+        with host_service(lab, ECHO + 5):
+            wait_until(lambda: ECHO + 5 in inside_ports(running, "u"), "the port is forwarded", 5)
+        lines = [line for line in inside(running, "ss", "-Hlnu").splitlines() if f":{FLOW} " in line]
+        assert len(lines) == 2, lines  # the guest's own
     finally:
         running.kill()
 

@@ -86,7 +86,7 @@ def send(kind: str, host: str, port: int, data: bytes, source: str | None) -> No
         sock.settimeout(LIMIT_S)
         if source is not None:
             sock.bind((source, 0))
-        sock.connect((host, port))
+        sock.connect(socket.getaddrinfo(host, port)[0][4])   # which takes the zone of an address, too
         if kind == "tcp":
             sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)

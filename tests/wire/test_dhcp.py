@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from scapy.layers.dhcp import BOOTP
 from scapy.layers.dhcp import DHCP as SCAPY_DHCP
 
 from passt.errors import WireError
+from passt.value import replace
 from passt.wire.dhcp import BootpOp, DhcpMessage
 from passt.wire.dhcp_options import DhcpMessageType, DhcpOptions
 

@@ -1,7 +1,6 @@
 """Neighbor Discovery messages and the rules for their envelopes."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from ipaddress import IPv6Address
 from typing import Any
 
@@ -18,6 +17,7 @@ from scapy.layers.inet6 import (
 )
 
 from passt.errors import WireError
+from passt.value import replace
 from passt.wire.icmp6 import Icmp6Message
 from passt.wire.ip6 import Ip6Packet
 from passt.wire.ndp import (

@@ -44,6 +44,8 @@ FLAGS: dict[str, Changes] = {
     "host-lo-to-ns-lo": {"host_lo_to_ns_lo": True},
     "no-copy-routes": {"copy_routes": False},
     "no-copy-addrs": {"copy_addresses": False},
+    "netns-only": {"netns_only": True, "userns": None},
+    "no-netns-quit": {"netns_quit": False},
     "one-off": {"one_off": True},
 }
 
@@ -72,6 +74,9 @@ def _map_host_loopback(text: str) -> Changes:
 # Options with an argument, other than ports: argument -> the fields that they set.
 VALUES: dict[str, Callable[[str], Changes]] = {
     "pid": lambda text: {"pid_file": values.parse_path(text)},
+    "runas": lambda text: {"runas": values.parse_identity(text)},
+    "netns": lambda text: {"netns": values.parse_netns(text)},
+    "userns": lambda text: {"userns": values.parse_path(text), "netns_only": False},
     "address": _address,
     "netmask": lambda text: {"netmask": values.parse_netmask(text)},
     "gateway": lambda text: _of_family("gateway", values.parse_host_address(text)),
@@ -149,11 +154,11 @@ def build_settings(mode: str, request: Request) -> tuple[Settings, list[str]]:
         if occurrence.option.deprecated:
             warnings.append(f"{occurrence.label} is deprecated and will be removed; leave it out")
     changes |= _prefix_lengths(changes)
-    changes |= _operands(mode, request.operands)
+    changes |= _operands(mode, request.operands, changes.get("netns"))
     settings = Settings(mode, **changes)
     rules, namespace_rules = ports.rules(tcp=settings.tcp, udp=settings.udp, ip4=settings.ip4,
                                          ip6=settings.ip6)
-    changes |= _foreground(settings)
+    changes |= _circumstances(settings)
     settings = Settings(mode, **changes, port_rules=rules, namespace_rules=namespace_rules)
     _check_together(settings)
     if settings.ip6 and settings.mtu is not None and settings.mtu < values.MIN_MTU_IP6:
@@ -177,24 +182,30 @@ def _prefix_lengths(changes: Changes) -> Changes:
     return {"prefix_len4": netmask if length4 is None else length4, "prefix_len6": length6}
 
 
-def _operands(mode: str, operands: Sequence[str]) -> Changes:
-    """Tell a PID from a command: a PID is one operand that is a whole number."""
+def _operands(mode: str, operands: Sequence[str], netns: str | None) -> Changes:
+    """Tell a PID from a command: a PID is one operand that is a whole number. With *netns* there is none."""
     if mode != PASTA:
         if operands:
             raise ConfigError(f"'{operands[0]}' is not an option, and {mode} takes nothing else")
+        return {}
+    if netns is not None:
+        if operands:
+            raise ConfigError(f"option '--netns' {netns} and '{operands[0]}' cannot be combined: pasta joins"
+                              " a namespace, or runs a command in a new one")
         return {}
     if len(operands) == 1 and operands[0].isascii() and operands[0].removeprefix("-").isdecimal():
         return {"pid": values.parse_pid(operands[0])}
     return {"command": tuple(operands)}
 
 
-def _foreground(settings: Settings) -> Changes:
+def _circumstances(settings: Settings) -> Changes:
     """Work out where the program runs: with its command in the foreground, which makes it quiet."""
     if settings.mode != PASTA:
         return {}
-    if settings.pid is None:
+    if not settings.is_attached:
         return {"foreground": True, "quiet": not settings.debug}
-    return {}
+    # A path is of one namespace only; which user namespace it belongs to cannot be told from it.
+    return {"netns_only": True} if settings.netns is not None and settings.userns is None else {}
 
 
 def _check_together(settings: Settings) -> None:

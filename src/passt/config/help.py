@@ -14,15 +14,18 @@ QRAP = "qrap"
 _SYNOPSES = {
     "pasta": ("pasta [OPTION]... [COMMAND [ARG]...]", "pasta [OPTION]... -f PID"),
     "passt": ("passt [OPTION]...",),
-    "qrap": ("qrap [FD QEMU_COMMAND] [ARG]...",),
+    "qrap": ("qrap FD PROGRAM [ARG]...", "qrap QEMU_ARG..."),
 }
 _ABOUT = {
     "pasta": "Runs COMMAND, or a login shell, in a network namespace of its own that is connected"
              " through the host without privileges; or connects the namespaces of process PID.",
-    "passt": "Will connect a virtual machine through the host without privileges. This version cannot"
-             " do that yet: every start ends with a message and exit status 1.",
-    "qrap": "Will start QEMU with its network connected to passt, for QEMU before 7.2. This version"
-            " cannot do that yet: every start ends with a message and exit status 1.",
+    "passt": "Connects a virtual machine through the host without privileges: listens on a socket to which"
+             " QEMU connects (-netdev stream, or qrap for QEMU before 7.2).",
+    "qrap": "Connects to the first free passt on /tmp/passt_1.socket to /tmp/passt_99.socket and starts"
+            " QEMU on that connection, for QEMU before 7.2, which cannot connect by itself. First form:"
+            " PROGRAM is started with ARGs as they are, the connection on descriptor FD, 3 or more. Second"
+            " form: this machine's QEMU is started with its network options replaced by one card on the"
+            " connection.",
 }
 _REPEAT = {PER_FAMILY: "Once for IPv4, once for IPv6.", ACCUMULATES: "May be repeated."}
 

@@ -23,6 +23,8 @@ MAX_FD = 2**31 - 1
 MAX_SOCKET_PATH = 107   # unix(7): sun_path has 108 bytes, one of them the terminating zero
 MIN_MTU_IP6 = 1280      # RFC 8200, section 5
 MAX_RESOLVERS = 3       # per family, as many as glibc reads (MAXNS in resolv.h)
+MAX_ID = 2**32 - 2      # setuid(2): the highest number stands for "no change"
+NETNS_DIRECTORY = "/run/netns"  # ip-netns(8)
 MAX_SEARCH = 32         # glibc reads any number since 2.26; what a message holds is less than this
 
 
@@ -191,6 +193,27 @@ def parse_path(text: str) -> str:
     """Read the path of a file, which the kernel judges later."""
     if not text:
         raise ConfigError("'' is not a path; give the name of a file")
+    return text
+
+
+def parse_netns(text: str) -> str:
+    """Read a path, or a name as of ip-netns(8); return a path."""
+    path = parse_path(text)
+    if path in {".", ".."}:
+        raise ConfigError(f"'{text}' is a directory; give the name or path of a network namespace")
+    return path if "/" in path else f"{NETNS_DIRECTORY}/{path}"
+
+
+def parse_identity(text: str) -> str:
+    """Check the form of UID, UID:GID, LOGIN or LOGIN:GROUP; who that is only the host can tell."""
+    user, colon, group = text.partition(":")
+    for part, what in ((user, "user"), (group, "group")):
+        if not part and (what == "user" or colon):
+            raise ConfigError(f"'{text}' names no {what}; give UID, UID:GID, LOGIN or LOGIN:GROUP")
+        if part.isascii() and part.isdecimal() and int(part[:len(str(MAX_ID)) + 1]) > MAX_ID:
+            raise ConfigError(f"'{text}': {part} is not the number of a {what}; it can be 0 to {MAX_ID}")
+    if ":" in group:
+        raise ConfigError(f"'{text}' is not UID, UID:GID, LOGIN or LOGIN:GROUP")
     return text
 
 

@@ -134,6 +134,7 @@ cdef class Core:
     cdef void fail(self, object error)
     cdef void arm(self, Flow *flow, int64_t deadline) noexcept nogil
     cdef void disarm(self, Flow *flow) noexcept nogil
+    cdef bint learn_mac(self, const uint8_t *mac) noexcept nogil
     cdef void learn(self, const uint8_t *mac, const uint8_t *address, size_t n) noexcept nogil
     cdef void note(self, uint32_t kind) noexcept nogil
     cdef void tell(self, uint32_t kinds) noexcept nogil

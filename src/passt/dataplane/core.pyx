@@ -353,19 +353,24 @@ cdef class Core:
             return self.udp_on
         return self.icmp_on or ip.protocol not in (IPPROTO_ICMP, IPPROTO_ICMPV6)
 
-    cdef void learn(self, const uint8_t *mac, const uint8_t *address, size_t n) noexcept nogil:
-        """Take note of the guest's MAC and source address (*n* bytes); only changes reach Python.
+    cdef bint learn_mac(self, const uint8_t *mac) noexcept nogil:
+        """Take note of the guest's MAC; tell whether a frame from there is the guest's.
 
-        A frame that bears our own or no station's address is not the guest's: a bridge inside may have
-        turned it round.
+        A frame that bears our own or no station's address is not: a bridge inside may have turned it round.
         """
-        cdef uint8_t *known
-        cdef uint32_t kind = NEWS_IP4
         if mac[0] & 1 or is_zero(mac, ETH_ALEN) or not memcmp(mac, self.our_mac, ETH_ALEN):
-            return
+            return False
         if memcmp(mac, self.guest_mac, ETH_ALEN):
             memcpy(self.guest_mac, mac, ETH_ALEN)
             self.note(NEWS_MAC)
+        return True
+
+    cdef void learn(self, const uint8_t *mac, const uint8_t *address, size_t n) noexcept nogil:
+        """Take note of the guest's MAC and source address (*n* bytes); only changes reach Python."""
+        cdef uint8_t *known
+        cdef uint32_t kind = NEWS_IP4
+        if not self.learn_mac(mac):
+            return
         if n == 4:
             known = self.seen4
             if not memcmp(address, known, 4):

@@ -12,8 +12,8 @@ from passt.dataplane.link cimport RxFrame
 from passt.dataplane.parse cimport IpView, split_ip4, split_ip6
 from passt.dataplane.ping cimport on_echo
 from passt.dataplane.stats cimport (
-    DROP_BAD_ADDRESS, DROP_ETHERTYPE, DROP_FRAGMENT, DROP_PROTOCOL, VERDICT_OK, Verdict, count,
-    DROP_DISABLED,
+    DROP_BAD_ADDRESS, DROP_BAD_CHECKSUM, DROP_DISABLED, DROP_ETHERTYPE, DROP_FRAGMENT, DROP_PROTOCOL,
+    VERDICT_OK, Verdict, count,
 )
 from passt.dataplane.sys cimport (
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, memcmp, memset,
@@ -21,6 +21,7 @@ from passt.dataplane.sys cimport (
 from passt.dataplane.tcp_from_tap cimport flush_gather, on_segment
 from passt.dataplane.udp cimport on_datagram
 from passt.dataplane.udp_out cimport flush_out
+from passt.dataplane.verify cimport has_intact_header, may_pass
 
 cdef enum:
     PORT_DHCP_SERVER = 67         # RFC 2131
@@ -51,6 +52,8 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
         return
     else:
         verdict = DROP_ETHERTYPE
+    if frame.unverified and verdict in (VERDICT_OK, DROP_FRAGMENT) and not has_intact_header(&ip):
+        verdict = DROP_BAD_CHECKSUM
     if verdict == DROP_FRAGMENT:
         if not on_fragment(core, &ip):
             return
@@ -67,6 +70,8 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
         count(&core.stats, verdict)
         return
     if is_control(core, &ip):
+        # A guest may have nothing else to say before it is spoken to. Its address is not the source's yet.
+        core.learn_mac(eth.src)
         core.on_control(frame.data, frame.len)
         return
     on_packet(core, &ip, frame, eth.src)
@@ -78,7 +83,11 @@ cdef void on_packet(Core core, const IpView *ip, const RxFrame *frame, const uin
         count(&core.stats, DROP_BAD_ADDRESS)
         return
     if not core.is_enabled(ip):
+        core.learn_mac(mac)
         count(&core.stats, DROP_DISABLED)
+        return
+    if frame.unverified and not may_pass(ip):
+        count(&core.stats, DROP_BAD_CHECKSUM)
         return
     core.learn(mac, ip.src, ip.addr_len)
     if ip.protocol == IPPROTO_TCP:

@@ -55,6 +55,19 @@ class Engine:
     def attach_tap(self, fd: int, guest_mac: bytes, offloads: int) -> None:
         """Take ownership of a tap opened by `host.tun`; *offloads* are the TUN_F_* bits granted."""
 
+    def attach_stream(self, fd: int, on_end: Callable[[str], None]) -> None:
+        """Take ownership of a connected stream socket on which a virtual machine's frames come and go.
+
+        Each has its length in front, 4 bytes in network order (QEMU, `-netdev stream`). When the client
+        closes the connection, resets it, or sends a length that no frame has, the socket is closed and
+        what was on its way to the guest dropped; then *on_end* is called from the loop with the reason,
+        such as "it closed the connection". Flows live on and wait: another socket may be attached then,
+        from *on_end* too.
+
+        Raises ValueError while a link is attached and OSError if *fd* cannot be watched, and leaves the
+        socket to the caller.
+        """
+
     def attach_namespace(self, inside: NamespaceThread) -> None:
         """Take ownership of what opens sockets in the guest's namespace: flows may bypass the link now."""
 
@@ -115,6 +128,9 @@ class Engine:
 
     def counters(self) -> dict[str, int]:
         """Frames, bytes, drops by reason, flows by kind; names as in `stats.pxd`."""
+
+    def udp_sockets(self) -> list[int]:
+        """Descriptors of the sockets that UDP flows of the guest leave by: bound, not connected."""
 
     def flows(self) -> Iterator[FlowInfo]:
         """Snapshots of all flows."""

@@ -20,9 +20,9 @@ from passt.dataplane.core cimport Core
 from passt.dataplane.datagram cimport end_datagram
 from passt.dataplane.demux cimport on_frame
 from passt.dataplane.flow cimport (
-    FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, NO_FLOW, Flow,
+    FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, FLOW_UDP_PORT, NO_FLOW, Flow,
 )
-from passt.dataplane.headers cimport ETH_ALEN
+from passt.dataplane.headers cimport ETH_ALEN, ETH_HLEN, MAX_FRAME
 from passt.dataplane.link cimport RX_BATCH, Link, RxFrame, TapLink
 from passt.dataplane.nsthread cimport NamespaceThread
 from passt.dataplane.reactor cimport (
@@ -31,6 +31,7 @@ from passt.dataplane.reactor cimport (
 from passt.dataplane.sockets cimport Sockets, read_sockaddr
 from passt.dataplane.splice cimport end_splice, splice_state
 from passt.dataplane.stats cimport stats_as_dict
+from passt.dataplane.stream cimport STREAM_BAD_LENGTH, STREAM_CLOSED, StreamLink
 from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP,
     IPPROTO_UDP, epoll_event, memcpy, memset, EMFILE, errno, getsockname, sockaddr, sockaddr_storage,
@@ -67,9 +68,12 @@ cdef class Engine:
 
     cdef Core core
     cdef Reactor reactor
-    cdef int link_fd
+    cdef int link_fd              # -1: nobody is at the other end
+    cdef uint32_t link_number     # how many there were; tells a late event apart
     cdef bint link_wants_out
     cdef int link_room            # frames that the next batch may have
+    cdef StreamLink stream        # None: there was none yet
+    cdef object on_end            # of the stream that is attached
     cdef bint stopping
     cdef dict readers             # fd -> callback
     cdef dict listener_index      # fd -> index in core.listeners
@@ -81,12 +85,14 @@ cdef class Engine:
     def __init__(self, policy, responder, events, *, bytes our_mac, uint32_t mtu, uint32_t max_flows=65536,
                  bytes secret=None, bytes our_ip4=bytes(4), udp_timeouts=None, without=()):
         cdef Sockets sockets
+        cdef Link nobody = Link()
+        nobody.blocked = True
         self.reactor = Reactor(max_flows + 2)
         sockets = Sockets(self.reactor)
         sockets.probe(without)
         if "pwait2" in without:
             self.reactor.has_pwait2 = False
-        self.core = Core(policy, responder, events, Link(), sockets, our_mac=our_mac, mtu=mtu,
+        self.core = Core(policy, responder, events, nobody, sockets, our_mac=our_mac, mtu=mtu,
                          max_flows=max_flows, secret=os.urandom(16) if secret is None else secret,
                          our_ip4=our_ip4)
         if udp_timeouts is not None:
@@ -114,7 +120,45 @@ cdef class Engine:
         self.core.use_link(TapLink(fd, offloads))
         self.link_fd = fd
         self.link_wants_out = False
-        self.must_watch(fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LINK, 0, 0))
+        self.must_watch(fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LINK, self.link_number, 0))
+
+    def attach_stream(self, int fd, on_end):
+        if self.link_fd >= 0:
+            raise ValueError("there is a link already")
+        self.must_watch(fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LINK, self.link_number + 1, 0))
+        if self.stream is None:
+            self.stream = StreamLink()
+        self.stream.attach(fd)
+        self.core.use_link(self.stream)
+        self.link_number += 1
+        self.link_fd = fd
+        self.link_wants_out = False
+        self.on_end = on_end
+        self.core.flows.wake_waiting()
+        self.core.resume_listeners()
+
+    cdef void end_stream(self) except *:
+        """The client is gone, or makes no sense: detach it, and tell."""
+        cdef StreamLink link = self.stream
+        cdef int rounds = CLOSING_ROUNDS
+        cdef object on_end = self.on_end
+        # Where it can only not be written to, what it sent last still goes out.
+        while rounds and not link.error:
+            rounds -= 1
+            self.read_link()
+            finish_flows(self.core)
+        if link.error == STREAM_CLOSED:
+            reason = "it closed the connection"
+        elif link.error == STREAM_BAD_LENGTH:
+            reason = (f"it sent a frame of {link.bad_length} bytes, where {<int>ETH_HLEN} to "
+                      f"{<int>MAX_FRAME} are possible")
+        else:
+            reason = os.strerror(link.error or link.broken)
+        link.detach()
+        link.error = 0
+        self.link_fd = -1
+        self.on_end = None
+        on_end(reason)
 
     def attach_namespace(self, NamespaceThread inside not None):
         self.core.inside = inside
@@ -193,7 +237,9 @@ cdef class Engine:
             self.reactor.timers.arm(self.python_timer, self.due[0][0])
 
     def send_frame(self, bytes frame not None):
-        return self.core.send_frame(frame)
+        cdef bint sent = self.core.send_frame(frame)
+        self.core.link.flush()    # it may be that the loop does not run yet
+        return sent
 
     def start_capture(self, int fd, on_end):
         self.core.watch.set_capture(Capture(fd, on_end))
@@ -220,7 +266,7 @@ cdef class Engine:
                 self.core.failure = None
                 self.core.has_failed = False
                 raise failure
-            if self.core.link.error:
+            if self.core.link.error and self.on_end is None:
                 error = self.core.link.error
                 raise OSError(error, f"{os.strerror(error)}: the tap device")
 
@@ -242,23 +288,22 @@ cdef class Engine:
             self.dispatch(&self.reactor.events[i])
         self.fire_timers()
         finish_flows(self.core)
+        core.link.flush()
         if core.watch.active:
             core.watch.end_turn()
-        if core.link.blocked != self.link_wants_out:
+        if self.on_end is not None and (self.stream.error or self.stream.broken):
+            self.end_stream()
+        if core.link.blocked != self.link_wants_out and self.link_fd >= 0:
             self.link_wants_out = core.link.blocked
             self.must_watch(self.link_fd, EPOLL_CTL_MOD, EPOLLIN | (EPOLLOUT if core.link.blocked else 0),
-                            make_tag(EVENT_LINK, 0, 0))
+                            make_tag(EVENT_LINK, self.link_number, 0))
 
     cdef void dispatch(self, epoll_event *event) except *:
         cdef uint64_t tag = event.data.u64
         cdef uint32_t kind = <uint32_t>(tag >> 56)
         if kind == EVENT_LINK:
-            if event.events & EPOLLOUT:
-                self.core.link.on_writable()
-                if not self.core.link.blocked:
-                    self.core.flows.wake_waiting()
-                    self.core.resume_listeners()
-            self.read_link()
+            if self.link_fd >= 0 and tag == make_tag(EVENT_LINK, self.link_number, 0):
+                self.on_link_event(event.events)
         elif kind in (EVENT_FLOW, EVENT_FAR):
             on_flow_event(self.core, tag, event.events)
         elif kind == EVENT_LISTENER:
@@ -267,6 +312,15 @@ cdef class Engine:
             callback = self.readers.get(<int><uint32_t>tag)
             if callback is not None:
                 callback()
+
+    cdef void on_link_event(self, uint32_t events) except *:
+        if events & EPOLLOUT:
+            self.core.link.on_writable()
+            if not self.core.link.blocked:
+                self.core.flows.wake_waiting()
+                self.core.resume_listeners()
+        if events != EPOLLOUT:
+            self.read_link()
 
     cdef void on_listener_event(self, uint32_t index) except *:
         entry = self.core.listeners[index]
@@ -278,20 +332,33 @@ cdef class Engine:
             on_udp_listener(self.core, index, entry[0], entry[4])
 
     cdef void read_link(self) noexcept:
-        cdef RxFrame frames[RX_BATCH]
-        cdef int n, i
+        """Take what a link has: of a tap one batch, of a stream what one read brings."""
+        cdef int room = RX_BATCH
+        cdef int n
+        if self.core.link is self.stream:
+            self.read_frames(room)
+            while self.core.link.more:
+                self.read_frames(room)
+            return
         # Reading on until nothing is left costs a call more than needed where single frames come, as
         # in a request/response exchange. So the batch grows only while frames come faster than turns.
         if not self.reactor.slept:
-            self.link_room = min(2 * self.link_room, <int>RX_BATCH)
-        memset(frames, 0, self.link_room * sizeof(RxFrame))
-        n = self.core.link.read_batch(frames, self.link_room)
+            self.link_room = min(2 * self.link_room, room)
+        n = self.read_frames(self.link_room)
         if self.core.link.drained:
             self.link_room = max(n, 1)
+
+    cdef int read_frames(self, int room) noexcept:
+        """Handle a batch of *room* frames at most; returns their number."""
+        cdef RxFrame frames[RX_BATCH]
+        cdef int n, i
+        memset(frames, 0, room * sizeof(RxFrame))
+        n = self.core.link.read_batch(frames, room)
         for i in range(n):
             on_frame(self.core, &frames[i])
         flush_gather(self.core)
         flush_out(self.core)
+        return n
 
     cdef void fire_timers(self) except *:
         cdef uint32_t id = 0
@@ -324,6 +391,15 @@ cdef class Engine:
                 result.append(describe(flow))
         return iter(result)
 
+    def udp_sockets(self):
+        cdef uint32_t i
+        cdef list found = []
+        if self.core.stats.flows_udp:
+            for i in range(self.core.flows.top):
+                if self.core.flows.flows[i].kind == FLOW_UDP_PORT:
+                    found.append(self.core.flows.flows[i].fd)
+        return found
+
     def close(self):
         cdef uint32_t i
         cdef int rounds = CLOSING_ROUNDS
@@ -351,8 +427,11 @@ cdef class Engine:
         if self.core.inside is not None:
             self.core.inside.close()
             self.core.inside = None
+        self.core.link.flush()
         self.end_capture()
         self.core.use_link(Link())
+        self.stream = None
+        self.on_end = None
         self.link_fd = -1
         self.link_wants_out = False
 

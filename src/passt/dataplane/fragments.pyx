@@ -13,11 +13,11 @@ us only.
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt.dataplane.core cimport Core
-from passt.dataplane.csum cimport csum_add, csum_fold, pseudo4, pseudo6
+from passt.dataplane.csum cimport csum_add, csum_fold
 from passt.dataplane.flow cimport FlowKey, fill_key
 from passt.dataplane.headers cimport (
     ETH_HLEN, ETH_MIN_FRAME, ICMP6_TIME_EXCEEDED, ICMP_TIME_EXCEEDED, IP4_HLEN, IP4_MF, IP6_FRAGMENT_HLEN,
-    IP6_HLEN, IP6_MF, NH_FRAGMENT, UDP_HLEN, FragmentHdr, Ip4Hdr, Ip6Hdr, UdpHdr, is_multicast4,
+    IP6_HLEN, IP6_MF, NH_FRAGMENT, FragmentHdr, Ip4Hdr, Ip6Hdr, is_multicast4,
 )
 from passt.dataplane.icmp_error cimport push_icmp_error
 from passt.dataplane.ip_reassembly cimport (
@@ -30,9 +30,8 @@ from passt.dataplane.stats cimport (
     DROP_BAD_CHECKSUM, DROP_FRAGMENT, DROP_FRAGMENT_MEMORY, DROP_FRAGMENT_OVERLAP, DROP_FRAGMENT_TIME,
     VERDICT_OK, Verdict, count,
 )
-from passt.dataplane.sys cimport (
-    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, htonl, htons, memcpy, memset, ntohs,
-)
+from passt.dataplane.sys cimport htonl, htons, memcpy, memset
+from passt.dataplane.verify cimport is_intact
 
 cdef enum:
     REASSEMBLY_TIME_EXCEEDED = 1  # code of both families' time exceeded
@@ -63,25 +62,6 @@ cdef bint on_fragment(Core core, IpView *ip) noexcept nogil:
         return False
     core.stats.reassembled += 1
     return True
-
-
-cdef bint is_intact(const IpView *ip) noexcept nogil:
-    """Whether the checksum of the packet's message is right, as far as its protocol is known."""
-    cdef size_t n = ip.l4_len
-    cdef uint64_t total = 0
-    if ip.protocol == IPPROTO_UDP:
-        if n < UDP_HLEN:
-            return True           # to be dropped for its length
-        n = min(n, <size_t>ntohs((<const UdpHdr *>ip.l4).len_be))
-        if not (<const UdpHdr *>ip.l4).csum_be:
-            return True           # RFC 768: none
-    elif ip.protocol not in (IPPROTO_TCP, IPPROTO_ICMP, IPPROTO_ICMPV6):
-        return True
-    if ip.addr_len == 16:
-        total = pseudo6(ip.src, ip.dst, ip.protocol, <uint32_t>n)
-    elif ip.protocol != IPPROTO_ICMP:
-        total = pseudo4(ip.src, ip.dst, ip.protocol, <uint32_t>n)
-    return csum_fold(csum_add(ip.l4, n, total)) == 0
 
 
 cdef void on_fragment_timer(Core core) noexcept nogil:

@@ -38,6 +38,7 @@ cdef enum:
     TCP_RST = 0x04
     TCP_PSH = 0x08
     TCP_ACK = 0x10
+    TCP_CWR = 0x80                # RFC 3168 6.1
 
 cdef enum:
     ICMP_ECHO_REPLY = 0

@@ -24,12 +24,14 @@ cdef struct RxFrame:
     #
     # *gso_type* is VIRTIO_NET_HDR_GSO_* without the ECN bit, *gso_size* its segment payload size;
     # *csum_start* and *csum_offset* as in TxMeta. What a link leaves alone is zero.
+    # *unverified*: nobody has vouched for its checksums.
     const uint8_t *data
     uint32_t len
     uint16_t gso_size
     uint16_t csum_start
     uint16_t csum_offset
     uint8_t gso_type
+    bint unverified
 
 
 cdef struct TxMeta:
@@ -52,6 +54,7 @@ cdef class Link:
     cdef uint32_t max_frame
     cdef bint blocked             # the far side does not drain: do not read what would feed it
     cdef bint drained             # the last batch ended because nothing more was there
+    cdef bint more                # frames are at hand for which the last batch had no room
     cdef int error                # errno that ended the link, 0 while it lives
     cdef uint8_t *slot            # where the next frame to the guest is built
     cdef uint8_t *segment         # scratch of the software segmentation, allocated with first use
@@ -60,6 +63,7 @@ cdef class Link:
     cdef bint emit(self, uint8_t *frame, size_t n, const TxMeta *meta) noexcept nogil
     cdef bint put(self, uint8_t *frame, size_t n, const TxMeta *meta) noexcept nogil
     cdef void on_writable(self) noexcept nogil
+    cdef void flush(self) noexcept nogil
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil
     cdef bint has_segment(self) noexcept nogil
     cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil

@@ -77,6 +77,9 @@ cdef class Link:
     cdef void on_writable(self) noexcept nogil:
         """The far side drains again."""
 
+    cdef void flush(self) noexcept nogil:
+        """The turn ends: what was held back to leave together goes out now."""
+
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil:
         """Send the *n* bytes at `slot`; False if the link took no part of it."""
         cdef uint32_t need

@@ -38,7 +38,7 @@ cpdef enum Verdict:
     DROP_FRAGMENT_OVERLAP        # IP fragment of a packet whose fragments overlap
     DROP_FRAGMENT_TIME           # IP packet that was not complete in time
     DROP_FRAGMENT_MEMORY         # IP packet pushed out by newer ones before it was complete
-    DROP_BAD_CHECKSUM            # put together from fragments that do not belong together
+    DROP_BAD_CHECKSUM            # damaged, or put together from fragments that do not belong together
     N_VERDICTS
 
 

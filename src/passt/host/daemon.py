@@ -118,7 +118,10 @@ class Launch:
         try:
             os.write(self._pid_fd, f"{os.getpid()}\n".encode())
         except OSError as error:
-            os.ftruncate(self._pid_fd, 0)
+            try:
+                os.ftruncate(self._pid_fd, 0)
+            except OSError:
+                pass              # a device, which keeps nothing
             raise HostError(f"option '--pid' {self._path}: cannot write the file: {error.strerror}") from None
         os.close(self._pid_fd)
         self._pid_fd = -1

@@ -1,10 +1,11 @@
-"""User and network namespaces: new ones for a command, or those of a running process.
+"""New user and network namespaces for a command, and the child that works in any network namespace.
 
-One path for both forms:
+One path for a command and for namespaces that exist already (`host.target`):
 
 1. The main process enters the *user* namespace itself: a new one (`enter_new_user_namespace`) or the
    target's (`Target.join_user_namespace`). That gives it every capability over the namespaces which that
    user namespace owns, and takes away those over the host. It stays in the host's network namespace.
+   With --netns-only there is no such step, and the caller's own capabilities have to do.
 2. It starts one child (`start_child`). For a command this is PID 1 of new PID, network, IPC, UTS and
    mount namespaces; else a helper that joins the target's network namespace. A process that entered a
    network namespace could not come back without privileges, hence a child.
@@ -12,34 +13,38 @@ One path for both forms:
    The helper is done then; PID 1 goes on (`host.init`).
 
 The child cannot outlive the main process: it gets SIGKILL with the main process's end from its first
-instruction on, and looks then whether that end came before (`Channel.is_abandoned`). Namespaces go
-away with their last process and descriptor, the tap with its descriptors.
+instruction on, and looks then whether that end came before (`Channel.is_abandoned`). Where the main
+process has become somebody who may not signal the child, PID 1 sees the end of the channel instead.
+Namespaces go away with their last process and descriptor, the tap with its descriptors.
 
 Identity. The caller becomes user and group 0 inside (`0 UID 1`), and no other is mapped, so
-setgroups(2) is denied (user_namespaces(7)). This holds for root as well: the command of a real root is
-root towards files, as that user always is, but has capabilities over its own namespaces only. In
-contrast to other implementations we do not turn into "nobody" then: that user could not open a
-/dev/net/tun which is root's alone, nor write the id maps. Privileges towards the host are given up
-by entering the namespace, the rest by `privileges.drop_privileges`.
+setgroups(2) is denied (user_namespaces(7)). With --runas the caller has become that user before. A real
+root without --runas keeps the command to itself: it is root towards files, as that user always is, but
+has capabilities over its own namespaces only. The main process, which meets the network, becomes
+"nobody", so that user is mapped as well. As root alone may open /dev/net/tun on many machines, the child
+does that first.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import select
 import signal
+import socket
 import sys
 
 from passt.errors import HostError, PasstError
 from passt.host import signals, syscalls, tun
 from passt.host.channel import Channel, Kind, Message, Tap, read_ready
+from passt.host.identity import NOBODY_ID
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from ipaddress import IPv6Address
     from typing import NoReturn, Protocol
+
+    from passt.host.identity import Identity
 
     class TapFacts(Protocol):
         """What configuring the interface tells about it."""
@@ -58,9 +63,18 @@ COMMAND_NAMESPACES = (syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNET | syscalls.C
 _COUNTED = ("user", "pid", "net", "ipc", "uts", "mnt")  # user.max_*_namespaces, namespaces(7)
 
 
-def enter_new_user_namespace() -> None:
-    """Enter a new user namespace as user and group 0 in it. Raises HostError. One thread only."""
-    uid, gid = os.geteuid(), os.getegid()
+def enter_new_user_namespace(nobody: Identity | None = None) -> None:
+    """Enter a new user namespace as user and group 0 in it. Raises HostError. One thread only.
+
+    With *nobody*, which root alone can have, that user is there too, as user `identity.NOBODY_ID`, and
+    supplementary groups are given up.
+    """
+    maps = [f"0 {os.geteuid()} 1\n", f"0 {os.getegid()} 1\n"]
+    writer = None
+    if nobody is not None:
+        maps = [maps[0] + f"{NOBODY_ID} {nobody.uid} 1\n", maps[1] + f"{NOBODY_ID} {nobody.gid} 1\n"]
+        os.setgroups([])
+        writer = _MapWriter(maps)
     try:
         syscalls.unshare(syscalls.CLONE_NEWUSER)
     except OSError as error:
@@ -68,76 +82,72 @@ def enter_new_user_namespace() -> None:
     try:
         # gid_map takes a privileged writer as long as setgroups is allowed: user_namespaces(7).
         _write("/proc/self/setgroups", "deny")
-        _write("/proc/self/uid_map", f"0 {uid} 1\n")
-        _write("/proc/self/gid_map", f"0 {gid} 1\n")
+        if writer is not None:
+            writer.write()
+        else:
+            _write_maps("self", maps)
     except OSError as error:
-        what = f"the mapping of user {uid} and group {gid} into a new user namespace"
+        what = f"the mapping of user {os.geteuid()} and group {os.getegid()} into a new user namespace"
         hint = explain_refusal(what, error)
-        if uid == 0 and error.errno == errno.EPERM:
+        if error.errno == errno.EPERM:
             hint += "; mapping user 0 needs CAP_SETFCAP"
         raise HostError(hint) from None
 
 
-class Target:
-    """The namespaces of process *pid*, held open. Raises HostError if they cannot be opened.
+class _MapWriter:
+    """A process that stays in the outer user namespace, to write the maps of *maps* from there.
 
-    *pidfd* becomes readable when the process ends.
+    Who entered the new one may map no other user than itself.
     """
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
+    def __init__(self, maps: Sequence[str]) -> None:
+        ours, theirs = socket.socketpair()
+        target = os.getpid()
+        self._socket = ours
+        self._pid, pidfd = syscalls.clone(0, signal.SIGKILL)
+        if self._pid == 0:
+            ours.close()
+            failure = 0
+            try:
+                if not theirs.recv(1):
+                    os._exit(1)
+                _write_maps(str(target), maps)
+            except OSError as error:
+                failure = error.errno or errno.EIO
+            finally:
+                theirs.send(bytes((failure,)))
+                os._exit(0)
+        theirs.close()
+        os.close(pidfd)
+
+    def write(self) -> None:
+        """Have the maps written. Raises OSError."""
+        self._socket.send(b"\0")
+        answer = self._socket.recv(1)
+        self._socket.close()
+        os.waitpid(self._pid, 0)
+        failure = answer[0] if answer else errno.EIO
+        if failure:
+            raise OSError(failure, os.strerror(failure))
+
+
+def _write_maps(pid: str, maps: Sequence[str]) -> None:
+    for kind, text in zip(("uid", "gid"), maps, strict=True):
+        _write(f"/proc/{pid}/{kind}_map", text)
+
+
+def become_root_inside() -> None:
+    """Become user and group 0 of the user namespace that we joined, if it has them.
+
+    To be called by a child right after it was started: to change the user cancels its wish to end with
+    the parent, so that is renewed.
+    """
+    for change in (os.setresgid, os.setresuid):
         try:
-            self.pidfd = os.pidfd_open(pid)
-        except (OSError, OverflowError):
-            raise HostError(f"there is no process {pid} whose namespaces could be joined") from None
-        self._user = self._open("user")
-        self._net = self._open("net")
-        if _is_readable(self.pidfd):
-            # The number may be another process's by now.
-            raise HostError(f"process {pid} ended before its namespaces could be joined")
-
-    def _open(self, kind: str) -> int:
-        try:
-            return os.open(f"/proc/{self.pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise HostError(f"process {self.pid} has ended, or /proc hides it (hidepid)") from None
-        except PermissionError:
-            raise HostError(f"the {kind} namespace of process {self.pid} is closed to this user: pasta has "
-                            "to be started by the user who owns the process, or by root") from None
-        except OSError as error:
-            raise HostError(f"cannot open /proc/{self.pid}/ns/{kind}: {error.strerror}") from None
-
-    def join_user_namespace(self) -> None:
-        """Enter the user namespace, if it is not ours already (which the kernel refuses). One thread only."""
-        own = os.stat("/proc/self/ns/user")
-        theirs = os.fstat(self._user)
-        if (own.st_dev, own.st_ino) != (theirs.st_dev, theirs.st_ino):
-            self._join(self._user, syscalls.CLONE_NEWUSER, "user")
-        os.close(self._user)
-        self._user = -1
-
-    def join_network_namespace(self) -> None:
-        """Enter the network namespace: for a helper process, as there is no way back."""
-        self._join(self._net, syscalls.CLONE_NEWNET, "network")
-
-    def open_network_namespace(self) -> int:
-        """Return one more descriptor of the network namespace."""
-        return os.dup(self._net)
-
-    def close_network_namespace(self) -> None:
-        """Close the network namespace's descriptor, so that we do not keep the namespace alive."""
-        os.close(self._net)
-        self._net = -1
-
-    def _join(self, fd: int, kind: int, name: str) -> None:
-        try:
-            syscalls.setns(fd, kind)
-        except OSError as error:
-            if error.errno == errno.EPERM:
-                raise HostError(f"the {name} namespace of process {self.pid} may not be joined: this user "
-                                "has no CAP_SYS_ADMIN in the user namespace that owns it") from None
-            raise HostError(f"cannot join the {name} namespace of process {self.pid}: "
-                            f"{error.strerror}") from None
+            change(0, 0, 0)
+        except OSError:
+            continue              # it has no such user; we stay who we are, as seen from there
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Child:
@@ -165,13 +175,12 @@ class Child:
         return f"the process that sets up the namespace ended {how}"
 
     def open_network_namespace(self) -> int:
-        """Open the network namespace that the child was started in. Raises HostError."""
+        """Open the network namespace that the child, which has sent its tap, is in. Raises HostError."""
         try:
             return os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            message = self.channel.receive(wait=True)
-            if message is None or message.kind is not Kind.READY:
-                raise HostError(self._explain_failure(message)) from None  # it has ended, hence the error
+            if self.channel.is_abandoned():
+                raise HostError(self._explain_failure(None)) from None
             raise HostError(f"cannot open the network namespace of the command: {error.strerror}; does /proc "
                             "hide it (hidepid)?") from None
 
@@ -180,16 +189,19 @@ class Child:
         return os.waitpid(self.pid, 0)[1]
 
     def end(self) -> None:
-        """End the child by SIGKILL, wait for it, close our descriptors; no error if it has ended already."""
+        """End the child by SIGKILL, wait for it, close our descriptors; no error if it has ended already.
+
+        One that is another user's by now ends because the channel does.
+        """
+        self.channel.close()
         try:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):
             pass
         try:
             self.wait()
         except ChildProcessError:
             pass
-        self.channel.close()
         os.close(self.pidfd)
 
 
@@ -295,9 +307,3 @@ def _write(path: str, text: str) -> None:
         os.write(fd, text.encode())
     finally:
         os.close(fd)
-
-
-def _is_readable(fd: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))

@@ -91,8 +91,11 @@ def restore_file_limit(limits: tuple[int, int]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def drop_privileges() -> None:
+def drop_privileges(*, closed: bool = False) -> None:
     """Give up every capability for good: bounding, ambient and all other sets; no program gains any.
+
+    With *closed* other processes of our user may not look into this one (PR_SET_DUMPABLE(2const)):
+    it holds what was opened as another user.
 
     After this the process can do what its user can do to files and processes, and nothing else, in
     any user namespace. The bounding set takes CAP_SETPCAP to change; without it (attached to a
@@ -107,3 +110,5 @@ def drop_privileges() -> None:
     syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
     syscalls.capset(0, 0, 0)
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    if closed:
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)

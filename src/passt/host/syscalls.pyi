@@ -23,7 +23,15 @@ TUNGETFEATURES: int
 PR_CAPBSET_DROP: int
 PR_CAP_AMBIENT: int
 PR_CAP_AMBIENT_CLEAR_ALL: int
+IN_DELETE: int
+IN_DELETE_SELF: int
+IN_IGNORED: int
+IN_MOVED_FROM: int
+IN_MOVE_SELF: int
+IN_ONLYDIR: int
+IN_Q_OVERFLOW: int
 PR_SET_DUMPABLE: int
+PR_SET_KEEPCAPS: int
 PR_SET_PDEATHSIG: int
 PR_SET_NO_NEW_PRIVS: int
 PR_GET_NO_NEW_PRIVS: int
@@ -48,6 +56,15 @@ def capget() -> tuple[int, int, int]:
 
 def signalfd(signals: Iterable[int]) -> int:
     """signalfd(2): a new non-blocking, close-on-exec descriptor that reads *signals*."""
+
+def inotify_init() -> int:
+    """inotify_init1(2): a new non-blocking, close-on-exec descriptor."""
+
+def inotify_add_watch(fd: int, path: bytes, mask: int) -> int:
+    """inotify_add_watch(2): watch *path* for the IN_* events of *mask*; returns the watch's number."""
+
+def file_system_type(fd: int) -> int:
+    """fstatfs(2): the magic number of the file system that *fd* is on."""
 
 def set_default_action(signum: int) -> None:
     """rt_sigaction(2) with SIG_DFL, for the signals too that the C library keeps to itself."""

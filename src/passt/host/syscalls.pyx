@@ -18,10 +18,12 @@ cdef extern from *:
     #include <linux/sched.h>
     #include <sched.h>
     #include <signal.h>
+    #include <sys/inotify.h>
     #include <sys/mount.h>
     #include <sys/prctl.h>
     #include <sys/signalfd.h>
     #include <sys/syscall.h>
+    #include <sys/vfs.h>
     #include <unistd.h>
 
     #ifndef CLONE_PIDFD
@@ -39,6 +41,15 @@ cdef extern from *:
     #else
         return syscall(SYS_clone, flags, NULL, pidfd, NULL, NULL);
     #endif
+    }
+
+    static int passt_file_system_type(int fd, unsigned long *type)
+    {
+        struct statfs facts;
+        if (fstatfs(fd, &facts))
+            return -1;
+        *type = (unsigned int)facts.f_type;
+        return 0;
     }
 
     static int passt_default_action(int signum)
@@ -72,6 +83,11 @@ cdef extern from *:
     """
     long passt_clone(unsigned long flags, int *pidfd) noexcept
     int passt_default_action(int signum) noexcept
+    int passt_file_system_type(int fd, unsigned long *type) noexcept
+    int c_inotify_init "inotify_init1"(int flags) noexcept
+    int c_inotify_add_watch "inotify_add_watch"(int fd, const char *path, uint32_t mask) noexcept
+    const int _IN_NONBLOCK "IN_NONBLOCK"
+    const int _IN_CLOEXEC "IN_CLOEXEC"
     int passt_capset(unsigned long long effective, unsigned long long permitted,
                      unsigned long long inheritable) noexcept
     int passt_capget(unsigned long long *sets) noexcept
@@ -120,7 +136,15 @@ cdef extern from *:
         PR_CAPBSET_DROP
         PR_CAP_AMBIENT
         PR_CAP_AMBIENT_CLEAR_ALL
+        IN_DELETE
+        IN_DELETE_SELF
+        IN_IGNORED
+        IN_MOVED_FROM
+        IN_MOVE_SELF
+        IN_ONLYDIR
+        IN_Q_OVERFLOW
         PR_SET_DUMPABLE
+        PR_SET_KEEPCAPS
         PR_SET_PDEATHSIG
         PR_SET_NO_NEW_PRIVS
         PR_GET_NO_NEW_PRIVS
@@ -205,6 +229,27 @@ def signalfd(signals) -> int:
     fd = c_signalfd(-1, &mask, _SFD_CLOEXEC | _SFD_NONBLOCK)
     _check(fd)
     return fd
+
+
+def inotify_init() -> int:
+    """inotify_init1(2): a new non-blocking, close-on-exec descriptor."""
+    cdef int fd = c_inotify_init(_IN_CLOEXEC | _IN_NONBLOCK)
+    _check(fd)
+    return fd
+
+
+def inotify_add_watch(int fd, bytes path, uint32_t mask) -> int:
+    """inotify_add_watch(2): watch *path* for the IN_* events of *mask*; returns the watch's number."""
+    cdef int watch = c_inotify_add_watch(fd, path, mask)
+    _check(watch)
+    return watch
+
+
+def file_system_type(int fd) -> int:
+    """fstatfs(2): the magic number of the file system that *fd* is on."""
+    cdef unsigned long found = 0
+    _check(passt_file_system_type(fd, &found))
+    return found
 
 
 def set_default_action(int signum) -> None:

@@ -22,10 +22,10 @@ of one on any other link cannot have the guest's address, so they get no answer.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, NamedTuple
 
+from passt.value import replace
 from passt.wire.dhcp import CLIENT_PORT, HEADER_LEN, IP4_ZERO, SERVER_PORT, BootpOp, DhcpMessage
 from passt.wire.dhcp_options import (
     INFINITY_S,

@@ -9,12 +9,12 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address
 from typing import Self
 
 from passt.errors import WireError
+from passt.value import Value
 from passt.wire.cursor import require_mac
 
 _LAYOUT = struct.Struct("!HHBBH6s4s6s4s")
@@ -28,8 +28,7 @@ class ArpOp(IntEnum):
     REPLY = 2
 
 
-@dataclass(frozen=True, slots=True)
-class ArpPacket:
+class ArpPacket(Value):
     """One packet; *target_mac* has no meaning in a request."""
 
     op: ArpOp

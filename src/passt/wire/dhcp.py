@@ -15,12 +15,12 @@ nothing, so no field is read twice. The fields are called as in RFC 2131.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Self
 
 from passt.errors import WireError
+from passt.value import Value
 from passt.wire.cursor import Reader, require_bits, require_len
 from passt.wire.dhcp_options import DhcpOption, DhcpOptions, decode_options, split_area
 
@@ -49,8 +49,7 @@ class BootpOp(IntEnum):
     REPLY = 2
 
 
-@dataclass(frozen=True, slots=True)
-class DhcpMessage:
+class DhcpMessage(Value):
     """One message. *chaddr* has the length that the message says, 0 to 16 bytes.
 
     *options* None: no magic cookie. *sname* and *file* end before their first zero byte.

@@ -12,13 +12,13 @@ comes twice is malformed. Options that we do not know are skipped.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from enum import IntEnum
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from passt.domain import is_name
 from passt.errors import WireError
+from passt.value import Value
 from passt.wire import dns_name
 from passt.wire.cursor import Reader, require_bits
 
@@ -79,8 +79,7 @@ class DhcpRoute(NamedTuple):
     router: IPv4Address
 
 
-@dataclass(frozen=True, slots=True)
-class DhcpOptions:
+class DhcpOptions(Value):
     """What the options of one message say; a field with its default value is an option not present.
 
     *message_type* is a `DhcpMessageType` or any other 8-bit number, 0 if there is none (BOOTP).
@@ -134,8 +133,7 @@ class DhcpOptions:
         return b"".join(_build_option(code, found[code]) for code in codes if code in found) + _END
 
 
-@dataclass(frozen=True, slots=True)
-class ClientFqdn:
+class ClientFqdn(Value):
     """Contents of option 81 (RFC 4702, section 2): flags, two result codes without use, a name.
 
     *name* is in text form, encoded as labels if *is_encoded* (E flag), as ASCII otherwise.
@@ -314,4 +312,4 @@ _CODECS: dict[int, _Codec] = {
     DhcpOption.CLASSLESS_STATIC_ROUTES: _Codec("classless_static_routes", _pull_routes, _build_routes),
     DhcpOption.RELAY_AGENT_INFORMATION: _text("relay_agent_information"),
 }
-_DEFAULTS = {field.name: field.default for field in fields(DhcpOptions)}
+_DEFAULTS = DhcpOptions.DEFAULTS

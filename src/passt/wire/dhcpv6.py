@@ -13,11 +13,11 @@ layout; nobody relays on a link with one guest, so they are refused.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from passt.errors import WireError
+from passt.value import Value
 from passt.wire.cursor import Reader, require_bits
 from passt.wire.dhcpv6_options import (
     IN_MESSAGE,
@@ -74,8 +74,7 @@ _TO_ONE_SERVER = frozenset((MessageType.REQUEST, MessageType.RENEW, MessageType.
 _TO_ANY_SERVER = frozenset((MessageType.SOLICIT, MessageType.CONFIRM, MessageType.REBIND))
 
 
-@dataclass(frozen=True, slots=True)
-class Dhcpv6Message:
+class Dhcpv6Message(Value):
     """One message; *transaction_id* has 24 bits."""
 
     kind: MessageType

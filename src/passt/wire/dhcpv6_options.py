@@ -15,13 +15,13 @@ message invalid.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 
 from passt.domain import is_name
 from passt.errors import WireError
+from passt.value import Value
 from passt.wire import dns_name
 from passt.wire.cursor import Reader, Writer, require_bits, require_len
 
@@ -81,8 +81,7 @@ def make_duid_ll(mac: bytes) -> bytes:
     return struct.pack("!HH", DUID_TYPE_LL, _HARDWARE_ETHERNET) + mac
 
 
-@dataclass(frozen=True, slots=True)
-class _DuidOption:
+class _DuidOption(Value):
     """Identity of one side (RFC 8415, 21.2 and 21.3)."""
 
     duid: bytes
@@ -102,22 +101,19 @@ class _DuidOption:
         return self.duid
 
 
-@dataclass(frozen=True, slots=True)
 class ClientId(_DuidOption):
     """Identity of the client."""
 
     CODE: ClassVar[int] = OptionCode.CLIENT_ID
 
 
-@dataclass(frozen=True, slots=True)
 class ServerId(_DuidOption):
     """Identity of the server."""
 
     CODE: ClassVar[int] = OptionCode.SERVER_ID
 
 
-@dataclass(frozen=True, slots=True)
-class StatusOption:
+class StatusOption(Value):
     """How a request went (RFC 8415, 21.13); *status* is a `StatusCode` or any other 16-bit number."""
 
     CODE: ClassVar[int] = OptionCode.STATUS_CODE
@@ -144,8 +140,7 @@ class StatusOption:
         return self.status.to_bytes(2, "big") + self.text.encode()
 
 
-@dataclass(frozen=True, slots=True)
-class OtherOption:
+class OtherOption(Value):
     """An option without meaning to us in the place where it stands."""
 
     code: int
@@ -160,8 +155,7 @@ class OtherOption:
         return self.content
 
 
-@dataclass(frozen=True, slots=True)
-class IaAddress:
+class IaAddress(Value):
     """One address of an IA (RFC 8415, 21.6)."""
 
     CODE: ClassVar[int] = OptionCode.IA_ADDRESS
@@ -193,8 +187,7 @@ class IaAddress:
 IaOption = IaAddress | StatusOption | OtherOption
 
 
-@dataclass(frozen=True, slots=True)
-class _TimedIa:
+class _TimedIa(Value):
     """An IA with times for renewal (RFC 8415, 21.4 and 21.21); T1 and T2 are in seconds."""
 
     iaid: int
@@ -220,22 +213,19 @@ class _TimedIa:
         return _IA_TIMES.pack(self.iaid, self.t1_s, self.t2_s) + build_options(self.options)
 
 
-@dataclass(frozen=True, slots=True)
 class IaNa(_TimedIa):
     """Non-temporary addresses."""
 
     CODE: ClassVar[int] = OptionCode.IA_NA
 
 
-@dataclass(frozen=True, slots=True)
 class IaPd(_TimedIa):
     """Delegated prefixes, which stay unread: nobody delegates any here."""
 
     CODE: ClassVar[int] = OptionCode.IA_PD
 
 
-@dataclass(frozen=True, slots=True)
-class IaTa:
+class IaTa(Value):
     """Temporary addresses (RFC 8415, 21.5)."""
 
     CODE: ClassVar[int] = OptionCode.IA_TA
@@ -258,8 +248,7 @@ class IaTa:
         return self.iaid.to_bytes(4, "big") + build_options(self.options)
 
 
-@dataclass(frozen=True, slots=True)
-class OptionRequest:
+class OptionRequest(Value):
     """Codes of the options that the client wants (RFC 8415, 21.7)."""
 
     CODE: ClassVar[int] = OptionCode.OPTION_REQUEST
@@ -282,8 +271,7 @@ class OptionRequest:
         return struct.pack(f"!{len(self.codes)}H", *self.codes)
 
 
-@dataclass(frozen=True, slots=True)
-class Preference:
+class Preference(Value):
     """How much the server wants to be chosen (RFC 8415, 21.8)."""
 
     CODE: ClassVar[int] = OptionCode.PREFERENCE
@@ -304,8 +292,7 @@ class Preference:
         return bytes((self.value,))
 
 
-@dataclass(frozen=True, slots=True)
-class RapidCommit:
+class RapidCommit(Value):
     """Two messages are enough (RFC 8415, 21.14)."""
 
     CODE: ClassVar[int] = OptionCode.RAPID_COMMIT
@@ -321,8 +308,7 @@ class RapidCommit:
         return b""
 
 
-@dataclass(frozen=True, slots=True)
-class DnsServers:
+class DnsServers(Value):
     """Resolvers, best first (RFC 3646, 3); a client may send an empty list."""
 
     CODE: ClassVar[int] = OptionCode.DNS_SERVERS
@@ -343,8 +329,7 @@ class DnsServers:
         return b"".join(server.packed for server in self.servers)
 
 
-@dataclass(frozen=True, slots=True)
-class DomainList:
+class DomainList(Value):
     """Names to search, in text form (see `passt.domain`; RFC 3646, 4); never compressed (RFC 8415, 10)."""
 
     CODE: ClassVar[int] = OptionCode.DOMAIN_LIST
@@ -372,8 +357,7 @@ class DomainList:
         return dns_name.build_names(self.names)
 
 
-@dataclass(frozen=True, slots=True)
-class ClientFqdn:
+class ClientFqdn(Value):
     """Name of the client and who tells the DNS of it (RFC 4704, 4).
 
     *flags* are S (1), O (2) and N (4) among bits without meaning. *name* is in text form; one that is

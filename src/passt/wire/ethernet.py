@@ -11,11 +11,11 @@ The payload may end in padding up to 60 bytes of frame; only the layer above kno
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Self
 
 from passt.errors import WireError
+from passt.value import Value
 from passt.wire.cursor import require_bits, require_mac
 
 _LAYOUT = struct.Struct("!6s6sH")
@@ -31,8 +31,7 @@ class EtherType(IntEnum):
     IP6 = 0x86dd
 
 
-@dataclass(frozen=True, slots=True)
-class EthernetFrame:
+class EthernetFrame(Value):
     """One frame; *ether_type* is an `EtherType` or any other 16-bit number."""
 
     destination: bytes

@@ -9,11 +9,11 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Self
 
 from passt.errors import WireError
+from passt.value import Value
 from passt.wire.checksum import internet_checksum, pseudo_header6
 from passt.wire.cursor import require_bits, require_len
 from passt.wire.ip4 import IpProtocol
@@ -37,8 +37,7 @@ class Icmp6Type(IntEnum):
     REDIRECT = 137
 
 
-@dataclass(frozen=True, slots=True)
-class Icmp6Message:
+class Icmp6Message(Value):
     """One message; *kind* is an `Icmp6Type` or any other 8-bit number."""
 
     kind: int

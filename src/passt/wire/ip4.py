@@ -9,12 +9,12 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address
 from typing import Self
 
 from passt.errors import WireError
+from passt.value import Value
 from passt.wire.checksum import internet_checksum
 from passt.wire.cursor import require_bits, require_len
 
@@ -40,8 +40,7 @@ class IpProtocol(IntEnum):
     DESTINATION_OPTIONS = 60
 
 
-@dataclass(frozen=True, slots=True)
-class Ip4Packet:
+class Ip4Packet(Value):
     """One whole packet without options."""
 
     source: IPv4Address

@@ -9,11 +9,11 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Self
 
 from passt.errors import WireError
+from passt.value import Value
 from passt.wire.cursor import Reader, require_bits, require_len
 from passt.wire.ip4 import IpProtocol
 
@@ -23,8 +23,7 @@ _VERSION = 6
 _EXTENSIONS = frozenset((IpProtocol.HOP_BY_HOP, IpProtocol.ROUTING, IpProtocol.DESTINATION_OPTIONS))
 
 
-@dataclass(frozen=True, slots=True)
-class Ip6Packet:
+class Ip6Packet(Value):
     """One packet; *payload* is what follows the fixed header, extension headers included."""
 
     source: IPv6Address

@@ -14,12 +14,12 @@ the envelope (hop limit 255: not forwarded by a router; code 0; addresses that f
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from passt.addr import solicited_node
 from passt.errors import WireError
+from passt.value import Value
 from passt.wire.cursor import Reader, require_bits
 from passt.wire.icmp6 import Icmp6Message, Icmp6Type
 from passt.wire.ndp_options import NdpOption, SourceLinkLayer, build_options, parse_options
@@ -33,8 +33,7 @@ _NEIGHBOR = struct.Struct("!B3x16s")
 _HOP_LIMIT = 255
 
 
-@dataclass(frozen=True, slots=True)
-class RouterSolicitation:
+class RouterSolicitation(Value):
     """RFC 4861, 4.1."""
 
     KIND: ClassVar[int] = Icmp6Type.ROUTER_SOLICITATION
@@ -53,8 +52,7 @@ class RouterSolicitation:
         return _ROUTER_SOLICITATION.pack() + build_options(self.options)
 
 
-@dataclass(frozen=True, slots=True)
-class RouterAdvertisement:
+class RouterAdvertisement(Value):
     """RFC 4861, 4.2; *hop_limit*, *reachable_ms* and *retransmit_ms* 0 mean "unspecified"."""
 
     KIND: ClassVar[int] = Icmp6Type.ROUTER_ADVERTISEMENT
@@ -90,8 +88,7 @@ class RouterAdvertisement:
                                           self.retransmit_ms) + build_options(self.options)
 
 
-@dataclass(frozen=True, slots=True)
-class NeighborSolicitation:
+class NeighborSolicitation(Value):
     """RFC 4861, 4.3."""
 
     KIND: ClassVar[int] = Icmp6Type.NEIGHBOR_SOLICITATION
@@ -113,8 +110,7 @@ class NeighborSolicitation:
         return _NEIGHBOR.pack(0, self.target.packed) + build_options(self.options)
 
 
-@dataclass(frozen=True, slots=True)
-class NeighborAdvertisement:
+class NeighborAdvertisement(Value):
     """RFC 4861, 4.4."""
 
     KIND: ClassVar[int] = Icmp6Type.NEIGHBOR_ADVERTISEMENT

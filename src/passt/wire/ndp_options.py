@@ -12,13 +12,13 @@ option of a type that has one, with contents that do not fit, makes the whole me
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from passt.domain import is_name
 from passt.errors import WireError
+from passt.value import Value
 from passt.wire import dns_name
 from passt.wire.cursor import Reader, Writer, require_bits, require_len, require_mac
 
@@ -48,8 +48,7 @@ class NdpOptionType(IntEnum):
     DNSSL = 31
 
 
-@dataclass(frozen=True, slots=True)
-class _LinkLayerOption:
+class _LinkLayerOption(Value):
     """A MAC-48 address: RFC 4861, 4.6.1; one unit."""
 
     mac: bytes
@@ -68,22 +67,19 @@ class _LinkLayerOption:
         return self.mac
 
 
-@dataclass(frozen=True, slots=True)
 class SourceLinkLayer(_LinkLayerOption):
     """Link-layer address of the sender."""
 
     KIND: ClassVar[int] = NdpOptionType.SOURCE_LINK_LAYER
 
 
-@dataclass(frozen=True, slots=True)
 class TargetLinkLayer(_LinkLayerOption):
     """Link-layer address of the target."""
 
     KIND: ClassVar[int] = NdpOptionType.TARGET_LINK_LAYER
 
 
-@dataclass(frozen=True, slots=True)
-class PrefixInformation:
+class PrefixInformation(Value):
     """A prefix for on-link determination and autoconfiguration (RFC 4861, 4.6.2).
 
     *prefix* has no host bits; they are ignored on reading, as the RFC demands.
@@ -123,8 +119,7 @@ class PrefixInformation:
         return _PREFIX.pack(self.prefix_len, flags, self.valid_s, self.preferred_s, self.prefix.packed)
 
 
-@dataclass(frozen=True, slots=True)
-class LinkMtu:
+class LinkMtu(Value):
     """MTU of the link in bytes (RFC 4861, 4.6.4)."""
 
     KIND: ClassVar[int] = NdpOptionType.MTU
@@ -145,8 +140,7 @@ class LinkMtu:
         return self.mtu.to_bytes(6, "big")
 
 
-@dataclass(frozen=True, slots=True)
-class RecursiveDnsServers:
+class RecursiveDnsServers(Value):
     """Resolvers, at least one (RFC 8106, 5.1)."""
 
     KIND: ClassVar[int] = NdpOptionType.RDNSS
@@ -183,8 +177,7 @@ class RecursiveDnsServers:
         return writer.build()
 
 
-@dataclass(frozen=True, slots=True)
-class DnsSearchList:
+class DnsSearchList(Value):
     """Domain names to search, at least one, in text form (see `passt.domain`; RFC 8106, 5.2).
 
     The names are followed by zeros up to a full unit and not a byte more: a unit of nothing but
@@ -226,8 +219,7 @@ class DnsSearchList:
         return _fill_units(writer.build())
 
 
-@dataclass(frozen=True, slots=True)
-class OtherOption:
+class OtherOption(Value):
     """An option of a kind without meaning to us (RFC 4861, 4.6: to be ignored)."""
 
     kind: int

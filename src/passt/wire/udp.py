@@ -12,10 +12,10 @@ checksum offload, so what arrives may hold the sum of the pseudo-header only.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from passt.errors import WireError
+from passt.value import Value
 from passt.wire.checksum import internet_checksum, pseudo_header4, pseudo_header6
 from passt.wire.cursor import require_bits, require_len
 from passt.wire.ip4 import IpProtocol
@@ -27,8 +27,7 @@ _LAYOUT = struct.Struct("!HHHH")
 _HEADER_LEN = _LAYOUT.size
 
 
-@dataclass(frozen=True, slots=True)
-class UdpDatagram:
+class UdpDatagram(Value):
     """One datagram."""
 
     source_port: int

@@ -1,0 +1,97 @@
+"""passt and a machine that is none: what goes through its socket, frame by frame.
+
+The guest's end is `load machine` (src/machine.c), so no guest's kernel and no QEMU are measured with it. It
+opens its flows to the gateway's address, which passt maps to the host's loopback, where the other end is.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import SectionFailed
+from bench.lab import HOST_ADDRESSES, NET_ADDRESSES, Lab, as_user, await_true, kill_group, read_until
+from bench.measure import DATAGRAM_LEN, GRACE_S, flood_result, rate_of
+from bench.programs import NO_FORWARDING, Program, last_words
+from bench.rows import STREAM_MTUS
+
+RUN = Path("/dev/net/passt")  # on the lab's own tmpfs
+GUEST, GATEWAY = HOST_ADDRESSES[0].split("/")[0], NET_ADDRESSES[0].split("/")[0]
+SERVERS = {"tcp-out": ("tcp-server", "sink"), "tcp-in": ("tcp-server", "source")}
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One measurement: *mode* is that of `load machine`."""
+
+    key: str
+    label: str
+    mode: str
+    mtu: int
+
+
+def loads() -> list[Load]:
+    """List all measurements."""
+    return [
+        *(Load(f"stream_{way}_{mtu}", f"passt, TCP {way}, MTU {mtu}", f"tcp-{way}", mtu)
+          for mtu in STREAM_MTUS for way in ("out", "in")),
+        *(Load(f"stream_udp_{way}", f"passt, UDP {way}", f"udp-{way}", STREAM_MTUS[0])
+          for way in ("out", "in")),
+    ]  # fmt: skip
+
+
+def passt_of(program: Program) -> tuple[str, ...]:
+    """Return the command of the passt beside a program's pasta."""
+    pasta = Path(program.command[0])
+    return (str(pasta.with_name(pasta.name.replace("pasta", "passt"))), *program.command[1:])
+
+
+def measure(lab: Lab, program: Program, load: Load, seconds: float) -> dict[str, float]:
+    """Start passt, put the load on it and end it. Raises SectionFailed."""
+    RUN.mkdir(exist_ok=True)
+    RUN.chmod(0o777)
+    uid, log = lab.next_uid(), os.memfd_create("log")
+    path = RUN / f"{uid}.socket"
+    command = [*passt_of(program), "-f", "-s", str(path), "-m", str(load.mtu), *NO_FORWARDING[:4]]
+    process = lab.spawn([*as_user(uid), *command], stderr=log)
+
+    def is_ready() -> bool:
+        if process.poll() is not None:
+            raise SectionFailed(f"it ended with status {process.returncode}: {last_words(log)}")
+        return path.exists()
+
+    try:
+        await_true(is_ready, f"the socket of {command[0]}")
+        return {load.key: _figure(lab, path, load, seconds)}
+    finally:
+        lab.kill_user(uid)
+        kill_group(process)
+        if process.stdout:
+            process.stdout.close()
+        os.close(log)
+        path.unlink(missing_ok=True)
+        lab.reap_orphans()
+
+
+def _figure(lab: Lab, path: Path, load: Load, seconds: float) -> float:
+    """Measure Gbit/s, or datagrams per second."""
+    port, limit = str(lab.next_port()), seconds + GRACE_S
+    size = str(DATAGRAM_LEN)
+    if load.mode in SERVERS:
+        name, service = SERVERS[load.mode]
+        server = [lab.load, name, port, service, f"{limit + 5:g}"]
+    elif load.mode == "udp-out":
+        server = [lab.load, "udp-sink", port, f"{limit:g}"]
+    else:
+        server = [lab.load, "udp-blast", port, size, f"{seconds:g}", "0", f"{limit:g}"]
+    # As root, which may connect to any program's socket.
+    client = [lab.load, "machine", str(path), GUEST, GATEWAY, port, str(load.mtu), f"{seconds:g}",
+              load.mode, size]  # fmt: skip
+    with lab.server(None, server) as far:
+        result = lab.client(None, client, limit, privileged=True)
+        if load.mode == "udp-out":
+            return flood_result(read_until(far, "}", limit), result["sent"])[0]
+    if load.mode == "udp-in":
+        return rate_of(result)
+    if result["reset"] or not result["received"]:
+        raise SectionFailed("the connection was reset")
+    return float(result["received"]) * 8 / float(result["seconds"]) / 1e9

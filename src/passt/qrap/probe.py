@@ -1,0 +1,120 @@
+"""The search for a passt that is free.
+
+A passt serves one client at a time: a further one is accepted and closed at once. So a connection
+alone says nothing. We ask a question that every passt answers, as an ARP request for IPv4 and as a
+neighbour solicitation for IPv6, whichever it serves, and wait for the first byte of an answer. It is
+left in the socket, where QEMU finds a whole frame, which its guest has no use for.
+
+A passt that closes is waited for, because the machine that it served may be about to end, as when it
+is restarted. The default paths are tried in their order, and a free passt further on is not preferred to
+a busy one before it: who counts on the order would get somebody else's forwarded ports.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+
+from passt import log
+from passt.errors import HostError
+from passt.wire.arp import ArpOp, ArpPacket
+from passt.wire.ethernet import EthernetFrame, EtherType
+from passt.wire.icmp6 import Icmp6Message, Icmp6Type
+from passt.wire.ip4 import IpProtocol
+from passt.wire.ip6 import Ip6Packet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ANSWER_S = 0.5
+PAUSE_S = 0.05
+MAX_RETRIES = 50
+PATHS = tuple(f"/tmp/passt_{number}.socket" for number in range(1, 100))  # noqa: S108 - where passt puts them
+
+_BROADCAST = b"\xff" * 6
+_NO_MAC = bytes(6)
+# Locally administered; passt takes it for the guest's until the guest sends its first frame.
+_OUR_MAC = bytes.fromhex("020000000001")
+_OUR_LINK_LOCAL = IPv6Address("fe80::ff:fe00:1")
+_TARGET = IPv6Address("fe80::1")
+_TARGET_GROUP = IPv6Address("ff02::1:ff00:1")
+
+
+def questions() -> bytes:
+    """Make the ARP request (42 bytes) and the neighbour solicitation (78), each behind its length."""
+    nowhere = IPv4Address(0)
+    request = ArpPacket(ArpOp.REQUEST, _NO_MAC, nowhere, _NO_MAC, nowhere).build()
+    # RFC 4861, 4.3: four reserved bytes and the target; no option, as we do not want to be known.
+    icmp = Icmp6Message(Icmp6Type.NEIGHBOR_SOLICITATION, 0, bytes(4) + _TARGET.packed)
+    packet = Ip6Packet(_OUR_LINK_LOCAL, _TARGET_GROUP, IpProtocol.ICMP6,
+                       icmp.build(_OUR_LINK_LOCAL, _TARGET_GROUP)).build()
+    frames = (EthernetFrame(_BROADCAST, _OUR_MAC, EtherType.ARP, request).build(),
+              EthernetFrame(_BROADCAST, _OUR_MAC, EtherType.IP6, packet).build())
+    return b"".join(len(frame).to_bytes(4, "big") + frame for frame in frames)
+
+
+def connect(paths: Sequence[str] = PATHS, *, answer_s: float = ANSWER_S,
+            pause_s: float = PAUSE_S) -> socket.socket:
+    """Return a blocking socket that is connected to the first passt of *paths* that answers.
+
+    Each gets *answer_s* seconds for its answer; one that closes is tried again up to 50 times, *pause_s*
+    seconds apart. Why a path with a socket is passed over is told. Raises HostError if none answers.
+    """
+    for path in paths:
+        try:
+            found = _connect_when_free(path, answer_s, pause_s)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            log.warning(f"qrap: {path}: {_reason(error, answer_s)}")
+            continue
+        log.info(f"Connected to {path}")
+        return found
+    raise HostError(f"no passt is free on any socket from {paths[0]} to {paths[-1]}; start one first")
+
+
+def _reason(error: OSError, answer_s: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {answer_s:g} s; this is no passt, or it is stuck"
+    if isinstance(error, ConnectionRefusedError):
+        return "nobody listens there any more"
+    if _is_busy(error):
+        return "passt is busy with another client"
+    return error.strerror or str(error)
+
+
+def _is_busy(error: OSError) -> bool:
+    """Tell whether it was closed on us, or accepts nobody now (EAGAIN)."""
+    return isinstance(error, (ConnectionResetError, BrokenPipeError, BlockingIOError))
+
+
+def _connect_when_free(path: str, answer_s: float, pause_s: float) -> socket.socket:
+    for _ in range(MAX_RETRIES):
+        try:
+            return _connect(path, answer_s)
+        except OSError as error:
+            if not _is_busy(error):
+                raise
+        time.sleep(pause_s)
+    return _connect(path, answer_s)
+
+
+def _connect(path: str, answer_s: float) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(answer_s)
+        sock.connect(path)
+        _ask(sock)
+        sock.setblocking(True)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _ask(sock: socket.socket) -> None:
+    sock.sendall(questions())
+    if not sock.recv(1, socket.MSG_PEEK):
+        raise ConnectionResetError

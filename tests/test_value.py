@@ -1,0 +1,163 @@
+"""Values: what they share with frozen data classes, and what they must not have from tuples."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from passt.value import Value, replace
+
+
+class Point(Value):
+    """A value with a default, a constant and a rule."""
+
+    LIMIT: ClassVar[int] = 9
+
+    x: int
+    y: int = 2
+    tags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.x > self.LIMIT:
+            raise ValueError(f"x {self.x}")
+
+    @property
+    def total(self) -> int:
+        """Sum of both."""
+        return self.x + self.y
+
+
+class Named(Point):
+    """A value with one more field."""
+
+    name: str = "no"
+
+
+class Other(Value):
+    """A value with the fields of Point."""
+
+    x: int
+    y: int = 2
+    tags: tuple[str, ...] = ()
+
+
+class Nothing(Value):
+    """A value without fields."""
+
+
+@pytest.mark.parametrize(("value", "fields"), [
+    (Point(1), (1, 2, ())),
+    (Point(1, 3), (1, 3, ())),
+    (Point(y=3, x=1), (1, 3, ())),
+    (Point(1, 3, ("a",)), (1, 3, ("a",))),
+    (Point(1, tags=("a",)), (1, 2, ("a",))),
+    (Named(1, name="n"), (1, 2, (), "n")),
+    (Named(1, 2, (), "n"), (1, 2, (), "n")),
+    (Nothing(), ()),
+])
+def test_names_by_position_by_name_and_by_default(value: Value, fields: tuple[Any, ...]) -> None:
+    assert tuple(getattr(value, field) for field in value.FIELDS) == fields
+
+
+def test_members_that_are_no_names_stay() -> None:
+    assert Point.FIELDS == ("x", "y", "tags")
+    assert (Point.LIMIT, Named.LIMIT, Named(4, 3).total) == (9, 9, 7)
+
+
+@pytest.mark.parametrize(("kind", "values", "named"), [
+    (Point, (), {}),
+    (Point, (), {"y": 1}),
+    (Point, (1, 2, (), 4), {}),
+    (Point, (1,), {"x": 2}),
+    (Point, (1,), {"z": 2}),
+    (Nothing, (1,), {}),
+])
+def test_wrong_arguments_are_a_type_error(
+        kind: type[Value], values: tuple[Any, ...], named: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=r"^(Point|Nothing) (has the fields|needs) "):
+        kind(*values, **named)
+
+
+def test_copy_with_an_unknown_field_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match=r"^Point has the fields "):
+        replace(Point(1), z=2)
+
+
+def test_signature_tells_fields_and_defaults() -> None:
+    assert str(inspect.signature(Named)) == "(x, y=2, tags=(), name='no')"
+
+
+def test_rule_holds_for_new_values_and_copies() -> None:
+    for kind in (Point, Named):
+        with pytest.raises(ValueError, match=r"^x 10$"):
+            kind(10)
+        with pytest.raises(ValueError, match=r"^x 10$"):
+            replace(kind(1), x=10)
+
+
+def test_values_cannot_change() -> None:
+    value: Any = Point(1)
+    with pytest.raises(AttributeError):
+        value.x = 2
+    with pytest.raises(AttributeError):
+        value.z = 2
+    with pytest.raises(AttributeError):
+        del value.x
+    assert not hasattr(value, "__dict__")
+
+
+def test_equality_is_that_of_class_and_names() -> None:
+    assert Point(1) == Point(1, 2)
+    assert hash(Point(1)) == hash(Point(1, 2))
+    assert Point(1) != Point(2)
+    different: list[object] = [Other(1), Named(1), (1, 2, ()), None]
+    for other in different:
+        assert Point(1) != other
+        assert not Point(1) == other  # noqa: SIM201  # the other operator
+    assert len({Point(1), Point(1), Other(1)}) == 2
+
+
+def test_value_without_names_is_true() -> None:
+    assert Nothing()
+    assert Nothing() == Nothing()
+
+
+def test_copies_are_equal_and_of_the_same_class() -> None:
+    value = Named(1, tags=("a",))
+    assert replace(value) == value
+    assert replace(value, y=5, name="n") == Named(1, 5, ("a",), "n")
+    pickled = pickle.loads(pickle.dumps(value))  # noqa: S301  # our own
+    for again in (pickled, copy.copy(value), copy.deepcopy(value)):
+        assert (type(again), again) == (Named, value)
+
+
+def test_text_form_names_the_names() -> None:
+    assert repr(Point(1, tags=("a",))) == "Point(x=1, y=2, tags=('a',))"
+    assert repr(Nothing()) == "Nothing()"
+
+
+def test_patterns_match_values() -> None:
+    match Named(1, 3):
+        case Named(x, y=3):
+            assert x == 1
+        case _:
+            pytest.fail("not matched")
+
+
+def test_a_start_compiles_no_classes() -> None:
+    """All that pasta loads goes without dataclasses, whose import and whose classes cost it a third more."""
+    modules = ("passt.app passt.config.build passt.config.resolve passt.host.probe passt.host.configure"
+               " passt.forward.policy passt.responders.dispatch passt.dataplane.engine")
+    code = f"import sys, {', '.join(modules.split())}; sys.exit('dataclasses' in sys.modules)"
+    source = str(Path(__file__).parent.parent / "src")
+    code = f"import sys; sys.path.insert(0, {source!r}); {code}"
+    found = subprocess.run([sys.executable, "-I", "-S", "-c", code], check=False, capture_output=True,
+                           text=True)
+    assert (found.returncode, found.stderr) == (0, "")
