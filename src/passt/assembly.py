@@ -31,10 +31,13 @@ def resolve_guest(settings: Settings) -> GuestNet:
     from passt.host.probe import probe
 
     facts = probe(interface=settings.interface, outbound_if4=settings.outbound_if4,
-                  outbound_if6=settings.outbound_if6, want4=settings.ip4, want6=settings.ip6)
+                  outbound_if6=settings.outbound_if6, want4=settings.ip4, want6=settings.ip6,
+                  want_routes=settings.config_net and settings.copy_routes)
     guest = resolve(settings, facts)
     for warning in guest.warnings:
         log.warning(warning)
+    for note in guest.notes:
+        log.info(note)
     return guest
 
 

@@ -169,28 +169,18 @@ class InterfaceAddress(Value):
     message: bytes
 
 
-class Route(Value):
-    """One unicast route of the main table; *message* is its RTM_NEWROUTE payload (struct rtmsg + attributes).
-
-    *gateway* is the next hop, of either family; None for an on-link route.
-    """
-
-    destination: IPAddress
-    prefix_len: int
-    gateway: IPAddress | None
-    priority: int
-    ifindex: int
-    message: bytes
-
-
 class FamilyFacts(Value):
-    """One family's view of its template interface."""
+    """One family's view of its template interface.
+
+    *routes* are the RTM_NEWROUTE payloads (struct rtmsg + attributes) of the unicast routes of the main
+    table, of all interfaces; empty if nobody asked for them.
+    """
 
     ifname: str
     ifindex: int
     mtu: int
     addresses: tuple[InterfaceAddress, ...]
-    routes: tuple[Route, ...]
+    routes: tuple[bytes, ...]
     address: IPAddress | None
     prefix_len: int
     gateway: IPAddress | None
@@ -208,11 +198,15 @@ class ResolverFacts(Value):
 
 
 class HostFacts(Value):
-    """What was read from the host at start; a family without a usable interface is None."""
+    """What was read from the host at start; a family without a usable interface is None.
+
+    *has_ip6* tells whether the kernel knows IPv6 at all, on an interface or not.
+    """
 
     ip4: FamilyFacts | None
     ip6: FamilyFacts | None
     resolvers: ResolverFacts = ResolverFacts()
+    has_ip6: bool = True
 
 
 class GuestFamily(Value):
@@ -224,8 +218,9 @@ class GuestFamily(Value):
     *map_host_loopback* and *map_guest* are guest-visible addresses that mean the host's loopback and the
     host's own address; queries to *dns_match* go to
     the host's resolver *dns_host* (with a scope as in `ResolverFacts`; None: the host itself);
-    *resolvers* are those to hand out, empty if none are. *copied_addresses* and *copied_routes* are set
-    up in the namespace by --config-net instead of *address* and *gateway*.
+    *resolvers* are those to hand out, empty if none are. *copied_addresses* and, of *copied_routes*
+    (RTM_NEWROUTE payloads), those through the template, are set up in the namespace by --config-net instead
+    of *address* and *gateway*. A family without a template is in local mode.
     """
 
     address: IPAddress | None
@@ -243,7 +238,7 @@ class GuestFamily(Value):
     is_fixed: bool = False
     resolvers: tuple[IPAddress, ...] = ()
     copied_addresses: tuple[InterfaceAddress, ...] = ()
-    copied_routes: tuple[Route, ...] = ()
+    copied_routes: tuple[bytes, ...] = ()
 
     @property
     def our_link_local(self) -> IPv6Address | None:
@@ -257,7 +252,7 @@ class GuestNet(Value):
 
     *ifname* and *ns_mac* concern pasta's tap interface only. *search* are the domains to hand out, in
     the text form of `passt.domain`, as *hostname* and *fqdn* are; those are empty if there is none.
-    *warnings* are what the user should know of it.
+    *warnings* are what the user should know of it, *notes* what may be of interest.
     """
 
     ip4: GuestFamily | None
@@ -270,3 +265,4 @@ class GuestNet(Value):
     hostname: str = ""
     fqdn: str = ""
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()

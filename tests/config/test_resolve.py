@@ -11,7 +11,7 @@ from passt.config.build import build_settings
 from passt.config.getopt import scan
 from passt.config.resolve import resolve
 from passt.errors import ConfigError
-from passt.model import OUR_MAC, FamilyFacts, HostFacts, InterfaceAddress, ResolverFacts, Route
+from passt.model import OUR_MAC, FamilyFacts, HostFacts, InterfaceAddress, ResolverFacts
 from passt.value import replace
 
 if TYPE_CHECKING:
@@ -26,19 +26,15 @@ def address(text: str, length: int, scope: int = 0, flags: int = 0x80) -> Interf
     return InterfaceAddress(ip(text), length, scope, flags, text.encode())
 
 
-def route(destination: str, length: int, gateway: str | None) -> Route:
-    return Route(ip(destination), length, ip(gateway) if gateway else None, 0, 2, destination.encode())
-
-
 HOST4 = FamilyFacts(
     "eth0", 2, 1500,
     (address("192.0.2.2", 24), address("10.1.2.3", 22), address("169.254.7.7", 16, scope=253),
      address("192.0.2.9", 24, flags=0xA0)),
-    (route("0.0.0.0", 0, "192.0.2.1"), route("192.0.2.0", 24, None)), ip("192.0.2.2"), 24, ip("192.0.2.1"))
+    (b"default", b"192.0.2.0/24"), ip("192.0.2.2"), 24, ip("192.0.2.1"))
 LINK_LOCAL = IPv6Address("fe80::aa")
 HOST6 = FamilyFacts(
     "eth1", 3, 1500, (address("2001:db8::2", 120), address("fe80::aa", 64, scope=253)),
-    (route("::", 0, "fe80::1234"),), ip("2001:db8::2"), 120, ip("fe80::1234"), LINK_LOCAL)
+    (b"default",), ip("2001:db8::2"), 120, ip("fe80::1234"), LINK_LOCAL)
 BOTH = HostFacts(HOST4, HOST6)
 NONE = HostFacts(None, None)
 
@@ -176,10 +172,15 @@ NO_ADDRESS4 = replace(HOST4, address=None, addresses=())
     ("", BOTH, "192.0.2.2", "2001:db8::2", "eth0"),
     ("-4", BOTH, "192.0.2.2", "off", "eth0"),
     ("-6", BOTH, "off", "2001:db8::2", "eth1"),
-    ("", HostFacts(HOST4, None), "192.0.2.2", "off", "eth0"),
-    ("", HostFacts(None, HOST6), "off", "2001:db8::2", "eth1"),
-    ("", HostFacts(NO_ADDRESS4, HOST6), "off", "2001:db8::2", "eth1"),
+    ("", HostFacts(HOST4, None), "192.0.2.2", None, "eth0"),
+    ("", HostFacts(None, HOST6), "169.254.2.1", "2001:db8::2", "eth1"),
+    ("", HostFacts(NO_ADDRESS4, HOST6), "169.254.2.1", "2001:db8::2", "eth1"),
     ("-a 192.0.2.7", HostFacts(NO_ADDRESS4, HOST6), "192.0.2.7", "2001:db8::2", "eth0"),
+    ("-4", HostFacts(HOST4, None), "192.0.2.2", "off", "eth0"),
+    ("-6", HostFacts(None, HOST6), "off", "2001:db8::2", "eth1"),
+    ("", HostFacts(HOST4, None, has_ip6=False), "192.0.2.2", "off", "eth0"),
+    ("", HostFacts(None, None, has_ip6=False), "169.254.2.1", "off", "tap0"),
+    ("-i eth0", HostFacts(HOST4, None), "192.0.2.2", None, "eth0"),
     ("", NONE, "169.254.2.1", None, "tap0"),
     ("", HostFacts(NO_ADDRESS4, None), "169.254.2.1", None, "tap0"),
     ("-4", NONE, "169.254.2.1", "off", "tap0"),
@@ -190,7 +191,7 @@ NO_ADDRESS4 = replace(HOST4, address=None, addresses=())
     ("-a 2001:db8::7", NONE, "169.254.2.1", "2001:db8::7", "tap0"),
     ("-I net7", BOTH, "192.0.2.2", "2001:db8::2", "net7"),
     ("-I net7", NONE, "169.254.2.1", None, "net7"),
-    ("", HostFacts(replace(HOST4, ifname="lo"), None), "192.0.2.2", "off", "tap0"),
+    ("", HostFacts(replace(HOST4, ifname="lo"), None), "192.0.2.2", None, "tap0"),
 ])
 def test_families_local_mode_and_interface_name(
         arguments: str, facts: HostFacts, address4: str | None, address6: str | None, ifname: str) -> None:
@@ -211,6 +212,28 @@ def test_local_mode_gateways_stand_for_the_host_and_nothing_is_copied() -> None:
         assert fields(family, "gateway", "our_address", "map_host_loopback") == [ip(gateway)] * 3
         assert fields(family, "copied_addresses", "copied_routes", "template_ifname", "template_ifindex") == [
             (), (), None, 0]
+
+
+@pytest.mark.parametrize(("arguments", "facts", "families"), [
+    ("", BOTH, ""), ("", NONE, "46"), ("", HostFacts(HOST4, None), "6"), ("", HostFacts(None, HOST6), "4"),
+    ("-4", HostFacts(HOST4, None), ""), ("-4", NONE, "4"), ("", HostFacts(HOST4, None, has_ip6=False), ""),
+])
+def test_local_mode_is_told_for_each_family(arguments: str, facts: HostFacts, families: str) -> None:
+    net = resolved(arguments, facts)
+    assert [note.split(": ")[1] for note in net.notes] == [
+        f"local mode for IPv{family}, with link-local addresses" for family in families]
+    assert net.warnings == ()
+
+
+def test_local_mode_of_one_family_is_like_that_of_both() -> None:
+    one, both = resolved("", HostFacts(HOST4, None)), resolved("", NONE)
+    assert one.ip6 == both.ip6
+    assert resolved("", HostFacts(None, HOST6)).ip4 == both.ip4
+
+
+def test_ip6_address_for_a_kernel_without_ip6_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^option '--address': 2001:db8::7 cannot be used, as the kernel"):
+        resolved("-a 2001:db8::7", HostFacts(HOST4, None, has_ip6=False))
 
 
 def test_local_mode_takes_given_gateways() -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 from passt.config.build import build_settings
 from passt.config.getopt import scan
 from passt.errors import ConfigError, HostError, WireError
-from passt.host import resolvconf, rtnl
+from passt.host import resolvconf, rtnl, rtnl_route
 from passt.model import GuestFamily, GuestNet
 from passt.responders.dispatch import Dispatcher
 from passt.value import replace
@@ -204,7 +204,8 @@ def fuzz_rtnl(data: bytes) -> None:
     """Read *data* as a datagram of messages, and each payload as each kind of message."""
     with contextlib.suppress(HostError):
         for message in rtnl.split_messages(data):
-            for parse in (rtnl.parse_link, rtnl.parse_address, rtnl.parse_route):
+            for parse in (rtnl.parse_link, rtnl.parse_address, rtnl_route.parse_route,
+                          rtnl_route.parse_object):
                 with contextlib.suppress(HostError):
                     parse(message.payload)
             with contextlib.suppress(HostError):
@@ -212,7 +213,7 @@ def fuzz_rtnl(data: bytes) -> None:
             with contextlib.suppress(HostError):
                 rtnl.retarget_address(message.payload, 7, no_prefix_route=True)
             with contextlib.suppress(HostError):
-                rtnl.retarget_route(message.payload, 2, 7, {bytes(4)})
+                rtnl_route.retarget_route(message.payload, 2, 7, {bytes(4)})
 
 
 def fuzz_resolv_conf(data: bytes) -> None:

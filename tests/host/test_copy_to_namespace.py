@@ -22,6 +22,7 @@ import pytest
 from passt.errors import HostError
 from passt.host.configure import TX_QUEUE_LEN, TapFacts, bring_lo_up, configure
 from passt.host.probe import probe
+from passt.host.rtnl_route import parse_route
 from passt.host.syscalls import CLONE_NEWNET
 from passt.model import FamilyFacts, GuestFamily, GuestNet
 from passt.value import replace
@@ -35,7 +36,7 @@ pytestmark = [
 Json = list[dict[str, Any]]
 CLONE_NEWUSER = 0x10000000
 TUNSETIFF = 0x400454CA
-IFF_TAP, IFF_NO_PI = 2, 0x1000
+IFF_TUN, IFF_TAP, IFF_NO_PI = 1, 2, 0x1000
 PR_SET_DUMPABLE = 4
 MAC = bytes.fromhex("02a0a1a2a3a4")
 LINK_LOCAL = IPv6Address("fe80::a0:a1ff:fea2:a3a4")
@@ -69,6 +70,7 @@ def copied(facts: FamilyFacts | None) -> GuestFamily | None:
         prefix_len=facts.prefix_len,
         gateway=facts.gateway,
         our_address=facts.gateway,
+        template_ifname=facts.ifname,
         template_ifindex=facts.ifindex,
         copied_addresses=facts.addresses,
         copied_routes=facts.routes,
@@ -176,7 +178,40 @@ PREFIX_ROUTE_WITH_METRICS = """
 """
 
 
+METRICS = """
+    addr add 192.0.2.2/24 dev h0
+    addr add 192.0.2.3/24 dev h0 noprefixroute
+    addr add 2001:db8::2/64 dev h0 nodad mngtmpaddr
+    route add default via 192.0.2.1 mtu lock 1400 advmss 1360 rtt 100ms window 65535 initcwnd 20 quickack 1
+    route add default via 192.0.2.1 metric 7 tos 0x10
+    route add 203.0.113.0/24 via 192.0.2.1 proto 186 realm 5 mtu 1280
+    route add 198.51.100.0/24 dev h0 scope link src 192.0.2.3 metric 3
+    route add default via 2001:db8::1 mtu 1400 hoplimit 3 pref high
+    route add 2001:db8:9::/48 dev h0 metric 5 proto bgp pref low
+"""
+UNNUMBERED = """
+    link set lo up
+    addr add 192.0.2.2/32 dev lo
+    addr add 2001:db8::2/64 dev h0 nodad
+    route add 0.0.0.0/0 via inet6 fe80::1 dev h0 src 192.0.2.2 proto bgp metric 20
+    route add default via fe80::1 dev h0 proto bgp metric 20
+"""
+LINK_LOCAL_METRIC = """
+    link set h0 addrgenmode none
+    addr flush dev h0 scope link
+    addr add fe80::5/64 dev h0 nodad noprefixroute
+    route add fe80::/64 dev h0 proto kernel metric 1024
+    addr add 192.0.2.2/24 dev h0
+    route add default via 192.0.2.1
+    addr add 2001:db8::2/64 dev h0 nodad
+    route add default via fe80::1 dev h0 metric 1024
+"""
+
+
 @pytest.mark.parametrize("commands", [
+    pytest.param(METRICS, id="metrics"),
+    pytest.param(UNNUMBERED, id="unnumbered"),
+    pytest.param(LINK_LOCAL_METRIC, id="link-local-metric"),
     pytest.param(PLAIN, id="plain"),
     pytest.param(SEVERAL, id="several"),
     pytest.param(NETWORK_MANAGER, id="network-manager"),
@@ -192,6 +227,10 @@ def test_copy_shows_the_same_as_the_host(commands: str) -> None:
     result = copy(commands)
     assert result["tap"].warnings == ()
     assert "default" in [route["dst"] for route in result["before"]["route4"]]
+    if commands == UNNUMBERED:
+        # The address lies on another interface of the host, and on the only one of the namespace.
+        assert result["before"].pop("addr4") == []
+        assert [address["local"] for address in result["after"].pop("addr4")] == ["192.0.2.2"]
     assert result["after"] == result["before"]
 
 
@@ -200,6 +239,48 @@ def test_copy_of_nexthop_object_blanks_its_id() -> None:
     for route in result["before"]["route4"]:
         route.pop("nhid", None)
     assert result["after"] == result["before"]
+
+
+NEXTHOP_GROUP = """
+    link set lo up
+    addr add 192.0.2.2/24 dev h0
+    addr add 2001:db8::2/64 dev h0 nodad
+    nexthop add id 7 via 192.0.2.1 dev h0
+    nexthop add id 8 via 192.0.2.5 dev h0
+    nexthop add id 9 group 7,1/8,6
+    nexthop add id 20 via fe80::1 dev h0
+    nexthop add id 21 blackhole
+    route add default nhid 9
+    route add 203.0.113.0/24 nhid 8
+    route add 198.51.100.0/24 nhid 20
+    route add 198.18.0.0/15 nhid 21
+    route add ::/0 nhid 20
+"""
+
+
+@pytest.mark.parametrize("compat_mode", ["1", "0"])
+def test_copy_of_nexthop_objects_is_of_what_they_say(compat_mode: str) -> None:
+    def run() -> tuple[FamilyFacts, FamilyFacts, Json, Json]:
+        mode = Path("/proc/sys/net/ipv4/nexthop_compat_mode")
+        ip_batch(HOST + NEXTHOP_GROUP)
+        mode.write_text(compat_mode, encoding="ascii")
+        facts = probe()
+        assert facts.ip4 is not None
+        assert facts.ip6 is not None
+        new_namespace()
+        open_tap()
+        tap = configure("h0", GuestNet(copied(facts.ip4), copied(facts.ip6), "h0", ns_mac=MAC), True)
+        assert tap.warnings == ()
+        return facts.ip4, facts.ip6, routes(4), routes(6)
+    ip4, ip6, found4, found6 = isolated(run)
+    assert (ip4.gateway, ip6.gateway) == (IPv4Address("192.0.2.5"), IPv6Address("fe80::1"))
+    by_destination = {route["dst"]: route for route in found4}
+    assert set(by_destination) == {"default", "192.0.2.0/24", "203.0.113.0/24", "198.51.100.0/24"}
+    assert [(hop["gateway"], hop["weight"]) for hop in by_destination["default"]["nexthops"]] == [
+        ("192.0.2.1", 1), ("192.0.2.5", 6)]
+    assert by_destination["203.0.113.0/24"]["gateway"] == "192.0.2.5"
+    assert by_destination["198.51.100.0/24"]["via"] == {"family": "inet6", "host": "fe80::1"}
+    assert ("default", "fe80::1") in [(route["dst"], route.get("gateway")) for route in found6]
 
 
 def test_copy_without_the_kernels_prefix_route_suppresses_it() -> None:
@@ -213,6 +294,34 @@ def test_configured_link_is_usable_at_once() -> None:
     assert result["tap"] == TapFacts(MAC, LINK_LOCAL, ())
     assert str(LINK_LOCAL) in result["link_local"]
     assert "tentative" not in result["link_local"]
+
+
+def test_copy_of_a_tun_device_of_a_vpn() -> None:
+    """The template has no Ethernet: addresses of both ends of the tunnel, routes without gateways."""
+    def run() -> dict[str, Any]:
+        descriptor = os.open("/dev/net/tun", os.O_RDWR)
+        fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", b"h0", IFF_TUN | IFF_NO_PI))
+        ip_batch("""
+            link set h0 up mtu 1420
+            addr add 10.8.0.6 peer 10.8.0.5/32 dev h0
+            addr add 2001:db8:8::6/64 dev h0 nodad
+            route add default via 10.8.0.5
+            route add 10.0.0.0/8 dev h0 metric 50
+        """)
+        ip("-6", "route", "add", "default", "dev", "h0")
+        facts = probe()
+        before = (addresses(4), addresses(6), routes(4), routes(6))
+        new_namespace()
+        open_tap()
+        tap = configure("h0", GuestNet(copied(facts.ip4), copied(facts.ip6), "h0"), True)
+        after = (addresses(4), addresses(6), routes(4), routes(6))
+        return {"facts": facts, "warnings": tap.warnings, "before": before, "after": after}
+    result = isolated(run)
+    assert result["warnings"] == ()
+    assert (result["facts"].ip4.address, result["facts"].ip4.gateway) == (
+        IPv4Address("10.8.0.6"), IPv4Address("10.8.0.5"))
+    assert (result["facts"].ip6.address, result["facts"].ip6.gateway) == (IPv6Address("2001:db8:8::6"), None)
+    assert result["after"] == result["before"]
 
 
 def test_copy_keeps_only_the_hops_through_the_template() -> None:
@@ -338,13 +447,20 @@ def test_mtu_beyond_the_driver_is_a_warning() -> None:
     (1500, "disable_ipv6", "disable_ipv6 is 1 in the namespace"),
 ])
 def test_ip6_not_possible_is_a_warning(mtu: int, sysctl: str | None, text: str) -> None:
-    result = configured(GuestNet(LOCAL4, single("2001:db8::2", 64, "fe80::1"), "h0", mtu=mtu), sysctl=sysctl)
+    ip6 = replace(single("2001:db8::2", 64, "fe80::1"), template_ifname="h0")
+    result = configured(GuestNet(LOCAL4, ip6, "h0", mtu=mtu), sysctl=sysctl)
     assert len(result["tap"].warnings) == 1
     assert text in result["tap"].warnings[0]
     assert result["tap"].link_local is None
     assert [entry["local"] for entry in result["addr4"]] == ["169.254.2.1"]
     assert result["addr6"] == result["route6"] == []
     assert "UP" in result["link"]["flags"]
+
+
+def test_ip6_not_possible_is_not_missed_in_local_mode() -> None:
+    result = configured(GuestNet(LOCAL4, LOCAL6, "h0"), sysctl="disable_ipv6")
+    assert result["tap"].warnings == ()
+    assert result["addr6"] == result["route6"] == []
 
 
 def test_ip6_alone_not_possible_is_an_error() -> None:
@@ -445,7 +561,8 @@ def test_routes_that_cannot_be_reached_are_warned_of_and_bounded() -> None:
                  + "".join(f"route add 198.51.{third}.0/24 via 192.0.2.1\n" for third in range(9)))
         facts = probe().ip4
         assert facts is not None
-        family = copied(replace(facts, routes=tuple(r for r in facts.routes if r.gateway)))
+        beyond = tuple(payload for payload in facts.routes if parse_route(payload).hops[0].gateway)
+        family = copied(replace(facts, routes=beyond))
         new_namespace()
         open_tap()
         return configure("h0", GuestNet(family, None, "h0"), True).warnings, routes(4)

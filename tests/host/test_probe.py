@@ -9,27 +9,30 @@ import pytest
 
 from passt.errors import ConfigError
 from passt.host import probe as probe_module
-from passt.host.probe import choose_address, preferred_hop, probe, template_ifindex
-from passt.host.rtnl import AF_INET, AF_INET6, AddressFlag, AddressMessage, NextHop, RouteMessage
+from passt.host.probe import choose_address, preferred_hop, probe, sort_defaults, template_ifindexes
+from passt.host.rtnl import AF_INET, AF_INET6, AddressFlag, AddressMessage
+from passt.host.rtnl_route import NextHop, RouteMessage
+from passt.value import replace
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def route(prefix: str, *hops: tuple[int, int]) -> RouteMessage:
+def route(prefix: str, *hops: tuple[int, int], priority: int = 0, tos: int = 0) -> RouteMessage:
     """Make a route of (ifindex, weight) hops."""
     text, _, prefix_len = prefix.partition("/")
     destination = ip_address(text)
     return RouteMessage(
         family=AF_INET if destination.version == 4 else AF_INET6,
         prefix_len=int(prefix_len),
+        tos=tos,
         table=254,
         protocol=3,
         scope=0,
         type=1,
         flags=0,
         destination=destination.packed,
-        priority=0,
+        priority=priority,
         source=None,
         hops=tuple(NextHop(ifindex, weight, None) for ifindex, weight in hops),
     )
@@ -42,25 +45,32 @@ def address(text: str, prefix_len: int, *, flags: int = 0, scope: int = 0) -> Ad
 
 
 @pytest.mark.parametrize(("routes", "expected"), [
-    ([], None),
-    ([route("0.0.0.0/0")], None),
-    ([route("0.0.0.0/0", (3, 1))], 3),
-    ([route("0.0.0.0/0", (3, 1)), route("0.0.0.0/0", (4, 1))], 3),
-    ([route("10.0.0.0/8", (4, 1)), route("0.0.0.0/0", (3, 1))], 3),
-    ([route("10.0.0.0/8", (4, 1)), route("10.0.0.0/9", (3, 1))], 4),
-    ([route("0.0.0.0/0", (1, 1)), route("10.0.0.0/8", (4, 1))], 4),
-    ([route("169.254.0.0/16", (3, 1))], None),
-    ([route("169.254.9.0/24", (3, 1))], None),
-    ([route("169.0.0.0/8", (3, 1))], 3),
-    ([route("169.253.0.0/16", (3, 1))], 3),
-    ([route("fe80::/64", (3, 1))], None),
-    ([route("febf::/16", (3, 1))], None),
-    ([route("fec0::/16", (3, 1))], 3),
-    ([route("fe80::/9", (3, 1))], 3),
-    ([route("0.0.0.0/0", (3, 1), (4, 2), (5, 2))], 4),
+    ([], []),
+    ([route("0.0.0.0/0")], []),
+    ([route("0.0.0.0/0", (3, 1))], [3]),
+    ([route("0.0.0.0/0", (3, 1)), route("0.0.0.0/0", (4, 1)), route("0.0.0.0/0", (3, 1))], [3, 4]),
+    ([route("10.0.0.0/8", (4, 1)), route("10.0.0.0/9", (3, 1))], [4, 3]),
+    ([route("0.0.0.0/0", (1, 1)), route("10.0.0.0/8", (4, 1))], [4]),
+    ([route("169.254.0.0/16", (3, 1))], []),
+    ([route("169.254.9.0/24", (3, 1))], []),
+    ([route("169.0.0.0/8", (3, 1))], [3]),
+    ([route("169.253.0.0/16", (3, 1))], [3]),
+    ([route("fe80::/64", (3, 1)), route("2001:db8::/64", (3, 1))], [3]),
+    ([route("fe80::/64", (3, 1))], []),
+    ([route("febf::/16", (3, 1))], []),
+    ([route("fec0::/16", (3, 1))], [3]),
+    ([route("fe80::/9", (3, 1))], [3]),
+    ([route("0.0.0.0/0", (3, 1), (4, 2), (5, 2))], [4]),
 ])
-def test_template_choice(routes: list[RouteMessage], expected: int | None) -> None:
-    assert template_ifindex(routes) == expected
+def test_template_candidates(routes: list[RouteMessage], expected: list[int]) -> None:
+    assert list(template_ifindexes(routes)) == expected
+
+
+def test_default_routes_are_sorted_as_the_kernel_prefers_them() -> None:
+    some = route("0.0.0.0/0", (3, 1), tos=16)
+    high, low, low_too = (route("0.0.0.0/0", (4 + index, 1), priority=priority)
+                          for index, priority in enumerate((9, 2, 2)))
+    assert sort_defaults([some, high, low, low_too]) == [low, low_too, high, some]
 
 
 def test_preferred_hop_is_first_of_highest_weight() -> None:
@@ -68,6 +78,12 @@ def test_preferred_hop_is_first_of_highest_weight() -> None:
     assert preferred_hop(many) == NextHop(4, 9, None)
     assert preferred_hop(many, 3) == NextHop(3, 2, None)
     assert preferred_hop(many, 7) is None
+
+
+def test_dead_hop_is_not_preferred() -> None:
+    alive, dead = NextHop(3, 1, None), NextHop(4, 9, None, is_dead=True)
+    assert preferred_hop(replace(route("0.0.0.0/0"), hops=(dead, alive))) == alive
+    assert preferred_hop(replace(route("0.0.0.0/0"), hops=(dead,))) is None
 
 
 @pytest.mark.parametrize(("addresses", "expected"), [
@@ -80,6 +96,10 @@ def test_preferred_hop_is_first_of_highest_weight() -> None:
     ([address("fe80::1", 64, scope=253), address("2001:db8::1", 48)], 1),
     ([address("fec0::1", 64, scope=200)], 0),
     ([address("2001:db8::1", 64, flags=AddressFlag.DADFAILED)], None),
+    ([address("2001:db8::1", 64, flags=AddressFlag.TENTATIVE)], 0),
+    ([address("2001:db8::1", 64, flags=AddressFlag.TENTATIVE), address("2001:db8::2", 48)], 1),
+    ([address("127.0.0.1", 8, scope=254)], None),
+    ([address("127.0.0.1", 8, scope=254), address("192.0.2.2", 8)], 1),
 ])
 def test_address_choice(addresses: list[AddressMessage], expected: int | None) -> None:
     assert choose_address(addresses) == (None if expected is None else addresses[expected])

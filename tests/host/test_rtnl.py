@@ -15,7 +15,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from passt.errors import HostError
-from passt.host import rtnl
+from passt.host import rtnl, rtnl_route
 from passt.host.rtnl import (
     AF_INET,
     AF_INET6,
@@ -23,9 +23,10 @@ from passt.host.rtnl import (
     Message,
     MessageFlag,
     MessageType,
-    NextHop,
     Outcome,
 )
+from passt.host.rtnl_route import NextHop, NextHopObject
+from passt.value import replace
 
 if struct.pack("=H", 1) != b"\1\0":
     pytest.skip("the vectors are those of a little-endian machine", allow_module_level=True)
@@ -111,22 +112,74 @@ def test_address_of_point_to_point_is_the_local_one() -> None:
     assert (found.address[3], found.network[3]) == (2, 99)
 
 
+# Next-hop object 7: via fe80::1 dev 4, onlink; 8: a group of 7 and 9 with weights 1 and 3; a route over 8.
+OBJECT = bytes.fromhex("0a000300 04000000 08000100 07000000 08000500 04000000"
+                       "14000600 fe800000000000000000000000000001")
+GROUP = bytes.fromhex("00000000 00000000 08000100 08000000 14000200 07000000 00 000000 09000000 02 000000")
+NAMED_ROUTE = bytes.fromhex("0218 0000fe030001 00000000 08000100 cb007100 08001e00 08000000")
+OBJECTS = {
+    7: NextHopObject(7, 4, 4, IPv6Address("fe80::1").packed, ()),
+    8: NextHopObject(8, 0, 0, None, ((7, 1), (9, 3))),
+    9: NextHopObject(9, 1, 5, bytes([192, 0, 2, 9]), ()),
+}
+
+
+def test_object_golden() -> None:
+    assert rtnl_route.parse_object(OBJECT) == OBJECTS[7]
+    assert rtnl_route.parse_object(GROUP) == OBJECTS[8]
+
+
+def test_object_that_leads_nowhere_has_no_interface() -> None:
+    blackhole = bytes.fromhex("02000300 00000000 08000100 07000000 04000400")
+    assert rtnl_route.parse_object(blackhole) == NextHopObject(7, 0, 0, None, ())
+
+
+def test_route_over_an_object_gets_its_hop() -> None:
+    named = NAMED_ROUTE.replace(bytes.fromhex("08001e00 08000000"), bytes.fromhex("08001e00 07000000"))
+    found = rtnl_route.parse_route(rtnl_route.expand_objects(named, OBJECTS))
+    assert found.hops == (NextHop(4, 1, IPv6Address("fe80::1").packed),)
+    assert found.flags == 4
+
+
+def test_route_over_a_group_gets_its_hops() -> None:
+    found = rtnl_route.parse_route(rtnl_route.expand_objects(NAMED_ROUTE, OBJECTS))
+    assert found.hops == (NextHop(4, 1, IPv6Address("fe80::1").packed),
+                          NextHop(5, 3, bytes([192, 0, 2, 9]), is_dead=True))
+
+
+@pytest.mark.parametrize("objects", [{}, {8: OBJECTS[8]}])
+def test_route_over_unknown_objects_leads_nowhere(objects: dict[int, NextHopObject]) -> None:
+    assert rtnl_route.parse_route(rtnl_route.expand_objects(NAMED_ROUTE, objects)).hops == ()
+
+
+def test_route_that_tells_its_hops_is_not_expanded() -> None:
+    for route in (ROUTE, MULTIPATH_ROUTE, VIA_ROUTE, ROUTE + bytes.fromhex("08001e00 08000000")):
+        assert rtnl_route.expand_objects(route, OBJECTS) == route
+
+
+def test_route_is_told_as_people_write_it() -> None:
+    assert rtnl_route.parse_route(ROUTE).text == "0.0.0.0/0 via 192.0.2.1"
+    assert rtnl_route.parse_route(MULTIPATH_ROUTE).text == "2001:db8::/32 via fe80::1"
+    assert rtnl_route.parse_route(rtnl_route.set_route(4, family=AF_INET, destination=bytes([10, 0, 0, 1]))
+                                  ).text == "10.0.0.1/32"
+
+
 def test_route_golden() -> None:
-    assert rtnl.parse_route(ROUTE) == rtnl.RouteMessage(
-        family=AF_INET, prefix_len=0, table=254, protocol=16, scope=0, type=1, flags=0x10,
+    assert rtnl_route.parse_route(ROUTE) == rtnl_route.RouteMessage(
+        family=AF_INET, prefix_len=0, tos=0, table=254, protocol=16, scope=0, type=1, flags=0x10,
         destination=bytes(4), priority=100, source=bytes([192, 0, 2, 2]),
         hops=(NextHop(4, 1, bytes([192, 0, 2, 1])),))
 
 
 def test_multipath_route_golden() -> None:
-    found = rtnl.parse_route(MULTIPATH_ROUTE)
+    found = rtnl_route.parse_route(MULTIPATH_ROUTE)
     assert IPv6Address(found.destination) == IPv6Address("2001:db8::")
-    assert found.hops == (NextHop(4, 1, IPv6Address("fe80::1").packed),
+    assert found.hops == (NextHop(4, 1, IPv6Address("fe80::1").packed, is_dead=True),
                           NextHop(5, 3, IPv6Address("fe80::2").packed))
 
 
 def test_gateway_of_other_family_golden() -> None:
-    assert rtnl.parse_route(VIA_ROUTE).hops == (NextHop(4, 1, IPv6Address("fe80::1").packed),)
+    assert rtnl_route.parse_route(VIA_ROUTE).hops == (NextHop(4, 1, IPv6Address("fe80::1").packed),)
 
 
 def test_address_retargeted_golden() -> None:
@@ -146,30 +199,30 @@ def test_address_retargeted_without_long_flags_gets_them() -> None:
 
 
 def test_route_retargeted_golden() -> None:
-    assert rtnl.retarget_route(ROUTE, 4, 9, {bytes([192, 0, 2, 2])}) == RETARGETED_ROUTE
+    assert rtnl_route.retarget_route(ROUTE, 4, 9, {bytes([192, 0, 2, 2])}) == (RETARGETED_ROUTE, True)
 
 
 def test_route_retargeted_drops_a_source_that_is_not_ours() -> None:
-    assert rtnl.retarget_route(ROUTE, 4, 9, ()) == RETARGETED_ROUTE.replace(
-        bytes.fromhex("08000700c0000202"), b"")
+    assert rtnl_route.retarget_route(ROUTE, 4, 9, ()) == (RETARGETED_ROUTE.replace(
+        bytes.fromhex("08000700c0000202"), b""), True)
 
 
 def test_route_of_another_interface_is_not_retargeted() -> None:
-    assert rtnl.retarget_route(ROUTE, 5, 9, ()) is None
-    assert rtnl.retarget_route(MULTIPATH_ROUTE, 6, 9, ()) is None
-    assert rtnl.retarget_route(ROUTE[:12], 4, 9, ()) is None
+    assert rtnl_route.retarget_route(ROUTE, 5, 9, ()) is None
+    assert rtnl_route.retarget_route(MULTIPATH_ROUTE, 6, 9, ()) is None
+    assert rtnl_route.retarget_route(ROUTE[:12], 4, 9, ()) is None
 
 
 def test_multipath_route_retargeted_keeps_own_hops_without_state() -> None:
-    found = rtnl.retarget_route(MULTIPATH_ROUTE, 4, 9, ())
-    assert found == MULTIPATH_ROUTE[:32] + bytes.fromhex(
-        "2000 0900 1c00 04 00 09000000 1400 0500 fe800000000000000000000000000001")
+    found = rtnl_route.retarget_route(MULTIPATH_ROUTE, 4, 9, ())
+    assert found == (MULTIPATH_ROUTE[:32] + bytes.fromhex(
+        "2000 0900 1c00 04 00 09000000 1400 0500 fe800000000000000000000000000001"), True)
 
 
 def test_flags_of_nested_attributes_survive_retargeting() -> None:
     metrics = rtnl.attribute(0x8008, rtnl.attribute(2, bytes(4)))
-    found = rtnl.retarget_route(ROUTE + metrics, 4, 9, {bytes([192, 0, 2, 2])})
-    assert found == RETARGETED_ROUTE + metrics
+    found = rtnl_route.retarget_route(ROUTE + metrics, 4, 9, {bytes([192, 0, 2, 2])})
+    assert found == (RETARGETED_ROUTE + metrics, True)
 
 
 def test_outcome_golden() -> None:
@@ -201,16 +254,19 @@ Reader = Callable[[bytes], Any]
 READERS: list[tuple[bytes, int, Reader]] = [
     (LINK, 16, rtnl.parse_link),
     (ADDRESS, 8, rtnl.parse_address),
-    (ROUTE, 12, rtnl.parse_route),
-    (MULTIPATH_ROUTE, 12, rtnl.parse_route),
-    (VIA_ROUTE, 12, rtnl.parse_route),
+    (ROUTE, 12, rtnl_route.parse_route),
+    (MULTIPATH_ROUTE, 12, rtnl_route.parse_route),
+    (VIA_ROUTE, 12, rtnl_route.parse_route),
     (ADDRESS, 8, lambda data: rtnl.retarget_address(data, 9, no_prefix_route=True)),
-    (MULTIPATH_ROUTE, 12, lambda data: rtnl.retarget_route(data, 4, 9, ())),
-    (REFUSAL.payload, 20, lambda data: rtnl.parse_outcome(REFUSAL._replace(payload=data))),
+    (MULTIPATH_ROUTE, 12, lambda data: rtnl_route.retarget_route(data, 4, 9, ())),
+    (REFUSAL.payload, 20, lambda data: rtnl.parse_outcome(replace(REFUSAL, payload=data))),
+    (OBJECT, 8, rtnl_route.parse_object),
+    (GROUP, 8, rtnl_route.parse_object),
 ]
 
 
-READER_NAMES = ["link", "address", "route", "multipath", "via", "address-to", "route-to", "error"]
+READER_NAMES = ["link", "address", "route", "multipath", "via", "address-to", "route-to", "error", "object",
+                "group"]
 
 
 def is_read(read: Reader, data: bytes) -> bool:
@@ -237,6 +293,25 @@ def test_every_truncation_but_between_attributes_is_an_error(
     assert [length for length in set(range(len(golden))) - between if is_read(read, golden[:length])] == []
 
 
+def test_replies_of_a_dump_are_those_with_its_number() -> None:
+    found: list[bytes] = []
+    entry, other = rtnl.message(20, 2, 1, ADDRESS), rtnl.message(20, 2 | 0x10, 2, ADDRESS)
+    assert rtnl.take_replies(entry + other + entry, 1, found) == (None, False)
+    assert found == [ADDRESS, ADDRESS]
+    end = rtnl.message(MessageType.DONE, 2, 1, bytes(4))
+    assert rtnl.take_replies(entry + end, 1, found) == (Message(MessageType.DONE, 2, 1, bytes(4)), False)
+    assert rtnl.take_replies(rtnl.message(20, 2 | MessageFlag.DUMP_INTERRUPTED, 1, ADDRESS), 1, found) == (
+        None, True)
+    assert rtnl.take_replies(rtnl.message(MessageType.NOOP, 0, 1, b""), 1, found) == (None, False)
+    assert found == [ADDRESS] * 4
+
+
+def test_every_truncation_of_a_dump_is_an_error() -> None:
+    datagram = rtnl.message(20, 0, 1, ADDRESS)
+    for cut in range(1, len(datagram)):
+        assert not is_read(lambda data: rtnl.take_replies(data, 1, []), datagram[:cut])
+
+
 def test_every_truncation_of_a_datagram_is_an_error() -> None:
     datagram = rtnl.message(20, 0, 1, ADDRESS)
     assert is_read(rtnl.split_messages, datagram)
@@ -257,18 +332,22 @@ def test_every_spoiled_length_is_an_error(golden: bytes, header_len: int, read: 
     (b"\x11" + ADDRESS[1:], rtnl.parse_address),
     (ADDRESS[:1] + b"\x21" + ADDRESS[2:], rtnl.parse_address),
     (ADDRESS[:8] + bytes.fromhex("0700 0100 c00002 00"), rtnl.parse_address),
-    (ROUTE[:1] + b"\x21" + ROUTE[2:], rtnl.parse_route),
-    (ROUTE[:12] + bytes.fromhex("0700 0400 040000 00"), rtnl.parse_route),
-    (ROUTE[:12] + bytes.fromhex("0800 0100 0a000000 0700 0700 c00002 00"), rtnl.parse_route),
-    (VIA_ROUTE[:12] + bytes.fromhex("0500 1200 0a 000000 0800 0400 04000000"), rtnl.parse_route),
-    (VIA_ROUTE[:12] + bytes.fromhex("0a00 1200 0a00 fe800000 0000 0800 0400 04000000"), rtnl.parse_route),
+    (ROUTE[:1] + b"\x21" + ROUTE[2:], rtnl_route.parse_route),
+    (ROUTE[:12] + bytes.fromhex("0700 0400 040000 00"), rtnl_route.parse_route),
+    (ROUTE[:12] + bytes.fromhex("0800 0100 0a000000 0700 0700 c00002 00"), rtnl_route.parse_route),
+    (VIA_ROUTE[:12] + bytes.fromhex("0500 1200 0a 000000 0800 0400 04000000"), rtnl_route.parse_route),
+    (VIA_ROUTE[:12] + bytes.fromhex("0a00 1200 0a00 fe800000 0000 0800 0400 04000000"),
+     rtnl_route.parse_route),
+    (OBJECT[:8] + bytes.fromhex("0800 0100 07000000 0a00 0200 010000000000 0000"), rtnl_route.parse_object),
+    (OBJECT[:8] + bytes.fromhex("0800 0600 c0000201"), rtnl_route.parse_object),
 ])
 def test_wrong_field_is_an_error(payload: bytes, read: Reader) -> None:
     with pytest.raises(HostError, match=r"^rtnetlink: "):
         read(payload)
 
 
-@given(st.binary(max_size=120), st.sampled_from([rtnl.split_messages, *(read for _, _, read in READERS)]))
+@given(st.binary(max_size=120), st.sampled_from([
+        rtnl.split_messages, lambda data: rtnl.take_replies(data, 0, []), *(read for _, _, read in READERS)]))
 def test_any_bytes_are_read_or_an_error(data: bytes, read: Reader) -> None:
     is_read(read, data)
 
@@ -295,7 +374,7 @@ def test_route_built_is_read(destination: IPv4Address | IPv6Address,
                              is_default: bool, ifindex: int) -> None:
     family = AF_INET if destination.version == 4 else AF_INET6
     packed = None if gateway is None else gateway.packed
-    found = rtnl.parse_route(rtnl.set_route(ifindex, family=family, gateway=packed, scope=253,
+    found = rtnl_route.parse_route(rtnl_route.set_route(ifindex, family=family, gateway=packed, scope=253,
                                             destination=b"" if is_default else destination.packed))
     assert found.hops == (NextHop(ifindex, 1, packed),)
     assert (found.family, found.scope, found.table, found.protocol) == (family, 253, 254, 3)
@@ -337,9 +416,15 @@ def test_pyroute2_reads_our_address(text: str) -> None:
 
 @pytest.mark.parametrize(("family", "text"), [(AF_INET, "192.0.2.1"), (AF_INET6, "fe80::1")])
 def test_pyroute2_reads_our_route(family: int, text: str) -> None:
-    found = read_by_pyroute2(rtmsg, rtnl.set_route(9, family=family, gateway=ip_address(text).packed))
+    found = read_by_pyroute2(rtmsg, rtnl_route.set_route(9, family=family, gateway=ip_address(text).packed))
     assert (found["family"], found["dst_len"], found["table"], found["type"]) == (family, 0, 254, 1)
     assert (found["RTA_OIF"], found["RTA_GATEWAY"]) == (9, text)
+
+
+def test_pyroute2_reads_our_routes_with_expanded_objects() -> None:
+    found = read_by_pyroute2(rtmsg, rtnl_route.expand_objects(NAMED_ROUTE, OBJECTS))
+    assert [(hop["oif"], hop["hops"]) for hop in found["RTA_MULTIPATH"]] == [(4, 0), (5, 2)]
+    assert found["RTA_MULTIPATH"][1].get_attr("RTA_GATEWAY") == "192.0.2.9"
 
 
 def test_we_read_pyroute2s_address() -> None:
@@ -357,6 +442,6 @@ def test_we_read_pyroute2s_multipath_route() -> None:
     payload = written_by_pyroute2(
         rtmsg, {"family": AF_INET, "dst_len": 24, "table": 254, "proto": 3, "scope": 0, "type": 1},
         [("RTA_DST", "203.0.113.0"), ("RTA_PRIORITY", 5), ("RTA_MULTIPATH", hops)])
-    found = rtnl.parse_route(payload)
+    found = rtnl_route.parse_route(payload)
     assert (str(IPv4Address(found.destination)), found.prefix_len, found.priority) == ("203.0.113.0", 24, 5)
     assert found.hops == (NextHop(4, 1, bytes([192, 0, 2, 1])), NextHop(5, 9, bytes([192, 0, 2, 9])))

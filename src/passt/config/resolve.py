@@ -1,8 +1,8 @@
 """From `Settings` and `HostFacts` to the network that the guest gets: pure, no I/O.
 
-A family that is enabled and has a template interface with an address follows that template. When
-no enabled family has one, all enabled families are in local mode: link-local addresses, no template
-(passt(1), "Local mode for disconnected setups"). When only one has, the other is disabled.
+A family that is enabled and has a template interface with an address follows that template. One that
+has none is in local mode, whatever the other one has: link-local addresses, no template (passt(1),
+"Local mode for disconnected setups"). A kernel without IPv6 disables that.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ def resolve(settings: Settings, facts: HostFacts) -> GuestNet:
     facts4 = facts.ip4 if settings.ip4 and _is_usable(facts.ip4, settings.address4) else None
     facts6 = facts.ip6 if settings.ip6 and _is_usable(facts.ip6, settings.address6) else None
     _check_interfaces(settings, facts4, facts6)
-    local_mode = facts4 is None and facts6 is None
+    if settings.address6 is not None and not facts.has_ip6:
+        raise ConfigError(f"option '--address': {settings.address6} cannot be used, as the kernel has no IPv6"
+                          f" (see the boot parameter ipv6.disable)")
     servers = facts.resolvers.servers
     ip4 = ip6 = None
-    if facts4 is not None or (local_mode and settings.ip4):
+    if settings.ip4:
         ip4 = _resolve_ip4(settings, facts4, [server for server in servers if server.version == 4])
-    if facts6 is not None or (local_mode and settings.ip6):
+    if settings.ip6 and facts.has_ip6:
         ip6 = _resolve_ip6(settings, facts6, [server for server in servers if server.version == 6])
     search, left_out = choose_search(settings, facts.resolvers.search)
     tells_search = hands_out(settings.hand_out_search, settings.mode)
@@ -53,7 +55,16 @@ def resolve(settings: Settings, facts: HostFacts) -> GuestNet:
         hostname=settings.hostname,
         fqdn=settings.fqdn,
         warnings=_name_warnings(settings, (ip4, ip6), left_out if tells_search else ()),
+        notes=_local_notes(settings, ip4, ip6),
     )
+
+
+def _local_notes(settings: Settings, ip4: GuestFamily | None, ip6: GuestFamily | None) -> tuple[str, ...]:
+    """Tell which families have nothing of the host."""
+    where = f"on interface {settings.interface}" if settings.interface else "of an interface with a route"
+    return tuple(f"no usable IPv{version} address {where}: local mode for IPv{version}, with link-local"
+                 f" addresses" for version, family in ((4, ip4), (6, ip6))
+                 if family is not None and family.template_ifname is None)
 
 
 def _name_warnings(settings: Settings, families: tuple[GuestFamily | None, ...],
@@ -76,6 +87,7 @@ def _is_usable(facts: FamilyFacts | None, given: IPAddress | None) -> bool:
 
 
 def _check_interfaces(settings: Settings, facts4: FamilyFacts | None, facts6: FamilyFacts | None) -> None:
+    """Refuse what was asked for by name, and would be left aside."""
     if settings.interface is not None and facts4 is None and facts6 is None:
         raise ConfigError(f"option '--interface': {settings.interface} has no usable address;"
                           f" give another interface, or addresses with --address")

@@ -24,10 +24,9 @@ from __future__ import annotations
 
 from errno import EEXIST, EHOSTUNREACH, ENETUNREACH
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING, NamedTuple
 
 from passt.errors import HostError
-from passt.host import rtnl
+from passt.host import rtnl, rtnl_route
 from passt.host.netlink import KernelRefusalError, Request, RtnlSocket, reason
 from passt.host.rtnl import (
     AF_INET,
@@ -37,13 +36,14 @@ from passt.host.rtnl import (
     InterfaceFlag,
     MessageFlag,
     MessageType,
-    RouteProtocol,
     Scope,
 )
+from passt.value import Value
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from passt.host.rtnl import AddressMessage
-    from passt.model import GuestFamily, GuestNet, IPAddress, Route
+    from passt.model import GuestFamily, GuestNet, IPAddress
 
 LOOPBACK_NAME = "lo"
 
@@ -61,12 +61,13 @@ _IP6_SINGLE_PREFIX_LEN = 64
 # The metric that the kernel gives to IPv6 routes of its own, IP6_RT_PRIO_ADDRCONF.
 _IP6_PREFIX_METRIC = 256
 _CREATE_NEW = MessageFlag.CREATE | MessageFlag.EXCL
+_APPEND = MessageFlag.CREATE | MessageFlag.APPEND
 # The gateway is not reachable (yet).
 _NO_WAY = frozenset({ENETUNREACH, EHOSTUNREACH})
 _MAX_ROUTE_WARNINGS = 4
 
 
-class TapFacts(NamedTuple):
+class TapFacts(Value):
     """The tap after its set-up; *warnings* are whole sentences for the log.
 
     *link_local* is None without --config-net or without IPv6 in the namespace.
@@ -77,12 +78,15 @@ class TapFacts(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-class PrefixRoute(NamedTuple):
+class PrefixRoute(Value):
     """What tells the kernel's prefix routes of one interface apart: masked network, length, metric."""
 
     network: bytes
     prefix_len: int
     priority: int
+
+
+_LINK_LOCAL_ROUTE = PrefixRoute(IPv6Address("fe80::").packed, _IP6_SINGLE_PREFIX_LEN, _IP6_PREFIX_METRIC)
 
 
 def bring_lo_up() -> None:
@@ -165,8 +169,11 @@ class _Tap:
             return True
         self.set_link(what, ip6_mode=AddressMode.NONE)
         self.set_link(what, up=True)
+        flags = int(AddressFlag.NODAD)
+        if _routes_link_local_otherwise(guest.ip6):
+            flags |= AddressFlag.NOPREFIXROUTE
         payload = rtnl.set_address(self._ifindex, link_local_address(link.mac).packed, _IP6_SINGLE_PREFIX_LEN,
-                                   AddressFlag.NODAD, Scope.LINK)
+                                   flags, Scope.LINK)
         self._rtnetlink.request(f"cannot set the link-local address of {self._ifname}", MessageType.NEWADDR,
                                 payload, MessageFlag.CREATE | MessageFlag.REPLACE)
         self.set_link(what, ip6_mode=link.ip6_mode)
@@ -175,7 +182,9 @@ class _Tap:
     def _warn_no_ip6(self, guest: GuestNet, lack: str) -> None:
         if guest.ip4 is None:
             raise HostError(f"cannot set up {self._ifname}: only IPv6 is wanted, but {lack}")
-        self.warnings.append(f"no IPv6 on {self._ifname}: {lack}")
+        # In local mode nobody asked for IPv6 and the host has none either: nothing is missed.
+        if guest.ip6 is not None and (guest.ip6.template_ifname is not None or guest.ip6.is_fixed):
+            self.warnings.append(f"no IPv6 on {self._ifname}: {lack}")
 
     def link_local(self) -> IPv6Address | None:
         """Read the link-local address, the kernel's or ours."""
@@ -188,7 +197,7 @@ class _Tap:
         """Add the copied addresses that the host itself can use beyond the link, else the single one."""
         usable = [(entry, payload) for entry, payload in _parsed_addresses(family) if _is_usable(entry)]
         if usable:
-            host_prefix_routes = _host_prefix_routes(family.copied_routes)
+            host_prefix_routes = _host_prefix_routes(family)
             # The kernel lists IPv4 addresses in the order in which they came, IPv6 ones in the reverse.
             for entry, payload in (reversed(usable) if number == AF_INET6 else usable):
                 self._copy_address(entry, payload, host_prefix_routes if family.copied_routes else None)
@@ -219,54 +228,61 @@ class _Tap:
 
     def copy_routes(self, families: list[GuestFamily]) -> None:
         """Copy routes until all are there or no pass brings one more; those left over are warned of."""
-        pending = sorted(((route, request) for family in families for route in family.copied_routes
-                          if (request := self._copied_route(route)) is not None),
-                         key=lambda entry: entry[0].gateway is not None)
+        on_link: list[Request] = []
+        beyond: list[Request] = []
+        for family in families:
+            for payload in family.copied_routes:
+                copied = rtnl_route.retarget_route(payload, family.template_ifindex, self._ifindex,
+                                                   self._sources)
+                if copied is None:
+                    continue
+                request = self._route_request(copied[0])
+                if request is not None:
+                    (beyond if copied[1] else on_link).append(request)
+        pending = on_link + beyond
         while pending:
-            outcomes = self._rtnetlink.request_all(f"cannot copy routes to {self._ifname}",
-                                                   [request for _, request in pending])
-            unreached = [(entry, outcome) for entry, outcome in zip(pending, outcomes, strict=True)
-                         if self._is_unreached(entry[0], outcome)]
+            refused = self._rtnetlink.request_all(f"cannot copy routes to {self._ifname}", pending)
+            unreached = {place: outcome for place, outcome in refused.items()
+                         if self._is_unreached(pending[place], outcome)}
             if len(unreached) == len(pending):
-                self._warn_routes([(route, outcome) for (route, _), outcome in unreached])
+                self._warn_routes([(pending[place], outcome) for place, outcome in unreached.items()])
                 return
-            pending = [entry for entry, _ in unreached]
+            pending = [pending[place] for place in unreached]
 
-    def _is_unreached(self, route: Route, outcome: rtnl.Outcome) -> bool:
+    def _is_unreached(self, request: Request, outcome: rtnl.Outcome) -> bool:
         """Tell whether a route awaits another one, or IPv6; raises HostError if it was refused for good."""
-        if outcome.errno in {0, EEXIST}:
+        if outcome.errno == EEXIST:
             return False
-        # An IPv4 route over IPv6 is refused in many ways where the namespace has no IPv6.
-        is_over_other = route.gateway is not None and route.gateway.version != route.destination.version
-        if outcome.errno in _NO_WAY or is_over_other:
+        if outcome.errno in _NO_WAY:
             return True
-        raise HostError(f"cannot set {_route_text(route)} on {self._ifname}: {reason(outcome)}")
+        route = rtnl_route.parse_route(request.payload)
+        # An IPv4 route over IPv6 is refused in many ways where the namespace has no IPv6.
+        if any(hop.gateway is not None and len(hop.gateway) != len(route.destination) for hop in route.hops):
+            return True
+        raise HostError(f"cannot set route {route.text} on {self._ifname}: {reason(outcome)}")
 
-    def _warn_routes(self, unreached: list[tuple[Route, rtnl.Outcome]]) -> None:
-        self.warnings += [f"cannot set {_route_text(route)} on {self._ifname}: {reason(outcome)}"
-                          for route, outcome in unreached[:_MAX_ROUTE_WARNINGS]]
+    def _warn_routes(self, unreached: list[tuple[Request, rtnl.Outcome]]) -> None:
+        for request, outcome in unreached[:_MAX_ROUTE_WARNINGS]:
+            route = rtnl_route.parse_route(request.payload)
+            self.warnings.append(f"cannot set route {route.text} on {self._ifname}: {reason(outcome)}")
         if len(unreached) > _MAX_ROUTE_WARNINGS:
             self.warnings.append(f"cannot set {len(unreached) - _MAX_ROUTE_WARNINGS} more routes "
                                  f"on {self._ifname} either")
 
-    def _copied_route(self, route: Route) -> Request | None:
+    def _route_request(self, payload: bytes) -> Request | None:
         """Make the request for one route; None if the kernel has made the same route for our address."""
-        payload = rtnl.retarget_route(route.message, route.ifindex, self._ifindex, self._sources)
-        if payload is None:
-            return None
-        found = _host_prefix_routes((route,))
-        # Without its preferred source, a route that leads to our own prefix would be a second one.
-        is_kernels = bool(found) and found <= self._prefix_routes
-        if is_kernels and route.destination.version == 4 and rtnl.parse_route(payload).source is None:
-            return None
-        if is_kernels:
+        is_ip4 = rtnl.family_of(payload) == AF_INET
+        found = _kernel_route(payload)
+        if found is not None and found in self._prefix_routes:
+            # Without its preferred source, a route that leads to our own prefix would be a second one.
+            if is_ip4 and rtnl_route.parse_route(payload).source is None:
+                return None
             # The host's route has more to it (a metric, say) than the one that the kernel made here.
-            self._prefix_routes -= found
+            self._prefix_routes.remove(found)
             return Request(MessageType.NEWROUTE, MessageFlag.CREATE | MessageFlag.REPLACE, payload)
         # IPv4 allows routes that differ in the next hop only, and APPEND keeps their order; in IPv6
         # they are hops of one route, for which APPEND means something else.
-        append = MessageFlag.APPEND if route.destination.version == 4 else 0
-        return Request(MessageType.NEWROUTE, MessageFlag.CREATE | append, payload)
+        return Request(MessageType.NEWROUTE, _APPEND if is_ip4 else MessageFlag.CREATE, payload)
 
     def add_default_route(self, number: int, family: GuestFamily) -> None:
         """Where no routes are copied: lead everything to the gateway, which may be outside the prefix."""
@@ -274,7 +290,7 @@ class _Tap:
             return
         gateway = family.gateway
         what = f"cannot set the default route via {gateway} on {self._ifname}"
-        default = rtnl.set_route(self._ifindex, family=number, gateway=gateway.packed)
+        default = rtnl_route.set_route(self._ifindex, family=number, gateway=gateway.packed)
         try:
             self._rtnetlink.request(what, MessageType.NEWROUTE, default, _CREATE_NEW)
         except KernelRefusalError as error:
@@ -285,7 +301,7 @@ class _Tap:
 
     def _add_gateway_route(self, gateway: IPAddress) -> None:
         is_ip6 = gateway.version == 6
-        payload = rtnl.set_route(self._ifindex, family=AF_INET6 if is_ip6 else AF_INET,
+        payload = rtnl_route.set_route(self._ifindex, family=AF_INET6 if is_ip6 else AF_INET,
                                  destination=gateway.packed, scope=Scope.UNIVERSE if is_ip6 else Scope.LINK)
         self._rtnetlink.request(f"cannot set a route to the gateway {gateway} on {self._ifname}",
                                 MessageType.NEWROUTE, payload, MessageFlag.CREATE)
@@ -310,10 +326,28 @@ def prefix_route_of(address: AddressMessage) -> PrefixRoute | None:
     return PrefixRoute(network, address.prefix_len, address.priority or (_IP6_PREFIX_METRIC if is_ip6 else 0))
 
 
-def _host_prefix_routes(routes: tuple[Route, ...]) -> set[PrefixRoute]:
-    """Pick the routes that look like the kernel's own."""
-    return {PrefixRoute(route.destination.packed, route.prefix_len, route.priority) for route in routes
-            if route.gateway is None and rtnl.parse_route(route.message).protocol == RouteProtocol.KERNEL}
+def _kernel_route(payload: bytes) -> PrefixRoute | None:
+    """Tell which prefix route a route is, if it looks like one of the kernel's own."""
+    if not rtnl_route.is_made_by_kernel(payload):
+        return None
+    route = rtnl_route.parse_route(payload)
+    if any(hop.gateway is not None for hop in route.hops):
+        return None
+    return PrefixRoute(route.destination, route.prefix_len, route.priority)
+
+
+def _host_prefix_routes(family: GuestFamily) -> set[PrefixRoute]:
+    """Pick the routes of the template interface that look like the kernel's own."""
+    return {prefix_route for payload in family.copied_routes
+            if (prefix_route := _kernel_route(payload)) is not None
+            and rtnl_route.parse_route(payload).hops[0].ifindex == family.template_ifindex}
+
+
+def _routes_link_local_otherwise(family: GuestFamily) -> bool:
+    """Tell whether the host's route to the link is not that which comes with a link-local address."""
+    found = {route for route in _host_prefix_routes(family)
+             if route.network == _LINK_LOCAL_ROUTE.network and route.prefix_len == _IP6_SINGLE_PREFIX_LEN}
+    return bool(found) and _LINK_LOCAL_ROUTE not in found
 
 
 def _parsed_addresses(family: GuestFamily) -> list[tuple[AddressMessage, bytes]]:
@@ -333,8 +367,3 @@ def _lack_of_ip6(link: rtnl.LinkMessage) -> str | None:
     if link.ip6_disabled:
         return f"net.ipv6.conf.{link.name}.disable_ipv6 is 1 in the namespace"
     return None
-
-
-def _route_text(route: Route) -> str:
-    via = "" if route.gateway is None else f" via {route.gateway}"
-    return f"route {route.destination}/{route.prefix_len}{via}"

@@ -20,18 +20,17 @@ from __future__ import annotations
 import os
 import socket
 from errno import ENOENT
-from typing import TYPE_CHECKING, NamedTuple
 
 from passt.errors import HostError
 from passt.host import rtnl
 from passt.host.rtnl import MessageFlag, MessageType
+from passt.value import Value
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
-    from typing import Self, TypeVar
-
-    T = TypeVar("T")
+    from typing import Self
 
 # linux/netlink.h; the socket module has none of them.
 _SOL_NETLINK = 270
@@ -57,7 +56,7 @@ class KernelRefusalError(HostError):
         super().__init__(f"{what}: {self.reason}")
 
 
-class Request(NamedTuple):
+class Request(Value):
     """One change: RTM_NEW* type, NLM_F_* flags beside REQUEST and ACK, payload."""
 
     type: int
@@ -104,8 +103,8 @@ class RtnlSocket:
         """Close the socket; no other method may be called afterwards."""
         self._socket.close()
 
-    def dump(self, what: str, message_type: int, payload: bytes, parse: Callable[[bytes], T]) -> list[T]:
-        """Read a table: *parse* applied to the payloads of the family asked for.
+    def dump(self, what: str, message_type: int, payload: bytes) -> list[bytes]:
+        """Read a table: the payloads of the family asked for; all of them if that is 0.
 
         A kernel without that family answers with the others' entries, which are left out here; a table
         that does not exist is empty. Raises HostError, which names *what* was being read.
@@ -114,25 +113,23 @@ class RtnlSocket:
         for _ in range(_DUMP_ATTEMPTS):
             found = self._dump_once(what, message_type, payload)
             if found is not None:
-                return [parse(entry) for entry in found if rtnl.family_of(entry) == family]
+                return [entry for entry in found if not family or rtnl.family_of(entry) == family]
         raise HostError(f"cannot read {what}: it changed during each of {_DUMP_ATTEMPTS} attempts")
 
     def _dump_once(self, what: str, message_type: int, payload: bytes) -> list[bytes] | None:
         """Take a dump; None if it was interrupted by a change."""
         doing = f"cannot read {what}"
         self._send(doing, [Request(message_type, MessageFlag.DUMP, payload)])
-        found = []
-        is_interrupted = False
-        for reply in self._replies(doing, self._sequence, self._sequence):
-            is_interrupted = is_interrupted or bool(reply.flags & MessageFlag.DUMP_INTERRUPTED)
-            if reply.type in {MessageType.DONE, MessageType.ERROR}:
-                outcome = rtnl.parse_outcome(reply)
-                if outcome.errno == ENOENT:
-                    return []
-                if outcome.errno:
-                    raise KernelRefusalError(doing, outcome)
-                break
-            found.append(reply.payload)
+        found: list[bytes] = []
+        is_interrupted, end = False, None
+        while end is None:
+            end, has_mark = rtnl.take_replies(self._receive(doing), self._sequence, found)
+            is_interrupted = is_interrupted or has_mark
+        outcome = rtnl.parse_outcome(end)
+        if outcome.errno == ENOENT:
+            return []
+        if outcome.errno:
+            raise KernelRefusalError(doing, outcome)
         return None if is_interrupted else found
 
     def get_link(self, ifname: str) -> rtnl.LinkMessage:
@@ -142,59 +139,69 @@ class RtnlSocket:
         except OSError as error:
             raise HostError(f"there is no interface {ifname} in this network namespace") from error
         what = f"cannot read interface {ifname}"
-        self._send(what, [Request(MessageType.GETLINK, 0, rtnl.get_link(ifindex))])
-        for reply in self._replies(what, self._sequence, self._sequence):
-            if reply.type == MessageType.NEWLINK:
-                return rtnl.parse_link(reply.payload)
-            if reply.type == MessageType.ERROR:
-                raise KernelRefusalError(what, rtnl.parse_outcome(reply))
-        raise HostError(f"{what}: no answer")
+        return rtnl.parse_link(self.ask(what, MessageType.GETLINK, rtnl.get_link(ifindex)))
 
     def get_addresses(self, family: int, ifindex: int) -> list[tuple[rtnl.AddressMessage, bytes]]:
         """Read the addresses of one interface, with their payloads, in the kernel's order."""
-        found = self.dump("addresses", MessageType.GETADDR, rtnl.get_addresses(family, ifindex),
-                          lambda payload: (rtnl.parse_address(payload), payload))
-        return [entry for entry in found if entry[0].ifindex == ifindex]
+        found = self.dump("addresses", MessageType.GETADDR, rtnl.get_addresses(family, ifindex))
+        parsed = [(rtnl.parse_address(payload), payload) for payload in found]
+        return [entry for entry in parsed if entry[0].ifindex == ifindex]
+
+    def ask(self, what: str, message_type: int, payload: bytes) -> bytes:
+        """Ask one question that has one answer, and return its payload; raises KernelRefusalError."""
+        self._send(what, [Request(message_type, 0, payload)])
+        for reply in self._replies(what, self._sequence, self._sequence):
+            if reply.type == MessageType.ERROR:
+                raise KernelRefusalError(what, rtnl.parse_outcome(reply))
+            return reply.payload
+        raise AssertionError(what)  # replies have no end
 
     def request(self, what: str, message_type: int, payload: bytes, flags: int = 0) -> None:
         """Make one change; raises KernelRefusalError that begins with *what* ("cannot ...")."""
-        outcome = self.request_all(what, [Request(message_type, flags, payload)])[0]
-        if outcome.errno:
+        outcome = self.request_all(what, [Request(message_type, flags, payload)]).get(0)
+        if outcome is not None:
             raise KernelRefusalError(what, outcome)
 
-    def request_all(self, what: str, requests: Sequence[Request]) -> list[rtnl.Outcome]:
-        """Make many changes, in order, each whatever became of the others; return what became of each."""
-        outcomes: list[rtnl.Outcome] = []
-        for batch in _batches(requests):
-            outcomes += self._request_batch(what, batch)
-        return outcomes
+    def request_all(self, what: str, requests: Sequence[Request]) -> dict[int, rtnl.Outcome]:
+        """Make many changes, in order, each whatever became of the others.
 
-    def _request_batch(self, what: str, batch: list[Request]) -> list[rtnl.Outcome]:
+        Returns what became of those that were refused, by their place in *requests*.
+        """
+        refused: dict[int, rtnl.Outcome] = {}
+        n_done = 0
+        for batch in _batches(requests):
+            self._request_batch(what, batch, n_done, refused)
+            n_done += len(batch)
+        return refused
+
+    def _request_batch(self, what: str, batch: list[Request], n_done: int,
+                       refused: dict[int, rtnl.Outcome]) -> None:
         first = self._sequence + 1
-        batch[-1] = batch[-1]._replace(flags=batch[-1].flags | MessageFlag.ACK)
+        last = batch[-1]
+        batch[-1] = Request(last.type, last.flags | MessageFlag.ACK, last.payload)
         self._send(what, batch)
-        outcomes = [rtnl.Outcome(0, "")] * len(batch)
         for reply in self._replies(what, first, self._sequence):
             if reply.type != MessageType.ERROR:
                 raise HostError(f"{what}: unexpected answer of type {reply.type}")
-            outcomes[reply.sequence - first] = rtnl.parse_outcome(reply)
+            outcome = rtnl.parse_outcome(reply)
+            if outcome.errno:
+                refused[n_done + reply.sequence - first] = outcome
             if reply.sequence == self._sequence:
                 break
-        return outcomes
 
     def _send(self, what: str, requests: list[Request]) -> None:
-        datagram = b""
+        parts = []
         for request in requests:
             self._sequence += 1
-            datagram += rtnl.message(request.type, request.flags | MessageFlag.REQUEST, self._sequence,
-                                     request.payload)
+            parts.append(rtnl.message(request.type, request.flags | MessageFlag.REQUEST, self._sequence,
+                                      request.payload))
         try:
-            self._socket.sendto(datagram, (0, 0))
+            self._socket.sendto(b"".join(parts), (0, 0))
         except OSError as error:
             raise HostError(f"{what}: {error.strerror}") from error
 
-    def _replies(self, what: str, first: int, last: int) -> Iterator[rtnl.Message]:
-        """Read without end: the caller knows which reply is the last. Other senders' messages are dropped."""
+    def _receive(self, what: str) -> bytes:
+        """Read one datagram of the kernel's; those of other senders are dropped."""
         while True:
             try:
                 datagram, _, flags, sender = self._socket.recvmsg(_BUFFER_LEN)
@@ -204,7 +211,12 @@ class RtnlSocket:
                 continue
             if flags & socket.MSG_TRUNC:
                 raise HostError(f"{what}: the kernel sent a message of more than {_BUFFER_LEN} bytes")
-            for reply in rtnl.split_messages(datagram):
+            return datagram
+
+    def _replies(self, what: str, first: int, last: int) -> Iterator[rtnl.Message]:
+        """Read without end: the caller knows which reply is the last."""
+        while True:
+            for reply in rtnl.split_messages(self._receive(what)):
                 if first <= reply.sequence <= last and reply.type != MessageType.NOOP:
                     yield reply
 

@@ -2,37 +2,51 @@
 
 The *template* of a family is the interface whose addresses and routes the guest gets. It is the one
 that the user names, else that of the first default route, else that of the first route of any
-kind; passt(1) under -a and -i. The kernel lists an IPv4 table by prefix and then by metric, and an
-IPv6 table likewise, so the first default route is the one that it prefers.
+kind; passt(1) under -a and -i. First is what the kernel prefers: of two default routes the one with the
+lower metric, and one for all types of service before one for some. Where the first has no address that
+the guest could have, the next one is asked.
 
 Of a multipath route the next hop with the highest weight counts, the first among equals; passt(1)
-under -g. It decides on the interface, too, so that gateway and addresses belong together.
+under -g. It decides on the interface, too, so that gateway and addresses belong together. A hop whose
+interface is down is dead: the kernel does not use it, and neither do we.
+
+The first default route may lead through an interface that has no address at all, for hosts in data centres
+keep their address on another one, `lo` for example, and need none on the links to their routers. Then
+the guest gets the address that the kernel itself takes as the source on that way.
 """
 
 from __future__ import annotations
 
 import socket
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING
 
 from passt.errors import ConfigError, HostError
-from passt.host import resolvconf, rtnl
-from passt.host.netlink import RtnlSocket
-from passt.host.rtnl import AF_INET, AF_INET6, AddressFlag, MessageType, RouteFlag, RouteType, Scope
-from passt.model import FamilyFacts, HostFacts, InterfaceAddress, Route
+from passt.host import resolvconf, rtnl, rtnl_route
+from passt.host.netlink import KernelRefusalError, RtnlSocket
+from passt.host.rtnl import AF_INET, AF_INET6, AddressFlag, MessageType, Scope
+from passt.model import FamilyFacts, HostFacts, InterfaceAddress
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from passt.host.rtnl import AddressMessage, NextHop, RouteMessage
+    from collections.abc import Iterable, Iterator
+
+    from passt.host.rtnl import AddressMessage
+    from passt.host.rtnl_route import NextHop, RouteMessage
     from passt.model import IPAddress
 
 LOOPBACK_IFINDEX = 1
 # Destinations that say nothing about where the outside world is: address, at least this prefix length.
 _LINK_LOCAL = {AF_INET: (bytes([169, 254]), 16), AF_INET6: (bytes([0xFE, 0x80]), 10)}
+# Somewhere outside, to ask the kernel for the way; nothing is sent. RFC 5737 and RFC 3849 keep these unused.
+_OUTSIDE = {AF_INET: bytes([198, 51, 100, 1]), AF_INET6: bytes.fromhex("20010db8000000000000000000000001")}
+# 0 if routes over next-hop objects are shown without what the objects say.
+_COMPAT_MODE = "/proc/sys/net/ipv4/nexthop_compat_mode"
 
 
 def probe(*, interface: str | None = None, outbound_if4: str | None = None, outbound_if6: str | None = None,
-          want4: bool = True, want6: bool = True, resolv_conf: str = "/etc/resolv.conf") -> HostFacts:
-    """Read both families, or the ones wanted, and the resolvers.
+          want4: bool = True, want6: bool = True, want_routes: bool = True,
+          resolv_conf: str = "/etc/resolv.conf") -> HostFacts:
+    """Read both families, or the ones wanted, and the resolvers; the routes only if *want_routes*.
 
     *interface* is that of --interface and names both templates; --outbound-if4 and --outbound-if6 name
     one each where it is None. A family without template is None in the result, and so is IPv6 on a
@@ -42,16 +56,17 @@ def probe(*, interface: str | None = None, outbound_if4: str | None = None, outb
     _need_interface("--interface", interface)
     _need_interface("--outbound-if4", outbound_if4)
     _need_interface("--outbound-if6", outbound_if6)
-    has_ip6 = want6 and kernel_has_ip6()
+    has_ip6 = kernel_has_ip6()
     if want6 and not want4 and not has_ip6:
         raise ConfigError("--ipv6-only: the kernel has no IPv6 (see the boot parameter ipv6.disable); "
                           "use IPv4 or start the kernel with IPv6")
     with RtnlSocket() as rtnetlink:
-        return HostFacts(
-            ip4=_probe_family(rtnetlink, AF_INET, interface or outbound_if4) if want4 else None,
-            ip6=_probe_family(rtnetlink, AF_INET6, interface or outbound_if6) if has_ip6 else None,
-            resolvers=resolvconf.read(resolv_conf),
-        )
+        ip4 = ip6 = None
+        if want4:
+            ip4 = _Family(rtnetlink, AF_INET).probe(interface or outbound_if4, want_routes=want_routes)
+        if want6 and has_ip6:
+            ip6 = _Family(rtnetlink, AF_INET6).probe(interface or outbound_if6, want_routes=want_routes)
+        return HostFacts(ip4, ip6, resolvconf.read(resolv_conf), has_ip6)
 
 
 def kernel_has_ip6() -> bool:
@@ -72,28 +87,82 @@ def _need_interface(option: str, ifname: str | None) -> None:
         raise ConfigError(f"{option} {ifname}: there is no such interface; `ip link` lists them") from error
 
 
-def _probe_family(rtnetlink: RtnlSocket, family: int, ifname: str | None) -> FamilyFacts | None:
-    routes = _read_routes(rtnetlink, family)
-    if ifname is None:
-        ifindex = template_ifindex([route for route, _ in routes])
-        if ifindex is None:
+class _Family:
+    """One address family of the host: its routes, read at once, and interfaces, read as needed."""
+
+    def __init__(self, rtnetlink: RtnlSocket, family: int) -> None:
+        self._rtnetlink = rtnetlink
+        self._family = family
+        found = rtnetlink.dump("routes", MessageType.GETROUTE, rtnl_route.get_routes(family))
+        self._routes = [payload for payload in found if rtnl_route.is_configured(payload)]
+        if _hides_hops():
+            self._expand_objects()
+        self._defaults = sort_defaults(rtnl_route.parse_route(payload) for payload in self._routes
+                                       if rtnl_route.is_default(payload))
+
+    def _expand_objects(self) -> None:
+        found = self._rtnetlink.dump("next hops", MessageType.GETNEXTHOP, rtnl_route.get_objects())
+        objects = {one.id: one for one in map(rtnl_route.parse_object, found)}
+        self._routes = [rtnl_route.expand_objects(payload, objects) for payload in self._routes]
+
+    def probe(self, ifname: str | None, *, want_routes: bool) -> FamilyFacts | None:
+        """Describe interface *ifname*, else the template of our choice; None if there is none."""
+        first = None
+        for ifindex in [socket.if_nametoindex(ifname)] if ifname else self._templates():
+            facts = self._describe(ifindex, want_routes=want_routes)
+            if facts.address is not None:
+                return facts
+            first = first or facts
+        return first
+
+    def _templates(self) -> Iterable[int]:
+        """Interfaces of the default routes; where there is none, of all routes. Each once, best first."""
+        return (list(template_ifindexes(self._defaults))
+                or template_ifindexes(map(rtnl_route.parse_route, self._routes)))
+
+    def _describe(self, ifindex: int, *, want_routes: bool) -> FamilyFacts:
+        link = self._rtnetlink.get_link(_name_of(ifindex))
+        found = self._rtnetlink.get_addresses(self._family, ifindex)
+        addresses = [address for address, _ in found]
+        chosen = choose_address(addresses)
+        address, prefix_len = (None, 0) if chosen is None else (chosen.address, chosen.prefix_len)
+        if chosen is None and any(preferred_hop(route, ifindex) for route in self._defaults):
+            address = self._source(ifindex)
+            prefix_len = 8 * len(address or b"")
+        return FamilyFacts(
+            ifname=link.name,
+            ifindex=ifindex,
+            mtu=link.mtu,
+            addresses=tuple(_interface_address(address, payload) for address, payload in found),
+            routes=tuple(self._routes) if want_routes else (),
+            address=None if address is None else rtnl.ip_address(address),
+            prefix_len=prefix_len,
+            gateway=_gateway(self._defaults, ifindex),
+            link_local=_link_local(addresses) if self._family == AF_INET6 else None,
+        )
+
+    def _source(self, ifindex: int) -> bytes | None:
+        """Ask for the address that the kernel takes for packets to the outside, one of another interface."""
+        try:
+            answer = self._rtnetlink.ask("cannot find the source address of the default route",
+                                         MessageType.GETROUTE,
+                                         rtnl_route.get_route(_OUTSIDE[self._family], ifindex))
+        except KernelRefusalError:
             return None
-        ifname = _name_of(ifindex)
-    link = rtnetlink.get_link(ifname)
-    addresses = rtnetlink.get_addresses(family, link.ifindex)
-    chosen = choose_address([address for address, _ in addresses])
-    return FamilyFacts(
-        ifname=link.name,
-        ifindex=link.ifindex,
-        mtu=link.mtu,
-        addresses=tuple(_interface_address(address, payload) for address, payload in addresses),
-        routes=tuple(_route(route, hop, payload) for route, payload in routes
-                     if (hop := preferred_hop(route, link.ifindex))),
-        address=None if chosen is None else rtnl.ip_address(chosen.address),
-        prefix_len=0 if chosen is None else chosen.prefix_len,
-        gateway=_gateway([route for route, _ in routes], link.ifindex),
-        link_local=_link_local([address for address, _ in addresses]) if family == AF_INET6 else None,
-    )
+        source = rtnl_route.parse_route(answer).source
+        return source if source is not None and _is_global(rtnl.ip_address(source)) else None
+
+
+def _is_global(address: IPAddress) -> bool:
+    return not (address.is_loopback or address.is_link_local or address.is_unspecified)
+
+
+def _hides_hops() -> bool:
+    try:
+        with open(_COMPAT_MODE, "rb") as file:
+            return file.read(1) == b"0"
+    except OSError:  # before 5.7 there is no such choice
+        return False
 
 
 def _name_of(ifindex: int) -> str:
@@ -103,26 +172,19 @@ def _name_of(ifindex: int) -> str:
         raise HostError(f"interface {ifindex}, to which a route leads, went away") from error
 
 
-def _read_routes(rtnetlink: RtnlSocket, family: int) -> list[tuple[RouteMessage, bytes]]:
-    """Read the unicast routes of the main table; cached ones are no configuration."""
-    found = rtnetlink.dump("routes", MessageType.GETROUTE, rtnl.get_routes(family),
-                           lambda payload: (rtnl.parse_route(payload), payload))
-    return [entry for entry in found
-            if entry[0].table == rtnl.RT_TABLE_MAIN and entry[0].type == RouteType.UNICAST
-            and not entry[0].flags & RouteFlag.CLONED]
+def sort_defaults(routes: Iterable[RouteMessage]) -> list[RouteMessage]:
+    """Put default routes into the order in which the kernel prefers them."""
+    return sorted(routes, key=lambda route: (route.tos != 0, route.priority))
 
 
-def template_ifindex(routes: list[RouteMessage]) -> int | None:
-    """Choose the template from the main table: first default route, else first route of any kind."""
-    first = None
+def template_ifindexes(routes: Iterable[RouteMessage]) -> Iterator[int]:
+    """Interfaces to which *routes* lead, each once; not `lo`, nor those of link-local destinations only."""
+    seen = {LOOPBACK_IFINDEX}
     for route in routes:
         hop = preferred_hop(route)
-        if hop is None or hop.ifindex == LOOPBACK_IFINDEX or _is_link_local(route):
-            continue
-        if route.prefix_len == 0:
-            return hop.ifindex
-        first = first or hop.ifindex
-    return first
+        if hop is not None and hop.ifindex not in seen and not _is_link_local(route):
+            seen.add(hop.ifindex)
+            yield hop.ifindex
 
 
 def _is_link_local(route: RouteMessage) -> bool:
@@ -134,35 +196,42 @@ def _is_link_local(route: RouteMessage) -> bool:
 
 
 def preferred_hop(route: RouteMessage, ifindex: int | None = None) -> NextHop | None:
-    """Choose the hop of the highest weight, first among equals, of those through *ifindex* if given."""
+    """Choose the live hop of the highest weight, first among equals, of those through *ifindex* if given."""
     best = None
     for hop in route.hops:
-        if (ifindex is None or hop.ifindex == ifindex) and (best is None or hop.weight > best.weight):
+        if (not hop.is_dead and (ifindex is None or hop.ifindex == ifindex)
+                and (best is None or hop.weight > best.weight)):
             best = hop
     return best
 
 
-def _gateway(routes: list[RouteMessage], ifindex: int) -> IPAddress | None:
+def _gateway(defaults: list[RouteMessage], ifindex: int) -> IPAddress | None:
     """Take the gateway of the interface's first default route that has one; of either family."""
-    for route in routes:
-        if route.prefix_len == 0:
-            hop = preferred_hop(route, ifindex)
-            if hop is not None and hop.gateway is not None:
-                return rtnl.ip_address(hop.gateway)
+    for route in defaults:
+        hop = preferred_hop(route, ifindex)
+        if hop is not None and hop.gateway is not None:
+            return rtnl.ip_address(hop.gateway)
     return None
 
 
 def choose_address(addresses: list[AddressMessage]) -> AddressMessage | None:
-    """Choose the longest prefix, first among equals; none deprecated, duplicate, or link-local IPv6."""
+    """Choose the longest prefix, first among equals; none deprecated, duplicate, or link-local IPv6.
+
+    Nor one of the loopback network, which no guest can have; one that is still tested for duplicates
+    (tentative) only if there is no other.
+    """
     best = None
     for address in addresses:
-        if address.flags & (AddressFlag.DEPRECATED | AddressFlag.DADFAILED):
+        if (address.flags & (AddressFlag.DEPRECATED | AddressFlag.DADFAILED) or address.scope == Scope.HOST
+                or (address.family == AF_INET6 and address.scope >= Scope.LINK)):
             continue
-        if address.family == AF_INET6 and address.scope >= Scope.LINK:
-            continue
-        if best is None or address.prefix_len > best.prefix_len:
+        if best is None or _rank(address) > _rank(best):
             best = address
     return best
+
+
+def _rank(address: AddressMessage) -> tuple[bool, int]:
+    return not address.flags & AddressFlag.TENTATIVE, address.prefix_len
 
 
 def _link_local(addresses: list[AddressMessage]) -> IPv6Address | None:
@@ -182,13 +251,3 @@ def _interface_address(address: AddressMessage, payload: bytes) -> InterfaceAddr
         message=payload,
     )
 
-
-def _route(route: RouteMessage, hop: NextHop, payload: bytes) -> Route:
-    return Route(
-        destination=rtnl.ip_address(route.destination),
-        prefix_len=route.prefix_len,
-        gateway=None if hop.gateway is None else rtnl.ip_address(hop.gateway),
-        priority=route.priority,
-        ifindex=hop.ifindex,
-        message=payload,
-    )

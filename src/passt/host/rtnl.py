@@ -1,4 +1,4 @@
-"""rtnetlink messages: bytes <-> values for the operations that we need, no I/O.
+"""rtnetlink messages: bytes <-> values for links and addresses, no I/O; `rtnl_route` has those of routes.
 
 Source: rtnetlink(7), netlink(7), Documentation/userspace-api/netlink/intro.rst and the headers
 linux/{netlink,rtnetlink,if_link,if_addr}.h of the kernel.
@@ -8,9 +8,8 @@ on a multiple of four bytes and its length field leaves the padding out:
 
     datagram   = { message }
     message    = nlmsghdr(16: u32 length, u16 type, u16 flags, u32 sequence, u32 port) payload
-    payload    = fixed header (ifinfomsg 16, ifaddrmsg 8 or rtmsg 12 bytes) { attribute }
+    payload    = fixed header (ifinfomsg 16 or ifaddrmsg 8 bytes) { attribute }
     attribute  = u16 length (with these 4 bytes), u16 type (upper two bits are flags), value
-    multipath  = { rtnexthop(8: u16 length, u8 flags, u8 weight - 1, i32 ifindex) { attribute } }
 
 What cannot be read raises HostError: the kernel is the only sender, so it is the host that fails us.
 Attributes that we do not know are skipped in reading and kept, byte for byte, in re-targeting.
@@ -21,30 +20,25 @@ from __future__ import annotations
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple
 
 from passt.errors import HostError
+from passt.value import Value
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
-
     from passt.model import IPAddress
 
 ALIGNMENT = 4
 AF_INET, AF_INET6 = 2, 10
 ADDRESS_LEN = {AF_INET: 4, AF_INET6: 16}
-RT_TABLE_MAIN = 254
 
 _MESSAGE = Struct("=IHHII")
 _LINK = Struct("=BxHiII")
 _ADDRESS = Struct("=BBBBI")
-_ROUTE = Struct("=BBBBBBBBI")
-_NEXT_HOP = Struct("=HBBi")
 _ATTRIBUTE = Struct("=HH")
-_U16 = Struct("=H")
 _U32 = Struct("=I")
 _I32 = Struct("=i")
-_ATTRIBUTE_TYPE_MASK = 0x3FFF
+ATTRIBUTE_TYPE_MASK = 0x3FFF
 _NESTED = 0x8000
 
 
@@ -61,6 +55,8 @@ class MessageType(IntEnum):
     GETADDR = 22
     NEWROUTE = 24
     GETROUTE = 26
+    NEWNEXTHOP = 104
+    GETNEXTHOP = 106
 
 
 class MessageFlag(IntEnum):
@@ -111,43 +107,8 @@ class AddressFlag(IntEnum):
     NODAD = 0x02
     DADFAILED = 0x08
     DEPRECATED = 0x20
+    TENTATIVE = 0x40
     NOPREFIXROUTE = 0x200
-
-
-class RouteAttribute(IntEnum):
-    """RTA_*."""
-
-    DST = 1
-    OIF = 4
-    GATEWAY = 5
-    PRIORITY = 6
-    PREFSRC = 7
-    MULTIPATH = 9
-    CACHEINFO = 12
-    TABLE = 15
-    VIA = 18
-    NH_ID = 30
-
-
-class RouteFlag(IntEnum):
-    """RTNH_F_* and RTM_F_*: bits of rtm_flags; the first two also of rtnh_flags."""
-
-    PERVASIVE = 0x2
-    ONLINK = 0x4
-    CLONED = 0x200
-
-
-class RouteType(IntEnum):
-    """RTN_*."""
-
-    UNICAST = 1
-
-
-class RouteProtocol(IntEnum):
-    """RTPROT_*."""
-
-    KERNEL = 2
-    BOOT = 3
 
 
 class Scope(IntEnum):
@@ -155,6 +116,7 @@ class Scope(IntEnum):
 
     UNIVERSE = 0
     LINK = 253
+    HOST = 254
 
 
 class AddressMode(IntEnum):
@@ -168,12 +130,12 @@ _AF_SPEC_INET6_CONF = 2
 _AF_SPEC_INET6_ADDR_GEN_MODE = 8
 _CONF_DISABLE_IPV6 = 26
 _ERROR_TEXT = 1
-# What a configured next hop may say of itself; the rest is state, which the kernel refuses (DEAD,
-# LINKDOWN) or ignores on the way in.
-_SETTABLE_HOP_FLAGS = RouteFlag.PERVASIVE | RouteFlag.ONLINK
+# For the loop over the messages of a dump: a member of an enumeration takes longer to get.
+_DUMP_INTERRUPTED = int(MessageFlag.DUMP_INTERRUPTED)
+_DONE, _ERROR, _FIRST_TYPE = int(MessageType.DONE), int(MessageType.ERROR), 16  # NLMSG_MIN_TYPE
 
 
-class Message(NamedTuple):
+class Message(Value):
     """One message of a datagram."""
 
     type: int
@@ -182,14 +144,14 @@ class Message(NamedTuple):
     payload: bytes
 
 
-class Outcome(NamedTuple):
+class Outcome(Value):
     """The end of a request: *errno* 0 means done; *text* is the kernel's own explanation, if any."""
 
     errno: int
     text: str
 
 
-class LinkMessage(NamedTuple):
+class LinkMessage(Value):
     """RTM_NEWLINK. *ip6_mode* (see AddressMode) and *ip6_disabled* are None without IPv6 on the interface."""
 
     ifindex: int
@@ -202,7 +164,7 @@ class LinkMessage(NamedTuple):
     ip6_disabled: bool | None
 
 
-class AddressMessage(NamedTuple):
+class AddressMessage(Value):
     """RTM_NEWADDR. *address* is the interface's own, *network* the one the prefix belongs to (the peer's)."""
 
     family: int
@@ -215,38 +177,15 @@ class AddressMessage(NamedTuple):
     priority: int
 
 
-class NextHop(NamedTuple):
-    """One next hop; *gateway* is 4 or 16 bytes of either family, None if the destination is on the link."""
-
-    ifindex: int
-    weight: int
-    gateway: bytes | None
-
-
-class RouteMessage(NamedTuple):
-    """RTM_NEWROUTE. A route without multipath has one hop of weight 1, a route without interface none."""
-
-    family: int
-    prefix_len: int
-    table: int
-    protocol: int
-    scope: int
-    type: int
-    flags: int
-    destination: bytes
-    priority: int
-    source: bytes | None
-    hops: tuple[NextHop, ...]
-
-
-def _aligned(length: int) -> int:
+def aligned(length: int) -> int:
+    """Round a length up to the next multiple of four."""
     return (length + ALIGNMENT - 1) & -ALIGNMENT
 
 
 def message(message_type: int, flags: int, sequence: int, payload: bytes) -> bytes:
     """Build one message, padded so that another may follow it."""
     length = _MESSAGE.size + len(payload)
-    padding = bytes(_aligned(length) - length)
+    padding = bytes(aligned(length) - length)
     return _MESSAGE.pack(length, message_type, flags, sequence, 0) + payload + padding
 
 
@@ -262,14 +201,38 @@ def split_messages(datagram: bytes) -> list[Message]:
             raise HostError(f"rtnetlink: message of length {length} in {end - offset} bytes")
         payload = datagram[offset + _MESSAGE.size : offset + length]
         found.append(Message(message_type, flags, sequence, payload))
-        offset += _aligned(length)
+        offset += aligned(length)
     return found
+
+
+def take_replies(datagram: bytes, sequence: int, found: list[bytes]) -> tuple[Message | None, bool]:
+    """Append to *found* the payloads of those messages of a dump that answer request *sequence*.
+
+    Returns the message that ends the dump, if it is there, and whether the dump was interrupted.
+    """
+    is_interrupted = False
+    offset, end = 0, len(datagram)
+    while offset < end:
+        if end - offset < 16:
+            raise HostError(f"rtnetlink: {end - offset} bytes where a message header takes 16")
+        length, kind, flags, number, _ = _MESSAGE.unpack_from(datagram, offset)
+        if not 16 <= length <= end - offset:
+            raise HostError(f"rtnetlink: message of length {length} in {end - offset} bytes")
+        if number == sequence:
+            is_interrupted = is_interrupted or bool(flags & _DUMP_INTERRUPTED)
+            payload = datagram[offset + 16 : offset + length]
+            if kind >= _FIRST_TYPE:
+                found.append(payload)
+            elif kind in {_DONE, _ERROR}:
+                return Message(kind, flags, number, payload), is_interrupted
+        offset += length + 3 & -4
+    return None, is_interrupted
 
 
 def attribute(kind: int, value: bytes) -> bytes:
     """Build one attribute with its padding."""
     length = _ATTRIBUTE.size + len(value)
-    return _ATTRIBUTE.pack(length, kind) + value + bytes(_aligned(length) - length)
+    return _ATTRIBUTE.pack(length, kind) + value + bytes(aligned(length) - length)
 
 
 def split_attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
@@ -283,15 +246,17 @@ def split_attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
         if not _ATTRIBUTE.size <= length <= end - offset:
             raise HostError(f"rtnetlink: attribute {kind} of length {length} in {end - offset} bytes")
         found.append((kind, data[offset + _ATTRIBUTE.size : offset + length]))
-        offset += _aligned(length)
+        offset += aligned(length)
     return found
 
 
-def _attributes(data: bytes, offset: int) -> dict[int, bytes]:
-    return {kind & _ATTRIBUTE_TYPE_MASK: value for kind, value in split_attributes(data, offset)}
+def read_attributes(data: bytes, offset: int) -> dict[int, bytes]:
+    """Read the attributes from *offset* to the end by their types, without flag bits."""
+    return {kind & ATTRIBUTE_TYPE_MASK: value for kind, value in split_attributes(data, offset)}
 
 
-def _u32(value: bytes | None, default: int = 0) -> int:
+def read_u32(value: bytes | None, default: int = 0) -> int:
+    """Read a number; *default* if there is no attribute."""
     if value is None:
         return default
     if len(value) != _U32.size:
@@ -300,18 +265,21 @@ def _u32(value: bytes | None, default: int = 0) -> int:
     return number
 
 
-def _need(payload: bytes, header: Struct, what: str) -> None:
+def need_header(payload: bytes, header: Struct, what: str) -> None:
+    """Raise HostError if *payload* is too short for its fixed header."""
     if len(payload) < header.size:
         raise HostError(f"rtnetlink: {what} message of {len(payload)} bytes, need {header.size}")
 
 
-def _need_address(value: bytes, family: int, what: str) -> bytes:
+def need_address(value: bytes, family: int, what: str) -> bytes:
+    """Hand *value* back, or raise HostError if it is no address of *family*."""
     if len(value) != ADDRESS_LEN.get(family):
         raise HostError(f"rtnetlink: {what} of {len(value)} bytes for address family {family}")
     return value
 
 
-def _need_prefix_len(prefix_len: int, family: int) -> None:
+def need_prefix_len(prefix_len: int, family: int) -> None:
+    """Raise HostError for a prefix that is longer than an address of *family*, or for another family."""
     if family not in ADDRESS_LEN or prefix_len > 8 * ADDRESS_LEN[family]:
         raise HostError(f"rtnetlink: prefix length {prefix_len} for address family {family}")
 
@@ -343,12 +311,12 @@ def parse_outcome(reply: Message) -> Outcome:
         if len(payload) < offset + _MESSAGE.size:
             raise HostError(f"rtnetlink: error message of {len(payload)} bytes is too short")
         request_len: int = _MESSAGE.unpack_from(payload, offset)[0]
-        offset += _MESSAGE.size if reply.flags & MessageFlag.CAPPED else _aligned(request_len)
+        offset += _MESSAGE.size if reply.flags & MessageFlag.CAPPED else aligned(request_len)
     text = b""
     if reply.flags & MessageFlag.ACK_TLVS:
         if offset > len(payload):
             raise HostError("rtnetlink: error message shorter than the request that it quotes")
-        text = _attributes(payload, offset).get(_ERROR_TEXT, b"")
+        text = read_attributes(payload, offset).get(_ERROR_TEXT, b"")
     return Outcome(-code if code < 0 else 0, text.rstrip(b"\0").decode(errors="replace"))
 
 
@@ -376,27 +344,27 @@ def set_link(ifindex: int, *, flags: int = 0, change: int = 0, mtu: int | None =
 
 def parse_link(payload: bytes) -> LinkMessage:
     """Read an RTM_NEWLINK payload."""
-    _need(payload, _LINK, "link")
+    need_header(payload, _LINK, "link")
     _, _, ifindex, flags, _ = _LINK.unpack_from(payload)
-    found = _attributes(payload, _LINK.size)
+    found = read_attributes(payload, _LINK.size)
     mode, disabled = _parse_ip6_settings(found.get(LinkAttribute.AF_SPEC, b""))
     return LinkMessage(
         ifindex=ifindex,
         flags=flags,
         name=found.get(LinkAttribute.IFNAME, b"").rstrip(b"\0").decode(errors="surrogateescape"),
-        mtu=_u32(found.get(LinkAttribute.MTU)),
+        mtu=read_u32(found.get(LinkAttribute.MTU)),
         mac=found.get(LinkAttribute.ADDRESS, b""),
-        txqueuelen=_u32(found.get(LinkAttribute.TXQLEN)),
+        txqueuelen=read_u32(found.get(LinkAttribute.TXQLEN)),
         ip6_mode=mode,
         ip6_disabled=disabled,
     )
 
 
 def _parse_ip6_settings(af_spec: bytes) -> tuple[int | None, bool | None]:
-    family = _attributes(af_spec, 0).get(AF_INET6)
+    family = read_attributes(af_spec, 0).get(AF_INET6)
     if family is None:
         return None, None
-    found = _attributes(family, 0)
+    found = read_attributes(family, 0)
     mode = found.get(_AF_SPEC_INET6_ADDR_GEN_MODE, b"\0")
     settings = found.get(_AF_SPEC_INET6_CONF, b"")
     disabled = settings[_U32.size * _CONF_DISABLE_IPV6 :][: _U32.size]
@@ -410,18 +378,20 @@ def get_addresses(family: int, ifindex: int) -> bytes:
 
 def set_address(ifindex: int, address: bytes, prefix_len: int, flags: int = 0,
                 scope: int = Scope.UNIVERSE) -> bytes:
-    """Payload of RTM_NEWADDR for an address of our own choice; only 8-bit *flags*."""
+    """Payload of RTM_NEWADDR for an address of our own choice."""
     family = AF_INET if len(address) == ADDRESS_LEN[AF_INET] else AF_INET6
-    return (_ADDRESS.pack(family, prefix_len, flags, scope, ifindex)
-            + attribute(AddressAttribute.LOCAL, address) + attribute(AddressAttribute.ADDRESS, address))
+    long_flags = attribute(AddressAttribute.FLAGS, _U32.pack(flags)) if flags > 0xFF else b""
+    return (_ADDRESS.pack(family, prefix_len, flags & 0xFF, scope, ifindex)
+            + attribute(AddressAttribute.LOCAL, address) + attribute(AddressAttribute.ADDRESS, address)
+            + long_flags)
 
 
 def parse_address(payload: bytes) -> AddressMessage:
     """Read an RTM_NEWADDR payload."""
-    _need(payload, _ADDRESS, "address")
+    need_header(payload, _ADDRESS, "address")
     family, prefix_len, flags, scope, ifindex = _ADDRESS.unpack_from(payload)
-    _need_prefix_len(prefix_len, family)
-    found = _attributes(payload, _ADDRESS.size)
+    need_prefix_len(prefix_len, family)
+    found = read_attributes(payload, _ADDRESS.size)
     network = found.get(AddressAttribute.ADDRESS)
     address = found.get(AddressAttribute.LOCAL, network)
     if address is None:
@@ -429,12 +399,12 @@ def parse_address(payload: bytes) -> AddressMessage:
     return AddressMessage(
         family=family,
         prefix_len=prefix_len,
-        flags=_u32(found.get(AddressAttribute.FLAGS), flags),
+        flags=read_u32(found.get(AddressAttribute.FLAGS), flags),
         scope=scope,
         ifindex=ifindex,
-        address=_need_address(address, family, "address"),
-        network=_need_address(address if network is None else network, family, "address"),
-        priority=_u32(found.get(AddressAttribute.RT_PRIORITY)),
+        address=need_address(address, family, "address"),
+        network=need_address(address if network is None else network, family, "address"),
+        priority=read_u32(found.get(AddressAttribute.RT_PRIORITY)),
     )
 
 
@@ -445,13 +415,13 @@ def retarget_address(payload: bytes, ifindex: int, *, no_prefix_route: bool) -> 
     names the old interface, and the lifetimes go, so that the address is permanent; *no_prefix_route*
     tells whether the kernel shall leave out the route to the prefix.
     """
-    _need(payload, _ADDRESS, "address")
+    need_header(payload, _ADDRESS, "address")
     family, prefix_len, flags, scope, _ = _ADDRESS.unpack_from(payload)
     kept = []
     for kind, value in split_attributes(payload, _ADDRESS.size):
-        plain = kind & _ATTRIBUTE_TYPE_MASK
+        plain = kind & ATTRIBUTE_TYPE_MASK
         if plain == AddressAttribute.FLAGS:
-            flags = _u32(value)
+            flags = read_u32(value)
         elif plain not in {AddressAttribute.LABEL, AddressAttribute.CACHEINFO}:
             kept.append(attribute(kind, value))
     flags |= AddressFlag.NODAD
@@ -461,124 +431,3 @@ def retarget_address(payload: bytes, ifindex: int, *, no_prefix_route: bool) -> 
         flags &= ~AddressFlag.NOPREFIXROUTE
     kept.append(attribute(AddressAttribute.FLAGS, _U32.pack(flags)))
     return _ADDRESS.pack(family, prefix_len, flags & 0xFF, scope, ifindex) + b"".join(kept)
-
-
-def get_routes(family: int, table: int = RT_TABLE_MAIN) -> bytes:
-    """Payload of an RTM_GETROUTE dump of unicast routes; old kernels ignore both filters."""
-    return _ROUTE.pack(family, 0, 0, 0, table, 0, 0, RouteType.UNICAST, 0)
-
-
-def set_route(ifindex: int, *, family: int, destination: bytes = b"", gateway: bytes | None = None,
-              scope: int = Scope.UNIVERSE) -> bytes:
-    """Payload of RTM_NEWROUTE: to host *destination*, or the default route if that is empty.
-
-    A *gateway* of the other family (IPv4 over IPv6) becomes RTA_VIA.
-    """
-    parts = [_ROUTE.pack(family, 8 * len(destination), 0, 0, RT_TABLE_MAIN, RouteProtocol.BOOT, scope,
-                         RouteType.UNICAST, 0)]
-    if destination:
-        parts.append(attribute(RouteAttribute.DST, destination))
-    if gateway is not None and len(gateway) == ADDRESS_LEN[family]:
-        parts.append(attribute(RouteAttribute.GATEWAY, gateway))
-    elif gateway is not None:
-        via_family = AF_INET if len(gateway) == ADDRESS_LEN[AF_INET] else AF_INET6
-        parts.append(attribute(RouteAttribute.VIA, _U16.pack(via_family) + gateway))
-    parts.append(attribute(RouteAttribute.OIF, _U32.pack(ifindex)))
-    return b"".join(parts)
-
-
-def parse_route(payload: bytes) -> RouteMessage:
-    """Read an RTM_NEWROUTE payload."""
-    _need(payload, _ROUTE, "route")
-    family, prefix_len, _, _, table, protocol, scope, route_type, flags = _ROUTE.unpack_from(payload)
-    _need_prefix_len(prefix_len, family)
-    found = _attributes(payload, _ROUTE.size)
-    destination = found.get(RouteAttribute.DST)
-    if destination is None:
-        destination = bytes(ADDRESS_LEN[family])
-    source = found.get(RouteAttribute.PREFSRC)
-    hops: tuple[NextHop, ...] = ()
-    if RouteAttribute.MULTIPATH in found:
-        hops = tuple(NextHop(ifindex, weight, _gateway(_attributes(extra, 0), family))
-                     for ifindex, _, weight, extra in _split_hops(found[RouteAttribute.MULTIPATH]))
-    elif RouteAttribute.OIF in found:
-        hops = (NextHop(_u32(found[RouteAttribute.OIF]), 1, _gateway(found, family)),)
-    return RouteMessage(
-        family=family,
-        prefix_len=prefix_len,
-        table=_u32(found.get(RouteAttribute.TABLE), table),
-        protocol=protocol,
-        scope=scope,
-        type=route_type,
-        flags=flags,
-        destination=_need_address(destination, family, "destination"),
-        priority=_u32(found.get(RouteAttribute.PRIORITY)),
-        source=None if source is None else _need_address(source, family, "preferred source"),
-        hops=hops,
-    )
-
-
-def _split_hops(data: bytes) -> Iterable[tuple[int, int, int, bytes]]:
-    """Read an RTA_MULTIPATH value as (ifindex, flags, weight, attributes)."""
-    offset, end = 0, len(data)
-    while offset < end:
-        if end - offset < _NEXT_HOP.size:
-            raise HostError(f"rtnetlink: {end - offset} bytes where a next hop takes {_NEXT_HOP.size}")
-        length, flags, hops, ifindex = _NEXT_HOP.unpack_from(data, offset)
-        if not _NEXT_HOP.size <= length <= end - offset:
-            raise HostError(f"rtnetlink: next hop of length {length} in {end - offset} bytes")
-        yield ifindex, flags, hops + 1, data[offset + _NEXT_HOP.size : offset + length]
-        offset += _aligned(length)
-
-
-def _gateway(found: dict[int, bytes], family: int) -> bytes | None:
-    """Take RTA_GATEWAY, or RTA_VIA (u16 family, address): the next hop of an IPv4 route over IPv6."""
-    gateway = found.get(RouteAttribute.GATEWAY)
-    if gateway is not None:
-        return _need_address(gateway, family, "gateway")
-    via = found.get(RouteAttribute.VIA)
-    if via is None:
-        return None
-    if len(via) < 2:
-        raise HostError(f"rtnetlink: gateway of another family in {len(via)} bytes")
-    return _need_address(via[2:], _U16.unpack_from(via)[0], "gateway")
-
-
-def retarget_route(payload: bytes, old_ifindex: int, ifindex: int, sources: Container[bytes]) -> bytes | None:
-    """Turn a dumped RTM_NEWROUTE payload for *old_ifindex* into the same for *ifindex*; None if it is not.
-
-    Hops through other interfaces are left out. The preferred source stays if it is in *sources*, the
-    addresses (packed) that the new interface has. Ids of next-hop objects, the cache's figures and
-    state flags go: they mean nothing in another namespace.
-    """
-    _need(payload, _ROUTE, "route")
-    *fixed, flags = _ROUTE.unpack_from(payload)
-    parts = [_ROUTE.pack(*fixed, flags & _SETTABLE_HOP_FLAGS)]
-    has_hop = False
-    for kind, value in split_attributes(payload, _ROUTE.size):
-        plain = kind & _ATTRIBUTE_TYPE_MASK
-        new_value = value
-        if plain == RouteAttribute.OIF:
-            if _u32(value) != old_ifindex:
-                return None
-            new_value, has_hop = _U32.pack(ifindex), True
-        elif plain == RouteAttribute.MULTIPATH:
-            new_value = _retarget_hops(value, old_ifindex, ifindex)
-            has_hop = bool(new_value)
-        elif (plain in {RouteAttribute.NH_ID, RouteAttribute.CACHEINFO}
-              or (plain == RouteAttribute.PREFSRC and value not in sources)):
-            continue
-        parts.append(attribute(kind, new_value))
-    return b"".join(parts) if has_hop else None
-
-
-def _retarget_hops(data: bytes, old_ifindex: int, ifindex: int) -> bytes:
-    kept = []
-    for hop_ifindex, flags, weight, extra in _split_hops(data):
-        if hop_ifindex != old_ifindex:
-            continue
-        attributes = b"".join(attribute(kind, value) for kind, value in split_attributes(extra)
-                              if kind & _ATTRIBUTE_TYPE_MASK != RouteAttribute.NH_ID)
-        kept.append(_NEXT_HOP.pack(_NEXT_HOP.size + len(attributes), flags & _SETTABLE_HOP_FLAGS,
-                                   weight - 1, ifindex) + attributes)
-    return b"".join(kept)
