@@ -71,7 +71,9 @@ class World:
     def __init__(self, listener: ListeningSocket, *, one_off: bool = False) -> None:
         self.loop = Loop()
         self.listener = listener
-        self.clients = Clients(self.loop, listener, lambda: [b"question"], one_off=one_off)
+        self.is_known = True
+        self.clients = Clients(self.loop, listener, lambda: [b"question"], lambda: self.is_known,
+                               one_off=one_off)
         self.clients.start(None)
 
     def connect(self) -> socket.socket:
@@ -122,6 +124,44 @@ def test_client_is_attached_and_asked(listener: ListeningSocket, lines: list[str
                      "client gone: it closed the connection; waiting for another one"]
 
 
+def test_silent_guest_is_asked_again_less_and_less_often(listener: ListeningSocket) -> None:
+    world = World(listener)
+    world.is_known = False
+    delays = []
+    with world.connect():
+        world.turn()
+        for _ in range(9):
+            [(delay_s, callback)] = world.loop.later
+            delays.append(delay_s)
+            world.loop.later.clear()
+            callback()
+        assert delays == [1, 2, 4, 8, 16, 32, 64, 64, 64]
+        assert len(world.loop.sent) == 10
+        world.is_known = True
+        world.loop.later.pop()[1]()
+        assert (len(world.loop.sent), world.loop.later) == (10, [])
+        world.loop.end()
+
+
+def test_client_that_left_is_not_asked_again(listener: ListeningSocket) -> None:
+    world = World(listener)
+    world.is_known = False
+    with world.connect():
+        world.turn()
+        world.loop.end()
+    world.loop.later.pop()[1]()
+    with world.connect():
+        world.turn()
+        [(_, of_second)] = world.loop.later
+        world.loop.end()
+    world.loop.later.clear()
+    with world.connect():
+        world.turn()
+        of_second()  # late: it was of a client before
+        assert len(world.loop.sent) == 3
+        world.loop.end()
+
+
 def test_second_client_sees_the_end_at_once(listener: ListeningSocket, lines: list[str]) -> None:
     world = World(listener)
     with world.connect(), world.connect() as second:
@@ -170,7 +210,7 @@ def test_one_off_ends_with_the_first_client(listener: ListeningSocket, lines: li
 def test_connection_handed_over_is_the_only_one(lines: list[str]) -> None:
     ours, theirs = socket.socketpair()
     loop = Loop()
-    clients = Clients(loop, None, lambda: [b"a", b"b"], one_off=True)
+    clients = Clients(loop, None, lambda: [b"a", b"b"], lambda: True, one_off=True)
     clients.start(adopt(ours.detach()))
     assert loop.sent == [b"a", b"b"]
     assert loop.readers == {}

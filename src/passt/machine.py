@@ -3,7 +3,8 @@
 Order of a start, after the common one of `app`, and why:
 
 1. A connection that the caller hands over (-F) is checked first: it is a mistake of the command line or none.
-2. Host facts are read, listeners bound and the socket made, with the caller's rights.
+2. Host facts are read, listeners bound and the socket made, with the caller's rights. Root becomes somebody
+   else then (--runas, nobody), before there are threads.
 3. The data plane is loaded and built, signals are blocked, capabilities dropped.
 4. The caller learns that we are ready, and the loop runs. A client that came earlier has been waiting.
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 import select
 
 from passt import assembly, log
-from passt.host import privileges, signals, stream_socket
+from passt.host import identity, privileges, signals, stream_socket
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
             """End the run."""
 
 RETRY_S = 1.0  # until a client is accepted for which there was no descriptor left
+# Between questions to a guest that has said nothing at all: it may boot, or be configured late.
+ASK_FIRST_S, ASK_LAST_S = 1.0, 64.0
 
 
 def run(settings: Settings, launch: Launch) -> int:
@@ -58,20 +61,26 @@ def run(settings: Settings, launch: Launch) -> int:
 
     Raises PasstError.
     """
+    user = identity.choose(settings.runas)
     connection = stream_socket.adopt(settings.fd) if settings.fd is not None else None
     guest = assembly.resolve_guest(settings)
     ports = assembly.open_ports(settings, guest)
     listener = stream_socket.listen(settings.socket_path) if connection is None else None
     try:
+        if user is not None:
+            user.assume()
+            launch.hold()
+            if settings.runas is None:
+                log.info(f"started as root: goes on as user {user.uid} (nobody); --runas names another one")
         network = assembly.Network(settings, guest, ports)
         network.start_ports()
         clients = Clients(network.engine, listener, lambda: questions(guest, network.observed),
-                          one_off=settings.one_off)
+                          lambda: network.observed.mac is not None, one_off=settings.one_off)
         reader = signals.SignalReader(signals.ENDING)
         network.engine.add_reader(reader.fd, network.engine.stop)
         if listener is not None:
             tell_path(listener.path)
-        privileges.drop_privileges()
+        privileges.drop_privileges(closed=user is not None)
         launch.announce()
     except BaseException:
         if listener is not None:
@@ -106,17 +115,21 @@ class Clients:
 
     While there is a client, another one is accepted and closed at once, so that it learns that it has no
     chance. A client that has hung up already, which the engine has yet to find out, is waited for: an
-    emulator that reconnects is not turned away because of itself. *ask* makes the first frames for a new
-    client. With *one_off* the run ends with the first client.
+    emulator that reconnects is not turned away because of itself. *make_questions* makes the frames that
+    ask a new client for its guest; they are sent again, less and less often, until *is_guest_known*. With
+    *one_off* the run ends with the first client.
     """
 
-    def __init__(self, engine: Loop, listener: ListeningSocket | None, ask: Callable[[], list[bytes]], *,
+    def __init__(self, engine: Loop, listener: ListeningSocket | None,
+                 make_questions: Callable[[], list[bytes]], is_guest_known: Callable[[], bool], *,
                  one_off: bool) -> None:
         self._engine = engine
         self._listener = listener
-        self._ask = ask
+        self._make_questions = make_questions
+        self._is_guest_known = is_guest_known
         self._one_off = one_off
         self._is_watching = False
+        self._n_clients = 0
         self._fd = -1  # of the client; the engine's, and open until it calls _on_end
 
     def start(self, connection: Connection | None) -> None:
@@ -158,9 +171,21 @@ class Clients:
     def _attach(self, connection: Connection) -> None:
         log.limited(log.INFO, "accepted", f"accepted client{connection.peer_name()}")
         self._fd = connection.detach()
+        self._n_clients += 1
         self._engine.attach_stream(self._fd, self._on_end)
-        for frame in self._ask():
+        self._ask(self._n_clients, ASK_FIRST_S)
+
+    def _ask(self, number: int, delay_s: float) -> None:
+        """Ask client *number*, and once more after *delay_s* if it is still there and nothing was learnt."""
+        for frame in self._make_questions():
             self._engine.send_frame(frame)
+
+        def ask_again() -> None:
+            if self._fd >= 0 and self._n_clients == number and not self._is_guest_known():
+                self._ask(number, min(2 * delay_s, ASK_LAST_S))
+
+        if not self._is_guest_known():
+            self._engine.call_later(delay_s, ask_again)
 
     def _on_end(self, reason: str) -> None:
         self._fd = -1

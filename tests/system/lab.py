@@ -484,7 +484,8 @@ def install(directory: Path) -> str:
     subprocess.run([python, "-m", "compileall", "-q", library], check=True)
     make_readable([directory / "bin", library])
     program.chmod(0o755)
-    program.with_name("passt").symlink_to(program.name)
+    for name in ("passt", "qrap"):
+        program.with_name(name).symlink_to(program.name)
     return str(program)
 
 

@@ -120,9 +120,12 @@ def passt(lab: Lab, *options: str, user: bool, name: str = "machine", place: Pla
 class Guest:
     """A machine whose kernel is that of a namespace: its own place, with a tap that the emulator relays."""
 
-    def __init__(self, lab: Lab, path: str, *, mac: str = MAC) -> None:
+    def __init__(self, lab: Lab, path: str, *, mac: str = MAC, silent: bool = False) -> None:
         self._lab = lab
         self.place = lab.bare_place()
+        if silent:
+            # IPv6 announces itself as soon as an interface is up.
+            self.place.run(["sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6"])
         self.emulator = self.place.spawn(
             ["/usr/bin/python3", "-I", str(lab.directory / "emulator.py"), path, "eth0", mac])
         self.wait_until_connected()

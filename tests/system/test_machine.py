@@ -47,6 +47,7 @@ from tests.system.lab import (
     HOST6,
     OUTSIDE4,
     OUTSIDE6,
+    UID,
     Lab,
     process_state,
     status_field,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.needs_root
 
+NOBODY = 65534
 OUR_MAC = "9a:55:9a:55:9a:55"
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 LINK_LOCAL = "fe80::5054:ff:fe12:3456"
@@ -403,6 +405,7 @@ def test_background_as_libvirt_wants_it(lab: Lab, user: bool) -> None:
     assert [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)] == ["/dev/null"] * 3
     assert status_field(pid, "CapEff") == status_field(pid, "CapPrm") == "0" * 16
     assert status_field(pid, "NoNewPrivs") == "1"
+    assert status_field(pid, "Uid").split() == [str(UID if user else NOBODY)] * 4
     assert os.getsid(pid) == pid
     peer = Peer.connect(path)
     _, options = dhcp(peer, "discover")
@@ -413,6 +416,21 @@ def test_background_as_libvirt_wants_it(lab: Lab, user: bool) -> None:
     wait_until(lambda: not process_state(pid), "the daemon ends with its client")
     os.unlink(path)
     pid_file.unlink()
+
+
+@pytest.mark.parametrize("spec", [str(UID), f"{UID}:{UID + 1}", "lab", "0"])
+def test_root_goes_on_as_the_user_that_is_asked_for(lab: Lab, spec: str) -> None:
+    with passt(lab, "--runas", spec, "-t", "443", user=False) as (running, path):
+        peer = Peer.connect(path)
+        peer.send(QUESTION)
+        peer.receive(is_answer)
+        peer.close()
+        uid = 0 if spec == "0" else UID
+        gid = UID + 1 if ":" in spec else uid
+        assert status_field(running.pid, "Uid").split() == [str(uid)] * 4
+        assert status_field(running.pid, "Gid").split() == [str(gid)] * 4
+        assert status_field(running.pid, "CapEff") == "0" * 16
+        assert os.lstat(path).st_uid == 0
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGQUIT, signal.SIGINT])

@@ -191,9 +191,9 @@ def test_guest_that_reboots_with_other_addresses_is_reached(lab: Lab, plain: boo
         other.close()
 
 
-def test_inward_connection_before_the_guest_speaks(lab: Lab, plain: bool) -> None:
+def test_inward_connection_to_a_guest_that_never_spoke(lab: Lab, plain: bool) -> None:
     with passt(lab, "-4", "-t", str(PORT), user=plain) as (_, path):
-        guest = Guest(lab, path)
+        guest = Guest(lab, path, silent=True)
         guest.place.run(["ip", "address", "add", f"{HOST4}/24", "dev", "eth0"])
         guest.place.run(["ip", "route", "add", "default", "via", OUTSIDE4])
         inside = receiver(lab, guest.place, PORT)

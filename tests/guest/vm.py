@@ -1,0 +1,182 @@
+"""A virtual machine, emulated by QEMU in a place of the lab, whose guest carries out commands.
+
+The processor is emulated (TCG), as a guest of a cloud machine may not be able to use KVM; with
+PASST_TEST_KVM=1 it is the machine's own. The model qemu64 is chosen for its lack of string
+instructions, which TCG carries out byte by byte.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import signal
+import subprocess
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.system.lab import Lab, Place, Running, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DEFAULT_PATH = "/tmp/passt_1.socket"  # noqa: S108 - where passt puts it
+BOOT_S = 120.0
+COMMAND_S = 60.0
+MAC = "52:54:00:12:34:56"
+QEMU = "qemu-system-x86_64"
+APPEND = "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off random.trust_cpu=1"
+
+
+def stream_card(path: str, mac: str = MAC) -> list[str]:
+    """Give the arguments for a card on passt's socket, as QEMU has them from 7.2 on."""
+    return ["-netdev", f"stream,id=n,server=off,addr.type=unix,addr.path={path}",
+            "-device", f"virtio-net-pci,netdev=n,mac={mac},romfile="]
+
+
+class Vm:
+    """A running machine; *directory* holds `vmlinuz` and `initrd`, and gets the console as NAME.console.
+
+    *before* is put in front of QEMU's command line.
+    """
+
+    def __init__(self, place: Place, directory: Path, card: Sequence[str], *, name: str = "vm",
+                 user: bool = False, before: Sequence[str] = ()) -> None:
+        self._console = directory / f"{name}.console"
+        self.running = place.spawn([*before, QEMU, *self._arguments(directory), *card], user=user,
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._buffer = b""
+
+    def _arguments(self, directory: Path) -> list[str]:
+        kvm = os.environ.get("PASST_TEST_KVM") == "1"
+        machine = ["-machine", "q35,accel=kvm", "-cpu", "host"] if kvm else [
+            "-machine", "q35,accel=tcg", "-cpu", "qemu64"]
+        return [
+            *machine, "-smp", "1", "-m", "256", "-nodefaults", "-no-user-config", "-display", "none",
+            "-no-reboot", "-kernel", str(directory / "vmlinuz"), "-initrd", str(directory / "initrd"),
+            "-append", APPEND, "-serial", f"file:{self._console}",
+            "-chardev", "stdio,id=commands,signal=off", "-serial", "chardev:commands",
+        ]
+
+    def wait_for_boot(self) -> None:
+        """Wait until the guest takes commands."""
+        self._read_until(b"ready\n", BOOT_S)
+
+    def run(self, command: str, *, timeout: float = COMMAND_S, check: bool = True) -> str:
+        """Run a line of shell in the guest and return its output; with *check* a failure fails the test."""
+        assert "\n" not in command
+        assert self.running.popen.stdin is not None
+        token = uuid.uuid4().hex
+        self.running.popen.stdin.write(f"{token} {command}\n".encode())
+        self.running.popen.stdin.flush()
+        output = self._read_until(b"\n" + token.encode() + b" ", timeout)
+        status = self._read_until(b"\n", timeout)
+        text = output.decode(errors="replace")
+        assert not check or status == b"0", f"{command}: status {status.decode()}\n{text}"
+        return text
+
+    def wait_for(self, command: str, what: str, limit_s: float = 20.0) -> str:
+        """Repeat a command of the guest until its status is 0; return its output."""
+        found: list[str] = []
+
+        def is_good() -> bool:
+            output, _, status = self.run(f"{command}; echo status $?", check=False).rpartition("status ")
+            found[:] = [output]
+            return status.strip() == "0"
+
+        wait_until(is_good, what, limit_s)
+        return found[0]
+
+    def configure4(self) -> dict[str, str]:
+        """Set up IPv4 by DHCP; return what the client was told, by udhcpc's names."""
+        self.run("ip link set eth0 up; udhcpc -i eth0 -f -q -n -t 10 -T 1 -O search -O mtu -s /etc/udhcpc.sh")
+        return self._variables("/tmp/dhcp4")  # noqa: S108 - in the guest
+
+    def configure6(self) -> dict[str, str]:
+        """Set up IPv6 by advertisements, then by DHCPv6; return what dhclient was told, by its names."""
+        self.wait_for("! ip -6 addr show dev eth0 | grep tentative", "the addresses are found to be unique")
+        self.run("dhclient -6 -1 -cf /etc/dhclient.conf -sf /etc/dhclient6.sh -lf /tmp/l -pf /tmp/p eth0")
+        self.wait_for("! ip -6 addr show dev eth0 | grep tentative", "the address is found to be unique")
+        return self._variables("/tmp/dhcp6")  # noqa: S108 - in the guest
+
+    def serve(self, protocol: str, family: int, port: int, action: str) -> None:
+        """Have the guest serve *port* of one family; *action* is what socat does for each client."""
+        kind = "LISTEN" if protocol == "TCP" else "RECVFROM"
+        only = ",ipv6only=1" if family == 6 else ""
+        # Where processes start slowly, answers would come after half a second, when socat waits no more.
+        self._start(f"socat -t 20 {protocol}{family}-{kind}:{port},fork,reuseaddr{only} '{action}'")
+        local = f" :::{port} " if family == 6 else f" 0.0.0.0:{port} "
+        self.wait_for(f"netstat -{protocol[0].lower()}ln | grep -F '{local}'", "the guest listens")
+
+    def power_off(self) -> int:
+        """Have the guest power off; return QEMU's status."""
+        assert self.running.popen.stdin is not None
+        self.running.popen.stdin.write(b"- poweroff -f\n")
+        self.running.popen.stdin.flush()
+        return self.running.finish(30).returncode
+
+    def close(self) -> None:
+        """Pull the plug."""
+        if self.running.popen.returncode is None:
+            self.running.kill()
+
+    def _start(self, command: str) -> None:
+        self.run(f"setsid sh -c {shlex.quote(command)} >/dev/null 2>&1 &")
+
+    def _variables(self, path: str) -> dict[str, str]:
+        return dict(line.split("=", 1) for line in self.run(f"cat {path}").splitlines() if "=" in line)
+
+    def _read_until(self, mark: bytes, limit_s: float) -> bytes:
+        """Return what comes before *mark*, which is thrown away."""
+        assert self.running.popen.stdout is not None
+        descriptor = self.running.popen.stdout.fileno()
+        end = time.monotonic() + limit_s
+        while mark not in self._buffer:
+            if not select.select([descriptor], [], [], max(end - time.monotonic(), 0))[0]:
+                raise AssertionError(f"nothing within {limit_s} s: {self._describe()}")
+            data = os.read(descriptor, 65536)
+            if not data:
+                raise AssertionError(f"QEMU has ended: {self._describe()}")
+            self._buffer += data
+        found, _, self._buffer = self._buffer.partition(mark)
+        return found
+
+    def _describe(self) -> str:
+        console = self._console.read_text(errors="replace") if self._console.exists() else ""
+        self.close()
+        stderr = self.running.popen.stderr
+        errors = stderr.read().decode(errors="replace") if stderr and not stderr.closed else ""
+        return f"said {self._buffer!r}; console:\n{console}\n{errors}"
+
+
+class Passt:
+    """passt, started with *options* on the host, that serves the socket *path*, or a default one."""
+
+    def __init__(self, lab: Lab, path: Path | None, options: Sequence[str], *, user: bool) -> None:
+        where = [] if path is None else ["-s", str(path)]
+        self.path = DEFAULT_PATH if path is None else str(path)
+        # As the host sees it, which may have a /tmp of its own.
+        self._file = Path(f"/proc/{lab.host.init}/root{self.path}")
+        self.running: Running = lab.host.spawn([lab.passt, "-f", *where, *options], user=user)
+
+        def is_up() -> bool:
+            if self.running.popen.poll() is not None:
+                raise AssertionError(f"passt has ended: {self.running.popen.communicate()}")
+            return self._file.exists()
+
+        wait_until(is_up, "passt makes its socket")
+
+    def finish(self) -> None:
+        """Wait for an end that must be a good one."""
+        result = self.running.finish()
+        assert result.returncode == 0, result.stderr.decode()
+        assert b"Traceback" not in result.stderr, result.stderr.decode()
+
+    def close(self) -> None:
+        """End it, if it runs, and remove its socket."""
+        self.running.send(signal.SIGTERM)
+        if self.running.popen.returncode is None:
+            self.running.finish()
+        self._file.unlink(missing_ok=True)
