@@ -5,10 +5,10 @@ as it holds something and given back empty, so that the same one, warm in the ca
 connection after the other, and only connections whose receiver does not take more hold one. A pipe that
 is given back with something in it is closed.
 
-How much a pipe takes decides how often the loop wakes up for a bulk transfer: with 1 MiB, the most that a user
-may ask for by default, it carries a fifth more than with 256 KiB. But a user's pipes may take
-fs.pipe-user-pages-soft pages in sum (pipe(7)), 16384 by default, 256 of them each: so a smaller one is asked
-for next. Beyond the limit the kernel makes small ones or none; both are served, by more calls or by copying.
+How much a pipe takes decides how often the loop wakes up for a bulk transfer: with 1 MiB, the most that a
+user may ask for by default, it carries some more than with 256 KiB. But a user's pipes may take
+fs.pipe-user-pages-soft pages in sum (pipe(7)), 16384 by default, 256 of them each: so a smaller one is
+asked for next. Beyond the limit the kernel makes small ones or none; both are served, by more calls or by copying.
 """
 
 from libc.stdint cimport int32_t
