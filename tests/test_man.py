@@ -49,8 +49,8 @@ def test_page_is_clean_for_mandoc_and_man(program: str) -> None:
 
 
 @pytest.mark.parametrize("program", ["pasta", "passt"])
-def test_page_has_all_sections_in_the_usual_order(program: str) -> None:
+def test_page_has_all_sections(program: str) -> None:
     page = (ROOT / "docs" / f"{program}.1").read_text(encoding="utf-8")
     sections = [line[4:] for line in page.splitlines() if line.startswith(".SH ")]
-    assert sorted(sections) == sorted(["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXAMPLES", "NOTES", "FILES",
-                                       "SIGNALS", "EXIT STATUS", "SEE ALSO", "BUGS"])
+    assert set(sections) == {"NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXAMPLES", "NOTES", "FILES",
+                             "SIGNALS", "EXIT STATUS", "SEE ALSO", "BUGS"}
