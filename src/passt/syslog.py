@@ -3,7 +3,8 @@
 A message is `<PRI>Mmm dd hh:mm:ss PROGRAM[PID]: TEXT` (RFC 3164, 4.1, without the host name, as is usual on
 a local socket), facility "daemon". The log daemon may not be there yet, go away, come back, or be slow: none
 of that ever makes us wait for more than a moment. What it does not take is lost; the next message that it
-takes is preceded by one that tells how many were. The socket is found again as long as its path can be reached.
+takes is preceded by one that tells how many were. The socket is found again as long as its path can be
+reached.
 """
 
 from __future__ import annotations
