@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PATH = "/tmp/passt_1.socket"  # noqa: S108 - where passt puts it
 BOOT_S = 120.0
-COMMAND_S = 60.0
+COMMAND_S = 120.0
 MAC = "52:54:00:12:34:56"
 QEMU = "qemu-system-x86_64"
 APPEND = "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off random.trust_cpu=1"
@@ -48,6 +48,7 @@ class Vm:
         self.running = place.spawn([*before, QEMU, *self._arguments(directory), *card], user=user,
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._buffer = b""
+        self._has_ended = False
 
     def _arguments(self, directory: Path) -> list[str]:
         kvm = os.environ.get("PASST_TEST_KVM") == "1"
@@ -115,12 +116,18 @@ class Vm:
         assert self.running.popen.stdin is not None
         self.running.popen.stdin.write(b"- poweroff -f\n")
         self.running.popen.stdin.flush()
+        self._has_ended = True
         return self.running.finish(30).returncode
 
     def close(self) -> None:
         """Pull the plug."""
-        if self.running.popen.returncode is None:
+        if self._has_ended:
+            return
+        self._has_ended = True
+        if self.running.popen.poll() is None:
             self.running.kill()
+        else:
+            self.running.finish()
 
     def _start(self, command: str) -> None:
         self.run(f"setsid sh -c {shlex.quote(command)} >/dev/null 2>&1 &")
@@ -145,10 +152,8 @@ class Vm:
 
     def _describe(self) -> str:
         console = self._console.read_text(errors="replace") if self._console.exists() else ""
-        self.close()
-        stderr = self.running.popen.stderr
-        errors = stderr.read().decode(errors="replace") if stderr and not stderr.closed else ""
-        return f"said {self._buffer!r}; console:\n{console}\n{errors}"
+        status = self.running.popen.poll()
+        return f"status {status}, said {self._buffer!r}; console:\n{console}"
 
 
 class Passt:
@@ -166,17 +171,20 @@ class Passt:
                 raise AssertionError(f"passt has ended: {self.running.popen.communicate()}")
             return self._file.exists()
 
-        wait_until(is_up, "passt makes its socket")
+        wait_until(is_up, "passt makes its socket", 30)
+        self._has_ended = False
 
     def finish(self) -> None:
         """Wait for an end that must be a good one."""
+        self._has_ended = True
         result = self.running.finish()
         assert result.returncode == 0, result.stderr.decode()
         assert b"Traceback" not in result.stderr, result.stderr.decode()
 
     def close(self) -> None:
         """End it, if it runs, and remove its socket."""
-        self.running.send(signal.SIGTERM)
-        if self.running.popen.returncode is None:
+        if not self._has_ended:
+            self._has_ended = True
+            self.running.send(signal.SIGTERM)
             self.running.finish()
         self._file.unlink(missing_ok=True)

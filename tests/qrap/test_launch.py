@@ -174,7 +174,7 @@ def test_interrupt_ends_the_search(machine: Machine) -> None:
     ((), f"arguments are missing: FD PROGRAM [ARG]..., or those of QEMU\n{USAGE}"),
     (("5",), f"which program to start with descriptor 5 is missing\n{USAGE}"),
     (("2", "sh"), "descriptor 2: 0, 1 and 2 are in use; choose 3 or more"),
-    (("5" * 5000, "sh"), f"descriptor {'5' * 5000}: no process has so many; choose a smaller one"),
+    (("5" * 100, "sh"), f"descriptor {'5' * 100}: no process has so many; choose a smaller one"),
     (("5", "no-such-program"), "program 'no-such-program' is not an executable file, here or in PATH"),
     (("5", "./no-such-program"), "program './no-such-program' is not an executable file, here or in PATH"),
     (("5", "/etc/passwd"), "program '/etc/passwd' is not an executable file, here or in PATH"),
@@ -184,6 +184,11 @@ def test_mistake_is_told_before_anything_is_tried(
         arguments: tuple[str, ...], message: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["qrap", *arguments]) == 1
     assert capfd.readouterr() == ("", f"qrap: {message}\n")
+
+
+def test_number_of_any_length_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no process has so many"):
+        launch.make_plan(["5" * 5000, "sh"])
 
 
 def test_descriptor_above_the_limit_is_refused(machine: Machine) -> None:
