@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,3 +34,23 @@ def test_pages_are_up_to_date_with_the_table() -> None:
     check = subprocess.run([sys.executable, str(ROOT / "tools" / "gen_man.py"), "--check"],
                            capture_output=True, text=True, check=False)
     assert (check.returncode, check.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("program", ["pasta", "passt", "qrap"])
+def test_page_is_clean_for_mandoc_and_man(program: str) -> None:
+    path = str(ROOT / "docs" / f"{program}.1")
+    for command in (["mandoc", "-T", "lint", "-W", "warning"], ["man", "--warnings", "-l"]):
+        if shutil.which(command[0]) is None:
+            pytest.skip(f"{command[0]} is missing: 'make test' installs it")
+        result = subprocess.run([*command, path], capture_output=True, text=True, check=False,
+                                env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "MANPAGER": "cat"})
+        assert (result.returncode, result.stderr) == (0, "")
+        assert command[0] == "man" or not result.stdout
+
+
+@pytest.mark.parametrize("program", ["pasta", "passt"])
+def test_page_has_all_sections(program: str) -> None:
+    page = (ROOT / "docs" / f"{program}.1").read_text(encoding="utf-8")
+    sections = [line[4:] for line in page.splitlines() if line.startswith(".SH ")]
+    assert set(sections) == {"NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXAMPLES", "NOTES", "FILES",
+                             "SIGNALS", "EXIT STATUS", "SEE ALSO", "BUGS"}

@@ -1,8 +1,8 @@
 # ruff: noqa: INP001 - a script, in no package
-"""Write the OPTIONS section of docs/pasta.1 and docs/passt.1 from the option table.
+"""Write from the option table the OPTIONS of docs/pasta.1 and docs/passt.1, and the completions in share/.
 
-    python tools/gen_man.py            rewrite the pages in place
-    python tools/gen_man.py --check    exit with 1 if a page is out of date
+    python tools/gen_man.py            rewrite the files in place
+    python tools/gen_man.py --check    exit with 1 if one is out of date
 
 The section stands between two comment lines in the page; the rest of a page is written by hand.
 """
@@ -13,10 +13,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
 from passt.config.help import description  # noqa: E402 - found by the line above
 from passt.config.options import GROUPS, OPTIONS, Option  # noqa: E402
+from tools import completion  # noqa: E402
 
 PAGES = {"pasta": ROOT / "docs" / "pasta.1", "passt": ROOT / "docs" / "passt.1"}
 BEGIN = '.\\" BEGIN OPTIONS: written by tools/gen_man.py, do not edit\n'
@@ -64,16 +65,18 @@ def updated_page(program: str) -> str:
 
 
 def main() -> int:
-    """Rewrite or check the pages."""
+    """Rewrite or check the files."""
     status = 0
-    for program, path in PAGES.items():
-        page = updated_page(program)
-        if path.read_text(encoding="utf-8") == page:
+    wanted = {path: updated_page(program) for program, path in PAGES.items()}
+    wanted |= {ROOT / "share" / name: text for name, text in completion.files().items()}
+    for path, page in wanted.items():
+        if path.exists() and path.read_text(encoding="utf-8") == page:
             continue
         if "--check" in sys.argv[1:]:
             sys.stderr.write(f"{path} is out of date; run python tools/gen_man.py\n")
             status = 1
         else:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(page, encoding="utf-8")
     return status
 

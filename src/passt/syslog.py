@@ -2,8 +2,9 @@
 
 A message is `<PRI>Mmm dd hh:mm:ss PROGRAM[PID]: TEXT` (RFC 3164, 4.1, without the host name, as is usual on
 a local socket), facility "daemon". The log daemon may not be there yet, go away, come back, or be slow: none
-of that ever makes us wait. What it does not take is lost; the next message that it takes is preceded by one
-that tells how many were. The socket is found again as long as its path can be reached.
+of that ever makes us wait for more than a moment. What it does not take is lost; the next message that it
+takes is preceded by one that tells how many were. The socket is found again as long as its path can be
+reached.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import socket
 import time
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 DEV_LOG = "/dev/log"
 FACILITY = 3 << 3        # LOG_DAEMON
+PATIENCE_MS = 20         # for a daemon that has been fast enough so far
 RETRY_S = 1.0            # between attempts to find the log daemon
 _WARNING = 4
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -35,6 +38,7 @@ class Syslog:
         self._clock = clock
         self._fd = -1
         self._is_stream = False
+        self._is_slow = False
         self._n_lost = 0
         self._next_try_s = 0.0
         self._connect()
@@ -65,7 +69,14 @@ class Syslog:
         if self._is_stream:
             data += b"\0"
         try:
-            if os.write(self._fd, data) == len(data):
+            try:
+                n = os.write(self._fd, data)
+            except BlockingIOError:
+                if not self._waited():
+                    return False
+                n = os.write(self._fd, data)
+            if n == len(data):
+                self._is_slow = False
                 return True
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.EMSGSIZE):
@@ -73,6 +84,15 @@ class Syslog:
         os.close(self._fd)
         self._fd = -1
         return False
+
+    def _waited(self) -> bool:
+        """Give the daemon a moment: its queue may hold but 10 messages. A slow one gets no other."""
+        if self._is_slow:
+            return False
+        self._is_slow = True
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        return bool(poll.poll(PATIENCE_MS))
 
     def _connect(self) -> bool:
         self._next_try_s = self._clock() + RETRY_S

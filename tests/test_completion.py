@@ -1,0 +1,146 @@
+"""Completion files against the option table, in the shells themselves."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from passt.config.options import OPTIONS
+from tools.completion import VALUES, known, spellings, summary
+
+ROOT = Path(__file__).parents[1]
+SHARE = ROOT / "share"
+
+
+def run(shell: str, *arguments: str) -> list[str]:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is missing: 'make test' installs it")
+    done = subprocess.run([shell, *arguments], capture_output=True, text=True, timeout=60, check=True,
+                          env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8"})
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+def bash(program: str, *words: str) -> list[str]:
+    script = ('source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _passt_$1; '
+              'printf "%s\\n" "${COMPREPLY[@]}"')
+    return run("bash", "--norc", "-c", script, "bash",
+               str(SHARE / "bash-completion" / "completions" / program), program, *words)
+
+
+def fish(program: str, line: str) -> list[str]:
+    path = SHARE / "fish" / "vendor_completions.d" / f"{program}.fish"
+    lines = run("fish", "--no-config", "-c", f"source {path}; complete -C '{line}'")
+    return [line.split("\t")[0] for line in lines]
+
+
+def test_every_option_with_an_argument_is_told_what_it_takes() -> None:
+    assert {option.name for option in OPTIONS if option.available and option.argument} <= set(VALUES)
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_summary_is_short_and_whole(option: object) -> None:
+    row = next(row for row in OPTIONS if row is option)
+    assert 3 < len(summary(row)) <= 70
+    assert row.text.startswith(summary(row))
+
+
+@pytest.mark.parametrize("program", ["pasta", "passt"])
+def test_bash_offers_exactly_the_options_of_a_program(program: str) -> None:
+    assert sorted(bash(program, "--")) == sorted(
+        name for option in known(program) for name in spellings(option) if name.startswith("--"))
+    assert set(bash(program, "-")) >= {f"-{option.short}" for option in known(program) if option.short}
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    (["--mt"], ["--mtu"]),
+    (["--config-net", "--qu"], ["--quiet"]),
+    (["-t", "n"], ["none"]),
+    (["--tcp-ports", "=", "al"], ["all"]),
+    (["--tcp-ports", "="], ["none", "all", "auto"]),
+    (["--mtu", "15"], ["1500"]),
+    (["-i", "l"], ["lo"]),
+    (["--runas", "roo"], ["root"]),
+    (["--mtu", "1500", "mkfif"], ["mkfifo"]),
+    (["--", "mkfif"], ["mkfifo"]),
+    (["--hostname", ""], [""]),
+    (["-l", "/etc/host"], ["/etc/hosts"]),
+])
+def test_bash_completes_words_of_pasta(words: list[str], expected: list[str]) -> None:
+    found = bash("pasta", *words)
+    assert set(expected) <= set(found)
+    if words[-1] != "/etc/host":
+        assert set(found) == set(expected)
+
+
+def test_bash_leaves_options_of_the_command_alone() -> None:
+    assert bash("pasta", "true", "--mt") == [""]
+
+
+def test_bash_completes_qrap() -> None:
+    assert bash("qrap", "--") == ["--help", "--version"]
+    assert "mkfifo" in bash("qrap", "5", "mkfif")
+
+
+@pytest.mark.parametrize("program", ["pasta", "passt"])
+def test_fish_offers_exactly_the_options_of_a_program(program: str) -> None:
+    found = {name.rstrip("=") for name in fish(program, f"{program} --")}
+    assert found == {name for option in known(program) for name in spellings(option) if name[:2] == "--"}
+
+
+@pytest.mark.parametrize(("line", "expected"), [
+    ("pasta --tcp-ports n", "none"), ("pasta -i l", "lo"), ("pasta --runas roo", "root"),
+    ("pasta mkfif", "mkfifo"), ("passt --mtu 15", "1500"), ("qrap --v", "--version"),
+])
+def test_fish_completes_words(line: str, expected: str) -> None:
+    assert expected in fish(line.partition(" ")[0], line)
+
+
+class Zsh:
+    """zsh at a terminal, with our completions."""
+
+    def __init__(self) -> None:
+        if shutil.which("zsh") is None:
+            pytest.skip("zsh is missing: 'make test' installs it")
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.environ.update(PS1="% ", TERM="dumb", HOME="/nonexistent")
+            os.execvp("zsh", ["zsh", "-f", "-i"])  # noqa: S606 - a terminal of its own
+        self.seen = ""
+        self.type(f"fpath=({SHARE}/zsh/site-functions $fpath); autoload -U compinit; compinit -u -D; "
+                  "echo rea''dy\n")
+        self.expect("ready")
+
+    def type(self, text: str) -> None:
+        os.write(self.fd, text.encode())
+
+    def expect(self, text: str) -> None:
+        end = time.monotonic() + 20
+        while text not in self.seen:
+            assert time.monotonic() < end, self.seen
+            if select.select([self.fd], [], [], 0.1)[0]:
+                self.seen += os.read(self.fd, 4096).decode(errors="replace")
+
+    def close(self) -> None:
+        os.close(self.fd)
+        os.waitpid(self.pid, 0)
+
+
+@pytest.mark.parametrize(("typed", "expected"), [
+    ("pasta --config-n\t", "--config-net"), ("pasta --netns-o\t", "--netns-only"),
+    ("passt --one\t", "--one-off"), ("pasta -t au\t", "-t auto"), ("pasta --mtu=90\t", "--mtu=9000"),
+    ("pasta -f mkfif\t", "mkfifo"), ("qrap --ver\t", "--version"),
+])
+def test_zsh_completes_words(typed: str, expected: str) -> None:
+    zsh = Zsh()
+    zsh.seen = ""
+    zsh.type(typed)
+    zsh.expect(expected)
+    zsh.close()

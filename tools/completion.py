@@ -1,0 +1,228 @@
+# ruff: noqa: INP001 - part of a script, in no package
+"""Completion for bash, zsh and fish, made from the option table.
+
+What can stand behind an option is told by `VALUES`; an option that is not available is not offered.
+"""
+
+from __future__ import annotations
+
+from passt.config.options import OPTIONS, PASTA, Option
+
+NOTHING = ""
+FILES = "files"
+DIRECTORIES = "directories"
+INTERFACES = "interfaces"
+USERS = "users"
+NAMESPACES = "namespaces"
+# What the argument of each option can be: one of the above, or words to choose from.
+VALUES: dict[str, str] = {
+    "log-file": FILES, "pcap": FILES, "pid": FILES, "socket": FILES, "userns": FILES, "netns": NAMESPACES,
+    "repair-path": FILES, "conf-path": FILES,
+    "interface": INTERFACES, "outbound-if4": INTERFACES, "outbound-if6": INTERFACES, "runas": USERS,
+    "tcp-ports": "none all auto", "udp-ports": "none all auto", "tcp-ns": "none all auto",
+    "udp-ns": "none all auto", "dns": "none", "search": "none", "map-host-loopback": "none",
+    "map-guest-addr": "none",
+    "log-size": NOTHING, "stats": NOTHING, "address": NOTHING, "netmask": NOTHING, "gateway": NOTHING,
+    "mtu": "1280 1500 9000 65520", "mac-addr": NOTHING, "hostname": NOTHING, "fqdn": NOTHING,
+    "outbound": NOTHING, "dns-forward": NOTHING, "dns-host": NOTHING, "ns-ifname": NOTHING,
+    "ns-mac-addr": NOTHING, "fd": NOTHING,
+}
+_LONGEST = 68
+_HEAD = "written by tools/gen_man.py, do not edit"
+_LIST_INTERFACES = "command ls /sys/class/net 2>/dev/null"
+_LIST_NAMESPACES = "command ls /run/netns 2>/dev/null"
+
+
+def known(program: str) -> list[Option]:
+    """List the options that *program* carries out."""
+    return [option for option in OPTIONS if program in option.modes and option.available]
+
+
+def spellings(option: Option) -> list[str]:
+    """List all names with their dashes."""
+    return ([f"-{option.short}"] if option.short else []) + [f"--{name}" for name in option.names]
+
+
+def summary(option: Option) -> str:
+    """Give the first sentence of an option's text, at most some words, without its full stop."""
+    text = option.text.split(". ")[0].split("; ")[0].split(": ")[0].rstrip(".")
+    while len(text) > _LONGEST:
+        text = text.rpartition(" ")[0]
+    return text.rstrip(",;:")
+
+
+def bash(program: str) -> str:
+    """Make the file for bash; it needs nothing of the bash-completion package."""
+    options = known(program)
+    valued = [option for option in options if option.argument]
+    cases = []
+    for value in dict.fromkeys(VALUES[option.name] for option in valued):
+        names = [name for option in valued if VALUES[option.name] == value for name in spellings(option)]
+        cases += [f"    {' | '.join(names)})", f"        {_bash_reply(value)}", "        return ;;"]
+    flags = " ".join(name for option in options for name in spellings(option))
+    with_value = " | ".join(name for option in valued for name in spellings(option))
+    operand = _BASH_COMMAND if program == PASTA else "            return\n"
+    return _BASH.format(head=_HEAD, program=program, cases="\n".join(cases), flags=flags,
+                        with_value=with_value, operand=operand)
+
+
+_BASH = """# bash completion for {program}(1): {head}
+
+_passt_{program}() {{
+    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}} word i
+    COMPREPLY=()
+    # An option's operand begins with the first word that is neither an option nor an option's argument.
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        word=${{COMP_WORDS[i]}}
+        case $word in
+        --)
+            ((i++))
+            break ;;
+        {with_value})
+            [ "${{COMP_WORDS[i + 1]}}" = = ] && ((i++))
+            ((i++)) ;;
+        -*) ;;
+        *)
+            break ;;
+        esac
+    done
+    if ((i < COMP_CWORD)) || [[ $i = "$COMP_CWORD" && ($cur != -* || $prev = --) ]]; then
+{operand}    fi
+    if [ "$cur" = = ]; then
+        cur=
+    elif [ "$prev" = = ]; then
+        prev=${{COMP_WORDS[COMP_CWORD - 2]}}
+    fi
+    case $prev in
+{cases}
+    esac
+    mapfile -t COMPREPLY < <(compgen -W '{flags}' -- "$cur")
+}}
+complete -F _passt_{program} {program}
+"""
+_BASH_COMMAND = """        if ((i < COMP_CWORD)); then
+            compopt -o default 2>/dev/null
+            declare -F _command_offset >/dev/null && _command_offset "$i"
+        else
+            mapfile -t COMPREPLY < <(compgen -A command -- "$cur")
+        fi
+        return
+"""
+
+
+def _bash_reply(value: str) -> str:
+    made = {FILES: "compgen -A file", USERS: "compgen -A user", NOTHING: ""}.get(value)
+    if value == INTERFACES:
+        made = f'compgen -W "$({_LIST_INTERFACES})"'
+    elif value == NAMESPACES:
+        made = f'compgen -A file -W "$({_LIST_NAMESPACES})"'
+    elif made is None:
+        made = f"compgen -W '{value}'"
+    names = "compopt -o filenames 2>/dev/null; " if value in {FILES, NAMESPACES} else ""
+    return f'{names}mapfile -t COMPREPLY < <({made} -- "$cur")' if made else ":"
+
+
+def zsh(program: str) -> str:
+    """Make the function for zsh's completion system."""
+    lines = [f"#compdef {program}", f"# {_HEAD}", "", "_arguments -s -S -A '-*' \\"]
+    for option in known(program):
+        names = spellings(option)
+        repeats = option.repeat != "last wins"
+        head = "" if repeats else f"({' '.join(names)})"
+        text = summary(option).replace("[", "(").replace("]", ")").replace(":", " ").replace("'", "'\\''")
+        for name in names:
+            takes = "" if not option.argument else "=" if name.startswith("--") else "+"
+            action = f":{option.argument.translate(_ZSH_PLAIN)}:{_zsh_action(option)}" if takes else ""
+            lines.append(f"    '{'*' if repeats else ''}{head}{name}{takes}[{text}]{action}' \\")
+    if program == PASTA:
+        lines += ["    '(-):command or PID: _command_names -e' \\", "    '*:: :_normal'"]
+    else:
+        lines[-1] = lines[-1].removesuffix(" \\")
+    return "\n".join(lines) + "\n"
+
+
+_ZSH_PLAIN = str.maketrans({"[": "", "]": "", ":": "/", "|": "/"})
+
+
+def _zsh_action(option: Option) -> str:
+    value = VALUES[option.name]
+    plain = {FILES: "_files", USERS: "_users", INTERFACES: "_net_interfaces", NOTHING: " "}.get(value)
+    if value == NAMESPACES:
+        return f"{{compadd -- $({_LIST_NAMESPACES}); _files}}"
+    return plain or f"({value})"
+
+
+def fish(program: str) -> str:
+    """Make the file for fish."""
+    lines = [f"# fish completion for {program}(1): {_HEAD}", "", f"complete -c {program} -f"]
+    if program == PASTA:
+        lines.append(f"complete -c {program} -x -a '(__fish_complete_subcommand)'")
+    for option in known(program):
+        short = f" -s {option.short}" if option.short else ""
+        long = "".join(f" -l {name}" for name in option.names)
+        text = summary(option).replace("\\", "\\\\").replace("'", "\\'")
+        lines.append(f"complete -c {program}{short}{long}{_fish_value(option)} -d '{text}'")
+    return "\n".join(lines) + "\n"
+
+
+def _fish_value(option: Option) -> str:
+    if not option.argument:
+        return ""
+    value = VALUES[option.name]
+    if value == FILES:
+        return " -r -F"
+    if value == NAMESPACES:
+        return f" -r -F -a '({_LIST_NAMESPACES})'"
+    made = {USERS: "(__fish_complete_users)", INTERFACES: f"({_LIST_INTERFACES})"}.get(value, value)
+    return f" -x -a '{made}'" if made else " -x"
+
+
+QRAP = {
+    "bash": f"""# bash completion for qrap(1): {_HEAD}
+
+_passt_qrap() {{
+    local cur=${{COMP_WORDS[COMP_CWORD]}}
+    COMPREPLY=()
+    case $COMP_CWORD in
+    1)
+        mapfile -t COMPREPLY < <(compgen -W '-h --help --version' -- "$cur") ;;
+    2)
+        mapfile -t COMPREPLY < <(compgen -A command -- "$cur") ;;
+    *)
+        compopt -o default 2>/dev/null
+        declare -F _command_offset >/dev/null && _command_offset 2 ;;
+    esac
+}}
+complete -F _passt_qrap qrap
+""",
+    "zsh": f"""#compdef qrap
+# {_HEAD}
+
+_arguments -A '-*' \\
+    '(- *)'{{-h,--help}}'[Print an overview and exit]' \\
+    '(- *)--version[Print the version and exit]' \\
+    '1:descriptor: ' \\
+    '2:QEMU command: _command_names -e' \\
+    '*:: :_normal'
+""",
+    "fish": f"""# fish completion for qrap(1): {_HEAD}
+
+complete -c qrap -f
+complete -c qrap -n '__fish_is_nth_token 1' -s h -l help -d 'Print an overview and exit'
+complete -c qrap -n '__fish_is_nth_token 1' -l version -d 'Print the version and exit'
+complete -c qrap -n '__fish_is_nth_token 2' -x -a '(__fish_complete_command)'
+complete -c qrap -n 'not __fish_is_nth_token 1; and not __fish_is_nth_token 2' -F
+""",
+}
+
+
+def files() -> dict[str, str]:
+    """Make all files: path below share/ -> content."""
+    made = {}
+    for program in ("pasta", "passt", "qrap"):
+        texts = QRAP if program == "qrap" else {
+            "bash": bash(program), "zsh": zsh(program), "fish": fish(program)}
+        made[f"bash-completion/completions/{program}"] = texts["bash"]
+        made[f"zsh/site-functions/_{program}"] = texts["zsh"]
+        made[f"fish/vendor_completions.d/{program}.fish"] = texts["fish"]
+    return made
