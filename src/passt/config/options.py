@@ -104,7 +104,8 @@ OPTIONS: tuple[Option, ...] = (
            "Hardware address by which the host's side speaks. Default: 9a:55:9a:55:9a:55.", available=True),
     Option(NETWORK, "i", "interface", "NAME",
            "Template: the host interface whose addresses and routes are taken. Default: the interfaces of"
-           " --outbound-if4 and --outbound-if6, else those of the first default routes.", available=True),
+           " --outbound-if4 and --outbound-if6, else those of the first default routes; see NOTES.",
+           available=True),
     Option(NETWORK, "H", "hostname", "NAME",
            "Host name to tell by DHCP; pasta gives it to its own namespace too. Default: none, and pasta's"
            " own namespace is named after the host.", available=True),
