@@ -7,13 +7,20 @@ both "ports" are the echo identifier.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from passt.value import Value
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+else:
+    Protocol = object
+
 
 # The flow table tells the listeners of datagrams apart by 16 bits.
 MAX_LISTENERS = 0xfffe
 
 
-class Target(NamedTuple):
+class Target(Value):
     """Where the host side of a guest-initiated flow connects to, or the far side of a bypassed flow."""
 
     address: bytes
@@ -23,7 +30,7 @@ class Target(NamedTuple):
     ifname: bytes | None = None
 
 
-class InboundTarget(NamedTuple):
+class InboundTarget(Value):
     """What the guest sees of a flow that a host-side client opened."""
 
     source: bytes
@@ -39,7 +46,7 @@ class FlowPolicy(Protocol):
                  destination: bytes, destination_port: int) -> Target | None:
         """Map a flow that the guest opens to a host-side target."""
 
-    def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
+    def inbound(self, proto: int, rule: Any, peer: bytes, peer_port: int,
                 local: bytes, local_port: int) -> InboundTarget | Target | None:
         """Map a flow accepted on the host's listener that belongs to *rule*.
 
@@ -47,7 +54,7 @@ class FlowPolicy(Protocol):
         connected to that address by a socket inside the guest's namespace.
         """
 
-    def from_namespace(self, proto: int, rule: object, peer: bytes, peer_port: int,
+    def from_namespace(self, proto: int, rule: Any, peer: bytes, peer_port: int,
                        local: bytes, local_port: int) -> Target | None:
         """Map a flow accepted on the namespace's listener that belongs to *rule* to a target on the host."""
 
@@ -86,13 +93,13 @@ class ListenerSide(Protocol):
     on loopback, for each family that there is.
     """
 
-    def open_listener(self, rule: object, port: int) -> object:
+    def open_listener(self, rule: Any, port: int) -> object:
         """Listen on *port* for *rule*, a `PortRule`, and have the engine serve it.
 
         Returns what `close_listener` takes. Raises OSError if the port cannot be had.
         """
 
-    def close_listener(self, handle: object) -> None:
+    def close_listener(self, handle: Any) -> None:
         """Close a listener; connections that it accepted live on."""
 
 

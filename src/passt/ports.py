@@ -7,7 +7,6 @@ the namespace, which exist only with it, and those of `auto` rules, which come a
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, cast
 
 from passt import log
 from passt.errors import ConfigError
@@ -15,6 +14,7 @@ from passt.forward.auto import AutoForwarder, Direction
 from passt.host.listeners import count_spare_descriptors
 from passt.host.port_scan import PortScanner, open_sources
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -33,16 +33,15 @@ class HostSide:
         self._engine = engine
         self._binder = binder
 
-    def open_listener(self, rule: object, port: int) -> object:
+    def open_listener(self, rule: PortRule, port: int) -> int:
         """Listen on the host's *port*. Raises OSError."""
-        port_rule = cast("PortRule", rule)
-        fd = self._binder.open(port_rule, port)
-        self._engine.add_listener(fd, port_rule.proto, rule)
+        fd = self._binder.open(rule, port)
+        self._engine.add_listener(fd, rule.proto, rule)
         return fd
 
-    def close_listener(self, handle: object) -> None:
+    def close_listener(self, handle: int) -> None:
         """Close what `open_listener` returned."""
-        self._engine.remove_listener(cast("int", handle))
+        self._engine.remove_listener(handle)
 
 
 class NamespaceSide:
@@ -54,9 +53,9 @@ class NamespaceSide:
         self._ip4 = ip4
         self._ip6 = ip6
 
-    def open_listener(self, rule: object, port: int) -> object:
+    def open_listener(self, rule: PortRule, port: int) -> list[int]:
         """Listen on the namespace's *port*, on loopback. Raises OSError; nothing stays open then."""
-        proto = cast("PortRule", rule).proto
+        proto = rule.proto
         fds = self._inside.open_listener(proto, port, ip4=self._ip4, ip6=self._ip6)
         for i, fd in enumerate(fds):
             try:
@@ -69,9 +68,9 @@ class NamespaceSide:
                 raise
         return fds
 
-    def close_listener(self, handle: object) -> None:
+    def close_listener(self, handle: list[int]) -> None:
         """Close what `open_listener` returned."""
-        for fd in cast("list[int]", handle):
+        for fd in handle:
             self._engine.remove_listener(fd)
 
 

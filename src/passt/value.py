@@ -64,8 +64,12 @@ else:
 
         def __new__(cls, *values: Any, **named: Any) -> Self:
             """Take the fields by position or by name."""
-            if named or len(values) != len(cls.FIELDS):
-                values = cls._bind(values, named)
+            missing = len(cls.FIELDS) - len(values)
+            if missing or named:
+                if not named and 0 < missing <= len(cls.DEFAULTS):
+                    values += tuple(cls.DEFAULTS.values())[-missing:]
+                else:
+                    values = cls._bind(values, named)
             value = super().__new__(cls, values)
             value.__post_init__()
             return value

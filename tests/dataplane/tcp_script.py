@@ -30,6 +30,7 @@ from ipaddress import ip_address
 from itertools import groupby
 from typing import TYPE_CHECKING, Self, TypedDict
 
+from passt import value
 from passt.contracts import InboundTarget, Target
 from tests.dataplane.tcp_icmp import IcmpError, is_icmp, read_icmp
 from tests.dataplane.tcp_kernel import Kernel, Sock
@@ -79,7 +80,7 @@ class Policy:
         self, _proto: int, _source: bytes, _port: int, destination: bytes, port: int
     ) -> Target | None:
         """Say where a connection of the guest's goes."""
-        return None if self.refused else self.target._replace(address=destination, port=port)
+        return None if self.refused else value.replace(self.target, address=destination, port=port)
 
     def inbound(self, _proto: int, rule: object, peer: bytes, peer_port: int, _local: bytes,
                 _local_port: int) -> InboundTarget | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from passt.contracts import InboundTarget
+from passt.value import replace
 from tests.dataplane.engine_bench import Bench
 from tests.dataplane.frames import ACK, RST, SYN, packed, tcp
 from tests.dataplane.netns import in_own_namespace
@@ -84,7 +85,7 @@ def test_flows_of_a_datagram_listener_end_with_it() -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as client:
         client.sendto(b"question", ("127.0.0.1", port))
         bench.turn()
-        bench.policy.seen = bench.policy.seen._replace(source_port=7001)
+        bench.policy.seen = replace(bench.policy.seen, source_port=7001)
         client.sendto(b"question", ("127.0.0.1", other_port))
         bench.turn()
         assert [flow.remote_port for flow in bench.engine.flows()] == [7000, 7001]
@@ -94,7 +95,7 @@ def test_flows_of_a_datagram_listener_end_with_it() -> None:
         # The place of the first is taken by a third, whose flows are its own.
         third_port, third_fd = open_listener(UDP)
         bench.engine.add_listener(third_fd, UDP, "third")
-        bench.policy.seen = bench.policy.seen._replace(source_port=7002)
+        bench.policy.seen = replace(bench.policy.seen, source_port=7002)
         client.sendto(b"question", ("127.0.0.1", third_port))
         bench.turn()
         assert bench.policy.asked_inbound[-1][1] == "third"

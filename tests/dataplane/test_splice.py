@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from passt.contracts import Target
+from passt.value import replace
 from tests.dataplane.frames import packed
 from tests.dataplane.netns import in_own_namespace
 from tests.dataplane.splice_bench import TCP, SpliceBench
@@ -170,7 +171,7 @@ def test_source_is_as_the_policy_says() -> None:
             accepted, peer = server.accept()
             accepted.close()
             assert peer[0] == "127.0.0.7"
-    target = target._replace(source=packed("192.0.2.77"))  # nobody's
+    target = replace(target, source=packed("192.0.2.77"))  # nobody's
     port = bench.forward_to(TCP, target, inward=False)
     with bench.connect(port, "127.0.0.1", inward=False) as client:
         bench.turns()

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from passt.contracts import InboundTarget, Target
+from passt.value import replace
 from tests.dataplane.frames import packed, udp
 from tests.dataplane.netns import in_own_namespace
 from tests.dataplane.udp_bench import (
@@ -73,10 +74,10 @@ def test_source_and_device_of_the_route() -> None:
         )
         bench.inject(query(4))
         assert remote.recvfrom(100)[1] == ("127.0.0.5", 1000)
-        bench.policy.target = bench.policy.target._replace(ifname=b"none")
+        bench.policy.target = replace(bench.policy.target, ifname=b"none")
         bench.inject(query(4, sport=1001))
         assert bench.drops() == {"drop_socket": 1}
-        bench.policy.target = bench.policy.target._replace(ifname=None, source=packed("192.0.2.77"))
+        bench.policy.target = replace(bench.policy.target, ifname=None, source=packed("192.0.2.77"))
         bench.inject(query(4, sport=1001))
         assert bench.drops() == {"drop_socket": 2}
     assert len(bench.flows()) == 1

@@ -7,6 +7,7 @@ import struct
 import pytest
 
 from passt.contracts import InboundTarget, Target
+from passt.value import replace
 from tests.dataplane.frames import packed, udp
 from tests.dataplane.udp_bench import (
     EPOLLIN,
@@ -85,9 +86,9 @@ def test_other_source_or_device_takes_another_socket() -> None:
     bench.policy.target = target
     to(bench, "198.51.100.1")
     for number, other in enumerate(
-        (target._replace(ifname=b"eth1"), target._replace(source=packed("203.0.113.2")), target), start=2
+        (replace(target, ifname=b"eth1"), replace(target, source=packed("203.0.113.2")), target), start=2
     ):
-        bench.policy.target = other._replace(address=packed(f"203.0.113.{number + 20}"))
+        bench.policy.target = replace(other, address=packed(f"203.0.113.{number + 20}"))
         to(bench, f"198.51.100.{number}")
     assert len(bench.sockets.open_fds) == 3
     first, *_, last = fds(bench)
@@ -256,10 +257,10 @@ def test_listener_that_serves_somebody_else_is_not_used() -> None:
     for number, seen in enumerate(
         (
             None,
-            right._replace(destination_port=53),
-            right._replace(destination=packed("192.0.2.9")),
-            right._replace(source=packed("198.51.100.9")),
-            right._replace(source_port=9),
+            replace(right, destination_port=53),
+            replace(right, destination=packed("192.0.2.9")),
+            replace(right, source=packed("198.51.100.9")),
+            replace(right, source_port=9),
         )
     ):
         bench.policy.seen = seen

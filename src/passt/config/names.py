@@ -11,19 +11,19 @@ such a server is left out. Servers given by --dns are told as they are.
 from __future__ import annotations
 
 from ipaddress import IPv6Address
-from typing import NamedTuple
 
 from passt.config.values import MAX_RESOLVERS, MAX_SEARCH
 from passt.domain import normalise_name
+from passt.value import Value
 
-TYPE_CHECKING = False  # NamedTuple alone is needed at run time
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from passt.model import IPAddress, Settings
 
 
-class Resolvers(NamedTuple):
+class Resolvers(Value):
     """For one family: queries to *match* go to *host*; *shown* are the servers to tell the guest."""
 
     match: IPAddress | None
@@ -31,7 +31,7 @@ class Resolvers(NamedTuple):
     shown: tuple[IPAddress, ...]
 
 
-class Asked(NamedTuple):
+class Asked(Value):
     """What the command line says about one family: --dns, --dns-forward, --dns-host; None: nothing."""
 
     servers: tuple[IPAddress, ...] | None

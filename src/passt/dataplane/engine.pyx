@@ -9,8 +9,8 @@ not sleep.
 import os
 import resource
 import socket as pysocket
+from collections import namedtuple
 from heapq import heapify, heappop, heappush
-from typing import NamedTuple
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -49,18 +49,9 @@ cdef enum:
     CLOSING_ROUNDS = 256
 
 
-class FlowInfo(NamedTuple):
-    """A snapshot of one flow; see engine.pyi."""
-
-    proto: int
-    state: str
-    guest_address: bytes
-    guest_port: int
-    remote_address: bytes
-    remote_port: int
-    host_address: bytes
-    host_port: int
-    inbound: bool
+# A snapshot of one flow; see engine.pyi. The import of typing would take longer than that of this file.
+FlowInfo = namedtuple("FlowInfo", "proto state guest_address guest_port remote_address remote_port"
+                                  " host_address host_port inbound")
 
 
 cdef class Engine:

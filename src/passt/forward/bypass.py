@@ -16,11 +16,11 @@ All else is the other policy's.
 from __future__ import annotations
 
 from socket import IPPROTO_TCP
-from typing import TYPE_CHECKING, cast
 
 from passt.addr import IP4_LOOPBACK, IP6_LOOPBACK, format_endpoint, is_loopback, needs_scope6
 from passt.contracts import Target
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -51,7 +51,7 @@ class Bypass:
         self.outbound = policy.outbound  # nothing is added to these
         self.seen_source = policy.seen_source
 
-    def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
+    def inbound(self, proto: int, rule: PortRule, peer: bytes, peer_port: int,
                 local: bytes, local_port: int) -> InboundTarget | Target | None:
         """Map a flow accepted on the host for *rule*, a `PortRule`; None refuses it."""
         if not (self._splice and is_loopback(peer)):
@@ -63,19 +63,19 @@ class Bypass:
         target = None
         if destination is not None:
             scope_id = self.scope_id if needs_scope6(destination) else 0
-            target = Target(destination, cast("PortRule", rule).target_port(local_port), scope_id)
+            target = Target(destination, rule.target_port(local_port), scope_id)
         if self._explain is not None:
             self._explain_flow("to the namespace", proto, (peer, peer_port, local, local_port), target,
                                "no guest address known yet")
         return target
 
-    def from_namespace(self, proto: int, rule: object, peer: bytes, peer_port: int,
+    def from_namespace(self, proto: int, rule: PortRule, peer: bytes, peer_port: int,
                        local: bytes, local_port: int) -> Target | None:
         """Map a flow accepted in the namespace for *rule*, a `PortRule`; None refuses it."""
         target = None
         if is_loopback(peer) and is_loopback(local):
             source = None if peer in _USUAL_SOURCES else peer
-            target = Target(local, cast("PortRule", rule).target_port(local_port), source=source)
+            target = Target(local, rule.target_port(local_port), source=source)
         if self._explain is not None:
             self._explain_flow("to the host", proto, (peer, peer_port, local, local_port), target,
                                "not from loopback to loopback")

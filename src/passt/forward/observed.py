@@ -11,10 +11,10 @@ such a one is seen. An address that the user chose stays where flows go, whateve
 from __future__ import annotations
 
 from ipaddress import IPv4Network
-from typing import TYPE_CHECKING
 
 from passt.addr import IP4_LEN, format_ip, format_mac, is_host_unicast, is_link_local6
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 

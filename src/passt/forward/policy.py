@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from ipaddress import IPv6Address
 from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
-from typing import TYPE_CHECKING, NamedTuple, cast
 
 from passt.addr import (
     IP4_BROADCAST,
@@ -43,7 +42,9 @@ from passt.addr import (
 )
 from passt.contracts import InboundTarget, Target
 from passt.forward.observed import Observed
+from passt.value import Value
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -54,7 +55,7 @@ _WITH_PORTS = frozenset((IPPROTO_TCP, IPPROTO_UDP))
 _NAMES = {IPPROTO_TCP: "TCP", IPPROTO_UDP: "UDP", IPPROTO_ICMP: "ICMP echo", IPPROTO_ICMPV6: "ICMPv6 echo"}
 
 
-class _Way(NamedTuple):
+class _Way(Value):
     """A `Target` but for its port."""
 
     address: bytes
@@ -139,19 +140,19 @@ class Policy:
                                _describe_target(decision) + self._name_outbound_row(decision, destination))
         return None if isinstance(decision, str) else decision
 
-    def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
+    def inbound(self, proto: int, rule: PortRule, peer: bytes, peer_port: int,
                 local: bytes, local_port: int) -> InboundTarget | None:
         """Map a flow accepted for *rule*, a `PortRule`, to what the guest sees; None refuses it.
 
         An IPv4 peer of a dual-stack socket comes as 4 bytes, and *local* with it.
         """
-        decision = self._decide_inbound(proto, cast("PortRule", rule), peer, peer_port, local, local_port)
+        decision = self._decide_inbound(proto, rule, peer, peer_port, local, local_port)
         if self._explain is not None:
             self._explain_flow("inbound", proto, (peer, peer_port, local, local_port),
                                _describe_inbound(decision) + self._name_inbound_row(decision, peer))
         return None if isinstance(decision, str) else decision
 
-    def from_namespace(self, proto: int, rule: object, peer: bytes, peer_port: int,
+    def from_namespace(self, proto: int, rule: PortRule, peer: bytes, peer_port: int,
                        local: bytes, local_port: int) -> Target | None:
         """Refuse: what does not bypass the link (see `forward.bypass`) has no listener in the namespace."""
 

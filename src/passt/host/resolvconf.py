@@ -10,11 +10,11 @@ import os
 import socket
 from errno import EACCES, EISDIR, ELOOP, ENOENT, ENOTDIR, EPERM
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING
 
 from passt.errors import HostError
 from passt.model import ResolverFacts
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from passt.model import IPAddress
 

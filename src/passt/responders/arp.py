@@ -11,10 +11,9 @@ are answered as well. Two kinds of request get no answer:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from passt.wire.arp import ArpOp, ArpPacket
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -23,9 +23,8 @@ of one on any other link cannot have the guest's address, so they get no answer.
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
-from typing import TYPE_CHECKING, NamedTuple
 
-from passt.value import replace
+from passt.value import Value, replace
 from passt.wire.dhcp import CLIENT_PORT, HEADER_LEN, IP4_ZERO, SERVER_PORT, BootpOp, DhcpMessage
 from passt.wire.dhcp_options import (
     INFINITY_S,
@@ -38,6 +37,7 @@ from passt.wire.dhcp_options import (
 )
 from passt.wire.dns_name import build_compressed, fit_names
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -66,7 +66,7 @@ _SILENCES: dict[int, str] = {
 }
 
 
-class DhcpReply(NamedTuple):
+class DhcpReply(Value):
     """A UDP payload from our port 67 to *destination*, *port*."""
 
     destination: IPv4Address

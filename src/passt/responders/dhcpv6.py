@@ -21,7 +21,6 @@ only so many IAs are answered, and the search list gets what room is left.
 from __future__ import annotations
 
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING
 
 from passt.domain import normalise_name
 from passt.wire.dhcpv6 import Dhcpv6Message, MessageType
@@ -50,6 +49,7 @@ from passt.wire.dhcpv6_options import (
 )
 from passt.wire.dns_name import build_names, fit_names
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 

@@ -11,8 +11,6 @@ go back to the MAC from which they came. There is no state but the counters; the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from passt.addr import MAC_BROADCAST, format_mac, multicast_mac
 from passt.errors import WireError
 from passt.responders.arp import ArpResponder
@@ -28,6 +26,7 @@ from passt.wire.ip6 import Ip6Packet
 from passt.wire.ndp import build_message, is_ndp, parse_message
 from passt.wire.udp import UdpDatagram
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -15,10 +15,10 @@ that cannot be encoded, or for which the packet has no room left, are left out o
 from __future__ import annotations
 
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING, NamedTuple
 
 from passt.addr import IP6_ALL_NODES
 from passt.domain import normalise_name
+from passt.value import Value
 from passt.wire.dns_name import build_names, fit_names
 from passt.wire.ndp import (
     NdpMessage,
@@ -39,6 +39,7 @@ from passt.wire.ndp_options import (
     clear_host_bits,
 )
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from passt.model import GuestFamily, GuestNet
 
@@ -55,7 +56,7 @@ _MAX_BODY_LEN = _MIN_MTU - 40 - 4
 """An advertisement fits the least IPv6 MTU, whatever the link's is: body behind IPv6 and ICMPv6 headers."""
 
 
-class NdpReply(NamedTuple):
+class NdpReply(Value):
     """A message and the addresses of the packet that carries it."""
 
     source: IPv6Address

@@ -8,7 +8,6 @@ does not know these addresses yet stays silent, and is learnt by what it sends l
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING
 
 from passt.addr import IP4_LEN, MAC_BROADCAST, MAC_LEN, multicast_mac, solicited_node
 from passt.wire.arp import ArpOp, ArpPacket
@@ -18,6 +17,7 @@ from passt.wire.ip6 import Ip6Packet
 from passt.wire.ndp import NeighborSolicitation, build_message
 from passt.wire.ndp_options import SourceLinkLayer
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Iterable
 

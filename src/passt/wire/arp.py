@@ -11,11 +11,14 @@ from __future__ import annotations
 import struct
 from enum import IntEnum
 from ipaddress import IPv4Address
-from typing import Self
 
 from passt.errors import WireError
 from passt.value import Value
 from passt.wire.cursor import require_mac
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from typing import Self
 
 _LAYOUT = struct.Struct("!HHBBH6s4s6s4s")
 _ETHERNET_IP4 = (1, 0x0800, 6, 4)

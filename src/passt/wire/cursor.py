@@ -8,13 +8,14 @@ and `require_len`): a value that cannot be written is our mistake and a `ValueEr
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING, Any
 
 from passt.addr import IP4_LEN, IP6_LEN, MAC_LEN
 from passt.errors import WireError
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from struct import Struct
+    from typing import Any
 
 
 def require_bits(name: str, value: int, bits: int) -> None:

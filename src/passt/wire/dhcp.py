@@ -17,15 +17,16 @@ from __future__ import annotations
 import struct
 from enum import IntEnum
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, Self
 
 from passt.errors import WireError
 from passt.value import Value
 from passt.wire.cursor import Reader, require_bits, require_len
 from passt.wire.dhcp_options import DhcpOption, DhcpOptions, decode_options, split_area
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Self
 
 _LAYOUT = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s")
 _COOKIE = bytes((99, 130, 83, 99))

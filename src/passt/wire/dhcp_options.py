@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from enum import IntEnum
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from passt.domain import is_name
 from passt.errors import WireError
@@ -22,8 +21,10 @@ from passt.value import Value
 from passt.wire import dns_name
 from passt.wire.cursor import Reader, require_bits
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Any
 
 INFINITY_S = 0xffffffff
 MAX_CHUNK_LEN = 255
@@ -71,7 +72,7 @@ class DhcpMessageType(IntEnum):
     INFORM = 8
 
 
-class DhcpRoute(NamedTuple):
+class DhcpRoute(Value):
     """A route of RFC 3442; *router* 0.0.0.0 means that the destination is on the link."""
 
     destination: IPv4Address
@@ -158,7 +159,7 @@ class ClientFqdn(Value):
         return (bool(data[0] & 1), bool(data[0] & 4)) if data else (False, True)
 
 
-class _Codec(NamedTuple):
+class _Codec(Value):
     """How the option of a code is read and written, and to which field it belongs."""
 
     field: str

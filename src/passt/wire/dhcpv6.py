@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import TYPE_CHECKING, Self, TypeVar
 
 from passt.errors import WireError
 from passt.value import Value
@@ -36,15 +35,17 @@ from passt.wire.dhcpv6_options import (
     require_known,
 )
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from ipaddress import IPv6Address
+    from typing import Self, TypeVar
+
+    _Option = TypeVar("_Option")
 
 SERVER_PORT = 547
 CLIENT_PORT = 546
 MAX_REQUEST_LEN = 2048
 """Clients send some hundred bytes; the limit bounds the time that a hostile message takes."""
-
-_Option = TypeVar("_Option")
 
 _LAYOUT = struct.Struct("!I")
 _TRANSACTION_MASK = 0xffffff

@@ -17,7 +17,6 @@ from __future__ import annotations
 import struct
 from enum import IntEnum
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 
 from passt.domain import is_name
 from passt.errors import WireError
@@ -25,8 +24,12 @@ from passt.value import Value
 from passt.wire import dns_name
 from passt.wire.cursor import Reader, Writer, require_bits, require_len
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import ClassVar, Self, TypeVar
+
+    _Option = TypeVar("_Option")
 
 HEADER_LEN = 4
 """Bytes of code and length before the data of every option."""
@@ -38,8 +41,6 @@ MAX_DUID_LEN = 130
 DUID_TYPE_LL = 3
 _HARDWARE_ETHERNET = 1
 _MAX_DATA_LEN = 0xffff
-
-_Option = TypeVar("_Option")
 
 _HEADER = struct.Struct("!HH")
 _IA_TIMES = struct.Struct("!III")

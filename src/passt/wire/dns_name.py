@@ -8,12 +8,11 @@ room for. The text form is that of `passt.domain`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from passt.domain import MAX_LABEL_LEN, MAX_NAME_LEN, encoded_len, is_name
 from passt.errors import WireError
 from passt.wire.cursor import Reader
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 

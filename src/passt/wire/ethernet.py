@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import Self
 
 from passt.errors import WireError
 from passt.value import Value
 from passt.wire.cursor import require_bits, require_mac
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from typing import Self
 
 _LAYOUT = struct.Struct("!6s6sH")
 MIN_FRAME_LEN = 60

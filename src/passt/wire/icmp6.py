@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import TYPE_CHECKING, Self
 
 from passt.errors import WireError
 from passt.value import Value
@@ -18,8 +17,10 @@ from passt.wire.checksum import internet_checksum, pseudo_header6
 from passt.wire.cursor import require_bits, require_len
 from passt.wire.ip4 import IpProtocol
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from ipaddress import IPv6Address
+    from typing import Self
 
 _LAYOUT = struct.Struct("!BBH")
 _HEADER_LEN = _LAYOUT.size

@@ -11,12 +11,15 @@ from __future__ import annotations
 import struct
 from enum import IntEnum
 from ipaddress import IPv4Address
-from typing import Self
 
 from passt.errors import WireError
 from passt.value import Value
 from passt.wire.checksum import internet_checksum
 from passt.wire.cursor import require_bits, require_len
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from typing import Self
 
 _LAYOUT = struct.Struct("!BBHHHBBH4s4s")
 _HEADER_LEN = _LAYOUT.size

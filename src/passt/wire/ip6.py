@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import struct
 from ipaddress import IPv6Address
-from typing import Self
 
 from passt.errors import WireError
 from passt.value import Value
 from passt.wire.cursor import Reader, require_bits, require_len
 from passt.wire.ip4 import IpProtocol
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from typing import Self
 
 _LAYOUT = struct.Struct("!IHBB16s16s")
 _HEADER_LEN = _LAYOUT.size

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import struct
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING, ClassVar, Self
 
 from passt.addr import solicited_node
 from passt.errors import WireError
@@ -24,7 +23,10 @@ from passt.wire.cursor import Reader, require_bits
 from passt.wire.icmp6 import Icmp6Message, Icmp6Type
 from passt.wire.ndp_options import NdpOption, SourceLinkLayer, build_options, parse_options
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
+    from typing import ClassVar, Self
+
     from passt.wire.ip6 import Ip6Packet
 
 _ROUTER_SOLICITATION = struct.Struct("!4x")

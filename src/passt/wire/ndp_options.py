@@ -14,7 +14,6 @@ from __future__ import annotations
 import struct
 from enum import IntEnum
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING, ClassVar, Self
 
 from passt.domain import is_name
 from passt.errors import WireError
@@ -22,8 +21,10 @@ from passt.value import Value
 from passt.wire import dns_name
 from passt.wire.cursor import Reader, Writer, require_bits, require_len, require_mac
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import ClassVar, Self
 
 UNIT = 8
 """Options are measured in units of this many bytes."""

@@ -12,7 +12,6 @@ checksum offload, so what arrives may hold the sum of the pseudo-header only.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Self
 
 from passt.errors import WireError
 from passt.value import Value
@@ -20,8 +19,10 @@ from passt.wire.checksum import internet_checksum, pseudo_header4, pseudo_header
 from passt.wire.cursor import require_bits, require_len
 from passt.wire.ip4 import IpProtocol
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
+    from typing import Self
 
 _LAYOUT = struct.Struct("!HHHH")
 _HEADER_LEN = _LAYOUT.size
