@@ -17,6 +17,7 @@ import socket
 import struct
 import sys
 import time
+from collections import defaultdict
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -74,6 +75,9 @@ class FakeEngine:
 
     def stop(self) -> None:
         self._running = False
+
+    def counters(self) -> dict[str, int]:
+        return defaultdict(int)
 
     def run(self) -> None:
         reach("loop")
@@ -160,8 +164,9 @@ def main(arguments: list[str]) -> int:
     port = int(options.get("--tcp", "0"))
     rules = (PortRule(socket.IPPROTO_TCP, port, port, port),) if port else ()
     pid = int(options["--pid"]) if "--pid" in options else None
-    settings = Settings("pasta", foreground="--no-foreground" not in options, pid=pid, port_rules=rules,
-                        pid_file=options.get("--pid-file"), command=tuple(arguments[split + 1:]))
+    settings = Settings("pasta", quiet=True, foreground="--no-foreground" not in options, pid=pid,
+                        port_rules=rules, pid_file=options.get("--pid-file"),
+                        command=tuple(arguments[split + 1:]))
     try:
         return app.run(settings)
     except PasstError as error:

@@ -180,6 +180,29 @@ def test_signal_is_passed_on_once(life: Life, name: str) -> None:
         assert process.communicate(timeout=LIMIT_S)[0] == ""
 
 
+def test_question_for_the_counters_spares_a_command_that_does_not_handle_it(life: Life) -> None:
+    with life.start("--", "sh", "-c", "echo up; exec sleep 1000") as process:
+        assert read_line(process) == "up\n"
+        for _ in range(2):
+            process.send_signal(signal.SIGUSR1)
+            lines = [read_line(process, errors=True) for _ in range(6)]
+            assert lines[0].startswith("Counters after ")
+            assert lines[5] == "    drops: 0\n"
+        process.terminate()
+        assert process.wait(LIMIT_S) == 143
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_question_for_the_counters_during_the_start_ends_nothing(life: Life, stage: str) -> None:
+    with life.start("--hook", stage, "--", "true") as process:
+        assert read_line(process, errors=True) == f"at {stage}\n"
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(0.05)
+        assert process.poll() is None
+        process.kill()
+        process.wait(LIMIT_S)
+
+
 def test_orphans_are_reaped(life: Life) -> None:
     script = ("for i in 1 2 3 4 5 6 7 8; do (sleep 0.02 & ); done; "
               "while [ $(ls /proc | grep -c '^[0-9]') -gt 6 ]; do sleep 0.01; done; "

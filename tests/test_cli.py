@@ -69,7 +69,7 @@ def test_settings_reach_the_application_and_its_status_comes_back(app_calls: lis
     assert cli.main(["pasta", "--config-net", "-t", "none", "-u", "none", "-T", "none", "-U", "none",
                      "--", "sh", "-c", "exit 7"]) == 7
     assert app_calls == [Settings("pasta", config_net=True, command=("sh", "-c", "exit 7"),
-                                  foreground=True, quiet=True)]
+                                  foreground=True, banner=False)]
 
 
 def test_warnings_are_printed_in_quiet_mode_too(
@@ -87,7 +87,8 @@ HINT = "Try 'pasta --help' for more information.\n"
     (["--map-guest-address", "x"], f"pasta: unrecognized option '--map-guest-address'\n{HINT}"),
     (["-x"], f"pasta: invalid option -- 'x'\n{HINT}"),
     (["--mtu"], f"pasta: option '--mtu' requires an argument\n{HINT}"),
-    (["--pcap", "x"], "pasta: option '--pcap' is not available yet in this version\n"),
+    (["--log-size", "1"],
+     "pasta: option '--log-size': 1 is out of range; give a number from 40960 to 1099511627776\n"),
     (["--one-off"], "pasta: option '--one-off' is for passt only\n"),
     (["-g", "::1"], "pasta: option '-g' (--gateway): ::1 is a loopback address, which cannot be used here\n"),
     (["-I", "a\nb"], f"pasta: option '-I' (--ns-ifname): 'a\\nb' {BAD_IFNAME}\n"),

@@ -101,6 +101,24 @@ def test_limited_prints_five_a_second_and_tells_how_many_it_held(output: Output)
     assert output.lines() == ["next (4 more not shown)", "after"]
 
 
+def test_what_was_held_back_last_is_told_at_the_end(output: Output) -> None:
+    for number in range(9):
+        output.logger.limited(log.WARNING, "key", f"message {number}")
+    output.logger.limited(log.WARNING, "other", "printed")
+    for _ in range(6):
+        output.logger.limited(log.INFO, "third", "again")
+    output.lines()
+    output.logger.tell_held()
+    assert output.lines() == ["message 8 (3 more not shown)", "again"]
+    output.logger.tell_held()
+    assert output.lines() == []
+
+
+def test_line_is_bounded(output: Output) -> None:
+    output.logger.info("\0" * 5000)
+    assert output.lines() == [r"\x00" * (log.MAX_LEN // 4) + "..."]
+
+
 def test_keys_are_bounded(output: Output) -> None:
     for number in range(log.MAX_KEYS + 1):
         output.logger.once(log.DEBUG, f"key {number}", "text")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 
+from passt import log
 from passt.host import privileges, signals
 from passt.host.daemon import Launch
 
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 def run(settings: Settings) -> int:
     """Run the program that *settings* are for until it ends; return the exit status.
 
-    To be called once, early, by a process with one thread: it closes all descriptors above 2. Unless
-    *settings* keep it in the foreground, it returns in a child of the process that called it, which has
-    ended by then: with status 0 when the child was ready, else with the child's status.
+    To be called once, early, by a process with one thread: it closes all descriptors above 2 but the log's.
+    Unless *settings* keep it in the foreground, it returns in a child of the process that called it, which
+    has ended by then: with status 0 when the child was ready, else with the child's status.
     Raises PasstError. After Ctrl-C it may not return, but end the process by SIGINT.
     """
     gc.disable()  # what a start allocates lives on
-    privileges.tidy_descriptors(() if settings.fd is None else (settings.fd,))
+    privileges.tidy_descriptors((*log.descriptors(), *(() if settings.fd is None else (settings.fd,))))
     caller = privileges.Caller(privileges.raise_file_limit(), signals.let_signals_end_us())
     launch = Launch(settings.pid_file)
     try:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from passt.dataplane.engine import Engine
     from passt.host.listeners import HostPorts
     from passt.model import GuestNet, Settings
+    from passt.report import Report
 
 SECRET_LEN = 16  # what Engine wants
 
@@ -39,6 +40,17 @@ def resolve_guest(settings: Settings) -> GuestNet:
     for note in guest.notes:
         log.info(note)
     return guest
+
+
+def print_banner(settings: Settings, guest: GuestNet) -> None:
+    """Tell the user what the guest gets, unless that is not wanted: to be called when all is ready."""
+    if settings.banner and not settings.quiet:
+        from passt.banner import banner
+
+        for line in banner(settings, guest):
+            log.info(line)
+    if settings.pcap is not None:
+        log.info(f"Saving packet capture to {settings.pcap}")
 
 
 def open_ports(settings: Settings, guest: GuestNet) -> HostPorts | None:
@@ -105,11 +117,13 @@ class Network:
             self._forwarding.start(namespace_sources, side)
 
 
-def run_loop(engine: Engine) -> None:
-    """Run *engine* until it is stopped; all it needs is open and loaded."""
+def run_loop(engine: Engine, report: Report) -> None:
+    """Run *engine* until it is stopped, *report* looking on; all it needs is open and loaded."""
+    report.attach(engine)
     gc.freeze()
     gc.enable()
     engine.run()
+    report.finish()
     engine.close()
 
 

@@ -102,6 +102,10 @@ def run_program(program: str, arguments: Sequence[str]) -> int:
 
     settings, warnings = build_settings(program, request)
     log.configure(debug=settings.debug, quiet=settings.quiet)
+    if settings.log_file is not None:
+        log.open_file(settings.log_file, settings.log_size, program)
+    elif not settings.foreground and not settings.debug:
+        log.open_syslog(program)
     for warning in warnings:
         log.warning(warning)
     from passt import app

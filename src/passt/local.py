@@ -31,6 +31,7 @@ from passt.host import identity, init, namespaces, privileges, signals
 from passt.host.supervisor import Supervisor
 from passt.host.target import PathWatch, ProcessWatch, Target, watch_path
 from passt.host.tun import interface_index
+from passt.report import Report
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -51,17 +52,18 @@ def run(settings: Settings, caller: privileges.Caller, launch: Launch) -> int:
 
     Raises PasstError. After Ctrl-C it may not return, but end the process by SIGINT.
     """
+    report = Report(settings)
     user = identity.choose(settings.runas)
     guest = assembly.resolve_guest(settings)
     ports = assembly.open_ports(settings, guest)
     if settings.is_attached:
-        return _run_attached(settings, guest, ports, launch, user)
+        return _run_attached(settings, guest, ports, launch, report, user)
     command = init.Command(settings.command, caller.file_limits, caller.ignored_signals)
-    return _run_command(settings, guest, ports, launch, command, user)
+    return _run_command(settings, guest, ports, launch, report, command, user)
 
 
 def _run_command(settings: Settings, guest: GuestNet, ports: HostPorts | None, launch: Launch,
-                 command: init.Command, user: Identity | None) -> int:
+                 report: Report, command: init.Command, user: Identity | None) -> int:
     """Run *command* in new namespaces and return its status."""
 
     def main(channel: Channel) -> None:
@@ -78,11 +80,14 @@ def _run_command(settings: Settings, guest: GuestNet, ports: HostPorts | None, l
         engine = _build_engine(settings, guest, ports, child, child.open_network_namespace, later)
         supervisor = Supervisor(child)
         supervisor.watch(engine)
+        report.on_asked = supervisor.ask_command
         privileges.drop_privileges(closed=user is not None)
+        assembly.print_banner(settings, guest)
         launch.announce()
+        log.share_terminal()
         supervisor.start_command()
         privileges.leave_stdio()
-        assembly.run_loop(engine)
+        assembly.run_loop(engine, report)
     except BaseException:
         child.end()
         raise
@@ -113,7 +118,7 @@ def _enter_user_namespace(settings: Settings, user: Identity | None) -> Identity
 
 
 def _run_attached(settings: Settings, guest: GuestNet, ports: HostPorts | None, launch: Launch,
-                  user: Identity | None) -> int:
+                  report: Report, user: Identity | None) -> int:
     """Serve namespaces that exist until they are gone, or a signal comes."""
     target, watch = _open_target(settings)
 
@@ -146,8 +151,9 @@ def _run_attached(settings: Settings, guest: GuestNet, ports: HostPorts | None, 
     if watch is not None:
         watch.start(engine, lambda: _leave(engine))
     privileges.drop_privileges(closed=user is not None)
+    assembly.print_banner(settings, guest)
     launch.announce()
-    assembly.run_loop(engine)
+    assembly.run_loop(engine, report)
     return 0
 
 

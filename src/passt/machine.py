@@ -19,6 +19,7 @@ import select
 
 from passt import assembly, log
 from passt.host import identity, privileges, signals, stream_socket
+from passt.report import Report
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def run(settings: Settings, launch: Launch) -> int:
     """
     user = identity.choose(settings.runas)
     connection = stream_socket.adopt(settings.fd) if settings.fd is not None else None
+    report = Report(settings)
     guest = assembly.resolve_guest(settings)
     ports = assembly.open_ports(settings, guest)
     listener = stream_socket.listen(settings.socket_path) if connection is None else None
@@ -78,6 +80,7 @@ def run(settings: Settings, launch: Launch) -> int:
                           lambda: network.observed.mac is not None, one_off=settings.one_off)
         reader = signals.SignalReader(signals.ENDING)
         network.engine.add_reader(reader.fd, network.engine.stop)
+        assembly.print_banner(settings, guest)
         if listener is not None:
             tell_path(listener.path)
         privileges.drop_privileges(closed=user is not None)
@@ -87,7 +90,7 @@ def run(settings: Settings, launch: Launch) -> int:
             listener.remove()
         raise
     clients.start(connection)
-    assembly.run_loop(network.engine)
+    assembly.run_loop(network.engine, report)
     return 0
 
 

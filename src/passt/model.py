@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 IPAddress = IPv4Address | IPv6Address
 
 DEFAULT_MTU = 65520
+DEFAULT_LOG_SIZE = 1 << 20
 OUR_MAC = bytes.fromhex("9a559a559a55")
 
 
@@ -69,7 +70,10 @@ class Settings(Value):
     *prefix_len6* are from -n or ADDR/LEN; *map_gw* False takes away the default of
     *map_host_loopback*. *port_rules* are those of -t and -u, *namespace_rules* those of -T and -U; *splice*
     lets flows from the host's loopback bypass the link, *splice_only* has no other ones. *pid_file* is the
-    path of a file for our own process id; *runas* is a user and, behind a colon, a group.
+    path of a file for our own process id; *runas* is a user and, behind a colon, a group. *log_file* is the
+    path of one for messages, of *log_size* bytes at most, *pcap* that of one for a packet capture; *stats_s*
+    are the seconds between rows of counters, None: no rows. *banner* False leaves out what a start tells.
+    *trace*, a line for each frame, comes with *debug*.
 
     *pid* names a process whose namespaces are joined, or *netns* the path of a network namespace;
     *userns* is the path of a user namespace to join. *netns_only* leaves the user namespace as it is;
@@ -87,7 +91,13 @@ class Settings(Value):
     debug: bool = False
     quiet: bool = False
     foreground: bool = False
+    banner: bool = True
     pid_file: str | None = None
+    trace: bool = False
+    log_file: str | None = None
+    log_size: int = DEFAULT_LOG_SIZE
+    pcap: str | None = None
+    stats_s: int | None = None
     mtu: int | None = DEFAULT_MTU
     ip4: bool = True
     ip6: bool = True

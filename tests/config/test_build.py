@@ -31,13 +31,18 @@ DEFAULTS: dict[str, Any] = {"port_rules": (TCP_AUTO, UDP_AUTO), "namespace_rules
 
 # One use of each available option (help and version apart) and the fields that it sets.
 USES: list[tuple[str, str, dict[str, Any]]] = [
-    ("debug", "", {"debug": True, "quiet": False}),
+    ("debug", "", {"debug": True, "banner": True}),
+    ("trace", "", {"debug": True, "trace": True, "banner": True}),
+    ("log-file", "file", {"log_file": "file"}),
+    ("log-size", "50000", {"log_size": 50000}),
+    ("pcap", "file", {"pcap": "file"}),
+    ("stats", "7", {"stats_s": 7}),
     ("quiet", "", {"quiet": True}),
     ("foreground", "", {"foreground": True}),
     ("stderr", "", {}),
     ("pid", "file", {"pid_file": "file"}),
     ("runas", "1000:100", {"runas": "1000:100"}),
-    ("netns", "name", {"netns": "/run/netns/name", "netns_only": True, "foreground": False, "quiet": False}),
+    ("netns", "name", {"netns": "/run/netns/name", "netns_only": True, "foreground": False, "banner": True}),
     ("userns", "/proc/1/ns/user", {"userns": "/proc/1/ns/user"}),
     ("netns-only", "", {"netns_only": True}),
     ("no-netns-quit", "", {"netns_quit": False}),
@@ -125,14 +130,16 @@ def test_option_sets_its_fields_and_no_others(name: str, value: str, fields: dic
     mode = option.modes[-1]
     base: dict[str, Any] = {"config_net": bool(context)}
     if mode == "pasta":
-        base |= {"foreground": True, "quiet": True, **DEFAULTS}
+        base |= {"foreground": True, "banner": False, **DEFAULTS}
     for arguments in ([f"--{name}", value] if value else [f"--{name}"], [f"-{option.short}{value}"]):
         if option.short or arguments[0].startswith("--"):
             assert built(*context, *arguments, mode=mode) == Settings(mode, **(base | fields))
 
 
 BAD_VALUES = {
-    "pid": [""], "runas": ["", ":1", "1:", "a:b:c", "4294967295", "1:99999999999"], "netns": ["", ".."],
+    "pid": [""], "log-file": [""], "log-size": ["", "40959", "x", "1000000x", "-1", "0x100000"], "pcap": [""],
+    "stats": ["0", "1.5", "", "86401"],
+    "runas": ["", ":1", "1:", "a:b:c", "4294967295", "1:99999999999"], "netns": ["", ".."],
     "userns": [""],
     "address": ["", "127.0.0.1", "eth0"], "netmask": ["24x", "255.0.255.0"], "gateway": ["224.0.0.1", "::1"],
     "mtu": ["abc", "1", "70000"], "mac-addr": ["9a:55", "00:00:00:00:00:00"], "interface": ["", "a/b"],
@@ -170,6 +177,10 @@ def test_bad_value_is_refused_with_option_and_value(name: str, value: str) -> No
     (["-4", "-6"], {"ip4": False, "ip6": True}),
     (["-6", "-4"], {"ip4": True, "ip6": False}),
     (["-d", "-q"], {"debug": False, "quiet": True}),
+    (["--trace", "-q"], {"debug": False, "trace": False, "quiet": True}),
+    (["-q", "--trace"], {"debug": True, "trace": True, "quiet": False}),
+    (["-l", "a", "-l", "b"], {"log_file": "b"}),
+    (["-p", "a", "-p", "b"], {"pcap": "b"}),
     (["-q", "-d"], {"debug": True, "quiet": False}),
     (["-a", "192.0.2.5", "-a", "2001:db8::5", "-a", "192.0.2.6"], {"address4": B4, "address6": A6}),
     (["-a", "192.0.2.5/24", "-a", "192.0.2.6"], {"address4": B4, "prefix_len4": None}),
@@ -240,13 +251,13 @@ def test_bound_ports_of_a_machine_cannot_be_followed(arguments: list[str]) -> No
 
 
 @pytest.mark.parametrize(("arguments", "fields"), [
-    ([], {"pid": None, "command": (), "foreground": True, "quiet": True}),
-    (["-d"], {"debug": True, "quiet": False, "foreground": True}),
-    (["sh", "-c", "x"], {"command": ("sh", "-c", "x"), "pid": None, "quiet": True}),
+    ([], {"pid": None, "command": (), "foreground": True, "quiet": False, "banner": False}),
+    (["-d"], {"debug": True, "banner": True, "foreground": True}),
+    (["sh", "-c", "x"], {"command": ("sh", "-c", "x"), "pid": None, "banner": False}),
     (["--", "-x"], {"command": ("-x",), "pid": None}),
     (["1", "true"], {"command": ("1", "true"), "pid": None}),
     (["12ab"], {"command": ("12ab",), "pid": None}),
-    (["-f", "12"], {"command": (), "pid": 12, "foreground": True, "quiet": False}),
+    (["-f", "12"], {"command": (), "pid": 12, "foreground": True, "quiet": False, "banner": True}),
     (["-fq", "12"], {"pid": 12, "quiet": True}),
     (["12"], {"pid": 12, "foreground": False, "quiet": False}),
     (["-P", "one", "--pid=two", "12"], {"pid": 12, "pid_file": "two"}),
@@ -272,6 +283,9 @@ def test_operands_tell_a_pid_from_a_command(arguments: list[str], fields: dict[s
      "option '--netmask' is redundant with --address 192.0.2.5/24; give the length in one place"),
     (["-a", "192.0.2.5/24", "-n", "25"],
      "option '--netmask' is redundant with --address 192.0.2.5/24; give the length in one place"),
+    (["--stats", "1", "12"],
+     ("option '--stats' prints on standard error, which a program in the background does not have; add"
+      " --foreground")),
     (["--no-copy-routes"], "option '--no-copy-routes' needs --config-net; add that or leave it out"),
     (["--no-copy-addrs"], "option '--no-copy-addrs' needs --config-net; add that or leave it out"),
     (["--outbound-if4", "eth0", "-6"], "option '--outbound-if4' eth0 needs IPv4, which -6 disables"),

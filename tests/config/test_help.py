@@ -62,6 +62,7 @@ def test_help_of_pasta_begins_like_this() -> None:
         "\n"
         "General:\n"
         "  -d, --debug                 Tell what happens in detail, on standard error,\n"
-        "                              with time stamps.\n"
-        "  -q, --quiet                 Print warnings and errors only.\n")
+        "                              with time stamps, and not in the system log;\n"
+        "                              undoes --quiet.\n"
+        "      --trace                 As --debug, and one line for each packet too.\n")
     assert "      --map-host-loopback ADDR|none\n                              Address that reaches" in text

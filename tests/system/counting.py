@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from passt.dataplane.engine import Engine
+    from passt.report import Report
 
 
 def main() -> int:
@@ -20,7 +21,7 @@ def main() -> int:
 
     run_loop = assembly.run_loop
 
-    def loop(engine: Engine) -> None:
+    def loop(engine: Engine, report: Report) -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         sock.bind(path)
 
@@ -29,7 +30,7 @@ def main() -> int:
             sock.sendto(json.dumps(engine.counters()).encode(), peer)
 
         engine.add_reader(sock.fileno(), answer)
-        run_loop(engine)
+        run_loop(engine, report)
 
     assembly.run_loop = loop
     return cli.main()

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 # Options without an argument: the fields that they set.
 FLAGS: dict[str, Changes] = {
     "debug": {"debug": True, "quiet": False},
-    "quiet": {"debug": False, "quiet": True},
+    "trace": {"debug": True, "trace": True, "quiet": False},
+    "quiet": {"debug": False, "trace": False, "quiet": True},
     "foreground": {"foreground": True},
     "stderr": {},
     "ipv4-only": {"ip4": True, "ip6": False},
@@ -73,6 +74,11 @@ def _map_host_loopback(text: str) -> Changes:
 
 # Options with an argument, other than ports: argument -> the fields that they set.
 VALUES: dict[str, Callable[[str], Changes]] = {
+    "log-file": lambda text: {"log_file": values.parse_path(text)},
+    "log-size": lambda text: {"log_size": values.parse_number(text, values.MIN_LOG_SIZE,
+                                                              values.MAX_LOG_SIZE)},
+    "pcap": lambda text: {"pcap": values.parse_path(text)},
+    "stats": lambda text: {"stats_s": values.parse_number(text, 1, values.MAX_STATS_S)},
     "pid": lambda text: {"pid_file": values.parse_path(text)},
     "runas": lambda text: {"runas": values.parse_identity(text)},
     "netns": lambda text: {"netns": values.parse_netns(text)},
@@ -199,11 +205,11 @@ def _operands(mode: str, operands: Sequence[str], netns: str | None) -> Changes:
 
 
 def _circumstances(settings: Settings) -> Changes:
-    """Work out where the program runs: with its command in the foreground, which makes it quiet."""
+    """Work out where the program runs: with its command in the foreground, and then without a banner."""
     if settings.mode != PASTA:
         return {}
     if not settings.is_attached:
-        return {"foreground": True, "quiet": not settings.debug}
+        return {"foreground": True, "banner": settings.debug}
     # A path is of one namespace only; which user namespace it belongs to cannot be told from it.
     return {"netns_only": True} if settings.netns is not None and settings.userns is None else {}
 
@@ -216,6 +222,9 @@ def _check_together(settings: Settings) -> None:
             raise ConfigError(f"option '{option}' needs --config-net; add that or leave it out")
     if settings.host_lo_to_ns_lo:
         _check_loopback(settings)
+    if settings.stats_s is not None and not settings.foreground:
+        raise ConfigError("option '--stats' prints on standard error, which a program in the background does"
+                          " not have; add --foreground")
     if settings.outbound_if4 is not None and not settings.ip4:
         raise ConfigError(f"option '--outbound-if4' {settings.outbound_if4} needs IPv4, which -6 disables")
     if settings.outbound_if6 is not None and not settings.ip6:

@@ -64,25 +64,34 @@ _PASTA_ONLY = (PASTA,)
 _PASST_ONLY = (PASST,)
 
 OPTIONS: tuple[Option, ...] = (
-    Option(GENERAL, "d", "debug", "", "Tell what happens in detail, on standard error, with time stamps.",
+    Option(GENERAL, "d", "debug", "",
+           "Tell what happens in detail, on standard error, with time stamps, and not in the system log;"
+           " undoes --quiet.",
            available=True),
-    Option(GENERAL, "", "trace", "", "As --debug, and one line for each packet too."),
-    Option(GENERAL, "q", "quiet", "", "Print warnings and errors only.", available=True),
+    Option(GENERAL, "", "trace", "", "As --debug, and one line for each packet too.", available=True),
+    Option(GENERAL, "q", "quiet", "", "Print warnings and errors only; undoes --debug and --trace.",
+           available=True),
     Option(GENERAL, "f", "foreground", "",
            "Stay in the foreground. Running a command or a shell implies it. Default: go to the background"
            " when all is ready, which the exit of the program called tells.", available=True),
     Option(GENERAL, "e", "stderr", "", "Accepted for the sake of old callers; has no effect.",
            available=True, deprecated=True),
-    Option(GENERAL, "l", "log-file", "PATH", "Write messages to the file PATH instead of the system log."),
-    Option(GENERAL, "", "log-size", "SIZE", "Keep the log file below SIZE bytes; old lines go first."),
+    Option(GENERAL, "l", "log-file", "PATH", "Write messages to the file PATH instead of the system log.",
+           available=True),
+    Option(GENERAL, "", "log-size", "SIZE",
+           "Never let the log file exceed SIZE bytes, 40960 or more: the oldest lines go. Default: 1048576.",
+           available=True),
     Option(GENERAL, "", "runas", "UID[:GID]|LOGIN[:GROUP]",
            "Change to this user and group; takes root, or CAP_SETUID. Default: nobody if started by root (a"
            " command that pasta runs stays root's own then); else no change.", available=True),
-    Option(GENERAL, "p", "pcap", "FILE", "Record the frames on the guest's side to FILE, in pcap format."),
+    Option(GENERAL, "p", "pcap", "FILE", "Record the frames on the guest's side to FILE, in pcap format.",
+           available=True),
     Option(GENERAL, "P", "pid", "FILE",
            "Write the process id to FILE when everything is ready; until then FILE is empty.",
            available=True),
-    Option(GENERAL, "", "stats", "SECONDS", "Print a table of counters, at most every SECONDS seconds."),
+    Option(GENERAL, "", "stats", "SECONDS",
+           "Print a row of counters on standard error every SECONDS seconds in which anything happened; needs"
+           " --foreground.", available=True),
     Option(GENERAL, "h", "help", "", "Print this overview and exit.", available=True),
     Option(GENERAL, "", "version", "", "Print the version and exit.", available=True),
 

@@ -271,8 +271,8 @@ class _Tap:
 
     def _route_request(self, payload: bytes) -> Request | None:
         """Make the request for one route; None if the kernel has made the same route for our address."""
-        is_ip4 = rtnl.family_of(payload) == AF_INET
-        found = _kernel_route(payload)
+        is_ip4 = payload[0] == AF_INET
+        found = _kernel_route(payload) if rtnl_route.is_made_by_kernel(payload) else None
         if found is not None and found in self._prefix_routes:
             # Without its preferred source, a route that leads to our own prefix would be a second one.
             if is_ip4 and rtnl_route.parse_route(payload).source is None:
@@ -327,9 +327,7 @@ def prefix_route_of(address: AddressMessage) -> PrefixRoute | None:
 
 
 def _kernel_route(payload: bytes) -> PrefixRoute | None:
-    """Tell which prefix route a route is, if it looks like one of the kernel's own."""
-    if not rtnl_route.is_made_by_kernel(payload):
-        return None
+    """Tell which prefix route a route that `is_made_by_kernel` is; None if it has a gateway."""
     route = rtnl_route.parse_route(payload)
     if any(hop.gateway is not None for hop in route.hops):
         return None
@@ -339,7 +337,8 @@ def _kernel_route(payload: bytes) -> PrefixRoute | None:
 def _host_prefix_routes(family: GuestFamily) -> set[PrefixRoute]:
     """Pick the routes of the template interface that look like the kernel's own."""
     return {prefix_route for payload in family.copied_routes
-            if (prefix_route := _kernel_route(payload)) is not None
+            if rtnl_route.is_made_by_kernel(payload)
+            and (prefix_route := _kernel_route(payload)) is not None
             and rtnl_route.parse_route(payload).hops[0].ifindex == family.template_ifindex}
 
 

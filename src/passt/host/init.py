@@ -144,7 +144,8 @@ class _Keeper:
         if message.kind is Kind.SIGNAL:
             number, to_group = message.payload
             # A terminal signals whole groups: the command has got this already if it is in ours.
-            if not (to_group and self._is_in_our_group()):
+            if not (to_group and self._is_in_our_group()) and (
+                    number != signals.ASKING or handles(self._child, number)):
                 os.kill(self._child, number)
         elif message.kind is Kind.RESUME:
             self._resume(foreground=bool(message.payload[0]))
@@ -161,6 +162,16 @@ class _Keeper:
     def _is_in_our_group(self) -> bool:
         """Our group comes from outside: it has no number here, and counts as 0."""
         return os.getpgid(self._child) == os.getpgrp()
+
+
+def handles(pid: int, number: int) -> bool:
+    """Tell whether process *pid* does something by itself on signal *number*, so that it may be sent."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            masks = [line for line in file if line.startswith(("SigIgn:", "SigCgt:"))]
+    except OSError:
+        return False
+    return any(int(line.split()[1], 16) >> (number - 1) & 1 for line in masks)
 
 
 def exit_status(status: int) -> int:

@@ -101,9 +101,10 @@ class RouteProtocol(IntEnum):
 _SETTABLE_HOP_FLAGS = RouteFlag.PERVASIVE | RouteFlag.ONLINK
 
 # For the loop over the attributes of each route: an attribute of an enumeration takes a function call.
-_OIF, _GATEWAY, _VIA = int(RouteAttribute.OIF), int(RouteAttribute.GATEWAY), int(RouteAttribute.VIA)
-_PREFSRC, _MULTIPATH = int(RouteAttribute.PREFSRC), int(RouteAttribute.MULTIPATH)
-_DROPPED = frozenset({int(RouteAttribute.NH_ID), int(RouteAttribute.CACHEINFO)})
+_OIF, _PREFSRC = int(RouteAttribute.OIF), int(RouteAttribute.PREFSRC)
+_MULTIPATH = int(RouteAttribute.MULTIPATH)
+_GATEWAYS = frozenset({int(RouteAttribute.GATEWAY), int(RouteAttribute.VIA)})
+_CHANGED = frozenset({_OIF, _PREFSRC, _MULTIPATH, int(RouteAttribute.NH_ID), int(RouteAttribute.CACHEINFO)})
 _UNICAST, _CLONED, _SETTABLE = int(RouteType.UNICAST), int(RouteFlag.CLONED), int(_SETTABLE_HOP_FLAGS)
 
 
@@ -278,32 +279,37 @@ def retarget_route(payload: bytes, old_ifindex: int, ifindex: int,
     *fixed, flags = _ROUTE.unpack_from(payload)
     parts = [_ROUTE.pack(*fixed, flags & _SETTABLE)]
     has_hop = has_gateway = False
-    offset, end = _ROUTE.size, len(payload)
+    # What lies from *kept* on stays as it is, up to the next attribute that does not.
+    kept = offset = _ROUTE.size
+    end = len(payload)
     while offset < end:
         if end - offset < 4:
             raise HostError(f"rtnetlink: {end - offset} bytes where an attribute needs 4")
         length, kind = _ATTRIBUTE.unpack_from(payload, offset)
         if not 4 <= length <= end - offset:
             raise HostError(f"rtnetlink: attribute {kind} of length {length} in {end - offset} bytes")
-        value = payload[offset + 4 : offset + length]
+        start = offset
         offset += length + 3 & -4
-        plain = kind & ATTRIBUTE_TYPE_MASK
-        if plain == _OIF:
-            if read_u32(value) != old_ifindex:
-                return None
-            value, has_hop = _U32.pack(ifindex), True
-        elif plain == _MULTIPATH:
-            value, has_gateway = _retarget_hops(value, old_ifindex, ifindex)
-            has_hop = bool(value)
-        elif plain in _DROPPED or (plain == _PREFSRC and value not in sources):
-            continue
-        elif plain in {_GATEWAY, _VIA}:
+        kind &= ATTRIBUTE_TYPE_MASK
+        if kind in _GATEWAYS:
             has_gateway = True
-        length = 4 + len(value)
-        parts.append(_ATTRIBUTE.pack(length, kind))
-        parts.append(value)
-        if length & 3:
-            parts.append(bytes(-length & 3))
+        elif kind in _CHANGED:
+            value = payload[start + 4 : start + length]
+            if kind == _PREFSRC and value in sources:
+                continue
+            parts.append(payload[kept:start])
+            kept = offset
+            if kind == _OIF:
+                if read_u32(value) != old_ifindex:
+                    return None
+                parts.append(attribute(_OIF, _U32.pack(ifindex)))
+                has_hop = True
+            elif kind == _MULTIPATH:
+                hops, has_gateway = _retarget_hops(value, old_ifindex, ifindex)
+                parts.append(attribute(_MULTIPATH, hops))
+                has_hop = bool(hops)
+    parts.append(payload[kept:])
+    parts.append(bytes(-end & 3))
     return (b"".join(parts), has_gateway) if has_hop else None
 
 
@@ -315,7 +321,7 @@ def _retarget_hops(data: bytes, old_ifindex: int, ifindex: int) -> tuple[bytes, 
             continue
         found = [(kind, value) for kind, value in split_attributes(extra)
                  if kind & ATTRIBUTE_TYPE_MASK != RouteAttribute.NH_ID]
-        has_gateway = has_gateway or any(kind & ATTRIBUTE_TYPE_MASK in {_GATEWAY, _VIA} for kind, _ in found)
+        has_gateway = has_gateway or any(kind & ATTRIBUTE_TYPE_MASK in _GATEWAYS for kind, _ in found)
         attributes = b"".join(attribute(kind, value) for kind, value in found)
         kept.append(_NEXT_HOP.pack(_NEXT_HOP.size + len(attributes), flags & _SETTABLE_HOP_FLAGS,
                                    weight - 1, ifindex) + attributes)

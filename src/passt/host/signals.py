@@ -1,7 +1,8 @@
 """Signals of the main process.
 
 Until the loop runs they keep their default actions, so that any of them ends a start-up at once and
-the kernel cleans up. Then they are blocked and read from a signalfd in the loop.
+the kernel cleans up. Then they are blocked and read from a signalfd in the loop. ASKING is blocked all the
+time.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+# Asks for the counters, and is passed on to a command that handles it; until the loop runs it waits.
+ASKING = signal.SIGUSR1
 # Passed on to the command.
-FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM,
+FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR2, signal.SIGTERM,
              signal.SIGCONT, signal.SIGTSTP, signal.SIGWINCH)
 # Would stop us when we use the terminal from the background.
 TERMINAL_STOPS = (signal.SIGTTIN, signal.SIGTTOU)
@@ -77,11 +80,11 @@ class SignalReader:
 
 
 def let_signals_end_us() -> frozenset[int]:
-    """Unblock everything, undo Python's KeyboardInterrupt; return those of INHERITABLE that are ignored."""
+    """Unblock all but ASKING, undo Python's KeyboardInterrupt; return what is ignored of INHERITABLE."""
     ignored = frozenset(number for number in INHERITABLE if signal.getsignal(number) == signal.SIG_IGN)
     if signal.SIGINT not in ignored:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.pthread_sigmask(signal.SIG_SETMASK, (ASKING,))
     return ignored
 
 

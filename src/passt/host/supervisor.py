@@ -12,7 +12,7 @@ import signal
 
 from passt.host import init
 from passt.host.channel import Kind, read_status
-from passt.host.signals import FORWARDED, TERMINAL_STOPS, SignalReader
+from passt.host.signals import ASKING, FORWARDED, TERMINAL_STOPS, SignalReader
 from passt.host.terminal import Terminal, leads_alone, stop_like
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -65,6 +65,10 @@ class Supervisor:
         flags = init.START_OWN_GROUP if self._own_group else 0
         flags |= init.START_FOREGROUND if foreground else 0
         self._child.channel.send(Kind.START, bytes((flags,)))
+
+    def ask_command(self) -> None:
+        """Pass SIGUSR1 on as well, which we have answered: PID 1 spares a command that it would end."""
+        self._child.channel.send(Kind.SIGNAL, bytes((ASKING, False)))
 
     def finish(self) -> int:
         """Clean up after the loop, and return the exit status to end with."""
