@@ -14,13 +14,18 @@ MAX_LISTENERS = 0xfffe
 
 
 class Target(NamedTuple):
-    """Where the host side of a guest-initiated flow connects to, or the far side of a bypassed flow."""
+    """Where the host side of a guest-initiated flow connects to, or the far side of a bypassed flow.
+
+    *lasting* says that the answer holds for all connections between the same addresses that come to the same
+    listener, until one of the guest's addresses changes: the policy need not be asked again.
+    """
 
     address: bytes
     port: int
     scope_id: int = 0
     source: bytes | None = None
     ifname: bytes | None = None
+    lasting: bool = False
 
 
 class InboundTarget(NamedTuple):

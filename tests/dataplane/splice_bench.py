@@ -78,6 +78,7 @@ class SpliceBench(Bench):
         (fd,) = listener.open_listener(proto, 0, ip4=True, ip6=True)
         if inward:
             listener.close()
+        self.listener = fd
         with socket.socket(fileno=os.dup(fd)) as view:
             port: int = view.getsockname()[1]
         self.engine.add_listener(fd, proto, "rule", namespace=not inward)

@@ -46,6 +46,7 @@ COUNTERS = {
     "splice_connect_failures",
     "splice_copies",
     "pipes_open",
+    "sockets_ready",
     "flows_opened",
     "flows_refused",
     "tcp_retransmits",

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from passt.contracts import Target
-from tests.dataplane.frames import packed
+from tests.dataplane.frames import packed, udp
 from tests.dataplane.netns import in_own_namespace
 from tests.dataplane.splice_bench import TCP, SpliceBench
 
@@ -355,3 +355,84 @@ def test_close_resets_connections_and_closes_all() -> None:
         sock.close()
     del bench
     assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def connect_once(bench: SpliceBench, server: socket.socket, address: str, port: int, *, inward: bool) -> None:
+    """Make one connection through the engine and end it."""
+    client = bench.connect(port, address, inward=inward)
+    client.sendall(b"?")
+    bench.turns()
+    accepted, _ = server.accept()
+    assert accepted.recv(10) == b"?"
+    client.close()
+    accepted.close()
+    bench.turns()
+
+
+@WAYS
+@in_own_namespace
+def test_lasting_answer_is_asked_for_once(address: str, inward: bool) -> None:
+    bench = SpliceBench()
+    asked = bench.policy.asked_inbound if inward else bench.policy.asked_namespace
+    with bench.server(TCP, address, inside=inward) as server:
+        target = Target(packed(address), server.getsockname()[1], lasting=True)
+        port = bench.forward_to(TCP, target, inward=inward)
+        for _ in range(3):
+            connect_once(bench, server, address, port, inward=inward)
+        assert len(asked) == 1
+        if address == "127.0.0.1":  # another destination is another question
+            connect_once(bench, server, "127.0.0.2", port, inward=inward)
+            assert len(asked) == 2
+        other = bench.forward_to(TCP, target, inward=inward)
+        connect_once(bench, server, address, other, inward=inward)
+        assert asked[-1][5] == other
+    bench.end()
+
+
+@in_own_namespace
+def test_answer_is_forgotten_with_the_guest_s_address_and_with_its_listener() -> None:
+    bench = SpliceBench()
+    asked = bench.policy.asked_inbound
+    with bench.server(TCP, "127.0.0.1", inside=True) as server:
+        target = Target(packed("127.0.0.1"), server.getsockname()[1], lasting=True)
+        port = bench.forward_to(TCP, target, inward=True)
+        connect_once(bench, server, "127.0.0.1", port, inward=True)
+        bench.turns()
+        connect_once(bench, server, "127.0.0.1", port, inward=True)
+        assert len(asked) == 1
+        bench.give(udp("192.0.2.77", 40000, "198.51.100.1", 9, b"x"))
+        connect_once(bench, server, "127.0.0.1", port, inward=True)
+        assert len(asked) == 2
+        bench.engine.remove_listener(bench.listener)
+        port = bench.forward_to(TCP, target, inward=True)  # takes the same index
+        connect_once(bench, server, "127.0.0.1", port, inward=True)
+        assert [question[5] for question in asked][-1] == port
+    bench.end()
+
+
+def count_sockets() -> int:
+    """Number of sockets that this process has open."""
+    found = 0
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found += os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
+        except FileNotFoundError:
+            continue
+    return found
+
+
+@in_own_namespace
+def test_sockets_of_the_host_are_kept_ready_and_closed_at_the_end() -> None:
+    before = count_sockets()
+    bench = SpliceBench()
+    assert bench.engine.counters()["sockets_ready"] == 0
+    with bench.server(TCP, "127.0.0.1", inside=False) as server:
+        port = bench.forward(TCP, server, inward=False)
+        for _ in range(6):
+            connect_once(bench, server, "127.0.0.1", port, inward=False)
+        # The loop opens one whenever it would sleep, and has four at last.
+        bench.engine.call_later(0.05, bench.engine.stop)
+        bench.turns(20)
+        assert bench.engine.counters()["sockets_ready"] == 4
+    bench.end()
+    assert count_sockets() == before

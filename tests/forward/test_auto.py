@@ -134,6 +134,15 @@ def test_port_bound_at_both_sides_stays_as_it_is_and_follows_when_free() -> None
     assert world.host.ours == {(T, 80), (U, 80)}
 
 
+def test_twin_of_a_port_bound_at_both_sides_is_held_at_one_side_only() -> None:
+    # Held at both, each would lead to the other, to and fro.
+    world = World(outward=[ALL_T, ALL_U])
+    world.namespace.services = world.host.services = {(T, 80)}
+    for _ in range(3):
+        world.tick()
+        assert (world.host.ours, world.namespace.ours) == ({(U, 80)}, set())
+
+
 def test_mapped_range_follows_the_target() -> None:
     world = World(inward=[PortRule(T, 8000, 8010, 80, auto=True)])
     world.namespace.services = {(T, 79), (T, 80), (T, 90), (T, 91), (T, 8000)}

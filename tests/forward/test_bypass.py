@@ -35,6 +35,11 @@ def outward(peer: str, local: str) -> Target | None:
     return bypass().from_namespace(IPPROTO_UDP, RULE, packed(peer), 50000, packed(local), 8001)
 
 
+def lasting(address: str, scope_id: int = 0, source: bytes | None = None) -> Target:
+    """Make an answer that need not be asked for again."""
+    return Target(packed(address), 81, scope_id, source, lasting=True)
+
+
 def test_is_a_policy() -> None:
     policy: FlowPolicy = bypass()
     assert policy.outbound(IPPROTO_TCP, packed("192.0.2.5"), 1, packed("198.51.100.1"), 2) == Target(
@@ -56,13 +61,13 @@ def test_is_a_policy() -> None:
     ],
 )
 def test_loopback_client_of_the_host(peer: str, local: str, keep: bool, expected: str) -> None:
-    assert inbound(bypass(keep_loopback=keep), peer, local) == Target(packed(expected), 81)
+    assert inbound(bypass(keep_loopback=keep), peer, local) == lasting(expected)
 
 
 def test_guest_that_moved_is_followed() -> None:
     policy = bypass()
     policy._observed.on_guest_address(packed("192.0.2.99"))
-    assert inbound(policy, "127.0.0.1", "127.0.0.1") == Target(packed("192.0.2.99"), 81)
+    assert inbound(policy, "127.0.0.1", "127.0.0.1") == lasting("192.0.2.99")
 
 
 def test_link_local_guest_has_a_scope() -> None:
@@ -70,14 +75,14 @@ def test_link_local_guest_has_a_scope() -> None:
     policy = bypass(net)
     assert inbound(policy, "::1", "::1") is None
     policy._observed.on_guest_address(packed("fe80::5"))
-    assert inbound(policy, "::1", "::1") == Target(packed("fe80::5"), 81, 7)
+    assert inbound(policy, "::1", "::1") == lasting("fe80::5", 7)
     assert inbound(policy, "127.0.0.1", "127.0.0.1") is None  # no such family
 
 
 def test_loopback_is_reached_whatever_the_guest_has() -> None:
     net = GuestNet(None, None, "tap0")
     kept = inbound(bypass(net, keep_loopback=True), "127.0.0.1", "127.0.0.1")
-    assert kept == Target(packed("127.0.0.1"), 81)
+    assert kept == lasting("127.0.0.1")
     assert inbound(bypass(net), "127.0.0.1", "127.0.0.1") is None
 
 
@@ -104,8 +109,7 @@ def test_loopback_client_takes_the_link_without_splice() -> None:
     ],
 )
 def test_loopback_client_of_the_namespace(peer: str, local: str, source: str | None) -> None:
-    expected = Target(packed(local), 81, source=packed(source) if source else None)
-    assert outward(peer, local) == expected
+    assert outward(peer, local) == lasting(local, source=packed(source) if source else None)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +138,8 @@ def test_explanations() -> None:
     lines: list[str] = []
     policy = Policy(NET)
     made = Bypass(policy, policy.observed, explain=lines.append)
-    inbound(made, "127.0.0.1", "127.0.0.1")
+    # Not lasting: every flow is to be explained.
+    assert inbound(made, "127.0.0.1", "127.0.0.1") == Target(packed("192.0.2.5"), 81)
     made.from_namespace(IPPROTO_TCP, RULE, packed("::1"), 50000, packed("::1"), 8001)
     made.from_namespace(IPPROTO_TCP, RULE, packed("192.0.2.5"), 50000, packed("127.0.0.1"), 8001)
     assert lines == [

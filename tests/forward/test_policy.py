@@ -515,7 +515,7 @@ def test_rules_of_one_port_on_two_addresses_map_apart() -> None:
 def test_outbound_costs_microseconds(destination: str) -> None:
     policy = Policy(NET)
     flow: tuple[Any, ...] = (TCP, packed(guest_of(destination)), 40000, packed(destination), 443)
-    best_s = min(timeit.repeat(lambda: policy.outbound(*flow), number=2000, repeat=7)) / 2000
+    best_s = min(timeit.repeat(lambda: policy.outbound(*flow), number=200, repeat=100)) / 200
     # Measured: 1.0 to 1.6 us; the bound leaves room for slow machines and still shows a lost table.
     assert best_s < 10e-6
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, HOST4, HOST6, Lab, Running, wait_until
+from tests.system.lab import FAR4, FAR6, HOST4, HOST6, Lab, Running
 from tests.system.test_forward import start_service
 
 if TYPE_CHECKING:
@@ -19,14 +19,12 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.needs_root
 
-QUICK = bool(os.environ.get("PASST_TEST_QUICK"))
 BASE = 9400
 OWN_BASE = 9500
 HOST_BASE = 8000
 PORTS = (0, 7, 8, 9, 10, 11, 12, 99)
 LOOPBACK = pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 SMALL, LARGE = 2048, 10 << 20
-RESERVE = 64  # sockets that the program keeps ready, more or less
 
 
 @pytest.fixture(scope="module")
@@ -229,78 +227,3 @@ with socket.create_server(("::", int(sys.argv[1])), family=socket.AF_INET6, dual
     while True:
         print(server.accept()[1][0].removeprefix("::ffff:"), flush=True)
 """
-
-
-def descriptors(pid: int, kind: str) -> int:
-    """Number of descriptors of a process that are sockets, or pipes."""
-    found = 0
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found += os.readlink(path).startswith(f"{kind}:")
-    return found
-
-
-HOLD = """
-import socket, sys
-held = []
-for number in range({count}):
-    sock = socket.create_connection((f"127.0.0.{{number % 8 + 1}}", {port}), timeout=20)
-    sock.sendall(b"q")
-    assert sock.recv(1) == b"q"
-    held.append(sock)
-print("open", flush=True)
-sys.stdin.read()
-for sock in held:
-    sock.sendall(b"x")
-for sock in held:
-    assert sock.recv(1) == b"x"
-"""
-
-
-def test_idle_connections_hold_no_pipe(lab: Lab, user: bool) -> None:
-    count = 500 if QUICK else 5000
-    script = HOLD.format(count=count, port=OWN_BASE + 7)
-    with served(lab, ["-t", str(OWN_BASE + 7), "-u", "none"], user=user) as running:
-        sockets, pipes = descriptors(running.pid, "socket"), descriptors(running.pid, "pipe")
-        holder = lab.host.spawn(["/usr/bin/python3", "-I", "-c", script], stdin=subprocess.PIPE)
-        try:
-            assert holder.popen.stdout is not None
-            assert holder.popen.stdout.readline() == b"open\n"
-            assert descriptors(running.pid, "socket") >= sockets + 2 * count - RESERVE
-            assert descriptors(running.pid, "pipe") == pipes
-            out, err = holder.popen.communicate(timeout=60)
-            assert (holder.popen.returncode, out) == (0, b""), err
-        finally:
-            holder.kill()
-        wait_until(
-            lambda: descriptors(running.pid, "socket") <= sockets + RESERVE, "connections are closed", 20
-        )
-
-
-CHURN = """
-import socket, time
-start = time.monotonic()
-for number in range({count}):
-    pause = start + number / 1000 - time.monotonic()
-    if pause > 0:
-        time.sleep(pause)
-    with socket.create_connection((f"127.0.0.{{number % 8 + 1}}", {port}), timeout=20) as sock:
-        sock.sendall(b"q" * 100)
-        assert sock.recv(100)
-"""
-
-
-@WAYS
-def test_connections_come_and_go_without_a_trace(lab: Lab, user: bool, inward: bool) -> None:
-    count = 3000 if QUICK else 30000
-    options = ["-t", str(OWN_BASE + 7), "-T", str(HOST_BASE + 7), "-u", "none", "-U", "none"]
-    port = (OWN_BASE if inward else HOST_BASE) + 7
-    python = ["/usr/bin/python3", "-I", "-c"]
-    with served(lab, options, user=user) as running:
-        run_client(lab, running, [*python, CHURN.format(count=200, port=port)], inward=inward)
-        sockets, pipes = descriptors(running.pid, "socket"), descriptors(running.pid, "pipe")
-        run_client(lab, running, [*python, CHURN.format(count=count, port=port)], inward=inward)
-        wait_until(
-            lambda: descriptors(running.pid, "socket") <= sockets + RESERVE, "connections are closed", 20
-        )
-        assert descriptors(running.pid, "pipe") == pipes

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.system.lab import HOST4, HOST6, Lab, Running, wait_until
+from tests.system.test_bypass import namespace_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,11 +23,14 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.needs_root
 
 PORTS = [str(port) for port in range(9800, 9804)]
-QUICK = bool(os.environ.get("PASST_TEST_QUICK"))
+HOST_PORTS = [str(port) for port in range(9804, 9808)]
+LONG = bool(os.environ.get("PASST_TEST_LONG"))
 # Who starts the program makes no difference here, so only root's is put to the full test.
-N_OPEN = {False: 1000 if QUICK else 10_000, True: 1000}
-CHURN = {False: (300, 4) if QUICK else (1000, 30), True: (300, 4)}  # per second, seconds
-GAUGES = ("flows_tcp", "flows_udp", "flows_ping")
+N_OPEN = {False: 10_000 if LONG else 2000, True: 1000}
+N_BYPASSED = {False: 5000 if LONG else 1000, True: 500}
+CHURN = {False: (1000, 30) if LONG else (500, 4), True: (300, 4)}  # per second, seconds
+GAUGES = ("flows_tcp", "flows_udp", "flows_ping", "flows_splice_tcp", "flows_splice_udp")
+LOOPBACKS = "127.0.0.1,127.0.0.2,127.0.0.3,::1"
 
 
 class Counted:
@@ -34,10 +40,7 @@ class Counted:
         self.running = running
         self._path = path
 
-    def descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.running.pid}/fd"))
-
-    def flows(self) -> int:
+    def counters(self) -> dict[str, int]:
         """Ask for the counters, as the only thing that wakes it up."""
         with (
             tempfile.TemporaryDirectory() as directory,
@@ -48,8 +51,21 @@ class Counted:
             Path(directory, "answer").chmod(0o777)
             sock.settimeout(20)
             sock.sendto(b"?", self._path)
-            counters = json.loads(sock.recv(1 << 16))
-        return sum(counters[name] for name in GAUGES)
+            counters: dict[str, int] = json.loads(sock.recv(1 << 16))
+        return counters
+
+    def _descriptors(self) -> Iterator[str]:
+        for path in Path(f"/proc/{self.running.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                yield os.readlink(path)
+
+    def usage(self) -> tuple[int, int, int]:
+        """Count descriptors, but for those that are kept ready, pipes in use and flows."""
+        counters = self.counters()
+        kept = counters["sockets_ready"] + 2 * counters["pipes_open"]
+        found = list(self._descriptors())
+        pipes = sum(name.startswith("pipe:") for name in found)
+        return len(found) - kept, pipes - 2 * counters["pipes_open"], sum(counters[name] for name in GAUGES)
 
 
 @pytest.fixture
@@ -59,7 +75,8 @@ def counted(lab: Lab, user: bool) -> Iterator[Counted]:
         path = f"{directory}/counters"
         python = str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
         program = [python, "-E", str(lab.directory / "counting.py"), str(lab.directory / "lib"), path]
-        options = ["--config-net", "-t", ",".join(PORTS), "-u", "none", "-T", "none", "-U", "none"]
+        options = ["--config-net", "-t", ",".join(PORTS), "-u", "none", "-T", ",".join(HOST_PORTS)]
+        options += ["-U", "none"]
         command = ["/usr/bin/python3", "-I", str(lab.directory / "load.py"), "serve", *PORTS]
         running = lab.host.spawn([*program, *options, "--", *command], user=user)
         assert running.popen.stdout is not None
@@ -68,29 +85,60 @@ def counted(lab: Lab, user: bool) -> Iterator[Counted]:
         running.kill()
 
 
-def load(lab: Lab, *arguments: str) -> list[str]:
-    return ["/usr/bin/python3", "-I", str(lab.directory / "load.py"), *arguments, f"{HOST4},{HOST6}", *PORTS]
+@pytest.fixture
+def host_server(lab: Lab) -> Iterator[None]:
+    """Serve what -T leads to."""
+    argv = ["/usr/bin/python3", "-I", str(lab.directory / "load.py"), "serve", *HOST_PORTS]
+    running = lab.host.spawn(argv)
+    assert running.popen.stdout is not None
+    assert running.popen.stdout.readline() == b"ready\n"
+    yield
+    running.kill()
 
 
-def test_thousands_open_at_once_all_work_and_leave_nothing(lab: Lab, user: bool, counted: Counted) -> None:
-    n_open = N_OPEN[user]
-    before = counted.descriptors(), counted.flows()
-    assert before[1] == 0
-    reader, writer = os.pipe()
-    with os.fdopen(reader, "rb") as source:
-        client = lab.outside.spawn(load(lab, "hold", str(n_open)), stdin=source)
-    assert client.popen.stdout is not None
-    assert client.popen.stdout.readline() == b"open\n"
-    assert counted.descriptors() == before[0] + n_open
-    assert counted.flows() == n_open
-    os.close(writer)
-    assert client.finish().returncode == 0
-    wait_until(lambda: (counted.descriptors(), counted.flows()) == before, "nothing is left", 30)
+def spawn_load(lab: Lab, counted: Counted, way: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start a client: beyond the tap, or on one of the two loopbacks."""
+    hosts = f"{HOST4},{HOST6}" if way == "tap" else LOOPBACKS
+    ports = HOST_PORTS if way == "out" else PORTS
+    argv = ["/usr/bin/python3", "-I", str(lab.directory / "load.py"), *arguments, hosts, *ports]
+    if way == "out":
+        argv = ["nsenter", f"--net={namespace_of(counted.running)}", *argv]
+    else:
+        argv = (lab.outside if way == "tap" else lab.host).command(argv, user=False)
+    return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
-def test_thousands_in_a_row_leave_nothing(lab: Lab, user: bool, counted: Counted) -> None:
+WAYS = pytest.mark.parametrize("way", ["tap", "in", "out"])
+
+
+@WAYS
+@pytest.mark.usefixtures("host_server")
+def test_thousands_open_at_once_all_work_and_leave_nothing(
+    lab: Lab, user: bool, counted: Counted, way: str
+) -> None:
+    n_open = N_OPEN[user] if way == "tap" else N_BYPASSED[user]
+    before = counted.usage()
+    assert before[2] == 0
+    with spawn_load(lab, counted, way, "hold", str(n_open)) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"open\n"
+        sockets = n_open if way == "tap" else 2 * n_open
+        # An idle connection holds no pipe.
+        expected = (before[0] + sockets, before[1], n_open)
+        wait_until(lambda: counted.usage() == expected, f"there is {expected}, not {counted.usage()}", 5)
+        client.communicate(timeout=60)
+    assert client.returncode == 0
+    wait_until(lambda: counted.usage() == before, "nothing is left", 30)
+
+
+@WAYS
+@pytest.mark.usefixtures("host_server")
+def test_thousands_in_a_row_leave_nothing(lab: Lab, user: bool, counted: Counted, way: str) -> None:
     rate, span_s = CHURN[user]
-    before = counted.descriptors(), counted.flows()
-    result = lab.outside.run(load(lab, "churn", str(rate), str(span_s)), timeout=4.0 * span_s + 20)
-    assert int(result.stdout) > 0
-    wait_until(lambda: (counted.descriptors(), counted.flows()) == before, "nothing is left", 30)
+    before = counted.usage()
+    with spawn_load(lab, counted, way, "churn", str(rate), str(span_s)) as client:
+        out, _ = client.communicate(timeout=4.0 * span_s + 20)
+    assert client.returncode == 0
+    assert int(out) > 0
+    wait_until(lambda: counted.usage() == before, "nothing is left", 30)
+    assert counted.counters()["flows_opened"] == rate * span_s

@@ -18,6 +18,8 @@ from passt.dataplane.watch cimport Watch
 cdef enum:
     MAX_GATHER = 256              # pieces of one flow's data collected for one system call
     COPY_SIZE = 16384             # bypassed connections: reads of less are copied, others move pages
+    N_ANSWERS = 64                # a power of two
+    READY_SOCKETS = 4             # of each family
     # Kinds of news of the guest that wait to be told, as bits of Core.untold.
     NEWS_MAC = 1
     NEWS_IP4 = 2
@@ -53,6 +55,20 @@ cdef struct Seen:
     Route route
 
 
+cdef struct Answer:
+    # What the policy said of a bypassed connection, which holds for all others between these addresses.
+    uint32_t listener             # index + 1, 0: none
+    size_t addr_len
+    uint8_t peer[16]
+    uint8_t local[16]
+    bint from_namespace
+    Route route
+
+
+cdef inline uint32_t answer_slot(uint32_t listener, const uint8_t *peer, const uint8_t *local) noexcept nogil:
+    return (listener * 31 + peer[3] + peer[15] + 7 * (local[3] + local[15])) & (N_ANSWERS - 1)
+
+
 cdef inline void fill_inbound_key(FlowKey *key, const Seen *seen, uint8_t proto) noexcept nogil:
     """The key of an inbound flow as the guest sees it."""
     memcpy(key.guest, seen.destination, 16)
@@ -85,6 +101,11 @@ cdef class Core:
     cdef object inside            # NamespaceThread, None: nothing bypasses the link
     cdef PipePool pipes
     cdef uint8_t *copy_space      # COPY_SIZE bytes for spliced connections
+    cdef Answer *answers          # N_ANSWERS of them, see `answers`
+    cdef bint has_answers
+    cdef int ready[2][READY_SOCKETS]      # TCP sockets opened in advance, see `ready`: IPv4, IPv6
+    cdef int n_ready[2]
+    cdef bint wants_ready[2]
     cdef void *splice_batch       # of splice_udp, from the first bypassed datagram on
     cdef Stats stats
     cdef int64_t now              # ns, taken once per turn
@@ -124,6 +145,9 @@ cdef class Core:
     cdef bint ask_outbound(self, Flow *flow, Route *route) noexcept with gil
     cdef bint ask_inbound(self, uint32_t listener, uint8_t proto, const sockaddr_storage *peer,
                           const sockaddr_storage *local, Seen *seen) noexcept with gil
+    cdef void keep_answer(self, uint32_t listener, const uint8_t *peer, const uint8_t *local, size_t n,
+                          const Seen *seen) noexcept nogil
+    cdef void forget_answers(self) noexcept nogil
     cdef void on_control(self, const uint8_t *frame, size_t n) noexcept nogil
     cdef void respond(self, const uint8_t *frame, size_t n) noexcept with gil
     cdef bint ask_source(self, const uint8_t *address, size_t n, uint8_t *seen) noexcept with gil

@@ -105,7 +105,8 @@ cdef class Core:
         self.pipes = PipePool()
         self.pipes.n_open = &self.stats.pipes_open
         self.copy_space = <uint8_t *>malloc(COPY_SIZE)
-        if self.copy_space == NULL:
+        self.answers = <Answer *>calloc(N_ANSWERS, sizeof(Answer))
+        if self.copy_space == NULL or self.answers == NULL:
             raise MemoryError
         self.watch = Watch(self.flows)
         self.use_link(link)
@@ -120,6 +121,7 @@ cdef class Core:
         if self.spare_fd >= 0:
             close(self.spare_fd)
         free(self.copy_space)
+        free(self.answers)
         free(self.splice_batch)
         if self.in_batch != NULL:
             free(self.in_batch.memory)
@@ -176,6 +178,8 @@ cdef class Core:
             if type(target) is Target:
                 seen.bypass = True
                 fill_route(&seen.route, target)
+                if target.lasting:
+                    self.keep_answer(listener, far_address, near_address, n, seen)
                 return True
             text = target.source
             seen.addr_len = <uint8_t>len(text)
@@ -188,6 +192,24 @@ cdef class Core:
         except BaseException as error:
             self.fail(error)
             return False
+
+    cdef void keep_answer(self, uint32_t listener, const uint8_t *peer, const uint8_t *local, size_t n,
+                          const Seen *seen) noexcept nogil:
+        """Have the answer in *seen* found for later connections (`answers.find_answer`)."""
+        cdef Answer *answer = &self.answers[answer_slot(listener, peer, local)]
+        self.has_answers = True
+        answer.listener = listener + 1
+        answer.addr_len = n
+        memcpy(answer.peer, peer, 16)
+        memcpy(answer.local, local, 16)
+        answer.from_namespace = seen.from_namespace
+        answer.route = seen.route
+
+    cdef void forget_answers(self) noexcept nogil:
+        """What the policy goes by has changed."""
+        if self.has_answers:
+            memset(self.answers, 0, N_ANSWERS * sizeof(Answer))
+            self.has_answers = False
 
     cdef bint ask_source(self, const uint8_t *address, size_t n, uint8_t *seen) noexcept with gil:
         """Have the policy say by which address the guest knows one of the host's side; False: by none.
@@ -399,6 +421,8 @@ cdef class Core:
 
     cdef void tell(self, uint32_t kinds) noexcept nogil:
         """Tell all news of the given kinds."""
+        if kinds:
+            self.forget_answers()
         self.untold &= ~kinds
         if kinds & NEWS_MAC:
             self.tell_mac()

@@ -28,6 +28,7 @@ from passt.dataplane.nsthread cimport NamespaceThread
 from passt.dataplane.reactor cimport (
     EVENT_FAR, EVENT_FLOW, EVENT_LINK, EVENT_LISTENER, EVENT_READER, Reactor, make_tag,
 )
+from passt.dataplane.ready cimport close_ready, fill_ready
 from passt.dataplane.sockets cimport Sockets, read_sockaddr
 from passt.dataplane.splice cimport end_splice, splice_state
 from passt.dataplane.stats cimport stats_as_dict
@@ -197,6 +198,7 @@ cdef class Engine:
                 elif flow.kind == FLOW_SPLICE_UDP and flow.u.splice_udp.listener == index + 1:
                     end_datagram(self.core, flow)
         self.core.withdraw_port(index, self.core.listeners[index][3])
+        self.core.forget_answers()
         self.core.listeners[index] = None
         self.free_listeners.append(index)
         os.close(fd)
@@ -279,7 +281,10 @@ cdef class Engine:
         cdef int n, i
         with nogil:
             # The time is taken anew: what came before, at start above all, must not be slept again.
-            n = self.reactor.wait(self.reactor.clock(), core.flows.first_work != NO_FLOW)
+            n = self.reactor.look()
+            if n == 0 and core.flows.first_work == NO_FLOW:
+                fill_ready(core)
+                n = self.reactor.rest(self.reactor.clock())
             core.now = self.reactor.clock()
             core.stats.wakeups += 1
         if n < 0:
@@ -377,7 +382,11 @@ cdef class Engine:
         return self.core.memory_ceiling()
 
     def counters(self):
-        return stats_as_dict(&self.core.stats)
+        result = stats_as_dict(&self.core.stats)
+        result["sockets_ready"] = self.core.n_ready[0] + self.core.n_ready[1]
+        if self.core.inside is not None:
+            result["sockets_ready"] += self.core.inside.n_ready()
+        return result
 
     def flows(self):
         cdef uint32_t i
@@ -422,6 +431,7 @@ cdef class Engine:
         self.core.listeners.clear()
         self.listener_index.clear()
         self.free_listeners.clear()
+        close_ready(self.core)
         if self.core.inside is not None:
             self.core.inside.close()
             self.core.inside = None

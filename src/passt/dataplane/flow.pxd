@@ -248,6 +248,7 @@ cdef struct SpliceHalf:
 
 cdef struct SpliceConn:
     SpliceHalf halves[2]          # 0: of the socket that was accepted, 1: of the one that we connected
+    bint watched                  # the sockets are in the loop
     bint connecting
     bint failing
 

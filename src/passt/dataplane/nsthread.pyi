@@ -13,6 +13,9 @@ class NamespaceThread:
         descriptor is not used any more afterwards.
         """
 
+    def n_ready(self) -> int:
+        """Count the sockets in reserve."""
+
     def warm(self, proto: int, *, ip4: bool, ip6: bool) -> None:
         """Begin to keep sockets of *proto* (IPPROTO_TCP or _UDP) in reserve; else their first use does."""
 

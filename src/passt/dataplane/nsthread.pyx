@@ -27,10 +27,11 @@ from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, CAP_NET_BIND_SERVICE, CLONE_NEWNET, EADDRNOTAVAIL, EAFNOSUPPORT, EMFILE, ENOPROTOOPT,
     EPERM, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, IPV6_RECVPKTINFO, IPV6_V6ONLY,
     SIG_SETMASK, SO_BINDTODEVICE, SO_OOBINLINE, SO_REUSEADDR, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK,
-    SOCK_STREAM, SOL_SOCKET, TCP_NODELAY, bind, calloc, close, errno, free, listen, memcpy, memset,
-    passt_exchange, passt_keep_capabilities, passt_load, passt_store, pthread_attr_destroy, pthread_attr_init,
-    pthread_attr_setstacksize, pthread_attr_t, pthread_create, pthread_join, pthread_sigmask, sem_destroy,
-    sem_init, sem_post, sem_wait, setns, setsockopt, sigfillset, sigset_t, sockaddr, socket,
+    SOCK_STREAM, SOL_SOCKET, TCP_CONGESTION, TCP_NODELAY, bind, calloc, close, errno, free, listen, memcpy,
+    memset, passt_exchange, passt_keep_capabilities, passt_load, passt_store, pthread_attr_destroy,
+    pthread_attr_init, pthread_attr_setstacksize, pthread_attr_t, pthread_create, pthread_join,
+    pthread_sigmask, sem_destroy, sem_init, sem_post, sem_wait, setns, setsockopt, sigfillset, sigset_t,
+    sockaddr, socket,
 )
 
 cdef enum:
@@ -98,8 +99,9 @@ cdef void fill_pool(SocketPool *pool, int kind) noexcept nogil:
 cdef int open_bare(int family, int kind, int protocol) noexcept nogil:
     """A non-blocking socket with the options that all have; fd or negative errno.
 
-    Streams: no Nagle, whose work the two ends have done already, and urgent data in line (RFC 6093). A
-    listener hands both on to what it accepts.
+    Streams: no Nagle, whose work the two ends have done already, urgent data in line (RFC 6093), and no
+    pacing, as nothing leaves this machine (see `Sockets.prepare_bulk`). A listener hands all of it on to
+    what it accepts.
     """
     cdef int fd = socket(family, kind | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol)
     cdef int one = 1
@@ -108,6 +110,7 @@ cdef int open_bare(int family, int kind, int protocol) noexcept nogil:
     if kind == SOCK_STREAM:
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
         setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &one, sizeof(one))
+        setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, b"reno", 4)
     elif family == AF_INET6:
         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one))
     return fd
@@ -209,6 +212,13 @@ cdef class NamespaceThread:
         pthread_join(self.thread, NULL)
         for kind in range(<int>N_SOCKET_KINDS):
             empty_pool(&self.mailbox.pools[kind])
+
+    def n_ready(self):
+        cdef int kind
+        cdef int found = 0
+        for kind in range(<int>N_SOCKET_KINDS):
+            found += <int>(passt_load(&self.mailbox.pools[kind].filled) - self.mailbox.pools[kind].taken)
+        return found
 
     def warm(self, int proto, *, bint ip4, bint ip6):
         kinds = (SOCKET_TCP4, SOCKET_TCP6) if proto == IPPROTO_TCP else (SOCKET_UDP4, SOCKET_UDP6)

@@ -5,13 +5,18 @@ as it holds something and given back empty, so that the same one, warm in the ca
 connection after the other, and only connections whose receiver does not take more hold one. A pipe that
 is given back with something in it is closed.
 
-A user's pipes may take fs.pipe-user-pages-soft pages in sum (pipe(7)): a pipe of 256 KiB counts as 64 of
-16384. Beyond that the kernel makes small ones or none; both are served, by more calls or by copying.
+How much a pipe takes decides how often the loop wakes up for a bulk transfer: with 1 MiB, the most that a
+user may ask for by default, it carries some more than with 256 KiB. But a user's pipes may take
+fs.pipe-user-pages-soft pages in sum (pipe(7)), 16384 by default, 256 of them each: so a smaller one is
+asked for next. Beyond the limit the kernel makes small ones or none; both are served, by more calls or by copying.
 """
 
 from libc.stdint cimport int32_t
 
 from passt.dataplane.sys cimport F_SETPIPE_SZ, O_CLOEXEC, O_NONBLOCK, close, fcntl, pipe2
+
+cdef enum:
+    LARGE_PIPE_SIZE = 1 << 20     # bytes; fs.pipe-max-size of a kernel as it comes
 
 
 cdef class PipePool:
@@ -40,7 +45,8 @@ cdef class PipePool:
             return self.idle[self.n_idle]
         if not self.n_unused or pipe2(fds, O_NONBLOCK | O_CLOEXEC) < 0:
             return NO_PIPE
-        fcntl(fds[1], F_SETPIPE_SZ, <int>PIPE_SIZE)       # refused: the pipe serves as it is
+        if fcntl(fds[1], F_SETPIPE_SZ, <int>LARGE_PIPE_SIZE) < 0:
+            fcntl(fds[1], F_SETPIPE_SZ, <int>PIPE_SIZE)   # refused: the pipe serves as it is
         self.n_unused -= 1
         pipe = self.unused[self.n_unused]
         self.ends[pipe][0] = fds[0]

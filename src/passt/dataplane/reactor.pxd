@@ -33,6 +33,7 @@ cdef class Reactor:
     cdef int64_t clock(self) noexcept nogil
     cdef int watch(self, int fd, int op, uint32_t events, uint64_t tag) noexcept nogil
     cdef int wait(self, int64_t now, bint busy) noexcept nogil
+    cdef int rest(self, int64_t now) noexcept nogil
     cdef int look(self) noexcept nogil
     cdef int poll(self, int64_t now) noexcept nogil
     cdef int sleep(self, int64_t now) noexcept nogil

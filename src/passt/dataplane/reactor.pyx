@@ -61,11 +61,12 @@ cdef class Reactor:
     cdef int wait(self, int64_t now, bint busy) noexcept nogil:
         """Fill `events`; sleeps until the next deadline, or not at all if *busy*. Returns their number."""
         cdef int n = self.look()
-        if n == 0 and not busy:
-            n = self.poll(now)
-            if n == 0:
-                n = self.sleep(now)
-        return n
+        return self.rest(now) if n == 0 and not busy else n
+
+    cdef int rest(self, int64_t now) noexcept nogil:
+        """Fill `events` once there is something or the next deadline has come."""
+        cdef int n = self.poll(now)
+        return n if n else self.sleep(now)
 
     cdef int look(self) noexcept nogil:
         """Fill `events` with what is there already."""

@@ -34,12 +34,13 @@ from passt.dataplane.nsthread cimport (
 )
 from passt.dataplane.pipes cimport NO_PIPE
 from passt.dataplane.reactor cimport EVENT_FAR, EVENT_FLOW, make_tag
+from passt.dataplane.ready cimport take_ready
 from passt.dataplane.sockets cimport read_sockaddr
 from passt.dataplane.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_SOCKET, Verdict, count
 from passt.dataplane.sys cimport (
     AF_INET, EAGAIN, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPOLL_CTL_ADD, EPOLL_CTL_MOD,
     EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM,
-    SOCK_STREAM, iovec, memcpy, sockaddr_storage,
+    iovec, memcpy, sockaddr_storage,
 )
 
 cdef enum:
@@ -77,12 +78,20 @@ cdef void open_splice(Core core, int fd, const sockaddr_storage *peer, const See
     if result < 0 and not conn.connecting:
         core.stats.splice_connect_failures += 1
         end_splice(core, flow, True)
-    elif (watch_half(core, flow, CONNECTED, EPOLL_CTL_ADD) < 0
-          or watch_half(core, flow, ACCEPTED, EPOLL_CTL_ADD) < 0):
+        return
+    if core.has_trace:
+        core.trace_state(flow, splice_state(flow))
+    if not conn.connecting:
+        # While we connected, the client's first request has most likely come: that spares a wake-up.
+        conn.halves[ACCEPTED].flags |= HALF_READABLE
+        if not pump(core, flow, ACCEPTED):
+            return
+    # Only now, while the service is at work; what is ready already is reported.
+    conn.watched = True
+    if (watch_half(core, flow, CONNECTED, EPOLL_CTL_ADD) < 0
+            or watch_half(core, flow, ACCEPTED, EPOLL_CTL_ADD) < 0):
         count(&core.stats, DROP_SOCKET)
         end_splice(core, flow, True)
-    elif core.has_trace:
-        core.trace_state(flow, splice_state(flow))
 
 
 cdef Verdict why_no_socket(int result) noexcept nogil:
@@ -96,10 +105,10 @@ cdef int open_far(Core core, const Seen *seen, bint is_tcp) noexcept nogil:
     cdef int fd
     cdef int result
     if seen.from_namespace:
-        fd = core.sockets.open(seen.route.peer.ss_family, SOCK_STREAM if is_tcp else SOCK_DGRAM,
-                               IPPROTO_TCP if is_tcp else IPPROTO_UDP)
-        if fd >= 0 and is_tcp:
-            core.sockets.prepare_relay(fd)
+        if is_tcp:
+            fd = take_ready(core, seen.route.peer.ss_family)
+        else:
+            fd = core.sockets.open(seen.route.peer.ss_family, SOCK_DGRAM, IPPROTO_UDP)
     elif core.inside is None:
         return -EPERM
     else:
@@ -215,12 +224,13 @@ cdef bint pump(Core core, Flow *flow, int side) noexcept nogil:
     if half.n_held or conn.failing:
         return True
     release_pipe(core, half)
-    if half.flags & HALF_EOF and not half.flags & HALF_SHUT:
-        half.flags |= HALF_SHUT
-        core.sockets.shut_write(conn.halves[1 - side].fd)
-    if conn.halves[0].flags & conn.halves[1].flags & HALF_SHUT:
-        end_splice(core, flow, False)
+    if not half.flags & HALF_EOF or half.flags & HALF_SHUT:
+        return True
+    half.flags |= HALF_SHUT
+    if conn.halves[1 - side].flags & HALF_SHUT:
+        end_splice(core, flow, False)         # closing says the same as shutdown(2) would
         return False
+    core.sockets.shut_write(conn.halves[1 - side].fd)
     return True
 
 
@@ -348,7 +358,7 @@ cdef int await_room(Core core, Flow *flow, int side) noexcept nogil:
     if half.flags & HALF_WATCH_OUT:
         return 0
     half.flags |= HALF_WATCH_OUT
-    return watch_half(core, flow, side, EPOLL_CTL_MOD)
+    return watch_half(core, flow, side, EPOLL_CTL_MOD) if flow.u.splice.watched else 0
 
 
 cdef void count_bytes(Core core, const Flow *flow, int side, ssize_t n) noexcept nogil:

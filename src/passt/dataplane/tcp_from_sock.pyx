@@ -7,6 +7,7 @@ connection at most TURN_BUDGET bytes go to the guest, then the others have their
 
 from libc.stdint cimport int64_t, uint32_t
 
+from passt.dataplane.answers cimport find_answer
 from passt.dataplane.core cimport Core, Seen, fill_inbound_key
 from passt.dataplane.flow cimport (
     CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_GUEST_FIN, CONN_READ_ON, CONN_HOST_EOF,
@@ -170,6 +171,8 @@ cdef void on_listener(Core core, uint32_t listener, int fd) noexcept nogil:
             count(&core.stats, DROP_SOCKET)
         else:
             open_inbound(core, listener, new, &peer, &local)
+            if core.reactor.slept:
+                return            # it came alone, most likely; if not, the loop is told of the others
 
 
 cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_storage *peer,
@@ -177,7 +180,8 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
     """Offer an accepted connection to the guest."""
     cdef Seen seen
     cdef Flow *flow
-    cdef bint wanted = core.ask_inbound(listener, IPPROTO_TCP, peer, local, &seen)
+    cdef bint wanted = (find_answer(core, listener, peer, local, &seen)
+                        or core.ask_inbound(listener, IPPROTO_TCP, peer, local, &seen))
     if wanted and seen.bypass:
         open_splice(core, fd, peer, &seen)
         return

@@ -47,6 +47,7 @@ class Bypass:
         self._splice = splice
         self._keep_loopback = keep_loopback
         self._explain = explain
+        self._lasting = explain is None  # otherwise each flow is explained
         self.scope_id = 0
         self.outbound = policy.outbound  # nothing is added to these
         self.seen_source = policy.seen_source
@@ -63,7 +64,8 @@ class Bypass:
         target = None
         if destination is not None:
             scope_id = self.scope_id if needs_scope6(destination) else 0
-            target = Target(destination, cast("PortRule", rule).target_port(local_port), scope_id)
+            target = Target(destination, cast("PortRule", rule).target_port(local_port), scope_id,
+                            lasting=self._lasting)
         if self._explain is not None:
             self._explain_flow("to the namespace", proto, (peer, peer_port, local, local_port), target,
                                "no guest address known yet")
@@ -75,7 +77,8 @@ class Bypass:
         target = None
         if is_loopback(peer) and is_loopback(local):
             source = None if peer in _USUAL_SOURCES else peer
-            target = Target(local, cast("PortRule", rule).target_port(local_port), source=source)
+            target = Target(local, cast("PortRule", rule).target_port(local_port), source=source,
+                            lasting=self._lasting)
         if self._explain is not None:
             self._explain_flow("to the host", proto, (peer, peer_port, local, local_port), target,
                                "not from loopback to loopback")

@@ -1,0 +1,199 @@
+"""Port rules carried out: fixed listeners in the namespace, and both sides as the watch uses them."""
+
+from __future__ import annotations
+
+import os
+from socket import IPPROTO_TCP, IPPROTO_UDP
+from typing import TYPE_CHECKING, ClassVar, cast
+
+import pytest
+
+from passt.errors import ConfigError
+from passt.model import PortRule
+from passt.ports import INTERVAL_S, HostSide, NamespaceSide, PortForwarding, open_fixed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from passt.contracts import NamespaceSockets
+    from passt.dataplane.engine import Engine
+    from passt.host.listeners import HostBinder, HostPorts
+
+
+class FakeEngine:
+    """Notes listeners; refuses the one that `refused` names."""
+
+    def __init__(self) -> None:
+        self.listeners: dict[int, tuple[int, object, bool]] = {}
+        self.removed: list[int] = []
+        self.refused = -1
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+
+    def add_listener(self, fd: int, proto: int, rule: object, *, namespace: bool = False) -> None:
+        if fd == self.refused:
+            raise OSError(24, "too many listeners")
+        self.listeners[fd] = (proto, rule, namespace)
+
+    def remove_listener(self, fd: int) -> None:
+        self.removed.append(fd)
+        del self.listeners[fd]
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> int:
+        self.timers.append((delay_s, callback))
+        return len(self.timers)
+
+    def udp_sockets(self) -> list[int]:
+        return []
+
+
+class FakeSockets:
+    """Opens as many descriptors as it is told to for each listener."""
+
+    def __init__(self, n_each: int = 1, taken: tuple[int, ...] = ()) -> None:
+        self.n_each = n_each
+        self.taken = taken
+        self.asked: list[tuple[int, int, bool, bool]] = []
+
+    def open_listener(self, proto: int, port: int, *, ip4: bool, ip6: bool) -> list[int]:
+        self.asked.append((proto, port, ip4, ip6))
+        if port in self.taken:
+            raise OSError(98, "Address already in use")
+        return [os.open(os.devnull, os.O_RDONLY) for _ in range(self.n_each)]
+
+
+class FakeBinder:
+    def open(self, rule: PortRule, port: int) -> int:
+        assert (rule.proto, port) == (IPPROTO_TCP, 80)
+        return 77
+
+
+def make_side(engine: FakeEngine, sockets: FakeSockets, *, ip4: bool = True,
+              ip6: bool = True) -> NamespaceSide:
+    return NamespaceSide(cast("Engine", engine), cast("NamespaceSockets", sockets), ip4=ip4, ip6=ip6)
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def rule(first: int, last: int, *, proto: int = IPPROTO_TCP, optional: bool = False,
+         auto: bool = False) -> PortRule:
+    return PortRule(proto, first, last, first, optional=optional, auto=auto, spec=f"-T {first}-{last}")
+
+
+@pytest.mark.parametrize(("ip4", "ip6"), [(True, True), (True, False), (False, True)])
+def test_listener_of_the_namespace_has_all_its_descriptors_served(ip4: bool, ip6: bool) -> None:
+    engine, sockets = FakeEngine(), FakeSockets(2)
+    side = make_side(engine, sockets, ip4=ip4, ip6=ip6)
+    made = rule(80, 80, proto=IPPROTO_UDP)
+    handle = side.open_listener(made, 80)
+    assert sockets.asked == [(IPPROTO_UDP, 80, ip4, ip6)]
+    assert list(engine.listeners.values()) == [(IPPROTO_UDP, made, True)] * 2
+    side.close_listener(handle)
+    assert engine.listeners == {}
+
+
+@pytest.mark.parametrize("refused", [0, 1])
+def test_listener_that_the_engine_refuses_leaves_nothing_open(refused: int) -> None:
+    engine, sockets = FakeEngine(), FakeSockets(2)
+    before = sorted(os.listdir("/proc/self/fd"))
+    fds = [os.open(os.devnull, os.O_RDONLY) for _ in range(2)]
+    for fd in fds:
+        os.close(fd)
+    engine.refused = fds[refused]
+    with pytest.raises(OSError, match="too many"):
+        make_side(engine, sockets).open_listener(rule(80, 80), 80)
+    assert engine.listeners == {}
+    assert engine.removed == fds[:refused]
+    assert not is_open(fds[1])
+    for fd in engine.removed:  # a real engine closes what it removes
+        os.close(fd)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_listener_of_the_host_comes_from_the_binder() -> None:
+    engine = FakeEngine()
+    side = HostSide(cast("Engine", engine), cast("HostBinder", FakeBinder()))
+    handle = side.open_listener(rule(80, 80), 80)
+    assert engine.listeners == {77: (IPPROTO_TCP, rule(80, 80), False)}
+    side.close_listener(handle)
+    assert engine.removed == [77]
+
+
+def test_fixed_ports_are_opened_and_those_of_auto_are_not() -> None:
+    sockets = FakeSockets()
+    engine = FakeEngine()
+    open_fixed([rule(80, 82), rule(90, 99, auto=True)], make_side(engine, sockets))
+    assert [port for _, port, _, _ in sockets.asked] == [80, 81, 82]
+    for fd in engine.listeners:
+        os.close(fd)
+
+
+def test_named_port_that_cannot_be_had_is_an_error_with_option_and_reason() -> None:
+    engine = FakeEngine()
+    with pytest.raises(ConfigError, match=r"^-T 80-82: cannot listen on port 81 in the namespace: Addr"):
+        open_fixed([rule(80, 82)], make_side(engine, FakeSockets(taken=(81,))))
+    for fd in engine.listeners:
+        os.close(fd)
+
+
+def test_optional_ports_may_be_missing_but_not_all() -> None:
+    engine = FakeEngine()
+    open_fixed([rule(80, 82, optional=True)], make_side(engine, FakeSockets(taken=(80, 82))))
+    assert len(engine.listeners) == 1
+    for fd in engine.listeners:
+        os.close(fd)
+    with pytest.raises(ConfigError, match=r"^-T 80-81: none of its ports"):
+        open_fixed([rule(80, 81, optional=True)], make_side(FakeEngine(), FakeSockets(taken=(80, 81))))
+
+
+class FakePorts:
+    """Rules as HostPorts has them, with nothing bound."""
+
+    def __init__(self, *outward: PortRule) -> None:
+        self.listeners: list[object] = []
+        self.inward: list[PortRule] = []
+        self.outward = list(outward)
+        self.binder = FakeBinder()
+
+
+class FakeScanner:
+    """Finds TCP port 80 bound, on either side."""
+
+    made: ClassVar[list[FakeScanner]] = []
+
+    def __init__(self, fds: Sequence[int], own_udp: Callable[[], list[int]] | None = None) -> None:
+        self.fds = list(fds)
+        self.own_udp = own_udp
+        self.made.append(self)
+
+    def scan(self, protos: Iterable[int]) -> dict[int, set[int]]:
+        return {proto: {80} for proto in protos}
+
+
+@pytest.mark.parametrize("auto", [False, True])
+def test_watch_begins_where_a_rule_is_auto_and_goes_on(monkeypatch: pytest.MonkeyPatch, auto: bool) -> None:
+    monkeypatch.setattr("passt.ports.PortScanner", FakeScanner)
+    monkeypatch.setattr("passt.ports.open_sources", lambda: [44])
+    FakeScanner.made.clear()
+    engine = FakeEngine()
+    sockets = FakeSockets(0)
+    ports = FakePorts(rule(1, 65535, auto=True)) if auto else FakePorts(rule(79, 79))
+    forwarding = PortForwarding(cast("Engine", engine), cast("HostPorts", ports))
+    forwarding.start([33] if auto else [], make_side(engine, sockets))
+    assert len(engine.timers) == auto
+    assert len(FakeScanner.made) == 2 * auto
+    if auto:
+        inside, host = FakeScanner.made
+        assert (inside.fds, inside.own_udp) == ([33], None)
+        # The sockets of the guest's flows are on the host.
+        assert (host.fds, host.own_udp) == ([44], engine.udp_sockets)
+        delay_s, tick = engine.timers[0]
+        assert delay_s == 0
+        tick()
+        assert [port for _, port, _, _ in sockets.asked] == [80]
+        assert engine.timers[1][0] == INTERVAL_S < 1
