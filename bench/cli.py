@@ -104,6 +104,8 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     install.build_load(PROJECT / "bench/src", load)
     ours = find_ours(options.ours)
     peers, notes = install.find_peers(may_install=not options.no_install)
+    if ours and Group.STREAM in groups and (reason := install.build_sums(PROJECT)):
+        notes.append(f"the checksum is not measured: {reason}")
     if loud := machine.noise():
         print(f"bench: {loud}", file=sys.stderr)
         notes.append(loud)

@@ -178,6 +178,11 @@ class Runner:
 
     def _run_stream(self, index: int) -> None:
         """Put each load on the passt of ours and of Debian's, one after the other."""
+        if any(p.name == rows.OURS for p in self.plan.programs):
+            try:
+                self.record.add(rows.OURS, index, machines.sum_rate(Path(self.plan.project)))
+            except (SectionFailed, ValueError) as error:
+                self.record.fail(rows.OURS, index, "checksum", str(error))
         both = [p for p in self.plan.programs if p.name in {rows.OURS, rows.PASTA}]
         failed: set[str] = set()
         for load in machines.loads():

@@ -5,17 +5,19 @@ opens its flows to the gateway's address, which passt maps to the host's loopbac
 """
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import SectionFailed
-from bench.lab import HOST_ADDRESSES, NET_ADDRESSES, Lab, as_user, await_true, kill_group, read_until
+from bench.lab import HOST_ADDRESSES, NET_ADDRESSES, Lab, as_user, await_true, kill_group, read_until, run
 from bench.measure import DATAGRAM_LEN, GRACE_S, flood_result, rate_of
 from bench.programs import NO_FORWARDING, Program, last_words
 from bench.rows import STREAM_MTUS
 
 RUN = Path("/dev/net/passt")  # on the lab's own tmpfs
 GUEST, GATEWAY = HOST_ADDRESSES[0].split("/")[0], NET_ADDRESSES[0].split("/")[0]
+SEGMENT_LEN, SUM_SECONDS = 1448, 0.5
 SERVERS = {"tcp-out": ("tcp-server", "sink"), "tcp-in": ("tcp-server", "source")}
 
 
@@ -37,6 +39,13 @@ def loads() -> list[Load]:
         *(Load(f"stream_udp_{way}", f"passt, UDP {way}", f"udp-{way}", STREAM_MTUS[0])
           for way in ("out", "in")),
     ]  # fmt: skip
+
+
+def sum_rate(project: Path) -> dict[str, float]:
+    """Measure the checksum of our data plane in GB/s. Raises SectionFailed."""
+    code = f"import sums; print(sums.rate({SEGMENT_LEN}, {SUM_SECONDS}))"
+    search = f"PYTHONPATH={project / 'bench/bin'}:{project / 'src'}"
+    return {"stream_sum": float(run(["env", search, sys.executable, "-c", code]))}
 
 
 def passt_of(program: Program) -> tuple[str, ...]:

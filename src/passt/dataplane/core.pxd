@@ -16,7 +16,7 @@ from passt.dataplane.sys cimport iovec, memcpy, sockaddr_storage, socklen_t
 from passt.dataplane.watch cimport Watch
 
 cdef enum:
-    MAX_GATHER = 64               # pieces of one flow's data collected for one system call
+    MAX_GATHER = 256              # pieces of one flow's data collected for one system call
     COPY_SIZE = 16384             # bypassed connections: reads of less are copied, others move pages
     N_ANSWERS = 64                # a power of two
     READY_SOCKETS = 4             # of each family

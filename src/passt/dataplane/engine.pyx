@@ -22,7 +22,7 @@ from passt.dataplane.flow cimport (
     FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, FLOW_UDP_PORT, NO_FLOW, Flow,
 )
 from passt.dataplane.headers cimport ETH_ALEN, ETH_HLEN, MAX_FRAME
-from passt.dataplane.link cimport RX_BATCH, Link, RxFrame, TapLink
+from passt.dataplane.link cimport MAX_BATCH, RX_BATCH, Link, RxFrame, TapLink
 from passt.dataplane.nsthread cimport NamespaceThread
 from passt.dataplane.reactor cimport (
     EVENT_FAR, EVENT_FLOW, EVENT_LINK, EVENT_LISTENER, EVENT_READER, Reactor, make_tag,
@@ -34,7 +34,7 @@ from passt.dataplane.stats cimport stats_as_dict
 from passt.dataplane.stream cimport STREAM_BAD_LENGTH, STREAM_CLOSED, StreamLink
 from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP,
-    IPPROTO_UDP, epoll_event, memcpy, memset, EMFILE, errno, getsockname, sockaddr, sockaddr_storage,
+    IPPROTO_UDP, epoll_event, memcpy, EMFILE, errno, getsockname, sockaddr, sockaddr_storage,
     socklen_t,
 )
 from passt.dataplane.tcp_conn cimport end_all, state_name
@@ -338,26 +338,24 @@ cdef class Engine:
 
     cdef void read_link(self) noexcept:
         """Take what a link has: of a tap one batch, of a stream what one read brings."""
-        cdef int room = RX_BATCH
         cdef int n
         if self.core.link is self.stream:
-            self.read_frames(room)
+            self.read_frames(MAX_BATCH)
             while self.core.link.more:
-                self.read_frames(room)
+                self.read_frames(MAX_BATCH)
             return
         # Reading on until nothing is left costs a call more than needed where single frames come, as
         # in a request/response exchange. So the batch grows only while frames come faster than turns.
         if not self.reactor.slept:
-            self.link_room = min(2 * self.link_room, room)
+            self.link_room = min(2 * self.link_room, <int>RX_BATCH)
         n = self.read_frames(self.link_room)
         if self.core.link.drained:
             self.link_room = max(n, 1)
 
     cdef int read_frames(self, int room) noexcept:
-        """Handle a batch of *room* frames at most; returns their number."""
-        cdef RxFrame frames[RX_BATCH]
+        """Handle a batch of *room* frames at most, which are no more than MAX_BATCH; returns their number."""
+        cdef RxFrame frames[MAX_BATCH]
         cdef int n, i
-        memset(frames, 0, room * sizeof(RxFrame))
         n = self.core.link.read_batch(frames, room)
         for i in range(n):
             on_frame(self.core, &frames[i])

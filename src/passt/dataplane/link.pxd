@@ -15,7 +15,8 @@ cdef enum LinkFeature:
     LINK_USO6 = 16
 
 cdef enum:
-    RX_BATCH = 64                 # frames per read_batch
+    RX_BATCH = 64                 # frames per read_batch, of a link that needs a call for each
+    MAX_BATCH = 256               # and of any
     MAX_PIECES = 64               # of a frame for `send_pieces`
 
 
@@ -23,7 +24,7 @@ cdef struct RxFrame:
     # One frame from the guest; *data* may be memory that is not ours, valid until the next batch.
     #
     # *gso_type* is VIRTIO_NET_HDR_GSO_* without the ECN bit, *gso_size* its segment payload size;
-    # *csum_start* and *csum_offset* as in TxMeta. What a link leaves alone is zero.
+    # *csum_start* and *csum_offset* as in TxMeta. What a link has nothing to say of is zero.
     # *unverified*: nobody has vouched for its checksums.
     const uint8_t *data
     uint32_t len

@@ -194,11 +194,11 @@ cdef class TapLink(Link):
                 count(self.stats, DROP_OVERSIZE)
                 continue
             memcpy(&header, self.rx + position, VNET_HLEN)
+            memset(&frames[found], 0, sizeof(RxFrame))
             frames[found].data = self.rx + position + VNET_HLEN
             frames[found].len = <uint32_t>(n - VNET_HLEN)
             frames[found].gso_type = header.gso_type & <uint8_t>~VIRTIO_NET_HDR_GSO_ECN
             frames[found].gso_size = header.gso_size
-            frames[found].csum_start = 0
             if header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM:
                 frames[found].csum_start = header.csum_start
                 frames[found].csum_offset = header.csum_offset

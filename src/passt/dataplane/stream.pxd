@@ -21,6 +21,8 @@ cdef class StreamLink(Link):
     cdef uint8_t *out             # frames with their lengths, to be written
     cdef size_t out_start
     cdef size_t out_end
+    cdef size_t n_queued          # frames there, the first may be written in part
+    cdef size_t octets_queued     # of these frames, whole and without their lengths
     cdef size_t rest              # octets from out_start to the end of a frame that is written in part
     cdef uint32_t rest_len        # that frame's length
 
@@ -33,4 +35,5 @@ cdef class StreamLink(Link):
     cdef bint write_through(self, const uint8_t *start, size_t n) noexcept nogil
     cdef bint cut(self, const iovec *pieces, size_t payload, const TxMeta *meta) noexcept nogil
     cdef ssize_t write_out(self, const iovec *pieces, size_t n) noexcept nogil
+    cdef void note_queued(self, size_t n_frames, size_t n) noexcept nogil
     cdef void note_written(self, size_t n) noexcept nogil

@@ -89,15 +89,12 @@ cdef class StreamLink(Link):
         self.more = False
         self.rx_start = 0
         self.rx_end = 0
-        if self.rest:
-            self.out_start += self.rest
-            count(self.stats, DROP_LINK_DOWN)
-        while self.out_start < self.out_end:
-            self.out_start += PREFIX + load_be32(self.out + self.out_start)
-            count(self.stats, DROP_LINK_DOWN)
+        self.stats.drops[<int>DROP_LINK_DOWN] += self.n_queued
         self.out_start = 0
         self.out_end = 0
         self.rest = 0
+        self.n_queued = 0
+        self.octets_queued = 0
 
     # From the guest
 
@@ -131,6 +128,7 @@ cdef class StreamLink(Link):
             if found == room:
                 self.more = True
                 break
+            memset(&frames[found], 0, sizeof(RxFrame))
             frames[found].data = self.rx + self.rx_start + PREFIX
             frames[found].len = length
             frames[found].unverified = True
@@ -227,7 +225,7 @@ cdef class StreamLink(Link):
             if self.watch is not None and self.watch.active:
                 self.watch.on_frame(out + PREFIX, length, True, 0, 0, 0, 0)
             out += PREFIX + length
-        self.out_end = <size_t>(out - self.out)
+        self.note_queued(n_segments, <size_t>(out - self.out) - self.out_end)
         if self.out_end - self.out_start >= FLUSH_AT:
             self.flush()
         return True
@@ -251,7 +249,7 @@ cdef class StreamLink(Link):
         if not self.has_room(n):
             return False
         memcpy(self.out + self.out_end, start, n)
-        self.out_end += n
+        self.note_queued(1, n)
         if self.out_end - self.out_start >= FLUSH_AT:
             self.flush()
         return True
@@ -285,7 +283,8 @@ cdef class StreamLink(Link):
                 self.stats.bytes_to_guest += self.rest_len
         if done < n:
             memcpy(self.out + self.out_end, start + done, n - done)
-            self.out_end += n - done
+            self.note_queued(1, n - done)
+            self.octets_queued += done
         return True
 
     cdef void flush(self) noexcept nogil:
@@ -333,9 +332,21 @@ cdef class StreamLink(Link):
             self.stats.link_stalls += 1
         return written
 
+    cdef void note_queued(self, size_t n_frames, size_t n) noexcept nogil:
+        """Account for frames that were put at the end of the queue, *n* octets with their lengths."""
+        self.out_end += n
+        self.n_queued += n_frames
+        self.octets_queued += n - n_frames * PREFIX
+
     cdef void note_written(self, size_t n) noexcept nogil:
         """Account for *n* octets of the queue that were written."""
         cdef size_t part
+        if n == self.out_end - self.out_start:
+            self.stats.frames_to_guest += self.n_queued
+            self.stats.bytes_to_guest += self.octets_queued
+            self.out_start = self.out_end = 0
+            self.n_queued = self.octets_queued = self.rest = 0
+            return
         while n:
             if not self.rest:
                 self.rest_len = load_be32(self.out + self.out_start)
@@ -347,6 +358,5 @@ cdef class StreamLink(Link):
             if not self.rest:
                 self.stats.frames_to_guest += 1
                 self.stats.bytes_to_guest += self.rest_len
-        if self.out_start == self.out_end:
-            self.out_start = 0
-            self.out_end = 0
+                self.n_queued -= 1
+                self.octets_queued -= self.rest_len

@@ -25,7 +25,7 @@ from passt.dataplane.stats cimport (
     DROP_TCP_SEQUENCE, DROP_UNKNOWN_FLOW, VERDICT_OK, Verdict, count,
 )
 from passt.dataplane.sys cimport (
-    EAGAIN, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_TCP, SOCK_STREAM,
+    EAGAIN, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_TCP, SOCK_STREAM, memcmp,
 )
 from passt.dataplane.tcp_acked cimport on_repeated
 from passt.dataplane.tcp_admit cimport admit
@@ -65,7 +65,9 @@ cdef void on_segment(Core core, const IpView *ip) noexcept nogil:
         count(&core.stats, DROP_BAD_PORT)
         return
     fill_key(&key, ip, IPPROTO_TCP, tcp.src_port, tcp.dst_port)
-    flow = core.flows.find(&key, SIDE_GUEST)
+    flow = core.gather_flow
+    if flow == NULL or memcmp(&key, &flow.keys[<int>SIDE_GUEST], sizeof(FlowKey)):
+        flow = core.flows.find(&key, SIDE_GUEST)
     if flow != NULL and is_reuse(flow, &tcp):
         end(core, flow, flow.u.tcp.state != TCP_TIME_WAIT)
         flow = NULL
