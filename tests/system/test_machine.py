@@ -319,6 +319,36 @@ def test_connection_handed_over(lab: Lab, user: bool, option: tuple[str, ...]) -
     assert b"UNIX domain socket" not in result.stderr
 
 
+def test_connection_handed_over_in_the_background(lab: Lab, plain: bool) -> None:
+    before = lab.host.pids()
+    ours, theirs = socket.socketpair()
+    started = lab.host.spawn([lab.passt, "-F", "0"], user=plain, stdin=theirs.fileno())
+    theirs.close()
+    assert started.finish().returncode == 0
+    assert len(lab.host.pids() - before) == 1
+    peer = Peer(ours)
+    peer.send(QUESTION)
+    peer.receive(is_answer)
+    peer.close()
+    wait_until(lambda: lab.host.pids() == before, "the daemon ends with its client")
+
+
+def test_clients_leave_nothing_behind(lab: Lab, plain: bool) -> None:
+    with passt(lab, "-q", user=plain) as (running, path):
+        first = Peer.connect(path)
+        first.send(QUESTION)
+        first.receive(is_answer)
+        descriptors = os.listdir(f"/proc/{running.pid}/fd")
+        first.close()
+        for _ in range(300):
+            Peer.connect(path).close()
+        last = Peer.connect(path)
+        last.send(QUESTION)
+        last.receive(is_answer)
+        assert len(os.listdir(f"/proc/{running.pid}/fd")) == len(descriptors)
+        last.close()
+
+
 def test_tcp_socket_handed_over(lab: Lab, user: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         ours = socket.create_connection(server.getsockname())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import signal
 import time
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.system.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, OUTSIDE6, Lab, Running, wait_until
-from tests.system.machines import Guest, passt
+from tests.system.machines import Guest, passt, socket_path
 from tests.system.servers import stream_sha256
 from tests.system.transfer import content
 
@@ -223,6 +224,45 @@ def test_guests_talk_to_each_other_through_forwarded_ports(lab: Lab, plain: bool
             inside.kill()
         for guest in guests:
             guest.close()
+
+
+INSIDE4 = "192.0.2.2"      # means the loopback of the namespace that passt runs in
+# Run in that namespace: SOCKET TRANSFER PASST OPTION...
+BESIDE = """
+path=$1 transfer=$2
+shift 2
+"$@" -s "$path" &
+exec /usr/bin/python3 -I "$transfer" receive 10012
+"""
+
+
+def test_passt_in_a_namespace_of_pasta(lab: Lab, plain: bool) -> None:
+    path = socket_path(lab, "inside")
+    ports = f"{PORT},10012"
+    pasta = lab.start(["--config-net", "-t", ports, "-u", ports, "-T", "none", "-U", "none"],
+                      ["sh", "-c", BESIDE, "sh", path, str(lab.directory / "transfer.py"), lab.passt, "-f",
+                       "-q", "-t", str(PORT), "-u", str(PORT), "--map-host-loopback", INSIDE4], user=plain)
+    assert pasta.popen.stdout is not None
+    assert pasta.popen.stdout.readline() == b"ready\n"
+    wait_until(lambda: os.path.exists(path), "passt makes its socket")
+    guest = Guest(lab, path)
+    guest.configure()
+    server, inside = receiver(lab, lab.host, 10103), receiver(lab, guest.place, PORT)
+    try:
+        # From the host into the machine, from the machine to the namespace around it, and on to the host.
+        for source, host, port, target in (
+                (lab.host, "127.0.0.1", PORT, inside), (lab.host, HOST4, PORT, inside),
+                (lab.outside, HOST4, PORT, inside), (guest.place, INSIDE4, 10012, pasta),
+                (guest.place, OUTSIDE4, 10103, server)):
+            send(lab, source, "tcp", host, port, LARGE)
+            assert received(target)[:4] == wanted("tcp", port, LARGE, "")[:4]
+            send(lab, source, "udp", host, port, MEDIUM)
+            assert received(target)[:4] == wanted("udp", port, MEDIUM, "")[:4]
+    finally:
+        for running in (inside, server, pasta):
+            running.kill()
+        guest.close()
+        os.unlink(path)
 
 
 def test_all_ports_are_forwarded(lab: Lab, plain: bool) -> None:
