@@ -8,7 +8,8 @@ is given back with something in it is closed.
 How much a pipe takes decides how often the loop wakes up for a bulk transfer: with 1 MiB, the most that a
 user may ask for by default, it carries some more than with 256 KiB. But a user's pipes may take
 fs.pipe-user-pages-soft pages in sum (pipe(7)), 16384 by default, 256 of them each: so a smaller one is
-asked for next. Beyond the limit the kernel makes small ones or none; both are served, by more calls or by copying.
+asked for next. Beyond the limit the kernel makes small ones or none; both are served, by more calls or
+by copying.
 """
 
 from libc.stdint cimport int32_t
