@@ -14,7 +14,7 @@ import pytest
 from passt import log
 from passt.forward.observed import Observed
 from passt.host.stream_socket import ListeningSocket, adopt, listen
-from passt.machine import Clients, questions, tell_path
+from passt.machine import Clients, questions, tell_use
 from passt.model import GuestFamily, GuestNet
 from tests.isolated import isolated
 
@@ -268,7 +268,6 @@ def test_guest_is_asked_for_each_address_once() -> None:
 
 
 def test_hints_name_the_socket(lines: list[str]) -> None:
-    tell_path("/run/a,b.socket")
-    assert lines[0] == "UNIX domain socket bound at /run/a,b.socket"
+    tell_use("/run/a,b.socket")
     assert any("-netdev stream,id=s,server=off,addr.type=unix,addr.path=/run/a,,b.socket" in line
                for line in lines)

@@ -82,9 +82,11 @@ def run(settings: Settings, launch: Launch) -> int:
                           lambda: network.observed.mac is not None, one_off=settings.one_off)
         reader = signals.SignalReader(signals.ENDING)
         network.engine.add_reader(reader.fd, network.engine.stop)
+        if listener is not None:
+            log.info(f"UNIX domain socket bound at {listener.path}")
         assembly.print_banner(settings, guest)
         if listener is not None:
-            tell_path(listener.path)
+            tell_use(listener.path)
         privileges.drop_privileges(closed=user is not None)
         launch.announce()
     except BaseException:
@@ -96,9 +98,8 @@ def run(settings: Settings, launch: Launch) -> int:
     return 0
 
 
-def tell_path(path: str) -> None:
-    """Print where a machine can be connected, and how."""
-    log.info(f"UNIX domain socket bound at {path}")
+def tell_use(path: str) -> None:
+    """Print how a machine is connected to the socket *path*; QEMU reads two commas as one."""
     log.info("")
     log.info("A virtual machine of QEMU 7.2 or newer is connected by:")
     log.info(f"    qemu-system-x86_64 ... -device virtio-net-pci,netdev=s"

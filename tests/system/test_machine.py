@@ -425,7 +425,9 @@ def daemon(lab: Lab, pid_file: Path) -> int:
 def test_background_as_libvirt_wants_it(lab: Lab, user: bool) -> None:
     path = socket_path(lab, "1-t1-net0")
     pid_file = Path(path).with_suffix(".pid")
-    argv = [lab.passt, "--one-off", "--socket", path, "--pid", str(pid_file), "--interface", "h0",
+    log_file = Path(path).with_suffix(".log")
+    argv = [lab.passt, "--one-off", "--socket", path, "--pid", str(pid_file), "--mtu", "1500",
+            "--interface", "h0", "--log-file", str(log_file),
             "--address", HOST4, "--netmask", "24", "--tcp-ports", "20022:22,25000-25010",
             "--udp-ports", "127.0.0.1/26000:26001"]
     # Both outputs are one pipe: this returns when nobody holds it any more.
@@ -440,12 +442,16 @@ def test_background_as_libvirt_wants_it(lab: Lab, user: bool) -> None:
     peer = Peer.connect(path)
     _, options = dhcp(peer, "discover")
     assert options["subnet_mask"] == "255.255.255.0"
+    assert options["interface-mtu"] == 1500
     listening = lab.host.run(["ss", "-Hltun"]).stdout.decode()
     assert all(f":{port} " in listening for port in (20022, 25000, 25010, 26000))
     peer.close()
     wait_until(lambda: not process_state(pid), "the daemon ends with its client")
-    os.unlink(path)
-    pid_file.unlink()
+    text = log_file.read_text(encoding="utf-8")
+    assert "accepted client" in text
+    assert "client gone: " in text
+    for left in (Path(path), pid_file, log_file):
+        left.unlink()
 
 
 @pytest.mark.parametrize("spec", [str(UID), f"{UID}:{UID + 1}", "lab", "0"])
