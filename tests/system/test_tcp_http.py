@@ -34,6 +34,8 @@ LEAST_REQUESTS = 200
 GROWTH_KB = 8192  # one run may leave some thousand tuples more in TIME-WAIT than another
 # Our own time in TIME-WAIT, and some.
 SETTLE_S = 6.0
+# Listeners that come and go while the test counts descriptors would confuse it.
+NO_PORTS = [word for option in ("-t", "-u", "-T", "-U") for word in (option, "none")]
 
 CONFIG = """
 daemon off;
@@ -71,8 +73,6 @@ def site(lab: Lab) -> Iterator[Path]:
     directory.chmod(0o777)
     yield directory
     shutil.rmtree(directory)
-# Listeners that come and go while the test counts descriptors would confuse it.
-NO_PORTS = [word for option in ("-t", "-u", "-T", "-U") for word in (option, "none")]
 
 
 def nginx(site: Path) -> list[str]:
