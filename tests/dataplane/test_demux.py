@@ -238,7 +238,6 @@ ELSEWHERE = {
     Verdict.DROP_FRAGMENT_TIME,
     Verdict.DROP_FRAGMENT_MEMORY,
     Verdict.DROP_BAD_CHECKSUM,
-    Verdict.N_VERDICTS,
 }
 
 

@@ -105,12 +105,12 @@ def test_without_ip6_in_the_kernel_ip4_is_left(monkeypatch: pytest.MonkeyPatch, 
             raise OSError(refused, os.strerror(refused))
         return real(family, *rest, **named)
 
-    monkeypatch.setattr("socket.socket", old_kernel)
+    monkeypatch.setattr("passt.lean.socket.socket", old_kernel)
     [listener] = open_listeners([rule(first=45999)], ip4=True, ip6=True)
     monkeypatch.undo()
     with socket.socket(fileno=listener.fd) as sock:
         assert sock.getsockname() == ("0.0.0.0", 45999)
-    monkeypatch.setattr("socket.socket", old_kernel)
+    monkeypatch.setattr("passt.lean.socket.socket", old_kernel)
     with pytest.raises(ConfigError):
         open_listeners([rule(first=45999)], ip4=False, ip6=True)
 
