@@ -175,6 +175,7 @@ def test_enumeration_is_its_numbers() -> None:
     assert [Number.ONE.name, Number.TWO.name] == ["ONE", "TWO"]
     assert [*Number] == [1, 2]
     assert len(Number) == 2
+    assert {**Number.__members__} == {"ONE": 1, "TWO": 2}
     assert Number(2) is Number.TWO
     assert Number.TWO.value == 2
     assert type(Number.TWO.value) is int

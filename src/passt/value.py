@@ -67,30 +67,32 @@ else:
 
         def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> type:
             made = super().__new__(cls, name, bases, namespace)
-            made._members = {}
-            for key, number in namespace.items():
-                if type(number) is int:
-                    member = int.__new__(made, number)
-                    member.name = key
-                    # Of two names for one number the first is the member's.
-                    setattr(made, key, made._members.setdefault(number, member))
+            numbers = {key: number for key, number in namespace.items() if type(number) is int}
+            made.__members__ = {}
+            made._by_number = {}
+            for key, number in numbers.items():
+                member = int.__new__(made, number)
+                member.name = key
+                # Of two names for one number the first is the member's.
+                made.__members__[key] = made._by_number.setdefault(number, member)
+                setattr(made, key, made.__members__[key])
             return made
 
         def __call__(cls, number: int) -> Any:
             """Return the member with that *number*. Raises ValueError."""
             try:
-                return cls._members[number]
+                return cls._by_number[number]
             except KeyError:
                 raise ValueError(f"{number!r} is not a valid {cls.__name__}") from None
 
         def __iter__(cls) -> Iterator[Any]:
-            return iter(cls._members.values())
+            return iter(cls._by_number.values())
 
         def __contains__(cls, number: object) -> bool:
-            return number in cls._members
+            return number in cls._by_number
 
         def __len__(cls) -> int:
-            return len(cls._members)
+            return len(cls._by_number)
 
     class IntEnum(int, metaclass=_IntEnumType):
         """As `enum.IntEnum`, of what is used: members, their names, and the look-up by number."""
