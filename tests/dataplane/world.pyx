@@ -516,6 +516,15 @@ cdef class World:
         return self.core.pool.left
 
     @property
+    def identification(self):
+        """The one of the last packet that may be cut."""
+        return self.core.packet_id
+
+    @identification.setter
+    def identification(self, uint32_t value):
+        self.core.packet_id = value
+
+    @property
     def guest_mac(self):
         return (<char *>self.core.guest_mac)[:6]
 

@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 
 
 def say(text: str) -> None:

@@ -12,12 +12,17 @@ import pytest
 from tests.system.lab import HOST4, HOST6, Lab, Running, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.needs_root
 
 TCP4, TCP6, UDP4, UDP6, LOCAL = 9501, 9502, 9503, 9504, 9505
 FOLLOWED_S = 1.0
+# The best of a few counts: what else the machine has to do does not.
+TRIALS = 4
+LONG = bool(os.environ.get("PASST_TEST_LONG"))
+# One percent, and a tick of the kernel's count.
+SCAN_SHARE = 0.01 + (0.001 if LONG else 0.0034)
 # Binds and closes as told on standard input: `open|close KIND ADDRESS PORT`.
 BINDER = """
 import socket, sys
@@ -106,16 +111,20 @@ def host_ports(lab: Lab, kind: str) -> set[int]:
 def test_port_is_followed_within_a_second_and_released_within_a_second(
     lab: Lab, binder: Binder, kind: str, address: str, port: int, expected: str
 ) -> None:
-    binder.tell(f"open {kind} {address} {port}")
-    begin = time.monotonic()
-    wait_until(lambda: all(port in host_ports(lab, one) for one in expected), "the port is forwarded", 5)
-    # Looking takes a while of its own.
-    assert time.monotonic() - begin < FOLLOWED_S + 0.3
-    assert (port in host_ports(lab, "t")) == ("t" in expected)
-    binder.tell(f"close {kind} {address} {port}")
-    begin = time.monotonic()
-    wait_until(lambda: not any(port in host_ports(lab, one) for one in "tu"), "the port is released", 5)
-    assert time.monotonic() - begin < FOLLOWED_S + 0.3
+    def measure(what: str, condition: Callable[[], bool]) -> float:
+        """Bind or close the port; returns the seconds until *condition* holds."""
+        binder.tell(f"{what} {kind} {address} {port}")
+        begin = time.monotonic()
+        wait_until(condition, f"the port is followed after {what}", 60)
+        return time.monotonic() - begin
+
+    spans_s: list[tuple[float, float]] = []
+    while not spans_s or max(spans_s[-1]) >= FOLLOWED_S:
+        assert len(spans_s) < TRIALS, spans_s
+        opened_s = measure("open", lambda: all(port in host_ports(lab, one) for one in expected))
+        assert (port in host_ports(lab, "t")) == ("t" in expected)
+        closed_s = measure("close", lambda: not any(port in host_ports(lab, one) for one in "tu"))
+        spans_s.append((opened_s, closed_s))
 
 
 def test_service_is_reached_from_outside_in_both_families(lab: Lab, user: bool) -> None:
@@ -123,7 +132,7 @@ def test_service_is_reached_from_outside_in_both_families(lab: Lab, user: bool) 
     running = lab.start(["--config-net", "-T", "none", "-U", "none"], argv, user=user)
     assert running.popen.stdout is not None
     assert running.popen.stdout.readline() == b"ready\n"
-    wait_until(lambda: 9407 in host_ports(lab, "t"), "the port is forwarded", 5)
+    wait_until(lambda: 9407 in host_ports(lab, "t"), "the port is forwarded", 60)
     for address in (HOST4, HOST6):
         lab.outside.run([*lab.client, "tcp,udp", address, "9400", "1000"])
     running.kill()
@@ -140,13 +149,13 @@ connection.sendall(connection.recv(100))
 connection.recv(100)
 """
     running = start(lab, ["-T", "none", "-U", "none"], script, user=user)
-    wait_until(lambda: 9506 in host_ports(lab, "t"), "the port is forwarded", 5)
+    wait_until(lambda: 9506 in host_ports(lab, "t"), "the port is forwarded", 60)
     client = """
 import socket, subprocess, time
 with socket.create_connection(("127.0.0.1", 9506), timeout=10) as sock:
     sock.sendall(b"one")
     assert sock.recv(100) == b"one"
-    limit = time.monotonic() + 5
+    limit = time.monotonic() + 60
     while b":9506 " in subprocess.run(["ss", "-Hlnt"], capture_output=True, check=True).stdout:
         assert time.monotonic() < limit
         time.sleep(0.05)
@@ -165,7 +174,7 @@ def test_conditional_range_follows_its_targets_only(lab: Lab, user: bool) -> Non
     binder = Binder(running)
     for port in (9700, 9702, 9600):
         binder.tell(f"open STREAM 0.0.0.0 {port}")
-    wait_until(lambda: 9601 in host_ports(lab, "t"), "the port is forwarded", 5)
+    wait_until(lambda: 9601 in host_ports(lab, "t"), "the port is forwarded", 60)
     assert host_ports(lab, "t") & set(range(9600, 9800)) == {9601}
     running.kill()
 
@@ -180,12 +189,13 @@ def test_watching_two_thousand_sockets_takes_less_than_a_percent(lab: Lab, user:
     running = start(lab, ["-T", "none", "-U", "none"], MANY, user=user)
     assert running.popen.stdout is not None
     assert running.popen.stdout.readline() == b"ready\n"
-    wait_until(lambda: 10999 in host_ports(lab, "u"), "the ports are forwarded", 10)
-    span_s = 4.0 if os.environ.get("PASST_TEST_QUICK") else 10.0
-    before, begin = cpu_s(running.pid), time.monotonic()
-    time.sleep(span_s)
-    # The kernel counts in hundredths of a second.
-    assert cpu_s(running.pid) - before <= 0.01 * (time.monotonic() - begin) + 0.01
+    wait_until(lambda: 10999 in host_ports(lab, "u"), "the ports are forwarded", 60)
+    shares: list[float] = []
+    while not shares or shares[-1] > SCAN_SHARE:
+        assert len(shares) < TRIALS, shares
+        before, begin = cpu_s(running.pid), time.monotonic()
+        time.sleep(10.0 if LONG else 3.0)
+        shares.append((cpu_s(running.pid) - before) / (time.monotonic() - begin))
     running.kill()
 
 
@@ -204,5 +214,5 @@ def test_without_auto_nothing_wakes_the_program(lab: Lab, user: bool) -> None:
         return switches() == before
 
     # The kernel in the namespace sends a few router solicitations and group reports at first.
-    wait_until(quiet_for_two_seconds, "two seconds without a wake-up", 20)
+    wait_until(quiet_for_two_seconds, "two seconds without a wake-up", 60)
     running.kill()

@@ -212,7 +212,7 @@ try:
 except ConnectionError:
     print("reset")
 with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sock:
-    sock.settimeout(0.5)
+    sock.settimeout(0.3)
     sock.connect((address, port))
     sock.send(b"?")
     try:

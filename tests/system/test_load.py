@@ -26,9 +26,11 @@ PORTS = [str(port) for port in range(9800, 9804)]
 HOST_PORTS = [str(port) for port in range(9804, 9808)]
 LONG = bool(os.environ.get("PASST_TEST_LONG"))
 # Who starts the program makes no difference here, so only root's is put to the full test.
-N_OPEN = {False: 10_000 if LONG else 2000, True: 1000}
-N_BYPASSED = {False: 5000 if LONG else 1000, True: 500}
-CHURN = {False: (1000, 30) if LONG else (500, 4), True: (300, 4)}  # per second, seconds
+N_OPEN = {False: 10_000 if LONG else 1000, True: 300}
+N_BYPASSED = {False: 5000 if LONG else 1000, True: 300}
+CHURN = {False: (1000, 30) if LONG else (500, 1), True: (200, 1)}  # per second, seconds
+# A busy machine takes its time: this bounds a failure only.
+PATIENCE_S = 120.0
 GAUGES = ("flows_tcp", "flows_udp", "flows_ping", "flows_splice_tcp", "flows_splice_udp")
 LOOPBACKS = "127.0.0.1,127.0.0.2,127.0.0.3,::1"
 
@@ -49,7 +51,7 @@ class Counted:
             sock.bind(f"{directory}/answer")
             Path(directory).chmod(0o755)
             Path(directory, "answer").chmod(0o777)
-            sock.settimeout(20)
+            sock.settimeout(PATIENCE_S)
             sock.sendto(b"?", self._path)
             counters: dict[str, int] = json.loads(sock.recv(1 << 16))
         return counters
@@ -125,10 +127,11 @@ def test_thousands_open_at_once_all_work_and_leave_nothing(
         sockets = n_open if way == "tap" else 2 * n_open
         # An idle connection holds no pipe.
         expected = (before[0] + sockets, before[1], n_open)
-        wait_until(lambda: counted.usage() == expected, f"there is {expected}, not {counted.usage()}", 5)
-        client.communicate(timeout=60)
+        wait_until(lambda: counted.usage() == expected, f"there is {expected}, not {counted.usage()}",
+                   PATIENCE_S)
+        client.communicate(timeout=PATIENCE_S)
     assert client.returncode == 0
-    wait_until(lambda: counted.usage() == before, "nothing is left", 30)
+    wait_until(lambda: counted.usage() == before, "nothing is left", PATIENCE_S)
 
 
 @WAYS
@@ -137,8 +140,8 @@ def test_thousands_in_a_row_leave_nothing(lab: Lab, user: bool, counted: Counted
     rate, span_s = CHURN[user]
     before = counted.usage()
     with spawn_load(lab, counted, way, "churn", str(rate), str(span_s)) as client:
-        out, _ = client.communicate(timeout=4.0 * span_s + 20)
+        out, _ = client.communicate(timeout=4.0 * span_s + PATIENCE_S)
     assert client.returncode == 0
     assert int(out) > 0
-    wait_until(lambda: counted.usage() == before, "nothing is left", 30)
+    wait_until(lambda: counted.usage() == before, "nothing is left", PATIENCE_S)
     assert counted.counters()["flows_opened"] == rate * span_s

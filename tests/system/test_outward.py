@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.system.lab import FAR4, FAR6, HOST4, HOST6, Lab, Running, wait_until
-from tests.system.test_auto import BINDER, FOLLOWED_S, LOCAL, Binder, host_ports, start
+from tests.system.test_auto import BINDER, FOLLOWED_S, LOCAL, TRIALS, Binder, host_ports, start
 from tests.system.test_bypass import namespace_of
 
 if TYPE_CHECKING:
@@ -116,14 +116,17 @@ def test_port_bound_on_the_host_is_followed(lab: Lab, user: bool, kind: str, add
     try:
         assert running.popen.stdout is not None
         assert running.popen.stdout.readline() == b"ready\n"
-        with host_service(lab, ECHO + 5):
+        spans_s: list[float] = []
+        while not spans_s or max(spans_s[-2:]) >= FOLLOWED_S:
+            assert len(spans_s) < 2 * TRIALS, spans_s
+            with host_service(lab, ECHO + 5):
+                begin = time.monotonic()
+                wait_until(lambda: ECHO + 5 in inside_ports(running, one), "the port is forwarded", 60)
+                spans_s.append(time.monotonic() - begin)
+                assert ask(running, kind, address, ECHO + 5) == str(ECHO + 5)
             begin = time.monotonic()
-            wait_until(lambda: ECHO + 5 in inside_ports(running, one), "the port is forwarded", 5)
-            assert time.monotonic() - begin < FOLLOWED_S + 0.3
-            assert ask(running, kind, address, ECHO + 5) == str(ECHO + 5)
-        begin = time.monotonic()
-        wait_until(lambda: ECHO + 5 not in inside_ports(running, one), "the port is released", 5)
-        assert time.monotonic() - begin < FOLLOWED_S + 0.3
+            wait_until(lambda: ECHO + 5 not in inside_ports(running, one), "the port is released", 60)
+            spans_s.append(time.monotonic() - begin)
     finally:
         running.kill()
 
@@ -134,7 +137,7 @@ def test_ports_of_ours_on_the_host_are_not_echoed(lab: Lab, user: bool) -> None:
     try:
         Binder(running)  # waits until it is ready
         with host_service(lab, ECHO + 5):
-            wait_until(lambda: ECHO + 5 in inside_ports(running, "t"), "the port is forwarded", 5)
+            wait_until(lambda: ECHO + 5 in inside_ports(running, "t"), "the port is forwarded", 60)
             time.sleep(2 * FOLLOWED_S)
             assert ECHO + 6 in host_ports(lab, "t")
             assert ECHO + 6 not in inside_ports(running, "t")
@@ -148,7 +151,7 @@ def test_ports_of_ours_in_the_namespace_are_not_echoed(lab: Lab, user: bool) -> 
     try:
         binder = Binder(running)
         binder.tell(f"open STREAM 127.0.0.1 {LOCAL}")
-        wait_until(lambda: LOCAL in host_ports(lab, "t"), "the port is forwarded", 5)
+        wait_until(lambda: LOCAL in host_ports(lab, "t"), "the port is forwarded", 60)
         time.sleep(2 * FOLLOWED_S)
         assert ECHO + 7 in inside_ports(running, "t")
         assert ECHO + 7 not in host_ports(lab, "t")
@@ -177,7 +180,7 @@ sys.stdin.read()
         assert running.popen.stdout.readline() == b"ready\n"
         assert f":{FLOW} " in lab.host.run(["ss", "-Hlnu"]).stdout.decode()
         with host_service(lab, ECHO + 5):
-            wait_until(lambda: ECHO + 5 in inside_ports(running, "u"), "the port is forwarded", 5)
+            wait_until(lambda: ECHO + 5 in inside_ports(running, "u"), "the port is forwarded", 60)
         lines = [line for line in inside(running, "ss", "-Hlnu").splitlines() if f":{FLOW} " in line]
         assert len(lines) == 2, lines  # the guest's own
     finally:

@@ -19,6 +19,8 @@ cdef enum:
     MAX_GATHER = 256              # pieces of one flow's data collected for one system call
     COPY_SIZE = 16384             # bypassed connections: reads of less are copied, others move pages
     N_ANSWERS = 64                # a power of two
+    N_PATHS = 64                  # of which an MTU is known, see `path_mtu`
+    MIN_MTU = 576                 # less is no link that anybody has; it bounds the number of fragments
     READY_SOCKETS = 4             # of each family
     # Kinds of news of the guest that wait to be told, as bits of Core.untold.
     NEWS_MAC = 1
@@ -63,6 +65,13 @@ cdef struct Answer:
     uint8_t local[16]
     bint from_namespace
     Route route
+
+
+cdef struct Path:
+    # The way to an address of the guest's side, as in a `FlowKey`, as far as it was told.
+    uint8_t address[16]
+    uint32_t mtu
+    int64_t expires_at            # ns; 0: not told
 
 
 cdef inline uint32_t answer_slot(uint32_t listener, const uint8_t *peer, const uint8_t *local) noexcept nogil:
@@ -121,9 +130,11 @@ cdef class Core:
     cdef uint8_t seen6_local[16]
     cdef uint32_t mtu             # bytes; 0: none assigned
     cdef uint32_t packet_limit    # bytes of the largest IP packet that the link takes
+    cdef Path paths[N_PATHS]
+    cdef bint has_paths
     cdef Reassembler reassembler
     cdef uint32_t fragment_timer  # its id
-    cdef uint32_t fragment_id     # identification of the last packet sent in fragments
+    cdef uint32_t packet_id       # identification of the last packet that may be sent in fragments
     cdef int spare_fd             # given up to refuse a connection when descriptors run out
     cdef bint ip4_on, ip6_on, tcp_on, udp_on, icmp_on
     cdef bint has_trace

@@ -214,6 +214,7 @@ cdef struct UdpFlow:
     bint streaming
     bint group                    # goes to a multicast group or to a broadcast address
     int64_t told_mtu              # ns, when the guest was told of the path's MTU, 0: not yet
+    uint32_t packet_limit         # bytes of the largest packet to the guest that goes in one piece
 
 
 cdef struct UdpPort:
@@ -233,6 +234,7 @@ cdef struct PingFlow:
     uint8_t tos
     uint8_t fragmenting           # see socket_marks
     int64_t told_mtu
+    uint32_t packet_limit
 
 
 cdef struct SpliceHalf:

@@ -42,6 +42,7 @@ cdef dict stats_as_dict(const Stats *stats):
         "icmp_errors_to_guest": stats.icmp_errors_to_guest,
         "reassembled": stats.reassembled,
         "fragments_to_guest": stats.fragments_to_guest,
+        "paths_narrowed": stats.paths_narrowed,
         "link_stalls": stats.link_stalls,
         "wakeups": stats.wakeups,
     }
