@@ -32,7 +32,7 @@ from passt.dataplane.offload cimport Cut, complete_csum, push_segment, start_cut
 from passt.dataplane.stats cimport DROP_LINK_DOWN, DROP_LINK_FULL, count
 from passt.dataplane.sys cimport (
     EAGAIN, EINTR, ENOBUFS, ENOMEM, MSG_DONTWAIT, MSG_NOSIGNAL, SO_SNDBUF, SOL_SOCKET,
-    VIRTIO_NET_HDR_GSO_NONE, close, errno, free, iovec, malloc, memcpy, memmove, memset, recv, send,
+    VIRTIO_NET_HDR_GSO_NONE, close, errno, free, iovec, malloc, memcpy, memmove, memset, recv, send_octets,
     setsockopt,
 )
 
@@ -208,7 +208,7 @@ cdef class StreamLink(Link):
         return taken
 
     cdef void place(self, bint behind) noexcept nogil:
-        """Have the next frame built *behind* what is queued if there is room, or else at a place of its own."""
+        """Have the next frame built *behind* what is queued, or where there is no room or need, apart."""
         self.slot = self.own_slot
         if behind and self.out_end + IN_PLACE_ROOM <= OUT_SIZE:
             self.slot = self.out + self.out_end + PREFIX
@@ -313,7 +313,7 @@ cdef class StreamLink(Link):
         cdef size_t total = self.out_end - self.out_start
         cdef ssize_t written = -1
         while written < 0:
-            written = send(self.fd, self.out + self.out_start, total, MSG_DONTWAIT | MSG_NOSIGNAL)
+            written = send_octets(self.fd, self.out + self.out_start, total, MSG_DONTWAIT | MSG_NOSIGNAL)
             if written >= 0 or errno == EINTR:
                 continue
             if errno not in (EAGAIN, ENOBUFS, ENOMEM):
