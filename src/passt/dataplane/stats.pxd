@@ -7,7 +7,7 @@ start, but the gauges: the `flows_*` of a kind, and `pipes_open`.
 from libc.stdint cimport uint64_t
 
 
-cpdef enum Verdict:
+cdef enum Verdict:               # in the order of VERDICT_NAMES
     VERDICT_OK = 0
     DROP_SHORT                   # less than a header
     DROP_BAD_LENGTH              # a length field contradicts the frame
