@@ -7,6 +7,7 @@ import pty
 import select
 import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,8 +23,10 @@ SHARE = ROOT / "share"
 def run(shell: str, *arguments: str) -> list[str]:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is missing: 'make test' installs it")
-    done = subprocess.run([shell, *arguments], capture_output=True, text=True, timeout=60, check=True,
-                          env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8"})
+    # fish makes its directories, wherever its home is.
+    with tempfile.TemporaryDirectory() as home:
+        done = subprocess.run([shell, *arguments], capture_output=True, text=True, timeout=60, check=True,
+                              env={"PATH": os.environ["PATH"], "HOME": home, "LANG": "C.UTF-8"})
     assert done.stderr == ""
     return done.stdout.splitlines()
 
@@ -111,7 +114,7 @@ class Zsh:
             pytest.skip("zsh is missing: 'make test' installs it")
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
-            os.environ.update(PS1="% ", TERM="dumb", HOME="/nonexistent")
+            os.environ.update(PS1="% ", TERM="dumb", HOME="/proc/none")
             os.execvp("zsh", ["zsh", "-f", "-i"])  # noqa: S606 - a terminal of its own
         self.seen = ""
         self.type(f"fpath=({SHARE}/zsh/site-functions $fpath); autoload -U compinit; compinit -u -D; "

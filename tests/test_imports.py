@@ -71,3 +71,21 @@ def test_heavy_import_is_noticed(tmp_path: Path, heavy: str) -> None:
     result = import_alone("one", tmp_path)
     assert result.returncode == 1
     assert f"one imports ['{heavy}'" in result.stderr
+
+
+def test_start_of_pasta_loads_little() -> None:
+    """What a container waits for: none of the modules that `lean` and `value` are there to avoid."""
+    modules = ("local", "host.configure", "host.listeners", "forward.bypass", "ports", "dataplane.engine",
+               "responders.dispatch", "responders.advertiser", "syslog", "log_file", "banner")  # fmt: skip
+    avoided = ("collections.abc", "dataclasses", "enum", "re", "selectors", "signal", "socket", "typing")
+    program = f"""
+import sys
+from passt import app, cli
+from passt.config import build
+for name in {modules}:
+    __import__("passt." + name)
+print(*sorted(set({avoided}) & set(sys.modules)))
+"""
+    result = subprocess.run([sys.executable, "-S", "-c", program], check=True, capture_output=True, text=True,
+                            env={**os.environ, "PYTHONPATH": str(SOURCE)}, timeout=60)  # fmt: skip
+    assert result.stdout.split() == []

@@ -13,7 +13,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src"
 SUFFIXES = (".py", ".pyx", ".pxd", ".pxi", ".pyi")
 
-BASE = frozenset({"passt", "addr", "domain", "errors", "value"})
+BASE = frozenset({"passt", "addr", "domain", "errors", "lean", "value"})
 FACTS = BASE | {"model", "contracts", "log", "pcap", "trace"}
 SIBLINGS = frozenset({"config", "host", "forward", "responders", "vhost_user", "dataplane"})
 ALLOWED: dict[str, frozenset[str]] = {
@@ -44,6 +44,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "addr": frozenset(),
     "domain": frozenset(),
     "errors": frozenset(),
+    "lean": frozenset(),
     "value": frozenset(),
     "passt": frozenset(),
 }

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from passt.value import Value, replace
+from passt.value import IntEnum, Value, replace
 
 
 class Point(Value):
@@ -161,3 +161,31 @@ def test_a_start_compiles_no_classes() -> None:
     found = subprocess.run([sys.executable, "-I", "-S", "-c", code], check=False, capture_output=True,
                            text=True)
     assert (found.returncode, found.stderr) == (0, "")
+
+
+class Number(IntEnum):
+    """Two numbers."""
+
+    ONE = 1
+    TWO = 2
+
+
+def test_enumeration_is_its_numbers() -> None:
+    assert (Number.ONE, Number.TWO) == (1, 2)
+    assert [Number.ONE.name, Number.TWO.name] == ["ONE", "TWO"]
+    assert [*Number] == [1, 2]
+    assert len(Number) == 2
+    assert {**Number.__members__} == {"ONE": 1, "TWO": 2}
+    assert Number(2) is Number.TWO
+    assert Number.TWO.value == 2
+    assert type(Number.TWO.value) is int
+    assert f"{Number.TWO}" == "2"
+    assert repr(Number.ONE) == "<Number.ONE: 1>"
+    assert Number.ONE in Number
+    assert copy.deepcopy(Number.ONE) is pickle.loads(pickle.dumps(Number.ONE)) is Number.ONE  # noqa: S301
+
+
+@pytest.mark.parametrize("number", [0, 3, "ONE", None])
+def test_number_that_is_no_member_is_refused(number: Any) -> None:
+    with pytest.raises(ValueError, match=f"{number!r} is not a valid Number"):
+        Number(number)

@@ -7,8 +7,6 @@ start-up counts.
 
 from __future__ import annotations
 
-import gc
-
 from passt import log
 from passt.host import privileges, signals
 from passt.host.daemon import Launch
@@ -26,7 +24,6 @@ def run(settings: Settings) -> int:
     has ended by then: with status 0 when the child was ready, else with the child's status.
     Raises PasstError. After Ctrl-C it may not return, but end the process by SIGINT.
     """
-    gc.disable()  # what a start allocates lives on
     privileges.tidy_descriptors((*log.descriptors(), *(() if settings.fd is None else (settings.fd,))))
     caller = privileges.Caller(privileges.raise_file_limit(), signals.let_signals_end_us())
     launch = Launch(settings.pid_file)

@@ -7,6 +7,7 @@ one gets to the check that refuses it; everything else is imported when it is ne
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -30,6 +31,7 @@ There is no warranty, to the extent permitted by law.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program that *argv* (default: sys.argv) names and return its exit status."""
+    gc.disable()  # what a start allocates lives on
     argv = sys.argv if argv is None else argv
     program = "passt"
     try:

@@ -110,7 +110,7 @@ def test_spawn_time_measures_the_command(load: str) -> None:
     [
         (["spawn-time", "1", "0.05", "sleep", "5"], 1, "had not ended after"),
         (["spawn-time", "1", "5", "false"], 1, "wait status 0x100"),
-        (["spawn-time", "1", "5", "/nonexistent"], 1, "No such file"),
+        (["spawn-time", "1", "5", "/proc/none"], 1, "No such file"),
         (["tcp-server", "0", "rr", "1"], 2, "PORT must be a number"),
         (["tcp-server", "5000", "xx", "1"], 2, "usage: load tcp-server"),
         (["rr", "localhost", "80", "1"], 2, "ADDRESS must be an IPv4 or IPv6 address"),

@@ -45,6 +45,20 @@ def ip(source: str, destination: str, protocol: int, payload: bytes, *, ttl: int
     return start + rfc1071(start + b"\0\0" + addresses).to_bytes(2, "big") + addresses + payload
 
 
+def unnumbered(frame: bytes) -> bytes:
+    """Give a frame to the guest with identification 0, if its packet may be cut and so has another."""
+    if frame[12:14] != b"\x08\x00" or frame[20] & 0x60:
+        return frame
+    assert rfc1071(frame[14:34]) == 0
+    header = frame[14:18] + b"\0\0" + frame[20:24] + b"\0\0" + frame[26:34]
+    return frame[:14] + header[:10] + rfc1071(header).to_bytes(2, "big") + header[12:] + frame[34:]
+
+
+def identification(frame: bytes) -> int:
+    """Give that of an IPv4 packet."""
+    return int.from_bytes(frame[18:20], "big")
+
+
 def pseudo_header(source: str, destination: str, protocol: int, length: int) -> bytes:
     """Say what the checksum covers besides the message (RFC 9293 3.1, RFC 8200 8.1)."""
     addresses = packed(source) + packed(destination)

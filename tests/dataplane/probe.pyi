@@ -34,7 +34,7 @@ class Verdict(IntEnum):
     DROP_FRAGMENT_TIME = 28
     DROP_FRAGMENT_MEMORY = 29
     DROP_BAD_CHECKSUM = 30
-    N_VERDICTS = 31
+    DROP_TOO_BIG = 31
 
 class IpFields(NamedTuple):
     source: bytes

@@ -4,9 +4,10 @@ What parses frames gets them at the very end of a page whose successor may not b
 behind the frame ends the test run instead of going unseen (`Guarded`).
 """
 
+from enum import IntEnum
 from typing import NamedTuple
 
-from passt.dataplane.stats import Verdict  # no-cython-lint: the tests take it from here
+from passt.dataplane.stats import VERDICT_NAMES
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -25,6 +26,8 @@ from passt.dataplane.parse cimport (
 )
 from passt.dataplane.stats cimport VERDICT_OK
 from passt.dataplane.timers cimport TimerHeap
+
+Verdict = IntEnum("Verdict", [(name.upper(), number) for number, name in enumerate(VERDICT_NAMES)])
 
 cdef enum:
     PAGE = 4096

@@ -65,6 +65,7 @@ COUNTERS = {
     "icmp_errors_to_guest",
     "reassembled",
     "fragments_to_guest",
+    "paths_narrowed",
     "link_stalls",
     "wakeups",
     "drop_short",
@@ -97,6 +98,7 @@ COUNTERS = {
     "drop_fragment_time",
     "drop_fragment_memory",
     "drop_bad_checksum",
+    "drop_too_big",
 }
 
 

@@ -7,6 +7,7 @@ is seeded: a failure is the same each time.
 import errno
 import random
 import struct
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from passt.contracts import Target
@@ -29,6 +30,7 @@ from tests.dataplane.frames import (
     tcp,
     udp,
 )
+from tests.dataplane.test_too_big import too_big
 from tests.dataplane.world import World
 
 if TYPE_CHECKING:
@@ -49,7 +51,6 @@ OUT_OF_REACH = {
     "drop_control_rate",
     "drop_fragment_memory",  # with these three see test_fragments
     "drop_fragment_time",
-    "drop_bad_checksum",
     "drop_link_down",
     "drop_truncated",
     "drop_tcp_memory",
@@ -87,8 +88,10 @@ class Fuzzer:
             self.udp,
             self.echo,
             self.odd,
+            self.too_big,
         ]
         self.open: dict[tuple[bool, int], tuple[int, int]] = {}
+        self.last = {4: b"", 6: b""}  # packets to the guest
 
     def endpoints(self) -> tuple[str, str]:
         hosts = self.dice.choice((HOSTS4, HOSTS6))
@@ -101,6 +104,7 @@ class Fuzzer:
     def learn(self, frame: bytes) -> None:
         """Take the sequence numbers that a segment to the guest says are in order."""
         six = frame[12:14] == b"\x86\xdd"
+        self.last[6 if six else 4] = frame[14:]
         start = 54 if six else 34
         if frame[20 if six else 23] == TCP and not frame[start + 13] & RST:
             dport, seq, ack = struct.unpack_from("!2xHII", frame, start)
@@ -158,6 +162,13 @@ class Fuzzer:
         six = ":" in source
         kind = self.dice.choice((128, 128, 129, 133, 135, 137, 1) if six else (8, 8, 0, 3, 11))
         return echo(source, destination, self.dice.randrange(6), 1, self.dice.randbytes(8), kind=kind)
+
+    def too_big(self, source: str, destination: str) -> bytes:
+        family = 6 if ":" in source else 4
+        quoted = self.last[family]
+        if len(quoted) > 20 and self.dice.random() < 0.8:
+            destination = str(ip_address(quoted[8:24] if family == 6 else quoted[12:16]))
+        return too_big(family, quoted[:548], self.dice.choice((0, 68, 600, 1280, 65535)), to=destination)
 
     def odd(self, source: str, destination: str) -> bytes:
         dice = self.dice

@@ -14,7 +14,7 @@ from scapy.packet import Raw
 
 from passt.contracts import Target
 from tests.dataplane.fakes import Events, Policy, Responder
-from tests.dataplane.frames import GUEST_MAC, OUR_MAC, echo, packed
+from tests.dataplane.frames import GUEST_MAC, OUR_MAC, echo, packed, unnumbered
 from tests.dataplane.netns import in_own_namespace
 from tests.dataplane.world import World
 
@@ -47,7 +47,7 @@ class Bench(World):
         self.now = 1000 * SECOND
 
     def frames(self) -> list[bytes]:
-        return [sent.frame for sent in self.take_sent()]
+        return [unnumbered(sent.frame) for sent in self.take_sent()]
 
     def drops(self) -> dict[str, int]:
         return {name: n for name, n in self.counters().items() if name.startswith("drop_") and n}
@@ -68,7 +68,7 @@ def reply(family: int, payload: bytes = b"payload", ident: int = 7, seq: int = 1
     if family == 4:
         frame = (
             ether
-            / IP(src=REMOTE[4], dst=GUEST[4], id=0, flags="DF", ttl=ttl)
+            / IP(src=REMOTE[4], dst=GUEST[4], id=0, ttl=ttl)
             / ICMP(type=0, id=ident, seq=seq)
             / Raw(payload)
         )

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from tests.dataplane.frames import packed
+from tests.dataplane.frames import identification, packed, unnumbered
 from tests.dataplane.udp_bench import (
     EPOLLIN,
     GSO_UDP_L4,
@@ -29,9 +29,9 @@ LINK_CSUM, LINK_USO = 1, 8 | 16
 MAX_SEGMENTS = 64
 
 
-def joining(family: int = 4) -> Bench:
+def joining(family: int = 4, mtu: int = 65535) -> Bench:
     """Give a bench with a flow, whose link cuts joined datagrams."""
-    bench = Bench(features=LINK_CSUM | LINK_USO)
+    bench = Bench(features=LINK_CSUM | LINK_USO, mtu=mtu)
     bench.inject(query(family))
     return bench
 
@@ -58,7 +58,7 @@ def test_datagrams_of_one_size_become_one_frame(family: int) -> None:
     assert sent.frame[offset + 8 :] == b"".join(payloads)
     # Lengths are those of the whole (linux/virtio_net.h); the checksum is the pseudo-header's sum.
     whole = answer(family, b"".join(payloads))
-    assert sent.frame[: offset + 6] == whole[: offset + 6]
+    assert unnumbered(sent.frame)[: offset + 6] == whole[: offset + 6]
     assert bench.counters()["frames_to_guest"] == 1
 
 
@@ -86,8 +86,7 @@ def test_frame_keeps_to_what_one_may_have(family: int) -> None:
     assert receive(bench, *[bytes(100)] * MAX_SEGMENTS, family=family) == [(6400, 100)]
     assert receive(bench, *[bytes(20000)] * 4, family=family) == [(60000, 20000), (20000, 0)]
     assert receive(bench, bytes(most - 30000), bytes(30000), family=family) == [(most, most - 30000)]
-    bench = joining(family)
-    bench.mtu = 1500
+    bench = joining(family, 1500)
     fits = 1472 if family == 4 else 1452
     assert receive(bench, bytes(fits), bytes(fits), family=family) == [(2 * fits, fits)]
     bench.replies(bytes(fits + 1), bytes(fits + 1), family=family)
@@ -95,6 +94,31 @@ def test_frame_keeps_to_what_one_may_have(family: int) -> None:
     frames = bench.take_sent()  # in fragments, see test_fragments
     assert len(frames) == 4
     assert all(len(sent.frame) <= 1514 and not sent.gso_size for sent in frames)
+
+
+def test_each_datagram_has_an_identification_and_may_be_cut() -> None:
+    """RFC 6864 4.3; of a joined frame each datagram gets the next one where it is cut (see offload)."""
+    bench = joining()
+    bench.replies(b"one", b"three", *[bytes(100)] * 5, b"last")
+    bench.event(0, EPOLLIN)
+    bench.replies(b"more")
+    bench.event(0, EPOLLIN)
+    sent = bench.take_sent()
+    assert [(one.frame[20:22], one.gso_size) for one in sent] == [(b"\0\0", size) for size in (0, 0, 100, 0)]
+    first = identification(sent[0].frame)
+    assert first
+    assert [identification(one.frame) - first for one in sent] == [0, 1, 2, 8]
+
+
+def test_identifications_go_round() -> None:
+    bench = joining()
+    bench.identification = 0x1FFFD
+    bench.replies(b"one", b"three", bytes(100), bytes(100), b"x")
+    bench.event(0, EPOLLIN)
+    assert [identification(one.frame) for one in bench.take_sent()] == [0xFFFE, 0xFFFF, 0]
+    bench.replies(b"more")
+    bench.event(0, EPOLLIN)
+    assert [identification(one.frame) for one in bench.take_sent()] == [3]
 
 
 def gro(size: int) -> bytes:
@@ -115,7 +139,7 @@ def test_datagrams_that_the_kernel_joined(features: int) -> None:
         assert [(len(one.frame) - 42, one.gso_size) for one in sent] == [(250, 100), (18, 0)]
     else:
         parts = [whole[:100], whole[100:200], whole[200:], b"tail"]
-        assert [one.frame for one in sent] == [answer(4, part) for part in parts]
+        assert [unnumbered(one.frame) for one in sent] == [answer(4, part) for part in parts]
 
 
 @pytest.mark.parametrize("control", [gro(0), gro(-1), gro(65535), gro(100)[:12], b"\xff" * 24])

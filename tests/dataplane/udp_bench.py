@@ -11,7 +11,7 @@ from scapy.packet import Raw
 
 from passt.contracts import InboundTarget
 from tests.dataplane.fakes import Events, Policy, Responder
-from tests.dataplane.frames import GUEST_MAC, OUR_MAC, packed, udp
+from tests.dataplane.frames import GUEST_MAC, OUR_MAC, packed, udp, unnumbered
 from tests.dataplane.world import World, socket_address
 
 GUEST = {4: "192.0.2.2", 6: "2001:db8::2"}
@@ -35,7 +35,9 @@ both_families = pytest.mark.parametrize("family", [4, 6])
 class Bench(World):
     """A world in which all flows go to `policy.target`."""
 
-    def __init__(self, *, scripted: bool = True, max_flows: int = 64, features: int = 0) -> None:
+    def __init__(
+        self, *, scripted: bool = True, max_flows: int = 64, features: int = 0, mtu: int = 65535
+    ) -> None:
         self.policy = Policy()
         super().__init__(
             self.policy,
@@ -43,7 +45,7 @@ class Bench(World):
             Events(),
             our_mac=OUR_MAC,
             guest_mac=GUEST_MAC,
-            mtu=65535,
+            mtu=mtu,
             max_flows=max_flows,
             features=features,
             scripted=scripted,
@@ -65,7 +67,7 @@ class Bench(World):
         self.flush()
 
     def frames(self) -> list[bytes]:
-        return [sent.frame for sent in self.take_sent()]
+        return [unnumbered(sent.frame) for sent in self.take_sent()]
 
     def sent_messages(self) -> list[tuple[object, ...]]:
         found = [entry[1:] for entry in self.sockets.log if entry[0] == "send_message"]
@@ -90,10 +92,10 @@ class Bench(World):
 
 
 def answer(family: int, payload: bytes, sport: int = PORT, dport: int = 1000) -> bytes:
-    """Give the frame that the guest gets from the remote, as scapy builds it."""
+    """Give the frame that the guest gets from the remote, as scapy builds it, unnumbered."""
     source, destination = REMOTE[family], GUEST[family]
     layer = (
-        IP(src=source, dst=destination, id=0, flags="DF", ttl=255)
+        IP(src=source, dst=destination, id=0, ttl=255)
         if family == 4
         else IPv6(src=source, dst=destination, hlim=255)
     )

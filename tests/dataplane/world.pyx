@@ -412,6 +412,7 @@ cdef class World:
         """Add a listener; a real one is watched. The guest's flows may use it for *families*."""
         self.core.listeners.append((fd, proto, rule, port, False))
         index = len(self.core.listeners) - 1
+        self.core.clear_marks(index)
         self.core.offer_port(index, fd, port, families)
         if self.sockets is None and self.reactor.watch(
                 fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, index)) < 0:
@@ -514,6 +515,15 @@ cdef class World:
     @property
     def pool_left(self):
         return self.core.pool.left
+
+    @property
+    def identification(self):
+        """The one of the last packet that may be cut."""
+        return self.core.packet_id
+
+    @identification.setter
+    def identification(self, uint32_t value):
+        self.core.packet_id = value
 
     @property
     def guest_mac(self):

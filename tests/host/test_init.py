@@ -42,7 +42,7 @@ def directory(tmp_path: Path) -> Path:
     (tmp_path / "data").write_text("x")
     (tmp_path / "script").write_text('echo "$0 $1"; exit 3\n')
     (tmp_path / "script").chmod(0o755)
-    (tmp_path / "dangling").write_text("#!/nonexistent/interpreter\n")
+    (tmp_path / "dangling").write_text("#!/proc/none/interpreter\n")
     (tmp_path / "dangling").chmod(0o755)
     (tmp_path / "folder").mkdir()
     return tmp_path
@@ -55,7 +55,7 @@ def test_arguments_and_name_are_passed() -> None:
 @pytest.mark.parametrize(("name", "status", "text"), [
     ("no-such-program", 127, "pasta: cannot run 'no-such-program': command not found\n"),
     ("", 127, "pasta: cannot run '': command not found\n"),
-    ("/nonexistent/x", 127, "pasta: cannot run '/nonexistent/x': No such file or directory\n"),
+    ("/proc/none/x", 127, "pasta: cannot run '/proc/none/x': No such file or directory\n"),
     ("/etc/passwd", 126, "pasta: cannot run '/etc/passwd': Permission denied\n"),
     ("/etc", 126, "pasta: cannot run '/etc': Permission denied\n"),
     ("/etc/passwd/x", 126, "pasta: cannot run '/etc/passwd/x': Not a directory\n"),
@@ -65,7 +65,7 @@ def test_what_cannot_run_is_one_line_and_a_status_as_in_shells(name: str, status
 
 
 def test_file_without_permission_counts_only_if_nothing_else_is_found(directory: Path) -> None:
-    assert execute(["data"], PATH=f"{directory}:/nonexistent")[0] == 126
+    assert execute(["data"], PATH=f"{directory}:/proc/none")[0] == 126
     assert execute(["true"], PATH=f"{directory}/data:{directory}:/usr/bin:/bin")[0] == 0
     assert execute(["folder"], PATH=str(directory))[0] == 126
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     (lambda: syscalls.clone(syscalls.CLONE_NEWNS | 0x200, 9), errno.EINVAL),  # CLONE_FS with CLONE_NEWNS
     (lambda: syscalls.prctl(-1), errno.EINVAL),
     (lambda: syscalls.capset(1, 0, 0), errno.EPERM),
-    (lambda: syscalls.mount(b"none", b"/nonexistent", b"proc", 0), errno.ENOENT),
-    (lambda: syscalls.umount2(b"/nonexistent", 0), errno.ENOENT),
-    (lambda: syscalls.pivot_root(b"/nonexistent", b"/nonexistent"), errno.ENOENT),
+    (lambda: syscalls.mount(b"none", b"/proc/none", b"proc", 0), errno.ENOENT),
+    (lambda: syscalls.umount2(b"/proc/none", 0), errno.ENOENT),
+    (lambda: syscalls.pivot_root(b"/proc/none", b"/proc/none"), errno.ENOENT),
     (lambda: syscalls.sethostname(b"x" * 65), errno.EINVAL),
     (lambda: syscalls.close_range(9, 8, 0), errno.EINVAL),
     (lambda: syscalls.signalfd([0]), errno.EINVAL),

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, OUTSIDE4, Lab, Running, status_field, wait_until
+from tests.system.lab import (
+    FAR4,
+    FAR6,
+    OUTSIDE4,
+    Lab,
+    Running,
+    descendants,
+    status_field,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     import subprocess
@@ -225,8 +234,9 @@ def test_root_goes_on_as_somebody_else(lab: Lab, runas: list[str], numbers: tupl
 
 
 def test_many_starts_and_stops_leave_nothing(client: Client) -> None:
-    """As the `lab` fixture sees it, and the namespace and its directory."""
-    places = ["sh", "-c", f"ls {DIRECTORY} | sort; ip -o link | wc -l"]
+    """As the `lab` fixture sees it, and the namespace, its directory, and where programs leave files."""
+    files = "find /tmp /run /dev/shm -maxdepth 2 -name '*pas[st]*' | sort"
+    places = ["sh", "-c", f"ls {DIRECTORY} | sort; ip -o link | wc -l; {files}"]
     before: bytes | None = None
     for _ in range(200 if LONG else 20):
         assert client.pasta(PODMAN_BRIDGE) == (0, b"", b"")
@@ -236,6 +246,46 @@ def test_many_starts_and_stops_leave_nothing(client: Client) -> None:
         after = client.inside(places)
         assert before in {None, after}
         before = after
+
+
+MAX_START_KB = 30_000
+MAX_LOADED_KB = 40_000
+N_FLOWS = 10_000
+# Each of 100 sockets has a flow for each port that it sends to; twice, since a full queue drops some.
+MANY_FLOWS = """
+import socket, time
+sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(100)]
+for port in [*range(10000, 10100)] * 2:
+    for sock in sockets:
+        sock.sendto(b"x", ("198.51.100.1", port))
+    time.sleep(0.005)
+"""
+
+
+def test_memory_of_a_daemon_is_small(client: Client) -> None:
+    lab = client.lab
+    log = f"{DIRECTORY}/log"
+    options = [option for option in PODMAN_BRIDGE if option != "--quiet"]
+    assert client.pasta([*options, "-l", log])[0] == 0
+    [inner] = client.daemons()
+    [daemon] = [pid for pid in descendants(lab.host.init)
+                if status_field(pid, "NSpid").split()[-1] == str(inner)]
+
+    def resident_kb() -> int:
+        return int(status_field(daemon, "VmRSS").split()[0])
+
+    client.inside([*lab.client, "tcp,udp", FAR4, "8000", "3000"])
+    assert resident_kb() < MAX_START_KB
+    client.inside(["/usr/bin/python3", "-I", "-c", MANY_FLOWS])
+    lab.host.run(["kill", "-USR1", str(inner)])
+
+    def counters() -> str:
+        return client.run(["cat", log]).stdout.decode()
+
+    wait_until(lambda: "drops:" in counters(), "the counters are printed")
+    print(resident_kb(), counters())  # noqa: T201 - shown with a failure, or by pytest -s
+    assert int(counters().partition("UDP ")[2].partition(",")[0]) > 0.95 * N_FLOWS
+    assert resident_kb() < MAX_LOADED_KB
 
 
 def test_many_daemons_at_once(lab: Lab, plain: bool) -> None:

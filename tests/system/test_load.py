@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import HOST4, HOST6, Lab, Running, wait_until
+from tests.system.lab import HOST4, HOST6, Lab, Running, status_field, wait_until
 from tests.system.test_bypass import namespace_of
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ LONG = bool(os.environ.get("PASST_TEST_LONG"))
 N_OPEN = {False: 10_000 if LONG else 1000, True: 300}
 N_BYPASSED = {False: 5000 if LONG else 1000, True: 300}
 CHURN = {False: (1000, 30) if LONG else (500, 1), True: (200, 1)}  # per second, seconds
+MAX_RESIDENT_KB = 40_000
 # A busy machine takes its time: this bounds a failure only.
 PATIENCE_S = 120.0
 GAUGES = ("flows_tcp", "flows_udp", "flows_ping", "flows_splice_tcp", "flows_splice_udp")
@@ -129,6 +130,9 @@ def test_thousands_open_at_once_all_work_and_leave_nothing(
         expected = (before[0] + sockets, before[1], n_open)
         wait_until(lambda: counted.usage() == expected, f"there is {expected}, not {counted.usage()}",
                    PATIENCE_S)
+        resident_kb = int(status_field(counted.running.pid, "VmRSS").split()[0])
+        print(resident_kb, "kB")  # noqa: T201 - shown with a failure, or by pytest -s
+        assert resident_kb < MAX_RESIDENT_KB
         client.communicate(timeout=PATIENCE_S)
     assert client.returncode == 0
     wait_until(lambda: counted.usage() == before, "nothing is left", PATIENCE_S)

@@ -20,7 +20,9 @@ REQUEST = ArpPacket(ArpOp.REQUEST, GUEST_MAC, GUEST_IP, bytes(6), GATEWAY)
 REPLY = ArpPacket(ArpOp.REPLY, OUR_MAC, GATEWAY, GUEST_MAC, GUEST_IP)
 
 MACS = st.binary(min_size=6, max_size=6)
-PACKETS = st.builds(ArpPacket, st.sampled_from(ArpOp), MACS, st.ip_addresses(v=4), MACS, st.ip_addresses(v=4))
+PACKETS = st.builds(
+    ArpPacket, st.sampled_from([*ArpOp]), MACS, st.ip_addresses(v=4), MACS, st.ip_addresses(v=4)
+)
 
 
 def test_golden_request_both_ways(vector: Callable[[str], bytes]) -> None:

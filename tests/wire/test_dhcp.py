@@ -184,7 +184,7 @@ ADDRESSES = st.ip_addresses(v=4)
 TEXTS = st.binary(max_size=64).map(lambda text: text.partition(b"\0")[0])
 MESSAGES = st.builds(
     DhcpMessage,
-    st.sampled_from(BootpOp),
+    st.sampled_from([*BootpOp]),
     st.integers(0, 2**32 - 1),
     st.binary(max_size=16),
     st.integers(0, 255),

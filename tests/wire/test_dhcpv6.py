@@ -69,7 +69,7 @@ def test_golden_message_both_ways_and_scapy(
     assert bytes(Ether(bytes(theirs))) == frame
 
 
-@given(st.sampled_from(MessageType), st.integers(0, 0xFFFFFF), st.lists(OPTIONS, max_size=4).map(tuple))
+@given(st.sampled_from([*MessageType]), st.integers(0, 0xFFFFFF), st.lists(OPTIONS, max_size=4).map(tuple))
 def test_round_trip(kind: MessageType, transaction_id: int, options: tuple[Dhcpv6Option, ...]) -> None:
     one = Dhcpv6Message(kind, transaction_id, options)
     assert Dhcpv6Message.parse(one.build()) == one

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt.dataplane.batch cimport InBatch, OutBatch
-from passt.dataplane.flow cimport Flow, FlowKey, FlowTable
+from passt.dataplane.flow cimport Flow, FlowKey, FlowTable, SocketMarks
 from passt.dataplane.ip_reassembly cimport Reassembler
 from passt.dataplane.link cimport Link, TxMeta
 from passt.dataplane.parse cimport IpView
@@ -19,6 +19,8 @@ cdef enum:
     MAX_GATHER = 256              # pieces of one flow's data collected for one system call
     COPY_SIZE = 16384             # bypassed connections: reads of less are copied, others move pages
     N_ANSWERS = 64                # a power of two
+    N_PATHS = 64                  # of which an MTU is known, see `path_mtu`
+    MIN_MTU = 576                 # less is no link that anybody has; it bounds the number of fragments
     READY_SOCKETS = 4             # of each family
     # Kinds of news of the guest that wait to be told, as bits of Core.untold.
     NEWS_MAC = 1
@@ -65,6 +67,13 @@ cdef struct Answer:
     Route route
 
 
+cdef struct Path:
+    # The way to an address of the guest's side, as in a `FlowKey`, as far as it was told.
+    uint8_t address[16]
+    uint32_t mtu
+    int64_t expires_at            # ns; 0: not told
+
+
 cdef inline uint32_t answer_slot(uint32_t listener, const uint8_t *peer, const uint8_t *local) noexcept nogil:
     return (listener * 31 + peer[3] + peer[15] + 7 * (local[3] + local[15])) & (N_ANSWERS - 1)
 
@@ -98,6 +107,8 @@ cdef class Core:
     cdef Watch watch
     cdef object failure           # exception that a callback raised; leaves run()
     cdef list listeners           # by index: (fd, proto, rule, port, in namespace), None where removed
+    cdef SocketMarks *listener_marks      # two for each index, IPv4 and IPv6: what a UDP listener was told
+    cdef uint32_t n_listener_marks
     cdef object inside            # NamespaceThread, None: nothing bypasses the link
     cdef PipePool pipes
     cdef uint8_t *copy_space      # COPY_SIZE bytes for spliced connections
@@ -121,9 +132,11 @@ cdef class Core:
     cdef uint8_t seen6_local[16]
     cdef uint32_t mtu             # bytes; 0: none assigned
     cdef uint32_t packet_limit    # bytes of the largest IP packet that the link takes
+    cdef Path paths[N_PATHS]
+    cdef bint has_paths
     cdef Reassembler reassembler
     cdef uint32_t fragment_timer  # its id
-    cdef uint32_t fragment_id     # identification of the last packet sent in fragments
+    cdef uint32_t packet_id       # identification of the last packet that may be sent in fragments
     cdef int spare_fd             # given up to refuse a connection when descriptors run out
     cdef bint ip4_on, ip6_on, tcp_on, udp_on, icmp_on
     cdef bint has_trace

@@ -28,7 +28,7 @@ from passt.dataplane.stats cimport DROP_CONTROL_RATE, DROP_OVERSIZE, count
 from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, EINVAL, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, IPPROTO_ICMP, IPPROTO_ICMPV6,
     IPPROTO_TCP, IPPROTO_UDP, O_CLOEXEC, O_RDONLY, SOCK_STREAM, calloc, close, free, htonl, htons,
-    iovec, memcmp, memcpy, memset, open, sockaddr_storage, malloc,
+    iovec, malloc, memcmp, memcpy, memset, open, realloc, sockaddr_storage,
 )
 from passt.dataplane.timers cimport HeapEntry
 from passt.dataplane.watch cimport Watch
@@ -39,7 +39,6 @@ cdef enum:
     # once, and no way for a guest to make the process grow further.
     POOL_SIZE = 32 << 20
     DEFAULT_MTU = 65520           # of a guest that is assigned none, passt(1) --mtu
-    MIN_MTU = 576                 # less is no link that anybody has; it bounds the number of fragments
     COPY_BELOW = 2048             # octets that are copied faster than a second piece is looked at
     # Control frames and news of the guest cost Python's time, some 100 and 10 us each, so a guest gets
     # as many as its start or a sweep over its neighbours takes, and then a steady rate: not more than
@@ -82,8 +81,8 @@ cdef class Core:
         self.packet_limit = max(mtu or DEFAULT_MTU, <uint32_t>MIN_MTU)
         self.reassembler = Reassembler()
         self.fragment_timer = max_flows + 1
-        memcpy(&self.fragment_id, <const char *>secret + 4, sizeof(self.fragment_id))
-        self.fragment_id ^= 0x5a5a5a5a
+        memcpy(&self.packet_id, <const char *>secret + 4, sizeof(self.packet_id))
+        self.packet_id ^= 0x5a5a5a5a
         self.ip4_on = self.ip6_on = self.tcp_on = self.udp_on = self.icmp_on = True
         memcpy(self.our_mac, <const char *>our_mac, ETH_ALEN)
         memcpy(self.our_ip4, <const char *>our_ip4, 4)
@@ -122,6 +121,7 @@ cdef class Core:
             close(self.spare_fd)
         free(self.copy_space)
         free(self.answers)
+        free(self.listener_marks)
         free(self.splice_batch)
         if self.in_batch != NULL:
             free(self.in_batch.memory)
@@ -233,6 +233,19 @@ cdef class Core:
     cdef uint16_t listener_port(self, uint32_t listener) noexcept with gil:
         """The port that a listener is bound to."""
         return self.listeners[listener][3]
+
+    def clear_marks(self, uint32_t index):
+        """Make room for what the socket of a listener will be told: nothing so far."""
+        cdef uint32_t wanted = 2 * (index + 1)
+        cdef SocketMarks *grown
+        if wanted > self.n_listener_marks:
+            wanted = max(wanted, 2 * self.n_listener_marks)
+            grown = <SocketMarks *>realloc(self.listener_marks, wanted * sizeof(SocketMarks))
+            if grown == NULL:
+                raise MemoryError
+            self.listener_marks = grown
+            self.n_listener_marks = wanted
+        memset(&self.listener_marks[2 * index], 0, 2 * sizeof(SocketMarks))
 
     def offer_port(self, uint32_t index, int fd, int port, tuple families):
         """Let flows that the guest opens from *port* use a listener, if *families* can be reached by it."""
@@ -435,7 +448,14 @@ cdef class Core:
 
     cdef uint8_t *push_ip(self, const uint8_t *source, const uint8_t *destination, size_t addr_len,
                           uint8_t protocol, uint32_t l4_len) noexcept nogil:
-        """Write Ethernet and IP headers at the link's slot; returns where the L4 header begins."""
+        """Write Ethernet and IP headers at the link's slot; returns where the L4 header begins.
+
+        TCP learns the MTU of a path by packets that may not be cut, as all hosts do (RFC 1191 6.4). What
+        else there is over IPv4 may be cut on the guest's side, and counts (RFC 6864 4.3). No socket tells
+        whether a datagram came with DF; and to have it dropped where a container's bridge is narrower than
+        our link would be worse than to have it cut there, even if it had: its sender is another host,
+        whom no unprivileged process can send the ICMP message that it would wait for.
+        """
         cdef uint8_t *start = self.link.slot
         cdef EthHdr *eth = <EthHdr *>start
         cdef Ip4Hdr *ip4 = <Ip4Hdr *>(start + ETH_HLEN)
@@ -447,8 +467,13 @@ cdef class Core:
             ip4.version_ihl = 0x45
             ip4.tos = 0
             ip4.tot_len_be = htons(<uint16_t>(IP4_HLEN + l4_len))
-            ip4.id_be = 0
-            ip4.frag_be = htons(IP4_DF)
+            if protocol == IPPROTO_TCP:
+                ip4.id_be = 0
+                ip4.frag_be = htons(IP4_DF)
+            else:
+                self.packet_id += 1
+                ip4.id_be = htons(<uint16_t>self.packet_id)
+                ip4.frag_be = 0
             ip4.ttl = TTL_TO_GUEST
             ip4.protocol = protocol
             ip4.csum_be = 0

@@ -19,6 +19,7 @@ from passt.dataplane.sys cimport (
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, memcmp, memset,
 )
 from passt.dataplane.tcp_from_tap cimport flush_gather, on_segment
+from passt.dataplane.too_big cimport on_too_big
 from passt.dataplane.udp cimport on_datagram
 from passt.dataplane.udp_out cimport flush_out
 from passt.dataplane.verify cimport has_intact_header, may_pass
@@ -95,7 +96,8 @@ cdef void on_packet(Core core, const IpView *ip, const RxFrame *frame, const uin
     elif ip.protocol == IPPROTO_UDP:
         on_datagram(core, ip, frame)
     elif ip.protocol == (IPPROTO_ICMP if ip.addr_len == 4 else IPPROTO_ICMPV6):
-        on_echo(core, ip)
+        if not on_too_big(core, ip):
+            on_echo(core, ip)
     else:
         count(&core.stats, DROP_PROTOCOL)
 

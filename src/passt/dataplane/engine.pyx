@@ -8,7 +8,6 @@ not sleep.
 
 import os
 import resource
-import socket as pysocket
 from heapq import heapify, heappop, heappush
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -43,6 +42,7 @@ from passt.dataplane.tcp_from_tap cimport flush_gather
 from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer
 from passt.dataplane.udp cimport on_udp_listener
 from passt.dataplane.udp_out cimport flush_out
+from passt.lean import socket as pysocket
 from passt.value import NamedTuple
 
 cdef enum:
@@ -173,6 +173,7 @@ cdef class Engine:
             raise OSError(EMFILE, "too many listeners")
         if proto == IPPROTO_UDP:
             self.core.sockets.prepare_datagrams(fd)
+            self.core.clear_marks(index)
         self.must_watch(fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, index))
         if self.free_listeners:
             self.free_listeners.pop()
@@ -446,7 +447,8 @@ cdef class Engine:
 
 cdef tuple families_of(int fd):
     """The families that a socket bound to no address can send to; none if it is bound to one."""
-    with pysocket.socket(fileno=os.dup(fd)) as view:
+    view = pysocket.socket(fileno=os.dup(fd))
+    try:
         if view.getsockname()[0] not in ("0.0.0.0", "::"):
             return ()
         if view.family == pysocket.AF_INET:
@@ -454,6 +456,8 @@ cdef tuple families_of(int fd):
         if view.getsockopt(pysocket.IPPROTO_IPV6, pysocket.IPV6_V6ONLY):
             return (AF_INET6,)
         return (AF_INET6, AF_INET)
+    finally:
+        view.close()
 
 
 cdef int local_port(int fd) except -1:

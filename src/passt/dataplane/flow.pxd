@@ -214,6 +214,13 @@ cdef struct UdpFlow:
     bint streaming
     bint group                    # goes to a multicast group or to a broadcast address
     int64_t told_mtu              # ns, when the guest was told of the path's MTU, 0: not yet
+    uint32_t packet_limit         # bytes of the largest packet to the guest that goes in one piece
+
+
+cdef struct SocketMarks:
+    # What a UDP socket was told (see socket_marks).
+    uint8_t fragmenting           # how it treats large datagrams, 0: not yet said
+    uint8_t tells_ttl             # 1: of what is received
 
 
 cdef struct UdpPort:
@@ -222,9 +229,8 @@ cdef struct UdpPort:
     uint32_t users                # flows
     uint32_t longest              # datagram of the last batch read
     uint32_t groups               # flows to groups: what answers them comes from anybody
-    uint8_t fragmenting           # how the socket treats large datagrams, 0: not yet said (see socket_marks)
+    SocketMarks marks
     bint broadcasts               # SO_BROADCAST is set
-    bint tells_ttl                # of what is received
 
 
 cdef struct PingFlow:
@@ -233,6 +239,7 @@ cdef struct PingFlow:
     uint8_t tos
     uint8_t fragmenting           # see socket_marks
     int64_t told_mtu
+    uint32_t packet_limit
 
 
 cdef struct SpliceHalf:

@@ -5,9 +5,9 @@ counters, the timer, the checksum. It is looked at for what came in fragments, a
 identification that was used again too early mixes two packets, and nothing else would tell
 (RFC 4963).
 
-To the guest: a packet that is larger than the link's MTU leaves in fragments, as from any router or
-host (RFC 791 3.2, RFC 8200 4.5). Datagrams have no other way to arrive: their sender knows the path to
-us only.
+To the guest: a packet that is larger than the link's MTU, or that of a path behind it (`path_mtu`), leaves
+in fragments, as from any router or host (RFC 791 3.2, RFC 8200 4.5). Datagrams have no other way to
+arrive: their sender knows the path to us only.
 """
 
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -95,22 +95,22 @@ cdef bint is_group(const Assembly *place) noexcept nogil:
     return place.dst[0] == 0xff
 
 
-cdef bint send_packet(Core core, size_t n, const TxMeta *meta) noexcept nogil:
-    """Send the frame of *n* bytes at the link's slot, in fragments if it is larger than the link's MTU.
+cdef bint send_packet(Core core, size_t n, const TxMeta *meta, uint32_t limit) noexcept nogil:
+    """Send the frame of *n* bytes at the link's slot, in fragments if its packet is larger than *limit*.
 
-    Its headers are those that `Core.push_ip` writes, without segmentation. False if the link took
-    no part of it.
+    Its headers are those that `Core.push_ip` writes for anything but TCP, without segmentation. False if
+    the link took no part of it.
     """
     cdef uint8_t *slot = core.link.slot
     cdef bint four = slot[ETH_HLEN] >> 4 == 4
     cdef uint32_t l3_len = IP4_HLEN if four else IP6_HLEN
     cdef uint32_t extra = 0 if four else IP6_FRAGMENT_HLEN
     cdef uint32_t payload = <uint32_t>(n - ETH_HLEN - l3_len)
-    cdef uint32_t room = (core.packet_limit - l3_len - extra) & ~<uint32_t>7
+    cdef uint32_t room = (limit - l3_len - extra) & ~<uint32_t>7
     cdef uint32_t offset = 0
     cdef uint32_t part, length
     cdef TxMeta done
-    if n - ETH_HLEN <= core.packet_limit:
+    if n - ETH_HLEN <= limit:
         return core.send(n, meta)
     if not core.link.has_segment():
         return False
@@ -118,7 +118,7 @@ cdef bint send_packet(Core core, size_t n, const TxMeta *meta) noexcept nogil:
         complete_csum(slot, n, meta)
     memset(&done, 0, sizeof(done))
     done.hdr_len = <uint16_t>(ETH_HLEN + l3_len + extra)
-    core.fragment_id += 1
+    core.packet_id += not four    # in IPv4 the packet has one
     while offset < payload:
         part = min(room, payload - offset)
         length = cut_fragment(core, four, offset, part, offset + part < payload)
@@ -144,7 +144,6 @@ cdef uint32_t cut_fragment(Core core, bint four, uint32_t offset, uint32_t n, bi
     memcpy(out, slot, start)
     if four:
         ip4.tot_len_be = htons(<uint16_t>(IP4_HLEN + n))
-        ip4.id_be = htons(<uint16_t>core.fragment_id)
         ip4.frag_be = htons(<uint16_t>(offset >> 3 | (IP4_MF if more else 0)))
         ip4.csum_be = 0
         ip4.csum_be = csum_fold(csum_add(out + ETH_HLEN, IP4_HLEN, 0))
@@ -153,7 +152,7 @@ cdef uint32_t cut_fragment(Core core, bint four, uint32_t offset, uint32_t n, bi
     fragment.next_header = ip6.next_header
     fragment.reserved = 0
     fragment.offset_be = htons(<uint16_t>(offset | (IP6_MF if more else 0)))
-    fragment.id_be = htonl(core.fragment_id)
+    fragment.id_be = htonl(core.packet_id)
     ip6.next_header = NH_FRAGMENT
     ip6.payload_len_be = htons(<uint16_t>(IP6_FRAGMENT_HLEN + n))
     memcpy(out + start, &fragment, IP6_FRAGMENT_HLEN)

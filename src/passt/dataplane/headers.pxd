@@ -25,8 +25,10 @@ cdef enum:
     IP4_DF = 0x4000
     IP4_MF = 0x2000
     IP4_FRAGMENT = 0x3fff         # MF and offset
+    IP4_OFFSET = 0x1fff
     IP6_MF = 1
     IP6_FRAGMENT = 0xfff9         # offset and M
+    IP6_OFFSET = 0xfff8
     IP6_FRAGMENT_HLEN = 8
     NH_FRAGMENT = 44
     ECN_MASK = 3                  # of TOS and traffic class, RFC 3168

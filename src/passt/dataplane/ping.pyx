@@ -20,6 +20,7 @@ from passt.dataplane.headers cimport (
 )
 from passt.dataplane.link cimport TxMeta
 from passt.dataplane.parse cimport IpView
+from passt.dataplane.path_mtu cimport limit_towards
 from passt.dataplane.socket_marks cimport Marks, mark_packet, read_marks, set_ping_marks
 from passt.dataplane.stats cimport DROP_PROTOCOL, DROP_SHORT, DROP_SOCKET, DROP_TRUNCATED, count
 from passt.dataplane.sys cimport (
@@ -57,6 +58,7 @@ cdef void on_echo(Core core, const IpView *ip) noexcept nogil:
         flow = open_datagram(core, &key, FLOW_PING, protocol)
         if flow == NULL:
             return
+        flow.u.ping.packet_limit = limit_towards(core, key.guest)
     use(core, flow, &flow.u.ping.last_used, ms(LIFETIME_MS))
     memset(&message, 0, sizeof(message))
     piece.iov_base = <void *>ip.l4
@@ -149,7 +151,7 @@ cdef void send_reply(Core core, Flow *flow, uint32_t n, const Marks *marks) noex
     memcpy(place, &icmp, ICMP_HLEN)
     memset(&meta, 0, sizeof(meta))
     meta.hdr_len = <uint16_t>(place - core.link.slot + ICMP_HLEN)
-    send_packet(core, <size_t>(place - core.link.slot) + n, &meta)
+    send_packet(core, <size_t>(place - core.link.slot) + n, &meta, flow.u.ping.packet_limit)
 
 
 cdef void on_ping_timer(Core core, Flow *flow) noexcept nogil:

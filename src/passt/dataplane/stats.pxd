@@ -7,7 +7,7 @@ start, but the gauges: the `flows_*` of a kind, and `pipes_open`.
 from libc.stdint cimport uint64_t
 
 
-cpdef enum Verdict:
+cdef enum Verdict:               # in the order of VERDICT_NAMES
     VERDICT_OK = 0
     DROP_SHORT                   # less than a header
     DROP_BAD_LENGTH              # a length field contradicts the frame
@@ -39,6 +39,7 @@ cpdef enum Verdict:
     DROP_FRAGMENT_TIME           # IP packet that was not complete in time
     DROP_FRAGMENT_MEMORY         # IP packet pushed out by newer ones before it was complete
     DROP_BAD_CHECKSUM            # damaged, or put together from fragments that do not belong together
+    DROP_TOO_BIG                 # word of a narrow path that cannot be true
     N_VERDICTS
 
 
@@ -79,6 +80,7 @@ cdef struct Stats:
     uint64_t icmp_errors_to_guest
     uint64_t reassembled         # packets of the guest that came in fragments
     uint64_t fragments_to_guest
+    uint64_t paths_narrowed      # in the guest's network, as its routers told
     uint64_t link_stalls
     uint64_t wakeups
 

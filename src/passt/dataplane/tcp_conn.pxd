@@ -48,6 +48,7 @@ cdef const char *state_name(uint8_t state) noexcept nogil
 cdef void set_state(Core core, Flow *flow, uint8_t state) noexcept nogil
 cdef uint32_t choose_isn(Core core, const Flow *flow) noexcept nogil
 cdef uint16_t our_mss(Core core, const Flow *flow) noexcept nogil
+cdef uint16_t mss_of(const Flow *flow, uint32_t mtu) noexcept nogil
 cdef void take_syn(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
 cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq,
                        uint32_t payload_len) noexcept nogil

@@ -55,6 +55,7 @@ from passt.dataplane.headers cimport (
 )
 from passt.dataplane.link cimport TxMeta
 from passt.dataplane.parse cimport IpView, TcpOptions, TcpView, read_tcp_options
+from passt.dataplane.path_mtu cimport known_mtu
 from passt.dataplane.reactor cimport EVENT_FLOW, make_tag
 from passt.dataplane.sys cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
@@ -116,6 +117,19 @@ cdef uint16_t our_mss(Core core, const Flow *flow) noexcept nogil:
     return <uint16_t>(mtu - (IP4_HLEN if flow.keys[0].addr_len == 4 else IP6_HLEN) - TCP_HLEN)
 
 
+cdef uint16_t path_mss(Core core, const Flow *flow) noexcept nogil:
+    """The MSS that the way to the guest takes as far as is known."""
+    cdef uint16_t mss = our_mss(core, flow)
+    cdef uint32_t mtu = known_mtu(core, flow.keys[0].guest)
+    return min(mss, mss_of(flow, mtu)) if mtu else mss
+
+
+cdef uint16_t mss_of(const Flow *flow, uint32_t mtu) noexcept nogil:
+    """The MSS for packets of *mtu* bytes, at least MIN_MSS (RFC 9293 3.7.1)."""
+    cdef uint32_t headers = (IP4_HLEN if flow.keys[0].addr_len == 4 else IP6_HLEN) + TCP_HLEN
+    return <uint16_t>(min(max(mtu, headers + MIN_MSS), <uint32_t>MAX_IP_LEN) - headers)
+
+
 cdef void take_syn(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     """Take the guest's sequence number, window and options from its SYN."""
     cdef TcpConn *conn = &flow.u.tcp
@@ -128,7 +142,7 @@ cdef void take_syn(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     conn.snd_wnd = tcp.window
     conn.max_wnd = tcp.window
     conn.snd_wl1 = tcp.seq
-    conn.mss = max(min(options.mss, our_mss(core, flow)), <uint16_t>MIN_MSS)
+    conn.mss = max(min(options.mss, path_mss(core, flow)), <uint16_t>MIN_MSS)
     if options.window_scale >= 0:
         conn.snd_wscale = <uint8_t>options.window_scale
         conn.rcv_wscale = core.sockets.window_scale

@@ -5,7 +5,7 @@ nothing, so data that waits for the guest's window or for the link causes no eve
 connection at most TURN_BUDGET bytes go to the guest, then the others have their turn.
 """
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t
 
 from passt.dataplane.answers cimport find_answer
 from passt.dataplane.core cimport Core, Seen, fill_inbound_key
@@ -27,13 +27,13 @@ from passt.dataplane.tcp_acked cimport count_write, follow, on_far_ack, on_lag_t
 from passt.dataplane.tcp_admit cimport admit
 from passt.dataplane.tcp_backlog cimport drain_overflow
 from passt.dataplane.tcp_conn cimport (
-    CWND_OPEN, WATCH_ADD, choose_isn, consume_acked, end, ms, overflow_len, payload_place, reset_both,
-    send_ack, send_segment, send_syn, seq_lt, set_state, set_timer, start_rtx, update_window, watch,
+    CWND_OPEN, WATCH_ADD, choose_isn, consume_acked, end, ms, mss_of, overflow_len, payload_place, reset_both,
+    send_ack, send_segment, send_syn, seq_le, seq_lt, set_state, set_timer, start_rtx, update_window, watch,
 )
 from passt.dataplane.tcp_keepalive cimport on_keep_alive
 from passt.dataplane.tcp_refuse cimport refuse
 from passt.dataplane.tcp_sack cimport behind_run, drop_board, gap_length, note_resent, sacked_before
-from passt.dataplane.tcp_timestamps cimport start_timestamps
+from passt.dataplane.tcp_timestamps cimport TIMESTAMPS_LEN, start_timestamps
 
 cdef enum:
     ACCEPT_BUDGET = 64            # connections taken per listener and turn
@@ -490,6 +490,11 @@ cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
 
 
 cdef void resend_all(Core core, Flow *flow) noexcept nogil:
+    go_back(core, flow)
+    push_data(core, flow, flow.u.tcp.snd_wnd == 0)
+
+
+cdef void go_back(Core core, Flow *flow) noexcept nogil:
     """Go back to what is not acknowledged (RFC 6298 5.4); a fast recovery is over (RFC 6582 3.2, 4)."""
     cdef TcpConn *conn = &flow.u.tcp
     conn.flags &= ~<uint32_t>(CONN_RTT_TIMED | CONN_RECOVERY)
@@ -499,7 +504,26 @@ cdef void resend_all(Core core, Flow *flow) noexcept nogil:
     consume_acked(core, flow)
     conn.snd_nxt = conn.snd_una
     seek(core, flow)
-    push_data(core, flow, conn.snd_wnd == 0)
+
+
+cdef bint shorten_segments(Core core, Flow *flow, uint32_t mtu, uint32_t seq) noexcept nogil:
+    """A packet of more than *mtu* bytes with *seq* was too big for the guest's side: send no more such.
+
+    All that is on its way is sent again at once, as far as the guest does not report to have it: it was
+    too big most likely, and no sign of congestion (RFC 1191 6.5). False: *seq* is not on its way
+    (RFC 5927 7.1).
+    """
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint16_t mss = mss_of(flow, mtu)
+    if conn.flags & CONN_TIMESTAMPS:
+        mss -= TIMESTAMPS_LEN
+    if not may_send_data(conn) or not seq_le(conn.snd_una, seq) or not seq_lt(seq, conn.snd_max):
+        return False
+    if mss < conn.mss:
+        conn.mss = mss
+        go_back(core, flow)
+        core.flows.add_work(flow)
+    return True
 
 
 cdef void finish_turn(Core core, Flow *flow) noexcept nogil:

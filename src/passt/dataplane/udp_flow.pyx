@@ -31,6 +31,7 @@ from passt.dataplane.datagram cimport (
     alloc_datagram, leave_port, open_bound, refuse_datagram, start_datagram, use, watch_datagram,
 )
 from passt.dataplane.flow cimport FLOW_UDP, FLOW_UDP_PORT, SIDE_GUEST, SIDE_HOST, Flow, FlowKey
+from passt.dataplane.path_mtu cimport limit_towards
 from passt.dataplane.sockets cimport read_sockaddr
 from passt.dataplane.splice_udp cimport open_splice_udp
 from passt.dataplane.stats cimport DROP_BAD_PORT, DROP_REFUSED, DROP_UNKNOWN_FLOW, count
@@ -56,7 +57,7 @@ cdef Flow *open_outbound(Core core, const FlowKey *key) noexcept nogil:
     cdef int result
     if flow == NULL:
         return NULL
-    flow.u.udp.most_segment = ANY_SIZE
+    start_udp(core, flow)
     result = take_port(core, flow, &route)
     if result < 0:
         refuse_datagram(core, flow, result)
@@ -68,6 +69,12 @@ cdef Flow *open_outbound(Core core, const FlowKey *key) noexcept nogil:
     core.stats.flows_opened += 1
     core.stats.flows_udp += 1
     return flow
+
+
+cdef void start_udp(Core core, Flow *flow) noexcept nogil:
+    """Set what a new flow begins with; its guest's endpoint is known."""
+    flow.u.udp.most_segment = ANY_SIZE
+    flow.u.udp.packet_limit = limit_towards(core, flow.keys[0].guest)
 
 
 cdef int take_port(Core core, Flow *flow, const Route *route) noexcept nogil:
@@ -218,7 +225,7 @@ cdef Flow *open_answer(Core core, Flow *port, const FlowKey *key,
         return NULL
     flow.keys[0] = guest_key
     flow.keys[1] = key[0]
-    flow.u.udp.most_segment = ANY_SIZE
+    start_udp(core, flow)
     flow.u.udp.port = index
     flow.peer = peer[0]
     flow.peer_len = sizeof(sockaddr_in) if peer.ss_family == AF_INET else sizeof(sockaddr_in6)
@@ -276,8 +283,8 @@ cdef Flow *open_inbound(Core core, uint32_t listener, int fd, const FlowKey *key
         if flow == NULL:
             return NULL
         flow.inbound = True
-        flow.u.udp.most_segment = ANY_SIZE
         flow.keys[0] = guest_key
+        start_udp(core, flow)
         core.flows.insert(flow, SIDE_GUEST)
         core.stats.flows_udp += 1
         core.stats.flows_opened += 1

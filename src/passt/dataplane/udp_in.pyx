@@ -262,10 +262,10 @@ cdef bint fits(Core core, const Run *run, const Flow *flow, uint32_t n, uint32_t
 
 
 cdef bint may_join(Core core, const Flow *flow, uint32_t segment) noexcept nogil:
-    """Whether the link can cut datagrams of that size, and the guest's interface may have them."""
+    """Whether the link can cut datagrams of that size, and the way to the guest takes them."""
     cdef uint32_t headers = UDP_HLEN + (IP4_HLEN if flow.keys[0].addr_len == 4 else IP6_HLEN)
     cdef uint32_t need = LINK_USO4 | LINK_USO6
-    return core.link.features & need == need and segment + headers <= core.packet_limit
+    return core.link.features & need == need and segment + headers <= flow.u.udp.packet_limit
 
 
 cdef void send_run(Core core, Run *run) noexcept nogil:
@@ -279,9 +279,10 @@ cdef void send_run(Core core, Run *run) noexcept nogil:
         if run.n_datagrams > 1:
             meta.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4
             meta.gso_size = <uint16_t>run.segment
-        if run.n_datagrams == 1 and meta.hdr_len - ETH_HLEN + run.total > core.packet_limit:
+            core.packet_id += run.n_datagrams - 1     # each gets the next identification where it is cut
+        if run.n_datagrams == 1 and meta.hdr_len - ETH_HLEN + run.total > run.flow.u.udp.packet_limit:
             memcpy(core.link.slot + meta.hdr_len, run.pieces[0].iov_base, run.total)
-            send_packet(core, meta.hdr_len + run.total, &meta)
+            send_packet(core, meta.hdr_len + run.total, &meta, run.flow.u.udp.packet_limit)
         else:
             core.send_pieces(run.pieces, run.n_pieces, &meta)
     run.flow = NULL

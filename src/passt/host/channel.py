@@ -19,10 +19,11 @@ the other one is gone.
 from __future__ import annotations
 
 import select
-import socket
 import struct
-from enum import IntEnum
 from ipaddress import IPv6Address
+
+from passt.lean import socket
+from passt.value import IntEnum
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
+
+from passt.lean import socket
 
 TCP_LISTEN = b"0A"                # linux/tcp_states.h, as /proc/net/tcp writes it
 UDP_BOUND = b"07"

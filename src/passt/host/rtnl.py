@@ -17,12 +17,11 @@ Attributes that we do not know are skipped in reading and kept, byte for byte, i
 
 from __future__ import annotations
 
-from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
 
 from passt.errors import HostError
-from passt.value import Value
+from passt.value import IntEnum, Value
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ looked at one by one are parsed.
 
 from __future__ import annotations
 
-from enum import IntEnum
 from struct import Struct
 
 from passt.errors import HostError
@@ -33,7 +32,7 @@ from passt.host.rtnl import (
     read_u32,
     split_attributes,
 )
-from passt.value import Value
+from passt.value import IntEnum, Value
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:

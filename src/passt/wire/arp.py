@@ -9,11 +9,10 @@
 from __future__ import annotations
 
 import struct
-from enum import IntEnum
 from ipaddress import IPv4Address
 
 from passt.errors import WireError
-from passt.value import Value
+from passt.value import IntEnum, Value
 from passt.wire.cursor import require_mac
 
 TYPE_CHECKING = False  # typing itself is not needed at run time

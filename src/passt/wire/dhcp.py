@@ -15,11 +15,10 @@ nothing, so no field is read twice. The fields are called as in RFC 2131.
 from __future__ import annotations
 
 import struct
-from enum import IntEnum
 from ipaddress import IPv4Address
 
 from passt.errors import WireError
-from passt.value import Value
+from passt.value import IntEnum, Value
 from passt.wire.cursor import Reader, require_bits, require_len
 from passt.wire.dhcp_options import DhcpOption, DhcpOptions, decode_options, split_area
 

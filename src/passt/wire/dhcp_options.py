@@ -12,12 +12,11 @@ comes twice is malformed. Options that we do not know are skipped.
 
 from __future__ import annotations
 
-from enum import IntEnum
 from ipaddress import IPv4Address
 
 from passt.domain import is_name
 from passt.errors import WireError
-from passt.value import NamedTuple, Value
+from passt.value import IntEnum, NamedTuple, Value
 from passt.wire import dns_name
 from passt.wire.cursor import Reader, require_bits
 

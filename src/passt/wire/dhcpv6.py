@@ -13,10 +13,9 @@ layout; nobody relays on a link with one guest, so they are refused.
 from __future__ import annotations
 
 import struct
-from enum import IntEnum
 
 from passt.errors import WireError
-from passt.value import Value
+from passt.value import IntEnum, Value
 from passt.wire.cursor import Reader, require_bits
 from passt.wire.dhcpv6_options import (
     IN_MESSAGE,

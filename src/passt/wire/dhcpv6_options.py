@@ -15,12 +15,11 @@ message invalid.
 from __future__ import annotations
 
 import struct
-from enum import IntEnum
 from ipaddress import IPv6Address
 
 from passt.domain import is_name
 from passt.errors import WireError
-from passt.value import Value
+from passt.value import IntEnum, Value
 from passt.wire import dns_name
 from passt.wire.cursor import Reader, Writer, require_bits, require_len
 

@@ -11,10 +11,9 @@ The payload may end in padding up to 60 bytes of frame; only the layer above kno
 from __future__ import annotations
 
 import struct
-from enum import IntEnum
 
 from passt.errors import WireError
-from passt.value import Value
+from passt.value import IntEnum, Value
 from passt.wire.cursor import require_bits, require_mac
 
 TYPE_CHECKING = False  # typing itself is not needed at run time

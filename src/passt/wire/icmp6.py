@@ -9,10 +9,9 @@
 from __future__ import annotations
 
 import struct
-from enum import IntEnum
 
 from passt.errors import WireError
-from passt.value import Value
+from passt.value import IntEnum, Value
 from passt.wire.checksum import internet_checksum, pseudo_header6
 from passt.wire.cursor import require_bits, require_len
 from passt.wire.ip4 import IpProtocol

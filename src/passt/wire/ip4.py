@@ -9,11 +9,10 @@
 from __future__ import annotations
 
 import struct
-from enum import IntEnum
 from ipaddress import IPv4Address
 
 from passt.errors import WireError
-from passt.value import Value
+from passt.value import IntEnum, Value
 from passt.wire.checksum import internet_checksum
 from passt.wire.cursor import require_bits, require_len
 

@@ -12,12 +12,11 @@ option of a type that has one, with contents that do not fit, makes the whole me
 from __future__ import annotations
 
 import struct
-from enum import IntEnum
 from ipaddress import IPv6Address
 
 from passt.domain import is_name
 from passt.errors import WireError
-from passt.value import Value
+from passt.value import IntEnum, Value
 from passt.wire import dns_name
 from passt.wire.cursor import Reader, Writer, require_bits, require_len, require_mac
 
