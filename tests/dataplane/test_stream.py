@@ -313,14 +313,31 @@ def test_frame_leaves_with_its_length_at_the_end_of_the_turn(wire: Wire) -> None
     assert (counters["frames_to_guest"], counters["bytes_to_guest"]) == (2, 74)
 
 
-def test_large_frame_leaves_at_once_behind_what_waits(wire: Wire) -> None:
-    large = bytes(range(256)) * 200
-    assert wire.link.send(SMALL)
-    assert wire.link.send(large)
-    assert wire.take() == framed(SMALL, large)
-    assert wire.link.send(large)
-    assert wire.take() == framed(large)
-    assert wire.link.counters()["bytes_to_guest"] == 60 + 2 * len(large)
+@pytest.mark.parametrize("seed", range(8))
+def test_frames_of_all_kinds_keep_their_order(wire: Wire, seed: int) -> None:
+    """Large ones are built where they are written from, and the others copied there."""
+    dice = random.Random(seed)  # noqa: S311
+    sent: list[bytes] = []
+    found = b""
+    for _ in range(200):
+        size = dice.choice((60, 1514, 16383, 16384, 40000, 65535))
+        if dice.random() < 0.3:
+            whole = udp("192.0.2.1", 53, "192.0.2.2", 4000, dice.randbytes(min(size, 60000) - 42))
+            gso_size = dice.choice((700, 1400, 9000))
+            parts = [whole[42:][start : start + gso_size] for start in range(0, len(whole) - 42, gso_size)]
+            assert wire.link.send(partial(whole, 17, 6), gso_type=GSO_UDP_L4, gso_size=gso_size,
+                                  csum_start=34, csum_offset=6, hdr_len=42)
+            sent += [udp("192.0.2.1", 53, "192.0.2.2", 4000, part).ljust(60, b"\0") for part in parts]
+        else:
+            sent.append(dice.randbytes(size))
+            assert wire.link.send(sent[-1])
+        if dice.random() < 0.3:
+            wire.link.flush()
+        found += wire.drain()
+    wire.link.flush()
+    assert unframed(found + wire.drain()) == sent
+    counters = wire.link.counters()
+    assert (counters["frames_to_guest"], counters["bytes_to_guest"]) == (len(sent), sum(map(len, sent)))
 
 
 def test_much_leaves_before_the_end_of_the_turn(wire: Wire) -> None:

@@ -34,6 +34,14 @@ def test_bridge_reaches_the_outside(podman: Podman, bridge: str, address: str) -
     podman.inside((), *CLIENT, "udp", address, "8000", "1400", network=bridge)
 
 
+@pytest.mark.parametrize("address", [FAR4, FAR6])
+def test_bridge_takes_answers_larger_than_its_mtu(podman: Podman, bridge: str, address: str) -> None:
+    # In IPv6 the way through the bridge's router is found out by losing an answer to it.
+    client = " ".join([*CLIENT, "udp", address, "8000"])
+    learn = f"ping -c 2 -W 1 -s 4000 {address} >&2;" if address == FAR6 else ""
+    podman.inside((), "sh", "-c", f"{learn} {client} 4000 && {client} 60000", network=bridge)
+
+
 def test_bridge_looks_up_names(podman: Podman, bridge: str) -> None:
     name = podman.start((), "sleep", "60", network=bridge)
     script = f"getent ahostsv4 www.lab.example; getent ahostsv4 {name}"

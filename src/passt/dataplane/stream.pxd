@@ -18,6 +18,7 @@ cdef class StreamLink(Link):
     cdef uint8_t *rx
     cdef size_t rx_start          # what comes next to be split
     cdef size_t rx_end
+    cdef uint8_t *own_slot        # where frames are built that are copied, or cut, into the queue
     cdef uint8_t *out             # frames with their lengths, to be written
     cdef size_t out_start
     cdef size_t out_end
@@ -32,8 +33,10 @@ cdef class StreamLink(Link):
     cdef bint receive(self) noexcept nogil
     cdef bint has_room(self, size_t n) noexcept nogil
     cdef bint queue(self, const uint8_t *start, size_t n) noexcept nogil
-    cdef bint write_through(self, const uint8_t *start, size_t n) noexcept nogil
+    cdef void place(self, bint behind) noexcept nogil
+    cdef void leave(self, size_t n) noexcept nogil
+    cdef bint keep(self, size_t n) noexcept nogil
     cdef bint cut(self, const iovec *pieces, size_t payload, const TxMeta *meta) noexcept nogil
-    cdef ssize_t write_out(self, const iovec *pieces, size_t n) noexcept nogil
+    cdef size_t write_out(self) noexcept nogil
     cdef void note_queued(self, size_t n_frames, size_t n) noexcept nogil
     cdef void note_written(self, size_t n) noexcept nogil

@@ -10,8 +10,9 @@ What follows the last whole frame is moved to the front before the next one. `mo
 no room for all frames, so that the caller comes back before it waits.
 
 To the guest: frames are put one behind the other in memory and written by one call at the end of the turn
-(`flush`), or when there are FLUSH_AT octets. A large frame that needs no cutting is written from where it
-was built. What the socket does not take stays, partly written frames included, and the link is `blocked`
+(`flush`), or when there are FLUSH_AT octets. Behind a large frame that needs no cutting the next one is built
+where it will be written from (`place`); only what is small, or cut, is copied. What the socket does not take
+stays, partly written frames included, and the link is `blocked`
 until it is writable: nothing is read then that would feed it (see `link`), and of what still comes (most of
 it acknowledgements) is kept what has room. A frame counts as sent when its last octet was written.
 
@@ -31,8 +32,8 @@ from passt.dataplane.offload cimport Cut, complete_csum, push_segment, start_cut
 from passt.dataplane.stats cimport DROP_LINK_DOWN, DROP_LINK_FULL, count
 from passt.dataplane.sys cimport (
     EAGAIN, EINTR, ENOBUFS, ENOMEM, MSG_DONTWAIT, MSG_NOSIGNAL, SO_SNDBUF, SOL_SOCKET,
-    VIRTIO_NET_HDR_GSO_NONE, close, errno, free, iovec, malloc, memcpy, memmove, memset, msghdr, recv,
-    sendmsg, setsockopt,
+    VIRTIO_NET_HDR_GSO_NONE, close, errno, free, iovec, malloc, memcpy, memmove, memset, recv, send_octets,
+    setsockopt,
 )
 
 cdef enum:
@@ -42,11 +43,14 @@ cdef enum:
     RX_SIZE = 256 << 10
     RX_ROOM = RX_SIZE + PREFIX + MAX_FRAME
     # Frames on their way. While the link is not blocked there are less than FLUSH_AT octets of them, so
-    # that one large frame in segments of the least size still fits.
-    OUT_SIZE = 512 << 10
-    FLUSH_AT = 128 << 10
-    # A frame of this size is cheaper written by itself than copied.
-    DIRECT_FROM = 16 << 10
+    # that one large frame in segments of the least size still fits. Each write wakes the machine, which
+    # then takes the processor from us if it shares ours; so a write is about as much as the socket takes.
+    OUT_SIZE = 1 << 20
+    FLUSH_AT = 384 << 10
+    # Behind a frame of this size the next one is built in place. What may be cut needs its headers kept, and
+    # is not worth it: it is copied, while it is in the processor's cache, as it is cut.
+    IN_PLACE_FROM = 16 << 10
+    IN_PLACE_ROOM = PREFIX + MAX_FRAME + 64
     # What the kernel may hold for the guest, as far as net.core.wmem_max allows. A guest that reads in
     # large portions finds the next one there while we are woken.
     SOCKET_BUFFER = 1 << 20
@@ -61,12 +65,14 @@ cdef class StreamLink(Link):
         self.features = LINK_CSUM | LINK_TSO4 | LINK_TSO6 | LINK_USO4 | LINK_USO6
         self.rx = <uint8_t *>malloc(RX_ROOM)
         self.out = <uint8_t *>malloc(OUT_SIZE)
+        self.own_slot = self.slot
         if self.rx == NULL or self.out == NULL:
             raise MemoryError
 
     def __dealloc__(self):
         if self.fd >= 0:
             close(self.fd)
+        self.slot = self.own_slot     # for the base class, which frees it
         free(self.rx)
         free(self.out)
 
@@ -95,6 +101,7 @@ cdef class StreamLink(Link):
         self.rest = 0
         self.n_queued = 0
         self.octets_queued = 0
+        self.slot = self.own_slot
 
     # From the guest
 
@@ -168,6 +175,7 @@ cdef class StreamLink(Link):
         cdef iovec whole
         cdef TxMeta done
         if meta.gso_type != VIRTIO_NET_HDR_GSO_NONE:
+            self.leave(n)
             whole.iov_base = self.slot + meta.hdr_len
             whole.iov_len = n - meta.hdr_len
             return self.cut(&whole, n - meta.hdr_len, meta)
@@ -181,15 +189,46 @@ cdef class StreamLink(Link):
         cdef size_t i
         if meta.gso_type == VIRTIO_NET_HDR_GSO_NONE:
             return Link.send_pieces(self, pieces, n, meta)
+        self.leave(meta.hdr_len)
         for i in range(n):
             payload += pieces[i].iov_len
         return self.cut(pieces, payload, meta)
 
     cdef bint emit(self, uint8_t *frame, size_t n, const TxMeta *meta) noexcept nogil:
-        store_be32(frame - PREFIX, <uint32_t>n)
-        if n >= DIRECT_FROM and not self.blocked:
-            return self.write_through(frame - PREFIX, PREFIX + n)
-        return self.queue(frame - PREFIX, PREFIX + n)
+        cdef bint is_slot = frame == self.slot
+        cdef bint taken
+        if is_slot and self.slot != self.own_slot:
+            taken = self.keep(n)
+        else:
+            self.leave(MAX_FRAME)
+            store_be32(frame - PREFIX, <uint32_t>n)
+            taken = self.queue(frame - PREFIX, PREFIX + n)
+        if is_slot:
+            self.place(n >= IN_PLACE_FROM)
+        return taken
+
+    cdef void place(self, bint behind) noexcept nogil:
+        """Have the next frame built *behind* what is queued, or where there is no room or need, apart."""
+        self.slot = self.own_slot
+        if behind and self.out_end + IN_PLACE_ROOM <= OUT_SIZE:
+            self.slot = self.out + self.out_end + PREFIX
+
+    cdef void leave(self, size_t n) noexcept nogil:
+        """Move the *n* octets at the slot away from behind the queue, which is about to grow there."""
+        if self.slot != self.own_slot:
+            memcpy(self.own_slot, self.slot, n)
+            self.slot = self.own_slot
+
+    cdef bint keep(self, size_t n) noexcept nogil:
+        """Queue the frame of *n* octets that was built behind the queue."""
+        if self.fd < 0 or self.broken:
+            count(self.stats, DROP_LINK_DOWN)
+            return False
+        store_be32(self.slot - PREFIX, <uint32_t>n)
+        self.note_queued(1, PREFIX + n)
+        if self.out_end - self.out_start >= FLUSH_AT:
+            self.flush()
+        return True
 
     cdef bint cut(self, const iovec *pieces, size_t payload, const TxMeta *meta) noexcept nogil:
         """Queue the segments of a frame whose headers are at the slot; all of them, or none."""
@@ -254,83 +293,38 @@ cdef class StreamLink(Link):
             self.flush()
         return True
 
-    cdef bint write_through(self, const uint8_t *start, size_t n) noexcept nogil:
-        """Write the queue and behind it a frame with its length, of which only the rest is queued."""
-        cdef iovec pieces[2]
-        cdef size_t queued = self.out_end - self.out_start
-        cdef ssize_t written
-        cdef size_t done = 0
-        if not self.has_room(n):
-            return False
-        pieces[0].iov_base = self.out + self.out_start
-        pieces[0].iov_len = queued
-        pieces[1].iov_base = <void *>start
-        pieces[1].iov_len = n
-        if queued:
-            written = self.write_out(pieces, 2)
-        else:
-            written = self.write_out(&pieces[1], 1)
-        if written < 0:
-            count(self.stats, DROP_LINK_DOWN)
-            return False
-        self.note_written(min(<size_t>written, queued))
-        if <size_t>written > queued:
-            done = <size_t>written - queued
-            self.rest = n - done
-            self.rest_len = <uint32_t>(n - PREFIX)
-            if not self.rest:
-                self.stats.frames_to_guest += 1
-                self.stats.bytes_to_guest += self.rest_len
-        if done < n:
-            memcpy(self.out + self.out_end, start + done, n - done)
-            self.note_queued(1, n - done)
-            self.octets_queued += done
-        return True
-
     cdef void flush(self) noexcept nogil:
         """Write what is queued, unless the socket was full before."""
-        cdef iovec piece
-        cdef ssize_t written
         if self.blocked or self.broken or self.out_start == self.out_end:
             return
-        piece.iov_base = self.out + self.out_start
-        piece.iov_len = self.out_end - self.out_start
-        written = self.write_out(&piece, 1)
-        if written > 0:
-            self.note_written(<size_t>written)
+        self.note_written(self.write_out())
+        self.place(self.slot != self.own_slot)
 
     cdef void on_writable(self) noexcept nogil:
         if self.fd >= 0:
             self.blocked = False
             self.flush()
 
-    cdef ssize_t write_out(self, const iovec *pieces, size_t n) noexcept nogil:
-        """Write *n* pieces; returns the octets written, 0 if none, -1 if none ever can be.
+    cdef size_t write_out(self) noexcept nogil:
+        """Write what is queued; returns the octets written.
 
-        Less than all means that the socket is full: the link is blocked from then on.
+        Less than all means that the socket is full, or `broken`: the link is blocked from then on.
         """
-        cdef msghdr message
-        cdef size_t total = 0
-        cdef size_t i
+        cdef size_t total = self.out_end - self.out_start
         cdef ssize_t written = -1
-        for i in range(n):
-            total += pieces[i].iov_len
-        memset(&message, 0, sizeof(message))
-        message.msg_iov = <iovec *>pieces
-        message.msg_iovlen = n
         while written < 0:
-            written = sendmsg(self.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+            written = send_octets(self.fd, self.out + self.out_start, total, MSG_DONTWAIT | MSG_NOSIGNAL)
             if written >= 0 or errno == EINTR:
                 continue
             if errno not in (EAGAIN, ENOBUFS, ENOMEM):
                 self.broken = errno
                 self.blocked = True
-                return -1
+                return 0
             written = 0
         if <size_t>written < total:
             self.blocked = True
             self.stats.link_stalls += 1
-        return written
+        return <size_t>written
 
     cdef void note_queued(self, size_t n_frames, size_t n) noexcept nogil:
         """Account for frames that were put at the end of the queue, *n* octets with their lengths."""
