@@ -11,8 +11,8 @@ Going to sleep and being woken costs more than the work of a small packet. So be
 polls for POLL_NS, as long as that finds events: in a request/response exchange each half arrives
 within that time. Polling in vain stops it until 1, in a row of failures 3, 7 ... MAX_SKIP sleeps have
 proved shorter than POLL_NS. So an idle process polls once, when its work ends, and then never: all
-its sleeps are long. Whoever else waits for this CPU goes first each time (sched_yield(2)): mostly that is
-the peer itself, just woken by what we sent, and there is nothing to find before it has run.
+its sleeps are long. Whoever else waits for this CPU goes first (sched_yield(2)): mostly that is the peer
+itself, just woken by what we sent, and there is nothing to find before it has run.
 """
 
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
@@ -81,12 +81,12 @@ cdef class Reactor:
         self.slept = True
         if self.skip:
             return 0
+        sched_yield()
         while now < until:
             n = self.collect(0)
             if n:
                 self.pause = 0
                 return n
-            sched_yield()
             now = self.clock()
         self.pause = min(2 * self.pause + 1, <uint32_t>MAX_SKIP)
         self.skip = self.pause
