@@ -78,6 +78,18 @@ def fail(bench: Bench, *entries: tuple[bytes, bytes, bytes]) -> None:
         bench.event(flow.number, EPOLLIN)
 
 
+def ask(bench: Bench, family: int, *, by_listener: bool, ttl: int = 64) -> int:
+    """Have the guest open a flow from port 1000, maybe one that a listener has; give the descriptor."""
+    if by_listener:
+        bench.policy.seen = InboundTarget(packed(REMOTE[family]), PORT, packed(GUEST[family]), 1000)
+        bench.add_listener(500, socket.IPPROTO_UDP, "rule", 1000, (socket.AF_INET6, socket.AF_INET))
+    bench.inject(query(family, ttl=ttl))
+    return 500 if by_listener else bench.only_fd()
+
+
+by_both = pytest.mark.parametrize("by_listener", [False, True], ids=["own", "listener"])
+
+
 def port_event(bench: Bench) -> None:
     for number in range(bench.n_records):
         bench.event(number, EPOLLIN)
@@ -195,11 +207,11 @@ def test_queue_is_drained_in_portions_and_data_follows() -> None:
 
 
 @both_families
-def test_first_large_datagrams_are_cut_and_the_kernel_is_told(family: int) -> None:
+@by_both
+def test_first_large_datagrams_are_cut_and_the_kernel_is_told(family: int, by_listener: bool) -> None:
     bench = Bench()
     bench.policy.sources[bytes(4 if family == 4 else 16)] = packed(US[family])
-    bench.inject(query(family))
-    fd = bench.only_fd()
+    fd = ask(bench, family, by_listener=by_listener)
     mtu = entry(family, 0, 0, origin=LOCAL, info=1500, number=errno.EMSGSIZE)
     bench.sockets.log.clear()
     bench.sockets.options.clear()
@@ -234,10 +246,10 @@ def test_first_large_datagrams_are_cut_and_the_kernel_is_told(family: int) -> No
     assert bench.drops() == {"drop_socket": 1}
 
 
-def send_too_large(bench: Bench, family: int) -> list[bytes]:
+def send_too_large(bench: Bench, family: int, fd: int = -1) -> list[bytes]:
     """Have the host's interface refuse a datagram; give what the guest hears."""
     mtu = entry(family, 0, 0, origin=LOCAL, info=1500, number=errno.EMSGSIZE)
-    bench.sockets.errors[bench.only_fd()] = deque([mtu])
+    bench.sockets.errors[bench.only_fd() if fd < 0 else fd] = deque([mtu])
     bench.script("send_message", -errno.EMSGSIZE)
     bench.inject(query(family, b"x" * 3000))
     return bench.frames()
@@ -274,11 +286,33 @@ def test_kernel_that_could_not_be_told_is_told_later(family: int) -> None:
 
 
 @both_families
-def test_tracer_is_told_at_once(family: int) -> None:
+def test_error_about_a_flow_that_leaves_by_a_listener(family: int) -> None:
+    bench = Bench()
+    ask(bench, family, by_listener=True)
+    payload, remote, control = entry(family, 3 if family == 4 else 1, 3)
+    # The kernel knows by which of the host's addresses the datagram left, we do not before an answer.
+    local = packed("192.0.2.77" if family == 4 else "2001:db8::77")
+    info = struct.pack("=I4s4s", 1, local, local) if family == 4 else struct.pack("=16sI", local, 1)
+    item = struct.pack("Qii", 16 + len(info), 0 if family == 4 else 41, 8 if family == 4 else 50) + info
+    control += item + bytes(-len(item) % 8)
+    bench.sockets.errors[500] = deque([(payload, remote, control)])
+    bench.deliver(500, -errno.ECONNREFUSED)
+    bench.listener_event(0)
+    (frame,) = bench.frames()
+    inner = Ether(frame)[UDPerror]
+    assert (inner.sport, inner.dport) == (1000, PORT)
+    assert bench.drops() == {}
+
+
+@both_families
+@by_both
+def test_tracer_is_told_at_once(family: int, by_listener: bool) -> None:
     bench = Bench()
     bench.policy.sources[bytes(4 if family == 4 else 16)] = packed(US[family])
-    bench.inject(query(family, ttl=1))
-    (frame,) = send_too_large(bench, family)
+    fd = ask(bench, family, by_listener=by_listener, ttl=1)
+    ttl_asked = (0, 12) if family == 4 else (41, 51)
+    assert [(*entry[1:3],) for entry in bench.sockets.options].count(ttl_asked) == 1
+    (frame,) = send_too_large(bench, family, fd)
     assert Ether(frame)[UDPerror].dport == PORT
     assert bench.drops() == {"drop_socket": 1}
 

@@ -412,6 +412,7 @@ cdef class World:
         """Add a listener; a real one is watched. The guest's flows may use it for *families*."""
         self.core.listeners.append((fd, proto, rule, port, False))
         index = len(self.core.listeners) - 1
+        self.core.clear_marks(index)
         self.core.offer_port(index, fd, port, families)
         if self.sockets is None and self.reactor.watch(
                 fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, index)) < 0:

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt.dataplane.batch cimport InBatch, OutBatch
-from passt.dataplane.flow cimport Flow, FlowKey, FlowTable
+from passt.dataplane.flow cimport Flow, FlowKey, FlowTable, SocketMarks
 from passt.dataplane.ip_reassembly cimport Reassembler
 from passt.dataplane.link cimport Link, TxMeta
 from passt.dataplane.parse cimport IpView
@@ -107,6 +107,8 @@ cdef class Core:
     cdef Watch watch
     cdef object failure           # exception that a callback raised; leaves run()
     cdef list listeners           # by index: (fd, proto, rule, port, in namespace), None where removed
+    cdef SocketMarks *listener_marks      # two for each index, IPv4 and IPv6: what a UDP listener was told
+    cdef uint32_t n_listener_marks
     cdef object inside            # NamespaceThread, None: nothing bypasses the link
     cdef PipePool pipes
     cdef uint8_t *copy_space      # COPY_SIZE bytes for spliced connections

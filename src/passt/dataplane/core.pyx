@@ -28,7 +28,7 @@ from passt.dataplane.stats cimport DROP_CONTROL_RATE, DROP_OVERSIZE, count
 from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, EINVAL, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, IPPROTO_ICMP, IPPROTO_ICMPV6,
     IPPROTO_TCP, IPPROTO_UDP, O_CLOEXEC, O_RDONLY, SOCK_STREAM, calloc, close, free, htonl, htons,
-    iovec, memcmp, memcpy, memset, open, sockaddr_storage, malloc,
+    iovec, malloc, memcmp, memcpy, memset, open, realloc, sockaddr_storage,
 )
 from passt.dataplane.timers cimport HeapEntry
 from passt.dataplane.watch cimport Watch
@@ -121,6 +121,7 @@ cdef class Core:
             close(self.spare_fd)
         free(self.copy_space)
         free(self.answers)
+        free(self.listener_marks)
         free(self.splice_batch)
         if self.in_batch != NULL:
             free(self.in_batch.memory)
@@ -232,6 +233,19 @@ cdef class Core:
     cdef uint16_t listener_port(self, uint32_t listener) noexcept with gil:
         """The port that a listener is bound to."""
         return self.listeners[listener][3]
+
+    def clear_marks(self, uint32_t index):
+        """Make room for what the socket of a listener will be told: nothing so far."""
+        cdef uint32_t wanted = 2 * (index + 1)
+        cdef SocketMarks *grown
+        if wanted > self.n_listener_marks:
+            wanted = max(wanted, 2 * self.n_listener_marks)
+            grown = <SocketMarks *>realloc(self.listener_marks, wanted * sizeof(SocketMarks))
+            if grown == NULL:
+                raise MemoryError
+            self.listener_marks = grown
+            self.n_listener_marks = wanted
+        memset(&self.listener_marks[2 * index], 0, 2 * sizeof(SocketMarks))
 
     def offer_port(self, uint32_t index, int fd, int port, tuple families):
         """Let flows that the guest opens from *port* use a listener, if *families* can be reached by it."""

@@ -173,6 +173,7 @@ cdef class Engine:
             raise OSError(EMFILE, "too many listeners")
         if proto == IPPROTO_UDP:
             self.core.sockets.prepare_datagrams(fd)
+            self.core.clear_marks(index)
         self.must_watch(fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, index))
         if self.free_listeners:
             self.free_listeners.pop()

@@ -33,7 +33,7 @@ from passt.dataplane.headers cimport (
     UDP_HLEN, IcmpHdr, UdpHdr,
 )
 from passt.dataplane.icmp_error cimport push_icmp_error, relay_icmp_error
-from passt.dataplane.socket_marks cimport Marks, read_marks, set_fragmenting
+from passt.dataplane.socket_marks cimport Marks, marks_of, read_marks, set_fragmenting, socket_of
 from passt.dataplane.sockets cimport read_sockaddr
 from passt.dataplane.stats cimport DROP_BAD_ADDRESS, DROP_PROTOCOL, DROP_UNKNOWN_FLOW, count
 from passt.dataplane.sys cimport (
@@ -171,6 +171,10 @@ cdef Flow *flow_of(Core core, Flow *owner, uint32_t listener, const SocketError 
         key.proto = IPPROTO_UDP
         key.scope = <uint16_t>(listener + 1)
     flow = core.flows.find(&key, SIDE_HOST)
+    if flow == NULL and owner == NULL:
+        # The guest's own flow by a listener that has its port: no answer yet says by which address.
+        memset(key.guest, 0, sizeof(key.guest))
+        flow = core.flows.find(&key, SIDE_HOST)
     # One that bypasses the link has a socket at its other end, and no guest to tell.
     return NULL if flow != NULL and flow.kind == FLOW_SPLICE_UDP else flow
 
@@ -269,7 +273,7 @@ cdef bint settle_send_error(Core core, Flow *flow, int error, const uint8_t *pay
     found = drain_errors(core, owner, flow.u.udp.listener - 1 if owner == NULL else 0,
                          flow.u.udp.listener_fd if owner == NULL else owner.fd, &mtu)
     if error == -EMSGSIZE and mtu:
-        return settle_too_big(core, flow, owner, mtu, payload, n)
+        return settle_too_big(core, flow, mtu, payload, n)
     if (error == -EACCES and flow.keys[0].addr_len == 4 and owner != NULL and not is_ping
             and not owner.u.port.broadcasts):
         # Maybe the kernel asks whether a broadcast is meant (socket(7)). If so, anybody may answer.
@@ -282,23 +286,23 @@ cdef bint settle_send_error(Core core, Flow *flow, int error, const uint8_t *pay
     return False
 
 
-cdef bint settle_too_big(Core core, Flow *flow, Flow *owner, uint32_t mtu, const uint8_t *payload,
+cdef bint settle_too_big(Core core, Flow *flow, uint32_t mtu, const uint8_t *payload,
                          size_t n) noexcept nogil:
     """The host's interface takes *mtu* only: tell the guest; True: this datagram may be cut."""
     cdef bint four = flow.keys[0].addr_len == 4
     cdef int64_t *told = told_mtu(flow)
     cdef bint is_known = told[0] != 0 and core.now - told[0] < EXPIRES_NS
     cdef bint is_ping = flow.kind == FLOW_PING
-    cdef bint is_tracer = owner != NULL and not is_ping and owner.u.port.tells_ttl
-    if owner == NULL or is_tracer or is_known and core.now - told[0] >= GRACE_NS:
+    cdef bint is_tracer = not is_ping and marks_of(core, flow).tells_ttl
+    if is_tracer or is_known and core.now - told[0] >= GRACE_NS:
         report(core, flow, ICMP_UNREACHABLE if four else ICMP6_TOO_BIG,
                ICMP_FRAGMENTATION_NEEDED if four else 0, mtu, payload, n)
         return False
     if not is_known and not core.link.blocked:
         told[0] = core.now
         tell_mtu(core, flow, mtu)
-    set_fragmenting(core, owner.fd, four, False,
-                    &owner.u.ping.fragmenting if is_ping else &owner.u.port.fragmenting)
+    set_fragmenting(core, flow.fd if is_ping else socket_of(core, flow), four, False,
+                    &flow.u.ping.fragmenting if is_ping else &marks_of(core, flow).fragmenting)
     return True
 
 

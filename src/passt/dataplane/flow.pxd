@@ -217,15 +217,20 @@ cdef struct UdpFlow:
     uint32_t packet_limit         # bytes of the largest packet to the guest that goes in one piece
 
 
+cdef struct SocketMarks:
+    # What a UDP socket was told (see socket_marks).
+    uint8_t fragmenting           # how it treats large datagrams, 0: not yet said
+    uint8_t tells_ttl             # 1: of what is received
+
+
 cdef struct UdpPort:
     # The socket is `fd` of the record, the source that it is bound to its `peer`.
     char ifname[16]
     uint32_t users                # flows
     uint32_t longest              # datagram of the last batch read
     uint32_t groups               # flows to groups: what answers them comes from anybody
-    uint8_t fragmenting           # how the socket treats large datagrams, 0: not yet said (see socket_marks)
+    SocketMarks marks
     bint broadcasts               # SO_BROADCAST is set
-    bint tells_ttl                # of what is received
 
 
 cdef struct PingFlow:

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t
 
 from passt.dataplane.core cimport Core
-from passt.dataplane.flow cimport Flow
+from passt.dataplane.flow cimport Flow, SocketMarks
 from passt.dataplane.parse cimport IpView
 from passt.dataplane.sys cimport msghdr
 
@@ -23,7 +23,9 @@ cdef struct Marks:
 
 
 cdef void set_fragmenting(Core core, int fd, bint four, bint whole, uint8_t *known) noexcept nogil
-cdef void ask_ttl(Core core, Flow *port, bint four) noexcept nogil
+cdef SocketMarks *marks_of(Core core, const Flow *flow) noexcept nogil
+cdef int socket_of(Core core, const Flow *flow) noexcept nogil
+cdef void ask_ttl(Core core, const Flow *flow) noexcept nogil
 cdef void set_ping_marks(Core core, Flow *flow, const IpView *ip) noexcept nogil
 cdef void read_marks(msghdr *message, Marks *out) noexcept nogil
 cdef void mark_packet(uint8_t *ip, bint four, uint8_t tos, uint8_t ttl) noexcept nogil

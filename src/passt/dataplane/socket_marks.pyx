@@ -17,7 +17,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 from passt.dataplane.core cimport Core
 from passt.dataplane.csum cimport csum_add, csum_fold
-from passt.dataplane.flow cimport Flow
+from passt.dataplane.flow cimport Flow, SocketMarks
 from passt.dataplane.headers cimport IP4_HLEN, Ip4Hdr, Ip6Hdr
 from passt.dataplane.parse cimport IpView
 from passt.dataplane.sys cimport (
@@ -43,11 +43,27 @@ cdef void set_fragmenting(Core core, int fd, bint four, bint whole, uint8_t *kno
                                 IPV6_PMTUDISC_PROBE if whole else IPV6_PMTUDISC_WANT)
 
 
-cdef void ask_ttl(Core core, Flow *port, bint four) noexcept nogil:
-    """Have a shared socket tell the time to live of what comes; tracers count the hops back by errors'."""
-    if not port.u.port.tells_ttl:
-        port.u.port.tells_ttl = True
-        core.sockets.set_option(port.fd, IPPROTO_IP if four else IPPROTO_IPV6,
+cdef int socket_of(Core core, const Flow *flow) noexcept nogil:
+    """The descriptor by which a UDP flow sends."""
+    if flow.u.udp.listener:
+        return flow.u.udp.listener_fd
+    return core.flows.flows[flow.u.udp.port].fd
+
+
+cdef SocketMarks *marks_of(Core core, const Flow *flow) noexcept nogil:
+    """What that socket was told; a listener of both families for each of them."""
+    if flow.u.udp.listener:
+        return &core.listener_marks[2 * (flow.u.udp.listener - 1) + (flow.keys[0].addr_len != 4)]
+    return &core.flows.flows[flow.u.udp.port].u.port.marks
+
+
+cdef void ask_ttl(Core core, const Flow *flow) noexcept nogil:
+    """Have a flow's socket tell the time to live of what comes; tracers count the hops back by errors'."""
+    cdef bint four = flow.keys[0].addr_len == 4
+    cdef SocketMarks *marks = marks_of(core, flow)
+    if not marks.tells_ttl:
+        marks.tells_ttl = True
+        core.sockets.set_option(socket_of(core, flow), IPPROTO_IP if four else IPPROTO_IPV6,
                                 IP_RECVTTL if four else IPV6_RECVHOPLIMIT, 1)
 
 

@@ -18,7 +18,9 @@ from passt.dataplane.errqueue cimport settle_send_error
 from passt.dataplane.flow cimport Flow
 from passt.dataplane.headers cimport IP4_HLEN, MAX_IP_LEN, UDP_HLEN
 from passt.dataplane.parse cimport IpView, UdpView
-from passt.dataplane.socket_marks cimport TRACING_TTL, USUAL_TTL, ask_ttl, set_fragmenting
+from passt.dataplane.socket_marks cimport (
+    TRACING_TTL, USUAL_TTL, ask_ttl, marks_of, set_fragmenting, socket_of,
+)
 from passt.dataplane.stats cimport DROP_SOCKET
 from passt.dataplane.sys cimport (
     AF_INET, CMSG_DATA, CMSG_LEN, CMSG_SPACE, EAGAIN, EINVAL, EIO, EMSGSIZE, ENOBUFS, ENOMEM, IPPROTO_IP,
@@ -82,12 +84,6 @@ cdef void add_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *
         flush_out(core)
 
 
-cdef int socket_of(Core core, const Flow *flow) noexcept nogil:
-    if flow.u.udp.listener:
-        return flow.u.udp.listener_fd
-    return core.flows.flows[flow.u.udp.port].fd
-
-
 cdef bint fits(const OutMessage *message, const Flow *flow, const IpView *ip, size_t n, uint32_t n_datagrams,
                uint16_t segment) noexcept nogil:
     """Whether the datagrams may join the message: RFC 768 lengths, and what UDP_SEGMENT can tell apart."""
@@ -109,11 +105,15 @@ cdef void flush_out(Core core) noexcept nogil:
     cdef uint32_t tries = 0       # of the message that is the next one
     cdef uint32_t i
     cdef const iovec *piece
+    cdef const Flow *flow
     cdef int sent
     if not n:
         return
-    prepare_socket(core, batch)
     for i in range(n):
+        # A listener of both families is told for each of them.
+        flow = batch.messages[i].flow
+        set_fragmenting(core, batch.fd, flow.keys[0].addr_len == 4, batch.whole,
+                        &marks_of(core, flow).fragmenting)
         fill_header(core, batch, i)
     while done < n:
         sent = core.sockets.send_messages(batch.fd, &batch.headers[done], n - done)
@@ -134,15 +134,6 @@ cdef void flush_out(Core core) noexcept nogil:
         tries = 0
     batch.n_messages = 0
     batch.n_pieces = 0
-
-
-cdef void prepare_socket(Core core, const OutBatch *batch) noexcept nogil:
-    """Have the socket treat large datagrams as the guest's packets say; a listener's is left as it is."""
-    cdef Flow *flow = batch.messages[0].flow
-    cdef Flow *port
-    if not flow.u.udp.listener:
-        port = &core.flows.flows[flow.u.udp.port]
-        set_fragmenting(core, port.fd, flow.keys[0].addr_len == 4, batch.whole, &port.u.port.fragmenting)
 
 
 cdef bint is_lost(int result) noexcept nogil:
@@ -236,8 +227,8 @@ cdef void add_marks(Core core, const OutMessage *message, msghdr *header, uint8_
     # By itself a multicast goes no further than the link (ip(7), IP_MULTICAST_TTL).
     if value and (value != USUAL_TTL or message.flow.u.udp.group):
         add_control(header, control, level, IP_TTL if four else IPV6_HOPLIMIT, &value, sizeof(value))
-    if message.ttl < TRACING_TTL and not message.flow.u.udp.listener:
-        ask_ttl(core, &core.flows.flows[message.flow.u.udp.port], four)
+    if message.ttl < TRACING_TTL:
+        ask_ttl(core, message.flow)
     if message.tos:
         value = message.tos
         add_control(header, control, level, IP_TOS if four else IPV6_TCLASS, &value, sizeof(value))
