@@ -9,8 +9,9 @@ From the guest: one recv(2) takes what there is, up to RX_SIZE, and the frames a
 What follows the last whole frame is moved to the front before the next one. `more` says that one batch had
 no room for all frames, so that the caller comes back before it waits.
 
-A guest that sends much fills its socket, sleeps until we have taken most of that, and would be woken once more
-by what we answer. So after a large portion the next one is taken before the answers leave (`read_ahead`).
+A guest that sends much fills its socket, sleeps until we have taken most of that, and would be woken once
+more by what we answer. So after a large portion the next one is taken before the answers leave
+(`read_ahead`).
 
 To the guest: frames are put one behind the other in memory and written by one call at the end of the turn
 (`flush`), or when there are FLUSH_AT octets. Behind a large frame that needs no cutting the next one is built
