@@ -27,7 +27,7 @@ SECRET_LEN = 16  # what Engine wants
 
 
 def resolve_guest(settings: Settings) -> GuestNet:
-    """Read the host and work out the guest's network; its warnings are printed. Raises PasstError."""
+    """Read the host and work out the guest's network; warnings and notes are printed. Raises PasstError."""
     from passt.config.resolve import resolve
     from passt.host.probe import probe
 
@@ -37,8 +37,9 @@ def resolve_guest(settings: Settings) -> GuestNet:
     guest = resolve(settings, facts)
     for warning in guest.warnings:
         log.warning(warning)
-    for note in guest.notes:
-        log.info(note)
+    if settings.banner:
+        for note in guest.notes:
+            log.info(note)
     return guest
 
 
