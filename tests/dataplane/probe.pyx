@@ -131,7 +131,7 @@ def ip4(bytes packet not None):
     cdef IpView view
     memset(&view, 0xa5, sizeof(view))
     verdict = split_ip4(memory.put(packet), len(packet), &view)
-    return fields_of(&view) if verdict == VERDICT_OK else verdict
+    return fields_of(&view) if verdict == VERDICT_OK else Verdict(verdict)
 
 
 def ip6(bytes packet not None):
@@ -140,7 +140,7 @@ def ip6(bytes packet not None):
     cdef IpView view
     memset(&view, 0xa5, sizeof(view))
     verdict = split_ip6(memory.put(packet), len(packet), &view)
-    return fields_of(&view) if verdict == VERDICT_OK else verdict
+    return fields_of(&view) if verdict == VERDICT_OK else Verdict(verdict)
 
 
 def tcp(bytes segment not None):
@@ -154,7 +154,7 @@ def tcp(bytes segment not None):
     view.l4_len = len(segment)
     verdict = split_tcp(&view, &out)
     if verdict != VERDICT_OK:
-        return verdict
+        return Verdict(verdict)
     return TcpFields(
         src_port=out.src_port, dst_port=out.dst_port, seq=out.seq, ack=out.ack, flags=out.flags,
         window=out.window, options=taken(out.options, out.options_len),
@@ -172,7 +172,7 @@ def udp(bytes datagram not None):
     view.l4_len = len(datagram)
     verdict = split_udp(&view, &out)
     if verdict != VERDICT_OK:
-        return verdict
+        return Verdict(verdict)
     return UdpFields(
         src_port=out.src_port, dst_port=out.dst_port, payload=taken(out.payload, out.payload_len))
 

@@ -45,7 +45,6 @@ TCP_KIND = 2
 LINK_DROPS = {"drop_link_full"}
 OUT_OF_REACH = {
     "verdict_ok",
-    "n_verdicts",
     "drop_disabled",
     "drop_oversize",
     "drop_control_rate",
