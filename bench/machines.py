@@ -91,7 +91,7 @@ def _figure(lab: Lab, path: Path, load: Load, seconds: float) -> float:
     elif load.mode == "udp-out":
         server = [lab.load, "udp-sink", port, f"{limit:g}"]
     else:
-        server = [lab.load, "udp-blast", port, size, f"{seconds:g}", "0", f"{limit:g}"]
+        server = [lab.load, "udp-blast", port, size, f"{seconds:g}", "0", f"{limit:g}", "joined"]
     # As root, which may connect to any program's socket.
     client = [lab.load, "machine", str(path), GUEST, GATEWAY, port, str(load.mtu), f"{seconds:g}",
               load.mode, size]  # fmt: skip

@@ -15,7 +15,7 @@ static const struct {
 	{ "udp-rt", "ADDRESS PORT SECONDS SIZE", cmd_udp_rt },
 	{ "udp-sink", "PORT LIMIT", cmd_udp_sink },
 	{ "udp-source", "ADDRESS PORT SIZE SECONDS RATE", cmd_udp_source },
-	{ "udp-blast", "PORT SIZE SECONDS RATE LIMIT", cmd_udp_blast },
+	{ "udp-blast", "PORT SIZE SECONDS RATE LIMIT [joined]", cmd_udp_blast },
 	{ "udp-pull", "ADDRESS PORT LIMIT", cmd_udp_pull },
 	{ "dhcp", "SECONDS", cmd_dhcp },
 	{ "dhcp-flood", "SECONDS RATE", cmd_dhcp_flood },

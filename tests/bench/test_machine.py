@@ -88,9 +88,10 @@ def test_datagrams_out(load: str, tmp_path: Path) -> None:  # noqa: F811
     assert 1000 < arrived <= result["sent"]
 
 
-def test_datagrams_in(load: str, tmp_path: Path) -> None:  # noqa: F811
+@pytest.mark.parametrize("how", [[], ["joined"]], ids=["one-by-one", "joined"])
+def test_datagrams_in(load: str, tmp_path: Path, how: list[str]) -> None:  # noqa: F811
     port = free_port(socket.SOCK_DGRAM)
     passt = Passt(tmp_path / "socket", 1500)
-    with serving(load, "udp-blast", port, "1400", SECONDS, "0", "30"):
+    with serving(load, "udp-blast", port, "1400", SECONDS, "0", "30", *how):
         result = passt.serve(load, port, "udp-in", 1400)
     assert result["received"] > 1000

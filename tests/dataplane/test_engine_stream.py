@@ -103,6 +103,40 @@ def test_all_frames_of_one_read_in_one_turn(bench: StreamBench) -> None:
     assert len(bench.responder.frames) == 200
 
 
+@pytest.mark.parametrize("closes", [False, True])
+def test_what_comes_during_much_is_taken_before_the_answers_leave(
+        bench: StreamBench, remote: socket.socket, monkeypatch: pytest.MonkeyPatch, *, closes: bool) -> None:
+    accepted, seq = shake_hands(bench, remote)
+    accepted.close()
+    late = [ARP, tcp(G4, 40000, R4, 80, flags=ACK, seq=1000, ack=seq), ARP]
+    seen: list[bytes] = []
+
+    def respond(frame: bytes) -> list[bytes]:
+        seen.append(frame)
+        if len(seen) == 1:
+            bench.give(*late)
+            if closes:
+                bench.kernel.shutdown(socket.SHUT_WR)
+        return [frame]
+
+    monkeypatch.setattr(bench.responder, "respond", respond)
+    filler = tcp(G4, 40000, R4, 80, flags=ACK, seq=1000, ack=seq)
+    bench.kernel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    bench.give(*[filler] * 1200, ARP)
+    bench.turn()
+    assert len(seen) == 1
+    with socket.socket(fileno=os.dup(bench.tap)) as ours:
+        if not closes:
+            with pytest.raises(BlockingIOError):
+                ours.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        else:
+            assert not ours.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    bench.turn()
+    assert len(seen) == 3
+    bench.turn()
+    assert bench.ends == (["it closed the connection"] if closes else [])
+
+
 def test_second_client_is_refused_while_there_is_one(bench: StreamBench) -> None:
     ours, other = socket.socketpair()
     with ours, other:

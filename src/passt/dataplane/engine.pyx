@@ -283,7 +283,7 @@ cdef class Engine:
         with nogil:
             # The time is taken anew: what came before, at start above all, must not be slept again.
             n = self.reactor.look()
-            if n == 0 and core.flows.first_work == NO_FLOW:
+            if n == 0 and core.flows.first_work == NO_FLOW and not core.link.more:
                 fill_ready(core)
                 n = self.reactor.rest(self.reactor.clock())
             core.now = self.reactor.clock()
@@ -292,8 +292,12 @@ cdef class Engine:
             raise OSError(-n, os.strerror(-n))
         for i in range(n):
             self.dispatch(&self.reactor.events[i])
+        if core.link.more:
+            self.read_link()
         self.fire_timers()
         finish_flows(self.core)
+        if core.link is self.stream:
+            self.stream.read_ahead()
         core.link.flush()
         if core.watch.active:
             core.watch.end_turn()

@@ -18,6 +18,7 @@ cdef class StreamLink(Link):
     cdef uint8_t *rx
     cdef size_t rx_start          # what comes next to be split
     cdef size_t rx_end
+    cdef size_t n_received        # octets of the last read
     cdef uint8_t *own_slot        # where frames are built that are copied, or cut, into the queue
     cdef uint8_t *out             # frames with their lengths, to be written
     cdef size_t out_start
@@ -31,6 +32,7 @@ cdef class StreamLink(Link):
     cdef void detach(self) noexcept nogil
     cdef int split(self, RxFrame *frames, int room) noexcept nogil
     cdef bint receive(self) noexcept nogil
+    cdef void read_ahead(self) noexcept nogil
     cdef bint has_room(self, size_t n) noexcept nogil
     cdef bint queue(self, const uint8_t *start, size_t n) noexcept nogil
     cdef void place(self, bint behind) noexcept nogil

@@ -9,6 +9,10 @@ From the guest: one recv(2) takes what there is, up to RX_SIZE, and the frames a
 What follows the last whole frame is moved to the front before the next one. `more` says that one batch had
 no room for all frames, so that the caller comes back before it waits.
 
+A guest that sends much fills its socket, sleeps until we have taken most of that, and would be woken once
+more by what we answer. So after a large portion the next one is taken before the answers leave
+(`read_ahead`).
+
 To the guest: frames are put one behind the other in memory and written by one call at the end of the turn
 (`flush`), or when there are FLUSH_AT octets. Behind a large frame that needs no cutting the next one is built
 where it will be written from (`place`); only what is small, or cut, is copied. What the socket does not take
@@ -42,6 +46,7 @@ cdef enum:
     # been sent on. Behind it there is room for what is left of a frame.
     RX_SIZE = 256 << 10
     RX_ROOM = RX_SIZE + PREFIX + MAX_FRAME
+    AHEAD_FROM = 64 << 10
     # Frames on their way. While the link is not blocked there are less than FLUSH_AT octets of them, so
     # that one large frame in segments of the least size still fits. Each write wakes the machine, which
     # then takes the processor from us if it shares ours; so a write is about as much as the socket takes.
@@ -95,6 +100,7 @@ cdef class StreamLink(Link):
         self.more = False
         self.rx_start = 0
         self.rx_end = 0
+        self.n_received = 0
         self.stats.drops[<int>DROP_LINK_DOWN] += self.n_queued
         self.out_start = 0
         self.out_end = 0
@@ -167,7 +173,15 @@ cdef class StreamLink(Link):
             return False
         self.drained = <size_t>n < RX_ROOM - left
         self.rx_end += n
+        self.n_received = n
         return True
+
+    cdef void read_ahead(self) noexcept nogil:
+        """At the end of a turn that has answers for a guest which sends much: take what has come since."""
+        if self.n_received < AHEAD_FROM or self.out_start == self.out_end or self.error or self.fd < 0:
+            return
+        self.n_received = 0
+        self.more = self.receive()
 
     # To the guest
 

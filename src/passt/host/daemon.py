@@ -9,6 +9,8 @@ with its status, or dies by the signal that it died by. The fork comes early bec
 what an epoll instance knows of signals survive one.
 
 The child does not outlive a parent that is killed during the start: the kernel ends it with the parent.
+At the end, when the parent's exit must not end the child any more, both have to agree: the child waits for
+the parent's consent, which is given when no signal can change the parent's status any more.
 The kernel forgets that wish when a process changes its credentials (PR_SET_PDEATHSIG(2const)), hence
 `Launch.hold`; and before it announces itself the child looks whether the parent is still there.
 
@@ -40,6 +42,7 @@ class Launch:
         self._path = pid_file
         self._pid_fd = -1
         self._parent_fd = -1
+        self._consent_fd = -1
         self._made = False
         if pid_file is not None:
             self._open(pid_file)
@@ -59,14 +62,17 @@ class Launch:
     def go_to_background(self) -> None:
         """Fork; return in the child only. The parent stays until the child is ready, or has ended."""
         readiness, ours = os.pipe()  # close-on-exec, as all that Python opens
+        self._consent_fd, consent = os.pipe()
         try:
             child, _ = syscalls.clone(0, signal.SIGKILL)
         except OSError as error:
             raise HostError(f"cannot go to the background: {error.strerror}") from None
         if child:
             os.close(ours)
-            self._wait(child, readiness)
+            os.close(self._consent_fd)
+            self._wait(child, readiness, consent)
         os.close(readiness)
+        os.close(consent)
         self._parent_fd = ours
         self._check_parent()
 
@@ -85,6 +91,9 @@ class Launch:
         self._made = False  # from now on the file is the caller's
         if self._parent_fd >= 0:
             self._part()
+        if self._pid_fd >= 0:
+            os.close(self._pid_fd)
+            self._pid_fd = -1
 
     def fail(self) -> None:
         """Take the pid file away again, if it was us who made it, and the start has not been announced."""
@@ -95,10 +104,15 @@ class Launch:
             except OSError:
                 return
 
-    def _wait(self, child: int, readiness: int) -> NoReturn:
+    def _wait(self, child: int, readiness: int, consent: int) -> NoReturn:
         """Exit when the child is ready, or as it did."""
         if os.read(readiness, 1) == _READY:
-            os._exit(0)
+            signals.block_all()
+            try:
+                os.write(consent, _READY)
+                os._exit(0)
+            except BrokenPipeError:
+                pass              # it ended at the last moment
         status = os.waitpid(child, 0)[1]
         self.fail()
         if os.WIFSIGNALED(status):
@@ -123,8 +137,6 @@ class Launch:
             except OSError:
                 pass              # a device, which keeps nothing
             raise HostError(f"option '--pid' {self._path}: cannot write the file: {error.strerror}") from None
-        os.close(self._pid_fd)
-        self._pid_fd = -1
 
     def _part(self) -> None:
         """Let go of the caller: session, directory, standard descriptors; then tell the parent."""
@@ -139,6 +151,18 @@ class Launch:
         try:
             os.write(self._parent_fd, _READY)
         except BrokenPipeError:
-            os._exit(1)
+            self._withdraw()
+        if os.read(self._consent_fd, 1) != _READY:
+            self._withdraw()
         os.close(self._parent_fd)
-        self._parent_fd = -1
+        os.close(self._consent_fd)
+        self._parent_fd = self._consent_fd = -1
+
+    def _withdraw(self) -> NoReturn:
+        """End, as the parent has: nobody was told that we are ready."""
+        if self._pid_fd >= 0:
+            try:
+                os.ftruncate(self._pid_fd, 0)
+            except OSError:
+                pass
+        os._exit(1)
