@@ -11,14 +11,15 @@ Going to sleep and being woken costs more than the work of a small packet. So be
 polls for POLL_NS, as long as that finds events: in a request/response exchange each half arrives
 within that time. Polling in vain stops it until 1, in a row of failures 3, 7 ... MAX_SKIP sleeps have
 proved shorter than POLL_NS. So an idle process polls once, when its work ends, and then never: all
-its sleeps are long.
+its sleeps are long. Whoever else waits for this CPU goes first (sched_yield(2)): mostly that is the peer
+itself, just woken by what we sent, and there is nothing to find before it has run.
 """
 
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 
 from passt.dataplane.sys cimport (
     CLOCK_MONOTONIC, EINTR, ENOSYS, EPERM, EPOLL_CLOEXEC, SYS_epoll_pwait2, clock_gettime, close,
-    epoll_create1, epoll_ctl, epoll_event, epoll_wait, errno, syscall, timespec,
+    epoll_create1, epoll_ctl, epoll_event, epoll_wait, errno, sched_yield, syscall, timespec,
 )
 from passt.dataplane.timers cimport TimerHeap
 
@@ -80,6 +81,7 @@ cdef class Reactor:
         self.slept = True
         if self.skip:
             return 0
+        sched_yield()
         while now < until:
             n = self.collect(0)
             if n:

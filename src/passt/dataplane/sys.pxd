@@ -83,6 +83,7 @@ cdef extern from "<signal.h>" nogil:
 cdef extern from "<sched.h>" nogil:
     enum: CLONE_NEWNET
     int setns(int fd, int kind)
+    int sched_yield()
 
 cdef extern from * nogil:
     """
