@@ -26,6 +26,7 @@ pytestmark = pytest.mark.needs_root
 
 DELAY_MS = 10
 RTT_S = 2 * DELAY_MS / 1000
+FEW_REPEATS = 4  # of 40 and of 80 rounds
 NEAR = ("198.18.77.1", "2001:db8:77::1")
 FAR = ("198.18.77.2", "2001:db8:77::2")
 
@@ -129,7 +130,9 @@ def test_guest_sees_the_round_trip_of_the_path(lab: Lab, user: bool, address: st
     assert median(found["told"][20:]) > RTT_S * 0.95, found
     assert found["told_rtt"] > RTT_S * 0.9, found
     assert found["echo_rtt"] > RTT_S * 0.9, found
-    assert found["echo_repeats"] == found["told_repeats"] == 0, found
+    # Were the acknowledgements late for the guest, each of the rounds would repeat. One now and then is the
+    # guest's probe for a lost tail (RFC 8985 7), where the machine did not let anybody run for a while.
+    assert max(found["echo_repeats"], found["told_repeats"]) <= FEW_REPEATS, found
     # An answer is not later for it, and bulk data is acknowledged as soon as it is in our hands.
     assert low(found["echo"][20:]) < RTT_S * 1.25, found
     assert found["bulk_rtt"] < RTT_S / 2, found
