@@ -57,7 +57,7 @@ def run(settings: Settings, caller: privileges.Caller, launch: Launch) -> int:
     ports = assembly.open_ports(settings, guest)
     if settings.is_attached:
         return _run_attached(settings, guest, ports, launch, report, user)
-    command = init.Command(settings.command, caller.file_limits, caller.ignored_signals)
+    command = init.Command(settings.command, caller.file_limits, caller.signals)
     return _run_command(settings, guest, ports, launch, report, command, user)
 
 

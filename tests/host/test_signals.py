@@ -60,26 +60,38 @@ def test_command_starts_with_defaults() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: None)
         signals.block_all()
-        signals.set_defaults(frozenset())
+        signals.restore(signals.CallerSignals())
         return masks()
 
     assert isolated(start, flags=0) == {"SigBlk": 0, "SigIgn": 0, "SigCgt": 0}
 
 
-@pytest.mark.parametrize("number", signals.INHERITABLE)
-def test_ignored_signal_of_nohup_stays_ignored(number: int) -> None:
-    def start() -> tuple[frozenset[int], dict[str, int]]:
-        for one in signals.INHERITABLE:
-            signal.signal(one, signal.SIG_DFL)
-        signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        ignored = signals.let_signals_end_us()
-        signals.set_defaults(ignored)
-        return ignored, masks()
+def use_defaults() -> None:
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
 
-    ignored, found = isolated(start, flags=0)
+
+@pytest.mark.parametrize("number", [*signals.RESPECTED, signal.SIGCHLD, signal.SIGTERM, signal.SIGTSTP,
+                                    signal.SIGUSR1, signal.SIGRTMAX])
+def test_what_the_caller_ignores_and_blocks_is_the_commands(number: int) -> None:
+    def start() -> tuple[frozenset[int], frozenset[int], dict[str, int], dict[str, int]]:
+        use_defaults()
+        for one in (number, *signals.INTERPRETERS):
+            signal.signal(one, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [number, signal.SIGALRM])
+        caller = signals.let_signals_end_us()
+        ours = masks()
+        signals.restore(caller)
+        return caller.ignored, caller.blocked, ours, masks()
+
+    ignored, blocked, ours, theirs = isolated(start, flags=0)
     assert ignored == {number}
-    assert found == {"SigBlk": 0, "SigIgn": bit(number), "SigCgt": 0}
+    assert blocked == {number, signal.SIGALRM}
+    # Ours ends us, unless the caller means a start too; statuses of children are kept.
+    assert ours["SigBlk"] == bit(signals.ASKING)
+    interpreters = sum(map(bit, signals.INTERPRETERS))
+    assert ours["SigIgn"] == interpreters | (bit(number) if number in signals.RESPECTED else 0)
+    assert theirs == {"SigBlk": bit(number) | bit(signal.SIGALRM), "SigIgn": bit(number), "SigCgt": 0}
 
 
 def test_signals_end_a_start() -> None:

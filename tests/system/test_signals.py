@@ -6,10 +6,11 @@ import os
 import signal
 import subprocess
 import time
+from functools import partial
 
 import pytest
 
-from tests.system.lab import Lab, Running, wait_until
+from tests.system.lab import Lab, Running, status_field, wait_until
 
 pytestmark = pytest.mark.needs_root
 
@@ -19,6 +20,22 @@ ENDING = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.S
 DELAYS_MS = (0, 2, 5, 10, 15, 20, 30, 40, 50, 60, 75, 90, 110, 130, 160, 200, 300)
 # A command that does not go away by itself when it is asked to.
 STUBBORN = "trap '' TERM INT HUP QUIT; echo ready; while :; do sleep 1000; done"
+
+
+# Ignores and blocks signals, as daemons and scripts do, and becomes what its other arguments say.
+UNUSUAL_CALLER = """
+import os, signal, sys
+for number in map(int, sys.argv[1].split(",")):
+    signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+MASKS = ("grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status")
+OF_LIBRARY = 3 << 31  # signals 32 and 33 are the C library's own: some of its versions leave them ignored
+
+
+def unusual_caller(*numbers: int) -> list[str]:
+    return ["/usr/bin/python3", "-I", "-c", UNUSUAL_CALLER, ",".join(map(str, numbers))]
 
 
 def nobody_left(lab: Lab, before: set[int]) -> bool:
@@ -97,3 +114,57 @@ def test_output_of_the_command_is_ours_alone_after_the_end(lab: Lab, user: bool)
     os.set_blocking(read_end, False)
     assert os.read(read_end, 1) == b""
     os.close(read_end)
+
+
+ALL = [number for number in signal.valid_signals() if number not in {
+    signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}]
+
+
+@pytest.mark.parametrize("numbers", [[signal.SIGCHLD], [signal.SIGTERM, signal.SIGUSR1], ALL],
+                         ids=["child", "term", "all"])
+def test_command_has_the_signals_of_the_caller_and_its_status_is_ours(
+        lab: Lab, user: bool, numbers: list[int]) -> None:
+    caller = unusual_caller(*numbers)
+    pasta = [*caller, lab.pasta, "-q", *NET, "--"]
+    command = lab.host.run([*pasta, "sh", "-c", "exit 7"], user=user, check=False)
+    assert (command.returncode, command.stderr) == (7, b"")
+    plain = lab.host.run([*caller, "/bin/grep", *MASKS[1:]], user=user)
+    inside = lab.host.run([*pasta, *MASKS], user=user)
+    masks = [[int(line.split()[1], 16) & ~OF_LIBRARY for line in one.stdout.splitlines()]
+             for one in (plain, inside)]
+    for name in (signal.SIGPIPE, signal.SIGXFSZ):  # the interpreter of the test's caller ignores them
+        masks[0][1] &= ~(1 << (name - 1))
+    assert masks[0] == masks[1]
+    assert all(masks[1][0] >> (number - 1) & 1 for number in numbers)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda one: signal.Signals(one).name)
+def test_background_starts_and_ends_whatever_the_caller_ignores(lab: Lab, user: bool, signum: int) -> None:
+    pid_file = lab.directory / "home" / "pid"
+    target = lab.host.spawn(["unshare", *(["--user", "--map-root-user"] if user else []), "--net",
+                             "sh", "-c", "echo ready; exec sleep 1000"], user=user)
+    assert target.popen.stdout is not None
+    assert target.popen.stdout.readline() == b"ready\n"
+    pid = status_field(target.pid, "NSpid").split()[-1]
+    try:
+        for argv in ([lab.pasta, "-q", *NET, "-P", str(pid_file), pid],
+                     [lab.passt, "-q", "-s", str(lab.directory / "home" / "socket"), "-P", str(pid_file)]):
+            # --runas 0: a directory of the plain user is no place for nobody's files.
+            options = [] if user else ["--runas", "0"]
+            before = lab.host.pids()
+            lab.host.run([*unusual_caller(*ALL), argv[0], *options, *argv[1:]], user=user)
+            [own] = lab.host.pids() - before
+            os.kill(own, signum)
+            wait_until(partial(nobody_left, lab, before), "it has ended", 10)
+            pid_file.unlink()
+            (lab.directory / "home" / "socket").unlink(missing_ok=True)
+    finally:
+        target.kill()
+
+
+def test_failure_in_the_background_is_told_whatever_the_caller_ignores(lab: Lab, user: bool) -> None:
+    for argv in ([lab.pasta, "-q", *NET, "-P", "/nowhere/pid", "4194000"],
+                 [lab.pasta, "-q", *NET, "--netns", "/nowhere/netns"],
+                 [lab.passt, "-q", "-s", "/nowhere/socket"]):
+        result = lab.host.run([*unusual_caller(signal.SIGCHLD), *argv], user=user, check=False)
+        assert (result.returncode, result.stderr.count(b"\n")) == (1, 1), result.stderr

@@ -11,8 +11,8 @@ on two descriptors, a signalfd for SIGCHLD and the channel to the main process, 
 * The command stops or goes on: a message; the main process mirrors it.
 * Orphans become our children and are reaped.
 
-The command starts with default signal actions (but see `signals.INHERITABLE`), an empty signal mask, the
-caller's limits, environment and working directory, and no descriptor but 0, 1 and 2.
+The command starts with the caller's ignored and blocked signals (see `signals.let_signals_end_us`), limits,
+environment and working directory, and no descriptor but 0, 1 and 2.
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ _PING_GROUPS = "/proc/sys/net/ipv4/ping_group_range"
 class Command:
     """What to run: *argv* (empty: a login shell), and what is to be as the caller had it."""
 
-    __slots__ = ("argv", "file_limits", "ignored")
+    __slots__ = ("argv", "file_limits", "signals")
 
-    def __init__(self, argv: Sequence[str], file_limits: tuple[int, int], ignored: frozenset[int]) -> None:
+    def __init__(self, argv: Sequence[str], file_limits: tuple[int, int],
+                 caller_signals: signals.CallerSignals) -> None:
         self.argv = tuple(argv)
         self.file_limits = file_limits
-        self.ignored = ignored
+        self.signals = caller_signals
 
 
 def prepare_namespaces(hostname: str = "") -> None:
@@ -190,7 +191,7 @@ def _become(command: Command, *, own_group: bool, foreground: bool) -> NoReturn:
                     terminal.give_terminal(fd, os.getpgrp())
         privileges.restore_file_limit(command.file_limits)
         privileges.close_descriptors(privileges.FIRST_OWN_FD, 0xFFFF_FFFF)
-        signals.set_defaults(command.ignored)
+        signals.restore(command.signals)
         status = execute(command.argv)
     except BaseException:  # noqa: BLE001 - whatever it is, this process must not go on as PID 1's copy
         import sys

@@ -12,19 +12,21 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from passt.host.signals import CallerSignals
+
 FIRST_OWN_FD = 3
 _MAX_FD = 0xFFFF_FFFF
 _MAX_CAPABILITIES = 64  # the kernel's sets have 64 bits
 
 
 class Caller:
-    """What the caller gave us and the command is to have: file limits (soft, hard), signals ignored."""
+    """What the caller gave us and the command is to have: file limits (soft, hard), and *signals*."""
 
-    __slots__ = ("file_limits", "ignored_signals")
+    __slots__ = ("file_limits", "signals")
 
-    def __init__(self, file_limits: tuple[int, int], ignored_signals: frozenset[int]) -> None:
+    def __init__(self, file_limits: tuple[int, int], signals: CallerSignals) -> None:
         self.file_limits = file_limits
-        self.ignored_signals = ignored_signals
+        self.signals = signals
 
 
 def tidy_descriptors(keep: Iterable[int] = ()) -> None:

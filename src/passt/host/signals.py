@@ -1,8 +1,9 @@
 """Signals of the main process.
 
-Until the loop runs they keep their default actions, so that any of them ends a start-up at once and
-the kernel cleans up. Then they are blocked and read from a signalfd in the loop. ASKING is blocked all the
-time.
+Until the loop runs they have their default actions, whatever the caller ignored or blocked, so that any of
+them ends a start-up at once and the kernel cleans up. Then they are blocked and read from a signalfd in the
+loop. ASKING is blocked all the time. SIGCHLD must not be ignored: the kernel would throw away the status of
+every child that ends (wait(2), "NOTES"). What the caller ignored and blocked is kept for the command.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR2, signa
 TERMINAL_STOPS = (signal.SIGTTIN, signal.SIGTTOU)
 # End pasta when there is no command to pass them on to.
 ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
-# Whoever ignores one of these for us means it for the command: nohup(1), and background jobs of a shell
-# without job control (POSIX, "Asynchronous Lists"). All others the command gets as by default.
-INHERITABLE = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+# Whoever ignores one of these means a start too: nohup(1), and background jobs of a shell without job control
+# (POSIX, "Asynchronous Lists"). All others end a start, or are needed by us.
+RESPECTED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+# The interpreter ignores these before any code of ours can see what the caller did with them.
+INTERPRETERS = (signal.SIGPIPE, signal.SIGXFSZ)
 
 # The C library keeps these from programs (nptl(7)), yet its posix_spawn(3), by which make starts programs,
 # leaves them ignored.
@@ -36,6 +39,16 @@ LIBRARY_SIGNALS = (32, 33)
 
 _SI_KERNEL = 0x80  # asm-generic/siginfo.h: sent by the kernel, here by a terminal
 _SIGNALFD_SIGINFO = struct.Struct("=IiiI112x")  # signalfd(2): ssi_signo, ssi_errno, ssi_code, ssi_pid, ...
+
+
+class CallerSignals:
+    """What the caller gave us and the command is to have: the signals *ignored* and those *blocked*."""
+
+    __slots__ = ("blocked", "ignored")
+
+    def __init__(self, ignored: Iterable[int] = (), blocked: Iterable[int] = ()) -> None:
+        self.ignored = frozenset(ignored)
+        self.blocked = frozenset(blocked)
 
 
 class ReceivedSignal:
@@ -79,13 +92,20 @@ class SignalReader:
         os.close(self.fd)
 
 
-def let_signals_end_us() -> frozenset[int]:
-    """Unblock all but ASKING, undo Python's KeyboardInterrupt; return what is ignored of INHERITABLE."""
-    ignored = frozenset(number for number in INHERITABLE if signal.getsignal(number) == signal.SIG_IGN)
+def let_signals_end_us() -> CallerSignals:
+    """Give all signals but RESPECTED their default actions, unblock all but ASKING; return how they were.
+
+    Python's KeyboardInterrupt is undone; INTERPRETERS stay ignored.
+    """
+    ignored = [number for number in signal.valid_signals() if number not in INTERPRETERS
+               and signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        if number not in RESPECTED:
+            signal.signal(number, signal.SIG_DFL)
     if signal.SIGINT not in ignored:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, (ASKING,))
-    return ignored
+    blocked = signal.pthread_sigmask(signal.SIG_SETMASK, (ASKING,))
+    return CallerSignals(ignored, blocked)
 
 
 def block_all() -> None:
@@ -93,13 +113,13 @@ def block_all() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
 
 
-def set_defaults(ignored: frozenset[int]) -> None:
-    """Give every signal but *ignored* its default action and unblock all: so a command starts."""
+def restore(caller: CallerSignals) -> None:
+    """Ignore and block what the *caller* did, and nothing else: so a command starts."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+        signal.signal(number, signal.SIG_IGN if number in caller.ignored else signal.SIG_DFL)
     for own in LIBRARY_SIGNALS:
         syscalls.set_default_action(own)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.pthread_sigmask(signal.SIG_SETMASK, caller.blocked)
 
 
 def die_by(number: int) -> None:
