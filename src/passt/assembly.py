@@ -79,7 +79,7 @@ class Network:
 
         explain = log.debug if log.is_debug() else None
         policy = Policy(guest, tcp=settings.tcp, udp=settings.udp, icmp=settings.icmp, explain=explain,
-                        on_ping_forbidden=_warn_of_ping)
+                        warn=log.warning, on_ping_forbidden=_warn_of_ping)
         self.observed = policy.observed
         self.bypass = None
         if bypassed:

@@ -335,12 +335,32 @@ def test_inbound_from_assigned_address_without_guest_map_shows_ours() -> None:
     assert inbound(policy, "2001:db8::5", "2001:db8::5") == ("fe80::1", "2001:db8::5")
 
 
+@pytest.mark.parametrize("proto", [TCP, UDP])
 @pytest.mark.parametrize("peer", ["127.0.0.1", "127.0.0.2", "::1"])
-def test_inbound_loopback_refused_without_host_loopback_map(peer: str) -> None:
-    policy = Policy(
-        GuestNet(replace(IP4, map_host_loopback=None), replace(IP6, map_host_loopback=None), "eth0")
-    )
-    assert inbound(policy, peer, guest_of(peer)) is None
+def test_inbound_loopback_without_host_loopback_map_shows_ours(peer: str, proto: int) -> None:
+    warnings: list[str] = []
+    net = GuestNet(replace(IP4, map_host_loopback=None), replace(IP6, map_host_loopback=None), "eth0")
+    policy = Policy(net, warn=warnings.append)
+    ours = "fe80::1" if ":" in peer else "192.0.2.1"
+    target = policy.inbound(proto, RULE, packed(peer), 50000, packed(guest_of(peer)), 8000)
+    assert target is not None
+    assert target.source == packed(ours)
+    # The other way there still is no host: the gateway is an address like others.
+    there = policy.outbound(proto, packed(guest_of(peer)), 50000, packed(ours), 443)
+    assert there is not None
+    assert there.address == packed(ours)
+    assert policy.seen_source(packed(peer)) == packed(ours)
+    assert not warnings
+
+
+def test_inbound_loopback_without_any_address_refused_with_one_warning_per_family() -> None:
+    warnings: list[str] = []
+    nothing = {"map_host_loopback": None, "our_address": None}
+    policy = Policy(GuestNet(replace(IP4, **nothing), replace(IP6, **nothing), "eth0"), warn=warnings.append)
+    for peer in ("127.0.0.1", "127.0.0.1", "::1", "127.0.0.2", "::1"):
+        assert inbound(policy, peer, guest_of(peer)) is None
+    assert [warning.split()[0] for warning in warnings] == ["IPv4", "IPv6"]
+    assert all("--gateway" in warning and "--map-host-loopback" in warning for warning in warnings)
 
 
 @pytest.mark.parametrize("peer", ["192.0.2.5", "2001:db8::5"])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, HOST4, HOST6, Lab, Running
+from tests.system.lab import FAR4, FAR6, HOST4, OUTSIDE4, Lab, Running
 from tests.system.test_forward import start_service
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ HOST_BASE = 8000
 PORTS = (0, 7, 8, 9, 10, 11, 12, 99)
 LOOPBACK = pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 SMALL, LARGE = 2048, 10 << 20
+FROM_OUTSIDE = f"{OUTSIDE4}\n{OUTSIDE4}\n".encode()
 
 
 @pytest.fixture(scope="module")
@@ -172,17 +173,41 @@ def tap_bytes(path: str) -> int:
     return sum(link["stats64"]["rx"]["bytes"] for link in links if link["ifname"] != "lo")
 
 
-def test_without_bypass_and_mapping_loopback_clients_are_dropped(lab: Lab, user: bool) -> None:
-    # passt(1): "If --no-map-gw or --map-host-loopback none are specified this translation is disabled and
-    # packets with loopback addresses are simply dropped".
-    for option in (["--no-map-gw"], ["--map-host-loopback", "none"]):
-        options = ["--no-splice", *option, "-t", str(OWN_BASE + 7), "-u", str(OWN_BASE + 7)]
-        with served(lab, options, user=user):
-            for address in ("127.0.0.1", "127.0.0.2", "::1"):
-                result = lab.host.run(python(DROPPED, address, str(OWN_BASE + 7)))
-                assert result.stdout == b"reset\nnothing\n"
-            for address in (HOST4, HOST6):
-                lab.outside.run([*lab.client, "tcp,udp", address, str(OWN_BASE)])
+@pytest.mark.parametrize("option", [["--no-map-gw"], ["--map-host-loopback", "none"]], ids=" ".join)
+def test_without_bypass_and_mapping_loopback_clients_come_from_our_address(
+    lab: Lab, user: bool, option: list[str]
+) -> None:
+    # The manual says that they are dropped; the C program lets them in, and crun's krun handler needs it.
+    options = ["--config-net", "--no-splice", *option, "-t", str(OWN_BASE), "-u", str(OWN_BASE)]
+    running = lab.start(options, python(TELL_PEERS, str(OWN_BASE)), user=user)
+    assert running.popen.stdout is not None
+    assert running.popen.stdout.readline() == b"ready\n"
+    for address in ("127.0.0.1", "127.0.0.2", "::1"):
+        tcp, udp = lab.host.run(python(ASK_BOTH, address, str(OWN_BASE))).stdout.decode().split()
+        assert tcp == udp
+        assert tcp == OUTSIDE4 if ":" not in address else tcp.startswith("fe80::")
+    assert lab.outside.run(python(ASK_BOTH, HOST4, str(OWN_BASE))).stdout == FROM_OUTSIDE
+    running.kill()
+
+
+def test_without_an_address_for_them_loopback_clients_are_refused_with_a_warning(
+    lab: Lab, user: bool, tmp_path: Path
+) -> None:
+    lab.host.run(["ip", "route", "replace", "default", "dev", "h0"])
+    try:
+        options = ["--config-net", "-4", "--no-splice", "-t", str(OWN_BASE), "-u", str(OWN_BASE)]
+        with (tmp_path / "told").open("wb") as told:
+            running = lab.start(options, python(TELL_PEERS, str(OWN_BASE)), user=user, stderr=told)
+        assert running.popen.stdout is not None
+        assert running.popen.stdout.readline() == b"ready\n"
+        for _ in range(2):
+            assert lab.host.run(python(ASK_BOTH, "127.0.0.1", str(OWN_BASE))).stdout == b"reset\nnothing\n"
+        assert lab.outside.run(python(ASK_BOTH, HOST4, str(OWN_BASE))).stdout == FROM_OUTSIDE
+        running.kill()
+        lines = (tmp_path / "told").read_text(encoding="utf-8").splitlines()
+        assert len([line for line in lines if "clients on the host's loopback are refused" in line]) == 1
+    finally:
+        lab.host.run(["ip", "route", "replace", "default", "via", OUTSIDE4, "dev", "h0"])
 
 
 def test_without_bypass_loopback_clients_come_from_the_mapped_address(lab: Lab, user: bool) -> None:
@@ -202,24 +227,46 @@ def python(script: str, *arguments: str) -> list[str]:
     return ["/usr/bin/python3", "-I", "-c", script, *arguments]
 
 
-DROPPED = """
+# Over TCP and UDP, what a server says: the address that it sees.
+ASK_BOTH = """
 import socket, sys
 address, port = sys.argv[1], int(sys.argv[2])
 try:
     with socket.create_connection((address, port), timeout=5) as sock:
-        sock.send(b"?")
-        print(sock.recv(1))
+        print(sock.makefile().read())
 except ConnectionError:
     print("reset")
 with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sock:
-    sock.settimeout(0.3)
+    sock.settimeout(1)
     sock.connect((address, port))
     sock.send(b"?")
     try:
-        print(sock.recv(1))
-    except TimeoutError:
+        print(sock.recv(100).decode())
+    except OSError:
         print("nothing")
 """
+
+TELL_PEERS = """
+import socket, sys, threading
+def name(peer):
+    return peer[0].removeprefix("::ffff:").encode()
+def serve_datagrams(sock):
+    while True:
+        peer = sock.recvfrom(100)[1]
+        sock.sendto(name(peer), peer)
+port = int(sys.argv[1])
+datagrams = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+datagrams.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+datagrams.bind(("::", port))
+threading.Thread(target=serve_datagrams, args=(datagrams,), daemon=True).start()
+with socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+    print("ready", flush=True)
+    while True:
+        client, peer = server.accept()
+        with client:
+            client.sendall(name(peer))
+"""
+
 SHOW_PEERS = """
 import socket, sys
 with socket.create_server(("::", int(sys.argv[1])), family=socket.AF_INET6, dualstack_ipv6=True) as server:

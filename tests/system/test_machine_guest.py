@@ -14,6 +14,7 @@ import pytest
 from tests.system.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, OUTSIDE6, Lab, Running, wait_until
 from tests.system.machines import Guest, passt, socket_path
 from tests.system.servers import stream_sha256
+from tests.system.test_bypass import ASK_BOTH, TELL_PEERS, python
 from tests.system.transfer import content
 
 if TYPE_CHECKING:
@@ -107,6 +108,25 @@ def test_inward_connections_with_the_client_s_address(guest: Guest, lab: Lab, si
     send(lab, lab.host, "tcp", "::1", PORT, size)
     assert received(inside)[:4] == wanted("tcp", PORT, size, "")[:4]
     inside.kill()
+
+
+@pytest.mark.parametrize("option", [["--no-map-gw"], ["--map-host-loopback", "none"]], ids=" ".join)
+def test_loopback_clients_without_an_address_for_the_host_come_from_our_address(
+    lab: Lab, user: bool, option: list[str]
+) -> None:
+    with passt(lab, "-t", str(PORT), "-u", str(PORT), *option, user=user) as (_, path):
+        guest = Guest(lab, path)
+        guest.configure()
+        guest.place.run(["ping", "-c", "1", "-W", "3", FAR6])   # shows the address that it chose itself
+        inside = guest.place.spawn(python(TELL_PEERS, str(PORT)))
+        assert inside.popen.stdout is not None
+        assert inside.popen.stdout.readline() == b"ready\n"
+        for address in ("127.0.0.1", "::1"):
+            tcp, udp = lab.host.run(python(ASK_BOTH, address, str(PORT))).stdout.decode().split()
+            assert tcp == udp
+            assert tcp == OUTSIDE4 if ":" not in address else tcp.startswith("fe80::")
+        inside.kill()
+        guest.close()
 
 
 def test_gateway_leads_to_the_host_s_loopback(guest: Guest, lab: Lab) -> None:

@@ -30,7 +30,7 @@ complete -c pasta -l outbound-if4 -x -a '(command ls /sys/class/net 2>/dev/null)
 complete -c pasta -l outbound-if6 -x -a '(command ls /sys/class/net 2>/dev/null)' -d 'The same for IPv6'
 complete -c pasta -l freebind -d 'Allow -t and -u addresses that the host does not have (yet)'
 complete -c pasta -l map-host-loopback -x -a 'none' -d 'Address that reaches the host\'s loopback from inside'
-complete -c pasta -l no-map-gw -d 'The gateway\'s address does not stand for the host (unless'
+complete -c pasta -l no-map-gw -d 'The gateway\'s address does not lead to the host\'s loopback (unless'
 complete -c pasta -l map-guest-addr -x -a 'none' -d 'Address that reaches, from inside, the host by the address that the'
 complete -c pasta -l no-tcp -d 'No TCP, in either direction'
 complete -c pasta -l no-udp -d 'No UDP, in either direction'

@@ -134,9 +134,10 @@ OPTIONS: tuple[Option, ...] = (
 
     Option(MAPPING, "", "map-host-loopback", "ADDR|none",
            "Address that reaches the host's loopback from inside. Default: the gateway. none: no such"
-           " address, in either family.", repeat=PER_FAMILY, available=True),
+           " address, in either family; clients on the host's loopback then appear to come from the gateway,"
+           " as by default, but nothing leads back to it.", repeat=PER_FAMILY, available=True),
     Option(MAPPING, "", "no-map-gw", "",
-           "The gateway's address does not stand for the host (unless --map-host-loopback says so).",
+           "The gateway's address does not lead to the host's loopback (unless --map-host-loopback says so).",
            available=True),
     Option(MAPPING, "", "map-guest-addr", "ADDR|none",
            "Address that reaches, from inside, the host by the address that the guest has as its own."

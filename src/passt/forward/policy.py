@@ -10,9 +10,10 @@ Outbound, the guest's destination is replaced by the first row that fits (passt(
 4. else unchanged, if it is a unicast address, or for UDP a multicast or broadcast one.
 
 Inbound, the source is replaced by the first row that fits (passt(1), "Handling of traffic with
-loopback destination and source addresses"):
+loopback destination and source addresses"; where there is no host loopback address the C program's newest
+versions let such clients in all the same, and container engines count on it):
 
-1. loopback: the host loopback address; without one, refused;
+1. loopback: the host loopback address, else our address towards the guest; without one, refused;
 2. the assigned address, where a guest map address exists: that address;
 3. any address that the guest has itself: our address towards the guest; without one, refused;
 4. else unchanged;
@@ -113,15 +114,19 @@ class Policy:
     """Implements `contracts.FlowPolicy` for the guest network *net*.
 
     The switches *tcp*, *udp* and *icmp* refuse all flows of a protocol when False. *explain* gets a
-    line for each decision, if given; *on_ping_forbidden* is called once when pings turn out to be
-    impossible. `observed` is the `contracts.GuestEvents` to feed.
+    line for each decision, if given; *warn* gets one the first time that clients on the host's loopback are
+    refused for want of an address; *on_ping_forbidden* is called once when pings turn out to be impossible.
+    `observed` is the `contracts.GuestEvents` to feed.
     """
 
     def __init__(self, net: GuestNet, *, tcp: bool = True, udp: bool = True, icmp: bool = True,
                  explain: Callable[[str], None] | None = None,
+                 warn: Callable[[str], None] | None = None,
                  on_ping_forbidden: Callable[[], None] | None = None) -> None:
         self.observed = Observed(net, explain=explain, on_ping_forbidden=on_ping_forbidden)
         self._explain = explain
+        self._warn = warn
+        self._warned: set[int] = set()  # families, by the length of their addresses
         both = {number for number, on in ((IPPROTO_TCP, tcp), (IPPROTO_UDP, udp)) if on}
         self._families: dict[int, _Family] = {}
         if net.ip4:
@@ -194,6 +199,8 @@ class Policy:
             return "port 0"
         source = self._inbound_source(family, peer)
         if source is None:
+            if is_loopback(peer):
+                self._warn_of_loopback(len(peer))
             return "no address to show to the guest for this peer"
         if proto == IPPROTO_UDP and _is_group(local):
             destination: bytes | None = local
@@ -205,7 +212,7 @@ class Policy:
 
     def _inbound_source(self, family: _Family, peer: bytes) -> bytes | None:
         if is_loopback(peer):
-            return family.map_host_loopback
+            return family.map_host_loopback or family.our_address
         if not is_host_unicast(peer):
             return None
         if peer == family.assigned and family.map_guest:
@@ -213,6 +220,15 @@ class Policy:
         if peer in family.guest_owned or self.observed.is_guest(peer):
             return family.our_address
         return peer
+
+    def _warn_of_loopback(self, addr_len: int) -> None:
+        """Say once per family why clients on the host's loopback get nowhere."""
+        if self._warn is not None and addr_len not in self._warned:
+            self._warned.add(addr_len)
+            version = 4 if addr_len == IP4_LEN else 6
+            self._warn(f"IPv{version} clients on the host's loopback are refused: there is no gateway whose"
+                       f" address they could appear to come from; give one with --gateway, or an address with"
+                       f" --map-host-loopback")
 
     def _name_outbound_row(self, decision: Target | str, destination: bytes) -> str:
         """Tell which row of the module's table a decision came from, for explanations."""
@@ -229,11 +245,13 @@ class Policy:
         """Tell which row of the inbound table a decision came from."""
         if isinstance(decision, str):
             return ""
-        if is_loopback(peer):
+        family = self._families[len(peer)]
+        if is_loopback(peer) and family.map_host_loopback:
             return " (host loopback)"
         if decision.source == peer:
             return " (unchanged)"
-        return " (guest map)" if decision.source == self._families[len(peer)].map_guest else " (our address)"
+        is_mapped = decision.source == family.map_guest and not is_loopback(peer)
+        return " (guest map)" if is_mapped else " (our address)"
 
     def _explain_flow(self, direction: str, proto: int, flow: tuple[bytes, int, bytes, int],
                       outcome: str) -> None:
