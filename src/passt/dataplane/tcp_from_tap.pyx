@@ -394,13 +394,13 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
     cdef const uint8_t *data = tcp.payload
     cdef uint32_t n = <uint32_t>tcp.payload_len
     cdef uint32_t old
-    if conn.flags & CONN_GUEST_FIN:
-        count(&core.stats, DROP_TCP_FLAGS)
-        return
     if core.gather_flow != flow or core.n_gather == MAX_GATHER or seq_lt(conn.rcv_nxt, tcp.seq):
         flush_gather(core)        # from here on rcv_nxt is what really is stored
         if conn.state == TCP_CLOSED:
             return
+    if conn.flags & CONN_GUEST_FIN:           # the flush may just have come to one that was early
+        count(&core.stats, DROP_TCP_FLAGS)
+        return
     if seq_lt(conn.rcv_nxt, tcp.seq):
         keep_early(core, flow, tcp)
         return
