@@ -31,6 +31,8 @@ class Conn(NamedTuple):
     memory: int
     armed: int
     follows: bool
+    reported: tuple[tuple[int, int], ...]
+    stored: tuple[tuple[int, int], ...]
 
 class RecordingLink:
     room: int | None

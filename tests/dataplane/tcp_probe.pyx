@@ -13,7 +13,9 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64
 
 from passt.dataplane.core cimport Core
 from passt.dataplane.demux cimport on_frame
-from passt.dataplane.flow cimport CONN_FOLLOW, FLOW_DEAD, FLOW_TCP, NO_FLOW, Flow, SackBoard, TcpConn
+from passt.dataplane.flow cimport (
+    CONN_FOLLOW, FLOW_DEAD, FLOW_TCP, NO_FLOW, Flow, SackBoard, TcpConn, TcpStore,
+)
 from passt.dataplane.headers cimport ETH_ALEN
 from passt.dataplane.link cimport LINK_CSUM, LINK_TSO4, LINK_TSO6, Link, RxFrame, TxMeta
 from passt.dataplane.pool cimport Pool
@@ -64,6 +66,19 @@ class Conn(NamedTuple):
     memory: int
     armed: int
     follows: bool
+    reported: tuple[tuple[int, int], ...]       # runs of the board
+    stored: tuple[tuple[int, int], ...]         # runs of the store
+
+
+cdef tuple runs_of_board(const SackBoard *board):
+    """First number and the one behind the last, of each run."""
+    cdef uint32_t n = board.n if board != NULL else 0
+    return tuple([(board.ranges[i].start, board.ranges[i].end) for i in range(n)])
+
+
+cdef tuple runs_of_store(const TcpStore *store):
+    cdef uint32_t n = store.n if store != NULL else 0
+    return tuple([(store.ranges[i].start, store.ranges[i].end) for i in range(n)])
 
 
 cdef object address_of(const sockaddr_storage *source):
@@ -426,7 +441,8 @@ cdef class Bench:
                     retries=conn.retries, overflow=overflow_len(flow),
                     memory=(conn.store.memory if conn.store != NULL else 0)
                     + (sizeof(SackBoard) if conn.board != NULL else 0),
-                    armed=flow.armed, follows=(conn.flags & CONN_FOLLOW) != 0))
+                    armed=flow.armed, follows=(conn.flags & CONN_FOLLOW) != 0,
+                    reported=runs_of_board(conn.board), stored=runs_of_store(conn.store)))
         return found
 
     def close(self):

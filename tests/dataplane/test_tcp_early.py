@@ -520,3 +520,39 @@ def test_early_fin_ends_connection_in_every_order(first: str) -> None:
             s.guest("A seq=102 ack=2")
         s.advance(2000)
         s.ended()
+
+
+# The end of the guest's stream, accepted while a batch is taken.
+
+
+@every_case
+def test_data_behind_an_early_fin_that_the_same_batch_reaches_is_not_kept(case: Case) -> None:
+    with Script(**case) as s:
+        connect(s)
+        s.guest("FA seq=301 ack=1")
+        s.take_all()
+        s.guest("A seq=1 ack=1 len=300", "A seq=402 ack=1 len=100")
+        s.host("A seq=1 ack=302")
+        assert s.state == "CLOSE_WAIT"
+        assert s.sock.shut
+        assert s.sock.taken == s.bytes_from_guest(300)
+        assert s.bench.pool_left == s.pool
+        assert s.count("drop_tcp_flags") == 1
+
+
+@every_case
+def test_data_across_an_early_fin_that_the_same_batch_reaches_is_not_written(case: Case) -> None:
+    with Script(**case) as s:
+        connect(s)
+        s.guest("FA seq=257 ack=1")
+        s.take_all()
+        # As many pieces as are gathered at once, so the next one finds the FIN accepted.
+        s.guest(*[f"A seq={1 + i} ack=1 len=1" for i in range(256)], "A seq=250 ack=1 len=100")
+        assert {segment.letters for segment in s.take_all()} == {"A"}
+        assert s.state == "CLOSE_WAIT"
+        assert s.sock.shut
+        assert s.sock.taken == s.bytes_from_guest(256)
+        s.sock.end()
+        s.host("FA seq=1 ack=258")
+        s.guest("A seq=258 ack=2")
+        s.ended()

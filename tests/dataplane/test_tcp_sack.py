@@ -264,6 +264,9 @@ def test_timeout_with_fin_reported_repeats_data_only() -> None:
         "sack=1,4381",                   # from what it asks for on
         "sack=4294967000,4381",
         "sack=2147483649,2147487000",
+        "sack=1073770000,3221253647",    # starts beyond all that was sent, ends before what is acknowledged
+        "sack=29202,2147483648",
+        "sack=29201,1",
         "sack=5841",                     # half a block
         "sack=5841,7301,1",
         "ts=1,2",

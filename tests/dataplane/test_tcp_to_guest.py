@@ -202,6 +202,54 @@ def test_window_closed_while_guest_sends_acknowledgements_acceptable() -> None:
         s.host("A seq=1 ack=1461")
 
 
+def test_window_taken_back_and_given_again_repeats_two_segments() -> None:
+    # Whether the guest dropped what was on its way is told by its acknowledgements only.
+    with Script() as s:
+        s.connect()
+        s.sock.deliver(s.bytes_from_host(50_000))
+        assert s.received() == 50_000
+        for _ in range(3):
+            s.guest("A seq=1 ack=1 win=0")
+            s.nothing()
+            s.guest("A seq=1 ack=1 win=512")
+            assert [(segment.seq, len(segment.payload)) for segment in s.take_all()] == [(1, 2920)]
+        s.guest("A seq=1 ack=50001 win=512")                        # it had all of it
+        s.sock.deliver(s.bytes_from_host(2000, 50_000))
+        s.host("PA seq=50001 ack=1 len=2000")
+        s.guest("A seq=1 ack=52001 win=512")
+        s.advance(100_000)
+        s.nothing()
+
+
+def test_window_taken_back_and_all_dropped_is_repaired_without_a_time_out() -> None:
+    with Script() as s:
+        s.connect()
+        s.sock.deliver(s.bytes_from_host(50_000))
+        assert s.received() == 50_000
+        s.guest("A seq=1 ack=1 win=0")
+        s.guest("A seq=1 ack=1 win=512")
+        acked, rounds = 0, 0
+        while acked < 50_000:
+            segments = s.take_all()
+            assert segments[0].seq == 1 + acked
+            acked += sum(len(segment.payload) for segment in segments)
+            rounds += 1
+            s.guest(f"A seq=1 ack={1 + acked} win=512")
+        assert rounds <= 6                                          # it doubles with each
+        assert s.count("tcp_timeouts") == 0
+        assert s.sock.consumed == 50_000
+
+
+def test_windows_closed_and_opened_in_one_batch_repeat_two_segments() -> None:
+    with Script() as s:
+        s.connect()
+        s.sock.deliver(s.bytes_from_host(50_000))
+        assert s.received() == 50_000
+        s.guest(*["A seq=1 ack=1 win=0", "A seq=1 ack=1 win=512"] * 100)
+        assert s.received() == 2920
+        s.guest("A seq=1 ack=50001 win=512")
+
+
 def test_probing_does_not_shrink_congestion_window() -> None:
     with Script() as s:
         s.connect()

@@ -368,43 +368,102 @@ def mss_of(family: int, mtu: int) -> int:
     return mtu - (40 if family == 4 else 60)
 
 
+def acknowledge(s: Script, acked: int, end: int) -> int:
+    """Have the guest acknowledge all that comes until it has *end* bytes; tell how many rounds it takes."""
+    rounds = 0
+    while acked < end:
+        segments = s.take_all()
+        assert segments, "nothing comes"
+        assert all(segment.gso_size in (0, mss_of(s.family, 1400)) for segment in segments)
+        acked = max(acked, *(segment.seq - 1 + len(segment.payload) for segment in segments))
+        s.guest(f"A seq=1 ack={1 + acked}")
+        rounds += 1
+    return rounds
+
+
 @every_case
-def test_segments_become_smaller_and_are_sent_again_at_once(case: Case) -> None:
+def test_segments_become_smaller_and_are_sent_again_without_a_time_out(case: Case) -> None:
     with Script(**case) as s:
         s.connect(mss=1460)
         s.sock.deliver(s.bytes_from_host(20_000))
         lost = s.take_all()
         assert lost[0].gso_size == 1460
-        for segment in lost:
-            s.run(("frames", [about(s, segment.seq, len(segment.payload), 1400)]))
-        again = s.take_all()
-        mss = mss_of(s.family, 1400)
-        assert again[0].seq == 1
-        assert all(segment.gso_size in (0, mss) for segment in again)
-        assert sum(len(segment.payload) for segment in again) == 20_000
-        s.guest("A seq=1 ack=20001")
+        for n in range(13):  # of each that the link's other end cut the frame to
+            s.run(("frames", [about(s, lost[0].seq + 1460 * n, 1460, 1400)]))
+        # RFC 1191 6.5: slowly.
+        assert s.peer.inbox[0].seq == 1
+        assert sum(len(segment.payload) for segment in s.peer.inbox) == 2 * mss_of(s.family, 1400)
+        assert acknowledge(s, 0, 20_000) <= 4
+        assert s.sock.consumed == 20_000
         s.sock.deliver(s.bytes_from_host(10_000, 20_000))
-        assert {segment.gso_size for segment in s.take_all()} == {mss}
+        assert {segment.gso_size for segment in s.take_all()} == {mss_of(s.family, 1400)}
+        s.guest("A seq=1 ack=30001")
         assert s.count("tcp_timeouts") == 0
         assert s.count("paths_narrowed") == 1
         assert s.count("drop_too_big") == 0
 
 
 @every_case
+def test_what_was_sent_before_is_not_sent_again(case: Case) -> None:
+    with Script(**case) as s:
+        s.connect(mss=1460)
+        s.sock.deliver(s.bytes_from_host(20_000))
+        s.take_all()
+        s.run(("frames", [about(s, 1 + 5 * 1460, 1460, 1400)]))
+        again = s.take_all()
+        assert again[0].seq == 1 + 5 * 1460
+        assert sum(len(segment.payload) for segment in again) == 2 * mss_of(s.family, 1400)
+        s.guest(f"A seq=1 ack={again[-1].seq + len(again[-1].payload)}")
+        acknowledge(s, 0, 20_000)
+        assert s.count("tcp_timeouts") == 0
+
+
+@every_case
+def test_ever_smaller_paths_repeat_two_segments_each(case: Case) -> None:
+    with Script(**case) as s:
+        s.connect(mss=1460)
+        s.sock.deliver(s.bytes_from_host(50_000))
+        s.take_all()
+        for mtu in range(1480, 1400, -1):
+            s.run(("frames", [about(s, 1, 1460, mtu)]))
+            assert s.received() == 2 * mss_of(s.family, mtu)
+        s.run(("frames", [about(s, 1, 1460, mtu) for mtu in range(1400, 1300, -1)]))
+        assert s.received() <= 2 * mss_of(s.family, 1301) + 50
+        s.guest("A seq=1 ack=50001")                         # it had all of it
+        assert s.sock.consumed == 50_000
+
+
+@every_case
+def test_message_about_what_will_be_repeated_anyway_repeats_nothing(case: Case) -> None:
+    with Script(**case) as s:
+        s.connect(mss=1460)
+        s.sock.deliver(s.bytes_from_host(50_000))
+        s.take_all()
+        s.run(("frames", [about(s, 1, 1460, 1400)]))
+        s.take_all()
+        s.run(("frames", [about(s, 1 + 20 * 1460, 1460, 1300)]))
+        s.nothing()
+        assert s.count("drop_too_big") == 0
+        s.guest(f"A seq=1 ack={1 + 2 * mss_of(s.family, 1400)}")
+        assert {segment.gso_size for segment in s.take_all()} == {mss_of(s.family, 1300)}
+        s.guest("A seq=1 ack=50001")
+
+
+@every_case
 def test_what_the_guest_has_is_not_sent_again(case: Case) -> None:
     with Script(**case) as s:
         s.connect(mss=1460, sack=True)
-        s.sock.deliver(s.bytes_from_host(2920))
+        s.sock.deliver(s.bytes_from_host(2000))
         s.take_all()
-        s.sock.deliver(s.bytes_from_host(100, 2920))
-        s.host("PA seq=2921 len=100")
-        s.guest("A seq=1 ack=1 sack=2921,3021")
+        s.sock.deliver(s.bytes_from_host(100, 2000))
+        s.host("PA seq=2001 len=100")
+        s.guest("A seq=1 ack=1 sack=2001,2101")
         s.take_all()  # it is the first hole, and nothing more can tell: sent again as large as it was
         s.run(("frames", [about(s, 1, 1460, 1400)]))
         again = s.take_all()
-        assert sum(len(segment.payload) for segment in again) == 2920
+        assert sum(len(segment.payload) for segment in again) == 2000
         assert all(segment.gso_size in (0, mss_of(s.family, 1400)) for segment in again)
-        s.guest("A seq=1 ack=3021")
+        s.guest("A seq=1 ack=2101")
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -15,4 +15,5 @@ cdef bint may_send_data(const TcpConn *conn) noexcept nogil
 cdef void seek(Core core, Flow *flow) noexcept nogil
 cdef void on_rtt(TcpConn *conn, int64_t sample) noexcept nogil
 cdef void resend_first(Core core, Flow *flow) noexcept nogil
+cdef void go_back(Core core, Flow *flow, uint32_t seq, bint slowly) noexcept nogil
 cdef bint shorten_segments(Core core, Flow *flow, uint32_t mtu, uint32_t seq) noexcept nogil

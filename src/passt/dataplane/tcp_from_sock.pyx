@@ -482,7 +482,6 @@ cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
     elif may_send_data(conn):
         if conn.snd_wnd:
             core.stats.tcp_timeouts += conn.snd_una != conn.snd_max
-            conn.cwnd = SLOW_START_SEGMENTS * <uint32_t>conn.mss
         resend_all(core, flow)
         if conn.state == TCP_CLOSED:
             return
@@ -490,27 +489,39 @@ cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
 
 
 cdef void resend_all(Core core, Flow *flow) noexcept nogil:
-    go_back(core, flow)
-    push_data(core, flow, flow.u.tcp.snd_wnd == 0)
-
-
-cdef void go_back(Core core, Flow *flow) noexcept nogil:
-    """Go back to what is not acknowledged (RFC 6298 5.4); a fast recovery is over (RFC 6582 3.2, 4)."""
     cdef TcpConn *conn = &flow.u.tcp
-    conn.flags &= ~<uint32_t>(CONN_RTT_TIMED | CONN_RECOVERY)
-    conn.dup_acks = 0
     if conn.backoff > 1:
         drop_board(core, conn)    # the guest may have dropped what it had (RFC 2018 8)
+    go_back(core, flow, conn.snd_una, conn.snd_wnd != 0)
+    push_data(core, flow, conn.snd_wnd == 0)
+
+
+cdef void go_back(Core core, Flow *flow, uint32_t seq, bint slowly) noexcept nogil:
+    """Send again what lies from *seq* on; a fast recovery is over (RFC 6582 3.2, 4).
+
+    *slowly*: two segments, and more only as acknowledgements show that it had to be (RFC 5681 3.1). So
+    whatever made us do it, and however often, most of what was not lost is not repeated.
+    """
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t arrived = 0     # of what lies before
+    conn.flags &= ~<uint32_t>(CONN_RTT_TIMED | CONN_RECOVERY)
+    conn.dup_acks = 0
+    if conn.board != NULL:
+        seq = behind_run(conn, seq)
+        arrived = sacked_before(conn, seq)
+    if slowly:
+        conn.cwnd = seq - conn.snd_una - arrived + SLOW_START_SEGMENTS * <uint32_t>conn.mss
     consume_acked(core, flow)
-    conn.snd_nxt = conn.snd_una
+    conn.snd_nxt = seq
     seek(core, flow)
 
 
 cdef bint shorten_segments(Core core, Flow *flow, uint32_t mtu, uint32_t seq) noexcept nogil:
     """A packet of more than *mtu* bytes with *seq* was too big for the guest's side: send no more such.
 
-    All that is on its way is sent again at once, as far as the guest does not report to have it: it was
-    too big most likely, and no sign of congestion (RFC 1191 6.5). False: *seq* is not on its way
+    It and what was sent after it is sent again at once, slowly (RFC 1191 6.5), as far as the guest does not
+    report to have it; what was sent before it would have met its own message. If a time-out or an earlier
+    message has us send it again anyway, it just leaves in smaller segments. False: *seq* is not on its way
     (RFC 5927 7.1).
     """
     cdef TcpConn *conn = &flow.u.tcp
@@ -521,8 +532,9 @@ cdef bint shorten_segments(Core core, Flow *flow, uint32_t mtu, uint32_t seq) no
         return False
     if mss < conn.mss:
         conn.mss = mss
-        go_back(core, flow)
-        core.flows.add_work(flow)
+        if seq_lt(seq, conn.snd_nxt):
+            go_back(core, flow, seq, True)
+            core.flows.add_work(flow)
     return True
 
 

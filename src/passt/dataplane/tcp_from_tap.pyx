@@ -37,7 +37,9 @@ from passt.dataplane.tcp_conn cimport (
     CWND_OPEN, WATCH_ADD, consume_acked, end, ms, our_mss, overflow_len, reset_both, send_ack, send_reset,
     send_syn, seq_le, seq_lt, set_state, set_timer, start_rtx, take_syn, update_window, watch,
 )
-from passt.dataplane.tcp_from_sock cimport may_send_data, on_connected, on_rtt, resend_first, seek
+from passt.dataplane.tcp_from_sock cimport (
+    go_back, may_send_data, on_connected, on_rtt, resend_first, seek,
+)
 from passt.dataplane.tcp_keepalive cimport heard, start_keep_alive
 from passt.dataplane.tcp_refuse cimport refuse, refuse_syn
 from passt.dataplane.tcp_sack cimport advance_board, resend_holes, take_blocks
@@ -322,20 +324,18 @@ cdef void resend(Core core, Flow *flow) noexcept nogil:
 
 
 cdef void window_opens(Core core, Flow *flow) noexcept nogil:
-    """The guest takes data again: what went out as a probe fell beside its window, so start over.
+    """The guest takes data again: what went out beside its window has to be sent again.
 
-    The long waits between probes end, too (RFC 9293 3.8.6.1).
+    That is a probe's byte. More is on its way only if the guest took back a window that it had offered
+    (RFC 9293 3.8.6: it should not), as one does that is short of memory: then it may have dropped all of
+    it or nothing, and its acknowledgements will tell. The long waits between probes end, too (3.8.6.1).
     """
     cdef TcpConn *conn = &flow.u.tcp
     conn.backoff = 0
     if conn.rtx_at and may_send_data(conn):
         start_rtx(core, flow, conn.rto)
-    if conn.snd_nxt == conn.snd_una:
-        return
-    conn.flags &= ~<uint32_t>CONN_RTT_TIMED
-    consume_acked(core, flow)
-    conn.snd_nxt = conn.snd_una
-    seek(core, flow)
+    if conn.snd_max != conn.snd_una:
+        go_back(core, flow, conn.snd_una, conn.snd_max - conn.snd_una > 1)
 
 
 cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
@@ -394,13 +394,13 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
     cdef const uint8_t *data = tcp.payload
     cdef uint32_t n = <uint32_t>tcp.payload_len
     cdef uint32_t old
-    if conn.flags & CONN_GUEST_FIN:
-        count(&core.stats, DROP_TCP_FLAGS)
-        return
     if core.gather_flow != flow or core.n_gather == MAX_GATHER or seq_lt(conn.rcv_nxt, tcp.seq):
         flush_gather(core)        # from here on rcv_nxt is what really is stored
         if conn.state == TCP_CLOSED:
             return
+    if conn.flags & CONN_GUEST_FIN:           # the flush may just have come to one that was early
+        count(&core.stats, DROP_TCP_FLAGS)
+        return
     if seq_lt(conn.rcv_nxt, tcp.seq):
         keep_early(core, flow, tcp)
         return

@@ -9,7 +9,12 @@ A hole is taken for lost as in RFC 6675 4 (IsLost): more than two segments, or t
 were sent later; or the third duplicate acknowledgement came, for the first hole; or all that was sent
 later has arrived, so that nothing more will tell. Lost holes are repeated, the lowest first, and nothing
 else is. For each acknowledgement as much is repeated as it reports to have arrived, and a segment more, so
-that a repetition cannot flood a queue that has just overflowed.
+that a repetition cannot flood a queue that has just overflowed. RESEND_MOST bounds it, whatever is reported.
+
+The guest's numbers are not to be trusted. Distances from what it has acknowledged decide whether a block
+is one of ours: in sequence space alone (`seq_lt`) a block can begin beyond all that was sent and end before
+all that is acknowledged, with each number next to the other in the right order. So at any time the board
+is sorted, its runs are apart, and all of them lie behind `snd_una` and end at `snd_max` or before.
 
 The link keeps the order of frames. So a repetition is lost itself if something arrives that was sent
 after it: new data behind the `mark` that `snd_max` was at that time, or a later repetition; each one has
@@ -34,6 +39,7 @@ from passt.dataplane.tcp_from_sock cimport seek
 cdef enum:
     LOST_SEGMENTS = 2             # more than so many arrived that were sent later (RFC 6675 4, DupThresh - 1)
     LOST_RUNS = 3                 # or so many runs (DupThresh)
+    RESEND_MOST = 1 << 20         # bytes that one acknowledgement can have repeated, and a segment more
 
 
 cdef uint32_t sacked_bytes(const SackBoard *board) noexcept nogil:
@@ -117,21 +123,27 @@ cdef void add(TcpConn *conn, uint32_t start, uint32_t end) noexcept nogil:
         run.end = end
 
 
-cdef uint32_t take_blocks(Core core, TcpConn *conn, const TcpView *tcp) noexcept nogil:
-    """Take the blocks of an acknowledgement in; returns how many bytes they report for the first time.
+cdef bint is_ours(const SackBlock *block, uint32_t floor, uint32_t top) noexcept nogil:
+    """Whether a block lies behind *floor*, the next byte that the guest asks for, and not beyond *top*.
 
-    Blocks of what is acknowledged (RFC 2883) or was never sent say nothing.
+    What is acknowledged (RFC 2883) or was never sent says nothing; nor does *floor* itself.
     """
+    cdef uint32_t start = block.start - floor
+    cdef uint32_t end = block.end - floor
+    return 0 < start < end <= top - floor
+
+
+cdef uint32_t take_blocks(Core core, TcpConn *conn, const TcpView *tcp) noexcept nogil:
+    """Take the blocks of an acknowledgement in; returns how many bytes more than before are reported."""
     cdef SackBlock blocks[MAX_SACK_BLOCKS]
     cdef uint32_t n = read_sack(tcp, blocks)
     cdef uint32_t floor = conn.snd_una if seq_lt(tcp.ack, conn.snd_una) else tcp.ack
     cdef uint32_t before = 0
-    cdef uint32_t i
+    cdef uint32_t after, i
     if conn.board != NULL:
         before = sacked_bytes(conn.board)
     for i in range(n):
-        if (not seq_lt(blocks[i].start, blocks[i].end) or not seq_lt(floor, blocks[i].start)
-                or not seq_le(blocks[i].end, conn.snd_max)):
+        if not is_ours(&blocks[i], floor, conn.snd_max):
             continue
         if conn.board == NULL:
             conn.board = <SackBoard *>core.pool.take(sizeof(SackBoard))
@@ -139,7 +151,8 @@ cdef uint32_t take_blocks(Core core, TcpConn *conn, const TcpView *tcp) noexcept
                 return 0
             memset(conn.board, 0, sizeof(SackBoard))
         add(conn, blocks[i].start, blocks[i].end)
-    return sacked_bytes(conn.board) - before if conn.board != NULL else 0
+    after = sacked_bytes(conn.board) if conn.board != NULL else 0
+    return after - before if after > before else 0        # less if a run gave way
 
 
 cdef void advance_board(Core core, TcpConn *conn, uint32_t old_una) noexcept nogil:
@@ -242,7 +255,7 @@ cdef uint32_t resend_part(Core core, Flow *flow, uint32_t seq, uint32_t n) noexc
 
 
 cdef void resend_holes(Core core, Flow *flow, uint32_t budget) noexcept nogil:
-    """Repeat what is lost, about *budget* bytes of it, but a segment at least."""
+    """Repeat what is lost, about *budget* bytes of it, but a segment at least and RESEND_MOST at most."""
     cdef TcpConn *conn = &flow.u.tcp
     cdef SackBoard *board = conn.board
     cdef SackRange *run
@@ -251,7 +264,7 @@ cdef void resend_holes(Core core, Flow *flow, uint32_t budget) noexcept nogil:
     cdef uint32_t edge = conn.snd_una + conn.snd_wnd
     cdef uint32_t i, at, n
     cdef bint has_moved = False
-    budget += conn.mss
+    budget = min(budget, <uint32_t>RESEND_MOST) + conn.mss
     for i in range(board.n):
         run = &board.ranges[i]
         at = hole_start(conn, i)
