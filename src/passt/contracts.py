@@ -52,6 +52,9 @@ class FlowPolicy(Protocol):
         connected to that address by a socket inside the guest's namespace.
         """
 
+    def leads_to(self, proto: int, rule: object, address: bytes, port: int) -> bool:
+        """Whether what comes to *port* for *rule* goes to that port of the guest's *address*."""
+
     def from_namespace(self, proto: int, rule: object, peer: bytes, peer_port: int,
                        local: bytes, local_port: int) -> Target | None:
         """Map a flow accepted on the namespace's listener that belongs to *rule* to a target on the host."""

@@ -13,6 +13,8 @@ class Policy:
         self.on_host: Target | None = None
         self.asked_outbound: list[tuple[int, bytes, int, bytes, int]] = []
         self.asked_inbound: list[tuple[int, object, bytes, int, bytes, int]] = []
+        self.leads = False
+        self.asked_leads: list[tuple[int, object, bytes, int]] = []
         self.asked_namespace: list[tuple[int, object, bytes, int, bytes, int]] = []
         self.error: Exception | None = None
         self.sources: dict[bytes, bytes | None] = {}
@@ -35,6 +37,12 @@ class Policy:
         if self.error:
             raise self.error
         return None if self.refuses else self.seen
+
+    def leads_to(self, proto: int, rule: object, address: bytes, port: int) -> bool:
+        self.asked_leads.append((proto, rule, address, port))
+        if self.error:
+            raise self.error
+        return self.leads
 
     def from_namespace(
         self, proto: int, rule: object, peer: bytes, peer_port: int, local: bytes, local_port: int

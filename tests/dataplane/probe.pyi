@@ -35,6 +35,7 @@ class Verdict(IntEnum):
     DROP_FRAGMENT_MEMORY = 29
     DROP_BAD_CHECKSUM = 30
     DROP_TOO_BIG = 31
+    DROP_OWN_ECHO = 32
 
 class IpFields(NamedTuple):
     source: bytes

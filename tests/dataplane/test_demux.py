@@ -239,6 +239,7 @@ ELSEWHERE = {
     Verdict.DROP_FRAGMENT_MEMORY,
     Verdict.DROP_BAD_CHECKSUM,
     Verdict.DROP_TOO_BIG,  # test_too_big: there has to be a flow that it is about
+    Verdict.DROP_OWN_ECHO,  # test_udp_flow: from the socket's side
 }
 
 

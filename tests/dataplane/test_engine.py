@@ -99,6 +99,7 @@ COUNTERS = {
     "drop_fragment_memory",
     "drop_bad_checksum",
     "drop_too_big",
+    "drop_own_echo",
 }
 
 

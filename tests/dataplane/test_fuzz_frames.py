@@ -51,6 +51,7 @@ OUT_OF_REACH = {
     "drop_fragment_memory",  # with these three see test_fragments
     "drop_fragment_time",
     "drop_link_down",
+    "drop_own_echo",
     "drop_truncated",
     "drop_tcp_memory",
     "drop_tcp_timestamp",

@@ -21,6 +21,7 @@ from tests.dataplane.udp_bench import (
     from_client,
     idle,
     inbound_world,
+    pktinfo4,
     query,
 )
 from tests.dataplane.world import socket_address
@@ -268,9 +269,149 @@ def test_listener_that_serves_somebody_else_is_not_used() -> None:
         assert len(bench.policy.asked_inbound) == number + 1
         assert idle(bench, 30) == 0
     bench.policy.seen = right
-    bench.policy.target = Target(packed(REMOTE[4]), PORT, ifname=b"eth0")
+    bench.inject(query(4, sport=5353))
+    assert len(bench.sockets.open_fds) == 0
+    assert bench.sent_messages()[-1][0] == 501
+
+
+GROUP = {4: "224.0.0.251", 6: "ff02::fb"}
+
+
+def item(level: int, kind: int, value: bytes) -> bytes:
+    """Give one item of control data as the kernel takes it (cmsg(3))."""
+    whole = struct.pack("@QII", 16 + len(value), level, kind) + value
+    return whole + bytes(-len(whole) % 8)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("target", [GROUP, {4: "255.255.255.255", 6: "ff05::1234"}], ids=["link", "beyond"])
+def test_what_goes_to_a_group_leaves_by_the_listener_with_the_guests_port(
+    family: int, target: dict[int, str]
+) -> None:
+    bench = Bench()
+    bench.policy.leads = True
+    bench.policy.target = Target(packed(target[family]), 5353, scope_id=3)
+    bench.add_listener(500, socket.IPPROTO_UDP, "rule", 5353, (socket.AF_INET6, socket.AF_INET))
+    bench.inject(udp(GUEST[family], 5353, target[family], 5353, b"question", ttl=255))
+    assert bench.policy.asked_leads == [(17, "rule", packed(GUEST[family]), 5353)]
+    assert bench.policy.asked_inbound == []
+    assert bench.sockets.open_fds == set()
+    ((fd, data, _, control),) = bench.sent_messages()
+    assert (fd, data) == (500, b"question")
+    # The hop limit is the guest's, and this message alone is told its interface: others share the socket.
+    hops = item(*((socket.IPPROTO_IP, socket.IP_TTL) if family == 4
+                  else (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT)), struct.pack("@i", 255))
+    source = bytes(16) if family == 6 else bytes(10) + b"\xff\xff" + bytes(4)
+    assert control == hops + item(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, source + struct.pack("@I", 3))
+    assert not [call for call in bench.sockets.log if call[0] == "set_interface"]
+    assert bench.drops() == {}
+
+
+def test_later_flows_ask_for_the_listener_again() -> None:
+    bench = Bench()
     bench.inject(query(4, sport=5353))
     assert len(bench.sockets.open_fds) == 1
+    bench.add_listener(500, socket.IPPROTO_UDP, "rule", 5353, (socket.AF_INET,))
+    bench.policy.seen = InboundTarget(packed("198.51.100.9"), PORT, packed(GUEST[4]), 5353)
+    bench.inject(udp(GUEST[4], 5353, "198.51.100.9", PORT, b"later"))
+    assert bench.sent_messages()[-1][0] == 500
+    assert len(bench.sockets.open_fds) == 1
+    bench.policy.leads = True
+    bench.inject(udp(GUEST[4], 5353, GROUP[4], 5353, b"group"))
+    assert bench.sent_messages()[-1][0] == 500
+
+
+@pytest.mark.parametrize(
+    ("target", "source", "ifindex"),
+    [
+        (Target(packed("127.0.0.53"), PORT), "127.0.0.1", 0),
+        (Target(packed(REMOTE[4]), PORT, source=packed("203.0.113.9")), "203.0.113.9", 0),
+        (Target(packed(REMOTE[4]), PORT, source=packed("203.0.113.9"), ifname=b"eth0"), "203.0.113.9", 7),
+    ],
+    ids=["loopback", "source", "interface"],
+)
+def test_flow_with_a_source_leaves_by_the_listener_from_there(
+    target: Target, source: str, ifindex: int
+) -> None:
+    bench = Bench()
+    bench.policy.leads = True
+    bench.policy.target = target
+    bench.add_listener(500, socket.IPPROTO_UDP, "rule", 5353, (socket.AF_INET,))
+    bench.inject(query(4, sport=5353))
+    ((fd, _, _, control),) = bench.sent_messages()
+    info = struct.pack("@i", ifindex) + packed(source) + bytes(4)
+    assert (fd, control) == (500, item(socket.IPPROTO_IP, 8, info))
+    # The answer is found by the addresses, whatever the policy would say of the peer.
+    bench.deliver(500, (b"answer", socket_address(target.address, PORT), pktinfo4(source), 0))
+    bench.listener_event(0)
+    assert bench.frames() == [answer(4, b"answer", dport=5353)]
+    assert bench.policy.asked_inbound == []
+
+
+def test_listener_of_an_address_or_device_shares_its_port() -> None:
+    bench = Bench()
+    bench.policy.leads = True
+    bench.add_listener(500, 17, "rule", 5353, (socket.AF_INET,), packed("203.0.113.9"))
+    bench.add_listener(501, 17, "rule", 5353, (socket.AF_INET,), b"", b"eth0")
+    bench.script("bind_source", -errno.EADDRINUSE)
+    bench.inject(udp(GUEST[4], 5353, GROUP[4], 5353, b"group"))
+    assert [port for _, _, port in operations(bench, "bind_source")] == [5353, 5353]
+    (fd,) = bench.sockets.open_fds
+    assert [option for option in bench.sockets.options if option[0] == fd][:2] == [
+        (fd, socket.SOL_SOCKET, socket.SO_REUSEADDR, value) for value in (1, 0)
+    ]
+    # Where a flow has that very address or device, the listener serves it itself.
+    bench.policy.target = Target(packed(GROUP[4]), 5354, source=packed("203.0.113.9"))
+    bench.inject(udp(GUEST[4], 5353, GROUP[4], 5354, b"group"))
+    assert bench.sent_messages()[-1][0] == 500
+    bench.policy.target = Target(packed(GROUP[4]), 5355, ifname=b"eth0")
+    bench.inject(udp(GUEST[4], 5353, GROUP[4], 5355, b"group"))
+    assert bench.sent_messages()[-1][0] == 501
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_port_of_somebody_else_is_not_shared(leads: bool) -> None:
+    bench = Bench()
+    bench.policy.leads = False
+    if not leads:
+        bench.add_listener(500, 17, "rule", 5353, (socket.AF_INET,), packed("203.0.113.9"))
+    bench.script("bind_source", -errno.EADDRINUSE)
+    bench.inject(udp(GUEST[4], 5353, GROUP[4], 5353, b"group"))
+    assert [port for _, _, port in operations(bench, "bind_source")] == [5353, 0]
+
+
+def test_broadcast_by_a_listener_is_permitted_when_the_kernel_asks() -> None:
+    bench = Bench()
+    bench.policy.leads = True
+    bench.add_listener(500, 17, "rule", 5353, (socket.AF_INET6, socket.AF_INET))
+    for number in range(2):
+        bench.script("send_message", *([-errno.EACCES] if not number else []))
+        bench.inject(udp(GUEST[4], 5353, "255.255.255.255", 5353 + number, b"all"))
+    assert bench.sockets.options.count((500, socket.SOL_SOCKET, socket.SO_BROADCAST, 1)) == 1
+    assert bench.drops() == {}
+
+
+def test_own_echo_of_what_went_to_a_group_is_dropped() -> None:
+    bench = Bench()
+    bench.policy.leads = True
+    bench.add_listener(500, 17, "rule", 5353, (socket.AF_INET,))
+    bench.inject(udp(GUEST[4], 5353, GROUP[4], 5353, b"question"))
+    bench.policy.seen = InboundTarget(packed(REMOTE[4]), 5353, packed(GUEST[4]), 5353)
+    echo = (b"question", socket_address(packed("203.0.113.1"), 5353), pktinfo4(GROUP[4]), 0)
+    other = (b"questioN", *echo[1:])
+    bench.script("is_own", 1, 0)
+    bench.deliver(500, echo, other)
+    bench.listener_event(0)
+    assert [frame[42:50] for frame in bench.frames()] == [b"questioN"]
+    assert bench.drops() == {"drop_own_echo": 1}
+    # Somebody else on the link may say the same, and anybody may a while later.
+    bench.deliver(500, echo)
+    bench.listener_event(0)
+    bench.now += SECOND
+    bench.deliver(500, echo)
+    bench.listener_event(0)
+    assert bench.drops() == {"drop_own_echo": 1}
+    assert operations(bench, "is_own") == [(500, (packed("203.0.113.1"), 5353))] * 2
 
 
 def test_inbound_flow_with_a_full_table() -> None:

@@ -276,6 +276,12 @@ cdef class ScriptedSockets(Sockets):
         self.options.append((fd, level, name, value))
         return <int>self.answer("set_option", 0)
 
+    cdef bint is_own(self, int fd, const sockaddr_storage *peer, socklen_t n) noexcept with gil:
+        return self.note("is_own", (fd, read_endpoint(peer)), 0) != 0
+
+    cdef uint32_t index_of(self, const char *ifname) noexcept with gil:
+        return <uint32_t>self.note("index_of", (ifname,), 7)
+
     cdef int set_interface(self, int fd, int family, int ifindex) noexcept with gil:
         return self.note("set_interface", (fd, family, ifindex), 0)
 
@@ -408,12 +414,14 @@ cdef class World:
     def next_deadline(self):
         return self.reactor.timers.next_deadline()
 
-    def add_listener(self, int fd, int proto, rule, int port, families=()):
+    def add_listener(self, int fd, int proto, rule, int port, families=(),
+                     bytes address=b"", bytes device=b""):
         """Add a listener; a real one is watched. The guest's flows may use it for *families*."""
         self.core.listeners.append((fd, proto, rule, port, False))
         index = len(self.core.listeners) - 1
         self.core.clear_marks(index)
-        self.core.offer_port(index, fd, port, families)
+        if families:
+            self.core.offer_port(index, fd, port, families, address, device)
         if self.sockets is None and self.reactor.watch(
                 fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, index)) < 0:
             raise OSError("watching the listener")

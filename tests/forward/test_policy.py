@@ -565,6 +565,19 @@ def test_this_host_as_the_guest_knows_it() -> None:
         assert Policy(NET).seen_source(packed(address)) == (ours.packed if ours else None)
 
 
+def test_rule_leads_to_the_same_port_of_an_address_of_the_guest() -> None:
+    policy = Policy(NET)
+    same, moved = PortRule(UDP, 5353, 5353, 5353), PortRule(UDP, 5353, 5353, 53)
+    cases = (("192.0.2.5", True), ("2001:db8::5", True), ("192.0.2.9", False), ("fe80::9", False))
+    for address, leads in cases:
+        assert policy.leads_to(UDP, same, packed(address), 5353) == leads
+        assert not policy.leads_to(UDP, moved, packed(address), 5353)
+    policy.observed.on_guest_address(packed("fe80::9"))
+    assert policy.leads_to(UDP, same, packed("fe80::9"), 5353)
+    assert not Policy(NET, udp=False).leads_to(UDP, same, packed("192.0.2.5"), 5353)
+    assert not Policy(replace(NET, ip6=None)).leads_to(UDP, same, packed("2001:db8::5"), 5353)
+
+
 def test_ping_that_is_forbidden_is_told_once() -> None:
     told: list[int] = []
     policy = Policy(NET, on_ping_forbidden=lambda: told.append(1))

@@ -21,6 +21,10 @@ class Nobody:
     inbound = from_namespace = seen_source = outbound
     on_guest_address = on_guest_mac = on_ping_forbidden = outbound
 
+    def leads_to(self, *_: object) -> bool:
+        """Lead nowhere."""
+        return False
+
     def respond(self, _: bytes) -> list[bytes]:
         """Say nothing."""
         return []

@@ -19,6 +19,7 @@ cdef enum:
     MAX_GATHER = 256              # pieces of one flow's data collected for one system call
     COPY_SIZE = 16384             # bypassed connections: reads of less are copied, others move pages
     N_ANSWERS = 64                # a power of two
+    N_ECHOES = 16                 # datagrams to groups that may come back, see `echoes`
     N_PATHS = 64                  # of which an MTU is known, see `path_mtu`
     MIN_MTU = 576                 # less is no link that anybody has; it bounds the number of fragments
     READY_SOCKETS = 4             # of each family
@@ -65,6 +66,12 @@ cdef struct Answer:
     uint8_t local[16]
     bint from_namespace
     Route route
+
+
+cdef struct Echo:
+    # A datagram that was sent to many, and may be heard by who sent it.
+    uint64_t content
+    int64_t until                 # ns
 
 
 cdef struct Path:
@@ -134,6 +141,9 @@ cdef class Core:
     cdef uint32_t packet_limit    # bytes of the largest IP packet that the link takes
     cdef Path paths[N_PATHS]
     cdef bint has_paths
+    cdef Echo echoes[N_ECHOES]
+    cdef uint32_t next_echo
+    cdef int64_t echoes_until     # ns, when the last of them is forgotten
     cdef Reassembler reassembler
     cdef uint32_t fragment_timer  # its id
     cdef uint32_t packet_id       # identification of the last packet that may be sent in fragments
@@ -151,7 +161,7 @@ cdef class Core:
     cdef InBatch *in_batch
     cdef Flow *last_udp           # of the guest's last datagram; to be compared, it may have ended
     cdef list paused              # indices of listeners that wait for the link
-    cdef dict offered             # port -> [(index, fd, families)] of UDP listeners on any address
+    cdef dict offered             # port -> [(index, fd, families, address, device)] of UDP listeners
     cdef int64_t udp_once         # ns that a UDP flow without an answer, or with one, lives unused
     cdef int64_t udp_stream       # ns for one that went on
 
@@ -180,8 +190,9 @@ cdef class Core:
                           uint8_t protocol, uint32_t l4_len) noexcept nogil
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil
     cdef uint16_t listener_port(self, uint32_t listener) noexcept with gil
-    cdef bint ask_listener(self, const FlowKey *key, const sockaddr_storage *peer, SharedListener *found) \
-        noexcept with gil
+    cdef bint ask_listener(self, const FlowKey *key, const Route *route, const uint8_t *source,
+                           bint any_peer, SharedListener *found) noexcept with gil
+    cdef bint may_share_port(self, const FlowKey *key, const Route *route) noexcept with gil
     cdef void pause_listener(self, uint32_t listener, int fd) noexcept with gil
     cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil
     cdef int route_socket(self, int kind, int protocol, const Route *route) noexcept nogil

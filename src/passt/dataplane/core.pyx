@@ -247,10 +247,13 @@ cdef class Core:
             self.n_listener_marks = wanted
         memset(&self.listener_marks[2 * index], 0, 2 * sizeof(SocketMarks))
 
-    def offer_port(self, uint32_t index, int fd, int port, tuple families):
-        """Let flows that the guest opens from *port* use a listener, if *families* can be reached by it."""
-        if families:
-            self.offered.setdefault(port, []).append((index, fd, families))
+    def offer_port(self, uint32_t index, int fd, int port, tuple families, bytes address=b"",
+                   bytes device=b""):
+        """Let flows that the guest opens from *port* use a listener.
+
+        *families* can be reached by it. It is bound to *address* and to *device*; empty: to any.
+        """
+        self.offered.setdefault(port, []).append((index, fd, families, address, device))
 
     def withdraw_port(self, uint32_t index, int port):
         """The listener is no more."""
@@ -258,29 +261,32 @@ cdef class Core:
         if left:
             self.offered[port] = left
 
-    cdef bint ask_listener(self, const FlowKey *key, const sockaddr_storage *peer, SharedListener *found) \
-            noexcept with gil:
-        """The listener on the guest's own port that hands what *peer* sends to this very flow; False: none.
+    cdef bint ask_listener(self, const FlowKey *key, const Route *route, const uint8_t *source,
+                           bint any_peer, SharedListener *found) noexcept with gil:
+        """The listener on the guest's own port by which a flow of that endpoint can leave; False: none.
 
-        Its socket has the port that a socket of ours would need to keep, and the answers come to it.
+        Its socket has the port that a socket of ours would need to keep, and the answers come to it. It can
+        send from *source*, 16 octets, 0: as routed. That it leads to the guest's endpoint is enough with
+        *any_peer*; else it must hand what the peer sends to this very flow.
         """
         cdef uint8_t address[16]
         cdef uint16_t port = 0
         cdef size_t n
-        cdef object target, error, entries, entry, seen
+        cdef object error, entries, entry, seen, guest, local
         entries = self.offered.get(key.guest_port)
         if entries is None:
             return False
-        n = read_sockaddr(peer, address, &port)
-        seen = ((<const char *>key.remote)[:n], key.remote_port,
-                (<const char *>key.guest)[:n], key.guest_port)
+        self.tell(self.untold)
+        n = read_sockaddr(&route.peer, address, &port)
+        guest = (<const char *>key.guest)[:n]
+        seen = ((<const char *>key.remote)[:n], key.remote_port, guest, key.guest_port)
+        local = (<const char *>source)[:n]
         try:
             for entry in entries:
-                if peer.ss_family not in entry[2]:
+                if (route.peer.ss_family not in entry[2] or entry[3] not in (b"", local)
+                        or entry[4] not in (b"", <bytes>route.ifname)):
                     continue
-                target = self.policy.inbound(IPPROTO_UDP, self.listeners[entry[0]][2], (<char *>address)[:n],
-                                             port, bytes(n), key.guest_port)
-                if target is not None and tuple(target) == seen:
+                if self.listener_fits(entry[0], any_peer, (<char *>address)[:n], port, seen):
                     found.index = entry[0]
                     found.fd = entry[1]
                     found.family = entry[2][0]
@@ -288,6 +294,40 @@ cdef class Core:
         except BaseException as error:
             self.fail(error)
         return False
+
+    def listener_fits(self, uint32_t index, bint any_peer, bytes peer, int peer_port, tuple seen):
+        """Whether a listener leads to the guest's endpoint in *seen*, and for one peer to that very flow."""
+        rule = self.listeners[index][2]
+        if any_peer:
+            return self.policy.leads_to(IPPROTO_UDP, rule, seen[2], seen[3])
+        target = self.policy.inbound(IPPROTO_UDP, rule, peer, peer_port, bytes(len(peer)), seen[3])
+        return target is not None and tuple(target) == seen
+
+    cdef bint may_share_port(self, const FlowKey *key, const Route *route) noexcept with gil:
+        """Whether the guest's port is taken by listeners that have less of it than a new socket would.
+
+        Such a one gets what comes to its address or device before that socket does, and hands it to the
+        same guest; so the port may be bound once more.
+        """
+        cdef uint8_t address[16]
+        cdef uint16_t port = 0
+        cdef size_t n
+        cdef object error, entry, entries, local
+        entries = [entry for entry in self.offered.get(key.guest_port, ())
+                   if route.peer.ss_family in entry[2]]
+        n = read_sockaddr(&route.source, address, &port) if route.source_len else 0
+        local = (<char *>address)[:n]
+        try:
+            for entry in entries:
+                if entry[3] in (b"", local) and entry[4] in (b"", <bytes>route.ifname):
+                    return False
+                if not self.policy.leads_to(IPPROTO_UDP, self.listeners[entry[0]][2],
+                                            (<const char *>key.guest)[:key.addr_len], key.guest_port):
+                    return False
+        except BaseException as error:
+            self.fail(error)
+            return False
+        return bool(entries)
 
     cdef void pause_listener(self, uint32_t listener, int fd) noexcept with gil:
         """Leave datagrams in a listener's socket until the link drains."""

@@ -19,7 +19,7 @@ cdef Flow *alloc_datagram(Core core, uint8_t kind) noexcept nogil
 cdef void end_datagram(Core core, Flow *flow) noexcept nogil
 cdef void leave_port(Core core, Flow *flow) noexcept nogil
 cdef void refuse_datagram(Core core, Flow *flow, int result) noexcept nogil
-cdef int open_bound(Core core, const Route *route, int protocol, uint16_t port) noexcept nogil
+cdef int open_bound(Core core, const Route *route, int protocol, const FlowKey *key) noexcept nogil
 cdef bint watch_datagram(Core core, Flow *flow) noexcept nogil
 cdef ssize_t receive(Core core, Flow *flow, uint32_t l4_hdr_len) noexcept nogil
 cdef ssize_t take_datagram(Core core, int fd, msghdr *message) noexcept nogil

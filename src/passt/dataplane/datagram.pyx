@@ -9,7 +9,7 @@ newest in the order of last use: when there are too many flows, or descriptors r
 ends before its time, so that a guest that opens flow after flow never blocks itself for long.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from passt.dataplane.core cimport Core, Route
 from passt.dataplane.flow cimport (
@@ -21,8 +21,9 @@ from passt.dataplane.stats cimport (
     DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, DROP_TRUNCATED, count,
 )
 from passt.dataplane.sys cimport (
-    AF_INET, EACCES, EAGAIN, EMFILE, ENFILE, ENOSPC, EPERM, EPOLLET, EPOLLIN, EPOLL_CTL_ADD, MSG_TRUNC,
-    SOCK_DGRAM, htons, iovec, memset, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
+    AF_INET, EACCES, EADDRINUSE, EAGAIN, EMFILE, ENFILE, ENOSPC, EPERM, EPOLLET, EPOLLIN, EPOLL_CTL_ADD,
+    IPPROTO_UDP, MSG_TRUNC, SOCK_DGRAM, SOL_SOCKET, SO_REUSEADDR, htons, iovec, memset, msghdr, sockaddr_in,
+    sockaddr_in6, sockaddr_storage, socklen_t,
 )
 from passt.dataplane.udp_out cimport flush_out
 
@@ -76,7 +77,7 @@ cdef Flow *open_datagram(Core core, const FlowKey *key, uint8_t kind, int protoc
     cdef int result
     if flow == NULL:
         return NULL
-    result = open_bound(core, &route, protocol, key.guest_port)
+    result = open_bound(core, &route, protocol, key)
     if result >= 0:
         flow.fd = result
         result = core.sockets.connect(flow.fd, &route.peer, route.peer_len)
@@ -107,11 +108,11 @@ cdef bint watch_datagram(Core core, Flow *flow) noexcept nogil:
                               make_tag(EVENT_FLOW, flow.generation, flow.index)) == 0
 
 
-cdef int open_bound(Core core, const Route *route, int protocol, uint16_t port) noexcept nogil:
+cdef int open_bound(Core core, const Route *route, int protocol, const FlowKey *key) noexcept nogil:
     """A socket bound to the route's device and source; fd or a negative errno.
 
-    It keeps the port or identifier; if that is taken or privileged the kernel chooses one. When
-    descriptors run out the flow unused for longest gives its own up.
+    It keeps the guest's port or identifier in *key*; if that is taken or privileged the kernel chooses one.
+    When descriptors run out the flow unused for longest gives its own up.
     """
     cdef int fd = core.route_socket(SOCK_DGRAM, protocol, route)
     cdef int result
@@ -126,8 +127,13 @@ cdef int open_bound(Core core, const Route *route, int protocol, uint16_t port) 
         local.ss_family = route.peer.ss_family
         n = sizeof(sockaddr_in) if local.ss_family == AF_INET else sizeof(sockaddr_in6)
     # The port lies at the same place in both families' socket addresses.
-    (<sockaddr_in *>&local).sin_port = htons(port)
-    if core.sockets.bind_source(fd, &local, n) == 0:
+    (<sockaddr_in *>&local).sin_port = htons(key.guest_port)
+    result = core.sockets.bind_source(fd, &local, n)
+    if result == -EADDRINUSE and protocol == IPPROTO_UDP and core.may_share_port(key, route):
+        core.sockets.set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1)
+        result = core.sockets.bind_source(fd, &local, n)
+        core.sockets.set_option(fd, SOL_SOCKET, SO_REUSEADDR, 0)
+    if result == 0:
         return fd
     (<sockaddr_in *>&local).sin_port = 0
     result = core.sockets.bind_source(fd, &local, n)

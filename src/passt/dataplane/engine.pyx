@@ -48,6 +48,7 @@ from passt.value import NamedTuple
 cdef enum:
     # Batches read when the engine is closed; the transmit queue of a tap holds no more by far.
     CLOSING_ROUNDS = 256
+    IFNAMSIZ = 16                 # linux/if.h
 
 
 class FlowInfo(NamedTuple):
@@ -181,7 +182,7 @@ cdef class Engine:
             self.core.listeners.append(None)
         self.core.listeners[index] = (fd, proto, rule, port, namespace)
         if proto == IPPROTO_UDP and not namespace:
-            self.core.offer_port(index, fd, port, families_of(fd))
+            self.core.offer_port(index, fd, port, *reach_of(fd))
         self.listener_index[fd] = index
         if proto == IPPROTO_TCP:
             self.core.sockets.prepare_relay(fd)     # what it accepts takes it over
@@ -449,17 +450,19 @@ cdef class Engine:
         self.link_wants_out = False
 
 
-cdef tuple families_of(int fd):
-    """The families that a socket bound to no address can send to; none if it is bound to one."""
+cdef tuple reach_of(int fd):
+    """The families that a bound socket can send to, the packed address and the device that it is bound to."""
     view = pysocket.socket(fileno=os.dup(fd))
     try:
-        if view.getsockname()[0] not in ("0.0.0.0", "::"):
-            return ()
-        if view.family == pysocket.AF_INET:
-            return (AF_INET,)
-        if view.getsockopt(pysocket.IPPROTO_IPV6, pysocket.IPV6_V6ONLY):
-            return (AF_INET6,)
-        return (AF_INET6, AF_INET)
+        name = view.getsockname()[0].partition("%")[0]
+        device = view.getsockopt(pysocket.SOL_SOCKET, pysocket.SO_BINDTODEVICE, IFNAMSIZ).rstrip(b"\0")
+        address = b"" if name in ("0.0.0.0", "::") else pysocket.inet_pton(view.family, name)
+        families = (<int>AF_INET,)
+        if view.family == pysocket.AF_INET6:
+            families = (<int>AF_INET6, <int>AF_INET)
+            if address or view.getsockopt(pysocket.IPPROTO_IPV6, pysocket.IPV6_V6ONLY):
+                families = (<int>AF_INET6,)
+        return families, address, device
     finally:
         view.close()
 

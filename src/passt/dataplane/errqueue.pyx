@@ -26,6 +26,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core cimport Core
 from passt.dataplane.csum cimport csum_add, csum_fold, pseudo4, pseudo6
+from passt.dataplane.echoes cimport note_sending
 from passt.dataplane.flow cimport FLOW_PING, FLOW_SPLICE_UDP, SIDE_HOST, Flow, FlowKey
 from passt.dataplane.headers cimport (
     ICMP6_ECHO_REPLY, ICMP6_PARAMETER_PROBLEM, ICMP6_TOO_BIG, ICMP6_UNREACHABLE, ICMP_ECHO_REPLY,
@@ -274,12 +275,14 @@ cdef bint settle_send_error(Core core, Flow *flow, int error, const uint8_t *pay
                          flow.u.udp.listener_fd if owner == NULL else owner.fd, &mtu)
     if error == -EMSGSIZE and mtu:
         return settle_too_big(core, flow, mtu, payload, n)
-    if (error == -EACCES and flow.keys[0].addr_len == 4 and owner != NULL and not is_ping
-            and not owner.u.port.broadcasts):
+    if (error == -EACCES and flow.keys[0].addr_len == 4 and not is_ping
+            and not marks_of(core, flow).broadcasts):
         # Maybe the kernel asks whether a broadcast is meant (socket(7)). If so, anybody may answer.
-        owner.u.port.broadcasts = True
-        owner.u.port.groups += 1
-        return core.sockets.set_option(owner.fd, SOL_SOCKET, SO_BROADCAST, 1) == 0
+        marks_of(core, flow).broadcasts = True
+        note_sending(core, payload, n, <uint16_t>n)
+        if owner != NULL:
+            owner.u.port.groups += 1
+        return core.sockets.set_option(socket_of(core, flow), SOL_SOCKET, SO_BROADCAST, 1) == 0
     if found or error == -ECONNREFUSED:
         return True               # that was an earlier datagram's error
     tell_failure(core, flow, error, payload, n)

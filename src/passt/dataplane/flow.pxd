@@ -205,7 +205,7 @@ cdef struct UdpFlow:
     int64_t last_used             # ns
     uint32_t listener             # index + 1 of the listener whose socket serves it, 0: a socket of ours
     uint32_t port                 # index of that socket's FLOW_UDP_PORT
-    uint32_t ifindex              # interface of a link-local address that was asked
+    uint32_t ifindex              # by which it leaves a listener's socket, 0: as routed
     int listener_fd
     uint16_t local_family         # of the listener's socket addresses
     uint16_t most_segment         # largest datagram that UDP_SEGMENT may cut here
@@ -221,6 +221,7 @@ cdef struct SocketMarks:
     # What a UDP socket was told (see socket_marks).
     uint8_t fragmenting           # how it treats large datagrams, 0: not yet said
     uint8_t tells_ttl             # 1: of what is received
+    uint8_t broadcasts            # 1: SO_BROADCAST is set
 
 
 cdef struct UdpPort:
@@ -230,7 +231,6 @@ cdef struct UdpPort:
     uint32_t longest              # datagram of the last batch read
     uint32_t groups               # flows to groups: what answers them comes from anybody
     SocketMarks marks
-    bint broadcasts               # SO_BROADCAST is set
 
 
 cdef struct PingFlow:

@@ -25,8 +25,8 @@ from passt.dataplane.sys cimport (
     SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SO_TIMESTAMPING,
     SPLICE_F_MOVE, SPLICE_F_NONBLOCK, TCP_CONGESTION, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY,
     UDP_GRO, accept4, bind, close as close_fd, connect as connect_to, errno, getsockname, getsockopt,
-    htonl, htons, ioctl, iovec, ip_mreqn, linger, memcpy, memset, mmsghdr, msghdr, ntohs, open as
-    open_file, passt_tcp_info, poll, pollfd, recv, recvmmsg, recvmsg, sendmmsg, sendmsg, setsockopt,
+    htonl, htons, if_nametoindex, ioctl, iovec, ip_mreqn, linger, memcpy, memset, mmsghdr, msghdr, ntohs,
+    open as open_file, passt_tcp_info, poll, pollfd, recv, recvmmsg, recvmsg, sendmmsg, sendmsg, setsockopt,
     shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t, splice, write,
 )
 
@@ -468,6 +468,34 @@ cdef class Sockets:
 
     cdef int set_option(self, int fd, int level, int name, int value) noexcept nogil:
         return -errno if setsockopt(fd, level, name, &value, sizeof(value)) < 0 else 0
+
+    cdef bint is_own(self, int fd, const sockaddr_storage *peer, socklen_t n) noexcept nogil:
+        """Whether *peer* has the port of the datagram socket, and an address of this host: bindable."""
+        cdef sockaddr_storage name = peer[0]
+        cdef uint8_t address[16]
+        cdef uint16_t port = 0
+        cdef uint16_t own_port = 0
+        cdef socklen_t size = sizeof(name)
+        cdef int scratch
+        cdef bint found
+        read_sockaddr(peer, address, &port)
+        if getsockname(fd, <sockaddr *>&name, &size) < 0:
+            return False
+        read_sockaddr(&name, address, &own_port)
+        if port != own_port:
+            return False
+        scratch = socket(peer.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0)
+        if scratch < 0:
+            return False
+        name = peer[0]
+        (<sockaddr_in *>&name).sin_port = 0       # at the same place in both families
+        found = bind(scratch, <sockaddr *>&name, n) == 0
+        close_fd(scratch)
+        return found
+
+    cdef uint32_t index_of(self, const char *ifname) noexcept nogil:
+        """Index of an interface, 0: there is none of that name (netdevice(7))."""
+        return if_nametoindex(ifname)
 
     cdef int set_interface(self, int fd, int family, int ifindex) noexcept nogil:
         """Choose by which interface multicasts leave, and IPv4's broadcasts (ip(7), ipv6(7))."""

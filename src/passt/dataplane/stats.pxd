@@ -40,6 +40,7 @@ cdef enum Verdict:               # in the order of VERDICT_NAMES
     DROP_FRAGMENT_MEMORY         # IP packet pushed out by newer ones before it was complete
     DROP_BAD_CHECKSUM            # damaged, or put together from fragments that do not belong together
     DROP_TOO_BIG                 # word of a narrow path that cannot be true
+    DROP_OWN_ECHO                # what the guest itself sent to a group, heard again
     N_VERDICTS
 
 

@@ -9,7 +9,7 @@ VERDICT_NAMES = (
     "drop_link_down", "drop_truncated", "drop_tcp_sequence", "drop_tcp_ack", "drop_tcp_flags",
     "drop_tcp_timestamp", "drop_tcp_memory", "drop_unknown_flow", "drop_control_rate", "drop_gso",
     "drop_fragment_overlap", "drop_fragment_time", "drop_fragment_memory", "drop_bad_checksum",
-    "drop_too_big",
+    "drop_too_big", "drop_own_echo",
 )
 if len(VERDICT_NAMES) != N_VERDICTS:
     raise ImportError("VERDICT_NAMES and the verdicts differ")

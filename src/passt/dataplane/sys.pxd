@@ -80,6 +80,9 @@ cdef extern from "<signal.h>" nogil:
     int sigfillset(sigset_t *mask)
     int pthread_sigmask(int how, const sigset_t *mask, sigset_t *before)
 
+cdef extern from "<net/if.h>" nogil:
+    unsigned int if_nametoindex(const char *ifname)
+
 cdef extern from "<sched.h>" nogil:
     enum: CLONE_NEWNET
     int setns(int fd, int kind)

@@ -12,7 +12,10 @@ one, or if the guest reaches the same remote by two addresses from one port, as 
 tell such answers apart then.
 
 A flow that the guest opens from a port that a listener has for it leaves by the listener's socket: the
-port is taken, and it is this one that the remote knows the guest's service by.
+port is taken, and it is this one that the remote knows the guest's service by. So it is with what goes to
+a group, or to all hosts of the link (RFC 6762 6 and 11: who answers, and who is answered, has port 5353).
+Each message says from which address and by which interface it leaves. A listener that is bound to one
+address or device cannot serve all flows; these then share its port (`Core.may_share_port`).
 
 A flow that came in on a listener uses the listener's socket for its answers, sent from the very address
 that was asked (IP_PKTINFO). When a remote that the guest has asked first answers to a listener, as that
@@ -31,6 +34,7 @@ from passt.dataplane.datagram cimport (
     alloc_datagram, leave_port, open_bound, refuse_datagram, start_datagram, use, watch_datagram,
 )
 from passt.dataplane.flow cimport FLOW_UDP, FLOW_UDP_PORT, SIDE_GUEST, SIDE_HOST, Flow, FlowKey
+from passt.dataplane.headers cimport is_loopback6
 from passt.dataplane.path_mtu cimport limit_towards
 from passt.dataplane.sockets cimport read_sockaddr
 from passt.dataplane.splice_udp cimport open_splice_udp
@@ -82,6 +86,8 @@ cdef int take_port(Core core, Flow *flow, const Route *route) noexcept nogil:
     cdef FlowKey key
     cdef Flow *port
     cdef bint shared
+    if take_listener(core, flow, route):
+        return 0                  # whatever earlier flows had to take
     memset(&key, 0, sizeof(key))
     memcpy(key.guest, flow.keys[0].guest, 16)
     key.guest_port = flow.keys[0].guest_port
@@ -96,8 +102,6 @@ cdef int take_port(Core core, Flow *flow, const Route *route) noexcept nogil:
             port = NULL
     else:
         port = NULL
-    if shared and take_listener(core, flow, route):
-        return 0
     if port == NULL:
         port = core.flows.alloc(FLOW_UDP_PORT)
         if port == NULL:
@@ -115,18 +119,34 @@ cdef int take_port(Core core, Flow *flow, const Route *route) noexcept nogil:
 
 
 cdef bint take_listener(Core core, Flow *flow, const Route *route) noexcept nogil:
-    """Have the flow use the listener that has the guest's port, if one has; answers are found there."""
+    """Have the flow use the listener that has the guest's port, if one has; answers are found there.
+
+    By the address that they come to, where it is known from which one the flow leaves. Where the kernel
+    chooses that, by what the guest sees of them.
+    """
     cdef SharedListener found
     cdef sockaddr_in6 six
-    if route.source_len or route.ifname[0] or not core.ask_listener(&flow.keys[0], &route.peer, &found):
+    cdef FlowKey key
+    cdef uint32_t ifindex = 0
+    cdef bint is_known
+    memset(&key, 0, sizeof(key))
+    is_known = source_of(route, key.guest)
+    if not core.ask_listener(&flow.keys[0], route, key.guest, is_known or is_group(&flow.keys[0]), &found):
         return False
+    if route.ifname[0]:
+        ifindex = core.sockets.index_of(route.ifname)
+    elif is_group(&flow.keys[0]):
+        ifindex = route.ifindex
+    key.addr_len = <uint8_t>read_sockaddr(&flow.peer, key.remote, &key.remote_port)
+    key.proto = IPPROTO_UDP
+    key.scope = <uint16_t>(found.index + 1)
+    if (route.ifname[0] and not ifindex) or core.flows.find(&key, SIDE_HOST) != NULL:
+        return False
+    flow.keys[1] = key
     flow.u.udp.listener = found.index + 1
     flow.u.udp.listener_fd = found.fd
     flow.u.udp.local_family = found.family
-    flow.keys[1].addr_len = flow.keys[0].addr_len
-    flow.keys[1].proto = IPPROTO_UDP
-    flow.keys[1].scope = <uint16_t>(found.index + 1)
-    read_sockaddr(&flow.peer, flow.keys[1].remote, &flow.keys[1].remote_port)
+    flow.u.udp.ifindex = ifindex
     if found.family == AF_INET6 and route.peer.ss_family == AF_INET:
         memset(&six, 0, sizeof(six))
         six.sin6_family = AF_INET6
@@ -139,6 +159,22 @@ cdef bint take_listener(Core core, Flow *flow, const Route *route) noexcept nogi
     return True
 
 
+cdef bint source_of(const Route *route, uint8_t *source) noexcept nogil:
+    """From which address the host will send, 16 octets; False, and all 0: that is the kernel's to choose."""
+    cdef uint16_t port = 0
+    if route.source_len:
+        read_sockaddr(&route.source, source, &port)
+        return True
+    read_sockaddr(&route.peer, source, &port)
+    if route.peer.ss_family == AF_INET and source[0] == 127:
+        memcpy(source, b"\x7f\0\0\1", 4)      # also for the others of that network
+        return True
+    if route.peer.ss_family == AF_INET6 and is_loopback6(source):
+        return True
+    memset(source, 0, 16)
+    return False
+
+
 cdef int give_up_port(Core core, Flow *port) noexcept nogil:
     cdef int result = port.fd
     core.flows.release(port)
@@ -147,7 +183,7 @@ cdef int give_up_port(Core core, Flow *port) noexcept nogil:
 
 cdef int open_port(Core core, Flow *port, const Route *route) noexcept nogil:
     """A bound and watched socket for the record *port*; fd or a negative errno."""
-    cdef int fd = open_bound(core, route, IPPROTO_UDP, port.keys[0].guest_port)
+    cdef int fd = open_bound(core, route, IPPROTO_UDP, &port.keys[0])
     if fd < 0:
         return fd
     port.peer = route.source
@@ -199,6 +235,8 @@ cdef void join_groups(Core core, Flow *flow, const Route *route) noexcept nogil:
     """Note that the flow goes to more than one, and by which interface."""
     cdef Flow *port = &core.flows.flows[flow.u.udp.port]
     flow.u.udp.group = True
+    if flow.u.udp.listener:
+        return                    # anybody may ask there anyway, and each message says its interface
     port.u.port.groups += 1
     if route.ifindex and not route.ifname[0]:
         core.sockets.set_interface(port.fd, route.peer.ss_family, <int>route.ifindex)

@@ -15,6 +15,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from passt.dataplane.batch cimport CONTROL_SIZE, IN_MESSAGES, MAX_SEGMENTS, InBatch
 from passt.dataplane.core cimport Core
 from passt.dataplane.csum cimport csum_fold, pseudo4, pseudo6
+from passt.dataplane.echoes cimport is_own_echo
 from passt.dataplane.errqueue cimport drain_errors
 from passt.dataplane.flow cimport FLOW_SPLICE_UDP, Flow, FlowKey
 from passt.dataplane.fragments cimport send_packet
@@ -22,7 +23,7 @@ from passt.dataplane.headers cimport ETH_HLEN, IP4_HLEN, IP6_HLEN, MAX_IP_LEN, U
 from passt.dataplane.link cimport LINK_USO4, LINK_USO6, TxMeta
 from passt.dataplane.socket_marks cimport Marks, mark_packet, read_marks
 from passt.dataplane.splice_udp cimport add_spliced, flush_spliced
-from passt.dataplane.stats cimport DROP_SOCKET, DROP_TRUNCATED, count
+from passt.dataplane.stats cimport DROP_OWN_ECHO, DROP_SOCKET, DROP_TRUNCATED, count
 from passt.dataplane.sys cimport (
     EAGAIN, IPPROTO_UDP, MSG_TRUNC, VIRTIO_NET_HDR_GSO_UDP_L4, htons, iovec, malloc, memcmp, memcpy, memset,
     mmsghdr, msghdr, sockaddr_storage,
@@ -166,6 +167,10 @@ cdef uint32_t deal_out(Core core, Flow *port, uint32_t listener, int fd, int n) 
         longest = max(longest, batch.headers[i].msg_len)
         if batch.headers[i].msg_hdr.msg_flags & MSG_TRUNC:
             count(&core.stats, DROP_TRUNCATED)
+            continue
+        if is_own_echo(core, fd, &batch.headers[i].msg_hdr, batch.headers[i].msg_len):
+            count(&core.stats, DROP_OWN_ECHO)
+            flow = NULL
             continue
         if flow == NULL or not same_source(batch, i):
             # A new flow may crowd an old one out, whose datagrams must be away by then.

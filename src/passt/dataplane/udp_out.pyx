@@ -14,6 +14,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.batch cimport CONTROL_SIZE, MAX_SEGMENTS, OUT_MESSAGES, OUT_PIECES, OutBatch, OutMessage
 from passt.dataplane.core cimport Core
+from passt.dataplane.echoes cimport goes_to_many, note_sending
 from passt.dataplane.errqueue cimport settle_send_error
 from passt.dataplane.flow cimport Flow
 from passt.dataplane.headers cimport IP4_HLEN, MAX_IP_LEN, UDP_HLEN
@@ -56,6 +57,8 @@ cdef void add_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *
     cdef iovec *piece
     cdef int fd = socket_of(core, flow)
     cdef uint32_t n_datagrams = <uint32_t>((n + segment - 1) // segment) if segment else 1
+    if goes_to_many(core, flow):
+        note_sending(core, payload, n, segment)
     if batch.n_messages and (fd != batch.fd or ip.whole != batch.whole):
         flush_out(core)
     message = &batch.messages[batch.n_messages - 1] if batch.n_messages else NULL
@@ -194,7 +197,10 @@ cdef void fill_header(Core core, OutBatch *batch, uint32_t number) noexcept nogi
 
 
 cdef void fill_address(Core core, const OutMessage *message, msghdr *header, uint8_t *control) noexcept nogil:
-    """Say where a message goes, and for a listener's socket from which address (ip(7), ipv6(7))."""
+    """Say where a message goes, and for a listener's socket from which address (ip(7), ipv6(7)).
+
+    And by which interface, multicasts too: that comes before what the socket is set to.
+    """
     cdef Flow *flow = message.flow
     cdef in_pktinfo four
     cdef in6_pktinfo six
@@ -206,16 +212,17 @@ cdef void fill_address(Core core, const OutMessage *message, msghdr *header, uin
     if flow.u.udp.local_family == AF_INET:
         memset(&four, 0, sizeof(four))
         memcpy(&four.ipi_spec_dst, flow.keys[1].guest, 4)
+        four.ipi_ifindex = <int>flow.u.udp.ifindex
         add_control(header, control, IPPROTO_IP, IP_PKTINFO, &four, sizeof(four))
         return
     memset(&six, 0, sizeof(six))
+    six.ipi6_ifindex = flow.u.udp.ifindex
     if flow.keys[1].addr_len == 4:
         six.ipi6_addr.s6_addr[10] = 0xff
         six.ipi6_addr.s6_addr[11] = 0xff
         memcpy(&six.ipi6_addr.s6_addr[12], flow.keys[1].guest, 4)
     else:
         memcpy(&six.ipi6_addr, flow.keys[1].guest, 16)
-        six.ipi6_ifindex = flow.u.udp.ifindex
     add_control(header, control, IPPROTO_IPV6, IPV6_PKTINFO, &six, sizeof(six))
 
 

@@ -51,6 +51,7 @@ class Bypass:
         self.scope_id = 0
         self.outbound = policy.outbound  # nothing is added to these
         self.seen_source = policy.seen_source
+        self.leads_to = policy.leads_to
 
     def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
                 local: bytes, local_port: int) -> InboundTarget | Target | None:

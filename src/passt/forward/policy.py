@@ -157,6 +157,12 @@ class Policy:
                                _describe_inbound(decision) + self._name_inbound_row(decision, peer))
         return None if isinstance(decision, str) else decision
 
+    def leads_to(self, proto: int, rule: object, address: bytes, port: int) -> bool:
+        """Whether what comes to *port* for *rule*, a `PortRule`, goes to that port of the guest's address."""
+        family = self._families.get(len(address))
+        return (family is not None and proto in family.protocols
+                and cast("PortRule", rule).target_port(port) == port and self.observed.is_guest(address))
+
     def from_namespace(self, proto: int, rule: object, peer: bytes, peer_port: int,
                        local: bytes, local_port: int) -> Target | None:
         """Refuse: what does not bypass the link (see `forward.bypass`) has no listener in the namespace."""
