@@ -277,3 +277,68 @@ def test_pid_1_holds_nothing_of_the_host(lab: Lab, user: bool) -> None:
     assert kinds.count("socket:") == 1
     assert kinds.count("pipe:") <= 1
     assert len([link for link in links if link != "/dev/null"]) <= 4
+
+
+# Sends to all netlink sockets of the namespace that are not its own, for some seconds: too short a message,
+# one whose length is 0, which a reader that trusts it never gets past, and one that says that port 9999 is
+# bound.
+FORGE = """
+import socket, struct, sys, time
+PORT, OWN = 9999, set()
+entry = struct.pack("=IHHII", 88, 20, 2, 0, 0) + bytes(4) + struct.pack("!H", PORT) + bytes(66)
+messages = [b"abc", bytes(16), bytes(100), entry, entry + struct.pack("=IHHIIi", 20, 3, 2, 0, 0, 0),
+            struct.pack("=IHHIIi", 20, 3, 2, 0, 0, -5)]
+attackers = {}
+for protocol in (0, 4):
+    attackers[protocol] = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+    attackers[protocol].bind((0, 0))
+    OWN.add((protocol, attackers[protocol].getsockname()[0]))
+print("ready", flush=True)
+end, told = time.monotonic() + 3, set()
+while time.monotonic() < end:
+    # Columns of /proc/net/netlink: sk, Eth (the protocol), Pid (the port of the socket).
+    for line in open("/proc/net/netlink").read().splitlines()[1:]:
+        protocol, port = (int(word) for word in line.split()[1:3])
+        if protocol in attackers and port and (protocol, port) not in OWN:
+            for message in messages:
+                try:
+                    attackers[protocol].sendto(message, (port, 0))
+                    told.add("taken")
+                except OSError as error:
+                    told.add(error.strerror)
+print(sorted(told), flush=True)
+listener = socket.create_server(("", 9508))
+time.sleep(1000)
+"""
+
+
+def host_ports(lab: Lab) -> set[int]:
+    lines = lab.host.run(["ss", "-Hltn"]).stdout.decode().splitlines()
+    return {int(line.split()[3].rpartition(":")[2]) for line in lines}
+
+
+def is_followed(lab: Lab) -> bool:
+    assert 9999 not in host_ports(lab)
+    return 9508 in host_ports(lab)
+
+
+def test_command_cannot_forge_what_the_kernel_says(lab: Lab, user: bool) -> None:
+    running = lab.start(NET, [*PYTHON, FORGE], user=user)
+    assert running.popen.stdout is not None
+    assert running.popen.stdout.readline() == READY
+    assert running.popen.stdout.readline() == b"['Connection refused']\n"
+    wait_until(lambda: is_followed(lab), "the port is followed all the same", 20)
+    running.send(signal.SIGTERM)
+    assert running.finish(10).returncode == 128 + signal.SIGTERM
+
+
+def test_attached_namespace_cannot_forge_what_the_kernel_says(lab: Lab, user: bool) -> None:
+    one = Attached(lab, [], user=user)
+    attacker = lab.host.spawn(["nsenter", "-t", one.pid, "--user", "--preserve-credentials", "--net", *PYTHON,
+                               FORGE], user=user)
+    assert attacker.popen.stdout is not None
+    assert attacker.popen.stdout.readline() == READY
+    assert attacker.popen.stdout.readline() == b"['Connection refused']\n"
+    wait_until(lambda: is_followed(lab), "the port is followed all the same", 20)
+    attacker.kill()
+    assert one.end() == b""
