@@ -193,6 +193,18 @@ def test_question_for_the_counters_spares_a_command_that_does_not_handle_it(life
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_processes_are_closed_to_others_at_every_stage(life: Life, stage: str) -> None:
+    with life.start("--hook", stage, "--", "true") as process:
+        assert read_line(process, errors=True) == f"at {stage}\n"
+        pids = life.processes()
+        assert len(pids) == 2
+        # Files of a process that is not dumpable belong to root, not to its user: proc_pid(5).
+        assert {os.stat(f"/proc/{pid}/status").st_uid for pid in pids} == {0}
+        process.kill()
+        process.wait(LIMIT_S)
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_question_for_the_counters_during_the_start_ends_nothing(life: Life, stage: str) -> None:
     with life.start("--hook", stage, "--", "true") as process:
         assert read_line(process, errors=True) == f"at {stage}\n"

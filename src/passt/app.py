@@ -24,6 +24,7 @@ def run(settings: Settings) -> int:
     has ended by then: with status 0 when the child was ready, else with the child's status.
     Raises PasstError. After Ctrl-C it may not return, but end the process by SIGINT.
     """
+    privileges.close_to_others()
     privileges.tidy_descriptors((*log.descriptors(), *(() if settings.fd is None else (settings.fd,))))
     caller = privileges.Caller(privileges.raise_file_limit(), signals.let_signals_end_us())
     launch = Launch(settings.pid_file)

@@ -76,12 +76,11 @@ def _run_command(settings: Settings, guest: GuestNet, ports: HostPorts | None, l
     later = _enter_user_namespace(settings, user)
     child = namespaces.start_child(namespaces.COMMAND_NAMESPACES, main, privileged=settings.netns_only)
     try:
-        network = _connect(settings, guest, ports, child, child.open_network_namespace,
-                           later.assume if later is not None else None)
+        network = _connect(settings, guest, ports, child, later.assume if later is not None else None)
         supervisor = Supervisor(child)
         supervisor.watch(network.engine)
         report.on_asked = supervisor.ask_command
-        privileges.drop_privileges(closed=user is not None)
+        privileges.drop_privileges()
         assembly.print_banner(settings, guest)
         launch.announce()
         log.share_terminal()
@@ -142,7 +141,7 @@ def _run_attached(settings: Settings, guest: GuestNet, ports: HostPorts | None, 
         launch.hold()
     child = namespaces.start_child(0, main)
     try:
-        network = _connect(settings, guest, ports, child, target.open_network_namespace, settle)
+        network = _connect(settings, guest, ports, child, settle)
     finally:
         child.end()
     target.close()
@@ -151,7 +150,7 @@ def _run_attached(settings: Settings, guest: GuestNet, ports: HostPorts | None, 
     engine.add_reader(reader.fd, engine.stop)
     if watch is not None:
         watch.start(engine, lambda: _leave(engine))
-    privileges.drop_privileges(closed=user is not None)
+    privileges.drop_privileges()
     assembly.print_banner(settings, guest)
     launch.announce()
     network.serve(report)
@@ -194,11 +193,11 @@ def _configure(settings: Settings, guest: GuestNet) -> TapFacts:
 
 
 def _connect(settings: Settings, guest: GuestNet, ports: HostPorts | None, child: Child,
-             open_namespace: Callable[[], int], settle: Callable[[], None] | None) -> assembly.Network:
+             settle: Callable[[], None] | None) -> assembly.Network:
     """Load and build the data plane, then wait for the tap of *child* and attach it.
 
-    *open_namespace* gives a descriptor of the network namespace. *settle* is called when the child has
-    done its work: we become somebody who could not end it any more, nor read our own program's files.
+    *settle* is called when the child has done its work: we become somebody who could not end it any more, nor
+    read our own program's files.
     """
     # What bypasses the link needs the thread inside.
     bypassed = bool(settings.namespace_rules or (settings.port_rules and settings.splice))
@@ -218,24 +217,21 @@ def _connect(settings: Settings, guest: GuestNet, ports: HostPorts | None, child
         settle()
     side = None
     if network.bypass is not None:
-        inside = _enter(settings, open_namespace, NamespaceThread)
+        inside = _enter(settings, tap.namespace, NamespaceThread)
         network.bypass.scope_id = _find_index(inside, guest.ifname)
         engine.attach_namespace(inside)
         side = NamespaceSide(engine, inside, ip4=settings.ip4, ip6=settings.ip6)
+    os.close(tap.namespace)
     network.start_ports(tap.port_sources, side)
     return network
 
 
-def _enter(settings: Settings, open_namespace: Callable[[], int],
-           thread: Callable[[int], NamespaceThread]) -> NamespaceThread:
-    """Start the *thread* in the network namespace."""
-    namespace = open_namespace()
+def _enter(settings: Settings, namespace: int, thread: Callable[[int], NamespaceThread]) -> NamespaceThread:
+    """Start the *thread* in the network *namespace*."""
     try:
         inside = thread(namespace)
     except OSError as error:
         raise HostError(f"cannot open sockets in the network namespace: {error.strerror}") from None
-    finally:
-        os.close(namespace)
     for proto in {rule.proto for rule in settings.port_rules if settings.splice}:
         inside.warm(proto, ip4=settings.ip4, ip6=settings.ip6)
     return inside

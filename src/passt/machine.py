@@ -87,7 +87,7 @@ def run(settings: Settings, launch: Launch) -> int:
         assembly.print_banner(settings, guest)
         if listener is not None:
             tell_use(listener.path)
-        privileges.drop_privileges(closed=user is not None)
+        privileges.drop_privileges()
         launch.announce()
     except BaseException:
         if listener is not None:

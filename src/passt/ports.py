@@ -131,7 +131,8 @@ class PortForwarding:
             # The sockets that flows of the guest leave by are bound like services, and are none.
             Direction("namespace", outward, PortScanner(open_sources(), self._engine.udp_sockets).scan,
                       namespace_side or host_side, spare // 4),
-            explain=log.debug if log.is_debug() else None)
+            explain=log.debug if log.is_debug() else None,
+            warn=lambda text: log.limited(log.WARNING, "scan", text))
         if forwarder.is_needed:
             self._engine.call_later(0.0, lambda: self._watch(forwarder))
 

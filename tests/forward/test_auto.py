@@ -59,13 +59,14 @@ class World:
                  max_open: int = 1000) -> None:
         self.host, self.namespace = Place(), Place()
         self.lines: list[str] = []
+        self.warnings: list[str] = []
         for place, rules in ((self.host, inward), (self.namespace, outward)):
             place.ours |= {(rule.proto, port) for rule in rules if not rule.auto
                            for port in range(rule.first, rule.last + 1)}
         self.forwarder = AutoForwarder(
             Direction("host", inward, self.namespace.scan, self.host, max_open),
             Direction("namespace", outward, self.host.scan, self.namespace, max_open),
-            explain=self.lines.append)
+            explain=self.lines.append, warn=self.warnings.append)
         self.tick = self.forwarder.tick
 
 
@@ -164,13 +165,21 @@ def test_failed_scan_changes_nothing() -> None:
     world.namespace.services = {(U, 53)}
     world.tick()
     world.namespace.failure = errno.ENOBUFS
-    world.tick()
-    assert world.host.ours == {(U, 53)}
-    assert "scan failed" in world.lines[-1]
+    for _ in range(3):
+        world.tick()
+        assert world.host.ours == {(U, 53)}
+    text = ("cannot see which ports of the namespace are bound, will try again: "
+            f"{os.strerror(errno.ENOBUFS)}")
+    # Warned of once, until it works again.
+    assert world.warnings == [text]
+    assert world.lines[-2:] == [f"auto: {text}"] * 2
     world.namespace.failure = 0
     world.namespace.services = set()
     world.tick()
     assert world.host.ours == set()
+    world.namespace.failure = errno.ENOBUFS
+    world.tick()
+    assert world.warnings == [text] * 2
 
 
 def test_number_of_listeners_is_bounded_and_told_once() -> None:

@@ -135,7 +135,7 @@ def test_failure_of_the_child_is_our_error(main: Callable[[Channel], object], te
 
 
 def test_child_is_ended_and_collected() -> None:
-    child = namespaces.start_child(0, lambda channel: channel.receive(wait=True))
+    child = namespaces.start_child(0, lambda channel: channel.receive(Kind.START, wait=True))
     child.end()
     with pytest.raises(ChildProcessError):
         os.waitpid(child.pid, 0)

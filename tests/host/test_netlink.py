@@ -12,6 +12,7 @@ from passt.errors import HostError
 from passt.host import rtnl
 from passt.host.netlink import KernelRefusalError, Request, RtnlSocket
 from passt.host.rtnl import AF_INET, MessageFlag, MessageType
+from tests.isolated import isolated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +31,7 @@ class ScriptedKernel:
         self.sender = 0
         self.flags = 0
 
-    def sendto(self, datagram: bytes, _address: tuple[int, int]) -> int:
+    def send(self, datagram: bytes) -> int:
         """Take requests and answer them."""
         requests = rtnl.split_messages(datagram)
         self.requests += requests
@@ -190,3 +191,20 @@ def test_real_kernel_explains_a_refusal() -> None:
 def test_missing_interface_is_an_error() -> None:
     with RtnlSocket() as rtnetlink, pytest.raises(HostError, match=r"^there is no interface nothere0 in "):
         rtnetlink.get_link("nothere0")
+
+
+@pytest.mark.needs_root
+def test_socket_takes_nothing_from_others_in_the_namespace() -> None:
+    def attack() -> tuple[int, int]:
+        with RtnlSocket() as rtnetlink:
+            port = rtnetlink._socket.getsockname()[0]
+            with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as attacker:
+                try:
+                    attacker.sendto(b"abc", (port, 0))
+                    number = 0
+                except OSError as error:
+                    number = error.errno or 0
+            return number, len(dump(rtnetlink))
+
+    # In a new namespace the loopback interface has no address.
+    assert isolated(attack) == (errno.ECONNREFUSED, 0)

@@ -71,7 +71,6 @@ def test_own_user_namespace_is_not_joined_again() -> None:
     for target in (Target.of_process(os.getpid()),
                    Target.of_paths("/proc/self/ns/net", "/proc/self/ns/user")):
         target.join_user_namespace()
-        os.close(target.open_network_namespace())
         target.close()
 
 

@@ -62,6 +62,7 @@ class Direction:
         self._scan = scan
         self.followers = [_Follower(rule) for rule in rules if rule.auto]
         self.n_open = 0
+        self.has_failed = False                # the last scan did
         self._protos = {follower.rule.proto for follower in self.followers}
         self._fixed: dict[int, set[int]] = {IPPROTO_TCP: set(), IPPROTO_UDP: set()}
         for rule in rules:
@@ -96,14 +97,16 @@ class Direction:
 class AutoForwarder:
     """Follows the far sides of *directions* (inward, outward).
 
-    *explain* gets a line for each listener opened, closed or refused, if given.
+    *explain* gets a line for each listener opened, closed or refused, if given. *warn* gets one when a scan
+    fails that did not fail the time before.
     """
 
-    def __init__(self, inward: Direction, outward: Direction, *,
-                 explain: Callable[[str], None] | None = None) -> None:
+    def __init__(self, inward: Direction, outward: Direction, *, explain: Callable[[str], None] | None = None,
+                 warn: Callable[[str], None] | None = None) -> None:
         self._ways = [(way, other) for way, other in ((inward, outward), (outward, inward))
                       if way.followers]
         self._explain = explain
+        self._warn = warn
 
     @property
     def is_needed(self) -> bool:
@@ -120,10 +123,20 @@ class AutoForwarder:
                     for proto, ports in way.targets(ours).items():
                         targets[proto] |= ports
             except OSError as error:
-                self._tell(f"auto: {way.name}: scan failed: {error}")
+                self._on_failure(way, other, error)
                 continue
+            way.has_failed = False
             for follower in way.followers:
                 self._follow(way, follower, targets[follower.rule.proto])
+
+    def _on_failure(self, way: Direction, far: Direction, error: OSError) -> None:
+        """Tell that the scan of a far side failed; the next tick tries again."""
+        text = f"cannot see which ports of the {far.name} are bound, will try again: {error.strerror or error}"
+        if self._warn is not None and not way.has_failed:
+            self._warn(text)
+        else:
+            self._tell(f"auto: {text}")
+        way.has_failed = True
 
     def _follow(self, way: Direction, follower: _Follower, targets: set[int]) -> None:
         proto = follower.rule.proto

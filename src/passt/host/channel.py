@@ -2,10 +2,11 @@
 
 A SOCK_SEQPACKET pair keeps message boundaries, so a message is a kind byte and its payload:
 
-    from the child      READY      offloads (u32), MAC (6), link-local address (16, zeros: none); the tap's
-                                   descriptor, then those from which bound ports can be read, if wanted
+    from the child      READY      offloads (u32), MAC (6), link-local address (16, zeros: none); descriptors of
+                                   the tap and the network namespace, then those from which bound ports can
+                                   be read, if wanted
                         FAILED     text for the user, UTF-8
-                        STOPPED    signal that stopped the command (u8)
+                        STOPPED    signal of job control that stopped the command (u8)
                         CONTINUED  -
                         ENDED      wait status of the command (u32)
     to the child        START      flags (u8): own process group, foreground
@@ -14,15 +15,21 @@ A SOCK_SEQPACKET pair keeps message boundaries, so a message is a kind byte and 
 
 Integers are in network byte order. Each process holds one end only, so end of file tells either that
 the other one is gone.
+
+The child lives in namespaces that the command is root of, so nobody may rely on what comes from there. What
+is not exactly a message of a kind that the receiver waits for is the end of file as well, for both sides and
+for good; descriptors that came with it are closed.
 """
 
 from __future__ import annotations
 
+import os
 import select
 import struct
 from ipaddress import IPv6Address
 
-from passt.lean import socket
+from passt.host.signals import ASKING, FORWARDED
+from passt.lean import signal, socket
 from passt.value import IntEnum
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -35,7 +42,10 @@ _READY = struct.Struct("!I6s16s")
 _STATUS = struct.Struct("!I")
 _NO_ADDRESS = bytes(16)
 _FD = struct.Struct("i")
-_CONTROL_LEN = socket.CMSG_SPACE(5 * _FD.size)  # READY has the most descriptors
+_MIN_READY_FDS, _MAX_READY_FDS = 2, 6
+_CONTROL_LEN = socket.CMSG_SPACE(_MAX_READY_FDS * _FD.size)  # READY has the most descriptors
+_JOB_CONTROL = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+_MAX_STATUS = 0xFFFF  # waitpid(2) uses 16 bits
 
 
 class Kind(IntEnum):
@@ -49,6 +59,10 @@ class Kind(IntEnum):
     START = 16
     SIGNAL = 17
     RESUME = 18
+
+
+_PAYLOAD_LEN = {Kind.READY: _READY.size, Kind.STOPPED: 1, Kind.CONTINUED: 0, Kind.ENDED: _STATUS.size,
+                Kind.START: 1, Kind.SIGNAL: 2, Kind.RESUME: 1}  # FAILED: any
 
 
 class Message:
@@ -65,14 +79,15 @@ class Message:
 class Tap:
     """The tap as its namespace sees it: descriptor, TUN_F_* granted, hardware and link-local address.
 
-    *port_sources* are descriptors for a `port_scan.PortScanner` of the namespace.
+    *namespace* is a descriptor of it, *port_sources* are descriptors for a `port_scan.PortScanner` of it.
     """
 
-    __slots__ = ("fd", "link_local", "mac", "offloads", "port_sources")
+    __slots__ = ("fd", "link_local", "mac", "namespace", "offloads", "port_sources")
 
-    def __init__(self, fd: int, offloads: int, mac: bytes, link_local: IPv6Address | None,
+    def __init__(self, fd: int, namespace: int, offloads: int, mac: bytes, link_local: IPv6Address | None,
                  port_sources: Sequence[int] = ()) -> None:
         self.fd = fd
+        self.namespace = namespace
         self.offloads = offloads
         self.mac = mac
         self.link_local = link_local
@@ -80,10 +95,17 @@ class Tap:
 
 
 class Channel:
-    """One end of the pair."""
+    """One end of the pair.
+
+    *has_ended* says that the end of file was met, *is_broken* that the other side sent no message of ours,
+    *has_lost_descriptors* that some had no room in this process.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self.has_ended = False
+        self.is_broken = False
+        self.has_lost_descriptors = False
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:
@@ -108,20 +130,43 @@ class Channel:
         flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
         try:
             self._sock.sendmsg([bytes((kind,)) + payload], rights, flags)
-        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+        except OSError:
             return False
         return True
 
-    def receive(self, *, wait: bool) -> Message | None:
-        """Return the next message; None at the end of file, or when *wait* is False and there is none."""
-        flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
+    def receive(self, *kinds: Kind, wait: bool) -> Message | None:
+        """Return the next message, which is to be of one of *kinds*.
+
+        None at the end of file (see `has_ended`), or when *wait* is False and there is none.
+        """
+        if self.has_ended:
+            return None
         try:
-            data, ancillary, _, _ = self._sock.recvmsg(MAX_MESSAGE, _CONTROL_LEN, flags)
-        except (BlockingIOError, ConnectionResetError):
+            data, ancillary, flags, _ = self._sock.recvmsg(
+                MAX_MESSAGE, _CONTROL_LEN, socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT))
+        except BlockingIOError:
             return None
-        if not data:
-            return None
-        return Message(Kind(data[0]), data[1:], _descriptors(ancillary))
+        except ConnectionResetError:
+            data, ancillary, flags = b"", [], 0
+        fds = _descriptors(ancillary)
+        if data and not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) and data[0] in kinds:
+            message = Message(Kind(data[0]), data[1:], fds)
+            if _is_valid(message):
+                return message
+        self._end(fds, is_broken=bool(data), has_lost_descriptors=bool(flags & socket.MSG_CTRUNC))
+        return None
+
+    def _end(self, fds: Iterable[int], *, is_broken: bool, has_lost_descriptors: bool) -> None:
+        """Take no more; the other side sees that too."""
+        for fd in fds:
+            os.close(fd)
+        self.has_ended = True
+        self.is_broken = is_broken
+        self.has_lost_descriptors = has_lost_descriptors
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return                # the other side was faster
 
     def has_news(self) -> bool:
         """Tell whether a message or the end of file is waiting."""
@@ -139,7 +184,7 @@ class Channel:
         """Send READY, with the tap's descriptors."""
         address = tap.link_local.packed if tap.link_local else _NO_ADDRESS
         return self.send(Kind.READY, _READY.pack(tap.offloads, tap.mac, address),
-                         [tap.fd, *tap.port_sources])
+                         [tap.fd, tap.namespace, *tap.port_sources])
 
     def send_failed(self, text: str) -> bool:
         """Send FAILED; a text that is too long loses its end."""
@@ -152,17 +197,30 @@ class Channel:
 
 def read_ready(message: Message) -> Tap:
     """Decode READY."""
-    if not message.fds:
-        raise ValueError("READY without a descriptor")
     offloads, mac, address = _READY.unpack(message.payload)
-    return Tap(message.fds[0], offloads, mac, None if address == _NO_ADDRESS else IPv6Address(address),
-               message.fds[1:])
+    fd, namespace, *sources = message.fds
+    link_local = None if address == _NO_ADDRESS else IPv6Address(address)
+    return Tap(fd, namespace, offloads, mac, link_local, sources)
 
 
 def read_status(message: Message) -> int:
     """Decode ENDED: a wait status for os.WIFEXITED and so on."""
     status: int = _STATUS.unpack(message.payload)[0]
     return status
+
+
+def _is_valid(message: Message) -> bool:
+    """Tell whether a message has the length, the descriptors and the values that its kind has."""
+    kind, payload = message.kind, message.payload
+    least, most = (_MIN_READY_FDS, _MAX_READY_FDS) if kind is Kind.READY else (0, 0)
+    if len(payload) != _PAYLOAD_LEN.get(kind, len(payload)) or not least <= len(message.fds) <= most:
+        return False
+    if kind is Kind.STOPPED:
+        return payload[0] in _JOB_CONTROL
+    if kind is Kind.ENDED:
+        status = read_status(message)
+        return status <= _MAX_STATUS and (os.WIFEXITED(status) or os.WIFSIGNALED(status))
+    return kind is not Kind.SIGNAL or payload[0] in FORWARDED or payload[0] == ASKING
 
 
 def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:

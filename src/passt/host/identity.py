@@ -10,6 +10,7 @@ import os
 
 from passt.errors import ConfigError, HostError
 from passt.host import syscalls
+from passt.host.privileges import close_to_others
 
 NOBODY = "nobody"
 NOBODY_ID = 65534       # what the kernel calls everybody who has no number in a user namespace
@@ -33,8 +34,7 @@ class Identity:
     def assume(self) -> None:
         """Become this user, in this group and no other, yet keep all capabilities. Raises HostError.
 
-        `privileges.drop_privileges` takes them away later. The kernel closes /proc/self to a process that
-        changes its user, and the maps of a user namespace are written there: it is opened again.
+        `privileges.drop_privileges` takes them away later.
         """
         if self.is_ours():
             return
@@ -53,7 +53,7 @@ class Identity:
             syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 0)
         _, permitted, _ = syscalls.capget()
         syscalls.capset(permitted, permitted, 0)
-        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+        close_to_others()
 
 
 def is_root(path: str = UID_MAP) -> bool:

@@ -11,6 +11,10 @@ on two descriptors, a signalfd for SIGCHLD and the channel to the main process, 
 * The command stops or goes on: a message; the main process mirrors it.
 * Orphans become our children and are reaped.
 
+The command is root in here: it may mount over any path and send any message. So PID 1 is closed to it
+(`privileges.close_to_others`), holds no descriptor of the host's network, and opens no path once the
+command runs.
+
 The command starts with the caller's ignored and blocked signals (see `signals.let_signals_end_us`), limits,
 environment and working directory, and no descriptor but 0, 1 and 2.
 """
@@ -38,6 +42,7 @@ HOST_NAME_MAX = 64
 START_OWN_GROUP = 1
 START_FOREGROUND = 2
 
+_MAX_STATUS_LEN = 1 << 16
 _PING_GROUPS = "/proc/sys/net/ipv4/ping_group_range"
 
 
@@ -83,37 +88,45 @@ def prepare_namespaces(hostname: str = "") -> None:
 
 def run_command(channel: Channel, command: Command) -> NoReturn:
     """Wait for START, run *command* until it ends, and end with its status."""
-    message = channel.receive(wait=True)
-    if message is None or message.kind is not Kind.START:
+    message = channel.receive(Kind.START, wait=True)
+    if message is None:
         os._exit(1)
+    privileges.tidy_descriptors((channel.fileno(), *log.descriptors()))
     own_group = bool(message.payload[0] & START_OWN_GROUP)
     foreground = bool(message.payload[0] & START_FOREGROUND)
+    gate, opener = os.pipe()
     child = os.fork()
     if child == 0:
+        os.close(opener)
+        os.read(gate, 1)
         _become(command, own_group=own_group, foreground=foreground)
+    os.close(gate)
+    keeper = _Keeper(channel, child)
     privileges.leave_stdio()
-    _Keeper(channel, child).run()
+    os.close(opener)              # from now on the command runs
+    keeper.run()
 
 
 class _Keeper:
-    """Looks after the command, process *child*."""
+    """Looks after the command, process *child*; to be made before that runs."""
 
     def __init__(self, channel: Channel, child: int) -> None:
         self._channel = channel
         self._child = child
+        self._status = open_status(child)
         self._terminal = terminal.open_terminal()
+        self._child_signals = signals.SignalReader((signal.SIGCHLD,))
 
     def run(self) -> NoReturn:
         """Serve until the command or the main process ends."""
-        child_signals = signals.SignalReader((signal.SIGCHLD,))
         poll = select.poll()
-        poll.register(child_signals.fd, select.POLLIN)
+        poll.register(self._child_signals.fd, select.POLLIN)
         poll.register(self._channel, select.POLLIN)
         while True:
             self._reap()
             for fd, _ in poll.poll():
-                if fd == child_signals.fd:
-                    child_signals.read()
+                if fd == self._child_signals.fd:
+                    self._child_signals.read()
                 else:
                     self._handle_message()
 
@@ -138,17 +151,25 @@ class _Keeper:
             os._exit(exit_status(status))
 
     def _handle_message(self) -> None:
-        message = self._channel.receive(wait=True)
+        # Without waiting: somebody else may have read what poll(2) told of.
+        message = self._channel.receive(Kind.SIGNAL, Kind.RESUME, wait=False)
         if message is None:
-            os._exit(1)
-        if message.kind is Kind.SIGNAL:
-            number, to_group = message.payload
-            # A terminal signals whole groups: the command has got this already if it is in ours.
-            if not (to_group and self._is_in_our_group()) and (
-                    number != signals.ASKING or handles(self._child, number)):
-                os.kill(self._child, number)
-        elif message.kind is Kind.RESUME:
-            self._resume(foreground=bool(message.payload[0]))
+            if self._channel.has_ended:
+                os._exit(1)
+            return
+        try:
+            if message.kind is Kind.SIGNAL:
+                self._pass_on(message.payload[0], to_group=bool(message.payload[1]))
+            else:
+                self._resume(foreground=bool(message.payload[0]))
+        except (ProcessLookupError, PermissionError):
+            return                # it became another user, by a program with the set-user-ID bit
+
+    def _pass_on(self, number: int, *, to_group: bool) -> None:
+        # A terminal signals whole groups: the command has got this already if it is in ours.
+        if not (to_group and self._is_in_our_group()) and (
+                number != signals.ASKING or handles(self._status, number)):
+            os.kill(self._child, number)
 
     def _resume(self, *, foreground: bool) -> None:
         if self._is_in_our_group():
@@ -164,14 +185,24 @@ class _Keeper:
         return os.getpgid(self._child) == os.getpgrp()
 
 
-def handles(pid: int, number: int) -> bool:
-    """Tell whether process *pid* does something by itself on signal *number*, so that it may be sent."""
+def open_status(pid: int) -> int:
+    """Open the status of process *pid* for `handles`; -1 if /proc is not of our PID namespace."""
     try:
-        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-            masks = [line for line in file if line.startswith(("SigIgn:", "SigCgt:"))]
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return -1
+        return os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
+def handles(status: int, number: int) -> bool:
+    """Tell whether a process, by its *status*, does something on signal *number*, so that it may be sent."""
+    try:
+        lines = os.pread(status, _MAX_STATUS_LEN, 0).splitlines()
     except OSError:
         return False
-    return any(int(line.split()[1], 16) >> (number - 1) & 1 for line in masks)
+    return any(int(line.split()[1], 16) >> (number - 1) & 1
+               for line in lines if line.startswith((b"SigIgn:", b"SigCgt:")))
 
 
 def exit_status(status: int) -> int:

@@ -9,8 +9,11 @@ One path for a command and for namespaces that exist already (`host.target`):
 2. It starts one child (`start_child`). For a command this is PID 1 of new PID, network, IPC, UTS and
    mount namespaces; else a helper that joins the target's network namespace. A process that entered a
    network namespace could not come back without privileges, hence a child.
-3. The child makes and configures the tap in there (`make_tap`, the same for both) and sends it over.
-   The helper is done then; PID 1 goes on (`host.init`).
+3. The child makes and configures the tap in there (`make_tap`, the same for both) and sends it over, with a
+   descriptor of the network namespace. The helper is done then; PID 1 goes on (`host.init`).
+
+All of them are closed to other processes (`privileges.close_to_others`): who is in the namespaces is not
+trusted.
 
 The child cannot outlive the main process: it gets SIGKILL with the main process's end from its first
 instruction on, and looks then whether that end came before (`Channel.is_abandoned`). Where the main
@@ -35,6 +38,7 @@ from passt.errors import HostError, PasstError
 from passt.host import signals, syscalls, tun
 from passt.host.channel import Channel, Kind, Message, Tap, read_ready
 from passt.host.identity import NOBODY_ID
+from passt.host.privileges import close_to_others
 from passt.lean import signal, socket
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -79,6 +83,8 @@ def enter_new_user_namespace(nobody: Identity | None = None) -> None:
     except OSError as error:
         raise HostError(explain_refusal("a user namespace", error)) from None
     try:
+        # Its own maps a process may write only while it is open to others; there is nobody in there yet.
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
         # gid_map takes a privileged writer as long as setgroups is allowed: user_namespaces(7).
         _write("/proc/self/setgroups", "deny")
         if writer is not None:
@@ -91,6 +97,8 @@ def enter_new_user_namespace(nobody: Identity | None = None) -> None:
         if error.errno == errno.EPERM:
             hint += "; mapping user 0 needs CAP_SETFCAP"
         raise HostError(hint) from None
+    finally:
+        close_to_others()
 
 
 class _MapWriter:
@@ -139,7 +147,7 @@ def become_root_inside() -> None:
     """Become user and group 0 of the user namespace that we joined, if it has them.
 
     To be called by a child right after it was started: to change the user cancels its wish to end with
-    the parent and closes its /proc entry, which the parent needs, so both are set again.
+    the parent, so that is set again.
     """
     for change in (os.setresgid, os.setresuid):
         try:
@@ -147,7 +155,7 @@ def become_root_inside() -> None:
         except OSError:
             continue              # it has no such user; we stay who we are, as seen from there
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+    close_to_others()
 
 
 class Child:
@@ -162,9 +170,12 @@ class Child:
 
     def receive_tap(self) -> Tap:
         """Wait for the tap. Raises HostError, with what the child says of it, if there will be none."""
-        message = self.channel.receive(wait=True)
+        message = self.channel.receive(Kind.READY, Kind.FAILED, wait=True)
         if message is not None and message.kind is Kind.READY:
             return read_ready(message)
+        if self.channel.has_lost_descriptors:
+            raise HostError("cannot take over the interface of the namespace: too many open files; raise the "
+                            "limit (ulimit -n)")
         raise HostError(self._explain_failure(message))
 
     def _explain_failure(self, message: Message | None) -> str:
@@ -173,16 +184,6 @@ class Child:
             return message.payload.decode(errors="replace")
         how = f"by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "too early"
         return f"the process that sets up the namespace ended {how}"
-
-    def open_network_namespace(self) -> int:
-        """Open the network namespace that the child, which has sent its tap, is in. Raises HostError."""
-        try:
-            return os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            if self.channel.is_abandoned():
-                raise HostError(self._explain_failure(None)) from None
-            raise HostError(f"cannot open the network namespace of the command: {error.strerror}; does /proc "
-                            "hide it (hidepid)?") from None
 
     def wait(self) -> int:
         """Wait for the child's end and return its wait status; for PID 1 nothing in there lives on then."""
@@ -231,6 +232,7 @@ def _run_child(channel: Channel, main: Callable[[Channel], object]) -> NoReturn:
     status = 1
     # Ctrl-C reaches us as well as the main process, whose end ends us.
     signals.block_all()
+    close_to_others()
     try:
         if not channel.is_abandoned():
             main(channel)
@@ -251,18 +253,29 @@ def make_tap(channel: Channel, ifname: str, configure: Callable[[], TapFacts], *
     bound here can be read from.
     """
     fd, offloads = tun.open_tap(ifname, allow=allow)
+    namespace = -1
     sources: list[int] = []
     try:
         facts = configure()
+        namespace = _open_own_namespace()
         if watch_ports:
             from passt.host.port_scan import open_sources
 
             sources = open_sources()
-        if not channel.send_ready(Tap(fd, offloads, facts.mac, facts.link_local, sources)):
-            raise HostError("the main process has ended")
+        if not channel.send_ready(Tap(fd, namespace, offloads, facts.mac, facts.link_local, sources)):
+            raise HostError("cannot hand the interface over to the main process")
     finally:
-        for each in (fd, *sources):
-            os.close(each)
+        for each in (fd, namespace, *sources):
+            if each >= 0:
+                os.close(each)
+
+
+def _open_own_namespace() -> int:
+    """Open our network namespace: the main process could not, as we are closed to it as well."""
+    try:
+        return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(f"cannot open the network namespace: /proc/self/ns/net: {error.strerror}") from None
 
 
 def explain_refusal(what: str, error: OSError, root: str = SYSCTL_ROOT) -> str:

@@ -10,6 +10,8 @@ we read until the reply that ends the request and hold no other state than the s
   NLM_F_DUMP_INTR somewhere, and the whole dump is worth nothing and is taken again.
 * Requests that change something end in NLMSG_ERROR, with errno 0 if they ask for an acknowledgement.
   Many of them may share a datagram; without NLM_F_ACK only those that fail are answered.
+* Whoever has CAP_NET_ADMIN in the namespace may send to any netlink socket there. Ours is connected to the
+  kernel, which refuses that, so nobody can fill its buffer; what came before is dropped by its sender.
 * NETLINK_GET_STRICT_CHK (4.20) makes the kernel filter dumps by interface and table; an older one
   returns more, so callers filter as well. NETLINK_EXT_ACK (4.12) adds the kernel's explanation to
   errors, NETLINK_CAP_ACK (4.3) leaves the quoted request out of them. None is needed to work.
@@ -81,6 +83,7 @@ class RtnlSocket:
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC,
                                          socket.NETLINK_ROUTE)
+            self._socket.connect((0, 0))
         except OSError as error:
             raise HostError(f"cannot open a rtnetlink socket: {error.strerror}") from error
         options = [_NETLINK_CAP_ACK, _NETLINK_EXT_ACK]
@@ -196,7 +199,7 @@ class RtnlSocket:
             parts.append(rtnl.message(request.type, request.flags | MessageFlag.REQUEST, self._sequence,
                                       request.payload))
         try:
-            self._socket.sendto(b"".join(parts), (0, 0))
+            self._socket.send(b"".join(parts))
         except OSError as error:
             raise HostError(f"{what}: {error.strerror}") from error
 

@@ -5,9 +5,14 @@ connected; only their ports count. It has one of two sources, both opened in the
 watched, which they belong to for good, and usable from anywhere afterwards:
 
 * a sock_diag(7) socket: one dump per protocol and family, filtered by state in the kernel, so that
-  connections cost nothing. No privilege is needed. Two binary fields are read per socket.
+  connections cost nothing. No privilege is needed. Two binary fields are read per socket. The kernel's
+  answer, or its first part, is there when send returns, so nothing is ever waited for.
 * the files tcp, tcp6, udp, udp6 of /proc/self/net (proc_pid_net(5)), where the kernel lacks the
   modules tcp_diag or udp_diag: read from their start each time, connections and all.
+
+Whoever has CAP_NET_ADMIN in the namespace may send to any netlink socket there (netlink(7)). So it is
+connected to the kernel, which refuses what others send, and what came before that is dropped by its sender.
+Each request has a number of its own; what answers an older one, which failed half-way, is dropped as well.
 
 Sockets of our own that look like services, as those of UDP flows do, are told apart by their inodes:
 another socket may have the same port at another address.
@@ -17,6 +22,7 @@ from __future__ import annotations
 
 import os
 import struct
+from errno import EBADMSG, EPROTO
 
 from passt.lean import socket
 
@@ -46,7 +52,10 @@ _PORT_OFFSET = _HEADER.size + 4
 # And the inode: the last of the message's fields, after 48 bytes of socket addresses and 16 of counts.
 _INODE = struct.Struct("=I")
 _INODE_OFFSET = _PORT_OFFSET + 48 + 16
+_ENTRY_LEN = _INODE_OFFSET + _INODE.size
 _BUFFER_LEN = 1 << 16             # a dump datagram has 32 KiB at most
+# Of one dump: two million sockets. What is foreign or old counts too.
+_MAX_DATAGRAMS = 1 << 13
 
 
 class PortScanner:
@@ -57,30 +66,31 @@ class PortScanner:
 
     def __init__(self, fds: Sequence[int], own_udp: Callable[[], Iterable[int]] | None = None) -> None:
         self._own_udp = own_udp
-        self._socket = None if len(fds) == len(FILES) else socket.socket(fileno=fds[0])
-        self._files = list(fds) if self._socket is None else []
-        if self._socket is not None:
-            self._socket.setblocking(False)
+        self._diag = None if len(fds) == len(FILES) else DiagSocket(socket.socket(fileno=fds[0]))
+        self._files = list(fds) if self._diag is None else []
 
     def close(self) -> None:
         """Close the sources."""
-        if self._socket is not None:
-            self._socket.close()
+        if self._diag is not None:
+            self._diag.socket.close()
         for fd in self._files:
             os.close(fd)
         self._files = []
 
     def scan(self, protos: Iterable[int]) -> dict[int, set[int]]:
-        """Read the ports bound now, for each of *protos*. Raises OSError if the kernel refuses."""
+        """Read the ports bound now, for each of *protos*.
+
+        Raises OSError if the kernel refuses, its answers are lost (ENOBUFS) or are none; to be tried again.
+        """
         found = {}
         for proto in protos:
             own: AbstractSet[int] = frozenset()
             if proto == UDP and self._own_udp is not None:
                 own = {os.fstat(fd).st_ino for fd in self._own_udp()}
-            if self._socket is None:
+            if self._diag is None:
                 found[proto] = self._scan_files(proto, own)
             else:
-                found[proto] = _dump(self._socket, proto, own)
+                found[proto] = self._diag.dump(proto, own)
         return found
 
     def _scan_files(self, proto: int, own: AbstractSet[int]) -> set[int]:
@@ -115,46 +125,95 @@ def _open_diag() -> int:
     """Open a sock_diag socket that has proved to answer for both protocols."""
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
     try:
+        sock.connect((0, 0))
         for proto in (TCP, UDP):
-            _dump(sock, proto, families=(socket.AF_INET,))
+            DiagSocket(sock).dump(proto, families=(socket.AF_INET,))
     except BaseException:
         sock.close()
         raise
     return sock.detach()
 
 
-def _dump(sock: socket.socket, proto: int, own: AbstractSet[int] = frozenset(),
-          families: Iterable[int] = (socket.AF_INET, socket.AF_INET6)) -> set[int]:
-    ports: set[int] = set()
-    for family in families:
-        request = _REQUEST.pack(family, proto, 0, 0, 1 << _STATES[proto])
-        sock.send(_HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 0, 0)
-                  + request)
-        while _take_ports(sock.recv(_BUFFER_LEN), ports, own):
-            continue
-    return ports
+class DiagSocket:
+    """Asks *sock*, a sock_diag socket that is connected to the kernel, from now on without waiting."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.socket = sock
+        # Behind the numbers of whoever used the socket before.
+        self._sequence = int.from_bytes(os.urandom(4), "big")
+
+    def dump(self, proto: int, own: AbstractSet[int] = frozenset(),
+             families: Iterable[int] = (socket.AF_INET, socket.AF_INET6)) -> set[int]:
+        """Read the ports of *proto*, but for sockets with the inodes *own*. Raises OSError."""
+        ports: set[int] = set()
+        for family in families:
+            request = _REQUEST.pack(family, proto, 0, 0, 1 << _STATES[proto])
+            self._sequence = (self._sequence + 1) & 0xFFFF_FFFF
+            header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP,
+                                  self._sequence, 0)
+            self._drop_old()
+            self.socket.send(header + request)
+            self._receive_dump(ports, own)
+        return ports
+
+    def _drop_old(self) -> None:
+        """Read what an attempt that failed has left: the kernel refuses a second dump before (EBUSY)."""
+        for _ in range(_MAX_DATAGRAMS):
+            try:
+                self.socket.recvfrom(_BUFFER_LEN)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue          # an overrun is told once, and is not of what comes now
+
+    def _receive_dump(self, ports: set[int], own: AbstractSet[int]) -> None:
+        for _ in range(_MAX_DATAGRAMS):
+            data, sender = self.socket.recvfrom(_BUFFER_LEN)
+            if sender[0] == 0 and not take_ports(data, self._sequence, ports, own):
+                return
+        raise OSError(EPROTO, "sock_diag: the answer has no end")
 
 
-def _take_ports(data: bytes, ports: set[int], own: AbstractSet[int]) -> bool:
-    """Add the ports of one dump datagram, but for sockets with the inodes *own*; False if it was the last.
+def take_ports(data: bytes, sequence: int, ports: set[int], own: AbstractSet[int]) -> bool:
+    """Add the ports of one datagram that answers request *sequence*, but for sockets with the inodes *own*.
 
-    Raises OSError if it is a refusal.
+    False if it was the last; True also for datagrams of other requests. Raises OSError if it is a refusal, or
+    none of the kernel's.
     """
-    offset = 0
+    offset, end = 0, len(data)
     unpack = _HEADER.unpack_from
-    while offset < len(data):
-        length, kind, _, _, _ = unpack(data, offset)
-        if kind == _SOCK_DIAG_BY_FAMILY:
-            place = offset + _PORT_OFFSET
-            if not own or _INODE.unpack_from(data, offset + _INODE_OFFSET)[0] not in own:
-                ports.add(data[place] << 8 | data[place + 1])
-        elif kind in {_NLMSG_DONE, _NLMSG_ERROR}:
-            code = -_STATUS.unpack_from(data, offset + _HEADER.size)[0]
-            if code:
-                raise OSError(code, f"sock_diag: {os.strerror(code)}")
-            return False
+    while offset < end:
+        if end - offset < _HEADER.size:
+            raise _malformed(f"{end - offset} bytes where a message header takes {_HEADER.size}")
+        length, kind, _, number, _ = unpack(data, offset)
+        if not _HEADER.size <= length <= end - offset:
+            raise _malformed(f"message of length {length} in {end - offset} bytes")
+        if number == sequence:
+            if kind == _SOCK_DIAG_BY_FAMILY:
+                if length < _ENTRY_LEN:
+                    raise _malformed(f"socket of {length} bytes, need {_ENTRY_LEN}")
+                place = offset + _PORT_OFFSET
+                if not own or _INODE.unpack_from(data, offset + _INODE_OFFSET)[0] not in own:
+                    ports.add(data[place] << 8 | data[place + 1])
+            elif kind in {_NLMSG_DONE, _NLMSG_ERROR}:
+                _check_status(data[offset + _HEADER.size:offset + length])
+                return False
         offset += (length + 3) & ~3
     return True
+
+
+def _check_status(payload: bytes) -> None:
+    """Raise OSError if the end of a dump tells of one, or is too short to tell."""
+    if len(payload) < _STATUS.size:
+        raise _malformed(f"status of {len(payload)} bytes, need {_STATUS.size}")
+    code = -_STATUS.unpack_from(payload)[0]
+    if code > 0:
+        raise OSError(code, f"sock_diag: {os.strerror(code)}")
+
+
+def _malformed(what: str) -> OSError:
+    return OSError(EBADMSG, f"sock_diag: {what}")
 
 
 def parse_table(text: bytes, state: int, own: AbstractSet[int] = frozenset()) -> set[int]:
@@ -168,7 +227,10 @@ def parse_table(text: bytes, state: int, own: AbstractSet[int] = frozenset()) ->
         fields = line.split(None, 10)
         if len(fields) < 5 or fields[3] != wanted or (own and len(fields) > 9 and int(fields[9]) in own):
             continue
-        ports.add(int(fields[1].rpartition(b":")[2], 16))
+        try:
+            ports.add(int(fields[1].rpartition(b":")[2], 16) & 0xFFFF)
+        except ValueError:
+            continue
     return ports
 
 

@@ -93,11 +93,19 @@ def restore_file_limit(limits: tuple[int, int]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def drop_privileges(*, closed: bool = False) -> None:
-    """Give up every capability for good: bounding, ambient and all other sets; no program gains any.
+def close_to_others() -> None:
+    """Keep other processes of our user out of this one: its memory, its descriptors, its control.
 
-    With *closed* other processes of our user may not look into this one (PR_SET_DUMPABLE(2const)):
-    it holds what was opened as another user.
+    A command's processes and those of an attached namespace can be of our user and in our user namespace.
+    PR_SET_DUMPABLE(2const) closes ptrace(2), /proc/PID/mem and pidfd_getfd(2) to them, whatever capabilities
+    they have in there, since it takes some in the user namespace that our program was started in. A change of
+    credentials may set it back, so whoever makes one calls this again. Children inherit it, until execve(2).
+    """
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+
+
+def drop_privileges() -> None:
+    """Give up every capability for good: bounding, ambient and all other sets; no program gains any.
 
     After this the process can do what its user can do to files and processes, and nothing else, in
     any user namespace. The bounding set takes CAP_SETPCAP to change; without it (attached to a
@@ -112,5 +120,4 @@ def drop_privileges(*, closed: bool = False) -> None:
     syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
     syscalls.capset(0, 0, 0)
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-    if closed:
-        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    close_to_others()

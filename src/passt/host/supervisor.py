@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from passt import log
 from passt.host import init
 from passt.host.channel import Kind, read_status
 from passt.host.signals import ASKING, FORWARDED, TERMINAL_STOPS, SignalReader
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
         def stop(self) -> None:
             """Leave the loop."""
+
+
+MAX_LAST_MESSAGES = 64            # read when PID 1 has ended; its own last one is among the first few
 
 
 class Supervisor:
@@ -72,7 +76,11 @@ class Supervisor:
 
     def finish(self) -> int:
         """Clean up after the loop, and return the exit status to end with."""
-        while (message := self._child.channel.receive(wait=False)) is not None:
+        # Bounded: a process outside may have been given the child's end, and still write to it.
+        for _ in range(MAX_LAST_MESSAGES):
+            message = self._receive()
+            if message is None:
+                break
             self._handle(message)
         own_status = self._child.wait()
         self._terminal.reclaim()
@@ -102,12 +110,17 @@ class Supervisor:
             self._child.channel.send(Kind.SIGNAL, bytes((received.number, to_group)))
 
     def _on_message(self) -> None:
-        message = self._child.channel.receive(wait=False)
+        message = self._receive()
         if message is not None:
             self._handle(message)
-        elif self._loop is not None:
+        elif self._child.channel.has_ended and self._loop is not None:
             # The end of file comes before PID 1's end: the kernel ends its other processes in between.
             self._loop.remove_reader(self._child.channel.fileno())
+            if self._child.channel.is_broken:
+                log.warning("the command sent messages that are not its to send, and is ended")
+
+    def _receive(self) -> Message | None:
+        return self._child.channel.receive(Kind.STOPPED, Kind.CONTINUED, Kind.ENDED, wait=False)
 
     def _handle(self, message: Message) -> None:
         if message.kind is Kind.ENDED:

@@ -17,6 +17,7 @@ import struct
 from passt import log
 from passt.errors import HostError
 from passt.host import syscalls
+from passt.host.privileges import close_to_others
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -73,17 +74,16 @@ class Target:
         own = os.stat("/proc/self/ns/user")
         theirs = os.fstat(self._user)
         if (own.st_dev, own.st_ino) != (theirs.st_dev, theirs.st_ino):
+            # Whoever is in there may have our user, and every capability: not a moment is theirs.
+            close_to_others()
             self._join(self._user, syscalls.CLONE_NEWUSER)
+            close_to_others()
         os.close(self._user)
         self._user = -1
 
     def join_network_namespace(self) -> None:
         """Enter the network namespace: for a helper process, as there is no way back."""
         self._join(self._net, syscalls.CLONE_NEWNET)
-
-    def open_network_namespace(self) -> int:
-        """Return one more descriptor of the network namespace."""
-        return os.dup(self._net)
 
     def close(self) -> None:
         """Close what is open still, so that we do not keep the namespaces alive."""
