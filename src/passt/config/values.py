@@ -6,6 +6,7 @@ option's name in front.
 
 from __future__ import annotations
 
+import os
 from ipaddress import IPv4Address, IPv6Address
 
 from passt.domain import MAX_NAME_LEN, normalise_name
@@ -222,7 +223,7 @@ def parse_identity(text: str) -> str:
 
 def parse_ifname(text: str) -> str:
     """Read an interface name that the kernel would take (its dev_valid_name()), `lo` included."""
-    n_bytes = len(text.encode(errors="surrogateescape"))
+    n_bytes = len(os.fsencode(text))
     if not 0 < n_bytes < IFNAMSIZ:
         raise ConfigError(f"'{text}' is not an interface name: it can have 1 to {IFNAMSIZ - 1} bytes")
     if text in {".", ".."} or any(letter in "/:" or letter.isspace() for letter in text):
@@ -240,7 +241,7 @@ def parse_new_ifname(text: str) -> str:
 
 def parse_socket_path(text: str) -> str:
     """Read the path of a UNIX domain socket."""
-    n_bytes = len(text.encode(errors="surrogateescape"))
+    n_bytes = len(os.fsencode(text))
     if not n_bytes:
         raise ConfigError("the path is empty; give one like /tmp/passt.socket")
     if n_bytes > MAX_SOCKET_PATH:

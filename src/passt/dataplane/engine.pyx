@@ -101,8 +101,7 @@ cdef class Engine:
             self.core.udp_stream = udp_timeouts[1] * 1000000000
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if descriptors != resource.RLIM_INFINITY:
-            # Each may have a descriptor; connections and listeners need some too.
-            self.core.flows.max_datagram = min(self.core.flows.max_datagram, max(descriptors // 2, 1))
+            self.core.fit_descriptors(descriptors)
         self.link_fd = -1
         self.link_room = 1
         self.readers = {}
