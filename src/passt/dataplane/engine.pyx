@@ -42,6 +42,7 @@ from passt.dataplane.tcp_from_tap cimport flush_gather
 from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer
 from passt.dataplane.udp cimport on_udp_listener
 from passt.dataplane.udp_out cimport flush_out
+from passt.errors import HostError
 from passt.lean import socket as pysocket
 from passt.value import NamedTuple
 
@@ -268,9 +269,8 @@ cdef class Engine:
                 self.core.failure = None
                 self.core.has_failed = False
                 raise failure
-            if self.core.link.error and self.on_end is None:
-                error = self.core.link.error
-                raise OSError(error, f"{os.strerror(error)}: the tap device")
+            if self.core.link.error and self.on_end is None and not self.stopping:
+                raise HostError(f"the guest's interface is gone: {os.strerror(self.core.link.error)}")
 
     def stop(self):
         self.stopping = True

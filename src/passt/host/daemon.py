@@ -22,11 +22,13 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 
 from passt import log
 from passt.errors import ConfigError, HostError
 from passt.host import privileges, signals, syscalls
 from passt.lean import signal
+from passt.output import open_output
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -49,13 +51,10 @@ class Launch:
             self._open(pid_file)
 
     def _open(self, path: str) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
         try:
-            try:
-                self._pid_fd = os.open(path, flags | os.O_EXCL, 0o600)
-                self._made = True
-            except FileExistsError:
-                self._pid_fd = os.open(path, flags | os.O_TRUNC, 0o600)
+            self._pid_fd, self._made = open_output(path, os.O_WRONLY)
+            if stat.S_ISREG(os.fstat(self._pid_fd).st_mode):
+                os.ftruncate(self._pid_fd, 0)
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else "not a path"
             raise ConfigError(f"option '--pid' {path}: cannot open the file for writing: {why}") from None
