@@ -127,7 +127,7 @@ def test_listener_of_the_host_comes_from_the_binder() -> None:
 def test_fixed_ports_are_opened_and_those_of_auto_are_not() -> None:
     sockets = FakeSockets()
     engine = FakeEngine()
-    open_fixed([rule(80, 82), rule(90, 99, auto=True)], make_side(engine, sockets))
+    open_fixed([rule(80, 82), rule(90, 99, auto=True)], make_side(engine, sockets), 100)
     assert [port for _, port, _, _ in sockets.asked] == [80, 81, 82]
     for fd in engine.listeners:
         os.close(fd)
@@ -136,19 +136,19 @@ def test_fixed_ports_are_opened_and_those_of_auto_are_not() -> None:
 def test_named_port_that_cannot_be_had_is_an_error_with_option_and_reason() -> None:
     engine = FakeEngine()
     with pytest.raises(ConfigError, match=r"^-T 80-82: cannot listen on port 81 in the namespace: Addr"):
-        open_fixed([rule(80, 82)], make_side(engine, FakeSockets(taken=(81,))))
+        open_fixed([rule(80, 82)], make_side(engine, FakeSockets(taken=(81,))), 100)
     for fd in engine.listeners:
         os.close(fd)
 
 
 def test_optional_ports_may_be_missing_but_not_all() -> None:
     engine = FakeEngine()
-    open_fixed([rule(80, 82, optional=True)], make_side(engine, FakeSockets(taken=(80, 82))))
+    open_fixed([rule(80, 82, optional=True)], make_side(engine, FakeSockets(taken=(80, 82))), 100)
     assert len(engine.listeners) == 1
     for fd in engine.listeners:
         os.close(fd)
     with pytest.raises(ConfigError, match=r"^-T 80-81: none of its ports"):
-        open_fixed([rule(80, 81, optional=True)], make_side(FakeEngine(), FakeSockets(taken=(80, 81))))
+        open_fixed([rule(80, 81, optional=True)], make_side(FakeEngine(), FakeSockets(taken=(80, 81))), 100)
 
 
 class FakePorts:
@@ -197,3 +197,12 @@ def test_watch_begins_where_a_rule_is_auto_and_goes_on(monkeypatch: pytest.Monke
         tick()
         assert [port for _, port, _, _ in sockets.asked] == [80]
         assert engine.timers[1][0] == INTERVAL_S < 1
+
+
+def test_optional_ports_of_the_namespace_stop_where_descriptors_do(capfd: pytest.CaptureFixture[str]) -> None:
+    engine = FakeEngine()
+    open_fixed([rule(1000, 1999, optional=True), rule(80, 81)], make_side(engine, FakeSockets()), 5)
+    assert len(engine.listeners) == 7  # a port that is named is no optional one
+    assert capfd.readouterr().err.startswith("-T 1000-1999: 995 ports of the namespace are not forwarded")
+    for fd in engine.listeners:
+        os.close(fd)

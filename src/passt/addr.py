@@ -95,6 +95,14 @@ def is_host_unicast(packed: bytes) -> bool:
     return packed[0] != 0xff and packed not in _IP6_NOWHERE and not packed.startswith(_IP4_MAPPED_PREFIX)
 
 
+def is_subnet_broadcast(packed: bytes, prefix_len: int) -> bool:
+    """Whether an IPv4 address with this prefix means all hosts (RFC 922, 7); in a /31 none does (RFC 3021)."""
+    if len(packed) != IP4_LEN or prefix_len > 30:
+        return False
+    host_mask = (1 << (32 - prefix_len)) - 1
+    return int.from_bytes(packed, "big") & host_mask == host_mask
+
+
 def multicast_mac(group: IPv6Address) -> bytes:
     """Ethernet address of an IPv6 multicast group (RFC 2464, section 7)."""
     return b"\x33\x33" + group.packed[-4:]

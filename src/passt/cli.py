@@ -13,7 +13,7 @@ import sys
 
 from passt import __version__, log
 from passt.config.getopt import RUN, UsageError, scan
-from passt.errors import ConfigError, HostError, PasstError
+from passt.errors import ConfigError, HostError, PasstError, explain_refusal
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -42,6 +42,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.err(f"{program}: {error}")
         if isinstance(error, UsageError):
             log.err(f"Try '{program} --help' for more information.")
+        return EXIT_FAILURE
+    except OSError as error:
+        log.err(f"{program}: {explain_refusal(error)}")
+        if log.is_debug():
+            import traceback
+
+            for line in "".join(traceback.format_exception(error)).splitlines():
+                log.debug(line)
+        return EXIT_FAILURE
+    except ImportError as error:
+        # Files of ours are closed to this user or gone, or there is no descriptor left to read them.
+        log.err(f"{program}: cannot load a part of the program: {error}")
+        return EXIT_FAILURE
+    except MemoryError:
+        log.err(f"{program}: there is not enough memory, or a limit of it is reached (ulimit -v)")
         return EXIT_FAILURE
     except KeyboardInterrupt:
         return _end_by_interrupt()

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from passt.host.namespaces import Child, TapFacts
     from passt.model import GuestNet, Settings
 
+MAX_RESERVE = 64  # sockets of each kind that `dataplane.nsthread` opens in advance
+
 
 def run(settings: Settings, caller: privileges.Caller, launch: Launch) -> int:
     """Run pasta until the command, a signal, or the end of the namespace ends it; return the exit status.
@@ -226,10 +228,12 @@ def _connect(settings: Settings, guest: GuestNet, ports: HostPorts | None, child
     return network
 
 
-def _enter(settings: Settings, namespace: int, thread: Callable[[int], NamespaceThread]) -> NamespaceThread:
+def _enter(settings: Settings, namespace: int,
+           thread: Callable[[int, int], NamespaceThread]) -> NamespaceThread:
     """Start the *thread* in the network *namespace*."""
     try:
-        inside = thread(namespace)
+        # Of each of four kinds; together a sixteenth of what may be open.
+        inside = thread(namespace, min(max(privileges.file_limit() // 64, 1), MAX_RESERVE))
     except OSError as error:
         raise HostError(f"cannot open sockets in the network namespace: {error.strerror}") from None
     for proto in {rule.proto for rule in settings.port_rules if settings.splice}:
@@ -239,7 +243,10 @@ def _enter(settings: Settings, namespace: int, thread: Callable[[int], Namespace
 
 def _find_index(inside: NamespaceThread, ifname: str) -> int:
     """Index of the guest's interface in its namespace, which link-local addresses need."""
-    fd = inside.open_socket(socket.AF_INET, socket.SOCK_DGRAM, 0)
+    try:
+        fd = inside.open_socket(socket.AF_INET, socket.SOCK_DGRAM, 0)
+    except OSError as error:
+        raise HostError(f"cannot open sockets in the network namespace: {error.strerror}") from None
     try:
         return interface_index(fd, ifname)
     finally:

@@ -18,18 +18,17 @@ import sys
 
 from passt import __version__
 from passt.errors import HostError
+from passt.output import open_output
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MODE = 0o600
 CUT = 0.3
 PAGE = 4096
 _CHUNK = 1 << 16
 _PREFIXES = {3: "ERROR:   ", 4: "WARNING: ", 6: "info:    "}
 _NO_PREFIX = " " * 9
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
 
 class LogFile:
@@ -41,10 +40,19 @@ class LogFile:
     def __init__(self, path: str, size: int, program: str, clock: Callable[[], float]) -> None:
         self._size = size
         self._clock = clock
-        self.fd = _open(path)
+        self.fd, made = _open(path)
         self._is_bounded = stat.S_ISREG(os.fstat(self.fd).st_mode)
-        self._header = f"{program} {__version__}: {os.path.abspath(sys.argv[0])} ({os.getpid()})"
-        self._append(f"{self._header}\n".encode(errors="backslashreplace"))
+        header = f"{program} {__version__}: {os.path.abspath(sys.argv[0])} ({os.getpid()})"
+        self._header = header
+        try:
+            if self._is_bounded:
+                os.ftruncate(self.fd, 0)
+            self._append(f"{header}\n".encode(errors="backslashreplace"))
+        except OSError as error:
+            os.close(self.fd)
+            if made:
+                os.unlink(path)
+            raise HostError(_explain(path, error)) from None
 
     def write(self, level: int, text: str) -> None:
         """Append *text*, which is one line without its end; what cannot be written is dropped."""
@@ -95,16 +103,20 @@ class LogFile:
         return size
 
 
-def _open(path: str) -> int:
-    """Open the file as a descriptor that is not one of the standard ones. Raises HostError."""
+def _open(path: str) -> tuple[int, bool]:
+    """Open the file as a descriptor that is not a standard one; tell if it was made. Raises HostError."""
     try:
-        fd = os.open(path, _FLAGS, MODE)
+        fd, made = open_output(path, os.O_RDWR | os.O_APPEND)
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not a path"
-        raise HostError(f"option '--log-file': cannot write '{path}': {why}; name another file, or leave the"
-                        " option out for the system log") from None
+        raise HostError(_explain(path, error)) from None
     if fd > 2:
-        return fd
+        return fd, made
     moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
     os.close(fd)
-    return moved
+    return moved, made
+
+
+def _explain(path: str, error: OSError | ValueError) -> str:
+    why = error.strerror if isinstance(error, OSError) else "not a path"
+    return (f"option '--log-file': cannot write '{path}': {why}; name another file, or leave the option out"
+            " for the system log")

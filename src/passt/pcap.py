@@ -12,6 +12,7 @@ import stat
 import struct
 
 from passt.errors import HostError
+from passt.output import open_output
 
 MAGIC = 0xA1B2C3D4       # time stamps in microseconds
 VERSION = (2, 4)
@@ -19,7 +20,7 @@ LINKTYPE_ETHERNET = 1
 # The longest record that readers have to expect: frames that travel in one piece are longer than 64 KiB by
 # their Ethernet header. It is what tcpdump(1) writes.
 SNAP_LEN = 262144
-MODE = 0o600             # a capture shows what others are not to see
+READER_S = 2.0           # how long a pipe waits for its reader, which may be about to start
 
 
 def header() -> bytes:
@@ -30,31 +31,38 @@ def header() -> bytes:
 def create(path: str) -> int:
     """Open *path* for a capture, empty but for the header; returns the descriptor. Raises HostError.
 
-    It may be a pipe, for a reader of live captures; that never makes us wait once it is open.
+    It may be a pipe, for a reader of live captures, which has to be there within two seconds.
     """
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOCTTY, MODE)
-    except OSError as error:
-        raise HostError(explain(path, error.errno or 0)) from None
+        fd, made = open_output(path, os.O_WRONLY, READER_S)
+    except (OSError, ValueError) as error:
+        raise HostError(explain(path, error)) from None
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.set_blocking(fd, False)
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            os.ftruncate(fd, 0)
+            os.set_blocking(fd, True)
         n = os.write(fd, header())
+        failure = None if n == len(header()) else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
-        os.close(fd)
-        raise HostError(explain(path, error.errno or 0)) from None
-    if n != len(header()):
-        os.close(fd)
-        raise HostError(explain(path, errno.ENOSPC))
-    return fd
+        failure = error
+    if failure is None:
+        return fd
+    os.close(fd)
+    if made:
+        os.unlink(path)
+    raise HostError(explain(path, failure))
 
 
-def explain(path: str, number: int) -> str:
+def explain(path: str, error: OSError | ValueError) -> str:
     """Say in one line why the capture cannot be made, and what helps."""
+    number = error.errno if isinstance(error, OSError) else None
+    why = error.strerror if isinstance(error, OSError) else "not a path"
     hint = "leave --pcap out, or name another file"
+    if number == errno.ENXIO:
+        hint = "nobody reads this pipe: start its reader first"
     if number in (errno.ENOSPC, errno.EDQUOT):
         hint = "make room there, or name a file on another file system"
-    return f"option '--pcap': cannot write '{path}': {os.strerror(number)}; {hint}"
+    return f"option '--pcap': cannot write '{path}': {why}; {hint}"
 
 
 def explain_end(path: str, number: int) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 
 from passt import log
-from passt.errors import ConfigError
+from passt.errors import ConfigError, HostError
 from passt.forward.auto import AutoForwarder, Direction
-from passt.host.listeners import count_spare_descriptors
+from passt.host.listeners import count_spare_descriptors, optional_groups
 from passt.host.port_scan import PortScanner, open_sources
 from passt.value import cast
 
@@ -76,28 +76,48 @@ class NamespaceSide:
             self._engine.remove_listener(fd)
 
 
-def open_fixed(rules: Sequence[PortRule], side: ListenerSide) -> None:
-    """Open the ports of *rules* that are not `auto` on *side*.
+def open_fixed(rules: Sequence[PortRule], side: ListenerSide, spare: int) -> None:
+    """Open the ports of *rules* that are not `auto` on *side*; of optional ones *spare* at most.
 
-    Raises ConfigError if one cannot be had whose rule is not optional, or none of an optional
-    specification.
+    Each specification of these gets its share. Raises ConfigError if a port cannot be had whose rule is not
+    optional, or none of an optional specification.
     """
-    tried: dict[str, int] = {}
     for rule in rules:
-        if rule.auto:
+        if rule.auto or rule.optional:
             continue
-        tried.setdefault(rule.spec, 0)
         for port in range(rule.first, rule.last + 1):
             try:
                 side.open_listener(rule, port)
-                tried[rule.spec] += 1
             except OSError as error:
-                if not rule.optional:
-                    raise ConfigError(f"{rule.spec}: cannot listen on port {port} in the namespace:"
-                                      f" {error.strerror}") from None
-    for spec, n_open in tried.items():
-        if spec and not n_open:
+                raise ConfigError(f"{rule.spec}: cannot listen on port {port} in the namespace:"
+                                  f" {error.strerror}") from None
+    n_open: dict[str, int] = {}
+    groups = optional_groups(rules)
+    for (spec, _), group in groups.items():
+        n_open[spec] = n_open.get(spec, 0) + _open_some(group, side, spare // len(groups))
+    for spec, number in n_open.items():
+        if spec and not number:
             raise ConfigError(f"{spec}: none of its ports could be had in the namespace")
+
+
+def _open_some(rules: Sequence[PortRule], side: ListenerSide, limit: int) -> int:
+    """Open what can be had for one specification, *limit* ports at most; return how many."""
+    n_open = n_cut = 0
+    for rule in rules:
+        for port in range(rule.first, rule.last + 1):
+            if n_open >= limit:
+                n_cut += rule.last + 1 - port
+                break
+            try:
+                side.open_listener(rule, port)
+                n_open += 1
+            except OSError:
+                continue
+    if n_cut:
+        log.warning(f"{rules[0].spec or 'UDP ports that go with those of -T'}: {n_cut} ports of the namespace"
+                    " are not forwarded, as the limit of open files leaves no room for them; raise it"
+                    " (ulimit -H -n) or forward fewer ports")
+    return n_open
 
 
 class PortForwarding:
@@ -120,16 +140,21 @@ class PortForwarding:
         """
         outward = self._ports.outward
         if namespace_side is not None:
-            open_fixed(outward, namespace_side)
+            # A port may take a socket for each family.
+            open_fixed(outward, namespace_side, count_spare_descriptors() // 2)
         if not namespace_sources:
             return
         spare = count_spare_descriptors()
+        try:
+            host_sources = open_sources()
+        except OSError as error:
+            raise HostError(f"cannot see which ports are bound on the host: {error.strerror}") from None
         host_side = HostSide(self._engine, self._ports.binder)
         forwarder = AutoForwarder(
             Direction("host", self._ports.inward, PortScanner(namespace_sources).scan, host_side, spare // 2),
             # A listener of the namespace takes two descriptors where it has to be one for each family.
             # The sockets that flows of the guest leave by are bound like services, and are none.
-            Direction("namespace", outward, PortScanner(open_sources(), self._engine.udp_sockets).scan,
+            Direction("namespace", outward, PortScanner(host_sources, self._engine.udp_sockets).scan,
                       namespace_side or host_side, spare // 4),
             explain=log.debug if log.is_debug() else None,
             warn=lambda text: log.limited(log.WARNING, "scan", text))

@@ -68,6 +68,7 @@ class Report:
         self._capture = -1
         self._shown: dict[str, int] = {}
         self._n_rows = 0
+        self._reader = SignalReader((ASKING,))
         if settings.pcap is not None:
             from passt import pcap
 
@@ -76,7 +77,7 @@ class Report:
     def attach(self, engine: Loop) -> None:
         """Look on at *engine* from now on."""
         self._engine = engine
-        reader = SignalReader((ASKING,))
+        reader = self._reader
 
         def on_signal() -> None:
             if reader.read():

@@ -367,3 +367,22 @@ def test_types_stay_per_family() -> None:
     net = resolved("")
     assert net.ip4 is not None
     assert isinstance(net.ip4.address, IPv4Address)
+
+
+@pytest.mark.parametrize(("arguments", "option"), [
+    ("-a 192.0.2.255", "--address"),            # the host's prefix, /24
+    ("-a 10.255.255.255", "--address"),         # that of the class, /8
+    ("-a 198.51.100.7/29", "--address"),
+    ("-a 198.51.100.7 -n 29", "--address"),
+    ("-a 198.51.100.1/24 -g 198.51.100.255", "--gateway"),
+    ("-g 192.0.2.255", "--gateway"),
+])
+def test_broadcast_address_of_the_subnet_is_refused(arguments: str, option: str) -> None:
+    with pytest.raises(ConfigError, match=f"^option '{option}': [0-9.]+ is the broadcast address of "):
+        resolved(arguments)
+
+
+@pytest.mark.parametrize("arguments", ["-a 192.0.2.255/32", "-a 192.0.2.255/31", "-a 198.51.100.7/28",
+                                       "-a 192.0.2.2 -g 198.51.100.255"])
+def test_last_address_of_a_larger_network_is_a_hosts(arguments: str) -> None:
+    assert resolved(arguments).ip4 is not None

@@ -128,3 +128,18 @@ def test_closed_thread_opens_nothing_and_leaves_nothing() -> None:
     assert len(os.listdir("/proc/self/fd")) == before + 1
     with pytest.raises(ValueError, match="stopped"):
         thread.open_socket(socket.AF_INET, socket.SOCK_STREAM, 0)
+
+
+@pytest.mark.parametrize("reserve", [1, 2, 4, 64])
+@in_own_namespace
+def test_reserve_is_as_large_as_asked_for(reserve: int) -> None:
+    namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    with closing(NamespaceThread(namespace, reserve)) as thread:
+        thread.warm(TCP, ip4=True, ip6=True)
+        for _ in range(2):        # each request has the reserves filled before it is answered
+            os.close(thread.open_socket(socket.AF_INET, socket.SOCK_DGRAM, 0))
+        assert thread.n_ready() == 2 * reserve
+    for wrong in (0, 65, -1):
+        with pytest.raises(ValueError, match="1 to 64"):
+            NamespaceThread(namespace, wrong)
+    os.close(namespace)

@@ -282,7 +282,7 @@ def test_optional_specification_of_which_nothing_is_had_is_an_error() -> None:
 def test_descriptor_limit_cuts_optional_specifications_evenly_and_is_told() -> None:
     def run() -> tuple[list[int], str]:
         used = len(os.listdir("/proc/self/fd")) + 2  # the pipe and the copy above
-        limit = used + listeners.RESERVE_MIN + 20
+        limit = 2 * (used + 20)  # half of it is kept free
         return opened_and_said([rule(TCP, 5000, 5099, optional=True, spec="-t all"),
                                 rule(UDP, 5000, 5099, optional=True, spec="-u all")], limit)
 
@@ -336,3 +336,12 @@ def test_ports_without_families_of_the_guest_are_refused() -> None:
     guest = GuestNet(None, None, "tap0")
     with pytest.raises(ConfigError, match="TCP port 5000 of ::1: this address family is off"):
         HostPorts(settings, guest, 1000)
+
+
+@pytest.mark.parametrize("limit", [16, 64, 100, 256, 1024, 1 << 20])
+def test_reserve_of_descriptors_scales_with_their_limit(limit: int) -> None:
+    used = len(os.listdir("/proc/self/fd"))
+    reserve = max(limit // listeners.RESERVE_SHARE, min(listeners.RESERVE_MIN, limit // 2))
+    possible = {max(limit - reserve - n, 0) for n in range(used - 1, used + 3)}
+    assert listeners.count_spare_descriptors(limit) in possible
+    assert listeners.count_spare_descriptors(limit) <= limit - reserve

@@ -9,7 +9,14 @@ import pytest
 
 from passt.errors import ConfigError
 from passt.host import probe as probe_module
-from passt.host.probe import choose_address, preferred_hop, probe, sort_defaults, template_ifindexes
+from passt.host.probe import (
+    choose_address,
+    is_assignable,
+    preferred_hop,
+    probe,
+    sort_defaults,
+    template_ifindexes,
+)
 from passt.host.rtnl import AF_INET, AF_INET6, AddressFlag, AddressMessage
 from passt.host.rtnl_route import NextHop, RouteMessage
 from passt.value import replace
@@ -103,6 +110,28 @@ def test_dead_hop_is_not_preferred() -> None:
 ])
 def test_address_choice(addresses: list[AddressMessage], expected: int | None) -> None:
     assert choose_address(addresses) == (None if expected is None else addresses[expected])
+
+
+@pytest.mark.parametrize(("text", "prefix_len"), [
+    ("0.1.2.3", 8), ("127.9.9.9", 32), ("224.0.0.1", 32), ("239.1.2.3", 32), ("255.255.255.255", 32),
+    ("192.0.2.255", 24), ("192.0.2.7", 29), ("192.0.2.3", 30), ("10.255.255.255", 8),
+    ("::", 64), ("::1", 128), ("ff02::1", 128), ("ff0e::1", 64), ("::ffff:192.0.2.1", 128),
+])
+def test_address_that_nobody_can_have_is_no_candidate(text: str, prefix_len: int) -> None:
+    assert not is_assignable(address(text, prefix_len))
+
+
+@pytest.mark.parametrize(("text", "prefix_len"), [
+    ("192.0.2.255", 32), ("192.0.2.255", 31), ("192.0.2.254", 31), ("192.0.2.255", 23 - 1), ("192.0.2.0", 24),
+    ("169.254.1.1", 16), ("240.0.0.1", 24), ("100.64.0.1", 10), ("fe80::1", 64), ("2001:db8::ffff", 112),
+])
+def test_address_of_a_host_is_a_candidate(text: str, prefix_len: int) -> None:
+    assert is_assignable(address(text, prefix_len))
+
+
+def test_prefix_of_a_peer_says_nothing_of_the_own_address() -> None:
+    own = address("192.0.2.255", 24)
+    assert is_assignable(replace(own, network=ip_address("198.51.100.1").packed))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+from passt.addr import is_subnet_broadcast
 from passt.config.names import asked_for, choose_resolvers, choose_search, hands_out
 from passt.errors import ConfigError
 from passt.model import FamilyFacts, GuestFamily, GuestNet, HostFacts, InterfaceAddress, IPAddress, Settings
@@ -109,13 +110,17 @@ def _choose_ifname(settings: Settings, facts4: FamilyFacts | None, facts6: Famil
 def _resolve_ip4(settings: Settings, facts: FamilyFacts | None, servers: list[IPAddress]) -> GuestFamily:
     address = settings.address4 or (facts.address if facts else LOCAL_ADDRESS4)
     gateway = settings.gateway4 or _gateway(facts, 4, LOCAL_GATEWAY4)
+    prefix_len = _prefix_len4(settings, facts)
+    for option, given in (("--address", settings.address4), ("--gateway", settings.gateway4)):
+        if given is not None and address is not None:
+            _check_host(option, given, _network(address, prefix_len))
     map_host = settings.map_host_loopback4 or (gateway if settings.map_gw else None)
     names = choose_resolvers(asked_for(settings, 4), servers, map_host, facts.ifindex if facts else 0)
     # A given mask concerns one address, as a given address does: the host's others would contradict it.
     one_address = settings.address4 is not None or settings.prefix_len4 is not None
     return GuestFamily(
         address=address,
-        prefix_len=_prefix_len4(settings, facts),
+        prefix_len=prefix_len,
         gateway=gateway,
         our_address=gateway,
         map_host_loopback=map_host,
@@ -180,6 +185,13 @@ def _prefix_len4(settings: Settings, facts: FamilyFacts | None) -> int:
         if settings.address4 in _network(host.address, host.prefix_len)
     ]
     return max(fitting, default=None) or _class_prefix_len(settings.address4)
+
+
+def _check_host(option: str, address: IPv4Address, network: IPv4Network | IPv6Network) -> None:
+    """Refuse what means all hosts of the guest's network. Raises ConfigError."""
+    if address in network and is_subnet_broadcast(address.packed, network.prefixlen):
+        raise ConfigError(f"option '{option}': {address} is the broadcast address of {network}, which no host"
+                          " can have; give another address, or another length of the prefix")
 
 
 def _network(address: IPAddress, prefix_len: int) -> IPv4Network | IPv6Network:

@@ -6,6 +6,7 @@ option's name in front.
 
 from __future__ import annotations
 
+import os
 from ipaddress import IPv4Address, IPv6Address
 
 from passt.domain import MAX_NAME_LEN, normalise_name
@@ -26,6 +27,8 @@ MAX_FD = 2**31 - 1
 MAX_SOCKET_PATH = 107   # unix(7): sun_path has 108 bytes, one of them the terminating zero
 MIN_MTU_IP6 = 1280      # RFC 8200, section 5
 MAX_RESOLVERS = 3       # per family, as many as glibc reads (MAXNS in resolv.h)
+# Kinds of addresses to which no socket connects.
+_NO_TARGET = "unspecified 0.0.0.0/8 broadcast multicast IPv4-mapped IPv4-compatible"
 MAX_ID = 2**32 - 2      # setuid(2): the highest number stands for "no change"
 NETNS_DIRECTORY = "/run/netns"  # ip-netns(8)
 MAX_SEARCH = 32         # glibc reads any number since 2.26; what a message holds is less than this
@@ -69,6 +72,8 @@ def _parse_without(text: str, kinds: str) -> IPAddress:
     address = parse_address(text)
     is_kind = {
         "unspecified": address.is_unspecified,
+        # RFC 1122, 3.2.1.3: only as a source, by who does not know his address yet
+        "0.0.0.0/8": address.version == 4 and int(address) >> 24 == 0,
         "loopback": address.is_loopback,
         "multicast": address.is_multicast,
         "broadcast": address == IPv4Address(0xFFFFFFFF),
@@ -85,7 +90,7 @@ def _parse_without(text: str, kinds: str) -> IPAddress:
 
 def parse_host_address(text: str) -> IPAddress:
     """Read an address that an interface can have (-a, -g): unicast and not loopback."""
-    return _parse_without(text, "unspecified loopback broadcast multicast IPv4-mapped IPv4-compatible")
+    return _parse_without(text, f"loopback {_NO_TARGET}")
 
 
 def parse_assigned_address(text: str) -> tuple[IPAddress, int | None]:
@@ -102,7 +107,7 @@ def parse_assigned_address(text: str) -> tuple[IPAddress, int | None]:
 
 def parse_source_address(text: str) -> IPAddress:
     """Read an address to bind outgoing sockets to; IPv4 loopback is allowed, as the kernel allows it."""
-    kinds = "unspecified broadcast multicast IPv4-mapped IPv4-compatible"
+    kinds = _NO_TARGET
     return _parse_without(text, f"{kinds} loopback" if ":" in text else kinds)
 
 
@@ -126,14 +131,14 @@ def parse_resolver(text: str) -> IPAddress | None:
     if text == "none":
         return None
     try:
-        return _parse_without(text, "unspecified broadcast multicast IPv4-mapped IPv4-compatible")
+        return _parse_without(text, _NO_TARGET)
     except ConfigError as error:
         raise ConfigError(f"{error}; give the name server's address, or 'none'") from None
 
 
 def parse_host_resolver(text: str) -> IPAddress:
     """Read the address of a name server as the host reaches it; loopback is allowed."""
-    return _parse_without(text, "unspecified broadcast multicast IPv4-mapped IPv4-compatible")
+    return _parse_without(text, _NO_TARGET)
 
 
 def parse_domain(text: str) -> str:
@@ -222,7 +227,7 @@ def parse_identity(text: str) -> str:
 
 def parse_ifname(text: str) -> str:
     """Read an interface name that the kernel would take (its dev_valid_name()), `lo` included."""
-    n_bytes = len(text.encode(errors="surrogateescape"))
+    n_bytes = len(os.fsencode(text))
     if not 0 < n_bytes < IFNAMSIZ:
         raise ConfigError(f"'{text}' is not an interface name: it can have 1 to {IFNAMSIZ - 1} bytes")
     if text in {".", ".."} or any(letter in "/:" or letter.isspace() for letter in text):
@@ -240,7 +245,7 @@ def parse_new_ifname(text: str) -> str:
 
 def parse_socket_path(text: str) -> str:
     """Read the path of a UNIX domain socket."""
-    n_bytes = len(text.encode(errors="surrogateescape"))
+    n_bytes = len(os.fsencode(text))
     if not n_bytes:
         raise ConfigError("the path is empty; give one like /tmp/passt.socket")
     if n_bytes > MAX_SOCKET_PATH:

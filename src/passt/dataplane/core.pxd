@@ -22,7 +22,7 @@ cdef enum:
     N_ECHOES = 16                 # datagrams to groups that may come back, see `echoes`
     N_PATHS = 64                  # of which an MTU is known, see `path_mtu`
     MIN_MTU = 576                 # less is no link that anybody has; it bounds the number of fragments
-    READY_SOCKETS = 4             # of each family
+    READY_SOCKETS = 4             # of each family at most
     # Kinds of news of the guest that wait to be told, as bits of Core.untold.
     NEWS_MAC = 1
     NEWS_IP4 = 2
@@ -124,6 +124,7 @@ cdef class Core:
     cdef int ready[2][READY_SOCKETS]      # TCP sockets opened in advance, see `ready`: IPv4, IPv6
     cdef int n_ready[2]
     cdef bint wants_ready[2]
+    cdef int ready_size           # how many are kept of each family
     cdef void *splice_batch       # of splice_udp, from the first bypassed datagram on
     cdef Stats stats
     cdef int64_t now              # ns, taken once per turn

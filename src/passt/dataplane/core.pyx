@@ -103,12 +103,21 @@ cdef class Core:
         self.now = self.reactor.clock()
         self.pipes = PipePool()
         self.pipes.n_open = &self.stats.pipes_open
+        self.ready_size = READY_SOCKETS
         self.copy_space = <uint8_t *>malloc(COPY_SIZE)
         self.answers = <Answer *>calloc(N_ANSWERS, sizeof(Answer))
         if self.copy_space == NULL or self.answers == NULL:
             raise MemoryError
         self.watch = Watch(self.flows)
         self.use_link(link)
+
+    def fit_descriptors(self, uint64_t descriptors):
+        """Have what is kept in reserve leave most of so many descriptors to connections."""
+        # Each flow of datagrams may have one; connections and listeners need some too.
+        self.flows.max_datagram = <uint32_t>min(<uint64_t>self.flows.max_datagram,
+                                                max(descriptors // 2, <uint64_t>1))
+        self.ready_size = <int>min(max(descriptors // 64, <uint64_t>1), <uint64_t>READY_SOCKETS)
+        self.pipes.fit(descriptors)
 
     def use_link(self, Link link not None):
         """Send and receive through *link* from now on."""

@@ -121,7 +121,7 @@ class Engine:
         """
 
     def run(self) -> None:
-        """Run until `stop` is called from a callback."""
+        """Run until `stop` is called from a callback. Raises HostError if the tap is deleted meanwhile."""
 
     def stop(self) -> None:
         """Make `run` return at the end of the current turn."""

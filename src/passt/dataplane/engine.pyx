@@ -42,6 +42,7 @@ from passt.dataplane.tcp_from_tap cimport flush_gather
 from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer
 from passt.dataplane.udp cimport on_udp_listener
 from passt.dataplane.udp_out cimport flush_out
+from passt.errors import HostError
 from passt.lean import socket as pysocket
 from passt.value import NamedTuple
 
@@ -102,8 +103,7 @@ cdef class Engine:
             self.core.udp_stream = udp_timeouts[1] * 1000000000
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if descriptors != resource.RLIM_INFINITY:
-            # Each may have a descriptor; connections and listeners need some too.
-            self.core.flows.max_datagram = min(self.core.flows.max_datagram, max(descriptors // 2, 1))
+            self.core.fit_descriptors(descriptors)
         self.link_fd = -1
         self.link_room = 1
         self.readers = {}
@@ -270,9 +270,8 @@ cdef class Engine:
                 self.core.failure = None
                 self.core.has_failed = False
                 raise failure
-            if self.core.link.error and self.on_end is None:
-                error = self.core.link.error
-                raise OSError(error, f"{os.strerror(error)}: the tap device")
+            if self.core.link.error and self.on_end is None and not self.stopping:
+                raise HostError(f"the guest's interface is gone: {os.strerror(self.core.link.error)}")
 
     def stop(self):
         self.stopping = True

@@ -12,8 +12,7 @@ cdef enum SocketKind:
     N_SOCKET_KINDS
 
 cdef enum:
-    POOL_SIZE = 64                # sockets of one kind in reserve; a power of two
-    POOL_LOW = 32                 # fewer than this: have the thread open more
+    POOL_SIZE = 64                # sockets of one kind in reserve at most; a power of two
 
 
 cdef struct SocketPool:
@@ -47,6 +46,7 @@ cdef struct Mailbox:
     uint32_t waiting              # the engine waits for an answer
     int namespace_fd
     int failure                   # errno of entering the namespace
+    uint32_t reserve              # sockets of one kind to keep
     SocketRequest *request
     SocketPool pools[N_SOCKET_KINDS]
 

@@ -71,14 +71,14 @@ cdef void *thread_main(void *argument) noexcept nogil:
         if waiting and mailbox.request != NULL:
             mailbox.request.result = serve(mailbox.request)
         for kind in range(<int>N_SOCKET_KINDS):
-            fill_pool(&mailbox.pools[kind], kind)
+            fill_pool(&mailbox.pools[kind], kind, mailbox.reserve)
         if waiting:
             sem_post(&mailbox.answers)
     return NULL
 
 
-cdef void fill_pool(SocketPool *pool, int kind) noexcept nogil:
-    """Open sockets until the reserve is full or no more can be had."""
+cdef void fill_pool(SocketPool *pool, int kind, uint32_t reserve) noexcept nogil:
+    """Open sockets until there are *reserve* of them or no more can be had."""
     cdef int family = AF_INET if kind in (SOCKET_TCP4, SOCKET_UDP4) else AF_INET6
     cdef bint is_tcp = kind in (SOCKET_TCP4, SOCKET_TCP6)
     cdef uint32_t filled = pool.filled
@@ -86,7 +86,7 @@ cdef void fill_pool(SocketPool *pool, int kind) noexcept nogil:
     if not passt_load(&pool.wanted):
         return
     passt_store(&pool.failure, 0)
-    while filled - passt_load(&pool.taken) < POOL_SIZE:
+    while filled - passt_load(&pool.taken) < reserve:
         fd = open_bare(family, SOCK_STREAM if is_tcp else SOCK_DGRAM, IPPROTO_TCP if is_tcp else IPPROTO_UDP)
         if fd < 0:
             passt_store(&pool.failure, <uint32_t>-fd)
@@ -166,13 +166,16 @@ cdef class NamespaceThread:
         sem_init(&self.mailbox.calls, 0, 0)
         sem_init(&self.mailbox.answers, 0, 0)
 
-    def __init__(self, int namespace_fd):
+    def __init__(self, int namespace_fd, int reserve=POOL_SIZE):
         cdef pthread_attr_t attributes
         cdef sigset_t everything, before
         cdef int result
         if self.running:
             raise ValueError("the thread is running already")
+        if not 1 <= reserve <= <int>POOL_SIZE:
+            raise ValueError(f"the reserve has 1 to {<int>POOL_SIZE} sockets of a kind")
         self.mailbox.namespace_fd = namespace_fd
+        self.mailbox.reserve = <uint32_t>reserve
         pthread_attr_init(&attributes)
         pthread_attr_setstacksize(&attributes, STACK_SIZE)
         # The thread starts with the mask of its creator: no signal is ever to be handled there.
@@ -313,7 +316,7 @@ cdef class NamespaceThread:
                 return -<int>failure if failure else -EMFILE
         fd = pool.fds[taken % POOL_SIZE]
         passt_store(&pool.taken, taken + 1)
-        if left <= POOL_LOW:
+        if 2 * left <= self.mailbox.reserve + 1:
             self.kick()
         return fd
 

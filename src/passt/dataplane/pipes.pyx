@@ -12,7 +12,7 @@ asked for next. Beyond the limit the kernel makes small ones or none; both are s
 by copying.
 """
 
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, uint64_t
 
 from passt.dataplane.sys cimport F_SETPIPE_SZ, O_CLOEXEC, O_NONBLOCK, close, fcntl, pipe2
 
@@ -29,6 +29,7 @@ cdef class PipePool:
             self.ends[i][0] = self.ends[i][1] = -1
             self.unused[i] = MAX_PIPES - 1 - i
         self.n_unused = MAX_PIPES
+        self.n_kept = KEPT_PIPES
 
     def __dealloc__(self):
         cdef int32_t i
@@ -36,6 +37,11 @@ cdef class PipePool:
             if self.ends[i][0] >= 0:
                 close(self.ends[i][0])
                 close(self.ends[i][1])
+
+    cdef void fit(self, uint64_t descriptors) noexcept:
+        """Take a quarter of so many descriptors at most, and keep few: to be called before the first use."""
+        self.n_unused = <int>min(max(descriptors // 8, <uint64_t>1), <uint64_t>MAX_PIPES)
+        self.n_kept = <int>min(max(descriptors // 64, <uint64_t>1), <uint64_t>KEPT_PIPES)
 
     cdef int32_t take(self) noexcept nogil:
         """The number of an empty pipe; NO_PIPE if there is none to be had."""
@@ -57,7 +63,7 @@ cdef class PipePool:
 
     cdef void give_back(self, int32_t pipe, bint is_empty) noexcept nogil:
         """Take back a pipe; one that is not empty, or one too many, is closed."""
-        if is_empty and self.n_idle < KEPT_PIPES:
+        if is_empty and self.n_idle < self.n_kept:
             self.idle[self.n_idle] = pipe
             self.n_idle += 1
         else:

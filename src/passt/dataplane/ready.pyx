@@ -6,7 +6,7 @@ that was asked for are kept; the loop opens one when it would otherwise go to sl
 namespace are kept by its thread (`nsthread`).
 """
 
-from passt.dataplane.core cimport READY_SOCKETS, Core
+from passt.dataplane.core cimport Core
 from passt.dataplane.sys cimport AF_INET, AF_INET6, IPPROTO_TCP, SOCK_STREAM
 
 
@@ -40,7 +40,7 @@ cdef bint fill_ready(Core core) noexcept nogil:
                 core.ready[kind][core.n_ready[kind]] = fd
                 core.n_ready[kind] += 1
             # What cannot be had now is tried again when the next one is taken.
-            core.wants_ready[kind] = fd >= 0 and core.n_ready[kind] < READY_SOCKETS
+            core.wants_ready[kind] = fd >= 0 and core.n_ready[kind] < core.ready_size
             return True
     return False
 

@@ -25,6 +25,7 @@ refused everywhere: a socket would take it for IPv4 and so get around these rows
 
 from __future__ import annotations
 
+import os
 from ipaddress import IPv6Address
 
 from passt.addr import (
@@ -74,7 +75,7 @@ class _Family:
     def __init__(self, facts: GuestFamily, protocols: frozenset[int], loopback: bytes) -> None:
         self.protocols = protocols
         self.source = _packed(facts.outbound_address)
-        self.ifname = facts.outbound_ifname.encode() if facts.outbound_ifname else None
+        self.ifname = os.fsencode(facts.outbound_ifname) if facts.outbound_ifname else None
         # A socket bound to an interface takes the scope from that, which may be another than the template.
         self.scope_id = 0 if self.ifname else facts.template_ifindex
         self.assigned = _packed(facts.address)
@@ -288,7 +289,7 @@ def _describe_target(decision: Target | str) -> str:
     if decision.source:
         text += f" from {format_endpoint(decision.source, 0)}"
     if decision.ifname:
-        text += f" by {decision.ifname.decode()}"
+        text += f" by {os.fsdecode(decision.ifname)}"
     return text
 
 

@@ -22,17 +22,20 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 
 from passt import log
 from passt.errors import ConfigError, HostError
-from passt.host import signals, syscalls
+from passt.host import privileges, signals, syscalls
 from passt.lean import signal
+from passt.output import open_output
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from typing import NoReturn
 
 _READY = b"\0"
+_NO_PARENT = "the process that started this one has ended"
 
 
 class Launch:
@@ -48,13 +51,10 @@ class Launch:
             self._open(pid_file)
 
     def _open(self, path: str) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
         try:
-            try:
-                self._pid_fd = os.open(path, flags | os.O_EXCL, 0o600)
-                self._made = True
-            except FileExistsError:
-                self._pid_fd = os.open(path, flags | os.O_TRUNC, 0o600)
+            self._pid_fd, self._made = open_output(path, os.O_WRONLY)
+            if stat.S_ISREG(os.fstat(self._pid_fd).st_mode):
+                os.ftruncate(self._pid_fd, 0)
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else "not a path"
             raise ConfigError(f"option '--pid' {path}: cannot open the file for writing: {why}") from None
@@ -111,8 +111,9 @@ class Launch:
             try:
                 os.write(consent, _READY)
                 os._exit(0)
-            except BrokenPipeError:
+            except OSError:
                 pass              # it ended at the last moment
+            os.close(consent)
         status = os.waitpid(child, 0)[1]
         self.fail()
         if os.WIFSIGNALED(status):
@@ -126,7 +127,7 @@ class Launch:
         poll = select.poll()
         poll.register(self._parent_fd, 0)
         if poll.poll(0):  # POLLERR: nobody reads the pipe
-            raise HostError("the process that started this one has ended")
+            raise HostError(_NO_PARENT)
 
     def _write_pid(self) -> None:
         try:
@@ -140,29 +141,30 @@ class Launch:
 
     def _part(self) -> None:
         """Let go of the caller: session, directory, standard descriptors; then tell the parent."""
-        log.leave_terminal()
         os.setsid()
         os.chdir("/")
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        for fd in range(3):
-            os.dup2(null, fd)
-        os.close(null)
+        null = privileges.open_null()
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
+        for fd in range(3):       # standard error comes last: what is refused can be told until then
+            os.dup2(null, fd)
+        log.leave_terminal()
+        os.close(null)
         try:
             os.write(self._parent_fd, _READY)
-        except BrokenPipeError:
-            self._withdraw()
-        if os.read(self._consent_fd, 1) != _READY:
+            consent = os.read(self._consent_fd, 1)
+        except OSError:
+            consent = b""
+        if consent != _READY:
             self._withdraw()
         os.close(self._parent_fd)
         os.close(self._consent_fd)
         self._parent_fd = self._consent_fd = -1
 
     def _withdraw(self) -> NoReturn:
-        """End, as the parent has: nobody was told that we are ready."""
+        """End, as the parent has: nobody was told that we are ready. Raises HostError, for a tidy end."""
         if self._pid_fd >= 0:
             try:
                 os.ftruncate(self._pid_fd, 0)
             except OSError:
                 pass
-        os._exit(1)
+        raise HostError(_NO_PARENT)

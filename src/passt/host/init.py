@@ -26,6 +26,7 @@ import os
 import select
 
 from passt import log
+from passt.errors import explain_refusal
 from passt.host import privileges, signals, syscalls, terminal
 from passt.host.channel import Channel, Kind
 from passt.lean import signal, socket
@@ -81,7 +82,7 @@ def prepare_namespaces(hostname: str = "") -> None:
         log.warning(f"cannot write {_PING_GROUPS} in the new namespaces: {error.strerror}")
     try:
         name = hostname or HOSTNAME_PREFIX + socket.gethostname()
-        syscalls.sethostname(name.encode()[:HOST_NAME_MAX])
+        syscalls.sethostname(os.fsencode(name)[:HOST_NAME_MAX])
     except OSError as error:
         log.warning(f"cannot set the host name in the new namespaces: {error.strerror}")
 
@@ -94,17 +95,22 @@ def run_command(channel: Channel, command: Command) -> NoReturn:
     privileges.tidy_descriptors((channel.fileno(), *log.descriptors()))
     own_group = bool(message.payload[0] & START_OWN_GROUP)
     foreground = bool(message.payload[0] & START_FOREGROUND)
-    gate, opener = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(opener)
-        os.read(gate, 1)
-        _become(command, own_group=own_group, foreground=foreground)
-    os.close(gate)
-    keeper = _Keeper(channel, child)
-    privileges.leave_stdio()
-    os.close(opener)              # from now on the command runs
-    keeper.run()
+    try:
+        gate, opener = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(opener)
+            os.read(gate, 1)
+            _become(command, own_group=own_group, foreground=foreground)
+        os.close(gate)
+        keeper = _Keeper(channel, child)
+        privileges.leave_stdio()
+        os.close(opener)          # from now on the command runs
+        keeper.run()
+    except OSError as error:
+        # Nobody waits for a message of this kind any more.
+        log.err(f"pasta: cannot run the command: {explain_refusal(error)}")
+        os._exit(1)
 
 
 class _Keeper:
@@ -224,6 +230,8 @@ def _become(command: Command, *, own_group: bool, foreground: bool) -> NoReturn:
         privileges.close_descriptors(privileges.FIRST_OWN_FD, 0xFFFF_FFFF)
         signals.restore(command.signals)
         status = execute(command.argv)
+    except OSError as error:
+        log.err(f"pasta: cannot start the command: {explain_refusal(error)}")
     except BaseException:  # noqa: BLE001 - whatever it is, this process must not go on as PID 1's copy
         import sys
 

@@ -36,7 +36,8 @@ EPHEMERAL = "net.ipv4.ip_local_port_range"
 EPHEMERAL_PATH = "/proc/sys/net/ipv4/ip_local_port_range"
 DEFAULT_EPHEMERAL = (49152, 65535)  # RFC 6335, section 6
 BACKLOG = 4096  # the kernel cuts it to net.core.somaxconn, 4096 by default since Linux 5.4
-# Descriptors set aside for connections: one of so many, but at least so many.
+# Descriptors set aside for connections and the rest of the start: one of so many, but at least so many, or
+# half of what there is.
 RESERVE_SHARE = 5
 RESERVE_MIN = 64
 
@@ -107,7 +108,7 @@ class HostBinder:
             if family == socket.AF_INET6:
                 set_option(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only6)
             if rule.ifname is not None:
-                set_option(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, rule.ifname.encode())
+                set_option(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, os.fsencode(rule.ifname))
             if self.freebind and rule.address is not None:
                 if family == socket.AF_INET:
                     set_option(socket.IPPROTO_IP, IP_FREEBIND, 1)
@@ -137,9 +138,10 @@ class HostBinder:
 
 
 def open_listeners(rules: Iterable[PortRule], binder: HostBinder, max_listeners: int, *,
-                   file_limit: int | None = None) -> list[Listener]:
+                   file_limit: int | None = None, n_later: int = 0) -> list[Listener]:
     """Open a socket for each port of each rule that is not `auto`, *max_listeners* at most.
 
+    So many shares as *n_later* says are left to specifications whose ports are opened later.
     *file_limit* is the limit of open files, by default the process's own. Raises ConfigError, with
     nothing left open, if a port of a rule that is not optional cannot be had, or none of all the ports
     of a specification. How much of an optional specification was opened is logged.
@@ -150,13 +152,10 @@ def open_listeners(rules: Iterable[PortRule], binder: HostBinder, max_listeners:
         for rule in bound:
             if not rule.optional:
                 _open_all(rule, binder, listeners, max_listeners)
-        groups: dict[tuple[str, int], list[PortRule]] = {}
-        for rule in bound:
-            if rule.optional:
-                groups.setdefault((rule.spec, rule.proto), []).append(rule)
+        groups = optional_groups(bound)
         left = min(count_spare_descriptors(file_limit), max_listeners - len(listeners)) if groups else 0
         for n_done, group in enumerate(groups.values()):
-            left -= _open_some(group, binder, listeners, left // (len(groups) - n_done))
+            left -= _open_some(group, binder, listeners, left // (len(groups) + n_later - n_done))
     except BaseException:
         for listener in listeners:
             os.close(listener.fd)
@@ -179,7 +178,18 @@ class HostPorts:
                                  ifindex6=guest.ip6.template_ifindex if guest.ip6 else 0)
         self.inward = leave_out_ephemeral(settings.port_rules)
         self.outward = leave_out_ephemeral(settings.namespace_rules)
-        self.listeners = open_listeners(self.inward, self.binder, max_listeners)
+        # A port of the namespace may take two sockets.
+        self.listeners = open_listeners(self.inward, self.binder, max_listeners,
+                                        n_later=2 * len(optional_groups(self.outward)))
+
+
+def optional_groups(rules: Iterable[PortRule]) -> dict[tuple[str, int], list[PortRule]]:
+    """Sort rules that are optional and not `auto` by their specification and protocol."""
+    groups: dict[tuple[str, int], list[PortRule]] = {}
+    for rule in rules:
+        if rule.optional and not rule.auto:
+            groups.setdefault((rule.spec, rule.proto), []).append(rule)
+    return groups
 
 
 def _open_all(rule: PortRule, binder: HostBinder, listeners: list[Listener], max_listeners: int) -> None:
@@ -230,8 +240,12 @@ def _open_some(rules: Sequence[PortRule], binder: HostBinder, listeners: list[Li
 def count_spare_descriptors(file_limit: int | None = None) -> int:
     """Descriptors that listeners may still take, by *file_limit* or the process's limit of open files."""
     limit = file_limit or resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    reserve = max(limit // RESERVE_SHARE, RESERVE_MIN)
-    return max(limit - reserve - len(os.listdir("/proc/self/fd")), 0)
+    reserve = max(limit // RESERVE_SHARE, min(RESERVE_MIN, limit // 2))
+    try:
+        n_open = len(os.listdir("/proc/self/fd"))
+    except OSError:
+        n_open = RESERVE_MIN      # not one is left to look with, or there is no /proc
+    return max(limit - reserve - n_open, 0)
 
 
 def leave_out_ephemeral(rules: Iterable[PortRule], path: str = EPHEMERAL_PATH) -> list[PortRule]:

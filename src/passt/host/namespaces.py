@@ -34,6 +34,7 @@ import errno
 import os
 import sys
 
+from passt import errors
 from passt.errors import HostError, PasstError
 from passt.host import signals, syscalls, tun
 from passt.host.channel import Channel, Kind, Message, Tap, read_ready
@@ -76,8 +77,11 @@ def enter_new_user_namespace(nobody: Identity | None = None) -> None:
     writer = None
     if nobody is not None:
         maps = [maps[0] + f"{NOBODY_ID} {nobody.uid} 1\n", maps[1] + f"{NOBODY_ID} {nobody.gid} 1\n"]
-        os.setgroups([])
-        writer = _MapWriter(maps)
+        try:
+            os.setgroups([])
+            writer = _MapWriter(maps)
+        except OSError as error:
+            raise HostError(f"cannot give up the groups of root: {error.strerror}") from None
     try:
         syscalls.unshare(syscalls.CLONE_NEWUSER)
     except OSError as error:
@@ -230,15 +234,17 @@ def start_child(flags: int, main: Callable[[Channel], object], *, privileged: bo
 
 def _run_child(channel: Channel, main: Callable[[Channel], object]) -> NoReturn:
     status = 1
-    # Ctrl-C reaches us as well as the main process, whose end ends us.
-    signals.block_all()
-    close_to_others()
     try:
+        # Ctrl-C reaches us as well as the main process, whose end ends us.
+        signals.block_all()
+        close_to_others()
         if not channel.is_abandoned():
             main(channel)
             status = 0
     except PasstError as error:
         channel.send_failed(str(error))
+    except OSError as error:
+        channel.send_failed(errors.explain_refusal(error))
     except BaseException:  # noqa: BLE001 - a mistake of ours; it must not run on as the parent's copy
         sys.excepthook(*sys.exc_info())
     finally:
@@ -261,7 +267,11 @@ def make_tap(channel: Channel, ifname: str, configure: Callable[[], TapFacts], *
         if watch_ports:
             from passt.host.port_scan import open_sources
 
-            sources = open_sources()
+            try:
+                sources = open_sources()
+            except OSError as error:
+                raise HostError("cannot see which ports are bound in the namespace: "
+                                f"{error.strerror}") from None
         if not channel.send_ready(Tap(fd, namespace, offloads, facts.mac, facts.link_local, sources)):
             raise HostError("cannot hand the interface over to the main process")
     finally:

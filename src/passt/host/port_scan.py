@@ -24,6 +24,7 @@ import os
 import struct
 from errno import EBADMSG, EPROTO
 
+from passt.host.privileges import open_null
 from passt.lean import socket
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -112,12 +113,17 @@ def open_sources(*, use_diag: bool = True, root: str = "/proc/self/net") -> list
         except OSError:
             pass
     fds: list[int] = []
-    for _, name in FILES:
-        try:
-            fds.append(os.open(f"{root}/{name}", os.O_RDONLY | os.O_CLOEXEC))
-        except FileNotFoundError:
-            # IPv6 is compiled out or switched off: an empty table.
-            fds.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    try:
+        for _, name in FILES:
+            try:
+                fds.append(os.open(f"{root}/{name}", os.O_RDONLY | os.O_CLOEXEC))
+            except FileNotFoundError:
+                # IPv6 is compiled out or switched off: an empty table.
+                fds.append(open_null())
+    except OSError:
+        for fd in fds:
+            os.close(fd)
+        raise
     return fds
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 
@@ -40,13 +41,24 @@ def tidy_descriptors(keep: Iterable[int] = ()) -> None:
             os.fstat(fd)
         except OSError:
             # The lowest free number is fd itself, as all below it are open.
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            os.set_inheritable(open_null(), True)
     first = FIRST_OWN_FD
     for fd in sorted(set(keep)):
         if fd > first:
             close_descriptors(first, fd - 1)
         first = max(first, fd + 1)
     close_descriptors(first, _MAX_FD)
+
+
+def open_null() -> int:
+    """Open /dev/null, or what is as empty where a container has none; close-on-exec."""
+    try:
+        return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        null = os.memfd_create("null", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        # Reads find its end, and writes are refused: nobody can fill the memory.
+        fcntl.fcntl(null, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        return null
 
 
 def close_descriptors(first: int, last: int, *, use_close_range: bool = True) -> None:
@@ -74,7 +86,7 @@ def leave_stdio() -> None:
     Else whoever reads what the command writes would not see the end when the command closes it, and
     whoever writes to it would not see that it stopped reading.
     """
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    null = open_null()
     os.dup2(null, 0)
     os.dup2(null, 1)
     os.close(null)
@@ -86,6 +98,12 @@ def raise_file_limit() -> tuple[int, int]:
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return soft, hard
+
+
+def file_limit() -> int:
+    """Return how many files may be open at once; a large number if there is no limit."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _MAX_FD if soft == resource.RLIM_INFINITY else soft
 
 
 def restore_file_limit(limits: tuple[int, int]) -> None:

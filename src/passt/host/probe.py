@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from ipaddress import IPv6Address
 
+from passt.addr import is_host_unicast, is_subnet_broadcast
 from passt.errors import ConfigError, HostError
 from passt.host import resolvconf, rtnl, rtnl_route
 from passt.host.netlink import KernelRefusalError, RtnlSocket
@@ -122,7 +123,8 @@ class _Family:
 
     def _describe(self, ifindex: int, *, want_routes: bool) -> FamilyFacts:
         link = self._rtnetlink.get_link(_name_of(ifindex))
-        found = self._rtnetlink.get_addresses(self._family, ifindex)
+        found = [entry for entry in self._rtnetlink.get_addresses(self._family, ifindex)
+                 if is_assignable(entry[0])]
         addresses = [address for address, _ in found]
         chosen = choose_address(addresses)
         address, prefix_len = (None, 0) if chosen is None else (chosen.address, chosen.prefix_len)
@@ -150,11 +152,9 @@ class _Family:
         except KernelRefusalError:
             return None
         source = rtnl_route.parse_route(answer).source
-        return source if source is not None and _is_global(rtnl.ip_address(source)) else None
-
-
-def _is_global(address: IPAddress) -> bool:
-    return not (address.is_loopback or address.is_link_local or address.is_unspecified)
+        if source is None or rtnl.ip_address(source).is_link_local:
+            return None
+        return source if is_host_unicast(source) else None
 
 
 def _hides_hops() -> bool:
@@ -212,6 +212,14 @@ def _gateway(defaults: list[RouteMessage], ifindex: int) -> IPAddress | None:
         if hop is not None and hop.gateway is not None:
             return rtnl.ip_address(hop.gateway)
     return None
+
+
+def is_assignable(address: AddressMessage) -> bool:
+    """Tell whether a host can have *address*: an interface has groups and broadcasts too (`autojoin`)."""
+    # The prefix of an address with a peer is the peer's.
+    is_own = address.network == address.address
+    return (is_host_unicast(address.address)
+            and not (is_own and is_subnet_broadcast(address.address, address.prefix_len)))
 
 
 def choose_address(addresses: list[AddressMessage]) -> AddressMessage | None:

@@ -17,6 +17,7 @@ Attributes that we do not know are skipped in reading and kept, byte for byte, i
 
 from __future__ import annotations
 
+import os
 from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
 
@@ -350,7 +351,7 @@ def parse_link(payload: bytes) -> LinkMessage:
     return LinkMessage(
         ifindex=ifindex,
         flags=flags,
-        name=found.get(LinkAttribute.IFNAME, b"").rstrip(b"\0").decode(errors="surrogateescape"),
+        name=os.fsdecode(found.get(LinkAttribute.IFNAME, b"").rstrip(b"\0")),
         mtu=read_u32(found.get(LinkAttribute.MTU)),
         mac=found.get(LinkAttribute.ADDRESS, b""),
         txqueuelen=read_u32(found.get(LinkAttribute.TXQLEN)),

@@ -23,7 +23,7 @@ import struct
 import time
 
 from passt.errors import ConfigError, HostError
-from passt.host.privileges import FIRST_OWN_FD
+from passt.host.privileges import FIRST_OWN_FD, open_null
 
 DEFAULT_PATH = "/tmp/passt_{}.socket"  # noqa: S108 - passt(1), --socket: where launchers look for it
 N_DEFAULT_PATHS = 64
@@ -236,7 +236,7 @@ def adopt(fd: int) -> Connection:
 
 def _move_up(fd: int) -> int:
     moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD)
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    null = open_null()
     os.dup2(null, fd)
     os.close(null)
     return moved

@@ -49,7 +49,7 @@ _INT = struct.Struct("i")
 
 def interface_index(fd: int, ifname: str) -> int:
     """Index of an interface in the network namespace of the socket *fd* (netdevice(7)); 0: there is none."""
-    request = struct.pack("16si20x", ifname.encode(), 0)
+    request = struct.pack("16si20x", os.fsencode(ifname), 0)
     try:
         index: int = struct.unpack_from("i", fcntl.ioctl(fd, SIOCGIFINDEX, request), 16)[0]
     except OSError:
@@ -65,6 +65,7 @@ def open_tap(ifname: str, *, allow: int = ALL_OFFLOADS, device: str = TUN_DEVICE
     """
     fd = _open_device(device)
     try:
+        _check_driver(fd, device)
         _create(fd, ifname)
         return fd, negotiate_offloads(fd, allow)
     except BaseException:
@@ -126,19 +127,28 @@ def _explain_denied(device: str) -> str:
             "container without '--device /dev/net/tun', 'nodev' mount, or security module) forbids it")
 
 
-def _create(fd: int, ifname: str) -> None:
-    # The number has its top bit set, so in C it is a negative int.
-    features = _INT.unpack(fcntl.ioctl(fd, syscalls.TUNGETFEATURES & 0xFFFF_FFFF, _INT.pack(0)))[0]
+def _check_driver(fd: int, device: str) -> None:
+    try:
+        # The number has its top bit set, so in C it is a negative int.
+        features = _INT.unpack(fcntl.ioctl(fd, syscalls.TUNGETFEATURES & 0xFFFF_FFFF, _INT.pack(0)))[0]
+    except OSError as error:
+        if error.errno != errno.ENOTTY:
+            raise HostError(f"cannot use {device}: {error.strerror}") from None
+        raise HostError(f"{device} is not the device of the tun driver; as root, remove it and run "
+                        f"'mknod -m 0666 {device} c 10 200'") from None
     if not features & IFF_VNET_HDR:
         raise HostError("the tun driver of this kernel has no IFF_VNET_HDR, which is needed")
+
+
+def _create(fd: int, ifname: str) -> None:
     name = os.fsencode(ifname)
     if not 0 < len(name) < IFNAMSIZ:
         raise HostError(f"interface name '{ifname}' must have 1 to {IFNAMSIZ - 1} bytes")
     try:
         fcntl.ioctl(fd, syscalls.TUNSETIFF, _IFREQ.pack(name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR))
+        fcntl.ioctl(fd, syscalls.TUNSETVNETHDRSZ, _INT.pack(VNET_HDR_LEN))
     except OSError as error:
         raise HostError(_explain_create(error, ifname)) from None
-    fcntl.ioctl(fd, syscalls.TUNSETVNETHDRSZ, _INT.pack(VNET_HDR_LEN))
 
 
 def _explain_create(error: OSError, ifname: str) -> str:

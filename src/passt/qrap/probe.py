@@ -8,11 +8,16 @@ left in the socket, where QEMU finds a whole frame, which its guest has no use f
 A passt that closes is waited for, because the machine that it served may be about to end, as when it
 is restarted. The default paths are tried in their order, and a free passt further on is not preferred to
 a busy one before it: who counts on the order would get somebody else's forwarded ports.
+
+A path on which another user listens is passed over, unless that is root; it counts who called listen(2).
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
+import struct
 import time
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
@@ -33,6 +38,7 @@ PAUSE_S = 0.05
 MAX_RETRIES = 50
 PATHS = tuple(f"/tmp/passt_{number}.socket" for number in range(1, 100))  # noqa: S108 - where passt puts them
 
+_PEER_CREDENTIALS = struct.Struct("3i")  # struct ucred, unix(7): pid, uid, gid
 _BROADCAST = b"\xff" * 6
 _NO_MAC = bytes(6)
 # Locally administered; passt takes it for the guest's until the guest sends its first frame.
@@ -106,12 +112,22 @@ def _connect(path: str, answer_s: float) -> socket.socket:
     try:
         sock.settimeout(answer_s)
         sock.connect(path)
+        _check_owner(sock)
         _ask(sock)
         sock.setblocking(True)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _check_owner(sock: socket.socket) -> None:
+    """Refuse what another user listens on: in /tmp anybody may take a path. Root may serve everybody."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
+    uid = _PEER_CREDENTIALS.unpack(raw)[1]
+    if uid not in (os.geteuid(), 0):
+        raise PermissionError(errno.EPERM, f"another user (UID {uid}) listens there, who could see and change"
+                              " all traffic")
 
 
 def _ask(sock: socket.socket) -> None:

@@ -1,0 +1,58 @@
+"""Text of a program that is the lab's with one difference: one of the system calls of its start is refused.
+
+Its first two arguments are a number N and an errno: the Nth call of all, whichever of its processes makes it,
+fails. The third names a file, to which the number and name of each call are added.
+
+What is counted is what Python code can call: the functions below and the creation of sockets.
+"""
+
+from __future__ import annotations
+
+NAMES = {
+    "os": "open dup dup2 pipe write fstat stat lstat listdir scandir readlink getcwd chdir setsid "
+          "setpgid setgroups setresuid setresgid fork kill unlink ftruncate memfd_create "
+          "pidfd_open urandom",
+    "fcntl": "fcntl ioctl flock",
+    "resource": "getrlimit setrlimit",
+    "_socket": "socketpair if_nametoindex if_indextoname gethostname",
+    "passt.host.syscalls": "setns unshare clone prctl capset capget signalfd inotify_init inotify_add_watch "
+                           "mount sethostname close_range file_system_type set_default_action",
+}
+
+REFUSING = f"""
+import importlib, mmap, os, struct
+names = {NAMES!r}
+wanted, number, report = int(sys.argv.pop(1)), int(sys.argv.pop(1)), sys.argv.pop(1)
+shared = mmap.mmap(-1, 4096)
+_open, _write, _close, _strerror = os.open, os.write, os.close, os.strerror
+
+def count(name):
+    n = struct.unpack_from("I", shared)[0] + 1
+    struct.pack_into("I", shared, 0, n)
+    fd = _open(report, os.O_WRONLY | os.O_APPEND)
+    _write(fd, f"{{n}} {{name}}\\n".encode())
+    _close(fd)
+    if n == wanted:
+        raise OSError(number, _strerror(number))
+
+def refusing(name, function):
+    def call(*args, **keywords):
+        count(name)
+        return function(*args, **keywords)
+    return call
+
+import _socket
+class Socket(_socket.socket):
+    __slots__ = ()
+    def __init__(self, *args, **keywords):
+        if keywords.get("fileno") is None:
+            count("socket")
+        super().__init__(*args, **keywords)
+_socket.socket = Socket
+
+for module, functions in names.items():
+    module = importlib.import_module(module)
+    for name in functions.split():
+        setattr(module, name, refusing(module.__name__ + "." + name, getattr(module, name)))
+from passt.cli import main
+"""
