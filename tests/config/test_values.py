@@ -86,7 +86,7 @@ def test_bad_argument_is_refused_in_one_clear_line(parse: Callable[[str], object
 
 
 def test_kind_of_address_is_named() -> None:
-    for text, kind in (("0.0.0.0", "an unspecified"), ("0.1.2.3", "a 0.0.0.0/8"), 
+    for text, kind in (("0.0.0.0", "an unspecified"), ("0.1.2.3", "a 0.0.0.0/8"),
                        ("::1", "a loopback"), ("ff02::1", "a multicast"),
                        ("255.255.255.255", "a broadcast"), ("::ffff:1.2.3.4", "an IPv4-mapped"),
                        ("::1.2.3.4", "an IPv4-compatible")):

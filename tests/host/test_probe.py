@@ -9,7 +9,14 @@ import pytest
 
 from passt.errors import ConfigError
 from passt.host import probe as probe_module
-from passt.host.probe import choose_address, is_assignable, preferred_hop, probe, sort_defaults, template_ifindexes
+from passt.host.probe import (
+    choose_address,
+    is_assignable,
+    preferred_hop,
+    probe,
+    sort_defaults,
+    template_ifindexes,
+)
 from passt.host.rtnl import AF_INET, AF_INET6, AddressFlag, AddressMessage
 from passt.host.rtnl_route import NextHop, RouteMessage
 from passt.value import replace
