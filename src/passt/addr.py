@@ -96,7 +96,7 @@ def is_host_unicast(packed: bytes) -> bool:
 
 
 def is_subnet_broadcast(packed: bytes, prefix_len: int) -> bool:
-    """Whether an IPv4 address with this prefix means all hosts (RFC 922, 7); in a /31 none does (RFC 3021)."""
+    """Whether an IPv4 address of that prefix means all hosts (RFC 922, 7); in a /31 none does (RFC 3021)."""
     if len(packed) != IP4_LEN or prefix_len > 30:
         return False
     host_mask = (1 << (32 - prefix_len)) - 1
