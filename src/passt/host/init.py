@@ -224,10 +224,8 @@ def _become(command: Command, *, own_group: bool, foreground: bool) -> NoReturn:
         privileges.close_descriptors(privileges.FIRST_OWN_FD, 0xFFFF_FFFF)
         signals.restore(command.signals)
         status = execute(command.argv)
-    except BaseException:  # noqa: BLE001 - whatever it is, this process must not go on as PID 1's copy
-        import sys
-
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:  # noqa: BLE001 - this process must not go on as PID 1's copy
+        log.failure("pasta", error)
     finally:
         os._exit(status)
 
