@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ from passt import log
 from passt.log import Logger, escape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 class Output:
@@ -135,3 +136,67 @@ def test_functions_of_the_module_write_to_standard_error(capfd: pytest.CaptureFi
     finally:
         log.configure()
     assert capfd.readouterr() == ("", "yes\n")
+
+
+def fail() -> None:
+    raise OSError(5, "first\nline")
+
+
+def fail_in_turn() -> None:
+    try:
+        fail()
+    except OSError as error:
+        raise ValueError("second") from error
+
+
+def test_failure_is_told_line_by_line_with_where_and_why() -> None:
+    with pytest.raises(ValueError, match="second") as caught:
+        fail_in_turn()
+    lines = log.describe_failure(caught.value)
+    place = re.escape(__file__)
+    expected = [
+        "ValueError: second",
+        rf"    line \d+ of {place}, in fail_in_turn",
+        rf"    line \d+ of {place}, in test_failure_is_told_line_by_line_with_where_and_why",
+        r"raised from OSError: \[Errno 5\] first\nline",
+        rf"    line \d+ of {place}, in fail",
+        rf"    line \d+ of {place}, in fail_in_turn",
+    ]
+    assert len(lines) == len(expected)
+    for line, pattern in zip(lines, expected, strict=True):
+        assert re.fullmatch(pattern, line), line
+
+
+def test_failure_is_logged_on_single_lines_with_the_name(output: Output) -> None:
+    with pytest.raises(ValueError, match="second") as caught:
+        fail_in_turn()
+    output.logger.failure("pasta", caught.value)
+    lines = output.lines()
+    assert len(lines) == 6
+    assert all(line.startswith("pasta: ") for line in lines)
+    assert lines[3] == "pasta: raised from OSError: [Errno 5] first\\nline"
+
+
+def fail_deep(depth: int) -> None:
+    try:
+        fail()
+    except OSError as error:
+        if depth:
+            fail_deep(depth - 1)
+        raise KeyError(depth) from error
+
+
+def fail_chained(depth: int) -> None:
+    try:
+        if depth:
+            fail_chained(depth - 1)
+        fail()
+    except (KeyError, OSError) as error:
+        raise KeyError(depth) from error
+
+
+@pytest.mark.parametrize("function", [fail_deep, fail_chained])
+def test_failure_has_a_bounded_number_of_lines(function: Callable[[int], None]) -> None:
+    with pytest.raises(KeyError) as caught:
+        function(100)
+    assert len(log.describe_failure(caught.value)) <= log.MAX_CAUSES * (log.MAX_FRAMES + 1)

@@ -7,6 +7,8 @@ start-up counts.
 
 from __future__ import annotations
 
+import sys
+
 from passt import log
 from passt.host import privileges, signals
 from passt.host.daemon import Launch
@@ -24,6 +26,7 @@ def run(settings: Settings) -> int:
     has ended by then: with status 0 when the child was ready, else with the child's status.
     Raises PasstError. After Ctrl-C it may not return, but end the process by SIGINT.
     """
+    sys.unraisablehook = _on_ignored
     privileges.close_to_others()
     privileges.tidy_descriptors((*log.descriptors(), *(() if settings.fd is None else (settings.fd,))))
     caller = privileges.Caller(privileges.raise_file_limit(), signals.let_signals_end_us())
@@ -41,3 +44,11 @@ def run(settings: Settings) -> int:
     except BaseException:
         launch.fail()
         raise
+
+
+def _on_ignored(ignored: sys.UnraisableHookArgs) -> None:
+    """Tell of an exception that nobody could catch: standard error may lead nowhere."""
+    if ignored.exc_value is None:
+        return
+    text = "; ".join(line.strip() for line in log.describe_failure(ignored.exc_value)[:2])
+    log.limited(log.ERR, "ignored", f"an error was ignored in {ignored.object!r}: {text}")

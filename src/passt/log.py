@@ -36,6 +36,8 @@ DEBUG = 7
 MAX_KEYS = 256          # keys of repeated messages that are remembered; then the oldest is forgotten
 WINDOW_S = 1.0
 MAX_PER_WINDOW = 5
+MAX_FRAMES = 32         # of a failure, the innermost ones
+MAX_CAUSES = 8
 MAX_LEN = 2000          # of a line; no message of ours is longer, but names in it may be
 
 
@@ -46,6 +48,29 @@ def escape(text: str) -> str:
             letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
         )
     return text if len(text) <= MAX_LEN else f"{text[:MAX_LEN]}..."
+
+
+def describe_failure(error: BaseException) -> list[str]:
+    """Say in lines what *error* is, where it came from, and what it was raised from.
+
+    Loads nothing, unlike the module traceback: the program's files may be out of reach by now.
+    """
+    lines: list[str] = []
+    cause: BaseException | None = error
+    for _ in range(MAX_CAUSES):
+        if cause is None:
+            break
+        before = "" if cause is error else "raised from "
+        lines.append(f"{before}{type(cause).__name__}: {cause}")
+        frames: list[str] = []
+        step = cause.__traceback__
+        while step is not None:
+            code = step.tb_frame.f_code
+            frames.append(f"    line {step.tb_lineno} of {code.co_filename}, in {code.co_name}")
+            step = step.tb_next
+        lines += reversed(frames[-MAX_FRAMES:])
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return lines
 
 
 class _Window:
@@ -120,6 +145,12 @@ class Logger:
     def err(self, text: str) -> None:
         """Print an error."""
         self.message(ERR, text)
+
+    def failure(self, name: str, error: BaseException) -> None:
+        """Print a mistake of ours, line by line, after *name*: nobody can find it but by them."""
+        self.tell_held()
+        for line in describe_failure(error):
+            self.err(f"{name}: {line}")
 
     def warning(self, text: str) -> None:
         """Print a warning."""
@@ -196,6 +227,7 @@ share_terminal = _process_logger.share_terminal
 leave_terminal = _process_logger.leave_terminal
 answer = _process_logger.answer
 err = _process_logger.err
+failure = _process_logger.failure
 warning = _process_logger.warning
 info = _process_logger.info
 debug = _process_logger.debug

@@ -131,7 +131,8 @@ class AutoForwarder:
 
     def _on_failure(self, way: Direction, far: Direction, error: OSError) -> None:
         """Tell that the scan of a far side failed; the next tick tries again."""
-        text = f"cannot see which ports of the {far.name} are bound, will try again: {error.strerror or error}"
+        why = error.strerror or error
+        text = f"cannot see which ports of the {far.name} are bound, will try again: {why}"
         if self._warn is not None and not way.has_failed:
             self._warn(text)
         else:

@@ -2,8 +2,8 @@
 
 A SOCK_SEQPACKET pair keeps message boundaries, so a message is a kind byte and its payload:
 
-    from the child      READY      offloads (u32), MAC (6), link-local address (16, zeros: none); descriptors of
-                                   the tap and the network namespace, then those from which bound ports can
+    from the child      READY      offloads (u32), MAC (6), link-local address (16, zeros: none); descriptors
+                                   of the tap and the network namespace, then those from which bound ports can
                                    be read, if wanted
                         FAILED     text for the user, UTF-8
                         STOPPED    signal of job control that stopped the command (u8)

@@ -232,10 +232,8 @@ def _become(command: Command, *, own_group: bool, foreground: bool) -> NoReturn:
         status = execute(command.argv)
     except OSError as error:
         log.err(f"pasta: cannot start the command: {explain_refusal(error)}")
-    except BaseException:  # noqa: BLE001 - whatever it is, this process must not go on as PID 1's copy
-        import sys
-
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:  # noqa: BLE001 - this process must not go on as PID 1's copy
+        log.failure("pasta", error)
     finally:
         os._exit(status)
 

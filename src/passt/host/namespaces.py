@@ -32,9 +32,8 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 
-from passt import errors
+from passt import errors, log
 from passt.errors import HostError, PasstError
 from passt.host import signals, syscalls, tun
 from passt.host.channel import Channel, Kind, Message, Tap, read_ready
@@ -245,8 +244,8 @@ def _run_child(channel: Channel, main: Callable[[Channel], object]) -> NoReturn:
         channel.send_failed(str(error))
     except OSError as error:
         channel.send_failed(errors.explain_refusal(error))
-    except BaseException:  # noqa: BLE001 - a mistake of ours; it must not run on as the parent's copy
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:  # noqa: BLE001 - a mistake of ours; it must not run on as the parent's copy
+        log.failure("pasta", error)
     finally:
         os._exit(status)
 
