@@ -45,11 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILURE
     except OSError as error:
         log.err(f"{program}: {explain_refusal(error)}")
-        if log.is_debug():
-            import traceback
-
-            for line in "".join(traceback.format_exception(error)).splitlines():
-                log.debug(line)
+        for line in log.describe_failure(error) if log.is_debug() else ():
+            log.debug(line)
         return EXIT_FAILURE
     except ImportError as error:
         # Files of ours are closed to this user or gone, or there is no descriptor left to read them.
@@ -60,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILURE
     except KeyboardInterrupt:
         return _end_by_interrupt()
+    except Exception as error:  # noqa: BLE001 - a mistake of ours; standard error may lead nowhere
+        log.failure(program, error)
+        return EXIT_FAILURE
 
 
 def _end_by_interrupt() -> int:
