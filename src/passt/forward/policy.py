@@ -25,6 +25,7 @@ refused everywhere: a socket would take it for IPv4 and so get around these rows
 from __future__ import annotations
 
 from ipaddress import IPv6Address
+from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 
 from passt.addr import (
     IP4_BROADCAST,
@@ -41,7 +42,6 @@ from passt.addr import (
 )
 from passt.contracts import InboundTarget, Target
 from passt.forward.observed import Observed
-from passt.lean import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 from passt.value import NamedTuple, cast
 
 TYPE_CHECKING = False  # typing itself is not needed at run time

@@ -19,10 +19,10 @@ the other one is gone.
 from __future__ import annotations
 
 import select
+import socket
 import struct
 from ipaddress import IPv6Address
 
-from passt.lean import socket
 from passt.value import IntEnum
 
 TYPE_CHECKING = False  # typing itself is not needed at run time

@@ -22,11 +22,11 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 
 from passt import log
 from passt.errors import ConfigError, HostError
 from passt.host import signals, syscalls
-from passt.lean import signal
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:

@@ -29,13 +29,14 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import socket
 import sys
 
 from passt.errors import HostError, PasstError
 from passt.host import signals, syscalls, tun
 from passt.host.channel import Channel, Kind, Message, Tap, read_ready
 from passt.host.identity import NOBODY_ID
-from passt.lean import signal, socket
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:

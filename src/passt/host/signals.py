@@ -8,10 +8,10 @@ time.
 from __future__ import annotations
 
 import os
+import signal
 import struct
 
 from passt.host import syscalls
-from passt.lean import signal
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
