@@ -114,7 +114,7 @@ class FakePolicy:
     def outbound(self) -> None:
         """Name what the policy around this one looks for."""
 
-    seen_source = respond = outbound
+    seen_source = respond = leads_to = outbound
 
 
 class FakeFacts(NamedTuple):

@@ -13,7 +13,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src"
 SUFFIXES = (".py", ".pyx", ".pxd", ".pxi", ".pyi")
 
-BASE = frozenset({"passt", "addr", "domain", "errors", "lean", "output", "value"})
+BASE = frozenset({"passt", "addr", "domain", "errors", "output", "value"})
 FACTS = BASE | {"model", "contracts", "log", "pcap", "trace"}
 SIBLINGS = frozenset({"config", "host", "forward", "responders", "vhost_user", "dataplane"})
 ALLOWED: dict[str, frozenset[str]] = {
@@ -44,7 +44,6 @@ ALLOWED: dict[str, frozenset[str]] = {
     "addr": frozenset(),
     "domain": frozenset(),
     "errors": frozenset(),
-    "lean": frozenset(),
     "output": frozenset(),
     "value": frozenset(),
     "passt": frozenset(),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import importlib
 import inspect
 import pickle
 import subprocess
@@ -183,6 +185,35 @@ def test_enumeration_is_its_numbers() -> None:
     assert repr(Number.ONE) == "<Number.ONE: 1>"
     assert Number.ONE in Number
     assert copy.deepcopy(Number.ONE) is pickle.loads(pickle.dumps(Number.ONE)) is Number.ONE  # noqa: S301
+
+
+def test_what_the_interpreter_puts_into_a_class_is_no_member() -> None:
+    """Python 3.13 adds `__firstlineno__`, an int, to the body of each class."""
+    make: Any = type(IntEnum)
+    kind = make("Kind", (IntEnum,), {"__firstlineno__": 7, "__module__": __name__, "ONE": 1})
+    assert {**kind.__members__} == {"ONE": 1}
+    assert [*kind] == [1]
+    assert kind.__firstlineno__ == 7
+
+
+def declared_enumerations() -> dict[str, dict[str, int]]:
+    """Members of each enumeration of the package, as its source has them, by "module:class"."""
+    found = {}
+    for path in (Path(__file__).parent.parent / "src").rglob("*.py"):
+        module = ".".join(path.relative_to(Path(__file__).parent.parent / "src").with_suffix("").parts)
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.ClassDef) and "IntEnum" in [ast.unparse(base) for base in node.bases]:
+                names = [(ast.unparse(line.targets[0]), ast.literal_eval(line.value))
+                         for line in node.body if isinstance(line, ast.Assign)]
+                found[f"{module}:{node.name}"] = dict(names)
+    return found
+
+
+@pytest.mark.parametrize(("name", "members"), declared_enumerations().items())
+def test_members_are_what_the_class_declares(name: str, members: dict[str, int]) -> None:
+    module, _, kind = name.partition(":")
+    assert members
+    assert {**getattr(importlib.import_module(module), kind).__members__} == members
 
 
 @pytest.mark.parametrize("number", [0, 3, "ONE", None])

@@ -38,28 +38,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_system(sys.platform, os.uname().release, sys.version_info[:2])
         program, arguments = pick_program(argv)
         return run_program(program, arguments)
-    except PasstError as error:
+    except KeyboardInterrupt:
+        return _end_by_interrupt()
+    except Exception as error:  # noqa: BLE001 - standard error may lead nowhere: the log tells of each
+        _tell_failure(program, error)
+        return EXIT_FAILURE
+
+
+def _tell_failure(program: str, error: Exception) -> None:
+    """Say in one line why *program* ends; a mistake of ours in as many as it takes to find it."""
+    if isinstance(error, PasstError):
         log.err(f"{program}: {error}")
         if isinstance(error, UsageError):
             log.err(f"Try '{program} --help' for more information.")
-        return EXIT_FAILURE
-    except OSError as error:
+    elif isinstance(error, OSError):
         log.err(f"{program}: {explain_refusal(error)}")
         for line in log.describe_failure(error) if log.is_debug() else ():
             log.debug(line)
-        return EXIT_FAILURE
-    except ImportError as error:
+    elif isinstance(error, ImportError):
         # Files of ours are closed to this user or gone, or there is no descriptor left to read them.
         log.err(f"{program}: cannot load a part of the program: {error}")
-        return EXIT_FAILURE
-    except MemoryError:
+    elif isinstance(error, MemoryError):
         log.err(f"{program}: there is not enough memory, or a limit of it is reached (ulimit -v)")
-        return EXIT_FAILURE
-    except KeyboardInterrupt:
-        return _end_by_interrupt()
-    except Exception as error:  # noqa: BLE001 - a mistake of ours; standard error may lead nowhere
+    else:
         log.failure(program, error)
-        return EXIT_FAILURE
 
 
 def _end_by_interrupt() -> int:

@@ -22,6 +22,8 @@ with us. What is not needed by every run, or by the child only, is imported wher
 from __future__ import annotations
 
 import os
+import signal
+import socket
 
 from passt import assembly, log
 from passt.errors import HostError
@@ -29,7 +31,6 @@ from passt.host import identity, init, namespaces, privileges, signals
 from passt.host.supervisor import Supervisor
 from passt.host.target import PathWatch, ProcessWatch, Target, watch_path
 from passt.host.tun import interface_index
-from passt.lean import signal, socket
 from passt.report import Report
 
 TYPE_CHECKING = False  # typing itself is not needed at run time

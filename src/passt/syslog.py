@@ -13,9 +13,8 @@ import errno
 import fcntl
 import os
 import select
+import socket
 import time
-
-from passt.lean import socket
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from passt import lean
 from passt.errors import ConfigError
 from passt.host import listeners, syscalls
 from passt.host.listeners import HostBinder, HostPorts, explain_failure, leave_out_ephemeral
@@ -99,19 +98,19 @@ def test_address_decides_the_family(address: str, family: int) -> None:
 @pytest.mark.needs_root
 @pytest.mark.parametrize("refused", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
 def test_without_ip6_in_the_kernel_ip4_is_left(monkeypatch: pytest.MonkeyPatch, refused: int) -> None:
-    real = lean.socket.socket
+    real = socket.socket
 
     def old_kernel(family: int, *rest: int, **named: int) -> socket.socket:
         if family == socket.AF_INET6:
             raise OSError(refused, os.strerror(refused))
         return real(family, *rest, **named)
 
-    monkeypatch.setattr("passt.lean.socket.socket", old_kernel)
+    monkeypatch.setattr("socket.socket", old_kernel)
     [listener] = open_listeners([rule(first=45999)], ip4=True, ip6=True)
     monkeypatch.undo()
     with socket.socket(fileno=listener.fd) as sock:
         assert sock.getsockname() == ("0.0.0.0", 45999)
-    monkeypatch.setattr("passt.lean.socket.socket", old_kernel)
+    monkeypatch.setattr("socket.socket", old_kernel)
     with pytest.raises(ConfigError):
         open_listeners([rule(first=45999)], ip4=False, ip6=True)
 

@@ -78,8 +78,8 @@ class Background:
         script.write_text(FAULTY)
         self.pid_file = scratch / "pid"
         runas = [] if user else ["--runas", "0"]
-        lab.host.run([*prefix, "/usr/bin/python3", str(script), library(lab), str(self.status), self.name, "-q",
-                      *options, *runas, "-P", str(self.pid_file), *last], user=user)
+        lab.host.run([*prefix, "/usr/bin/python3", str(script), library(lab), str(self.status), self.name,
+                      "-q", *options, *runas, "-P", str(self.pid_file), *last], user=user)
 
     def ask(self) -> None:
         """Have it fail, and wait for its end."""
@@ -131,8 +131,8 @@ def test_mistake_in_the_foreground_is_told_and_ends_the_command(lab: Lab, user: 
     script = scratch / "faulty.py"
     script.write_text(FAULTY)
     running = lab.host.spawn(
-        ["/usr/bin/python3", str(script), library(lab), str(scratch / "status"), "pasta", "-q", "--config-net",
-         "--", "sh", "-c", "echo ready; exec sleep 1000"], user=user)
+        ["/usr/bin/python3", str(script), library(lab), str(scratch / "status"), "pasta", "-q",
+         "--config-net", "--", "sh", "-c", "echo ready; exec sleep 1000"], user=user)
     assert running.popen.stdout is not None
     assert running.popen.stdout.readline() == b"ready\n"
     running.send(signal.SIGUSR1)

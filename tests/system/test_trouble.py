@@ -118,8 +118,8 @@ def make_odd(place: Place) -> None:
         place.run(["ip", *words])
 
 
-@pytest.mark.parametrize("options", [["-I", ODD], [], ["-i", ODD], ["--outbound-if4", ODD], ["-t", f"%{ODD}/8080"],
-                                     ["-u", f"%{ODD}/8080"]], ids=["I", "none", "i", "outbound", "t", "u"])
+@pytest.mark.parametrize("options", [["-I", ODD], [], ["-i", ODD], ["--outbound-if4", ODD],
+                                     ["-t", f"%{ODD}/8080"], ["-u", f"%{ODD}/8080"]], ids=["I", "none", "i", "outbound", "t", "u"])
 def test_interface_name_that_is_not_utf8(lab: Lab, user: bool, options: list[str]) -> None:
     place = lab.bare_place()
     make_odd(place)
@@ -197,7 +197,8 @@ def test_interface_of_an_attached_namespace_is_deleted(lab: Lab, user: bool) -> 
     ("addr add 127.5.5.5/32 dev up0\n", "192.0.2.2"),
     ("addr add 198.51.100.255/25 dev up0\n", "192.0.2.2"),
 ])
-def test_address_that_nobody_can_have_is_not_the_guests(lab: Lab, plain: bool, lines: str, address: str) -> None:
+def test_address_that_nobody_can_have_is_not_the_guests(lab: Lab, plain: bool, lines: str,
+                                                        address: str) -> None:
     place = lab.bare_place()
     place.run(["ip", "-batch", "-"], feed=(UPLINK + IP4 + lines).encode())
     shown = place.run(["ip", "-o", "-4", "addr", "show", "dev", "up0"]).stdout.decode()

@@ -8,6 +8,7 @@ not sleep.
 
 import os
 import resource
+import socket as pysocket
 from heapq import heapify, heappop, heappush
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -43,7 +44,6 @@ from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer
 from passt.dataplane.udp cimport on_udp_listener
 from passt.dataplane.udp_out cimport flush_out
 from passt.errors import HostError
-from passt.lean import socket as pysocket
 from passt.value import NamedTuple
 
 cdef enum:

@@ -16,7 +16,7 @@ other way round. On each `tick`, once a second or more often, the far side of ea
 
 from __future__ import annotations
 
-from passt.lean import IPPROTO_TCP, IPPROTO_UDP
+from socket import IPPROTO_TCP, IPPROTO_UDP
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:

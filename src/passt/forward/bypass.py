@@ -15,9 +15,10 @@ All else is the other policy's.
 
 from __future__ import annotations
 
+from socket import IPPROTO_TCP
+
 from passt.addr import IP4_LOOPBACK, IP6_LOOPBACK, format_endpoint, is_loopback, needs_scope6
 from passt.contracts import Target
-from passt.lean import IPPROTO_TCP
 from passt.value import cast
 
 TYPE_CHECKING = False  # typing itself is not needed at run time

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import os
 from ipaddress import IPv6Address
+from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 
 from passt.addr import (
     IP4_BROADCAST,
@@ -43,7 +44,6 @@ from passt.addr import (
 )
 from passt.contracts import InboundTarget, Target
 from passt.forward.observed import Observed
-from passt.lean import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 from passt.value import NamedTuple, cast
 
 TYPE_CHECKING = False  # typing itself is not needed at run time

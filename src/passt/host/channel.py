@@ -25,11 +25,12 @@ from __future__ import annotations
 
 import os
 import select
+import signal
+import socket
 import struct
 from ipaddress import IPv6Address
 
 from passt.host.signals import ASKING, FORWARDED
-from passt.lean import signal, socket
 from passt.value import IntEnum
 
 TYPE_CHECKING = False  # typing itself is not needed at run time

@@ -22,12 +22,12 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import stat
 
 from passt import log
 from passt.errors import ConfigError, HostError
 from passt.host import privileges, signals, syscalls
-from passt.lean import signal
 from passt.output import open_output
 
 TYPE_CHECKING = False  # typing itself is not needed at run time

@@ -24,12 +24,13 @@ from __future__ import annotations
 import errno
 import os
 import select
+import signal
+import socket
 
 from passt import log
 from passt.errors import explain_refusal
 from passt.host import privileges, signals, syscalls, terminal
 from passt.host.channel import Channel, Kind
-from passt.lean import signal, socket
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import socket
 
 from passt import log
 from passt.errors import ConfigError
-from passt.lean import socket
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:

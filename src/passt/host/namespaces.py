@@ -32,6 +32,8 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import socket
 
 from passt import errors, log
 from passt.errors import HostError, PasstError
@@ -39,7 +41,6 @@ from passt.host import signals, syscalls, tun
 from passt.host.channel import Channel, Kind, Message, Tap, read_ready
 from passt.host.identity import NOBODY_ID
 from passt.host.privileges import close_to_others
-from passt.lean import signal, socket
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:

@@ -20,12 +20,12 @@ we read until the reply that ends the request and hold no other state than the s
 from __future__ import annotations
 
 import os
+import socket
 from errno import ENOENT
 
 from passt.errors import HostError
 from passt.host import rtnl
 from passt.host.rtnl import MessageFlag, MessageType
-from passt.lean import socket
 from passt.value import Value
 
 TYPE_CHECKING = False  # typing itself is not needed at run time

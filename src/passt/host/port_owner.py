@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-
-from passt.lean import socket
+import socket
 
 TCP_LISTEN = b"0A"                # linux/tcp_states.h, as /proc/net/tcp writes it
 UDP_BOUND = b"07"

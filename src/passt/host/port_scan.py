@@ -21,11 +21,11 @@ another socket may have the same port at another address.
 from __future__ import annotations
 
 import os
+import socket
 import struct
 from errno import EBADMSG, EPROTO
 
 from passt.host.privileges import open_null
-from passt.lean import socket
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:

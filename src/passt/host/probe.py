@@ -17,6 +17,7 @@ the guest gets the address that the kernel itself takes as the source on that wa
 
 from __future__ import annotations
 
+import socket
 from ipaddress import IPv6Address
 
 from passt.addr import is_host_unicast, is_subnet_broadcast
@@ -24,7 +25,6 @@ from passt.errors import ConfigError, HostError
 from passt.host import resolvconf, rtnl, rtnl_route
 from passt.host.netlink import KernelRefusalError, RtnlSocket
 from passt.host.rtnl import AF_INET, AF_INET6, AddressFlag, MessageType, Scope
-from passt.lean import socket
 from passt.model import FamilyFacts, HostFacts, InterfaceAddress
 
 TYPE_CHECKING = False  # typing itself is not needed at run time

@@ -7,11 +7,11 @@ out and nothing in it raises.
 from __future__ import annotations
 
 import os
+import socket
 from errno import EACCES, EISDIR, ELOOP, ENOENT, ENOTDIR, EPERM
 from ipaddress import IPv4Address, IPv6Address
 
 from passt.errors import HostError
-from passt.lean import socket
 from passt.model import ResolverFacts
 
 TYPE_CHECKING = False  # typing itself is not needed at run time

@@ -9,10 +9,10 @@ every child that ends (wait(2), "NOTES"). What the caller ignored and blocked is
 from __future__ import annotations
 
 import os
+import signal
 import struct
 
 from passt.host import syscalls
-from passt.lean import signal
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:

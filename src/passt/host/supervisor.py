@@ -8,13 +8,13 @@ tells PID 1's end, at which nothing in its namespace is left. Job control is exp
 from __future__ import annotations
 
 import os
+import signal
 
 from passt import log
 from passt.host import init
 from passt.host.channel import Kind, read_status
 from passt.host.signals import ASKING, FORWARDED, TERMINAL_STOPS, SignalReader
 from passt.host.terminal import Terminal, leads_alone, stop_like
-from passt.lean import signal
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:

@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import stat
-
-from passt.lean import signal
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
