@@ -42,12 +42,13 @@ lint:
 	.venv/bin/mypy
 
 install:
-	@tools/setup build
 	@tools/install $(PREFIX)
 
 clean:
 	[ ! -e .interop ] || tools/as-root rm -rf .interop
-	rm -rf .venv build dist src/*.egg-info .demo .fuzz .guest .mypy_cache .pytest_cache .ruff_cache .hypothesis bench/bin
-	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
+	# What root made in a user's clone, as by a program that was started through sudo, is the user's again.
+	[ -z "$$(find . -xdev -path ./.git -prune -o -uid 0 -print -quit)" ] || tools/as-root true
+	rm -rf .venv .setup build dist src/*.egg-info .demo .fuzz .guest .mypy_cache .pytest_cache .ruff_cache .hypothesis bench/bin
+	find src tests bench tools -name __pycache__ -prune -exec rm -rf {} +
 	find src tests bench -name '*.so' -delete
 	find src tests -name '*.pyx' -exec sh -c 'rm -f "$${0%.pyx}.c"' {} \;

@@ -3,6 +3,7 @@
 TREE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$TREE/.venv
 STAMPS=$VENV/stamps
+LOGS=$TREE/.setup
 export PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
 
 say() {
@@ -14,20 +15,26 @@ die() {
     exit 1
 }
 
-# Run a command with root's rights: as it is for root, through sudo for others. Without a
-# terminal sudo may not ask for a password.
+# Run a command with root's rights: as it is for root, through sudo for others. sudo asks on the terminal, if
+# there is one, wherever standard input comes from.
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then
         "$@"
-    elif [ -t 0 ]; then
+    elif has_terminal; then
         sudo "$@"
     else
         sudo -n "$@"
     fi
 }
 
+has_terminal() {
+    (: </dev/tty) 2>/dev/null
+}
+
+# True for root, and for who may use sudo; a password is asked for here, once.
 can_be_root() {
-    [ "$(id -u)" -eq 0 ] || { command -v sudo >/dev/null && { [ -t 0 ] || sudo -n true 2>/dev/null; }; }
+    [ "$(id -u)" -eq 0 ] || { command -v sudo >/dev/null &&
+        { sudo -n true 2>/dev/null || { has_terminal && sudo -v; }; }; }
 }
 
 # Run a command as the owner of the tree, so that "sudo make test" leaves nothing there that its
@@ -41,6 +48,78 @@ as_owner() {
     else
         home=$(getent passwd "$owner" | cut -d: -f6) || home=
         setpriv --reuid "$owner" --regid "$group" --clear-groups env HOME="${home:-/nonexistent}" "$@"
+    fi
+}
+
+# Let the owner of the tree have what root made there: "make clean" is the owner's. Only the tree of clients
+# stays as it is; it is a system of its own.
+give_back() {
+    local owner
+    owner=$(stat -c %u "$TREE")
+    [ "$owner" -ne 0 ] || return 0
+    as_root find "$TREE" -xdev -path "$TREE/.interop" -prune -o -uid 0 -exec \
+        chown --no-dereference "$owner:$(stat -c %g "$TREE")" {} +
+}
+
+# Run a command that takes long and prints much: all of it goes to LOG, and how far it is to standard error.
+# READER is called with each line: it sets `progress`, and fails for a line that is not for the log.
+long_step() { # LOG READER COMMAND...
+    local log=$LOGS/$1 reader=$2
+    shift 2
+    as_owner mkdir -p "$LOGS"
+    # Its own standard input, so that nothing asks there; as_owner's tee, as root must not write for others.
+    if "$@" 2>&1 </dev/null | follow "$reader" | as_owner tee "$log" >/dev/null; then
+        return 0
+    fi
+    grep -v '^ *$' "$log" | tail -n 12 | sed 's/^/    /' >&2
+    say "all that this step printed is in $log"
+    return 1
+}
+
+# On a terminal one line shows the latest state; elsewhere there is a line every ten seconds.
+follow() { # READER
+    local line progress='' shown='' told=$SECONDS
+    while IFS= read -r line; do
+        "$1" "$line" && printf '%s\n' "$line"
+        [ "$progress" != "$shown" ] || continue
+        shown=$progress
+        if [ -t 2 ]; then
+            printf '\r\033[Kpasst: %s' "$progress" >&2
+        elif [ $((SECONDS - told)) -ge 10 ]; then
+            told=$SECONDS
+            say "$progress"
+        fi
+    done
+    if [ -t 2 ] && [ -n "$shown" ]; then
+        printf '\r\033[K' >&2
+    fi
+}
+
+# Of apt-get -o APT::Status-Fd=1, such as "pmstatus:gcc:35.7:Unpacking gcc (amd64)".
+read_apt() { # LINE
+    [[ $1 =~ ^(dl|pm)status:.*:([0-9]+)\.[0-9]+: ]] || return 0
+    case ${BASH_REMATCH[1]} in
+        dl) progress="  downloading, ${BASH_REMATCH[2]} %" ;;
+        pm) progress="  unpacking and setting up, ${BASH_REMATCH[2]} %" ;;
+    esac
+    return 1
+}
+
+# Of pip: what it is about to fetch. Its build of this package: what Cython translates and the compiler compiles.
+read_pip() { # LINE
+    case $1 in
+        *Collecting\ *) progress="  ${1##*Collecting }" ;;
+        *Installing\ collected*) progress="  putting the packages into .venv" ;;
+    esac
+}
+
+read_build() { # LINE
+    compiled=${compiled:-0}
+    if [[ $1 =~ \[\ *([0-9]+)/([0-9]+)\]\ Cythonizing ]]; then
+        progress="  translating, ${BASH_REMATCH[1]} of ${BASH_REMATCH[2]} modules"
+    elif [[ $1 =~ building\ \'.*\'\ extension ]]; then
+        compiled=$((compiled + 1))
+        progress="  compiling, module $compiled"
     fi
 }
 

@@ -436,7 +436,6 @@ def check_machine() -> None:
         "dnsmasq",
         "dig",
         "ping",
-        "dhclient",
         "dhcpcd",
         "busybox",
         "tshark",
