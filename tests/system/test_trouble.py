@@ -119,7 +119,8 @@ def make_odd(place: Place) -> None:
 
 
 @pytest.mark.parametrize("options", [["-I", ODD], [], ["-i", ODD], ["--outbound-if4", ODD],
-                                     ["-t", f"%{ODD}/8080"], ["-u", f"%{ODD}/8080"]], ids=["I", "none", "i", "outbound", "t", "u"])
+                                     ["-t", f"%{ODD}/8080"], ["-u", f"%{ODD}/8080"]],
+                         ids=["I", "none", "i", "outbound", "t", "u"])
 def test_interface_name_that_is_not_utf8(lab: Lab, user: bool, options: list[str]) -> None:
     place = lab.bare_place()
     make_odd(place)
