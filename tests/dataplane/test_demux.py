@@ -104,7 +104,7 @@ def link_full(bench: Bench) -> None:
 
 
 def oversized_reply(bench: Bench) -> None:
-    bench.responder.replies = [bytes(14 + 65535 + 1)]
+    bench.responder.replies = [bytes(14 + 40 + 65535 + 1)]
 
 
 def establish(bench: Bench, port: int = 4000) -> int:

@@ -303,7 +303,7 @@ def test_device_that_drains_a_little_stalls_again(device: Device) -> None:
 
 def test_frames_kept_are_bounded(device: Device) -> None:
     fill(device)
-    large = bytes(65549)
+    large = bytes(65589)
     taken = 0
     while device.link.send(large):
         taken += 1
@@ -342,7 +342,7 @@ def test_frames_are_read_in_batches(device: Device) -> None:
 
 
 def test_large_frames_come_in_several_batches_without_loss(device: Device) -> None:
-    frames = [bytes([number]) * 65549 for number in range(2)]
+    frames = [bytes([number]) * 65589 for number in range(2)]
     for frame in frames:
         device.give(frame)
     found = device.link.read()
@@ -362,10 +362,10 @@ def test_frames_of_impossible_length_are_counted_drops(device: Device) -> None:
     device.kernel.send(bytes(9))
     device.give(bytes(13))
     device.give(ethernet(b"", kind=0x0800))
-    device.give(bytes(65549))
+    device.give(bytes(65589))
     device.kernel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 200000)
-    device.give(bytes(65550))
-    assert [len(found.frame) for found in device.link.read() + device.link.read()] == [14, 65549]
+    device.give(bytes(65590))
+    assert [len(found.frame) for found in device.link.read() + device.link.read()] == [14, 65589]
     counters = device.link.counters()
     assert (counters["drop_short"], counters["drop_oversize"]) == (3, 1)
 

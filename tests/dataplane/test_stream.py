@@ -18,7 +18,7 @@ from tests.dataplane.hostside import FEATURES, Stream
 from tests.dataplane.test_link import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, partial
 
 SMALL = bytes(range(60))
-SHORTEST, LONGEST = 14, 65549
+SHORTEST, LONGEST = 14, 65589
 STREAM_CLOSED, STREAM_BAD_LENGTH = -1, -2
 CWR = 0x80
 

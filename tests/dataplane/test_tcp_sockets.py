@@ -325,8 +325,9 @@ def test_refuse_resets_client_and_gives_spare_back() -> None:
         listener.listen()
         client.connect(listener.getsockname())
         wait_readable(listener)
-        spare = sockets.refuse(listener.fileno(), os.open("/", os.O_RDONLY))
-        assert os.fstat(spare)
+        spare = sockets.refuse(listener.fileno(), os.dup(0))
+        assert "eventfd" in str(Path(f"/proc/self/fd/{spare}").readlink())    # it leads to no file system
+        assert not os.get_inheritable(spare)
         os.close(spare)
         wait_readable(client)
         with pytest.raises(ConnectionResetError):

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from passt.contracts import InboundTarget, Target
-from tests.dataplane.frames import packed, udp
+from tests.dataplane.frames import packed, tcp, udp
 from tests.dataplane.udp_bench import (
     EPOLLIN,
     GUEST,
@@ -27,6 +27,7 @@ from tests.dataplane.udp_bench import (
 from tests.dataplane.world import socket_address
 
 DNS = 53
+FLOW_UDP = 3
 
 
 def fds(bench: Bench) -> list[int]:
@@ -598,3 +599,25 @@ def test_table_has_room_for_connections_whatever_datagrams_do() -> None:
     for sport in range(1, 200):
         bench.inject(query(4, sport=sport))
     assert bench.n_records <= 32
+
+
+@both_families
+def test_socket_whose_last_flow_was_crowded_out_for_nothing_is_closed(family: int) -> None:
+    # What answers a group gets a flow of its own; the one that asked makes room for it, but not at once.
+    bench = Bench(max_flows=4)  # one datagram flow
+    for sport in (1, 2):
+        bench.inject(tcp(GUEST[family], sport, REMOTE[family], 80))
+    to(bench, "224.0.0.251" if family == 4 else "ff02::fb", sport=5353)
+    (flow,) = [flow for flow in bench.flows() if flow.kind == FLOW_UDP]
+    assert bench.n_records == 4
+    bench.deliver(flow.fd, (b"answer", socket_address(packed(REMOTE[family]), 5353), b"", 0))
+    bench.keep_busy(flow.number)
+    bench.event(flow.number, EPOLLIN)
+    assert bench.drops() == {"drop_flows_full": 1}
+    bench.end_turn()
+    assert bench.n_records == 2
+    assert flow.fd not in bench.sockets.open_fds
+    to(bench, REMOTE[family], sport=5353)
+    bench.end_turn()
+    assert bench.n_records == 4
+    assert bench.counters()["flows_udp"] == 1

@@ -437,6 +437,10 @@ cdef class World:
             self.core.listeners.append((-1, 17, None, 53))
         return self.core.ask_inbound(0, 17, &peer, &peer, &seen)
 
+    def keep_busy(self, uint32_t index):
+        """Put the flow *index* on the work list: its record is not free before the turn ends."""
+        self.core.flows.add_work(&self.core.flows.flows[index])
+
     def check(self):
         """Raise what a callback raised."""
         if self.core.has_failed:

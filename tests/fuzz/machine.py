@@ -7,7 +7,7 @@ import struct
 
 from passt.dataplane.engine import Engine
 
-SHORTEST, LONGEST = 14, 65549
+SHORTEST, LONGEST = 14, 65589
 HEAD_LEN = 256
 GONE = "it closed the connection"
 

@@ -27,8 +27,8 @@ from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.stats cimport DROP_CONTROL_RATE, DROP_OVERSIZE, count
 from passt.dataplane.sys cimport (
     AF_INET, AF_INET6, EINVAL, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, IPPROTO_ICMP, IPPROTO_ICMPV6,
-    IPPROTO_TCP, IPPROTO_UDP, O_CLOEXEC, O_RDONLY, SOCK_STREAM, calloc, close, free, htonl, htons,
-    iovec, malloc, memcmp, memcpy, memset, open, realloc, sockaddr_storage,
+    IPPROTO_TCP, IPPROTO_UDP, SOCK_STREAM, calloc, close, free, htonl, htons,
+    iovec, malloc, memcmp, memcpy, memset, realloc, sockaddr_storage,
 )
 from passt.dataplane.timers cimport HeapEntry
 from passt.dataplane.watch cimport Watch
@@ -90,7 +90,7 @@ cdef class Core:
         memcpy(self.isn_key, <const char *>secret, 16)
         # The table's hash and the sequence numbers must not tell of each other.
         self.isn_key[0] ^= 0xa5a5a5a5a5a5a5a5ULL
-        self.spare_fd = open(b"/", O_RDONLY | O_CLOEXEC)
+        self.spare_fd = sockets.open_spare()
         self.pool = Pool(POOL_SIZE)
         self.paused = []
         self.offered = {}

@@ -13,7 +13,7 @@ cdef enum:
     ETH_HLEN = 14
     ETH_MIN_FRAME = 60            # without FCS, IEEE 802.3
     MAX_IP_LEN = 65535
-    MAX_FRAME = 14 + 65535
+    MAX_FRAME = 14 + 40 + 65535   # IPv6 does not count its header in the packet's length (RFC 8200 3)
     ETHERTYPE_IP4 = 0x0800
     ETHERTYPE_ARP = 0x0806
     ETHERTYPE_IP6 = 0x86dd

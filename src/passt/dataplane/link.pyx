@@ -27,7 +27,7 @@ from passt.dataplane.sys cimport (
 cdef enum:
     HEADROOM = 18                 # link's own bytes before a frame; puts the IP header on 32 bytes
     VNET_HLEN = 10
-    SLOT_SIZE = HEADROOM + MAX_FRAME + 64
+    SLOT_SIZE = HEADROOM + MAX_FRAME
     # Receive memory. A batch ends when less than a whole frame's room is left, so small frames come
     # in many and large ones in cache-sized portions.
     RX_SIZE = 5 * 65664
@@ -178,7 +178,7 @@ cdef class TapLink(Link):
         cdef ssize_t n
         cdef int found = 0
         self.drained = False
-        while found < room and position + VNET_HLEN + MAX_FRAME <= RX_SIZE:
+        while found < room and position + VNET_HLEN + MAX_FRAME < RX_SIZE:
             n = read(self.fd, self.rx + position, RX_SIZE - position)
             if n < 0:
                 if errno == EINTR:

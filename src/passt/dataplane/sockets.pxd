@@ -33,6 +33,7 @@ cdef class Sockets:
     cdef int bind_device(self, int fd, const char *name, size_t n) noexcept nogil
     cdef int connect(self, int fd, const sockaddr_storage *address, socklen_t n) noexcept nogil
     cdef int accept(self, int fd, sockaddr_storage *peer, sockaddr_storage *local) noexcept nogil
+    cdef int open_spare(self) noexcept nogil
     cdef int refuse(self, int fd, int spare) noexcept nogil
     cdef int prepare_stream(self, int fd) noexcept nogil
     cdef ssize_t send(self, int fd, iovec *pieces, size_t n) noexcept nogil

@@ -261,7 +261,12 @@ cdef ssize_t pass_copy(Core core, Flow *flow, int side) noexcept nogil:
 
 
 cdef bint keep(Core core, SpliceHalf *half, const uint8_t *data, uint32_t n) noexcept nogil:
-    """Hold *n* bytes that the other socket did not take: in memory, else in a pipe; False: in neither."""
+    """Hold *n* bytes that the other socket did not take: in memory, else in a pipe; False: not all of them.
+
+    The half holds nothing, but it may have a pipe still.
+    """
+    cdef ssize_t written
+    release_pipe(core, half)
     half.kept = <uint8_t *>core.pool.take(n)
     if half.kept != NULL:
         memcpy(half.kept, data, n)
@@ -269,8 +274,12 @@ cdef bint keep(Core core, SpliceHalf *half, const uint8_t *data, uint32_t n) noe
         half.kept_size = n
     else:
         half.pipe = core.pipes.take()
-        if half.pipe == NO_PIPE or core.sockets.fill_pipe(core.pipes.ends[half.pipe][1], data, n) != n:
+        if half.pipe == NO_PIPE:
             return False
+        # A pipe may be small (pipe(7)). What is in it counts, so that it is not taken for an empty one.
+        written = core.sockets.fill_pipe(core.pipes.ends[half.pipe][1], data, n)
+        half.n_held = <uint32_t>max(written, <ssize_t>0)
+        return written == n
     half.n_held = n
     return True
 

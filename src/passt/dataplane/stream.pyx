@@ -55,7 +55,7 @@ cdef enum:
     # Behind a frame of this size the next one is built in place. What may be cut needs its headers kept, and
     # is not worth it: it is copied, while it is in the processor's cache, as it is cut.
     IN_PLACE_FROM = 16 << 10
-    IN_PLACE_ROOM = PREFIX + MAX_FRAME + 64
+    IN_PLACE_ROOM = PREFIX + MAX_FRAME
     # What the kernel may hold for the guest, as far as net.core.wmem_max allows. A guest that reads in
     # large portions finds the next one there while we are woken.
     SOCKET_BUFFER = 1 << 20

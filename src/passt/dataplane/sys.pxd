@@ -53,6 +53,10 @@ cdef extern from "<fcntl.h>" nogil:
     int pipe2(int *fds, int flags)
     ssize_t splice(int fd_in, int64_t *off_in, int fd_out, int64_t *off_out, size_t n, unsigned int flags)
 
+cdef extern from "<sys/eventfd.h>" nogil:
+    int EFD_CLOEXEC, EFD_NONBLOCK
+    int eventfd(unsigned int value, int flags)
+
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_t:
         pass

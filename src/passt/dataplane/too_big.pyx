@@ -6,8 +6,9 @@ believed if the quotation is one of a packet to a flow that lives, no longer tha
 for TCP of bytes that are on their way (RFC 5927 7). The worst that a guest can do by it is to get
 smaller packets, which it can have more easily by its MTU and the options of its SYN.
 
-The datagrams that come after go in fragments of that size, segments become smaller, and those that were
-lost are sent again at once. Nobody tells the remote: its kernel has nothing to do with the path behind us.
+The datagrams that come after go in fragments of that size, segments become smaller, and what was lost is
+sent again without waiting for a time-out. Nobody tells the remote: its kernel has nothing to do with the
+path behind us.
 """
 
 from libc.stdint cimport uint8_t, uint32_t

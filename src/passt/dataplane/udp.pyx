@@ -49,7 +49,10 @@ cdef void on_datagram(Core core, const IpView *ip, const RxFrame *frame) noexcep
 
 cdef void on_udp_socket(Core core, Flow *port) noexcept nogil:
     """Datagrams or errors on a socket that flows share, or its turn on the work list."""
-    read_port(core, port)
+    if port.u.port.users:
+        read_port(core, port)
+    else:
+        end_datagram(core, port)  # see `udp_flow.open_answer`
 
 
 cdef void on_udp_listener(Core core, uint32_t listener, int fd, bint in_namespace) noexcept nogil:

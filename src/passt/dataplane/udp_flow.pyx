@@ -260,6 +260,8 @@ cdef Flow *open_answer(Core core, Flow *port, const FlowKey *key,
     flow = alloc_datagram(core, FLOW_UDP)
     if flow == NULL:
         port.u.port.users -= 1
+        if not port.u.port.users:
+            core.flows.add_work(port)         # the last one was crowded out: it ends
         return NULL
     flow.keys[0] = guest_key
     flow.keys[1] = key[0]
