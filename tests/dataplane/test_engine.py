@@ -181,7 +181,7 @@ def test_control_frame_and_answer(bench: Bench) -> None:
 def test_frame_of_python_is_sent_padded(bench: Bench) -> None:
     assert bench.engine.send_frame(b"\x11" * 14)
     assert not bench.engine.send_frame(b"\x11" * 13)
-    assert not bench.engine.send_frame(bytes(65550))
+    assert not bench.engine.send_frame(bytes(65590))
     assert bench.frames() == [b"\x11" * 14 + bytes(46)]
     assert bench.engine.counters()["drop_oversize"] == 2
 
