@@ -194,9 +194,14 @@ def test_question_for_the_counters_spares_a_command_that_does_not_handle_it(life
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_processes_are_closed_to_others_at_every_stage(life: Life, stage: str) -> None:
-    with life.start("--hook", stage, "--", "true") as process:
+    def commands() -> set[int]:
+        return {pid for pid in life.processes() if read(f"/proc/{pid}/comm") == b"sleep\n"}
+
+    with life.start("--hook", stage, "--", "sleep", "1000") as process:
         assert read_line(process, errors=True) == f"at {stage}\n"
-        pids = life.processes()
+        n_commands = 1 if stage == "loop" else 0
+        wait_until(lambda: len(commands()) == n_commands, "the command runs if it is time for it")
+        pids = set(life.processes()) - commands()
         assert len(pids) == 2
         # Files of a process that is not dumpable belong to root, not to its user: proc_pid(5).
         assert {os.stat(f"/proc/{pid}/status").st_uid for pid in pids} == {0}
@@ -241,6 +246,9 @@ def test_end_of_pid_1_from_outside_is_our_end(life: Life) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_signal_at_a_stage_of_start_leaves_nothing(life: Life, stage: str, signum: int) -> None:
     """In "loop" signals are blocked, for the loop to read: only SIGKILL counts."""
+    def commands() -> set[int]:
+        return {pid for pid in life.processes() if read(f"/proc/{pid}/comm") == b"sleep\n"}
+
     with life.start("--hook", stage, "--", "sleep", "1000") as process:
         assert read_line(process, errors=True) == f"at {stage}\n"
         process.send_signal(signum)

@@ -56,6 +56,7 @@ class Launch:
             if stat.S_ISREG(os.fstat(self._pid_fd).st_mode):
                 os.ftruncate(self._pid_fd, 0)
         except (OSError, ValueError) as error:
+            self.fail()
             why = error.strerror if isinstance(error, OSError) else "not a path"
             raise ConfigError(f"option '--pid' {path}: cannot open the file for writing: {why}") from None
 

@@ -93,10 +93,10 @@ def run_command(channel: Channel, command: Command) -> NoReturn:
     message = channel.receive(Kind.START, wait=True)
     if message is None:
         os._exit(1)
-    privileges.tidy_descriptors((channel.fileno(), *log.descriptors()))
     own_group = bool(message.payload[0] & START_OWN_GROUP)
     foreground = bool(message.payload[0] & START_FOREGROUND)
     try:
+        privileges.tidy_descriptors((channel.fileno(), *log.descriptors()))
         gate, opener = os.pipe()
         child = os.fork()
         if child == 0:
