@@ -12,7 +12,7 @@ import pytest
 from passt.contracts import Target
 from tests.dataplane.frames import packed, udp
 from tests.dataplane.netns import in_own_namespace
-from tests.dataplane.splice_bench import TCP, SpliceBench
+from tests.dataplane.splice_bench import TCP, UDP, SpliceBench
 
 WAYS = pytest.mark.parametrize(
     ("address", "inward"), [("127.0.0.1", True), ("::1", True), ("127.0.0.1", False), ("::1", False)]
@@ -304,6 +304,63 @@ def test_out_of_descriptors_outward_is_a_counted_reset() -> None:
             client.recv(1)
     assert bench.engine.counters()["drop_no_fd"] >= 1
     assert list(bench.engine.flows()) == []
+    bench.end()
+
+
+def hanging(bench: SpliceBench, hogs: list[socket.socket]) -> tuple[socket.socket, socket.socket]:
+    """Make a client whose connection hangs: its service, returned too, accepts no more. Fills *hogs*."""
+    service = bench.open(TCP, "127.0.0.1", inside=False)
+    service.bind(("127.0.0.1", 0))
+    service.listen(0)
+    client = bench.connect(bench.forward(TCP, service, inward=False), "127.0.0.1", inward=False)
+    hog = bench.open(TCP, "127.0.0.1", inside=False)
+    hog.connect(service.getsockname())
+    hogs.append(hog)
+    bench.turns(8)
+    (flow,) = bench.engine.flows()
+    assert flow.state == "CONNECTING"
+    return client, service
+
+
+@in_own_namespace
+def test_connection_that_is_being_opened_makes_room_in_a_full_table() -> None:
+    bench = SpliceBench()  # 32 flows
+    hogs: list[socket.socket] = []
+    client, _service = hanging(bench, hogs)
+    pairs = [bench.pair("127.0.0.1", inward=False) for _ in range(31)]
+    pairs.append(bench.pair("127.0.0.1", inward=True))
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    assert {flow.state for flow in bench.engine.flows()} == {"SPLICED"}
+    assert bench.engine.counters()["flows_evicted"] == 1
+    with bench.server(TCP, "127.0.0.1", inside=True) as server:
+        port = bench.forward(TCP, server, inward=True)
+        with bench.connect(port, "127.0.0.1", inward=True) as late:
+            bench.turns()
+            with pytest.raises(ConnectionResetError):
+                late.recv(1)
+    pairs[0][0].sendall(b"unharmed")
+    assert bench.receive(pairs[0][1], 8) == b"unharmed"
+    bench.end()
+
+
+@pytest.mark.parametrize("proto", [TCP, UDP])
+@in_own_namespace
+def test_connection_that_is_being_opened_gives_its_descriptors_up(proto: int) -> None:
+    bench = SpliceBench()
+    hogs: list[socket.socket] = []
+    hung, _service = hanging(bench, hogs)
+    with bench.server(proto, "127.0.0.1", inside=False) as server:
+        client = bench.open(proto, "127.0.0.1", inside=True)
+        client.connect(("127.0.0.1", bench.forward(proto, server, inward=False)))
+        client.send(b"through")
+        at_descriptor_limit(0, lambda: bench.turns(8))
+        accepted = server.accept()[0] if proto == TCP else server
+        assert accepted.recv(100) == b"through"
+    with pytest.raises(ConnectionResetError):
+        hung.recv(1)
+    assert bench.engine.counters()["flows_evicted"] == 1
+    assert bench.engine.counters()["drop_no_fd"] == 0
     bench.end()
 
 

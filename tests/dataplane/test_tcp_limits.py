@@ -4,7 +4,8 @@ import errno
 
 import pytest
 
-from tests.dataplane.tcp_script import LISTENER, Script
+from tests.dataplane.tcp_kernel import Sock
+from tests.dataplane.tcp_script import LISTENER, Peer, Script
 
 SYN = "S seq=0 win=65535 mss=1460 ws=7"
 
@@ -49,6 +50,107 @@ def test_no_descriptor_for_client_refused_with_spare_listener_not_busy(number: i
         s.peer.sock_fd = None
         s.peer.knock()
         s.host("S seq=0")
+
+
+def half_open(peer: Peer, state: str) -> Sock:
+    """Begin a connection and leave it in *state*."""
+    if state == "SYN_SENT":
+        sock = peer.knock()
+    else:
+        peer.guest(SYN)
+        sock = peer.sock
+    if state == "SYN_RECEIVED":
+        sock.connected()
+    assert peer.state == state
+    peer.take_all()
+    return sock
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+@pytest.mark.parametrize("state", ["CONNECTING", "SYN_RECEIVED", "SYN_SENT"])
+@pytest.mark.parametrize("newcomer", ["client", "guest"])
+def test_half_open_connection_gives_its_descriptor_up(newcomer: str, state: str, number: int) -> None:
+    with Script() as s:
+        kept, old, later, new = (s.add_peer(41_000 + i, 80) for i in range(4))
+        established = kept.connect()
+        oldest, other = half_open(old, state), half_open(later, state)
+        if newcomer == "guest":
+            s.kernel.open_errors = [number]
+            new.connect()
+        else:
+            s.kernel.accept_errors = [number]
+            new.accept()
+        assert oldest.status == "aborted"
+        assert old.take().letters == ("R" if state == "SYN_SENT" else "RA")
+        assert later.state == state
+        assert other.is_open
+        assert (s.count("flows_evicted"), s.count("drop_no_fd")) == (1, 0)
+        kept.guest("A seq=1 ack=1 len=1000")
+        kept.host("A seq=1 ack=1001")
+        assert established.status == "connected"
+
+
+def test_each_of_many_clients_takes_one_descriptor() -> None:
+    with Script() as s:
+        peers = [s.add_peer(41_000 + i, 80) for i in range(6)]
+        socks = [half_open(peer, "CONNECTING") for peer in peers[:3]]
+        s.kernel.accept_errors = [errno.EMFILE]
+        clients = [peer.knock() for peer in peers[3:]]
+        s.run()
+        assert [sock.status for sock in socks] == ["aborted", "connecting", "connecting"]
+        assert all(client.is_open for client in clients)
+        for peer in peers:
+            peer.take_all()
+
+
+def test_no_descriptor_in_spite_of_half_open_connection_that_went_refused() -> None:
+    with Script() as s:
+        old, new = s.add_peer(41_000, 80), s.add_peer(41_001, 80)
+        half_open(old, "CONNECTING")
+        s.kernel.open_errors = [errno.ENFILE, errno.ENFILE]
+        new.guest(SYN)
+        assert new.take().letters == "RA"
+        old.host("RA seq=0 ack=1")
+        assert (s.count("flows_evicted"), s.count("drop_no_fd")) == (1, 1)
+        half_open(old, "CONNECTING")
+        s.kernel.accept_errors = [errno.ENFILE, errno.ENFILE]
+        client = new.knock()
+        s.run()
+        assert client.status == "aborted"
+        old.host("RA seq=0 ack=1")
+        assert (s.count("flows_evicted"), s.count("drop_no_fd")) == (2, 2)
+
+
+def test_no_other_failure_ends_a_half_open_connection() -> None:
+    with Script() as s:
+        old, new = s.add_peer(41_000, 80), s.add_peer(41_001, 80)
+        half_open(old, "CONNECTING")
+        s.kernel.open_errors = [errno.ENOMEM]
+        new.guest(SYN)
+        assert new.take().letters == "RA"
+        s.kernel.accept_errors = [errno.ENOMEM]
+        new.renew()
+        new.knock()
+        new.host("S seq=0")
+        assert old.state == "CONNECTING"
+        assert s.count("flows_evicted") == 0
+
+
+def test_established_and_ended_connections_keep_their_descriptors() -> None:
+    with Script() as s:
+        over, kept, new = (s.add_peer(41_000 + i, 80) for i in range(3))
+        kept.connect()
+        sock = over.connect()
+        sock.end()
+        over.host("FA seq=1 ack=1")
+        over.guest("FA seq=1 ack=2")
+        over.host("A seq=2 ack=2")
+        assert over.state == "TIME_WAIT"  # and has no descriptor to give
+        s.kernel.open_errors = [errno.EMFILE]
+        new.guest(SYN)
+        assert new.take().letters == "RA"
+        assert (over.state, kept.state) == ("TIME_WAIT", "ESTABLISHED")
+        assert (s.count("flows_evicted"), s.count("drop_no_fd")) == (0, 1)
 
 
 def test_client_gone_before_accept_ignored() -> None:
@@ -109,15 +211,7 @@ def test_half_open_connection_makes_room_for_client_and_guest(state: str) -> Non
     for newcomer in ("client", "guest"):
         with Script(max_flows=1) as s:
             old, new = s.add_peer(41_000, 80), s.add_peer(41_001, 80)
-            if state == "SYN_SENT":
-                sock = old.knock()
-            else:
-                old.guest(SYN)
-                sock = old.sock
-            if state == "SYN_RECEIVED":
-                sock.connected()
-            assert old.state == state
-            old.take_all()
+            sock = half_open(old, state)
             if newcomer == "guest":
                 new.connect()
             else:

@@ -594,6 +594,24 @@ def test_flow_gives_its_descriptor_up_when_they_run_out(error: int) -> None:
     assert bench.drops() == {"drop_no_fd": 1}
 
 
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE])
+def test_half_open_connection_gives_its_descriptor_up_when_no_datagram_flow_can(error: int) -> None:
+    bench = Bench()
+    for sport in (1, 2):
+        bench.inject(tcp(GUEST[4], sport, REMOTE[4], 80))
+    bench.script("open", -error)
+    bench.inject(query(4, sport=3))
+    assert [flow.kind == FLOW_UDP for flow in bench.flows()].count(True) == 1
+    assert bench.drops() == {}
+    assert bench.counters()["flows_evicted"] == 1
+    # That of datagrams goes first; what it had is not always enough.
+    bench.script("open", -error, -error)
+    bench.inject(query(4, sport=4))
+    assert bench.drops() == {}
+    assert bench.counters()["flows_evicted"] == 3
+    assert bench.counters()["flows_tcp"] == 0
+
+
 def test_table_has_room_for_connections_whatever_datagrams_do() -> None:
     bench = Bench(max_flows=64)
     for sport in range(1, 200):

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import select
+import signal
 import socket
 import struct
 import sys
@@ -249,6 +250,18 @@ def half_open(host: str, base: int, count: str, port: str, seconds: str) -> obje
     return {"rounds": rounds, "answered": answered}
 
 
+def hang(host: str, port: int, count: str) -> object:
+    """Start *count* connections to one port of a place that answers nothing, and hold on."""
+    socks = []
+    for _ in range(int(count)):
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        sock.setblocking(False)
+        sock.connect_ex((host, port))
+        socks.append(sock)
+    signal.pause()
+    return len(socks)
+
+
 CHECKS: dict[str, Callable[..., object]] = {
     "fetch": fetch,
     "send": send,
@@ -262,6 +275,7 @@ CHECKS: dict[str, Callable[..., object]] = {
     "keep-alive": keep_alive,
     "urgent": urgent,
     "half-open": half_open,
+    "hang": hang,
 }
 
 

@@ -10,17 +10,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, Lab
+from tests.system.lab import FAR4, FAR6, HOST4, HOST6, Lab, Running, wait_until
 from tests.system.machines import Peer
 from tests.system.test_attach import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 pytestmark = pytest.mark.needs_root
 
 LIMITS = (64, 100, 256, 1024)
 TOO_FEW = range(4, 24)
+MANY = 1024
+N_SYNS = 3000
+N_FLOODS = 4                      # processes, each of which has the same limit
+# Routed to the outside, which drops what comes for them without a word.
+BLACKHOLE4, BLACKHOLE6 = "198.51.100.99", "2001:db8:2::99"
+INWARD = 9200
 
 
 def limited(limit: int, argv: Sequence[str]) -> list[str]:
@@ -104,5 +110,57 @@ def test_limit_is_shared_by_reserves_and_connections(lab: Lab, user: bool) -> No
         assert running.popen.stderr is not None
         running.popen.stderr.readline()
         assert 10 < len(os.listdir(f"/proc/{running.pid}/fd")) <= 32
+    finally:
+        running.kill()
+
+
+@pytest.fixture
+def blackhole(lab: Lab) -> Iterator[None]:
+    """Have addresses of the outside that answer nothing."""
+    routes = (["-4", "route", "{}", "blackhole", BLACKHOLE4], ["-6", "route", "{}", "blackhole", BLACKHOLE6])
+    for route in routes:
+        lab.outside.run(["ip", *(word.format("add") for word in route)])
+    yield
+    for route in routes:
+        lab.outside.run(["ip", *(word.format("del") for word in route)])
+
+
+def n_open(running: Running) -> int:
+    """Number of descriptors that the program has open."""
+    return len(os.listdir(f"/proc/{running.pid}/fd"))
+
+
+@pytest.mark.usefixtures("blackhole")
+def test_half_open_connections_keep_nobody_out(lab: Lab, user: bool) -> None:
+    """With all descriptors held by connections that nobody answers, new flows work both ways."""
+    script = "\n".join((
+        "set -e",
+        "echo ready; read -r word",
+        *(f"{' '.join(lab.tcp_client)} hang {address} 9 {N_SYNS // N_FLOODS} & floods+=($!)"
+          for address in (BLACKHOLE4, BLACKHOLE6) * (N_FLOODS // 2)),
+        "read -r word",
+        *(f"{' '.join(lab.client)} {checks} {address} 8000 30000 >&2"
+          for address in (FAR4, FAR6) for checks in ("tcp,udp", "tcp")),
+        "echo served; read -r word; kill ${floods[@]} $servers",
+    ))
+    servers = f"/usr/bin/python3 -I {lab.directory / 'servers.py'} {INWARD} >/dev/null & servers=$!; {script}"
+    argv = [lab.pasta, "-q", "--config-net", "-t", f"{INWARD + 7}", "-u", "none", "--", "bash", "-c", servers]
+    running = lab.host.spawn(limited(MANY, argv), user=user, stdin=subprocess.PIPE)
+    try:
+        assert running.popen.stdin is not None
+        assert running.popen.stdout is not None
+        assert running.popen.stdout.readline() == b"ready\n"
+        running.popen.stdin.write(b"flood\n")
+        running.popen.stdin.flush()
+        wait_until(lambda: n_open(running) >= MANY - 8, "descriptors are used up", 30)
+        for address in (HOST4, HOST6):
+            lab.outside.run([*lab.client, "tcp", address, str(INWARD), "30000"])
+        running.popen.stdin.write(b"go on\n")
+        running.popen.stdin.flush()
+        assert running.popen.stdout.readline() == b"served\n"
+        assert n_open(running) >= MANY - 16, "it was no flood any more"
+        running.popen.stdin.write(b"end\n")
+        running.popen.stdin.flush()
+        assert running.finish().returncode == 0
     finally:
         running.kill()

@@ -21,10 +21,11 @@ from passt.dataplane.stats cimport (
     DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, DROP_TRUNCATED, count,
 )
 from passt.dataplane.sys cimport (
-    AF_INET, EACCES, EADDRINUSE, EAGAIN, EMFILE, ENFILE, ENOSPC, EPERM, EPOLLET, EPOLLIN, EPOLL_CTL_ADD,
+    AF_INET, EACCES, EADDRINUSE, EAGAIN, ENOSPC, EPERM, EPOLLET, EPOLLIN, EPOLL_CTL_ADD,
     IPPROTO_UDP, MSG_TRUNC, SOCK_DGRAM, SOL_SOCKET, SO_REUSEADDR, htons, iovec, memset, msghdr, sockaddr_in,
     sockaddr_in6, sockaddr_storage, socklen_t,
 )
+from passt.dataplane.tcp_admit cimport evict_half_open, lacks_descriptor
 from passt.dataplane.udp_out cimport flush_out
 
 
@@ -92,7 +93,7 @@ cdef Flow *open_datagram(Core core, const FlowKey *key, uint8_t kind, int protoc
 
 cdef void refuse_datagram(Core core, Flow *flow, int result) noexcept nogil:
     """Forget a flow whose socket could not be had because of *result*, a negative errno."""
-    if result in (-EMFILE, -ENFILE):
+    if lacks_descriptor(result):
         count(&core.stats, DROP_NO_FD)
     else:
         count(&core.stats, DROP_FLOWS_FULL if result == -ENOSPC else DROP_SOCKET)
@@ -112,13 +113,15 @@ cdef int open_bound(Core core, const Route *route, int protocol, const FlowKey *
     """A socket bound to the route's device and source; fd or a negative errno.
 
     It keeps the guest's port or identifier in *key*; if that is taken or privileged the kernel chooses one.
-    When descriptors run out the flow unused for longest gives its own up.
+    When descriptors run out the flow unused for longest gives its own up, else a half-open connection.
     """
     cdef int fd = core.route_socket(SOCK_DGRAM, protocol, route)
     cdef int result
     cdef socklen_t n = route.source_len
     cdef sockaddr_storage local = route.source
-    if fd in (-EMFILE, -ENFILE) and crowd_out(core):
+    if lacks_descriptor(fd) and crowd_out(core):
+        fd = core.route_socket(SOCK_DGRAM, protocol, route)
+    if lacks_descriptor(fd) and evict_half_open(core):
         fd = core.route_socket(SOCK_DGRAM, protocol, route)
     if fd < 0:
         return fd

@@ -15,11 +15,12 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from passt.dataplane.headers cimport is_mapped4
 from passt.dataplane.reactor cimport Reactor
 from passt.dataplane.sys cimport (
-    AF_INET, AF_INET6, EAGAIN, EALREADY, EFD_CLOEXEC, EFD_NONBLOCK, EINPROGRESS, EINTR, EISCONN,
-    ENOPROTOOPT, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPV6_MULTICAST_IF,
-    IPV6_RECVERR, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IPV6_V6ONLY, IP_MULTICAST_IF, IP_RECVERR, IP_RECVTOS,
-    IP_RECVTTL, IP_UNICAST_IF, MSG_DONTWAIT, MSG_ERRQUEUE, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC,
-    PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, POLLOUT, SHUT_WR, SIOCOUTQ,
+    AF_INET, AF_INET6, EAGAIN, EALREADY, EFD_CLOEXEC, EFD_NONBLOCK, EINPROGRESS, EINTR, EISCONN, EMFILE,
+    ENFILE, ENOPROTOOPT, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP,
+    IPV6_MULTICAST_IF, IPV6_RECVERR, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IPV6_V6ONLY, IP_MULTICAST_IF,
+    IP_RECVERR, IP_RECVTOS, IP_RECVTTL, IP_UNICAST_IF, MSG_DONTWAIT, MSG_ERRQUEUE, MSG_NOSIGNAL, MSG_PEEK,
+    MSG_TRUNC,
+    PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, POLLIN, POLLOUT, SHUT_WR, SIOCOUTQ,
     SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOF_TIMESTAMPING_OPT_TSONLY,
     SOF_TIMESTAMPING_TX_ACK, SOL_SOCKET, SOL_UDP, SO_BINDTODEVICE, SO_ERROR, SO_KEEPALIVE, SO_LINGER,
     SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SO_TIMESTAMPING,
@@ -148,11 +149,22 @@ cdef class Sockets:
         return -EINPROGRESS if errno == EALREADY else -errno
 
     cdef int accept(self, int fd, sockaddr_storage *peer, sockaddr_storage *local) noexcept nogil:
-        """Accept a connection and tell both of its ends."""
+        """Accept a connection and tell both of its ends.
+
+        The kernel takes a descriptor before it looks whether anybody waits (net/socket.c), so that none is
+        left means something only if somebody does.
+        """
         cdef socklen_t n = sizeof(sockaddr_storage)
         cdef int new = accept4(fd, <sockaddr *>peer, &n, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        cdef int error
+        cdef pollfd state
         if new < 0:
-            return -errno
+            error = errno
+            state.fd = fd
+            state.events = POLLIN
+            if error in (EMFILE, ENFILE) and poll(&state, 1, 0) == 0:
+                return -EAGAIN
+            return -error
         n = sizeof(sockaddr_storage)
         if getsockname(new, <sockaddr *>local, &n) < 0:
             close_fd(new)

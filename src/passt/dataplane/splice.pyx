@@ -15,7 +15,8 @@ receiver's socket says that it is writable. So an idle connection holds two desc
 no data is lost for want of a pipe.
 
 Sockets are watched edge-triggered, for writability only from the first time that they were full. A
-socket that hung up is heard of once. There are no timers: a connection lives as long as its ends want.
+socket that hung up is heard of once. There are no timers: a connection lives as long as its ends want. One
+that is not open on the far side yet may have to make room for others (`tcp_admit`).
 
 A socket with an error has its last data passed on, then both connections are reset, so that either
 end sees what it would have seen of the other directly. One that cannot be connected is a reset of the
@@ -26,8 +27,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from passt.dataplane.core cimport COPY_SIZE, Core, Seen
 from passt.dataplane.flow cimport (
-    FLOW_SPLICE_TCP, HALF_BULK, HALF_EOF, HALF_FULL, HALF_HAD_BULK, HALF_READ_ON, HALF_READABLE, HALF_SHUT,
-    HALF_WATCH_OUT, Flow, FlowKey, SpliceConn, SpliceHalf,
+    CLASS_HALF_OPEN, CLASS_KEPT, FLOW_SPLICE_TCP, HALF_BULK, HALF_EOF, HALF_FULL, HALF_HAD_BULK, HALF_READ_ON,
+    HALF_READABLE, HALF_SHUT, HALF_WATCH_OUT, Flow, FlowKey, SpliceConn, SpliceHalf,
 )
 from passt.dataplane.nsthread cimport (
     SOCKET_TCP4, SOCKET_TCP6, SOCKET_UDP4, SOCKET_UDP6, NamespaceThread, SocketKind,
@@ -38,10 +39,11 @@ from passt.dataplane.ready cimport take_ready
 from passt.dataplane.sockets cimport read_sockaddr
 from passt.dataplane.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_SOCKET, Verdict, count
 from passt.dataplane.sys cimport (
-    AF_INET, EAGAIN, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPOLL_CTL_ADD, EPOLL_CTL_MOD,
+    AF_INET, EAGAIN, EINPROGRESS, ENOBUFS, ENOMEM, EPERM, EPOLL_CTL_ADD, EPOLL_CTL_MOD,
     EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM,
     iovec, memcpy, sockaddr_storage,
 )
+from passt.dataplane.tcp_admit cimport admit, evict_half_open, lacks_descriptor
 
 cdef enum:
     ACCEPTED = 0
@@ -56,7 +58,7 @@ cdef void open_splice(Core core, int fd, const sockaddr_storage *peer, const See
     cdef SpliceConn *conn
     cdef int result
     cdef int far = open_far(core, seen, True)
-    cdef Flow *flow = core.flows.alloc(FLOW_SPLICE_TCP) if far >= 0 else NULL
+    cdef Flow *flow = admit(core, FLOW_SPLICE_TCP) if far >= 0 else NULL
     if flow == NULL:
         if far >= 0:
             core.sockets.close(far)
@@ -75,6 +77,7 @@ cdef void open_splice(Core core, int fd, const sockaddr_storage *peer, const See
     if result == -EINPROGRESS:
         conn.connecting = True
         conn.halves[CONNECTED].flags = HALF_WATCH_OUT
+        core.flows.classify(flow, CLASS_HALF_OPEN)
     if result < 0 and not conn.connecting:
         core.stats.splice_connect_failures += 1
         end_splice(core, flow, True)
@@ -95,34 +98,38 @@ cdef void open_splice(Core core, int fd, const sockaddr_storage *peer, const See
 
 
 cdef Verdict why_no_socket(int result) noexcept nogil:
-    return DROP_NO_FD if result in (-EMFILE, -ENFILE) else DROP_SOCKET
+    return DROP_NO_FD if lacks_descriptor(result) else DROP_SOCKET
 
 
 cdef int open_far(Core core, const Seen *seen, bint is_tcp) noexcept nogil:
     """A socket on the far side of a bypassed flow, with its source; fd or negative errno."""
-    cdef bint is_ip4 = seen.route.peer.ss_family == AF_INET
-    cdef SocketKind kind
-    cdef int fd
+    cdef int fd = take_far(core, seen, is_tcp)
     cdef int result
-    if seen.from_namespace:
-        if is_tcp:
-            fd = take_ready(core, seen.route.peer.ss_family)
-        else:
-            fd = core.sockets.open(seen.route.peer.ss_family, SOCK_DGRAM, IPPROTO_UDP)
-    elif core.inside is None:
-        return -EPERM
-    else:
-        if is_tcp:
-            kind = SOCKET_TCP4 if is_ip4 else SOCKET_TCP6
-        else:
-            kind = SOCKET_UDP4 if is_ip4 else SOCKET_UDP6
-        fd = (<NamespaceThread>core.inside).take(kind)
+    if lacks_descriptor(fd) and evict_half_open(core):
+        fd = take_far(core, seen, is_tcp)
     if fd >= 0 and is_tcp and seen.route.source_len:
         result = core.sockets.bind_source(fd, &seen.route.source, seen.route.source_len)
         if result < 0:
             core.sockets.close(fd)
             return result
     return fd
+
+
+cdef int take_far(Core core, const Seen *seen, bint is_tcp) noexcept nogil:
+    """A socket on the far side, kept or new; fd or negative errno."""
+    cdef bint is_ip4 = seen.route.peer.ss_family == AF_INET
+    cdef SocketKind kind
+    if seen.from_namespace:
+        if is_tcp:
+            return take_ready(core, seen.route.peer.ss_family)
+        return core.sockets.open(seen.route.peer.ss_family, SOCK_DGRAM, IPPROTO_UDP)
+    if core.inside is None:
+        return -EPERM
+    if is_tcp:
+        kind = SOCKET_TCP4 if is_ip4 else SOCKET_TCP6
+    else:
+        kind = SOCKET_UDP4 if is_ip4 else SOCKET_UDP6
+    return (<NamespaceThread>core.inside).take(kind)
 
 
 cdef void fill_keys(Flow *flow, const sockaddr_storage *peer, const Seen *seen) noexcept nogil:
@@ -186,6 +193,7 @@ cdef bint is_connected(Core core, Flow *flow, int side, uint32_t events) noexcep
         end_splice(core, flow, True)
         return False
     conn.connecting = False
+    core.flows.classify(flow, CLASS_KEPT)
     if core.has_trace:
         core.trace_state(flow, splice_state(flow))
     return True

@@ -17,6 +17,7 @@ cdef extern from "<errno.h>" nogil:
         ENOSYS, ENOSPC
 
 cdef extern from "<poll.h>" nogil:
+    enum: POLLIN
     enum: POLLOUT
     struct pollfd:
         int fd

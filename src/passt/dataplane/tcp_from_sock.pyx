@@ -14,17 +14,17 @@ from passt.dataplane.flow cimport (
     CONN_PUSHED, CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED, CONN_TIMESTAMPS, CONN_WANT_OUT,
     CONN_WINDOW_STALE, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING, TCP_CONNECTING,
     TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow,
-    FlowKey, TcpConn, CONN_FOLLOW, CONN_STAMPED,
+    FlowKey, TcpConn, CONN_FOLLOW, CONN_STAMPED, FLOW_TCP,
 )
 from passt.dataplane.headers cimport MAX_IP_LEN, TCP_ACK, TCP_FIN, TCP_PSH, ETH_HLEN
 from passt.dataplane.splice cimport open_splice
 from passt.dataplane.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, count
 from passt.dataplane.sys cimport (
-    EAGAIN, EMFILE, ENFILE, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
+    EAGAIN, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
     sockaddr_storage,
 )
 from passt.dataplane.tcp_acked cimport count_write, follow, on_far_ack, on_lag_timeout
-from passt.dataplane.tcp_admit cimport admit
+from passt.dataplane.tcp_admit cimport admit, evict_half_open, lacks_descriptor
 from passt.dataplane.tcp_backlog cimport drain_overflow
 from passt.dataplane.tcp_conn cimport (
     CWND_OPEN, WATCH_ADD, choose_isn, consume_acked, end, ms, mss_of, overflow_len, payload_place, reset_both,
@@ -164,7 +164,9 @@ cdef void on_listener(Core core, uint32_t listener, int fd) noexcept nogil:
         new = core.sockets.accept(fd, &peer, &local)
         if new == -EAGAIN:
             return
-        if new in (-EMFILE, -ENFILE):
+        if lacks_descriptor(new):
+            if evict_half_open(core):
+                continue
             count(&core.stats, DROP_NO_FD)
             core.spare_fd = core.sockets.refuse(fd, core.spare_fd)
         elif new < 0:
@@ -190,7 +192,7 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
         core.stats.flows_refused += 1
         core.sockets.abort(fd)
         return
-    flow = admit(core)
+    flow = admit(core, FLOW_TCP)
     if flow == NULL:
         count(&core.stats, DROP_FLOWS_FULL)
         core.sockets.abort(fd)

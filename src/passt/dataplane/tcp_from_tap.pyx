@@ -14,7 +14,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from passt.dataplane.core cimport MAX_GATHER, Core, Route
 from passt.dataplane.flow cimport (
     CONN_ACK_NOW, CONN_FIN_EARLY, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_RECOVERY,
-    CONN_RTT_TIMED, CONN_SACK, CONN_TIMESTAMPS, CONN_WINDOW_STALE, CONN_WRITE_SHUT, SIDE_GUEST,
+    CONN_RTT_TIMED, CONN_SACK, CONN_TIMESTAMPS, CONN_WINDOW_STALE, CONN_WRITE_SHUT, FLOW_TCP, SIDE_GUEST,
     TCP_CLOSE_WAIT, TCP_CLOSING, TCP_CONNECTING, TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2,
     TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow, FlowKey, TcpConn, fill_key,
 )
@@ -25,10 +25,10 @@ from passt.dataplane.stats cimport (
     DROP_TCP_SEQUENCE, DROP_UNKNOWN_FLOW, VERDICT_OK, Verdict, count,
 )
 from passt.dataplane.sys cimport (
-    EAGAIN, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_TCP, SOCK_STREAM, memcmp,
+    EAGAIN, EINPROGRESS, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_TCP, SOCK_STREAM, memcmp,
 )
 from passt.dataplane.tcp_acked cimport on_repeated
-from passt.dataplane.tcp_admit cimport admit
+from passt.dataplane.tcp_admit cimport admit, evict_half_open, lacks_descriptor
 from passt.dataplane.tcp_backlog cimport (
     before_end, came_twice, close_hole, drain_overflow, keep_early, keep_rest, note_fin,
 )
@@ -102,7 +102,7 @@ cdef bint is_reuse(const Flow *flow, const TcpView *tcp) noexcept nogil:
 
 cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const FlowKey *key) noexcept nogil:
     """A SYN for a new connection: route it and start to connect."""
-    cdef Flow *flow = admit(core)
+    cdef Flow *flow = admit(core, FLOW_TCP)
     cdef Route route
     cdef int result
     cdef bint connected
@@ -118,8 +118,10 @@ cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const
         send_reset(core, ip, tcp)
         return
     result = core.route_socket(SOCK_STREAM, IPPROTO_TCP, &route)
+    if lacks_descriptor(result) and evict_half_open(core):
+        result = core.route_socket(SOCK_STREAM, IPPROTO_TCP, &route)
     if result < 0:
-        count(&core.stats, DROP_NO_FD if result in (-EMFILE, -ENFILE) else DROP_SOCKET)
+        count(&core.stats, DROP_NO_FD if lacks_descriptor(result) else DROP_SOCKET)
         core.flows.release(flow)
         refuse_syn(core, ip, tcp, key, -result)
         return
