@@ -31,10 +31,20 @@ has_terminal() {
     (: </dev/tty) 2>/dev/null
 }
 
-# True for root, and for who may use sudo; a password is asked for here, once.
+# True for root, and for who may use sudo; a password is asked for here, once in each script.
 can_be_root() {
-    [ "$(id -u)" -eq 0 ] || { command -v sudo >/dev/null &&
-        { sudo -n true 2>/dev/null || { has_terminal && sudo -v; }; }; }
+    [ -n "${root_status:-}" ] || root_status=$(
+        ask_for_root >&2
+        echo $?
+    )
+    return "$root_status"
+}
+
+ask_for_root() {
+    [ "$(id -u)" -eq 0 ] && return
+    command -v sudo >/dev/null || return 1
+    sudo -n true 2>/dev/null && return
+    has_terminal && sudo -v
 }
 
 # Run a command as the owner of the tree, so that "sudo make test" leaves nothing there that its

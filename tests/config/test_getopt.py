@@ -97,7 +97,8 @@ def test_option_of_the_other_program_or_of_later_is_refused(mode: str, option: O
     if mode not in option.modes:
         expected = f"option '--{option.name}' is for {option.modes[0]} only"
     elif not option.available:
-        expected = f"option '--{option.name}' is not available yet in this version"
+        expected = f"option '--{option.name}' is not available yet in this version; {option.meanwhile}"
+        assert option.meanwhile
     else:
         assert scan(mode, arguments).action in {"run", option.name}
         return
@@ -110,7 +111,8 @@ def test_option_of_the_other_program_or_of_later_is_refused(mode: str, option: O
 def test_short_form_is_named_with_the_long_one() -> None:
     with pytest.raises(ConfigError, match=r"^option '-1' \(--one-off\) is for passt only$"):
         scan("pasta", ["-1"])
-    with pytest.raises(ConfigError, match=r"^option '--vhost-user' is not available yet in this version$"):
+    with pytest.raises(ConfigError, match=r"^option '--vhost-user' is not available yet in this version;"
+                                          r" without it QEMU connects by -netdev stream$"):
         scan("passt", ["--vhost-user"])
 
 

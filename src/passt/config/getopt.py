@@ -142,6 +142,7 @@ def scan(mode: str, arguments: Sequence[str]) -> Request:
         if mode not in option.modes:
             raise ConfigError(f"{occurrence.label} is for {option.modes[0]} only")
         if not option.available:
-            raise ConfigError(f"{occurrence.label} is not available yet in this version")
+            raise ConfigError(f"{occurrence.label} is not available yet in this version"
+                              f"{'; ' if option.meanwhile else ''}{option.meanwhile}")
         occurrences.append(occurrence)
     return Request(RUN, occurrences, scanner.operands)

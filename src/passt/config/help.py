@@ -45,9 +45,9 @@ def help_text(program: str) -> str:
         if members:
             lines += ["", f"{group}:"]
             lines += [line for option in members for line in _entry(heading(option), description(option))]
-    later = ", ".join(spelling(option) for option in known if not option.available)
     lines += ["", "Not available yet in this version (refused with a message):"]
-    lines += wrap(later, WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    lines += [line for option in known if not option.available
+              for line in _entry(heading(option), description(option))]
     if program == PASTA:
         lines += ["", *wrap("Long options may be shortened as long as they stay unique. Where nothing"
                             " else is said, the last of several uses counts.", WIDTH)]
@@ -68,7 +68,8 @@ def heading(option: Option) -> str:
 
 def description(option: Option) -> str:
     """Give an option's help with what repeating it means, and deprecation."""
-    parts = [option.text, _REPEAT.get(option.repeat, ""), "Deprecated." if option.deprecated else ""]
+    parts = [option.text, _REPEAT.get(option.repeat, ""), "Deprecated." if option.deprecated else "",
+             f"Meanwhile: {option.meanwhile}." if option.meanwhile else ""]
     return " ".join(part for part in parts if part)
 
 

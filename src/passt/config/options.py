@@ -33,14 +33,16 @@ class Option:
 
     *names* are its long names without dashes, the usual one first; *short* is one character or empty;
     *argument* is the placeholder of its argument, empty if it takes none; *modes* tells which programs
-    know it; *repeat* is what a second use means; *text* is its help, for this version.
+    know it; *repeat* is what a second use means; *text* is its help, for this version; *meanwhile* is what to
+    do without it, while it is not available.
     """
 
-    __slots__ = ("argument", "available", "deprecated", "group", "modes", "names", "repeat", "short", "text")
+    __slots__ = ("argument", "available", "deprecated", "group", "meanwhile", "modes", "names", "repeat",
+                 "short", "text")
 
     def __init__(self, group: str, short: str, names: str, argument: str, text: str, *,
                  modes: tuple[str, ...] = BOTH, repeat: str = LAST_WINS,
-                 available: bool = False, deprecated: bool = False) -> None:
+                 available: bool = False, deprecated: bool = False, meanwhile: str = "") -> None:
         self.group = group
         self.short = short
         self.names = tuple(names.split())
@@ -50,6 +52,7 @@ class Option:
         self.repeat = repeat
         self.available = available
         self.deprecated = deprecated
+        self.meanwhile = meanwhile
 
     @property
     def name(self) -> str:
@@ -200,7 +203,8 @@ OPTIONS: tuple[Option, ...] = (
            "Connections from the host's loopback go through the tap interface too. Default: they are passed"
            " on from socket to socket.", modes=_PASTA_ONLY, available=True),
     Option(PORTS, "", "splice-only", "", "No tap interface: forward loopback connections only.",
-           modes=_PASTA_ONLY),
+           modes=_PASTA_ONLY,
+           meanwhile="without --config-net the interface stays down, and these connections are forwarded"),
 
     Option(NAMESPACE, "", "config-net", "", "Set up addresses, routes and MTU in the namespace.",
            modes=_PASTA_ONLY, available=True),
@@ -237,7 +241,8 @@ OPTIONS: tuple[Option, ...] = (
            " --one-off.", modes=_PASST_ONLY, available=True),
     Option(MACHINE, "1", "one-off", "", "End when the first client closes its connection.",
            modes=_PASST_ONLY, available=True),
-    Option(MACHINE, "", "vhost-user", "", "Speak vhost-user on the socket.", modes=_PASST_ONLY),
+    Option(MACHINE, "", "vhost-user", "", "Speak vhost-user on the socket.", modes=_PASST_ONLY,
+           meanwhile="without it QEMU connects by -netdev stream"),
     Option(MACHINE, "", "print-capabilities", "", "Print what the vhost-user back end can do.",
-           modes=_PASST_ONLY),
+           modes=_PASST_ONLY, meanwhile="without --vhost-user nothing has to be asked"),
 )
