@@ -63,7 +63,7 @@ def test_dhcp_configures_the_guest(guest: Vm) -> None:
 
 def test_advertisements_configure_the_guest(guest: Vm) -> None:
     guest.wait_for(f"ip -6 addr show dev eth0 scope global | grep {SLAAC6}/64", "SLAAC gives an address")
-    guest.wait_for("! ip -6 addr show dev eth0 | grep tentative", "the addresses are found to be unique")
+    guest.wait_for_unique6("the addresses are found to be unique")
     assert "default via fe80::" in guest.run("ip -6 route show default")
     assert guest.run("cat /proc/sys/net/ipv6/conf/eth0/mtu").strip() == "65520"
 

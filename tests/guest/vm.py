@@ -97,10 +97,15 @@ class Vm:
 
     def configure6(self) -> dict[str, str]:
         """Set up IPv6 by advertisements, then by DHCPv6; return what dhclient was told, by its names."""
-        self.wait_for("! ip -6 addr show dev eth0 | grep tentative", "the addresses are found to be unique")
+        self.wait_for_unique6("the addresses are found to be unique")
         self.run("dhclient -6 -1 -cf /etc/dhclient.conf -sf /etc/dhclient6.sh -lf /tmp/l -pf /tmp/p eth0")
-        self.wait_for("! ip -6 addr show dev eth0 | grep tentative", "the address is found to be unique")
+        self.wait_for_unique6("the address is found to be unique")
         return self._variables("/tmp/dhcp6")  # noqa: S108 - in the guest
+
+    def wait_for_unique6(self, what: str) -> None:
+        """Wait until the guest's card has addresses, and duplicate address detection is done with all of them."""
+        # No address yet is not a unique one: the kernel learns of the carrier a while after the link is set up.
+        self.wait_for("ip -6 addr show dev eth0 | grep inet6 && ! ip -6 addr show dev eth0 | grep tentative", what)
 
     def serve(self, protocol: str, family: int, port: int, action: str) -> None:
         """Have the guest serve *port* of one family; *action* is what socat does for each client."""

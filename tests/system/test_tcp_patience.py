@@ -20,6 +20,8 @@ PAUSE_S = 120 if LONG else 20
 TRICKLE_S = 180 if LONG else 5
 SIZE = 200_000_000
 HUGE = 10_000_000_000 if LONG else 200_000_000
+# Bytes of a stream that outlasts every test, however fast it is.
+ENDLESS = 10**15
 MAX_RESIDENT_KB = 60 * 1024
 # Two seconds of the pause belong to filling the buffers.
 FILL_S = 3.0
@@ -81,7 +83,7 @@ def test_typing_beside_a_stream(lab: Lab, plain: bool, way: str) -> None:
     script = shell(
         lab,
         f"$client echo {FAR4} 8000 200",
-        f"$client {way} {FAR4} 8000 3000000000 >/dev/null 2>&1 & stream=$!",
+        f"$client {way} {FAR4} 8000 {ENDLESS} >/dev/null 2>&1 & stream=$!",
         "sleep 0.5",
         f"$client echo {FAR4} 8000 300",
         "kill $stream",
