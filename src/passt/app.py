@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 
 from passt import log
-from passt.host import privileges, signals
+from passt.host import descriptors, privileges, signals
 from passt.host.daemon import Launch
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -28,8 +28,8 @@ def run(settings: Settings) -> int:
     """
     sys.unraisablehook = _on_ignored
     privileges.close_to_others()
-    privileges.tidy_descriptors((*log.descriptors(), *(() if settings.fd is None else (settings.fd,))))
-    caller = privileges.Caller(privileges.raise_file_limit(), signals.let_signals_end_us())
+    descriptors.tidy_descriptors((*log.descriptors(), *(() if settings.fd is None else (settings.fd,))))
+    caller = privileges.Caller(descriptors.raise_file_limit(), signals.let_signals_end_us())
     launch = Launch(settings.pid_file)
     try:
         if not settings.foreground:

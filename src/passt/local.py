@@ -27,7 +27,7 @@ import socket
 
 from passt import assembly, log
 from passt.errors import HostError
-from passt.host import identity, init, namespaces, privileges, signals
+from passt.host import descriptors, identity, init, namespaces, privileges, signals
 from passt.host.supervisor import Supervisor
 from passt.host.target import PathWatch, ProcessWatch, Target, watch_path
 from passt.host.tun import interface_index
@@ -88,7 +88,7 @@ def _run_command(settings: Settings, guest: GuestNet, ports: HostPorts | None, l
         launch.announce()
         log.share_terminal()
         supervisor.start_command()
-        privileges.leave_stdio()
+        descriptors.leave_stdio()
         network.serve(report)
     except BaseException:
         child.end()
@@ -234,7 +234,7 @@ def _enter(settings: Settings, namespace: int,
     """Start the *thread* in the network *namespace*."""
     try:
         # Of each of four kinds; together a sixteenth of what may be open.
-        inside = thread(namespace, min(max(privileges.file_limit() // 64, 1), MAX_RESERVE))
+        inside = thread(namespace, min(max(descriptors.file_limit() // 64, 1), MAX_RESERVE))
     except OSError as error:
         raise HostError(f"cannot open sockets in the network namespace: {error.strerror}") from None
     for proto in {rule.proto for rule in settings.port_rules if settings.splice}:

@@ -27,7 +27,7 @@ import stat
 
 from passt import log
 from passt.errors import ConfigError, HostError
-from passt.host import privileges, signals, syscalls
+from passt.host import descriptors, signals, syscalls
 from passt.output import open_output
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -144,7 +144,7 @@ class Launch:
         """Let go of the caller: session, directory, standard descriptors; then tell the parent."""
         os.setsid()
         os.chdir("/")
-        null = privileges.open_null()
+        null = descriptors.open_null()
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
         for fd in range(3):       # standard error comes last: what is refused can be told until then
             os.dup2(null, fd)

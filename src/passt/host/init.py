@@ -29,7 +29,7 @@ import socket
 
 from passt import log
 from passt.errors import explain_refusal
-from passt.host import privileges, signals, syscalls, terminal
+from passt.host import descriptors, signals, syscalls, terminal
 from passt.host.channel import Channel, Kind
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -96,7 +96,7 @@ def run_command(channel: Channel, command: Command) -> NoReturn:
     own_group = bool(message.payload[0] & START_OWN_GROUP)
     foreground = bool(message.payload[0] & START_FOREGROUND)
     try:
-        privileges.tidy_descriptors((channel.fileno(), *log.descriptors()))
+        descriptors.tidy_descriptors((channel.fileno(), *log.descriptors()))
         gate, opener = os.pipe()
         child = os.fork()
         if child == 0:
@@ -105,7 +105,7 @@ def run_command(channel: Channel, command: Command) -> NoReturn:
             _become(command, own_group=own_group, foreground=foreground)
         os.close(gate)
         keeper = _Keeper(channel, child)
-        privileges.leave_stdio()
+        descriptors.leave_stdio()
         os.close(opener)          # from now on the command runs
         keeper.run()
     except OSError as error:
@@ -227,8 +227,8 @@ def _become(command: Command, *, own_group: bool, foreground: bool) -> NoReturn:
                 fd = terminal.open_terminal()
                 if fd >= 0:
                     terminal.give_terminal(fd, os.getpgrp())
-        privileges.restore_file_limit(command.file_limits)
-        privileges.close_descriptors(privileges.FIRST_OWN_FD, 0xFFFF_FFFF)
+        descriptors.restore_file_limit(command.file_limits)
+        descriptors.close_descriptors(descriptors.FIRST_OWN_FD, 0xFFFF_FFFF)
         signals.restore(command.signals)
         status = execute(command.argv)
     except OSError as error:

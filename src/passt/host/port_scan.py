@@ -25,7 +25,7 @@ import socket
 import struct
 from errno import EBADMSG, EPROTO
 
-from passt.host.privileges import open_null
+from passt.host.descriptors import open_null
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:

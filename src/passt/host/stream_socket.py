@@ -23,7 +23,7 @@ import struct
 import time
 
 from passt.errors import ConfigError, HostError
-from passt.host.privileges import FIRST_OWN_FD, open_null
+from passt.host.descriptors import FIRST_OWN_FD, open_null
 
 DEFAULT_PATH = "/tmp/passt_{}.socket"  # noqa: S108 - passt(1), --socket: where launchers look for it
 N_DEFAULT_PATHS = 64
