@@ -136,7 +136,8 @@ def configure(ifname: str, _guest: object, _config_net: object) -> FakeFacts:
 
 
 def install(ifname: str) -> None:
-    from passt.model import GuestNet, HostFacts
+    from passt.facts.guest import GuestNet
+    from passt.facts.host import HostFacts
 
     def module(name: str, **names: object) -> None:
         sys.modules[name] = ModuleType(name)
@@ -145,16 +146,18 @@ def install(ifname: str) -> None:
     module("passt.dataplane.engine", Engine=FakeEngine)
     module("passt.forward.policy", Policy=FakePolicy)
     module("passt.responders.dispatch", Dispatcher=lambda *_, **__: FakePolicy())
-    module("passt.host.probe", probe=lambda **_: HostFacts(None, None))
-    module("passt.host.configure", bring_lo_up=bring_lo_up, configure=configure)
+    module("passt.host.host_facts", probe=lambda **_: HostFacts(None, None))
+    module("passt.namespace.interface", bring_lo_up=bring_lo_up, configure=configure)
     module("passt.config.resolve", resolve=lambda _settings, _facts: GuestNet(None, None, ifname))
 
 
 def main(arguments: list[str]) -> int:
     global _hook  # noqa: PLW0603 - a script's own state
-    from passt import app, log
+    from passt import log
     from passt.errors import PasstError
-    from passt.model import PortRule, Settings
+    from passt.facts.port_rule import PortRule
+    from passt.facts.settings import Settings
+    from passt.run import start
 
     log.configure(quiet=True)
     split = arguments.index("--") if "--" in arguments else len(arguments)
@@ -168,7 +171,7 @@ def main(arguments: list[str]) -> int:
                         port_rules=rules, pid_file=options.get("--pid-file"),
                         command=tuple(arguments[split + 1:]))
     try:
-        return app.run(settings)
+        return start.run(settings)
     except PasstError as error:
         log.err(f"pasta: {error}")
         return 1

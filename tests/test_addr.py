@@ -7,13 +7,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from passt import addr
+from passt.facts import address
 
 
 @given(st.binary(min_size=6, max_size=6))
 def test_mac_round_trip(mac: bytes) -> None:
-    assert addr.parse_mac(addr.format_mac(mac)) == mac
-    assert addr.parse_mac(addr.format_mac(mac).upper()) == mac
+    assert address.parse_mac(address.format_mac(mac)) == mac
+    assert address.parse_mac(address.format_mac(mac).upper()) == mac
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_mac_round_trip(mac: bytes) -> None:
 )
 def test_bad_mac_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="not a MAC address"):
-        addr.parse_mac(text)
+        address.parse_mac(text)
 
 
 def packed(text: str) -> bytes:
@@ -44,30 +44,30 @@ def packed(text: str) -> bytes:
 @pytest.mark.parametrize(
     ("question", "yes", "no"),
     [
-        (addr.is_unspecified, ["0.0.0.0", "::"], ["0.0.0.1", "::1"]),
+        (address.is_unspecified, ["0.0.0.0", "::"], ["0.0.0.1", "::1"]),
         (
-            addr.is_loopback,
+            address.is_loopback,
             ["127.0.0.1", "127.255.0.9", "::1"],
             ["126.0.0.1", "128.0.0.1", "::", "::2", "7f00::"],
         ),
         (
-            addr.is_multicast,
+            address.is_multicast,
             ["224.0.0.1", "239.255.255.255", "ff02::1", "ff00::"],
             ["223.255.255.255", "240.0.0.0", "255.255.255.255", "fe80::1", "e000::1"],
         ),
-        (addr.is_link_local6, ["fe80::", "febf::1"], ["fec0::1", "fe00::1", "254.128.0.1", "169.254.0.1"]),
+        (address.is_link_local6, ["fe80::", "febf::1"], ["fec0::1", "fe00::1", "254.128.0.1", "169.254.0.1"]),
         (
-            addr.needs_scope6,
+            address.needs_scope6,
             ["fe80::1", "ff02::1", "ff01::1", "ff12::1", "ff32::5"],
             ["ff05::1", "ff0e::1", "2001:db8::1", "255.2.0.0", "254.128.0.1"],
         ),
         (
-            addr.is_ip4_mapped,
+            address.is_ip4_mapped,
             ["::ffff:127.0.0.1", "::ffff:0:0"],
             ["::127.0.0.1", "::1:ffff:7f00:1", "0.0.0.0"],
         ),
         (
-            addr.is_host_unicast,
+            address.is_host_unicast,
             [
                 "192.0.2.1",
                 "1.0.0.0",
@@ -101,20 +101,20 @@ def test_questions(question: Callable[[bytes], bool], yes: list[str], no: list[s
 
 @given(st.ip_addresses())
 def test_questions_agree_with_the_standard_library(theirs: IPv4Address | IPv6Address) -> None:
-    assume(not addr.is_ip4_mapped(theirs.packed))     # from Python 3.13 on these answer as IPv4
-    assert addr.is_loopback(theirs.packed) == theirs.is_loopback
-    assert addr.is_unspecified(theirs.packed) == theirs.is_unspecified
-    assert addr.is_multicast(theirs.packed) == theirs.is_multicast
-    assert addr.is_link_local6(theirs.packed) == (theirs.version == 6 and theirs.is_link_local)
-    assert addr.format_ip(theirs.packed) == str(theirs)
+    assume(not address.is_ip4_mapped(theirs.packed))     # from Python 3.13 on these answer as IPv4
+    assert address.is_loopback(theirs.packed) == theirs.is_loopback
+    assert address.is_unspecified(theirs.packed) == theirs.is_unspecified
+    assert address.is_multicast(theirs.packed) == theirs.is_multicast
+    assert address.is_link_local6(theirs.packed) == (theirs.version == 6 and theirs.is_link_local)
+    assert address.format_ip(theirs.packed) == str(theirs)
 
 
 def test_endpoints() -> None:
-    assert addr.format_endpoint(packed("192.0.2.1"), 80) == "192.0.2.1:80"
-    assert addr.format_endpoint(packed("2001:db8::1"), 80) == "[2001:db8::1]:80"
+    assert address.format_endpoint(packed("192.0.2.1"), 80) == "192.0.2.1:80"
+    assert address.format_endpoint(packed("2001:db8::1"), 80) == "[2001:db8::1]:80"
 
 
 def test_groups() -> None:
-    assert addr.multicast_mac(addr.IP6_ALL_ROUTERS) == bytes.fromhex("333300000002")
+    assert address.multicast_mac(address.IP6_ALL_ROUTERS) == bytes.fromhex("333300000002")
     # The example of RFC 4291, 2.7.1.
-    assert addr.solicited_node(IPv6Address("4037::01:800:200e:8c6c")) == IPv6Address("ff02::1:ff0e:8c6c")
+    assert address.solicited_node(IPv6Address("4037::01:800:200e:8c6c")) == IPv6Address("ff02::1:ff0e:8c6c")

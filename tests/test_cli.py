@@ -13,7 +13,7 @@ import pytest
 
 from passt import __version__, cli, log
 from passt.errors import ConfigError, HostError
-from passt.model import Settings
+from passt.facts.settings import Settings
 
 SRC = Path(__file__).parents[1] / "src"
 
@@ -27,10 +27,10 @@ def app_calls(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
         calls.append(settings)
         return 7
 
-    fake = types.ModuleType("passt.app")
+    fake = types.ModuleType("passt.run.start")
     vars(fake)["run"] = run
-    monkeypatch.setitem(sys.modules, "passt.app", fake)
-    monkeypatch.setattr("passt.app", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "passt.run.start", fake)
+    monkeypatch.setattr("passt.run.start", fake, raising=False)
     monkeypatch.setattr(log, "configure", lambda **_: None)
     return calls
 

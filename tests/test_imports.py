@@ -80,8 +80,9 @@ def test_start_of_pasta_loads_little() -> None:
     avoided = ("ast", "dataclasses", "inspect", "re", "typing")
     program = f"""
 import sys
-from passt import app, cli
-from passt.config import build
+from passt.run import start
+from passt import cli
+from passt.config import settings
 for name in {modules}:
     __import__("passt." + name)
 print(*sorted(set({avoided}) & set(sys.modules)))

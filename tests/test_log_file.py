@@ -14,7 +14,7 @@ import pytest
 from passt import __version__
 from passt.errors import HostError
 from passt.log import DEBUG, ERR, INFO, WARNING
-from passt.log_file import LogFile
+from passt.log.file import LogFile
 from tests.dataplane.netns import in_child
 
 if TYPE_CHECKING:

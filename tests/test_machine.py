@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from passt import log
-from passt.forward.observed import Observed
-from passt.host.stream_socket import ListeningSocket, adopt, listen
-from passt.machine import Clients, questions, tell_use
-from passt.model import GuestFamily, GuestNet
+from passt.facts.guest import GuestFamily, GuestNet
+from passt.forward.guest_addresses import Observed
+from passt.host.unix_socket import ListeningSocket, adopt, listen
+from passt.run.passt import Clients, questions, tell_use
 from tests.isolated import isolated
 
 if TYPE_CHECKING:

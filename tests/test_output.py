@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from passt.output import open_output
+from passt.log.output_file import open_output
 from tests.dataplane.netns import in_child
 
 if TYPE_CHECKING:

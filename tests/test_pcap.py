@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from passt import pcap
 from passt.errors import HostError
+from passt.run import pcap_file
 from tests.tshark import tshark
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def test_header_is_that_of_pcap_in_host_order() -> None:
-    assert pcap.header() == struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1)
+    assert pcap_file.header() == struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1)
 
 
 def test_file_is_new_private_and_not_inherited(tmp_path: Path) -> None:
@@ -29,10 +29,10 @@ def test_file_is_new_private_and_not_inherited(tmp_path: Path) -> None:
     path.unlink()
     old = os.umask(0)
     try:
-        fd = pcap.create(str(path))
+        fd = pcap_file.create(str(path))
     finally:
         os.umask(old)
-    assert path.read_bytes() == pcap.header()
+    assert path.read_bytes() == pcap_file.header()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert not os.get_inheritable(fd)
     assert os.lseek(fd, 0, os.SEEK_CUR) == 24
@@ -43,8 +43,8 @@ def test_file_is_new_private_and_not_inherited(tmp_path: Path) -> None:
 def test_older_file_is_emptied(tmp_path: Path) -> None:
     path = tmp_path / "capture"
     path.write_bytes(b"x" * 1000)
-    os.close(pcap.create(str(path)))
-    assert path.read_bytes() == pcap.header()
+    os.close(pcap_file.create(str(path)))
+    assert path.read_bytes() == pcap_file.header()
 
 
 @pytest.mark.parametrize(("name", "cause"), [
@@ -53,22 +53,22 @@ def test_older_file_is_emptied(tmp_path: Path) -> None:
 def test_file_that_cannot_be_made_is_one_clear_line(tmp_path: Path, name: str, cause: str) -> None:
     path = f"{tmp_path}/{name}" if name else ""
     with pytest.raises(HostError) as caught:
-        pcap.create(path)
+        pcap_file.create(path)
     assert str(caught.value) == (
         f"option '--pcap': cannot write '{path}': {cause}; leave --pcap out, or name another file")
 
 
 def test_full_file_system_is_named() -> None:
     with pytest.raises(HostError, match="No space left on device; make room"):
-        pcap.create("/dev/full")
+        pcap_file.create("/dev/full")
 
 
 def test_pipe_does_not_block(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     with subprocess.Popen(["cat", str(path)], stdout=subprocess.PIPE) as reader:
-        fd = pcap.create(str(path))
+        fd = pcap_file.create(str(path))
         assert not os.get_blocking(fd)
         os.close(fd)
         assert reader.stdout is not None
-        assert reader.stdout.read() == pcap.header()
+        assert reader.stdout.read() == pcap_file.header()

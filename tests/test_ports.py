@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import pytest
 
 from passt.errors import ConfigError
-from passt.model import PortRule
-from passt.ports import INTERVAL_S, HostSide, NamespaceSide, PortForwarding, open_fixed
+from passt.facts.port_rule import PortRule
+from passt.run.port_forwarding import INTERVAL_S, HostSide, NamespaceSide, PortForwarding, open_fixed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from passt.contracts import NamespaceSockets
     from passt.dataplane.engine import Engine
+    from passt.facts.contracts import NamespaceSockets
     from passt.host.listeners import HostBinder, HostPorts
 
 
@@ -177,8 +177,8 @@ class FakeScanner:
 
 @pytest.mark.parametrize("auto", [False, True])
 def test_watch_begins_where_a_rule_is_auto_and_goes_on(monkeypatch: pytest.MonkeyPatch, auto: bool) -> None:
-    monkeypatch.setattr("passt.ports.PortScanner", FakeScanner)
-    monkeypatch.setattr("passt.ports.open_sources", lambda: [44])
+    monkeypatch.setattr("passt.run.port_forwarding.PortScanner", FakeScanner)
+    monkeypatch.setattr("passt.run.port_forwarding.open_sources", lambda: [44])
     FakeScanner.made.clear()
     engine = FakeEngine()
     sockets = FakeSockets(0)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from passt.log import ERR, INFO, WARNING, Logger
-from passt.syslog import Syslog
+from passt.log.syslog import Syslog
 from tests.dataplane.netns import in_child
 
 if TYPE_CHECKING:

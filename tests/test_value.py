@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from passt.value import IntEnum, Value, replace
+from passt.light.values import IntEnum, Value, replace
 
 
 class Point(Value):
@@ -155,7 +155,8 @@ def test_patterns_match_values() -> None:
 
 def test_a_start_compiles_no_classes() -> None:
     """All that pasta loads goes without dataclasses, whose import and whose classes cost it a third more."""
-    modules = ("passt.app passt.config.build passt.config.resolve passt.host.probe passt.host.configure"
+    modules = ("passt.run.start passt.config.settings passt.config.resolve passt.host.host_facts"
+               " passt.namespace.interface"
                " passt.forward.policy passt.responders.dispatch passt.dataplane.engine")
     code = f"import sys, {', '.join(modules.split())}; sys.exit('dataclasses' in sys.modules)"
     source = str(Path(__file__).parent.parent / "src")

@@ -117,7 +117,7 @@ def run_program(program: str, arguments: Sequence[str]) -> int:
     request = scan(program, arguments)
     if request.action != RUN:
         return print_text(program, request.action)
-    from passt.config.build import build_settings
+    from passt.config.settings import build_settings
 
     settings, warnings = build_settings(program, request)
     log.configure(debug=settings.debug, quiet=settings.quiet)
@@ -127,9 +127,9 @@ def run_program(program: str, arguments: Sequence[str]) -> int:
         log.open_syslog(program)
     for warning in warnings:
         log.warning(warning)
-    from passt import app
+    from passt.run import start
 
-    return app.run(settings)
+    return start.run(settings)
 
 
 def _run_qrap(arguments: Sequence[str]) -> int:

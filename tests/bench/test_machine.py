@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from bench.lab import read_until
-from passt.contracts import Target
 from passt.dataplane.engine import Engine
+from passt.facts.contracts import Target
 from tests.bench.test_load import free_port, load, serving  # noqa: F401 - the fixture
 from tests.dataplane.fakes import Events, Policy, Responder
 from tests.dataplane.frames import OUR_MAC, packed

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies
 
-from passt.config.build import build_settings
 from passt.config.getopt import scan
 from passt.config.options import OPTIONS
+from passt.config.settings import build_settings
 from passt.errors import ConfigError
-from passt.model import PortRule, Settings
+from passt.facts.port_rule import PortRule
+from passt.facts.settings import Settings
 
 
 def built(*arguments: str, mode: str = "pasta") -> Settings:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from passt.config.build import FLAGS, LISTS, VALUES
 from passt.config.getopt import ACTIONS
 from passt.config.options import ACCUMULATES, BOTH, GROUPS, LAST_WINS, OPTIONS, PER_FAMILY
-from passt.config.portrules import PORT_OPTIONS
+from passt.config.port_options import PORT_OPTIONS
+from passt.config.settings import FLAGS, LISTS, VALUES
 
 # All long options of the manual of the system (passt(1)), with what short form and whether an argument.
 MANUAL = """

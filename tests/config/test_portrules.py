@@ -8,10 +8,10 @@ from socket import IPPROTO_UDP as U
 
 import pytest
 
-from passt.config import portrules
-from passt.config.portrules import PORT_OPTIONS, PortTable
+from passt.config import port_options
+from passt.config.port_options import PORT_OPTIONS, PortTable
 from passt.errors import ConfigError
-from passt.model import PortRule
+from passt.facts.port_rule import PortRule
 
 NAMES = {letter: name for name, (letter, _, _) in PORT_OPTIONS.items()}
 
@@ -34,7 +34,7 @@ def rules(text: str, *, side: int = 0, auto: bool = False, tcp: bool = True, udp
 
 
 def test_protocol_numbers_are_those_of_the_socket_module() -> None:
-    assert (portrules.IPPROTO_TCP, portrules.IPPROTO_UDP) == (T, U)
+    assert (port_options.IPPROTO_TCP, port_options.IPPROTO_UDP) == (T, U)
 
 
 @pytest.mark.parametrize(("text", "expected"), [

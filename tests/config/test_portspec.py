@@ -8,7 +8,7 @@ from ipaddress import ip_address
 import pytest
 from hypothesis import given, strategies
 
-from passt.config.portspec import PortSpec, parse_spec
+from passt.config.port_grammar import PortSpec, parse_spec
 from passt.errors import ConfigError
 
 

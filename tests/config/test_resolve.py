@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from passt.config.build import build_settings
 from passt.config.getopt import scan
 from passt.config.resolve import resolve
+from passt.config.settings import build_settings
 from passt.errors import ConfigError
-from passt.model import OUR_MAC, FamilyFacts, HostFacts, InterfaceAddress, ResolverFacts
-from passt.value import replace
+from passt.facts.host import FamilyFacts, HostFacts, InterfaceAddress, ResolverFacts
+from passt.facts.settings import OUR_MAC
+from passt.light.values import replace
 
 if TYPE_CHECKING:
-    from passt.model import GuestNet, IPAddress
+    from passt.facts.address import IPAddress
+    from passt.facts.guest import GuestNet
 
 
 def ip(text: str) -> IPAddress:

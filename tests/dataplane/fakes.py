@@ -1,6 +1,6 @@
 """What the data plane calls, in the simplest form that a test can script."""
 
-from passt.contracts import InboundTarget, Target
+from passt.facts.contracts import InboundTarget, Target
 
 
 class Policy:

@@ -5,8 +5,8 @@ import socket
 import time
 from ipaddress import ip_address
 
-from passt.contracts import Target
 from passt.dataplane.nsthread import NamespaceThread
+from passt.facts.contracts import Target
 from passt.host.syscalls import CLONE_NEWNET, unshare
 from tests.dataplane.engine_bench import Bench
 from tests.dataplane.netns import set_up

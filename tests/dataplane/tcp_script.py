@@ -30,7 +30,7 @@ from ipaddress import ip_address
 from itertools import groupby
 from typing import TYPE_CHECKING, Self, TypedDict
 
-from passt.contracts import InboundTarget, Target
+from passt.facts.contracts import InboundTarget, Target
 from tests.dataplane.tcp_icmp import IcmpError, is_icmp, read_icmp
 from tests.dataplane.tcp_kernel import Kernel, Sock
 from tests.dataplane.tcp_probe import Bench, Conn, Sent

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from passt import pcap
+from passt.run import pcap_file
 from tests.dataplane.engine_bench import Bench
 from tests.dataplane.frames import ethernet, ip, pseudo_header, rfc1071, udp
 from tests.dataplane.netns import in_child
@@ -34,13 +34,13 @@ def bench() -> Iterator[Bench]:
 def start(bench: Bench, path: Path) -> list[int]:
     """Capture to a new file; returns the list that will hold the errno of its end."""
     ends: list[int] = []
-    bench.engine.start_capture(pcap.create(str(path)), ends.append)
+    bench.engine.start_capture(pcap_file.create(str(path)), ends.append)
     return ends
 
 
 def records(data: bytes) -> list[tuple[float, bytes]]:
     """Time and content of each frame; the file must be whole."""
-    assert data[:24] == pcap.header()
+    assert data[:24] == pcap_file.header()
     at, found = 24, []
     while at < len(data):
         seconds, microseconds, n, length = struct.unpack_from("=IIII", data, at)
@@ -164,7 +164,7 @@ def test_count_of_a_capture_that_ended_is_that_of_the_file(bench: Bench, tmp_pat
 def test_slow_reader_of_a_pipe_loses_whole_records_and_holds_nobody_up(bench: Bench) -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    os.write(writer, pcap.header())
+    os.write(writer, pcap_file.header())
     ends: list[int] = []
     bench.engine.start_capture(writer, ends.append)
     frame = ethernet(bytes(60000), kind=0x88CC)  # to which there is no answer
@@ -193,7 +193,7 @@ def test_slow_reader_of_a_pipe_loses_whole_records_and_holds_nobody_up(bench: Be
 
 def test_descriptor_goes_with_the_engine(tmp_path: Path) -> None:
     bench = Bench()
-    fd = pcap.create(str(tmp_path / "capture"))
+    fd = pcap_file.create(str(tmp_path / "capture"))
     bench.engine.start_capture(fd, lambda _: None)
     bench.give(ARP)
     bench.end()

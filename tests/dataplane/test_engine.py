@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from passt.contracts import Target
 from passt.dataplane.engine import Engine
 from passt.errors import HostError
-from passt.host.tun import open_tap
+from passt.facts.contracts import Target
+from passt.host.tap import open_tap
 from tests.dataplane.engine_bench import Bench
 from tests.dataplane.fakes import Events, Policy, Responder
 from tests.dataplane.frames import ACK, GUEST_MAC, OUR_MAC, RST, SYN, ethernet, packed, tcp, udp

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from passt.contracts import InboundTarget
+from passt.facts.contracts import InboundTarget
 from tests.dataplane.engine_bench import Bench
 from tests.dataplane.frames import ACK, RST, SYN, packed, tcp
 from tests.dataplane.netns import in_own_namespace

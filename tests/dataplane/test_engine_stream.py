@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from passt.contracts import InboundTarget, Target
+from passt.facts.contracts import InboundTarget, Target
 from tests.dataplane.engine_bench import Bench
 from tests.dataplane.frames import ACK, GUEST_MAC, OUR_MAC, PSH, RST, ethernet, packed, tcp, udp
 from tests.dataplane.test_stream import framed, unframed

@@ -12,7 +12,7 @@ from scapy.layers.inet import ICMP, IP, UDPerror
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
 
-from passt.contracts import InboundTarget, Target
+from passt.facts.contracts import InboundTarget, Target
 from tests.dataplane.frames import echo, packed, udp
 from tests.dataplane.netns import in_own_namespace
 from tests.dataplane.udp_bench import (

@@ -10,7 +10,7 @@ import struct
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from passt.contracts import Target
+from passt.facts.contracts import Target
 from tests.dataplane import probe
 from tests.dataplane.fakes import Events, Policy, Responder
 from tests.dataplane.frames import (

@@ -12,7 +12,7 @@ from scapy.layers.inet6 import ICMPv6EchoReply, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from passt.contracts import Target
+from passt.facts.contracts import Target
 from tests.dataplane.fakes import Events, Policy, Responder
 from tests.dataplane.frames import GUEST_MAC, OUR_MAC, echo, packed, unnumbered
 from tests.dataplane.netns import in_own_namespace

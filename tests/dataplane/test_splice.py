@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from passt.contracts import Target
+from passt.facts.contracts import Target
 from tests.dataplane.frames import packed, udp
 from tests.dataplane.netns import in_own_namespace
 from tests.dataplane.splice_bench import TCP, UDP, SpliceBench

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from passt.contracts import Target
+from passt.facts.contracts import Target
 from tests.dataplane.frames import packed
 from tests.dataplane.netns import in_own_namespace
 from tests.dataplane.splice_bench import UDP, SpliceBench

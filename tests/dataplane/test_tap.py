@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from passt.host.tun import ALL_OFFLOADS, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, open_tap
+from passt.host.tap import ALL_OFFLOADS, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, open_tap
 from tests.dataplane.frames import ACK, GUEST_MAC, OUR_MAC, PSH, SYN, packed, pseudo_header, rfc1071, tcp, udp
 from tests.dataplane.hostside import FEATURES, Received, Tap
 from tests.dataplane.netns import in_own_namespace, set_up

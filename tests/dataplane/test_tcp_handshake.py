@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from passt.contracts import Target
+from passt.facts.contracts import Target
 from tests.dataplane.tcp_kernel import Sock
 from tests.dataplane.tcp_script import CASES, GUESTS, Case, Script
 from tests.dataplane.tcp_segment import ACK, FIN, RST

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from passt.contracts import InboundTarget
+from passt.facts.contracts import InboundTarget
 from tests.dataplane.frames import echo, ethernet, identification, ip, packed, rfc1071, with_checksum
 from tests.dataplane.tcp_script import CASES, GUESTS, REMOTES, Case, Script
 from tests.dataplane.test_fragments import EPOLLIN, GUEST, REMOTE, SECOND, Bench, both_families

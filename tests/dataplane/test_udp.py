@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from passt.contracts import InboundTarget, Target
+from passt.facts.contracts import InboundTarget, Target
 from tests.dataplane.frames import packed, udp, unnumbered
 from tests.dataplane.netns import in_own_namespace
 from tests.dataplane.udp_bench import (

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from passt.contracts import InboundTarget, Target
+from passt.facts.contracts import InboundTarget, Target
 from tests.dataplane.frames import packed, tcp, udp
 from tests.dataplane.udp_bench import (
     EPOLLIN,

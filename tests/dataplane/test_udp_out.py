@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from passt.contracts import Target
+from passt.facts.contracts import Target
 from tests.dataplane.frames import packed, udp
 from tests.dataplane.udp_bench import (
     GSO_UDP_L4,

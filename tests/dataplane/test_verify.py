@@ -2,7 +2,7 @@
 
 import pytest
 
-from passt.contracts import Target
+from passt.facts.contracts import Target
 from tests.dataplane.fakes import Events, Policy, Responder
 from tests.dataplane.frames import (
     GUEST_MAC,

@@ -9,7 +9,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from passt.contracts import InboundTarget
+from passt.facts.contracts import InboundTarget
 from tests.dataplane.fakes import Events, Policy, Responder
 from tests.dataplane.frames import GUEST_MAC, OUR_MAC, packed, udp, unnumbered
 from tests.dataplane.world import World, socket_address

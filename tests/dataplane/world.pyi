@@ -3,7 +3,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-from passt.contracts import FlowPolicy, FrameResponder, GuestEvents
+from passt.facts.contracts import FlowPolicy, FrameResponder, GuestEvents
 
 class Sent(NamedTuple):
     frame: bytes

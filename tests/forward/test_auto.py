@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from passt.facts.port_rule import PortRule
 from passt.forward.auto import RETRIES, AutoForwarder, Direction
-from passt.model import PortRule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -5,10 +5,11 @@ from socket import IPPROTO_TCP, IPPROTO_UDP
 
 import pytest
 
-from passt.contracts import FlowPolicy, InboundTarget, Target
+from passt.facts.contracts import FlowPolicy, InboundTarget, Target
+from passt.facts.guest import GuestFamily, GuestNet
+from passt.facts.port_rule import PortRule
 from passt.forward.bypass import Bypass
 from passt.forward.policy import Policy
-from passt.model import GuestFamily, GuestNet, PortRule
 
 RULE = PortRule(IPPROTO_TCP, 8000, 8009, 80)
 IP4 = GuestFamily(IPv4Address("192.0.2.5"), 24, IPv4Address("192.0.2.1"), IPv4Address("192.0.2.1"))

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from passt.forward.observed import Observed
-from passt.model import GuestFamily, GuestNet
-from passt.value import replace
+from passt.facts.guest import GuestFamily, GuestNet
+from passt.forward.guest_addresses import Observed
+from passt.light.values import replace
 
 if TYPE_CHECKING:
-    from passt.contracts import GuestEvents
+    from passt.facts.contracts import GuestEvents
 
 NET = GuestNet(
     GuestFamily(

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passt.contracts import FlowPolicy, InboundTarget, Target
+from passt.facts.contracts import FlowPolicy, InboundTarget, Target
+from passt.facts.guest import GuestFamily, GuestNet
+from passt.facts.host import InterfaceAddress
+from passt.facts.port_rule import PortRule
 from passt.forward.policy import Policy
-from passt.model import GuestFamily, GuestNet, InterfaceAddress, PortRule
-from passt.value import replace
+from passt.light.values import replace
 
 TCP, UDP, ICMP, ICMP6 = IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6
 IFINDEX = 7

@@ -13,13 +13,14 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
-from passt.config.build import build_settings
 from passt.config.getopt import scan
+from passt.config.settings import build_settings
 from passt.errors import ConfigError, HostError, WireError
-from passt.host import resolvconf, rtnl, rtnl_route
-from passt.model import GuestFamily, GuestNet
+from passt.facts.guest import GuestFamily, GuestNet
+from passt.host import resolvconf
+from passt.host.rtnetlink import messages, routes
+from passt.light.values import replace
 from passt.responders.dispatch import Dispatcher
-from passt.value import replace
 from passt.wire import dns_name
 from passt.wire.arp import ArpPacket
 from passt.wire.cursor import Reader
@@ -203,17 +204,17 @@ def fuzz_dhcpv6_options(data: bytes) -> None:
 def fuzz_rtnl(data: bytes) -> None:
     """Read *data* as a datagram of messages, and each payload as each kind of message."""
     with contextlib.suppress(HostError):
-        for message in rtnl.split_messages(data):
-            for parse in (rtnl.parse_link, rtnl.parse_address, rtnl_route.parse_route,
-                          rtnl_route.parse_object):
+        for message in messages.split_messages(data):
+            for parse in (messages.parse_link, messages.parse_address, routes.parse_route,
+                          routes.parse_object):
                 with contextlib.suppress(HostError):
                     parse(message.payload)
             with contextlib.suppress(HostError):
-                rtnl.parse_outcome(message)
+                messages.parse_outcome(message)
             with contextlib.suppress(HostError):
-                rtnl.retarget_address(message.payload, 7, no_prefix_route=True)
+                messages.retarget_address(message.payload, 7, no_prefix_route=True)
             with contextlib.suppress(HostError):
-                rtnl_route.retarget_route(message.payload, 2, 7, {bytes(4)})
+                routes.retarget_route(message.payload, 2, 7, {bytes(4)})
 
 
 def fuzz_resolv_conf(data: bytes) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from passt.host.channel import MAX_MESSAGE, Channel, Kind, Tap, read_ready, read_status
+from passt.namespace.child_channel import MAX_MESSAGE, Channel, Kind, Tap, read_ready, read_status
 from tests.isolated import isolated
 
 if TYPE_CHECKING:

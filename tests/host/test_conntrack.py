@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from passt.host.conntrack import udp_timeouts
+from passt.host.udp_timeouts import udp_timeouts
 
 
 def write(folder: Path, once: str, stream: str) -> None:

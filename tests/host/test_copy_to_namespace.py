@@ -15,18 +15,21 @@ import struct
 import time
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from passt.errors import HostError
-from passt.host.configure import TX_QUEUE_LEN, TapFacts, bring_lo_up, configure
-from passt.host.probe import probe
-from passt.host.rtnl_route import parse_route
+from passt.facts.guest import GuestFamily, GuestNet
+from passt.host.host_facts import probe
+from passt.host.rtnetlink.routes import parse_route
 from passt.host.syscalls import CLONE_NEWNET
-from passt.model import FamilyFacts, GuestFamily, GuestNet
-from passt.value import replace
+from passt.light.values import replace
+from passt.namespace.interface import TX_QUEUE_LEN, TapFacts, bring_lo_up, configure
 from tests.host.isolated import HOST, PLAIN, ip, ip_batch, isolated, new_namespace
+
+if TYPE_CHECKING:
+    from passt.facts.host import FamilyFacts
 
 pytestmark = [
     pytest.mark.needs_root,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from passt.errors import ConfigError, HostError
-from passt.host import identity, syscalls
+from passt.host import syscalls
+from passt.process import identity
 from tests.isolated import isolated
 
 if TYPE_CHECKING:

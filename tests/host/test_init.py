@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from passt.host import init
+from passt.namespace import pid1
 from tests.isolated import isolated
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def execute(argv: Sequence[str], **environment: str | None) -> tuple[int, str, s
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        os._exit(init.execute(argv))
+        os._exit(pid1.execute(argv))
     os.close(out_end)
     os.close(err_end)
     with os.fdopen(out) as stdout, os.fdopen(err) as stderr:
@@ -117,4 +117,4 @@ def test_without_shell_it_is_sh(shell: str | None, tmp_path: Path) -> None:
     (0, 0), (7 << 8, 7), (255 << 8, 255), (signal.SIGKILL, 137), (signal.SIGSEGV | 0x80, 139), (64, 192),
 ])
 def test_status_is_what_shells_make_of_it(status: int, expected: int) -> None:
-    assert init.exit_status(status) == expected
+    assert pid1.exit_status(status) == expected

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from passt.errors import ConfigError
+from passt.facts.guest import GuestNet
+from passt.facts.port_rule import PortRule
+from passt.facts.settings import Settings
 from passt.host import listeners, syscalls
 from passt.host.listeners import HostBinder, HostPorts, explain_failure, leave_out_ephemeral
 from passt.host.port_owner import find_owner
-from passt.model import GuestNet, PortRule, Settings
 from tests.isolated import isolated
 
 if TYPE_CHECKING:

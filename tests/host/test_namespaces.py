@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from passt.errors import ConfigError, HostError
-from passt.host import namespaces, syscalls
-from passt.host.channel import Channel, Kind
+from passt.host import syscalls
+from passt.namespace import create
+from passt.namespace.child_channel import Channel, Kind
 from tests.isolated import isolated
 
 if TYPE_CHECKING:
@@ -48,14 +49,14 @@ def sysctls(root: Path, **values: str) -> str:
 def test_refusal_names_the_setting(tmp_path: Path, number: int, values: dict[str, str],
                                    expected: str) -> None:
     error = OSError(number, os.strerror(number))
-    text = namespaces.explain_refusal("a user namespace", error, sysctls(tmp_path, **values))
+    text = create.explain_refusal("a user namespace", error, sysctls(tmp_path, **values))
     with pytest.raises(HostError, match=f"^cannot get a user namespace: {os.strerror(number)}.*{expected}"):
         raise HostError(text)
     assert "\n" not in text
 
 
 def entered() -> tuple[int, int, str, str, str, bool]:
-    namespaces.enter_new_user_namespace()
+    create.enter_new_user_namespace()
     maps = []
     for name in ("uid_map", "gid_map", "setgroups"):
         with open(f"/proc/self/{name}", encoding="ascii") as file:
@@ -79,11 +80,11 @@ def test_caller_becomes_root_of_a_new_user_namespace(uid: int) -> None:
 @pytest.mark.needs_root
 def test_forbidden_by_limit_is_one_line_with_the_setting() -> None:
     def attempt() -> str:
-        namespaces.enter_new_user_namespace()
+        create.enter_new_user_namespace()
         with open("/proc/sys/user/max_user_namespaces", "w", encoding="ascii") as file:
             file.write("0")
         try:
-            namespaces.enter_new_user_namespace()
+            create.enter_new_user_namespace()
         except HostError as error:
             return str(error)
         return ""
@@ -95,11 +96,11 @@ def test_forbidden_by_limit_is_one_line_with_the_setting() -> None:
 @pytest.mark.needs_root
 def test_forbidden_network_namespaces_are_told() -> None:
     def attempt() -> str:
-        namespaces.enter_new_user_namespace()
+        create.enter_new_user_namespace()
         with open("/proc/sys/user/max_net_namespaces", "w", encoding="ascii") as file:
             file.write("0")
         try:
-            namespaces.start_child(namespaces.COMMAND_NAMESPACES, lambda _: None)
+            create.start_child(create.COMMAND_NAMESPACES, lambda _: None)
         except HostError as error:
             return str(error)
         return ""
@@ -128,14 +129,14 @@ def die(_channel: Channel) -> None:
     (lambda channel: channel.send(Kind.CONTINUED), "ended too early"),
 ])
 def test_failure_of_the_child_is_our_error(main: Callable[[Channel], object], text: str) -> None:
-    child = namespaces.start_child(0, main)
+    child = create.start_child(0, main)
     with pytest.raises(HostError, match=text):
         child.receive_tap()
     child.end()
 
 
 def test_child_is_ended_and_collected() -> None:
-    child = namespaces.start_child(0, lambda channel: channel.receive(Kind.START, wait=True))
+    child = create.start_child(0, lambda channel: channel.receive(Kind.START, wait=True))
     child.end()
     with pytest.raises(ChildProcessError):
         os.waitpid(child.pid, 0)
@@ -147,7 +148,7 @@ def test_child_of_a_dead_parent_does_nothing(tmp_path: Path) -> None:
     ours.close()
     pid = os.fork()
     if pid == 0:
-        namespaces._run_child(theirs, lambda _: (tmp_path / "ran").touch())
+        create._run_child(theirs, lambda _: (tmp_path / "ran").touch())
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
     theirs.close()
     assert not (tmp_path / "ran").exists()
@@ -159,7 +160,7 @@ def test_death_of_the_parent_ends_the_child() -> None:
     parent = os.fork()
     if parent == 0:
         os.close(reader)
-        child = namespaces.start_child(0, lambda _: signal.pause())
+        child = create.start_child(0, lambda _: signal.pause())
         os.write(writer, str(child.pid).encode())
         signal.pause()
     os.close(writer)

@@ -9,31 +9,31 @@ from typing import TYPE_CHECKING
 import pytest
 
 from passt.errors import HostError
-from passt.host import rtnl
-from passt.host.netlink import KernelRefusalError, Request, RtnlSocket
-from passt.host.rtnl import AF_INET, MessageFlag, MessageType
+from passt.host.rtnetlink import messages
+from passt.host.rtnetlink.messages import AF_INET, MessageFlag, MessageType
+from passt.host.rtnetlink.socket import KernelRefusalError, Request, RtnlSocket
 from tests.isolated import isolated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LOOPBACK = rtnl.set_address(1, bytes([127, 0, 0, 1]), 8)
-OTHER_FAMILY = rtnl.set_address(1, bytes(15) + b"\1", 128)
+LOOPBACK = messages.set_address(1, bytes([127, 0, 0, 1]), 8)
+OTHER_FAMILY = messages.set_address(1, bytes(15) + b"\1", 128)
 
 
 class ScriptedKernel:
     """Stands in for the socket: *answer* makes the datagrams for the requests of one datagram."""
 
-    def __init__(self, answer: Callable[[list[rtnl.Message]], list[bytes]]) -> None:
+    def __init__(self, answer: Callable[[list[messages.Message]], list[bytes]]) -> None:
         self.answer = answer
         self.waiting: list[bytes] = []
-        self.requests: list[rtnl.Message] = []
+        self.requests: list[messages.Message] = []
         self.sender = 0
         self.flags = 0
 
     def send(self, datagram: bytes) -> int:
         """Take requests and answer them."""
-        requests = rtnl.split_messages(datagram)
+        requests = messages.split_messages(datagram)
         self.requests += requests
         self.waiting += self.answer(requests)
         return len(datagram)
@@ -50,7 +50,7 @@ class ScriptedKernel:
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch,
-             answer: Callable[[list[rtnl.Message]], list[bytes]]) -> tuple[RtnlSocket, ScriptedKernel]:
+             answer: Callable[[list[messages.Message]], list[bytes]]) -> tuple[RtnlSocket, ScriptedKernel]:
     rtnetlink = RtnlSocket()
     rtnetlink.close()
     kernel = ScriptedKernel(answer)
@@ -59,21 +59,21 @@ def scripted(monkeypatch: pytest.MonkeyPatch,
 
 
 def refusal(sequence: int, number: int) -> bytes:
-    payload = rtnl._I32.pack(-number) + rtnl.message(0, 0, sequence, b"")
-    return rtnl.message(MessageType.ERROR, MessageFlag.CAPPED, sequence, payload)
+    payload = messages._I32.pack(-number) + messages.message(0, 0, sequence, b"")
+    return messages.message(MessageType.ERROR, MessageFlag.CAPPED, sequence, payload)
 
 
 def done(sequence: int, number: int = 0) -> bytes:
-    return rtnl.message(MessageType.DONE, 2, sequence, rtnl._I32.pack(-number))
+    return messages.message(MessageType.DONE, 2, sequence, messages._I32.pack(-number))
 
 
 def dump(rtnetlink: RtnlSocket) -> list[bytes]:
-    return rtnetlink.dump("addresses", MessageType.GETADDR, rtnl.get_addresses(AF_INET, 1))
+    return rtnetlink.dump("addresses", MessageType.GETADDR, messages.get_addresses(AF_INET, 1))
 
 
 def test_dump_joins_datagrams_and_leaves_other_families_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer(requests: list[rtnl.Message]) -> list[bytes]:
-        entry, other = (rtnl.message(MessageType.NEWADDR, 2, requests[0].sequence, payload)
+    def answer(requests: list[messages.Message]) -> list[bytes]:
+        entry, other = (messages.message(MessageType.NEWADDR, 2, requests[0].sequence, payload)
                         for payload in (LOOPBACK, OTHER_FAMILY))
         return [entry + other, entry, done(requests[0].sequence)]
     rtnetlink, kernel = scripted(monkeypatch, answer)
@@ -82,10 +82,10 @@ def test_dump_joins_datagrams_and_leaves_other_families_out(monkeypatch: pytest.
 
 
 def test_interrupted_dump_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer(requests: list[rtnl.Message]) -> list[bytes]:
+    def answer(requests: list[messages.Message]) -> list[bytes]:
         sequence = requests[0].sequence
         flags = 2 | (MessageFlag.DUMP_INTERRUPTED if sequence < 3 else 0)
-        return [rtnl.message(MessageType.NEWADDR, flags, sequence, LOOPBACK) * 2, done(sequence)]
+        return [messages.message(MessageType.NEWADDR, flags, sequence, LOOPBACK) * 2, done(sequence)]
     rtnetlink, kernel = scripted(monkeypatch, answer)
     assert dump(rtnetlink) == [LOOPBACK, LOOPBACK]
     assert len(kernel.requests) == 3
@@ -93,7 +93,7 @@ def test_interrupted_dump_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_dump_always_interrupted_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     rtnetlink, kernel = scripted(monkeypatch, lambda requests: [
-        rtnl.message(MessageType.DONE, MessageFlag.DUMP_INTERRUPTED, requests[0].sequence, bytes(4))])
+        messages.message(MessageType.DONE, MessageFlag.DUMP_INTERRUPTED, requests[0].sequence, bytes(4))])
     with pytest.raises(HostError, match=r"^cannot read addresses: it changed during each of 16 attempts$"):
         dump(rtnetlink)
     assert len(kernel.requests) == 16
@@ -132,7 +132,7 @@ def test_cut_datagram_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_many_requests_come_in_batches_with_one_acknowledgement_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer(requests: list[rtnl.Message]) -> list[bytes]:
+    def answer(requests: list[messages.Message]) -> list[bytes]:
         # Every tenth request is refused; only those and the last are answered, as by the kernel.
         return [refusal(request.sequence, 0 if request.sequence % 10 else errno.EEXIST)
                 for request in requests
@@ -149,7 +149,7 @@ def test_many_requests_come_in_batches_with_one_acknowledgement_each(monkeypatch
 def test_long_requests_make_short_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = []
 
-    def answer(requests: list[rtnl.Message]) -> list[bytes]:
+    def answer(requests: list[messages.Message]) -> list[bytes]:
         lengths.append(len(requests))
         return [refusal(requests[-1].sequence, 0)]
     rtnetlink, _ = scripted(monkeypatch, answer)
@@ -166,7 +166,7 @@ def test_request_refused_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_request_answered_by_something_else_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     rtnetlink, _ = scripted(monkeypatch, lambda requests: [
-        rtnl.message(MessageType.NEWADDR, 0, requests[0].sequence, LOOPBACK)])
+        messages.message(MessageType.NEWADDR, 0, requests[0].sequence, LOOPBACK)])
     with pytest.raises(HostError, match=r"^cannot try: unexpected answer of type 20$"):
         rtnetlink.request("cannot try", MessageType.NEWROUTE, bytes(12))
 
@@ -177,14 +177,14 @@ def test_real_kernel_shows_lo(strict: bool) -> None:
         link = rtnetlink.get_link("lo")
         assert (link.ifindex, link.name) == (1, "lo")
         for address, payload in rtnetlink.get_addresses(AF_INET, 1):
-            assert address == rtnl.parse_address(payload)
+            assert address == messages.parse_address(payload)
             assert address.ifindex == 1
             assert address.address[0] == 127
 
 
 def test_real_kernel_explains_a_refusal() -> None:
     with RtnlSocket() as rtnetlink, pytest.raises(KernelRefusalError) as caught:
-        rtnetlink.dump("addresses", MessageType.GETADDR, rtnl.get_addresses(AF_INET, 2**31 - 1))
+        rtnetlink.dump("addresses", MessageType.GETADDR, messages.get_addresses(AF_INET, 2**31 - 1))
     assert caught.value.errno == errno.ENODEV
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from passt.host.ping_sockets import explain_refusal, outer_group
+from passt.host.ping_permission import explain_refusal, outer_group
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from passt.host import port_scan, syscalls
-from passt.host.port_scan import DiagSocket, PortScanner, open_sources, parse_table, take_ports
+from passt.host import bound_ports, syscalls
+from passt.host.bound_ports import DiagSocket, PortScanner, open_sources, parse_table, take_ports
 from tests.host.test_listeners import bring_lo_up
 from tests.isolated import isolated
 
@@ -114,7 +114,7 @@ def test_kernel_without_sock_diag_is_met_by_files(monkeypatch: pytest.MonkeyPatc
     def refuse() -> int:
         raise OSError(2, "No such file or directory")
 
-    monkeypatch.setattr(port_scan, "_open_diag", refuse)
+    monkeypatch.setattr(bound_ports, "_open_diag", refuse)
     (tmp_path / "tcp").write_bytes(b"title\n 0: 0100007F:0016 00000000:0000 0A rest\n")
     (tmp_path / "udp").write_bytes(b"title\n 0: 00000000:0035 00000000:0000 07 rest\n")
     scanner = PortScanner(open_sources(root=str(tmp_path)))  # no tables of IPv6
@@ -241,7 +241,7 @@ def test_source_takes_nothing_from_others_in_the_namespace() -> None:
         with socket.socket(fileno=os.dup(sources[0])) as source:
             port = source.getsockname()[0]
         numbers = set()
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, port_scan._NETLINK_SOCK_DIAG) as attacker:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, bound_ports._NETLINK_SOCK_DIAG) as attacker:
             for data in (b"abc", entry(80, length=0), entry(80), DONE):
                 try:
                     attacker.sendto(data, (port, 0))

@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from passt.host import privileges, syscalls
+from passt.host import syscalls
+from passt.process import privileges
 from tests.isolated import isolated
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from passt.errors import ConfigError
-from passt.host import probe as probe_module
-from passt.host.probe import (
+from passt.host import host_facts as probe_module
+from passt.host.host_facts import (
     choose_address,
     is_assignable,
     preferred_hop,
@@ -17,9 +17,9 @@ from passt.host.probe import (
     sort_defaults,
     template_ifindexes,
 )
-from passt.host.rtnl import AF_INET, AF_INET6, AddressFlag, AddressMessage
-from passt.host.rtnl_route import NextHop, RouteMessage
-from passt.value import replace
+from passt.host.rtnetlink.messages import AF_INET, AF_INET6, AddressFlag, AddressMessage
+from passt.host.rtnetlink.routes import NextHop, RouteMessage
+from passt.light.values import replace
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from passt.errors import ConfigError
-from passt.host.probe import probe
+from passt.host.host_facts import probe
 from tests.host.isolated import HOST, PLAIN, ip_batch, isolated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from passt.model import HostFacts
+    from passt.facts.host import HostFacts
 
 pytestmark = [
     pytest.mark.needs_root,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from passt.facts.host import ResolverFacts
 from passt.host import resolvconf
-from passt.model import ResolverFacts
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from passt.errors import ConfigError, HostError
-from passt.host import stream_socket
-from passt.host.stream_socket import Connection, ListeningSocket, adopt, listen
+from passt.host import unix_socket
+from passt.host.unix_socket import Connection, ListeningSocket, adopt, listen
 from tests.isolated import isolated
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ UID = 54321
 def directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Give a directory whose paths are short enough for sockets, and make it the default one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stream_socket, "DEFAULT_PATH", "passt_{}.socket")
+    monkeypatch.setattr(unix_socket, "DEFAULT_PATH", "passt_{}.socket")
     return tmp_path
 
 
@@ -204,7 +204,7 @@ def test_first_free_default_path_is_taken(directory: Path,
 @pytest.mark.usefixtures("directory")
 def test_no_free_default_path_is_an_error(monkeypatch: pytest.MonkeyPatch,
                                           opened: list[ListeningSocket | socket.socket | Connection]) -> None:
-    monkeypatch.setattr(stream_socket, "N_DEFAULT_PATHS", 2)
+    monkeypatch.setattr(unix_socket, "N_DEFAULT_PATHS", 2)
     opened += [listen(None), listen(None)]
     with pytest.raises(HostError, match=r"^all of passt_1\.socket to passt_2\.socket are in use; "):
         listen(None)
@@ -212,14 +212,14 @@ def test_no_free_default_path_is_an_error(monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.usefixtures("directory")
 def test_default_directory_that_is_missing_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_socket, "DEFAULT_PATH", "none/passt_{}.socket")
+    monkeypatch.setattr(unix_socket, "DEFAULT_PATH", "none/passt_{}.socket")
     with pytest.raises(HostError, match=r"^cannot make the socket none/passt_1\.socket: the directory "):
         listen(None)
 
 
 @pytest.mark.usefixtures("directory")
 def test_directory_that_somebody_keeps_locked_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_socket, "LOCK_TRIES", 2)
+    monkeypatch.setattr(unix_socket, "LOCK_TRIES", 2)
     make_stale("a.socket")
     fd = os.open(".", os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_EX)

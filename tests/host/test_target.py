@@ -11,7 +11,7 @@ import pytest
 
 from passt.errors import HostError
 from passt.host import syscalls
-from passt.host.target import PathWatch, ProcessWatch, Target, watch_path
+from passt.namespace.existing import PathWatch, ProcessWatch, Target, watch_path
 from tests.isolated import isolated
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from passt.host import signals, terminal
-from passt.host.channel import Channel, Kind
+from passt.namespace import terminal
+from passt.namespace.child_channel import Channel, Kind
+from passt.process import signals
 from tests.isolated import isolated
 from tests.life import DRIVER, LIMIT_S, PYTHON, TREE, Life, read, wait_until
 

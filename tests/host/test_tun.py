@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from passt.errors import HostError
-from passt.host import syscalls, tun
+from passt.host import syscalls, tap
 from tests.isolated import isolated
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-CSUM, TSO4, TSO6 = tun.TUN_F_CSUM, tun.TUN_F_TSO4, tun.TUN_F_TSO6
-ECN, USO4, USO6 = tun.TUN_F_TSO_ECN, tun.TUN_F_USO4, tun.TUN_F_USO6
+CSUM, TSO4, TSO6 = tap.TUN_F_CSUM, tap.TUN_F_TSO4, tap.TUN_F_TSO6
+ECN, USO4, USO6 = tap.TUN_F_TSO_ECN, tap.TUN_F_USO4, tap.TUN_F_USO6
 BOTH_USO = USO4 | USO6
 
 
@@ -37,8 +37,8 @@ class Kernel:
 
 
 @pytest.mark.parametrize(("known", "granted"), [
-    (tun.ALL_OFFLOADS, tun.ALL_OFFLOADS),
-    (tun.ALL_OFFLOADS & ~BOTH_USO, CSUM | TSO4 | TSO6 | ECN),
+    (tap.ALL_OFFLOADS, tap.ALL_OFFLOADS),
+    (tap.ALL_OFFLOADS & ~BOTH_USO, CSUM | TSO4 | TSO6 | ECN),
     (CSUM | TSO4 | TSO6, CSUM | TSO4 | TSO6),
     (CSUM | TSO4, CSUM | TSO4),
     (CSUM, CSUM),
@@ -48,19 +48,19 @@ def test_offloads_are_given_up_step_by_step(monkeypatch: pytest.MonkeyPatch, kno
                                             granted: int) -> None:
     kernel = Kernel(known)
     monkeypatch.setattr("fcntl.ioctl", kernel.ioctl)
-    assert tun.negotiate_offloads(3, tun.ALL_OFFLOADS) == granted
-    assert kernel.asked[0] == tun.ALL_OFFLOADS
+    assert tap.negotiate_offloads(3, tap.ALL_OFFLOADS) == granted
+    assert kernel.asked[0] == tap.ALL_OFFLOADS
     assert kernel.asked[-1] == granted
 
 
 @pytest.mark.parametrize(("allow", "asked"), [
     (0, 0), (CSUM, CSUM), (TSO4, 0), (CSUM | ECN, CSUM), (CSUM | USO4, CSUM),
-    (CSUM | BOTH_USO, CSUM | BOTH_USO), (CSUM | TSO6 | ECN, CSUM | TSO6 | ECN), (-1, tun.ALL_OFFLOADS),
+    (CSUM | BOTH_USO, CSUM | BOTH_USO), (CSUM | TSO6 | ECN, CSUM | TSO6 | ECN), (-1, tap.ALL_OFFLOADS),
 ])
 def test_allowed_offloads_limit_the_request(monkeypatch: pytest.MonkeyPatch, allow: int, asked: int) -> None:
-    kernel = Kernel(tun.ALL_OFFLOADS)
+    kernel = Kernel(tap.ALL_OFFLOADS)
     monkeypatch.setattr("fcntl.ioctl", kernel.ioctl)
-    assert tun.negotiate_offloads(3, allow) == asked
+    assert tap.negotiate_offloads(3, allow) == asked
     assert kernel.asked == [asked]
 
 
@@ -70,18 +70,18 @@ def test_other_refusal_of_offloads_is_an_error(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("fcntl.ioctl", refuse)
     with pytest.raises(HostError, match=r"offloads .* bad state"):
-        tun.negotiate_offloads(3, tun.ALL_OFFLOADS)
+        tap.negotiate_offloads(3, tap.ALL_OFFLOADS)
 
 
 def test_missing_device_names_the_ways_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(HostError, match=r"modprobe tun.*--device /dev/net/tun"):
-        tun.open_tap("t0", device=str(tmp_path / "tun"))
+        tap.open_tap("t0", device=str(tmp_path / "tun"))
 
 
 def test_device_that_is_no_tun_is_told_so(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "dir")
     with pytest.raises(HostError, match=r"cannot open .*: Not a directory"):
-        tun.open_tap("t0", device=str(tmp_path / "dir" / "tun"))
+        tap.open_tap("t0", device=str(tmp_path / "dir" / "tun"))
 
 
 def test_denied_device_shows_mode_and_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,30 +93,30 @@ def test_denied_device_shows_mode_and_owner(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr("os.open", deny)
     with pytest.raises(HostError, match="mode is 0600; 'chmod 0666 "):
-        tun.open_tap("t0", device=str(device))
+        tap.open_tap("t0", device=str(device))
     device.chmod(0o666)
     with pytest.raises(HostError, match="a device policy"):
-        tun.open_tap("t0", device=str(device))
+        tap.open_tap("t0", device=str(device))
     with pytest.raises(HostError, match="cannot be reached"):
-        tun.open_tap("t0", device=str(tmp_path / "other"))
+        tap.open_tap("t0", device=str(tmp_path / "other"))
 
 
 def open_twice(name: str, allow: int) -> tuple[int, bool, bool, int, str]:
-    fd, offloads = tun.open_tap(name, allow=allow)
+    fd, offloads = tap.open_tap(name, allow=allow)
     size = bytearray(4)
     fcntl.ioctl(fd, 0x800454D7, size)  # TUNGETVNETHDRSZ
     try:
-        tun.open_tap(name)
+        tap.open_tap(name)
     except HostError as error:
         text = str(error)
     return offloads, os.get_inheritable(fd), os.get_blocking(fd), struct.unpack("i", size)[0], text
 
 
 @pytest.mark.needs_root
-@pytest.mark.parametrize("allow", [tun.ALL_OFFLOADS, CSUM | TSO4, 0])
+@pytest.mark.parametrize("allow", [tap.ALL_OFFLOADS, CSUM | TSO4, 0])
 def test_tap_has_a_header_and_is_taken_once(allow: int) -> None:
     offloads, inheritable, blocking, header_len, text = isolated(lambda: open_twice("lif0", allow))
-    assert (inheritable, blocking, header_len) == (False, False, tun.VNET_HDR_LEN)
+    assert (inheritable, blocking, header_len) == (False, False, tap.VNET_HDR_LEN)
     assert offloads & ~allow == 0
     assert offloads & CSUM == allow & CSUM
     assert "'lif0' is taken" in text
@@ -125,7 +125,7 @@ def test_tap_has_a_header_and_is_taken_once(allow: int) -> None:
 
 def refusal(name: str) -> str:
     try:
-        tun.open_tap(name)
+        tap.open_tap(name)
     except HostError as error:
         return str(error)
     return ""

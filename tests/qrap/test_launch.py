@@ -18,7 +18,7 @@ import pytest
 from passt import cli
 from passt.errors import ConfigError, HostError
 from passt.qrap import launch
-from passt.qrap.probe import MAX_RETRIES
+from passt.qrap.find_passt import MAX_RETRIES
 from tests.qrap.fake_passt import ANSWER, FakePasst
 
 TREE = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from passt.errors import ConfigError
-from passt.qrap.patch import needs_network, parse_device, patch
+from passt.qrap.qemu_command import needs_network, parse_device, patch
 
 BACK_END = ["-netdev", "socket,fd=5,id=hostnet0"]
 TAIL = "netdev=hostnet0,x-txburst=4096"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from passt.errors import HostError
-from passt.qrap import probe
+from passt.qrap import find_passt
 from passt.wire.arp import ArpOp, ArpPacket
 from passt.wire.ethernet import EthernetFrame, EtherType
 from passt.wire.icmp6 import Icmp6Message
@@ -35,15 +35,15 @@ def paths(tmp_path: Path) -> list[Path]:
 
 
 def connect(paths: list[Path], answer_s: float = 5.0) -> socket.socket:
-    return probe.connect([str(path) for path in paths], answer_s=answer_s, pause_s=0)
+    return find_passt.connect([str(path) for path in paths], answer_s=answer_s, pause_s=0)
 
 
 def test_questions_are_these_bytes() -> None:
-    assert probe.questions() == QUESTIONS
+    assert find_passt.questions() == QUESTIONS
 
 
 def test_questions_are_valid_messages() -> None:
-    data = probe.questions()
+    data = find_passt.questions()
     first = EthernetFrame.parse(data[4:46])
     assert (first.ether_type, ArpPacket.parse(first.payload).op) == (EtherType.ARP, ArpOp.REQUEST)
     packet = Ip6Packet.parse(EthernetFrame.parse(data[50:]).payload)
@@ -73,7 +73,7 @@ def test_busy_one_is_waited_for(paths: list[Path]) -> None:
 
 def test_one_that_stays_busy_is_passed_over(paths: list[Path], capfd: pytest.CaptureFixture[str]) -> None:
     with FakePasst(paths[0], n_refused=1000) as passt, FakePasst(paths[1]), connect(paths):
-        assert passt.n_clients == probe.MAX_RETRIES + 1
+        assert passt.n_clients == find_passt.MAX_RETRIES + 1
     assert capfd.readouterr().err.splitlines() == [
         f"qrap: {paths[0]}: passt is busy with another client", f"Connected to {paths[1]}"]
 
@@ -100,5 +100,5 @@ def test_nobody_there_is_an_error_that_names_the_paths(
 
 
 def test_default_paths_are_those_of_passt() -> None:
-    assert (probe.PATHS[0], probe.PATHS[-1], len(probe.PATHS)) == (
+    assert (find_passt.PATHS[0], find_passt.PATHS[-1], len(find_passt.PATHS)) == (
         "/tmp/passt_1.socket", "/tmp/passt_99.socket", 99)  # noqa: S108

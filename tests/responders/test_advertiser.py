@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from passt.responders.advertiser import Advertiser
+from passt.responders.router_advertiser import Advertiser
 
 
 class Loop:

@@ -4,9 +4,11 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from passt.model import OUR_MAC, GuestFamily, InterfaceAddress
+from passt.facts.guest import GuestFamily
+from passt.facts.host import InterfaceAddress
+from passt.facts.settings import OUR_MAC
+from passt.light.values import replace
 from passt.responders.arp import ArpResponder
-from passt.value import replace
 from passt.wire.arp import ArpOp, ArpPacket
 
 GUEST_MAC = bytes.fromhex("020000000005")

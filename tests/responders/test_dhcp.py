@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from passt.model import GuestFamily, GuestNet
+from passt.facts.guest import GuestFamily, GuestNet
+from passt.light.values import replace
 from passt.responders.dhcp import DhcpReply, DhcpResponder, can_serve
-from passt.value import replace
 from passt.wire.dhcp import BootpOp, DhcpMessage
 from passt.wire.dhcp_options import ClientFqdn, DhcpMessageType, DhcpOptions, DhcpRoute, split_area
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passt.model import GuestFamily, GuestNet
+from passt.facts.guest import GuestFamily, GuestNet
+from passt.light.values import replace
 from passt.responders.dhcpv6 import Dhcpv6Responder
-from passt.value import replace
 from passt.wire.dhcpv6 import Dhcpv6Message, MessageType
 from passt.wire.dhcpv6_options import (
     INFINITY_S,

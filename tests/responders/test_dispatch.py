@@ -21,12 +21,12 @@ from scapy.layers.inet6 import (
 )
 from scapy.layers.l2 import ARP, Ether
 
-from passt.model import GuestFamily, GuestNet
+from passt.facts.guest import GuestFamily, GuestNet
+from passt.light.values import replace
 from passt.responders.dispatch import Dispatcher
-from passt.value import replace
 
 if TYPE_CHECKING:
-    from passt.contracts import FrameResponder
+    from passt.facts.contracts import FrameResponder
 
 GUEST_MAC = "02:00:00:00:00:05"
 NET = GuestNet(

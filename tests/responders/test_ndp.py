@@ -4,9 +4,11 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from passt.model import OUR_MAC, GuestFamily, GuestNet, InterfaceAddress
+from passt.facts.guest import GuestFamily, GuestNet
+from passt.facts.host import InterfaceAddress
+from passt.facts.settings import OUR_MAC
+from passt.light.values import replace
 from passt.responders.ndp import NdpReply, NdpResponder
-from passt.value import replace
 from passt.wire.ndp import NdpMessage, NeighborAdvertisement, NeighborSolicitation, RouterAdvertisement
 from passt.wire.ndp import RouterSolicitation as Rs
 from passt.wire.ndp_options import (

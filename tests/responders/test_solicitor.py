@@ -4,9 +4,10 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from passt.addr import MAC_BROADCAST
-from passt.model import OUR_MAC, GuestFamily, GuestNet
-from passt.responders.solicitor import solicit
+from passt.facts.address import MAC_BROADCAST
+from passt.facts.guest import GuestFamily, GuestNet
+from passt.facts.settings import OUR_MAC
+from passt.responders.guest_solicitor import solicit
 from passt.wire.arp import ArpOp, ArpPacket
 from passt.wire.ethernet import EthernetFrame, EtherType
 from passt.wire.icmp6 import Icmp6Message

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from passt.light.values import replace
 from passt.responders.dispatch import Dispatcher
-from passt.value import replace
 from passt.wire.dhcpv6 import CLIENT_PORT, SERVER_PORT, Dhcpv6Message, MessageType
 from passt.wire.dhcpv6_options import (
     ClientId,

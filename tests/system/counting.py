@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from passt.dataplane.engine import Engine
-    from passt.report import Report
+    from passt.run.diagnostics import Report
 
 
 def main() -> int:
@@ -17,9 +17,10 @@ def main() -> int:
     library, path = sys.argv[1:3]
     sys.argv[:] = ["pasta", *sys.argv[3:]]
     sys.path.insert(0, library)
-    from passt import assembly, cli
+    from passt import cli
+    from passt.run import network
 
-    run_loop = assembly.run_loop
+    run_loop = network.run_loop
 
     def loop(engine: Engine, report: Report) -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -32,7 +33,7 @@ def main() -> int:
         engine.add_reader(sock.fileno(), answer)
         run_loop(engine, report)
 
-    assembly.run_loop = loop
+    network.run_loop = loop
     return cli.main()
 
 

@@ -25,13 +25,14 @@ FAULTY = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 status = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-from passt import cli, report
+from passt import cli
+from passt.run import diagnostics
 from passt.host import descriptors
 tidy = descriptors.tidy_descriptors
 descriptors.tidy_descriptors = lambda keep=(): tidy((*keep, status))
 def describe(*_):
     raise ZeroDivisionError("a mistake\\nof ours")
-report.describe = describe
+diagnostics.describe = describe
 os.write(status, f"{cli.main(sys.argv[3:])}\\n".encode())
 """
 LINES = [

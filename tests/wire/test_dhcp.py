@@ -12,7 +12,7 @@ from scapy.layers.dhcp import BOOTP
 from scapy.layers.dhcp import DHCP as SCAPY_DHCP
 
 from passt.errors import WireError
-from passt.value import replace
+from passt.light.values import replace
 from passt.wire.dhcp import BootpOp, DhcpMessage
 from passt.wire.dhcp_options import DhcpMessageType, DhcpOptions
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scapy.layers.dhcp import DHCP
 
 from passt.errors import WireError
-from passt.value import replace
+from passt.light.values import replace
 from passt.wire.dhcp_options import (
     ClientFqdn,
     DhcpMessageType,

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.dns import DNSQR
 
-from passt.domain import encoded_len, is_name, normalise_name
 from passt.errors import WireError
+from passt.facts.domain_name import encoded_len, is_name, normalise_name
 from passt.wire.cursor import Reader
 from passt.wire.dns_name import (
     build_compressed,

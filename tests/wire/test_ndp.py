@@ -17,7 +17,7 @@ from scapy.layers.inet6 import (
 )
 
 from passt.errors import WireError
-from passt.value import replace
+from passt.light.values import replace
 from passt.wire.icmp6 import Icmp6Message
 from passt.wire.ip6 import Ip6Packet
 from passt.wire.ndp import (

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from passt.addr import is_subnet_broadcast
-from passt.config.names import asked_for, choose_resolvers, choose_search, hands_out
+from passt.config.resolvers import asked_for, choose_resolvers, choose_search, hands_out
 from passt.errors import ConfigError
-from passt.model import FamilyFacts, GuestFamily, GuestNet, HostFacts, InterfaceAddress, IPAddress, Settings
+from passt.facts.address import IPAddress, is_subnet_broadcast
+from passt.facts.guest import GuestFamily, GuestNet
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from passt.facts.host import FamilyFacts, HostFacts, InterfaceAddress
+    from passt.facts.settings import Settings
 
 LOCAL_ADDRESS4 = IPv4Address("169.254.2.1")
 LOCAL_PREFIX_LEN4 = 16          # RFC 3927, 2.1: the link-local network

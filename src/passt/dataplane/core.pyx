@@ -7,7 +7,7 @@ exception in a callback is a mistake of ours: it is kept in `failure`, the loop 
 `Engine.run` raises it.
 """
 
-from passt.contracts import Target
+from passt.facts.contracts import Target
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 

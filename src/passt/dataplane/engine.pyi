@@ -3,8 +3,8 @@
 from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
-from passt.contracts import FlowPolicy, FrameResponder, GuestEvents
 from passt.dataplane.nsthread import NamespaceThread
+from passt.facts.contracts import FlowPolicy, FrameResponder, GuestEvents
 
 class FlowInfo(NamedTuple):
     """A snapshot of one flow; guest_* as the guest sees it, host_* as the host's socket sees it."""
@@ -53,7 +53,7 @@ class Engine:
         """
 
     def attach_tap(self, fd: int, guest_mac: bytes, offloads: int) -> None:
-        """Take ownership of a tap opened by `host.tun`; *offloads* are the TUN_F_* bits granted."""
+        """Take ownership of a tap opened by `host.tap`; *offloads* are the TUN_F_* bits granted."""
 
     def attach_stream(self, fd: int, on_end: Callable[[str], None]) -> None:
         """Take ownership of a connected stream socket on which a virtual machine's frames come and go.

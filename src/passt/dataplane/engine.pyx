@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from passt import contracts
+from passt.facts import contracts
 from passt.dataplane.capture cimport Capture
 from passt.dataplane.core cimport Core
 from passt.dataplane.datagram cimport end_datagram
@@ -44,7 +44,7 @@ from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer
 from passt.dataplane.udp cimport on_udp_listener
 from passt.dataplane.udp_out cimport flush_out
 from passt.errors import HostError
-from passt.value import NamedTuple
+from passt.light.values import NamedTuple
 
 cdef enum:
     # Batches read when the engine is closed; the transmit queue of a tap holds no more by far.

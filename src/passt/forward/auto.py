@@ -22,8 +22,8 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from passt.contracts import ListenerSide
-    from passt.model import PortRule
+    from passt.facts.contracts import ListenerSide
+    from passt.facts.port_rule import PortRule
 
     Scan = Callable[[Iterable[int]], dict[int, set[int]]]
 

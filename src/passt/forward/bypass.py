@@ -17,17 +17,17 @@ from __future__ import annotations
 
 from socket import IPPROTO_TCP
 
-from passt.addr import IP4_LOOPBACK, IP6_LOOPBACK, format_endpoint, is_loopback, needs_scope6
-from passt.contracts import Target
-from passt.value import cast
+from passt.facts.address import IP4_LOOPBACK, IP6_LOOPBACK, format_endpoint, is_loopback, needs_scope6
+from passt.facts.contracts import Target
+from passt.light.values import cast
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from passt.contracts import FlowPolicy, InboundTarget
-    from passt.forward.observed import Observed
-    from passt.model import PortRule
+    from passt.facts.contracts import FlowPolicy, InboundTarget
+    from passt.facts.port_rule import PortRule
+    from passt.forward.guest_addresses import Observed
 
 # The source that the kernel chooses by itself towards any loopback address.
 _USUAL_SOURCES = frozenset((IP4_LOOPBACK, IP6_LOOPBACK))

@@ -29,7 +29,7 @@ import os
 from ipaddress import IPv6Address
 from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 
-from passt.addr import (
+from passt.facts.address import (
     IP4_BROADCAST,
     IP4_LEN,
     IP4_LOOPBACK,
@@ -42,15 +42,17 @@ from passt.addr import (
     is_unspecified,
     needs_scope6,
 )
-from passt.contracts import InboundTarget, Target
-from passt.forward.observed import Observed
-from passt.value import NamedTuple, cast
+from passt.facts.contracts import InboundTarget, Target
+from passt.forward.guest_addresses import Observed
+from passt.light.values import NamedTuple, cast
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from passt.model import GuestFamily, GuestNet, IPAddress, PortRule
+    from passt.facts.address import IPAddress
+    from passt.facts.guest import GuestFamily, GuestNet
+    from passt.facts.port_rule import PortRule
 
 _DNS_PORTS = frozenset((53, 853))
 _WITH_PORTS = frozenset((IPPROTO_TCP, IPPROTO_UDP))

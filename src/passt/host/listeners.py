@@ -28,7 +28,9 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from passt.model import GuestNet, PortRule, Settings
+    from passt.facts.guest import GuestNet
+    from passt.facts.port_rule import PortRule
+    from passt.facts.settings import Settings
 
 LOW_PORTS = "net.ipv4.ip_unprivileged_port_start"
 LOW_PORTS_PATH = "/proc/sys/net/ipv4/ip_unprivileged_port_start"

@@ -12,11 +12,11 @@ from errno import EACCES, EISDIR, ELOOP, ENOENT, ENOTDIR, EPERM
 from ipaddress import IPv4Address, IPv6Address
 
 from passt.errors import HostError
-from passt.model import ResolverFacts
+from passt.facts.host import ResolverFacts
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from passt.model import IPAddress
+    from passt.facts.address import IPAddress
 
 MAX_SERVERS = 3
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from passt.config.getopt import UsageError
 from passt.errors import ConfigError, HostError
-from passt.qrap import patch, probe
+from passt.qrap import find_passt, qemu_command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> NoReturn:
     """Connect and become QEMU. Raises ConfigError and HostError."""
     plan = make_plan(arguments)
     if plan.fd is not None:
-        connection = probe.connect()
+        connection = find_passt.connect()
         try:
             os.dup2(connection.fileno(), plan.fd)
             os.set_inheritable(plan.fd, True)
@@ -64,8 +64,8 @@ def make_plan(arguments: Sequence[str]) -> Plan:
         return _explicit_plan(first, rest)
     path = find_qemu()
     argv = [os.path.basename(path)]
-    if patch.needs_network(arguments):
-        return Plan(path, argv + patch.patch(arguments, DEFAULT_FD), DEFAULT_FD)
+    if qemu_command.needs_network(arguments):
+        return Plan(path, argv + qemu_command.patch(arguments, DEFAULT_FD), DEFAULT_FD)
     return Plan(path, [*argv, *arguments], None)
 
 

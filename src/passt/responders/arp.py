@@ -17,7 +17,7 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from passt.model import GuestFamily
+    from passt.facts.guest import GuestFamily
 
 
 class ArpResponder:

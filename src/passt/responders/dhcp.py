@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
 
-from passt.value import NamedTuple, replace
+from passt.light.values import NamedTuple, replace
 from passt.wire.dhcp import CLIENT_PORT, HEADER_LEN, IP4_ZERO, SERVER_PORT, BootpOp, DhcpMessage
 from passt.wire.dhcp_options import (
     INFINITY_S,
@@ -41,7 +41,7 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from passt.model import GuestFamily, GuestNet
+    from passt.facts.guest import GuestFamily, GuestNet
 
 IP4_BROADCAST = IPv4Address("255.255.255.255")
 

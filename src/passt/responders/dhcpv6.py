@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from ipaddress import IPv6Address
 
-from passt.domain import normalise_name
+from passt.facts.domain_name import normalise_name
 from passt.wire.dhcpv6 import Dhcpv6Message, MessageType
 from passt.wire.dhcpv6_options import (
     HEADER_LEN,
@@ -53,7 +53,7 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from passt.model import GuestFamily, GuestNet
+    from passt.facts.guest import GuestFamily, GuestNet
 
 _MAX_LEN = 1280 - 40 - 8
 """Message that fits the least IPv6 MTU behind IPv6 and UDP headers."""

@@ -11,8 +11,8 @@ go back to the MAC from which they came. There is no state but the counters; the
 
 from __future__ import annotations
 
-from passt.addr import MAC_BROADCAST, format_mac, multicast_mac
 from passt.errors import WireError
+from passt.facts.address import MAC_BROADCAST, format_mac, multicast_mac
 from passt.responders.arp import ArpResponder
 from passt.responders.dhcp import IP4_BROADCAST, DhcpResponder, can_serve
 from passt.responders.dhcpv6 import Dhcpv6Responder
@@ -30,7 +30,7 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from passt.model import GuestNet
+    from passt.facts.guest import GuestNet
 
 _LAYERS = ("ethernet", "arp", "ip4", "udp", "dhcp", "ip6", "icmp6", "ndp", "udp6", "dhcpv6")
 _ANSWERS = ("arp_answered", "dhcp_answered", "ndp_answered", "ndp_advertised", "dhcpv6_answered")

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from ipaddress import IPv6Address
 
-from passt.addr import IP6_ALL_NODES
-from passt.domain import normalise_name
-from passt.value import NamedTuple
+from passt.facts.address import IP6_ALL_NODES
+from passt.facts.domain_name import normalise_name
+from passt.light.values import NamedTuple
 from passt.wire.dns_name import build_names, fit_names
 from passt.wire.ndp import (
     NdpMessage,
@@ -41,7 +41,7 @@ from passt.wire.ndp_options import (
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from passt.model import GuestFamily, GuestNet
+    from passt.facts.guest import GuestFamily, GuestNet
 
 _HOP_LIMIT = 255
 _ROUTER_LIFETIME_S = 0xffff

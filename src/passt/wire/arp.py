@@ -12,7 +12,7 @@ import struct
 from ipaddress import IPv4Address
 
 from passt.errors import WireError
-from passt.value import IntEnum, Value
+from passt.light.values import IntEnum, Value
 from passt.wire.cursor import require_mac
 
 TYPE_CHECKING = False  # typing itself is not needed at run time

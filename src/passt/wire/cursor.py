@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
 
-from passt.addr import IP4_LEN, IP6_LEN, MAC_LEN
 from passt.errors import WireError
+from passt.facts.address import IP4_LEN, IP6_LEN, MAC_LEN
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import struct
 from ipaddress import IPv4Address
 
 from passt.errors import WireError
-from passt.value import IntEnum, Value
+from passt.light.values import IntEnum, Value
 from passt.wire.cursor import Reader, require_bits, require_len
 from passt.wire.dhcp_options import DhcpOption, DhcpOptions, decode_options, split_area
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
-from passt.domain import is_name
 from passt.errors import WireError
-from passt.value import IntEnum, NamedTuple, Value
+from passt.facts.domain_name import is_name
+from passt.light.values import IntEnum, NamedTuple, Value
 from passt.wire import dns_name
 from passt.wire.cursor import Reader, require_bits
 

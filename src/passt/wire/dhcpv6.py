@@ -15,7 +15,7 @@ from __future__ import annotations
 import struct
 
 from passt.errors import WireError
-from passt.value import IntEnum, Value
+from passt.light.values import IntEnum, Value
 from passt.wire.cursor import Reader, require_bits
 from passt.wire.dhcpv6_options import (
     IN_MESSAGE,

@@ -17,9 +17,9 @@ from __future__ import annotations
 import struct
 from ipaddress import IPv6Address
 
-from passt.domain import is_name
 from passt.errors import WireError
-from passt.value import IntEnum, Value
+from passt.facts.domain_name import is_name
+from passt.light.values import IntEnum, Value
 from passt.wire import dns_name
 from passt.wire.cursor import Reader, Writer, require_bits, require_len
 
@@ -330,7 +330,7 @@ class DnsServers(Value):
 
 
 class DomainList(Value):
-    """Names to search, in text form (see `passt.domain`; RFC 3646, 4); never compressed (RFC 8415, 10)."""
+    """Names to search, as text (`facts.domain_name`; RFC 3646, 4); never compressed (RFC 8415, 10)."""
 
     CODE: ClassVar[int] = OptionCode.DOMAIN_LIST
 

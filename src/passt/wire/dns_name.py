@@ -3,13 +3,13 @@
 DHCPv6 and router advertisements carry a search list without compression (RFC 8415, section 10;
 RFC 8106, 5.2): `build_names`. DHCP carries it compressed, pointers counting from the first byte of
 the option's data (RFC 3397, section 2): `build_compressed`. `fit_names` chooses what a message has
-room for. The text form is that of `passt.domain`.
+room for. The text form is that of `passt.facts.domain_name`.
 """
 
 from __future__ import annotations
 
-from passt.domain import MAX_LABEL_LEN, MAX_NAME_LEN, encoded_len, is_name
 from passt.errors import WireError
+from passt.facts.domain_name import MAX_LABEL_LEN, MAX_NAME_LEN, encoded_len, is_name
 from passt.wire.cursor import Reader
 
 TYPE_CHECKING = False  # typing itself is not needed at run time

@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 
 from passt.errors import WireError
-from passt.value import IntEnum, Value
+from passt.light.values import IntEnum, Value
 from passt.wire.cursor import require_bits, require_mac
 
 TYPE_CHECKING = False  # typing itself is not needed at run time

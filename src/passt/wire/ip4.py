@@ -12,7 +12,7 @@ import struct
 from ipaddress import IPv4Address
 
 from passt.errors import WireError
-from passt.value import IntEnum, Value
+from passt.light.values import IntEnum, Value
 from passt.wire.checksum import internet_checksum
 from passt.wire.cursor import require_bits, require_len
 

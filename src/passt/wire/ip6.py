@@ -12,7 +12,7 @@ import struct
 from ipaddress import IPv6Address
 
 from passt.errors import WireError
-from passt.value import Value
+from passt.light.values import Value
 from passt.wire.cursor import Reader, require_bits, require_len
 from passt.wire.ip4 import IpProtocol
 

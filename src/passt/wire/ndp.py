@@ -16,9 +16,9 @@ from __future__ import annotations
 import struct
 from ipaddress import IPv6Address
 
-from passt.addr import solicited_node
 from passt.errors import WireError
-from passt.value import Value
+from passt.facts.address import solicited_node
+from passt.light.values import Value
 from passt.wire.cursor import Reader, require_bits
 from passt.wire.icmp6 import Icmp6Message, Icmp6Type
 from passt.wire.ndp_options import NdpOption, SourceLinkLayer, build_options, parse_options

@@ -14,9 +14,9 @@ from __future__ import annotations
 import struct
 from ipaddress import IPv6Address
 
-from passt.domain import is_name
 from passt.errors import WireError
-from passt.value import IntEnum, Value
+from passt.facts.domain_name import is_name
+from passt.light.values import IntEnum, Value
 from passt.wire import dns_name
 from passt.wire.cursor import Reader, Writer, require_bits, require_len, require_mac
 
@@ -178,7 +178,7 @@ class RecursiveDnsServers(Value):
 
 
 class DnsSearchList(Value):
-    """Domain names to search, at least one, in text form (see `passt.domain`; RFC 8106, 5.2).
+    """Domain names to search, at least one, in text form (see `passt.facts.domain_name`; RFC 8106, 5.2).
 
     The names are followed by zeros up to a full unit and not a byte more: a unit of nothing but
     zeros after the option would be an option of length 0, for which receivers drop the message.

@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 
 from passt.errors import WireError
-from passt.value import Value
+from passt.light.values import Value
 from passt.wire.checksum import internet_checksum, pseudo_header4, pseudo_header6
 from passt.wire.cursor import require_bits, require_len
 from passt.wire.ip4 import IpProtocol

@@ -1,0 +1,153 @@
+"""Port specifications: the arguments of -t, -u, -T and -U.
+
+    spec   = "none" | [ prefix ] item { "," item }
+    prefix = [ address | "*" ] [ "%" interface ] "/"       -t and -u only
+    item   = "all" | "auto" | range [ ":" range ] | "~" range
+    range  = port [ "-" port ]
+
+The first slash ends the prefix; an address may stand in brackets. Exclusions (`~`) hold for the whole
+specification, wherever they stand; one that has nothing else means all other ports, as `all` does.
+`auto` makes all that the specification covers conditional: a port is forwarded while its target is
+bound at the far side. Numbers are decimal.
+"""
+
+from __future__ import annotations
+
+from passt.config import parsers
+from passt.errors import ConfigError
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from passt.facts.address import IPAddress
+
+MAX_PORT = 65535
+_PORT_RANGE = f"a port is a number from 1 to {MAX_PORT}"
+
+
+class PortSpec:
+    """One specification: *ranges* are (first, last, first target), *excluded* (first, last), inclusive.
+
+    *is_none* excludes everything else; *is_all* holds for exclusions alone too.
+    """
+
+    __slots__ = ("address", "excluded", "ifname", "is_all", "is_auto", "is_none", "ranges", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.address: IPAddress | None = None
+        self.ifname: str | None = None
+        self.ranges: list[tuple[int, int, int]] = []
+        self.excluded: list[tuple[int, int]] = []
+        self.is_none = self.is_all = self.is_auto = False
+
+
+def parse_spec(text: str, *, prefix: bool = True, auto: bool = True) -> PortSpec:
+    """Read one specification.
+
+    *prefix* and *auto* say whether an address or interface, and `auto`, are allowed here. Raises
+    ConfigError: a line that shows the specification, the place in it, and what would be right.
+    """
+    spec = PortSpec(text)
+    if text == "none":
+        spec.is_none = True
+        return spec
+    head, slash, items = text.partition("/")
+    if not slash:
+        items = text
+    elif prefix:
+        _parse_prefix(spec, head)
+    else:
+        raise _wrong(text, 0, head + slash, "-T and -U listen on loopback; give ports alone")
+    for offset, item in _split(items, len(text) - len(items), ","):
+        _parse_item(spec, offset, item, auto=auto)
+    spec.is_all = spec.is_all or not (spec.ranges or spec.is_auto)
+    before = 0
+    for first, last, _ in sorted(spec.ranges):
+        if first <= before:
+            raise ConfigError(f"'{text}': port {first} is given twice; once is enough")
+        before = last
+    return spec
+
+
+def _wrong(text: str, offset: int, part: str, right: str) -> ConfigError:
+    """Make the error for *part*, which begins *offset* characters into the specification *text*."""
+    place = f"'{part}' (character {offset + 1})" if part else f"nothing at character {offset + 1}"
+    return ConfigError(f"'{text}': {place}: {right}")
+
+
+def _split(text: str, offset: int, separator: str) -> Iterator[tuple[int, str]]:
+    for part in text.split(separator):
+        yield offset, part
+        offset += len(part) + 1
+
+
+def _parse_prefix(spec: PortSpec, head: str) -> None:
+    literal, percent, ifname = head.partition("%")
+    if percent:
+        try:
+            spec.ifname = parsers.parse_ifname(ifname)
+        except ConfigError as error:
+            raise _wrong(spec.text, len(literal) + 1, ifname, str(error)) from None
+    if literal.startswith("[") and literal.endswith("]"):
+        literal = literal[1:-1]
+    if literal in {"", "*"}:
+        return
+    try:
+        spec.address = parsers.parse_bound_address(literal)
+    except ConfigError as error:
+        raise _wrong(spec.text, 0, head, f"{error}; before the slash stands an address to bind to,"
+                     " '%' and an interface, or both") from None
+
+
+def _parse_item(spec: PortSpec, offset: int, item: str, *, auto: bool) -> None:
+    if item == "all":
+        spec.is_all = True
+    elif item == "auto":
+        if not auto:
+            raise _wrong(spec.text, offset, item, "only pasta sees which ports are bound inside;"
+                         " give ports, 'all' or 'none'")
+        spec.is_auto = True
+    elif item == "none":
+        raise _wrong(spec.text, offset, item, "'none' stands alone")
+    elif item.startswith("~"):
+        if ":" in item:
+            raise _wrong(spec.text, offset, item, "what is excluded has no target; leave out the colon")
+        spec.excluded.append(_parse_range(spec.text, offset + 1, item[1:]))
+    else:
+        spec.ranges.append(_parse_mapping(spec.text, offset, item))
+
+
+def _parse_mapping(text: str, offset: int, item: str) -> tuple[int, int, int]:
+    parts = list(_split(item, offset, ":"))
+    if len(parts) > 2:
+        raise _wrong(text, offset, item, "a mapping is PORTS:TARGETS, with one colon;"
+                     " an address ends in a slash")
+    first, last = _parse_range(text, *parts[0])
+    if len(parts) == 1:
+        return first, last, first
+    target, last_target = _parse_range(text, *parts[1])
+    if last - first != last_target - target:
+        raise _wrong(text, offset, item, f"{last - first + 1} ports cannot go to"
+                     f" {last_target - target + 1}; both ranges have to be of one size")
+    return first, last, target
+
+
+def _parse_range(text: str, offset: int, part: str) -> tuple[int, int]:
+    ends = [_parse_port(text, *end) for end in _split(part, offset, "-")]
+    if len(ends) > 2:
+        raise _wrong(text, offset, part, "a range is FIRST-LAST")
+    if ends[0] > ends[-1]:
+        raise _wrong(text, offset, part, f"a range begins with the lower port: {ends[-1]}-{ends[0]}")
+    return ends[0], ends[-1]
+
+
+def _parse_port(text: str, offset: int, part: str) -> int:
+    if not (part.isascii() and part.isdecimal()):
+        raise _wrong(text, offset, part, f"{_PORT_RANGE}; write PORT, FIRST-LAST, PORTS:TARGETS, ~EXCLUDED,"
+                     " 'all', 'auto', with commas between, or 'none'")
+    digits = part.lstrip("0")
+    if not digits or len(digits) > len(str(MAX_PORT)) or int(digits) > MAX_PORT:
+        raise _wrong(text, offset, part, _PORT_RANGE)
+    return int(digits)

@@ -1,0 +1,148 @@
+"""From port options to port rules: the uses of -t, -u, -T and -U add up, or contradict each other.
+
+There are four independent tables, one per option. What overlaps within one is found here, before
+anything is bound: a socket for any address gets in the way of one for a single address, one for any
+interface in the way of one for a single interface (ip(7), socket(7)).
+"""
+
+from __future__ import annotations
+
+from passt.config.port_grammar import MAX_PORT, PortSpec, parse_spec
+from passt.errors import ConfigError
+from passt.facts.port_rule import PortRule
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from passt.facts.address import IPAddress
+
+IPPROTO_TCP = 6      # IANA's numbers; the module socket would cost more time than this whole package
+IPPROTO_UDP = 17
+_NAMES = {IPPROTO_TCP: "TCP", IPPROTO_UDP: "UDP"}
+
+# Long option -> letter, protocol, whether the ports are the host's (True) or the namespace's.
+PORT_OPTIONS: dict[str, tuple[str, int, bool]] = {
+    "tcp-ports": ("-t", IPPROTO_TCP, True),
+    "udp-ports": ("-u", IPPROTO_UDP, True),
+    "tcp-ns": ("-T", IPPROTO_TCP, False),
+    "udp-ns": ("-U", IPPROTO_UDP, False),
+}
+_TWINS = {"tcp-ports": "udp-ports", "tcp-ns": "udp-ns"}
+
+
+class PortTable:
+    """Collects the uses of the four port options in command-line order and makes rules of them.
+
+    *auto* says whether ports that are bound inside can be seen: in pasta they can, and it is the default.
+    """
+
+    def __init__(self, *, auto: bool) -> None:
+        self._auto = auto
+        self._rules: dict[str, list[PortRule]] = {}
+        self._used: dict[str, bytearray] = {}  # by port: 1 where a rule is; thousands of options stay cheap
+
+    def add(self, name: str, text: str) -> None:
+        """Take one use of the option *name*, a key of `PORT_OPTIONS`. Raises ConfigError.
+
+        `none` after a port is a contradiction; before it, or alone, it only says that there is no
+        default, so a port may follow.
+        """
+        letter, proto, inward = PORT_OPTIONS[name]
+        spec = parse_spec(text, prefix=inward, auto=self._auto)
+        rules = self._rules.setdefault(name, [])
+        if spec.is_none:
+            if rules:
+                raise ConfigError(f"'none' contradicts '{rules[0].spec}' given before; leave one of them out")
+            return
+        added = _make_rules(spec, proto, letter)
+        if not added:
+            raise ConfigError(f"'{text}': all of its ports are excluded; exclude fewer, or say 'none'")
+        used = self._used.setdefault(name, bytearray(MAX_PORT + 1))
+        for rule in added:
+            if used.find(1, rule.first, rule.last + 1) >= 0:
+                for other in rules:
+                    _check_apart(rule, other)
+        for rule in added:
+            used[rule.first:rule.last + 1] = b"\1" * (rule.last + 1 - rule.first)
+        rules += added
+
+    def rules(self, *, tcp: bool, udp: bool, ip4: bool, ip6: bool
+              ) -> tuple[tuple[PortRule, ...], tuple[PortRule, ...]]:
+        """Make the rules of the host's ports and those of the namespace's.
+
+        The arguments say what is enabled. Raises ConfigError for a rule that needs what is not.
+        """
+        enabled = {IPPROTO_TCP: tcp, IPPROTO_UDP: udp}
+        sides: tuple[list[PortRule], list[PortRule]] = ([], [])
+        for name, (_, proto, inward) in PORT_OPTIONS.items():
+            if not enabled[proto]:
+                self._check_unused(name, _NAMES[proto])
+                continue
+            if name not in self._rules:
+                sides[not inward].extend(self._defaults(name, tcp=tcp))
+                continue
+            for rule in self._rules[name]:
+                _check_family(name, rule, ip4=ip4, ip6=ip6)
+                sides[not inward].append(rule)
+        return tuple(sides[0]), tuple(sides[1])
+
+    def _check_unused(self, name: str, proto: str) -> None:
+        for rule in self._rules.get(name, ()):
+            raise ConfigError(f"option '--{name}' forwards ports ('{rule.spec}'), but --no-{proto.lower()}"
+                              f" disables {proto}; leave one of them out")
+
+    def _defaults(self, name: str, *, tcp: bool) -> Iterator[PortRule]:
+        """Give the rules of an option that is not used at all.
+
+        A TCP port that is named brings the UDP port of its number along, without translation: programs
+        such as iperf3 use both (passt(1), note at -u). Failures are ignored, as nobody asked for it.
+        """
+        _, proto, _ = PORT_OPTIONS[name]
+        for twin, follower in _TWINS.items():
+            if follower == name and tcp:
+                for rule in self._rules.get(twin, ()):
+                    if not (rule.optional or rule.auto):
+                        yield PortRule(proto, rule.first, rule.last, rule.first, rule.address, rule.ifname,
+                                       optional=True)
+        if self._auto:
+            yield PortRule(proto, 1, MAX_PORT, 1, auto=True)
+
+
+def _make_rules(spec: PortSpec, proto: int, letter: str) -> list[PortRule]:
+    """Make the rules of one specification: those that must succeed first, then those that may fail."""
+    named = [PortRule(proto, first, last, target, spec.address, spec.ifname, auto=spec.is_auto,
+                      spec=f"{letter} {spec.text}")
+             for first, last, target in spec.ranges]
+    rules = [left for rule in named for left in rule.without(spec.excluded)]
+    if spec.is_all or not named:
+        others = [*spec.excluded, *((rule.first, rule.last) for rule in named)]
+        rules += PortRule(proto, 1, MAX_PORT, 1, spec.address, spec.ifname, optional=True,
+                          skips_ephemeral=not spec.is_auto, auto=spec.is_auto,
+                          spec=f"{letter} {spec.text}").without(others)
+    return rules
+
+
+def _check_apart(rule: PortRule, other: PortRule) -> None:
+    """Refuse rules that would need the same port of the same address."""
+    first, last = max(rule.first, other.first), min(rule.last, other.last)
+    if first > last or not _overlap(rule.address, other.address):
+        return
+    if rule.ifname is not None and other.ifname is not None and rule.ifname != other.ifname:
+        return
+    ports = f"port {first} is" if first == last else f"ports {first} to {last} are"
+    raise ConfigError(f"{_NAMES[rule.proto]} {ports} covered by '{other.spec}' already;"
+                      f" change or leave out '{rule.spec}'")
+
+
+def _overlap(one: IPAddress | None, other: IPAddress | None) -> bool:
+    if one is None or other is None:
+        return True
+    return one.version == other.version and (one == other or one.is_unspecified or other.is_unspecified)
+
+
+def _check_family(name: str, rule: PortRule, *, ip4: bool, ip6: bool) -> None:
+    if rule.address is not None and not (ip4 if rule.address.version == 4 else ip6):
+        switch = "-6" if rule.address.version == 4 else "-4"
+        raise ConfigError(f"option '--{name}': '{rule.spec}' listens on {rule.address}, but {switch} disables"
+                          f" IPv{rule.address.version}; leave one of them out")

@@ -1,0 +1,250 @@
+"""From scanned options to `Settings`: one check or one change for each available option."""
+
+from __future__ import annotations
+
+from passt.config import parsers
+from passt.config.options import PASTA
+from passt.config.port_options import IPPROTO_TCP, PORT_OPTIONS, PortTable
+from passt.errors import ConfigError
+from passt.facts.settings import Settings
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from passt.config.getopt import Occurrence, Request
+    from passt.facts.address import IPAddress
+
+    Changes = dict[str, Any]
+
+# Options without an argument: the fields that they set.
+FLAGS: dict[str, Changes] = {
+    "debug": {"debug": True, "quiet": False},
+    "trace": {"debug": True, "trace": True, "quiet": False},
+    "quiet": {"debug": False, "trace": False, "quiet": True},
+    "foreground": {"foreground": True},
+    "stderr": {},
+    "ipv4-only": {"ip4": True, "ip6": False},
+    "ipv6-only": {"ip4": False, "ip6": True},
+    "no-map-gw": {"map_gw": False},
+    "no-tcp": {"tcp": False},
+    "no-udp": {"udp": False},
+    "no-icmp": {"icmp": False},
+    "no-dhcp": {"dhcp": False},
+    "dhcp-dns": {"hand_out_dns": True},
+    "no-dhcp-dns": {"hand_out_dns": False},
+    "dhcp-search": {"hand_out_search": True},
+    "no-dhcp-search": {"hand_out_search": False},
+    "no-ndp": {"ndp": False},
+    "no-ra": {"router_advertisements": False},
+    "no-dhcpv6": {"dhcpv6": False},
+    "freebind": {"freebind": True},
+    "config-net": {"config_net": True},
+    "no-splice": {"splice": False},
+    "host-lo-to-ns-lo": {"host_lo_to_ns_lo": True},
+    "no-copy-routes": {"copy_routes": False},
+    "no-copy-addrs": {"copy_addresses": False},
+    "netns-only": {"netns_only": True, "userns": None},
+    "no-netns-quit": {"netns_quit": False},
+    "one-off": {"one_off": True},
+}
+
+
+def _of_family(field: str, address: IPAddress) -> Changes:
+    return {f"{field}{address.version}": address}
+
+
+def _address(text: str) -> Changes:
+    address, length = parsers.parse_assigned_address(text)
+    return {f"address{address.version}": address, f"address_length{address.version}": length}
+
+
+def _mapping(field: str, text: str) -> Changes:
+    address = parsers.parse_mapped_address(text)
+    if address is None:
+        return {f"{field}4": None, f"{field}6": None}
+    return _of_family(field, address)
+
+
+def _map_host_loopback(text: str) -> Changes:
+    no_default = {"map_gw": False} if text == "none" else {}
+    return _mapping("map_host_loopback", text) | no_default
+
+
+# Options with an argument, other than ports: argument -> the fields that they set.
+VALUES: dict[str, Callable[[str], Changes]] = {
+    "log-file": lambda text: {"log_file": parsers.parse_path(text)},
+    "log-size": lambda text: {"log_size": parsers.parse_number(text, parsers.MIN_LOG_SIZE,
+                                                               parsers.MAX_LOG_SIZE)},
+    "pcap": lambda text: {"pcap": parsers.parse_path(text)},
+    "stats": lambda text: {"stats_s": parsers.parse_number(text, 1, parsers.MAX_STATS_S)},
+    "pid": lambda text: {"pid_file": parsers.parse_path(text)},
+    "runas": lambda text: {"runas": parsers.parse_identity(text)},
+    "netns": lambda text: {"netns": parsers.parse_netns(text)},
+    "userns": lambda text: {"userns": parsers.parse_path(text), "netns_only": False},
+    "address": _address,
+    "netmask": lambda text: {"netmask": parsers.parse_netmask(text)},
+    "gateway": lambda text: _of_family("gateway", parsers.parse_host_address(text)),
+    "mtu": lambda text: {"mtu": parsers.parse_mtu(text)},
+    "mac-addr": lambda text: {"our_mac": parsers.parse_our_mac(text)},
+    "interface": lambda text: {"interface": parsers.parse_ifname(text)},
+    "outbound": lambda text: _of_family("outbound", parsers.parse_source_address(text)),
+    "outbound-if4": lambda text: {"outbound_if4": parsers.parse_ifname(text)},
+    "outbound-if6": lambda text: {"outbound_if6": parsers.parse_ifname(text)},
+    "hostname": lambda text: {"hostname": parsers.parse_domain(text)},
+    "fqdn": lambda text: {"fqdn": parsers.parse_domain(text)},
+    "dns-forward": lambda text: _of_family("dns_forward", parsers.parse_host_address(text)),
+    "dns-host": lambda text: _of_family("dns_host", parsers.parse_host_resolver(text)),
+    "map-host-loopback": _map_host_loopback,
+    "map-guest-addr": lambda text: _mapping("map_guest", text),
+    "ns-ifname": lambda text: {"ns_ifname": parsers.parse_new_ifname(text)},
+    # An all-zero address asks for the default, one made up by the kernel.
+    "ns-mac-addr": lambda text: {"ns_mac": mac if any(mac := parsers.parse_mac(text)) else None},
+    # Of these two the last one counts, but that a descriptor ends the run stays.
+    "socket": lambda text: {"socket_path": parsers.parse_socket_path(text), "fd": None},
+    "fd": lambda text: {"fd": parsers.parse_number(text, 0, parsers.MAX_FD), "socket_path": None,
+                        "one_off": True},
+}
+
+
+def _dns(text: str, before: Changes) -> Changes:
+    """Add a name server; `none` takes away all that was said of DNS before it."""
+    address = parsers.parse_resolver(text)
+    if address is None:
+        return {"dns4": (), "dns6": (), "dns_forward4": None, "dns_forward6": None,
+                "dns_host4": None, "dns_host6": None}
+    field = f"dns{address.version}"
+    return {field: (*(before.get(field) or ()), address)}
+
+
+def _search(text: str, before: Changes) -> Changes:
+    """Add search domains; `none` takes away those before it."""
+    names = parsers.parse_search(text)
+    names = tuple(dict.fromkeys((*(before.get("search") or ()), *names))) if names else ()
+    if len(names) > parsers.MAX_SEARCH:
+        raise ConfigError(f"'{text}' makes {len(names)} domains; {parsers.MAX_SEARCH} is the limit")
+    return {"search": names}
+
+
+# Options whose uses add up: argument and the fields so far -> the fields that they set.
+LISTS: dict[str, Callable[[str, Changes], Changes]] = {"dns": _dns, "search": _search}
+
+
+def _apply(occurrence: Occurrence, changes: Changes, ports: PortTable) -> None:
+    name = occurrence.option.name
+    if name in FLAGS:
+        changes.update(FLAGS[name])
+        return
+    try:
+        if name in PORT_OPTIONS:
+            ports.add(name, occurrence.value)
+        elif name in LISTS:
+            changes.update(LISTS[name](occurrence.value, changes))
+        else:
+            changes.update(VALUES[name](occurrence.value))
+    except ConfigError as error:
+        raise ConfigError(f"{occurrence.label}: {error}") from None
+
+
+def build_settings(mode: str, request: Request) -> tuple[Settings, list[str]]:
+    """Make settings for the program *mode* from a request to run; also returns warnings for the user.
+
+    Raises ConfigError that names the option and its value.
+    """
+    changes: Changes = {}
+    ports = PortTable(auto=mode == PASTA)
+    warnings = []
+    for occurrence in request.occurrences:
+        _apply(occurrence, changes, ports)
+        if occurrence.option.deprecated:
+            warnings.append(f"{occurrence.label} is deprecated and will be removed; leave it out")
+    changes |= _prefix_lengths(changes)
+    changes |= _operands(mode, request.operands, changes.get("netns"))
+    settings = Settings(mode, **changes)
+    rules, namespace_rules = ports.rules(tcp=settings.tcp, udp=settings.udp, ip4=settings.ip4,
+                                         ip6=settings.ip6)
+    changes |= _circumstances(settings)
+    settings = Settings(mode, **changes, port_rules=rules, namespace_rules=namespace_rules)
+    _check_together(settings)
+    if settings.ip6 and settings.mtu is not None and settings.mtu < parsers.MIN_MTU_IP6:
+        warnings.append(f"MTU {settings.mtu} is too small for IPv6, which needs {parsers.MIN_MTU_IP6};"
+                        f" give -4 if IPv6 is not wanted")
+    for version, servers in ((4, settings.dns4), (6, settings.dns6)):
+        if servers is not None and len(dict.fromkeys(servers)) > parsers.MAX_RESOLVERS:
+            warnings.append(f"option '--dns': only the first {parsers.MAX_RESOLVERS} IPv{version} addresses"
+                            f" are used, as no resolver reads more")
+    return settings, warnings
+
+
+def _prefix_lengths(changes: Changes) -> Changes:
+    """Settle -n against ADDR/LEN; takes the fields of the single options out of *changes*."""
+    netmask = changes.pop("netmask", None)
+    length4 = changes.pop("address_length4", None)
+    length6 = changes.pop("address_length6", None)
+    if netmask is not None and length4 is not None:
+        raise ConfigError(f"option '--netmask' is redundant with --address {changes['address4']}/{length4};"
+                          f" give the length in one place")
+    return {"prefix_len4": netmask if length4 is None else length4, "prefix_len6": length6}
+
+
+def _operands(mode: str, operands: Sequence[str], netns: str | None) -> Changes:
+    """Tell a PID from a command: a PID is one operand that is a whole number. With *netns* there is none."""
+    if mode != PASTA:
+        if operands:
+            raise ConfigError(f"'{operands[0]}' is not an option, and {mode} takes nothing else")
+        return {}
+    if netns is not None:
+        if operands:
+            raise ConfigError(f"option '--netns' {netns} and '{operands[0]}' cannot be combined: pasta joins"
+                              " a namespace, or runs a command in a new one")
+        return {}
+    if len(operands) == 1 and operands[0].isascii() and operands[0].removeprefix("-").isdecimal():
+        return {"pid": parsers.parse_pid(operands[0])}
+    return {"command": tuple(operands)}
+
+
+def _circumstances(settings: Settings) -> Changes:
+    """Work out where the program runs: with its command in the foreground, and then without a banner."""
+    if settings.mode != PASTA:
+        return {}
+    if not settings.is_attached:
+        return {"foreground": True, "banner": settings.debug}
+    # A path is of one namespace only; which user namespace it belongs to cannot be told from it.
+    return {"netns_only": True} if settings.netns is not None and settings.userns is None else {}
+
+
+def _check_together(settings: Settings) -> None:
+    """Refuse options that are right alone but wrong beside each other."""
+    for copied, option in ((settings.copy_routes, "--no-copy-routes"),
+                           (settings.copy_addresses, "--no-copy-addrs")):
+        if not copied and not settings.config_net:
+            raise ConfigError(f"option '{option}' needs --config-net; add that or leave it out")
+    if settings.host_lo_to_ns_lo:
+        _check_loopback(settings)
+    if settings.stats_s is not None and not settings.foreground:
+        raise ConfigError("option '--stats' prints on standard error, which a program in the background does"
+                          " not have; add --foreground")
+    if settings.outbound_if4 is not None and not settings.ip4:
+        raise ConfigError(f"option '--outbound-if4' {settings.outbound_if4} needs IPv4, which -6 disables")
+    if settings.outbound_if6 is not None and not settings.ip6:
+        raise ConfigError(f"option '--outbound-if6' {settings.outbound_if6} needs IPv6, which -4 disables")
+
+
+def _check_loopback(settings: Settings) -> None:
+    """Refuse what would send a connection round in circles, from loopback to loopback to loopback."""
+    if not settings.splice:
+        raise ConfigError("option '--host-lo-to-ns-lo' needs the bypass that --no-splice disables; leave one"
+                          " of them out")
+    for rule in settings.port_rules:
+        for back in settings.namespace_rules:
+            if rule.auto or back.auto:
+                continue              # these leave out what the other direction holds
+            # Ports of ours inside that this rule leads to, and that lead to ports of this rule.
+            first = max(rule.target, back.first)
+            last = min(rule.target_port(rule.last), back.last)
+            low = max(back.target_port(first), rule.first)
+            if rule.proto == back.proto and first <= last and low <= min(back.target_port(last), rule.last):
+                name = "-t and -T" if rule.proto == IPPROTO_TCP else "-u and -U"
+                raise ConfigError(f"option '--host-lo-to-ns-lo': {name} lead port {low} to each other for"
+                                  f" ever; leave it out of one of them")

@@ -1,0 +1,1 @@
+"""Frozen facts that every room may read: settings, host, guest, addresses, contracts."""

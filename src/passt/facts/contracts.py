@@ -1,0 +1,118 @@
+"""The protocols by which the control plane and the data plane meet.
+
+Addresses cross this border as packed network-order `bytes`: 4 for IPv4, 16 for IPv6.
+Protocol numbers are those of IANA (6 TCP, 17 UDP, 1 ICMP, 58 ICMPv6); for echo flows
+both "ports" are the echo identifier.
+"""
+
+from __future__ import annotations
+
+from passt.light.values import NamedTuple, Protocol
+
+# The flow table tells the listeners of datagrams apart by 16 bits.
+MAX_LISTENERS = 0xfffe
+
+
+class Target(NamedTuple):
+    """Where the host side of a guest-initiated flow connects to, or the far side of a bypassed flow.
+
+    *lasting* says that the answer holds for all connections between the same addresses that come to the same
+    listener, until one of the guest's addresses changes: the policy need not be asked again.
+    """
+
+    address: bytes
+    port: int
+    scope_id: int = 0
+    source: bytes | None = None
+    ifname: bytes | None = None
+    lasting: bool = False
+
+
+class InboundTarget(NamedTuple):
+    """What the guest sees of a flow that a host-side client opened."""
+
+    source: bytes
+    source_port: int
+    destination: bytes
+    destination_port: int
+
+
+class FlowPolicy(Protocol):
+    """Asked once per new flow; `None` refuses it. Must be fast and must not raise."""
+
+    def outbound(self, proto: int, source: bytes, source_port: int,
+                 destination: bytes, destination_port: int) -> Target | None:
+        """Map a flow that the guest opens to a host-side target."""
+
+    def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
+                local: bytes, local_port: int) -> InboundTarget | Target | None:
+        """Map a flow accepted on the host's listener that belongs to *rule*.
+
+        An `InboundTarget` says what the guest sees of it; a `Target` has it bypass the guest's link: it is
+        connected to that address by a socket inside the guest's namespace.
+        """
+
+    def leads_to(self, proto: int, rule: object, address: bytes, port: int) -> bool:
+        """Whether what comes to *port* for *rule* goes to that port of the guest's *address*."""
+
+    def from_namespace(self, proto: int, rule: object, peer: bytes, peer_port: int,
+                       local: bytes, local_port: int) -> Target | None:
+        """Map a flow accepted on the namespace's listener that belongs to *rule* to a target on the host."""
+
+    def seen_source(self, address: bytes) -> bytes | None:
+        """Say by which address the guest knows a host-side one; `None`: by none.
+
+        For what comes unasked: who reports an error, who answers a multicast. The unspecified address
+        stands for this host itself. Asked seldom, at most once per error.
+        """
+
+
+class FrameResponder(Protocol):
+    """Answers control frames: ARP, NDP, DHCP, DHCPv6."""
+
+    def respond(self, frame: bytes) -> list[bytes]:
+        """Take one Ethernet frame without FCS; return whole frames for the guest, maybe none."""
+
+
+class GuestEvents(Protocol):
+    """What the data plane learns about the guest from plausible frames."""
+
+    def on_guest_address(self, address: bytes) -> None:
+        """Take note of a new source address (4 or 16 bytes; unicast, never loopback)."""
+
+    def on_guest_mac(self, mac: bytes) -> None:
+        """Take note of the guest's hardware address (6 bytes)."""
+
+    def on_ping_forbidden(self) -> None:
+        """Take note that an echo request could not be sent: the host has no ping sockets for us."""
+
+
+class ListenerSide(Protocol):
+    """Opens and closes listeners while the engine runs, on one side: the host's or the namespace's.
+
+    The host's side opens what -t and -u ask for, the namespace's what -T and -U do; there a listener is
+    on loopback, for each family that there is.
+    """
+
+    def open_listener(self, rule: object, port: int) -> object:
+        """Listen on *port* for *rule*, a `PortRule`, and have the engine serve it.
+
+        Returns what `close_listener` takes. Raises OSError if the port cannot be had.
+        """
+
+    def close_listener(self, handle: object) -> None:
+        """Close a listener; connections that it accepted live on."""
+
+
+class NamespaceSockets(Protocol):
+    """Opens sockets inside the target namespace, at any time of the run (`dataplane.nsthread`)."""
+
+    def open_socket(self, family: int, kind: int, protocol: int) -> int:
+        """Open a socket there as by socket(2), close-on-exec; return its descriptor. Raises OSError."""
+
+    def open_listener(self, proto: int, port: int, *, ip4: bool, ip6: bool) -> list[int]:
+        """Open what receives on *port* of the namespace's loopback, for the families wanted.
+
+        *proto* is IPPROTO_TCP (listening then) or IPPROTO_UDP. Returns one descriptor or two, for
+        `Engine.add_listener` with *namespace* True. Raises OSError; nothing stays open then.
+        """

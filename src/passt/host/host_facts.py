@@ -1,0 +1,262 @@
+"""Read from the host what the guest's network is derived from: plain facts, no policy.
+
+The *template* of a family is the interface whose addresses and routes the guest gets. It is the one
+that the user names, else that of the first default route, else that of the first route of any
+kind; passt(1) under -a and -i. First is what the kernel prefers: of two default routes the one with the
+lower metric, and one for all types of service before one for some. Where the first has no address that
+the guest could have, the next one is asked.
+
+Of a multipath route the next hop with the highest weight counts, the first among equals; passt(1)
+under -g. It decides on the interface, too, so that gateway and addresses belong together. A hop whose
+interface is down is dead: the kernel does not use it, and neither do we.
+
+The first default route may lead through an interface that has no address at all, for hosts in data centres
+keep their address on another one, `lo` for example, and need none on the links to their routers. Then
+the guest gets the address that the kernel itself takes as the source on that way.
+"""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import IPv6Address
+
+from passt.errors import ConfigError, HostError
+from passt.facts.address import is_host_unicast, is_subnet_broadcast
+from passt.facts.host import FamilyFacts, HostFacts, InterfaceAddress
+from passt.host import resolvconf
+from passt.host.rtnetlink import messages, routes
+from passt.host.rtnetlink.messages import AF_INET, AF_INET6, AddressFlag, MessageType, Scope
+from passt.host.rtnetlink.socket import KernelRefusalError, RtnlSocket
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from passt.facts.address import IPAddress
+    from passt.host.rtnetlink.messages import AddressMessage
+    from passt.host.rtnetlink.routes import NextHop, RouteMessage
+
+LOOPBACK_IFINDEX = 1
+# Destinations that say nothing about where the outside world is: address, at least this prefix length.
+_LINK_LOCAL = {AF_INET: (bytes([169, 254]), 16), AF_INET6: (bytes([0xFE, 0x80]), 10)}
+# Somewhere outside, to ask the kernel for the way; nothing is sent. RFC 5737 and RFC 3849 keep these unused.
+_OUTSIDE = {AF_INET: bytes([198, 51, 100, 1]), AF_INET6: bytes.fromhex("20010db8000000000000000000000001")}
+# 0 if routes over next-hop objects are shown without what the objects say.
+_COMPAT_MODE = "/proc/sys/net/ipv4/nexthop_compat_mode"
+
+
+def probe(*, interface: str | None = None, outbound_if4: str | None = None, outbound_if6: str | None = None,
+          want4: bool = True, want6: bool = True, want_routes: bool = True,
+          resolv_conf: str = "/etc/resolv.conf") -> HostFacts:
+    """Read both families, or the ones wanted, and the resolvers; the routes only if *want_routes*.
+
+    *interface* is that of --interface and names both templates; --outbound-if4 and --outbound-if6 name
+    one each where it is None. A family without template is None in the result, and so is IPv6 on a
+    kernel without it. Raises ConfigError for an interface that does not exist, and for IPv6 alone on
+    a kernel without it; HostError if the kernel does not answer.
+    """
+    _need_interface("--interface", interface)
+    _need_interface("--outbound-if4", outbound_if4)
+    _need_interface("--outbound-if6", outbound_if6)
+    has_ip6 = kernel_has_ip6()
+    if want6 and not want4 and not has_ip6:
+        raise ConfigError("--ipv6-only: the kernel has no IPv6 (see the boot parameter ipv6.disable); "
+                          "use IPv4 or start the kernel with IPv6")
+    with RtnlSocket() as rtnetlink:
+        ip4 = ip6 = None
+        if want4:
+            ip4 = _Family(rtnetlink, AF_INET).probe(interface or outbound_if4, want_routes=want_routes)
+        if want6 and has_ip6:
+            ip6 = _Family(rtnetlink, AF_INET6).probe(interface or outbound_if6, want_routes=want_routes)
+        return HostFacts(ip4, ip6, resolvconf.read(resolv_conf), has_ip6)
+
+
+def kernel_has_ip6() -> bool:
+    """Tell whether the kernel knows IPv6 at all, in use or not."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC).close()
+    except OSError:
+        return False
+    return True
+
+
+def _need_interface(option: str, ifname: str | None) -> None:
+    if ifname is None:
+        return
+    try:
+        socket.if_nametoindex(ifname)
+    except OSError as error:
+        raise ConfigError(f"{option} {ifname}: there is no such interface; `ip link` lists them") from error
+
+
+class _Family:
+    """One address family of the host: its routes, read at once, and interfaces, read as needed."""
+
+    def __init__(self, rtnetlink: RtnlSocket, family: int) -> None:
+        self._rtnetlink = rtnetlink
+        self._family = family
+        found = rtnetlink.dump("routes", MessageType.GETROUTE, routes.get_routes(family))
+        self._routes = [payload for payload in found if routes.is_configured(payload)]
+        if _hides_hops():
+            self._expand_objects()
+        self._defaults = sort_defaults(routes.parse_route(payload) for payload in self._routes
+                                       if routes.is_default(payload))
+
+    def _expand_objects(self) -> None:
+        found = self._rtnetlink.dump("next hops", MessageType.GETNEXTHOP, routes.get_objects())
+        objects = {one.id: one for one in map(routes.parse_object, found)}
+        self._routes = [routes.expand_objects(payload, objects) for payload in self._routes]
+
+    def probe(self, ifname: str | None, *, want_routes: bool) -> FamilyFacts | None:
+        """Describe interface *ifname*, else the template of our choice; None if there is none."""
+        first = None
+        for ifindex in [socket.if_nametoindex(ifname)] if ifname else self._templates():
+            facts = self._describe(ifindex, want_routes=want_routes)
+            if facts.address is not None:
+                return facts
+            first = first or facts
+        return first
+
+    def _templates(self) -> Iterable[int]:
+        """Interfaces of the default routes; where there is none, of all routes. Each once, best first."""
+        return (list(template_ifindexes(self._defaults))
+                or template_ifindexes(map(routes.parse_route, self._routes)))
+
+    def _describe(self, ifindex: int, *, want_routes: bool) -> FamilyFacts:
+        link = self._rtnetlink.get_link(_name_of(ifindex))
+        found = [entry for entry in self._rtnetlink.get_addresses(self._family, ifindex)
+                 if is_assignable(entry[0])]
+        addresses = [address for address, _ in found]
+        chosen = choose_address(addresses)
+        address, prefix_len = (None, 0) if chosen is None else (chosen.address, chosen.prefix_len)
+        if chosen is None and any(preferred_hop(route, ifindex) for route in self._defaults):
+            address = self._source(ifindex)
+            prefix_len = 8 * len(address or b"")
+        return FamilyFacts(
+            ifname=link.name,
+            ifindex=ifindex,
+            mtu=link.mtu,
+            addresses=tuple(_interface_address(address, payload) for address, payload in found),
+            routes=tuple(self._routes) if want_routes else (),
+            address=None if address is None else messages.ip_address(address),
+            prefix_len=prefix_len,
+            gateway=_gateway(self._defaults, ifindex),
+            link_local=_link_local(addresses) if self._family == AF_INET6 else None,
+        )
+
+    def _source(self, ifindex: int) -> bytes | None:
+        """Ask for the address that the kernel takes for packets to the outside, one of another interface."""
+        try:
+            answer = self._rtnetlink.ask("cannot find the source address of the default route",
+                                         MessageType.GETROUTE,
+                                         routes.get_route(_OUTSIDE[self._family], ifindex))
+        except KernelRefusalError:
+            return None
+        source = routes.parse_route(answer).source
+        if source is None or messages.ip_address(source).is_link_local:
+            return None
+        return source if is_host_unicast(source) else None
+
+
+def _hides_hops() -> bool:
+    try:
+        with open(_COMPAT_MODE, "rb") as file:
+            return file.read(1) == b"0"
+    except OSError:  # before 5.7 there is no such choice
+        return False
+
+
+def _name_of(ifindex: int) -> str:
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError as error:
+        raise HostError(f"interface {ifindex}, to which a route leads, went away") from error
+
+
+def sort_defaults(routes: Iterable[RouteMessage]) -> list[RouteMessage]:
+    """Put default routes into the order in which the kernel prefers them."""
+    return sorted(routes, key=lambda route: (route.tos != 0, route.priority))
+
+
+def template_ifindexes(routes: Iterable[RouteMessage]) -> Iterator[int]:
+    """Interfaces to which *routes* lead, each once; not `lo`, nor those of link-local destinations only."""
+    seen = {LOOPBACK_IFINDEX}
+    for route in routes:
+        hop = preferred_hop(route)
+        if hop is not None and hop.ifindex not in seen and not _is_link_local(route):
+            seen.add(hop.ifindex)
+            yield hop.ifindex
+
+
+def _is_link_local(route: RouteMessage) -> bool:
+    start, prefix_len = _LINK_LOCAL[route.family]
+    if route.prefix_len < prefix_len:
+        return False
+    mask = (0xFFFF << (16 - prefix_len)) & 0xFFFF
+    return int.from_bytes(route.destination[:2], "big") & mask == int.from_bytes(start, "big")
+
+
+def preferred_hop(route: RouteMessage, ifindex: int | None = None) -> NextHop | None:
+    """Choose the live hop of the highest weight, first among equals, of those through *ifindex* if given."""
+    best = None
+    for hop in route.hops:
+        if (not hop.is_dead and (ifindex is None or hop.ifindex == ifindex)
+                and (best is None or hop.weight > best.weight)):
+            best = hop
+    return best
+
+
+def _gateway(defaults: list[RouteMessage], ifindex: int) -> IPAddress | None:
+    """Take the gateway of the interface's first default route that has one; of either family."""
+    for route in defaults:
+        hop = preferred_hop(route, ifindex)
+        if hop is not None and hop.gateway is not None:
+            return messages.ip_address(hop.gateway)
+    return None
+
+
+def is_assignable(address: AddressMessage) -> bool:
+    """Tell whether a host can have *address*: an interface has groups and broadcasts too (`autojoin`)."""
+    # The prefix of an address with a peer is the peer's.
+    is_own = address.network == address.address
+    return (is_host_unicast(address.address)
+            and not (is_own and is_subnet_broadcast(address.address, address.prefix_len)))
+
+
+def choose_address(addresses: list[AddressMessage]) -> AddressMessage | None:
+    """Choose the longest prefix, first among equals; none deprecated, duplicate, or link-local IPv6.
+
+    Nor one of the loopback network, which no guest can have; one that is still tested for duplicates
+    (tentative) only if there is no other.
+    """
+    best = None
+    for address in addresses:
+        if (address.flags & (AddressFlag.DEPRECATED | AddressFlag.DADFAILED) or address.scope == Scope.HOST
+                or (address.family == AF_INET6 and address.scope >= Scope.LINK)):
+            continue
+        if best is None or _rank(address) > _rank(best):
+            best = address
+    return best
+
+
+def _rank(address: AddressMessage) -> tuple[bool, int]:
+    return not address.flags & AddressFlag.TENTATIVE, address.prefix_len
+
+
+def _link_local(addresses: list[AddressMessage]) -> IPv6Address | None:
+    best = None
+    for address in addresses:
+        if address.scope == Scope.LINK and (best is None or address.prefix_len > best.prefix_len):
+            best = address
+    return None if best is None else IPv6Address(best.address)
+
+
+def _interface_address(address: AddressMessage, payload: bytes) -> InterfaceAddress:
+    return InterfaceAddress(
+        address=messages.ip_address(address.address),
+        prefix_len=address.prefix_len,
+        scope=address.scope,
+        flags=address.flags,
+        message=payload,
+    )
+

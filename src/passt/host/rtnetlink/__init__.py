@@ -1,0 +1,1 @@
+"""rtnetlink(7): messages, routes, and the socket that speaks them."""

@@ -1,0 +1,433 @@
+"""rtnetlink messages: bytes <-> values for links and addresses, no I/O; `rtnl_route` has those of routes.
+
+Source: rtnetlink(7), netlink(7), Documentation/userspace-api/netlink/intro.rst and the headers
+linux/{netlink,rtnetlink,if_link,if_addr}.h of the kernel.
+
+All integers are in host byte order, addresses in network order; every message and attribute starts
+on a multiple of four bytes and its length field leaves the padding out:
+
+    datagram   = { message }
+    message    = nlmsghdr(16: u32 length, u16 type, u16 flags, u32 sequence, u32 port) payload
+    payload    = fixed header (ifinfomsg 16 or ifaddrmsg 8 bytes) { attribute }
+    attribute  = u16 length (with these 4 bytes), u16 type (upper two bits are flags), value
+
+What cannot be read raises HostError: the kernel is the only sender, so it is the host that fails us.
+Attributes that we do not know are skipped in reading and kept, byte for byte, in re-targeting.
+"""
+
+from __future__ import annotations
+
+import os
+from ipaddress import IPv4Address, IPv6Address
+from struct import Struct
+
+from passt.errors import HostError
+from passt.light.values import IntEnum, Value
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from passt.facts.address import IPAddress
+
+ALIGNMENT = 4
+AF_INET, AF_INET6 = 2, 10
+ADDRESS_LEN = {AF_INET: 4, AF_INET6: 16}
+
+_MESSAGE = Struct("=IHHII")
+_LINK = Struct("=BxHiII")
+_ADDRESS = Struct("=BBBBI")
+_ATTRIBUTE = Struct("=HH")
+_U32 = Struct("=I")
+_I32 = Struct("=i")
+ATTRIBUTE_TYPE_MASK = 0x3FFF
+_NESTED = 0x8000
+
+
+class MessageType(IntEnum):
+    """nlmsg_type."""
+
+    NOOP = 1
+    ERROR = 2
+    DONE = 3
+    OVERRUN = 4
+    NEWLINK = 16
+    GETLINK = 18
+    NEWADDR = 20
+    GETADDR = 22
+    NEWROUTE = 24
+    GETROUTE = 26
+    NEWNEXTHOP = 104
+    GETNEXTHOP = 106
+
+
+class MessageFlag(IntEnum):
+    """nlmsg_flags; 0x100 and above mean different things in GET, NEW and ERROR messages."""
+
+    REQUEST = 0x01
+    ACK = 0x04
+    DUMP_INTERRUPTED = 0x10
+    CAPPED = 0x100
+    REPLACE = 0x100
+    ACK_TLVS = 0x200
+    DUMP = 0x300
+    EXCL = 0x200
+    CREATE = 0x400
+    APPEND = 0x800
+
+
+class LinkAttribute(IntEnum):
+    """IFLA_*."""
+
+    ADDRESS = 1
+    IFNAME = 3
+    MTU = 4
+    TXQLEN = 13
+    AF_SPEC = 26
+
+
+class InterfaceFlag(IntEnum):
+    """IFF_*."""
+
+    UP = 0x1
+
+
+class AddressAttribute(IntEnum):
+    """IFA_*."""
+
+    ADDRESS = 1
+    LOCAL = 2
+    LABEL = 3
+    CACHEINFO = 6
+    FLAGS = 8
+    RT_PRIORITY = 9
+
+
+class AddressFlag(IntEnum):
+    """IFA_F_*."""
+
+    NODAD = 0x02
+    DADFAILED = 0x08
+    DEPRECATED = 0x20
+    TENTATIVE = 0x40
+    NOPREFIXROUTE = 0x200
+
+
+class Scope(IntEnum):
+    """RT_SCOPE_*: of addresses and of routes; greater is narrower."""
+
+    UNIVERSE = 0
+    LINK = 253
+    HOST = 254
+
+
+class AddressMode(IntEnum):
+    """IN6_ADDR_GEN_MODE_*: how the kernel makes the link-local address when an interface comes up."""
+
+    EUI64 = 0
+    NONE = 1
+
+
+_AF_SPEC_INET6_CONF = 2
+_AF_SPEC_INET6_ADDR_GEN_MODE = 8
+_CONF_DISABLE_IPV6 = 26
+_ERROR_TEXT = 1
+# For the loop over the messages of a dump: a member of an enumeration takes longer to get.
+_DUMP_INTERRUPTED = int(MessageFlag.DUMP_INTERRUPTED)
+_DONE, _ERROR, _FIRST_TYPE = int(MessageType.DONE), int(MessageType.ERROR), 16  # NLMSG_MIN_TYPE
+
+
+class Message(Value):
+    """One message of a datagram."""
+
+    type: int
+    flags: int
+    sequence: int
+    payload: bytes
+
+
+class Outcome(Value):
+    """The end of a request: *errno* 0 means done; *text* is the kernel's own explanation, if any."""
+
+    errno: int
+    text: str
+
+
+class LinkMessage(Value):
+    """RTM_NEWLINK. *ip6_mode* (see AddressMode) and *ip6_disabled* are None without IPv6 on the interface."""
+
+    ifindex: int
+    flags: int
+    name: str
+    mtu: int
+    mac: bytes
+    txqueuelen: int
+    ip6_mode: int | None
+    ip6_disabled: bool | None
+
+
+class AddressMessage(Value):
+    """RTM_NEWADDR. *address* is the interface's own, *network* the one the prefix belongs to (the peer's)."""
+
+    family: int
+    prefix_len: int
+    flags: int
+    scope: int
+    ifindex: int
+    address: bytes
+    network: bytes
+    priority: int
+
+
+def aligned(length: int) -> int:
+    """Round a length up to the next multiple of four."""
+    return (length + ALIGNMENT - 1) & -ALIGNMENT
+
+
+def message(message_type: int, flags: int, sequence: int, payload: bytes) -> bytes:
+    """Build one message, padded so that another may follow it."""
+    length = _MESSAGE.size + len(payload)
+    padding = bytes(aligned(length) - length)
+    return _MESSAGE.pack(length, message_type, flags, sequence, 0) + payload + padding
+
+
+def split_messages(datagram: bytes) -> list[Message]:
+    """Read all messages of a datagram."""
+    found = []
+    offset, end = 0, len(datagram)
+    while offset < end:
+        if end - offset < _MESSAGE.size:
+            raise HostError(f"rtnetlink: {end - offset} bytes where a message header takes {_MESSAGE.size}")
+        length, message_type, flags, sequence, _ = _MESSAGE.unpack_from(datagram, offset)
+        if not _MESSAGE.size <= length <= end - offset:
+            raise HostError(f"rtnetlink: message of length {length} in {end - offset} bytes")
+        payload = datagram[offset + _MESSAGE.size : offset + length]
+        found.append(Message(message_type, flags, sequence, payload))
+        offset += aligned(length)
+    return found
+
+
+def take_replies(datagram: bytes, sequence: int, found: list[bytes]) -> tuple[Message | None, bool]:
+    """Append to *found* the payloads of those messages of a dump that answer request *sequence*.
+
+    Returns the message that ends the dump, if it is there, and whether the dump was interrupted.
+    """
+    is_interrupted = False
+    offset, end = 0, len(datagram)
+    while offset < end:
+        if end - offset < 16:
+            raise HostError(f"rtnetlink: {end - offset} bytes where a message header takes 16")
+        length, kind, flags, number, _ = _MESSAGE.unpack_from(datagram, offset)
+        if not 16 <= length <= end - offset:
+            raise HostError(f"rtnetlink: message of length {length} in {end - offset} bytes")
+        if number == sequence:
+            is_interrupted = is_interrupted or bool(flags & _DUMP_INTERRUPTED)
+            payload = datagram[offset + 16 : offset + length]
+            if kind >= _FIRST_TYPE:
+                found.append(payload)
+            elif kind in {_DONE, _ERROR}:
+                return Message(kind, flags, number, payload), is_interrupted
+        offset += length + 3 & -4
+    return None, is_interrupted
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """Build one attribute with its padding."""
+    length = _ATTRIBUTE.size + len(value)
+    return _ATTRIBUTE.pack(length, kind) + value + bytes(aligned(length) - length)
+
+
+def split_attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
+    """Read the attributes from *offset* to the end as (type with its flag bits, value)."""
+    found = []
+    end = len(data)
+    while offset < end:
+        if end - offset < _ATTRIBUTE.size:
+            raise HostError(f"rtnetlink: {end - offset} bytes where an attribute needs {_ATTRIBUTE.size}")
+        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+        if not _ATTRIBUTE.size <= length <= end - offset:
+            raise HostError(f"rtnetlink: attribute {kind} of length {length} in {end - offset} bytes")
+        found.append((kind, data[offset + _ATTRIBUTE.size : offset + length]))
+        offset += aligned(length)
+    return found
+
+
+def read_attributes(data: bytes, offset: int) -> dict[int, bytes]:
+    """Read the attributes from *offset* to the end by their types, without flag bits."""
+    return {kind & ATTRIBUTE_TYPE_MASK: value for kind, value in split_attributes(data, offset)}
+
+
+def read_u32(value: bytes | None, default: int = 0) -> int:
+    """Read a number; *default* if there is no attribute."""
+    if value is None:
+        return default
+    if len(value) != _U32.size:
+        raise HostError(f"rtnetlink: number of {len(value)} bytes, need {_U32.size}")
+    number: int = _U32.unpack(value)[0]
+    return number
+
+
+def need_header(payload: bytes, header: Struct, what: str) -> None:
+    """Raise HostError if *payload* is too short for its fixed header."""
+    if len(payload) < header.size:
+        raise HostError(f"rtnetlink: {what} message of {len(payload)} bytes, need {header.size}")
+
+
+def need_address(value: bytes, family: int, what: str) -> bytes:
+    """Hand *value* back, or raise HostError if it is no address of *family*."""
+    if len(value) != ADDRESS_LEN.get(family):
+        raise HostError(f"rtnetlink: {what} of {len(value)} bytes for address family {family}")
+    return value
+
+
+def need_prefix_len(prefix_len: int, family: int) -> None:
+    """Raise HostError for a prefix that is longer than an address of *family*, or for another family."""
+    if family not in ADDRESS_LEN or prefix_len > 8 * ADDRESS_LEN[family]:
+        raise HostError(f"rtnetlink: prefix length {prefix_len} for address family {family}")
+
+
+def ip_address(packed: bytes) -> IPAddress:
+    """Make an address object of 4 or 16 bytes."""
+    return IPv4Address(packed) if len(packed) == ADDRESS_LEN[AF_INET] else IPv6Address(packed)
+
+
+def family_of(payload: bytes) -> int:
+    """Tell the address family of any rtnetlink payload: its first byte; 0 if there is none."""
+    return payload[0] if payload else 0
+
+
+def parse_outcome(reply: Message) -> Outcome:
+    """Read NLMSG_ERROR (also the acknowledgement) or NLMSG_DONE.
+
+    NLMSG_ERROR: i32 minus errno, header of the request, the request itself unless CAPPED; DONE: i32
+    alone. Attributes follow if ACK_TLVS is set, of which we read the text.
+    """
+    payload = reply.payload
+    if len(payload) < _I32.size:
+        if reply.type == MessageType.DONE and not payload:
+            return Outcome(0, "")
+        raise HostError(f"rtnetlink: status of {len(payload)} bytes, need {_I32.size}")
+    code: int = _I32.unpack_from(payload)[0]
+    offset = _I32.size
+    if reply.type == MessageType.ERROR:
+        if len(payload) < offset + _MESSAGE.size:
+            raise HostError(f"rtnetlink: error message of {len(payload)} bytes is too short")
+        request_len: int = _MESSAGE.unpack_from(payload, offset)[0]
+        offset += _MESSAGE.size if reply.flags & MessageFlag.CAPPED else aligned(request_len)
+    text = b""
+    if reply.flags & MessageFlag.ACK_TLVS:
+        if offset > len(payload):
+            raise HostError("rtnetlink: error message shorter than the request that it quotes")
+        text = read_attributes(payload, offset).get(_ERROR_TEXT, b"")
+    return Outcome(-code if code < 0 else 0, text.rstrip(b"\0").decode(errors="replace"))
+
+
+def get_link(ifindex: int) -> bytes:
+    """Payload of RTM_GETLINK for one interface."""
+    return _LINK.pack(0, 0, ifindex, 0, 0)
+
+
+def set_link(ifindex: int, *, flags: int = 0, change: int = 0, mtu: int | None = None,
+             mac: bytes | None = None, txqueuelen: int | None = None, ip6_mode: int | None = None) -> bytes:
+    """Payload of RTM_NEWLINK for an existing interface; only the *flags* named in *change* are set."""
+    parts = [_LINK.pack(0, 0, ifindex, flags, change)]
+    if mac is not None:
+        parts.append(attribute(LinkAttribute.ADDRESS, mac))
+    if mtu is not None:
+        parts.append(attribute(LinkAttribute.MTU, _U32.pack(mtu)))
+    if txqueuelen is not None:
+        parts.append(attribute(LinkAttribute.TXQLEN, _U32.pack(txqueuelen)))
+    if ip6_mode is not None:
+        mode = attribute(_AF_SPEC_INET6_ADDR_GEN_MODE, bytes([ip6_mode]))
+        family = attribute(AF_INET6 | _NESTED, mode)
+        parts.append(attribute(LinkAttribute.AF_SPEC | _NESTED, family))
+    return b"".join(parts)
+
+
+def parse_link(payload: bytes) -> LinkMessage:
+    """Read an RTM_NEWLINK payload."""
+    need_header(payload, _LINK, "link")
+    _, _, ifindex, flags, _ = _LINK.unpack_from(payload)
+    found = read_attributes(payload, _LINK.size)
+    mode, disabled = _parse_ip6_settings(found.get(LinkAttribute.AF_SPEC, b""))
+    return LinkMessage(
+        ifindex=ifindex,
+        flags=flags,
+        name=os.fsdecode(found.get(LinkAttribute.IFNAME, b"").rstrip(b"\0")),
+        mtu=read_u32(found.get(LinkAttribute.MTU)),
+        mac=found.get(LinkAttribute.ADDRESS, b""),
+        txqueuelen=read_u32(found.get(LinkAttribute.TXQLEN)),
+        ip6_mode=mode,
+        ip6_disabled=disabled,
+    )
+
+
+def _parse_ip6_settings(af_spec: bytes) -> tuple[int | None, bool | None]:
+    family = read_attributes(af_spec, 0).get(AF_INET6)
+    if family is None:
+        return None, None
+    found = read_attributes(family, 0)
+    mode = found.get(_AF_SPEC_INET6_ADDR_GEN_MODE, b"\0")
+    settings = found.get(_AF_SPEC_INET6_CONF, b"")
+    disabled = settings[_U32.size * _CONF_DISABLE_IPV6 :][: _U32.size]
+    return (mode[0] if mode else 0), any(disabled)
+
+
+def get_addresses(family: int, ifindex: int) -> bytes:
+    """Payload of an RTM_GETADDR dump; kernels without strict checking ignore *ifindex*."""
+    return _ADDRESS.pack(family, 0, 0, 0, ifindex)
+
+
+def set_address(ifindex: int, address: bytes, prefix_len: int, flags: int = 0,
+                scope: int = Scope.UNIVERSE) -> bytes:
+    """Payload of RTM_NEWADDR for an address of our own choice."""
+    family = AF_INET if len(address) == ADDRESS_LEN[AF_INET] else AF_INET6
+    long_flags = attribute(AddressAttribute.FLAGS, _U32.pack(flags)) if flags > 0xFF else b""
+    return (_ADDRESS.pack(family, prefix_len, flags & 0xFF, scope, ifindex)
+            + attribute(AddressAttribute.LOCAL, address) + attribute(AddressAttribute.ADDRESS, address)
+            + long_flags)
+
+
+def parse_address(payload: bytes) -> AddressMessage:
+    """Read an RTM_NEWADDR payload."""
+    need_header(payload, _ADDRESS, "address")
+    family, prefix_len, flags, scope, ifindex = _ADDRESS.unpack_from(payload)
+    need_prefix_len(prefix_len, family)
+    found = read_attributes(payload, _ADDRESS.size)
+    network = found.get(AddressAttribute.ADDRESS)
+    address = found.get(AddressAttribute.LOCAL, network)
+    if address is None:
+        raise HostError("rtnetlink: address message without an address")
+    return AddressMessage(
+        family=family,
+        prefix_len=prefix_len,
+        flags=read_u32(found.get(AddressAttribute.FLAGS), flags),
+        scope=scope,
+        ifindex=ifindex,
+        address=need_address(address, family, "address"),
+        network=need_address(address if network is None else network, family, "address"),
+        priority=read_u32(found.get(AddressAttribute.RT_PRIORITY)),
+    )
+
+
+def retarget_address(payload: bytes, ifindex: int, *, no_prefix_route: bool) -> bytes:
+    """Turn a dumped RTM_NEWADDR payload into one that gives the same address to interface *ifindex*.
+
+    Duplicate address detection is switched off (in the 8-bit flags and in IFA_FLAGS); the label, which
+    names the old interface, and the lifetimes go, so that the address is permanent; *no_prefix_route*
+    tells whether the kernel shall leave out the route to the prefix.
+    """
+    need_header(payload, _ADDRESS, "address")
+    family, prefix_len, flags, scope, _ = _ADDRESS.unpack_from(payload)
+    kept = []
+    for kind, value in split_attributes(payload, _ADDRESS.size):
+        plain = kind & ATTRIBUTE_TYPE_MASK
+        if plain == AddressAttribute.FLAGS:
+            flags = read_u32(value)
+        elif plain not in {AddressAttribute.LABEL, AddressAttribute.CACHEINFO}:
+            kept.append(attribute(kind, value))
+    flags |= AddressFlag.NODAD
+    if no_prefix_route:
+        flags |= AddressFlag.NOPREFIXROUTE
+    else:
+        flags &= ~AddressFlag.NOPREFIXROUTE
+    kept.append(attribute(AddressAttribute.FLAGS, _U32.pack(flags)))
+    return _ADDRESS.pack(family, prefix_len, flags & 0xFF, scope, ifindex) + b"".join(kept)

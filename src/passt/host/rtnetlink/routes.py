@@ -1,0 +1,370 @@
+"""rtnetlink messages of routes and next-hop objects: bytes <-> values, no I/O.
+
+Source: as `passt.host.rtnetlink.messages`, and linux/nexthop.h. Beyond the grammar given there:
+
+    payload    = rtmsg(12) or nhmsg(8) { attribute }
+    multipath  = { rtnexthop(8: u16 length, u8 flags, u8 weight - 1, i32 ifindex) { attribute } }
+    group      = { nexthop_grp(8: u32 id, u8 weight - 1, 3 bytes) }
+
+A host has from two routes to a hundred thousand. So a table stays in the kernel's form, and what is
+done to every route (`is_configured`, `retarget_route`) is written for speed; only routes that are
+looked at one by one are parsed.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from passt.errors import HostError
+from passt.host.rtnetlink.messages import (
+    ADDRESS_LEN,
+    AF_INET,
+    AF_INET6,
+    ATTRIBUTE_TYPE_MASK,
+    Scope,
+    aligned,
+    attribute,
+    ip_address,
+    need_address,
+    need_header,
+    need_prefix_len,
+    read_attributes,
+    read_u32,
+    split_attributes,
+)
+from passt.light.values import IntEnum, Value
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Mapping
+
+RT_TABLE_MAIN = 254
+
+_ROUTE = Struct("=BBBBBBBBI")
+_NEXT_HOP = Struct("=HBBi")
+_OBJECT = Struct("=B3xI")
+_GROUP_ENTRY = Struct("=IB3x")
+_ATTRIBUTE = Struct("=HH")
+_U16 = Struct("=H")
+_U32 = Struct("=I")
+
+
+class RouteAttribute(IntEnum):
+    """RTA_*."""
+
+    DST = 1
+    OIF = 4
+    GATEWAY = 5
+    PRIORITY = 6
+    PREFSRC = 7
+    MULTIPATH = 9
+    CACHEINFO = 12
+    TABLE = 15
+    VIA = 18
+    NH_ID = 30
+
+
+class ObjectAttribute(IntEnum):
+    """NHA_*."""
+
+    ID = 1
+    GROUP = 2
+    OIF = 5
+    GATEWAY = 6
+
+
+class RouteFlag(IntEnum):
+    """RTNH_F_* and RTM_F_*: bits of rtm_flags; the first three also of rtnh_flags and nh_flags."""
+
+    DEAD = 0x1
+    PERVASIVE = 0x2
+    ONLINK = 0x4
+    CLONED = 0x200
+
+
+class RouteType(IntEnum):
+    """RTN_*."""
+
+    UNICAST = 1
+
+
+class RouteProtocol(IntEnum):
+    """RTPROT_*."""
+
+    KERNEL = 2
+    BOOT = 3
+
+
+# What a configured next hop may say of itself; the rest is state, which the kernel refuses (DEAD,
+# LINKDOWN) or ignores on the way in.
+_SETTABLE_HOP_FLAGS = RouteFlag.PERVASIVE | RouteFlag.ONLINK
+
+# For the loop over the attributes of each route: an attribute of an enumeration takes a function call.
+_OIF, _PREFSRC = int(RouteAttribute.OIF), int(RouteAttribute.PREFSRC)
+_MULTIPATH = int(RouteAttribute.MULTIPATH)
+_GATEWAYS = frozenset({int(RouteAttribute.GATEWAY), int(RouteAttribute.VIA)})
+_CHANGED = frozenset({_OIF, _PREFSRC, _MULTIPATH, int(RouteAttribute.NH_ID), int(RouteAttribute.CACHEINFO)})
+_UNICAST, _CLONED, _SETTABLE = int(RouteType.UNICAST), int(RouteFlag.CLONED), int(_SETTABLE_HOP_FLAGS)
+
+
+class NextHop(Value):
+    """One next hop; *gateway* is 4 or 16 bytes of either family, None if the destination is on the link."""
+
+    ifindex: int
+    weight: int
+    gateway: bytes | None
+    is_dead: bool = False
+
+
+class RouteMessage(Value):
+    """RTM_NEWROUTE. A route without multipath has one hop of weight 1, a route without interface none."""
+
+    family: int
+    prefix_len: int
+    tos: int
+    table: int
+    protocol: int
+    scope: int
+    type: int
+    flags: int
+    destination: bytes
+    priority: int
+    source: bytes | None
+    hops: tuple[NextHop, ...]
+
+    @property
+    def text(self) -> str:
+        """The route as people write it: destination and, if it has any, gateway."""
+        gateways = [ip_address(hop.gateway) for hop in self.hops if hop.gateway is not None]
+        via = f" via {gateways[0]}" if gateways else ""
+        return f"{ip_address(self.destination)}/{self.prefix_len}{via}"
+
+
+class NextHopObject(Value):
+    """RTM_NEWNEXTHOP: one hop (*group* is empty), or a group of ids of others with weights."""
+
+    id: int
+    flags: int
+    ifindex: int
+    gateway: bytes | None
+    group: tuple[tuple[int, int], ...]
+
+
+def get_routes(family: int, table: int = RT_TABLE_MAIN) -> bytes:
+    """Payload of an RTM_GETROUTE dump of unicast routes; old kernels ignore both filters."""
+    return _ROUTE.pack(family, 0, 0, 0, table, 0, 0, RouteType.UNICAST, 0)
+
+
+def get_route(destination: bytes, ifindex: int) -> bytes:
+    """Payload of RTM_GETROUTE for the route by which packets to *destination* leave through *ifindex*."""
+    family = AF_INET if len(destination) == ADDRESS_LEN[AF_INET] else AF_INET6
+    return (_ROUTE.pack(family, 8 * len(destination), 0, 0, 0, 0, 0, 0, 0)
+            + attribute(RouteAttribute.DST, destination)
+            + attribute(RouteAttribute.OIF, _U32.pack(ifindex)))
+
+
+def set_route(ifindex: int, *, family: int, destination: bytes = b"", gateway: bytes | None = None,
+              scope: int = Scope.UNIVERSE) -> bytes:
+    """Payload of RTM_NEWROUTE: to host *destination*, or the default route if that is empty.
+
+    A *gateway* of the other family (IPv4 over IPv6) becomes RTA_VIA.
+    """
+    fixed = _ROUTE.pack(family, 8 * len(destination), 0, 0, RT_TABLE_MAIN, RouteProtocol.BOOT, scope,
+                        RouteType.UNICAST, 0)
+    return (fixed + (attribute(RouteAttribute.DST, destination) if destination else b"")
+            + _build_hop(family, gateway) + attribute(RouteAttribute.OIF, _U32.pack(ifindex)))
+
+
+def _build_hop(family: int, gateway: bytes | None) -> bytes:
+    """Build the attribute of a gateway of a route of *family*."""
+    if gateway is None:
+        return b""
+    if len(gateway) == ADDRESS_LEN[family]:
+        return attribute(RouteAttribute.GATEWAY, gateway)
+    via_family = AF_INET if len(gateway) == ADDRESS_LEN[AF_INET] else AF_INET6
+    return attribute(RouteAttribute.VIA, _U16.pack(via_family) + gateway)
+
+
+def is_configured(payload: bytes) -> bool:
+    """Tell whether a route is a unicast one of the main table, and not the copy of one in a cache."""
+    need_header(payload, _ROUTE, "route")
+    *_, table, _, _, kind, flags = _ROUTE.unpack_from(payload)
+    # Tables above 255 have another number in the header.
+    return table == RT_TABLE_MAIN and kind == _UNICAST and not flags & _CLONED
+
+
+def is_default(payload: bytes) -> bool:
+    """Tell whether a route that `is_configured` leads everywhere."""
+    return not payload[1]
+
+
+def is_made_by_kernel(payload: bytes) -> bool:
+    """Tell whether a route that `is_configured` came with an address."""
+    return payload[5] == RouteProtocol.KERNEL
+
+
+def parse_route(payload: bytes) -> RouteMessage:
+    """Read an RTM_NEWROUTE payload."""
+    need_header(payload, _ROUTE, "route")
+    family, prefix_len, _, tos, table, protocol, scope, route_type, flags = _ROUTE.unpack_from(payload)
+    need_prefix_len(prefix_len, family)
+    found = read_attributes(payload, _ROUTE.size)
+    destination = found.get(RouteAttribute.DST)
+    if destination is None:
+        destination = bytes(ADDRESS_LEN[family])
+    source = found.get(RouteAttribute.PREFSRC)
+    return RouteMessage(
+        family=family,
+        prefix_len=prefix_len,
+        tos=tos,
+        table=read_u32(found.get(RouteAttribute.TABLE), table),
+        protocol=protocol,
+        scope=scope,
+        type=route_type,
+        flags=flags,
+        destination=need_address(destination, family, "destination"),
+        priority=read_u32(found.get(RouteAttribute.PRIORITY)),
+        source=None if source is None else need_address(source, family, "preferred source"),
+        hops=_read_hops(found, family, flags),
+    )
+
+
+def _read_hops(found: dict[int, bytes], family: int, flags: int) -> tuple[NextHop, ...]:
+    if RouteAttribute.MULTIPATH in found:
+        return tuple(NextHop(ifindex, weight, _gateway(read_attributes(extra, 0), family),
+                             bool(hop_flags & RouteFlag.DEAD))
+                     for ifindex, hop_flags, weight, extra in _split_hops(found[RouteAttribute.MULTIPATH]))
+    if RouteAttribute.OIF in found:
+        return (NextHop(read_u32(found[RouteAttribute.OIF]), 1, _gateway(found, family),
+                        bool(flags & RouteFlag.DEAD)),)
+    return ()
+
+
+def _split_hops(data: bytes) -> Iterable[tuple[int, int, int, bytes]]:
+    """Read an RTA_MULTIPATH value as (ifindex, flags, weight, attributes)."""
+    offset, end = 0, len(data)
+    while offset < end:
+        if end - offset < _NEXT_HOP.size:
+            raise HostError(f"rtnetlink: {end - offset} bytes where a next hop takes {_NEXT_HOP.size}")
+        length, flags, hops, ifindex = _NEXT_HOP.unpack_from(data, offset)
+        if not _NEXT_HOP.size <= length <= end - offset:
+            raise HostError(f"rtnetlink: next hop of length {length} in {end - offset} bytes")
+        yield ifindex, flags, hops + 1, data[offset + _NEXT_HOP.size : offset + length]
+        offset += aligned(length)
+
+
+def _gateway(found: dict[int, bytes], family: int) -> bytes | None:
+    """Take RTA_GATEWAY, or RTA_VIA (u16 family, address): the next hop of an IPv4 route over IPv6."""
+    gateway = found.get(RouteAttribute.GATEWAY)
+    if gateway is not None:
+        return need_address(gateway, family, "gateway")
+    via = found.get(RouteAttribute.VIA)
+    if via is None:
+        return None
+    if len(via) < _U16.size:
+        raise HostError(f"rtnetlink: gateway of another family in {len(via)} bytes")
+    return need_address(via[2:], _U16.unpack_from(via)[0], "gateway")
+
+
+def retarget_route(payload: bytes, old_ifindex: int, ifindex: int,
+                   sources: Container[bytes]) -> tuple[bytes, bool] | None:
+    """Turn a dumped RTM_NEWROUTE payload for *old_ifindex* into the same for *ifindex*; None if it is not.
+
+    Also returns whether it has a gateway. Hops through other interfaces are left out. The preferred
+    source stays if it is in *sources*, the addresses (packed) that the new interface has. Ids of next-hop
+    objects, the cache's figures and state flags go: they mean nothing in another namespace.
+    """
+    need_header(payload, _ROUTE, "route")
+    *fixed, flags = _ROUTE.unpack_from(payload)
+    parts = [_ROUTE.pack(*fixed, flags & _SETTABLE)]
+    has_hop = has_gateway = False
+    # What lies from *kept* on stays as it is, up to the next attribute that does not.
+    kept = offset = _ROUTE.size
+    end = len(payload)
+    while offset < end:
+        if end - offset < 4:
+            raise HostError(f"rtnetlink: {end - offset} bytes where an attribute needs 4")
+        length, kind = _ATTRIBUTE.unpack_from(payload, offset)
+        if not 4 <= length <= end - offset:
+            raise HostError(f"rtnetlink: attribute {kind} of length {length} in {end - offset} bytes")
+        start = offset
+        offset += length + 3 & -4
+        kind &= ATTRIBUTE_TYPE_MASK
+        if kind in _GATEWAYS:
+            has_gateway = True
+        elif kind in _CHANGED:
+            value = payload[start + 4 : start + length]
+            if kind == _PREFSRC and value in sources:
+                continue
+            parts.append(payload[kept:start])
+            kept = offset
+            if kind == _OIF:
+                if read_u32(value) != old_ifindex:
+                    return None
+                parts.append(attribute(_OIF, _U32.pack(ifindex)))
+                has_hop = True
+            elif kind == _MULTIPATH:
+                hops, has_gateway = _retarget_hops(value, old_ifindex, ifindex)
+                parts.append(attribute(_MULTIPATH, hops))
+                has_hop = bool(hops)
+    parts.append(payload[kept:])
+    parts.append(bytes(-end & 3))
+    return (b"".join(parts), has_gateway) if has_hop else None
+
+
+def _retarget_hops(data: bytes, old_ifindex: int, ifindex: int) -> tuple[bytes, bool]:
+    kept = []
+    has_gateway = False
+    for hop_ifindex, flags, weight, extra in _split_hops(data):
+        if hop_ifindex != old_ifindex:
+            continue
+        found = [(kind, value) for kind, value in split_attributes(extra)
+                 if kind & ATTRIBUTE_TYPE_MASK != RouteAttribute.NH_ID]
+        has_gateway = has_gateway or any(kind & ATTRIBUTE_TYPE_MASK in _GATEWAYS for kind, _ in found)
+        attributes = b"".join(attribute(kind, value) for kind, value in found)
+        kept.append(_NEXT_HOP.pack(_NEXT_HOP.size + len(attributes), flags & _SETTABLE_HOP_FLAGS,
+                                   weight - 1, ifindex) + attributes)
+    return b"".join(kept), has_gateway
+
+
+def get_objects() -> bytes:
+    """Payload of an RTM_GETNEXTHOP dump of all next-hop objects."""
+    return _OBJECT.pack(0, 0)
+
+
+def parse_object(payload: bytes) -> NextHopObject:
+    """Read an RTM_NEWNEXTHOP payload; an object that leads nowhere (blackhole) has interface 0."""
+    need_header(payload, _OBJECT, "next hop")
+    family, flags = _OBJECT.unpack_from(payload)
+    found = read_attributes(payload, _OBJECT.size)
+    gateway, group = found.get(ObjectAttribute.GATEWAY), found.get(ObjectAttribute.GROUP, b"")
+    if len(group) % _GROUP_ENTRY.size:
+        raise HostError(f"rtnetlink: group of next hops of {len(group)} bytes")
+    return NextHopObject(
+        id=read_u32(found.get(ObjectAttribute.ID)),
+        flags=flags,
+        ifindex=read_u32(found.get(ObjectAttribute.OIF)),
+        gateway=None if gateway is None else need_address(gateway, family, "gateway"),
+        group=tuple((number, weight + 1) for number, weight in _GROUP_ENTRY.iter_unpack(group)),
+    )
+
+
+def expand_objects(payload: bytes, objects: Mapping[int, NextHopObject]) -> bytes:
+    """Write the hops of *objects* into a route that has the id of one only (nexthop_compat_mode 0)."""
+    found = read_attributes(payload, _ROUTE.size)
+    named = objects.get(read_u32(found.get(RouteAttribute.NH_ID)))
+    if named is None or RouteAttribute.OIF in found or RouteAttribute.MULTIPATH in found:
+        return payload
+    *fixed, flags = _ROUTE.unpack_from(payload)
+    if not named.group:
+        return (_ROUTE.pack(*fixed, flags | named.flags & _SETTABLE_HOP_FLAGS) + payload[_ROUTE.size :]
+                + _build_hop(fixed[0], named.gateway)
+                + attribute(RouteAttribute.OIF, _U32.pack(named.ifindex)))
+    hops = b""
+    for number, weight in named.group:
+        member = objects.get(number)
+        if member is not None:
+            extra = _build_hop(fixed[0], member.gateway)
+            hops += _NEXT_HOP.pack(_NEXT_HOP.size + len(extra), member.flags & 0xFF, weight - 1,
+                                   member.ifindex) + extra
+    return payload + attribute(RouteAttribute.MULTIPATH, hops)

@@ -1,0 +1,238 @@
+"""A rtnetlink socket: requests to the kernel and dumps of its tables.
+
+Theory of operation. The socket belongs to the network namespace in which it was opened, for good.
+The kernel handles a request within send(), so the replies wait in the socket when send() returns;
+we read until the reply that ends the request and hold no other state than the sequence number.
+
+* A dump is a run of datagrams, each with many messages, ended by NLMSG_DONE, which also carries an
+  error (a table that does not exist: ENOENT). The kernel makes a further datagram as we read one, so
+  a table of any size needs one buffer only. Entries may change between two datagrams: it then sets
+  NLM_F_DUMP_INTR somewhere, and the whole dump is worth nothing and is taken again.
+* Requests that change something end in NLMSG_ERROR, with errno 0 if they ask for an acknowledgement.
+  Many of them may share a datagram; without NLM_F_ACK only those that fail are answered.
+* Whoever has CAP_NET_ADMIN in the namespace may send to any netlink socket there. Ours is connected to the
+  kernel, which refuses that, so nobody can fill its buffer; what came before is dropped by its sender.
+* NETLINK_GET_STRICT_CHK (4.20) makes the kernel filter dumps by interface and table; an older one
+  returns more, so callers filter as well. NETLINK_EXT_ACK (4.12) adds the kernel's explanation to
+  errors, NETLINK_CAP_ACK (4.3) leaves the quoted request out of them. None is needed to work.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from errno import ENOENT
+
+from passt.errors import HostError
+from passt.host.rtnetlink import messages
+from passt.host.rtnetlink.messages import MessageFlag, MessageType
+from passt.light.values import Value
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+    from typing import Self
+
+# linux/netlink.h; the socket module has none of them.
+_SOL_NETLINK = 270
+_NETLINK_CAP_ACK = 10
+_NETLINK_EXT_ACK = 11
+_NETLINK_GET_STRICT_CHK = 12
+
+# A dump datagram is 32 KiB at most and one message of any kind far below that.
+_BUFFER_LEN = 64 * 1024
+# Errors of one batch wait in the receive buffer together, at about 1 KiB of it each; 212,992 bytes,
+# the default, hold them all.
+_BATCH = 64
+_BATCH_LEN = 32 * 1024
+_DUMP_ATTEMPTS = 16
+
+
+class KernelRefusalError(HostError):
+    """The kernel answered a request with *errno*; *reason* is its text."""
+
+    def __init__(self, what: str, outcome: messages.Outcome) -> None:
+        self.errno = outcome.errno
+        self.reason = reason(outcome)
+        super().__init__(f"{what}: {self.reason}")
+
+
+class Request(Value):
+    """One change: RTM_NEW* type, NLM_F_* flags beside REQUEST and ACK, payload."""
+
+    type: int
+    flags: int
+    payload: bytes
+
+
+def reason(outcome: messages.Outcome) -> str:
+    """Word an error: errno's text and, in brackets, what the kernel adds to it."""
+    text = os.strerror(outcome.errno)
+    return f"{text} ({outcome.text})" if outcome.text else text
+
+
+class RtnlSocket:
+    """A rtnetlink socket of the current network namespace; a context manager.
+
+    *strict* False does without filtered dumps, as on kernels before 4.20.
+    """
+
+    def __init__(self, *, strict: bool = True) -> None:
+        self._sequence = 0
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC,
+                                         socket.NETLINK_ROUTE)
+            self._socket.connect((0, 0))
+        except OSError as error:
+            raise HostError(f"cannot open a rtnetlink socket: {error.strerror}") from error
+        options = [_NETLINK_CAP_ACK, _NETLINK_EXT_ACK]
+        if strict:
+            options.append(_NETLINK_GET_STRICT_CHK)
+        for option in options:
+            try:
+                self._socket.setsockopt(_SOL_NETLINK, option, 1)
+            except OSError:
+                continue
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket; no other method may be called afterwards."""
+        self._socket.close()
+
+    def dump(self, what: str, message_type: int, payload: bytes) -> list[bytes]:
+        """Read a table: the payloads of the family asked for; all of them if that is 0.
+
+        A kernel without that family answers with the others' entries, which are left out here; a table
+        that does not exist is empty. Raises HostError, which names *what* was being read.
+        """
+        family = messages.family_of(payload)
+        for _ in range(_DUMP_ATTEMPTS):
+            found = self._dump_once(what, message_type, payload)
+            if found is not None:
+                return [entry for entry in found if not family or messages.family_of(entry) == family]
+        raise HostError(f"cannot read {what}: it changed during each of {_DUMP_ATTEMPTS} attempts")
+
+    def _dump_once(self, what: str, message_type: int, payload: bytes) -> list[bytes] | None:
+        """Take a dump; None if it was interrupted by a change."""
+        doing = f"cannot read {what}"
+        self._send(doing, [Request(message_type, MessageFlag.DUMP, payload)])
+        found: list[bytes] = []
+        is_interrupted, end = False, None
+        while end is None:
+            end, has_mark = messages.take_replies(self._receive(doing), self._sequence, found)
+            is_interrupted = is_interrupted or has_mark
+        outcome = messages.parse_outcome(end)
+        if outcome.errno == ENOENT:
+            return []
+        if outcome.errno:
+            raise KernelRefusalError(doing, outcome)
+        return None if is_interrupted else found
+
+    def get_link(self, ifname: str) -> messages.LinkMessage:
+        """Read one interface, found by its name or an alternative name."""
+        try:
+            ifindex = socket.if_nametoindex(ifname)
+        except OSError as error:
+            raise HostError(f"there is no interface {ifname} in this network namespace") from error
+        what = f"cannot read interface {ifname}"
+        return messages.parse_link(self.ask(what, MessageType.GETLINK, messages.get_link(ifindex)))
+
+    def get_addresses(self, family: int, ifindex: int) -> list[tuple[messages.AddressMessage, bytes]]:
+        """Read the addresses of one interface, with their payloads, in the kernel's order."""
+        found = self.dump("addresses", MessageType.GETADDR, messages.get_addresses(family, ifindex))
+        parsed = [(messages.parse_address(payload), payload) for payload in found]
+        return [entry for entry in parsed if entry[0].ifindex == ifindex]
+
+    def ask(self, what: str, message_type: int, payload: bytes) -> bytes:
+        """Ask one question that has one answer, and return its payload; raises KernelRefusalError."""
+        self._send(what, [Request(message_type, 0, payload)])
+        for reply in self._replies(what, self._sequence, self._sequence):
+            if reply.type == MessageType.ERROR:
+                raise KernelRefusalError(what, messages.parse_outcome(reply))
+            return reply.payload
+        raise AssertionError(what)  # replies have no end
+
+    def request(self, what: str, message_type: int, payload: bytes, flags: int = 0) -> None:
+        """Make one change; raises KernelRefusalError that begins with *what* ("cannot ...")."""
+        outcome = self.request_all(what, [Request(message_type, flags, payload)]).get(0)
+        if outcome is not None:
+            raise KernelRefusalError(what, outcome)
+
+    def request_all(self, what: str, requests: Sequence[Request]) -> dict[int, messages.Outcome]:
+        """Make many changes, in order, each whatever became of the others.
+
+        Returns what became of those that were refused, by their place in *requests*.
+        """
+        refused: dict[int, messages.Outcome] = {}
+        n_done = 0
+        for batch in _batches(requests):
+            self._request_batch(what, batch, n_done, refused)
+            n_done += len(batch)
+        return refused
+
+    def _request_batch(self, what: str, batch: list[Request], n_done: int,
+                       refused: dict[int, messages.Outcome]) -> None:
+        first = self._sequence + 1
+        last = batch[-1]
+        batch[-1] = Request(last.type, last.flags | MessageFlag.ACK, last.payload)
+        self._send(what, batch)
+        for reply in self._replies(what, first, self._sequence):
+            if reply.type != MessageType.ERROR:
+                raise HostError(f"{what}: unexpected answer of type {reply.type}")
+            outcome = messages.parse_outcome(reply)
+            if outcome.errno:
+                refused[n_done + reply.sequence - first] = outcome
+            if reply.sequence == self._sequence:
+                break
+
+    def _send(self, what: str, requests: list[Request]) -> None:
+        parts = []
+        for request in requests:
+            self._sequence += 1
+            parts.append(messages.message(request.type, request.flags | MessageFlag.REQUEST, self._sequence,
+                                          request.payload))
+        try:
+            self._socket.send(b"".join(parts))
+        except OSError as error:
+            raise HostError(f"{what}: {error.strerror}") from error
+
+    def _receive(self, what: str) -> bytes:
+        """Read one datagram of the kernel's; those of other senders are dropped."""
+        while True:
+            try:
+                datagram, _, flags, sender = self._socket.recvmsg(_BUFFER_LEN)
+            except OSError as error:
+                raise HostError(f"{what}: {error.strerror}") from error
+            if sender[0] != 0:
+                continue
+            if flags & socket.MSG_TRUNC:
+                raise HostError(f"{what}: the kernel sent a message of more than {_BUFFER_LEN} bytes")
+            return datagram
+
+    def _replies(self, what: str, first: int, last: int) -> Iterator[messages.Message]:
+        """Read without end: the caller knows which reply is the last."""
+        while True:
+            for reply in messages.split_messages(self._receive(what)):
+                if first <= reply.sequence <= last and reply.type != MessageType.NOOP:
+                    yield reply
+
+
+def _batches(requests: Sequence[Request]) -> Iterator[list[Request]]:
+    """Cut a list of requests into pieces that fit into a datagram and whose errors fit into the buffer."""
+    batch: list[Request] = []
+    length = 0
+    for request in requests:
+        if batch and (len(batch) == _BATCH or length + len(request.payload) > _BATCH_LEN):
+            yield batch
+            batch, length = [], 0
+        batch.append(request)
+        length += len(request.payload)
+    if batch:
+        yield batch

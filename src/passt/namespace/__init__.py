@@ -1,0 +1,1 @@
+"""Namespaces: made, entered, set up, watched, and the first process in them."""

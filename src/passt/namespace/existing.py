@@ -1,0 +1,235 @@
+"""Namespaces that exist already: a process's, or those of paths. Opened, joined, and watched for their end.
+
+What ends us. A process is watched by a pidfd. A path is a name in a directory: where the kernel tells of
+changes (inotify(7)), we listen; procfs, sysfs and devpts change without a word, so there the name is
+looked up twice a second, unless it is that of a process, for which a pidfd serves again. Nobody but the
+owner may look into /proc/PID/ns: "permission denied" means that it is still there.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import struct
+
+from passt import log
+from passt.errors import HostError
+from passt.host import syscalls
+from passt.process.privileges import close_to_others
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    class Loop(Protocol):
+        """What is needed of the event loop; as in `dataplane.engine.Engine`."""
+
+        def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
+            """Call *callback* whenever *fd* is readable."""
+
+        def call_later(self, delay_s: float, callback: Callable[[], None]) -> int:
+            """Call *callback* once after *delay_s* seconds."""
+
+NETNS_DIRECTORY = "/run/netns"
+POLL_S = 0.5                      # so that the end is noticed within a second
+_NS_GET_NSTYPE = 0xb703           # linux/nsfs.h, ioctl_ns(2)
+_NAMES = {syscalls.CLONE_NEWNET: "network", syscalls.CLONE_NEWUSER: "user"}
+# linux/magic.h: file systems that change without telling inotify
+_SILENT_FILE_SYSTEMS = (0x9fa0, 0x62656572, 0x1cd1)
+_EVENT = struct.Struct("=iIII")   # inotify(7): wd, mask, cookie, len; then the name
+
+
+class Target:
+    """A network namespace, and maybe the user namespace that goes with it, held open."""
+
+    def __init__(self, net: int, user: int, label: str) -> None:
+        self._net = net
+        self._user = user
+        self._label = label
+
+    @classmethod
+    def of_process(cls, pid: int, userns: str | None = None, *, netns_only: bool = False) -> Target:
+        """Open those of process *pid*; *userns* is a path instead of its own. Raises HostError."""
+        net = _open_of_process(pid, "net")
+        if userns is not None:
+            user = _open_path("--userns", userns, syscalls.CLONE_NEWUSER)
+        else:
+            user = -1 if netns_only else _open_of_process(pid, "user")
+        return cls(net, user, f"of process {pid}")
+
+    @classmethod
+    def of_paths(cls, netns: str | None, userns: str | None) -> Target:
+        """Open those at the paths *netns* and *userns*, where given. Raises HostError."""
+        net = -1 if netns is None else _open_path("--netns", netns, syscalls.CLONE_NEWNET)
+        user = -1 if userns is None else _open_path("--userns", userns, syscalls.CLONE_NEWUSER)
+        return cls(net, user, netns or userns or "")
+
+    def join_user_namespace(self) -> None:
+        """Enter the user namespace, if there is one that is not ours already. One thread only."""
+        if self._user < 0:
+            return
+        own = os.stat("/proc/self/ns/user")
+        theirs = os.fstat(self._user)
+        if (own.st_dev, own.st_ino) != (theirs.st_dev, theirs.st_ino):
+            # Whoever is in there may have our user, and every capability: not a moment is theirs.
+            close_to_others()
+            self._join(self._user, syscalls.CLONE_NEWUSER)
+            close_to_others()
+        os.close(self._user)
+        self._user = -1
+
+    def join_network_namespace(self) -> None:
+        """Enter the network namespace: for a helper process, as there is no way back."""
+        self._join(self._net, syscalls.CLONE_NEWNET)
+
+    def close(self) -> None:
+        """Close what is open still, so that we do not keep the namespaces alive."""
+        for fd in (self._net, self._user):
+            if fd >= 0:
+                os.close(fd)
+        self._net = self._user = -1
+
+    def _join(self, fd: int, kind: int) -> None:
+        try:
+            syscalls.setns(fd, kind)
+        except OSError as error:
+            what = f"the {_NAMES[kind]} namespace {self._label}"
+            if error.errno == errno.EPERM:
+                raise HostError(f"{what} may not be joined: this user has no CAP_SYS_ADMIN in the user "
+                                f"namespace that owns it{self._advise()}") from None
+            raise HostError(f"cannot join {what}: {error.strerror}") from None
+
+    def _advise(self) -> str:
+        if self._label.startswith("/"):
+            return "; name that one with --userns, or start pasta as root or in there"
+        return ""
+
+
+def _open_of_process(pid: int, kind: str) -> int:
+    try:
+        return os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise HostError(f"process {pid} has ended, or /proc hides it (hidepid)") from None
+    except PermissionError:
+        raise HostError(f"the {kind} namespace of process {pid} is closed to this user: pasta has "
+                        "to be started by the user who owns the process, or by root") from None
+    except OSError as error:
+        raise HostError(f"cannot open /proc/{pid}/ns/{kind}: {error.strerror}") from None
+
+
+def _open_path(option: str, path: str, kind: int) -> int:
+    """Open a namespace of the *kind* CLONE_NEWNET or CLONE_NEWUSER."""
+    label = f"option '{option}' {path}"
+    try:
+        # Without O_NONBLOCK a named pipe would keep us waiting.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        hint = "; a name is one of 'ip netns list'" if os.path.dirname(path) == NETNS_DIRECTORY else ""
+        raise HostError(f"{label}: there is no such file{hint}") from None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not a path"
+        raise HostError(f"{label}: cannot open it: {why}") from None
+    try:
+        found = fcntl.ioctl(fd, _NS_GET_NSTYPE)
+    except OSError:
+        found = 0
+    if found != kind:
+        os.close(fd)
+        raise HostError(f"{label}: this is not a {_NAMES[kind]} namespace")
+    return fd
+
+
+class ProcessWatch:
+    """Tells when process *pid* ends. Raises HostError if there is none."""
+
+    def __init__(self, pid: int) -> None:
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except (OSError, OverflowError):
+            raise HostError(f"there is no process {pid} whose namespaces could be joined") from None
+
+    def has_ended(self) -> bool:
+        """Tell whether it has ended; then the number may be another process's by now."""
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def start(self, loop: Loop, on_end: Callable[[], None]) -> None:
+        """Have *loop* call *on_end* at the process's end."""
+        loop.add_reader(self._pidfd, on_end)
+
+
+class PathWatch:
+    """Tells when *path* is removed. Raises HostError."""
+
+    def __init__(self, path: str) -> None:
+        directory, self._name = os.path.split(path)
+        try:
+            self._directory = os.open(directory or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise HostError(f"cannot watch {directory}: {error.strerror}") from None
+        self._inotify = -1
+        try:
+            if syscalls.file_system_type(self._directory) not in _SILENT_FILE_SYSTEMS:
+                self._inotify = syscalls.inotify_init()
+                syscalls.inotify_add_watch(
+                    self._inotify, f"/proc/self/fd/{self._directory}".encode(),
+                    syscalls.IN_DELETE | syscalls.IN_MOVED_FROM | syscalls.IN_DELETE_SELF
+                    | syscalls.IN_MOVE_SELF | syscalls.IN_ONLYDIR)
+        except OSError as error:
+            # user.max_inotify_instances is reached, or the directory may not be read: look it up instead.
+            log.debug(f"cannot be told of changes in {directory}: {error.strerror}")
+            if self._inotify >= 0:
+                os.close(self._inotify)
+                self._inotify = -1
+
+    def has_ended(self) -> bool:
+        """Tell whether the path is gone."""
+        try:
+            os.close(os.open(self._name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory))
+        except PermissionError:
+            return False
+        except OSError:
+            return True
+        return False
+
+    def start(self, loop: Loop, on_end: Callable[[], None]) -> None:
+        """Have *loop* call *on_end* when the path is gone."""
+        if self._inotify >= 0:
+            loop.add_reader(self._inotify, lambda: self._on_events(on_end))
+        else:
+            self._look_again(loop, on_end)
+
+    def _on_events(self, on_end: Callable[[], None]) -> None:
+        """Read events; whatever was the last of them, the name is there or not."""
+        data = os.read(self._inotify, 1 << 16)
+        offset = 0
+        while offset < len(data):
+            _, mask, _, length = _EVENT.unpack_from(data, offset)
+            offset += _EVENT.size
+            name = data[offset:offset + length].rstrip(b"\0")
+            offset += length
+            gone = mask & (syscalls.IN_DELETE_SELF | syscalls.IN_MOVE_SELF | syscalls.IN_IGNORED)
+            if gone or name == os.fsencode(self._name) or (mask & syscalls.IN_Q_OVERFLOW
+                                                           and self.has_ended()):
+                on_end()
+                return
+
+    def _look_again(self, loop: Loop, on_end: Callable[[], None]) -> None:
+        if self.has_ended():
+            on_end()
+        else:
+            loop.call_later(POLL_S, lambda: self._look_again(loop, on_end))
+
+
+def watch_path(path: str) -> ProcessWatch | PathWatch:
+    """Watch *path*, or the process that it belongs to. Raises HostError."""
+    pid = path.removeprefix("/proc/").removesuffix("/ns/net")
+    # The number means that process only if /proc is of our own PID namespace.
+    if (pid.isascii() and pid.isdecimal() and path == f"/proc/{pid}/ns/net"
+            and os.readlink("/proc/self") == str(os.getpid())):
+        return ProcessWatch(int(pid))
+    return PathWatch(path)

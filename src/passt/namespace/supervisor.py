@@ -1,0 +1,141 @@
+"""The main process's part in the command's life: signals go in, stops and the end come out.
+
+`watch` registers three descriptors with the loop: a signalfd, the channel to PID 1, and a pidfd that
+tells PID 1's end, at which nothing in its namespace is left. Job control is explained in
+`namespace.terminal`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from passt import log
+from passt.namespace import pid1
+from passt.namespace.child_channel import Kind, read_status
+from passt.namespace.terminal import Terminal, leads_alone, stop_like
+from passt.process.signals import ASKING, FORWARDED, TERMINAL_STOPS, SignalReader
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from passt.namespace.child_channel import Message
+    from passt.namespace.create import Child
+
+    class Loop(Protocol):
+        """What is needed of the event loop; as in `dataplane.engine.Engine`."""
+
+        def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
+            """Call *callback* whenever *fd* is readable."""
+
+        def remove_reader(self, fd: int) -> None:
+            """Stop watching *fd*."""
+
+        def stop(self) -> None:
+            """Leave the loop."""
+
+
+MAX_LAST_MESSAGES = 64            # read when PID 1 has ended; its own last one is among the first few
+
+
+class Supervisor:
+    """Of the command below *child*. From here on signals are not acted upon but passed on."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._loop: Loop | None = None
+        self._terminal = Terminal()
+        self._reader = SignalReader(FORWARDED)
+        signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_STOPS)
+        self._own_group = leads_alone()
+        self._leads_session = os.getsid(0) == os.getpid()
+        self._saw_interrupt = False
+        self._wait_status: int | None = None
+
+    def watch(self, loop: Loop) -> None:
+        """Register with *loop*; it is stopped when the command and all its namespace have ended."""
+        self._loop = loop
+        loop.add_reader(self._reader.fd, self._on_signals)
+        loop.add_reader(self._child.channel.fileno(), self._on_message)
+        loop.add_reader(self._child.pidfd, loop.stop)
+
+    def start_command(self) -> None:
+        """Let the command begin."""
+        foreground = self._terminal.is_ours()
+        # Its group takes the terminal over, and then the terminal interrupts that group only.
+        self._saw_interrupt = foreground and self._own_group
+        flags = pid1.START_OWN_GROUP if self._own_group else 0
+        flags |= pid1.START_FOREGROUND if foreground else 0
+        self._child.channel.send(Kind.START, bytes((flags,)))
+
+    def ask_command(self) -> None:
+        """Pass SIGUSR1 on as well, which we have answered: PID 1 spares a command that it would end."""
+        self._child.channel.send(Kind.SIGNAL, bytes((ASKING, False)))
+
+    def finish(self) -> int:
+        """Clean up after the loop, and return the exit status to end with."""
+        # Bounded: a process outside may have been given the child's end, and still write to it.
+        for _ in range(MAX_LAST_MESSAGES):
+            message = self._receive()
+            if message is None:
+                break
+            self._handle(message)
+        own_status = self._child.wait()
+        self._terminal.reclaim()
+        self._terminal.close()
+        self._reader.close()
+        # Without its message PID 1 was killed from outside; its own status tells the rest.
+        return pid1.exit_status(own_status if self._wait_status is None else self._wait_status)
+
+    def was_interrupted(self) -> bool:
+        """Tell whether the user ended the command by Ctrl-C, so that we should end in the same way."""
+        status = self._wait_status
+        return (status is not None and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGINT
+                and self._saw_interrupt)
+
+    def _on_signals(self) -> None:
+        for received in self._reader.read():
+            if received.number == signal.SIGCONT:
+                if received.is_from_user:
+                    self._resume()
+                continue
+            if received.number == signal.SIGINT and received.is_from_kernel:
+                self._saw_interrupt = True
+            to_group = received.is_from_kernel
+            if received.number == signal.SIGHUP and self._leads_session:
+                # The terminal hung up: only the leader of its session is told (tty_ioctl(2)).
+                to_group = False
+            self._child.channel.send(Kind.SIGNAL, bytes((received.number, to_group)))
+
+    def _on_message(self) -> None:
+        message = self._receive()
+        if message is not None:
+            self._handle(message)
+        elif self._child.channel.has_ended and self._loop is not None:
+            # The end of file comes before PID 1's end: the kernel ends its other processes in between.
+            self._loop.remove_reader(self._child.channel.fileno())
+            if self._child.channel.is_broken:
+                log.warning("the command sent messages that are not its to send, and is ended")
+
+    def _receive(self) -> Message | None:
+        return self._child.channel.receive(Kind.STOPPED, Kind.CONTINUED, Kind.ENDED, wait=False)
+
+    def _handle(self, message: Message) -> None:
+        if message.kind is Kind.ENDED:
+            self._wait_status = read_status(message)
+        elif message.kind is Kind.STOPPED:
+            self._mirror_stop(message.payload[0])
+
+    def _mirror_stop(self, signum: int) -> None:
+        if signum in TERMINAL_STOPS and self._terminal.is_ours():
+            # `fg` gave the terminal to our group while the command ran on in the background.
+            self._resume()
+            return
+        stop_like(signum, self._child.channel)
+        if not self._child.channel.has_news():
+            self._resume()
+
+    def _resume(self) -> None:
+        self._child.channel.send(Kind.RESUME, bytes((self._terminal.is_ours(),)))

@@ -1,0 +1,1 @@
+"""A run of passt or pasta: joins all other rooms."""

@@ -1,0 +1,159 @@
+"""Looking on while the program runs: the packet capture, the trace, and the counters.
+
+`Report` opens at the start what needs the caller's rights, and is attached to the engine when the loop
+begins. The counters are told whenever SIGUSR1 comes, and at the end of a run with --debug; --stats prints
+them as a table. SIGUSR1 is blocked from the first step of a start on (`signals.let_signals_end_us`), so one
+that comes before the loop runs is answered then.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from passt import log
+from passt.process.signals import ASKING, SignalReader
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Protocol
+
+    from passt.facts.settings import Settings
+
+    class Loop(Protocol):
+        """What is needed of the engine; as in `dataplane.engine.Engine`."""
+
+        def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
+            """Call *callback* whenever *fd* is readable."""
+
+        def call_later(self, delay_s: float, callback: Callable[[], None]) -> int:
+            """Call *callback* once."""
+
+        def counters(self) -> dict[str, int]:
+            """All counters by name."""
+
+        def start_capture(self, fd: int, on_end: Callable[[int], None]) -> None:
+            """Write all frames to *fd*."""
+
+        def end_capture(self) -> tuple[int, int] | None:
+            """Frames written and lost."""
+
+        def set_trace(self, flows: Callable[[str], None] | None,
+                      frames: Callable[[bytes, int, bool, int, int, int], None] | None = None) -> None:
+            """Have *flows* and *frames* called."""
+
+# Counters that a line of its own tells; all others are listed where they are not 0.
+_FRAMES = ("frames_from_guest", "frames_to_guest", "bytes_from_guest", "bytes_to_guest")
+_FLOWS = {"flows_tcp": "TCP", "flows_udp": "UDP", "flows_ping": "ping", "flows_splice_tcp": "bypassed TCP",
+          "flows_splice_udp": "bypassed UDP"}
+_ALL_FLOWS = {"flows_opened": "opened", "flows_refused": "refused", "flows_evicted": "evicted"}
+_COLUMNS = ("seconds", "frames in", "frames out", "bytes in", "bytes out", "TCP", "UDP", "ping", "drops")
+_WIDTH = 12
+_HEADING_EVERY = 20
+
+
+class Report:
+    """Of one run with *settings*. Raises HostError if the capture cannot be made.
+
+    *on_asked* is called after each answer to SIGUSR1.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._start_s = clock()
+        self._engine: Loop | None = None
+        self.on_asked: Callable[[], None] | None = None
+        self._capture = -1
+        self._shown: dict[str, int] = {}
+        self._n_rows = 0
+        self._reader = SignalReader((ASKING,))
+        if settings.pcap is not None:
+            from passt.run import pcap_file
+
+            self._capture = pcap_file.create(settings.pcap)
+
+    def attach(self, engine: Loop) -> None:
+        """Look on at *engine* from now on."""
+        self._engine = engine
+        reader = self._reader
+
+        def on_signal() -> None:
+            if reader.read():
+                log.tell_held()
+                self._tell(log.answer)
+                if self.on_asked is not None:
+                    self.on_asked()
+
+        engine.add_reader(reader.fd, on_signal)
+        if self._settings.trace:
+            from passt.run.frame_text import FrameTracer
+
+            engine.set_trace(log.debug, FrameTracer(log.debug).on_frame)
+        elif self._settings.debug:
+            engine.set_trace(log.debug)
+        if self._capture >= 0:
+            engine.start_capture(self._capture, self._on_capture_end)
+        if self._settings.stats_s is not None:
+            engine.call_later(self._settings.stats_s, self._on_stats)
+
+    def finish(self) -> None:
+        """Tell the last: to be called when the loop has ended, while the engine is whole."""
+        log.tell_held()
+        if self._engine is None:
+            return
+        if self._settings.debug:
+            self._tell(log.debug)
+        counts = self._engine.end_capture() if self._capture >= 0 else None
+        if counts is not None and counts[1]:
+            log.warning(f"the packet capture lacks {counts[1]} frames: its reader was too slow")
+
+    def _on_capture_end(self, number: int) -> None:
+        from passt.run import pcap_file
+
+        log.warning(pcap_file.explain_end(self._settings.pcap or "", number))
+
+    def _tell(self, write: Callable[[str], None]) -> None:
+        if self._engine is not None:
+            for line in describe(self._engine.counters(), self._clock() - self._start_s):
+                write(line)
+
+    def _on_stats(self) -> None:
+        """Print a row if anything has happened since the last one."""
+        if self._engine is None or self._settings.stats_s is None:
+            return
+        counters = self._engine.counters()
+        if {**counters, "wakeups": 0} != {**self._shown, "wakeups": 0}:
+            if self._n_rows % _HEADING_EVERY == 0:
+                log.answer("".join(name.rjust(_WIDTH) for name in _COLUMNS))
+            self._n_rows += 1
+            self._shown = counters
+            log.answer(row(counters, self._clock() - self._start_s))
+        self._engine.call_later(self._settings.stats_s, self._on_stats)
+
+
+def describe(counters: Mapping[str, int], seconds: float) -> list[str]:
+    """Tell *counters*, *seconds* after the start, in some lines."""
+    drops = {name: n for name, n in counters.items() if name.startswith("drop_") and n}
+    told = {*_FRAMES, *_FLOWS, *_ALL_FLOWS, *drops}
+    others = [f"{name} {n}" for name, n in counters.items() if name not in told and n]
+    reasons = ", ".join(f"{name.removeprefix('drop_')} {n}" for name, n in drops.items())
+    lines = [
+        f"Counters after {seconds:.1f} s (process {os.getpid()}):",
+        f"    from guest: {counters['frames_from_guest']} frames, {counters['bytes_from_guest']} bytes",
+        f"    to guest: {counters['frames_to_guest']} frames, {counters['bytes_to_guest']} bytes",
+        "    flows now: " + ", ".join(f"{label} {counters[name]}" for name, label in _FLOWS.items()),
+        "    flows ever: " + ", ".join(f"{label} {counters[name]}" for name, label in _ALL_FLOWS.items()),
+        f"    drops: {sum(drops.values())}{f' ({reasons})' if reasons else ''}",
+    ]
+    return [*lines, f"    others: {', '.join(others)}"] if others else lines
+
+
+def row(counters: Mapping[str, int], seconds: float) -> str:
+    """Give the row of --stats."""
+    names = (*("frames_from_guest", "frames_to_guest", "bytes_from_guest", "bytes_to_guest"),
+             "flows_tcp", "flows_udp", "flows_ping")
+    drops = sum(n for name, n in counters.items() if name.startswith("drop_"))
+    values = (f"{seconds:.1f}", *(str(counters[name]) for name in names), str(drops))
+    return "".join(value.rjust(_WIDTH) for value in values)

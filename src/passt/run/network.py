@@ -1,0 +1,179 @@
+"""Builds the parts of a run from settings and joins them: policy, responder, engine, port forwarding.
+
+Nothing here knows of namespaces or machines. A mode reads the host (`resolve_guest`), binds its ports
+(`open_ports`), builds a `Network`, attaches its link to the network's engine, has the ports followed
+(`Network.start_ports`), and serves (`Network.serve`).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+
+from passt import log
+from passt.host import ping_permission
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from passt.dataplane.engine import Engine
+    from passt.facts.contracts import FrameResponder, ListenerSide
+    from passt.facts.guest import GuestNet
+    from passt.facts.settings import Settings
+    from passt.host.listeners import HostPorts
+    from passt.run.diagnostics import Report
+
+SECRET_LEN = 16  # what Engine wants
+
+
+def resolve_guest(settings: Settings) -> GuestNet:
+    """Read the host and work out the guest's network; warnings and notes are printed. Raises PasstError."""
+    from passt.config.resolve import resolve
+    from passt.host.host_facts import probe
+
+    facts = probe(interface=settings.interface, outbound_if4=settings.outbound_if4,
+                  outbound_if6=settings.outbound_if6, want4=settings.ip4, want6=settings.ip6,
+                  want_routes=settings.config_net and settings.copy_routes)
+    guest = resolve(settings, facts)
+    for warning in guest.warnings:
+        log.warning(warning)
+    if settings.banner:
+        for note in guest.notes:
+            log.info(note)
+    return guest
+
+
+def print_banner(settings: Settings, guest: GuestNet) -> None:
+    """Tell the user what the guest gets, unless that is not wanted: to be called when all is ready."""
+    if settings.banner and not settings.quiet:
+        from passt.run.banner import banner
+
+        for line in banner(settings, guest):
+            log.info(line)
+    if settings.pcap is not None:
+        log.info(f"Saving packet capture to {settings.pcap}")
+
+
+def open_ports(settings: Settings, guest: GuestNet) -> HostPorts | None:
+    """Bind the host's ports that are named; None if there is nothing to forward at all. Raises PasstError."""
+    if not (settings.port_rules or settings.namespace_rules):
+        return None
+    from passt.facts.contracts import MAX_LISTENERS
+    from passt.host.listeners import HostPorts
+
+    return HostPorts(settings, guest, MAX_LISTENERS)
+
+
+class Network:
+    """The parts of one run, joined, without a link yet.
+
+    *engine* has them all; *observed* is what is known of the guest's addresses. *bypass* is the policy for
+    flows that do not take the link, None unless *bypassed* asks for it. *ports* are served from now on.
+    """
+
+    def __init__(self, settings: Settings, guest: GuestNet, ports: HostPorts | None, *,
+                 bypassed: bool = False) -> None:
+        from passt.dataplane.engine import Engine
+        from passt.forward.policy import Policy
+        from passt.host.udp_timeouts import udp_timeouts
+
+        explain = log.debug if log.is_debug() else None
+        policy = Policy(guest, tcp=settings.tcp, udp=settings.udp, icmp=settings.icmp, explain=explain,
+                        warn=log.warning, on_ping_forbidden=_warn_of_ping)
+        self.observed = policy.observed
+        self.bypass = None
+        if bypassed:
+            from passt.forward.bypass import Bypass
+
+            self.bypass = Bypass(policy, policy.observed, keep_loopback=settings.host_lo_to_ns_lo,
+                                 splice=settings.splice, explain=explain)
+        self._settings = settings
+        self._guest = guest
+        self._explain = explain
+        self._services = _Services()
+        self.engine = Engine(self.bypass or policy, self._services, policy.observed, our_mac=guest.our_mac,
+                             mtu=guest.mtu or 0, secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest),
+                             udp_timeouts=udp_timeouts())
+        self.engine.switch(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None, tcp=settings.tcp,
+                           udp=settings.udp, icmp=settings.icmp)
+        self._forwarding = None
+        if ports is not None:
+            from passt.run.port_forwarding import PortForwarding
+
+            self._forwarding = PortForwarding(self.engine, ports)
+
+    def start_ports(self, namespace_sources: Sequence[int] = (), side: ListenerSide | None = None) -> None:
+        """Open the namespace's ports on *side*, if there is one, and follow bound ports as rules say.
+
+        *namespace_sources* are as for `PortForwarding.start`. To be called when the link is there.
+        Raises ConfigError.
+        """
+        if self._forwarding is not None:
+            self._forwarding.start(namespace_sources, side)
+
+
+    def load_services(self) -> None:
+        """Load what answers the guest's control frames, if that has not been done.
+
+        It is a third of all code, and needed with the first such frame only, so `serve` does it by itself
+        when the caller knows already that we are ready; the link keeps the frames that come meanwhile.
+        Who may not read the program's files any more by then has it done before.
+        """
+        if self._services.is_loaded:
+            return
+        from passt.responders.dispatch import Dispatcher
+        from passt.responders.router_advertiser import Advertiser
+
+        settings, guest = self._settings, self._guest
+        # A guest that is configured by us must not configure itself once more from advertisements.
+        advertise = settings.ndp and settings.router_advertisements and not settings.config_net
+        responder = Dispatcher(guest, dhcp=settings.dhcp, ndp=settings.ndp, router_advertisements=advertise,
+                               dhcpv6=settings.dhcpv6, explain=self._explain, warn=log.warning,
+                               is_guest=self.observed.is_guest)
+        self._services.load(responder)
+        if guest.ip6 and advertise:
+            Advertiser(responder.advertise, self.engine.send_frame, self.engine.call_later, _dice,
+                       explain=self._explain).arm()
+
+    def serve(self, report: Report) -> None:
+        """Run the engine until it is stopped, *report* looking on."""
+        self.load_services()
+        run_loop(self.engine, report)
+
+
+class _Services:
+    """Stands for the responder in the engine, which must not run before it is loaded."""
+
+    respond: Callable[[bytes], list[bytes]]
+
+    def __init__(self) -> None:
+        self.is_loaded = False
+
+    def load(self, responder: FrameResponder) -> None:
+        self.respond = responder.respond
+        self.is_loaded = True
+
+
+def run_loop(engine: Engine, report: Report) -> None:
+    """Run *engine* until it is stopped, *report* looking on; all it needs is open and loaded."""
+    report.attach(engine)
+    gc.freeze()
+    gc.enable()
+    engine.run()
+    report.finish()
+    engine.close()
+
+
+def _our_ip4(guest: GuestNet) -> bytes:
+    address = guest.ip4.our_address if guest.ip4 else None
+    return address.packed if address else bytes(4)
+
+
+def _warn_of_ping() -> None:
+    log.warning(ping_permission.explain_refusal())
+
+
+def _dice() -> float:
+    """Draw a random number from 0 up to 1, without the import of `random`."""
+    return int.from_bytes(os.urandom(4), "big") / (1 << 32)

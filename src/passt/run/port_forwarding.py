@@ -1,0 +1,166 @@
+"""Carries out port rules while the program runs: joins listeners, engine and the watch over bound ports.
+
+The host's ports that are named are bound before anything else (`host.listeners`); here are those of
+the namespace, which exist only with it, and those of `auto` rules, which come and go.
+"""
+
+from __future__ import annotations
+
+import os
+
+from passt import log
+from passt.errors import ConfigError, HostError
+from passt.forward.auto import AutoForwarder, Direction
+from passt.host.bound_ports import PortScanner, open_sources
+from passt.host.listeners import count_spare_descriptors, optional_groups
+from passt.light.values import cast
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from passt.dataplane.engine import Engine
+    from passt.facts.contracts import ListenerSide, NamespaceSockets
+    from passt.facts.port_rule import PortRule
+    from passt.host.listeners import HostBinder, HostPorts
+
+INTERVAL_S = 0.75                 # so that a port is followed within a second, with time to spare
+
+
+class HostSide:
+    """Listeners on the host; a `contracts.ListenerSide`."""
+
+    def __init__(self, engine: Engine, binder: HostBinder) -> None:
+        self._engine = engine
+        self._binder = binder
+
+    def open_listener(self, rule: object, port: int) -> object:
+        """Listen on the host's *port*. Raises OSError."""
+        port_rule = cast("PortRule", rule)
+        fd = self._binder.open(port_rule, port)
+        self._engine.add_listener(fd, port_rule.proto, rule)
+        return fd
+
+    def close_listener(self, handle: object) -> None:
+        """Close what `open_listener` returned."""
+        self._engine.remove_listener(cast("int", handle))
+
+
+class NamespaceSide:
+    """Listeners on the namespace's loopback, opened by *inside*; a `contracts.ListenerSide`."""
+
+    def __init__(self, engine: Engine, inside: NamespaceSockets, *, ip4: bool, ip6: bool) -> None:
+        self._engine = engine
+        self._inside = inside
+        self._ip4 = ip4
+        self._ip6 = ip6
+
+    def open_listener(self, rule: object, port: int) -> object:
+        """Listen on the namespace's *port*, on loopback. Raises OSError; nothing stays open then."""
+        proto = cast("PortRule", rule).proto
+        fds = self._inside.open_listener(proto, port, ip4=self._ip4, ip6=self._ip6)
+        for i, fd in enumerate(fds):
+            try:
+                self._engine.add_listener(fd, proto, rule, namespace=True)
+            except OSError:
+                for added in fds[:i]:
+                    self._engine.remove_listener(added)
+                for left in fds[i:]:
+                    os.close(left)
+                raise
+        return fds
+
+    def close_listener(self, handle: object) -> None:
+        """Close what `open_listener` returned."""
+        for fd in cast("list[int]", handle):
+            self._engine.remove_listener(fd)
+
+
+def open_fixed(rules: Sequence[PortRule], side: ListenerSide, spare: int) -> None:
+    """Open the ports of *rules* that are not `auto` on *side*; of optional ones *spare* at most.
+
+    Each specification of these gets its share. Raises ConfigError if a port cannot be had whose rule is not
+    optional, or none of an optional specification.
+    """
+    for rule in rules:
+        if rule.auto or rule.optional:
+            continue
+        for port in range(rule.first, rule.last + 1):
+            try:
+                side.open_listener(rule, port)
+            except OSError as error:
+                raise ConfigError(f"{rule.spec}: cannot listen on port {port} in the namespace:"
+                                  f" {error.strerror}") from None
+    n_open: dict[str, int] = {}
+    groups = optional_groups(rules)
+    for (spec, _), group in groups.items():
+        n_open[spec] = n_open.get(spec, 0) + _open_some(group, side, spare // len(groups))
+    for spec, number in n_open.items():
+        if spec and not number:
+            raise ConfigError(f"{spec}: none of its ports could be had in the namespace")
+
+
+def _open_some(rules: Sequence[PortRule], side: ListenerSide, limit: int) -> int:
+    """Open what can be had for one specification, *limit* ports at most; return how many."""
+    n_open = n_cut = 0
+    for rule in rules:
+        for port in range(rule.first, rule.last + 1):
+            if n_open >= limit:
+                n_cut += rule.last + 1 - port
+                break
+            try:
+                side.open_listener(rule, port)
+                n_open += 1
+            except OSError:
+                continue
+    if n_cut:
+        log.warning(f"{rules[0].spec or 'UDP ports that go with those of -T'}: {n_cut} ports of the namespace"
+                    " are not forwarded, as the limit of open files leaves no room for them; raise it"
+                    " (ulimit -H -n) or forward fewer ports")
+    return n_open
+
+
+class PortForwarding:
+    """The port rules of a run: fixed listeners, and those that follow bound ports.
+
+    The engine gets the listeners that are open already; the rest begins with `start`.
+    """
+
+    def __init__(self, engine: Engine, ports: HostPorts) -> None:
+        self._engine = engine
+        self._ports = ports
+        for listener in ports.listeners:
+            engine.add_listener(listener.fd, listener.proto, listener.rule)
+
+    def start(self, namespace_sources: Sequence[int], namespace_side: ListenerSide | None = None) -> None:
+        """Open the namespace's ports, and begin to follow bound ports as soon as the engine runs.
+
+        *namespace_sources* are from `port_scan.open_sources` in the namespace, empty if no rule is
+        `auto`; *namespace_side* is None if no rule is of the namespace's ports. Raises ConfigError.
+        """
+        outward = self._ports.outward
+        if namespace_side is not None:
+            # A port may take a socket for each family.
+            open_fixed(outward, namespace_side, count_spare_descriptors() // 2)
+        if not namespace_sources:
+            return
+        spare = count_spare_descriptors()
+        try:
+            host_sources = open_sources()
+        except OSError as error:
+            raise HostError(f"cannot see which ports are bound on the host: {error.strerror}") from None
+        host_side = HostSide(self._engine, self._ports.binder)
+        forwarder = AutoForwarder(
+            Direction("host", self._ports.inward, PortScanner(namespace_sources).scan, host_side, spare // 2),
+            # A listener of the namespace takes two descriptors where it has to be one for each family.
+            # The sockets that flows of the guest leave by are bound like services, and are none.
+            Direction("namespace", outward, PortScanner(host_sources, self._engine.udp_sockets).scan,
+                      namespace_side or host_side, spare // 4),
+            explain=log.debug if log.is_debug() else None,
+            warn=lambda text: log.limited(log.WARNING, "scan", text))
+        if forwarder.is_needed:
+            self._engine.call_later(0.0, lambda: self._watch(forwarder))
+
+    def _watch(self, forwarder: AutoForwarder) -> None:
+        self._engine.call_later(INTERVAL_S, lambda: self._watch(forwarder))
+        forwarder.tick()

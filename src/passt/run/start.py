@@ -1,0 +1,55 @@
+"""A start as all programs have it: the process is put in order, goes to the background, and runs its mode.
+
+What a program does then is in a module of its own, `local` for pasta, `machine` for passt; each of them
+joins the parts that `assembly` builds with its own kind of link. Imports are made where they are needed:
+start-up counts.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from passt import log
+from passt.host import descriptors
+from passt.process import privileges, signals
+from passt.process.background import Launch
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from passt.facts.settings import Settings
+
+
+def run(settings: Settings) -> int:
+    """Run the program that *settings* are for until it ends; return the exit status.
+
+    To be called once, early, by a process with one thread: it closes all descriptors above 2 but the log's.
+    Unless *settings* keep it in the foreground, it returns in a child of the process that called it, which
+    has ended by then: with status 0 when the child was ready, else with the child's status.
+    Raises PasstError. After Ctrl-C it may not return, but end the process by SIGINT.
+    """
+    sys.unraisablehook = _on_ignored
+    privileges.close_to_others()
+    descriptors.tidy_descriptors((*log.descriptors(), *(() if settings.fd is None else (settings.fd,))))
+    caller = privileges.Caller(descriptors.raise_file_limit(), signals.let_signals_end_us())
+    launch = Launch(settings.pid_file)
+    try:
+        if not settings.foreground:
+            launch.go_to_background()
+        if settings.mode == "passt":
+            from passt.run import passt
+
+            return passt.run(settings, launch)
+        from passt.run import pasta
+
+        return pasta.run(settings, caller, launch)
+    except BaseException:
+        launch.fail()
+        raise
+
+
+def _on_ignored(ignored: sys.UnraisableHookArgs) -> None:
+    """Tell of an exception that nobody could catch: standard error may lead nowhere."""
+    if ignored.exc_value is None:
+        return
+    text = "; ".join(line.strip() for line in log.describe_failure(ignored.exc_value)[:2])
+    log.limited(log.ERR, "ignored", f"an error was ignored in {ignored.object!r}: {text}")
