@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from passt.dataplane.nsthread import NamespaceThread
+    from passt.dataplane.sockets.namespace_thread import NamespaceThread
 
 SIOCGIFHWADDR = 0x8927
 SIOCSIFFLAGS = 0x8914

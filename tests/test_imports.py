@@ -75,13 +75,14 @@ def test_heavy_import_is_noticed(tmp_path: Path, heavy: str) -> None:
 
 def test_start_of_pasta_loads_little() -> None:
     """What a container waits for: none of the modules that `value` is there to avoid."""
-    modules = ("local", "host.configure", "host.listeners", "forward.bypass", "ports", "dataplane.engine",
-               "responders.dispatch", "responders.advertiser", "syslog", "log_file", "banner")  # fmt: skip
+    modules = ("run.pasta", "namespace.interface", "host.listeners", "forward.bypass", "run.port_forwarding",
+               "dataplane.engine", "responders.dispatch", "responders.router_advertiser", "log.syslog",
+               "log.file", "run.banner")  # fmt: skip
     avoided = ("ast", "dataclasses", "inspect", "re", "typing")
     program = f"""
 import sys
-from passt.run import start
 from passt import cli
+from passt.run import start
 from passt.config import settings
 for name in {modules}:
     __import__("passt." + name)

@@ -199,7 +199,7 @@ def test_violation_is_found(path: str, text: str) -> None:
         ),
         (
             "passt/dataplane/engine.pyx",
-            "from libc.stdint cimport uint8_t\nfrom passt.dataplane.flow.table cimport (a,\n  b)",
+            "from libc.stdint cimport uint8_t\nfrom passt.dataplane.flow.table.table cimport (a,\n  b)",
         ),
         ("passt/config/options.py", "from passt import __version__"),
         ("passt/__main__.py", "from passt.cli import main"),

@@ -6,7 +6,7 @@ from libc.string cimport memset
 
 from time import monotonic
 
-from passt.dataplane.csum cimport csum_add, csum_fold
+from passt.dataplane.packet.checksum cimport csum_add, csum_fold
 
 cdef enum:
     ROUNDS = 10000

@@ -38,11 +38,11 @@ def is_stale(source: Path, others: list[Path]) -> bool:
 
 def what_is_missing() -> str | None:
     """Say what has to be built, and how; None if all is up to date."""
-    for source in sorted(PACKAGE.glob("*.pyx")):
+    for source in sorted(PACKAGE.rglob("*.pyx")):
         if is_stale(source, [source.with_suffix(".pxd")]):
             return f"{source.name} of the data plane is not built or changed since: run '{BUILD_PACKAGE}'"
     for source in sorted(HERE.glob("*.pyx")):
-        if is_stale(source, sorted(PACKAGE.glob("*.pxd"))):
+        if is_stale(source, sorted(PACKAGE.rglob("*.pxd"))):
             return f"the probe {source.name} is not built or older than its sources: run '{BUILD_PROBES}'"
     return None
 

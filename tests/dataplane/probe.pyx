@@ -7,7 +7,7 @@ behind the frame ends the test run instead of going unseen (`Guarded`).
 from enum import IntEnum
 from typing import NamedTuple
 
-from passt.dataplane.stats import VERDICT_NAMES
+from passt.dataplane.base.stats import VERDICT_NAMES
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -15,17 +15,17 @@ from posix.mman cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE, mmap, mprotect, munmap,
 )
 
-from passt.dataplane.csum cimport csum_add, csum_fold, pseudo4, pseudo6
-from passt.dataplane.flow cimport FLOW_DEAD, NO_FLOW, Flow, FlowKey, FlowTable
-from passt.dataplane.hash cimport siphash
-from passt.dataplane.link cimport TxMeta
-from passt.dataplane.offload cimport complete_csum, cut_segment
-from passt.dataplane.parse cimport (
+from passt.dataplane.packet.checksum cimport csum_add, csum_fold, pseudo4, pseudo6
+from passt.dataplane.flow.table cimport FLOW_DEAD, NO_FLOW, Flow, FlowKey, FlowTable
+from passt.dataplane.base.siphash cimport siphash
+from passt.dataplane.link.link cimport TxMeta
+from passt.dataplane.link.segmentation cimport complete_csum, cut_segment
+from passt.dataplane.packet.parse cimport (
     IpView, TcpOptions, TcpView, UdpView, read_tcp_options, read_timestamps, split_ip4, split_ip6,
     split_tcp, split_udp,
 )
-from passt.dataplane.stats cimport VERDICT_OK
-from passt.dataplane.timers cimport TimerHeap
+from passt.dataplane.base.stats cimport VERDICT_OK
+from passt.dataplane.loop.timers cimport TimerHeap
 
 Verdict = IntEnum("Verdict", [(name.upper(), number) for number, name in enumerate(VERDICT_NAMES)])
 

@@ -5,7 +5,7 @@ import socket
 import time
 from ipaddress import ip_address
 
-from passt.dataplane.nsthread import NamespaceThread
+from passt.dataplane.sockets.namespace_thread import NamespaceThread
 from passt.facts.contracts import Target
 from passt.host.syscalls import CLONE_NEWNET, unshare
 from tests.dataplane.engine_bench import Bench

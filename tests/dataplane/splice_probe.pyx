@@ -7,16 +7,16 @@ from collections import deque
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from passt.dataplane.core cimport Core
-from passt.dataplane.flow cimport FLOW_SPLICE_TCP, Flow
-from passt.dataplane.link cimport Link
-from passt.dataplane.pipes cimport NO_PIPE
-from passt.dataplane.pool cimport Pool
-from passt.dataplane.reactor cimport Reactor
-from passt.dataplane.sockets cimport Sockets
-from passt.dataplane.splice cimport on_splice_event
-from passt.dataplane.stats cimport stats_as_dict
-from passt.dataplane.sys cimport (
+from passt.dataplane.core.core cimport Core
+from passt.dataplane.flow.table cimport FLOW_SPLICE_TCP, Flow
+from passt.dataplane.link.link cimport Link
+from passt.dataplane.sockets.pipe_pool cimport NO_PIPE
+from passt.dataplane.base.memory_budget cimport Pool
+from passt.dataplane.loop.reactor cimport Reactor
+from passt.dataplane.sockets.sockets cimport Sockets
+from passt.dataplane.bypass.tcp_bypass cimport on_splice_event
+from passt.dataplane.base.stats cimport stats_as_dict
+from passt.dataplane.base.externs cimport (
     EAGAIN, F_SETPIPE_SZ, fcntl, iovec, memcpy, read, write,
 )
 from passt.dataplane.turn cimport finish_flows

@@ -11,21 +11,23 @@ from typing import NamedTuple
 
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from passt.dataplane.core cimport Core
-from passt.dataplane.demux cimport on_frame
-from passt.dataplane.flow cimport (
+from passt.dataplane.core.core cimport Core
+from passt.dataplane.ingress.demux cimport on_frame
+from passt.dataplane.flow.table cimport (
     CONN_FOLLOW, FLOW_DEAD, FLOW_TCP, NO_FLOW, Flow, SackBoard, TcpConn, TcpStore,
 )
-from passt.dataplane.headers cimport ETH_ALEN
-from passt.dataplane.link cimport LINK_CSUM, LINK_TSO4, LINK_TSO6, Link, RxFrame, TxMeta
-from passt.dataplane.pool cimport Pool
-from passt.dataplane.reactor cimport Reactor
-from passt.dataplane.sockets cimport PathInfo, Sockets, fill_sockaddr, read_sockaddr, scale_for
-from passt.dataplane.stats cimport DROP_LINK_FULL, count, stats_as_dict
-from passt.dataplane.sys cimport IPPROTO_TCP, iovec, malloc, memcpy, memset, sockaddr_storage, socklen_t
-from passt.dataplane.tcp_conn cimport choose_isn, end_all, overflow_len, state_name
-from passt.dataplane.tcp_from_sock cimport on_listener, on_socket
-from passt.dataplane.tcp_from_tap cimport flush_gather
+from passt.dataplane.packet.headers cimport ETH_ALEN
+from passt.dataplane.link.link cimport LINK_CSUM, LINK_TSO4, LINK_TSO6, Link, RxFrame, TxMeta
+from passt.dataplane.base.memory_budget cimport Pool
+from passt.dataplane.loop.reactor cimport Reactor
+from passt.dataplane.sockets.sockets cimport PathInfo, Sockets, fill_sockaddr, read_sockaddr, scale_for
+from passt.dataplane.base.stats cimport DROP_LINK_FULL, count, stats_as_dict
+from passt.dataplane.base.externs cimport (
+    IPPROTO_TCP, iovec, malloc, memcpy, memset, sockaddr_storage, socklen_t,
+)
+from passt.dataplane.tcp.segments cimport choose_isn, end_all, overflow_len, state_name
+from passt.dataplane.tcp.to_guest cimport on_listener, on_socket
+from passt.dataplane.tcp.from_guest cimport flush_gather
 from passt.dataplane.turn cimport finish_flows, on_flow_timer
 
 cdef enum:

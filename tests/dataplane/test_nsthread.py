@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from passt.dataplane.nsthread import NamespaceThread
+from passt.dataplane.sockets.namespace_thread import NamespaceThread
 from passt.host.syscalls import CLONE_NEWNET, unshare
 from tests.dataplane.netns import in_own_namespace, set_up
 

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from passt.dataplane.stats import VERDICT_NAMES
+from passt.dataplane.base.stats import VERDICT_NAMES
 
-DECLARED = Path(__file__).parents[2] / "src" / "passt" / "dataplane" / "stats.pxd"
+DECLARED = Path(__file__).parents[2] / "src" / "passt" / "dataplane" / "base" / "stats.pxd"
 
 
 def test_names_are_those_of_the_verdicts_in_order() -> None:

@@ -14,25 +14,25 @@ from tests.dataplane.probe import Guarded
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from passt.dataplane.core cimport Core, Seen
-from passt.dataplane.datagram cimport end_datagram
-from passt.dataplane.demux cimport on_frame
-from passt.dataplane.flow cimport FLOW_PING, FLOW_TCP, FLOW_UDP, Flow, FlowKey
-from passt.dataplane.icmp_error cimport push_icmp_error
-from passt.dataplane.link cimport Link, RxFrame, TxMeta
-from passt.dataplane.reactor cimport EVENT_FLOW, EVENT_LISTENER, Reactor, make_tag
-from passt.dataplane.sockets cimport Sockets, fill_sockaddr, read_sockaddr
-from passt.dataplane.stats cimport DROP_LINK_FULL, count, stats_as_dict
-from passt.dataplane.sys cimport (
+from passt.dataplane.core.core cimport Core, Seen
+from passt.dataplane.datagram.lifetime cimport end_datagram
+from passt.dataplane.ingress.demux cimport on_frame
+from passt.dataplane.flow.table cimport FLOW_PING, FLOW_TCP, FLOW_UDP, Flow, FlowKey
+from passt.dataplane.ip.icmp_error cimport push_icmp_error
+from passt.dataplane.link.link cimport Link, RxFrame, TxMeta
+from passt.dataplane.loop.reactor cimport EVENT_FLOW, EVENT_LISTENER, Reactor, make_tag
+from passt.dataplane.sockets.sockets cimport Sockets, fill_sockaddr, read_sockaddr
+from passt.dataplane.base.stats cimport DROP_LINK_FULL, count, stats_as_dict
+from passt.dataplane.base.externs cimport (
     AF_INET, AF_INET6, EAGAIN, EPOLL_CTL_ADD, EPOLLIN, IPPROTO_TCP, MSG_TRUNC, SOL_UDP, UDP_SEGMENT, htons,
     iovec, mmsghdr, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
 )
-from passt.dataplane.tcp_conn cimport end
-from passt.dataplane.tcp_from_sock cimport on_listener
-from passt.dataplane.tcp_from_tap cimport flush_gather
+from passt.dataplane.tcp.segments cimport end
+from passt.dataplane.tcp.to_guest cimport on_listener
+from passt.dataplane.tcp.from_guest cimport flush_gather
 from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer
-from passt.dataplane.udp cimport on_udp_listener
-from passt.dataplane.udp_out cimport flush_out
+from passt.dataplane.udp.udp cimport on_udp_listener
+from passt.dataplane.udp.from_guest cimport flush_out
 
 
 # Level and type of an item of control data that says UDP_SEGMENT.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
-from passt.dataplane.nsthread import NamespaceThread
+from passt.dataplane.sockets.namespace_thread import NamespaceThread
 from passt.facts.contracts import FlowPolicy, FrameResponder, GuestEvents
 
 class FlowInfo(NamedTuple):

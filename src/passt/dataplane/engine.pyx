@@ -14,35 +14,35 @@ from heapq import heapify, heappop, heappush
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt.facts import contracts
-from passt.dataplane.capture cimport Capture
-from passt.dataplane.core cimport Core
-from passt.dataplane.datagram cimport end_datagram
-from passt.dataplane.demux cimport on_frame
-from passt.dataplane.flow cimport (
+from passt.dataplane.observe.capture cimport Capture
+from passt.dataplane.core.core cimport Core
+from passt.dataplane.datagram.lifetime cimport end_datagram
+from passt.dataplane.ingress.demux cimport on_frame
+from passt.dataplane.flow.table cimport (
     FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, FLOW_UDP_PORT, NO_FLOW, Flow,
 )
-from passt.dataplane.headers cimport ETH_ALEN, ETH_HLEN, MAX_FRAME
-from passt.dataplane.link cimport MAX_BATCH, RX_BATCH, Link, RxFrame, TapLink
-from passt.dataplane.nsthread cimport NamespaceThread
-from passt.dataplane.reactor cimport (
+from passt.dataplane.packet.headers cimport ETH_ALEN, ETH_HLEN, MAX_FRAME
+from passt.dataplane.link.link cimport MAX_BATCH, RX_BATCH, Link, RxFrame, TapLink
+from passt.dataplane.sockets.namespace_thread cimport NamespaceThread
+from passt.dataplane.loop.reactor cimport (
     EVENT_FAR, EVENT_FLOW, EVENT_LINK, EVENT_LISTENER, EVENT_READER, Reactor, make_tag,
 )
-from passt.dataplane.ready cimport close_ready, fill_ready
-from passt.dataplane.sockets cimport Sockets, read_sockaddr
-from passt.dataplane.splice cimport end_splice, splice_state
-from passt.dataplane.stats cimport stats_as_dict
-from passt.dataplane.stream cimport STREAM_BAD_LENGTH, STREAM_CLOSED, StreamLink
-from passt.dataplane.sys cimport (
+from passt.dataplane.bypass.spare_sockets cimport close_ready, fill_ready
+from passt.dataplane.sockets.sockets cimport Sockets, read_sockaddr
+from passt.dataplane.bypass.tcp_bypass cimport end_splice, splice_state
+from passt.dataplane.base.stats cimport stats_as_dict
+from passt.dataplane.link.stream cimport STREAM_BAD_LENGTH, STREAM_CLOSED, StreamLink
+from passt.dataplane.base.externs cimport (
     AF_INET, AF_INET6, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP,
     IPPROTO_UDP, epoll_event, memcpy, EMFILE, errno, getsockname, sockaddr, sockaddr_storage,
     socklen_t,
 )
-from passt.dataplane.tcp_conn cimport end_all, state_name
-from passt.dataplane.tcp_from_sock cimport on_listener
-from passt.dataplane.tcp_from_tap cimport flush_gather
+from passt.dataplane.tcp.segments cimport end_all, state_name
+from passt.dataplane.tcp.to_guest cimport on_listener
+from passt.dataplane.tcp.from_guest cimport flush_gather
 from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer
-from passt.dataplane.udp cimport on_udp_listener
-from passt.dataplane.udp_out cimport flush_out
+from passt.dataplane.udp.udp cimport on_udp_listener
+from passt.dataplane.udp.from_guest cimport flush_out
 from passt.errors import HostError
 from passt.light.values import NamedTuple
 

@@ -1,8 +1,8 @@
 """ICMP and ICMPv6 echo translation."""
 
-from passt.dataplane.core cimport Core
-from passt.dataplane.flow cimport Flow
-from passt.dataplane.parse cimport IpView
+from passt.dataplane.core.core cimport Core
+from passt.dataplane.flow.table cimport Flow
+from passt.dataplane.packet.parse cimport IpView
 
 
 cdef void on_echo(Core core, const IpView *ip) noexcept nogil

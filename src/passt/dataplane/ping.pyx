@@ -8,25 +8,25 @@ back. The group of the process has to be in net.ipv4.ping_group_range.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from passt.dataplane.core cimport Core
-from passt.dataplane.csum cimport csum_add, csum_fold, pseudo6
-from passt.dataplane.datagram cimport DROPPED, NOTHING, end_datagram, open_datagram, still_used, use
-from passt.dataplane.errqueue cimport drain_errors, settle_send_error
-from passt.dataplane.flow cimport FLOW_PING, SIDE_GUEST, Flow, FlowKey, fill_key
-from passt.dataplane.fragments cimport send_packet
-from passt.dataplane.headers cimport (
+from passt.dataplane.core.core cimport Core
+from passt.dataplane.packet.checksum cimport csum_add, csum_fold, pseudo6
+from passt.dataplane.datagram.lifetime cimport DROPPED, NOTHING, end_datagram, open_datagram, still_used, use
+from passt.dataplane.datagram.socket_errors cimport drain_errors, settle_send_error
+from passt.dataplane.flow.table cimport FLOW_PING, SIDE_GUEST, Flow, FlowKey, fill_key
+from passt.dataplane.ip.fragments cimport send_packet
+from passt.dataplane.packet.headers cimport (
     ETH_HLEN, ICMP6_ECHO_REPLY, ICMP6_ECHO_REQUEST, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_HLEN, IP4_HLEN,
     IP6_HLEN, MAX_IP_LEN, IcmpHdr,
 )
-from passt.dataplane.link cimport TxMeta
-from passt.dataplane.parse cimport IpView
-from passt.dataplane.path_mtu cimport limit_towards
-from passt.dataplane.socket_marks cimport Marks, mark_packet, read_marks, set_ping_marks
-from passt.dataplane.stats cimport DROP_PROTOCOL, DROP_SHORT, DROP_SOCKET, DROP_TRUNCATED, count
-from passt.dataplane.sys cimport (
+from passt.dataplane.link.link cimport TxMeta
+from passt.dataplane.packet.parse cimport IpView
+from passt.dataplane.ip.path_mtu cimport limit_towards
+from passt.dataplane.datagram.ip_fields cimport Marks, mark_packet, read_marks, set_ping_marks
+from passt.dataplane.base.stats cimport DROP_PROTOCOL, DROP_SHORT, DROP_SOCKET, DROP_TRUNCATED, count
+from passt.dataplane.base.externs cimport (
     EAGAIN, IPPROTO_ICMP, IPPROTO_ICMPV6, MSG_TRUNC, htons, iovec, memcpy, memset, msghdr, ntohs,
 )
-from passt.dataplane.tcp_conn cimport ms
+from passt.dataplane.tcp.segments cimport ms
 
 cdef enum:
     LIFETIME_MS = 30000           # nf_conntrack_icmp_timeout

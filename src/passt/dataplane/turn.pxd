@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from passt.dataplane.core cimport Core
+from passt.dataplane.core.core cimport Core
 
 
 cdef void on_flow_event(Core core, uint64_t tag, uint32_t events) noexcept nogil

@@ -2,19 +2,19 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from passt.dataplane.core cimport Core
-from passt.dataplane.flow cimport (
+from passt.dataplane.core.core cimport Core
+from passt.dataplane.flow.table cimport (
     FLOW_DEAD, FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, FLOW_UDP_PORT, NO_FLOW,
     Flow,
 )
-from passt.dataplane.fragments cimport on_fragment_timer
+from passt.dataplane.ip.fragments cimport on_fragment_timer
 from passt.dataplane.ping cimport on_ping_socket, on_ping_timer
-from passt.dataplane.reactor cimport EVENT_FAR
-from passt.dataplane.splice cimport finish_splice, on_splice_event
-from passt.dataplane.splice_udp cimport on_splice_timer
-from passt.dataplane.tcp_from_sock cimport finish_turn, on_socket, on_timer
-from passt.dataplane.udp cimport on_udp_socket, on_udp_timer
-from passt.dataplane.udp_in cimport read_spliced
+from passt.dataplane.loop.reactor cimport EVENT_FAR
+from passt.dataplane.bypass.tcp_bypass cimport finish_splice, on_splice_event
+from passt.dataplane.bypass.udp_bypass cimport on_splice_timer
+from passt.dataplane.tcp.to_guest cimport finish_turn, on_socket, on_timer
+from passt.dataplane.udp.udp cimport on_udp_socket, on_udp_timer
+from passt.dataplane.udp.to_guest cimport read_spliced
 
 
 cdef void on_flow_event(Core core, uint64_t tag, uint32_t events) noexcept nogil:

@@ -105,7 +105,7 @@ class ListenerSide(Protocol):
 
 
 class NamespaceSockets(Protocol):
-    """Opens sockets inside the target namespace, at any time of the run (`dataplane.nsthread`)."""
+    """Opens sockets inside the target namespace, at any time (`dataplane.sockets.namespace_thread`)."""
 
     def open_socket(self, family: int, kind: int, protocol: int) -> int:
         """Open a socket there as by socket(2), close-on-exec; return its descriptor. Raises OSError."""

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from passt.dataplane.engine import Engine
-    from passt.dataplane.nsthread import NamespaceThread
+    from passt.dataplane.sockets.namespace_thread import NamespaceThread
     from passt.facts.guest import GuestNet
     from passt.facts.settings import Settings
     from passt.host.listeners import HostPorts
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from passt.process.background import Launch
     from passt.process.identity import Identity
 
-MAX_RESERVE = 64  # sockets of each kind that `dataplane.nsthread` opens in advance
+MAX_RESERVE = 64  # sockets of each kind that `dataplane.sockets.namespace_thread` opens in advance
 
 
 def run(settings: Settings, caller: privileges.Caller, launch: Launch) -> int:
@@ -213,7 +213,7 @@ def _connect(settings: Settings, guest: GuestNet, ports: HostPorts | None, child
     if settle is not None:
         network.load_services()
     if bypassed:
-        from passt.dataplane.nsthread import NamespaceThread
+        from passt.dataplane.sockets.namespace_thread import NamespaceThread
         from passt.run.port_forwarding import NamespaceSide
     tap = child.receive_tap()
     engine.attach_tap(tap.fd, tap.mac, tap.offloads)

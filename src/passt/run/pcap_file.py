@@ -1,4 +1,4 @@
-"""The file of a packet capture: made here, at start, and written by `dataplane.capture`.
+"""The file of a packet capture: made here, at start, and written by `dataplane.observe.capture`.
 
 The layout is pcap-savefile(5) in host byte order, so that it can be written without conversions; readers
 tell the order from the magic number.

@@ -1,0 +1,1 @@
+"""What all of the data plane stands on: system declarations, counters, memory budget, hash."""

@@ -1,0 +1,1 @@
+"""The local bypass: from loopback to loopback, socket to socket."""

@@ -1,0 +1,27 @@
+"""UDP flows that bypass the guest's link."""
+
+from libc.stdint cimport uint32_t
+
+from passt.dataplane.core.core cimport Core, Seen
+from passt.dataplane.flow.table cimport Flow, FlowKey
+from passt.dataplane.base.externs cimport iovec, mmsghdr, msghdr
+
+cdef enum:
+    SPLICE_MESSAGES = 64          # datagrams per system call
+
+
+cdef struct SpliceBatch:
+    # Datagrams of one flow and direction that are to be sent; the payload lies where it was received.
+    Flow *flow
+    int n
+    bint to_client
+    mmsghdr headers[SPLICE_MESSAGES]
+    iovec pieces[SPLICE_MESSAGES]
+
+
+cdef Flow *open_splice_udp(Core core, uint32_t listener, int fd, const FlowKey *key, const msghdr *message,
+                           const Seen *seen) noexcept nogil
+cdef void add_spliced(Core core, Flow *flow, const mmsghdr *message, uint32_t segment,
+                      bint to_client) noexcept nogil
+cdef void flush_spliced(Core core) noexcept nogil
+cdef void on_splice_timer(Core core, Flow *flow) noexcept nogil

@@ -1,0 +1,1 @@
+"""What UDP and echo flows have in common."""

@@ -1,0 +1,27 @@
+"""What UDP and echo translation have in common."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+
+from passt.dataplane.core.core cimport Core, Route
+from passt.dataplane.flow.table cimport Flow, FlowKey
+from passt.dataplane.base.externs cimport msghdr
+
+
+cdef enum:
+    # What `receive` and `take_datagram` return beside lengths.
+    NOTHING = -1                  # nothing there, or not to be taken now
+    DROPPED = -2                  # one less, and counted
+
+
+cdef Flow *start_datagram(Core core, const FlowKey *key, uint8_t kind, Route *route) noexcept nogil
+cdef Flow *open_datagram(Core core, const FlowKey *key, uint8_t kind, int protocol) noexcept nogil
+cdef Flow *alloc_datagram(Core core, uint8_t kind) noexcept nogil
+cdef void end_datagram(Core core, Flow *flow) noexcept nogil
+cdef void leave_port(Core core, Flow *flow) noexcept nogil
+cdef void refuse_datagram(Core core, Flow *flow, int result) noexcept nogil
+cdef int open_bound(Core core, const Route *route, int protocol, const FlowKey *key) noexcept nogil
+cdef bint watch_datagram(Core core, Flow *flow) noexcept nogil
+cdef ssize_t receive(Core core, Flow *flow, uint32_t l4_hdr_len) noexcept nogil
+cdef ssize_t take_datagram(Core core, int fd, msghdr *message) noexcept nogil
+cdef void use(Core core, Flow *flow, int64_t *last_used, int64_t lifetime) noexcept nogil
+cdef bint still_used(Core core, Flow *flow, int64_t last_used, int64_t lifetime) noexcept nogil

@@ -1,0 +1,227 @@
+"""What UDP and echo translation have in common: the life of a flow that nothing opens and nothing closes.
+
+Sockets are watched edge-triggered. One that has used up its turn, or that the full link keeps from
+reading, is on the work list or waits for the link; so nothing is lost and nothing spins.
+
+A flow that was used pushes its end out by writing `last_used` only; its entry in the timer heap
+fires at the earliest possible end, finds it used since, and is armed again. It also becomes the
+newest in the order of last use: when there are too many flows, or descriptors run out, the oldest
+ends before its time, so that a guest that opens flow after flow never blocks itself for long.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
+from passt.dataplane.core.core cimport Core, Route
+from passt.dataplane.flow.table cimport (
+    CLASS_DATAGRAM, FLOW_PING, FLOW_SPLICE_UDP, FLOW_UDP, NO_FLOW, SIDE_GUEST, Flow, FlowKey,
+)
+from passt.dataplane.packet.headers cimport ETH_HLEN, IP4_HLEN, IP6_HLEN, MAX_IP_LEN
+from passt.dataplane.loop.reactor cimport EVENT_FLOW, make_tag
+from passt.dataplane.base.stats cimport (
+    DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, DROP_TRUNCATED, count,
+)
+from passt.dataplane.base.externs cimport (
+    AF_INET, EACCES, EADDRINUSE, EAGAIN, ENOSPC, EPERM, EPOLLET, EPOLLIN, EPOLL_CTL_ADD,
+    IPPROTO_UDP, MSG_TRUNC, SOCK_DGRAM, SOL_SOCKET, SO_REUSEADDR, htons, iovec, memset, msghdr, sockaddr_in,
+    sockaddr_in6, sockaddr_storage, socklen_t,
+)
+from passt.dataplane.tcp.make_room cimport evict_half_open, lacks_descriptor
+from passt.dataplane.udp.from_guest cimport flush_out
+
+
+cdef Flow *alloc_datagram(Core core, uint8_t kind) noexcept nogil:
+    """A record for a flow, if need be that of the flow unused for longest; NULL: counted drop."""
+    cdef Flow *flow
+    if core.flows.n_datagram >= core.flows.max_datagram:
+        crowd_out(core)
+    flow = core.flows.alloc(kind)
+    if flow == NULL and crowd_out(core):
+        flow = core.flows.alloc(kind)
+    if flow == NULL:
+        count(&core.stats, DROP_FLOWS_FULL)
+    return flow
+
+
+cdef bint crowd_out(Core core) noexcept nogil:
+    """End the flow unused for longest; False if there is none."""
+    cdef uint32_t index = core.flows.oldest[<int>CLASS_DATAGRAM]
+    if index == NO_FLOW:
+        return False
+    core.stats.flows_evicted += 1
+    end_datagram(core, &core.flows.flows[index])
+    return True
+
+
+cdef Flow *start_datagram(Core core, const FlowKey *key, uint8_t kind, Route *route) noexcept nogil:
+    """A record for a new flow of the guest's, and its route; NULL: counted drop."""
+    cdef Flow *flow = alloc_datagram(core, kind)
+    if flow == NULL:
+        return NULL
+    flow.keys[0] = key[0]
+    if not core.ask_outbound(flow, route):
+        count(&core.stats, DROP_REFUSED)
+        core.stats.flows_refused += 1
+        core.flows.release(flow)
+        return NULL
+    flow.peer = route.peer
+    flow.peer_len = route.peer_len
+    return flow
+
+
+cdef Flow *open_datagram(Core core, const FlowKey *key, uint8_t kind, int protocol) noexcept nogil:
+    """Route a new flow of the guest and give it a connected, watched socket of its own; NULL: counted drop.
+
+    The socket keeps the guest's identifier if the host has it free.
+    """
+    cdef Route route
+    cdef Flow *flow = start_datagram(core, key, kind, &route)
+    cdef int result
+    if flow == NULL:
+        return NULL
+    result = open_bound(core, &route, protocol, key)
+    if result >= 0:
+        flow.fd = result
+        result = core.sockets.connect(flow.fd, &route.peer, route.peer_len)
+    if result < 0 or not watch_datagram(core, flow):
+        refuse_datagram(core, flow, result)
+        return NULL
+    core.flows.insert(flow, SIDE_GUEST)
+    core.stats.flows_opened += 1
+    core.stats.flows_ping += 1
+    return flow
+
+
+cdef void refuse_datagram(Core core, Flow *flow, int result) noexcept nogil:
+    """Forget a flow whose socket could not be had because of *result*, a negative errno."""
+    if lacks_descriptor(result):
+        count(&core.stats, DROP_NO_FD)
+    else:
+        count(&core.stats, DROP_FLOWS_FULL if result == -ENOSPC else DROP_SOCKET)
+    if flow.fd >= 0:
+        core.sockets.close(flow.fd)
+    elif flow.kind == FLOW_PING and result in (-EACCES, -EPERM):
+        core.tell_ping_forbidden()
+    core.flows.release(flow)
+
+
+cdef bint watch_datagram(Core core, Flow *flow) noexcept nogil:
+    return core.sockets.watch(flow.fd, EPOLL_CTL_ADD, EPOLLIN | EPOLLET,
+                              make_tag(EVENT_FLOW, flow.generation, flow.index)) == 0
+
+
+cdef int open_bound(Core core, const Route *route, int protocol, const FlowKey *key) noexcept nogil:
+    """A socket bound to the route's device and source; fd or a negative errno.
+
+    It keeps the guest's port or identifier in *key*; if that is taken or privileged the kernel chooses one.
+    When descriptors run out the flow unused for longest gives its own up, else a half-open connection.
+    """
+    cdef int fd = core.route_socket(SOCK_DGRAM, protocol, route)
+    cdef int result
+    cdef socklen_t n = route.source_len
+    cdef sockaddr_storage local = route.source
+    if lacks_descriptor(fd) and crowd_out(core):
+        fd = core.route_socket(SOCK_DGRAM, protocol, route)
+    if lacks_descriptor(fd) and evict_half_open(core):
+        fd = core.route_socket(SOCK_DGRAM, protocol, route)
+    if fd < 0:
+        return fd
+    if not n:
+        memset(&local, 0, sizeof(local))
+        local.ss_family = route.peer.ss_family
+        n = sizeof(sockaddr_in) if local.ss_family == AF_INET else sizeof(sockaddr_in6)
+    # The port lies at the same place in both families' socket addresses.
+    (<sockaddr_in *>&local).sin_port = htons(key.guest_port)
+    result = core.sockets.bind_source(fd, &local, n)
+    if result == -EADDRINUSE and protocol == IPPROTO_UDP and core.may_share_port(key, route):
+        core.sockets.set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1)
+        result = core.sockets.bind_source(fd, &local, n)
+        core.sockets.set_option(fd, SOL_SOCKET, SO_REUSEADDR, 0)
+    if result == 0:
+        return fd
+    (<sockaddr_in *>&local).sin_port = 0
+    result = core.sockets.bind_source(fd, &local, n)
+    if result == 0:
+        return fd
+    core.sockets.close(fd)
+    return result
+
+
+cdef void end_datagram(Core core, Flow *flow) noexcept nogil:
+    """Forget the flow; its socket is closed if no other flow uses it."""
+    if core.out_batch.n_messages:
+        flush_out(core)           # some of it may be this flow's
+    core.disarm(flow)
+    if flow.kind == FLOW_UDP:
+        core.stats.flows_udp -= 1
+        leave_port(core, flow)
+    elif flow.kind == FLOW_PING:
+        core.stats.flows_ping -= 1
+    elif flow.kind == FLOW_SPLICE_UDP:
+        core.stats.flows_splice_udp -= 1
+    if flow.fd >= 0:
+        core.sockets.close(flow.fd)
+        flow.fd = -1
+    core.flows.release(flow)
+
+
+cdef void leave_port(Core core, Flow *flow) noexcept nogil:
+    """A UDP flow no longer uses the socket that it shared."""
+    cdef Flow *port
+    if flow.u.udp.listener:
+        return
+    port = &core.flows.flows[flow.u.udp.port]
+    port.u.port.users -= 1
+    port.u.port.groups -= flow.u.udp.group
+    if not port.u.port.users:
+        end_datagram(core, port)
+
+
+cdef ssize_t receive(Core core, Flow *flow, uint32_t l4_hdr_len) noexcept nogil:
+    """Read a datagram of the flow's socket into the link's slot, behind the place of its headers.
+
+    Returns its length, NOTHING or DROPPED. While the link is full the datagrams stay in the socket:
+    the flow waits for the link.
+    """
+    cdef msghdr message
+    cdef iovec piece
+    cdef uint32_t l3_len = IP4_HLEN if flow.keys[0].addr_len == 4 else IP6_HLEN
+    if core.link.blocked:
+        core.flows.add_waiting(flow)
+        return NOTHING
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = &piece
+    message.msg_iovlen = 1
+    piece.iov_base = core.link.slot + ETH_HLEN + l3_len + l4_hdr_len
+    # IPv4 counts its header in the packet's length, IPv6 does not.
+    piece.iov_len = MAX_IP_LEN - (l3_len if l3_len == IP4_HLEN else 0) - l4_hdr_len
+    return take_datagram(core, flow.fd, &message)
+
+
+cdef ssize_t take_datagram(Core core, int fd, msghdr *message) noexcept nogil:
+    """Receive one message; returns its length, NOTHING or DROPPED."""
+    cdef ssize_t n = core.sockets.receive_message(fd, message)
+    if n == -EAGAIN:
+        return NOTHING
+    if n < 0:
+        count(&core.stats, DROP_SOCKET)
+        return DROPPED
+    if message.msg_flags & MSG_TRUNC:
+        count(&core.stats, DROP_TRUNCATED)
+        return DROPPED
+    return n
+
+
+cdef void use(Core core, Flow *flow, int64_t *last_used, int64_t lifetime) noexcept nogil:
+    """The flow was used now."""
+    last_used[0] = core.now
+    core.flows.move_newest(flow, CLASS_DATAGRAM)
+    if not flow.armed:
+        core.arm(flow, core.now + lifetime)
+
+
+cdef bint still_used(Core core, Flow *flow, int64_t last_used, int64_t lifetime) noexcept nogil:
+    """Whether the flow lives on; then its timer is armed again. Called when the timer fired."""
+    if last_used + lifetime <= core.now:
+        return False
+    core.arm(flow, last_used + lifetime)
+    return True

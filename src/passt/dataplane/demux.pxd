@@ -1,7 +1,0 @@
-"""One frame from the guest goes to its translator, the responder, or a drop counter."""
-
-from passt.dataplane.core cimport Core
-from passt.dataplane.link cimport RxFrame
-
-
-cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil

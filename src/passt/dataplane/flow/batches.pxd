@@ -1,0 +1,52 @@
+"""Datagrams on their way between the link and the host's sockets, many per system call.
+
+The structures only; what happens to them is said in `udp_out` and `udp_in`.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+from passt.dataplane.flow.table cimport Flow
+from passt.dataplane.base.externs cimport iovec, mmsghdr, sockaddr_storage
+
+cdef enum:
+    OUT_MESSAGES = 64             # per system call
+    OUT_PIECES = 128              # datagrams of them all, or joined datagrams as they came from the guest
+    IN_MESSAGES = 64
+    MAX_SEGMENTS = 64             # of one message: UDP_MAX_SEGMENTS before Linux 6.9 (include/linux/udp.h)
+    CONTROL_SIZE = 128            # of a message
+
+
+cdef struct OutMessage:
+    # One or more datagrams of one flow and size; only the last may be shorter, which *ended* tells.
+    Flow *flow
+    uint32_t first                # piece
+    uint32_t n_pieces
+    uint32_t n_datagrams
+    uint32_t total                # octets of payload
+    uint16_t segment              # size of the datagrams
+    uint8_t ttl                   # as the guest sent them: equal in all datagrams of a message
+    uint8_t tos
+    bint ended
+
+
+cdef struct OutBatch:
+    # Messages for one socket, all or none of them *whole* (see IpView). The payload lies where the link
+    # received it.
+    int fd
+    bint whole
+    uint32_t n_messages
+    uint32_t n_pieces
+    iovec pieces[OUT_PIECES]
+    OutMessage messages[OUT_MESSAGES]
+    mmsghdr headers[OUT_MESSAGES]
+    uint8_t control[OUT_MESSAGES][CONTROL_SIZE]
+
+
+cdef struct InBatch:
+    # What one call received: payload in *memory*, a stride each.
+    uint8_t *memory
+    iovec pieces[IN_MESSAGES]
+    mmsghdr headers[IN_MESSAGES]
+    sockaddr_storage names[IN_MESSAGES]
+    uint8_t control[IN_MESSAGES][CONTROL_SIZE]
+    uint32_t longest              # datagram of the last batch of a listener

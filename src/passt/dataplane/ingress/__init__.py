@@ -1,0 +1,1 @@
+"""Frames of the guest: where each goes."""

@@ -1,0 +1,127 @@
+"""ICMP and ICMPv6 errors for the guest (RFC 792, RFC 1812 4.3.2, RFC 4443 2.4 and 3).
+
+An error quotes the packet that it is about. The guest's own packet is gone when the host learns of
+the error, so its IP header is made anew from the flow as the guest sees it: the guest finds its socket by
+the addresses, the protocol and the ports in the quotation. What cannot be known is set to what does
+no harm: no options, identification 0, a time to live of 1 as the last router saw it.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+from passt.dataplane.core.core cimport Core
+from passt.dataplane.packet.checksum cimport csum_add, csum_fold, pseudo6
+from passt.dataplane.flow.table cimport FlowKey
+from passt.dataplane.packet.headers cimport (
+    ETH_HLEN, ICMP6_PARAMETER_PROBLEM, ICMP6_TOO_BIG, ICMP_FRAGMENTATION_NEEDED, ICMP_HLEN,
+    ICMP_PARAMETER_PROBLEM, ICMP_UNREACHABLE, IP4_DF, IP4_HLEN, IP6_HLEN, MAX_IP_LEN, IcmpErrorHdr, Ip4Hdr,
+    Ip6Hdr, is_multicast4, is_zero,
+)
+from passt.dataplane.link.link cimport TxMeta
+from passt.dataplane.datagram.ip_fields cimport mark_packet
+from passt.dataplane.base.stats cimport DROP_BAD_ADDRESS, DROP_LINK_FULL, count
+from passt.dataplane.base.externs cimport IPPROTO_ICMP, IPPROTO_ICMPV6, htonl, htons, memcpy, memmove, memset
+
+cdef enum:
+    ICMP4_ERROR_MAX = 576         # whole packet, RFC 1812 4.3.2.3
+    ICMP6_ERROR_MAX = 1280        # whole packet, RFC 4443 2.4 (c)
+    QUOTED_TTL = 1
+
+
+cdef void push_icmp_error(Core core, const FlowKey *key, uint8_t protocol, const uint8_t *quoted,
+                          size_t quoted_length, uint8_t type, uint8_t code, uint32_t info,
+                          const uint8_t *offender) noexcept nogil:
+    """Tell the guest of *key* (its own side of a flow) what became of a packet that it sent.
+
+    *quoted* is that packet behind its IP header: transport header and payload as the guest sent them;
+    the quotation is cut to what an error may hold. It may lie in the link's slot. *type* and *code* are
+    those of the family of *key*. *info* is in host byte order what the type has: the next-hop MTU
+    (RFC 1191 4, RFC 4443 3.2) or the octet that is the problem (RFC 792, RFC 4443 3.4), else 0.
+    *offender* has the 16 octets of an address in a `FlowKey`: who reports it; NULL: the remote as the
+    guest sees it. A full link, or an offender that no packet may come from, is a counted drop.
+    """
+    relay_icmp_error(core, key, protocol, quoted, quoted_length, type, code, info, offender, 0)
+
+
+cdef void relay_icmp_error(Core core, const FlowKey *key, uint8_t protocol, const uint8_t *quoted,
+                           size_t quoted_length, uint8_t type, uint8_t code, uint32_t info,
+                           const uint8_t *offender, uint8_t ttl) noexcept nogil:
+    """As `push_icmp_error`, for an error that came to the host with *ttl*, 0: unknown."""
+    cdef bint four = key.addr_len == 4
+    cdef const uint8_t *source = offender
+    cdef uint32_t l3_len = IP4_HLEN if four else IP6_HLEN
+    cdef uint8_t *place = core.link.slot + ETH_HLEN + l3_len
+    cdef uint32_t room = (ICMP4_ERROR_MAX if four else ICMP6_ERROR_MAX) - 2 * l3_len - ICMP_HLEN
+    cdef uint32_t taken = <uint32_t>min(quoted_length, <size_t>room)
+    cdef uint32_t length = ICMP_HLEN + l3_len + taken
+    cdef IcmpErrorHdr icmp
+    cdef TxMeta meta
+    if source == NULL:
+        source = &key.remote[0]
+    if core.link.blocked:
+        count(&core.stats, DROP_LINK_FULL)
+        return
+    if not can_report(source, four):
+        # There are no errors about what went to a group (RFC 1122 3.2.2, RFC 4443 2.4); that is no drop.
+        if offender != NULL:
+            count(&core.stats, DROP_BAD_ADDRESS)
+        return
+    memmove(place + ICMP_HLEN + l3_len, quoted, taken)
+    fill_quoted_ip(place + ICMP_HLEN, key, protocol, min(quoted_length, <size_t>(MAX_IP_LEN - IP4_HLEN)))
+    icmp.type = type
+    icmp.code = code
+    icmp.csum_be = 0
+    icmp.info_be = htonl(info_word(four, type, code, info))
+    memcpy(place, &icmp, ICMP_HLEN)
+    core.push_ip(source, key.guest, key.addr_len, IPPROTO_ICMP if four else IPPROTO_ICMPV6, length)
+    if ttl:
+        mark_packet(core.link.slot + ETH_HLEN, four, 0, ttl)
+    icmp.csum_be = csum_fold(csum_add(
+        place, length, 0 if four else pseudo6(source, key.guest, IPPROTO_ICMPV6, length)))
+    memcpy(place, &icmp, ICMP_HLEN)
+    memset(&meta, 0, sizeof(meta))
+    meta.hdr_len = <uint16_t>(ETH_HLEN + l3_len + ICMP_HLEN)
+    if core.send(ETH_HLEN + l3_len + length, &meta):
+        core.stats.icmp_errors_to_guest += 1
+
+
+cdef bint can_report(const uint8_t *source, bint four) noexcept nogil:
+    """Whether a packet may come from *source* (RFC 1122 3.2.1.3, RFC 4291 2.5.2, 2.7)."""
+    if four:
+        return not is_zero(source, 4) and not is_multicast4(source) and source[0] < 240
+    return not is_zero(source, 16) and source[0] != 0xff
+
+
+cdef uint32_t info_word(bint four, uint8_t type, uint8_t code, uint32_t info) noexcept nogil:
+    """The second word of the message: unused, an MTU or a pointer."""
+    if not four:
+        return info if type in (ICMP6_TOO_BIG, ICMP6_PARAMETER_PROBLEM) else 0
+    if type == ICMP_PARAMETER_PROBLEM:
+        return (info & 0xff) << 24                        # in the first octet, RFC 792
+    if type == ICMP_UNREACHABLE and code == ICMP_FRAGMENTATION_NEEDED:
+        return min(info, <uint32_t>0xffff)                # in the last two, RFC 1191 4
+    return 0
+
+
+cdef void fill_quoted_ip(uint8_t *place, const FlowKey *key, uint8_t protocol, size_t length) noexcept nogil:
+    """Write the IP header of the guest's packet of *length* bytes behind it."""
+    cdef Ip4Hdr *ip4 = <Ip4Hdr *>place
+    cdef Ip6Hdr *ip6 = <Ip6Hdr *>place
+    if key.addr_len == 4:
+        ip4.version_ihl = 0x45
+        ip4.tos = 0
+        ip4.tot_len_be = htons(<uint16_t>(IP4_HLEN + length))
+        ip4.id_be = 0
+        ip4.frag_be = htons(IP4_DF)
+        ip4.ttl = QUOTED_TTL
+        ip4.protocol = protocol
+        ip4.csum_be = 0
+        memcpy(ip4.src, key.guest, 4)
+        memcpy(ip4.dst, key.remote, 4)
+        ip4.csum_be = csum_fold(csum_add(place, IP4_HLEN, 0))
+        return
+    ip6.vtc_flow_be = htonl(0x60000000)
+    ip6.payload_len_be = htons(<uint16_t>length)
+    ip6.next_header = protocol
+    ip6.hop_limit = QUOTED_TTL
+    memcpy(ip6.src, key.guest, 16)
+    memcpy(ip6.dst, key.remote, 16)

@@ -1,0 +1,1 @@
+"""Links to the guest: tap, stream."""

@@ -1,0 +1,1 @@
+"""The event loop: epoll and timers."""

@@ -1,0 +1,1 @@
+"""Frame observers: packet capture and --trace."""

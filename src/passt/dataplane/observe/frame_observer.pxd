@@ -1,0 +1,24 @@
+"""Whoever looks on: the packet capture and the tracer."""
+
+from libc.stdint cimport int32_t, uint8_t, uint16_t
+
+from passt.dataplane.observe.capture cimport Capture
+from passt.dataplane.flow.table cimport FlowTable
+
+cdef enum:
+    NO_TRACED_FLOW = -1
+
+
+cdef class Watch:
+    cdef bint active              # somebody looks on
+    cdef FlowTable flows
+    cdef Capture capture
+    cdef object tracer
+    cdef object fail              # takes exceptions of the tracer
+
+    cdef void on_frame(self, const uint8_t *frame, size_t n, bint to_guest, uint16_t csum_start,
+                       uint16_t csum_offset, uint8_t gso_type, uint16_t gso_size) noexcept nogil
+    cdef void end_turn(self) noexcept nogil
+    cdef int32_t flow_of(self, const uint8_t *frame, size_t n, bint to_guest) noexcept nogil
+    cdef void trace(self, const uint8_t *frame, size_t n, bint to_guest, uint8_t gso_type,
+                    uint16_t gso_size) noexcept with gil

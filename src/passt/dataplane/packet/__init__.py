@@ -1,0 +1,1 @@
+"""Headers of packets: parsed, built, checksummed, reassembled."""

@@ -1,0 +1,1 @@
+"""Sockets of the host and of the namespace, and pipes."""

@@ -1,0 +1,1 @@
+"""TCP: the translator between the guest's connections and our sockets."""

@@ -1,0 +1,37 @@
+"""Acknowledgements that answer what makes no sense, limited in number.
+
+RFC 5961 has suspicious segments answered by an acknowledgement ("challenge"), and RFC 9293 3.10.7.4 any
+that lies outside the window. Two ends that disagree about numbers would answer each other's answers
+without end, at the speed of the CPU. So each connection has so many of these in a span of time
+(RFC 5961 7 gives these very numbers as its example). Segments with data or FIN are not counted: nobody
+sends one as an answer, and whoever repeats one must hear that it has come.
+"""
+
+from passt.dataplane.core.core cimport Core
+from passt.dataplane.flow.table cimport CONN_ACK_NOW, Flow, TcpConn
+from passt.dataplane.tcp.segments cimport ms
+
+cdef enum:
+    SPAN_MS = 5000
+    MOST_IN_SPAN = 10
+
+
+cdef void challenge(Core core, Flow *flow) noexcept nogil:
+    """Have the guest told where the connection stands (RFC 5961 3.2, 4.2, 5.2)."""
+    if may_answer(core, flow):
+        core.stats.tcp_challenge_acks += 1
+        flow.u.tcp.flags |= CONN_ACK_NOW
+        core.flows.add_work(flow)
+
+
+cdef bint may_answer(Core core, Flow *flow) noexcept nogil:
+    """Whether one more such acknowledgement may leave now; it is counted if so."""
+    cdef TcpConn *conn = &flow.u.tcp
+    if not conn.challenges or core.now - conn.challenged_at >= ms(SPAN_MS):
+        conn.challenged_at = core.now
+        conn.challenges = 0
+    if conn.challenges == MOST_IN_SPAN:
+        core.stats.tcp_acks_withheld += 1
+        return False
+    conn.challenges += 1
+    return True

@@ -1,0 +1,18 @@
+"""What the guest sent and the socket cannot have yet."""
+
+from libc.stdint cimport uint32_t
+
+from passt.dataplane.core.core cimport Core
+from passt.dataplane.flow.table cimport Flow, TcpConn
+from passt.dataplane.packet.parse cimport TcpView
+from passt.dataplane.base.externs cimport iovec
+
+
+cdef uint32_t before_end(const TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil
+cdef void came_twice(TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil
+cdef void keep_early(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
+cdef bint note_fin(Core core, TcpConn *conn, uint32_t fin) noexcept nogil
+cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t sent,
+                    size_t total) noexcept nogil
+cdef void close_hole(Core core, Flow *flow, bint is_full) noexcept nogil
+cdef bint drain_overflow(Core core, Flow *flow) noexcept nogil

@@ -1,0 +1,137 @@
+"""What the guest sent and the socket cannot have yet: short writes, payload and FINs before their turn.
+
+Read `tcp_conn` and `tcp_store` first. The store keeps the bytes; here is decided what goes in, when it comes
+out, and what the guest is told of it.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t
+
+from passt.dataplane.core.core cimport MAX_GATHER, Core
+from passt.dataplane.flow.table cimport (
+    CONN_ACK_NOW, CONN_FIN_EARLY, CONN_GUEST_FIN, CONN_WANT_OUT, CONN_WINDOW_STALE, CONN_WRITE_SHUT, Flow,
+    TcpConn,
+)
+from passt.dataplane.packet.headers cimport TCP_FIN
+from passt.dataplane.packet.parse cimport TcpView
+from passt.dataplane.base.stats cimport DROP_TCP_FLAGS, DROP_TCP_MEMORY, DROP_TCP_SEQUENCE, count
+from passt.dataplane.base.externs cimport EAGAIN, ENOBUFS, ENOMEM, EPOLLOUT, iovec
+from passt.dataplane.tcp.segments cimport (
+    WATCH_CHANGE, overflow_len, reset_both, send_ack, seq_lt, watch,
+)
+from passt.dataplane.tcp.from_guest cimport accept_fin
+from passt.dataplane.tcp.unsent_store cimport (
+    drop_front, store_end, store_gather, store_has, store_put, trim_store,
+)
+
+
+cdef uint32_t before_end(const TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil:
+    """How many of *n* bytes at *seq*, which is in the window, are in it and before the guest's FIN."""
+    n = min(n, conn.rcv_adv - seq)
+    if conn.flags & CONN_FIN_EARLY:
+        n = min(n, conn.guest_fin - seq) if seq_lt(seq, conn.guest_fin) else 0
+    return n
+
+
+cdef void came_twice(TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil:
+    """Have the next acknowledgement report that the guest need not have repeated this (RFC 2883)."""
+    conn.tell_start = seq
+    conn.tell_end = seq + n
+
+
+cdef void keep_early(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
+    """Keep payload before which something is missing, and say so at once."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t n = before_end(conn, tcp.seq, <uint32_t>tcp.payload_len)
+    if not n:
+        count(&core.stats, DROP_TCP_SEQUENCE)
+    elif store_has(conn, tcp.seq, n):
+        came_twice(conn, tcp.seq, n)
+    elif store_put(core, conn, tcp.seq, tcp.payload, n, True) < n:
+        count(&core.stats, DROP_TCP_MEMORY)
+    else:
+        core.stats.tcp_out_of_order += 1
+    if tcp.flags & TCP_FIN:
+        note_fin(core, conn, tcp.seq + <uint32_t>tcp.payload_len)
+    send_ack(core, flow)
+
+
+cdef bint note_fin(Core core, TcpConn *conn, uint32_t fin) noexcept nogil:
+    """Remember a FIN before which something is missing; False if it is not news."""
+    if seq_lt(conn.rcv_adv, fin):
+        count(&core.stats, DROP_TCP_SEQUENCE)
+    elif seq_lt(fin, store_end(conn)) or (conn.flags & CONN_FIN_EARLY and fin != conn.guest_fin):
+        count(&core.stats, DROP_TCP_FLAGS)    # it contradicts what came before
+    elif not conn.flags & CONN_FIN_EARLY:
+        conn.flags |= CONN_FIN_EARLY
+        conn.guest_fin = fin
+        return True
+    return False
+
+
+cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t sent,
+                    size_t total) noexcept nogil:
+    """Store what a short write left over; the guest has to send again what finds no room."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t seq = conn.rcv_nxt - <uint32_t>(total - sent)
+    cdef uint32_t length, stored
+    cdef size_t i
+    if not overflow_len(flow):
+        trim_store(core, conn, seq)
+    for i in range(n):
+        if sent >= pieces[i].iov_len:
+            sent -= pieces[i].iov_len
+            continue
+        length = <uint32_t>(pieces[i].iov_len - sent)
+        stored = store_put(core, conn, seq, <uint8_t *>pieces[i].iov_base + sent, length, False)
+        seq += stored
+        sent = 0
+        if stored < length:
+            count(&core.stats, DROP_TCP_MEMORY)
+            conn.flags |= CONN_ACK_NOW
+            conn.tell_start = conn.tell_end   # it may have been of this
+            break
+    conn.rcv_nxt = seq
+    if conn.store != NULL and seq_lt(conn.store.ranges[0].start, seq):
+        conn.store.in_order = True
+    watch_out(core, flow)
+
+
+cdef void close_hole(Core core, Flow *flow, bint is_full) noexcept nogil:
+    """Take over what was stored early and is in order now, and the FIN behind it; *is_full*: the socket."""
+    cdef TcpConn *conn = &flow.u.tcp
+    if conn.store != NULL and not conn.store.in_order:
+        trim_store(core, conn, conn.rcv_nxt)
+    if conn.store != NULL and (conn.store.in_order or conn.store.ranges[0].start == conn.rcv_nxt):
+        conn.store.in_order = True
+        conn.rcv_nxt = conn.store.ranges[0].end
+        conn.flags |= CONN_WINDOW_STALE
+        if not is_full and not drain_overflow(core, flow):
+            return
+    if conn.flags & CONN_FIN_EARLY and conn.rcv_nxt == conn.guest_fin:
+        accept_fin(core, flow)
+
+
+cdef void watch_out(Core core, Flow *flow) noexcept nogil:
+    flow.u.tcp.flags |= CONN_WANT_OUT
+    watch(core, flow, EPOLLOUT, WATCH_CHANGE)
+
+
+cdef bint drain_overflow(Core core, Flow *flow) noexcept nogil:
+    """Write what is kept, then pass a FIN on; False if the connection was reset over it."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef iovec pieces[MAX_GATHER]
+    cdef ssize_t sent
+    while overflow_len(flow):
+        sent = core.sockets.send(flow.fd, pieces, store_gather(conn, pieces, MAX_GATHER))
+        if sent < 0:
+            if sent in (-EAGAIN, -ENOBUFS, -ENOMEM):
+                if not conn.flags & CONN_WANT_OUT:
+                    watch_out(core, flow)
+                return True
+            reset_both(core, flow)
+            return False
+        drop_front(core, conn, <uint32_t>sent)
+    if conn.flags & CONN_GUEST_FIN and not conn.flags & CONN_WRITE_SHUT:
+        conn.flags |= CONN_WRITE_SHUT
+        core.sockets.shut_write(flow.fd)
+    return True

@@ -1,0 +1,10 @@
+"""Connections of the guest's that the host cannot make."""
+
+from passt.dataplane.core.core cimport Core
+from passt.dataplane.flow.table cimport Flow, FlowKey
+from passt.dataplane.packet.parse cimport IpView, TcpView
+
+
+cdef void refuse_syn(Core core, const IpView *ip, const TcpView *tcp, const FlowKey *key,
+                     int error) noexcept nogil
+cdef void refuse(Core core, Flow *flow, int error) noexcept nogil

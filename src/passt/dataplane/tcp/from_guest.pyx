@@ -1,0 +1,511 @@
+"""TCP segments from the guest: new connections, the receiving half, acknowledgements.
+
+Read `tcp_conn` first. In-order payload is not written segment by segment: pieces of one connection
+that follow each other in a batch are gathered and written by one call (`flush_gather`), straight
+from where the link received them. `rcv_nxt` moves when a piece is gathered; what the socket then
+does not take goes to the store (`tcp_store`), and what does not fit there is given back by moving
+`rcv_nxt` back, before the guest has seen an acknowledgement of it. Payload that comes before its turn
+goes to the store and is answered at once, each segment by one duplicate acknowledgement (RFC 5681 4.2);
+a FIN before its turn is remembered.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t
+
+from passt.dataplane.core.core cimport MAX_GATHER, Core, Route
+from passt.dataplane.flow.table cimport (
+    CONN_ACK_NOW, CONN_FIN_EARLY, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_RECOVERY,
+    CONN_RTT_TIMED, CONN_SACK, CONN_TIMESTAMPS, CONN_WINDOW_STALE, CONN_WRITE_SHUT, FLOW_TCP, SIDE_GUEST,
+    TCP_CLOSE_WAIT, TCP_CLOSING, TCP_CONNECTING, TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2,
+    TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow, FlowKey, TcpConn, fill_key,
+)
+from passt.dataplane.packet.headers cimport TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN
+from passt.dataplane.packet.parse cimport IpView, TcpView, split_tcp
+from passt.dataplane.base.stats cimport (
+    DROP_BAD_PORT, DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, DROP_TCP_ACK, DROP_TCP_FLAGS,
+    DROP_TCP_SEQUENCE, DROP_UNKNOWN_FLOW, VERDICT_OK, Verdict, count,
+)
+from passt.dataplane.base.externs cimport (
+    EAGAIN, EINPROGRESS, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_TCP, SOCK_STREAM, memcmp,
+)
+from passt.dataplane.tcp.remote_acks cimport on_repeated
+from passt.dataplane.tcp.make_room cimport admit, evict_half_open, lacks_descriptor
+from passt.dataplane.tcp.early_data cimport (
+    before_end, came_twice, close_hole, drain_overflow, keep_early, keep_rest, note_fin,
+)
+from passt.dataplane.tcp.challenge cimport challenge, may_answer
+from passt.dataplane.tcp.segments cimport (
+    CWND_OPEN, WATCH_ADD, consume_acked, end, ms, our_mss, overflow_len, reset_both, send_ack, send_reset,
+    send_syn, seq_le, seq_lt, set_state, set_timer, start_rtx, take_syn, update_window, watch,
+)
+from passt.dataplane.tcp.to_guest cimport (
+    go_back, may_send_data, on_connected, on_rtt, resend_first, seek,
+)
+from passt.dataplane.tcp.keepalive cimport heard, start_keep_alive
+from passt.dataplane.tcp.failed_connect cimport refuse, refuse_syn
+from passt.dataplane.tcp.scoreboard cimport advance_board, resend_holes, take_blocks
+from passt.dataplane.tcp.unsent_store cimport store_end
+from passt.dataplane.tcp.timing cimport check_timestamps, echo_syn, note_timestamp, time_echo
+
+cdef enum:
+    # How long a tuple is remembered after our FIN was the first one: the link neither delays nor
+    # reorders by more. A new SYN ends it at once.
+    TIME_WAIT_MS = 2000
+    DUP_ACKS = 3                  # RFC 5681 3.2
+    SYN_AGAIN_MS = 2              # Linux: TCP_TIMEOUT_MIN, two ticks
+
+
+cdef void on_segment(Core core, const IpView *ip) noexcept nogil:
+    """Take one segment whose IP header is checked."""
+    cdef TcpView tcp
+    cdef FlowKey key
+    cdef Flow *flow
+    cdef Verdict verdict = split_tcp(ip, &tcp)
+    if verdict != VERDICT_OK:
+        count(&core.stats, verdict)
+        return
+    if not tcp.src_port or not tcp.dst_port:
+        count(&core.stats, DROP_BAD_PORT)
+        return
+    fill_key(&key, ip, IPPROTO_TCP, tcp.src_port, tcp.dst_port)
+    flow = core.gather_flow
+    if flow == NULL or memcmp(&key, &flow.keys[<int>SIDE_GUEST], sizeof(FlowKey)):
+        flow = core.flows.find(&key, SIDE_GUEST)
+    if flow != NULL and is_reuse(flow, &tcp):
+        end(core, flow, flow.u.tcp.state != TCP_TIME_WAIT)
+        flow = NULL
+    if flow == NULL:
+        if tcp.flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) == TCP_SYN:
+            open_connection(core, ip, &tcp, &key)
+        else:
+            count(&core.stats, DROP_UNKNOWN_FLOW)
+            send_reset(core, ip, &tcp)
+    elif flow.u.tcp.state == TCP_SYN_SENT:
+        in_syn_sent(core, flow, ip, &tcp)
+    elif flow.u.tcp.state == TCP_CONNECTING:
+        in_connecting(core, flow, &tcp)
+    else:
+        in_connection(core, flow, ip, &tcp)
+
+
+cdef bint is_reuse(const Flow *flow, const TcpView *tcp) noexcept nogil:
+    """A SYN that opens the tuple of a connection anew.
+
+    In TIME-WAIT by its number (RFC 9293 3.6.1); where the handshake is not complete by any other number
+    than before: the guest has forgotten its first attempt. In later states it is challenged.
+    """
+    if tcp.flags & (TCP_SYN | TCP_ACK | TCP_RST) != TCP_SYN:
+        return False
+    if flow.u.tcp.state == TCP_TIME_WAIT:
+        return seq_lt(flow.u.tcp.rcv_nxt - 1, tcp.seq)
+    return flow.u.tcp.state in (TCP_CONNECTING, TCP_SYN_RECEIVED) and tcp.seq != flow.u.tcp.irs
+
+
+cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const FlowKey *key) noexcept nogil:
+    """A SYN for a new connection: route it and start to connect."""
+    cdef Flow *flow = admit(core, FLOW_TCP)
+    cdef Route route
+    cdef int result
+    cdef bint connected
+    if flow == NULL:
+        count(&core.stats, DROP_FLOWS_FULL)
+        send_reset(core, ip, tcp)
+        return
+    flow.keys[0] = key[0]
+    if not core.ask_outbound(flow, &route):
+        count(&core.stats, DROP_REFUSED)
+        core.stats.flows_refused += 1
+        core.flows.release(flow)
+        send_reset(core, ip, tcp)
+        return
+    result = core.route_socket(SOCK_STREAM, IPPROTO_TCP, &route)
+    if lacks_descriptor(result) and evict_half_open(core):
+        result = core.route_socket(SOCK_STREAM, IPPROTO_TCP, &route)
+    if result < 0:
+        count(&core.stats, DROP_NO_FD if lacks_descriptor(result) else DROP_SOCKET)
+        core.flows.release(flow)
+        refuse_syn(core, ip, tcp, key, -result)
+        return
+    flow.fd = result
+    flow.peer = route.peer
+    flow.peer_len = route.peer_len
+    core.flows.insert(flow, SIDE_GUEST)
+    core.stats.flows_tcp += 1
+    core.stats.flows_opened += 1
+    take_syn(core, flow, tcp)
+    flow.u.tcp.cwnd = CWND_OPEN
+    set_state(core, flow, TCP_CONNECTING)
+    result = core.sockets.connect(flow.fd, &flow.peer, flow.peer_len)
+    connected = result == 0
+    if connected or result == -EINPROGRESS:
+        # ENOSPC or ENOMEM (epoll_ctl(2)): without events the connection would hang for ever.
+        result = watch(core, flow, 0 if connected else <uint32_t>EPOLLOUT, WATCH_ADD)
+    if result < 0:
+        refuse(core, flow, -result)
+    elif connected:
+        on_connected(core, flow)
+
+
+cdef void in_syn_sent(Core core, Flow *flow, const IpView *ip, const TcpView *tcp) noexcept nogil:
+    """The guest's answer to our SYN (RFC 9293 3.10.7.3).
+
+    A wrong acknowledgement is most likely of an earlier connection of the tuple that the guest remembers.
+    Our reset ends that (RFC 9293 3.5.1, figure 9), so the first SYN is soon repeated, as Linux does
+    (net/ipv4/tcp_input.c, tcp_rcv_synsent_state_process).
+    """
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef bint ack_ok = tcp.flags & TCP_ACK and tcp.ack == conn.snd_nxt
+    if tcp.flags & TCP_ACK and not ack_ok:
+        count(&core.stats, DROP_TCP_ACK)
+        send_reset(core, ip, tcp)
+        if not conn.retries and not tcp.flags & TCP_RST:
+            start_rtx(core, flow, ms(SYN_AGAIN_MS))
+    elif tcp.flags & TCP_RST:
+        if ack_ok:
+            end(core, flow, True)
+        else:
+            count(&core.stats, DROP_TCP_SEQUENCE)
+    elif ack_ok and tcp.flags & TCP_SYN:
+        take_syn(core, flow, tcp)
+        conn.snd_una = tcp.ack
+        conn.sock_una = tcp.ack
+        conn.snd_wl2 = tcp.ack
+        conn.rtx_at = 0
+        conn.retries = 0
+        conn.backoff = 0
+        set_state(core, flow, TCP_ESTABLISHED)
+        start_keep_alive(core, flow)
+        update_window(core, flow)
+        conn.flags |= CONN_ACK_NOW
+        core.flows.add_work(flow)
+    else:
+        count(&core.stats, DROP_TCP_FLAGS)
+
+
+cdef void in_connecting(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
+    """The host's socket is not connected yet: the guest may repeat its SYN or give up."""
+    if tcp.flags & TCP_RST and tcp.seq == flow.u.tcp.rcv_nxt:
+        end(core, flow, True)
+    elif tcp.flags & TCP_SYN and tcp.seq == flow.u.tcp.irs:
+        echo_syn(core, &flow.u.tcp, tcp)
+    else:
+        count(&core.stats, DROP_TCP_FLAGS)
+
+
+cdef void in_connection(Core core, Flow *flow, const IpView *ip, const TcpView *tcp) noexcept nogil:
+    """SYN-RECEIVED and all later states (RFC 9293 3.10.7.4), in the RFC's order of checks."""
+    cdef TcpConn *conn = &flow.u.tcp
+    if conn.state == TCP_SYN_RECEIVED and tcp.flags & TCP_SYN and tcp.seq == conn.irs:
+        echo_syn(core, conn, tcp)
+        send_syn(core, flow)
+        return
+    heard(core, flow, tcp)
+    if not check_sequence(core, flow, tcp):
+        return
+    if not tcp.flags & TCP_ACK:
+        count(&core.stats, DROP_TCP_FLAGS)
+        return
+    if conn.state == TCP_SYN_RECEIVED:
+        if tcp.ack != conn.snd_nxt:
+            count(&core.stats, DROP_TCP_ACK)
+            send_reset(core, ip, tcp)
+            return
+        conn.rtx_at = 0
+        conn.backoff = 0
+        conn.snd_una = tcp.ack
+        conn.sock_una = tcp.ack
+        conn.snd_wnd = <uint32_t>tcp.window << conn.snd_wscale
+        conn.max_wnd = max(conn.max_wnd, conn.snd_wnd)
+        conn.snd_wl2 = tcp.ack
+        set_state(core, flow, TCP_ESTABLISHED)
+        start_keep_alive(core, flow)
+    if not take_ack(core, flow, tcp):
+        return
+    if tcp.payload_len and conn.state != TCP_TIME_WAIT:
+        take_payload(core, flow, tcp)
+    if tcp.flags & TCP_FIN and conn.state != TCP_CLOSED:
+        take_fin(core, flow, tcp)
+    if conn.state != TCP_CLOSED:
+        core.flows.add_work(flow)
+
+
+cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
+    """RFC 9293 3.10.7.4, first to fourth, with the challenge ACKs of RFC 5961 3.2 and 4.2.
+
+    A segment that starts exactly at the right edge passes, as in Linux: it is what a guest sends
+    that has filled the window.
+    """
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t seg_end = tcp.seq + <uint32_t>tcp.payload_len + ((tcp.flags & TCP_FIN) != 0)
+    # A SYN is of a guest that has forgotten the connection, timestamps and all: it has to be challenged.
+    cdef bint timed = conn.flags & CONN_TIMESTAMPS and not tcp.flags & (TCP_RST | TCP_SYN)
+    if tcp.flags & TCP_RST and tcp.seq == conn.rcv_acked:
+        # Exact by what the guest was told: where it knows no such connection, that is the number it takes.
+        end(core, flow, True)
+        return False
+    if timed and not check_timestamps(core, flow, tcp):
+        return False
+    if seq_lt(seg_end, conn.rcv_nxt) or seq_lt(conn.rcv_adv, tcp.seq):
+        count(&core.stats, DROP_TCP_SEQUENCE)
+        # Segments without data could be answered by such from there, without end (see tcp_challenge).
+        if not tcp.flags & TCP_RST and (tcp.payload_len or tcp.flags & TCP_FIN or may_answer(core, flow)):
+            if tcp.payload_len and seq_lt(seg_end, conn.rcv_nxt):
+                came_twice(conn, tcp.seq, <uint32_t>tcp.payload_len)
+                on_repeated(core, flow)
+            answer_probe(core, flow)
+        return False
+    if tcp.flags & TCP_RST:
+        if tcp.seq == conn.rcv_nxt:
+            end(core, flow, True)
+            return False
+        challenge(core, flow)
+        return False
+    if tcp.flags & TCP_SYN:
+        challenge(core, flow)
+        return False
+    if timed:
+        note_timestamp(core, conn, tcp)
+    return True
+
+
+cdef void answer_probe(Core core, Flow *flow) noexcept nogil:
+    """Acknowledge a segment that brings nothing; a guest short of window is told what is so now."""
+    cdef TcpConn *conn = &flow.u.tcp
+    conn.flags |= CONN_ACK_NOW
+    if conn.rcv_adv - conn.rcv_nxt < our_mss(core, flow):
+        conn.flags |= CONN_WINDOW_STALE
+    core.flows.add_work(flow)
+
+
+cdef bint take_ack(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
+    """Fifth: the acknowledgement and the window; False if the segment is to be dropped."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t window = <uint32_t>tcp.window << conn.snd_wscale
+    cdef uint32_t old_window = conn.snd_wnd
+    cdef uint32_t news = 0        # bytes that are reported to have arrived
+    if seq_lt(conn.snd_max, tcp.ack) or seq_lt(tcp.ack, conn.snd_una - conn.max_wnd):
+        # It acknowledges what was never sent, or what was long ago (RFC 5961 5.2).
+        count(&core.stats, DROP_TCP_ACK)
+        challenge(core, flow)
+        return False
+    # An acknowledgement of new data is news whatever its number: the old window counted from the new
+    # snd_una would lie too far right. RFC 9293 leaves that case out, Linux has it (tcp_may_update_window).
+    if seq_lt(conn.snd_una, tcp.ack) or tcp.ack == conn.snd_una and (
+            seq_lt(conn.snd_wl1, tcp.seq) or (conn.snd_wl1 == tcp.seq and seq_le(conn.snd_wl2, tcp.ack))):
+        conn.snd_wnd = window
+        conn.max_wnd = max(conn.max_wnd, window)
+        conn.snd_wl1 = tcp.seq
+        conn.snd_wl2 = tcp.ack
+    conn.retries = 0              # the guest is there, whatever it says
+    if tcp.options_len and conn.flags & CONN_SACK:
+        news = take_blocks(core, conn, tcp)
+    if seq_lt(conn.snd_una, tcp.ack):
+        news += tcp.ack - conn.snd_una
+        ack_advances(core, flow, tcp.ack)
+    elif not old_window and conn.snd_wnd:
+        window_opens(core, flow)
+    elif (tcp.ack == conn.snd_una and conn.snd_una != conn.snd_max and window == old_window and window
+            and not tcp.payload_len and not tcp.flags & TCP_FIN):
+        core.stats.tcp_duplicate_acks += 1
+        conn.dup_acks += conn.dup_acks < 255
+        if conn.dup_acks == DUP_ACKS and not conn.flags & CONN_RECOVERY and conn.board == NULL:
+            conn.flags |= CONN_RECOVERY
+            conn.recover = conn.snd_max
+            resend(core, flow)
+    if conn.board != NULL:
+        flush_gather(core)        # what is repeated acknowledges, too
+        if conn.board != NULL and may_send_data(conn):
+            resend_holes(core, flow, news)
+    return conn.state != TCP_CLOSED
+
+
+cdef void resend(Core core, Flow *flow) noexcept nogil:
+    """Repeat the first segment; it acknowledges too, so what was gathered must be stored before."""
+    flush_gather(core)
+    if flow.u.tcp.state != TCP_CLOSED:
+        resend_first(core, flow)
+
+
+cdef void window_opens(Core core, Flow *flow) noexcept nogil:
+    """The guest takes data again: what went out beside its window has to be sent again.
+
+    That is a probe's byte. More is on its way only if the guest took back a window that it had offered
+    (RFC 9293 3.8.6: it should not), as one does that is short of memory: then it may have dropped all of
+    it or nothing, and its acknowledgements will tell. The long waits between probes end, too (3.8.6.1).
+    """
+    cdef TcpConn *conn = &flow.u.tcp
+    conn.backoff = 0
+    if conn.rtx_at and may_send_data(conn):
+        start_rtx(core, flow, conn.rto)
+    if conn.snd_max != conn.snd_una:
+        go_back(core, flow, conn.snd_una, conn.snd_max - conn.snd_una > 1)
+
+
+cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
+    """New data is acknowledged: take its time, go on with recovery, follow our FIN."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t gained = ack - conn.snd_una
+    cdef bint fin_acked = conn.flags & CONN_HOST_EOF and ack == conn.fin_seq + 1
+    conn.snd_una = ack
+    if conn.board != NULL:
+        advance_board(core, conn, ack - gained)
+    if seq_lt(conn.snd_nxt, ack):
+        conn.snd_nxt = ack        # sent before the retransmission moved snd_nxt back
+        consume_acked(core, flow)
+        seek(core, flow)
+    conn.backoff = 0
+    conn.dup_acks = 0
+    if conn.flags & (CONN_RTT_TIMED | CONN_TIMESTAMPS) and seq_le(conn.rtt_seq, ack):
+        if conn.flags & CONN_TIMESTAMPS:
+            time_echo(core, conn)
+        else:
+            on_rtt(conn, core.now - conn.rtt_start)
+    if conn.cwnd != CWND_OPEN:
+        conn.cwnd = conn.cwnd + gained if conn.cwnd < 1 << 24 else <uint32_t>CWND_OPEN
+    if conn.flags & CONN_RECOVERY:
+        if not seq_lt(ack, conn.recover):
+            conn.flags &= ~<uint32_t>CONN_RECOVERY
+        elif conn.board == NULL:
+            resend(core, flow)                # RFC 6582 3.2, partial acknowledgement
+            if conn.state == TCP_CLOSED:
+                return
+    if conn.snd_una == conn.snd_max:
+        conn.rtx_at = 0
+    else:
+        start_rtx(core, flow, conn.rto)
+    if not fin_acked:
+        return
+    if conn.state == TCP_FIN_WAIT_1:
+        set_state(core, flow, TCP_FIN_WAIT_2)
+    elif conn.state == TCP_CLOSING:
+        enter_time_wait(core, flow)
+    elif conn.state == TCP_LAST_ACK:
+        set_state(core, flow, TCP_TIME_WAIT)
+        conn.rtx_at = core.now    # both sides are done: forget it with the next timers
+        set_timer(core, flow)
+
+
+cdef void enter_time_wait(Core core, Flow *flow) noexcept nogil:
+    """Both FINs are exchanged and acknowledged: remember the tuple for a while (RFC 9293 3.6)."""
+    set_state(core, flow, TCP_TIME_WAIT)
+    start_rtx(core, flow, ms(TIME_WAIT_MS))
+
+
+cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
+    """Seventh: gather what is in order; what is not is asked for again at once (RFC 5681 4.2)."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef const uint8_t *data = tcp.payload
+    cdef uint32_t n = <uint32_t>tcp.payload_len
+    cdef uint32_t old
+    if core.gather_flow != flow or core.n_gather == MAX_GATHER or seq_lt(conn.rcv_nxt, tcp.seq):
+        flush_gather(core)        # from here on rcv_nxt is what really is stored
+        if conn.state == TCP_CLOSED:
+            return
+    if conn.flags & CONN_GUEST_FIN:           # the flush may just have come to one that was early
+        count(&core.stats, DROP_TCP_FLAGS)
+        return
+    if seq_lt(conn.rcv_nxt, tcp.seq):
+        keep_early(core, flow, tcp)
+        return
+    old = conn.rcv_nxt - tcp.seq
+    if old:
+        on_repeated(core, flow)
+    if old >= n:
+        came_twice(conn, tcp.seq, n)
+        conn.flags |= CONN_ACK_NOW
+        return
+    data += old
+    n = before_end(conn, conn.rcv_nxt, n - old)
+    if not n:
+        answer_probe(core, flow)
+        return
+    core.gather_flow = flow
+    core.gather[core.n_gather].iov_base = <void *>data
+    core.gather[core.n_gather].iov_len = n
+    core.n_gather += 1
+    conn.rcv_nxt += n
+    # A quarter is used up, or it is less than a segment: time to look for more.
+    if conn.rcv_adv - conn.rcv_nxt <= max(conn.rcv_room - conn.rcv_room // 4, <uint32_t>our_mss(core, flow)):
+        conn.flags |= CONN_WINDOW_STALE
+    conn.sock_polls = 0
+    if conn.store != NULL:
+        conn.flags |= CONN_ACK_NOW            # it closes a hole, or a part of one (RFC 5681 4.2)
+    if tcp.flags & TCP_PSH:
+        conn.flags |= CONN_PUSHED
+    else:
+        conn.flags &= ~<uint32_t>CONN_PUSHED
+
+
+cdef void take_fin(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
+    """Eighth: the guest will send no more."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t fin = tcp.seq + <uint32_t>tcp.payload_len
+    flush_gather(core)
+    if conn.state == TCP_CLOSED:
+        return
+    if conn.state == TCP_TIME_WAIT:
+        start_rtx(core, flow, ms(TIME_WAIT_MS))
+    if not conn.flags & CONN_GUEST_FIN and seq_lt(conn.rcv_nxt, tcp.seq):
+        if not tcp.payload_len:   # else `keep_early` has done it
+            if note_fin(core, conn, fin):
+                came_twice(conn, fin, 1)      # the first block is what came last (RFC 2018 4)
+            send_ack(core, flow)
+        return
+    conn.flags |= CONN_ACK_NOW
+    if conn.flags & CONN_GUEST_FIN or fin != conn.rcv_nxt:
+        return                    # repeated, or not all before it found room
+    if fin != store_end(conn):
+        count(&core.stats, DROP_TCP_FLAGS)    # data behind it came before
+        return
+    accept_fin(core, flow)
+
+
+cdef void accept_fin(Core core, Flow *flow) noexcept nogil:
+    """All that the guest sends is here."""
+    cdef TcpConn *conn = &flow.u.tcp
+    conn.flags = (conn.flags | CONN_GUEST_FIN | CONN_ACK_NOW) & ~<uint32_t>CONN_FIN_EARLY
+    conn.rcv_nxt += 1
+    if seq_lt(conn.rcv_adv, conn.rcv_nxt):
+        conn.rcv_adv = conn.rcv_nxt
+    if conn.state == TCP_FIN_WAIT_2:
+        enter_time_wait(core, flow)
+        if not overflow_len(flow):
+            # The socket is closed before the turn ends, which says the same with one call less.
+            conn.flags |= CONN_WRITE_SHUT
+            return
+    if not drain_overflow(core, flow):
+        return
+    if conn.state == TCP_ESTABLISHED:
+        set_state(core, flow, TCP_CLOSE_WAIT)
+    elif conn.state == TCP_FIN_WAIT_1:
+        set_state(core, flow, TCP_CLOSING)
+
+
+cdef void flush_gather(Core core) noexcept nogil:
+    """Write the gathered pieces to their socket; keep or give back what it does not take."""
+    cdef Flow *flow = core.gather_flow
+    cdef size_t n = core.n_gather
+    cdef size_t i
+    cdef size_t total = 0
+    cdef ssize_t sent
+    if flow == NULL:
+        return
+    core.gather_flow = NULL
+    core.n_gather = 0
+    for i in range(n):
+        total += core.gather[i].iov_len
+    if overflow_len(flow):
+        sent = 0                  # what came earlier goes first
+    else:
+        sent = core.sockets.send(flow.fd, core.gather, n)
+        if sent < 0 and sent in (-EAGAIN, -ENOBUFS, -ENOMEM):
+            sent = 0
+        if sent < 0:
+            # The remote reset the connection, or does not read any more (EPIPE).
+            flow.u.tcp.rcv_nxt -= <uint32_t>total
+            reset_both(core, flow)
+            return
+    if <size_t>sent < total:
+        core.stats.tcp_short_writes += 1
+        keep_rest(core, flow, core.gather, n, <size_t>sent, total)
+    if flow.u.tcp.store != NULL or flow.u.tcp.flags & CONN_FIN_EARLY:
+        close_hole(core, flow, <size_t>sent < total)

@@ -1,0 +1,11 @@
+"""Records and descriptors for new flows, if need be those of others."""
+
+from libc.stdint cimport uint8_t
+
+from passt.dataplane.core.core cimport Core
+from passt.dataplane.flow.table cimport Flow
+
+
+cdef bint lacks_descriptor(int result) noexcept nogil
+cdef Flow *admit(Core core, uint8_t kind) noexcept nogil
+cdef bint evict_half_open(Core core) noexcept nogil

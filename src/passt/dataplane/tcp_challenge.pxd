@@ -1,8 +1,0 @@
-"""Acknowledgements that answer what makes no sense, limited in number."""
-
-from passt.dataplane.core cimport Core
-from passt.dataplane.flow cimport Flow
-
-
-cdef void challenge(Core core, Flow *flow) noexcept nogil
-cdef bint may_answer(Core core, Flow *flow) noexcept nogil

@@ -1,0 +1,1 @@
+"""UDP: the translator between the guest's datagrams and our sockets."""

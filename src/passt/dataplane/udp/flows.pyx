@@ -1,0 +1,413 @@
+"""UDP flows: where they go, the sockets that they share, how long they live.
+
+Theory of operation. A flow is one pair of endpoints as the guest sees them. All flows of one endpoint
+of the guest share one host socket (a record of kind FLOW_UDP_PORT), bound to the guest's port where
+that is free and not connected: so a guest that talks from one port to a thousand remotes costs one
+descriptor, and each remote sees the same source (endpoint-independent mapping, RFC 4787 4.1). What
+arrives there is taken from remotes that the guest has a flow to (RFC 4787 5, address and port-dependent
+filtering); such a flow is found by the socket and the remote (SIDE_HOST).
+
+A flow gets a socket of its own if its route binds to another source or device than that of the shared
+one, or if the guest reaches the same remote by two addresses from one port, as only the socket can
+tell such answers apart then.
+
+A flow that the guest opens from a port that a listener has for it leaves by the listener's socket: the
+port is taken, and it is this one that the remote knows the guest's service by. So it is with what goes to
+a group, or to all hosts of the link (RFC 6762 6 and 11: who answers, and who is answered, has port 5353).
+Each message says from which address and by which interface it leaves. A listener that is bound to one
+address or device cannot serve all flows; these then share its port (`Core.may_share_port`).
+
+A flow that came in on a listener uses the listener's socket for its answers, sent from the very address
+that was asked (IP_PKTINFO). When a remote that the guest has asked first answers to a listener, as that
+has the guest's port, the flow moves to the listener.
+
+A flow that waits for its first answer, or had one, lives for as long as Linux' connection tracking
+keeps such ones; one that went on is a stream and lives longer. Those to a name server (port 53) count
+questions and answers instead, and end soon after the last answer: each question of a resolver comes
+from another port (RFC 5452 4.5).
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+
+from passt.dataplane.core.core cimport Core, Route, Seen, SharedListener, fill_inbound_key
+from passt.dataplane.datagram.lifetime cimport (
+    alloc_datagram, leave_port, open_bound, refuse_datagram, start_datagram, use, watch_datagram,
+)
+from passt.dataplane.flow.table cimport FLOW_UDP, FLOW_UDP_PORT, SIDE_GUEST, SIDE_HOST, Flow, FlowKey
+from passt.dataplane.packet.headers cimport is_loopback6
+from passt.dataplane.ip.path_mtu cimport limit_towards
+from passt.dataplane.sockets.sockets cimport read_sockaddr
+from passt.dataplane.bypass.udp_bypass cimport open_splice_udp
+from passt.dataplane.base.stats cimport DROP_BAD_PORT, DROP_REFUSED, DROP_UNKNOWN_FLOW, count
+from passt.dataplane.base.externs cimport (
+    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, ENOMEM, ENOSPC, IPPROTO_IP, IPPROTO_IPV6,
+    IPPROTO_UDP, IPV6_PKTINFO, IP_PKTINFO, cmsghdr, htons, in6_pktinfo, in_pktinfo, memcmp, memcpy, memset,
+    msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage,
+)
+from passt.dataplane.udp.from_guest cimport flush_out
+
+cdef enum:
+    PORT_DNS = 53
+    ANY_SIZE = 0xffff
+
+# A question asked again right after its answer, or its second half (A and AAAA), still finds the flow.
+cdef int64_t ANSWERED_NS = 1000000000
+
+
+cdef Flow *open_outbound(Core core, const FlowKey *key) noexcept nogil:
+    """Route a new flow of the guest's and give it a socket; NULL: counted drop."""
+    cdef Route route
+    cdef Flow *flow = start_datagram(core, key, FLOW_UDP, &route)
+    cdef int result
+    if flow == NULL:
+        return NULL
+    start_udp(core, flow)
+    result = take_port(core, flow, &route)
+    if result < 0:
+        refuse_datagram(core, flow, result)
+        return NULL
+    if is_group(key):
+        join_groups(core, flow, &route)
+    core.flows.insert(flow, SIDE_GUEST)
+    core.flows.insert(flow, SIDE_HOST)
+    core.stats.flows_opened += 1
+    core.stats.flows_udp += 1
+    return flow
+
+
+cdef void start_udp(Core core, Flow *flow) noexcept nogil:
+    """Set what a new flow begins with; its guest's endpoint is known."""
+    flow.u.udp.most_segment = ANY_SIZE
+    flow.u.udp.packet_limit = limit_towards(core, flow.keys[0].guest)
+
+
+cdef int take_port(Core core, Flow *flow, const Route *route) noexcept nogil:
+    """Give the flow the socket of its guest's endpoint, or a new one; 0 or a negative errno."""
+    cdef FlowKey key
+    cdef Flow *port
+    cdef bint shared
+    if take_listener(core, flow, route):
+        return 0                  # whatever earlier flows had to take
+    memset(&key, 0, sizeof(key))
+    memcpy(key.guest, flow.keys[0].guest, 16)
+    key.guest_port = flow.keys[0].guest_port
+    key.proto = IPPROTO_UDP
+    key.addr_len = flow.keys[0].addr_len
+    key.scope = route.peer.ss_family
+    port = core.flows.find(&key, SIDE_GUEST)
+    shared = port == NULL
+    if port != NULL and serves(port, route):
+        fill_host_key(&flow.keys[1], port, &flow.peer)
+        if core.flows.find(&flow.keys[1], SIDE_HOST) != NULL:
+            port = NULL
+    else:
+        port = NULL
+    if port == NULL:
+        port = core.flows.alloc(FLOW_UDP_PORT)
+        if port == NULL:
+            return -ENOSPC
+        port.keys[0] = key
+        port.fd = open_port(core, port, route)
+        if port.fd < 0:
+            return give_up_port(core, port)
+        if shared:
+            core.flows.insert(port, SIDE_GUEST)
+        fill_host_key(&flow.keys[1], port, &flow.peer)
+    flow.u.udp.port = port.index
+    port.u.port.users += 1
+    return 0
+
+
+cdef bint take_listener(Core core, Flow *flow, const Route *route) noexcept nogil:
+    """Have the flow use the listener that has the guest's port, if one has; answers are found there.
+
+    By the address that they come to, where it is known from which one the flow leaves. Where the kernel
+    chooses that, by what the guest sees of them.
+    """
+    cdef SharedListener found
+    cdef sockaddr_in6 six
+    cdef FlowKey key
+    cdef uint32_t ifindex = 0
+    cdef bint is_known
+    memset(&key, 0, sizeof(key))
+    is_known = source_of(route, key.guest)
+    if not core.ask_listener(&flow.keys[0], route, key.guest, is_known or is_group(&flow.keys[0]), &found):
+        return False
+    if route.ifname[0]:
+        ifindex = core.sockets.index_of(route.ifname)
+    elif is_group(&flow.keys[0]):
+        ifindex = route.ifindex
+    key.addr_len = <uint8_t>read_sockaddr(&flow.peer, key.remote, &key.remote_port)
+    key.proto = IPPROTO_UDP
+    key.scope = <uint16_t>(found.index + 1)
+    if (route.ifname[0] and not ifindex) or core.flows.find(&key, SIDE_HOST) != NULL:
+        return False
+    flow.keys[1] = key
+    flow.u.udp.listener = found.index + 1
+    flow.u.udp.listener_fd = found.fd
+    flow.u.udp.local_family = found.family
+    flow.u.udp.ifindex = ifindex
+    if found.family == AF_INET6 and route.peer.ss_family == AF_INET:
+        memset(&six, 0, sizeof(six))
+        six.sin6_family = AF_INET6
+        six.sin6_port = htons(flow.keys[1].remote_port)
+        six.sin6_addr.s6_addr[10] = 0xff
+        six.sin6_addr.s6_addr[11] = 0xff
+        memcpy(&six.sin6_addr.s6_addr[12], flow.keys[1].remote, 4)
+        memcpy(&flow.peer, &six, sizeof(six))
+        flow.peer_len = sizeof(six)
+    return True
+
+
+cdef bint source_of(const Route *route, uint8_t *source) noexcept nogil:
+    """From which address the host will send, 16 octets; False, and all 0: that is the kernel's to choose."""
+    cdef uint16_t port = 0
+    if route.source_len:
+        read_sockaddr(&route.source, source, &port)
+        return True
+    read_sockaddr(&route.peer, source, &port)
+    if route.peer.ss_family == AF_INET and source[0] == 127:
+        memcpy(source, b"\x7f\0\0\1", 4)      # also for the others of that network
+        return True
+    if route.peer.ss_family == AF_INET6 and is_loopback6(source):
+        return True
+    memset(source, 0, 16)
+    return False
+
+
+cdef int give_up_port(Core core, Flow *port) noexcept nogil:
+    cdef int result = port.fd
+    core.flows.release(port)
+    return result
+
+
+cdef int open_port(Core core, Flow *port, const Route *route) noexcept nogil:
+    """A bound and watched socket for the record *port*; fd or a negative errno."""
+    cdef int fd = open_bound(core, route, IPPROTO_UDP, &port.keys[0])
+    if fd < 0:
+        return fd
+    port.peer = route.source
+    port.peer_len = route.source_len
+    memcpy(port.u.port.ifname, route.ifname, sizeof(port.u.port.ifname))
+    core.sockets.prepare_datagrams(fd)
+    port.fd = fd
+    if not watch_datagram(core, port):
+        core.sockets.close(fd)
+        return -ENOMEM
+    return fd
+
+
+cdef bint serves(const Flow *port, const Route *route) noexcept nogil:
+    """Whether the socket is bound as the route asks."""
+    if port.peer_len != route.source_len or memcmp(port.u.port.ifname, route.ifname, sizeof(route.ifname)):
+        return False
+    return not memcmp(&port.peer, &route.source, route.source_len)
+
+
+cdef void fill_host_key(FlowKey *key, const Flow *port, const sockaddr_storage *peer) noexcept nogil:
+    """The key of a flow by its socket and its remote."""
+    cdef uint32_t index = port.index
+    memset(key, 0, sizeof(FlowKey))
+    memcpy(key.guest, &index, sizeof(index))
+    key.addr_len = <uint8_t>read_sockaddr(peer, key.remote, &key.remote_port)
+    key.proto = IPPROTO_UDP
+
+
+cdef Flow *flow_from(Core core, Flow *port, const sockaddr_storage *peer) noexcept nogil:
+    """The flow of what *peer* sent to a shared socket; NULL: counted drop, the guest has none with it."""
+    cdef FlowKey key
+    cdef Flow *flow
+    fill_host_key(&key, port, peer)
+    flow = core.flows.find(&key, SIDE_HOST)
+    if flow == NULL and port.u.port.groups:
+        return open_answer(core, port, &key, peer)
+    if flow == NULL:
+        count(&core.stats, DROP_UNKNOWN_FLOW)
+    return flow
+
+
+cdef bint is_group(const FlowKey *key) noexcept nogil:
+    """Whether the guest sends to a multicast group or, in IPv4, to all hosts of its link."""
+    return key.remote[0] >= 224 if key.addr_len == 4 else key.remote[0] == 0xff
+
+
+cdef void join_groups(Core core, Flow *flow, const Route *route) noexcept nogil:
+    """Note that the flow goes to more than one, and by which interface."""
+    cdef Flow *port = &core.flows.flows[flow.u.udp.port]
+    flow.u.udp.group = True
+    if flow.u.udp.listener:
+        return                    # anybody may ask there anyway, and each message says its interface
+    port.u.port.groups += 1
+    if route.ifindex and not route.ifname[0]:
+        core.sockets.set_interface(port.fd, route.peer.ss_family, <int>route.ifindex)
+
+
+cdef Flow *open_answer(Core core, Flow *port, const FlowKey *key,
+                       const sockaddr_storage *peer) noexcept nogil:
+    """A new flow for what *peer* answers to a datagram that went to a group; NULL: counted drop."""
+    cdef FlowKey guest_key = port.keys[0]
+    cdef uint32_t index = port.index
+    cdef Flow *flow
+    guest_key.scope = 0
+    guest_key.remote_port = key.remote_port
+    if not key.remote_port or not core.ask_source(key.remote, key.addr_len, guest_key.remote):
+        count(&core.stats, DROP_REFUSED)
+        return NULL
+    if core.flows.find(&guest_key, SIDE_GUEST) != NULL:
+        count(&core.stats, DROP_UNKNOWN_FLOW)     # the guest knows another remote by that address
+        return NULL
+    port.u.port.users += 1        # it must outlive whom the new flow crowds out
+    flow = alloc_datagram(core, FLOW_UDP)
+    if flow == NULL:
+        port.u.port.users -= 1
+        if not port.u.port.users:
+            core.flows.add_work(port)         # the last one was crowded out: it ends
+        return NULL
+    flow.keys[0] = guest_key
+    flow.keys[1] = key[0]
+    start_udp(core, flow)
+    flow.u.udp.port = index
+    flow.peer = peer[0]
+    flow.peer_len = sizeof(sockaddr_in) if peer.ss_family == AF_INET else sizeof(sockaddr_in6)
+    core.flows.insert(flow, SIDE_GUEST)
+    core.flows.insert(flow, SIDE_HOST)
+    core.stats.flows_opened += 1
+    core.stats.flows_udp += 1
+    return flow
+
+
+cdef Flow *inbound_flow(Core core, uint32_t listener, int fd, msghdr *message) noexcept nogil:
+    """The flow of a datagram that came to a listener, a new one if need be; NULL: counted drop."""
+    cdef sockaddr_storage local
+    cdef FlowKey key
+    cdef Flow *flow
+    cdef uint32_t ifindex = 0
+    cdef uint16_t port = 0
+    cdef const sockaddr_storage *peer = <const sockaddr_storage *>message.msg_name
+    memset(&key, 0, sizeof(key))
+    key.addr_len = <uint8_t>read_sockaddr(peer, key.remote, &key.remote_port)
+    local_address(message, &local, &ifindex)
+    read_sockaddr(&local, key.guest, &port)
+    key.proto = IPPROTO_UDP
+    key.scope = <uint16_t>(listener + 1)
+    flow = core.flows.find(&key, SIDE_HOST)
+    if flow != NULL:
+        return flow
+    if not key.addr_len or not key.remote_port:
+        count(&core.stats, DROP_BAD_PORT)
+        return NULL
+    return open_inbound(core, listener, fd, &key, message, &local, ifindex)
+
+
+cdef Flow *open_inbound(Core core, uint32_t listener, int fd, const FlowKey *key,
+                        const msghdr *message, sockaddr_storage *local,
+                        uint32_t ifindex) noexcept nogil:
+    """A new flow for datagrams like *message*, sent to *local*, or the guest's own with its remote."""
+    cdef const sockaddr_storage *peer = <const sockaddr_storage *>message.msg_name
+    cdef Seen seen
+    cdef FlowKey guest_key
+    cdef Flow *flow
+    # The policy maps ports by the one that the listener is bound to.
+    (<sockaddr_in *>local).sin_port = htons(core.listener_port(listener))
+    if not core.ask_inbound(listener, IPPROTO_UDP, peer, local, &seen):
+        count(&core.stats, DROP_REFUSED)
+        core.stats.flows_refused += 1
+        return NULL
+    if seen.bypass:
+        return open_splice_udp(core, listener, fd, key, message, &seen)
+    memset(&guest_key, 0, sizeof(guest_key))
+    fill_inbound_key(&guest_key, &seen, IPPROTO_UDP)
+    flow = core.flows.find(&guest_key, SIDE_GUEST)
+    if flow == NULL:
+        flow = alloc_datagram(core, FLOW_UDP)
+        if flow == NULL:
+            return NULL
+        flow.inbound = True
+        flow.keys[0] = guest_key
+        start_udp(core, flow)
+        core.flows.insert(flow, SIDE_GUEST)
+        core.stats.flows_udp += 1
+        core.stats.flows_opened += 1
+    elif not same_remote(core, flow, listener, key):
+        count(&core.stats, DROP_REFUSED)
+        return NULL
+    else:
+        flush_out(core)           # what was gathered names the socket that the flow leaves
+        core.flows.unhash(flow, SIDE_HOST)
+        leave_port(core, flow)
+    flow.peer = peer[0]
+    flow.peer_len = sizeof(sockaddr_in) if peer.ss_family == AF_INET else sizeof(sockaddr_in6)
+    flow.u.udp.listener = listener + 1
+    flow.u.udp.listener_fd = fd
+    flow.u.udp.local_family = peer.ss_family
+    flow.u.udp.ifindex = ifindex
+    flow.keys[1] = key[0]
+    core.flows.insert(flow, SIDE_HOST)
+    return flow
+
+
+cdef bint same_remote(Core core, const Flow *flow, uint32_t listener, const FlowKey *key) noexcept nogil:
+    """Whether a flow that the guest sees by the same addresses is one with the same remote.
+
+    One that uses a listener already stays there, but for a new address of the host on the same listener.
+    """
+    cdef uint8_t address[16]
+    cdef uint16_t port = 0
+    read_sockaddr(&flow.peer, address, &port)
+    if flow.u.udp.listener and flow.u.udp.listener != listener + 1:
+        return False
+    return port == key.remote_port and not memcmp(address, key.remote, 16)
+
+
+cdef void local_address(msghdr *message, sockaddr_storage *out, uint32_t *ifindex) noexcept nogil:
+    """The address that a datagram was sent to, from its control data; link-local ones with interface."""
+    cdef cmsghdr *item = CMSG_FIRSTHDR(message)
+    cdef in_pktinfo four
+    cdef in6_pktinfo six
+    memset(out, 0, sizeof(sockaddr_storage))
+    while item != NULL:
+        if item.cmsg_level == IPPROTO_IP and item.cmsg_type == IP_PKTINFO:
+            memcpy(&four, CMSG_DATA(item), sizeof(four))
+            out.ss_family = AF_INET
+            (<sockaddr_in *>out).sin_addr = four.ipi_addr
+            return
+        if item.cmsg_level == IPPROTO_IPV6 and item.cmsg_type == IPV6_PKTINFO:
+            memcpy(&six, CMSG_DATA(item), sizeof(six))
+            out.ss_family = AF_INET6
+            (<sockaddr_in6 *>out).sin6_addr = six.ipi6_addr
+            if six.ipi6_addr.s6_addr[0] == 0xfe and (six.ipi6_addr.s6_addr[1] & 0xc0) == 0x80:
+                ifindex[0] = six.ipi6_ifindex
+            return
+        item = CMSG_NXTHDR(message, item)
+
+
+cdef bint is_dns(const Flow *flow) noexcept nogil:
+    return flow.keys[0].remote_port == PORT_DNS and not flow.inbound
+
+
+cdef void note_sent(Core core, Flow *flow) noexcept nogil:
+    """The guest sent a datagram on the flow."""
+    if is_dns(flow):
+        flow.u.udp.pending += flow.u.udp.pending < ANY_SIZE
+    elif flow.u.udp.answered or flow.inbound:
+        flow.u.udp.streaming = True
+    use(core, flow, &flow.u.udp.last_used, lifetime(core, flow))
+
+
+cdef void note_received(Core core, Flow *flow, uint32_t n) noexcept nogil:
+    """*n* datagrams came for the guest."""
+    if is_dns(flow):
+        flow.u.udp.pending -= <uint16_t>min(n, <uint32_t>flow.u.udp.pending)
+    elif flow.u.udp.answered or n > 1:
+        flow.u.udp.streaming = True
+    flow.u.udp.answered = True
+    use(core, flow, &flow.u.udp.last_used, lifetime(core, flow))
+    if is_dns(flow):
+        core.arm(flow, core.now + lifetime(core, flow))
+
+
+cdef int64_t lifetime(Core core, const Flow *flow) noexcept nogil:
+    """How long the flow lives unused, ns."""
+    if is_dns(flow):
+        return core.udp_once if flow.u.udp.pending or not flow.u.udp.answered else ANSWERED_NS
+    return core.udp_stream if flow.u.udp.streaming else core.udp_once
