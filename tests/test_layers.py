@@ -1,8 +1,10 @@
-"""Imports go downward only: every import and cimport line of the package against one table.
+"""Imports go downward only: every import and cimport line of the package against two tables.
 
 A unit is a module or a sub-package directly below `passt`; `passt` itself (`__init__`) is the unit
 "passt". The table names what each unit may import besides itself. A unit that is not in the table
-is an error too, so that a new one finds its place here first.
+is an error too, so that a new one finds its place here first. The rooms of the data plane have an
+order: each may cimport from itself and from those before it. No two files import each other, not
+even by a detour.
 """
 
 import re
@@ -35,6 +37,13 @@ ALLOWED: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "passt": frozenset(),
 }
+
+# Rooms of the data plane, lowest first.
+DATAPLANE_ROOMS = (
+    "base", "packet", "loop", "sockets", "flow", "observe", "link", "core", "ip", "datagram", "bypass",
+    "tcp", "ping", "udp", "ingress", "turn", "engine",
+)  # fmt: skip
+MAX_MODULES = 15  # of a folder
 
 FROM = re.compile(
     r"^[ \t]*from[ \t]+(?P<module>\.*[\w.]*)[ \t]+c?import[ \t]+(?P<names>\([^)]*\)|[^\n]+)", re.MULTILINE
@@ -112,6 +121,99 @@ FILES = sorted(path.relative_to(SOURCE) for path in (SOURCE / "passt").rglob("*"
 @pytest.mark.parametrize("relative", FILES, ids=str)
 def test_imports_go_downward(relative: Path) -> None:
     assert violations(relative, (SOURCE / relative).read_text(encoding="utf-8")) == []
+
+
+def room_violations(relative: Path, text: str) -> list[str]:
+    """Lines that say which import of a file of the data plane goes up, or that it is in no room."""
+    if relative.parts[:2] != ("passt", "dataplane") or str(relative) == "passt/dataplane/__init__.py":
+        return []
+    own = relative.parts[2] if len(relative.parts) > 3 else relative.stem
+    if own not in DATAPLANE_ROOMS:
+        return [f"{relative}: {own} is not a room of the data plane"]
+    below = DATAPLANE_ROOMS[: DATAPLANE_ROOMS.index(own) + 1]
+    parts = (name.split(".") for name in imported_modules(text, ".".join(relative.parent.parts)))
+    rooms = {part[2] for part in parts if part[:2] == ["passt", "dataplane"] and len(part) > 2}
+    return [f"{relative}: {own} must not import {room}" for room in sorted(rooms - {*below})]
+
+
+@pytest.mark.parametrize("relative", [path for path in FILES if "dataplane" in path.parts], ids=str)
+def test_rooms_of_the_data_plane_have_an_order(relative: Path) -> None:
+    assert room_violations(relative, (SOURCE / relative).read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "found"),
+    [
+        ("passt/dataplane/tcp/segments.pyx", "from passt.dataplane.turn cimport finish_flows", 1),
+        ("passt/dataplane/tcp/segments.pxd", "from ..udp.flows cimport end_udp", 1),
+        ("passt/dataplane/ping.pyx", "from passt.dataplane.udp.flows cimport end_udp", 1),
+        ("passt/dataplane/base/pool.pyx", "cimport passt.dataplane.flow.table", 1),
+        ("passt/dataplane/loose.pyx", "", 1),
+        ("passt/dataplane/extra/thing.pxd", "", 1),
+        ("passt/dataplane/tcp/segments.pyx", "from passt.dataplane.tcp.timing cimport on_rtt", 0),
+        ("passt/dataplane/engine.pyx", "from passt.dataplane.ping cimport on_echo", 0),
+        ("passt/dataplane/__init__.py", "", 0),
+    ],
+)
+def test_way_up_between_rooms_is_found(path: str, text: str, found: int) -> None:
+    assert len(room_violations(Path(path), text)) == found
+
+
+def graph(files: dict[str, str]) -> dict[str, set[str]]:
+    """Which module imports which, of the *files* path -> text; a .pyx, its .pxd and its .pyi are one."""
+    found: dict[str, set[str]] = {module_name(Path(path)): set() for path in files}
+    for path, text in files.items():
+        own = module_name(Path(path))
+        # What only the type checker imports is not imported.
+        really = re.sub(r"^if TYPE_CHECKING:\n(?:[ \t]+.*\n|\n)+", "", text, flags=re.MULTILINE)
+        names = imported_modules(really, ".".join(Path(path).parent.parts))
+        # A package is imported with each of its modules; that is no circle.
+        found[own] |= {name for name in names & set(found) if name != own and not own.startswith(f"{name}.")}
+    return found
+
+
+def module_name(relative: Path) -> str:
+    """Give a file's dotted name."""
+    parts = relative.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def in_circles(imports: dict[str, set[str]]) -> set[str]:
+    """Name the modules that are left when those that import nothing, or only such, are taken away."""
+    left = dict(imports)
+    while ready := {name for name, below in left.items() if not below & set(left)}:
+        left = {name: below for name, below in left.items() if name not in ready}
+    # What merely imports a circle is none.
+    while idle := {name for name in left if not any(name in below for below in left.values())}:
+        left = {name: below for name, below in left.items() if name not in idle}
+    return set(left)
+
+
+def test_no_two_files_import_each_other() -> None:
+    files = [path for path in FILES if path.suffix != ".pyi"]
+    texts = {str(path): (SOURCE / path).read_text(encoding="utf-8") for path in files}
+    assert in_circles(graph(texts)) == set()
+
+
+def test_circle_is_found() -> None:
+    files = {
+        "passt/a.py": "from passt import b",
+        "passt/b.py": "from passt.c import x",
+        "passt/c.pyx": "from passt.d cimport y",
+        "passt/d.pxd": "from .b cimport z",
+        "passt/e.py": "from passt.a import w",
+        "passt/f.py": "if TYPE_CHECKING:\n    from passt.g import v\n\n",
+        "passt/g.py": "from passt.f import v",
+    }
+    assert in_circles(graph(files)) == {"passt.b", "passt.c", "passt.d"}
+
+
+def test_no_folder_has_too_many_modules() -> None:
+    modules: dict[Path, set[str]] = {}
+    for path in FILES:
+        if path.stem != "__init__":
+            modules.setdefault(path.parent, set()).add(path.stem)
+    assert {str(folder): len(names) for folder, names in modules.items() if len(names) > MAX_MODULES} == {}
 
 
 def test_there_are_files_of_each_kind_of_layer() -> None:

@@ -6,14 +6,14 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from passt.dataplane.link.link cimport (
-    LINK_CSUM, LINK_TSO4, LINK_TSO6, LINK_USO4, LINK_USO6, MAX_PIECES, RX_BATCH, Link, RxFrame, TapLink,
-    TxMeta,
+    LINK_CSUM, LINK_TSO4, LINK_TSO6, LINK_USO4, LINK_USO6, MAX_PIECES, RX_BATCH, Link, TapLink,
 )
 from passt.dataplane.loop.reactor cimport Reactor, make_tag
 from passt.dataplane.sockets.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.base.stats cimport Stats, stats_as_dict
 from passt.dataplane.link.stream cimport StreamLink
 from passt.dataplane.base.externs cimport iovec, sockaddr_storage
+from passt.dataplane.link.meta cimport RxFrame, TxMeta
 
 FEATURES = {"CSUM": LINK_CSUM, "TSO4": LINK_TSO4, "TSO6": LINK_TSO6, "USO4": LINK_USO4, "USO6": LINK_USO6}
 

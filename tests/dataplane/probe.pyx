@@ -18,13 +18,13 @@ from posix.mman cimport (
 from passt.dataplane.packet.checksum cimport csum_add, csum_fold, pseudo4, pseudo6
 from passt.dataplane.flow.table cimport FLOW_DEAD, NO_FLOW, Flow, FlowKey, FlowTable
 from passt.dataplane.base.siphash cimport siphash
-from passt.dataplane.link.link cimport TxMeta
 from passt.dataplane.link.segmentation cimport complete_csum, cut_segment
 from passt.dataplane.packet.parse cimport (
     IpView, TcpOptions, TcpView, UdpView, read_tcp_options, read_timestamps, split_ip4, split_ip6,
     split_tcp, split_udp,
 )
 from passt.dataplane.base.stats cimport VERDICT_OK
+from passt.dataplane.link.meta cimport TxMeta
 from passt.dataplane.loop.timers cimport TimerHeap
 
 Verdict = IntEnum("Verdict", [(name.upper(), number) for number, name in enumerate(VERDICT_NAMES)])

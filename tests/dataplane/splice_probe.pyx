@@ -19,7 +19,7 @@ from passt.dataplane.base.stats cimport stats_as_dict
 from passt.dataplane.base.externs cimport (
     EAGAIN, F_SETPIPE_SZ, fcntl, iovec, memcpy, read, write,
 )
-from passt.dataplane.turn cimport finish_flows
+from passt.dataplane.turn cimport finish_flows, set_handlers
 
 cdef enum:
     FIRST_FD = 1000
@@ -113,6 +113,7 @@ cdef class Relay:
         self.sockets = RelaySockets(Reactor(4))
         self.core = Core(None, None, None, Link(), self.sockets, our_mac=bytes(6), mtu=1500, max_flows=2,
                          secret=bytes(16))
+        set_handlers(self.core)
 
     def open(self):
         """Open the connection; there is one at a time."""

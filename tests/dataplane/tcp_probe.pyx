@@ -17,7 +17,7 @@ from passt.dataplane.flow.table cimport (
     CONN_FOLLOW, FLOW_DEAD, FLOW_TCP, NO_FLOW, Flow, SackBoard, TcpConn, TcpStore,
 )
 from passt.dataplane.packet.headers cimport ETH_ALEN
-from passt.dataplane.link.link cimport LINK_CSUM, LINK_TSO4, LINK_TSO6, Link, RxFrame, TxMeta
+from passt.dataplane.link.link cimport LINK_CSUM, LINK_TSO4, LINK_TSO6, Link
 from passt.dataplane.base.memory_budget cimport Pool
 from passt.dataplane.loop.reactor cimport Reactor
 from passt.dataplane.sockets.sockets cimport PathInfo, Sockets, fill_sockaddr, read_sockaddr, scale_for
@@ -25,10 +25,12 @@ from passt.dataplane.base.stats cimport DROP_LINK_FULL, count, stats_as_dict
 from passt.dataplane.base.externs cimport (
     IPPROTO_TCP, iovec, malloc, memcpy, memset, sockaddr_storage, socklen_t,
 )
-from passt.dataplane.tcp.segments cimport choose_isn, end_all, overflow_len, state_name
-from passt.dataplane.tcp.to_guest cimport on_listener, on_socket
+from passt.dataplane.link.meta cimport RxFrame, TxMeta
+from passt.dataplane.tcp.segments cimport choose_isn, state_name
+from passt.dataplane.tcp.to_guest cimport on_listener
 from passt.dataplane.tcp.from_guest cimport flush_gather
-from passt.dataplane.turn cimport finish_flows, on_flow_timer
+from passt.dataplane.tcp.sequence cimport overflow_len
+from passt.dataplane.turn cimport end_flows, finish_flows, on_flow_event, on_flow_timer, set_handlers
 
 cdef enum:
     BATCH_MAX = 1024              # frames in one batch; more than any link reads at once
@@ -279,6 +281,7 @@ cdef class Bench:
         self.link = RecordingLink(offloads)
         self.core = Core(policy, None, events, self.link, self.sockets, our_mac=b"\x9a\x55\x9a\x55\x9a\x55",
                          mtu=mtu, max_flows=max_flows, secret=bytes(range(16)))
+        set_handlers(self.core)
         self.core.pool = ScarcePool(self.core.pool.size)
         self.core.now = 0
         memcpy(self.core.guest_mac, b"\x02\x00\x00\x00\x00\x01", ETH_ALEN)
@@ -378,8 +381,6 @@ cdef class Bench:
         return sent
 
     cdef void dispatch(self, tuple event) except *:
-        cdef Flow *flow
-        cdef uint64_t tag
         kind, what = event[:2]
         if kind == "frames":
             self.feed(what)
@@ -390,10 +391,7 @@ cdef class Bench:
             if not self.link.blocked:
                 self.core.flows.wake_waiting()
         else:
-            tag = what
-            flow = self.core.flows.at_tag(tag)
-            if flow != NULL:
-                on_socket(self.core, flow, event[2])
+            on_flow_event(self.core, what, event[2])
 
     cdef void feed(self, list batch) except *:
         cdef RxFrame frame
@@ -449,7 +447,7 @@ cdef class Bench:
 
     def close(self):
         """End all connections, as `Engine.close` does; returns the frames that left."""
-        end_all(self.core)
+        end_flows(self.core)
         self.check()
         sent = self.link.sent
         self.link.sent = []

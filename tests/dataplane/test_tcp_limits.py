@@ -206,6 +206,20 @@ def test_half_open_flood_makes_room_oldest_first() -> None:
         peers[0].host("A seq=1 ack=1001")
 
 
+@pytest.mark.parametrize("flooding", ["guest", "clients"])
+def test_half_open_flood_one_way_does_not_push_out_the_other(flooding: str) -> None:
+    states = ("SYN_SENT", "CONNECTING") if flooding == "guest" else ("CONNECTING", "SYN_SENT")
+    with Script(max_flows=4) as s:
+        peers = [s.add_peer(41_000 + i, 80) for i in range(7)]
+        quiet = half_open(peers[0], states[0])
+        flood = [half_open(peer, states[1]) for peer in peers[1:]]
+        assert quiet.is_open
+        assert peers[0].state == states[0]
+        assert [sock.is_open for sock in flood] == [False] * 3 + [True] * 3
+        for peer in peers:
+            peer.take_all()
+
+
 @pytest.mark.parametrize("state", ["CONNECTING", "SYN_RECEIVED", "SYN_SENT"])
 def test_half_open_connection_makes_room_for_client_and_guest(state: str) -> None:
     for newcomer in ("client", "guest"):

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from passt.facts.contracts import InboundTarget, Target
-from tests.dataplane.frames import packed, tcp, udp
+from tests.dataplane.frames import ACK, packed, tcp, udp
 from tests.dataplane.udp_bench import (
     EPOLLIN,
     GUEST,
@@ -619,12 +619,35 @@ def test_table_has_room_for_connections_whatever_datagrams_do() -> None:
     assert bench.n_records <= 32
 
 
+def establish(bench: Bench, family: int, sport: int) -> None:
+    """Have the guest open a TCP connection that is answered."""
+    bench.inject(tcp(GUEST[family], sport, REMOTE[family], 80))
+    (sent,) = bench.take_sent()
+    header = 14 + (20 if family == 4 else 40)
+    (seq,) = struct.unpack_from("!I", sent.frame, header + 4)
+    bench.inject(tcp(GUEST[family], sport, REMOTE[family], 80, flags=ACK, seq=1001, ack=seq + 1))
+    bench.end_turn()
+
+
+@both_families
+def test_half_open_connections_make_room_for_datagrams(family: int) -> None:
+    bench = Bench(max_flows=4)
+    for sport in range(1, 5):
+        bench.inject(tcp(GUEST[family], sport, REMOTE[family], 80))
+    assert bench.n_records == 4
+    to(bench, REMOTE[family], sport=5353)
+    bench.end_turn()
+    assert bench.drops() == {}
+    assert bench.counters()["flows_evicted"] == 2  # one for the flow, one for its socket
+    assert bench.counters()["flows_udp"] == 1
+
+
 @both_families
 def test_socket_whose_last_flow_was_crowded_out_for_nothing_is_closed(family: int) -> None:
     # What answers a group gets a flow of its own; the one that asked makes room for it, but not at once.
     bench = Bench(max_flows=4)  # one datagram flow
     for sport in (1, 2):
-        bench.inject(tcp(GUEST[family], sport, REMOTE[family], 80))
+        establish(bench, family, sport)
     to(bench, "224.0.0.251" if family == 4 else "ff02::fb", sport=5353)
     (flow,) = [flow for flow in bench.flows() if flow.kind == FLOW_UDP]
     assert bench.n_records == 4

@@ -15,11 +15,10 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from passt.dataplane.core.core cimport Core, Seen
-from passt.dataplane.datagram.lifetime cimport end_datagram
 from passt.dataplane.ingress.demux cimport on_frame
 from passt.dataplane.flow.table cimport FLOW_PING, FLOW_TCP, FLOW_UDP, Flow, FlowKey
 from passt.dataplane.ip.icmp_error cimport push_icmp_error
-from passt.dataplane.link.link cimport Link, RxFrame, TxMeta
+from passt.dataplane.link.link cimport Link
 from passt.dataplane.loop.reactor cimport EVENT_FLOW, EVENT_LISTENER, Reactor, make_tag
 from passt.dataplane.sockets.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.base.stats cimport DROP_LINK_FULL, count, stats_as_dict
@@ -27,11 +26,12 @@ from passt.dataplane.base.externs cimport (
     AF_INET, AF_INET6, EAGAIN, EPOLL_CTL_ADD, EPOLLIN, IPPROTO_TCP, MSG_TRUNC, SOL_UDP, UDP_SEGMENT, htons,
     iovec, mmsghdr, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
 )
+from passt.dataplane.link.meta cimport RxFrame, TxMeta
 from passt.dataplane.tcp.segments cimport end
 from passt.dataplane.tcp.to_guest cimport on_listener
 from passt.dataplane.tcp.from_guest cimport flush_gather
-from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer
-from passt.dataplane.udp.udp cimport on_udp_listener
+from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer, set_handlers
+from passt.dataplane.udp.to_guest cimport read_listener
 from passt.dataplane.udp.from_guest cimport flush_out
 
 
@@ -326,6 +326,7 @@ cdef class World:
         self.link.features = features
         self.core = Core(policy, responder, events, self.link, sockets, our_mac=our_mac, mtu=mtu,
                          max_flows=max_flows, secret=bytes(16), our_ip4=our_ip4)
+        set_handlers(self.core)
         if guest_mac is not None:
             memcpy(self.core.guest_mac, <const char *>guest_mac, 6)
         self.memory = []
@@ -380,7 +381,7 @@ cdef class World:
             if entry[1] == IPPROTO_TCP:
                 on_listener(self.core, index, entry[0])
             else:
-                on_udp_listener(self.core, index, entry[0], False)
+                read_listener(self.core, index, entry[0], False)
             return
         on_flow_event(self.core, tag, events)
 
@@ -457,8 +458,8 @@ cdef class World:
             flow = &self.core.flows.flows[i]
             if flow.kind == FLOW_TCP:
                 end(self.core, flow, False)
-            elif flow.kind in (FLOW_UDP, FLOW_PING):
-                end_datagram(self.core, flow)
+            else:
+                self.core.handlers[flow.kind].end(self.core, flow)
 
     def take_sent(self):
         """What the link was given since the last call."""

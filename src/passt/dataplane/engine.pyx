@@ -16,32 +16,29 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from passt.facts import contracts
 from passt.dataplane.observe.capture cimport Capture
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.datagram.lifetime cimport end_datagram
 from passt.dataplane.ingress.demux cimport on_frame
 from passt.dataplane.flow.table cimport (
-    FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, FLOW_UDP_PORT, NO_FLOW, Flow,
+    FLOW_DEAD, FLOW_SPLICE_UDP, FLOW_UDP, FLOW_UDP_PORT, NO_FLOW, Flow,
 )
 from passt.dataplane.packet.headers cimport ETH_ALEN, ETH_HLEN, MAX_FRAME
-from passt.dataplane.link.link cimport MAX_BATCH, RX_BATCH, Link, RxFrame, TapLink
+from passt.dataplane.link.link cimport MAX_BATCH, RX_BATCH, Link, TapLink
 from passt.dataplane.sockets.namespace_thread cimport NamespaceThread
 from passt.dataplane.loop.reactor cimport (
     EVENT_FAR, EVENT_FLOW, EVENT_LINK, EVENT_LISTENER, EVENT_READER, Reactor, make_tag,
 )
 from passt.dataplane.bypass.spare_sockets cimport close_ready, fill_ready
 from passt.dataplane.sockets.sockets cimport Sockets, read_sockaddr
-from passt.dataplane.bypass.tcp_bypass cimport end_splice, splice_state
 from passt.dataplane.base.stats cimport stats_as_dict
 from passt.dataplane.link.stream cimport STREAM_BAD_LENGTH, STREAM_CLOSED, StreamLink
 from passt.dataplane.base.externs cimport (
-    AF_INET, AF_INET6, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, IPPROTO_TCP,
-    IPPROTO_UDP, epoll_event, memcpy, EMFILE, errno, getsockname, sockaddr, sockaddr_storage,
-    socklen_t,
+    AF_INET, AF_INET6, EMFILE, EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, IPPROTO_TCP,
+    IPPROTO_UDP, epoll_event, errno, getsockname, memcpy, sockaddr, sockaddr_storage, socklen_t,
 )
-from passt.dataplane.tcp.segments cimport end_all, state_name
+from passt.dataplane.link.meta cimport RxFrame
 from passt.dataplane.tcp.to_guest cimport on_listener
 from passt.dataplane.tcp.from_guest cimport flush_gather
-from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer
-from passt.dataplane.udp.udp cimport on_udp_listener
+from passt.dataplane.turn cimport end_flows, finish_flows, on_flow_event, on_flow_timer, set_handlers
+from passt.dataplane.udp.to_guest cimport read_listener
 from passt.dataplane.udp.from_guest cimport flush_out
 from passt.errors import HostError
 from passt.light.values import NamedTuple
@@ -98,6 +95,7 @@ cdef class Engine:
         self.core = Core(policy, responder, events, nobody, sockets, our_mac=our_mac, mtu=mtu,
                          max_flows=max_flows, secret=os.urandom(16) if secret is None else secret,
                          our_ip4=our_ip4)
+        set_handlers(self.core)
         if udp_timeouts is not None:
             self.core.udp_once = udp_timeouts[0] * 1000000000
             self.core.udp_stream = udp_timeouts[1] * 1000000000
@@ -195,10 +193,9 @@ cdef class Engine:
                 and (self.core.stats.flows_udp or self.core.stats.flows_splice_udp)):
             for i in range(self.core.flows.top):
                 flow = &self.core.flows.flows[i]
-                if flow.kind == FLOW_UDP and flow.u.udp.listener == index + 1:
-                    end_datagram(self.core, flow)
-                elif flow.kind == FLOW_SPLICE_UDP and flow.u.splice_udp.listener == index + 1:
-                    end_datagram(self.core, flow)
+                if (flow.kind == FLOW_UDP and flow.u.udp.listener == index + 1
+                        or flow.kind == FLOW_SPLICE_UDP and flow.u.splice_udp.listener == index + 1):
+                    self.core.handlers[flow.kind].end(self.core, flow)
         self.core.withdraw_port(index, self.core.listeners[index][3])
         self.core.forget_answers()
         self.core.listeners[index] = None
@@ -339,7 +336,7 @@ cdef class Engine:
         if entry[1] == IPPROTO_TCP:
             on_listener(self.core, index, entry[0])
         elif entry[1] == IPPROTO_UDP:
-            on_udp_listener(self.core, index, entry[0], entry[4])
+            read_listener(self.core, index, entry[0], entry[4])
 
     cdef void read_link(self) noexcept:
         """Take what a link has: of a tap one batch, of a stream what one read brings."""
@@ -399,8 +396,8 @@ cdef class Engine:
         result = []
         for i in range(self.core.flows.top):
             flow = &self.core.flows.flows[i]
-            if flow.kind in (FLOW_TCP, FLOW_UDP, FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP):
-                result.append(describe(flow))
+            if flow.kind > FLOW_DEAD and flow.kind != FLOW_UDP_PORT:
+                result.append(describe(flow, self.core.handlers[flow.kind].state(flow).decode()))
         return iter(result)
 
     def udp_sockets(self):
@@ -413,9 +410,7 @@ cdef class Engine:
         return found
 
     def close(self):
-        cdef uint32_t i
         cdef int rounds = CLOSING_ROUNDS
-        cdef Flow *flow
         # What the guest sent last, before its end became known, still goes out.
         self.core.link.drained = self.link_fd < 0
         while rounds and not self.core.link.drained and not self.core.link.error:
@@ -423,13 +418,7 @@ cdef class Engine:
             self.link_room = RX_BATCH
             self.read_link()
             finish_flows(self.core)
-        end_all(self.core)
-        for i in range(self.core.flows.top):
-            flow = &self.core.flows.flows[i]
-            if flow.kind == FLOW_SPLICE_TCP:
-                end_splice(self.core, flow, True)
-            elif flow.kind in (FLOW_UDP, FLOW_PING, FLOW_SPLICE_UDP):
-                end_datagram(self.core, flow)
+        end_flows(self.core)
         for entry in self.core.listeners:
             if entry is not None:
                 os.close(entry[0])
@@ -478,18 +467,12 @@ cdef int local_port(int fd) except -1:
     return port
 
 
-cdef object describe(Flow *flow):
+cdef object describe(Flow *flow, str state):
     """A FlowInfo of *flow*."""
     cdef size_t n = flow.keys[0].addr_len
     cdef unsigned char address[16]
     cdef unsigned short port = 0
     cdef size_t m = read_sockaddr(&flow.peer, address, &port)
-    if flow.kind == FLOW_TCP:
-        state = state_name(flow.u.tcp.state).decode()
-    elif flow.kind == FLOW_SPLICE_TCP:
-        state = splice_state(flow).decode()
-    else:
-        state = "SPLICED" if flow.kind == FLOW_SPLICE_UDP else "ACTIVE"
     return FlowInfo(
         proto=flow.keys[0].proto, state=state, guest_address=(<char *>flow.keys[0].guest)[:n],
         guest_port=flow.keys[0].guest_port, remote_address=(<char *>flow.keys[0].remote)[:n],

@@ -8,3 +8,4 @@ from passt.dataplane.packet.parse cimport IpView
 cdef void on_echo(Core core, const IpView *ip) noexcept nogil
 cdef void on_ping_socket(Core core, Flow *flow) noexcept nogil
 cdef void on_ping_timer(Core core, Flow *flow) noexcept nogil
+cdef void end_ping(Core core, Flow *flow) noexcept nogil

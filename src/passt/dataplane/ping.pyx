@@ -8,9 +8,12 @@ back. The group of the process has to be in net.ipv4.ping_group_range.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from passt.dataplane.core.core cimport Core
+from passt.dataplane.core.core cimport Core, Route
 from passt.dataplane.packet.checksum cimport csum_add, csum_fold, pseudo6
-from passt.dataplane.datagram.lifetime cimport DROPPED, NOTHING, end_datagram, open_datagram, still_used, use
+from passt.dataplane.datagram.lifetime cimport (
+    DROPPED, NOTHING, end_datagram, open_bound, refuse_datagram, start_datagram, still_used, use,
+    watch_datagram,
+)
 from passt.dataplane.datagram.socket_errors cimport drain_errors, settle_send_error
 from passt.dataplane.flow.table cimport FLOW_PING, SIDE_GUEST, Flow, FlowKey, fill_key
 from passt.dataplane.ip.fragments cimport send_packet
@@ -18,15 +21,17 @@ from passt.dataplane.packet.headers cimport (
     ETH_HLEN, ICMP6_ECHO_REPLY, ICMP6_ECHO_REQUEST, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_HLEN, IP4_HLEN,
     IP6_HLEN, MAX_IP_LEN, IcmpHdr,
 )
-from passt.dataplane.link.link cimport TxMeta
 from passt.dataplane.packet.parse cimport IpView
 from passt.dataplane.ip.path_mtu cimport limit_towards
-from passt.dataplane.datagram.ip_fields cimport Marks, mark_packet, read_marks, set_ping_marks
+from passt.dataplane.datagram.ip_fields cimport Marks, read_marks, set_ping_marks
 from passt.dataplane.base.stats cimport DROP_PROTOCOL, DROP_SHORT, DROP_SOCKET, DROP_TRUNCATED, count
 from passt.dataplane.base.externs cimport (
-    EAGAIN, IPPROTO_ICMP, IPPROTO_ICMPV6, MSG_TRUNC, htons, iovec, memcpy, memset, msghdr, ntohs,
+    EACCES, EAGAIN, EPERM, IPPROTO_ICMP, IPPROTO_ICMPV6, MSG_TRUNC, htons, iovec, memcpy, memset, msghdr,
+    ntohs,
 )
-from passt.dataplane.tcp.segments cimport ms
+from passt.dataplane.link.meta cimport TxMeta
+from passt.dataplane.loop.timers cimport ms
+from passt.dataplane.packet.build cimport mark_packet
 
 cdef enum:
     LIFETIME_MS = 30000           # nf_conntrack_icmp_timeout
@@ -55,7 +60,7 @@ cdef void on_echo(Core core, const IpView *ip) noexcept nogil:
     fill_key(&key, ip, protocol, ntohs(icmp.id_be), ntohs(icmp.id_be))
     flow = core.flows.find(&key, SIDE_GUEST)
     if flow == NULL:
-        flow = open_datagram(core, &key, FLOW_PING, protocol)
+        flow = open_ping(core, &key, protocol)
         if flow == NULL:
             return
         flow.u.ping.packet_limit = limit_towards(core, key.guest)
@@ -73,6 +78,31 @@ cdef void on_echo(Core core, const IpView *ip) noexcept nogil:
         if not settle_send_error(core, flow, <int>sent, ip.l4, ip.l4_len):
             break
     count(&core.stats, DROP_SOCKET)
+
+
+cdef Flow *open_ping(Core core, const FlowKey *key, int protocol) noexcept nogil:
+    """Route a new flow of the guest and give it a connected, watched socket; NULL: counted drop.
+
+    The socket keeps the guest's identifier if the host has it free.
+    """
+    cdef Route route
+    cdef Flow *flow = start_datagram(core, key, FLOW_PING, &route)
+    cdef int result
+    if flow == NULL:
+        return NULL
+    result = open_bound(core, &route, protocol, key)
+    if result in (-EACCES, -EPERM):
+        core.tell_ping_forbidden()
+    if result >= 0:
+        flow.fd = result
+        result = core.sockets.connect(flow.fd, &route.peer, route.peer_len)
+    if result < 0 or not watch_datagram(core, flow):
+        refuse_datagram(core, flow, result)
+        return NULL
+    core.flows.insert(flow, SIDE_GUEST)
+    core.stats.flows_opened += 1
+    core.stats.flows_ping += 1
+    return flow
 
 
 cdef void on_ping_socket(Core core, Flow *flow) noexcept nogil:
@@ -156,4 +186,9 @@ cdef void send_reply(Core core, Flow *flow, uint32_t n, const Marks *marks) noex
 
 cdef void on_ping_timer(Core core, Flow *flow) noexcept nogil:
     if not still_used(core, flow, flow.u.ping.last_used, ms(LIFETIME_MS)):
-        end_datagram(core, flow)
+        end_ping(core, flow)
+
+
+cdef void end_ping(Core core, Flow *flow) noexcept nogil:
+    core.stats.flows_ping -= 1
+    end_datagram(core, flow)

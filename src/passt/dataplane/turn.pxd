@@ -5,6 +5,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from passt.dataplane.core.core cimport Core
 
 
+cdef void set_handlers(Core core)
+cdef void end_flows(Core core) noexcept nogil
 cdef void on_flow_event(Core core, uint64_t tag, uint32_t events) noexcept nogil
 cdef void on_flow_timer(Core core, uint32_t index) noexcept nogil
 cdef void finish_flows(Core core) noexcept nogil

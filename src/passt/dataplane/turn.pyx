@@ -1,37 +1,73 @@
-"""The parts of a turn that concern flows: which translator gets an event, a timer, the end of the turn."""
+"""The parts of a turn that concern flows: which translator gets an event, a timer, the end of the turn.
+
+`set_handlers` has the one table of what is done with each kind of flow; nobody else asks for the kind to
+choose what to call.
+"""
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from passt.dataplane.core.core cimport Core
+from passt.dataplane.bypass.tcp_bypass cimport abort_splice, finish_splice, on_splice_event, splice_state
+from passt.dataplane.bypass.udp_bypass cimport end_splice_udp, on_splice_timer, splice_udp_state
+from passt.dataplane.core.core cimport Core, FlowAction, FlowEvent, FlowHandlers, FlowState
 from passt.dataplane.flow.table cimport (
-    FLOW_DEAD, FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, FLOW_UDP_PORT, NO_FLOW,
-    Flow,
+    FLOW_DEAD, FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, FLOW_UDP_PORT, N_FLOW_KINDS,
+    NO_FLOW, Flow, FlowKind,
 )
 from passt.dataplane.ip.fragments cimport on_fragment_timer
-from passt.dataplane.ping cimport on_ping_socket, on_ping_timer
 from passt.dataplane.loop.reactor cimport EVENT_FAR
-from passt.dataplane.bypass.tcp_bypass cimport finish_splice, on_splice_event
-from passt.dataplane.bypass.udp_bypass cimport on_splice_timer
+from passt.dataplane.ping cimport end_ping, on_ping_socket, on_ping_timer
+from passt.dataplane.tcp.segments cimport end_tcp, tcp_state
 from passt.dataplane.tcp.to_guest cimport finish_turn, on_socket, on_timer
-from passt.dataplane.udp.udp cimport on_udp_socket, on_udp_timer
-from passt.dataplane.udp.to_guest cimport read_spliced
+from passt.dataplane.udp.flows cimport end_udp, on_udp_timer
+from passt.dataplane.udp.to_guest cimport read_port, read_spliced
+
+
+cdef void set_handlers(Core core):
+    """Fill the table of what is done with the flows of each kind."""
+    cdef int kind
+    for kind in range(<int>N_FLOW_KINDS):
+        set_kind(core, <FlowKind>kind, no_event, nothing, nothing, nothing, active)
+    # For each kind: event, timer, turn, end, state.
+    set_kind(core, FLOW_TCP, on_socket, on_timer, finish_turn, end_tcp, tcp_state)
+    set_kind(core, FLOW_UDP, no_event, on_udp_timer, nothing, end_udp, active)
+    set_kind(core, FLOW_UDP_PORT, as_turn, nothing, read_port, nothing, active)
+    set_kind(core, FLOW_PING, as_turn, on_ping_timer, on_ping_socket, end_ping, active)
+    set_kind(core, FLOW_SPLICE_TCP, on_splice_event, nothing, finish_splice, abort_splice, splice_state)
+    set_kind(core, FLOW_SPLICE_UDP, as_turn, on_splice_timer, read_spliced, end_splice_udp, splice_udp_state)
+
+
+cdef void set_kind(Core core, FlowKind kind, FlowEvent event, FlowAction timer, FlowAction turn,
+                   FlowAction end, FlowState state):
+    cdef FlowHandlers *handlers = &core.handlers[<int>kind]
+    handlers.on_event = event
+    handlers.on_timer = timer
+    handlers.on_turn = turn
+    handlers.end = end
+    handlers.state = state
+
+
+cdef void no_event(Core core, Flow *flow, int side, uint32_t events) noexcept nogil:
+    """This kind has no socket of its own."""
+
+
+cdef void nothing(Core core, Flow *flow) noexcept nogil:
+    """This kind has no such moment."""
+
+
+cdef void as_turn(Core core, Flow *flow, int side, uint32_t events) noexcept nogil:
+    """Whatever the event is, reading the socket tells it."""
+    core.handlers[flow.kind].on_turn(core, flow)
+
+
+cdef const char *active(const Flow *flow) noexcept nogil:
+    return b"ACTIVE"
 
 
 cdef void on_flow_event(Core core, uint64_t tag, uint32_t events) noexcept nogil:
     """An event of a flow's socket, or of its second one; one of a flow that has ended is ignored."""
     cdef Flow *flow = core.flows.at_tag(tag)
-    if flow == NULL:
-        return
-    if flow.kind == FLOW_TCP:
-        on_socket(core, flow, events)
-    elif flow.kind == FLOW_UDP_PORT:
-        on_udp_socket(core, flow)
-    elif flow.kind == FLOW_PING:
-        on_ping_socket(core, flow)
-    elif flow.kind == FLOW_SPLICE_TCP:
-        on_splice_event(core, flow, <uint32_t>(tag >> 56) == EVENT_FAR, events)
-    elif flow.kind == FLOW_SPLICE_UDP:
-        read_spliced(core, flow)
+    if flow != NULL:
+        core.handlers[flow.kind].on_event(core, flow, <uint32_t>(tag >> 56) == EVENT_FAR, events)
 
 
 cdef void on_flow_timer(Core core, uint32_t index) noexcept nogil:
@@ -42,14 +78,7 @@ cdef void on_flow_timer(Core core, uint32_t index) noexcept nogil:
         return
     flow = &core.flows.flows[index]
     flow.armed = 0
-    if flow.kind == FLOW_TCP:
-        on_timer(core, flow)
-    elif flow.kind == FLOW_UDP:
-        on_udp_timer(core, flow)
-    elif flow.kind == FLOW_PING:
-        on_ping_timer(core, flow)
-    elif flow.kind == FLOW_SPLICE_UDP:
-        on_splice_timer(core, flow)
+    core.handlers[flow.kind].on_timer(core, flow)
 
 
 cdef void finish_flows(Core core) noexcept nogil:
@@ -62,13 +91,14 @@ cdef void finish_flows(Core core) noexcept nogil:
         flow.has_work = False
         if flow.kind == FLOW_DEAD:
             core.flows.put_free(flow)
-        elif flow.kind == FLOW_TCP:
-            finish_turn(core, flow)
-        elif flow.kind == FLOW_UDP_PORT:
-            on_udp_socket(core, flow)
-        elif flow.kind == FLOW_PING:
-            on_ping_socket(core, flow)
-        elif flow.kind == FLOW_SPLICE_TCP:
-            finish_splice(core, flow)
-        elif flow.kind == FLOW_SPLICE_UDP:
-            read_spliced(core, flow)
+        else:
+            core.handlers[flow.kind].on_turn(core, flow)
+
+
+cdef void end_flows(Core core) noexcept nogil:
+    """The engine ends: end every flow."""
+    cdef uint32_t i
+    cdef Flow *flow
+    for i in range(core.flows.top):
+        flow = &core.flows.flows[i]
+        core.handlers[flow.kind].end(core, flow)

@@ -4,7 +4,7 @@ Constants come from the C library's and the kernel's headers; the few that older
 defined here with the kernel's values (uapi headers named beside them).
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from posix.types cimport off_t
 
 

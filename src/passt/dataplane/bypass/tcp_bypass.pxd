@@ -10,6 +10,7 @@ from passt.dataplane.base.externs cimport sockaddr_storage
 cdef void open_splice(Core core, int fd, const sockaddr_storage *peer, const Seen *seen) noexcept nogil
 cdef void on_splice_event(Core core, Flow *flow, int side, uint32_t events) noexcept nogil
 cdef void finish_splice(Core core, Flow *flow) noexcept nogil
+cdef void abort_splice(Core core, Flow *flow) noexcept nogil
 cdef void end_splice(Core core, Flow *flow, bint reset) noexcept nogil
 cdef int open_far(Core core, const Seen *seen, bint is_tcp) noexcept nogil
 cdef void fill_keys(Flow *flow, const sockaddr_storage *peer, const Seen *seen) noexcept nogil

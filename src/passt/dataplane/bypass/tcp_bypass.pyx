@@ -27,8 +27,9 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from passt.dataplane.core.core cimport COPY_SIZE, Core, Seen
 from passt.dataplane.flow.table cimport (
-    CLASS_HALF_OPEN, CLASS_KEPT, FLOW_SPLICE_TCP, HALF_BULK, HALF_EOF, HALF_FULL, HALF_HAD_BULK, HALF_READ_ON,
-    HALF_READABLE, HALF_SHUT, HALF_WATCH_OUT, Flow, FlowKey, SpliceConn, SpliceHalf,
+    CLASS_HALF_OPEN_IN, CLASS_HALF_OPEN_OUT, CLASS_KEPT, FLOW_SPLICE_TCP, HALF_BULK, HALF_EOF, HALF_FULL,
+    HALF_HAD_BULK, HALF_READ_ON, HALF_READABLE, HALF_SHUT, HALF_WATCH_OUT, Flow, FlowKey, SpliceConn,
+    SpliceHalf,
 )
 from passt.dataplane.sockets.namespace_thread cimport (
     SOCKET_TCP4, SOCKET_TCP6, SOCKET_UDP4, SOCKET_UDP6, NamespaceThread, SocketKind,
@@ -43,7 +44,7 @@ from passt.dataplane.base.externs cimport (
     EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM,
     iovec, memcpy, sockaddr_storage,
 )
-from passt.dataplane.tcp.make_room cimport admit, evict_half_open, lacks_descriptor
+from passt.dataplane.core.make_room cimport admit, evict_half_open, lacks_descriptor
 
 cdef enum:
     ACCEPTED = 0
@@ -77,7 +78,7 @@ cdef void open_splice(Core core, int fd, const sockaddr_storage *peer, const See
     if result == -EINPROGRESS:
         conn.connecting = True
         conn.halves[CONNECTED].flags = HALF_WATCH_OUT
-        core.flows.classify(flow, CLASS_HALF_OPEN)
+        core.flows.classify(flow, CLASS_HALF_OPEN_IN if flow.inbound else CLASS_HALF_OPEN_OUT)
     if result < 0 and not conn.connecting:
         core.stats.splice_connect_failures += 1
         end_splice(core, flow, True)
@@ -401,6 +402,11 @@ cdef void fail(Core core, Flow *flow, int side) noexcept nogil:
     flow.u.splice.halves[1].flags |= HALF_READABLE
     pump(core, flow, side)
     pump(core, flow, 1 - side)
+    end_splice(core, flow, True)
+
+
+cdef void abort_splice(Core core, Flow *flow) noexcept nogil:
+    """End the connection for the engine's reasons: both ends see a reset."""
     end_splice(core, flow, True)
 
 

@@ -25,3 +25,5 @@ cdef void add_spliced(Core core, Flow *flow, const mmsghdr *message, uint32_t se
                       bint to_client) noexcept nogil
 cdef void flush_spliced(Core core) noexcept nogil
 cdef void on_splice_timer(Core core, Flow *flow) noexcept nogil
+cdef void end_splice_udp(Core core, Flow *flow) noexcept nogil
+cdef const char *splice_udp_state(const Flow *flow) noexcept nogil

@@ -17,7 +17,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core.core cimport Core, Seen
 from passt.dataplane.datagram.lifetime cimport (
-    alloc_datagram, end_datagram, refuse_datagram, still_used, use, watch_datagram,
+    end_datagram, refuse_datagram, still_used, use, watch_datagram,
 )
 from passt.dataplane.flow.table cimport FLOW_SPLICE_UDP, SIDE_HOST, SPLICE_CONTROL, Flow, FlowKey
 from passt.dataplane.bypass.tcp_bypass cimport fill_keys, open_far
@@ -27,6 +27,7 @@ from passt.dataplane.base.externs cimport (
     IPPROTO_IPV6, IPV6_PKTINFO, calloc, cmsghdr, htons, in6_pktinfo, in_pktinfo, memcpy, memset, mmsghdr,
     msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage,
 )
+from passt.dataplane.core.make_room cimport admit_datagram
 
 
 cdef int64_t lifetime(Core core, const Flow *flow) noexcept nogil:
@@ -139,7 +140,7 @@ cdef int send_batch(Core core, int fd, SpliceBatch *batch) noexcept nogil:
 cdef Flow *open_splice_udp(Core core, uint32_t listener, int fd, const FlowKey *key, const msghdr *message,
                            const Seen *seen) noexcept nogil:
     """A new flow for datagrams as *message* is one, found by *key*; NULL: counted drop."""
-    cdef Flow *flow = alloc_datagram(core, FLOW_SPLICE_UDP)
+    cdef Flow *flow = admit_datagram(core, FLOW_SPLICE_UDP)
     cdef int result
     if flow == NULL:
         return NULL
@@ -196,4 +197,13 @@ cdef void bind_port(Core core, int fd, const Seen *seen, uint16_t port) noexcept
 
 cdef void on_splice_timer(Core core, Flow *flow) noexcept nogil:
     if not still_used(core, flow, flow.u.splice_udp.last_used, lifetime(core, flow)):
-        end_datagram(core, flow)
+        end_splice_udp(core, flow)
+
+
+cdef void end_splice_udp(Core core, Flow *flow) noexcept nogil:
+    core.stats.flows_splice_udp -= 1
+    end_datagram(core, flow)
+
+
+cdef const char *splice_udp_state(const Flow *flow) noexcept nogil:
+    return b"SPLICED"

@@ -3,16 +3,17 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt.dataplane.flow.batches cimport InBatch, OutBatch
-from passt.dataplane.flow.table cimport Flow, FlowKey, FlowTable, SocketMarks
+from passt.dataplane.flow.table cimport N_FLOW_KINDS, Flow, FlowKey, FlowTable, SocketMarks
 from passt.dataplane.packet.reassembly cimport Reassembler
-from passt.dataplane.link.link cimport Link, TxMeta
+from passt.dataplane.link.link cimport Link
 from passt.dataplane.packet.parse cimport IpView
 from passt.dataplane.sockets.pipe_pool cimport PipePool
 from passt.dataplane.base.memory_budget cimport Pool
 from passt.dataplane.loop.reactor cimport Reactor
 from passt.dataplane.sockets.sockets cimport Sockets
-from passt.dataplane.base.stats cimport Stats, Verdict
+from passt.dataplane.base.stats cimport Stats
 from passt.dataplane.base.externs cimport iovec, memcpy, sockaddr_storage, socklen_t
+from passt.dataplane.link.meta cimport TxMeta
 from passt.dataplane.observe.frame_observer cimport Watch
 
 cdef enum:
@@ -102,11 +103,28 @@ cdef struct SharedListener:
     uint16_t family
 
 
+cdef class Core
+
+ctypedef void (*FlowEvent)(Core core, Flow *flow, int side, uint32_t events) noexcept nogil
+ctypedef void (*FlowAction)(Core core, Flow *flow) noexcept nogil
+ctypedef const char *(*FlowState)(const Flow *flow) noexcept nogil
+
+
+cdef struct FlowHandlers:
+    # What is done with the flows of one kind; `turn.set_handlers` has the table of all kinds.
+    FlowEvent on_event            # epoll events of the flow's socket, or of its second one: *side* 1
+    FlowAction on_timer           # the flow's entry has left the timer heap
+    FlowAction on_turn            # its turn on the work list has come
+    FlowAction end                # the engine wants it to go: reset what can be reset
+    FlowState state               # its name for users
+
+
 cdef class Core:
     cdef readonly Reactor reactor
     cdef Sockets sockets
     cdef Link link
     cdef readonly FlowTable flows
+    cdef FlowHandlers handlers[N_FLOW_KINDS]
     cdef object policy
     cdef object responder
     cdef object events

@@ -19,7 +19,7 @@ from passt.dataplane.packet.headers cimport (
     Ip4Hdr, Ip6Hdr, is_loopback6, is_multicast4, is_zero,
 )
 from passt.dataplane.packet.reassembly cimport Reassembler
-from passt.dataplane.link.link cimport Link, TxMeta
+from passt.dataplane.link.link cimport Link
 from passt.dataplane.sockets.pipe_pool cimport PipePool
 from passt.dataplane.base.memory_budget cimport Pool
 from passt.dataplane.loop.reactor cimport EVENT_LISTENER, make_tag
@@ -30,6 +30,7 @@ from passt.dataplane.base.externs cimport (
     IPPROTO_TCP, IPPROTO_UDP, SOCK_STREAM, calloc, close, free, htonl, htons,
     iovec, malloc, memcmp, memcpy, memset, realloc, sockaddr_storage,
 )
+from passt.dataplane.link.meta cimport TxMeta
 from passt.dataplane.loop.timers cimport HeapEntry
 from passt.dataplane.observe.frame_observer cimport Watch
 

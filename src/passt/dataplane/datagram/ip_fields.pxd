@@ -28,4 +28,3 @@ cdef int socket_of(Core core, const Flow *flow) noexcept nogil
 cdef void ask_ttl(Core core, const Flow *flow) noexcept nogil
 cdef void set_ping_marks(Core core, Flow *flow, const IpView *ip) noexcept nogil
 cdef void read_marks(msghdr *message, Marks *out) noexcept nogil
-cdef void mark_packet(uint8_t *ip, bint four, uint8_t tos, uint8_t ttl) noexcept nogil

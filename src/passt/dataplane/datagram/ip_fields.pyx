@@ -16,15 +16,13 @@ In, the kernel tells TOS or traffic class with each datagram, and the guest's pa
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.packet.checksum cimport csum_add, csum_fold
 from passt.dataplane.flow.table cimport Flow, SocketMarks
-from passt.dataplane.packet.headers cimport IP4_HLEN, Ip4Hdr, Ip6Hdr
 from passt.dataplane.packet.parse cimport IpView
 from passt.dataplane.base.externs cimport (
     CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, IPPROTO_IP, IPPROTO_IPV6, IPV6_HOPLIMIT, IPV6_MTU_DISCOVER,
     IPV6_PMTUDISC_PROBE, IPV6_PMTUDISC_WANT, IPV6_RECVHOPLIMIT, IPV6_TCLASS, IPV6_UNICAST_HOPS,
     IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_PROBE, IP_RECVTTL, IP_TOS, IP_TTL, SOL_UDP, UDP_GRO,
-    cmsghdr, htonl, memcpy, memset, msghdr,
+    cmsghdr, memcpy, memset, msghdr,
 )
 
 
@@ -102,19 +100,3 @@ cdef void read_marks(msghdr *message, Marks *out) noexcept nogil:
             memcpy(&value, CMSG_DATA(item), sizeof(value))
             out.ttl = <uint8_t>value
         item = CMSG_NXTHDR(message, item)
-
-
-cdef void mark_packet(uint8_t *ip, bint four, uint8_t tos, uint8_t ttl) noexcept nogil:
-    """Put TOS and time to live (0: leave it) into the IP header that `Core.push_ip` wrote at *ip*."""
-    cdef Ip4Hdr *ip4 = <Ip4Hdr *>ip
-    cdef Ip6Hdr *ip6 = <Ip6Hdr *>ip
-    if not four:
-        ip6.vtc_flow_be = htonl(0x60000000 | <uint32_t>tos << 20)
-        if ttl:
-            ip6.hop_limit = ttl
-        return
-    ip4.tos = tos
-    if ttl:
-        ip4.ttl = ttl
-    ip4.csum_be = 0
-    ip4.csum_be = csum_fold(csum_add(ip, IP4_HLEN, 0))

@@ -1,6 +1,6 @@
 """What UDP and echo translation have in common."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from passt.dataplane.core.core cimport Core, Route
 from passt.dataplane.flow.table cimport Flow, FlowKey
@@ -14,10 +14,7 @@ cdef enum:
 
 
 cdef Flow *start_datagram(Core core, const FlowKey *key, uint8_t kind, Route *route) noexcept nogil
-cdef Flow *open_datagram(Core core, const FlowKey *key, uint8_t kind, int protocol) noexcept nogil
-cdef Flow *alloc_datagram(Core core, uint8_t kind) noexcept nogil
 cdef void end_datagram(Core core, Flow *flow) noexcept nogil
-cdef void leave_port(Core core, Flow *flow) noexcept nogil
 cdef void refuse_datagram(Core core, Flow *flow, int result) noexcept nogil
 cdef int open_bound(Core core, const Route *route, int protocol, const FlowKey *key) noexcept nogil
 cdef bint watch_datagram(Core core, Flow *flow) noexcept nogil

@@ -12,49 +12,23 @@ ends before its time, so that a guest that opens flow after flow never blocks it
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from passt.dataplane.core.core cimport Core, Route
-from passt.dataplane.flow.table cimport (
-    CLASS_DATAGRAM, FLOW_PING, FLOW_SPLICE_UDP, FLOW_UDP, NO_FLOW, SIDE_GUEST, Flow, FlowKey,
-)
+from passt.dataplane.flow.table cimport CLASS_DATAGRAM, Flow, FlowKey
 from passt.dataplane.packet.headers cimport ETH_HLEN, IP4_HLEN, IP6_HLEN, MAX_IP_LEN
 from passt.dataplane.loop.reactor cimport EVENT_FLOW, make_tag
 from passt.dataplane.base.stats cimport (
     DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, DROP_TRUNCATED, count,
 )
 from passt.dataplane.base.externs cimport (
-    AF_INET, EACCES, EADDRINUSE, EAGAIN, ENOSPC, EPERM, EPOLLET, EPOLLIN, EPOLL_CTL_ADD,
-    IPPROTO_UDP, MSG_TRUNC, SOCK_DGRAM, SOL_SOCKET, SO_REUSEADDR, htons, iovec, memset, msghdr, sockaddr_in,
-    sockaddr_in6, sockaddr_storage, socklen_t,
+    AF_INET, EADDRINUSE, EAGAIN, ENOSPC, EPOLLET, EPOLLIN, EPOLL_CTL_ADD, IPPROTO_UDP, MSG_TRUNC,
+    SOCK_DGRAM, SOL_SOCKET, SO_REUSEADDR, htons, iovec, memset, msghdr, sockaddr_in, sockaddr_in6,
+    sockaddr_storage, socklen_t,
 )
-from passt.dataplane.tcp.make_room cimport evict_half_open, lacks_descriptor
-from passt.dataplane.udp.from_guest cimport flush_out
-
-
-cdef Flow *alloc_datagram(Core core, uint8_t kind) noexcept nogil:
-    """A record for a flow, if need be that of the flow unused for longest; NULL: counted drop."""
-    cdef Flow *flow
-    if core.flows.n_datagram >= core.flows.max_datagram:
-        crowd_out(core)
-    flow = core.flows.alloc(kind)
-    if flow == NULL and crowd_out(core):
-        flow = core.flows.alloc(kind)
-    if flow == NULL:
-        count(&core.stats, DROP_FLOWS_FULL)
-    return flow
-
-
-cdef bint crowd_out(Core core) noexcept nogil:
-    """End the flow unused for longest; False if there is none."""
-    cdef uint32_t index = core.flows.oldest[<int>CLASS_DATAGRAM]
-    if index == NO_FLOW:
-        return False
-    core.stats.flows_evicted += 1
-    end_datagram(core, &core.flows.flows[index])
-    return True
+from passt.dataplane.core.make_room cimport admit_datagram, crowd_out, evict_half_open, lacks_descriptor
 
 
 cdef Flow *start_datagram(Core core, const FlowKey *key, uint8_t kind, Route *route) noexcept nogil:
     """A record for a new flow of the guest's, and its route; NULL: counted drop."""
-    cdef Flow *flow = alloc_datagram(core, kind)
+    cdef Flow *flow = admit_datagram(core, kind)
     if flow == NULL:
         return NULL
     flow.keys[0] = key[0]
@@ -68,29 +42,6 @@ cdef Flow *start_datagram(Core core, const FlowKey *key, uint8_t kind, Route *ro
     return flow
 
 
-cdef Flow *open_datagram(Core core, const FlowKey *key, uint8_t kind, int protocol) noexcept nogil:
-    """Route a new flow of the guest and give it a connected, watched socket of its own; NULL: counted drop.
-
-    The socket keeps the guest's identifier if the host has it free.
-    """
-    cdef Route route
-    cdef Flow *flow = start_datagram(core, key, kind, &route)
-    cdef int result
-    if flow == NULL:
-        return NULL
-    result = open_bound(core, &route, protocol, key)
-    if result >= 0:
-        flow.fd = result
-        result = core.sockets.connect(flow.fd, &route.peer, route.peer_len)
-    if result < 0 or not watch_datagram(core, flow):
-        refuse_datagram(core, flow, result)
-        return NULL
-    core.flows.insert(flow, SIDE_GUEST)
-    core.stats.flows_opened += 1
-    core.stats.flows_ping += 1
-    return flow
-
-
 cdef void refuse_datagram(Core core, Flow *flow, int result) noexcept nogil:
     """Forget a flow whose socket could not be had because of *result*, a negative errno."""
     if lacks_descriptor(result):
@@ -99,8 +50,6 @@ cdef void refuse_datagram(Core core, Flow *flow, int result) noexcept nogil:
         count(&core.stats, DROP_FLOWS_FULL if result == -ENOSPC else DROP_SOCKET)
     if flow.fd >= 0:
         core.sockets.close(flow.fd)
-    elif flow.kind == FLOW_PING and result in (-EACCES, -EPERM):
-        core.tell_ping_forbidden()
     core.flows.release(flow)
 
 
@@ -147,33 +96,12 @@ cdef int open_bound(Core core, const Route *route, int protocol, const FlowKey *
 
 
 cdef void end_datagram(Core core, Flow *flow) noexcept nogil:
-    """Forget the flow; its socket is closed if no other flow uses it."""
-    if core.out_batch.n_messages:
-        flush_out(core)           # some of it may be this flow's
+    """Close the record's socket, if it has one of its own, and forget it."""
     core.disarm(flow)
-    if flow.kind == FLOW_UDP:
-        core.stats.flows_udp -= 1
-        leave_port(core, flow)
-    elif flow.kind == FLOW_PING:
-        core.stats.flows_ping -= 1
-    elif flow.kind == FLOW_SPLICE_UDP:
-        core.stats.flows_splice_udp -= 1
     if flow.fd >= 0:
         core.sockets.close(flow.fd)
         flow.fd = -1
     core.flows.release(flow)
-
-
-cdef void leave_port(Core core, Flow *flow) noexcept nogil:
-    """A UDP flow no longer uses the socket that it shared."""
-    cdef Flow *port
-    if flow.u.udp.listener:
-        return
-    port = &core.flows.flows[flow.u.udp.port]
-    port.u.port.users -= 1
-    port.u.port.groups -= flow.u.udp.group
-    if not port.u.port.users:
-        end_datagram(core, port)
 
 
 cdef ssize_t receive(Core core, Flow *flow, uint32_t l4_hdr_len) noexcept nogil:

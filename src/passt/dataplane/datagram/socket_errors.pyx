@@ -27,7 +27,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.packet.checksum cimport csum_add, csum_fold, pseudo4, pseudo6
 from passt.dataplane.datagram.group_echoes cimport note_sending
-from passt.dataplane.flow.table cimport FLOW_PING, FLOW_SPLICE_UDP, SIDE_HOST, Flow, FlowKey
+from passt.dataplane.flow.table cimport FLOW_PING, FLOW_SPLICE_UDP, SIDE_HOST, Flow, FlowKey, fill_host_key
 from passt.dataplane.packet.headers cimport (
     ICMP6_ECHO_REPLY, ICMP6_PARAMETER_PROBLEM, ICMP6_TOO_BIG, ICMP6_UNREACHABLE, ICMP_ECHO_REPLY,
     ICMP_FRAGMENTATION_NEEDED, ICMP_HLEN, ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE,
@@ -35,7 +35,7 @@ from passt.dataplane.packet.headers cimport (
 )
 from passt.dataplane.ip.icmp_error cimport push_icmp_error, relay_icmp_error
 from passt.dataplane.datagram.ip_fields cimport Marks, marks_of, read_marks, set_fragmenting, socket_of
-from passt.dataplane.sockets.sockets cimport read_sockaddr
+from passt.dataplane.sockets.sockets cimport local_address, read_sockaddr
 from passt.dataplane.base.stats cimport DROP_BAD_ADDRESS, DROP_PROTOCOL, DROP_UNKNOWN_FLOW, count
 from passt.dataplane.base.externs cimport (
     CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, EACCES, ECONNREFUSED, EHOSTUNREACH, EMSGSIZE,
@@ -43,7 +43,6 @@ from passt.dataplane.base.externs cimport (
     IP_RECVERR, SOL_SOCKET, SO_BROADCAST, SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6, SO_EE_ORIGIN_LOCAL, cmsghdr,
     htons, iovec, memcmp, memcpy, memset, msghdr, sock_extended_err, sockaddr_storage,
 )
-from passt.dataplane.udp.flows cimport fill_host_key, local_address
 
 cdef enum:
     DRAIN_BUDGET = 32

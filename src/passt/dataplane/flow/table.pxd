@@ -10,10 +10,11 @@ cdef enum FlowKind:
     FLOW_DEAD = 1                 # ended, but still on the work list
     FLOW_TCP = 2
     FLOW_UDP = 3
-    FLOW_PING = 4
-    FLOW_SPLICE_TCP = 8
-    FLOW_SPLICE_UDP = 9
-    FLOW_UDP_PORT = 5             # no flow: a host socket that UDP flows share
+    FLOW_UDP_PORT = 4             # no flow: a host socket that UDP flows share
+    FLOW_PING = 5
+    FLOW_SPLICE_TCP = 6
+    FLOW_SPLICE_UDP = 7
+    N_FLOW_KINDS
 
 cdef enum FlowSide:
     SIDE_GUEST = 0
@@ -65,7 +66,8 @@ cdef enum FlowClass:
     # Flows that may have to make room for new ones; each class has an order in which they go.
     CLASS_KEPT = 0                # never
     CLASS_OVER                    # in TIME-WAIT, only the tuple is remembered
-    CLASS_HALF_OPEN               # no handshake is complete on either side or on the guest's
+    CLASS_HALF_OPEN_OUT           # the guest opens it, and the remote or the guest has not answered yet
+    CLASS_HALF_OPEN_IN            # the same of one that comes to a listener
     CLASS_DATAGRAM                # the one unused for longest goes
     N_CLASSES
 
@@ -327,7 +329,7 @@ cdef class FlowTable:
     cdef uint32_t newest[N_CLASSES]
     cdef uint64_t secret[2]
     cdef readonly uint32_t n_active
-    cdef readonly uint32_t n_datagram
+    cdef uint32_t n_in_class[N_CLASSES]   # flows; not kept for CLASS_KEPT
     cdef public uint32_t max_datagram   # flows of CLASS_DATAGRAM, which `datagram` keeps to
 
     cdef Flow *alloc(self, uint8_t kind) noexcept nogil
@@ -344,3 +346,4 @@ cdef class FlowTable:
     cdef void classify(self, Flow *flow, uint8_t flow_class) noexcept nogil
     cdef void unhash(self, Flow *flow, int side) noexcept nogil
     cdef void put_free(self, Flow *flow) noexcept nogil
+cdef void fill_host_key(FlowKey *key, const Flow *port, const sockaddr_storage *peer) noexcept nogil

@@ -19,7 +19,8 @@ record for the socket of each, half), so they leave room for connections.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from passt.dataplane.base.siphash cimport siphash
-from passt.dataplane.base.externs cimport calloc, free, memcmp, memcpy, memset
+from passt.dataplane.base.externs cimport IPPROTO_UDP, calloc, free, memcmp, memcpy, memset, sockaddr_storage
+from passt.dataplane.sockets.sockets cimport read_sockaddr
 
 cdef enum:
     HASH_LOAD = 2                 # buckets per flow
@@ -199,6 +200,7 @@ cdef class FlowTable:
         if old == flow_class and (old == CLASS_KEPT or flow.newer == NO_FLOW):
             return
         if old != CLASS_KEPT:
+            self.n_in_class[old] -= 1
             if flow.older == NO_FLOW:
                 self.oldest[old] = flow.newer
             else:
@@ -207,11 +209,10 @@ cdef class FlowTable:
                 self.newest[old] = flow.older
             else:
                 self.flows[flow.newer].older = flow.older
-        self.n_datagram -= old == CLASS_DATAGRAM
-        self.n_datagram += flow_class == CLASS_DATAGRAM
         flow.flow_class = flow_class
         if flow_class == CLASS_KEPT:
             return
+        self.n_in_class[flow_class] += 1
         flow.older = self.newest[flow_class]
         flow.newer = NO_FLOW
         if flow.older == NO_FLOW:
@@ -219,3 +220,12 @@ cdef class FlowTable:
         else:
             self.flows[flow.older].newer = flow.index
         self.newest[flow_class] = flow.index
+
+
+cdef void fill_host_key(FlowKey *key, const Flow *port, const sockaddr_storage *peer) noexcept nogil:
+    """The key of a flow by its socket and its remote."""
+    cdef uint32_t index = port.index
+    memset(key, 0, sizeof(FlowKey))
+    memcpy(key.guest, &index, sizeof(index))
+    key.addr_len = <uint8_t>read_sockaddr(peer, key.remote, &key.remote_port)
+    key.proto = IPPROTO_UDP

@@ -1,7 +1,7 @@
 """One frame from the guest goes to its translator, the responder, or a drop counter."""
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.link.link cimport RxFrame
+from passt.dataplane.link.meta cimport RxFrame
 
 
 cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil

@@ -8,7 +8,6 @@ from passt.dataplane.packet.headers cimport (
     ETH_ALEN, ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IP4, ETHERTYPE_IP6, ICMP6_ND_FIRST, ICMP6_ND_LAST,
     UDP_HLEN, ArpPkt, EthHdr, eth_type, is_loopback6, is_mapped4, is_multicast4, is_zero, load_be16,
 )
-from passt.dataplane.link.link cimport RxFrame
 from passt.dataplane.packet.parse cimport IpView, split_ip4, split_ip6
 from passt.dataplane.ping cimport on_echo
 from passt.dataplane.base.stats cimport (
@@ -20,7 +19,8 @@ from passt.dataplane.base.externs cimport (
 )
 from passt.dataplane.tcp.from_guest cimport flush_gather, on_segment
 from passt.dataplane.ingress.packet_too_big cimport on_too_big
-from passt.dataplane.udp.udp cimport on_datagram
+from passt.dataplane.link.meta cimport RxFrame
+from passt.dataplane.udp.flows cimport on_datagram
 from passt.dataplane.udp.from_guest cimport flush_out
 from passt.dataplane.packet.verify cimport has_intact_header, may_pass
 

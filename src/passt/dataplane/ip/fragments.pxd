@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.link.link cimport TxMeta
+from passt.dataplane.link.meta cimport TxMeta
 from passt.dataplane.packet.parse cimport IpView
 
 

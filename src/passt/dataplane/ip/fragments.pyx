@@ -23,7 +23,6 @@ from passt.dataplane.ip.icmp_error cimport push_icmp_error
 from passt.dataplane.packet.reassembly cimport (
     FRAGMENT_BAD, FRAGMENT_COMPLETE, FRAGMENT_KEPT, FRAGMENT_NO_MEMORY, Assembly, FragmentResult,
 )
-from passt.dataplane.link.link cimport TxMeta
 from passt.dataplane.link.segmentation cimport complete_csum
 from passt.dataplane.packet.parse cimport IpView, walk_extensions
 from passt.dataplane.base.stats cimport (
@@ -31,6 +30,7 @@ from passt.dataplane.base.stats cimport (
     VERDICT_OK, Verdict, count,
 )
 from passt.dataplane.base.externs cimport htonl, htons, memcpy, memset
+from passt.dataplane.link.meta cimport TxMeta
 from passt.dataplane.packet.verify cimport is_intact
 
 cdef enum:

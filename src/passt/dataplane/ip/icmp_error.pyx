@@ -16,10 +16,10 @@ from passt.dataplane.packet.headers cimport (
     ICMP_PARAMETER_PROBLEM, ICMP_UNREACHABLE, IP4_DF, IP4_HLEN, IP6_HLEN, MAX_IP_LEN, IcmpErrorHdr, Ip4Hdr,
     Ip6Hdr, is_multicast4, is_zero,
 )
-from passt.dataplane.link.link cimport TxMeta
-from passt.dataplane.datagram.ip_fields cimport mark_packet
 from passt.dataplane.base.stats cimport DROP_BAD_ADDRESS, DROP_LINK_FULL, count
 from passt.dataplane.base.externs cimport IPPROTO_ICMP, IPPROTO_ICMPV6, htonl, htons, memcpy, memmove, memset
+from passt.dataplane.link.meta cimport TxMeta
+from passt.dataplane.packet.build cimport mark_packet
 
 cdef enum:
     ICMP4_ERROR_MAX = 576         # whole packet, RFC 1812 4.3.2.3

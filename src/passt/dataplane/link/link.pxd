@@ -1,9 +1,10 @@
 """Links: how frames enter and leave, and the meaning of the virtio-net header."""
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 
 from passt.dataplane.base.stats cimport Stats
 from passt.dataplane.base.externs cimport iovec
+from passt.dataplane.link.meta cimport RxFrame, TxMeta
 from passt.dataplane.observe.frame_observer cimport Watch
 
 cdef enum LinkFeature:
@@ -18,34 +19,6 @@ cdef enum:
     RX_BATCH = 64                 # frames per read_batch, of a link that needs a call for each
     MAX_BATCH = 256               # and of any
     MAX_PIECES = 64               # of a frame for `send_pieces`
-
-
-cdef struct RxFrame:
-    # One frame from the guest; *data* may be memory that is not ours, valid until the next batch.
-    #
-    # *gso_type* is VIRTIO_NET_HDR_GSO_* without the ECN bit, *gso_size* its segment payload size;
-    # *csum_start* and *csum_offset* as in TxMeta. What a link has nothing to say of is zero.
-    # *unverified*: nobody has vouched for its checksums.
-    const uint8_t *data
-    uint32_t len
-    uint16_t gso_size
-    uint16_t csum_start
-    uint16_t csum_offset
-    uint8_t gso_type
-    bint unverified
-
-
-cdef struct TxMeta:
-    # What is left to do for a frame to the guest.
-    #
-    # *csum_start* (offset of the L4 header; 0: checksum complete) and *csum_offset* say where the
-    # checksum goes, whose field then holds the folded, not complemented pseudo-header sum.
-    # *hdr_len* is the length of all headers.
-    uint16_t hdr_len
-    uint16_t gso_size
-    uint16_t csum_start
-    uint16_t csum_offset
-    uint8_t gso_type
 
 
 cdef class Link:

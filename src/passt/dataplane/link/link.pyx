@@ -23,6 +23,7 @@ from passt.dataplane.base.externs cimport (
     VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, close, errno, free, iovec,
     malloc, memcpy, memmove, memset, read, virtio_net_hdr, writev,
 )
+from passt.dataplane.link.meta cimport RxFrame, TxMeta
 
 cdef enum:
     HEADROOM = 18                 # link's own bytes before a frame; puts the IP header on 32 bytes

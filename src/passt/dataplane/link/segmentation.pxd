@@ -2,7 +2,8 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from passt.dataplane.link.link cimport TxMeta
+from passt.dataplane.link.meta cimport TxMeta
+
 
 cdef enum:
     MAX_HDR_LEN = 14 + 60 + 60    # Ethernet, IPv4 with options, TCP with options

@@ -11,10 +11,10 @@ from passt.dataplane.packet.headers cimport (
     ETH_HLEN, ETHERTYPE_IP4, IP4_DF, TCP_CWR, TCP_FIN, TCP_PSH, EthHdr, Ip4Hdr, Ip6Hdr, TcpHdr, UdpHdr,
     eth_type,
 )
-from passt.dataplane.link.link cimport TxMeta
 from passt.dataplane.base.externs cimport (
     IPPROTO_TCP, IPPROTO_UDP, VIRTIO_NET_HDR_GSO_UDP_L4, htonl, htons, memcpy, ntohl, ntohs,
 )
+from passt.dataplane.link.meta cimport TxMeta
 
 
 cdef void complete_csum(uint8_t *frame, size_t n, const TxMeta *meta) noexcept nogil:

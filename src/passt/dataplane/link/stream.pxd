@@ -2,8 +2,9 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 
-from passt.dataplane.link.link cimport Link, RxFrame, TxMeta
+from passt.dataplane.link.link cimport Link
 from passt.dataplane.base.externs cimport iovec
+from passt.dataplane.link.meta cimport RxFrame, TxMeta
 
 cdef enum StreamEnd:
     # Values of `Link.error` that are no errno.

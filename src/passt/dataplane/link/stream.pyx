@@ -29,9 +29,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from passt.dataplane.packet.headers cimport (
     ETH_HLEN, ETH_MIN_FRAME, MAX_FRAME, load_be32, store_be32,
 )
-from passt.dataplane.link.link cimport (
-    LINK_CSUM, LINK_TSO4, LINK_TSO6, LINK_USO4, LINK_USO6, Link, RxFrame, TxMeta,
-)
+from passt.dataplane.link.link cimport LINK_CSUM, LINK_TSO4, LINK_TSO6, LINK_USO4, LINK_USO6, Link
 from passt.dataplane.link.segmentation cimport Cut, complete_csum, push_segment, start_cut
 from passt.dataplane.base.stats cimport DROP_LINK_DOWN, DROP_LINK_FULL, count
 from passt.dataplane.base.externs cimport (
@@ -39,6 +37,7 @@ from passt.dataplane.base.externs cimport (
     VIRTIO_NET_HDR_GSO_NONE, close, errno, free, iovec, malloc, memcpy, memmove, memset, recv, send_octets,
     setsockopt,
 )
+from passt.dataplane.link.meta cimport RxFrame, TxMeta
 
 cdef enum:
     PREFIX = 4                    # octets of the length

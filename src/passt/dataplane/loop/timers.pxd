@@ -3,6 +3,11 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
 
+cdef inline int64_t ms(int64_t n) noexcept nogil:
+    """Milliseconds as the nanoseconds that deadlines are kept in."""
+    return n * 1000000
+
+
 cdef struct HeapEntry:
     int64_t deadline             # CLOCK_MONOTONIC, nanoseconds
     uint32_t id

@@ -2,7 +2,6 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from passt.dataplane.packet.headers cimport IcmpHdr, TcpHdr, UdpHdr
 from passt.dataplane.base.stats cimport Verdict
 
 

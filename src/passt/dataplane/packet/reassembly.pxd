@@ -1,6 +1,6 @@
 """Putting the guest's fragments together again."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from passt.dataplane.packet.parse cimport IpView
 

@@ -1,6 +1,6 @@
 """The resident thread in the guest's namespace: opens sockets there."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint32_t
 
 from passt.dataplane.base.externs cimport pthread_t, sem_t, sockaddr_storage, socklen_t
 

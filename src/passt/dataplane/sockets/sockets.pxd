@@ -1,6 +1,6 @@
 """The host's sockets as the translators use them; tests put a scripted one in its place."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt.dataplane.loop.reactor cimport Reactor
 from passt.dataplane.base.externs cimport iovec, mmsghdr, msghdr, sockaddr_storage, socklen_t
@@ -71,3 +71,4 @@ cdef class Sockets:
 cdef socklen_t fill_sockaddr(sockaddr_storage *out, const uint8_t *address, size_t addr_len, uint16_t port,
                              uint32_t scope_id) noexcept nogil
 cdef size_t read_sockaddr(const sockaddr_storage *source, uint8_t *address, uint16_t *port) noexcept nogil
+cdef void local_address(msghdr *message, sockaddr_storage *out, uint32_t *ifindex) noexcept nogil

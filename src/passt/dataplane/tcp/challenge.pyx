@@ -9,7 +9,7 @@ sends one as an answer, and whoever repeats one must hear that it has come.
 
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.table cimport CONN_ACK_NOW, Flow, TcpConn
-from passt.dataplane.tcp.segments cimport ms
+from passt.dataplane.loop.timers cimport ms
 
 cdef enum:
     SPAN_MS = 5000

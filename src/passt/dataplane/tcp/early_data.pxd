@@ -8,6 +8,12 @@ from passt.dataplane.packet.parse cimport TcpView
 from passt.dataplane.base.externs cimport iovec
 
 
+cdef enum:
+    # How long a tuple is remembered after our FIN was the first one: the link neither delays nor
+    # reorders by more. A new SYN ends it at once.
+    TIME_WAIT_MS = 2000
+
+
 cdef uint32_t before_end(const TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil
 cdef void came_twice(TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil
 cdef void keep_early(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
@@ -16,3 +22,5 @@ cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t
                     size_t total) noexcept nogil
 cdef void close_hole(Core core, Flow *flow, bint is_full) noexcept nogil
 cdef bint drain_overflow(Core core, Flow *flow) noexcept nogil
+cdef void accept_fin(Core core, Flow *flow) noexcept nogil
+cdef void enter_time_wait(Core core, Flow *flow) noexcept nogil

@@ -8,17 +8,17 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from passt.dataplane.core.core cimport MAX_GATHER, Core
 from passt.dataplane.flow.table cimport (
-    CONN_ACK_NOW, CONN_FIN_EARLY, CONN_GUEST_FIN, CONN_WANT_OUT, CONN_WINDOW_STALE, CONN_WRITE_SHUT, Flow,
+    CONN_ACK_NOW, CONN_FIN_EARLY, CONN_GUEST_FIN, CONN_WANT_OUT, CONN_WINDOW_STALE, CONN_WRITE_SHUT,
+    TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_TIME_WAIT, Flow,
     TcpConn,
 )
 from passt.dataplane.packet.headers cimport TCP_FIN
 from passt.dataplane.packet.parse cimport TcpView
 from passt.dataplane.base.stats cimport DROP_TCP_FLAGS, DROP_TCP_MEMORY, DROP_TCP_SEQUENCE, count
 from passt.dataplane.base.externs cimport EAGAIN, ENOBUFS, ENOMEM, EPOLLOUT, iovec
-from passt.dataplane.tcp.segments cimport (
-    WATCH_CHANGE, overflow_len, reset_both, send_ack, seq_lt, watch,
-)
-from passt.dataplane.tcp.from_guest cimport accept_fin
+from passt.dataplane.loop.timers cimport ms
+from passt.dataplane.tcp.segments cimport WATCH_CHANGE, reset_both, send_ack, set_state, start_rtx, watch
+from passt.dataplane.tcp.sequence cimport overflow_len, seq_lt
 from passt.dataplane.tcp.unsent_store cimport (
     drop_front, store_end, store_gather, store_has, store_put, trim_store,
 )
@@ -135,3 +135,30 @@ cdef bint drain_overflow(Core core, Flow *flow) noexcept nogil:
         conn.flags |= CONN_WRITE_SHUT
         core.sockets.shut_write(flow.fd)
     return True
+
+
+cdef void enter_time_wait(Core core, Flow *flow) noexcept nogil:
+    """Both FINs are exchanged and acknowledged: remember the tuple for a while (RFC 9293 3.6)."""
+    set_state(core, flow, TCP_TIME_WAIT)
+    start_rtx(core, flow, ms(TIME_WAIT_MS))
+
+
+cdef void accept_fin(Core core, Flow *flow) noexcept nogil:
+    """All that the guest sends is here."""
+    cdef TcpConn *conn = &flow.u.tcp
+    conn.flags = (conn.flags | CONN_GUEST_FIN | CONN_ACK_NOW) & ~<uint32_t>CONN_FIN_EARLY
+    conn.rcv_nxt += 1
+    if seq_lt(conn.rcv_adv, conn.rcv_nxt):
+        conn.rcv_adv = conn.rcv_nxt
+    if conn.state == TCP_FIN_WAIT_2:
+        enter_time_wait(core, flow)
+        if not overflow_len(flow):
+            # The socket is closed before the turn ends, which says the same with one call less.
+            conn.flags |= CONN_WRITE_SHUT
+            return
+    if not drain_overflow(core, flow):
+        return
+    if conn.state == TCP_ESTABLISHED:
+        set_state(core, flow, TCP_CLOSE_WAIT)
+    elif conn.state == TCP_FIN_WAIT_1:
+        set_state(core, flow, TCP_CLOSING)

@@ -13,10 +13,10 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from passt.dataplane.core.core cimport MAX_GATHER, Core, Route
 from passt.dataplane.flow.table cimport (
-    CONN_ACK_NOW, CONN_FIN_EARLY, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_RECOVERY,
-    CONN_RTT_TIMED, CONN_SACK, CONN_TIMESTAMPS, CONN_WINDOW_STALE, CONN_WRITE_SHUT, FLOW_TCP, SIDE_GUEST,
-    TCP_CLOSE_WAIT, TCP_CLOSING, TCP_CONNECTING, TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2,
-    TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow, FlowKey, TcpConn, fill_key,
+    CONN_ACK_NOW, CONN_FIN_EARLY, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_RECOVERY, CONN_RTT_TIMED,
+    CONN_SACK, CONN_TIMESTAMPS, CONN_WINDOW_STALE, FLOW_TCP, SIDE_GUEST, TCP_CLOSING, TCP_CONNECTING,
+    TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK, TCP_SYN_RECEIVED,
+    TCP_SYN_SENT, TCP_TIME_WAIT, Flow, FlowKey, TcpConn, fill_key,
 )
 from passt.dataplane.packet.headers cimport TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN
 from passt.dataplane.packet.parse cimport IpView, TcpView, split_tcp
@@ -27,29 +27,29 @@ from passt.dataplane.base.stats cimport (
 from passt.dataplane.base.externs cimport (
     EAGAIN, EINPROGRESS, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_TCP, SOCK_STREAM, memcmp,
 )
+from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.tcp.remote_acks cimport on_repeated
-from passt.dataplane.tcp.make_room cimport admit, evict_half_open, lacks_descriptor
+from passt.dataplane.core.make_room cimport admit, evict_half_open, lacks_descriptor
 from passt.dataplane.tcp.early_data cimport (
-    before_end, came_twice, close_hole, drain_overflow, keep_early, keep_rest, note_fin,
+    TIME_WAIT_MS, accept_fin, before_end, came_twice, close_hole, enter_time_wait, keep_early, keep_rest,
+    note_fin,
 )
 from passt.dataplane.tcp.challenge cimport challenge, may_answer
 from passt.dataplane.tcp.segments cimport (
-    CWND_OPEN, WATCH_ADD, consume_acked, end, ms, our_mss, overflow_len, reset_both, send_ack, send_reset,
-    send_syn, seq_le, seq_lt, set_state, set_timer, start_rtx, take_syn, update_window, watch,
+    WATCH_ADD, consume_acked, end, our_mss, reset_both, send_ack, send_reset, send_syn, set_state,
+    set_timer, start_rtx, take_syn, update_window, watch,
 )
 from passt.dataplane.tcp.to_guest cimport (
-    go_back, may_send_data, on_connected, on_rtt, resend_first, seek,
+    go_back, may_send_data, on_connected, resend_first, resend_holes, seek,
 )
 from passt.dataplane.tcp.keepalive cimport heard, start_keep_alive
 from passt.dataplane.tcp.failed_connect cimport refuse, refuse_syn
-from passt.dataplane.tcp.scoreboard cimport advance_board, resend_holes, take_blocks
+from passt.dataplane.tcp.scoreboard cimport advance_board, take_blocks
+from passt.dataplane.tcp.sequence cimport CWND_OPEN, overflow_len, seq_le, seq_lt
 from passt.dataplane.tcp.unsent_store cimport store_end
-from passt.dataplane.tcp.timing cimport check_timestamps, echo_syn, note_timestamp, time_echo
+from passt.dataplane.tcp.timing cimport check_timestamps, echo_syn, note_timestamp, on_rtt, time_echo
 
 cdef enum:
-    # How long a tuple is remembered after our FIN was the first one: the link neither delays nor
-    # reorders by more. A new SYN ends it at once.
-    TIME_WAIT_MS = 2000
     DUP_ACKS = 3                  # RFC 5681 3.2
     SYN_AGAIN_MS = 2              # Linux: TCP_TIMEOUT_MIN, two ticks
 
@@ -384,12 +384,6 @@ cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
         set_timer(core, flow)
 
 
-cdef void enter_time_wait(Core core, Flow *flow) noexcept nogil:
-    """Both FINs are exchanged and acknowledged: remember the tuple for a while (RFC 9293 3.6)."""
-    set_state(core, flow, TCP_TIME_WAIT)
-    start_rtx(core, flow, ms(TIME_WAIT_MS))
-
-
 cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     """Seventh: gather what is in order; what is not is asked for again at once (RFC 5681 4.2)."""
     cdef TcpConn *conn = &flow.u.tcp
@@ -457,27 +451,6 @@ cdef void take_fin(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
         count(&core.stats, DROP_TCP_FLAGS)    # data behind it came before
         return
     accept_fin(core, flow)
-
-
-cdef void accept_fin(Core core, Flow *flow) noexcept nogil:
-    """All that the guest sends is here."""
-    cdef TcpConn *conn = &flow.u.tcp
-    conn.flags = (conn.flags | CONN_GUEST_FIN | CONN_ACK_NOW) & ~<uint32_t>CONN_FIN_EARLY
-    conn.rcv_nxt += 1
-    if seq_lt(conn.rcv_adv, conn.rcv_nxt):
-        conn.rcv_adv = conn.rcv_nxt
-    if conn.state == TCP_FIN_WAIT_2:
-        enter_time_wait(core, flow)
-        if not overflow_len(flow):
-            # The socket is closed before the turn ends, which says the same with one call less.
-            conn.flags |= CONN_WRITE_SHUT
-            return
-    if not drain_overflow(core, flow):
-        return
-    if conn.state == TCP_ESTABLISHED:
-        set_state(core, flow, TCP_CLOSE_WAIT)
-    elif conn.state == TCP_FIN_WAIT_1:
-        set_state(core, flow, TCP_CLOSING)
 
 
 cdef void flush_gather(Core core) noexcept nogil:

@@ -19,9 +19,10 @@ from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.table cimport (
     CONN_KEEP_ALIVE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT_2, Flow, TcpConn,
 )
+from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.packet.headers cimport TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN
 from passt.dataplane.packet.parse cimport TcpView
-from passt.dataplane.tcp.segments cimport ms, reset_both, send_segment
+from passt.dataplane.tcp.segments cimport reset_both, send_segment
 
 cdef enum:
     IDLE_MS = 7200000

@@ -38,7 +38,9 @@ from passt.dataplane.flow.table cimport (
 from passt.dataplane.packet.headers cimport is_loopback6
 from passt.dataplane.sockets.sockets cimport PathInfo, read_sockaddr
 from passt.dataplane.base.externs cimport sockaddr_storage
-from passt.dataplane.tcp.segments cimport ms, send_ack, seq_lt, set_timer
+from passt.dataplane.loop.timers cimport ms
+from passt.dataplane.tcp.segments cimport send_ack, set_timer
+from passt.dataplane.tcp.sequence cimport seq_lt
 
 cdef enum:
     FIRST_WRITES = 8

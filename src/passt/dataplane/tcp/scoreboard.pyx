@@ -29,17 +29,14 @@ second time in a row.
 from libc.stdint cimport uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport CONN_RTT_TIMED, SACK_RANGES, Flow, SackBoard, SackRange, TcpConn
-from passt.dataplane.packet.headers cimport ETH_HLEN, MAX_IP_LEN, TCP_ACK, TCP_PSH
+from passt.dataplane.flow.table cimport SACK_RANGES, SackBoard, SackRange, TcpConn
 from passt.dataplane.packet.parse cimport MAX_SACK_BLOCKS, SackBlock, TcpView, read_sack
 from passt.dataplane.base.externs cimport memmove, memset
-from passt.dataplane.tcp.segments cimport payload_place, send_segment, seq_le, seq_lt, start_rtx
-from passt.dataplane.tcp.to_guest cimport seek
+from passt.dataplane.tcp.sequence cimport seq_le, seq_lt
 
 cdef enum:
     LOST_SEGMENTS = 2             # more than so many arrived that were sent later (RFC 6675 4, DupThresh - 1)
     LOST_RUNS = 3                 # or so many runs (DupThresh)
-    RESEND_MOST = 1 << 20         # bytes that one acknowledgement can have repeated, and a segment more
 
 
 cdef uint32_t sacked_bytes(const SackBoard *board) noexcept nogil:
@@ -237,58 +234,3 @@ cdef bint is_lost_again(const TcpConn *conn, const SackRange *run) noexcept nogi
     cdef uint32_t top = board.ranges[board.n - 1].end
     return (seq_lt(run.serial, board.arrived) or seq_lt(run.mark + LOST_SEGMENTS * <uint32_t>conn.mss, top)
             or (top == conn.snd_max and seq_lt(run.mark, top)))
-
-
-cdef uint32_t resend_part(Core core, Flow *flow, uint32_t seq, uint32_t n) noexcept nogil:
-    """Repeat up to *n* bytes at *seq*; returns how many, 0 if it is not possible now."""
-    cdef TcpConn *conn = &flow.u.tcp
-    cdef uint32_t skip = seq - conn.sock_una
-    cdef ssize_t got
-    core.sockets.rewind(flow.fd, skip)
-    got = core.sockets.peek(flow.fd, skip, core.link.slot + payload_place(flow), n)
-    if got <= 0 or not send_segment(core, flow, TCP_ACK | TCP_PSH, seq, <uint32_t>got):
-        return 0
-    core.stats.tcp_retransmits += 1
-    conn.flags &= ~<uint32_t>CONN_RTT_TIMED           # Karn's algorithm (RFC 6298 3)
-    note_resent(conn, seq, <uint32_t>got)
-    return <uint32_t>got
-
-
-cdef void resend_holes(Core core, Flow *flow, uint32_t budget) noexcept nogil:
-    """Repeat what is lost, about *budget* bytes of it, but a segment at least and RESEND_MOST at most."""
-    cdef TcpConn *conn = &flow.u.tcp
-    cdef SackBoard *board = conn.board
-    cdef SackRange *run
-    cdef uint32_t most = MAX_IP_LEN + ETH_HLEN - <uint32_t>payload_place(flow)
-    cdef uint32_t later = sacked_bytes(board)
-    cdef uint32_t edge = conn.snd_una + conn.snd_wnd
-    cdef uint32_t i, at, n
-    cdef bint has_moved = False
-    budget = min(budget, <uint32_t>RESEND_MOST) + conn.mss
-    for i in range(board.n):
-        run = &board.ranges[i]
-        at = hole_start(conn, i)
-        if seq_lt(at, run.resent):
-            if not is_lost_again(conn, run):
-                at = run.resent
-        elif not is_lost(conn, i, later):
-            break                 # nor is any above it
-        # Behind snd_nxt a time-out's repetition is still to come.
-        while at != run.start and seq_le(run.start, conn.snd_nxt) and seq_le(run.start, edge):
-            if budget < conn.mss or core.link.blocked:
-                n = 0
-            else:
-                n = min(run.start - at, min(budget, most) // conn.mss * conn.mss)
-                has_moved = True
-                n = resend_part(core, flow, at, n)
-            if not n:
-                if has_moved:
-                    seek(core, flow)
-                return
-            budget -= min(n, budget)
-            at += n
-        later -= run.end - run.start
-    if has_moved:
-        seek(core, flow)
-        if not conn.rtx_at:
-            start_rtx(core, flow, conn.rto)

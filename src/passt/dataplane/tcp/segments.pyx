@@ -45,15 +45,14 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.packet.checksum cimport csum_fold, pseudo4, pseudo6
 from passt.dataplane.flow.table cimport (
-    CLASS_HALF_OPEN, CLASS_KEPT, CLASS_OVER, CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_HOST_EOF, CONN_SACK,
-    CONN_TIMESTAMPS, CONN_WANT_OUT, CONN_WINDOW_STALE, CONN_WRITE_SHUT, FLOW_TCP, N_TCP_STATES, TCP_CLOSED,
-    TCP_CONNECTING, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow, TcpConn,
+    CLASS_HALF_OPEN_IN, CLASS_HALF_OPEN_OUT, CLASS_KEPT, CLASS_OVER, CONN_ACK_DELAYED, CONN_ACK_NOW,
+    CONN_HOST_EOF, CONN_SACK, CONN_TIMESTAMPS, CONN_WANT_OUT, CONN_WINDOW_STALE, CONN_WRITE_SHUT,
+    N_TCP_STATES, TCP_CLOSED, TCP_CONNECTING, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow, TcpConn,
 )
 from passt.dataplane.base.siphash cimport siphash
 from passt.dataplane.packet.headers cimport (
     ETH_HLEN, IP4_HLEN, IP6_HLEN, MAX_IP_LEN, TCP_ACK, TCP_FIN, TCP_HLEN, TCP_RST, TCP_SYN, TcpHdr,
 )
-from passt.dataplane.link.link cimport TxMeta
 from passt.dataplane.packet.parse cimport IpView, TcpOptions, TcpView, read_tcp_options
 from passt.dataplane.ip.path_mtu cimport known_mtu
 from passt.dataplane.loop.reactor cimport EVENT_FLOW, make_tag
@@ -61,8 +60,10 @@ from passt.dataplane.base.externs cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
     VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, htonl, htons, memcpy, memset,
 )
-from passt.dataplane.tcp.remote_acks cimport ack_number
+from passt.dataplane.link.meta cimport TxMeta
+from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.tcp.scoreboard cimport drop_board
+from passt.dataplane.tcp.sequence cimport acceptable_seq, ack_number, overflow_len, seq_lt
 from passt.dataplane.tcp.unsent_store cimport drop_store, push_sack
 from passt.dataplane.tcp.timing cimport TIMESTAMPS_LEN, push_timestamps, take_timestamps
 
@@ -88,8 +89,8 @@ STATE_NAMES[:] = [
 ]
 cdef uint8_t CLASSES[N_TCP_STATES]
 CLASSES[:] = [
-    CLASS_KEPT, CLASS_HALF_OPEN, CLASS_HALF_OPEN, CLASS_HALF_OPEN, CLASS_KEPT, CLASS_KEPT, CLASS_KEPT,
-    CLASS_KEPT, CLASS_KEPT, CLASS_KEPT, CLASS_OVER,
+    CLASS_KEPT, CLASS_HALF_OPEN_OUT, CLASS_HALF_OPEN_IN, CLASS_HALF_OPEN_OUT, CLASS_KEPT, CLASS_KEPT,
+    CLASS_KEPT, CLASS_KEPT, CLASS_KEPT, CLASS_KEPT, CLASS_OVER,
 ]
 
 
@@ -390,21 +391,19 @@ cdef void end(Core core, Flow *flow, bint abort) noexcept nogil:
     core.flows.release(flow)
 
 
-cdef void end_all(Core core) noexcept nogil:
-    """The process ends: leave nobody with half a stream that looks whole.
+cdef void end_tcp(Core core, Flow *flow) noexcept nogil:
+    """End a connection for the engine's reasons: leave nobody with half a stream that looks whole.
 
     Where the guest had ended its stream and all of it is in the kernel's hands, the kernel delivers it.
-    Any other remote sees a reset, and so does each guest, as far as the link takes it at once.
+    Any other remote sees a reset, and so does the guest, as far as the link takes it at once.
     """
-    cdef uint32_t i
-    cdef Flow *flow
-    for i in range(core.flows.top):
-        flow = &core.flows.flows[i]
-        if flow.kind != FLOW_TCP:
-            continue
-        if flow.u.tcp.state != TCP_TIME_WAIT and not core.link.blocked:
-            reset_guest(core, flow)
-        end(core, flow, not flow.u.tcp.flags & CONN_WRITE_SHUT)
+    if flow.u.tcp.state != TCP_TIME_WAIT and not core.link.blocked:
+        reset_guest(core, flow)
+    end(core, flow, not flow.u.tcp.flags & CONN_WRITE_SHUT)
+
+
+cdef const char *tcp_state(const Flow *flow) noexcept nogil:
+    return state_name(flow.u.tcp.state)
 
 
 cdef void reset_both(Core core, Flow *flow) noexcept nogil:

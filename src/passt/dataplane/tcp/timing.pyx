@@ -14,17 +14,17 @@ A segment without the option is dropped without an answer (RFC 7323 3.2). Resets
 are exempt from all this.
 """
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport CONN_ACK_NOW, CONN_TIMESTAMPS, Flow, TcpConn
+from passt.dataplane.flow.table cimport CONN_ACK_NOW, CONN_RTT_TIMED, CONN_TIMESTAMPS, Flow, TcpConn
 from passt.dataplane.base.siphash cimport siphash
 from passt.dataplane.packet.headers cimport TCP_FIN, store_be32
 from passt.dataplane.packet.parse cimport TcpView, read_timestamps
 from passt.dataplane.base.stats cimport DROP_TCP_TIMESTAMP, count
+from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.tcp.challenge cimport may_answer
-from passt.dataplane.tcp.segments cimport ms, seq_le
-from passt.dataplane.tcp.to_guest cimport on_rtt
+from passt.dataplane.tcp.sequence cimport seq_le
 
 cdef enum:
     VALID_S = 24 * 24 * 3600      # RFC 7323 5.5
@@ -107,3 +107,17 @@ cdef void time_echo(Core core, TcpConn *conn) noexcept nogil:
     conn.rtt_seq = conn.snd_max
     if elapsed <= LONGEST_ECHO_MS:
         on_rtt(conn, ms(elapsed))
+
+
+cdef void on_rtt(TcpConn *conn, int64_t sample) noexcept nogil:
+    """Take a round-trip sample into the retransmission time-out (RFC 6298 2)."""
+    cdef int64_t delta
+    conn.flags &= ~<uint32_t>CONN_RTT_TIMED
+    if not conn.srtt:
+        conn.srtt = sample
+        conn.rttvar = sample // 2
+    else:
+        delta = conn.srtt - sample
+        conn.rttvar += ((-delta if delta < 0 else delta) - conn.rttvar) // 4
+        conn.srtt -= delta // 8
+    conn.rto = min(max(conn.srtt + 4 * conn.rttvar, ms(RTO_MIN_MS)), ms(RTO_MAX_MS))

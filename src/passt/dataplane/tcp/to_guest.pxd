@@ -1,19 +1,19 @@
 """TCP socket events, data to the guest, timers, the end of a turn."""
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport uint32_t
 
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.table cimport Flow, TcpConn
 
 
 cdef void on_connected(Core core, Flow *flow) noexcept nogil
-cdef void on_socket(Core core, Flow *flow, uint32_t events) noexcept nogil
+cdef void on_socket(Core core, Flow *flow, int side, uint32_t events) noexcept nogil
 cdef void on_listener(Core core, uint32_t listener, int fd) noexcept nogil
 cdef void on_timer(Core core, Flow *flow) noexcept nogil
 cdef void finish_turn(Core core, Flow *flow) noexcept nogil
 cdef bint may_send_data(const TcpConn *conn) noexcept nogil
 cdef void seek(Core core, Flow *flow) noexcept nogil
-cdef void on_rtt(TcpConn *conn, int64_t sample) noexcept nogil
 cdef void resend_first(Core core, Flow *flow) noexcept nogil
 cdef void go_back(Core core, Flow *flow, uint32_t seq, bint slowly) noexcept nogil
 cdef bint shorten_segments(Core core, Flow *flow, uint32_t mtu, uint32_t seq) noexcept nogil
+cdef void resend_holes(Core core, Flow *flow, uint32_t budget) noexcept nogil

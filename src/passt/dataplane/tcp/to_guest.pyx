@@ -10,11 +10,11 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t
 from passt.dataplane.bypass.decision_cache cimport find_answer
 from passt.dataplane.core.core cimport Core, Seen, fill_inbound_key
 from passt.dataplane.flow.table cimport (
-    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_GUEST_FIN, CONN_READ_ON, CONN_HOST_EOF,
-    CONN_PUSHED, CONN_READABLE, CONN_RECOVERY, CONN_RTT_TIMED, CONN_TIMESTAMPS, CONN_WANT_OUT,
-    CONN_WINDOW_STALE, SIDE_GUEST, TCP_CLOSE_WAIT, TCP_CLOSED, TCP_CLOSING, TCP_CONNECTING,
-    TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow,
-    FlowKey, TcpConn, CONN_FOLLOW, CONN_STAMPED, FLOW_TCP,
+    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_FOLLOW, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED,
+    CONN_READABLE, CONN_READ_ON, CONN_RECOVERY, CONN_RTT_TIMED, CONN_STAMPED, CONN_TIMESTAMPS,
+    CONN_WANT_OUT, CONN_WINDOW_STALE, FLOW_TCP, SIDE_GUEST, TCP_CLOSED, TCP_CLOSE_WAIT, TCP_CLOSING,
+    TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT,
+    TCP_TIME_WAIT, Flow, FlowKey, SackBoard, SackRange, TcpConn,
 )
 from passt.dataplane.packet.headers cimport MAX_IP_LEN, TCP_ACK, TCP_FIN, TCP_PSH, ETH_HLEN
 from passt.dataplane.bypass.tcp_bypass cimport open_splice
@@ -23,20 +23,26 @@ from passt.dataplane.base.externs cimport (
     EAGAIN, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
     sockaddr_storage,
 )
+from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.tcp.remote_acks cimport count_write, follow, on_far_ack, on_lag_timeout
-from passt.dataplane.tcp.make_room cimport admit, evict_half_open, lacks_descriptor
+from passt.dataplane.core.make_room cimport admit, evict_half_open, lacks_descriptor
 from passt.dataplane.tcp.early_data cimport drain_overflow
 from passt.dataplane.tcp.segments cimport (
-    CWND_OPEN, WATCH_ADD, choose_isn, consume_acked, end, ms, mss_of, overflow_len, payload_place, reset_both,
-    send_ack, send_segment, send_syn, seq_le, seq_lt, set_state, set_timer, start_rtx, update_window, watch,
+    WATCH_ADD, choose_isn, consume_acked, end, mss_of, payload_place, reset_both, send_ack, send_segment,
+    send_syn, set_state, set_timer, start_rtx, update_window, watch,
 )
 from passt.dataplane.tcp.keepalive cimport on_keep_alive
 from passt.dataplane.tcp.failed_connect cimport refuse
-from passt.dataplane.tcp.scoreboard cimport behind_run, drop_board, gap_length, note_resent, sacked_before
-from passt.dataplane.tcp.timing cimport TIMESTAMPS_LEN, start_timestamps
+from passt.dataplane.tcp.scoreboard cimport (
+    behind_run, drop_board, gap_length, hole_start, is_lost, is_lost_again, note_resent, sacked_before,
+    sacked_bytes,
+)
+from passt.dataplane.tcp.sequence cimport CWND_OPEN, overflow_len, seq_le, seq_lt
+from passt.dataplane.tcp.timing cimport RTO_MAX_MS, TIMESTAMPS_LEN, start_timestamps
 
 cdef enum:
     ACCEPT_BUDGET = 64            # connections taken per listener and turn
+    RESEND_MOST = 1 << 20         # bytes that one acknowledgement can have repeated, and a segment more
     TURN_BUDGET = 1 << 20
     # Bytes in flight to the guest. The link has no delay: a few milliseconds' worth keeps it busy,
     # and the kernel walks what is in flight with every peek.
@@ -50,9 +56,6 @@ cdef enum:
     ACK_DELAY_MS = 40
     PINGPONG = 3
     RTO_INITIAL_MS = 1000         # RFC 6298 2.1
-    # Above the delayed acknowledgement of every common stack (Linux: 40 to 200 ms).
-    RTO_MIN_MS = 200
-    RTO_MAX_MS = 60000            # RFC 6298 2.5
     SYN_RETRIES = 6               # as Linux' tcp_syn_retries; gives up after 123 s
     DATA_RETRIES = 15             # unanswered in a row, as Linux' tcp_retries2
     SLOW_START_SEGMENTS = 2
@@ -86,7 +89,7 @@ cdef void start_sequence(Core core, Flow *flow) noexcept nogil:
     conn.cwnd = CWND_OPEN
 
 
-cdef void on_socket(Core core, Flow *flow, uint32_t events) noexcept nogil:
+cdef void on_socket(Core core, Flow *flow, int side, uint32_t events) noexcept nogil:
     """An event of the connection's socket."""
     cdef TcpConn *conn = &flow.u.tcp
     cdef int error
@@ -245,20 +248,6 @@ cdef void seek(Core core, Flow *flow) noexcept nogil:
     if conn.flags & CONN_HOST_EOF and seq_lt(conn.fin_seq, upto):
         upto = conn.fin_seq
     core.sockets.rewind(flow.fd, upto - conn.sock_una)
-
-
-cdef void on_rtt(TcpConn *conn, int64_t sample) noexcept nogil:
-    """Take a round-trip sample into the retransmission time-out (RFC 6298 2)."""
-    cdef int64_t delta
-    conn.flags &= ~<uint32_t>CONN_RTT_TIMED
-    if not conn.srtt:
-        conn.srtt = sample
-        conn.rttvar = sample // 2
-    else:
-        delta = conn.srtt - sample
-        conn.rttvar += ((-delta if delta < 0 else delta) - conn.rttvar) // 4
-        conn.srtt -= delta // 8
-    conn.rto = min(max(conn.srtt + 4 * conn.rttvar, ms(RTO_MIN_MS)), ms(RTO_MAX_MS))
 
 
 cdef bint may_send_data(const TcpConn *conn) noexcept nogil:
@@ -591,3 +580,58 @@ cdef void settle_acks(Core core, Flow *flow) noexcept nogil:
         return
     if not send_ack(core, flow) and core.link.blocked:
         core.flows.add_waiting(flow)
+
+
+cdef uint32_t resend_part(Core core, Flow *flow, uint32_t seq, uint32_t n) noexcept nogil:
+    """Repeat up to *n* bytes at *seq*; returns how many, 0 if it is not possible now."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef uint32_t skip = seq - conn.sock_una
+    cdef ssize_t got
+    core.sockets.rewind(flow.fd, skip)
+    got = core.sockets.peek(flow.fd, skip, core.link.slot + payload_place(flow), n)
+    if got <= 0 or not send_segment(core, flow, TCP_ACK | TCP_PSH, seq, <uint32_t>got):
+        return 0
+    core.stats.tcp_retransmits += 1
+    conn.flags &= ~<uint32_t>CONN_RTT_TIMED           # Karn's algorithm (RFC 6298 3)
+    note_resent(conn, seq, <uint32_t>got)
+    return <uint32_t>got
+
+
+cdef void resend_holes(Core core, Flow *flow, uint32_t budget) noexcept nogil:
+    """Repeat what is lost, about *budget* bytes of it, but a segment at least and RESEND_MOST at most."""
+    cdef TcpConn *conn = &flow.u.tcp
+    cdef SackBoard *board = conn.board
+    cdef SackRange *run
+    cdef uint32_t most = MAX_IP_LEN + ETH_HLEN - <uint32_t>payload_place(flow)
+    cdef uint32_t later = sacked_bytes(board)
+    cdef uint32_t edge = conn.snd_una + conn.snd_wnd
+    cdef uint32_t i, at, n
+    cdef bint has_moved = False
+    budget = min(budget, <uint32_t>RESEND_MOST) + conn.mss
+    for i in range(board.n):
+        run = &board.ranges[i]
+        at = hole_start(conn, i)
+        if seq_lt(at, run.resent):
+            if not is_lost_again(conn, run):
+                at = run.resent
+        elif not is_lost(conn, i, later):
+            break                 # nor is any above it
+        # Behind snd_nxt a time-out's repetition is still to come.
+        while at != run.start and seq_le(run.start, conn.snd_nxt) and seq_le(run.start, edge):
+            if budget < conn.mss or core.link.blocked:
+                n = 0
+            else:
+                n = min(run.start - at, min(budget, most) // conn.mss * conn.mss)
+                has_moved = True
+                n = resend_part(core, flow, at, n)
+            if not n:
+                if has_moved:
+                    seek(core, flow)
+                return
+            budget -= min(n, budget)
+            at += n
+        later -= run.end - run.start
+    if has_moved:
+        seek(core, flow)
+        if not conn.rtx_at:
+            start_rtx(core, flow, conn.rto)

@@ -29,7 +29,7 @@ from passt.dataplane.flow.table cimport (
 from passt.dataplane.packet.headers cimport store_be32
 from passt.dataplane.packet.parse cimport MAX_SACK_BLOCKS
 from passt.dataplane.base.externs cimport iovec, memcpy, memmove, memset
-from passt.dataplane.tcp.segments cimport seq_le, seq_lt
+from passt.dataplane.tcp.sequence cimport seq_le, seq_lt
 
 cdef enum:
     # A piece is as large as the data it is made for, but not smaller than that: the first of a run,

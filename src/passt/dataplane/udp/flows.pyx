@@ -31,20 +31,26 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core.core cimport Core, Route, Seen, SharedListener, fill_inbound_key
 from passt.dataplane.datagram.lifetime cimport (
-    alloc_datagram, leave_port, open_bound, refuse_datagram, start_datagram, use, watch_datagram,
+    end_datagram, open_bound, refuse_datagram, start_datagram, still_used, use, watch_datagram,
 )
-from passt.dataplane.flow.table cimport FLOW_UDP, FLOW_UDP_PORT, SIDE_GUEST, SIDE_HOST, Flow, FlowKey
+from passt.dataplane.flow.table cimport (
+    FLOW_UDP, FLOW_UDP_PORT, SIDE_GUEST, SIDE_HOST, Flow, FlowKey, fill_host_key, fill_key,
+)
 from passt.dataplane.packet.headers cimport is_loopback6
 from passt.dataplane.ip.path_mtu cimport limit_towards
-from passt.dataplane.sockets.sockets cimport read_sockaddr
+from passt.dataplane.sockets.sockets cimport local_address, read_sockaddr
 from passt.dataplane.bypass.udp_bypass cimport open_splice_udp
-from passt.dataplane.base.stats cimport DROP_BAD_PORT, DROP_REFUSED, DROP_UNKNOWN_FLOW, count
-from passt.dataplane.base.externs cimport (
-    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, ENOMEM, ENOSPC, IPPROTO_IP, IPPROTO_IPV6,
-    IPPROTO_UDP, IPV6_PKTINFO, IP_PKTINFO, cmsghdr, htons, in6_pktinfo, in_pktinfo, memcmp, memcpy, memset,
-    msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage,
+from passt.dataplane.base.stats cimport (
+    DROP_BAD_PORT, DROP_GSO, DROP_REFUSED, DROP_UNKNOWN_FLOW, VERDICT_OK, Verdict, count,
 )
-from passt.dataplane.udp.from_guest cimport flush_out
+from passt.dataplane.base.externs cimport (
+    AF_INET, AF_INET6, ENOMEM, ENOSPC, IPPROTO_UDP, VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_UDP_L4,
+    htons, memcmp, memcpy, memset, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage,
+)
+from passt.dataplane.core.make_room cimport admit_datagram, take_record
+from passt.dataplane.link.meta cimport RxFrame
+from passt.dataplane.packet.parse cimport IpView, UdpView, split_udp
+from passt.dataplane.udp.from_guest cimport flush_out, send_out
 
 cdef enum:
     PORT_DNS = 53
@@ -52,6 +58,35 @@ cdef enum:
 
 # A question asked again right after its answer, or its second half (A and AAAA), still finds the flow.
 cdef int64_t ANSWERED_NS = 1000000000
+
+
+cdef void on_datagram(Core core, const IpView *ip, const RxFrame *frame) noexcept nogil:
+    """A datagram from the guest whose IP header is checked."""
+    cdef UdpView udp
+    cdef FlowKey key
+    cdef Flow *flow
+    cdef Verdict verdict = split_udp(ip, &udp)
+    if verdict != VERDICT_OK:
+        count(&core.stats, verdict)
+        return
+    if not udp.src_port or not udp.dst_port:
+        count(&core.stats, DROP_BAD_PORT)
+        return
+    if frame.gso_type not in (VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_UDP_L4) or (
+            frame.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 and not frame.gso_size):
+        count(&core.stats, DROP_GSO)
+        return
+    fill_key(&key, ip, IPPROTO_UDP, udp.src_port, udp.dst_port)
+    flow = core.last_udp
+    if flow == NULL or flow.kind != FLOW_UDP or memcmp(&flow.keys[0], &key, sizeof(key)):
+        flow = core.flows.find(&key, SIDE_GUEST)
+        if flow == NULL:
+            flow = open_outbound(core, &key)
+        if flow == NULL:
+            return
+        core.last_udp = flow
+    note_sent(core, flow)
+    send_out(core, flow, ip, &udp, frame.gso_size if frame.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 else 0)
 
 
 cdef Flow *open_outbound(Core core, const FlowKey *key) noexcept nogil:
@@ -103,7 +138,7 @@ cdef int take_port(Core core, Flow *flow, const Route *route) noexcept nogil:
     else:
         port = NULL
     if port == NULL:
-        port = core.flows.alloc(FLOW_UDP_PORT)
+        port = take_record(core, FLOW_UDP_PORT)
         if port == NULL:
             return -ENOSPC
         port.keys[0] = key
@@ -204,15 +239,6 @@ cdef bint serves(const Flow *port, const Route *route) noexcept nogil:
     return not memcmp(&port.peer, &route.source, route.source_len)
 
 
-cdef void fill_host_key(FlowKey *key, const Flow *port, const sockaddr_storage *peer) noexcept nogil:
-    """The key of a flow by its socket and its remote."""
-    cdef uint32_t index = port.index
-    memset(key, 0, sizeof(FlowKey))
-    memcpy(key.guest, &index, sizeof(index))
-    key.addr_len = <uint8_t>read_sockaddr(peer, key.remote, &key.remote_port)
-    key.proto = IPPROTO_UDP
-
-
 cdef Flow *flow_from(Core core, Flow *port, const sockaddr_storage *peer) noexcept nogil:
     """The flow of what *peer* sent to a shared socket; NULL: counted drop, the guest has none with it."""
     cdef FlowKey key
@@ -257,7 +283,7 @@ cdef Flow *open_answer(Core core, Flow *port, const FlowKey *key,
         count(&core.stats, DROP_UNKNOWN_FLOW)     # the guest knows another remote by that address
         return NULL
     port.u.port.users += 1        # it must outlive whom the new flow crowds out
-    flow = alloc_datagram(core, FLOW_UDP)
+    flow = admit_datagram(core, FLOW_UDP)
     if flow == NULL:
         port.u.port.users -= 1
         if not port.u.port.users:
@@ -319,7 +345,7 @@ cdef Flow *open_inbound(Core core, uint32_t listener, int fd, const FlowKey *key
     fill_inbound_key(&guest_key, &seen, IPPROTO_UDP)
     flow = core.flows.find(&guest_key, SIDE_GUEST)
     if flow == NULL:
-        flow = alloc_datagram(core, FLOW_UDP)
+        flow = admit_datagram(core, FLOW_UDP)
         if flow == NULL:
             return NULL
         flow.inbound = True
@@ -359,28 +385,6 @@ cdef bint same_remote(Core core, const Flow *flow, uint32_t listener, const Flow
     return port == key.remote_port and not memcmp(address, key.remote, 16)
 
 
-cdef void local_address(msghdr *message, sockaddr_storage *out, uint32_t *ifindex) noexcept nogil:
-    """The address that a datagram was sent to, from its control data; link-local ones with interface."""
-    cdef cmsghdr *item = CMSG_FIRSTHDR(message)
-    cdef in_pktinfo four
-    cdef in6_pktinfo six
-    memset(out, 0, sizeof(sockaddr_storage))
-    while item != NULL:
-        if item.cmsg_level == IPPROTO_IP and item.cmsg_type == IP_PKTINFO:
-            memcpy(&four, CMSG_DATA(item), sizeof(four))
-            out.ss_family = AF_INET
-            (<sockaddr_in *>out).sin_addr = four.ipi_addr
-            return
-        if item.cmsg_level == IPPROTO_IPV6 and item.cmsg_type == IPV6_PKTINFO:
-            memcpy(&six, CMSG_DATA(item), sizeof(six))
-            out.ss_family = AF_INET6
-            (<sockaddr_in6 *>out).sin6_addr = six.ipi6_addr
-            if six.ipi6_addr.s6_addr[0] == 0xfe and (six.ipi6_addr.s6_addr[1] & 0xc0) == 0x80:
-                ifindex[0] = six.ipi6_ifindex
-            return
-        item = CMSG_NXTHDR(message, item)
-
-
 cdef bint is_dns(const Flow *flow) noexcept nogil:
     return flow.keys[0].remote_port == PORT_DNS and not flow.inbound
 
@@ -411,3 +415,30 @@ cdef int64_t lifetime(Core core, const Flow *flow) noexcept nogil:
     if is_dns(flow):
         return core.udp_once if flow.u.udp.pending or not flow.u.udp.answered else ANSWERED_NS
     return core.udp_stream if flow.u.udp.streaming else core.udp_once
+
+
+cdef void on_udp_timer(Core core, Flow *flow) noexcept nogil:
+    """The flow may have been unused for its lifetime."""
+    if not still_used(core, flow, flow.u.udp.last_used, lifetime(core, flow)):
+        end_udp(core, flow)
+
+
+cdef void end_udp(Core core, Flow *flow) noexcept nogil:
+    """Forget the flow; the socket that it shares is closed if no other flow uses it."""
+    if core.out_batch.n_messages:
+        flush_out(core)           # some of it may be this flow's
+    core.stats.flows_udp -= 1
+    leave_port(core, flow)
+    end_datagram(core, flow)
+
+
+cdef void leave_port(Core core, Flow *flow) noexcept nogil:
+    """A UDP flow no longer uses the socket that it shared."""
+    cdef Flow *port
+    if flow.u.udp.listener:
+        return
+    port = &core.flows.flows[flow.u.udp.port]
+    port.u.port.users -= 1
+    port.u.port.groups -= flow.u.udp.group
+    if not port.u.port.users:
+        end_datagram(core, port)

@@ -1,6 +1,6 @@
 """UDP from the guest to the host's sockets, in batches."""
 
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport uint16_t
 
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.table cimport Flow

@@ -20,14 +20,17 @@ from passt.dataplane.datagram.socket_errors cimport drain_errors
 from passt.dataplane.flow.table cimport FLOW_SPLICE_UDP, Flow, FlowKey
 from passt.dataplane.ip.fragments cimport send_packet
 from passt.dataplane.packet.headers cimport ETH_HLEN, IP4_HLEN, IP6_HLEN, MAX_IP_LEN, UDP_HLEN, UdpHdr
-from passt.dataplane.link.link cimport LINK_USO4, LINK_USO6, TxMeta
-from passt.dataplane.datagram.ip_fields cimport Marks, mark_packet, read_marks
+from passt.dataplane.link.link cimport LINK_USO4, LINK_USO6
+from passt.dataplane.datagram.ip_fields cimport Marks, read_marks
 from passt.dataplane.bypass.udp_bypass cimport add_spliced, flush_spliced
 from passt.dataplane.base.stats cimport DROP_OWN_ECHO, DROP_SOCKET, DROP_TRUNCATED, count
 from passt.dataplane.base.externs cimport (
     EAGAIN, IPPROTO_UDP, MSG_TRUNC, VIRTIO_NET_HDR_GSO_UDP_L4, htons, iovec, malloc, memcmp, memcpy, memset,
     mmsghdr, msghdr, sockaddr_storage,
 )
+from passt.dataplane.datagram.lifetime cimport end_datagram
+from passt.dataplane.link.meta cimport TxMeta
+from passt.dataplane.packet.build cimport mark_packet
 from passt.dataplane.udp.flows cimport flow_from, inbound_flow, note_received
 
 cdef enum:
@@ -58,6 +61,9 @@ cdef void read_port(Core core, Flow *port) noexcept nogil:
     cdef int errors = 0
     cdef int room = room_for(port.u.port.longest)
     cdef int n = 0
+    if not port.u.port.users:
+        end_datagram(core, port)  # see `flows.open_answer`
+        return
     if core.link.blocked:
         core.flows.add_waiting(port)
         return

@@ -8,4 +8,7 @@ from passt.dataplane.flow.table cimport Flow
 
 cdef bint lacks_descriptor(int result) noexcept nogil
 cdef Flow *admit(Core core, uint8_t kind) noexcept nogil
+cdef Flow *admit_datagram(Core core, uint8_t kind) noexcept nogil
+cdef Flow *take_record(Core core, uint8_t kind) noexcept nogil
 cdef bint evict_half_open(Core core) noexcept nogil
+cdef bint crowd_out(Core core) noexcept nogil
