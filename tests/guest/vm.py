@@ -103,9 +103,10 @@ class Vm:
         return self._variables("/tmp/dhcp6")  # noqa: S108 - in the guest
 
     def wait_for_unique6(self, what: str) -> None:
-        """Wait until the guest's card has addresses, and duplicate address detection is done with all of them."""
-        # No address yet is not a unique one: the kernel learns of the carrier a while after the link is set up.
-        self.wait_for("ip -6 addr show dev eth0 | grep inet6 && ! ip -6 addr show dev eth0 | grep tentative", what)
+        """Wait until the guest's card has addresses of which all are known to be unique."""
+        # No address is not a unique one: the kernel learns of the carrier a while after the link is set up.
+        addresses = "ip -6 addr show dev eth0"
+        self.wait_for(f"{addresses} | grep inet6 && ! {addresses} | grep tentative", what)
 
     def serve(self, protocol: str, family: int, port: int, action: str) -> None:
         """Have the guest serve *port* of one family; *action* is what socat does for each client."""
