@@ -123,6 +123,7 @@ class Network:
             return
         from passt.responders.advertiser import Advertiser
         from passt.responders.dispatch import Dispatcher
+        from passt.responders.solicitor import solicit
 
         settings, guest = self._settings, self._guest
         # A guest that is configured by us must not configure itself once more from advertisements.
@@ -131,6 +132,12 @@ class Network:
                                dhcpv6=settings.dhcpv6, explain=self._explain, warn=log.warning,
                                is_guest=self.observed.is_guest)
         self._services.load(responder)
+
+        def ask() -> None:
+            for frame in solicit(guest, self.observed.addresses()):
+                self.engine.send_frame(frame)
+
+        self.observed.ask = ask
         if guest.ip6 and advertise:
             Advertiser(responder.advertise, self.engine.send_frame, self.engine.call_later, _dice,
                        explain=self._explain).arm()

@@ -30,6 +30,7 @@ from passt.dataplane.reactor cimport (
 from passt.dataplane.ready cimport close_ready, fill_ready
 from passt.dataplane.sockets cimport Sockets, read_sockaddr
 from passt.dataplane.splice cimport end_splice, splice_state
+from passt.dataplane.station cimport forget_stations, is_known, set_guest
 from passt.dataplane.stats cimport stats_as_dict
 from passt.dataplane.stream cimport STREAM_BAD_LENGTH, STREAM_CLOSED, StreamLink
 from passt.dataplane.sys cimport (
@@ -118,7 +119,8 @@ cdef class Engine:
     def attach_tap(self, int fd, bytes guest_mac, uint32_t offloads):
         if len(guest_mac) != ETH_ALEN:
             raise ValueError("a MAC address has 6 bytes")
-        memcpy(self.core.guest_mac, <const char *>guest_mac, ETH_ALEN)
+        memcpy(self.core.tap_mac, <const char *>guest_mac, ETH_ALEN)
+        set_guest(self.core, self.core.tap_mac)
         self.core.use_link(TapLink(fd, offloads))
         self.link_fd = fd
         self.link_wants_out = False
@@ -132,12 +134,16 @@ cdef class Engine:
             self.stream = StreamLink()
         self.stream.attach(fd)
         self.core.use_link(self.stream)
+        forget_stations(self.core)
         self.link_number += 1
         self.link_fd = fd
         self.link_wants_out = False
         self.on_end = on_end
         self.core.flows.wake_waiting()
         self.core.resume_listeners()
+
+    def is_guest_known(self):
+        return is_known(self.core)
 
     cdef void end_stream(self) except *:
         """The client is gone, or makes no sense: detach it, and tell."""

@@ -36,6 +36,7 @@ from passt.dataplane.headers cimport (
 from passt.dataplane.icmp_error cimport push_icmp_error, relay_icmp_error
 from passt.dataplane.socket_marks cimport Marks, marks_of, read_marks, set_fragmenting, socket_of
 from passt.dataplane.sockets cimport read_sockaddr
+from passt.dataplane.station cimport station_of
 from passt.dataplane.stats cimport DROP_BAD_ADDRESS, DROP_PROTOCOL, DROP_UNKNOWN_FLOW, count
 from passt.dataplane.sys cimport (
     CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, EACCES, ECONNREFUSED, EHOSTUNREACH, EMSGSIZE,
@@ -240,7 +241,8 @@ cdef void tell(Core core, Flow *flow, uint32_t n, uint8_t type, uint8_t code, ui
         icmp.csum_be = csum_fold(csum_add(quote + UDP_HLEN, n, 0 if four else pseudo6(
             key.guest, key.remote, key.proto, n)))
         memcpy(quote + UDP_HLEN, &icmp, ICMP_HLEN)
-        relay_icmp_error(core, key, key.proto, quote + UDP_HLEN, n, type, code, info, offender, ttl)
+        relay_icmp_error(core, station_of(core, flow), key, key.proto, quote + UDP_HLEN, n, type, code, info,
+                         offender, ttl)
         return
     n += UDP_HLEN
     udp.src_port_be = htons(key.guest_port)
@@ -255,7 +257,8 @@ cdef void tell(Core core, Flow *flow, uint32_t n, uint8_t type, uint8_t code, ui
     if not udp.csum_be:
         udp.csum_be = 0xffff      # RFC 768
     memcpy(quote, &udp, UDP_HLEN)
-    relay_icmp_error(core, key, IPPROTO_UDP, quote, n, type, code, info, offender, ttl)
+    relay_icmp_error(core, station_of(core, flow), key, IPPROTO_UDP, quote, n, type, code, info, offender,
+                     ttl)
 
 
 cdef bint settle_send_error(Core core, Flow *flow, int error, const uint8_t *payload,
@@ -321,7 +324,7 @@ cdef void tell_mtu(Core core, const Flow *flow, uint32_t mtu) noexcept nogil:
     icmp.type = ICMP_ECHO_REPLY if four else ICMP6_ECHO_REPLY
     icmp.csum_be = csum_fold(csum_add(<const uint8_t *>&icmp, ICMP_HLEN, 0 if four else pseudo6(
         flow.keys[0].guest, flow.keys[0].remote, IPPROTO_ICMPV6, ICMP_HLEN)))
-    push_icmp_error(core, &flow.keys[0], IPPROTO_ICMP if four else IPPROTO_ICMPV6,
+    push_icmp_error(core, station_of(core, flow), &flow.keys[0], IPPROTO_ICMP if four else IPPROTO_ICMPV6,
                     <const uint8_t *>&icmp, ICMP_HLEN, ICMP_UNREACHABLE if four else ICMP6_TOO_BIG,
                     ICMP_FRAGMENTATION_NEEDED if four else 0, mtu,
                     us if known else NULL)

@@ -18,6 +18,7 @@ from passt.dataplane.flow cimport (
 )
 from passt.dataplane.headers cimport MAX_IP_LEN, TCP_ACK, TCP_FIN, TCP_PSH, ETH_HLEN
 from passt.dataplane.splice cimport open_splice
+from passt.dataplane.station cimport doubt
 from passt.dataplane.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, count
 from passt.dataplane.sys cimport (
     EAGAIN, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
@@ -479,6 +480,7 @@ cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
         reset_both(core, flow)
         return
     conn.backoff += conn.backoff < 10
+    doubt(core)
     if conn.state in (TCP_SYN_SENT, TCP_SYN_RECEIVED):
         send_syn(core, flow)
     elif may_send_data(conn):

@@ -11,6 +11,7 @@ from passt.dataplane.datagram cimport end_datagram, still_used
 from passt.dataplane.flow cimport FLOW_UDP, SIDE_GUEST, Flow, FlowKey, fill_key
 from passt.dataplane.link cimport RxFrame
 from passt.dataplane.parse cimport IpView, UdpView, split_udp
+from passt.dataplane.station cimport follow_sender
 from passt.dataplane.stats cimport DROP_BAD_PORT, DROP_GSO, VERDICT_OK, Verdict, count
 from passt.dataplane.sys cimport IPPROTO_UDP, VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_UDP_L4, memcmp
 from passt.dataplane.udp_flow cimport lifetime, note_sent, open_outbound
@@ -43,6 +44,7 @@ cdef void on_datagram(Core core, const IpView *ip, const RxFrame *frame) noexcep
         if flow == NULL:
             return
         core.last_udp = flow
+    follow_sender(core, flow, ip.mac)
     note_sent(core, flow)
     send_out(core, flow, ip, &udp, frame.gso_size if frame.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 else 0)
 

@@ -34,7 +34,7 @@ from passt.dataplane.datagram cimport (
     alloc_datagram, leave_port, open_bound, refuse_datagram, start_datagram, use, watch_datagram,
 )
 from passt.dataplane.flow cimport FLOW_UDP, FLOW_UDP_PORT, SIDE_GUEST, SIDE_HOST, Flow, FlowKey
-from passt.dataplane.headers cimport is_loopback6
+from passt.dataplane.headers cimport ETH_ALEN, is_loopback6
 from passt.dataplane.path_mtu cimport limit_towards
 from passt.dataplane.sockets cimport read_sockaddr
 from passt.dataplane.splice_udp cimport open_splice_udp
@@ -267,6 +267,8 @@ cdef Flow *open_answer(Core core, Flow *port, const FlowKey *key,
     flow.keys[1] = key[0]
     start_udp(core, flow)
     flow.u.udp.port = index
+    flow.has_mac = port.has_mac
+    memcpy(flow.mac, port.mac, ETH_ALEN)
     flow.peer = peer[0]
     flow.peer_len = sizeof(sockaddr_in) if peer.ss_family == AF_INET else sizeof(sockaddr_in6)
     core.flows.insert(flow, SIDE_GUEST)
