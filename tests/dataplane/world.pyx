@@ -506,8 +506,8 @@ cdef class World:
         if offender is not None:
             memcpy(address, <const char *>offender, len(offender))
         push_icmp_error(self.core, self.core.guest_mac, &key, <uint8_t>protocol,
-                        <const uint8_t *><const char *>quoted, len(quoted), <uint8_t>kind, <uint8_t>code, info,
-                        NULL if offender is None else address)
+                        <const uint8_t *><const char *>quoted, len(quoted), <uint8_t>kind, <uint8_t>code,
+                        info, NULL if offender is None else address)
 
     def set_frames(self, frames):
         self.core.watch.set_tracer(frames, self.core.fail_by)
