@@ -12,7 +12,7 @@ from tests.system.lab import FAR4, FAR6, HOST4, HOST6, Lab
 
 pytestmark = pytest.mark.needs_root
 
-# Transfers of the guest's, while another station speaks as the guest, as nobody, and as itself, which is answered.
+# Transfers of the guest's, while another station speaks as the guest, as nobody, and as itself.
 STATIONS = """
 import os, socket, struct, sys, threading
 REMOTE, GUEST, OWN = sys.argv[1:]
