@@ -97,6 +97,9 @@ class FakeObserved:
     def on_guest_mac(self, mac: bytes) -> None:
         assert len(mac) == 6
 
+    def on_guest_silent(self) -> None:
+        """Take no note of it."""
+
     def on_guest_address(self, address: bytes) -> None:
         assert len(address) == 16
 

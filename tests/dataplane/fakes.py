@@ -81,7 +81,11 @@ class Events:
         self.addresses: list[bytes] = []
         self.macs: list[bytes] = []
         self.pings_forbidden = 0
+        self.silences = 0
         self.error: Exception | None = None
+
+    def on_guest_silent(self) -> None:
+        self.silences += 1
 
     def on_guest_address(self, address: bytes) -> None:
         self.addresses.append(address)

@@ -31,6 +31,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Self, TypedDict
 
 from passt.facts.contracts import InboundTarget, Target
+from tests.dataplane.frames import GUEST_MAC
 from tests.dataplane.tcp_icmp import IcmpError, is_icmp, read_icmp
 from tests.dataplane.tcp_kernel import Kernel, Sock
 from tests.dataplane.tcp_probe import Bench, Conn, Sent
@@ -96,6 +97,9 @@ class Events:
     def on_guest_mac(self, mac: bytes) -> None:
         """Take no note of it."""
 
+    def on_guest_silent(self) -> None:
+        """Take no note of it."""
+
     def on_guest_address(self, address: bytes) -> None:
         """Take no note of it."""
 
@@ -109,6 +113,7 @@ class Peer:
         self.remote_address = REMOTES[script.family]
         self.guest_port = guest_port
         self.remote_port = remote_port
+        self.station = GUEST_MAC        # whose frames come from there, and go there
         self.inbox: deque[Segment] = deque()
         self.renew()
 
@@ -167,8 +172,9 @@ class Peer:
         self.script.log(f"{self.label}guest> {segment.text()}")
         self.note_window(segment)
         absolute = segment.moved(self.guest_isn, self.host_isn or 0)
-        return build(replace(absolute, source=self.guest_address, destination=self.remote_address,
-                             sport=self.guest_port, dport=self.remote_port))
+        frame = build(replace(absolute, source=self.guest_address, destination=self.remote_address,
+                              sport=self.guest_port, dport=self.remote_port))
+        return frame[:6] + self.station + frame[12:]
 
     @property
     def label(self) -> str:
@@ -190,8 +196,17 @@ class Peer:
         self.script.run()
         self.script.run(("frames", [self.frame(segment) for segment in segments]))
 
+    def spoof(self, station: bytes, text: str) -> None:
+        """Have *station* send a frame as if it had this connection."""
+        absolute = self.segment(text).moved(self.guest_isn, self.host_isn or 0)
+        frame = build(replace(absolute, source=self.guest_address, destination=self.remote_address,
+                              sport=self.guest_port, dport=self.remote_port))
+        self.script.log(f"{self.label}{station.hex()}> {text}")
+        self.script.run(("frames", [frame[:6] + station + frame[12:]]))
+
     def receive(self, segment: Segment) -> None:
         """Take a segment: make its numbers relative, check what holds always."""
+        assert segment.station == self.station, f"went to {segment.station.hex(':')}"
         if segment.flags & SYN and self.host_isn is None:
             self.host_isn = segment.seq
         segment = segment.moved(-(self.host_isn or 0), -self.guest_isn)

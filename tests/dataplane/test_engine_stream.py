@@ -363,6 +363,21 @@ def test_ipv4_mac_of_the_guest_is_learnt(bench: StreamBench) -> None:
     assert bench.events.macs == [GUEST_MAC]
 
 
+def test_next_client_may_have_another_guest(bench: StreamBench) -> None:
+    other = bytes.fromhex("020000000002")
+    assert not bench.engine.is_guest_known()
+    bench.give(udp(G4, 40001, R4, 53, b"query"))
+    bench.turn()
+    assert bench.engine.is_guest_known()
+    bench.kernel.close()
+    bench.until(lambda: bool(bench.ends))
+    bench.connect()
+    assert not bench.engine.is_guest_known()
+    query = udp(G4, 40001, R4, 53, b"query")
+    bench.give(query[:6] + other + query[12:])
+    bench.turn()
+    assert bench.events.macs == [GUEST_MAC, other]
+
 
 def test_whoever_looks_on_sees_what_the_guest_gets(bench: StreamBench, remote: socket.socket) -> None:
     accepted, _ = shake_hands(bench, remote)

@@ -506,9 +506,9 @@ cdef class World:
         memcpy(key.remote, <const char *>remote, len(remote))
         if offender is not None:
             memcpy(address, <const char *>offender, len(offender))
-        push_icmp_error(self.core, &key, <uint8_t>protocol, <const uint8_t *><const char *>quoted,
-                        len(quoted), <uint8_t>kind, <uint8_t>code, info,
-                        NULL if offender is None else address)
+        push_icmp_error(self.core, self.core.guest_mac, &key, <uint8_t>protocol,
+                        <const uint8_t *><const char *>quoted, len(quoted), <uint8_t>kind, <uint8_t>code,
+                        info, NULL if offender is None else address)
 
     def set_frames(self, frames):
         self.core.watch.set_tracer(frames, self.core.fail_by)

@@ -19,7 +19,7 @@ class Nobody:
         """Refuse."""
 
     inbound = from_namespace = seen_source = outbound
-    on_guest_address = on_guest_mac = on_ping_forbidden = outbound
+    on_guest_address = on_guest_mac = on_guest_silent = on_ping_forbidden = outbound
 
     def leads_to(self, *_: object) -> bool:
         """Lead nowhere."""

@@ -55,6 +55,9 @@ class Engine:
     def attach_tap(self, fd: int, guest_mac: bytes, offloads: int) -> None:
         """Take ownership of a tap opened by `host.tap`; *offloads* are the TUN_F_* bits granted."""
 
+    def is_guest_known(self) -> bool:
+        """Tell whether the guest's MAC address is known: from the tap, or from what came by this client."""
+
     def attach_stream(self, fd: int, on_end: Callable[[str], None]) -> None:
         """Take ownership of a connected stream socket on which a virtual machine's frames come and go.
 

@@ -34,6 +34,7 @@ from passt.dataplane.base.externs cimport (
     AF_INET, AF_INET6, EMFILE, EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, IPPROTO_TCP,
     IPPROTO_UDP, epoll_event, errno, getsockname, memcpy, sockaddr, sockaddr_storage, socklen_t,
 )
+from passt.dataplane.core.station cimport forget_stations, is_known, set_guest
 from passt.dataplane.link.meta cimport RxFrame
 from passt.dataplane.tcp.to_guest cimport on_listener
 from passt.dataplane.tcp.from_guest cimport flush_gather
@@ -116,7 +117,8 @@ cdef class Engine:
     def attach_tap(self, int fd, bytes guest_mac, uint32_t offloads):
         if len(guest_mac) != ETH_ALEN:
             raise ValueError("a MAC address has 6 bytes")
-        memcpy(self.core.guest_mac, <const char *>guest_mac, ETH_ALEN)
+        memcpy(self.core.tap_mac, <const char *>guest_mac, ETH_ALEN)
+        set_guest(self.core, self.core.tap_mac)
         self.core.use_link(TapLink(fd, offloads))
         self.link_fd = fd
         self.link_wants_out = False
@@ -130,12 +132,16 @@ cdef class Engine:
             self.stream = StreamLink()
         self.stream.attach(fd)
         self.core.use_link(self.stream)
+        forget_stations(self.core)
         self.link_number += 1
         self.link_fd = fd
         self.link_wants_out = False
         self.on_end = on_end
         self.core.flows.wake_waiting()
         self.core.resume_listeners()
+
+    def is_guest_known(self):
+        return is_known(self.core)
 
     cdef void end_stream(self) except *:
         """The client is gone, or makes no sense: detach it, and tell."""

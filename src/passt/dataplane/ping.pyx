@@ -29,6 +29,7 @@ from passt.dataplane.base.externs cimport (
     EACCES, EAGAIN, EPERM, IPPROTO_ICMP, IPPROTO_ICMPV6, MSG_TRUNC, htons, iovec, memcpy, memset, msghdr,
     ntohs,
 )
+from passt.dataplane.core.station cimport follow_sender, station_of
 from passt.dataplane.link.meta cimport TxMeta
 from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.packet.build cimport mark_packet
@@ -64,6 +65,7 @@ cdef void on_echo(Core core, const IpView *ip) noexcept nogil:
         if flow == NULL:
             return
         flow.u.ping.packet_limit = limit_towards(core, key.guest)
+    follow_sender(core, flow, ip.mac)
     use(core, flow, &flow.u.ping.last_used, ms(LIFETIME_MS))
     memset(&message, 0, sizeof(message))
     piece.iov_base = <void *>ip.l4
@@ -172,7 +174,7 @@ cdef void send_reply(Core core, Flow *flow, uint32_t n, const Marks *marks) noex
     if icmp.type != (ICMP_ECHO_REPLY if four else ICMP6_ECHO_REPLY):
         count(&core.stats, DROP_PROTOCOL)
         return
-    core.push_ip(key.remote, key.guest, key.addr_len, key.proto, n)
+    core.push_ip(station_of(core, flow), key.remote, key.guest, key.addr_len, key.proto, n)
     mark_packet(core.link.slot + ETH_HLEN, four, marks.tos, marks.ttl)
     icmp.id_be = htons(key.guest_port)
     icmp.csum_be = 0

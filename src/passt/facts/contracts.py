@@ -83,6 +83,9 @@ class GuestEvents(Protocol):
     def on_guest_mac(self, mac: bytes) -> None:
         """Take note of the guest's hardware address (6 bytes)."""
 
+    def on_guest_silent(self) -> None:
+        """Ask the guest by its addresses: it may be gone."""
+
     def on_ping_forbidden(self) -> None:
         """Take note that an echo request could not be sent: the host has no ping sockets for us."""
 

@@ -25,8 +25,10 @@ class Observed:
     """Implements `contracts.GuestEvents`; packed addresses, None while unknown.
 
     *explain* gets a line for each change, if given. *on_ping_forbidden* is called the first time that the
-    data plane says so.
+    data plane says so. *ask*, when set, sends questions for `addresses` to the guest's link.
     """
+
+    ask: Callable[[], None] | None = None
 
     def __init__(self, net: GuestNet, *, explain: Callable[[str], None] | None = None,
                  on_ping_forbidden: Callable[[], None] | None = None) -> None:
@@ -68,6 +70,11 @@ class Observed:
             self._explain(f"guest uses MAC address {format_mac(mac)}")
         self.mac = mac
 
+    def on_guest_silent(self) -> None:
+        """Have the guest asked whether it is still there."""
+        if self.ask is not None:
+            self.ask()
+
     def on_ping_forbidden(self) -> None:
         """Pass on, once, that there are no ping sockets."""
         told, self._on_ping_forbidden = self._on_ping_forbidden, None
@@ -85,6 +92,11 @@ class Observed:
         if is_link_local6(source):
             return self.ip6_link_local or self.ip6
         return self.ip6 or self.ip6_link_local
+
+    def addresses(self) -> list[bytes]:
+        """Return where the guest can be asked for, each once."""
+        known = (self.ip4, self.ip6, self.ip6_link_local)
+        return list(dict.fromkeys(address for address in known if address))
 
     def is_guest(self, address: bytes) -> bool:
         """Whether *address* is one of those last seen."""

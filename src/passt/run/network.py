@@ -123,6 +123,7 @@ class Network:
         if self._services.is_loaded:
             return
         from passt.responders.dispatch import Dispatcher
+        from passt.responders.guest_solicitor import solicit
         from passt.responders.router_advertiser import Advertiser
 
         settings, guest = self._settings, self._guest
@@ -132,6 +133,12 @@ class Network:
                                dhcpv6=settings.dhcpv6, explain=self._explain, warn=log.warning,
                                is_guest=self.observed.is_guest)
         self._services.load(responder)
+
+        def ask() -> None:
+            for frame in solicit(guest, self.observed.addresses()):
+                self.engine.send_frame(frame)
+
+        self.observed.ask = ask
         if guest.ip6 and advertise:
             Advertiser(responder.advertise, self.engine.send_frame, self.engine.call_later, _dice,
                        explain=self._explain).arm()

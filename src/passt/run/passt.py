@@ -82,7 +82,7 @@ def run(settings: Settings, launch: Launch) -> int:
             network.load_services()  # while we may read them
         network.start_ports()
         clients = Clients(network.engine, listener, lambda: questions(guest, network.observed),
-                          lambda: network.observed.mac is not None, one_off=settings.one_off)
+                          network.engine.is_guest_known, one_off=settings.one_off)
         reader = signals.SignalReader(signals.ENDING)
         network.engine.add_reader(reader.fd, network.engine.stop)
         if listener is not None:
@@ -115,8 +115,7 @@ def questions(guest: GuestNet, observed: Observed) -> list[bytes]:
     """Make the frames that ask a machine for the hardware address of its guest."""
     from passt.responders.guest_solicitor import solicit
 
-    known = (observed.ip4, observed.ip6, observed.ip6_link_local)
-    return solicit(guest, dict.fromkeys(address for address in known if address))
+    return solicit(guest, observed.addresses())
 
 
 class Clients:

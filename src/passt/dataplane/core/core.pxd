@@ -152,7 +152,13 @@ cdef class Core:
     cdef Bucket control           # frames for the responder
     cdef Bucket news              # news of the guest
     cdef uint32_t untold          # NEWS_* bits
+    # Of stations, see there; the guest's MAC is ff:ff:ff:ff:ff:ff until it is known.
     cdef uint8_t guest_mac[6]
+    cdef uint8_t tap_mac[6]       # of the namespace's interface, all 0: there is none
+    cdef uint8_t rival_mac[6]     # the last other station that was heard, all 0: none
+    cdef int64_t heard_at         # ns, when the guest was
+    cdef int64_t question_at      # ns, when it may be asked again
+    cdef uint32_t n_questions     # unanswered in a row
     cdef uint8_t seen4[4]
     cdef uint8_t seen6[16]
     cdef uint8_t seen6_local[16]
@@ -194,19 +200,18 @@ cdef class Core:
     cdef void respond(self, const uint8_t *frame, size_t n) noexcept with gil
     cdef bint ask_source(self, const uint8_t *address, size_t n, uint8_t *seen) noexcept with gil
     cdef void tell_mac(self) noexcept with gil
+    cdef void tell_silence(self) noexcept with gil
     cdef void tell_ping_forbidden(self) noexcept with gil
     cdef void tell_address(self, const uint8_t *address, size_t n) noexcept with gil
     cdef void trace_state(self, const Flow *flow, const char *what) noexcept with gil
     cdef void fail(self, object error)
     cdef void arm(self, Flow *flow, int64_t deadline) noexcept nogil
     cdef void disarm(self, Flow *flow) noexcept nogil
-    cdef bint learn_mac(self, const uint8_t *mac) noexcept nogil
-    cdef void learn(self, const uint8_t *mac, const uint8_t *address, size_t n) noexcept nogil
     cdef void note(self, uint32_t kind) noexcept nogil
     cdef void tell(self, uint32_t kinds) noexcept nogil
     cdef bint is_enabled(self, const IpView *ip) noexcept nogil
-    cdef uint8_t *push_ip(self, const uint8_t *source, const uint8_t *destination, size_t addr_len,
-                          uint8_t protocol, uint32_t l4_len) noexcept nogil
+    cdef uint8_t *push_ip(self, const uint8_t *mac, const uint8_t *source, const uint8_t *destination,
+                          size_t addr_len, uint8_t protocol, uint32_t l4_len) noexcept nogil
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil
     cdef uint16_t listener_port(self, uint32_t listener) noexcept with gil
     cdef bint ask_listener(self, const FlowKey *key, const Route *route, const uint8_t *source,

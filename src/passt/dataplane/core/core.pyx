@@ -16,7 +16,7 @@ from passt.dataplane.packet.checksum cimport csum_add, csum_fold
 from passt.dataplane.flow.table cimport Flow, FlowTable
 from passt.dataplane.packet.headers cimport (
     ETH_ALEN, ETH_HLEN, ETH_MIN_FRAME, ETHERTYPE_IP4, ETHERTYPE_IP6, IP4_DF, IP4_HLEN, IP6_HLEN, EthHdr,
-    Ip4Hdr, Ip6Hdr, is_loopback6, is_multicast4, is_zero,
+    Ip4Hdr, Ip6Hdr,
 )
 from passt.dataplane.packet.reassembly cimport Reassembler
 from passt.dataplane.link.link cimport Link
@@ -28,7 +28,7 @@ from passt.dataplane.base.stats cimport DROP_CONTROL_RATE, DROP_OVERSIZE, count
 from passt.dataplane.base.externs cimport (
     AF_INET, AF_INET6, EINVAL, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, IPPROTO_ICMP, IPPROTO_ICMPV6,
     IPPROTO_TCP, IPPROTO_UDP, SOCK_STREAM, calloc, close, free, htonl, htons,
-    iovec, malloc, memcmp, memcpy, memset, realloc, sockaddr_storage,
+    iovec, malloc, memcpy, memset, realloc, sockaddr_storage,
 )
 from passt.dataplane.link.meta cimport TxMeta
 from passt.dataplane.loop.timers cimport HeapEntry
@@ -387,6 +387,13 @@ cdef class Core:
         except BaseException as error:
             self.fail(error)
 
+    cdef void tell_silence(self) noexcept with gil:
+        cdef object error
+        try:
+            self.events.on_guest_silent()
+        except BaseException as error:
+            self.fail(error)
+
     cdef void tell_ping_forbidden(self) noexcept with gil:
         cdef object error
         try:
@@ -438,43 +445,6 @@ cdef class Core:
             return self.udp_on
         return self.icmp_on or ip.protocol not in (IPPROTO_ICMP, IPPROTO_ICMPV6)
 
-    cdef bint learn_mac(self, const uint8_t *mac) noexcept nogil:
-        """Take note of the guest's MAC; tell whether a frame from there is the guest's.
-
-        A frame that bears our own or no station's address is not: a bridge inside may have turned it round.
-        """
-        if mac[0] & 1 or is_zero(mac, ETH_ALEN) or not memcmp(mac, self.our_mac, ETH_ALEN):
-            return False
-        if memcmp(mac, self.guest_mac, ETH_ALEN):
-            memcpy(self.guest_mac, mac, ETH_ALEN)
-            self.note(NEWS_MAC)
-        return True
-
-    cdef void learn(self, const uint8_t *mac, const uint8_t *address, size_t n) noexcept nogil:
-        """Take note of the guest's MAC and source address (*n* bytes); only changes reach Python."""
-        cdef uint8_t *known
-        cdef uint32_t kind = NEWS_IP4
-        if not self.learn_mac(mac):
-            return
-        if n == 4:
-            known = self.seen4
-            if not memcmp(address, known, 4):
-                return
-            if address[0] == 0 or is_multicast4(address) or address[0] == 127 or address[0] >= 240:
-                return
-        else:
-            known = self.seen6
-            kind = NEWS_IP6
-            if address[0] == 0xfe and (address[1] & 0xc0) == 0x80:
-                known = self.seen6_local
-                kind = NEWS_IP6_LOCAL
-            if not memcmp(address, known, 16):
-                return
-            if is_zero(address, 16) or address[0] == 0xff or is_loopback6(address):
-                return
-        memcpy(known, address, n)
-        self.note(kind)
-
     cdef void note(self, uint32_t kind) noexcept nogil:
         """Tell news of a kind now, or later if there were too many of late: what counts is the last."""
         if admit(&self.news, self.now, NEWS_INTERVAL_NS, NEWS_BURST):
@@ -496,9 +466,9 @@ cdef class Core:
         if kinds & NEWS_IP6:
             self.tell_address(self.seen6, 16)
 
-    cdef uint8_t *push_ip(self, const uint8_t *source, const uint8_t *destination, size_t addr_len,
-                          uint8_t protocol, uint32_t l4_len) noexcept nogil:
-        """Write Ethernet and IP headers at the link's slot; returns where the L4 header begins.
+    cdef uint8_t *push_ip(self, const uint8_t *mac, const uint8_t *source, const uint8_t *destination,
+                          size_t addr_len, uint8_t protocol, uint32_t l4_len) noexcept nogil:
+        """Write Ethernet and IP headers at the link's slot, for *mac*; returns where the L4 header begins.
 
         TCP learns the MTU of a path by packets that may not be cut, as all hosts do (RFC 1191 6.4). What
         else there is over IPv4 may be cut on the guest's side, and counts (RFC 6864 4.3). No socket tells
@@ -510,7 +480,7 @@ cdef class Core:
         cdef EthHdr *eth = <EthHdr *>start
         cdef Ip4Hdr *ip4 = <Ip4Hdr *>(start + ETH_HLEN)
         cdef Ip6Hdr *ip6 = <Ip6Hdr *>(start + ETH_HLEN)
-        memcpy(eth.dst, self.guest_mac, ETH_ALEN)
+        memcpy(eth.dst, mac, ETH_ALEN)
         memcpy(eth.src, self.our_mac, ETH_ALEN)
         if addr_len == 4:
             eth.type_be = htons(ETHERTYPE_IP4)

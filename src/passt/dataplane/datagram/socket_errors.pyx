@@ -43,6 +43,7 @@ from passt.dataplane.base.externs cimport (
     IP_RECVERR, SOL_SOCKET, SO_BROADCAST, SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6, SO_EE_ORIGIN_LOCAL, cmsghdr,
     htons, iovec, memcmp, memcpy, memset, msghdr, sock_extended_err, sockaddr_storage,
 )
+from passt.dataplane.core.station cimport station_of
 
 cdef enum:
     DRAIN_BUDGET = 32
@@ -239,7 +240,8 @@ cdef void tell(Core core, Flow *flow, uint32_t n, uint8_t type, uint8_t code, ui
         icmp.csum_be = csum_fold(csum_add(quote + UDP_HLEN, n, 0 if four else pseudo6(
             key.guest, key.remote, key.proto, n)))
         memcpy(quote + UDP_HLEN, &icmp, ICMP_HLEN)
-        relay_icmp_error(core, key, key.proto, quote + UDP_HLEN, n, type, code, info, offender, ttl)
+        relay_icmp_error(core, station_of(core, flow), key, key.proto, quote + UDP_HLEN, n, type, code, info,
+                         offender, ttl)
         return
     n += UDP_HLEN
     udp.src_port_be = htons(key.guest_port)
@@ -254,7 +256,8 @@ cdef void tell(Core core, Flow *flow, uint32_t n, uint8_t type, uint8_t code, ui
     if not udp.csum_be:
         udp.csum_be = 0xffff      # RFC 768
     memcpy(quote, &udp, UDP_HLEN)
-    relay_icmp_error(core, key, IPPROTO_UDP, quote, n, type, code, info, offender, ttl)
+    relay_icmp_error(core, station_of(core, flow), key, IPPROTO_UDP, quote, n, type, code, info, offender,
+                     ttl)
 
 
 cdef bint settle_send_error(Core core, Flow *flow, int error, const uint8_t *payload,
@@ -320,7 +323,7 @@ cdef void tell_mtu(Core core, const Flow *flow, uint32_t mtu) noexcept nogil:
     icmp.type = ICMP_ECHO_REPLY if four else ICMP6_ECHO_REPLY
     icmp.csum_be = csum_fold(csum_add(<const uint8_t *>&icmp, ICMP_HLEN, 0 if four else pseudo6(
         flow.keys[0].guest, flow.keys[0].remote, IPPROTO_ICMPV6, ICMP_HLEN)))
-    push_icmp_error(core, &flow.keys[0], IPPROTO_ICMP if four else IPPROTO_ICMPV6,
+    push_icmp_error(core, station_of(core, flow), &flow.keys[0], IPPROTO_ICMP if four else IPPROTO_ICMPV6,
                     <const uint8_t *>&icmp, ICMP_HLEN, ICMP_UNREACHABLE if four else ICMP6_TOO_BIG,
                     ICMP_FRAGMENTATION_NEEDED if four else 0, mtu,
                     us if known else NULL)

@@ -296,6 +296,8 @@ cdef struct Flow:
     uint8_t kind
     uint8_t flow_class
     uint8_t inbound
+    uint8_t has_mac
+    uint8_t mac[6]                # with has_mac: of the station that it belongs to, else it is the guest's
     int fd
     socklen_t peer_len
     int64_t armed                 # deadline in the heap, 0: not armed

@@ -17,6 +17,7 @@ from passt.dataplane.base.stats cimport (
 from passt.dataplane.base.externs cimport (
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, memcmp, memset,
 )
+from passt.dataplane.core.station cimport is_station, learn, learn_mac
 from passt.dataplane.tcp.from_guest cimport flush_gather, on_segment
 from passt.dataplane.ingress.packet_too_big cimport on_too_big
 from passt.dataplane.link.meta cimport RxFrame
@@ -53,6 +54,9 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
         return
     else:
         verdict = DROP_ETHERTYPE
+    ip.mac = frame.data + ETH_ALEN
+    if not is_station(core, eth.src):
+        ip.mac = core.guest_mac
     if frame.unverified and verdict in (VERDICT_OK, DROP_FRAGMENT) and not has_intact_header(&ip):
         verdict = DROP_BAD_CHECKSUM
     if verdict == DROP_FRAGMENT:
@@ -72,7 +76,7 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
         return
     if is_control(core, &ip):
         # A guest may have nothing else to say before it is spoken to. Its address is not the source's yet.
-        core.learn_mac(eth.src)
+        learn_mac(core, eth.src)
         core.on_control(frame.data, frame.len)
         return
     on_packet(core, &ip, frame, eth.src)
@@ -84,13 +88,13 @@ cdef void on_packet(Core core, const IpView *ip, const RxFrame *frame, const uin
         count(&core.stats, DROP_BAD_ADDRESS)
         return
     if not core.is_enabled(ip):
-        core.learn_mac(mac)
+        learn_mac(core, mac)
         count(&core.stats, DROP_DISABLED)
         return
     if frame.unverified and not may_pass(ip):
         count(&core.stats, DROP_BAD_CHECKSUM)
         return
-    core.learn(mac, ip.src, ip.addr_len)
+    learn(core, mac, ip.src, ip.addr_len)
     if ip.protocol == IPPROTO_TCP:
         on_segment(core, ip)
     elif ip.protocol == IPPROTO_UDP:
@@ -109,7 +113,7 @@ cdef void learn_from_arp(Core core, const RxFrame *frame) noexcept nogil:
     if (frame.len >= ETH_HLEN + sizeof(ArpPkt) and not memcmp(arp.kind, b"\0\1\x08\0\6\4\0", 7)
             and arp.op in (ARP_REQUEST, ARP_REPLY) and not memcmp(arp.sender_mac, eth.src, ETH_ALEN)
             and not is_zero(arp.sender_ip, 4)):
-        core.learn(eth.src, arp.sender_ip, 4)
+        learn(core, eth.src, arp.sender_ip, 4)
 
 
 cdef bint is_control(Core core, const IpView *ip) noexcept nogil:

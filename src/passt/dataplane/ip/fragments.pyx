@@ -77,7 +77,8 @@ cdef void on_fragment_timer(Core core) noexcept nogil:
             ip.dst = place.dst
             ip.addr_len = place.addr_len
             fill_key(&key, &ip, 0, 0, 0)
-            push_icmp_error(core, &key, place.protocol if place.addr_len == 4 else place.next_header,
+            push_icmp_error(core, place.mac, &key,
+                            place.protocol if place.addr_len == 4 else place.next_header,
                             place.data, place.first_len,
                             ICMP_TIME_EXCEEDED if place.addr_len == 4 else ICMP6_TIME_EXCEEDED,
                             REASSEMBLY_TIME_EXCEEDED, 0, NULL)

@@ -27,10 +27,10 @@ cdef enum:
     QUOTED_TTL = 1
 
 
-cdef void push_icmp_error(Core core, const FlowKey *key, uint8_t protocol, const uint8_t *quoted,
-                          size_t quoted_length, uint8_t type, uint8_t code, uint32_t info,
-                          const uint8_t *offender) noexcept nogil:
-    """Tell the guest of *key* (its own side of a flow) what became of a packet that it sent.
+cdef void push_icmp_error(Core core, const uint8_t *mac, const FlowKey *key, uint8_t protocol,
+                          const uint8_t *quoted, size_t quoted_length, uint8_t type, uint8_t code,
+                          uint32_t info, const uint8_t *offender) noexcept nogil:
+    """Tell the guest of *key* (its own side of a flow), at *mac*, what became of a packet that it sent.
 
     *quoted* is that packet behind its IP header: transport header and payload as the guest sent them;
     the quotation is cut to what an error may hold. It may lie in the link's slot. *type* and *code* are
@@ -39,12 +39,12 @@ cdef void push_icmp_error(Core core, const FlowKey *key, uint8_t protocol, const
     *offender* has the 16 octets of an address in a `FlowKey`: who reports it; NULL: the remote as the
     guest sees it. A full link, or an offender that no packet may come from, is a counted drop.
     """
-    relay_icmp_error(core, key, protocol, quoted, quoted_length, type, code, info, offender, 0)
+    relay_icmp_error(core, mac, key, protocol, quoted, quoted_length, type, code, info, offender, 0)
 
 
-cdef void relay_icmp_error(Core core, const FlowKey *key, uint8_t protocol, const uint8_t *quoted,
-                           size_t quoted_length, uint8_t type, uint8_t code, uint32_t info,
-                           const uint8_t *offender, uint8_t ttl) noexcept nogil:
+cdef void relay_icmp_error(Core core, const uint8_t *mac, const FlowKey *key, uint8_t protocol,
+                           const uint8_t *quoted, size_t quoted_length, uint8_t type, uint8_t code,
+                           uint32_t info, const uint8_t *offender, uint8_t ttl) noexcept nogil:
     """As `push_icmp_error`, for an error that came to the host with *ttl*, 0: unknown."""
     cdef bint four = key.addr_len == 4
     cdef const uint8_t *source = offender
@@ -72,7 +72,7 @@ cdef void relay_icmp_error(Core core, const FlowKey *key, uint8_t protocol, cons
     icmp.csum_be = 0
     icmp.info_be = htonl(info_word(four, type, code, info))
     memcpy(place, &icmp, ICMP_HLEN)
-    core.push_ip(source, key.guest, key.addr_len, IPPROTO_ICMP if four else IPPROTO_ICMPV6, length)
+    core.push_ip(mac, source, key.guest, key.addr_len, IPPROTO_ICMP if four else IPPROTO_ICMPV6, length)
     if ttl:
         mark_packet(core.link.slot + ETH_HLEN, four, 0, ttl)
     icmp.csum_be = csum_fold(csum_add(

@@ -19,6 +19,7 @@ cdef enum FragmentResult:
 
 cdef struct Assembly:
     # One incomplete packet. What was received is a bit per 8 octets in *map*.
+    uint8_t mac[6]                # of the station that sends it
     uint8_t src[16]
     uint8_t dst[16]
     uint32_t id

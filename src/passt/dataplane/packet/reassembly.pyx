@@ -16,8 +16,8 @@ The result of `add` lies in the assembly's memory, good until the next fragment 
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt.dataplane.packet.headers cimport (
-    ECN_CE, ECN_MASK, IP4_FRAGMENT, IP4_MF, IP6_FRAGMENT, IP6_FRAGMENT_HLEN, IP6_HLEN, IP6_MF, MAX_IP_LEN,
-    FragmentHdr, Ip4Hdr, ip4_hdr_len,
+    ECN_CE, ECN_MASK, ETH_ALEN, IP4_FRAGMENT, IP4_MF, IP6_FRAGMENT, IP6_FRAGMENT_HLEN, IP6_HLEN, IP6_MF,
+    MAX_IP_LEN, FragmentHdr, Ip4Hdr, ip4_hdr_len,
 )
 from passt.dataplane.packet.parse cimport IpView
 from passt.dataplane.base.externs cimport calloc, free, malloc, memcmp, memcpy, memset, ntohl, ntohs
@@ -141,6 +141,7 @@ cdef class Reassembler:
                 return NULL
         memset(place, 0, sizeof(Assembly))
         place.data = data
+        memcpy(place.mac, ip.mac, ETH_ALEN)
         memcpy(place.src, ip.src, ip.addr_len)
         memcpy(place.dst, ip.dst, ip.addr_len)
         place.addr_len = ip.addr_len
@@ -205,9 +206,10 @@ cdef bint read_fragment(const IpView *ip, Fragment *out) noexcept nogil:
 
 
 cdef bint belongs(const Assembly *place, const IpView *ip, const Fragment *fragment) noexcept nogil:
-    """Whether the fragment is one of that packet: RFC 791 3.2, RFC 8200 4.5."""
+    """Whether the fragment is one of that packet: RFC 791 3.2, RFC 8200 4.5; and of the same station."""
     return (place.id == fragment.id and place.addr_len == ip.addr_len
             and (ip.addr_len == 16 or place.protocol == ip.protocol)
+            and not memcmp(place.mac, ip.mac, ETH_ALEN)
             and not memcmp(place.src, ip.src, ip.addr_len) and not memcmp(place.dst, ip.dst, ip.addr_len))
 
 

@@ -24,6 +24,7 @@ from passt.dataplane.base.externs cimport (
     EACCES, EAFNOSUPPORT, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EPERM,
     ETIMEDOUT, IPPROTO_TCP, htonl, htons, memset,
 )
+from passt.dataplane.core.station cimport station_of
 from passt.dataplane.tcp.segments cimport end, reset_both, send_reset
 
 cdef enum:
@@ -46,14 +47,15 @@ cdef int code_of(int error, bint four) noexcept nogil:
     return SILENCE if error == ETIMEDOUT else NO_CODE
 
 
-cdef void push_unreachable(Core core, const FlowKey *key, uint32_t isn, int code) noexcept nogil:
-    """Send the message for the SYN with number *isn* of the guest in *key*."""
+cdef void push_unreachable(Core core, const uint8_t *mac, const FlowKey *key, uint32_t isn,
+                           int code) noexcept nogil:
+    """Send the message for the SYN with number *isn* of the guest in *key*, which is at *mac*."""
     cdef TcpHdr syn
     memset(&syn, 0, sizeof(syn))
     syn.src_port_be = htons(key.guest_port)
     syn.dst_port_be = htons(key.remote_port)
     syn.seq_be = htonl(isn)
-    push_icmp_error(core, key, IPPROTO_TCP, <const uint8_t *>&syn, QUOTED_LEN,
+    push_icmp_error(core, mac, key, IPPROTO_TCP, <const uint8_t *>&syn, QUOTED_LEN,
                     ICMP_UNREACHABLE if key.addr_len == 4 else ICMP6_UNREACHABLE, <uint8_t>code, 0, NULL)
 
 
@@ -62,7 +64,7 @@ cdef void refuse_syn(Core core, const IpView *ip, const TcpView *tcp, const Flow
     """Answer a SYN for which no socket could be made; *error* is a positive errno, 0: just refused."""
     cdef int code = code_of(error, key.addr_len == 4)
     if code >= 0:
-        push_unreachable(core, key, tcp.seq, code)
+        push_unreachable(core, ip.mac, key, tcp.seq, code)
     elif code == NO_CODE:
         send_reset(core, ip, tcp)
 
@@ -74,5 +76,5 @@ cdef void refuse(Core core, Flow *flow, int error) noexcept nogil:
         reset_both(core, flow)
         return
     if code >= 0:
-        push_unreachable(core, &flow.keys[0], flow.u.tcp.irs, code)
+        push_unreachable(core, station_of(core, flow), &flow.keys[0], flow.u.tcp.irs, code)
     end(core, flow, True)

@@ -18,7 +18,7 @@ from passt.dataplane.flow.table cimport (
     TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK, TCP_SYN_RECEIVED,
     TCP_SYN_SENT, TCP_TIME_WAIT, Flow, FlowKey, TcpConn, fill_key,
 )
-from passt.dataplane.packet.headers cimport TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN
+from passt.dataplane.packet.headers cimport ETH_ALEN, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN
 from passt.dataplane.packet.parse cimport IpView, TcpView, split_tcp
 from passt.dataplane.base.stats cimport (
     DROP_BAD_PORT, DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, DROP_TCP_ACK, DROP_TCP_FLAGS,
@@ -30,6 +30,7 @@ from passt.dataplane.base.externs cimport (
 from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.tcp.remote_acks cimport on_repeated
 from passt.dataplane.core.make_room cimport admit, evict_half_open, lacks_descriptor
+from passt.dataplane.core.station cimport follow_sender, move_flow, station_of
 from passt.dataplane.tcp.early_data cimport (
     TIME_WAIT_MS, accept_fin, before_end, came_twice, close_hole, enter_time_wait, keep_early, keep_rest,
     note_fin,
@@ -52,6 +53,7 @@ from passt.dataplane.tcp.timing cimport check_timestamps, echo_syn, note_timesta
 cdef enum:
     DUP_ACKS = 3                  # RFC 5681 3.2
     SYN_AGAIN_MS = 2              # Linux: TCP_TIMEOUT_MIN, two ticks
+    MAX_REPEATED = 4 << 20        # bytes that a guest may have in flight, and repeats from another MAC
 
 
 cdef void on_segment(Core core, const IpView *ip) noexcept nogil:
@@ -70,7 +72,7 @@ cdef void on_segment(Core core, const IpView *ip) noexcept nogil:
     flow = core.gather_flow
     if flow == NULL or memcmp(&key, &flow.keys[<int>SIDE_GUEST], sizeof(FlowKey)):
         flow = core.flows.find(&key, SIDE_GUEST)
-    if flow != NULL and is_reuse(flow, &tcp):
+    if flow != NULL and is_reuse(flow, &tcp, not memcmp(ip.mac, station_of(core, flow), ETH_ALEN)):
         end(core, flow, flow.u.tcp.state != TCP_TIME_WAIT)
         flow = NULL
     if flow == NULL:
@@ -82,22 +84,37 @@ cdef void on_segment(Core core, const IpView *ip) noexcept nogil:
     elif flow.u.tcp.state == TCP_SYN_SENT:
         in_syn_sent(core, flow, ip, &tcp)
     elif flow.u.tcp.state == TCP_CONNECTING:
-        in_connecting(core, flow, &tcp)
+        in_connecting(core, flow, ip, &tcp)
     else:
         in_connection(core, flow, ip, &tcp)
 
 
-cdef bint is_reuse(const Flow *flow, const TcpView *tcp) noexcept nogil:
+cdef bint is_reuse(const Flow *flow, const TcpView *tcp, bint same_station) noexcept nogil:
     """A SYN that opens the tuple of a connection anew.
 
     In TIME-WAIT by its number (RFC 9293 3.6.1); where the handshake is not complete by any other number
-    than before: the guest has forgotten its first attempt. In later states it is challenged.
+    than before, if it is of the *same_station*: that has forgotten its first attempt. In later states it is
+    challenged.
     """
     if tcp.flags & (TCP_SYN | TCP_ACK | TCP_RST) != TCP_SYN:
         return False
     if flow.u.tcp.state == TCP_TIME_WAIT:
         return seq_lt(flow.u.tcp.rcv_nxt - 1, tcp.seq)
-    return flow.u.tcp.state in (TCP_CONNECTING, TCP_SYN_RECEIVED) and tcp.seq != flow.u.tcp.irs
+    return (same_station and flow.u.tcp.state in (TCP_CONNECTING, TCP_SYN_RECEIVED)
+            and tcp.seq != flow.u.tcp.irs)
+
+
+cdef bint is_own(const TcpConn *conn, const TcpView *tcp) noexcept nogil:
+    """Whether a segment that another station sends is one of the connection, which then is that station's.
+
+    Its acknowledgement must be of what is in flight, or of all. It may repeat what came already: our
+    acknowledgements of that went to where the guest was before.
+    """
+    if tcp.flags & (TCP_ACK | TCP_SYN | TCP_RST) != TCP_ACK:
+        return False
+    if seq_lt(tcp.ack, conn.snd_una) or seq_lt(conn.snd_max, tcp.ack):
+        return False
+    return seq_le(conn.rcv_nxt - <uint32_t>MAX_REPEATED, tcp.seq) and seq_le(tcp.seq, conn.rcv_adv)
 
 
 cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const FlowKey *key) noexcept nogil:
@@ -111,6 +128,7 @@ cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const
         send_reset(core, ip, tcp)
         return
     flow.keys[0] = key[0]
+    follow_sender(core, flow, ip.mac)
     if not core.ask_outbound(flow, &route):
         count(&core.stats, DROP_REFUSED)
         core.stats.flows_refused += 1
@@ -165,6 +183,7 @@ cdef void in_syn_sent(Core core, Flow *flow, const IpView *ip, const TcpView *tc
         else:
             count(&core.stats, DROP_TCP_SEQUENCE)
     elif ack_ok and tcp.flags & TCP_SYN:
+        follow_sender(core, flow, ip.mac)
         take_syn(core, flow, tcp)
         conn.snd_una = tcp.ack
         conn.sock_una = tcp.ack
@@ -181,11 +200,12 @@ cdef void in_syn_sent(Core core, Flow *flow, const IpView *ip, const TcpView *tc
         count(&core.stats, DROP_TCP_FLAGS)
 
 
-cdef void in_connecting(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
+cdef void in_connecting(Core core, Flow *flow, const IpView *ip, const TcpView *tcp) noexcept nogil:
     """The host's socket is not connected yet: the guest may repeat its SYN or give up."""
     if tcp.flags & TCP_RST and tcp.seq == flow.u.tcp.rcv_nxt:
         end(core, flow, True)
     elif tcp.flags & TCP_SYN and tcp.seq == flow.u.tcp.irs:
+        follow_sender(core, flow, ip.mac)
         echo_syn(core, &flow.u.tcp, tcp)
     else:
         count(&core.stats, DROP_TCP_FLAGS)
@@ -195,9 +215,12 @@ cdef void in_connection(Core core, Flow *flow, const IpView *ip, const TcpView *
     """SYN-RECEIVED and all later states (RFC 9293 3.10.7.4), in the RFC's order of checks."""
     cdef TcpConn *conn = &flow.u.tcp
     if conn.state == TCP_SYN_RECEIVED and tcp.flags & TCP_SYN and tcp.seq == conn.irs:
+        follow_sender(core, flow, ip.mac)
         echo_syn(core, conn, tcp)
         send_syn(core, flow)
         return
+    if memcmp(ip.mac, station_of(core, flow), ETH_ALEN) and is_own(conn, tcp):
+        move_flow(core, flow, ip.mac)
     heard(core, flow, tcp)
     if not check_sequence(core, flow, tcp):
         return

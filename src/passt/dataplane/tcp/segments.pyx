@@ -60,6 +60,7 @@ from passt.dataplane.base.externs cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
     VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, htonl, htons, memcpy, memset,
 )
+from passt.dataplane.core.station cimport station_of
 from passt.dataplane.link.meta cimport TxMeta
 from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.tcp.scoreboard cimport drop_board
@@ -200,11 +201,12 @@ cdef uint16_t window_field(const TcpConn *conn, uint32_t ack, bint syn) noexcept
     return <uint16_t>min(window, <uint32_t>MAX_WINDOW)
 
 
-cdef bint push_tcp(Core core, const uint8_t *source, const uint8_t *destination, size_t addr_len,
-                   TcpHdr *fields, uint32_t options_len, uint32_t payload_len, uint16_t mss) noexcept nogil:
+cdef bint push_tcp(Core core, const uint8_t *mac, const uint8_t *source, const uint8_t *destination,
+                   size_t addr_len, TcpHdr *fields, uint32_t options_len, uint32_t payload_len,
+                   uint16_t mss) noexcept nogil:
     """Put a segment out whose options and payload lie already behind the header's place in the slot."""
     cdef uint32_t l4_len = TCP_HLEN + options_len + payload_len
-    cdef uint8_t *place = core.push_ip(source, destination, addr_len, IPPROTO_TCP, l4_len)
+    cdef uint8_t *place = core.push_ip(mac, source, destination, addr_len, IPPROTO_TCP, l4_len)
     cdef TxMeta meta
     fields.data_offset = <uint8_t>(((TCP_HLEN + options_len) // 4) << 4)
     fields.urgent_be = 0
@@ -252,8 +254,8 @@ cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq,
     fields.ack_be = htonl(ack) if flags & TCP_ACK else 0
     fields.flags = flags
     fields.window_be = htons(window_field(conn, ack, syn))
-    if not push_tcp(core, flow.keys[0].remote, flow.keys[0].guest, flow.keys[0].addr_len, &fields,
-                    options_len, payload_len, conn.mss):
+    if not push_tcp(core, station_of(core, flow), flow.keys[0].remote, flow.keys[0].guest,
+                    flow.keys[0].addr_len, &fields, options_len, payload_len, conn.mss):
         return False
     if flags & TCP_ACK:
         conn.rcv_acked = ack
@@ -292,7 +294,7 @@ cdef void send_reset(Core core, const IpView *ip, const TcpView *tcp) noexcept n
                               + ((tcp.flags & TCP_FIN) != 0))
         fields.flags = TCP_RST | TCP_ACK
     core.stats.tcp_resets_sent += 1
-    push_tcp(core, ip.dst, ip.src, ip.addr_len, &fields, 0, 0, MAX_WINDOW)
+    push_tcp(core, ip.mac, ip.dst, ip.src, ip.addr_len, &fields, 0, 0, MAX_WINDOW)
 
 
 cdef int watch(Core core, Flow *flow, uint32_t extra, WatchMode mode) noexcept nogil:

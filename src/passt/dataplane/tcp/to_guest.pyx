@@ -26,6 +26,7 @@ from passt.dataplane.base.externs cimport (
 from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.tcp.remote_acks cimport count_write, follow, on_far_ack, on_lag_timeout
 from passt.dataplane.core.make_room cimport admit, evict_half_open, lacks_descriptor
+from passt.dataplane.core.station cimport doubt
 from passt.dataplane.tcp.early_data cimport drain_overflow
 from passt.dataplane.tcp.segments cimport (
     WATCH_ADD, choose_isn, consume_acked, end, mss_of, payload_place, reset_both, send_ack, send_segment,
@@ -468,6 +469,7 @@ cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
         reset_both(core, flow)
         return
     conn.backoff += conn.backoff < 10
+    doubt(core)
     if conn.state in (TCP_SYN_SENT, TCP_SYN_RECEIVED):
         send_syn(core, flow)
     elif may_send_data(conn):

@@ -36,7 +36,7 @@ from passt.dataplane.datagram.lifetime cimport (
 from passt.dataplane.flow.table cimport (
     FLOW_UDP, FLOW_UDP_PORT, SIDE_GUEST, SIDE_HOST, Flow, FlowKey, fill_host_key, fill_key,
 )
-from passt.dataplane.packet.headers cimport is_loopback6
+from passt.dataplane.packet.headers cimport ETH_ALEN, is_loopback6
 from passt.dataplane.ip.path_mtu cimport limit_towards
 from passt.dataplane.sockets.sockets cimport local_address, read_sockaddr
 from passt.dataplane.bypass.udp_bypass cimport open_splice_udp
@@ -48,6 +48,7 @@ from passt.dataplane.base.externs cimport (
     htons, memcmp, memcpy, memset, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage,
 )
 from passt.dataplane.core.make_room cimport admit_datagram, take_record
+from passt.dataplane.core.station cimport follow_sender
 from passt.dataplane.link.meta cimport RxFrame
 from passt.dataplane.packet.parse cimport IpView, UdpView, split_udp
 from passt.dataplane.udp.from_guest cimport flush_out, send_out
@@ -85,6 +86,7 @@ cdef void on_datagram(Core core, const IpView *ip, const RxFrame *frame) noexcep
         if flow == NULL:
             return
         core.last_udp = flow
+    follow_sender(core, flow, ip.mac)
     note_sent(core, flow)
     send_out(core, flow, ip, &udp, frame.gso_size if frame.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 else 0)
 
@@ -293,6 +295,8 @@ cdef Flow *open_answer(Core core, Flow *port, const FlowKey *key,
     flow.keys[1] = key[0]
     start_udp(core, flow)
     flow.u.udp.port = index
+    flow.has_mac = port.has_mac
+    memcpy(flow.mac, port.mac, ETH_ALEN)
     flow.peer = peer[0]
     flow.peer_len = sizeof(sockaddr_in) if peer.ss_family == AF_INET else sizeof(sockaddr_in6)
     core.flows.insert(flow, SIDE_GUEST)

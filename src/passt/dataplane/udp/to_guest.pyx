@@ -28,6 +28,7 @@ from passt.dataplane.base.externs cimport (
     EAGAIN, IPPROTO_UDP, MSG_TRUNC, VIRTIO_NET_HDR_GSO_UDP_L4, htons, iovec, malloc, memcmp, memcpy, memset,
     mmsghdr, msghdr, sockaddr_storage,
 )
+from passt.dataplane.core.station cimport station_of
 from passt.dataplane.datagram.lifetime cimport end_datagram
 from passt.dataplane.link.meta cimport TxMeta
 from passt.dataplane.packet.build cimport mark_packet
@@ -284,7 +285,7 @@ cdef void send_run(Core core, Run *run) noexcept nogil:
     cdef TxMeta meta
     if run.flow != NULL:
         note_received(core, run.flow, run.n_datagrams)
-        fill_headers(core, &run.flow.keys[0], run.total, &meta)
+        fill_headers(core, run.flow, run.total, &meta)
         if run.tos:
             mark_packet(core.link.slot + ETH_HLEN, run.flow.keys[0].addr_len == 4, run.tos, 0)
         if run.n_datagrams > 1:
@@ -303,11 +304,13 @@ cdef void send_run(Core core, Run *run) noexcept nogil:
     run.ended = False
 
 
-cdef void fill_headers(Core core, const FlowKey *key, uint32_t n, TxMeta *meta) noexcept nogil:
+cdef void fill_headers(Core core, const Flow *flow, uint32_t n, TxMeta *meta) noexcept nogil:
     """Write all headers for *n* octets of payload at the link's slot, and what is left to do to *meta*."""
+    cdef const FlowKey *key = &flow.keys[0]
     cdef uint32_t l4_len = UDP_HLEN + n
     cdef UdpHdr udp
-    cdef uint8_t *place = core.push_ip(key.remote, key.guest, key.addr_len, IPPROTO_UDP, l4_len)
+    cdef uint8_t *place = core.push_ip(station_of(core, flow), key.remote, key.guest, key.addr_len,
+                                       IPPROTO_UDP, l4_len)
     udp.src_port_be = htons(key.remote_port)
     udp.dst_port_be = htons(key.guest_port)
     udp.len_be = htons(<uint16_t>l4_len)

@@ -1,0 +1,130 @@
+"""Who speaks on the guest's side of the link, by MAC address.
+
+Theory of operation. One station is the guest: its addresses are where inbound flows go, and it has
+every flow that no other station has. Others may be behind the link as well: on a bridge or a macvlan in
+the namespace, in a machine of containers. A flow whose frames come from one of those remembers its MAC
+(`Flow.mac`), and answers go there; nothing that a station sends moves the flows of others. A frame moves
+its own flow only if it is accepted as one of it: a datagram by its addresses and ports, as there is
+nothing else in it to tell by; a segment by its numbers too (`tcp.from_guest.is_own`).
+
+The guest is the tap's own MAC where that is known, else the first station that speaks. Another one
+becomes the guest only when the guest is gone, as when its interface was replaced: it was not heard for
+SILENT_NS, was asked for its addresses QUESTIONS times, a second apart, and did not answer (as RFC 4861
+7.3.3 finds out that a neighbor is unreachable). Both a frame of another station and a segment that has to
+be sent again give reason to ask; so an idle guest is not asked for nothing. The tap's own MAC is taken
+back as soon as it is heard. What is known of stations ends with the client's connection: the next one
+may have another machine.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
+from passt.dataplane.core.core cimport NEWS_IP4, NEWS_IP6, NEWS_IP6_LOCAL, NEWS_MAC, Core
+from passt.dataplane.flow.table cimport FLOW_UDP, Flow
+from passt.dataplane.packet.headers cimport ETH_ALEN, is_loopback6, is_multicast4, is_zero
+from passt.dataplane.base.externs cimport memcmp, memcpy, memset
+
+cdef enum:
+    QUESTIONS = 3                 # RFC 4861 10, MAX_UNICAST_SOLICIT
+
+cdef int64_t SILENT_NS = 2000000000
+cdef int64_t ANSWER_NS = 1000000000          # RFC 4861 10, RETRANS_TIMER
+
+
+cdef bint is_station(Core core, const uint8_t *mac) noexcept nogil:
+    """Whether a frame from *mac* is of somebody behind the link.
+
+    One that bears our own or no station's address is not: a bridge inside may have turned it round.
+    """
+    return not (mac[0] & 1 or is_zero(mac, ETH_ALEN) or not memcmp(mac, core.our_mac, ETH_ALEN))
+
+
+cdef bint learn_mac(Core core, const uint8_t *mac) noexcept nogil:
+    """Take note that a frame came from *mac*; tell whether that is the guest."""
+    if not memcmp(mac, core.guest_mac, ETH_ALEN) and is_known(core):
+        core.heard_at = core.now
+        core.n_questions = 0
+        return True
+    if not is_station(core, mac):
+        return False
+    if is_known(core) and memcmp(mac, core.tap_mac, ETH_ALEN):
+        memcpy(core.rival_mac, mac, ETH_ALEN)
+        doubt(core)
+        if memcmp(mac, core.guest_mac, ETH_ALEN):
+            return False
+    else:
+        adopt(core, mac)
+    return True
+
+
+cdef bint is_known(Core core) noexcept nogil:
+    return not core.guest_mac[0] & 1
+
+
+cdef void doubt(Core core) noexcept nogil:
+    """The guest may be gone: ask it, or after that have the other station that was heard take its place."""
+    if core.now - core.heard_at < SILENT_NS or core.now < core.question_at or not is_known(core):
+        return
+    if core.n_questions < QUESTIONS:
+        core.n_questions += 1
+        core.question_at = core.now + ANSWER_NS
+        core.tell_silence()
+    elif not is_zero(core.rival_mac, ETH_ALEN):
+        adopt(core, core.rival_mac)
+
+
+cdef void adopt(Core core, const uint8_t *mac) noexcept nogil:
+    set_guest(core, mac)
+    core.note(NEWS_MAC)
+
+
+cdef void set_guest(Core core, const uint8_t *mac) noexcept nogil:
+    """The guest is the station *mac*, as heard just now."""
+    memcpy(core.guest_mac, mac, ETH_ALEN)
+    memset(core.rival_mac, 0, ETH_ALEN)
+    core.heard_at = core.now
+    core.n_questions = 0
+
+
+cdef void learn(Core core, const uint8_t *mac, const uint8_t *address, size_t n) noexcept nogil:
+    """Take note of a sender and of the guest's address (*n* bytes); only changes reach Python."""
+    cdef uint8_t *known
+    cdef uint32_t kind = NEWS_IP4
+    if not learn_mac(core, mac):
+        return
+    if n == 4:
+        known = core.seen4
+        if not memcmp(address, known, 4):
+            return
+        if address[0] == 0 or is_multicast4(address) or address[0] == 127 or address[0] >= 240:
+            return
+    else:
+        known = core.seen6
+        kind = NEWS_IP6
+        if address[0] == 0xfe and (address[1] & 0xc0) == 0x80:
+            known = core.seen6_local
+            kind = NEWS_IP6_LOCAL
+        if not memcmp(address, known, 16):
+            return
+        if is_zero(address, 16) or address[0] == 0xff or is_loopback6(address):
+            return
+    memcpy(known, address, n)
+    core.note(kind)
+
+
+cdef void move_flow(Core core, Flow *flow, const uint8_t *mac) noexcept nogil:
+    """*flow* is the station's that has *mac*; one of the guest's goes with the guest."""
+    flow.has_mac = memcmp(mac, core.guest_mac, ETH_ALEN) != 0
+    memcpy(flow.mac, mac, ETH_ALEN)
+    if flow.kind == FLOW_UDP and not flow.u.udp.listener:
+        # By its socket others may answer that the guest has no flow with yet.
+        move_flow(core, &core.flows.flows[flow.u.udp.port], mac)
+
+
+cdef void forget_stations(Core core) noexcept nogil:
+    """Another machine may be at the other end of the link."""
+    cdef uint32_t i
+    memset(core.guest_mac, 0xff, ETH_ALEN)
+    memset(core.rival_mac, 0, ETH_ALEN)
+    core.n_questions = 0
+    for i in range(core.flows.top):
+        core.flows.flows[i].has_mac = False
