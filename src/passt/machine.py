@@ -3,9 +3,9 @@
 Order of a start, after the common one of `app`, and why:
 
 1. A connection that the caller hands over (-F) is checked first: it is a mistake of the command line or none.
-2. Host facts are read, listeners bound and the socket made, with the caller's rights. Root becomes somebody
-   else then (--runas, nobody), before there are threads.
-3. The data plane is loaded and built, signals are blocked, capabilities dropped.
+2. Host facts are read, listeners bound, the socket made, and everything that is run later loaded, with the
+   caller's rights. Root becomes somebody else then (--runas, nobody), before there are threads.
+3. The data plane is built, signals are blocked, capabilities dropped.
 4. The caller learns that we are ready, and the loop runs. A client that came earlier has been waiting.
 
 A start that fails takes the socket's file away again. Later the file stays, whatever ends us.
@@ -20,6 +20,7 @@ import select
 from passt import assembly, log
 from passt.host import identity, privileges, signals, stream_socket
 from passt.report import Report
+from passt.responders.solicitor import solicit
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -69,14 +70,13 @@ def run(settings: Settings, launch: Launch) -> int:
     ports = assembly.open_ports(settings, guest)
     listener = stream_socket.listen(settings.socket_path) if connection is None else None
     try:
+        assembly.load_all()
         if user is not None:
             user.assume()
             launch.hold()
             if settings.runas is None:
                 log.info(f"started as root: goes on as user {user.uid} (nobody); --runas names another one")
         network = assembly.Network(settings, guest, ports)
-        if user is not None:
-            network.load_services()  # while we may read them
         network.start_ports()
         clients = Clients(network.engine, listener, lambda: questions(guest, network.observed),
                           lambda: network.observed.mac is not None, one_off=settings.one_off)
@@ -110,8 +110,6 @@ def tell_use(path: str) -> None:
 
 def questions(guest: GuestNet, observed: Observed) -> list[bytes]:
     """Make the frames that ask a machine for the hardware address of its guest."""
-    from passt.responders.solicitor import solicit
-
     known = (observed.ip4, observed.ip6, observed.ip6_link_local)
     return solicit(guest, dict.fromkeys(address for address in known if address))
 

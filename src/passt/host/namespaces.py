@@ -40,6 +40,7 @@ from passt.errors import HostError, PasstError
 from passt.host import signals, syscalls, tun
 from passt.host.channel import Channel, Kind, Message, Tap, read_ready
 from passt.host.identity import NOBODY_ID
+from passt.host.port_scan import open_sources
 from passt.host.privileges import close_to_others
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -265,8 +266,6 @@ def make_tap(channel: Channel, ifname: str, configure: Callable[[], TapFacts], *
         facts = configure()
         namespace = _open_own_namespace()
         if watch_ports:
-            from passt.host.port_scan import open_sources
-
             try:
                 sources = open_sources()
             except OSError as error:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FIRST_OWN_FD = 3
 _MAX_FD = 0xFFFF_FFFF
+_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2  # linux/capability.h
 _MAX_CAPABILITIES = 64  # the kernel's sets have 64 bits
 
 
@@ -109,6 +110,15 @@ def file_limit() -> int:
 def restore_file_limit(limits: tuple[int, int]) -> None:
     """Set the limits of open files back to what `raise_file_limit` returned."""
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def may_read_all() -> bool:
+    """Tell whether a capability opens files to us that our user may not read.
+
+    A change of user may take it away, and so does entering another user namespace, for the files of users who
+    have no number in there: user_namespaces(7).
+    """
+    return bool(syscalls.capget()[0] & (1 << _CAP_DAC_OVERRIDE | 1 << _CAP_DAC_READ_SEARCH))
 
 
 def close_to_others() -> None:
