@@ -18,6 +18,7 @@ FACTS = BASE | {"model", "contracts", "log", "pcap", "trace"}
 SIBLINGS = frozenset({"config", "host", "forward", "responders", "vhost_user", "dataplane"})
 ALLOWED: dict[str, frozenset[str]] = {
     "__main__": BASE | {"cli"},
+    "start": BASE | {"cli"},
     "cli": FACTS | SIBLINGS | {"app", "qrap"},
     "banner": BASE | {"model", "value"},
     "report": BASE | {"model", "log", "pcap", "trace", "host"},

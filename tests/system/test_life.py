@@ -79,6 +79,21 @@ def test_command_finds_what_it_would_find_without_us(lab: Lab, user: bool) -> No
     assert inside.stderr == b""
 
 
+@pytest.mark.parametrize("env", [{"LANG": "C"}, {"LC_CTYPE": "C"}, {"LC_CTYPE": "POSIX", "LANG": "C"},
+                                 {"LC_ALL": "C"}, {"PYTHONINSPECT": "1"}], ids=str)
+def test_command_has_the_callers_variables(lab: Lab, user: bool, env: dict[str, str]) -> None:
+    # In the C locale Python sets LC_CTYPE (PEP 538).
+    argv = ["env", "--unset=LANG", *(f"{name}={value}" for name, value in env.items())]
+    plain = lab.host.run([*argv, "env"], user=user)
+    inside = lab.host.run([*argv, lab.pasta, *NET, "--", "env"], user=user)
+    assert sorted(inside.stdout.splitlines()) == sorted(plain.stdout.splitlines())
+
+
+def test_process_bears_the_programs_name(lab: Lab, user: bool) -> None:
+    argv = ["/usr/bin/python3", "-IS", lab.pasta, *NET, "cat", "/proc/1/comm"]
+    assert lab.host.run(argv, user=user).stdout == b"pasta\n"
+
+
 def test_command_keeps_lowered_limits_and_raised_umask(lab: Lab, user: bool) -> None:
     inner = f"{lab.pasta} --config-net -- sh -c 'ulimit -Sn; ulimit -c; umask'"
     script = f"ulimit -Sn 77; ulimit -c 0; umask 027; exec {inner}"
