@@ -5,8 +5,14 @@ directory first. Where there are such variables another one takes over, which is
 to take the directory away again.
 """
 
+from __future__ import annotations
+
 import os
 import sys
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PREFIX = "PYTHON"
 
@@ -16,12 +22,23 @@ def is_touched() -> bool:
     return not sys.flags.ignore_environment and any(name.startswith(PREFIX) for name in os.environ)
 
 
+def callers_environment() -> Mapping[bytes, bytes]:
+    """Give the environment as it came: in the C locale Python has put an LC_CTYPE there (PEP 538)."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            entries = file.read().split(b"\0")
+    except OSError:
+        return os.environb
+    return dict(entry.split(b"=", 1) for entry in entries if b"=" in entry)
+
+
 def isolate() -> None:
     """Leave the caller's variables and directories out of what follows."""
     place = os.path.dirname(os.path.abspath(__file__))
     if is_touched() and sys.executable:
         start = os.path.join(place, "start.py")
-        os.execv(sys.executable, [sys.executable, "-IS", start, *sys.argv])  # noqa: S606 - ourselves
+        argv = [sys.executable, "-IS", start, *sys.argv]
+        os.execve(sys.executable, argv, callers_environment())  # noqa: S606 - ourselves
     if not sys.flags.safe_path:
         sys.path.pop(0)
     sys.path.append(os.path.dirname(place))

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -87,6 +88,16 @@ def test_command_has_the_callers_variables(lab: Lab, user: bool, env: dict[str, 
     plain = lab.host.run([*argv, "env"], user=user)
     inside = lab.host.run([*argv, lab.pasta, *NET, "--", "env"], user=user)
     assert sorted(inside.stdout.splitlines()) == sorted(plain.stdout.splitlines())
+
+
+def test_command_of_the_module_has_the_callers_variables(lab: Lab, user: bool) -> None:
+    library = Path(lab.pasta).parent.parent / "lib"
+    argv = ["env", "--unset=LANG", f"PYTHONPATH={library}", "PYTHONINSPECT=1", "LC_CTYPE=C"]
+    plain = lab.host.run([*argv, "env"], user=user)
+    program = ["/usr/bin/python3", "-m", "passt", "pasta", *NET, "--"]
+    inside = lab.host.run([*argv, *program, "env"], user=user)
+    assert sorted(inside.stdout.splitlines()) == sorted(plain.stdout.splitlines())
+    assert lab.host.run([*argv, *program, "cat", "/proc/1/comm"], user=user).stdout == b"pasta\n"
 
 
 def test_process_bears_the_programs_name(lab: Lab, user: bool) -> None:
