@@ -94,7 +94,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Build a wheel from a copy of the sources, as `pip install .` does; give it and the build's log."""
     copy = tmp_path_factory.mktemp("build") / "tree"
     ignored = shutil.ignore_patterns("*.so", "*.c", "__pycache__", "*.egg-info")
-    shutil.copytree(TREE / "src", copy / "src", ignore=ignored)
+    shutil.copytree(TREE / "src" / "passt", copy / "src" / "passt", ignore=ignored)
+    shutil.copytree(TREE / "src" / "launcher", copy / "src" / "launcher")
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(TREE / name, copy)
     log = run(
