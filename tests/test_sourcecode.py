@@ -154,7 +154,7 @@ def installed(wheel: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory)
     run([sys.executable, "-m", "venv", "--without-pip", str(top / "venv")])
     base = Path(getattr(sys, "_base_executable", sys.executable))
     pip = [sys.executable, "-m", "pip", "--python"]
-    options = ["install", "--no-deps", "--no-index", str(path)]
+    options = ["install", "--no-deps", "--no-index", "--ignore-installed", str(path)]
     variables = {"PYTHONPATH": "", "PYTHONUSERBASE": str(top / "user"), "PIP_BREAK_SYSTEM_PACKAGES": "1"}
     run([*pip, str(top / "venv" / "bin" / "python"), *options], variables=variables)
     for more in (["--target", str(top / "target")], ["--user"], ["--prefix", str(top / "prefix")]):
