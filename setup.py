@@ -1,14 +1,23 @@
-"""Build the Cython extensions; all other metadata is in pyproject.toml.
+"""Build the Cython extensions and the programs; all other metadata is in pyproject.toml.
 
 A compilation that fails fails the build: there is no slow fallback to hide it.
 Set PASST_DEBUG=1 for C asserts and -O0.
 """
 
+import json
 import os
+import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+
+PROGRAMS = ("pasta", "passt", "qrap")
+
+# Not before: setuptools brings distutils along, which Python has no more since 3.12.
+from distutils.ccompiler import new_compiler  # noqa: E402
+from distutils.command.build_scripts import build_scripts  # noqa: E402
+from distutils.sysconfig import customize_compiler  # noqa: E402
 
 DEBUG = os.environ.get("PASST_DEBUG") == "1"
 DIRECTIVES = {
@@ -28,10 +37,29 @@ def extension(source: Path) -> Extension:
     return Extension(name, [str(source)], extra_compile_args=FLAGS, define_macros=[("_GNU_SOURCE", None)])
 
 
+class BuildPrograms(build_scripts):
+    """Compiles the one launcher (`script-files` in pyproject.toml), under the name of each program."""
+
+    def run(self) -> None:
+        """Compile and link: its head says why this is no script."""
+        # The versioned name: another minor version could not load the extensions.
+        python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+        macros = [("PYTHON_NAME", json.dumps(f"python{sys.version_info.major}.{sys.version_info.minor}")),
+                  ("BUILD_PYTHON", json.dumps(python)), ("_GNU_SOURCE", None)]
+        compiler = new_compiler(verbose=True)
+        customize_compiler(compiler)
+        objects = compiler.compile(self.scripts, output_dir=self.get_finalized_command("build").build_temp,
+                                   macros=macros, extra_postargs=["-std=gnu11", "-Wall", "-Wextra", "-O2"])
+        self.mkpath(self.build_dir)
+        for name in PROGRAMS:
+            compiler.link_executable(objects, name, output_dir=self.build_dir)
+
+
 # tests/build_probes.py reads the constants above: it runs this file under another name.
 if __name__ == "__main__":
     os.chdir(Path(__file__).parent)
     setup(
+        cmdclass={"build_scripts": BuildPrograms},
         ext_modules=cythonize(
             [extension(path) for path in sorted(Path("src").glob("passt/**/*.pyx"))],
             compiler_directives=DIRECTIVES,

@@ -25,8 +25,8 @@ passt\.host\.syscalls\.capget
 """
 
 
-def run(argv: list[str], timeout: float = 300) -> str:
-    """Run a tool in the tree; its findings are the failure."""
+def run(argv: list[str], timeout: float = 300, variables: dict[str, str] | None = None) -> str:
+    """Run a tool in the tree, with *variables* in its environment too; its findings are the failure."""
     done = subprocess.run(
         argv,
         cwd=TREE,
@@ -34,7 +34,8 @@ def run(argv: list[str], timeout: float = 300) -> str:
         text=True,
         timeout=timeout,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(TREE / "src"), "PATH": f"{PROGRAMS}:{os.environ['PATH']}"},
+        env={**os.environ, "PYTHONPATH": str(TREE / "src"), "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
+             **(variables or {})},
     )
     assert done.returncode == 0, f"{' '.join(argv)}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
@@ -93,7 +94,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Build a wheel from a copy of the sources, as `pip install .` does; give it and the build's log."""
     copy = tmp_path_factory.mktemp("build") / "tree"
     ignored = shutil.ignore_patterns("*.so", "*.c", "__pycache__", "*.egg-info")
-    shutil.copytree(TREE / "src", copy / "src", ignore=ignored)
+    shutil.copytree(TREE / "src" / "passt", copy / "src" / "passt", ignore=ignored)
+    shutil.copytree(TREE / "src" / "launcher", copy / "src" / "launcher")
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(TREE / name, copy)
     log = run(
@@ -138,27 +140,111 @@ def test_wheel_holds_what_a_user_needs(wheel: tuple[Path, str]) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "License-Expression: Apache-2.0" in text
     assert not any(name.endswith((".pyx", ".c")) for name in names)
+    # All programs are launchers: a script of pip's would obey the caller's PYTHON variables.
+    assert sorted(name.rpartition("/")[2] for name in names if ".data/scripts/" in name) == [
+        "passt", "pasta", "qrap"]
+    assert not any(name.endswith("/entry_points.txt") for name in names)
 
 
-def test_wheel_installs_and_runs(wheel: tuple[Path, str], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def installed(wheel: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Install the wheel in every way that pip has; give the directory of the programs for each."""
     path, _ = wheel
-    place = tmp_path / "venv"
-    run([sys.executable, "-m", "venv", "--without-pip", str(place)])
-    run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "--python",
-            str(place / "bin" / "python"),
-            "install",
-            "--no-deps",
-            "--no-index",
-            str(path),
-        ]
-    )
-    environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
-    for argv in (["pasta"], ["passt"], ["python", "-m", "passt", "pasta"]):
-        full = [str(place / "bin" / argv[0]), *argv[1:], "--version"]
-        done = subprocess.run(full, capture_output=True, text=True, timeout=60, check=True, env=environment)
-        assert done.stdout.startswith(("pasta ", "passt ")), done.stdout
+    top = tmp_path_factory.mktemp("installed") / "a b"  # no shell and no first line of a script would bear it
+    run([sys.executable, "-m", "venv", "--without-pip", str(top / "venv")])
+    base = Path(getattr(sys, "_base_executable", sys.executable))
+    pip = [sys.executable, "-m", "pip", "--python"]
+    options = ["install", "--no-deps", "--no-index", "--ignore-installed", str(path)]
+    variables = {"PYTHONPATH": "", "PYTHONUSERBASE": str(top / "user"), "PIP_BREAK_SYSTEM_PACKAGES": "1"}
+    run([*pip, str(top / "venv" / "bin" / "python"), *options], variables=variables)
+    for more in (["--target", str(top / "target")], ["--user"], ["--prefix", str(top / "prefix")]):
+        run([*pip, str(base), *options, *more], variables=variables)
+    (top / "link").mkdir()
+    (top / "link" / "pasta").symlink_to(top / "venv" / "bin" / "pasta")
+    places = {name: top / name / "bin" for name in ("venv", "target", "user")}
+    # Debian puts local/ in between.
+    [prefix] = (found.parent for found in (top / "prefix").rglob("bin/pasta"))
+    return {**places, "prefix": prefix, "link": top / "link"}
+
+
+WAYS = ["venv", "target", "user", "prefix", "link"]
+# What would end, change or slow down an interpreter of the caller's; HOSTILE is a directory with modules.
+VARIABLES = [
+    "PYTHONHOME=/nonexistent", "PYTHONPATH=HOSTILE", "PYTHONIOENCODING=bogus", "PYTHONINSPECT=1",
+    "PYTHONPLATLIBDIR=lib64", "PYTHONSAFEPATH=1", "PYTHONWARNINGS=error", "PYTHONDEVMODE=1",
+    "PYTHONTRACEMALLOC=5", "PYTHONSTARTUP=HOSTILE/socket.py", "PYTHONMALLOC=debug", "PYTHONVERBOSE=1",
+    "PYTHONUTF8=bogus", "PYTHONBREAKPOINT=hostile", "PYTHONPROFILEIMPORTTIME=1", "PYTHONEXECUTABLE=/none",
+    "PYTHONUSERBASE=HOSTILE", "PYTHONHASHSEED=bogus", "PYTHONNOUSERSITE=1", "PYTHONCASEOK=1",
+]  # fmt: skip
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """Lend a directory with modules that nobody of us wants to run."""
+    write_hostile(tmp_path, "socket", "signal", "os", "site", "sitecustomize", "usercustomize", "select")
+    return tmp_path
+
+
+def write_hostile(directory: Path, *names: str) -> None:
+    for name in names:
+        text = "raise SystemExit('a file of the caller ran')\n"
+        (directory / f"{name}.py").write_text(text, encoding="ascii")
+
+
+def start(argv: list[str], cwd: Path, *variables: str) -> subprocess.CompletedProcess[str]:
+    environment = dict(each.split("=", 1) for each in ("PATH=/usr/bin:/bin", "LANG=C.UTF-8", *variables))
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, cwd=cwd,
+                          env=environment, stdin=subprocess.DEVNULL)  # fmt: skip
+
+
+def say_version(argv: list[str], cwd: Path, *variables: str) -> subprocess.CompletedProcess[str]:
+    return start([*argv, "--version"], cwd, *variables)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_wheel_installs_and_runs(installed: dict[str, Path], tmp_path: Path, way: str) -> None:
+    for name in ["pasta"] if way == "link" else ["pasta", "passt", "qrap"]:
+        done = say_version([str(installed[way] / name)], tmp_path)
+        assert (done.returncode, done.stdout.split()[0], done.stderr) == (0, name, "")
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+@pytest.mark.parametrize("way", WAYS)
+def test_installed_program_does_not_obey_variables(
+    installed: dict[str, Path], hostile: Path, way: str, variable: str
+) -> None:
+    done = say_version([str(installed[way] / "pasta")], hostile, variable.replace("HOSTILE", str(hostile)))
+    assert (done.returncode, done.stdout.split()[0], done.stderr) == (0, "pasta", "")
+
+
+# The interpreter has started by then: what hinders that is its caller's matter, or is told by it already.
+@pytest.mark.parametrize("variable", [
+    "PYTHONINSPECT=1", "PYTHONSAFEPATH=1", "PYTHONWARNINGS=error", "PYTHONDEVMODE=1", "PYTHONTRACEMALLOC=5",
+    "PYTHONSTARTUP=HOSTILE/socket.py", "PYTHONMALLOC=debug", "PYTHONPATH=LATE", "LANG=C.UTF-8",
+])  # fmt: skip
+def test_module_as_a_program_does_not_obey_variables(
+    installed: dict[str, Path], tmp_path: Path, variable: str
+) -> None:
+    late = tmp_path / "late"
+    late.mkdir()
+    for directory in (late, tmp_path):  # of PYTHONPATH, and the working directory
+        write_hostile(directory, "socket", "signal", "select")
+    python = str(installed["venv"] / "python")
+    setting = variable.replace("HOSTILE", str(late)).replace("LATE", str(late))
+    done = say_version([python, "-m", "passt", "pasta"], tmp_path, setting)
+    assert (done.returncode, done.stdout.split()[0], done.stderr) == (0, "pasta", "")
+    # A start that loads what is named there.
+    command = ["pasta", "--userns", "/nonexistent", "--", "true"]
+    refused = start([python, "-m", "passt", *command], tmp_path, setting)
+    assert "a file of the caller ran" not in refused.stderr
+    assert refused.stderr.startswith("pasta: ")
+
+
+def test_launcher_without_its_interpreter_says_so(installed: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    launcher = tmp_path / "bin" / "pasta"
+    shutil.copy(installed["venv"] / "pasta", launcher)
+    done = say_version([str(launcher)], tmp_path)
+    # The interpreter of the build is there, but no package.
+    assert done.returncode == 1
+    assert "No module named" in done.stderr

@@ -133,8 +133,8 @@ read_build() { # LINE
     fi
 }
 
-# The text of a program of ours. Those that pip makes load more than the program itself does, and listen to
-# PYTHONPATH; here not even the module `site` is loaded, so the place of the package is written out.
+# The text of a program of ours for a tree that is not installed: as src/launcher starts one that is, not even the
+# module `site` is loaded, so the place of the package is written out.
 program_text() { # PYTHON PLACE
     printf '#!%s -IS\nimport sys\n\nsys.path.append(%s)\n\nfrom passt.cli import main\n\nsys.exit(main())\n' \
         "$1" "$("$VENV/bin/python" -ISc 'import sys; print(ascii(sys.argv[1]))' "$2")"

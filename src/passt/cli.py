@@ -112,6 +112,7 @@ def pick_program(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 def run_program(program: str, arguments: Sequence[str]) -> int:
     """Run *program* and return its exit status. Raises PasstError."""
+    restore_locale()
     if program == "qrap":
         return _run_qrap(arguments)
     request = scan(program, arguments)
@@ -130,6 +131,25 @@ def run_program(program: str, arguments: Sequence[str]) -> int:
     from passt.run import start
 
     return start.run(settings)
+
+
+def restore_locale() -> None:
+    """Give the environment the LC_CTYPE of the caller, which is that of what we execute too.
+
+    In the C locale Python puts another one there: PEP 538, which -I does not switch off.
+    """
+    if "LC_CTYPE" not in os.environ:
+        return
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            entries = file.read().split(b"\0")
+    except OSError:
+        return
+    values = [entry[len(b"LC_CTYPE="):] for entry in entries if entry.startswith(b"LC_CTYPE=")]
+    if values:
+        os.environb[b"LC_CTYPE"] = values[0]
+    else:
+        del os.environ["LC_CTYPE"]
 
 
 def _run_qrap(arguments: Sequence[str]) -> int:

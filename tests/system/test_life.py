@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +78,31 @@ def test_command_finds_what_it_would_find_without_us(lab: Lab, user: bool) -> No
     inside = lab.run(NET, argv, user=user, cwd="/usr/share", env=env)
     assert inside.stdout.decode() == plain.stdout.decode()
     assert inside.stderr == b""
+
+
+@pytest.mark.parametrize("env", [{"LANG": "C"}, {"LC_CTYPE": "C"}, {"LC_CTYPE": "POSIX", "LANG": "C"},
+                                 {"LC_ALL": "C"}, {"PYTHONINSPECT": "1"}], ids=str)
+def test_command_has_the_callers_variables(lab: Lab, user: bool, env: dict[str, str]) -> None:
+    # In the C locale Python sets LC_CTYPE (PEP 538).
+    argv = ["env", "--unset=LANG", *(f"{name}={value}" for name, value in env.items())]
+    plain = lab.host.run([*argv, "env"], user=user)
+    inside = lab.host.run([*argv, lab.pasta, *NET, "--", "env"], user=user)
+    assert sorted(inside.stdout.splitlines()) == sorted(plain.stdout.splitlines())
+
+
+def test_command_of_the_module_has_the_callers_variables(lab: Lab, user: bool) -> None:
+    library = Path(lab.pasta).parent.parent / "lib"
+    argv = ["env", "--unset=LANG", f"PYTHONPATH={library}", "PYTHONINSPECT=1", "LC_CTYPE=C"]
+    plain = lab.host.run([*argv, "env"], user=user)
+    program = ["/usr/bin/python3", "-m", "passt", "pasta", *NET, "--"]
+    inside = lab.host.run([*argv, *program, "env"], user=user)
+    assert sorted(inside.stdout.splitlines()) == sorted(plain.stdout.splitlines())
+    assert lab.host.run([*argv, *program, "cat", "/proc/1/comm"], user=user).stdout == b"pasta\n"
+
+
+def test_process_bears_the_programs_name(lab: Lab, user: bool) -> None:
+    argv = ["/usr/bin/python3", "-IS", lab.pasta, *NET, "cat", "/proc/1/comm"]
+    assert lab.host.run(argv, user=user).stdout == b"pasta\n"
 
 
 def test_command_keeps_lowered_limits_and_raised_umask(lab: Lab, user: bool) -> None:

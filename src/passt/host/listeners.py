@@ -23,6 +23,7 @@ import socket
 
 from passt import log
 from passt.errors import ConfigError
+from passt.host.port_owner import find_owner
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -286,8 +287,6 @@ def _find_remedy(rule: PortRule, port: int, error: OSError, low_ports_path: str)
         if rule.ifname is not None:
             return "; binding to an interface takes Linux 5.7 or newer, or CAP_NET_RAW"
     elif error.errno == errno.EADDRINUSE:
-        from passt.host.port_owner import find_owner
-
         owner = find_owner(rule.proto, port)
         return f"; {f'another program ({owner})' if owner else 'another program'} has it: choose another port"
     elif error.errno == errno.EADDRNOTAVAIL:

@@ -45,7 +45,8 @@ def escape(text: str) -> str:
     r"""Make *text* safe to show on one line: what is not printable becomes \n, \x1b, \u2028 and so on."""
     if not text.isprintable():
         text = "".join(
-            letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+            # Not by the codec unicode_escape, whose module would have to be loaded now.
+            letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text
         )
     return text if len(text) <= MAX_LEN else f"{text[:MAX_LEN]}..."
 

@@ -38,6 +38,7 @@ import socket
 from passt import errors, log
 from passt.errors import HostError, PasstError
 from passt.host import syscalls, tap
+from passt.host.bound_ports import open_sources
 from passt.namespace.child_channel import Channel, Kind, Message, Tap, read_ready
 from passt.process import signals
 from passt.process.identity import NOBODY_ID
@@ -266,8 +267,6 @@ def make_tap(channel: Channel, ifname: str, configure: Callable[[], TapFacts], *
         facts = configure()
         namespace = _open_own_namespace()
         if watch_ports:
-            from passt.host.bound_ports import open_sources
-
             try:
                 sources = open_sources()
             except OSError as error:

@@ -8,6 +8,7 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from passt.process.signals import CallerSignals
 
+_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2  # linux/capability.h
 _MAX_CAPABILITIES = 64  # the kernel's sets have 64 bits
 
 
@@ -19,6 +20,15 @@ class Caller:
     def __init__(self, file_limits: tuple[int, int], signals: CallerSignals) -> None:
         self.file_limits = file_limits
         self.signals = signals
+
+
+def may_read_all() -> bool:
+    """Tell whether a capability opens files to us that our user may not read.
+
+    A change of user may take it away, and so does entering another user namespace, for the files of users who
+    have no number in there: user_namespaces(7).
+    """
+    return bool(syscalls.capget()[0] & (1 << _CAP_DAC_OVERRIDE | 1 << _CAP_DAC_READ_SEARCH))
 
 
 def close_to_others() -> None:

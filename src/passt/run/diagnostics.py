@@ -73,6 +73,12 @@ class Report:
             from passt.run import pcap_file
 
             self._capture = pcap_file.create(settings.pcap)
+            self._explain_end = pcap_file.explain_end
+        if settings.trace:
+            # Loaded now, while we may read the program's files.
+            from passt.run.frame_text import FrameTracer
+
+            self._tracer = FrameTracer(log.debug)
 
     def attach(self, engine: Loop) -> None:
         """Look on at *engine* from now on."""
@@ -88,9 +94,7 @@ class Report:
 
         engine.add_reader(reader.fd, on_signal)
         if self._settings.trace:
-            from passt.run.frame_text import FrameTracer
-
-            engine.set_trace(log.debug, FrameTracer(log.debug).on_frame)
+            engine.set_trace(log.debug, self._tracer.on_frame)
         elif self._settings.debug:
             engine.set_trace(log.debug)
         if self._capture >= 0:
@@ -110,9 +114,7 @@ class Report:
             log.warning(f"the packet capture lacks {counts[1]} frames: its reader was too slow")
 
     def _on_capture_end(self, number: int) -> None:
-        from passt.run import pcap_file
-
-        log.warning(pcap_file.explain_end(self._settings.pcap or "", number))
+        log.warning(self._explain_end(self._settings.pcap or "", number))
 
     def _tell(self, write: Callable[[str], None]) -> None:
         if self._engine is not None:

@@ -3,6 +3,13 @@
 Nothing here knows of namespaces or machines. A mode reads the host (`resolve_guest`), binds its ports
 (`open_ports`), builds a `Network`, attaches its link to the network's engine, has the ports followed
 (`Network.start_ports`), and serves (`Network.serve`).
+
+What is loaded when. The program's files may lie where only their owner and root look, as below a home of
+mode 0700, and root loses that right with its user or by entering another user namespace. So whoever may lose
+it loads everything before (`load_all`). A plain user keeps what it may read whatever namespace it enters; for
+it the two large parts wait, as start-up counts: the data plane until a child does its work on another core,
+the services until the caller knows that we are ready. All that is small is loaded with this module. Nothing
+is loaded once the loop runs.
 """
 
 from __future__ import annotations
@@ -11,7 +18,13 @@ import gc
 import os
 
 from passt import log
+from passt.facts.contracts import MAX_LISTENERS
+from passt.forward.bypass import Bypass
+from passt.forward.policy import Policy
 from passt.host import ping_permission
+from passt.host.udp_timeouts import udp_timeouts
+from passt.run.banner import banner
+from passt.run.port_forwarding import PortForwarding
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -25,6 +38,12 @@ if TYPE_CHECKING:
     from passt.run.diagnostics import Report
 
 SECRET_LEN = 16  # what Engine wants
+
+
+def load_all() -> None:
+    """Load the parts of a `Network` that wait for their time otherwise."""
+    for name in ("passt.dataplane.engine", "passt.responders.dispatch", "passt.responders.router_advertiser"):
+        __import__(name)
 
 
 def resolve_guest(settings: Settings) -> GuestNet:
@@ -47,8 +66,6 @@ def resolve_guest(settings: Settings) -> GuestNet:
 def print_banner(settings: Settings, guest: GuestNet) -> None:
     """Tell the user what the guest gets, unless that is not wanted: to be called when all is ready."""
     if settings.banner and not settings.quiet:
-        from passt.run.banner import banner
-
         for line in banner(settings, guest):
             log.info(line)
     if settings.pcap is not None:
@@ -59,7 +76,6 @@ def open_ports(settings: Settings, guest: GuestNet) -> HostPorts | None:
     """Bind the host's ports that are named; None if there is nothing to forward at all. Raises PasstError."""
     if not (settings.port_rules or settings.namespace_rules):
         return None
-    from passt.facts.contracts import MAX_LISTENERS
     from passt.host.listeners import HostPorts
 
     return HostPorts(settings, guest, MAX_LISTENERS)
@@ -75,8 +91,6 @@ class Network:
     def __init__(self, settings: Settings, guest: GuestNet, ports: HostPorts | None, *,
                  bypassed: bool = False) -> None:
         from passt.dataplane.engine import Engine
-        from passt.forward.policy import Policy
-        from passt.host.udp_timeouts import udp_timeouts
 
         explain = log.debug if log.is_debug() else None
         policy = Policy(guest, tcp=settings.tcp, udp=settings.udp, icmp=settings.icmp, explain=explain,
@@ -84,8 +98,6 @@ class Network:
         self.observed = policy.observed
         self.bypass = None
         if bypassed:
-            from passt.forward.bypass import Bypass
-
             self.bypass = Bypass(policy, policy.observed, keep_loopback=settings.host_lo_to_ns_lo,
                                  splice=settings.splice, explain=explain)
         self._settings = settings
@@ -99,8 +111,6 @@ class Network:
                            udp=settings.udp, icmp=settings.icmp)
         self._forwarding = None
         if ports is not None:
-            from passt.run.port_forwarding import PortForwarding
-
             self._forwarding = PortForwarding(self.engine, ports)
 
     def start_ports(self, namespace_sources: Sequence[int] = (), side: ListenerSide | None = None) -> None:
@@ -112,13 +122,11 @@ class Network:
         if self._forwarding is not None:
             self._forwarding.start(namespace_sources, side)
 
-
     def load_services(self) -> None:
         """Load what answers the guest's control frames, if that has not been done.
 
         It is a third of all code, and needed with the first such frame only, so `serve` does it by itself
         when the caller knows already that we are ready; the link keeps the frames that come meanwhile.
-        Who may not read the program's files any more by then has it done before.
         """
         if self._services.is_loaded:
             return

@@ -3,9 +3,9 @@
 Order of a start, after the common one of `app`, and why:
 
 1. A connection that the caller hands over (-F) is checked first: it is a mistake of the command line or none.
-2. Host facts are read, listeners bound and the socket made, with the caller's rights. Root becomes somebody
-   else then (--runas, nobody), before there are threads.
-3. The data plane is loaded and built, signals are blocked, capabilities dropped.
+2. Host facts are read, listeners bound, the socket made, and everything that is run later loaded, with the
+   caller's rights. Root becomes somebody else then (--runas, nobody), before there are threads.
+3. The data plane is built, signals are blocked, capabilities dropped.
 4. The caller learns that we are ready, and the loop runs. A client that came earlier has been waiting.
 
 A start that fails takes the socket's file away again. Later the file stays, whatever ends us.
@@ -20,8 +20,9 @@ import select
 from passt import log
 from passt.host import unix_socket
 from passt.process import identity, privileges, signals
+from passt.responders.guest_solicitor import solicit
 from passt.run.diagnostics import Report
-from passt.run.network import Network, open_ports, print_banner, resolve_guest
+from passt.run.network import Network, load_all, open_ports, print_banner, resolve_guest
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -72,14 +73,13 @@ def run(settings: Settings, launch: Launch) -> int:
     ports = open_ports(settings, guest)
     listener = unix_socket.listen(settings.socket_path) if connection is None else None
     try:
+        load_all()
         if user is not None:
             user.assume()
             launch.hold()
             if settings.runas is None:
                 log.info(f"started as root: goes on as user {user.uid} (nobody); --runas names another one")
         network = Network(settings, guest, ports)
-        if user is not None:
-            network.load_services()  # while we may read them
         network.start_ports()
         clients = Clients(network.engine, listener, lambda: questions(guest, network.observed),
                           network.engine.is_guest_known, one_off=settings.one_off)
@@ -113,8 +113,6 @@ def tell_use(path: str) -> None:
 
 def questions(guest: GuestNet, observed: Observed) -> list[bytes]:
     """Make the frames that ask a machine for the hardware address of its guest."""
-    from passt.responders.guest_solicitor import solicit
-
     return solicit(guest, observed.addresses())
 
 

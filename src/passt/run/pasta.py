@@ -3,9 +3,10 @@
 Order of a start, after the common one of `app`, and why:
 
 1. Host facts are read, listeners bound, and namespaces and their watch opened, with the caller's rights.
+   If these are what opens the program's files to us, everything is loaded now (see `assembly`).
 2. The user namespace is entered, the child started, and the main process becomes somebody else if it
-   was root. While the child makes the tap, we load and build the data plane: a second core does half
-   of the start-up.
+   was root. While the child makes the tap, we build the data plane, and load it if we are a plain user:
+   a second core does half of the start-up.
 3. The tap arrives. Signals are blocked, capabilities dropped; the loop knows all its descriptors.
 4. The caller learns that we are ready, the command begins, and the loop runs.
 
@@ -16,7 +17,7 @@ main process may end its child at any time of this, as nobody but its own user m
 there are threads, as the C library would change theirs too.
 
 Signals keep their default actions until 3, so one that comes early simply ends us, and the child goes
-with us. What is not needed by every run, or by the child only, is imported where it is used.
+with us.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ from passt.host import descriptors
 from passt.host.tap import interface_index
 from passt.namespace import create, pid1
 from passt.namespace.existing import PathWatch, ProcessWatch, Target, watch_path
+from passt.namespace.interface import bring_lo_up, configure
 from passt.namespace.supervisor import Supervisor
 from passt.process import identity, privileges, signals
 from passt.run.diagnostics import Report
-from passt.run.network import Network, open_ports, print_banner, resolve_guest
+from passt.run.network import Network, load_all, open_ports, print_banner, resolve_guest
+from passt.run.port_forwarding import NamespaceSide
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -62,10 +65,20 @@ def run(settings: Settings, caller: privileges.Caller, launch: Launch) -> int:
     user = identity.choose(settings.runas)
     guest = resolve_guest(settings)
     ports = open_ports(settings, guest)
+    if _must_load_first(settings, user):
+        load_all()
     if settings.is_attached:
         return _run_attached(settings, guest, ports, launch, report, user)
     command = pid1.Command(settings.command, caller.file_limits, caller.signals)
     return _run_command(settings, guest, ports, launch, report, command, user)
+
+
+def _must_load_first(settings: Settings, user: Identity | None) -> bool:
+    """Tell whether the first change takes away what opens the program's files to us."""
+    reads_all = privileges.may_read_all()
+    if settings.is_attached and user is not None and os.geteuid() == 0:
+        return not reads_all  # kept with all capabilities until the child has done its work
+    return reads_all or user is not None
 
 
 def _run_command(settings: Settings, guest: GuestNet, ports: HostPorts | None, launch: Launch,
@@ -190,8 +203,6 @@ def _leave(engine: Engine) -> None:
 
 def _configure(settings: Settings, guest: GuestNet) -> TapFacts:
     """Set up the interfaces of the network namespace that we are in: a child's work."""
-    from passt.namespace.interface import bring_lo_up, configure
-
     bring_lo_up()
     facts = configure(guest.ifname, guest, settings.config_net)
     for warning in facts.warnings:
@@ -212,9 +223,6 @@ def _connect(settings: Settings, guest: GuestNet, ports: HostPorts | None, child
     engine = network.engine
     if settle is not None:
         network.load_services()
-    if bypassed:
-        from passt.dataplane.sockets.namespace_thread import NamespaceThread
-        from passt.run.port_forwarding import NamespaceSide
     tap = child.receive_tap()
     engine.attach_tap(tap.fd, tap.mac, tap.offloads)
     network.observed.on_guest_mac(tap.mac)
@@ -224,7 +232,7 @@ def _connect(settings: Settings, guest: GuestNet, ports: HostPorts | None, child
         settle()
     side = None
     if network.bypass is not None:
-        inside = _enter(settings, tap.namespace, NamespaceThread)
+        inside = _enter(settings, tap.namespace)
         network.bypass.scope_id = _find_index(inside, guest.ifname)
         engine.attach_namespace(inside)
         side = NamespaceSide(engine, inside, ip4=settings.ip4, ip6=settings.ip6)
@@ -233,12 +241,13 @@ def _connect(settings: Settings, guest: GuestNet, ports: HostPorts | None, child
     return network
 
 
-def _enter(settings: Settings, namespace: int,
-           thread: Callable[[int, int], NamespaceThread]) -> NamespaceThread:
-    """Start the *thread* in the network *namespace*."""
+def _enter(settings: Settings, namespace: int) -> NamespaceThread:
+    """Start the thread in the network *namespace*."""
+    from passt.dataplane.sockets.namespace_thread import NamespaceThread  # loaded with the engine
+
     try:
         # Of each of four kinds; together a sixteenth of what may be open.
-        inside = thread(namespace, min(max(descriptors.file_limit() // 64, 1), MAX_RESERVE))
+        inside = NamespaceThread(namespace, min(max(descriptors.file_limit() // 64, 1), MAX_RESERVE))
     except OSError as error:
         raise HostError(f"cannot open sockets in the network namespace: {error.strerror}") from None
     for proto in {rule.proto for rule in settings.port_rules if settings.splice}:

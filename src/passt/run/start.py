@@ -7,6 +7,7 @@ start-up counts.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from passt import log
@@ -28,6 +29,7 @@ def run(settings: Settings) -> int:
     Raises PasstError. After Ctrl-C it may not return, but end the process by SIGINT.
     """
     sys.unraisablehook = _on_ignored
+    _take_name(settings.mode)
     privileges.close_to_others()
     descriptors.tidy_descriptors((*log.descriptors(), *(() if settings.fd is None else (settings.fd,))))
     caller = privileges.Caller(descriptors.raise_file_limit(), signals.let_signals_end_us())
@@ -45,6 +47,16 @@ def run(settings: Settings) -> int:
     except BaseException:
         launch.fail()
         raise
+
+
+def _take_name(program: str) -> None:
+    """Be called *program* in lists of processes, and not after the interpreter: proc_pid_comm(5)."""
+    try:
+        fd = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return                    # no /proc: nobody can look either
+    os.write(fd, program.encode())
+    os.close(fd)
 
 
 def _on_ignored(ignored: sys.UnraisableHookArgs) -> None:

@@ -103,7 +103,7 @@ cdef class Sockets:
                 found.add("bytes_acked")
             close_fd(fd)
         try:
-            with open("/proc/sys/net/ipv4/tcp_wmem", encoding="ascii") as file:
+            with open("/proc/sys/net/ipv4/tcp_wmem", encoding="utf-8") as file:
                 self.window_scale = scale_for(int(file.read().split()[2]))
         except (OSError, ValueError, IndexError):
             self.window_scale = DEFAULT_SCALE

@@ -1,0 +1,100 @@
+/* The programs pasta, passt and qrap as pip installs them: starts Python isolated, whatever the caller's environment.
+ *
+ * A script that pip makes begins with the interpreter alone, so variables that are meant for the caller's own
+ * Python (PYTHONHOME, PYTHONPATH, ...) end or change the program before its first line. This one runs
+ *
+ *     PYTHON -IS PACKAGE/__main__.py NAME [ARG]...
+ *
+ * The extension modules are built for one minor version of Python, so its name is known: PYTHON is the one beside
+ * this file, as in a virtual environment, else the one that the build was made with. PACKAGE is below the
+ * directory that has this one's `bin`, at one of the places where installers put packages. An installation
+ * that is elsewhere, as an editable one, is found by Python itself, with -I only.
+ *
+ * Environment and descriptors are passed on untouched: the command that pasta starts gets the caller's.
+ */
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* From setup.py: PYTHON_NAME, as "python3.11"; BUILD_PYTHON, an absolute path. */
+
+static const char *const PLACES[] = {
+    "/lib/" PYTHON_NAME "/site-packages",
+    "/lib64/" PYTHON_NAME "/site-packages",
+    "/lib/" PYTHON_NAME "/dist-packages",    /* Debian, for what it did not package */
+    "/local/lib/" PYTHON_NAME "/dist-packages",
+    "/lib/python3/dist-packages",            /* Debian's own packages */
+    "",                                      /* pip install --target */
+};
+
+/* Write the parts one after another; 0 if they do not fit. */
+static int join(char *path, const char *first, const char *second, const char *third)
+{
+    int len = snprintf(path, PATH_MAX, "%s%s%s", first, second, third);
+
+    return len > 0 && len < PATH_MAX;
+}
+
+/* Cut the last component off; 0 if there is none. */
+static int go_up(char *path)
+{
+    char *slash = strrchr(path, '/');
+
+    if (!slash)
+        return 0;
+    *slash = '\0';
+    return 1;
+}
+
+static int find_python(char *python, const char *bin)
+{
+    if (join(python, bin, "/", PYTHON_NAME) && access(python, X_OK) == 0)
+        return 1;
+    return join(python, BUILD_PYTHON, "", "") && access(python, X_OK) == 0;
+}
+
+static int find_start(char *start, const char *prefix)
+{
+    for (size_t i = 0; i < sizeof(PLACES) / sizeof(PLACES[0]); i++)
+        if (join(start, prefix, PLACES[i], "/passt/__main__.py") && access(start, R_OK) == 0)
+            return 1;
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    static char bin[PATH_MAX], prefix[PATH_MAX], python[PATH_MAX], start[PATH_MAX];
+    const char *name = argc > 0 ? argv[0] : "passt";
+    char **arguments = calloc((size_t)argc + 8, sizeof(*arguments));
+    ssize_t len = readlink("/proc/self/exe", bin, sizeof(bin) - 1);
+    int n = 0;
+
+    if (!arguments || len <= 0 || !go_up(bin) || !join(prefix, bin, "", "") || !go_up(prefix)) {
+        fprintf(stderr, "%s: cannot find out where this program lies: is /proc mounted?\n", name);
+        return 1;
+    }
+    if (!find_python(python, bin)) {
+        fprintf(stderr, "%s: there is no " PYTHON_NAME " in %s nor " BUILD_PYTHON
+                ": install the program anew\n", name, bin);
+        return 1;
+    }
+    arguments[n++] = python;
+    if (find_start(start, prefix)) {
+        arguments[n++] = "-IS";
+        arguments[n++] = start;
+    } else {
+        arguments[n++] = "-I";
+        arguments[n++] = "-m";
+        arguments[n++] = "passt";
+    }
+    arguments[n++] = (char *)name;
+    for (int i = 1; i < argc; i++)
+        arguments[n++] = argv[i];
+    execv(python, arguments);
+    fprintf(stderr, "%s: cannot run %s: %s\n", name, python, strerror(errno));
+    return 1;
+}
