@@ -1,9 +1,9 @@
 """Where the program begins, in one of two forms.
 
-`python -IS .../passt/__main__.py NAME [ARG]...` is how the launcher that pip installs starts it (src/launcher),
-in an interpreter of its own: -I keeps the caller's variables and directories out; -S leaves out the module
-`site`, which start-up can do without, so the place of the package is added here. NAME is what the caller
-called, the first of sys.argv from then on.
+`python -IS .../passt/__main__.py NAME [ARG]...` is how the launcher that pip installs starts it
+(src/launcher), in an interpreter of its own: -I keeps the caller's variables and directories out; -S leaves
+out the module `site`, which start-up can do without, so the place of the package is added here. NAME is what
+the caller called, the first of sys.argv from then on.
 
 With `python -m passt pasta|passt|qrap [ARG]...` the interpreter is the caller's: it obeys the caller's PYTHON
 variables, and looks for modules in the working directory first. Where there are such variables another one

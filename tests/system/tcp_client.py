@@ -251,13 +251,14 @@ def half_open(host: str, base: int, count: str, port: str, seconds: str) -> obje
 
 
 def hang(host: str, port: int, count: str) -> object:
-    """Start *count* connections to one port of a place that answers nothing, and hold on."""
+    """Start *count* connections to one port of a place that answers nothing, say so, and hold on."""
     socks = []
     for _ in range(int(count)):
         sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         sock.setblocking(False)
         sock.connect_ex((host, port))
         socks.append(sock)
+    print("started", flush=True)  # noqa: T201
     signal.pause()
     return len(socks)
 
