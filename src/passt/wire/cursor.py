@@ -80,10 +80,6 @@ class Reader:
         """Next four bytes, network order."""
         return int.from_bytes(self.pull_bytes(4), "big")
 
-    def pull_mac(self) -> bytes:
-        """Next six bytes, a MAC-48 address."""
-        return self.pull_bytes(MAC_LEN)
-
     def pull_ip4(self) -> IPv4Address:
         """Next four bytes, an IPv4 address."""
         return IPv4Address(self.pull_bytes(IP4_LEN))
@@ -116,10 +112,6 @@ class Writer:
         """Append *values* as *layout* describes them."""
         self._data += layout.pack(*values)
 
-    def push_u8(self, value: int) -> None:
-        """Append one byte."""
-        self._data.append(value)
-
     def push_u16(self, value: int) -> None:
         """Append two bytes, network order."""
         self._data += value.to_bytes(2, "big")
@@ -131,10 +123,6 @@ class Writer:
     def push_ip(self, address: IPv4Address | IPv6Address) -> None:
         """Append the packed form of *address*."""
         self._data += address.packed
-
-    def pad_to_multiple(self, unit: int) -> None:
-        """Append zeros until the length is a multiple of *unit*."""
-        self._data += bytes(-len(self._data) % unit)
 
     def build(self) -> bytes:
         """Return all that was pushed."""
