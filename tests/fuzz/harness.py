@@ -244,12 +244,12 @@ def fuzz_command_line(data: bytes) -> None:
 
 def fuzz_responder(data: bytes) -> None:
     """Hand *data* to the responders as a frame: nothing raises, and each layer is counted right."""
-    before = RESPONDER.stats()
+    before = RESPONDER.counters()
     answers = RESPONDER.respond(data)
-    moved = {name: count - before[name] for name, count in RESPONDER.stats().items()}
+    moved = {name: count - before[name] for name, count in RESPONDER.counters().items()}
     malformed = sum(count for name, count in moved.items() if name.endswith("_malformed"))
     answered = sum(count for name, count in moved.items() if name.endswith("_answered"))
-    assert moved["ethernet_received"] == 1
+    assert moved["control_ethernet_received"] == 1
     assert malformed + answered <= 1
     assert answered == len(answers) <= 1
     for answer in answers:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from passt.facts.guest import GuestNet
 
 _LAYERS = ("ethernet", "arp", "ip4", "udp", "dhcp", "ip6", "icmp6", "ndp", "udp6", "dhcpv6")
-_ANSWERS = ("arp_answered", "dhcp_answered", "ndp_answered", "ndp_advertised", "dhcpv6_answered")
+_ANSWERING = ("arp", "dhcp", "ndp", "dhcpv6")
 
 
 class Dispatcher:
@@ -54,8 +54,11 @@ class Dispatcher:
         self._our_mac = net.our_mac
         self._explain = explain
         self._layer = "ethernet"
-        self._counts = {f"{layer}_{what}": 0 for layer in _LAYERS for what in ("received", "malformed")}
-        self._counts |= dict.fromkeys(_ANSWERS, 0)
+        self._counts = {f"control_{layer}_received": 0 for layer in _LAYERS}
+        self._counts |= {f"control_{layer}_{what}": 0
+                         for layer in _ANSWERING for what in ("answered", "refused")}
+        self._counts["control_ndp_advertised"] = 0
+        self._counts |= {f"drop_control_{layer}_malformed": 0 for layer in _LAYERS}
         self._arp = ArpResponder(net.ip4, net.our_mac, is_guest) if net.ip4 else None
         self._dhcp: DhcpResponder | None = None
         if net.ip4 and dhcp and can_serve(net.ip4):
@@ -74,7 +77,7 @@ class Dispatcher:
         try:
             return self._respond(frame)
         except WireError as error:
-            self._counts[f"{self._layer}_malformed"] += 1
+            self._counts[f"drop_control_{self._layer}_malformed"] += 1
             self._note(f"malformed frame: {error}")
             return []
 
@@ -83,11 +86,15 @@ class Dispatcher:
         advertisement = self._ndp.advertise() if self._ndp else None
         if advertisement is None:
             return []
-        self._counts["ndp_advertised"] += 1
+        self._counts["control_ndp_advertised"] += 1
         return [self._wrap_ndp(self._our_mac, advertisement)]
 
-    def stats(self) -> dict[str, int]:
-        """Return counts since the start: LAYER_received, LAYER_malformed and what was answered or sent."""
+    def counters(self) -> dict[str, int]:
+        """Return the counts since the start, by the names that `Engine.counters` leaves free.
+
+        control_LAYER_received and drop_control_LAYER_malformed of every layer; of ARP, DHCP, ND and DHCPv6
+        also control_LAYER_answered and control_LAYER_refused (valid messages that get no answer).
+        """
         return dict(self._counts)
 
     def _respond(self, data: bytes) -> list[bytes]:
@@ -108,7 +115,7 @@ class Dispatcher:
         request = ArpPacket.parse(frame.payload)
         reply = responder.respond(request)
         if reply is None:
-            return []
+            return self._refuse("arp")
         self._note_answer("arp", frame, f"{reply.sender_ip} is at {format_mac(reply.sender_mac)}")
         return [self._wrap(frame.source, EtherType.ARP, reply.build())]
 
@@ -125,7 +132,7 @@ class Dispatcher:
         reply = responder.respond(dhcp.DhcpMessage.parse(datagram.payload), packet.source)
         if isinstance(reply, str):
             self._note(f"dhcp: no answer to {format_mac(frame.source)}: {reply}")
-            return []
+            return self._refuse("dhcp")
         self._note_answer("dhcp", frame, reply.kind)
         source = responder.server_id
         udp = UdpDatagram(dhcp.SERVER_PORT, reply.port, reply.payload).build4(source, reply.destination)
@@ -154,7 +161,7 @@ class Dispatcher:
         self._enter("ndp")
         reply = responder.respond(packet.source, parse_message(packet, icmp))
         if reply is None:
-            return []
+            return self._refuse("ndp")
         self._note_answer("ndp", frame, type(reply.message).__name__)
         return [self._wrap_ndp(frame.source, reply)]
 
@@ -170,7 +177,7 @@ class Dispatcher:
         request = dhcpv6.parse_request(datagram.payload, packet.destination)
         reply = responder.respond(packet.destination, request)
         if reply is None:
-            return []
+            return self._refuse("dhcpv6")
         self._note_answer("dhcpv6", frame, f"{reply.kind.name} to {request.kind.name}")
         source, destination = responder.source, packet.source
         udp = UdpDatagram(dhcpv6.SERVER_PORT, dhcpv6.CLIENT_PORT, reply.build()).build6(source, destination)
@@ -188,10 +195,14 @@ class Dispatcher:
 
     def _enter(self, layer: str) -> None:
         self._layer = layer
-        self._counts[f"{layer}_received"] += 1
+        self._counts[f"control_{layer}_received"] += 1
+
+    def _refuse(self, layer: str) -> list[bytes]:
+        self._counts[f"control_{layer}_refused"] += 1
+        return []
 
     def _note_answer(self, layer: str, frame: EthernetFrame, what: str) -> None:
-        self._counts[f"{layer}_answered"] += 1
+        self._counts[f"control_{layer}_answered"] += 1
         self._note(f"{layer}: told {format_mac(frame.source)}: {what}")
 
     def _note(self, text: str) -> None:
