@@ -27,8 +27,9 @@ from passt.wire.cursor import Reader
 from passt.wire.dhcp import DhcpMessage
 from passt.wire.dhcp_options import DhcpOptions
 from passt.wire.dhcp_options import parse_options as parse_dhcp_options
-from passt.wire.dhcpv6 import MAX_REQUEST_LEN, Dhcpv6Message, parse_request
-from passt.wire.dhcpv6_options import IN_MESSAGE, build_options, parse_options
+from passt.wire.dhcpv6 import MAX_REQUEST_LEN, Dhcpv6Message
+from passt.wire.dhcpv6 import parse_message as parse_dhcpv6_message
+from passt.wire.dhcpv6_options import OPTIONS, build_options, parse_options
 from passt.wire.ethernet import MIN_FRAME_LEN, EthernetFrame
 from passt.wire.icmp6 import Icmp6Message
 from passt.wire.ip4 import Ip4Packet
@@ -110,8 +111,8 @@ def fuzz_ip6(data: bytes) -> None:
 def fuzz_udp(data: bytes) -> None:
     datagram = accepted(UdpDatagram.parse, data)
     if datagram:
-        assert UdpDatagram.parse(datagram.build4(A4, B4)) == datagram
-        assert UdpDatagram.parse(datagram.build6(A6, B6)) == datagram
+        assert UdpDatagram.parse(datagram.build(A4, B4)) == datagram
+        assert UdpDatagram.parse(datagram.build(A6, B6)) == datagram
 
 
 def fuzz_icmp6(data: bytes) -> None:
@@ -133,9 +134,9 @@ def fuzz_ndp(data: bytes) -> None:
     ]
     envelope = Ip6Packet(source, destination, 58, b"", 255 - (flags >> 7))
     icmp = Icmp6Message(data[1], flags >> 4 & 1, data[2:])
-    message = accepted(lambda _: parse_message(envelope, icmp), data)
+    message = accepted(lambda _: parse_message(icmp, envelope), data)
     if message:
-        assert parse_message(envelope, build_message(message)) == message
+        assert parse_message(build_message(message), envelope) == message
 
 
 def fuzz_ndp_options(data: bytes) -> None:
@@ -189,14 +190,15 @@ def with_lower_names(options: DhcpOptions) -> DhcpOptions:
 
 def fuzz_dhcpv6(data: bytes) -> None:
     round_trip(Dhcpv6Message, data)
-    message = accepted(lambda data: parse_request(data, IPv6Address("ff02::1:2")), data)
+    envelope = Ip6Packet(A6, IPv6Address("ff02::1:2"), 17, b"")
+    message = accepted(lambda data: parse_dhcpv6_message(data, envelope), data)
     if message:
         assert len(data) <= MAX_REQUEST_LEN
         assert message.build() == data
 
 
 def fuzz_dhcpv6_options(data: bytes) -> None:
-    options = accepted(lambda data: parse_options(data, IN_MESSAGE), data)
+    options = accepted(lambda data: parse_options(data, OPTIONS), data)
     if options is not None:
         assert build_options(options) == data
 
@@ -259,7 +261,7 @@ def fuzz_responder(data: bytes) -> None:
 
 def fuzz_responder4(data: bytes) -> None:
     """Wrap *data* as a DHCP message with right sums, so that it reaches the responder."""
-    payload = UdpDatagram(68, 67, data[:0x8000]).build4(A4, B4)
+    payload = UdpDatagram(68, 67, data[:0x8000]).build(A4, B4)
     fuzz_responder(bytes(6) + b"\2\0\0\0\0\5\x08\x00" + Ip4Packet(A4, B4, 17, payload).build())
 
 
@@ -268,7 +270,7 @@ def fuzz_responder6(data: bytes) -> None:
     if not data:
         return
     if data[0] & 1:
-        payload, protocol = UdpDatagram(546, 547, data[1:0x8000]).build6(B6, A6), 17
+        payload, protocol = UdpDatagram(546, 547, data[1:0x8000]).build(B6, A6), 17
     else:
         message = Icmp6Message(133 + (data[0] >> 1) % 4, 0, data[1:0x8000])
         payload, protocol = message.build(B6, A6), 58

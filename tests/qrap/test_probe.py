@@ -48,7 +48,7 @@ def test_questions_are_valid_messages() -> None:
     assert (first.ether_type, ArpPacket.parse(first.payload).op) == (EtherType.ARP, ArpOp.REQUEST)
     packet = Ip6Packet.parse(EthernetFrame.parse(data[50:]).payload)
     icmp = Icmp6Message.parse(packet.payload, packet.source, packet.destination)
-    assert isinstance(parse_message(packet, icmp), NeighborSolicitation)
+    assert isinstance(parse_message(icmp, packet), NeighborSolicitation)
 
 
 def test_answer_is_left_in_a_blocking_socket(

@@ -250,7 +250,7 @@ def test_explanations(vector: Callable[[str], bytes]) -> None:
     assert lines == [
         "arp: told 02:00:00:00:00:05: 192.0.2.1 is at 9a:55:9a:55:9a:55",
         "ndp: told 02:00:00:00:00:05: RouterAdvertisement",
-        "malformed frame: ARP: 16 bytes, need 28",
+        "malformed frame: ARP: 28 bytes wanted at offset 0, 16 left",
     ]
 
 

@@ -73,7 +73,7 @@ def wrapped(source: IPv6Address, destination: IPv6Address, protocol: int, payloa
 def dhcpv6(kind: MessageType, options: list[Dhcpv6Option], destination: IPv6Address, number: int) -> bytes:
     message = Dhcpv6Message(kind, number, (CLIENT, ALL, *options))
     datagram = UdpDatagram(CLIENT_PORT, SERVER_PORT, message.build())
-    return wrapped(GUEST, destination, IpProtocol.UDP, datagram.build6(GUEST, destination))
+    return wrapped(GUEST, destination, IpProtocol.UDP, datagram.build(GUEST, destination))
 
 
 def ndp(source: IPv6Address, destination: IPv6Address, message: NdpMessage) -> bytes:

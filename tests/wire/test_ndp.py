@@ -110,7 +110,7 @@ def packet(source: IPv6Address, destination: IPv6Address, hop_limit: int = 255) 
 def test_golden_message_both_ways(vector: Callable[[str], bytes], name: str, message: NdpMessage) -> None:
     envelope = Ip6Packet.parse(vector(name)[14:])
     icmp = Icmp6Message.parse(envelope.payload, envelope.source, envelope.destination)
-    assert parse_message(envelope, icmp) == message
+    assert parse_message(icmp, envelope) == message
     assert build_message(message) == icmp
 
 
@@ -205,7 +205,7 @@ SOLICITED_NODE = IPv6Address("ff02::1:ff00:1")
     ],
 )
 def test_valid_envelope_accepted(envelope: Ip6Packet, message: NdpMessage) -> None:
-    assert parse_message(envelope, build_message(message)) == message
+    assert parse_message(build_message(message), envelope) == message
 
 
 @pytest.mark.parametrize(
@@ -234,13 +234,13 @@ def test_valid_envelope_accepted(envelope: Ip6Packet, message: NdpMessage) -> No
 )
 def test_invalid_envelope_rejected(envelope: Ip6Packet, message: NdpMessage, reason: str) -> None:
     with pytest.raises(WireError, match=reason):
-        parse_message(envelope, build_message(message))
+        parse_message(build_message(message), envelope)
 
 
 @pytest.mark.parametrize("message", [NS, NA, RA, RouterSolicitation()])
 def test_code_other_than_zero_rejected(message: NdpMessage) -> None:
     with pytest.raises(WireError, match="code 1"):
-        parse_message(packet(ROUTER, GUEST), replace(build_message(message), code=1))
+        parse_message(replace(build_message(message), code=1), packet(ROUTER, GUEST))
 
 
 @pytest.mark.parametrize("cls", [NeighborSolicitation, NeighborAdvertisement])
@@ -268,7 +268,7 @@ def test_scapy_solicitation_is_read() -> None:
     )
     envelope = Ip6Packet.parse(bytes(theirs))
     icmp = Icmp6Message.parse(envelope.payload, envelope.source, envelope.destination)
-    assert parse_message(envelope, icmp) == RouterSolicitation((SourceLinkLayer(GUEST_MAC),))
+    assert parse_message(icmp, envelope) == RouterSolicitation((SourceLinkLayer(GUEST_MAC),))
 
 
 @pytest.mark.parametrize(

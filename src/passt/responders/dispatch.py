@@ -135,7 +135,7 @@ class Dispatcher:
             return self._refuse("dhcp")
         self._note_answer("dhcp", frame, reply.kind)
         source = responder.server_id
-        udp = UdpDatagram(dhcp.SERVER_PORT, reply.port, reply.payload).build4(source, reply.destination)
+        udp = UdpDatagram(dhcp.SERVER_PORT, reply.port, reply.payload).build(source, reply.destination)
         answer = Ip4Packet(source, reply.destination, IpProtocol.UDP, udp)
         mac = MAC_BROADCAST if reply.destination == IP4_BROADCAST else frame.source
         return [self._wrap(mac, EtherType.IP4, answer.build())]
@@ -159,7 +159,7 @@ class Dispatcher:
         if not is_ndp(icmp.kind):
             return []
         self._enter("ndp")
-        reply = responder.respond(packet.source, parse_message(packet, icmp))
+        reply = responder.respond(packet.source, parse_message(icmp, packet))
         if reply is None:
             return self._refuse("ndp")
         self._note_answer("ndp", frame, type(reply.message).__name__)
@@ -172,15 +172,13 @@ class Dispatcher:
         if datagram.destination_port != dhcpv6.SERVER_PORT:
             return []
         self._enter("dhcpv6")
-        if packet.source.is_unspecified:
-            raise WireError("DHCPv6: no source address to answer to")
-        request = dhcpv6.parse_request(datagram.payload, packet.destination)
+        request = dhcpv6.parse_message(datagram.payload, packet)
         reply = responder.respond(packet.destination, request)
         if reply is None:
             return self._refuse("dhcpv6")
         self._note_answer("dhcpv6", frame, f"{reply.kind.name} to {request.kind.name}")
         source, destination = responder.source, packet.source
-        udp = UdpDatagram(dhcpv6.SERVER_PORT, dhcpv6.CLIENT_PORT, reply.build()).build6(source, destination)
+        udp = UdpDatagram(dhcpv6.SERVER_PORT, dhcpv6.CLIENT_PORT, reply.build()).build(source, destination)
         answer = Ip6Packet(source, destination, IpProtocol.UDP, udp)
         return [self._wrap(frame.source, EtherType.IP6, answer.build())]
 

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address
 
 from passt.errors import WireError
 from passt.light.values import IntEnum, Value
-from passt.wire.cursor import require_mac
+from passt.wire.cursor import Reader, require_mac
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ class ArpPacket(Value):
 
         `WireError` if it is short, not IPv4 over Ethernet, or of an operation other than `ArpOp`.
         """
-        if len(data) < _LAYOUT.size:
-            raise WireError(f"ARP: {len(data)} bytes, need {_LAYOUT.size}")
-        *kind, op, sender_mac, sender_ip, target_mac, target_ip = _LAYOUT.unpack_from(data)
+        *kind, op, sender_mac, sender_ip, target_mac, target_ip = Reader(data, "ARP").pull(_LAYOUT)
         if tuple(kind) != _ETHERNET_IP4:
             raise WireError(f"ARP: not IPv4 over Ethernet: {kind}")
         if op not in ArpOp.__members__.values():

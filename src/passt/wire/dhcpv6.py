@@ -5,7 +5,7 @@
     0      1                4
     | type | transaction id | options ...
 
-`parse_request` is the door of a server: it holds a message to the rules of RFC 8415, 16 and 18.4,
+`parse_message` is the door of a server: it holds a message to the rules of RFC 8415, 16 and 18.4,
 as far as they can be told without knowing the server. Messages of relay agents have another
 layout; nobody relays on a link with one guest, so they are refused.
 """
@@ -18,7 +18,7 @@ from passt.errors import WireError
 from passt.light.values import IntEnum, Value
 from passt.wire.cursor import Reader, require_bits
 from passt.wire.dhcpv6_options import (
-    IN_MESSAGE,
+    OPTIONS,
     ClientFqdn,
     ClientId,
     Dhcpv6Option,
@@ -36,8 +36,9 @@ from passt.wire.dhcpv6_options import (
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from ipaddress import IPv6Address
     from typing import Self, TypeVar
+
+    from passt.wire.ip6 import Ip6Packet
 
     _Option = TypeVar("_Option")
 
@@ -83,7 +84,7 @@ class Dhcpv6Message(Value):
 
     def __post_init__(self) -> None:
         require_bits("DHCPv6 transaction id", self.transaction_id, 24)
-        require_known(self.options, IN_MESSAGE)
+        require_known(self.options, OPTIONS)
 
     @classmethod
     def parse(cls, data: bytes | memoryview) -> Self:
@@ -98,7 +99,7 @@ class Dhcpv6Message(Value):
             raise WireError("DHCPv6: message of a relay agent")
         if kind not in _KINDS:
             raise WireError(f"DHCPv6: message type {kind}")
-        options = parse_options(reader.pull_rest(), IN_MESSAGE)
+        options = parse_options(reader.pull_rest(), OPTIONS)
         return cls(MessageType(kind), first & _TRANSACTION_MASK, options)
 
     def build(self) -> bytes:
@@ -115,12 +116,14 @@ class Dhcpv6Message(Value):
         return tuple(option for option in self.options if isinstance(option, IaNa | IaTa | IaPd))
 
 
-def parse_request(data: bytes | memoryview, destination: IPv6Address) -> Dhcpv6Message:
-    """Read a client's message to a server at *destination*.
+def parse_message(data: bytes | memoryview, packet: Ip6Packet) -> Dhcpv6Message:
+    """Read a client's message to a server, which *packet* carries.
 
-    `WireError` unless all of RFC 8415, 16 and 18.4 that concerns such a message is fulfilled, but for
-    the server identifier, which only the server can compare with its own.
+    `WireError` unless it fulfils RFC 8415 16 and 18.4, except that only the server can compare the server
+    identifier with its own.
     """
+    if packet.source.is_unspecified:
+        raise WireError("DHCPv6: no source address to answer to")
     if len(data) > MAX_REQUEST_LEN:
         raise WireError(f"DHCPv6: {len(data)} bytes, accepted are {MAX_REQUEST_LEN}")
     message = Dhcpv6Message.parse(data)
@@ -137,7 +140,7 @@ def parse_request(data: bytes | memoryview, destination: IPv6Address) -> Dhcpv6M
         raise WireError(f"DHCPv6 {name}: a server identifier")
     if message.ias and message.kind == MessageType.INFORMATION_REQUEST:
         raise WireError(f"DHCPv6 {name}: an IA")
-    if message.kind not in _TO_ONE_SERVER and not destination.is_multicast:
+    if message.kind not in _TO_ONE_SERVER and not packet.destination.is_multicast:
         raise WireError(f"DHCPv6 {name}: to a unicast address")
     return message
 

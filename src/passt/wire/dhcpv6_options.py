@@ -21,14 +21,20 @@ from passt.errors import WireError
 from passt.facts.domain_name import is_name
 from passt.light.values import IntEnum, Value
 from passt.wire import dns_name
-from passt.wire.cursor import Reader, Writer, require_bits, require_len
+from passt.wire.cursor import Reader, expect_len, require_bits, require_len
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import ClassVar, Self, TypeVar
+    from collections.abc import Iterable, Mapping
+    from typing import ClassVar, Protocol, Self, TypeVar
 
-    _Option = TypeVar("_Option")
+    _Option_co = TypeVar("_Option_co", covariant=True)
+
+    class _OptionClass(Protocol[_Option_co]):
+        """A class of options, as `parse_options` needs it."""
+
+        def parse(self, data: bytes) -> _Option_co:
+            """Read the option's data."""
 
 HEADER_LEN = 4
 """Bytes of code and length before the data of every option."""
@@ -96,7 +102,7 @@ class _DuidOption(Value):
             raise WireError(f"DHCPv6 DUID: {len(data)} bytes, must be {MIN_DUID_LEN} to {MAX_DUID_LEN}")
         return cls(data)
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         return self.duid
 
@@ -135,7 +141,7 @@ class StatusOption(Value):
         except UnicodeDecodeError as error:
             raise WireError("DHCPv6 status: message is not UTF-8") from error
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         return self.status.to_bytes(2, "big") + self.text.encode()
 
@@ -144,15 +150,15 @@ class OtherOption(Value):
     """An option without meaning to us in the place where it stands."""
 
     code: int
-    content: bytes
+    data: bytes
 
     def __post_init__(self) -> None:
         require_bits("DHCPv6 option code", self.code, 16)
-        require_len("DHCPv6 option", self.content, 0, _MAX_DATA_LEN)
+        require_len("DHCPv6 option", self.data, 0, _MAX_DATA_LEN)
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
-        return self.content
+        return self.data
 
 
 class IaAddress(Value):
@@ -178,7 +184,7 @@ class IaAddress(Value):
         options = parse_options(reader.pull_rest(), _IN_ADDRESS)
         return cls(IPv6Address(address), preferred_s, valid_s, options)
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         return (_IA_ADDRESS.pack(self.address.packed, self.preferred_s, self.valid_s)
                 + build_options(self.options))
@@ -208,7 +214,7 @@ class _TimedIa(Value):
         iaid, t1_s, t2_s = reader.pull(_IA_TIMES)
         return cls(iaid, t1_s, t2_s, parse_options(reader.pull_rest(), _IN_IA))
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         return _IA_TIMES.pack(self.iaid, self.t1_s, self.t2_s) + build_options(self.options)
 
@@ -243,7 +249,7 @@ class IaTa(Value):
         reader = Reader(data, "DHCPv6 IA_TA")
         return cls(reader.pull_u32(), parse_options(reader.pull_rest(), _IN_IA))
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         return self.iaid.to_bytes(4, "big") + build_options(self.options)
 
@@ -266,7 +272,7 @@ class OptionRequest(Value):
             raise WireError(f"DHCPv6 option request: {len(data)} bytes, must be even")
         return cls(struct.unpack(f"!{len(data) // 2}H", data))
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         return struct.pack(f"!{len(self.codes)}H", *self.codes)
 
@@ -284,10 +290,10 @@ class Preference(Value):
     @classmethod
     def parse(cls, data: bytes) -> Self:
         """Read the option's data."""
-        _require_data("preference", data, 1)
+        expect_len("DHCPv6 preference", data, 1)
         return cls(data[0])
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         return bytes((self.value,))
 
@@ -300,10 +306,10 @@ class RapidCommit(Value):
     @classmethod
     def parse(cls, data: bytes) -> Self:
         """Read the option's data: none."""
-        _require_data("rapid commit", data, 0)
+        expect_len("DHCPv6 rapid commit", data, 0)
         return cls()
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         return b""
 
@@ -324,7 +330,7 @@ class DnsServers(Value):
             servers.append(reader.pull_ip6())
         return cls(tuple(servers))
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         return b"".join(server.packed for server in self.servers)
 
@@ -352,7 +358,7 @@ class DomainList(Value):
             names.append(name)
         return cls(tuple(names))
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         return dns_name.build_names(self.names)
 
@@ -389,75 +395,58 @@ class ClientFqdn(Value):
             raise WireError("DHCPv6 FQDN: not one name")
         return cls(flags, name, is_complete)
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         encoded = dns_name.build_name(self.name) if self.name else b"\0"
         return bytes((self.flags,)) + (encoded if self.is_complete else encoded[:-1])
 
 
 Ia = IaNa | IaTa | IaPd
-Dhcpv6Option = (ClientId | ServerId | Ia | IaAddress | OptionRequest | Preference | StatusOption | RapidCommit
-                | DnsServers | DomainList | ClientFqdn | OtherOption)
+MessageOption = (ClientId | ServerId | Ia | OptionRequest | Preference | StatusOption | RapidCommit
+                 | DnsServers | DomainList | ClientFqdn)
+Dhcpv6Option = MessageOption | IaAddress | OtherOption
 
-_IN_ADDRESS: Mapping[int, Callable[[bytes], StatusOption]] = {StatusOption.CODE: StatusOption.parse}
-_IN_IA: Mapping[int, Callable[[bytes], IaAddress | StatusOption]] = {
-    IaAddress.CODE: IaAddress.parse,
-    StatusOption.CODE: StatusOption.parse,
-}
-IN_MESSAGE: Mapping[int, Callable[[bytes], Dhcpv6Option]] = {
-    ClientId.CODE: ClientId.parse,
-    ServerId.CODE: ServerId.parse,
-    IaNa.CODE: IaNa.parse,
-    IaTa.CODE: IaTa.parse,
-    IaPd.CODE: IaPd.parse,
-    OptionRequest.CODE: OptionRequest.parse,
-    Preference.CODE: Preference.parse,
-    StatusOption.CODE: StatusOption.parse,
-    RapidCommit.CODE: RapidCommit.parse,
-    DnsServers.CODE: DnsServers.parse,
-    DomainList.CODE: DomainList.parse,
-    ClientFqdn.CODE: ClientFqdn.parse,
-}
-"""Options that stand in a message itself."""
+_IN_ADDRESS: Mapping[int, _OptionClass[StatusOption]] = {StatusOption.CODE: StatusOption}
+_IN_IA: Mapping[int, _OptionClass[IaAddress | StatusOption]] = {
+    option.CODE: option for option in (IaAddress, StatusOption)}
+OPTIONS: Mapping[int, _OptionClass[MessageOption]] = {option.CODE: option for option in (
+    ClientId, ServerId, IaNa, IaTa, IaPd, OptionRequest, Preference, StatusOption, RapidCommit, DnsServers,
+    DomainList, ClientFqdn)}
+"""Options that stand in a message itself; the two above stand inside of options."""
 
 
 def parse_options(data: bytes,
-                  parsers: Mapping[int, Callable[[bytes], _Option]]) -> tuple[_Option | OtherOption, ...]:
-    """Read options up to the end of *data*, those in *parsers* by them.
+                  known: Mapping[int, _OptionClass[_Option_co]]) -> tuple[_Option_co | OtherOption, ...]:
+    """Read options up to the end of *data*; *known* has the classes for this place.
 
-    `WireError` for a header or length past the end, or bad contents of an option in *parsers*.
+    `WireError` for a header or length past the end, or bad contents of an option in *known*.
     """
     reader = Reader(data, "DHCPv6 options")
-    options: list[_Option | OtherOption] = []
+    options: list[_Option_co | OtherOption] = []
     while reader.remaining:
         code, length = reader.pull(_HEADER)
         content = reader.pull_bytes(length)
-        parser = parsers.get(code)
-        options.append(parser(content) if parser else OtherOption(code, content))
+        option = known.get(code)
+        options.append(option.parse(content) if option else OtherOption(code, content))
     return tuple(options)
 
 
-def build_options(options: tuple[Dhcpv6Option, ...]) -> bytes:
+def build_options(options: Iterable[Dhcpv6Option]) -> bytes:
     """Write *options* one after the other."""
-    writer = Writer()
-    for option in options:
-        data = option.data()
-        writer.push(_HEADER, _code(option), len(data))
-        writer.push_bytes(data)
-    return writer.build()
+    return b"".join(_build_option(option) for option in options)
 
 
-def require_known(options: tuple[Dhcpv6Option, ...], parsers: Mapping[int, object]) -> None:
+def require_known(options: tuple[Dhcpv6Option, ...], known: Mapping[int, object]) -> None:
     """Raise `ValueError` for an option of *options* that would be read as another: each has its class."""
     for option in options:
-        if isinstance(option, OtherOption) == (_code(option) in parsers):
+        if isinstance(option, OtherOption) == (_code(option) in known):
             raise ValueError(f"DHCPv6 option {_code(option)} in the wrong place")
+
+
+def _build_option(option: Dhcpv6Option) -> bytes:
+    data = option.build()
+    return _HEADER.pack(_code(option), len(data)) + data
 
 
 def _code(option: Dhcpv6Option) -> int:
     return option.code if isinstance(option, OtherOption) else option.CODE
-
-
-def _require_data(what: str, data: bytes, length: int) -> None:
-    if len(data) != length:
-        raise WireError(f"DHCPv6 {what}: {len(data)} bytes, must be {length}")

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import struct
 
-from passt.errors import WireError
 from passt.light.values import IntEnum, Value
-from passt.wire.cursor import require_bits, require_mac
+from passt.wire.cursor import Reader, require_bits, require_mac
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -49,10 +48,9 @@ class EthernetFrame(Value):
     @classmethod
     def parse(cls, data: bytes | memoryview) -> Self:
         """Read one frame; `WireError` if it is shorter than the header."""
-        if len(data) < _LAYOUT.size:
-            raise WireError(f"Ethernet: {len(data)} bytes, need {_LAYOUT.size}")
-        destination, source, ether_type = _LAYOUT.unpack_from(data)
-        return cls(destination, source, ether_type, bytes(data[_LAYOUT.size:]))
+        reader = Reader(data, "Ethernet")
+        destination, source, ether_type = reader.pull(_LAYOUT)
+        return cls(destination, source, ether_type, reader.pull_rest())
 
     def build(self) -> bytes:
         """Write the frame without padding; see `pad`."""

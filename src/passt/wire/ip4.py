@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 from passt.errors import WireError
 from passt.light.values import IntEnum, Value
 from passt.wire.checksum import internet_checksum
-from passt.wire.cursor import require_bits, require_len
+from passt.wire.cursor import Reader, require_bits, require_len
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -68,9 +68,8 @@ class Ip4Packet(Value):
         `WireError` for bad version, lengths or header checksum (RFC 1122, 3.2.1.2: silently
         discard) and for a fragment: no control message needs one.
         """
-        if len(data) < _HEADER_LEN:
-            raise WireError(f"IPv4: {len(data)} bytes, need {_HEADER_LEN}")
-        first, tos, total_len, ident, flags, ttl, protocol, _, source, destination = _LAYOUT.unpack_from(data)
+        reader = Reader(data, "IPv4")
+        first, tos, total_len, ident, flags, ttl, protocol, _, source, destination = reader.pull(_LAYOUT)
         header_len = (first & 0xf) * 4
         if first >> 4 != 4:
             raise WireError(f"IPv4: version {first >> 4}")
@@ -80,8 +79,10 @@ class Ip4Packet(Value):
             raise WireError("IPv4: bad header checksum")
         if flags & _FRAGMENT_MASK:
             raise WireError("IPv4: fragment")
-        return cls(IPv4Address(source), IPv4Address(destination), protocol, bytes(data[header_len:total_len]),
-                   ttl, tos, ident, bool(flags & _DONT_FRAGMENT))
+        reader.pull_bytes(header_len - _HEADER_LEN)
+        payload = reader.pull_bytes(total_len - header_len)
+        return cls(IPv4Address(source), IPv4Address(destination), protocol, payload, ttl, tos, ident,
+                   bool(flags & _DONT_FRAGMENT))
 
     def build(self) -> bytes:
         """Write header and payload, checksum complete."""

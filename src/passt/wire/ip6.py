@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 _LAYOUT = struct.Struct("!IHBB16s16s")
-_HEADER_LEN = _LAYOUT.size
 _VERSION = 6
 _EXTENSIONS = frozenset((IpProtocol.HOP_BY_HOP, IpProtocol.ROUTING, IpProtocol.DESTINATION_OPTIONS))
 
@@ -52,17 +51,15 @@ class Ip6Packet(Value):
 
         `WireError` for bad version or lengths and for a multicast source (RFC 4291, 2.7).
         """
-        if len(data) < _HEADER_LEN:
-            raise WireError(f"IPv6: {len(data)} bytes, need {_HEADER_LEN}")
-        first, payload_len, next_header, hop_limit, source, destination = _LAYOUT.unpack_from(data)
+        reader = Reader(data, "IPv6")
+        first, payload_len, next_header, hop_limit, source, destination = reader.pull(_LAYOUT)
         if first >> 28 != _VERSION:
             raise WireError(f"IPv6: version {first >> 28}")
-        end = _HEADER_LEN + payload_len
-        if end > len(data):
-            raise WireError(f"IPv6: payload {payload_len}, present {len(data) - _HEADER_LEN} bytes")
+        if payload_len > reader.remaining:
+            raise WireError(f"IPv6: payload {payload_len}, present {reader.remaining} bytes")
         if source[0] == 0xff:
             raise WireError("IPv6: source address is multicast")
-        return cls(IPv6Address(source), IPv6Address(destination), next_header, bytes(data[_HEADER_LEN:end]),
+        return cls(IPv6Address(source), IPv6Address(destination), next_header, reader.pull_bytes(payload_len),
                    hop_limit, first >> 20 & 0xff, first & 0xfffff)
 
     def build(self) -> bytes:

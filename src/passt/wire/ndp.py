@@ -43,9 +43,9 @@ class RouterSolicitation(Value):
     options: tuple[NdpOption, ...] = ()
 
     @classmethod
-    def parse(cls, body: bytes) -> Self:
+    def parse(cls, data: bytes) -> Self:
         """Read the body; `WireError` if it is short or an option is bad."""
-        reader = Reader(body, "router solicitation")
+        reader = Reader(data, "router solicitation")
         reader.pull(_ROUTER_SOLICITATION)
         return cls(parse_options(reader.pull_rest()))
 
@@ -76,9 +76,9 @@ class RouterAdvertisement(Value):
         require_bits("RA retransmit timer", self.retransmit_ms, 32)
 
     @classmethod
-    def parse(cls, body: bytes) -> Self:
+    def parse(cls, data: bytes) -> Self:
         """Read the body; `WireError` if it is short or an option is bad."""
-        reader = Reader(body, "router advertisement")
+        reader = Reader(data, "router advertisement")
         hop_limit, flags, lifetime_s, reachable_ms, retransmit_ms = reader.pull(_ROUTER_ADVERTISEMENT)
         return cls(hop_limit, bool(flags & cls._MANAGED), bool(flags & cls._OTHER), lifetime_s,
                    reachable_ms, retransmit_ms, parse_options(reader.pull_rest()))
@@ -102,9 +102,9 @@ class NeighborSolicitation(Value):
         _require_unicast(self.target)
 
     @classmethod
-    def parse(cls, body: bytes) -> Self:
+    def parse(cls, data: bytes) -> Self:
         """Read the body; `WireError` if it is short, the target is multicast or an option is bad."""
-        _, target, options = _parse_neighbor(body, "neighbour solicitation")
+        _, target, options = _parse_neighbor(data, "neighbour solicitation")
         return cls(target, options)
 
     def build(self) -> bytes:
@@ -130,9 +130,9 @@ class NeighborAdvertisement(Value):
         _require_unicast(self.target)
 
     @classmethod
-    def parse(cls, body: bytes) -> Self:
+    def parse(cls, data: bytes) -> Self:
         """Read the body; `WireError` if it is short, the target is multicast or an option is bad."""
-        flags, target, options = _parse_neighbor(body, "neighbour advertisement")
+        flags, target, options = _parse_neighbor(data, "neighbour advertisement")
         return cls(target, bool(flags & cls._ROUTER), bool(flags & cls._SOLICITED),
                    bool(flags & cls._OVERRIDE), options)
 
@@ -155,8 +155,8 @@ def is_ndp(kind: int) -> bool:
     return kind in _MESSAGES
 
 
-def parse_message(packet: Ip6Packet, icmp: Icmp6Message) -> NdpMessage:
-    """Read *icmp*, of a type for which `is_ndp` holds, that came in *packet*.
+def parse_message(icmp: Icmp6Message, packet: Ip6Packet) -> NdpMessage:
+    """Read *icmp*, of a type for which `is_ndp` holds, which *packet* carries.
 
     `WireError` unless all of RFC 4861, 6.1.1, 6.1.2, 7.1.1 or 7.1.2 is fulfilled.
     """
@@ -191,12 +191,12 @@ def _check_unspecified_source(packet: Ip6Packet, options: tuple[NdpOption, ...])
         raise WireError("ND: unspecified source with a source link-layer address")
 
 
-def _parse_neighbor(body: bytes, what: str) -> tuple[int, IPv6Address, tuple[NdpOption, ...]]:
-    reader = Reader(body, what)
+def _parse_neighbor(data: bytes, name: str) -> tuple[int, IPv6Address, tuple[NdpOption, ...]]:
+    reader = Reader(data, name)
     flags, packed = reader.pull(_NEIGHBOR)
     target = IPv6Address(packed)
     if target.is_multicast:
-        raise WireError(f"{what}: target is multicast")
+        raise WireError(f"{name}: target is multicast")
     return flags, target, parse_options(reader.pull_rest())
 
 
