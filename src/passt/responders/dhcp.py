@@ -28,12 +28,31 @@ from passt.light.values import NamedTuple, replace
 from passt.wire.dhcp import CLIENT_PORT, HEADER_LEN, IP4_ZERO, SERVER_PORT, BootpOp, DhcpMessage
 from passt.wire.dhcp_options import (
     INFINITY_S,
+    ClasslessStaticRoutes,
     ClientFqdn,
-    DhcpMessageType,
+    ClientId,
     DhcpOption,
-    DhcpOptions,
-    DhcpRoute,
+    DomainName,
+    DomainSearch,
+    HostName,
+    LeaseTime,
+    LinkMtu,
+    MaxMessageSize,
+    Message,
+    MessageType,
+    MessageTypeOption,
+    NameServers,
+    Netmask,
+    ParameterRequestList,
+    RapidCommit,
+    RelayAgentInformation,
+    RequestedAddress,
+    Routers,
+    ServerId,
+    StaticRoute,
+    build_options,
     option_len,
+    sort_options,
 )
 from passt.wire.dns_name import build_compressed, fit_names
 
@@ -51,18 +70,10 @@ _MIN_PACKET_LEN = 576
 _MAX_PACKET_LEN = 1500
 _HEADERS_LEN = 20 + 8 + HEADER_LEN
 # What goes when there is no room, the least necessary first. The search list is shortened before.
-_EXPENDABLE: tuple[Callable[[DhcpOptions], DhcpOptions], ...] = (
-    lambda options: replace(options, message=b""),
-    lambda options: replace(options, client_fqdn=b""),
-    lambda options: replace(options, domain_name=b""),
-    lambda options: replace(options, host_name=b""),
-    lambda options: replace(options, relay_agent_information=b""),
-    lambda options: replace(options, name_servers=()),
-    lambda options: replace(options, client_id=b""),
-)
+_EXPENDABLE = (Message, ClientFqdn, DomainName, HostName, RelayAgentInformation, NameServers, ClientId)
 _SILENCES: dict[int, str] = {
-    DhcpMessageType.DECLINE: "the client declines the address, and there is no other",
-    DhcpMessageType.RELEASE: "the client releases the address, which stays its own",
+    MessageType.DECLINE: "the client declines the address, and there is no other",
+    MessageType.RELEASE: "the client releases the address, which stays its own",
 }
 
 
@@ -92,8 +103,8 @@ class DhcpResponder:
         self._fqdn = net.fqdn
         self._facts = _make_facts(net, family, self._network)
         # What a reply to the plainest client takes; most have no need of a closer look.
-        self._plain_len = _HEADERS_LEN + len(self._full(DhcpMessageType.ACK).build())
-        _, left_out = _names_that_fit(self._full(DhcpMessageType.ACK), _MIN_PACKET_LEN)
+        self._plain_len = _HEADERS_LEN + len(build_options(self._full(MessageType.ACK)))
+        _, left_out = _names_that_fit(self._full(MessageType.ACK), _MIN_PACKET_LEN)
         if left_out and warn:
             warn(f"search domains that do not fit in a DHCP answer are left out: {' '.join(left_out)}")
 
@@ -108,42 +119,43 @@ class DhcpResponder:
             return "it is not a request"
         if request.giaddr != IP4_ZERO and request.giaddr not in self._network:
             return f"the relay {request.giaddr} is on another link"
-        return self._respond(request, request.options or DhcpOptions(), source)
+        return self._handle(request, source)
 
-    def _respond(self, request: DhcpMessage, asked: DhcpOptions, source: IPv4Address) -> DhcpReply | str:
-        match asked.message_type:
+    def _handle(self, request: DhcpMessage, source: IPv4Address) -> DhcpReply | str:
+        match request.message_type:
             case 0:
                 return self._handle_bootp(request)
-            case DhcpMessageType.DISCOVER:
-                return self._handle_discover(request, asked)
-            case DhcpMessageType.REQUEST:
-                return self._handle_request(request, asked)
-            case DhcpMessageType.INFORM:
+            case MessageType.DISCOVER:
+                return self._handle_discover(request)
+            case MessageType.REQUEST:
+                return self._handle_request(request)
+            case MessageType.INFORM:
                 return self._handle_inform(request, source)
             case message_type:
                 return _SILENCES.get(message_type, f"messages of type {message_type} are not for a server")
 
     def _handle_bootp(self, request: DhcpMessage) -> DhcpReply:
         # RFC 1534, section 2: nothing that needs DHCP's negotiation.
-        options = None if request.options is None else replace(self._facts, lease_time_s=None, server_id=None)
+        options = None if request.options is None else _without(self._facts, LeaseTime, ServerId)
         return self._reply(request, "BOOTP reply", options, yiaddr=self._address)
 
-    def _handle_discover(self, request: DhcpMessage, asked: DhcpOptions) -> DhcpReply:
-        if asked.rapid_commit:
-            options = replace(self._full(DhcpMessageType.ACK), rapid_commit=True)
+    def _handle_discover(self, request: DhcpMessage) -> DhcpReply:
+        if rapid_commit := request.find(RapidCommit):
+            options = [*self._full(MessageType.ACK), rapid_commit]
             return self._reply(request, "ACK", options, yiaddr=self._address)
-        return self._reply(request, "OFFER", self._full(DhcpMessageType.OFFER), yiaddr=self._address)
+        return self._reply(request, "OFFER", self._full(MessageType.OFFER), yiaddr=self._address)
 
-    def _handle_request(self, request: DhcpMessage, asked: DhcpOptions) -> DhcpReply | str:
-        if asked.server_id not in {None, self._server_id}:
-            return f"the client has chosen the server {asked.server_id}"
+    def _handle_request(self, request: DhcpMessage) -> DhcpReply | str:
+        chosen, named = request.find(ServerId), request.find(RequestedAddress)
+        if chosen and chosen.address != self._server_id:
+            return f"the client has chosen the server {chosen.address}"
         # RFC 2131, 4.3.2: option 50 in SELECTING and INIT-REBOOT, ciaddr in RENEWING and REBINDING.
-        wanted = asked.requested_address or request.ciaddr
+        wanted = named.address if named else request.ciaddr
         if wanted not in {IP4_ZERO, self._address}:
-            text = f"{wanted} is not available here".encode()
-            refusal = DhcpOptions(message_type=DhcpMessageType.NAK, server_id=self._server_id, message=text)
-            return self._reply(request, "NAK", refusal)
-        return self._reply(request, "ACK", self._full(DhcpMessageType.ACK), yiaddr=self._address)
+            return self._reply(request, "NAK", [
+                MessageTypeOption(MessageType.NAK), ServerId(self._server_id),
+                Message(f"{wanted} is not available here".encode())])
+        return self._reply(request, "ACK", self._full(MessageType.ACK), yiaddr=self._address)
 
     def _handle_inform(self, request: DhcpMessage, source: IPv4Address) -> DhcpReply | str:
         if request.ciaddr == IP4_ZERO:
@@ -152,32 +164,39 @@ class DhcpResponder:
                 return "there is no address to answer to"
             request = replace(request, ciaddr=source)
         # RFC 2131, 4.3.5: neither yiaddr nor lease time.
-        return self._reply(request, "ACK", replace(self._full(DhcpMessageType.ACK), lease_time_s=None))
+        return self._reply(request, "ACK", _without(self._full(MessageType.ACK), LeaseTime))
 
-    def _full(self, message_type: DhcpMessageType) -> DhcpOptions:
-        return replace(self._facts, message_type=message_type)
+    def _full(self, message_type: MessageType) -> list[DhcpOption]:
+        return [MessageTypeOption(message_type), *self._facts]
 
-    def _reply(self, request: DhcpMessage, kind: str, options: DhcpOptions | None,
+    def _reply(self, request: DhcpMessage, kind: str, options: list[DhcpOption] | None,
                yiaddr: IPv4Address = IP4_ZERO) -> DhcpReply:
         """Make the reply of RFC 2131, table 3, and choose where it goes (RFC 2131, 4.1)."""
-        asked = request.options or DhcpOptions()
         is_refusal = kind == "NAK"
         destination, port, broadcast = self._destination(request, yiaddr, is_refusal=is_refusal)
-        if options is not None and asked.message_type:
-            # RFC 6842, section 3, and RFC 3046, 2.2: the client's identifier and the relay's words.
-            options = replace(options, client_id=asked.client_id,
-                              relay_agent_information=asked.relay_agent_information)
         if options is not None:
-            if not is_refusal:
-                options = replace(options, client_fqdn=self._client_fqdn(asked))
-            room = min(max(asked.max_message_size or 0, _MIN_PACKET_LEN), _MAX_PACKET_LEN)
-            if self._plain_len + _extra_len(options) > room:
-                options = _fit(options, room)
+            options = self._complete(request, options, is_refusal=is_refusal)
         message = DhcpMessage(
             BootpOp.REPLY, request.xid, request.chaddr, request.htype, broadcast=broadcast,
             ciaddr=IP4_ZERO if is_refusal else request.ciaddr, yiaddr=yiaddr, giaddr=request.giaddr,
-            options=options)
-        return DhcpReply(destination, port, kind, message.build(asked.parameter_request_list))
+            options=None if options is None else sort_options(options))
+        order = request.find(ParameterRequestList)
+        return DhcpReply(destination, port, kind, message.build(order.data if order else ()))
+
+    def _complete(self, request: DhcpMessage, options: list[DhcpOption], *,
+                  is_refusal: bool) -> list[DhcpOption]:
+        """Add to *options* what depends on *request*, and leave out what its client has no room for."""
+        if request.message_type:
+            # RFC 6842, section 3, and RFC 3046, 2.2: the client's identifier and the relay's words.
+            echoed = (request.find(ClientId), request.find(RelayAgentInformation))
+            options = [*options, *(option for option in echoed if option)]
+        if not is_refusal:
+            options = [*options, *self._client_fqdn(request)]
+        size = request.find(MaxMessageSize)
+        room = min(max(size.value if size else 0, _MIN_PACKET_LEN), _MAX_PACKET_LEN)
+        if self._plain_len + _extra_len(options) > room:
+            options = _fit(options, room)
+        return options
 
     def _destination(self, request: DhcpMessage, yiaddr: IPv4Address, *,
                      is_refusal: bool) -> tuple[IPv4Address, int, bool]:
@@ -190,14 +209,15 @@ class DhcpResponder:
             return request.ciaddr, CLIENT_PORT, request.broadcast
         return (IP4_BROADCAST if request.broadcast else yiaddr), CLIENT_PORT, request.broadcast
 
-    def _client_fqdn(self, asked: DhcpOptions) -> bytes:
+    def _client_fqdn(self, request: DhcpMessage) -> list[ClientFqdn]:
         """Give the name in the client's encoding, and say that nobody here updates the DNS (RFC 4702, 4)."""
         # RFC 4702, section 4: only for a client that sent one, or asks for it.
-        is_asked = asked.client_fqdn or DhcpOption.CLIENT_FQDN in asked.parameter_request_list
-        if not self._fqdn or not is_asked:
-            return b""
-        wants_update, is_encoded = ClientFqdn.parse_flags(asked.client_fqdn)
-        return ClientFqdn(self._fqdn, server_overrides=wants_update, is_encoded=is_encoded).build()
+        theirs, wanted = request.find(ClientFqdn), request.find(ParameterRequestList)
+        if not self._fqdn or not (theirs or (wanted and ClientFqdn.CODE in wanted.data)):
+            return []
+        asked = theirs.flags if theirs else ClientFqdn.ENCODED
+        overrides = ClientFqdn.OVERRIDES if asked & ClientFqdn.SERVER_UPDATES else 0
+        return [ClientFqdn.of_name(self._fqdn, asked & ClientFqdn.ENCODED | overrides)]
 
 
 def can_serve(family: GuestFamily) -> bool:
@@ -205,25 +225,31 @@ def can_serve(family: GuestFamily) -> bool:
     return family.address is not None and family.our_address is not None
 
 
-def _make_facts(net: GuestNet, family: GuestFamily, network: IPv4Network) -> DhcpOptions:
+def _make_facts(net: GuestNet, family: GuestFamily, network: IPv4Network) -> list[DhcpOption]:
     """All options that tell of the network; a message type makes them an offer or an acknowledgement."""
     gateway = family.gateway
     router = gateway if isinstance(gateway, IPv4Address) else None
-    return DhcpOptions(
-        netmask=network.netmask,
-        routers=(router,) if router else (),
-        name_servers=tuple(server for server in family.resolvers if isinstance(server, IPv4Address)),
-        host_name=net.hostname.encode("ascii"),
-        domain_name=net.search[0].encode("ascii") if net.search else b"",
-        mtu=net.mtu,
-        lease_time_s=INFINITY_S,
-        server_id=family.our_address if isinstance(family.our_address, IPv4Address) else None,
-        domain_search=net.search,
-        classless_static_routes=_static_routes(router, network),
-    )
+    name_servers = tuple(server for server in family.resolvers if isinstance(server, IPv4Address))
+    routes = _static_routes(router, network)
+    facts: list[DhcpOption] = [Netmask(network.netmask), LeaseTime(INFINITY_S)]
+    if isinstance(family.our_address, IPv4Address):
+        facts.append(ServerId(family.our_address))
+    if router:
+        facts.append(Routers((router,)))
+    if name_servers:
+        facts.append(NameServers(name_servers))
+    if net.hostname:
+        facts.append(HostName(net.hostname.encode("ascii")))
+    if net.search:
+        facts += [DomainName(net.search[0].encode("ascii")), DomainSearch(net.search)]
+    if net.mtu is not None:
+        facts.append(LinkMtu(net.mtu))
+    if routes:
+        facts.append(ClasslessStaticRoutes(routes))
+    return facts
 
 
-def _static_routes(router: IPv4Address | None, network: IPv4Network) -> tuple[DhcpRoute, ...]:
+def _static_routes(router: IPv4Address | None, network: IPv4Network) -> tuple[StaticRoute, ...]:
     """Give the way to a router that is not on the guest's subnet: a route to it first, then by it.
 
     A client that understands these routes ignores option 3 (RFC 3442, page 5), so the default route is
@@ -231,31 +257,37 @@ def _static_routes(router: IPv4Address | None, network: IPv4Network) -> tuple[Dh
     """
     if router is None or router in network:
         return ()
-    return (DhcpRoute(router, 32, IP4_ZERO), DhcpRoute(IP4_ZERO, 0, router))
+    return (StaticRoute(router, 32, IP4_ZERO), StaticRoute(IP4_ZERO, 0, router))
 
 
-def _names_that_fit(options: DhcpOptions, packet_len: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _without(options: list[DhcpOption], *kinds: type[DhcpOption]) -> list[DhcpOption]:
+    return [option for option in options if not isinstance(option, kinds)]
+
+
+def _names_that_fit(options: list[DhcpOption], packet_len: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Search domains for which a packet of *packet_len* bytes has room beside the rest, and the others."""
-    names = options.domain_search
-    room = packet_len - _HEADERS_LEN - len(replace(options, domain_search=()).build())
+    names = next((option.names for option in options if isinstance(option, DomainSearch)), ())
+    room = packet_len - _HEADERS_LEN - len(build_options(_without(options, DomainSearch)))
     return fit_names(names, room, lambda some: b"\0" * option_len(len(build_compressed(some))))
 
 
-def _extra_len(options: DhcpOptions) -> int:
+def _extra_len(options: list[DhcpOption]) -> int:
     """Bytes, at most, that a reply has beyond the facts: what is the client's, and the flag of RFC 4039."""
-    texts = (options.client_id, options.relay_agent_information, options.client_fqdn, options.message)
-    return sum(option_len(len(text)) for text in texts) + option_len(0)
+    extra = (option for option in options
+             if isinstance(option, ClientId | RelayAgentInformation | ClientFqdn | Message))
+    return sum(option_len(len(option.build())) for option in extra) + option_len(0)
 
 
-def _fit(options: DhcpOptions, packet_len: int) -> DhcpOptions:
+def _fit(options: list[DhcpOption], packet_len: int) -> list[DhcpOption]:
     """Leave out what a packet of *packet_len* bytes has no room for."""
     room = packet_len - _HEADERS_LEN
-    if len(options.build()) <= room:
+    if len(build_options(options)) <= room:
         return options
-    if options.domain_search:
-        options = replace(options, domain_search=_names_that_fit(options, packet_len)[0])
-    for without in _EXPENDABLE:
-        if len(options.build()) <= room:
+    names, left_out = _names_that_fit(options, packet_len)
+    if left_out:
+        options = [*_without(options, DomainSearch), *([DomainSearch(names)] if names else [])]
+    for kind in _EXPENDABLE:
+        if len(build_options(options)) <= room:
             break
-        options = without(options)
+        options = _without(options, kind)
     return options

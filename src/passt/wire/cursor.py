@@ -98,3 +98,8 @@ class Reader:
     def pull_rest(self) -> bytes:
         """All that is left, maybe nothing."""
         return self.pull_bytes(self.remaining)
+
+    def finish(self) -> None:
+        """Raise `WireError` if anything is left."""
+        if self.remaining:
+            raise WireError(f"{self._name}: {self.remaining} bytes too many")
