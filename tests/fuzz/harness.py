@@ -207,13 +207,13 @@ def fuzz_dhcpv6_options(data: bytes) -> None:
 def fuzz_rtnl(data: bytes) -> None:
     """Read *data* as a datagram of messages, and each payload as each kind of message."""
     with contextlib.suppress(HostError):
-        for message in messages.split_messages(data):
-            for parse in (messages.parse_link, messages.parse_address, routes.parse_route,
-                          routes.parse_object):
+        for message in messages.parse_messages(data):
+            for parse in (messages.LinkMessage.parse, messages.AddressMessage.parse,
+                          routes.RouteMessage.parse, routes.NextHopObject.parse):
                 with contextlib.suppress(HostError):
                     parse(message.payload)
             with contextlib.suppress(HostError):
-                messages.parse_outcome(message)
+                messages.Outcome.parse(message)
             with contextlib.suppress(HostError):
                 messages.retarget_address(message.payload, 7, no_prefix_route=True)
             with contextlib.suppress(HostError):

@@ -23,20 +23,21 @@ from passt.host.rtnetlink.messages import (
     ATTRIBUTE_TYPE_MASK,
     Scope,
     aligned,
-    attribute,
+    build_attribute,
+    expect_address,
+    expect_header,
+    expect_prefix_len,
     ip_address,
-    need_address,
-    need_header,
-    need_prefix_len,
-    read_attributes,
-    read_u32,
-    split_attributes,
+    parse_attribute_list,
+    parse_attributes,
+    parse_u32,
 )
 from passt.light.values import IntEnum, Value
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
+    from typing import Self
 
 RT_TABLE_MAIN = 254
 
@@ -139,6 +140,32 @@ class RouteMessage(Value):
         via = f" via {gateways[0]}" if gateways else ""
         return f"{ip_address(self.destination)}/{self.prefix_len}{via}"
 
+    @classmethod
+    def parse(cls, payload: bytes) -> Self:
+        """Read an RTM_NEWROUTE payload."""
+        expect_header(payload, _ROUTE, "route")
+        family, prefix_len, _, tos, table, protocol, scope, route_type, flags = _ROUTE.unpack_from(payload)
+        expect_prefix_len(prefix_len, family)
+        found = parse_attributes(payload, _ROUTE.size)
+        destination = found.get(RouteAttribute.DST)
+        if destination is None:
+            destination = bytes(ADDRESS_LEN[family])
+        source = found.get(RouteAttribute.PREFSRC)
+        return cls(
+            family=family,
+            prefix_len=prefix_len,
+            tos=tos,
+            table=parse_u32(found.get(RouteAttribute.TABLE), table),
+            protocol=protocol,
+            scope=scope,
+            type=route_type,
+            flags=flags,
+            destination=expect_address(destination, family, "destination"),
+            priority=parse_u32(found.get(RouteAttribute.PRIORITY)),
+            source=None if source is None else expect_address(source, family, "preferred source"),
+            hops=_parse_hops(found, family, flags),
+        )
+
 
 class NextHopObject(Value):
     """RTM_NEWNEXTHOP: one hop (*group* is empty), or a group of ids of others with weights."""
@@ -149,45 +176,62 @@ class NextHopObject(Value):
     gateway: bytes | None
     group: tuple[tuple[int, int], ...]
 
+    @classmethod
+    def parse(cls, payload: bytes) -> Self:
+        """Read an RTM_NEWNEXTHOP payload; an object that leads nowhere (blackhole) has interface 0."""
+        expect_header(payload, _OBJECT, "next hop")
+        family, flags = _OBJECT.unpack_from(payload)
+        found = parse_attributes(payload, _OBJECT.size)
+        gateway, group = found.get(ObjectAttribute.GATEWAY), found.get(ObjectAttribute.GROUP, b"")
+        if len(group) % _GROUP_ENTRY.size:
+            raise HostError(f"rtnetlink: group of next hops of {len(group)} bytes")
+        return cls(
+            id=parse_u32(found.get(ObjectAttribute.ID)),
+            flags=flags,
+            ifindex=parse_u32(found.get(ObjectAttribute.OIF)),
+            gateway=None if gateway is None else expect_address(gateway, family, "gateway"),
+            group=tuple((number, weight + 1) for number, weight in _GROUP_ENTRY.iter_unpack(group)),
+        )
 
-def get_routes(family: int, table: int = RT_TABLE_MAIN) -> bytes:
+
+def build_routes_query(family: int, table: int = RT_TABLE_MAIN) -> bytes:
     """Payload of an RTM_GETROUTE dump of unicast routes; old kernels ignore both filters."""
     return _ROUTE.pack(family, 0, 0, 0, table, 0, 0, RouteType.UNICAST, 0)
 
 
-def get_route(destination: bytes, ifindex: int) -> bytes:
+def build_route_query(destination: bytes, ifindex: int) -> bytes:
     """Payload of RTM_GETROUTE for the route by which packets to *destination* leave through *ifindex*."""
     family = AF_INET if len(destination) == ADDRESS_LEN[AF_INET] else AF_INET6
     return (_ROUTE.pack(family, 8 * len(destination), 0, 0, 0, 0, 0, 0, 0)
-            + attribute(RouteAttribute.DST, destination)
-            + attribute(RouteAttribute.OIF, _U32.pack(ifindex)))
+            + build_attribute(RouteAttribute.DST, destination)
+            + build_attribute(RouteAttribute.OIF, _U32.pack(ifindex)))
 
 
-def set_route(ifindex: int, *, family: int, destination: bytes = b"", gateway: bytes | None = None,
-              scope: int = Scope.UNIVERSE) -> bytes:
+def build_route(ifindex: int, *, family: int, destination: bytes = b"", gateway: bytes | None = None,
+                scope: int = Scope.UNIVERSE) -> bytes:
     """Payload of RTM_NEWROUTE: to host *destination*, or the default route if that is empty.
 
     A *gateway* of the other family (IPv4 over IPv6) becomes RTA_VIA.
     """
     fixed = _ROUTE.pack(family, 8 * len(destination), 0, 0, RT_TABLE_MAIN, RouteProtocol.BOOT, scope,
                         RouteType.UNICAST, 0)
-    return (fixed + (attribute(RouteAttribute.DST, destination) if destination else b"")
-            + _build_hop(family, gateway) + attribute(RouteAttribute.OIF, _U32.pack(ifindex)))
+    return (fixed + (build_attribute(RouteAttribute.DST, destination) if destination else b"")
+            + _build_gateway(family, gateway) + build_attribute(RouteAttribute.OIF, _U32.pack(ifindex)))
 
 
-def _build_hop(family: int, gateway: bytes | None) -> bytes:
+def _build_gateway(family: int, gateway: bytes | None) -> bytes:
     """Build the attribute of a gateway of a route of *family*."""
     if gateway is None:
         return b""
     if len(gateway) == ADDRESS_LEN[family]:
-        return attribute(RouteAttribute.GATEWAY, gateway)
+        return build_attribute(RouteAttribute.GATEWAY, gateway)
     via_family = AF_INET if len(gateway) == ADDRESS_LEN[AF_INET] else AF_INET6
-    return attribute(RouteAttribute.VIA, _U16.pack(via_family) + gateway)
+    return build_attribute(RouteAttribute.VIA, _U16.pack(via_family) + gateway)
 
 
 def is_configured(payload: bytes) -> bool:
     """Tell whether a route is a unicast one of the main table, and not the copy of one in a cache."""
-    need_header(payload, _ROUTE, "route")
+    expect_header(payload, _ROUTE, "route")
     *_, table, _, _, kind, flags = _ROUTE.unpack_from(payload)
     # Tables above 255 have another number in the header.
     return table == RT_TABLE_MAIN and kind == _UNICAST and not flags & _CLONED
@@ -203,44 +247,19 @@ def is_made_by_kernel(payload: bytes) -> bool:
     return payload[5] == RouteProtocol.KERNEL
 
 
-def parse_route(payload: bytes) -> RouteMessage:
-    """Read an RTM_NEWROUTE payload."""
-    need_header(payload, _ROUTE, "route")
-    family, prefix_len, _, tos, table, protocol, scope, route_type, flags = _ROUTE.unpack_from(payload)
-    need_prefix_len(prefix_len, family)
-    found = read_attributes(payload, _ROUTE.size)
-    destination = found.get(RouteAttribute.DST)
-    if destination is None:
-        destination = bytes(ADDRESS_LEN[family])
-    source = found.get(RouteAttribute.PREFSRC)
-    return RouteMessage(
-        family=family,
-        prefix_len=prefix_len,
-        tos=tos,
-        table=read_u32(found.get(RouteAttribute.TABLE), table),
-        protocol=protocol,
-        scope=scope,
-        type=route_type,
-        flags=flags,
-        destination=need_address(destination, family, "destination"),
-        priority=read_u32(found.get(RouteAttribute.PRIORITY)),
-        source=None if source is None else need_address(source, family, "preferred source"),
-        hops=_read_hops(found, family, flags),
-    )
-
-
-def _read_hops(found: dict[int, bytes], family: int, flags: int) -> tuple[NextHop, ...]:
+def _parse_hops(found: dict[int, bytes], family: int, flags: int) -> tuple[NextHop, ...]:
     if RouteAttribute.MULTIPATH in found:
-        return tuple(NextHop(ifindex, weight, _gateway(read_attributes(extra, 0), family),
+        return tuple(NextHop(ifindex, weight, _gateway(parse_attributes(extra, 0), family),
                              bool(hop_flags & RouteFlag.DEAD))
-                     for ifindex, hop_flags, weight, extra in _split_hops(found[RouteAttribute.MULTIPATH]))
+                     for ifindex, hop_flags, weight, extra
+                     in _parse_multipath(found[RouteAttribute.MULTIPATH]))
     if RouteAttribute.OIF in found:
-        return (NextHop(read_u32(found[RouteAttribute.OIF]), 1, _gateway(found, family),
+        return (NextHop(parse_u32(found[RouteAttribute.OIF]), 1, _gateway(found, family),
                         bool(flags & RouteFlag.DEAD)),)
     return ()
 
 
-def _split_hops(data: bytes) -> Iterable[tuple[int, int, int, bytes]]:
+def _parse_multipath(data: bytes) -> Iterable[tuple[int, int, int, bytes]]:
     """Read an RTA_MULTIPATH value as (ifindex, flags, weight, attributes)."""
     offset, end = 0, len(data)
     while offset < end:
@@ -257,13 +276,13 @@ def _gateway(found: dict[int, bytes], family: int) -> bytes | None:
     """Take RTA_GATEWAY, or RTA_VIA (u16 family, address): the next hop of an IPv4 route over IPv6."""
     gateway = found.get(RouteAttribute.GATEWAY)
     if gateway is not None:
-        return need_address(gateway, family, "gateway")
+        return expect_address(gateway, family, "gateway")
     via = found.get(RouteAttribute.VIA)
     if via is None:
         return None
     if len(via) < _U16.size:
         raise HostError(f"rtnetlink: gateway of another family in {len(via)} bytes")
-    return need_address(via[2:], _U16.unpack_from(via)[0], "gateway")
+    return expect_address(via[2:], _U16.unpack_from(via)[0], "gateway")
 
 
 def retarget_route(payload: bytes, old_ifindex: int, ifindex: int,
@@ -274,7 +293,7 @@ def retarget_route(payload: bytes, old_ifindex: int, ifindex: int,
     source stays if it is in *sources*, the addresses (packed) that the new interface has. Ids of next-hop
     objects, the cache's figures and state flags go: they mean nothing in another namespace.
     """
-    need_header(payload, _ROUTE, "route")
+    expect_header(payload, _ROUTE, "route")
     *fixed, flags = _ROUTE.unpack_from(payload)
     parts = [_ROUTE.pack(*fixed, flags & _SETTABLE)]
     has_hop = has_gateway = False
@@ -299,13 +318,13 @@ def retarget_route(payload: bytes, old_ifindex: int, ifindex: int,
             parts.append(payload[kept:start])
             kept = offset
             if kind == _OIF:
-                if read_u32(value) != old_ifindex:
+                if parse_u32(value) != old_ifindex:
                     return None
-                parts.append(attribute(_OIF, _U32.pack(ifindex)))
+                parts.append(build_attribute(_OIF, _U32.pack(ifindex)))
                 has_hop = True
             elif kind == _MULTIPATH:
                 hops, has_gateway = _retarget_hops(value, old_ifindex, ifindex)
-                parts.append(attribute(_MULTIPATH, hops))
+                parts.append(build_attribute(_MULTIPATH, hops))
                 has_hop = bool(hops)
     parts.append(payload[kept:])
     parts.append(bytes(-end & 3))
@@ -315,56 +334,39 @@ def retarget_route(payload: bytes, old_ifindex: int, ifindex: int,
 def _retarget_hops(data: bytes, old_ifindex: int, ifindex: int) -> tuple[bytes, bool]:
     kept = []
     has_gateway = False
-    for hop_ifindex, flags, weight, extra in _split_hops(data):
+    for hop_ifindex, flags, weight, extra in _parse_multipath(data):
         if hop_ifindex != old_ifindex:
             continue
-        found = [(kind, value) for kind, value in split_attributes(extra)
+        found = [(kind, value) for kind, value in parse_attribute_list(extra)
                  if kind & ATTRIBUTE_TYPE_MASK != RouteAttribute.NH_ID]
         has_gateway = has_gateway or any(kind & ATTRIBUTE_TYPE_MASK in _GATEWAYS for kind, _ in found)
-        attributes = b"".join(attribute(kind, value) for kind, value in found)
+        attributes = b"".join(build_attribute(kind, value) for kind, value in found)
         kept.append(_NEXT_HOP.pack(_NEXT_HOP.size + len(attributes), flags & _SETTABLE_HOP_FLAGS,
                                    weight - 1, ifindex) + attributes)
     return b"".join(kept), has_gateway
 
 
-def get_objects() -> bytes:
+def build_objects_query() -> bytes:
     """Payload of an RTM_GETNEXTHOP dump of all next-hop objects."""
     return _OBJECT.pack(0, 0)
 
 
-def parse_object(payload: bytes) -> NextHopObject:
-    """Read an RTM_NEWNEXTHOP payload; an object that leads nowhere (blackhole) has interface 0."""
-    need_header(payload, _OBJECT, "next hop")
-    family, flags = _OBJECT.unpack_from(payload)
-    found = read_attributes(payload, _OBJECT.size)
-    gateway, group = found.get(ObjectAttribute.GATEWAY), found.get(ObjectAttribute.GROUP, b"")
-    if len(group) % _GROUP_ENTRY.size:
-        raise HostError(f"rtnetlink: group of next hops of {len(group)} bytes")
-    return NextHopObject(
-        id=read_u32(found.get(ObjectAttribute.ID)),
-        flags=flags,
-        ifindex=read_u32(found.get(ObjectAttribute.OIF)),
-        gateway=None if gateway is None else need_address(gateway, family, "gateway"),
-        group=tuple((number, weight + 1) for number, weight in _GROUP_ENTRY.iter_unpack(group)),
-    )
-
-
 def expand_objects(payload: bytes, objects: Mapping[int, NextHopObject]) -> bytes:
     """Write the hops of *objects* into a route that has the id of one only (nexthop_compat_mode 0)."""
-    found = read_attributes(payload, _ROUTE.size)
-    named = objects.get(read_u32(found.get(RouteAttribute.NH_ID)))
+    found = parse_attributes(payload, _ROUTE.size)
+    named = objects.get(parse_u32(found.get(RouteAttribute.NH_ID)))
     if named is None or RouteAttribute.OIF in found or RouteAttribute.MULTIPATH in found:
         return payload
     *fixed, flags = _ROUTE.unpack_from(payload)
     if not named.group:
         return (_ROUTE.pack(*fixed, flags | named.flags & _SETTABLE_HOP_FLAGS) + payload[_ROUTE.size :]
-                + _build_hop(fixed[0], named.gateway)
-                + attribute(RouteAttribute.OIF, _U32.pack(named.ifindex)))
+                + _build_gateway(fixed[0], named.gateway)
+                + build_attribute(RouteAttribute.OIF, _U32.pack(named.ifindex)))
     hops = b""
     for number, weight in named.group:
         member = objects.get(number)
         if member is not None:
-            extra = _build_hop(fixed[0], member.gateway)
+            extra = _build_gateway(fixed[0], member.gateway)
             hops += _NEXT_HOP.pack(_NEXT_HOP.size + len(extra), member.flags & 0xFF, weight - 1,
                                    member.ifindex) + extra
-    return payload + attribute(RouteAttribute.MULTIPATH, hops)
+    return payload + build_attribute(RouteAttribute.MULTIPATH, hops)

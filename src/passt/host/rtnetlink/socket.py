@@ -126,9 +126,9 @@ class RtnlSocket:
         found: list[bytes] = []
         is_interrupted, end = False, None
         while end is None:
-            end, has_mark = messages.take_replies(self._receive(doing), self._sequence, found)
+            end, has_mark = messages.parse_replies(self._receive(doing), self._sequence, found)
             is_interrupted = is_interrupted or has_mark
-        outcome = messages.parse_outcome(end)
+        outcome = messages.Outcome.parse(end)
         if outcome.errno == ENOENT:
             return []
         if outcome.errno:
@@ -142,12 +142,13 @@ class RtnlSocket:
         except OSError as error:
             raise HostError(f"there is no interface {ifname} in this network namespace") from error
         what = f"cannot read interface {ifname}"
-        return messages.parse_link(self.ask(what, MessageType.GETLINK, messages.get_link(ifindex)))
+        payload = self.ask(what, MessageType.GETLINK, messages.build_link_query(ifindex))
+        return messages.LinkMessage.parse(payload)
 
     def get_addresses(self, family: int, ifindex: int) -> list[tuple[messages.AddressMessage, bytes]]:
         """Read the addresses of one interface, with their payloads, in the kernel's order."""
-        found = self.dump("addresses", MessageType.GETADDR, messages.get_addresses(family, ifindex))
-        parsed = [(messages.parse_address(payload), payload) for payload in found]
+        found = self.dump("addresses", MessageType.GETADDR, messages.build_addresses_query(family, ifindex))
+        parsed = [(messages.AddressMessage.parse(payload), payload) for payload in found]
         return [entry for entry in parsed if entry[0].ifindex == ifindex]
 
     def ask(self, what: str, message_type: int, payload: bytes) -> bytes:
@@ -155,7 +156,7 @@ class RtnlSocket:
         self._send(what, [Request(message_type, 0, payload)])
         for reply in self._replies(what, self._sequence, self._sequence):
             if reply.type == MessageType.ERROR:
-                raise KernelRefusalError(what, messages.parse_outcome(reply))
+                raise KernelRefusalError(what, messages.Outcome.parse(reply))
             return reply.payload
         raise AssertionError(what)  # replies have no end
 
@@ -186,7 +187,7 @@ class RtnlSocket:
         for reply in self._replies(what, first, self._sequence):
             if reply.type != MessageType.ERROR:
                 raise HostError(f"{what}: unexpected answer of type {reply.type}")
-            outcome = messages.parse_outcome(reply)
+            outcome = messages.Outcome.parse(reply)
             if outcome.errno:
                 refused[n_done + reply.sequence - first] = outcome
             if reply.sequence == self._sequence:
@@ -196,8 +197,8 @@ class RtnlSocket:
         parts = []
         for request in requests:
             self._sequence += 1
-            parts.append(messages.message(request.type, request.flags | MessageFlag.REQUEST, self._sequence,
-                                          request.payload))
+            parts.append(messages.build_message(request.type, request.flags | MessageFlag.REQUEST,
+                                                self._sequence, request.payload))
         try:
             self._socket.send(b"".join(parts))
         except OSError as error:
@@ -219,7 +220,7 @@ class RtnlSocket:
     def _replies(self, what: str, first: int, last: int) -> Iterator[messages.Message]:
         """Read without end: the caller knows which reply is the last."""
         while True:
-            for reply in messages.split_messages(self._receive(what)):
+            for reply in messages.parse_messages(self._receive(what)):
                 if first <= reply.sequence <= last and reply.type != MessageType.NOOP:
                     yield reply
 
