@@ -67,7 +67,7 @@ def check(moved: dict[str, int], frame: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "beginning", ["arp", "dhcp_", "dhcpv6", "neighbor", "router"], ids=lambda name: name.strip("_")
+    "beginning", ["arp", "dhcp_", "dhcpv6", "neighbour", "router"], ids=lambda name: name.strip("_")
 )
 def test_every_truncation_and_every_byte_spoiled(beginning: str) -> None:
     line = Line()
@@ -102,7 +102,7 @@ def test_mutated_control_frames_are_survived() -> None:
 
 def test_learnt_addresses_stay_plausible() -> None:
     line = Line()
-    for frame in Mutator(corpus("arp", "udp", "neighbor"), seed=67).inputs(N_FRAMES):
+    for frame in Mutator(corpus("arp", "udp", "neighbour"), seed=67).inputs(N_FRAMES):
         if len(frame) >= 14:
             line.give(frame)
             observed = line.policy.observed

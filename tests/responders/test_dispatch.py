@@ -65,7 +65,7 @@ def nonzero(dispatcher: Dispatcher) -> dict[str, int]:
     ("question", "answer"),
     [
         ("arp_request", "arp_reply"),
-        ("neighbor_solicitation", "neighbor_advertisement"),
+        ("neighbour_solicitation", "neighbour_advertisement"),
         ("router_solicitation", "router_advertisement"),
         ("dhcp_discover", "dhcp_offer"),
         ("dhcp_request", "dhcp_ack"),
@@ -86,7 +86,7 @@ def test_golden_question_gets_golden_answer(
 QUESTIONS = [
     "arp_request",
     "dhcp_request",
-    "neighbor_solicitation",
+    "neighbour_solicitation",
     "router_solicitation",
     "dhcpv6_solicit",
     "dhcpv6_request",
@@ -112,8 +112,8 @@ def test_counts_per_layer(vector: Callable[[str], bytes]) -> None:
     assert nonzero(dispatcher) == {}
     dispatcher.respond(vector("arp_request"))
     dispatcher.respond(vector("arp_request")[:20])
-    dispatcher.respond(vector("neighbor_solicitation"))
-    dispatcher.respond(vector("neighbor_solicitation")[:50])
+    dispatcher.respond(vector("neighbour_solicitation"))
+    dispatcher.respond(vector("neighbour_solicitation")[:50])
     dispatcher.respond(b"")
     assert nonzero(dispatcher) == {
         "control_ethernet_received": 5,
@@ -166,7 +166,7 @@ def test_answers_go_to_the_mac_that_asked_whatever_the_mac_that_was_asked() -> N
 def test_our_mac_comes_from_the_facts(vector: Callable[[str], bytes]) -> None:
     mac = bytes.fromhex("0a0000000001")
     dispatcher = Dispatcher(replace(NET, our_mac=mac))
-    for question in ("arp_request", "neighbor_solicitation", "router_solicitation"):
+    for question in ("arp_request", "neighbour_solicitation", "router_solicitation"):
         (answer,) = dispatcher.respond(vector(question))
         assert answer[6:12] == mac
         assert answer.count(mac) == 2
@@ -195,7 +195,7 @@ def test_launcher_probe_is_answered() -> None:
 def test_switches(vector: Callable[[str], bytes]) -> None:
     quiet = Dispatcher(NET, router_advertisements=False)
     assert quiet.respond(vector("router_solicitation")) == []
-    assert len(quiet.respond(vector("neighbor_solicitation"))) == 1
+    assert len(quiet.respond(vector("neighbour_solicitation"))) == 1
     no_dhcpv6 = Dispatcher(NET, dhcpv6=False)
     assert no_dhcpv6.respond(vector("dhcpv6_solicit")) == []
     (advertised,) = no_dhcpv6.respond(vector("router_solicitation"))
@@ -203,15 +203,15 @@ def test_switches(vector: Callable[[str], bytes]) -> None:
     silent = Dispatcher(NET, ndp=False)
     assert len(silent.respond(vector("dhcpv6_solicit"))) == 1
     assert silent.respond(vector("router_solicitation")) == []
-    assert silent.respond(vector("neighbor_solicitation")) == []
+    assert silent.respond(vector("neighbour_solicitation")) == []
     assert len(silent.respond(vector("arp_request"))) == 1
 
 
 def test_family_that_is_off_gets_no_answer(vector: Callable[[str], bytes]) -> None:
     only6, only4 = Dispatcher(replace(NET, ip4=None)), Dispatcher(replace(NET, ip6=None))
     assert only6.respond(vector("arp_request")) == []
-    assert len(only6.respond(vector("neighbor_solicitation"))) == 1
-    assert only4.respond(vector("neighbor_solicitation")) == []
+    assert len(only6.respond(vector("neighbour_solicitation"))) == 1
+    assert only4.respond(vector("neighbour_solicitation")) == []
     assert only4.respond(vector("router_solicitation")) == []
     assert only4.respond(vector("dhcpv6_solicit")) == []
     assert only4.advertise() == []

@@ -14,7 +14,7 @@ from passt.wire.arp import ArpOp, ArpPacket
 from passt.wire.ethernet import EthernetFrame, EtherType, pad
 from passt.wire.ip4 import IpProtocol
 from passt.wire.ip6 import Ip6Packet
-from passt.wire.ndp import NeighborSolicitation, build_message
+from passt.wire.ndp import NeighbourSolicitation, build_message
 from passt.wire.ndp_options import SourceLinkLayer
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -46,6 +46,6 @@ def _ask_ip4(our_mac: bytes, ours: IPv4Address, target: IPv4Address) -> bytes:
 
 def _ask_ip6(our_mac: bytes, ours: IPv6Address, target: IPv6Address) -> bytes:
     group = solicited_node(target)
-    solicitation = build_message(NeighborSolicitation(target, (SourceLinkLayer(our_mac),)))
+    solicitation = build_message(NeighbourSolicitation(target, (SourceLinkLayer(our_mac),)))
     packet = Ip6Packet(ours, group, IpProtocol.ICMP6, solicitation.build(ours, group))
     return pad(EthernetFrame(multicast_mac(group), our_mac, EtherType.IP6, packet.build()).build())

@@ -22,8 +22,8 @@ from passt.light.values import NamedTuple
 from passt.wire.dns_name import build_names, fit_names
 from passt.wire.ndp import (
     NdpMessage,
-    NeighborAdvertisement,
-    NeighborSolicitation,
+    NeighbourAdvertisement,
+    NeighbourSolicitation,
     RouterAdvertisement,
     RouterSolicitation,
 )
@@ -84,8 +84,8 @@ class NdpResponder:
     def respond(self, source: IPv6Address, message: NdpMessage) -> NdpReply | None:
         """Reply to *message* that came from *source*; None where silence is right."""
         match message:
-            case NeighborSolicitation(target=target):
-                return self._handle_neighbor_solicitation(source, target)
+            case NeighbourSolicitation(target=target):
+                return self._handle_neighbour_solicitation(source, target)
             case RouterSolicitation():
                 return self._handle_router_solicitation(source)
             case _:
@@ -95,11 +95,11 @@ class NdpResponder:
         """Make an unsolicited router advertisement; None if there are to be none."""
         return self._handle_router_solicitation(IP6_ALL_NODES)
 
-    def _handle_neighbor_solicitation(self, source: IPv6Address, target: IPv6Address) -> NdpReply | None:
+    def _handle_neighbour_solicitation(self, source: IPv6Address, target: IPv6Address) -> NdpReply | None:
         probed = source.is_unspecified
         if source == target or (probed and target not in self._defended):
             return None
-        advertisement = NeighborAdvertisement(target, router=True, solicited=not probed, override=True,
+        advertisement = NeighbourAdvertisement(target, router=True, solicited=not probed, override=True,
                                               options=(TargetLinkLayer(self._our_mac),))
         # RFC 4861, 7.2.4: who has no address yet is answered by way of the group, unsolicited in form.
         return NdpReply(self._our_link_local or target, IP6_ALL_NODES if probed else source, advertisement)

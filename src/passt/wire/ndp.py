@@ -1,4 +1,4 @@
-"""Neighbor Discovery messages (RFC 4861, section 4) and what makes them valid.
+"""Neighbour discovery messages (RFC 4861, section 4) and what makes them valid.
 
 Bodies, after the four bytes of the ICMPv6 header::
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _ROUTER_SOLICITATION = struct.Struct("!4x")
 _ROUTER_ADVERTISEMENT = struct.Struct("!BBHII")
-_NEIGHBOR = struct.Struct("!B3x16s")
+_NEIGHBOUR = struct.Struct("!B3x16s")
 _HOP_LIMIT = 255
 
 
@@ -90,10 +90,10 @@ class RouterAdvertisement(Value):
                                           self.retransmit_ms) + build_options(self.options)
 
 
-class NeighborSolicitation(Value):
+class NeighbourSolicitation(Value):
     """RFC 4861, 4.3."""
 
-    KIND: ClassVar[int] = Icmp6Type.NEIGHBOR_SOLICITATION
+    KIND: ClassVar[int] = Icmp6Type.NEIGHBOUR_SOLICITATION
 
     target: IPv6Address
     options: tuple[NdpOption, ...] = ()
@@ -104,18 +104,18 @@ class NeighborSolicitation(Value):
     @classmethod
     def parse(cls, data: bytes) -> Self:
         """Read the body; `WireError` if it is short, the target is multicast or an option is bad."""
-        _, target, options = _parse_neighbor(data, "neighbour solicitation")
+        _, target, options = _parse_neighbour(data, "neighbour solicitation")
         return cls(target, options)
 
     def build(self) -> bytes:
         """Write the body."""
-        return _NEIGHBOR.pack(0, self.target.packed) + build_options(self.options)
+        return _NEIGHBOUR.pack(0, self.target.packed) + build_options(self.options)
 
 
-class NeighborAdvertisement(Value):
+class NeighbourAdvertisement(Value):
     """RFC 4861, 4.4."""
 
-    KIND: ClassVar[int] = Icmp6Type.NEIGHBOR_ADVERTISEMENT
+    KIND: ClassVar[int] = Icmp6Type.NEIGHBOUR_ADVERTISEMENT
     _ROUTER: ClassVar[int] = 0x80
     _SOLICITED: ClassVar[int] = 0x40
     _OVERRIDE: ClassVar[int] = 0x20
@@ -132,21 +132,21 @@ class NeighborAdvertisement(Value):
     @classmethod
     def parse(cls, data: bytes) -> Self:
         """Read the body; `WireError` if it is short, the target is multicast or an option is bad."""
-        flags, target, options = _parse_neighbor(data, "neighbour advertisement")
+        flags, target, options = _parse_neighbour(data, "neighbour advertisement")
         return cls(target, bool(flags & cls._ROUTER), bool(flags & cls._SOLICITED),
                    bool(flags & cls._OVERRIDE), options)
 
     def build(self) -> bytes:
         """Write the body."""
         flags = self.router * self._ROUTER | self.solicited * self._SOLICITED | self.override * self._OVERRIDE
-        return _NEIGHBOR.pack(flags, self.target.packed) + build_options(self.options)
+        return _NEIGHBOUR.pack(flags, self.target.packed) + build_options(self.options)
 
 
-NdpMessage = RouterSolicitation | RouterAdvertisement | NeighborSolicitation | NeighborAdvertisement
+NdpMessage = RouterSolicitation | RouterAdvertisement | NeighbourSolicitation | NeighbourAdvertisement
 
 _MESSAGES: dict[int, type[NdpMessage]] = {
     cls.KIND: cls
-    for cls in (RouterSolicitation, RouterAdvertisement, NeighborSolicitation, NeighborAdvertisement)
+    for cls in (RouterSolicitation, RouterAdvertisement, NeighbourSolicitation, NeighbourAdvertisement)
 }
 
 
@@ -171,11 +171,11 @@ def parse_message(icmp: Icmp6Message, packet: Ip6Packet) -> NdpMessage:
         case RouterAdvertisement():
             if not packet.source.is_link_local:
                 raise WireError("router advertisement: source is not link-local")
-        case NeighborSolicitation(target=target):
+        case NeighbourSolicitation(target=target):
             _check_unspecified_source(packet, message.options)
             if packet.source.is_unspecified and packet.destination != solicited_node(target):
                 raise WireError("neighbour solicitation: unspecified source, not to the solicited-node group")
-        case NeighborAdvertisement(solicited=solicited):
+        case NeighbourAdvertisement(solicited=solicited):
             if solicited and packet.destination.is_multicast:
                 raise WireError("neighbour advertisement: solicited, but to a group")
     return message
@@ -191,9 +191,9 @@ def _check_unspecified_source(packet: Ip6Packet, options: tuple[NdpOption, ...])
         raise WireError("ND: unspecified source with a source link-layer address")
 
 
-def _parse_neighbor(data: bytes, name: str) -> tuple[int, IPv6Address, tuple[NdpOption, ...]]:
+def _parse_neighbour(data: bytes, name: str) -> tuple[int, IPv6Address, tuple[NdpOption, ...]]:
     reader = Reader(data, name)
-    flags, packed = reader.pull(_NEIGHBOR)
+    flags, packed = reader.pull(_NEIGHBOUR)
     target = IPv6Address(packed)
     if target.is_multicast:
         raise WireError(f"{name}: target is multicast")

@@ -1,4 +1,4 @@
-"""Options of Neighbor Discovery messages (RFC 4861, 4.6; RFC 8106, 5).
+"""Options of neighbour discovery messages (RFC 4861, 4.6; RFC 8106, 5).
 
 ::
 
