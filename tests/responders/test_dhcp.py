@@ -136,7 +136,7 @@ def test_client_that_prefers_another_address_is_offered_ours() -> None:
     assert answer(message(DISCOVER, requested_address=OTHER))[1].yiaddr == GUEST
 
 
-# Requests in the four states of RFC 2131, figure 5
+# Requests in the four states of RFC 2131 figure 5
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_request_for_our_address_is_acknowledged(fields: dict[str, Any]) -> None
 )
 def test_request_for_another_address_is_refused(fields: dict[str, Any]) -> None:
     reply, nak = answer(message(REQUEST, **fields))
-    # RFC 2131, table 3 and 4.1: broadcast, and nothing but type, server and reason (and RFC 6842).
+    # RFC 2131 table 3 and 4.1: broadcast, and nothing but type, server and reason (and RFC 6842).
     assert (reply.kind, reply.destination, reply.port) == ("NAK", BROADCAST, 68)
     assert (nak.yiaddr, nak.ciaddr) == (ZERO, ZERO)
     assert nak.options == options(
@@ -223,7 +223,7 @@ def test_bootp_client_without_cookie_gets_none() -> None:
     )
 
 
-# Where replies go, and what they echo (RFC 2131, 4.1 and table 3)
+# Where replies go, and what they echo (RFC 2131 4.1 and table 3)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ SAMPLES: list[tuple[DhcpOption, str]] = [
     (ClientId(b"\x01\x02\0\0\0\0\x05"), "3d 07 01020000000005"),
     (RapidCommit(), "50 00"),
     (ClientFqdn(4, b"\xff\xff\x01a\0"), "51 06 04ffff016100"),
-    # RFC 3397 2 and RFC 3442, page 4.
+    # RFC 3397 2 and RFC 3442 page 4.
     (
         DomainSearch(("eng.apple.com", "marketing.apple.com")),
         "77 1b 03656e67056170706c6503636f6d00 096d61726b6574696e67c004",

@@ -1,12 +1,12 @@
 """Who has an IPv4 address on the guest's link: we, for every address that is not the guest's.
 
 The guest may believe any address on-link, because its prefix is the host's; all such hosts are
-reached through us. Their addresses are taken, so probes for them (sender 0.0.0.0; RFC 5227, 2.1.1)
+reached through us. Their addresses are taken, so probes for them (sender 0.0.0.0; RFC 5227 2.1.1)
 are answered as well. Two kinds of request get no answer:
 
 * for an address of the guest, assigned or seen in use: a reply would be taken for a conflict, and the
-  guest would give up its own address (RFC 5227, 2.4);
-* announcements, where sender and target are the same (RFC 5227, 2.3).
+  guest would give up its own address (RFC 5227 2.4);
+* announcements, where sender and target are the same (RFC 5227 2.3).
 """
 
 from __future__ import annotations

@@ -7,14 +7,14 @@ Every client gets the same address for ever, and gets it again whatever it did b
 * REQUEST for our address is answered by an ACK, in each of the four states of the client.
 * REQUEST for another address is answered by a NAK. Without it a client that restarts on our link with
   an address of its former network would keep it, or wait in vain: up to a minute in INIT-REBOOT, half
-  the old lease in RENEWING. RFC 2131, 4.3.2 lets a server refuse only what it knows to be wrong; we
+  the old lease in RENEWING. RFC 2131 4.3.2 lets a server refuse only what it knows to be wrong; we
   know, as there is no second address and no second server behind this link. A client that prefers an
   address (DHCPDISCOVER with option 50) gets an offer, never a NAK, and dhclient, udhcpc, dhcpcd and
   systemd-networkd all start afresh right after one, so none can loop or end up without an address.
 * REQUEST that names another server is not ours, and a DHCPINFORM is answered without an address.
-* DECLINE and RELEASE change nothing and have no answer (RFC 2131, 4.3.3, 4.3.4): there is no other
+* DECLINE and RELEASE change nothing and have no answer (RFC 2131 4.3.3, 4.3.4): there is no other
   address to turn to, and the client that comes back may have this one.
-* A message without type is BOOTP's and gets the options of BOOTP only (RFC 1534, section 2).
+* A message without type is BOOTP's and gets the options of BOOTP only (RFC 1534 2).
 
 A relay agent inside the guest is served if it is on the link that we give addresses for; the clients
 of one on any other link cannot have the guest's address, so they get no answer.
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
 IP4_BROADCAST = IPv4Address("255.255.255.255")
 
-# RFC 2131, section 2: every client takes 576 bytes of packet, more if it says so by option 57. We
+# RFC 2131 2: every client takes 576 bytes of packet, more if it says so by option 57. We
 # never send more than any Ethernet carries, since the client's interface may still have MTU 1500.
 _MIN_PACKET_LEN = 576
 _MAX_PACKET_LEN = 1500
@@ -135,7 +135,7 @@ class DhcpResponder:
                 return _SILENCES.get(message_type, f"messages of type {message_type} are not for a server")
 
     def _handle_bootp(self, request: DhcpMessage) -> DhcpReply:
-        # RFC 1534, section 2: nothing that needs DHCP's negotiation.
+        # RFC 1534 2: nothing that needs DHCP's negotiation.
         options = None if request.options is None else _without(self._facts, LeaseTime, ServerId)
         return self._reply(request, "BOOTP reply", options, yiaddr=self._address)
 
@@ -149,7 +149,7 @@ class DhcpResponder:
         chosen, named = request.find(ServerId), request.find(RequestedAddress)
         if chosen and chosen.address != self._server_id:
             return f"the client has chosen the server {chosen.address}"
-        # RFC 2131, 4.3.2: option 50 in SELECTING and INIT-REBOOT, ciaddr in RENEWING and REBINDING.
+        # RFC 2131 4.3.2: option 50 in SELECTING and INIT-REBOOT, ciaddr in RENEWING and REBINDING.
         wanted = named.address if named else request.ciaddr
         if wanted not in {IP4_ZERO, self._address}:
             return self._reply(request, "NAK", [
@@ -163,7 +163,7 @@ class DhcpResponder:
             if source == IP4_ZERO:
                 return "there is no address to answer to"
             request = replace(request, ciaddr=source)
-        # RFC 2131, 4.3.5: neither yiaddr nor lease time.
+        # RFC 2131 4.3.5: neither yiaddr nor lease time.
         return self._reply(request, "ACK", _without(self._full(MessageType.ACK), LeaseTime))
 
     def _full(self, message_type: MessageType) -> list[DhcpOption]:
@@ -171,7 +171,7 @@ class DhcpResponder:
 
     def _reply(self, request: DhcpMessage, kind: str, options: list[DhcpOption] | None,
                yiaddr: IPv4Address = IP4_ZERO) -> DhcpReply:
-        """Make the reply of RFC 2131, table 3, and choose where it goes (RFC 2131, 4.1)."""
+        """Make the reply of RFC 2131 table 3, and choose where it goes (RFC 2131 4.1)."""
         is_refusal = kind == "NAK"
         destination, port, broadcast = self._destination(request, yiaddr, is_refusal=is_refusal)
         if options is not None:
@@ -187,7 +187,7 @@ class DhcpResponder:
                   is_refusal: bool) -> list[DhcpOption]:
         """Add to *options* what depends on *request*, and leave out what its client has no room for."""
         if request.message_type:
-            # RFC 6842, section 3, and RFC 3046, 2.2: the client's identifier and the relay's words.
+            # RFC 6842 3, and RFC 3046 2.2: the client's identifier and the relay's words.
             echoed = (request.find(ClientId), request.find(RelayAgentInformation))
             options = [*options, *(option for option in echoed if option)]
         if not is_refusal:
@@ -210,8 +210,8 @@ class DhcpResponder:
         return (IP4_BROADCAST if request.broadcast else yiaddr), CLIENT_PORT, request.broadcast
 
     def _client_fqdn(self, request: DhcpMessage) -> list[ClientFqdn]:
-        """Give the name in the client's encoding, and say that nobody here updates the DNS (RFC 4702, 4)."""
-        # RFC 4702, section 4: only for a client that sent one, or asks for it.
+        """Give the name in the client's encoding, and say that nobody here updates the DNS (RFC 4702 4)."""
+        # RFC 4702 4: only for a client that sent one, or asks for it.
         theirs, wanted = request.find(ClientFqdn), request.find(ParameterRequestList)
         if not self._fqdn or not (theirs or (wanted and ClientFqdn.CODE in wanted.data)):
             return []
@@ -252,7 +252,7 @@ def _make_facts(net: GuestNet, family: GuestFamily, network: IPv4Network) -> lis
 def _static_routes(router: IPv4Address | None, network: IPv4Network) -> tuple[StaticRoute, ...]:
     """Give the way to a router that is not on the guest's subnet: a route to it first, then by it.
 
-    A client that understands these routes ignores option 3 (RFC 3442, page 5), so the default route is
+    A client that understands these routes ignores option 3 (RFC 3442 page 5), so the default route is
     among them.
     """
     if router is None or router in network:

@@ -62,7 +62,7 @@ _MAX_STALE = 4
 """Addresses given back in one IA. Clients have one IA of each kind, with one address in it."""
 _MAX_RESOLVERS = 8
 _CHOOSE_US = Preference(255)
-"""The client need not wait for other servers (RFC 8415, 18.2.9): there are none."""
+"""The client need not wait for other servers (RFC 8415 18.2.9): there are none."""
 
 _TEXTS = {
     StatusCode.NO_ADDRS_AVAIL: "no address for this IA",
@@ -102,7 +102,7 @@ class Dhcpv6Responder:
         if server_id is not None and server_id != self._server_id:
             return None
         if not destination.is_multicast:
-            # Only the four messages that name their server come here so (RFC 8415, 18.4).
+            # Only the four messages that name their server come here so (RFC 8415 18.4).
             return self._reply(request, [_status(StatusCode.USE_MULTICAST)])
         return self._handlers[request.kind](request)
 
@@ -119,19 +119,19 @@ class Dhcpv6Responder:
     def _handle_confirm(self, request: Dhcpv6Message) -> Dhcpv6Message | None:
         addresses = [address for ia in request.ias for address in _addresses(ia)]
         if not addresses:
-            return None  # RFC 8415, 18.3.3
+            return None  # RFC 8415 18.3.3
         good = all(address == self._address for address in addresses)
         return self._reply(request, [_status(StatusCode.SUCCESS if good else StatusCode.NOT_ON_LINK)])
 
     def _handle_return(self, request: Dhcpv6Message) -> Dhcpv6Message:
-        """RELEASE and DECLINE: RFC 8415, 18.3.7 and 18.3.8."""
+        """RELEASE and DECLINE: RFC 8415 18.3.7 and 18.3.8."""
         bound = self._find_bound(request)
         unknown = [_refuse(ia, StatusCode.NO_BINDING) for ia in request.ias[:_MAX_IAS]
                    if ia is not bound or self._strangers(ia)]
         return self._reply(request, [_status(StatusCode.SUCCESS), *unknown])
 
     def _assign(self, request: Dhcpv6Message) -> list[Ia]:
-        """Answer every IA: RFC 8415, 18.3.2, 18.3.4, 18.3.5, 18.3.9."""
+        """Answer every IA: RFC 8415 18.3.2, 18.3.4, 18.3.5, 18.3.9."""
         bound = self._find_bound(request)
         renewal = request.kind in {MessageType.RENEW, MessageType.REBIND}
         answers: list[Ia] = []
@@ -184,7 +184,7 @@ class Dhcpv6Responder:
         options: list[Dhcpv6Option] = []
         asked = request.find(ClientFqdn)
         if self._fqdn and (asked or wanted is None or ClientFqdn.CODE in wanted.codes):
-            # RFC 4704, 6: nobody updates the DNS here, which has to be said to one who asked for it.
+            # RFC 4704 6: nobody updates the DNS here, which has to be said to one who asked for it.
             overrides = asked is not None and asked.flags & ClientFqdn.SERVER_UPDATES
             options.append(ClientFqdn(ClientFqdn.OVERRIDES if overrides else 0, self._fqdn))
         if self._servers and (wanted is None or DnsServers.CODE in wanted.codes):

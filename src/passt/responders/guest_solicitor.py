@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def solicit(net: GuestNet, addresses: Iterable[bytes]) -> list[bytes]:
     """Make one frame for each of *addresses* (packed) that can be asked for on the link of *net*.
 
-    IPv4 by an ARP request (RFC 826), IPv6 by a solicitation of neighbours (RFC 4861, 7.2.2).
+    IPv4 by an ARP request (RFC 826), IPv6 by a solicitation of neighbours (RFC 4861 7.2.2).
     """
     frames = []
     for address in addresses:

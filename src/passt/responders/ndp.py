@@ -2,7 +2,7 @@
 
 Solicitations of neighbours are answered for every target, because the guest may believe any
 address of its prefix on-link, the host's own too if it chose another for itself. No answer to one
-who asks for its own address. Duplicate address detection (unspecified source; RFC 4862, 5.4) is
+who asks for its own address. Duplicate address detection (unspecified source; RFC 4862 5.4) is
 defended against for the addresses that stand for us or the host, and is left alone for all others,
 the guest's assigned one above all: whatever address the guest chooses, it can have.
 
@@ -47,11 +47,11 @@ _HOP_LIMIT = 255
 _ROUTER_LIFETIME_S = 0xffff
 """The longest there is (RFC 8319): unsolicited advertisements renew it long before."""
 _PREFIX_LEN = 64
-"""Autoconfiguration works with this length only (RFC 4862, 5.5.3; RFC 4291, 2.5.4)."""
+"""Autoconfiguration works with this length only (RFC 4862 5.5.3; RFC 4291 2.5.4)."""
 _MAX_RESOLVERS = 8
 """More than any resolver library reads; keeps room for the search list."""
 _MIN_MTU = 1280
-"""What every link has at least (RFC 8200, 5)."""
+"""What every link has at least (RFC 8200 5)."""
 _MAX_BODY_LEN = _MIN_MTU - 40 - 4
 """An advertisement fits the least IPv6 MTU, whatever the link's is: body behind IPv6 and ICMPv6 headers."""
 
@@ -101,14 +101,14 @@ class NdpResponder:
             return None
         advertisement = NeighbourAdvertisement(target, router=True, solicited=not probed, override=True,
                                               options=(TargetLinkLayer(self._our_mac),))
-        # RFC 4861, 7.2.4: who has no address yet is answered by way of the group, unsolicited in form.
+        # RFC 4861 7.2.4: who has no address yet is answered by way of the group, unsolicited in form.
         return NdpReply(self._our_link_local or target, IP6_ALL_NODES if probed else source, advertisement)
 
     def _handle_router_solicitation(self, source: IPv6Address) -> NdpReply | None:
-        # RFC 4861, 6.1.2: an advertisement comes from a link-local address, or it is not valid.
+        # RFC 4861 6.1.2: an advertisement comes from a link-local address, or it is not valid.
         if self._advertisement is None or self._our_link_local is None:
             return None
-        # RFC 4861, 6.2.6: the unspecified address cannot be answered, the group can.
+        # RFC 4861 6.2.6: the unspecified address cannot be answered, the group can.
         destination = IP6_ALL_NODES if source.is_unspecified else source
         return NdpReply(self._our_link_local, destination, self._advertisement)
 

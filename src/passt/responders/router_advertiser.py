@@ -1,8 +1,8 @@
-"""When router advertisements go out that nobody asked for (RFC 4861, 6.2.4).
+"""When router advertisements go out that nobody asked for (RFC 4861 6.2.4).
 
 The next one is sent a random time after the last, between a third of MaxRtrAdvInterval and all of
 it, with the RFC's defaults; so an idle process is woken at most every 200 seconds. There is no burst
-of them at the beginning: a guest that comes up solicits one (RFC 4861, 6.3.7), and before that there
+of them at the beginning: a guest that comes up solicits one (RFC 4861 6.3.7), and before that there
 may be nobody to hear it.
 """
 

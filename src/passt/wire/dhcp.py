@@ -1,4 +1,4 @@
-"""DHCP and BOOTP messages (RFC 2131, section 2; RFC 951).
+"""DHCP and BOOTP messages (RFC 2131 2; RFC 951).
 
 ::
 
@@ -8,7 +8,7 @@
     | sname | file | magic cookie | options ...
 
 Without the magic cookie there are no options: a BOOTP message of old. Where option 52 says so, options
-go on in `file`, then in `sname` (RFC 2131, 4.1), which then hold no names; an option 52 in there means
+go on in `file`, then in `sname` (RFC 2131 4.1), which then hold no names; an option 52 in there means
 nothing, so no field is read twice. The fields are called as in RFC 2131.
 """
 
@@ -42,7 +42,7 @@ _COOKIE = bytes((99, 130, 83, 99))
 _BROADCAST = 0x8000
 _CHADDR_LEN, _SNAME_LEN, _FILE_LEN = 16, 64, 128
 _VEND_LEN = 64
-"""Least length of what follows the fixed part (RFC 1542, 2.1): old clients drop a shorter message."""
+"""Least length of what follows the fixed part (RFC 1542 2.1): old clients drop a shorter message."""
 HEADER_LEN = _LAYOUT.size + len(_COOKIE)
 """Bytes before the options."""
 HARDWARE_ETHERNET = 1
@@ -53,7 +53,7 @@ CLIENT_PORT = 68
 
 
 class BootpOp(IntEnum):
-    """Operations of RFC 951, section 3."""
+    """Operations of RFC 951 3."""
 
     REQUEST = 1
     REPLY = 2
@@ -138,7 +138,7 @@ class DhcpMessage(Value):
 
 
 def _overloaded(options: Iterable[tuple[int, bytes]]) -> tuple[bool, bool]:
-    """Tell from option 52 whether `file`, and whether `sname`, holds options (RFC 2132, 9.3)."""
+    """Tell from option 52 whether `file`, and whether `sname`, holds options (RFC 2132 9.3)."""
     values = [data for code, data in options if code == OptionCode.OVERLOAD]
     if not values:
         return False, False

@@ -1,11 +1,11 @@
-"""DHCPv6 messages between client and server (RFC 8415, 8) and what makes a client's valid.
+"""DHCPv6 messages between client and server (RFC 8415 8) and what makes a client's valid.
 
 ::
 
     0      1                4
     | type | transaction id | options ...
 
-`parse_message` is the door of a server: it holds a message to the rules of RFC 8415, 16 and 18.4,
+`parse_message` is the door of a server: it holds a message to the rules of RFC 8415 16 and 18.4,
 as far as they can be told without knowing the server. Messages of relay agents have another
 layout; nobody relays on a link with one guest, so they are refused.
 """
@@ -53,7 +53,7 @@ _ONCE = (ClientId, ServerId, OptionRequest, RapidCommit, ClientFqdn)
 
 
 class MessageType(IntEnum):
-    """Messages between client and server (RFC 8415, 7.3)."""
+    """Messages between client and server (RFC 8415 7.3)."""
 
     SOLICIT = 1
     ADVERTISE = 2
@@ -146,7 +146,7 @@ def parse_message(data: bytes | memoryview, packet: Ip6Packet) -> Dhcpv6Message:
 
 
 def _check_duplicates(message: Dhcpv6Message) -> None:
-    """Refuse what may be there only once (RFC 8415, 21; IAIDs: 21.4, 21.5, 21.21)."""
+    """Refuse what may be there only once (RFC 8415 21; IAIDs: 21.4, 21.5, 21.21)."""
     for kind in _ONCE:
         if sum(isinstance(option, kind) for option in message.options) > 1:
             raise WireError(f"DHCPv6 {message.kind.name}: more than one {kind.__name__}")

@@ -1,4 +1,4 @@
-"""Options of DHCPv6 messages (RFC 8415, 21; RFC 3646; RFC 4704).
+"""Options of DHCPv6 messages (RFC 8415 21; RFC 3646; RFC 4704).
 
 ::
 
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 HEADER_LEN = 4
 """Bytes of code and length before the data of every option."""
 INFINITY_S = 0xffffffff
-"""Time that never ends (RFC 8415, 7.7)."""
+"""Time that never ends (RFC 8415 7.7)."""
 MIN_DUID_LEN = 3
 MAX_DUID_LEN = 130
-"""Two bytes of type and 1 to 128 of identifier (RFC 8415, 11.1)."""
+"""Two bytes of type and 1 to 128 of identifier (RFC 8415 11.1)."""
 DUID_TYPE_LL = 3
 _HARDWARE_ETHERNET = 1
 _MAX_DATA_LEN = 0xffff
@@ -71,7 +71,7 @@ class OptionCode(IntEnum):
 
 
 class StatusCode(IntEnum):
-    """IANA "DHCPv6 Status Codes" that a server sends (RFC 8415, 21.13)."""
+    """IANA "DHCPv6 Status Codes" that a server sends (RFC 8415 21.13)."""
 
     SUCCESS = 0
     UNSPEC_FAIL = 1
@@ -83,12 +83,12 @@ class StatusCode(IntEnum):
 
 
 def make_duid_ll(mac: bytes) -> bytes:
-    """DUID of an Ethernet interface that keeps its address (RFC 8415, 11.4)."""
+    """DUID of an Ethernet interface that keeps its address (RFC 8415 11.4)."""
     return struct.pack("!HH", DUID_TYPE_LL, _HARDWARE_ETHERNET) + mac
 
 
 class _DuidOption(Value):
-    """Identity of one side (RFC 8415, 21.2 and 21.3)."""
+    """Identity of one side (RFC 8415 21.2 and 21.3)."""
 
     duid: bytes
 
@@ -120,7 +120,7 @@ class ServerId(_DuidOption):
 
 
 class StatusOption(Value):
-    """How a request went (RFC 8415, 21.13); *status* is a `StatusCode` or any other 16-bit number."""
+    """How a request went (RFC 8415 21.13); *status* is a `StatusCode` or any other 16-bit number."""
 
     CODE: ClassVar[int] = OptionCode.STATUS_CODE
 
@@ -162,7 +162,7 @@ class OtherOption(Value):
 
 
 class IaAddress(Value):
-    """One address of an IA (RFC 8415, 21.6)."""
+    """One address of an IA (RFC 8415 21.6)."""
 
     CODE: ClassVar[int] = OptionCode.IA_ADDRESS
 
@@ -194,7 +194,7 @@ IaOption = IaAddress | StatusOption | OtherOption
 
 
 class _TimedIa(Value):
-    """An IA with times for renewal (RFC 8415, 21.4 and 21.21); T1 and T2 are in seconds."""
+    """An IA with times for renewal (RFC 8415 21.4 and 21.21); T1 and T2 are in seconds."""
 
     iaid: int
     t1_s: int = 0
@@ -232,7 +232,7 @@ class IaPd(_TimedIa):
 
 
 class IaTa(Value):
-    """Temporary addresses (RFC 8415, 21.5)."""
+    """Temporary addresses (RFC 8415 21.5)."""
 
     CODE: ClassVar[int] = OptionCode.IA_TA
 
@@ -255,7 +255,7 @@ class IaTa(Value):
 
 
 class OptionRequest(Value):
-    """Codes of the options that the client wants (RFC 8415, 21.7)."""
+    """Codes of the options that the client wants (RFC 8415 21.7)."""
 
     CODE: ClassVar[int] = OptionCode.OPTION_REQUEST
 
@@ -278,7 +278,7 @@ class OptionRequest(Value):
 
 
 class Preference(Value):
-    """How much the server wants to be chosen (RFC 8415, 21.8)."""
+    """How much the server wants to be chosen (RFC 8415 21.8)."""
 
     CODE: ClassVar[int] = OptionCode.PREFERENCE
 
@@ -299,7 +299,7 @@ class Preference(Value):
 
 
 class RapidCommit(Value):
-    """Two messages are enough (RFC 8415, 21.14)."""
+    """Two messages are enough (RFC 8415 21.14)."""
 
     CODE: ClassVar[int] = OptionCode.RAPID_COMMIT
 
@@ -315,7 +315,7 @@ class RapidCommit(Value):
 
 
 class DnsServers(Value):
-    """Resolvers, best first (RFC 3646, 3); a client may send an empty list."""
+    """Resolvers, best first (RFC 3646 3); a client may send an empty list."""
 
     CODE: ClassVar[int] = OptionCode.DNS_SERVERS
 
@@ -336,7 +336,7 @@ class DnsServers(Value):
 
 
 class DomainList(Value):
-    """Names to search, as text (`facts.domain_name`; RFC 3646, 4); never compressed (RFC 8415, 10)."""
+    """Names to search, as text (`facts.domain_name`; RFC 3646 4); never compressed (RFC 8415 10)."""
 
     CODE: ClassVar[int] = OptionCode.DOMAIN_LIST
 
@@ -364,7 +364,7 @@ class DomainList(Value):
 
 
 class ClientFqdn(Value):
-    """Name of the client and who tells the DNS of it (RFC 4704, 4).
+    """Name of the client and who tells the DNS of it (RFC 4704 4).
 
     *flags* are S (1), O (2) and N (4) among bits without meaning. *name* is in text form; one that is
     not *is_complete* wants a domain added, and may be empty.

@@ -1,8 +1,8 @@
-"""Domain names as sequences of labels (RFC 1035, 3.1), one by one or as a list.
+"""Domain names as sequences of labels (RFC 1035 3.1), one by one or as a list.
 
-DHCPv6 and router advertisements carry a search list without compression (RFC 8415, section 10;
-RFC 8106, 5.2): `build_names`. DHCP carries it compressed, pointers counting from the first byte of
-the option's data (RFC 3397, section 2): `build_compressed`. `fit_names` chooses what a message has
+DHCPv6 and router advertisements carry a search list without compression (RFC 8415 10;
+RFC 8106 5.2): `build_names`. DHCP carries it compressed, pointers counting from the first byte of
+the option's data (RFC 3397 2): `build_compressed`. `fit_names` chooses what a message has
 room for. The text form is that of `passt.facts.domain_name`.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _POINTER = 0xc000
 _POINTER_BITS = 0xc0
 _MAX_POINTER = 0x3fff
-"""A pointer is two bytes, the first two bits of which are ones (RFC 1035, 4.1.4)."""
+"""A pointer is two bytes, the first two bits of which are ones (RFC 1035 4.1.4)."""
 
 
 def build_name(name: str) -> bytes:
@@ -36,7 +36,7 @@ def build_names(names: Iterable[str]) -> bytes:
 def build_compressed(names: Iterable[str]) -> bytes:
     """Encode *names* one after the other; endings that were there before become pointers to them.
 
-    Endings are the same whatever the case of their letters (RFC 1035, 2.3.3).
+    Endings are the same whatever the case of their letters (RFC 1035 2.3.3).
     """
     data = bytearray()
     known: dict[str, int] = {}
@@ -85,7 +85,7 @@ def parse_compressed(data: bytes) -> tuple[str, ...]:
     """Read a list of names that may point into each other, up to the end of *data*.
 
     A pointer leads to what stands before the labels that it ends, so that each step goes back and
-    no pointer can loop (RFC 1035, 4.1.4: a prior occurrence). `WireError` for any other pointer, for
+    no pointer can loop (RFC 1035 4.1.4: a prior occurrence). `WireError` for any other pointer, for
     the root, and as `pull_name`.
     """
     names = []

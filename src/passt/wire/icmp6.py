@@ -53,8 +53,8 @@ class Icmp6Message(Value):
     def parse(cls, data: bytes | memoryview, source: IPv6Address, destination: IPv6Address) -> Self:
         """Read the message that went from *source* to *destination*; all of *data* belongs to it.
 
-        `WireError` if it is short or the checksum is bad (RFC 4443, 2.3; ND demands the check in
-        RFC 4861, 6.1 and 7.1; no link offloads it).
+        `WireError` if it is short or the checksum is bad (RFC 4443 2.3; ND demands the check in
+        RFC 4861 6.1 and 7.1; no link offloads it).
         """
         reader = Reader(data, "ICMPv6")
         kind, code, _ = reader.pull(_LAYOUT)

@@ -65,7 +65,7 @@ class Ip4Packet(Value):
     def parse(cls, data: bytes | memoryview) -> Self:
         """Read one packet; bytes after its total length are Ethernet padding.
 
-        `WireError` for bad version, lengths or header checksum (RFC 1122, 3.2.1.2: silently
+        `WireError` for bad version, lengths or header checksum (RFC 1122 3.2.1.2: silently
         discard) and for a fragment: no control message needs one.
         """
         reader = Reader(data, "IPv4")

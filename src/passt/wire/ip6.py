@@ -49,7 +49,7 @@ class Ip6Packet(Value):
     def parse(cls, data: bytes | memoryview) -> Self:
         """Read one packet; bytes after its payload length are Ethernet padding.
 
-        `WireError` for bad version or lengths and for a multicast source (RFC 4291, 2.7).
+        `WireError` for bad version or lengths and for a multicast source (RFC 4291 2.7).
         """
         reader = Reader(data, "IPv6")
         first, payload_len, next_header, hop_limit, source, destination = reader.pull(_LAYOUT)
@@ -69,7 +69,7 @@ class Ip6Packet(Value):
                             self.source.packed, self.destination.packed) + self.payload
 
     def upper_layer(self) -> tuple[int, bytes]:
-        """Walk the extension headers (RFC 8200, section 4): the protocol after them, and its bytes.
+        """Walk the extension headers (RFC 8200 4): the protocol after them, and its bytes.
 
         `WireError` for a chain that ends in the middle of a header and for a fragment, which ND
         forbids (RFC 6980) and DHCPv6 does not need. The walk ends because each header takes at

@@ -1,4 +1,4 @@
-"""Neighbour discovery messages (RFC 4861, section 4) and what makes them valid.
+"""Neighbour discovery messages (RFC 4861 4) and what makes them valid.
 
 Bodies, after the four bytes of the ICMPv6 header::
 
@@ -7,7 +7,7 @@ Bodies, after the four bytes of the ICMPv6 header::
     solicitation of a neighbour    0 reserved  4 target  20 options ...
     neighbour advertisement        0 flags     4 target  20 options ...
 
-`parse_message` is the door: it holds a packet to the rules of RFC 4861, 6.1 and 7.1 that concern
+`parse_message` is the door: it holds a packet to the rules of RFC 4861 6.1 and 7.1 that concern
 the envelope (hop limit 255: not forwarded by a router; code 0; addresses that fit the message).
 """
 
@@ -36,7 +36,7 @@ _HOP_LIMIT = 255
 
 
 class RouterSolicitation(Value):
-    """RFC 4861, 4.1."""
+    """RFC 4861 4.1."""
 
     KIND: ClassVar[int] = Icmp6Type.ROUTER_SOLICITATION
 
@@ -55,7 +55,7 @@ class RouterSolicitation(Value):
 
 
 class RouterAdvertisement(Value):
-    """RFC 4861, 4.2; *hop_limit*, *reachable_ms* and *retransmit_ms* 0 mean "unspecified"."""
+    """RFC 4861 4.2; *hop_limit*, *reachable_ms* and *retransmit_ms* 0 mean "unspecified"."""
 
     KIND: ClassVar[int] = Icmp6Type.ROUTER_ADVERTISEMENT
     _MANAGED: ClassVar[int] = 0x80
@@ -91,7 +91,7 @@ class RouterAdvertisement(Value):
 
 
 class NeighbourSolicitation(Value):
-    """RFC 4861, 4.3."""
+    """RFC 4861 4.3."""
 
     KIND: ClassVar[int] = Icmp6Type.NEIGHBOUR_SOLICITATION
 
@@ -113,7 +113,7 @@ class NeighbourSolicitation(Value):
 
 
 class NeighbourAdvertisement(Value):
-    """RFC 4861, 4.4."""
+    """RFC 4861 4.4."""
 
     KIND: ClassVar[int] = Icmp6Type.NEIGHBOUR_ADVERTISEMENT
     _ROUTER: ClassVar[int] = 0x80
@@ -158,7 +158,7 @@ def is_ndp(kind: int) -> bool:
 def parse_message(icmp: Icmp6Message, packet: Ip6Packet) -> NdpMessage:
     """Read *icmp*, of a type for which `is_ndp` holds, which *packet* carries.
 
-    `WireError` unless all of RFC 4861, 6.1.1, 6.1.2, 7.1.1 or 7.1.2 is fulfilled.
+    `WireError` unless all of RFC 4861 6.1.1, 6.1.2, 7.1.1 or 7.1.2 is fulfilled.
     """
     if packet.hop_limit != _HOP_LIMIT:
         raise WireError(f"ND: hop limit {packet.hop_limit}, the packet was forwarded")

@@ -1,4 +1,4 @@
-"""Options of neighbour discovery messages (RFC 4861, 4.6; RFC 8106, 5).
+"""Options of neighbour discovery messages (RFC 4861 4.6; RFC 8106 5).
 
 ::
 
@@ -53,7 +53,7 @@ class OptionCode(IntEnum):
 
 
 class _LinkLayerOption(Value):
-    """A MAC-48 address: RFC 4861, 4.6.1; one unit."""
+    """A MAC-48 address: RFC 4861 4.6.1; one unit."""
 
     mac: bytes
 
@@ -84,7 +84,7 @@ class TargetLinkLayer(_LinkLayerOption):
 
 
 class PrefixInformation(Value):
-    """A prefix for on-link determination and autoconfiguration (RFC 4861, 4.6.2).
+    """A prefix for on-link determination and autoconfiguration (RFC 4861 4.6.2).
 
     *prefix* has no host bits; they are ignored on reading, as the RFC demands.
     """
@@ -124,7 +124,7 @@ class PrefixInformation(Value):
 
 
 class LinkMtu(Value):
-    """MTU of the link in bytes (RFC 4861, 4.6.4)."""
+    """MTU of the link in bytes (RFC 4861 4.6.4)."""
 
     CODE: ClassVar[int] = OptionCode.MTU
 
@@ -145,7 +145,7 @@ class LinkMtu(Value):
 
 
 class RecursiveDnsServers(Value):
-    """Resolvers, at least one (RFC 8106, 5.1)."""
+    """Resolvers, at least one (RFC 8106 5.1)."""
 
     CODE: ClassVar[int] = OptionCode.RDNSS
     MAX_SERVERS: ClassVar[int] = 127
@@ -176,7 +176,7 @@ class RecursiveDnsServers(Value):
 
 
 class DnsSearchList(Value):
-    """Domain names to search, at least one, in text form (see `passt.facts.domain_name`; RFC 8106, 5.2).
+    """Domain names to search, at least one, in text form (see `passt.facts.domain_name`; RFC 8106 5.2).
 
     The names are followed by zeros up to a full unit and not a byte more: a unit of nothing but
     zeros after the option would be an option of length 0, for which receivers drop the message.
@@ -247,7 +247,7 @@ def clear_host_bits(address: IPv6Address, prefix_len: int) -> IPv6Address:
 def parse_options(data: bytes) -> tuple[NdpOption, ...]:
     """Read options up to the end of *data*.
 
-    `WireError` for a length of 0 (RFC 4861, 4.6: discard the message), one past the end, or an
+    `WireError` for a length of 0 (RFC 4861 4.6: discard the message), one past the end, or an
     option of a known kind with bad contents.
     """
     reader = Reader(data, "ND options")
