@@ -1,23 +1,23 @@
-"""The DHCP server of the guest's link (RFC 2131), with one address to give: the guest's.
+"""DHCP server of the guest's link (RFC 2131), with one address to assign.
 
-Theory of operation: all facts are frozen at the start, so there is no pool, no lease and no state.
-Every client gets the same address for ever, and gets it again whatever it did before:
+Theory of operation. All facts are fixed at the start, so there is no pool, no lease database and no state.
+Every client always gets the same address, whatever it did before:
 
-* DISCOVER is answered by an OFFER, or at once by the ACK if the client can take it (RFC 4039).
-* REQUEST for our address is answered by an ACK, in each of the four states of the client.
-* REQUEST for another address is answered by a NAK. Without it a client that restarts on our link with
-  an address of its former network would keep it, or wait in vain: up to a minute in INIT-REBOOT, half
-  the old lease in RENEWING. RFC 2131 4.3.2 lets a server refuse only what it knows to be wrong; we
-  know, as there is no second address and no second server behind this link. A client that prefers an
-  address (DHCPDISCOVER with option 50) gets an offer, never a NAK, and dhclient, udhcpc, dhcpcd and
-  systemd-networkd all start afresh right after one, so none can loop or end up without an address.
-* REQUEST that names another server is not ours, and a DHCPINFORM is answered without an address.
-* DECLINE and RELEASE change nothing and have no answer (RFC 2131 4.3.3, 4.3.4): there is no other
-  address to turn to, and the client that comes back may have this one.
-* A message without type is BOOTP's and gets the options of BOOTP only (RFC 1534 2).
+* DISCOVER is answered by an OFFER, or at once by the ACK if the client asks for Rapid Commit (RFC 4039).
+* REQUEST for our address is answered by an ACK, in each of the four states of a client.
+* REQUEST for another address is answered by a NAK. Without the NAK, a client that restarts on our link with
+  an address of its former network would keep it or wait in vain: up to a minute in INIT-REBOOT, half the old
+  lease in RENEWING. RFC 2131 4.3.2 lets a server reject only addresses that it knows to be wrong. We know,
+  since this link has no second address and no second server. A client that prefers an address (DISCOVER with
+  option 50) gets an OFFER, never a NAK; dhclient, udhcpc, dhcpcd and systemd-networkd all start again with a
+  DISCOVER after a NAK, so none can loop or remain without an address.
+* REQUEST that names another server gets no answer. INFORM is answered without an address.
+* DECLINE and RELEASE change nothing and get no answer (RFC 2131 4.3.3, 4.3.4): there is no other address,
+  and the client may have the same address again.
+* A message without a type is BOOTP and gets options of BOOTP only (RFC 1534 2).
 
-A relay agent inside the guest is served if it is on the link that we give addresses for; the clients
-of one on any other link cannot have the guest's address, so they get no answer.
+A relay agent inside the guest is served if it is on the link whose addresses we assign. Clients of a relay
+agent on another link cannot use the guest's address, so they get no answer.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ if TYPE_CHECKING:
 
 IP4_BROADCAST = IPv4Address("255.255.255.255")
 
-# RFC 2131 2: every client takes 576 bytes of packet, more if it says so by option 57. We
-# never send more than any Ethernet carries, since the client's interface may still have MTU 1500.
+# RFC 2131 2: every client accepts packets of 576 bytes, and longer ones if option 57 says so. We never exceed
+# the MTU of plain Ethernet, since the client's interface may still have that.
 _MIN_PACKET_LEN = 576
 _MAX_PACKET_LEN = 1500
 _HEADERS_LEN = 20 + 8 + HEADER_LEN
-# What goes when there is no room, the least necessary first. The search list is shortened before.
+# Options to leave out of a message that is too long, least necessary first; the search list is cut before.
 _EXPENDABLE = (Message, ClientFqdn, DomainName, HostName, RelayAgentInformation, NameServers, ClientId)
 _SILENCES: dict[int, str] = {
     MessageType.DECLINE: "the client declines the address, and there is no other",
@@ -87,10 +87,9 @@ class DhcpReply(NamedTuple):
 
 
 class DhcpResponder:
-    """Answers clients with the facts of *net*, whose IPv4 part is *family*; no state.
+    """Answers clients with the facts of *net*, whose IPv4 part is *family*; has no state.
 
-    *family* must have an address and one of ours; see `can_serve`. *warn* gets a line if search
-    domains have to be left out of usual answers.
+    `can_serve` must hold for *family*. *warn* gets a line if search domains do not fit in usual answers.
     """
 
     def __init__(self, net: GuestNet, family: GuestFamily, *,
@@ -102,7 +101,7 @@ class DhcpResponder:
         self._network = IPv4Network((int(family.address), family.prefix_len), strict=False)
         self._fqdn = net.fqdn
         self._facts = _make_facts(net, family, self._network)
-        # What a reply to the plainest client takes; most have no need of a closer look.
+        # Length of a reply without options of the client: most replies need no closer check of their length.
         self._plain_len = _HEADERS_LEN + len(build_options(self._full(MessageType.ACK)))
         _, left_out = _names_that_fit(self._full(MessageType.ACK), _MIN_PACKET_LEN)
         if left_out and warn:
@@ -110,11 +109,11 @@ class DhcpResponder:
 
     @property
     def server_id(self) -> IPv4Address:
-        """The address from which answers come."""
+        """Source address of all replies."""
         return self._server_id
 
     def respond(self, request: DhcpMessage, source: IPv4Address) -> DhcpReply | str:
-        """Reply to *request* that came from *source*; a text says why there is none."""
+        """Return the reply to *request*, sent from *source*, or the reason for sending none."""
         if request.op is not BootpOp.REQUEST:
             return "it is not a request"
         if request.giaddr != IP4_ZERO and request.giaddr not in self._network:
@@ -135,7 +134,7 @@ class DhcpResponder:
                 return _SILENCES.get(message_type, f"messages of type {message_type} are not for a server")
 
     def _handle_bootp(self, request: DhcpMessage) -> DhcpReply:
-        # RFC 1534 2: nothing that needs DHCP's negotiation.
+        # RFC 1534 2: no option that needs the negotiation of DHCP.
         options = None if request.options is None else _without(self._facts, LeaseTime, ServerId)
         return self._reply(request, "BOOTP reply", options, yiaddr=self._address)
 
@@ -159,11 +158,11 @@ class DhcpResponder:
 
     def _handle_inform(self, request: DhcpMessage, source: IPv4Address) -> DhcpReply | str:
         if request.ciaddr == IP4_ZERO:
-            # Some clients leave the field empty, but they have an address and so send from it.
+            # Some clients leave ciaddr empty; they have an address and send from it.
             if source == IP4_ZERO:
                 return "there is no address to answer to"
             request = replace(request, ciaddr=source)
-        # RFC 2131 4.3.5: neither yiaddr nor lease time.
+        # RFC 2131 4.3.5: no yiaddr and no lease time.
         return self._reply(request, "ACK", _without(self._full(MessageType.ACK), LeaseTime))
 
     def _full(self, message_type: MessageType) -> list[DhcpOption]:
@@ -171,7 +170,7 @@ class DhcpResponder:
 
     def _reply(self, request: DhcpMessage, kind: str, options: list[DhcpOption] | None,
                yiaddr: IPv4Address = IP4_ZERO) -> DhcpReply:
-        """Make the reply of RFC 2131 table 3, and choose where it goes (RFC 2131 4.1)."""
+        """Make the reply (RFC 2131 table 3) and choose its destination (RFC 2131 4.1)."""
         is_refusal = kind == "NAK"
         destination, port, broadcast = self._destination(request, yiaddr, is_refusal=is_refusal)
         if options is not None:
@@ -185,9 +184,9 @@ class DhcpResponder:
 
     def _complete(self, request: DhcpMessage, options: list[DhcpOption], *,
                   is_refusal: bool) -> list[DhcpOption]:
-        """Add to *options* what depends on *request*, and leave out what its client has no room for."""
+        """Add the options that depend on *request*, and leave out those that exceed the client's maximum."""
         if request.message_type:
-            # RFC 6842 3, and RFC 3046 2.2: the client's identifier and the relay's words.
+            # RFC 6842 3 and RFC 3046 2.2: return the client identifier and the relay agent's option.
             echoed = (request.find(ClientId), request.find(RelayAgentInformation))
             options = [*options, *(option for option in echoed if option)]
         if not is_refusal:
@@ -200,7 +199,7 @@ class DhcpResponder:
 
     def _destination(self, request: DhcpMessage, yiaddr: IPv4Address, *,
                      is_refusal: bool) -> tuple[IPv4Address, int, bool]:
-        """Address, port, and the broadcast flag of the reply."""
+        """Return address, port and broadcast flag of the reply."""
         if request.giaddr != IP4_ZERO:
             return request.giaddr, SERVER_PORT, request.broadcast or is_refusal
         if is_refusal:
@@ -210,8 +209,8 @@ class DhcpResponder:
         return (IP4_BROADCAST if request.broadcast else yiaddr), CLIENT_PORT, request.broadcast
 
     def _client_fqdn(self, request: DhcpMessage) -> list[ClientFqdn]:
-        """Give the name in the client's encoding, and say that nobody here updates the DNS (RFC 4702 4)."""
-        # RFC 4702 4: only for a client that sent one, or asks for it.
+        """Return the name in the client's encoding, with flags of a server that updates no DNS (RFC 4702 4)."""
+        # RFC 4702 4: only for a client that sent the option or requests it.
         theirs, wanted = request.find(ClientFqdn), request.find(ParameterRequestList)
         if not self._fqdn or not (theirs or (wanted and ClientFqdn.CODE in wanted.data)):
             return []
@@ -221,12 +220,12 @@ class DhcpResponder:
 
 
 def can_serve(family: GuestFamily) -> bool:
-    """Whether there is an address to give and a gateway to give it from (passt(1), --no-dhcp)."""
+    """Return whether *family* has an address to assign and one to send from (passt(1), --no-dhcp)."""
     return family.address is not None and family.our_address is not None
 
 
 def _make_facts(net: GuestNet, family: GuestFamily, network: IPv4Network) -> list[DhcpOption]:
-    """All options that tell of the network; a message type makes them an offer or an acknowledgement."""
+    """Make all options about the network; with a message type they are a complete OFFER or ACK."""
     gateway = family.gateway
     router = gateway if isinstance(gateway, IPv4Address) else None
     name_servers = tuple(server for server in family.resolvers if isinstance(server, IPv4Address))
@@ -250,10 +249,10 @@ def _make_facts(net: GuestNet, family: GuestFamily, network: IPv4Network) -> lis
 
 
 def _static_routes(router: IPv4Address | None, network: IPv4Network) -> tuple[StaticRoute, ...]:
-    """Give the way to a router that is not on the guest's subnet: a route to it first, then by it.
+    """Make a route to a router outside of the guest's subnet, and the default route through it.
 
-    A client that understands these routes ignores option 3 (RFC 3442 page 5), so the default route is
-    among them.
+    A client that supports option 121 ignores option 3 (RFC 3442 page 5), so option 121 needs the default
+    route.
     """
     if router is None or router in network:
         return ()
@@ -265,21 +264,21 @@ def _without(options: list[DhcpOption], *kinds: type[DhcpOption]) -> list[DhcpOp
 
 
 def _names_that_fit(options: list[DhcpOption], packet_len: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Search domains for which a packet of *packet_len* bytes has room beside the rest, and the others."""
+    """Split the search list into the names that fit in a packet of *packet_len* bytes, and the others."""
     names = next((option.names for option in options if isinstance(option, DomainSearch)), ())
     room = packet_len - _HEADERS_LEN - len(build_options(_without(options, DomainSearch)))
     return fit_names(names, room, lambda some: b"\0" * option_len(len(build_compressed(some))))
 
 
 def _extra_len(options: list[DhcpOption]) -> int:
-    """Bytes, at most, that a reply has beyond the facts: what is the client's, and the flag of RFC 4039."""
+    """Return the maximum length that options of one client, Rapid Commit included, add to the facts."""
     extra = (option for option in options
              if isinstance(option, ClientId | RelayAgentInformation | ClientFqdn | Message))
     return sum(option_len(len(option.build())) for option in extra) + option_len(0)
 
 
 def _fit(options: list[DhcpOption], packet_len: int) -> list[DhcpOption]:
-    """Leave out what a packet of *packet_len* bytes has no room for."""
+    """Leave out options until the reply fits in a packet of *packet_len* bytes."""
     room = packet_len - _HEADERS_LEN
     if len(build_options(options)) <= room:
         return options

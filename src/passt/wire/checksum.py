@@ -14,9 +14,9 @@ _PSEUDO6 = struct.Struct("!16s16sI3xB")
 
 
 def internet_checksum(*parts: bytes) -> int:
-    """Checksum of *parts* as 16 bits, each part padded with a zero byte to an even length.
+    """Return the 16-bit checksum of *parts*, each padded with a zero byte to an even length.
 
-    Over data that contain a valid checksum the result is 0.
+    The result is 0 for data that contains a valid checksum.
     """
     total = 0
     for part in parts:
@@ -28,7 +28,7 @@ def internet_checksum(*parts: bytes) -> int:
 
 
 def pseudo_header(source: IPAddress, destination: IPAddress, protocol: int, length: int) -> bytes:
-    """Pseudo-header of a packet of either family: addresses, protocol, and *length* of what is behind IP.
+    """Make the pseudo-header of a packet of either family; *length* is that of the IP payload.
 
     IPv4: source, destination, zero, protocol, 16-bit length (RFC 768). IPv6: source, destination, 32-bit
     length, three zeros, next header (RFC 8200 8.1).

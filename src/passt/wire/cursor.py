@@ -37,13 +37,13 @@ def require_mac(name: str, value: bytes) -> None:
 
 
 def expect_len(name: str, data: bytes, length: int) -> None:
-    """Raise `WireError` unless *data*, received as *name*, is *length* bytes long."""
+    """Raise `WireError` unless *data* is *length* bytes long; the error calls it *name*."""
     if len(data) != length:
         raise WireError(f"{name}: {len(data)} bytes, must be {length}")
 
 
 class Reader:
-    """Reads *data* from the front; *name* is that of the message in errors."""
+    """Reads *data* from front to back; errors call it *name*."""
 
     __slots__ = ("_data", "_name", "_offset")
 
@@ -54,16 +54,16 @@ class Reader:
 
     @property
     def offset(self) -> int:
-        """Bytes read so far."""
+        """Number of bytes read so far."""
         return self._offset
 
     @property
     def remaining(self) -> int:
-        """Bytes not read yet."""
+        """Number of bytes not read yet."""
         return len(self._data) - self._offset
 
     def pull_bytes(self, length: int) -> bytes:
-        """Next *length* bytes."""
+        """Read the next *length* bytes."""
         if length > self.remaining:
             raise WireError(f"{self._name}: {length} bytes wanted at offset {self._offset}, "
                             f"{self.remaining} left")
@@ -72,34 +72,34 @@ class Reader:
         return self._data[start:self._offset]
 
     def pull(self, layout: Struct) -> tuple[Any, ...]:
-        """Next fields, as *layout* describes them."""
+        """Read the next fields, as *layout* describes them."""
         return layout.unpack(self.pull_bytes(layout.size))
 
     def pull_u8(self) -> int:
-        """Next byte."""
+        """Read the next byte."""
         return self.pull_bytes(1)[0]
 
     def pull_u16(self) -> int:
-        """Next two bytes, network order."""
+        """Read the next two bytes in network order."""
         return int.from_bytes(self.pull_bytes(2), "big")
 
     def pull_u32(self) -> int:
-        """Next four bytes, network order."""
+        """Read the next four bytes in network order."""
         return int.from_bytes(self.pull_bytes(4), "big")
 
     def pull_ip4(self) -> IPv4Address:
-        """Next four bytes, an IPv4 address."""
+        """Read the next four bytes as an IPv4 address."""
         return IPv4Address(self.pull_bytes(IP4_LEN))
 
     def pull_ip6(self) -> IPv6Address:
-        """Next sixteen bytes, an IPv6 address."""
+        """Read the next sixteen bytes as an IPv6 address."""
         return IPv6Address(self.pull_bytes(IP6_LEN))
 
     def pull_rest(self) -> bytes:
-        """All that is left, maybe nothing."""
+        """Read all bytes that are left, maybe none."""
         return self.pull_bytes(self.remaining)
 
     def finish(self) -> None:
-        """Raise `WireError` if anything is left."""
+        """Raise `WireError` if any byte is left."""
         if self.remaining:
             raise WireError(f"{self._name}: {self.remaining} bytes too many")

@@ -7,9 +7,9 @@
     44      108    236            240
     | sname | file | magic cookie | options ...
 
-Without the magic cookie there are no options: a BOOTP message of old. Where option 52 says so, options
-go on in `file`, then in `sname` (RFC 2131 4.1), which then hold no names; an option 52 in there means
-nothing, so no field is read twice. The fields are called as in RFC 2131.
+Without the magic cookie there are no options: this is an old BOOTP message. Option 52 (overload) can say that
+the options continue in `file`, then in `sname` (RFC 2131 4.1), which hold no names in that case. An option 52
+inside these two fields is ignored, so no field is read twice. Fields have the names of RFC 2131.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _COOKIE = bytes((99, 130, 83, 99))
 _BROADCAST = 0x8000
 _CHADDR_LEN, _SNAME_LEN, _FILE_LEN = 16, 64, 128
 _VEND_LEN = 64
-"""Least length of what follows the fixed part (RFC 1542 2.1): old clients drop a shorter message."""
+"""Minimum length after the fixed part (RFC 1542 2.1): old clients drop a shorter message."""
 HEADER_LEN = _LAYOUT.size + len(_COOKIE)
 """Bytes before the options."""
 HARDWARE_ETHERNET = 1
@@ -53,16 +53,16 @@ CLIENT_PORT = 68
 
 
 class BootpOp(IntEnum):
-    """Operations of RFC 951 3."""
+    """Operations (RFC 951 3)."""
 
     REQUEST = 1
     REPLY = 2
 
 
 class DhcpMessage(Value):
-    """One message. *chaddr* has the length that the message says, 0 to 16 bytes.
+    """One DHCP or BOOTP message. *chaddr* has the length that `hlen` says, 0 to 16 bytes.
 
-    *options* are by ascending code; None: no magic cookie. *sname* and *file* end before their first zero
+    *options* are sorted by code; None means no magic cookie. *sname* and *file* end before their first zero
     byte.
     """
 
@@ -95,8 +95,8 @@ class DhcpMessage(Value):
     def parse(cls, data: bytes | memoryview) -> Self:
         """Read one message.
 
-        `WireError` if it is short, for an operation other than `BootpOp`, a hardware address longer
-        than its field, a bad value of option 52, and as for `dhcp_options.parse_options`.
+        Raises `WireError` if it is short, has an operation outside `BootpOp`, a hardware address longer
+        than its field, a bad option 52, or options that `dhcp_options.parse_options` rejects.
         """
         reader = Reader(data, "DHCP")
         (op, htype, hlen, hops, xid, secs, flags, ciaddr, yiaddr, siaddr, giaddr, chaddr, sname,
@@ -118,7 +118,7 @@ class DhcpMessage(Value):
                    sname.partition(b"\0")[0], file.partition(b"\0")[0], options)
 
     def build(self, order: Iterable[int] = ()) -> bytes:
-        """Write the message, padded to the least length of BOOTP; *order* as for `build_options`."""
+        """Write the message, padded to the minimum length of BOOTP; *order* as for `build_options`."""
         vend = b"" if self.options is None else _COOKIE + build_options(self.options, order)
         return _LAYOUT.pack(
             self.op, self.htype, len(self.chaddr), self.hops, self.xid, self.secs,
@@ -127,7 +127,7 @@ class DhcpMessage(Value):
         ) + vend.ljust(_VEND_LEN, b"\0")
 
     def find(self, kind: type[_Option]) -> _Option | None:
-        """Option of class *kind*; None if there is none."""
+        """Return the option of class *kind*; None if there is none."""
         return next((option for option in self.options or () if isinstance(option, kind)), None)
 
     @property
@@ -138,7 +138,7 @@ class DhcpMessage(Value):
 
 
 def _overloaded(options: Iterable[tuple[int, bytes]]) -> tuple[bool, bool]:
-    """Tell from option 52 whether `file`, and whether `sname`, holds options (RFC 2132 9.3)."""
+    """Return whether option 52 says that `file` holds options, and that `sname` does (RFC 2132 9.3)."""
     values = [data for code, data in options if code == OptionCode.OVERLOAD]
     if not values:
         return False, False

@@ -3,12 +3,12 @@
 ::
 
     0      1        2
-    | code | length | data ...        but for code 0 (padding) and 255 (end): one byte, no length
+    | code | length | data ...        codes 0 (padding) and 255 (end) have neither length nor data
 
-The parts of an option that comes more than once are joined before it is read, in the order in which they
-come (RFC 3396): so are options longer than 255 bytes sent, and so an option of fixed length that comes twice
-is malformed. The order of different options has no meaning, so a message holds them by ascending code.
-An option without a class in `OPTIONS` is kept as `OtherOption`.
+A code that occurs several times is one option in parts: their data is joined in order before it is parsed
+(RFC 3396). Senders split options longer than 255 bytes in this way; a repeated option of fixed length is
+malformed. The order of different options has no meaning, so a message holds them sorted by code. An option
+without a class in `OPTIONS` is kept as `OtherOption`.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ class OptionCode(IntEnum):
 
 
 _CARRIERS = frozenset((OptionCode.PAD, OptionCode.OVERLOAD, OptionCode.END))
-"""Codes that say how options are carried; `DhcpMessage` has no such options."""
+"""Codes about the encoding of options; a `DhcpMessage` has no such options."""
 
 
 class MessageType(IntEnum):
-    """Types of RFC 2132 9.6."""
+    """Types of messages (RFC 2132 9.6)."""
 
     DISCOVER = 1
     OFFER = 2
@@ -123,7 +123,7 @@ class _AddressesOption(Value):
 
 
 class _BytesOption(Value):
-    """Bytes kept as they come, at least one."""
+    """Uninterpreted bytes, at least one."""
 
     CODE: ClassVar[int]
 
@@ -212,7 +212,7 @@ class RequestedAddress(_AddressOption):
 
 
 class LeaseTime(_NumberOption):
-    """Seconds for which the address is leased (RFC 2132 9.2)."""
+    """Lease of the address in seconds (RFC 2132 9.2)."""
 
     CODE: ClassVar[int] = OptionCode.LEASE_TIME
     N_BYTES: ClassVar[int] = 4
@@ -238,7 +238,7 @@ class MessageTypeOption(_NumberOption):
 
 
 class ServerId(_AddressOption):
-    """Address by which a server is identified (RFC 2132 9.7)."""
+    """Address that identifies a server (RFC 2132 9.7)."""
 
     CODE: ClassVar[int] = OptionCode.SERVER_ID
 
@@ -269,7 +269,7 @@ class ClientId(_BytesOption):
 
 
 class RapidCommit(Value):
-    """Two messages are enough (RFC 4039)."""
+    """Asks for, or marks, an exchange of two messages instead of four (RFC 4039)."""
 
     CODE: ClassVar[int] = OptionCode.RAPID_COMMIT
 
@@ -287,9 +287,8 @@ class RapidCommit(Value):
 class ClientFqdn(Value):
     """Name of the client, and who updates the DNS with it (RFC 4702 2).
 
-    *flags* are the constants below among bits without meaning. *content* is all that follows them: two
-    result codes and the name. It is not read and may be cut short, since a server here needs no name of a
-    client.
+    *flags* are a sum of the constants below; other bits have no meaning. *content* is the rest of the data:
+    two result codes and the name. It is not parsed, so it may be too short: our server does not use it.
     """
 
     CODE: ClassVar[int] = OptionCode.CLIENT_FQDN
@@ -306,7 +305,7 @@ class ClientFqdn(Value):
 
     @classmethod
     def of_name(cls, name: str, flags: int) -> Self:
-        """Make the option for *name* in text form: as labels if *flags* have ENCODED, as ASCII otherwise.
+        """Make the option for *name* in text form, encoded as labels if *flags* has ENCODED, else as ASCII.
 
         Both result codes are 255 (RFC 4702 2.2).
         """
@@ -325,7 +324,7 @@ class ClientFqdn(Value):
 
 
 class RelayAgentInformation(_BytesOption):
-    """What a relay agent added and wants back unchanged (RFC 3046)."""
+    """Data of a relay agent, which a server returns unchanged (RFC 3046)."""
 
     CODE: ClassVar[int] = OptionCode.RELAY_AGENT_INFORMATION
 
@@ -363,7 +362,7 @@ class StaticRoute(NamedTuple):
 
 
 class ClasslessStaticRoutes(Value):
-    """Routes, at least one (RFC 3442): prefix length, as many bytes of destination as it needs, router."""
+    """Routes, at least one (RFC 3442): prefix length, the significant bytes of the destination, router."""
 
     CODE: ClassVar[int] = OptionCode.CLASSLESS_STATIC_ROUTES
 
@@ -427,15 +426,15 @@ OPTIONS: Mapping[int, type[KnownOption]] = {option.CODE: option for option in (
 
 
 def parse_options(areas: Iterable[bytes]) -> tuple[DhcpOption, ...]:
-    """Read the options in *areas*, one field of the message after the other; by ascending code.
+    """Read the options in *areas*, fields of one message in order; return them sorted by code.
 
-    `WireError` for an option that ends behind its area, or of a known code with bad contents.
+    Raises `WireError` for an option that exceeds its area, and for bad contents of a known code.
     """
     return join_options([option for area in areas for option in split_area(area)])
 
 
 def split_area(area: bytes) -> list[tuple[int, bytes]]:
-    """Codes and data of the options in one field, up to the end option or the end of the field."""
+    """Return code and data of each option in one field, up to the end option or the end of the field."""
     found = []
     at, end = 0, len(area)
     while at < end and (code := area[at]) != OptionCode.END:
@@ -450,7 +449,7 @@ def split_area(area: bytes) -> list[tuple[int, bytes]]:
 
 
 def join_options(parts: Iterable[tuple[int, bytes]]) -> tuple[DhcpOption, ...]:
-    """Join *parts*, code and data each, and read them; `WireError` for a known code with bad contents."""
+    """Join *parts*, pairs of code and data, and parse them; raises `WireError` for bad contents."""
     joined: dict[int, bytes] = {}
     for code, data in parts:
         if code not in _CARRIERS:
@@ -463,7 +462,7 @@ def join_options(parts: Iterable[tuple[int, bytes]]) -> tuple[DhcpOption, ...]:
 
 
 def sort_options(options: Iterable[DhcpOption]) -> tuple[DhcpOption, ...]:
-    """Put *options* into the order in which a `DhcpMessage` holds them."""
+    """Sort *options* by code, as a `DhcpMessage` holds them."""
     return tuple(sorted(options, key=_code))
 
 
@@ -477,18 +476,18 @@ def require_sorted(options: Iterable[DhcpOption]) -> None:
 def build_options(options: Iterable[DhcpOption], order: Iterable[int] = ()) -> bytes:
     """Write *options* and the end option.
 
-    The message type comes first, then the codes of *order* as far as there are such options (a code that
-    is there twice counts once: twice would double its data), then the rest by ascending code.
+    The message type comes first, then those options whose codes *order* lists, then the rest sorted by code.
+    A code that *order* repeats is written once: a second time would double its data.
     """
     found = {_code(option): option.build() for option in options}
-    # RFC 3046 2.2: what the relay wants back is the last option, whatever the client asks for.
+    # RFC 3046 2.2: the relay agent's option comes last, whatever order the client asks for.
     last = OptionCode.RELAY_AGENT_INFORMATION
     front = dict.fromkeys(code for code in (OptionCode.MESSAGE_TYPE, *order, *sorted(found)) if code != last)
     return b"".join(_build_option(code, found[code]) for code in (*front, last) if code in found) + _END
 
 
 def option_len(data_len: int) -> int:
-    """Bytes that an option with *data_len* bytes of data takes, headers of all its parts included."""
+    """Return the encoded length of an option with *data_len* bytes of data, headers of all parts included."""
     return data_len + 2 * max(1, -(-data_len // MAX_CHUNK_LEN))
 
 

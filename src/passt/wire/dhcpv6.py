@@ -1,13 +1,13 @@
-"""DHCPv6 messages between client and server (RFC 8415 8) and what makes a client's valid.
+"""DHCPv6 messages between client and server (RFC 8415 8), and the rules for those of a client.
 
 ::
 
     0      1                4
     | type | transaction id | options ...
 
-`parse_message` is the door of a server: it holds a message to the rules of RFC 8415 16 and 18.4,
-as far as they can be told without knowing the server. Messages of relay agents have another
-layout; nobody relays on a link with one guest, so they are refused.
+`parse_message` is the door of a server: it checks a message against RFC 8415 16 and 18.4, except where the
+check depends on the server. Messages of relay agents have another layout; a link with one guest needs no
+relay agent, so they are rejected.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 SERVER_PORT = 547
 CLIENT_PORT = 546
 MAX_REQUEST_LEN = 2048
-"""Clients send some hundred bytes; the limit bounds the time that a hostile message takes."""
+"""Clients send a few hundred bytes; the limit bounds the time that a hostile message takes."""
 
 _LAYOUT = struct.Struct("!I")
 _TRANSACTION_MASK = 0xffffff
@@ -76,7 +76,7 @@ _TO_ANY_SERVER = frozenset((MessageType.SOLICIT, MessageType.CONFIRM, MessageTyp
 
 
 class Dhcpv6Message(Value):
-    """One message; *transaction_id* has 24 bits."""
+    """One DHCPv6 message; *transaction_id* has 24 bits."""
 
     kind: MessageType
     transaction_id: int
@@ -90,7 +90,7 @@ class Dhcpv6Message(Value):
     def parse(cls, data: bytes | memoryview) -> Self:
         """Read one message, all of *data*.
 
-        `WireError` for an unknown type or a relay agent's, and for options that are cut or bad.
+        Raises `WireError` for an unknown type, a type of relay agents, and truncated or bad options.
         """
         reader = Reader(data, "DHCPv6 message")
         first, = reader.pull(_LAYOUT)
@@ -107,19 +107,19 @@ class Dhcpv6Message(Value):
         return _LAYOUT.pack(self.kind << 24 | self.transaction_id) + build_options(self.options)
 
     def find(self, kind: type[_Option]) -> _Option | None:
-        """First option of class *kind*; None if there is none."""
+        """Return the first option of class *kind*; None if there is none."""
         return next((option for option in self.options if isinstance(option, kind)), None)
 
     @property
     def ias(self) -> tuple[Ia, ...]:
-        """Every IA, in order."""
+        """All IAs, in order."""
         return tuple(option for option in self.options if isinstance(option, IaNa | IaTa | IaPd))
 
 
 def parse_message(data: bytes | memoryview, packet: Ip6Packet) -> Dhcpv6Message:
-    """Read a client's message to a server, which *packet* carries.
+    """Read a client's message to a server, carried by *packet*.
 
-    `WireError` unless it fulfils RFC 8415 16 and 18.4, except that only the server can compare the server
+    Raises `WireError` if it violates RFC 8415 16 or 18.4; the server itself must still compare the server
     identifier with its own.
     """
     if packet.source.is_unspecified:
@@ -146,7 +146,7 @@ def parse_message(data: bytes | memoryview, packet: Ip6Packet) -> Dhcpv6Message:
 
 
 def _check_duplicates(message: Dhcpv6Message) -> None:
-    """Refuse what may be there only once (RFC 8415 21; IAIDs: 21.4, 21.5, 21.21)."""
+    """Reject repeated options that may occur once (RFC 8415 21), and repeated IAIDs (21.4, 21.5, 21.21)."""
     for kind in _ONCE:
         if sum(isinstance(option, kind) for option in message.options) > 1:
             raise WireError(f"DHCPv6 {message.kind.name}: more than one {kind.__name__}")

@@ -5,11 +5,10 @@
     0      2        4
     | code | length | data ...          length counts data only
 
-An option inside another one is read only where the RFC lets it be: addresses and a status in an
-IA, a status in an address. So the depth of reading is fixed. Options of codes without a class in
-the table of their place are kept as `OtherOption`, for a receiver ignores what it does not know
-(section 16); an option of a code that has one, with contents that do not fit, makes the whole
-message invalid.
+Nested options are parsed only where the RFC allows them: addresses and a status in an IA, a status in an
+address. So the depth of parsing is fixed. An option without a class in the table of its place is kept as
+`OtherOption`, since receivers ignore unknown options (RFC 8415 16); an option that has one, with contents
+that do not fit, makes the whole message invalid.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 HEADER_LEN = 4
 """Bytes of code and length before the data of every option."""
 INFINITY_S = 0xffffffff
-"""Time that never ends (RFC 8415 7.7)."""
+"""Infinite lifetime (RFC 8415 7.7)."""
 MIN_DUID_LEN = 3
 MAX_DUID_LEN = 130
 """Two bytes of type and 1 to 128 of identifier (RFC 8415 11.1)."""
@@ -83,12 +82,12 @@ class StatusCode(IntEnum):
 
 
 def make_duid_ll(mac: bytes) -> bytes:
-    """DUID of an Ethernet interface that keeps its address (RFC 8415 11.4)."""
+    """Make the DUID of an Ethernet interface from its permanent address (RFC 8415 11.4)."""
     return struct.pack("!HH", DUID_TYPE_LL, _HARDWARE_ETHERNET) + mac
 
 
 class _DuidOption(Value):
-    """Identity of one side (RFC 8415 21.2 and 21.3)."""
+    """DUID of client or server (RFC 8415 21.2 and 21.3)."""
 
     duid: bytes
 
@@ -120,7 +119,7 @@ class ServerId(_DuidOption):
 
 
 class StatusOption(Value):
-    """How a request went (RFC 8415 21.13); *status* is a `StatusCode` or any other 16-bit number."""
+    """Result of a request (RFC 8415 21.13); *status* is a `StatusCode` or any other 16-bit number."""
 
     CODE: ClassVar[int] = OptionCode.STATUS_CODE
 
@@ -133,7 +132,7 @@ class StatusOption(Value):
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Read the option's data; the message is UTF-8, without a zero at its end."""
+        """Read the option's data; the text is UTF-8 without a terminating zero."""
         reader = Reader(data, "DHCPv6 status")
         status = reader.pull_u16()
         try:
@@ -147,7 +146,7 @@ class StatusOption(Value):
 
 
 class OtherOption(Value):
-    """An option without meaning to us in the place where it stands."""
+    """An option of a code without a class at its place."""
 
     code: int
     data: bytes
@@ -194,7 +193,7 @@ IaOption = IaAddress | StatusOption | OtherOption
 
 
 class _TimedIa(Value):
-    """An IA with times for renewal (RFC 8415 21.4 and 21.21); T1 and T2 are in seconds."""
+    """An IA with renewal times T1 and T2, in seconds (RFC 8415 21.4 and 21.21)."""
 
     iaid: int
     t1_s: int = 0
@@ -226,7 +225,7 @@ class IaNa(_TimedIa):
 
 
 class IaPd(_TimedIa):
-    """Delegated prefixes, which stay unread: nobody delegates any here."""
+    """Delegated prefixes; they are not parsed, since our server delegates none."""
 
     CODE: ClassVar[int] = OptionCode.IA_PD
 
@@ -278,7 +277,7 @@ class OptionRequest(Value):
 
 
 class Preference(Value):
-    """How much the server wants to be chosen (RFC 8415 21.8)."""
+    """Preference of the server, 0 to 255; clients choose the highest (RFC 8415 21.8)."""
 
     CODE: ClassVar[int] = OptionCode.PREFERENCE
 
@@ -299,7 +298,7 @@ class Preference(Value):
 
 
 class RapidCommit(Value):
-    """Two messages are enough (RFC 8415 21.14)."""
+    """Asks for, or marks, an exchange of two messages instead of four (RFC 8415 21.14)."""
 
     CODE: ClassVar[int] = OptionCode.RAPID_COMMIT
 
@@ -336,7 +335,7 @@ class DnsServers(Value):
 
 
 class DomainList(Value):
-    """Names to search, as text (`facts.domain_name`; RFC 3646 4); never compressed (RFC 8415 10)."""
+    """Search list in text form (`passt.facts.domain_name`; RFC 3646 4), never compressed (RFC 8415 10)."""
 
     CODE: ClassVar[int] = OptionCode.DOMAIN_LIST
 
@@ -364,10 +363,10 @@ class DomainList(Value):
 
 
 class ClientFqdn(Value):
-    """Name of the client and who tells the DNS of it (RFC 4704 4).
+    """Name of the client, and who updates the DNS with it (RFC 4704 4).
 
-    *flags* are S (1), O (2) and N (4) among bits without meaning. *name* is in text form; one that is
-    not *is_complete* wants a domain added, and may be empty.
+    *flags* are S (1), O (2) and N (4); other bits have no meaning. *name* is in text form. With *is_complete*
+    False it is a part without domain, maybe empty.
     """
 
     CODE: ClassVar[int] = OptionCode.CLIENT_FQDN
@@ -412,14 +411,14 @@ _IN_IA: Mapping[int, _OptionClass[IaAddress | StatusOption]] = {
 OPTIONS: Mapping[int, _OptionClass[MessageOption]] = {option.CODE: option for option in (
     ClientId, ServerId, IaNa, IaTa, IaPd, OptionRequest, Preference, StatusOption, RapidCommit, DnsServers,
     DomainList, ClientFqdn)}
-"""Options that stand in a message itself; the two above stand inside of options."""
+"""Options directly in a message; the two tables above are of nested options."""
 
 
 def parse_options(data: bytes,
                   known: Mapping[int, _OptionClass[_Option_co]]) -> tuple[_Option_co | OtherOption, ...]:
-    """Read options up to the end of *data*; *known* has the classes for this place.
+    """Read options up to the end of *data*; *known* is the table of this place.
 
-    `WireError` for a header or length past the end, or bad contents of an option in *known*.
+    Raises `WireError` for a header or length that exceeds *data*, and for bad contents of a known option.
     """
     reader = Reader(data, "DHCPv6 options")
     options: list[_Option_co | OtherOption] = []
@@ -437,7 +436,7 @@ def build_options(options: Iterable[Dhcpv6Option]) -> bytes:
 
 
 def require_known(options: tuple[Dhcpv6Option, ...], known: Mapping[int, object]) -> None:
-    """Raise `ValueError` for an option of *options* that would be read as another: each has its class."""
+    """Raise `ValueError` for an option that would be parsed as another class at this place."""
     for option in options:
         if isinstance(option, OtherOption) == (_code(option) in known):
             raise ValueError(f"DHCPv6 option {_code(option)} in the wrong place")

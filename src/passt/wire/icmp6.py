@@ -26,7 +26,7 @@ _HEADER_LEN = _LAYOUT.size
 
 
 class Icmp6Type(IntEnum):
-    """Types that the control plane names (RFC 4443, RFC 4861)."""
+    """Types used by the control plane (RFC 4443, RFC 4861)."""
 
     ECHO_REQUEST = 128
     ECHO_REPLY = 129
@@ -51,10 +51,10 @@ class Icmp6Message(Value):
 
     @classmethod
     def parse(cls, data: bytes | memoryview, source: IPv6Address, destination: IPv6Address) -> Self:
-        """Read the message that went from *source* to *destination*; all of *data* belongs to it.
+        """Read the message in a packet from *source* to *destination*; all of *data* belongs to it.
 
-        `WireError` if it is short or the checksum is bad (RFC 4443 2.3; ND demands the check in
-        RFC 4861 6.1 and 7.1; no link offloads it).
+        Raises `WireError` if it is short or has a bad checksum (RFC 4443 2.3; RFC 4861 6.1 and 7.1 demand the
+        check for ND; links do not offload this checksum).
         """
         reader = Reader(data, "ICMPv6")
         kind, code, _ = reader.pull(_LAYOUT)
@@ -63,7 +63,7 @@ class Icmp6Message(Value):
         return cls(kind, code, reader.pull_rest())
 
     def build(self, source: IPv6Address, destination: IPv6Address) -> bytes:
-        """Write the message as sent from *source* to *destination*, checksum complete."""
+        """Write the message for a packet from *source* to *destination*, with its checksum."""
         pseudo = pseudo_header(source, destination, IpProtocol.ICMP6, _HEADER_LEN + len(self.body))
         header = _LAYOUT.pack(self.kind, self.code, 0)
         checksum = internet_checksum(pseudo, header, self.body)

@@ -1,14 +1,14 @@
-"""Neighbour discovery messages (RFC 4861 4) and what makes them valid.
+"""Neighbour discovery messages (RFC 4861 4), and the rules for the packets that carry them.
 
 Bodies, after the four bytes of the ICMPv6 header::
 
-    solicitation of a router       0 reserved  4 options ...
-    router advertisement           0 hop limit 1 flags 2 lifetime 4 reachable 8 retransmit 12 options ...
-    solicitation of a neighbour    0 reserved  4 target  20 options ...
-    neighbour advertisement        0 flags     4 target  20 options ...
+    router solicitation        0 reserved  4 options ...
+    router advertisement       0 hop limit 1 flags 2 lifetime 4 reachable 8 retransmit 12 options ...
+    neighbour solicitation     0 reserved  4 target  20 options ...
+    neighbour advertisement    0 flags     4 target  20 options ...
 
-`parse_message` is the door: it holds a packet to the rules of RFC 4861 6.1 and 7.1 that concern
-the envelope (hop limit 255: not forwarded by a router; code 0; addresses that fit the message).
+`parse_message` is the door: it checks the packet around a message against RFC 4861 6.1 and 7.1 (hop limit
+255, so no router forwarded it; code 0; addresses that fit the message).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _HOP_LIMIT = 255
 
 
 class RouterSolicitation(Value):
-    """RFC 4861 4.1."""
+    """Router solicitation (RFC 4861 4.1)."""
 
     KIND: ClassVar[int] = Icmp6Type.ROUTER_SOLICITATION
 
@@ -44,7 +44,7 @@ class RouterSolicitation(Value):
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Read the body; `WireError` if it is short or an option is bad."""
+        """Read the body. Raises `WireError` if it is short or has a bad option."""
         reader = Reader(data, "router solicitation")
         reader.pull(_ROUTER_SOLICITATION)
         return cls(parse_options(reader.pull_rest()))
@@ -55,7 +55,7 @@ class RouterSolicitation(Value):
 
 
 class RouterAdvertisement(Value):
-    """RFC 4861 4.2; *hop_limit*, *reachable_ms* and *retransmit_ms* 0 mean "unspecified"."""
+    """Router advertisement (RFC 4861 4.2); 0 as *hop_limit*, *reachable_ms*, *retransmit_ms*: unspecified."""
 
     KIND: ClassVar[int] = Icmp6Type.ROUTER_ADVERTISEMENT
     _MANAGED: ClassVar[int] = 0x80
@@ -77,7 +77,7 @@ class RouterAdvertisement(Value):
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Read the body; `WireError` if it is short or an option is bad."""
+        """Read the body. Raises `WireError` if it is short or has a bad option."""
         reader = Reader(data, "router advertisement")
         hop_limit, flags, lifetime_s, reachable_ms, retransmit_ms = reader.pull(_ROUTER_ADVERTISEMENT)
         return cls(hop_limit, bool(flags & cls._MANAGED), bool(flags & cls._OTHER), lifetime_s,
@@ -91,7 +91,7 @@ class RouterAdvertisement(Value):
 
 
 class NeighbourSolicitation(Value):
-    """RFC 4861 4.3."""
+    """Neighbour solicitation (RFC 4861 4.3)."""
 
     KIND: ClassVar[int] = Icmp6Type.NEIGHBOUR_SOLICITATION
 
@@ -103,7 +103,7 @@ class NeighbourSolicitation(Value):
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Read the body; `WireError` if it is short, the target is multicast or an option is bad."""
+        """Read the body. Raises `WireError` if it is short or has a multicast target or a bad option."""
         _, target, options = _parse_neighbour(data, "neighbour solicitation")
         return cls(target, options)
 
@@ -113,7 +113,7 @@ class NeighbourSolicitation(Value):
 
 
 class NeighbourAdvertisement(Value):
-    """RFC 4861 4.4."""
+    """Neighbour advertisement (RFC 4861 4.4)."""
 
     KIND: ClassVar[int] = Icmp6Type.NEIGHBOUR_ADVERTISEMENT
     _ROUTER: ClassVar[int] = 0x80
@@ -131,7 +131,7 @@ class NeighbourAdvertisement(Value):
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Read the body; `WireError` if it is short, the target is multicast or an option is bad."""
+        """Read the body. Raises `WireError` if it is short or has a multicast target or a bad option."""
         flags, target, options = _parse_neighbour(data, "neighbour advertisement")
         return cls(target, bool(flags & cls._ROUTER), bool(flags & cls._SOLICITED),
                    bool(flags & cls._OVERRIDE), options)
@@ -151,14 +151,14 @@ _MESSAGES: dict[int, type[NdpMessage]] = {
 
 
 def is_ndp(kind: int) -> bool:
-    """Whether ICMPv6 type *kind* is one that `parse_message` reads."""
+    """Return whether `parse_message` reads messages of ICMPv6 type *kind*."""
     return kind in _MESSAGES
 
 
 def parse_message(icmp: Icmp6Message, packet: Ip6Packet) -> NdpMessage:
-    """Read *icmp*, of a type for which `is_ndp` holds, which *packet* carries.
+    """Read the message in *icmp*, carried by *packet*; its type must be one that `is_ndp` accepts.
 
-    `WireError` unless all of RFC 4861 6.1.1, 6.1.2, 7.1.1 or 7.1.2 is fulfilled.
+    Raises `WireError` for any violation of RFC 4861 6.1.1, 6.1.2, 7.1.1 or 7.1.2.
     """
     if packet.hop_limit != _HOP_LIMIT:
         raise WireError(f"ND: hop limit {packet.hop_limit}, the packet was forwarded")
@@ -182,7 +182,7 @@ def parse_message(icmp: Icmp6Message, packet: Ip6Packet) -> NdpMessage:
 
 
 def build_message(message: NdpMessage) -> Icmp6Message:
-    """Wrap *message* for ICMPv6; it must be sent with hop limit 255."""
+    """Wrap *message* in ICMPv6; the packet must have hop limit 255."""
     return Icmp6Message(message.KIND, 0, message.build())
 
 

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from typing import ClassVar, Self
 
 UNIT = 8
-"""Options are measured in units of this many bytes."""
+"""Bytes in a unit of the length of an option."""
 HEADER_LEN = 2
 """Bytes of code and length before the data of every option."""
 MIN_DATA_LEN, MAX_DATA_LEN = UNIT - HEADER_LEN, 255 * UNIT - HEADER_LEN
 INFINITY_S = 0xffffffff
-"""Lifetime that never ends."""
+"""Infinite lifetime."""
 
 _LIFETIME = struct.Struct("!2xI")
 _PREFIX = struct.Struct("!BBII4x16s")
@@ -53,7 +53,7 @@ class OptionCode(IntEnum):
 
 
 class _LinkLayerOption(Value):
-    """A MAC-48 address: RFC 4861 4.6.1; one unit."""
+    """A MAC-48 address (RFC 4861 4.6.1); the option takes one unit."""
 
     mac: bytes
 
@@ -86,7 +86,7 @@ class TargetLinkLayer(_LinkLayerOption):
 class PrefixInformation(Value):
     """A prefix for on-link determination and autoconfiguration (RFC 4861 4.6.2).
 
-    *prefix* has no host bits; they are ignored on reading, as the RFC demands.
+    *prefix* has no host bits; `parse` clears them, as the RFC demands.
     """
 
     CODE: ClassVar[int] = OptionCode.PREFIX_INFORMATION
@@ -178,8 +178,8 @@ class RecursiveDnsServers(Value):
 class DnsSearchList(Value):
     """Domain names to search, at least one, in text form (see `passt.facts.domain_name`; RFC 8106 5.2).
 
-    The names are followed by zeros up to a full unit and not a byte more: a unit of nothing but
-    zeros after the option would be an option of length 0, for which receivers drop the message.
+    Zeros pad the names to the next full unit and not beyond: receivers would read a further unit of zeros
+    as an option of length 0, and drop the message.
     """
 
     CODE: ClassVar[int] = OptionCode.DNSSL
@@ -239,7 +239,7 @@ OPTIONS: Mapping[int, type[KnownOption]] = {option.CODE: option for option in (
 
 
 def clear_host_bits(address: IPv6Address, prefix_len: int) -> IPv6Address:
-    """First *prefix_len* bits of *address*, the rest zero."""
+    """Return the first *prefix_len* bits of *address*, followed by zeros."""
     shift = _IP6_BITS - prefix_len
     return IPv6Address(int(address) >> shift << shift)
 
@@ -247,8 +247,8 @@ def clear_host_bits(address: IPv6Address, prefix_len: int) -> IPv6Address:
 def parse_options(data: bytes) -> tuple[NdpOption, ...]:
     """Read options up to the end of *data*.
 
-    `WireError` for a length of 0 (RFC 4861 4.6: discard the message), one past the end, or an
-    option of a known kind with bad contents.
+    Raises `WireError` for a length of 0 (RFC 4861 4.6: discard the message) or one that exceeds *data*, and
+    for bad contents of a known option.
     """
     reader = Reader(data, "ND options")
     options: list[NdpOption] = []

@@ -5,8 +5,8 @@
     0             2                  4        6          8
     | source port | destination port | length | checksum | payload ...
 
-The checksum is not verified on reading: a client inside a namespace leaves it to the link's
-checksum offload, so what arrives may hold the sum of the pseudo-header only.
+`parse` does not verify the checksum: a client inside a namespace leaves it to checksum offload, so the field
+may hold the sum of the pseudo-header only.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class UdpDatagram(Value):
 
     @classmethod
     def parse(cls, data: bytes | memoryview) -> Self:
-        """Read one datagram; bytes after its length are ignored. `WireError` for bad lengths."""
+        """Read one datagram; bytes after its length are ignored. Raises `WireError` for bad lengths."""
         reader = Reader(data, "UDP")
         source_port, destination_port, length, _ = reader.pull(_LAYOUT)
         if not _HEADER_LEN <= length <= len(data):
@@ -51,10 +51,10 @@ class UdpDatagram(Value):
         return cls(source_port, destination_port, reader.pull_bytes(length - _HEADER_LEN))
 
     def build(self, source: IPAddress, destination: IPAddress) -> bytes:
-        """Write the datagram as sent from *source* to *destination*, checksum complete."""
+        """Write the datagram for a packet from *source* to *destination*, with its checksum."""
         length = _HEADER_LEN + len(self.payload)
         pseudo = pseudo_header(source, destination, IpProtocol.UDP, length)
         header = _LAYOUT.pack(self.source_port, self.destination_port, length, 0)
-        # Zero means "no checksum", so a sum of zero is sent as its other representation (RFC 768).
+        # Zero means "no checksum", so a checksum of zero is sent as all ones (RFC 768).
         checksum = internet_checksum(pseudo, header, self.payload) or 0xffff
         return _LAYOUT.pack(self.source_port, self.destination_port, length, checksum) + self.payload
