@@ -209,7 +209,7 @@ class DhcpResponder:
         return (IP4_BROADCAST if request.broadcast else yiaddr), CLIENT_PORT, request.broadcast
 
     def _client_fqdn(self, request: DhcpMessage) -> list[ClientFqdn]:
-        """Return the name in the client's encoding, with flags of a server that updates no DNS (RFC 4702 4)."""
+        """Return the name in the client's encoding; the flags say that we update no DNS (RFC 4702 4)."""
         # RFC 4702 4: only for a client that sent the option or requests it.
         theirs, wanted = request.find(ClientFqdn), request.find(ParameterRequestList)
         if not self._fqdn or not (theirs or (wanted and ClientFqdn.CODE in wanted.data)):

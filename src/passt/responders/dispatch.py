@@ -1,12 +1,12 @@
 """One control frame in, reply frames out.
 
-The frame is peeled layer by layer with `passt.wire`, each layer picking the next by its kind; the
-responder of the innermost one sees a valid message and returns a value, which is wrapped again.
-`WireError` is met here and nowhere else: it is counted for the layer in which it arose, and the
-frame is dropped. Every other exception is a mistake of ours and passes.
+`Dispatcher` parses a frame layer by layer with `passt.wire`; each layer selects the next. The responder of
+the innermost protocol takes a valid message and returns a value, which is wrapped in the same layers again.
+`WireError` is caught here and nowhere else: the frame is dropped and counted for the layer that raised it.
+Every other exception is a mistake of ours and propagates.
 
-Frames are answered whatever their destination MAC is, since everybody behind this link is us, and
-go back to the MAC from which they came. There is no state but the counters; their number is fixed.
+Frames to any destination MAC address are answered, since all other hosts on the link are us; replies go to
+the source MAC address of the frame. The only state is a fixed number of counters.
 """
 
 from __future__ import annotations
@@ -39,12 +39,11 @@ _ANSWERING = ("arp", "dhcp", "ndp", "dhcpv6")
 class Dispatcher:
     """Implements `contracts.FrameResponder` for the guest network *net*.
 
-    *dhcp* False leaves every DHCP message unanswered, as does a network without gateway; *ndp* False
-    leaves every ND message so, and *router_advertisements* False solicitations of routers only (for a
-    guest whose addresses and routes are set up for it); *dhcpv6* False does so for DHCPv6. *explain* gets
-    a line for each answer and each malformed frame, if given; limiting their rate is its affair. *warn*
-    gets a line for each thing that cannot be told to the guest. *is_guest* tells whether the guest was
-    last seen to use an address.
+    *dhcp* False disables DHCP, as does a network without gateway. *ndp* False disables ND, and
+    *router_advertisements* False only router advertisements (for a guest whose addresses and routes are
+    configured from outside). *dhcpv6* False disables DHCPv6. *explain* gets a line for each answer and each
+    malformed frame and must limit their rate itself. *warn* gets a line for each fact that does not fit in
+    answers. *is_guest* returns whether the guest was last seen to use a packed address.
     """
 
     def __init__(self, net: GuestNet, *, dhcp: bool = True, ndp: bool = True,
@@ -68,12 +67,12 @@ class Dispatcher:
         if net.ip6 and dhcpv6 and net.ip6.our_link_local:
             self._dhcpv6 = Dhcpv6Responder(net, net.ip6, net.ip6.our_link_local)
         if net.ip6 and ndp:
-            # Nobody is told to ask for an address where none is given.
+            # The M flag sends guests to DHCPv6, so it needs a server.
             self._ndp = NdpResponder(net, net.ip6, router_advertisements=router_advertisements,
                                      managed=self._dhcpv6 is not None)
 
     def respond(self, frame: bytes) -> list[bytes]:
-        """Take one Ethernet frame without FCS; return whole frames for the guest, maybe none."""
+        """Handle one Ethernet frame without FCS; return whole frames for the guest, maybe none."""
         try:
             return self._respond(frame)
         except WireError as error:
@@ -82,7 +81,7 @@ class Dispatcher:
             return []
 
     def advertise(self) -> list[bytes]:
-        """Make an unsolicited router advertisement for all nodes; nothing if there are to be none."""
+        """Make an unsolicited router advertisement for all nodes; return no frame if they are disabled."""
         advertisement = self._ndp.advertise() if self._ndp else None
         if advertisement is None:
             return []
@@ -182,10 +181,11 @@ class Dispatcher:
         answer = Ip6Packet(source, destination, IpProtocol.UDP, udp)
         return [self._wrap(frame.source, EtherType.IP6, answer.build())]
 
-    def _wrap_ndp(self, asker: bytes, reply: NdpReply) -> bytes:
+    def _wrap_ndp(self, mac: bytes, reply: NdpReply) -> bytes:
         icmp = build_message(reply.message).build(reply.source, reply.destination)
         packet = Ip6Packet(reply.source, reply.destination, IpProtocol.ICMP6, icmp)
-        mac = multicast_mac(reply.destination) if reply.destination.is_multicast else asker
+        if reply.destination.is_multicast:
+            mac = multicast_mac(reply.destination)
         return self._wrap(mac, EtherType.IP6, packet.build())
 
     def _wrap(self, destination: bytes, ether_type: EtherType, payload: bytes) -> bytes:

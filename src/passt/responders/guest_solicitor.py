@@ -1,8 +1,8 @@
-"""Ask a machine that has just connected which hardware address its guest has.
+"""Solicitations for the MAC address of a guest whose machine has just connected.
 
-Answers teach the data plane where to send frames, before the guest says anything by itself: after
-passt was restarted, or after a machine was migrated, an inbound connection may come first. A guest that
-does not know these addresses yet stays silent, and is learnt by what it sends later.
+The data plane learns from the answers where to send frames before the guest sends any by itself: after a
+restart of passt or a migration of the machine, an inbound connection may come first. A guest that does not
+have the addresses yet does not answer; the data plane learns its MAC address from later frames.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def solicit(net: GuestNet, addresses: Iterable[bytes]) -> list[bytes]:
-    """Make one frame for each of *addresses* (packed) that can be asked for on the link of *net*.
+    """Make a frame for each of *addresses* (packed) of a family for which *net* has an address of ours.
 
-    IPv4 by an ARP request (RFC 826), IPv6 by a solicitation of neighbours (RFC 4861 7.2.2).
+    It is an ARP request (RFC 826) or a neighbour solicitation (RFC 4861 7.2.2).
     """
     frames = []
     for address in addresses:

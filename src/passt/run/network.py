@@ -124,7 +124,7 @@ class Network:
         if self._services.is_loaded:
             return
         from passt.responders.dispatch import Dispatcher
-        from passt.responders.router_advertiser import Advertiser
+        from passt.responders.router_advertiser import RouterAdvertiser
 
         settings, guest = self._settings, self._guest
         # A guest that is configured by us must not configure itself once more from advertisements.
@@ -134,8 +134,8 @@ class Network:
                                 is_guest=self.observed.is_guest)
         self._services.load(dispatcher)
         if guest.ip6 and advertise:
-            Advertiser(dispatcher.advertise, self.engine.send_frame, self.engine.call_later, _dice,
-                       explain=self._explain).arm()
+            RouterAdvertiser(dispatcher.advertise, self.engine.send_frame, self.engine.call_later, _dice,
+                             explain=self._explain).arm()
 
     def serve(self, report: Report) -> None:
         """Run the engine until it is stopped, *report* looking on."""
