@@ -1,18 +1,20 @@
-"""rtnetlink messages: bytes <-> values for links and addresses, no I/O; `rtnl_route` has those of routes.
+"""rtnetlink messages of links and addresses: bytes to values and back, no I/O (see `passt.wire`).
+
+`passt.host.rtnetlink.routes` has those of routes.
 
 Source: rtnetlink(7), netlink(7), Documentation/userspace-api/netlink/intro.rst and the headers
 linux/{netlink,rtnetlink,if_link,if_addr}.h of the kernel.
 
-All integers are in host byte order, addresses in network order; every message and attribute starts
-on a multiple of four bytes and its length field leaves the padding out:
+Integers are in host byte order, addresses in network order. Every message and attribute starts at a multiple
+of four bytes; its length field does not count the padding:
 
     datagram   = { message }
     message    = nlmsghdr(16: u32 length, u16 type, u16 flags, u32 sequence, u32 port) payload
     payload    = fixed header (ifinfomsg 16 or ifaddrmsg 8 bytes) { attribute }
     attribute  = u16 length (with these 4 bytes), u16 type (upper two bits are flags), value
 
-What cannot be read raises HostError: the kernel is the only sender, so it is the host that fails us.
-Attributes that we do not know are skipped in reading and kept, byte for byte, in re-targeting.
+Malformed data raises HostError, since the kernel is the only sender. `parse` skips unknown attributes;
+`retarget_address` and `retarget_route` keep them byte for byte.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ _NESTED = 0x8000
 
 
 class MessageType(IntEnum):
-    """nlmsg_type."""
+    """Values of nlmsg_type."""
 
     NOOP = 1
     ERROR = 2
@@ -62,7 +64,7 @@ class MessageType(IntEnum):
 
 
 class MessageFlag(IntEnum):
-    """nlmsg_flags; 0x100 and above mean different things in GET, NEW and ERROR messages."""
+    """Bits of nlmsg_flags; 0x100 and above have different meanings in GET, NEW and ERROR messages."""
 
     REQUEST = 0x01
     ACK = 0x04
@@ -114,7 +116,7 @@ class AddressFlag(IntEnum):
 
 
 class Scope(IntEnum):
-    """RT_SCOPE_*: of addresses and of routes; greater is narrower."""
+    """RT_SCOPE_*, scopes of addresses and routes; a greater number is a narrower scope."""
 
     UNIVERSE = 0
     LINK = 253
@@ -122,7 +124,7 @@ class Scope(IntEnum):
 
 
 class AddressMode(IntEnum):
-    """IN6_ADDR_GEN_MODE_*: how the kernel makes the link-local address when an interface comes up."""
+    """IN6_ADDR_GEN_MODE_*: how the kernel makes the link-local address when an interface goes up."""
 
     EUI64 = 0
     NONE = 1
@@ -132,13 +134,13 @@ _AF_SPEC_INET6_CONF = 2
 _AF_SPEC_INET6_ADDR_GEN_MODE = 8
 _CONF_DISABLE_IPV6 = 26
 _ERROR_TEXT = 1
-# For the loop over the messages of a dump: a member of an enumeration takes longer to get.
+# For the loop over the messages of a dump: an attribute lookup on an enumeration takes longer.
 _DUMP_INTERRUPTED = int(MessageFlag.DUMP_INTERRUPTED)
 _DONE, _ERROR, _FIRST_TYPE = int(MessageType.DONE), int(MessageType.ERROR), 16  # NLMSG_MIN_TYPE
 
 
 class Message(Value):
-    """One message of a datagram."""
+    """One netlink message of a datagram."""
 
     type: int
     flags: int
@@ -147,17 +149,18 @@ class Message(Value):
 
 
 class Outcome(Value):
-    """The end of a request: *errno* 0 means done; *text* is the kernel's own explanation, if any."""
+    """Result of a request: *errno*, 0 for success, and the kernel's explanation, maybe empty."""
 
     errno: int
     text: str
 
     @classmethod
     def parse(cls, reply: Message) -> Self:
-        """Read NLMSG_ERROR (also the acknowledgement) or NLMSG_DONE.
+        """Read NLMSG_ERROR, which is the acknowledgement too, or NLMSG_DONE.
 
-        NLMSG_ERROR: i32 minus errno, header of the request, the request itself unless CAPPED; DONE: i32
-        alone. Attributes follow if ACK_TLVS is set, of which we read the text.
+        NLMSG_ERROR has an i32 (minus errno), the header of the request and, unless CAPPED is set, its
+        payload. NLMSG_DONE has the i32 only. If ACK_TLVS is set, attributes follow, of which we read the
+        text.
         """
         payload = reply.payload
         if len(payload) < _I32.size:
@@ -211,7 +214,7 @@ class LinkMessage(Value):
 
 
 class AddressMessage(Value):
-    """RTM_NEWADDR. *address* is the interface's own, *network* the one the prefix belongs to (the peer's)."""
+    """RTM_NEWADDR. *address* is the interface's own, *network* that of the prefix (of the peer, if any)."""
 
     family: int
     prefix_len: int
@@ -251,7 +254,7 @@ def aligned(length: int) -> int:
 
 
 def build_message(message_type: int, flags: int, sequence: int, payload: bytes) -> bytes:
-    """Build one message, padded so that another may follow it."""
+    """Build one message, padded so that another message may follow."""
     length = _MESSAGE.size + len(payload)
     padding = bytes(aligned(length) - length)
     return _MESSAGE.pack(length, message_type, flags, sequence, 0) + payload + padding
@@ -274,9 +277,10 @@ def parse_messages(datagram: bytes) -> list[Message]:
 
 
 def parse_replies(datagram: bytes, sequence: int, found: list[bytes]) -> tuple[Message | None, bool]:
-    """Append to *found* the payloads of those messages of a dump that answer request *sequence*.
+    """Append to *found* the payloads of all messages in a datagram of a dump that answer request *sequence*.
 
-    Returns the message that ends the dump, if it is there, and whether the dump was interrupted.
+    Returns the message that ends the dump (None: not in this datagram) and whether a message of it has
+    NLM_F_DUMP_INTR.
     """
     is_interrupted = False
     offset, end = 0, len(datagram)
@@ -304,7 +308,7 @@ def build_attribute(kind: int, value: bytes) -> bytes:
 
 
 def parse_attribute_list(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
-    """Read the attributes from *offset* to the end as (type with its flag bits, value)."""
+    """Read the attributes from *offset* to the end; return pairs of type, with flag bits, and value."""
     found = []
     end = len(data)
     while offset < end:
@@ -319,12 +323,12 @@ def parse_attribute_list(data: bytes, offset: int = 0) -> list[tuple[int, bytes]
 
 
 def parse_attributes(data: bytes, offset: int) -> dict[int, bytes]:
-    """Read the attributes from *offset* to the end by their types, without flag bits."""
+    """Read the attributes from *offset* to the end; return their values by type, without flag bits."""
     return {kind & ATTRIBUTE_TYPE_MASK: value for kind, value in parse_attribute_list(data, offset)}
 
 
 def parse_u32(value: bytes | None, default: int = 0) -> int:
-    """Read a number; *default* if there is no attribute."""
+    """Read an unsigned 32-bit number; return *default* if *value* is None."""
     if value is None:
         return default
     if len(value) != _U32.size:
@@ -340,37 +344,37 @@ def expect_header(payload: bytes, header: Struct, what: str) -> None:
 
 
 def expect_address(value: bytes, family: int, what: str) -> bytes:
-    """Hand *value* back, or raise HostError if it is no address of *family*."""
+    """Return *value*; raise HostError if it does not have the length of an address of *family*."""
     if len(value) != ADDRESS_LEN.get(family):
         raise HostError(f"rtnetlink: {what} of {len(value)} bytes for address family {family}")
     return value
 
 
 def expect_prefix_len(prefix_len: int, family: int) -> None:
-    """Raise HostError for a prefix that is longer than an address of *family*, or for another family."""
+    """Raise HostError for an unknown *family* and for a prefix longer than its addresses."""
     if family not in ADDRESS_LEN or prefix_len > 8 * ADDRESS_LEN[family]:
         raise HostError(f"rtnetlink: prefix length {prefix_len} for address family {family}")
 
 
 def ip_address(packed: bytes) -> IPAddress:
-    """Make an address object of 4 or 16 bytes."""
+    """Make an address object from 4 or 16 bytes."""
     return IPv4Address(packed) if len(packed) == ADDRESS_LEN[AF_INET] else IPv6Address(packed)
 
 
 def family_of(payload: bytes) -> int:
-    """Tell the address family of any rtnetlink payload: its first byte; 0 if there is none."""
+    """Return the address family of any rtnetlink payload, its first byte; 0 for an empty payload."""
     return payload[0] if payload else 0
 
 
 def build_link_query(ifindex: int) -> bytes:
-    """Payload of RTM_GETLINK for one interface."""
+    """Build the payload of RTM_GETLINK for one interface."""
     return _LINK.pack(0, 0, ifindex, 0, 0)
 
 
 def build_link_change(ifindex: int, *, flags: int = 0, change: int = 0, mtu: int | None = None,
                       mac: bytes | None = None, txqueuelen: int | None = None,
                       ip6_mode: int | None = None) -> bytes:
-    """Payload of RTM_NEWLINK for an existing interface; only the *flags* named in *change* are set."""
+    """Build the payload of RTM_NEWLINK for an existing interface; *change* masks *flags*."""
     parts = [_LINK.pack(0, 0, ifindex, flags, change)]
     if mac is not None:
         parts.append(build_attribute(LinkAttribute.ADDRESS, mac))
@@ -397,13 +401,13 @@ def _parse_ip6_settings(af_spec: bytes) -> tuple[int | None, bool | None]:
 
 
 def build_addresses_query(family: int, ifindex: int) -> bytes:
-    """Payload of an RTM_GETADDR dump; kernels without strict checking ignore *ifindex*."""
+    """Build the payload of an RTM_GETADDR dump; kernels without strict checking ignore *ifindex*."""
     return _ADDRESS.pack(family, 0, 0, 0, ifindex)
 
 
 def build_address(ifindex: int, address: bytes, prefix_len: int, flags: int = 0,
                   scope: int = Scope.UNIVERSE) -> bytes:
-    """Payload of RTM_NEWADDR for an address of our own choice."""
+    """Build the payload of RTM_NEWADDR for an address that we choose."""
     family = AF_INET if len(address) == ADDRESS_LEN[AF_INET] else AF_INET6
     long_flags = build_attribute(AddressAttribute.FLAGS, _U32.pack(flags)) if flags > 0xFF else b""
     return (_ADDRESS.pack(family, prefix_len, flags & 0xFF, scope, ifindex)
@@ -412,11 +416,11 @@ def build_address(ifindex: int, address: bytes, prefix_len: int, flags: int = 0,
 
 
 def retarget_address(payload: bytes, ifindex: int, *, no_prefix_route: bool) -> bytes:
-    """Turn a dumped RTM_NEWADDR payload into one that gives the same address to interface *ifindex*.
+    """Turn a dumped RTM_NEWADDR payload into one that assigns the same address to interface *ifindex*.
 
-    Duplicate address detection is switched off (in the 8-bit flags and in IFA_FLAGS); the label, which
-    names the old interface, and the lifetimes go, so that the address is permanent; *no_prefix_route*
-    tells whether the kernel shall leave out the route to the prefix.
+    The new payload disables duplicate address detection, in the 8-bit flags and in IFA_FLAGS. It lacks the
+    label, which contains the old interface's name, and the lifetimes, so the address is permanent. With
+    *no_prefix_route* the kernel adds no route to the prefix.
     """
     expect_header(payload, _ADDRESS, "address")
     family, prefix_len, flags, scope, _ = _ADDRESS.unpack_from(payload)

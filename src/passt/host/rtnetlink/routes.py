@@ -1,14 +1,13 @@
-"""rtnetlink messages of routes and next-hop objects: bytes <-> values, no I/O.
+"""rtnetlink messages of routes and next-hop objects: bytes to values and back, no I/O (see `passt.wire`).
 
-Source: as `passt.host.rtnetlink.messages`, and linux/nexthop.h. Beyond the grammar given there:
+Source: as for `passt.host.rtnetlink.messages`, and linux/nexthop.h. Additions to the grammar given there:
 
     payload    = rtmsg(12) or nhmsg(8) { attribute }
     multipath  = { rtnexthop(8: u16 length, u8 flags, u8 weight - 1, i32 ifindex) { attribute } }
     group      = { nexthop_grp(8: u32 id, u8 weight - 1, 3 bytes) }
 
-A host has from two routes to a hundred thousand. So a table stays in the kernel's form, and what is
-done to every route (`is_configured`, `retarget_route`) is written for speed; only routes that are
-looked at one by one are parsed.
+A host may have two routes or a hundred thousand. So tables keep the kernel's form, and the functions that
+handle every route (`is_configured`, `retarget_route`) are written for speed; only single routes are parsed.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ class ObjectAttribute(IntEnum):
 
 
 class RouteFlag(IntEnum):
-    """RTNH_F_* and RTM_F_*: bits of rtm_flags; the first three also of rtnh_flags and nh_flags."""
+    """RTNH_F_* and RTM_F_*, bits of rtm_flags; the first three are bits of rtnh_flags and nh_flags too."""
 
     DEAD = 0x1
     PERVASIVE = 0x2
@@ -96,11 +95,11 @@ class RouteProtocol(IntEnum):
     BOOT = 3
 
 
-# What a configured next hop may say of itself; the rest is state, which the kernel refuses (DEAD,
-# LINKDOWN) or ignores on the way in.
+# Flags of a next hop that may be configured. The others are state, which the kernel rejects (DEAD, LINKDOWN)
+# or ignores in requests.
 _SETTABLE_HOP_FLAGS = RouteFlag.PERVASIVE | RouteFlag.ONLINK
 
-# For the loop over the attributes of each route: an attribute of an enumeration takes a function call.
+# For the loop over the attributes of each route: an attribute lookup on an enumeration takes longer.
 _OIF, _PREFSRC = int(RouteAttribute.OIF), int(RouteAttribute.PREFSRC)
 _MULTIPATH = int(RouteAttribute.MULTIPATH)
 _GATEWAYS = frozenset({int(RouteAttribute.GATEWAY), int(RouteAttribute.VIA)})
@@ -118,7 +117,7 @@ class NextHop(Value):
 
 
 class RouteMessage(Value):
-    """RTM_NEWROUTE. A route without multipath has one hop of weight 1, a route without interface none."""
+    """RTM_NEWROUTE. A route without multipath has one hop of weight 1; one without interface has no hop."""
 
     family: int
     prefix_len: int
@@ -135,7 +134,7 @@ class RouteMessage(Value):
 
     @property
     def text(self) -> str:
-        """The route as people write it: destination and, if it has any, gateway."""
+        """The route in the notation of ip(8): destination and, if there is one, gateway."""
         gateways = [ip_address(hop.gateway) for hop in self.hops if hop.gateway is not None]
         via = f" via {gateways[0]}" if gateways else ""
         return f"{ip_address(self.destination)}/{self.prefix_len}{via}"
@@ -168,7 +167,7 @@ class RouteMessage(Value):
 
 
 class NextHopObject(Value):
-    """RTM_NEWNEXTHOP: one hop (*group* is empty), or a group of ids of others with weights."""
+    """RTM_NEWNEXTHOP: one hop (*group* is empty), or a group, pairs of the id and weight of other objects."""
 
     id: int
     flags: int
@@ -178,7 +177,7 @@ class NextHopObject(Value):
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        """Read an RTM_NEWNEXTHOP payload; an object that leads nowhere (blackhole) has interface 0."""
+        """Read an RTM_NEWNEXTHOP payload; a blackhole object has interface 0."""
         expect_header(payload, _OBJECT, "next hop")
         family, flags = _OBJECT.unpack_from(payload)
         found = parse_attributes(payload, _OBJECT.size)
@@ -195,12 +194,12 @@ class NextHopObject(Value):
 
 
 def build_routes_query(family: int, table: int = RT_TABLE_MAIN) -> bytes:
-    """Payload of an RTM_GETROUTE dump of unicast routes; old kernels ignore both filters."""
+    """Build the payload of an RTM_GETROUTE dump of unicast routes; old kernels ignore both filters."""
     return _ROUTE.pack(family, 0, 0, 0, table, 0, 0, RouteType.UNICAST, 0)
 
 
 def build_route_query(destination: bytes, ifindex: int) -> bytes:
-    """Payload of RTM_GETROUTE for the route by which packets to *destination* leave through *ifindex*."""
+    """Build the payload of RTM_GETROUTE for the route to *destination* through interface *ifindex*."""
     family = AF_INET if len(destination) == ADDRESS_LEN[AF_INET] else AF_INET6
     return (_ROUTE.pack(family, 8 * len(destination), 0, 0, 0, 0, 0, 0, 0)
             + build_attribute(RouteAttribute.DST, destination)
@@ -209,7 +208,7 @@ def build_route_query(destination: bytes, ifindex: int) -> bytes:
 
 def build_route(ifindex: int, *, family: int, destination: bytes = b"", gateway: bytes | None = None,
                 scope: int = Scope.UNIVERSE) -> bytes:
-    """Payload of RTM_NEWROUTE: to host *destination*, or the default route if that is empty.
+    """Build the payload of RTM_NEWROUTE: to host *destination*, or the default route if that is empty.
 
     A *gateway* of the other family (IPv4 over IPv6) becomes RTA_VIA.
     """
@@ -220,7 +219,7 @@ def build_route(ifindex: int, *, family: int, destination: bytes = b"", gateway:
 
 
 def _build_gateway(family: int, gateway: bytes | None) -> bytes:
-    """Build the attribute of a gateway of a route of *family*."""
+    """Build the attribute of a gateway for a route of *family*."""
     if gateway is None:
         return b""
     if len(gateway) == ADDRESS_LEN[family]:
@@ -230,7 +229,7 @@ def _build_gateway(family: int, gateway: bytes | None) -> bytes:
 
 
 def is_configured(payload: bytes) -> bool:
-    """Tell whether a route is a unicast one of the main table, and not the copy of one in a cache."""
+    """Return whether a route is a unicast route of the main table, not a copy in the route cache."""
     expect_header(payload, _ROUTE, "route")
     *_, table, _, _, kind, flags = _ROUTE.unpack_from(payload)
     # Tables above 255 have another number in the header.
@@ -238,12 +237,12 @@ def is_configured(payload: bytes) -> bool:
 
 
 def is_default(payload: bytes) -> bool:
-    """Tell whether a route that `is_configured` leads everywhere."""
+    """Return whether a route that `is_configured` is a default route."""
     return not payload[1]
 
 
 def is_made_by_kernel(payload: bytes) -> bool:
-    """Tell whether a route that `is_configured` came with an address."""
+    """Return whether the kernel added a route that `is_configured`, for an address."""
     return payload[5] == RouteProtocol.KERNEL
 
 
@@ -260,7 +259,7 @@ def _parse_hops(found: dict[int, bytes], family: int, flags: int) -> tuple[NextH
 
 
 def _parse_multipath(data: bytes) -> Iterable[tuple[int, int, int, bytes]]:
-    """Read an RTA_MULTIPATH value as (ifindex, flags, weight, attributes)."""
+    """Read an RTA_MULTIPATH value; yield ifindex, flags, weight and attributes of each hop."""
     offset, end = 0, len(data)
     while offset < end:
         if end - offset < _NEXT_HOP.size:
@@ -273,7 +272,7 @@ def _parse_multipath(data: bytes) -> Iterable[tuple[int, int, int, bytes]]:
 
 
 def _gateway(found: dict[int, bytes], family: int) -> bytes | None:
-    """Take RTA_GATEWAY, or RTA_VIA (u16 family, address): the next hop of an IPv4 route over IPv6."""
+    """Return RTA_GATEWAY, or the address in RTA_VIA (u16 family, address), as of an IPv4 route over IPv6."""
     gateway = found.get(RouteAttribute.GATEWAY)
     if gateway is not None:
         return expect_address(gateway, family, "gateway")
@@ -287,17 +286,18 @@ def _gateway(found: dict[int, bytes], family: int) -> bytes | None:
 
 def retarget_route(payload: bytes, old_ifindex: int, ifindex: int,
                    sources: Container[bytes]) -> tuple[bytes, bool] | None:
-    """Turn a dumped RTM_NEWROUTE payload for *old_ifindex* into the same for *ifindex*; None if it is not.
+    """Turn a dumped RTM_NEWROUTE payload for *old_ifindex* into one for *ifindex*, in another namespace.
 
-    Also returns whether it has a gateway. Hops through other interfaces are left out. The preferred
-    source stays if it is in *sources*, the addresses (packed) that the new interface has. Ids of next-hop
-    objects, the cache's figures and state flags go: they mean nothing in another namespace.
+    Returns the payload and whether the route has a gateway; None if no hop uses *old_ifindex*. The new
+    payload has neither hops through other interfaces nor next-hop ids, cache information and state flags,
+    which are meaningless in another namespace. It has the preferred source only if that is one of *sources*,
+    the packed addresses of the new interface.
     """
     expect_header(payload, _ROUTE, "route")
     *fixed, flags = _ROUTE.unpack_from(payload)
     parts = [_ROUTE.pack(*fixed, flags & _SETTABLE)]
     has_hop = has_gateway = False
-    # What lies from *kept* on stays as it is, up to the next attribute that does not.
+    # Bytes from offset *kept* on are copied unchanged, up to the next attribute that changes.
     kept = offset = _ROUTE.size
     end = len(payload)
     while offset < end:
@@ -347,12 +347,12 @@ def _retarget_hops(data: bytes, old_ifindex: int, ifindex: int) -> tuple[bytes, 
 
 
 def build_objects_query() -> bytes:
-    """Payload of an RTM_GETNEXTHOP dump of all next-hop objects."""
+    """Build the payload of an RTM_GETNEXTHOP dump of all next-hop objects."""
     return _OBJECT.pack(0, 0)
 
 
 def expand_objects(payload: bytes, objects: Mapping[int, NextHopObject]) -> bytes:
-    """Write the hops of *objects* into a route that has the id of one only (nexthop_compat_mode 0)."""
+    """Replace the next-hop id of a route by the hops in *objects* (needed with nexthop_compat_mode 0)."""
     found = parse_attributes(payload, _ROUTE.size)
     named = objects.get(parse_u32(found.get(RouteAttribute.NH_ID)))
     if named is None or RouteAttribute.OIF in found or RouteAttribute.MULTIPATH in found:
