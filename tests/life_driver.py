@@ -119,6 +119,10 @@ class FakePolicy:
 
     seen_source = respond = leads_to = outbound
 
+    def counters(self) -> dict[str, int]:
+        """Count nothing."""
+        return {}
+
 
 class FakeFacts(NamedTuple):
     mac: bytes

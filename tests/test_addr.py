@@ -10,31 +10,8 @@ from hypothesis import strategies as st
 from passt.facts import address
 
 
-@given(st.binary(min_size=6, max_size=6))
-def test_mac_round_trip(mac: bytes) -> None:
-    assert address.parse_mac(address.format_mac(mac)) == mac
-    assert address.parse_mac(address.format_mac(mac).upper()) == mac
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "9a:55:9a:55:9a",
-        "9a:55:9a:55:9a:55:00",
-        "9a:55:9a:55:9a:5",
-        "9a:55:9a:55:9a:555",
-        "9a-55-9a-55-9a-55",
-        "9a559a559a55",
-        "9a:55:9a:55:9a:5g",
-        "9a:55:9a:55:9a: 5",
-        "9a:55:9a:55:9a:+5",
-        "9a:55:9a:55:9a:\u0665\u0665",
-    ],
-)
-def test_bad_mac_rejected(text: str) -> None:
-    with pytest.raises(ValueError, match="not a MAC address"):
-        address.parse_mac(text)
+def test_mac_is_written_in_lower_case_pairs() -> None:
+    assert address.format_mac(bytes.fromhex("9A550F00FF01")) == "9a:55:0f:00:ff:01"
 
 
 def packed(text: str) -> bytes:
@@ -60,11 +37,6 @@ def packed(text: str) -> bytes:
             address.needs_scope6,
             ["fe80::1", "ff02::1", "ff01::1", "ff12::1", "ff32::5"],
             ["ff05::1", "ff0e::1", "2001:db8::1", "255.2.0.0", "254.128.0.1"],
-        ),
-        (
-            address.is_ip4_mapped,
-            ["::ffff:127.0.0.1", "::ffff:0:0"],
-            ["::127.0.0.1", "::1:ffff:7f00:1", "0.0.0.0"],
         ),
         (
             address.is_host_unicast,
@@ -101,7 +73,7 @@ def test_questions(question: Callable[[bytes], bool], yes: list[str], no: list[s
 
 @given(st.ip_addresses())
 def test_questions_agree_with_the_standard_library(theirs: IPv4Address | IPv6Address) -> None:
-    assume(not address.is_ip4_mapped(theirs.packed))     # from Python 3.13 on these answer as IPv4
+    assume(not getattr(theirs, "ipv4_mapped", None))     # from Python 3.13 on these answer as IPv4
     assert address.is_loopback(theirs.packed) == theirs.is_loopback
     assert address.is_unspecified(theirs.packed) == theirs.is_unspecified
     assert address.is_multicast(theirs.packed) == theirs.is_multicast

@@ -48,12 +48,12 @@ class Line:
 
     def give(self, frame: bytes) -> dict[str, int]:
         """Give one frame, late enough for the limit of rate; tell which counters it moved."""
-        before = self.world.counters() | self.dispatcher.stats()
+        before = self.world.counters() | self.dispatcher.counters()
         self.world.now += FRAME_INTERVAL_NS
         self.world.inject(frame)
         self.world.end_turn()
         self.world.check()
-        after = self.world.counters() | self.dispatcher.stats()
+        after = self.world.counters() | self.dispatcher.counters()
         return {name: after[name] - before[name] for name in after if after[name] != before[name]}
 
 
@@ -61,13 +61,13 @@ def check(moved: dict[str, int], frame: bytes) -> None:
     """See that a frame for the responders was counted once by them."""
     malformed = sum(count for name, count in moved.items() if name.endswith("_malformed"))
     answered = sum(count for name, count in moved.items() if name.endswith("_answered"))
-    assert moved.get("ethernet_received", 0) == moved.get("control_frames", 0) <= 1, frame.hex()
+    assert moved.get("control_ethernet_received", 0) == moved.get("control_frames", 0) <= 1, frame.hex()
     assert malformed + answered <= moved.get("control_frames", 0), frame.hex()
     assert moved.get("frames_to_guest", 0) <= 1, frame.hex()
 
 
 @pytest.mark.parametrize(
-    "beginning", ["arp", "dhcp_", "dhcpv6", "neighbor", "router"], ids=lambda name: name.strip("_")
+    "beginning", ["arp", "dhcp_", "dhcpv6", "neighbour", "router"], ids=lambda name: name.strip("_")
 )
 def test_every_truncation_and_every_byte_spoiled(beginning: str) -> None:
     line = Line()
@@ -83,7 +83,7 @@ def test_every_truncation_and_every_byte_spoiled(beginning: str) -> None:
             check(changes, frame)
             moved |= changes.keys()
     layer = {"arp": "arp", "dhcp_": "dhcp", "dhcpv6": "dhcpv6"}.get(beginning, "ndp")
-    assert {f"{layer}_answered", f"{layer}_malformed"} <= moved
+    assert {f"control_{layer}_answered", f"drop_control_{layer}_malformed"} <= moved
 
 
 def test_mutated_control_frames_are_survived() -> None:
@@ -95,14 +95,14 @@ def test_mutated_control_frames_are_survived() -> None:
         changes = line.give(frame)
         check(changes, frame)
         moved |= changes.keys()
-    wanted = {f"{layer}_answered" for layer in ("arp", "dhcp", "ndp", "dhcpv6")}
-    wanted |= {f"{layer}_malformed" for layer in ("arp", "dhcp", "icmp6", "ndp", "dhcpv6")}
+    wanted = {f"control_{layer}_answered" for layer in ("arp", "dhcp", "ndp", "dhcpv6")}
+    wanted |= {f"drop_control_{layer}_malformed" for layer in ("arp", "dhcp", "icmp6", "ndp", "dhcpv6")}
     assert wanted <= moved
 
 
 def test_learnt_addresses_stay_plausible() -> None:
     line = Line()
-    for frame in Mutator(corpus("arp", "udp", "neighbor"), seed=67).inputs(N_FRAMES):
+    for frame in Mutator(corpus("arp", "udp", "neighbour"), seed=67).inputs(N_FRAMES):
         if len(frame) >= 14:
             line.give(frame)
             observed = line.policy.observed
@@ -120,4 +120,4 @@ def test_flood_of_control_frames_is_held_back() -> None:
     counters = line.world.counters()
     assert counters["drop_control_rate"] > 15_000
     assert counters["control_frames"] + counters["drop_control_rate"] == 20_000
-    assert line.dispatcher.stats()["dhcpv6_answered"] == counters["control_frames"]
+    assert line.dispatcher.counters()["control_dhcpv6_answered"] == counters["control_frames"]

@@ -22,7 +22,7 @@ import pytest
 from passt.errors import HostError
 from passt.facts.guest import GuestFamily, GuestNet
 from passt.host.host_facts import probe
-from passt.host.rtnetlink.routes import parse_route
+from passt.host.rtnetlink.routes import RouteMessage
 from passt.host.syscalls import CLONE_NEWNET
 from passt.light.values import replace
 from passt.namespace.interface import TX_QUEUE_LEN, TapFacts, bring_lo_up, configure
@@ -564,7 +564,7 @@ def test_routes_that_cannot_be_reached_are_warned_of_and_bounded() -> None:
                  + "".join(f"route add 198.51.{third}.0/24 via 192.0.2.1\n" for third in range(9)))
         facts = probe().ip4
         assert facts is not None
-        beyond = tuple(payload for payload in facts.routes if parse_route(payload).hops[0].gateway)
+        beyond = tuple(payload for payload in facts.routes if RouteMessage.parse(payload).hops[0].gateway)
         family = copied(replace(facts, routes=beyond))
         new_namespace()
         open_tap()

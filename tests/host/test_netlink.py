@@ -17,8 +17,8 @@ from tests.isolated import isolated
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LOOPBACK = messages.set_address(1, bytes([127, 0, 0, 1]), 8)
-OTHER_FAMILY = messages.set_address(1, bytes(15) + b"\1", 128)
+LOOPBACK = messages.build_address(1, bytes([127, 0, 0, 1]), 8)
+OTHER_FAMILY = messages.build_address(1, bytes(15) + b"\1", 128)
 
 
 class ScriptedKernel:
@@ -33,7 +33,7 @@ class ScriptedKernel:
 
     def send(self, datagram: bytes) -> int:
         """Take requests and answer them."""
-        requests = messages.split_messages(datagram)
+        requests = messages.parse_messages(datagram)
         self.requests += requests
         self.waiting += self.answer(requests)
         return len(datagram)
@@ -59,21 +59,21 @@ def scripted(monkeypatch: pytest.MonkeyPatch,
 
 
 def refusal(sequence: int, number: int) -> bytes:
-    payload = messages._I32.pack(-number) + messages.message(0, 0, sequence, b"")
-    return messages.message(MessageType.ERROR, MessageFlag.CAPPED, sequence, payload)
+    payload = messages._I32.pack(-number) + messages.build_message(0, 0, sequence, b"")
+    return messages.build_message(MessageType.ERROR, MessageFlag.CAPPED, sequence, payload)
 
 
 def done(sequence: int, number: int = 0) -> bytes:
-    return messages.message(MessageType.DONE, 2, sequence, messages._I32.pack(-number))
+    return messages.build_message(MessageType.DONE, 2, sequence, messages._I32.pack(-number))
 
 
 def dump(rtnetlink: RtnlSocket) -> list[bytes]:
-    return rtnetlink.dump("addresses", MessageType.GETADDR, messages.get_addresses(AF_INET, 1))
+    return rtnetlink.dump("addresses", MessageType.GETADDR, messages.build_addresses_query(AF_INET, 1))
 
 
 def test_dump_joins_datagrams_and_leaves_other_families_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(requests: list[messages.Message]) -> list[bytes]:
-        entry, other = (messages.message(MessageType.NEWADDR, 2, requests[0].sequence, payload)
+        entry, other = (messages.build_message(MessageType.NEWADDR, 2, requests[0].sequence, payload)
                         for payload in (LOOPBACK, OTHER_FAMILY))
         return [entry + other, entry, done(requests[0].sequence)]
     rtnetlink, kernel = scripted(monkeypatch, answer)
@@ -85,7 +85,7 @@ def test_interrupted_dump_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> Non
     def answer(requests: list[messages.Message]) -> list[bytes]:
         sequence = requests[0].sequence
         flags = 2 | (MessageFlag.DUMP_INTERRUPTED if sequence < 3 else 0)
-        return [messages.message(MessageType.NEWADDR, flags, sequence, LOOPBACK) * 2, done(sequence)]
+        return [messages.build_message(MessageType.NEWADDR, flags, sequence, LOOPBACK) * 2, done(sequence)]
     rtnetlink, kernel = scripted(monkeypatch, answer)
     assert dump(rtnetlink) == [LOOPBACK, LOOPBACK]
     assert len(kernel.requests) == 3
@@ -93,7 +93,8 @@ def test_interrupted_dump_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_dump_always_interrupted_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     rtnetlink, kernel = scripted(monkeypatch, lambda requests: [
-        messages.message(MessageType.DONE, MessageFlag.DUMP_INTERRUPTED, requests[0].sequence, bytes(4))])
+        messages.build_message(MessageType.DONE, MessageFlag.DUMP_INTERRUPTED, requests[0].sequence,
+                               bytes(4))])
     with pytest.raises(HostError, match=r"^cannot read addresses: it changed during each of 16 attempts$"):
         dump(rtnetlink)
     assert len(kernel.requests) == 16
@@ -166,7 +167,7 @@ def test_request_refused_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_request_answered_by_something_else_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     rtnetlink, _ = scripted(monkeypatch, lambda requests: [
-        messages.message(MessageType.NEWADDR, 0, requests[0].sequence, LOOPBACK)])
+        messages.build_message(MessageType.NEWADDR, 0, requests[0].sequence, LOOPBACK)])
     with pytest.raises(HostError, match=r"^cannot try: unexpected answer of type 20$"):
         rtnetlink.request("cannot try", MessageType.NEWROUTE, bytes(12))
 
@@ -177,14 +178,14 @@ def test_real_kernel_shows_lo(strict: bool) -> None:
         link = rtnetlink.get_link("lo")
         assert (link.ifindex, link.name) == (1, "lo")
         for address, payload in rtnetlink.get_addresses(AF_INET, 1):
-            assert address == messages.parse_address(payload)
+            assert address == messages.AddressMessage.parse(payload)
             assert address.ifindex == 1
             assert address.address[0] == 127
 
 
 def test_real_kernel_explains_a_refusal() -> None:
     with RtnlSocket() as rtnetlink, pytest.raises(KernelRefusalError) as caught:
-        rtnetlink.dump("addresses", MessageType.GETADDR, messages.get_addresses(AF_INET, 2**31 - 1))
+        rtnetlink.dump("addresses", MessageType.GETADDR, messages.build_addresses_query(AF_INET, 2**31 - 1))
     assert caught.value.errno == errno.ENODEV
 
 

@@ -91,24 +91,25 @@ REFUSAL = Message(MessageType.ERROR, MessageFlag.CAPPED | MessageFlag.ACK_TLVS, 
 
 
 def test_link_golden() -> None:
-    assert messages.parse_link(LINK) == messages.LinkMessage(
+    assert messages.LinkMessage.parse(LINK) == messages.LinkMessage(
         ifindex=4, flags=0x11043, name="eth0", mtu=1400, mac=bytes.fromhex("02fc00000001"), txqueuelen=1000,
         ip6_mode=0, ip6_disabled=True)
 
 
 def test_link_without_ip6_has_no_ip6_settings() -> None:
-    found = messages.parse_link(LINK[: LINK.index(bytes.fromhex("8c001a80"))])
+    found = messages.LinkMessage.parse(LINK[: LINK.index(bytes.fromhex("8c001a80"))])
     assert (found.ip6_mode, found.ip6_disabled) == (None, None)
 
 
 def test_address_golden() -> None:
     own = bytes([192, 0, 2, 2])
-    assert messages.parse_address(ADDRESS) == messages.AddressMessage(AF_INET, 24, 0x80, 0, 4, own, own, 0)
+    expected = messages.AddressMessage(AF_INET, 24, 0x80, 0, 4, own, own, 0)
+    assert messages.AddressMessage.parse(ADDRESS) == expected
 
 
 def test_address_of_point_to_point_is_the_local_one() -> None:
     payload = ADDRESS.replace(bytes.fromhex("08000100c0000202"), bytes.fromhex("08000100c0000263"))
-    found = messages.parse_address(payload)
+    found = messages.AddressMessage.parse(payload)
     assert (found.address[3], found.network[3]) == (2, 99)
 
 
@@ -125,31 +126,31 @@ OBJECTS = {
 
 
 def test_object_golden() -> None:
-    assert routes.parse_object(OBJECT) == OBJECTS[7]
-    assert routes.parse_object(GROUP) == OBJECTS[8]
+    assert routes.NextHopObject.parse(OBJECT) == OBJECTS[7]
+    assert routes.NextHopObject.parse(GROUP) == OBJECTS[8]
 
 
 def test_object_that_leads_nowhere_has_no_interface() -> None:
     blackhole = bytes.fromhex("02000300 00000000 08000100 07000000 04000400")
-    assert routes.parse_object(blackhole) == NextHopObject(7, 0, 0, None, ())
+    assert routes.NextHopObject.parse(blackhole) == NextHopObject(7, 0, 0, None, ())
 
 
 def test_route_over_an_object_gets_its_hop() -> None:
     named = NAMED_ROUTE.replace(bytes.fromhex("08001e00 08000000"), bytes.fromhex("08001e00 07000000"))
-    found = routes.parse_route(routes.expand_objects(named, OBJECTS))
+    found = routes.RouteMessage.parse(routes.expand_objects(named, OBJECTS))
     assert found.hops == (NextHop(4, 1, IPv6Address("fe80::1").packed),)
     assert found.flags == 4
 
 
 def test_route_over_a_group_gets_its_hops() -> None:
-    found = routes.parse_route(routes.expand_objects(NAMED_ROUTE, OBJECTS))
+    found = routes.RouteMessage.parse(routes.expand_objects(NAMED_ROUTE, OBJECTS))
     assert found.hops == (NextHop(4, 1, IPv6Address("fe80::1").packed),
                           NextHop(5, 3, bytes([192, 0, 2, 9]), is_dead=True))
 
 
 @pytest.mark.parametrize("objects", [{}, {8: OBJECTS[8]}])
 def test_route_over_unknown_objects_leads_nowhere(objects: dict[int, NextHopObject]) -> None:
-    assert routes.parse_route(routes.expand_objects(NAMED_ROUTE, objects)).hops == ()
+    assert routes.RouteMessage.parse(routes.expand_objects(NAMED_ROUTE, objects)).hops == ()
 
 
 def test_route_that_tells_its_hops_is_not_expanded() -> None:
@@ -158,28 +159,28 @@ def test_route_that_tells_its_hops_is_not_expanded() -> None:
 
 
 def test_route_is_told_as_people_write_it() -> None:
-    assert routes.parse_route(ROUTE).text == "0.0.0.0/0 via 192.0.2.1"
-    assert routes.parse_route(MULTIPATH_ROUTE).text == "2001:db8::/32 via fe80::1"
-    assert routes.parse_route(routes.set_route(4, family=AF_INET, destination=bytes([10, 0, 0, 1]))
+    assert routes.RouteMessage.parse(ROUTE).text == "0.0.0.0/0 via 192.0.2.1"
+    assert routes.RouteMessage.parse(MULTIPATH_ROUTE).text == "2001:db8::/32 via fe80::1"
+    assert routes.RouteMessage.parse(routes.build_route(4, family=AF_INET, destination=bytes([10, 0, 0, 1]))
                               ).text == "10.0.0.1/32"
 
 
 def test_route_golden() -> None:
-    assert routes.parse_route(ROUTE) == routes.RouteMessage(
+    assert routes.RouteMessage.parse(ROUTE) == routes.RouteMessage(
         family=AF_INET, prefix_len=0, tos=0, table=254, protocol=16, scope=0, type=1, flags=0x10,
         destination=bytes(4), priority=100, source=bytes([192, 0, 2, 2]),
         hops=(NextHop(4, 1, bytes([192, 0, 2, 1])),))
 
 
 def test_multipath_route_golden() -> None:
-    found = routes.parse_route(MULTIPATH_ROUTE)
+    found = routes.RouteMessage.parse(MULTIPATH_ROUTE)
     assert IPv6Address(found.destination) == IPv6Address("2001:db8::")
     assert found.hops == (NextHop(4, 1, IPv6Address("fe80::1").packed, is_dead=True),
                           NextHop(5, 3, IPv6Address("fe80::2").packed))
 
 
 def test_gateway_of_other_family_golden() -> None:
-    assert routes.parse_route(VIA_ROUTE).hops == (NextHop(4, 1, IPv6Address("fe80::1").packed),)
+    assert routes.RouteMessage.parse(VIA_ROUTE).hops == (NextHop(4, 1, IPv6Address("fe80::1").packed),)
 
 
 def test_address_retargeted_golden() -> None:
@@ -188,13 +189,13 @@ def test_address_retargeted_golden() -> None:
 
 def test_address_retargeted_sets_and_clears_noprefixroute() -> None:
     marked = messages.retarget_address(ADDRESS, 9, no_prefix_route=True)
-    assert messages.parse_address(marked).flags == 0x80 | AddressFlag.NODAD | AddressFlag.NOPREFIXROUTE
+    assert messages.AddressMessage.parse(marked).flags == 0x80 | AddressFlag.NODAD | AddressFlag.NOPREFIXROUTE
     assert messages.retarget_address(marked, 9, no_prefix_route=False) == RETARGETED_ADDRESS
 
 
 def test_address_retargeted_without_long_flags_gets_them() -> None:
-    short = messages.set_address(4, bytes([192, 0, 2, 2]), 24)
-    assert messages.parse_address(messages.retarget_address(short, 9, no_prefix_route=True)).flags == (
+    short = messages.build_address(4, bytes([192, 0, 2, 2]), 24)
+    assert messages.AddressMessage.parse(messages.retarget_address(short, 9, no_prefix_route=True)).flags == (
         AddressFlag.NODAD | AddressFlag.NOPREFIXROUTE)
 
 
@@ -220,48 +221,48 @@ def test_multipath_route_retargeted_keeps_own_hops_without_state() -> None:
 
 
 def test_flags_of_nested_attributes_survive_retargeting() -> None:
-    metrics = messages.attribute(0x8008, messages.attribute(2, bytes(4)))
+    metrics = messages.build_attribute(0x8008, messages.build_attribute(2, bytes(4)))
     found = routes.retarget_route(ROUTE + metrics, 4, 9, {bytes([192, 0, 2, 2])})
     assert found == (RETARGETED_ROUTE + metrics, True)
 
 
 def test_outcome_golden() -> None:
-    assert messages.parse_outcome(REFUSAL) == Outcome(17, "no")
+    assert messages.Outcome.parse(REFUSAL) == Outcome(17, "no")
 
 
 def test_outcome_with_the_whole_request_quoted() -> None:
-    request = messages.message(MessageType.NEWADDR, 5, 5, ADDRESS)
-    payload = bytes.fromhex("efffffff") + request + messages.attribute(1, b"no\0")
-    found = messages.parse_outcome(Message(MessageType.ERROR, MessageFlag.ACK_TLVS, 5, payload))
+    request = messages.build_message(MessageType.NEWADDR, 5, 5, ADDRESS)
+    payload = bytes.fromhex("efffffff") + request + messages.build_attribute(1, b"no\0")
+    found = messages.Outcome.parse(Message(MessageType.ERROR, MessageFlag.ACK_TLVS, 5, payload))
     assert found == Outcome(17, "no")
 
 
 @pytest.mark.parametrize(("payload", "expected"), [
     (b"", 0), (bytes(4), 0), (bytes.fromhex("feffffff"), 2), (bytes.fromhex("14000000"), 0)])
 def test_end_of_dump(payload: bytes, expected: int) -> None:
-    assert messages.parse_outcome(Message(MessageType.DONE, 2, 5, payload)).errno == expected
+    assert messages.Outcome.parse(Message(MessageType.DONE, 2, 5, payload)).errno == expected
 
 
 def test_messages_of_a_datagram_are_split() -> None:
-    datagram = messages.message(16, 2, 7, b"abc") + messages.message(3, 2, 7, b"")
+    datagram = messages.build_message(16, 2, 7, b"abc") + messages.build_message(3, 2, 7, b"")
     assert len(datagram) == 36
-    assert messages.split_messages(datagram) == [Message(16, 2, 7, b"abc"), Message(3, 2, 7, b"")]
-    assert messages.split_messages(b"") == []
+    assert messages.parse_messages(datagram) == [Message(16, 2, 7, b"abc"), Message(3, 2, 7, b"")]
+    assert messages.parse_messages(b"") == []
 
 
 Reader = Callable[[bytes], Any]
 # A message, the length of its fixed header, and what reads it.
 READERS: list[tuple[bytes, int, Reader]] = [
-    (LINK, 16, messages.parse_link),
-    (ADDRESS, 8, messages.parse_address),
-    (ROUTE, 12, routes.parse_route),
-    (MULTIPATH_ROUTE, 12, routes.parse_route),
-    (VIA_ROUTE, 12, routes.parse_route),
+    (LINK, 16, messages.LinkMessage.parse),
+    (ADDRESS, 8, messages.AddressMessage.parse),
+    (ROUTE, 12, routes.RouteMessage.parse),
+    (MULTIPATH_ROUTE, 12, routes.RouteMessage.parse),
+    (VIA_ROUTE, 12, routes.RouteMessage.parse),
     (ADDRESS, 8, lambda data: messages.retarget_address(data, 9, no_prefix_route=True)),
     (MULTIPATH_ROUTE, 12, lambda data: routes.retarget_route(data, 4, 9, ())),
-    (REFUSAL.payload, 20, lambda data: messages.parse_outcome(replace(REFUSAL, payload=data))),
-    (OBJECT, 8, routes.parse_object),
-    (GROUP, 8, routes.parse_object),
+    (REFUSAL.payload, 20, lambda data: messages.Outcome.parse(replace(REFUSAL, payload=data))),
+    (OBJECT, 8, routes.NextHopObject.parse),
+    (GROUP, 8, routes.NextHopObject.parse),
 ]
 
 
@@ -295,27 +296,28 @@ def test_every_truncation_but_between_attributes_is_an_error(
 
 def test_replies_of_a_dump_are_those_with_its_number() -> None:
     found: list[bytes] = []
-    entry, other = messages.message(20, 2, 1, ADDRESS), messages.message(20, 2 | 0x10, 2, ADDRESS)
-    assert messages.take_replies(entry + other + entry, 1, found) == (None, False)
+    entry, other = messages.build_message(20, 2, 1, ADDRESS), messages.build_message(20, 2 | 0x10, 2, ADDRESS)
+    assert messages.parse_replies(entry + other + entry, 1, found) == (None, False)
     assert found == [ADDRESS, ADDRESS]
-    end = messages.message(MessageType.DONE, 2, 1, bytes(4))
-    assert messages.take_replies(entry + end, 1, found) == (Message(MessageType.DONE, 2, 1, bytes(4)), False)
-    interrupted = messages.message(20, 2 | MessageFlag.DUMP_INTERRUPTED, 1, ADDRESS)
-    assert messages.take_replies(interrupted, 1, found) == (None, True)
-    assert messages.take_replies(messages.message(MessageType.NOOP, 0, 1, b""), 1, found) == (None, False)
+    end = messages.build_message(MessageType.DONE, 2, 1, bytes(4))
+    assert messages.parse_replies(entry + end, 1, found) == (Message(MessageType.DONE, 2, 1, bytes(4)), False)
+    interrupted = messages.build_message(20, 2 | MessageFlag.DUMP_INTERRUPTED, 1, ADDRESS)
+    assert messages.parse_replies(interrupted, 1, found) == (None, True)
+    nothing = messages.build_message(MessageType.NOOP, 0, 1, b"")
+    assert messages.parse_replies(nothing, 1, found) == (None, False)
     assert found == [ADDRESS] * 4
 
 
 def test_every_truncation_of_a_dump_is_an_error() -> None:
-    datagram = messages.message(20, 0, 1, ADDRESS)
+    datagram = messages.build_message(20, 0, 1, ADDRESS)
     for cut in range(1, len(datagram)):
-        assert not is_read(lambda data: messages.take_replies(data, 1, []), datagram[:cut])
+        assert not is_read(lambda data: messages.parse_replies(data, 1, []), datagram[:cut])
 
 
 def test_every_truncation_of_a_datagram_is_an_error() -> None:
-    datagram = messages.message(20, 0, 1, ADDRESS)
-    assert is_read(messages.split_messages, datagram)
-    assert [cut for cut in range(len(datagram)) if is_read(messages.split_messages, datagram[:cut])] == [0]
+    datagram = messages.build_message(20, 0, 1, ADDRESS)
+    assert is_read(messages.parse_messages, datagram)
+    assert [cut for cut in range(len(datagram)) if is_read(messages.parse_messages, datagram[:cut])] == [0]
 
 
 @pytest.mark.parametrize(("golden", "header_len", "read"), READERS, ids=READER_NAMES)
@@ -328,18 +330,19 @@ def test_every_spoiled_length_is_an_error(golden: bytes, header_len: int, read: 
 
 
 @pytest.mark.parametrize(("payload", "read"), [
-    (ADDRESS[:8], messages.parse_address),
-    (b"\x11" + ADDRESS[1:], messages.parse_address),
-    (ADDRESS[:1] + b"\x21" + ADDRESS[2:], messages.parse_address),
-    (ADDRESS[:8] + bytes.fromhex("0700 0100 c00002 00"), messages.parse_address),
-    (ROUTE[:1] + b"\x21" + ROUTE[2:], routes.parse_route),
-    (ROUTE[:12] + bytes.fromhex("0700 0400 040000 00"), routes.parse_route),
-    (ROUTE[:12] + bytes.fromhex("0800 0100 0a000000 0700 0700 c00002 00"), routes.parse_route),
-    (VIA_ROUTE[:12] + bytes.fromhex("0500 1200 0a 000000 0800 0400 04000000"), routes.parse_route),
+    (ADDRESS[:8], messages.AddressMessage.parse),
+    (b"\x11" + ADDRESS[1:], messages.AddressMessage.parse),
+    (ADDRESS[:1] + b"\x21" + ADDRESS[2:], messages.AddressMessage.parse),
+    (ADDRESS[:8] + bytes.fromhex("0700 0100 c00002 00"), messages.AddressMessage.parse),
+    (ROUTE[:1] + b"\x21" + ROUTE[2:], routes.RouteMessage.parse),
+    (ROUTE[:12] + bytes.fromhex("0700 0400 040000 00"), routes.RouteMessage.parse),
+    (ROUTE[:12] + bytes.fromhex("0800 0100 0a000000 0700 0700 c00002 00"), routes.RouteMessage.parse),
+    (VIA_ROUTE[:12] + bytes.fromhex("0500 1200 0a 000000 0800 0400 04000000"), routes.RouteMessage.parse),
     (VIA_ROUTE[:12] + bytes.fromhex("0a00 1200 0a00 fe800000 0000 0800 0400 04000000"),
-     routes.parse_route),
-    (OBJECT[:8] + bytes.fromhex("0800 0100 07000000 0a00 0200 010000000000 0000"), routes.parse_object),
-    (OBJECT[:8] + bytes.fromhex("0800 0600 c0000201"), routes.parse_object),
+     routes.RouteMessage.parse),
+    (OBJECT[:8] + bytes.fromhex("0800 0100 07000000 0a00 0200 010000000000 0000"),
+     routes.NextHopObject.parse),
+    (OBJECT[:8] + bytes.fromhex("0800 0600 c0000201"), routes.NextHopObject.parse),
 ])
 def test_wrong_field_is_an_error(payload: bytes, read: Reader) -> None:
     with pytest.raises(HostError, match=r"^rtnetlink: "):
@@ -347,7 +350,7 @@ def test_wrong_field_is_an_error(payload: bytes, read: Reader) -> None:
 
 
 @given(st.binary(max_size=120), st.sampled_from([
-        messages.split_messages, lambda data: messages.take_replies(data, 0, []),
+        messages.parse_messages, lambda data: messages.parse_replies(data, 0, []),
         *(read for _, _, read in READERS)]))
 def test_any_bytes_are_read_or_an_error(data: bytes, read: Reader) -> None:
     is_read(read, data)
@@ -355,8 +358,8 @@ def test_any_bytes_are_read_or_an_error(data: bytes, read: Reader) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 0xFFFF), st.binary(max_size=40))))
 def test_attributes_built_are_read(written: list[tuple[int, bytes]]) -> None:
-    data = b"".join(messages.attribute(kind, value) for kind, value in written)
-    assert messages.split_attributes(data) == written
+    data = b"".join(messages.build_attribute(kind, value) for kind, value in written)
+    assert messages.parse_attribute_list(data) == written
 
 
 @given(st.ip_addresses(), st.data())
@@ -364,9 +367,9 @@ def test_address_built_is_read(address: IPv4Address | IPv6Address, data: st.Data
     prefix_len = data.draw(st.integers(0, address.max_prefixlen))
     flags, scope = data.draw(st.integers(0, 255)), data.draw(st.integers(0, 255))
     ifindex = data.draw(st.integers(1, 2**31 - 1))
-    payload = messages.set_address(ifindex, address.packed, prefix_len, flags, scope)
+    payload = messages.build_address(ifindex, address.packed, prefix_len, flags, scope)
     family = AF_INET if address.version == 4 else AF_INET6
-    assert messages.parse_address(payload) == messages.AddressMessage(
+    assert messages.AddressMessage.parse(payload) == messages.AddressMessage(
         family, prefix_len, flags, scope, ifindex, address.packed, address.packed, 0)
 
 
@@ -376,7 +379,7 @@ def test_route_built_is_read(destination: IPv4Address | IPv6Address,
                              is_default: bool, ifindex: int) -> None:
     family = AF_INET if destination.version == 4 else AF_INET6
     packed = None if gateway is None else gateway.packed
-    found = routes.parse_route(routes.set_route(ifindex, family=family, gateway=packed, scope=253,
+    found = routes.RouteMessage.parse(routes.build_route(ifindex, family=family, gateway=packed, scope=253,
                                             destination=b"" if is_default else destination.packed))
     assert found.hops == (NextHop(ifindex, 1, packed),)
     assert (found.family, found.scope, found.table, found.protocol) == (family, 253, 254, 3)
@@ -386,7 +389,7 @@ def test_route_built_is_read(destination: IPv4Address | IPv6Address,
 
 def read_by_pyroute2(kind: type, payload: bytes) -> dict[str, Any]:
     """Decode a payload; the attributes' names become keys."""
-    message = kind(messages.message(0, 0, 1, payload))
+    message = kind(messages.build_message(0, 0, 1, payload))
     message.decode()
     found = {name: message[name] for name in message if name not in {"header", "attrs", "event"}}
     return found | {name: value for name, value, *_ in (tuple(item) for item in message["attrs"])}
@@ -401,7 +404,7 @@ def written_by_pyroute2(kind: type, fields: dict[str, Any], attributes: list[tup
 
 
 def test_pyroute2_reads_our_link() -> None:
-    found = read_by_pyroute2(ifinfmsg, messages.set_link(
+    found = read_by_pyroute2(ifinfmsg, messages.build_link_change(
         9, flags=1, change=1, mtu=65520, mac=bytes.fromhex("02a0a1a2a3a4"), txqueuelen=4096, ip6_mode=1))
     assert (found["index"], found["flags"], found["change"]) == (9, 1, 1)
     assert found["IFLA_ADDRESS"] == "02:a0:a1:a2:a3:a4"
@@ -411,14 +414,14 @@ def test_pyroute2_reads_our_link() -> None:
 
 @pytest.mark.parametrize("text", ["192.0.2.2", "2001:db8::2"])
 def test_pyroute2_reads_our_address(text: str) -> None:
-    found = read_by_pyroute2(ifaddrmsg, messages.set_address(9, ip_address(text).packed, 24, 2, 253))
+    found = read_by_pyroute2(ifaddrmsg, messages.build_address(9, ip_address(text).packed, 24, 2, 253))
     assert (found["index"], found["prefixlen"], found["flags"], found["scope"]) == (9, 24, 2, 253)
     assert found["IFA_ADDRESS"] == found["IFA_LOCAL"] == text
 
 
 @pytest.mark.parametrize(("family", "text"), [(AF_INET, "192.0.2.1"), (AF_INET6, "fe80::1")])
 def test_pyroute2_reads_our_route(family: int, text: str) -> None:
-    found = read_by_pyroute2(rtmsg, routes.set_route(9, family=family, gateway=ip_address(text).packed))
+    found = read_by_pyroute2(rtmsg, routes.build_route(9, family=family, gateway=ip_address(text).packed))
     assert (found["family"], found["dst_len"], found["table"], found["type"]) == (family, 0, 254, 1)
     assert (found["RTA_OIF"], found["RTA_GATEWAY"]) == (9, text)
 
@@ -434,7 +437,7 @@ def test_we_read_pyroute2s_address() -> None:
         ifaddrmsg, {"family": AF_INET6, "prefixlen": 64, "flags": 0, "scope": 0, "index": 3},
         [("IFA_LOCAL", "2001:db8::1"), ("IFA_ADDRESS", "2001:db8::9"), ("IFA_FLAGS", 0x220),
          ("IFA_RT_PRIORITY", 77)])
-    assert messages.parse_address(payload) == messages.AddressMessage(
+    assert messages.AddressMessage.parse(payload) == messages.AddressMessage(
         AF_INET6, 64, 0x220, 0, 3, IPv6Address("2001:db8::1").packed, IPv6Address("2001:db8::9").packed, 77)
 
 
@@ -444,6 +447,6 @@ def test_we_read_pyroute2s_multipath_route() -> None:
     payload = written_by_pyroute2(
         rtmsg, {"family": AF_INET, "dst_len": 24, "table": 254, "proto": 3, "scope": 0, "type": 1},
         [("RTA_DST", "203.0.113.0"), ("RTA_PRIORITY", 5), ("RTA_MULTIPATH", hops)])
-    found = routes.parse_route(payload)
+    found = routes.RouteMessage.parse(payload)
     assert (str(IPv4Address(found.destination)), found.prefix_len, found.priority) == ("203.0.113.0", 24, 5)
     assert found.hops == (NextHop(4, 1, bytes([192, 0, 2, 1])), NextHop(5, 9, bytes([192, 0, 2, 9])))

@@ -13,7 +13,7 @@ from passt.wire.arp import ArpOp, ArpPacket
 from passt.wire.ethernet import EthernetFrame, EtherType
 from passt.wire.icmp6 import Icmp6Message
 from passt.wire.ip6 import Ip6Packet
-from passt.wire.ndp import NeighborSolicitation, parse_message
+from passt.wire.ndp import NeighbourSolicitation, parse_message
 from tests.qrap.fake_passt import ANSWER, FakePasst
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def test_questions_are_valid_messages() -> None:
     assert (first.ether_type, ArpPacket.parse(first.payload).op) == (EtherType.ARP, ArpOp.REQUEST)
     packet = Ip6Packet.parse(EthernetFrame.parse(data[50:]).payload)
     icmp = Icmp6Message.parse(packet.payload, packet.source, packet.destination)
-    assert isinstance(parse_message(packet, icmp), NeighborSolicitation)
+    assert isinstance(parse_message(icmp, packet), NeighbourSolicitation)
 
 
 def test_answer_is_left_in_a_blocking_socket(

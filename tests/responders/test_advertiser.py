@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from passt.responders.router_advertiser import Advertiser
+from passt.responders.router_advertiser import RouterAdvertiser
 
 
 class Loop:
@@ -22,9 +22,11 @@ class Loop:
         (_, callback) = self.timers.pop()
         callback()
 
-    def advertiser(self, *dice: float, frames: tuple[bytes, ...] = (b"ra",)) -> Advertiser:
+    def advertiser(self, *dice: float, frames: tuple[bytes, ...] = (b"ra",)) -> RouterAdvertiser:
         numbers = iter(dice)
-        return Advertiser(lambda: list(frames), self.sent.append, self.call_later, lambda: next(numbers))
+        return RouterAdvertiser(
+            lambda: list(frames), self.sent.append, self.call_later, lambda: next(numbers)
+        )
 
 
 @pytest.mark.parametrize(("drawn", "delay_s"), [(0.0, 200.0), (0.5, 400.0), (0.999999, 599.9996)])
@@ -56,5 +58,5 @@ def test_nothing_to_send_goes_on_all_the_same() -> None:
 def test_interval_is_explained() -> None:
     lines: list[str] = []
     loop = Loop()
-    Advertiser(list, loop.sent.append, loop.call_later, lambda: 0.5, explain=lines.append).arm()
+    RouterAdvertiser(list, loop.sent.append, loop.call_later, lambda: 0.5, explain=lines.append).arm()
     assert lines == ["next router advertisement in 400 s"]

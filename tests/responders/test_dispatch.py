@@ -58,14 +58,14 @@ NS = (
 
 
 def nonzero(dispatcher: Dispatcher) -> dict[str, int]:
-    return {name: count for name, count in dispatcher.stats().items() if count}
+    return {name: count for name, count in dispatcher.counters().items() if count}
 
 
 @pytest.mark.parametrize(
     ("question", "answer"),
     [
         ("arp_request", "arp_reply"),
-        ("neighbor_solicitation", "neighbor_advertisement"),
+        ("neighbour_solicitation", "neighbour_advertisement"),
         ("router_solicitation", "router_advertisement"),
         ("dhcp_discover", "dhcp_offer"),
         ("dhcp_request", "dhcp_ack"),
@@ -86,7 +86,7 @@ def test_golden_question_gets_golden_answer(
 QUESTIONS = [
     "arp_request",
     "dhcp_request",
-    "neighbor_solicitation",
+    "neighbour_solicitation",
     "router_solicitation",
     "dhcpv6_solicit",
     "dhcpv6_request",
@@ -104,7 +104,7 @@ def test_every_truncation_is_counted_and_answered_by_nothing(
     for length in range(len(frame)):
         dispatcher = Dispatcher(NET)
         assert dispatcher.respond(frame[:length]) == []
-        assert sum(count for name, count in dispatcher.stats().items() if name.endswith("_malformed")) == 1
+        assert sum(count for name, count in dispatcher.counters().items() if name.endswith("_malformed")) == 1
 
 
 def test_counts_per_layer(vector: Callable[[str], bytes]) -> None:
@@ -112,20 +112,20 @@ def test_counts_per_layer(vector: Callable[[str], bytes]) -> None:
     assert nonzero(dispatcher) == {}
     dispatcher.respond(vector("arp_request"))
     dispatcher.respond(vector("arp_request")[:20])
-    dispatcher.respond(vector("neighbor_solicitation"))
-    dispatcher.respond(vector("neighbor_solicitation")[:50])
+    dispatcher.respond(vector("neighbour_solicitation"))
+    dispatcher.respond(vector("neighbour_solicitation")[:50])
     dispatcher.respond(b"")
     assert nonzero(dispatcher) == {
-        "ethernet_received": 5,
-        "ethernet_malformed": 1,
-        "arp_received": 2,
-        "arp_malformed": 1,
-        "arp_answered": 1,
-        "ip6_received": 2,
-        "ip6_malformed": 1,
-        "icmp6_received": 1,
-        "ndp_received": 1,
-        "ndp_answered": 1,
+        "control_ethernet_received": 5,
+        "drop_control_ethernet_malformed": 1,
+        "control_arp_received": 2,
+        "drop_control_arp_malformed": 1,
+        "control_arp_answered": 1,
+        "control_ip6_received": 2,
+        "drop_control_ip6_malformed": 1,
+        "control_icmp6_received": 1,
+        "control_ndp_received": 1,
+        "control_ndp_answered": 1,
     }
 
 
@@ -148,13 +148,13 @@ def test_spoiled_layer_is_the_one_counted(layer: str, frame: Ether) -> None:
             data[21] = 254
     dispatcher = Dispatcher(NET)
     assert dispatcher.respond(bytes(data)) == []
-    assert dispatcher.stats()[f"{layer}_malformed"] == 1
+    assert dispatcher.counters()[f"drop_control_{layer}_malformed"] == 1
 
 
 def test_mutating_the_returned_stats_changes_nothing() -> None:
     dispatcher = Dispatcher(NET)
-    dispatcher.stats()["ethernet_received"] = 99
-    assert dispatcher.stats()["ethernet_received"] == 0
+    dispatcher.counters()["control_ethernet_received"] = 99
+    assert dispatcher.counters()["control_ethernet_received"] == 0
 
 
 def test_answers_go_to_the_mac_that_asked_whatever_the_mac_that_was_asked() -> None:
@@ -166,7 +166,7 @@ def test_answers_go_to_the_mac_that_asked_whatever_the_mac_that_was_asked() -> N
 def test_our_mac_comes_from_the_facts(vector: Callable[[str], bytes]) -> None:
     mac = bytes.fromhex("0a0000000001")
     dispatcher = Dispatcher(replace(NET, our_mac=mac))
-    for question in ("arp_request", "neighbor_solicitation", "router_solicitation"):
+    for question in ("arp_request", "neighbour_solicitation", "router_solicitation"):
         (answer,) = dispatcher.respond(vector(question))
         assert answer[6:12] == mac
         assert answer.count(mac) == 2
@@ -195,7 +195,7 @@ def test_launcher_probe_is_answered() -> None:
 def test_switches(vector: Callable[[str], bytes]) -> None:
     quiet = Dispatcher(NET, router_advertisements=False)
     assert quiet.respond(vector("router_solicitation")) == []
-    assert len(quiet.respond(vector("neighbor_solicitation"))) == 1
+    assert len(quiet.respond(vector("neighbour_solicitation"))) == 1
     no_dhcpv6 = Dispatcher(NET, dhcpv6=False)
     assert no_dhcpv6.respond(vector("dhcpv6_solicit")) == []
     (advertised,) = no_dhcpv6.respond(vector("router_solicitation"))
@@ -203,15 +203,15 @@ def test_switches(vector: Callable[[str], bytes]) -> None:
     silent = Dispatcher(NET, ndp=False)
     assert len(silent.respond(vector("dhcpv6_solicit"))) == 1
     assert silent.respond(vector("router_solicitation")) == []
-    assert silent.respond(vector("neighbor_solicitation")) == []
+    assert silent.respond(vector("neighbour_solicitation")) == []
     assert len(silent.respond(vector("arp_request"))) == 1
 
 
 def test_family_that_is_off_gets_no_answer(vector: Callable[[str], bytes]) -> None:
     only6, only4 = Dispatcher(replace(NET, ip4=None)), Dispatcher(replace(NET, ip6=None))
     assert only6.respond(vector("arp_request")) == []
-    assert len(only6.respond(vector("neighbor_solicitation"))) == 1
-    assert only4.respond(vector("neighbor_solicitation")) == []
+    assert len(only6.respond(vector("neighbour_solicitation"))) == 1
+    assert only4.respond(vector("neighbour_solicitation")) == []
     assert only4.respond(vector("router_solicitation")) == []
     assert only4.respond(vector("dhcpv6_solicit")) == []
     assert only4.advertise() == []
@@ -238,7 +238,7 @@ def test_solicitation_behind_an_extension_header_answered_but_not_a_fragment() -
     dispatcher = Dispatcher(NET)
     assert len(dispatcher.respond(bytes(ether / ip / IPv6ExtHdrHopByHop() / ICMPv6ND_NS(tgt="fe80::1")))) == 1
     assert dispatcher.respond(bytes(ether / ip / IPv6ExtHdrFragment() / ICMPv6ND_NS(tgt="fe80::1"))) == []
-    assert dispatcher.stats()["ip6_malformed"] == 1
+    assert dispatcher.counters()["drop_control_ip6_malformed"] == 1
 
 
 def test_explanations(vector: Callable[[str], bytes]) -> None:
@@ -250,7 +250,7 @@ def test_explanations(vector: Callable[[str], bytes]) -> None:
     assert lines == [
         "arp: told 02:00:00:00:00:05: 192.0.2.1 is at 9a:55:9a:55:9a:55",
         "ndp: told 02:00:00:00:00:05: RouterAdvertisement",
-        "malformed frame: ARP: 16 bytes, need 28",
+        "malformed frame: ARP: 28 bytes wanted at offset 0, 16 left",
     ]
 
 
@@ -267,7 +267,7 @@ def test_unsolicited_advertisement_is_the_solicited_one_for_all_nodes(
     theirs = Ether(frame)
     assert (theirs.dst, theirs[IPv6].src, theirs[IPv6].dst) == ("33:33:00:00:00:01", "fe80::1", "ff02::1")
     assert frame[58:] == vector("router_advertisement")[58:]
-    assert dispatcher.stats()["ndp_advertised"] == 1
+    assert dispatcher.counters()["control_ndp_advertised"] == 1
 
 
 @pytest.mark.parametrize("switches", [{"ndp": False}, {"router_advertisements": False}])
@@ -288,7 +288,7 @@ def test_dhcpv6_client_without_address_is_counted_as_malformed(vector: Callable[
     frame[22:38] = bytes(16)
     dispatcher = Dispatcher(NET)
     assert dispatcher.respond(bytes(frame)) == []
-    assert dispatcher.stats()["dhcpv6_malformed"] == 1
+    assert dispatcher.counters()["drop_control_dhcpv6_malformed"] == 1
 
 
 def test_checksum_left_to_the_link_does_not_matter(vector: Callable[[str], bytes]) -> None:
@@ -358,7 +358,7 @@ def test_dhcp_broadcast_goes_to_every_hardware_address(flags: str) -> None:
 )
 def test_no_dhcp_service(dispatcher: Dispatcher) -> None:
     assert dispatcher.respond(dhcp(("message-type", "discover"))) == []
-    assert dispatcher.stats()["dhcp_received"] == 0
+    assert dispatcher.counters()["control_dhcp_received"] == 0
 
 
 def test_dhcp_is_counted_and_explained() -> None:
@@ -370,8 +370,9 @@ def test_dhcp_is_counted_and_explained() -> None:
     dispatcher.respond(bytes(CLIENT / UDP(sport=68, dport=68)))
     dispatcher.respond(bytes(CLIENT / ICMP()))
     assert nonzero(dispatcher) == {
-        "ethernet_received": 5, "ip4_received": 5, "udp_received": 4, "dhcp_received": 3,
-        "dhcp_malformed": 1, "dhcp_answered": 1,
+        "control_ethernet_received": 5, "control_ip4_received": 5, "control_udp_received": 4,
+        "control_dhcp_received": 3, "control_dhcp_answered": 1, "control_dhcp_refused": 1,
+        "drop_control_dhcp_malformed": 1,
     }  # fmt: skip
     assert lines == [
         f"dhcp: told {GUEST_MAC}: OFFER",

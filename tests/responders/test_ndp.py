@@ -9,7 +9,7 @@ from passt.facts.host import InterfaceAddress
 from passt.facts.settings import OUR_MAC
 from passt.light.values import replace
 from passt.responders.ndp import NdpReply, NdpResponder
-from passt.wire.ndp import NdpMessage, NeighborAdvertisement, NeighborSolicitation, RouterAdvertisement
+from passt.wire.ndp import NdpMessage, NeighbourAdvertisement, NeighbourSolicitation, RouterAdvertisement
 from passt.wire.ndp import RouterSolicitation as Rs
 from passt.wire.ndp_options import (
     DnsSearchList,
@@ -56,24 +56,24 @@ RESPONDER = NdpResponder(net(), FAMILY)
 @pytest.mark.parametrize("target", [ROUTER, ELSEWHERE, IPv6Address("fe80::77"), IPv6Address("2001:db8:9::1")])
 @pytest.mark.parametrize("source", [GUEST, LINK_LOCAL, IPv6Address("2001:db8::abcd")])
 def test_neighbour_solicitation_for_any_target_answered(source: IPv6Address, target: IPv6Address) -> None:
-    assert RESPONDER.respond(source, NeighborSolicitation(target)) == NdpReply(
+    assert RESPONDER.respond(source, NeighbourSolicitation(target)) == NdpReply(
         ROUTER,
         source,
-        NeighborAdvertisement(
+        NeighbourAdvertisement(
             target, router=True, solicited=True, override=True, options=(TargetLinkLayer(OUR_MAC),)
         ),
     )
 
 
 def test_host_address_answered_for_a_guest_that_uses_another() -> None:
-    reply = RESPONDER.respond(IPv6Address("2001:db8::abcd"), NeighborSolicitation(GUEST))
+    reply = RESPONDER.respond(IPv6Address("2001:db8::abcd"), NeighbourSolicitation(GUEST))
     assert reply is not None
     assert reply.destination == IPv6Address("2001:db8::abcd")
 
 
 @pytest.mark.parametrize("target", [GUEST, SECOND, LINK_LOCAL, ELSEWHERE])
 def test_duplicate_address_detection_not_disturbed(target: IPv6Address) -> None:
-    assert RESPONDER.respond(UNSPECIFIED, NeighborSolicitation(target)) is None
+    assert RESPONDER.respond(UNSPECIFIED, NeighbourSolicitation(target)) is None
 
 
 MAP_HOST, MAP_GUEST, DNS_MATCH = (IPv6Address(f"2001:db8::{n}") for n in ("a", "b", "c"))
@@ -82,11 +82,11 @@ MAP_HOST, MAP_GUEST, DNS_MATCH = (IPv6Address(f"2001:db8::{n}") for n in ("a", "
 @pytest.mark.parametrize("target", [ROUTER, MAP_HOST, MAP_GUEST, DNS_MATCH])
 def test_addresses_that_stand_for_the_host_are_defended(target: IPv6Address) -> None:
     family = replace(FAMILY, map_host_loopback=MAP_HOST, map_guest=MAP_GUEST, dns_match=DNS_MATCH)
-    reply = NdpResponder(net(family), family).respond(UNSPECIFIED, NeighborSolicitation(target))
+    reply = NdpResponder(net(family), family).respond(UNSPECIFIED, NeighbourSolicitation(target))
     assert reply == NdpReply(
         ROUTER,
         ALL_NODES,
-        NeighborAdvertisement(
+        NeighbourAdvertisement(
             target, router=True, solicited=False, override=True, options=(TargetLinkLayer(OUR_MAC),)
         ),
     )
@@ -95,8 +95,8 @@ def test_addresses_that_stand_for_the_host_are_defended(target: IPv6Address) -> 
 def test_assigned_address_is_never_defended_even_if_it_is_the_gateway_s_too() -> None:
     family = replace(FAMILY, gateway=GUEST, map_host_loopback=SECOND)
     responder = NdpResponder(net(family), family)
-    assert responder.respond(UNSPECIFIED, NeighborSolicitation(GUEST)) is None
-    assert responder.respond(UNSPECIFIED, NeighborSolicitation(SECOND)) is None
+    assert responder.respond(UNSPECIFIED, NeighbourSolicitation(GUEST)) is None
+    assert responder.respond(UNSPECIFIED, NeighbourSolicitation(SECOND)) is None
 
 
 def test_unsolicited_advertisement_goes_to_all_nodes() -> None:
@@ -112,7 +112,7 @@ def test_mtu_that_ipv6_cannot_have_is_left_out() -> None:
 
 @pytest.mark.parametrize("address", [GUEST, LINK_LOCAL])
 def test_own_address_of_the_asker_not_claimed(address: IPv6Address) -> None:
-    assert RESPONDER.respond(address, NeighborSolicitation(address)) is None
+    assert RESPONDER.respond(address, NeighbourSolicitation(address)) is None
 
 
 @pytest.mark.parametrize("our_address", [None, IPv6Address("2001:db8::1"), IPv4Address("192.0.2.1")])
@@ -121,7 +121,7 @@ def test_without_link_local_address_of_ours_the_target_itself_answers(
 ) -> None:
     family = replace(FAMILY, our_address=our_address)
     responder = NdpResponder(net(family), family)
-    reply = responder.respond(GUEST, NeighborSolicitation(ELSEWHERE))
+    reply = responder.respond(GUEST, NeighbourSolicitation(ELSEWHERE))
     assert reply is not None
     assert reply.source == ELSEWHERE
     assert responder.respond(LINK_LOCAL, Rs()) is None
@@ -130,7 +130,7 @@ def test_without_link_local_address_of_ours_the_target_itself_answers(
 @pytest.mark.parametrize(
     "message",
     [
-        NeighborAdvertisement(GUEST, router=False, solicited=False, override=True),
+        NeighbourAdvertisement(GUEST, router=False, solicited=False, override=True),
         RouterAdvertisement(64, managed=False, other=False, lifetime_s=1800),
     ],
 )
@@ -153,7 +153,7 @@ def test_router_solicitation_from_nowhere_answered_to_all_nodes() -> None:
 def test_router_solicitation_ignored_when_advertisements_are_off() -> None:
     responder = NdpResponder(net(), FAMILY, router_advertisements=False)
     assert responder.respond(LINK_LOCAL, Rs()) is None
-    assert responder.respond(LINK_LOCAL, NeighborSolicitation(ROUTER)) is not None
+    assert responder.respond(LINK_LOCAL, NeighbourSolicitation(ROUTER)) is not None
 
 
 def test_advertisement_is_complete() -> None:

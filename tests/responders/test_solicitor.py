@@ -12,7 +12,7 @@ from passt.wire.arp import ArpOp, ArpPacket
 from passt.wire.ethernet import EthernetFrame, EtherType
 from passt.wire.icmp6 import Icmp6Message
 from passt.wire.ip6 import Ip6Packet
-from passt.wire.ndp import NeighborSolicitation, parse_message
+from passt.wire.ndp import NeighbourSolicitation, parse_message
 from passt.wire.ndp_options import SourceLinkLayer
 
 GUEST4, ROUTER4 = IPv4Address("192.0.2.5"), IPv4Address("192.0.2.1")
@@ -38,7 +38,7 @@ def test_ip6_is_asked_for_by_a_solicitation() -> None:
     packet = Ip6Packet.parse(ethernet.payload)
     assert (packet.source, packet.destination) == (ROUTER6, IPv6Address("ff02::1:ff34:5678"))
     icmp = Icmp6Message.parse(packet.upper_layer()[1], packet.source, packet.destination)
-    assert parse_message(packet, icmp) == NeighborSolicitation(GUEST6, (SourceLinkLayer(OUR_MAC),))
+    assert parse_message(icmp, packet) == NeighbourSolicitation(GUEST6, (SourceLinkLayer(OUR_MAC),))
 
 
 def test_one_frame_for_each_address() -> None:

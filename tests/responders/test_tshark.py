@@ -25,7 +25,7 @@ from passt.wire.dhcpv6_options import (
 from passt.wire.ethernet import EthernetFrame, EtherType, pad
 from passt.wire.ip4 import IpProtocol
 from passt.wire.ip6 import Ip6Packet
-from passt.wire.ndp import NdpMessage, NeighborSolicitation, RouterSolicitation, build_message
+from passt.wire.ndp import NdpMessage, NeighbourSolicitation, RouterSolicitation, build_message
 from passt.wire.ndp_options import SourceLinkLayer
 from passt.wire.udp import UdpDatagram
 from tests.responders.test_dispatch import NET
@@ -73,7 +73,7 @@ def wrapped(source: IPv6Address, destination: IPv6Address, protocol: int, payloa
 def dhcpv6(kind: MessageType, options: list[Dhcpv6Option], destination: IPv6Address, number: int) -> bytes:
     message = Dhcpv6Message(kind, number, (CLIENT, ALL, *options))
     datagram = UdpDatagram(CLIENT_PORT, SERVER_PORT, message.build())
-    return wrapped(GUEST, destination, IpProtocol.UDP, datagram.build6(GUEST, destination))
+    return wrapped(GUEST, destination, IpProtocol.UDP, datagram.build(GUEST, destination))
 
 
 def ndp(source: IPv6Address, destination: IPv6Address, message: NdpMessage) -> bytes:
@@ -111,8 +111,8 @@ def test_neighbour_discovery_is_decoded_without_complaint(tmp_path: Path, search
     questions = [
         ndp(GUEST, routers, RouterSolicitation(link_layer)),
         ndp(NOWHERE, routers, RouterSolicitation()),
-        ndp(GUEST, group, NeighborSolicitation(ROUTER, link_layer)),
-        ndp(NOWHERE, group, NeighborSolicitation(ROUTER)),
+        ndp(GUEST, group, NeighbourSolicitation(ROUTER, link_layer)),
+        ndp(NOWHERE, group, NeighbourSolicitation(ROUTER)),
     ]
     answers = [dispatcher.respond(question) for question in questions] + [dispatcher.advertise()]
     assert [len(one) for one in answers] == [1] * 5

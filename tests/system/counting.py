@@ -8,6 +8,8 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from passt.dataplane.engine import Engine
     from passt.run.diagnostics import Report
 
@@ -22,7 +24,7 @@ def main() -> int:
 
     run_loop = network.run_loop
 
-    def loop(engine: Engine, report: Report) -> None:
+    def loop(engine: Engine, report: Report, control_counters: Callable[[], dict[str, int]]) -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         sock.bind(path)
 
@@ -31,7 +33,7 @@ def main() -> int:
             sock.sendto(json.dumps(engine.counters()).encode(), peer)
 
         engine.add_reader(sock.fileno(), answer)
-        run_loop(engine, report)
+        run_loop(engine, report, control_counters)
 
     network.run_loop = loop
     return cli.main()

@@ -222,6 +222,38 @@ def test_stats_are_rows_of_counters(lab: Lab, plain: bool) -> None:
     assert all(len(row.split()) == 9 for row in rows)
 
 
+# A good ARP request, a truncated one, one of another kind of hardware; a DHCP message of 50 bytes.
+SEND_MALFORMED = """
+import socket
+name = next(name for _, name in socket.if_nameindex() if name != "lo")
+link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+link.bind((name, 0))
+mac = link.getsockname()[4]
+ethernet = b"\\xff" * 6 + mac + b"\\x08\\x06"
+arp = bytes((0, 1, 8, 0, 6, 4, 0, 1))
+link.send(ethernet + arp + mac + bytes(10) + socket.inet_aton(%r))
+link.send(ethernet + arp)
+link.send(ethernet + bytes(46))
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+udp.sendto(bytes(50), ("255.255.255.255", 67))
+"""
+
+
+def test_malformed_control_frames_are_counted_and_shown(lab: Lab, user: bool) -> None:
+    result = lab.run(["-d", "--config-net"], ["/usr/bin/python3", "-c", SEND_MALFORMED % FAR4], user=user)
+    drops, others = (re.search(rf"    {line}: (.*)$", result.stderr.decode(), re.MULTILINE)
+                     for line in ("drops", "others"))
+    assert drops, result.stderr
+    assert others, result.stderr
+    reasons = re.findall(r"(control_\w+) (\d+)", drops[1])
+    assert dict(reasons) == {"control_arp_malformed": "2", "control_dhcp_malformed": "1"}
+    counts = dict(re.findall(r"(control_\w+) (\d+)", others[1]))
+    assert int(counts["control_arp_answered"]) >= 1
+    assert int(counts["control_arp_received"]) >= 3
+    assert counts["control_dhcp_received"] == "1"
+
+
 @pytest.mark.parametrize("delay_s", [0, 0.02, 0.05, 0.1])
 def test_question_at_any_moment_of_a_start_ends_nothing(lab: Lab, delay_s: float) -> None:
     running = lab.start(["--config-net"], ["sh", "-c", "sleep 0.3; exit 7"], user=False)

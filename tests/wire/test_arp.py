@@ -39,7 +39,7 @@ def test_golden_reply_both_ways_but_for_padding(vector: Callable[[str], bytes]) 
 
 @pytest.mark.parametrize("length", range(28))
 def test_truncation_rejected(length: int) -> None:
-    with pytest.raises(WireError, match=f"ARP: {length} bytes"):
+    with pytest.raises(WireError, match=f"ARP: 28 bytes wanted at offset 0, {length} left"):
         ArpPacket.parse(REQUEST.build()[:length])
 
 

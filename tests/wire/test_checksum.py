@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scapy.utils import checksum as scapy_checksum
 
-from passt.wire.checksum import internet_checksum, pseudo_header4, pseudo_header6
+from passt.wire.checksum import internet_checksum, pseudo_header
 
 
 def test_example_of_rfc_1071() -> None:
@@ -37,9 +37,9 @@ def test_data_with_their_checksum_sum_to_zero(data: bytes) -> None:
 
 
 def test_pseudo_headers() -> None:
-    assert pseudo_header4(IPv4Address("192.0.2.1"), IPv4Address("192.0.2.5"), 17, 0x0102).hex() == (
+    assert pseudo_header(IPv4Address("192.0.2.1"), IPv4Address("192.0.2.5"), 17, 0x0102).hex() == (
         "c0000201c000020500110102"
     )
-    assert pseudo_header6(IPv6Address("2001:db8::1"), IPv6Address("fe80::2"), 58, 0x010203).hex() == (
+    assert pseudo_header(IPv6Address("2001:db8::1"), IPv6Address("fe80::2"), 58, 0x010203).hex() == (
         "20010db8000000000000000000000001fe800000000000000000000000000002000102030000003a"
     )

@@ -14,7 +14,18 @@ from scapy.layers.dhcp import DHCP as SCAPY_DHCP
 from passt.errors import WireError
 from passt.light.values import replace
 from passt.wire.dhcp import BootpOp, DhcpMessage
-from passt.wire.dhcp_options import DhcpMessageType, DhcpOptions
+from passt.wire.dhcp_options import (
+    ClientId,
+    DhcpOption,
+    HostName,
+    LeaseTime,
+    MaxMessageSize,
+    MessageType,
+    MessageTypeOption,
+    ParameterRequestList,
+    RequestedAddress,
+)
+from tests.wire.test_dhcp_options import SETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,13 +38,13 @@ DISCOVER = DhcpMessage(
     MAC,
     secs=3,
     broadcast=True,
-    options=DhcpOptions(
-        message_type=DhcpMessageType.DISCOVER,
-        requested_address=IPv4Address("192.0.2.9"),
-        host_name=b"box",
-        max_message_size=1500,
-        parameter_request_list=bytes((1, 3, 6, 15, 26, 119, 121)),
-        client_id=b"\x01" + MAC,
+    options=(
+        HostName(b"box"),
+        RequestedAddress(IPv4Address("192.0.2.9")),
+        MessageTypeOption(MessageType.DISCOVER),
+        ParameterRequestList(bytes((1, 3, 6, 15, 26, 119, 121))),
+        MaxMessageSize(1500),
+        ClientId(b"\x01" + MAC),
     ),
 )
 OFFER = DhcpMessage(
@@ -42,7 +53,7 @@ OFFER = DhcpMessage(
     MAC,
     broadcast=True,
     yiaddr=IPv4Address("192.0.2.5"),
-    options=DhcpOptions(message_type=DhcpMessageType.OFFER, lease_time_s=0xFFFFFFFF),
+    options=(LeaseTime(0xFFFFFFFF), MessageTypeOption(MessageType.OFFER)),
 )
 FILE_AT, SNAME_AT, OPTIONS_AT = 108, 44, 240
 
@@ -64,6 +75,14 @@ def test_message_is_padded_to_the_least_length_of_bootp() -> None:
     assert len(OFFER.build()) == 300
     assert len(replace(OFFER, options=None).build()) == 300
     assert DhcpMessage.parse(OFFER.build()) == OFFER
+
+
+def test_options_are_found_by_class() -> None:
+    assert DISCOVER.message_type == MessageType.DISCOVER
+    assert DISCOVER.find(HostName) == HostName(b"box")
+    assert DISCOVER.find(LeaseTime) is None
+    bootp = replace(DISCOVER, options=None)
+    assert (bootp.message_type, bootp.find(HostName)) == (0, None)
 
 
 @pytest.mark.parametrize("length", range(len(DISCOVER.build())))
@@ -112,24 +131,22 @@ def test_names_end_before_the_first_zero_byte() -> None:
     assert DhcpMessage.parse(full.build()) == full
 
 
+REQUEST = MessageTypeOption(MessageType.REQUEST)
 TYPE, WANTED, LIST1, LIST2 = b"\x35\x01\x03", b"\x32\x04\xc0\0\2\5", b"\x37\x01\x01", b"\x37\x01\x03"
 
 
 @pytest.mark.parametrize(
     ("value", "file", "sname", "expected"),
     [
-        (1, WANTED, b"server", DhcpOptions(message_type=3, requested_address=IPv4Address("192.0.2.5"))),
-        (2, b"boot", WANTED, DhcpOptions(message_type=3, requested_address=IPv4Address("192.0.2.5"))),
-        (3, LIST1, LIST2, DhcpOptions(message_type=3, parameter_request_list=b"\1\3")),
-        (
-            3,
-            LIST2 + b"\xff" + WANTED,
-            LIST1 + b"\xff",
-            DhcpOptions(message_type=3, parameter_request_list=b"\3\1"),
-        ),
+        (1, WANTED, b"server", (RequestedAddress(IPv4Address("192.0.2.5")), REQUEST)),
+        (2, b"boot", WANTED, (RequestedAddress(IPv4Address("192.0.2.5")), REQUEST)),
+        (3, LIST1, LIST2, (REQUEST, ParameterRequestList(b"\1\3"))),
+        (3, LIST2 + b"\xff" + WANTED, LIST1 + b"\xff", (REQUEST, ParameterRequestList(b"\3\1"))),
     ],
 )
-def test_options_go_on_in_the_fields(value: int, file: bytes, sname: bytes, expected: DhcpOptions) -> None:
+def test_options_go_on_in_the_fields(
+    value: int, file: bytes, sname: bytes, expected: tuple[DhcpOption, ...]
+) -> None:
     message = DhcpMessage.parse(overloaded(bytes((value,)), TYPE, file, sname))
     assert message.options == expected
     assert message.file == (b"" if value & 1 else b"boot")
@@ -140,7 +157,7 @@ def test_overload_in_an_overloaded_field_means_nothing() -> None:
     # `file` says that `sname` and itself hold options: it is read once, `sname` not at all.
     data = overloaded(b"\1", TYPE, b"\x34\x01\x03" + LIST1 + b"\xff", WANTED)
     message = DhcpMessage.parse(data)
-    assert message.options == DhcpOptions(message_type=3, parameter_request_list=b"\1")
+    assert message.options == (REQUEST, ParameterRequestList(b"\1"))
     assert message.sname == WANTED.partition(b"\0")[0]
 
 
@@ -173,6 +190,7 @@ def test_overloaded_field_with_a_bad_option_rejected(field: bytes) -> None:
         {"chaddr": bytes(17)},
         {"sname": bytes(65)},
         {"file": bytes(129)},
+        {"options": (LeaseTime(1), HostName(b"x"))},
     ],
 )
 def test_value_that_cannot_be_written_is_no_message(wrong: dict[str, Any]) -> None:
@@ -197,7 +215,7 @@ MESSAGES = st.builds(
     ADDRESSES,
     TEXTS,
     TEXTS,
-    st.none() | st.builds(DhcpOptions, message_type=st.integers(0, 255), client_id=st.binary(max_size=300)),
+    st.none() | SETS,
 )
 
 

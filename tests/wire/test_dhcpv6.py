@@ -11,7 +11,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 from passt.errors import WireError
-from passt.wire.dhcpv6 import MAX_REQUEST_LEN, Dhcpv6Message, MessageType, parse_request
+from passt.wire.dhcpv6 import MAX_REQUEST_LEN, Dhcpv6Message, MessageType, parse_message
 from passt.wire.dhcpv6_options import (
     ClientId,
     Dhcpv6Option,
@@ -23,6 +23,7 @@ from passt.wire.dhcpv6_options import (
     RapidCommit,
     ServerId,
 )
+from passt.wire.ip6 import Ip6Packet
 from tests.wire.test_dhcpv6_options import OPTIONS
 
 SERVERS = IPv6Address("ff02::1:2")
@@ -35,6 +36,10 @@ UNNAMED = [T.SOLICIT, T.CONFIRM, T.REBIND]
 
 def message(kind: MessageType, *options: Dhcpv6Option) -> bytes:
     return Dhcpv6Message(kind, 0x123456, options).build()
+
+
+def parse_request(data: bytes, destination: IPv6Address) -> Dhcpv6Message:
+    return parse_message(data, Ip6Packet(UNICAST, destination, 17, b""))
 
 
 def parts(kind: MessageType) -> list[Dhcpv6Option]:
@@ -149,6 +154,11 @@ def test_unicast_accepted_for_messages_to_one_server(kind: MessageType) -> None:
     parse_request(message(kind, *parts(kind)), UNICAST)
 
 
+def test_request_from_nowhere_rejected() -> None:
+    with pytest.raises(WireError, match="no source address"):
+        parse_message(message(T.SOLICIT, CLIENT), Ip6Packet(IPv6Address("::"), SERVERS, 17, b""))
+
+
 @pytest.mark.parametrize("option", [CLIENT, SERVER, OptionRequest(()), RapidCommit()])
 def test_option_that_may_be_there_once_rejected_twice(option: Dhcpv6Option) -> None:
     options = [*(one for one in parts(T.REQUEST) if one != option), option, option]
@@ -170,7 +180,7 @@ def test_unknown_options_may_be_repeated_and_are_kept() -> None:
 
 def test_overlong_message_rejected_unread() -> None:
     start = message(T.SOLICIT, CLIENT)
-    fitting = start + OtherOption(99, bytes(MAX_REQUEST_LEN - len(start) - 4)).data()
+    fitting = start + OtherOption(99, bytes(MAX_REQUEST_LEN - len(start) - 4)).build()
     padded = Dhcpv6Message(
         T.SOLICIT, 1, (CLIENT, OtherOption(99, bytes(MAX_REQUEST_LEN - len(start) - 4)))
     ).build()

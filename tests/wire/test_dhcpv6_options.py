@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scapy.layers import dhcp6
 
 from passt.errors import WireError
+from passt.wire import dhcpv6_options
 from passt.wire.dhcpv6_options import (
-    IN_MESSAGE,
     ClientFqdn,
     ClientId,
     Dhcpv6Option,
@@ -64,7 +64,7 @@ IDS = [f"{type(option).__name__}-{number}" for number, (option, _) in enumerate(
 
 
 def parse(data: bytes) -> tuple[Dhcpv6Option, ...]:
-    return parse_options(data, IN_MESSAGE)
+    return parse_options(data, dhcpv6_options.OPTIONS)
 
 
 U32 = st.integers(0, 0xFFFFFFFF)
@@ -172,7 +172,7 @@ def test_option_in_another_is_read_only_where_it_may_be() -> None:
     inner = build_options((IaNa(1, options=(IaAddress(ADDRESS),)),))
     (outer,) = parse(build_options((IaNa(2, options=(OtherOption(3, inner[4:]),)),)))
     assert outer == IaNa(2, options=(OtherOption(3, inner[4:]),))
-    deep = IaAddress(ADDRESS, options=(OtherOption(5, IaAddress(ADDRESS).data()),))
+    deep = IaAddress(ADDRESS, options=(OtherOption(5, IaAddress(ADDRESS).build()),))
     assert parse(build_options((IaNa(2, options=(deep,)),))) == (IaNa(2, options=(deep,)),)
 
 

@@ -110,7 +110,7 @@ def test_list_without_compression() -> None:
 @pytest.mark.parametrize(
     ("names", "data"),
     [
-        # The example of RFC 3397, section 2, with our order of names.
+        # The example of RFC 3397 2, with our order of names.
         (
             ("eng.apple.com", "marketing.apple.com"),
             b"\x03eng\x05apple\x03com\0\x09marketing\xc0\x04",

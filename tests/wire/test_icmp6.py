@@ -18,11 +18,11 @@ MESSAGES = st.builds(Icmp6Message, st.integers(0, 255), st.integers(0, 255), st.
 
 @pytest.fixture
 def golden(vector: Callable[[str], bytes]) -> bytes:
-    return vector("neighbor_solicitation")[ICMP6_AT:]
+    return vector("neighbour_solicitation")[ICMP6_AT:]
 
 
 def test_golden_message_both_ways(golden: bytes) -> None:
-    message = Icmp6Message(Icmp6Type.NEIGHBOR_SOLICITATION, 0, golden[4:])
+    message = Icmp6Message(Icmp6Type.NEIGHBOUR_SOLICITATION, 0, golden[4:])
     assert Icmp6Message.parse(memoryview(golden), SOURCE, GROUP) == message
     assert message.build(SOURCE, GROUP) == golden
 

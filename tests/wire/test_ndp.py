@@ -1,4 +1,4 @@
-"""Neighbor Discovery messages and the rules for their envelopes."""
+"""Neighbour discovery messages and the rules for their envelopes."""
 
 from collections.abc import Callable
 from ipaddress import IPv6Address
@@ -22,8 +22,8 @@ from passt.wire.icmp6 import Icmp6Message
 from passt.wire.ip6 import Ip6Packet
 from passt.wire.ndp import (
     NdpMessage,
-    NeighborAdvertisement,
-    NeighborSolicitation,
+    NeighbourAdvertisement,
+    NeighbourSolicitation,
     RouterAdvertisement,
     RouterSolicitation,
     build_message,
@@ -49,10 +49,10 @@ UNSPECIFIED = IPv6Address("::")
 ALL_NODES = IPv6Address("ff02::1")
 
 GOLDEN: list[tuple[str, NdpMessage]] = [
-    ("neighbor_solicitation", NeighborSolicitation(ROUTER, (SourceLinkLayer(GUEST_MAC),))),
+    ("neighbour_solicitation", NeighbourSolicitation(ROUTER, (SourceLinkLayer(GUEST_MAC),))),
     (
-        "neighbor_advertisement",
-        NeighborAdvertisement(
+        "neighbour_advertisement",
+        NeighbourAdvertisement(
             ROUTER, router=True, solicited=True, override=True, options=(TargetLinkLayer(OUR_MAC),)
         ),
     ),
@@ -96,8 +96,8 @@ MESSAGES: st.SearchStrategy[NdpMessage] = st.one_of(
         st.integers(0, 0xFFFFFFFF),
         OPTIONS,
     ),
-    st.builds(NeighborSolicitation, UNICAST, OPTIONS),
-    st.builds(NeighborAdvertisement, UNICAST, st.booleans(), st.booleans(), st.booleans(), OPTIONS),
+    st.builds(NeighbourSolicitation, UNICAST, OPTIONS),
+    st.builds(NeighbourAdvertisement, UNICAST, st.booleans(), st.booleans(), st.booleans(), OPTIONS),
 )
 
 
@@ -110,7 +110,7 @@ def packet(source: IPv6Address, destination: IPv6Address, hop_limit: int = 255) 
 def test_golden_message_both_ways(vector: Callable[[str], bytes], name: str, message: NdpMessage) -> None:
     envelope = Ip6Packet.parse(vector(name)[14:])
     icmp = Icmp6Message.parse(envelope.payload, envelope.source, envelope.destination)
-    assert parse_message(envelope, icmp) == message
+    assert parse_message(icmp, envelope) == message
     assert build_message(message) == icmp
 
 
@@ -159,10 +159,10 @@ def test_agrees_with_scapy(message: NdpMessage) -> None:
                 message.reachable_ms,
                 message.retransmit_ms,
             )
-        case NeighborSolicitation():
+        case NeighbourSolicitation():
             assert isinstance(theirs, ICMPv6ND_NS)
             assert IPv6Address(theirs.tgt) == message.target
-        case NeighborAdvertisement():
+        case NeighbourAdvertisement():
             assert isinstance(theirs, ICMPv6ND_NA)
             assert (IPv6Address(theirs.tgt), theirs.R, theirs.S, theirs.O) == (
                 message.target,
@@ -176,7 +176,7 @@ def test_agrees_with_scapy(message: NdpMessage) -> None:
 
 @given(
     st.binary(max_size=80),
-    st.sampled_from([RouterSolicitation, RouterAdvertisement, NeighborSolicitation, NeighborAdvertisement]),
+    st.sampled_from([RouterSolicitation, RouterAdvertisement, NeighbourSolicitation, NeighbourAdvertisement]),
 )
 def test_any_body_parses_or_is_rejected(body: bytes, cls: type[NdpMessage]) -> None:
     try:
@@ -186,8 +186,8 @@ def test_any_body_parses_or_is_rejected(body: bytes, cls: type[NdpMessage]) -> N
     assert cls.parse(message.build()) == message
 
 
-NS = NeighborSolicitation(ROUTER)
-NA = NeighborAdvertisement(ROUTER, router=False, solicited=True, override=False)
+NS = NeighbourSolicitation(ROUTER)
+NA = NeighbourAdvertisement(ROUTER, router=False, solicited=True, override=False)
 RA = RouterAdvertisement(64, managed=False, other=False, lifetime_s=0)
 SOLICITED_NODE = IPv6Address("ff02::1:ff00:1")
 
@@ -205,7 +205,7 @@ SOLICITED_NODE = IPv6Address("ff02::1:ff00:1")
     ],
 )
 def test_valid_envelope_accepted(envelope: Ip6Packet, message: NdpMessage) -> None:
-    assert parse_message(envelope, build_message(message)) == message
+    assert parse_message(build_message(message), envelope) == message
 
 
 @pytest.mark.parametrize(
@@ -234,26 +234,26 @@ def test_valid_envelope_accepted(envelope: Ip6Packet, message: NdpMessage) -> No
 )
 def test_invalid_envelope_rejected(envelope: Ip6Packet, message: NdpMessage, reason: str) -> None:
     with pytest.raises(WireError, match=reason):
-        parse_message(envelope, build_message(message))
+        parse_message(build_message(message), envelope)
 
 
 @pytest.mark.parametrize("message", [NS, NA, RA, RouterSolicitation()])
 def test_code_other_than_zero_rejected(message: NdpMessage) -> None:
     with pytest.raises(WireError, match="code 1"):
-        parse_message(packet(ROUTER, GUEST), replace(build_message(message), code=1))
+        parse_message(replace(build_message(message), code=1), packet(ROUTER, GUEST))
 
 
-@pytest.mark.parametrize("cls", [NeighborSolicitation, NeighborAdvertisement])
-def test_multicast_target_rejected(cls: type[NeighborSolicitation | NeighborAdvertisement]) -> None:
+@pytest.mark.parametrize("cls", [NeighbourSolicitation, NeighbourAdvertisement])
+def test_multicast_target_rejected(cls: type[NeighbourSolicitation | NeighbourAdvertisement]) -> None:
     with pytest.raises(WireError, match="target is multicast"):
         cls.parse(bytes(4) + ALL_NODES.packed)
 
 
 def test_reserved_bits_are_ignored() -> None:
-    assert NeighborSolicitation.parse(b"\xff\xff\xff\xff" + ROUTER.packed) == NS
+    assert NeighbourSolicitation.parse(b"\xff\xff\xff\xff" + ROUTER.packed) == NS
     assert RouterSolicitation.parse(b"\xff" * 4) == RouterSolicitation()
     assert RouterAdvertisement.parse(b"\x40\x3f" + bytes(10)) == RA
-    assert NeighborAdvertisement.parse(b"\x5f\xff\xff\xff" + ROUTER.packed) == NA
+    assert NeighbourAdvertisement.parse(b"\x5f\xff\xff\xff" + ROUTER.packed) == NA
 
 
 def test_only_the_four_types_are_ours() -> None:
@@ -268,14 +268,14 @@ def test_scapy_solicitation_is_read() -> None:
     )
     envelope = Ip6Packet.parse(bytes(theirs))
     icmp = Icmp6Message.parse(envelope.payload, envelope.source, envelope.destination)
-    assert parse_message(envelope, icmp) == RouterSolicitation((SourceLinkLayer(GUEST_MAC),))
+    assert parse_message(icmp, envelope) == RouterSolicitation((SourceLinkLayer(GUEST_MAC),))
 
 
 @pytest.mark.parametrize(
     ("cls", "fields"),
     [
-        (NeighborSolicitation, (ALL_NODES,)),
-        (NeighborAdvertisement, (ALL_NODES, True, True, True)),
+        (NeighbourSolicitation, (ALL_NODES,)),
+        (NeighbourAdvertisement, (ALL_NODES, True, True, True)),
         (RouterAdvertisement, (256, False, False, 0)),
         (RouterAdvertisement, (0, False, False, 0x10000)),
         (RouterAdvertisement, (0, False, False, 0, 1 << 32)),

@@ -1,4 +1,4 @@
-"""Options of Neighbor Discovery messages."""
+"""Options of neighbour discovery messages."""
 
 from ipaddress import IPv6Address
 from typing import Any

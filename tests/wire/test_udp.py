@@ -23,13 +23,13 @@ SOURCE6, GROUP6 = IPv6Address("fe80::ff:fe00:5"), IPv6Address("ff02::1:2")
 def test_golden_datagram_over_ip4_both_ways(vector: Callable[[str], bytes]) -> None:
     data = vector("udp4")[IP4_AT:]
     assert UdpDatagram.parse(memoryview(data)) == UdpDatagram(68, 67, b"payload")
-    assert UdpDatagram(68, 67, b"payload").build4(ANY4, ALL4) == data
+    assert UdpDatagram(68, 67, b"payload").build(ANY4, ALL4) == data
 
 
 def test_golden_datagram_over_ip6_both_ways(vector: Callable[[str], bytes]) -> None:
     data = vector("udp6")[IP6_AT:]
     assert UdpDatagram.parse(data) == UdpDatagram(546, 547, b"payload!")
-    assert UdpDatagram(546, 547, b"payload!").build6(SOURCE6, GROUP6) == data
+    assert UdpDatagram(546, 547, b"payload!").build(SOURCE6, GROUP6) == data
 
 
 @pytest.mark.parametrize("length", range(15))
@@ -62,7 +62,7 @@ def test_partial_checksum_is_accepted(vector: Callable[[str], bytes]) -> None:
 def test_round_trip_and_scapy_over_ip4(
     datagram: UdpDatagram, source: IPv4Address, destination: IPv4Address
 ) -> None:
-    built = datagram.build4(source, destination)
+    built = datagram.build(source, destination)
     assert UdpDatagram.parse(built) == datagram
     theirs = (
         IP(src=str(source), dst=str(destination))
@@ -76,7 +76,7 @@ def test_round_trip_and_scapy_over_ip4(
 def test_round_trip_and_scapy_over_ip6(
     datagram: UdpDatagram, source: IPv6Address, destination: IPv6Address
 ) -> None:
-    built = datagram.build6(source, destination)
+    built = datagram.build(source, destination)
     assert UdpDatagram.parse(built) == datagram
     theirs = (
         IPv6(src=str(source), dst=str(destination))
@@ -88,7 +88,7 @@ def test_round_trip_and_scapy_over_ip6(
 
 def test_sum_of_zero_is_sent_as_ones() -> None:
     # The payload is the complement of the sum of everything else: 17 + 10 + 10 (lengths) = 0x25.
-    built = UdpDatagram(0, 0, bytes.fromhex("ffda")).build4(ANY4, ANY4)
+    built = UdpDatagram(0, 0, bytes.fromhex("ffda")).build(ANY4, ANY4)
     assert built[6:8] == b"\xff\xff"
 
 

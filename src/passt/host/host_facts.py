@@ -95,16 +95,16 @@ class _Family:
     def __init__(self, rtnetlink: RtnlSocket, family: int) -> None:
         self._rtnetlink = rtnetlink
         self._family = family
-        found = rtnetlink.dump("routes", MessageType.GETROUTE, routes.get_routes(family))
+        found = rtnetlink.dump("routes", MessageType.GETROUTE, routes.build_routes_query(family))
         self._routes = [payload for payload in found if routes.is_configured(payload)]
         if _hides_hops():
             self._expand_objects()
-        self._defaults = sort_defaults(routes.parse_route(payload) for payload in self._routes
+        self._defaults = sort_defaults(routes.RouteMessage.parse(payload) for payload in self._routes
                                        if routes.is_default(payload))
 
     def _expand_objects(self) -> None:
-        found = self._rtnetlink.dump("next hops", MessageType.GETNEXTHOP, routes.get_objects())
-        objects = {one.id: one for one in map(routes.parse_object, found)}
+        found = self._rtnetlink.dump("next hops", MessageType.GETNEXTHOP, routes.build_objects_query())
+        objects = {one.id: one for one in map(routes.NextHopObject.parse, found)}
         self._routes = [routes.expand_objects(payload, objects) for payload in self._routes]
 
     def probe(self, ifname: str | None, *, want_routes: bool) -> FamilyFacts | None:
@@ -120,7 +120,7 @@ class _Family:
     def _templates(self) -> Iterable[int]:
         """Interfaces of the default routes; where there is none, of all routes. Each once, best first."""
         return (list(template_ifindexes(self._defaults))
-                or template_ifindexes(map(routes.parse_route, self._routes)))
+                or template_ifindexes(map(routes.RouteMessage.parse, self._routes)))
 
     def _describe(self, ifindex: int, *, want_routes: bool) -> FamilyFacts:
         link = self._rtnetlink.get_link(_name_of(ifindex))
@@ -149,10 +149,10 @@ class _Family:
         try:
             answer = self._rtnetlink.ask("cannot find the source address of the default route",
                                          MessageType.GETROUTE,
-                                         routes.get_route(_OUTSIDE[self._family], ifindex))
+                                         routes.build_route_query(_OUTSIDE[self._family], ifindex))
         except KernelRefusalError:
             return None
-        source = routes.parse_route(answer).source
+        source = routes.RouteMessage.parse(answer).source
         if source is None or messages.ip_address(source).is_link_local:
             return None
         return source if is_host_unicast(source) else None

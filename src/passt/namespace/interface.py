@@ -94,7 +94,7 @@ def bring_lo_up() -> None:
     """Bring up the loopback interface of the current namespace; raises HostError."""
     with RtnlSocket() as rtnetlink:
         ifindex = rtnetlink.get_link(LOOPBACK_NAME).ifindex
-        payload = messages.set_link(ifindex, flags=InterfaceFlag.UP, change=InterfaceFlag.UP)
+        payload = messages.build_link_change(ifindex, flags=InterfaceFlag.UP, change=InterfaceFlag.UP)
         rtnetlink.request("cannot bring up lo in the namespace", MessageType.NEWLINK, payload)
 
 
@@ -144,8 +144,8 @@ class _Tap:
                  txqueuelen: int | None = None, ip6_mode: int | None = None) -> None:
         """Change the link; raises HostError that begins with *what*."""
         flags = InterfaceFlag.UP if up else 0
-        payload = messages.set_link(self._ifindex, flags=flags, change=flags, mtu=mtu, mac=mac,
-                                    txqueuelen=txqueuelen, ip6_mode=ip6_mode)
+        payload = messages.build_link_change(self._ifindex, flags=flags, change=flags, mtu=mtu, mac=mac,
+                                             txqueuelen=txqueuelen, ip6_mode=ip6_mode)
         self._rtnetlink.request(what, MessageType.NEWLINK, payload)
 
     def try_set_link(self, what: str, *, mtu: int | None = None, txqueuelen: int | None = None) -> None:
@@ -174,7 +174,7 @@ class _Tap:
         if _routes_link_local_otherwise(guest.ip6):
             flags |= AddressFlag.NOPREFIXROUTE
         address = link_local_address(link.mac).packed
-        payload = messages.set_address(self._ifindex, address, _IP6_SINGLE_PREFIX_LEN, flags, Scope.LINK)
+        payload = messages.build_address(self._ifindex, address, _IP6_SINGLE_PREFIX_LEN, flags, Scope.LINK)
         self._rtnetlink.request(f"cannot set the link-local address of {self._ifname}", MessageType.NEWADDR,
                                 payload, MessageFlag.CREATE | MessageFlag.REPLACE)
         self.set_link(what, ip6_mode=link.ip6_mode)
@@ -205,8 +205,8 @@ class _Tap:
         elif family.address is not None:
             prefix_len, flags = ((_IP6_SINGLE_PREFIX_LEN, AddressFlag.NODAD) if number == AF_INET6
                                  else (family.prefix_len, 0))
-            payload = messages.set_address(self._ifindex, family.address.packed, prefix_len, flags)
-            self._add_address(messages.parse_address(payload), payload, _CREATE_NEW)
+            payload = messages.build_address(self._ifindex, family.address.packed, prefix_len, flags)
+            self._add_address(messages.AddressMessage.parse(payload), payload, _CREATE_NEW)
 
     def _copy_address(self, entry: AddressMessage, payload: bytes,
                       host_prefix_routes: set[PrefixRoute] | None) -> None:
@@ -216,7 +216,7 @@ class _Tap:
             bool(entry.flags & AddressFlag.NOPREFIXROUTE)
             or (prefix_route is not None and prefix_route not in host_prefix_routes))
         payload = messages.retarget_address(payload, self._ifindex, no_prefix_route=is_unrouted)
-        self._add_address(messages.parse_address(payload), payload, MessageFlag.CREATE)
+        self._add_address(messages.AddressMessage.parse(payload), payload, MessageFlag.CREATE)
 
     def _add_address(self, entry: AddressMessage, payload: bytes, flags: int) -> None:
         text = f"{messages.ip_address(entry.address)}/{entry.prefix_len}"
@@ -256,7 +256,7 @@ class _Tap:
             return False
         if outcome.errno in _NO_WAY:
             return True
-        route = routes.parse_route(request.payload)
+        route = routes.RouteMessage.parse(request.payload)
         # An IPv4 route over IPv6 is refused in many ways where the namespace has no IPv6.
         if any(hop.gateway is not None and len(hop.gateway) != len(route.destination) for hop in route.hops):
             return True
@@ -264,7 +264,7 @@ class _Tap:
 
     def _warn_routes(self, unreached: list[tuple[Request, messages.Outcome]]) -> None:
         for request, outcome in unreached[:_MAX_ROUTE_WARNINGS]:
-            route = routes.parse_route(request.payload)
+            route = routes.RouteMessage.parse(request.payload)
             self.warnings.append(f"cannot set route {route.text} on {self._ifname}: {reason(outcome)}")
         if len(unreached) > _MAX_ROUTE_WARNINGS:
             self.warnings.append(f"cannot set {len(unreached) - _MAX_ROUTE_WARNINGS} more routes "
@@ -276,7 +276,7 @@ class _Tap:
         found = _kernel_route(payload) if routes.is_made_by_kernel(payload) else None
         if found is not None and found in self._prefix_routes:
             # Without its preferred source, a route that leads to our own prefix would be a second one.
-            if is_ip4 and routes.parse_route(payload).source is None:
+            if is_ip4 and routes.RouteMessage.parse(payload).source is None:
                 return None
             # The host's route has more to it (a metric, say) than the one that the kernel made here.
             self._prefix_routes.remove(found)
@@ -291,7 +291,7 @@ class _Tap:
             return
         gateway = family.gateway
         what = f"cannot set the default route via {gateway} on {self._ifname}"
-        default = routes.set_route(self._ifindex, family=number, gateway=gateway.packed)
+        default = routes.build_route(self._ifindex, family=number, gateway=gateway.packed)
         try:
             self._rtnetlink.request(what, MessageType.NEWROUTE, default, _CREATE_NEW)
         except KernelRefusalError as error:
@@ -302,7 +302,7 @@ class _Tap:
 
     def _add_gateway_route(self, gateway: IPAddress) -> None:
         is_ip6 = gateway.version == 6
-        payload = routes.set_route(self._ifindex, family=AF_INET6 if is_ip6 else AF_INET,
+        payload = routes.build_route(self._ifindex, family=AF_INET6 if is_ip6 else AF_INET,
                                  destination=gateway.packed, scope=Scope.UNIVERSE if is_ip6 else Scope.LINK)
         self._rtnetlink.request(f"cannot set a route to the gateway {gateway} on {self._ifname}",
                                 MessageType.NEWROUTE, payload, MessageFlag.CREATE)
@@ -329,7 +329,7 @@ def prefix_route_of(address: AddressMessage) -> PrefixRoute | None:
 
 def _kernel_route(payload: bytes) -> PrefixRoute | None:
     """Tell which prefix route a route that `is_made_by_kernel` is; None if it has a gateway."""
-    route = routes.parse_route(payload)
+    route = routes.RouteMessage.parse(payload)
     if any(hop.gateway is not None for hop in route.hops):
         return None
     return PrefixRoute(route.destination, route.prefix_len, route.priority)
@@ -340,7 +340,7 @@ def _host_prefix_routes(family: GuestFamily) -> set[PrefixRoute]:
     return {prefix_route for payload in family.copied_routes
             if routes.is_made_by_kernel(payload)
             and (prefix_route := _kernel_route(payload)) is not None
-            and routes.parse_route(payload).hops[0].ifindex == family.template_ifindex}
+            and routes.RouteMessage.parse(payload).hops[0].ifindex == family.template_ifindex}
 
 
 def _routes_link_local_otherwise(family: GuestFamily) -> bool:
@@ -351,7 +351,8 @@ def _routes_link_local_otherwise(family: GuestFamily) -> bool:
 
 
 def _parsed_addresses(family: GuestFamily) -> list[tuple[AddressMessage, bytes]]:
-    return [(messages.parse_address(entry.message), entry.message) for entry in family.copied_addresses]
+    payloads = [entry.message for entry in family.copied_addresses]
+    return [(messages.AddressMessage.parse(payload), payload) for payload in payloads]
 
 
 def _is_usable(entry: AddressMessage) -> bool:

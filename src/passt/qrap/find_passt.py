@@ -53,7 +53,7 @@ def questions() -> bytes:
     nowhere = IPv4Address(0)
     request = ArpPacket(ArpOp.REQUEST, _NO_MAC, nowhere, _NO_MAC, nowhere).build()
     # RFC 4861, 4.3: four reserved bytes and the target; no option, as we do not want to be known.
-    icmp = Icmp6Message(Icmp6Type.NEIGHBOR_SOLICITATION, 0, bytes(4) + _TARGET.packed)
+    icmp = Icmp6Message(Icmp6Type.NEIGHBOUR_SOLICITATION, 0, bytes(4) + _TARGET.packed)
     packet = Ip6Packet(_OUR_LINK_LOCAL, _TARGET_GROUP, IpProtocol.ICMP6,
                        icmp.build(_OUR_LINK_LOCAL, _TARGET_GROUP)).build()
     frames = (EthernetFrame(_BROADCAST, _OUR_MAC, EtherType.ARP, request).build(),

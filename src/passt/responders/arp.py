@@ -1,12 +1,12 @@
-"""Who has an IPv4 address on the guest's link: we, for every address that is not the guest's.
+"""ARP server of the guest's link: it answers with our MAC address for every address except the guest's own.
 
-The guest may believe any address on-link, because its prefix is the host's; all such hosts are
-reached through us. Their addresses are taken, so probes for them (sender 0.0.0.0; RFC 5227, 2.1.1)
-are answered as well. Two kinds of request get no answer:
+The guest has the host's prefix, so it may take any address for on-link; packets to all of them go through us.
+These addresses count as taken, so probes for them (sender 0.0.0.0; RFC 5227 2.1.1) are answered as well.
+Two kinds of request get no answer:
 
-* for an address of the guest, assigned or seen in use: a reply would be taken for a conflict, and the
-  guest would give up its own address (RFC 5227, 2.4);
-* announcements, where sender and target are the same (RFC 5227, 2.3).
+* for an address of the guest, assigned or seen in use: the guest would take the reply for a conflict and give
+  up the address (RFC 5227 2.4);
+* announcements, whose sender and target are the same (RFC 5227 2.3).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class ArpResponder:
-    """Answers requests as *family* demands, with *our_mac*.
+    """Answers requests with *our_mac*; *family* has the addresses assigned to the guest.
 
-    *is_guest* tells whether a packed address is one that the guest was last seen to use.
+    *is_guest* returns whether the guest was last seen to use a packed address.
     """
 
     def __init__(self, family: GuestFamily, our_mac: bytes, is_guest: Callable[[bytes], bool]) -> None:
@@ -32,11 +32,11 @@ class ArpResponder:
         self._guest_owned = {family.address, *(copied.address for copied in family.copied_addresses)}
 
     def respond(self, request: ArpPacket) -> ArpPacket | None:
-        """Reply for the asker; None where silence is right."""
+        """Return the reply to *request*; None if it must get none."""
         asked = request.target_ip
         if request.op is not ArpOp.REQUEST or asked in self._guest_owned or self._is_guest(asked.packed):
             return None
-        # Old QEMU launchers test the socket with a probe for 0.0.0.0, and want an answer.
+        # Old launchers of QEMU test the socket with a probe for 0.0.0.0 and expect an answer.
         is_probe = request.sender_ip.is_unspecified
         if not is_probe and request.sender_ip == asked:
             return None

@@ -1,23 +1,23 @@
-"""The DHCP server of the guest's link (RFC 2131), with one address to give: the guest's.
+"""DHCP server of the guest's link (RFC 2131), with one address to assign.
 
-Theory of operation: all facts are frozen at the start, so there is no pool, no lease and no state.
-Every client gets the same address for ever, and gets it again whatever it did before:
+Theory of operation. All facts are fixed at the start, so there is no pool, no lease database and no state.
+Every client always gets the same address, whatever it did before:
 
-* DISCOVER is answered by an OFFER, or at once by the ACK if the client can take it (RFC 4039).
-* REQUEST for our address is answered by an ACK, in each of the four states of the client.
-* REQUEST for another address is answered by a NAK. Without it a client that restarts on our link with
-  an address of its former network would keep it, or wait in vain: up to a minute in INIT-REBOOT, half
-  the old lease in RENEWING. RFC 2131, 4.3.2 lets a server refuse only what it knows to be wrong; we
-  know, as there is no second address and no second server behind this link. A client that prefers an
-  address (DHCPDISCOVER with option 50) gets an offer, never a NAK, and dhclient, udhcpc, dhcpcd and
-  systemd-networkd all start afresh right after one, so none can loop or end up without an address.
-* REQUEST that names another server is not ours, and a DHCPINFORM is answered without an address.
-* DECLINE and RELEASE change nothing and have no answer (RFC 2131, 4.3.3, 4.3.4): there is no other
-  address to turn to, and the client that comes back may have this one.
-* A message without type is BOOTP's and gets the options of BOOTP only (RFC 1534, section 2).
+* DISCOVER is answered by an OFFER, or at once by the ACK if the client asks for Rapid Commit (RFC 4039).
+* REQUEST for our address is answered by an ACK, in each of the four states of a client.
+* REQUEST for another address is answered by a NAK. Without the NAK, a client that restarts on our link with
+  an address of its former network would keep it or wait in vain: up to a minute in INIT-REBOOT, half the old
+  lease in RENEWING. RFC 2131 4.3.2 lets a server reject only addresses that it knows to be wrong. We know,
+  since this link has no second address and no second server. A client that prefers an address (DISCOVER with
+  option 50) gets an OFFER, never a NAK; dhclient, udhcpc, dhcpcd and systemd-networkd all start again with a
+  DISCOVER after a NAK, so none can loop or remain without an address.
+* REQUEST that names another server gets no answer. INFORM is answered without an address.
+* DECLINE and RELEASE change nothing and get no answer (RFC 2131 4.3.3, 4.3.4): there is no other address,
+  and the client may have the same address again.
+* A message without a type is BOOTP and gets options of BOOTP only (RFC 1534 2).
 
-A relay agent inside the guest is served if it is on the link that we give addresses for; the clients
-of one on any other link cannot have the guest's address, so they get no answer.
+A relay agent inside the guest is served if it is on the link whose addresses we assign. Clients of a relay
+agent on another link cannot use the guest's address, so they get no answer.
 """
 
 from __future__ import annotations
@@ -28,12 +28,31 @@ from passt.light.values import NamedTuple, replace
 from passt.wire.dhcp import CLIENT_PORT, HEADER_LEN, IP4_ZERO, SERVER_PORT, BootpOp, DhcpMessage
 from passt.wire.dhcp_options import (
     INFINITY_S,
+    ClasslessStaticRoutes,
     ClientFqdn,
-    DhcpMessageType,
+    ClientId,
     DhcpOption,
-    DhcpOptions,
-    DhcpRoute,
+    DomainName,
+    DomainSearch,
+    HostName,
+    LeaseTime,
+    LinkMtu,
+    MaxMessageSize,
+    Message,
+    MessageType,
+    MessageTypeOption,
+    NameServers,
+    Netmask,
+    ParameterRequestList,
+    RapidCommit,
+    RelayAgentInformation,
+    RequestedAddress,
+    Routers,
+    ServerId,
+    StaticRoute,
+    build_options,
     option_len,
+    sort_options,
 )
 from passt.wire.dns_name import build_compressed, fit_names
 
@@ -45,24 +64,16 @@ if TYPE_CHECKING:
 
 IP4_BROADCAST = IPv4Address("255.255.255.255")
 
-# RFC 2131, section 2: every client takes 576 bytes of packet, more if it says so by option 57. We
-# never send more than any Ethernet carries, since the client's interface may still have MTU 1500.
+# RFC 2131 2: every client accepts packets of 576 bytes, and longer ones if option 57 says so. We never exceed
+# the MTU of plain Ethernet, since the client's interface may still have that.
 _MIN_PACKET_LEN = 576
 _MAX_PACKET_LEN = 1500
 _HEADERS_LEN = 20 + 8 + HEADER_LEN
-# What goes when there is no room, the least necessary first. The search list is shortened before.
-_EXPENDABLE: tuple[Callable[[DhcpOptions], DhcpOptions], ...] = (
-    lambda options: replace(options, message=b""),
-    lambda options: replace(options, client_fqdn=b""),
-    lambda options: replace(options, domain_name=b""),
-    lambda options: replace(options, host_name=b""),
-    lambda options: replace(options, relay_agent_information=b""),
-    lambda options: replace(options, name_servers=()),
-    lambda options: replace(options, client_id=b""),
-)
+# Options to leave out of a message that is too long, least necessary first; the search list is cut before.
+_EXPENDABLE = (Message, ClientFqdn, DomainName, HostName, RelayAgentInformation, NameServers, ClientId)
 _SILENCES: dict[int, str] = {
-    DhcpMessageType.DECLINE: "the client declines the address, and there is no other",
-    DhcpMessageType.RELEASE: "the client releases the address, which stays its own",
+    MessageType.DECLINE: "the client declines the address, and there is no other",
+    MessageType.RELEASE: "the client releases the address, which stays its own",
 }
 
 
@@ -76,10 +87,9 @@ class DhcpReply(NamedTuple):
 
 
 class DhcpResponder:
-    """Answers clients with the facts of *net*, whose IPv4 part is *family*; no state.
+    """Answers clients with the facts of *net*, whose IPv4 part is *family*; has no state.
 
-    *family* must have an address and one of ours; see `can_serve`. *warn* gets a line if search
-    domains have to be left out of usual answers.
+    `can_serve` must hold for *family*. *warn* gets a line if search domains do not fit in usual answers.
     """
 
     def __init__(self, net: GuestNet, family: GuestFamily, *,
@@ -91,97 +101,105 @@ class DhcpResponder:
         self._network = IPv4Network((int(family.address), family.prefix_len), strict=False)
         self._fqdn = net.fqdn
         self._facts = _make_facts(net, family, self._network)
-        # What a reply to the plainest client takes; most have no need of a closer look.
-        self._plain_len = _HEADERS_LEN + len(self._full(DhcpMessageType.ACK).build())
-        _, left_out = _names_that_fit(self._full(DhcpMessageType.ACK), _MIN_PACKET_LEN)
+        # Length of a reply without options of the client: most replies need no closer check of their length.
+        self._plain_len = _HEADERS_LEN + len(build_options(self._full(MessageType.ACK)))
+        _, left_out = _names_that_fit(self._full(MessageType.ACK), _MIN_PACKET_LEN)
         if left_out and warn:
             warn(f"search domains that do not fit in a DHCP answer are left out: {' '.join(left_out)}")
 
     @property
     def server_id(self) -> IPv4Address:
-        """The address from which answers come."""
+        """Source address of all replies."""
         return self._server_id
 
     def respond(self, request: DhcpMessage, source: IPv4Address) -> DhcpReply | str:
-        """Reply to *request* that came from *source*; a text says why there is none."""
+        """Return the reply to *request*, sent from *source*, or the reason for sending none."""
         if request.op is not BootpOp.REQUEST:
             return "it is not a request"
         if request.giaddr != IP4_ZERO and request.giaddr not in self._network:
             return f"the relay {request.giaddr} is on another link"
-        return self._respond(request, request.options or DhcpOptions(), source)
+        return self._handle(request, source)
 
-    def _respond(self, request: DhcpMessage, asked: DhcpOptions, source: IPv4Address) -> DhcpReply | str:
-        match asked.message_type:
+    def _handle(self, request: DhcpMessage, source: IPv4Address) -> DhcpReply | str:
+        match request.message_type:
             case 0:
                 return self._handle_bootp(request)
-            case DhcpMessageType.DISCOVER:
-                return self._handle_discover(request, asked)
-            case DhcpMessageType.REQUEST:
-                return self._handle_request(request, asked)
-            case DhcpMessageType.INFORM:
+            case MessageType.DISCOVER:
+                return self._handle_discover(request)
+            case MessageType.REQUEST:
+                return self._handle_request(request)
+            case MessageType.INFORM:
                 return self._handle_inform(request, source)
             case message_type:
                 return _SILENCES.get(message_type, f"messages of type {message_type} are not for a server")
 
     def _handle_bootp(self, request: DhcpMessage) -> DhcpReply:
-        # RFC 1534, section 2: nothing that needs DHCP's negotiation.
-        options = None if request.options is None else replace(self._facts, lease_time_s=None, server_id=None)
+        # RFC 1534 2: no option that needs the negotiation of DHCP.
+        options = None if request.options is None else _without(self._facts, LeaseTime, ServerId)
         return self._reply(request, "BOOTP reply", options, yiaddr=self._address)
 
-    def _handle_discover(self, request: DhcpMessage, asked: DhcpOptions) -> DhcpReply:
-        if asked.rapid_commit:
-            options = replace(self._full(DhcpMessageType.ACK), rapid_commit=True)
+    def _handle_discover(self, request: DhcpMessage) -> DhcpReply:
+        if rapid_commit := request.find(RapidCommit):
+            options = [*self._full(MessageType.ACK), rapid_commit]
             return self._reply(request, "ACK", options, yiaddr=self._address)
-        return self._reply(request, "OFFER", self._full(DhcpMessageType.OFFER), yiaddr=self._address)
+        return self._reply(request, "OFFER", self._full(MessageType.OFFER), yiaddr=self._address)
 
-    def _handle_request(self, request: DhcpMessage, asked: DhcpOptions) -> DhcpReply | str:
-        if asked.server_id not in {None, self._server_id}:
-            return f"the client has chosen the server {asked.server_id}"
-        # RFC 2131, 4.3.2: option 50 in SELECTING and INIT-REBOOT, ciaddr in RENEWING and REBINDING.
-        wanted = asked.requested_address or request.ciaddr
+    def _handle_request(self, request: DhcpMessage) -> DhcpReply | str:
+        chosen, named = request.find(ServerId), request.find(RequestedAddress)
+        if chosen and chosen.address != self._server_id:
+            return f"the client has chosen the server {chosen.address}"
+        # RFC 2131 4.3.2: option 50 in SELECTING and INIT-REBOOT, ciaddr in RENEWING and REBINDING.
+        wanted = named.address if named else request.ciaddr
         if wanted not in {IP4_ZERO, self._address}:
-            text = f"{wanted} is not available here".encode()
-            refusal = DhcpOptions(message_type=DhcpMessageType.NAK, server_id=self._server_id, message=text)
-            return self._reply(request, "NAK", refusal)
-        return self._reply(request, "ACK", self._full(DhcpMessageType.ACK), yiaddr=self._address)
+            return self._reply(request, "NAK", [
+                MessageTypeOption(MessageType.NAK), ServerId(self._server_id),
+                Message(f"{wanted} is not available here".encode())])
+        return self._reply(request, "ACK", self._full(MessageType.ACK), yiaddr=self._address)
 
     def _handle_inform(self, request: DhcpMessage, source: IPv4Address) -> DhcpReply | str:
         if request.ciaddr == IP4_ZERO:
-            # Some clients leave the field empty, but they have an address and so send from it.
+            # Some clients leave ciaddr empty; they have an address and send from it.
             if source == IP4_ZERO:
                 return "there is no address to answer to"
             request = replace(request, ciaddr=source)
-        # RFC 2131, 4.3.5: neither yiaddr nor lease time.
-        return self._reply(request, "ACK", replace(self._full(DhcpMessageType.ACK), lease_time_s=None))
+        # RFC 2131 4.3.5: no yiaddr and no lease time.
+        return self._reply(request, "ACK", _without(self._full(MessageType.ACK), LeaseTime))
 
-    def _full(self, message_type: DhcpMessageType) -> DhcpOptions:
-        return replace(self._facts, message_type=message_type)
+    def _full(self, message_type: MessageType) -> list[DhcpOption]:
+        return [MessageTypeOption(message_type), *self._facts]
 
-    def _reply(self, request: DhcpMessage, kind: str, options: DhcpOptions | None,
+    def _reply(self, request: DhcpMessage, kind: str, options: list[DhcpOption] | None,
                yiaddr: IPv4Address = IP4_ZERO) -> DhcpReply:
-        """Make the reply of RFC 2131, table 3, and choose where it goes (RFC 2131, 4.1)."""
-        asked = request.options or DhcpOptions()
+        """Make the reply (RFC 2131 table 3) and choose its destination (RFC 2131 4.1)."""
         is_refusal = kind == "NAK"
         destination, port, broadcast = self._destination(request, yiaddr, is_refusal=is_refusal)
-        if options is not None and asked.message_type:
-            # RFC 6842, section 3, and RFC 3046, 2.2: the client's identifier and the relay's words.
-            options = replace(options, client_id=asked.client_id,
-                              relay_agent_information=asked.relay_agent_information)
         if options is not None:
-            if not is_refusal:
-                options = replace(options, client_fqdn=self._client_fqdn(asked))
-            room = min(max(asked.max_message_size or 0, _MIN_PACKET_LEN), _MAX_PACKET_LEN)
-            if self._plain_len + _extra_len(options) > room:
-                options = _fit(options, room)
+            options = self._complete(request, options, is_refusal=is_refusal)
         message = DhcpMessage(
             BootpOp.REPLY, request.xid, request.chaddr, request.htype, broadcast=broadcast,
             ciaddr=IP4_ZERO if is_refusal else request.ciaddr, yiaddr=yiaddr, giaddr=request.giaddr,
-            options=options)
-        return DhcpReply(destination, port, kind, message.build(asked.parameter_request_list))
+            options=None if options is None else sort_options(options))
+        order = request.find(ParameterRequestList)
+        return DhcpReply(destination, port, kind, message.build(order.data if order else ()))
+
+    def _complete(self, request: DhcpMessage, options: list[DhcpOption], *,
+                  is_refusal: bool) -> list[DhcpOption]:
+        """Add the options that depend on *request*, and leave out those that exceed the client's maximum."""
+        if request.message_type:
+            # RFC 6842 3 and RFC 3046 2.2: return the client identifier and the relay agent's option.
+            echoed = (request.find(ClientId), request.find(RelayAgentInformation))
+            options = [*options, *(option for option in echoed if option)]
+        if not is_refusal:
+            options = [*options, *self._client_fqdn(request)]
+        size = request.find(MaxMessageSize)
+        room = min(max(size.value if size else 0, _MIN_PACKET_LEN), _MAX_PACKET_LEN)
+        if self._plain_len + _extra_len(options) > room:
+            options = _fit(options, room)
+        return options
 
     def _destination(self, request: DhcpMessage, yiaddr: IPv4Address, *,
                      is_refusal: bool) -> tuple[IPv4Address, int, bool]:
-        """Address, port, and the broadcast flag of the reply."""
+        """Return address, port and broadcast flag of the reply."""
         if request.giaddr != IP4_ZERO:
             return request.giaddr, SERVER_PORT, request.broadcast or is_refusal
         if is_refusal:
@@ -190,72 +208,85 @@ class DhcpResponder:
             return request.ciaddr, CLIENT_PORT, request.broadcast
         return (IP4_BROADCAST if request.broadcast else yiaddr), CLIENT_PORT, request.broadcast
 
-    def _client_fqdn(self, asked: DhcpOptions) -> bytes:
-        """Give the name in the client's encoding, and say that nobody here updates the DNS (RFC 4702, 4)."""
-        # RFC 4702, section 4: only for a client that sent one, or asks for it.
-        is_asked = asked.client_fqdn or DhcpOption.CLIENT_FQDN in asked.parameter_request_list
-        if not self._fqdn or not is_asked:
-            return b""
-        wants_update, is_encoded = ClientFqdn.parse_flags(asked.client_fqdn)
-        return ClientFqdn(self._fqdn, server_overrides=wants_update, is_encoded=is_encoded).build()
+    def _client_fqdn(self, request: DhcpMessage) -> list[ClientFqdn]:
+        """Return the name in the client's encoding; the flags say that we update no DNS (RFC 4702 4)."""
+        # RFC 4702 4: only for a client that sent the option or requests it.
+        theirs, wanted = request.find(ClientFqdn), request.find(ParameterRequestList)
+        if not self._fqdn or not (theirs or (wanted and ClientFqdn.CODE in wanted.data)):
+            return []
+        asked = theirs.flags if theirs else ClientFqdn.ENCODED
+        overrides = ClientFqdn.OVERRIDES if asked & ClientFqdn.SERVER_UPDATES else 0
+        return [ClientFqdn.of_name(self._fqdn, asked & ClientFqdn.ENCODED | overrides)]
 
 
 def can_serve(family: GuestFamily) -> bool:
-    """Whether there is an address to give and a gateway to give it from (passt(1), --no-dhcp)."""
+    """Return whether *family* has an address to assign and one to send from (passt(1), --no-dhcp)."""
     return family.address is not None and family.our_address is not None
 
 
-def _make_facts(net: GuestNet, family: GuestFamily, network: IPv4Network) -> DhcpOptions:
-    """All options that tell of the network; a message type makes them an offer or an acknowledgement."""
+def _make_facts(net: GuestNet, family: GuestFamily, network: IPv4Network) -> list[DhcpOption]:
+    """Make all options about the network; with a message type they are a complete OFFER or ACK."""
     gateway = family.gateway
     router = gateway if isinstance(gateway, IPv4Address) else None
-    return DhcpOptions(
-        netmask=network.netmask,
-        routers=(router,) if router else (),
-        name_servers=tuple(server for server in family.resolvers if isinstance(server, IPv4Address)),
-        host_name=net.hostname.encode("ascii"),
-        domain_name=net.search[0].encode("ascii") if net.search else b"",
-        mtu=net.mtu,
-        lease_time_s=INFINITY_S,
-        server_id=family.our_address if isinstance(family.our_address, IPv4Address) else None,
-        domain_search=net.search,
-        classless_static_routes=_static_routes(router, network),
-    )
+    name_servers = tuple(server for server in family.resolvers if isinstance(server, IPv4Address))
+    routes = _static_routes(router, network)
+    facts: list[DhcpOption] = [Netmask(network.netmask), LeaseTime(INFINITY_S)]
+    if isinstance(family.our_address, IPv4Address):
+        facts.append(ServerId(family.our_address))
+    if router:
+        facts.append(Routers((router,)))
+    if name_servers:
+        facts.append(NameServers(name_servers))
+    if net.hostname:
+        facts.append(HostName(net.hostname.encode("ascii")))
+    if net.search:
+        facts += [DomainName(net.search[0].encode("ascii")), DomainSearch(net.search)]
+    if net.mtu is not None:
+        facts.append(LinkMtu(net.mtu))
+    if routes:
+        facts.append(ClasslessStaticRoutes(routes))
+    return facts
 
 
-def _static_routes(router: IPv4Address | None, network: IPv4Network) -> tuple[DhcpRoute, ...]:
-    """Give the way to a router that is not on the guest's subnet: a route to it first, then by it.
+def _static_routes(router: IPv4Address | None, network: IPv4Network) -> tuple[StaticRoute, ...]:
+    """Make a route to a router outside of the guest's subnet, and the default route through it.
 
-    A client that understands these routes ignores option 3 (RFC 3442, page 5), so the default route is
-    among them.
+    A client that supports option 121 ignores option 3 (RFC 3442 page 5), so option 121 needs the default
+    route.
     """
     if router is None or router in network:
         return ()
-    return (DhcpRoute(router, 32, IP4_ZERO), DhcpRoute(IP4_ZERO, 0, router))
+    return (StaticRoute(router, 32, IP4_ZERO), StaticRoute(IP4_ZERO, 0, router))
 
 
-def _names_that_fit(options: DhcpOptions, packet_len: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Search domains for which a packet of *packet_len* bytes has room beside the rest, and the others."""
-    names = options.domain_search
-    room = packet_len - _HEADERS_LEN - len(replace(options, domain_search=()).build())
+def _without(options: list[DhcpOption], *kinds: type[DhcpOption]) -> list[DhcpOption]:
+    return [option for option in options if not isinstance(option, kinds)]
+
+
+def _names_that_fit(options: list[DhcpOption], packet_len: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Split the search list into the names that fit in a packet of *packet_len* bytes, and the others."""
+    names = next((option.names for option in options if isinstance(option, DomainSearch)), ())
+    room = packet_len - _HEADERS_LEN - len(build_options(_without(options, DomainSearch)))
     return fit_names(names, room, lambda some: b"\0" * option_len(len(build_compressed(some))))
 
 
-def _extra_len(options: DhcpOptions) -> int:
-    """Bytes, at most, that a reply has beyond the facts: what is the client's, and the flag of RFC 4039."""
-    texts = (options.client_id, options.relay_agent_information, options.client_fqdn, options.message)
-    return sum(option_len(len(text)) for text in texts) + option_len(0)
+def _extra_len(options: list[DhcpOption]) -> int:
+    """Return the maximum length that options of one client, Rapid Commit included, add to the facts."""
+    extra = (option for option in options
+             if isinstance(option, ClientId | RelayAgentInformation | ClientFqdn | Message))
+    return sum(option_len(len(option.build())) for option in extra) + option_len(0)
 
 
-def _fit(options: DhcpOptions, packet_len: int) -> DhcpOptions:
-    """Leave out what a packet of *packet_len* bytes has no room for."""
+def _fit(options: list[DhcpOption], packet_len: int) -> list[DhcpOption]:
+    """Leave out options until the reply fits in a packet of *packet_len* bytes."""
     room = packet_len - _HEADERS_LEN
-    if len(options.build()) <= room:
+    if len(build_options(options)) <= room:
         return options
-    if options.domain_search:
-        options = replace(options, domain_search=_names_that_fit(options, packet_len)[0])
-    for without in _EXPENDABLE:
-        if len(options.build()) <= room:
+    names, left_out = _names_that_fit(options, packet_len)
+    if left_out:
+        options = [*_without(options, DomainSearch), *([DomainSearch(names)] if names else [])]
+    for kind in _EXPENDABLE:
+        if len(build_options(options)) <= room:
             break
-        options = without(options)
+        options = _without(options, kind)
     return options

@@ -1,21 +1,21 @@
-"""The one server on the guest's link, with one address to give (RFC 8415).
+"""DHCPv6 server of the guest's link (RFC 8415), with one address to assign.
 
-Theory of operation. The address is the guest's for ever, and nobody else is there to have it: so
-nothing is remembered of what was given to whom. An IA is bound if it is the one that gets the
-address, which each message shows anew: the first IA_NA that names the address, else the first. No
-other IA gets anything, and each is told so by a status of its own. Whatever the client releases or
-declines, it is the same address that it gets next.
+Theory of operation. The guest keeps its address for ever and has no neighbours, so the server has no lease
+database. Each message shows anew which IA is bound to the address: the first IA_NA that names the address, or
+else the first IA_NA. Every other IA gets no address and a status that says so. After a RELEASE or DECLINE the
+client gets the same address again.
 
-An address other than ours is not appropriate for this link, be it from the same prefix: a guest
-that was moved here, or started again with another configuration, is to ask for the right one. So
-CONFIRM and REQUEST are told NotOnLink for it, RENEW and REBIND get it back with lifetimes of 0.
+Any other address is not appropriate for this link, even one of the same prefix: a guest that was migrated to
+us, or restarted with another configuration, must ask for the right one. For such an address, the reply to
+CONFIRM and REQUEST has the status NotOnLink, and the reply to RENEW and REBIND has the address with lifetimes
+of 0.
 
-The identity of the server is made of its MAC address alone. A client that outlives us thus renews
-with the next one that is started in our place.
+The server's DUID contains its MAC address and nothing else. So a client that outlives this process can renew
+with the process that replaces it.
 
-Answers have the options that the client requests, of those that we have; all of them for a client
-that makes no such list, though RFC 8415 demands one. They are kept below the least MTU of IPv6:
-only so many IAs are answered, and the search list gets what room is left.
+Answers contain the options that the client requests, as far as we have them; a client without an option
+request, which RFC 8415 demands, gets all of them. An answer fits the minimum MTU of IPv6: the number of IAs
+in it is limited, and the search list is cut to the remaining room.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ if TYPE_CHECKING:
     from passt.facts.guest import GuestFamily, GuestNet
 
 _MAX_LEN = 1280 - 40 - 8
-"""Message that fits the least IPv6 MTU behind IPv6 and UDP headers."""
+"""Maximum length of a message: minimum IPv6 MTU without IPv6 and UDP headers."""
 _MAX_IAS = 4
 _MAX_STALE = 4
-"""Addresses given back in one IA. Clients have one IA of each kind, with one address in it."""
+"""Maximum number of wrong addresses returned in one IA. Clients use one IA of each kind, with one address."""
 _MAX_RESOLVERS = 8
 _CHOOSE_US = Preference(255)
-"""The client need not wait for other servers (RFC 8415, 18.2.9): there are none."""
+"""The maximum: the client need not wait for other servers (RFC 8415 18.2.9)."""
 
 _TEXTS = {
     StatusCode.NO_ADDRS_AVAIL: "no address for this IA",
@@ -75,7 +75,7 @@ _TEXTS = {
 
 
 class Dhcpv6Responder:
-    """Answers clients with the facts of *net*, whose IPv6 part is *family*, from *source*; no state."""
+    """Answers clients from *source* with the facts of *net*, whose IPv6 part is *family*; has no state."""
 
     def __init__(self, net: GuestNet, family: GuestFamily, source: IPv6Address) -> None:
         self.source = source
@@ -97,12 +97,15 @@ class Dhcpv6Responder:
         }
 
     def respond(self, destination: IPv6Address, request: Dhcpv6Message) -> Dhcpv6Message | None:
-        """Reply to *request*, valid as by `parse_request`, sent to *destination*; None: not for us."""
+        """Return the reply to *request*, which was sent to *destination*; None if it names another server.
+
+        *request* must come from `dhcpv6.parse_message`.
+        """
         server_id = request.find(ServerId)
         if server_id is not None and server_id != self._server_id:
             return None
         if not destination.is_multicast:
-            # Only the four messages that name their server come here so (RFC 8415, 18.4).
+            # Only the four kinds of messages that name their server may be unicast (RFC 8415 18.4).
             return self._reply(request, [_status(StatusCode.USE_MULTICAST)])
         return self._handlers[request.kind](request)
 
@@ -113,25 +116,25 @@ class Dhcpv6Responder:
         return self._reply(request, [_CHOOSE_US, *answers], kind=MessageType.ADVERTISE, configure=True)
 
     def _handle_request(self, request: Dhcpv6Message) -> Dhcpv6Message:
-        """REQUEST, RENEW, REBIND, and INFORMATION-REQUEST, which has no IA."""
+        """Answer REQUEST, RENEW, REBIND, and INFORMATION-REQUEST, which has no IA."""
         return self._reply(request, self._assign(request), configure=True)
 
     def _handle_confirm(self, request: Dhcpv6Message) -> Dhcpv6Message | None:
         addresses = [address for ia in request.ias for address in _addresses(ia)]
         if not addresses:
-            return None  # RFC 8415, 18.3.3
+            return None  # RFC 8415 18.3.3
         good = all(address == self._address for address in addresses)
         return self._reply(request, [_status(StatusCode.SUCCESS if good else StatusCode.NOT_ON_LINK)])
 
     def _handle_return(self, request: Dhcpv6Message) -> Dhcpv6Message:
-        """RELEASE and DECLINE: RFC 8415, 18.3.7 and 18.3.8."""
+        """Answer RELEASE and DECLINE (RFC 8415 18.3.7 and 18.3.8)."""
         bound = self._find_bound(request)
         unknown = [_refuse(ia, StatusCode.NO_BINDING) for ia in request.ias[:_MAX_IAS]
                    if ia is not bound or self._strangers(ia)]
         return self._reply(request, [_status(StatusCode.SUCCESS), *unknown])
 
     def _assign(self, request: Dhcpv6Message) -> list[Ia]:
-        """Answer every IA: RFC 8415, 18.3.2, 18.3.4, 18.3.5, 18.3.9."""
+        """Answer every IA (RFC 8415 18.3.2, 18.3.4, 18.3.5, 18.3.9)."""
         bound = self._find_bound(request)
         renewal = request.kind in {MessageType.RENEW, MessageType.REBIND}
         answers: list[Ia] = []
@@ -147,7 +150,7 @@ class Dhcpv6Responder:
         return answers
 
     def _find_bound(self, request: Dhcpv6Message) -> IaNa | None:
-        """Find the IA that has the address, or is to get it."""
+        """Find the IA that has the address or will get it."""
         if self._address is None:
             return None
         fitting = [ia for ia in request.ias[:_MAX_IAS] if isinstance(ia, IaNa)]
@@ -161,12 +164,12 @@ class Dhcpv6Responder:
         options: list[IaOption] = []
         if self._address is not None:
             options.append(IaAddress(self._address))
-        if kind != MessageType.SOLICIT:  # there they are wishes
+        if kind != MessageType.SOLICIT:  # addresses in a SOLICIT are preferences
             options += [IaAddress(address, 0, 0) for address in strangers[:_MAX_STALE]]
         return IaNa(ia.iaid, INFINITY_S, INFINITY_S, tuple(options))
 
     def _strangers(self, ia: Ia) -> list[IPv6Address]:
-        """Addresses in *ia* that are not ours to give."""
+        """Return the addresses in *ia* that we do not assign."""
         return [address for address in _addresses(ia) if address != self._address]
 
     def _reply(self, request: Dhcpv6Message, specific: Sequence[Dhcpv6Option], *,
@@ -184,7 +187,7 @@ class Dhcpv6Responder:
         options: list[Dhcpv6Option] = []
         asked = request.find(ClientFqdn)
         if self._fqdn and (asked or wanted is None or ClientFqdn.CODE in wanted.codes):
-            # RFC 4704, 6: nobody updates the DNS here, which has to be said to one who asked for it.
+            # RFC 4704 6: we update no DNS, and must say so to a client that asked for it.
             overrides = asked is not None and asked.flags & ClientFqdn.SERVER_UPDATES
             options.append(ClientFqdn(ClientFqdn.OVERRIDES if overrides else 0, self._fqdn))
         if self._servers and (wanted is None or DnsServers.CODE in wanted.codes):
@@ -202,7 +205,7 @@ def _status(status: StatusCode) -> StatusOption:
 
 
 def _refuse(ia: Ia, status: StatusCode) -> Ia:
-    """Answer to *ia* that gives nothing."""
+    """Answer *ia* with *status* and no address."""
     options = (_status(status),)
     return IaTa(ia.iaid, options) if isinstance(ia, IaTa) else type(ia)(ia.iaid, options=options)
 

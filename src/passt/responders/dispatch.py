@@ -1,12 +1,12 @@
 """One control frame in, reply frames out.
 
-The frame is peeled layer by layer with `passt.wire`, each layer picking the next by its kind; the
-responder of the innermost one sees a valid message and returns a value, which is wrapped again.
-`WireError` is met here and nowhere else: it is counted for the layer in which it arose, and the
-frame is dropped. Every other exception is a mistake of ours and passes.
+`Dispatcher` parses a frame layer by layer with `passt.wire`; each layer selects the next. The responder of
+the innermost protocol takes a valid message and returns a value, which is wrapped in the same layers again.
+`WireError` is caught here and nowhere else: the frame is dropped and counted for the layer that raised it.
+Every other exception is a mistake of ours and propagates.
 
-Frames are answered whatever their destination MAC is, since everybody behind this link is us, and
-go back to the MAC from which they came. There is no state but the counters; their number is fixed.
+Frames to any destination MAC address are answered, since all other hosts on the link are us; replies go to
+the source MAC address of the frame. The only state is a fixed number of counters.
 """
 
 from __future__ import annotations
@@ -33,18 +33,17 @@ if TYPE_CHECKING:
     from passt.facts.guest import GuestNet
 
 _LAYERS = ("ethernet", "arp", "ip4", "udp", "dhcp", "ip6", "icmp6", "ndp", "udp6", "dhcpv6")
-_ANSWERS = ("arp_answered", "dhcp_answered", "ndp_answered", "ndp_advertised", "dhcpv6_answered")
+_ANSWERING = ("arp", "dhcp", "ndp", "dhcpv6")
 
 
 class Dispatcher:
     """Implements `contracts.FrameResponder` for the guest network *net*.
 
-    *dhcp* False leaves every DHCP message unanswered, as does a network without gateway; *ndp* False
-    leaves every ND message so, and *router_advertisements* False solicitations of routers only (for a
-    guest whose addresses and routes are set up for it); *dhcpv6* False does so for DHCPv6. *explain* gets
-    a line for each answer and each malformed frame, if given; limiting their rate is its affair. *warn*
-    gets a line for each thing that cannot be told to the guest. *is_guest* tells whether the guest was
-    last seen to use an address.
+    *dhcp* False disables DHCP, as does a network without gateway. *ndp* False disables ND, and
+    *router_advertisements* False only router advertisements (for a guest whose addresses and routes are
+    configured from outside). *dhcpv6* False disables DHCPv6. *explain* gets a line for each answer and each
+    malformed frame and must limit their rate itself. *warn* gets a line for each fact that does not fit in
+    answers. *is_guest* returns whether the guest was last seen to use a packed address.
     """
 
     def __init__(self, net: GuestNet, *, dhcp: bool = True, ndp: bool = True,
@@ -54,8 +53,11 @@ class Dispatcher:
         self._our_mac = net.our_mac
         self._explain = explain
         self._layer = "ethernet"
-        self._counts = {f"{layer}_{what}": 0 for layer in _LAYERS for what in ("received", "malformed")}
-        self._counts |= dict.fromkeys(_ANSWERS, 0)
+        self._counts = {f"control_{layer}_received": 0 for layer in _LAYERS}
+        self._counts |= {f"control_{layer}_{what}": 0
+                         for layer in _ANSWERING for what in ("answered", "refused")}
+        self._counts["control_ndp_advertised"] = 0
+        self._counts |= {f"drop_control_{layer}_malformed": 0 for layer in _LAYERS}
         self._arp = ArpResponder(net.ip4, net.our_mac, is_guest) if net.ip4 else None
         self._dhcp: DhcpResponder | None = None
         if net.ip4 and dhcp and can_serve(net.ip4):
@@ -65,29 +67,33 @@ class Dispatcher:
         if net.ip6 and dhcpv6 and net.ip6.our_link_local:
             self._dhcpv6 = Dhcpv6Responder(net, net.ip6, net.ip6.our_link_local)
         if net.ip6 and ndp:
-            # Nobody is told to ask for an address where none is given.
+            # The M flag sends guests to DHCPv6, so it needs a server.
             self._ndp = NdpResponder(net, net.ip6, router_advertisements=router_advertisements,
                                      managed=self._dhcpv6 is not None)
 
     def respond(self, frame: bytes) -> list[bytes]:
-        """Take one Ethernet frame without FCS; return whole frames for the guest, maybe none."""
+        """Handle one Ethernet frame without FCS; return whole frames for the guest, maybe none."""
         try:
             return self._respond(frame)
         except WireError as error:
-            self._counts[f"{self._layer}_malformed"] += 1
+            self._counts[f"drop_control_{self._layer}_malformed"] += 1
             self._note(f"malformed frame: {error}")
             return []
 
     def advertise(self) -> list[bytes]:
-        """Make an unsolicited router advertisement for all nodes; nothing if there are to be none."""
+        """Make an unsolicited router advertisement for all nodes; return no frame if they are disabled."""
         advertisement = self._ndp.advertise() if self._ndp else None
         if advertisement is None:
             return []
-        self._counts["ndp_advertised"] += 1
+        self._counts["control_ndp_advertised"] += 1
         return [self._wrap_ndp(self._our_mac, advertisement)]
 
-    def stats(self) -> dict[str, int]:
-        """Return counts since the start: LAYER_received, LAYER_malformed and what was answered or sent."""
+    def counters(self) -> dict[str, int]:
+        """Return the counts since the start, by the names that `Engine.counters` leaves free.
+
+        control_LAYER_received and drop_control_LAYER_malformed of every layer; of ARP, DHCP, ND and DHCPv6
+        also control_LAYER_answered and control_LAYER_refused (valid messages that get no answer).
+        """
         return dict(self._counts)
 
     def _respond(self, data: bytes) -> list[bytes]:
@@ -108,7 +114,7 @@ class Dispatcher:
         request = ArpPacket.parse(frame.payload)
         reply = responder.respond(request)
         if reply is None:
-            return []
+            return self._refuse("arp")
         self._note_answer("arp", frame, f"{reply.sender_ip} is at {format_mac(reply.sender_mac)}")
         return [self._wrap(frame.source, EtherType.ARP, reply.build())]
 
@@ -125,10 +131,10 @@ class Dispatcher:
         reply = responder.respond(dhcp.DhcpMessage.parse(datagram.payload), packet.source)
         if isinstance(reply, str):
             self._note(f"dhcp: no answer to {format_mac(frame.source)}: {reply}")
-            return []
+            return self._refuse("dhcp")
         self._note_answer("dhcp", frame, reply.kind)
         source = responder.server_id
-        udp = UdpDatagram(dhcp.SERVER_PORT, reply.port, reply.payload).build4(source, reply.destination)
+        udp = UdpDatagram(dhcp.SERVER_PORT, reply.port, reply.payload).build(source, reply.destination)
         answer = Ip4Packet(source, reply.destination, IpProtocol.UDP, udp)
         mac = MAC_BROADCAST if reply.destination == IP4_BROADCAST else frame.source
         return [self._wrap(mac, EtherType.IP4, answer.build())]
@@ -152,9 +158,9 @@ class Dispatcher:
         if not is_ndp(icmp.kind):
             return []
         self._enter("ndp")
-        reply = responder.respond(packet.source, parse_message(packet, icmp))
+        reply = responder.respond(packet.source, parse_message(icmp, packet))
         if reply is None:
-            return []
+            return self._refuse("ndp")
         self._note_answer("ndp", frame, type(reply.message).__name__)
         return [self._wrap_ndp(frame.source, reply)]
 
@@ -165,22 +171,21 @@ class Dispatcher:
         if datagram.destination_port != dhcpv6.SERVER_PORT:
             return []
         self._enter("dhcpv6")
-        if packet.source.is_unspecified:
-            raise WireError("DHCPv6: no source address to answer to")
-        request = dhcpv6.parse_request(datagram.payload, packet.destination)
+        request = dhcpv6.parse_message(datagram.payload, packet)
         reply = responder.respond(packet.destination, request)
         if reply is None:
-            return []
+            return self._refuse("dhcpv6")
         self._note_answer("dhcpv6", frame, f"{reply.kind.name} to {request.kind.name}")
         source, destination = responder.source, packet.source
-        udp = UdpDatagram(dhcpv6.SERVER_PORT, dhcpv6.CLIENT_PORT, reply.build()).build6(source, destination)
+        udp = UdpDatagram(dhcpv6.SERVER_PORT, dhcpv6.CLIENT_PORT, reply.build()).build(source, destination)
         answer = Ip6Packet(source, destination, IpProtocol.UDP, udp)
         return [self._wrap(frame.source, EtherType.IP6, answer.build())]
 
-    def _wrap_ndp(self, asker: bytes, reply: NdpReply) -> bytes:
+    def _wrap_ndp(self, mac: bytes, reply: NdpReply) -> bytes:
         icmp = build_message(reply.message).build(reply.source, reply.destination)
         packet = Ip6Packet(reply.source, reply.destination, IpProtocol.ICMP6, icmp)
-        mac = multicast_mac(reply.destination) if reply.destination.is_multicast else asker
+        if reply.destination.is_multicast:
+            mac = multicast_mac(reply.destination)
         return self._wrap(mac, EtherType.IP6, packet.build())
 
     def _wrap(self, destination: bytes, ether_type: EtherType, payload: bytes) -> bytes:
@@ -188,10 +193,14 @@ class Dispatcher:
 
     def _enter(self, layer: str) -> None:
         self._layer = layer
-        self._counts[f"{layer}_received"] += 1
+        self._counts[f"control_{layer}_received"] += 1
+
+    def _refuse(self, layer: str) -> list[bytes]:
+        self._counts[f"control_{layer}_refused"] += 1
+        return []
 
     def _note_answer(self, layer: str, frame: EthernetFrame, what: str) -> None:
-        self._counts[f"{layer}_answered"] += 1
+        self._counts[f"control_{layer}_answered"] += 1
         self._note(f"{layer}: told {format_mac(frame.source)}: {what}")
 
     def _note(self, text: str) -> None:

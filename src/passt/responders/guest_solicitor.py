@@ -1,8 +1,8 @@
-"""Ask a machine that has just connected which hardware address its guest has.
+"""Solicitations for the MAC address of a guest whose machine has just connected.
 
-Answers teach the data plane where to send frames, before the guest says anything by itself: after
-passt was restarted, or after a machine was migrated, an inbound connection may come first. A guest that
-does not know these addresses yet stays silent, and is learnt by what it sends later.
+The data plane learns from the answers where to send frames before the guest sends any by itself: after a
+restart of passt or a migration of the machine, an inbound connection may come first. A guest that does not
+have the addresses yet does not answer; the data plane learns its MAC address from later frames.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from passt.wire.arp import ArpOp, ArpPacket
 from passt.wire.ethernet import EthernetFrame, EtherType, pad
 from passt.wire.ip4 import IpProtocol
 from passt.wire.ip6 import Ip6Packet
-from passt.wire.ndp import NeighborSolicitation, build_message
+from passt.wire.ndp import NeighbourSolicitation, build_message
 from passt.wire.ndp_options import SourceLinkLayer
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def solicit(net: GuestNet, addresses: Iterable[bytes]) -> list[bytes]:
-    """Make one frame for each of *addresses* (packed) that can be asked for on the link of *net*.
+    """Make a frame for each of *addresses* (packed) of a family for which *net* has an address of ours.
 
-    IPv4 by an ARP request (RFC 826), IPv6 by a solicitation of neighbours (RFC 4861, 7.2.2).
+    It is an ARP request (RFC 826) or a neighbour solicitation (RFC 4861 7.2.2).
     """
     frames = []
     for address in addresses:
@@ -46,6 +46,6 @@ def _ask_ip4(our_mac: bytes, ours: IPv4Address, target: IPv4Address) -> bytes:
 
 def _ask_ip6(our_mac: bytes, ours: IPv6Address, target: IPv6Address) -> bytes:
     group = solicited_node(target)
-    solicitation = build_message(NeighborSolicitation(target, (SourceLinkLayer(our_mac),)))
+    solicitation = build_message(NeighbourSolicitation(target, (SourceLinkLayer(our_mac),)))
     packet = Ip6Packet(ours, group, IpProtocol.ICMP6, solicitation.build(ours, group))
     return pad(EthernetFrame(multicast_mac(group), our_mac, EtherType.IP6, packet.build()).build())

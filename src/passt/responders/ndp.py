@@ -1,15 +1,15 @@
-"""Neighbours and routers on the guest's IPv6 link: we are all of them (RFC 4861).
+"""Neighbours and router of the guest's IPv6 link (RFC 4861): this process is all of them.
 
-Solicitations of neighbours are answered for every target, because the guest may believe any
-address of its prefix on-link, the host's own too if it chose another for itself. No answer to one
-who asks for its own address. Duplicate address detection (unspecified source; RFC 4862, 5.4) is
-defended against for the addresses that stand for us or the host, and is left alone for all others,
-the guest's assigned one above all: whatever address the guest chooses, it can have.
+A neighbour solicitation is answered for every target, because the guest may take any address of its prefix
+for on-link, including the host's own address if the guest uses another one. A sender that asks for its own
+address gets no answer. A probe for duplicates (unspecified source; RFC 4862 5.4) is answered only for the
+addresses that stand for us or the host. Any other address, above all the assigned one, is free for the guest
+to use.
 
-Solicitations of routers get one advertisement, made once from the frozen facts; the same goes out
-unsolicited now and then (see `advertiser`). It leaves out what has no value: the prefix without an
-assigned address, the MTU (also one that IPv6 cannot have), resolvers, search list. Search names
-that cannot be encoded, or for which the packet has no room left, are left out one by one.
+A router solicitation is answered by one advertisement, made once from the fixed facts; the same advertisement
+is sent unsolicited at times (see `router_advertiser`). It contains only known facts: the prefix if an address
+is assigned, the MTU if IPv6 allows it, resolvers, search list. Each search name that cannot be encoded or
+exceeds the remaining room is left out.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from passt.light.values import NamedTuple
 from passt.wire.dns_name import build_names, fit_names
 from passt.wire.ndp import (
     NdpMessage,
-    NeighborAdvertisement,
-    NeighborSolicitation,
+    NeighbourAdvertisement,
+    NeighbourSolicitation,
     RouterAdvertisement,
     RouterSolicitation,
 )
@@ -45,19 +45,19 @@ if TYPE_CHECKING:
 
 _HOP_LIMIT = 255
 _ROUTER_LIFETIME_S = 0xffff
-"""The longest there is (RFC 8319): unsolicited advertisements renew it long before."""
+"""The maximum (RFC 8319); unsolicited advertisements renew it long before it ends."""
 _PREFIX_LEN = 64
-"""Autoconfiguration works with this length only (RFC 4862, 5.5.3; RFC 4291, 2.5.4)."""
+"""The only length that works with autoconfiguration (RFC 4862 5.5.3; RFC 4291 2.5.4)."""
 _MAX_RESOLVERS = 8
-"""More than any resolver library reads; keeps room for the search list."""
+"""More than any resolver library uses; leaves room for the search list."""
 _MIN_MTU = 1280
-"""What every link has at least (RFC 8200, 5)."""
+"""Minimum MTU of every link (RFC 8200 5)."""
 _MAX_BODY_LEN = _MIN_MTU - 40 - 4
-"""An advertisement fits the least IPv6 MTU, whatever the link's is: body behind IPv6 and ICMPv6 headers."""
+"""Maximum length of an advertisement's body: minimum IPv6 MTU without IPv6 and ICMPv6 headers."""
 
 
 class NdpReply(NamedTuple):
-    """A message and the addresses of the packet that carries it."""
+    """A message, and the addresses of the packet that will carry it."""
 
     source: IPv6Address
     destination: IPv6Address
@@ -65,9 +65,9 @@ class NdpReply(NamedTuple):
 
 
 class NdpResponder:
-    """Answers solicitations with the facts of *net*, whose IPv6 part is *family*; no state.
+    """Answers solicitations with the facts of *net*, whose IPv6 part is *family*; has no state.
 
-    *managed* is the M flag: addresses are to be had by DHCPv6.
+    *managed* is the M flag: DHCPv6 assigns addresses.
     """
 
     def __init__(self, net: GuestNet, family: GuestFamily, *, router_advertisements: bool = True,
@@ -82,33 +82,33 @@ class NdpResponder:
             self._advertisement = _make_advertisement(net, family, managed=managed)
 
     def respond(self, source: IPv6Address, message: NdpMessage) -> NdpReply | None:
-        """Reply to *message* that came from *source*; None where silence is right."""
+        """Return the reply to *message*, sent from *source*; None if it must get none."""
         match message:
-            case NeighborSolicitation(target=target):
-                return self._handle_neighbor_solicitation(source, target)
+            case NeighbourSolicitation(target=target):
+                return self._handle_neighbour_solicitation(source, target)
             case RouterSolicitation():
                 return self._handle_router_solicitation(source)
             case _:
                 return None
 
     def advertise(self) -> NdpReply | None:
-        """Make an unsolicited router advertisement; None if there are to be none."""
+        """Make an unsolicited router advertisement; None if they are disabled."""
         return self._handle_router_solicitation(IP6_ALL_NODES)
 
-    def _handle_neighbor_solicitation(self, source: IPv6Address, target: IPv6Address) -> NdpReply | None:
+    def _handle_neighbour_solicitation(self, source: IPv6Address, target: IPv6Address) -> NdpReply | None:
         probed = source.is_unspecified
         if source == target or (probed and target not in self._defended):
             return None
-        advertisement = NeighborAdvertisement(target, router=True, solicited=not probed, override=True,
+        advertisement = NeighbourAdvertisement(target, router=True, solicited=not probed, override=True,
                                               options=(TargetLinkLayer(self._our_mac),))
-        # RFC 4861, 7.2.4: who has no address yet is answered by way of the group, unsolicited in form.
+        # RFC 4861 7.2.4: a sender without address is answered via the all-nodes group, S flag clear.
         return NdpReply(self._our_link_local or target, IP6_ALL_NODES if probed else source, advertisement)
 
     def _handle_router_solicitation(self, source: IPv6Address) -> NdpReply | None:
-        # RFC 4861, 6.1.2: an advertisement comes from a link-local address, or it is not valid.
+        # RFC 4861 6.1.2: an advertisement is valid only from a link-local address.
         if self._advertisement is None or self._our_link_local is None:
             return None
-        # RFC 4861, 6.2.6: the unspecified address cannot be answered, the group can.
+        # RFC 4861 6.2.6: a solicitation from the unspecified address is answered to the all-nodes group.
         destination = IP6_ALL_NODES if source.is_unspecified else source
         return NdpReply(self._our_link_local, destination, self._advertisement)
 

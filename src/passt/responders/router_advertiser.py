@@ -1,9 +1,8 @@
-"""When router advertisements go out that nobody asked for (RFC 4861, 6.2.4).
+"""Schedule of unsolicited router advertisements (RFC 4861 6.2.4).
 
-The next one is sent a random time after the last, between a third of MaxRtrAdvInterval and all of
-it, with the RFC's defaults; so an idle process is woken at most every 200 seconds. There is no burst
-of them at the beginning: a guest that comes up solicits one (RFC 4861, 6.3.7), and before that there
-may be nobody to hear it.
+The interval is random, between a third of MaxRtrAdvInterval and all of it, with the RFC's defaults; so it
+wakes an idle process at most every 200 seconds. There is no initial burst: a guest that boots solicits an
+advertisement (RFC 4861 6.3.7), and earlier ones may be lost.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ MAX_INTERVAL_S = 600.0
 MIN_INTERVAL_S = MAX_INTERVAL_S / 3
 
 
-class Advertiser:
-    """Sends what *make* returns through *send*, again and again.
+class RouterAdvertiser:
+    """Passes the frames that *make* returns to *send*, at random intervals.
 
-    *call_later* takes seconds and what to call then; *dice* gives a number from 0 up to 1.
-    *explain* gets a line for each interval, if given.
+    *call_later* takes a delay in seconds and a callback; *dice* returns a number from 0 up to 1. *explain*
+    gets a line for each interval.
     """
 
     def __init__(self, make: Callable[[], list[bytes]], send: Callable[[bytes], object],
@@ -33,7 +32,7 @@ class Advertiser:
         self._explain = explain
 
     def arm(self) -> None:
-        """Draw the time of the next advertisement; called once, to begin."""
+        """Choose the time of the next advertisement; call it once to start."""
         delay_s = MIN_INTERVAL_S + (MAX_INTERVAL_S - MIN_INTERVAL_S) * self._dice()
         if self._explain:
             self._explain(f"next router advertisement in {delay_s:.0f} s")

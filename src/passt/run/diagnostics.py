@@ -64,6 +64,7 @@ class Report:
         self._clock = clock
         self._start_s = clock()
         self._engine: Loop | None = None
+        self._control_counters: Callable[[], dict[str, int]] = dict
         self.on_asked: Callable[[], None] | None = None
         self._capture = -1
         self._shown: dict[str, int] = {}
@@ -80,9 +81,10 @@ class Report:
 
             self._tracer = FrameTracer(log.debug)
 
-    def attach(self, engine: Loop) -> None:
-        """Look on at *engine* from now on."""
+    def attach(self, engine: Loop, control_counters: Callable[[], dict[str, int]] = dict) -> None:
+        """Look on at *engine* from now on; the responders' *control_counters* are told with its own."""
         self._engine = engine
+        self._control_counters = control_counters
         reader = self._reader
 
         def on_signal() -> None:
@@ -118,14 +120,17 @@ class Report:
 
     def _tell(self, write: Callable[[str], None]) -> None:
         if self._engine is not None:
-            for line in describe(self._engine.counters(), self._clock() - self._start_s):
+            for line in describe(self._counters(self._engine), self._clock() - self._start_s):
                 write(line)
+
+    def _counters(self, engine: Loop) -> dict[str, int]:
+        return engine.counters() | self._control_counters()
 
     def _on_stats(self) -> None:
         """Print a row if anything has happened since the last one."""
         if self._engine is None or self._settings.stats_s is None:
             return
-        counters = self._engine.counters()
+        counters = self._counters(self._engine)
         if {**counters, "wakeups": 0} != {**self._shown, "wakeups": 0}:
             if self._n_rows % _HEADING_EVERY == 0:
                 log.answer("".join(name.rjust(_WIDTH) for name in _COLUMNS))

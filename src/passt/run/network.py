@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from passt.dataplane.engine import Engine
-    from passt.facts.contracts import FrameResponder, ListenerSide
+    from passt.facts.contracts import ListenerSide
     from passt.facts.guest import GuestNet
     from passt.facts.settings import Settings
     from passt.host.listeners import HostPorts
+    from passt.responders.dispatch import Dispatcher
     from passt.run.diagnostics import Report
 
 SECRET_LEN = 16  # what Engine wants
@@ -132,15 +133,15 @@ class Network:
             return
         from passt.responders.dispatch import Dispatcher
         from passt.responders.guest_solicitor import solicit
-        from passt.responders.router_advertiser import Advertiser
+        from passt.responders.router_advertiser import RouterAdvertiser
 
         settings, guest = self._settings, self._guest
         # A guest that is configured by us must not configure itself once more from advertisements.
         advertise = settings.ndp and settings.router_advertisements and not settings.config_net
-        responder = Dispatcher(guest, dhcp=settings.dhcp, ndp=settings.ndp, router_advertisements=advertise,
-                               dhcpv6=settings.dhcpv6, explain=self._explain, warn=log.warning,
-                               is_guest=self.observed.is_guest)
-        self._services.load(responder)
+        dispatcher = Dispatcher(guest, dhcp=settings.dhcp, ndp=settings.ndp, router_advertisements=advertise,
+                                dhcpv6=settings.dhcpv6, explain=self._explain, warn=log.warning,
+                                is_guest=self.observed.is_guest)
+        self._services.load(dispatcher)
 
         def ask() -> None:
             for frame in solicit(guest, self.observed.addresses()):
@@ -148,31 +149,36 @@ class Network:
 
         self.observed.ask = ask
         if guest.ip6 and advertise:
-            Advertiser(responder.advertise, self.engine.send_frame, self.engine.call_later, _dice,
-                       explain=self._explain).arm()
+            RouterAdvertiser(dispatcher.advertise, self.engine.send_frame, self.engine.call_later, _dice,
+                             explain=self._explain).arm()
 
     def serve(self, report: Report) -> None:
         """Run the engine until it is stopped, *report* looking on."""
         self.load_services()
-        run_loop(self.engine, report)
+        run_loop(self.engine, report, self._services.counters)
 
 
 class _Services:
     """Stands for the responder in the engine, which must not run before it is loaded."""
 
     respond: Callable[[bytes], list[bytes]]
+    counters: Callable[[], dict[str, int]]
 
     def __init__(self) -> None:
         self.is_loaded = False
 
-    def load(self, responder: FrameResponder) -> None:
-        self.respond = responder.respond
+    def load(self, dispatcher: Dispatcher) -> None:
+        self.respond = dispatcher.respond
+        self.counters = dispatcher.counters
         self.is_loaded = True
 
 
-def run_loop(engine: Engine, report: Report) -> None:
-    """Run *engine* until it is stopped, *report* looking on; all it needs is open and loaded."""
-    report.attach(engine)
+def run_loop(engine: Engine, report: Report, control_counters: Callable[[], dict[str, int]]) -> None:
+    """Run *engine* until it is stopped, *report* looking on; all it needs is open and loaded.
+
+    *control_counters* are those of the responders.
+    """
+    report.attach(engine, control_counters)
     gc.freeze()
     gc.enable()
     engine.run()

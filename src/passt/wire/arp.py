@@ -13,7 +13,7 @@ from ipaddress import IPv4Address
 
 from passt.errors import WireError
 from passt.light.values import IntEnum, Value
-from passt.wire.cursor import require_mac
+from passt.wire.cursor import Reader, require_mac
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ _ETHERNET_IP4 = (1, 0x0800, 6, 4)
 
 
 class ArpOp(IntEnum):
-    """Operations of RFC 826."""
+    """Operations (RFC 826)."""
 
     REQUEST = 1
     REPLY = 2
 
 
 class ArpPacket(Value):
-    """One packet; *target_mac* has no meaning in a request."""
+    """One ARP packet; *target_mac* has no meaning in a request."""
 
     op: ArpOp
     sender_mac: bytes
@@ -47,11 +47,9 @@ class ArpPacket(Value):
     def parse(cls, data: bytes | memoryview) -> Self:
         """Read one packet; trailing bytes are Ethernet padding.
 
-        `WireError` if it is short, not IPv4 over Ethernet, or of an operation other than `ArpOp`.
+        Raises `WireError` if it is short, not IPv4 over Ethernet, or has an operation outside `ArpOp`.
         """
-        if len(data) < _LAYOUT.size:
-            raise WireError(f"ARP: {len(data)} bytes, need {_LAYOUT.size}")
-        *kind, op, sender_mac, sender_ip, target_mac, target_ip = _LAYOUT.unpack_from(data)
+        *kind, op, sender_mac, sender_ip, target_mac, target_ip = Reader(data, "ARP").pull(_LAYOUT)
         if tuple(kind) != _ETHERNET_IP4:
             raise WireError(f"ARP: not IPv4 over Ethernet: {kind}")
         if op not in ArpOp.__members__.values():

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import struct
+from ipaddress import IPv4Address
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from ipaddress import IPv4Address, IPv6Address
+    from passt.facts.address import IPAddress
 
 _PSEUDO4 = struct.Struct("!4s4sxBH")
 _PSEUDO6 = struct.Struct("!16s16sI3xB")
 
 
 def internet_checksum(*parts: bytes) -> int:
-    """Checksum of *parts* as 16 bits, each part padded with a zero byte to an even length.
+    """Return the 16-bit checksum of *parts*, each padded with a zero byte to an even length.
 
-    Over data that contain a valid checksum the result is 0.
+    The result is 0 for data that contains a valid checksum.
     """
     total = 0
     for part in parts:
@@ -26,11 +27,12 @@ def internet_checksum(*parts: bytes) -> int:
     return total ^ 0xffff
 
 
-def pseudo_header4(source: IPv4Address, destination: IPv4Address, protocol: int, length: int) -> bytes:
-    """Pseudo-header of RFC 768: source, destination, zero, protocol, 16-bit *length*."""
-    return _PSEUDO4.pack(source.packed, destination.packed, protocol, length)
+def pseudo_header(source: IPAddress, destination: IPAddress, protocol: int, length: int) -> bytes:
+    """Make the pseudo-header of a packet of either family; *length* is that of the IP payload.
 
-
-def pseudo_header6(source: IPv6Address, destination: IPv6Address, next_header: int, length: int) -> bytes:
-    """Pseudo-header of RFC 8200, 8.1: source, destination, 32-bit *length*, three zeros, next header."""
-    return _PSEUDO6.pack(source.packed, destination.packed, length, next_header)
+    IPv4: source, destination, zero, protocol, 16-bit length (RFC 768). IPv6: source, destination, 32-bit
+    length, three zeros, next header (RFC 8200 8.1).
+    """
+    if isinstance(source, IPv4Address):
+        return _PSEUDO4.pack(source.packed, destination.packed, protocol, length)
+    return _PSEUDO6.pack(source.packed, destination.packed, length, protocol)

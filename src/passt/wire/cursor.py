@@ -1,8 +1,9 @@
-"""A reading and a writing position in a message.
+"""The position of a reader in a message, and the checks of lengths and numbers.
 
-Every pull checks the length first: one that fails raises `WireError` and moves nothing. A push
-cannot fail, because the constructors of the messages have checked the values (see `require_bits`
-and `require_len`): a value that cannot be written is our mistake and a `ValueError` there.
+Every pull checks the length first: one that fails raises `WireError` and moves nothing. Writing needs no
+such class: the constructors of all values check what they are given (`require_bits`, `require_len`), so
+`build` cannot fail. A value that cannot be written is our own mistake and raises `ValueError`; what a peer
+sent wrongly raises `WireError` (`expect_len`).
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ def require_bits(name: str, value: int, bits: int) -> None:
         raise ValueError(f"{name}: {value} does not fit in {bits} bits")
 
 
-def require_len(name: str, value: bytes, least: int, most: int) -> None:
-    """Raise `ValueError` unless *value* is *least* to *most* bytes long."""
-    if not least <= len(value) <= most:
-        raise ValueError(f"{name}: {len(value)} bytes, must be {least} to {most}")
+def require_len(name: str, value: bytes, minimum: int, maximum: int) -> None:
+    """Raise `ValueError` unless *value* is *minimum* to *maximum* bytes long."""
+    if not minimum <= len(value) <= maximum:
+        raise ValueError(f"{name}: {len(value)} bytes, must be {minimum} to {maximum}")
 
 
 def require_mac(name: str, value: bytes) -> None:
@@ -35,107 +36,70 @@ def require_mac(name: str, value: bytes) -> None:
     require_len(name, value, MAC_LEN, MAC_LEN)
 
 
+def expect_len(name: str, data: bytes, length: int) -> None:
+    """Raise `WireError` unless *data* is *length* bytes long; the error calls it *name*."""
+    if len(data) != length:
+        raise WireError(f"{name}: {len(data)} bytes, must be {length}")
+
+
 class Reader:
-    """Reads *data* from the front; *what* names the message in errors."""
+    """Reads *data* from front to back; errors call it *name*."""
 
-    __slots__ = ("_data", "_offset", "_what")
+    __slots__ = ("_data", "_name", "_offset")
 
-    def __init__(self, data: bytes | memoryview, what: str) -> None:
+    def __init__(self, data: bytes | memoryview, name: str) -> None:
         self._data = bytes(data)
         self._offset = 0
-        self._what = what
+        self._name = name
 
     @property
     def offset(self) -> int:
-        """Bytes read so far."""
+        """Number of bytes read so far."""
         return self._offset
 
     @property
     def remaining(self) -> int:
-        """Bytes not read yet."""
+        """Number of bytes not read yet."""
         return len(self._data) - self._offset
 
     def pull_bytes(self, length: int) -> bytes:
-        """Next *length* bytes."""
+        """Read the next *length* bytes."""
         if length > self.remaining:
-            raise WireError(f"{self._what}: {length} bytes wanted at offset {self._offset}, "
+            raise WireError(f"{self._name}: {length} bytes wanted at offset {self._offset}, "
                             f"{self.remaining} left")
         start = self._offset
         self._offset += length
         return self._data[start:self._offset]
 
     def pull(self, layout: Struct) -> tuple[Any, ...]:
-        """Next fields, as *layout* describes them."""
+        """Read the next fields, as *layout* describes them."""
         return layout.unpack(self.pull_bytes(layout.size))
 
     def pull_u8(self) -> int:
-        """Next byte."""
+        """Read the next byte."""
         return self.pull_bytes(1)[0]
 
     def pull_u16(self) -> int:
-        """Next two bytes, network order."""
+        """Read the next two bytes in network order."""
         return int.from_bytes(self.pull_bytes(2), "big")
 
     def pull_u32(self) -> int:
-        """Next four bytes, network order."""
+        """Read the next four bytes in network order."""
         return int.from_bytes(self.pull_bytes(4), "big")
 
-    def pull_mac(self) -> bytes:
-        """Next six bytes, a MAC-48 address."""
-        return self.pull_bytes(MAC_LEN)
-
     def pull_ip4(self) -> IPv4Address:
-        """Next four bytes, an IPv4 address."""
+        """Read the next four bytes as an IPv4 address."""
         return IPv4Address(self.pull_bytes(IP4_LEN))
 
     def pull_ip6(self) -> IPv6Address:
-        """Next sixteen bytes, an IPv6 address."""
+        """Read the next sixteen bytes as an IPv6 address."""
         return IPv6Address(self.pull_bytes(IP6_LEN))
 
     def pull_rest(self) -> bytes:
-        """All that is left, maybe nothing."""
+        """Read all bytes that are left, maybe none."""
         return self.pull_bytes(self.remaining)
 
-
-class Writer:
-    """Collects a message from the front."""
-
-    __slots__ = ("_data",)
-
-    def __init__(self) -> None:
-        self._data = bytearray()
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def push_bytes(self, data: bytes) -> None:
-        """Append *data* as it is."""
-        self._data += data
-
-    def push(self, layout: Struct, *values: Any) -> None:
-        """Append *values* as *layout* describes them."""
-        self._data += layout.pack(*values)
-
-    def push_u8(self, value: int) -> None:
-        """Append one byte."""
-        self._data.append(value)
-
-    def push_u16(self, value: int) -> None:
-        """Append two bytes, network order."""
-        self._data += value.to_bytes(2, "big")
-
-    def push_u32(self, value: int) -> None:
-        """Append four bytes, network order."""
-        self._data += value.to_bytes(4, "big")
-
-    def push_ip(self, address: IPv4Address | IPv6Address) -> None:
-        """Append the packed form of *address*."""
-        self._data += address.packed
-
-    def pad_to_multiple(self, unit: int) -> None:
-        """Append zeros until the length is a multiple of *unit*."""
-        self._data += bytes(-len(self._data) % unit)
-
-    def build(self) -> bytes:
-        """Return all that was pushed."""
-        return bytes(self._data)
+    def finish(self) -> None:
+        """Raise `WireError` if any byte is left."""
+        if self.remaining:
+            raise WireError(f"{self._name}: {self.remaining} bytes too many")

@@ -1,4 +1,4 @@
-"""DHCP and BOOTP messages (RFC 2131, section 2; RFC 951).
+"""DHCP and BOOTP messages (RFC 2131 2; RFC 951).
 
 ::
 
@@ -7,9 +7,9 @@
     44      108    236            240
     | sname | file | magic cookie | options ...
 
-Without the magic cookie there are no options: a BOOTP message of old. Where option 52 says so, options
-go on in `file`, then in `sname` (RFC 2131, 4.1), which then hold no names; an option 52 in there means
-nothing, so no field is read twice. The fields are called as in RFC 2131.
+Without the magic cookie there are no options: this is an old BOOTP message. Option 52 (overload) can say that
+the options continue in `file`, then in `sname` (RFC 2131 4.1), which hold no names in that case. An option 52
+inside these two fields is ignored, so no field is read twice. Fields have the names of RFC 2131.
 """
 
 from __future__ import annotations
@@ -20,19 +20,29 @@ from ipaddress import IPv4Address
 from passt.errors import WireError
 from passt.light.values import IntEnum, Value
 from passt.wire.cursor import Reader, require_bits, require_len
-from passt.wire.dhcp_options import DhcpOption, DhcpOptions, decode_options, split_area
+from passt.wire.dhcp_options import (
+    DhcpOption,
+    MessageTypeOption,
+    OptionCode,
+    build_options,
+    join_options,
+    require_sorted,
+    split_area,
+)
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Self
+    from typing import Self, TypeVar
+
+    _Option = TypeVar("_Option")
 
 _LAYOUT = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s")
 _COOKIE = bytes((99, 130, 83, 99))
 _BROADCAST = 0x8000
 _CHADDR_LEN, _SNAME_LEN, _FILE_LEN = 16, 64, 128
 _VEND_LEN = 64
-"""Least length of what follows the fixed part (RFC 1542, 2.1): old clients drop a shorter message."""
+"""Minimum length after the fixed part (RFC 1542 2.1): old clients drop a shorter message."""
 HEADER_LEN = _LAYOUT.size + len(_COOKIE)
 """Bytes before the options."""
 HARDWARE_ETHERNET = 1
@@ -43,16 +53,17 @@ CLIENT_PORT = 68
 
 
 class BootpOp(IntEnum):
-    """Operations of RFC 951, section 3."""
+    """Operations (RFC 951 3)."""
 
     REQUEST = 1
     REPLY = 2
 
 
 class DhcpMessage(Value):
-    """One message. *chaddr* has the length that the message says, 0 to 16 bytes.
+    """One DHCP or BOOTP message. *chaddr* has the length that `hlen` says, 0 to 16 bytes.
 
-    *options* None: no magic cookie. *sname* and *file* end before their first zero byte.
+    *options* are sorted by code; None means no magic cookie. *sname* and *file* end before their first zero
+    byte.
     """
 
     op: BootpOp
@@ -68,7 +79,7 @@ class DhcpMessage(Value):
     giaddr: IPv4Address = IP4_ZERO
     sname: bytes = b""
     file: bytes = b""
-    options: DhcpOptions | None = None
+    options: tuple[DhcpOption, ...] | None = None
 
     def __post_init__(self) -> None:
         require_bits("DHCP xid", self.xid, 32)
@@ -78,13 +89,14 @@ class DhcpMessage(Value):
         require_len("DHCP chaddr", self.chaddr, 0, _CHADDR_LEN)
         require_len("DHCP sname", self.sname, 0, _SNAME_LEN)
         require_len("DHCP file", self.file, 0, _FILE_LEN)
+        require_sorted(self.options or ())
 
     @classmethod
     def parse(cls, data: bytes | memoryview) -> Self:
         """Read one message.
 
-        `WireError` if it is short, for an operation other than `BootpOp`, a hardware address longer
-        than its field, a bad value of option 52, and as `dhcp_options.parse_options`.
+        Raises `WireError` if it is short, has an operation outside `BootpOp`, a hardware address longer
+        than its field, a bad option 52, or options that `dhcp_options.parse_options` rejects.
         """
         reader = Reader(data, "DHCP")
         (op, htype, hlen, hops, xid, secs, flags, ciaddr, yiaddr, siaddr, giaddr, chaddr, sname,
@@ -99,25 +111,35 @@ class DhcpMessage(Value):
             in_file, in_sname = _overloaded(found)
             found += split_area(file) if in_file else []
             found += split_area(sname) if in_sname else []
-            options = decode_options(found)
+            options = join_options(found)
             file, sname = b"" if in_file else file, b"" if in_sname else sname
         return cls(BootpOp(op), xid, chaddr[:hlen], htype, hops, secs, bool(flags & _BROADCAST),
                    IPv4Address(ciaddr), IPv4Address(yiaddr), IPv4Address(siaddr), IPv4Address(giaddr),
                    sname.partition(b"\0")[0], file.partition(b"\0")[0], options)
 
     def build(self, order: Iterable[int] = ()) -> bytes:
-        """Write the message, padded to the least length of BOOTP; *order* as in `DhcpOptions.build`."""
-        vend = b"" if self.options is None else _COOKIE + self.options.build(order)
+        """Write the message, padded to the minimum length of BOOTP; *order* as for `build_options`."""
+        vend = b"" if self.options is None else _COOKIE + build_options(self.options, order)
         return _LAYOUT.pack(
             self.op, self.htype, len(self.chaddr), self.hops, self.xid, self.secs,
             _BROADCAST if self.broadcast else 0, self.ciaddr.packed, self.yiaddr.packed,
             self.siaddr.packed, self.giaddr.packed, self.chaddr, self.sname, self.file,
         ) + vend.ljust(_VEND_LEN, b"\0")
 
+    def find(self, kind: type[_Option]) -> _Option | None:
+        """Return the option of class *kind*; None if there is none."""
+        return next((option for option in self.options or () if isinstance(option, kind)), None)
+
+    @property
+    def message_type(self) -> int:
+        """A `MessageType` or any other 8-bit number; 0 for a message of BOOTP."""
+        option = self.find(MessageTypeOption)
+        return option.value if option else 0
+
 
 def _overloaded(options: Iterable[tuple[int, bytes]]) -> tuple[bool, bool]:
-    """Tell from option 52 whether `file`, and whether `sname`, holds options (RFC 2132, 9.3)."""
-    values = [data for code, data in options if code == DhcpOption.OVERLOAD]
+    """Return whether option 52 says that `file` holds options, and that `sname` does (RFC 2132 9.3)."""
+    values = [data for code, data in options if code == OptionCode.OVERLOAD]
     if not values:
         return False, False
     if values[1:] or values[0] not in {b"\1", b"\2", b"\3"}:

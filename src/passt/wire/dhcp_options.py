@@ -1,13 +1,14 @@
-"""Options of DHCP and BOOTP (RFC 2132), as one value with a field for each that we know.
+"""Options of DHCP and BOOTP messages (RFC 2132 and its successors).
 
 ::
 
     0      1        2
-    | code | length | data ...        but for code 0 (padding) and 255 (end): one byte, no length
+    | code | length | data ...        codes 0 (padding) and 255 (end) have neither length nor data
 
-The data of options with the same code is joined before it is read, in the order in which the parts
-come (RFC 3396): that is how options longer than 255 bytes are sent. So a fixed-length option that
-comes twice is malformed. Options that we do not know are skipped.
+A code that occurs several times is one option in parts: their data is joined in order before it is parsed
+(RFC 3396). Senders split options longer than 255 bytes in this way; a repeated option of fixed length is
+malformed. The order of different options has no meaning, so a message holds them sorted by code. An option
+without a class in `OPTIONS` is kept as `OtherOption`.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ from passt.wire.cursor import Reader, require_bits
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from typing import Any
+    from collections.abc import Iterable, Mapping
+    from typing import ClassVar, Self
 
 INFINITY_S = 0xffffffff
+"""Lease that never ends (RFC 2131 3.3)."""
 MAX_CHUNK_LEN = 255
 _MAX_PREFIX_LEN = 32
 _END = b"\xff"
 
 
-class DhcpOption(IntEnum):
+class OptionCode(IntEnum):
     """Codes of RFC 2132 and its successors."""
 
     PAD = 0
@@ -58,8 +60,12 @@ class DhcpOption(IntEnum):
     END = 255
 
 
-class DhcpMessageType(IntEnum):
-    """Types of RFC 2132, 9.6."""
+_CARRIERS = frozenset((OptionCode.PAD, OptionCode.OVERLOAD, OptionCode.END))
+"""Codes about the encoding of options; a `DhcpMessage` has no such options."""
+
+
+class MessageType(IntEnum):
+    """Types of messages (RFC 2132 9.6)."""
 
     DISCOVER = 1
     OFFER = 2
@@ -71,7 +77,283 @@ class DhcpMessageType(IntEnum):
     INFORM = 8
 
 
-class DhcpRoute(NamedTuple):
+class _AddressOption(Value):
+    """One IPv4 address."""
+
+    CODE: ClassVar[int]
+
+    address: IPv4Address
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data."""
+        reader = _reader(cls.CODE, data)
+        address = reader.pull_ip4()
+        reader.finish()
+        return cls(address)
+
+    def build(self) -> bytes:
+        """Write the option's data."""
+        return self.address.packed
+
+
+class _AddressesOption(Value):
+    """IPv4 addresses, best first, at least one."""
+
+    CODE: ClassVar[int]
+
+    addresses: tuple[IPv4Address, ...]
+
+    def __post_init__(self) -> None:
+        if not self.addresses:
+            raise ValueError(f"DHCP {_name(self.CODE)}: no address")
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data."""
+        reader = _reader(cls.CODE, data)
+        addresses = [reader.pull_ip4()]
+        while reader.remaining:
+            addresses.append(reader.pull_ip4())
+        return cls(tuple(addresses))
+
+    def build(self) -> bytes:
+        """Write the option's data."""
+        return b"".join(address.packed for address in self.addresses)
+
+
+class _BytesOption(Value):
+    """Uninterpreted bytes, at least one."""
+
+    CODE: ClassVar[int]
+
+    data: bytes
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise ValueError(f"DHCP {_name(self.CODE)}: no data")
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data."""
+        reader = _reader(cls.CODE, data)
+        return cls(reader.pull_bytes(1) + reader.pull_rest())
+
+    def build(self) -> bytes:
+        """Write the option's data."""
+        return self.data
+
+
+class _NumberOption(Value):
+    """An unsigned number of N_BYTES bytes."""
+
+    CODE: ClassVar[int]
+    N_BYTES: ClassVar[int]
+
+    value: int
+
+    def __post_init__(self) -> None:
+        require_bits(f"DHCP {_name(self.CODE)}", self.value, 8 * self.N_BYTES)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data."""
+        reader = _reader(cls.CODE, data)
+        value = int.from_bytes(reader.pull_bytes(cls.N_BYTES), "big")
+        reader.finish()
+        return cls(value)
+
+    def build(self) -> bytes:
+        """Write the option's data."""
+        return int(self.value).to_bytes(self.N_BYTES, "big")
+
+
+class Netmask(_AddressOption):
+    """Mask of the client's subnet (RFC 2132 3.3)."""
+
+    CODE: ClassVar[int] = OptionCode.NETMASK
+
+
+class Routers(_AddressesOption):
+    """Routers on the client's subnet (RFC 2132 3.5)."""
+
+    CODE: ClassVar[int] = OptionCode.ROUTERS
+
+
+class NameServers(_AddressesOption):
+    """Resolvers (RFC 2132 3.8)."""
+
+    CODE: ClassVar[int] = OptionCode.NAME_SERVERS
+
+
+class HostName(_BytesOption):
+    """Name of the client (RFC 2132 3.14)."""
+
+    CODE: ClassVar[int] = OptionCode.HOST_NAME
+
+
+class DomainName(_BytesOption):
+    """Domain of the client (RFC 2132 3.17)."""
+
+    CODE: ClassVar[int] = OptionCode.DOMAIN_NAME
+
+
+class LinkMtu(_NumberOption):
+    """MTU of the client's interface in bytes (RFC 2132 5.1)."""
+
+    CODE: ClassVar[int] = OptionCode.MTU
+    N_BYTES: ClassVar[int] = 2
+
+
+class RequestedAddress(_AddressOption):
+    """Address that the client wants (RFC 2132 9.1)."""
+
+    CODE: ClassVar[int] = OptionCode.REQUESTED_ADDRESS
+
+
+class LeaseTime(_NumberOption):
+    """Lease of the address in seconds (RFC 2132 9.2)."""
+
+    CODE: ClassVar[int] = OptionCode.LEASE_TIME
+    N_BYTES: ClassVar[int] = 4
+
+
+class MessageTypeOption(_NumberOption):
+    """A `MessageType` or any other 8-bit number except 0 (RFC 2132 9.6)."""
+
+    CODE: ClassVar[int] = OptionCode.MESSAGE_TYPE
+    N_BYTES: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        require_bits("DHCP message type", self.value, 8)
+        if not self.value:
+            raise ValueError("DHCP message type 0")
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data."""
+        if data == b"\0":
+            raise WireError("DHCP MESSAGE_TYPE: 0")
+        return super().parse(data)
+
+
+class ServerId(_AddressOption):
+    """Address that identifies a server (RFC 2132 9.7)."""
+
+    CODE: ClassVar[int] = OptionCode.SERVER_ID
+
+
+class ParameterRequestList(_BytesOption):
+    """Codes of the options that the client wants, in its order (RFC 2132 9.8)."""
+
+    CODE: ClassVar[int] = OptionCode.PARAMETER_REQUEST_LIST
+
+
+class Message(_BytesOption):
+    """Reason of a NAK or a DECLINE, as text (RFC 2132 9.9)."""
+
+    CODE: ClassVar[int] = OptionCode.MESSAGE
+
+
+class MaxMessageSize(_NumberOption):
+    """Bytes of the longest IP packet that the client takes (RFC 2132 9.10)."""
+
+    CODE: ClassVar[int] = OptionCode.MAX_MESSAGE_SIZE
+    N_BYTES: ClassVar[int] = 2
+
+
+class ClientId(_BytesOption):
+    """Identity of the client (RFC 2132 9.14)."""
+
+    CODE: ClassVar[int] = OptionCode.CLIENT_ID
+
+
+class RapidCommit(Value):
+    """Asks for, or marks, an exchange of two messages instead of four (RFC 4039)."""
+
+    CODE: ClassVar[int] = OptionCode.RAPID_COMMIT
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data: none."""
+        _reader(cls.CODE, data).finish()
+        return cls()
+
+    def build(self) -> bytes:
+        """Write the option's data."""
+        return b""
+
+
+class ClientFqdn(Value):
+    """Name of the client, and who updates the DNS with it (RFC 4702 2).
+
+    *flags* are a sum of the constants below; other bits have no meaning. *content* is the rest of the data:
+    two result codes and the name. It is not parsed, so it may be too short: our server does not use it.
+    """
+
+    CODE: ClassVar[int] = OptionCode.CLIENT_FQDN
+    SERVER_UPDATES: ClassVar[int] = 1
+    OVERRIDES: ClassVar[int] = 2
+    ENCODED: ClassVar[int] = 4
+    NO_UPDATES: ClassVar[int] = 8
+
+    flags: int
+    content: bytes = b""
+
+    def __post_init__(self) -> None:
+        require_bits("DHCP FQDN flags", self.flags, 8)
+
+    @classmethod
+    def of_name(cls, name: str, flags: int) -> Self:
+        """Make the option for *name* in text form, encoded as labels if *flags* has ENCODED, else as ASCII.
+
+        Both result codes are 255 (RFC 4702 2.2).
+        """
+        encoded = dns_name.build_name(name) if flags & cls.ENCODED else name.encode("ascii")
+        return cls(flags, b"\xff\xff" + encoded)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data."""
+        reader = _reader(cls.CODE, data)
+        return cls(reader.pull_u8(), reader.pull_rest())
+
+    def build(self) -> bytes:
+        """Write the option's data."""
+        return bytes((self.flags,)) + self.content
+
+
+class RelayAgentInformation(_BytesOption):
+    """Data of a relay agent, which a server returns unchanged (RFC 3046)."""
+
+    CODE: ClassVar[int] = OptionCode.RELAY_AGENT_INFORMATION
+
+
+class DomainSearch(Value):
+    """Domain names to search, at least one, in text form (see `passt.facts.domain_name`; RFC 3397)."""
+
+    CODE: ClassVar[int] = OptionCode.DOMAIN_SEARCH
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.names or not all(map(is_name, self.names)):
+            raise ValueError(f"DHCP search list {self.names}")
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data."""
+        names = dns_name.parse_compressed(data)
+        if not names:
+            raise WireError("DHCP search list: no name")
+        return cls(names)
+
+    def build(self) -> bytes:
+        """Write the option's data, compressed."""
+        return dns_name.build_compressed(self.names)
+
+
+class StaticRoute(NamedTuple):
     """A route of RFC 3442; *router* 0.0.0.0 means that the destination is on the link."""
 
     destination: IPv4Address
@@ -79,124 +361,85 @@ class DhcpRoute(NamedTuple):
     router: IPv4Address
 
 
-class DhcpOptions(Value):
-    """What the options of one message say; a field with its default value is an option not present.
+class ClasslessStaticRoutes(Value):
+    """Routes, at least one (RFC 3442): prefix length, the significant bytes of the destination, router."""
 
-    *message_type* is a `DhcpMessageType` or any other 8-bit number, 0 if there is none (BOOTP).
-    *host_name* and *domain_name* are kept as they come; *client_fqdn* is the option's whole data
-    (see `ClientFqdn`), *relay_agent_information* too.
-    """
+    CODE: ClassVar[int] = OptionCode.CLASSLESS_STATIC_ROUTES
 
-    netmask: IPv4Address | None = None
-    routers: tuple[IPv4Address, ...] = ()
-    name_servers: tuple[IPv4Address, ...] = ()
-    host_name: bytes = b""
-    domain_name: bytes = b""
-    mtu: int | None = None
-    requested_address: IPv4Address | None = None
-    lease_time_s: int | None = None
-    message_type: int = 0
-    server_id: IPv4Address | None = None
-    parameter_request_list: bytes = b""
-    message: bytes = b""
-    max_message_size: int | None = None
-    client_id: bytes = b""
-    rapid_commit: bool = False
-    client_fqdn: bytes = b""
-    relay_agent_information: bytes = b""
-    domain_search: tuple[str, ...] = ()
-    classless_static_routes: tuple[DhcpRoute, ...] = ()
+    routes: tuple[StaticRoute, ...]
 
     def __post_init__(self) -> None:
-        require_bits("DHCP message type", self.message_type, 8)
-        require_bits("DHCP MTU", self.mtu or 0, 16)
-        require_bits("DHCP maximum message size", self.max_message_size or 0, 16)
-        require_bits("DHCP lease time", self.lease_time_s or 0, 32)
-        if not all(map(is_name, self.domain_search)):
-            raise ValueError(f"DHCP search list {self.domain_search}")
-        for route in self.classless_static_routes:
+        if not self.routes:
+            raise ValueError("DHCP static routes: none")
+        for route in self.routes:
             if not 0 <= route.prefix_len <= _MAX_PREFIX_LEN or _host_bits(route):
                 raise ValueError(f"DHCP route to {route.destination}/{route.prefix_len}")
 
-    def build(self, order: Iterable[int] = ()) -> bytes:
-        """Write all options that are present, then the end option.
-
-        The message type comes first, then the codes of *order* as far as there are such options
-        (one that is named twice comes once: twice would double its data), then the rest.
-        """
-        found: dict[int, bytes] = {
-            code: codec.build(value) for code, codec in _CODECS.items()
-            if (value := getattr(self, codec.field)) != _DEFAULTS[codec.field]}
-        # RFC 3046, 2.2: what the relay wants back is the last option, whatever the client asks for.
-        asked = (code for code in order if code != DhcpOption.RELAY_AGENT_INFORMATION)
-        codes = dict.fromkeys((DhcpOption.MESSAGE_TYPE, *asked, *found))
-        return b"".join(_build_option(code, found[code]) for code in codes if code in found) + _END
-
-
-class ClientFqdn(Value):
-    """Contents of option 81 (RFC 4702, section 2): flags, two result codes without use, a name.
-
-    *name* is in text form, encoded as labels if *is_encoded* (E flag), as ASCII otherwise.
-    """
-
-    name: str
-    server_updates: bool = False
-    server_overrides: bool = False
-    no_updates: bool = False
-    is_encoded: bool = True
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data."""
+        reader = _reader(cls.CODE, data)
+        routes: list[StaticRoute] = []
+        while reader.remaining or not routes:
+            prefix_len = reader.pull_u8()
+            if prefix_len > _MAX_PREFIX_LEN:
+                raise WireError(f"DHCP route: prefix length {prefix_len}")
+            destination = reader.pull_bytes(-(-prefix_len // 8)).ljust(4, b"\0")
+            route = StaticRoute(IPv4Address(destination), prefix_len, reader.pull_ip4())
+            if _host_bits(route):
+                raise WireError(f"DHCP route: {route.destination}/{prefix_len} has host bits")
+            routes.append(route)
+        return cls(tuple(routes))
 
     def build(self) -> bytes:
-        """Write the option's data; both result codes are 255, as RFC 4702, 2.2 has it."""
-        flags = (self.server_updates | self.server_overrides << 1 | self.is_encoded << 2
-                 | self.no_updates << 3)
-        name = dns_name.build_name(self.name) if self.is_encoded else self.name.encode("ascii")
-        return bytes((flags, 255, 255)) + name
-
-    @staticmethod
-    def parse_flags(data: bytes) -> tuple[bool, bool]:
-        """Tell whether a client that sent *data* has the S and the E flag; its name is of no use to us."""
-        return (bool(data[0] & 1), bool(data[0] & 4)) if data else (False, True)
+        """Write the option's data."""
+        return b"".join(bytes((route.prefix_len,)) + route.destination.packed[:-(-route.prefix_len // 8)]
+                        + route.router.packed for route in self.routes)
 
 
-class _Codec(NamedTuple):
-    """How the option of a code is read and written, and to which field it belongs."""
+class OtherOption(Value):
+    """An option of a code without a class here."""
 
-    field: str
-    pull: Callable[[Reader], Any]
-    build: Callable[[Any], bytes]
+    code: int
+    data: bytes
+
+    def __post_init__(self) -> None:
+        require_bits("DHCP option code", self.code, 8)
+        if self.code in OPTIONS or self.code in _CARRIERS:
+            raise ValueError(f"DHCP option {self.code} has another class")
+
+    def build(self) -> bytes:
+        """Write the option's data."""
+        return self.data
 
 
-def parse_options(areas: Iterable[bytes]) -> DhcpOptions:
-    """Read the options in *areas*, one field of the message after the other.
+KnownOption = (Netmask | Routers | NameServers | HostName | DomainName | LinkMtu | RequestedAddress
+               | LeaseTime | MessageTypeOption | ServerId | ParameterRequestList | Message | MaxMessageSize
+               | ClientId | RapidCommit | ClientFqdn | RelayAgentInformation | DomainSearch
+               | ClasslessStaticRoutes)
+DhcpOption = KnownOption | OtherOption
 
-    `WireError` for an option that ends behind its area, or of a known code with bad contents.
+OPTIONS: Mapping[int, type[KnownOption]] = {option.CODE: option for option in (
+    Netmask, Routers, NameServers, HostName, DomainName, LinkMtu, RequestedAddress, LeaseTime,
+    MessageTypeOption, ServerId, ParameterRequestList, Message, MaxMessageSize, ClientId, RapidCommit,
+    ClientFqdn, RelayAgentInformation, DomainSearch, ClasslessStaticRoutes)}
+
+
+def parse_options(areas: Iterable[bytes]) -> tuple[DhcpOption, ...]:
+    """Read the options in *areas*, fields of one message in order; return them sorted by code.
+
+    Raises `WireError` for an option that exceeds its area, and for bad contents of a known code.
     """
-    return decode_options([option for area in areas for option in split_area(area)])
-
-
-def decode_options(options: Iterable[tuple[int, bytes]]) -> DhcpOptions:
-    """Read *options*, code and data each; `WireError` for a known code with bad contents."""
-    parts: dict[int, bytes] = {}
-    for code, data in options:
-        parts[code] = parts.get(code, b"") + data
-    values = {}
-    for code, data in parts.items():
-        codec = _CODECS.get(code)
-        if codec is not None:
-            reader = Reader(data, f"DHCP {codec.field}")
-            values[codec.field] = codec.pull(reader)
-            if reader.remaining:
-                raise WireError(f"DHCP {codec.field}: {reader.remaining} bytes too many")
-    return DhcpOptions(**values)
+    return join_options([option for area in areas for option in split_area(area)])
 
 
 def split_area(area: bytes) -> list[tuple[int, bytes]]:
-    """Codes and data of the options in one field, up to the end option or the end of the field."""
+    """Return code and data of each option in one field, up to the end option or the end of the field."""
     found = []
     at, end = 0, len(area)
-    while at < end and (code := area[at]) != DhcpOption.END:
+    while at < end and (code := area[at]) != OptionCode.END:
         at += 1
-        if code == DhcpOption.PAD:
+        if code == OptionCode.PAD:
             continue
         if at == end or at + 1 + area[at] > end:
             raise WireError(f"DHCP option {code}: it ends behind the message")
@@ -205,8 +448,46 @@ def split_area(area: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
+def join_options(parts: Iterable[tuple[int, bytes]]) -> tuple[DhcpOption, ...]:
+    """Join *parts*, pairs of code and data, and parse them; raises `WireError` for bad contents."""
+    joined: dict[int, bytes] = {}
+    for code, data in parts:
+        if code not in _CARRIERS:
+            joined[code] = joined.get(code, b"") + data
+    options: list[DhcpOption] = []
+    for code, data in joined.items():
+        option = OPTIONS.get(code)
+        options.append(option.parse(data) if option else OtherOption(code, data))
+    return sort_options(options)
+
+
+def sort_options(options: Iterable[DhcpOption]) -> tuple[DhcpOption, ...]:
+    """Sort *options* by code, as a `DhcpMessage` holds them."""
+    return tuple(sorted(options, key=_code))
+
+
+def require_sorted(options: Iterable[DhcpOption]) -> None:
+    """Raise `ValueError` unless *options* have ascending codes, each once."""
+    codes = [_code(option) for option in options]
+    if codes != sorted(set(codes)):
+        raise ValueError(f"DHCP options with the codes {codes}")
+
+
+def build_options(options: Iterable[DhcpOption], order: Iterable[int] = ()) -> bytes:
+    """Write *options* and the end option.
+
+    The message type comes first, then those options whose codes *order* lists, then the rest sorted by code.
+    A code that *order* repeats is written once: a second time would double its data.
+    """
+    found = {_code(option): option.build() for option in options}
+    # RFC 3046 2.2: the relay agent's option comes last, whatever order the client asks for.
+    last = OptionCode.RELAY_AGENT_INFORMATION
+    front = dict.fromkeys(code for code in (OptionCode.MESSAGE_TYPE, *order, *sorted(found)) if code != last)
+    return b"".join(_build_option(code, found[code]) for code in (*front, last) if code in found) + _END
+
+
 def option_len(data_len: int) -> int:
-    """Bytes that an option with *data_len* bytes of data takes, parts of long ones included."""
+    """Return the encoded length of an option with *data_len* bytes of data, headers of all parts included."""
     return data_len + 2 * max(1, -(-data_len // MAX_CHUNK_LEN))
 
 
@@ -217,99 +498,17 @@ def _build_option(code: int, data: bytes) -> bytes:
     return b"".join(bytes((code, len(part))) + part for part in parts)
 
 
-def _pull_addresses(reader: Reader) -> tuple[IPv4Address, ...]:
-    addresses = [reader.pull_ip4()]
-    while reader.remaining:
-        addresses.append(reader.pull_ip4())
-    return tuple(addresses)
+def _code(option: DhcpOption) -> int:
+    return option.code if isinstance(option, OtherOption) else option.CODE
 
 
-def _build_addresses(addresses: tuple[IPv4Address, ...]) -> bytes:
-    return b"".join(address.packed for address in addresses)
+def _name(code: int) -> str:
+    return OptionCode(code).name.lower()
 
 
-def _pull_some(reader: Reader) -> bytes:
-    return reader.pull_bytes(1) + reader.pull_rest()
+def _reader(code: int, data: bytes) -> Reader:
+    return Reader(data, f"DHCP {_name(code)}")
 
 
-def _pull_flag(reader: Reader) -> bool:
-    # An option without data; whoever called finds any data left.
-    return reader is not None
-
-
-def _pull_message_type(reader: Reader) -> int:
-    message_type = reader.pull_u8()
-    if not message_type:
-        raise WireError("DHCP MESSAGE_TYPE: 0")
-    return message_type
-
-
-def _host_bits(route: DhcpRoute) -> int:
+def _host_bits(route: StaticRoute) -> int:
     return int(route.destination) & (0xffffffff >> route.prefix_len)
-
-
-def _pull_routes(reader: Reader) -> tuple[DhcpRoute, ...]:
-    """Read prefix lengths, as many bytes of destinations as they need, and routers."""
-    routes: list[DhcpRoute] = []
-    while reader.remaining or not routes:
-        prefix_len = reader.pull_u8()
-        if prefix_len > _MAX_PREFIX_LEN:
-            raise WireError(f"DHCP route: prefix length {prefix_len}")
-        destination = reader.pull_bytes(-(-prefix_len // 8)).ljust(4, b"\0")
-        route = DhcpRoute(IPv4Address(destination), prefix_len, reader.pull_ip4())
-        if _host_bits(route):
-            raise WireError(f"DHCP route: {route.destination}/{prefix_len} has host bits")
-        routes.append(route)
-    return tuple(routes)
-
-
-def _build_routes(routes: tuple[DhcpRoute, ...]) -> bytes:
-    return b"".join(bytes((route.prefix_len,)) + route.destination.packed[:-(-route.prefix_len // 8)]
-                    + route.router.packed for route in routes)
-
-
-def _pull_search(reader: Reader) -> tuple[str, ...]:
-    names = dns_name.parse_compressed(reader.pull_rest())
-    if not names:
-        raise WireError("DHCP search list: no name")
-    return names
-
-
-def _address(field: str) -> _Codec:
-    return _Codec(field, Reader.pull_ip4, lambda address: bytes(address.packed))
-
-
-def _addresses(field: str) -> _Codec:
-    return _Codec(field, _pull_addresses, _build_addresses)
-
-
-def _text(field: str) -> _Codec:
-    return _Codec(field, _pull_some, bytes)
-
-
-def _number(field: str, pull: Callable[[Reader], int], n_bytes: int) -> _Codec:
-    return _Codec(field, pull, lambda value: int(value).to_bytes(n_bytes, "big"))
-
-
-_CODECS: dict[int, _Codec] = {
-    DhcpOption.NETMASK: _address("netmask"),
-    DhcpOption.ROUTERS: _addresses("routers"),
-    DhcpOption.NAME_SERVERS: _addresses("name_servers"),
-    DhcpOption.HOST_NAME: _text("host_name"),
-    DhcpOption.DOMAIN_NAME: _text("domain_name"),
-    DhcpOption.MTU: _number("mtu", Reader.pull_u16, 2),
-    DhcpOption.REQUESTED_ADDRESS: _address("requested_address"),
-    DhcpOption.LEASE_TIME: _number("lease_time_s", Reader.pull_u32, 4),
-    DhcpOption.MESSAGE_TYPE: _number("message_type", _pull_message_type, 1),
-    DhcpOption.SERVER_ID: _address("server_id"),
-    DhcpOption.PARAMETER_REQUEST_LIST: _text("parameter_request_list"),
-    DhcpOption.MESSAGE: _text("message"),
-    DhcpOption.MAX_MESSAGE_SIZE: _number("max_message_size", Reader.pull_u16, 2),
-    DhcpOption.CLIENT_ID: _text("client_id"),
-    DhcpOption.RAPID_COMMIT: _Codec("rapid_commit", _pull_flag, lambda _: b""),
-    DhcpOption.CLIENT_FQDN: _text("client_fqdn"),
-    DhcpOption.DOMAIN_SEARCH: _Codec("domain_search", _pull_search, dns_name.build_compressed),
-    DhcpOption.CLASSLESS_STATIC_ROUTES: _Codec("classless_static_routes", _pull_routes, _build_routes),
-    DhcpOption.RELAY_AGENT_INFORMATION: _text("relay_agent_information"),
-}
-_DEFAULTS = DhcpOptions.DEFAULTS

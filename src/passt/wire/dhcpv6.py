@@ -1,13 +1,13 @@
-"""DHCPv6 messages between client and server (RFC 8415, 8) and what makes a client's valid.
+"""DHCPv6 messages between client and server (RFC 8415 8), and the rules for those of a client.
 
 ::
 
     0      1                4
     | type | transaction id | options ...
 
-`parse_request` is the door of a server: it holds a message to the rules of RFC 8415, 16 and 18.4,
-as far as they can be told without knowing the server. Messages of relay agents have another
-layout; nobody relays on a link with one guest, so they are refused.
+`parse_message` is the door of a server: it checks a message against RFC 8415 16 and 18.4, except where the
+check depends on the server. Messages of relay agents have another layout; a link with one guest needs no
+relay agent, so they are rejected.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from passt.errors import WireError
 from passt.light.values import IntEnum, Value
 from passt.wire.cursor import Reader, require_bits
 from passt.wire.dhcpv6_options import (
-    IN_MESSAGE,
+    OPTIONS,
     ClientFqdn,
     ClientId,
     Dhcpv6Option,
@@ -36,15 +36,16 @@ from passt.wire.dhcpv6_options import (
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from ipaddress import IPv6Address
     from typing import Self, TypeVar
+
+    from passt.wire.ip6 import Ip6Packet
 
     _Option = TypeVar("_Option")
 
 SERVER_PORT = 547
 CLIENT_PORT = 546
 MAX_REQUEST_LEN = 2048
-"""Clients send some hundred bytes; the limit bounds the time that a hostile message takes."""
+"""Clients send a few hundred bytes; the limit bounds the time that a hostile message takes."""
 
 _LAYOUT = struct.Struct("!I")
 _TRANSACTION_MASK = 0xffffff
@@ -52,7 +53,7 @@ _ONCE = (ClientId, ServerId, OptionRequest, RapidCommit, ClientFqdn)
 
 
 class MessageType(IntEnum):
-    """Messages between client and server (RFC 8415, 7.3)."""
+    """Messages between client and server (RFC 8415 7.3)."""
 
     SOLICIT = 1
     ADVERTISE = 2
@@ -75,7 +76,7 @@ _TO_ANY_SERVER = frozenset((MessageType.SOLICIT, MessageType.CONFIRM, MessageTyp
 
 
 class Dhcpv6Message(Value):
-    """One message; *transaction_id* has 24 bits."""
+    """One DHCPv6 message; *transaction_id* has 24 bits."""
 
     kind: MessageType
     transaction_id: int
@@ -83,13 +84,13 @@ class Dhcpv6Message(Value):
 
     def __post_init__(self) -> None:
         require_bits("DHCPv6 transaction id", self.transaction_id, 24)
-        require_known(self.options, IN_MESSAGE)
+        require_known(self.options, OPTIONS)
 
     @classmethod
     def parse(cls, data: bytes | memoryview) -> Self:
         """Read one message, all of *data*.
 
-        `WireError` for an unknown type or a relay agent's, and for options that are cut or bad.
+        Raises `WireError` for an unknown type, a type of relay agents, and truncated or bad options.
         """
         reader = Reader(data, "DHCPv6 message")
         first, = reader.pull(_LAYOUT)
@@ -98,7 +99,7 @@ class Dhcpv6Message(Value):
             raise WireError("DHCPv6: message of a relay agent")
         if kind not in _KINDS:
             raise WireError(f"DHCPv6: message type {kind}")
-        options = parse_options(reader.pull_rest(), IN_MESSAGE)
+        options = parse_options(reader.pull_rest(), OPTIONS)
         return cls(MessageType(kind), first & _TRANSACTION_MASK, options)
 
     def build(self) -> bytes:
@@ -106,21 +107,23 @@ class Dhcpv6Message(Value):
         return _LAYOUT.pack(self.kind << 24 | self.transaction_id) + build_options(self.options)
 
     def find(self, kind: type[_Option]) -> _Option | None:
-        """First option of class *kind*; None if there is none."""
+        """Return the first option of class *kind*; None if there is none."""
         return next((option for option in self.options if isinstance(option, kind)), None)
 
     @property
     def ias(self) -> tuple[Ia, ...]:
-        """Every IA, in order."""
+        """All IAs, in order."""
         return tuple(option for option in self.options if isinstance(option, IaNa | IaTa | IaPd))
 
 
-def parse_request(data: bytes | memoryview, destination: IPv6Address) -> Dhcpv6Message:
-    """Read a client's message to a server at *destination*.
+def parse_message(data: bytes | memoryview, packet: Ip6Packet) -> Dhcpv6Message:
+    """Read a client's message to a server, carried by *packet*.
 
-    `WireError` unless all of RFC 8415, 16 and 18.4 that concerns such a message is fulfilled, but for
-    the server identifier, which only the server can compare with its own.
+    Raises `WireError` if it violates RFC 8415 16 or 18.4; the server itself must still compare the server
+    identifier with its own.
     """
+    if packet.source.is_unspecified:
+        raise WireError("DHCPv6: no source address to answer to")
     if len(data) > MAX_REQUEST_LEN:
         raise WireError(f"DHCPv6: {len(data)} bytes, accepted are {MAX_REQUEST_LEN}")
     message = Dhcpv6Message.parse(data)
@@ -137,13 +140,13 @@ def parse_request(data: bytes | memoryview, destination: IPv6Address) -> Dhcpv6M
         raise WireError(f"DHCPv6 {name}: a server identifier")
     if message.ias and message.kind == MessageType.INFORMATION_REQUEST:
         raise WireError(f"DHCPv6 {name}: an IA")
-    if message.kind not in _TO_ONE_SERVER and not destination.is_multicast:
+    if message.kind not in _TO_ONE_SERVER and not packet.destination.is_multicast:
         raise WireError(f"DHCPv6 {name}: to a unicast address")
     return message
 
 
 def _check_duplicates(message: Dhcpv6Message) -> None:
-    """Refuse what may be there only once (RFC 8415, 21; IAIDs: 21.4, 21.5, 21.21)."""
+    """Reject repeated options that may occur once (RFC 8415 21), and repeated IAIDs (21.4, 21.5, 21.21)."""
     for kind in _ONCE:
         if sum(isinstance(option, kind) for option in message.options) > 1:
             raise WireError(f"DHCPv6 {message.kind.name}: more than one {kind.__name__}")

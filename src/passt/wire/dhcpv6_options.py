@@ -1,15 +1,14 @@
-"""Options of DHCPv6 messages (RFC 8415, 21; RFC 3646; RFC 4704).
+"""Options of DHCPv6 messages (RFC 8415 21; RFC 3646; RFC 4704).
 
 ::
 
     0      2        4
     | code | length | data ...          length counts data only
 
-An option inside another one is read only where the RFC lets it be: addresses and a status in an
-IA, a status in an address. So the depth of reading is fixed. Options of codes without a class in
-the table of their place are kept as `OtherOption`, for a receiver ignores what it does not know
-(section 16); an option of a code that has one, with contents that do not fit, makes the whole
-message invalid.
+Nested options are parsed only where the RFC allows them: addresses and a status in an IA, a status in an
+address. So the depth of parsing is fixed. An option without a class in the table of its place is kept as
+`OtherOption`, since receivers ignore unknown options (RFC 8415 16); an option that has one, with contents
+that do not fit, makes the whole message invalid.
 """
 
 from __future__ import annotations
@@ -21,22 +20,28 @@ from passt.errors import WireError
 from passt.facts.domain_name import is_name
 from passt.light.values import IntEnum, Value
 from passt.wire import dns_name
-from passt.wire.cursor import Reader, Writer, require_bits, require_len
+from passt.wire.cursor import Reader, expect_len, require_bits, require_len
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import ClassVar, Self, TypeVar
+    from collections.abc import Iterable, Mapping
+    from typing import ClassVar, Protocol, Self, TypeVar
 
-    _Option = TypeVar("_Option")
+    _Option_co = TypeVar("_Option_co", covariant=True)
+
+    class _OptionClass(Protocol[_Option_co]):
+        """A class of options, as `parse_options` needs it."""
+
+        def parse(self, data: bytes) -> _Option_co:
+            """Read the option's data."""
 
 HEADER_LEN = 4
 """Bytes of code and length before the data of every option."""
 INFINITY_S = 0xffffffff
-"""Time that never ends (RFC 8415, 7.7)."""
+"""Infinite lifetime (RFC 8415 7.7)."""
 MIN_DUID_LEN = 3
 MAX_DUID_LEN = 130
-"""Two bytes of type and 1 to 128 of identifier (RFC 8415, 11.1)."""
+"""Two bytes of type and 1 to 128 of identifier (RFC 8415 11.1)."""
 DUID_TYPE_LL = 3
 _HARDWARE_ETHERNET = 1
 _MAX_DATA_LEN = 0xffff
@@ -65,7 +70,7 @@ class OptionCode(IntEnum):
 
 
 class StatusCode(IntEnum):
-    """IANA "DHCPv6 Status Codes" that a server sends (RFC 8415, 21.13)."""
+    """IANA "DHCPv6 Status Codes" that a server sends (RFC 8415 21.13)."""
 
     SUCCESS = 0
     UNSPEC_FAIL = 1
@@ -77,12 +82,12 @@ class StatusCode(IntEnum):
 
 
 def make_duid_ll(mac: bytes) -> bytes:
-    """DUID of an Ethernet interface that keeps its address (RFC 8415, 11.4)."""
+    """Make the DUID of an Ethernet interface from its permanent address (RFC 8415 11.4)."""
     return struct.pack("!HH", DUID_TYPE_LL, _HARDWARE_ETHERNET) + mac
 
 
 class _DuidOption(Value):
-    """Identity of one side (RFC 8415, 21.2 and 21.3)."""
+    """DUID of client or server (RFC 8415 21.2 and 21.3)."""
 
     duid: bytes
 
@@ -96,7 +101,7 @@ class _DuidOption(Value):
             raise WireError(f"DHCPv6 DUID: {len(data)} bytes, must be {MIN_DUID_LEN} to {MAX_DUID_LEN}")
         return cls(data)
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         return self.duid
 
@@ -114,7 +119,7 @@ class ServerId(_DuidOption):
 
 
 class StatusOption(Value):
-    """How a request went (RFC 8415, 21.13); *status* is a `StatusCode` or any other 16-bit number."""
+    """Result of a request (RFC 8415 21.13); *status* is a `StatusCode` or any other 16-bit number."""
 
     CODE: ClassVar[int] = OptionCode.STATUS_CODE
 
@@ -127,7 +132,7 @@ class StatusOption(Value):
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Read the option's data; the message is UTF-8, without a zero at its end."""
+        """Read the option's data; the text is UTF-8 without a terminating zero."""
         reader = Reader(data, "DHCPv6 status")
         status = reader.pull_u16()
         try:
@@ -135,28 +140,28 @@ class StatusOption(Value):
         except UnicodeDecodeError as error:
             raise WireError("DHCPv6 status: message is not UTF-8") from error
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         return self.status.to_bytes(2, "big") + self.text.encode()
 
 
 class OtherOption(Value):
-    """An option without meaning to us in the place where it stands."""
+    """An option of a code without a class at its place."""
 
     code: int
-    content: bytes
+    data: bytes
 
     def __post_init__(self) -> None:
         require_bits("DHCPv6 option code", self.code, 16)
-        require_len("DHCPv6 option", self.content, 0, _MAX_DATA_LEN)
+        require_len("DHCPv6 option", self.data, 0, _MAX_DATA_LEN)
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
-        return self.content
+        return self.data
 
 
 class IaAddress(Value):
-    """One address of an IA (RFC 8415, 21.6)."""
+    """One address of an IA (RFC 8415 21.6)."""
 
     CODE: ClassVar[int] = OptionCode.IA_ADDRESS
 
@@ -178,7 +183,7 @@ class IaAddress(Value):
         options = parse_options(reader.pull_rest(), _IN_ADDRESS)
         return cls(IPv6Address(address), preferred_s, valid_s, options)
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         return (_IA_ADDRESS.pack(self.address.packed, self.preferred_s, self.valid_s)
                 + build_options(self.options))
@@ -188,7 +193,7 @@ IaOption = IaAddress | StatusOption | OtherOption
 
 
 class _TimedIa(Value):
-    """An IA with times for renewal (RFC 8415, 21.4 and 21.21); T1 and T2 are in seconds."""
+    """An IA with renewal times T1 and T2, in seconds (RFC 8415 21.4 and 21.21)."""
 
     iaid: int
     t1_s: int = 0
@@ -208,7 +213,7 @@ class _TimedIa(Value):
         iaid, t1_s, t2_s = reader.pull(_IA_TIMES)
         return cls(iaid, t1_s, t2_s, parse_options(reader.pull_rest(), _IN_IA))
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         return _IA_TIMES.pack(self.iaid, self.t1_s, self.t2_s) + build_options(self.options)
 
@@ -220,13 +225,13 @@ class IaNa(_TimedIa):
 
 
 class IaPd(_TimedIa):
-    """Delegated prefixes, which stay unread: nobody delegates any here."""
+    """Delegated prefixes; they are not parsed, since our server delegates none."""
 
     CODE: ClassVar[int] = OptionCode.IA_PD
 
 
 class IaTa(Value):
-    """Temporary addresses (RFC 8415, 21.5)."""
+    """Temporary addresses (RFC 8415 21.5)."""
 
     CODE: ClassVar[int] = OptionCode.IA_TA
 
@@ -243,13 +248,13 @@ class IaTa(Value):
         reader = Reader(data, "DHCPv6 IA_TA")
         return cls(reader.pull_u32(), parse_options(reader.pull_rest(), _IN_IA))
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         return self.iaid.to_bytes(4, "big") + build_options(self.options)
 
 
 class OptionRequest(Value):
-    """Codes of the options that the client wants (RFC 8415, 21.7)."""
+    """Codes of the options that the client wants (RFC 8415 21.7)."""
 
     CODE: ClassVar[int] = OptionCode.OPTION_REQUEST
 
@@ -266,13 +271,13 @@ class OptionRequest(Value):
             raise WireError(f"DHCPv6 option request: {len(data)} bytes, must be even")
         return cls(struct.unpack(f"!{len(data) // 2}H", data))
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         return struct.pack(f"!{len(self.codes)}H", *self.codes)
 
 
 class Preference(Value):
-    """How much the server wants to be chosen (RFC 8415, 21.8)."""
+    """Preference of the server, 0 to 255; clients choose the highest (RFC 8415 21.8)."""
 
     CODE: ClassVar[int] = OptionCode.PREFERENCE
 
@@ -284,32 +289,32 @@ class Preference(Value):
     @classmethod
     def parse(cls, data: bytes) -> Self:
         """Read the option's data."""
-        _require_data("preference", data, 1)
+        expect_len("DHCPv6 preference", data, 1)
         return cls(data[0])
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         return bytes((self.value,))
 
 
 class RapidCommit(Value):
-    """Two messages are enough (RFC 8415, 21.14)."""
+    """Asks for, or marks, an exchange of two messages instead of four (RFC 8415 21.14)."""
 
     CODE: ClassVar[int] = OptionCode.RAPID_COMMIT
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
         """Read the option's data: none."""
-        _require_data("rapid commit", data, 0)
+        expect_len("DHCPv6 rapid commit", data, 0)
         return cls()
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         return b""
 
 
 class DnsServers(Value):
-    """Resolvers, best first (RFC 3646, 3); a client may send an empty list."""
+    """Resolvers, best first (RFC 3646 3); a client may send an empty list."""
 
     CODE: ClassVar[int] = OptionCode.DNS_SERVERS
 
@@ -324,13 +329,13 @@ class DnsServers(Value):
             servers.append(reader.pull_ip6())
         return cls(tuple(servers))
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         return b"".join(server.packed for server in self.servers)
 
 
 class DomainList(Value):
-    """Names to search, as text (`facts.domain_name`; RFC 3646, 4); never compressed (RFC 8415, 10)."""
+    """Search list in text form (`passt.facts.domain_name`; RFC 3646 4), never compressed (RFC 8415 10)."""
 
     CODE: ClassVar[int] = OptionCode.DOMAIN_LIST
 
@@ -352,16 +357,16 @@ class DomainList(Value):
             names.append(name)
         return cls(tuple(names))
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         return dns_name.build_names(self.names)
 
 
 class ClientFqdn(Value):
-    """Name of the client and who tells the DNS of it (RFC 4704, 4).
+    """Name of the client, and who updates the DNS with it (RFC 4704 4).
 
-    *flags* are S (1), O (2) and N (4) among bits without meaning. *name* is in text form; one that is
-    not *is_complete* wants a domain added, and may be empty.
+    *flags* are S (1), O (2) and N (4); other bits have no meaning. *name* is in text form. With *is_complete*
+    False it is a part without domain, maybe empty.
     """
 
     CODE: ClassVar[int] = OptionCode.CLIENT_FQDN
@@ -389,75 +394,58 @@ class ClientFqdn(Value):
             raise WireError("DHCPv6 FQDN: not one name")
         return cls(flags, name, is_complete)
 
-    def data(self) -> bytes:
+    def build(self) -> bytes:
         """Write the option's data."""
         encoded = dns_name.build_name(self.name) if self.name else b"\0"
         return bytes((self.flags,)) + (encoded if self.is_complete else encoded[:-1])
 
 
 Ia = IaNa | IaTa | IaPd
-Dhcpv6Option = (ClientId | ServerId | Ia | IaAddress | OptionRequest | Preference | StatusOption | RapidCommit
-                | DnsServers | DomainList | ClientFqdn | OtherOption)
+MessageOption = (ClientId | ServerId | Ia | OptionRequest | Preference | StatusOption | RapidCommit
+                 | DnsServers | DomainList | ClientFqdn)
+Dhcpv6Option = MessageOption | IaAddress | OtherOption
 
-_IN_ADDRESS: Mapping[int, Callable[[bytes], StatusOption]] = {StatusOption.CODE: StatusOption.parse}
-_IN_IA: Mapping[int, Callable[[bytes], IaAddress | StatusOption]] = {
-    IaAddress.CODE: IaAddress.parse,
-    StatusOption.CODE: StatusOption.parse,
-}
-IN_MESSAGE: Mapping[int, Callable[[bytes], Dhcpv6Option]] = {
-    ClientId.CODE: ClientId.parse,
-    ServerId.CODE: ServerId.parse,
-    IaNa.CODE: IaNa.parse,
-    IaTa.CODE: IaTa.parse,
-    IaPd.CODE: IaPd.parse,
-    OptionRequest.CODE: OptionRequest.parse,
-    Preference.CODE: Preference.parse,
-    StatusOption.CODE: StatusOption.parse,
-    RapidCommit.CODE: RapidCommit.parse,
-    DnsServers.CODE: DnsServers.parse,
-    DomainList.CODE: DomainList.parse,
-    ClientFqdn.CODE: ClientFqdn.parse,
-}
-"""Options that stand in a message itself."""
+_IN_ADDRESS: Mapping[int, _OptionClass[StatusOption]] = {StatusOption.CODE: StatusOption}
+_IN_IA: Mapping[int, _OptionClass[IaAddress | StatusOption]] = {
+    option.CODE: option for option in (IaAddress, StatusOption)}
+OPTIONS: Mapping[int, _OptionClass[MessageOption]] = {option.CODE: option for option in (
+    ClientId, ServerId, IaNa, IaTa, IaPd, OptionRequest, Preference, StatusOption, RapidCommit, DnsServers,
+    DomainList, ClientFqdn)}
+"""Options directly in a message; the two tables above are of nested options."""
 
 
 def parse_options(data: bytes,
-                  parsers: Mapping[int, Callable[[bytes], _Option]]) -> tuple[_Option | OtherOption, ...]:
-    """Read options up to the end of *data*, those in *parsers* by them.
+                  known: Mapping[int, _OptionClass[_Option_co]]) -> tuple[_Option_co | OtherOption, ...]:
+    """Read options up to the end of *data*; *known* is the table of this place.
 
-    `WireError` for a header or length past the end, or bad contents of an option in *parsers*.
+    Raises `WireError` for a header or length that exceeds *data*, and for bad contents of a known option.
     """
     reader = Reader(data, "DHCPv6 options")
-    options: list[_Option | OtherOption] = []
+    options: list[_Option_co | OtherOption] = []
     while reader.remaining:
         code, length = reader.pull(_HEADER)
         content = reader.pull_bytes(length)
-        parser = parsers.get(code)
-        options.append(parser(content) if parser else OtherOption(code, content))
+        option = known.get(code)
+        options.append(option.parse(content) if option else OtherOption(code, content))
     return tuple(options)
 
 
-def build_options(options: tuple[Dhcpv6Option, ...]) -> bytes:
+def build_options(options: Iterable[Dhcpv6Option]) -> bytes:
     """Write *options* one after the other."""
-    writer = Writer()
-    for option in options:
-        data = option.data()
-        writer.push(_HEADER, _code(option), len(data))
-        writer.push_bytes(data)
-    return writer.build()
+    return b"".join(_build_option(option) for option in options)
 
 
-def require_known(options: tuple[Dhcpv6Option, ...], parsers: Mapping[int, object]) -> None:
-    """Raise `ValueError` for an option of *options* that would be read as another: each has its class."""
+def require_known(options: tuple[Dhcpv6Option, ...], known: Mapping[int, object]) -> None:
+    """Raise `ValueError` for an option that would be parsed as another class at this place."""
     for option in options:
-        if isinstance(option, OtherOption) == (_code(option) in parsers):
+        if isinstance(option, OtherOption) == (_code(option) in known):
             raise ValueError(f"DHCPv6 option {_code(option)} in the wrong place")
+
+
+def _build_option(option: Dhcpv6Option) -> bytes:
+    data = option.build()
+    return _HEADER.pack(_code(option), len(data)) + data
 
 
 def _code(option: Dhcpv6Option) -> int:
     return option.code if isinstance(option, OtherOption) else option.CODE
-
-
-def _require_data(what: str, data: bytes, length: int) -> None:
-    if len(data) != length:
-        raise WireError(f"DHCPv6 {what}: {len(data)} bytes, must be {length}")

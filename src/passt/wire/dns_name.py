@@ -1,9 +1,9 @@
-"""Domain names as sequences of labels (RFC 1035, 3.1), one by one or as a list.
+"""Domain names encoded as labels (RFC 1035 3.1), single names and lists.
 
-DHCPv6 and router advertisements carry a search list without compression (RFC 8415, section 10;
-RFC 8106, 5.2): `build_names`. DHCP carries it compressed, pointers counting from the first byte of
-the option's data (RFC 3397, section 2): `build_compressed`. `fit_names` chooses what a message has
-room for. The text form is that of `passt.facts.domain_name`.
+`build_names` writes the search list of DHCPv6 and of router advertisements, which is not compressed
+(RFC 8415 10; RFC 8106 5.2). `build_compressed` writes that of DHCP, whose compression pointers count from the
+first byte of the option's data (RFC 3397 2). `fit_names` selects the names that a message has room for. The
+text form is that of `passt.facts.domain_name`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _POINTER = 0xc000
 _POINTER_BITS = 0xc0
 _MAX_POINTER = 0x3fff
-"""A pointer is two bytes, the first two bits of which are ones (RFC 1035, 4.1.4)."""
+"""A pointer has two bytes; its first two bits are ones (RFC 1035 4.1.4)."""
 
 
 def build_name(name: str) -> bytes:
@@ -34,9 +34,9 @@ def build_names(names: Iterable[str]) -> bytes:
 
 
 def build_compressed(names: Iterable[str]) -> bytes:
-    """Encode *names* one after the other; endings that were there before become pointers to them.
+    """Encode *names* one after the other; an ending that occurred before becomes a pointer.
 
-    Endings are the same whatever the case of their letters (RFC 1035, 2.3.3).
+    Endings are compared without regard to case (RFC 1035 2.3.3).
     """
     data = bytearray()
     known: dict[str, int] = {}
@@ -57,9 +57,9 @@ def build_compressed(names: Iterable[str]) -> bytes:
 
 def fit_names(names: Iterable[str], room: int,
               build: Callable[[Iterable[str]], bytes]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split *names* into those that `build` encodes in *room* bytes altogether, and those left out.
+    """Split *names* into those that *build* encodes in *room* bytes altogether, and those left out.
 
-    Earlier names go first; a long one that has to be left out does not keep out a shorter one.
+    Earlier names take precedence; a shorter name may fit after a longer one was left out.
     """
     fitting: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ def fit_names(names: Iterable[str], room: int,
 
 
 def pull_name(reader: Reader) -> str:
-    """Read one name; "" for the root. `WireError` for compression, bad characters or excess length."""
+    """Read one name; "" for the root. Raises `WireError` for compression, bad characters, excess length."""
     labels = []
     while length := reader.pull_u8():
         if length > MAX_LABEL_LEN:
@@ -82,11 +82,11 @@ def pull_name(reader: Reader) -> str:
 
 
 def parse_compressed(data: bytes) -> tuple[str, ...]:
-    """Read a list of names that may point into each other, up to the end of *data*.
+    """Read a list of names with compression pointers, up to the end of *data*.
 
-    A pointer leads to what stands before the labels that it ends, so that each step goes back and
-    no pointer can loop (RFC 1035, 4.1.4: a prior occurrence). `WireError` for any other pointer, for
-    the root, and as `pull_name`.
+    A pointer must lead to a position before the labels that it ends (RFC 1035 4.1.4: a prior occurrence).
+    So each step goes back and no pointer can loop. Raises `WireError` for any other pointer, for the root,
+    and as `pull_name`.
     """
     names = []
     reader = Reader(data, "DNS names")

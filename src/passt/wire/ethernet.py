@@ -1,20 +1,19 @@
-"""Ethernet II frames, without FCS.
+"""Ethernet II frames without FCS.
 
 ::
 
     0               6             12     14
     | destination   | source      | type | payload ...
 
-The payload may end in padding up to 60 bytes of frame; only the layer above knows its real length.
+Short frames are padded to 60 bytes; only the layer above knows the real length of the payload.
 """
 
 from __future__ import annotations
 
 import struct
 
-from passt.errors import WireError
 from passt.light.values import IntEnum, Value
-from passt.wire.cursor import require_bits, require_mac
+from passt.wire.cursor import Reader, require_bits, require_mac
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -22,11 +21,11 @@ if TYPE_CHECKING:
 
 _LAYOUT = struct.Struct("!6s6sH")
 MIN_FRAME_LEN = 60
-"""Least length without FCS (IEEE 802.3, 4.4.2: 64 bytes with it)."""
+"""Minimum length without FCS (IEEE 802.3 4.4.2: 64 bytes with it)."""
 
 
 class EtherType(IntEnum):
-    """Kinds of payload that we know; a frame may carry any 16-bit value."""
+    """Payload types used here; a frame may carry any 16-bit value."""
 
     IP4 = 0x0800
     ARP = 0x0806
@@ -48,17 +47,16 @@ class EthernetFrame(Value):
 
     @classmethod
     def parse(cls, data: bytes | memoryview) -> Self:
-        """Read one frame; `WireError` if it is shorter than the header."""
-        if len(data) < _LAYOUT.size:
-            raise WireError(f"Ethernet: {len(data)} bytes, need {_LAYOUT.size}")
-        destination, source, ether_type = _LAYOUT.unpack_from(data)
-        return cls(destination, source, ether_type, bytes(data[_LAYOUT.size:]))
+        """Read one frame. Raises `WireError` if it is shorter than the header."""
+        reader = Reader(data, "Ethernet")
+        destination, source, ether_type = reader.pull(_LAYOUT)
+        return cls(destination, source, ether_type, reader.pull_rest())
 
     def build(self) -> bytes:
-        """Write the frame without padding; see `pad`."""
+        """Write the frame without padding (see `pad`)."""
         return _LAYOUT.pack(self.destination, self.source, self.ether_type) + self.payload
 
 
 def pad(frame: bytes) -> bytes:
-    """Append zeros up to the least length of an Ethernet frame."""
+    """Append zeros up to the minimum length of an Ethernet frame."""
     return frame.ljust(MIN_FRAME_LEN, b"\0")

@@ -12,8 +12,8 @@ import struct
 
 from passt.errors import WireError
 from passt.light.values import IntEnum, Value
-from passt.wire.checksum import internet_checksum, pseudo_header6
-from passt.wire.cursor import require_bits, require_len
+from passt.wire.checksum import internet_checksum, pseudo_header
+from passt.wire.cursor import Reader, require_bits, require_len
 from passt.wire.ip4 import IpProtocol
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -26,14 +26,14 @@ _HEADER_LEN = _LAYOUT.size
 
 
 class Icmp6Type(IntEnum):
-    """Types that the control plane names (RFC 4443, RFC 4861)."""
+    """Types used by the control plane (RFC 4443, RFC 4861)."""
 
     ECHO_REQUEST = 128
     ECHO_REPLY = 129
     ROUTER_SOLICITATION = 133
     ROUTER_ADVERTISEMENT = 134
-    NEIGHBOR_SOLICITATION = 135
-    NEIGHBOR_ADVERTISEMENT = 136
+    NEIGHBOUR_SOLICITATION = 135
+    NEIGHBOUR_ADVERTISEMENT = 136
     REDIRECT = 137
 
 
@@ -51,22 +51,20 @@ class Icmp6Message(Value):
 
     @classmethod
     def parse(cls, data: bytes | memoryview, source: IPv6Address, destination: IPv6Address) -> Self:
-        """Read the message that went from *source* to *destination*; all of *data* belongs to it.
+        """Read the message in a packet from *source* to *destination*; all of *data* belongs to it.
 
-        `WireError` if it is short or the checksum is bad (RFC 4443, 2.3; ND demands the check in
-        RFC 4861, 6.1 and 7.1; no link offloads it).
+        Raises `WireError` if it is short or has a bad checksum (RFC 4443 2.3; RFC 4861 6.1 and 7.1 demand the
+        check for ND; links do not offload this checksum).
         """
-        if len(data) < _HEADER_LEN:
-            raise WireError(f"ICMPv6: {len(data)} bytes, need {_HEADER_LEN}")
-        pseudo_header = pseudo_header6(source, destination, IpProtocol.ICMP6, len(data))
-        if internet_checksum(pseudo_header, bytes(data)):
+        reader = Reader(data, "ICMPv6")
+        kind, code, _ = reader.pull(_LAYOUT)
+        if internet_checksum(pseudo_header(source, destination, IpProtocol.ICMP6, len(data)), bytes(data)):
             raise WireError("ICMPv6: bad checksum")
-        kind, code, _ = _LAYOUT.unpack_from(data)
-        return cls(kind, code, bytes(data[_HEADER_LEN:]))
+        return cls(kind, code, reader.pull_rest())
 
     def build(self, source: IPv6Address, destination: IPv6Address) -> bytes:
-        """Write the message as sent from *source* to *destination*, checksum complete."""
-        pseudo_header = pseudo_header6(source, destination, IpProtocol.ICMP6, _HEADER_LEN + len(self.body))
+        """Write the message for a packet from *source* to *destination*, with its checksum."""
+        pseudo = pseudo_header(source, destination, IpProtocol.ICMP6, _HEADER_LEN + len(self.body))
         header = _LAYOUT.pack(self.kind, self.code, 0)
-        checksum = internet_checksum(pseudo_header, header, self.body)
+        checksum = internet_checksum(pseudo, header, self.body)
         return _LAYOUT.pack(self.kind, self.code, checksum) + self.body

@@ -1,4 +1,4 @@
-"""IPv4 headers of control traffic (RFC 791). Options are skipped, fragments refused.
+"""IPv4 packets of control traffic (RFC 791). Options are skipped, fragments rejected.
 
 ::
 
@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 from passt.errors import WireError
 from passt.light.values import IntEnum, Value
 from passt.wire.checksum import internet_checksum
-from passt.wire.cursor import require_bits, require_len
+from passt.wire.cursor import Reader, require_bits, require_len
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ _LAYOUT = struct.Struct("!BBHHHBBH4s4s")
 _HEADER_LEN = _LAYOUT.size
 _DONT_FRAGMENT = 0x4000
 _FRAGMENT_MASK = 0x3fff
-"""More-fragments flag and offset: any bit set means a fragment."""
+"""More-fragments flag and offset: a fragment has at least one of these bits."""
 _CHECKSUM_AT = slice(10, 12)
 
 
 class IpProtocol(IntEnum):
-    """IANA protocol numbers, IPv6 next headers among them."""
+    """IANA protocol numbers, including next headers of IPv6."""
 
     HOP_BY_HOP = 0
     ICMP = 1
@@ -43,7 +43,7 @@ class IpProtocol(IntEnum):
 
 
 class Ip4Packet(Value):
-    """One whole packet without options."""
+    """One unfragmented packet without options."""
 
     source: IPv4Address
     destination: IPv4Address
@@ -65,12 +65,11 @@ class Ip4Packet(Value):
     def parse(cls, data: bytes | memoryview) -> Self:
         """Read one packet; bytes after its total length are Ethernet padding.
 
-        `WireError` for bad version, lengths or header checksum (RFC 1122, 3.2.1.2: silently
-        discard) and for a fragment: no control message needs one.
+        Raises `WireError` for a bad version, length or header checksum (RFC 1122 3.2.1.2: silently discard)
+        and for a fragment, which no control message needs.
         """
-        if len(data) < _HEADER_LEN:
-            raise WireError(f"IPv4: {len(data)} bytes, need {_HEADER_LEN}")
-        first, tos, total_len, ident, flags, ttl, protocol, _, source, destination = _LAYOUT.unpack_from(data)
+        reader = Reader(data, "IPv4")
+        first, tos, total_len, ident, flags, ttl, protocol, _, source, destination = reader.pull(_LAYOUT)
         header_len = (first & 0xf) * 4
         if first >> 4 != 4:
             raise WireError(f"IPv4: version {first >> 4}")
@@ -80,11 +79,13 @@ class Ip4Packet(Value):
             raise WireError("IPv4: bad header checksum")
         if flags & _FRAGMENT_MASK:
             raise WireError("IPv4: fragment")
-        return cls(IPv4Address(source), IPv4Address(destination), protocol, bytes(data[header_len:total_len]),
-                   ttl, tos, ident, bool(flags & _DONT_FRAGMENT))
+        reader.pull_bytes(header_len - _HEADER_LEN)
+        payload = reader.pull_bytes(total_len - header_len)
+        return cls(IPv4Address(source), IPv4Address(destination), protocol, payload, ttl, tos, ident,
+                   bool(flags & _DONT_FRAGMENT))
 
     def build(self) -> bytes:
-        """Write header and payload, checksum complete."""
+        """Write header and payload, with the header checksum."""
         header = bytearray(_LAYOUT.pack(
             0x45, self.tos, _HEADER_LEN + len(self.payload), self.identification,
             _DONT_FRAGMENT if self.dont_fragment else 0, self.ttl, self.protocol, 0,

@@ -1,4 +1,4 @@
-"""IPv6 headers of control traffic (RFC 8200). Fragments are refused.
+"""IPv6 packets of control traffic (RFC 8200). Fragments are rejected.
 
 ::
 
@@ -21,13 +21,12 @@ if TYPE_CHECKING:
     from typing import Self
 
 _LAYOUT = struct.Struct("!IHBB16s16s")
-_HEADER_LEN = _LAYOUT.size
 _VERSION = 6
 _EXTENSIONS = frozenset((IpProtocol.HOP_BY_HOP, IpProtocol.ROUTING, IpProtocol.DESTINATION_OPTIONS))
 
 
 class Ip6Packet(Value):
-    """One packet; *payload* is what follows the fixed header, extension headers included."""
+    """One packet; *payload* starts after the fixed header and includes extension headers."""
 
     source: IPv6Address
     destination: IPv6Address
@@ -50,19 +49,17 @@ class Ip6Packet(Value):
     def parse(cls, data: bytes | memoryview) -> Self:
         """Read one packet; bytes after its payload length are Ethernet padding.
 
-        `WireError` for bad version or lengths and for a multicast source (RFC 4291, 2.7).
+        Raises `WireError` for a bad version or length and for a multicast source (RFC 4291 2.7).
         """
-        if len(data) < _HEADER_LEN:
-            raise WireError(f"IPv6: {len(data)} bytes, need {_HEADER_LEN}")
-        first, payload_len, next_header, hop_limit, source, destination = _LAYOUT.unpack_from(data)
+        reader = Reader(data, "IPv6")
+        first, payload_len, next_header, hop_limit, source, destination = reader.pull(_LAYOUT)
         if first >> 28 != _VERSION:
             raise WireError(f"IPv6: version {first >> 28}")
-        end = _HEADER_LEN + payload_len
-        if end > len(data):
-            raise WireError(f"IPv6: payload {payload_len}, present {len(data) - _HEADER_LEN} bytes")
+        if payload_len > reader.remaining:
+            raise WireError(f"IPv6: payload {payload_len}, present {reader.remaining} bytes")
         if source[0] == 0xff:
             raise WireError("IPv6: source address is multicast")
-        return cls(IPv6Address(source), IPv6Address(destination), next_header, bytes(data[_HEADER_LEN:end]),
+        return cls(IPv6Address(source), IPv6Address(destination), next_header, reader.pull_bytes(payload_len),
                    hop_limit, first >> 20 & 0xff, first & 0xfffff)
 
     def build(self) -> bytes:
@@ -72,11 +69,10 @@ class Ip6Packet(Value):
                             self.source.packed, self.destination.packed) + self.payload
 
     def upper_layer(self) -> tuple[int, bytes]:
-        """Walk the extension headers (RFC 8200, section 4): the protocol after them, and its bytes.
+        """Walk the extension headers (RFC 8200 4); return the protocol after them and its data.
 
-        `WireError` for a chain that ends in the middle of a header and for a fragment, which ND
-        forbids (RFC 6980) and DHCPv6 does not need. The walk ends because each header takes at
-        least 8 bytes of the payload.
+        Raises `WireError` for a truncated header and for a fragment, which ND forbids (RFC 6980) and DHCPv6
+        does not need. The walk ends because each header takes at least 8 bytes of the payload.
         """
         reader = Reader(self.payload, "IPv6 extension header")
         next_header = self.next_header

@@ -1,14 +1,14 @@
-"""Neighbor Discovery messages (RFC 4861, section 4) and what makes them valid.
+"""Neighbour discovery messages (RFC 4861 4), and the rules for the packets that carry them.
 
 Bodies, after the four bytes of the ICMPv6 header::
 
-    solicitation of a router       0 reserved  4 options ...
-    router advertisement           0 hop limit 1 flags 2 lifetime 4 reachable 8 retransmit 12 options ...
-    solicitation of a neighbour    0 reserved  4 target  20 options ...
-    neighbour advertisement        0 flags     4 target  20 options ...
+    router solicitation        0 reserved  4 options ...
+    router advertisement       0 hop limit 1 flags 2 lifetime 4 reachable 8 retransmit 12 options ...
+    neighbour solicitation     0 reserved  4 target  20 options ...
+    neighbour advertisement    0 flags     4 target  20 options ...
 
-`parse_message` is the door: it holds a packet to the rules of RFC 4861, 6.1 and 7.1 that concern
-the envelope (hop limit 255: not forwarded by a router; code 0; addresses that fit the message).
+`parse_message` is the door: it checks the packet around a message against RFC 4861 6.1 and 7.1 (hop limit
+255, so no router forwarded it; code 0; addresses that fit the message).
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 
 _ROUTER_SOLICITATION = struct.Struct("!4x")
 _ROUTER_ADVERTISEMENT = struct.Struct("!BBHII")
-_NEIGHBOR = struct.Struct("!B3x16s")
+_NEIGHBOUR = struct.Struct("!B3x16s")
 _HOP_LIMIT = 255
 
 
 class RouterSolicitation(Value):
-    """RFC 4861, 4.1."""
+    """Router solicitation (RFC 4861 4.1)."""
 
     KIND: ClassVar[int] = Icmp6Type.ROUTER_SOLICITATION
 
     options: tuple[NdpOption, ...] = ()
 
     @classmethod
-    def parse(cls, body: bytes) -> Self:
-        """Read the body; `WireError` if it is short or an option is bad."""
-        reader = Reader(body, "router solicitation")
+    def parse(cls, data: bytes) -> Self:
+        """Read the body. Raises `WireError` if it is short or has a bad option."""
+        reader = Reader(data, "router solicitation")
         reader.pull(_ROUTER_SOLICITATION)
         return cls(parse_options(reader.pull_rest()))
 
@@ -55,7 +55,7 @@ class RouterSolicitation(Value):
 
 
 class RouterAdvertisement(Value):
-    """RFC 4861, 4.2; *hop_limit*, *reachable_ms* and *retransmit_ms* 0 mean "unspecified"."""
+    """Router advertisement (RFC 4861 4.2); 0 as *hop_limit*, *reachable_ms*, *retransmit_ms*: unspecified."""
 
     KIND: ClassVar[int] = Icmp6Type.ROUTER_ADVERTISEMENT
     _MANAGED: ClassVar[int] = 0x80
@@ -76,9 +76,9 @@ class RouterAdvertisement(Value):
         require_bits("RA retransmit timer", self.retransmit_ms, 32)
 
     @classmethod
-    def parse(cls, body: bytes) -> Self:
-        """Read the body; `WireError` if it is short or an option is bad."""
-        reader = Reader(body, "router advertisement")
+    def parse(cls, data: bytes) -> Self:
+        """Read the body. Raises `WireError` if it is short or has a bad option."""
+        reader = Reader(data, "router advertisement")
         hop_limit, flags, lifetime_s, reachable_ms, retransmit_ms = reader.pull(_ROUTER_ADVERTISEMENT)
         return cls(hop_limit, bool(flags & cls._MANAGED), bool(flags & cls._OTHER), lifetime_s,
                    reachable_ms, retransmit_ms, parse_options(reader.pull_rest()))
@@ -90,10 +90,10 @@ class RouterAdvertisement(Value):
                                           self.retransmit_ms) + build_options(self.options)
 
 
-class NeighborSolicitation(Value):
-    """RFC 4861, 4.3."""
+class NeighbourSolicitation(Value):
+    """Neighbour solicitation (RFC 4861 4.3)."""
 
-    KIND: ClassVar[int] = Icmp6Type.NEIGHBOR_SOLICITATION
+    KIND: ClassVar[int] = Icmp6Type.NEIGHBOUR_SOLICITATION
 
     target: IPv6Address
     options: tuple[NdpOption, ...] = ()
@@ -102,20 +102,20 @@ class NeighborSolicitation(Value):
         _require_unicast(self.target)
 
     @classmethod
-    def parse(cls, body: bytes) -> Self:
-        """Read the body; `WireError` if it is short, the target is multicast or an option is bad."""
-        _, target, options = _parse_neighbor(body, "neighbour solicitation")
+    def parse(cls, data: bytes) -> Self:
+        """Read the body. Raises `WireError` if it is short or has a multicast target or a bad option."""
+        _, target, options = _parse_neighbour(data, "neighbour solicitation")
         return cls(target, options)
 
     def build(self) -> bytes:
         """Write the body."""
-        return _NEIGHBOR.pack(0, self.target.packed) + build_options(self.options)
+        return _NEIGHBOUR.pack(0, self.target.packed) + build_options(self.options)
 
 
-class NeighborAdvertisement(Value):
-    """RFC 4861, 4.4."""
+class NeighbourAdvertisement(Value):
+    """Neighbour advertisement (RFC 4861 4.4)."""
 
-    KIND: ClassVar[int] = Icmp6Type.NEIGHBOR_ADVERTISEMENT
+    KIND: ClassVar[int] = Icmp6Type.NEIGHBOUR_ADVERTISEMENT
     _ROUTER: ClassVar[int] = 0x80
     _SOLICITED: ClassVar[int] = 0x40
     _OVERRIDE: ClassVar[int] = 0x20
@@ -130,35 +130,35 @@ class NeighborAdvertisement(Value):
         _require_unicast(self.target)
 
     @classmethod
-    def parse(cls, body: bytes) -> Self:
-        """Read the body; `WireError` if it is short, the target is multicast or an option is bad."""
-        flags, target, options = _parse_neighbor(body, "neighbour advertisement")
+    def parse(cls, data: bytes) -> Self:
+        """Read the body. Raises `WireError` if it is short or has a multicast target or a bad option."""
+        flags, target, options = _parse_neighbour(data, "neighbour advertisement")
         return cls(target, bool(flags & cls._ROUTER), bool(flags & cls._SOLICITED),
                    bool(flags & cls._OVERRIDE), options)
 
     def build(self) -> bytes:
         """Write the body."""
         flags = self.router * self._ROUTER | self.solicited * self._SOLICITED | self.override * self._OVERRIDE
-        return _NEIGHBOR.pack(flags, self.target.packed) + build_options(self.options)
+        return _NEIGHBOUR.pack(flags, self.target.packed) + build_options(self.options)
 
 
-NdpMessage = RouterSolicitation | RouterAdvertisement | NeighborSolicitation | NeighborAdvertisement
+NdpMessage = RouterSolicitation | RouterAdvertisement | NeighbourSolicitation | NeighbourAdvertisement
 
 _MESSAGES: dict[int, type[NdpMessage]] = {
     cls.KIND: cls
-    for cls in (RouterSolicitation, RouterAdvertisement, NeighborSolicitation, NeighborAdvertisement)
+    for cls in (RouterSolicitation, RouterAdvertisement, NeighbourSolicitation, NeighbourAdvertisement)
 }
 
 
 def is_ndp(kind: int) -> bool:
-    """Whether ICMPv6 type *kind* is one that `parse_message` reads."""
+    """Return whether `parse_message` reads messages of ICMPv6 type *kind*."""
     return kind in _MESSAGES
 
 
-def parse_message(packet: Ip6Packet, icmp: Icmp6Message) -> NdpMessage:
-    """Read *icmp*, of a type for which `is_ndp` holds, that came in *packet*.
+def parse_message(icmp: Icmp6Message, packet: Ip6Packet) -> NdpMessage:
+    """Read the message in *icmp*, carried by *packet*; its type must be one that `is_ndp` accepts.
 
-    `WireError` unless all of RFC 4861, 6.1.1, 6.1.2, 7.1.1 or 7.1.2 is fulfilled.
+    Raises `WireError` for any violation of RFC 4861 6.1.1, 6.1.2, 7.1.1 or 7.1.2.
     """
     if packet.hop_limit != _HOP_LIMIT:
         raise WireError(f"ND: hop limit {packet.hop_limit}, the packet was forwarded")
@@ -171,18 +171,18 @@ def parse_message(packet: Ip6Packet, icmp: Icmp6Message) -> NdpMessage:
         case RouterAdvertisement():
             if not packet.source.is_link_local:
                 raise WireError("router advertisement: source is not link-local")
-        case NeighborSolicitation(target=target):
+        case NeighbourSolicitation(target=target):
             _check_unspecified_source(packet, message.options)
             if packet.source.is_unspecified and packet.destination != solicited_node(target):
                 raise WireError("neighbour solicitation: unspecified source, not to the solicited-node group")
-        case NeighborAdvertisement(solicited=solicited):
+        case NeighbourAdvertisement(solicited=solicited):
             if solicited and packet.destination.is_multicast:
                 raise WireError("neighbour advertisement: solicited, but to a group")
     return message
 
 
 def build_message(message: NdpMessage) -> Icmp6Message:
-    """Wrap *message* for ICMPv6; it must be sent with hop limit 255."""
+    """Wrap *message* in ICMPv6; the packet must have hop limit 255."""
     return Icmp6Message(message.KIND, 0, message.build())
 
 
@@ -191,12 +191,12 @@ def _check_unspecified_source(packet: Ip6Packet, options: tuple[NdpOption, ...])
         raise WireError("ND: unspecified source with a source link-layer address")
 
 
-def _parse_neighbor(body: bytes, what: str) -> tuple[int, IPv6Address, tuple[NdpOption, ...]]:
-    reader = Reader(body, what)
-    flags, packed = reader.pull(_NEIGHBOR)
+def _parse_neighbour(data: bytes, name: str) -> tuple[int, IPv6Address, tuple[NdpOption, ...]]:
+    reader = Reader(data, name)
+    flags, packed = reader.pull(_NEIGHBOUR)
     target = IPv6Address(packed)
     if target.is_multicast:
-        raise WireError(f"{what}: target is multicast")
+        raise WireError(f"{name}: target is multicast")
     return flags, target, parse_options(reader.pull_rest())
 
 

@@ -5,8 +5,8 @@
     0             2                  4        6          8
     | source port | destination port | length | checksum | payload ...
 
-The checksum is not verified on reading: a client inside a namespace leaves it to the link's
-checksum offload, so what arrives may hold the sum of the pseudo-header only.
+`parse` does not verify the checksum: a client inside a namespace leaves it to checksum offload, so the field
+may hold the sum of the pseudo-header only.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ import struct
 
 from passt.errors import WireError
 from passt.light.values import Value
-from passt.wire.checksum import internet_checksum, pseudo_header4, pseudo_header6
-from passt.wire.cursor import require_bits, require_len
+from passt.wire.checksum import internet_checksum, pseudo_header
+from passt.wire.cursor import Reader, require_bits, require_len
 from passt.wire.ip4 import IpProtocol
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from ipaddress import IPv4Address, IPv6Address
     from typing import Self
+
+    from passt.facts.address import IPAddress
 
 _LAYOUT = struct.Struct("!HHHH")
 _HEADER_LEN = _LAYOUT.size
@@ -42,29 +43,18 @@ class UdpDatagram(Value):
 
     @classmethod
     def parse(cls, data: bytes | memoryview) -> Self:
-        """Read one datagram; bytes after its length are ignored. `WireError` for bad lengths."""
-        if len(data) < _HEADER_LEN:
-            raise WireError(f"UDP: {len(data)} bytes, need {_HEADER_LEN}")
-        source_port, destination_port, length, _ = _LAYOUT.unpack_from(data)
+        """Read one datagram; bytes after its length are ignored. Raises `WireError` for bad lengths."""
+        reader = Reader(data, "UDP")
+        source_port, destination_port, length, _ = reader.pull(_LAYOUT)
         if not _HEADER_LEN <= length <= len(data):
             raise WireError(f"UDP: length {length}, present {len(data)} bytes")
-        return cls(source_port, destination_port, bytes(data[_HEADER_LEN:length]))
+        return cls(source_port, destination_port, reader.pull_bytes(length - _HEADER_LEN))
 
-    def build4(self, source: IPv4Address, destination: IPv4Address) -> bytes:
-        """Write the datagram for IPv4, checksum complete."""
-        return self._build(pseudo_header4(source, destination, IpProtocol.UDP, self._length))
-
-    def build6(self, source: IPv6Address, destination: IPv6Address) -> bytes:
-        """Write the datagram for IPv6, checksum complete."""
-        return self._build(pseudo_header6(source, destination, IpProtocol.UDP, self._length))
-
-    @property
-    def _length(self) -> int:
-        return _HEADER_LEN + len(self.payload)
-
-    def _build(self, pseudo_header: bytes) -> bytes:
-        ports_and_length = (self.source_port, self.destination_port, self._length)
-        header = _LAYOUT.pack(*ports_and_length, 0)
-        # Zero means "no checksum", so a sum of zero is sent as its other representation (RFC 768).
-        checksum = internet_checksum(pseudo_header, header, self.payload) or 0xffff
-        return _LAYOUT.pack(*ports_and_length, checksum) + self.payload
+    def build(self, source: IPAddress, destination: IPAddress) -> bytes:
+        """Write the datagram for a packet from *source* to *destination*, with its checksum."""
+        length = _HEADER_LEN + len(self.payload)
+        pseudo = pseudo_header(source, destination, IpProtocol.UDP, length)
+        header = _LAYOUT.pack(self.source_port, self.destination_port, length, 0)
+        # Zero means "no checksum", so a checksum of zero is sent as all ones (RFC 768).
+        checksum = internet_checksum(pseudo, header, self.payload) or 0xffff
+        return _LAYOUT.pack(self.source_port, self.destination_port, length, checksum) + self.payload

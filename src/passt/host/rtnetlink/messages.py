@@ -1,18 +1,20 @@
-"""rtnetlink messages: bytes <-> values for links and addresses, no I/O; `rtnl_route` has those of routes.
+"""rtnetlink messages of links and addresses: bytes to values and back, no I/O (see `passt.wire`).
+
+`passt.host.rtnetlink.routes` has those of routes.
 
 Source: rtnetlink(7), netlink(7), Documentation/userspace-api/netlink/intro.rst and the headers
 linux/{netlink,rtnetlink,if_link,if_addr}.h of the kernel.
 
-All integers are in host byte order, addresses in network order; every message and attribute starts
-on a multiple of four bytes and its length field leaves the padding out:
+Integers are in host byte order, addresses in network order. Every message and attribute starts at a multiple
+of four bytes; its length field does not count the padding:
 
     datagram   = { message }
     message    = nlmsghdr(16: u32 length, u16 type, u16 flags, u32 sequence, u32 port) payload
     payload    = fixed header (ifinfomsg 16 or ifaddrmsg 8 bytes) { attribute }
     attribute  = u16 length (with these 4 bytes), u16 type (upper two bits are flags), value
 
-What cannot be read raises HostError: the kernel is the only sender, so it is the host that fails us.
-Attributes that we do not know are skipped in reading and kept, byte for byte, in re-targeting.
+Malformed data raises HostError, since the kernel is the only sender. `parse` skips unknown attributes;
+`retarget_address` and `retarget_route` keep them byte for byte.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from passt.light.values import IntEnum, Value
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
+    from typing import Self
+
     from passt.facts.address import IPAddress
 
 ALIGNMENT = 4
@@ -43,7 +47,7 @@ _NESTED = 0x8000
 
 
 class MessageType(IntEnum):
-    """nlmsg_type."""
+    """Values of nlmsg_type."""
 
     NOOP = 1
     ERROR = 2
@@ -60,7 +64,7 @@ class MessageType(IntEnum):
 
 
 class MessageFlag(IntEnum):
-    """nlmsg_flags; 0x100 and above mean different things in GET, NEW and ERROR messages."""
+    """Bits of nlmsg_flags; 0x100 and above have different meanings in GET, NEW and ERROR messages."""
 
     REQUEST = 0x01
     ACK = 0x04
@@ -112,7 +116,7 @@ class AddressFlag(IntEnum):
 
 
 class Scope(IntEnum):
-    """RT_SCOPE_*: of addresses and of routes; greater is narrower."""
+    """RT_SCOPE_*, scopes of addresses and routes; a greater number is a narrower scope."""
 
     UNIVERSE = 0
     LINK = 253
@@ -120,7 +124,7 @@ class Scope(IntEnum):
 
 
 class AddressMode(IntEnum):
-    """IN6_ADDR_GEN_MODE_*: how the kernel makes the link-local address when an interface comes up."""
+    """IN6_ADDR_GEN_MODE_*: how the kernel makes the link-local address when an interface goes up."""
 
     EUI64 = 0
     NONE = 1
@@ -130,13 +134,13 @@ _AF_SPEC_INET6_CONF = 2
 _AF_SPEC_INET6_ADDR_GEN_MODE = 8
 _CONF_DISABLE_IPV6 = 26
 _ERROR_TEXT = 1
-# For the loop over the messages of a dump: a member of an enumeration takes longer to get.
+# For the loop over the messages of a dump: an attribute lookup on an enumeration takes longer.
 _DUMP_INTERRUPTED = int(MessageFlag.DUMP_INTERRUPTED)
 _DONE, _ERROR, _FIRST_TYPE = int(MessageType.DONE), int(MessageType.ERROR), 16  # NLMSG_MIN_TYPE
 
 
 class Message(Value):
-    """One message of a datagram."""
+    """One netlink message of a datagram."""
 
     type: int
     flags: int
@@ -145,10 +149,37 @@ class Message(Value):
 
 
 class Outcome(Value):
-    """The end of a request: *errno* 0 means done; *text* is the kernel's own explanation, if any."""
+    """Result of a request: *errno*, 0 for success, and the kernel's explanation, maybe empty."""
 
     errno: int
     text: str
+
+    @classmethod
+    def parse(cls, reply: Message) -> Self:
+        """Read NLMSG_ERROR, which is the acknowledgement too, or NLMSG_DONE.
+
+        NLMSG_ERROR has an i32 (minus errno), the header of the request and, unless CAPPED is set, its
+        payload. NLMSG_DONE has the i32 only. If ACK_TLVS is set, attributes follow, of which we read the
+        text.
+        """
+        payload = reply.payload
+        if len(payload) < _I32.size:
+            if reply.type == MessageType.DONE and not payload:
+                return cls(0, "")
+            raise HostError(f"rtnetlink: status of {len(payload)} bytes, need {_I32.size}")
+        code: int = _I32.unpack_from(payload)[0]
+        offset = _I32.size
+        if reply.type == MessageType.ERROR:
+            if len(payload) < offset + _MESSAGE.size:
+                raise HostError(f"rtnetlink: error message of {len(payload)} bytes is too short")
+            request_len: int = _MESSAGE.unpack_from(payload, offset)[0]
+            offset += _MESSAGE.size if reply.flags & MessageFlag.CAPPED else aligned(request_len)
+        text = b""
+        if reply.flags & MessageFlag.ACK_TLVS:
+            if offset > len(payload):
+                raise HostError("rtnetlink: error message shorter than the request that it quotes")
+            text = parse_attributes(payload, offset).get(_ERROR_TEXT, b"")
+        return cls(-code if code < 0 else 0, text.rstrip(b"\0").decode(errors="replace"))
 
 
 class LinkMessage(Value):
@@ -163,9 +194,27 @@ class LinkMessage(Value):
     ip6_mode: int | None
     ip6_disabled: bool | None
 
+    @classmethod
+    def parse(cls, payload: bytes) -> Self:
+        """Read an RTM_NEWLINK payload."""
+        expect_header(payload, _LINK, "link")
+        _, _, ifindex, flags, _ = _LINK.unpack_from(payload)
+        found = parse_attributes(payload, _LINK.size)
+        mode, disabled = _parse_ip6_settings(found.get(LinkAttribute.AF_SPEC, b""))
+        return cls(
+            ifindex=ifindex,
+            flags=flags,
+            name=os.fsdecode(found.get(LinkAttribute.IFNAME, b"").rstrip(b"\0")),
+            mtu=parse_u32(found.get(LinkAttribute.MTU)),
+            mac=found.get(LinkAttribute.ADDRESS, b""),
+            txqueuelen=parse_u32(found.get(LinkAttribute.TXQLEN)),
+            ip6_mode=mode,
+            ip6_disabled=disabled,
+        )
+
 
 class AddressMessage(Value):
-    """RTM_NEWADDR. *address* is the interface's own, *network* the one the prefix belongs to (the peer's)."""
+    """RTM_NEWADDR. *address* is the interface's own, *network* that of the prefix (of the peer, if any)."""
 
     family: int
     prefix_len: int
@@ -176,20 +225,42 @@ class AddressMessage(Value):
     network: bytes
     priority: int
 
+    @classmethod
+    def parse(cls, payload: bytes) -> Self:
+        """Read an RTM_NEWADDR payload."""
+        expect_header(payload, _ADDRESS, "address")
+        family, prefix_len, flags, scope, ifindex = _ADDRESS.unpack_from(payload)
+        expect_prefix_len(prefix_len, family)
+        found = parse_attributes(payload, _ADDRESS.size)
+        network = found.get(AddressAttribute.ADDRESS)
+        address = found.get(AddressAttribute.LOCAL, network)
+        if address is None:
+            raise HostError("rtnetlink: address message without an address")
+        return cls(
+            family=family,
+            prefix_len=prefix_len,
+            flags=parse_u32(found.get(AddressAttribute.FLAGS), flags),
+            scope=scope,
+            ifindex=ifindex,
+            address=expect_address(address, family, "address"),
+            network=expect_address(address if network is None else network, family, "address"),
+            priority=parse_u32(found.get(AddressAttribute.RT_PRIORITY)),
+        )
+
 
 def aligned(length: int) -> int:
     """Round a length up to the next multiple of four."""
     return (length + ALIGNMENT - 1) & -ALIGNMENT
 
 
-def message(message_type: int, flags: int, sequence: int, payload: bytes) -> bytes:
-    """Build one message, padded so that another may follow it."""
+def build_message(message_type: int, flags: int, sequence: int, payload: bytes) -> bytes:
+    """Build one message, padded so that another message may follow."""
     length = _MESSAGE.size + len(payload)
     padding = bytes(aligned(length) - length)
     return _MESSAGE.pack(length, message_type, flags, sequence, 0) + payload + padding
 
 
-def split_messages(datagram: bytes) -> list[Message]:
+def parse_messages(datagram: bytes) -> list[Message]:
     """Read all messages of a datagram."""
     found = []
     offset, end = 0, len(datagram)
@@ -205,10 +276,11 @@ def split_messages(datagram: bytes) -> list[Message]:
     return found
 
 
-def take_replies(datagram: bytes, sequence: int, found: list[bytes]) -> tuple[Message | None, bool]:
-    """Append to *found* the payloads of those messages of a dump that answer request *sequence*.
+def parse_replies(datagram: bytes, sequence: int, found: list[bytes]) -> tuple[Message | None, bool]:
+    """Append to *found* the payloads of all messages in a datagram of a dump that answer request *sequence*.
 
-    Returns the message that ends the dump, if it is there, and whether the dump was interrupted.
+    Returns the message that ends the dump (None: not in this datagram) and whether a message of it has
+    NLM_F_DUMP_INTR.
     """
     is_interrupted = False
     offset, end = 0, len(datagram)
@@ -229,14 +301,14 @@ def take_replies(datagram: bytes, sequence: int, found: list[bytes]) -> tuple[Me
     return None, is_interrupted
 
 
-def attribute(kind: int, value: bytes) -> bytes:
+def build_attribute(kind: int, value: bytes) -> bytes:
     """Build one attribute with its padding."""
     length = _ATTRIBUTE.size + len(value)
     return _ATTRIBUTE.pack(length, kind) + value + bytes(aligned(length) - length)
 
 
-def split_attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
-    """Read the attributes from *offset* to the end as (type with its flag bits, value)."""
+def parse_attribute_list(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
+    """Read the attributes from *offset* to the end; return pairs of type, with flag bits, and value."""
     found = []
     end = len(data)
     while offset < end:
@@ -250,13 +322,13 @@ def split_attributes(data: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
     return found
 
 
-def read_attributes(data: bytes, offset: int) -> dict[int, bytes]:
-    """Read the attributes from *offset* to the end by their types, without flag bits."""
-    return {kind & ATTRIBUTE_TYPE_MASK: value for kind, value in split_attributes(data, offset)}
+def parse_attributes(data: bytes, offset: int) -> dict[int, bytes]:
+    """Read the attributes from *offset* to the end; return their values by type, without flag bits."""
+    return {kind & ATTRIBUTE_TYPE_MASK: value for kind, value in parse_attribute_list(data, offset)}
 
 
-def read_u32(value: bytes | None, default: int = 0) -> int:
-    """Read a number; *default* if there is no attribute."""
+def parse_u32(value: bytes | None, default: int = 0) -> int:
+    """Read an unsigned 32-bit number; return *default* if *value* is None."""
     if value is None:
         return default
     if len(value) != _U32.size:
@@ -265,169 +337,104 @@ def read_u32(value: bytes | None, default: int = 0) -> int:
     return number
 
 
-def need_header(payload: bytes, header: Struct, what: str) -> None:
+def expect_header(payload: bytes, header: Struct, what: str) -> None:
     """Raise HostError if *payload* is too short for its fixed header."""
     if len(payload) < header.size:
         raise HostError(f"rtnetlink: {what} message of {len(payload)} bytes, need {header.size}")
 
 
-def need_address(value: bytes, family: int, what: str) -> bytes:
-    """Hand *value* back, or raise HostError if it is no address of *family*."""
+def expect_address(value: bytes, family: int, what: str) -> bytes:
+    """Return *value*; raise HostError if it does not have the length of an address of *family*."""
     if len(value) != ADDRESS_LEN.get(family):
         raise HostError(f"rtnetlink: {what} of {len(value)} bytes for address family {family}")
     return value
 
 
-def need_prefix_len(prefix_len: int, family: int) -> None:
-    """Raise HostError for a prefix that is longer than an address of *family*, or for another family."""
+def expect_prefix_len(prefix_len: int, family: int) -> None:
+    """Raise HostError for an unknown *family* and for a prefix longer than its addresses."""
     if family not in ADDRESS_LEN or prefix_len > 8 * ADDRESS_LEN[family]:
         raise HostError(f"rtnetlink: prefix length {prefix_len} for address family {family}")
 
 
 def ip_address(packed: bytes) -> IPAddress:
-    """Make an address object of 4 or 16 bytes."""
+    """Make an address object from 4 or 16 bytes."""
     return IPv4Address(packed) if len(packed) == ADDRESS_LEN[AF_INET] else IPv6Address(packed)
 
 
 def family_of(payload: bytes) -> int:
-    """Tell the address family of any rtnetlink payload: its first byte; 0 if there is none."""
+    """Return the address family of any rtnetlink payload, its first byte; 0 for an empty payload."""
     return payload[0] if payload else 0
 
 
-def parse_outcome(reply: Message) -> Outcome:
-    """Read NLMSG_ERROR (also the acknowledgement) or NLMSG_DONE.
-
-    NLMSG_ERROR: i32 minus errno, header of the request, the request itself unless CAPPED; DONE: i32
-    alone. Attributes follow if ACK_TLVS is set, of which we read the text.
-    """
-    payload = reply.payload
-    if len(payload) < _I32.size:
-        if reply.type == MessageType.DONE and not payload:
-            return Outcome(0, "")
-        raise HostError(f"rtnetlink: status of {len(payload)} bytes, need {_I32.size}")
-    code: int = _I32.unpack_from(payload)[0]
-    offset = _I32.size
-    if reply.type == MessageType.ERROR:
-        if len(payload) < offset + _MESSAGE.size:
-            raise HostError(f"rtnetlink: error message of {len(payload)} bytes is too short")
-        request_len: int = _MESSAGE.unpack_from(payload, offset)[0]
-        offset += _MESSAGE.size if reply.flags & MessageFlag.CAPPED else aligned(request_len)
-    text = b""
-    if reply.flags & MessageFlag.ACK_TLVS:
-        if offset > len(payload):
-            raise HostError("rtnetlink: error message shorter than the request that it quotes")
-        text = read_attributes(payload, offset).get(_ERROR_TEXT, b"")
-    return Outcome(-code if code < 0 else 0, text.rstrip(b"\0").decode(errors="replace"))
-
-
-def get_link(ifindex: int) -> bytes:
-    """Payload of RTM_GETLINK for one interface."""
+def build_link_query(ifindex: int) -> bytes:
+    """Build the payload of RTM_GETLINK for one interface."""
     return _LINK.pack(0, 0, ifindex, 0, 0)
 
 
-def set_link(ifindex: int, *, flags: int = 0, change: int = 0, mtu: int | None = None,
-             mac: bytes | None = None, txqueuelen: int | None = None, ip6_mode: int | None = None) -> bytes:
-    """Payload of RTM_NEWLINK for an existing interface; only the *flags* named in *change* are set."""
+def build_link_change(ifindex: int, *, flags: int = 0, change: int = 0, mtu: int | None = None,
+                      mac: bytes | None = None, txqueuelen: int | None = None,
+                      ip6_mode: int | None = None) -> bytes:
+    """Build the payload of RTM_NEWLINK for an existing interface; *change* masks *flags*."""
     parts = [_LINK.pack(0, 0, ifindex, flags, change)]
     if mac is not None:
-        parts.append(attribute(LinkAttribute.ADDRESS, mac))
+        parts.append(build_attribute(LinkAttribute.ADDRESS, mac))
     if mtu is not None:
-        parts.append(attribute(LinkAttribute.MTU, _U32.pack(mtu)))
+        parts.append(build_attribute(LinkAttribute.MTU, _U32.pack(mtu)))
     if txqueuelen is not None:
-        parts.append(attribute(LinkAttribute.TXQLEN, _U32.pack(txqueuelen)))
+        parts.append(build_attribute(LinkAttribute.TXQLEN, _U32.pack(txqueuelen)))
     if ip6_mode is not None:
-        mode = attribute(_AF_SPEC_INET6_ADDR_GEN_MODE, bytes([ip6_mode]))
-        family = attribute(AF_INET6 | _NESTED, mode)
-        parts.append(attribute(LinkAttribute.AF_SPEC | _NESTED, family))
+        mode = build_attribute(_AF_SPEC_INET6_ADDR_GEN_MODE, bytes([ip6_mode]))
+        family = build_attribute(AF_INET6 | _NESTED, mode)
+        parts.append(build_attribute(LinkAttribute.AF_SPEC | _NESTED, family))
     return b"".join(parts)
 
 
-def parse_link(payload: bytes) -> LinkMessage:
-    """Read an RTM_NEWLINK payload."""
-    need_header(payload, _LINK, "link")
-    _, _, ifindex, flags, _ = _LINK.unpack_from(payload)
-    found = read_attributes(payload, _LINK.size)
-    mode, disabled = _parse_ip6_settings(found.get(LinkAttribute.AF_SPEC, b""))
-    return LinkMessage(
-        ifindex=ifindex,
-        flags=flags,
-        name=os.fsdecode(found.get(LinkAttribute.IFNAME, b"").rstrip(b"\0")),
-        mtu=read_u32(found.get(LinkAttribute.MTU)),
-        mac=found.get(LinkAttribute.ADDRESS, b""),
-        txqueuelen=read_u32(found.get(LinkAttribute.TXQLEN)),
-        ip6_mode=mode,
-        ip6_disabled=disabled,
-    )
-
-
 def _parse_ip6_settings(af_spec: bytes) -> tuple[int | None, bool | None]:
-    family = read_attributes(af_spec, 0).get(AF_INET6)
+    family = parse_attributes(af_spec, 0).get(AF_INET6)
     if family is None:
         return None, None
-    found = read_attributes(family, 0)
+    found = parse_attributes(family, 0)
     mode = found.get(_AF_SPEC_INET6_ADDR_GEN_MODE, b"\0")
     settings = found.get(_AF_SPEC_INET6_CONF, b"")
     disabled = settings[_U32.size * _CONF_DISABLE_IPV6 :][: _U32.size]
     return (mode[0] if mode else 0), any(disabled)
 
 
-def get_addresses(family: int, ifindex: int) -> bytes:
-    """Payload of an RTM_GETADDR dump; kernels without strict checking ignore *ifindex*."""
+def build_addresses_query(family: int, ifindex: int) -> bytes:
+    """Build the payload of an RTM_GETADDR dump; kernels without strict checking ignore *ifindex*."""
     return _ADDRESS.pack(family, 0, 0, 0, ifindex)
 
 
-def set_address(ifindex: int, address: bytes, prefix_len: int, flags: int = 0,
-                scope: int = Scope.UNIVERSE) -> bytes:
-    """Payload of RTM_NEWADDR for an address of our own choice."""
+def build_address(ifindex: int, address: bytes, prefix_len: int, flags: int = 0,
+                  scope: int = Scope.UNIVERSE) -> bytes:
+    """Build the payload of RTM_NEWADDR for an address that we choose."""
     family = AF_INET if len(address) == ADDRESS_LEN[AF_INET] else AF_INET6
-    long_flags = attribute(AddressAttribute.FLAGS, _U32.pack(flags)) if flags > 0xFF else b""
+    long_flags = build_attribute(AddressAttribute.FLAGS, _U32.pack(flags)) if flags > 0xFF else b""
     return (_ADDRESS.pack(family, prefix_len, flags & 0xFF, scope, ifindex)
-            + attribute(AddressAttribute.LOCAL, address) + attribute(AddressAttribute.ADDRESS, address)
-            + long_flags)
-
-
-def parse_address(payload: bytes) -> AddressMessage:
-    """Read an RTM_NEWADDR payload."""
-    need_header(payload, _ADDRESS, "address")
-    family, prefix_len, flags, scope, ifindex = _ADDRESS.unpack_from(payload)
-    need_prefix_len(prefix_len, family)
-    found = read_attributes(payload, _ADDRESS.size)
-    network = found.get(AddressAttribute.ADDRESS)
-    address = found.get(AddressAttribute.LOCAL, network)
-    if address is None:
-        raise HostError("rtnetlink: address message without an address")
-    return AddressMessage(
-        family=family,
-        prefix_len=prefix_len,
-        flags=read_u32(found.get(AddressAttribute.FLAGS), flags),
-        scope=scope,
-        ifindex=ifindex,
-        address=need_address(address, family, "address"),
-        network=need_address(address if network is None else network, family, "address"),
-        priority=read_u32(found.get(AddressAttribute.RT_PRIORITY)),
-    )
+            + build_attribute(AddressAttribute.LOCAL, address)
+            + build_attribute(AddressAttribute.ADDRESS, address) + long_flags)
 
 
 def retarget_address(payload: bytes, ifindex: int, *, no_prefix_route: bool) -> bytes:
-    """Turn a dumped RTM_NEWADDR payload into one that gives the same address to interface *ifindex*.
+    """Turn a dumped RTM_NEWADDR payload into one that assigns the same address to interface *ifindex*.
 
-    Duplicate address detection is switched off (in the 8-bit flags and in IFA_FLAGS); the label, which
-    names the old interface, and the lifetimes go, so that the address is permanent; *no_prefix_route*
-    tells whether the kernel shall leave out the route to the prefix.
+    The new payload disables duplicate address detection, in the 8-bit flags and in IFA_FLAGS. It lacks the
+    label, which contains the old interface's name, and the lifetimes, so the address is permanent. With
+    *no_prefix_route* the kernel adds no route to the prefix.
     """
-    need_header(payload, _ADDRESS, "address")
+    expect_header(payload, _ADDRESS, "address")
     family, prefix_len, flags, scope, _ = _ADDRESS.unpack_from(payload)
     kept = []
-    for kind, value in split_attributes(payload, _ADDRESS.size):
+    for kind, value in parse_attribute_list(payload, _ADDRESS.size):
         plain = kind & ATTRIBUTE_TYPE_MASK
         if plain == AddressAttribute.FLAGS:
-            flags = read_u32(value)
+            flags = parse_u32(value)
         elif plain not in {AddressAttribute.LABEL, AddressAttribute.CACHEINFO}:
-            kept.append(attribute(kind, value))
+            kept.append(build_attribute(kind, value))
     flags |= AddressFlag.NODAD
     if no_prefix_route:
         flags |= AddressFlag.NOPREFIXROUTE
     else:
         flags &= ~AddressFlag.NOPREFIXROUTE
-    kept.append(attribute(AddressAttribute.FLAGS, _U32.pack(flags)))
+    kept.append(build_attribute(AddressAttribute.FLAGS, _U32.pack(flags)))
     return _ADDRESS.pack(family, prefix_len, flags & 0xFF, scope, ifindex) + b"".join(kept)

@@ -1,14 +1,13 @@
-"""rtnetlink messages of routes and next-hop objects: bytes <-> values, no I/O.
+"""rtnetlink messages of routes and next-hop objects: bytes to values and back, no I/O (see `passt.wire`).
 
-Source: as `passt.host.rtnetlink.messages`, and linux/nexthop.h. Beyond the grammar given there:
+Source: as for `passt.host.rtnetlink.messages`, and linux/nexthop.h. Additions to the grammar given there:
 
     payload    = rtmsg(12) or nhmsg(8) { attribute }
     multipath  = { rtnexthop(8: u16 length, u8 flags, u8 weight - 1, i32 ifindex) { attribute } }
     group      = { nexthop_grp(8: u32 id, u8 weight - 1, 3 bytes) }
 
-A host has from two routes to a hundred thousand. So a table stays in the kernel's form, and what is
-done to every route (`is_configured`, `retarget_route`) is written for speed; only routes that are
-looked at one by one are parsed.
+A host may have two routes or a hundred thousand. So tables keep the kernel's form, and the functions that
+handle every route (`is_configured`, `retarget_route`) are written for speed; only single routes are parsed.
 """
 
 from __future__ import annotations
@@ -23,20 +22,21 @@ from passt.host.rtnetlink.messages import (
     ATTRIBUTE_TYPE_MASK,
     Scope,
     aligned,
-    attribute,
+    build_attribute,
+    expect_address,
+    expect_header,
+    expect_prefix_len,
     ip_address,
-    need_address,
-    need_header,
-    need_prefix_len,
-    read_attributes,
-    read_u32,
-    split_attributes,
+    parse_attribute_list,
+    parse_attributes,
+    parse_u32,
 )
 from passt.light.values import IntEnum, Value
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
+    from typing import Self
 
 RT_TABLE_MAIN = 254
 
@@ -74,7 +74,7 @@ class ObjectAttribute(IntEnum):
 
 
 class RouteFlag(IntEnum):
-    """RTNH_F_* and RTM_F_*: bits of rtm_flags; the first three also of rtnh_flags and nh_flags."""
+    """RTNH_F_* and RTM_F_*, bits of rtm_flags; the first three are bits of rtnh_flags and nh_flags too."""
 
     DEAD = 0x1
     PERVASIVE = 0x2
@@ -95,11 +95,11 @@ class RouteProtocol(IntEnum):
     BOOT = 3
 
 
-# What a configured next hop may say of itself; the rest is state, which the kernel refuses (DEAD,
-# LINKDOWN) or ignores on the way in.
+# Flags of a next hop that may be configured. The others are state, which the kernel rejects (DEAD, LINKDOWN)
+# or ignores in requests.
 _SETTABLE_HOP_FLAGS = RouteFlag.PERVASIVE | RouteFlag.ONLINK
 
-# For the loop over the attributes of each route: an attribute of an enumeration takes a function call.
+# For the loop over the attributes of each route: an attribute lookup on an enumeration takes longer.
 _OIF, _PREFSRC = int(RouteAttribute.OIF), int(RouteAttribute.PREFSRC)
 _MULTIPATH = int(RouteAttribute.MULTIPATH)
 _GATEWAYS = frozenset({int(RouteAttribute.GATEWAY), int(RouteAttribute.VIA)})
@@ -117,7 +117,7 @@ class NextHop(Value):
 
 
 class RouteMessage(Value):
-    """RTM_NEWROUTE. A route without multipath has one hop of weight 1, a route without interface none."""
+    """RTM_NEWROUTE. A route without multipath has one hop of weight 1; one without interface has no hop."""
 
     family: int
     prefix_len: int
@@ -134,14 +134,40 @@ class RouteMessage(Value):
 
     @property
     def text(self) -> str:
-        """The route as people write it: destination and, if it has any, gateway."""
+        """The route in the notation of ip(8): destination and, if there is one, gateway."""
         gateways = [ip_address(hop.gateway) for hop in self.hops if hop.gateway is not None]
         via = f" via {gateways[0]}" if gateways else ""
         return f"{ip_address(self.destination)}/{self.prefix_len}{via}"
 
+    @classmethod
+    def parse(cls, payload: bytes) -> Self:
+        """Read an RTM_NEWROUTE payload."""
+        expect_header(payload, _ROUTE, "route")
+        family, prefix_len, _, tos, table, protocol, scope, route_type, flags = _ROUTE.unpack_from(payload)
+        expect_prefix_len(prefix_len, family)
+        found = parse_attributes(payload, _ROUTE.size)
+        destination = found.get(RouteAttribute.DST)
+        if destination is None:
+            destination = bytes(ADDRESS_LEN[family])
+        source = found.get(RouteAttribute.PREFSRC)
+        return cls(
+            family=family,
+            prefix_len=prefix_len,
+            tos=tos,
+            table=parse_u32(found.get(RouteAttribute.TABLE), table),
+            protocol=protocol,
+            scope=scope,
+            type=route_type,
+            flags=flags,
+            destination=expect_address(destination, family, "destination"),
+            priority=parse_u32(found.get(RouteAttribute.PRIORITY)),
+            source=None if source is None else expect_address(source, family, "preferred source"),
+            hops=_parse_hops(found, family, flags),
+        )
+
 
 class NextHopObject(Value):
-    """RTM_NEWNEXTHOP: one hop (*group* is empty), or a group of ids of others with weights."""
+    """RTM_NEWNEXTHOP: one hop (*group* is empty), or a group, pairs of the id and weight of other objects."""
 
     id: int
     flags: int
@@ -149,99 +175,91 @@ class NextHopObject(Value):
     gateway: bytes | None
     group: tuple[tuple[int, int], ...]
 
+    @classmethod
+    def parse(cls, payload: bytes) -> Self:
+        """Read an RTM_NEWNEXTHOP payload; a blackhole object has interface 0."""
+        expect_header(payload, _OBJECT, "next hop")
+        family, flags = _OBJECT.unpack_from(payload)
+        found = parse_attributes(payload, _OBJECT.size)
+        gateway, group = found.get(ObjectAttribute.GATEWAY), found.get(ObjectAttribute.GROUP, b"")
+        if len(group) % _GROUP_ENTRY.size:
+            raise HostError(f"rtnetlink: group of next hops of {len(group)} bytes")
+        return cls(
+            id=parse_u32(found.get(ObjectAttribute.ID)),
+            flags=flags,
+            ifindex=parse_u32(found.get(ObjectAttribute.OIF)),
+            gateway=None if gateway is None else expect_address(gateway, family, "gateway"),
+            group=tuple((number, weight + 1) for number, weight in _GROUP_ENTRY.iter_unpack(group)),
+        )
 
-def get_routes(family: int, table: int = RT_TABLE_MAIN) -> bytes:
-    """Payload of an RTM_GETROUTE dump of unicast routes; old kernels ignore both filters."""
+
+def build_routes_query(family: int, table: int = RT_TABLE_MAIN) -> bytes:
+    """Build the payload of an RTM_GETROUTE dump of unicast routes; old kernels ignore both filters."""
     return _ROUTE.pack(family, 0, 0, 0, table, 0, 0, RouteType.UNICAST, 0)
 
 
-def get_route(destination: bytes, ifindex: int) -> bytes:
-    """Payload of RTM_GETROUTE for the route by which packets to *destination* leave through *ifindex*."""
+def build_route_query(destination: bytes, ifindex: int) -> bytes:
+    """Build the payload of RTM_GETROUTE for the route to *destination* through interface *ifindex*."""
     family = AF_INET if len(destination) == ADDRESS_LEN[AF_INET] else AF_INET6
     return (_ROUTE.pack(family, 8 * len(destination), 0, 0, 0, 0, 0, 0, 0)
-            + attribute(RouteAttribute.DST, destination)
-            + attribute(RouteAttribute.OIF, _U32.pack(ifindex)))
+            + build_attribute(RouteAttribute.DST, destination)
+            + build_attribute(RouteAttribute.OIF, _U32.pack(ifindex)))
 
 
-def set_route(ifindex: int, *, family: int, destination: bytes = b"", gateway: bytes | None = None,
-              scope: int = Scope.UNIVERSE) -> bytes:
-    """Payload of RTM_NEWROUTE: to host *destination*, or the default route if that is empty.
+def build_route(ifindex: int, *, family: int, destination: bytes = b"", gateway: bytes | None = None,
+                scope: int = Scope.UNIVERSE) -> bytes:
+    """Build the payload of RTM_NEWROUTE: to host *destination*, or the default route if that is empty.
 
     A *gateway* of the other family (IPv4 over IPv6) becomes RTA_VIA.
     """
     fixed = _ROUTE.pack(family, 8 * len(destination), 0, 0, RT_TABLE_MAIN, RouteProtocol.BOOT, scope,
                         RouteType.UNICAST, 0)
-    return (fixed + (attribute(RouteAttribute.DST, destination) if destination else b"")
-            + _build_hop(family, gateway) + attribute(RouteAttribute.OIF, _U32.pack(ifindex)))
+    return (fixed + (build_attribute(RouteAttribute.DST, destination) if destination else b"")
+            + _build_gateway(family, gateway) + build_attribute(RouteAttribute.OIF, _U32.pack(ifindex)))
 
 
-def _build_hop(family: int, gateway: bytes | None) -> bytes:
-    """Build the attribute of a gateway of a route of *family*."""
+def _build_gateway(family: int, gateway: bytes | None) -> bytes:
+    """Build the attribute of a gateway for a route of *family*."""
     if gateway is None:
         return b""
     if len(gateway) == ADDRESS_LEN[family]:
-        return attribute(RouteAttribute.GATEWAY, gateway)
+        return build_attribute(RouteAttribute.GATEWAY, gateway)
     via_family = AF_INET if len(gateway) == ADDRESS_LEN[AF_INET] else AF_INET6
-    return attribute(RouteAttribute.VIA, _U16.pack(via_family) + gateway)
+    return build_attribute(RouteAttribute.VIA, _U16.pack(via_family) + gateway)
 
 
 def is_configured(payload: bytes) -> bool:
-    """Tell whether a route is a unicast one of the main table, and not the copy of one in a cache."""
-    need_header(payload, _ROUTE, "route")
+    """Return whether a route is a unicast route of the main table, not a copy in the route cache."""
+    expect_header(payload, _ROUTE, "route")
     *_, table, _, _, kind, flags = _ROUTE.unpack_from(payload)
     # Tables above 255 have another number in the header.
     return table == RT_TABLE_MAIN and kind == _UNICAST and not flags & _CLONED
 
 
 def is_default(payload: bytes) -> bool:
-    """Tell whether a route that `is_configured` leads everywhere."""
+    """Return whether a route that `is_configured` is a default route."""
     return not payload[1]
 
 
 def is_made_by_kernel(payload: bytes) -> bool:
-    """Tell whether a route that `is_configured` came with an address."""
+    """Return whether the kernel added a route that `is_configured`, for an address."""
     return payload[5] == RouteProtocol.KERNEL
 
 
-def parse_route(payload: bytes) -> RouteMessage:
-    """Read an RTM_NEWROUTE payload."""
-    need_header(payload, _ROUTE, "route")
-    family, prefix_len, _, tos, table, protocol, scope, route_type, flags = _ROUTE.unpack_from(payload)
-    need_prefix_len(prefix_len, family)
-    found = read_attributes(payload, _ROUTE.size)
-    destination = found.get(RouteAttribute.DST)
-    if destination is None:
-        destination = bytes(ADDRESS_LEN[family])
-    source = found.get(RouteAttribute.PREFSRC)
-    return RouteMessage(
-        family=family,
-        prefix_len=prefix_len,
-        tos=tos,
-        table=read_u32(found.get(RouteAttribute.TABLE), table),
-        protocol=protocol,
-        scope=scope,
-        type=route_type,
-        flags=flags,
-        destination=need_address(destination, family, "destination"),
-        priority=read_u32(found.get(RouteAttribute.PRIORITY)),
-        source=None if source is None else need_address(source, family, "preferred source"),
-        hops=_read_hops(found, family, flags),
-    )
-
-
-def _read_hops(found: dict[int, bytes], family: int, flags: int) -> tuple[NextHop, ...]:
+def _parse_hops(found: dict[int, bytes], family: int, flags: int) -> tuple[NextHop, ...]:
     if RouteAttribute.MULTIPATH in found:
-        return tuple(NextHop(ifindex, weight, _gateway(read_attributes(extra, 0), family),
+        return tuple(NextHop(ifindex, weight, _gateway(parse_attributes(extra, 0), family),
                              bool(hop_flags & RouteFlag.DEAD))
-                     for ifindex, hop_flags, weight, extra in _split_hops(found[RouteAttribute.MULTIPATH]))
+                     for ifindex, hop_flags, weight, extra
+                     in _parse_multipath(found[RouteAttribute.MULTIPATH]))
     if RouteAttribute.OIF in found:
-        return (NextHop(read_u32(found[RouteAttribute.OIF]), 1, _gateway(found, family),
+        return (NextHop(parse_u32(found[RouteAttribute.OIF]), 1, _gateway(found, family),
                         bool(flags & RouteFlag.DEAD)),)
     return ()
 
 
-def _split_hops(data: bytes) -> Iterable[tuple[int, int, int, bytes]]:
-    """Read an RTA_MULTIPATH value as (ifindex, flags, weight, attributes)."""
+def _parse_multipath(data: bytes) -> Iterable[tuple[int, int, int, bytes]]:
+    """Read an RTA_MULTIPATH value; yield ifindex, flags, weight and attributes of each hop."""
     offset, end = 0, len(data)
     while offset < end:
         if end - offset < _NEXT_HOP.size:
@@ -254,31 +272,32 @@ def _split_hops(data: bytes) -> Iterable[tuple[int, int, int, bytes]]:
 
 
 def _gateway(found: dict[int, bytes], family: int) -> bytes | None:
-    """Take RTA_GATEWAY, or RTA_VIA (u16 family, address): the next hop of an IPv4 route over IPv6."""
+    """Return RTA_GATEWAY, or the address in RTA_VIA (u16 family, address), as of an IPv4 route over IPv6."""
     gateway = found.get(RouteAttribute.GATEWAY)
     if gateway is not None:
-        return need_address(gateway, family, "gateway")
+        return expect_address(gateway, family, "gateway")
     via = found.get(RouteAttribute.VIA)
     if via is None:
         return None
     if len(via) < _U16.size:
         raise HostError(f"rtnetlink: gateway of another family in {len(via)} bytes")
-    return need_address(via[2:], _U16.unpack_from(via)[0], "gateway")
+    return expect_address(via[2:], _U16.unpack_from(via)[0], "gateway")
 
 
 def retarget_route(payload: bytes, old_ifindex: int, ifindex: int,
                    sources: Container[bytes]) -> tuple[bytes, bool] | None:
-    """Turn a dumped RTM_NEWROUTE payload for *old_ifindex* into the same for *ifindex*; None if it is not.
+    """Turn a dumped RTM_NEWROUTE payload for *old_ifindex* into one for *ifindex*, in another namespace.
 
-    Also returns whether it has a gateway. Hops through other interfaces are left out. The preferred
-    source stays if it is in *sources*, the addresses (packed) that the new interface has. Ids of next-hop
-    objects, the cache's figures and state flags go: they mean nothing in another namespace.
+    Returns the payload and whether the route has a gateway; None if no hop uses *old_ifindex*. The new
+    payload has neither hops through other interfaces nor next-hop ids, cache information and state flags,
+    which are meaningless in another namespace. It has the preferred source only if that is one of *sources*,
+    the packed addresses of the new interface.
     """
-    need_header(payload, _ROUTE, "route")
+    expect_header(payload, _ROUTE, "route")
     *fixed, flags = _ROUTE.unpack_from(payload)
     parts = [_ROUTE.pack(*fixed, flags & _SETTABLE)]
     has_hop = has_gateway = False
-    # What lies from *kept* on stays as it is, up to the next attribute that does not.
+    # Bytes from offset *kept* on are copied unchanged, up to the next attribute that changes.
     kept = offset = _ROUTE.size
     end = len(payload)
     while offset < end:
@@ -299,13 +318,13 @@ def retarget_route(payload: bytes, old_ifindex: int, ifindex: int,
             parts.append(payload[kept:start])
             kept = offset
             if kind == _OIF:
-                if read_u32(value) != old_ifindex:
+                if parse_u32(value) != old_ifindex:
                     return None
-                parts.append(attribute(_OIF, _U32.pack(ifindex)))
+                parts.append(build_attribute(_OIF, _U32.pack(ifindex)))
                 has_hop = True
             elif kind == _MULTIPATH:
                 hops, has_gateway = _retarget_hops(value, old_ifindex, ifindex)
-                parts.append(attribute(_MULTIPATH, hops))
+                parts.append(build_attribute(_MULTIPATH, hops))
                 has_hop = bool(hops)
     parts.append(payload[kept:])
     parts.append(bytes(-end & 3))
@@ -315,56 +334,39 @@ def retarget_route(payload: bytes, old_ifindex: int, ifindex: int,
 def _retarget_hops(data: bytes, old_ifindex: int, ifindex: int) -> tuple[bytes, bool]:
     kept = []
     has_gateway = False
-    for hop_ifindex, flags, weight, extra in _split_hops(data):
+    for hop_ifindex, flags, weight, extra in _parse_multipath(data):
         if hop_ifindex != old_ifindex:
             continue
-        found = [(kind, value) for kind, value in split_attributes(extra)
+        found = [(kind, value) for kind, value in parse_attribute_list(extra)
                  if kind & ATTRIBUTE_TYPE_MASK != RouteAttribute.NH_ID]
         has_gateway = has_gateway or any(kind & ATTRIBUTE_TYPE_MASK in _GATEWAYS for kind, _ in found)
-        attributes = b"".join(attribute(kind, value) for kind, value in found)
+        attributes = b"".join(build_attribute(kind, value) for kind, value in found)
         kept.append(_NEXT_HOP.pack(_NEXT_HOP.size + len(attributes), flags & _SETTABLE_HOP_FLAGS,
                                    weight - 1, ifindex) + attributes)
     return b"".join(kept), has_gateway
 
 
-def get_objects() -> bytes:
-    """Payload of an RTM_GETNEXTHOP dump of all next-hop objects."""
+def build_objects_query() -> bytes:
+    """Build the payload of an RTM_GETNEXTHOP dump of all next-hop objects."""
     return _OBJECT.pack(0, 0)
 
 
-def parse_object(payload: bytes) -> NextHopObject:
-    """Read an RTM_NEWNEXTHOP payload; an object that leads nowhere (blackhole) has interface 0."""
-    need_header(payload, _OBJECT, "next hop")
-    family, flags = _OBJECT.unpack_from(payload)
-    found = read_attributes(payload, _OBJECT.size)
-    gateway, group = found.get(ObjectAttribute.GATEWAY), found.get(ObjectAttribute.GROUP, b"")
-    if len(group) % _GROUP_ENTRY.size:
-        raise HostError(f"rtnetlink: group of next hops of {len(group)} bytes")
-    return NextHopObject(
-        id=read_u32(found.get(ObjectAttribute.ID)),
-        flags=flags,
-        ifindex=read_u32(found.get(ObjectAttribute.OIF)),
-        gateway=None if gateway is None else need_address(gateway, family, "gateway"),
-        group=tuple((number, weight + 1) for number, weight in _GROUP_ENTRY.iter_unpack(group)),
-    )
-
-
 def expand_objects(payload: bytes, objects: Mapping[int, NextHopObject]) -> bytes:
-    """Write the hops of *objects* into a route that has the id of one only (nexthop_compat_mode 0)."""
-    found = read_attributes(payload, _ROUTE.size)
-    named = objects.get(read_u32(found.get(RouteAttribute.NH_ID)))
+    """Replace the next-hop id of a route by the hops in *objects* (needed with nexthop_compat_mode 0)."""
+    found = parse_attributes(payload, _ROUTE.size)
+    named = objects.get(parse_u32(found.get(RouteAttribute.NH_ID)))
     if named is None or RouteAttribute.OIF in found or RouteAttribute.MULTIPATH in found:
         return payload
     *fixed, flags = _ROUTE.unpack_from(payload)
     if not named.group:
         return (_ROUTE.pack(*fixed, flags | named.flags & _SETTABLE_HOP_FLAGS) + payload[_ROUTE.size :]
-                + _build_hop(fixed[0], named.gateway)
-                + attribute(RouteAttribute.OIF, _U32.pack(named.ifindex)))
+                + _build_gateway(fixed[0], named.gateway)
+                + build_attribute(RouteAttribute.OIF, _U32.pack(named.ifindex)))
     hops = b""
     for number, weight in named.group:
         member = objects.get(number)
         if member is not None:
-            extra = _build_hop(fixed[0], member.gateway)
+            extra = _build_gateway(fixed[0], member.gateway)
             hops += _NEXT_HOP.pack(_NEXT_HOP.size + len(extra), member.flags & 0xFF, weight - 1,
                                    member.ifindex) + extra
-    return payload + attribute(RouteAttribute.MULTIPATH, hops)
+    return payload + build_attribute(RouteAttribute.MULTIPATH, hops)

@@ -1,20 +1,21 @@
 """A rtnetlink socket: requests to the kernel and dumps of its tables.
 
-Theory of operation. The socket belongs to the network namespace in which it was opened, for good.
-The kernel handles a request within send(), so the replies wait in the socket when send() returns;
-we read until the reply that ends the request and hold no other state than the sequence number.
+Theory of operation. The socket belongs to the network namespace in which it was opened. The kernel handles a
+request within send(2), so all replies wait in the socket when send returns. `RtnlSocket` reads up to the
+reply that ends the request; its only state is the sequence number.
 
-* A dump is a run of datagrams, each with many messages, ended by NLMSG_DONE, which also carries an
-  error (a table that does not exist: ENOENT). The kernel makes a further datagram as we read one, so
-  a table of any size needs one buffer only. Entries may change between two datagrams: it then sets
-  NLM_F_DUMP_INTR somewhere, and the whole dump is worth nothing and is taken again.
-* Requests that change something end in NLMSG_ERROR, with errno 0 if they ask for an acknowledgement.
-  Many of them may share a datagram; without NLM_F_ACK only those that fail are answered.
-* Whoever has CAP_NET_ADMIN in the namespace may send to any netlink socket there. Ours is connected to the
-  kernel, which refuses that, so nobody can fill its buffer; what came before is dropped by its sender.
-* NETLINK_GET_STRICT_CHK (4.20) makes the kernel filter dumps by interface and table; an older one
-  returns more, so callers filter as well. NETLINK_EXT_ACK (4.12) adds the kernel's explanation to
-  errors, NETLINK_CAP_ACK (4.3) leaves the quoted request out of them. None is needed to work.
+* A dump is a sequence of datagrams with many messages each. NLMSG_DONE ends it and may carry an error
+  (ENOENT: no such table). The kernel makes the next datagram when we read one, so a table of any size needs
+  one buffer only. If entries change between two datagrams, the kernel sets NLM_F_DUMP_INTR in a message; then
+  the dump is inconsistent and must be repeated.
+* A request for a change ends with NLMSG_ERROR; errno 0 is the acknowledgement, sent only for NLM_F_ACK. Many
+  requests may share a datagram; those without NLM_F_ACK are answered only if they fail.
+* A process with CAP_NET_ADMIN in the namespace may send to any netlink socket there. Our socket is connected
+  to the kernel, so the kernel rejects such messages and no process can fill our buffer; `RtnlSocket` drops
+  those that arrived before connect(2), by their sender.
+* NETLINK_GET_STRICT_CHK (Linux 4.20) makes the kernel filter dumps by interface and table; older kernels
+  return more, so callers filter as well. NETLINK_EXT_ACK (4.12) adds the kernel's explanation to errors,
+  NETLINK_CAP_ACK (4.3) leaves the quoted request out of them. Everything works without these three.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 _NETLINK_GET_STRICT_CHK = 12
 
-# A dump datagram is 32 KiB at most and one message of any kind far below that.
+# A datagram of a dump has 32 KiB at most, and a single message far less.
 _BUFFER_LEN = 64 * 1024
-# Errors of one batch wait in the receive buffer together, at about 1 KiB of it each; 212,992 bytes,
-# the default, hold them all.
+# All errors of one batch wait in the receive buffer, each taking about 1 KiB; the default of 212,992 bytes
+# has room for them.
 _BATCH = 64
 _BATCH_LEN = 32 * 1024
 _DUMP_ATTEMPTS = 16
@@ -59,7 +60,7 @@ class KernelRefusalError(HostError):
 
 
 class Request(Value):
-    """One change: RTM_NEW* type, NLM_F_* flags beside REQUEST and ACK, payload."""
+    """A request for a change: RTM_NEW* type, NLM_F_* flags except REQUEST and ACK, payload."""
 
     type: int
     flags: int
@@ -67,7 +68,7 @@ class Request(Value):
 
 
 def reason(outcome: messages.Outcome) -> str:
-    """Word an error: errno's text and, in brackets, what the kernel adds to it."""
+    """Return the text of an error: that of errno and, in brackets, the kernel's explanation."""
     text = os.strerror(outcome.errno)
     return f"{text} ({outcome.text})" if outcome.text else text
 
@@ -75,7 +76,7 @@ def reason(outcome: messages.Outcome) -> str:
 class RtnlSocket:
     """A rtnetlink socket of the current network namespace; a context manager.
 
-    *strict* False does without filtered dumps, as on kernels before 4.20.
+    *strict* False requests no filtered dumps, as on kernels before 4.20.
     """
 
     def __init__(self, *, strict: bool = True) -> None:
@@ -107,10 +108,10 @@ class RtnlSocket:
         self._socket.close()
 
     def dump(self, what: str, message_type: int, payload: bytes) -> list[bytes]:
-        """Read a table: the payloads of the family asked for; all of them if that is 0.
+        """Read a table; return the payloads of the address family in *payload*, all of them if that is 0.
 
-        A kernel without that family answers with the others' entries, which are left out here; a table
-        that does not exist is empty. Raises HostError, which names *what* was being read.
+        A kernel without that family answers with entries of other families, which `dump` removes. A table
+        that does not exist counts as empty. Raises HostError that names *what* was being read.
         """
         family = messages.family_of(payload)
         for _ in range(_DUMP_ATTEMPTS):
@@ -120,15 +121,15 @@ class RtnlSocket:
         raise HostError(f"cannot read {what}: it changed during each of {_DUMP_ATTEMPTS} attempts")
 
     def _dump_once(self, what: str, message_type: int, payload: bytes) -> list[bytes] | None:
-        """Take a dump; None if it was interrupted by a change."""
+        """Take a dump; return None if a change interrupted it."""
         doing = f"cannot read {what}"
         self._send(doing, [Request(message_type, MessageFlag.DUMP, payload)])
         found: list[bytes] = []
         is_interrupted, end = False, None
         while end is None:
-            end, has_mark = messages.take_replies(self._receive(doing), self._sequence, found)
+            end, has_mark = messages.parse_replies(self._receive(doing), self._sequence, found)
             is_interrupted = is_interrupted or has_mark
-        outcome = messages.parse_outcome(end)
+        outcome = messages.Outcome.parse(end)
         if outcome.errno == ENOENT:
             return []
         if outcome.errno:
@@ -136,28 +137,29 @@ class RtnlSocket:
         return None if is_interrupted else found
 
     def get_link(self, ifname: str) -> messages.LinkMessage:
-        """Read one interface, found by its name or an alternative name."""
+        """Read the interface with the name, or alternative name, *ifname*."""
         try:
             ifindex = socket.if_nametoindex(ifname)
         except OSError as error:
             raise HostError(f"there is no interface {ifname} in this network namespace") from error
         what = f"cannot read interface {ifname}"
-        return messages.parse_link(self.ask(what, MessageType.GETLINK, messages.get_link(ifindex)))
+        payload = self.ask(what, MessageType.GETLINK, messages.build_link_query(ifindex))
+        return messages.LinkMessage.parse(payload)
 
     def get_addresses(self, family: int, ifindex: int) -> list[tuple[messages.AddressMessage, bytes]]:
-        """Read the addresses of one interface, with their payloads, in the kernel's order."""
-        found = self.dump("addresses", MessageType.GETADDR, messages.get_addresses(family, ifindex))
-        parsed = [(messages.parse_address(payload), payload) for payload in found]
+        """Read the addresses of one interface and their payloads, in the kernel's order."""
+        found = self.dump("addresses", MessageType.GETADDR, messages.build_addresses_query(family, ifindex))
+        parsed = [(messages.AddressMessage.parse(payload), payload) for payload in found]
         return [entry for entry in parsed if entry[0].ifindex == ifindex]
 
     def ask(self, what: str, message_type: int, payload: bytes) -> bytes:
-        """Ask one question that has one answer, and return its payload; raises KernelRefusalError."""
+        """Send a request with a single reply and return the payload of that; raises KernelRefusalError."""
         self._send(what, [Request(message_type, 0, payload)])
         for reply in self._replies(what, self._sequence, self._sequence):
             if reply.type == MessageType.ERROR:
-                raise KernelRefusalError(what, messages.parse_outcome(reply))
+                raise KernelRefusalError(what, messages.Outcome.parse(reply))
             return reply.payload
-        raise AssertionError(what)  # replies have no end
+        raise AssertionError(what)  # _replies is endless
 
     def request(self, what: str, message_type: int, payload: bytes, flags: int = 0) -> None:
         """Make one change; raises KernelRefusalError that begins with *what* ("cannot ...")."""
@@ -166,9 +168,9 @@ class RtnlSocket:
             raise KernelRefusalError(what, outcome)
 
     def request_all(self, what: str, requests: Sequence[Request]) -> dict[int, messages.Outcome]:
-        """Make many changes, in order, each whatever became of the others.
+        """Make many changes in order; each is tried even if others fail.
 
-        Returns what became of those that were refused, by their place in *requests*.
+        Returns the outcomes of the failed ones, by index in *requests*.
         """
         refused: dict[int, messages.Outcome] = {}
         n_done = 0
@@ -186,7 +188,7 @@ class RtnlSocket:
         for reply in self._replies(what, first, self._sequence):
             if reply.type != MessageType.ERROR:
                 raise HostError(f"{what}: unexpected answer of type {reply.type}")
-            outcome = messages.parse_outcome(reply)
+            outcome = messages.Outcome.parse(reply)
             if outcome.errno:
                 refused[n_done + reply.sequence - first] = outcome
             if reply.sequence == self._sequence:
@@ -196,15 +198,15 @@ class RtnlSocket:
         parts = []
         for request in requests:
             self._sequence += 1
-            parts.append(messages.message(request.type, request.flags | MessageFlag.REQUEST, self._sequence,
-                                          request.payload))
+            parts.append(messages.build_message(request.type, request.flags | MessageFlag.REQUEST,
+                                                self._sequence, request.payload))
         try:
             self._socket.send(b"".join(parts))
         except OSError as error:
             raise HostError(f"{what}: {error.strerror}") from error
 
     def _receive(self, what: str) -> bytes:
-        """Read one datagram of the kernel's; those of other senders are dropped."""
+        """Read one datagram from the kernel, dropping those of other senders."""
         while True:
             try:
                 datagram, _, flags, sender = self._socket.recvmsg(_BUFFER_LEN)
@@ -217,15 +219,15 @@ class RtnlSocket:
             return datagram
 
     def _replies(self, what: str, first: int, last: int) -> Iterator[messages.Message]:
-        """Read without end: the caller knows which reply is the last."""
+        """Yield replies without end: the caller knows which one is the last."""
         while True:
-            for reply in messages.split_messages(self._receive(what)):
+            for reply in messages.parse_messages(self._receive(what)):
                 if first <= reply.sequence <= last and reply.type != MessageType.NOOP:
                     yield reply
 
 
 def _batches(requests: Sequence[Request]) -> Iterator[list[Request]]:
-    """Cut a list of requests into pieces that fit into a datagram and whose errors fit into the buffer."""
+    """Split requests into batches that fit in a datagram and whose errors fit in the receive buffer."""
     batch: list[Request] = []
     length = 0
     for request in requests:
