@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
+    from passt.namespace.child import Child
     from passt.namespace.child_channel import Message
-    from passt.namespace.create import Child
 
     class Loop(Protocol):
         """What is needed of the event loop; as in `dataplane.engine.Engine`."""

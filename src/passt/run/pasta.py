@@ -30,6 +30,7 @@ from passt.errors import HostError
 from passt.host import descriptors
 from passt.host.tap import interface_index
 from passt.namespace import create, pid1
+from passt.namespace.child import make_tap, start_child
 from passt.namespace.existing import PathWatch, ProcessWatch, Target, watch_path
 from passt.namespace.supervisor import Supervisor
 from passt.process import identity, privileges, signals
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
     from passt.facts.guest import GuestNet
     from passt.facts.settings import Settings
     from passt.host.listeners import HostPorts
+    from passt.namespace.child import Child, TapFacts
     from passt.namespace.child_channel import Channel
-    from passt.namespace.create import Child, TapFacts
     from passt.process.background import Launch
     from passt.process.identity import Identity
 
@@ -76,12 +77,12 @@ def _run_command(settings: Settings, guest: GuestNet, ports: HostPorts | None, l
         if settings.userns is not None:
             create.become_root_inside()
         pid1.prepare_namespaces(settings.hostname)
-        create.make_tap(channel, guest.ifname, lambda: _configure(settings, guest),
-                        watch_ports=settings.has_auto_ports)
+        make_tap(channel, guest.ifname, lambda: _configure(settings, guest),
+                 watch_ports=settings.has_auto_ports)
         pid1.run_command(channel, command)
 
     later = _enter_user_namespace(settings, user)
-    child = create.start_child(create.COMMAND_NAMESPACES, main, privileged=settings.netns_only)
+    child = start_child(create.COMMAND_NAMESPACES, main, privileged=settings.netns_only)
     try:
         network = _connect(settings, guest, ports, child, later.assume if later is not None else None)
         supervisor = Supervisor(child)
@@ -130,8 +131,8 @@ def _run_attached(settings: Settings, guest: GuestNet, ports: HostPorts | None, 
 
     def main(channel: Channel) -> None:
         target.join_network_namespace()
-        create.make_tap(channel, guest.ifname, lambda: _configure(settings, guest),
-                        watch_ports=settings.has_auto_ports)
+        make_tap(channel, guest.ifname, lambda: _configure(settings, guest),
+                 watch_ports=settings.has_auto_ports)
 
     was_root = os.geteuid() == 0
     if user is not None:
@@ -146,7 +147,7 @@ def _run_attached(settings: Settings, guest: GuestNet, ports: HostPorts | None, 
     else:
         target.join_user_namespace()
         launch.hold()
-    child = create.start_child(0, main)
+    child = start_child(0, main)
     try:
         network = _connect(settings, guest, ports, child, settle)
     finally:
