@@ -156,7 +156,13 @@ def main(arguments: list[str]) -> int:
     from passt import log
     from passt.errors import PasstError
     from passt.facts.port_rule import PortRule
-    from passt.facts.settings import Settings
+    from passt.facts.settings import (
+        ForwardingSettings,
+        LogSettings,
+        NamespaceSettings,
+        ProcessSettings,
+        Settings,
+    )
     from passt.run import start
 
     log.configure(quiet=True)
@@ -167,9 +173,9 @@ def main(arguments: list[str]) -> int:
     port = int(options.get("--tcp", "0"))
     rules = (PortRule(socket.IPPROTO_TCP, port, port, port),) if port else ()
     pid = int(options["--pid"]) if "--pid" in options else None
-    settings = Settings("pasta", quiet=True, foreground="--no-foreground" not in options, pid=pid,
-                        port_rules=rules, pid_file=options.get("--pid-file"),
-                        command=tuple(arguments[split + 1:]))
+    settings = Settings("pasta", ProcessSettings("--no-foreground" not in options, options.get("--pid-file")),
+                        LogSettings(quiet=True), forwarding=ForwardingSettings(rules),
+                        namespace=NamespaceSettings(tuple(arguments[split + 1:]), pid))
     try:
         return start.run(settings)
     except PasstError as error:

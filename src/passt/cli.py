@@ -120,10 +120,10 @@ def run_program(program: str, arguments: Sequence[str]) -> int:
     from passt.config.settings import build_settings
 
     settings, warnings = build_settings(program, request)
-    log.configure(debug=settings.debug, quiet=settings.quiet)
-    if settings.log_file is not None:
-        log.open_file(settings.log_file, settings.log_size, program)
-    elif not settings.foreground and not settings.debug:
+    log.configure(debug=settings.log.debug, quiet=settings.log.quiet)
+    if settings.log.log_file is not None:
+        log.open_file(settings.log.log_file, settings.log.log_size, program)
+    elif not settings.process.foreground and not settings.log.debug:
         log.open_syslog(program)
     for warning in warnings:
         log.warning(warning)

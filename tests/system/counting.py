@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from passt.dataplane.engine import Engine
-    from passt.run.diagnostics import Report
+    from passt.run.diagnostics import Diagnostics
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
 
     run_loop = network.run_loop
 
-    def loop(engine: Engine, report: Report) -> None:
+    def loop(engine: Engine, diagnostics: Diagnostics) -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         sock.bind(path)
 
@@ -31,7 +31,7 @@ def main() -> int:
             sock.sendto(json.dumps(engine.counters()).encode(), peer)
 
         engine.add_reader(sock.fileno(), answer)
-        run_loop(engine, report)
+        run_loop(engine, diagnostics)
 
     network.run_loop = loop
     return cli.main()

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from passt.facts.guest import GuestNet
     from passt.facts.port_rule import PortRule
-    from passt.facts.settings import Settings
 
 LOW_PORTS = "net.ipv4.ip_unprivileged_port_start"
 LOW_PORTS_PATH = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
@@ -166,20 +165,21 @@ def open_listeners(rules: Iterable[PortRule], binder: HostBinder, max_listeners:
 
 
 class HostPorts:
-    """The port rules of *settings*, with the host's ports that are named already bound.
+    """The port rules of a run, with the host's ports that are named already bound.
 
     *inward* and *outward* are the rules of the host's ports and the namespace's, without ephemeral ports
-    where they are left out. Raises ConfigError like `open_listeners`.
+    where they are left out. *freebind* is for `HostBinder`. Raises ConfigError like `open_listeners`.
     """
 
     __slots__ = ("binder", "inward", "listeners", "outward")
 
-    def __init__(self, settings: Settings, guest: GuestNet, max_listeners: int) -> None:
+    def __init__(self, port_rules: Iterable[PortRule], namespace_rules: Iterable[PortRule], guest: GuestNet,
+                 max_listeners: int, *, freebind: bool = False) -> None:
         self.binder = HostBinder(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None,
-                                 freebind=settings.freebind,
+                                 freebind=freebind,
                                  ifindex6=guest.ip6.template_ifindex if guest.ip6 else 0)
-        self.inward = leave_out_ephemeral(settings.port_rules)
-        self.outward = leave_out_ephemeral(settings.namespace_rules)
+        self.inward = leave_out_ephemeral(port_rules)
+        self.outward = leave_out_ephemeral(namespace_rules)
         # A port of the namespace may take two sockets.
         self.listeners = open_listeners(self.inward, self.binder, max_listeners,
                                         n_later=2 * len(optional_groups(self.outward)))

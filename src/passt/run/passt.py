@@ -1,16 +1,22 @@
 """passt: connects a virtual machine, whose emulator hands over frames on a stream socket.
 
-Order of a start, after the common one of `app`, and why:
+The stages of a start, after those of `run.start`, and what each opens and gives up:
 
-1. A connection that the caller hands over (-F) is checked first: it is a mistake of the command line or none.
-2. Host facts are read, listeners bound and the socket made, with the caller's rights. Root becomes somebody
-   else then (--runas, nobody), before there are threads.
-3. The data plane is loaded and built, signals are blocked, capabilities dropped.
-4. The caller learns that we are ready, and the loop runs. A client that came earlier has been waiting.
+    stage                                   opened, made                  given up
+    1 choose the user; check what -F gives  the machine's connection
+    2 read the host, bind its ports         listeners, packet capture
+    3 make the socket                       listening socket, its file
+    4 become the user                                                     root of the machine
+    5 load and build the data plane         engine
+    6 watch signals                         signalfd                      default actions of signals
+    7 drop privileges                                                     all capabilities
+    8 tell the caller that we are ready     content of the pid file       standard descriptors (if in
+                                                                          the background)
+    9 load the responders, run the loop
 
-A start that fails takes the socket's file away again. Later the file stays, whatever ends us.
-
-Signals keep their default actions until 3, so one that comes early simply ends us.
+All before 4 has the caller's rights. A client that connects before 9 waits. If the start fails, the socket's
+file is removed; after 8 it stays, whatever ends us. Signals keep their default actions until 6, so a signal
+that comes early ends us.
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ from passt import log
 from passt.host import unix_socket
 from passt.process import identity, privileges, signals
 from passt.run.clients import Clients
-from passt.run.diagnostics import Report
+from passt.run.diagnostics import Diagnostics
 from passt.run.network import Network, open_ports, print_banner, resolve_guest
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -27,32 +33,32 @@ if TYPE_CHECKING:
     from passt.facts.guest import GuestNet
     from passt.facts.settings import Settings
     from passt.forward.guest_addresses import Observed
-    from passt.process.background import Launch
+    from passt.process.background import Background
 
 
-def run(settings: Settings, launch: Launch) -> int:
+def run(settings: Settings, background: Background) -> int:
     """Run passt until a signal ends it, or the end of its client does; return the exit status.
 
     Raises PasstError.
     """
-    user = identity.choose(settings.runas)
-    connection = unix_socket.adopt(settings.fd) if settings.fd is not None else None
-    report = Report(settings)
+    user = identity.choose(settings.process.runas)
+    connection = unix_socket.adopt(settings.socket.fd) if settings.socket.fd is not None else None
+    diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug)
     guest = resolve_guest(settings)
-    ports = open_ports(settings, guest)
-    listener = unix_socket.listen(settings.socket_path) if connection is None else None
+    ports = open_ports(settings.forwarding, guest)
+    listener = unix_socket.listen(settings.socket.socket_path) if connection is None else None
     try:
         if user is not None:
             user.assume()
-            launch.hold()
-            if settings.runas is None:
+            background.hold()
+            if settings.process.runas is None:
                 log.info(f"started as root: goes on as user {user.uid} (nobody); --runas names another one")
         network = Network(settings, guest, ports)
         if user is not None:
             network.load_services()  # while we may read them
         network.start_ports()
         clients = Clients(network.engine, listener, lambda: questions(guest, network.observed),
-                          lambda: network.observed.mac is not None, one_off=settings.one_off)
+                          lambda: network.observed.mac is not None, one_off=settings.socket.one_off)
         reader = signals.SignalReader(signals.ENDING)
         network.engine.add_reader(reader.fd, network.engine.stop)
         if listener is not None:
@@ -61,13 +67,13 @@ def run(settings: Settings, launch: Launch) -> int:
         if listener is not None:
             tell_use(listener.path)
         privileges.drop_privileges()
-        launch.announce()
+        background.announce()
     except BaseException:
         if listener is not None:
             listener.remove()
         raise
     clients.start(connection)
-    network.serve(report)
+    network.serve(diagnostics)
     return 0
 
 

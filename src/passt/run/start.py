@@ -12,7 +12,7 @@ import sys
 from passt import log
 from passt.host import descriptors
 from passt.process import privileges, signals
-from passt.process.background import Launch
+from passt.process.background import Background
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -29,21 +29,22 @@ def run(settings: Settings) -> int:
     """
     sys.unraisablehook = _on_ignored
     privileges.close_to_others()
-    descriptors.tidy_descriptors((*log.descriptors(), *(() if settings.fd is None else (settings.fd,))))
+    handed_over = () if settings.socket.fd is None else (settings.socket.fd,)
+    descriptors.tidy_descriptors((*log.descriptors(), *handed_over))
     caller = privileges.Caller(descriptors.raise_file_limit(), signals.let_signals_end_us())
-    launch = Launch(settings.pid_file)
+    background = Background(settings.process.pid_file)
     try:
-        if not settings.foreground:
-            launch.go_to_background()
+        if not settings.process.foreground:
+            background.go_to_background()
         if settings.mode == "passt":
             from passt.run import passt
 
-            return passt.run(settings, launch)
+            return passt.run(settings, background)
         from passt.run import pasta
 
-        return pasta.run(settings, caller, launch)
+        return pasta.run(settings, caller, background)
     except BaseException:
-        launch.fail()
+        background.fail()
         raise
 
 
