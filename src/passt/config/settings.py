@@ -7,6 +7,7 @@ from passt.config.options import PASTA
 from passt.config.port_options import IPPROTO_TCP, PORT_OPTIONS, PortTable
 from passt.errors import ConfigError
 from passt.facts.settings import Settings
+from passt.forward.rules import find_loop
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -254,11 +255,8 @@ def _check_loopback(forwarding: ForwardingSettings) -> None:
         for back in forwarding.namespace_rules:
             if rule.auto or back.auto:
                 continue              # these leave out what the other direction holds
-            # Ports of ours inside that this rule leads to, and that lead to ports of this rule.
-            first = max(rule.target, back.first)
-            last = min(rule.target_port(rule.last), back.last)
-            low = max(back.target_port(first), rule.first)
-            if rule.proto == back.proto and first <= last and low <= min(back.target_port(last), rule.last):
+            port = find_loop(rule, back)
+            if port is not None:
                 name = "-t and -T" if rule.proto == IPPROTO_TCP else "-u and -U"
-                raise ConfigError(f"option '--host-lo-to-ns-lo': {name} lead port {low} to each other for"
+                raise ConfigError(f"option '--host-lo-to-ns-lo': {name} lead port {port} to each other for"
                                   f" ever; leave it out of one of them")

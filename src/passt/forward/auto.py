@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from socket import IPPROTO_TCP, IPPROTO_UDP
 
+from passt.forward.rules import auto_rules, fixed_ports
+
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -60,14 +62,11 @@ class Direction:
         self.side = side
         self.max_open = max_open
         self._scan = scan
-        self.followers = [_Follower(rule) for rule in rules if rule.auto]
+        self.followers = [_Follower(rule) for rule in auto_rules(rules)]
         self.n_open = 0
         self.has_failed = False                # the last scan did
         self._protos = {follower.rule.proto for follower in self.followers}
-        self._fixed: dict[int, set[int]] = {IPPROTO_TCP: set(), IPPROTO_UDP: set()}
-        for rule in rules:
-            if not rule.auto:
-                self._fixed[rule.proto].update(range(rule.first, rule.last + 1))
+        self._fixed = {proto: fixed_ports(rules, proto) for proto in _NAMES}
 
     def near_ports(self) -> dict[int, set[int]]:
         """Ports that we hold at the near side, by protocol."""
