@@ -114,7 +114,7 @@ class FakePolicy:
     def outbound(self) -> None:
         """Name what the policy around this one looks for."""
 
-    seen_source = respond = leads_to = outbound
+    guest_visible_source = respond = leads_to = outbound
 
 
 class FakeFacts(NamedTuple):
@@ -146,7 +146,7 @@ def install(ifname: str) -> None:
     module("passt.dataplane.engine", Engine=FakeEngine)
     module("passt.forward.policy", Policy=FakePolicy)
     module("passt.responders.dispatch", Dispatcher=lambda *_, **__: FakePolicy())
-    module("passt.host.host_facts", probe=lambda **_: HostFacts(None, None))
+    module("passt.host.host_facts", read_host=lambda **_: HostFacts(None, None))
     module("passt.namespace.interface", bring_lo_up=bring_lo_up, configure=configure)
     module("passt.config.resolve", resolve=lambda _settings, _facts: GuestNet(None, None, ifname))
 

@@ -154,10 +154,10 @@ def test_optional_ports_may_be_missing_but_not_all() -> None:
 class FakePorts:
     """Rules as HostPorts has them, with nothing bound."""
 
-    def __init__(self, *outward: PortRule) -> None:
+    def __init__(self, *outbound: PortRule) -> None:
         self.listeners: list[object] = []
-        self.inward: list[PortRule] = []
-        self.outward = list(outward)
+        self.inbound: list[PortRule] = []
+        self.outbound = list(outbound)
         self.binder = FakeBinder()
 
 

@@ -352,13 +352,13 @@ def test_any_command_line_gives_settings_or_one_line(arguments: list[str], mode:
             assert build_settings(mode, request)[0].mode == mode
 
 
-@pytest.mark.parametrize("inward", ["-t", "-u"])
-def test_loopback_that_leads_round_in_circles_is_refused(inward: str) -> None:
-    outward = {"-t": "-T", "-u": "-U"}[inward]
-    with pytest.raises(ConfigError, match=f"{inward} and {outward} lead port 80 to each other"):
-        built("--host-lo-to-ns-lo", inward, "80", outward, "80", "-U" if inward == "-t" else "-T", "none")
-    built("--host-lo-to-ns-lo", inward, "80", outward, "81")
-    built(inward, "80", outward, "80")
+@pytest.mark.parametrize("inbound", ["-t", "-u"])
+def test_loopback_that_leads_round_in_circles_is_refused(inbound: str) -> None:
+    outbound = {"-t": "-T", "-u": "-U"}[inbound]
+    with pytest.raises(ConfigError, match=f"{inbound} and {outbound} lead port 80 to each other"):
+        built("--host-lo-to-ns-lo", inbound, "80", outbound, "80", "-U" if inbound == "-t" else "-T", "none")
+    built("--host-lo-to-ns-lo", inbound, "80", outbound, "81")
+    built(inbound, "80", outbound, "80")
 
 
 def test_loopback_without_splice_is_refused() -> None:

@@ -340,7 +340,7 @@ def test_ports_without_families_of_the_guest_are_refused() -> None:
 @pytest.mark.parametrize("limit", [16, 64, 100, 256, 1024, 1 << 20])
 def test_reserve_of_descriptors_scales_with_their_limit(limit: int) -> None:
     used = len(os.listdir("/proc/self/fd"))
-    reserve = max(limit // listeners.RESERVE_SHARE, min(listeners.RESERVE_MIN, limit // 2))
+    reserve = max(limit // listeners.RESERVE_SHARE, min(listeners.MIN_RESERVE, limit // 2))
     possible = {max(limit - reserve - n, 0) for n in range(used - 1, used + 3)}
     assert listeners.count_spare_descriptors(limit) in possible
     assert listeners.count_spare_descriptors(limit) <= limit - reserve

@@ -45,8 +45,8 @@ class PortTable:
         `none` after a port is a contradiction; before it, or alone, it only says that there is no
         default, so a port may follow.
         """
-        letter, proto, inward = PORT_OPTIONS[name]
-        spec = parse_spec(text, prefix=inward, auto=self._auto)
+        letter, proto, is_host = PORT_OPTIONS[name]
+        spec = parse_spec(text, prefix=is_host, auto=self._auto)
         rules = self._rules.setdefault(name, RuleTable())
         if spec.is_none:
             for rule in rules:
@@ -68,16 +68,16 @@ class PortTable:
         """
         enabled = {IPPROTO_TCP: tcp, IPPROTO_UDP: udp}
         sides: tuple[list[PortRule], list[PortRule]] = ([], [])
-        for name, (_, proto, inward) in PORT_OPTIONS.items():
+        for name, (_, proto, is_host) in PORT_OPTIONS.items():
             if not enabled[proto]:
                 self._check_unused(name, _NAMES[proto])
                 continue
             if name not in self._rules:
-                sides[not inward].extend(self._defaults(name, tcp=tcp))
+                sides[not is_host].extend(self._defaults(name, tcp=tcp))
                 continue
             for rule in self._rules[name]:
                 _check_family(name, rule, ip4=ip4, ip6=ip6)
-                sides[not inward].append(rule)
+                sides[not is_host].append(rule)
         return tuple(sides[0]), tuple(sides[1])
 
     def _check_unused(self, name: str, proto: str) -> None:

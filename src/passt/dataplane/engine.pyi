@@ -74,7 +74,7 @@ class Engine:
     def add_listener(self, fd: int, proto: int, rule: object, namespace: bool = ...) -> None:
         """Take ownership of a bound socket (TCP: listening); *rule* is handed to the policy.
 
-        That is `FlowPolicy.inbound`, or `from_namespace` if *namespace* says that it was opened there.
+        That is `FlowPolicy.inbound`, or `outbound_bypass` if *namespace* says that it was opened there.
         Raises OSError, and leaves the socket to the caller, if there are `contracts.MAX_LISTENERS`.
         """
 

@@ -51,7 +51,7 @@ class Bypass:
         self._lasting = explain is None  # otherwise each flow is explained
         self.scope_id = 0
         self.outbound = policy.outbound  # nothing is added to these
-        self.seen_source = policy.seen_source
+        self.guest_visible_source = policy.guest_visible_source
         self.leads_to = policy.leads_to
 
     def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
@@ -73,7 +73,7 @@ class Bypass:
                                "no guest address known yet")
         return target
 
-    def from_namespace(self, proto: int, rule: object, peer: bytes, peer_port: int,
+    def outbound_bypass(self, proto: int, rule: object, peer: bytes, peer_port: int,
                        local: bytes, local_port: int) -> Target | None:
         """Map a flow accepted in the namespace for *rule*, a `PortRule`; None refuses it."""
         target = None
@@ -97,4 +97,4 @@ class Bypass:
 
 def _target_port(rule: object, port: int) -> int:
     port_rule: PortRule = cast("PortRule", rule)
-    return port_rule.target_port(port)
+    return port_rule.service_port(port)

@@ -88,9 +88,9 @@ def find_loop(rule: PortRule, back: PortRule) -> int | None:
         return None
     # Ports at the service side of *rule* at which *back* listens, then those to which *back* leads.
     first = max(rule.target, back.first)
-    last = min(rule.target_port(rule.last), back.last)
-    low = max(back.target_port(first), rule.first)
-    return low if first <= last and low <= min(back.target_port(last), rule.last) else None
+    last = min(rule.service_port(rule.last), back.last)
+    low = max(back.service_port(first), rule.first)
+    return low if first <= last and low <= min(back.service_port(last), rule.last) else None
 
 
 def auto_rules(rules: Iterable[PortRule]) -> list[PortRule]:

@@ -3,9 +3,9 @@
 One path leads to a command's namespaces and to those that exist already (`namespace.existing`):
 
 1. The main process enters the *user* namespace itself: a new one (`enter_new_user_namespace`) or the
-   target's (`Target.join_user_namespace`). That gives it every capability over the namespaces which that
-   user namespace owns, and takes away those over the host. It stays in the host's network namespace.
-   With --netns-only there is no such step, and the caller's own capabilities have to do.
+   target's (`TargetNamespaces.join_user_namespace`). That gives it every capability over the namespaces
+   which that user namespace owns, and takes away those over the host. It stays in the host's network
+   namespace. With --netns-only there is no such step, and the caller's own capabilities have to do.
 2. It starts one child (`child.start_child`). For a command this is PID 1 of new PID, network, IPC, UTS and
    mount namespaces; else a helper that joins the target's network namespace. A process that entered a
    network namespace could not come back without privileges, hence a child.

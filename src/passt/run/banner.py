@@ -101,9 +101,9 @@ def _rule(rule: PortRule) -> str:
     notes = " ".join(note for note, is_so in (
         ("(best effort)", rule.optional), ("(without ephemeral ports)", rule.skips_ephemeral),
         ("(auto-scan)", rule.auto)) if is_so)
-    near = _ports(rule.first, rule.last)
-    far = _ports(rule.target_port(rule.first), rule.target_port(rule.last))
-    return f"{proto} [{where}]{interface}:{near}  =>  {far}{'  ' if notes else ''}{notes}"
+    listen = _ports(rule.first, rule.last)
+    service = _ports(rule.service_port(rule.first), rule.service_port(rule.last))
+    return f"{proto} [{where}]{interface}:{listen}  =>  {service}{'  ' if notes else ''}{notes}"
 
 
 def _ports(first: int, last: int) -> str:

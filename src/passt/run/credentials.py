@@ -11,7 +11,7 @@
     attached, root or --runas    become the user, with capabilities    root: join the user namespace
                                  kept; not root: join it now
 
-"The user" is that of --runas, or nobody if root of the machine started us without it.
+"The user" is that of --runas, or nobody if root of the host started us without it.
 
 To join a user namespace takes capabilities over it, and users of the host have no numbers in there, so the
 main process becomes another user before it joins, and keeps its capabilities until they are all dropped. The
@@ -26,7 +26,7 @@ import os
 
 from passt import log
 from passt.namespace.create import enter_new_user_namespace
-from passt.namespace.existing import Target
+from passt.namespace.existing import TargetNamespaces
 from passt.process.identity import NOBODY_ID, Identity
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -46,7 +46,7 @@ def enter_for_command(asked: NamespaceSettings, user: Identity | None, *, is_ask
     if user is not None and (is_asked_for or asked.userns is not None):
         user.assume()
     if asked.userns is not None:
-        target = Target.of_paths(None, asked.userns)
+        target = TargetNamespaces.of_paths(None, asked.userns)
         target.join_user_namespace()
         target.close()
         return None
@@ -57,8 +57,8 @@ def enter_for_command(asked: NamespaceSettings, user: Identity | None, *, is_ask
     return Identity(NOBODY_ID, NOBODY_ID).assume if nobody is not None else None
 
 
-def enter_for_target(target: Target, user: Identity | None, background: Background, *, is_asked_for: bool
-                     ) -> Callable[[], None] | None:
+def enter_for_target(target: TargetNamespaces, user: Identity | None, background: Background, *,
+                     is_asked_for: bool) -> Callable[[], None] | None:
     """Enter the user namespace of *target*; return what to do when the helper has made the tap.
 
     *user* and *is_asked_for* are as for a command. Raises HostError.

@@ -30,12 +30,13 @@ SECRET_LEN = 16  # what Engine wants
 def resolve_guest(settings: Settings) -> GuestNet:
     """Read the host and work out the guest's network; warnings and notes are printed. Raises PasstError."""
     from passt.config.resolve import resolve
-    from passt.host.host_facts import probe
+    from passt.host.host_facts import read_host
 
     asked, namespace = settings.addresses, settings.namespace
-    facts = probe(interface=asked.interface, outbound_if4=asked.outbound_if4, outbound_if6=asked.outbound_if6,
-                  want4=settings.protocols.ip4, want6=settings.protocols.ip6,
-                  want_routes=namespace.config_net and namespace.copy_routes)
+    facts = read_host(interface=asked.interface, outbound_if4=asked.outbound_if4,
+                      outbound_if6=asked.outbound_if6, want4=settings.protocols.ip4,
+                      want6=settings.protocols.ip6,
+                      want_routes=namespace.config_net and namespace.copy_routes)
     guest = resolve(settings, facts)
     for warning in guest.warnings:
         log.warning(warning)

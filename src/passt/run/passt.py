@@ -3,10 +3,10 @@
 The stages of a start, after those of `run.start`, and what each opens and gives up:
 
     stage                                   opened, made                  given up
-    1 choose the user; check what -F gives  the machine's connection
+    1 choose the user; check what -F gives  its connection
     2 read the host, bind its ports         listeners, packet capture
     3 make the socket                       listening socket, its file
-    4 become the user                                                     root of the machine
+    4 become the user                                                     root of the host
     5 load and build the data plane         engine
     6 watch signals                         signalfd                      default actions of signals
     7 drop privileges                                                     all capabilities
@@ -78,7 +78,7 @@ def run(settings: Settings, background: Background) -> int:
 
 
 def tell_use(path: str) -> None:
-    """Print how a machine is connected to the socket *path*; QEMU reads two commas as one."""
+    """Print how a virtual machine is connected to the socket *path*; QEMU reads two commas as one."""
     log.info("")
     log.info("A virtual machine of QEMU 7.2 or newer is connected by:")
     log.info(f"    qemu-system-x86_64 ... -device virtio-net-pci,netdev=s"
@@ -88,7 +88,7 @@ def tell_use(path: str) -> None:
 
 
 def questions(guest: GuestNet, observed: Observed) -> list[bytes]:
-    """Make the frames that ask a machine for the hardware address of its guest."""
+    """Make the frames that ask a virtual machine for the hardware address of its guest."""
     from passt.responders.guest_solicitor import solicit
 
     known = (observed.ip4, observed.ip6, observed.ip6_link_local)

@@ -1,4 +1,4 @@
-"""pasta: connects a network namespace of this machine, a new one for a command or one that exists.
+"""pasta: connects a network namespace of the host, a new one for a command or one that exists.
 
 The stages of a start, after those of `run.start`, and what each opens and gives up:
 
@@ -10,7 +10,7 @@ The stages of a start, after those of `run.start`, and what each opens and gives
     5  start the child                           channel to the child
     6  load and build the data plane             engine
     7  take over the tap from the child          tap, network namespace    the child (attached)
-    8  change user again (`credentials`)                                   root of the machine
+    8  change user again (`credentials`)                                   root of the host
     9  start the thread in the namespace         sockets there             network namespace
     10 open the namespace's ports                listeners there
     11 watch signals and the end                 signalfd                  default actions of signals
@@ -41,7 +41,7 @@ from passt.host import descriptors
 from passt.host.tap import interface_index
 from passt.namespace import create, pid1
 from passt.namespace.child import make_tap, start_child
-from passt.namespace.existing import PathWatch, ProcessWatch, Target, watch_path
+from passt.namespace.existing import PathWatch, ProcessWatch, TargetNamespaces, watch_path
 from passt.namespace.supervisor import Supervisor
 from passt.process import identity, privileges, signals
 from passt.run import credentials
@@ -190,17 +190,17 @@ class _Pasta:
         return network
 
 
-def _open_target(asked: NamespaceSettings) -> tuple[Target, ProcessWatch | PathWatch | None]:
+def _open_target(asked: NamespaceSettings) -> tuple[TargetNamespaces, ProcessWatch | PathWatch | None]:
     """Open the namespaces to join, and what tells that they are gone, if that matters."""
     watch: ProcessWatch | PathWatch
     if asked.pid is not None:
         watch = ProcessWatch(asked.pid)
-        target = Target.of_process(asked.pid, asked.userns, netns_only=asked.netns_only)
+        target = TargetNamespaces.of_process(asked.pid, asked.userns, netns_only=asked.netns_only)
         if watch.has_ended():
             # The number may be another process's by now.
             raise HostError(f"process {asked.pid} ended before its namespaces could be joined")
         return target, watch if asked.netns_quit else None
-    target = Target.of_paths(asked.netns, asked.userns)
+    target = TargetNamespaces.of_paths(asked.netns, asked.userns)
     if asked.netns is None or not asked.netns_quit:
         return target, None
     watch = watch_path(asked.netns)

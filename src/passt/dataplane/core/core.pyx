@@ -179,7 +179,7 @@ cdef class Core:
         self.tell(self.untold)
         try:
             _, _, rule, _, seen.from_namespace = self.listeners[listener]
-            ask = self.policy.from_namespace if seen.from_namespace else self.policy.inbound
+            ask = self.policy.outbound_bypass if seen.from_namespace else self.policy.inbound
             target = ask(proto, rule, (<char *>far_address)[:n], far_port,
                          (<char *>near_address)[:m], near_port)
             if target is None:
@@ -228,7 +228,7 @@ cdef class Core:
         cdef bytes text
         cdef object found, error
         try:
-            found = self.policy.seen_source((<const char *>address)[:n])
+            found = self.policy.guest_visible_source((<const char *>address)[:n])
             if found is None or <size_t>len(found) != n:
                 return False
             text = found
