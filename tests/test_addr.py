@@ -10,31 +10,8 @@ from hypothesis import strategies as st
 from passt.facts import address
 
 
-@given(st.binary(min_size=6, max_size=6))
-def test_mac_round_trip(mac: bytes) -> None:
-    assert address.parse_mac(address.format_mac(mac)) == mac
-    assert address.parse_mac(address.format_mac(mac).upper()) == mac
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "9a:55:9a:55:9a",
-        "9a:55:9a:55:9a:55:00",
-        "9a:55:9a:55:9a:5",
-        "9a:55:9a:55:9a:555",
-        "9a-55-9a-55-9a-55",
-        "9a559a559a55",
-        "9a:55:9a:55:9a:5g",
-        "9a:55:9a:55:9a: 5",
-        "9a:55:9a:55:9a:+5",
-        "9a:55:9a:55:9a:\u0665\u0665",
-    ],
-)
-def test_bad_mac_rejected(text: str) -> None:
-    with pytest.raises(ValueError, match="not a MAC address"):
-        address.parse_mac(text)
+def test_mac_is_written_in_pairs() -> None:
+    assert address.format_mac(bytes.fromhex("9A559A559a0f")) == "9a:55:9a:55:9a:0f"
 
 
 def packed(text: str) -> bytes:
@@ -62,11 +39,6 @@ def packed(text: str) -> bytes:
             ["ff05::1", "ff0e::1", "2001:db8::1", "255.2.0.0", "254.128.0.1"],
         ),
         (
-            address.is_ip4_mapped,
-            ["::ffff:127.0.0.1", "::ffff:0:0"],
-            ["::127.0.0.1", "::1:ffff:7f00:1", "0.0.0.0"],
-        ),
-        (
             address.is_host_unicast,
             [
                 "192.0.2.1",
@@ -77,6 +49,8 @@ def packed(text: str) -> bytes:
                 "2001:db8::1",
                 "fe80::1",
                 "::2",
+                "::127.0.0.1",
+                "::1:ffff:7f00:1",
             ],
             [
                 "0.0.0.0",
@@ -90,6 +64,7 @@ def packed(text: str) -> bytes:
                 "::1",
                 "ff02::1",
                 "::ffff:192.0.2.1",
+                "::ffff:0:0",
             ],
         ),
     ],
@@ -101,7 +76,8 @@ def test_questions(question: Callable[[bytes], bool], yes: list[str], no: list[s
 
 @given(st.ip_addresses())
 def test_questions_agree_with_the_standard_library(theirs: IPv4Address | IPv6Address) -> None:
-    assume(not address.is_ip4_mapped(theirs.packed))     # from Python 3.13 on these answer as IPv4
+    # From Python 3.13 on mapped addresses answer as IPv4.
+    assume(not isinstance(theirs, IPv6Address) or theirs.ipv4_mapped is None)
     assert address.is_loopback(theirs.packed) == theirs.is_loopback
     assert address.is_unspecified(theirs.packed) == theirs.is_unspecified
     assert address.is_multicast(theirs.packed) == theirs.is_multicast
@@ -115,6 +91,6 @@ def test_endpoints() -> None:
 
 
 def test_groups() -> None:
-    assert address.multicast_mac(address.IP6_ALL_ROUTERS) == bytes.fromhex("333300000002")
+    assert address.multicast_mac(IPv6Address("ff02::2")) == bytes.fromhex("333300000002")
     # The example of RFC 4291, 2.7.1.
     assert address.solicited_node(IPv6Address("4037::01:800:200e:8c6c")) == IPv6Address("ff02::1:ff0e:8c6c")

@@ -51,9 +51,8 @@ class Loop:
     def remove_reader(self, fd: int) -> None:
         del self.readers[fd]
 
-    def call_later(self, delay_s: float, callback: Callable[[], None]) -> int:
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         self.later.append((delay_s, callback))
-        return len(self.later)
 
     def stop(self) -> None:
         self.stopped = True

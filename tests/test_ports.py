@@ -38,9 +38,8 @@ class FakeEngine:
         self.removed.append(fd)
         del self.listeners[fd]
 
-    def call_later(self, delay_s: float, callback: Callable[[], None]) -> int:
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         self.timers.append((delay_s, callback))
-        return len(self.timers)
 
     def udp_sockets(self) -> list[int]:
         return []

@@ -30,10 +30,9 @@ class Loop:
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
         self.readers[fd] = callback
 
-    def call_later(self, delay_s: float, callback: Callable[[], None]) -> int:
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         assert 0 < delay_s < 1
         self.timers.append(callback)
-        return len(self.timers)
 
     def on_end(self) -> None:
         self.n_ends += 1

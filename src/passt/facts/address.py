@@ -16,26 +16,15 @@ IP4_LEN = 4
 IP6_LEN = 16
 
 MAC_BROADCAST = b"\xff" * MAC_LEN
-IP4_UNSPECIFIED = bytes(IP4_LEN)
 IP4_LOOPBACK = bytes((127, 0, 0, 1))
 IP4_BROADCAST = b"\xff" * IP4_LEN
 IP6_UNSPECIFIED = bytes(IP6_LEN)
 IP6_LOOPBACK = bytes(15) + b"\x01"
 IP6_ALL_NODES = IPv6Address("ff02::1")
-IP6_ALL_ROUTERS = IPv6Address("ff02::2")
 
 _IP6_NOWHERE = frozenset((IP6_UNSPECIFIED, IP6_LOOPBACK))
 _IP4_MAPPED_PREFIX = bytes(10) + b"\xff\xff"
 _SOLICITED_NODE_PREFIX = bytes.fromhex("ff0200000000000000000001ff")
-_HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
-
-
-def parse_mac(text: str) -> bytes:
-    """Read six pairs of hex digits joined by colons; `ValueError` for anything else."""
-    pairs = text.split(":")
-    if len(pairs) != MAC_LEN or any(len(pair) != 2 or not _HEX_DIGITS.issuperset(pair) for pair in pairs):
-        raise ValueError(f"not a MAC address of the form 9a:55:9a:55:9a:55: {text!r}")
-    return bytes.fromhex("".join(pairs))
 
 
 def format_mac(mac: bytes) -> str:
@@ -79,11 +68,6 @@ def needs_scope6(packed: bytes) -> bool:
     if packed[0] == 0xff:
         return packed[1] & 0xf in {1, 2} and len(packed) == IP6_LEN
     return is_link_local6(packed)
-
-
-def is_ip4_mapped(packed: bytes) -> bool:
-    """::ffff:0:0/96 (RFC 4291, 2.5.5.2), which a socket takes for IPv4; never valid on a link."""
-    return packed.startswith(_IP4_MAPPED_PREFIX) and len(packed) == IP6_LEN
 
 
 def is_host_unicast(packed: bytes) -> bool:

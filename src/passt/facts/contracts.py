@@ -37,6 +37,20 @@ class InboundTarget(NamedTuple):
     destination_port: int
 
 
+class FlowInfo(NamedTuple):
+    """A snapshot of one flow: *guest_address* as the guest sees it, *host_address* as our socket has it."""
+
+    proto: int
+    state: str
+    guest_address: bytes
+    guest_port: int
+    remote_address: bytes
+    remote_port: int
+    host_address: bytes
+    host_port: int
+    inbound: bool
+
+
 class FlowPolicy(Protocol):
     """Asked once per new flow; `None` refuses it. Must be fast and must not raise."""
 

@@ -8,7 +8,7 @@ be had by a socket.
 
 From the namespace: what a client on the namespace's loopback sends to a port of -T or -U. On the host it
 goes from the client's loopback address to the one that it used. A client with any other address, or that
-asked for any other, is refused: the listener's device is `lo`, which carries those too.
+asked for any other, is refused: the listener's device is lo, which carries those too.
 
 All else is the other policy's.
 """

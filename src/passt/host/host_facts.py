@@ -11,7 +11,7 @@ under -g. It decides on the interface, too, so that gateway and addresses belong
 interface is down is dead: the kernel does not use it, and neither do we.
 
 The first default route may lead through an interface that has no address at all, for hosts in data centres
-keep their address on another one, `lo` for example, and need none on the links to their routers. Then
+keep their address on another one, lo for example, and need none on the links to their routers. Then
 the guest gets the address that the kernel itself takes as the source on that way.
 """
 
@@ -179,7 +179,7 @@ def sort_defaults(routes: Iterable[RouteMessage]) -> list[RouteMessage]:
 
 
 def template_ifindexes(routes: Iterable[RouteMessage]) -> Iterator[int]:
-    """Interfaces to which *routes* lead, each once; not `lo`, nor those of link-local destinations only."""
+    """Interfaces to which *routes* lead, each once; not lo, nor those of link-local destinations only."""
     seen = {LOOPBACK_IFINDEX}
     for route in routes:
         hop = preferred_hop(route)
@@ -216,7 +216,7 @@ def _gateway(defaults: list[RouteMessage], ifindex: int) -> IPAddress | None:
 
 
 def is_assignable(address: AddressMessage) -> bool:
-    """Tell whether a host can have *address*: an interface has groups and broadcasts too (`autojoin`)."""
+    """Tell whether *address* is a host's: interfaces have groups too ("autojoin" of ip-address(8))."""
     # The prefix of an address with a peer is the peer's.
     is_own = address.network == address.address
     return (is_host_unicast(address.address)

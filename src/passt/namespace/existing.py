@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
             """Call *callback* whenever *fd* is readable."""
 
-        def call_later(self, delay_s: float, callback: Callable[[], None]) -> int:
+        def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
             """Call *callback* once after *delay_s* seconds."""
 
 NETNS_DIRECTORY = "/run/netns"

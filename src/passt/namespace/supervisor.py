@@ -130,7 +130,7 @@ class Supervisor:
 
     def _mirror_stop(self, signum: int) -> None:
         if signum in TERMINAL_STOPS and self._terminal.is_ours():
-            # `fg` gave the terminal to our group while the command ran on in the background.
+            # The shell's fg gave the terminal to our group while the command ran on in the background.
             self._resume()
             return
         stop_like(signum, self._child.channel)

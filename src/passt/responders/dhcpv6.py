@@ -97,7 +97,7 @@ class Dhcpv6Responder:
         }
 
     def respond(self, destination: IPv6Address, request: Dhcpv6Message) -> Dhcpv6Message | None:
-        """Reply to *request*, valid as by `parse_request`, sent to *destination*; None: not for us."""
+        """Reply to *request* of `wire.dhcpv6.parse_request`, sent to *destination*; None: not for us."""
         server_id = request.find(ServerId)
         if server_id is not None and server_id != self._server_id:
             return None

@@ -7,7 +7,7 @@ defended against for the addresses that stand for us or the host, and is left al
 the guest's assigned one above all: whatever address the guest chooses, it can have.
 
 Solicitations of routers get one advertisement, made once from the frozen facts; the same goes out
-unsolicited now and then (see `advertiser`). It leaves out what has no value: the prefix without an
+unsolicited now and then (see `router_advertiser`). It leaves out what has no value: the prefix without an
 assigned address, the MTU (also one that IPv6 cannot have), resolvers, search list. Search names
 that cannot be encoded, or for which the packet has no room left, are left out one by one.
 """

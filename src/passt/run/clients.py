@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         def remove_reader(self, fd: int) -> None:
             """Stop watching one."""
 
-        def call_later(self, delay_s: float, callback: Callable[[], None]) -> int:
+        def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
             """Call once, later."""
 
         def stop(self) -> None:

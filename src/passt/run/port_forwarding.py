@@ -135,7 +135,7 @@ class PortForwarding:
     def start(self, namespace_sources: Sequence[int], namespace_side: ListenerSide | None = None) -> None:
         """Open the namespace's ports, and begin to follow bound ports as soon as the engine runs.
 
-        *namespace_sources* are from `port_scan.open_sources` in the namespace, empty if no rule is
+        *namespace_sources* are from `bound_ports.open_sources` in the namespace, empty if no rule is
         `auto`; *namespace_side* is None if no rule is of the namespace's ports. Raises ConfigError.
         """
         outbound = self._ports.outbound

@@ -1,8 +1,7 @@
-"""A start as all programs have it: the process is put in order, goes to the background, and runs its mode.
+"""The start that pasta and passt share: put the process in order, go to the background, run the program.
 
-What a program does then is in a module of its own, `local` for pasta, `machine` for passt; each of them
-joins the parts that `assembly` builds with its own kind of link. Imports are made where they are needed:
-start-up counts.
+The programs are `run.pasta` and `run.passt`; each builds a `Network` and attaches its own kind of link to it.
+Modules are imported where they are needed, to keep the start short.
 """
 
 from __future__ import annotations

@@ -204,7 +204,7 @@ cdef class Core:
 
     cdef void keep_answer(self, uint32_t listener, const uint8_t *peer, const uint8_t *local, size_t n,
                           const Seen *seen) noexcept nogil:
-        """Have the answer in *seen* found for later connections (`answers.find_answer`)."""
+        """Have the answer in *seen* found for later connections (`decision_cache.find_answer`)."""
         cdef Answer *answer = &self.answers[answer_slot(listener, peer, local)]
         self.has_answers = True
         answer.listener = listener + 1
@@ -564,7 +564,7 @@ cdef class Core:
         """Open a socket for *route* and bind it to its device; fd or negative errno.
 
         A stream is bound to the route's source too; a datagram socket not yet, as it can be bound
-        only once and is to get the guest's port with it (`datagram.bind_port`).
+        only once and is to get the guest's port with it (`lifetime.open_bound`).
         """
         cdef size_t n = 0
         cdef int result = 0

@@ -1,7 +1,7 @@
 """UDP translation (RFC 768): what the turn calls.
 
-A datagram of the guest finds its flow or opens one (`udp_flow`) and joins the batch of those that leave
-(`udp_out`); sockets and listeners that are readable are read in batches (`udp_in`).
+A datagram of the guest finds its flow or opens one (`udp.flows`) and joins the batch of those that leave
+(`udp.from_guest`); sockets and listeners that are readable are read in batches (`udp.to_guest`).
 """
 
 from libc.stdint cimport uint32_t
@@ -54,7 +54,7 @@ cdef void on_udp_socket(Core core, Flow *port) noexcept nogil:
     if port.u.port.users:
         read_port(core, port)
     else:
-        end_datagram(core, port)  # see `udp_flow.open_answer`
+        end_datagram(core, port)  # see `udp.flows.open_answer`
 
 
 cdef void on_udp_listener(Core core, uint32_t listener, int fd, bint in_namespace) noexcept nogil:

@@ -1,4 +1,4 @@
-"""rtnetlink messages: bytes <-> values for links and addresses, no I/O; `rtnl_route` has those of routes.
+"""rtnetlink messages: bytes <-> values for links and addresses, no I/O; see `routes` for routes.
 
 Source: rtnetlink(7), netlink(7), Documentation/userspace-api/netlink/intro.rst and the headers
 linux/{netlink,rtnetlink,if_link,if_addr}.h of the kernel.
