@@ -117,7 +117,7 @@ class FakePolicy:
     def outbound(self) -> None:
         """Name what the policy around this one looks for."""
 
-    seen_source = respond = leads_to = outbound
+    guest_visible_source = respond = leads_to = outbound
 
     def counters(self) -> dict[str, int]:
         """Count nothing."""
@@ -153,7 +153,7 @@ def install(ifname: str) -> None:
     module("passt.dataplane.engine", Engine=FakeEngine)
     module("passt.forward.policy", Policy=FakePolicy)
     module("passt.responders.dispatch", Dispatcher=lambda *_, **__: FakePolicy())
-    module("passt.host.host_facts", probe=lambda **_: HostFacts(None, None))
+    module("passt.host.host_facts", read_host=lambda **_: HostFacts(None, None))
     module("passt.namespace.interface", bring_lo_up=bring_lo_up, configure=configure)
     module("passt.config.resolve", resolve=lambda _settings, _facts: GuestNet(None, None, ifname))
 
@@ -163,7 +163,13 @@ def main(arguments: list[str]) -> int:
     from passt import log
     from passt.errors import PasstError
     from passt.facts.port_rule import PortRule
-    from passt.facts.settings import Settings
+    from passt.facts.settings import (
+        ForwardingSettings,
+        LogSettings,
+        NamespaceSettings,
+        ProcessSettings,
+        Settings,
+    )
     from passt.run import start
 
     log.configure(quiet=True)
@@ -174,9 +180,9 @@ def main(arguments: list[str]) -> int:
     port = int(options.get("--tcp", "0"))
     rules = (PortRule(socket.IPPROTO_TCP, port, port, port),) if port else ()
     pid = int(options["--pid"]) if "--pid" in options else None
-    settings = Settings("pasta", quiet=True, foreground="--no-foreground" not in options, pid=pid,
-                        port_rules=rules, pid_file=options.get("--pid-file"),
-                        command=tuple(arguments[split + 1:]))
+    settings = Settings("pasta", ProcessSettings("--no-foreground" not in options, options.get("--pid-file")),
+                        LogSettings(quiet=True), forwarding=ForwardingSettings(rules),
+                        namespace=NamespaceSettings(tuple(arguments[split + 1:]), pid))
     try:
         return start.run(settings)
     except PasstError as error:

@@ -49,6 +49,8 @@ def packed(text: str) -> bytes:
                 "2001:db8::1",
                 "fe80::1",
                 "::2",
+                "::127.0.0.1",
+                "::1:ffff:7f00:1",
             ],
             [
                 "0.0.0.0",
@@ -62,6 +64,7 @@ def packed(text: str) -> bytes:
                 "::1",
                 "ff02::1",
                 "::ffff:192.0.2.1",
+                "::ffff:0:0",
             ],
         ),
     ],
@@ -87,6 +90,6 @@ def test_endpoints() -> None:
 
 
 def test_groups() -> None:
-    assert address.multicast_mac(address.IP6_ALL_ROUTERS) == bytes.fromhex("333300000002")
+    assert address.multicast_mac(IPv6Address("ff02::2")) == bytes.fromhex("333300000002")
     # The example of RFC 4291, 2.7.1.
     assert address.solicited_node(IPv6Address("4037::01:800:200e:8c6c")) == IPv6Address("ff02::1:ff0e:8c6c")

@@ -13,7 +13,7 @@ import pytest
 
 from passt import __version__, cli, log
 from passt.errors import ConfigError, HostError
-from passt.facts.settings import Settings
+from passt.facts.settings import LogSettings, NamespaceSettings, ProcessSettings, Settings
 
 SRC = Path(__file__).parents[1] / "src"
 
@@ -68,8 +68,8 @@ def test_other_names_are_refused(argv: list[str], capfd: pytest.CaptureFixture[s
 def test_settings_reach_the_application_and_its_status_comes_back(app_calls: list[Settings]) -> None:
     assert cli.main(["pasta", "--config-net", "-t", "none", "-u", "none", "-T", "none", "-U", "none",
                      "--", "sh", "-c", "exit 7"]) == 7
-    assert app_calls == [Settings("pasta", config_net=True, command=("sh", "-c", "exit 7"),
-                                  foreground=True, banner=False)]
+    assert app_calls == [Settings("pasta", ProcessSettings(foreground=True), LogSettings(banner=False),
+                                  namespace=NamespaceSettings(("sh", "-c", "exit 7"), config_net=True))]
 
 
 def test_warnings_are_printed_in_quiet_mode_too(

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from passt import log
 from passt.facts.guest import GuestFamily, GuestNet
-from passt.facts.settings import Settings
+from passt.facts.settings import DiagnosticSettings, LogSettings, Settings
 from passt.responders.dispatch import Dispatcher
 from passt.run import network
-from passt.run.diagnostics import Report, describe, row
+from passt.run.diagnostics import Diagnostics, describe, row
 from tests.isolated import isolated
 
 if TYPE_CHECKING:
@@ -61,10 +61,11 @@ def said_in_a_run(settings: Settings, on_run: Callable[[Loop, Dispatcher], objec
         # A child of its own: a report blocks SIGUSR1, and messages go to descriptor 2.
         reading, writing = os.pipe()
         os.dup2(writing, 2)
-        log.configure(debug=settings.debug)
+        log.configure(debug=settings.log.debug)
         dispatcher, loop = Dispatcher(NET), Loop()
         loop.on_run = lambda: on_run(loop, dispatcher)
-        network.run_loop(loop, Report(settings, lambda: 0.0), dispatcher.counters)  # type: ignore[arg-type]
+        diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug, clock=lambda: 0.0)
+        network.run_loop(loop, diagnostics, dispatcher.counters)  # type: ignore[arg-type]
         return os.read(reading, 1 << 16).decode().splitlines()
 
     return isolated(run, flags=0)
@@ -89,7 +90,8 @@ def test_names_of_the_two_planes_are_apart() -> None:
 
 
 def test_last_counters_of_a_run_have_those_of_the_responders() -> None:
-    lines = said_in_a_run(Settings("pasta", debug=True), lambda _, dispatcher: dispatcher.respond(BAD_ARP))
+    settings = Settings("pasta", log=LogSettings(debug=True))
+    lines = said_in_a_run(settings, lambda _, dispatcher: dispatcher.respond(BAD_ARP))
     assert any(line.endswith("    drops: 1 (control_arp_malformed 1)") for line in lines), lines
 
 
@@ -110,5 +112,5 @@ def test_row_of_stats_is_printed_for_a_control_frame_alone() -> None:
         loop.later[1]()
         loop.later[2]()
 
-    _, *rows = said_in_a_run(Settings("pasta", stats_s=1), wait)
+    _, *rows = said_in_a_run(Settings("pasta", diagnostics=DiagnosticSettings(stats_s=1)), wait)
     assert [line.split()[-1] for line in rows] == ["0", "1"]

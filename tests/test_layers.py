@@ -26,7 +26,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "namespace": FACTS | {"process", "host"},
     "process": FACTS | {"host"},
     "host": FACTS,
-    "config": FACTS,
+    "config": FACTS | {"forward"},
     "forward": FACTS,
     "responders": FACTS | {"wire"},
     "dataplane": BASE | {"facts"},

@@ -15,7 +15,8 @@ from passt import log
 from passt.facts.guest import GuestFamily, GuestNet
 from passt.forward.guest_addresses import Observed
 from passt.host.unix_socket import ListeningSocket, adopt, listen
-from passt.run.passt import Clients, questions, tell_use
+from passt.run.clients import Clients
+from passt.run.passt import questions, tell_use
 from tests.isolated import isolated
 
 if TYPE_CHECKING:
@@ -50,9 +51,8 @@ class Loop:
     def remove_reader(self, fd: int) -> None:
         del self.readers[fd]
 
-    def call_later(self, delay_s: float, callback: Callable[[], None]) -> int:
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         self.later.append((delay_s, callback))
-        return len(self.later)
 
     def stop(self) -> None:
         self.stopped = True

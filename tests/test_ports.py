@@ -38,9 +38,8 @@ class FakeEngine:
         self.removed.append(fd)
         del self.listeners[fd]
 
-    def call_later(self, delay_s: float, callback: Callable[[], None]) -> int:
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         self.timers.append((delay_s, callback))
-        return len(self.timers)
 
     def udp_sockets(self) -> list[int]:
         return []
@@ -154,10 +153,10 @@ def test_optional_ports_may_be_missing_but_not_all() -> None:
 class FakePorts:
     """Rules as HostPorts has them, with nothing bound."""
 
-    def __init__(self, *outward: PortRule) -> None:
+    def __init__(self, *outbound: PortRule) -> None:
         self.listeners: list[object] = []
-        self.inward: list[PortRule] = []
-        self.outward = list(outward)
+        self.inbound: list[PortRule] = []
+        self.outbound = list(outbound)
         self.binder = FakeBinder()
 
 

@@ -1,8 +1,8 @@
-"""From argv to an exit status: picks the program, reads the command line, hands over to `app`.
+"""From argv to an exit status: pick the program, read the command line, hand the settings to `run.start`.
 
-Nothing here or in what is imported at module level needs a Python newer than 3.7, so that an old
-one gets to the check that refuses it; everything else is imported when it is needed, which keeps
-`pasta --version` fast too.
+This module and those that it imports at the top need Python 3.7 only, so that an old Python reaches
+`check_system`, which refuses it. All other modules are imported where they are needed, which keeps
+`pasta --version` fast.
 """
 
 from __future__ import annotations
@@ -121,10 +121,10 @@ def run_program(program: str, arguments: Sequence[str]) -> int:
     from passt.config.settings import build_settings
 
     settings, warnings = build_settings(program, request)
-    log.configure(debug=settings.debug, quiet=settings.quiet)
-    if settings.log_file is not None:
-        log.open_file(settings.log_file, settings.log_size, program)
-    elif not settings.foreground and not settings.debug:
+    log.configure(debug=settings.log.debug, quiet=settings.log.quiet)
+    if settings.log.log_file is not None:
+        log.open_file(settings.log.log_file, settings.log.log_size, program)
+    elif not settings.process.foreground and not settings.log.debug:
         log.open_syslog(program)
     for warning in warnings:
         log.warning(warning)

@@ -21,6 +21,12 @@ def built(*arguments: str, mode: str = "pasta") -> Settings:
     return build_settings(mode, scan(mode, arguments))[0]
 
 
+def flat(settings: Settings) -> dict[str, Any]:
+    """Fields of all groups of *settings*."""
+    groups = [getattr(settings, name) for name in Settings.DEFAULTS]
+    return {field: getattr(group, field) for group in groups for field in group.FIELDS}
+
+
 def warned(*arguments: str) -> list[str]:
     return build_settings("pasta", scan("pasta", arguments))[1]
 
@@ -134,7 +140,13 @@ def test_option_sets_its_fields_and_no_others(name: str, value: str, fields: dic
         base |= {"foreground": True, "banner": False, **DEFAULTS}
     for arguments in ([f"--{name}", value] if value else [f"--{name}"], [f"-{option.short}{value}"]):
         if option.short or arguments[0].startswith("--"):
-            assert built(*context, *arguments, mode=mode) == Settings(mode, **(base | fields))
+            settings = built(*context, *arguments, mode=mode)
+            assert (settings.mode, flat(settings)) == (mode, flat(Settings(mode)) | base | fields)
+
+
+def test_no_two_groups_have_a_field_of_the_same_name() -> None:
+    groups = list(Settings.DEFAULTS.values())
+    assert len(flat(Settings("pasta"))) == sum(len(group.FIELDS) for group in groups)
 
 
 BAD_VALUES = {
@@ -208,7 +220,7 @@ def test_bad_value_is_refused_with_option_and_value(name: str, value: str) -> No
 ])
 def test_last_of_several_uses_counts(arguments: list[str], fields: dict[str, Any]) -> None:
     settings = built(*arguments)
-    assert {name: getattr(settings, name) for name in fields} == fields
+    assert {name: flat(settings)[name] for name in fields} == fields
 
 
 @pytest.mark.parametrize(("arguments", "fields"), [
@@ -226,7 +238,7 @@ def test_last_of_several_uses_counts(arguments: list[str], fields: dict[str, Any
 ])
 def test_options_of_passt(arguments: list[str], fields: dict[str, Any]) -> None:
     settings = built(*arguments, mode="passt")
-    assert {name: getattr(settings, name) for name in fields} == fields
+    assert {name: flat(settings)[name] for name in fields} == fields
 
 
 @pytest.mark.parametrize("arguments", [
@@ -270,7 +282,7 @@ def test_bound_ports_of_a_machine_cannot_be_followed(arguments: list[str]) -> No
 ])
 def test_operands_tell_a_pid_from_a_command(arguments: list[str], fields: dict[str, Any]) -> None:
     settings = built(*arguments)
-    assert {name: getattr(settings, name) for name in fields} == fields
+    assert {name: flat(settings)[name] for name in fields} == fields
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -340,13 +352,13 @@ def test_any_command_line_gives_settings_or_one_line(arguments: list[str], mode:
             assert build_settings(mode, request)[0].mode == mode
 
 
-@pytest.mark.parametrize("inward", ["-t", "-u"])
-def test_loopback_that_leads_round_in_circles_is_refused(inward: str) -> None:
-    outward = {"-t": "-T", "-u": "-U"}[inward]
-    with pytest.raises(ConfigError, match=f"{inward} and {outward} lead port 80 to each other"):
-        built("--host-lo-to-ns-lo", inward, "80", outward, "80", "-U" if inward == "-t" else "-T", "none")
-    built("--host-lo-to-ns-lo", inward, "80", outward, "81")
-    built(inward, "80", outward, "80")
+@pytest.mark.parametrize("inbound", ["-t", "-u"])
+def test_loopback_that_leads_round_in_circles_is_refused(inbound: str) -> None:
+    outbound = {"-t": "-T", "-u": "-U"}[inbound]
+    with pytest.raises(ConfigError, match=f"{inbound} and {outbound} lead port 80 to each other"):
+        built("--host-lo-to-ns-lo", inbound, "80", outbound, "80", "-U" if inbound == "-t" else "-T", "none")
+    built("--host-lo-to-ns-lo", inbound, "80", outbound, "81")
+    built(inbound, "80", outbound, "80")
 
 
 def test_loopback_without_splice_is_refused() -> None:
@@ -364,7 +376,7 @@ def test_more_name_servers_than_are_read_give_a_warning(servers: str, n_warnings
 
 def test_search_list_has_a_limit() -> None:
     names = [f"d{index}.example" for index in range(33)]
-    assert built("-S", " ".join(names[:32])).search == tuple(names[:32])
+    assert built("-S", " ".join(names[:32])).names.search == tuple(names[:32])
     with pytest.raises(ConfigError, match="33 domains"):
         built("-S", " ".join(names[:20]), "-S", " ".join(names[20:]))
 

@@ -149,8 +149,8 @@ def test_thousands_of_options_are_cheap() -> None:
 
 def test_rule_maps_ports_both_ways() -> None:
     rule = PortRule(T, 22, 80, 32)
-    assert (rule.target_port(22), rule.target_port(80)) == (32, 90)
-    assert [rule.near_port(port) for port in (31, 32, 90, 91)] == [None, 22, 80, None]
+    assert (rule.service_port(22), rule.service_port(80)) == (32, 90)
+    assert [rule.listen_port(port) for port in (31, 32, 90, 91)] == [None, 22, 80, None]
 
 
 @pytest.mark.parametrize(("holes", "left"), [

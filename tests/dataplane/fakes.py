@@ -44,7 +44,7 @@ class Policy:
             raise self.error
         return self.leads
 
-    def from_namespace(
+    def outbound_bypass(
         self, proto: int, rule: object, peer: bytes, peer_port: int, local: bytes, local_port: int
     ) -> Target | None:
         self.asked_namespace.append((proto, rule, peer, peer_port, local, local_port))
@@ -52,7 +52,7 @@ class Policy:
             raise self.error
         return None if self.refuses else self.on_host
 
-    def seen_source(self, address: bytes) -> bytes | None:
+    def guest_visible_source(self, address: bytes) -> bytes | None:
         self.asked_source.append(address)
         if self.error:
             raise self.error

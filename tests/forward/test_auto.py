@@ -55,17 +55,17 @@ class Place:
 class World:
     """Host and namespace with a forwarder between them."""
 
-    def __init__(self, inward: Sequence[PortRule] = (ALL_T, ALL_U), outward: Sequence[PortRule] = (),
+    def __init__(self, inbound: Sequence[PortRule] = (ALL_T, ALL_U), outbound: Sequence[PortRule] = (),
                  max_open: int = 1000) -> None:
         self.host, self.namespace = Place(), Place()
         self.lines: list[str] = []
         self.warnings: list[str] = []
-        for place, rules in ((self.host, inward), (self.namespace, outward)):
+        for place, rules in ((self.host, inbound), (self.namespace, outbound)):
             place.ours |= {(rule.proto, port) for rule in rules if not rule.auto
                            for port in range(rule.first, rule.last + 1)}
         self.forwarder = AutoForwarder(
-            Direction("host", inward, self.namespace.scan, self.host, max_open),
-            Direction("namespace", outward, self.host.scan, self.namespace, max_open),
+            Direction("host", inbound, self.namespace.scan, self.host, max_open),
+            Direction("namespace", outbound, self.host.scan, self.namespace, max_open),
             explain=self.lines.append, warn=self.warnings.append)
         self.tick = self.forwarder.tick
 
@@ -86,7 +86,7 @@ def test_port_is_followed_and_released() -> None:
 
 
 def test_udp_follows_tcp_only_where_tcp_is_followed() -> None:
-    world = World(inward=[ALL_U])
+    world = World(inbound=[ALL_U])
     world.namespace.services = {(T, 80), (U, 53)}
     world.tick()
     assert world.host.ours == {(U, 53)}
@@ -94,7 +94,7 @@ def test_udp_follows_tcp_only_where_tcp_is_followed() -> None:
 
 
 def test_all_four_directions_without_echo() -> None:
-    world = World(outward=[ALL_T, ALL_U])
+    world = World(outbound=[ALL_T, ALL_U])
     world.namespace.services = {(T, 80), (U, 53)}
     world.host.services = {(T, 22), (U, 123)}
     for _ in range(5):
@@ -114,7 +114,8 @@ def test_all_four_directions_without_echo() -> None:
 
 def test_fixed_listeners_are_no_services_and_are_not_opened_twice() -> None:
     fixed = PortRule(T, 8080, 8080, 80)
-    world = World(inward=[fixed, PortRule(U, 8080, 8080, 8080, optional=True), ALL_U], outward=[ALL_T, ALL_U])
+    world = World(inbound=[fixed, PortRule(U, 8080, 8080, 8080, optional=True), ALL_U],
+                  outbound=[ALL_T, ALL_U])
     world.namespace.services = {(U, 8080)}
     world.tick()
     assert world.namespace.ours == set()
@@ -123,7 +124,7 @@ def test_fixed_listeners_are_no_services_and_are_not_opened_twice() -> None:
 
 
 def test_port_bound_at_both_sides_stays_as_it_is_and_follows_when_free() -> None:
-    world = World(outward=[ALL_T])
+    world = World(outbound=[ALL_T])
     world.namespace.services = world.host.services = {(T, 80)}
     world.tick()
     world.tick()
@@ -137,7 +138,7 @@ def test_port_bound_at_both_sides_stays_as_it_is_and_follows_when_free() -> None
 
 def test_twin_of_a_port_bound_at_both_sides_is_held_at_one_side_only() -> None:
     # Held at both, each would lead to the other, to and fro.
-    world = World(outward=[ALL_T, ALL_U])
+    world = World(outbound=[ALL_T, ALL_U])
     world.namespace.services = world.host.services = {(T, 80)}
     for _ in range(3):
         world.tick()
@@ -145,7 +146,7 @@ def test_twin_of_a_port_bound_at_both_sides_is_held_at_one_side_only() -> None:
 
 
 def test_mapped_range_follows_the_target() -> None:
-    world = World(inward=[PortRule(T, 8000, 8010, 80, auto=True)])
+    world = World(inbound=[PortRule(T, 8000, 8010, 80, auto=True)])
     world.namespace.services = {(T, 79), (T, 80), (T, 90), (T, 91), (T, 8000)}
     world.tick()
     assert world.host.ours == {(T, 8000), (T, 8010)}
@@ -183,7 +184,7 @@ def test_failed_scan_changes_nothing() -> None:
 
 
 def test_number_of_listeners_is_bounded_and_told_once() -> None:
-    world = World(inward=[ALL_U], max_open=10)
+    world = World(inbound=[ALL_U], max_open=10)
     world.namespace.services = {(U, port) for port in range(1, 101)}
     for _ in range(3):
         world.tick()
@@ -195,7 +196,7 @@ def test_number_of_listeners_is_bounded_and_told_once() -> None:
 
 
 def test_retries_are_bounded_and_reach_every_port() -> None:
-    world = World(inward=[ALL_U])
+    world = World(inbound=[ALL_U])
     taken = {(U, port) for port in range(1, 3 * RETRIES + 1)}
     world.namespace.services, world.host.services = set(taken), set(taken)
     world.tick()
@@ -208,7 +209,7 @@ def test_retries_are_bounded_and_reach_every_port() -> None:
 
 @pytest.mark.parametrize("rules", [[], [PortRule(T, 80, 80, 80)]])
 def test_nothing_to_follow_scans_nothing(rules: list[PortRule]) -> None:
-    world = World(inward=rules)
+    world = World(inbound=rules)
     assert not world.forwarder.is_needed
     world.tick()
     assert (world.host.n_scans, world.namespace.n_scans) == (0, 0)

@@ -32,8 +32,8 @@ def inbound(policy: Bypass, peer: str, local: str) -> InboundTarget | Target | N
     return policy.inbound(IPPROTO_TCP, RULE, packed(peer), 50000, packed(local), 8001)
 
 
-def outward(peer: str, local: str) -> Target | None:
-    return bypass().from_namespace(IPPROTO_UDP, RULE, packed(peer), 50000, packed(local), 8001)
+def outbound(peer: str, local: str) -> Target | None:
+    return bypass().outbound_bypass(IPPROTO_UDP, RULE, packed(peer), 50000, packed(local), 8001)
 
 
 def lasting(address: str, scope_id: int = 0, source: bytes | None = None) -> Target:
@@ -110,7 +110,7 @@ def test_loopback_client_takes_the_link_without_splice() -> None:
     ],
 )
 def test_loopback_client_of_the_namespace(peer: str, local: str, source: str | None) -> None:
-    assert outward(peer, local) == lasting(local, source=packed(source) if source else None)
+    assert outbound(peer, local) == lasting(local, source=packed(source) if source else None)
 
 
 @pytest.mark.parametrize(
@@ -125,11 +125,11 @@ def test_loopback_client_of_the_namespace(peer: str, local: str, source: str | N
     ],
 )
 def test_other_client_of_the_namespace_is_refused(peer: str, local: str) -> None:
-    assert outward(peer, local) is None
+    assert outbound(peer, local) is None
 
 
 def test_plain_policy_has_nothing_to_do_with_the_namespace() -> None:
-    answer = Policy(NET).from_namespace(
+    answer = Policy(NET).outbound_bypass(
         IPPROTO_TCP, RULE, packed("127.0.0.1"), 1, packed("127.0.0.1"), 8001
     )
     assert answer is None
@@ -141,8 +141,8 @@ def test_explanations() -> None:
     made = Bypass(policy, policy.observed, explain=lines.append)
     # Not lasting: every flow is to be explained.
     assert inbound(made, "127.0.0.1", "127.0.0.1") == Target(packed("192.0.2.5"), 81)
-    made.from_namespace(IPPROTO_TCP, RULE, packed("::1"), 50000, packed("::1"), 8001)
-    made.from_namespace(IPPROTO_TCP, RULE, packed("192.0.2.5"), 50000, packed("127.0.0.1"), 8001)
+    made.outbound_bypass(IPPROTO_TCP, RULE, packed("::1"), 50000, packed("::1"), 8001)
+    made.outbound_bypass(IPPROTO_TCP, RULE, packed("192.0.2.5"), 50000, packed("127.0.0.1"), 8001)
     assert lines == [
         "bypass to the namespace, TCP 127.0.0.1:50000 -> 127.0.0.1:8001: to 192.0.2.5:81",
         "bypass to the host, TCP [::1]:50000 -> [::1]:8001: to [::1]:81",

@@ -351,7 +351,7 @@ def test_inbound_loopback_without_host_loopback_map_shows_ours(peer: str, proto:
     there = policy.outbound(proto, packed(guest_of(peer)), 50000, packed(ours), 443)
     assert there is not None
     assert there.address == packed(ours)
-    assert policy.seen_source(packed(peer)) == packed(ours)
+    assert policy.guest_visible_source(packed(peer)) == packed(ours)
     assert not warnings
 
 
@@ -557,14 +557,14 @@ def test_outbound_costs_microseconds(destination: str) -> None:
     ],
 )
 def test_source_as_the_guest_knows_it(address: str, seen: str | None) -> None:
-    assert Policy(NET).seen_source(packed(address)) == (packed(seen) if seen else None)
+    assert Policy(NET).guest_visible_source(packed(address)) == (packed(seen) if seen else None)
 
 
 def test_this_host_as_the_guest_knows_it() -> None:
     for address, facts in (("0.0.0.0", NET.ip4), ("::", NET.ip6)):
         assert facts
         ours = facts.our_address or facts.map_host_loopback
-        assert Policy(NET).seen_source(packed(address)) == (ours.packed if ours else None)
+        assert Policy(NET).guest_visible_source(packed(address)) == (ours.packed if ours else None)
 
 
 def test_rule_leads_to_the_same_port_of_an_address_of_the_guest() -> None:

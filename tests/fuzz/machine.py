@@ -18,7 +18,7 @@ class Nobody:
     def outbound(self, *_: object) -> None:
         """Refuse."""
 
-    inbound = from_namespace = seen_source = outbound
+    inbound = outbound_bypass = guest_visible_source = outbound
     on_guest_address = on_guest_mac = on_guest_silent = on_ping_forbidden = outbound
 
     def leads_to(self, *_: object) -> bool:

@@ -1,4 +1,4 @@
-"""probe() in one namespace, configure() in another, with ip(8) as the judge.
+"""read_host() in one namespace, configure() in another, with ip(8) as the judge.
 
 Each test runs in a child process that makes its namespaces itself; they end with it. The "host" has a
 veth named h0 whose other end is up, the target a tap of the same name.
@@ -21,7 +21,7 @@ import pytest
 
 from passt.errors import HostError
 from passt.facts.guest import GuestFamily, GuestNet
-from passt.host.host_facts import probe
+from passt.host.host_facts import read_host
 from passt.host.rtnetlink.routes import RouteMessage
 from passt.host.syscalls import CLONE_NEWNET
 from passt.light.values import replace
@@ -89,7 +89,7 @@ def copy(host_commands: str) -> dict[str, Any]:
     """Set up a host, copy it to a tap in another namespace; what ip(8) shows in both, and the facts."""
     def run() -> dict[str, Any]:
         ip_batch(HOST + host_commands)
-        facts = probe()
+        facts = read_host()
         before = {f"addr{family}": addresses(family) for family in (4, 6)}
         before |= {f"route{family}": routes(family) for family in (4, 6)}
         new_namespace()
@@ -267,7 +267,7 @@ def test_copy_of_nexthop_objects_is_of_what_they_say(compat_mode: str) -> None:
         mode = Path("/proc/sys/net/ipv4/nexthop_compat_mode")
         ip_batch(HOST + NEXTHOP_GROUP)
         mode.write_text(compat_mode, encoding="ascii")
-        facts = probe()
+        facts = read_host()
         assert facts.ip4 is not None
         assert facts.ip6 is not None
         new_namespace()
@@ -312,7 +312,7 @@ def test_copy_of_a_tun_device_of_a_vpn() -> None:
             route add 10.0.0.0/8 dev h0 metric 50
         """)
         ip("-6", "route", "add", "default", "dev", "h0")
-        facts = probe()
+        facts = read_host()
         before = (addresses(4), addresses(6), routes(4), routes(6))
         new_namespace()
         open_tap()
@@ -528,7 +528,7 @@ def test_plain_user_configures_a_namespace_of_their_own() -> None:
 def test_given_gateway_works_with_copied_addresses_of_a_network_manager() -> None:
     def run() -> Json:
         ip_batch(HOST + NETWORK_MANAGER)
-        family = copied(probe().ip4)
+        family = copied(read_host().ip4)
         assert family is not None
         new_namespace()
         open_tap()
@@ -542,7 +542,7 @@ def test_given_gateway_works_with_copied_addresses_of_a_network_manager() -> Non
 def test_given_address_with_copied_routes_has_one_route_to_its_prefix() -> None:
     def run() -> tuple[Json, Json]:
         ip_batch(HOST + PLAIN)
-        facts = probe()
+        facts = read_host()
         new_namespace()
         open_tap()
         ip4, ip6 = copied(facts.ip4), copied(facts.ip6)
@@ -562,7 +562,7 @@ def test_routes_that_cannot_be_reached_are_warned_of_and_bounded() -> None:
     def run() -> tuple[tuple[str, ...], Json]:
         ip_batch(HOST + "addr add 192.0.2.2/24 dev h0\n"
                  + "".join(f"route add 198.51.{third}.0/24 via 192.0.2.1\n" for third in range(9)))
-        facts = probe().ip4
+        facts = read_host().ip4
         assert facts is not None
         beyond = tuple(payload for payload in facts.routes if RouteMessage.parse(payload).hops[0].gateway)
         family = copied(replace(facts, routes=beyond))
@@ -580,7 +580,7 @@ def test_routes_that_cannot_be_reached_are_warned_of_and_bounded() -> None:
 def test_route_over_ip6_is_a_warning_where_the_namespace_has_no_ip6() -> None:
     def run() -> tuple[tuple[str, ...], Json]:
         ip_batch(HOST + IP4_OVER_IP6 + "route add 198.51.100.1 dev h0\n")
-        facts = probe()
+        facts = read_host()
         new_namespace()
         Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1", encoding="ascii")
         open_tap()
@@ -605,7 +605,7 @@ def test_ten_thousand_routes_are_copied_in_time(family: int) -> None:
     def run() -> tuple[int, float, float]:
         ip_batch(HOST + lines)
         start = time.process_time()
-        facts = probe()
+        facts = read_host()
         probed = time.process_time()
         new_namespace()
         open_tap()

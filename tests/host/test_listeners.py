@@ -16,7 +16,6 @@ import pytest
 from passt.errors import ConfigError
 from passt.facts.guest import GuestNet
 from passt.facts.port_rule import PortRule
-from passt.facts.settings import Settings
 from passt.host import listeners, syscalls
 from passt.host.listeners import HostBinder, HostPorts, explain_failure, leave_out_ephemeral
 from passt.host.port_owner import find_owner
@@ -333,16 +332,15 @@ def test_port_owner_is_found_by_its_socket() -> None:
 
 
 def test_ports_without_families_of_the_guest_are_refused() -> None:
-    settings = Settings("pasta", port_rules=(rule(address="::1", spec="-t ::1/5000"),))
     guest = GuestNet(None, None, "tap0")
     with pytest.raises(ConfigError, match="TCP port 5000 of ::1: this address family is off"):
-        HostPorts(settings, guest, 1000)
+        HostPorts([rule(address="::1", spec="-t ::1/5000")], [], guest, 1000)
 
 
 @pytest.mark.parametrize("limit", [16, 64, 100, 256, 1024, 1 << 20])
 def test_reserve_of_descriptors_scales_with_their_limit(limit: int) -> None:
     used = len(os.listdir("/proc/self/fd"))
-    reserve = max(limit // listeners.RESERVE_SHARE, min(listeners.RESERVE_MIN, limit // 2))
+    reserve = max(limit // listeners.RESERVE_SHARE, min(listeners.MIN_RESERVE, limit // 2))
     possible = {max(limit - reserve - n, 0) for n in range(used - 1, used + 3)}
     assert listeners.count_spare_descriptors(limit) in possible
     assert listeners.count_spare_descriptors(limit) <= limit - reserve

@@ -12,7 +12,9 @@ import pytest
 from passt.errors import ConfigError, HostError
 from passt.host import syscalls
 from passt.namespace import create
+from passt.namespace.child import _run_child, start_child
 from passt.namespace.child_channel import Channel, Kind
+from passt.namespace.explain import explain_refusal
 from tests.isolated import isolated
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def sysctls(root: Path, **values: str) -> str:
 def test_refusal_names_the_setting(tmp_path: Path, number: int, values: dict[str, str],
                                    expected: str) -> None:
     error = OSError(number, os.strerror(number))
-    text = create.explain_refusal("a user namespace", error, sysctls(tmp_path, **values))
+    text = explain_refusal("a user namespace", error, sysctls(tmp_path, **values))
     with pytest.raises(HostError, match=f"^cannot get a user namespace: {os.strerror(number)}.*{expected}"):
         raise HostError(text)
     assert "\n" not in text
@@ -100,7 +102,7 @@ def test_forbidden_network_namespaces_are_told() -> None:
         with open("/proc/sys/user/max_net_namespaces", "w", encoding="ascii") as file:
             file.write("0")
         try:
-            create.start_child(create.COMMAND_NAMESPACES, lambda _: None)
+            start_child(create.COMMAND_NAMESPACES, lambda _: None)
         except HostError as error:
             return str(error)
         return ""
@@ -129,14 +131,14 @@ def die(_channel: Channel) -> None:
     (lambda channel: channel.send(Kind.CONTINUED), "ended too early"),
 ])
 def test_failure_of_the_child_is_our_error(main: Callable[[Channel], object], text: str) -> None:
-    child = create.start_child(0, main)
+    child = start_child(0, main)
     with pytest.raises(HostError, match=text):
         child.receive_tap()
     child.end()
 
 
 def test_child_is_ended_and_collected() -> None:
-    child = create.start_child(0, lambda channel: channel.receive(Kind.START, wait=True))
+    child = start_child(0, lambda channel: channel.receive(Kind.START, wait=True))
     child.end()
     with pytest.raises(ChildProcessError):
         os.waitpid(child.pid, 0)
@@ -148,7 +150,7 @@ def test_child_of_a_dead_parent_does_nothing(tmp_path: Path) -> None:
     ours.close()
     pid = os.fork()
     if pid == 0:
-        create._run_child(theirs, lambda _: (tmp_path / "ran").touch())
+        _run_child(theirs, lambda _: (tmp_path / "ran").touch())
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
     theirs.close()
     assert not (tmp_path / "ran").exists()
@@ -160,7 +162,7 @@ def test_death_of_the_parent_ends_the_child() -> None:
     parent = os.fork()
     if parent == 0:
         os.close(reader)
-        child = create.start_child(0, lambda _: signal.pause())
+        child = start_child(0, lambda _: signal.pause())
         os.write(writer, str(child.pid).encode())
         signal.pause()
     os.close(writer)

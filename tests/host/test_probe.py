@@ -1,4 +1,4 @@
-"""The choices that probe() makes, on routes and addresses written down here."""
+"""The choices that read_host() makes, on routes and addresses written down here."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from passt.errors import ConfigError
-from passt.host import host_facts as probe_module
+from passt.host import host_facts
 from passt.host.host_facts import (
     choose_address,
     is_assignable,
     preferred_hop,
-    probe,
+    read_host,
     sort_defaults,
     template_ifindexes,
 )
@@ -136,23 +136,23 @@ def test_prefix_of_a_peer_says_nothing_of_the_own_address() -> None:
 
 @pytest.fixture
 def no_ip6(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe_module, "kernel_has_ip6", lambda: False)
+    monkeypatch.setattr(host_facts, "kernel_has_ip6", lambda: False)
 
 
 @pytest.mark.usefixtures("no_ip6")
 def test_kernel_without_ip6_has_no_ip6_facts(tmp_path: Path) -> None:
-    assert probe(resolv_conf=str(tmp_path / "none")).ip6 is None
+    assert read_host(resolv_conf=str(tmp_path / "none")).ip6 is None
 
 
 @pytest.mark.usefixtures("no_ip6")
 def test_kernel_without_ip6_is_an_error_if_ip6_alone_is_wanted() -> None:
     with pytest.raises(ConfigError, match=r"^--ipv6-only: the kernel has no IPv6 "):
-        probe(want4=False)
+        read_host(want4=False)
 
 
 def test_unwanted_families_are_not_probed(tmp_path: Path) -> None:
     path = tmp_path / "resolv.conf"
     path.write_bytes(b"nameserver 192.0.2.9\n")
-    facts = probe(want4=False, want6=False, resolv_conf=str(path))
+    facts = read_host(want4=False, want6=False, resolv_conf=str(path))
     assert (facts.ip4, facts.ip6) == (None, None)
     assert facts.resolvers.servers == (ip_address("192.0.2.9"),)

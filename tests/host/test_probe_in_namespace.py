@@ -1,4 +1,4 @@
-"""probe() in namespaces that the tests make themselves."""
+"""read_host() in namespaces that the tests make themselves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from passt.errors import ConfigError
-from passt.host.host_facts import probe
+from passt.host.host_facts import read_host
 from tests.host.isolated import HOST, PLAIN, ip_batch, isolated
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def probed(commands: str, **arguments: Any) -> HostFacts:
     def run() -> HostFacts:
         if commands:
             ip_batch(commands)
-        return probe(**arguments)
+        return read_host(**arguments)
     return isolated(run)
 
 
@@ -126,7 +126,7 @@ def test_probe_where_ip6_is_disabled_by_sysctl_finds_ip4(disabled: str) -> None:
     def run() -> HostFacts:
         Path(f"/proc/sys/net/ipv6/conf/{disabled}/disable_ipv6").write_text("1", encoding="ascii")
         ip_batch(HOST + "addr add 192.0.2.2/24 dev h0\nroute add default via 192.0.2.1\n")
-        return probe()
+        return read_host()
     facts = isolated(run)
     assert facts.ip4 is not None
     assert facts.ip4.address == IPv4Address("192.0.2.2")
@@ -172,9 +172,9 @@ def test_probe_finds_an_interface_by_its_alternative_name() -> None:
 
 
 @pytest.mark.parametrize(("option", "ask"), [
-    ("--interface", lambda name: probe(interface=name)),
-    ("--outbound-if4", lambda name: probe(outbound_if4=name)),
-    ("--outbound-if6", lambda name: probe(outbound_if6=name)),
+    ("--interface", lambda name: read_host(interface=name)),
+    ("--outbound-if4", lambda name: read_host(outbound_if4=name)),
+    ("--outbound-if6", lambda name: read_host(outbound_if6=name)),
 ])
 @pytest.mark.parametrize("name", ["nothere0", "much-too-long-for-a-name", "", "\udcff"])
 def test_probe_of_a_missing_interface_names_option_and_value(

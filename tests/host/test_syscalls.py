@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     (lambda: syscalls.prctl(-1), errno.EINVAL),
     (lambda: syscalls.capset(1, 0, 0), errno.EPERM),
     (lambda: syscalls.mount(b"none", b"/proc/none", b"proc", 0), errno.ENOENT),
-    (lambda: syscalls.umount2(b"/proc/none", 0), errno.ENOENT),
-    (lambda: syscalls.pivot_root(b"/proc/none", b"/proc/none"), errno.ENOENT),
     (lambda: syscalls.sethostname(b"x" * 65), errno.EINVAL),
     (lambda: syscalls.close_range(9, 8, 0), errno.EINVAL),
     (lambda: syscalls.signalfd([0]), errno.EINVAL),
@@ -89,18 +87,6 @@ def test_signalfd_reads_a_blocked_signal() -> None:
         return len(data), os.get_inheritable(fd), os.get_blocking(fd), data[0]
 
     assert isolated(receive, flags=0) == (128, False, False, signal.SIGUSR2)
-
-
-def test_pivot_root_changes_the_root() -> None:
-    def change() -> tuple[list[str], int]:
-        syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_SLAVE)
-        syscalls.mount(b"none", b"/tmp", b"tmpfs", syscalls.MS_NOSUID, b"size=0,nr_inodes=2")
-        os.chdir("/tmp")  # noqa: S108
-        syscalls.pivot_root(b".", b".")
-        syscalls.umount2(b".", syscalls.MNT_DETACH)
-        return os.listdir("/"), os.statvfs("/").f_files
-
-    assert isolated(change, flags=syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS) == ([], 2)
 
 
 def test_close_range_closes_only_its_range() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from passt.errors import HostError
 from passt.host import syscalls
-from passt.namespace.existing import PathWatch, ProcessWatch, Target, watch_path
+from passt.namespace.existing import PathWatch, ProcessWatch, TargetNamespaces, watch_path
 from tests.isolated import isolated
 
 if TYPE_CHECKING:
@@ -30,10 +30,9 @@ class Loop:
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
         self.readers[fd] = callback
 
-    def call_later(self, delay_s: float, callback: Callable[[], None]) -> int:
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         assert 0 < delay_s < 1
         self.timers.append(callback)
-        return len(self.timers)
 
     def on_end(self) -> None:
         self.n_ends += 1
@@ -63,20 +62,20 @@ def test_zombie_has_no_namespaces_to_join() -> None:
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert ProcessWatch(pid).has_ended()
     with pytest.raises(HostError, match=f"process {pid}"):
-        Target.of_process(pid)
+        TargetNamespaces.of_process(pid)
     os.waitpid(pid, 0)
 
 
 def test_own_user_namespace_is_not_joined_again() -> None:
-    for target in (Target.of_process(os.getpid()),
-                   Target.of_paths("/proc/self/ns/net", "/proc/self/ns/user")):
+    for target in (TargetNamespaces.of_process(os.getpid()),
+                   TargetNamespaces.of_paths("/proc/self/ns/net", "/proc/self/ns/user")):
         target.join_user_namespace()
         target.close()
 
 
 def test_target_without_a_user_namespace_joins_none() -> None:
-    for target in (Target.of_process(os.getpid(), netns_only=True),
-                   Target.of_paths("/proc/self/ns/net", None)):
+    for target in (TargetNamespaces.of_process(os.getpid(), netns_only=True),
+                   TargetNamespaces.of_paths("/proc/self/ns/net", None)):
         target.join_user_namespace()
         target.close()
 
@@ -90,19 +89,19 @@ def test_target_without_a_user_namespace_joins_none() -> None:
 ])
 def test_path_that_is_no_namespace_is_told(path: str, text: str) -> None:
     with pytest.raises(HostError) as caught:
-        Target.of_paths(path, None)
+        TargetNamespaces.of_paths(path, None)
     assert str(caught.value) == f"option '--netns' {path}: {text}"
 
 
 def test_user_namespace_that_is_none_is_told() -> None:
     with pytest.raises(HostError, match="'--userns' /proc/self/ns/net: this is not a user namespace"):
-        Target.of_paths("/proc/self/ns/net", "/proc/self/ns/net")
+        TargetNamespaces.of_paths("/proc/self/ns/net", "/proc/self/ns/net")
 
 
 def test_named_pipe_does_not_hang_us(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(HostError, match="not a network namespace"):
-        Target.of_paths(str(tmp_path / "pipe"), None)
+        TargetNamespaces.of_paths(str(tmp_path / "pipe"), None)
 
 
 def test_end_of_a_process_is_noticed() -> None:
@@ -200,7 +199,7 @@ def test_namespaces_of_another_user_are_closed_to_us() -> None:
         os.setresgid(54321, 54321, 54321)
         os.setresuid(54321, 54321, 54321)
         try:
-            Target.of_process(1)
+            TargetNamespaces.of_process(1)
         except HostError as error:
             return str(error)
         return ""
@@ -212,7 +211,7 @@ def test_namespaces_of_another_user_are_closed_to_us() -> None:
 def test_network_namespace_without_rights_over_it_is_told() -> None:
     def attempt() -> str:
         syscalls.capset(0, 0, 0)
-        target = Target.of_process(os.getpid())
+        target = TargetNamespaces.of_process(os.getpid())
         target.join_user_namespace()
         try:
             target.join_network_namespace()

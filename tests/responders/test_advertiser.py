@@ -14,9 +14,8 @@ class Loop:
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.sent: list[bytes] = []
 
-    def call_later(self, delay_s: float, callback: Callable[[], None]) -> int:
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         self.timers.append((delay_s, callback))
-        return len(self.timers)
 
     def fire(self) -> None:
         (_, callback) = self.timers.pop()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from passt.dataplane.engine import Engine
-    from passt.run.diagnostics import Report
+    from passt.run.diagnostics import Diagnostics
 
 
 def main() -> int:
@@ -24,7 +24,8 @@ def main() -> int:
 
     run_loop = network.run_loop
 
-    def loop(engine: Engine, report: Report, control_counters: Callable[[], dict[str, int]]) -> None:
+    def loop(engine: Engine, diagnostics: Diagnostics,
+             control_counters: Callable[[], dict[str, int]]) -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         sock.bind(path)
 
@@ -33,7 +34,7 @@ def main() -> int:
             sock.sendto(json.dumps(engine.counters()).encode(), peer)
 
         engine.add_reader(sock.fileno(), answer)
-        run_loop(engine, report, control_counters)
+        run_loop(engine, diagnostics, control_counters)
 
     network.run_loop = loop
     return cli.main()

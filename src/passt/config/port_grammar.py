@@ -8,7 +8,7 @@
 The first slash ends the prefix; an address may stand in brackets. Exclusions (`~`) hold for the whole
 specification, wherever they stand; one that has nothing else means all other ports, as `all` does.
 `auto` makes all that the specification covers conditional: a port is forwarded while its target is
-bound at the far side. Numbers are decimal.
+bound at the service side. Numbers are decimal.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """From port options to port rules: the uses of -t, -u, -T and -U add up, or contradict each other.
 
-There are four independent tables, one per option. What overlaps within one is found here, before
-anything is bound: a socket for any address gets in the way of one for a single address, one for any
-interface in the way of one for a single interface (ip(7), socket(7)).
+Each of the four options has a table of its own (`forward.rules`), which finds rules that overlap before
+anything is bound.
 """
 
 from __future__ import annotations
@@ -10,12 +9,11 @@ from __future__ import annotations
 from passt.config.port_grammar import MAX_PORT, PortSpec, parse_spec
 from passt.errors import ConfigError
 from passt.facts.port_rule import PortRule
+from passt.forward.rules import OverlapError, RuleTable
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from passt.facts.address import IPAddress
 
 IPPROTO_TCP = 6      # IANA's numbers; the module socket would cost more time than this whole package
 IPPROTO_UDP = 17
@@ -39,8 +37,7 @@ class PortTable:
 
     def __init__(self, *, auto: bool) -> None:
         self._auto = auto
-        self._rules: dict[str, list[PortRule]] = {}
-        self._used: dict[str, bytearray] = {}  # by port: 1 where a rule is; thousands of options stay cheap
+        self._rules: dict[str, RuleTable] = {}
 
     def add(self, name: str, text: str) -> None:
         """Take one use of the option *name*, a key of `PORT_OPTIONS`. Raises ConfigError.
@@ -48,24 +45,20 @@ class PortTable:
         `none` after a port is a contradiction; before it, or alone, it only says that there is no
         default, so a port may follow.
         """
-        letter, proto, inward = PORT_OPTIONS[name]
-        spec = parse_spec(text, prefix=inward, auto=self._auto)
-        rules = self._rules.setdefault(name, [])
+        letter, proto, is_host = PORT_OPTIONS[name]
+        spec = parse_spec(text, prefix=is_host, auto=self._auto)
+        rules = self._rules.setdefault(name, RuleTable())
         if spec.is_none:
-            if rules:
-                raise ConfigError(f"'none' contradicts '{rules[0].spec}' given before; leave one of them out")
+            for rule in rules:
+                raise ConfigError(f"'none' contradicts '{rule.spec}' given before; leave one of them out")
             return
         added = _make_rules(spec, proto, letter)
         if not added:
             raise ConfigError(f"'{text}': all of its ports are excluded; exclude fewer, or say 'none'")
-        used = self._used.setdefault(name, bytearray(MAX_PORT + 1))
-        for rule in added:
-            if used.find(1, rule.first, rule.last + 1) >= 0:
-                for other in rules:
-                    _check_apart(rule, other)
-        for rule in added:
-            used[rule.first:rule.last + 1] = b"\1" * (rule.last + 1 - rule.first)
-        rules += added
+        try:
+            rules.add(added)
+        except OverlapError as error:
+            raise ConfigError(_explain_overlap(error)) from None
 
     def rules(self, *, tcp: bool, udp: bool, ip4: bool, ip6: bool
               ) -> tuple[tuple[PortRule, ...], tuple[PortRule, ...]]:
@@ -75,16 +68,16 @@ class PortTable:
         """
         enabled = {IPPROTO_TCP: tcp, IPPROTO_UDP: udp}
         sides: tuple[list[PortRule], list[PortRule]] = ([], [])
-        for name, (_, proto, inward) in PORT_OPTIONS.items():
+        for name, (_, proto, is_host) in PORT_OPTIONS.items():
             if not enabled[proto]:
                 self._check_unused(name, _NAMES[proto])
                 continue
             if name not in self._rules:
-                sides[not inward].extend(self._defaults(name, tcp=tcp))
+                sides[not is_host].extend(self._defaults(name, tcp=tcp))
                 continue
             for rule in self._rules[name]:
                 _check_family(name, rule, ip4=ip4, ip6=ip6)
-                sides[not inward].append(rule)
+                sides[not is_host].append(rule)
         return tuple(sides[0]), tuple(sides[1])
 
     def _check_unused(self, name: str, proto: str) -> None:
@@ -123,22 +116,12 @@ def _make_rules(spec: PortSpec, proto: int, letter: str) -> list[PortRule]:
     return rules
 
 
-def _check_apart(rule: PortRule, other: PortRule) -> None:
-    """Refuse rules that would need the same port of the same address."""
-    first, last = max(rule.first, other.first), min(rule.last, other.last)
-    if first > last or not _overlap(rule.address, other.address):
-        return
-    if rule.ifname is not None and other.ifname is not None and rule.ifname != other.ifname:
-        return
+def _explain_overlap(error: OverlapError) -> str:
+    """Name the ports, the specification that has them already, and the one that cannot be added."""
+    first, last = error.first, error.last
     ports = f"port {first} is" if first == last else f"ports {first} to {last} are"
-    raise ConfigError(f"{_NAMES[rule.proto]} {ports} covered by '{other.spec}' already;"
-                      f" change or leave out '{rule.spec}'")
-
-
-def _overlap(one: IPAddress | None, other: IPAddress | None) -> bool:
-    if one is None or other is None:
-        return True
-    return one.version == other.version and (one == other or one.is_unspecified or other.is_unspecified)
+    return (f"{_NAMES[error.rule.proto]} {ports} covered by '{error.other.spec}' already;"
+            f" change or leave out '{error.rule.spec}'")
 
 
 def _check_family(name: str, rule: PortRule, *, ip4: bool, ip6: bool) -> None:

@@ -13,11 +13,14 @@ from passt.config.resolvers import asked_for, choose_resolvers, choose_search, h
 from passt.errors import ConfigError
 from passt.facts.address import IPAddress, is_subnet_broadcast
 from passt.facts.guest import GuestFamily, GuestNet
+from passt.light.values import replace
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from passt.facts.host import FamilyFacts, HostFacts, InterfaceAddress
-    from passt.facts.settings import Settings
+    from passt.facts.settings import AddressSettings, NameSettings, NamespaceSettings, Settings
 
 LOCAL_ADDRESS4 = IPv4Address("169.254.2.1")
 LOCAL_PREFIX_LEN4 = 16          # RFC 3927, 2.1: the link-local network
@@ -33,53 +36,54 @@ IFA_F_DEPRECATED = 0x20         # linux/if_addr.h
 def resolve(settings: Settings, facts: HostFacts) -> GuestNet:
     """Choose what the guest sees.
 
-    Raises ConfigError where an interface was asked for that no family, or not the family in
-    question, can use.
+    Raises ConfigError if no family can use the interface of --interface, or one family cannot use the
+    interface of its --outbound-if4 or --outbound-if6.
     """
-    facts4 = facts.ip4 if settings.ip4 and _is_usable(facts.ip4, settings.address4) else None
-    facts6 = facts.ip6 if settings.ip6 and _is_usable(facts.ip6, settings.address6) else None
-    _check_interfaces(settings, facts4, facts6)
-    if settings.address6 is not None and not facts.has_ip6:
-        raise ConfigError(f"option '--address': {settings.address6} cannot be used, as the kernel has no IPv6"
+    asked, protocols = settings.addresses, settings.protocols
+    facts4 = facts.ip4 if protocols.ip4 and _is_usable(facts.ip4, asked.address4) else None
+    facts6 = facts.ip6 if protocols.ip6 and _is_usable(facts.ip6, asked.address6) else None
+    _check_interfaces(asked, facts4, facts6)
+    if asked.address6 is not None and not facts.has_ip6:
+        raise ConfigError(f"option '--address': {asked.address6} cannot be used, as the kernel has no IPv6"
                           f" (see the boot parameter ipv6.disable)")
-    servers = facts.resolvers.servers
+    tells_servers = hands_out(settings.names.hand_out_dns, settings.mode)
+    tells_search = hands_out(settings.names.hand_out_search, settings.mode)
     ip4 = ip6 = None
-    if settings.ip4:
-        ip4 = _resolve_ip4(settings, facts4, [server for server in servers if server.version == 4])
-    if settings.ip6 and facts.has_ip6:
-        ip6 = _resolve_ip6(settings, facts6, [server for server in servers if server.version == 6])
-    search, left_out = choose_search(settings, facts.resolvers.search)
-    tells_search = hands_out(settings.hand_out_search, settings.mode)
+    if protocols.ip4:
+        ip4 = _complete(_choose_ip4(settings, facts4), 4, settings, facts4, facts.resolvers.servers)
+    if protocols.ip6 and facts.has_ip6:
+        ip6 = _complete(_choose_ip6(settings, facts6), 6, settings, facts6, facts.resolvers.servers)
+    search, left_out = choose_search(settings.names, facts.resolvers.search)
     return GuestNet(
         ip4=ip4,
         ip6=ip6,
-        ifname=_choose_ifname(settings, facts4, facts6),
-        our_mac=settings.our_mac,
-        ns_mac=settings.ns_mac,
-        mtu=settings.mtu,
+        ifname=_choose_ifname(settings.namespace.ns_ifname, facts4, facts6),
+        our_mac=asked.our_mac,
+        ns_mac=settings.namespace.ns_mac,
+        mtu=asked.mtu,
         search=search if tells_search else (),
-        hostname=settings.hostname,
-        fqdn=settings.fqdn,
-        warnings=_name_warnings(settings, (ip4, ip6), left_out if tells_search else ()),
-        notes=_local_notes(settings, ip4, ip6),
+        hostname=settings.names.hostname,
+        fqdn=settings.names.fqdn,
+        warnings=_name_warnings(settings.names, (ip4, ip6), left_out if tells_search else (),
+                                tells_servers=tells_servers),
+        notes=_local_notes(asked.interface, ip4, ip6),
     )
 
 
-def _local_notes(settings: Settings, ip4: GuestFamily | None, ip6: GuestFamily | None) -> tuple[str, ...]:
-    """Tell which families have nothing of the host."""
-    where = f"on interface {settings.interface}" if settings.interface else "of an interface with a route"
+def _local_notes(interface: str | None, ip4: GuestFamily | None, ip6: GuestFamily | None) -> tuple[str, ...]:
+    """Note which families are in local mode."""
+    where = f"on interface {interface}" if interface else "of an interface with a route"
     return tuple(f"no usable IPv{version} address {where}: local mode for IPv{version}, with link-local"
                  f" addresses" for version, family in ((4, ip4), (6, ip6))
                  if family is not None and family.template_ifname is None)
 
 
-def _name_warnings(settings: Settings, families: tuple[GuestFamily | None, ...],
-                   left_out: tuple[str, ...]) -> tuple[str, ...]:
-    """Tell what the guest will miss of the host's name resolution."""
+def _name_warnings(asked: NameSettings, families: tuple[GuestFamily | None, ...], left_out: tuple[str, ...],
+                   *, tells_servers: bool) -> tuple[str, ...]:
+    """Warn of name servers and search domains of the host that the guest is not told."""
     warnings = []
-    wants_servers = settings.dns4 is None and settings.dns6 is None
-    if (wants_servers and hands_out(settings.hand_out_dns, settings.mode)
-            and not any(family.resolvers for family in families if family)):
+    wants_servers = asked.dns4 is None and asked.dns6 is None
+    if wants_servers and tells_servers and not any(family.resolvers for family in families if family):
         warnings.append("there is no name server to tell the guest: /etc/resolv.conf has none that it could"
                         " reach; give one with --dns, or --dns none")
     if left_out:
@@ -92,82 +96,89 @@ def _is_usable(facts: FamilyFacts | None, given: IPAddress | None) -> bool:
     return facts is not None and (facts.address is not None or given is not None)
 
 
-def _check_interfaces(settings: Settings, facts4: FamilyFacts | None, facts6: FamilyFacts | None) -> None:
-    """Refuse what was asked for by name, and would be left aside."""
-    if settings.interface is not None and facts4 is None and facts6 is None:
-        raise ConfigError(f"option '--interface': {settings.interface} has no usable address;"
+def _check_interfaces(asked: AddressSettings, facts4: FamilyFacts | None, facts6: FamilyFacts | None) -> None:
+    """Refuse an interface that an option names and that cannot be used. Raises ConfigError."""
+    if asked.interface is not None and facts4 is None and facts6 is None:
+        raise ConfigError(f"option '--interface': {asked.interface} has no usable address;"
                           f" give another interface, or addresses with --address")
-    for ifname, facts, version in ((settings.outbound_if4, facts4, 4), (settings.outbound_if6, facts6, 6)):
+    for ifname, facts, version in ((asked.outbound_if4, facts4, 4), (asked.outbound_if6, facts6, 6)):
         if ifname is not None and facts is None:
             raise ConfigError(f"option '--outbound-if{version}': the template interface"
-                              f" {settings.interface or ifname} has no usable IPv{version} address;"
+                              f" {asked.interface or ifname} has no usable IPv{version} address;"
                               f" give another interface")
 
 
-def _choose_ifname(settings: Settings, facts4: FamilyFacts | None, facts6: FamilyFacts | None) -> str:
-    """Name the tap interface: as given, else like the template, except that `lo` is there already."""
-    if settings.ns_ifname is not None:
-        return settings.ns_ifname
+def _choose_ifname(asked: str | None, facts4: FamilyFacts | None, facts6: FamilyFacts | None) -> str:
+    """Name the tap interface as *asked*, else like the template unless that is `lo`, which exists."""
+    if asked is not None:
+        return asked
     template = facts4 or facts6
     return template.ifname if template is not None and template.ifname != "lo" else DEFAULT_IFNAME
 
 
-def _resolve_ip4(settings: Settings, facts: FamilyFacts | None, servers: list[IPAddress]) -> GuestFamily:
-    address = settings.address4 or (facts.address if facts else LOCAL_ADDRESS4)
-    gateway = settings.gateway4 or _gateway(facts, 4, LOCAL_GATEWAY4)
-    prefix_len = _prefix_len4(settings, facts)
-    for option, given in (("--address", settings.address4), ("--gateway", settings.gateway4)):
+def _choose_ip4(settings: Settings, facts: FamilyFacts | None) -> GuestFamily:
+    """Choose the addresses of IPv4."""
+    asked = settings.addresses
+    address = asked.address4 or (facts.address if facts else LOCAL_ADDRESS4)
+    gateway = asked.gateway4 or _gateway(facts, 4, LOCAL_GATEWAY4)
+    prefix_len = _prefix_len4(asked, facts)
+    for option, given in (("--address", asked.address4), ("--gateway", asked.gateway4)):
         if given is not None and address is not None:
             _check_host(option, given, _network(address, prefix_len))
-    map_host = settings.map_host_loopback4 or (gateway if settings.map_gw else None)
-    names = choose_resolvers(asked_for(settings, 4), servers, map_host, facts.ifindex if facts else 0)
     # A given mask concerns one address, as a given address does: the host's others would contradict it.
-    one_address = settings.address4 is not None or settings.prefix_len4 is not None
+    one_address = asked.address4 is not None or asked.prefix_len4 is not None
     return GuestFamily(
         address=address,
         prefix_len=prefix_len,
         gateway=gateway,
         our_address=gateway,
-        map_host_loopback=map_host,
-        map_guest=settings.map_guest4,
-        dns_match=names.match,
-        dns_host=names.host,
-        template_ifname=facts.ifname if facts else None,
-        template_ifindex=facts.ifindex if facts else 0,
-        outbound_address=settings.outbound4,
-        outbound_ifname=settings.outbound_if4,
-        is_fixed=settings.address4 is not None,
-        resolvers=names.shown if hands_out(settings.hand_out_dns, settings.mode) else (),
-        copied_addresses=() if one_address else _copied_addresses(settings, facts),
-        copied_routes=() if settings.gateway4 or not settings.copy_routes or not facts else facts.routes,
+        map_host_loopback=asked.map_host_loopback4 or (gateway if asked.map_gw else None),
+        map_guest=asked.map_guest4,
+        outbound_address=asked.outbound4,
+        outbound_ifname=asked.outbound_if4,
+        is_fixed=asked.address4 is not None,
+        copied_addresses=() if one_address else _copied_addresses(settings.namespace, facts),
+        copied_routes=() if asked.gateway4 else _copied_routes(settings.namespace, facts),
     )
 
 
-def _resolve_ip6(settings: Settings, facts: FamilyFacts | None, servers: list[IPAddress]) -> GuestFamily:
-    gateway = settings.gateway6 or _gateway(facts, 6, LOCAL_GATEWAY6)
-    map_host = settings.map_host_loopback6 or (gateway if settings.map_gw else None)
-    names = choose_resolvers(asked_for(settings, 6), servers, map_host, facts.ifindex if facts else 0)
+def _choose_ip6(settings: Settings, facts: FamilyFacts | None) -> GuestFamily:
+    """Choose the addresses of IPv6."""
+    asked = settings.addresses
+    gateway = asked.gateway6 or _gateway(facts, 6, LOCAL_GATEWAY6)
     our_address: IPAddress | None = facts.link_local if facts else None
     if gateway is not None and gateway.is_link_local:
         our_address = gateway
     return GuestFamily(
-        address=settings.address6 or (facts.address if facts else None),
-        prefix_len=settings.prefix_len6 or PREFIX_LEN6,
+        address=asked.address6 or (facts.address if facts else None),
+        prefix_len=asked.prefix_len6 or PREFIX_LEN6,
         gateway=gateway,
         # A host interface may have no link-local address (addr_gen_mode none), but we always need one.
         our_address=our_address or LOCAL_GATEWAY6,
-        map_host_loopback=map_host,
-        map_guest=settings.map_guest6,
+        map_host_loopback=asked.map_host_loopback6 or (gateway if asked.map_gw else None),
+        map_guest=asked.map_guest6,
+        outbound_address=asked.outbound6,
+        outbound_ifname=asked.outbound_if6,
+        is_fixed=asked.address6 is not None,
+        copied_addresses=() if asked.address6 else _copied_addresses(settings.namespace, facts),
+        copied_routes=() if asked.gateway6 else _copied_routes(settings.namespace, facts),
+    )
+
+
+def _complete(family: GuestFamily, version: int, settings: Settings, facts: FamilyFacts | None,
+              servers: Sequence[IPAddress]) -> GuestFamily:
+    """Add the template interface and the resolvers to the *family* of IP *version*."""
+    ifindex = facts.ifindex if facts else 0
+    names = choose_resolvers(asked_for(settings.names, version),
+                             [server for server in servers if server.version == version],
+                             family.map_host_loopback, ifindex)
+    return replace(
+        family,
         dns_match=names.match,
         dns_host=names.host,
         template_ifname=facts.ifname if facts else None,
-        template_ifindex=facts.ifindex if facts else 0,
-        outbound_address=settings.outbound6,
-        outbound_ifname=settings.outbound_if6,
-        is_fixed=settings.address6 is not None,
-        resolvers=names.shown if hands_out(settings.hand_out_dns, settings.mode) else (),
-        copied_addresses=() if settings.address6 else _copied_addresses(settings, facts),
-        copied_routes=() if settings.gateway6 or not settings.copy_routes or not facts else facts.routes,
+        template_ifindex=ifindex,
+        resolvers=names.shown if hands_out(settings.names.hand_out_dns, settings.mode) else (),
     )
 
 
@@ -179,17 +190,17 @@ def _gateway(facts: FamilyFacts | None, version: int, local: IPAddress) -> IPAdd
     return gateway if gateway is not None and gateway.version == version else None
 
 
-def _prefix_len4(settings: Settings, facts: FamilyFacts | None) -> int:
+def _prefix_len4(asked: AddressSettings, facts: FamilyFacts | None) -> int:
     """Find the prefix length: as given, else the host's for a subnet with the address, else the class's."""
-    if settings.prefix_len4 is not None:
-        return settings.prefix_len4
-    if settings.address4 is None:
+    if asked.prefix_len4 is not None:
+        return asked.prefix_len4
+    if asked.address4 is None:
         return facts.prefix_len if facts else LOCAL_PREFIX_LEN4
     fitting = [
         host.prefix_len for host in (facts.addresses if facts else ())
-        if settings.address4 in _network(host.address, host.prefix_len)
+        if asked.address4 in _network(host.address, host.prefix_len)
     ]
-    return max(fitting, default=None) or _class_prefix_len(settings.address4)
+    return max(fitting, default=None) or _class_prefix_len(asked.address4)
 
 
 def _check_host(option: str, address: IPv4Address, network: IPv4Network | IPv6Network) -> None:
@@ -213,11 +224,15 @@ def _class_prefix_len(address: IPv4Address) -> int:
     return 32
 
 
-def _copied_addresses(settings: Settings, facts: FamilyFacts | None) -> tuple[InterfaceAddress, ...]:
-    """Choose what --config-net copies: all but link-local and deprecated addresses."""
-    if facts is None or not settings.copy_addresses:
+def _copied_addresses(asked: NamespaceSettings, facts: FamilyFacts | None) -> tuple[InterfaceAddress, ...]:
+    """Choose what --config-net copies: all addresses but link-local and deprecated ones."""
+    if facts is None or not asked.copy_addresses:
         return ()
     return tuple(
         address for address in facts.addresses
         if address.scope != RT_SCOPE_LINK and not address.flags & IFA_F_DEPRECATED
     )
+
+
+def _copied_routes(asked: NamespaceSettings, facts: FamilyFacts | None) -> tuple[bytes, ...]:
+    return facts.routes if facts is not None and asked.copy_routes else ()

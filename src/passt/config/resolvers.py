@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from passt.facts.address import IPAddress
-    from passt.facts.settings import Settings
+    from passt.facts.settings import NameSettings
 
 
 class Resolvers(NamedTuple):
@@ -40,7 +40,7 @@ class Asked(NamedTuple):
     host: IPAddress | None
 
 
-def asked_for(settings: Settings, version: int) -> Asked:
+def asked_for(settings: NameSettings, version: int) -> Asked:
     """Pick the settings of one family."""
     if version == 4:
         return Asked(settings.dns4, settings.dns_forward4, settings.dns_host4)
@@ -73,7 +73,7 @@ def choose_resolvers(asked: Asked, found: Sequence[IPAddress], map_host: IPAddre
     return Resolvers(match, host, tuple(shown))
 
 
-def choose_search(settings: Settings, found: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def choose_search(settings: NameSettings, found: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Choose the search domains, in the text form of `passt.facts.domain_name`; also what has to be left out.
 
     Those of --search have been checked, those *found* in resolv.conf may be no names at all.

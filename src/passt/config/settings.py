@@ -7,6 +7,7 @@ from passt.config.options import PASTA
 from passt.config.port_options import IPPROTO_TCP, PORT_OPTIONS, PortTable
 from passt.errors import ConfigError
 from passt.facts.settings import Settings
+from passt.forward.rules import find_loop
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from passt.config.getopt import Occurrence, Request
     from passt.facts.address import IPAddress
+    from passt.facts.settings import ForwardingSettings
 
     Changes = dict[str, Any]
 
@@ -161,20 +163,31 @@ def build_settings(mode: str, request: Request) -> tuple[Settings, list[str]]:
             warnings.append(f"{occurrence.label} is deprecated and will be removed; leave it out")
     changes |= _prefix_lengths(changes)
     changes |= _operands(mode, request.operands, changes.get("netns"))
-    settings = Settings(mode, **changes)
-    rules, namespace_rules = ports.rules(tcp=settings.tcp, udp=settings.udp, ip4=settings.ip4,
-                                         ip6=settings.ip6)
+    settings = _grouped(mode, changes)
+    protocols, mtu = settings.protocols, settings.addresses.mtu
+    rules, namespace_rules = ports.rules(tcp=protocols.tcp, udp=protocols.udp, ip4=protocols.ip4,
+                                         ip6=protocols.ip6)
     changes |= _circumstances(settings)
-    settings = Settings(mode, **changes, port_rules=rules, namespace_rules=namespace_rules)
+    settings = _grouped(mode, changes | {"port_rules": rules, "namespace_rules": namespace_rules})
     _check_together(settings)
-    if settings.ip6 and settings.mtu is not None and settings.mtu < parsers.MIN_MTU_IP6:
-        warnings.append(f"MTU {settings.mtu} is too small for IPv6, which needs {parsers.MIN_MTU_IP6};"
+    if protocols.ip6 and mtu is not None and mtu < parsers.MIN_MTU_IP6:
+        warnings.append(f"MTU {mtu} is too small for IPv6, which needs {parsers.MIN_MTU_IP6};"
                         f" give -4 if IPv6 is not wanted")
-    for version, servers in ((4, settings.dns4), (6, settings.dns6)):
+    for version, servers in ((4, settings.names.dns4), (6, settings.names.dns6)):
         if servers is not None and len(dict.fromkeys(servers)) > parsers.MAX_RESOLVERS:
             warnings.append(f"option '--dns': only the first {parsers.MAX_RESOLVERS} IPv{version} addresses"
                             f" are used, as no resolver reads more")
     return settings, warnings
+
+
+def _grouped(mode: str, changes: Changes) -> Settings:
+    """Make settings of *changes*, which name fields without their group."""
+    group_of = {field: name for name, group in Settings.DEFAULTS.items() for field in group.FIELDS}
+    grouped: dict[str, Changes] = {}
+    for field, value in changes.items():
+        grouped.setdefault(group_of[field], {})[field] = value
+    defaults = Settings.DEFAULTS
+    return Settings(mode, **{name: type(defaults[name])(**fields) for name, fields in grouped.items()})
 
 
 def _prefix_lengths(changes: Changes) -> Changes:
@@ -208,43 +221,42 @@ def _circumstances(settings: Settings) -> Changes:
     """Work out where the program runs: with its command in the foreground, and then without a banner."""
     if settings.mode != PASTA:
         return {}
-    if not settings.is_attached:
-        return {"foreground": True, "banner": settings.debug}
+    if not settings.namespace.is_attached:
+        return {"foreground": True, "banner": settings.log.debug}
     # A path is of one namespace only; which user namespace it belongs to cannot be told from it.
-    return {"netns_only": True} if settings.netns is not None and settings.userns is None else {}
+    namespace = settings.namespace
+    return {"netns_only": True} if namespace.netns is not None and namespace.userns is None else {}
 
 
 def _check_together(settings: Settings) -> None:
     """Refuse options that are right alone but wrong beside each other."""
-    for copied, option in ((settings.copy_routes, "--no-copy-routes"),
-                           (settings.copy_addresses, "--no-copy-addrs")):
-        if not copied and not settings.config_net:
+    for copied, option in ((settings.namespace.copy_routes, "--no-copy-routes"),
+                           (settings.namespace.copy_addresses, "--no-copy-addrs")):
+        if not copied and not settings.namespace.config_net:
             raise ConfigError(f"option '{option}' needs --config-net; add that or leave it out")
-    if settings.host_lo_to_ns_lo:
-        _check_loopback(settings)
-    if settings.stats_s is not None and not settings.foreground:
+    if settings.forwarding.host_lo_to_ns_lo:
+        _check_loopback(settings.forwarding)
+    if settings.diagnostics.stats_s is not None and not settings.process.foreground:
         raise ConfigError("option '--stats' prints on standard error, which a program in the background does"
                           " not have; add --foreground")
-    if settings.outbound_if4 is not None and not settings.ip4:
-        raise ConfigError(f"option '--outbound-if4' {settings.outbound_if4} needs IPv4, which -6 disables")
-    if settings.outbound_if6 is not None and not settings.ip6:
-        raise ConfigError(f"option '--outbound-if6' {settings.outbound_if6} needs IPv6, which -4 disables")
+    addresses, protocols = settings.addresses, settings.protocols
+    if addresses.outbound_if4 is not None and not protocols.ip4:
+        raise ConfigError(f"option '--outbound-if4' {addresses.outbound_if4} needs IPv4, which -6 disables")
+    if addresses.outbound_if6 is not None and not protocols.ip6:
+        raise ConfigError(f"option '--outbound-if6' {addresses.outbound_if6} needs IPv6, which -4 disables")
 
 
-def _check_loopback(settings: Settings) -> None:
+def _check_loopback(forwarding: ForwardingSettings) -> None:
     """Refuse what would send a connection round in circles, from loopback to loopback to loopback."""
-    if not settings.splice:
+    if not forwarding.splice:
         raise ConfigError("option '--host-lo-to-ns-lo' needs the bypass that --no-splice disables; leave one"
                           " of them out")
-    for rule in settings.port_rules:
-        for back in settings.namespace_rules:
+    for rule in forwarding.port_rules:
+        for back in forwarding.namespace_rules:
             if rule.auto or back.auto:
                 continue              # these leave out what the other direction holds
-            # Ports of ours inside that this rule leads to, and that lead to ports of this rule.
-            first = max(rule.target, back.first)
-            last = min(rule.target_port(rule.last), back.last)
-            low = max(back.target_port(first), rule.first)
-            if rule.proto == back.proto and first <= last and low <= min(back.target_port(last), rule.last):
+            port = find_loop(rule, back)
+            if port is not None:
                 name = "-t and -T" if rule.proto == IPPROTO_TCP else "-u and -U"
-                raise ConfigError(f"option '--host-lo-to-ns-lo': {name} lead port {low} to each other for"
+                raise ConfigError(f"option '--host-lo-to-ns-lo': {name} lead port {port} to each other for"
                                   f" ever; leave it out of one of them")

@@ -1,23 +1,9 @@
 """Typing of the compiled engine: the one class of the data plane that Python sees."""
 
 from collections.abc import Callable, Collection, Iterator
-from typing import NamedTuple
 
 from passt.dataplane.sockets.namespace_thread import NamespaceThread
-from passt.facts.contracts import FlowPolicy, FrameResponder, GuestEvents
-
-class FlowInfo(NamedTuple):
-    """A snapshot of one flow; guest_* as the guest sees it, host_* as the host's socket sees it."""
-
-    proto: int
-    state: str
-    guest_address: bytes
-    guest_port: int
-    remote_address: bytes
-    remote_port: int
-    host_address: bytes
-    host_port: int
-    inbound: bool
+from passt.facts.contracts import FlowInfo, FlowPolicy, FrameResponder, GuestEvents
 
 class Engine:
     """Event loop, link, flow table and translators of one instance; owns all of its state.
@@ -77,7 +63,7 @@ class Engine:
     def add_listener(self, fd: int, proto: int, rule: object, namespace: bool = ...) -> None:
         """Take ownership of a bound socket (TCP: listening); *rule* is handed to the policy.
 
-        That is `FlowPolicy.inbound`, or `from_namespace` if *namespace* says that it was opened there.
+        That is `FlowPolicy.inbound`, or `FlowPolicy.outbound_bypass` for a socket opened in the *namespace*.
         Raises OSError, and leaves the socket to the caller, if there are `contracts.MAX_LISTENERS`.
         """
 
@@ -93,11 +79,8 @@ class Engine:
     def remove_reader(self, fd: int) -> None:
         """Stop watching *fd*; does not close it."""
 
-    def call_later(self, delay_s: float, callback: Callable[[], None]) -> int:
-        """Call *callback* once, *delay_s* seconds from now; returns an id for `cancel_timer`."""
-
-    def cancel_timer(self, timer_id: int) -> None:
-        """Forget a timer; one that has fired already is no error."""
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """Call *callback* once, *delay_s* seconds from now."""
 
     def send_frame(self, frame: bytes) -> bool:
         """Send one Ethernet frame (checksums complete) to the guest; False if the link refuses it."""

@@ -9,7 +9,7 @@ not sleep.
 import os
 import resource
 import socket as pysocket
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -42,26 +42,12 @@ from passt.dataplane.turn cimport end_flows, finish_flows, on_flow_event, on_flo
 from passt.dataplane.udp.to_guest cimport read_listener
 from passt.dataplane.udp.from_guest cimport flush_out
 from passt.errors import HostError
-from passt.light.values import NamedTuple
+from passt.facts.contracts import FlowInfo
 
 cdef enum:
     # Batches read when the engine is closed; the transmit queue of a tap holds no more by far.
     CLOSING_ROUNDS = 256
     IFNAMSIZ = 16                 # linux/if.h
-
-
-class FlowInfo(NamedTuple):
-    """A snapshot of one flow; see engine.pyi."""
-
-    proto: int
-    state: str
-    guest_address: bytes
-    guest_port: int
-    remote_address: bytes
-    remote_port: int
-    host_address: bytes
-    host_port: int
-    inbound: bool
 
 
 cdef class Engine:
@@ -226,15 +212,6 @@ cdef class Engine:
         cdef int64_t deadline = self.reactor.clock() + <int64_t>(delay_s * 1e9)
         self.next_timer += 1
         heappush(self.due, (deadline, self.next_timer, callback))
-        self.arm_python()
-        return self.next_timer
-
-    def cancel_timer(self, long timer_id):
-        kept = [entry for entry in self.due if entry[1] != timer_id]
-        if len(kept) == len(self.due):
-            return
-        heapify(kept)
-        self.due = kept
         self.arm_python()
 
     cdef void arm_python(self):

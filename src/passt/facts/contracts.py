@@ -14,7 +14,7 @@ MAX_LISTENERS = 0xfffe
 
 
 class Target(NamedTuple):
-    """Where the host side of a guest-initiated flow connects to, or the far side of a bypassed flow.
+    """What our socket connects to: of an outbound flow the remote, of a bypassed flow the service.
 
     *lasting* says that the answer holds for all connections between the same addresses that come to the same
     listener, until one of the guest's addresses changes: the policy need not be asked again.
@@ -37,12 +37,26 @@ class InboundTarget(NamedTuple):
     destination_port: int
 
 
+class FlowInfo(NamedTuple):
+    """A snapshot of one flow: *guest_address* as the guest sees it, *host_address* as our socket has it."""
+
+    proto: int
+    state: str
+    guest_address: bytes
+    guest_port: int
+    remote_address: bytes
+    remote_port: int
+    host_address: bytes
+    host_port: int
+    inbound: bool
+
+
 class FlowPolicy(Protocol):
     """Asked once per new flow; `None` refuses it. Must be fast and must not raise."""
 
     def outbound(self, proto: int, source: bytes, source_port: int,
                  destination: bytes, destination_port: int) -> Target | None:
-        """Map a flow that the guest opens to a host-side target."""
+        """Map a flow that the guest opens to what our socket connects to."""
 
     def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
                 local: bytes, local_port: int) -> InboundTarget | Target | None:
@@ -55,15 +69,15 @@ class FlowPolicy(Protocol):
     def leads_to(self, proto: int, rule: object, address: bytes, port: int) -> bool:
         """Whether what comes to *port* for *rule* goes to that port of the guest's *address*."""
 
-    def from_namespace(self, proto: int, rule: object, peer: bytes, peer_port: int,
+    def outbound_bypass(self, proto: int, rule: object, peer: bytes, peer_port: int,
                        local: bytes, local_port: int) -> Target | None:
         """Map a flow accepted on the namespace's listener that belongs to *rule* to a target on the host."""
 
-    def seen_source(self, address: bytes) -> bytes | None:
-        """Say by which address the guest knows a host-side one; `None`: by none.
+    def guest_visible_source(self, address: bytes) -> bytes | None:
+        """Translate the *address* of a remote to the one that the guest sees; `None`: it sees none.
 
-        For what comes unasked: who reports an error, who answers a multicast. The unspecified address
-        stands for this host itself. Asked seldom, at most once per error.
+        For a packet that no flow's remote sent: an ICMP error of a router, an answer to a multicast. 0.0.0.0
+        and :: mean this host. Asked at most once per error.
         """
 
 

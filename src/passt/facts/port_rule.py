@@ -12,45 +12,41 @@ if TYPE_CHECKING:
 
 
 class PortRule(Value):
-    """Ports *first*..*last* on the near side go to ports from *target* on at the far side.
+    """Ports *first*..*last* of the listen side lead to the ports from *target* on of the service side.
 
-    Near is the host for -t and -u, the namespace for -T and -U. *proto* is IPPROTO_TCP or IPPROTO_UDP;
-    *address* None means any address, both families; *ifname* limits the rule to an interface.
-    *optional* says that a port that cannot be bound is skipped. *skips_ephemeral* leaves out the ports
-    that the kernel gives to clients. *auto* binds a port only while its target is bound at the far side.
-    *spec* is the option and its argument as given; empty for a rule that nobody wrote.
+    The listen side is the host for -t and -u, the namespace for -T and -U; the service side is the other one.
     """
 
-    proto: int
+    proto: int                         # IPPROTO_TCP or IPPROTO_UDP
     first: int
     last: int
     target: int
-    address: IPAddress | None = None
-    ifname: str | None = None
-    optional: bool = False
-    skips_ephemeral: bool = False
-    auto: bool = False
-    spec: str = ""
+    address: IPAddress | None = None   # to listen on; None: any address, both families
+    ifname: str | None = None          # listen on this interface only
+    optional: bool = False             # skip a port that cannot be bound
+    skips_ephemeral: bool = False      # leave out the ports that the kernel gives to clients (ip(7))
+    auto: bool = False                 # listen on a port only while the port that it leads to is bound
+    spec: str = ""                     # option and argument as given; empty for a rule by default
 
-    def target_port(self, port: int) -> int:
-        """Far-side port for the near-side port *port*."""
+    def service_port(self, port: int) -> int:
+        """Port of the service side to which *port* of the listen side leads."""
         return self.target + port - self.first
 
-    def near_port(self, target: int) -> int | None:
-        """Near-side port whose target is *target*; None if there is none."""
+    def listen_port(self, target: int) -> int | None:
+        """Port of the listen side that leads to *target*; None if there is none."""
         port = self.first + target - self.target
         return port if self.first <= port <= self.last else None
 
     def without(self, ranges: Iterable[tuple[int, int]]) -> list[PortRule]:
-        """Cut the near-side ports of *ranges*, which are inclusive, out of the rule."""
+        """Cut the *ranges* of listen-side ports, which are inclusive, out of the rule."""
         left: list[PortRule] = []
         first = self.first
         for low, high in sorted(ranges):
             if high < first or low > self.last:
                 continue
             if low > first:
-                left.append(replace(self, first=first, last=low - 1, target=self.target_port(first)))
+                left.append(replace(self, first=first, last=low - 1, target=self.service_port(first)))
             first = high + 1
         if first <= self.last:
-            left.append(replace(self, first=first, target=self.target_port(first)))
+            left.append(replace(self, first=first, target=self.service_port(first)))
         return left

@@ -1,4 +1,8 @@
-"""What the command line asks for."""
+"""What the command line asks for, in groups: checked values, no defaults taken from the host yet.
+
+A field that ends in 4 or 6 is for that IP version only. None means that the option was not given, unless
+the comment of the field says what else it means. No two groups have a field of the same name.
+"""
 
 from __future__ import annotations
 
@@ -16,108 +20,148 @@ DEFAULT_LOG_SIZE = 1 << 20
 OUR_MAC = bytes.fromhex("9a559a559a55")
 
 
-class Settings(Value):
-    """What the command line asks for: checked values, no defaults taken from the host yet.
+class ProcessSettings(Value):
+    """The process itself."""
 
-    *mode* is "pasta" or "passt". Of the fields that end in 4 or 6 each concerns one family; None means
-    that the option was not given. *mtu* None means that none is assigned; *prefix_len4* and
-    *prefix_len6* are from -n or ADDR/LEN; *map_gw* False takes away the default of
-    *map_host_loopback*. *port_rules* are those of -t and -u, *namespace_rules* those of -T and -U; *splice*
-    lets flows from the host's loopback bypass the link, *splice_only* has no other ones. *pid_file* is the
-    path of a file for our own process id; *runas* is a user and, behind a colon, a group. *log_file* is the
-    path of one for messages, of *log_size* bytes at most, *pcap* that of one for a packet capture; *stats_s*
-    are the seconds between rows of counters, None: no rows. *banner* False leaves out what a start tells.
-    *trace*, a line for each frame, comes with *debug*.
+    foreground: bool = False           # stay in the foreground; always so with a command
+    pid_file: str | None = None        # path of a file for our process ID
+    runas: str | None = None           # user to become: UID, LOGIN, or one with ":" and a group
 
-    *pid* names a process whose namespaces are joined, or *netns* the path of a network namespace;
-    *userns* is the path of a user namespace to join. *netns_only* leaves the user namespace as it is;
-    *netns_quit* ends us with that process or path. Without *pid* and *netns* a *command* is run in new
-    namespaces, a login shell if it is empty (then *foreground* is True already).
 
-    A machine connects to the socket *socket_path* (None: the first default path that is free), unless *fd*
-    is its connection already; *one_off* ends the run with the first connection.
+class LogSettings(Value):
+    """Messages: which ones, and where they go."""
 
-    *dns4*, *dns6* and *search* None mean those of resolv.conf, empty means none at all; *hand_out_dns*
-    and *hand_out_search* None mean the default of the mode.
-    """
+    debug: bool = False                # messages of level debug too, and the counters at the end
+    quiet: bool = False                # warnings and errors only
+    banner: bool = True                # print the guest's network when the start is complete
+    log_file: str | None = None        # path of a file for messages, instead of syslog
+    log_size: int = DEFAULT_LOG_SIZE   # largest size of that file, in bytes
 
-    mode: str
-    debug: bool = False
-    quiet: bool = False
-    foreground: bool = False
-    banner: bool = True
-    pid_file: str | None = None
-    trace: bool = False
-    log_file: str | None = None
-    log_size: int = DEFAULT_LOG_SIZE
-    pcap: str | None = None
-    stats_s: int | None = None
-    mtu: int | None = DEFAULT_MTU
+
+class DiagnosticSettings(Value):
+    """What is recorded of the traffic."""
+
+    trace: bool = False                # a message for each frame; set together with `LogSettings.debug`
+    pcap: str | None = None            # path of a packet capture
+    stats_s: int | None = None         # seconds between two rows of counters; None: no rows
+
+
+class ProtocolSettings(Value):
+    """Which protocols the guest may use beyond this host."""
+
     ip4: bool = True
     ip6: bool = True
+    tcp: bool = True
+    udp: bool = True
+    icmp: bool = True                  # echo requests of ICMP and ICMPv6
+
+
+class ServiceSettings(Value):
+    """What we ourselves answer or send to the guest."""
+
+    dhcp: bool = True
+    dhcpv6: bool = True
+    ndp: bool = True
+    router_advertisements: bool = True
+
+
+class AddressSettings(Value):
+    """The guest's addresses and routes, and where its flows leave the host."""
+
+    interface: str | None = None       # name of the template interface
     address4: IPv4Address | None = None
     address6: IPv6Address | None = None
-    prefix_len4: int | None = None
+    prefix_len4: int | None = None     # from --netmask, or from ADDR/LEN of --address
     prefix_len6: int | None = None
     gateway4: IPv4Address | None = None
     gateway6: IPv6Address | None = None
-    interface: str | None = None
-    outbound4: IPv4Address | None = None
+    mtu: int | None = DEFAULT_MTU      # in bytes; None: tell the guest no MTU
+    our_mac: bytes = OUR_MAC           # hardware address of the gateway, as the guest sees it
+    outbound4: IPv4Address | None = None   # source address of the host's sockets
     outbound6: IPv6Address | None = None
-    outbound_if4: str | None = None
+    outbound_if4: str | None = None    # interface that these sockets are bound to
     outbound_if6: str | None = None
-    map_gw: bool = True
-    map_host_loopback4: IPv4Address | None = None
+    map_gw: bool = True                # the gateway's address means the host's loopback by default
+    map_host_loopback4: IPv4Address | None = None   # what means the host's loopback instead
     map_host_loopback6: IPv6Address | None = None
-    map_guest4: IPv4Address | None = None
+    map_guest4: IPv4Address | None = None  # what means the host's own address
     map_guest6: IPv6Address | None = None
-    tcp: bool = True
-    udp: bool = True
-    icmp: bool = True
-    dhcp: bool = True
-    dns4: tuple[IPv4Address, ...] | None = None
+
+
+class NameSettings(Value):
+    """Name resolution, and the guest's own name."""
+
+    dns4: tuple[IPv4Address, ...] | None = None  # name servers; None: those of resolv.conf; empty: none
     dns6: tuple[IPv6Address, ...] | None = None
-    dns_forward4: IPv4Address | None = None
+    dns_forward4: IPv4Address | None = None      # queries to this address go to the host's name server
     dns_forward6: IPv6Address | None = None
-    dns_host4: IPv4Address | None = None
+    dns_host4: IPv4Address | None = None         # the host's name server; None: the first of resolv.conf
     dns_host6: IPv6Address | None = None
-    search: tuple[str, ...] | None = None
-    hand_out_dns: bool | None = None
-    hand_out_search: bool | None = None
-    hostname: str = ""
+    search: tuple[str, ...] | None = None        # search domains; None: those of resolv.conf; empty: none
+    hand_out_dns: bool | None = None             # tell the guest the name servers; None: passt only
+    hand_out_search: bool | None = None          # tell the guest the search domains; None: passt only
+    hostname: str = ""                           # empty: the guest is told no name
     fqdn: str = ""
-    ndp: bool = True
-    router_advertisements: bool = True
-    dhcpv6: bool = True
-    our_mac: bytes = OUR_MAC
-    ns_mac: bytes | None = None
-    ns_ifname: str | None = None
-    config_net: bool = False
-    copy_routes: bool = True
-    copy_addresses: bool = True
-    freebind: bool = False
-    splice: bool = True
-    host_lo_to_ns_lo: bool = False
-    port_rules: tuple[PortRule, ...] = ()
-    namespace_rules: tuple[PortRule, ...] = ()
-    splice_only: bool = False
-    runas: str | None = None
-    command: tuple[str, ...] = ()
-    pid: int | None = None
-    netns: str | None = None
-    userns: str | None = None
-    netns_only: bool = False
-    netns_quit: bool = True
-    socket_path: str | None = None
-    fd: int | None = None
-    one_off: bool = False
+
+
+class ForwardingSettings(Value):
+    """Ports that are forwarded."""
+
+    port_rules: tuple[PortRule, ...] = ()        # -t and -u: the host listens
+    namespace_rules: tuple[PortRule, ...] = ()   # -T and -U: the namespace listens
+    freebind: bool = False                       # listen on addresses that the host does not have
+    splice: bool = True                          # flows from the host's loopback bypass the link
+    host_lo_to_ns_lo: bool = False               # and then reach services on the namespace's loopback
+
+    @property
+    def has_auto_ports(self) -> bool:
+        """Whether some rule follows the ports bound at its service side."""
+        return any(rule.auto for rule in (*self.port_rules, *self.namespace_rules))
+
+
+class NamespaceSettings(Value):
+    """pasta only: the namespaces, what runs there, and the interface there.
+
+    Without *pid* and *netns* the *command* runs in new namespaces.
+    """
+
+    command: tuple[str, ...] = ()      # program and arguments; empty: a login shell
+    pid: int | None = None             # join the namespaces of this process
+    netns: str | None = None           # path of a network namespace to join
+    userns: str | None = None          # path of a user namespace to join
+    netns_only: bool = False           # stay in the caller's user namespace
+    netns_quit: bool = True            # end when that process ends, or that path goes away
+    ns_ifname: str | None = None       # name of the interface; None: that of the template
+    ns_mac: bytes | None = None        # its hardware address; None: the kernel's choice
+    config_net: bool = False           # set up its addresses and routes
+    copy_routes: bool = True           # with config_net: the host's routes, not just a default one
+    copy_addresses: bool = True        # with config_net: all of the host's addresses, not just one
 
     @property
     def is_attached(self) -> bool:
         """Whether pasta joins a network namespace that exists, instead of running a command."""
         return self.pid is not None or self.netns is not None
 
-    @property
-    def has_auto_ports(self) -> bool:
-        """Whether some rule follows the ports that are bound at the far side."""
-        return any(rule.auto for rule in (*self.port_rules, *self.namespace_rules))
+
+class SocketSettings(Value):
+    """passt only: how a virtual machine connects."""
+
+    socket_path: str | None = None     # path of the listening socket; None: the first free default path
+    fd: int | None = None              # a connected socket that the caller hands over
+    one_off: bool = False              # end with the first connection
+
+
+class Settings(Value):
+    """All that the command line says to the program *mode*, "pasta" or "passt"."""
+
+    mode: str
+    process: ProcessSettings = ProcessSettings()
+    log: LogSettings = LogSettings()
+    diagnostics: DiagnosticSettings = DiagnosticSettings()
+    protocols: ProtocolSettings = ProtocolSettings()
+    services: ServiceSettings = ServiceSettings()
+    addresses: AddressSettings = AddressSettings()
+    names: NameSettings = NameSettings()
+    forwarding: ForwardingSettings = ForwardingSettings()
+    namespace: NamespaceSettings = NamespaceSettings()
+    socket: SocketSettings = SocketSettings()

@@ -1,22 +1,25 @@
-"""Automatic forwarding: ports come and go with the sockets bound at the far side.
+"""Automatic forwarding: listeners come and go with the sockets that are bound at the service side.
 
-Theory of operation. There are two directions, each with a near side, where we listen, and a far side,
-where services are: inward (-t, -u) is near at the host and far in the namespace, outward (-T, -U) the
-other way round. On each `tick`, once a second or more often, the far side of each direction that has an
-`auto` rule is scanned, and listeners are opened and closed to match.
+Theory of operation. There are two directions: inbound (-t, -u) listens on the host for services in the
+namespace, outbound (-T, -U) listens in the namespace for services on the host. Each `tick`, once a second or
+more often, scans the service side of each direction that has an `auto` rule, and opens and closes listeners
+to match.
 
-* Our own listeners are no services: ports that we hold at a direction's far side, for the other
-  direction, are left out, or one service would echo to and fro.
-* UDP ports follow TCP ports as well, if that direction's TCP is `auto` too: programs such as iperf3
-  use both.
-* A dump of the kernel's is not one instant, so a port that seems to be gone is looked for once more
+* Our own listeners are no services: the ports on which the other direction listens are left out of a
+  scan, or one service would be forwarded to and fro for ever.
+* UDP ports follow TCP ports as well if the direction has `auto` rules of both: programs such as iperf3 use
+  both.
+* A dump of the kernel's sockets is not one instant, so a port that seems to be gone is looked for once more
   before its listener is closed.
-* Ports that cannot be had, because the near side has them in use, are tried again, a few each time.
+* Ports that cannot be had, because another socket has them at the listen side, are tried again, a few in
+  each tick.
 """
 
 from __future__ import annotations
 
 from socket import IPPROTO_TCP, IPPROTO_UDP
+
+from passt.forward.rules import auto_rules, fixed_ports
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -38,20 +41,20 @@ class _Follower:
 
     def __init__(self, rule: PortRule) -> None:
         self.rule = rule
-        self.held: dict[int, object] = {}      # near-side port -> handle
-        self.failed: dict[int, None] = {}      # near-side ports that could not be had, longest ago first
+        self.held: dict[int, object] = {}      # port of the listen side -> handle
+        self.failed: dict[int, None] = {}      # ports that could not be had, longest ago first
 
     def wanted(self, targets: set[int]) -> set[int]:
-        """Near-side ports whose target is in *targets*."""
+        """Ports of the listen side that lead to *targets*."""
         rule = self.rule
-        return {port for target in targets if (port := rule.near_port(target)) is not None}
+        return {port for target in targets if (port := rule.listen_port(target)) is not None}
 
 
 class Direction:
-    """One direction: the *rules* of its near side, a *scan* of its far side, the *side* that listens.
+    """One direction: its *rules*, a *scan* of its service side, and its listen *side*, *name* in messages.
 
-    At most *max_open* listeners are opened, since whoever binds ports at the far side is not trusted.
-    *name* is for messages.
+    At most *max_open* listeners are opened, since programs that bind ports at the service side are not
+    trusted.
     """
 
     def __init__(self, name: str, rules: Sequence[PortRule], scan: Scan, side: ListenerSide,
@@ -60,24 +63,21 @@ class Direction:
         self.side = side
         self.max_open = max_open
         self._scan = scan
-        self.followers = [_Follower(rule) for rule in rules if rule.auto]
+        self.followers = [_Follower(rule) for rule in auto_rules(rules)]
         self.n_open = 0
-        self.has_failed = False                # the last scan did
+        self.has_failed = False                # whether the last scan failed
         self._protos = {follower.rule.proto for follower in self.followers}
-        self._fixed: dict[int, set[int]] = {IPPROTO_TCP: set(), IPPROTO_UDP: set()}
-        for rule in rules:
-            if not rule.auto:
-                self._fixed[rule.proto].update(range(rule.first, rule.last + 1))
+        self._fixed = {proto: fixed_ports(rules, proto) for proto in _NAMES}
 
-    def near_ports(self) -> dict[int, set[int]]:
-        """Ports that we hold at the near side, by protocol."""
+    def listen_ports(self) -> dict[int, set[int]]:
+        """Ports on which this direction listens, by protocol."""
         ports = {proto: set(fixed) for proto, fixed in self._fixed.items()}
         for follower in self.followers:
             ports[follower.rule.proto].update(follower.held)
         return ports
 
     def targets(self, ours: dict[int, set[int]]) -> dict[int, set[int]]:
-        """Scan the far side; ports in *ours* are not services. Raises OSError."""
+        """Scan the service side; ports in *ours* are not services. Raises OSError."""
         scanned = self._scan(self._protos)
         found = {proto: ports - ours[proto] for proto, ports in scanned.items()}
         if IPPROTO_TCP in found and IPPROTO_UDP in found:
@@ -90,20 +90,21 @@ class Direction:
                    for follower in self.followers)
 
     def fixed(self, proto: int) -> set[int]:
-        """Near-side ports of rules that are not `auto`."""
+        """Ports on which rules that are not `auto` listen."""
         return self._fixed[proto]
 
 
 class AutoForwarder:
-    """Follows the far sides of *directions* (inward, outward).
+    """Follows the service sides of both directions.
 
     *explain* gets a line for each listener opened, closed or refused, if given. *warn* gets one when a scan
     fails that did not fail the time before.
     """
 
-    def __init__(self, inward: Direction, outward: Direction, *, explain: Callable[[str], None] | None = None,
+    def __init__(self, inbound: Direction, outbound: Direction, *,
+                 explain: Callable[[str], None] | None = None,
                  warn: Callable[[str], None] | None = None) -> None:
-        self._ways = [(way, other) for way, other in ((inward, outward), (outward, inward))
+        self._ways = [(way, other) for way, other in ((inbound, outbound), (outbound, inbound))
                       if way.followers]
         self._explain = explain
         self._warn = warn
@@ -114,9 +115,9 @@ class AutoForwarder:
         return bool(self._ways)
 
     def tick(self) -> None:
-        """Look at the far sides once and adapt the listeners. A scan that fails changes nothing."""
+        """Scan both service sides once and adapt the listeners. A scan that fails changes nothing."""
         for way, other in self._ways:
-            ours = other.near_ports()
+            ours = other.listen_ports()
             try:
                 targets = way.targets(ours)
                 if way.has_lost(targets):
@@ -129,14 +130,14 @@ class AutoForwarder:
             for follower in way.followers:
                 self._follow(way, follower, targets[follower.rule.proto])
 
-    def _on_failure(self, way: Direction, far: Direction, error: OSError) -> None:
-        """Tell that the scan of a far side failed; the next tick tries again."""
+    def _on_failure(self, way: Direction, other: Direction, error: OSError) -> None:
+        """Log that the scan of a service side failed; the next tick tries again."""
         why = error.strerror or error
-        text = f"cannot see which ports of the {far.name} are bound, will try again: {why}"
+        text = f"cannot see which ports of the {other.name} are bound, will try again: {why}"
         if self._warn is not None and not way.has_failed:
             self._warn(text)
         else:
-            self._tell(f"auto: {text}")
+            self._log(f"auto: {text}")
         way.has_failed = True
 
     def _follow(self, way: Direction, follower: _Follower, targets: set[int]) -> None:
@@ -145,7 +146,7 @@ class AutoForwarder:
         for port in follower.held.keys() - wanted:
             way.side.close_listener(follower.held.pop(port))
             way.n_open -= 1
-            self._tell(f"auto: {way.name} {_NAMES[proto]} port {port}: closed")
+            self._log(f"auto: {way.name} {_NAMES[proto]} port {port}: closed")
         for port in follower.failed.keys() - wanted:
             del follower.failed[port]
         missing = wanted - follower.held.keys()
@@ -162,18 +163,18 @@ class AutoForwarder:
         if way.n_open >= way.max_open:
             follower.failed[port] = None
             if is_new:
-                self._tell(f"{what}: the limit of {way.max_open} listeners is reached")
+                self._log(f"{what}: the limit of {way.max_open} listeners is reached")
             return
         try:
             follower.held[port] = way.side.open_listener(follower.rule, port)
         except OSError as error:
             follower.failed[port] = None
             if is_new:
-                self._tell(f"{what}: {error.strerror}")
+                self._log(f"{what}: {error.strerror}")
             return
         way.n_open += 1
-        self._tell(f"{what}: opened")
+        self._log(f"{what}: opened")
 
-    def _tell(self, text: str) -> None:
+    def _log(self, text: str) -> None:
         if self._explain is not None:
             self._explain(text)

@@ -8,7 +8,7 @@ be had by a socket.
 
 From the namespace: what a client on the namespace's loopback sends to a port of -T or -U. On the host it
 goes from the client's loopback address to the one that it used. A client with any other address, or that
-asked for any other, is refused: the listener's device is `lo`, which carries those too.
+asked for any other, is refused: the listener's device is lo, which carries those too.
 
 All else is the other policy's.
 """
@@ -51,7 +51,7 @@ class Bypass:
         self._lasting = explain is None  # otherwise each flow is explained
         self.scope_id = 0
         self.outbound = policy.outbound  # nothing is added to these
-        self.seen_source = policy.seen_source
+        self.guest_visible_source = policy.guest_visible_source
         self.leads_to = policy.leads_to
 
     def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
@@ -73,7 +73,7 @@ class Bypass:
                                "no guest address known yet")
         return target
 
-    def from_namespace(self, proto: int, rule: object, peer: bytes, peer_port: int,
+    def outbound_bypass(self, proto: int, rule: object, peer: bytes, peer_port: int,
                        local: bytes, local_port: int) -> Target | None:
         """Map a flow accepted in the namespace for *rule*, a `PortRule`; None refuses it."""
         target = None
@@ -97,4 +97,4 @@ class Bypass:
 
 def _target_port(rule: object, port: int) -> int:
     port_rule: PortRule = cast("PortRule", rule)
-    return port_rule.target_port(port)
+    return port_rule.service_port(port)

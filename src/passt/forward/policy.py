@@ -60,7 +60,7 @@ _NAMES = {IPPROTO_TCP: "TCP", IPPROTO_UDP: "UDP", IPPROTO_ICMP: "ICMP echo", IPP
 
 
 class _Way(NamedTuple):
-    """A `Target` but for its port."""
+    """A `Target` without its port."""
 
     address: bytes
     scope_id: int
@@ -164,14 +164,14 @@ class Policy:
         """Whether what comes to *port* for *rule*, a `PortRule`, goes to that port of the guest's address."""
         family = self._families.get(len(address))
         return (family is not None and proto in family.protocols
-                and cast("PortRule", rule).target_port(port) == port and self.observed.is_guest(address))
+                and cast("PortRule", rule).service_port(port) == port and self.observed.is_guest(address))
 
-    def from_namespace(self, proto: int, rule: object, peer: bytes, peer_port: int,
+    def outbound_bypass(self, proto: int, rule: object, peer: bytes, peer_port: int,
                        local: bytes, local_port: int) -> Target | None:
         """Refuse: what does not bypass the link (see `forward.bypass`) has no listener in the namespace."""
 
-    def seen_source(self, address: bytes) -> bytes | None:
-        """By which address the guest knows the host-side *address*, the unspecified one meaning this host."""
+    def guest_visible_source(self, address: bytes) -> bytes | None:
+        """Translate a host-side *address* to the one the guest sees; 0.0.0.0 and :: mean this host."""
         family = self._families.get(len(address))
         if family is None:
             return None
@@ -217,7 +217,7 @@ class Policy:
             destination = self.observed.inbound_destination(source)
         if destination is None:
             return "no guest address known yet"
-        return InboundTarget(source, peer_port, destination, rule.target_port(local_port))
+        return InboundTarget(source, peer_port, destination, rule.service_port(local_port))
 
     def _inbound_source(self, family: _Family, peer: bytes) -> bytes | None:
         if is_loopback(peer):

@@ -11,7 +11,7 @@ under -g. It decides on the interface, too, so that gateway and addresses belong
 interface is down is dead: the kernel does not use it, and neither do we.
 
 The first default route may lead through an interface that has no address at all, for hosts in data centres
-keep their address on another one, `lo` for example, and need none on the links to their routers. Then
+keep their address on another one, lo for example, and need none on the links to their routers. Then
 the guest gets the address that the kernel itself takes as the source on that way.
 """
 
@@ -45,9 +45,9 @@ _OUTSIDE = {AF_INET: bytes([198, 51, 100, 1]), AF_INET6: bytes.fromhex("20010db8
 _COMPAT_MODE = "/proc/sys/net/ipv4/nexthop_compat_mode"
 
 
-def probe(*, interface: str | None = None, outbound_if4: str | None = None, outbound_if6: str | None = None,
-          want4: bool = True, want6: bool = True, want_routes: bool = True,
-          resolv_conf: str = "/etc/resolv.conf") -> HostFacts:
+def read_host(*, interface: str | None = None, outbound_if4: str | None = None,
+              outbound_if6: str | None = None, want4: bool = True, want6: bool = True,
+              want_routes: bool = True, resolv_conf: str = "/etc/resolv.conf") -> HostFacts:
     """Read both families, or the ones wanted, and the resolvers; the routes only if *want_routes*.
 
     *interface* is that of --interface and names both templates; --outbound-if4 and --outbound-if6 name
@@ -65,9 +65,9 @@ def probe(*, interface: str | None = None, outbound_if4: str | None = None, outb
     with RtnlSocket() as rtnetlink:
         ip4 = ip6 = None
         if want4:
-            ip4 = _Family(rtnetlink, AF_INET).probe(interface or outbound_if4, want_routes=want_routes)
+            ip4 = _Family(rtnetlink, AF_INET).read(interface or outbound_if4, want_routes=want_routes)
         if want6 and has_ip6:
-            ip6 = _Family(rtnetlink, AF_INET6).probe(interface or outbound_if6, want_routes=want_routes)
+            ip6 = _Family(rtnetlink, AF_INET6).read(interface or outbound_if6, want_routes=want_routes)
         return HostFacts(ip4, ip6, resolvconf.read(resolv_conf), has_ip6)
 
 
@@ -107,7 +107,7 @@ class _Family:
         objects = {one.id: one for one in map(routes.NextHopObject.parse, found)}
         self._routes = [routes.expand_objects(payload, objects) for payload in self._routes]
 
-    def probe(self, ifname: str | None, *, want_routes: bool) -> FamilyFacts | None:
+    def read(self, ifname: str | None, *, want_routes: bool) -> FamilyFacts | None:
         """Describe interface *ifname*, else the template of our choice; None if there is none."""
         first = None
         for ifindex in [socket.if_nametoindex(ifname)] if ifname else self._templates():
@@ -179,7 +179,7 @@ def sort_defaults(routes: Iterable[RouteMessage]) -> list[RouteMessage]:
 
 
 def template_ifindexes(routes: Iterable[RouteMessage]) -> Iterator[int]:
-    """Interfaces to which *routes* lead, each once; not `lo`, nor those of link-local destinations only."""
+    """Interfaces to which *routes* lead, each once; not lo, nor those of link-local destinations only."""
     seen = {LOOPBACK_IFINDEX}
     for route in routes:
         hop = preferred_hop(route)
@@ -216,7 +216,7 @@ def _gateway(defaults: list[RouteMessage], ifindex: int) -> IPAddress | None:
 
 
 def is_assignable(address: AddressMessage) -> bool:
-    """Tell whether a host can have *address*: an interface has groups and broadcasts too (`autojoin`)."""
+    """Tell whether *address* is a host's: interfaces have groups too ("autojoin" of ip-address(8))."""
     # The prefix of an address with a peer is the peer's.
     is_own = address.network == address.address
     return (is_host_unicast(address.address)

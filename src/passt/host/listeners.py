@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from passt.facts.guest import GuestNet
     from passt.facts.port_rule import PortRule
-    from passt.facts.settings import Settings
 
 LOW_PORTS = "net.ipv4.ip_unprivileged_port_start"
 LOW_PORTS_PATH = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
@@ -42,7 +41,7 @@ BACKLOG = 4096  # the kernel cuts it to net.core.somaxconn, 4096 by default sinc
 # Descriptors set aside for connections and the rest of the start: one of so many, but at least so many, or
 # half of what there is.
 RESERVE_SHARE = 5
-RESERVE_MIN = 64
+MIN_RESERVE = 64
 
 # linux/in.h, linux/in6.h; Python 3.11 lacks these
 IP_PKTINFO = 8
@@ -167,23 +166,24 @@ def open_listeners(rules: Iterable[PortRule], binder: HostBinder, max_listeners:
 
 
 class HostPorts:
-    """The port rules of *settings*, with the host's ports that are named already bound.
+    """The port rules of a run, with the host's ports that are named already bound.
 
-    *inward* and *outward* are the rules of the host's ports and the namespace's, without ephemeral ports
-    where they are left out. Raises ConfigError like `open_listeners`.
+    *inbound* and *outbound* are the rules of the host's ports and the namespace's, without the ephemeral
+    ports that a rule leaves out. *freebind* is for `HostBinder`. Raises ConfigError like `open_listeners`.
     """
 
-    __slots__ = ("binder", "inward", "listeners", "outward")
+    __slots__ = ("binder", "inbound", "listeners", "outbound")
 
-    def __init__(self, settings: Settings, guest: GuestNet, max_listeners: int) -> None:
+    def __init__(self, port_rules: Iterable[PortRule], namespace_rules: Iterable[PortRule], guest: GuestNet,
+                 max_listeners: int, *, freebind: bool = False) -> None:
         self.binder = HostBinder(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None,
-                                 freebind=settings.freebind,
+                                 freebind=freebind,
                                  ifindex6=guest.ip6.template_ifindex if guest.ip6 else 0)
-        self.inward = leave_out_ephemeral(settings.port_rules)
-        self.outward = leave_out_ephemeral(settings.namespace_rules)
+        self.inbound = leave_out_ephemeral(port_rules)
+        self.outbound = leave_out_ephemeral(namespace_rules)
         # A port of the namespace may take two sockets.
-        self.listeners = open_listeners(self.inward, self.binder, max_listeners,
-                                        n_later=2 * len(optional_groups(self.outward)))
+        self.listeners = open_listeners(self.inbound, self.binder, max_listeners,
+                                        n_later=2 * len(optional_groups(self.outbound)))
 
 
 def optional_groups(rules: Iterable[PortRule]) -> dict[tuple[str, int], list[PortRule]]:
@@ -243,11 +243,11 @@ def _open_some(rules: Sequence[PortRule], binder: HostBinder, listeners: list[Li
 def count_spare_descriptors(file_limit: int | None = None) -> int:
     """Descriptors that listeners may still take, by *file_limit* or the process's limit of open files."""
     limit = file_limit or resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    reserve = max(limit // RESERVE_SHARE, min(RESERVE_MIN, limit // 2))
+    reserve = max(limit // RESERVE_SHARE, min(MIN_RESERVE, limit // 2))
     try:
         n_open = len(os.listdir("/proc/self/fd"))
     except OSError:
-        n_open = RESERVE_MIN      # not one is left to look with, or there is no /proc
+        n_open = MIN_RESERVE      # not one is left to look with, or there is no /proc
     return max(limit - reserve - n_open, 0)
 
 

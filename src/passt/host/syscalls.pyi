@@ -15,7 +15,6 @@ MS_REC: int
 MS_SLAVE: int
 MS_BIND: int
 MS_RDONLY: int
-MNT_DETACH: int
 TUNSETIFF: int
 TUNSETOFFLOAD: int
 TUNSETVNETHDRSZ: int
@@ -71,12 +70,6 @@ def set_default_action(signum: int) -> None:
 
 def mount(source: bytes, target: bytes, fstype: bytes, flags: int, data: bytes = b"") -> None:
     """mount(2)."""
-
-def umount2(target: bytes, flags: int) -> None:
-    """umount2(2)."""
-
-def pivot_root(new_root: bytes, put_old: bytes) -> None:
-    """pivot_root(2)."""
 
 def sethostname(name: bytes) -> None:
     """sethostname(2): at most 64 bytes."""

@@ -97,7 +97,6 @@ cdef extern from *:
                         unsigned long a5) noexcept
     int c_mount "mount"(const char *source, const char *target, const char *fstype,
                         unsigned long flags, const void *data) noexcept
-    int c_umount2 "umount2"(const char *target, int flags) noexcept
     int c_sethostname "sethostname"(const char *name, size_t length) noexcept
     long c_syscall "syscall"(long number, ...) noexcept
     void c_exit "_exit"(int status) noexcept
@@ -107,7 +106,6 @@ cdef extern from *:
     int sigaddset(sigset_t *mask, int signum) noexcept
     int c_signalfd "signalfd"(int fd, const sigset_t *mask, int flags) noexcept
     const int _SYS_close_range "SYS_close_range"
-    const int _SYS_pivot_root "SYS_pivot_root"
     const int _SIGCHLD "SIGCHLD"
     const int _SFD_CLOEXEC "SFD_CLOEXEC"
     const int _SFD_NONBLOCK "SFD_NONBLOCK"
@@ -128,7 +126,6 @@ cdef extern from *:
         MS_SLAVE
         MS_BIND
         MS_RDONLY
-        MNT_DETACH
         TUNSETIFF
         TUNSETOFFLOAD
         TUNSETVNETHDRSZ
@@ -260,16 +257,6 @@ def set_default_action(int signum) -> None:
 def mount(bytes source, bytes target, bytes fstype, unsigned long flags, bytes data=b"") -> None:
     """mount(2)."""
     _check(c_mount(source, target, fstype, flags, <const char *>data))
-
-
-def umount2(bytes target, int flags) -> None:
-    """umount2(2)."""
-    _check(c_umount2(target, flags))
-
-
-def pivot_root(bytes new_root, bytes put_old) -> None:
-    """pivot_root(2)."""
-    _check(c_syscall(_SYS_pivot_root, <const char *>new_root, <const char *>put_old))
 
 
 def sethostname(bytes name) -> None:

@@ -203,8 +203,8 @@ def _lock(directory: str) -> int | None:
 
 def _is_served(path: str) -> bool:
     """Tell whether a process holds the socket *path*, without its noticing."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as probe:
-        error = probe.connect_ex(path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+        error = sock.connect_ex(path)
     if error == errno.EACCES:
         raise PathInUseError("it belongs to another user; give another path")
     return error not in {errno.ECONNREFUSED, errno.ENOENT}

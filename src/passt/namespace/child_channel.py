@@ -80,7 +80,7 @@ class Message:
 class Tap:
     """The tap as its namespace sees it: descriptor, TUN_F_* granted, hardware and link-local address.
 
-    *namespace* is a descriptor of it, *port_sources* are descriptors for a `port_scan.PortScanner` of it.
+    *namespace* is a descriptor of it, *port_sources* are descriptors for a `bound_ports.PortScanner` of it.
     """
 
     __slots__ = ("fd", "link_local", "mac", "namespace", "offloads", "port_sources")

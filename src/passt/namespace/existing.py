@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
             """Call *callback* whenever *fd* is readable."""
 
-        def call_later(self, delay_s: float, callback: Callable[[], None]) -> int:
+        def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
             """Call *callback* once after *delay_s* seconds."""
 
 NETNS_DIRECTORY = "/run/netns"
@@ -42,7 +42,7 @@ _SILENT_FILE_SYSTEMS = (0x9fa0, 0x62656572, 0x1cd1)
 _EVENT = struct.Struct("=iIII")   # inotify(7): wd, mask, cookie, len; then the name
 
 
-class Target:
+class TargetNamespaces:
     """A network namespace, and maybe the user namespace that goes with it, held open."""
 
     def __init__(self, net: int, user: int, label: str) -> None:
@@ -51,7 +51,7 @@ class Target:
         self._label = label
 
     @classmethod
-    def of_process(cls, pid: int, userns: str | None = None, *, netns_only: bool = False) -> Target:
+    def of_process(cls, pid: int, userns: str | None = None, *, netns_only: bool = False) -> TargetNamespaces:
         """Open those of process *pid*; *userns* is a path instead of its own. Raises HostError."""
         net = _open_of_process(pid, "net")
         if userns is not None:
@@ -61,7 +61,7 @@ class Target:
         return cls(net, user, f"of process {pid}")
 
     @classmethod
-    def of_paths(cls, netns: str | None, userns: str | None) -> Target:
+    def of_paths(cls, netns: str | None, userns: str | None) -> TargetNamespaces:
         """Open those at the paths *netns* and *userns*, where given. Raises HostError."""
         net = -1 if netns is None else _open_path("--netns", netns, syscalls.CLONE_NEWNET)
         user = -1 if userns is None else _open_path("--userns", userns, syscalls.CLONE_NEWUSER)

@@ -1,6 +1,6 @@
 """PID 1 of the command's namespaces: sets them up, starts the command, reaps, ends.
 
-Life: `prepare_namespaces`, then the tap is made (`host.guestside`) and handed over, then `run_command`
+Life: `prepare_namespaces`, then the tap is made and handed over (`child.make_tap`), then `run_command`
 waits for START and the command runs as a child. PID 1 itself blocks every signal and sleeps in poll(2)
 on two descriptors, a signalfd for SIGCHLD and the channel to the main process, without a timeout.
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
+    from passt.namespace.child import Child
     from passt.namespace.child_channel import Message
-    from passt.namespace.create import Child
 
     class Loop(Protocol):
         """What is needed of the event loop; as in `dataplane.engine.Engine`."""
@@ -130,7 +130,7 @@ class Supervisor:
 
     def _mirror_stop(self, signum: int) -> None:
         if signum in TERMINAL_STOPS and self._terminal.is_ours():
-            # `fg` gave the terminal to our group while the command ran on in the background.
+            # The shell's fg gave the terminal to our group while the command ran on in the background.
             self._resume()
             return
         stop_like(signum, self._child.channel)

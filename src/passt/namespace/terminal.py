@@ -8,7 +8,7 @@ process group; the terminal sends what the user types (Ctrl-C: SIGINT) to its fo
 * If we are alone in a group that we lead, the command gets to lead a group of its own, which takes
   the place of ours in the foreground: then its group has a number in its PID namespace (interactive
   shells want one), and programs that lead a group when started from a prompt (timeout(1)) still do.
-  In this form `fg` gives the terminal to our group, so we pass it on.
+  In this form the shell's fg gives the terminal to our group, so we pass it on.
 
 When the command stops, we stop by the same signal, so that the shell which waits for us regains
 control. While we are stopped, a message from the command's side (it goes on, or was killed) must wake us:

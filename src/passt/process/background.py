@@ -12,7 +12,7 @@ The child does not outlive a parent that is killed during the start: the kernel 
 At the end, when the parent's exit must not end the child any more, both have to agree: the child waits for
 the parent's consent, which is given when no signal can change the parent's status any more.
 The kernel forgets that wish when a process changes its credentials (PR_SET_PDEATHSIG(2const)), hence
-`Launch.hold`; and before it announces itself the child looks whether the parent is still there.
+`Background.hold`; and before it announces itself the child looks whether the parent is still there.
 
 The pid file is opened at the start, with the caller's rights, in the directory that a relative path
 counts from, and emptied: content says that its process is ready. It is never removed after that.
@@ -39,7 +39,7 @@ _READY = b"\0"
 _NO_PARENT = "the process that started this one has ended"
 
 
-class Launch:
+class Background:
     """One start, from the first step to readiness; *pid_file* is a path, or None. Raises ConfigError."""
 
     def __init__(self, pid_file: str | None = None) -> None:

@@ -1,6 +1,6 @@
 """Who the process is when it meets the network: the user of --runas, or nobody instead of root.
 
-Root is meant as root of the machine. User 0 of another user namespace (a container, Podman's) is an
+Root means root of the host. User 0 of another user namespace (a container, Podman's) is an
 ordinary user outside and stays what it is.
 """
 
@@ -57,7 +57,7 @@ class Identity:
 
 
 def is_root(path: str = UID_MAP) -> bool:
-    """Tell whether we are root of the machine."""
+    """Tell whether we are root of the host."""
     if os.geteuid() != 0:
         return False
     try:

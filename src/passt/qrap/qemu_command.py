@@ -5,7 +5,7 @@ In their place comes one virtio-net card on a `socket` back end. Other devices k
 management tools count on them, so the card is given one that none of them has, in the way in which
 the type of machine numbers its slots:
 
-* q35: every slot is a bus of its own, `pci.N`, made by a root port with that id. Where no port has been
+* q35: every slot is a bus of its own, "pci.N", made by a root port with that id. Where no port has been
   made for a free number, one is added.
 * pc: slots of the one bus `pci.0`. Devices without an address take the first free ones, as does the
   display adapter that QEMU adds by itself.
@@ -214,7 +214,7 @@ def _split(text: str) -> list[str]:
 
 
 def _buses(devices: Iterable[Device], key: str) -> set[int]:
-    """Give the numbers N of all `pci.N` that devices have as their property *key*."""
+    """Give the numbers N of all "pci.N" that devices have as their property *key*."""
     names = (str(device.properties.get(key, "")) for device in devices)
     return {int(name[4:]) for name in names if name.startswith("pci.") and name[4:].isdecimal()} - {0}
 

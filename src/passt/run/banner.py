@@ -17,28 +17,29 @@ if TYPE_CHECKING:
     from passt.facts.address import IPAddress
     from passt.facts.guest import GuestFamily, GuestNet
     from passt.facts.port_rule import PortRule
-    from passt.facts.settings import Settings
+    from passt.facts.settings import ForwardingSettings, ServiceSettings
 
 IPPROTO_TCP = 6
 # Of a list of rules that is longer, the rest is counted.
 MAX_RULES = 32
 
 
-def banner(settings: Settings, guest: GuestNet) -> list[str]:
-    """Describe the network that the guest gets, a line each."""
+def banner(mode: str, services: ServiceSettings, forwarding: ForwardingSettings, guest: GuestNet
+           ) -> list[str]:
+    """Describe the network that the guest gets from the program *mode*, a line each."""
     lines = _interfaces(guest)
-    if settings.mode == "pasta":
+    if mode == "pasta":
         lines.append(f"Namespace interface: {guest.ifname}")
     lines += ["MAC:", f"    host: {format_mac(guest.our_mac)}"]
     if guest.ip4:
-        lines += _ip4(settings, guest, guest.ip4)
+        lines += _ip4(services, guest, guest.ip4)
     if guest.ip6:
-        lines += _ip6(settings, guest, guest.ip6)
-    lines += _rules("Inbound forwarding rules (HOST):", settings.port_rules)
-    if settings.mode == "pasta":
+        lines += _ip6(services, guest, guest.ip6)
+    lines += _rules("Inbound forwarding rules (HOST):", forwarding.port_rules)
+    if mode == "pasta":
         # Those listen on the loopback interface only.
         lines += _rules("Outbound forwarding rules (SPLICE):",
-                        [replace(rule, ifname="lo") for rule in settings.namespace_rules])
+                        [replace(rule, ifname="lo") for rule in forwarding.namespace_rules])
     return lines
 
 
@@ -55,18 +56,18 @@ def _interfaces(guest: GuestNet) -> list[str]:
                     for version, family in families if family.outbound_address]
 
 
-def _ip4(settings: Settings, guest: GuestNet, family: GuestFamily) -> list[str]:
+def _ip4(services: ServiceSettings, guest: GuestNet, family: GuestFamily) -> list[str]:
     lines = [f"    NAT to host 127.0.0.1: {family.map_host_loopback}"] if family.map_host_loopback else []
-    if settings.dhcp and family.gateway and family.address:
+    if services.dhcp and family.gateway and family.address:
         mask = IPv4Network((0, family.prefix_len)).netmask
         lines += ["DHCP:", f"    assign: {family.address}", f"    mask: {mask}",
                   f"    router: {family.gateway}"]
     return lines + _names(guest, family.resolvers)
 
 
-def _ip6(settings: Settings, guest: GuestNet, family: GuestFamily) -> list[str]:
+def _ip6(services: ServiceSettings, guest: GuestNet, family: GuestFamily) -> list[str]:
     lines = [f"    NAT to host ::1: {family.map_host_loopback}"] if family.map_host_loopback else []
-    served = [name for name, is_on in (("NDP", settings.ndp), ("DHCPv6", settings.dhcpv6)) if is_on]
+    served = [name for name, is_on in (("NDP", services.ndp), ("DHCPv6", services.dhcpv6)) if is_on]
     if served:
         lines.append(f"{'/'.join(served)}:")
         if family.address:
@@ -100,9 +101,9 @@ def _rule(rule: PortRule) -> str:
     notes = " ".join(note for note, is_so in (
         ("(best effort)", rule.optional), ("(without ephemeral ports)", rule.skips_ephemeral),
         ("(auto-scan)", rule.auto)) if is_so)
-    near = _ports(rule.first, rule.last)
-    far = _ports(rule.target_port(rule.first), rule.target_port(rule.last))
-    return f"{proto} [{where}]{interface}:{near}  =>  {far}{'  ' if notes else ''}{notes}"
+    listen = _ports(rule.first, rule.last)
+    service = _ports(rule.service_port(rule.first), rule.service_port(rule.last))
+    return f"{proto} [{where}]{interface}:{listen}  =>  {service}{'  ' if notes else ''}{notes}"
 
 
 def _ports(first: int, last: int) -> str:

@@ -1,6 +1,6 @@
 """Looking on while the program runs: the packet capture, the trace, and the counters.
 
-`Report` opens at the start what needs the caller's rights, and is attached to the engine when the loop
+`Diagnostics` opens at the start what needs the caller's rights, and is attached to the engine when the loop
 begins. The counters are told whenever SIGUSR1 comes, and at the end of a run with --debug; --stats prints
 them as a table. SIGUSR1 is blocked from the first step of a start on (`signals.let_signals_end_us`), so one
 that comes before the loop runs is answered then.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Protocol
 
-    from passt.facts.settings import Settings
+    from passt.facts.settings import DiagnosticSettings
 
     class Loop(Protocol):
         """What is needed of the engine; as in `dataplane.engine.Engine`."""
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
             """Call *callback* whenever *fd* is readable."""
 
-        def call_later(self, delay_s: float, callback: Callable[[], None]) -> int:
+        def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
             """Call *callback* once."""
 
         def counters(self) -> dict[str, int]:
@@ -53,14 +53,17 @@ _WIDTH = 12
 _HEADING_EVERY = 20
 
 
-class Report:
-    """Of one run with *settings*. Raises HostError if the capture cannot be made.
+class Diagnostics:
+    """The capture, trace and counters of one run. Raises HostError if the capture cannot be made.
 
-    *on_asked* is called after each answer to SIGUSR1.
+    With *debug* a line is logged for each flow, and the counters at the end. *on_asked* is called after each
+    answer to SIGUSR1.
     """
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, settings: DiagnosticSettings, *, debug: bool,
+                 clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
+        self._debug = debug
         self._clock = clock
         self._start_s = clock()
         self._engine: Loop | None = None
@@ -97,7 +100,7 @@ class Report:
         engine.add_reader(reader.fd, on_signal)
         if self._settings.trace:
             engine.set_trace(log.debug, self._tracer.on_frame)
-        elif self._settings.debug:
+        elif self._debug:
             engine.set_trace(log.debug)
         if self._capture >= 0:
             engine.start_capture(self._capture, self._on_capture_end)
@@ -109,7 +112,7 @@ class Report:
         log.tell_held()
         if self._engine is None:
             return
-        if self._settings.debug:
+        if self._debug:
             self._tell(log.debug)
         counts = self._engine.end_capture() if self._capture >= 0 else None
         if counts is not None and counts[1]:

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from passt.dataplane.engine import Engine
     from passt.facts.contracts import ListenerSide
     from passt.facts.guest import GuestNet
-    from passt.facts.settings import Settings
+    from passt.facts.settings import ForwardingSettings, Settings
     from passt.host.listeners import HostPorts
     from passt.responders.dispatch import Dispatcher
-    from passt.run.diagnostics import Report
+    from passt.run.diagnostics import Diagnostics
 
 SECRET_LEN = 16  # what Engine wants
 
@@ -50,15 +50,17 @@ def load_all() -> None:
 def resolve_guest(settings: Settings) -> GuestNet:
     """Read the host and work out the guest's network; warnings and notes are printed. Raises PasstError."""
     from passt.config.resolve import resolve
-    from passt.host.host_facts import probe
+    from passt.host.host_facts import read_host
 
-    facts = probe(interface=settings.interface, outbound_if4=settings.outbound_if4,
-                  outbound_if6=settings.outbound_if6, want4=settings.ip4, want6=settings.ip6,
-                  want_routes=settings.config_net and settings.copy_routes)
+    asked, namespace = settings.addresses, settings.namespace
+    facts = read_host(interface=asked.interface, outbound_if4=asked.outbound_if4,
+                      outbound_if6=asked.outbound_if6, want4=settings.protocols.ip4,
+                      want6=settings.protocols.ip6,
+                      want_routes=namespace.config_net and namespace.copy_routes)
     guest = resolve(settings, facts)
     for warning in guest.warnings:
         log.warning(warning)
-    if settings.banner:
+    if settings.log.banner:
         for note in guest.notes:
             log.info(note)
     return guest
@@ -66,20 +68,20 @@ def resolve_guest(settings: Settings) -> GuestNet:
 
 def print_banner(settings: Settings, guest: GuestNet) -> None:
     """Tell the user what the guest gets, unless that is not wanted: to be called when all is ready."""
-    if settings.banner and not settings.quiet:
-        for line in banner(settings, guest):
+    if settings.log.banner and not settings.log.quiet:
+        for line in banner(settings.mode, settings.services, settings.forwarding, guest):
             log.info(line)
-    if settings.pcap is not None:
-        log.info(f"Saving packet capture to {settings.pcap}")
+    if settings.diagnostics.pcap is not None:
+        log.info(f"Saving packet capture to {settings.diagnostics.pcap}")
 
 
-def open_ports(settings: Settings, guest: GuestNet) -> HostPorts | None:
+def open_ports(asked: ForwardingSettings, guest: GuestNet) -> HostPorts | None:
     """Bind the host's ports that are named; None if there is nothing to forward at all. Raises PasstError."""
-    if not (settings.port_rules or settings.namespace_rules):
+    if not (asked.port_rules or asked.namespace_rules):
         return None
     from passt.host.listeners import HostPorts
 
-    return HostPorts(settings, guest, MAX_LISTENERS)
+    return HostPorts(asked.port_rules, asked.namespace_rules, guest, MAX_LISTENERS, freebind=asked.freebind)
 
 
 class Network:
@@ -94,22 +96,24 @@ class Network:
         from passt.dataplane.engine import Engine
 
         explain = log.debug if log.is_debug() else None
-        policy = Policy(guest, tcp=settings.tcp, udp=settings.udp, icmp=settings.icmp, explain=explain,
+        protocols = settings.protocols
+        policy = Policy(guest, tcp=protocols.tcp, udp=protocols.udp, icmp=protocols.icmp, explain=explain,
                         warn=log.warning, on_ping_forbidden=_warn_of_ping)
         self.observed = policy.observed
         self.bypass = None
         if bypassed:
-            self.bypass = Bypass(policy, policy.observed, keep_loopback=settings.host_lo_to_ns_lo,
-                                 splice=settings.splice, explain=explain)
-        self._settings = settings
+            self.bypass = Bypass(policy, policy.observed, keep_loopback=settings.forwarding.host_lo_to_ns_lo,
+                                 splice=settings.forwarding.splice, explain=explain)
+        self._asked = settings.services
+        self._is_configured = settings.namespace.config_net
         self._guest = guest
         self._explain = explain
         self._services = _Services()
         self.engine = Engine(self.bypass or policy, self._services, policy.observed, our_mac=guest.our_mac,
                              mtu=guest.mtu or 0, secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest),
                              udp_timeouts=udp_timeouts())
-        self.engine.switch(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None, tcp=settings.tcp,
-                           udp=settings.udp, icmp=settings.icmp)
+        self.engine.switch(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None, tcp=protocols.tcp,
+                           udp=protocols.udp, icmp=protocols.icmp)
         self._forwarding = None
         if ports is not None:
             self._forwarding = PortForwarding(self.engine, ports)
@@ -135,11 +139,11 @@ class Network:
         from passt.responders.guest_solicitor import solicit
         from passt.responders.router_advertiser import RouterAdvertiser
 
-        settings, guest = self._settings, self._guest
+        asked, guest = self._asked, self._guest
         # A guest that is configured by us must not configure itself once more from advertisements.
-        advertise = settings.ndp and settings.router_advertisements and not settings.config_net
-        dispatcher = Dispatcher(guest, dhcp=settings.dhcp, ndp=settings.ndp, router_advertisements=advertise,
-                                dhcpv6=settings.dhcpv6, explain=self._explain, warn=log.warning,
+        advertise = asked.ndp and asked.router_advertisements and not self._is_configured
+        dispatcher = Dispatcher(guest, dhcp=asked.dhcp, ndp=asked.ndp, router_advertisements=advertise,
+                                dhcpv6=asked.dhcpv6, explain=self._explain, warn=log.warning,
                                 is_guest=self.observed.is_guest)
         self._services.load(dispatcher)
 
@@ -152,10 +156,10 @@ class Network:
             RouterAdvertiser(dispatcher.advertise, self.engine.send_frame, self.engine.call_later, _dice,
                              explain=self._explain).arm()
 
-    def serve(self, report: Report) -> None:
-        """Run the engine until it is stopped, *report* looking on."""
+    def serve(self, diagnostics: Diagnostics) -> None:
+        """Run the engine until it is stopped, *diagnostics* looking on."""
         self.load_services()
-        run_loop(self.engine, report, self._services.counters)
+        run_loop(self.engine, diagnostics, self._services.counters)
 
 
 class _Services:
@@ -173,16 +177,17 @@ class _Services:
         self.is_loaded = True
 
 
-def run_loop(engine: Engine, report: Report, control_counters: Callable[[], dict[str, int]]) -> None:
-    """Run *engine* until it is stopped, *report* looking on; all it needs is open and loaded.
+def run_loop(engine: Engine, diagnostics: Diagnostics,
+             control_counters: Callable[[], dict[str, int]]) -> None:
+    """Run *engine* until it is stopped, *diagnostics* looking on; all it needs is open and loaded.
 
     *control_counters* are those of the responders.
     """
-    report.attach(engine, control_counters)
+    diagnostics.attach(engine, control_counters)
     gc.freeze()
     gc.enable()
     engine.run()
-    report.finish()
+    diagnostics.finish()
     engine.close()
 
 

@@ -1,88 +1,64 @@
 """passt: connects a virtual machine, whose emulator hands over frames on a stream socket.
 
-Order of a start, after the common one of `app`, and why:
+The stages of a start, after those of `run.start`, and what each opens and gives up:
 
-1. A connection that the caller hands over (-F) is checked first: it is a mistake of the command line or none.
-2. Host facts are read, listeners bound, the socket made, and everything that is run later loaded, with the
-   caller's rights. Root becomes somebody else then (--runas, nobody), before there are threads.
-3. The data plane is built, signals are blocked, capabilities dropped.
-4. The caller learns that we are ready, and the loop runs. A client that came earlier has been waiting.
+    stage                                   opened, made                  given up
+    1 choose the user; check what -F gives  its connection
+    2 read the host, bind its ports         listeners, packet capture
+    3 make the socket                       listening socket, its file
+    4 become the user                                                     root of the host
+    5 load and build the data plane         engine
+    6 watch signals                         signalfd                      default actions of signals
+    7 drop privileges                                                     all capabilities
+    8 tell the caller that we are ready     content of the pid file       standard descriptors (if in
+                                                                          the background)
+    9 load the responders, run the loop
 
-A start that fails takes the socket's file away again. Later the file stays, whatever ends us.
-
-Signals keep their default actions until 3, so one that comes early simply ends us.
+All before 4 has the caller's rights. A client that connects before 9 waits. If the start fails, the socket's
+file is removed; after 8 it stays, whatever ends us. Signals keep their default actions until 6, so a signal
+that comes early ends us.
 """
 
 from __future__ import annotations
-
-import select
 
 from passt import log
 from passt.host import unix_socket
 from passt.process import identity, privileges, signals
 from passt.responders.guest_solicitor import solicit
-from passt.run.diagnostics import Report
+from passt.run.clients import Clients
+from passt.run.diagnostics import Diagnostics
 from passt.run.network import Network, load_all, open_ports, print_banner, resolve_guest
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Protocol
-
     from passt.facts.guest import GuestNet
     from passt.facts.settings import Settings
     from passt.forward.guest_addresses import Observed
-    from passt.host.unix_socket import Connection, ListeningSocket
-    from passt.process.background import Launch
-
-    class Loop(Protocol):
-        """What `Clients` wants of an engine; see engine.pyi."""
-
-        def attach_stream(self, fd: int, on_end: Callable[[str], None]) -> None:
-            """Take a connection."""
-
-        def send_frame(self, frame: bytes) -> bool:
-            """Send a frame to the guest."""
-
-        def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
-            """Watch a descriptor."""
-
-        def remove_reader(self, fd: int) -> None:
-            """Stop watching one."""
-
-        def call_later(self, delay_s: float, callback: Callable[[], None]) -> int:
-            """Call once, later."""
-
-        def stop(self) -> None:
-            """End the run."""
-
-RETRY_S = 1.0  # until a client is accepted for which there was no descriptor left
-# Between questions to a guest that has said nothing at all: it may boot, or be configured late.
-ASK_FIRST_S, ASK_LAST_S = 1.0, 64.0
+    from passt.process.background import Background
 
 
-def run(settings: Settings, launch: Launch) -> int:
+def run(settings: Settings, background: Background) -> int:
     """Run passt until a signal ends it, or the end of its client does; return the exit status.
 
     Raises PasstError.
     """
-    user = identity.choose(settings.runas)
-    connection = unix_socket.adopt(settings.fd) if settings.fd is not None else None
-    report = Report(settings)
+    user = identity.choose(settings.process.runas)
+    connection = unix_socket.adopt(settings.socket.fd) if settings.socket.fd is not None else None
+    diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug)
     guest = resolve_guest(settings)
-    ports = open_ports(settings, guest)
-    listener = unix_socket.listen(settings.socket_path) if connection is None else None
+    ports = open_ports(settings.forwarding, guest)
+    listener = unix_socket.listen(settings.socket.socket_path) if connection is None else None
     try:
         load_all()
         if user is not None:
             user.assume()
-            launch.hold()
-            if settings.runas is None:
+            background.hold()
+            if settings.process.runas is None:
                 log.info(f"started as root: goes on as user {user.uid} (nobody); --runas names another one")
         network = Network(settings, guest, ports)
         network.start_ports()
         clients = Clients(network.engine, listener, lambda: questions(guest, network.observed),
-                          network.engine.is_guest_known, one_off=settings.one_off)
+                          network.engine.is_guest_known, one_off=settings.socket.one_off)
         reader = signals.SignalReader(signals.ENDING)
         network.engine.add_reader(reader.fd, network.engine.stop)
         if listener is not None:
@@ -91,18 +67,18 @@ def run(settings: Settings, launch: Launch) -> int:
         if listener is not None:
             tell_use(listener.path)
         privileges.drop_privileges()
-        launch.announce()
+        background.announce()
     except BaseException:
         if listener is not None:
             listener.remove()
         raise
     clients.start(connection)
-    network.serve(report)
+    network.serve(diagnostics)
     return 0
 
 
 def tell_use(path: str) -> None:
-    """Print how a machine is connected to the socket *path*; QEMU reads two commas as one."""
+    """Print how a virtual machine is connected to the socket *path*; QEMU reads two commas as one."""
     log.info("")
     log.info("A virtual machine of QEMU 7.2 or newer is connected by:")
     log.info(f"    qemu-system-x86_64 ... -device virtio-net-pci,netdev=s"
@@ -112,99 +88,5 @@ def tell_use(path: str) -> None:
 
 
 def questions(guest: GuestNet, observed: Observed) -> list[bytes]:
-    """Make the frames that ask a machine for the hardware address of its guest."""
+    """Make the frames that ask a virtual machine for the hardware address of its guest."""
     return solicit(guest, observed.addresses())
-
-
-class Clients:
-    """Who is connected: one at a time, from the listening socket or handed over.
-
-    While there is a client, another one is accepted and closed at once, so that it learns that it has no
-    chance. A client that has hung up already, which the engine has yet to find out, is waited for: an
-    emulator that reconnects is not turned away because of itself. *make_questions* makes the frames that
-    ask a new client for its guest; they are sent again, less and less often, until *is_guest_known*. With
-    *one_off* the run ends with the first client.
-    """
-
-    def __init__(self, engine: Loop, listener: ListeningSocket | None,
-                 make_questions: Callable[[], list[bytes]], is_guest_known: Callable[[], bool], *,
-                 one_off: bool) -> None:
-        self._engine = engine
-        self._listener = listener
-        self._make_questions = make_questions
-        self._is_guest_known = is_guest_known
-        self._one_off = one_off
-        self._is_watching = False
-        self._n_clients = 0
-        self._fd = -1  # of the client; the engine's, and open until it calls _on_end
-
-    def start(self, connection: Connection | None) -> None:
-        """Take *connection*, and clients from the listening socket if there is one."""
-        if connection is not None:
-            self._attach(connection)
-        self._watch()
-
-    def _watch(self) -> None:
-        if self._listener is not None and not self._is_watching:
-            self._engine.add_reader(self._listener.fd, self._on_client)
-            self._is_watching = True
-
-    def _pause(self) -> None:
-        if self._listener is not None and self._is_watching:
-            self._engine.remove_reader(self._listener.fd)
-            self._is_watching = False
-
-    def _on_client(self) -> None:
-        assert self._listener is not None  # noqa: S101 - it is what is watched
-        if self._fd >= 0 and _has_hung_up(self._fd):
-            self._pause()
-            return
-        try:
-            connection = self._listener.accept()
-        except OSError as error:
-            log.limited(log.WARNING, "accept", f"cannot accept a client yet: {error.strerror}")
-            self._pause()
-            self._engine.call_later(RETRY_S, self._watch)
-            return
-        if connection is None:
-            return
-        if self._fd < 0:
-            self._attach(connection)
-            return
-        log.limited(log.INFO, "refused", f"refused client{connection.peer_name()}: there is one already")
-        connection.close()
-
-    def _attach(self, connection: Connection) -> None:
-        log.limited(log.INFO, "accepted", f"accepted client{connection.peer_name()}")
-        self._fd = connection.detach()
-        self._n_clients += 1
-        self._engine.attach_stream(self._fd, self._on_end)
-        self._ask(self._n_clients, ASK_FIRST_S)
-
-    def _ask(self, number: int, delay_s: float) -> None:
-        """Ask client *number*, and once more after *delay_s* if it is still there and nothing was learnt."""
-        for frame in self._make_questions():
-            self._engine.send_frame(frame)
-
-        def ask_again() -> None:
-            if self._fd >= 0 and self._n_clients == number and not self._is_guest_known():
-                self._ask(number, min(2 * delay_s, ASK_LAST_S))
-
-        if not self._is_guest_known():
-            self._engine.call_later(delay_s, ask_again)
-
-    def _on_end(self, reason: str) -> None:
-        self._fd = -1
-        if self._one_off:
-            log.info(f"client gone: {reason}; exiting")
-            self._pause()
-            self._engine.stop()
-            return
-        log.limited(log.INFO, "gone", f"client gone: {reason}; waiting for another one")
-        self._watch()
-
-
-def _has_hung_up(fd: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLRDHUP)
-    return bool(poll.poll(0))

@@ -1,23 +1,34 @@
-"""pasta: connects a network namespace of this machine, a new one for a command or one that exists.
+"""pasta: connects a network namespace of the host, a new one for a command or one that exists.
 
-Order of a start, after the common one of `app`, and why:
+The stages of a start, after those of `run.start`, and what each opens and gives up:
 
-1. Host facts are read, listeners bound, and namespaces and their watch opened, with the caller's rights.
-   If these are what opens the program's files to us, everything is loaded now (see `assembly`).
-2. The user namespace is entered, the child started, and the main process becomes somebody else if it
-   was root. While the child makes the tap, we build the data plane, and load it if we are a plain user:
-   a second core does half of the start-up.
-3. The tap arrives. Signals are blocked, capabilities dropped; the loop knows all its descriptors.
-4. The caller learns that we are ready, the command begins, and the loop runs.
+    stage                                        opened, made              given up
+    1  choose the user; read the host            signalfd, packet capture
+    2  bind the host's ports                     listeners
+    3  open the namespaces (attached)            namespaces, watch for their end
+    4  enter the user namespace (`credentials`)  capabilities inside       capabilities outside
+    5  start the child                           channel to the child
+    6  load and build the data plane             engine
+    7  take over the tap from the child          tap, network namespace    the child (attached)
+    8  change user again (`credentials`)                                   root of the host
+    9  start the thread in the namespace         sockets there             network namespace
+    10 open the namespace's ports                listeners there
+    11 watch signals and the end                 signalfd                  default actions of signals
+    12 drop privileges                                                     all capabilities
+    13 tell the caller that we are ready         content of the pid file   standard descriptors (if in
+                                                                           the background)
+    14 start the command, if there is one
+    15 load the responders, run the loop
 
-Who changes when. To join a user namespace takes capabilities over it, and there the users of the host
-have no numbers, so the main process becomes another user before, and keeps its capabilities until 3.
-The helper that makes the tap of an existing namespace keeps them all: root may enter any of them. The
-main process may end its child at any time of this, as nobody but its own user may. No user changes once
-there are threads, as the C library would change theirs too.
+All before 4 has the caller's rights: ports below 1024, files, namespaces. While the child makes the tap we
+load and build the data plane (6), so a second core does half of the start-up. The main process may end its
+child until 8, as only a process of the child's user may. No user changes once there are threads (9), as the
+C library would change the user of each thread.
 
-Signals keep their default actions until 3, so one that comes early simply ends us, and the child goes
-with us.
+Where a capability opens the program's files to us, or the user changes, all modules are loaded after stage 2
+(`network.load_all`): later nobody could read them.
+
+Signals keep their default actions until 11, so a signal that comes early ends us, and the child with us.
 """
 
 from __future__ import annotations
@@ -31,11 +42,13 @@ from passt.errors import HostError
 from passt.host import descriptors
 from passt.host.tap import interface_index
 from passt.namespace import create, pid1
-from passt.namespace.existing import PathWatch, ProcessWatch, Target, watch_path
+from passt.namespace.child import make_tap, start_child
+from passt.namespace.existing import PathWatch, ProcessWatch, TargetNamespaces, watch_path
 from passt.namespace.interface import bring_lo_up, configure
 from passt.namespace.supervisor import Supervisor
 from passt.process import identity, privileges, signals
-from passt.run.diagnostics import Report
+from passt.run import credentials
+from passt.run.diagnostics import Diagnostics
 from passt.run.network import Network, load_all, open_ports, print_banner, resolve_guest
 from passt.run.port_forwarding import NamespaceSide
 
@@ -46,153 +59,165 @@ if TYPE_CHECKING:
     from passt.dataplane.engine import Engine
     from passt.dataplane.sockets.namespace_thread import NamespaceThread
     from passt.facts.guest import GuestNet
-    from passt.facts.settings import Settings
-    from passt.host.listeners import HostPorts
+    from passt.facts.settings import ForwardingSettings, NamespaceSettings, ProtocolSettings, Settings
+    from passt.namespace.child import Child, TapFacts
     from passt.namespace.child_channel import Channel
-    from passt.namespace.create import Child, TapFacts
-    from passt.process.background import Launch
+    from passt.process.background import Background
     from passt.process.identity import Identity
 
 MAX_RESERVE = 64  # sockets of each kind that `dataplane.sockets.namespace_thread` opens in advance
 
 
-def run(settings: Settings, caller: privileges.Caller, launch: Launch) -> int:
+def run(settings: Settings, caller: privileges.Caller, background: Background) -> int:
     """Run pasta until the command, a signal, or the end of the namespace ends it; return the exit status.
 
     Raises PasstError. After Ctrl-C it may not return, but end the process by SIGINT.
     """
-    report = Report(settings)
-    user = identity.choose(settings.runas)
-    guest = resolve_guest(settings)
-    ports = open_ports(settings, guest)
-    if _must_load_first(settings, user):
-        load_all()
-    if settings.is_attached:
-        return _run_attached(settings, guest, ports, launch, report, user)
-    command = pid1.Command(settings.command, caller.file_limits, caller.signals)
-    return _run_command(settings, guest, ports, launch, report, command, user)
+    pasta = _Pasta(settings, background)
+    if settings.namespace.is_attached:
+        return pasta.run_attached()
+    return pasta.run_command(
+        pid1.Command(settings.namespace.command, caller.file_limits, caller.signals))
 
 
-def _must_load_first(settings: Settings, user: Identity | None) -> bool:
+class _Pasta:
+    """One run; the numbers are those of the stages."""
+
+    def __init__(self, settings: Settings, background: Background) -> None:
+        self._settings = settings
+        self._background = background
+        self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug)
+        self._user = identity.choose(settings.process.runas)  # 1
+        self._guest = resolve_guest(settings)
+        self._ports = open_ports(settings.forwarding, self._guest)  # 2
+        if _must_load_first(settings.namespace, self._user):
+            load_all()
+
+    def run_command(self, command: pid1.Command) -> int:
+        """Run *command* in new namespaces and return its status."""
+        settings = self._settings
+
+        def main(channel: Channel) -> None:
+            if settings.namespace.userns is not None:
+                create.become_root_inside()
+            pid1.prepare_namespaces(settings.names.hostname)
+            self._make_tap(channel)
+            pid1.run_command(channel, command)
+
+        change_user = credentials.enter_for_command(  # 4
+            settings.namespace, self._user, is_asked_for=settings.process.runas is not None)
+        child = start_child(  # 5
+            create.COMMAND_NAMESPACES, main, privileged=settings.namespace.netns_only)
+        try:
+            network = self._connect(child, change_user)  # 6 to 10
+            supervisor = Supervisor(child)
+            supervisor.watch(network.engine)  # 11
+            self._diagnostics.on_asked = supervisor.ask_command
+            privileges.drop_privileges()  # 12
+            print_banner(settings, self._guest)
+            self._background.announce()  # 13
+            log.share_terminal()
+            supervisor.start_command()  # 14
+            descriptors.leave_stdio()
+            network.serve(self._diagnostics)  # 15
+        except BaseException:
+            child.end()
+            raise
+        status = supervisor.finish()
+        if supervisor.was_interrupted():
+            signals.die_by(signal.SIGINT)
+        return status
+
+    def run_attached(self) -> int:
+        """Serve namespaces that exist until they are gone, or a signal comes."""
+        settings = self._settings
+        target, watch = _open_target(settings.namespace)  # 3
+
+        def main(channel: Channel) -> None:
+            target.join_network_namespace()
+            self._make_tap(channel)
+
+        join_later = credentials.enter_for_target(  # 4
+            target, self._user, self._background, is_asked_for=settings.process.runas is not None)
+        child = start_child(0, main)  # 5
+        try:
+            network = self._connect(child, join_later)  # 6 to 10
+        finally:
+            child.end()
+        target.close()
+        engine = network.engine
+        reader = signals.SignalReader(signals.ENDING)  # 11
+        engine.add_reader(reader.fd, engine.stop)
+        if watch is not None:
+            watch.start(engine, lambda: _leave(engine))
+        privileges.drop_privileges()  # 12
+        print_banner(settings, self._guest)
+        self._background.announce()  # 13
+        network.serve(self._diagnostics)  # 15
+        return 0
+
+    def _make_tap(self, channel: Channel) -> None:
+        """Make, configure and send the tap: work of the child."""
+        config_net = self._settings.namespace.config_net
+        make_tap(channel, self._guest.ifname, lambda: _configure(self._guest, config_net=config_net),
+                 watch_ports=self._settings.forwarding.has_auto_ports)
+
+    def _connect(self, child: Child, change_user: Callable[[], None] | None) -> Network:
+        """Build the data plane, then wait for the tap of *child* and attach it: stages 6 to 10.
+
+        *change_user* is called when the child has done its work: we become a user who could no longer end the
+        child, nor read our own program's files.
+        """
+        settings, forwarding = self._settings, self._settings.forwarding
+        # What bypasses the link needs the thread inside.
+        bypassed = bool(forwarding.namespace_rules or (forwarding.port_rules and forwarding.splice))
+        network = Network(settings, self._guest, self._ports, bypassed=bypassed)  # 6
+        engine = network.engine
+        if change_user is not None:
+            network.load_services()
+        tap = child.receive_tap()  # 7
+        engine.attach_tap(tap.fd, tap.mac, tap.offloads)
+        network.observed.on_guest_mac(tap.mac)
+        if tap.link_local is not None:
+            network.observed.on_guest_address(tap.link_local.packed)
+        if change_user is not None:
+            change_user()  # 8
+        side = None
+        if network.bypass is not None:
+            inside = _start_thread(tap.namespace)  # 9
+            _warm_up(inside, forwarding, settings.protocols)
+            network.bypass.scope_id = _find_index(inside, self._guest.ifname)
+            engine.attach_namespace(inside)
+            side = NamespaceSide(engine, inside, ip4=settings.protocols.ip4, ip6=settings.protocols.ip6)
+        os.close(tap.namespace)
+        network.start_ports(tap.port_sources, side)  # 10
+        return network
+
+
+def _must_load_first(asked: NamespaceSettings, user: Identity | None) -> bool:
     """Tell whether the first change takes away what opens the program's files to us."""
     reads_all = privileges.may_read_all()
-    if settings.is_attached and user is not None and os.geteuid() == 0:
+    if asked.is_attached and user is not None and os.geteuid() == 0:
         return not reads_all  # kept with all capabilities until the child has done its work
     return reads_all or user is not None
 
 
-def _run_command(settings: Settings, guest: GuestNet, ports: HostPorts | None, launch: Launch,
-                 report: Report, command: pid1.Command, user: Identity | None) -> int:
-    """Run *command* in new namespaces and return its status."""
-
-    def main(channel: Channel) -> None:
-        if settings.userns is not None:
-            create.become_root_inside()
-        pid1.prepare_namespaces(settings.hostname)
-        create.make_tap(channel, guest.ifname, lambda: _configure(settings, guest),
-                        watch_ports=settings.has_auto_ports)
-        pid1.run_command(channel, command)
-
-    later = _enter_user_namespace(settings, user)
-    child = create.start_child(create.COMMAND_NAMESPACES, main, privileged=settings.netns_only)
-    try:
-        network = _connect(settings, guest, ports, child, later.assume if later is not None else None)
-        supervisor = Supervisor(child)
-        supervisor.watch(network.engine)
-        report.on_asked = supervisor.ask_command
-        privileges.drop_privileges()
-        print_banner(settings, guest)
-        launch.announce()
-        log.share_terminal()
-        supervisor.start_command()
-        descriptors.leave_stdio()
-        network.serve(report)
-    except BaseException:
-        child.end()
-        raise
-    status = supervisor.finish()
-    if supervisor.was_interrupted():
-        signals.die_by(signal.SIGINT)
-    return status
-
-
-def _enter_user_namespace(settings: Settings, user: Identity | None) -> Identity | None:
-    """Go to the user namespace of a command; return whom to become once the command's child is there.
-
-    The command belongs to the *user* of --runas, but root that becomes nobody keeps it.
-    """
-    is_asked_for = settings.runas is not None
-    if user is not None and (is_asked_for or settings.userns is not None):
-        user.assume()
-    if settings.userns is not None:
-        target = Target.of_paths(None, settings.userns)
-        target.join_user_namespace()
-        target.close()
-        return None
-    nobody = None if is_asked_for else user
-    if settings.netns_only:
-        return nobody
-    create.enter_new_user_namespace(nobody)
-    return identity.Identity(identity.NOBODY_ID, identity.NOBODY_ID) if nobody is not None else None
-
-
-def _run_attached(settings: Settings, guest: GuestNet, ports: HostPorts | None, launch: Launch,
-                  report: Report, user: Identity | None) -> int:
-    """Serve namespaces that exist until they are gone, or a signal comes."""
-    target, watch = _open_target(settings)
-
-    def main(channel: Channel) -> None:
-        target.join_network_namespace()
-        create.make_tap(channel, guest.ifname, lambda: _configure(settings, guest),
-                        watch_ports=settings.has_auto_ports)
-
-    was_root = os.geteuid() == 0
-    if user is not None:
-        if settings.runas is None:
-            log.info(f"started as root: goes on as user {user.uid} (nobody); --runas names another one")
-        user.assume()
-        launch.hold()
-    settle = None
-    if user is not None and was_root:
-        # With what root may do, the helper enters any namespace and opens any device.
-        settle = target.join_user_namespace
-    else:
-        target.join_user_namespace()
-        launch.hold()
-    child = create.start_child(0, main)
-    try:
-        network = _connect(settings, guest, ports, child, settle)
-    finally:
-        child.end()
-    target.close()
-    engine = network.engine
-    reader = signals.SignalReader(signals.ENDING)
-    engine.add_reader(reader.fd, engine.stop)
-    if watch is not None:
-        watch.start(engine, lambda: _leave(engine))
-    privileges.drop_privileges()
-    print_banner(settings, guest)
-    launch.announce()
-    network.serve(report)
-    return 0
-
-
-def _open_target(settings: Settings) -> tuple[Target, ProcessWatch | PathWatch | None]:
+def _open_target(asked: NamespaceSettings) -> tuple[TargetNamespaces, ProcessWatch | PathWatch | None]:
     """Open the namespaces to join, and what tells that they are gone, if that matters."""
     watch: ProcessWatch | PathWatch
-    if settings.pid is not None:
-        watch = ProcessWatch(settings.pid)
-        target = Target.of_process(settings.pid, settings.userns, netns_only=settings.netns_only)
+    if asked.pid is not None:
+        watch = ProcessWatch(asked.pid)
+        target = TargetNamespaces.of_process(asked.pid, asked.userns, netns_only=asked.netns_only)
         if watch.has_ended():
             # The number may be another process's by now.
-            raise HostError(f"process {settings.pid} ended before its namespaces could be joined")
-        return target, watch if settings.netns_quit else None
-    target = Target.of_paths(settings.netns, settings.userns)
-    if settings.netns is None or not settings.netns_quit:
+            raise HostError(f"process {asked.pid} ended before its namespaces could be joined")
+        return target, watch if asked.netns_quit else None
+    target = TargetNamespaces.of_paths(asked.netns, asked.userns)
+    if asked.netns is None or not asked.netns_quit:
         return target, None
-    watch = watch_path(settings.netns)
+    watch = watch_path(asked.netns)
     if watch.has_ended():
-        raise HostError(f"{settings.netns} is gone before it could be joined")
+        raise HostError(f"{asked.netns} is gone before it could be joined")
     return target, watch
 
 
@@ -201,58 +226,30 @@ def _leave(engine: Engine) -> None:
     engine.stop()
 
 
-def _configure(settings: Settings, guest: GuestNet) -> TapFacts:
-    """Set up the interfaces of the network namespace that we are in: a child's work."""
+def _configure(guest: GuestNet, *, config_net: bool) -> TapFacts:
+    """Set up the interfaces of the network namespace that we are in: work of the child."""
     bring_lo_up()
-    facts = configure(guest.ifname, guest, settings.config_net)
+    facts = configure(guest.ifname, guest, config_net)
     for warning in facts.warnings:
         log.warning(warning)
     return facts
 
 
-def _connect(settings: Settings, guest: GuestNet, ports: HostPorts | None, child: Child,
-             settle: Callable[[], None] | None) -> Network:
-    """Load and build the data plane, then wait for the tap of *child* and attach it.
-
-    *settle* is called when the child has done its work: we become somebody who could not end it any more, nor
-    read our own program's files.
-    """
-    # What bypasses the link needs the thread inside.
-    bypassed = bool(settings.namespace_rules or (settings.port_rules and settings.splice))
-    network = Network(settings, guest, ports, bypassed=bypassed)
-    engine = network.engine
-    if settle is not None:
-        network.load_services()
-    tap = child.receive_tap()
-    engine.attach_tap(tap.fd, tap.mac, tap.offloads)
-    network.observed.on_guest_mac(tap.mac)
-    if tap.link_local is not None:
-        network.observed.on_guest_address(tap.link_local.packed)
-    if settle is not None:
-        settle()
-    side = None
-    if network.bypass is not None:
-        inside = _enter(settings, tap.namespace)
-        network.bypass.scope_id = _find_index(inside, guest.ifname)
-        engine.attach_namespace(inside)
-        side = NamespaceSide(engine, inside, ip4=settings.ip4, ip6=settings.ip6)
-    os.close(tap.namespace)
-    network.start_ports(tap.port_sources, side)
-    return network
-
-
-def _enter(settings: Settings, namespace: int) -> NamespaceThread:
+def _start_thread(namespace: int) -> NamespaceThread:
     """Start the thread in the network *namespace*."""
     from passt.dataplane.sockets.namespace_thread import NamespaceThread  # loaded with the engine
 
     try:
-        # Of each of four kinds; together a sixteenth of what may be open.
-        inside = NamespaceThread(namespace, min(max(descriptors.file_limit() // 64, 1), MAX_RESERVE))
+        # The thread keeps spare sockets of four kinds; together they may be a sixteenth of all descriptors.
+        return NamespaceThread(namespace, min(max(descriptors.file_limit() // 64, 1), MAX_RESERVE))
     except OSError as error:
         raise HostError(f"cannot open sockets in the network namespace: {error.strerror}") from None
-    for proto in {rule.proto for rule in settings.port_rules if settings.splice}:
-        inside.warm(proto, ip4=settings.ip4, ip6=settings.ip6)
-    return inside
+
+
+def _warm_up(inside: NamespaceThread, forwarding: ForwardingSettings, protocols: ProtocolSettings) -> None:
+    """Have spare sockets opened for the flows that will bypass the link."""
+    for proto in {rule.proto for rule in forwarding.port_rules if forwarding.splice}:
+        inside.warm(proto, ip4=protocols.ip4, ip6=protocols.ip6)
 
 
 def _find_index(inside: NamespaceThread, ifname: str) -> int:

@@ -135,13 +135,13 @@ class PortForwarding:
     def start(self, namespace_sources: Sequence[int], namespace_side: ListenerSide | None = None) -> None:
         """Open the namespace's ports, and begin to follow bound ports as soon as the engine runs.
 
-        *namespace_sources* are from `port_scan.open_sources` in the namespace, empty if no rule is
+        *namespace_sources* are from `bound_ports.open_sources` in the namespace, empty if no rule is
         `auto`; *namespace_side* is None if no rule is of the namespace's ports. Raises ConfigError.
         """
-        outward = self._ports.outward
+        outbound = self._ports.outbound
         if namespace_side is not None:
             # A port may take a socket for each family.
-            open_fixed(outward, namespace_side, count_spare_descriptors() // 2)
+            open_fixed(outbound, namespace_side, count_spare_descriptors() // 2)
         if not namespace_sources:
             return
         spare = count_spare_descriptors()
@@ -151,10 +151,11 @@ class PortForwarding:
             raise HostError(f"cannot see which ports are bound on the host: {error.strerror}") from None
         host_side = HostSide(self._engine, self._ports.binder)
         forwarder = AutoForwarder(
-            Direction("host", self._ports.inward, PortScanner(namespace_sources).scan, host_side, spare // 2),
+            Direction("host", self._ports.inbound, PortScanner(namespace_sources).scan, host_side,
+                      spare // 2),
             # A listener of the namespace takes two descriptors where it has to be one for each family.
             # The sockets that flows of the guest leave by are bound like services, and are none.
-            Direction("namespace", outward, PortScanner(host_sources, self._engine.udp_sockets).scan,
+            Direction("namespace", outbound, PortScanner(host_sources, self._engine.udp_sockets).scan,
                       namespace_side or host_side, spare // 4),
             explain=log.debug if log.is_debug() else None,
             warn=lambda text: log.limited(log.WARNING, "scan", text))

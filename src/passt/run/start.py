@@ -1,8 +1,7 @@
-"""A start as all programs have it: the process is put in order, goes to the background, and runs its mode.
+"""The start that pasta and passt share: put the process in order, go to the background, run the program.
 
-What a program does then is in a module of its own, `local` for pasta, `machine` for passt; each of them
-joins the parts that `assembly` builds with its own kind of link. Imports are made where they are needed:
-start-up counts.
+The programs are `run.pasta` and `run.passt`; each builds a `Network` and attaches its own kind of link to it.
+Modules are imported where they are needed, to keep the start short.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import sys
 from passt import log
 from passt.host import descriptors
 from passt.process import privileges, signals
-from passt.process.background import Launch
+from passt.process.background import Background
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -31,21 +30,22 @@ def run(settings: Settings) -> int:
     sys.unraisablehook = _on_ignored
     _take_name(settings.mode)
     privileges.close_to_others()
-    descriptors.tidy_descriptors((*log.descriptors(), *(() if settings.fd is None else (settings.fd,))))
+    handed_over = () if settings.socket.fd is None else (settings.socket.fd,)
+    descriptors.tidy_descriptors((*log.descriptors(), *handed_over))
     caller = privileges.Caller(descriptors.raise_file_limit(), signals.let_signals_end_us())
-    launch = Launch(settings.pid_file)
+    background = Background(settings.process.pid_file)
     try:
-        if not settings.foreground:
-            launch.go_to_background()
+        if not settings.process.foreground:
+            background.go_to_background()
         if settings.mode == "passt":
             from passt.run import passt
 
-            return passt.run(settings, launch)
+            return passt.run(settings, background)
         from passt.run import pasta
 
-        return pasta.run(settings, caller, launch)
+        return pasta.run(settings, caller, background)
     except BaseException:
-        launch.fail()
+        background.fail()
         raise
 
 

@@ -1,3 +1,3 @@
-"""Names of the counters, without those that `Engine.stats` has besides."""
+"""Names of the counters, without those that `Engine.counters` adds."""
 
 VERDICT_NAMES: tuple[str, ...]

@@ -3,7 +3,7 @@
 Theory of operation. A client on the namespace's loopback waits while its connection is carried on from a
 socket of the host's. To open one and set its options takes a tenth of that time, so a few of each family
 that was asked for are kept; the loop opens one when it would otherwise go to sleep. Sockets of the
-namespace are kept by its thread (`nsthread`).
+namespace are kept by its thread (`namespace_thread`).
 """
 
 from passt.dataplane.core.core cimport Core

@@ -2,7 +2,7 @@
 
 Theory of operation. A client on the host's loopback that comes to a forwarded port, and one on the
 namespace's loopback, need no frames: the connection is accepted where it comes, a second one is opened
-by a socket of the other namespace (`nsthread`), and what comes from one is written to the other. The
+by a socket of the other namespace (`namespace_thread`), and what comes from one is written to the other. The
 kernel's two TCPs do the rest: backpressure, since nothing is read that the other side does not take;
 half-close, since an end-of-file is passed on as shutdown(2) after all that came before it.
 
@@ -16,7 +16,7 @@ no data is lost for want of a pipe.
 
 Sockets are watched edge-triggered, for writability only from the first time that they were full. A
 socket that hung up is heard of once. There are no timers: a connection lives as long as its ends want. One
-that is not open on the far side yet may have to make room for others (`tcp_admit`).
+that is not open on the far side yet may have to make room for others (`make_room`).
 
 A socket with an error has its last data passed on, then both connections are reset, so that either
 end sees what it would have seen of the other directly. One that cannot be connected is a reset of the

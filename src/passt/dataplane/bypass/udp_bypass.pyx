@@ -6,7 +6,7 @@ the service, so that the kernel tells the answers apart. It is bound to the clie
 free there. Answers leave by the listener, from the address that was asked: the packet information that
 came with the client's first datagram is sent along with them (ip(7), ipv6(7)).
 
-Datagrams go many per system call, recvmmsg(2) (in `udp_in`) to sendmmsg(2), and stay where they were
+Datagrams go many per system call, recvmmsg(2) (in `udp.to_guest`) to sendmmsg(2), and stay where they were
 received in between; what the kernel joined is taken apart. Empty ones are datagrams as others are. A
 datagram that cannot be sent is a counted drop, as in any network; an error that a socket reports (the
 service's port is closed) concerns a datagram that is gone already, and the flow lives on. Idle flows end

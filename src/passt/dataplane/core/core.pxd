@@ -137,7 +137,7 @@ cdef class Core:
     cdef object inside            # NamespaceThread, None: nothing bypasses the link
     cdef PipePool pipes
     cdef uint8_t *copy_space      # COPY_SIZE bytes for spliced connections
-    cdef Answer *answers          # N_ANSWERS of them, see `answers`
+    cdef Answer *answers          # N_ANSWERS of them, see `decision_cache`
     cdef bint has_answers
     cdef int ready[2][READY_SOCKETS]      # TCP sockets opened in advance, see `ready`: IPv4, IPv6
     cdef int n_ready[2]

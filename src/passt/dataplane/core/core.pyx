@@ -180,7 +180,7 @@ cdef class Core:
         self.tell(self.untold)
         try:
             _, _, rule, _, seen.from_namespace = self.listeners[listener]
-            ask = self.policy.from_namespace if seen.from_namespace else self.policy.inbound
+            ask = self.policy.outbound_bypass if seen.from_namespace else self.policy.inbound
             target = ask(proto, rule, (<char *>far_address)[:n], far_port,
                          (<char *>near_address)[:m], near_port)
             if target is None:
@@ -205,7 +205,7 @@ cdef class Core:
 
     cdef void keep_answer(self, uint32_t listener, const uint8_t *peer, const uint8_t *local, size_t n,
                           const Seen *seen) noexcept nogil:
-        """Have the answer in *seen* found for later connections (`answers.find_answer`)."""
+        """Have the answer in *seen* found for later connections (`decision_cache.find_answer`)."""
         cdef Answer *answer = &self.answers[answer_slot(listener, peer, local)]
         self.has_answers = True
         answer.listener = listener + 1
@@ -229,7 +229,7 @@ cdef class Core:
         cdef bytes text
         cdef object found, error
         try:
-            found = self.policy.seen_source((<const char *>address)[:n])
+            found = self.policy.guest_visible_source((<const char *>address)[:n])
             if found is None or <size_t>len(found) != n:
                 return False
             text = found
@@ -535,7 +535,7 @@ cdef class Core:
         """Open a socket for *route* and bind it to its device; fd or negative errno.
 
         A stream is bound to the route's source too; a datagram socket not yet, as it can be bound
-        only once and is to get the guest's port with it (`datagram.bind_port`).
+        only once and is to get the guest's port with it (`lifetime.open_bound`).
         """
         cdef size_t n = 0
         cdef int result = 0

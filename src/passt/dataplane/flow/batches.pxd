@@ -1,6 +1,6 @@
 """Datagrams on their way between the link and the host's sockets, many per system call.
 
-The structures only; what happens to them is said in `udp_out` and `udp_in`.
+The structures only; what happens to them is said in `udp.from_guest` and `udp.to_guest`.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t

@@ -1,6 +1,6 @@
 """Fragments from the guest, and fragments to it.
 
-From the guest: `ip_reassembly` puts them together; here is what the rest of the world has to do with it,
+From the guest: `reassembly` puts them together; here is what the rest of the world has to do with it,
 counters, the timer, the checksum. It is looked at for what came in fragments, and only for that: an
 identification that was used again too early mixes two packets, and nothing else would tell
 (RFC 4963).

@@ -8,7 +8,7 @@ from passt.dataplane.link.meta cimport RxFrame, TxMeta
 from passt.dataplane.observe.frame_observer cimport Watch
 
 cdef enum LinkFeature:
-    # What a link does itself on the way to the guest; the rest is done in software (`offload`).
+    # What a link does itself on the way to the guest; the rest is done in software (`segmentation`).
     LINK_CSUM = 1
     LINK_TSO4 = 2
     LINK_TSO6 = 4

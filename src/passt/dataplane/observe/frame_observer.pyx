@@ -33,7 +33,7 @@ cdef class Watch:
         self.active = capture is not None or self.tracer is not None
 
     def set_tracer(self, tracer, fail=None):
-        """Call *tracer* (see engine.pyi, `set_trace`), or nobody; *fail* takes exceptions that it raises."""
+        """Call *tracer* (see `Engine.set_trace`), or nobody; *fail* takes exceptions that it raises."""
         self.tracer = tracer
         self.fail = fail
         self.active = tracer is not None or self.capture is not None

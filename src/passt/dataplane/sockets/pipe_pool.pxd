@@ -22,4 +22,3 @@ cdef class PipePool:
     cdef int32_t take(self) noexcept nogil
     cdef void give_back(self, int32_t pipe, bint is_empty) noexcept nogil
     cdef void close_one(self, int32_t pipe) noexcept nogil
-    cdef void trim(self) noexcept nogil

@@ -76,9 +76,3 @@ cdef class PipePool:
         self.unused[self.n_unused] = pipe
         self.n_unused += 1
         self.n_open[0] -= 1
-
-    cdef void trim(self) noexcept nogil:
-        """Close the idle ones."""
-        while self.n_idle:
-            self.n_idle -= 1
-            self.close_one(self.idle[self.n_idle])

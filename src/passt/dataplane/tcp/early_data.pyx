@@ -1,7 +1,7 @@
 """What the guest sent and the socket cannot have yet: short writes, payload and FINs before their turn.
 
-Read `tcp_conn` and `tcp_store` first. The store keeps the bytes; here is decided what goes in, when it comes
-out, and what the guest is told of it.
+Read `tcp.segments` and `unsent_store` first. The store keeps the bytes; here is decided what goes in, when
+it comes out, and what the guest is told of it.
 """
 
 from libc.stdint cimport uint8_t, uint32_t

@@ -1,6 +1,6 @@
 """Acknowledging to the guest what the remote has acknowledged.
 
-Read `tcp_conn` first. What a socket has taken is as good as delivered to the kernel, so it is
+Read `tcp.segments` first. What a socket has taken is as good as delivered to the kernel, so it is
 acknowledged at once: that fills the send buffer, which bulk data needs. For a dialogue over a real network
 it hides the network from the guest: its TCP measures a round trip of microseconds, and believes delivered
 what the remote may never get. Such a connection is better acknowledged as the remote does it.
@@ -18,7 +18,7 @@ guest's in a row one TCP_INFO (tcp(7), linux/tcp.h) tells whether it is a dialog
 From then on (CONN_FOLLOW) the socket tells by its error queue (SOF_TIMESTAMPING_TX_ACK,
 Documentation/networking/timestamping.rst) when the remote has acknowledged the end of a write. That is one
 event, which mostly comes together with the remote's answer; how far the remote has come is read from
-`tcpi_bytes_acked`, which counts our SYN where we connected, and not where we accepted. `far_acked` is the
+tcpi_bytes_acked, which counts our SYN where we connected, and not where we accepted. `far_acked` is the
 number that the guest is told then, in every segment; it never moves back, and the window counts from it to
 the same right edge as ever. Bytes between it and `rcv_nxt` are the lag.
 

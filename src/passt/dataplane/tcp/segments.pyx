@@ -12,14 +12,14 @@ buffered that the kernel can buffer:
 * Data from the guest is written to the socket as it comes. The window that the guest is told ends
   where the socket's free send buffer ends, so a write does not come out short; should it all the
   same, the rest is kept in the connection's store, and so is data that comes before its turn
-  (`tcp_store`). The right edge `rcv_adv` never moves left but by the rounding of the window scale
+  (`unsent_store`). The right edge `rcv_adv` never moves left but by the rounding of the window scale
   (RFC 7323 2.4).
 * Acknowledgements and window updates are decided once per turn, when all frames and events of
   the turn are in.
 
-Options: MSS, SACK-permitted (`tcp_sack`, `tcp_store`), and the window scale that the largest send buffer
+Options: MSS, SACK-permitted (`scoreboard`, `unsent_store`), and the window scale that the largest send buffer
 asks for: tcp_wmem's maximum is the most that a window can ever promise (tcp(7)), and a larger scale would
-only make the steps coarser. Timestamps (`tcp_timestamps`) wherever the guest has them: each segment
+only make the steps coarser. Timestamps (`timing`) wherever the guest has them: each segment
 carries 12 bytes more, and what they cost is lost in the spread. With over without, both
 builds in turn within one run of the bench's bulk sections (cubic), median and range of six rounds of a
 second: out 1.01 [0.73-1.44], in 0.94 [0.88-1.17] at MTU 65520; out 1.09 [0.74-1.61], in 1.00 [0.88-1.17]
@@ -30,9 +30,9 @@ per byte 0.002 to 0.003 are our own code's for the option. To repeat it, offer t
 `push_syn_options` and take it in `take_syn` or not.
 
 What is in our hands is acknowledged, but for dialogues over real networks, where it is what the remote
-has acknowledged (`tcp_acked`).
+has acknowledged (`remote_acks`).
 
-Work happens in `tcp_from_tap` (segments), `tcp_from_sock` (socket events, data to the guest) and
+Work happens in `tcp.from_guest` (segments), `tcp.to_guest` (socket events, data to the guest) and
 their common end of turn; all of them change the state through `set_state` only.
 
 Timers: a connection has up to four deadlines (retransmission or state, delayed acknowledgement,

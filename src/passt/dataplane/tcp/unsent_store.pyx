@@ -1,6 +1,6 @@
 """Bytes of the guest's that no socket has yet, in order or not, and their report to the guest.
 
-Read `tcp_conn` first. Theory of operation. A connection's store holds runs of bytes, sorted, apart from
+Read `tcp.segments` first. Theory of operation. A connection's store holds runs of bytes, sorted, apart from
 each other, none of them twice. There are two reasons to be in it:
 
 * The run is in order and acknowledged, but a short write left it over (`in_order`; only the first run

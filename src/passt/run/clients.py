@@ -1,0 +1,133 @@
+"""The clients of passt's socket: one virtual machine at a time, the others are turned away."""
+
+from __future__ import annotations
+
+import select
+
+from passt import log
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from passt.host.unix_socket import Connection, ListeningSocket
+
+    class Loop(Protocol):
+        """What `Clients` wants of an engine; see engine.pyi."""
+
+        def attach_stream(self, fd: int, on_end: Callable[[str], None]) -> None:
+            """Take a connection."""
+
+        def send_frame(self, frame: bytes) -> bool:
+            """Send a frame to the guest."""
+
+        def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
+            """Watch a descriptor."""
+
+        def remove_reader(self, fd: int) -> None:
+            """Stop watching one."""
+
+        def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+            """Call once, later."""
+
+        def stop(self) -> None:
+            """End the run."""
+
+RETRY_S = 1.0  # until a client is accepted for which there was no descriptor left
+# Between questions to a guest that has said nothing at all: it may boot, or be configured late.
+ASK_FIRST_S, ASK_LAST_S = 1.0, 64.0
+
+
+class Clients:
+    """Who is connected: one at a time, from the listening socket or handed over.
+
+    While there is a client, another one is accepted and closed at once, so that it learns that it has no
+    chance. A client that has hung up already, which the engine has yet to find out, is waited for: an
+    emulator that reconnects is not turned away because of itself. *make_questions* makes the frames that
+    ask a new client for its guest; they are sent again, less and less often, until *is_guest_known*. With
+    *one_off* the run ends with the first client.
+    """
+
+    def __init__(self, engine: Loop, listener: ListeningSocket | None,
+                 make_questions: Callable[[], list[bytes]], is_guest_known: Callable[[], bool], *,
+                 one_off: bool) -> None:
+        self._engine = engine
+        self._listener = listener
+        self._make_questions = make_questions
+        self._is_guest_known = is_guest_known
+        self._one_off = one_off
+        self._is_watching = False
+        self._n_clients = 0
+        self._fd = -1  # of the client; the engine's, and open until it calls _on_end
+
+    def start(self, connection: Connection | None) -> None:
+        """Take *connection*, and clients from the listening socket if there is one."""
+        if connection is not None:
+            self._attach(connection)
+        self._watch()
+
+    def _watch(self) -> None:
+        if self._listener is not None and not self._is_watching:
+            self._engine.add_reader(self._listener.fd, self._on_client)
+            self._is_watching = True
+
+    def _pause(self) -> None:
+        if self._listener is not None and self._is_watching:
+            self._engine.remove_reader(self._listener.fd)
+            self._is_watching = False
+
+    def _on_client(self) -> None:
+        assert self._listener is not None  # noqa: S101 - it is what is watched
+        if self._fd >= 0 and _has_hung_up(self._fd):
+            self._pause()
+            return
+        try:
+            connection = self._listener.accept()
+        except OSError as error:
+            log.limited(log.WARNING, "accept", f"cannot accept a client yet: {error.strerror}")
+            self._pause()
+            self._engine.call_later(RETRY_S, self._watch)
+            return
+        if connection is None:
+            return
+        if self._fd < 0:
+            self._attach(connection)
+            return
+        log.limited(log.INFO, "refused", f"refused client{connection.peer_name()}: there is one already")
+        connection.close()
+
+    def _attach(self, connection: Connection) -> None:
+        log.limited(log.INFO, "accepted", f"accepted client{connection.peer_name()}")
+        self._fd = connection.detach()
+        self._n_clients += 1
+        self._engine.attach_stream(self._fd, self._on_end)
+        self._ask(self._n_clients, ASK_FIRST_S)
+
+    def _ask(self, number: int, delay_s: float) -> None:
+        """Ask client *number*, and once more after *delay_s* if it is still there and nothing was learnt."""
+        for frame in self._make_questions():
+            self._engine.send_frame(frame)
+
+        def ask_again() -> None:
+            if self._fd >= 0 and self._n_clients == number and not self._is_guest_known():
+                self._ask(number, min(2 * delay_s, ASK_LAST_S))
+
+        if not self._is_guest_known():
+            self._engine.call_later(delay_s, ask_again)
+
+    def _on_end(self, reason: str) -> None:
+        self._fd = -1
+        if self._one_off:
+            log.info(f"client gone: {reason}; exiting")
+            self._pause()
+            self._engine.stop()
+            return
+        log.limited(log.INFO, "gone", f"client gone: {reason}; waiting for another one")
+        self._watch()
+
+
+def _has_hung_up(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLRDHUP)
+    return bool(poll.poll(0))
