@@ -11,7 +11,6 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from passt.facts.contracts import Target
-from tests.dataplane import probe
 from tests.dataplane.fakes import Events, Policy, Responder
 from tests.dataplane.frames import (
     ACK,
@@ -30,8 +29,9 @@ from tests.dataplane.frames import (
     tcp,
     udp,
 )
-from tests.dataplane.test_too_big import too_big
-from tests.dataplane.world import World
+from tests.dataplane.ingress.test_packet_too_big import too_big
+from tests.dataplane.probes import probe
+from tests.dataplane.probes.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
