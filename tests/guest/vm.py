@@ -17,7 +17,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.system.lab import Lab, Place, Running, wait_until
+from tests.support.lab import Lab, Place, Running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ import pytest
 from passt.host import bound_ports, syscalls
 from passt.host.bound_ports import DiagSocket, PortScanner, open_sources, parse_table, take_ports
 from tests.host.test_listeners import bring_lo_up
-from tests.isolated import isolated
+from tests.support.isolated import isolated
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ import pytest
 
 from passt.errors import ConfigError
 from passt.host.host_facts import probe
-from tests.host.isolated import HOST, PLAIN, ip_batch, isolated
+from tests.support.host_namespace import HOST, PLAIN, ip_batch, isolated
 
 if TYPE_CHECKING:
     from collections.abc import Callable

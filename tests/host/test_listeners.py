@@ -20,7 +20,7 @@ from passt.facts.settings import Settings
 from passt.host import listeners, syscalls
 from passt.host.listeners import HostBinder, HostPorts, explain_failure, leave_out_ephemeral
 from passt.host.port_owner import find_owner
-from tests.isolated import isolated
+from tests.support.isolated import isolated
 
 if TYPE_CHECKING:
     from pathlib import Path

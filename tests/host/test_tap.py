@@ -12,7 +12,7 @@ import pytest
 
 from passt.errors import HostError
 from passt.host import syscalls, tap
-from tests.isolated import isolated
+from tests.support.isolated import isolated
 
 if TYPE_CHECKING:
     from pathlib import Path

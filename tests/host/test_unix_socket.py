@@ -16,7 +16,7 @@ import pytest
 from passt.errors import ConfigError, HostError
 from passt.host import unix_socket
 from passt.host.unix_socket import Connection, ListeningSocket, adopt, listen
-from tests.isolated import isolated
+from tests.support.isolated import isolated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ import pytest
 
 from tests.interop.podman import Podman
 from tests.interop.tree import OURS, Tree
-from tests.system.lab import Lab, make_lab, wait_until
+from tests.support.lab import Lab, make_lab, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

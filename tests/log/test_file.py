@@ -15,7 +15,7 @@ from passt import __version__
 from passt.errors import HostError
 from passt.log import DEBUG, ERR, INFO, WARNING
 from passt.log.file import LogFile
-from tests.dataplane.netns import in_child
+from tests.support.netns import in_child
 
 if TYPE_CHECKING:
     from pathlib import Path

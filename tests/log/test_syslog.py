@@ -11,7 +11,7 @@ import pytest
 
 from passt.log import ERR, INFO, WARNING, Logger
 from passt.log.syslog import Syslog
-from tests.dataplane.netns import in_child
+from tests.support.netns import in_child
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from passt.namespace.child_channel import MAX_MESSAGE, Channel, Kind, Tap, read_ready, read_status
-from tests.isolated import isolated
+from tests.support.isolated import isolated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

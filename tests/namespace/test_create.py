@@ -13,7 +13,7 @@ from passt.errors import ConfigError, HostError
 from passt.host import syscalls
 from passt.namespace import create
 from passt.namespace.child_channel import Channel, Kind
-from tests.isolated import isolated
+from tests.support.isolated import isolated
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ import pytest
 from passt.errors import HostError
 from passt.host import syscalls
 from passt.namespace.existing import PathWatch, ProcessWatch, Target, watch_path
-from tests.isolated import isolated
+from tests.support.isolated import isolated
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,7 +26,7 @@ from passt.host.rtnetlink.routes import parse_route
 from passt.host.syscalls import CLONE_NEWNET
 from passt.light.values import replace
 from passt.namespace.interface import TX_QUEUE_LEN, TapFacts, bring_lo_up, configure
-from tests.host.isolated import HOST, PLAIN, ip, ip_batch, isolated, new_namespace
+from tests.support.host_namespace import HOST, PLAIN, ip, ip_batch, isolated, new_namespace
 
 if TYPE_CHECKING:
     from passt.facts.host import FamilyFacts

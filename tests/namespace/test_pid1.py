@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from passt.namespace import pid1
-from tests.isolated import isolated
+from tests.support.isolated import isolated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

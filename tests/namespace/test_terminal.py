@@ -16,8 +16,8 @@ import pytest
 from passt.namespace import terminal
 from passt.namespace.child_channel import Channel, Kind
 from passt.process import signals
-from tests.isolated import isolated
-from tests.life import DRIVER, LIMIT_S, PYTHON, TREE, Life, read, wait_until
+from tests.support.isolated import isolated
+from tests.support.life import DRIVER, LIMIT_S, PYTHON, TREE, Life, read, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -121,7 +121,7 @@ def screens() -> Iterator[list[Screen]]:
 
 @pytest.fixture
 def life() -> Life:
-    return Life(False, TREE / "tests")
+    return Life(False, TREE / "tests" / "support")
 
 
 @pytest.fixture

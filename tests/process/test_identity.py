@@ -10,7 +10,7 @@ import pytest
 from passt.errors import ConfigError, HostError
 from passt.host import syscalls
 from passt.process import identity
-from tests.isolated import isolated
+from tests.support.isolated import isolated
 
 if TYPE_CHECKING:
     from pathlib import Path

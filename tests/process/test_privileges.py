@@ -8,7 +8,7 @@ import pytest
 
 from passt.host import syscalls
 from passt.process import privileges
-from tests.isolated import isolated
+from tests.support.isolated import isolated
 
 
 def status() -> dict[str, str]:

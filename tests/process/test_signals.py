@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from passt.process import signals
-from tests.isolated import isolated
+from tests.support.isolated import isolated
 
 KERNEL, USER, TKILL, POLL_IN = 0x80, 0, -6, 1
 

@@ -16,7 +16,7 @@ from passt.facts.guest import GuestFamily, GuestNet
 from passt.forward.guest_addresses import Observed
 from passt.host.unix_socket import ListeningSocket, adopt, listen
 from passt.run.passt import Clients, questions, tell_use
-from tests.isolated import isolated
+from tests.support.isolated import isolated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,7 +12,7 @@ import pytest
 
 from passt.errors import HostError
 from passt.run import pcap_file
-from tests.tshark import tshark
+from tests.support.tshark import tshark
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""The life of pasta and its command, with fakes for all that concerns traffic (tests/life_driver.py)."""
+"""The life of pasta and its command, with fakes for all that concerns traffic (support/life_driver.py)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.life import (
+from tests.support.life import (
     AS_USER,
     LIMIT_S,
     TREE,
@@ -43,7 +43,7 @@ def installed() -> Iterator[Path]:
     base.mkdir(mode=0o755)
     unwanted = shutil.ignore_patterns("*.c", "__pycache__")
     shutil.copytree(TREE / "src" / "passt", base / "passt", ignore=unwanted)
-    shutil.copy(TREE / "tests" / "life_driver.py", base)
+    shutil.copy(TREE / "tests" / "support" / "life_driver.py", base)
     subprocess.run(["/usr/bin/python3", "-m", "compileall", "-q", base], check=True)
     subprocess.run(["chmod", "-R", "a+rX", base], check=True)
     yield base

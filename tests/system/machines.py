@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.system.lab import OUTSIDE4, Lab, Place, Running, wait_until
+from tests.support.lab import OUTSIDE4, Lab, Place, Running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import (
+from tests.support.lab import (
     FAR4,
     FAR6,
     OUTSIDE4,

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.system.lab import Lab, descendants, process_state, status_field, wait_until
+from tests.support.lab import Lab, descendants, process_state, status_field, wait_until
 
 pytestmark = pytest.mark.needs_root
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, PATH
+from tests.support.lab import FAR4, PATH
 from tests.system.servers import stream_sha256
 
 if TYPE_CHECKING:
-    from tests.system.lab import Lab
+    from tests.support.lab import Lab
 
 pytestmark = [
     pytest.mark.needs_root,

@@ -40,7 +40,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 
-from tests.system.lab import (
+from tests.support.lab import (
     FAR4,
     FAR6,
     HOST4,

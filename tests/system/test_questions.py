@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, Lab, descendants, wait_until
+from tests.support.lab import FAR4, FAR6, Lab, descendants, wait_until
 
 if TYPE_CHECKING:
-    from tests.system.lab import Running
+    from tests.support.lab import Running
 
 pytestmark = pytest.mark.needs_root
 

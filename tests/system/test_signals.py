@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from tests.system.lab import Lab, Running, status_field, wait_until
+from tests.support.lab import Lab, Running, status_field, wait_until
 
 pytestmark = pytest.mark.needs_root
 

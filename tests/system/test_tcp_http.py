@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, HOST4, PATH, Lab, Place, Running, status_field, wait_until
+from tests.support.lab import FAR4, FAR6, HOST4, PATH, Lab, Place, Running, status_field, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
+from tests.support.lab import FAR4, FAR6, Lab
 from tests.system.iperf import read_result, run_report
-from tests.system.lab import FAR4, FAR6, Lab
 
 pytestmark = pytest.mark.needs_root
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, Lab, Place, serve
+from tests.support.lab import FAR4, FAR6, Lab, Place, serve
 from tests.system.servers import stream_sha256
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, HOST4, OUTSIDE4, Lab
+from tests.support.lab import FAR4, FAR6, HOST4, OUTSIDE4, Lab
 from tests.system.servers import stream_sha256
 from tests.system.test_tcp_patience import reports, shell
 

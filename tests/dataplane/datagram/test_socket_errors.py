@@ -13,8 +13,6 @@ from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
 
 from passt.facts.contracts import InboundTarget, Target
-from tests.dataplane.frames import echo, packed, udp
-from tests.dataplane.netns import in_own_namespace
 from tests.dataplane.probes.world import socket_address
 from tests.dataplane.udp.bench import (
     GUEST,
@@ -26,6 +24,8 @@ from tests.dataplane.udp.bench import (
     listener_socket,
     query,
 )
+from tests.support.frames import echo, packed, udp
+from tests.support.netns import in_own_namespace
 
 EPOLLIN = 1
 LOCAL, ICMP4, ICMP6 = 1, 2, 3

@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.dataplane.fakes import Events, Policy, Responder
-from tests.dataplane.frames import (
+from tests.dataplane.probes.probe import Verdict
+from tests.dataplane.probes.world import World
+from tests.support.fakes import Events, Policy, Responder
+from tests.support.frames import (
     ACK,
     FIN,
     OUR_MAC,
@@ -21,8 +23,6 @@ from tests.dataplane.frames import (
     tcp,
     udp,
 )
-from tests.dataplane.probes.probe import Verdict
-from tests.dataplane.probes.world import World
 
 G4, R4, G6, R6 = "192.0.2.2", "198.51.100.7", "2001:db8::2", "2001:db8:1::7"
 OUR4 = "192.0.2.1"

@@ -7,12 +7,12 @@ import struct
 import pytest
 
 from passt.facts.contracts import InboundTarget
-from tests.dataplane.frames import echo, ethernet, identification, ip, packed, rfc1071, with_checksum
 from tests.dataplane.ip.test_fragments import EPOLLIN, GUEST, REMOTE, SECOND, Bench, both_families
 from tests.dataplane.probes.world import socket_address
 from tests.dataplane.tcp.script import CASES, GUESTS, REMOTES, Case, Script
 from tests.dataplane.udp.bench import Bench as UdpBench
 from tests.dataplane.udp.bench import from_client, query
+from tests.support.frames import echo, ethernet, identification, ip, packed, rfc1071, with_checksum
 
 ROUTER = {4: "192.0.2.254", 6: "2001:db8::fe"}
 EXPIRES_S = 600

@@ -13,9 +13,9 @@ from scapy.layers.inet6 import ICMPv6TimeExceeded, IPv6, IPv6ExtHdrDestOpt, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from tests.dataplane.fakes import Events, Policy, Responder
-from tests.dataplane.frames import GUEST_MAC, OUR_MAC, ethernet
 from tests.dataplane.probes.world import World
+from tests.support.fakes import Events, Policy, Responder
+from tests.support.frames import GUEST_MAC, OUR_MAC, ethernet
 
 GUEST = {4: "192.0.2.2", 6: "2001:db8::2"}
 REMOTE = {4: "198.51.100.7", 6: "2001:db8:1::7"}

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.dataplane.frames import ACK, ethernet, pseudo_header, rfc1071, tcp, udp
 from tests.dataplane.probes.hostside import FEATURES, PlainLink, Tap
+from tests.support.frames import ACK, ethernet, pseudo_header, rfc1071, tcp, udp
 
 CSUM, TSO4, TSO6, TSO_ECN, USO4, USO6 = 1, 2, 4, 8, 0x20, 0x40
 ALL = CSUM | TSO4 | TSO6 | TSO_ECN | USO4 | USO6

@@ -10,8 +10,8 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from tests.dataplane.frames import pseudo_header, rfc1071
 from tests.dataplane.probes import probe
+from tests.support.frames import pseudo_header, rfc1071
 
 GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4 = 1, 4, 5
 FIN, PSH, ACK = 1, 8, 16

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.dataplane.frames import ACK, FIN, PSH, ethernet, tcp, udp
 from tests.dataplane.link.test_link import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, partial
 from tests.dataplane.probes.hostside import FEATURES, Stream
+from tests.support.frames import ACK, FIN, PSH, ethernet, tcp, udp
 
 SMALL = bytes(range(60))
 SHORTEST, LONGEST = 14, 65589

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import pytest
 
 from passt.host.tap import ALL_OFFLOADS, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, open_tap
-from tests.dataplane.frames import ACK, GUEST_MAC, OUR_MAC, PSH, SYN, packed, pseudo_header, rfc1071, tcp, udp
-from tests.dataplane.netns import in_own_namespace, set_up
 from tests.dataplane.probes.hostside import FEATURES, Received, Tap
+from tests.support.frames import ACK, GUEST_MAC, OUR_MAC, PSH, SYN, packed, pseudo_header, rfc1071, tcp, udp
+from tests.support.netns import in_own_namespace, set_up
 
 NAME = "dpt0"
 GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4 = 1, 4, 5

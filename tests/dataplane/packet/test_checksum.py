@@ -10,8 +10,8 @@ from scapy.layers.inet import IP, in4_chksum
 from scapy.layers.inet6 import IPv6, in6_chksum
 from scapy.utils import checksum as scapy_checksum
 
-from tests.dataplane.frames import packed, pseudo_header, rfc1071
 from tests.dataplane.probes import probe
+from tests.support.frames import packed, pseudo_header, rfc1071
 
 
 def stored(value: int) -> int:

@@ -10,9 +10,9 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.packet import Raw
 
-from tests.dataplane.frames import packed
 from tests.dataplane.probes import probe
 from tests.dataplane.probes.probe import IpFields, Options, TcpFields, UdpFields, Verdict
+from tests.support.frames import packed
 
 DATAGRAM4 = bytes.fromhex(
     "45b8 0020 1234 4000 3f 11 ffff c0000202 c6336401"  # checksum wrong: nobody looks at it

@@ -3,8 +3,9 @@
 import pytest
 
 from passt.facts.contracts import Target
-from tests.dataplane.fakes import Events, Policy, Responder
-from tests.dataplane.frames import (
+from tests.dataplane.probes.world import World
+from tests.support.fakes import Events, Policy, Responder
+from tests.support.frames import (
     GUEST_MAC,
     ICMP,
     ICMP6,
@@ -20,7 +21,6 @@ from tests.dataplane.frames import (
     tcp,
     udp,
 )
-from tests.dataplane.probes.world import World
 
 PAIRS = [("192.0.2.2", "198.51.100.7"), ("2001:db8::2", "2001:db8:1::7")]
 CSUM_AT = {TCP: 16, UDP: 6, ICMP: 2, ICMP6: 2}

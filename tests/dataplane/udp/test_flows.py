@@ -7,7 +7,6 @@ import struct
 import pytest
 
 from passt.facts.contracts import InboundTarget, Target
-from tests.dataplane.frames import packed, tcp, udp
 from tests.dataplane.probes.world import socket_address
 from tests.dataplane.udp.bench import (
     EPOLLIN,
@@ -25,6 +24,7 @@ from tests.dataplane.udp.bench import (
     pktinfo4,
     query,
 )
+from tests.support.frames import packed, tcp, udp
 
 DNS = 53
 FLOW_UDP = 3

@@ -8,7 +8,6 @@ import struct
 import pytest
 
 from passt.facts.contracts import Target
-from tests.dataplane.frames import packed, udp
 from tests.dataplane.udp.bench import (
     GSO_UDP_L4,
     GUEST,
@@ -19,6 +18,7 @@ from tests.dataplane.udp.bench import (
     query,
     segment_control,
 )
+from tests.support.frames import packed, udp
 
 MAX_SEGMENTS, MESSAGES = 64, 64
 

@@ -6,7 +6,6 @@ import struct
 
 import pytest
 
-from tests.dataplane.frames import identification, packed, unnumbered
 from tests.dataplane.probes.world import Sent, socket_address
 from tests.dataplane.udp.bench import (
     EPOLLIN,
@@ -24,6 +23,7 @@ from tests.dataplane.udp.bench import (
     inbound_world,
     query,
 )
+from tests.support.frames import identification, packed, unnumbered
 
 LINK_CSUM, LINK_USO = 1, 8 | 16
 MAX_SEGMENTS = 64

@@ -7,8 +7,6 @@ import subprocess
 import pytest
 
 from passt.facts.contracts import InboundTarget, Target
-from tests.dataplane.frames import packed, udp, unnumbered
-from tests.dataplane.netns import in_own_namespace
 from tests.dataplane.udp.bench import (
     AF,
     GSO_UDP_L4,
@@ -24,6 +22,8 @@ from tests.dataplane.udp.bench import (
     query,
     server,
 )
+from tests.support.frames import packed, udp, unnumbered
+from tests.support.netns import in_own_namespace
 
 
 @both_families

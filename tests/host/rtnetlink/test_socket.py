@@ -12,7 +12,7 @@ from passt.errors import HostError
 from passt.host.rtnetlink import messages
 from passt.host.rtnetlink.messages import AF_INET, MessageFlag, MessageType
 from passt.host.rtnetlink.socket import KernelRefusalError, Request, RtnlSocket
-from tests.isolated import isolated
+from tests.support.isolated import isolated
 
 if TYPE_CHECKING:
     from collections.abc import Callable

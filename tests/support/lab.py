@@ -31,8 +31,8 @@ from typing import IO, TYPE_CHECKING, TypedDict, Unpack
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-HERE = Path(__file__).parent
-TREE = HERE.parent.parent
+TREE = Path(__file__).parent.parent.parent
+PROGRAMS = TREE / "tests" / "system"
 UID = 54321
 HOST4, HOST6 = "203.0.113.2", "2001:db8:1::2"
 OUTSIDE4, OUTSIDE6 = "203.0.113.1", "2001:db8:1::1"
@@ -510,7 +510,7 @@ def write_private_files(directory: Path) -> None:
     )
     for name in ("client.py", "tcp_client.py", "relay.py", "servers.py", "dhcp_hook.sh", "transfer.py",
                  "load.py", "counting.py", "emulator.py"):
-        shutil.copy(HERE / name, directory)
+        shutil.copy(PROGRAMS / name, directory)
     (directory / "dhcp_hook.sh").chmod(0o755)
     make_readable([etc])
     (directory / "home").mkdir()

@@ -6,7 +6,7 @@ import subprocess
 from typing import TYPE_CHECKING, TypeVar
 
 from passt.host.syscalls import CLONE_NEWNET, unshare
-from tests.isolated import isolated as in_child
+from tests.support.isolated import isolated as in_child
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Starts tests/life_driver.py as root or as a plain user, and looks for what it leaves behind."""
+"""Starts support/life_driver.py as root or as a plain user, and looks for what it leaves behind."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-TREE = Path(__file__).parent.parent
-DRIVER = str(TREE / "tests" / "life_driver.py")
+TREE = Path(__file__).parent.parent.parent
+DRIVER = str(TREE / "tests" / "support" / "life_driver.py")
 # The interpreter itself: that of a virtual environment may lie in a directory closed to plain users.
 PYTHON = str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

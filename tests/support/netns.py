@@ -12,7 +12,7 @@ from typing import ParamSpec
 import pytest
 
 from passt.host.syscalls import CLONE_NEWNET, unshare
-from tests.isolated import isolated
+from tests.support.isolated import isolated
 
 P = ParamSpec("P")
 
