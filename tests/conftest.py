@@ -1,18 +1,20 @@
-"""What all tests share: an orderly end, property tests without a clock, in CI no skipped system test."""
+"""What all tests share: golden frames, an orderly end, property tests without a clock, no skips in CI."""
 
 from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
 SYSTEM_MARKERS = ("needs_root", "needs_userns")
+VECTORS = Path(__file__).parent / "vectors"
 
 
 def pytest_configure() -> None:
@@ -35,3 +37,14 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped, which CI does not allow: {call.excinfo.value if call.excinfo else ''}"
     return report
+
+
+@pytest.fixture(scope="session")
+def vector() -> Callable[[str], bytes]:
+    """Give a reader of tests/vectors/NAME.hex: hex digits, blanks, comments from # to the line's end."""
+
+    def read(name: str) -> bytes:
+        lines = (VECTORS / f"{name}.hex").read_text(encoding="ascii").splitlines()
+        return bytes.fromhex("".join(line.partition("#")[0] for line in lines))
+
+    return read

@@ -16,7 +16,7 @@ from passt.facts.contracts import Target
 from tests.dataplane.probes.world import World
 from tests.support.fakes import Events, Policy, Responder
 from tests.support.frames import GUEST_MAC, OUR_MAC, echo, packed, unnumbered
-from tests.support.netns import in_own_namespace
+from tests.support.isolated import in_own_namespace
 
 GUEST = {4: "192.0.2.2", 6: "2001:db8::2"}
 REMOTE = {4: "198.51.100.7", 6: "2001:db8:1::7"}

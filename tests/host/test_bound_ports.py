@@ -12,8 +12,7 @@ import pytest
 
 from passt.host import bound_ports, syscalls
 from passt.host.bound_ports import DiagSocket, PortScanner, open_sources, parse_table, take_ports
-from tests.host.test_listeners import bring_lo_up
-from tests.support.isolated import isolated
+from tests.support.isolated import isolated, set_up
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +29,7 @@ def bind(family: int, kind: int, address: str, port: int) -> socket.socket:
 
 def make_sockets() -> list[socket.socket]:
     """Bind TCP 1001 to 1003 and UDP 2001 to 2003, and sockets that do not count."""
-    bring_lo_up()
+    set_up("lo")
     four, six, stream, datagram = socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM, socket.SOCK_DGRAM
     listening = [bind(four, stream, "127.0.0.1", 1001), bind(six, stream, "::1", 1002),
                  bind(six, stream, "::", 1003)]
@@ -101,7 +100,7 @@ def test_sources_stay_with_their_namespace_and_need_no_privilege(use_diag: bool)
 @pytest.mark.needs_root
 def test_dump_of_many_datagrams_is_whole() -> None:
     def run() -> set[int]:
-        bring_lo_up()
+        set_up("lo")
         sockets = [bind(socket.AF_INET, socket.SOCK_DGRAM, "127.0.0.1", port) for port in range(3001, 4001)]
         found = PortScanner(open_sources()).scan((UDP,))[UDP]
         assert sockets

@@ -11,7 +11,7 @@ import pytest
 
 from passt.errors import ConfigError
 from passt.host.host_facts import probe
-from tests.support.host_namespace import HOST, PLAIN, ip_batch, isolated
+from tests.support.isolated import HOST, PLAIN, ip_batch, isolated_as_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ def probed(commands: str, **arguments: Any) -> HostFacts:
         if commands:
             ip_batch(commands)
         return probe(**arguments)
-    return isolated(run)
+    return isolated_as_root(run)
 
 
 def test_probe_of_an_empty_namespace_finds_no_template() -> None:
@@ -127,7 +127,7 @@ def test_probe_where_ip6_is_disabled_by_sysctl_finds_ip4(disabled: str) -> None:
         Path(f"/proc/sys/net/ipv6/conf/{disabled}/disable_ipv6").write_text("1", encoding="ascii")
         ip_batch(HOST + "addr add 192.0.2.2/24 dev h0\nroute add default via 192.0.2.1\n")
         return probe()
-    facts = isolated(run)
+    facts = isolated_as_root(run)
     assert facts.ip4 is not None
     assert facts.ip4.address == IPv4Address("192.0.2.2")
     assert (facts.ip6, facts.has_ip6) == (None, True)

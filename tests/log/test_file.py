@@ -15,7 +15,8 @@ from passt import __version__
 from passt.errors import HostError
 from passt.log import DEBUG, ERR, INFO, WARNING
 from passt.log.file import LogFile
-from tests.support.netns import in_child
+from tests.support.fakes import Clock
+from tests.support.isolated import in_child
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,19 +24,8 @@ if TYPE_CHECKING:
 SIZE = 40960
 
 
-class Clock:
-    """Seconds that go on by themselves, a bit with each question."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        self.now_s += 0.0007
-        return self.now_s
-
-
 def open_log(path: Path, size: int = SIZE) -> LogFile:
-    return LogFile(str(path), size, "pasta", Clock())
+    return LogFile(str(path), size, "pasta", Clock(step_s=0.0007))
 
 
 def stamps(lines: list[str]) -> list[float]:
@@ -175,7 +165,7 @@ def test_file_that_cannot_be_opened_is_one_clear_line(tmp_path: Path, name: str,
 
 
 def test_device_is_no_file_to_be_cut() -> None:
-    log = LogFile("/dev/null", SIZE, "pasta", Clock())
+    log = LogFile("/dev/null", SIZE, "pasta", Clock(step_s=0.0007))
     for _ in range(10):
         log.write(INFO, "x" * SIZE)
     os.close(log.fd)

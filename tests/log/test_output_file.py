@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from passt.log.output_file import open_output
-from tests.support.netns import in_child
+from tests.support.isolated import in_child
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,8 @@ import pytest
 
 from passt.log import ERR, INFO, WARNING, Logger
 from passt.log.syslog import Syslog
-from tests.support.netns import in_child
+from tests.support.fakes import Clock
+from tests.support.isolated import in_child
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,14 +40,6 @@ class Daemon:
         return [message.decode().partition(": ")[2] for message in self.messages()]
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "log"
@@ -67,7 +60,7 @@ def test_message_is_as_of_syslog(daemon: Daemon, path: Path) -> None:
 
 
 def test_daemon_that_comes_later_is_told_what_it_missed(path: Path) -> None:
-    clock = Clock()
+    clock = Clock(100.0)
     log = Syslog("pasta", str(path), clock)
     assert log.fileno() == -1
     for _ in range(3):
@@ -82,7 +75,7 @@ def test_daemon_that_comes_later_is_told_what_it_missed(path: Path) -> None:
 
 
 def test_restarted_daemon_is_found_at_once(daemon: Daemon, path: Path) -> None:
-    log = Syslog("pasta", str(path), Clock())
+    log = Syslog("pasta", str(path), Clock(100.0))
     log.send(INFO, "one")
     assert daemon.texts() == ["one"]
     daemon.socket.close()
@@ -93,7 +86,7 @@ def test_restarted_daemon_is_found_at_once(daemon: Daemon, path: Path) -> None:
 
 
 def test_gone_daemon_costs_one_attempt_a_second(daemon: Daemon, path: Path) -> None:
-    clock = Clock()
+    clock = Clock(100.0)
     log = Syslog("pasta", str(path), clock)
     daemon.socket.close()
     path.unlink()
@@ -108,7 +101,7 @@ def test_gone_daemon_costs_one_attempt_a_second(daemon: Daemon, path: Path) -> N
 
 
 def test_slow_daemon_holds_nobody_up(daemon: Daemon, path: Path) -> None:
-    log = Syslog("pasta", str(path), Clock())
+    log = Syslog("pasta", str(path), Clock(100.0))
     for _ in range(10000):
         log.send(INFO, "x" * 100)
     n = len(daemon.messages())

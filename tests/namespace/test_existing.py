@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import pytest
 from passt.errors import HostError
 from passt.host import syscalls
 from passt.namespace.existing import PathWatch, ProcessWatch, Target, watch_path
+from tests.support import fakes
 from tests.support.isolated import isolated
 
 if TYPE_CHECKING:
@@ -19,35 +19,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Loop:
-    """Watches by hand: nothing happens but when a test says so."""
+class Loop(fakes.Loop):
+    """Counts the ends that it is told of; nobody may look for one less often than each second."""
 
     def __init__(self) -> None:
-        self.readers: dict[int, Callable[[], None]] = {}
-        self.timers: list[Callable[[], None]] = []
+        super().__init__()
         self.n_ends = 0
-
-    def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
-        self.readers[fd] = callback
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> int:
         assert 0 < delay_s < 1
-        self.timers.append(callback)
-        return len(self.timers)
+        return super().call_later(delay_s, callback)
 
     def on_end(self) -> None:
         self.n_ends += 1
-
-    def turn(self) -> None:
-        """Call every callback once that is due."""
-        poll = select.poll()
-        for fd in self.readers:
-            poll.register(fd, select.POLLIN)
-        for fd, _ in poll.poll(0):
-            self.readers[fd]()
-        due, self.timers = self.timers, []
-        for callback in due:
-            callback()
 
 
 @pytest.mark.parametrize("pid", [2**22 + 1, 2**31 - 1, 2**40])

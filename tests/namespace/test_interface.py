@@ -23,10 +23,10 @@ from passt.errors import HostError
 from passt.facts.guest import GuestFamily, GuestNet
 from passt.host.host_facts import probe
 from passt.host.rtnetlink.routes import parse_route
-from passt.host.syscalls import CLONE_NEWNET
+from passt.host.syscalls import CLONE_NEWNET, unshare
 from passt.light.values import replace
 from passt.namespace.interface import TX_QUEUE_LEN, TapFacts, bring_lo_up, configure
-from tests.support.host_namespace import HOST, PLAIN, ip, ip_batch, isolated, new_namespace
+from tests.support.isolated import HOST, PLAIN, ip, ip_batch, isolated_as_root
 
 if TYPE_CHECKING:
     from passt.facts.host import FamilyFacts
@@ -92,14 +92,14 @@ def copy(host_commands: str) -> dict[str, Any]:
         facts = probe()
         before = {f"addr{family}": addresses(family) for family in (4, 6)}
         before |= {f"route{family}": routes(family) for family in (4, 6)}
-        new_namespace()
+        unshare(CLONE_NEWNET)
         open_tap()
         tap = configure("h0", GuestNet(copied(facts.ip4), copied(facts.ip6), "h0", ns_mac=MAC), True)
         after = {f"addr{family}": addresses(family) for family in (4, 6)}
         after |= {f"route{family}": routes(family) for family in (4, 6)}
         return {"facts": facts, "tap": tap, "before": before, "after": after,
                 "link_local": ip("-6", "addr", "show", "dev", "h0", "scope", "link")}
-    return isolated(run)
+    return isolated_as_root(run)
 
 
 SEVERAL = """
@@ -270,12 +270,12 @@ def test_copy_of_nexthop_objects_is_of_what_they_say(compat_mode: str) -> None:
         facts = probe()
         assert facts.ip4 is not None
         assert facts.ip6 is not None
-        new_namespace()
+        unshare(CLONE_NEWNET)
         open_tap()
         tap = configure("h0", GuestNet(copied(facts.ip4), copied(facts.ip6), "h0", ns_mac=MAC), True)
         assert tap.warnings == ()
         return facts.ip4, facts.ip6, routes(4), routes(6)
-    ip4, ip6, found4, found6 = isolated(run)
+    ip4, ip6, found4, found6 = isolated_as_root(run)
     assert (ip4.gateway, ip6.gateway) == (IPv4Address("192.0.2.5"), IPv6Address("fe80::1"))
     by_destination = {route["dst"]: route for route in found4}
     assert set(by_destination) == {"default", "192.0.2.0/24", "203.0.113.0/24", "198.51.100.0/24"}
@@ -314,12 +314,12 @@ def test_copy_of_a_tun_device_of_a_vpn() -> None:
         ip("-6", "route", "add", "default", "dev", "h0")
         facts = probe()
         before = (addresses(4), addresses(6), routes(4), routes(6))
-        new_namespace()
+        unshare(CLONE_NEWNET)
         open_tap()
         tap = configure("h0", GuestNet(copied(facts.ip4), copied(facts.ip6), "h0"), True)
         after = (addresses(4), addresses(6), routes(4), routes(6))
         return {"facts": facts, "warnings": tap.warnings, "before": before, "after": after}
-    result = isolated(run)
+    result = isolated_as_root(run)
     assert result["warnings"] == ()
     assert (result["facts"].ip4.address, result["facts"].ip4.gateway) == (
         IPv4Address("10.8.0.6"), IPv4Address("10.8.0.5"))
@@ -376,7 +376,7 @@ def configured(guest: GuestNet, *, config_net: bool = True, sysctl: str | None =
         link = json.loads(ip("-j", "link", "show", "dev", "h0"))[0]
         return {"tap": tap, "link": link, "addr4": addresses(4), "addr6": addresses(6),
                 "route4": routes(4), "route6": routes(6)}
-    return isolated(run)
+    return isolated_as_root(run)
 
 
 def refused(guest: GuestNet, *, config_net: bool = True, sysctl: str | None = None) -> str:
@@ -387,7 +387,7 @@ def refused(guest: GuestNet, *, config_net: bool = True, sysctl: str | None = No
         with pytest.raises(HostError) as caught:
             configure("h0", guest, config_net)
         return str(caught.value)
-    return isolated(run)
+    return isolated_as_root(run)
 
 
 LOCAL4 = single("169.254.2.1", 16, "169.254.2.2")
@@ -493,7 +493,7 @@ def test_missing_tap_is_an_error() -> None:
         with pytest.raises(HostError) as caught:
             configure("h9", GuestNet(LOCAL4, None, "h9"), True)
         return str(caught.value)
-    assert isolated(run) == "there is no interface h9 in this network namespace"
+    assert isolated_as_root(run) == "there is no interface h9 in this network namespace"
 
 
 def test_lo_comes_up() -> None:
@@ -501,7 +501,7 @@ def test_lo_comes_up() -> None:
         bring_lo_up()
         found: Json = json.loads(ip("-j", "addr", "show", "dev", "lo"))
         return found
-    link = isolated(run)[0]
+    link = isolated_as_root(run)[0]
     assert "UP" in link["flags"]
     assert [entry["local"] for entry in link["addr_info"]] == ["127.0.0.1", "::1"]
 
@@ -522,7 +522,8 @@ def test_plain_user_configures_a_namespace_of_their_own() -> None:
         bring_lo_up()
         configure("h0", GuestNet(LOCAL4, LOCAL6, "h0", mtu=1400), True)
         return routes(4) + routes(6)
-    assert [route["dst"] for route in isolated(run)] == ["default", "169.254.0.0/16", "fe80::/64", "default"]
+    destinations = [route["dst"] for route in isolated_as_root(run)]
+    assert destinations == ["default", "169.254.0.0/16", "fe80::/64", "default"]
 
 
 def test_given_gateway_works_with_copied_addresses_of_a_network_manager() -> None:
@@ -530,12 +531,12 @@ def test_given_gateway_works_with_copied_addresses_of_a_network_manager() -> Non
         ip_batch(HOST + NETWORK_MANAGER)
         family = copied(probe().ip4)
         assert family is not None
-        new_namespace()
+        unshare(CLONE_NEWNET)
         open_tap()
         family = replace(family, copied_routes=(), gateway=IPv4Address("192.0.2.200"))
         configure("h0", GuestNet(family, None, "h0"), True)
         return routes(4)
-    assert [(route["dst"], route.get("gateway")) for route in isolated(run)] == [
+    assert [(route["dst"], route.get("gateway")) for route in isolated_as_root(run)] == [
         ("default", "192.0.2.200"), ("192.0.2.0/24", None)]
 
 
@@ -543,7 +544,7 @@ def test_given_address_with_copied_routes_has_one_route_to_its_prefix() -> None:
     def run() -> tuple[Json, Json]:
         ip_batch(HOST + PLAIN)
         facts = probe()
-        new_namespace()
+        unshare(CLONE_NEWNET)
         open_tap()
         ip4, ip6 = copied(facts.ip4), copied(facts.ip6)
         assert ip4 is not None
@@ -552,7 +553,7 @@ def test_given_address_with_copied_routes_has_one_route_to_its_prefix() -> None:
         ip6 = replace(ip6, address=IPv6Address("2001:db8::99"), copied_addresses=())
         configure("h0", GuestNet(ip4, ip6, "h0"), True)
         return routes(4), routes(6)
-    found4, found6 = isolated(run)
+    found4, found6 = isolated_as_root(run)
     assert [(route["dst"], route.get("gateway"), route.get("prefsrc")) for route in found4] == [
         ("default", "192.0.2.1", None), ("192.0.2.0/24", None, "192.0.2.99")]
     assert [route["dst"] for route in found6] == ["2001:db8::/64", "fe80::/64", "default"]
@@ -566,10 +567,10 @@ def test_routes_that_cannot_be_reached_are_warned_of_and_bounded() -> None:
         assert facts is not None
         beyond = tuple(payload for payload in facts.routes if parse_route(payload).hops[0].gateway)
         family = copied(replace(facts, routes=beyond))
-        new_namespace()
+        unshare(CLONE_NEWNET)
         open_tap()
         return configure("h0", GuestNet(family, None, "h0"), True).warnings, routes(4)
-    warnings, found = isolated(run)
+    warnings, found = isolated_as_root(run)
     assert found == []
     assert len(warnings) == 5
     assert warnings[0].startswith("cannot set route 198.51.0.0/24 via 192.0.2.1 on h0: "
@@ -581,12 +582,12 @@ def test_route_over_ip6_is_a_warning_where_the_namespace_has_no_ip6() -> None:
     def run() -> tuple[tuple[str, ...], Json]:
         ip_batch(HOST + IP4_OVER_IP6 + "route add 198.51.100.1 dev h0\n")
         facts = probe()
-        new_namespace()
+        unshare(CLONE_NEWNET)
         Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1", encoding="ascii")
         open_tap()
         warnings = configure("h0", GuestNet(copied(facts.ip4), copied(facts.ip6), "h0"), True).warnings
         return warnings, routes(4)
-    warnings, found = isolated(run)
+    warnings, found = isolated_as_root(run)
     assert [text.split(":")[0] for text in warnings][:2] == [
         "no IPv6 on h0", "cannot set route 0.0.0.0/0 via 2001"]
     assert len(warnings) == 3
@@ -607,11 +608,11 @@ def test_ten_thousand_routes_are_copied_in_time(family: int) -> None:
         start = time.process_time()
         facts = probe()
         probed = time.process_time()
-        new_namespace()
+        unshare(CLONE_NEWNET)
         open_tap()
         configure("h0", GuestNet(copied(facts.ip4), copied(facts.ip6), "h0"), True)
         return len(routes(family)), probed - start, time.process_time() - probed
-    found, probe_s, configure_s = isolated(run)
+    found, probe_s, configure_s = isolated_as_root(run)
     assert found >= total
     # CPU time of this process, kernel included; a quadratic copy would take a hundred times as long.
     assert probe_s < 3

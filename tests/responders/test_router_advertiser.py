@@ -1,26 +1,17 @@
 """When unsolicited router advertisements go out, in virtual time."""
 
-from collections.abc import Callable
-
 import pytest
 
 from passt.responders.router_advertiser import Advertiser
+from tests.support import fakes
 
 
-class Loop:
-    """Timers of a loop, and the frames it sent; time passes by `fire` only."""
+class Loop(fakes.Loop):
+    """The frames that a loop sent; time passes by `fire` only."""
 
     def __init__(self) -> None:
-        self.timers: list[tuple[float, Callable[[], None]]] = []
+        super().__init__()
         self.sent: list[bytes] = []
-
-    def call_later(self, delay_s: float, callback: Callable[[], None]) -> int:
-        self.timers.append((delay_s, callback))
-        return len(self.timers)
-
-    def fire(self) -> None:
-        (_, callback) = self.timers.pop()
-        callback()
 
     def advertiser(self, *dice: float, frames: tuple[bytes, ...] = (b"ra",)) -> Advertiser:
         numbers = iter(dice)

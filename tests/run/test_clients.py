@@ -16,6 +16,7 @@ from passt.facts.guest import GuestFamily, GuestNet
 from passt.forward.guest_addresses import Observed
 from passt.host.unix_socket import ListeningSocket, adopt, listen
 from passt.run.passt import Clients, questions, tell_use
+from tests.support import fakes
 from tests.support.isolated import isolated
 
 if TYPE_CHECKING:
@@ -23,14 +24,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Loop:
-    """An engine without a loop: tests call what it would call."""
+class Loop(fakes.Loop):
+    """An engine with a stream for a link: tests call what it would call."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.client = -1
         self.on_end: Callable[[str], None] | None = None
-        self.readers: dict[int, Callable[[], None]] = {}
-        self.later: list[tuple[float, Callable[[], None]]] = []
         self.sent: list[bytes] = []
         self.stopped = False
 
@@ -42,17 +42,6 @@ class Loop:
         assert self.client >= 0
         self.sent.append(frame)
         return True
-
-    def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
-        assert fd not in self.readers
-        self.readers[fd] = callback
-
-    def remove_reader(self, fd: int) -> None:
-        del self.readers[fd]
-
-    def call_later(self, delay_s: float, callback: Callable[[], None]) -> int:
-        self.later.append((delay_s, callback))
-        return len(self.later)
 
     def stop(self) -> None:
         self.stopped = True
@@ -131,15 +120,15 @@ def test_silent_guest_is_asked_again_less_and_less_often(listener: ListeningSock
     with world.connect():
         world.turn()
         for _ in range(9):
-            [(delay_s, callback)] = world.loop.later
+            [(delay_s, callback)] = world.loop.timers
             delays.append(delay_s)
-            world.loop.later.clear()
+            world.loop.timers.clear()
             callback()
         assert delays == [1, 2, 4, 8, 16, 32, 64, 64, 64]
         assert len(world.loop.sent) == 10
         world.is_known = True
-        world.loop.later.pop()[1]()
-        assert (len(world.loop.sent), world.loop.later) == (10, [])
+        world.loop.fire()
+        assert (len(world.loop.sent), world.loop.timers) == (10, [])
         world.loop.end()
 
 
@@ -149,12 +138,12 @@ def test_client_that_left_is_not_asked_again(listener: ListeningSocket) -> None:
     with world.connect():
         world.turn()
         world.loop.end()
-    world.loop.later.pop()[1]()
+    world.loop.fire()
     with world.connect():
         world.turn()
-        [(_, of_second)] = world.loop.later
+        [(_, of_second)] = world.loop.timers
         world.loop.end()
-    world.loop.later.clear()
+    world.loop.timers.clear()
     with world.connect():
         world.turn()
         of_second()  # late: it was of a client before
@@ -230,7 +219,7 @@ def test_client_waits_while_there_is_no_descriptor(listener: ListeningSocket) ->
             world.turn()
             spins = world.is_watching
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-            [(delay_s, callback)] = world.loop.later
+            [(delay_s, callback)] = world.loop.timers
             callback()
             resumed = world.is_watching
             world.turn()
@@ -249,7 +238,7 @@ def test_other_faults_of_accept_are_no_reason_to_end(listener: ListeningSocket,
     monkeypatch.setattr(ListeningSocket, "accept", fail)
     world.turn()
     assert not world.is_watching
-    assert len(world.loop.later) == 1
+    assert len(world.loop.timers) == 1
 
 
 def test_guest_is_asked_for_each_address_once() -> None:

@@ -1,4 +1,7 @@
-"""What the data plane calls, in the simplest form that a test can script."""
+"""What the parts under test call or are called by, in the simplest form that a test can script."""
+
+import select
+from collections.abc import Callable
 
 from passt.facts.contracts import InboundTarget, Target
 
@@ -95,3 +98,48 @@ class Events:
 
     def on_ping_forbidden(self) -> None:
         self.pings_forbidden += 1
+
+
+class Loop:
+    """Timers and readers of an engine without a loop: nothing happens but when a test says so."""
+
+    def __init__(self) -> None:
+        self.readers: dict[int, Callable[[], None]] = {}
+        self.timers: list[tuple[float, Callable[[], None]]] = []  # delay in seconds, what is due then
+
+    def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
+        assert fd not in self.readers
+        self.readers[fd] = callback
+
+    def remove_reader(self, fd: int) -> None:
+        del self.readers[fd]
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> int:
+        self.timers.append((delay_s, callback))
+        return len(self.timers)
+
+    def fire(self) -> None:
+        """Let the timer that was set last be due."""
+        self.timers.pop()[1]()
+
+    def turn(self) -> None:
+        """Call the reader of each descriptor that is readable, and every timer that is set now."""
+        poll = select.poll()
+        for fd in self.readers:
+            poll.register(fd, select.POLLIN)
+        for fd, _ in poll.poll(0):
+            self.readers[fd]()
+        due, self.timers = self.timers, []
+        for _, callback in due:
+            callback()
+
+
+class Clock:
+    """A clock that stands still, or goes on by *step_s* with each question."""
+
+    def __init__(self, now_s: float = 0.0, step_s: float = 0.0) -> None:
+        self.now_s, self.step_s = now_s, step_s
+
+    def __call__(self) -> float:
+        self.now_s += self.step_s
+        return self.now_s

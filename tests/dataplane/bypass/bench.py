@@ -9,7 +9,7 @@ from passt.dataplane.sockets.namespace_thread import NamespaceThread
 from passt.facts.contracts import Target
 from passt.host.syscalls import CLONE_NEWNET, unshare
 from tests.dataplane.engine_bench import Bench
-from tests.support.netns import set_up
+from tests.support.isolated import set_up
 
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
 KINDS = {TCP: socket.SOCK_STREAM, UDP: socket.SOCK_DGRAM}

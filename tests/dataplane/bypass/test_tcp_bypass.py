@@ -12,7 +12,7 @@ import pytest
 from passt.facts.contracts import Target
 from tests.dataplane.bypass.bench import TCP, UDP, SpliceBench
 from tests.support.frames import packed, udp
-from tests.support.netns import in_own_namespace
+from tests.support.isolated import in_own_namespace
 
 WAYS = pytest.mark.parametrize(
     ("address", "inward"), [("127.0.0.1", True), ("::1", True), ("127.0.0.1", False), ("::1", False)]

@@ -25,7 +25,7 @@ from tests.dataplane.udp.bench import (
     query,
 )
 from tests.support.frames import echo, packed, udp
-from tests.support.netns import in_own_namespace
+from tests.support.isolated import in_own_namespace
 
 EPOLLIN = 1
 LOCAL, ICMP4, ICMP6 = 1, 2, 3

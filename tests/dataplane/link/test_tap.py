@@ -7,7 +7,6 @@ import errno
 import select
 import socket
 import struct
-import subprocess
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ import pytest
 from passt.host.tap import ALL_OFFLOADS, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, open_tap
 from tests.dataplane.probes.hostside import FEATURES, Received, Tap
 from tests.support.frames import ACK, GUEST_MAC, OUR_MAC, PSH, SYN, packed, pseudo_header, rfc1071, tcp, udp
-from tests.support.netns import in_own_namespace, set_up
+from tests.support.isolated import in_own_namespace, ip, set_up
 
 NAME = "dpt0"
 GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4 = 1, 4, 5
@@ -49,10 +48,6 @@ OFFLOADS = {
 
 families = pytest.mark.parametrize("side", SIDES, ids=["ip4", "ip6"])
 offloads = pytest.mark.parametrize("masks", OFFLOADS.values(), ids=OFFLOADS.keys())
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True)
 
 
 def make(masks: tuple[int, int]) -> Tap:

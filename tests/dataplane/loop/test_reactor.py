@@ -12,7 +12,7 @@ import pytest
 
 from passt.host.syscalls import PR_SET_NO_NEW_PRIVS, prctl
 from tests.dataplane.probes.hostside import Loop, tag
-from tests.support.netns import in_child
+from tests.support.isolated import in_child
 
 MS = 10**6
 SYS_EPOLL_PWAIT2 = 441  # asm-generic/unistd.h; the same on every architecture since

@@ -14,7 +14,7 @@ import pytest
 from passt.run import pcap_file
 from tests.dataplane.engine_bench import Bench
 from tests.support.frames import ethernet, ip, pseudo_header, rfc1071, udp
-from tests.support.netns import in_child
+from tests.support.isolated import in_child
 from tests.support.tshark import tshark
 
 G4, R4 = "192.0.2.2", "198.51.100.7"

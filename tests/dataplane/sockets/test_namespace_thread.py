@@ -11,7 +11,7 @@ import pytest
 
 from passt.dataplane.sockets.namespace_thread import NamespaceThread
 from passt.host.syscalls import CLONE_NEWNET, unshare
-from tests.support.netns import in_own_namespace, set_up
+from tests.support.isolated import in_own_namespace, set_up
 
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
 CAP_NET_BIND_SERVICE = 10

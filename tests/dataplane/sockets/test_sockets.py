@@ -14,7 +14,7 @@ import pytest
 
 from tests.dataplane.probes.hostside import Buffer, HostSockets, sockaddr_of_other_family, sockaddr_round_trip
 from tests.support.frames import packed
-from tests.support.netns import in_own_namespace
+from tests.support.isolated import in_own_namespace
 
 MIB = 1 << 20
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h; needs CAP_NET_ADMIN

@@ -35,6 +35,7 @@ from tests.dataplane.probes.tcp_probe import Bench, Conn, Sent
 from tests.dataplane.tcp.icmp import IcmpError, is_icmp, read_icmp
 from tests.dataplane.tcp.kernel import Kernel, Sock
 from tests.dataplane.tcp.segment import ACK, FIN, MASK, RST, SYN, Segment, build, read, read_text, stream
+from tests.support import fakes
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -68,36 +69,25 @@ NS_PER_MS = 1_000_000
 HALF = 1 << 31
 
 
-class Policy:
-    """Flows go where the guest wants, unless `refused`."""
+class Policy(fakes.Policy):
+    """Flows go where the guest wants, by the source of `target`; clients reach the tuple that is the rule."""
 
     def __init__(self) -> None:
-        self.refused = False
-        self.target = Target(b"", 0)
+        super().__init__(Target(b"", 0))
 
     def outbound(
-        self, _proto: int, _source: bytes, _port: int, destination: bytes, port: int
+        self, proto: int, source: bytes, source_port: int, destination: bytes, destination_port: int
     ) -> Target | None:
-        """Say where a connection of the guest's goes."""
-        return None if self.refused else self.target._replace(address=destination, port=port)
+        """Say where a connection from the guest goes."""
+        target = super().outbound(proto, source, source_port, destination, destination_port)
+        return target and target._replace(address=destination, port=destination_port)
 
-    def inbound(self, _proto: int, rule: object, peer: bytes, peer_port: int, _local: bytes,
-                _local_port: int) -> InboundTarget | None:
+    def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int, local: bytes,
+                local_port: int) -> InboundTarget | Target | None:
         """Say what the guest sees of a client."""
-        if self.refused:
-            return None
         assert isinstance(rule, Peer)
-        return InboundTarget(peer, peer_port, rule.guest_address, rule.guest_port)
-
-
-class Events:
-    """Nothing is done with what is learnt."""
-
-    def on_guest_mac(self, mac: bytes) -> None:
-        """Take no note of it."""
-
-    def on_guest_address(self, address: bytes) -> None:
-        """Take no note of it."""
+        self.seen = InboundTarget(peer, peer_port, rule.guest_address, rule.guest_port)
+        return super().inbound(proto, rule, peer, peer_port, local, local_port)
 
 
 class Peer:
@@ -335,7 +325,7 @@ class Script:
         self.kernel.capacity = capacity
         self.kernel.has_peek_off = peek_off
         self.bench = Bench(
-            self.policy, self.kernel, Events(), offloads=offloads, mtu=mtu, max_flows=max_flows,
+            self.policy, self.kernel, fakes.Events(), offloads=offloads, mtu=mtu, max_flows=max_flows,
             peek_off=peek_off, bytes_acked=bytes_acked,
         )
         self.bench.link.room = link_room

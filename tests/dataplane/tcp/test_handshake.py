@@ -125,7 +125,7 @@ def test_socket_cannot_be_prepared_reset_both_ways() -> None:
 
 def test_refused_by_policy_reset() -> None:
     with Script() as s:
-        s.policy.refused = True
+        s.policy.refuses = True
         s.guest(SYN)
         check_first_reset(s)
         s.ended()
@@ -398,7 +398,7 @@ def test_remote_resets_half_open_connection() -> None:
 
 def test_client_refused_by_policy_reset() -> None:
     with Script() as s:
-        s.policy.refused = True
+        s.policy.refuses = True
         sock = s.peer.knock()
         s.ended()
         assert sock.status == "aborted"

@@ -23,7 +23,7 @@ from tests.dataplane.udp.bench import (
     server,
 )
 from tests.support.frames import packed, udp, unnumbered
-from tests.support.netns import in_own_namespace
+from tests.support.isolated import in_own_namespace
 
 
 @both_families
