@@ -17,10 +17,12 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.support.lab import Lab, Place, Running, wait_until
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tests.support.lab import Lab, Place, Running
 
 DEFAULT_PATH = "/tmp/passt_1.socket"  # noqa: S108 - where passt puts it
 BOOT_S = 120.0

@@ -11,7 +11,7 @@ import pytest
 
 from passt.errors import ConfigError
 from passt.host.host_facts import probe
-from tests.support.isolated import HOST, PLAIN, ip_batch, isolated_as_root
+from tests.support.isolated import HOST, PLAIN, ip_batch, isolated_as_root, wait_for_local_route
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,10 +24,13 @@ pytestmark = [
 ]
 
 
-def probed(commands: str, **arguments: Any) -> HostFacts:
+def probed(commands: str, *, usable: str = "", **arguments: Any) -> HostFacts:
+    """Probe in a namespace after *commands*, once the kernel uses its IPv6 address *usable*."""
     def run() -> HostFacts:
         if commands:
             ip_batch(commands)
+        if usable:
+            wait_for_local_route(usable)
         return probe(**arguments)
     return isolated_as_root(run)
 
@@ -113,7 +116,7 @@ def test_probe_of_an_unnumbered_link_takes_the_source_that_the_kernel_takes() ->
         addr add 2001:db8::2/128 dev lo
         route add 0.0.0.0/0 via inet6 fe80::1 dev h0
         route add default via fe80::1 dev h0
-    """)
+    """, usable="2001:db8::2")
     for family, address, prefix_len, gateway in ((facts.ip4, "192.0.2.2", 32, "fe80::1"),
                                                  (facts.ip6, "2001:db8::2", 128, "fe80::1")):
         assert family is not None

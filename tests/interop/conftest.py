@@ -13,7 +13,8 @@ import pytest
 
 from tests.interop.podman import Podman
 from tests.interop.tree import OURS, Tree
-from tests.support.lab import Lab, make_lab, wait_until
+from tests.support.lab import Lab, make_lab
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tests.interop.tree import HOME, Tree
-from tests.support.lab import wait_until
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     import subprocess

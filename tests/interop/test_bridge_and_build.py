@@ -8,7 +8,8 @@ import pytest
 
 from tests.interop.podman import CLIENT, IMAGE, SHARED, TRANSFER, sender
 from tests.interop.tree import HOME
-from tests.support.lab import FAR4, FAR6, HOST4, wait_until
+from tests.support.lab import FAR4, FAR6, HOST4
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,8 @@ import pytest
 
 from tests.interop.podman import CLIENT, IMAGE, SHARED, TRANSFER, sender
 from tests.interop.tree import RUNTIME
-from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, OUTSIDE6, wait_until
+from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, OUTSIDE6
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from tests.interop.podman import Podman

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.podman import CLIENT, TRANSFER, sender
-from tests.support.lab import HOST4, HOST6, OUTSIDE4, OUTSIDE6, wait_until
+from tests.support.lab import HOST4, HOST6, OUTSIDE4, OUTSIDE6
+from tests.support.processes import wait_until
 from tests.system.transfer import content
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.tree import HOME
-from tests.support.lab import FAR4, HOST4, wait_until
+from tests.support.lab import FAR4, HOST4
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from tests.interop.tree import Tree

@@ -17,7 +17,8 @@ from passt.namespace import terminal
 from passt.namespace.child_channel import Channel, Kind
 from passt.process import signals
 from tests.support.isolated import isolated
-from tests.support.life import DRIVER, LIMIT_S, PYTHON, TREE, Life, read, wait_until
+from tests.support.life import DRIVER, PYTHON, TREE, Life
+from tests.support.processes import LIMIT_S, read, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

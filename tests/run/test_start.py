@@ -13,19 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.life import (
-    AS_USER,
-    LIMIT_S,
-    TREE,
-    Life,
-    Process,
-    child_of,
-    field_of,
-    namespace,
-    read,
-    read_line,
-    wait_until,
-)
+from tests.support.life import AS_USER, TREE, Life, Process, read_line
+from tests.support.processes import LIMIT_S, child_of, namespace, read, status_field, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -160,8 +149,8 @@ def test_privileges_are_gone_when_the_command_runs(life: Life) -> None:
     with life.start("--", "sh", "-c", "echo up; exec sleep 1000") as process:
         read_line(process)
         for name in ("CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd"):
-            assert int(field_of(process.pid, name), 16) == 0, name
-        assert field_of(process.pid, "NoNewPrivs") == "1"
+            assert int(status_field(process.pid, name), 16) == 0, name
+        assert status_field(process.pid, "NoNewPrivs") == "1"
         process.terminate()
 
 
@@ -305,9 +294,9 @@ def test_idle_processes_do_not_wake_up(life: Life) -> None:
         pids = process.pid, child_of(process.pid)
 
         def n_switches() -> list[str]:
-            return [field_of(pid, "voluntary_ctxt_switches") for pid in pids]
+            return [status_field(pid, "voluntary_ctxt_switches") for pid in pids]
 
-        wait_until(lambda: all(field_of(pid, "State").startswith("S") for pid in pids), "both sleep")
+        wait_until(lambda: all(status_field(pid, "State").startswith("S") for pid in pids), "both sleep")
         time.sleep(0.05)  # what the start leaves to be done
         before = n_switches()
         time.sleep(0.5)
@@ -395,7 +384,7 @@ def holder(life: Life) -> Iterator[Holder]:
 
 def attach(life: Life, holder: Holder, *more: str) -> Process:
     process = life.start("--pid", str(holder.pid), *more)
-    wait_until(lambda: field_of(process.pid, "NoNewPrivs") == "1" or process.poll() is not None, "it runs")
+    wait_until(lambda: process.poll() is not None or status_field(process.pid, "NoNewPrivs") == "1", "it is")
     return process
 
 
@@ -405,7 +394,7 @@ def test_attached_ends_with_0_and_takes_the_tap_along(life: Life, holder: Holder
         assert "lo: <LOOPBACK,UP" in holder.links()
         assert "tap0" in holder.links()
         for name in ("CapEff", "CapPrm", "CapInh", "CapAmb"):
-            assert int(field_of(process.pid, name), 16) == 0, name
+            assert int(status_field(process.pid, name), 16) == 0, name
         process.send_signal(signum)
         assert process.communicate(timeout=LIMIT_S) == ("", "")
         assert process.returncode == 0

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import pytest
 
 from passt.host.syscalls import CLONE_NEWNET, CLONE_NEWUSER, unshare
+from tests.support.processes import read, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,3 +113,9 @@ def ip(*arguments: str) -> str:
 def ip_batch(lines: str) -> None:
     """Have ip(8) carry out *lines*."""
     subprocess.run(["ip", "-batch", "-"], input=lines, check=True, text=True, stdout=subprocess.DEVNULL)
+
+
+def wait_for_local_route(address: str) -> None:
+    """Wait until the kernel uses its new IPv6 address: the work queue that adds the route is a bit later."""
+    route = socket.inet_pton(socket.AF_INET6, address).hex() + " 80"
+    wait_until(lambda: route in read("/proc/net/ipv6_route").decode(), f"{address} is usable")

@@ -23,13 +23,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypedDict, Unpack
 
+from tests.support.processes import children, descendants, process_state, wait_until
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 TREE = Path(__file__).parent.parent.parent
 PROGRAMS = TREE / "tests" / "system"
@@ -85,51 +86,6 @@ class RunOptions(TypedDict, total=False):
 
 class LabError(Exception):
     """The machine cannot give what the tests need; the text says what."""
-
-
-def wait_until(condition: Callable[[], bool], what: str, limit_s: float = 10.0) -> None:
-    """Poll *condition* until it holds; fail the test, naming *what*, after *limit_s* seconds."""
-    end = time.monotonic() + limit_s
-    while not condition():
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {limit_s} s: {what}")
-        time.sleep(0.01)
-
-
-def process_state(pid: int) -> str:
-    """Letter of a process's state as in proc(5), "" when it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
-def status_field(pid: int, name: str) -> str:
-    """One field of /proc/PID/status."""
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
-        key, _, value = line.partition(":")
-        if key == name:
-            return value.strip()
-    raise KeyError(name)
-
-
-def children(pid: int) -> list[int]:
-    """Children of a process, of all its threads."""
-    found: list[int] = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            found += map(int, path.read_text(encoding="ascii").split())
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
-def descendants(pid: int) -> list[int]:
-    """All processes below *pid*."""
-    found = children(pid)
-    for child in tuple(found):
-        found += descendants(child)
-    return found
 
 
 @dataclass

@@ -6,14 +6,15 @@ import os
 import select
 import subprocess
 import sys
-import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.support.processes import LIMIT_S, read, wait_until
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from types import TracebackType
 
 TREE = Path(__file__).parent.parent.parent
@@ -26,7 +27,6 @@ UID = 54321
 AS_USER = ["unshare", "--mount", "sh", "-c",
            ("mount -t tmpfs none /dev/net && mknod /dev/net/tun c 10 200 && chmod 666 /dev/net/tun && "
             'exec setpriv --reuid="$0" --regid="$0" --clear-groups --inh-caps=-all -- "$@"'), str(UID)]
-LIMIT_S = 20.0
 
 
 class Process(subprocess.Popen[str]):
@@ -83,22 +83,6 @@ class Life:
         wait_until(lambda: not self.processes(), "no process is left")
 
 
-def read(path: str) -> bytes:
-    """Return a file's content; nothing if it has gone."""
-    try:
-        return Path(path).read_bytes()
-    except OSError:
-        return b""
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for something that other processes do, and that nothing announces."""
-    end = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < end, f"not within {LIMIT_S} s: {what}"
-        time.sleep(0.005)
-
-
 def read_line(process: subprocess.Popen[str], *, errors: bool = False) -> str:
     """Return the next line of standard output (or error), which must come soon."""
     stream = process.stderr if errors else process.stdout
@@ -113,22 +97,3 @@ def read_line(process: subprocess.Popen[str], *, errors: bool = False) -> str:
             break
         line += octet
     return line.decode()
-
-
-def child_of(pid: int) -> int:
-    """PID of the one child of *pid*."""
-    [child] = read(f"/proc/{pid}/task/{pid}/children").split()
-    return int(child)
-
-
-def field_of(pid: int, name: str) -> str:
-    """Field *name* of /proc/PID/status."""
-    for line in read(f"/proc/{pid}/status").decode().splitlines():
-        if line.startswith(f"{name}:"):
-            return line.partition(":")[2].strip()
-    return ""
-
-
-def namespace(pid: int, kind: str) -> int:
-    """Inode number of a namespace of *pid*."""
-    return os.stat(f"/proc/{pid}/ns/{kind}").st_ino

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.lab import HOST4, HOST6, Lab, Running, wait_until
+from tests.support.lab import HOST4, HOST6, Lab, Running
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

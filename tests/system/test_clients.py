@@ -14,16 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.lab import (
-    FAR4,
-    FAR6,
-    OUTSIDE4,
-    Lab,
-    Running,
-    descendants,
-    status_field,
-    wait_until,
-)
+from tests.support.lab import FAR4, FAR6, OUTSIDE4, Lab, Running
+from tests.support.processes import descendants, status_field, wait_until
 
 if TYPE_CHECKING:
     import subprocess

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.lab import HOST4, HOST6, Lab, Running, status_field, wait_until
+from tests.support.lab import HOST4, HOST6, Lab, Running
+from tests.support.processes import status_field, wait_until
 from tests.system.test_bypass import namespace_of
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.lab import FAR4, FAR6, Lab, descendants, wait_until
+from tests.support.lab import FAR4, FAR6, Lab
+from tests.support.processes import descendants, wait_until
 
 if TYPE_CHECKING:
     from tests.support.lab import Running

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.lab import status_field
+from tests.support.processes import status_field
 from tests.system.refusing import REFUSING
 from tests.system.test_attach import Target
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.lab import FAR4, FAR6, HOST4, PATH, Lab, Place, Running, status_field, wait_until
+from tests.support.lab import FAR4, FAR6, HOST4, PATH, Lab, Place, Running
+from tests.support.processes import status_field, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

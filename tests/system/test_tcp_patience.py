@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.lab import FAR4, FAR6, Lab, Place, Running, status_field
+from tests.support.lab import FAR4, FAR6, Lab, Place, Running
+from tests.support.processes import status_field
 from tests.system.servers import REPLY_LEN, TICK_S, stream_sha256
 
 pytestmark = pytest.mark.needs_root

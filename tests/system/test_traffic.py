@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from tests.support.lab import FAR4, FAR6, OUTSIDE4, OUTSIDE6, Lab, status_field, wait_until
+from tests.support.lab import FAR4, FAR6, OUTSIDE4, OUTSIDE6, Lab
+from tests.support.processes import status_field, wait_until
 from tests.system.iperf import run_report
 from tests.system.servers import stream, stream_sha256
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.lab import FAR4, UID, Place, wait_until
+from tests.support.lab import FAR4, UID, Place
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     import subprocess

@@ -7,7 +7,6 @@ import errno
 import select
 import socket
 import struct
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ import pytest
 from passt.host.tap import ALL_OFFLOADS, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, open_tap
 from tests.dataplane.probes.hostside import FEATURES, Received, Tap
 from tests.support.frames import ACK, GUEST_MAC, OUR_MAC, PSH, SYN, packed, pseudo_header, rfc1071, tcp, udp
-from tests.support.isolated import in_own_namespace, ip, set_up
+from tests.support.isolated import in_own_namespace, ip, set_up, wait_for_local_route
 
 NAME = "dpt0"
 GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4 = 1, 4, 5
@@ -61,14 +60,6 @@ def make(masks: tuple[int, int]) -> Tap:
         ip("neigh", "replace", side.ours, "lladdr", OUR_MAC.hex(":"), "dev", NAME, "nud", "permanent")
     wait_for_local_route(SIDES[1].kernel)
     return Tap(fd, granted & masks[1])
-
-
-def wait_for_local_route(address: str) -> None:
-    """Wait until the kernel takes packets for its IPv6 address: it adds the route in a work of its own."""
-    deadline = time.monotonic() + 5
-    while packed(address).hex() + " 80" not in Path("/proc/net/ipv6_route").read_text(encoding="ascii"):
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def to_guest(frame: bytes) -> bytes:
