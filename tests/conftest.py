@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from tests.support import switches
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
@@ -18,7 +20,14 @@ VECTORS = Path(__file__).parent / "vectors"
 
 
 def pytest_configure() -> None:
-    """Take a request to end as a reason to clean up, as Ctrl-C is; how busy the machine is fails no test."""
+    """Check the switches; take a request to end as a reason to clean up, as Ctrl-C is.
+
+    How busy the machine is fails no property test.
+    """
+    try:
+        switches.check(os.environ)
+    except switches.SwitchError as error:
+        raise pytest.UsageError(str(error)) from None
     settings.register_profile("untimed", deadline=None)
     settings.load_profile("untimed")
     for signum in (signal.SIGTERM, signal.SIGHUP):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import tempfile
@@ -13,6 +12,7 @@ import pytest
 
 from tests.interop.podman import Podman
 from tests.interop.tree import OURS, Tree
+from tests.support import switches
 from tests.support.lab import Lab, make_lab
 from tests.support.processes import wait_until
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TEST_LIMIT_S = 300
 # Where clients find passt and pasta, in the tree: /usr/bin has Debian's.
-HELPERS = os.environ.get("PASST_TEST_HELPERS", OURS)
+HELPERS = switches.HELPERS or OURS
 
 
 def give_up(_signum: int, _frame: object) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.life import AS_USER, TREE, Life, Process, read_line
 from tests.support.processes import LIMIT_S, child_of, namespace, read, status_field, wait_until
+from tests.support.switches import LONG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -250,11 +251,11 @@ def test_signal_at_a_stage_of_start_leaves_nothing(life: Life, stage: str, signu
 
 @pytest.mark.parametrize("turn", range(len(ENDING)))
 def test_signal_at_any_time_leaves_nothing(life: Life, turn: int) -> None:
-    """Each signal at a fifth of the delays, PASST_LONG=1 tries all."""
+    """Each signal at a fifth of the delays, PASST_TEST_LONG=1 tries all."""
     delays = range(0, 205, 5)
     for idx, delay_ms in enumerate(delays):
         signum = ENDING[turn]
-        if not os.environ.get("PASST_LONG") and idx % len(ENDING) != turn:
+        if not LONG and idx % len(ENDING) != turn:
             continue
         with life.start("--", "sleep", "1000") as process:
             time.sleep(delay_ms / 1000)

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypedDict, Unpack
 
+from tests.support import switches
 from tests.support.processes import children, descendants, process_state, wait_until
 
 if TYPE_CHECKING:
@@ -421,7 +422,7 @@ def userns_refusal(place: Place) -> str:
 
 def install(directory: Path) -> str:
     """Copy the package, built in place, to where a plain user can read it; return its `pasta`."""
-    given = os.environ.get("PASST_TEST_PASTA")
+    given = switches.PASTA
     if given:
         return given
     library = directory / "lib"
