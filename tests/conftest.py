@@ -11,9 +11,12 @@ import pytest
 from hypothesis import settings
 
 from tests.support import switches
+from tests.support.workers import pytest_addoption, pytest_runtestloop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+
+__all__ = ["pytest_addoption", "pytest_runtestloop"]
 
 SYSTEM_MARKERS = ("needs_root", "needs_userns")
 VECTORS = Path(__file__).parent / "vectors"
