@@ -1,50 +1,64 @@
 # Each target does all the set-up that it needs (tools/setup), so any of them may be the first.
 # As root, or as a user who may use sudo: packages are installed and namespaces made as root.
+# `make help` prints the comments behind the targets.
 
 PREFIX ?= /usr/local
-# PASST_TEST_QUICK=1 shortens the transfers of the system tests, PASST_TEST_LONG=1 adds minutes and gigabytes.
+# PASST_TEST_QUICK=1 shortens the transfers of the system tests, PASST_TEST_LONG=1 adds minutes and gigabytes
+# (tests/support/switches.py).
 PYTEST_ARGS ?=
+# Processes that share the tests (tests/support/workers.py); with 1 they run in their order.
+TEST_WORKERS ?= 2
 BENCH_ARGS ?=
 # A parser of tests/fuzz/harness.py, or all in turn; and seconds for each, 0 for no end.
 FUZZ_TARGET ?= all
 FUZZ_TIME ?= 60
 
-.PHONY: build demo test bench interop fuzz lint install clean
+PYTEST = .venv/bin/python -m pytest --workers $(TEST_WORKERS)
 
-build:
+.PHONY: build help demo test test-fast bench interop fuzz lint install clean
+
+build: # build in place, into .venv
 	@tools/setup build
 
-demo:
+help: # these lines
+	@sed -n 's/^\([a-z-]*\): # /make \1\t/p' Makefile | expand -t 20
+
+demo: # show the program at work between two namespaces
 	@tools/setup demo
 	@tools/as-root demo/run
 
-test:
+test: # all tests; PYTEST_ARGS="tests/wire -k arp" for some
 	@tools/setup test
-	@tools/as-root .venv/bin/python -m pytest $(PYTEST_ARGS)
+	@tools/as-root $(PYTEST) $(PYTEST_ARGS)
 
-bench:
+test-fast: # unit tests that need no root and no guest, under a minute
+	@tools/setup test-fast
+	@$(PYTEST) --ignore tests/system --ignore tests/guest \
+		-m "not slow and not needs_root and not needs_userns" $(PYTEST_ARGS)
+
+bench: # speed, memory and start-up beside other programs
 	@tools/setup bench
 	@tools/as-root env PYTHON=.venv/bin/python bench/run $(BENCH_ARGS)
 
-# Real podman, buildah, rootlesskit and libvirt, in a Debian 13 of about 1 GB below .interop.
-interop:
+# In a Debian 13 of about 1 GB below .interop.
+interop: # real podman, buildah, rootlesskit and libvirt as clients
 	@tools/setup interop
 	@tools/as-root .venv/bin/python -m pytest $(or $(PYTEST_ARGS),tests/interop)
 
-fuzz:
+fuzz: # the parsers, guided by coverage: FUZZ_TARGET=dhcp FUZZ_TIME=60
 	@tools/setup fuzz
 	@.venv/bin/python tests/fuzz/fuzz.py $(FUZZ_TARGET) $(FUZZ_TIME)
 
-lint:
+lint: # ruff, cython-lint, mypy
 	@tools/setup lint
 	.venv/bin/ruff check
 	PATH=.venv/bin:$$PATH .venv/bin/cython-lint src tests
 	.venv/bin/mypy
 
-install:
+install: # into PREFIX, /usr/local
 	@tools/install $(PREFIX)
 
-clean:
+clean: # remove all that was built or downloaded
 	[ ! -e .interop ] || tools/as-root rm -rf .interop
 	# What root made in a user's clone, as by a program that was started through sudo, is the user's again.
 	[ -z "$$(find . -xdev -path ./.git -prune -o -uid 0 -print -quit)" ] || tools/as-root true

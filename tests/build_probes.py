@@ -2,8 +2,8 @@
 
     python tests/build_probes.py
 
-Every tests/dataplane/*.pyx becomes the module tests.dataplane.NAME beside its source, with the flags
-and directives of setup.py. The package's own extensions have to be built in place first
+Every tests/dataplane/probes/*.pyx becomes the module tests.dataplane.probes.NAME beside its source,
+with the flags and directives of setup.py. The package's own extensions have to be built in place first
 (`python setup.py build_ext --inplace`).
 """
 
@@ -16,7 +16,7 @@ from setuptools import Distribution, Extension
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent.parent
-PROBES = Path("tests/dataplane")
+PROBES = Path("tests/dataplane/probes")
 
 
 def build() -> None:

@@ -1,22 +1,36 @@
-"""What all tests share: an orderly end, property tests without a clock, in CI no skipped system test."""
+"""What all tests share: golden frames, an orderly end, property tests without a clock, no skips in CI."""
 
 from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
+from tests.support import switches
+from tests.support.workers import pytest_addoption, pytest_runtestloop
+
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
+
+__all__ = ["pytest_addoption", "pytest_runtestloop"]
 
 SYSTEM_MARKERS = ("needs_root", "needs_userns")
+VECTORS = Path(__file__).parent / "vectors"
 
 
 def pytest_configure() -> None:
-    """Take a request to end as a reason to clean up, as Ctrl-C is; how busy the machine is fails no test."""
+    """Check the switches; take a request to end as a reason to clean up, as Ctrl-C is.
+
+    How busy the machine is fails no property test.
+    """
+    try:
+        switches.check(os.environ)
+    except switches.SwitchError as error:
+        raise pytest.UsageError(str(error)) from None
     settings.register_profile("untimed", deadline=None)
     settings.load_profile("untimed")
     for signum in (signal.SIGTERM, signal.SIGHUP):
@@ -35,3 +49,14 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped, which CI does not allow: {call.excinfo.value if call.excinfo else ''}"
     return report
+
+
+@pytest.fixture(scope="session")
+def vector() -> Callable[[str], bytes]:
+    """Give a reader of tests/vectors/NAME.hex: hex digits, blanks, comments from # to the line's end."""
+
+    def read(name: str) -> bytes:
+        lines = (VECTORS / f"{name}.hex").read_text(encoding="ascii").splitlines()
+        return bytes.fromhex("".join(line.partition("#")[0] for line in lines))
+
+    return read

@@ -12,8 +12,8 @@ from bench.lab import read_until
 from passt.dataplane.engine import Engine
 from passt.facts.contracts import Target
 from tests.bench.test_load import free_port, load, serving  # noqa: F401 - the fixture
-from tests.dataplane.fakes import Events, Policy, Responder
-from tests.dataplane.frames import OUR_MAC, packed
+from tests.support.fakes import Events, Policy, Responder
+from tests.support.frames import OUR_MAC, packed
 
 SECONDS = "0.3"
 

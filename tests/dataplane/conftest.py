@@ -1,6 +1,6 @@
 """The probes are built before the tests run; where they are not, every test module here says so.
 
-Test modules import them by their full name (`from tests.dataplane import probe`).
+Test modules import them by their full name (`from tests.dataplane.probes import probe`).
 """
 
 import importlib.machinery
@@ -41,7 +41,7 @@ def what_is_missing() -> str | None:
     for source in sorted(PACKAGE.rglob("*.pyx")):
         if is_stale(source, [source.with_suffix(".pxd")]):
             return f"{source.name} of the data plane is not built or changed since: run '{BUILD_PACKAGE}'"
-    for source in sorted(HERE.glob("*.pyx")):
+    for source in sorted((HERE / "probes").glob("*.pyx")):
         if is_stale(source, sorted(PACKAGE.rglob("*.pxd"))):
             return f"the probe {source.name} is not built or older than its sources: run '{BUILD_PROBES}'"
     return None

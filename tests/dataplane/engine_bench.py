@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 
 from passt.dataplane.engine import Engine
-from tests.dataplane.fakes import Events, Policy, Responder
-from tests.dataplane.frames import GUEST_MAC, OUR_MAC
+from tests.support.fakes import Events, Policy, Responder
+from tests.support.frames import GUEST_MAC, OUR_MAC
 
 VNET_HLEN = 10
 

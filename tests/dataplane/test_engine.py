@@ -20,9 +20,9 @@ from passt.errors import HostError
 from passt.facts.contracts import Target
 from passt.host.tap import open_tap
 from tests.dataplane.engine_bench import Bench
-from tests.dataplane.fakes import Events, Policy, Responder
-from tests.dataplane.frames import ACK, GUEST_MAC, OUR_MAC, RST, SYN, ethernet, packed, tcp, udp
-from tests.dataplane.netns import in_own_namespace, set_up
+from tests.support.fakes import Events, Policy, Responder
+from tests.support.frames import ACK, GUEST_MAC, OUR_MAC, RST, SYN, ethernet, packed, tcp, udp
+from tests.support.isolated import in_own_namespace, set_up
 
 G4, R4 = "192.0.2.2", "198.51.100.7"
 ARP = ethernet(bytes(28), kind=0x0806)

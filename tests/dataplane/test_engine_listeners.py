@@ -9,8 +9,8 @@ import pytest
 
 from passt.facts.contracts import InboundTarget
 from tests.dataplane.engine_bench import Bench
-from tests.dataplane.frames import ACK, RST, SYN, packed, tcp
-from tests.dataplane.netns import in_own_namespace
+from tests.support.frames import ACK, RST, SYN, packed, tcp
+from tests.support.isolated import in_own_namespace
 
 G4, R4 = "192.0.2.2", "198.51.100.7"
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP

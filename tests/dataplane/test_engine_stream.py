@@ -11,8 +11,8 @@ import pytest
 
 from passt.facts.contracts import InboundTarget, Target
 from tests.dataplane.engine_bench import Bench
-from tests.dataplane.frames import ACK, GUEST_MAC, OUR_MAC, PSH, RST, ethernet, packed, tcp, udp
-from tests.dataplane.test_stream import framed, unframed
+from tests.dataplane.link.test_stream import framed, unframed
+from tests.support.frames import ACK, GUEST_MAC, OUR_MAC, PSH, RST, ethernet, packed, tcp, udp
 
 G4, R4 = "192.0.2.2", "198.51.100.7"
 ARP = ethernet(bytes(28), kind=0x0806)

@@ -9,7 +9,7 @@ import pytest
 
 from passt.forward.policy import Policy
 from passt.responders.dispatch import Dispatcher
-from tests.dataplane.world import World
+from tests.dataplane.probes.world import World
 from tests.fuzz.harness import NET, seeds
 from tests.fuzz.mutate import Mutator, truncations
 

@@ -11,9 +11,11 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from passt.facts.contracts import Target
-from tests.dataplane import probe
-from tests.dataplane.fakes import Events, Policy, Responder
-from tests.dataplane.frames import (
+from tests.dataplane.ingress.test_packet_too_big import too_big
+from tests.dataplane.probes import probe
+from tests.dataplane.probes.world import World
+from tests.support.fakes import Events, Policy, Responder
+from tests.support.frames import (
     ACK,
     FIN,
     ICMP,
@@ -30,8 +32,6 @@ from tests.dataplane.frames import (
     tcp,
     udp,
 )
-from tests.dataplane.test_too_big import too_big
-from tests.dataplane.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable

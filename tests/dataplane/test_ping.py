@@ -13,10 +13,10 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from passt.facts.contracts import Target
-from tests.dataplane.fakes import Events, Policy, Responder
-from tests.dataplane.frames import GUEST_MAC, OUR_MAC, echo, packed, unnumbered
-from tests.dataplane.netns import in_own_namespace
-from tests.dataplane.world import World
+from tests.dataplane.probes.world import World
+from tests.support.fakes import Events, Policy, Responder
+from tests.support.frames import GUEST_MAC, OUR_MAC, echo, packed, unnumbered
+from tests.support.isolated import in_own_namespace
 
 GUEST = {4: "192.0.2.2", 6: "2001:db8::2"}
 REMOTE = {4: "198.51.100.7", 6: "2001:db8:1::7"}

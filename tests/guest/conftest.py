@@ -9,8 +9,9 @@ import pytest
 
 from tests.guest.initramfs import HERE, KERNEL, build_initramfs, find_program
 from tests.guest.vm import QEMU
+from tests.support.lab import FAR4, FAR6, Lab, LabError, make_readable
+from tests.support.processes import wait_until
 from tests.system.conftest import left_behind, refusal, session_lab, time_limit
-from tests.system.lab import FAR4, FAR6, Lab, LabError, make_readable, wait_until
 
 if TYPE_CHECKING:
     import subprocess

@@ -15,7 +15,7 @@ import stat
 import subprocess
 from pathlib import Path
 
-from tests.system.lab import PATH, LabError
+from tests.support.lab import PATH, LabError
 
 HERE = Path(__file__).parent
 TREE = HERE.parent.parent

@@ -11,7 +11,7 @@ import pytest
 
 from tests.guest.conftest import TFTP_PORT
 from tests.guest.vm import MAC, Passt, Vm, stream_card
-from tests.system.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, Lab
+from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, Lab
 from tests.system.servers import stream_sha256
 
 if TYPE_CHECKING:

@@ -17,10 +17,13 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.system.lab import Lab, Place, Running, wait_until
+from tests.support.processes import wait_until
+from tests.support.switches import KVM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tests.support.lab import Lab, Place, Running
 
 DEFAULT_PATH = "/tmp/passt_1.socket"  # noqa: S108 - where passt puts it
 BOOT_S = 120.0
@@ -51,8 +54,7 @@ class Vm:
         self._has_ended = False
 
     def _arguments(self, directory: Path) -> list[str]:
-        kvm = os.environ.get("PASST_TEST_KVM") == "1"
-        machine = ["-machine", "q35,accel=kvm", "-cpu", "host"] if kvm else [
+        machine = ["-machine", "q35,accel=kvm", "-cpu", "host"] if KVM else [
             "-machine", "q35,accel=tcg", "-cpu", "qemu64"]
         return [
             *machine, "-smp", "1", "-m", "256", "-nodefaults", "-no-user-config", "-display", "none",

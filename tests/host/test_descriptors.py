@@ -8,7 +8,7 @@ import resource
 import pytest
 
 from passt.host import descriptors
-from tests.isolated import isolated
+from tests.support.isolated import isolated
 
 
 def open_fds() -> set[int]:

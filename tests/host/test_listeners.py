@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import socket
-import struct
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -19,7 +17,7 @@ from passt.facts.port_rule import PortRule
 from passt.host import listeners, syscalls
 from passt.host.listeners import HostBinder, HostPorts, explain_failure, leave_out_ephemeral
 from passt.host.port_owner import find_owner
-from tests.isolated import isolated
+from tests.support.isolated import isolated, set_up
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,14 +37,9 @@ def open_listeners(rules: list[PortRule], *, ip4: bool = True, ip6: bool = True,
     return listeners.open_listeners(rules, binder, 1000, file_limit=file_limit)
 
 
-def bring_lo_up() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        fcntl.ioctl(sock, 0x8914, struct.pack("16sH22x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
-
-
 def describe(rules: list[PortRule], *, ip4: bool = True, ip6: bool = True) -> list[tuple[object, ...]]:
     """Open, and tell (family, V6ONLY, bound address, port) of each socket."""
-    bring_lo_up()
+    set_up("lo")
     found: list[tuple[object, ...]] = []
     for listener in open_listeners(rules, ip4=ip4, ip6=ip6):
         sock = socket.socket(fileno=listener.fd)
@@ -119,7 +112,7 @@ def test_without_ip6_in_the_kernel_ip4_is_left(monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.needs_root
 def test_ip4_clients_reach_a_dual_stack_socket() -> None:
     def connect() -> tuple[str, str]:
-        bring_lo_up()
+        set_up("lo")
         [listener] = open_listeners([rule()], ip4=True, ip6=True)
         server = socket.socket(fileno=listener.fd)
         peers = []
@@ -133,7 +126,7 @@ def test_ip4_clients_reach_a_dual_stack_socket() -> None:
 
 def conflict(rules: list[PortRule]) -> tuple[str, int, int]:
     """Tell the error, and the numbers of descriptors before and after."""
-    bring_lo_up()
+    set_up("lo")
     before = len(os.listdir("/proc/self/fd"))
     try:
         found = open_listeners(rules, ip4=True, ip6=True)
@@ -210,7 +203,7 @@ def test_descriptor_limit_is_told() -> None:
 @pytest.mark.parametrize(("proto", "address"), [(TCP, "203.0.113.9"), (UDP, "2001:db8::9")])
 def test_freebind_takes_an_address_that_is_missing(proto: int, address: str) -> None:
     def bind() -> str:
-        bring_lo_up()
+        set_up("lo")
         [listener] = open_listeners([rule(proto, address=address)], freebind=True)
         with socket.socket(fileno=listener.fd) as sock:
             return str(sock.getsockname()[0])
@@ -226,7 +219,7 @@ def test_auto_rule_binds_nothing_yet() -> None:
 @pytest.mark.needs_root
 def test_guest_flow_may_share_the_port_of_a_udp_listener_and_another_program_may_not() -> None:
     def share() -> list[bool]:
-        bring_lo_up()
+        set_up("lo")
         open_listeners([rule(UDP)])
         outcomes = []
         for reuse in (True, False):
@@ -244,7 +237,7 @@ def test_guest_flow_may_share_the_port_of_a_udp_listener_and_another_program_may
 
 def opened_and_said(rules: list[PortRule], file_limit: int | None = None) -> tuple[list[int], str]:
     """Give the ports opened and the lines logged, or the error."""
-    bring_lo_up()
+    set_up("lo")
     reader, writer = os.pipe()
     saved = os.dup(2)
     os.dup2(writer, 2)
@@ -317,7 +310,7 @@ def test_ephemeral_ports_are_left_out_where_a_rule_says_so(
 @pytest.mark.needs_root
 def test_port_owner_is_found_by_its_socket() -> None:
     def run() -> tuple[str | None, str | None, str | None, str]:
-        bring_lo_up()
+        set_up("lo")
         with socket.create_server(("127.0.0.1", 5000)), socket.socket(type=socket.SOCK_DGRAM) as datagrams:
             datagrams.bind(("127.0.0.1", 5001))
             found = find_owner(TCP, 5000), find_owner(UDP, 5001), find_owner(UDP, 5000)

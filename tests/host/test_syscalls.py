@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from passt.host import syscalls
-from tests.isolated import isolated
+from tests.support.isolated import isolated
 
 if TYPE_CHECKING:
     from collections.abc import Callable

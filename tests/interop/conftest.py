@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import tempfile
@@ -13,14 +12,16 @@ import pytest
 
 from tests.interop.podman import Podman
 from tests.interop.tree import OURS, Tree
-from tests.system.lab import Lab, make_lab, wait_until
+from tests.support import switches
+from tests.support.lab import Lab, make_lab
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TEST_LIMIT_S = 300
 # Where clients find passt and pasta, in the tree: /usr/bin has Debian's.
-HELPERS = os.environ.get("PASST_TEST_HELPERS", OURS)
+HELPERS = switches.HELPERS or OURS
 
 
 def give_up(_signum: int, _frame: object) -> None:

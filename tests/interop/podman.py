@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tests.interop.tree import HOME, Tree
-from tests.system.lab import wait_until
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator, Sequence
 
-    from tests.system.lab import Lab
+    from tests.support.lab import Lab
 
 IMAGE = "localhost/base"
 # The image has no program: containers see those of the tree, read only.

@@ -8,13 +8,14 @@ import pytest
 
 from tests.interop.podman import CLIENT, IMAGE, SHARED, TRANSFER, sender
 from tests.interop.tree import HOME
-from tests.system.lab import FAR4, FAR6, HOST4, wait_until
+from tests.support.lab import FAR4, FAR6, HOST4
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.interop.podman import Podman
-    from tests.system.lab import Lab
+    from tests.support.lab import Lab
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_userns]
 

@@ -11,12 +11,13 @@ import pytest
 from tests.guest.initramfs import KERNEL, build_initramfs
 from tests.guest.vm import Vm
 from tests.interop.tree import HOME, RUNTIME, Tree
-from tests.system.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, make_readable, wait_until
+from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, make_readable
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.system.lab import Lab
+    from tests.support.lab import Lab
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_userns]
 HERE = Path(__file__).parent

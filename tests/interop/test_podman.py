@@ -9,11 +9,12 @@ import pytest
 
 from tests.interop.podman import CLIENT, IMAGE, SHARED, TRANSFER, sender
 from tests.interop.tree import RUNTIME
-from tests.system.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, OUTSIDE6, wait_until
+from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, OUTSIDE6
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from tests.interop.podman import Podman
-    from tests.system.lab import Lab
+    from tests.support.lab import Lab
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_userns]
 # A server that the host's loopback alone has.

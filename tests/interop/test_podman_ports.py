@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.podman import CLIENT, TRANSFER, sender
-from tests.system.lab import HOST4, HOST6, OUTSIDE4, OUTSIDE6, wait_until
+from tests.support.lab import HOST4, HOST6, OUTSIDE4, OUTSIDE6
+from tests.support.processes import wait_until
 from tests.system.transfer import content
 
 if TYPE_CHECKING:
     from tests.interop.podman import Podman
-    from tests.system.lab import Lab
+    from tests.support.lab import Lab
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_userns]
 TARGETS = [(HOST4, "h0"), (HOST6, "h0"), ("127.0.0.1", "lo"), ("::1", "lo")]

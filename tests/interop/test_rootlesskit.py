@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.tree import HOME
-from tests.system.lab import FAR4, HOST4, wait_until
+from tests.support.lab import FAR4, HOST4
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from tests.interop.tree import Tree
-    from tests.system.lab import Lab
+    from tests.support.lab import Lab
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_userns]
 ROOTLESSKIT = ("rootlesskit", "--net=pasta", "--copy-up=/etc", "--copy-up=/run", "--port-driver=implicit")

@@ -16,7 +16,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.system.lab import PATH, TREE, UID, Lab, LabError, Place, children
+from tests.support.lab import PATH, TREE, UID, Lab, LabError, Place
+from tests.support.processes import children
 
 ROOT = TREE / ".interop" / "tree"
 RUNTIME = f"/run/user/{UID}"

@@ -29,7 +29,7 @@ from passt.wire.ndp import NdpMessage, NeighbourSolicitation, RouterSolicitation
 from passt.wire.ndp_options import SourceLinkLayer
 from passt.wire.udp import UdpDatagram
 from tests.responders.test_dispatch import NET
-from tests.tshark import complaints, tshark, write_pcap
+from tests.support.tshark import complaints, tshark, write_pcap
 
 if TYPE_CHECKING:
     from pathlib import Path

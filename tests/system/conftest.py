@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import SETTLE_S, Lab, LabError, Place, make_lab, userns_refusal
+from tests.support.lab import SETTLE_S, Lab, LabError, Place, make_lab, userns_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import PATH
+from tests.support.lab import PATH
 
 if TYPE_CHECKING:
-    from tests.system.lab import Lab
+    from tests.support.lab import Lab
 
 # To be run first in the namespace; $ifname is the tap interface. Leaves the working directory in a
 # tmpfs with `notes`, to which `script` appends each event and the variables of the client, and

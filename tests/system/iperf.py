@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.system.lab import Lab
+    from tests.support.lab import Lab
 
 BUSY_TRIES = 30
 BUSY_S = 0.3

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.system.lab import OUTSIDE4, Lab, Place, Running, wait_until
+from tests.support.lab import OUTSIDE4, Lab, Place, Running
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, OUTSIDE4, Lab, Running, process_state, status_field, wait_until
+from tests.support.lab import FAR4, FAR6, OUTSIDE4, Lab, Running
+from tests.support.processes import process_state, status_field, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import HOST4, HOST6, Lab, Running, wait_until
+from tests.support.lab import HOST4, HOST6, Lab, Running
+from tests.support.processes import wait_until
+from tests.support.switches import LONG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,7 +22,6 @@ TCP4, TCP6, UDP4, UDP6, LOCAL = 9501, 9502, 9503, 9504, 9505
 FOLLOWED_S = 1.0
 # The best of a few counts: what else the machine has to do does not.
 TRIALS = 4
-LONG = bool(os.environ.get("PASST_TEST_LONG"))
 # On a machine that is busy with other things the same work takes longer.
 SCAN_SHARE = 0.01 if LONG else 0.03
 # Binds and closes as told on standard input: `open|close KIND ADDRESS PORT`.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, HOST4, OUTSIDE4, Lab, Running
+from tests.support.lab import FAR4, FAR6, HOST4, OUTSIDE4, Lab, Running
 from tests.system.test_forward import start_service
 
 if TYPE_CHECKING:

@@ -7,23 +7,15 @@ is no user namespace.
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import (
-    FAR4,
-    FAR6,
-    OUTSIDE4,
-    Lab,
-    Running,
-    descendants,
-    status_field,
-    wait_until,
-)
+from tests.support.lab import FAR4, FAR6, OUTSIDE4, Lab, Running
+from tests.support.processes import descendants, status_field, wait_until
+from tests.support.switches import LONG
 
 if TYPE_CHECKING:
     import subprocess
@@ -31,7 +23,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.needs_root
 
-LONG = os.environ.get("PASST_TEST_LONG") == "1"
 DIRECTORY = "/mnt"
 NETNS = f"{DIRECTORY}/netns-6a9e"
 PID_FILE = f"{DIRECTORY}/connection.pid"

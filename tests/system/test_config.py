@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, OUTSIDE6, UID, Lab, Place
+from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, OUTSIDE6, UID, Lab, Place
 
 pytestmark = pytest.mark.needs_root
 

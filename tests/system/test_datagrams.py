@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, OUTSIDE4, OUTSIDE6, Lab
+from tests.support.lab import FAR4, FAR6, OUTSIDE4, OUTSIDE6, Lab
 
 pytestmark = pytest.mark.needs_root
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.system.lab import FAR4, HOST4, OUTSIDE4, Lab
+from tests.support.lab import FAR4, HOST4, OUTSIDE4, Lab
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

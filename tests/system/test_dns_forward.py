@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import HOST4, HOST6, Lab, wait_until
+from tests.support.lab import HOST4, HOST6, Lab
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

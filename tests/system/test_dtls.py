@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, HOST4, HOST6, Lab, Running
+from tests.support.lab import FAR4, FAR6, HOST4, HOST6, Lab, Running
 
 pytestmark = pytest.mark.needs_root
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import TREE, Lab, Running, status_field, wait_until
+from tests.support.lab import TREE, Lab, Running
+from tests.support.processes import status_field, wait_until
 from tests.system.test_messages import OWN_DEV, Daemon
 
 if TYPE_CHECKING:

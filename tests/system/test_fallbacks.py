@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, Lab
+from tests.support.lab import FAR4, FAR6, Lab
 from tests.system.servers import stream_sha256
 
 pytestmark = pytest.mark.needs_root

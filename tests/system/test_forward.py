@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import HOST4, HOST6, Lab, Place, Running, wait_until
+from tests.support.lab import HOST4, HOST6, Lab, Place, Running
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, HOST4, HOST6, Lab, Running, wait_until
+from tests.support.lab import FAR4, FAR6, HOST4, HOST6, Lab, Running
+from tests.support.processes import wait_until
 from tests.system.transfer import content
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from scapy.layers.inet import IP, UDP, fragment
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, fragment6
 from scapy.packet import Packet, Raw
 
-from tests.system.lab import FAR4, FAR6, HOST4, HOST6, Lab
+from tests.support.lab import FAR4, FAR6, HOST4, HOST6, Lab
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

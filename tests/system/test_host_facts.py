@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.system.lab import Lab, Place
+    from tests.support.lab import Lab, Place
 
 pytestmark = pytest.mark.needs_root
 

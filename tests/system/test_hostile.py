@@ -11,16 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import (
-    FAR4,
-    UID,
-    Lab,
-    Running,
-    children,
-    process_state,
-    status_field,
-    wait_until,
-)
+from tests.support.lab import FAR4, UID, Lab, Running
+from tests.support.processes import children, process_state, status_field, wait_until
 from tests.system.machines import socket_path
 
 if TYPE_CHECKING:

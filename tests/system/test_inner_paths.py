@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, PATH
+from tests.support.lab import FAR4, FAR6, PATH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.system.lab import Lab
+    from tests.support.lab import Lab
 
 pytestmark = [
     pytest.mark.needs_root,

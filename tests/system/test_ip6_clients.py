@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.lab import FAR6, HOST6, Lab
+from tests.support.processes import status_field, wait_until
 from tests.system.guest import PREPARE, events, need, run_guest
-from tests.system.lab import FAR6, HOST6, Lab, status_field, wait_until
 
 pytestmark = pytest.mark.needs_root
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, OUTSIDE6, Lab
+from tests.support.processes import wait_until
 from tests.system.conftest import left_behind
-from tests.system.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, OUTSIDE6, Lab, wait_until
 
 pytestmark = pytest.mark.needs_root
 

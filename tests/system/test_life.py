@@ -7,10 +7,14 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import Lab, descendants, process_state, status_field, wait_until
+from tests.support.processes import descendants, process_state, status_field, wait_until
+
+if TYPE_CHECKING:
+    from tests.support.lab import Lab
 
 pytestmark = pytest.mark.needs_root
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import HOST4, HOST6, Lab, Running, status_field, wait_until
+from tests.support.lab import HOST4, HOST6, Lab, Running
+from tests.support.processes import status_field, wait_until
+from tests.support.switches import LONG
 from tests.system.test_bypass import namespace_of
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ pytestmark = pytest.mark.needs_root
 
 PORTS = [str(port) for port in range(9800, 9804)]
 HOST_PORTS = [str(port) for port in range(9804, 9808)]
-LONG = bool(os.environ.get("PASST_TEST_LONG"))
 # Who starts the program makes no difference here, so only root's is put to the full test.
 N_OPEN = {False: 10_000 if LONG else 1000, True: 300}
 N_BYPASSED = {False: 5000 if LONG else 1000, True: 300}

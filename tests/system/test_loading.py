@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from passt import log
-from tests.system.lab import FAR4, FAR6, HOST4, OUTSIDE4, TREE, UID, Lab, process_state, wait_until
+from tests.support.lab import Lab
+from tests.support.processes import process_state, wait_until
 from tests.system.machines import Peer, passt, socket_path
 from tests.system.test_attach import Target
 from tests.system.test_machine import QUESTION, daemon, is_answer

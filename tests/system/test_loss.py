@@ -6,7 +6,6 @@ are forwarded between the two is silent, as on a wire; what is dropped where it 
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -14,18 +13,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, PATH
+from tests.support.lab import FAR4, PATH
+from tests.support.switches import QUICK
 from tests.system.servers import stream_sha256
 
 if TYPE_CHECKING:
-    from tests.system.lab import Lab
+    from tests.support.lab import Lab
 
 pytestmark = [
     pytest.mark.needs_root,
     pytest.mark.skipif(shutil.which("nft", path=PATH) is None, reason="nftables' nft is missing"),
 ]
 
-SIZE = 60_000_000 if os.environ.get("PASST_TEST_QUICK") else 400_000_000
+SIZE = 60_000_000 if QUICK else 400_000_000
 # Seconds that a lost frame may cost on the average: half of the shortest time-out.
 LOSS_S = 0.1
 

@@ -40,19 +40,8 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 
-from tests.system.lab import (
-    FAR4,
-    FAR6,
-    HOST4,
-    HOST6,
-    OUTSIDE4,
-    OUTSIDE6,
-    UID,
-    Lab,
-    process_state,
-    status_field,
-    wait_until,
-)
+from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, OUTSIDE6, UID, Lab
+from tests.support.processes import process_state, status_field, wait_until
 from tests.system.machines import LENGTH, MAC, Peer, passt, socket_path
 
 if TYPE_CHECKING:

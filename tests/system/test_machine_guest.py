@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, OUTSIDE6, Lab, Running, wait_until
+from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, OUTSIDE6, Lab, Running
+from tests.support.processes import wait_until
 from tests.system.machines import Guest, passt, socket_path
 from tests.system.servers import stream_sha256
 from tests.system.test_bypass import ASK_BOTH, TELL_PEERS, python
@@ -20,7 +21,7 @@ from tests.system.transfer import content
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.system.lab import Place
+    from tests.support.lab import Place
 
 pytestmark = pytest.mark.needs_root
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, Lab, status_field, wait_until
-from tests.tshark import tshark
+from tests.support.lab import FAR4, FAR6, Lab
+from tests.support.processes import status_field, wait_until
+from tests.support.tshark import tshark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

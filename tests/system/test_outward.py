@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, HOST4, HOST6, Lab, Running, wait_until
+from tests.support.lab import FAR4, FAR6, HOST4, HOST6, Lab, Running
+from tests.support.processes import wait_until
 from tests.system.test_auto import BINDER, FOLLOWED_S, LOCAL, TRIALS, Binder, host_ports, start
 from tests.system.test_bypass import namespace_of
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, OUTSIDE4, OUTSIDE6, Lab, Place, wait_until
+from tests.support.lab import FAR4, FAR6, OUTSIDE4, OUTSIDE6, Lab, Place
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, Lab, descendants, wait_until
+from tests.support.lab import FAR4, FAR6, Lab
+from tests.support.processes import descendants, wait_until
+from tests.support.switches import LONG
 
 if TYPE_CHECKING:
-    from tests.system.lab import Running
+    from tests.support.lab import Running
 
 pytestmark = pytest.mark.needs_root
 
-SECONDS, RATE = (60, 5000) if os.environ.get("PASST_TEST_LONG") else (3, 1000)
+SECONDS, RATE = (60, 5000) if LONG else (3, 1000)
 
 # Arguments: seconds, questions a second, name servers. Prints how many were asked, and answered in time.
 CLIENT = """

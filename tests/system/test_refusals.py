@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import status_field
+from tests.support.processes import status_field
 from tests.system.refusing import REFUSING
 from tests.system.test_attach import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tests.system.lab import Lab
+    from tests.support.lab import Lab
 
 pytestmark = pytest.mark.needs_root
 

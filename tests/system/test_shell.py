@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import UID, Lab, Running, descendants, process_state, wait_until
+from tests.support.lab import UID, Lab, Running
+from tests.support.processes import descendants, process_state, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,10 +7,14 @@ import signal
 import subprocess
 import time
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import Lab, Running, status_field, wait_until
+from tests.support.processes import status_field, wait_until
+
+if TYPE_CHECKING:
+    from tests.support.lab import Lab, Running
 
 pytestmark = pytest.mark.needs_root
 

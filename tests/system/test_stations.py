@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, HOST4, HOST6, Lab
+from tests.support.lab import FAR4, FAR6, HOST4, HOST6, Lab
 
 pytestmark = pytest.mark.needs_root
 

@@ -20,7 +20,7 @@ from tests.system.test_fallbacks import MASKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.system.lab import Lab
+    from tests.support.lab import Lab
 
 pytestmark = pytest.mark.needs_root
 

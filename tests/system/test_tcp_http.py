@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, HOST4, PATH, Lab, Place, Running, status_field, wait_until
+from tests.support.lab import FAR4, FAR6, HOST4, PATH, Lab, Place, Running
+from tests.support.processes import status_field, wait_until
+from tests.support.switches import LONG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +26,6 @@ pytestmark = [
     ),
 ]
 
-LONG = bool(os.environ.get("PASST_TEST_LONG"))
 SECONDS = 20 if LONG else 1
 CONNECTIONS = 64
 FILE_LEN = 10_000

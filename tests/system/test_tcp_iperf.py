@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
+from tests.support.lab import FAR4, FAR6, Lab
+from tests.support.switches import LONG
 from tests.system.iperf import read_result, run_report
-from tests.system.lab import FAR4, FAR6, Lab
 
 pytestmark = pytest.mark.needs_root
 
-LONG = bool(os.environ.get("PASST_TEST_LONG"))
 NET = ("--config-net",)
 WAYS = {"out": [], "in": ["--reverse"], "both": ["--bidir"]}
 # Fairness shows within five seconds; that streams get on at all, earlier.

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, Lab, Place, Running, status_field
+from tests.support.lab import FAR4, FAR6, Lab, Place, Running
+from tests.support.processes import status_field
+from tests.support.switches import LONG
 from tests.system.servers import REPLY_LEN, TICK_S, stream_sha256
 
 pytestmark = pytest.mark.needs_root
 
-LONG = bool(os.environ.get("PASST_TEST_LONG"))
 NET = ("--config-net",)
 PAUSE_S = 120 if LONG else 20
 TRICKLE_S = 180 if LONG else 5

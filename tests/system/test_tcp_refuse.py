@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.system.lab import Lab
+    from tests.support.lab import Lab
 
 pytestmark = pytest.mark.needs_root
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, Lab, Place, serve
+from tests.support.lab import FAR4, FAR6, Lab, Place, serve
+from tests.support.switches import LONG
 from tests.system.servers import stream_sha256
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.needs_root
 
-LONG = bool(os.environ.get("PASST_TEST_LONG"))
 SIZE = 300_000_000 if LONG else 30_000_000
 NEAR4, NEAR6 = "10.98.0.1", "fd98::1"
 GATEWAY4, GATEWAY6 = "10.98.0.2", "fd98::2"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, FAR6, HOST4, OUTSIDE4, Lab
+from tests.support.lab import FAR4, FAR6, HOST4, OUTSIDE4, Lab
+from tests.support.switches import LONG
 from tests.system.servers import stream_sha256
 from tests.system.test_tcp_patience import reports, shell
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.needs_root
 
-LONG = bool(os.environ.get("PASST_TEST_LONG"))
 NET = ("--config-net",)
 SIZE = 400_000_000 if LONG else 300_000_000
 STOP_S = 3.0

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.lab import FAR4, UID, Place, wait_until
+from tests.support.lab import FAR4, UID, Place
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Sequence
 
-    from tests.system.lab import Lab
+    from tests.support.lab import Lab
 
 pytestmark = pytest.mark.needs_root
 

@@ -1,0 +1,76 @@
+"""What other processes are at: states, children, namespaces, and waits for what nothing announces."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LIMIT_S = 20.0
+
+
+def wait_until(condition: Callable[[], bool], what: str, limit_s: float = LIMIT_S) -> None:
+    """Poll *condition* until it holds; fail the test, naming *what*, after *limit_s* seconds."""
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, f"not within {limit_s} s: {what}"
+        time.sleep(0.005)
+
+
+def read(path: str) -> bytes:
+    """Return a file's content; nothing if it has gone."""
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return b""
+
+
+def process_state(pid: int) -> str:
+    """Letter of a process's state as in proc(5), "" when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def status_field(pid: int, name: str) -> str:
+    """One field of /proc/PID/status."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+        key, _, value = line.partition(":")
+        if key == name:
+            return value.strip()
+    raise KeyError(name)
+
+
+def children(pid: int) -> list[int]:
+    """Children of a process, of all its threads."""
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += map(int, path.read_text(encoding="ascii").split())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below *pid*."""
+    found = children(pid)
+    for child in tuple(found):
+        found += descendants(child)
+    return found
+
+
+def child_of(pid: int) -> int:
+    """PID of the one child of *pid*."""
+    [child] = children(pid)
+    return child
+
+
+def namespace(pid: int, kind: str) -> int:
+    """Inode number of a namespace of *pid*."""
+    return os.stat(f"/proc/{pid}/ns/{kind}").st_ino
