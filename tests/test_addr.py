@@ -87,6 +87,6 @@ def test_endpoints() -> None:
 
 
 def test_groups() -> None:
-    assert address.multicast_mac(address.IP6_ALL_ROUTERS) == bytes.fromhex("333300000002")
+    assert address.multicast_mac(IPv6Address("ff02::2")) == bytes.fromhex("333300000002")
     # The example of RFC 4291, 2.7.1.
     assert address.solicited_node(IPv6Address("4037::01:800:200e:8c6c")) == IPv6Address("ff02::1:ff0e:8c6c")

@@ -16,13 +16,11 @@ IP4_LEN = 4
 IP6_LEN = 16
 
 MAC_BROADCAST = b"\xff" * MAC_LEN
-IP4_UNSPECIFIED = bytes(IP4_LEN)
 IP4_LOOPBACK = bytes((127, 0, 0, 1))
 IP4_BROADCAST = b"\xff" * IP4_LEN
 IP6_UNSPECIFIED = bytes(IP6_LEN)
 IP6_LOOPBACK = bytes(15) + b"\x01"
 IP6_ALL_NODES = IPv6Address("ff02::1")
-IP6_ALL_ROUTERS = IPv6Address("ff02::2")
 
 _IP6_NOWHERE = frozenset((IP6_UNSPECIFIED, IP6_LOOPBACK))
 _IP4_MAPPED_PREFIX = bytes(10) + b"\xff\xff"
