@@ -114,8 +114,8 @@ class Dispatcher:
         request = ArpPacket.parse(frame.payload)
         reply = responder.respond(request)
         if reply is None:
-            return self._refuse("arp")
-        self._note_answer("arp", frame, f"{reply.sender_ip} is at {format_mac(reply.sender_mac)}")
+            return self._count_refusal("arp")
+        self._count_answer("arp", frame, f"{reply.sender_ip} is at {format_mac(reply.sender_mac)}")
         return [self._wrap(frame.source, EtherType.ARP, reply.build())]
 
     def _handle_ip4(self, frame: EthernetFrame, responder: DhcpResponder) -> list[bytes]:
@@ -131,8 +131,8 @@ class Dispatcher:
         reply = responder.respond(dhcp.DhcpMessage.parse(datagram.payload), packet.source)
         if isinstance(reply, str):
             self._note(f"dhcp: no answer to {format_mac(frame.source)}: {reply}")
-            return self._refuse("dhcp")
-        self._note_answer("dhcp", frame, reply.kind)
+            return self._count_refusal("dhcp")
+        self._count_answer("dhcp", frame, reply.kind)
         source = responder.server_id
         udp = UdpDatagram(dhcp.SERVER_PORT, reply.port, reply.payload).build(source, reply.destination)
         answer = Ip4Packet(source, reply.destination, IpProtocol.UDP, udp)
@@ -160,8 +160,8 @@ class Dispatcher:
         self._enter("ndp")
         reply = responder.respond(packet.source, parse_message(icmp, packet))
         if reply is None:
-            return self._refuse("ndp")
-        self._note_answer("ndp", frame, type(reply.message).__name__)
+            return self._count_refusal("ndp")
+        self._count_answer("ndp", frame, type(reply.message).__name__)
         return [self._wrap_ndp(frame.source, reply)]
 
     def _handle_udp6(self, frame: EthernetFrame, packet: Ip6Packet, payload: bytes,
@@ -174,8 +174,8 @@ class Dispatcher:
         request = dhcpv6.parse_message(datagram.payload, packet)
         reply = responder.respond(packet.destination, request)
         if reply is None:
-            return self._refuse("dhcpv6")
-        self._note_answer("dhcpv6", frame, f"{reply.kind.name} to {request.kind.name}")
+            return self._count_refusal("dhcpv6")
+        self._count_answer("dhcpv6", frame, f"{reply.kind.name} to {request.kind.name}")
         source, destination = responder.source, packet.source
         udp = UdpDatagram(dhcpv6.SERVER_PORT, dhcpv6.CLIENT_PORT, reply.build()).build(source, destination)
         answer = Ip6Packet(source, destination, IpProtocol.UDP, udp)
@@ -195,11 +195,11 @@ class Dispatcher:
         self._layer = layer
         self._counts[f"control_{layer}_received"] += 1
 
-    def _refuse(self, layer: str) -> list[bytes]:
+    def _count_refusal(self, layer: str) -> list[bytes]:
         self._counts[f"control_{layer}_refused"] += 1
         return []
 
-    def _note_answer(self, layer: str, frame: EthernetFrame, what: str) -> None:
+    def _count_answer(self, layer: str, frame: EthernetFrame, what: str) -> None:
         self._counts[f"control_{layer}_answered"] += 1
         self._note(f"{layer}: told {format_mac(frame.source)}: {what}")
 

@@ -85,7 +85,7 @@ class Diagnostics:
             self._tracer = FrameTracer(log.debug)
 
     def attach(self, engine: Loop, control_counters: Callable[[], dict[str, int]] = dict) -> None:
-        """Look on at *engine* from now on; the responders' *control_counters* are told with its own."""
+        """Observe *engine* from now on; *control_counters* returns the counts of the responders."""
         self._engine = engine
         self._control_counters = control_counters
         reader = self._reader

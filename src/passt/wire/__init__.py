@@ -2,16 +2,17 @@
 
 All files here, and `passt.host.rtnetlink`, use one dialect:
 
-* A header, message or option is a `Value`: whatever exists is valid, as its constructor raises `ValueError`
-  (`require_...`) for what cannot be written.
-* `X.parse(data, ...)` reads one from bytes by a `Reader`, `X.build(...)` writes it, and
-  `X.parse(x.build()) == x`. Further arguments are what the layer below knows, such as the addresses in a
-  checksum. `parse` raises `WireError` (`expect_...`; `HostError` in rtnetlink) for everything else than an X.
-* Messages have a `kind`, ND classes as KIND. Options have a CODE; their `parse` and `build` are about the
-  data behind code and length. An `..._options` file has the codes (`OptionCode`), one registry of classes by
-  code (`OPTIONS`), `OtherOption` for all other codes, `parse_options` and `build_options`.
-* `parse_message(carried, packet)` is the door of a protocol whose RFC has rules for the IP packet around a
-  message: it reads the message and holds both to the rules.
-* Where there is no class, a function has the verb and its object: `build_name`, `build_link_query`, and
-  `pull_name` for what is read from the middle of a `Reader`.
+* A header, message or option is a `Value`. Its constructor raises `ValueError` (see `require_bits`) for
+  a value that cannot be written, so any value that exists is valid.
+* Class method parse reads one from bytes with a `Reader`; method build writes it; parsing what build wrote
+  gives an equal value. Further arguments come from the layer below, such as the addresses for a checksum.
+  Malformed data raises `WireError` (see `expect_len`), in rtnetlink `HostError`.
+* Messages have a kind, classes of ND messages as constant KIND. Classes of options have a CODE; their parse
+  and build handle the data behind code and length. Each file of options has the codes (`OptionCode`), one
+  registry of classes by code (`OPTIONS`), `OtherOption` for all other codes, `parse_options` and
+  `build_options`.
+* `parse_message` is the door of a protocol whose RFC has rules for the IP packet around a message. It takes
+  the carried data and the packet, reads the message and checks both.
+* Things without a class have functions of the same verbs, such as `build_name` and `build_link_query`; a
+  function that reads from the middle of a `Reader` is called `pull_name`, as the methods of `Reader` are.
 """
