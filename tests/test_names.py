@@ -133,7 +133,9 @@ def exists(name: str, module: str) -> bool:
 def is_word_of(name: str, module: str) -> bool:
     if name in WORD.findall(code_of(module)):
         return True
-    room = module.rpartition(".")[0]
+    # The docstring of a room speaks of what is in it.
+    is_room = any(each.startswith(f"{module}.") for each in MODULES)
+    room = module if is_room else module.rpartition(".")[0]
     return any(name in defined_in(each) for each in MODULES if each.rpartition(".")[0] == room)
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from passt import log
-from tests.support.lab import Lab
+from tests.support.lab import FAR4, FAR6, HOST4, OUTSIDE4, TREE, UID, Lab
 from tests.support.processes import process_state, wait_until
 from tests.system.machines import Peer, passt, socket_path
 from tests.system.test_attach import Target

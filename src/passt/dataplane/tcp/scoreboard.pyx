@@ -20,7 +20,7 @@ The link keeps the order of frames. So a repetition is lost itself if something 
 after it: new data behind the `mark` that `snd_max` was at that time, or a later repetition; each one has
 a `serial` number. Such a hole is repeated once more without waiting for the time-out.
 
-After a time-out `snd_nxt` goes back and moves over the holes, stepping over the runs, which the guest
+After a time-out `TcpConn.snd_nxt` goes back and moves over the holes, stepping over the runs, which the guest
 still has (RFC 6675 5.1). A guest that drops what it reported (RFC 2018 8) is found out in two ways, and
 the board is forgotten: it acknowledges up to the start or the middle of a run, or the time-out comes a
 second time in a row.
