@@ -16,6 +16,7 @@ TREE = Path(__file__).parent.parent.parent
 CONFTEST = """
 from tests.support.workers import pytest_addoption, pytest_runtestloop
 import os, pytest, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started us may ignore it
 signal.signal(signal.SIGTERM, lambda number, _frame: pytest.exit("ended", 128 + number))
 
 def note(text):
@@ -46,7 +47,7 @@ class Tree:
             (directory / name).write_text(text, encoding="ascii")
         self.argv = [sys.executable, "-m", "pytest", "-c", "/dev/null", "--rootdir", str(directory),
                      "-p", "no:cacheprovider", "-W", "error", "--strict-markers", "-o", "markers=alone",
-                     "-ra", "--workers", "2"]
+                     "-ra", "--workers", "2", "--basetemp", str(directory / "tmp")]
         self.environment = {**os.environ, "PYTHONPATH": str(TREE), "NOTES": str(self.notes),
                             "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": ""}
 
@@ -105,6 +106,16 @@ def test_worker_that_dies_has_failed_its_test(tmp_path: Path, how: str) -> None:
     assert "1 failed" in summary(done)
     told = r"^FAILED test_b.py::test_1 - its worker (was ended by signal 9|exited with [07])$"
     assert re.search(told, done.stdout, re.MULTILINE)
+
+
+def test_session_fixture_that_does_not_end_well_fails_the_session(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, THREE)
+    conftest = CONFTEST.replace('note(f"end', 'assert 0, "still there"; note(f"end')
+    (tmp_path / "conftest.py").write_text(conftest, encoding="ascii")
+    done = tree.run("--deselect", "test_b.py::test_2")
+    assert done.returncode == 1
+    assert "AssertionError: still there" in done.stderr
+    assert "its worker exited with 1" in done.stdout
 
 
 def test_first_failure_ends_all_with_x(tmp_path: Path) -> None:

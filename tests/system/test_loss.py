@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.needs_root,
+    pytest.mark.alone,
     pytest.mark.skipif(shutil.which("nft", path=PATH) is None, reason="nftables' nft is missing"),
 ]
 
