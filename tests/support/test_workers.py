@@ -46,7 +46,7 @@ class Tree:
         for name, text in {"conftest.py": CONFTEST, **files}.items():
             (directory / name).write_text(text, encoding="ascii")
         self.argv = [sys.executable, "-m", "pytest", "-c", "/dev/null", "--rootdir", str(directory),
-                     "-p", "no:cacheprovider", "-W", "error", "--strict-markers", "-o", "markers=alone",
+                     "-p", "no:cacheprovider", "-W", "error", "--strict-markers", "-o", "markers=alone\nslow",
                      "-ra", "--workers", "2", "--basetemp", str(directory / "tmp")]
         self.environment = {**os.environ, "PYTHONPATH": str(TREE), "NOTES": str(self.notes),
                             "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": ""}
@@ -95,6 +95,16 @@ def test_marked_tests_run_when_all_others_are_done(tmp_path: Path) -> None:
     words = tree.notes.read_text(encoding="ascii").split()[::2]
     assert "beside" in words
     assert words[-3:] == ["make", "alone", "end"]
+
+
+def test_modules_with_slow_tests_come_first(tmp_path: Path) -> None:
+    names = [f"test_{letter}.py" for letter in "abcdefgh"]
+    text = "import os\nfrom conftest import note\ndef test_1(lab): note(os.path.basename(__file__) + ' 0 ')\n"
+    slow = "import pytest\npytestmark = pytest.mark.slow\n" + text
+    tree = Tree(tmp_path, {name: slow if name in names[-2:] else text for name in names})
+    assert summary(tree.run()) == "8 passed"
+    run = [word for word in tree.notes.read_text(encoding="ascii").split()[::2] if word in names]
+    assert run[0] in names[-2:]
 
 
 @pytest.mark.parametrize("how", ["os.kill(os.getpid(), 9)", "os._exit(0)", "os._exit(7)"])

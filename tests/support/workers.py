@@ -60,6 +60,11 @@ def module_of(nodeid: str) -> str:
     return nodeid.partition("::")[0]
 
 
+def is_slow(items: list[pytest.Item]) -> bool:
+    """Tell whether one of *items* takes seconds by its nature."""
+    return any(item.get_closest_marker("slow") for item in items)
+
+
 def with_next(items: Iterator[pytest.Item]) -> Iterator[tuple[pytest.Item, pytest.Item | None]]:
     """Pair each of *items* with the one after it, None after the last."""
     item = next(items, None)
@@ -93,7 +98,8 @@ class Crew:
     def __init__(self, session: pytest.Session, groups: Groups) -> None:
         self.session, self.config, self.groups = session, session.config, groups
         self.n_left = {module: len(items) for module, items in groups.items()}  # tests that have not finished
-        self.names = iter(groups)
+        # Long modules first: one of them at the end would keep one worker busy and the others waiting.
+        self.names = iter(sorted(groups, key=lambda module: not is_slow(groups[module])))
         self.workers: list[Worker] = []
 
     def run(self, n_workers: int) -> None:
