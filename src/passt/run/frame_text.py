@@ -1,7 +1,7 @@
-"""One line of text for a frame, for `--trace`.
+"""One line of text for a frame, for --trace.
 
-What a frame contains is the guest's or a remote's choice: nothing of it is believed, and nothing of it
-appears but numbers. A frame that ends within a header is described as far as it goes.
+The contents of a frame are the choice of the guest or a remote: no length in it is trusted, and only numbers
+of it are printed. A frame that ends within a header is described up to there.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class FrameTracer:
 
 
 def describe(head: bytes) -> str:
-    """Describe the packet in a frame that begins with *head*: protocol, endpoints, what it is about."""
+    """Describe the packet in a frame that begins with *head*: protocol, endpoints, flags or length."""
     try:
         (kind,) = struct.unpack_from("!H", head, 12)
         if kind == 0x0800:

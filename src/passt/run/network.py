@@ -1,8 +1,8 @@
 """Builds the parts of a run from settings and joins them: policy, responder, engine, port forwarding.
 
-Nothing here knows of namespaces or machines. A mode reads the host (`resolve_guest`), binds its ports
-(`open_ports`), builds a `Network`, attaches its link to the network's engine, has the ports followed
-(`Network.start_ports`), and serves (`Network.serve`).
+Nothing here depends on namespaces or virtual machines. `run.pasta` and `run.passt` read the host
+(`resolve_guest`), bind its ports (`open_ports`), build a `Network`, attach a link to its engine, start the
+forwarding (`Network.start_ports`), and run the loop (`Network.serve`).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from passt.host.listeners import HostPorts
     from passt.run.diagnostics import Diagnostics
 
-SECRET_LEN = 16  # what Engine wants
+SECRET_LEN = 16  # bytes, as Engine takes it
 
 
 def resolve_guest(settings: Settings) -> GuestNet:
-    """Read the host and work out the guest's network; warnings and notes are printed. Raises PasstError."""
+    """Read the host, work out the guest's network, and print warnings and notes. Raises PasstError."""
     from passt.config.resolve import resolve
     from passt.host.host_facts import read_host
 
@@ -47,7 +47,7 @@ def resolve_guest(settings: Settings) -> GuestNet:
 
 
 def print_banner(settings: Settings, guest: GuestNet) -> None:
-    """Tell the user what the guest gets, unless that is not wanted: to be called when all is ready."""
+    """Print the banner if it is wanted; call when the start is complete."""
     if settings.log.banner and not settings.log.quiet:
         from passt.run.banner import banner
 
@@ -58,7 +58,7 @@ def print_banner(settings: Settings, guest: GuestNet) -> None:
 
 
 def open_ports(asked: ForwardingSettings, guest: GuestNet) -> HostPorts | None:
-    """Bind the host's ports that are named; None if there is nothing to forward at all. Raises PasstError."""
+    """Bind the host ports of fixed rules; return None if there are no rules at all. Raises PasstError."""
     if not (asked.port_rules or asked.namespace_rules):
         return None
     from passt.facts.contracts import MAX_LISTENERS
@@ -70,8 +70,8 @@ def open_ports(asked: ForwardingSettings, guest: GuestNet) -> HostPorts | None:
 class Network:
     """The parts of one run, joined, without a link yet.
 
-    *engine* has them all; *observed* is what is known of the guest's addresses. *bypass* is the policy for
-    flows that do not take the link, None unless *bypassed* asks for it. *ports* are served from now on.
+    *engine* holds all parts; *observed* has the guest's addresses as far as known. *bypass* is the policy for
+    flows that bypass the link, None unless *bypassed* asks for it. The engine serves *ports* from now on.
     """
 
     def __init__(self, settings: Settings, guest: GuestNet, ports: HostPorts | None, *,
@@ -108,21 +108,20 @@ class Network:
             self._forwarding = PortForwarding(self.engine, ports)
 
     def start_ports(self, namespace_sources: Sequence[int] = (), side: ListenerSide | None = None) -> None:
-        """Open the namespace's ports on *side*, if there is one, and follow bound ports as rules say.
+        """Open the namespace's ports on *side*, if there is one, and follow bound ports for `auto` rules.
 
-        *namespace_sources* are as for `PortForwarding.start`. To be called when the link is there.
+        *namespace_sources* are as for `PortForwarding.start`. Call when the link is attached.
         Raises ConfigError.
         """
         if self._forwarding is not None:
             self._forwarding.start(namespace_sources, side)
 
-
     def load_services(self) -> None:
-        """Load what answers the guest's control frames, if that has not been done.
+        """Load the responders, which answer the guest's control frames, if they are not loaded yet.
 
-        It is a third of all code, and needed with the first such frame only, so `serve` does it by itself
-        when the caller knows already that we are ready; the link keeps the frames that come meanwhile.
-        Who may not read the program's files any more by then has it done before.
+        They are a third of all code and only the first control frame needs them, so `serve` loads them when
+        the caller has been told that we are ready; the link keeps the frames that arrive meanwhile.
+        Call it before setuid(2) if our own files become unreadable.
         """
         if self._services.is_loaded:
             return
@@ -130,7 +129,7 @@ class Network:
         from passt.responders.router_advertiser import Advertiser
 
         asked, guest = self._asked, self._guest
-        # A guest that is configured by us must not configure itself once more from advertisements.
+        # We have set up the guest's addresses: it must not configure others from advertisements.
         advertise = asked.ndp and asked.router_advertisements and not self._is_configured
         responder = Dispatcher(guest, dhcp=asked.dhcp, ndp=asked.ndp, router_advertisements=advertise,
                                dhcpv6=asked.dhcpv6, explain=self._explain, warn=log.warning,
@@ -141,13 +140,13 @@ class Network:
                        explain=self._explain).arm()
 
     def serve(self, diagnostics: Diagnostics) -> None:
-        """Run the engine until it is stopped, *diagnostics* looking on."""
+        """Run the engine, observed by *diagnostics*, until it is stopped."""
         self.load_services()
         run_loop(self.engine, diagnostics)
 
 
 class _Services:
-    """Stands for the responder in the engine, which must not run before it is loaded."""
+    """Stands for the responder in the engine; load the responder before the engine runs."""
 
     respond: Callable[[bytes], list[bytes]]
 
@@ -160,7 +159,7 @@ class _Services:
 
 
 def run_loop(engine: Engine, diagnostics: Diagnostics) -> None:
-    """Run *engine* until it is stopped, *diagnostics* looking on; all it needs is open and loaded."""
+    """Run *engine*, observed by *diagnostics*, until it is stopped; all is open and loaded by now."""
     diagnostics.attach(engine)
     gc.freeze()
     gc.enable()
@@ -179,5 +178,5 @@ def _warn_of_ping() -> None:
 
 
 def _dice() -> float:
-    """Draw a random number from 0 up to 1, without the import of `random`."""
+    """Draw a random number from 0 up to 1; the import of `random` would cost start-up time."""
     return int.from_bytes(os.urandom(4), "big") / (1 << 32)

@@ -1,4 +1,4 @@
-"""pasta: connects a network namespace of the host, a new one for a command or one that exists.
+"""pasta: connects a network namespace: a new one for a command, or one that exists.
 
 The stages of a start, after those of `run.start`, and what each opens and gives up:
 
@@ -162,7 +162,7 @@ class _Pasta:
         child, nor read our own program's files.
         """
         settings, forwarding = self._settings, self._settings.forwarding
-        # What bypasses the link needs the thread inside.
+        # Flows that bypass the link need the thread in the namespace.
         bypassed = bool(forwarding.namespace_rules or (forwarding.port_rules and forwarding.splice))
         network = Network(settings, self._guest, self._ports, bypassed=bypassed)  # 6
         engine = network.engine
@@ -191,13 +191,13 @@ class _Pasta:
 
 
 def _open_target(asked: NamespaceSettings) -> tuple[TargetNamespaces, ProcessWatch | PathWatch | None]:
-    """Open the namespaces to join, and what tells that they are gone, if that matters."""
+    """Open the namespaces to join, and a watch for their end unless --no-netns-quit is given."""
     watch: ProcessWatch | PathWatch
     if asked.pid is not None:
         watch = ProcessWatch(asked.pid)
         target = TargetNamespaces.of_process(asked.pid, asked.userns, netns_only=asked.netns_only)
         if watch.has_ended():
-            # The number may be another process's by now.
+            # The number may belong to another process by now.
             raise HostError(f"process {asked.pid} ended before its namespaces could be joined")
         return target, watch if asked.netns_quit else None
     target = TargetNamespaces.of_paths(asked.netns, asked.userns)
@@ -241,7 +241,7 @@ def _warm_up(inside: NamespaceThread, forwarding: ForwardingSettings, protocols:
 
 
 def _find_index(inside: NamespaceThread, ifname: str) -> int:
-    """Index of the guest's interface in its namespace, which link-local addresses need."""
+    """Return the index of the guest's interface in its namespace, the scope of link-local addresses."""
     try:
         fd = inside.open_socket(socket.AF_INET, socket.SOCK_DGRAM, 0)
     except OSError as error:
