@@ -1,9 +1,8 @@
-"""The one table of all options: parser, --help and manual pages read it, nothing else lists options.
+"""The one table of all options: the parser, --help and the manual pages are made from it.
 
-An option that this version does not carry out yet is in the table with `available=False`: it is
-known (so that prefixes resolve as they will later) and refused. This module and `getopt` import
-nothing, because `pasta --version` needs no more than them: `dataclasses` alone costs three times
-the start of the interpreter's own core.
+An option that this version does not have yet is in the table with `available=False`: it is known, so that
+prefixes resolve as they will later, and refused. This module and `getopt` import next to nothing, because
+`pasta --version` needs only them: `dataclasses` alone costs three times the start of the interpreter's core.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ class Option:
     """One option.
 
     *names* are its long names without dashes, the usual one first; *short* is one character or empty;
-    *argument* is the placeholder of its argument, empty if it takes none; *modes* tells which programs
-    know it; *repeat* is what a second use means; *text* is its help, for this version; *meanwhile* is what to
-    do without it, while it is not available.
+    *argument* is the placeholder of its argument, empty if it takes none; *modes* are the programs that have
+    it; *repeat* is what a second use means; *text* is its help; *meanwhile* is what to do while it is not
+    available.
     """
 
     __slots__ = ("argument", "available", "deprecated", "group", "meanwhile", "modes", "names", "repeat",

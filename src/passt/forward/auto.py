@@ -45,7 +45,7 @@ class _Follower:
         self.failed: dict[int, None] = {}      # ports that could not be had, longest ago first
 
     def wanted(self, targets: set[int]) -> set[int]:
-        """Ports of the listen side that lead to *targets*."""
+        """Return the ports of the listen side that lead to *targets*."""
         rule = self.rule
         return {port for target in targets if (port := rule.listen_port(target)) is not None}
 
@@ -70,7 +70,7 @@ class Direction:
         self._fixed = {proto: fixed_ports(rules, proto) for proto in _NAMES}
 
     def listen_ports(self) -> dict[int, set[int]]:
-        """Ports on which this direction listens, by protocol."""
+        """Return the ports on which this direction listens, by protocol."""
         ports = {proto: set(fixed) for proto, fixed in self._fixed.items()}
         for follower in self.followers:
             ports[follower.rule.proto].update(follower.held)
@@ -85,12 +85,12 @@ class Direction:
         return found
 
     def has_lost(self, targets: dict[int, set[int]]) -> bool:
-        """Whether a listener's target is missing in *targets*."""
+        """Tell whether *targets* lacks the port that an open listener leads to."""
         return any(follower.held.keys() - follower.wanted(targets[follower.rule.proto])
                    for follower in self.followers)
 
     def fixed(self, proto: int) -> set[int]:
-        """Ports on which rules that are not `auto` listen."""
+        """Return the ports on which rules that are not `auto` listen."""
         return self._fixed[proto]
 
 

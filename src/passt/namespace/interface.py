@@ -362,7 +362,7 @@ def _is_usable(entry: AddressMessage) -> bool:
 def _lack_of_ip6(link: messages.LinkMessage) -> str | None:
     """Return why an interface has no IPv6; None if it has."""
     if link.ip6_disabled is None and link.mtu < IP6_MIN_MTU:
-        return f"its MTU is {link.mtu}, and IPv6 needs {IP6_MIN_MTU} (RFC 8200, section 5)"
+        return f"its MTU is {link.mtu}, and IPv6 needs {IP6_MIN_MTU} (RFC 8200 5)"
     if link.ip6_disabled is None:
         return "the kernel has no IPv6"
     if link.ip6_disabled:

@@ -18,7 +18,7 @@ _FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
 _GSO = {1: "tcp4", 3: "ufo", 4: "tcp6", 5: "udp"}       # linux/virtio_net.h, VIRTIO_NET_HDR_GSO_*
 _PROTOCOLS = {0: "HOPOPT", 2: "IGMP", 41: "IPv6", 47: "GRE", 50: "ESP", 51: "AH", 59: "no next header",
               132: "SCTP"}
-_EXTENSIONS = (0, 43, 60)                               # RFC 8200, 4: of the same layout
+_EXTENSIONS = (0, 43, 60)                               # RFC 8200 4: of the same layout
 _FRAGMENT = 44
 _ICMP = {0: "echo reply", 3: "unreachable", 5: "redirect", 8: "echo request", 11: "time exceeded",
          12: "parameter problem"}
