@@ -171,7 +171,7 @@ def _clear(path: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise PathInUseError(f"a socket that nobody serves is there and cannot be removed:"
+        raise PathInUseError(f"a socket that no process serves is there and cannot be removed:"
                              f" {error.strerror}") from None
     finally:
         if lock is not None:

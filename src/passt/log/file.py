@@ -32,7 +32,7 @@ _NO_PREFIX = " " * 9
 
 
 class LogFile:
-    """The file *path*, empty but for its first line, of at most *size* bytes from now on.
+    """The file *path*, emptied, then with its first line, of at most *size* bytes from now on.
 
     *clock* gives the seconds since the start. Raises HostError.
     """

@@ -28,7 +28,7 @@ _PAUSE_S = 0.01
 
 
 def open_output(path: str, flags: int, patience_s: float = 0) -> tuple[int, bool]:
-    """Open *path* for writing, close-on-exec, non-blocking; return the descriptor, and whether it was created.
+    """Open *path* for writing, close-on-exec, non-blocking; return (descriptor, whether it was created).
 
     *flags* are os.O_WRONLY or os.O_RDWR, maybe with os.O_APPEND. A pipe without a reader is tried again for
     *patience_s* seconds. Raises OSError, or ValueError if *path* cannot be a path.

@@ -53,7 +53,8 @@ LOOPBACK_NAME = "lo"
 # while we are not running: a few milliseconds, when others want the CPU too, at some 500,000
 # frames/s. Measured at 470,000 datagrams/s of 1400 bytes: pauses of 4 ms lose 40 % with 1000 slots (the
 # kernel's default), 3 % with 2048, 0.4 % with 4096; at 8 ms it is 70, 25, 0.3. Ten thousand are hardly
-# better, and frames there are memory that nobody accounts for: 64 KiB each at worst, from a hostile guest.
+# better, and frames there are memory that no process is charged for: 64 KiB each at worst, from a hostile
+# guest.
 # TCP, which the tap's segmentation offload hands over in few large frames, does not need it.
 TX_QUEUE_LEN = 4096
 

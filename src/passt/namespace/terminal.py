@@ -79,7 +79,7 @@ def give_terminal(fd: int, group: int) -> None:
 
 
 def leads_alone() -> bool:
-    """Tell whether we lead a process group with nobody else in it.
+    """Tell whether we lead a process group and are alone in it.
 
     The first program of a pipeline leads its group, so the group has others only if our output is a pipe.
     """

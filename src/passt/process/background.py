@@ -128,7 +128,7 @@ class Background:
     def _check_parent(self) -> None:
         poll = select.poll()
         poll.register(self._parent_fd, 0)
-        if poll.poll(0):  # POLLERR: nobody reads the pipe
+        if poll.poll(0):  # POLLERR: the parent's end of the pipe is closed
             raise HostError(_NO_PARENT)
 
     def _write_pid(self) -> None:

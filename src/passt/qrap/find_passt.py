@@ -85,7 +85,7 @@ def _reason(error: OSError, answer_s: float) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {answer_s:g} s; this is no passt, or it is stuck"
     if isinstance(error, ConnectionRefusedError):
-        return "nobody listens there any more"
+        return "no process listens there any more"
     if _is_busy(error):
         return "passt is busy with another client"
     return error.strerror or str(error)

@@ -59,7 +59,7 @@ def explain(path: str, error: OSError | ValueError) -> str:
     why = error.strerror if isinstance(error, OSError) else "not a path"
     hint = "leave --pcap out, or name another file"
     if number == errno.ENXIO:
-        hint = "nobody reads this pipe: start its reader first"
+        hint = "no process reads this pipe: start its reader first"
     if number in (errno.ENOSPC, errno.EDQUOT):
         hint = "make room there, or name a file on another file system"
     return f"option '--pcap': cannot write '{path}': {why}; {hint}"
