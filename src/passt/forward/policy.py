@@ -61,7 +61,7 @@ _WITH_PORTS = frozenset((IPPROTO_TCP, IPPROTO_UDP))
 _NAMES = {IPPROTO_TCP: "TCP", IPPROTO_UDP: "UDP", IPPROTO_ICMP: "ICMP echo", IPPROTO_ICMPV6: "ICMPv6 echo"}
 
 
-class _Way(NamedTuple):
+class _Destination(NamedTuple):
     """A `Target` without its port."""
 
     address: bytes
@@ -88,25 +88,25 @@ class _Family:
         self.map_guest = _packed(facts.map_guest) if self.assigned else None
         self.guest_owned = {self.assigned, *(copied.address.packed for copied in facts.copied_addresses)}
         # Later entries win, so the rows are entered in reverse.
-        self.mapped: dict[bytes, _Way] = {}
+        self.mapped: dict[bytes, _Destination] = {}
         if self.map_guest and self.assigned:
-            self.mapped[self.map_guest] = self._way(self.assigned)
+            self.mapped[self.map_guest] = self._destination(self.assigned)
         if self.map_host_loopback:
-            self.mapped[self.map_host_loopback] = self._way(loopback)
-        self.dns: dict[bytes, _Way] = {}
+            self.mapped[self.map_host_loopback] = self._destination(loopback)
+        self.dns: dict[bytes, _Destination] = {}
         if facts.dns_match:
             host = _packed(facts.dns_host) or loopback
-            self.dns[facts.dns_match.packed] = self._way(
+            self.dns[facts.dns_match.packed] = self._destination(
                 loopback if is_unspecified(host) else host, _scope_of(facts.dns_host))
 
-    def _way(self, address: bytes, scope_id: int = 0) -> _Way:
+    def _destination(self, address: bytes, scope_id: int = 0) -> _Destination:
         # A socket bound to an interface or to another address does not reach the loopback address, nor
         # a link-local one on another link.
         if is_loopback(address):
-            return _Way(address, 0, None, None)
+            return _Destination(address, 0, None, None)
         if scope_id and scope_id != self.scope_id:
-            return _Way(address, scope_id, None, None)
-        return _Way(address, self.scope_of(address), self.source, self.ifname)
+            return _Destination(address, scope_id, None, None)
+        return _Destination(address, self.scope_of(address), self.source, self.ifname)
 
     def scope_of(self, address: bytes) -> int:
         """Return the interface index for a flow to *address*, if it or our source needs one (RFC 4007)."""
@@ -191,10 +191,10 @@ class Policy:
         has_ports = proto in _WITH_PORTS
         if has_ports and not (source_port and destination_port):
             return "port 0"
-        way = family.dns.get(destination) if has_ports and destination_port in _DNS_PORTS else None
-        way = way or family.mapped.get(destination)
-        if way is not None:
-            return Target(way.address, destination_port, way.scope_id, way.source, way.ifname)
+        mapped = family.dns.get(destination) if has_ports and destination_port in _DNS_PORTS else None
+        mapped = mapped or family.mapped.get(destination)
+        if mapped is not None:
+            return Target(mapped.address, destination_port, mapped.scope_id, mapped.source, mapped.ifname)
         if not is_host_unicast(destination) and not (proto == IPPROTO_UDP and _is_group(destination)):
             return "destination not allowed"
         # A multicast group has no route of its own: use the template interface.

@@ -180,11 +180,11 @@ class _Pasta:
             change_user()  # 8
         side = None
         if network.bypass is not None:
-            inside = _start_thread(tap.namespace, NamespaceThread)  # 9
-            _warm_up(inside, forwarding, settings.protocols)
-            network.bypass.scope_id = _find_index(inside, self._guest.ifname)
-            engine.attach_namespace(inside)
-            side = NamespaceSide(engine, inside, ip4=settings.protocols.ip4, ip6=settings.protocols.ip6)
+            thread = _start_thread(tap.namespace, NamespaceThread)  # 9
+            _warm_up(thread, forwarding, settings.protocols)
+            network.bypass.scope_id = _find_index(thread, self._guest.ifname)
+            engine.attach_namespace(thread)
+            side = NamespaceSide(engine, thread, ip4=settings.protocols.ip4, ip6=settings.protocols.ip6)
         os.close(tap.namespace)
         network.start_ports(tap.port_sources, side)  # 10
         return network
@@ -225,25 +225,25 @@ def _configure(guest: GuestNet, *, config_net: bool) -> TapFacts:
     return facts
 
 
-def _start_thread(namespace: int, thread: Callable[[int, int], NamespaceThread]) -> NamespaceThread:
-    """Start the *thread* in the network *namespace*."""
+def _start_thread(namespace: int, start: Callable[[int, int], NamespaceThread]) -> NamespaceThread:
+    """Start the thread in the network *namespace*."""
     try:
         # The thread keeps spare sockets of four kinds; together they may be a sixteenth of all descriptors.
-        return thread(namespace, min(max(descriptors.file_limit() // 64, 1), MAX_RESERVE))
+        return start(namespace, min(max(descriptors.file_limit() // 64, 1), MAX_RESERVE))
     except OSError as error:
         raise HostError(f"cannot open sockets in the network namespace: {error.strerror}") from None
 
 
-def _warm_up(inside: NamespaceThread, forwarding: ForwardingSettings, protocols: ProtocolSettings) -> None:
+def _warm_up(thread: NamespaceThread, forwarding: ForwardingSettings, protocols: ProtocolSettings) -> None:
     """Have spare sockets opened for the flows that will bypass the link."""
     for proto in {rule.proto for rule in forwarding.port_rules if forwarding.splice}:
-        inside.warm(proto, ip4=protocols.ip4, ip6=protocols.ip6)
+        thread.warm(proto, ip4=protocols.ip4, ip6=protocols.ip6)
 
 
-def _find_index(inside: NamespaceThread, ifname: str) -> int:
+def _find_index(thread: NamespaceThread, ifname: str) -> int:
     """Return the index of the guest's interface in its namespace, the scope of link-local addresses."""
     try:
-        fd = inside.open_socket(socket.AF_INET, socket.SOCK_DGRAM, 0)
+        fd = thread.open_socket(socket.AF_INET, socket.SOCK_DGRAM, 0)
     except OSError as error:
         raise HostError(f"cannot open sockets in the network namespace: {error.strerror}") from None
     try:

@@ -47,18 +47,18 @@ class HostSide:
 
 
 class NamespaceSide:
-    """Listeners on the namespace's loopback, opened by *inside*; a `contracts.ListenerSide`."""
+    """Listeners on the namespace's loopback, opened by *sockets*; a `contracts.ListenerSide`."""
 
-    def __init__(self, engine: Engine, inside: NamespaceSockets, *, ip4: bool, ip6: bool) -> None:
+    def __init__(self, engine: Engine, sockets: NamespaceSockets, *, ip4: bool, ip6: bool) -> None:
         self._engine = engine
-        self._inside = inside
+        self._sockets = sockets
         self._ip4 = ip4
         self._ip6 = ip6
 
     def open_listener(self, rule: object, port: int) -> object:
         """Listen on the namespace's *port*, on loopback. Raises OSError; nothing stays open then."""
         proto = cast("PortRule", rule).proto
-        fds = self._inside.open_listener(proto, port, ip4=self._ip4, ip6=self._ip6)
+        fds = self._sockets.open_listener(proto, port, ip4=self._ip4, ip6=self._ip6)
         for i, fd in enumerate(fds):
             try:
                 self._engine.add_listener(fd, proto, rule, namespace=True)
