@@ -16,7 +16,8 @@ from passt.dataplane.flow.table cimport (
 from passt.dataplane.ip.fragments cimport on_fragment_timer
 from passt.dataplane.loop.reactor cimport EVENT_FAR
 from passt.dataplane.ping cimport end_ping, on_ping_socket, on_ping_timer
-from passt.dataplane.tcp.segments cimport end_tcp, tcp_state
+from passt.dataplane.tcp.segments cimport end_tcp
+from passt.dataplane.tcp.states cimport tcp_state
 from passt.dataplane.tcp.to_guest cimport finish_turn, on_socket, on_timer
 from passt.dataplane.udp.flows cimport end_udp, on_udp_timer
 from passt.dataplane.udp.to_guest cimport read_port, read_spliced

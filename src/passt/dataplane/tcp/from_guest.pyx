@@ -37,8 +37,8 @@ from passt.dataplane.tcp.early_data cimport (
 )
 from passt.dataplane.tcp.challenge cimport challenge, may_answer
 from passt.dataplane.tcp.segments cimport (
-    WATCH_ADD, consume_acked, end, our_mss, reset_both, send_ack, send_reset, send_syn, set_state,
-    set_timer, start_rtx, take_syn, update_window, watch,
+    WATCH_ADD, consume_acked, end, our_mss, reset_both, send_ack, send_reset, send_syn, set_timer,
+    start_rtx, take_syn, update_window, watch,
 )
 from passt.dataplane.tcp.to_guest cimport (
     go_back, may_send_data, on_connected, resend_first, resend_holes, seek,
@@ -47,6 +47,7 @@ from passt.dataplane.tcp.keepalive cimport heard, start_keep_alive
 from passt.dataplane.tcp.failed_connect cimport refuse, refuse_syn
 from passt.dataplane.tcp.scoreboard cimport advance_board, take_blocks
 from passt.dataplane.tcp.sequence cimport CWND_OPEN, overflow_len, seq_le, seq_lt
+from passt.dataplane.tcp.states cimport set_state
 from passt.dataplane.tcp.unsent_store cimport store_end
 from passt.dataplane.tcp.timing cimport check_timestamps, echo_syn, note_timestamp, on_rtt, time_echo
 

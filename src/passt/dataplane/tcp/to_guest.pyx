@@ -30,7 +30,7 @@ from passt.dataplane.core.station cimport doubt
 from passt.dataplane.tcp.early_data cimport drain_overflow
 from passt.dataplane.tcp.segments cimport (
     WATCH_ADD, choose_isn, consume_acked, end, mss_of, payload_place, reset_both, send_ack, send_segment,
-    send_syn, set_state, set_timer, start_rtx, update_window, watch,
+    send_syn, set_timer, start_rtx, update_window, watch,
 )
 from passt.dataplane.tcp.keepalive cimport on_keep_alive
 from passt.dataplane.tcp.failed_connect cimport refuse
@@ -39,6 +39,7 @@ from passt.dataplane.tcp.scoreboard cimport (
     sacked_bytes,
 )
 from passt.dataplane.tcp.sequence cimport CWND_OPEN, overflow_len, seq_le, seq_lt
+from passt.dataplane.tcp.states cimport set_state
 from passt.dataplane.tcp.timing cimport RTO_MAX_MS, TIMESTAMPS_LEN, start_timestamps
 
 cdef enum:
