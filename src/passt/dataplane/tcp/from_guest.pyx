@@ -20,6 +20,7 @@ from passt.dataplane.flow.table cimport (
 )
 from passt.dataplane.packet.headers cimport ETH_ALEN, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN
 from passt.dataplane.packet.parse cimport IpView, TcpView, split_tcp
+from passt.dataplane.base.assertions cimport PASST_ASSERT
 from passt.dataplane.base.stats cimport (
     DROP_BAD_PORT, DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, DROP_TCP_ACK, DROP_TCP_FLAGS,
     DROP_TCP_SEQUENCE, DROP_UNKNOWN_FLOW, VERDICT_OK, Verdict, count,
@@ -436,6 +437,7 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
     if not n:
         answer_probe(core, flow)
         return
+    PASST_ASSERT(core.n_gather < MAX_GATHER)
     core.gather_flow = flow
     core.gather[core.n_gather].iov_base = <void *>data
     core.gather[core.n_gather].iov_len = n

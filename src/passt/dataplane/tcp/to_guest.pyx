@@ -18,6 +18,7 @@ from passt.dataplane.flow.table cimport (
 )
 from passt.dataplane.packet.headers cimport MAX_IP_LEN, TCP_ACK, TCP_FIN, TCP_PSH, ETH_HLEN
 from passt.dataplane.bypass.tcp_bypass cimport open_splice
+from passt.dataplane.base.assertions cimport PASST_DEBUG_BUILD
 from passt.dataplane.base.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, count
 from passt.dataplane.base.externs cimport (
     EAGAIN, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
@@ -39,7 +40,7 @@ from passt.dataplane.tcp.scoreboard cimport (
     sacked_bytes,
 )
 from passt.dataplane.tcp.sequence cimport CWND_OPEN, overflow_len, seq_le, seq_lt
-from passt.dataplane.tcp.states cimport set_state
+from passt.dataplane.tcp.states cimport check_connection, set_state
 from passt.dataplane.tcp.timing cimport RTO_MAX_MS, TIMESTAMPS_LEN, start_timestamps
 
 cdef enum:
@@ -537,6 +538,8 @@ cdef void finish_turn(Core core, Flow *flow) noexcept nogil:
     cdef TcpConn *conn = &flow.u.tcp
     # A guest that waits for an answer gets it before the tidying up.
     cdef bint tidy_later = conn.snd_una - conn.sock_una < ACK_AT_ONCE
+    if PASST_DEBUG_BUILD:
+        check_connection(flow)
     if not tidy_later:
         consume_acked(core, flow)
     elif conn.pingpong == PINGPONG and conn.rcv_nxt != conn.rcv_acked and not conn.flags & CONN_FOLLOW:
