@@ -6,6 +6,7 @@ choose what to call.
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from passt.dataplane.base.assertions cimport PASST_ASSERT
 from passt.dataplane.bypass.tcp_bypass cimport abort_splice, finish_splice, on_splice_event, splice_state
 from passt.dataplane.bypass.udp_bypass cimport end_splice_udp, on_splice_timer, splice_udp_state
 from passt.dataplane.core.core cimport Core, FlowAction, FlowEvent, FlowHandlers, FlowState
@@ -16,7 +17,8 @@ from passt.dataplane.flow.table cimport (
 from passt.dataplane.ip.fragments cimport on_fragment_timer
 from passt.dataplane.loop.reactor cimport EVENT_FAR
 from passt.dataplane.ping cimport end_ping, on_ping_socket, on_ping_timer
-from passt.dataplane.tcp.segments cimport end_tcp, tcp_state
+from passt.dataplane.tcp.segments cimport end_tcp
+from passt.dataplane.tcp.states cimport tcp_state
 from passt.dataplane.tcp.to_guest cimport finish_turn, on_socket, on_timer
 from passt.dataplane.udp.flows cimport end_udp, on_udp_timer
 from passt.dataplane.udp.to_guest cimport read_port, read_spliced
@@ -88,6 +90,7 @@ cdef void finish_flows(Core core) noexcept nogil:
     while index != NO_FLOW:
         flow = &core.flows.flows[index]
         index = flow.next_work
+        PASST_ASSERT(flow.has_work)
         flow.has_work = False
         if flow.kind == FLOW_DEAD:
             core.flows.put_free(flow)
@@ -102,3 +105,5 @@ cdef void end_flows(Core core) noexcept nogil:
     for i in range(core.flows.top):
         flow = &core.flows.flows[i]
         core.handlers[flow.kind].end(core, flow)
+    PASST_ASSERT(core.flows.n_active == 0)
+    PASST_ASSERT(core.pool.left == core.pool.size)

@@ -6,7 +6,7 @@ forwarding (`Network.start_ports`), and run the loop (`Network.serve`).
 
 What is loaded when. The program's files may lie where only their owner and root look, as below a home of
 mode 0700, and root loses that right with its user or by entering another user namespace. So a start that
-may lose it loads everything before (`load_all`). A plain user keeps the right whatever namespace it enters; two
+may lose it loads everything before (`load_all`). A plain user keeps it whatever namespace it enters; two
 large parts wait then, as start-up counts: the data plane until a child does its work on another core, the
 responders until the caller knows that we are ready. All small modules are loaded with this one. Nothing is
 loaded once the loop runs.

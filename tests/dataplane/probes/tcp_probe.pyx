@@ -26,7 +26,8 @@ from passt.dataplane.base.externs cimport (
     IPPROTO_TCP, iovec, malloc, memcpy, memset, sockaddr_storage, socklen_t,
 )
 from passt.dataplane.link.meta cimport RxFrame, TxMeta
-from passt.dataplane.tcp.segments cimport choose_isn, state_name
+from passt.dataplane.tcp.segments cimport choose_isn
+from passt.dataplane.tcp.states cimport state_name
 from passt.dataplane.tcp.to_guest cimport on_listener
 from passt.dataplane.tcp.from_guest cimport flush_gather
 from passt.dataplane.tcp.sequence cimport overflow_len

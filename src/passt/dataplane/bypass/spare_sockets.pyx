@@ -6,7 +6,8 @@ that was asked for are kept; the loop opens one when it would otherwise go to sl
 namespace are kept by its thread (`namespace_thread`).
 """
 
-from passt.dataplane.core.core cimport Core
+from passt.dataplane.core.core cimport READY_SOCKETS, Core
+from passt.dataplane.base.assertions cimport PASST_ASSERT
 from passt.dataplane.base.externs cimport AF_INET, AF_INET6, IPPROTO_TCP, SOCK_STREAM
 
 
@@ -37,6 +38,7 @@ cdef bint fill_ready(Core core) noexcept nogil:
         if core.wants_ready[kind]:
             fd = open_relay(core, AF_INET6 if kind else AF_INET)
             if fd >= 0:
+                PASST_ASSERT(core.n_ready[kind] < READY_SOCKETS)
                 core.ready[kind][core.n_ready[kind]] = fd
                 core.n_ready[kind] += 1
             # What cannot be had now is tried again when the next one is taken.

@@ -17,8 +17,9 @@ from passt.dataplane.packet.parse cimport TcpView
 from passt.dataplane.base.stats cimport DROP_TCP_FLAGS, DROP_TCP_MEMORY, DROP_TCP_SEQUENCE, count
 from passt.dataplane.base.externs cimport EAGAIN, ENOBUFS, ENOMEM, EPOLLOUT, iovec
 from passt.dataplane.loop.timers cimport ms
-from passt.dataplane.tcp.segments cimport WATCH_CHANGE, reset_both, send_ack, set_state, start_rtx, watch
+from passt.dataplane.tcp.segments cimport WATCH_CHANGE, reset_both, send_ack, start_rtx, watch
 from passt.dataplane.tcp.sequence cimport overflow_len, seq_lt
+from passt.dataplane.tcp.states cimport set_state
 from passt.dataplane.tcp.unsent_store cimport (
     drop_front, store_end, store_gather, store_has, store_put, trim_store,
 )

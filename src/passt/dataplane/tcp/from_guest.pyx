@@ -20,6 +20,7 @@ from passt.dataplane.flow.table cimport (
 )
 from passt.dataplane.packet.headers cimport ETH_ALEN, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN
 from passt.dataplane.packet.parse cimport IpView, TcpView, split_tcp
+from passt.dataplane.base.assertions cimport PASST_ASSERT
 from passt.dataplane.base.stats cimport (
     DROP_BAD_PORT, DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, DROP_TCP_ACK, DROP_TCP_FLAGS,
     DROP_TCP_SEQUENCE, DROP_UNKNOWN_FLOW, VERDICT_OK, Verdict, count,
@@ -37,8 +38,8 @@ from passt.dataplane.tcp.early_data cimport (
 )
 from passt.dataplane.tcp.challenge cimport challenge, may_answer
 from passt.dataplane.tcp.segments cimport (
-    WATCH_ADD, consume_acked, end, our_mss, reset_both, send_ack, send_reset, send_syn, set_state,
-    set_timer, start_rtx, take_syn, update_window, watch,
+    WATCH_ADD, consume_acked, end, our_mss, reset_both, send_ack, send_reset, send_syn, set_timer,
+    start_rtx, take_syn, update_window, watch,
 )
 from passt.dataplane.tcp.to_guest cimport (
     go_back, may_send_data, on_connected, resend_first, resend_holes, seek,
@@ -47,6 +48,7 @@ from passt.dataplane.tcp.keepalive cimport heard, start_keep_alive
 from passt.dataplane.tcp.failed_connect cimport refuse, refuse_syn
 from passt.dataplane.tcp.scoreboard cimport advance_board, take_blocks
 from passt.dataplane.tcp.sequence cimport CWND_OPEN, overflow_len, seq_le, seq_lt
+from passt.dataplane.tcp.states cimport set_state
 from passt.dataplane.tcp.unsent_store cimport store_end
 from passt.dataplane.tcp.timing cimport check_timestamps, echo_syn, note_timestamp, on_rtt, time_echo
 
@@ -435,6 +437,7 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
     if not n:
         answer_probe(core, flow)
         return
+    PASST_ASSERT(core.n_gather < MAX_GATHER)
     core.gather_flow = flow
     core.gather[core.n_gather].iov_base = <void *>data
     core.gather[core.n_gather].iov_len = n

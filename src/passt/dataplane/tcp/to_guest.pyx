@@ -18,6 +18,7 @@ from passt.dataplane.flow.table cimport (
 )
 from passt.dataplane.packet.headers cimport MAX_IP_LEN, TCP_ACK, TCP_FIN, TCP_PSH, ETH_HLEN
 from passt.dataplane.bypass.tcp_bypass cimport open_splice
+from passt.dataplane.base.assertions cimport PASST_DEBUG_BUILD
 from passt.dataplane.base.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, count
 from passt.dataplane.base.externs cimport (
     EAGAIN, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
@@ -30,7 +31,7 @@ from passt.dataplane.core.station cimport doubt
 from passt.dataplane.tcp.early_data cimport drain_overflow
 from passt.dataplane.tcp.segments cimport (
     WATCH_ADD, choose_isn, consume_acked, end, mss_of, payload_place, reset_both, send_ack, send_segment,
-    send_syn, set_state, set_timer, start_rtx, update_window, watch,
+    send_syn, set_timer, start_rtx, update_window, watch,
 )
 from passt.dataplane.tcp.keepalive cimport on_keep_alive
 from passt.dataplane.tcp.failed_connect cimport refuse
@@ -39,6 +40,7 @@ from passt.dataplane.tcp.scoreboard cimport (
     sacked_bytes,
 )
 from passt.dataplane.tcp.sequence cimport CWND_OPEN, overflow_len, seq_le, seq_lt
+from passt.dataplane.tcp.states cimport check_connection, set_state
 from passt.dataplane.tcp.timing cimport RTO_MAX_MS, TIMESTAMPS_LEN, start_timestamps
 
 cdef enum:
@@ -536,6 +538,8 @@ cdef void finish_turn(Core core, Flow *flow) noexcept nogil:
     cdef TcpConn *conn = &flow.u.tcp
     # A guest that waits for an answer gets it before the tidying up.
     cdef bint tidy_later = conn.snd_una - conn.sock_una < ACK_AT_ONCE
+    if PASST_DEBUG_BUILD:
+        check_connection(flow)
     if not tidy_later:
         consume_acked(core, flow)
     elif conn.pingpong == PINGPONG and conn.rcv_nxt != conn.rcv_acked and not conn.flags & CONN_FOLLOW:
