@@ -420,6 +420,11 @@ cdef class Bench:
         if error is not None:
             raise error
 
+    def set_trace(self, trace):
+        """Have *trace* called with a line for each state that a connection enters."""
+        self.core.trace = trace
+        self.core.has_trace = True
+
     def counters(self):
         return stats_as_dict(&self.core.stats)
 
