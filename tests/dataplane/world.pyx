@@ -15,6 +15,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from passt.dataplane.core.core cimport Core, Seen
+from passt.dataplane.core.listeners cimport Listener
 from passt.dataplane.ingress.demux cimport on_frame
 from passt.dataplane.flow.table cimport FLOW_PING, FLOW_TCP, FLOW_UDP, Flow, FlowKey
 from passt.dataplane.ip.icmp_error cimport push_icmp_error
@@ -23,15 +24,15 @@ from passt.dataplane.loop.reactor cimport EVENT_FLOW, EVENT_LISTENER, Reactor, m
 from passt.dataplane.sockets.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.base.stats cimport DROP_LINK_FULL, count, stats_as_dict
 from passt.dataplane.base.externs cimport (
-    AF_INET, AF_INET6, EAGAIN, EPOLL_CTL_ADD, EPOLLIN, IPPROTO_TCP, MSG_TRUNC, SOL_UDP, UDP_SEGMENT, htons,
-    iovec, mmsghdr, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
+    AF_INET, AF_INET6, EAGAIN, EPOLL_CTL_ADD, EPOLLIN, MSG_TRUNC, SOL_UDP, UDP_SEGMENT, htons, iovec,
+    mmsghdr, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
 )
 from passt.dataplane.link.meta cimport RxFrame, TxMeta
 from passt.dataplane.tcp.segments cimport end
-from passt.dataplane.tcp.to_guest cimport on_listener
 from passt.dataplane.tcp.from_guest cimport flush_gather
-from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer, set_handlers
-from passt.dataplane.udp.to_guest cimport read_listener
+from passt.dataplane.turn cimport (
+    finish_flows, on_flow_event, on_flow_timer, on_listener_event, set_handlers,
+)
 from passt.dataplane.udp.from_guest cimport flush_out
 
 
@@ -363,7 +364,7 @@ cdef class World:
     def wake_waiting(self):
         """The link drains."""
         self.core.flows.wake_waiting()
-        self.core.resume_listeners()
+        self.core.listeners.resume()
 
     def dispatch(self):
         """Handle the events that are there, without waiting; returns how many."""
@@ -377,11 +378,7 @@ cdef class World:
     cdef void handle(self, uint64_t tag, uint32_t events) except *:
         cdef uint32_t index = <uint32_t>tag
         if tag >> 56 == EVENT_LISTENER:
-            entry = self.core.listeners[index]
-            if entry[1] == IPPROTO_TCP:
-                on_listener(self.core, index, entry[0])
-            else:
-                read_listener(self.core, index, entry[0], False)
+            on_listener_event(self.core, index)
             return
         on_flow_event(self.core, tag, events)
 
@@ -418,15 +415,13 @@ cdef class World:
     def add_listener(self, int fd, int proto, rule, int port, families=(),
                      bytes address=b"", bytes device=b""):
         """Add a listener; a real one is watched. The guest's flows may use it for *families*."""
-        self.core.listeners.append((fd, proto, rule, port, False))
-        index = len(self.core.listeners) - 1
-        self.core.clear_marks(index)
-        if families:
-            self.core.offer_port(index, fd, port, families, address, device)
+        cdef Listener listener = Listener(fd, proto, rule, port, families=families, address=address,
+                                          device=device)
+        self.core.listeners.insert(listener)
         if self.sockets is None and self.reactor.watch(
-                fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, index)) < 0:
+                fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, listener.index)) < 0:
             raise OSError("watching the listener")
-        return index
+        return listener.index
 
     def ask_inbound(self):
         """Ask the policy as for a datagram from 127.0.0.1; tells whether the flow may open."""
@@ -434,8 +429,8 @@ cdef class World:
         cdef Seen seen
         cdef bytes loopback = b"\x7f\0\0\1"
         fill_sockaddr(&peer, <const uint8_t *><const char *>loopback, 4, 1000, 0)
-        if not self.core.listeners:
-            self.core.listeners.append((-1, 17, None, 53))
+        if self.core.listeners.at(0) is None:
+            self.core.listeners.insert(Listener(-1, 17, None, 53))
         return self.core.ask_inbound(0, 17, &peer, &peer, &seen)
 
     def keep_busy(self, uint32_t index):

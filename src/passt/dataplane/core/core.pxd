@@ -3,7 +3,8 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt.dataplane.flow.batches cimport InBatch, OutBatch
-from passt.dataplane.flow.table cimport N_FLOW_KINDS, Flow, FlowKey, FlowTable, SocketMarks
+from passt.dataplane.flow.table cimport N_FLOW_KINDS, Flow, FlowKey, FlowTable
+from passt.dataplane.core.listeners cimport Listener, Listeners, SharedListener
 from passt.dataplane.packet.reassembly cimport Reassembler
 from passt.dataplane.link.link cimport Link
 from passt.dataplane.packet.parse cimport IpView
@@ -96,13 +97,6 @@ cdef inline void fill_inbound_key(FlowKey *key, const Seen *seen, uint8_t proto)
     key.addr_len = seen.addr_len
 
 
-cdef struct SharedListener:
-    # A listener that has a guest's own port, for flows that the guest opens from there.
-    uint32_t index
-    int fd
-    uint16_t family
-
-
 cdef class Core
 
 ctypedef void (*FlowEvent)(Core core, Flow *flow, int side, uint32_t events) noexcept nogil
@@ -131,9 +125,7 @@ cdef class Core:
     cdef object trace
     cdef Watch watch
     cdef object failure           # exception that a callback raised; leaves run()
-    cdef list listeners           # by index: (fd, proto, rule, port, in namespace), None where removed
-    cdef SocketMarks *listener_marks      # two for each index, IPv4 and IPv6: what a UDP listener was told
-    cdef uint32_t n_listener_marks
+    cdef Listeners listeners
     cdef object inside            # NamespaceThread, None: nothing bypasses the link
     cdef PipePool pipes
     cdef uint8_t *copy_space      # COPY_SIZE bytes for spliced connections
@@ -172,7 +164,6 @@ cdef class Core:
     cdef Reassembler reassembler
     cdef uint32_t fragment_timer  # its id
     cdef uint32_t packet_id       # identification of the last packet that may be sent in fragments
-    cdef int spare_fd             # given up to refuse a connection when descriptors run out
     cdef bint ip4_on, ip6_on, tcp_on, udp_on, icmp_on
     cdef bint has_trace
     cdef bint has_failed
@@ -185,8 +176,6 @@ cdef class Core:
     cdef OutBatch *out_batch      # datagrams of the guest's, to be flushed with the gathered data
     cdef InBatch *in_batch
     cdef Flow *last_udp           # of the guest's last datagram; to be compared, it may have ended
-    cdef list paused              # indices of listeners that wait for the link
-    cdef dict offered             # port -> [(index, fd, families, address, device)] of UDP listeners
     cdef int64_t udp_once         # ns that a UDP flow without an answer, or with one, lives unused
     cdef int64_t udp_stream       # ns for one that went on
 
@@ -213,11 +202,11 @@ cdef class Core:
     cdef uint8_t *push_ip(self, const uint8_t *mac, const uint8_t *source, const uint8_t *destination,
                           size_t addr_len, uint8_t protocol, uint32_t l4_len) noexcept nogil
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil
-    cdef uint16_t listener_port(self, uint32_t listener) noexcept with gil
     cdef bint ask_listener(self, const FlowKey *key, const Route *route, const uint8_t *source,
                            bint any_peer, SharedListener *found) noexcept with gil
+    cdef bint leads_there(self, Listener listener, bint any_peer, bytes peer, int peer_port,
+                          tuple seen) except *
     cdef bint may_share_port(self, const FlowKey *key, const Route *route) noexcept with gil
-    cdef void pause_listener(self, uint32_t listener, int fd) noexcept with gil
     cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil
     cdef int route_socket(self, int kind, int protocol, const Route *route) noexcept nogil
     cdef bint send_frame(self, bytes frame)

@@ -18,17 +18,16 @@ from passt.dataplane.packet.headers cimport (
     ETH_ALEN, ETH_HLEN, ETH_MIN_FRAME, ETHERTYPE_IP4, ETHERTYPE_IP6, IP4_DF, IP4_HLEN, IP6_HLEN, EthHdr,
     Ip4Hdr, Ip6Hdr,
 )
+from passt.dataplane.core.listeners cimport Listener, Listeners, SharedListener
 from passt.dataplane.packet.reassembly cimport Reassembler
 from passt.dataplane.link.link cimport Link
 from passt.dataplane.sockets.pipe_pool cimport PipePool
 from passt.dataplane.base.memory_budget cimport Pool
-from passt.dataplane.loop.reactor cimport EVENT_LISTENER, make_tag
 from passt.dataplane.sockets.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.base.stats cimport DROP_CONTROL_RATE, DROP_OVERSIZE, count
 from passt.dataplane.base.externs cimport (
-    AF_INET, AF_INET6, EINVAL, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, IPPROTO_ICMP, IPPROTO_ICMPV6,
-    IPPROTO_TCP, IPPROTO_UDP, SOCK_STREAM, calloc, close, free, htonl, htons,
-    iovec, malloc, memcpy, memset, realloc, sockaddr_storage,
+    AF_INET, AF_INET6, EINVAL, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, SOCK_STREAM, calloc,
+    close, free, htonl, htons, iovec, malloc, memcpy, memset, sockaddr_storage,
 )
 from passt.dataplane.link.meta cimport TxMeta
 from passt.dataplane.loop.timers cimport HeapEntry
@@ -77,7 +76,7 @@ cdef class Core:
         self.sockets = sockets
         self.reactor = sockets.reactor
         self.flows = FlowTable(max_flows, secret)
-        self.listeners = []
+        self.listeners = Listeners(sockets)
         self.mtu = mtu
         self.packet_limit = max(mtu or DEFAULT_MTU, <uint32_t>MIN_MTU)
         self.reassembler = Reassembler()
@@ -91,10 +90,7 @@ cdef class Core:
         memcpy(self.isn_key, <const char *>secret, 16)
         # The table's hash and the sequence numbers must not tell of each other.
         self.isn_key[0] ^= 0xa5a5a5a5a5a5a5a5ULL
-        self.spare_fd = sockets.open_spare()
         self.pool = Pool(POOL_SIZE)
-        self.paused = []
-        self.offered = {}
         self.udp_once = UDP_ONCE_NS
         self.udp_stream = UDP_STREAM_NS
         self.out_batch = <OutBatch *>calloc(1, sizeof(OutBatch))
@@ -127,11 +123,8 @@ cdef class Core:
         link.watch = self.watch
 
     def __dealloc__(self):
-        if self.spare_fd >= 0:
-            close(self.spare_fd)
         free(self.copy_space)
         free(self.answers)
-        free(self.listener_marks)
         free(self.splice_batch)
         if self.in_batch != NULL:
             free(self.in_batch.memory)
@@ -174,12 +167,15 @@ cdef class Core:
         cdef size_t n = read_sockaddr(peer, far_address, &far_port)
         cdef size_t m = read_sockaddr(local, near_address, &near_port)
         cdef bytes text
+        cdef Listener source
         cdef object target, error, ask, rule
         memset(seen, 0, sizeof(Seen))
         # Where the flow goes is decided by what the guest was seen to use last.
         self.tell(self.untold)
         try:
-            _, _, rule, _, seen.from_namespace = self.listeners[listener]
+            source = self.listeners.at(listener)
+            seen.from_namespace = source.in_namespace
+            rule = source.rule
             ask = self.policy.from_namespace if seen.from_namespace else self.policy.inbound
             target = ask(proto, rule, (<char *>far_address)[:n], far_port,
                          (<char *>near_address)[:m], near_port)
@@ -240,37 +236,6 @@ cdef class Core:
             self.fail(error)
             return False
 
-    cdef uint16_t listener_port(self, uint32_t listener) noexcept with gil:
-        """The port that a listener is bound to."""
-        return self.listeners[listener][3]
-
-    def clear_marks(self, uint32_t index):
-        """Make room for what the socket of a listener will be told: nothing so far."""
-        cdef uint32_t wanted = 2 * (index + 1)
-        cdef SocketMarks *grown
-        if wanted > self.n_listener_marks:
-            wanted = max(wanted, 2 * self.n_listener_marks)
-            grown = <SocketMarks *>realloc(self.listener_marks, wanted * sizeof(SocketMarks))
-            if grown == NULL:
-                raise MemoryError
-            self.listener_marks = grown
-            self.n_listener_marks = wanted
-        memset(&self.listener_marks[2 * index], 0, 2 * sizeof(SocketMarks))
-
-    def offer_port(self, uint32_t index, int fd, int port, tuple families, bytes address=b"",
-                   bytes device=b""):
-        """Let flows that the guest opens from *port* use a listener.
-
-        *families* can be reached by it. It is bound to *address* and to *device*; empty: to any.
-        """
-        self.offered.setdefault(port, []).append((index, fd, families, address, device))
-
-    def withdraw_port(self, uint32_t index, int port):
-        """The listener is no more."""
-        left = [entry for entry in self.offered.pop(port, ()) if entry[0] != index]
-        if left:
-            self.offered[port] = left
-
     cdef bint ask_listener(self, const FlowKey *key, const Route *route, const uint8_t *source,
                            bint any_peer, SharedListener *found) noexcept with gil:
         """The listener on the guest's own port by which a flow of that endpoint can leave; False: none.
@@ -282,9 +247,10 @@ cdef class Core:
         cdef uint8_t address[16]
         cdef uint16_t port = 0
         cdef size_t n
-        cdef object error, entries, entry, seen, guest, local
-        entries = self.offered.get(key.guest_port)
-        if entries is None:
+        cdef Listener listener
+        cdef object error, seen, guest, local
+        cdef list candidates = self.listeners.sharing(key.guest_port)
+        if not candidates:
             return False
         self.tell(self.untold)
         n = read_sockaddr(&route.peer, address, &port)
@@ -292,25 +258,24 @@ cdef class Core:
         seen = ((<const char *>key.remote)[:n], key.remote_port, guest, key.guest_port)
         local = (<const char *>source)[:n]
         try:
-            for entry in entries:
-                if (route.peer.ss_family not in entry[2] or entry[3] not in (b"", local)
-                        or entry[4] not in (b"", <bytes>route.ifname)):
+            for listener in candidates:
+                if not listener.may_send(route.peer.ss_family, local, <bytes>route.ifname):
                     continue
-                if self.listener_fits(entry[0], any_peer, (<char *>address)[:n], port, seen):
-                    found.index = entry[0]
-                    found.fd = entry[1]
-                    found.family = entry[2][0]
+                if self.leads_there(listener, any_peer, (<char *>address)[:n], port, seen):
+                    found.index = listener.index
+                    found.fd = listener.fd
+                    found.family = listener.families[0]
                     return True
         except BaseException as error:
             self.fail(error)
         return False
 
-    def listener_fits(self, uint32_t index, bint any_peer, bytes peer, int peer_port, tuple seen):
+    cdef bint leads_there(self, Listener listener, bint any_peer, bytes peer, int peer_port,
+                          tuple seen) except *:
         """Whether a listener leads to the guest's endpoint in *seen*, and for one peer to that very flow."""
-        rule = self.listeners[index][2]
         if any_peer:
-            return self.policy.leads_to(IPPROTO_UDP, rule, seen[2], seen[3])
-        target = self.policy.inbound(IPPROTO_UDP, rule, peer, peer_port, bytes(len(peer)), seen[3])
+            return self.policy.leads_to(IPPROTO_UDP, listener.rule, seen[2], seen[3])
+        target = self.policy.inbound(IPPROTO_UDP, listener.rule, peer, peer_port, bytes(len(peer)), seen[3])
         return target is not None and tuple(target) == seen
 
     cdef bint may_share_port(self, const FlowKey *key, const Route *route) noexcept with gil:
@@ -322,35 +287,23 @@ cdef class Core:
         cdef uint8_t address[16]
         cdef uint16_t port = 0
         cdef size_t n
-        cdef object error, entry, entries, local
-        entries = [entry for entry in self.offered.get(key.guest_port, ())
-                   if route.peer.ss_family in entry[2]]
+        cdef Listener listener
+        cdef object error, local
+        cdef list candidates = [listener for listener in self.listeners.sharing(key.guest_port)
+                                if route.peer.ss_family in listener.families]
         n = read_sockaddr(&route.source, address, &port) if route.source_len else 0
         local = (<char *>address)[:n]
         try:
-            for entry in entries:
-                if entry[3] in (b"", local) and entry[4] in (b"", <bytes>route.ifname):
+            for listener in candidates:
+                if listener.is_wider(local, <bytes>route.ifname):
                     return False
-                if not self.policy.leads_to(IPPROTO_UDP, self.listeners[entry[0]][2],
+                if not self.policy.leads_to(IPPROTO_UDP, listener.rule,
                                             (<const char *>key.guest)[:key.addr_len], key.guest_port):
                     return False
         except BaseException as error:
             self.fail(error)
             return False
-        return bool(entries)
-
-    cdef void pause_listener(self, uint32_t listener, int fd) noexcept with gil:
-        """Leave datagrams in a listener's socket until the link drains."""
-        if self.sockets.watch(fd, EPOLL_CTL_DEL, 0, 0) == 0:
-            self.paused.append(listener)
-
-    def resume_listeners(self):
-        """The link drains: take up what was paused."""
-        waiting, self.paused = self.paused, []
-        for index in waiting:
-            if index < len(self.listeners) and self.listeners[index] is not None:
-                self.sockets.watch(self.listeners[index][0], EPOLL_CTL_ADD, EPOLLIN,
-                                   make_tag(EVENT_LISTENER, 0, index))
+        return bool(candidates)
 
     cdef void on_control(self, const uint8_t *frame, size_t n) noexcept nogil:
         """Have a control frame answered, unless there were too many of late."""

@@ -172,7 +172,7 @@ cdef void on_listener(Core core, uint32_t listener, int fd) noexcept nogil:
             if evict_half_open(core):
                 continue
             count(&core.stats, DROP_NO_FD)
-            core.spare_fd = core.sockets.refuse(fd, core.spare_fd)
+            core.listeners.spare_fd = core.sockets.refuse(fd, core.listeners.spare_fd)
         elif new < 0:
             count(&core.stats, DROP_SOCKET)
         else:

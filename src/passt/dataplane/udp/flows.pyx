@@ -338,7 +338,7 @@ cdef Flow *open_inbound(Core core, uint32_t listener, int fd, const FlowKey *key
     cdef FlowKey guest_key
     cdef Flow *flow
     # The policy maps ports by the one that the listener is bound to.
-    (<sockaddr_in *>local).sin_port = htons(core.listener_port(listener))
+    (<sockaddr_in *>local).sin_port = htons(core.listeners.states[listener].port)
     if not core.ask_inbound(listener, IPPROTO_UDP, peer, local, &seen):
         count(&core.stats, DROP_REFUSED)
         core.stats.flows_refused += 1

@@ -91,7 +91,7 @@ cdef void read_listener(Core core, uint32_t listener, int fd, bint in_namespace)
     if core.link.blocked and not in_namespace:
         # Errors would make it readable all the same.
         drain_errors(core, NULL, listener, fd, &mtu)
-        core.pause_listener(listener, fd)
+        core.listeners.pause(listener, fd)
         return
     while errors < MOST_ERRORS:
         n = receive_batch(core, fd, room)
