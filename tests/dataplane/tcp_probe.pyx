@@ -286,7 +286,7 @@ cdef class Bench:
         set_handlers(self.core)
         self.core.pool = ScarcePool(self.core.pool.size)
         self.core.now = 0
-        memcpy(self.core.guest_mac, b"\x02\x00\x00\x00\x00\x01", ETH_ALEN)
+        memcpy(self.core.guest.mac, b"\x02\x00\x00\x00\x00\x01", ETH_ALEN)
 
     @property
     def now(self):

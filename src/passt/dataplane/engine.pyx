@@ -22,7 +22,6 @@ from passt.dataplane.sockets.namespace_thread cimport NamespaceThread
 from passt.dataplane.loop.reactor cimport (
     EVENT_FAR, EVENT_FLOW, EVENT_LINK, EVENT_LISTENER, EVENT_READER, Reactor, make_tag,
 )
-from passt.dataplane.bypass.spare_sockets cimport close_ready, fill_ready
 from passt.dataplane.sockets.sockets cimport Sockets, read_sockaddr
 from passt.dataplane.base.stats cimport stats_as_dict
 from passt.dataplane.link.stream cimport STREAM_BAD_LENGTH, STREAM_CLOSED, StreamLink
@@ -90,8 +89,8 @@ cdef class Engine:
                          our_ip4=our_ip4)
         set_handlers(self.core)
         if udp_timeouts is not None:
-            self.core.udp_once = udp_timeouts[0] * 1000000000
-            self.core.udp_stream = udp_timeouts[1] * 1000000000
+            self.core.udp.once_ns = udp_timeouts[0] * 1000000000
+            self.core.udp.stream_ns = udp_timeouts[1] * 1000000000
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if descriptors != resource.RLIM_INFINITY:
             self.core.fit_descriptors(descriptors)
@@ -107,8 +106,8 @@ cdef class Engine:
     def attach_tap(self, int fd, bytes guest_mac, uint32_t offloads):
         if len(guest_mac) != ETH_ALEN:
             raise ValueError("a MAC address has 6 bytes")
-        memcpy(self.core.tap_mac, <const char *>guest_mac, ETH_ALEN)
-        set_guest(self.core, self.core.tap_mac)
+        memcpy(self.core.guest.tap_mac, <const char *>guest_mac, ETH_ALEN)
+        set_guest(self.core, self.core.guest.tap_mac)
         self.core.use_link(TapLink(fd, offloads))
         self.link_fd = fd
         self.link_wants_out = False
@@ -157,7 +156,7 @@ cdef class Engine:
         on_end(reason)
 
     def attach_namespace(self, NamespaceThread inside not None):
-        self.core.inside = inside
+        self.core.bypass.namespace_thread = inside
 
     def add_listener(self, int fd, int proto, rule, bint namespace=False):
         self.core.listeners.add(fd, proto, rule, namespace)
@@ -244,7 +243,7 @@ cdef class Engine:
             # The time is taken anew: what came before, at start above all, must not be slept again.
             n = self.reactor.look()
             if n == 0 and core.flows.first_work == NO_FLOW and not core.link.more:
-                fill_ready(core)
+                core.bypass.spare_sockets.fill()
                 n = self.reactor.rest(self.reactor.clock())
             core.now = self.reactor.clock()
             core.stats.wakeups += 1
@@ -339,9 +338,9 @@ cdef class Engine:
 
     def counters(self):
         result = stats_as_dict(&self.core.stats)
-        result["sockets_ready"] = self.core.n_ready[0] + self.core.n_ready[1]
-        if self.core.inside is not None:
-            result["sockets_ready"] += self.core.inside.n_ready()
+        result["sockets_ready"] = self.core.bypass.spare_sockets.n[0] + self.core.bypass.spare_sockets.n[1]
+        if self.core.bypass.namespace_thread is not None:
+            result["sockets_ready"] += self.core.bypass.namespace_thread.n_ready()
         return result
 
     def flows(self):
@@ -374,10 +373,10 @@ cdef class Engine:
             finish_flows(self.core)
         end_flows(self.core)
         self.core.listeners.close()
-        close_ready(self.core)
-        if self.core.inside is not None:
-            self.core.inside.close()
-            self.core.inside = None
+        self.core.bypass.spare_sockets.close()
+        if self.core.bypass.namespace_thread is not None:
+            self.core.bypass.namespace_thread.close()
+            self.core.bypass.namespace_thread = None
         self.core.link.flush()
         self.end_capture()
         self.core.use_link(Link())

@@ -75,7 +75,7 @@ cdef void on_flow_event(Core core, uint64_t tag, uint32_t events) noexcept nogil
 cdef void on_flow_timer(Core core, uint32_t index) noexcept nogil:
     """The flow's entry has left the timer heap."""
     cdef Flow *flow
-    if index == core.fragment_timer:
+    if index == core.ip.fragment_timer:
         on_fragment_timer(core)
         return
     flow = &core.flows.flows[index]
@@ -104,7 +104,7 @@ cdef void end_listener(Core core, Listener listener) except *:
             if (flow.kind == FLOW_UDP and flow.u.udp.listener == listener.index + 1
                     or flow.kind == FLOW_SPLICE_UDP and flow.u.splice_udp.listener == listener.index + 1):
                 core.handlers[flow.kind].end(core, flow)
-    core.forget_answers()
+    core.bypass.decisions.forget()
     core.listeners.remove(listener)
 
 

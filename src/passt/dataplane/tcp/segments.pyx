@@ -60,6 +60,7 @@ from passt.dataplane.base.externs cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
     VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, htonl, htons, memcpy, memset,
 )
+from passt.dataplane.core.decisions cimport trace_state
 from passt.dataplane.core.station cimport station_of
 from passt.dataplane.link.meta cimport TxMeta
 from passt.dataplane.loop.timers cimport ms
@@ -105,7 +106,7 @@ cdef void set_state(Core core, Flow *flow, uint8_t state) noexcept nogil:
     flow.u.tcp.state = state
     core.flows.classify(flow, CLASSES[state])
     if core.has_trace:
-        core.trace_state(flow, state_name(state))
+        trace_state(core, flow, state_name(state))
 
 
 cdef uint32_t choose_isn(Core core, const Flow *flow) noexcept nogil:
@@ -384,9 +385,9 @@ cdef void end(Core core, Flow *flow, bint abort) noexcept nogil:
         flow.fd = -1
     drop_store(core, conn)
     drop_board(core, conn)
-    if core.gather_flow == flow:
-        core.gather_flow = NULL
-        core.n_gather = 0
+    if core.gather.flow == flow:
+        core.gather.flow = NULL
+        core.gather.n = 0
     core.disarm(flow)
     core.stats.flows_tcp -= 1
     set_state(core, flow, TCP_CLOSED)
