@@ -360,9 +360,9 @@ cdef void end(Core core, Flow *flow, bint abort) noexcept nogil:
         flow.fd = -1
     drop_store(core, conn)
     drop_board(core, conn)
-    if core.gather_flow == flow:
-        core.gather_flow = NULL
-        core.n_gather = 0
+    if core.gather.flow == flow:
+        core.gather.flow = NULL
+        core.gather.n = 0
     core.disarm(flow)
     core.stats.flows_tcp -= 1
     set_state(core, flow, TCP_CLOSED)

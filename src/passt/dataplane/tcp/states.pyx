@@ -17,6 +17,7 @@ from libc.stdint cimport uint8_t
 
 from passt.dataplane.base.assertions cimport PASST_ASSERT
 from passt.dataplane.core.core cimport Core
+from passt.dataplane.core.decisions cimport trace_state
 from passt.dataplane.flow.table cimport (
     CLASS_HALF_OPEN_IN, CLASS_HALF_OPEN_OUT, CLASS_KEPT, CLASS_OVER, N_TCP_STATES, TCP_CLOSED, TCP_CLOSE_WAIT,
     TCP_CLOSING, TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK,
@@ -123,4 +124,4 @@ cdef void set_state(Core core, Flow *flow, uint8_t state) noexcept nogil:
     flow.u.tcp.state = state
     core.flows.classify(flow, STATES[state].flow_class)
     if core.has_trace:
-        core.trace_state(flow, state_name(state))
+        trace_state(core, flow, state_name(state))

@@ -55,7 +55,7 @@ cdef void send_out(Core core, Flow *flow, const IpView *ip, const UdpView *udp,
 cdef void add_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *payload, size_t n,
                         uint16_t segment) noexcept nogil:
     """Add *n* octets: datagrams of *segment* each and a last one that may be shorter."""
-    cdef OutBatch *batch = core.out_batch
+    cdef OutBatch *batch = core.udp.out_batch
     cdef OutMessage *message
     cdef iovec *piece
     cdef int fd = socket_of(core, flow)
@@ -107,7 +107,7 @@ cdef bint fits(const OutMessage *message, const Flow *flow, const IpView *ip, si
 
 cdef void flush_out(Core core) noexcept nogil:
     """Send what was gathered; the payload may go then."""
-    cdef OutBatch *batch = core.out_batch
+    cdef OutBatch *batch = core.udp.out_batch
     cdef uint32_t n = batch.n_messages
     cdef uint32_t done = 0
     cdef uint32_t tries = 0       # of the message that is the next one

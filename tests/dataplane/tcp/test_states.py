@@ -1,4 +1,4 @@
-"""The table of the TCP states: closed in itself, what the connections do, and what docs/tcp-states.md says."""
+"""The table of the TCP states is closed, is what connections do, and is what docs/tcp-states.md says."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from passt.dataplane.tcp.states import transitions
-from tests.dataplane.tcp_script import Script
+from tests.dataplane.tcp.script import Script
 from tools import gen_tcp_states as tool
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.dataplane import spoiler
+from tests.dataplane.probes import spoiler
 
 TREE = Path(__file__).parents[2]
 if not spoiler.is_debug():
@@ -51,7 +51,7 @@ def test_each_way_to_spoil_is_tried() -> None:
 
 @pytest.mark.parametrize("name", FOUND)
 def test_spoiled_invariant_aborts_and_says_where(name: str) -> None:
-    program = f"from tests.dataplane import spoiler; spoiler.{name}(); print('went on')"
+    program = f"from tests.dataplane.probes import spoiler; spoiler.{name}(); print('went on')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60,
                           check=False, cwd=TREE)
     assert (done.returncode, done.stdout) == (-signal.SIGABRT, "")
