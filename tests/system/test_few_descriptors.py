@@ -145,7 +145,9 @@ def test_half_open_connections_keep_nobody_out(lab: Lab, user: bool) -> None:
           for address in (FAR4, FAR6) for checks in ("tcp,udp", "tcp")),
         "echo served; read -r word; kill ${floods[@]} $servers",
     ))
-    servers = f"/usr/bin/python3 -I {lab.directory / 'servers.py'} {INWARD} >/dev/null & servers=$!; {script}"
+    # Who comes before the servers listen is refused by the namespace's kernel.
+    servers = (f"exec 3< <(/usr/bin/python3 -I {lab.directory / 'servers.py'} {INWARD}); servers=$!\n"
+               f"read -r ready <&3\n{script}")
     argv = [lab.pasta, "-q", "--config-net", "-t", f"{INWARD + 7}", "-u", "none", "--", "bash", "-c", servers]
     running = lab.host.spawn(limited(MANY, argv), user=user, stdin=subprocess.PIPE)
     try:
