@@ -15,7 +15,7 @@ A flow that the guest opens from a port that a listener has for it leaves by the
 port is taken, and it is this one that the remote knows the guest's service by. So it is with what goes to
 a group, or to all hosts of the link (RFC 6762 6 and 11: who answers, and who is answered, has port 5353).
 Each message says from which address and by which interface it leaves. A listener that is bound to one
-address or device cannot serve all flows; these then share its port (`Core.may_share_port`).
+address or device cannot serve all flows; these then share its port (`decisions.may_share_port`).
 
 A flow that came in on a listener uses the listener's socket for its answers, sent from the very address
 that was asked (IP_PKTINFO). When a remote that the guest has asked first answers to a listener, as that
