@@ -9,7 +9,7 @@ BENCH_ARGS ?=
 FUZZ_TARGET ?= all
 FUZZ_TIME ?= 60
 
-.PHONY: build demo test bench interop fuzz lint install clean
+.PHONY: build demo test test-debug bench interop fuzz lint install clean
 
 build:
 	@tools/setup build
@@ -21,6 +21,12 @@ demo:
 test:
 	@tools/setup test
 	@tools/as-root .venv/bin/python -m pytest $(PYTEST_ARGS)
+	@$(if $(PYTEST_ARGS),:,tools/debug-build -q)
+
+# The data plane's tests in a build of their own, with assertions: a part of `make test`.
+test-debug:
+	@tools/setup test
+	@tools/debug-build -q $(PYTEST_ARGS)
 
 bench:
 	@tools/setup bench

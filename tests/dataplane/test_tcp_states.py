@@ -1,4 +1,4 @@
-"""The table of the TCP states: closed in itself, what the connections do, and what docs/tcp-states.md says."""
+"""The table of the TCP states: whole, what the connections do, and what docs/tcp-states.md says."""
 
 from __future__ import annotations
 
