@@ -1,4 +1,4 @@
-"""The table of the TCP states is closed, is what connections do, and is what docs/tcp-states.md says."""
+"""The table of the TCP states: whole, what the connections do, and what docs/tcp-states.md says."""
 
 from __future__ import annotations
 
