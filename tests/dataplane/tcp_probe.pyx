@@ -28,10 +28,9 @@ from passt.dataplane.base.externs cimport (
 )
 from passt.dataplane.link.meta cimport RxFrame, TxMeta
 from passt.dataplane.tcp.segments cimport choose_isn, state_name
-from passt.dataplane.tcp.from_guest cimport flush_gather
 from passt.dataplane.tcp.sequence cimport overflow_len
 from passt.dataplane.turn cimport (
-    end_flows, finish_flows, on_flow_event, on_flow_timer, on_listener_event, set_handlers,
+    end_flows, finish_flows, hand_on, on_flow_event, on_flow_timer, on_listener_event, set_handlers,
 )
 
 cdef enum:
@@ -406,7 +405,7 @@ cdef class Bench:
             frame.data = <const uint8_t *><const char *>data
             frame.len = <uint32_t>len(data)
             on_frame(self.core, &frame)
-        flush_gather(self.core)
+        hand_on(self.core)
 
     cdef void fire_timers(self) except *:
         cdef uint32_t id = 0

@@ -31,11 +31,9 @@ from passt.dataplane.core.decisions cimport ask_inbound
 from passt.dataplane.flow.decision cimport InboundView
 from passt.dataplane.link.meta cimport RxFrame, TxMeta
 from passt.dataplane.tcp.segments cimport end
-from passt.dataplane.tcp.from_guest cimport flush_gather
 from passt.dataplane.turn cimport (
-    finish_flows, on_flow_event, on_flow_timer, on_listener_event, set_handlers,
+    finish_flows, hand_on, on_flow_event, on_flow_timer, on_listener_event, set_handlers,
 )
-from passt.dataplane.udp.from_guest cimport flush_out
 
 
 # Level and type of an item of control data that says UDP_SEGMENT.
@@ -338,6 +336,7 @@ cdef class World:
         """Take one frame from the guest; its memory is good until `end_turn`."""
         cdef RxFrame rx
         cdef size_t address
+        memset(&rx, 0, sizeof(rx))
         memory = Guarded()
         address = memory.place(frame)
         self.memory.append(memory)
@@ -351,16 +350,14 @@ cdef class World:
 
     def end_turn(self):
         """Write what was gathered and look at the flows with something new, as the engine does."""
-        flush_gather(self.core)
-        flush_out(self.core)
+        hand_on(self.core)
         self.memory.clear()
         finish_flows(self.core)
         self.check()
 
     def flush(self):
         """Send what was gathered, as at the end of one batch of frames."""
-        flush_gather(self.core)
-        flush_out(self.core)
+        hand_on(self.core)
         self.memory.clear()
 
     def wake_waiting(self):

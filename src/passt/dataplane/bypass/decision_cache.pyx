@@ -3,8 +3,8 @@
 Theory of operation. Where a bypassed connection goes follows from the two addresses and the listener;
 the policy says so by `Target.lasting`. A question costs Python some microseconds, a tenth of the time
 that the kernel takes to make the connection, so such answers are kept in a small table, one for each
-slot of a hash. All are forgotten when the guest's addresses change, as the policy may go by them, and when a listener is
-removed, as another one may get its index.
+slot of a hash. All are forgotten when the guest's addresses change, as the policy may go by them, and
+when a listener is removed, as another one may get its index.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t

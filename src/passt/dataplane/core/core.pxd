@@ -1,6 +1,6 @@
 """What the translators of one engine share."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from passt.dataplane.flow.table cimport N_FLOW_KINDS, Flow, FlowTable
 from passt.dataplane.core.listeners cimport Listeners
@@ -34,7 +34,7 @@ cdef struct FlowHandlers:
     FlowAction on_timer           # the flow's entry has left the timer heap
     FlowAction on_turn            # its turn on the work list has come
     FlowAction end                # the engine wants it to go: reset what can be reset
-    FlowState state               # its name for users
+    FlowState state               # its name for users; NULL: it is no flow to them
 
 
 cdef class Core:

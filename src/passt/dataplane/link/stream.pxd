@@ -14,7 +14,6 @@ cdef enum StreamEnd:
 
 cdef class StreamLink(Link):
     cdef int fd                   # -1: nobody is connected
-    cdef int broken               # errno of a write: nothing can be sent any more
     cdef uint32_t bad_length
     cdef uint8_t *rx
     cdef size_t rx_start          # what comes next to be split
@@ -30,7 +29,6 @@ cdef class StreamLink(Link):
     cdef uint32_t rest_len        # that frame's length
 
     cdef void attach(self, int fd) noexcept nogil
-    cdef void detach(self) noexcept nogil
     cdef int split(self, RxFrame *frames, int room) noexcept nogil
     cdef bint receive(self) noexcept nogil
     cdef void read_ahead(self) noexcept nogil

@@ -85,18 +85,23 @@ cdef class StreamLink(Link):
         cdef int size = SOCKET_BUFFER
         setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size))
         self.fd = fd
+        self.fds[0] = fd
+        self.n_fds = 1
         self.blocked = False
         self.error = 0
         self.broken = 0
         self.more = False
 
+    cdef void release(self) noexcept nogil:
+        Link.release(self)
+        self.fd = -1
+
     cdef void detach(self) noexcept nogil:
         """Close the socket; what was not written is dropped, half a frame that was read is forgotten."""
+        Link.detach(self)
         if self.fd >= 0:
             close(self.fd)
         self.fd = -1
-        self.blocked = True
-        self.more = False
         self.rx_start = 0
         self.rx_end = 0
         self.n_received = 0
@@ -107,6 +112,14 @@ cdef class StreamLink(Link):
         self.n_queued = 0
         self.octets_queued = 0
         self.slot = self.own_slot
+
+    cdef str end_reason(self):
+        if self.error == STREAM_CLOSED:
+            return "it closed the connection"
+        if self.error == STREAM_BAD_LENGTH:
+            return (f"it sent a frame of {self.bad_length} bytes, where {<int>ETH_HLEN} to "
+                    f"{<int>MAX_FRAME} are possible")
+        return Link.end_reason(self)
 
     # From the guest
 
@@ -181,6 +194,10 @@ cdef class StreamLink(Link):
             return
         self.n_received = 0
         self.more = self.receive()
+
+    cdef void end_turn(self) noexcept nogil:
+        self.read_ahead()
+        self.flush()
 
     # To the guest
 
