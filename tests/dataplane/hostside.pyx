@@ -198,7 +198,7 @@ cdef class Loop:
     def wait(self, int64_t now, *, bint busy=False):
         """The events as (events, tag), or a negative errno."""
         cdef int n, i
-        n = self.reactor.wait(now, busy)
+        n = self.reactor.next_events(now, busy)
         found = []
         for i in range(n):
             found.append((self.reactor.events[i].events, self.reactor.events[i].data.u64))

@@ -367,7 +367,7 @@ cdef class World:
 
     def dispatch(self):
         """Handle the events that are there, without waiting; returns how many."""
-        cdef int n = self.reactor.wait(self.core.now, True)
+        cdef int n = self.reactor.next_events(self.core.now, True)
         cdef int i
         for i in range(n):
             self.handle(self.reactor.events[i].data.u64, self.reactor.events[i].events)

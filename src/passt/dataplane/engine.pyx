@@ -241,10 +241,10 @@ cdef class Engine:
         cdef int n, i
         with nogil:
             # The time is taken anew: what came before, at start above all, must not be slept again.
-            n = self.reactor.look()
+            n = self.reactor.poll_once()
             if n == 0 and core.flows.first_work == NO_FLOW and not core.link.more:
                 core.bypass.spare_sockets.fill()
-                n = self.reactor.rest(self.reactor.clock())
+                n = self.reactor.wait(self.reactor.clock())
             core.now = self.reactor.clock()
             core.stats.wakeups += 1
         if n < 0:
