@@ -30,7 +30,7 @@ from passt.dataplane.base.externs cimport (
 from passt.dataplane.core.decisions cimport ask_inbound
 from passt.dataplane.flow.decision cimport InboundView
 from passt.dataplane.link.meta cimport RxFrame, TxMeta
-from passt.dataplane.tcp.segments cimport end
+from passt.dataplane.tcp.segments cimport end_connection
 from passt.dataplane.turn cimport (
     finish_flows, hand_on, on_flow_event, on_flow_timer, on_listener_event, set_handlers,
 )
@@ -451,9 +451,9 @@ cdef class World:
         for i in range(self.core.flows.top):
             flow = &self.core.flows.flows[i]
             if flow.kind == FLOW_TCP:
-                end(self.core, flow, False)
+                end_connection(self.core, flow, False)
             else:
-                self.core.handlers[flow.kind].end(self.core, flow)
+                self.core.handlers[flow.kind].end_connection(self.core, flow)
 
     def take_sent(self):
         """What the link was given since the last call."""

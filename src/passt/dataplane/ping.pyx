@@ -11,7 +11,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.packet.checksum cimport csum_add, csum_fold, pseudo6
 from passt.dataplane.datagram.lifetime cimport (
-    DROPPED, NOTHING, end_datagram, open_bound, refuse_datagram, start_datagram, still_used, use,
+    DROPPED, NOTHING, end_datagram, open_bound, refuse_datagram, start_datagram, still_used, touch,
     watch_datagram,
 )
 from passt.dataplane.datagram.socket_errors cimport drain_errors, settle_send_error
@@ -68,7 +68,7 @@ cdef void on_echo(Core core, const IpView *ip) noexcept nogil:
             return
         flow.u.ping.packet_limit = limit_towards(core, key.guest)
     follow_sender(core, flow, ip.mac)
-    use(core, flow, &flow.u.ping.last_used, ms(LIFETIME_MS))
+    touch(core, flow, &flow.u.ping.last_used, ms(LIFETIME_MS))
     memset(&message, 0, sizeof(message))
     piece.iov_base = <void *>ip.l4
     piece.iov_len = ip.l4_len
@@ -124,7 +124,7 @@ cdef void on_ping_socket(Core core, Flow *flow) noexcept nogil:
         if n < ICMP_HLEN:
             count(&core.stats, DROP_SHORT)
             continue
-        use(core, flow, &flow.u.ping.last_used, ms(LIFETIME_MS))
+        touch(core, flow, &flow.u.ping.last_used, ms(LIFETIME_MS))
         send_reply(core, flow, <uint32_t>n, &marks)
     core.flows.add_work(flow)
 

@@ -135,7 +135,7 @@ cdef void end_listener(Core core, Listener listener) except *:
             flow = &core.flows.flows[i]
             if (flow.kind == FLOW_UDP and flow.u.udp.listener == listener.index + 1
                     or flow.kind == FLOW_SPLICE_UDP and flow.u.splice_udp.listener == listener.index + 1):
-                core.handlers[flow.kind].end(core, flow)
+                core.handlers[flow.kind].end_connection(core, flow)
     core.bypass.decisions.forget()
     core.listeners.remove(listener)
 
@@ -160,4 +160,4 @@ cdef void end_flows(Core core) noexcept nogil:
     cdef Flow *flow
     for i in range(core.flows.top):
         flow = &core.flows.flows[i]
-        core.handlers[flow.kind].end(core, flow)
+        core.handlers[flow.kind].end_connection(core, flow)

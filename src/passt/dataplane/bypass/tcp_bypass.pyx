@@ -61,7 +61,7 @@ cdef void open_splice(Core core, int fd, const sockaddr_storage *peer,
     """Take an accepted connection *fd* and connect it to where *view* says."""
     cdef SpliceConn *conn
     cdef int result
-    cdef int far = open_far(core, view, True)
+    cdef int far = open_other_side(core, view, True)
     cdef Flow *flow = admit(core, FLOW_SPLICE_TCP) if far >= 0 else NULL
     if flow == NULL:
         if far >= 0:
@@ -105,12 +105,12 @@ cdef Verdict why_no_socket(int result) noexcept nogil:
     return DROP_NO_FD if lacks_descriptor(result) else DROP_SOCKET
 
 
-cdef int open_far(Core core, const InboundView *view, bint is_tcp) noexcept nogil:
+cdef int open_other_side(Core core, const InboundView *view, bint is_tcp) noexcept nogil:
     """A socket on the far side of a bypassed flow, with its source; fd or negative errno."""
-    cdef int fd = take_far(core, view, is_tcp)
+    cdef int fd = take_other_side(core, view, is_tcp)
     cdef int result
     if lacks_descriptor(fd) and evict_half_open(core):
-        fd = take_far(core, view, is_tcp)
+        fd = take_other_side(core, view, is_tcp)
     if fd >= 0 and is_tcp and view.route.source_len:
         result = core.sockets.bind_source(fd, &view.route.source, view.route.source_len)
         if result < 0:
@@ -119,7 +119,7 @@ cdef int open_far(Core core, const InboundView *view, bint is_tcp) noexcept nogi
     return fd
 
 
-cdef int take_far(Core core, const InboundView *view, bint is_tcp) noexcept nogil:
+cdef int take_other_side(Core core, const InboundView *view, bint is_tcp) noexcept nogil:
     """A socket on the far side, kept or new; fd or negative errno."""
     cdef bint is_ip4 = view.route.peer.ss_family == AF_INET
     cdef SocketKind kind

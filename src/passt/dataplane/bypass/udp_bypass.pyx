@@ -17,10 +17,10 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.datagram.lifetime cimport (
-    end_datagram, refuse_datagram, still_used, use, watch_datagram,
+    end_datagram, refuse_datagram, still_used, touch, watch_datagram,
 )
 from passt.dataplane.flow.table cimport FLOW_SPLICE_UDP, SIDE_HOST, SPLICE_CONTROL, Flow, FlowKey
-from passt.dataplane.bypass.tcp_bypass cimport fill_keys, open_far
+from passt.dataplane.bypass.tcp_bypass cimport fill_keys, open_other_side
 from passt.dataplane.base.stats cimport DROP_SOCKET, count
 from passt.dataplane.base.externs cimport (
     AF_INET, CMSG_FIRSTHDR, CMSG_NXTHDR, CMSG_SPACE, EAGAIN, ECONNREFUSED, IP_PKTINFO, IPPROTO_IP,
@@ -96,7 +96,7 @@ cdef void flush_spliced(Core core) noexcept nogil:
         flow.u.splice_udp.streaming = True
     if batch.to_client:
         flow.u.splice_udp.answered = True
-    use(core, flow, &flow.u.splice_udp.last_used, lifetime(core, flow))
+    touch(core, flow, &flow.u.splice_udp.last_used, lifetime(core, flow))
 
 
 cdef int send_batch(Core core, int fd, SpliceBatch *batch) noexcept nogil:
@@ -130,7 +130,7 @@ cdef Flow *open_splice_udp(Core core, uint32_t listener, int fd, const FlowKey *
     cdef int result
     if flow == NULL:
         return NULL
-    result = open_far(core, view, False)
+    result = open_other_side(core, view, False)
     if result >= 0:
         flow.fd = result
         bind_port(core, flow.fd, view, key.remote_port)

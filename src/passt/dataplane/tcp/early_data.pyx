@@ -25,7 +25,7 @@ from passt.dataplane.tcp.unsent_store cimport (
 )
 
 
-cdef uint32_t before_end(const TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil:
+cdef uint32_t clip_at_fin(const TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil:
     """How many of *n* bytes at *seq*, which is in the window, are in it and before the guest's FIN."""
     n = min(n, conn.rcv_adv - seq)
     if conn.flags & CONN_FIN_EARLY:
@@ -33,7 +33,7 @@ cdef uint32_t before_end(const TcpConn *conn, uint32_t seq, uint32_t n) noexcept
     return n
 
 
-cdef void came_twice(TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil:
+cdef void note_duplicate(TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil:
     """Have the next acknowledgement report that the guest need not have repeated this (RFC 2883)."""
     conn.tell_start = seq
     conn.tell_end = seq + n
@@ -42,11 +42,11 @@ cdef void came_twice(TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil:
 cdef void keep_early(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     """Keep payload before which something is missing, and say so at once."""
     cdef TcpConn *conn = &flow.u.tcp
-    cdef uint32_t n = before_end(conn, tcp.seq, <uint32_t>tcp.payload_len)
+    cdef uint32_t n = clip_at_fin(conn, tcp.seq, <uint32_t>tcp.payload_len)
     if not n:
         count(&core.stats, DROP_TCP_SEQUENCE)
     elif store_has(conn, tcp.seq, n):
-        came_twice(conn, tcp.seq, n)
+        note_duplicate(conn, tcp.seq, n)
     elif store_put(core, conn, tcp.seq, tcp.payload, n, True) < n:
         count(&core.stats, DROP_TCP_MEMORY)
     else:

@@ -25,7 +25,7 @@ from passt.dataplane.base.externs cimport (
     ETIMEDOUT, IPPROTO_TCP, htonl, htons, memset,
 )
 from passt.dataplane.core.station cimport station_of
-from passt.dataplane.tcp.segments cimport end, reset_both, send_reset
+from passt.dataplane.tcp.segments cimport end_connection, reset_both, send_reset
 
 cdef enum:
     NO_CODE = -1                  # a reset says it best
@@ -77,4 +77,4 @@ cdef void refuse(Core core, Flow *flow, int error) noexcept nogil:
         return
     if code >= 0:
         push_unreachable(core, station_of(core, flow), &flow.keys[0], flow.u.tcp.irs, code)
-    end(core, flow, True)
+    end_connection(core, flow, True)

@@ -34,18 +34,18 @@ from passt.dataplane.core.make_room cimport admit, evict_half_open, lacks_descri
 from passt.dataplane.core.station cimport follow_sender, move_flow, station_of
 from passt.dataplane.flow.decision cimport HostRoute
 from passt.dataplane.tcp.early_data cimport (
-    TIME_WAIT_MS, accept_fin, before_end, came_twice, close_hole, enter_time_wait, keep_early, keep_rest,
+    TIME_WAIT_MS, accept_fin, clip_at_fin, note_duplicate, close_hole, enter_time_wait, keep_early, keep_rest,
     note_fin,
 )
 from passt.dataplane.tcp.challenge cimport challenge, may_answer
 from passt.dataplane.tcp.segments cimport (
-    WATCH_ADD, consume_acked, end, our_mss, reset_both, send_ack, send_reset, send_syn, set_state,
+    WATCH_ADD, consume_acked, end_connection, our_mss, reset_both, send_ack, send_reset, send_syn, set_state,
     set_timer, start_rtx, take_syn, update_window, watch,
 )
 from passt.dataplane.tcp.to_guest cimport (
-    go_back, may_send_data, on_connected, resend_first, resend_holes, seek,
+    go_back, may_send_data, on_connected, resend_first, resend_holes, sync_peek_offset,
 )
-from passt.dataplane.tcp.keepalive cimport heard, start_keep_alive
+from passt.dataplane.tcp.keepalive cimport note_guest_alive, start_keep_alive
 from passt.dataplane.tcp.failed_connect cimport refuse, refuse_syn
 from passt.dataplane.tcp.gather cimport MAX_GATHER
 from passt.dataplane.tcp.scoreboard cimport advance_board, take_blocks
@@ -76,7 +76,7 @@ cdef void on_segment(Core core, const IpView *ip) noexcept nogil:
     if flow == NULL or memcmp(&key, &flow.keys[<int>SIDE_GUEST], sizeof(FlowKey)):
         flow = core.flows.find(&key, SIDE_GUEST)
     if flow != NULL and is_reuse(flow, &tcp, not memcmp(ip.mac, station_of(core, flow), ETH_ALEN)):
-        end(core, flow, flow.u.tcp.state != TCP_TIME_WAIT)
+        end_connection(core, flow, flow.u.tcp.state != TCP_TIME_WAIT)
         flow = NULL
     if flow == NULL:
         if tcp.flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) == TCP_SYN:
@@ -182,7 +182,7 @@ cdef void in_syn_sent(Core core, Flow *flow, const IpView *ip, const TcpView *tc
             start_rtx(core, flow, ms(SYN_AGAIN_MS))
     elif tcp.flags & TCP_RST:
         if ack_ok:
-            end(core, flow, True)
+            end_connection(core, flow, True)
         else:
             count(&core.stats, DROP_TCP_SEQUENCE)
     elif ack_ok and tcp.flags & TCP_SYN:
@@ -206,7 +206,7 @@ cdef void in_syn_sent(Core core, Flow *flow, const IpView *ip, const TcpView *tc
 cdef void in_connecting(Core core, Flow *flow, const IpView *ip, const TcpView *tcp) noexcept nogil:
     """The host's socket is not connected yet: the guest may repeat its SYN or give up."""
     if tcp.flags & TCP_RST and tcp.seq == flow.u.tcp.rcv_nxt:
-        end(core, flow, True)
+        end_connection(core, flow, True)
     elif tcp.flags & TCP_SYN and tcp.seq == flow.u.tcp.irs:
         follow_sender(core, flow, ip.mac)
         echo_syn(core, &flow.u.tcp, tcp)
@@ -224,7 +224,7 @@ cdef void in_connection(Core core, Flow *flow, const IpView *ip, const TcpView *
         return
     if memcmp(ip.mac, station_of(core, flow), ETH_ALEN) and is_own(conn, tcp):
         move_flow(core, flow, ip.mac)
-    heard(core, flow, tcp)
+    note_guest_alive(core, flow, tcp)
     if not check_sequence(core, flow, tcp):
         return
     if not tcp.flags & TCP_ACK:
@@ -266,7 +266,7 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
     cdef bint timed = conn.flags & CONN_TIMESTAMPS and not tcp.flags & (TCP_RST | TCP_SYN)
     if tcp.flags & TCP_RST and tcp.seq == conn.rcv_acked:
         # Exact by what the guest was told: where it knows no such connection, that is the number it takes.
-        end(core, flow, True)
+        end_connection(core, flow, True)
         return False
     if timed and not check_timestamps(core, flow, tcp):
         return False
@@ -275,13 +275,13 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
         # Segments without data could be answered by such from there, without end (see tcp_challenge).
         if not tcp.flags & TCP_RST and (tcp.payload_len or tcp.flags & TCP_FIN or may_answer(core, flow)):
             if tcp.payload_len and seq_lt(seg_end, conn.rcv_nxt):
-                came_twice(conn, tcp.seq, <uint32_t>tcp.payload_len)
+                note_duplicate(conn, tcp.seq, <uint32_t>tcp.payload_len)
                 on_repeated(core, flow)
             answer_probe(core, flow)
         return False
     if tcp.flags & TCP_RST:
         if tcp.seq == conn.rcv_nxt:
-            end(core, flow, True)
+            end_connection(core, flow, True)
             return False
         challenge(core, flow)
         return False
@@ -377,7 +377,7 @@ cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
     if seq_lt(conn.snd_nxt, ack):
         conn.snd_nxt = ack        # sent before the retransmission moved snd_nxt back
         consume_acked(core, flow)
-        seek(core, flow)
+        sync_peek_offset(core, flow)
     conn.backoff = 0
     conn.dup_acks = 0
     if conn.flags & (CONN_RTT_TIMED | CONN_TIMESTAMPS) and seq_le(conn.rtt_seq, ack):
@@ -430,11 +430,11 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
     if old:
         on_repeated(core, flow)
     if old >= n:
-        came_twice(conn, tcp.seq, n)
+        note_duplicate(conn, tcp.seq, n)
         conn.flags |= CONN_ACK_NOW
         return
     data += old
-    n = before_end(conn, conn.rcv_nxt, n - old)
+    n = clip_at_fin(conn, conn.rcv_nxt, n - old)
     if not n:
         answer_probe(core, flow)
         return
@@ -467,7 +467,7 @@ cdef void take_fin(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     if not conn.flags & CONN_GUEST_FIN and seq_lt(conn.rcv_nxt, tcp.seq):
         if not tcp.payload_len:   # else `keep_early` has done it
             if note_fin(core, conn, fin):
-                came_twice(conn, fin, 1)      # the first block is what came last (RFC 2018 4)
+                note_duplicate(conn, fin, 1)      # the first block is what came last (RFC 2018 4)
             send_ack(core, flow)
         return
     conn.flags |= CONN_ACK_NOW

@@ -37,7 +37,7 @@ cdef void start_keep_alive(Core core, Flow *flow) noexcept nogil:
     flow.u.tcp.alive_at = core.now + ms(IDLE_MS)
 
 
-cdef void heard(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
+cdef void note_guest_alive(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     """A segment of the guest's has come: it lives."""
     cdef TcpConn *conn = &flow.u.tcp
     if tcp.seq == conn.rcv_nxt - 1 and tcp.payload_len <= 1:

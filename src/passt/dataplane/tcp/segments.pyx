@@ -260,7 +260,7 @@ cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq,
         return False
     if flags & TCP_ACK:
         conn.rcv_acked = ack
-        conn.far_acked = ack
+        conn.remote_acked = ack
         conn.flags &= ~<uint32_t>(CONN_ACK_NOW | CONN_ACK_DELAYED)
         if ack == conn.rcv_nxt:
             conn.ack_at = 0
@@ -373,7 +373,7 @@ cdef void consume_acked(Core core, Flow *flow) noexcept nogil:
         conn.sock_una += <uint32_t>got
 
 
-cdef void end(Core core, Flow *flow, bint abort) noexcept nogil:
+cdef void end_connection(Core core, Flow *flow, bint abort) noexcept nogil:
     """Forget the connection. The remote sees a reset if *abort*, or if data it was owed is lost."""
     cdef TcpConn *conn = &flow.u.tcp
     if flow.fd >= 0:
@@ -402,7 +402,7 @@ cdef void end_tcp(Core core, Flow *flow) noexcept nogil:
     """
     if flow.u.tcp.state != TCP_TIME_WAIT and not core.link.blocked:
         reset_guest(core, flow)
-    end(core, flow, not flow.u.tcp.flags & CONN_WRITE_SHUT)
+    end_connection(core, flow, not flow.u.tcp.flags & CONN_WRITE_SHUT)
 
 
 cdef const char *tcp_state(const Flow *flow) noexcept nogil:
@@ -412,7 +412,7 @@ cdef const char *tcp_state(const Flow *flow) noexcept nogil:
 cdef void reset_both(Core core, Flow *flow) noexcept nogil:
     """Reset the guest's side and the remote's."""
     reset_guest(core, flow)
-    end(core, flow, True)
+    end_connection(core, flow, True)
 
 
 cdef void reset_guest(Core core, Flow *flow) noexcept nogil:

@@ -24,13 +24,13 @@ from passt.dataplane.base.externs cimport (
 )
 from passt.dataplane.core.decisions cimport ask_inbound
 from passt.dataplane.loop.timers cimport ms
-from passt.dataplane.tcp.remote_acks cimport count_write, follow, on_far_ack, on_lag_timeout
+from passt.dataplane.tcp.remote_acks cimport count_write, follow, on_remote_ack, on_lag_timeout
 from passt.dataplane.core.make_room cimport admit, evict_half_open, lacks_descriptor
 from passt.dataplane.core.station cimport doubt
 from passt.dataplane.flow.decision cimport InboundView, fill_inbound_key
 from passt.dataplane.tcp.early_data cimport drain_overflow
 from passt.dataplane.tcp.segments cimport (
-    WATCH_ADD, choose_isn, consume_acked, end, mss_of, payload_place, reset_both, send_ack, send_segment,
+    WATCH_ADD, choose_isn, consume_acked, end_connection, mss_of, payload_place, reset_both, send_ack, send_segment,
     send_syn, set_state, set_timer, start_rtx, update_window, watch,
 )
 from passt.dataplane.tcp.keepalive cimport on_keep_alive
@@ -107,7 +107,7 @@ cdef void on_socket(Core core, Flow *flow, int side, uint32_t events) noexcept n
             note_readable(conn, events)
         return
     if events & EPOLLERR and conn.flags & CONN_STAMPED:
-        on_far_ack(core, flow)
+        on_remote_ack(core, flow)
     # With the error queue in use an error that ends the connection is told from one that an ICMP message
     # left behind by the hang-up that comes with it (net/ipv4/tcp.c, tcp_poll).
     if (events & EPOLLERR and (events & EPOLLHUP or not conn.flags & CONN_STAMPED)
@@ -118,7 +118,7 @@ cdef void on_socket(Core core, Flow *flow, int side, uint32_t events) noexcept n
         note_readable(conn, events)
         core.flows.add_work(flow)
     if events & EPOLLOUT and conn.flags & CONN_WANT_OUT:
-        look_at_buffer(core, flow)
+        on_send_space(core, flow)
 
 
 cdef void note_readable(TcpConn *conn, uint32_t events) noexcept nogil:
@@ -133,7 +133,7 @@ cdef void note_readable(TcpConn *conn, uint32_t events) noexcept nogil:
         conn.flags |= CONN_READ_ON
 
 
-cdef void look_at_buffer(Core core, Flow *flow) noexcept nogil:
+cdef void on_send_space(Core core, Flow *flow) noexcept nogil:
     """There may be room in the send buffer: fill it, and tell the guest of more window."""
     cdef TcpConn *conn = &flow.u.tcp
     cdef uint32_t edge = conn.rcv_adv
@@ -206,7 +206,7 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
     flow.inbound = True
     flow.peer = peer[0]
     fill_inbound_key(&flow.keys[0], &view, IPPROTO_TCP)
-    make_way(core, &flow.keys[0])
+    replace_finished(core, &flow.keys[0])
     if not core.flows.insert(flow, SIDE_GUEST):
         count(&core.stats, DROP_REFUSED)
         core.sockets.abort(fd)
@@ -219,14 +219,14 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
     set_state(core, flow, TCP_SYN_SENT)
     if watch(core, flow, 0, WATCH_ADD) < 0:
         count(&core.stats, DROP_SOCKET)
-        end(core, flow, True)
+        end_connection(core, flow, True)
         return
     update_window(core, flow)
     send_syn(core, flow)
     start_rtx(core, flow, flow.u.tcp.rto)
 
 
-cdef void make_way(Core core, const FlowKey *key) noexcept nogil:
+cdef void replace_finished(Core core, const FlowKey *key) noexcept nogil:
     """A client comes with the tuple of an earlier connection: forget that one if the remote is done with it.
 
     It may be that we do not know yet how the remote ended it: the listener's event can come first. What is
@@ -241,10 +241,10 @@ cdef void make_way(Core core, const FlowKey *key) noexcept nogil:
         push_data(core, old, False)
     if old.u.tcp.state == TCP_TIME_WAIT or (old.u.tcp.state in (TCP_LAST_ACK, TCP_CLOSING)
                                             and not overflow_len(old)):
-        end(core, old, False)
+        end_connection(core, old, False)
 
 
-cdef void seek(Core core, Flow *flow) noexcept nogil:
+cdef void sync_peek_offset(Core core, Flow *flow) noexcept nogil:
     """Put the socket's peek place where snd_nxt is."""
     cdef TcpConn *conn = &flow.u.tcp
     cdef uint32_t upto = conn.snd_nxt
@@ -305,7 +305,7 @@ cdef void push_data(Core core, Flow *flow, bint probe) noexcept nogil:
             core.flows.add_waiting(flow)
             return
         if conn.board != NULL:
-            step_over(core, flow)
+            skip_sacked(core, flow)
         n = next_length(core, flow, probe)
         if not n:
             if not conn.rtx_at:
@@ -340,18 +340,18 @@ cdef void push_data(Core core, Flow *flow, bint probe) noexcept nogil:
         if probe:
             return
     if conn.board != NULL:
-        step_over(core, flow)
+        skip_sacked(core, flow)
     if conn.snd_nxt == conn.fin_seq:
         send_fin(core, flow)
 
 
-cdef void step_over(Core core, Flow *flow) noexcept nogil:
+cdef void skip_sacked(Core core, Flow *flow) noexcept nogil:
     """Go on behind what the guest has already, if that is what comes next."""
     cdef TcpConn *conn = &flow.u.tcp
     cdef uint32_t seq = behind_run(conn, conn.snd_nxt)
     if seq != conn.snd_nxt:
         conn.snd_nxt = seq
-        seek(core, flow)
+        sync_peek_offset(core, flow)
 
 
 cdef bint send_data(Core core, Flow *flow, uint32_t n, bint last) noexcept nogil:
@@ -420,7 +420,7 @@ cdef void resend_first(Core core, Flow *flow) noexcept nogil:
                             min(<uint32_t>conn.mss, upto - conn.snd_una))
     if got > 0:
         send_segment(core, flow, TCP_ACK | TCP_PSH, conn.snd_una, <uint32_t>got)
-    seek(core, flow)
+    sync_peek_offset(core, flow)
 
 
 cdef void on_timer(Core core, Flow *flow) noexcept nogil:
@@ -436,7 +436,7 @@ cdef void on_timer(Core core, Flow *flow) noexcept nogil:
             core.flows.add_work(flow)
     if conn.sock_at and conn.sock_at <= core.now:
         conn.sock_at = 0
-        look_at_buffer(core, flow)
+        on_send_space(core, flow)
         if conn.state == TCP_CLOSED:
             return
     if conn.rtx_at and conn.rtx_at <= core.now:
@@ -460,7 +460,7 @@ cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
     if conn.state == TCP_TIME_WAIT:
         # What is held keeps the record; it ends some time after `look_at_buffer` has got rid of it.
         if not overflow_len(flow):
-            end(core, flow, False)
+            end_connection(core, flow, False)
         return
     if core.link.blocked:
         # A guest that does not read, a paused one perhaps, cannot answer: that is no sign of its end.
@@ -508,7 +508,7 @@ cdef void go_back(Core core, Flow *flow, uint32_t seq, bint slowly) noexcept nog
         conn.cwnd = seq - conn.snd_una - arrived + SLOW_START_SEGMENTS * <uint32_t>conn.mss
     consume_acked(core, flow)
     conn.snd_nxt = seq
-    seek(core, flow)
+    sync_peek_offset(core, flow)
 
 
 cdef bint shorten_segments(Core core, Flow *flow, uint32_t mtu, uint32_t seq) noexcept nogil:
@@ -630,12 +630,12 @@ cdef void resend_holes(Core core, Flow *flow, uint32_t budget) noexcept nogil:
                 n = resend_part(core, flow, at, n)
             if not n:
                 if has_moved:
-                    seek(core, flow)
+                    sync_peek_offset(core, flow)
                 return
             budget -= min(n, budget)
             at += n
         later -= run.end - run.start
     if has_moved:
-        seek(core, flow)
+        sync_peek_offset(core, flow)
         if not conn.rtx_at:
             start_rtx(core, flow, conn.rto)

@@ -31,7 +31,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.datagram.lifetime cimport (
-    end_datagram, open_bound, refuse_datagram, start_datagram, still_used, use, watch_datagram,
+    end_datagram, open_bound, refuse_datagram, start_datagram, still_used, touch, watch_datagram,
 )
 from passt.dataplane.flow.table cimport (
     FLOW_UDP, FLOW_UDP_PORT, SIDE_GUEST, SIDE_HOST, Flow, FlowKey, fill_host_key, fill_key,
@@ -402,7 +402,7 @@ cdef void note_sent(Core core, Flow *flow) noexcept nogil:
         flow.u.udp.pending += flow.u.udp.pending < ANY_SIZE
     elif flow.u.udp.answered or flow.inbound:
         flow.u.udp.streaming = True
-    use(core, flow, &flow.u.udp.last_used, lifetime(core, flow))
+    touch(core, flow, &flow.u.udp.last_used, lifetime(core, flow))
 
 
 cdef void note_received(Core core, Flow *flow, uint32_t n) noexcept nogil:
@@ -412,7 +412,7 @@ cdef void note_received(Core core, Flow *flow, uint32_t n) noexcept nogil:
     elif flow.u.udp.answered or n > 1:
         flow.u.udp.streaming = True
     flow.u.udp.answered = True
-    use(core, flow, &flow.u.udp.last_used, lifetime(core, flow))
+    touch(core, flow, &flow.u.udp.last_used, lifetime(core, flow))
     if is_dns(flow):
         core.arm(flow, core.now + lifetime(core, flow))
 
