@@ -269,10 +269,10 @@ cdef ssize_t pass_copy(Core core, Flow *flow, int side) noexcept nogil:
         if not is_full(sent):
             return sent
         sent = 0
-    return n if keep(core, half, core.bypass.copy_space + sent, <uint32_t>(n - sent)) else -ENOMEM
+    return n if keep_copied(core, half, core.bypass.copy_space + sent, <uint32_t>(n - sent)) else -ENOMEM
 
 
-cdef bint keep(Core core, SpliceHalf *half, const uint8_t *data, uint32_t n) noexcept nogil:
+cdef bint keep_copied(Core core, SpliceHalf *half, const uint8_t *data, uint32_t n) noexcept nogil:
     """Hold *n* bytes that the other socket did not take: in memory, else in a pipe; False: not all of them.
 
     The half holds nothing, but it may have a pipe still.

@@ -32,7 +32,7 @@ from passt.dataplane.core.make_room cimport admit_datagram
 from passt.dataplane.flow.decision cimport InboundView
 
 
-cdef int64_t lifetime(Core core, const Flow *flow) noexcept nogil:
+cdef int64_t bypass_lifetime(Core core, const Flow *flow) noexcept nogil:
     return core.udp.stream_ns if flow.u.splice_udp.streaming else core.udp.once_ns
 
 
@@ -96,7 +96,7 @@ cdef void flush_spliced(Core core) noexcept nogil:
         flow.u.splice_udp.streaming = True
     if batch.to_client:
         flow.u.splice_udp.answered = True
-    touch(core, flow, &flow.u.splice_udp.last_used, lifetime(core, flow))
+    touch(core, flow, &flow.u.splice_udp.last_used, bypass_lifetime(core, flow))
 
 
 cdef int send_batch(Core core, int fd, SpliceBatch *batch) noexcept nogil:
@@ -182,7 +182,7 @@ cdef void bind_port(Core core, int fd, const InboundView *view, uint16_t port) n
 
 
 cdef void on_splice_timer(Core core, Flow *flow) noexcept nogil:
-    if not still_used(core, flow, flow.u.splice_udp.last_used, lifetime(core, flow)):
+    if not still_used(core, flow, flow.u.splice_udp.last_used, bypass_lifetime(core, flow)):
         end_splice_udp(core, flow)
 
 

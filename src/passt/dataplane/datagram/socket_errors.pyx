@@ -201,8 +201,8 @@ cdef void pass_on(Core core, Flow *flow, SocketError *error) noexcept nogil:
     elif not ask_source(core, error.offender, error.offender_len, error.offender):
         count(&core.stats, DROP_BAD_ADDRESS)
         return
-    if is_too_big(four, type, error.what.ee_code) and not told_mtu(flow)[0]:
-        told_mtu(flow)[0] = core.now
+    if is_mtu_error(four, type, error.what.ee_code) and not mtu_told_at(flow)[0]:
+        mtu_told_at(flow)[0] = core.now
     tell(core, flow, error.n, type, error.what.ee_code, error.what.ee_info, offender, error.ttl)
 
 
@@ -213,14 +213,14 @@ cdef bint is_error(bint four, uint8_t type) noexcept nogil:
     return ICMP6_UNREACHABLE <= type <= ICMP6_PARAMETER_PROBLEM
 
 
-cdef bint is_too_big(bint four, uint8_t type, uint8_t code) noexcept nogil:
+cdef bint is_mtu_error(bint four, uint8_t type, uint8_t code) noexcept nogil:
     if four:
         return type == ICMP_UNREACHABLE and code == ICMP_FRAGMENTATION_NEEDED
     return type == ICMP6_TOO_BIG
 
 
-cdef int64_t *told_mtu(Flow *flow) noexcept nogil:
-    return &flow.u.ping.told_mtu if flow.kind == FLOW_PING else &flow.u.udp.told_mtu
+cdef int64_t *mtu_told_at(Flow *flow) noexcept nogil:
+    return &flow.u.ping.mtu_told_at if flow.kind == FLOW_PING else &flow.u.udp.mtu_told_at
 
 
 cdef void tell(Core core, Flow *flow, uint32_t n, uint8_t type, uint8_t code, uint32_t info,
@@ -296,7 +296,7 @@ cdef bint settle_too_big(Core core, Flow *flow, uint32_t mtu, const uint8_t *pay
                          size_t n) noexcept nogil:
     """The host's interface takes *mtu* only: tell the guest; True: this datagram may be cut."""
     cdef bint four = flow.keys[0].addr_len == 4
-    cdef int64_t *told = told_mtu(flow)
+    cdef int64_t *told = mtu_told_at(flow)
     cdef bint is_known = told[0] != 0 and core.now - told[0] < EXPIRES_NS
     cdef bint is_ping = flow.kind == FLOW_PING
     cdef bint is_tracer = not is_ping and marks_of(core, flow).tells_ttl

@@ -215,7 +215,7 @@ cdef struct UdpFlow:
     bint answered
     bint streaming
     bint group                    # goes to a multicast group or to a broadcast address
-    int64_t told_mtu              # ns, when the guest was told of the path's MTU, 0: not yet
+    int64_t mtu_told_at              # ns, when the guest was told of the path's MTU, 0: not yet
     uint32_t packet_limit         # bytes of the largest packet to the guest that goes in one piece
 
 
@@ -240,7 +240,7 @@ cdef struct PingFlow:
     uint8_t ttl                   # that the socket sends with, 0: not yet said
     uint8_t tos
     uint8_t fragmenting           # see socket_marks
-    int64_t told_mtu
+    int64_t mtu_told_at
     uint32_t packet_limit
 
 

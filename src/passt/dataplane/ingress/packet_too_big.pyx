@@ -68,7 +68,7 @@ cdef bint on_too_big(Core core, const IpView *ip) noexcept nogil:
     if flow == NULL:
         count(&core.stats, DROP_UNKNOWN_FLOW)
         return True
-    mtu = told_mtu(ip, quoted.length)
+    mtu = claimed_mtu(ip, quoted.length)
     if not mtu or not narrow(core, flow, mtu, quoted.seq):
         count(&core.stats, DROP_TOO_BIG)
     return True
@@ -82,7 +82,7 @@ cdef bint is_too_big(const IpView *ip) noexcept nogil:
     return ip.l4[0] == ICMP6_TOO_BIG
 
 
-cdef uint32_t told_mtu(const IpView *ip, uint32_t length) noexcept nogil:
+cdef uint32_t claimed_mtu(const IpView *ip, uint32_t length) noexcept nogil:
     """The MTU of the link that a packet of *length* bytes was too big for; 0: that cannot be."""
     cdef uint32_t mtu = load_be16(ip.l4 + 6) if ip.addr_len == 4 else load_be32(ip.l4 + 4)
     cdef int i

@@ -72,7 +72,7 @@ cdef void on_fragment_timer(Core core) noexcept nogil:
     cdef FlowKey key
     while place != NULL:
         count(&core.stats, DROP_FRAGMENT_TIME)
-        if place.first_len and not place.spoiled and not is_group(place):
+        if place.first_len and not place.spoiled and not was_to_group(place):
             ip.src = place.src
             ip.dst = place.dst
             ip.addr_len = place.addr_len
@@ -89,7 +89,7 @@ cdef void on_fragment_timer(Core core) noexcept nogil:
         core.reactor.timers.arm(core.ip.fragment_timer, deadline)
 
 
-cdef bint is_group(const Assembly *place) noexcept nogil:
+cdef bint was_to_group(const Assembly *place) noexcept nogil:
     """Whether the packet goes to more than one: no error is sent about those (RFC 1122 3.2.2)."""
     if place.addr_len == 4:
         return is_multicast4(place.dst) or place.dst[0] >= 240

@@ -34,9 +34,9 @@ cdef class StreamLink(Link):
     cdef void read_ahead(self) noexcept nogil
     cdef bint has_room(self, size_t n) noexcept nogil
     cdef bint queue(self, const uint8_t *start, size_t n) noexcept nogil
-    cdef void place(self, bint behind) noexcept nogil
-    cdef void leave(self, size_t n) noexcept nogil
-    cdef bint keep(self, size_t n) noexcept nogil
+    cdef void choose_slot(self, bint behind) noexcept nogil
+    cdef void copy_slot_apart(self, size_t n) noexcept nogil
+    cdef bint queue_built(self, size_t n) noexcept nogil
     cdef bint cut(self, const iovec *pieces, size_t payload, const TxMeta *meta) noexcept nogil
     cdef size_t write_out(self) noexcept nogil
     cdef void note_queued(self, size_t n_frames, size_t n) noexcept nogil

@@ -46,7 +46,7 @@ cdef inline bint in_order(Core core, const TcpConn *conn, uint32_t stamp) noexce
     return seq_le(conn.ts_recent, stamp) or now_s(core) - conn.ts_recent_at > <uint32_t>VALID_S
 
 
-cdef inline void keep(Core core, TcpConn *conn, uint32_t stamp) noexcept nogil:
+cdef inline void keep_timestamp(Core core, TcpConn *conn, uint32_t stamp) noexcept nogil:
     conn.ts_recent = stamp
     conn.ts_recent_at = now_s(core)
 
@@ -62,7 +62,7 @@ cdef void take_timestamps(Core core, Flow *flow, uint32_t stamp) noexcept nogil:
     flow.u.tcp.flags |= CONN_TIMESTAMPS
     flow.u.tcp.mss -= TIMESTAMPS_LEN          # an MSS counts no options (RFC 6691)
     start_timestamps(core, flow)
-    keep(core, &flow.u.tcp, stamp)
+    keep_timestamp(core, &flow.u.tcp, stamp)
 
 
 cdef uint32_t push_timestamps(Core core, const TcpConn *conn, uint8_t *place) noexcept nogil:
@@ -77,7 +77,7 @@ cdef void echo_syn(Core core, TcpConn *conn, const TcpView *tcp) noexcept nogil:
     """The guest repeats its SYN: the answer is one to the later, so that its round trip comes out right."""
     if conn.flags & CONN_TIMESTAMPS and read_timestamps(tcp, &core.gather.ts_val, &core.gather.ts_ecr):
         if in_order(core, conn, core.gather.ts_val):
-            keep(core, conn, core.gather.ts_val)
+            keep_timestamp(core, conn, core.gather.ts_val)
 
 
 cdef bint check_timestamps(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
@@ -98,7 +98,7 @@ cdef bint check_timestamps(Core core, Flow *flow, const TcpView *tcp) noexcept n
 cdef void note_timestamp(Core core, TcpConn *conn, const TcpView *tcp) noexcept nogil:
     """The segment is acceptable: its stamp is echoed if it is the earliest (RFC 7323 4.3, 5.3 R3)."""
     if seq_le(tcp.seq, conn.rcv_acked) and in_order(core, conn, core.gather.ts_val):
-        keep(core, conn, core.gather.ts_val)
+        keep_timestamp(core, conn, core.gather.ts_val)
 
 
 cdef void time_echo(Core core, TcpConn *conn) noexcept nogil:

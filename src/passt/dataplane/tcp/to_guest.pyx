@@ -177,12 +177,12 @@ cdef void on_listener(Core core, uint32_t listener, int fd) noexcept nogil:
         elif new < 0:
             count(&core.stats, DROP_SOCKET)
         else:
-            open_inbound(core, listener, new, &peer, &local)
+            offer_connection(core, listener, new, &peer, &local)
             if core.reactor.slept:
                 return            # it came alone, most likely; if not, the loop is told of the others
 
 
-cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_storage *peer,
+cdef void offer_connection(Core core, uint32_t listener, int fd, const sockaddr_storage *peer,
                        const sockaddr_storage *local) noexcept nogil:
     """Offer an accepted connection to the guest."""
     cdef InboundView view

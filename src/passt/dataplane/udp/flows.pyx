@@ -402,7 +402,7 @@ cdef void note_sent(Core core, Flow *flow) noexcept nogil:
         flow.u.udp.pending += flow.u.udp.pending < ANY_SIZE
     elif flow.u.udp.answered or flow.inbound:
         flow.u.udp.streaming = True
-    touch(core, flow, &flow.u.udp.last_used, lifetime(core, flow))
+    touch(core, flow, &flow.u.udp.last_used, udp_lifetime(core, flow))
 
 
 cdef void note_received(Core core, Flow *flow, uint32_t n) noexcept nogil:
@@ -412,12 +412,12 @@ cdef void note_received(Core core, Flow *flow, uint32_t n) noexcept nogil:
     elif flow.u.udp.answered or n > 1:
         flow.u.udp.streaming = True
     flow.u.udp.answered = True
-    touch(core, flow, &flow.u.udp.last_used, lifetime(core, flow))
+    touch(core, flow, &flow.u.udp.last_used, udp_lifetime(core, flow))
     if is_dns(flow):
-        core.arm(flow, core.now + lifetime(core, flow))
+        core.arm(flow, core.now + udp_lifetime(core, flow))
 
 
-cdef int64_t lifetime(Core core, const Flow *flow) noexcept nogil:
+cdef int64_t udp_lifetime(Core core, const Flow *flow) noexcept nogil:
     """How long the flow lives unused, ns."""
     if is_dns(flow):
         return core.udp.once_ns if flow.u.udp.pending or not flow.u.udp.answered else ANSWERED_NS
@@ -426,7 +426,7 @@ cdef int64_t lifetime(Core core, const Flow *flow) noexcept nogil:
 
 cdef void on_udp_timer(Core core, Flow *flow) noexcept nogil:
     """The flow may have been unused for its lifetime."""
-    if not still_used(core, flow, flow.u.udp.last_used, lifetime(core, flow)):
+    if not still_used(core, flow, flow.u.udp.last_used, udp_lifetime(core, flow)):
         end_udp(core, flow)
 
 

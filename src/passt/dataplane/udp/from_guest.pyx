@@ -42,16 +42,16 @@ cdef void send_out(Core core, Flow *flow, const IpView *ip, const UdpView *udp,
     cdef size_t offset = 0
     cdef size_t n
     if not segment or segment >= udp.payload_len:
-        add_datagrams(core, flow, ip, udp.payload, udp.payload_len, <uint16_t>udp.payload_len)
+        queue_datagrams(core, flow, ip, udp.payload, udp.payload_len, <uint16_t>udp.payload_len)
         return
     # As many at a time as one message may have.
     n = <size_t>segment * (MAX_SEGMENTS if segment <= flow.u.udp.most_segment else 1)
     while offset < udp.payload_len:
-        add_datagrams(core, flow, ip, udp.payload + offset, min(n, udp.payload_len - offset), segment)
+        queue_datagrams(core, flow, ip, udp.payload + offset, min(n, udp.payload_len - offset), segment)
         offset += n
 
 
-cdef void add_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *payload, size_t n,
+cdef void queue_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *payload, size_t n,
                         uint16_t segment) noexcept nogil:
     """Add *n* octets: datagrams of *segment* each and a last one that may be shorter."""
     cdef OutBatch *batch = core.udp.out_batch
@@ -64,7 +64,7 @@ cdef void add_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *
     if batch.n_messages and (fd != batch.fd or ip.whole != batch.whole):
         flush_out(core)
     message = &batch.messages[batch.n_messages - 1] if batch.n_messages else NULL
-    if message == NULL or not fits(message, flow, ip, n, n_datagrams, segment):
+    if message == NULL or not fits_message(message, flow, ip, n, n_datagrams, segment):
         if batch.n_messages == OUT_MESSAGES:
             flush_out(core)
         batch.fd = fd
@@ -89,7 +89,7 @@ cdef void add_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *
         flush_out(core)
 
 
-cdef bint fits(const OutMessage *message, const Flow *flow, const IpView *ip, size_t n, uint32_t n_datagrams,
+cdef bint fits_message(const OutMessage *message, const Flow *flow, const IpView *ip, size_t n, uint32_t n_datagrams,
                uint16_t segment) noexcept nogil:
     """Whether the datagrams may join the message: RFC 768 lengths, and what UDP_SEGMENT can tell apart."""
     cdef uint32_t most = MAX_IP_LEN - UDP_HLEN - (IP4_HLEN if ip.addr_len == 4 else 0)
@@ -130,7 +130,7 @@ cdef void flush_out(Core core) noexcept nogil:
         tries += 1
         if batch.messages[done].n_datagrams > 1 and sent in (-EINVAL, -EIO, -EMSGSIZE):
             send_apart(core, batch, done, sent)
-        elif is_lost(sent) or tries == MOST_TRIES or not settle_send_error(
+        elif is_final_error(sent) or tries == MOST_TRIES or not settle_send_error(
                 core, batch.messages[done].flow, sent, <const uint8_t *>piece.iov_base, piece.iov_len):
             core.stats.drops[<int>DROP_SOCKET] += batch.messages[done].n_datagrams
         else:
@@ -141,7 +141,7 @@ cdef void flush_out(Core core) noexcept nogil:
     batch.n_pieces = 0
 
 
-cdef bint is_lost(int result) noexcept nogil:
+cdef bint is_final_error(int result) noexcept nogil:
     """Whether the error says of the datagram just sent, and of no other, that it is gone."""
     return result in (-EAGAIN, -ENOBUFS, -ENOMEM, -EINVAL, -EIO)
 
@@ -179,7 +179,7 @@ cdef void send_apart(Core core, OutBatch *batch, uint32_t number, int refused) n
             tries = 0
             continue
         tries += 1
-        if is_lost(sent) or tries == MOST_TRIES or not settle_send_error(
+        if is_final_error(sent) or tries == MOST_TRIES or not settle_send_error(
                 core, message.flow, sent, <const uint8_t *>pieces[done].iov_base, pieces[done].iov_len):
             core.stats.drops[<int>DROP_SOCKET] += 1
             done += 1

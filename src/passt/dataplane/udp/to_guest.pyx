@@ -125,7 +125,7 @@ cdef void read_spliced(Core core, Flow *flow) noexcept nogil:
             add_spliced(core, flow, &batch.headers[i], joined_size(&batch.headers[i].msg_hdr), True)
     flush_spliced(core)
     for i in range(n):
-        prepare(batch, i)
+        reset_header(batch, i)
     if n < 0 or n == IN_MESSAGES:
         core.flows.add_work(flow)
 
@@ -146,11 +146,11 @@ cdef int receive_batch(Core core, int fd, int room) noexcept nogil:
         for i in range(IN_MESSAGES):
             batch.pieces[i].iov_base = batch.memory + i * STRIDE
             batch.pieces[i].iov_len = MOST_DATAGRAM
-            prepare(batch, i)
+            reset_header(batch, i)
     return core.sockets.receive_messages(fd, batch.headers, <unsigned int>room)
 
 
-cdef void prepare(InBatch *batch, int i) noexcept nogil:
+cdef void reset_header(InBatch *batch, int i) noexcept nogil:
     """Make the header of message *i* ready to be filled (again)."""
     cdef msghdr *header = &batch.headers[i].msg_hdr
     header.msg_name = &batch.names[i]
@@ -196,7 +196,7 @@ cdef uint32_t deal_out(Core core, Flow *port, uint32_t listener, int fd, int n) 
     send_run(core, &run)
     flush_spliced(core)
     for i in range(n):
-        prepare(batch, i)
+        reset_header(batch, i)
     return longest
 
 
@@ -227,23 +227,23 @@ cdef void add_message(Core core, Run *run, Flow *flow, mmsghdr *message) noexcep
     read_marks(&message.msg_hdr, &marks)
     segment = marks.segment
     if not segment or segment >= left:
-        add_datagrams(core, run, flow, payload, left, left, marks.tos)
+        add_to_run(core, run, flow, payload, left, left, marks.tos)
         return
     n = segment * (MAX_SEGMENTS if may_join(core, flow, segment) else 1)
     while left:
-        add_datagrams(core, run, flow, payload, min(n, left), segment, marks.tos)
+        add_to_run(core, run, flow, payload, min(n, left), segment, marks.tos)
         payload += min(n, left)
         left -= min(n, left)
 
 
-cdef void add_datagrams(Core core, Run *run, Flow *flow, uint8_t *payload, uint32_t n,
+cdef void add_to_run(Core core, Run *run, Flow *flow, uint8_t *payload, uint32_t n,
                         uint32_t segment, uint8_t tos) noexcept nogil:
     """Add *n* octets: datagrams of *segment* each and a last one that may be shorter."""
     cdef uint32_t n_datagrams = (n + segment - 1) // segment if segment else 1
     if n > most_payload(flow):
         count(&core.stats, DROP_TRUNCATED)
         return
-    if run.flow == NULL or run.tos != tos or not fits(core, run, flow, n, n_datagrams, segment):
+    if run.flow == NULL or run.tos != tos or not fits_run(core, run, flow, n, n_datagrams, segment):
         send_run(core, run)
         run.flow = flow
         run.tos = tos
@@ -261,7 +261,7 @@ cdef uint32_t most_payload(const Flow *flow) noexcept nogil:
     return MAX_IP_LEN - UDP_HLEN - (IP4_HLEN if flow.keys[0].addr_len == 4 else 0)
 
 
-cdef bint fits(Core core, const Run *run, const Flow *flow, uint32_t n, uint32_t n_datagrams,
+cdef bint fits_run(Core core, const Run *run, const Flow *flow, uint32_t n, uint32_t n_datagrams,
                uint32_t segment) noexcept nogil:
     """Whether the datagrams may join the run."""
     if run.flow != flow or run.ended or not n or run.n_pieces == IN_MESSAGES:
