@@ -39,7 +39,7 @@ from passt.dataplane.packet.build cimport mark_packet
 cdef enum:
     LIFETIME_MS = 30000           # nf_conntrack_icmp_timeout
     RECEIVE_BUDGET = 16
-    MOST_TRIES = 3                # an earlier request's error, one that is too large, and at last
+    MAX_TRIES = 3                # an earlier request's error, one that is too large, and at last
     CONTROL_SIZE = 128
 
 
@@ -75,7 +75,7 @@ cdef void on_echo(Core core, const IpView *ip) noexcept nogil:
     message.msg_iov = &piece
     message.msg_iovlen = 1
     set_ping_marks(core, flow, ip)
-    for _ in range(MOST_TRIES):
+    for _ in range(MAX_TRIES):
         sent = core.sockets.send_message(flow.fd, &message)
         if sent >= 0:
             return

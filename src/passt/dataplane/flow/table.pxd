@@ -210,7 +210,7 @@ cdef struct UdpFlow:
     uint32_t ifindex              # by which it leaves a listener's socket, 0: as routed
     int listener_fd
     uint16_t local_family         # of the listener's socket addresses
-    uint16_t most_segment         # largest datagram that UDP_SEGMENT may cut here
+    uint16_t max_segment         # largest datagram that UDP_SEGMENT may cut here
     uint16_t pending              # questions of a DNS flow that wait for an answer
     bint answered
     bint streaming

@@ -33,8 +33,8 @@ from passt.dataplane.packet.verify cimport is_intact
 
 cdef enum:
     QUOTED_L4 = 8                 # of the message in the packet: ports and sequence number (RFC 792)
-    LEAST_MTU4 = 68               # what every router passes on (RFC 791 3.2)
-    LEAST_MTU6 = 1280             # RFC 8200 5; one that says less is not to be heard (RFC 8201 4)
+    MIN_MTU4 = 68               # what every router passes on (RFC 791 3.2)
+    MIN_MTU6 = 1280             # RFC 8200 5; one that says less is not to be heard (RFC 8201 4)
     N_PLATEAUS = 9
 
 # MTUs that links have, for the routers that do not tell (RFC 1191 7.1).
@@ -90,7 +90,7 @@ cdef uint32_t claimed_mtu(const IpView *ip, uint32_t length) noexcept nogil:
         for i in range(N_PLATEAUS):
             if PLATEAUS[i] < length:
                 return PLATEAUS[i]
-    if mtu >= length or mtu < <uint32_t>(LEAST_MTU4 if ip.addr_len == 4 else LEAST_MTU6):
+    if mtu >= length or mtu < <uint32_t>(MIN_MTU4 if ip.addr_len == 4 else MIN_MTU6):
         return 0
     return mtu
 

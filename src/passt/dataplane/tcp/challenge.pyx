@@ -13,7 +13,7 @@ from passt.dataplane.loop.timers cimport ms
 
 cdef enum:
     SPAN_MS = 5000
-    MOST_IN_SPAN = 10
+    MAX_IN_SPAN = 10
 
 
 cdef void challenge(Core core, Flow *flow) noexcept nogil:
@@ -30,7 +30,7 @@ cdef bint may_answer(Core core, Flow *flow) noexcept nogil:
     if not conn.challenges or core.now - conn.challenged_at >= ms(SPAN_MS):
         conn.challenged_at = core.now
         conn.challenges = 0
-    if conn.challenges == MOST_IN_SPAN:
+    if conn.challenges == MAX_IN_SPAN:
         core.stats.tcp_acks_withheld += 1
         return False
     conn.challenges += 1

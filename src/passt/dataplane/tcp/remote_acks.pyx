@@ -22,7 +22,7 @@ event, which mostly comes together with the remote's answer; how far the remote 
 number that the guest is told then, in every segment; it never moves back, and the window counts from it to
 the same right edge as ever. Bytes between it and `rcv_nxt` are the lag.
 
-It ends when it would do harm: more than MOST_LAG bytes lag (no dialogue), the remote does not acknowledge
+It ends when it would do harm: more than MAX_LAG bytes lag (no dialogue), the remote does not acknowledge
 for LAG_MS (before the guest repeats), the guest repeats (it thinks them lost), something is kept in the
 store, or either end has finished. Then everything is acknowledged at once, and it takes twice as many small
 writes until the connection is looked at again. A lost event does no more harm than that.
@@ -44,10 +44,10 @@ from passt.dataplane.tcp.sequence cimport seq_lt
 
 cdef enum:
     FIRST_WRITES = 8
-    MOST_MISSES = 9               # doublings of it: up to 4096
+    MAX_MISSES = 9               # doublings of it: up to 4096
     NEVER = 255                   # in remote_misses: the connection is not looked at any more
     SMALL_WRITE = 2048            # bytes of the guest's in one turn that may be part of a dialogue
-    MOST_LAG = 8192
+    MAX_LAG = 8192
     MIN_RTT_US = 2000
     MAX_RTT_US = 150000
     LAG_MS = 150
@@ -92,7 +92,7 @@ cdef void consider_following(Core core, Flow *flow) noexcept nogil:
     cdef PathInfo path
     cdef int64_t total = 0
     cdef double under_way
-    conn.remote_misses += conn.remote_misses < MOST_MISSES
+    conn.remote_misses += conn.remote_misses < MAX_MISSES
     if core.sockets.path_info(flow.fd, &path) < 0 or path.min_rtt_us < MIN_RTT_US:
         conn.remote_misses = NEVER
         return
@@ -137,7 +137,7 @@ cdef void stop_following(Core core, Flow *flow) noexcept nogil:
 cdef bint follow(Core core, Flow *flow) noexcept nogil:
     """End of a turn: tell the guest how far the remote has come; False if that is over."""
     cdef TcpConn *conn = &flow.u.tcp
-    if not can_follow(conn) or conn.rcv_nxt - conn.remote_acked > MOST_LAG:
+    if not can_follow(conn) or conn.rcv_nxt - conn.remote_acked > MAX_LAG:
         stop_following(core, flow)
         return False
     if conn.flags & CONN_ACK_NOW or conn.remote_acked != conn.rcv_acked:

@@ -44,7 +44,7 @@ from passt.dataplane.tcp.timing cimport RTO_MAX_MS, TIMESTAMPS_LEN, start_timest
 
 cdef enum:
     ACCEPT_BUDGET = 64            # connections taken per listener and turn
-    RESEND_MOST = 1 << 20         # bytes that one acknowledgement can have repeated, and a segment more
+    MAX_RESEND = 1 << 20         # bytes that one acknowledgement can have repeated, and a segment more
     TURN_BUDGET = 1 << 20
     # Bytes in flight to the guest. The link has no delay: a few milliseconds' worth keeps it busy,
     # and the kernel walks what is in flight with every peek.
@@ -602,7 +602,7 @@ cdef uint32_t resend_part(Core core, Flow *flow, uint32_t seq, uint32_t n) noexc
 
 
 cdef void resend_holes(Core core, Flow *flow, uint32_t budget) noexcept nogil:
-    """Repeat what is lost, about *budget* bytes of it, but a segment at least and RESEND_MOST at most."""
+    """Repeat what is lost, about *budget* bytes of it, but a segment at least and MAX_RESEND at most."""
     cdef TcpConn *conn = &flow.u.tcp
     cdef SackBoard *board = conn.board
     cdef SackRange *run
@@ -611,7 +611,7 @@ cdef void resend_holes(Core core, Flow *flow, uint32_t budget) noexcept nogil:
     cdef uint32_t edge = conn.snd_una + conn.snd_wnd
     cdef uint32_t i, at, n
     cdef bint has_moved = False
-    budget = min(budget, <uint32_t>RESEND_MOST) + conn.mss
+    budget = min(budget, <uint32_t>MAX_RESEND) + conn.mss
     for i in range(board.n):
         run = &board.ranges[i]
         at = hole_start(conn, i)

@@ -12,7 +12,7 @@ each other, none of them twice. There are two reasons to be in it:
 
 Early data is never beyond the window that the guest was told, so when its turn comes the socket has
 room for it. Memory comes from the pool (`pool`). Early data may not touch the last half of it, which is for
-data that was promised a place, nor exceed EARLY_MOST for one connection: what then finds no room is
+data that was promised a place, nor exceed MAX_EARLY for one connection: what then finds no room is
 not taken in, counted, and not reported. What was reported is never dropped before the connection ends
 (RFC 2018 8 would allow it).
 
@@ -36,13 +36,13 @@ cdef enum:
     # and those that follow.
     FIRST_PIECE = 2048
     NEXT_PIECE = 16384
-    EARLY_MOST = 8 << 20          # bytes of early data that one connection may hold
+    MAX_EARLY = 8 << 20          # bytes of early data that one connection may hold
 
 
 cdef void *take(Core core, TcpConn *conn, size_t n, bint early) noexcept nogil:
     """*n* bytes of the pool for a store, or NULL."""
     if early and (core.pool.left < core.pool.size // 2 + n
-                  or (conn.store != NULL and conn.store.memory + n > EARLY_MOST)):
+                  or (conn.store != NULL and conn.store.memory + n > MAX_EARLY)):
         return NULL
     return core.pool.take(n)
 

@@ -117,7 +117,7 @@ cdef Flow *open_outbound(Core core, const FlowKey *key) noexcept nogil:
 
 cdef void start_udp(Core core, Flow *flow) noexcept nogil:
     """Set what a new flow begins with; its guest's endpoint is known."""
-    flow.u.udp.most_segment = ANY_SIZE
+    flow.u.udp.max_segment = ANY_SIZE
     flow.u.udp.packet_limit = limit_towards(core, flow.keys[0].guest)
 
 

@@ -33,7 +33,7 @@ from passt.dataplane.base.externs cimport (
 
 cdef enum:
     # Of one message: an earlier datagram's error, a size or a broadcast that is to be settled, and at last.
-    MOST_TRIES = 4
+    MAX_TRIES = 4
 
 
 cdef void send_out(Core core, Flow *flow, const IpView *ip, const UdpView *udp,
@@ -45,7 +45,7 @@ cdef void send_out(Core core, Flow *flow, const IpView *ip, const UdpView *udp,
         queue_datagrams(core, flow, ip, udp.payload, udp.payload_len, <uint16_t>udp.payload_len)
         return
     # As many at a time as one message may have.
-    n = <size_t>segment * (MAX_SEGMENTS if segment <= flow.u.udp.most_segment else 1)
+    n = <size_t>segment * (MAX_SEGMENTS if segment <= flow.u.udp.max_segment else 1)
     while offset < udp.payload_len:
         queue_datagrams(core, flow, ip, udp.payload + offset, min(n, udp.payload_len - offset), segment)
         offset += n
@@ -97,7 +97,7 @@ cdef bint fits_message(const OutMessage *message, const Flow *flow, const IpView
         return False
     if segment != message.segment and (n_datagrams != 1 or n > message.segment or not n):
         return False
-    if message.segment > flow.u.udp.most_segment:
+    if message.segment > flow.u.udp.max_segment:
         return False
     return message.n_datagrams + n_datagrams <= MAX_SEGMENTS and message.total + n <= most
 
@@ -130,7 +130,7 @@ cdef void flush_out(Core core) noexcept nogil:
         tries += 1
         if batch.messages[done].n_datagrams > 1 and sent in (-EINVAL, -EIO, -EMSGSIZE):
             send_apart(core, batch, done, sent)
-        elif is_final_error(sent) or tries == MOST_TRIES or not settle_send_error(
+        elif is_final_error(sent) or tries == MAX_TRIES or not settle_send_error(
                 core, batch.messages[done].flow, sent, <const uint8_t *>piece.iov_base, piece.iov_len):
             core.stats.drops[<int>DROP_SOCKET] += batch.messages[done].n_datagrams
         else:
@@ -159,7 +159,7 @@ cdef void send_apart(Core core, OutBatch *batch, uint32_t number, int refused) n
     cdef size_t offset
     cdef iovec *piece
     cdef int sent
-    message.flow.u.udp.most_segment = 0 if refused == -EIO else <uint16_t>(message.segment - 1)
+    message.flow.u.udp.max_segment = 0 if refused == -EIO else <uint16_t>(message.segment - 1)
     for i in range(message.n_pieces):
         piece = &batch.pieces[message.first + i]
         offset = 0
@@ -179,7 +179,7 @@ cdef void send_apart(Core core, OutBatch *batch, uint32_t number, int refused) n
             tries = 0
             continue
         tries += 1
-        if is_final_error(sent) or tries == MOST_TRIES or not settle_send_error(
+        if is_final_error(sent) or tries == MAX_TRIES or not settle_send_error(
                 core, message.flow, sent, <const uint8_t *>pieces[done].iov_base, pieces[done].iov_len):
             core.stats.drops[<int>DROP_SOCKET] += 1
             done += 1

@@ -35,13 +35,13 @@ from passt.dataplane.packet.build cimport mark_packet
 from passt.dataplane.udp.flows cimport flow_from, inbound_flow, note_received
 
 cdef enum:
-    MOST_DATAGRAM = 65536
+    MAX_DATAGRAM = 65536
     # Room of one datagram. No power of two: the first octets of all would share few cache lines.
     STRIDE = 65536 + 17 * 64
     # Octets of a batch, as far as one can tell before: what a link that refuses them can keep.
     BATCH_OCTETS = 256000
-    FEWEST = 4                    # datagrams per batch
-    MOST_ERRORS = 8               # of a socket in one turn
+    MIN_BATCH = 4                    # datagrams per batch
+    MAX_ERRORS = 8               # of a socket in one turn
 
 
 cdef struct Run:
@@ -68,7 +68,7 @@ cdef void read_port(Core core, Flow *port) noexcept nogil:
     if core.link.blocked:
         core.flows.add_waiting(port)
         return
-    while n <= 0 and errors < MOST_ERRORS:
+    while n <= 0 and errors < MAX_ERRORS:
         n = receive_batch(core, port.fd, room)
         if n == -EAGAIN:
             return
@@ -93,7 +93,7 @@ cdef void read_listener(Core core, uint32_t listener, int fd, bint in_namespace)
         drain_errors(core, NULL, listener, fd, &mtu)
         core.listeners.pause(listener, fd)
         return
-    while errors < MOST_ERRORS:
+    while errors < MAX_ERRORS:
         n = receive_batch(core, fd, room)
         if n == -EAGAIN:
             return
@@ -111,7 +111,7 @@ cdef void read_spliced(Core core, Flow *flow) noexcept nogil:
     cdef int errors = 0
     cdef int n = 0
     cdef int i
-    while n <= 0 and errors < MOST_ERRORS:
+    while n <= 0 and errors < MAX_ERRORS:
         n = receive_batch(core, flow.fd, IN_MESSAGES)
         if n == -EAGAIN:
             return
@@ -132,7 +132,7 @@ cdef void read_spliced(Core core, Flow *flow) noexcept nogil:
 
 cdef int room_for(uint32_t longest) noexcept nogil:
     """How many datagrams a batch may have where those of the last one had up to *longest* octets."""
-    return max(min(BATCH_OCTETS // (<int>longest + 1), <int>IN_MESSAGES), <int>FEWEST)
+    return max(min(BATCH_OCTETS // (<int>longest + 1), <int>IN_MESSAGES), <int>MIN_BATCH)
 
 
 cdef int receive_batch(Core core, int fd, int room) noexcept nogil:
@@ -145,7 +145,7 @@ cdef int receive_batch(Core core, int fd, int room) noexcept nogil:
             return -EAGAIN
         for i in range(IN_MESSAGES):
             batch.pieces[i].iov_base = batch.memory + i * STRIDE
-            batch.pieces[i].iov_len = MOST_DATAGRAM
+            batch.pieces[i].iov_len = MAX_DATAGRAM
             reset_header(batch, i)
     return core.sockets.receive_messages(fd, batch.headers, <unsigned int>room)
 
