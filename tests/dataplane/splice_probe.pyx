@@ -119,9 +119,9 @@ cdef class Relay:
         """Open the connection; there is one at a time."""
         self.flow = self.core.flows.alloc(FLOW_SPLICE_TCP)
         for side in range(2):
-            self.flow.u.splice.halves[side].fd = FIRST_FD + side
-            self.flow.u.splice.halves[side].pipe = NO_PIPE
-        self.flow.u.splice.watched = True
+            self.flow.body.splice.halves[side].fd = FIRST_FD + side
+            self.flow.body.splice.halves[side].pipe = NO_PIPE
+        self.flow.body.splice.watched = True
         self.core.stats.flows_splice_tcp += 1
 
     def give(self, int side, *pieces):
@@ -154,7 +154,7 @@ cdef class Relay:
     @property
     def held(self):
         """Bytes that either half holds, and whether it has a pipe."""
-        return [(self.flow.u.splice.halves[side].n_held, self.flow.u.splice.halves[side].pipe != NO_PIPE)
+        return [(self.flow.body.splice.halves[side].n_held, self.flow.body.splice.halves[side].pipe != NO_PIPE)
                 for side in range(2)]
 
     @property

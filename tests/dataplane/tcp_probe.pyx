@@ -433,7 +433,7 @@ cdef class Bench:
         for i in range(self.core.flows.top):
             flow = &self.core.flows.flows[i]
             if flow.kind > FLOW_DEAD:
-                conn = &flow.u.tcp
+                conn = &flow.body.tcp
                 found.append(Conn(
                     flow=flow.index, state=state_name(conn.state).decode(), fd=flow.fd,
                     guest_port=flow.keys[0].guest_port,

@@ -385,7 +385,7 @@ cdef class World:
         """Have the flow *index* see *events* of its socket."""
         cdef Flow *flow = &self.core.flows.flows[index]
         if flow.kind == FLOW_UDP:
-            index = flow.u.udp.port
+            index = flow.body.udp.port
         self.handle(make_tag(EVENT_FLOW, self.core.flows.flows[index].generation, index), events)
 
     def tagged_event(self, uint64_t tag, uint32_t events):
@@ -476,8 +476,8 @@ cdef class World:
         for i in range(self.core.flows.top):
             flow = &self.core.flows.flows[i]
             fd = flow.fd
-            if flow.kind == FLOW_UDP and not flow.u.udp.listener:
-                fd = self.core.flows.flows[flow.u.udp.port].fd
+            if flow.kind == FLOW_UDP and not flow.body.udp.listener:
+                fd = self.core.flows.flows[flow.body.udp.port].fd
             if flow.kind in (FLOW_TCP, FLOW_UDP, FLOW_PING):
                 found.append(FlowState(flow.index, flow.kind, fd, flow.armed))
         return found

@@ -66,9 +66,9 @@ cdef void on_echo(Core core, const IpView *ip) noexcept nogil:
         flow = open_ping(core, &key, protocol)
         if flow == NULL:
             return
-        flow.u.ping.packet_limit = limit_towards(core, key.guest)
+        flow.body.ping.packet_limit = limit_towards(core, key.guest)
     follow_sender(core, flow, ip.mac)
-    touch(core, flow, &flow.u.ping.last_used, ms(LIFETIME_MS))
+    touch(core, flow, &flow.body.ping.last_used, ms(LIFETIME_MS))
     memset(&message, 0, sizeof(message))
     piece.iov_base = <void *>ip.l4
     piece.iov_len = ip.l4_len
@@ -124,7 +124,7 @@ cdef void on_ping_socket(Core core, Flow *flow) noexcept nogil:
         if n < ICMP_HLEN:
             count(&core.stats, DROP_SHORT)
             continue
-        touch(core, flow, &flow.u.ping.last_used, ms(LIFETIME_MS))
+        touch(core, flow, &flow.body.ping.last_used, ms(LIFETIME_MS))
         send_reply(core, flow, <uint32_t>n, &marks)
     core.flows.add_work(flow)
 
@@ -185,11 +185,11 @@ cdef void send_reply(Core core, Flow *flow, uint32_t n, const Marks *marks) noex
     memcpy(place, &icmp, ICMP_HLEN)
     memset(&meta, 0, sizeof(meta))
     meta.hdr_len = <uint16_t>(place - core.link.slot + ICMP_HLEN)
-    send_packet(core, <size_t>(place - core.link.slot) + n, &meta, flow.u.ping.packet_limit)
+    send_packet(core, <size_t>(place - core.link.slot) + n, &meta, flow.body.ping.packet_limit)
 
 
 cdef void on_ping_timer(Core core, Flow *flow) noexcept nogil:
-    if not still_used(core, flow, flow.u.ping.last_used, ms(LIFETIME_MS)):
+    if not still_used(core, flow, flow.body.ping.last_used, ms(LIFETIME_MS)):
         end_ping(core, flow)
 
 

@@ -133,8 +133,8 @@ cdef void end_listener(Core core, Listener listener) except *:
     if listener.protocol == IPPROTO_UDP and (core.stats.flows_udp or core.stats.flows_splice_udp):
         for i in range(core.flows.top):
             flow = &core.flows.flows[i]
-            if (flow.kind == FLOW_UDP and flow.u.udp.listener == listener.index + 1
-                    or flow.kind == FLOW_SPLICE_UDP and flow.u.splice_udp.listener == listener.index + 1):
+            if (flow.kind == FLOW_UDP and flow.body.udp.listener == listener.index + 1
+                    or flow.kind == FLOW_SPLICE_UDP and flow.body.splice_udp.listener == listener.index + 1):
                 core.handlers[flow.kind].end_connection(core, flow)
     core.bypass.decisions.forget()
     core.listeners.remove(listener)

@@ -43,16 +43,16 @@ cdef void set_fragmenting(Core core, int fd, bint four, bint whole, uint8_t *kno
 
 cdef int socket_of(Core core, const Flow *flow) noexcept nogil:
     """The descriptor by which a UDP flow sends."""
-    if flow.u.udp.listener:
-        return flow.u.udp.listener_fd
-    return core.flows.flows[flow.u.udp.port].fd
+    if flow.body.udp.listener:
+        return flow.body.udp.listener_fd
+    return core.flows.flows[flow.body.udp.port].fd
 
 
 cdef SocketMarks *marks_of(Core core, const Flow *flow) noexcept nogil:
     """What that socket was told; a listener of both families for each of them."""
-    if flow.u.udp.listener:
-        return &core.listeners.states[flow.u.udp.listener - 1].marks[flow.keys[0].addr_len != 4]
-    return &core.flows.flows[flow.u.udp.port].u.port.marks
+    if flow.body.udp.listener:
+        return &core.listeners.states[flow.body.udp.listener - 1].marks[flow.keys[0].addr_len != 4]
+    return &core.flows.flows[flow.body.udp.port].body.port.marks
 
 
 cdef void ask_ttl(Core core, const Flow *flow) noexcept nogil:
@@ -69,13 +69,13 @@ cdef void set_ping_marks(Core core, Flow *flow, const IpView *ip) noexcept nogil
     """Have a ping flow's socket send as the guest's packet says."""
     cdef bint four = ip.addr_len == 4
     cdef int level = IPPROTO_IP if four else IPPROTO_IPV6
-    if flow.u.ping.ttl != ip.ttl and ip.ttl:
-        flow.u.ping.ttl = ip.ttl
+    if flow.body.ping.ttl != ip.ttl and ip.ttl:
+        flow.body.ping.ttl = ip.ttl
         core.sockets.set_option(flow.fd, level, IP_TTL if four else IPV6_UNICAST_HOPS, ip.ttl)
-    if flow.u.ping.tos != ip.tos:
-        flow.u.ping.tos = ip.tos
+    if flow.body.ping.tos != ip.tos:
+        flow.body.ping.tos = ip.tos
         core.sockets.set_option(flow.fd, level, IP_TOS if four else IPV6_TCLASS, ip.tos)
-    set_fragmenting(core, flow.fd, four, ip.whole, &flow.u.ping.fragmenting)
+    set_fragmenting(core, flow.fd, four, ip.whole, &flow.body.ping.fragmenting)
 
 
 cdef void read_marks(msghdr *message, Marks *out) noexcept nogil:

@@ -220,7 +220,7 @@ cdef bint is_mtu_error(bint four, uint8_t type, uint8_t code) noexcept nogil:
 
 
 cdef int64_t *mtu_told_at(Flow *flow) noexcept nogil:
-    return &flow.u.ping.mtu_told_at if flow.kind == FLOW_PING else &flow.u.udp.mtu_told_at
+    return &flow.body.ping.mtu_told_at if flow.kind == FLOW_PING else &flow.body.udp.mtu_told_at
 
 
 cdef void tell(Core core, Flow *flow, uint32_t n, uint8_t type, uint8_t code, uint32_t info,
@@ -273,9 +273,9 @@ cdef bint settle_send_error(Core core, Flow *flow, int error, const uint8_t *pay
     cdef uint32_t found
     cdef bint is_ping = flow.kind == FLOW_PING
     if not is_ping:
-        owner = NULL if flow.u.udp.listener else &core.flows.flows[flow.u.udp.port]
-    found = drain_errors(core, owner, flow.u.udp.listener - 1 if owner == NULL else 0,
-                         flow.u.udp.listener_fd if owner == NULL else owner.fd, &mtu)
+        owner = NULL if flow.body.udp.listener else &core.flows.flows[flow.body.udp.port]
+    found = drain_errors(core, owner, flow.body.udp.listener - 1 if owner == NULL else 0,
+                         flow.body.udp.listener_fd if owner == NULL else owner.fd, &mtu)
     if error == -EMSGSIZE and mtu:
         return settle_too_big(core, flow, mtu, payload, n)
     if (error == -EACCES and flow.keys[0].addr_len == 4 and not is_ping
@@ -284,7 +284,7 @@ cdef bint settle_send_error(Core core, Flow *flow, int error, const uint8_t *pay
         marks_of(core, flow).broadcasts = True
         note_sending(core, payload, n, <uint16_t>n)
         if owner != NULL:
-            owner.u.port.groups += 1
+            owner.body.port.groups += 1
         return core.sockets.set_option(socket_of(core, flow), SOL_SOCKET, SO_BROADCAST, 1) == 0
     if found or error == -ECONNREFUSED:
         return True               # that was an earlier datagram's error
@@ -308,7 +308,7 @@ cdef bint settle_too_big(Core core, Flow *flow, uint32_t mtu, const uint8_t *pay
         told[0] = core.now
         tell_mtu(core, flow, mtu)
     set_fragmenting(core, flow.fd if is_ping else socket_of(core, flow), four, False,
-                    &flow.u.ping.fragmenting if is_ping else &marks_of(core, flow).fragmenting)
+                    &flow.body.ping.fragmenting if is_ping else &marks_of(core, flow).fragmenting)
     return True
 
 
@@ -342,7 +342,7 @@ cdef void tell_failure(Core core, Flow *flow, int error, const uint8_t *payload,
         code = CODE_PROHIBITED if four else CODE6_PROHIBITED
     else:
         return
-    if flow.kind != FLOW_PING and flow.u.udp.group:
+    if flow.kind != FLOW_PING and flow.body.udp.group:
         return                    # RFC 1122 3.2.2
     report(core, flow, ICMP_UNREACHABLE if four else ICMP6_UNREACHABLE, code, 0, payload, n)
 

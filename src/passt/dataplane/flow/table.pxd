@@ -302,7 +302,7 @@ cdef struct Flow:
     socklen_t peer_len
     int64_t armed                 # deadline in the heap, 0: not armed
     sockaddr_storage peer         # host side: where the socket's traffic goes
-    FlowBody u
+    FlowBody body
 
 
 cdef inline void fill_key(FlowKey *key, const IpView *ip, uint8_t proto, uint16_t guest_port,

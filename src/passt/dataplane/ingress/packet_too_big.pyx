@@ -154,9 +154,9 @@ cdef bint narrow(Core core, Flow *flow, uint32_t mtu, uint32_t seq) noexcept nog
         return False
     note_mtu(core, flow.keys[0].guest, mtu)
     if flow.kind == FLOW_UDP:
-        lower(&flow.u.udp.packet_limit, limit_towards(core, flow.keys[0].guest))
+        lower(&flow.body.udp.packet_limit, limit_towards(core, flow.keys[0].guest))
     elif flow.kind == FLOW_PING:
-        lower(&flow.u.ping.packet_limit, limit_towards(core, flow.keys[0].guest))
+        lower(&flow.body.ping.packet_limit, limit_towards(core, flow.keys[0].guest))
     return True
 
 

@@ -41,7 +41,7 @@ cdef void note_duplicate(TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil
 
 cdef void keep_early(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     """Keep payload before which something is missing, and say so at once."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t n = clip_at_fin(conn, tcp.seq, <uint32_t>tcp.payload_len)
     if not n:
         count(&core.stats, DROP_TCP_SEQUENCE)
@@ -72,7 +72,7 @@ cdef bint note_fin(Core core, TcpConn *conn, uint32_t fin) noexcept nogil:
 cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t sent,
                     size_t total) noexcept nogil:
     """Store what a short write left over; the guest has to send again what finds no room."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t seq = conn.rcv_nxt - <uint32_t>(total - sent)
     cdef uint32_t length, stored
     cdef size_t i
@@ -99,7 +99,7 @@ cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t
 
 cdef void close_hole(Core core, Flow *flow, bint is_full) noexcept nogil:
     """Take over what was stored early and is in order now, and the FIN behind it; *is_full*: the socket."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if conn.store != NULL and not conn.store.in_order:
         trim_store(core, conn, conn.rcv_nxt)
     if conn.store != NULL and (conn.store.in_order or conn.store.ranges[0].start == conn.rcv_nxt):
@@ -113,13 +113,13 @@ cdef void close_hole(Core core, Flow *flow, bint is_full) noexcept nogil:
 
 
 cdef void watch_out(Core core, Flow *flow) noexcept nogil:
-    flow.u.tcp.flags |= CONN_WANT_OUT
+    flow.body.tcp.flags |= CONN_WANT_OUT
     watch(core, flow, EPOLLOUT, WATCH_CHANGE)
 
 
 cdef bint drain_overflow(Core core, Flow *flow) noexcept nogil:
     """Write what is kept, then pass a FIN on; False if the connection was reset over it."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef iovec pieces[MAX_GATHER]
     cdef ssize_t sent
     while overflow_len(flow):
@@ -146,7 +146,7 @@ cdef void enter_time_wait(Core core, Flow *flow) noexcept nogil:
 
 cdef void accept_fin(Core core, Flow *flow) noexcept nogil:
     """All that the guest sends is here."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     conn.flags = (conn.flags | CONN_GUEST_FIN | CONN_ACK_NOW) & ~<uint32_t>CONN_FIN_EARLY
     conn.rcv_nxt += 1
     if seq_lt(conn.rcv_adv, conn.rcv_nxt):

@@ -76,5 +76,5 @@ cdef void refuse(Core core, Flow *flow, int error) noexcept nogil:
         reset_both(core, flow)
         return
     if code >= 0:
-        push_unreachable(core, station_of(core, flow), &flow.keys[0], flow.u.tcp.irs, code)
+        push_unreachable(core, station_of(core, flow), &flow.keys[0], flow.body.tcp.irs, code)
     end_connection(core, flow, True)

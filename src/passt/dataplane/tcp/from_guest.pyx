@@ -76,7 +76,7 @@ cdef void on_segment(Core core, const IpView *ip) noexcept nogil:
     if flow == NULL or memcmp(&key, &flow.keys[<int>SIDE_GUEST], sizeof(FlowKey)):
         flow = core.flows.find(&key, SIDE_GUEST)
     if flow != NULL and is_reuse(flow, &tcp, not memcmp(ip.mac, station_of(core, flow), ETH_ALEN)):
-        end_connection(core, flow, flow.u.tcp.state != TCP_TIME_WAIT)
+        end_connection(core, flow, flow.body.tcp.state != TCP_TIME_WAIT)
         flow = NULL
     if flow == NULL:
         if tcp.flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) == TCP_SYN:
@@ -84,9 +84,9 @@ cdef void on_segment(Core core, const IpView *ip) noexcept nogil:
         else:
             count(&core.stats, DROP_UNKNOWN_FLOW)
             send_reset(core, ip, &tcp)
-    elif flow.u.tcp.state == TCP_SYN_SENT:
+    elif flow.body.tcp.state == TCP_SYN_SENT:
         in_syn_sent(core, flow, ip, &tcp)
-    elif flow.u.tcp.state == TCP_CONNECTING:
+    elif flow.body.tcp.state == TCP_CONNECTING:
         in_connecting(core, flow, ip, &tcp)
     else:
         in_connection(core, flow, ip, &tcp)
@@ -101,10 +101,10 @@ cdef bint is_reuse(const Flow *flow, const TcpView *tcp, bint same_station) noex
     """
     if tcp.flags & (TCP_SYN | TCP_ACK | TCP_RST) != TCP_SYN:
         return False
-    if flow.u.tcp.state == TCP_TIME_WAIT:
-        return seq_lt(flow.u.tcp.rcv_nxt - 1, tcp.seq)
-    return (same_station and flow.u.tcp.state in (TCP_CONNECTING, TCP_SYN_RECEIVED)
-            and tcp.seq != flow.u.tcp.irs)
+    if flow.body.tcp.state == TCP_TIME_WAIT:
+        return seq_lt(flow.body.tcp.rcv_nxt - 1, tcp.seq)
+    return (same_station and flow.body.tcp.state in (TCP_CONNECTING, TCP_SYN_RECEIVED)
+            and tcp.seq != flow.body.tcp.irs)
 
 
 cdef bint is_own(const TcpConn *conn, const TcpView *tcp) noexcept nogil:
@@ -153,7 +153,7 @@ cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const
     core.stats.flows_tcp += 1
     core.stats.flows_opened += 1
     take_syn(core, flow, tcp)
-    flow.u.tcp.cwnd = CWND_OPEN
+    flow.body.tcp.cwnd = CWND_OPEN
     set_state(core, flow, TCP_CONNECTING)
     result = core.sockets.connect(flow.fd, &flow.peer, flow.peer_len)
     connected = result == 0
@@ -173,7 +173,7 @@ cdef void in_syn_sent(Core core, Flow *flow, const IpView *ip, const TcpView *tc
     Our reset ends that (RFC 9293 3.5.1, figure 9), so the first SYN is soon repeated, as Linux does
     (net/ipv4/tcp_input.c, tcp_rcv_synsent_state_process).
     """
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef bint ack_ok = tcp.flags & TCP_ACK and tcp.ack == conn.snd_nxt
     if tcp.flags & TCP_ACK and not ack_ok:
         count(&core.stats, DROP_TCP_ACK)
@@ -205,18 +205,18 @@ cdef void in_syn_sent(Core core, Flow *flow, const IpView *ip, const TcpView *tc
 
 cdef void in_connecting(Core core, Flow *flow, const IpView *ip, const TcpView *tcp) noexcept nogil:
     """The host's socket is not connected yet: the guest may repeat its SYN or give up."""
-    if tcp.flags & TCP_RST and tcp.seq == flow.u.tcp.rcv_nxt:
+    if tcp.flags & TCP_RST and tcp.seq == flow.body.tcp.rcv_nxt:
         end_connection(core, flow, True)
-    elif tcp.flags & TCP_SYN and tcp.seq == flow.u.tcp.irs:
+    elif tcp.flags & TCP_SYN and tcp.seq == flow.body.tcp.irs:
         follow_sender(core, flow, ip.mac)
-        echo_syn(core, &flow.u.tcp, tcp)
+        echo_syn(core, &flow.body.tcp, tcp)
     else:
         count(&core.stats, DROP_TCP_FLAGS)
 
 
 cdef void in_connection(Core core, Flow *flow, const IpView *ip, const TcpView *tcp) noexcept nogil:
     """SYN-RECEIVED and all later states (RFC 9293 3.10.7.4), in the RFC's order of checks."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if conn.state == TCP_SYN_RECEIVED and tcp.flags & TCP_SYN and tcp.seq == conn.irs:
         follow_sender(core, flow, ip.mac)
         echo_syn(core, conn, tcp)
@@ -260,7 +260,7 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
     A segment that starts exactly at the right edge passes, as in Linux: it is what a guest sends
     that has filled the window.
     """
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t seg_end = tcp.seq + <uint32_t>tcp.payload_len + ((tcp.flags & TCP_FIN) != 0)
     # A SYN is of a guest that has forgotten the connection, timestamps and all: it has to be challenged.
     cdef bint timed = conn.flags & CONN_TIMESTAMPS and not tcp.flags & (TCP_RST | TCP_SYN)
@@ -295,7 +295,7 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
 
 cdef void answer_probe(Core core, Flow *flow) noexcept nogil:
     """Acknowledge a segment that brings nothing; a guest short of window is told what is so now."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     conn.flags |= CONN_ACK_NOW
     if conn.rcv_adv - conn.rcv_nxt < our_mss(core, flow):
         conn.flags |= CONN_WINDOW_STALE
@@ -304,7 +304,7 @@ cdef void answer_probe(Core core, Flow *flow) noexcept nogil:
 
 cdef bint take_ack(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     """Fifth: the acknowledgement and the window; False if the segment is to be dropped."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t window = <uint32_t>tcp.window << conn.snd_wscale
     cdef uint32_t old_window = conn.snd_wnd
     cdef uint32_t news = 0        # bytes that are reported to have arrived
@@ -347,7 +347,7 @@ cdef bint take_ack(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
 cdef void resend(Core core, Flow *flow) noexcept nogil:
     """Repeat the first segment; it acknowledges too, so what was gathered must be stored before."""
     flush_gather(core)
-    if flow.u.tcp.state != TCP_CLOSED:
+    if flow.body.tcp.state != TCP_CLOSED:
         resend_first(core, flow)
 
 
@@ -358,7 +358,7 @@ cdef void window_opens(Core core, Flow *flow) noexcept nogil:
     (RFC 9293 3.8.6: it should not), as one does that is short of memory: then it may have dropped all of
     it or nothing, and its acknowledgements will tell. The long waits between probes end, too (3.8.6.1).
     """
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     conn.backoff = 0
     if conn.rtx_at and may_send_data(conn):
         start_rtx(core, flow, conn.rto)
@@ -368,7 +368,7 @@ cdef void window_opens(Core core, Flow *flow) noexcept nogil:
 
 cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
     """New data is acknowledged: take its time, go on with recovery, follow our FIN."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t gained = ack - conn.snd_una
     cdef bint fin_acked = conn.flags & CONN_HOST_EOF and ack == conn.fin_seq + 1
     conn.snd_una = ack
@@ -412,7 +412,7 @@ cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
 
 cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     """Seventh: gather what is in order; what is not is asked for again at once (RFC 5681 4.2)."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef const uint8_t *data = tcp.payload
     cdef uint32_t n = <uint32_t>tcp.payload_len
     cdef uint32_t old
@@ -457,7 +457,7 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
 
 cdef void take_fin(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     """Eighth: the guest will send no more."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t fin = tcp.seq + <uint32_t>tcp.payload_len
     flush_gather(core)
     if conn.state == TCP_CLOSED:
@@ -500,11 +500,11 @@ cdef void flush_gather(Core core) noexcept nogil:
             sent = 0
         if sent < 0:
             # The remote reset the connection, or does not read any more (EPIPE).
-            flow.u.tcp.rcv_nxt -= <uint32_t>total
+            flow.body.tcp.rcv_nxt -= <uint32_t>total
             reset_both(core, flow)
             return
     if <size_t>sent < total:
         core.stats.tcp_short_writes += 1
         keep_rest(core, flow, core.gather.pieces, n, <size_t>sent, total)
-    if flow.u.tcp.store != NULL or flow.u.tcp.flags & CONN_FIN_EARLY:
+    if flow.body.tcp.store != NULL or flow.body.tcp.flags & CONN_FIN_EARLY:
         close_hole(core, flow, <size_t>sent < total)

@@ -56,7 +56,7 @@ cdef enum:
 
 cdef void count_write(Core core, Flow *flow, uint32_t due) noexcept nogil:
     """The guest has *due* bytes to be acknowledged: perhaps it is time to look at the connection."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if conn.remote_misses == NEVER:
         return
     if due > SMALL_WRITE or not conn.flags & CONN_PUSHED:
@@ -88,7 +88,7 @@ cdef bint can_follow(const TcpConn *conn) noexcept nogil:
 
 cdef void consider_following(Core core, Flow *flow) noexcept nogil:
     """Judge the connection by its socket, and begin to follow the remote if it is a dialogue."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef PathInfo path
     cdef int64_t total = 0
     cdef double under_way
@@ -115,7 +115,7 @@ cdef void consider_following(Core core, Flow *flow) noexcept nogil:
 
 cdef uint32_t acked_by(const Flow *flow, const PathInfo *path) noexcept nogil:
     """The number up to which the remote has acknowledged, in the guest's sequence space."""
-    return flow.u.tcp.irs + <uint32_t>path.bytes_acked + flow.inbound
+    return flow.body.tcp.irs + <uint32_t>path.bytes_acked + flow.inbound
 
 
 cdef bint is_too_long(const PathInfo *path) noexcept nogil:
@@ -124,7 +124,7 @@ cdef bint is_too_long(const PathInfo *path) noexcept nogil:
 
 cdef void stop_following(Core core, Flow *flow) noexcept nogil:
     """Acknowledge everything at once from now on."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     conn.flags = (conn.flags & ~<uint32_t>CONN_FOLLOW) | CONN_ACK_NOW
     conn.pingpong = 0
     conn.ack_at = 0
@@ -136,7 +136,7 @@ cdef void stop_following(Core core, Flow *flow) noexcept nogil:
 
 cdef bint follow(Core core, Flow *flow) noexcept nogil:
     """End of a turn: tell the guest how far the remote has come; False if that is over."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if not can_follow(conn) or conn.rcv_nxt - conn.remote_acked > MAX_LAG:
         stop_following(core, flow)
         return False
@@ -156,7 +156,7 @@ cdef void on_remote_ack(Core core, Flow *flow) noexcept nogil:
 
     The kernel has taken the whole segment in when it answers us, so one turn is enough for both.
     """
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     core.sockets.drain_errors(flow.fd)
     if conn.flags & CONN_FOLLOW:
         read_remote_acked(core, flow)
@@ -166,7 +166,7 @@ cdef void on_remote_ack(Core core, Flow *flow) noexcept nogil:
 
 cdef void read_remote_acked(Core core, Flow *flow) noexcept nogil:
     """Move remote_acked to what the remote has acknowledged; leave if the network has become too slow."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef PathInfo path
     cdef uint32_t acked
     if core.sockets.path_info(flow.fd, &path) < 0 or is_too_long(&path):
@@ -180,7 +180,7 @@ cdef void read_remote_acked(Core core, Flow *flow) noexcept nogil:
 
 cdef void on_lag_timeout(Core core, Flow *flow) noexcept nogil:
     """The remote is slow to acknowledge, or the event was lost: the guest is about to repeat."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t before = conn.remote_acked
     read_remote_acked(core, flow)
     if conn.flags & CONN_FOLLOW and conn.remote_acked == before:
@@ -190,6 +190,6 @@ cdef void on_lag_timeout(Core core, Flow *flow) noexcept nogil:
 
 cdef void on_repeated(Core core, Flow *flow) noexcept nogil:
     """The guest sends again what we have: if that is because of the lag, the lag must end."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if conn.flags & CONN_FOLLOW and conn.remote_acked != conn.rcv_nxt:
         stop_following(core, flow)

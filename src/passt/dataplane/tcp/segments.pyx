@@ -103,7 +103,7 @@ cdef const char *state_name(uint8_t state) noexcept nogil:
 
 cdef void set_state(Core core, Flow *flow, uint8_t state) noexcept nogil:
     """The only writer of a connection's state."""
-    flow.u.tcp.state = state
+    flow.body.tcp.state = state
     core.flows.classify(flow, CLASSES[state])
     if core.has_trace:
         trace_state(core, flow, state_name(state))
@@ -135,7 +135,7 @@ cdef uint16_t mss_of(const Flow *flow, uint32_t mtu) noexcept nogil:
 
 cdef void take_syn(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     """Take the guest's sequence number, window and options from its SYN."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef TcpOptions options
     read_tcp_options(tcp, &options)
     conn.irs = tcp.seq
@@ -162,7 +162,7 @@ cdef size_t options_place(const Flow *flow) noexcept nogil:
 
 cdef size_t payload_place(const Flow *flow) noexcept nogil:
     """Where in the link's slot the payload of a data segment lies."""
-    return options_place(flow) + (TIMESTAMPS_LEN if flow.u.tcp.flags & CONN_TIMESTAMPS else 0)
+    return options_place(flow) + (TIMESTAMPS_LEN if flow.body.tcp.flags & CONN_TIMESTAMPS else 0)
 
 
 cdef uint32_t push_syn_options(Core core, const Flow *flow, bint is_answer, uint8_t *p) noexcept nogil:
@@ -177,20 +177,20 @@ cdef uint32_t push_syn_options(Core core, const Flow *flow, bint is_answer, uint
     p[1] = MSS_OPTION_LEN
     p[2] = <uint8_t>(mss >> 8)
     p[3] = <uint8_t>(mss & 0xff)
-    if not is_answer or flow.u.tcp.rcv_wscale:
+    if not is_answer or flow.body.tcp.rcv_wscale:
         p[n] = 1
         p[n + 1] = 3
         p[n + 2] = 3
         p[n + 3] = core.sockets.window_scale
         n += 4
-    if not is_answer or flow.u.tcp.flags & CONN_SACK:
+    if not is_answer or flow.body.tcp.flags & CONN_SACK:
         p[n] = 1
         p[n + 1] = 1
         p[n + 2] = 4
         p[n + 3] = 2
         n += 4
-    if not is_answer or flow.u.tcp.flags & CONN_TIMESTAMPS:
-        n += push_timestamps(core, &flow.u.tcp, p + n)
+    if not is_answer or flow.body.tcp.flags & CONN_TIMESTAMPS:
+        n += push_timestamps(core, &flow.body.tcp, p + n)
     return n
 
 
@@ -232,7 +232,7 @@ cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq,
 
     With ACK set it settles every acknowledgement that is due.
     """
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef TcpHdr fields
     cdef uint32_t options_len = 0
     cdef uint32_t sack_len = 0
@@ -270,13 +270,13 @@ cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq,
 
 
 cdef bint send_ack(Core core, Flow *flow) noexcept nogil:
-    return send_segment(core, flow, TCP_ACK, acceptable_seq(&flow.u.tcp), 0)
+    return send_segment(core, flow, TCP_ACK, acceptable_seq(&flow.body.tcp), 0)
 
 
 cdef bint send_syn(Core core, Flow *flow) noexcept nogil:
     """Send or repeat our SYN or SYN-ACK, always with the same sequence number."""
-    return send_segment(core, flow, TCP_SYN | (TCP_ACK if flow.u.tcp.state == TCP_SYN_RECEIVED else 0),
-                        flow.u.tcp.iss, 0)
+    return send_segment(core, flow, TCP_SYN | (TCP_ACK if flow.body.tcp.state == TCP_SYN_RECEIVED else 0),
+                        flow.body.tcp.iss, 0)
 
 
 cdef void send_reset(Core core, const IpView *ip, const TcpView *tcp) noexcept nogil:
@@ -315,7 +315,7 @@ cdef void update_window(Core core, Flow *flow) noexcept nogil:
     already is reported at once, again and again. A small buffer, of which a third may be less than a
     segment of the guest, is polled ever more seldom.
     """
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef int64_t total = 0
     cdef int64_t room = core.sockets.free_space(flow.fd, &total) - overflow_len(flow)
     cdef int64_t limit = <int64_t>MAX_WINDOW << conn.rcv_wscale
@@ -341,7 +341,7 @@ cdef void update_window(Core core, Flow *flow) noexcept nogil:
 
 cdef void set_timer(Core core, Flow *flow) noexcept nogil:
     """Arm the flow's timer for its earliest deadline."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef int64_t first = conn.rtx_at
     if conn.ack_at and (not first or conn.ack_at < first):
         first = conn.ack_at
@@ -355,13 +355,13 @@ cdef void set_timer(Core core, Flow *flow) noexcept nogil:
 
 cdef void start_rtx(Core core, Flow *flow, int64_t delay) noexcept nogil:
     """(Re)start the retransmission timer."""
-    flow.u.tcp.rtx_at = core.now + delay
+    flow.body.tcp.rtx_at = core.now + delay
     set_timer(core, flow)
 
 
 cdef void consume_acked(Core core, Flow *flow) noexcept nogil:
     """Drop from the socket what the guest has acknowledged."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t upto = conn.snd_una
     cdef ssize_t got
     if conn.flags & CONN_HOST_EOF and seq_lt(conn.fin_seq, upto):
@@ -375,7 +375,7 @@ cdef void consume_acked(Core core, Flow *flow) noexcept nogil:
 
 cdef void end_connection(Core core, Flow *flow, bint abort) noexcept nogil:
     """Forget the connection. The remote sees a reset if *abort*, or if data it was owed is lost."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if flow.fd >= 0:
         if abort or overflow_len(flow):
             core.sockets.abort(flow.fd)
@@ -400,13 +400,13 @@ cdef void end_tcp(Core core, Flow *flow) noexcept nogil:
     Where the guest had ended its stream and all of it is in the kernel's hands, the kernel delivers it.
     Any other remote sees a reset, and so does the guest, as far as the link takes it at once.
     """
-    if flow.u.tcp.state != TCP_TIME_WAIT and not core.link.blocked:
+    if flow.body.tcp.state != TCP_TIME_WAIT and not core.link.blocked:
         reset_guest(core, flow)
-    end_connection(core, flow, not flow.u.tcp.flags & CONN_WRITE_SHUT)
+    end_connection(core, flow, not flow.body.tcp.flags & CONN_WRITE_SHUT)
 
 
 cdef const char *tcp_state(const Flow *flow) noexcept nogil:
-    return state_name(flow.u.tcp.state)
+    return state_name(flow.body.tcp.state)
 
 
 cdef void reset_both(Core core, Flow *flow) noexcept nogil:
@@ -417,7 +417,7 @@ cdef void reset_both(Core core, Flow *flow) noexcept nogil:
 
 cdef void reset_guest(Core core, Flow *flow) noexcept nogil:
     """Tell the guest that the connection is no more."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     core.stats.tcp_resets_sent += 1
     if conn.state == TCP_SYN_SENT:
         send_segment(core, flow, TCP_RST, conn.snd_max, 0)

@@ -31,7 +31,7 @@ cdef inline uint32_t acceptable_seq(const TcpConn *conn) noexcept nogil:
 
 cdef inline uint32_t overflow_len(const Flow *flow) noexcept nogil:
     """Bytes that the guest saw acknowledged and that the socket has not taken yet."""
-    cdef const TcpStore *store = flow.u.tcp.store
+    cdef const TcpStore *store = flow.body.tcp.store
     return store.ranges[0].end - store.ranges[0].start if store != NULL and store.in_order else 0
 
 

@@ -54,15 +54,15 @@ cdef inline void keep_timestamp(Core core, TcpConn *conn, uint32_t stamp) noexce
 cdef void start_timestamps(Core core, Flow *flow) noexcept nogil:
     """Choose where the connection's clock begins, not to be guessed from others' (RFC 7323 5.4)."""
     # choose_isn takes the lower half of this hash.
-    flow.u.tcp.ts_offset = <uint32_t>(siphash(core.isn_key, <const uint8_t *>&flow.keys[0], 5) >> 32)
+    flow.body.tcp.ts_offset = <uint32_t>(siphash(core.isn_key, <const uint8_t *>&flow.keys[0], 5) >> 32)
 
 
 cdef void take_timestamps(Core core, Flow *flow, uint32_t stamp) noexcept nogil:
     """The guest's SYN has the option: from now on all segments have."""
-    flow.u.tcp.flags |= CONN_TIMESTAMPS
-    flow.u.tcp.mss -= TIMESTAMPS_LEN          # an MSS counts no options (RFC 6691)
+    flow.body.tcp.flags |= CONN_TIMESTAMPS
+    flow.body.tcp.mss -= TIMESTAMPS_LEN          # an MSS counts no options (RFC 6691)
     start_timestamps(core, flow)
-    keep_timestamp(core, &flow.u.tcp, stamp)
+    keep_timestamp(core, &flow.body.tcp, stamp)
 
 
 cdef uint32_t push_timestamps(Core core, const TcpConn *conn, uint8_t *place) noexcept nogil:
@@ -85,12 +85,12 @@ cdef bint check_timestamps(Core core, Flow *flow, const TcpView *tcp) noexcept n
     if not read_timestamps(tcp, &core.gather.ts_val, &core.gather.ts_ecr):
         count(&core.stats, DROP_TCP_TIMESTAMP)
         return False
-    if in_order(core, &flow.u.tcp, core.gather.ts_val):
+    if in_order(core, &flow.body.tcp, core.gather.ts_val):
         return True
     count(&core.stats, DROP_TCP_TIMESTAMP)
     # Segments without data could be answered by such from there, without end (see tcp_challenge).
     if tcp.payload_len or tcp.flags & TCP_FIN or may_answer(core, flow):
-        flow.u.tcp.flags |= CONN_ACK_NOW
+        flow.body.tcp.flags |= CONN_ACK_NOW
         core.flows.add_work(flow)
     return False
 

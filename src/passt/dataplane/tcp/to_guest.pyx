@@ -66,7 +66,7 @@ cdef enum:
 
 cdef void on_connected(Core core, Flow *flow) noexcept nogil:
     """The host's socket is connected: answer the guest's SYN."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if core.sockets.prepare_stream(flow.fd) < 0:
         reset_both(core, flow)
         return
@@ -79,7 +79,7 @@ cdef void on_connected(Core core, Flow *flow) noexcept nogil:
 
 cdef void start_sequence(Core core, Flow *flow) noexcept nogil:
     """Choose the initial sequence number and set what follows from it."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     conn.iss = choose_isn(core, flow)
     start_timestamps(core, flow)
     conn.snd_una = conn.iss
@@ -93,7 +93,7 @@ cdef void start_sequence(Core core, Flow *flow) noexcept nogil:
 
 cdef void on_socket(Core core, Flow *flow, int side, uint32_t events) noexcept nogil:
     """An event of the connection's socket."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef int error
     if conn.state == TCP_CONNECTING:
         if not events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
@@ -135,7 +135,7 @@ cdef void note_readable(TcpConn *conn, uint32_t events) noexcept nogil:
 
 cdef void on_send_space(Core core, Flow *flow) noexcept nogil:
     """There may be room in the send buffer: fill it, and tell the guest of more window."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t edge = conn.rcv_adv
     cdef uint32_t held = overflow_len(flow)
     if not drain_overflow(core, flow):
@@ -223,7 +223,7 @@ cdef void offer_connection(Core core, uint32_t listener, int fd, const sockaddr_
         return
     update_window(core, flow)
     send_syn(core, flow)
-    start_rtx(core, flow, flow.u.tcp.rto)
+    start_rtx(core, flow, flow.body.tcp.rto)
 
 
 cdef void replace_finished(Core core, const FlowKey *key) noexcept nogil:
@@ -236,17 +236,17 @@ cdef void replace_finished(Core core, const FlowKey *key) noexcept nogil:
     cdef Flow *old = core.flows.find(key, SIDE_GUEST)
     if old == NULL:
         return
-    if may_send_data(&old.u.tcp) and not overflow_len(old):
-        note_readable(&old.u.tcp, EPOLLRDHUP)
+    if may_send_data(&old.body.tcp) and not overflow_len(old):
+        note_readable(&old.body.tcp, EPOLLRDHUP)
         push_data(core, old, False)
-    if old.u.tcp.state == TCP_TIME_WAIT or (old.u.tcp.state in (TCP_LAST_ACK, TCP_CLOSING)
+    if old.body.tcp.state == TCP_TIME_WAIT or (old.body.tcp.state in (TCP_LAST_ACK, TCP_CLOSING)
                                             and not overflow_len(old)):
         end_connection(core, old, False)
 
 
 cdef void sync_peek_offset(Core core, Flow *flow) noexcept nogil:
     """Put the socket's peek place where snd_nxt is."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t upto = conn.snd_nxt
     if conn.flags & CONN_HOST_EOF and seq_lt(conn.fin_seq, upto):
         upto = conn.fin_seq
@@ -268,7 +268,7 @@ cdef uint32_t next_length(Core core, const Flow *flow, bint probe) noexcept nogi
 
     Whole segments, but where half the window is less than one (RFC 9293 3.8.6.2.1).
     """
-    cdef const TcpConn *conn = &flow.u.tcp
+    cdef const TcpConn *conn = &flow.body.tcp
     cdef uint32_t cwnd = conn.cwnd
     cdef uint32_t gap = 0
     cdef uint32_t in_flight = conn.snd_nxt - conn.snd_una
@@ -294,7 +294,7 @@ cdef uint32_t next_length(Core core, const Flow *flow, bint probe) noexcept nogi
 
 cdef void push_data(Core core, Flow *flow, bint probe) noexcept nogil:
     """Send the guest what its window takes, then a FIN if that was all. May end the connection."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef int64_t budget = TURN_BUDGET
     cdef size_t place = payload_place(flow)
     cdef uint32_t n
@@ -347,7 +347,7 @@ cdef void push_data(Core core, Flow *flow, bint probe) noexcept nogil:
 
 cdef void skip_sacked(Core core, Flow *flow) noexcept nogil:
     """Go on behind what the guest has already, if that is what comes next."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t seq = behind_run(conn, conn.snd_nxt)
     if seq != conn.snd_nxt:
         conn.snd_nxt = seq
@@ -356,7 +356,7 @@ cdef void skip_sacked(Core core, Flow *flow) noexcept nogil:
 
 cdef bint send_data(Core core, Flow *flow, uint32_t n, bint last) noexcept nogil:
     """Send *n* bytes that lie in the slot at snd_nxt, and account for them."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef bint again = seq_lt(conn.snd_nxt, conn.snd_max)
     if conn.flags & CONN_ASKED:
         conn.flags &= ~<uint32_t>CONN_ASKED
@@ -381,7 +381,7 @@ cdef bint send_data(Core core, Flow *flow, uint32_t n, bint last) noexcept nogil
 
 cdef void send_fin(Core core, Flow *flow) noexcept nogil:
     """Tell the guest that the remote sends no more; repeated until it is acknowledged."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if not send_segment(core, flow, TCP_FIN | TCP_ACK, conn.fin_seq, 0):
         if core.link.blocked:
             core.flows.add_waiting(flow)
@@ -401,7 +401,7 @@ cdef void send_fin(Core core, Flow *flow) noexcept nogil:
 
 cdef void resend_first(Core core, Flow *flow) noexcept nogil:
     """Repeat the first segment that is not acknowledged (RFC 5681 3.2)."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t upto = conn.snd_max
     cdef ssize_t got
     if flow.fd < 0 or core.link.blocked:
@@ -425,7 +425,7 @@ cdef void resend_first(Core core, Flow *flow) noexcept nogil:
 
 cdef void on_timer(Core core, Flow *flow) noexcept nogil:
     """The flow's entry in the timer heap fired; which deadlines have come is found out here."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if conn.ack_at and conn.ack_at <= core.now:
         conn.ack_at = 0
         if conn.flags & CONN_FOLLOW:
@@ -456,7 +456,7 @@ cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
 
     Data that is repeated starts slowly (RFC 5681 3.1); a probe says nothing of congestion.
     """
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if conn.state == TCP_TIME_WAIT:
         # What is held keeps the record; it ends some time after `look_at_buffer` has got rid of it.
         if not overflow_len(flow):
@@ -484,7 +484,7 @@ cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
 
 
 cdef void resend_all(Core core, Flow *flow) noexcept nogil:
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if conn.backoff > 1:
         drop_board(core, conn)    # the guest may have dropped what it had (RFC 2018 8)
     go_back(core, flow, conn.snd_una, conn.snd_wnd != 0)
@@ -497,7 +497,7 @@ cdef void go_back(Core core, Flow *flow, uint32_t seq, bint slowly) noexcept nog
     *slowly*: two segments, and more only as acknowledgements show that it had to be (RFC 5681 3.1). So
     whatever made us do it, and however often, most of what was not lost is not repeated.
     """
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t arrived = 0     # of what lies before
     conn.flags &= ~<uint32_t>(CONN_RTT_TIMED | CONN_RECOVERY)
     conn.dup_acks = 0
@@ -519,7 +519,7 @@ cdef bint shorten_segments(Core core, Flow *flow, uint32_t mtu, uint32_t seq) no
     message has us send it again anyway, it just leaves in smaller segments. False: *seq* is not on its way
     (RFC 5927 7.1).
     """
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint16_t mss = mss_of(flow, mtu)
     if conn.flags & CONN_TIMESTAMPS:
         mss -= TIMESTAMPS_LEN
@@ -535,7 +535,7 @@ cdef bint shorten_segments(Core core, Flow *flow, uint32_t mtu, uint32_t seq) no
 
 cdef void finish_turn(Core core, Flow *flow) noexcept nogil:
     """Once per turn with something new: empty the socket, send data, acknowledge."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     # A guest that waits for an answer gets it before the tidying up.
     cdef bint tidy_later = conn.snd_una - conn.sock_una < ACK_AT_ONCE
     if not tidy_later:
@@ -565,7 +565,7 @@ cdef bint can_wait(const TcpConn *conn, uint32_t due) noexcept nogil:
 
 cdef void settle_acks(Core core, Flow *flow) noexcept nogil:
     """Send the acknowledgement that is due, or let a small one wait for data to ride on."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t due = conn.rcv_nxt - conn.rcv_acked
     if conn.state in (TCP_CONNECTING, TCP_SYN_SENT, TCP_CLOSED):
         return
@@ -588,7 +588,7 @@ cdef void settle_acks(Core core, Flow *flow) noexcept nogil:
 
 cdef uint32_t resend_part(Core core, Flow *flow, uint32_t seq, uint32_t n) noexcept nogil:
     """Repeat up to *n* bytes at *seq*; returns how many, 0 if it is not possible now."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t skip = seq - conn.sock_una
     cdef ssize_t got
     core.sockets.rewind(flow.fd, skip)
@@ -603,7 +603,7 @@ cdef uint32_t resend_part(Core core, Flow *flow, uint32_t seq, uint32_t n) noexc
 
 cdef void resend_holes(Core core, Flow *flow, uint32_t budget) noexcept nogil:
     """Repeat what is lost, about *budget* bytes of it, but a segment at least and MAX_RESEND at most."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef SackBoard *board = conn.board
     cdef SackRange *run
     cdef uint32_t most = MAX_IP_LEN + ETH_HLEN - <uint32_t>payload_place(flow)

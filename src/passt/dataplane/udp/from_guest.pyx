@@ -45,7 +45,7 @@ cdef void send_out(Core core, Flow *flow, const IpView *ip, const UdpView *udp,
         queue_datagrams(core, flow, ip, udp.payload, udp.payload_len, <uint16_t>udp.payload_len)
         return
     # As many at a time as one message may have.
-    n = <size_t>segment * (MAX_SEGMENTS if segment <= flow.u.udp.max_segment else 1)
+    n = <size_t>segment * (MAX_SEGMENTS if segment <= flow.body.udp.max_segment else 1)
     while offset < udp.payload_len:
         queue_datagrams(core, flow, ip, udp.payload + offset, min(n, udp.payload_len - offset), segment)
         offset += n
@@ -97,7 +97,7 @@ cdef bint fits_message(const OutMessage *message, const Flow *flow, const IpView
         return False
     if segment != message.segment and (n_datagrams != 1 or n > message.segment or not n):
         return False
-    if message.segment > flow.u.udp.max_segment:
+    if message.segment > flow.body.udp.max_segment:
         return False
     return message.n_datagrams + n_datagrams <= MAX_SEGMENTS and message.total + n <= most
 
@@ -159,7 +159,7 @@ cdef void send_apart(Core core, OutBatch *batch, uint32_t number, int refused) n
     cdef size_t offset
     cdef iovec *piece
     cdef int sent
-    message.flow.u.udp.max_segment = 0 if refused == -EIO else <uint16_t>(message.segment - 1)
+    message.flow.body.udp.max_segment = 0 if refused == -EIO else <uint16_t>(message.segment - 1)
     for i in range(message.n_pieces):
         piece = &batch.pieces[message.first + i]
         offset = 0
@@ -209,16 +209,16 @@ cdef void fill_address(Core core, const OutMessage *message, msghdr *header, uin
     header.msg_name = &flow.peer
     header.msg_namelen = flow.peer_len
     add_marks(core, message, header, control)
-    if not flow.u.udp.listener:
+    if not flow.body.udp.listener:
         return
-    if flow.u.udp.local_family == AF_INET:
+    if flow.body.udp.local_family == AF_INET:
         memset(&four, 0, sizeof(four))
         memcpy(&four.ipi_spec_dst, flow.keys[1].guest, 4)
-        four.ipi_ifindex = <int>flow.u.udp.ifindex
+        four.ipi_ifindex = <int>flow.body.udp.ifindex
         add_control(header, control, IPPROTO_IP, IP_PKTINFO, &four, sizeof(four))
         return
     memset(&six, 0, sizeof(six))
-    six.ipi6_ifindex = flow.u.udp.ifindex
+    six.ipi6_ifindex = flow.body.udp.ifindex
     if flow.keys[1].addr_len == 4:
         six.ipi6_addr.s6_addr[10] = 0xff
         six.ipi6_addr.s6_addr[11] = 0xff
@@ -234,7 +234,7 @@ cdef void add_marks(Core core, const OutMessage *message, msghdr *header, uint8_
     cdef int level = IPPROTO_IP if four else IPPROTO_IPV6
     cdef int32_t value = message.ttl
     # By itself a multicast goes no further than the link (ip(7), IP_MULTICAST_TTL).
-    if value and (value != USUAL_TTL or message.flow.u.udp.group):
+    if value and (value != USUAL_TTL or message.flow.body.udp.group):
         add_control(header, control, level, IP_TTL if four else IPV6_HOPLIMIT, &value, sizeof(value))
     if message.ttl < TRACING_TTL:
         ask_ttl(core, message.flow)

@@ -60,9 +60,9 @@ cdef void read_port(Core core, Flow *port) noexcept nogil:
     """Datagrams or errors on a socket that flows share."""
     cdef uint32_t mtu = 0
     cdef int errors = 0
-    cdef int room = room_for(port.u.port.longest)
+    cdef int room = room_for(port.body.port.longest)
     cdef int n = 0
-    if not port.u.port.users:
+    if not port.body.port.users:
         end_datagram(core, port)  # see `flows.open_answer`
         return
     if core.link.blocked:
@@ -77,7 +77,7 @@ cdef void read_port(Core core, Flow *port) noexcept nogil:
             if not drain_errors(core, port, 0, port.fd, &mtu):
                 count(&core.stats, DROP_SOCKET)
     if n > 0:
-        port.u.port.longest = deal_out(core, port, 0, port.fd, n)
+        port.body.port.longest = deal_out(core, port, 0, port.fd, n)
     if n < 0 or n == room:
         core.flows.add_work(port)
 
@@ -277,7 +277,7 @@ cdef bint may_join(Core core, const Flow *flow, uint32_t segment) noexcept nogil
     """Whether the link can cut datagrams of that size, and the way to the guest takes them."""
     cdef uint32_t headers = UDP_HLEN + (IP4_HLEN if flow.keys[0].addr_len == 4 else IP6_HLEN)
     cdef uint32_t need = LINK_USO4 | LINK_USO6
-    return core.link.features & need == need and segment + headers <= flow.u.udp.packet_limit
+    return core.link.features & need == need and segment + headers <= flow.body.udp.packet_limit
 
 
 cdef void send_run(Core core, Run *run) noexcept nogil:
@@ -292,9 +292,9 @@ cdef void send_run(Core core, Run *run) noexcept nogil:
             meta.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4
             meta.gso_size = <uint16_t>run.segment
             core.packet_id += run.n_datagrams - 1     # each gets the next identification where it is cut
-        if run.n_datagrams == 1 and meta.hdr_len - ETH_HLEN + run.total > run.flow.u.udp.packet_limit:
+        if run.n_datagrams == 1 and meta.hdr_len - ETH_HLEN + run.total > run.flow.body.udp.packet_limit:
             memcpy(core.link.slot + meta.hdr_len, run.pieces[0].iov_base, run.total)
-            send_packet(core, meta.hdr_len + run.total, &meta, run.flow.u.udp.packet_limit)
+            send_packet(core, meta.hdr_len + run.total, &meta, run.flow.body.udp.packet_limit)
         else:
             core.send_pieces(run.pieces, run.n_pieces, &meta)
     run.flow = NULL
