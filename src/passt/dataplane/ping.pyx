@@ -139,7 +139,7 @@ cdef ssize_t take_reply(Core core, Flow *flow, Marks *marks) noexcept nogil:
     cdef iovec piece
     cdef uint32_t mtu = 0
     cdef ssize_t n
-    cdef bint four = flow.keys[0].addr_len == 4
+    cdef bint is_ip4 = flow.keys[0].addr_len == 4
     if core.link.blocked:
         core.flows.add_waiting(flow)
         return NOTHING
@@ -148,9 +148,9 @@ cdef ssize_t take_reply(Core core, Flow *flow, Marks *marks) noexcept nogil:
     message.msg_iovlen = 1
     message.msg_control = control
     message.msg_controllen = CONTROL_SIZE
-    piece.iov_base = core.link.slot + ETH_HLEN + (IP4_HLEN if four else IP6_HLEN)
+    piece.iov_base = core.link.slot + ETH_HLEN + (IP4_HLEN if is_ip4 else IP6_HLEN)
     # IPv4 counts its header in the packet's length, IPv6 does not.
-    piece.iov_len = MAX_IP_LEN - IP4_HLEN if four else MAX_IP_LEN
+    piece.iov_len = MAX_IP_LEN - IP4_HLEN if is_ip4 else MAX_IP_LEN
     n = core.sockets.receive_message(flow.fd, &message)
     if n == -EAGAIN:
         return NOTHING
@@ -168,20 +168,20 @@ cdef ssize_t take_reply(Core core, Flow *flow, Marks *marks) noexcept nogil:
 cdef void send_reply(Core core, Flow *flow, uint32_t n, const Marks *marks) noexcept nogil:
     """Send the guest the reply of *n* bytes that lies in the slot, under the guest's identifier."""
     cdef FlowKey *key = &flow.keys[0]
-    cdef bint four = key.addr_len == 4
+    cdef bint is_ip4 = key.addr_len == 4
     cdef IcmpHdr icmp
     cdef TxMeta meta
-    cdef uint8_t *place = core.link.slot + ETH_HLEN + (IP4_HLEN if four else IP6_HLEN)
+    cdef uint8_t *place = core.link.slot + ETH_HLEN + (IP4_HLEN if is_ip4 else IP6_HLEN)
     memcpy(&icmp, place, ICMP_HLEN)
-    if icmp.type != (ICMP_ECHO_REPLY if four else ICMP6_ECHO_REPLY):
+    if icmp.type != (ICMP_ECHO_REPLY if is_ip4 else ICMP6_ECHO_REPLY):
         count(&core.stats, DROP_PROTOCOL)
         return
     core.push_ip(station_of(core, flow), key.remote, key.guest, key.addr_len, key.proto, n)
-    mark_packet(core.link.slot + ETH_HLEN, four, marks.tos, marks.ttl)
+    mark_packet(core.link.slot + ETH_HLEN, is_ip4, marks.tos, marks.ttl)
     icmp.id_be = htons(key.guest_port)
     icmp.csum_be = 0
     memcpy(place, &icmp, ICMP_HLEN)
-    icmp.csum_be = csum_fold(csum_add(place, n, 0 if four else pseudo6(key.remote, key.guest, key.proto, n)))
+    icmp.csum_be = csum_fold(csum_add(place, n, 0 if is_ip4 else pseudo6(key.remote, key.guest, key.proto, n)))
     memcpy(place, &icmp, ICMP_HLEN)
     memset(&meta, 0, sizeof(meta))
     meta.hdr_len = <uint16_t>(place - core.link.slot + ICMP_HLEN)

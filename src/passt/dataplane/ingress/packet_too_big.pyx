@@ -134,15 +134,15 @@ cdef Verdict read_quotation(const IpView *ip, Quotation *out) noexcept nogil:
 
 cdef Verdict read_ports(const uint8_t *l4, uint8_t protocol, Quotation *out) noexcept nogil:
     """Complete the key by what the flow's protocol has: from us to the guest."""
-    cdef bint four = out.key.addr_len == 4
+    cdef bint is_ip4 = out.key.addr_len == 4
     out.key.proto = protocol
     if protocol in (IPPROTO_TCP, IPPROTO_UDP):
         out.key.remote_port = load_be16(l4)
         out.key.guest_port = load_be16(l4 + 2)
         out.seq = load_be32(l4 + 4)
         return VERDICT_OK
-    if (protocol != (IPPROTO_ICMP if four else IPPROTO_ICMPV6)
-            or l4[0] != (ICMP_ECHO_REPLY if four else ICMP6_ECHO_REPLY)):
+    if (protocol != (IPPROTO_ICMP if is_ip4 else IPPROTO_ICMPV6)
+            or l4[0] != (ICMP_ECHO_REPLY if is_ip4 else ICMP6_ECHO_REPLY)):
         return DROP_TOO_BIG
     out.key.remote_port = out.key.guest_port = load_be16(l4 + 4)
     return VERDICT_OK

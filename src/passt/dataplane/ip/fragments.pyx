@@ -103,9 +103,9 @@ cdef bint send_packet(Core core, size_t n, const TxMeta *meta, uint32_t limit) n
     the link took no part of it.
     """
     cdef uint8_t *slot = core.link.slot
-    cdef bint four = slot[ETH_HLEN] >> 4 == 4
-    cdef uint32_t l3_len = IP4_HLEN if four else IP6_HLEN
-    cdef uint32_t extra = 0 if four else IP6_FRAGMENT_HLEN
+    cdef bint is_ip4 = slot[ETH_HLEN] >> 4 == 4
+    cdef uint32_t l3_len = IP4_HLEN if is_ip4 else IP6_HLEN
+    cdef uint32_t extra = 0 if is_ip4 else IP6_FRAGMENT_HLEN
     cdef uint32_t payload = <uint32_t>(n - ETH_HLEN - l3_len)
     cdef uint32_t room = (limit - l3_len - extra) & ~<uint32_t>7
     cdef uint32_t offset = 0
@@ -119,10 +119,10 @@ cdef bint send_packet(Core core, size_t n, const TxMeta *meta, uint32_t limit) n
         complete_csum(slot, n, meta)
     memset(&done, 0, sizeof(done))
     done.hdr_len = <uint16_t>(ETH_HLEN + l3_len + extra)
-    core.packet_id += not four    # in IPv4 the packet has one
+    core.packet_id += not is_ip4    # in IPv4 the packet has one
     while offset < payload:
         part = min(room, payload - offset)
-        length = cut_fragment(core, four, offset, part, offset + part < payload)
+        length = cut_fragment(core, is_ip4, offset, part, offset + part < payload)
         if length < ETH_MIN_FRAME:
             memset(core.link.segment + length, 0, ETH_MIN_FRAME - length)
             length = ETH_MIN_FRAME
@@ -133,17 +133,17 @@ cdef bint send_packet(Core core, size_t n, const TxMeta *meta, uint32_t limit) n
     return True
 
 
-cdef uint32_t cut_fragment(Core core, bint four, uint32_t offset, uint32_t n, bint more) noexcept nogil:
+cdef uint32_t cut_fragment(Core core, bint is_ip4, uint32_t offset, uint32_t n, bint more) noexcept nogil:
     """Build the fragment with *n* bytes from *offset* on of the slot's packet; returns its frame's length."""
     cdef const uint8_t *slot = core.link.slot
     cdef uint8_t *out = core.link.segment
-    cdef uint32_t l3_len = IP4_HLEN if four else IP6_HLEN
+    cdef uint32_t l3_len = IP4_HLEN if is_ip4 else IP6_HLEN
     cdef uint32_t start = ETH_HLEN + l3_len
     cdef Ip4Hdr *ip4 = <Ip4Hdr *>(out + ETH_HLEN)
     cdef Ip6Hdr *ip6 = <Ip6Hdr *>(out + ETH_HLEN)
     cdef FragmentHdr fragment
     memcpy(out, slot, start)
-    if four:
+    if is_ip4:
         ip4.tot_len_be = htons(<uint16_t>(IP4_HLEN + n))
         ip4.frag_be = htons(<uint16_t>(offset >> 3 | (IP4_MF if more else 0)))
         ip4.csum_be = 0

@@ -34,15 +34,15 @@ cdef enum:
     QUOTED_LEN = 8
 
 
-cdef int code_of(int error, bint four) noexcept nogil:
+cdef int code_of(int error, bint is_ip4) noexcept nogil:
     """The code of a destination-unreachable message for a connect(2) that failed with *error*."""
     if error in (ENETUNREACH, ENETDOWN, EAFNOSUPPORT):
-        return ICMP_NET_UNREACHABLE if four else ICMP6_NO_ROUTE
+        return ICMP_NET_UNREACHABLE if is_ip4 else ICMP6_NO_ROUTE
     if error in (EHOSTUNREACH, EHOSTDOWN, ENONET):
-        return ICMP_HOST_UNREACHABLE if four else ICMP6_ADDRESS_UNREACHABLE
+        return ICMP_HOST_UNREACHABLE if is_ip4 else ICMP6_ADDRESS_UNREACHABLE
     if error in (EACCES, EPERM):
-        return ICMP_PROHIBITED if four else ICMP6_PROHIBITED
-    if error == ENOPROTOOPT and four:
+        return ICMP_PROHIBITED if is_ip4 else ICMP6_PROHIBITED
+    if error == ENOPROTOOPT and is_ip4:
         return ICMP_PROTOCOL_UNREACHABLE
     return SILENCE if error == ETIMEDOUT else NO_CODE
 

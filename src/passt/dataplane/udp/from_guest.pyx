@@ -204,7 +204,7 @@ cdef void fill_address(Core core, const OutMessage *message, msghdr *header, uin
     And by which interface, multicasts too: that comes before what the socket is set to.
     """
     cdef Flow *flow = message.flow
-    cdef in_pktinfo four
+    cdef in_pktinfo is_ip4
     cdef in6_pktinfo six
     header.msg_name = &flow.peer
     header.msg_namelen = flow.peer_len
@@ -212,10 +212,10 @@ cdef void fill_address(Core core, const OutMessage *message, msghdr *header, uin
     if not flow.body.udp.listener:
         return
     if flow.body.udp.local_family == AF_INET:
-        memset(&four, 0, sizeof(four))
-        memcpy(&four.ipi_spec_dst, flow.keys[1].guest, 4)
-        four.ipi_ifindex = <int>flow.body.udp.ifindex
-        add_control(header, control, IPPROTO_IP, IP_PKTINFO, &four, sizeof(four))
+        memset(&is_ip4, 0, sizeof(is_ip4))
+        memcpy(&is_ip4.ipi_spec_dst, flow.keys[1].guest, 4)
+        is_ip4.ipi_ifindex = <int>flow.body.udp.ifindex
+        add_control(header, control, IPPROTO_IP, IP_PKTINFO, &is_ip4, sizeof(is_ip4))
         return
     memset(&six, 0, sizeof(six))
     six.ipi6_ifindex = flow.body.udp.ifindex
@@ -230,17 +230,17 @@ cdef void fill_address(Core core, const OutMessage *message, msghdr *header, uin
 
 cdef void add_marks(Core core, const OutMessage *message, msghdr *header, uint8_t *control) noexcept nogil:
     """Have the packets carry time to live and TOS as the guest's do, where a socket's own are others."""
-    cdef bint four = message.flow.keys[0].addr_len == 4
-    cdef int level = IPPROTO_IP if four else IPPROTO_IPV6
+    cdef bint is_ip4 = message.flow.keys[0].addr_len == 4
+    cdef int level = IPPROTO_IP if is_ip4 else IPPROTO_IPV6
     cdef int32_t value = message.ttl
     # By itself a multicast goes no further than the link (ip(7), IP_MULTICAST_TTL).
     if value and (value != USUAL_TTL or message.flow.body.udp.group):
-        add_control(header, control, level, IP_TTL if four else IPV6_HOPLIMIT, &value, sizeof(value))
+        add_control(header, control, level, IP_TTL if is_ip4 else IPV6_HOPLIMIT, &value, sizeof(value))
     if message.ttl < TRACING_TTL:
         ask_ttl(core, message.flow)
     if message.tos:
         value = message.tos
-        add_control(header, control, level, IP_TOS if four else IPV6_TCLASS, &value, sizeof(value))
+        add_control(header, control, level, IP_TOS if is_ip4 else IPV6_TCLASS, &value, sizeof(value))
 
 
 cdef void add_control(msghdr *header, uint8_t *control, int level, int kind, const void *value,
