@@ -171,8 +171,8 @@ cdef void send_reply(Core core, Flow *flow, uint32_t n, const Marks *marks) noex
     cdef bint is_ip4 = key.addr_len == 4
     cdef IcmpHdr icmp
     cdef TxMeta meta
-    cdef uint8_t *place = core.link.slot + ETH_HLEN + (IP4_HLEN if is_ip4 else IP6_HLEN)
-    memcpy(&icmp, place, ICMP_HLEN)
+    cdef uint8_t *header = core.link.slot + ETH_HLEN + (IP4_HLEN if is_ip4 else IP6_HLEN)
+    memcpy(&icmp, header, ICMP_HLEN)
     if icmp.type != (ICMP_ECHO_REPLY if is_ip4 else ICMP6_ECHO_REPLY):
         count(&core.stats, DROP_PROTOCOL)
         return
@@ -180,12 +180,12 @@ cdef void send_reply(Core core, Flow *flow, uint32_t n, const Marks *marks) noex
     mark_packet(core.link.slot + ETH_HLEN, is_ip4, marks.tos, marks.ttl)
     icmp.id_be = htons(key.guest_port)
     icmp.csum_be = 0
-    memcpy(place, &icmp, ICMP_HLEN)
-    icmp.csum_be = csum_fold(csum_add(place, n, 0 if is_ip4 else pseudo6(key.remote, key.guest, key.proto, n)))
-    memcpy(place, &icmp, ICMP_HLEN)
+    memcpy(header, &icmp, ICMP_HLEN)
+    icmp.csum_be = csum_fold(csum_add(header, n, 0 if is_ip4 else pseudo6(key.remote, key.guest, key.proto, n)))
+    memcpy(header, &icmp, ICMP_HLEN)
     memset(&meta, 0, sizeof(meta))
-    meta.hdr_len = <uint16_t>(place - core.link.slot + ICMP_HLEN)
-    send_packet(core, <size_t>(place - core.link.slot) + n, &meta, flow.body.ping.packet_limit)
+    meta.hdr_len = <uint16_t>(header - core.link.slot + ICMP_HLEN)
+    send_packet(core, <size_t>(header - core.link.slot) + n, &meta, flow.body.ping.packet_limit)
 
 
 cdef void on_ping_timer(Core core, Flow *flow) noexcept nogil:

@@ -26,19 +26,19 @@ from passt.dataplane.base.externs cimport (
 )
 
 
-cdef void set_fragmenting(Core core, int fd, bint is_ip4, bint whole, uint8_t *known) noexcept nogil:
-    """Have the socket send what is *whole* uncut, all else cut as need be; *known* is what it does now."""
-    cdef uint8_t wanted = FRAGMENTING_FORBIDDEN if whole else FRAGMENTING_ALLOWED
+cdef void set_fragmenting(Core core, int fd, bint is_ip4, bint dont_fragment, uint8_t *known) noexcept nogil:
+    """Have the socket send what is *dont_fragment* uncut, all else cut as need be; *known* is what it does now."""
+    cdef uint8_t wanted = FRAGMENTING_FORBIDDEN if dont_fragment else FRAGMENTING_ALLOWED
     if known[0] == wanted:
         return
     known[0] = wanted
     if is_ip4:
         core.sockets.set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER,
-                                IP_PMTUDISC_PROBE if whole else IP_PMTUDISC_DONT)
+                                IP_PMTUDISC_PROBE if dont_fragment else IP_PMTUDISC_DONT)
     else:
         # IPv6 is cut by its sender only: to the size that the host knows the path to take.
         core.sockets.set_option(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER,
-                                IPV6_PMTUDISC_PROBE if whole else IPV6_PMTUDISC_WANT)
+                                IPV6_PMTUDISC_PROBE if dont_fragment else IPV6_PMTUDISC_WANT)
 
 
 cdef int socket_of(Core core, const Flow *flow) noexcept nogil:
@@ -75,7 +75,7 @@ cdef void set_ping_marks(Core core, Flow *flow, const IpView *ip) noexcept nogil
     if flow.body.ping.tos != ip.tos:
         flow.body.ping.tos = ip.tos
         core.sockets.set_option(flow.fd, level, IP_TOS if is_ip4 else IPV6_TCLASS, ip.tos)
-    set_fragmenting(core, flow.fd, is_ip4, ip.whole, &flow.body.ping.fragmenting)
+    set_fragmenting(core, flow.fd, is_ip4, ip.dont_fragment, &flow.body.ping.fragmenting)
 
 
 cdef void read_marks(msghdr *message, Marks *out) noexcept nogil:

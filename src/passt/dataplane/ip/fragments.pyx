@@ -66,34 +66,34 @@ cdef bint on_fragment(Core core, IpView *ip) noexcept nogil:
 
 cdef void on_fragment_timer(Core core) noexcept nogil:
     """Give up what is not complete in time; tell the guest, if the first fragment was there (RFC 792)."""
-    cdef Assembly *place = core.ip.reassembler.expired(core.now)
+    cdef Assembly *assembly = core.ip.reassembler.expired(core.now)
     cdef int64_t deadline
     cdef IpView ip
     cdef FlowKey key
-    while place != NULL:
+    while assembly != NULL:
         count(&core.stats, DROP_FRAGMENT_TIME)
-        if place.first_len and not place.spoiled and not was_to_group(place):
-            ip.src = place.src
-            ip.dst = place.dst
-            ip.addr_len = place.addr_len
+        if assembly.first_len and not assembly.spoiled and not was_to_group(assembly):
+            ip.src = assembly.src
+            ip.dst = assembly.dst
+            ip.addr_len = assembly.addr_len
             fill_key(&key, &ip, 0, 0, 0)
-            push_icmp_error(core, place.mac, &key,
-                            place.protocol if place.addr_len == 4 else place.next_header,
-                            place.data, place.first_len,
-                            ICMP_TIME_EXCEEDED if place.addr_len == 4 else ICMP6_TIME_EXCEEDED,
+            push_icmp_error(core, assembly.mac, &key,
+                            assembly.protocol if assembly.addr_len == 4 else assembly.next_header,
+                            assembly.data, assembly.first_len,
+                            ICMP_TIME_EXCEEDED if assembly.addr_len == 4 else ICMP6_TIME_EXCEEDED,
                             REASSEMBLY_TIME_EXCEEDED, 0, NULL)
-        core.ip.reassembler.drop(place)
-        place = core.ip.reassembler.expired(core.now)
+        core.ip.reassembler.drop(assembly)
+        assembly = core.ip.reassembler.expired(core.now)
     deadline = core.ip.reassembler.next_deadline()
     if deadline != INT64_MAX:
         core.reactor.timers.arm(core.ip.fragment_timer, deadline)
 
 
-cdef bint was_to_group(const Assembly *place) noexcept nogil:
+cdef bint was_to_group(const Assembly *assembly) noexcept nogil:
     """Whether the packet goes to more than one: no error is sent about those (RFC 1122 3.2.2)."""
-    if place.addr_len == 4:
-        return is_multicast4(place.dst) or place.dst[0] >= 240
-    return place.dst[0] == 0xff
+    if assembly.addr_len == 4:
+        return is_multicast4(assembly.dst) or assembly.dst[0] >= 240
+    return assembly.dst[0] == 0xff
 
 
 cdef bint send_packet(Core core, size_t n, const TxMeta *meta, uint32_t limit) noexcept nogil:

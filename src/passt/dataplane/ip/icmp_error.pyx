@@ -49,7 +49,7 @@ cdef void relay_icmp_error(Core core, const uint8_t *mac, const FlowKey *key, ui
     cdef bint is_ip4 = key.addr_len == 4
     cdef const uint8_t *source = offender
     cdef uint32_t l3_len = IP4_HLEN if is_ip4 else IP6_HLEN
-    cdef uint8_t *place = core.link.slot + ETH_HLEN + l3_len
+    cdef uint8_t *header = core.link.slot + ETH_HLEN + l3_len
     cdef uint32_t room = (ICMP4_ERROR_MAX if is_ip4 else ICMP6_ERROR_MAX) - 2 * l3_len - ICMP_HLEN
     cdef uint32_t taken = <uint32_t>min(quoted_length, <size_t>room)
     cdef uint32_t length = ICMP_HLEN + l3_len + taken
@@ -65,19 +65,19 @@ cdef void relay_icmp_error(Core core, const uint8_t *mac, const FlowKey *key, ui
         if offender != NULL:
             count(&core.stats, DROP_BAD_ADDRESS)
         return
-    memmove(place + ICMP_HLEN + l3_len, quoted, taken)
-    fill_quoted_ip(place + ICMP_HLEN, key, protocol, min(quoted_length, <size_t>(MAX_IP_LEN - IP4_HLEN)))
+    memmove(header + ICMP_HLEN + l3_len, quoted, taken)
+    fill_quoted_ip(header + ICMP_HLEN, key, protocol, min(quoted_length, <size_t>(MAX_IP_LEN - IP4_HLEN)))
     icmp.type = type
     icmp.code = code
     icmp.csum_be = 0
     icmp.info_be = htonl(info_word(is_ip4, type, code, info))
-    memcpy(place, &icmp, ICMP_HLEN)
+    memcpy(header, &icmp, ICMP_HLEN)
     core.push_ip(mac, source, key.guest, key.addr_len, IPPROTO_ICMP if is_ip4 else IPPROTO_ICMPV6, length)
     if ttl:
         mark_packet(core.link.slot + ETH_HLEN, is_ip4, 0, ttl)
     icmp.csum_be = csum_fold(csum_add(
-        place, length, 0 if is_ip4 else pseudo6(source, key.guest, IPPROTO_ICMPV6, length)))
-    memcpy(place, &icmp, ICMP_HLEN)
+        header, length, 0 if is_ip4 else pseudo6(source, key.guest, IPPROTO_ICMPV6, length)))
+    memcpy(header, &icmp, ICMP_HLEN)
     memset(&meta, 0, sizeof(meta))
     meta.hdr_len = <uint16_t>(ETH_HLEN + l3_len + ICMP_HLEN)
     if core.send(ETH_HLEN + l3_len + length, &meta):
@@ -102,7 +102,7 @@ cdef uint32_t info_word(bint is_ip4, uint8_t type, uint8_t code, uint32_t info) 
     return 0
 
 
-cdef void fill_quoted_ip(uint8_t *place, const FlowKey *key, uint8_t protocol, size_t length) noexcept nogil:
+cdef void fill_quoted_ip(uint8_t *header, const FlowKey *key, uint8_t protocol, size_t length) noexcept nogil:
     """Write the IP header of the guest's packet of *length* bytes behind it."""
     cdef Ip4Hdr *ip4 = <Ip4Hdr *>place
     cdef Ip6Hdr *ip6 = <Ip6Hdr *>place
@@ -117,7 +117,7 @@ cdef void fill_quoted_ip(uint8_t *place, const FlowKey *key, uint8_t protocol, s
         ip4.csum_be = 0
         memcpy(ip4.src, key.guest, 4)
         memcpy(ip4.dst, key.remote, 4)
-        ip4.csum_be = csum_fold(csum_add(place, IP4_HLEN, 0))
+        ip4.csum_be = csum_fold(csum_add(header, IP4_HLEN, 0))
         return
     ip6.vtc_flow_be = htonl(0x60000000)
     ip6.payload_len_be = htons(<uint16_t>length)

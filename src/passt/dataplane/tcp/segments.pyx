@@ -207,7 +207,7 @@ cdef bint push_tcp(Core core, const uint8_t *mac, const uint8_t *source, const u
                    uint16_t mss) noexcept nogil:
     """Put a segment out whose options and payload lie already behind the header's place in the slot."""
     cdef uint32_t l4_len = TCP_HLEN + options_len + payload_len
-    cdef uint8_t *place = core.push_ip(mac, source, destination, addr_len, IPPROTO_TCP, l4_len)
+    cdef uint8_t *header = core.push_ip(mac, source, destination, addr_len, IPPROTO_TCP, l4_len)
     cdef TxMeta meta
     fields.data_offset = <uint8_t>(((TCP_HLEN + options_len) // 4) << 4)
     fields.urgent_be = 0
@@ -215,9 +215,9 @@ cdef bint push_tcp(Core core, const uint8_t *mac, const uint8_t *source, const u
         fields.csum_be = <uint16_t>~csum_fold(pseudo4(source, destination, IPPROTO_TCP, l4_len))
     else:
         fields.csum_be = <uint16_t>~csum_fold(pseudo6(source, destination, IPPROTO_TCP, l4_len))
-    memcpy(place, fields, TCP_HLEN)
+    memcpy(header, fields, TCP_HLEN)
     memset(&meta, 0, sizeof(meta))
-    meta.csum_start = <uint16_t>(place - core.link.slot)
+    meta.csum_start = <uint16_t>(header - core.link.slot)
     meta.csum_offset = 16
     meta.hdr_len = <uint16_t>(meta.csum_start + TCP_HLEN + options_len)
     if payload_len > mss:

@@ -65,11 +65,11 @@ cdef void take_timestamps(Core core, Flow *flow, uint32_t stamp) noexcept nogil:
     keep_timestamp(core, &flow.body.tcp, stamp)
 
 
-cdef uint32_t push_timestamps(Core core, const TcpConn *conn, uint8_t *place) noexcept nogil:
+cdef uint32_t push_timestamps(Core core, const TcpConn *conn, uint8_t *option) noexcept nogil:
     """Write the option with two NOPs before it (RFC 7323 3.2, A); returns its length."""
-    store_be32(place, 0x0101080a)
-    store_be32(place + 4, clock(core, conn))
-    store_be32(place + 8, conn.ts_recent)
+    store_be32(option, 0x0101080a)
+    store_be32(option + 4, clock(core, conn))
+    store_be32(option + 8, conn.ts_recent)
     return TIMESTAMPS_LEN
 
 

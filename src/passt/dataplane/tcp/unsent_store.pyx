@@ -12,7 +12,7 @@ each other, none of them twice. There are two reasons to be in it:
 
 Early data is never beyond the window that the guest was told, so when its turn comes the socket has
 room for it. Memory comes from the pool (`pool`). Early data may not touch the last half of it, which is for
-data that was promised a place, nor exceed MAX_EARLY for one connection: what then finds no room is
+data that was promised a option, nor exceed MAX_EARLY for one connection: what then finds no room is
 not taken in, counted, and not reported. What was reported is never dropped before the connection ends
 (RFC 2018 8 would allow it).
 
@@ -140,7 +140,7 @@ cdef uint32_t store_put(Core core, TcpConn *conn, uint32_t seq, const uint8_t *d
     """Keep *n* bytes; returns how many of them, from the first on, the store has now.
 
     Bytes that it has already stay as they are, whatever *data* says. *early*: they are not promised a
-    place, see above.
+    option, see above.
     """
     cdef TcpStore *store
     cdef uint32_t i, at, part, got
@@ -269,14 +269,14 @@ cdef uint8_t *push_block(uint8_t *p, uint32_t start, uint32_t end) noexcept nogi
     return p + 8
 
 
-cdef uint32_t push_sack(const TcpConn *conn, uint8_t *place) noexcept nogil:
+cdef uint32_t push_sack(const TcpConn *conn, uint8_t *option) noexcept nogil:
     """Write the SACK option with two NOPs before it; returns its length, 0 if there is nothing to report.
 
     First what came last, then the others, the last reported first (RFC 2018 4); before them what came
     twice (RFC 2883 4).
     """
-    cdef uint8_t *end = place + 4 + 8 * (MAX_SACK_BLOCKS - (1 if conn.flags & CONN_TIMESTAMPS else 0))
-    cdef uint8_t *p = place + 4
+    cdef uint8_t *end = option + 4 + 8 * (MAX_SACK_BLOCKS - (1 if conn.flags & CONN_TIMESTAMPS else 0))
+    cdef uint8_t *p = option + 4
     cdef bint with_fin
     cdef bint fin_alone = conn.flags & CONN_FIN_EARLY and store_end(conn) != conn.guest_fin
     cdef const StoreRange *best
@@ -299,10 +299,10 @@ cdef uint32_t push_sack(const TcpConn *conn, uint8_t *place) noexcept nogil:
         p = push_block(p, best.start, best.end + with_fin)
     if fin_alone and p < end:
         p = push_block(p, conn.guest_fin, conn.guest_fin + 1)
-    if p == place + 4:
+    if p == option + 4:
         return 0
-    place[0] = 1
-    place[1] = 1
-    place[2] = 5
-    place[3] = <uint8_t>(p - place - 2)
-    return <uint32_t>(p - place)
+    option[0] = 1
+    option[1] = 1
+    option[2] = 5
+    option[3] = <uint8_t>(p - option - 2)
+    return <uint32_t>(p - option)

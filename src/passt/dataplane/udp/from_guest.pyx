@@ -61,14 +61,14 @@ cdef void queue_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t
     cdef uint32_t n_datagrams = <uint32_t>((n + segment - 1) // segment) if segment else 1
     if goes_to_many(core, flow):
         note_sending(core, payload, n, segment)
-    if batch.n_messages and (fd != batch.fd or ip.whole != batch.whole):
+    if batch.n_messages and (fd != batch.fd or ip.dont_fragment != batch.dont_fragment):
         flush_out(core)
     message = &batch.messages[batch.n_messages - 1] if batch.n_messages else NULL
     if message == NULL or not fits_message(message, flow, ip, n, n_datagrams, segment):
         if batch.n_messages == OUT_MESSAGES:
             flush_out(core)
         batch.fd = fd
-        batch.whole = ip.whole
+        batch.dont_fragment = ip.dont_fragment
         message = &batch.messages[batch.n_messages]
         batch.n_messages += 1
         memset(message, 0, sizeof(OutMessage))
@@ -117,7 +117,7 @@ cdef void flush_out(Core core) noexcept nogil:
     for i in range(n):
         # A listener of both families is told for each of them.
         flow = batch.messages[i].flow
-        set_fragmenting(core, batch.fd, flow.keys[0].addr_len == 4, batch.whole,
+        set_fragmenting(core, batch.fd, flow.keys[0].addr_len == 4, batch.dont_fragment,
                         &marks_of(core, flow).fragmenting)
         fill_header(core, batch, i)
     while done < n:
