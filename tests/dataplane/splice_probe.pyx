@@ -8,7 +8,7 @@ from collections import deque
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport FLOW_SPLICE_TCP, Flow
+from passt.dataplane.flow.table cimport FLOW_SPLICE_TCP, Flow, SpliceHalf
 from passt.dataplane.link.link cimport Link
 from passt.dataplane.sockets.pipe_pool cimport NO_PIPE
 from passt.dataplane.base.memory_budget cimport Pool
@@ -154,8 +154,8 @@ cdef class Relay:
     @property
     def held(self):
         """Bytes that either half holds, and whether it has a pipe."""
-        return [(self.flow.body.splice.halves[side].n_held, self.flow.body.splice.halves[side].pipe != NO_PIPE)
-                for side in range(2)]
+        cdef SpliceHalf *halves = self.flow.body.splice.halves
+        return [(halves[side].n_held, halves[side].pipe != NO_PIPE) for side in range(2)]
 
     @property
     def n_idle_pipes(self):

@@ -181,7 +181,8 @@ cdef void send_reply(Core core, Flow *flow, uint32_t n, const Marks *marks) noex
     icmp.id_be = htons(key.guest_port)
     icmp.csum_be = 0
     memcpy(header, &icmp, ICMP_HLEN)
-    icmp.csum_be = csum_fold(csum_add(header, n, 0 if is_ip4 else pseudo6(key.remote, key.guest, key.proto, n)))
+    icmp.csum_be = csum_fold(csum_add(
+        header, n, 0 if is_ip4 else pseudo6(key.remote, key.guest, key.proto, n)))
     memcpy(header, &icmp, ICMP_HLEN)
     memset(&meta, 0, sizeof(meta))
     meta.hdr_len = <uint16_t>(header - core.link.slot + ICMP_HLEN)

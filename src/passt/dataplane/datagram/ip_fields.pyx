@@ -27,7 +27,7 @@ from passt.dataplane.base.externs cimport (
 
 
 cdef void set_fragmenting(Core core, int fd, bint is_ip4, bint dont_fragment, uint8_t *known) noexcept nogil:
-    """Have the socket send what is *dont_fragment* uncut, all else cut as need be; *known* is what it does now."""
+    """Have the socket send packets uncut with *dont_fragment*, else cut as need be; *known*: what it does now."""
     cdef uint8_t wanted = FRAGMENTING_FORBIDDEN if dont_fragment else FRAGMENTING_ALLOWED
     if known[0] == wanted:
         return

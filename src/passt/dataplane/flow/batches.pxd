@@ -30,8 +30,8 @@ cdef struct OutMessage:
 
 
 cdef struct OutBatch:
-    # Messages for one socket, all or none of them *dont_fragment* (see IpView). The payload lies where the link
-    # received it.
+    # Messages for one socket, all or none of them *dont_fragment* (see IpView). The payload lies where
+    # the link received it.
     int fd
     bint dont_fragment
     uint32_t n_messages

@@ -15,10 +15,10 @@ more by what we answer. So after a large portion the next one is taken before th
 
 To the guest: frames are put one behind the other in memory and written by one call at the end of the turn
 (`flush`), or when there are FLUSH_AT octets. Behind a large frame that needs no cutting the next one is built
-where it will be written from (`choose_slot`); only what is small, or cut, is copied. What the socket does not take
-stays, partly written frames included, and the link is `blocked`
-until it is writable: nothing is read then that would feed it (see `link`), and of what still comes (most of
-it acknowledgements) is kept what has room. A frame counts as sent when its last octet was written.
+where it will be written from (`choose_slot`); only what is small, or cut, is copied. What the socket does
+not take stays, partly written frames included, and the link is `blocked` until it is writable: nothing is
+read then that would feed it (see `link`), and of what still comes (most of it acknowledgements) is kept what
+has room. A frame counts as sent when its last octet was written.
 
 The link outlives its socket. While nobody is connected it is a blocked one that drops what it is given, so
 connections wait for the next client as they wait for one that does not read.

@@ -43,4 +43,6 @@ cdef inline uint32_t ack_number(const TcpConn *conn) noexcept nogil:
     """
     if not conn.flags & CONN_FOLLOW or conn.store != NULL:
         return conn.rcv_nxt
-    return conn.rcv_nxt if conn.flags & (CONN_GUEST_FIN | CONN_HOST_EOF | CONN_FIN_EARLY) else conn.remote_acked
+    if conn.flags & (CONN_GUEST_FIN | CONN_HOST_EOF | CONN_FIN_EARLY):
+        return conn.rcv_nxt
+    return conn.remote_acked

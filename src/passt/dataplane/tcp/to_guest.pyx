@@ -30,8 +30,8 @@ from passt.dataplane.core.station cimport doubt
 from passt.dataplane.flow.decision cimport InboundView, fill_inbound_key
 from passt.dataplane.tcp.early_data cimport drain_overflow
 from passt.dataplane.tcp.segments cimport (
-    WATCH_ADD, choose_isn, consume_acked, end_connection, mss_of, payload_place, reset_both, send_ack, send_segment,
-    send_syn, set_state, set_timer, start_rtx, update_window, watch,
+    WATCH_ADD, choose_isn, consume_acked, end_connection, mss_of, payload_place, reset_both, send_ack,
+    send_segment, send_syn, set_state, set_timer, start_rtx, update_window, watch,
 )
 from passt.dataplane.tcp.keepalive cimport on_keep_alive
 from passt.dataplane.tcp.failed_connect cimport refuse
@@ -183,7 +183,7 @@ cdef void on_listener(Core core, uint32_t listener, int fd) noexcept nogil:
 
 
 cdef void offer_connection(Core core, uint32_t listener, int fd, const sockaddr_storage *peer,
-                       const sockaddr_storage *local) noexcept nogil:
+                           const sockaddr_storage *local) noexcept nogil:
     """Offer an accepted connection to the guest."""
     cdef InboundView view
     cdef Flow *flow
@@ -240,7 +240,7 @@ cdef void replace_finished(Core core, const FlowKey *key) noexcept nogil:
         note_readable(&old.body.tcp, EPOLLRDHUP)
         push_data(core, old, False)
     if old.body.tcp.state == TCP_TIME_WAIT or (old.body.tcp.state in (TCP_LAST_ACK, TCP_CLOSING)
-                                            and not overflow_len(old)):
+                                               and not overflow_len(old)):
         end_connection(core, old, False)
 
 

@@ -12,7 +12,7 @@ each other, none of them twice. There are two reasons to be in it:
 
 Early data is never beyond the window that the guest was told, so when its turn comes the socket has
 room for it. Memory comes from the pool (`pool`). Early data may not touch the last half of it, which is for
-data that was promised a option, nor exceed MAX_EARLY for one connection: what then finds no room is
+data that was promised a place, nor exceed MAX_EARLY for one connection: what then finds no room is
 not taken in, counted, and not reported. What was reported is never dropped before the connection ends
 (RFC 2018 8 would allow it).
 
@@ -140,7 +140,7 @@ cdef uint32_t store_put(Core core, TcpConn *conn, uint32_t seq, const uint8_t *d
     """Keep *n* bytes; returns how many of them, from the first on, the store has now.
 
     Bytes that it has already stay as they are, whatever *data* says. *early*: they are not promised a
-    option, see above.
+    place, see above.
     """
     cdef TcpStore *store
     cdef uint32_t i, at, part, got

@@ -52,7 +52,7 @@ cdef void send_out(Core core, Flow *flow, const IpView *ip, const UdpView *udp,
 
 
 cdef void queue_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *payload, size_t n,
-                        uint16_t segment) noexcept nogil:
+                          uint16_t segment) noexcept nogil:
     """Add *n* octets: datagrams of *segment* each and a last one that may be shorter."""
     cdef OutBatch *batch = core.udp.out_batch
     cdef OutMessage *message
@@ -89,8 +89,8 @@ cdef void queue_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t
         flush_out(core)
 
 
-cdef bint fits_message(const OutMessage *message, const Flow *flow, const IpView *ip, size_t n, uint32_t n_datagrams,
-               uint16_t segment) noexcept nogil:
+cdef bint fits_message(const OutMessage *message, const Flow *flow, const IpView *ip, size_t n,
+                       uint32_t n_datagrams, uint16_t segment) noexcept nogil:
     """Whether the datagrams may join the message: RFC 768 lengths, and what UDP_SEGMENT can tell apart."""
     cdef uint32_t most = MAX_IP_LEN - UDP_HLEN - (IP4_HLEN if ip.addr_len == 4 else 0)
     if message.flow != flow or message.ended or message.ttl != ip.ttl or message.tos != ip.tos:

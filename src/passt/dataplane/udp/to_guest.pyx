@@ -237,7 +237,7 @@ cdef void add_message(Core core, Run *run, Flow *flow, mmsghdr *message) noexcep
 
 
 cdef void add_to_run(Core core, Run *run, Flow *flow, uint8_t *payload, uint32_t n,
-                        uint32_t segment, uint8_t tos) noexcept nogil:
+                     uint32_t segment, uint8_t tos) noexcept nogil:
     """Add *n* octets: datagrams of *segment* each and a last one that may be shorter."""
     cdef uint32_t n_datagrams = (n + segment - 1) // segment if segment else 1
     if n > most_payload(flow):
@@ -262,7 +262,7 @@ cdef uint32_t most_payload(const Flow *flow) noexcept nogil:
 
 
 cdef bint fits_run(Core core, const Run *run, const Flow *flow, uint32_t n, uint32_t n_datagrams,
-               uint32_t segment) noexcept nogil:
+                   uint32_t segment) noexcept nogil:
     """Whether the datagrams may join the run."""
     if run.flow != flow or run.ended or not n or run.n_pieces == IN_MESSAGES:
         return False
