@@ -57,6 +57,13 @@ class Engine:
         socket to the caller.
         """
 
+    def attach_link(self, link: object, on_end: Callable[[str], None] | None) -> None:
+        """Take ownership of a `link.Link` that holds descriptors; `attach_tap` and `attach_stream` do this.
+
+        With *on_end* None, `run` raises HostError when the link ends. Raises ValueError while another link is
+        attached and OSError if a descriptor cannot be watched, and leaves all of them to the caller.
+        """
+
     def attach_namespace(self, inside: NamespaceThread) -> None:
         """Take ownership of what opens sockets in the guest's namespace: flows may bypass the link now."""
 
@@ -118,8 +125,15 @@ class Engine:
     def udp_sockets(self) -> list[int]:
         """Descriptors of the sockets that UDP flows of the guest leave by: bound, not connected."""
 
+    def flow_page(self, start: int = ..., limit: int = ...) -> tuple[list[FlowInfo], int | None]:
+        """Look at *limit* records of the flow table from index *start* on (0: the first).
+
+        Returns snapshots of the flows found there and the *start* of the next page, None behind the last one.
+        Flows may come and go between two pages: one that lives all the while is found exactly once.
+        """
+
     def flows(self) -> Iterator[FlowInfo]:
-        """Snapshots of all flows."""
+        """Snapshots of all flows, taken page by page while one iterates."""
 
     def close(self) -> None:
         """End all flows (far sides see a reset where data is lost) and close every descriptor owned."""

@@ -14,33 +14,32 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from passt.dataplane.observe.capture cimport Capture
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.ingress.demux cimport on_frame
 from passt.dataplane.flow.table cimport FLOW_DEAD, FLOW_UDP_PORT, NO_FLOW, Flow
-from passt.dataplane.packet.headers cimport ETH_ALEN, ETH_HLEN, MAX_FRAME
-from passt.dataplane.link.link cimport MAX_BATCH, RX_BATCH, Link, TapLink
+from passt.dataplane.packet.headers cimport ETH_ALEN
+from passt.dataplane.link.link cimport MAX_BATCH, Link
+from passt.dataplane.link.tap cimport TapLink
 from passt.dataplane.sockets.namespace_thread cimport NamespaceThread
 from passt.dataplane.loop.reactor cimport (
     EVENT_FAR, EVENT_FLOW, EVENT_LINK, EVENT_LISTENER, EVENT_READER, Reactor, make_tag,
 )
 from passt.dataplane.sockets.sockets cimport Sockets, read_sockaddr
 from passt.dataplane.base.stats cimport stats_as_dict
-from passt.dataplane.link.stream cimport STREAM_BAD_LENGTH, STREAM_CLOSED, StreamLink
+from passt.dataplane.link.stream cimport StreamLink
 from passt.dataplane.base.externs cimport (
-    EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, epoll_event, memcpy,
+    EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, epoll_event, memcpy,
 )
 from passt.dataplane.core.station cimport forget_stations, is_known, set_guest
-from passt.dataplane.link.meta cimport RxFrame
-from passt.dataplane.tcp.from_guest cimport flush_gather
 from passt.dataplane.turn cimport (
-    end_flows, end_listener, finish_flows, on_flow_event, on_flow_timer, on_listener_event, set_handlers,
+    end_flows, end_listener, finish_flows, on_flow_event, on_flow_timer, on_listener_event, read_frames,
+    set_handlers,
 )
-from passt.dataplane.udp.from_guest cimport flush_out
 from passt.errors import HostError
 from passt.facts.contracts import FlowInfo
 
 cdef enum:
     # Batches read when the engine is closed; the transmit queue of a tap holds no more by far.
     CLOSING_ROUNDS = 256
+    FLOW_PAGE = 256               # records of the flow table that are looked at in one piece
 
 
 cdef class Engine:
@@ -48,12 +47,9 @@ cdef class Engine:
 
     cdef Core core
     cdef Reactor reactor
-    cdef int link_fd              # -1: nobody is at the other end
     cdef uint32_t link_number     # how many there were; tells a late event apart
-    cdef bint link_wants_out
-    cdef int link_room            # frames that the next batch may have
-    cdef StreamLink stream        # None: there was none yet
-    cdef object on_end            # of the stream that is attached
+    cdef bint link_blocked        # when its descriptors were watched last
+    cdef object on_end            # called when the link has ended; None: run() raises
     cdef bint stopping
     cdef dict readers             # fd -> callback
     cdef list due                 # heap of (deadline ns, id, callback)
@@ -80,8 +76,6 @@ cdef class Engine:
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if descriptors != resource.RLIM_INFINITY:
             self.core.fit_descriptors(descriptors)
-        self.link_fd = -1
-        self.link_room = 1
         self.readers = {}
         self.due = []
         self.python_timer = max_flows
@@ -92,52 +86,58 @@ cdef class Engine:
     def attach_tap(self, int fd, bytes guest_mac, uint32_t offloads):
         if len(guest_mac) != ETH_ALEN:
             raise ValueError("a MAC address has 6 bytes")
+        self.attach_link(TapLink(fd, offloads), None)
         memcpy(self.core.guest.tap_mac, <const char *>guest_mac, ETH_ALEN)
         set_guest(self.core, self.core.guest.tap_mac)
-        self.core.use_link(TapLink(fd, offloads))
-        self.link_fd = fd
-        self.link_wants_out = False
-        self.must_watch(fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LINK, self.link_number, 0))
 
     def attach_stream(self, int fd, on_end):
-        if self.link_fd >= 0:
+        cdef StreamLink link
+        if self.core.link.n_fds:
             raise ValueError("there is a link already")
-        self.must_watch(fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LINK, self.link_number + 1, 0))
-        if self.stream is None:
-            self.stream = StreamLink()
-        self.stream.attach(fd)
-        self.core.use_link(self.stream)
-        forget_stations(self.core)
+        # Its memory is large and can be used again.
+        link = self.core.link if isinstance(self.core.link, StreamLink) else StreamLink()
+        link.attach(fd)
+        self.attach_link(link, on_end)
+
+    def attach_link(self, Link link not None, on_end):
+        if self.core.link is not link and self.core.link.n_fds:
+            raise ValueError("there is a link already")
         self.link_number += 1
-        self.link_fd = fd
-        self.link_wants_out = False
+        try:
+            self.watch_link(link, EPOLL_CTL_ADD)
+        except OSError:
+            link.release()
+            raise
+        self.core.use_link(link)
+        self.link_blocked = link.blocked
         self.on_end = on_end
+        forget_stations(self.core)
         self.core.flows.wake_waiting()
         self.core.listeners.resume()
+
+    cdef void watch_link(self, Link link, int op) except *:
+        """Watch the descriptors of *link* for the events that it wants now."""
+        cdef int which
+        for which in range(link.n_fds):
+            self.must_watch(link.fds[which], op, link.wanted_events(which),
+                            make_tag(EVENT_LINK, self.link_number, <uint32_t>which))
 
     def is_guest_known(self):
         return is_known(self.core)
 
-    cdef void end_stream(self) except *:
-        """The client is gone, or makes no sense: detach it, and tell."""
-        cdef StreamLink link = self.stream
+    cdef void end_link(self) except *:
+        """The link has ended: take what it still has, detach it, and say why."""
+        cdef Link link = self.core.link
         cdef int rounds = CLOSING_ROUNDS
         cdef object on_end = self.on_end
-        # Where it can only not be written to, what it sent last still goes out.
+        cdef str reason
+        # Where it can only not be written to, what the guest sent last still goes out.
         while rounds and not link.error:
             rounds -= 1
             self.read_link()
             finish_flows(self.core)
-        if link.error == STREAM_CLOSED:
-            reason = "it closed the connection"
-        elif link.error == STREAM_BAD_LENGTH:
-            reason = (f"it sent a frame of {link.bad_length} bytes, where {<int>ETH_HLEN} to "
-                      f"{<int>MAX_FRAME} are possible")
-        else:
-            reason = os.strerror(link.error or link.broken)
+        reason = link.end_reason()
         link.detach()
-        link.error = 0
-        self.link_fd = -1
         self.on_end = None
         on_end(reason)
 
@@ -207,7 +207,7 @@ cdef class Engine:
                 self.core.has_failed = False
                 raise failure
             if self.core.link.error and self.on_end is None and not self.stopping:
-                raise HostError(f"the guest's interface is gone: {os.strerror(self.core.link.error)}")
+                raise HostError(self.core.link.end_reason())
 
     def stop(self):
         self.stopping = True
@@ -218,10 +218,10 @@ cdef class Engine:
         cdef int n, i
         with nogil:
             # The time is taken anew: what came before, at start above all, must not be slept again.
-            n = self.reactor.look()
+            n = self.reactor.poll_once()
             if n == 0 and core.flows.first_work == NO_FLOW and not core.link.more:
                 core.bypass.spare_sockets.fill()
-                n = self.reactor.rest(self.reactor.clock())
+                n = self.reactor.wait(self.reactor.clock())
             core.now = self.reactor.clock()
             core.stats.wakeups += 1
         if n < 0:
@@ -232,24 +232,21 @@ cdef class Engine:
             self.read_link()
         self.fire_timers()
         finish_flows(self.core)
-        if core.link is self.stream:
-            self.stream.read_ahead()
-        core.link.flush()
+        core.link.end_turn()
         if core.watch.active:
             core.watch.end_turn()
-        if self.on_end is not None and (self.stream.error or self.stream.broken):
-            self.end_stream()
-        if core.link.blocked != self.link_wants_out and self.link_fd >= 0:
-            self.link_wants_out = core.link.blocked
-            self.must_watch(self.link_fd, EPOLL_CTL_MOD, EPOLLIN | (EPOLLOUT if core.link.blocked else 0),
-                            make_tag(EVENT_LINK, self.link_number, 0))
+        if self.on_end is not None and (core.link.error or core.link.broken):
+            self.end_link()
+        if core.link.blocked != self.link_blocked and core.link.n_fds:
+            self.link_blocked = core.link.blocked
+            self.watch_link(core.link, EPOLL_CTL_MOD)
 
     cdef void dispatch(self, epoll_event *event) except *:
         cdef uint64_t tag = event.data.u64
         cdef uint32_t kind = <uint32_t>(tag >> 56)
         if kind == EVENT_LINK:
-            if self.link_fd >= 0 and tag == make_tag(EVENT_LINK, self.link_number, 0):
-                self.on_link_event(event.events)
+            if (tag ^ make_tag(EVENT_LINK, self.link_number, 0)) < <uint64_t>self.core.link.n_fds:
+                self.on_link_event(<int><uint32_t>tag, event.events)
         elif kind in (EVENT_FLOW, EVENT_FAR):
             on_flow_event(self.core, tag, event.events)
         elif kind == EVENT_LISTENER:
@@ -259,41 +256,20 @@ cdef class Engine:
             if callback is not None:
                 callback()
 
-    cdef void on_link_event(self, uint32_t events) except *:
-        if events & EPOLLOUT:
-            self.core.link.on_writable()
-            if not self.core.link.blocked:
-                self.core.flows.wake_waiting()
-                self.core.listeners.resume()
-        if events != EPOLLOUT:
+    cdef void on_link_event(self, int which, uint32_t events) except *:
+        cdef bint was_blocked = self.core.link.blocked
+        cdef bint is_readable = self.core.link.on_event(which, events)
+        if was_blocked and not self.core.link.blocked:
+            self.core.flows.wake_waiting()
+            self.core.listeners.resume()
+        if is_readable:
             self.read_link()
 
     cdef void read_link(self) noexcept:
-        """Take what a link has: of a tap one batch, of a stream what one read brings."""
-        cdef int n
-        if self.core.link is self.stream:
-            self.read_frames(MAX_BATCH)
-            while self.core.link.more:
-                self.read_frames(MAX_BATCH)
-            return
-        # Reading on until nothing is left costs a call more than needed where single frames come, as
-        # in a request/response exchange. So the batch grows only while frames come faster than turns.
-        if not self.reactor.slept:
-            self.link_room = min(2 * self.link_room, <int>RX_BATCH)
-        n = self.read_frames(self.link_room)
-        if self.core.link.drained:
-            self.link_room = max(n, 1)
-
-    cdef int read_frames(self, int room) noexcept:
-        """Handle a batch of *room* frames at most, which are no more than MAX_BATCH; returns their number."""
-        cdef RxFrame frames[MAX_BATCH]
-        cdef int n, i
-        n = self.core.link.read_batch(frames, room)
-        for i in range(n):
-            on_frame(self.core, &frames[i])
-        flush_gather(self.core)
-        flush_out(self.core)
-        return n
+        """Take what a link has: one batch, and what it says that this had no room for."""
+        read_frames(self.core, self.core.link.batch_room(self.reactor.slept))
+        while self.core.link.more:
+            read_frames(self.core, MAX_BATCH)
 
     cdef void fire_timers(self) except *:
         cdef uint32_t id = 0
@@ -320,15 +296,25 @@ cdef class Engine:
             result["sockets_ready"] += self.core.bypass.namespace_thread.n_ready()
         return result
 
-    def flows(self):
+    def flow_page(self, uint32_t start=0, uint32_t limit=FLOW_PAGE):
+        cdef uint32_t end = start + min(limit, self.core.flows.top - min(start, self.core.flows.top))
         cdef uint32_t i
         cdef Flow *flow
-        result = []
-        for i in range(self.core.flows.top):
+        cdef const char *state
+        cdef list found = []
+        for i in range(start, end):
             flow = &self.core.flows.flows[i]
-            if flow.kind > FLOW_DEAD and flow.kind != FLOW_UDP_PORT:
-                result.append(describe(flow, self.core.handlers[flow.kind].state(flow).decode()))
-        return iter(result)
+            if flow.kind > FLOW_DEAD:
+                state = self.core.handlers[flow.kind].state(flow)
+                if state != NULL:
+                    found.append(describe(flow, state.decode()))
+        return found, end if end < self.core.flows.top else None
+
+    def flows(self):
+        start = 0
+        while start is not None:
+            found, start = self.flow_page(start)
+            yield from found
 
     def udp_sockets(self):
         cdef uint32_t i
@@ -342,10 +328,10 @@ cdef class Engine:
     def close(self):
         cdef int rounds = CLOSING_ROUNDS
         # What the guest sent last, before its end became known, still goes out.
-        self.core.link.drained = self.link_fd < 0
+        self.reactor.slept = False
+        self.core.link.drained = not self.core.link.n_fds
         while rounds and not self.core.link.drained and not self.core.link.error:
             rounds -= 1
-            self.link_room = RX_BATCH
             self.read_link()
             finish_flows(self.core)
         end_flows(self.core)
@@ -357,10 +343,7 @@ cdef class Engine:
         self.core.link.flush()
         self.end_capture()
         self.core.use_link(Link())
-        self.stream = None
         self.on_end = None
-        self.link_fd = -1
-        self.link_wants_out = False
 
 
 cdef object describe(Flow *flow, str state):

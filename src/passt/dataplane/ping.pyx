@@ -11,7 +11,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.packet.checksum cimport csum_add, csum_fold, pseudo6
 from passt.dataplane.datagram.lifetime cimport (
-    DROPPED, NOTHING, end_datagram, open_bound, refuse_datagram, start_datagram, still_used, use,
+    DROPPED, NOTHING, end_datagram, open_bound, refuse_datagram, start_datagram, still_used, touch,
     watch_datagram,
 )
 from passt.dataplane.datagram.socket_errors cimport drain_errors, settle_send_error
@@ -39,7 +39,7 @@ from passt.dataplane.packet.build cimport mark_packet
 cdef enum:
     LIFETIME_MS = 30000           # nf_conntrack_icmp_timeout
     RECEIVE_BUDGET = 16
-    MOST_TRIES = 3                # an earlier request's error, one that is too large, and at last
+    MAX_TRIES = 3                # an earlier request's error, one that is too large, and at last
     CONTROL_SIZE = 128
 
 
@@ -66,16 +66,16 @@ cdef void on_echo(Core core, const IpView *ip) noexcept nogil:
         flow = open_ping(core, &key, protocol)
         if flow == NULL:
             return
-        flow.u.ping.packet_limit = limit_towards(core, key.guest)
+        flow.body.ping.packet_limit = limit_towards(core, key.guest)
     follow_sender(core, flow, ip.mac)
-    use(core, flow, &flow.u.ping.last_used, ms(LIFETIME_MS))
+    touch(core, flow, &flow.body.ping.last_used, ms(LIFETIME_MS))
     memset(&message, 0, sizeof(message))
     piece.iov_base = <void *>ip.l4
     piece.iov_len = ip.l4_len
     message.msg_iov = &piece
     message.msg_iovlen = 1
     set_ping_marks(core, flow, ip)
-    for _ in range(MOST_TRIES):
+    for _ in range(MAX_TRIES):
         sent = core.sockets.send_message(flow.fd, &message)
         if sent >= 0:
             return
@@ -124,7 +124,7 @@ cdef void on_ping_socket(Core core, Flow *flow) noexcept nogil:
         if n < ICMP_HLEN:
             count(&core.stats, DROP_SHORT)
             continue
-        use(core, flow, &flow.u.ping.last_used, ms(LIFETIME_MS))
+        touch(core, flow, &flow.body.ping.last_used, ms(LIFETIME_MS))
         send_reply(core, flow, <uint32_t>n, &marks)
     core.flows.add_work(flow)
 
@@ -139,7 +139,7 @@ cdef ssize_t take_reply(Core core, Flow *flow, Marks *marks) noexcept nogil:
     cdef iovec piece
     cdef uint32_t mtu = 0
     cdef ssize_t n
-    cdef bint four = flow.keys[0].addr_len == 4
+    cdef bint is_ip4 = flow.keys[0].addr_len == 4
     if core.link.blocked:
         core.flows.add_waiting(flow)
         return NOTHING
@@ -148,9 +148,9 @@ cdef ssize_t take_reply(Core core, Flow *flow, Marks *marks) noexcept nogil:
     message.msg_iovlen = 1
     message.msg_control = control
     message.msg_controllen = CONTROL_SIZE
-    piece.iov_base = core.link.slot + ETH_HLEN + (IP4_HLEN if four else IP6_HLEN)
+    piece.iov_base = core.link.slot + ETH_HLEN + (IP4_HLEN if is_ip4 else IP6_HLEN)
     # IPv4 counts its header in the packet's length, IPv6 does not.
-    piece.iov_len = MAX_IP_LEN - IP4_HLEN if four else MAX_IP_LEN
+    piece.iov_len = MAX_IP_LEN - IP4_HLEN if is_ip4 else MAX_IP_LEN
     n = core.sockets.receive_message(flow.fd, &message)
     if n == -EAGAIN:
         return NOTHING
@@ -168,28 +168,29 @@ cdef ssize_t take_reply(Core core, Flow *flow, Marks *marks) noexcept nogil:
 cdef void send_reply(Core core, Flow *flow, uint32_t n, const Marks *marks) noexcept nogil:
     """Send the guest the reply of *n* bytes that lies in the slot, under the guest's identifier."""
     cdef FlowKey *key = &flow.keys[0]
-    cdef bint four = key.addr_len == 4
+    cdef bint is_ip4 = key.addr_len == 4
     cdef IcmpHdr icmp
     cdef TxMeta meta
-    cdef uint8_t *place = core.link.slot + ETH_HLEN + (IP4_HLEN if four else IP6_HLEN)
-    memcpy(&icmp, place, ICMP_HLEN)
-    if icmp.type != (ICMP_ECHO_REPLY if four else ICMP6_ECHO_REPLY):
+    cdef uint8_t *header = core.link.slot + ETH_HLEN + (IP4_HLEN if is_ip4 else IP6_HLEN)
+    memcpy(&icmp, header, ICMP_HLEN)
+    if icmp.type != (ICMP_ECHO_REPLY if is_ip4 else ICMP6_ECHO_REPLY):
         count(&core.stats, DROP_PROTOCOL)
         return
     core.push_ip(station_of(core, flow), key.remote, key.guest, key.addr_len, key.proto, n)
-    mark_packet(core.link.slot + ETH_HLEN, four, marks.tos, marks.ttl)
+    mark_packet(core.link.slot + ETH_HLEN, is_ip4, marks.tos, marks.ttl)
     icmp.id_be = htons(key.guest_port)
     icmp.csum_be = 0
-    memcpy(place, &icmp, ICMP_HLEN)
-    icmp.csum_be = csum_fold(csum_add(place, n, 0 if four else pseudo6(key.remote, key.guest, key.proto, n)))
-    memcpy(place, &icmp, ICMP_HLEN)
+    memcpy(header, &icmp, ICMP_HLEN)
+    icmp.csum_be = csum_fold(csum_add(
+        header, n, 0 if is_ip4 else pseudo6(key.remote, key.guest, key.proto, n)))
+    memcpy(header, &icmp, ICMP_HLEN)
     memset(&meta, 0, sizeof(meta))
-    meta.hdr_len = <uint16_t>(place - core.link.slot + ICMP_HLEN)
-    send_packet(core, <size_t>(place - core.link.slot) + n, &meta, flow.u.ping.packet_limit)
+    meta.hdr_len = <uint16_t>(header - core.link.slot + ICMP_HLEN)
+    send_packet(core, <size_t>(header - core.link.slot) + n, &meta, flow.body.ping.packet_limit)
 
 
 cdef void on_ping_timer(Core core, Flow *flow) noexcept nogil:
-    if not still_used(core, flow, flow.u.ping.last_used, ms(LIFETIME_MS)):
+    if not still_used(core, flow, flow.body.ping.last_used, ms(LIFETIME_MS)):
         end_ping(core, flow)
 
 

@@ -8,6 +8,8 @@ from passt.dataplane.core.listeners cimport Listener
 
 cdef void set_handlers(Core core)
 cdef void end_flows(Core core) noexcept nogil
+cdef int read_frames(Core core, int room) noexcept nogil
+cdef void hand_on(Core core) noexcept nogil
 cdef void on_flow_event(Core core, uint64_t tag, uint32_t events) noexcept nogil
 cdef void on_flow_timer(Core core, uint32_t index) noexcept nogil
 cdef void on_listener_event(Core core, uint32_t index) except *

@@ -12,6 +12,11 @@ from passt.dataplane.bypass.udp_bypass cimport end_splice_udp, on_splice_timer, 
 from passt.dataplane.core.core cimport Core, FlowAction, FlowEvent, FlowHandlers, FlowState
 from passt.dataplane.base.externs cimport IPPROTO_TCP, IPPROTO_UDP
 from passt.dataplane.core.listeners cimport Listener
+from passt.dataplane.ingress.demux cimport on_frame
+from passt.dataplane.link.link cimport MAX_BATCH
+from passt.dataplane.link.meta cimport RxFrame
+from passt.dataplane.tcp.from_guest cimport flush_gather
+from passt.dataplane.udp.from_guest cimport flush_out
 from passt.dataplane.flow.table cimport (
     FLOW_DEAD, FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, FLOW_UDP_PORT, N_FLOW_KINDS,
     NO_FLOW, Flow, FlowKind,
@@ -34,7 +39,7 @@ cdef void set_handlers(Core core):
     # For each kind: event, timer, turn, end, state.
     set_kind(core, FLOW_TCP, on_socket, on_timer, finish_turn, end_tcp, tcp_state)
     set_kind(core, FLOW_UDP, no_event, on_udp_timer, nothing, end_udp, active)
-    set_kind(core, FLOW_UDP_PORT, as_turn, nothing, read_port, nothing, active)
+    set_kind(core, FLOW_UDP_PORT, as_turn, nothing, read_port, nothing, no_flow)
     set_kind(core, FLOW_PING, as_turn, on_ping_timer, on_ping_socket, end_ping, active)
     set_kind(core, FLOW_SPLICE_TCP, on_splice_event, nothing, finish_splice, abort_splice, splice_state)
     set_kind(core, FLOW_SPLICE_UDP, as_turn, on_splice_timer, read_spliced, end_splice_udp, splice_udp_state)
@@ -46,7 +51,7 @@ cdef void set_kind(Core core, FlowKind kind, FlowEvent event, FlowAction timer, 
     handlers.on_event = event
     handlers.on_timer = timer
     handlers.on_turn = turn
-    handlers.end = end
+    handlers.end_flow = end
     handlers.state = state
 
 
@@ -63,8 +68,35 @@ cdef void as_turn(Core core, Flow *flow, int side, uint32_t events) noexcept nog
     core.handlers[flow.kind].on_turn(core, flow)
 
 
+cdef const char *no_flow(const Flow *flow) noexcept nogil:
+    """A record that is no flow: users do not see it."""
+    return NULL
+
+
 cdef const char *active(const Flow *flow) noexcept nogil:
     return b"ACTIVE"
+
+
+cdef int read_frames(Core core, int room) noexcept nogil:
+    """Handle a batch of *room* frames at most, which are no more than MAX_BATCH; returns their number."""
+    cdef RxFrame frames[MAX_BATCH]
+    cdef int n, i
+    n = core.link.read_batch(frames, room)
+    for i in range(n):
+        if frames[i].n_pieces and not core.link.join(&frames[i]):
+            hand_on(core)
+            core.link.join(&frames[i])
+        if frames[i].len:
+            on_frame(core, &frames[i])
+    hand_on(core)
+    return n
+
+
+cdef void hand_on(Core core) noexcept nogil:
+    """Send what was gathered of the frames so far: their memory is used again."""
+    flush_gather(core)
+    flush_out(core)
+    core.link.forget_joined()
 
 
 cdef void on_flow_event(Core core, uint64_t tag, uint32_t events) noexcept nogil:
@@ -103,9 +135,9 @@ cdef void end_listener(Core core, Listener listener) except *:
     if listener.protocol == IPPROTO_UDP and (core.stats.flows_udp or core.stats.flows_splice_udp):
         for i in range(core.flows.top):
             flow = &core.flows.flows[i]
-            if (flow.kind == FLOW_UDP and flow.u.udp.listener == listener.index + 1
-                    or flow.kind == FLOW_SPLICE_UDP and flow.u.splice_udp.listener == listener.index + 1):
-                core.handlers[flow.kind].end(core, flow)
+            if (flow.kind == FLOW_UDP and flow.body.udp.listener == listener.index + 1
+                    or flow.kind == FLOW_SPLICE_UDP and flow.body.splice_udp.listener == listener.index + 1):
+                core.handlers[flow.kind].end_flow(core, flow)
     core.bypass.decisions.forget()
     core.listeners.remove(listener)
 
@@ -131,6 +163,6 @@ cdef void end_flows(Core core) noexcept nogil:
     cdef Flow *flow
     for i in range(core.flows.top):
         flow = &core.flows.flows[i]
-        core.handlers[flow.kind].end(core, flow)
+        core.handlers[flow.kind].end_flow(core, flow)
     PASST_ASSERT(core.flows.n_active == 0)
     PASST_ASSERT(core.pool.left == core.pool.size)

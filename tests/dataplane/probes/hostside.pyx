@@ -6,8 +6,9 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from passt.dataplane.link.link cimport (
-    LINK_CSUM, LINK_TSO4, LINK_TSO6, LINK_USO4, LINK_USO6, MAX_PIECES, RX_BATCH, Link, TapLink,
+    LINK_CSUM, LINK_TSO4, LINK_TSO6, LINK_USO4, LINK_USO6, MAX_PIECES, Link,
 )
+from passt.dataplane.link.tap cimport RX_BATCH, TapLink
 from passt.dataplane.loop.reactor cimport Reactor, make_tag
 from passt.dataplane.sockets.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.base.stats cimport Stats, stats_as_dict
@@ -197,7 +198,7 @@ cdef class Loop:
     def wait(self, int64_t now, *, bint busy=False):
         """The events as (events, tag), or a negative errno."""
         cdef int n, i
-        n = self.reactor.wait(now, busy)
+        n = self.reactor.next_events(now, busy)
         found = []
         for i in range(n):
             found.append((self.reactor.events[i].events, self.reactor.events[i].data.u64))

@@ -8,7 +8,7 @@ from collections import deque
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport FLOW_SPLICE_TCP, Flow
+from passt.dataplane.flow.table cimport FLOW_SPLICE_TCP, Flow, SpliceHalf
 from passt.dataplane.link.link cimport Link
 from passt.dataplane.sockets.pipe_pool cimport NO_PIPE
 from passt.dataplane.base.memory_budget cimport Pool
@@ -119,9 +119,9 @@ cdef class Relay:
         """Open the connection; there is one at a time."""
         self.flow = self.core.flows.alloc(FLOW_SPLICE_TCP)
         for side in range(2):
-            self.flow.u.splice.halves[side].fd = FIRST_FD + side
-            self.flow.u.splice.halves[side].pipe = NO_PIPE
-        self.flow.u.splice.watched = True
+            self.flow.body.splice.halves[side].fd = FIRST_FD + side
+            self.flow.body.splice.halves[side].pipe = NO_PIPE
+        self.flow.body.splice.watched = True
         self.core.stats.flows_splice_tcp += 1
 
     def give(self, int side, *pieces):
@@ -154,8 +154,8 @@ cdef class Relay:
     @property
     def held(self):
         """Bytes that either half holds, and whether it has a pipe."""
-        return [(self.flow.u.splice.halves[side].n_held, self.flow.u.splice.halves[side].pipe != NO_PIPE)
-                for side in range(2)]
+        cdef SpliceHalf *halves = self.flow.body.splice.halves
+        return [(halves[side].n_held, halves[side].pipe != NO_PIPE) for side in range(2)]
 
     @property
     def n_idle_pipes(self):

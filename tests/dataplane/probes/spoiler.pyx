@@ -14,8 +14,9 @@ from passt.dataplane.flow.table cimport (
     CLASS_OVER, FLOW_TCP, NO_FLOW, SIDE_GUEST, Flow, FlowTable, SackBoard, TCP_CLOSE_WAIT, TCP_CONNECTING,
     TCP_ESTABLISHED, TCP_SYN_RECEIVED, TcpConn,
 )
-from passt.dataplane.link.link cimport Link, TapLink
+from passt.dataplane.link.link cimport Link
 from passt.dataplane.link.stream cimport StreamLink
+from passt.dataplane.link.tap cimport TapLink
 from passt.dataplane.loop.reactor cimport Reactor
 from passt.dataplane.loop.timers cimport TimerHeap
 from passt.dataplane.sockets.pipe_pool cimport PipePool
@@ -186,7 +187,7 @@ def pipe():
 
 def store_order():
     cdef Core core = make_core()
-    cdef TcpConn *conn = &establish(core).u.tcp
+    cdef TcpConn *conn = &establish(core).body.tcp
     store_put(core, conn, 100, BYTES, 10, True)
     store_put(core, conn, 200, BYTES, 10, True)
     conn.store.ranges[1].start = 50
@@ -196,7 +197,7 @@ def store_order():
 
 def store_bytes():
     cdef Core core = make_core()
-    cdef TcpConn *conn = &establish(core).u.tcp
+    cdef TcpConn *conn = &establish(core).body.tcp
     store_put(core, conn, 100, BYTES, 10, True)
     conn.store.ranges[0].end += 1
     store_put(core, conn, 100, BYTES, 5, True)
@@ -219,7 +220,7 @@ cdef SackBoard *make_board(Core core, TcpConn *conn) except NULL:
 
 def board_order():
     cdef Core core = make_core()
-    cdef TcpConn *conn = &establish(core).u.tcp
+    cdef TcpConn *conn = &establish(core).body.tcp
     cdef SackBoard *board = make_board(core, conn)
     board.ranges[1].start = 20
     advance_board(core, conn, 0)
@@ -227,7 +228,7 @@ def board_order():
 
 def board_edge():
     cdef Core core = make_core()
-    cdef TcpConn *conn = &establish(core).u.tcp
+    cdef TcpConn *conn = &establish(core).body.tcp
     make_board(core, conn)
     conn.snd_max = 39
     advance_board(core, conn, 0)
@@ -236,14 +237,14 @@ def board_edge():
 def send_order():
     cdef Core core = make_core()
     cdef Flow *flow = establish(core)
-    flow.u.tcp.snd_una = 1
+    flow.body.tcp.snd_una = 1
     core.handlers[<int>FLOW_TCP].on_turn(core, flow)
 
 
 def receive_order():
     cdef Core core = make_core()
     cdef Flow *flow = establish(core)
-    flow.u.tcp.rcv_nxt = 1
+    flow.body.tcp.rcv_nxt = 1
     core.handlers[<int>FLOW_TCP].on_turn(core, flow)
 
 

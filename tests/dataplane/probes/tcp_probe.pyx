@@ -29,10 +29,9 @@ from passt.dataplane.base.externs cimport (
 from passt.dataplane.link.meta cimport RxFrame, TxMeta
 from passt.dataplane.tcp.segments cimport choose_isn
 from passt.dataplane.tcp.states cimport state_name
-from passt.dataplane.tcp.from_guest cimport flush_gather
 from passt.dataplane.tcp.sequence cimport overflow_len
 from passt.dataplane.turn cimport (
-    end_flows, finish_flows, on_flow_event, on_flow_timer, on_listener_event, set_handlers,
+    end_flows, finish_flows, hand_on, on_flow_event, on_flow_timer, on_listener_event, set_handlers,
 )
 
 cdef enum:
@@ -407,7 +406,7 @@ cdef class Bench:
             frame.data = <const uint8_t *><const char *>data
             frame.len = <uint32_t>len(data)
             on_frame(self.core, &frame)
-        flush_gather(self.core)
+        hand_on(self.core)
 
     cdef void fire_timers(self) except *:
         cdef uint32_t id = 0
@@ -440,7 +439,7 @@ cdef class Bench:
         for i in range(self.core.flows.top):
             flow = &self.core.flows.flows[i]
             if flow.kind > FLOW_DEAD:
-                conn = &flow.u.tcp
+                conn = &flow.body.tcp
                 found.append(Conn(
                     flow=flow.index, state=state_name(conn.state).decode(), fd=flow.fd,
                     guest_port=flow.keys[0].guest_port,

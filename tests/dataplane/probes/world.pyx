@@ -30,12 +30,10 @@ from passt.dataplane.base.externs cimport (
 from passt.dataplane.core.decisions cimport ask_inbound
 from passt.dataplane.flow.decision cimport InboundView
 from passt.dataplane.link.meta cimport RxFrame, TxMeta
-from passt.dataplane.tcp.segments cimport end
-from passt.dataplane.tcp.from_guest cimport flush_gather
+from passt.dataplane.tcp.segments cimport end_connection
 from passt.dataplane.turn cimport (
-    finish_flows, on_flow_event, on_flow_timer, on_listener_event, set_handlers,
+    finish_flows, hand_on, on_flow_event, on_flow_timer, on_listener_event, set_handlers,
 )
-from passt.dataplane.udp.from_guest cimport flush_out
 
 
 # Level and type of an item of control data that says UDP_SEGMENT.
@@ -338,6 +336,7 @@ cdef class World:
         """Take one frame from the guest; its memory is good until `end_turn`."""
         cdef RxFrame rx
         cdef size_t address
+        memset(&rx, 0, sizeof(rx))
         memory = Guarded()
         address = memory.place(frame)
         self.memory.append(memory)
@@ -351,16 +350,14 @@ cdef class World:
 
     def end_turn(self):
         """Write what was gathered and look at the flows with something new, as the engine does."""
-        flush_gather(self.core)
-        flush_out(self.core)
+        hand_on(self.core)
         self.memory.clear()
         finish_flows(self.core)
         self.check()
 
     def flush(self):
         """Send what was gathered, as at the end of one batch of frames."""
-        flush_gather(self.core)
-        flush_out(self.core)
+        hand_on(self.core)
         self.memory.clear()
 
     def wake_waiting(self):
@@ -370,7 +367,7 @@ cdef class World:
 
     def dispatch(self):
         """Handle the events that are there, without waiting; returns how many."""
-        cdef int n = self.reactor.wait(self.core.now, True)
+        cdef int n = self.reactor.next_events(self.core.now, True)
         cdef int i
         for i in range(n):
             self.handle(self.reactor.events[i].data.u64, self.reactor.events[i].events)
@@ -388,7 +385,7 @@ cdef class World:
         """Have the flow *index* see *events* of its socket."""
         cdef Flow *flow = &self.core.flows.flows[index]
         if flow.kind == FLOW_UDP:
-            index = flow.u.udp.port
+            index = flow.body.udp.port
         self.handle(make_tag(EVENT_FLOW, self.core.flows.flows[index].generation, index), events)
 
     def tagged_event(self, uint64_t tag, uint32_t events):
@@ -454,9 +451,9 @@ cdef class World:
         for i in range(self.core.flows.top):
             flow = &self.core.flows.flows[i]
             if flow.kind == FLOW_TCP:
-                end(self.core, flow, False)
+                end_connection(self.core, flow, False)
             else:
-                self.core.handlers[flow.kind].end(self.core, flow)
+                self.core.handlers[flow.kind].end_flow(self.core, flow)
 
     def take_sent(self):
         """What the link was given since the last call."""
@@ -479,8 +476,8 @@ cdef class World:
         for i in range(self.core.flows.top):
             flow = &self.core.flows.flows[i]
             fd = flow.fd
-            if flow.kind == FLOW_UDP and not flow.u.udp.listener:
-                fd = self.core.flows.flows[flow.u.udp.port].fd
+            if flow.kind == FLOW_UDP and not flow.body.udp.listener:
+                fd = self.core.flows.flows[flow.body.udp.port].fd
             if flow.kind in (FLOW_TCP, FLOW_UDP, FLOW_PING):
                 found.append(FlowState(flow.index, flow.kind, fd, flow.armed))
         return found

@@ -13,6 +13,6 @@ cdef void on_splice_event(Core core, Flow *flow, int side, uint32_t events) noex
 cdef void finish_splice(Core core, Flow *flow) noexcept nogil
 cdef void abort_splice(Core core, Flow *flow) noexcept nogil
 cdef void end_splice(Core core, Flow *flow, bint reset) noexcept nogil
-cdef int open_far(Core core, const InboundView *view, bint is_tcp) noexcept nogil
+cdef int open_other_side(Core core, const InboundView *view, bint is_tcp) noexcept nogil
 cdef void fill_keys(Flow *flow, const sockaddr_storage *peer, const InboundView *view) noexcept nogil
 cdef const char *splice_state(const Flow *flow) noexcept nogil

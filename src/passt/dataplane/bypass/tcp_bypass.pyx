@@ -61,7 +61,7 @@ cdef void open_splice(Core core, int fd, const sockaddr_storage *peer,
     """Take an accepted connection *fd* and connect it to where *view* says."""
     cdef SpliceConn *conn
     cdef int result
-    cdef int far = open_far(core, view, True)
+    cdef int far = open_other_side(core, view, True)
     cdef Flow *flow = admit(core, FLOW_SPLICE_TCP) if far >= 0 else NULL
     if flow == NULL:
         if far >= 0:
@@ -71,7 +71,7 @@ cdef void open_splice(Core core, int fd, const sockaddr_storage *peer,
         return
     flow.fd = fd
     fill_keys(flow, peer, view)
-    conn = &flow.u.splice
+    conn = &flow.body.splice
     conn.halves[ACCEPTED].fd = fd
     conn.halves[CONNECTED].fd = far
     conn.halves[ACCEPTED].pipe = conn.halves[CONNECTED].pipe = NO_PIPE
@@ -105,12 +105,12 @@ cdef Verdict why_no_socket(int result) noexcept nogil:
     return DROP_NO_FD if lacks_descriptor(result) else DROP_SOCKET
 
 
-cdef int open_far(Core core, const InboundView *view, bint is_tcp) noexcept nogil:
+cdef int open_other_side(Core core, const InboundView *view, bint is_tcp) noexcept nogil:
     """A socket on the far side of a bypassed flow, with its source; fd or negative errno."""
-    cdef int fd = take_far(core, view, is_tcp)
+    cdef int fd = take_other_side(core, view, is_tcp)
     cdef int result
     if lacks_descriptor(fd) and evict_half_open(core):
-        fd = take_far(core, view, is_tcp)
+        fd = take_other_side(core, view, is_tcp)
     if fd >= 0 and is_tcp and view.route.source_len:
         result = core.sockets.bind_source(fd, &view.route.source, view.route.source_len)
         if result < 0:
@@ -119,7 +119,7 @@ cdef int open_far(Core core, const InboundView *view, bint is_tcp) noexcept nogi
     return fd
 
 
-cdef int take_far(Core core, const InboundView *view, bint is_tcp) noexcept nogil:
+cdef int take_other_side(Core core, const InboundView *view, bint is_tcp) noexcept nogil:
     """A socket on the far side, kept or new; fd or negative errno."""
     cdef bint is_ip4 = view.route.peer.ss_family == AF_INET
     cdef SocketKind kind
@@ -151,11 +151,11 @@ cdef void fill_keys(Flow *flow, const sockaddr_storage *peer, const InboundView 
 
 
 cdef const char *splice_state(const Flow *flow) noexcept nogil:
-    return b"CONNECTING" if flow.u.splice.connecting else b"SPLICED"
+    return b"CONNECTING" if flow.body.splice.connecting else b"SPLICED"
 
 
 cdef int watch_half(Core core, Flow *flow, int side, int op) noexcept nogil:
-    cdef SpliceHalf *half = &flow.u.splice.halves[side]
+    cdef SpliceHalf *half = &flow.body.splice.halves[side]
     cdef uint32_t events = WATCH_IN | EPOLLET
     if half.flags & HALF_WATCH_OUT:
         events |= EPOLLOUT
@@ -165,7 +165,7 @@ cdef int watch_half(Core core, Flow *flow, int side, int op) noexcept nogil:
 
 cdef void on_splice_event(Core core, Flow *flow, int side, uint32_t events) noexcept nogil:
     """An event of one of the connection's sockets."""
-    cdef SpliceConn *conn = &flow.u.splice
+    cdef SpliceConn *conn = &flow.body.splice
     cdef SpliceHalf *half = &conn.halves[side]
     if events & (WATCH_IN | EPOLLHUP | EPOLLERR):
         half.flags |= HALF_READABLE
@@ -185,7 +185,7 @@ cdef void on_splice_event(Core core, Flow *flow, int side, uint32_t events) noex
 
 cdef bint is_connected(Core core, Flow *flow, int side, uint32_t events) noexcept nogil:
     """Look at an event of a connection that is being opened; False if it is not open (yet)."""
-    cdef SpliceConn *conn = &flow.u.splice
+    cdef SpliceConn *conn = &flow.body.splice
     if side == ACCEPTED:
         if events & EPOLLERR:
             end_splice(core, flow, True)
@@ -211,7 +211,7 @@ cdef void finish_splice(Core core, Flow *flow) noexcept nogil:
 
 cdef bint pump(Core core, Flow *flow, int side) noexcept nogil:
     """Pass on what comes from the socket of *side*, as far as the other takes it; False: the flow ended."""
-    cdef SpliceConn *conn = &flow.u.splice
+    cdef SpliceConn *conn = &flow.body.splice
     cdef SpliceHalf *half = &conn.halves[side]
     cdef uint32_t budget = TURN_BUDGET
     cdef ssize_t n = 0
@@ -248,7 +248,7 @@ cdef bint pump(Core core, Flow *flow, int side) noexcept nogil:
 
 cdef ssize_t pass_copy(Core core, Flow *flow, int side) noexcept nogil:
     """Read a little and write it; returns what was read, or a negative errno of either socket."""
-    cdef SpliceConn *conn = &flow.u.splice
+    cdef SpliceConn *conn = &flow.body.splice
     cdef SpliceHalf *half = &conn.halves[side]
     cdef iovec piece
     cdef ssize_t sent
@@ -269,10 +269,10 @@ cdef ssize_t pass_copy(Core core, Flow *flow, int side) noexcept nogil:
         if not is_full(sent):
             return sent
         sent = 0
-    return n if keep(core, half, core.bypass.copy_space + sent, <uint32_t>(n - sent)) else -ENOMEM
+    return n if keep_copied(core, half, core.bypass.copy_space + sent, <uint32_t>(n - sent)) else -ENOMEM
 
 
-cdef bint keep(Core core, SpliceHalf *half, const uint8_t *data, uint32_t n) noexcept nogil:
+cdef bint keep_copied(Core core, SpliceHalf *half, const uint8_t *data, uint32_t n) noexcept nogil:
     """Hold *n* bytes that the other socket did not take: in memory, else in a pipe; False: not all of them.
 
     The half holds nothing, but it may have a pipe still.
@@ -304,11 +304,11 @@ cdef void release_memory(Core core, SpliceHalf *half) noexcept nogil:
 
 cdef void begin_bulk(Core core, Flow *flow, int side) noexcept nogil:
     """Much is coming from the socket of *side*."""
-    cdef SpliceHalf *half = &flow.u.splice.halves[side]
+    cdef SpliceHalf *half = &flow.body.splice.halves[side]
     half.flags |= HALF_BULK
     if not half.flags & HALF_HAD_BULK:
         half.flags |= HALF_HAD_BULK
-        core.sockets.prepare_bulk(flow.u.splice.halves[1 - side].fd)
+        core.sockets.prepare_bulk(flow.body.splice.halves[1 - side].fd)
 
 
 cdef ssize_t move_bulk(Core core, SpliceHalf *half) noexcept nogil:
@@ -347,7 +347,7 @@ cdef bint is_full(ssize_t result) noexcept nogil:
 
 cdef ssize_t write_held(Core core, Flow *flow, int side) noexcept nogil:
     """Write what the direction holds; returns what was written, 0 if the socket is full, or an errno."""
-    cdef SpliceConn *conn = &flow.u.splice
+    cdef SpliceConn *conn = &flow.body.splice
     cdef SpliceHalf *half = &conn.halves[side]
     cdef int fd = conn.halves[1 - side].fd
     cdef iovec piece
@@ -375,11 +375,11 @@ cdef ssize_t write_held(Core core, Flow *flow, int side) noexcept nogil:
 
 cdef int await_room(Core core, Flow *flow, int side) noexcept nogil:
     """Have the loop told when the socket of *side* takes data again; 0 or a negative errno."""
-    cdef SpliceHalf *half = &flow.u.splice.halves[side]
+    cdef SpliceHalf *half = &flow.body.splice.halves[side]
     if half.flags & HALF_WATCH_OUT:
         return 0
     half.flags |= HALF_WATCH_OUT
-    return watch_half(core, flow, side, EPOLL_CTL_MOD) if flow.u.splice.watched else 0
+    return watch_half(core, flow, side, EPOLL_CTL_MOD) if flow.body.splice.watched else 0
 
 
 cdef void count_bytes(Core core, const Flow *flow, int side, ssize_t n) noexcept nogil:
@@ -400,9 +400,9 @@ cdef void fail(Core core, Flow *flow, int side) noexcept nogil:
 
     What either has received before is passed on as far as possible; then both are reset.
     """
-    flow.u.splice.failing = True
-    flow.u.splice.halves[0].flags |= HALF_READABLE
-    flow.u.splice.halves[1].flags |= HALF_READABLE
+    flow.body.splice.failing = True
+    flow.body.splice.halves[0].flags |= HALF_READABLE
+    flow.body.splice.halves[1].flags |= HALF_READABLE
     pump(core, flow, side)
     pump(core, flow, 1 - side)
     end_splice(core, flow, True)
@@ -418,7 +418,7 @@ cdef void end_splice(Core core, Flow *flow, bint reset) noexcept nogil:
     cdef SpliceHalf *half
     cdef int side
     for side in range(2):
-        half = &flow.u.splice.halves[side]
+        half = &flow.body.splice.halves[side]
         release_pipe(core, half)
         release_memory(core, half)
         if reset:

@@ -17,10 +17,10 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.datagram.lifetime cimport (
-    end_datagram, refuse_datagram, still_used, use, watch_datagram,
+    end_datagram, refuse_datagram, still_used, touch, watch_datagram,
 )
 from passt.dataplane.flow.table cimport FLOW_SPLICE_UDP, SIDE_HOST, SPLICE_CONTROL, Flow, FlowKey
-from passt.dataplane.bypass.tcp_bypass cimport fill_keys, open_far
+from passt.dataplane.bypass.tcp_bypass cimport fill_keys, open_other_side
 from passt.dataplane.base.stats cimport DROP_SOCKET, count
 from passt.dataplane.base.externs cimport (
     AF_INET, CMSG_FIRSTHDR, CMSG_NXTHDR, CMSG_SPACE, EAGAIN, ECONNREFUSED, IP_PKTINFO, IPPROTO_IP,
@@ -32,8 +32,8 @@ from passt.dataplane.core.make_room cimport admit_datagram
 from passt.dataplane.flow.decision cimport InboundView
 
 
-cdef int64_t lifetime(Core core, const Flow *flow) noexcept nogil:
-    return core.udp.stream_ns if flow.u.splice_udp.streaming else core.udp.once_ns
+cdef int64_t bypass_lifetime(Core core, const Flow *flow) noexcept nogil:
+    return core.udp.stream_ns if flow.body.splice_udp.streaming else core.udp.once_ns
 
 
 cdef void add_spliced(Core core, Flow *flow, const mmsghdr *message, uint32_t segment,
@@ -64,7 +64,7 @@ cdef void add_spliced(Core core, Flow *flow, const mmsghdr *message, uint32_t se
 
 cdef void address(msghdr *header, Flow *flow, bint to_client) noexcept nogil:
     """Say where a datagram goes: the flow's own socket is connected, a listener's is not."""
-    cdef sockaddr_in6 *client = &flow.u.splice_udp.client
+    cdef sockaddr_in6 *client = &flow.body.splice_udp.client
     if not to_client:
         header.msg_name = NULL
         header.msg_namelen = 0
@@ -73,8 +73,8 @@ cdef void address(msghdr *header, Flow *flow, bint to_client) noexcept nogil:
         return
     header.msg_name = client
     header.msg_namelen = sizeof(sockaddr_in) if client.sin6_family == AF_INET else sizeof(sockaddr_in6)
-    header.msg_control = flow.u.splice_udp.control
-    header.msg_controllen = flow.u.splice_udp.control_len
+    header.msg_control = flow.body.splice_udp.control
+    header.msg_controllen = flow.body.splice_udp.control_len
 
 
 cdef void flush_spliced(Core core) noexcept nogil:
@@ -85,18 +85,18 @@ cdef void flush_spliced(Core core) noexcept nogil:
     if batch == NULL or not batch.n:
         return
     flow = batch.flow
-    sent = send_batch(core, flow.u.splice_udp.listener_fd if batch.to_client else flow.fd, batch)
+    sent = send_batch(core, flow.body.splice_udp.listener_fd if batch.to_client else flow.fd, batch)
     batch.n = 0
     batch.flow = NULL
     if flow.inbound == batch.to_client:
         core.stats.splice_datagrams_to_host += <uint32_t>sent
     else:
         core.stats.splice_datagrams_to_guest += <uint32_t>sent
-    if flow.u.splice_udp.answered:
-        flow.u.splice_udp.streaming = True
+    if flow.body.splice_udp.answered:
+        flow.body.splice_udp.streaming = True
     if batch.to_client:
-        flow.u.splice_udp.answered = True
-    use(core, flow, &flow.u.splice_udp.last_used, lifetime(core, flow))
+        flow.body.splice_udp.answered = True
+    touch(core, flow, &flow.body.splice_udp.last_used, bypass_lifetime(core, flow))
 
 
 cdef int send_batch(Core core, int fd, SpliceBatch *batch) noexcept nogil:
@@ -130,7 +130,7 @@ cdef Flow *open_splice_udp(Core core, uint32_t listener, int fd, const FlowKey *
     cdef int result
     if flow == NULL:
         return NULL
-    result = open_far(core, view, False)
+    result = open_other_side(core, view, False)
     if result >= 0:
         flow.fd = result
         bind_port(core, flow.fd, view, key.remote_port)
@@ -142,9 +142,9 @@ cdef Flow *open_splice_udp(Core core, uint32_t listener, int fd, const FlowKey *
         return NULL
     flow.keys[1] = key[0]
     fill_keys(flow, <const sockaddr_storage *>message.msg_name, view)
-    flow.u.splice_udp.listener = listener + 1
-    flow.u.splice_udp.listener_fd = fd
-    memcpy(&flow.u.splice_udp.client, message.msg_name,
+    flow.body.splice_udp.listener = listener + 1
+    flow.body.splice_udp.listener_fd = fd
+    memcpy(&flow.body.splice_udp.client, message.msg_name,
            min(<size_t>message.msg_namelen, sizeof(sockaddr_in6)))
     keep_details(flow, <msghdr *>message)
     core.flows.insert(flow, SIDE_HOST)
@@ -163,9 +163,9 @@ cdef void keep_details(Flow *flow, msghdr *message) noexcept nogil:
             n = CMSG_SPACE(sizeof(in_pktinfo))
         elif item.cmsg_level == IPPROTO_IPV6 and item.cmsg_type == IPV6_PKTINFO:
             n = CMSG_SPACE(sizeof(in6_pktinfo))
-        if n and flow.u.splice_udp.control_len + n <= SPLICE_CONTROL:
-            memcpy(flow.u.splice_udp.control + flow.u.splice_udp.control_len, item, n)
-            flow.u.splice_udp.control_len += n
+        if n and flow.body.splice_udp.control_len + n <= SPLICE_CONTROL:
+            memcpy(flow.body.splice_udp.control + flow.body.splice_udp.control_len, item, n)
+            flow.body.splice_udp.control_len += n
         item = CMSG_NXTHDR(message, item)
 
 
@@ -182,7 +182,7 @@ cdef void bind_port(Core core, int fd, const InboundView *view, uint16_t port) n
 
 
 cdef void on_splice_timer(Core core, Flow *flow) noexcept nogil:
-    if not still_used(core, flow, flow.u.splice_udp.last_used, lifetime(core, flow)):
+    if not still_used(core, flow, flow.body.splice_udp.last_used, bypass_lifetime(core, flow)):
         end_splice_udp(core, flow)
 
 

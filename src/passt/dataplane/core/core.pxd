@@ -33,8 +33,8 @@ cdef struct FlowHandlers:
     FlowEvent on_event            # epoll events of the flow's socket, or of its second one: *side* 1
     FlowAction on_timer           # the flow's entry has left the timer heap
     FlowAction on_turn            # its turn on the work list has come
-    FlowAction end                # the engine wants it to go: reset what can be reset
-    FlowState state               # its name for users
+    FlowAction end_flow           # the engine wants it to go: reset what can be reset
+    FlowState state               # its name for users; NULL: it is no flow to them
 
 
 cdef class Core:

@@ -92,5 +92,5 @@ cdef bint end_oldest(Core core, FlowClass order) noexcept nogil:
         return False
     flow = &core.flows.flows[index]
     core.stats.flows_evicted += 1
-    core.handlers[flow.kind].end(core, flow)
+    core.handlers[flow.kind].end_flow(core, flow)
     return True

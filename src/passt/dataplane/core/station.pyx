@@ -117,9 +117,9 @@ cdef void move_flow(Core core, Flow *flow, const uint8_t *mac) noexcept nogil:
     """*flow* is the station's that has *mac*; one of the guest's goes with the guest."""
     flow.has_mac = memcmp(mac, core.guest.mac, ETH_ALEN) != 0
     memcpy(flow.mac, mac, ETH_ALEN)
-    if flow.kind == FLOW_UDP and not flow.u.udp.listener:
+    if flow.kind == FLOW_UDP and not flow.body.udp.listener:
         # By its socket others may answer that the guest has no flow with yet.
-        move_flow(core, &core.flows.flows[flow.u.udp.port], mac)
+        move_flow(core, &core.flows.flows[flow.body.udp.port], mac)
 
 
 cdef void forget_stations(Core core) noexcept nogil:

@@ -25,9 +25,9 @@ cdef int64_t HELD_NS = 50000000
 
 cdef bint goes_to_many(Core core, const Flow *flow) noexcept nogil:
     """Whether what leaves on the flow may come back: to a group, or where broadcasts are permitted."""
-    if flow.u.udp.group:
+    if flow.body.udp.group:
         return True
-    return marks_of(core, flow).broadcasts and not flow.u.udp.answered and not flow.inbound
+    return marks_of(core, flow).broadcasts and not flow.body.udp.answered and not flow.inbound
 
 
 cdef uint64_t content_of(Core core, const uint8_t *payload, size_t n) noexcept nogil:

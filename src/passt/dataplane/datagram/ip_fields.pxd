@@ -22,7 +22,7 @@ cdef struct Marks:
     uint32_t segment              # size of the datagrams that the kernel joined, 0: it is one
 
 
-cdef void set_fragmenting(Core core, int fd, bint four, bint whole, uint8_t *known) noexcept nogil
+cdef void set_fragmenting(Core core, int fd, bint is_ip4, bint dont_fragment, uint8_t *known) noexcept nogil
 cdef SocketMarks *marks_of(Core core, const Flow *flow) noexcept nogil
 cdef int socket_of(Core core, const Flow *flow) noexcept nogil
 cdef void ask_ttl(Core core, const Flow *flow) noexcept nogil

@@ -26,56 +26,56 @@ from passt.dataplane.base.externs cimport (
 )
 
 
-cdef void set_fragmenting(Core core, int fd, bint four, bint whole, uint8_t *known) noexcept nogil:
-    """Have the socket send what is *whole* uncut, all else cut as need be; *known* is what it does now."""
-    cdef uint8_t wanted = FRAGMENTING_FORBIDDEN if whole else FRAGMENTING_ALLOWED
+cdef void set_fragmenting(Core core, int fd, bint is_ip4, bint dont_fragment, uint8_t *known) noexcept nogil:
+    """Have the socket send packets uncut with *dont_fragment*, else cut as need be; *known*: what it does now."""
+    cdef uint8_t wanted = FRAGMENTING_FORBIDDEN if dont_fragment else FRAGMENTING_ALLOWED
     if known[0] == wanted:
         return
     known[0] = wanted
-    if four:
+    if is_ip4:
         core.sockets.set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER,
-                                IP_PMTUDISC_PROBE if whole else IP_PMTUDISC_DONT)
+                                IP_PMTUDISC_PROBE if dont_fragment else IP_PMTUDISC_DONT)
     else:
         # IPv6 is cut by its sender only: to the size that the host knows the path to take.
         core.sockets.set_option(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER,
-                                IPV6_PMTUDISC_PROBE if whole else IPV6_PMTUDISC_WANT)
+                                IPV6_PMTUDISC_PROBE if dont_fragment else IPV6_PMTUDISC_WANT)
 
 
 cdef int socket_of(Core core, const Flow *flow) noexcept nogil:
     """The descriptor by which a UDP flow sends."""
-    if flow.u.udp.listener:
-        return flow.u.udp.listener_fd
-    return core.flows.flows[flow.u.udp.port].fd
+    if flow.body.udp.listener:
+        return flow.body.udp.listener_fd
+    return core.flows.flows[flow.body.udp.port].fd
 
 
 cdef SocketMarks *marks_of(Core core, const Flow *flow) noexcept nogil:
     """What that socket was told; a listener of both families for each of them."""
-    if flow.u.udp.listener:
-        return &core.listeners.states[flow.u.udp.listener - 1].marks[flow.keys[0].addr_len != 4]
-    return &core.flows.flows[flow.u.udp.port].u.port.marks
+    if flow.body.udp.listener:
+        return &core.listeners.states[flow.body.udp.listener - 1].marks[flow.keys[0].addr_len != 4]
+    return &core.flows.flows[flow.body.udp.port].body.port.marks
 
 
 cdef void ask_ttl(Core core, const Flow *flow) noexcept nogil:
     """Have a flow's socket tell the time to live of what comes; tracers count the hops back by errors'."""
-    cdef bint four = flow.keys[0].addr_len == 4
+    cdef bint is_ip4 = flow.keys[0].addr_len == 4
     cdef SocketMarks *marks = marks_of(core, flow)
     if not marks.tells_ttl:
         marks.tells_ttl = True
-        core.sockets.set_option(socket_of(core, flow), IPPROTO_IP if four else IPPROTO_IPV6,
-                                IP_RECVTTL if four else IPV6_RECVHOPLIMIT, 1)
+        core.sockets.set_option(socket_of(core, flow), IPPROTO_IP if is_ip4 else IPPROTO_IPV6,
+                                IP_RECVTTL if is_ip4 else IPV6_RECVHOPLIMIT, 1)
 
 
 cdef void set_ping_marks(Core core, Flow *flow, const IpView *ip) noexcept nogil:
     """Have a ping flow's socket send as the guest's packet says."""
-    cdef bint four = ip.addr_len == 4
-    cdef int level = IPPROTO_IP if four else IPPROTO_IPV6
-    if flow.u.ping.ttl != ip.ttl and ip.ttl:
-        flow.u.ping.ttl = ip.ttl
-        core.sockets.set_option(flow.fd, level, IP_TTL if four else IPV6_UNICAST_HOPS, ip.ttl)
-    if flow.u.ping.tos != ip.tos:
-        flow.u.ping.tos = ip.tos
-        core.sockets.set_option(flow.fd, level, IP_TOS if four else IPV6_TCLASS, ip.tos)
-    set_fragmenting(core, flow.fd, four, ip.whole, &flow.u.ping.fragmenting)
+    cdef bint is_ip4 = ip.addr_len == 4
+    cdef int level = IPPROTO_IP if is_ip4 else IPPROTO_IPV6
+    if flow.body.ping.ttl != ip.ttl and ip.ttl:
+        flow.body.ping.ttl = ip.ttl
+        core.sockets.set_option(flow.fd, level, IP_TTL if is_ip4 else IPV6_UNICAST_HOPS, ip.ttl)
+    if flow.body.ping.tos != ip.tos:
+        flow.body.ping.tos = ip.tos
+        core.sockets.set_option(flow.fd, level, IP_TOS if is_ip4 else IPV6_TCLASS, ip.tos)
+    set_fragmenting(core, flow.fd, is_ip4, ip.dont_fragment, &flow.body.ping.fragmenting)
 
 
 cdef void read_marks(msghdr *message, Marks *out) noexcept nogil:

@@ -21,5 +21,5 @@ cdef int open_bound(Core core, const HostRoute *route, int protocol, const FlowK
 cdef bint watch_datagram(Core core, Flow *flow) noexcept nogil
 cdef ssize_t receive(Core core, Flow *flow, uint32_t l4_hdr_len) noexcept nogil
 cdef ssize_t take_datagram(Core core, int fd, msghdr *message) noexcept nogil
-cdef void use(Core core, Flow *flow, int64_t *last_used, int64_t lifetime) noexcept nogil
+cdef void touch(Core core, Flow *flow, int64_t *last_used, int64_t lifetime) noexcept nogil
 cdef bint still_used(Core core, Flow *flow, int64_t last_used, int64_t lifetime) noexcept nogil

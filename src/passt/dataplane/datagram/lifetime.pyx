@@ -141,7 +141,7 @@ cdef ssize_t take_datagram(Core core, int fd, msghdr *message) noexcept nogil:
     return n
 
 
-cdef void use(Core core, Flow *flow, int64_t *last_used, int64_t lifetime) noexcept nogil:
+cdef void touch(Core core, Flow *flow, int64_t *last_used, int64_t lifetime) noexcept nogil:
     """The flow was used now."""
     last_used[0] = core.now
     core.flows.move_newest(flow, CLASS_DATAGRAM)

@@ -183,13 +183,13 @@ cdef Flow *flow_of(Core core, Flow *owner, uint32_t listener, const SocketError 
 
 cdef void pass_on(Core core, Flow *flow, SocketError *error) noexcept nogil:
     """Tell the guest of one error that came by ICMP."""
-    cdef bint four = flow.keys[0].addr_len == 4
+    cdef bint is_ip4 = flow.keys[0].addr_len == 4
     cdef uint8_t remote[16]
     cdef uint8_t type = error.what.ee_type
     cdef uint16_t port = 0
     cdef const uint8_t *offender = error.offender
-    if not is_error(four, type) or error.what.ee_origin != (
-            SO_EE_ORIGIN_ICMP if four else SO_EE_ORIGIN_ICMP6):
+    if not is_error(is_ip4, type) or error.what.ee_origin != (
+            SO_EE_ORIGIN_ICMP if is_ip4 else SO_EE_ORIGIN_ICMP6):
         count(&core.stats, DROP_PROTOCOL)
         return
     read_sockaddr(&flow.peer, remote, &port)
@@ -201,33 +201,33 @@ cdef void pass_on(Core core, Flow *flow, SocketError *error) noexcept nogil:
     elif not ask_source(core, error.offender, error.offender_len, error.offender):
         count(&core.stats, DROP_BAD_ADDRESS)
         return
-    if is_too_big(four, type, error.what.ee_code) and not told_mtu(flow)[0]:
-        told_mtu(flow)[0] = core.now
+    if is_mtu_error(is_ip4, type, error.what.ee_code) and not mtu_told_at(flow)[0]:
+        mtu_told_at(flow)[0] = core.now
     tell(core, flow, error.n, type, error.what.ee_code, error.what.ee_info, offender, error.ttl)
 
 
-cdef bint is_error(bint four, uint8_t type) noexcept nogil:
+cdef bint is_error(bint is_ip4, uint8_t type) noexcept nogil:
     """Whether the type is an error's that says what became of a datagram; redirects and quenches do not."""
-    if four:
+    if is_ip4:
         return type in (ICMP_UNREACHABLE, ICMP_TIME_EXCEEDED, ICMP_PARAMETER_PROBLEM)
     return ICMP6_UNREACHABLE <= type <= ICMP6_PARAMETER_PROBLEM
 
 
-cdef bint is_too_big(bint four, uint8_t type, uint8_t code) noexcept nogil:
-    if four:
+cdef bint is_mtu_error(bint is_ip4, uint8_t type, uint8_t code) noexcept nogil:
+    if is_ip4:
         return type == ICMP_UNREACHABLE and code == ICMP_FRAGMENTATION_NEEDED
     return type == ICMP6_TOO_BIG
 
 
-cdef int64_t *told_mtu(Flow *flow) noexcept nogil:
-    return &flow.u.ping.told_mtu if flow.kind == FLOW_PING else &flow.u.udp.told_mtu
+cdef int64_t *mtu_told_at(Flow *flow) noexcept nogil:
+    return &flow.body.ping.mtu_told_at if flow.kind == FLOW_PING else &flow.body.udp.mtu_told_at
 
 
 cdef void tell(Core core, Flow *flow, uint32_t n, uint8_t type, uint8_t code, uint32_t info,
                const uint8_t *offender, uint8_t ttl) noexcept nogil:
     """Send the guest an error about the *n* octets in `quote`, made to look as the guest sent them."""
     cdef FlowKey *key = &flow.keys[0]
-    cdef bint four = key.addr_len == 4
+    cdef bint is_ip4 = key.addr_len == 4
     cdef UdpHdr udp
     cdef IcmpHdr icmp
     if flow.kind == FLOW_PING:
@@ -238,7 +238,7 @@ cdef void tell(Core core, Flow *flow, uint32_t n, uint8_t type, uint8_t code, ui
         icmp.id_be = htons(key.guest_port)
         icmp.csum_be = 0
         memcpy(quote + UDP_HLEN, &icmp, ICMP_HLEN)
-        icmp.csum_be = csum_fold(csum_add(quote + UDP_HLEN, n, 0 if four else pseudo6(
+        icmp.csum_be = csum_fold(csum_add(quote + UDP_HLEN, n, 0 if is_ip4 else pseudo6(
             key.guest, key.remote, key.proto, n)))
         memcpy(quote + UDP_HLEN, &icmp, ICMP_HLEN)
         relay_icmp_error(core, station_of(core, flow), key, key.proto, quote + UDP_HLEN, n, type, code, info,
@@ -250,7 +250,7 @@ cdef void tell(Core core, Flow *flow, uint32_t n, uint8_t type, uint8_t code, ui
     udp.len_be = htons(<uint16_t>n)
     udp.csum_be = 0
     memcpy(quote, &udp, UDP_HLEN)
-    if four:
+    if is_ip4:
         udp.csum_be = csum_fold(csum_add(quote, n, pseudo4(key.guest, key.remote, IPPROTO_UDP, n)))
     else:
         udp.csum_be = csum_fold(csum_add(quote, n, pseudo6(key.guest, key.remote, IPPROTO_UDP, n)))
@@ -273,9 +273,9 @@ cdef bint settle_send_error(Core core, Flow *flow, int error, const uint8_t *pay
     cdef uint32_t found
     cdef bint is_ping = flow.kind == FLOW_PING
     if not is_ping:
-        owner = NULL if flow.u.udp.listener else &core.flows.flows[flow.u.udp.port]
-    found = drain_errors(core, owner, flow.u.udp.listener - 1 if owner == NULL else 0,
-                         flow.u.udp.listener_fd if owner == NULL else owner.fd, &mtu)
+        owner = NULL if flow.body.udp.listener else &core.flows.flows[flow.body.udp.port]
+    found = drain_errors(core, owner, flow.body.udp.listener - 1 if owner == NULL else 0,
+                         flow.body.udp.listener_fd if owner == NULL else owner.fd, &mtu)
     if error == -EMSGSIZE and mtu:
         return settle_too_big(core, flow, mtu, payload, n)
     if (error == -EACCES and flow.keys[0].addr_len == 4 and not is_ping
@@ -284,7 +284,7 @@ cdef bint settle_send_error(Core core, Flow *flow, int error, const uint8_t *pay
         marks_of(core, flow).broadcasts = True
         note_sending(core, payload, n, <uint16_t>n)
         if owner != NULL:
-            owner.u.port.groups += 1
+            owner.body.port.groups += 1
         return core.sockets.set_option(socket_of(core, flow), SOL_SOCKET, SO_BROADCAST, 1) == 0
     if found or error == -ECONNREFUSED:
         return True               # that was an earlier datagram's error
@@ -295,56 +295,56 @@ cdef bint settle_send_error(Core core, Flow *flow, int error, const uint8_t *pay
 cdef bint settle_too_big(Core core, Flow *flow, uint32_t mtu, const uint8_t *payload,
                          size_t n) noexcept nogil:
     """The host's interface takes *mtu* only: tell the guest; True: this datagram may be cut."""
-    cdef bint four = flow.keys[0].addr_len == 4
-    cdef int64_t *told = told_mtu(flow)
+    cdef bint is_ip4 = flow.keys[0].addr_len == 4
+    cdef int64_t *told = mtu_told_at(flow)
     cdef bint is_known = told[0] != 0 and core.now - told[0] < EXPIRES_NS
     cdef bint is_ping = flow.kind == FLOW_PING
     cdef bint is_tracer = not is_ping and marks_of(core, flow).tells_ttl
     if is_tracer or is_known and core.now - told[0] >= GRACE_NS:
-        report(core, flow, ICMP_UNREACHABLE if four else ICMP6_TOO_BIG,
-               ICMP_FRAGMENTATION_NEEDED if four else 0, mtu, payload, n)
+        report(core, flow, ICMP_UNREACHABLE if is_ip4 else ICMP6_TOO_BIG,
+               ICMP_FRAGMENTATION_NEEDED if is_ip4 else 0, mtu, payload, n)
         return False
     if not is_known and not core.link.blocked:
         told[0] = core.now
         tell_mtu(core, flow, mtu)
-    set_fragmenting(core, flow.fd if is_ping else socket_of(core, flow), four, False,
-                    &flow.u.ping.fragmenting if is_ping else &marks_of(core, flow).fragmenting)
+    set_fragmenting(core, flow.fd if is_ping else socket_of(core, flow), is_ip4, False,
+                    &flow.body.ping.fragmenting if is_ping else &marks_of(core, flow).fragmenting)
     return True
 
 
 cdef void tell_mtu(Core core, const Flow *flow, uint32_t mtu) noexcept nogil:
     """Tell the guest's kernel, and no program, of the path's MTU: about an echo reply, as kernels send."""
-    cdef bint four = flow.keys[0].addr_len == 4
+    cdef bint is_ip4 = flow.keys[0].addr_len == 4
     cdef uint8_t us[16]
     cdef IcmpHdr icmp
     cdef bint known
     memset(us, 0, 16)
     known = ask_source(core, us, flow.keys[0].addr_len, us)
     memset(&icmp, 0, sizeof(icmp))
-    icmp.type = ICMP_ECHO_REPLY if four else ICMP6_ECHO_REPLY
-    icmp.csum_be = csum_fold(csum_add(<const uint8_t *>&icmp, ICMP_HLEN, 0 if four else pseudo6(
+    icmp.type = ICMP_ECHO_REPLY if is_ip4 else ICMP6_ECHO_REPLY
+    icmp.csum_be = csum_fold(csum_add(<const uint8_t *>&icmp, ICMP_HLEN, 0 if is_ip4 else pseudo6(
         flow.keys[0].guest, flow.keys[0].remote, IPPROTO_ICMPV6, ICMP_HLEN)))
-    push_icmp_error(core, station_of(core, flow), &flow.keys[0], IPPROTO_ICMP if four else IPPROTO_ICMPV6,
-                    <const uint8_t *>&icmp, ICMP_HLEN, ICMP_UNREACHABLE if four else ICMP6_TOO_BIG,
-                    ICMP_FRAGMENTATION_NEEDED if four else 0, mtu,
+    push_icmp_error(core, station_of(core, flow), &flow.keys[0], IPPROTO_ICMP if is_ip4 else IPPROTO_ICMPV6,
+                    <const uint8_t *>&icmp, ICMP_HLEN, ICMP_UNREACHABLE if is_ip4 else ICMP6_TOO_BIG,
+                    ICMP_FRAGMENTATION_NEEDED if is_ip4 else 0, mtu,
                     us if known else NULL)
 
 
 cdef void tell_failure(Core core, Flow *flow, int error, const uint8_t *payload, size_t n) noexcept nogil:
     """Tell the guest of a datagram that the host could not send because of its routes or rules."""
-    cdef bint four = flow.keys[0].addr_len == 4
+    cdef bint is_ip4 = flow.keys[0].addr_len == 4
     cdef uint8_t code
     if error == -ENETUNREACH:
-        code = CODE_NET if four else CODE6_NO_ROUTE
+        code = CODE_NET if is_ip4 else CODE6_NO_ROUTE
     elif error == -EHOSTUNREACH:
-        code = CODE_HOST if four else CODE6_ADDRESS
+        code = CODE_HOST if is_ip4 else CODE6_ADDRESS
     elif error in (-EACCES, -EPERM):
-        code = CODE_PROHIBITED if four else CODE6_PROHIBITED
+        code = CODE_PROHIBITED if is_ip4 else CODE6_PROHIBITED
     else:
         return
-    if flow.kind != FLOW_PING and flow.u.udp.group:
+    if flow.kind != FLOW_PING and flow.body.udp.group:
         return                    # RFC 1122 3.2.2
-    report(core, flow, ICMP_UNREACHABLE if four else ICMP6_UNREACHABLE, code, 0, payload, n)
+    report(core, flow, ICMP_UNREACHABLE if is_ip4 else ICMP6_UNREACHABLE, code, 0, payload, n)
 
 
 cdef void report(Core core, Flow *flow, uint8_t type, uint8_t code, uint32_t info, const uint8_t *payload,

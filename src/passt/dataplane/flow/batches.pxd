@@ -30,10 +30,10 @@ cdef struct OutMessage:
 
 
 cdef struct OutBatch:
-    # Messages for one socket, all or none of them *whole* (see IpView). The payload lies where the link
-    # received it.
+    # Messages for one socket, all or none of them *dont_fragment* (see IpView). The payload lies where
+    # the link received it.
     int fd
-    bint whole
+    bint dont_fragment
     uint32_t n_messages
     uint32_t n_pieces
     iovec pieces[OUT_PIECES]

@@ -164,7 +164,7 @@ cdef struct TcpConn:
     uint32_t rcv_nxt
     uint32_t rcv_acked            # last acknowledgement that the guest was sent
     uint32_t rcv_adv              # right edge of the window that the guest was told
-    uint32_t far_acked            # what the remote has acknowledged, with CONN_FOLLOW; else as rcv_acked
+    uint32_t remote_acked            # what the remote has acknowledged, with CONN_FOLLOW; else as rcv_acked
     uint32_t rcv_room             # window when the send buffer was last looked at
     uint32_t cwnd                 # limit of bytes in flight after a time-out, else CWND_OPEN
     uint32_t recover              # RFC 6582
@@ -188,7 +188,7 @@ cdef struct TcpConn:
     uint32_t ts_recent            # stamp of the guest's that is due for an echo
     uint32_t ts_recent_at         # when it came, s
     uint32_t flags
-    uint16_t far_writes           # small ones of the guest's in a row
+    uint16_t remote_writes           # small ones of the guest's in a row
     uint16_t mss                  # payload of a segment to the guest
     uint8_t state
     uint8_t snd_wscale
@@ -199,7 +199,7 @@ cdef struct TcpConn:
     uint8_t sock_polls
     uint8_t pingpong              # questions of the guest in a row that were answered by data
     uint8_t alive_probes          # unanswered keep-alive probes in a row
-    uint8_t far_misses            # times that the connection was found not to be one to follow
+    uint8_t remote_misses            # times that the connection was found not to be one to follow
     uint8_t challenges            # acknowledgements that were spent on what makes no sense
 
 
@@ -210,12 +210,12 @@ cdef struct UdpFlow:
     uint32_t ifindex              # by which it leaves a listener's socket, 0: as routed
     int listener_fd
     uint16_t local_family         # of the listener's socket addresses
-    uint16_t most_segment         # largest datagram that UDP_SEGMENT may cut here
+    uint16_t max_segment         # largest datagram that UDP_SEGMENT may cut here
     uint16_t pending              # questions of a DNS flow that wait for an answer
     bint answered
     bint streaming
     bint group                    # goes to a multicast group or to a broadcast address
-    int64_t told_mtu              # ns, when the guest was told of the path's MTU, 0: not yet
+    int64_t mtu_told_at              # ns, when the guest was told of the path's MTU, 0: not yet
     uint32_t packet_limit         # bytes of the largest packet to the guest that goes in one piece
 
 
@@ -240,7 +240,7 @@ cdef struct PingFlow:
     uint8_t ttl                   # that the socket sends with, 0: not yet said
     uint8_t tos
     uint8_t fragmenting           # see socket_marks
-    int64_t told_mtu
+    int64_t mtu_told_at
     uint32_t packet_limit
 
 
@@ -302,7 +302,7 @@ cdef struct Flow:
     socklen_t peer_len
     int64_t armed                 # deadline in the heap, 0: not armed
     sockaddr_storage peer         # host side: where the socket's traffic goes
-    FlowBody u
+    FlowBody body
 
 
 cdef inline void fill_key(FlowKey *key, const IpView *ip, uint8_t proto, uint16_t guest_port,

@@ -33,8 +33,8 @@ from passt.dataplane.packet.verify cimport is_intact
 
 cdef enum:
     QUOTED_L4 = 8                 # of the message in the packet: ports and sequence number (RFC 792)
-    LEAST_MTU4 = 68               # what every router passes on (RFC 791 3.2)
-    LEAST_MTU6 = 1280             # RFC 8200 5; one that says less is not to be heard (RFC 8201 4)
+    MIN_MTU4 = 68               # what every router passes on (RFC 791 3.2)
+    MIN_MTU6 = 1280             # RFC 8200 5; one that says less is not to be heard (RFC 8201 4)
     N_PLATEAUS = 9
 
 # MTUs that links have, for the routers that do not tell (RFC 1191 7.1).
@@ -68,7 +68,7 @@ cdef bint on_too_big(Core core, const IpView *ip) noexcept nogil:
     if flow == NULL:
         count(&core.stats, DROP_UNKNOWN_FLOW)
         return True
-    mtu = told_mtu(ip, quoted.length)
+    mtu = claimed_mtu(ip, quoted.length)
     if not mtu or not narrow(core, flow, mtu, quoted.seq):
         count(&core.stats, DROP_TOO_BIG)
     return True
@@ -82,7 +82,7 @@ cdef bint is_too_big(const IpView *ip) noexcept nogil:
     return ip.l4[0] == ICMP6_TOO_BIG
 
 
-cdef uint32_t told_mtu(const IpView *ip, uint32_t length) noexcept nogil:
+cdef uint32_t claimed_mtu(const IpView *ip, uint32_t length) noexcept nogil:
     """The MTU of the link that a packet of *length* bytes was too big for; 0: that cannot be."""
     cdef uint32_t mtu = load_be16(ip.l4 + 6) if ip.addr_len == 4 else load_be32(ip.l4 + 4)
     cdef int i
@@ -90,7 +90,7 @@ cdef uint32_t told_mtu(const IpView *ip, uint32_t length) noexcept nogil:
         for i in range(N_PLATEAUS):
             if PLATEAUS[i] < length:
                 return PLATEAUS[i]
-    if mtu >= length or mtu < <uint32_t>(LEAST_MTU4 if ip.addr_len == 4 else LEAST_MTU6):
+    if mtu >= length or mtu < <uint32_t>(MIN_MTU4 if ip.addr_len == 4 else MIN_MTU6):
         return 0
     return mtu
 
@@ -134,15 +134,15 @@ cdef Verdict read_quotation(const IpView *ip, Quotation *out) noexcept nogil:
 
 cdef Verdict read_ports(const uint8_t *l4, uint8_t protocol, Quotation *out) noexcept nogil:
     """Complete the key by what the flow's protocol has: from us to the guest."""
-    cdef bint four = out.key.addr_len == 4
+    cdef bint is_ip4 = out.key.addr_len == 4
     out.key.proto = protocol
     if protocol in (IPPROTO_TCP, IPPROTO_UDP):
         out.key.remote_port = load_be16(l4)
         out.key.guest_port = load_be16(l4 + 2)
         out.seq = load_be32(l4 + 4)
         return VERDICT_OK
-    if (protocol != (IPPROTO_ICMP if four else IPPROTO_ICMPV6)
-            or l4[0] != (ICMP_ECHO_REPLY if four else ICMP6_ECHO_REPLY)):
+    if (protocol != (IPPROTO_ICMP if is_ip4 else IPPROTO_ICMPV6)
+            or l4[0] != (ICMP_ECHO_REPLY if is_ip4 else ICMP6_ECHO_REPLY)):
         return DROP_TOO_BIG
     out.key.remote_port = out.key.guest_port = load_be16(l4 + 4)
     return VERDICT_OK
@@ -154,9 +154,9 @@ cdef bint narrow(Core core, Flow *flow, uint32_t mtu, uint32_t seq) noexcept nog
         return False
     note_mtu(core, flow.keys[0].guest, mtu)
     if flow.kind == FLOW_UDP:
-        lower(&flow.u.udp.packet_limit, limit_towards(core, flow.keys[0].guest))
+        lower(&flow.body.udp.packet_limit, limit_towards(core, flow.keys[0].guest))
     elif flow.kind == FLOW_PING:
-        lower(&flow.u.ping.packet_limit, limit_towards(core, flow.keys[0].guest))
+        lower(&flow.body.ping.packet_limit, limit_towards(core, flow.keys[0].guest))
     return True
 
 

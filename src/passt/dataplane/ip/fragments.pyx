@@ -66,34 +66,34 @@ cdef bint on_fragment(Core core, IpView *ip) noexcept nogil:
 
 cdef void on_fragment_timer(Core core) noexcept nogil:
     """Give up what is not complete in time; tell the guest, if the first fragment was there (RFC 792)."""
-    cdef Assembly *place = core.ip.reassembler.expired(core.now)
+    cdef Assembly *assembly = core.ip.reassembler.expired(core.now)
     cdef int64_t deadline
     cdef IpView ip
     cdef FlowKey key
-    while place != NULL:
+    while assembly != NULL:
         count(&core.stats, DROP_FRAGMENT_TIME)
-        if place.first_len and not place.spoiled and not is_group(place):
-            ip.src = place.src
-            ip.dst = place.dst
-            ip.addr_len = place.addr_len
+        if assembly.first_len and not assembly.spoiled and not was_to_group(assembly):
+            ip.src = assembly.src
+            ip.dst = assembly.dst
+            ip.addr_len = assembly.addr_len
             fill_key(&key, &ip, 0, 0, 0)
-            push_icmp_error(core, place.mac, &key,
-                            place.protocol if place.addr_len == 4 else place.next_header,
-                            place.data, place.first_len,
-                            ICMP_TIME_EXCEEDED if place.addr_len == 4 else ICMP6_TIME_EXCEEDED,
+            push_icmp_error(core, assembly.mac, &key,
+                            assembly.protocol if assembly.addr_len == 4 else assembly.next_header,
+                            assembly.data, assembly.first_len,
+                            ICMP_TIME_EXCEEDED if assembly.addr_len == 4 else ICMP6_TIME_EXCEEDED,
                             REASSEMBLY_TIME_EXCEEDED, 0, NULL)
-        core.ip.reassembler.drop(place)
-        place = core.ip.reassembler.expired(core.now)
+        core.ip.reassembler.drop(assembly)
+        assembly = core.ip.reassembler.expired(core.now)
     deadline = core.ip.reassembler.next_deadline()
     if deadline != INT64_MAX:
         core.reactor.timers.arm(core.ip.fragment_timer, deadline)
 
 
-cdef bint is_group(const Assembly *place) noexcept nogil:
+cdef bint was_to_group(const Assembly *assembly) noexcept nogil:
     """Whether the packet goes to more than one: no error is sent about those (RFC 1122 3.2.2)."""
-    if place.addr_len == 4:
-        return is_multicast4(place.dst) or place.dst[0] >= 240
-    return place.dst[0] == 0xff
+    if assembly.addr_len == 4:
+        return is_multicast4(assembly.dst) or assembly.dst[0] >= 240
+    return assembly.dst[0] == 0xff
 
 
 cdef bint send_packet(Core core, size_t n, const TxMeta *meta, uint32_t limit) noexcept nogil:
@@ -103,9 +103,9 @@ cdef bint send_packet(Core core, size_t n, const TxMeta *meta, uint32_t limit) n
     the link took no part of it.
     """
     cdef uint8_t *slot = core.link.slot
-    cdef bint four = slot[ETH_HLEN] >> 4 == 4
-    cdef uint32_t l3_len = IP4_HLEN if four else IP6_HLEN
-    cdef uint32_t extra = 0 if four else IP6_FRAGMENT_HLEN
+    cdef bint is_ip4 = slot[ETH_HLEN] >> 4 == 4
+    cdef uint32_t l3_len = IP4_HLEN if is_ip4 else IP6_HLEN
+    cdef uint32_t extra = 0 if is_ip4 else IP6_FRAGMENT_HLEN
     cdef uint32_t payload = <uint32_t>(n - ETH_HLEN - l3_len)
     cdef uint32_t room = (limit - l3_len - extra) & ~<uint32_t>7
     cdef uint32_t offset = 0
@@ -119,10 +119,10 @@ cdef bint send_packet(Core core, size_t n, const TxMeta *meta, uint32_t limit) n
         complete_csum(slot, n, meta)
     memset(&done, 0, sizeof(done))
     done.hdr_len = <uint16_t>(ETH_HLEN + l3_len + extra)
-    core.packet_id += not four    # in IPv4 the packet has one
+    core.packet_id += not is_ip4    # in IPv4 the packet has one
     while offset < payload:
         part = min(room, payload - offset)
-        length = cut_fragment(core, four, offset, part, offset + part < payload)
+        length = cut_fragment(core, is_ip4, offset, part, offset + part < payload)
         if length < ETH_MIN_FRAME:
             memset(core.link.segment + length, 0, ETH_MIN_FRAME - length)
             length = ETH_MIN_FRAME
@@ -133,17 +133,17 @@ cdef bint send_packet(Core core, size_t n, const TxMeta *meta, uint32_t limit) n
     return True
 
 
-cdef uint32_t cut_fragment(Core core, bint four, uint32_t offset, uint32_t n, bint more) noexcept nogil:
+cdef uint32_t cut_fragment(Core core, bint is_ip4, uint32_t offset, uint32_t n, bint more) noexcept nogil:
     """Build the fragment with *n* bytes from *offset* on of the slot's packet; returns its frame's length."""
     cdef const uint8_t *slot = core.link.slot
     cdef uint8_t *out = core.link.segment
-    cdef uint32_t l3_len = IP4_HLEN if four else IP6_HLEN
+    cdef uint32_t l3_len = IP4_HLEN if is_ip4 else IP6_HLEN
     cdef uint32_t start = ETH_HLEN + l3_len
     cdef Ip4Hdr *ip4 = <Ip4Hdr *>(out + ETH_HLEN)
     cdef Ip6Hdr *ip6 = <Ip6Hdr *>(out + ETH_HLEN)
     cdef FragmentHdr fragment
     memcpy(out, slot, start)
-    if four:
+    if is_ip4:
         ip4.tot_len_be = htons(<uint16_t>(IP4_HLEN + n))
         ip4.frag_be = htons(<uint16_t>(offset >> 3 | (IP4_MF if more else 0)))
         ip4.csum_be = 0

@@ -46,11 +46,11 @@ cdef void relay_icmp_error(Core core, const uint8_t *mac, const FlowKey *key, ui
                            const uint8_t *quoted, size_t quoted_length, uint8_t type, uint8_t code,
                            uint32_t info, const uint8_t *offender, uint8_t ttl) noexcept nogil:
     """As `push_icmp_error`, for an error that came to the host with *ttl*, 0: unknown."""
-    cdef bint four = key.addr_len == 4
+    cdef bint is_ip4 = key.addr_len == 4
     cdef const uint8_t *source = offender
-    cdef uint32_t l3_len = IP4_HLEN if four else IP6_HLEN
-    cdef uint8_t *place = core.link.slot + ETH_HLEN + l3_len
-    cdef uint32_t room = (ICMP4_ERROR_MAX if four else ICMP6_ERROR_MAX) - 2 * l3_len - ICMP_HLEN
+    cdef uint32_t l3_len = IP4_HLEN if is_ip4 else IP6_HLEN
+    cdef uint8_t *header = core.link.slot + ETH_HLEN + l3_len
+    cdef uint32_t room = (ICMP4_ERROR_MAX if is_ip4 else ICMP6_ERROR_MAX) - 2 * l3_len - ICMP_HLEN
     cdef uint32_t taken = <uint32_t>min(quoted_length, <size_t>room)
     cdef uint32_t length = ICMP_HLEN + l3_len + taken
     cdef IcmpErrorHdr icmp
@@ -60,40 +60,40 @@ cdef void relay_icmp_error(Core core, const uint8_t *mac, const FlowKey *key, ui
     if core.link.blocked:
         count(&core.stats, DROP_LINK_FULL)
         return
-    if not can_report(source, four):
+    if not can_report(source, is_ip4):
         # There are no errors about what went to a group (RFC 1122 3.2.2, RFC 4443 2.4); that is no drop.
         if offender != NULL:
             count(&core.stats, DROP_BAD_ADDRESS)
         return
-    memmove(place + ICMP_HLEN + l3_len, quoted, taken)
-    fill_quoted_ip(place + ICMP_HLEN, key, protocol, min(quoted_length, <size_t>(MAX_IP_LEN - IP4_HLEN)))
+    memmove(header + ICMP_HLEN + l3_len, quoted, taken)
+    fill_quoted_ip(header + ICMP_HLEN, key, protocol, min(quoted_length, <size_t>(MAX_IP_LEN - IP4_HLEN)))
     icmp.type = type
     icmp.code = code
     icmp.csum_be = 0
-    icmp.info_be = htonl(info_word(four, type, code, info))
-    memcpy(place, &icmp, ICMP_HLEN)
-    core.push_ip(mac, source, key.guest, key.addr_len, IPPROTO_ICMP if four else IPPROTO_ICMPV6, length)
+    icmp.info_be = htonl(info_word(is_ip4, type, code, info))
+    memcpy(header, &icmp, ICMP_HLEN)
+    core.push_ip(mac, source, key.guest, key.addr_len, IPPROTO_ICMP if is_ip4 else IPPROTO_ICMPV6, length)
     if ttl:
-        mark_packet(core.link.slot + ETH_HLEN, four, 0, ttl)
+        mark_packet(core.link.slot + ETH_HLEN, is_ip4, 0, ttl)
     icmp.csum_be = csum_fold(csum_add(
-        place, length, 0 if four else pseudo6(source, key.guest, IPPROTO_ICMPV6, length)))
-    memcpy(place, &icmp, ICMP_HLEN)
+        header, length, 0 if is_ip4 else pseudo6(source, key.guest, IPPROTO_ICMPV6, length)))
+    memcpy(header, &icmp, ICMP_HLEN)
     memset(&meta, 0, sizeof(meta))
     meta.hdr_len = <uint16_t>(ETH_HLEN + l3_len + ICMP_HLEN)
     if core.send(ETH_HLEN + l3_len + length, &meta):
         core.stats.icmp_errors_to_guest += 1
 
 
-cdef bint can_report(const uint8_t *source, bint four) noexcept nogil:
+cdef bint can_report(const uint8_t *source, bint is_ip4) noexcept nogil:
     """Whether a packet may come from *source* (RFC 1122 3.2.1.3, RFC 4291 2.5.2, 2.7)."""
-    if four:
+    if is_ip4:
         return not is_zero(source, 4) and not is_multicast4(source) and source[0] < 240
     return not is_zero(source, 16) and source[0] != 0xff
 
 
-cdef uint32_t info_word(bint four, uint8_t type, uint8_t code, uint32_t info) noexcept nogil:
+cdef uint32_t info_word(bint is_ip4, uint8_t type, uint8_t code, uint32_t info) noexcept nogil:
     """The second word of the message: unused, an MTU or a pointer."""
-    if not four:
+    if not is_ip4:
         return info if type in (ICMP6_TOO_BIG, ICMP6_PARAMETER_PROBLEM) else 0
     if type == ICMP_PARAMETER_PROBLEM:
         return (info & 0xff) << 24                        # in the first octet, RFC 792
@@ -102,10 +102,10 @@ cdef uint32_t info_word(bint four, uint8_t type, uint8_t code, uint32_t info) no
     return 0
 
 
-cdef void fill_quoted_ip(uint8_t *place, const FlowKey *key, uint8_t protocol, size_t length) noexcept nogil:
+cdef void fill_quoted_ip(uint8_t *header, const FlowKey *key, uint8_t protocol, size_t length) noexcept nogil:
     """Write the IP header of the guest's packet of *length* bytes behind it."""
-    cdef Ip4Hdr *ip4 = <Ip4Hdr *>place
-    cdef Ip6Hdr *ip6 = <Ip6Hdr *>place
+    cdef Ip4Hdr *ip4 = <Ip4Hdr *>header
+    cdef Ip6Hdr *ip6 = <Ip6Hdr *>header
     if key.addr_len == 4:
         ip4.version_ihl = 0x45
         ip4.tos = 0
@@ -117,7 +117,7 @@ cdef void fill_quoted_ip(uint8_t *place, const FlowKey *key, uint8_t protocol, s
         ip4.csum_be = 0
         memcpy(ip4.src, key.guest, 4)
         memcpy(ip4.dst, key.remote, 4)
-        ip4.csum_be = csum_fold(csum_add(place, IP4_HLEN, 0))
+        ip4.csum_be = csum_fold(csum_add(header, IP4_HLEN, 0))
         return
     ip6.vtc_flow_be = htonl(0x60000000)
     ip6.payload_len_be = htons(<uint16_t>length)

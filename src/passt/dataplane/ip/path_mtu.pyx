@@ -19,7 +19,7 @@ from passt.dataplane.ip.state cimport MIN_MTU, N_PATHS, PathEntry
 cdef int64_t EXPIRES_NS = 600000000000
 
 
-cdef PathEntry *place_of(Core core, const uint8_t *address) noexcept nogil:
+cdef PathEntry *entry_of(Core core, const uint8_t *address) noexcept nogil:
     # Addresses of one network differ in their last octets: of both families, the rest of IPv4's is 0.
     return &core.ip.paths[(address[2] + 5 * address[3] + address[14] + 5 * address[15]) % N_PATHS]
 
@@ -29,7 +29,7 @@ cdef uint32_t known_mtu(Core core, const uint8_t *address) noexcept nogil:
     cdef const PathEntry *path
     if not core.ip.has_paths:
         return 0
-    path = place_of(core, address)
+    path = entry_of(core, address)
     if path.expires_at <= core.now or memcmp(path.address, address, 16):
         return 0
     return path.mtu
@@ -44,7 +44,7 @@ cdef uint32_t limit_towards(Core core, const uint8_t *address) noexcept nogil:
 cdef void note_mtu(Core core, const uint8_t *address, uint32_t mtu) noexcept nogil:
     """The path to *address* takes no more than *mtu*, and is not known to take less."""
     cdef uint32_t known = known_mtu(core, address)
-    cdef PathEntry *path = place_of(core, address)
+    cdef PathEntry *path = entry_of(core, address)
     if known and known <= mtu:
         return
     core.ip.has_paths = True

@@ -16,41 +16,46 @@ cdef enum LinkFeature:
     LINK_USO6 = 16
 
 cdef enum:
-    RX_BATCH = 64                 # frames per read_batch, of a link that needs a call for each
-    MAX_BATCH = 256               # and of any
+    MAX_BATCH = 256               # frames per `read_batch`
+    MAX_LINK_FDS = 8              # descriptors to watch, of one link
+    HEADROOM = 18                 # link's own bytes before a frame; puts the IP header on 32 bytes
     MAX_PIECES = 64               # of a frame for `send_pieces`
 
 
 cdef class Link:
     cdef Stats *stats
-    cdef Watch watch              # whoever looks on, None before the engine has the link
+    cdef Watch watch              # observers of frames, None before the engine has the link
+    cdef int fds[MAX_LINK_FDS]    # that the engine watches for it
+    cdef int n_fds                # 0: nobody is at the other end
     cdef uint32_t features
     cdef uint32_t max_frame
-    cdef bint blocked             # the far side does not drain: do not read what would feed it
+    cdef bint blocked             # the other end does not drain: do not read what would feed it
     cdef bint drained             # the last batch ended because nothing more was there
     cdef bint more                # frames are at hand for which the last batch had no room
-    cdef int error                # errno that ended the link, 0 while it lives
+    cdef int error                # nothing more can be read: an errno, or the link's own negative number
+    cdef int broken               # errno, nothing more can be sent; 0 of either while the link lives
     cdef uint8_t *slot            # where the next frame to the guest is built
     cdef uint8_t *segment         # scratch of the software segmentation, allocated with first use
+    cdef uint8_t *joined          # frames put together of pieces, allocated with first use
+    cdef size_t n_joined          # bytes there
 
+    # What a link is made of; see the theory of operation.
+    cdef uint32_t wanted_events(self, int which) noexcept nogil
+    cdef bint on_event(self, int which, uint32_t events) noexcept nogil
+    cdef int batch_room(self, bint slept) noexcept nogil
     cdef int read_batch(self, RxFrame *frames, int room) noexcept nogil
     cdef bint emit(self, uint8_t *frame, size_t n, const TxMeta *meta) noexcept nogil
-    cdef bint put(self, uint8_t *frame, size_t n, const TxMeta *meta) noexcept nogil
     cdef void on_writable(self) noexcept nogil
     cdef void flush(self) noexcept nogil
+    cdef void end_turn(self) noexcept nogil
+    cdef str end_reason(self)
+    cdef void release(self) noexcept nogil
+    cdef void detach(self) noexcept nogil
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil
-    cdef bint has_segment(self) noexcept nogil
     cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil
+    # What all links have.
+    cdef bint put(self, uint8_t *frame, size_t n, const TxMeta *meta) noexcept nogil
+    cdef bint join(self, RxFrame *frame) noexcept nogil
+    cdef void forget_joined(self) noexcept nogil
+    cdef bint has_segment(self) noexcept nogil
     cdef bint send_segments(self, size_t n, const TxMeta *meta) noexcept nogil
-
-
-cdef class TapLink(Link):
-    cdef int fd
-    cdef uint8_t *rx
-    cdef uint8_t *pending         # frames that the device refused: 32-bit length, header, frame
-    cdef size_t pending_start
-    cdef size_t pending_end
-
-    cdef bint keep(self, const uint8_t *start, size_t n) noexcept nogil
-    cdef ssize_t write_out(self, const iovec *pieces, int n) noexcept nogil
-    cdef void put_header(self, uint8_t *start, const TxMeta *meta) noexcept nogil

@@ -2,41 +2,58 @@
 
 Protocol code builds a frame at `Link.slot` and calls `send` with what a virtio-net header says:
 checksum still to be completed, segmentation wanted. It always asks for the most; `send` lowers in
-software what the link's `features` lack, and `put` has the link `emit` one frame and those who look
-on see it as it travels. Memory in front of `slot` belongs to the link (virtio-net header, length
-prefix), so a frame leaves in one system call without a copy.
+software what the link's `features` lack, and `put` has the link `emit` one frame and shows it to the
+observers as it travels. Memory in front of `slot` belongs to the link (virtio-net header, length
+prefix), so a frame leaves in one system call without a copy. Payload that lies elsewhere need not be
+copied behind the headers: `send_pieces` takes it in place.
 
-Payload that lies elsewhere need not be copied behind the headers: `send_pieces` takes it in place.
+A link that does not drain sets `blocked` and keeps a bounded number of frames; the engine wakes the
+flows that wait when an event has ended that. Only what the link took counts as sent.
 
-A link that does not drain sets `blocked` and keeps a bounded number of frames; the engine watches
-for writability and wakes the flows that wait. Nothing is counted as sent that was not taken.
+The contract. The engine and the translators know nothing of a link but this class; only
+`Engine.attach_tap` and `Engine.attach_stream` name others. So what a further link implements is:
+
+- `fds` and `n_fds`: the descriptors to watch, before `Engine.attach_link` gets the link. `wanted_events`
+  tells the events of each; it is asked again after a turn in which `blocked` has changed. vhost-user has
+  two eventfds (virtio 1.2, 2.7.23) for each pair of queues that the guest writes: the kick of the queue
+  that it sends by, and the kick of the one that it receives by, which tells of new buffers.
+- `on_event`: descriptor *which* has *events*; returns whether there may be frames to read. A link that
+  was `blocked` takes this as the moment to put out what it kept (`on_writable`), and may end the block.
+- `read_batch`: fill `RxFrame`s with memory that stays as it is until the next batch. The memory may be
+  the guest's: the translators check a length before they use it and read it once, so a guest that
+  rewrites a frame meanwhile harms itself only; but a link copies what it decides by itself (ring
+  indices, descriptors). A batch is handed back, as virtio's used ring does, with the next `read_batch`
+  or with `end_turn`.
+- A frame of a chain of descriptors is given as `pieces`. Translators take whole frames: `join` copies
+  the pieces into memory of ours, and nothing else has to know. One piece costs no copy. `read_frames`
+  does this between link and translators, so a translator that learns to take pieces later takes them
+  from there.
+- `emit`: put one frame out, or keep it; `send_pieces` where a copy can be saved (virtio: the frame goes
+  straight into the guest's buffers). `flush` and `end_turn`: what was put out becomes visible, with one
+  notification.
+- `error` and `broken`: nothing more can be read, or sent. The engine reads on after `broken` until there
+  is an `error`, asks for `end_reason`, the text for the user, and calls `detach`, after which another
+  link may follow.
 """
+
+import os
 
 from libc.stdint cimport uint8_t, uint32_t
 
 from passt.dataplane.packet.headers cimport ETH_HLEN, ETH_MIN_FRAME, MAX_FRAME
 from passt.dataplane.link.segmentation cimport complete_csum, cut_segment
-from passt.dataplane.base.assertions cimport PASST_ASSERT
-from passt.dataplane.base.stats cimport DROP_LINK_DOWN, DROP_LINK_FULL, DROP_OVERSIZE, DROP_SHORT, count
+from passt.dataplane.base.stats cimport DROP_LINK_FULL, DROP_OVERSIZE, DROP_SHORT, count
 from passt.dataplane.base.externs cimport (
-    EAGAIN, EINTR, EIO, ENOBUFS, ENOMEM, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6,
-    VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_ECN, VIRTIO_NET_HDR_GSO_NONE,
-    VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, close, errno, free, iovec,
-    malloc, memcpy, memmove, memset, read, virtio_net_hdr, writev,
+    EPOLLIN, EPOLLOUT, VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, free,
+    iovec, malloc, memcpy, memset,
 )
 from passt.dataplane.link.meta cimport RxFrame, TxMeta
 
 cdef enum:
-    HEADROOM = 18                 # link's own bytes before a frame; puts the IP header on 32 bytes
-    VNET_HLEN = 10
     SLOT_SIZE = HEADROOM + MAX_FRAME
-    # Receive memory. A batch ends when less than a whole frame's room is left, so small frames come
-    # in many and large ones in cache-sized portions.
-    RX_SIZE = 5 * 65664
-    RX_STRIDE = 32
-    # Frames kept for a device that refuses them. Tap devices rarely do; two TSO frames and the
-    # acknowledgements of a turn fit.
-    PENDING_SIZE = 4 * SLOT_SIZE
+    # Frames in pieces that one batch may have; the engine hands the translators' data on when it is full.
+    JOINED_SIZE = 4 * 65664
+    JOINED_STRIDE = 32
 
 
 cdef class Link:
@@ -51,10 +68,25 @@ cdef class Link:
         self.max_frame = MAX_FRAME
 
     def __dealloc__(self):
+        free(self.joined)
         if self.slot != NULL:
             free(self.slot - HEADROOM)
         if self.segment != NULL:
             free(self.segment - HEADROOM)
+
+    cdef uint32_t wanted_events(self, int which) noexcept nogil:
+        """The epoll events to watch `fds` [*which*] for."""
+        return EPOLLIN | (EPOLLOUT if self.blocked else 0)
+
+    cdef bint on_event(self, int which, uint32_t events) noexcept nogil:
+        """Take *events* of `fds` [*which*]; whether there may be frames to read, or the end."""
+        if events & EPOLLOUT:
+            self.on_writable()
+        return events != EPOLLOUT
+
+    cdef int batch_room(self, bint slept) noexcept nogil:
+        """How many frames the next batch may have; *slept*: the loop waited for this event."""
+        return MAX_BATCH
 
     cdef int read_batch(self, RxFrame *frames, int room) noexcept nogil:
         """Fill up to *room* frames; 0 when nothing is there or the link has ended (`error`)."""
@@ -68,7 +100,7 @@ cdef class Link:
         return False
 
     cdef bint put(self, uint8_t *frame, size_t n, const TxMeta *meta) noexcept nogil:
-        """Emit one frame; what is taken is shown to whoever looks on."""
+        """Emit one frame; what is taken is shown to the observers."""
         if not self.emit(frame, n, meta):
             return False
         if self.watch is not None and self.watch.active:
@@ -77,10 +109,65 @@ cdef class Link:
         return True
 
     cdef void on_writable(self) noexcept nogil:
-        """The far side drains again."""
+        """The other end drains again."""
 
     cdef void flush(self) noexcept nogil:
         """The turn ends: what was held back to leave together goes out now."""
+
+    cdef void end_turn(self) noexcept nogil:
+        """The turn ends and all flows were looked at."""
+        self.flush()
+
+    cdef str end_reason(self):
+        """Why the link has ended, for the user."""
+        return os.strerror(self.error or self.broken)
+
+    cdef void release(self) noexcept nogil:
+        """The link was not attached after all: leave its descriptors to the caller."""
+        self.n_fds = 0
+        self.blocked = True
+
+    cdef void detach(self) noexcept nogil:
+        """Close the descriptors; what was not sent is dropped. Nothing can be sent from now on."""
+        self.n_fds = 0
+        self.blocked = True
+        self.more = False
+        self.error = 0
+        self.broken = 0
+
+    cdef bint join(self, RxFrame *frame) noexcept nogil:
+        """Have the pieces of *frame* lie in one; False: this needs a `forget_joined` before.
+
+        One that is longer than any, or for which there is no memory, becomes one of 0 bytes: counted drop.
+        """
+        cdef size_t length = 0
+        cdef size_t i
+        for i in range(frame.n_pieces):
+            length += frame.pieces[i].iov_len
+            if length > MAX_FRAME:
+                break
+        if self.joined == NULL:
+            self.joined = <uint8_t *>malloc(JOINED_SIZE)
+        if length < ETH_HLEN or length > MAX_FRAME or self.joined == NULL:
+            count(self.stats, DROP_SHORT if length < ETH_HLEN else DROP_OVERSIZE)
+            frame.n_pieces = 0
+            frame.len = 0
+            return True
+        if self.n_joined + length > JOINED_SIZE:
+            return False
+        frame.data = self.joined + self.n_joined
+        frame.len = <uint32_t>length
+        length = 0
+        for i in range(frame.n_pieces):
+            memcpy(self.joined + self.n_joined + length, frame.pieces[i].iov_base, frame.pieces[i].iov_len)
+            length += frame.pieces[i].iov_len
+        self.n_joined += (length + JOINED_STRIDE - 1) & ~<size_t>(JOINED_STRIDE - 1)
+        frame.n_pieces = 0
+        return True
+
+    cdef void forget_joined(self) noexcept nogil:
+        """The frames that were joined have been handed on."""
+        self.n_joined = 0
 
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil:
         """Send the *n* bytes at `slot`; False if the link took no part of it."""
@@ -115,7 +202,7 @@ cdef class Link:
     cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil:
         """Send the headers at `slot` (meta.hdr_len bytes) with the *n* pieces as payload, MAX_PIECES at most.
 
-        This one gathers them in the slot; a link that can do without a copy does. Whoever looks on does
+        This one gathers them in the slot; a link that can do without a copy does. Observers do
         not see such a frame: `Core.send_pieces` gathers it then.
         """
         cdef size_t length = meta.hdr_len
@@ -148,161 +235,3 @@ cdef class Link:
                 return offset > 0
             offset += meta.gso_size
         return True
-
-
-cdef class TapLink(Link):
-    """A tap device with virtio-net headers of 10 bytes (linux/if_tun.h, IFF_VNET_HDR)."""
-
-    def __cinit__(self, int fd, uint32_t offloads):
-        self.fd = fd
-        self.rx = <uint8_t *>malloc(RX_SIZE)
-        if self.rx == NULL:
-            raise MemoryError
-        # These bits say what we accept from the device; the kernel takes the same from a writer.
-        if offloads & TUN_F_CSUM:
-            self.features |= LINK_CSUM
-        if offloads & TUN_F_TSO4:
-            self.features |= LINK_TSO4
-        if offloads & TUN_F_TSO6:
-            self.features |= LINK_TSO6
-        if offloads & TUN_F_USO4 and offloads & TUN_F_USO6:
-            self.features |= LINK_USO4 | LINK_USO6
-
-    def __dealloc__(self):
-        if self.fd >= 0:
-            close(self.fd)
-        free(self.rx)
-        free(self.pending)
-
-    cdef int read_batch(self, RxFrame *frames, int room) noexcept nogil:
-        cdef size_t position = HEADROOM - VNET_HLEN
-        cdef virtio_net_hdr header
-        cdef ssize_t n
-        cdef int found = 0
-        self.drained = False
-        while found < room and position + VNET_HLEN + MAX_FRAME < RX_SIZE:
-            n = read(self.fd, self.rx + position, RX_SIZE - position)
-            if n < 0:
-                if errno == EINTR:
-                    continue
-                if errno not in (EAGAIN, ENOBUFS, ENOMEM):
-                    self.error = errno
-                self.drained = True
-                break
-            if n < VNET_HLEN + ETH_HLEN:
-                count(self.stats, DROP_SHORT)
-                continue
-            if n > VNET_HLEN + MAX_FRAME:
-                count(self.stats, DROP_OVERSIZE)
-                continue
-            memcpy(&header, self.rx + position, VNET_HLEN)
-            memset(&frames[found], 0, sizeof(RxFrame))
-            frames[found].data = self.rx + position + VNET_HLEN
-            frames[found].len = <uint32_t>(n - VNET_HLEN)
-            frames[found].gso_type = header.gso_type & <uint8_t>~VIRTIO_NET_HDR_GSO_ECN
-            frames[found].gso_size = header.gso_size
-            if header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM:
-                frames[found].csum_start = header.csum_start
-                frames[found].csum_offset = header.csum_offset
-            found += 1
-            position += (<size_t>n + RX_STRIDE - 1) & ~<size_t>(RX_STRIDE - 1)
-        return found
-
-    cdef bint emit(self, uint8_t *frame, size_t n, const TxMeta *meta) noexcept nogil:
-        cdef uint8_t *start = frame - VNET_HLEN
-        cdef iovec whole
-        cdef ssize_t result
-        self.put_header(start, meta)
-        if self.blocked:
-            return self.keep(start, n + VNET_HLEN)
-        whole.iov_base = start
-        whole.iov_len = n + VNET_HLEN
-        result = self.write_out(&whole, 1)
-        if result == 0:
-            self.blocked = True
-            self.stats.link_stalls += 1
-            return self.keep(start, n + VNET_HLEN)
-        return result > 0
-
-    cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil:
-        cdef iovec all_pieces[MAX_PIECES + 1]
-        cdef uint32_t need = LINK_CSUM | (LINK_USO4 | LINK_USO6 if meta.gso_type else 0)
-        cdef ssize_t result
-        if self.blocked or self.features & need != need:
-            return Link.send_pieces(self, pieces, n, meta)
-        self.put_header(self.slot - VNET_HLEN, meta)
-        all_pieces[0].iov_base = self.slot - VNET_HLEN
-        all_pieces[0].iov_len = VNET_HLEN + meta.hdr_len
-        memcpy(&all_pieces[1], pieces, n * sizeof(iovec))
-        result = self.write_out(all_pieces, <int>n + 1)
-        if result == 0:
-            self.blocked = True
-            self.stats.link_stalls += 1
-            return Link.send_pieces(self, pieces, n, meta)
-        return result > 0
-
-    cdef void put_header(self, uint8_t *start, const TxMeta *meta) noexcept nogil:
-        """Write the virtio-net header for *meta*."""
-        cdef virtio_net_hdr header
-        memset(&header, 0, sizeof(header))
-        # The kernel puts hdr_len bytes into the linear part of its buffer; without it a large frame
-        # would need one contiguous allocation of its whole size (drivers/net/tun.c, tun_alloc_skb).
-        header.hdr_len = meta.hdr_len
-        if meta.csum_start:
-            header.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM
-            header.csum_start = meta.csum_start
-            header.csum_offset = meta.csum_offset
-        header.gso_type = meta.gso_type
-        header.gso_size = meta.gso_size
-        memcpy(start, &header, VNET_HLEN)
-
-    cdef ssize_t write_out(self, const iovec *pieces, int n) noexcept nogil:
-        """Write one frame with its header: 1 sent, 0 not now, -1 counted drop."""
-        cdef ssize_t written = -1
-        while written < 0:
-            written = writev(self.fd, pieces, n)
-            if written >= 0 or errno == EINTR:
-                continue
-            if errno in (EAGAIN, ENOBUFS):
-                return 0
-            if errno == EIO:
-                count(self.stats, DROP_LINK_DOWN)
-            else:
-                count(self.stats, DROP_LINK_FULL)
-            return -1
-        self.stats.frames_to_guest += 1
-        self.stats.bytes_to_guest += <size_t>written - VNET_HLEN
-        return 1
-
-    cdef bint keep(self, const uint8_t *start, size_t n) noexcept nogil:
-        """Keep a refused frame for `on_writable`; False if there is no room left."""
-        cdef uint32_t length = <uint32_t>n
-        PASST_ASSERT(self.pending_start <= self.pending_end)
-        PASST_ASSERT(self.pending_end <= PENDING_SIZE)
-        if self.pending == NULL:
-            self.pending = <uint8_t *>malloc(PENDING_SIZE)
-        if self.pending == NULL or self.pending_end + sizeof(uint32_t) + n > PENDING_SIZE:
-            count(self.stats, DROP_LINK_FULL)
-            return False
-        memcpy(self.pending + self.pending_end, &length, sizeof(uint32_t))
-        memcpy(self.pending + self.pending_end + sizeof(uint32_t), start, n)
-        self.pending_end += sizeof(uint32_t) + n
-        return True
-
-    cdef void on_writable(self) noexcept nogil:
-        cdef uint32_t length = 0
-        cdef iovec whole
-        while self.pending_start < self.pending_end:
-            memcpy(&length, self.pending + self.pending_start, sizeof(uint32_t))
-            whole.iov_base = self.pending + self.pending_start + sizeof(uint32_t)
-            whole.iov_len = length
-            if self.write_out(&whole, 1) == 0:
-                self.pending_end -= self.pending_start
-                memmove(self.pending, self.pending + self.pending_start, self.pending_end)
-                self.pending_start = 0
-                return
-            self.pending_start += sizeof(uint32_t) + length
-            PASST_ASSERT(self.pending_start <= self.pending_end)
-        self.pending_start = 0
-        self.pending_end = 0
-        self.blocked = False

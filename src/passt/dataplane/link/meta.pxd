@@ -2,15 +2,21 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
+from passt.dataplane.base.externs cimport iovec
+
 
 cdef struct RxFrame:
     # One frame from the guest; *data* may be memory that is not ours, valid until the next batch.
     #
+    # *data* and *len* are the whole frame if *n_pieces* is 0. Else the frame lies in that many *pieces*, as
+    # valid as *data*, and `Link.join` has to put them together before a translator sees the frame.
     # *gso_type* is VIRTIO_NET_HDR_GSO_* without the ECN bit, *gso_size* its segment payload size;
     # *csum_start* and *csum_offset* as in TxMeta. What a link has nothing to say of is zero.
-    # *unverified*: nobody has vouched for its checksums.
+    # *unverified*: no kernel has verified its checksums (stream link).
     const uint8_t *data
-    uint32_t len
+    const iovec *pieces
+    uint32_t n_pieces
+    uint32_t len                  # bytes
     uint16_t gso_size
     uint16_t csum_start
     uint16_t csum_offset

@@ -14,7 +14,6 @@ cdef enum StreamEnd:
 
 cdef class StreamLink(Link):
     cdef int fd                   # -1: nobody is connected
-    cdef int broken               # errno of a write: nothing can be sent any more
     cdef uint32_t bad_length
     cdef uint8_t *rx
     cdef size_t rx_start          # what comes next to be split
@@ -30,15 +29,14 @@ cdef class StreamLink(Link):
     cdef uint32_t rest_len        # that frame's length
 
     cdef void attach(self, int fd) noexcept nogil
-    cdef void detach(self) noexcept nogil
     cdef int split(self, RxFrame *frames, int room) noexcept nogil
     cdef bint receive(self) noexcept nogil
     cdef void read_ahead(self) noexcept nogil
     cdef bint has_room(self, size_t n) noexcept nogil
     cdef bint queue(self, const uint8_t *start, size_t n) noexcept nogil
-    cdef void place(self, bint behind) noexcept nogil
-    cdef void leave(self, size_t n) noexcept nogil
-    cdef bint keep(self, size_t n) noexcept nogil
+    cdef void choose_slot(self, bint behind) noexcept nogil
+    cdef void copy_slot_apart(self, size_t n) noexcept nogil
+    cdef bint queue_built(self, size_t n) noexcept nogil
     cdef bint cut(self, const iovec *pieces, size_t payload, const TxMeta *meta) noexcept nogil
     cdef size_t write_out(self) noexcept nogil
     cdef void note_queued(self, size_t n_frames, size_t n) noexcept nogil

@@ -15,10 +15,10 @@ more by what we answer. So after a large portion the next one is taken before th
 
 To the guest: frames are put one behind the other in memory and written by one call at the end of the turn
 (`flush`), or when there are FLUSH_AT octets. Behind a large frame that needs no cutting the next one is built
-where it will be written from (`place`); only what is small, or cut, is copied. What the socket does not take
-stays, partly written frames included, and the link is `blocked`
-until it is writable: nothing is read then that would feed it (see `link`), and of what still comes (most of
-it acknowledgements) is kept what has room. A frame counts as sent when its last octet was written.
+where it will be written from (`choose_slot`); only what is small, or cut, is copied. What the socket does
+not take stays, partly written frames included, and the link is `blocked` until it is writable: nothing is
+read then that would feed it (see `link`), and of what still comes (most of it acknowledgements) is kept what
+has room. A frame counts as sent when its last octet was written.
 
 The link outlives its socket. While nobody is connected it is a blocked one that drops what it is given, so
 connections wait for the next client as they wait for one that does not read.
@@ -86,18 +86,23 @@ cdef class StreamLink(Link):
         cdef int size = SOCKET_BUFFER
         setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size))
         self.fd = fd
+        self.fds[0] = fd
+        self.n_fds = 1
         self.blocked = False
         self.error = 0
         self.broken = 0
         self.more = False
 
+    cdef void release(self) noexcept nogil:
+        Link.release(self)
+        self.fd = -1
+
     cdef void detach(self) noexcept nogil:
         """Close the socket; what was not written is dropped, half a frame that was read is forgotten."""
+        Link.detach(self)
         if self.fd >= 0:
             close(self.fd)
         self.fd = -1
-        self.blocked = True
-        self.more = False
         self.rx_start = 0
         self.rx_end = 0
         self.n_received = 0
@@ -108,6 +113,14 @@ cdef class StreamLink(Link):
         self.n_queued = 0
         self.octets_queued = 0
         self.slot = self.own_slot
+
+    cdef str end_reason(self):
+        if self.error == STREAM_CLOSED:
+            return "it closed the connection"
+        if self.error == STREAM_BAD_LENGTH:
+            return (f"it sent a frame of {self.bad_length} bytes, where {<int>ETH_HLEN} to "
+                    f"{<int>MAX_FRAME} are possible")
+        return Link.end_reason(self)
 
     # From the guest
 
@@ -185,13 +198,17 @@ cdef class StreamLink(Link):
         self.n_received = 0
         self.more = self.receive()
 
+    cdef void end_turn(self) noexcept nogil:
+        self.read_ahead()
+        self.flush()
+
     # To the guest
 
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil:
         cdef iovec whole
         cdef TxMeta done
         if meta.gso_type != VIRTIO_NET_HDR_GSO_NONE:
-            self.leave(n)
+            self.copy_slot_apart(n)
             whole.iov_base = self.slot + meta.hdr_len
             whole.iov_len = n - meta.hdr_len
             return self.cut(&whole, n - meta.hdr_len, meta)
@@ -205,7 +222,7 @@ cdef class StreamLink(Link):
         cdef size_t i
         if meta.gso_type == VIRTIO_NET_HDR_GSO_NONE:
             return Link.send_pieces(self, pieces, n, meta)
-        self.leave(meta.hdr_len)
+        self.copy_slot_apart(meta.hdr_len)
         for i in range(n):
             payload += pieces[i].iov_len
         return self.cut(pieces, payload, meta)
@@ -214,28 +231,28 @@ cdef class StreamLink(Link):
         cdef bint is_slot = frame == self.slot
         cdef bint taken
         if is_slot and self.slot != self.own_slot:
-            taken = self.keep(n)
+            taken = self.queue_built(n)
         else:
-            self.leave(MAX_FRAME)
+            self.copy_slot_apart(MAX_FRAME)
             store_be32(frame - PREFIX, <uint32_t>n)
             taken = self.queue(frame - PREFIX, PREFIX + n)
         if is_slot:
-            self.place(n >= IN_PLACE_FROM)
+            self.choose_slot(n >= IN_PLACE_FROM)
         return taken
 
-    cdef void place(self, bint behind) noexcept nogil:
+    cdef void choose_slot(self, bint behind) noexcept nogil:
         """Have the next frame built *behind* what is queued, or where there is no room or need, apart."""
         self.slot = self.own_slot
         if behind and self.out_end + IN_PLACE_ROOM <= OUT_SIZE:
             self.slot = self.out + self.out_end + PREFIX
 
-    cdef void leave(self, size_t n) noexcept nogil:
+    cdef void copy_slot_apart(self, size_t n) noexcept nogil:
         """Move the *n* octets at the slot away from behind the queue, which is about to grow there."""
         if self.slot != self.own_slot:
             memcpy(self.own_slot, self.slot, n)
             self.slot = self.own_slot
 
-    cdef bint keep(self, size_t n) noexcept nogil:
+    cdef bint queue_built(self, size_t n) noexcept nogil:
         """Queue the frame of *n* octets that was built behind the queue."""
         if self.fd < 0 or self.broken:
             count(self.stats, DROP_LINK_DOWN)
@@ -314,7 +331,7 @@ cdef class StreamLink(Link):
         if self.blocked or self.broken or self.out_start == self.out_end:
             return
         self.note_written(self.write_out())
-        self.place(self.slot != self.own_slot)
+        self.choose_slot(self.slot != self.own_slot)
 
     cdef void on_writable(self) noexcept nogil:
         if self.fd >= 0:

@@ -32,9 +32,9 @@ cdef class Reactor:
 
     cdef int64_t clock(self) noexcept nogil
     cdef int watch(self, int fd, int op, uint32_t events, uint64_t tag) noexcept nogil
-    cdef int wait(self, int64_t now, bint busy) noexcept nogil
-    cdef int rest(self, int64_t now) noexcept nogil
-    cdef int look(self) noexcept nogil
-    cdef int poll(self, int64_t now) noexcept nogil
-    cdef int sleep(self, int64_t now) noexcept nogil
-    cdef int collect(self, int64_t delay) noexcept nogil
+    cdef int next_events(self, int64_t now, bint busy) noexcept nogil
+    cdef int wait(self, int64_t now) noexcept nogil
+    cdef int poll_once(self) noexcept nogil
+    cdef int spin(self, int64_t now) noexcept nogil
+    cdef int block(self, int64_t now) noexcept nogil
+    cdef int epoll(self, int64_t delay) noexcept nogil

@@ -59,22 +59,22 @@ cdef class Reactor:
             return -errno
         return 0
 
-    cdef int wait(self, int64_t now, bint busy) noexcept nogil:
+    cdef int next_events(self, int64_t now, bint busy) noexcept nogil:
         """Fill `events`; sleeps until the next deadline, or not at all if *busy*. Returns their number."""
-        cdef int n = self.look()
-        return self.rest(now) if n == 0 and not busy else n
+        cdef int n = self.poll_once()
+        return self.wait(now) if n == 0 and not busy else n
 
-    cdef int rest(self, int64_t now) noexcept nogil:
+    cdef int wait(self, int64_t now) noexcept nogil:
         """Fill `events` once there is something or the next deadline has come."""
-        cdef int n = self.poll(now)
-        return n if n else self.sleep(now)
+        cdef int n = self.spin(now)
+        return n if n else self.block(now)
 
-    cdef int look(self) noexcept nogil:
+    cdef int poll_once(self) noexcept nogil:
         """Fill `events` with what is there already."""
         self.slept = False
-        return self.collect(0)
+        return self.epoll(0)
 
-    cdef int poll(self, int64_t now) noexcept nogil:
+    cdef int spin(self, int64_t now) noexcept nogil:
         """Go on looking for a moment, if that has been worth it lately; 0: better sleep."""
         cdef int64_t until = min(now + POLL_NS, self.timers.next_deadline())
         cdef int n
@@ -83,7 +83,7 @@ cdef class Reactor:
             return 0
         sched_yield()
         while now < until:
-            n = self.collect(0)
+            n = self.epoll(0)
             if n:
                 self.pause = 0
                 return n
@@ -92,20 +92,20 @@ cdef class Reactor:
         self.skip = self.pause
         return 0
 
-    cdef int sleep(self, int64_t now) noexcept nogil:
+    cdef int block(self, int64_t now) noexcept nogil:
         """Wait for events until the next deadline."""
         cdef int64_t deadline = self.timers.next_deadline()
         cdef int n
         self.slept = True
         if deadline == INT64_MAX:
-            n = self.collect(-1)
+            n = self.epoll(-1)
         else:
-            n = self.collect(max((deadline | (GRAIN_NS - 1)) + 1 - now, <int64_t>0))
+            n = self.epoll(max((deadline | (GRAIN_NS - 1)) + 1 - now, <int64_t>0))
         if self.skip and n > 0 and self.clock() - now < POLL_NS:
             self.skip -= 1
         return n
 
-    cdef int collect(self, int64_t delay) noexcept nogil:
+    cdef int epoll(self, int64_t delay) noexcept nogil:
         """One call of the kernel's: wait for *delay* ns at most, for ever if negative."""
         cdef timespec timeout
         cdef int n

@@ -3,4 +3,4 @@
 from libc.stdint cimport uint8_t
 
 
-cdef void mark_packet(uint8_t *ip, bint four, uint8_t tos, uint8_t ttl) noexcept nogil
+cdef void mark_packet(uint8_t *ip, bint is_ip4, uint8_t tos, uint8_t ttl) noexcept nogil

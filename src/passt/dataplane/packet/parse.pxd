@@ -8,9 +8,9 @@ from passt.dataplane.base.stats cimport Verdict
 cdef struct IpView:
     # An IP packet: *src*, *dst* point at addr_len bytes; *l4* at l4_len bytes of payload.
     #
-    # *protocol* is the one behind IPv6 extensions. *whole*: it may not be sent on in fragments (IPv4 with
-    # DF, IPv6 that did not come in fragments itself). With DROP_FRAGMENT *l4* is what the fragment holds,
-    # in IPv6 from its fragment header on.
+    # *protocol* is the one behind IPv6 extensions. *dont_fragment*: it may not be sent on in fragments
+    # (IPv4 with DF, IPv6 that did not come in fragments itself). With DROP_FRAGMENT *l4* is what the
+    # fragment holds, in IPv6 from its fragment header on.
     #
     # *mac* is the station that sent it, as far as one did, else the guest; whoever has the frame sets it.
     const uint8_t *ip
@@ -23,7 +23,7 @@ cdef struct IpView:
     uint8_t protocol
     uint8_t ttl
     uint8_t tos
-    bint whole
+    bint dont_fragment
 
 
 cdef struct TcpView:

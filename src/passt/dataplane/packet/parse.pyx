@@ -63,7 +63,7 @@ cdef Verdict split_ip4(const uint8_t *p, size_t n, IpView *out) noexcept nogil:
     out.protocol = ip.protocol
     out.ttl = ip.ttl
     out.tos = ip.tos
-    out.whole = ntohs(ip.frag_be) & IP4_DF != 0
+    out.dont_fragment = ntohs(ip.frag_be) & IP4_DF != 0
     return DROP_FRAGMENT if ntohs(ip.frag_be) & IP4_FRAGMENT else VERDICT_OK
 
 
@@ -84,7 +84,7 @@ cdef Verdict split_ip6(const uint8_t *p, size_t n, IpView *out) noexcept nogil:
     out.ttl = ip.hop_limit
     out.tos = <uint8_t>((load_be16(p) >> 4) & 0xff)
     out.l4 = p + IP6_HLEN
-    out.whole = True
+    out.dont_fragment = True
     return walk_extensions(out, ip.next_header, True)
 
 
@@ -106,7 +106,7 @@ cdef Verdict walk_extensions(IpView *out, uint8_t next_header, bint first) noexc
                 return DROP_SHORT
             if load_be16(out.l4 + 2) & IP6_FRAGMENT:
                 return DROP_FRAGMENT
-            out.whole = False
+            out.dont_fragment = False
         elif next_header == NH_NONE or next_header == NH_HOP_BY_HOP and not first:
             return DROP_EXTENSION_HEADER
         elif is_extension(next_header):

@@ -64,7 +64,7 @@ cdef class Reassembler:
         ip.l4_len = place.total
         ip.ttl = place.ttl
         ip.tos = place.tos | (ECN_CE if place.congested else 0)
-        ip.whole = False
+        ip.dont_fragment = False
         ip.protocol = place.protocol if ip.addr_len == 4 else place.next_header
         self.drop(place)
         return FRAGMENT_COMPLETE

@@ -122,14 +122,14 @@ cdef int serve(const SocketRequest *request) noexcept nogil:
     cdef int result
     if fd < 0:
         return fd
-    if prepare(fd, request) < 0:
+    if prepare_socket(fd, request) < 0:
         result = -errno
         close(fd)
         return result
     return fd
 
 
-cdef int prepare(int fd, const SocketRequest *request) noexcept nogil:
+cdef int prepare_socket(int fd, const SocketRequest *request) noexcept nogil:
     """Set options, bind, listen; 0, or -1 with errno set."""
     cdef int one = 1
     cdef int only6 = not request.both_families

@@ -13,24 +13,24 @@ from passt.dataplane.loop.timers cimport ms
 
 cdef enum:
     SPAN_MS = 5000
-    MOST_IN_SPAN = 10
+    MAX_IN_SPAN = 10
 
 
 cdef void challenge(Core core, Flow *flow) noexcept nogil:
     """Have the guest told where the connection stands (RFC 5961 3.2, 4.2, 5.2)."""
     if may_answer(core, flow):
         core.stats.tcp_challenge_acks += 1
-        flow.u.tcp.flags |= CONN_ACK_NOW
+        flow.body.tcp.flags |= CONN_ACK_NOW
         core.flows.add_work(flow)
 
 
 cdef bint may_answer(Core core, Flow *flow) noexcept nogil:
     """Whether one more such acknowledgement may leave now; it is counted if so."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if not conn.challenges or core.now - conn.challenged_at >= ms(SPAN_MS):
         conn.challenged_at = core.now
         conn.challenges = 0
-    if conn.challenges == MOST_IN_SPAN:
+    if conn.challenges == MAX_IN_SPAN:
         core.stats.tcp_acks_withheld += 1
         return False
     conn.challenges += 1

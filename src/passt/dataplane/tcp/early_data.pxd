@@ -14,8 +14,8 @@ cdef enum:
     TIME_WAIT_MS = 2000
 
 
-cdef uint32_t before_end(const TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil
-cdef void came_twice(TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil
+cdef uint32_t clip_at_fin(const TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil
+cdef void note_duplicate(TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil
 cdef void keep_early(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
 cdef bint note_fin(Core core, TcpConn *conn, uint32_t fin) noexcept nogil
 cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t sent,

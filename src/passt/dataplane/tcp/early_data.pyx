@@ -26,7 +26,7 @@ from passt.dataplane.tcp.unsent_store cimport (
 )
 
 
-cdef uint32_t before_end(const TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil:
+cdef uint32_t clip_at_fin(const TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil:
     """How many of *n* bytes at *seq*, which is in the window, are in it and before the guest's FIN."""
     n = min(n, conn.rcv_adv - seq)
     if conn.flags & CONN_FIN_EARLY:
@@ -34,7 +34,7 @@ cdef uint32_t before_end(const TcpConn *conn, uint32_t seq, uint32_t n) noexcept
     return n
 
 
-cdef void came_twice(TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil:
+cdef void note_duplicate(TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil:
     """Have the next acknowledgement report that the guest need not have repeated this (RFC 2883)."""
     conn.tell_start = seq
     conn.tell_end = seq + n
@@ -42,12 +42,12 @@ cdef void came_twice(TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil:
 
 cdef void keep_early(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     """Keep payload before which something is missing, and say so at once."""
-    cdef TcpConn *conn = &flow.u.tcp
-    cdef uint32_t n = before_end(conn, tcp.seq, <uint32_t>tcp.payload_len)
+    cdef TcpConn *conn = &flow.body.tcp
+    cdef uint32_t n = clip_at_fin(conn, tcp.seq, <uint32_t>tcp.payload_len)
     if not n:
         count(&core.stats, DROP_TCP_SEQUENCE)
     elif store_has(conn, tcp.seq, n):
-        came_twice(conn, tcp.seq, n)
+        note_duplicate(conn, tcp.seq, n)
     elif store_put(core, conn, tcp.seq, tcp.payload, n, True) < n:
         count(&core.stats, DROP_TCP_MEMORY)
     else:
@@ -73,7 +73,7 @@ cdef bint note_fin(Core core, TcpConn *conn, uint32_t fin) noexcept nogil:
 cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t sent,
                     size_t total) noexcept nogil:
     """Store what a short write left over; the guest has to send again what finds no room."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t seq = conn.rcv_nxt - <uint32_t>(total - sent)
     cdef uint32_t length, stored
     cdef size_t i
@@ -100,7 +100,7 @@ cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t
 
 cdef void close_hole(Core core, Flow *flow, bint is_full) noexcept nogil:
     """Take over what was stored early and is in order now, and the FIN behind it; *is_full*: the socket."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if conn.store != NULL and not conn.store.in_order:
         trim_store(core, conn, conn.rcv_nxt)
     if conn.store != NULL and (conn.store.in_order or conn.store.ranges[0].start == conn.rcv_nxt):
@@ -114,13 +114,13 @@ cdef void close_hole(Core core, Flow *flow, bint is_full) noexcept nogil:
 
 
 cdef void watch_out(Core core, Flow *flow) noexcept nogil:
-    flow.u.tcp.flags |= CONN_WANT_OUT
+    flow.body.tcp.flags |= CONN_WANT_OUT
     watch(core, flow, EPOLLOUT, WATCH_CHANGE)
 
 
 cdef bint drain_overflow(Core core, Flow *flow) noexcept nogil:
     """Write what is kept, then pass a FIN on; False if the connection was reset over it."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef iovec pieces[MAX_GATHER]
     cdef ssize_t sent
     while overflow_len(flow):
@@ -147,7 +147,7 @@ cdef void enter_time_wait(Core core, Flow *flow) noexcept nogil:
 
 cdef void accept_fin(Core core, Flow *flow) noexcept nogil:
     """All that the guest sends is here."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     conn.flags = (conn.flags | CONN_GUEST_FIN | CONN_ACK_NOW) & ~<uint32_t>CONN_FIN_EARLY
     conn.rcv_nxt += 1
     if seq_lt(conn.rcv_adv, conn.rcv_nxt):

@@ -25,7 +25,7 @@ from passt.dataplane.base.externs cimport (
     ETIMEDOUT, IPPROTO_TCP, htonl, htons, memset,
 )
 from passt.dataplane.core.station cimport station_of
-from passt.dataplane.tcp.segments cimport end, reset_both, send_reset
+from passt.dataplane.tcp.segments cimport end_connection, reset_both, send_reset
 
 cdef enum:
     NO_CODE = -1                  # a reset says it best
@@ -34,15 +34,15 @@ cdef enum:
     QUOTED_LEN = 8
 
 
-cdef int code_of(int error, bint four) noexcept nogil:
+cdef int code_of(int error, bint is_ip4) noexcept nogil:
     """The code of a destination-unreachable message for a connect(2) that failed with *error*."""
     if error in (ENETUNREACH, ENETDOWN, EAFNOSUPPORT):
-        return ICMP_NET_UNREACHABLE if four else ICMP6_NO_ROUTE
+        return ICMP_NET_UNREACHABLE if is_ip4 else ICMP6_NO_ROUTE
     if error in (EHOSTUNREACH, EHOSTDOWN, ENONET):
-        return ICMP_HOST_UNREACHABLE if four else ICMP6_ADDRESS_UNREACHABLE
+        return ICMP_HOST_UNREACHABLE if is_ip4 else ICMP6_ADDRESS_UNREACHABLE
     if error in (EACCES, EPERM):
-        return ICMP_PROHIBITED if four else ICMP6_PROHIBITED
-    if error == ENOPROTOOPT and four:
+        return ICMP_PROHIBITED if is_ip4 else ICMP6_PROHIBITED
+    if error == ENOPROTOOPT and is_ip4:
         return ICMP_PROTOCOL_UNREACHABLE
     return SILENCE if error == ETIMEDOUT else NO_CODE
 
@@ -76,5 +76,5 @@ cdef void refuse(Core core, Flow *flow, int error) noexcept nogil:
         reset_both(core, flow)
         return
     if code >= 0:
-        push_unreachable(core, station_of(core, flow), &flow.keys[0], flow.u.tcp.irs, code)
-    end(core, flow, True)
+        push_unreachable(core, station_of(core, flow), &flow.keys[0], flow.body.tcp.irs, code)
+    end_connection(core, flow, True)

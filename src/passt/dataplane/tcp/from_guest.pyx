@@ -35,18 +35,18 @@ from passt.dataplane.core.make_room cimport admit, evict_half_open, lacks_descri
 from passt.dataplane.core.station cimport follow_sender, move_flow, station_of
 from passt.dataplane.flow.decision cimport HostRoute
 from passt.dataplane.tcp.early_data cimport (
-    TIME_WAIT_MS, accept_fin, before_end, came_twice, close_hole, enter_time_wait, keep_early, keep_rest,
+    TIME_WAIT_MS, accept_fin, clip_at_fin, note_duplicate, close_hole, enter_time_wait, keep_early, keep_rest,
     note_fin,
 )
 from passt.dataplane.tcp.challenge cimport challenge, may_answer
 from passt.dataplane.tcp.segments cimport (
-    WATCH_ADD, consume_acked, end, our_mss, reset_both, send_ack, send_reset, send_syn, set_timer,
-    start_rtx, take_syn, update_window, watch,
+    WATCH_ADD, consume_acked, end_connection, our_mss, reset_both, send_ack, send_reset, send_syn,
+    set_timer, start_rtx, take_syn, update_window, watch,
 )
 from passt.dataplane.tcp.to_guest cimport (
-    go_back, may_send_data, on_connected, resend_first, resend_holes, seek,
+    go_back, may_send_data, on_connected, resend_first, resend_holes, sync_peek_offset,
 )
-from passt.dataplane.tcp.keepalive cimport heard, start_keep_alive
+from passt.dataplane.tcp.keepalive cimport note_guest_alive, start_keep_alive
 from passt.dataplane.tcp.failed_connect cimport refuse, refuse_syn
 from passt.dataplane.tcp.gather cimport MAX_GATHER
 from passt.dataplane.tcp.scoreboard cimport advance_board, take_blocks
@@ -78,7 +78,7 @@ cdef void on_segment(Core core, const IpView *ip) noexcept nogil:
     if flow == NULL or memcmp(&key, &flow.keys[<int>SIDE_GUEST], sizeof(FlowKey)):
         flow = core.flows.find(&key, SIDE_GUEST)
     if flow != NULL and is_reuse(flow, &tcp, not memcmp(ip.mac, station_of(core, flow), ETH_ALEN)):
-        end(core, flow, flow.u.tcp.state != TCP_TIME_WAIT)
+        end_connection(core, flow, flow.body.tcp.state != TCP_TIME_WAIT)
         flow = NULL
     if flow == NULL:
         if tcp.flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN) == TCP_SYN:
@@ -86,9 +86,9 @@ cdef void on_segment(Core core, const IpView *ip) noexcept nogil:
         else:
             count(&core.stats, DROP_UNKNOWN_FLOW)
             send_reset(core, ip, &tcp)
-    elif flow.u.tcp.state == TCP_SYN_SENT:
+    elif flow.body.tcp.state == TCP_SYN_SENT:
         in_syn_sent(core, flow, ip, &tcp)
-    elif flow.u.tcp.state == TCP_CONNECTING:
+    elif flow.body.tcp.state == TCP_CONNECTING:
         in_connecting(core, flow, ip, &tcp)
     else:
         in_connection(core, flow, ip, &tcp)
@@ -103,10 +103,10 @@ cdef bint is_reuse(const Flow *flow, const TcpView *tcp, bint same_station) noex
     """
     if tcp.flags & (TCP_SYN | TCP_ACK | TCP_RST) != TCP_SYN:
         return False
-    if flow.u.tcp.state == TCP_TIME_WAIT:
-        return seq_lt(flow.u.tcp.rcv_nxt - 1, tcp.seq)
-    return (same_station and flow.u.tcp.state in (TCP_CONNECTING, TCP_SYN_RECEIVED)
-            and tcp.seq != flow.u.tcp.irs)
+    if flow.body.tcp.state == TCP_TIME_WAIT:
+        return seq_lt(flow.body.tcp.rcv_nxt - 1, tcp.seq)
+    return (same_station and flow.body.tcp.state in (TCP_CONNECTING, TCP_SYN_RECEIVED)
+            and tcp.seq != flow.body.tcp.irs)
 
 
 cdef bint is_own(const TcpConn *conn, const TcpView *tcp) noexcept nogil:
@@ -155,7 +155,7 @@ cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const
     core.stats.flows_tcp += 1
     core.stats.flows_opened += 1
     take_syn(core, flow, tcp)
-    flow.u.tcp.cwnd = CWND_OPEN
+    flow.body.tcp.cwnd = CWND_OPEN
     set_state(core, flow, TCP_CONNECTING)
     result = core.sockets.connect(flow.fd, &flow.peer, flow.peer_len)
     connected = result == 0
@@ -175,7 +175,7 @@ cdef void in_syn_sent(Core core, Flow *flow, const IpView *ip, const TcpView *tc
     Our reset ends that (RFC 9293 3.5.1, figure 9), so the first SYN is soon repeated, as Linux does
     (net/ipv4/tcp_input.c, tcp_rcv_synsent_state_process).
     """
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef bint ack_ok = tcp.flags & TCP_ACK and tcp.ack == conn.snd_nxt
     if tcp.flags & TCP_ACK and not ack_ok:
         count(&core.stats, DROP_TCP_ACK)
@@ -184,7 +184,7 @@ cdef void in_syn_sent(Core core, Flow *flow, const IpView *ip, const TcpView *tc
             start_rtx(core, flow, ms(SYN_AGAIN_MS))
     elif tcp.flags & TCP_RST:
         if ack_ok:
-            end(core, flow, True)
+            end_connection(core, flow, True)
         else:
             count(&core.stats, DROP_TCP_SEQUENCE)
     elif ack_ok and tcp.flags & TCP_SYN:
@@ -207,18 +207,18 @@ cdef void in_syn_sent(Core core, Flow *flow, const IpView *ip, const TcpView *tc
 
 cdef void in_connecting(Core core, Flow *flow, const IpView *ip, const TcpView *tcp) noexcept nogil:
     """The host's socket is not connected yet: the guest may repeat its SYN or give up."""
-    if tcp.flags & TCP_RST and tcp.seq == flow.u.tcp.rcv_nxt:
-        end(core, flow, True)
-    elif tcp.flags & TCP_SYN and tcp.seq == flow.u.tcp.irs:
+    if tcp.flags & TCP_RST and tcp.seq == flow.body.tcp.rcv_nxt:
+        end_connection(core, flow, True)
+    elif tcp.flags & TCP_SYN and tcp.seq == flow.body.tcp.irs:
         follow_sender(core, flow, ip.mac)
-        echo_syn(core, &flow.u.tcp, tcp)
+        echo_syn(core, &flow.body.tcp, tcp)
     else:
         count(&core.stats, DROP_TCP_FLAGS)
 
 
 cdef void in_connection(Core core, Flow *flow, const IpView *ip, const TcpView *tcp) noexcept nogil:
     """SYN-RECEIVED and all later states (RFC 9293 3.10.7.4), in the RFC's order of checks."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if conn.state == TCP_SYN_RECEIVED and tcp.flags & TCP_SYN and tcp.seq == conn.irs:
         follow_sender(core, flow, ip.mac)
         echo_syn(core, conn, tcp)
@@ -226,7 +226,7 @@ cdef void in_connection(Core core, Flow *flow, const IpView *ip, const TcpView *
         return
     if memcmp(ip.mac, station_of(core, flow), ETH_ALEN) and is_own(conn, tcp):
         move_flow(core, flow, ip.mac)
-    heard(core, flow, tcp)
+    note_guest_alive(core, flow, tcp)
     if not check_sequence(core, flow, tcp):
         return
     if not tcp.flags & TCP_ACK:
@@ -262,13 +262,13 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
     A segment that starts exactly at the right edge passes, as in Linux: it is what a guest sends
     that has filled the window.
     """
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t seg_end = tcp.seq + <uint32_t>tcp.payload_len + ((tcp.flags & TCP_FIN) != 0)
     # A SYN is of a guest that has forgotten the connection, timestamps and all: it has to be challenged.
     cdef bint timed = conn.flags & CONN_TIMESTAMPS and not tcp.flags & (TCP_RST | TCP_SYN)
     if tcp.flags & TCP_RST and tcp.seq == conn.rcv_acked:
         # Exact by what the guest was told: where it knows no such connection, that is the number it takes.
-        end(core, flow, True)
+        end_connection(core, flow, True)
         return False
     if timed and not check_timestamps(core, flow, tcp):
         return False
@@ -277,13 +277,13 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
         # Segments without data could be answered by such from there, without end (see tcp_challenge).
         if not tcp.flags & TCP_RST and (tcp.payload_len or tcp.flags & TCP_FIN or may_answer(core, flow)):
             if tcp.payload_len and seq_lt(seg_end, conn.rcv_nxt):
-                came_twice(conn, tcp.seq, <uint32_t>tcp.payload_len)
+                note_duplicate(conn, tcp.seq, <uint32_t>tcp.payload_len)
                 on_repeated(core, flow)
             answer_probe(core, flow)
         return False
     if tcp.flags & TCP_RST:
         if tcp.seq == conn.rcv_nxt:
-            end(core, flow, True)
+            end_connection(core, flow, True)
             return False
         challenge(core, flow)
         return False
@@ -297,7 +297,7 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
 
 cdef void answer_probe(Core core, Flow *flow) noexcept nogil:
     """Acknowledge a segment that brings nothing; a guest short of window is told what is so now."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     conn.flags |= CONN_ACK_NOW
     if conn.rcv_adv - conn.rcv_nxt < our_mss(core, flow):
         conn.flags |= CONN_WINDOW_STALE
@@ -306,7 +306,7 @@ cdef void answer_probe(Core core, Flow *flow) noexcept nogil:
 
 cdef bint take_ack(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     """Fifth: the acknowledgement and the window; False if the segment is to be dropped."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t window = <uint32_t>tcp.window << conn.snd_wscale
     cdef uint32_t old_window = conn.snd_wnd
     cdef uint32_t news = 0        # bytes that are reported to have arrived
@@ -349,7 +349,7 @@ cdef bint take_ack(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
 cdef void resend(Core core, Flow *flow) noexcept nogil:
     """Repeat the first segment; it acknowledges too, so what was gathered must be stored before."""
     flush_gather(core)
-    if flow.u.tcp.state != TCP_CLOSED:
+    if flow.body.tcp.state != TCP_CLOSED:
         resend_first(core, flow)
 
 
@@ -360,7 +360,7 @@ cdef void window_opens(Core core, Flow *flow) noexcept nogil:
     (RFC 9293 3.8.6: it should not), as one does that is short of memory: then it may have dropped all of
     it or nothing, and its acknowledgements will tell. The long waits between probes end, too (3.8.6.1).
     """
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     conn.backoff = 0
     if conn.rtx_at and may_send_data(conn):
         start_rtx(core, flow, conn.rto)
@@ -370,7 +370,7 @@ cdef void window_opens(Core core, Flow *flow) noexcept nogil:
 
 cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
     """New data is acknowledged: take its time, go on with recovery, follow our FIN."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t gained = ack - conn.snd_una
     cdef bint fin_acked = conn.flags & CONN_HOST_EOF and ack == conn.fin_seq + 1
     conn.snd_una = ack
@@ -379,7 +379,7 @@ cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
     if seq_lt(conn.snd_nxt, ack):
         conn.snd_nxt = ack        # sent before the retransmission moved snd_nxt back
         consume_acked(core, flow)
-        seek(core, flow)
+        sync_peek_offset(core, flow)
     conn.backoff = 0
     conn.dup_acks = 0
     if conn.flags & (CONN_RTT_TIMED | CONN_TIMESTAMPS) and seq_le(conn.rtt_seq, ack):
@@ -414,7 +414,7 @@ cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
 
 cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     """Seventh: gather what is in order; what is not is asked for again at once (RFC 5681 4.2)."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef const uint8_t *data = tcp.payload
     cdef uint32_t n = <uint32_t>tcp.payload_len
     cdef uint32_t old
@@ -432,11 +432,11 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
     if old:
         on_repeated(core, flow)
     if old >= n:
-        came_twice(conn, tcp.seq, n)
+        note_duplicate(conn, tcp.seq, n)
         conn.flags |= CONN_ACK_NOW
         return
     data += old
-    n = before_end(conn, conn.rcv_nxt, n - old)
+    n = clip_at_fin(conn, conn.rcv_nxt, n - old)
     if not n:
         answer_probe(core, flow)
         return
@@ -460,7 +460,7 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
 
 cdef void take_fin(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     """Eighth: the guest will send no more."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t fin = tcp.seq + <uint32_t>tcp.payload_len
     flush_gather(core)
     if conn.state == TCP_CLOSED:
@@ -470,7 +470,7 @@ cdef void take_fin(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     if not conn.flags & CONN_GUEST_FIN and seq_lt(conn.rcv_nxt, tcp.seq):
         if not tcp.payload_len:   # else `keep_early` has done it
             if note_fin(core, conn, fin):
-                came_twice(conn, fin, 1)      # the first block is what came last (RFC 2018 4)
+                note_duplicate(conn, fin, 1)      # the first block is what came last (RFC 2018 4)
             send_ack(core, flow)
         return
     conn.flags |= CONN_ACK_NOW
@@ -503,11 +503,11 @@ cdef void flush_gather(Core core) noexcept nogil:
             sent = 0
         if sent < 0:
             # The remote reset the connection, or does not read any more (EPIPE).
-            flow.u.tcp.rcv_nxt -= <uint32_t>total
+            flow.body.tcp.rcv_nxt -= <uint32_t>total
             reset_both(core, flow)
             return
     if <size_t>sent < total:
         core.stats.tcp_short_writes += 1
         keep_rest(core, flow, core.gather.pieces, n, <size_t>sent, total)
-    if flow.u.tcp.store != NULL or flow.u.tcp.flags & CONN_FIN_EARLY:
+    if flow.body.tcp.store != NULL or flow.body.tcp.flags & CONN_FIN_EARLY:
         close_hole(core, flow, <size_t>sent < total)

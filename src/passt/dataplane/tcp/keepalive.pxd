@@ -6,5 +6,5 @@ from passt.dataplane.packet.parse cimport TcpView
 
 
 cdef void start_keep_alive(Core core, Flow *flow) noexcept nogil
-cdef void heard(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
+cdef void note_guest_alive(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
 cdef void on_keep_alive(Core core, Flow *flow) noexcept nogil

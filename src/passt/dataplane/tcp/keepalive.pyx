@@ -33,13 +33,13 @@ cdef enum:
 
 cdef void start_keep_alive(Core core, Flow *flow) noexcept nogil:
     """The connection is established: watch over it from now on."""
-    flow.u.tcp.heard_at = core.now
-    flow.u.tcp.alive_at = core.now + ms(IDLE_MS)
+    flow.body.tcp.heard_at = core.now
+    flow.body.tcp.alive_at = core.now + ms(IDLE_MS)
 
 
-cdef void heard(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
+cdef void note_guest_alive(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     """A segment of the guest's has come: it lives."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if tcp.seq == conn.rcv_nxt - 1 and tcp.payload_len <= 1:
         on_guest_probe(core, flow, tcp)
     conn.heard_at = core.now
@@ -48,7 +48,7 @@ cdef void heard(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
 
 cdef void on_guest_probe(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     """The guest asks whether the remote is there; it may also ask for window, which is another matter."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef int64_t idle_s = (core.now - conn.heard_at) // ms(SECOND_MS)
     if conn.flags & CONN_KEEP_ALIVE or flow.fd < 0 or idle_s < 1:
         return
@@ -67,7 +67,7 @@ cdef bint is_quiet(const TcpConn *conn) noexcept nogil:
 
 cdef void on_keep_alive(Core core, Flow *flow) noexcept nogil:
     """The keep-alive deadline has come: probe a silent guest, or give it up."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if not is_quiet(conn) or conn.rtx_at or core.link.blocked:
         conn.alive_probes = 0
         conn.alive_at = core.now + ms(IDLE_MS)

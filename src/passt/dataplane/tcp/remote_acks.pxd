@@ -8,6 +8,6 @@ from passt.dataplane.flow.table cimport Flow
 
 cdef void count_write(Core core, Flow *flow, uint32_t due) noexcept nogil
 cdef bint follow(Core core, Flow *flow) noexcept nogil
-cdef void on_far_ack(Core core, Flow *flow) noexcept nogil
+cdef void on_remote_ack(Core core, Flow *flow) noexcept nogil
 cdef void on_lag_timeout(Core core, Flow *flow) noexcept nogil
 cdef void on_repeated(Core core, Flow *flow) noexcept nogil

@@ -18,11 +18,11 @@ guest's in a row one TCP_INFO (tcp(7), linux/tcp.h) tells whether it is a dialog
 From then on (CONN_FOLLOW) the socket tells by its error queue (SOF_TIMESTAMPING_TX_ACK,
 Documentation/networking/timestamping.rst) when the remote has acknowledged the end of a write. That is one
 event, which mostly comes together with the remote's answer; how far the remote has come is read from
-tcpi_bytes_acked, which counts our SYN where we connected, and not where we accepted. `far_acked` is the
+tcpi_bytes_acked, which counts our SYN where we connected, and not where we accepted. `remote_acked` is the
 number that the guest is told then, in every segment; it never moves back, and the window counts from it to
 the same right edge as ever. Bytes between it and `rcv_nxt` are the lag.
 
-It ends when it would do harm: more than MOST_LAG bytes lag (no dialogue), the remote does not acknowledge
+It ends when it would do harm: more than MAX_LAG bytes lag (no dialogue), the remote does not acknowledge
 for LAG_MS (before the guest repeats), the guest repeats (it thinks them lost), something is kept in the
 store, or either end has finished. Then everything is acknowledged at once, and it takes twice as many small
 writes until the connection is looked at again. A lost event does no more harm than that.
@@ -44,10 +44,10 @@ from passt.dataplane.tcp.sequence cimport seq_lt
 
 cdef enum:
     FIRST_WRITES = 8
-    MOST_MISSES = 9               # doublings of it: up to 4096
-    NEVER = 255                   # in far_misses: the connection is not looked at any more
+    MAX_MISSES = 9               # doublings of it: up to 4096
+    NEVER = 255                   # in remote_misses: the connection is not looked at any more
     SMALL_WRITE = 2048            # bytes of the guest's in one turn that may be part of a dialogue
-    MOST_LAG = 8192
+    MAX_LAG = 8192
     MIN_RTT_US = 2000
     MAX_RTT_US = 150000
     LAG_MS = 150
@@ -56,20 +56,20 @@ cdef enum:
 
 cdef void count_write(Core core, Flow *flow, uint32_t due) noexcept nogil:
     """The guest has *due* bytes to be acknowledged: perhaps it is time to look at the connection."""
-    cdef TcpConn *conn = &flow.u.tcp
-    if conn.far_misses == NEVER:
+    cdef TcpConn *conn = &flow.body.tcp
+    if conn.remote_misses == NEVER:
         return
     if due > SMALL_WRITE or not conn.flags & CONN_PUSHED:
-        conn.far_writes = 0
+        conn.remote_writes = 0
         return
-    conn.far_writes += 1
-    if conn.far_writes < FIRST_WRITES << conn.far_misses:
+    conn.remote_writes += 1
+    if conn.remote_writes < FIRST_WRITES << conn.remote_misses:
         return
-    conn.far_writes = 0
+    conn.remote_writes = 0
     if not core.sockets.has_bytes_acked or is_loopback(&flow.peer):
-        conn.far_misses = NEVER
+        conn.remote_misses = NEVER
     elif can_follow(conn):
-        look(core, flow)
+        consider_following(core, flow)
 
 
 cdef bint is_loopback(const sockaddr_storage *peer) noexcept nogil:
@@ -86,15 +86,15 @@ cdef bint can_follow(const TcpConn *conn) noexcept nogil:
             and not conn.flags & (CONN_GUEST_FIN | CONN_HOST_EOF | CONN_FIN_EARLY))
 
 
-cdef void look(Core core, Flow *flow) noexcept nogil:
+cdef void consider_following(Core core, Flow *flow) noexcept nogil:
     """Judge the connection by its socket, and begin to follow the remote if it is a dialogue."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef PathInfo path
     cdef int64_t total = 0
     cdef double under_way
-    conn.far_misses += conn.far_misses < MOST_MISSES
+    conn.remote_misses += conn.remote_misses < MAX_MISSES
     if core.sockets.path_info(flow.fd, &path) < 0 or path.min_rtt_us < MIN_RTT_US:
-        conn.far_misses = NEVER
+        conn.remote_misses = NEVER
         return
     if is_too_long(&path):
         return
@@ -105,26 +105,26 @@ cdef void look(Core core, Flow *flow) noexcept nogil:
     if under_way * BUFFER_PER_BDP > total:
         return
     if core.sockets.follow_acks(flow.fd, True) < 0:
-        conn.far_misses = NEVER
+        conn.remote_misses = NEVER
         return
     # What was written so far is not marked, so it is acknowledged as before.
-    conn.far_acked = conn.rcv_nxt
+    conn.remote_acked = conn.rcv_nxt
     conn.flags |= CONN_FOLLOW | CONN_STAMPED | CONN_ACK_NOW
     core.stats.tcp_acks_followed += 1
 
 
 cdef uint32_t acked_by(const Flow *flow, const PathInfo *path) noexcept nogil:
     """The number up to which the remote has acknowledged, in the guest's sequence space."""
-    return flow.u.tcp.irs + <uint32_t>path.bytes_acked + flow.inbound
+    return flow.body.tcp.irs + <uint32_t>path.bytes_acked + flow.inbound
 
 
 cdef bint is_too_long(const PathInfo *path) noexcept nogil:
     return <int64_t>path.rtt_us + 4 * <int64_t>path.rttvar_us > MAX_RTT_US
 
 
-cdef void leave(Core core, Flow *flow) noexcept nogil:
+cdef void stop_following(Core core, Flow *flow) noexcept nogil:
     """Acknowledge everything at once from now on."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     conn.flags = (conn.flags & ~<uint32_t>CONN_FOLLOW) | CONN_ACK_NOW
     conn.pingpong = 0
     conn.ack_at = 0
@@ -136,14 +136,14 @@ cdef void leave(Core core, Flow *flow) noexcept nogil:
 
 cdef bint follow(Core core, Flow *flow) noexcept nogil:
     """End of a turn: tell the guest how far the remote has come; False if that is over."""
-    cdef TcpConn *conn = &flow.u.tcp
-    if not can_follow(conn) or conn.rcv_nxt - conn.far_acked > MOST_LAG:
-        leave(core, flow)
+    cdef TcpConn *conn = &flow.body.tcp
+    if not can_follow(conn) or conn.rcv_nxt - conn.remote_acked > MAX_LAG:
+        stop_following(core, flow)
         return False
-    if conn.flags & CONN_ACK_NOW or conn.far_acked != conn.rcv_acked:
+    if conn.flags & CONN_ACK_NOW or conn.remote_acked != conn.rcv_acked:
         if not send_ack(core, flow) and core.link.blocked:
             core.flows.add_waiting(flow)
-    if conn.far_acked == conn.rcv_nxt:
+    if conn.remote_acked == conn.rcv_nxt:
         conn.ack_at = 0
     elif not conn.ack_at:
         conn.ack_at = core.now + ms(LAG_MS)
@@ -151,45 +151,45 @@ cdef bint follow(Core core, Flow *flow) noexcept nogil:
     return True
 
 
-cdef void on_far_ack(Core core, Flow *flow) noexcept nogil:
+cdef void on_remote_ack(Core core, Flow *flow) noexcept nogil:
     """The error queue tells that the remote has acknowledged a write; its answer may have come as well.
 
     The kernel has taken the whole segment in when it answers us, so one turn is enough for both.
     """
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     core.sockets.drain_errors(flow.fd)
     if conn.flags & CONN_FOLLOW:
-        read_far_acked(core, flow)
+        read_remote_acked(core, flow)
         conn.flags |= CONN_READABLE
         core.flows.add_work(flow)
 
 
-cdef void read_far_acked(Core core, Flow *flow) noexcept nogil:
-    """Move far_acked to what the remote has acknowledged; leave if the network has become too slow."""
-    cdef TcpConn *conn = &flow.u.tcp
+cdef void read_remote_acked(Core core, Flow *flow) noexcept nogil:
+    """Move remote_acked to what the remote has acknowledged; leave if the network has become too slow."""
+    cdef TcpConn *conn = &flow.body.tcp
     cdef PathInfo path
     cdef uint32_t acked
     if core.sockets.path_info(flow.fd, &path) < 0 or is_too_long(&path):
-        leave(core, flow)
+        stop_following(core, flow)
         return
     acked = acked_by(flow, &path)
-    if seq_lt(conn.far_acked, acked) and not seq_lt(conn.rcv_nxt, acked):
-        conn.far_acked = acked
+    if seq_lt(conn.remote_acked, acked) and not seq_lt(conn.rcv_nxt, acked):
+        conn.remote_acked = acked
         conn.ack_at = 0           # the wait begins anew
 
 
 cdef void on_lag_timeout(Core core, Flow *flow) noexcept nogil:
     """The remote is slow to acknowledge, or the event was lost: the guest is about to repeat."""
-    cdef TcpConn *conn = &flow.u.tcp
-    cdef uint32_t before = conn.far_acked
-    read_far_acked(core, flow)
-    if conn.flags & CONN_FOLLOW and conn.far_acked == before:
-        leave(core, flow)
+    cdef TcpConn *conn = &flow.body.tcp
+    cdef uint32_t before = conn.remote_acked
+    read_remote_acked(core, flow)
+    if conn.flags & CONN_FOLLOW and conn.remote_acked == before:
+        stop_following(core, flow)
     core.flows.add_work(flow)
 
 
 cdef void on_repeated(Core core, Flow *flow) noexcept nogil:
     """The guest sends again what we have: if that is because of the lag, the lag must end."""
-    cdef TcpConn *conn = &flow.u.tcp
-    if conn.flags & CONN_FOLLOW and conn.far_acked != conn.rcv_nxt:
-        leave(core, flow)
+    cdef TcpConn *conn = &flow.body.tcp
+    if conn.flags & CONN_FOLLOW and conn.remote_acked != conn.rcv_nxt:
+        stop_following(core, flow)

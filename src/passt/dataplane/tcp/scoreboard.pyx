@@ -9,7 +9,7 @@ A hole is taken for lost as in RFC 6675 4 (IsLost): more than two segments, or t
 were sent later; or the third duplicate acknowledgement came, for the first hole; or all that was sent
 later has arrived, so that nothing more will tell. Lost holes are repeated, the lowest first, and nothing
 else is. For each acknowledgement as much is repeated as it reports to have arrived, and a segment more, so
-that a repetition cannot flood a queue that has just overflowed. RESEND_MOST bounds it, whatever is reported.
+that a repetition cannot flood a queue that has just overflowed. MAX_RESEND bounds it, whatever is reported.
 
 The guest's numbers are not to be trusted. Distances from what it has acknowledged decide whether a block
 is one of ours: in sequence space alone (`seq_lt`) a block can begin beyond all that was sent and end before

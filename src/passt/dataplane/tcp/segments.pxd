@@ -26,6 +26,6 @@ cdef void update_window(Core core, Flow *flow) noexcept nogil
 cdef void set_timer(Core core, Flow *flow) noexcept nogil
 cdef void start_rtx(Core core, Flow *flow, int64_t delay) noexcept nogil
 cdef void consume_acked(Core core, Flow *flow) noexcept nogil
-cdef void end(Core core, Flow *flow, bint abort) noexcept nogil
+cdef void end_connection(Core core, Flow *flow, bint abort) noexcept nogil
 cdef void end_tcp(Core core, Flow *flow) noexcept nogil
 cdef void reset_both(Core core, Flow *flow) noexcept nogil

@@ -110,7 +110,7 @@ cdef uint16_t mss_of(const Flow *flow, uint32_t mtu) noexcept nogil:
 
 cdef void take_syn(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     """Take the guest's sequence number, window and options from its SYN."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef TcpOptions options
     read_tcp_options(tcp, &options)
     conn.irs = tcp.seq
@@ -137,7 +137,7 @@ cdef size_t options_place(const Flow *flow) noexcept nogil:
 
 cdef size_t payload_place(const Flow *flow) noexcept nogil:
     """Where in the link's slot the payload of a data segment lies."""
-    return options_place(flow) + (TIMESTAMPS_LEN if flow.u.tcp.flags & CONN_TIMESTAMPS else 0)
+    return options_place(flow) + (TIMESTAMPS_LEN if flow.body.tcp.flags & CONN_TIMESTAMPS else 0)
 
 
 cdef uint32_t push_syn_options(Core core, const Flow *flow, bint is_answer, uint8_t *p) noexcept nogil:
@@ -152,20 +152,20 @@ cdef uint32_t push_syn_options(Core core, const Flow *flow, bint is_answer, uint
     p[1] = MSS_OPTION_LEN
     p[2] = <uint8_t>(mss >> 8)
     p[3] = <uint8_t>(mss & 0xff)
-    if not is_answer or flow.u.tcp.rcv_wscale:
+    if not is_answer or flow.body.tcp.rcv_wscale:
         p[n] = 1
         p[n + 1] = 3
         p[n + 2] = 3
         p[n + 3] = core.sockets.window_scale
         n += 4
-    if not is_answer or flow.u.tcp.flags & CONN_SACK:
+    if not is_answer or flow.body.tcp.flags & CONN_SACK:
         p[n] = 1
         p[n + 1] = 1
         p[n + 2] = 4
         p[n + 3] = 2
         n += 4
-    if not is_answer or flow.u.tcp.flags & CONN_TIMESTAMPS:
-        n += push_timestamps(core, &flow.u.tcp, p + n)
+    if not is_answer or flow.body.tcp.flags & CONN_TIMESTAMPS:
+        n += push_timestamps(core, &flow.body.tcp, p + n)
     return n
 
 
@@ -182,7 +182,7 @@ cdef bint push_tcp(Core core, const uint8_t *mac, const uint8_t *source, const u
                    uint16_t mss) noexcept nogil:
     """Put a segment out whose options and payload lie already behind the header's place in the slot."""
     cdef uint32_t l4_len = TCP_HLEN + options_len + payload_len
-    cdef uint8_t *place = core.push_ip(mac, source, destination, addr_len, IPPROTO_TCP, l4_len)
+    cdef uint8_t *header = core.push_ip(mac, source, destination, addr_len, IPPROTO_TCP, l4_len)
     cdef TxMeta meta
     fields.data_offset = <uint8_t>(((TCP_HLEN + options_len) // 4) << 4)
     fields.urgent_be = 0
@@ -190,9 +190,9 @@ cdef bint push_tcp(Core core, const uint8_t *mac, const uint8_t *source, const u
         fields.csum_be = <uint16_t>~csum_fold(pseudo4(source, destination, IPPROTO_TCP, l4_len))
     else:
         fields.csum_be = <uint16_t>~csum_fold(pseudo6(source, destination, IPPROTO_TCP, l4_len))
-    memcpy(place, fields, TCP_HLEN)
+    memcpy(header, fields, TCP_HLEN)
     memset(&meta, 0, sizeof(meta))
-    meta.csum_start = <uint16_t>(place - core.link.slot)
+    meta.csum_start = <uint16_t>(header - core.link.slot)
     meta.csum_offset = 16
     meta.hdr_len = <uint16_t>(meta.csum_start + TCP_HLEN + options_len)
     if payload_len > mss:
@@ -207,7 +207,7 @@ cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq,
 
     With ACK set it settles every acknowledgement that is due.
     """
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef TcpHdr fields
     cdef uint32_t options_len = 0
     cdef uint32_t sack_len = 0
@@ -235,7 +235,7 @@ cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq,
         return False
     if flags & TCP_ACK:
         conn.rcv_acked = ack
-        conn.far_acked = ack
+        conn.remote_acked = ack
         conn.flags &= ~<uint32_t>(CONN_ACK_NOW | CONN_ACK_DELAYED)
         if ack == conn.rcv_nxt:
             conn.ack_at = 0
@@ -245,13 +245,13 @@ cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq,
 
 
 cdef bint send_ack(Core core, Flow *flow) noexcept nogil:
-    return send_segment(core, flow, TCP_ACK, acceptable_seq(&flow.u.tcp), 0)
+    return send_segment(core, flow, TCP_ACK, acceptable_seq(&flow.body.tcp), 0)
 
 
 cdef bint send_syn(Core core, Flow *flow) noexcept nogil:
     """Send or repeat our SYN or SYN-ACK, always with the same sequence number."""
-    return send_segment(core, flow, TCP_SYN | (TCP_ACK if flow.u.tcp.state == TCP_SYN_RECEIVED else 0),
-                        flow.u.tcp.iss, 0)
+    return send_segment(core, flow, TCP_SYN | (TCP_ACK if flow.body.tcp.state == TCP_SYN_RECEIVED else 0),
+                        flow.body.tcp.iss, 0)
 
 
 cdef void send_reset(Core core, const IpView *ip, const TcpView *tcp) noexcept nogil:
@@ -290,7 +290,7 @@ cdef void update_window(Core core, Flow *flow) noexcept nogil:
     already is reported at once, again and again. A small buffer, of which a third may be less than a
     segment of the guest, is polled ever more seldom.
     """
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef int64_t total = 0
     cdef int64_t room = core.sockets.free_space(flow.fd, &total) - overflow_len(flow)
     cdef int64_t limit = <int64_t>MAX_WINDOW << conn.rcv_wscale
@@ -316,7 +316,7 @@ cdef void update_window(Core core, Flow *flow) noexcept nogil:
 
 cdef void set_timer(Core core, Flow *flow) noexcept nogil:
     """Arm the flow's timer for its earliest deadline."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef int64_t first = conn.rtx_at
     if conn.ack_at and (not first or conn.ack_at < first):
         first = conn.ack_at
@@ -330,13 +330,13 @@ cdef void set_timer(Core core, Flow *flow) noexcept nogil:
 
 cdef void start_rtx(Core core, Flow *flow, int64_t delay) noexcept nogil:
     """(Re)start the retransmission timer."""
-    flow.u.tcp.rtx_at = core.now + delay
+    flow.body.tcp.rtx_at = core.now + delay
     set_timer(core, flow)
 
 
 cdef void consume_acked(Core core, Flow *flow) noexcept nogil:
     """Drop from the socket what the guest has acknowledged."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t upto = conn.snd_una
     cdef ssize_t got
     if conn.flags & CONN_HOST_EOF and seq_lt(conn.fin_seq, upto):
@@ -348,9 +348,9 @@ cdef void consume_acked(Core core, Flow *flow) noexcept nogil:
         conn.sock_una += <uint32_t>got
 
 
-cdef void end(Core core, Flow *flow, bint abort) noexcept nogil:
+cdef void end_connection(Core core, Flow *flow, bint abort) noexcept nogil:
     """Forget the connection. The remote sees a reset if *abort*, or if data it was owed is lost."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if flow.fd >= 0:
         if abort or overflow_len(flow):
             core.sockets.abort(flow.fd)
@@ -375,20 +375,20 @@ cdef void end_tcp(Core core, Flow *flow) noexcept nogil:
     Where the guest had ended its stream and all of it is in the kernel's hands, the kernel delivers it.
     Any other remote sees a reset, and so does the guest, as far as the link takes it at once.
     """
-    if flow.u.tcp.state != TCP_TIME_WAIT and not core.link.blocked:
+    if flow.body.tcp.state != TCP_TIME_WAIT and not core.link.blocked:
         reset_guest(core, flow)
-    end(core, flow, not flow.u.tcp.flags & CONN_WRITE_SHUT)
+    end_connection(core, flow, not flow.body.tcp.flags & CONN_WRITE_SHUT)
 
 
 cdef void reset_both(Core core, Flow *flow) noexcept nogil:
     """Reset the guest's side and the remote's."""
     reset_guest(core, flow)
-    end(core, flow, True)
+    end_connection(core, flow, True)
 
 
 cdef void reset_guest(Core core, Flow *flow) noexcept nogil:
     """Tell the guest that the connection is no more."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     core.stats.tcp_resets_sent += 1
     if conn.state == TCP_SYN_SENT:
         send_segment(core, flow, TCP_RST, conn.snd_max, 0)

@@ -31,7 +31,7 @@ cdef inline uint32_t acceptable_seq(const TcpConn *conn) noexcept nogil:
 
 cdef inline uint32_t overflow_len(const Flow *flow) noexcept nogil:
     """Bytes that the guest saw acknowledged and that the socket has not taken yet."""
-    cdef const TcpStore *store = flow.u.tcp.store
+    cdef const TcpStore *store = flow.body.tcp.store
     return store.ranges[0].end - store.ranges[0].start if store != NULL and store.in_order else 0
 
 
@@ -43,4 +43,6 @@ cdef inline uint32_t ack_number(const TcpConn *conn) noexcept nogil:
     """
     if not conn.flags & CONN_FOLLOW or conn.store != NULL:
         return conn.rcv_nxt
-    return conn.rcv_nxt if conn.flags & (CONN_GUEST_FIN | CONN_HOST_EOF | CONN_FIN_EARLY) else conn.far_acked
+    if conn.flags & (CONN_GUEST_FIN | CONN_HOST_EOF | CONN_FIN_EARLY):
+        return conn.rcv_nxt
+    return conn.remote_acked

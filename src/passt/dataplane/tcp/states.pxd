@@ -19,7 +19,7 @@ cdef void set_state(Core core, Flow *flow, uint8_t state) noexcept nogil
 
 cdef inline void check_connection(const Flow *flow) noexcept nogil:
     """Assert what holds between two events of a turn, with nothing gathered: the order of the numbers."""
-    cdef const TcpConn *conn = &flow.u.tcp
+    cdef const TcpConn *conn = &flow.body.tcp
     PASST_ASSERT(flow.kind == FLOW_TCP)
     PASST_ASSERT(conn.state != TCP_CLOSED)
     PASST_ASSERT(conn.state < N_TCP_STATES)

@@ -115,13 +115,13 @@ cdef const char *state_name(uint8_t state) noexcept nogil:
 
 
 cdef const char *tcp_state(const Flow *flow) noexcept nogil:
-    return state_name(flow.u.tcp.state)
+    return state_name(flow.body.tcp.state)
 
 
 cdef void set_state(Core core, Flow *flow, uint8_t state) noexcept nogil:
     """The only writer of a connection's state."""
-    PASST_ASSERT(is_legal(flow.u.tcp.state, state))
-    flow.u.tcp.state = state
+    PASST_ASSERT(is_legal(flow.body.tcp.state, state))
+    flow.body.tcp.state = state
     core.flows.classify(flow, STATES[state].flow_class)
     if core.has_trace:
         trace_state(core, flow, state_name(state))

@@ -15,7 +15,7 @@ cdef enum:
 
 cdef void start_timestamps(Core core, Flow *flow) noexcept nogil
 cdef void take_timestamps(Core core, Flow *flow, uint32_t stamp) noexcept nogil
-cdef uint32_t push_timestamps(Core core, const TcpConn *conn, uint8_t *place) noexcept nogil
+cdef uint32_t push_timestamps(Core core, const TcpConn *conn, uint8_t *option) noexcept nogil
 cdef void echo_syn(Core core, TcpConn *conn, const TcpView *tcp) noexcept nogil
 cdef bint check_timestamps(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
 cdef void note_timestamp(Core core, TcpConn *conn, const TcpView *tcp) noexcept nogil

@@ -46,7 +46,7 @@ cdef inline bint in_order(Core core, const TcpConn *conn, uint32_t stamp) noexce
     return seq_le(conn.ts_recent, stamp) or now_s(core) - conn.ts_recent_at > <uint32_t>VALID_S
 
 
-cdef inline void keep(Core core, TcpConn *conn, uint32_t stamp) noexcept nogil:
+cdef inline void keep_timestamp(Core core, TcpConn *conn, uint32_t stamp) noexcept nogil:
     conn.ts_recent = stamp
     conn.ts_recent_at = now_s(core)
 
@@ -54,22 +54,22 @@ cdef inline void keep(Core core, TcpConn *conn, uint32_t stamp) noexcept nogil:
 cdef void start_timestamps(Core core, Flow *flow) noexcept nogil:
     """Choose where the connection's clock begins, not to be guessed from others' (RFC 7323 5.4)."""
     # choose_isn takes the lower half of this hash.
-    flow.u.tcp.ts_offset = <uint32_t>(siphash(core.isn_key, <const uint8_t *>&flow.keys[0], 5) >> 32)
+    flow.body.tcp.ts_offset = <uint32_t>(siphash(core.isn_key, <const uint8_t *>&flow.keys[0], 5) >> 32)
 
 
 cdef void take_timestamps(Core core, Flow *flow, uint32_t stamp) noexcept nogil:
     """The guest's SYN has the option: from now on all segments have."""
-    flow.u.tcp.flags |= CONN_TIMESTAMPS
-    flow.u.tcp.mss -= TIMESTAMPS_LEN          # an MSS counts no options (RFC 6691)
+    flow.body.tcp.flags |= CONN_TIMESTAMPS
+    flow.body.tcp.mss -= TIMESTAMPS_LEN          # an MSS counts no options (RFC 6691)
     start_timestamps(core, flow)
-    keep(core, &flow.u.tcp, stamp)
+    keep_timestamp(core, &flow.body.tcp, stamp)
 
 
-cdef uint32_t push_timestamps(Core core, const TcpConn *conn, uint8_t *place) noexcept nogil:
+cdef uint32_t push_timestamps(Core core, const TcpConn *conn, uint8_t *option) noexcept nogil:
     """Write the option with two NOPs before it (RFC 7323 3.2, A); returns its length."""
-    store_be32(place, 0x0101080a)
-    store_be32(place + 4, clock(core, conn))
-    store_be32(place + 8, conn.ts_recent)
+    store_be32(option, 0x0101080a)
+    store_be32(option + 4, clock(core, conn))
+    store_be32(option + 8, conn.ts_recent)
     return TIMESTAMPS_LEN
 
 
@@ -77,7 +77,7 @@ cdef void echo_syn(Core core, TcpConn *conn, const TcpView *tcp) noexcept nogil:
     """The guest repeats its SYN: the answer is one to the later, so that its round trip comes out right."""
     if conn.flags & CONN_TIMESTAMPS and read_timestamps(tcp, &core.gather.ts_val, &core.gather.ts_ecr):
         if in_order(core, conn, core.gather.ts_val):
-            keep(core, conn, core.gather.ts_val)
+            keep_timestamp(core, conn, core.gather.ts_val)
 
 
 cdef bint check_timestamps(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
@@ -85,12 +85,12 @@ cdef bint check_timestamps(Core core, Flow *flow, const TcpView *tcp) noexcept n
     if not read_timestamps(tcp, &core.gather.ts_val, &core.gather.ts_ecr):
         count(&core.stats, DROP_TCP_TIMESTAMP)
         return False
-    if in_order(core, &flow.u.tcp, core.gather.ts_val):
+    if in_order(core, &flow.body.tcp, core.gather.ts_val):
         return True
     count(&core.stats, DROP_TCP_TIMESTAMP)
     # Segments without data could be answered by such from there, without end (see tcp_challenge).
     if tcp.payload_len or tcp.flags & TCP_FIN or may_answer(core, flow):
-        flow.u.tcp.flags |= CONN_ACK_NOW
+        flow.body.tcp.flags |= CONN_ACK_NOW
         core.flows.add_work(flow)
     return False
 
@@ -98,7 +98,7 @@ cdef bint check_timestamps(Core core, Flow *flow, const TcpView *tcp) noexcept n
 cdef void note_timestamp(Core core, TcpConn *conn, const TcpView *tcp) noexcept nogil:
     """The segment is acceptable: its stamp is echoed if it is the earliest (RFC 7323 4.3, 5.3 R3)."""
     if seq_le(tcp.seq, conn.rcv_acked) and in_order(core, conn, core.gather.ts_val):
-        keep(core, conn, core.gather.ts_val)
+        keep_timestamp(core, conn, core.gather.ts_val)
 
 
 cdef void time_echo(Core core, TcpConn *conn) noexcept nogil:

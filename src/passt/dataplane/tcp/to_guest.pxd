@@ -12,7 +12,7 @@ cdef void on_listener(Core core, uint32_t listener, int fd) noexcept nogil
 cdef void on_timer(Core core, Flow *flow) noexcept nogil
 cdef void finish_turn(Core core, Flow *flow) noexcept nogil
 cdef bint may_send_data(const TcpConn *conn) noexcept nogil
-cdef void seek(Core core, Flow *flow) noexcept nogil
+cdef void sync_peek_offset(Core core, Flow *flow) noexcept nogil
 cdef void resend_first(Core core, Flow *flow) noexcept nogil
 cdef void go_back(Core core, Flow *flow, uint32_t seq, bint slowly) noexcept nogil
 cdef bint shorten_segments(Core core, Flow *flow, uint32_t mtu, uint32_t seq) noexcept nogil

@@ -25,14 +25,14 @@ from passt.dataplane.base.externs cimport (
 )
 from passt.dataplane.core.decisions cimport ask_inbound
 from passt.dataplane.loop.timers cimport ms
-from passt.dataplane.tcp.remote_acks cimport count_write, follow, on_far_ack, on_lag_timeout
+from passt.dataplane.tcp.remote_acks cimport count_write, follow, on_remote_ack, on_lag_timeout
 from passt.dataplane.core.make_room cimport admit, evict_half_open, lacks_descriptor
 from passt.dataplane.core.station cimport doubt
 from passt.dataplane.flow.decision cimport InboundView, fill_inbound_key
 from passt.dataplane.tcp.early_data cimport drain_overflow
 from passt.dataplane.tcp.segments cimport (
-    WATCH_ADD, choose_isn, consume_acked, end, mss_of, payload_place, reset_both, send_ack, send_segment,
-    send_syn, set_timer, start_rtx, update_window, watch,
+    WATCH_ADD, choose_isn, consume_acked, end_connection, mss_of, payload_place, reset_both, send_ack,
+    send_segment, send_syn, set_timer, start_rtx, update_window, watch,
 )
 from passt.dataplane.tcp.keepalive cimport on_keep_alive
 from passt.dataplane.tcp.failed_connect cimport refuse
@@ -46,7 +46,7 @@ from passt.dataplane.tcp.timing cimport RTO_MAX_MS, TIMESTAMPS_LEN, start_timest
 
 cdef enum:
     ACCEPT_BUDGET = 64            # connections taken per listener and turn
-    RESEND_MOST = 1 << 20         # bytes that one acknowledgement can have repeated, and a segment more
+    MAX_RESEND = 1 << 20         # bytes that one acknowledgement can have repeated, and a segment more
     TURN_BUDGET = 1 << 20
     # Bytes in flight to the guest. The link has no delay: a few milliseconds' worth keeps it busy,
     # and the kernel walks what is in flight with every peek.
@@ -68,7 +68,7 @@ cdef enum:
 
 cdef void on_connected(Core core, Flow *flow) noexcept nogil:
     """The host's socket is connected: answer the guest's SYN."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if core.sockets.prepare_stream(flow.fd) < 0:
         reset_both(core, flow)
         return
@@ -81,7 +81,7 @@ cdef void on_connected(Core core, Flow *flow) noexcept nogil:
 
 cdef void start_sequence(Core core, Flow *flow) noexcept nogil:
     """Choose the initial sequence number and set what follows from it."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     conn.iss = choose_isn(core, flow)
     start_timestamps(core, flow)
     conn.snd_una = conn.iss
@@ -95,7 +95,7 @@ cdef void start_sequence(Core core, Flow *flow) noexcept nogil:
 
 cdef void on_socket(Core core, Flow *flow, int side, uint32_t events) noexcept nogil:
     """An event of the connection's socket."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef int error
     if conn.state == TCP_CONNECTING:
         if not events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
@@ -109,7 +109,7 @@ cdef void on_socket(Core core, Flow *flow, int side, uint32_t events) noexcept n
             note_readable(conn, events)
         return
     if events & EPOLLERR and conn.flags & CONN_STAMPED:
-        on_far_ack(core, flow)
+        on_remote_ack(core, flow)
     # With the error queue in use an error that ends the connection is told from one that an ICMP message
     # left behind by the hang-up that comes with it (net/ipv4/tcp.c, tcp_poll).
     if (events & EPOLLERR and (events & EPOLLHUP or not conn.flags & CONN_STAMPED)
@@ -120,7 +120,7 @@ cdef void on_socket(Core core, Flow *flow, int side, uint32_t events) noexcept n
         note_readable(conn, events)
         core.flows.add_work(flow)
     if events & EPOLLOUT and conn.flags & CONN_WANT_OUT:
-        look_at_buffer(core, flow)
+        on_send_space(core, flow)
 
 
 cdef void note_readable(TcpConn *conn, uint32_t events) noexcept nogil:
@@ -135,9 +135,9 @@ cdef void note_readable(TcpConn *conn, uint32_t events) noexcept nogil:
         conn.flags |= CONN_READ_ON
 
 
-cdef void look_at_buffer(Core core, Flow *flow) noexcept nogil:
+cdef void on_send_space(Core core, Flow *flow) noexcept nogil:
     """There may be room in the send buffer: fill it, and tell the guest of more window."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t edge = conn.rcv_adv
     cdef uint32_t held = overflow_len(flow)
     if not drain_overflow(core, flow):
@@ -179,13 +179,13 @@ cdef void on_listener(Core core, uint32_t listener, int fd) noexcept nogil:
         elif new < 0:
             count(&core.stats, DROP_SOCKET)
         else:
-            open_inbound(core, listener, new, &peer, &local)
+            offer_connection(core, listener, new, &peer, &local)
             if core.reactor.slept:
                 return            # it came alone, most likely; if not, the loop is told of the others
 
 
-cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_storage *peer,
-                       const sockaddr_storage *local) noexcept nogil:
+cdef void offer_connection(Core core, uint32_t listener, int fd, const sockaddr_storage *peer,
+                           const sockaddr_storage *local) noexcept nogil:
     """Offer an accepted connection to the guest."""
     cdef InboundView view
     cdef Flow *flow
@@ -208,7 +208,7 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
     flow.inbound = True
     flow.peer = peer[0]
     fill_inbound_key(&flow.keys[0], &view, IPPROTO_TCP)
-    make_way(core, &flow.keys[0])
+    replace_finished(core, &flow.keys[0])
     if not core.flows.insert(flow, SIDE_GUEST):
         count(&core.stats, DROP_REFUSED)
         core.sockets.abort(fd)
@@ -221,14 +221,14 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
     set_state(core, flow, TCP_SYN_SENT)
     if watch(core, flow, 0, WATCH_ADD) < 0:
         count(&core.stats, DROP_SOCKET)
-        end(core, flow, True)
+        end_connection(core, flow, True)
         return
     update_window(core, flow)
     send_syn(core, flow)
-    start_rtx(core, flow, flow.u.tcp.rto)
+    start_rtx(core, flow, flow.body.tcp.rto)
 
 
-cdef void make_way(Core core, const FlowKey *key) noexcept nogil:
+cdef void replace_finished(Core core, const FlowKey *key) noexcept nogil:
     """A client comes with the tuple of an earlier connection: forget that one if the remote is done with it.
 
     It may be that we do not know yet how the remote ended it: the listener's event can come first. What is
@@ -238,17 +238,17 @@ cdef void make_way(Core core, const FlowKey *key) noexcept nogil:
     cdef Flow *old = core.flows.find(key, SIDE_GUEST)
     if old == NULL:
         return
-    if may_send_data(&old.u.tcp) and not overflow_len(old):
-        note_readable(&old.u.tcp, EPOLLRDHUP)
+    if may_send_data(&old.body.tcp) and not overflow_len(old):
+        note_readable(&old.body.tcp, EPOLLRDHUP)
         push_data(core, old, False)
-    if old.u.tcp.state == TCP_TIME_WAIT or (old.u.tcp.state in (TCP_LAST_ACK, TCP_CLOSING)
-                                            and not overflow_len(old)):
-        end(core, old, False)
+    if old.body.tcp.state == TCP_TIME_WAIT or (old.body.tcp.state in (TCP_LAST_ACK, TCP_CLOSING)
+                                               and not overflow_len(old)):
+        end_connection(core, old, False)
 
 
-cdef void seek(Core core, Flow *flow) noexcept nogil:
+cdef void sync_peek_offset(Core core, Flow *flow) noexcept nogil:
     """Put the socket's peek place where snd_nxt is."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t upto = conn.snd_nxt
     if conn.flags & CONN_HOST_EOF and seq_lt(conn.fin_seq, upto):
         upto = conn.fin_seq
@@ -270,7 +270,7 @@ cdef uint32_t next_length(Core core, const Flow *flow, bint probe) noexcept nogi
 
     Whole segments, but where half the window is less than one (RFC 9293 3.8.6.2.1).
     """
-    cdef const TcpConn *conn = &flow.u.tcp
+    cdef const TcpConn *conn = &flow.body.tcp
     cdef uint32_t cwnd = conn.cwnd
     cdef uint32_t gap = 0
     cdef uint32_t in_flight = conn.snd_nxt - conn.snd_una
@@ -296,7 +296,7 @@ cdef uint32_t next_length(Core core, const Flow *flow, bint probe) noexcept nogi
 
 cdef void push_data(Core core, Flow *flow, bint probe) noexcept nogil:
     """Send the guest what its window takes, then a FIN if that was all. May end the connection."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef int64_t budget = TURN_BUDGET
     cdef size_t place = payload_place(flow)
     cdef uint32_t n
@@ -307,7 +307,7 @@ cdef void push_data(Core core, Flow *flow, bint probe) noexcept nogil:
             core.flows.add_waiting(flow)
             return
         if conn.board != NULL:
-            step_over(core, flow)
+            skip_sacked(core, flow)
         n = next_length(core, flow, probe)
         if not n:
             if not conn.rtx_at:
@@ -342,23 +342,23 @@ cdef void push_data(Core core, Flow *flow, bint probe) noexcept nogil:
         if probe:
             return
     if conn.board != NULL:
-        step_over(core, flow)
+        skip_sacked(core, flow)
     if conn.snd_nxt == conn.fin_seq:
         send_fin(core, flow)
 
 
-cdef void step_over(Core core, Flow *flow) noexcept nogil:
+cdef void skip_sacked(Core core, Flow *flow) noexcept nogil:
     """Go on behind what the guest has already, if that is what comes next."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t seq = behind_run(conn, conn.snd_nxt)
     if seq != conn.snd_nxt:
         conn.snd_nxt = seq
-        seek(core, flow)
+        sync_peek_offset(core, flow)
 
 
 cdef bint send_data(Core core, Flow *flow, uint32_t n, bint last) noexcept nogil:
     """Send *n* bytes that lie in the slot at snd_nxt, and account for them."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef bint again = seq_lt(conn.snd_nxt, conn.snd_max)
     if conn.flags & CONN_ASKED:
         conn.flags &= ~<uint32_t>CONN_ASKED
@@ -383,7 +383,7 @@ cdef bint send_data(Core core, Flow *flow, uint32_t n, bint last) noexcept nogil
 
 cdef void send_fin(Core core, Flow *flow) noexcept nogil:
     """Tell the guest that the remote sends no more; repeated until it is acknowledged."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if not send_segment(core, flow, TCP_FIN | TCP_ACK, conn.fin_seq, 0):
         if core.link.blocked:
             core.flows.add_waiting(flow)
@@ -403,7 +403,7 @@ cdef void send_fin(Core core, Flow *flow) noexcept nogil:
 
 cdef void resend_first(Core core, Flow *flow) noexcept nogil:
     """Repeat the first segment that is not acknowledged (RFC 5681 3.2)."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t upto = conn.snd_max
     cdef ssize_t got
     if flow.fd < 0 or core.link.blocked:
@@ -422,12 +422,12 @@ cdef void resend_first(Core core, Flow *flow) noexcept nogil:
                             min(<uint32_t>conn.mss, upto - conn.snd_una))
     if got > 0:
         send_segment(core, flow, TCP_ACK | TCP_PSH, conn.snd_una, <uint32_t>got)
-    seek(core, flow)
+    sync_peek_offset(core, flow)
 
 
 cdef void on_timer(Core core, Flow *flow) noexcept nogil:
     """The flow's entry in the timer heap fired; which deadlines have come is found out here."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if conn.ack_at and conn.ack_at <= core.now:
         conn.ack_at = 0
         if conn.flags & CONN_FOLLOW:
@@ -438,7 +438,7 @@ cdef void on_timer(Core core, Flow *flow) noexcept nogil:
             core.flows.add_work(flow)
     if conn.sock_at and conn.sock_at <= core.now:
         conn.sock_at = 0
-        look_at_buffer(core, flow)
+        on_send_space(core, flow)
         if conn.state == TCP_CLOSED:
             return
     if conn.rtx_at and conn.rtx_at <= core.now:
@@ -458,11 +458,11 @@ cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
 
     Data that is repeated starts slowly (RFC 5681 3.1); a probe says nothing of congestion.
     """
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if conn.state == TCP_TIME_WAIT:
         # What is held keeps the record; it ends some time after `look_at_buffer` has got rid of it.
         if not overflow_len(flow):
-            end(core, flow, False)
+            end_connection(core, flow, False)
         return
     if core.link.blocked:
         # A guest that does not read, a paused one perhaps, cannot answer: that is no sign of its end.
@@ -486,7 +486,7 @@ cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
 
 
 cdef void resend_all(Core core, Flow *flow) noexcept nogil:
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     if conn.backoff > 1:
         drop_board(core, conn)    # the guest may have dropped what it had (RFC 2018 8)
     go_back(core, flow, conn.snd_una, conn.snd_wnd != 0)
@@ -499,7 +499,7 @@ cdef void go_back(Core core, Flow *flow, uint32_t seq, bint slowly) noexcept nog
     *slowly*: two segments, and more only as acknowledgements show that it had to be (RFC 5681 3.1). So
     whatever made us do it, and however often, most of what was not lost is not repeated.
     """
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t arrived = 0     # of what lies before
     conn.flags &= ~<uint32_t>(CONN_RTT_TIMED | CONN_RECOVERY)
     conn.dup_acks = 0
@@ -510,7 +510,7 @@ cdef void go_back(Core core, Flow *flow, uint32_t seq, bint slowly) noexcept nog
         conn.cwnd = seq - conn.snd_una - arrived + SLOW_START_SEGMENTS * <uint32_t>conn.mss
     consume_acked(core, flow)
     conn.snd_nxt = seq
-    seek(core, flow)
+    sync_peek_offset(core, flow)
 
 
 cdef bint shorten_segments(Core core, Flow *flow, uint32_t mtu, uint32_t seq) noexcept nogil:
@@ -521,7 +521,7 @@ cdef bint shorten_segments(Core core, Flow *flow, uint32_t mtu, uint32_t seq) no
     message has us send it again anyway, it just leaves in smaller segments. False: *seq* is not on its way
     (RFC 5927 7.1).
     """
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint16_t mss = mss_of(flow, mtu)
     if conn.flags & CONN_TIMESTAMPS:
         mss -= TIMESTAMPS_LEN
@@ -537,7 +537,7 @@ cdef bint shorten_segments(Core core, Flow *flow, uint32_t mtu, uint32_t seq) no
 
 cdef void finish_turn(Core core, Flow *flow) noexcept nogil:
     """Once per turn with something new: empty the socket, send data, acknowledge."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     # A guest that waits for an answer gets it before the tidying up.
     cdef bint tidy_later = conn.snd_una - conn.sock_una < ACK_AT_ONCE
     if PASST_DEBUG_BUILD:
@@ -569,7 +569,7 @@ cdef bint can_wait(const TcpConn *conn, uint32_t due) noexcept nogil:
 
 cdef void settle_acks(Core core, Flow *flow) noexcept nogil:
     """Send the acknowledgement that is due, or let a small one wait for data to ride on."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t due = conn.rcv_nxt - conn.rcv_acked
     if conn.state in (TCP_CONNECTING, TCP_SYN_SENT, TCP_CLOSED):
         return
@@ -592,7 +592,7 @@ cdef void settle_acks(Core core, Flow *flow) noexcept nogil:
 
 cdef uint32_t resend_part(Core core, Flow *flow, uint32_t seq, uint32_t n) noexcept nogil:
     """Repeat up to *n* bytes at *seq*; returns how many, 0 if it is not possible now."""
-    cdef TcpConn *conn = &flow.u.tcp
+    cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t skip = seq - conn.sock_una
     cdef ssize_t got
     core.sockets.rewind(flow.fd, skip)
@@ -606,8 +606,8 @@ cdef uint32_t resend_part(Core core, Flow *flow, uint32_t seq, uint32_t n) noexc
 
 
 cdef void resend_holes(Core core, Flow *flow, uint32_t budget) noexcept nogil:
-    """Repeat what is lost, about *budget* bytes of it, but a segment at least and RESEND_MOST at most."""
-    cdef TcpConn *conn = &flow.u.tcp
+    """Repeat what is lost, about *budget* bytes of it, but a segment at least and MAX_RESEND at most."""
+    cdef TcpConn *conn = &flow.body.tcp
     cdef SackBoard *board = conn.board
     cdef SackRange *run
     cdef uint32_t most = MAX_IP_LEN + ETH_HLEN - <uint32_t>payload_place(flow)
@@ -615,7 +615,7 @@ cdef void resend_holes(Core core, Flow *flow, uint32_t budget) noexcept nogil:
     cdef uint32_t edge = conn.snd_una + conn.snd_wnd
     cdef uint32_t i, at, n
     cdef bint has_moved = False
-    budget = min(budget, <uint32_t>RESEND_MOST) + conn.mss
+    budget = min(budget, <uint32_t>MAX_RESEND) + conn.mss
     for i in range(board.n):
         run = &board.ranges[i]
         at = hole_start(conn, i)
@@ -634,12 +634,12 @@ cdef void resend_holes(Core core, Flow *flow, uint32_t budget) noexcept nogil:
                 n = resend_part(core, flow, at, n)
             if not n:
                 if has_moved:
-                    seek(core, flow)
+                    sync_peek_offset(core, flow)
                 return
             budget -= min(n, budget)
             at += n
         later -= run.end - run.start
     if has_moved:
-        seek(core, flow)
+        sync_peek_offset(core, flow)
         if not conn.rtx_at:
             start_rtx(core, flow, conn.rto)

@@ -15,4 +15,4 @@ cdef size_t store_gather(const TcpConn *conn, iovec *pieces, size_t most) noexce
 cdef void drop_front(Core core, TcpConn *conn, uint32_t n) noexcept nogil
 cdef void trim_store(Core core, TcpConn *conn, uint32_t upto) noexcept nogil
 cdef void drop_store(Core core, TcpConn *conn) noexcept nogil
-cdef uint32_t push_sack(const TcpConn *conn, uint8_t *place) noexcept nogil
+cdef uint32_t push_sack(const TcpConn *conn, uint8_t *option) noexcept nogil

@@ -12,7 +12,7 @@ each other, none of them twice. There are two reasons to be in it:
 
 Early data is never beyond the window that the guest was told, so when its turn comes the socket has
 room for it. Memory comes from the pool (`pool`). Early data may not touch the last half of it, which is for
-data that was promised a place, nor exceed EARLY_MOST for one connection: what then finds no room is
+data that was promised a place, nor exceed MAX_EARLY for one connection: what then finds no room is
 not taken in, counted, and not reported. What was reported is never dropped before the connection ends
 (RFC 2018 8 would allow it).
 
@@ -37,13 +37,13 @@ cdef enum:
     # and those that follow.
     FIRST_PIECE = 2048
     NEXT_PIECE = 16384
-    EARLY_MOST = 8 << 20          # bytes of early data that one connection may hold
+    MAX_EARLY = 8 << 20          # bytes of early data that one connection may hold
 
 
 cdef void *take(Core core, TcpConn *conn, size_t n, bint early) noexcept nogil:
     """*n* bytes of the pool for a store, or NULL."""
     if early and (core.pool.left < core.pool.size // 2 + n
-                  or (conn.store != NULL and conn.store.memory + n > EARLY_MOST)):
+                  or (conn.store != NULL and conn.store.memory + n > MAX_EARLY)):
         return NULL
     return core.pool.take(n)
 
@@ -276,14 +276,14 @@ cdef uint8_t *push_block(uint8_t *p, uint32_t start, uint32_t end) noexcept nogi
     return p + 8
 
 
-cdef uint32_t push_sack(const TcpConn *conn, uint8_t *place) noexcept nogil:
+cdef uint32_t push_sack(const TcpConn *conn, uint8_t *option) noexcept nogil:
     """Write the SACK option with two NOPs before it; returns its length, 0 if there is nothing to report.
 
     First what came last, then the others, the last reported first (RFC 2018 4); before them what came
     twice (RFC 2883 4).
     """
-    cdef uint8_t *end = place + 4 + 8 * (MAX_SACK_BLOCKS - (1 if conn.flags & CONN_TIMESTAMPS else 0))
-    cdef uint8_t *p = place + 4
+    cdef uint8_t *end = option + 4 + 8 * (MAX_SACK_BLOCKS - (1 if conn.flags & CONN_TIMESTAMPS else 0))
+    cdef uint8_t *p = option + 4
     cdef bint with_fin
     cdef bint fin_alone = conn.flags & CONN_FIN_EARLY and store_end(conn) != conn.guest_fin
     cdef const StoreRange *best
@@ -306,13 +306,13 @@ cdef uint32_t push_sack(const TcpConn *conn, uint8_t *place) noexcept nogil:
         p = push_block(p, best.start, best.end + with_fin)
     if fin_alone and p < end:
         p = push_block(p, conn.guest_fin, conn.guest_fin + 1)
-    if p == place + 4:
+    if p == option + 4:
         return 0
-    place[0] = 1
-    place[1] = 1
-    place[2] = 5
-    place[3] = <uint8_t>(p - place - 2)
-    return <uint32_t>(p - place)
+    option[0] = 1
+    option[1] = 1
+    option[2] = 5
+    option[3] = <uint8_t>(p - option - 2)
+    return <uint32_t>(p - option)
 
 
 cdef void check_store(const TcpStore *store) noexcept nogil:

@@ -13,6 +13,6 @@ cdef void on_datagram(Core core, const IpView *ip, const RxFrame *frame) noexcep
 cdef Flow *flow_from(Core core, Flow *port, const sockaddr_storage *peer) noexcept nogil
 cdef Flow *inbound_flow(Core core, uint32_t listener, int fd, msghdr *message) noexcept nogil
 cdef void note_received(Core core, Flow *flow, uint32_t n) noexcept nogil
-cdef int64_t lifetime(Core core, const Flow *flow) noexcept nogil
+cdef int64_t udp_lifetime(Core core, const Flow *flow) noexcept nogil
 cdef void on_udp_timer(Core core, Flow *flow) noexcept nogil
 cdef void end_udp(Core core, Flow *flow) noexcept nogil

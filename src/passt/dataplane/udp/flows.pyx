@@ -31,7 +31,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.datagram.lifetime cimport (
-    end_datagram, open_bound, refuse_datagram, start_datagram, still_used, use, watch_datagram,
+    end_datagram, open_bound, refuse_datagram, start_datagram, still_used, touch, watch_datagram,
 )
 from passt.dataplane.flow.table cimport (
     FLOW_UDP, FLOW_UDP_PORT, SIDE_GUEST, SIDE_HOST, Flow, FlowKey, fill_host_key, fill_key,
@@ -117,8 +117,8 @@ cdef Flow *open_outbound(Core core, const FlowKey *key) noexcept nogil:
 
 cdef void start_udp(Core core, Flow *flow) noexcept nogil:
     """Set what a new flow begins with; its guest's endpoint is known."""
-    flow.u.udp.most_segment = ANY_SIZE
-    flow.u.udp.packet_limit = limit_towards(core, flow.keys[0].guest)
+    flow.body.udp.max_segment = ANY_SIZE
+    flow.body.udp.packet_limit = limit_towards(core, flow.keys[0].guest)
 
 
 cdef int take_port(Core core, Flow *flow, const HostRoute *route) noexcept nogil:
@@ -153,8 +153,8 @@ cdef int take_port(Core core, Flow *flow, const HostRoute *route) noexcept nogil
         if shared:
             core.flows.insert(port, SIDE_GUEST)
         fill_host_key(&flow.keys[1], port, &flow.peer)
-    flow.u.udp.port = port.index
-    port.u.port.users += 1
+    flow.body.udp.port = port.index
+    port.body.port.users += 1
     return 0
 
 
@@ -183,10 +183,10 @@ cdef bint take_listener(Core core, Flow *flow, const HostRoute *route) noexcept 
     if (route.ifname[0] and not ifindex) or core.flows.find(&key, SIDE_HOST) != NULL:
         return False
     flow.keys[1] = key
-    flow.u.udp.listener = found.index + 1
-    flow.u.udp.listener_fd = found.fd
-    flow.u.udp.local_family = found.family
-    flow.u.udp.ifindex = ifindex
+    flow.body.udp.listener = found.index + 1
+    flow.body.udp.listener_fd = found.fd
+    flow.body.udp.local_family = found.family
+    flow.body.udp.ifindex = ifindex
     if found.family == AF_INET6 and route.peer.ss_family == AF_INET:
         memset(&six, 0, sizeof(six))
         six.sin6_family = AF_INET6
@@ -228,7 +228,7 @@ cdef int open_port(Core core, Flow *port, const HostRoute *route) noexcept nogil
         return fd
     port.peer = route.source
     port.peer_len = route.source_len
-    memcpy(port.u.port.ifname, route.ifname, sizeof(port.u.port.ifname))
+    memcpy(port.body.port.ifname, route.ifname, sizeof(port.body.port.ifname))
     core.sockets.prepare_datagrams(fd)
     port.fd = fd
     if not watch_datagram(core, port):
@@ -239,7 +239,7 @@ cdef int open_port(Core core, Flow *port, const HostRoute *route) noexcept nogil
 
 cdef bint serves(const Flow *port, const HostRoute *route) noexcept nogil:
     """Whether the socket is bound as the route asks."""
-    if port.peer_len != route.source_len or memcmp(port.u.port.ifname, route.ifname, sizeof(route.ifname)):
+    if port.peer_len != route.source_len or memcmp(port.body.port.ifname, route.ifname, sizeof(route.ifname)):
         return False
     return not memcmp(&port.peer, &route.source, route.source_len)
 
@@ -250,7 +250,7 @@ cdef Flow *flow_from(Core core, Flow *port, const sockaddr_storage *peer) noexce
     cdef Flow *flow
     fill_host_key(&key, port, peer)
     flow = core.flows.find(&key, SIDE_HOST)
-    if flow == NULL and port.u.port.groups:
+    if flow == NULL and port.body.port.groups:
         return open_answer(core, port, &key, peer)
     if flow == NULL:
         count(&core.stats, DROP_UNKNOWN_FLOW)
@@ -264,11 +264,11 @@ cdef bint is_group(const FlowKey *key) noexcept nogil:
 
 cdef void join_groups(Core core, Flow *flow, const HostRoute *route) noexcept nogil:
     """Note that the flow goes to more than one, and by which interface."""
-    cdef Flow *port = &core.flows.flows[flow.u.udp.port]
-    flow.u.udp.group = True
-    if flow.u.udp.listener:
+    cdef Flow *port = &core.flows.flows[flow.body.udp.port]
+    flow.body.udp.group = True
+    if flow.body.udp.listener:
         return                    # anybody may ask there anyway, and each message says its interface
-    port.u.port.groups += 1
+    port.body.port.groups += 1
     if route.ifindex and not route.ifname[0]:
         core.sockets.set_interface(port.fd, route.peer.ss_family, <int>route.ifindex)
 
@@ -287,17 +287,17 @@ cdef Flow *open_answer(Core core, Flow *port, const FlowKey *key,
     if core.flows.find(&guest_key, SIDE_GUEST) != NULL:
         count(&core.stats, DROP_UNKNOWN_FLOW)     # the guest knows another remote by that address
         return NULL
-    port.u.port.users += 1        # it must outlive whom the new flow crowds out
+    port.body.port.users += 1        # it must outlive whom the new flow crowds out
     flow = admit_datagram(core, FLOW_UDP)
     if flow == NULL:
-        port.u.port.users -= 1
-        if not port.u.port.users:
+        port.body.port.users -= 1
+        if not port.body.port.users:
             core.flows.add_work(port)         # the last one was crowded out: it ends
         return NULL
     flow.keys[0] = guest_key
     flow.keys[1] = key[0]
     start_udp(core, flow)
-    flow.u.udp.port = index
+    flow.body.udp.port = index
     flow.has_mac = port.has_mac
     memcpy(flow.mac, port.mac, ETH_ALEN)
     flow.peer = peer[0]
@@ -370,10 +370,10 @@ cdef Flow *open_inbound(Core core, uint32_t listener, int fd, const FlowKey *key
         leave_port(core, flow)
     flow.peer = peer[0]
     flow.peer_len = sizeof(sockaddr_in) if peer.ss_family == AF_INET else sizeof(sockaddr_in6)
-    flow.u.udp.listener = listener + 1
-    flow.u.udp.listener_fd = fd
-    flow.u.udp.local_family = peer.ss_family
-    flow.u.udp.ifindex = ifindex
+    flow.body.udp.listener = listener + 1
+    flow.body.udp.listener_fd = fd
+    flow.body.udp.local_family = peer.ss_family
+    flow.body.udp.ifindex = ifindex
     flow.keys[1] = key[0]
     core.flows.insert(flow, SIDE_HOST)
     return flow
@@ -387,7 +387,7 @@ cdef bint same_remote(Core core, const Flow *flow, uint32_t listener, const Flow
     cdef uint8_t address[16]
     cdef uint16_t port = 0
     read_sockaddr(&flow.peer, address, &port)
-    if flow.u.udp.listener and flow.u.udp.listener != listener + 1:
+    if flow.body.udp.listener and flow.body.udp.listener != listener + 1:
         return False
     return port == key.remote_port and not memcmp(address, key.remote, 16)
 
@@ -399,34 +399,34 @@ cdef bint is_dns(const Flow *flow) noexcept nogil:
 cdef void note_sent(Core core, Flow *flow) noexcept nogil:
     """The guest sent a datagram on the flow."""
     if is_dns(flow):
-        flow.u.udp.pending += flow.u.udp.pending < ANY_SIZE
-    elif flow.u.udp.answered or flow.inbound:
-        flow.u.udp.streaming = True
-    use(core, flow, &flow.u.udp.last_used, lifetime(core, flow))
+        flow.body.udp.pending += flow.body.udp.pending < ANY_SIZE
+    elif flow.body.udp.answered or flow.inbound:
+        flow.body.udp.streaming = True
+    touch(core, flow, &flow.body.udp.last_used, udp_lifetime(core, flow))
 
 
 cdef void note_received(Core core, Flow *flow, uint32_t n) noexcept nogil:
     """*n* datagrams came for the guest."""
     if is_dns(flow):
-        flow.u.udp.pending -= <uint16_t>min(n, <uint32_t>flow.u.udp.pending)
-    elif flow.u.udp.answered or n > 1:
-        flow.u.udp.streaming = True
-    flow.u.udp.answered = True
-    use(core, flow, &flow.u.udp.last_used, lifetime(core, flow))
+        flow.body.udp.pending -= <uint16_t>min(n, <uint32_t>flow.body.udp.pending)
+    elif flow.body.udp.answered or n > 1:
+        flow.body.udp.streaming = True
+    flow.body.udp.answered = True
+    touch(core, flow, &flow.body.udp.last_used, udp_lifetime(core, flow))
     if is_dns(flow):
-        core.arm(flow, core.now + lifetime(core, flow))
+        core.arm(flow, core.now + udp_lifetime(core, flow))
 
 
-cdef int64_t lifetime(Core core, const Flow *flow) noexcept nogil:
+cdef int64_t udp_lifetime(Core core, const Flow *flow) noexcept nogil:
     """How long the flow lives unused, ns."""
     if is_dns(flow):
-        return core.udp.once_ns if flow.u.udp.pending or not flow.u.udp.answered else ANSWERED_NS
-    return core.udp.stream_ns if flow.u.udp.streaming else core.udp.once_ns
+        return core.udp.once_ns if flow.body.udp.pending or not flow.body.udp.answered else ANSWERED_NS
+    return core.udp.stream_ns if flow.body.udp.streaming else core.udp.once_ns
 
 
 cdef void on_udp_timer(Core core, Flow *flow) noexcept nogil:
     """The flow may have been unused for its lifetime."""
-    if not still_used(core, flow, flow.u.udp.last_used, lifetime(core, flow)):
+    if not still_used(core, flow, flow.body.udp.last_used, udp_lifetime(core, flow)):
         end_udp(core, flow)
 
 
@@ -442,10 +442,10 @@ cdef void end_udp(Core core, Flow *flow) noexcept nogil:
 cdef void leave_port(Core core, Flow *flow) noexcept nogil:
     """A UDP flow no longer uses the socket that it shared."""
     cdef Flow *port
-    if flow.u.udp.listener:
+    if flow.body.udp.listener:
         return
-    port = &core.flows.flows[flow.u.udp.port]
-    port.u.port.users -= 1
-    port.u.port.groups -= flow.u.udp.group
-    if not port.u.port.users:
+    port = &core.flows.flows[flow.body.udp.port]
+    port.body.port.users -= 1
+    port.body.port.groups -= flow.body.udp.group
+    if not port.body.port.users:
         end_datagram(core, port)

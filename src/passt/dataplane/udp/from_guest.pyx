@@ -34,7 +34,7 @@ from passt.dataplane.base.externs cimport (
 
 cdef enum:
     # Of one message: an earlier datagram's error, a size or a broadcast that is to be settled, and at last.
-    MOST_TRIES = 4
+    MAX_TRIES = 4
 
 
 cdef void send_out(Core core, Flow *flow, const IpView *ip, const UdpView *udp,
@@ -43,17 +43,17 @@ cdef void send_out(Core core, Flow *flow, const IpView *ip, const UdpView *udp,
     cdef size_t offset = 0
     cdef size_t n
     if not segment or segment >= udp.payload_len:
-        add_datagrams(core, flow, ip, udp.payload, udp.payload_len, <uint16_t>udp.payload_len)
+        queue_datagrams(core, flow, ip, udp.payload, udp.payload_len, <uint16_t>udp.payload_len)
         return
     # As many at a time as one message may have.
-    n = <size_t>segment * (MAX_SEGMENTS if segment <= flow.u.udp.most_segment else 1)
+    n = <size_t>segment * (MAX_SEGMENTS if segment <= flow.body.udp.max_segment else 1)
     while offset < udp.payload_len:
-        add_datagrams(core, flow, ip, udp.payload + offset, min(n, udp.payload_len - offset), segment)
+        queue_datagrams(core, flow, ip, udp.payload + offset, min(n, udp.payload_len - offset), segment)
         offset += n
 
 
-cdef void add_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *payload, size_t n,
-                        uint16_t segment) noexcept nogil:
+cdef void queue_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *payload, size_t n,
+                          uint16_t segment) noexcept nogil:
     """Add *n* octets: datagrams of *segment* each and a last one that may be shorter."""
     cdef OutBatch *batch = core.udp.out_batch
     cdef OutMessage *message
@@ -62,14 +62,14 @@ cdef void add_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *
     cdef uint32_t n_datagrams = <uint32_t>((n + segment - 1) // segment) if segment else 1
     if goes_to_many(core, flow):
         note_sending(core, payload, n, segment)
-    if batch.n_messages and (fd != batch.fd or ip.whole != batch.whole):
+    if batch.n_messages and (fd != batch.fd or ip.dont_fragment != batch.dont_fragment):
         flush_out(core)
     message = &batch.messages[batch.n_messages - 1] if batch.n_messages else NULL
-    if message == NULL or not fits(message, flow, ip, n, n_datagrams, segment):
+    if message == NULL or not fits_message(message, flow, ip, n, n_datagrams, segment):
         if batch.n_messages == OUT_MESSAGES:
             flush_out(core)
         batch.fd = fd
-        batch.whole = ip.whole
+        batch.dont_fragment = ip.dont_fragment
         PASST_ASSERT(batch.n_messages < OUT_MESSAGES)
         message = &batch.messages[batch.n_messages]
         batch.n_messages += 1
@@ -92,15 +92,15 @@ cdef void add_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *
         flush_out(core)
 
 
-cdef bint fits(const OutMessage *message, const Flow *flow, const IpView *ip, size_t n, uint32_t n_datagrams,
-               uint16_t segment) noexcept nogil:
+cdef bint fits_message(const OutMessage *message, const Flow *flow, const IpView *ip, size_t n,
+                       uint32_t n_datagrams, uint16_t segment) noexcept nogil:
     """Whether the datagrams may join the message: RFC 768 lengths, and what UDP_SEGMENT can tell apart."""
     cdef uint32_t most = MAX_IP_LEN - UDP_HLEN - (IP4_HLEN if ip.addr_len == 4 else 0)
     if message.flow != flow or message.ended or message.ttl != ip.ttl or message.tos != ip.tos:
         return False
     if segment != message.segment and (n_datagrams != 1 or n > message.segment or not n):
         return False
-    if message.segment > flow.u.udp.most_segment:
+    if message.segment > flow.body.udp.max_segment:
         return False
     return message.n_datagrams + n_datagrams <= MAX_SEGMENTS and message.total + n <= most
 
@@ -120,7 +120,7 @@ cdef void flush_out(Core core) noexcept nogil:
     for i in range(n):
         # A listener of both families is told for each of them.
         flow = batch.messages[i].flow
-        set_fragmenting(core, batch.fd, flow.keys[0].addr_len == 4, batch.whole,
+        set_fragmenting(core, batch.fd, flow.keys[0].addr_len == 4, batch.dont_fragment,
                         &marks_of(core, flow).fragmenting)
         fill_header(core, batch, i)
     while done < n:
@@ -133,7 +133,7 @@ cdef void flush_out(Core core) noexcept nogil:
         tries += 1
         if batch.messages[done].n_datagrams > 1 and sent in (-EINVAL, -EIO, -EMSGSIZE):
             send_apart(core, batch, done, sent)
-        elif is_lost(sent) or tries == MOST_TRIES or not settle_send_error(
+        elif is_final_error(sent) or tries == MAX_TRIES or not settle_send_error(
                 core, batch.messages[done].flow, sent, <const uint8_t *>piece.iov_base, piece.iov_len):
             core.stats.drops[<int>DROP_SOCKET] += batch.messages[done].n_datagrams
         else:
@@ -144,7 +144,7 @@ cdef void flush_out(Core core) noexcept nogil:
     batch.n_pieces = 0
 
 
-cdef bint is_lost(int result) noexcept nogil:
+cdef bint is_final_error(int result) noexcept nogil:
     """Whether the error says of the datagram just sent, and of no other, that it is gone."""
     return result in (-EAGAIN, -ENOBUFS, -ENOMEM, -EINVAL, -EIO)
 
@@ -162,7 +162,7 @@ cdef void send_apart(Core core, OutBatch *batch, uint32_t number, int refused) n
     cdef size_t offset
     cdef iovec *piece
     cdef int sent
-    message.flow.u.udp.most_segment = 0 if refused == -EIO else <uint16_t>(message.segment - 1)
+    message.flow.body.udp.max_segment = 0 if refused == -EIO else <uint16_t>(message.segment - 1)
     for i in range(message.n_pieces):
         piece = &batch.pieces[message.first + i]
         offset = 0
@@ -182,7 +182,7 @@ cdef void send_apart(Core core, OutBatch *batch, uint32_t number, int refused) n
             tries = 0
             continue
         tries += 1
-        if is_lost(sent) or tries == MOST_TRIES or not settle_send_error(
+        if is_final_error(sent) or tries == MAX_TRIES or not settle_send_error(
                 core, message.flow, sent, <const uint8_t *>pieces[done].iov_base, pieces[done].iov_len):
             core.stats.drops[<int>DROP_SOCKET] += 1
             done += 1
@@ -207,21 +207,21 @@ cdef void fill_address(Core core, const OutMessage *message, msghdr *header, uin
     And by which interface, multicasts too: that comes before what the socket is set to.
     """
     cdef Flow *flow = message.flow
-    cdef in_pktinfo four
+    cdef in_pktinfo is_ip4
     cdef in6_pktinfo six
     header.msg_name = &flow.peer
     header.msg_namelen = flow.peer_len
     add_marks(core, message, header, control)
-    if not flow.u.udp.listener:
+    if not flow.body.udp.listener:
         return
-    if flow.u.udp.local_family == AF_INET:
-        memset(&four, 0, sizeof(four))
-        memcpy(&four.ipi_spec_dst, flow.keys[1].guest, 4)
-        four.ipi_ifindex = <int>flow.u.udp.ifindex
-        add_control(header, control, IPPROTO_IP, IP_PKTINFO, &four, sizeof(four))
+    if flow.body.udp.local_family == AF_INET:
+        memset(&is_ip4, 0, sizeof(is_ip4))
+        memcpy(&is_ip4.ipi_spec_dst, flow.keys[1].guest, 4)
+        is_ip4.ipi_ifindex = <int>flow.body.udp.ifindex
+        add_control(header, control, IPPROTO_IP, IP_PKTINFO, &is_ip4, sizeof(is_ip4))
         return
     memset(&six, 0, sizeof(six))
-    six.ipi6_ifindex = flow.u.udp.ifindex
+    six.ipi6_ifindex = flow.body.udp.ifindex
     if flow.keys[1].addr_len == 4:
         six.ipi6_addr.s6_addr[10] = 0xff
         six.ipi6_addr.s6_addr[11] = 0xff
@@ -233,17 +233,17 @@ cdef void fill_address(Core core, const OutMessage *message, msghdr *header, uin
 
 cdef void add_marks(Core core, const OutMessage *message, msghdr *header, uint8_t *control) noexcept nogil:
     """Have the packets carry time to live and TOS as the guest's do, where a socket's own are others."""
-    cdef bint four = message.flow.keys[0].addr_len == 4
-    cdef int level = IPPROTO_IP if four else IPPROTO_IPV6
+    cdef bint is_ip4 = message.flow.keys[0].addr_len == 4
+    cdef int level = IPPROTO_IP if is_ip4 else IPPROTO_IPV6
     cdef int32_t value = message.ttl
     # By itself a multicast goes no further than the link (ip(7), IP_MULTICAST_TTL).
-    if value and (value != USUAL_TTL or message.flow.u.udp.group):
-        add_control(header, control, level, IP_TTL if four else IPV6_HOPLIMIT, &value, sizeof(value))
+    if value and (value != USUAL_TTL or message.flow.body.udp.group):
+        add_control(header, control, level, IP_TTL if is_ip4 else IPV6_HOPLIMIT, &value, sizeof(value))
     if message.ttl < TRACING_TTL:
         ask_ttl(core, message.flow)
     if message.tos:
         value = message.tos
-        add_control(header, control, level, IP_TOS if four else IPV6_TCLASS, &value, sizeof(value))
+        add_control(header, control, level, IP_TOS if is_ip4 else IPV6_TCLASS, &value, sizeof(value))
 
 
 cdef void add_control(msghdr *header, uint8_t *control, int level, int kind, const void *value,

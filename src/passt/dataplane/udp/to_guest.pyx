@@ -35,13 +35,13 @@ from passt.dataplane.packet.build cimport mark_packet
 from passt.dataplane.udp.flows cimport flow_from, inbound_flow, note_received
 
 cdef enum:
-    MOST_DATAGRAM = 65536
+    MAX_DATAGRAM = 65536
     # Room of one datagram. No power of two: the first octets of all would share few cache lines.
     STRIDE = 65536 + 17 * 64
     # Octets of a batch, as far as one can tell before: what a link that refuses them can keep.
     BATCH_OCTETS = 256000
-    FEWEST = 4                    # datagrams per batch
-    MOST_ERRORS = 8               # of a socket in one turn
+    MIN_BATCH = 4                    # datagrams per batch
+    MAX_ERRORS = 8               # of a socket in one turn
 
 
 cdef struct Run:
@@ -60,15 +60,15 @@ cdef void read_port(Core core, Flow *port) noexcept nogil:
     """Datagrams or errors on a socket that flows share."""
     cdef uint32_t mtu = 0
     cdef int errors = 0
-    cdef int room = room_for(port.u.port.longest)
+    cdef int room = room_for(port.body.port.longest)
     cdef int n = 0
-    if not port.u.port.users:
+    if not port.body.port.users:
         end_datagram(core, port)  # see `flows.open_answer`
         return
     if core.link.blocked:
         core.flows.add_waiting(port)
         return
-    while n <= 0 and errors < MOST_ERRORS:
+    while n <= 0 and errors < MAX_ERRORS:
         n = receive_batch(core, port.fd, room)
         if n == -EAGAIN:
             return
@@ -77,7 +77,7 @@ cdef void read_port(Core core, Flow *port) noexcept nogil:
             if not drain_errors(core, port, 0, port.fd, &mtu):
                 count(&core.stats, DROP_SOCKET)
     if n > 0:
-        port.u.port.longest = deal_out(core, port, 0, port.fd, n)
+        port.body.port.longest = deal_out(core, port, 0, port.fd, n)
     if n < 0 or n == room:
         core.flows.add_work(port)
 
@@ -93,7 +93,7 @@ cdef void read_listener(Core core, uint32_t listener, int fd, bint in_namespace)
         drain_errors(core, NULL, listener, fd, &mtu)
         core.listeners.pause(listener, fd)
         return
-    while errors < MOST_ERRORS:
+    while errors < MAX_ERRORS:
         n = receive_batch(core, fd, room)
         if n == -EAGAIN:
             return
@@ -111,7 +111,7 @@ cdef void read_spliced(Core core, Flow *flow) noexcept nogil:
     cdef int errors = 0
     cdef int n = 0
     cdef int i
-    while n <= 0 and errors < MOST_ERRORS:
+    while n <= 0 and errors < MAX_ERRORS:
         n = receive_batch(core, flow.fd, IN_MESSAGES)
         if n == -EAGAIN:
             return
@@ -125,14 +125,14 @@ cdef void read_spliced(Core core, Flow *flow) noexcept nogil:
             add_spliced(core, flow, &batch.headers[i], joined_size(&batch.headers[i].msg_hdr), True)
     flush_spliced(core)
     for i in range(n):
-        prepare(batch, i)
+        reset_header(batch, i)
     if n < 0 or n == IN_MESSAGES:
         core.flows.add_work(flow)
 
 
 cdef int room_for(uint32_t longest) noexcept nogil:
     """How many datagrams a batch may have where those of the last one had up to *longest* octets."""
-    return max(min(BATCH_OCTETS // (<int>longest + 1), <int>IN_MESSAGES), <int>FEWEST)
+    return max(min(BATCH_OCTETS // (<int>longest + 1), <int>IN_MESSAGES), <int>MIN_BATCH)
 
 
 cdef int receive_batch(Core core, int fd, int room) noexcept nogil:
@@ -145,12 +145,12 @@ cdef int receive_batch(Core core, int fd, int room) noexcept nogil:
             return -EAGAIN
         for i in range(IN_MESSAGES):
             batch.pieces[i].iov_base = batch.memory + i * STRIDE
-            batch.pieces[i].iov_len = MOST_DATAGRAM
-            prepare(batch, i)
+            batch.pieces[i].iov_len = MAX_DATAGRAM
+            reset_header(batch, i)
     return core.sockets.receive_messages(fd, batch.headers, <unsigned int>room)
 
 
-cdef void prepare(InBatch *batch, int i) noexcept nogil:
+cdef void reset_header(InBatch *batch, int i) noexcept nogil:
     """Make the header of message *i* ready to be filled (again)."""
     cdef msghdr *header = &batch.headers[i].msg_hdr
     header.msg_name = &batch.names[i]
@@ -196,7 +196,7 @@ cdef uint32_t deal_out(Core core, Flow *port, uint32_t listener, int fd, int n) 
     send_run(core, &run)
     flush_spliced(core)
     for i in range(n):
-        prepare(batch, i)
+        reset_header(batch, i)
     return longest
 
 
@@ -227,23 +227,23 @@ cdef void add_message(Core core, Run *run, Flow *flow, mmsghdr *message) noexcep
     read_marks(&message.msg_hdr, &marks)
     segment = marks.segment
     if not segment or segment >= left:
-        add_datagrams(core, run, flow, payload, left, left, marks.tos)
+        add_to_run(core, run, flow, payload, left, left, marks.tos)
         return
     n = segment * (MAX_SEGMENTS if may_join(core, flow, segment) else 1)
     while left:
-        add_datagrams(core, run, flow, payload, min(n, left), segment, marks.tos)
+        add_to_run(core, run, flow, payload, min(n, left), segment, marks.tos)
         payload += min(n, left)
         left -= min(n, left)
 
 
-cdef void add_datagrams(Core core, Run *run, Flow *flow, uint8_t *payload, uint32_t n,
-                        uint32_t segment, uint8_t tos) noexcept nogil:
+cdef void add_to_run(Core core, Run *run, Flow *flow, uint8_t *payload, uint32_t n,
+                     uint32_t segment, uint8_t tos) noexcept nogil:
     """Add *n* octets: datagrams of *segment* each and a last one that may be shorter."""
     cdef uint32_t n_datagrams = (n + segment - 1) // segment if segment else 1
     if n > most_payload(flow):
         count(&core.stats, DROP_TRUNCATED)
         return
-    if run.flow == NULL or run.tos != tos or not fits(core, run, flow, n, n_datagrams, segment):
+    if run.flow == NULL or run.tos != tos or not fits_run(core, run, flow, n, n_datagrams, segment):
         send_run(core, run)
         run.flow = flow
         run.tos = tos
@@ -261,8 +261,8 @@ cdef uint32_t most_payload(const Flow *flow) noexcept nogil:
     return MAX_IP_LEN - UDP_HLEN - (IP4_HLEN if flow.keys[0].addr_len == 4 else 0)
 
 
-cdef bint fits(Core core, const Run *run, const Flow *flow, uint32_t n, uint32_t n_datagrams,
-               uint32_t segment) noexcept nogil:
+cdef bint fits_run(Core core, const Run *run, const Flow *flow, uint32_t n, uint32_t n_datagrams,
+                   uint32_t segment) noexcept nogil:
     """Whether the datagrams may join the run."""
     if run.flow != flow or run.ended or not n or run.n_pieces == IN_MESSAGES:
         return False
@@ -277,7 +277,7 @@ cdef bint may_join(Core core, const Flow *flow, uint32_t segment) noexcept nogil
     """Whether the link can cut datagrams of that size, and the way to the guest takes them."""
     cdef uint32_t headers = UDP_HLEN + (IP4_HLEN if flow.keys[0].addr_len == 4 else IP6_HLEN)
     cdef uint32_t need = LINK_USO4 | LINK_USO6
-    return core.link.features & need == need and segment + headers <= flow.u.udp.packet_limit
+    return core.link.features & need == need and segment + headers <= flow.body.udp.packet_limit
 
 
 cdef void send_run(Core core, Run *run) noexcept nogil:
@@ -292,9 +292,9 @@ cdef void send_run(Core core, Run *run) noexcept nogil:
             meta.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4
             meta.gso_size = <uint16_t>run.segment
             core.packet_id += run.n_datagrams - 1     # each gets the next identification where it is cut
-        if run.n_datagrams == 1 and meta.hdr_len - ETH_HLEN + run.total > run.flow.u.udp.packet_limit:
+        if run.n_datagrams == 1 and meta.hdr_len - ETH_HLEN + run.total > run.flow.body.udp.packet_limit:
             memcpy(core.link.slot + meta.hdr_len, run.pieces[0].iov_base, run.total)
-            send_packet(core, meta.hdr_len + run.total, &meta, run.flow.u.udp.packet_limit)
+            send_packet(core, meta.hdr_len + run.total, &meta, run.flow.body.udp.packet_limit)
         else:
             core.send_pieces(run.pieces, run.n_pieces, &meta)
     run.flow = NULL
