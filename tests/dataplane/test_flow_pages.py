@@ -4,7 +4,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from tests.dataplane.frames import packed, udp
+from tests.support.frames import packed, udp
 
 from passt.facts.contracts import Target
 from tests.dataplane.engine_bench import Bench

@@ -332,7 +332,7 @@ cdef class Table:
 
     def soil(self, uint32_t index):
         """Write into the body of a flow, as its owner would."""
-        memset(&self.at(index).u, 0xa5, sizeof(self.at(index).u))
+        memset(&self.at(index).body, 0xa5, sizeof(self.at(index).body))
         self.at(index).fd = 5
 
     def release(self, uint32_t index):

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from tests.dataplane.frames import ethernet, packed, udp
+from tests.support.frames import ethernet, packed, udp
 
 from passt.errors import HostError
 from passt.facts.contracts import Target
