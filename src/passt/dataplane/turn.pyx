@@ -16,15 +16,16 @@ from passt.dataplane.link.link cimport MAX_BATCH
 from passt.dataplane.link.meta cimport RxFrame
 from passt.dataplane.tcp.from_guest cimport flush_gather
 from passt.dataplane.udp.from_guest cimport flush_out
-from passt.dataplane.flow.table cimport (
+from passt.dataplane.flow.record cimport (
     FLOW_DEAD, FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, FLOW_UDP_PORT, N_FLOW_KINDS,
     NO_FLOW, Flow, FlowKind,
 )
 from passt.dataplane.ip.fragments cimport on_fragment_timer
 from passt.dataplane.loop.reactor cimport EVENT_FAR
 from passt.dataplane.ping cimport end_ping, on_ping_socket, on_ping_timer
+from passt.dataplane.tcp.accept cimport on_listener
 from passt.dataplane.tcp.segments cimport end_tcp, tcp_state
-from passt.dataplane.tcp.to_guest cimport finish_turn, on_listener, on_socket, on_timer
+from passt.dataplane.tcp.to_guest cimport finish_turn, on_socket, on_timer
 from passt.dataplane.udp.flows cimport end_udp, on_udp_timer
 from passt.dataplane.udp.to_guest cimport read_listener, read_port, read_spliced
 
@@ -135,7 +136,7 @@ cdef void end_listener(Core core, Listener listener) except *:
             flow = &core.flows.flows[i]
             if (flow.kind == FLOW_UDP and flow.body.udp.listener == listener.index + 1
                     or flow.kind == FLOW_SPLICE_UDP and flow.body.splice_udp.listener == listener.index + 1):
-                core.handlers[flow.kind].end_connection(core, flow)
+                core.handlers[flow.kind].end(core, flow)
     core.bypass.decisions.forget()
     core.listeners.remove(listener)
 
@@ -160,4 +161,4 @@ cdef void end_flows(Core core) noexcept nogil:
     cdef Flow *flow
     for i in range(core.flows.top):
         flow = &core.flows.flows[i]
-        core.handlers[flow.kind].end_connection(core, flow)
+        core.handlers[flow.kind].end(core, flow)

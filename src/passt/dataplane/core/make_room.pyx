@@ -16,7 +16,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from passt.dataplane.base.externs cimport EMFILE, ENFILE
 from passt.dataplane.base.stats cimport DROP_FLOWS_FULL, count
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport (
+from passt.dataplane.flow.record cimport (
     CLASS_DATAGRAM, CLASS_HALF_OPEN_IN, CLASS_HALF_OPEN_OUT, CLASS_OVER, NO_FLOW, Flow, FlowClass,
 )
 
@@ -92,5 +92,5 @@ cdef bint end_oldest(Core core, FlowClass order) noexcept nogil:
         return False
     flow = &core.flows.flows[index]
     core.stats.flows_evicted += 1
-    core.handlers[flow.kind].end_connection(core, flow)
+    core.handlers[flow.kind].end(core, flow)
     return True

@@ -10,7 +10,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.packet.checksum cimport csum_add, csum_fold, pseudo6
-from passt.dataplane.flow.table cimport FlowKey
+from passt.dataplane.flow.key cimport FlowKey
 from passt.dataplane.packet.headers cimport (
     ETH_HLEN, ICMP6_PARAMETER_PROBLEM, ICMP6_TOO_BIG, ICMP_FRAGMENTATION_NEEDED, ICMP_HLEN,
     ICMP_PARAMETER_PROBLEM, ICMP_UNREACHABLE, IP4_DF, IP4_HLEN, IP6_HLEN, MAX_IP_LEN, IcmpErrorHdr, Ip4Hdr,
@@ -104,8 +104,8 @@ cdef uint32_t info_word(bint is_ip4, uint8_t type, uint8_t code, uint32_t info) 
 
 cdef void fill_quoted_ip(uint8_t *header, const FlowKey *key, uint8_t protocol, size_t length) noexcept nogil:
     """Write the IP header of the guest's packet of *length* bytes behind it."""
-    cdef Ip4Hdr *ip4 = <Ip4Hdr *>place
-    cdef Ip6Hdr *ip6 = <Ip6Hdr *>place
+    cdef Ip4Hdr *ip4 = <Ip4Hdr *>header
+    cdef Ip6Hdr *ip6 = <Ip6Hdr *>header
     if key.addr_len == 4:
         ip4.version_ihl = 0x45
         ip4.tos = 0
