@@ -52,7 +52,6 @@ PARTS = frozenset(
         "bypass.state",
         "bypass.decision_cache",
         "bypass.spare_sockets",
-        "tcp.gather",
         "udp.state",
     }
 )

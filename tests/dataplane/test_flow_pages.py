@@ -4,10 +4,10 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from tests.support.frames import packed, udp
 
 from passt.facts.contracts import Target
 from tests.dataplane.engine_bench import Bench
+from tests.support.frames import packed, udp
 
 G4, R4 = "192.0.2.2", "198.51.100.7"
 FIRST_PORT = 40000

@@ -14,7 +14,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from passt.dataplane.observe.capture cimport Capture
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport FLOW_DEAD, FLOW_UDP_PORT, NO_FLOW, Flow
+from passt.dataplane.flow.record cimport FLOW_DEAD, FLOW_UDP_PORT, NO_FLOW, Flow
 from passt.dataplane.packet.headers cimport ETH_ALEN
 from passt.dataplane.link.link cimport MAX_BATCH, Link
 from passt.dataplane.link.tap cimport TapLink

@@ -1,7 +1,7 @@
 """ICMP and ICMPv6 echo translation."""
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport Flow
+from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.packet.parse cimport IpView
 
 

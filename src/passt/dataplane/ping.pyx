@@ -15,7 +15,8 @@ from passt.dataplane.datagram.lifetime cimport (
     watch_datagram,
 )
 from passt.dataplane.datagram.socket_errors cimport drain_errors, settle_send_error
-from passt.dataplane.flow.table cimport FLOW_PING, SIDE_GUEST, Flow, FlowKey, fill_key
+from passt.dataplane.flow.key cimport SIDE_GUEST, FlowKey, fill_key
+from passt.dataplane.flow.record cimport FLOW_PING, Flow
 from passt.dataplane.ip.fragments cimport send_packet
 from passt.dataplane.packet.headers cimport (
     ETH_HLEN, ICMP6_ECHO_REPLY, ICMP6_ECHO_REQUEST, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_HLEN, IP4_HLEN,

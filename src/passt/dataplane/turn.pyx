@@ -17,16 +17,17 @@ from passt.dataplane.link.link cimport MAX_BATCH
 from passt.dataplane.link.meta cimport RxFrame
 from passt.dataplane.tcp.from_guest cimport flush_gather
 from passt.dataplane.udp.from_guest cimport flush_out
-from passt.dataplane.flow.table cimport (
+from passt.dataplane.flow.record cimport (
     FLOW_DEAD, FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, FLOW_UDP_PORT, N_FLOW_KINDS,
     NO_FLOW, Flow, FlowKind,
 )
 from passt.dataplane.ip.fragments cimport on_fragment_timer
 from passt.dataplane.loop.reactor cimport EVENT_FAR
 from passt.dataplane.ping cimport end_ping, on_ping_socket, on_ping_timer
+from passt.dataplane.tcp.accept cimport on_listener
 from passt.dataplane.tcp.segments cimport end_tcp
 from passt.dataplane.tcp.states cimport tcp_state
-from passt.dataplane.tcp.to_guest cimport finish_turn, on_listener, on_socket, on_timer
+from passt.dataplane.tcp.to_guest cimport finish_turn, on_socket, on_timer
 from passt.dataplane.udp.flows cimport end_udp, on_udp_timer
 from passt.dataplane.udp.to_guest cimport read_listener, read_port, read_spliced
 

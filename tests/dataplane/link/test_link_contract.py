@@ -5,12 +5,12 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from tests.support.frames import ethernet, packed, udp
 
 from passt.errors import HostError
 from passt.facts.contracts import Target
 from tests.dataplane.engine_bench import Bench
 from tests.dataplane.link_probe import ChainLink
+from tests.support.frames import ethernet, packed, udp
 
 G4, R4 = "192.0.2.2", "198.51.100.7"
 ARP = ethernet(bytes(28), kind=0x0806)

@@ -16,7 +16,9 @@ from posix.mman cimport (
 )
 
 from passt.dataplane.packet.checksum cimport csum_add, csum_fold, pseudo4, pseudo6
-from passt.dataplane.flow.table cimport FLOW_DEAD, NO_FLOW, Flow, FlowKey, FlowTable
+from passt.dataplane.flow.key cimport FlowKey
+from passt.dataplane.flow.record cimport FLOW_DEAD, NO_FLOW, Flow
+from passt.dataplane.flow.table cimport FlowTable
 from passt.dataplane.base.siphash cimport siphash
 from passt.dataplane.link.segmentation cimport complete_csum, cut_segment
 from passt.dataplane.packet.parse cimport (
@@ -333,7 +335,7 @@ cdef class Table:
     def soil(self, uint32_t index):
         """Write into the body of a flow, as its owner would."""
         memset(&self.at(index).body, 0xa5, sizeof(self.at(index).body))
-        self.at(index).fd = 5
+        self.at(index).armed = 5
 
     def release(self, uint32_t index):
         self.flows.release(self.at(index))

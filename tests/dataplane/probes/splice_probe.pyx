@@ -8,7 +8,8 @@ from collections import deque
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport FLOW_SPLICE_TCP, Flow, SpliceHalf
+from passt.dataplane.flow.bypass cimport SpliceHalf
+from passt.dataplane.flow.record cimport FLOW_SPLICE_TCP, Flow
 from passt.dataplane.link.link cimport Link
 from passt.dataplane.sockets.pipe_pool cimport NO_PIPE
 from passt.dataplane.base.memory_budget cimport Pool

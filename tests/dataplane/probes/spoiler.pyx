@@ -10,9 +10,11 @@ from passt.dataplane.base.externs cimport memset
 from passt.dataplane.base.memory_budget cimport Pool
 from passt.dataplane.base.stats cimport Stats
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport (
-    CLASS_OVER, FLOW_TCP, NO_FLOW, SIDE_GUEST, Flow, FlowTable, SackBoard, TCP_CLOSE_WAIT, TCP_CONNECTING,
-    TCP_ESTABLISHED, TCP_SYN_RECEIVED, TcpConn,
+from passt.dataplane.flow.key cimport SIDE_GUEST
+from passt.dataplane.flow.record cimport CLASS_OVER, FLOW_TCP, NO_FLOW, Flow
+from passt.dataplane.flow.table cimport FlowTable
+from passt.dataplane.flow.tcp cimport (
+    TCP_CLOSE_WAIT, TCP_CONNECTING, TCP_ESTABLISHED, TCP_SYN_RECEIVED, SackBoard, TcpConn,
 )
 from passt.dataplane.link.link cimport Link
 from passt.dataplane.link.stream cimport StreamLink

@@ -14,9 +14,8 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.core.listeners cimport Listener
 from passt.dataplane.ingress.demux cimport on_frame
-from passt.dataplane.flow.table cimport (
-    CONN_FOLLOW, FLOW_DEAD, FLOW_TCP, NO_FLOW, Flow, SackBoard, TcpConn, TcpStore,
-)
+from passt.dataplane.flow.record cimport FLOW_DEAD, FLOW_TCP, NO_FLOW, Flow
+from passt.dataplane.flow.tcp cimport CONN_FOLLOW, SackBoard, TcpConn, TcpStore
 from passt.dataplane.packet.headers cimport ETH_ALEN
 from passt.dataplane.link.link cimport LINK_CSUM, LINK_TSO4, LINK_TSO6, Link
 from passt.dataplane.base.memory_budget cimport Pool

@@ -17,7 +17,8 @@ from libc.string cimport memcpy, memset
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.core.listeners cimport Listener
 from passt.dataplane.ingress.demux cimport on_frame
-from passt.dataplane.flow.table cimport FLOW_PING, FLOW_TCP, FLOW_UDP, Flow, FlowKey
+from passt.dataplane.flow.key cimport FlowKey
+from passt.dataplane.flow.record cimport FLOW_PING, FLOW_TCP, FLOW_UDP, Flow
 from passt.dataplane.ip.icmp_error cimport push_icmp_error
 from passt.dataplane.link.link cimport Link
 from passt.dataplane.loop.reactor cimport EVENT_FLOW, EVENT_LISTENER, Reactor, make_tag

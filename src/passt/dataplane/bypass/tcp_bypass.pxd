@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport Flow
+from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.base.externs cimport sockaddr_storage
 from passt.dataplane.flow.decision cimport InboundView
 

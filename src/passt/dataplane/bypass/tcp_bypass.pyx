@@ -26,10 +26,13 @@ client, whose own connection the kernel had accepted already.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport (
-    CLASS_HALF_OPEN_IN, CLASS_HALF_OPEN_OUT, CLASS_KEPT, FLOW_SPLICE_TCP, HALF_BULK, HALF_EOF, HALF_FULL,
-    HALF_HAD_BULK, HALF_READ_ON, HALF_READABLE, HALF_SHUT, HALF_WATCH_OUT, Flow, FlowKey, SpliceConn,
-    SpliceHalf,
+from passt.dataplane.flow.bypass cimport (
+    HALF_BULK, HALF_EOF, HALF_FULL, HALF_HAD_BULK, HALF_READ_ON, HALF_READABLE, HALF_SHUT, HALF_WATCH_OUT,
+    SpliceConn, SpliceHalf,
+)
+from passt.dataplane.flow.key cimport FlowKey
+from passt.dataplane.flow.record cimport (
+    CLASS_HALF_OPEN_IN, CLASS_HALF_OPEN_OUT, CLASS_KEPT, FLOW_SPLICE_TCP, Flow,
 )
 from passt.dataplane.sockets.namespace_thread cimport (
     SOCKET_TCP4, SOCKET_TCP6, SOCKET_UDP4, SOCKET_UDP6, SocketKind,

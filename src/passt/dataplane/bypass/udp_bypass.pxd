@@ -3,7 +3,8 @@
 from libc.stdint cimport uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport Flow, FlowKey
+from passt.dataplane.flow.key cimport FlowKey
+from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.base.externs cimport mmsghdr, msghdr
 from passt.dataplane.flow.decision cimport InboundView
 

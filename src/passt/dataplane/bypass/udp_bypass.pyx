@@ -19,7 +19,9 @@ from passt.dataplane.core.core cimport Core
 from passt.dataplane.datagram.lifetime cimport (
     end_datagram, refuse_datagram, still_used, touch, watch_datagram,
 )
-from passt.dataplane.flow.table cimport FLOW_SPLICE_UDP, SIDE_HOST, SPLICE_CONTROL, Flow, FlowKey
+from passt.dataplane.flow.bypass cimport SPLICE_CONTROL
+from passt.dataplane.flow.key cimport SIDE_HOST, FlowKey
+from passt.dataplane.flow.record cimport FLOW_SPLICE_UDP, Flow
 from passt.dataplane.bypass.tcp_bypass cimport fill_keys, open_other_side
 from passt.dataplane.base.stats cimport DROP_SOCKET, count
 from passt.dataplane.base.externs cimport (

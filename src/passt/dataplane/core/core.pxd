@@ -2,7 +2,8 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from passt.dataplane.flow.table cimport N_FLOW_KINDS, Flow, FlowTable
+from passt.dataplane.flow.record cimport N_FLOW_KINDS, Flow
+from passt.dataplane.flow.table cimport FlowTable
 from passt.dataplane.core.listeners cimport Listeners
 from passt.dataplane.link.link cimport Link
 from passt.dataplane.packet.parse cimport IpView
@@ -14,11 +15,11 @@ from passt.dataplane.base.externs cimport iovec
 from passt.dataplane.bypass.state cimport BypassState
 from passt.dataplane.core.guest cimport Guest, RateLimit
 from passt.dataplane.datagram.echo_memory cimport EchoMemory
+from passt.dataplane.flow.batches cimport Gather
 from passt.dataplane.flow.decision cimport HostRoute
 from passt.dataplane.ip.state cimport IpState
 from passt.dataplane.link.meta cimport TxMeta
 from passt.dataplane.observe.frame_observer cimport Watch
-from passt.dataplane.tcp.gather cimport Gather
 from passt.dataplane.udp.state cimport UdpState
 
 cdef class Core

@@ -9,7 +9,8 @@ the IP header of a frame and send it. All questions to Python are in `decisions`
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.packet.checksum cimport csum_add, csum_fold
-from passt.dataplane.flow.table cimport Flow, FlowTable
+from passt.dataplane.flow.record cimport Flow
+from passt.dataplane.flow.table cimport FlowTable
 from passt.dataplane.packet.headers cimport (
     ETH_ALEN, ETH_HLEN, ETH_MIN_FRAME, ETHERTYPE_IP4, ETHERTYPE_IP6, IP4_DF, IP4_HLEN, IP6_HLEN, EthHdr,
     Ip4Hdr, Ip6Hdr,

@@ -6,7 +6,8 @@ from passt.dataplane.base.externs cimport sockaddr_storage
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.core.listeners cimport SharedListener
 from passt.dataplane.flow.decision cimport HostRoute, InboundView
-from passt.dataplane.flow.table cimport Flow, FlowKey
+from passt.dataplane.flow.key cimport FlowKey
+from passt.dataplane.flow.record cimport Flow
 
 
 cdef bint ask_outbound(Core core, Flow *flow, HostRoute *route) noexcept with gil

@@ -19,7 +19,8 @@ from passt.dataplane.core.core cimport Core
 from passt.dataplane.core.guest cimport NEWS_IP4, NEWS_IP6, NEWS_IP6_LOCAL, NEWS_MAC, allow
 from passt.dataplane.core.listeners cimport Listener, SharedListener
 from passt.dataplane.flow.decision cimport HostRoute, InboundView
-from passt.dataplane.flow.table cimport Flow, FlowKey
+from passt.dataplane.flow.key cimport FlowKey
+from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.packet.headers cimport ETH_ALEN
 from passt.dataplane.sockets.sockets cimport fill_sockaddr, read_sockaddr
 

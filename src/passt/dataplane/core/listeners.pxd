@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from passt.dataplane.flow.table cimport SocketMarks
+from passt.dataplane.flow.udp cimport SocketMarks
 from passt.dataplane.sockets.sockets cimport Sockets
 
 

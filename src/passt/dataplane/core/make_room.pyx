@@ -16,7 +16,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from passt.dataplane.base.externs cimport EMFILE, ENFILE
 from passt.dataplane.base.stats cimport DROP_FLOWS_FULL, count
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport (
+from passt.dataplane.flow.record cimport (
     CLASS_DATAGRAM, CLASS_HALF_OPEN_IN, CLASS_HALF_OPEN_OUT, CLASS_OVER, NO_FLOW, Flow, FlowClass,
 )
 

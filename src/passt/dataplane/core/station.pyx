@@ -19,7 +19,7 @@ may have another machine.
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport FLOW_UDP, Flow
+from passt.dataplane.flow.record cimport FLOW_UDP, Flow
 from passt.dataplane.packet.headers cimport ETH_ALEN, is_loopback6, is_multicast4, is_zero
 from passt.dataplane.base.externs cimport memcmp, memcpy, memset
 from passt.dataplane.core.decisions cimport queue_news, tell_silence

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport Flow
+from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.base.externs cimport msghdr
 
 

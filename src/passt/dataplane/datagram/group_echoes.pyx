@@ -13,7 +13,7 @@ on the link who says the same is heard.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport Flow
+from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.base.siphash cimport siphash
 from passt.dataplane.datagram.ip_fields cimport marks_of
 from passt.dataplane.base.externs cimport memcpy, memset, msghdr, sockaddr_storage

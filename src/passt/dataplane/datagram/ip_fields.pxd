@@ -3,7 +3,8 @@
 from libc.stdint cimport uint8_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport Flow, SocketMarks
+from passt.dataplane.flow.record cimport Flow
+from passt.dataplane.flow.udp cimport SocketMarks
 from passt.dataplane.packet.parse cimport IpView
 from passt.dataplane.base.externs cimport msghdr
 

@@ -16,7 +16,8 @@ In, the kernel tells TOS or traffic class with each datagram, and the guest's pa
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport Flow, SocketMarks
+from passt.dataplane.flow.record cimport Flow
+from passt.dataplane.flow.udp cimport SocketMarks
 from passt.dataplane.packet.parse cimport IpView
 from passt.dataplane.base.externs cimport (
     CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, IPPROTO_IP, IPPROTO_IPV6, IPV6_HOPLIMIT, IPV6_MTU_DISCOVER,
@@ -27,7 +28,7 @@ from passt.dataplane.base.externs cimport (
 
 
 cdef void set_fragmenting(Core core, int fd, bint is_ip4, bint dont_fragment, uint8_t *known) noexcept nogil:
-    """Have the socket send packets uncut with *dont_fragment*, else cut as need be; *known*: what it does now."""
+    """Have the socket send packets uncut with *dont_fragment*, else cut as need be; *known*: as it does."""
     cdef uint8_t wanted = FRAGMENTING_FORBIDDEN if dont_fragment else FRAGMENTING_ALLOWED
     if known[0] == wanted:
         return

@@ -12,7 +12,8 @@ ends before its time, so that a guest that opens flow after flow never blocks it
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport CLASS_DATAGRAM, Flow, FlowKey
+from passt.dataplane.flow.key cimport FlowKey
+from passt.dataplane.flow.record cimport CLASS_DATAGRAM, Flow
 from passt.dataplane.packet.headers cimport ETH_HLEN, IP4_HLEN, IP6_HLEN, MAX_IP_LEN
 from passt.dataplane.loop.reactor cimport EVENT_FLOW, make_tag
 from passt.dataplane.base.stats cimport (

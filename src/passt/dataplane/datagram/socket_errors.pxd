@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport Flow
+from passt.dataplane.flow.record cimport Flow
 
 
 cdef uint32_t drain_errors(Core core, Flow *owner, uint32_t listener, int fd, uint32_t *mtu) noexcept nogil

@@ -27,7 +27,9 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.packet.checksum cimport csum_add, csum_fold, pseudo4, pseudo6
 from passt.dataplane.datagram.group_echoes cimport note_sending
-from passt.dataplane.flow.table cimport FLOW_PING, FLOW_SPLICE_UDP, SIDE_HOST, Flow, FlowKey, fill_host_key
+from passt.dataplane.flow.key cimport SIDE_HOST, FlowKey
+from passt.dataplane.flow.record cimport FLOW_PING, FLOW_SPLICE_UDP, Flow
+from passt.dataplane.flow.table cimport fill_host_key
 from passt.dataplane.packet.headers cimport (
     ICMP6_ECHO_REPLY, ICMP6_PARAMETER_PROBLEM, ICMP6_TOO_BIG, ICMP6_UNREACHABLE, ICMP_ECHO_REPLY,
     ICMP_FRAGMENTATION_NEEDED, ICMP_HLEN, ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE,

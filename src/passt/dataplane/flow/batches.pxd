@@ -1,11 +1,11 @@
-"""Datagrams on their way between the link and the host's sockets, many per system call.
+"""Data on its way between the link and the host's sockets, much of it per system call.
 
-The structures only; what happens to them is said in `udp.from_guest` and `udp.to_guest`.
+The structures only; what happens to them is said in `tcp.from_guest`, `udp.from_guest` and `udp.to_guest`.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from passt.dataplane.flow.table cimport Flow
+from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.base.externs cimport iovec, mmsghdr, sockaddr_storage
 
 cdef enum:
@@ -14,6 +14,7 @@ cdef enum:
     IN_MESSAGES = 64
     MAX_SEGMENTS = 64             # of one message: UDP_MAX_SEGMENTS before Linux 6.9 (include/linux/udp.h)
     CONTROL_SIZE = 128            # of a message
+    MAX_GATHER = 256              # pieces of one connection's data
 
 
 cdef struct OutMessage:
@@ -50,3 +51,12 @@ cdef struct InBatch:
     sockaddr_storage names[IN_MESSAGES]
     uint8_t control[IN_MESSAGES][CONTROL_SIZE]
     uint32_t longest              # datagram of the last batch of a listener
+
+
+cdef struct Gather:
+    # The TCP segment at hand, and the data of those before it that goes out by one call.
+    Flow *flow                    # whose data it is, NULL: nothing is gathered
+    uint32_t n
+    uint32_t ts_val               # timestamps of the segment at hand, where its connection has them
+    uint32_t ts_ecr
+    iovec pieces[MAX_GATHER]      # where the link received them

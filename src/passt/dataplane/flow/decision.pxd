@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.base.externs cimport memcpy, sockaddr_storage, socklen_t
-from passt.dataplane.flow.table cimport FlowKey
+from passt.dataplane.flow.key cimport FlowKey
 
 
 cdef struct HostRoute:

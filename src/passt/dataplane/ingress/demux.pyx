@@ -22,9 +22,9 @@ from passt.dataplane.core.station cimport is_station, learn, learn_mac
 from passt.dataplane.tcp.from_guest cimport flush_gather, on_segment
 from passt.dataplane.ingress.packet_too_big cimport on_too_big
 from passt.dataplane.link.meta cimport RxFrame
+from passt.dataplane.packet.checksum cimport has_intact_header, may_pass
 from passt.dataplane.udp.flows cimport on_datagram
 from passt.dataplane.udp.from_guest cimport flush_out
-from passt.dataplane.packet.verify cimport has_intact_header, may_pass
 
 cdef enum:
     PORT_DHCP_SERVER = 67         # RFC 2131

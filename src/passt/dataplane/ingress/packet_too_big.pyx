@@ -14,7 +14,8 @@ path behind us.
 from libc.stdint cimport uint8_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport FLOW_PING, FLOW_TCP, FLOW_UDP, SIDE_GUEST, Flow, FlowKey
+from passt.dataplane.flow.key cimport SIDE_GUEST, FlowKey
+from passt.dataplane.flow.record cimport FLOW_PING, FLOW_TCP, FLOW_UDP, Flow
 from passt.dataplane.packet.headers cimport (
     ICMP6_ECHO_REPLY, ICMP6_TOO_BIG, ICMP_ECHO_REPLY, ICMP_FRAGMENTATION_NEEDED, ICMP_HLEN, ICMP_UNREACHABLE,
     IP4_HLEN, IP4_OFFSET, IP6_FRAGMENT_HLEN, IP6_HLEN, IP6_OFFSET, NH_FRAGMENT, Ip4Hdr, Ip6Hdr, load_be16,
@@ -28,8 +29,8 @@ from passt.dataplane.base.stats cimport (
 from passt.dataplane.base.externs cimport (
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, memcmp, memcpy, memset, ntohs,
 )
+from passt.dataplane.packet.checksum cimport is_intact
 from passt.dataplane.tcp.to_guest cimport shorten_segments
-from passt.dataplane.packet.verify cimport is_intact
 
 cdef enum:
     QUOTED_L4 = 8                 # of the message in the packet: ports and sequence number (RFC 792)

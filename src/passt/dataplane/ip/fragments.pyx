@@ -13,8 +13,8 @@ arrive: their sender knows the path to us only.
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.packet.checksum cimport csum_add, csum_fold
-from passt.dataplane.flow.table cimport FlowKey, fill_key
+from passt.dataplane.packet.checksum cimport csum_add, csum_fold, is_intact
+from passt.dataplane.flow.key cimport FlowKey, fill_key
 from passt.dataplane.packet.headers cimport (
     ETH_HLEN, ETH_MIN_FRAME, ICMP6_TIME_EXCEEDED, ICMP_TIME_EXCEEDED, IP4_HLEN, IP4_MF, IP6_FRAGMENT_HLEN,
     IP6_HLEN, IP6_MF, NH_FRAGMENT, FragmentHdr, Ip4Hdr, Ip6Hdr, is_multicast4,
@@ -31,7 +31,6 @@ from passt.dataplane.base.stats cimport (
 )
 from passt.dataplane.base.externs cimport htonl, htons, memcpy, memset
 from passt.dataplane.link.meta cimport TxMeta
-from passt.dataplane.packet.verify cimport is_intact
 
 cdef enum:
     REASSEMBLY_TIME_EXCEEDED = 1  # code of both families' time exceeded

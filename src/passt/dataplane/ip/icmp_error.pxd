@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport FlowKey
+from passt.dataplane.flow.key cimport FlowKey
 
 
 cdef void push_icmp_error(Core core, const uint8_t *mac, const FlowKey *key, uint8_t protocol,

@@ -10,7 +10,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.packet.checksum cimport csum_add, csum_fold, pseudo6
-from passt.dataplane.flow.table cimport FlowKey
+from passt.dataplane.flow.key cimport FlowKey
 from passt.dataplane.packet.headers cimport (
     ETH_HLEN, ICMP6_PARAMETER_PROBLEM, ICMP6_TOO_BIG, ICMP_FRAGMENTATION_NEEDED, ICMP_HLEN,
     ICMP_PARAMETER_PROBLEM, ICMP_UNREACHABLE, IP4_DF, IP4_HLEN, IP6_HLEN, MAX_IP_LEN, IcmpErrorHdr, Ip4Hdr,

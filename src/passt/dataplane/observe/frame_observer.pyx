@@ -7,7 +7,8 @@ one branch for each frame.
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t
 
-from passt.dataplane.flow.table cimport SIDE_GUEST, Flow, FlowKey, fill_key
+from passt.dataplane.flow.key cimport SIDE_GUEST, FlowKey, fill_key
+from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.packet.headers cimport (
     ETH_HLEN, ETHERTYPE_IP4, ETHERTYPE_IP6, ICMP6_ECHO_REPLY, ICMP6_ECHO_REQUEST, ICMP_ECHO_REPLY,
     ICMP_ECHO_REQUEST, ICMP_HLEN, EthHdr, eth_type, load_be16,

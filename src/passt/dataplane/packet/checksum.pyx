@@ -1,4 +1,4 @@
-"""Internet checksum (RFC 1071) and pseudo-headers.
+"""Internet checksum (RFC 1071), pseudo-headers, and the checksums of packets from the guest.
 
 Sums are kept in host byte order over 16-bit words read as they lie in memory: RFC 1071 2(B) shows
 that the folded result then has the right byte order when stored the same way. So `csum_fold`
@@ -6,11 +6,24 @@ returns a value to store unconverted in a `*_be` field.
 
 The sum of many bytes is made of 64-bit words whose halves are added up apart, so that no carry is
 lost and nothing depends on the addition before: the compiler makes vector code of that.
+
+What the guest sends goes on as the payload of a socket, with new checksums that would make anything look
+right. So a packet that came damaged (a guest may hand on one from elsewhere) has to be dropped here, as at
+the end of a wire, unless the kernel has verified it (`RxFrame.unverified`).
+
+A guest whose device promises to complete checksums leaves the pseudo-header's sum in the field instead
+(virtio, VIRTIO_NET_HDR_F_NEEDS_CSUM). On a stream without virtio-net headers nothing says so; but there are
+virtual machine monitors that leave the headers away and grant the feature all the same, and no damaged
+packet is more likely to look so than to have a right checksum by chance.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from passt.dataplane.base.externs cimport htonl, htons, memcpy, passt_sum_words
+from passt.dataplane.base.externs cimport (
+    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, htonl, htons, memcpy, ntohs, passt_sum_words,
+)
+from passt.dataplane.packet.headers cimport TCP_HLEN, UDP_HLEN, Ip4Hdr, TcpHdr, UdpHdr, ip4_hdr_len
+from passt.dataplane.packet.parse cimport IpView
 
 
 cdef enum:
@@ -63,3 +76,50 @@ cdef uint64_t pseudo6(const uint8_t *src, const uint8_t *dst, uint8_t protocol, 
     cdef uint64_t total = csum_add(src, 16, 0)
     total = csum_add(dst, 16, total)
     return total + htonl(n) + htonl(protocol)
+
+
+cdef bint is_intact(const IpView *ip) noexcept nogil:
+    """Whether the checksum of the packet's message is right, as far as its protocol is known."""
+    cdef size_t n = ip.l4_len
+    cdef uint64_t total = 0
+    if ip.protocol == IPPROTO_UDP:
+        if n < UDP_HLEN:
+            return True           # to be dropped for its length
+        n = min(n, <size_t>ntohs((<const UdpHdr *>ip.l4).len_be))
+        if not (<const UdpHdr *>ip.l4).csum_be:
+            return True           # RFC 768: none
+    elif ip.protocol not in (IPPROTO_TCP, IPPROTO_ICMP, IPPROTO_ICMPV6):
+        return True
+    if ip.addr_len == 16:
+        total = pseudo6(ip.src, ip.dst, ip.protocol, <uint32_t>n)
+    elif ip.protocol != IPPROTO_ICMP:
+        total = pseudo4(ip.src, ip.dst, ip.protocol, <uint32_t>n)
+    return csum_fold(csum_add(ip.l4, n, total)) == 0
+
+
+cdef bint may_pass(const IpView *ip) noexcept nogil:
+    """Whether the packet's message is intact, or its checksum is left to be completed."""
+    cdef uint16_t field
+    cdef uint32_t n = <uint32_t>ip.l4_len
+    cdef uint64_t total
+    if is_intact(ip):
+        return True
+    if ip.protocol == IPPROTO_UDP:
+        field = (<const UdpHdr *>ip.l4).csum_be
+        n = ntohs((<const UdpHdr *>ip.l4).len_be)
+    elif ip.protocol == IPPROTO_TCP and n >= TCP_HLEN:
+        field = (<const TcpHdr *>ip.l4).csum_be
+    else:
+        return False
+    if ip.addr_len == 4:
+        total = pseudo4(ip.src, ip.dst, ip.protocol, n)
+    else:
+        total = pseudo6(ip.src, ip.dst, ip.protocol, n)
+    return field + csum_fold(total) == 0xffff     # the sum itself, not its complement
+
+
+cdef bint has_intact_header(const IpView *ip) noexcept nogil:
+    """Whether the checksum of an IPv4 header is right; IPv6 has none."""
+    if ip.addr_len == 16:
+        return True
+    return csum_fold(csum_add(ip.ip, ip4_hdr_len(<const Ip4Hdr *>ip.ip), 0)) == 0

@@ -8,7 +8,8 @@ sends one as an answer, and whoever repeats one must hear that it has come.
 """
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport CONN_ACK_NOW, Flow, TcpConn
+from passt.dataplane.flow.record cimport Flow
+from passt.dataplane.flow.tcp cimport CONN_ACK_NOW, TcpConn
 from passt.dataplane.loop.timers cimport ms
 
 cdef enum:

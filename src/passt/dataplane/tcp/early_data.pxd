@@ -3,7 +3,8 @@
 from libc.stdint cimport uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport Flow, TcpConn
+from passt.dataplane.flow.record cimport Flow
+from passt.dataplane.flow.tcp cimport TcpConn
 from passt.dataplane.packet.parse cimport TcpView
 from passt.dataplane.base.externs cimport iovec
 

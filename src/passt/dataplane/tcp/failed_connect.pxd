@@ -1,7 +1,8 @@
 """Connections of the guest's that the host cannot make."""
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport Flow, FlowKey
+from passt.dataplane.flow.key cimport FlowKey
+from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.packet.parse cimport IpView, TcpView
 
 

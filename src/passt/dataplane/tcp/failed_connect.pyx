@@ -13,7 +13,8 @@ than the host's kernel, its next SYN starts another attempt.
 from libc.stdint cimport uint8_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport Flow, FlowKey
+from passt.dataplane.flow.key cimport FlowKey
+from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.packet.headers cimport (
     ICMP6_ADDRESS_UNREACHABLE, ICMP6_NO_ROUTE, ICMP6_PROHIBITED, ICMP6_UNREACHABLE, ICMP_HOST_UNREACHABLE,
     ICMP_NET_UNREACHABLE, ICMP_PROHIBITED, ICMP_PROTOCOL_UNREACHABLE, ICMP_UNREACHABLE, TcpHdr,

@@ -12,43 +12,37 @@ a FIN before its turn is remembered.
 from libc.stdint cimport uint8_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport (
+from passt.dataplane.flow.key cimport SIDE_GUEST, FlowKey, fill_key
+from passt.dataplane.flow.record cimport Flow
+from passt.dataplane.flow.tcp cimport (
     CONN_ACK_NOW, CONN_FIN_EARLY, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_RECOVERY, CONN_RTT_TIMED,
-    CONN_SACK, CONN_TIMESTAMPS, CONN_WINDOW_STALE, FLOW_TCP, SIDE_GUEST, TCP_CLOSING, TCP_CONNECTING,
-    TCP_CLOSED, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK, TCP_SYN_RECEIVED,
-    TCP_SYN_SENT, TCP_TIME_WAIT, Flow, FlowKey, TcpConn, fill_key,
+    CONN_SACK, CONN_TIMESTAMPS, CONN_WINDOW_STALE, TCP_CLOSING, TCP_CONNECTING, TCP_CLOSED, TCP_ESTABLISHED,
+    TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, TcpConn,
 )
 from passt.dataplane.packet.headers cimport ETH_ALEN, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN
 from passt.dataplane.packet.parse cimport IpView, TcpView, split_tcp
 from passt.dataplane.base.assertions cimport PASST_ASSERT
 from passt.dataplane.base.stats cimport (
-    DROP_BAD_PORT, DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, DROP_TCP_ACK, DROP_TCP_FLAGS,
-    DROP_TCP_SEQUENCE, DROP_UNKNOWN_FLOW, VERDICT_OK, Verdict, count,
+    DROP_BAD_PORT, DROP_TCP_ACK, DROP_TCP_FLAGS, DROP_TCP_SEQUENCE, DROP_UNKNOWN_FLOW, VERDICT_OK, Verdict,
+    count,
 )
-from passt.dataplane.base.externs cimport (
-    EAGAIN, EINPROGRESS, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_TCP, SOCK_STREAM, memcmp,
-)
-from passt.dataplane.core.decisions cimport ask_outbound
+from passt.dataplane.base.externs cimport EAGAIN, ENOBUFS, ENOMEM, IPPROTO_TCP, memcmp
 from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.tcp.remote_acks cimport on_repeated
-from passt.dataplane.core.make_room cimport admit, evict_half_open, lacks_descriptor
 from passt.dataplane.core.station cimport follow_sender, move_flow, station_of
-from passt.dataplane.flow.decision cimport HostRoute
+from passt.dataplane.flow.batches cimport MAX_GATHER
 from passt.dataplane.tcp.early_data cimport (
     TIME_WAIT_MS, accept_fin, clip_at_fin, note_duplicate, close_hole, enter_time_wait, keep_early, keep_rest,
     note_fin,
 )
 from passt.dataplane.tcp.challenge cimport challenge, may_answer
 from passt.dataplane.tcp.segments cimport (
-    WATCH_ADD, consume_acked, end_connection, our_mss, reset_both, send_ack, send_reset, send_syn,
-    set_timer, start_rtx, take_syn, update_window, watch,
+    consume_acked, end_connection, our_mss, reset_both, send_ack, send_reset, send_syn, set_timer,
+    start_rtx, take_syn, update_window,
 )
-from passt.dataplane.tcp.to_guest cimport (
-    go_back, may_send_data, on_connected, resend_first, resend_holes, sync_peek_offset,
-)
+from passt.dataplane.tcp.to_guest cimport go_back, may_send_data, resend_first, resend_holes, sync_peek_offset
 from passt.dataplane.tcp.keepalive cimport note_guest_alive, start_keep_alive
-from passt.dataplane.tcp.failed_connect cimport refuse, refuse_syn
-from passt.dataplane.tcp.gather cimport MAX_GATHER
+from passt.dataplane.tcp.open cimport open_connection
 from passt.dataplane.tcp.scoreboard cimport advance_board, take_blocks
 from passt.dataplane.tcp.sequence cimport CWND_OPEN, overflow_len, seq_le, seq_lt
 from passt.dataplane.tcp.states cimport set_state
@@ -120,52 +114,6 @@ cdef bint is_own(const TcpConn *conn, const TcpView *tcp) noexcept nogil:
     if seq_lt(tcp.ack, conn.snd_una) or seq_lt(conn.snd_max, tcp.ack):
         return False
     return seq_le(conn.rcv_nxt - <uint32_t>MAX_REPEATED, tcp.seq) and seq_le(tcp.seq, conn.rcv_adv)
-
-
-cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const FlowKey *key) noexcept nogil:
-    """A SYN for a new connection: route it and start to connect."""
-    cdef Flow *flow = admit(core, FLOW_TCP)
-    cdef HostRoute route
-    cdef int result
-    cdef bint connected
-    if flow == NULL:
-        count(&core.stats, DROP_FLOWS_FULL)
-        send_reset(core, ip, tcp)
-        return
-    flow.keys[0] = key[0]
-    follow_sender(core, flow, ip.mac)
-    if not ask_outbound(core, flow, &route):
-        count(&core.stats, DROP_REFUSED)
-        core.stats.flows_refused += 1
-        core.flows.release(flow)
-        send_reset(core, ip, tcp)
-        return
-    result = core.route_socket(SOCK_STREAM, IPPROTO_TCP, &route)
-    if lacks_descriptor(result) and evict_half_open(core):
-        result = core.route_socket(SOCK_STREAM, IPPROTO_TCP, &route)
-    if result < 0:
-        count(&core.stats, DROP_NO_FD if lacks_descriptor(result) else DROP_SOCKET)
-        core.flows.release(flow)
-        refuse_syn(core, ip, tcp, key, -result)
-        return
-    flow.fd = result
-    flow.peer = route.peer
-    flow.peer_len = route.peer_len
-    core.flows.insert(flow, SIDE_GUEST)
-    core.stats.flows_tcp += 1
-    core.stats.flows_opened += 1
-    take_syn(core, flow, tcp)
-    flow.body.tcp.cwnd = CWND_OPEN
-    set_state(core, flow, TCP_CONNECTING)
-    result = core.sockets.connect(flow.fd, &flow.peer, flow.peer_len)
-    connected = result == 0
-    if connected or result == -EINPROGRESS:
-        # ENOSPC or ENOMEM (epoll_ctl(2)): without events the connection would hang for ever.
-        result = watch(core, flow, 0 if connected else <uint32_t>EPOLLOUT, WATCH_ADD)
-    if result < 0:
-        refuse(core, flow, -result)
-    elif connected:
-        on_connected(core, flow)
 
 
 cdef void in_syn_sent(Core core, Flow *flow, const IpView *ip, const TcpView *tcp) noexcept nogil:

@@ -1,7 +1,7 @@
 """Guests and remotes that vanish without a word."""
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport Flow
+from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.packet.parse cimport TcpView
 
 

@@ -16,8 +16,9 @@ guest sees a reset.
 from libc.stdint cimport int64_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport (
-    CONN_KEEP_ALIVE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT_2, Flow, TcpConn,
+from passt.dataplane.flow.record cimport Flow
+from passt.dataplane.flow.tcp cimport (
+    CONN_KEEP_ALIVE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT_2, TcpConn,
 )
 from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.packet.headers cimport TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport Flow
+from passt.dataplane.flow.record cimport Flow
 
 
 cdef void count_write(Core core, Flow *flow, uint32_t due) noexcept nogil

@@ -31,9 +31,10 @@ writes until the connection is looked at again. A lost event does no more harm t
 from libc.stdint cimport int64_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport (
+from passt.dataplane.flow.record cimport Flow
+from passt.dataplane.flow.tcp cimport (
     CONN_ACK_NOW, CONN_FIN_EARLY, CONN_FOLLOW, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_READABLE,
-    CONN_STAMPED, TCP_ESTABLISHED, Flow, TcpConn,
+    CONN_STAMPED, TCP_ESTABLISHED, TcpConn,
 )
 from passt.dataplane.packet.headers cimport is_loopback6
 from passt.dataplane.sockets.sockets cimport PathInfo, read_sockaddr

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport SackBoard, SackRange, TcpConn
+from passt.dataplane.flow.tcp cimport SackBoard, SackRange, TcpConn
 from passt.dataplane.packet.parse cimport TcpView
 
 

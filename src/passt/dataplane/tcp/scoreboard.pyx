@@ -29,7 +29,7 @@ second time in a row.
 from libc.stdint cimport uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport SACK_RANGES, SackBoard, SackRange, TcpConn
+from passt.dataplane.flow.tcp cimport SACK_RANGES, SackBoard, SackRange, TcpConn
 from passt.dataplane.packet.parse cimport MAX_SACK_BLOCKS, SackBlock, TcpView, read_sack
 from passt.dataplane.base.assertions cimport PASST_ASSERT, PASST_DEBUG_BUILD
 from passt.dataplane.base.externs cimport memmove, memset

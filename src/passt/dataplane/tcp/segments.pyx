@@ -44,10 +44,11 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.packet.checksum cimport csum_fold, pseudo4, pseudo6
-from passt.dataplane.flow.table cimport (
+from passt.dataplane.flow.record cimport Flow
+from passt.dataplane.flow.tcp cimport (
     CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_HOST_EOF, CONN_SACK, CONN_TIMESTAMPS, CONN_WANT_OUT,
     CONN_WINDOW_STALE, CONN_WRITE_SHUT, TCP_CLOSED, TCP_CONNECTING, TCP_SYN_RECEIVED, TCP_SYN_SENT,
-    TCP_TIME_WAIT, Flow, TcpConn,
+    TCP_TIME_WAIT, TcpConn,
 )
 from passt.dataplane.base.siphash cimport siphash
 from passt.dataplane.packet.headers cimport (

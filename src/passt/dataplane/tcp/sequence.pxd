@@ -2,8 +2,9 @@
 
 from libc.stdint cimport int32_t, uint32_t
 
-from passt.dataplane.flow.table cimport (
-    CONN_FIN_EARLY, CONN_FOLLOW, CONN_GUEST_FIN, CONN_HOST_EOF, Flow, TcpConn, TcpStore,
+from passt.dataplane.flow.record cimport Flow
+from passt.dataplane.flow.tcp cimport (
+    CONN_FIN_EARLY, CONN_FOLLOW, CONN_GUEST_FIN, CONN_HOST_EOF, TcpConn, TcpStore,
 )
 
 cdef enum:

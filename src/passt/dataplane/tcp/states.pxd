@@ -4,10 +4,10 @@ from libc.stdint cimport uint8_t
 
 from passt.dataplane.base.assertions cimport PASST_ASSERT
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport (
-    CONN_GUEST_FIN, CONN_HOST_EOF, FLOW_TCP, N_TCP_STATES, TCP_CLOSED, TCP_CLOSE_WAIT, TCP_CLOSING,
-    TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK, TCP_TIME_WAIT, Flow,
-    TcpConn,
+from passt.dataplane.flow.record cimport FLOW_TCP, Flow
+from passt.dataplane.flow.tcp cimport (
+    CONN_GUEST_FIN, CONN_HOST_EOF, N_TCP_STATES, TCP_CLOSED, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_CONNECTING,
+    TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK, TCP_TIME_WAIT, TcpConn,
 )
 from passt.dataplane.tcp.sequence cimport seq_le, seq_lt
 

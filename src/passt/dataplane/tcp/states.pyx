@@ -18,10 +18,10 @@ from libc.stdint cimport uint8_t
 from passt.dataplane.base.assertions cimport PASST_ASSERT
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.core.decisions cimport trace_state
-from passt.dataplane.flow.table cimport (
-    CLASS_HALF_OPEN_IN, CLASS_HALF_OPEN_OUT, CLASS_KEPT, CLASS_OVER, N_TCP_STATES, TCP_CLOSED, TCP_CLOSE_WAIT,
-    TCP_CLOSING, TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK,
-    TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow,
+from passt.dataplane.flow.record cimport CLASS_HALF_OPEN_IN, CLASS_HALF_OPEN_OUT, CLASS_KEPT, CLASS_OVER, Flow
+from passt.dataplane.flow.tcp cimport (
+    N_TCP_STATES, TCP_CLOSED, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1,
+    TCP_FIN_WAIT_2, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT,
 )
 
 

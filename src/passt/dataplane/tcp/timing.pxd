@@ -3,10 +3,12 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport Flow, TcpConn
+from passt.dataplane.flow.record cimport Flow
+from passt.dataplane.flow.tcp cimport TcpConn
 from passt.dataplane.packet.parse cimport TcpView
 
 cdef enum:
+    RTO_INITIAL_MS = 1000         # RFC 6298 2.1
     # Above the delayed acknowledgement of every common stack (Linux: 40 to 200 ms).
     RTO_MIN_MS = 200
     RTO_MAX_MS = 60000            # RFC 6298 2.5

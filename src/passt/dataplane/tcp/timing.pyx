@@ -17,7 +17,8 @@ are exempt from all this.
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport CONN_ACK_NOW, CONN_RTT_TIMED, CONN_TIMESTAMPS, Flow, TcpConn
+from passt.dataplane.flow.record cimport Flow
+from passt.dataplane.flow.tcp cimport CONN_ACK_NOW, CONN_RTT_TIMED, CONN_TIMESTAMPS, TcpConn
 from passt.dataplane.base.siphash cimport siphash
 from passt.dataplane.packet.headers cimport TCP_FIN, store_be32
 from passt.dataplane.packet.parse cimport TcpView, read_timestamps

@@ -3,12 +3,13 @@
 from libc.stdint cimport uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport Flow, TcpConn
+from passt.dataplane.flow.record cimport Flow
+from passt.dataplane.flow.tcp cimport TcpConn
 
 
-cdef void on_connected(Core core, Flow *flow) noexcept nogil
 cdef void on_socket(Core core, Flow *flow, int side, uint32_t events) noexcept nogil
-cdef void on_listener(Core core, uint32_t listener, int fd) noexcept nogil
+cdef void note_readable(TcpConn *conn, uint32_t events) noexcept nogil
+cdef void push_data(Core core, Flow *flow, bint probe) noexcept nogil
 cdef void on_timer(Core core, Flow *flow) noexcept nogil
 cdef void finish_turn(Core core, Flow *flow) noexcept nogil
 cdef bint may_send_data(const TcpConn *conn) noexcept nogil

@@ -7,46 +7,39 @@ connection at most TURN_BUDGET bytes go to the guest, then the others have their
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 
+from passt.dataplane.base.assertions cimport PASST_DEBUG_BUILD
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport (
+from passt.dataplane.flow.record cimport Flow
+from passt.dataplane.flow.tcp cimport (
     CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_FOLLOW, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED,
     CONN_READABLE, CONN_READ_ON, CONN_RECOVERY, CONN_RTT_TIMED, CONN_STAMPED, CONN_TIMESTAMPS,
-    CONN_WANT_OUT, CONN_WINDOW_STALE, FLOW_TCP, SIDE_GUEST, TCP_CLOSED, TCP_CLOSE_WAIT, TCP_CLOSING,
-    TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT,
-    TCP_TIME_WAIT, Flow, FlowKey, SackBoard, SackRange, TcpConn,
+    CONN_WANT_OUT, CONN_WINDOW_STALE, TCP_CLOSED, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_CONNECTING,
+    TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, SackBoard,
+    SackRange, TcpConn,
 )
 from passt.dataplane.packet.headers cimport MAX_IP_LEN, TCP_ACK, TCP_FIN, TCP_PSH, ETH_HLEN
-from passt.dataplane.bypass.tcp_bypass cimport open_splice
-from passt.dataplane.base.assertions cimport PASST_DEBUG_BUILD
-from passt.dataplane.base.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, count
-from passt.dataplane.base.externs cimport (
-    EAGAIN, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
-    sockaddr_storage,
-)
-from passt.dataplane.core.decisions cimport ask_inbound
+from passt.dataplane.base.externs cimport EAGAIN, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.tcp.remote_acks cimport count_write, follow, on_remote_ack, on_lag_timeout
-from passt.dataplane.core.make_room cimport admit, evict_half_open, lacks_descriptor
 from passt.dataplane.core.station cimport doubt
-from passt.dataplane.flow.decision cimport InboundView, fill_inbound_key
 from passt.dataplane.tcp.early_data cimport drain_overflow
 from passt.dataplane.tcp.segments cimport (
-    WATCH_ADD, choose_isn, consume_acked, end_connection, mss_of, payload_place, reset_both, send_ack,
-    send_segment, send_syn, set_timer, start_rtx, update_window, watch,
+    consume_acked, end_connection, mss_of, payload_place, reset_both, send_ack, send_segment, send_syn,
+    set_timer, start_rtx, update_window,
 )
 from passt.dataplane.tcp.keepalive cimport on_keep_alive
 from passt.dataplane.tcp.failed_connect cimport refuse
+from passt.dataplane.tcp.open cimport on_connected
 from passt.dataplane.tcp.scoreboard cimport (
     behind_run, drop_board, gap_length, hole_start, is_lost, is_lost_again, note_resent, sacked_before,
     sacked_bytes,
 )
 from passt.dataplane.tcp.sequence cimport CWND_OPEN, overflow_len, seq_le, seq_lt
 from passt.dataplane.tcp.states cimport check_connection, set_state
-from passt.dataplane.tcp.timing cimport RTO_MAX_MS, TIMESTAMPS_LEN, start_timestamps
+from passt.dataplane.tcp.timing cimport RTO_INITIAL_MS, RTO_MAX_MS, TIMESTAMPS_LEN
 
 cdef enum:
-    ACCEPT_BUDGET = 64            # connections taken per listener and turn
-    MAX_RESEND = 1 << 20         # bytes that one acknowledgement can have repeated, and a segment more
+    MAX_RESEND = 1 << 20          # bytes that one acknowledgement can have repeated, and a segment more
     TURN_BUDGET = 1 << 20
     # Bytes in flight to the guest. The link has no delay: a few milliseconds' worth keeps it busy,
     # and the kernel walks what is in flight with every peek.
@@ -59,38 +52,10 @@ cdef enum:
     ACK_AT_ONCE = 8192
     ACK_DELAY_MS = 40
     PINGPONG = 3
-    RTO_INITIAL_MS = 1000         # RFC 6298 2.1
     SYN_RETRIES = 6               # as Linux' tcp_syn_retries; gives up after 123 s
     DATA_RETRIES = 15             # unanswered in a row, as Linux' tcp_retries2
     SLOW_START_SEGMENTS = 2
     NO_MEMORY_MS = 100            # between attempts to write while the system is short of memory
-
-
-cdef void on_connected(Core core, Flow *flow) noexcept nogil:
-    """The host's socket is connected: answer the guest's SYN."""
-    cdef TcpConn *conn = &flow.body.tcp
-    if core.sockets.prepare_stream(flow.fd) < 0:
-        reset_both(core, flow)
-        return
-    start_sequence(core, flow)
-    set_state(core, flow, TCP_SYN_RECEIVED)
-    update_window(core, flow)
-    send_syn(core, flow)
-    start_rtx(core, flow, conn.rto)
-
-
-cdef void start_sequence(Core core, Flow *flow) noexcept nogil:
-    """Choose the initial sequence number and set what follows from it."""
-    cdef TcpConn *conn = &flow.body.tcp
-    conn.iss = choose_isn(core, flow)
-    start_timestamps(core, flow)
-    conn.snd_una = conn.iss
-    conn.snd_nxt = conn.iss + 1
-    conn.snd_max = conn.snd_nxt
-    conn.sock_una = conn.snd_nxt
-    conn.rtt_seq = conn.snd_nxt
-    conn.rto = ms(RTO_INITIAL_MS)
-    conn.cwnd = CWND_OPEN
 
 
 cdef void on_socket(Core core, Flow *flow, int side, uint32_t events) noexcept nogil:
@@ -159,91 +124,6 @@ cdef void on_send_space(Core core, Flow *flow) noexcept nogil:
     if conn.rcv_adv != edge:
         conn.flags |= CONN_ACK_NOW
         core.flows.add_work(flow)
-
-
-cdef void on_listener(Core core, uint32_t listener, int fd) noexcept nogil:
-    """Take the connections that wait on a listener."""
-    cdef sockaddr_storage peer, local
-    cdef int new
-    cdef int budget = ACCEPT_BUDGET
-    while budget:
-        budget -= 1
-        new = core.sockets.accept(fd, &peer, &local)
-        if new == -EAGAIN:
-            return
-        if lacks_descriptor(new):
-            if evict_half_open(core):
-                continue
-            count(&core.stats, DROP_NO_FD)
-            core.listeners.spare_fd = core.sockets.refuse(fd, core.listeners.spare_fd)
-        elif new < 0:
-            count(&core.stats, DROP_SOCKET)
-        else:
-            offer_connection(core, listener, new, &peer, &local)
-            if core.reactor.slept:
-                return            # it came alone, most likely; if not, the loop is told of the others
-
-
-cdef void offer_connection(Core core, uint32_t listener, int fd, const sockaddr_storage *peer,
-                           const sockaddr_storage *local) noexcept nogil:
-    """Offer an accepted connection to the guest."""
-    cdef InboundView view
-    cdef Flow *flow
-    cdef bint wanted = (not core.guest.pending_news
-                        and core.bypass.decisions.find(listener, peer, local, &view)
-                        or ask_inbound(core, listener, IPPROTO_TCP, peer, local, &view))
-    if wanted and view.bypass:
-        open_splice(core, fd, peer, &view)
-        return
-    if not wanted or core.sockets.prepare_stream(fd) < 0:
-        count(&core.stats, DROP_REFUSED)
-        core.stats.flows_refused += 1
-        core.sockets.abort(fd)
-        return
-    flow = admit(core, FLOW_TCP)
-    if flow == NULL:
-        count(&core.stats, DROP_FLOWS_FULL)
-        core.sockets.abort(fd)
-        return
-    flow.inbound = True
-    flow.peer = peer[0]
-    fill_inbound_key(&flow.keys[0], &view, IPPROTO_TCP)
-    replace_finished(core, &flow.keys[0])
-    if not core.flows.insert(flow, SIDE_GUEST):
-        count(&core.stats, DROP_REFUSED)
-        core.sockets.abort(fd)
-        core.flows.release(flow)
-        return
-    flow.fd = fd
-    core.stats.flows_tcp += 1
-    core.stats.flows_opened += 1
-    start_sequence(core, flow)
-    set_state(core, flow, TCP_SYN_SENT)
-    if watch(core, flow, 0, WATCH_ADD) < 0:
-        count(&core.stats, DROP_SOCKET)
-        end_connection(core, flow, True)
-        return
-    update_window(core, flow)
-    send_syn(core, flow)
-    start_rtx(core, flow, flow.body.tcp.rto)
-
-
-cdef void replace_finished(Core core, const FlowKey *key) noexcept nogil:
-    """A client comes with the tuple of an earlier connection: forget that one if the remote is done with it.
-
-    It may be that we do not know yet how the remote ended it: the listener's event can come first. What is
-    left is at most our FIN, sent but not acknowledged; should it be lost, the guest answers the SYN with an
-    acknowledgement, and learns by the reset that follows.
-    """
-    cdef Flow *old = core.flows.find(key, SIDE_GUEST)
-    if old == NULL:
-        return
-    if may_send_data(&old.body.tcp) and not overflow_len(old):
-        note_readable(&old.body.tcp, EPOLLRDHUP)
-        push_data(core, old, False)
-    if old.body.tcp.state == TCP_TIME_WAIT or (old.body.tcp.state in (TCP_LAST_ACK, TCP_CLOSING)
-                                               and not overflow_len(old)):
-        end_connection(core, old, False)
 
 
 cdef void sync_peek_offset(Core core, Flow *flow) noexcept nogil:

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport TcpConn
+from passt.dataplane.flow.tcp cimport TcpConn
 from passt.dataplane.base.externs cimport iovec
 
 

@@ -23,7 +23,7 @@ ones do not cost much more than their bytes; the room in a piece that is not use
 from libc.stdint cimport UINT32_MAX, uint8_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport (
+from passt.dataplane.flow.tcp cimport (
     CONN_FIN_EARLY, CONN_TIMESTAMPS, STORE_RANGES, Piece, StoreRange, TcpConn, TcpStore,
 )
 from passt.dataplane.packet.headers cimport store_be32

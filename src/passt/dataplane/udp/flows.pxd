@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint32_t
 
 from passt.dataplane.base.externs cimport msghdr, sockaddr_storage
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.table cimport Flow
+from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.link.meta cimport RxFrame
 from passt.dataplane.packet.parse cimport IpView
 

@@ -33,9 +33,9 @@ from passt.dataplane.core.core cimport Core
 from passt.dataplane.datagram.lifetime cimport (
     end_datagram, open_bound, refuse_datagram, start_datagram, still_used, touch, watch_datagram,
 )
-from passt.dataplane.flow.table cimport (
-    FLOW_UDP, FLOW_UDP_PORT, SIDE_GUEST, SIDE_HOST, Flow, FlowKey, fill_host_key, fill_key,
-)
+from passt.dataplane.flow.key cimport SIDE_GUEST, SIDE_HOST, FlowKey, fill_key
+from passt.dataplane.flow.record cimport FLOW_UDP, FLOW_UDP_PORT, Flow
+from passt.dataplane.flow.table cimport fill_host_key
 from passt.dataplane.packet.headers cimport ETH_ALEN, is_loopback6
 from passt.dataplane.ip.path_mtu cimport limit_towards
 from passt.dataplane.sockets.sockets cimport local_address, read_sockaddr

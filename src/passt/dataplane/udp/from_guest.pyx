@@ -18,7 +18,7 @@ from passt.dataplane.flow.batches cimport (
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.datagram.group_echoes cimport goes_to_many, note_sending
 from passt.dataplane.datagram.socket_errors cimport settle_send_error
-from passt.dataplane.flow.table cimport Flow
+from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.packet.headers cimport IP4_HLEN, MAX_IP_LEN, UDP_HLEN
 from passt.dataplane.packet.parse cimport IpView, UdpView
 from passt.dataplane.datagram.ip_fields cimport (

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t
 
 from passt.dataplane.flow.batches cimport InBatch, OutBatch
-from passt.dataplane.flow.table cimport Flow
+from passt.dataplane.flow.record cimport Flow
 
 
 cdef class UdpState:

@@ -17,7 +17,8 @@ from passt.dataplane.core.core cimport Core
 from passt.dataplane.packet.checksum cimport csum_fold, pseudo4, pseudo6
 from passt.dataplane.datagram.group_echoes cimport is_own_echo
 from passt.dataplane.datagram.socket_errors cimport drain_errors
-from passt.dataplane.flow.table cimport FLOW_SPLICE_UDP, Flow, FlowKey
+from passt.dataplane.flow.key cimport FlowKey
+from passt.dataplane.flow.record cimport FLOW_SPLICE_UDP, Flow
 from passt.dataplane.ip.fragments cimport send_packet
 from passt.dataplane.packet.headers cimport ETH_HLEN, IP4_HLEN, IP6_HLEN, MAX_IP_LEN, UDP_HLEN, UdpHdr
 from passt.dataplane.link.link cimport LINK_USO4, LINK_USO6

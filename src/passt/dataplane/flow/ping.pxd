@@ -1,0 +1,12 @@
+"""The record of a flow of echo requests."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
+
+cdef struct PingFlow:
+    int64_t last_used             # ns
+    uint8_t ttl                   # that the socket sends with, 0: not yet said
+    uint8_t tos
+    uint8_t fragmenting           # see socket_marks
+    int64_t mtu_told_at
+    uint32_t packet_limit
