@@ -6,6 +6,8 @@ PREFIX ?= /usr/local
 # PASST_TEST_QUICK=1 shortens the transfers of the system tests, PASST_TEST_LONG=1 adds minutes and gigabytes
 # (tests/support/switches.py).
 PYTEST_ARGS ?=
+# Options that choose no tests.
+PYTEST_OPTIONS ?=
 # Processes that share the tests (tests/support/workers.py); with 1 they run in their order.
 TEST_WORKERS ?= 2
 BENCH_ARGS ?=
@@ -13,9 +15,9 @@ BENCH_ARGS ?=
 FUZZ_TARGET ?= all
 FUZZ_TIME ?= 60
 
-PYTEST = .venv/bin/python -m pytest --workers $(TEST_WORKERS)
+PYTEST = .venv/bin/python -m pytest --workers $(TEST_WORKERS) $(PYTEST_OPTIONS)
 
-.PHONY: build help demo test test-fast bench interop fuzz lint install clean
+.PHONY: build help demo test test-debug test-fast bench interop fuzz lint install clean
 
 build: # build in place, into .venv
 	@tools/setup build
@@ -29,7 +31,12 @@ demo: # show the program at work between two namespaces
 
 test: # all tests; PYTEST_ARGS="tests/wire -k arp" for some
 	@tools/setup test
+	@$(if $(PYTEST_ARGS),:,tools/debug-build -q)
 	@tools/as-root $(PYTEST) $(PYTEST_ARGS)
+
+test-debug: # the data plane's tests in a build with assertions: a part of `make test`
+	@tools/setup test
+	@tools/debug-build -q $(PYTEST_ARGS)
 
 test-fast: # unit tests that need no root and no guest, under a minute
 	@tools/setup test-fast

@@ -1,7 +1,7 @@
 """Build the Cython extensions and the programs; all other metadata is in pyproject.toml.
 
 A compilation that fails fails the build: there is no slow fallback to hide it.
-Set PASST_DEBUG=1 for C asserts and -O0.
+Set PASST_DEBUG=1 for the assertions of `base/assertions.pxd`, -O0 and symbols with the lines of the sources.
 """
 
 import json
@@ -28,7 +28,7 @@ DIRECTIVES = {
     "embedsignature": False,
 }
 FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter"]
-FLAGS += ["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0", "-fno-plt"]
+FLAGS += ["-O0", "-g", "-UNDEBUG", "-DPASST_DEBUG"] if DEBUG else ["-O3", "-g0", "-fno-plt"]
 
 
 def extension(source: Path) -> Extension:
@@ -64,6 +64,7 @@ if __name__ == "__main__":
             [extension(path) for path in sorted(Path("src").glob("passt/**/*.pyx"))],
             compiler_directives=DIRECTIVES,
             include_path=["src"],
+            emit_linenums=DEBUG,
             nthreads=os.cpu_count() or 1,
         ),
     )

@@ -33,7 +33,10 @@ def build() -> None:
         for source in sorted(PROBES.glob("*.pyx"))
     ]
     modules = cythonize(  # type: ignore[no-untyped-call]
-        extensions, compiler_directives=settings["DIRECTIVES"], include_path=["src"]
+        extensions,
+        compiler_directives=settings["DIRECTIVES"],
+        include_path=["src"],
+        emit_linenums=settings["DEBUG"],
     )
     command = build_ext(Distribution({"ext_modules": modules}))
     command.inplace = True

@@ -33,6 +33,9 @@ def pytest_configure() -> None:
         raise pytest.UsageError(str(error)) from None
     settings.register_profile("untimed", deadline=None)
     settings.load_profile("untimed")
+    # A shell ignores these for what it starts in the background, and programs under test would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, lambda number, _frame: pytest.exit(f"ended by signal {number}", 128 + number))
 

@@ -3,7 +3,8 @@
 The grammar. A text in backticks is a name if it is an identifier, or identifiers joined by dots; all else is
 syntax, a command line or an option, and is not looked at. A name is
 
-* a module of the standard library or what that holds, or a builtin: `ipaddress`, `enum.IntEnum`, `OSError`;
+* a module of the standard library or what that holds, a builtin or a keyword: `ipaddress`, `enum.IntEnum`,
+  `OSError`, `and`;
 * a file, room or module of the package by the end of its path: `stats.pxd`, `host.listeners`, `contracts`;
 * what a module defines, behind the module's name: `contracts.FlowPolicy`, `responders.dispatch.Dispatcher`;
 * a class or C struct of the package, alone or with a member: `Engine.run`, `FlowKey`;
@@ -16,6 +17,7 @@ from __future__ import annotations
 import builtins
 import importlib
 import io
+import keyword
 import re
 import sys
 import tokenize
@@ -104,7 +106,7 @@ def classes() -> dict[str, list[str]]:
 
 def is_of_python(name: str) -> bool:
     module, _, member = name.partition(".")
-    if hasattr(builtins, module):
+    if hasattr(builtins, module) or keyword.iskeyword(name):
         return True
     if module not in sys.stdlib_module_names:
         return False

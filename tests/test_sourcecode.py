@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TREE = Path(__file__).parent.parent
 PROGRAMS = Path(sys.executable).parent
 STUBS = sorted(path for path in (TREE / "src").rglob("*.pyi") if path.with_suffix(".pyx").exists())

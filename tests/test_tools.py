@@ -6,9 +6,14 @@ import os
 import pty
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TREE = Path(__file__).parent.parent
 UID = 54321
@@ -82,10 +87,11 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    for path in (tmp_path, *list(tmp_path.parents)[:2]):
-        path.chmod(0o755)
-    return Machine(tmp_path / "machine")
+def machine() -> Iterator[Machine]:
+    # Not below tmp_path, whose parents each pytest on the machine closes to other users when it starts.
+    with tempfile.TemporaryDirectory(prefix="passt-machine-") as directory:
+        Path(directory).chmod(0o755)
+        yield Machine(Path(directory) / "machine")
 
 
 @needs_root

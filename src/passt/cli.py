@@ -31,7 +31,7 @@ There is no warranty, to the extent permitted by law.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program that *argv* (default: sys.argv) names and return its exit status."""
-    gc.disable()  # what a start allocates lives on
+    gc.disable()  # the start allocates objects that live as long as the process
     argv = sys.argv if argv is None else argv
     program = "passt"
     try:
@@ -40,13 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_program(program, arguments)
     except KeyboardInterrupt:
         return _end_by_interrupt()
-    except Exception as error:  # noqa: BLE001 - standard error may lead nowhere: the log tells of each
-        _tell_failure(program, error)
+    except Exception as error:  # noqa: BLE001 - standard error may be closed: log every error
+        _log_failure(program, error)
         return EXIT_FAILURE
 
 
-def _tell_failure(program: str, error: Exception) -> None:
-    """Say in one line why *program* ends; a mistake of ours in as many as it takes to find it."""
+def _log_failure(program: str, error: Exception) -> None:
+    """Log in one line why *program* ends; for a bug of ours, in as many lines as it takes to find it."""
     if isinstance(error, PasstError):
         log.err(f"{program}: {error}")
         if isinstance(error, UsageError):
@@ -56,7 +56,7 @@ def _tell_failure(program: str, error: Exception) -> None:
         for line in log.describe_failure(error) if log.is_debug() else ():
             log.debug(line)
     elif isinstance(error, ImportError):
-        # Files of ours are closed to this user or gone, or there is no descriptor left to read them.
+        # Our files are unreadable for this user or gone, or no descriptor is left to read them.
         log.err(f"{program}: cannot load a part of the program: {error}")
     elif isinstance(error, MemoryError):
         log.err(f"{program}: there is not enough memory, or a limit of it is reached (ulimit -v)")
@@ -65,7 +65,7 @@ def _tell_failure(program: str, error: Exception) -> None:
 
 
 def _end_by_interrupt() -> int:
-    """End as a program without a handler would, so that a calling shell sees the interrupt as such."""
+    """End by SIGINT, so that a calling shell sees an interrupted program."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -76,7 +76,7 @@ def _end_by_interrupt() -> int:
 def check_system(platform: str, release: str, python: tuple[int, ...]) -> None:
     """Refuse systems that are not supported. Raises HostError.
 
-    *release* is the kernel's, as in `uname -r`; *python* starts with major and minor version.
+    *release* is that of the kernel, as `uname -r` prints it; *python* starts with major and minor version.
     """
     if platform != "linux":
         raise HostError(f"this program needs Linux, and this system is {platform}")
@@ -93,7 +93,7 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 
 def pick_program(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """Tell from the last path component of argv[0] which program is meant; returns it with its arguments.
+    """Pick the program by the last path component of argv[0]; return its name and arguments.
 
     A name that contains "pasta" is pasta, whatever else it contains. Under `python -m passt` the first
     argument is the name. Raises ConfigError.
@@ -153,7 +153,7 @@ def restore_locale() -> None:
 
 
 def _run_qrap(arguments: Sequence[str]) -> int:
-    """Everything after qrap's own two arguments belongs to QEMU, so only the first one is looked at."""
+    """Run qrap. All behind its own two arguments belongs to QEMU, so only the first argument is checked."""
     first = arguments[0] if arguments else ""
     action = {"-h": "help", "--help": "help", "--version": "version"}.get(first)
     if action is None:
@@ -164,7 +164,7 @@ def _run_qrap(arguments: Sequence[str]) -> int:
 
 
 def print_text(program: str, action: str) -> int:
-    """Print the answer to --help or --version on standard output; a reader that is gone is a failure."""
+    """Print the text of --help or --version; raises HostError if standard output cannot be written."""
     if action == "version":
         data = f"{program} {__version__}\n{LICENCE}".encode()
     else:

@@ -1,7 +1,7 @@
-"""The exceptions that have a meaning; anything else that is raised is a mistake of ours.
+"""The exceptions with a meaning; any other exception is a bug of ours, except OSError.
 
-One kind of the standard library's has a meaning too: an OSError is the host's refusal of a system call. Who
-knows what the call was for says so in a HostError; `explain_refusal` words what nobody foresaw.
+An OSError is a refused system call. Code that knows what the call was for turns it into a HostError;
+`explain_refusal` words the others for the user.
 """
 
 import errno
@@ -12,15 +12,15 @@ class PasstError(Exception):
 
 
 class ConfigError(PasstError):
-    """The command line asks for something wrong or not possible; names the option and the way out."""
+    """The command line asks for something wrong or impossible; the text names the option and what helps."""
 
 
 class HostError(PasstError):
-    """The host refuses something that we need; names the setting or cause."""
+    """The host refuses something that we need; the text names the setting or the cause."""
 
 
 class WireError(PasstError):
-    """Bytes from the guest that are not a valid message; met in `responders.dispatch` and counted."""
+    """Bytes from the guest that are no valid message; `responders.dispatch` catches and counts it."""
 
 
 _REMEDIES = {
@@ -33,7 +33,7 @@ _REMEDIES = {
 
 
 def explain_refusal(error: OSError) -> str:
-    """Word a system call's failure for the user: what the kernel says of it, and what helps."""
+    """Word a failed system call for the user: the kernel's text, and what helps."""
     text = f"the system refuses what is needed: {error.strerror or error}"
     if error.filename is not None:
         text += f" ({error.filename!r})"

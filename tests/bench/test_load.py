@@ -13,6 +13,8 @@ import pytest
 from bench.install import build_load
 from bench.lab import read_until
 
+pytestmark = pytest.mark.slow
+
 SOURCES = Path(__file__).parents[2] / "bench/src"
 
 

@@ -15,6 +15,8 @@ from tests.bench.test_load import free_port, load, serving  # noqa: F401 - the f
 from tests.support.fakes import Events, Policy, Responder
 from tests.support.frames import OUR_MAC, packed
 
+pytestmark = pytest.mark.slow
+
 SECONDS = "0.3"
 
 

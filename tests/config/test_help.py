@@ -63,8 +63,8 @@ def test_help_of_pasta_begins_like_this() -> None:
         "process PID.\n"
         "\n"
         "General:\n"
-        "  -d, --debug                 Tell what happens in detail, on standard error,\n"
-        "                              with time stamps, and not in the system log;\n"
-        "                              undoes --quiet.\n"
-        "      --trace                 As --debug, and one line for each packet too.\n")
-    assert "      --map-host-loopback ADDR|none\n                              Address that reaches" in text
+        "  -d, --debug                 Print detailed messages on standard error, with\n"
+        "                              time stamps, and not in the system log; undoes\n"
+        "                              --quiet.\n"
+        "      --trace                 As --debug, and print a line for each packet.\n")
+    assert "      --map-host-loopback ADDR|none\n                              Address that means" in text

@@ -10,6 +10,8 @@ import struct
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+import pytest
+
 from passt.facts.contracts import Target
 from tests.dataplane.ingress.test_packet_too_big import too_big
 from tests.dataplane.probes import probe
@@ -257,6 +259,7 @@ def check_verdict(frame: bytes, before: dict[str, int], after: dict[str, int]) -
         assert fields.protocol in (TCP, UDP, ICMP, ICMP6), frame.hex()
 
 
+@pytest.mark.slow
 def test_frames_without_sense_are_counted_and_do_no_harm() -> None:
     dice = random.Random(20250405)  # noqa: S311 - it has to be the same each time
     responder, events = Responder(), Events()

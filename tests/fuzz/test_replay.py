@@ -16,6 +16,7 @@ N_MUTATIONS = 3000
 NAMES = sorted(HARNESSES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_corpus_and_its_mutations_are_survived(name: str) -> None:
     corpus = seeds(name)

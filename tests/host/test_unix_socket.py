@@ -174,7 +174,7 @@ def test_socket_of_another_user_is_left_alone(shared: Path) -> None:
     make_stale(path)
     assert as_user(path).endswith("it belongs to another user; give another path")
     os.chmod(path, 0o777)  # noqa: S103 - others may connect to it
-    assert "a socket that nobody serves is there and cannot be removed" in as_user(path)
+    assert "a socket that no process serves is there and cannot be removed" in as_user(path)
     with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
         client.connect(path)
 

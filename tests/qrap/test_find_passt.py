@@ -85,7 +85,7 @@ def test_silent_and_stale_ones_are_passed_over(paths: list[Path], capfd: pytest.
     with FakePasst(paths[1], mute=True), FakePasst(paths[2]), connect(paths, 0.05):
         pass
     assert capfd.readouterr().err.splitlines() == [
-        f"qrap: {paths[0]}: nobody listens there any more",
+        f"qrap: {paths[0]}: no process listens there any more",
         f"qrap: {paths[1]}: no answer within 0.05 s; this is no passt, or it is stuck",
         f"Connected to {paths[2]}"]
 

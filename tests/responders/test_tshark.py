@@ -34,6 +34,8 @@ from tests.support.tshark import complaints, tshark, write_pcap
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 GUEST_MAC = bytes.fromhex("020000000005")
 GUEST = IPv6Address("fe80::ff:fe00:5")
 NOWHERE = IPv6Address("::")

@@ -16,6 +16,7 @@ TREE = Path(__file__).parent.parent.parent
 CONFTEST = """
 from tests.support.workers import pytest_addoption, pytest_runtestloop
 import os, pytest, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started us may ignore it
 signal.signal(signal.SIGTERM, lambda number, _frame: pytest.exit("ended", 128 + number))
 
 def note(text):
@@ -45,8 +46,8 @@ class Tree:
         for name, text in {"conftest.py": CONFTEST, **files}.items():
             (directory / name).write_text(text, encoding="ascii")
         self.argv = [sys.executable, "-m", "pytest", "-c", "/dev/null", "--rootdir", str(directory),
-                     "-p", "no:cacheprovider", "-W", "error", "--strict-markers", "-o", "markers=alone",
-                     "-ra", "--workers", "2"]
+                     "-p", "no:cacheprovider", "-W", "error", "--strict-markers", "-o", "markers=alone\nslow",
+                     "-ra", "--workers", "2", "--basetemp", str(directory / "tmp")]
         self.environment = {**os.environ, "PYTHONPATH": str(TREE), "NOTES": str(self.notes),
                             "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": ""}
 
@@ -96,6 +97,16 @@ def test_marked_tests_run_when_all_others_are_done(tmp_path: Path) -> None:
     assert words[-3:] == ["make", "alone", "end"]
 
 
+def test_modules_with_slow_tests_come_first(tmp_path: Path) -> None:
+    names = [f"test_{letter}.py" for letter in "abcdefgh"]
+    text = "import os\nfrom conftest import note\ndef test_1(lab): note(os.path.basename(__file__) + ' 0 ')\n"
+    slow = "import pytest\npytestmark = pytest.mark.slow\n" + text
+    tree = Tree(tmp_path, {name: slow if name in names[-2:] else text for name in names})
+    assert summary(tree.run()) == "8 passed"
+    run = [word for word in tree.notes.read_text(encoding="ascii").split()[::2] if word in names]
+    assert run[0] in names[-2:]
+
+
 @pytest.mark.parametrize("how", ["os.kill(os.getpid(), 9)", "os._exit(0)", "os._exit(7)"])
 def test_worker_that_dies_has_failed_its_test(tmp_path: Path, how: str) -> None:
     dying = f"import os\ndef test_1(lab): {how}\ndef test_2(): pass\n"
@@ -105,6 +116,16 @@ def test_worker_that_dies_has_failed_its_test(tmp_path: Path, how: str) -> None:
     assert "1 failed" in summary(done)
     told = r"^FAILED test_b.py::test_1 - its worker (was ended by signal 9|exited with [07])$"
     assert re.search(told, done.stdout, re.MULTILINE)
+
+
+def test_session_fixture_that_does_not_end_well_fails_the_session(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, THREE)
+    conftest = CONFTEST.replace('note(f"end', 'assert 0, "still there"; note(f"end')
+    (tmp_path / "conftest.py").write_text(conftest, encoding="ascii")
+    done = tree.run("--deselect", "test_b.py::test_2")
+    assert done.returncode == 1
+    assert "AssertionError: still there" in done.stderr
+    assert "its worker exited with 1" in done.stdout
 
 
 def test_first_failure_ends_all_with_x(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """`--workers N`: the tests of one session shared among N processes, with one report and one summary.
 
 Theory of operation. When all tests are collected the session forks N workers. A worker asks for a test
-module, runs it, and asks for the next one just before its last test, so that fixtures of the session (the
-lab) live on. Its reports go through a pipe to the session, which hands them to pytest's own reporter as if
-it had run the tests: -x, --durations, -ra and the summary line mean what they always mean. Reports are told
-when their module is whole, so that the lines of two modules do not mix.
+module, runs it, and asks for the next one; fixtures of the session (the lab) live on in between. Its reports
+go through a pipe to the session, which hands them to pytest's own reporter as if it had run the tests: -x,
+--durations, -ra and the summary line mean what they always mean. Reports are told when their module is
+whole, so that the lines of two modules do not mix.
 
 Tests marked `alone` measure time, or need the machine's processors for themselves: the session runs
 them itself, one after the other, when the workers have ended.
@@ -60,6 +60,11 @@ def module_of(nodeid: str) -> str:
     return nodeid.partition("::")[0]
 
 
+def is_slow(items: list[pytest.Item]) -> bool:
+    """Tell whether one of *items* takes seconds by its nature."""
+    return any(item.get_closest_marker("slow") for item in items)
+
+
 def with_next(items: Iterator[pytest.Item]) -> Iterator[tuple[pytest.Item, pytest.Item | None]]:
     """Pair each of *items* with the one after it, None after the last."""
     item = next(items, None)
@@ -93,7 +98,8 @@ class Crew:
     def __init__(self, session: pytest.Session, groups: Groups) -> None:
         self.session, self.config, self.groups = session, session.config, groups
         self.n_left = {module: len(items) for module, items in groups.items()}  # tests that have not finished
-        self.names = iter(groups)
+        # Long modules first: one of them at the end would keep one worker busy and the others waiting.
+        self.names = iter(sorted(groups, key=lambda module: not is_slow(groups[module])))
         self.workers: list[Worker] = []
 
     def run(self, n_workers: int) -> None:
@@ -210,19 +216,16 @@ def work(session: pytest.Session, groups: Groups, pipe: Connection) -> NoReturn:
 
 def run_modules(session: pytest.Session, groups: Groups, pipe: Connection) -> None:
     """Run the tests of the modules that the session names."""
-
-    def wanted() -> Iterator[pytest.Item]:
-        while True:
-            pipe.send(("ask", None))
-            module = pipe.recv()
-            if module is None:
-                return
-            yield from groups[module]
-
-    for item, nextitem in with_next(wanted()):
-        item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
-        if session.shouldfail or session.shouldstop:
+    while True:
+        pipe.send(("ask", None))
+        module = pipe.recv()
+        if module is None:
             return
+        for item, nextitem in with_next(iter(groups[module])):
+            # What ends after the last test of a module is all but the fixtures of the session.
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem or session)
+            if session.shouldfail or session.shouldstop:
+                return
 
 
 class Sender:

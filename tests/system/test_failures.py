@@ -39,7 +39,7 @@ os.write(status, f"{cli.main(sys.argv[3:])}\\n".encode())
 LINES = [
     r"ZeroDivisionError: a mistake\\nof ours",
     r"    line \d+ of .*, in describe",
-    r"    line \d+ of .*/report\.py, in _tell",
+    r"    line \d+ of .*/diagnostics\.py, in _tell",
 ]
 
 

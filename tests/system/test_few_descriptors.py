@@ -136,7 +136,6 @@ def test_half_open_connections_keep_nobody_out(lab: Lab, user: bool) -> None:
     """With all descriptors held by connections that nobody answers, new flows work both ways."""
     script = "\n".join((
         "set -e",
-        f"until (: </dev/tcp/127.0.0.1/{INWARD + 7}) 2>/dev/null; do sleep 0.05; done",
         "echo ready; read -r word",
         *(f"{' '.join(lab.tcp_client)} hang {address} 9 {N_SYNS // N_FLOODS} & floods+=($!)"
           for address in (BLACKHOLE4, BLACKHOLE6) * (N_FLOODS // 2)),
@@ -145,7 +144,9 @@ def test_half_open_connections_keep_nobody_out(lab: Lab, user: bool) -> None:
           for address in (FAR4, FAR6) for checks in ("tcp,udp", "tcp")),
         "echo served; read -r word; kill ${floods[@]} $servers",
     ))
-    servers = f"/usr/bin/python3 -I {lab.directory / 'servers.py'} {INWARD} >/dev/null & servers=$!; {script}"
+    # Who comes before the servers listen is refused by the namespace's kernel.
+    servers = (f"exec 3< <(/usr/bin/python3 -I {lab.directory / 'servers.py'} {INWARD}); servers=$!\n"
+               f"read -r ready <&3\n{script}")
     argv = [lab.pasta, "-q", "--config-net", "-t", f"{INWARD + 7}", "-u", "none", "--", "bash", "-c", servers]
     running = lab.host.spawn(limited(MANY, argv), user=user, stdin=subprocess.PIPE)
     try:

@@ -47,6 +47,7 @@ def count_listeners(lab: Lab, kind: str) -> int:
     return lab.host.run(["ss", f"-Hln{kind}"]).stdout.count(b"\n")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("option", "kind"), [("-t", "t"), ("-u", "u")])
 def test_all_ports_are_as_many_as_descriptors_allow_and_take_less_than_a_second(
     lab: Lab, user: bool, option: str, kind: str

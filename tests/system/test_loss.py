@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.lab import FAR4, PATH
-from tests.support.switches import QUICK
+from tests.support.switches import LONG, QUICK
 from tests.system.servers import stream_sha256
 
 if TYPE_CHECKING:
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.needs_root,
+    pytest.mark.alone,
     pytest.mark.skipif(shutil.which("nft", path=PATH) is None, reason="nftables' nft is missing"),
 ]
 
-SIZE = 60_000_000 if QUICK else 400_000_000
+SIZE = 400_000_000 if LONG else 60_000_000 if QUICK else 150_000_000
 # Seconds that a lost frame may cost on the average: half of the shortest time-out.
 LOSS_S = 0.1
 

@@ -8,7 +8,7 @@ from tests.support.lab import FAR4, FAR6, Lab
 from tests.support.switches import LONG
 from tests.system.iperf import read_result, run_report
 
-pytestmark = pytest.mark.needs_root
+pytestmark = [pytest.mark.needs_root, pytest.mark.alone]
 
 NET = ("--config-net",)
 WAYS = {"out": [], "in": ["--reverse"], "both": ["--bidir"]}

@@ -9,13 +9,13 @@ import pytest
 
 from tests.support.lab import FAR4, FAR6, OUTSIDE4, OUTSIDE6, Lab
 from tests.support.processes import status_field, wait_until
-from tests.support.switches import QUICK
+from tests.support.switches import LONG, QUICK
 from tests.system.iperf import run_report
 from tests.system.servers import stream, stream_sha256
 
 pytestmark = pytest.mark.needs_root
 
-LARGE = 50_000_000 if QUICK else 1_000_000_000
+LARGE = 1_000_000_000 if LONG else 50_000_000 if QUICK else 200_000_000
 NET = ("--config-net",)
 # What the default mapping makes of the gateway is the host's loopback; the far addresses it leaves alone.
 FAR = pytest.mark.parametrize("address", [FAR4, FAR6])

@@ -1,8 +1,8 @@
 """Command-line scanning with the behaviour of getopt_long(3), driven by the option table.
 
-As with a leading "+" in its option string, scanning ends at the first argument that is no option,
-so a command's own options are left alone. Messages are getopt's own, because callers look at them:
-Podman searches for "unrecognized option '--NAME'". The program's name is put in front by `cli`.
+As with a leading "+" in getopt's option string, scanning ends at the first argument that is no option, so a
+command's own options are left alone. Messages are worded as getopt's, because callers look for them: Podman
+searches for "unrecognized option '--NAME'". `cli` puts the program's name in front.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class UsageError(ConfigError):
 
 
 class Occurrence:
-    """One use of an option: *value* is its argument (empty if it takes none), *spelled* how it was named."""
+    """One use of an option: *value* is its argument (empty if it takes none), *spelled* its name as given."""
 
     __slots__ = ("option", "spelled", "value")
 
@@ -34,13 +34,13 @@ class Occurrence:
 
     @property
     def label(self) -> str:
-        """The option as named by the user, for messages: `option '-m' (--mtu)`."""
+        """The option as the user named it, for messages: `option '-m' (--mtu)`."""
         long = "" if self.spelled.startswith("--") else f" (--{self.option.name})"
         return f"option '{self.spelled}'{long}"
 
 
 class Request:
-    """A scanned command line; *action* is RUN, "help" or "version" (then the rest was not looked at)."""
+    """A scanned command line; *action* is RUN, "help" or "version" (then the rest is not scanned)."""
 
     __slots__ = ("action", "occurrences", "operands")
 
@@ -130,8 +130,8 @@ def _find_long(name: str, argument: str) -> tuple[Option, str]:
 def scan(mode: str, arguments: Sequence[str]) -> Request:
     """Scan *arguments* (without the program's name) for the program *mode*.
 
-    Raises UsageError as getopt would, ConfigError for an option of the other program or one that
-    this version does not have yet. Values are not looked at.
+    Raises UsageError for what getopt refuses, ConfigError for an option of the other program or one that
+    this version does not have yet. Values are not checked.
     """
     scanner = Scanner(arguments)
     occurrences = []

@@ -31,7 +31,7 @@ _REPEAT = {PER_FAMILY: "Once for IPv4, once for IPv6.", ACCUMULATES: "May be rep
 
 
 def help_text(program: str) -> str:
-    """Give what --help prints: at most 80 columns, options of *program* only."""
+    """Make the text of --help: at most 80 columns, options of *program* only."""
     lines = [f"{'Usage:' if index == 0 else '      '} {synopsis}"
              for index, synopsis in enumerate(_SYNOPSES[program])]
     lines += ["", *wrap(_ABOUT[program], WIDTH)]
@@ -61,13 +61,13 @@ def spelling(option: Option) -> str:
 
 
 def heading(option: Option) -> str:
-    """Give the first column: all names, and the argument."""
+    """Make the first column: all names, and the argument."""
     indent = "  " if option.short else "      "
     return f"{indent}{spelling(option)}{' ' if option.argument else ''}{option.argument}"
 
 
 def description(option: Option) -> str:
-    """Give an option's help with what repeating it means, and deprecation."""
+    """Make the help of an option: its text, what a second use means, and whether it is deprecated."""
     parts = [option.text, _REPEAT.get(option.repeat, ""), "Deprecated." if option.deprecated else "",
              f"Meanwhile: {option.meanwhile}." if option.meanwhile else ""]
     return " ".join(part for part in parts if part)

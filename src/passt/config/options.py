@@ -1,9 +1,8 @@
-"""The one table of all options: parser, --help and manual pages read it, nothing else lists options.
+"""The one table of all options: the parser, --help and the manual pages are made from it.
 
-An option that this version does not carry out yet is in the table with `available=False`: it is
-known (so that prefixes resolve as they will later) and refused. This module and `getopt` import
-nothing, because `pasta --version` needs no more than them: `dataclasses` alone costs three times
-the start of the interpreter's own core.
+An option that this version does not have yet is in the table with `available=False`: it is known, so that
+prefixes resolve as they will later, and refused. This module and `getopt` import next to nothing, because
+`pasta --version` needs only them: `dataclasses` alone costs three times the start of the interpreter's core.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ class Option:
     """One option.
 
     *names* are its long names without dashes, the usual one first; *short* is one character or empty;
-    *argument* is the placeholder of its argument, empty if it takes none; *modes* tells which programs
-    know it; *repeat* is what a second use means; *text* is its help, for this version; *meanwhile* is what to
-    do without it, while it is not available.
+    *argument* is the placeholder of its argument, empty if it takes none; *modes* are the programs that have
+    it; *repeat* is what a second use means; *text* is its help; *meanwhile* is what to do while it is not
+    available.
     """
 
     __slots__ = ("argument", "available", "deprecated", "group", "meanwhile", "modes", "names", "repeat",
@@ -68,32 +67,33 @@ _PASST_ONLY = (PASST,)
 
 OPTIONS: tuple[Option, ...] = (
     Option(GENERAL, "d", "debug", "",
-           "Tell what happens in detail, on standard error, with time stamps, and not in the system log;"
+           "Print detailed messages on standard error, with time stamps, and not in the system log;"
            " undoes --quiet.",
            available=True),
-    Option(GENERAL, "", "trace", "", "As --debug, and one line for each packet too.", available=True),
+    Option(GENERAL, "", "trace", "", "As --debug, and print a line for each packet.", available=True),
     Option(GENERAL, "q", "quiet", "", "Print warnings and errors only; undoes --debug and --trace.",
            available=True),
     Option(GENERAL, "f", "foreground", "",
-           "Stay in the foreground. Running a command or a shell implies it. Default: go to the background"
-           " when all is ready, which the exit of the program called tells.", available=True),
-    Option(GENERAL, "e", "stderr", "", "Accepted for the sake of old callers; has no effect.",
+           "Stay in the foreground; a command or a shell implies it. Default: go to the background; the"
+           " program that was called exits when all is ready.", available=True),
+    Option(GENERAL, "e", "stderr", "", "No effect; accepted from old callers.",
            available=True, deprecated=True),
     Option(GENERAL, "l", "log-file", "PATH", "Write messages to the file PATH instead of the system log.",
            available=True),
     Option(GENERAL, "", "log-size", "SIZE",
-           "Never let the log file exceed SIZE bytes, 40960 or more: the oldest lines go. Default: 1048576.",
+           "Keep the log file below SIZE bytes, 40960 or more, by removing the oldest lines. Default:"
+           " 1048576.",
            available=True),
     Option(GENERAL, "", "runas", "UID[:GID]|LOGIN[:GROUP]",
-           "Change to this user and group; takes root, or CAP_SETUID. Default: nobody if started by root (a"
-           " command that pasta runs stays root's own then); else no change.", available=True),
-    Option(GENERAL, "p", "pcap", "FILE", "Record the frames on the guest's side to FILE, in pcap format.",
+           "Change to this user and group; takes root, or CAP_SETUID. Default: nobody if started by root"
+           " (except a command that pasta runs); else no change.", available=True),
+    Option(GENERAL, "p", "pcap", "FILE", "Record the guest's frames to FILE, in pcap format.",
            available=True),
     Option(GENERAL, "P", "pid", "FILE",
-           "Write the process id to FILE when everything is ready; until then FILE is empty.",
+           "Write the process ID to FILE when all is ready; until then FILE is empty.",
            available=True),
     Option(GENERAL, "", "stats", "SECONDS",
-           "Print a row of counters on standard error every SECONDS seconds in which anything happened; needs"
+           "Print a row of counters on standard error every SECONDS seconds, if a counter has changed; needs"
            " --foreground.", available=True),
     Option(GENERAL, "h", "help", "", "Print this overview and exit.", available=True),
     Option(GENERAL, "", "version", "", "Print the version and exit.", available=True),
@@ -113,44 +113,45 @@ OPTIONS: tuple[Option, ...] = (
     Option(NETWORK, "m", "mtu", "MTU",
            "MTU to assign, 68 to 65521 bytes; 0 assigns none. Default: 65520.", available=True),
     Option(NETWORK, "M", "mac-addr", "MAC",
-           "Hardware address by which the host's side speaks. Default: 9a:55:9a:55:9a:55.", available=True),
+           "Hardware address of the gateway, as the guest sees it. Default: 9a:55:9a:55:9a:55.",
+           available=True),
     Option(NETWORK, "i", "interface", "NAME",
-           "Template: the host interface whose addresses and routes are taken. Default: the interfaces of"
-           " --outbound-if4 and --outbound-if6, else those of the first default routes; see NOTES.",
+           "Template: the host interface whose addresses and routes the guest gets. Default: the interfaces"
+           " of --outbound-if4 and --outbound-if6, else those of the first default routes; see NOTES.",
            available=True),
     Option(NETWORK, "H", "hostname", "NAME",
-           "Host name to tell by DHCP; pasta gives it to its own namespace too. Default: none, and pasta's"
-           " own namespace is named after the host.", available=True),
+           "Host name to hand out by DHCP, and of the namespace in which pasta runs a command. Default: none,"
+           " and that namespace is named after the host.", available=True),
     Option(NETWORK, "", "fqdn", "NAME",
-           "Fully qualified name to tell by DHCP to a client that asks for it or sends one.",
+           "Fully qualified name to hand out by DHCP to a client that asks for it or sends one.",
            available=True),
 
     Option(HOST_SIDE, "o", "outbound", "ADDR",
-           "Source address of what goes out from the host. Default: as its routes say.",
+           "Source address of the host's sockets. Default: the one that the host's routes choose.",
            repeat=PER_FAMILY, available=True),
     Option(HOST_SIDE, "", "outbound-if4", "NAME",
-           "Bind outgoing IPv4 sockets to this interface; it is the IPv4 template too, unless -i is given.",
+           "Bind outbound IPv4 sockets to this interface; it is the IPv4 template too, unless -i is given.",
            available=True),
     Option(HOST_SIDE, "", "outbound-if6", "NAME", "The same for IPv6.", available=True),
-    Option(HOST_SIDE, "", "freebind", "", "Allow -t and -u addresses that the host does not have (yet).",
-           available=True),
+    Option(HOST_SIDE, "", "freebind", "",
+           "Allow addresses of -t and -u that the host does not have, or not yet.", available=True),
 
     Option(MAPPING, "", "map-host-loopback", "ADDR|none",
-           "Address that reaches the host's loopback from inside. Default: the gateway. none: no such"
-           " address, in either family; clients on the host's loopback then appear to come from the gateway,"
-           " as by default, but nothing leads back to it.", repeat=PER_FAMILY, available=True),
+           "Address that means the host's loopback to the guest. Default: the gateway. none: no such address,"
+           " in either family; clients on the host's loopback then still appear to come from the gateway, but"
+           " the guest cannot reach the host's loopback.", repeat=PER_FAMILY, available=True),
     Option(MAPPING, "", "no-map-gw", "",
            "The gateway's address does not lead to the host's loopback (unless --map-host-loopback says so).",
            available=True),
     Option(MAPPING, "", "map-guest-addr", "ADDR|none",
-           "Address that reaches, from inside, the host by the address that the guest has as its own."
+           "Address that means the host to the guest, where the guest has the host's own address."
            " Default: none.", repeat=PER_FAMILY, available=True),
 
     Option(PROTOCOLS, "", "no-tcp", "", "No TCP, in either direction.", available=True),
     Option(PROTOCOLS, "", "no-udp", "", "No UDP, in either direction.", available=True),
     Option(PROTOCOLS, "", "no-icmp", "", "No ping, over IPv4 or IPv6.", available=True),
     Option(PROTOCOLS, "", "no-dhcp", "",
-           "No DHCP service. So it is too where the IPv4 default route has no gateway.", available=True),
+           "No DHCP service; implied if the IPv4 default route has no gateway.", available=True),
     Option(PROTOCOLS, "", "no-ndp", "",
            "No answers to neighbour discovery, and no router advertisements.", available=True),
     Option(PROTOCOLS, "", "no-dhcpv6", "", "No DHCPv6 service.", available=True),
@@ -158,19 +159,19 @@ OPTIONS: tuple[Option, ...] = (
            "No router advertisements; --config-net implies it.", available=True),
 
     Option(NAMES, "D", "dns", "ADDR|none",
-           "Name server to hand out, as it is, instead of the host's of the same family; up to three of each"
-           " family. none: no name servers, and no mapping of those given before it. Default: those of"
-           " /etc/resolv.conf; one that cannot be reached from inside is replaced by the address of"
-           " --dns-forward or --map-host-loopback, which then leads to it.",
+           "Name server to hand out unchanged instead of the host's of the same family; up to three of each"
+           " family. none: no name servers, and no --dns-forward or --dns-host given before it. Default:"
+           " those of /etc/resolv.conf; instead of one that the guest cannot reach, the address of"
+           " --dns-forward or --map-host-loopback is handed out, which then leads to it.",
            repeat=ACCUMULATES, available=True),
     Option(NAMES, "", "dns-forward", "ADDR",
-           "Queries by UDP or TCP sent to ADDR, ports 53 and 853, go to the name server of --dns-host.",
+           "Pass UDP and TCP queries to ADDR, ports 53 and 853, to the name server of --dns-host.",
            repeat=PER_FAMILY, available=True),
     Option(NAMES, "", "dns-host", "ADDR",
-           "Name server, as the host reaches it, that --dns-forward leads to. Default: the first of the"
-           " same family in /etc/resolv.conf, else the host itself.", repeat=PER_FAMILY, available=True),
+           "Name server for --dns-forward, an address of the host's view. Default: the first of the same"
+           " family in /etc/resolv.conf, else the host itself.", repeat=PER_FAMILY, available=True),
     Option(NAMES, "S", "search", "LIST|none",
-           "Search domains, separated by blanks, to hand out instead of the host's. none: none at all (none."
+           "Search domains, separated by blanks, to hand out instead of the host's. none: no domains (none."
            " with a dot is the domain of that name).", repeat=ACCUMULATES, available=True),
     Option(NAMES, "", "no-dhcp-dns", "", "Do not hand out name servers.", modes=_PASST_ONLY, available=True),
     Option(NAMES, "", "no-dhcp-search", "", "Do not hand out search domains.", modes=_PASST_ONLY,
@@ -181,13 +182,13 @@ OPTIONS: tuple[Option, ...] = (
            modes=_PASTA_ONLY, available=True),
 
     Option(PORTS, "t", "tcp-ports", "SPEC",
-           "Forward TCP ports of the host inside. SPEC: [ADDR][%IF]/ITEM,... with items PORT, FIRST-LAST,"
-           " PORTS:TARGETS, ~EXCLUDED, all (but ephemeral ports), auto (pasta: while bound inside); or none."
-           " Unless -u is given, UDP ports of the numbers named are forwarded too. Default: auto in pasta,"
-           " none in passt.",
+           "Forward TCP ports of the host to the guest. SPEC: [ADDR][%IF]/ITEM,... with items PORT,"
+           " FIRST-LAST, PORTS:TARGETS, ~EXCLUDED, all (except ephemeral ports), auto (pasta: while bound"
+           " in the namespace); or none. Unless -u is given, UDP ports of the same numbers are forwarded"
+           " too. Default: auto in pasta, none in passt.",
            repeat=ACCUMULATES, available=True),
     Option(PORTS, "u", "udp-ports", "SPEC",
-           "The same for UDP ports; auto follows TCP ports too. none also keeps -t from forwarding UDP."
+           "The same for UDP ports; auto follows TCP ports too. With none, -t forwards no UDP ports."
            " Default: auto in pasta, none in passt.",
            repeat=ACCUMULATES, available=True),
     Option(PORTS, "T", "tcp-ns", "SPEC",
@@ -196,8 +197,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(PORTS, "U", "udp-ns", "SPEC", "The same for UDP ports. Default: auto.",
            modes=_PASTA_ONLY, repeat=ACCUMULATES, available=True),
     Option(PORTS, "", "host-lo-to-ns-lo", "",
-           "Clients on the host's loopback reach forwarded ports on the namespace's loopback, and with them"
-           " services that are bound to it only. Default: they reach the namespace's public address.",
+           "Clients on the host's loopback reach forwarded ports on the namespace's loopback, including"
+           " services bound to loopback only. Default: they reach the namespace's public address.",
            modes=_PASTA_ONLY, available=True),
     Option(PORTS, "", "no-splice", "",
            "Connections from the host's loopback go through the tap interface too. Default: they are passed"
@@ -212,33 +213,33 @@ OPTIONS: tuple[Option, ...] = (
            "Name of the interface in the namespace. Default: the template's, or tap0 if there is none.",
            modes=_PASTA_ONLY, available=True),
     Option(NAMESPACE, "", "ns-mac-addr", "MAC",
-           "Hardware address of the interface in the namespace. Default: one that the kernel makes up.",
+           "Hardware address of the interface in the namespace. Default: the kernel's choice.",
            modes=_PASTA_ONLY, available=True),
     Option(NAMESPACE, "", "no-copy-routes", "", "With --config-net: set a default route only.",
            modes=_PASTA_ONLY, available=True, deprecated=True),
     Option(NAMESPACE, "", "no-copy-addrs", "", "With --config-net: set one address per family only.",
            modes=_PASTA_ONLY, available=True, deprecated=True),
     Option(NAMESPACE, "", "netns", "PATH|NAME",
-           "Join the network namespace at PATH; a NAME is that of /run/netns/NAME. Without --userns, the user"
-           " namespace stays the caller's. Goes with neither PID nor COMMAND.", modes=_PASTA_ONLY,
+           "Join the network namespace at PATH; NAME means /run/netns/NAME. Without --userns, stay in the"
+           " caller's user namespace. Excludes PID and COMMAND.", modes=_PASTA_ONLY,
            available=True),
     Option(NAMESPACE, "", "userns", "PATH",
            "Join the user namespace at PATH. Default: that of the process PID; for a command, a new one.",
            modes=_PASTA_ONLY, available=True),
     Option(NAMESPACE, "", "netns-only", "",
-           "Neither join nor make a user namespace. Of --userns and this one the last counts.",
+           "Neither join nor make a user namespace. Of this option and --userns, the last one counts.",
            modes=_PASTA_ONLY, available=True),
     Option(NAMESPACE, "", "no-netns-quit", "",
-           "Go on when the path of --netns is removed, or the process PID has ended.", modes=_PASTA_ONLY,
+           "Do not end when the path of --netns is removed or the process PID ends.", modes=_PASTA_ONLY,
            available=True),
 
     Option(MACHINE, "s", "socket socket-path", "PATH",
-           "Listen for the machine's connection on the UNIX domain socket PATH; undoes -F. Default: the first"
-           " of /tmp/passt_1.socket to /tmp/passt_64.socket that nobody uses.", modes=_PASST_ONLY,
+           "Listen for the virtual machine on the UNIX domain socket PATH; undoes -F. Default: the first of"
+           " /tmp/passt_1.socket to /tmp/passt_64.socket that no process uses.", modes=_PASST_ONLY,
            available=True),
     Option(MACHINE, "F", "fd", "FD",
-           "Use the connected stream socket FD, inherited from the caller, instead; undoes -s and implies"
-           " --one-off.", modes=_PASST_ONLY, available=True),
+           "Serve the connected stream socket FD, inherited from the caller; undoes -s, implies --one-off.",
+           modes=_PASST_ONLY, available=True),
     Option(MACHINE, "1", "one-off", "", "End when the first client closes its connection.",
            modes=_PASST_ONLY, available=True),
     Option(MACHINE, "", "vhost-user", "", "Speak vhost-user on the socket.", modes=_PASST_ONLY,

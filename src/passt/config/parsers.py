@@ -1,7 +1,7 @@
 """Strict checks of option arguments: text in, value out.
 
-Each function raises ConfigError with what is wrong and what would be right; who calls puts the
-option's name in front.
+Each function raises ConfigError with what is wrong and what would be right; callers put the option's name in
+front.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from passt.facts.address import IPAddress
 
 IFNAMSIZ = 16           # linux/if.h; one byte of it is the terminating zero
-MIN_MTU = 68            # RFC 791, 3.2: every internet module forwards 68 octets
-MAX_MTU = 65521         # the largest frame, 65535, less the Ethernet header
+MIN_MTU = 68            # RFC 791 3.2: every internet module forwards 68 bytes
+MAX_MTU = 65521         # the largest frame, 65535 bytes, without its Ethernet header
 MAX_PID = 2**31 - 1
-MIN_LOG_SIZE = 40960    # five pages of the largest usual size, so that a cut leaves something
+MIN_LOG_SIZE = 40960    # bytes; a cut of a smaller file would leave too few lines
 MAX_LOG_SIZE = 2**40
 MAX_STATS_S = 86400
 MAX_FD = 2**31 - 1
 MAX_SOCKET_PATH = 107   # unix(7): sun_path has 108 bytes, one of them the terminating zero
-MIN_MTU_IP6 = 1280      # RFC 8200, section 5
+MIN_MTU_IP6 = 1280      # RFC 8200 5
 MAX_RESOLVERS = 3       # per family, as many as glibc reads (MAXNS in resolv.h)
 # Kinds of addresses to which no socket connects.
 _NO_TARGET = "unspecified 0.0.0.0/8 broadcast multicast IPv4-mapped IPv4-compatible"
@@ -68,17 +68,17 @@ def parse_address(text: str) -> IPAddress:
 
 
 def _parse_without(text: str, kinds: str) -> IPAddress:
-    """Read an address that is of none of the *kinds*: names of the dictionary below, with blanks between."""
+    """Read an address of none of the *kinds*: keys of the dictionary below, separated by blanks."""
     address = parse_address(text)
     is_kind = {
         "unspecified": address.is_unspecified,
-        # RFC 1122, 3.2.1.3: only as a source, by who does not know his address yet
+        # RFC 1122 3.2.1.3: only the source of a host that does not know its address yet
         "0.0.0.0/8": address.version == 4 and int(address) >> 24 == 0,
         "loopback": address.is_loopback,
         "multicast": address.is_multicast,
         "broadcast": address == IPv4Address(0xFFFFFFFF),
         "IPv4-mapped": address.version == 6 and int(address) >> 32 == 0xFFFF,
-        # RFC 4291, 2.5.5.1; :: and ::1 have the same form but are kinds of their own
+        # RFC 4291 2.5.5.1; :: and ::1 have the same form but are kinds of their own
         "IPv4-compatible": address.version == 6 and 1 < int(address) < 1 << 32,
     }
     for kind in kinds.split():
@@ -94,7 +94,7 @@ def parse_host_address(text: str) -> IPAddress:
 
 
 def parse_assigned_address(text: str) -> tuple[IPAddress, int | None]:
-    """Read ADDR or ADDR/LEN; the length of the prefix is None where it is not given."""
+    """Read ADDR or ADDR/LEN; the prefix length is None if it is not given."""
     literal, slash, length = text.partition("/")
     address = parse_host_address(literal)
     if not slash:
@@ -117,7 +117,7 @@ def parse_bound_address(text: str) -> IPAddress:
 
 
 def parse_mapped_address(text: str) -> IPAddress | None:
-    """Read an address that is to stand for the host, or `none` (None)."""
+    """Read an address that will mean the host, or `none` (None)."""
     if text == "none":
         return None
     try:
@@ -190,7 +190,7 @@ def parse_mac(text: str) -> bytes:
 
 
 def parse_our_mac(text: str) -> bytes:
-    """Read the hardware address of our side, which has to be a real one."""
+    """Read our hardware address, which must not be all zeros."""
     mac = parse_mac(text)
     if not any(mac):
         raise ConfigError(f"{text} is not usable as a hardware address")
@@ -198,7 +198,7 @@ def parse_our_mac(text: str) -> bytes:
 
 
 def parse_path(text: str) -> str:
-    """Read the path of a file, which the kernel judges later."""
+    """Read the path of a file; the kernel checks it later."""
     if not text:
         raise ConfigError("'' is not a path; give the name of a file")
     return text
@@ -213,7 +213,7 @@ def parse_netns(text: str) -> str:
 
 
 def parse_identity(text: str) -> str:
-    """Check the form of UID, UID:GID, LOGIN or LOGIN:GROUP; who that is only the host can tell."""
+    """Check the form of UID, UID:GID, LOGIN or LOGIN:GROUP; names are looked up later."""
     user, colon, group = text.partition(":")
     for part, what in ((user, "user"), (group, "group")):
         if not part and (what == "user" or colon):
@@ -226,7 +226,7 @@ def parse_identity(text: str) -> str:
 
 
 def parse_ifname(text: str) -> str:
-    """Read an interface name that the kernel would take (its dev_valid_name()), `lo` included."""
+    """Read an interface name that the kernel would take (its dev_valid_name()), "lo" included."""
     n_bytes = len(os.fsencode(text))
     if not 0 < n_bytes < IFNAMSIZ:
         raise ConfigError(f"'{text}' is not an interface name: it can have 1 to {IFNAMSIZ - 1} bytes")
@@ -236,7 +236,7 @@ def parse_ifname(text: str) -> str:
 
 
 def parse_new_ifname(text: str) -> str:
-    """Read the name of an interface to be made; the kernel would take % for a place to number it."""
+    """Read the name of a new interface; no "%", which the kernel would replace by a number."""
     name = parse_ifname(text)
     if "%" in name or name == "lo":
         raise ConfigError(f"'{text}' cannot name the interface: 'lo' is taken, and '%' is not allowed")

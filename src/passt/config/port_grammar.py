@@ -6,9 +6,9 @@
     range  = port [ "-" port ]
 
 The first slash ends the prefix; an address may stand in brackets. Exclusions (`~`) hold for the whole
-specification, wherever they stand; one that has nothing else means all other ports, as `all` does.
-`auto` makes all that the specification covers conditional: a port is forwarded while its target is
-bound at the service side. Numbers are decimal.
+specification, wherever they stand; a specification of exclusions only means all other ports, as `all` does.
+`auto` makes the whole specification conditional: a port is forwarded while the port that it leads to is bound
+at the service side. Numbers are decimal.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class PortSpec:
 def parse_spec(text: str, *, prefix: bool = True, auto: bool = True) -> PortSpec:
     """Read one specification.
 
-    *prefix* and *auto* say whether an address or interface, and `auto`, are allowed here. Raises
-    ConfigError: a line that shows the specification, the place in it, and what would be right.
+    *prefix* allows an address or interface, *auto* the word `auto`. Raises ConfigError: a line with the
+    specification, the place of the mistake, and what would be right.
     """
     spec = PortSpec(text)
     if text == "none":

@@ -32,7 +32,7 @@ _TWINS = {"tcp-ports": "udp-ports", "tcp-ns": "udp-ns"}
 class PortTable:
     """Collects the uses of the four port options in command-line order and makes rules of them.
 
-    *auto* says whether ports that are bound inside can be seen: in pasta they can, and it is the default.
+    *auto* allows `auto` and makes it the default: in pasta, where the bound ports can be read.
     """
 
     def __init__(self, *, auto: bool) -> None:
@@ -42,8 +42,7 @@ class PortTable:
     def add(self, name: str, text: str) -> None:
         """Take one use of the option *name*, a key of `PORT_OPTIONS`. Raises ConfigError.
 
-        `none` after a port is a contradiction; before it, or alone, it only says that there is no
-        default, so a port may follow.
+        `none` after a port is a contradiction; before a port, or alone, it replaces the default.
         """
         letter, proto, is_host = PORT_OPTIONS[name]
         spec = parse_spec(text, prefix=is_host, auto=self._auto)
@@ -64,7 +63,7 @@ class PortTable:
               ) -> tuple[tuple[PortRule, ...], tuple[PortRule, ...]]:
         """Make the rules of the host's ports and those of the namespace's.
 
-        The arguments say what is enabled. Raises ConfigError for a rule that needs what is not.
+        The arguments say which protocols are enabled. Raises ConfigError for a rule that needs another one.
         """
         enabled = {IPPROTO_TCP: tcp, IPPROTO_UDP: udp}
         sides: tuple[list[PortRule], list[PortRule]] = ([], [])
@@ -86,10 +85,10 @@ class PortTable:
                               f" disables {proto}; leave one of them out")
 
     def _defaults(self, name: str, *, tcp: bool) -> Iterator[PortRule]:
-        """Give the rules of an option that is not used at all.
+        """Yield the rules of an option that is not used at all.
 
-        A TCP port that is named brings the UDP port of its number along, without translation: programs
-        such as iperf3 use both (passt(1), note at -u). Failures are ignored, as nobody asked for it.
+        A named TCP port adds the UDP port of the same number, untranslated: programs such as iperf3 use both
+        (passt(1), note at -u). A failure of such a port is ignored, as the user did not ask for it.
         """
         _, proto, _ = PORT_OPTIONS[name]
         for twin, follower in _TWINS.items():

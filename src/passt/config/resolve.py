@@ -1,8 +1,8 @@
 """From `Settings` and `HostFacts` to the network that the guest gets: pure, no I/O.
 
-A family that is enabled and has a template interface with an address follows that template. One that
-has none is in local mode, whatever the other one has: link-local addresses, no template (passt(1),
-"Local mode for disconnected setups"). A kernel without IPv6 disables that.
+An enabled family with a template interface that has an address follows that template. An enabled family
+without one is in local mode, whatever the other family has: link-local addresses, no template (passt(1),
+"Local mode for disconnected setups"). A kernel without IPv6 disables IPv6.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from passt.facts.settings import AddressSettings, NameSettings, NamespaceSettings, Settings
 
 LOCAL_ADDRESS4 = IPv4Address("169.254.2.1")
-LOCAL_PREFIX_LEN4 = 16          # RFC 3927, 2.1: the link-local network
+LOCAL_PREFIX_LEN4 = 16          # RFC 3927 2.1: the link-local network
 LOCAL_GATEWAY4 = IPv4Address("169.254.2.2")
 LOCAL_GATEWAY6 = IPv6Address("fe80::1")
-PREFIX_LEN6 = 64                # what SLAAC needs (RFC 4862, 5.5.3), whatever the host's own prefix is
+PREFIX_LEN6 = 64                # the only length for SLAAC (RFC 4862 5.5.3), whatever the host's prefix is
 DEFAULT_IFNAME = "tap0"
 
 RT_SCOPE_LINK = 253             # linux/rtnetlink.h
@@ -125,7 +125,7 @@ def _choose_ip4(settings: Settings, facts: FamilyFacts | None) -> GuestFamily:
     for option, given in (("--address", asked.address4), ("--gateway", asked.gateway4)):
         if given is not None and address is not None:
             _check_host(option, given, _network(address, prefix_len))
-    # A given mask concerns one address, as a given address does: the host's others would contradict it.
+    # A given mask, like a given address, is for one address: the host's others would contradict it.
     one_address = asked.address4 is not None or asked.prefix_len4 is not None
     return GuestFamily(
         address=address,
@@ -183,7 +183,7 @@ def _complete(family: GuestFamily, version: int, settings: Settings, facts: Fami
 
 
 def _gateway(facts: FamilyFacts | None, version: int, local: IPAddress) -> IPAddress | None:
-    """Take the template's gateway; one of the other family (RFC 9229 next hops) is none for our purpose."""
+    """Return the template's gateway, or None if it is of the other family (a next hop of RFC 9229)."""
     if facts is None:
         return local
     gateway = facts.gateway
@@ -204,7 +204,7 @@ def _prefix_len4(asked: AddressSettings, facts: FamilyFacts | None) -> int:
 
 
 def _check_host(option: str, address: IPv4Address, network: IPv4Network | IPv6Network) -> None:
-    """Refuse what means all hosts of the guest's network. Raises ConfigError."""
+    """Refuse the broadcast address of the guest's network. Raises ConfigError."""
     if address in network and is_subnet_broadcast(address.packed, network.prefixlen):
         raise ConfigError(f"option '{option}': {address} is the broadcast address of {network}, which no host"
                           " can have; give another address, or another length of the prefix")
@@ -216,7 +216,7 @@ def _network(address: IPAddress, prefix_len: int) -> IPv4Network | IPv6Network:
 
 
 def _class_prefix_len(address: IPv4Address) -> int:
-    """Give the length of the network part by the address classes of RFC 791, 3.2; 32 above class C."""
+    """Give the length of the network part by the address classes of RFC 791 3.2; 32 above class C."""
     first = address.packed[0]
     for limit, length in ((128, 8), (192, 16), (224, 24)):
         if first < limit:

@@ -1,11 +1,11 @@
 """Name servers and search domains that the guest gets: pure, like `resolve`.
 
-A name server of the host that the guest could not reach by the same address is shown to it by another
-one, and queries sent there go to the host's first server. That concerns servers on the loopback
-address, or on 0.0.0.0 or ::, which mean the same to a resolver; one that has the address by which the
-guest reaches the host's loopback; and a link-local one on another link than the guest's. The address
-shown instead is that of --dns-forward, else the one that means the host's loopback; without either
-such a server is left out. Servers given by --dns are told as they are.
+The guest cannot reach some of the host's name servers by the address in resolv.conf: servers on a loopback
+address, or on 0.0.0.0 or ::, which mean the same to a resolver; a server with the address that means the
+host's loopback to the guest; and a link-local server on another link. The guest is told another address
+instead, that of --dns-forward, else the one that means the host's loopback, and queries sent there go to the
+host's first server. Without either address such a server is left out. Servers of --dns are handed out
+unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Resolvers(NamedTuple):
-    """For one family: queries to *match* go to *host*; *shown* are the servers to tell the guest."""
+    """Name servers of one family: queries to *match* go to *host*; *shown* are those to hand out."""
 
     match: IPAddress | None
     host: IPAddress | None
@@ -33,7 +33,7 @@ class Resolvers(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What the command line says about one family: --dns, --dns-forward, --dns-host; None: nothing."""
+    """--dns, --dns-forward and --dns-host of one family; None: not given."""
 
     servers: tuple[IPAddress, ...] | None
     forward: IPAddress | None
@@ -74,9 +74,9 @@ def choose_resolvers(asked: Asked, found: Sequence[IPAddress], map_host: IPAddre
 
 
 def choose_search(settings: NameSettings, found: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Choose the search domains, in the text form of `passt.facts.domain_name`; also what has to be left out.
+    """Choose the search domains, in the text form of `facts.domain_name`; also return those left out.
 
-    Those of --search have been checked, those *found* in resolv.conf may be no names at all.
+    Those of --search are checked already; those *found* in resolv.conf may be invalid.
     """
     if settings.search is not None:
         return settings.search, ()
@@ -92,7 +92,7 @@ def choose_search(settings: NameSettings, found: Sequence[str]) -> tuple[tuple[s
 
 
 def hands_out(asked: bool | None, mode: str) -> bool:
-    """Whether the guest is told: as asked, else in passt only (passt(1), --dhcp-dns, --no-dhcp-dns)."""
+    """Tell whether to hand out: as *asked*, else in passt only (passt(1), --dhcp-dns, --no-dhcp-dns)."""
     return mode == "passt" if asked is None else asked
 
 

@@ -1,4 +1,4 @@
-"""From scanned options to `Settings`: one check or one change for each available option."""
+"""From scanned options to `Settings`: tables with one entry for each available option."""
 
 from __future__ import annotations
 
@@ -101,9 +101,9 @@ VALUES: dict[str, Callable[[str], Changes]] = {
     "map-host-loopback": _map_host_loopback,
     "map-guest-addr": lambda text: _mapping("map_guest", text),
     "ns-ifname": lambda text: {"ns_ifname": parsers.parse_new_ifname(text)},
-    # An all-zero address asks for the default, one made up by the kernel.
+    # An all-zero address means the default, which the kernel chooses.
     "ns-mac-addr": lambda text: {"ns_mac": mac if any(mac := parsers.parse_mac(text)) else None},
-    # Of these two the last one counts, but that a descriptor ends the run stays.
+    # --socket and --fd undo each other, but --fd's implied --one-off remains.
     "socket": lambda text: {"socket_path": parsers.parse_socket_path(text), "fd": None},
     "fd": lambda text: {"fd": parsers.parse_number(text, 0, parsers.MAX_FD), "socket_path": None,
                         "one_off": True},
@@ -111,7 +111,7 @@ VALUES: dict[str, Callable[[str], Changes]] = {
 
 
 def _dns(text: str, before: Changes) -> Changes:
-    """Add a name server; `none` takes away all that was said of DNS before it."""
+    """Add a name server; `none` undoes all DNS options before it."""
     address = parsers.parse_resolver(text)
     if address is None:
         return {"dns4": (), "dns6": (), "dns_forward4": None, "dns_forward6": None,
@@ -121,7 +121,7 @@ def _dns(text: str, before: Changes) -> Changes:
 
 
 def _search(text: str, before: Changes) -> Changes:
-    """Add search domains; `none` takes away those before it."""
+    """Add search domains; `none` removes those before it."""
     names = parsers.parse_search(text)
     names = tuple(dict.fromkeys((*(before.get("search") or ()), *names))) if names else ()
     if len(names) > parsers.MAX_SEARCH:
@@ -191,7 +191,7 @@ def _grouped(mode: str, changes: Changes) -> Settings:
 
 
 def _prefix_lengths(changes: Changes) -> Changes:
-    """Settle -n against ADDR/LEN; takes the fields of the single options out of *changes*."""
+    """Combine -n and ADDR/LEN into prefix lengths; removes their own fields from *changes*."""
     netmask = changes.pop("netmask", None)
     length4 = changes.pop("address_length4", None)
     length6 = changes.pop("address_length6", None)
@@ -202,7 +202,7 @@ def _prefix_lengths(changes: Changes) -> Changes:
 
 
 def _operands(mode: str, operands: Sequence[str], netns: str | None) -> Changes:
-    """Tell a PID from a command: a PID is one operand that is a whole number. With *netns* there is none."""
+    """Tell a PID, a single operand that is a whole number, from a command; *netns* allows neither."""
     if mode != PASTA:
         if operands:
             raise ConfigError(f"'{operands[0]}' is not an option, and {mode} takes nothing else")
@@ -218,18 +218,18 @@ def _operands(mode: str, operands: Sequence[str], netns: str | None) -> Changes:
 
 
 def _circumstances(settings: Settings) -> Changes:
-    """Work out where the program runs: with its command in the foreground, and then without a banner."""
+    """Set what follows from the kind of run: a command runs in the foreground and without a banner."""
     if settings.mode != PASTA:
         return {}
     if not settings.namespace.is_attached:
         return {"foreground": True, "banner": settings.log.debug}
-    # A path is of one namespace only; which user namespace it belongs to cannot be told from it.
+    # The path of a network namespace does not tell its user namespace.
     namespace = settings.namespace
     return {"netns_only": True} if namespace.netns is not None and namespace.userns is None else {}
 
 
 def _check_together(settings: Settings) -> None:
-    """Refuse options that are right alone but wrong beside each other."""
+    """Refuse options that contradict each other. Raises ConfigError."""
     for copied, option in ((settings.namespace.copy_routes, "--no-copy-routes"),
                            (settings.namespace.copy_addresses, "--no-copy-addrs")):
         if not copied and not settings.namespace.config_net:
@@ -247,14 +247,14 @@ def _check_together(settings: Settings) -> None:
 
 
 def _check_loopback(forwarding: ForwardingSettings) -> None:
-    """Refuse what would send a connection round in circles, from loopback to loopback to loopback."""
+    """Refuse rules of both sides that lead to each other, from loopback to loopback. Raises ConfigError."""
     if not forwarding.splice:
         raise ConfigError("option '--host-lo-to-ns-lo' needs the bypass that --no-splice disables; leave one"
                           " of them out")
     for rule in forwarding.port_rules:
         for back in forwarding.namespace_rules:
             if rule.auto or back.auto:
-                continue              # these leave out what the other direction holds
+                continue              # auto forwarding leaves out ports on which the other direction listens
             port = find_loop(rule, back)
             if port is not None:
                 name = "-t and -T" if rule.proto == IPPROTO_TCP else "-u and -U"

@@ -8,38 +8,32 @@ not sleep.
 
 import os
 import resource
-import socket as pysocket
 from heapq import heappop, heappush
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from passt.facts import contracts
 from passt.dataplane.observe.capture cimport Capture
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.ingress.demux cimport on_frame
-from passt.dataplane.flow.table cimport (
-    FLOW_DEAD, FLOW_SPLICE_UDP, FLOW_UDP, FLOW_UDP_PORT, NO_FLOW, Flow,
-)
+from passt.dataplane.flow.table cimport FLOW_DEAD, FLOW_UDP_PORT, NO_FLOW, Flow
 from passt.dataplane.packet.headers cimport ETH_ALEN, ETH_HLEN, MAX_FRAME
 from passt.dataplane.link.link cimport MAX_BATCH, RX_BATCH, Link, TapLink
 from passt.dataplane.sockets.namespace_thread cimport NamespaceThread
 from passt.dataplane.loop.reactor cimport (
     EVENT_FAR, EVENT_FLOW, EVENT_LINK, EVENT_LISTENER, EVENT_READER, Reactor, make_tag,
 )
-from passt.dataplane.bypass.spare_sockets cimport close_ready, fill_ready
 from passt.dataplane.sockets.sockets cimport Sockets, read_sockaddr
 from passt.dataplane.base.stats cimport stats_as_dict
 from passt.dataplane.link.stream cimport STREAM_BAD_LENGTH, STREAM_CLOSED, StreamLink
 from passt.dataplane.base.externs cimport (
-    AF_INET, AF_INET6, EMFILE, EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, IPPROTO_TCP,
-    IPPROTO_UDP, epoll_event, errno, getsockname, memcpy, sockaddr, sockaddr_storage, socklen_t,
+    EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, epoll_event, memcpy,
 )
 from passt.dataplane.core.station cimport forget_stations, is_known, set_guest
 from passt.dataplane.link.meta cimport RxFrame
-from passt.dataplane.tcp.to_guest cimport on_listener
 from passt.dataplane.tcp.from_guest cimport flush_gather
-from passt.dataplane.turn cimport end_flows, finish_flows, on_flow_event, on_flow_timer, set_handlers
-from passt.dataplane.udp.to_guest cimport read_listener
+from passt.dataplane.turn cimport (
+    end_flows, end_listener, finish_flows, on_flow_event, on_flow_timer, on_listener_event, set_handlers,
+)
 from passt.dataplane.udp.from_guest cimport flush_out
 from passt.errors import HostError
 from passt.facts.contracts import FlowInfo
@@ -47,7 +41,6 @@ from passt.facts.contracts import FlowInfo
 cdef enum:
     # Batches read when the engine is closed; the transmit queue of a tap holds no more by far.
     CLOSING_ROUNDS = 256
-    IFNAMSIZ = 16                 # linux/if.h
 
 
 cdef class Engine:
@@ -63,8 +56,6 @@ cdef class Engine:
     cdef object on_end            # of the stream that is attached
     cdef bint stopping
     cdef dict readers             # fd -> callback
-    cdef dict listener_index      # fd -> index in core.listeners
-    cdef list free_listeners      # indices there that are free
     cdef list due                 # heap of (deadline ns, id, callback)
     cdef long next_timer
     cdef uint32_t python_timer    # id of the heap entry that all Python timers share
@@ -84,16 +75,14 @@ cdef class Engine:
                          our_ip4=our_ip4)
         set_handlers(self.core)
         if udp_timeouts is not None:
-            self.core.udp_once = udp_timeouts[0] * 1000000000
-            self.core.udp_stream = udp_timeouts[1] * 1000000000
+            self.core.udp.once_ns = udp_timeouts[0] * 1000000000
+            self.core.udp.stream_ns = udp_timeouts[1] * 1000000000
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if descriptors != resource.RLIM_INFINITY:
             self.core.fit_descriptors(descriptors)
         self.link_fd = -1
         self.link_room = 1
         self.readers = {}
-        self.listener_index = {}
-        self.free_listeners = []
         self.due = []
         self.python_timer = max_flows
 
@@ -103,8 +92,8 @@ cdef class Engine:
     def attach_tap(self, int fd, bytes guest_mac, uint32_t offloads):
         if len(guest_mac) != ETH_ALEN:
             raise ValueError("a MAC address has 6 bytes")
-        memcpy(self.core.tap_mac, <const char *>guest_mac, ETH_ALEN)
-        set_guest(self.core, self.core.tap_mac)
+        memcpy(self.core.guest.tap_mac, <const char *>guest_mac, ETH_ALEN)
+        set_guest(self.core, self.core.guest.tap_mac)
         self.core.use_link(TapLink(fd, offloads))
         self.link_fd = fd
         self.link_wants_out = False
@@ -124,7 +113,7 @@ cdef class Engine:
         self.link_wants_out = False
         self.on_end = on_end
         self.core.flows.wake_waiting()
-        self.core.resume_listeners()
+        self.core.listeners.resume()
 
     def is_guest_known(self):
         return is_known(self.core)
@@ -153,46 +142,13 @@ cdef class Engine:
         on_end(reason)
 
     def attach_namespace(self, NamespaceThread inside not None):
-        self.core.inside = inside
+        self.core.bypass.namespace_thread = inside
 
     def add_listener(self, int fd, int proto, rule, bint namespace=False):
-        cdef uint32_t index = len(self.core.listeners)
-        cdef int port = local_port(fd)
-        if self.free_listeners:
-            index = self.free_listeners[-1]
-        elif index >= contracts.MAX_LISTENERS:
-            raise OSError(EMFILE, "too many listeners")
-        if proto == IPPROTO_UDP:
-            self.core.sockets.prepare_datagrams(fd)
-            self.core.clear_marks(index)
-        self.must_watch(fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, index))
-        if self.free_listeners:
-            self.free_listeners.pop()
-        else:
-            self.core.listeners.append(None)
-        self.core.listeners[index] = (fd, proto, rule, port, namespace)
-        if proto == IPPROTO_UDP and not namespace:
-            self.core.offer_port(index, fd, port, *reach_of(fd))
-        self.listener_index[fd] = index
-        if proto == IPPROTO_TCP:
-            self.core.sockets.prepare_relay(fd)     # what it accepts takes it over
+        self.core.listeners.add(fd, proto, rule, namespace)
 
     def remove_listener(self, int fd):
-        cdef uint32_t i
-        cdef Flow *flow
-        cdef uint32_t index = self.listener_index.pop(fd)
-        if (self.core.listeners[index][1] == IPPROTO_UDP
-                and (self.core.stats.flows_udp or self.core.stats.flows_splice_udp)):
-            for i in range(self.core.flows.top):
-                flow = &self.core.flows.flows[i]
-                if (flow.kind == FLOW_UDP and flow.u.udp.listener == index + 1
-                        or flow.kind == FLOW_SPLICE_UDP and flow.u.splice_udp.listener == index + 1):
-                    self.core.handlers[flow.kind].end(self.core, flow)
-        self.core.withdraw_port(index, self.core.listeners[index][3])
-        self.core.forget_answers()
-        self.core.listeners[index] = None
-        self.free_listeners.append(index)
-        os.close(fd)
+        end_listener(self.core, self.core.listeners.find(fd))
 
     def add_reader(self, int fd, callback):
         self.must_watch(fd, EPOLL_CTL_MOD if fd in self.readers else EPOLL_CTL_ADD, EPOLLIN,
@@ -264,7 +220,7 @@ cdef class Engine:
             # The time is taken anew: what came before, at start above all, must not be slept again.
             n = self.reactor.look()
             if n == 0 and core.flows.first_work == NO_FLOW and not core.link.more:
-                fill_ready(core)
+                core.bypass.spare_sockets.fill()
                 n = self.reactor.rest(self.reactor.clock())
             core.now = self.reactor.clock()
             core.stats.wakeups += 1
@@ -297,7 +253,7 @@ cdef class Engine:
         elif kind in (EVENT_FLOW, EVENT_FAR):
             on_flow_event(self.core, tag, event.events)
         elif kind == EVENT_LISTENER:
-            self.on_listener_event(<uint32_t>tag)
+            on_listener_event(self.core, <uint32_t>tag)
         elif kind == EVENT_READER:
             callback = self.readers.get(<int><uint32_t>tag)
             if callback is not None:
@@ -308,18 +264,9 @@ cdef class Engine:
             self.core.link.on_writable()
             if not self.core.link.blocked:
                 self.core.flows.wake_waiting()
-                self.core.resume_listeners()
+                self.core.listeners.resume()
         if events != EPOLLOUT:
             self.read_link()
-
-    cdef void on_listener_event(self, uint32_t index) except *:
-        entry = self.core.listeners[index]
-        if entry is None:
-            return
-        if entry[1] == IPPROTO_TCP:
-            on_listener(self.core, index, entry[0])
-        elif entry[1] == IPPROTO_UDP:
-            read_listener(self.core, index, entry[0], entry[4])
 
     cdef void read_link(self) noexcept:
         """Take what a link has: of a tap one batch, of a stream what one read brings."""
@@ -368,9 +315,9 @@ cdef class Engine:
 
     def counters(self):
         result = stats_as_dict(&self.core.stats)
-        result["sockets_ready"] = self.core.n_ready[0] + self.core.n_ready[1]
-        if self.core.inside is not None:
-            result["sockets_ready"] += self.core.inside.n_ready()
+        result["sockets_ready"] = self.core.bypass.spare_sockets.n[0] + self.core.bypass.spare_sockets.n[1]
+        if self.core.bypass.namespace_thread is not None:
+            result["sockets_ready"] += self.core.bypass.namespace_thread.n_ready()
         return result
 
     def flows(self):
@@ -402,16 +349,11 @@ cdef class Engine:
             self.read_link()
             finish_flows(self.core)
         end_flows(self.core)
-        for entry in self.core.listeners:
-            if entry is not None:
-                os.close(entry[0])
-        self.core.listeners.clear()
-        self.listener_index.clear()
-        self.free_listeners.clear()
-        close_ready(self.core)
-        if self.core.inside is not None:
-            self.core.inside.close()
-            self.core.inside = None
+        self.core.listeners.close()
+        self.core.bypass.spare_sockets.close()
+        if self.core.bypass.namespace_thread is not None:
+            self.core.bypass.namespace_thread.close()
+            self.core.bypass.namespace_thread = None
         self.core.link.flush()
         self.end_capture()
         self.core.use_link(Link())
@@ -419,35 +361,6 @@ cdef class Engine:
         self.on_end = None
         self.link_fd = -1
         self.link_wants_out = False
-
-
-cdef tuple reach_of(int fd):
-    """The families that a bound socket can send to, the packed address and the device that it is bound to."""
-    view = pysocket.socket(fileno=os.dup(fd))
-    try:
-        name = view.getsockname()[0].partition("%")[0]
-        device = view.getsockopt(pysocket.SOL_SOCKET, pysocket.SO_BINDTODEVICE, IFNAMSIZ).rstrip(b"\0")
-        address = b"" if name in ("0.0.0.0", "::") else pysocket.inet_pton(view.family, name)
-        families = (<int>AF_INET,)
-        if view.family == pysocket.AF_INET6:
-            families = (<int>AF_INET6, <int>AF_INET)
-            if address or view.getsockopt(pysocket.IPPROTO_IPV6, pysocket.IPV6_V6ONLY):
-                families = (<int>AF_INET6,)
-        return families, address, device
-    finally:
-        view.close()
-
-
-cdef int local_port(int fd) except -1:
-    """The port that a socket is bound to. Raises OSError."""
-    cdef sockaddr_storage name
-    cdef socklen_t n = sizeof(name)
-    cdef uint8_t address[16]
-    cdef uint16_t port = 0
-    if getsockname(fd, <sockaddr *>&name, &n) < 0:
-        raise OSError(errno, os.strerror(errno))
-    read_sockaddr(&name, address, &port)
-    return port
 
 
 cdef object describe(Flow *flow, str state):

@@ -8,7 +8,7 @@ back. The group of the process has to be in net.ipv4.ping_group_range.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from passt.dataplane.core.core cimport Core, Route
+from passt.dataplane.core.core cimport Core
 from passt.dataplane.packet.checksum cimport csum_add, csum_fold, pseudo6
 from passt.dataplane.datagram.lifetime cimport (
     DROPPED, NOTHING, end_datagram, open_bound, refuse_datagram, start_datagram, still_used, use,
@@ -29,7 +29,9 @@ from passt.dataplane.base.externs cimport (
     EACCES, EAGAIN, EPERM, IPPROTO_ICMP, IPPROTO_ICMPV6, MSG_TRUNC, htons, iovec, memcpy, memset, msghdr,
     ntohs,
 )
+from passt.dataplane.core.decisions cimport tell_ping_forbidden
 from passt.dataplane.core.station cimport follow_sender, station_of
+from passt.dataplane.flow.decision cimport HostRoute
 from passt.dataplane.link.meta cimport TxMeta
 from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.packet.build cimport mark_packet
@@ -83,18 +85,18 @@ cdef void on_echo(Core core, const IpView *ip) noexcept nogil:
 
 
 cdef Flow *open_ping(Core core, const FlowKey *key, int protocol) noexcept nogil:
-    """Route a new flow of the guest and give it a connected, watched socket; NULL: counted drop.
+    """HostRoute a new flow of the guest and give it a connected, watched socket; NULL: counted drop.
 
     The socket keeps the guest's identifier if the host has it free.
     """
-    cdef Route route
+    cdef HostRoute route
     cdef Flow *flow = start_datagram(core, key, FLOW_PING, &route)
     cdef int result
     if flow == NULL:
         return NULL
     result = open_bound(core, &route, protocol, key)
     if result in (-EACCES, -EPERM):
-        core.tell_ping_forbidden()
+        tell_ping_forbidden(core)
     if result >= 0:
         flow.fd = result
         result = core.sockets.connect(flow.fd, &route.peer, route.peer_len)

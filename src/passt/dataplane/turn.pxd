@@ -3,10 +3,13 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from passt.dataplane.core.core cimport Core
+from passt.dataplane.core.listeners cimport Listener
 
 
 cdef void set_handlers(Core core)
 cdef void end_flows(Core core) noexcept nogil
 cdef void on_flow_event(Core core, uint64_t tag, uint32_t events) noexcept nogil
 cdef void on_flow_timer(Core core, uint32_t index) noexcept nogil
+cdef void on_listener_event(Core core, uint32_t index) except *
+cdef void end_listener(Core core, Listener listener) except *
 cdef void finish_flows(Core core) noexcept nogil

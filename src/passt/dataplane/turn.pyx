@@ -6,9 +6,12 @@ choose what to call.
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from passt.dataplane.base.assertions cimport PASST_ASSERT
 from passt.dataplane.bypass.tcp_bypass cimport abort_splice, finish_splice, on_splice_event, splice_state
 from passt.dataplane.bypass.udp_bypass cimport end_splice_udp, on_splice_timer, splice_udp_state
 from passt.dataplane.core.core cimport Core, FlowAction, FlowEvent, FlowHandlers, FlowState
+from passt.dataplane.base.externs cimport IPPROTO_TCP, IPPROTO_UDP
+from passt.dataplane.core.listeners cimport Listener
 from passt.dataplane.flow.table cimport (
     FLOW_DEAD, FLOW_PING, FLOW_SPLICE_TCP, FLOW_SPLICE_UDP, FLOW_TCP, FLOW_UDP, FLOW_UDP_PORT, N_FLOW_KINDS,
     NO_FLOW, Flow, FlowKind,
@@ -16,10 +19,11 @@ from passt.dataplane.flow.table cimport (
 from passt.dataplane.ip.fragments cimport on_fragment_timer
 from passt.dataplane.loop.reactor cimport EVENT_FAR
 from passt.dataplane.ping cimport end_ping, on_ping_socket, on_ping_timer
-from passt.dataplane.tcp.segments cimport end_tcp, tcp_state
-from passt.dataplane.tcp.to_guest cimport finish_turn, on_socket, on_timer
+from passt.dataplane.tcp.segments cimport end_tcp
+from passt.dataplane.tcp.states cimport tcp_state
+from passt.dataplane.tcp.to_guest cimport finish_turn, on_listener, on_socket, on_timer
 from passt.dataplane.udp.flows cimport end_udp, on_udp_timer
-from passt.dataplane.udp.to_guest cimport read_port, read_spliced
+from passt.dataplane.udp.to_guest cimport read_listener, read_port, read_spliced
 
 
 cdef void set_handlers(Core core):
@@ -73,12 +77,37 @@ cdef void on_flow_event(Core core, uint64_t tag, uint32_t events) noexcept nogil
 cdef void on_flow_timer(Core core, uint32_t index) noexcept nogil:
     """The flow's entry has left the timer heap."""
     cdef Flow *flow
-    if index == core.fragment_timer:
+    if index == core.ip.fragment_timer:
         on_fragment_timer(core)
         return
     flow = &core.flows.flows[index]
     flow.armed = 0
     core.handlers[flow.kind].on_timer(core, flow)
+
+
+cdef void on_listener_event(Core core, uint32_t index) except *:
+    """A listener is readable; one that was removed since is ignored."""
+    cdef Listener listener = core.listeners.at(index)
+    if listener is None:
+        return
+    if listener.protocol == IPPROTO_TCP:
+        on_listener(core, index, listener.fd)
+    elif listener.protocol == IPPROTO_UDP:
+        read_listener(core, index, listener.fd, listener.in_namespace)
+
+
+cdef void end_listener(Core core, Listener listener) except *:
+    """Close a listener; UDP flows that use its socket end."""
+    cdef uint32_t i
+    cdef Flow *flow
+    if listener.protocol == IPPROTO_UDP and (core.stats.flows_udp or core.stats.flows_splice_udp):
+        for i in range(core.flows.top):
+            flow = &core.flows.flows[i]
+            if (flow.kind == FLOW_UDP and flow.u.udp.listener == listener.index + 1
+                    or flow.kind == FLOW_SPLICE_UDP and flow.u.splice_udp.listener == listener.index + 1):
+                core.handlers[flow.kind].end(core, flow)
+    core.bypass.decisions.forget()
+    core.listeners.remove(listener)
 
 
 cdef void finish_flows(Core core) noexcept nogil:
@@ -88,6 +117,7 @@ cdef void finish_flows(Core core) noexcept nogil:
     while index != NO_FLOW:
         flow = &core.flows.flows[index]
         index = flow.next_work
+        PASST_ASSERT(flow.has_work)
         flow.has_work = False
         if flow.kind == FLOW_DEAD:
             core.flows.put_free(flow)
@@ -102,3 +132,5 @@ cdef void end_flows(Core core) noexcept nogil:
     for i in range(core.flows.top):
         flow = &core.flows.flows[i]
         core.handlers[flow.kind].end(core, flow)
+    PASST_ASSERT(core.flows.n_active == 0)
+    PASST_ASSERT(core.pool.left == core.pool.size)

@@ -1,8 +1,7 @@
 """Hardware addresses as text, and questions about packed addresses.
 
-A packed address is network-order `bytes`: 6 for MAC-48, 4 for IPv4, 16 for IPv6. The questions
-look at the bytes alone, so that they cost a fraction of an `ipaddress` object; they are asked
-once per flow.
+A packed address is network-order `bytes`: 6 for MAC-48, 4 for IPv4, 16 for IPv6. The questions are asked once
+per flow and look at the bytes alone, at a fraction of the cost of an `ipaddress` object.
 """
 
 from __future__ import annotations
@@ -59,12 +58,12 @@ def is_multicast(packed: bytes) -> bool:
 
 
 def is_link_local6(packed: bytes) -> bool:
-    """fe80::/10 (RFC 4291, 2.4); false for every IPv4 address."""
+    """fe80::/10 (RFC 4291 2.4); false for every IPv4 address."""
     return packed[0] == 0xfe and packed[1] & 0xc0 == 0x80 and len(packed) == IP6_LEN
 
 
 def needs_scope6(packed: bytes) -> bool:
-    """Whether an address has a meaning on one link only: fe80::/10, ffx1::/16, ffx2::/16 (RFC 4007, 4)."""
+    """Whether an address has a meaning on one link only: fe80::/10, ffx1::/16, ffx2::/16 (RFC 4007 4)."""
     if packed[0] == 0xff:
         return packed[1] & 0xf in {1, 2} and len(packed) == IP6_LEN
     return is_link_local6(packed)
@@ -73,7 +72,7 @@ def needs_scope6(packed: bytes) -> bool:
 def is_host_unicast(packed: bytes) -> bool:
     """Whether *packed* can be the source address of a packet on a link.
 
-    Neither unspecified, loopback, multicast, limited broadcast, 0.0.0.0/8 (RFC 1122, 3.2.1.3) nor
+    Neither unspecified, loopback, multicast, limited broadcast, 0.0.0.0/8 (RFC 1122 3.2.1.3) nor
     IPv4-mapped.
     """
     if len(packed) == IP4_LEN:
@@ -82,7 +81,7 @@ def is_host_unicast(packed: bytes) -> bool:
 
 
 def is_subnet_broadcast(packed: bytes, prefix_len: int) -> bool:
-    """Whether an IPv4 address of that prefix means all hosts (RFC 922, 7); in a /31 none does (RFC 3021)."""
+    """Whether an IPv4 address is the broadcast address of its prefix (RFC 922 7); not of a /31 (RFC 3021)."""
     if len(packed) != IP4_LEN or prefix_len > 30:
         return False
     host_mask = (1 << (32 - prefix_len)) - 1
@@ -90,10 +89,10 @@ def is_subnet_broadcast(packed: bytes, prefix_len: int) -> bool:
 
 
 def multicast_mac(group: IPv6Address) -> bytes:
-    """Ethernet address of an IPv6 multicast group (RFC 2464, section 7)."""
+    """Ethernet address of an IPv6 multicast group (RFC 2464 7)."""
     return b"\x33\x33" + group.packed[-4:]
 
 
 def solicited_node(address: IPv6Address) -> IPv6Address:
-    """Multicast group in which the owner of *address* hears solicitations (RFC 4291, 2.7.1)."""
+    """Multicast group in which the owner of *address* hears solicitations (RFC 4291 2.7.1)."""
     return IPv6Address(_SOLICITED_NODE_PREFIX + address.packed[-3:])

@@ -16,8 +16,8 @@ MAX_LISTENERS = 0xfffe
 class Target(NamedTuple):
     """What our socket connects to: of an outbound flow the remote, of a bypassed flow the service.
 
-    *lasting* says that the answer holds for all connections between the same addresses that come to the same
-    listener, until one of the guest's addresses changes: the policy need not be asked again.
+    *lasting* says that the answer holds for all connections between the same addresses at the same listener,
+    until one of the guest's addresses changes: the data plane need not ask again.
     """
 
     address: bytes
@@ -62,16 +62,16 @@ class FlowPolicy(Protocol):
                 local: bytes, local_port: int) -> InboundTarget | Target | None:
         """Map a flow accepted on the host's listener that belongs to *rule*.
 
-        An `InboundTarget` says what the guest sees of it; a `Target` has it bypass the guest's link: it is
-        connected to that address by a socket inside the guest's namespace.
+        An `InboundTarget` says what the guest sees of the flow; with a `Target` the flow bypasses the link,
+        and a socket inside the guest's namespace connects to that address.
         """
 
     def leads_to(self, proto: int, rule: object, address: bytes, port: int) -> bool:
-        """Whether what comes to *port* for *rule* goes to that port of the guest's *address*."""
+        """Tell whether *rule* leads *port* to the same port of the guest's *address*."""
 
     def outbound_bypass(self, proto: int, rule: object, peer: bytes, peer_port: int,
                        local: bytes, local_port: int) -> Target | None:
-        """Map a flow accepted on the namespace's listener that belongs to *rule* to a target on the host."""
+        """Map a flow accepted on the namespace's listener that belongs to *rule* to a service on the host."""
 
     def guest_visible_source(self, address: bytes) -> bytes | None:
         """Translate the *address* of a remote to the one that the guest sees; `None`: it sees none.
@@ -89,26 +89,26 @@ class FrameResponder(Protocol):
 
 
 class GuestEvents(Protocol):
-    """What the data plane learns about the guest from plausible frames."""
+    """Takes what the data plane learns of the guest from plausible frames."""
 
     def on_guest_address(self, address: bytes) -> None:
-        """Take note of a new source address (4 or 16 bytes; unicast, never loopback)."""
+        """Take a new source address of the guest (4 or 16 bytes; unicast, never loopback)."""
 
     def on_guest_mac(self, mac: bytes) -> None:
-        """Take note of the guest's hardware address (6 bytes)."""
+        """Take the guest's hardware address (6 bytes)."""
 
     def on_guest_silent(self) -> None:
         """Ask the guest by its addresses: it may be gone."""
 
     def on_ping_forbidden(self) -> None:
-        """Take note that an echo request could not be sent: the host has no ping sockets for us."""
+        """Take it that an echo request could not be sent, as the host refuses us ping sockets."""
 
 
 class ListenerSide(Protocol):
     """Opens and closes listeners while the engine runs, on one side: the host's or the namespace's.
 
-    The host's side opens what -t and -u ask for, the namespace's what -T and -U do; there a listener is
-    on loopback, for each family that there is.
+    The host's side opens listeners for -t and -u, the namespace's side for -T and -U: on its loopback, one
+    for each enabled family.
     """
 
     def open_listener(self, rule: object, port: int) -> object:
@@ -118,7 +118,7 @@ class ListenerSide(Protocol):
         """
 
     def close_listener(self, handle: object) -> None:
-        """Close a listener; connections that it accepted live on."""
+        """Close a listener; the connections that it accepted stay."""
 
 
 class NamespaceSockets(Protocol):
@@ -128,7 +128,7 @@ class NamespaceSockets(Protocol):
         """Open a socket there as by socket(2), close-on-exec; return its descriptor. Raises OSError."""
 
     def open_listener(self, proto: int, port: int, *, ip4: bool, ip6: bool) -> list[int]:
-        """Open what receives on *port* of the namespace's loopback, for the families wanted.
+        """Open listeners on *port* of the namespace's loopback, for the wanted families.
 
         *proto* is IPPROTO_TCP (listening then) or IPPROTO_UDP. Returns one descriptor or two, for
         `Engine.add_listener` with *namespace* True. Raises OSError; nothing stays open then.

@@ -1,14 +1,14 @@
-"""Domain names as text: labels joined by dots, no dot at the end, ASCII (RFC 1035, 2.3).
+"""Domain names as text: labels joined by dots, no dot at the end, ASCII (RFC 1035 2.3).
 
-The root is not a name here, because no option that hands out names may hold it. How names look on
-the wire is `wire.dns_name`'s affair.
+The root is no name here, because no option that hands out names may hold it. `wire.dns_name` has the form of
+names on the wire.
 """
 
 from __future__ import annotations
 
 MAX_LABEL_LEN = 63
 MAX_NAME_LEN = 255
-"""Encoded, the final zero byte included (RFC 1035, 2.3.4)."""
+"""Encoded, the final zero byte included (RFC 1035 2.3.4)."""
 
 
 def normalise_name(text: str) -> str | None:

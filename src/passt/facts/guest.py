@@ -1,4 +1,4 @@
-"""The network that the guest is to see."""
+"""The network that the guest sees."""
 
 from __future__ import annotations
 
@@ -14,49 +14,40 @@ if TYPE_CHECKING:
 
 
 class GuestFamily(Value):
-    """One family as the guest gets it.
+    """One family of the guest's network. A family without a template interface is in local mode."""
 
-    *address* is the one assigned (None: learnt from the guest, IPv6 local mode), *is_fixed* says that
-    inbound flows go there whatever else the guest uses; *our_address* is the address by which we speak to
-    the guest and that stands for sources it must not see (the gateway for IPv4, our link-local for IPv6);
-    *map_host_loopback* and *map_guest* are guest-visible addresses that mean the host's loopback and the
-    host's own address; queries to *dns_match* go to the host's resolver *dns_host* (with a scope as in
-    `ResolverFacts`; None: the host itself);
-    *resolvers* are those to hand out, empty if none are. *copied_addresses* and, of *copied_routes*
-    (RTM_NEWROUTE payloads), those through the template, are set up in the namespace by --config-net instead
-    of *address* and *gateway*. A family without a template is in local mode.
-    """
-
-    address: IPAddress | None
+    address: IPAddress | None          # assigned to the guest; None: learnt from it (IPv6 local mode)
     prefix_len: int
     gateway: IPAddress | None
-    our_address: IPAddress | None
-    map_host_loopback: IPAddress | None = None
-    map_guest: IPAddress | None = None
-    dns_match: IPAddress | None = None
-    dns_host: IPAddress | None = None
+    our_address: IPAddress | None      # source of what we send, and of remotes that the guest must not see
+    map_host_loopback: IPAddress | None = None  # means the host's loopback to the guest
+    map_guest: IPAddress | None = None          # means the host's own address to the guest
+    dns_match: IPAddress | None = None          # queries to this address go to dns_host
+    dns_host: IPAddress | None = None           # with a scope as in `ResolverFacts`; None: the host itself
     template_ifname: str | None = None
     template_ifindex: int = 0
-    outbound_address: IPAddress | None = None
-    outbound_ifname: str | None = None
-    is_fixed: bool = False
-    resolvers: tuple[IPAddress, ...] = ()
+    outbound_address: IPAddress | None = None   # source address of the host's sockets
+    outbound_ifname: str | None = None          # interface that these sockets are bound to
+    is_fixed: bool = False             # inbound flows go to `address`, whatever else the guest uses
+    resolvers: tuple[IPAddress, ...] = ()       # name servers to hand out
+    # With --config-net these are set up instead of `address` and `gateway`; of the routes, payloads of
+    # RTM_NEWROUTE, those through the template.
     copied_addresses: tuple[InterfaceAddress, ...] = ()
     copied_routes: tuple[bytes, ...] = ()
 
     @property
     def our_link_local(self) -> IPv6Address | None:
-        """*our_address* if it is one from which a router or DHCPv6 server may speak."""
+        """Our address if it is link-local, as the source of a router or DHCPv6 server must be."""
         ours = self.our_address
         return ours if isinstance(ours, IPv6Address) and ours.is_link_local else None
 
 
 class GuestNet(Value):
-    """The network that the guest is to see; *mtu* None means that none is assigned.
+    """The network that the guest sees; *mtu* None means that none is assigned.
 
     *ifname* and *ns_mac* concern pasta's tap interface only. *search* are the domains to hand out, in
     the text form of `facts.domain_name`, as *hostname* and *fqdn* are; those are empty if there is none.
-    *warnings* are what the user should know of it, *notes* what may be of interest.
+    *warnings* and *notes* are messages about it for the user.
     """
 
     ip4: GuestFamily | None

@@ -25,7 +25,7 @@ class FamilyFacts(Value):
     """One family's view of its template interface.
 
     *routes* are the RTM_NEWROUTE payloads (struct rtmsg + attributes) of the unicast routes of the main
-    table, of all interfaces; empty if nobody asked for them.
+    table, of all interfaces; empty if they were not asked for.
     """
 
     ifname: str

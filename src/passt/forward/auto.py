@@ -5,7 +5,7 @@ namespace, outbound (-T, -U) listens in the namespace for services on the host. 
 more often, scans the service side of each direction that has an `auto` rule, and opens and closes listeners
 to match.
 
-* Our own listeners are no services: the ports on which the other direction listens are left out of a
+* Our own listeners are no services: the ports on which the opposite direction listens are left out of a
   scan, or one service would be forwarded to and fro for ever.
 * UDP ports follow TCP ports as well if the direction has `auto` rules of both: programs such as iperf3 use
   both.
@@ -45,7 +45,7 @@ class _Follower:
         self.failed: dict[int, None] = {}      # ports that could not be had, longest ago first
 
     def wanted(self, targets: set[int]) -> set[int]:
-        """Ports of the listen side that lead to *targets*."""
+        """Return the ports of the listen side that lead to *targets*."""
         rule = self.rule
         return {port for target in targets if (port := rule.listen_port(target)) is not None}
 
@@ -70,7 +70,7 @@ class Direction:
         self._fixed = {proto: fixed_ports(rules, proto) for proto in _NAMES}
 
     def listen_ports(self) -> dict[int, set[int]]:
-        """Ports on which this direction listens, by protocol."""
+        """Return the ports on which this direction listens, by protocol."""
         ports = {proto: set(fixed) for proto, fixed in self._fixed.items()}
         for follower in self.followers:
             ports[follower.rule.proto].update(follower.held)
@@ -85,12 +85,12 @@ class Direction:
         return found
 
     def has_lost(self, targets: dict[int, set[int]]) -> bool:
-        """Whether a listener's target is missing in *targets*."""
+        """Tell whether *targets* lacks the port that an open listener leads to."""
         return any(follower.held.keys() - follower.wanted(targets[follower.rule.proto])
                    for follower in self.followers)
 
     def fixed(self, proto: int) -> set[int]:
-        """Ports on which rules that are not `auto` listen."""
+        """Return the ports on which rules that are not `auto` listen."""
         return self._fixed[proto]
 
 
@@ -104,75 +104,76 @@ class AutoForwarder:
     def __init__(self, inbound: Direction, outbound: Direction, *,
                  explain: Callable[[str], None] | None = None,
                  warn: Callable[[str], None] | None = None) -> None:
-        self._ways = [(way, other) for way, other in ((inbound, outbound), (outbound, inbound))
-                      if way.followers]
+        self._pairs = [(direction, opposite)
+                       for direction, opposite in ((inbound, outbound), (outbound, inbound))
+                       if direction.followers]
         self._explain = explain
         self._warn = warn
 
     @property
     def is_needed(self) -> bool:
         """Whether there is anything to follow."""
-        return bool(self._ways)
+        return bool(self._pairs)
 
     def tick(self) -> None:
         """Scan both service sides once and adapt the listeners. A scan that fails changes nothing."""
-        for way, other in self._ways:
-            ours = other.listen_ports()
+        for direction, opposite in self._pairs:
+            ours = opposite.listen_ports()
             try:
-                targets = way.targets(ours)
-                if way.has_lost(targets):
-                    for proto, ports in way.targets(ours).items():
+                targets = direction.targets(ours)
+                if direction.has_lost(targets):
+                    for proto, ports in direction.targets(ours).items():
                         targets[proto] |= ports
             except OSError as error:
-                self._on_failure(way, other, error)
+                self._on_failure(direction, opposite, error)
                 continue
-            way.has_failed = False
-            for follower in way.followers:
-                self._follow(way, follower, targets[follower.rule.proto])
+            direction.has_failed = False
+            for follower in direction.followers:
+                self._follow(direction, follower, targets[follower.rule.proto])
 
-    def _on_failure(self, way: Direction, other: Direction, error: OSError) -> None:
+    def _on_failure(self, direction: Direction, opposite: Direction, error: OSError) -> None:
         """Log that the scan of a service side failed; the next tick tries again."""
         why = error.strerror or error
-        text = f"cannot see which ports of the {other.name} are bound, will try again: {why}"
-        if self._warn is not None and not way.has_failed:
+        text = f"cannot see which ports of the {opposite.name} are bound, will try again: {why}"
+        if self._warn is not None and not direction.has_failed:
             self._warn(text)
         else:
             self._log(f"auto: {text}")
-        way.has_failed = True
+        direction.has_failed = True
 
-    def _follow(self, way: Direction, follower: _Follower, targets: set[int]) -> None:
+    def _follow(self, direction: Direction, follower: _Follower, targets: set[int]) -> None:
         proto = follower.rule.proto
-        wanted = follower.wanted(targets) - way.fixed(proto)
+        wanted = follower.wanted(targets) - direction.fixed(proto)
         for port in follower.held.keys() - wanted:
-            way.side.close_listener(follower.held.pop(port))
-            way.n_open -= 1
-            self._log(f"auto: {way.name} {_NAMES[proto]} port {port}: closed")
+            direction.side.close_listener(follower.held.pop(port))
+            direction.n_open -= 1
+            self._log(f"auto: {direction.name} {_NAMES[proto]} port {port}: closed")
         for port in follower.failed.keys() - wanted:
             del follower.failed[port]
         missing = wanted - follower.held.keys()
         for port in sorted(missing - follower.failed.keys()):
-            self._open(way, follower, port)
+            self._open(direction, follower, port)
         for port in list(follower.failed)[:RETRIES]:
             if port in missing:
-                self._open(way, follower, port)
+                self._open(direction, follower, port)
 
-    def _open(self, way: Direction, follower: _Follower, port: int) -> None:
+    def _open(self, direction: Direction, follower: _Follower, port: int) -> None:
         is_new = port not in follower.failed
         follower.failed.pop(port, None)
-        what = f"auto: {way.name} {_NAMES[follower.rule.proto]} port {port}"
-        if way.n_open >= way.max_open:
+        what = f"auto: {direction.name} {_NAMES[follower.rule.proto]} port {port}"
+        if direction.n_open >= direction.max_open:
             follower.failed[port] = None
             if is_new:
-                self._log(f"{what}: the limit of {way.max_open} listeners is reached")
+                self._log(f"{what}: the limit of {direction.max_open} listeners is reached")
             return
         try:
-            follower.held[port] = way.side.open_listener(follower.rule, port)
+            follower.held[port] = direction.side.open_listener(follower.rule, port)
         except OSError as error:
             follower.failed[port] = None
             if is_new:
                 self._log(f"{what}: {error.strerror}")
             return
-        way.n_open += 1
+        direction.n_open += 1
         self._log(f"{what}: opened")
 
     def _log(self, text: str) -> None:

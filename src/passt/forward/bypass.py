@@ -1,16 +1,16 @@
 """Which flows bypass the guest's link, and where they go (passt(1), "Handling of local traffic in pasta").
 
-From the host: what a client on the host's loopback sends to a forwarded port. In the namespace it goes
-to the guest's address last seen, so that services bound to the namespace's loopback stay its own; or, if
-that is wanted (--host-lo-to-ns-lo), to the loopback address that the client used. The kernel there
-chooses the source. Clients that are not on the loopback go through the link, as their addresses cannot
-be had by a socket.
+From the host: flows of clients on the host's loopback to a forwarded port. The service is the guest's address
+last seen, so that services bound to the namespace's loopback are not exposed; with --host-lo-to-ns-lo it is
+the loopback address that the client used. The kernel in the namespace chooses the source. Flows of other
+clients go through the link, as no socket in the namespace could have their addresses.
 
-From the namespace: what a client on the namespace's loopback sends to a port of -T or -U. On the host it
-goes from the client's loopback address to the one that it used. A client with any other address, or that
-asked for any other, is refused: the listener's device is lo, which carries those too.
+From the namespace: flows of clients on the namespace's loopback to a port of -T or -U. The service on the
+host has the loopback address that the client used, and our socket there the client's. A client that has or
+uses another address is refused: the listener is bound to lo, which carries the namespace's other addresses
+too.
 
-All else is the other policy's.
+All other flows are left to the policy behind this one.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from passt.facts.port_rule import PortRule
     from passt.forward.guest_addresses import Observed
 
-# The source that the kernel chooses by itself towards any loopback address.
+# The source that the kernel chooses for any loopback destination.
 _USUAL_SOURCES = frozenset((IP4_LOOPBACK, IP6_LOOPBACK))
 
 
 class Bypass:
-    """Implements `contracts.FlowPolicy`: decides itself on local flows and leaves the others to *policy*.
+    """Implements `contracts.FlowPolicy`: decides on loopback flows and leaves the others to *policy*.
 
-    *splice* False leaves the host's flows to *policy* as well. *keep_loopback* says that loopback clients
-    of the host reach the namespace's loopback. *explain* gets a line for each decision, if given. Set
-    `scope_id` to the index of the guest's interface when it is known.
+    With *splice* False the host's flows are left to *policy* too. With *keep_loopback* loopback clients of
+    the host reach the namespace's loopback. *explain* gets a line for each decision, if given. Set `scope_id`
+    to the index of the guest's interface when it is known.
     """
 
     def __init__(self, policy: FlowPolicy, observed: Observed, *, splice: bool = True,
@@ -48,9 +48,9 @@ class Bypass:
         self._splice = splice
         self._keep_loopback = keep_loopback
         self._explain = explain
-        self._lasting = explain is None  # otherwise each flow is explained
+        self._lasting = explain is None  # else the policy is asked for each flow, to explain it
         self.scope_id = 0
-        self.outbound = policy.outbound  # nothing is added to these
+        self.outbound = policy.outbound  # the same for both
         self.guest_visible_source = policy.guest_visible_source
         self.leads_to = policy.leads_to
 

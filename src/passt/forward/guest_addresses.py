@@ -1,11 +1,10 @@
-"""The addresses that the guest was last seen to use.
+"""The addresses that the guest last used, which inbound flows go to.
 
-Theory of operation: the data plane reports each new source address of the guest; the last
-plausible one of a kind is where inbound flows go. There are three kinds: IPv4, IPv6 beyond the
-link, and IPv6 link-local. Until one is seen, the assigned address stands for it. Without an assigned
-IPv6 address (local mode) a link-local address stands for the one beyond the link as well, until
-such a one is seen. An address that the user chose stays where flows go, whatever else the guest uses.
-`on_guest_address` and `on_guest_mac` are the only writers.
+Theory of operation: the data plane reports each new source address of the guest. The last plausible address
+of each kind is kept; the kinds are IPv4, IPv6 of wider scope, and IPv6 link-local. Until one is seen, the
+assigned address is used. Without an assigned IPv6 address (local mode) the link-local address is used for
+both kinds of IPv6, until one of wider scope is seen. If the user chose an address, inbound flows go there
+whatever else the guest uses. `on_guest_address` and `on_guest_mac` are the only writers.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
 class Observed:
     """Implements `contracts.GuestEvents`; packed addresses, None while unknown.
 
-    *explain* gets a line for each change, if given. *on_ping_forbidden* is called the first time that the
-    data plane says so. *ask*, when set, sends questions for `addresses` to the guest's link.
+    *explain* gets a line for each change, if given. *on_ping_forbidden* is called once, when the data plane
+    finds that the host refuses ping sockets. *ask*, when set, sends questions for `addresses` to the guest.
     """
 
     ask: Callable[[], None] | None = None
@@ -45,10 +44,10 @@ class Observed:
             self.ip6_link_local = self.ip6
 
     def on_guest_address(self, address: bytes) -> None:
-        """Take note of a source address; ignored unless a guest can have it.
+        """Keep a source address of the guest, unless no guest can have it.
 
-        A guest can have no loopback, multicast, broadcast, unspecified or IPv4-mapped address, nor one
-        that stands for us or the host: inbound flows would be sent from the guest's own address.
+        A guest can have no loopback, multicast, broadcast, unspecified or IPv4-mapped address, nor one that
+        means us or the host: an inbound flow would have the same source and destination.
         """
         if not is_host_unicast(address) or address in self._never:
             return
@@ -65,7 +64,7 @@ class Observed:
             self._explain(f"guest uses address {format_ip(address)}")
 
     def on_guest_mac(self, mac: bytes) -> None:
-        """Take note of the guest's hardware address."""
+        """Keep the guest's hardware address."""
         if self._explain and mac != self.mac:
             self._explain(f"guest uses MAC address {format_mac(mac)}")
         self.mac = mac
@@ -76,16 +75,16 @@ class Observed:
             self.ask()
 
     def on_ping_forbidden(self) -> None:
-        """Pass on, once, that there are no ping sockets."""
+        """Pass on, once, that the host refuses ping sockets."""
         told, self._on_ping_forbidden = self._on_ping_forbidden, None
         if told is not None:
             told()
 
     def inbound_destination(self, source: bytes) -> bytes | None:
-        """Where in the guest a flow goes whose guest-visible source is *source*; None if not known yet.
+        """Return the guest's address for a flow with the guest-visible *source*; None if not known yet.
 
-        A link-local source wants a link-local destination (passt(1), "Handling of traffic with
-        loopback destination and source addresses"), as far as one is known.
+        A link-local source gets a link-local destination, if one is known (passt(1), "Handling of traffic
+        with loopback destination and source addresses").
         """
         if len(source) == IP4_LEN:
             return self.ip4
@@ -99,7 +98,7 @@ class Observed:
         return list(dict.fromkeys(address for address in known if address))
 
     def is_guest(self, address: bytes) -> bool:
-        """Whether *address* is one of those last seen."""
+        """Tell whether the guest has *address*, as far as seen."""
         return address in {self.ip4, self.ip6, self.ip6_link_local}
 
 
@@ -108,7 +107,7 @@ def _assigned(family: GuestFamily | None) -> bytes | None:
 
 
 def _stand_ins(family: GuestFamily | None) -> set[bytes]:
-    """Guest-visible addresses that mean us or the host, and those that are no interface's."""
+    """Return the guest-visible addresses that mean us, the host or its resolver."""
     if family is None:
         return set()
     addresses = (family.gateway, family.our_address, family.map_host_loopback, family.map_guest,
@@ -117,7 +116,7 @@ def _stand_ins(family: GuestFamily | None) -> set[bytes]:
 
 
 def _network_and_broadcast(family: GuestFamily | None) -> set[bytes]:
-    """First and last address of the IPv4 subnet, which no host has (RFC 1122, 3.2.1.3; RFC 3021)."""
+    """Return first and last address of the IPv4 subnet, which no host has (RFC 1122 3.2.1.3; RFC 3021)."""
     if family is None or family.address is None or family.prefix_len >= 31:
         return set()
     network = IPv4Network((int(family.address), family.prefix_len), strict=False)

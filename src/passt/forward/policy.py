@@ -3,24 +3,26 @@
 Outbound, the guest's destination is replaced by the first row that fits (passt(1), options
 --dns-forward, --map-host-loopback, --map-guest-addr):
 
-1. DNS address, TCP or UDP, port 53 or 853: the host's resolver (without one, the host itself, as
-   resolv.conf(5) has it);
-2. host loopback address: 127.0.0.1 or ::1;
-3. guest map address: the address assigned to the guest, which on the host is the host's own;
-4. else unchanged, if it is a unicast address, or for UDP a multicast or broadcast one.
+1. the DNS address, TCP or UDP, port 53 or 853: becomes the host's resolver (without one, the host itself,
+   as in resolv.conf(5));
+2. the host loopback address: becomes 127.0.0.1 or ::1;
+3. the guest map address: becomes the address assigned to the guest, which on the host is the host's own;
+4. any other unicast address, for UDP also a multicast or broadcast address: stays.
 
-Inbound, the source is replaced by the first row that fits (passt(1), "Handling of traffic with
-loopback destination and source addresses"; where there is no host loopback address the C program's newest
-versions let such clients in all the same, and container engines count on it):
+Inbound, the source is replaced by the first row that fits (passt(1), "Handling of traffic with loopback
+destination and source addresses"; without a host loopback address, the newest versions of the C program
+accept loopback clients too, and container engines count on it):
 
-1. loopback: the host loopback address, else our address towards the guest; without one, refused;
-2. the assigned address, where a guest map address exists: that address;
-3. any address that the guest has itself: our address towards the guest; without one, refused;
-4. else unchanged;
+1. a loopback address: becomes the host loopback address, else our address towards the guest; without one the
+   flow is refused;
+2. the assigned address, if there is a guest map address: becomes that;
+3. any address that the guest itself has: becomes our address towards the guest; without one the flow is
+   refused;
+4. any other address: stays;
 
-and the destination is the guest's address last seen. Everything is looked up in tables of packed
-addresses made at the start, since a flow waits for the answer. An IPv4-mapped IPv6 address is
-refused everywhere: a socket would take it for IPv4 and so get around these rows.
+and the destination is the guest's address last seen. All look-ups use tables of packed addresses made at the
+start, as a flow waits for the answer. An IPv4-mapped IPv6 address is always refused: a socket would take it
+for IPv4, past these rows.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ _WITH_PORTS = frozenset((IPPROTO_TCP, IPPROTO_UDP))
 _NAMES = {IPPROTO_TCP: "TCP", IPPROTO_UDP: "UDP", IPPROTO_ICMP: "ICMP echo", IPPROTO_ICMPV6: "ICMPv6 echo"}
 
 
-class _Way(NamedTuple):
+class _Destination(NamedTuple):
     """A `Target` without its port."""
 
     address: bytes
@@ -78,7 +80,7 @@ class _Family:
         self.protocols = protocols
         self.source = _packed(facts.outbound_address)
         self.ifname = os.fsencode(facts.outbound_ifname) if facts.outbound_ifname else None
-        # A socket bound to an interface takes the scope from that, which may be another than the template.
+        # A socket bound to an interface takes its scope, and the interface may not be the template.
         self.scope_id = 0 if self.ifname else facts.template_ifindex
         self.assigned = _packed(facts.address)
         self.our_address = _packed(facts.our_address)
@@ -86,28 +88,28 @@ class _Family:
         self.map_guest = _packed(facts.map_guest) if self.assigned else None
         self.guest_owned = {self.assigned, *(copied.address.packed for copied in facts.copied_addresses)}
         # Later entries win, so the rows are entered in reverse.
-        self.mapped: dict[bytes, _Way] = {}
+        self.mapped: dict[bytes, _Destination] = {}
         if self.map_guest and self.assigned:
-            self.mapped[self.map_guest] = self._way(self.assigned)
+            self.mapped[self.map_guest] = self._destination(self.assigned)
         if self.map_host_loopback:
-            self.mapped[self.map_host_loopback] = self._way(loopback)
-        self.dns: dict[bytes, _Way] = {}
+            self.mapped[self.map_host_loopback] = self._destination(loopback)
+        self.dns: dict[bytes, _Destination] = {}
         if facts.dns_match:
             host = _packed(facts.dns_host) or loopback
-            self.dns[facts.dns_match.packed] = self._way(
+            self.dns[facts.dns_match.packed] = self._destination(
                 loopback if is_unspecified(host) else host, _scope_of(facts.dns_host))
 
-    def _way(self, address: bytes, scope_id: int = 0) -> _Way:
+    def _destination(self, address: bytes, scope_id: int = 0) -> _Destination:
         # A socket bound to an interface or to another address does not reach the loopback address, nor
         # a link-local one on another link.
         if is_loopback(address):
-            return _Way(address, 0, None, None)
+            return _Destination(address, 0, None, None)
         if scope_id and scope_id != self.scope_id:
-            return _Way(address, scope_id, None, None)
-        return _Way(address, self.scope_of(address), self.source, self.ifname)
+            return _Destination(address, scope_id, None, None)
+        return _Destination(address, self.scope_of(address), self.source, self.ifname)
 
     def scope_of(self, address: bytes) -> int:
-        """Interface index for a flow to *address*, if it or our source needs one (RFC 4007)."""
+        """Return the interface index for a flow to *address*, if it or our source needs one (RFC 4007)."""
         if needs_scope6(address) or (self.source and needs_scope6(self.source)):
             return self.scope_id
         return 0
@@ -117,9 +119,9 @@ class Policy:
     """Implements `contracts.FlowPolicy` for the guest network *net*.
 
     The switches *tcp*, *udp* and *icmp* refuse all flows of a protocol when False. *explain* gets a
-    line for each decision, if given; *warn* gets one the first time that clients on the host's loopback are
-    refused for want of an address; *on_ping_forbidden* is called once when pings turn out to be impossible.
-    `observed` is the `contracts.GuestEvents` to feed.
+    line for each decision, if given; *warn* gets one when clients on the host's loopback are refused for the
+    first time, as there is no address to show to the guest; *on_ping_forbidden* is called once, when the host
+    refuses ping sockets. `observed` is the `contracts.GuestEvents` for the data plane.
     """
 
     def __init__(self, net: GuestNet, *, tcp: bool = True, udp: bool = True, icmp: bool = True,
@@ -129,7 +131,7 @@ class Policy:
         self.observed = Observed(net, explain=explain, on_ping_forbidden=on_ping_forbidden)
         self._explain = explain
         self._warn = warn
-        self._warned: set[int] = set()  # families, by the length of their addresses
+        self._warned: set[int] = set()  # families that were warned of, by the length of their addresses
         both = {number for number, on in ((IPPROTO_TCP, tcp), (IPPROTO_UDP, udp)) if on}
         self._families: dict[int, _Family] = {}
         if net.ip4:
@@ -141,7 +143,7 @@ class Policy:
 
     def outbound(self, proto: int, source: bytes, source_port: int,
                  destination: bytes, destination_port: int) -> Target | None:
-        """Map a flow that the guest opens to a host-side target; None refuses it."""
+        """Map a flow that the guest opens to what our socket connects to; None refuses it."""
         decision = self._decide_outbound(proto, source, source_port, destination, destination_port)
         if self._explain is not None:
             self._explain_flow("outbound", proto, (source, source_port, destination, destination_port),
@@ -152,7 +154,7 @@ class Policy:
                 local: bytes, local_port: int) -> InboundTarget | None:
         """Map a flow accepted for *rule*, a `PortRule`, to what the guest sees; None refuses it.
 
-        An IPv4 peer of a dual-stack socket comes as 4 bytes, and *local* with it.
+        An IPv4 *peer* of a dual-stack socket has 4 bytes, and so has *local*.
         """
         decision = self._decide_inbound(proto, cast("PortRule", rule), peer, peer_port, local, local_port)
         if self._explain is not None:
@@ -161,14 +163,14 @@ class Policy:
         return None if isinstance(decision, str) else decision
 
     def leads_to(self, proto: int, rule: object, address: bytes, port: int) -> bool:
-        """Whether what comes to *port* for *rule*, a `PortRule`, goes to that port of the guest's address."""
+        """Tell whether *rule*, a `PortRule`, leads *port* to the same port of the guest's *address*."""
         family = self._families.get(len(address))
         return (family is not None and proto in family.protocols
                 and cast("PortRule", rule).service_port(port) == port and self.observed.is_guest(address))
 
     def outbound_bypass(self, proto: int, rule: object, peer: bytes, peer_port: int,
                        local: bytes, local_port: int) -> Target | None:
-        """Refuse: what does not bypass the link (see `forward.bypass`) has no listener in the namespace."""
+        """Refuse: only `forward.bypass` has listeners in the namespace."""
 
     def guest_visible_source(self, address: bytes) -> bytes | None:
         """Translate a host-side *address* to the one the guest sees; 0.0.0.0 and :: mean this host."""
@@ -189,13 +191,13 @@ class Policy:
         has_ports = proto in _WITH_PORTS
         if has_ports and not (source_port and destination_port):
             return "port 0"
-        way = family.dns.get(destination) if has_ports and destination_port in _DNS_PORTS else None
-        way = way or family.mapped.get(destination)
-        if way is not None:
-            return Target(way.address, destination_port, way.scope_id, way.source, way.ifname)
+        mapped = family.dns.get(destination) if has_ports and destination_port in _DNS_PORTS else None
+        mapped = mapped or family.mapped.get(destination)
+        if mapped is not None:
+            return Target(mapped.address, destination_port, mapped.scope_id, mapped.source, mapped.ifname)
         if not is_host_unicast(destination) and not (proto == IPPROTO_UDP and _is_group(destination)):
             return "destination not allowed"
-        # Groups have no route of their own: they leave by the interface that the guest's network is of.
+        # A multicast group has no route of its own: use the template interface.
         scope_id = family.scope_id if _is_group(destination) else family.scope_of(destination)
         return Target(destination, destination_port, scope_id, family.source, family.ifname)
 
@@ -231,7 +233,7 @@ class Policy:
         return peer
 
     def _warn_of_loopback(self, addr_len: int) -> None:
-        """Say once per family why clients on the host's loopback get nowhere."""
+        """Warn once per family why clients on the host's loopback are refused."""
         if self._warn is not None and addr_len not in self._warned:
             self._warned.add(addr_len)
             version = 4 if addr_len == IP4_LEN else 6
@@ -240,7 +242,7 @@ class Policy:
                        f" --map-host-loopback")
 
     def _name_outbound_row(self, decision: Target | str, destination: bytes) -> str:
-        """Tell which row of the module's table a decision came from, for explanations."""
+        """Name the row of the outbound table that decided, for explanations."""
         if isinstance(decision, str):
             return ""
         family = self._families[len(destination)]
@@ -251,7 +253,7 @@ class Policy:
         return " (unchanged)"
 
     def _name_inbound_row(self, decision: InboundTarget | str, peer: bytes) -> str:
-        """Tell which row of the inbound table a decision came from."""
+        """Name the row of the inbound table that decided."""
         if isinstance(decision, str):
             return ""
         family = self._families[len(peer)]

@@ -1,4 +1,4 @@
-"""Tables of port rules: which rules can stand beside each other, and what a rule leads to. Pure.
+"""Tables of port rules: which rules overlap, and which lead to each other. Pure.
 
 Two rules of one table overlap if both would bind one port of one address. A socket bound to any address
 gets in the way of one bound to a single address, and a socket for any interface in the way of one for a
@@ -35,8 +35,8 @@ class RuleTable:
 
     def __init__(self) -> None:
         self._rules: list[PortRule] = []
-        # By protocol and port: 1 where a rule listens. Most additions are found apart without a look at the
-        # rules, so thousands of rules stay cheap.
+        # By protocol and port: 1 where a rule listens. A new rule without such a port needs no comparison
+        # with the other rules, so thousands of rules stay cheap.
         self._used: dict[int, bytearray] = {}
 
     def __iter__(self) -> Iterator[PortRule]:
@@ -86,7 +86,7 @@ def find_loop(rule: PortRule, back: PortRule) -> int | None:
     """
     if rule.proto != back.proto:
         return None
-    # Ports at the service side of *rule* at which *back* listens, then those to which *back* leads.
+    # first..last: ports to which *rule* leads and on which *back* listens; low: where *back* leads then.
     first = max(rule.target, back.first)
     last = min(rule.service_port(rule.last), back.last)
     low = max(back.service_port(first), rule.first)

@@ -1,1 +1,1 @@
-"""The host: rtnetlink, namespaces, tun, listeners, process life."""
+"""The host: interfaces and routes, resolvers, ports, the tap, UNIX sockets, system calls."""

@@ -1,20 +1,21 @@
-"""Which ports are bound in a network namespace: what `auto` port options follow.
+"""The ports bound in a network namespace, which `auto` port options follow.
 
-Theory of operation. A scanner asks for TCP sockets that listen and UDP sockets that are bound and not
-connected; only their ports count. It has one of two sources, both opened in the namespace to be
-watched, which they belong to for good, and usable from anywhere afterwards:
+Theory of operation. A scanner asks for the ports of listening TCP sockets and of UDP sockets that are bound
+and not connected. It has one of two sources. Both are opened in the namespace to be watched, belong to it for
+good, and can be read from any namespace afterwards:
 
 * a sock_diag(7) socket: one dump per protocol and family, filtered by state in the kernel, so that
-  connections cost nothing. No privilege is needed. Two binary fields are read per socket. The kernel's
-  answer, or its first part, is there when send returns, so nothing is ever waited for.
-* the files tcp, tcp6, udp, udp6 of /proc/self/net (proc_pid_net(5)), where the kernel lacks the
-  modules tcp_diag or udp_diag: read from their start each time, connections and all.
+  connections cost nothing. It takes no privilege. The kernel's answer, or its first part, is there when
+  send(2) returns, so a scan never waits.
+* the files tcp, tcp6, udp, udp6 of /proc/self/net (proc_pid_net(5)), if the kernel lacks the modules
+  tcp_diag or udp_diag: each scan reads them from their start, connections included.
 
-Whoever has CAP_NET_ADMIN in the namespace may send to any netlink socket there (netlink(7)). So it is
-connected to the kernel, which refuses what others send, and what came before that is dropped by its sender.
-Each request has a number of its own; what answers an older one, which failed half-way, is dropped as well.
+A process with CAP_NET_ADMIN in the namespace may send to any netlink socket there (netlink(7)). So the
+sock_diag socket is connected to the kernel, which makes the kernel refuse datagrams of other senders; those
+that came before are dropped by their sender's address. Each request has a number of its own; answers to an
+older request, which failed half-way, are dropped as well.
 
-Sockets of our own that look like services, as those of UDP flows do, are told apart by their inodes:
+Our own sockets that look like services, as those of UDP flows do, are left out by their inode numbers:
 another socket may have the same port at another address.
 """
 
@@ -41,28 +42,28 @@ _SOCK_DIAG_BY_FAMILY = 20
 _NLM_F_REQUEST_DUMP = 0x001 | 0x300
 _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
-_TCP_CLOSE = 7                    # of a UDP socket: bound and not connected
+_TCP_CLOSE = 7                    # of a UDP socket: bound, not connected
 _TCP_LISTEN = 10
 _STATES = {TCP: _TCP_LISTEN, UDP: _TCP_CLOSE}
 _HEADER = struct.Struct("=IHHII")
 # inet_diag_req_v2: family, protocol, ext, pad, states, and an inet_diag_sockid that matches all
 _REQUEST = struct.Struct("=BBBBI48x")
 _STATUS = struct.Struct("=i")
-# Where the source port lies in a reply: behind the header and four bytes of inet_diag_msg.
+# Offset of the source port in a reply: behind the header and four bytes of inet_diag_msg.
 _PORT_OFFSET = _HEADER.size + 4
-# And the inode: the last of the message's fields, after 48 bytes of socket addresses and 16 of counts.
+# Offset of the inode: the last field, after 48 bytes of socket addresses and 16 of counts.
 _INODE = struct.Struct("=I")
 _INODE_OFFSET = _PORT_OFFSET + 48 + 16
 _ENTRY_LEN = _INODE_OFFSET + _INODE.size
 _BUFFER_LEN = 1 << 16             # a dump datagram has 32 KiB at most
-# Of one dump: two million sockets. What is foreign or old counts too.
+# Datagrams read for one dump, enough for two million sockets; dropped ones count too.
 _MAX_DATAGRAMS = 1 << 13
 
 
 class PortScanner:
-    """Reads the ports that are bound; *fds* as given by `open_sources`, which it owns.
+    """Reads the bound ports; owns *fds*, the descriptors of `open_sources`.
 
-    *own_udp* gives the descriptors of UDP sockets that are not to count.
+    *own_udp* returns the descriptors of UDP sockets to leave out.
     """
 
     def __init__(self, fds: Sequence[int], own_udp: Callable[[], Iterable[int]] | None = None) -> None:
@@ -81,7 +82,7 @@ class PortScanner:
     def scan(self, protos: Iterable[int]) -> dict[int, set[int]]:
         """Read the ports bound now, for each of *protos*.
 
-        Raises OSError if the kernel refuses, its answers are lost (ENOBUFS) or are none; to be tried again.
+        Raises OSError if the kernel refuses, or its answers are lost (ENOBUFS) or invalid; try again later.
         """
         found = {}
         for proto in protos:
@@ -103,9 +104,9 @@ class PortScanner:
 
 
 def open_sources(*, use_diag: bool = True, root: str = "/proc/self/net") -> list[int]:
-    """Open what a scanner of the current network namespace needs: one socket, or one file per table.
+    """Open the sources of a scanner of the current network namespace: one socket, or one file per table.
 
-    Close-on-exec. *use_diag* False does without sock_diag. Raises OSError.
+    Close-on-exec. With *use_diag* False, files are opened. Raises OSError.
     """
     if use_diag:
         try:
@@ -128,7 +129,7 @@ def open_sources(*, use_diag: bool = True, root: str = "/proc/self/net") -> list
 
 
 def _open_diag() -> int:
-    """Open a sock_diag socket that has proved to answer for both protocols."""
+    """Open a sock_diag socket, and check that it answers for both protocols."""
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
     try:
         sock.connect((0, 0))
@@ -141,17 +142,17 @@ def _open_diag() -> int:
 
 
 class DiagSocket:
-    """Asks *sock*, a sock_diag socket that is connected to the kernel, from now on without waiting."""
+    """Sends requests to *sock*, a sock_diag socket connected to the kernel, and makes it non-blocking."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.socket = sock
-        # Behind the numbers of whoever used the socket before.
+        # Above the numbers that an earlier user of the socket took.
         self._sequence = int.from_bytes(os.urandom(4), "big")
 
     def dump(self, proto: int, own: AbstractSet[int] = frozenset(),
              families: Iterable[int] = (socket.AF_INET, socket.AF_INET6)) -> set[int]:
-        """Read the ports of *proto*, but for sockets with the inodes *own*. Raises OSError."""
+        """Read the ports of *proto* without those of sockets with the inodes *own*. Raises OSError."""
         ports: set[int] = set()
         for family in families:
             request = _REQUEST.pack(family, proto, 0, 0, 1 << _STATES[proto])
@@ -164,14 +165,14 @@ class DiagSocket:
         return ports
 
     def _drop_old(self) -> None:
-        """Read what an attempt that failed has left: the kernel refuses a second dump before (EBUSY)."""
+        """Read the rest of a failed dump, before which the kernel refuses another dump (EBUSY)."""
         for _ in range(_MAX_DATAGRAMS):
             try:
                 self.socket.recvfrom(_BUFFER_LEN)
             except BlockingIOError:
                 return
             except OSError:
-                continue          # an overrun is told once, and is not of what comes now
+                continue          # an overrun of the old dump, reported once
 
     def _receive_dump(self, ports: set[int], own: AbstractSet[int]) -> None:
         for _ in range(_MAX_DATAGRAMS):
@@ -182,10 +183,10 @@ class DiagSocket:
 
 
 def take_ports(data: bytes, sequence: int, ports: set[int], own: AbstractSet[int]) -> bool:
-    """Add the ports of one datagram that answers request *sequence*, but for sockets with the inodes *own*.
+    """Add the ports of one datagram that answers request *sequence*, without sockets with the inodes *own*.
 
-    False if it was the last; True also for datagrams of other requests. Raises OSError if it is a refusal, or
-    none of the kernel's.
+    Returns False for the last datagram, True for others, those of other requests included. Raises OSError if
+    it is a refusal, or no message of the kernel.
     """
     offset, end = 0, len(data)
     unpack = _HEADER.unpack_from
@@ -210,7 +211,7 @@ def take_ports(data: bytes, sequence: int, ports: set[int], own: AbstractSet[int
 
 
 def _check_status(payload: bytes) -> None:
-    """Raise OSError if the end of a dump tells of one, or is too short to tell."""
+    """Raise OSError if the message that ends a dump has an errno, or is too short for one."""
     if len(payload) < _STATUS.size:
         raise _malformed(f"status of {len(payload)} bytes, need {_STATUS.size}")
     code = -_STATUS.unpack_from(payload)[0]
@@ -223,7 +224,7 @@ def _malformed(what: str) -> OSError:
 
 
 def parse_table(text: bytes, state: int, own: AbstractSet[int] = frozenset()) -> set[int]:
-    """Read the local ports of the sockets in *state* out of a table of /proc/net (title line first).
+    """Return the local ports of the sockets in *state* in a table of /proc/net (title line first).
 
     Sockets with the inodes *own* are left out.
     """

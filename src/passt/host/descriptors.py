@@ -1,4 +1,4 @@
-"""Descriptors of this process: which are open, where the standard ones lead, how many there may be."""
+"""Descriptors of this process: which are open, where 0, 1 and 2 lead, and the limit of open files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _MAX_FD = 0xFFFF_FFFF
 
 
 def tidy_descriptors(keep: Iterable[int] = ()) -> None:
-    """Make sure that 0, 1 and 2 are open, and close all others but *keep*.
+    """Open those of 0, 1 and 2 that are closed, and close all other descriptors except *keep*.
 
-    Without the first a socket of ours could become standard output; without the second we would hold
-    open, for our whole life, the far end of some pipe of the caller's.
+    Otherwise a socket of ours could become standard output, and a pipe of the caller whose other end we
+    inherit would stay open for our whole life.
     """
     for fd in range(FIRST_OWN_FD):
         try:
@@ -38,23 +38,23 @@ def tidy_descriptors(keep: Iterable[int] = ()) -> None:
 
 
 def open_null() -> int:
-    """Open /dev/null, or what is as empty where a container has none; close-on-exec."""
+    """Open /dev/null, close-on-exec; if a container has none, an empty memory file sealed against writes."""
     try:
         return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         null = os.memfd_create("null", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        # Reads find its end, and writes are refused: nobody can fill the memory.
+        # Reads see the end of file, and writes fail, so no memory fills up.
         fcntl.fcntl(null, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         return null
 
 
 def close_descriptors(first: int, last: int, *, use_close_range: bool = True) -> None:
-    """Close the descriptors *first* to *last*; close_range(2) came with Linux 5.9, /proc serves before."""
+    """Close the descriptors *first* to *last* by close_range(2), before Linux 5.9 by the list in /proc."""
     if use_close_range:
         try:
             syscalls.close_range(first, last, 0)
         except OSError as error:
-            # EPERM is what some container filters answer to system calls that they do not know.
+            # Some container filters answer EPERM to system calls that they do not know.
             if error.errno not in (errno.ENOSYS, errno.EPERM):
                 raise
         else:
@@ -68,10 +68,10 @@ def close_descriptors(first: int, last: int, *, use_close_range: bool = True) ->
 
 
 def leave_stdio() -> None:
-    """Exchange standard input and output for /dev/null, once the command has them.
+    """Replace standard input and output by /dev/null, once the command has them.
 
-    Else whoever reads what the command writes would not see the end when the command closes it, and
-    whoever writes to it would not see that it stopped reading.
+    Otherwise a reader of the command's output would see no end of file when the command closes it, and a
+    writer to its input would not see that the command closed that.
     """
     null = open_null()
     os.dup2(null, 0)
@@ -80,7 +80,7 @@ def leave_stdio() -> None:
 
 
 def raise_file_limit() -> tuple[int, int]:
-    """Raise the soft limit of open files to the hard one; return (soft, hard) as they were."""
+    """Raise the soft limit of open files to the hard one; return the old limits (soft, hard)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,18 +1,18 @@
-"""Read from the host what the guest's network is derived from: plain facts, no policy.
+"""Read the facts of the host from which the guest's network is derived; no policy.
 
 The *template* of a family is the interface whose addresses and routes the guest gets. It is the one
-that the user names, else that of the first default route, else that of the first route of any
-kind; passt(1) under -a and -i. First is what the kernel prefers: of two default routes the one with the
-lower metric, and one for all types of service before one for some. Where the first has no address that
-the guest could have, the next one is asked.
+that the user names, else that of the first default route, else that of the first route of any kind (passt(1),
+-a and -i). "First" is the kernel's preference: of two default routes the one with the lower metric, and a
+route for all types of service before one for some. If that interface has no address that the guest could
+have, the interface of the next route is tried.
 
-Of a multipath route the next hop with the highest weight counts, the first among equals; passt(1)
-under -g. It decides on the interface, too, so that gateway and addresses belong together. A hop whose
-interface is down is dead: the kernel does not use it, and neither do we.
+Of a multipath route, the next hop with the highest weight counts, the first among equals (passt(1), -g). It
+decides the interface too, so that gateway and addresses belong together. A hop whose interface is down is
+dead: the kernel does not use it, nor do we.
 
-The first default route may lead through an interface that has no address at all, for hosts in data centres
-keep their address on another one, lo for example, and need none on the links to their routers. Then
-the guest gets the address that the kernel itself takes as the source on that way.
+The first default route may lead through an interface without an address: hosts in data centres keep their
+address on another interface, lo for example, and need none on the links to their routers. Then the guest gets
+the address that the kernel takes as the source of packets on that route.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from passt.host.rtnetlink.routes import NextHop, RouteMessage
 
 LOOPBACK_IFINDEX = 1
-# Destinations that say nothing about where the outside world is: address, at least this prefix length.
+# Destinations that every host has routes to, so no hint of a template: address, minimum prefix length.
 _LINK_LOCAL = {AF_INET: (bytes([169, 254]), 16), AF_INET6: (bytes([0xFE, 0x80]), 10)}
-# Somewhere outside, to ask the kernel for the way; nothing is sent. RFC 5737 and RFC 3849 keep these unused.
+# Unused destinations (RFC 5737, RFC 3849) for a route look-up; nothing is sent.
 _OUTSIDE = {AF_INET: bytes([198, 51, 100, 1]), AF_INET6: bytes.fromhex("20010db8000000000000000000000001")}
-# 0 if routes over next-hop objects are shown without what the objects say.
+# 0: routes over next-hop objects are dumped without the contents of the objects.
 _COMPAT_MODE = "/proc/sys/net/ipv4/nexthop_compat_mode"
 
 
@@ -50,8 +50,8 @@ def read_host(*, interface: str | None = None, outbound_if4: str | None = None,
               want_routes: bool = True, resolv_conf: str = "/etc/resolv.conf") -> HostFacts:
     """Read both families, or the ones wanted, and the resolvers; the routes only if *want_routes*.
 
-    *interface* is that of --interface and names both templates; --outbound-if4 and --outbound-if6 name
-    one each where it is None. A family without template is None in the result, and so is IPv6 on a
+    *interface* is that of --interface and names both templates; if it is None, *outbound_if4* and
+    *outbound_if6* name one each. A family without a template is None in the result, and so is IPv6 on a
     kernel without it. Raises ConfigError for an interface that does not exist, and for IPv6 alone on
     a kernel without it; HostError if the kernel does not answer.
     """
@@ -72,7 +72,7 @@ def read_host(*, interface: str | None = None, outbound_if4: str | None = None,
 
 
 def kernel_has_ip6() -> bool:
-    """Tell whether the kernel knows IPv6 at all, in use or not."""
+    """Tell whether the kernel has IPv6, in use or not."""
     try:
         socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC).close()
     except OSError:
@@ -90,7 +90,7 @@ def _need_interface(option: str, ifname: str | None) -> None:
 
 
 class _Family:
-    """One address family of the host: its routes, read at once, and interfaces, read as needed."""
+    """One address family of the host; routes are read at once, interfaces as needed."""
 
     def __init__(self, rtnetlink: RtnlSocket, family: int) -> None:
         self._rtnetlink = rtnetlink
@@ -108,7 +108,7 @@ class _Family:
         self._routes = [routes.expand_objects(payload, objects) for payload in self._routes]
 
     def read(self, ifname: str | None, *, want_routes: bool) -> FamilyFacts | None:
-        """Describe interface *ifname*, else the template of our choice; None if there is none."""
+        """Describe interface *ifname*, else the template that we choose; None if there is none."""
         first = None
         for ifindex in [socket.if_nametoindex(ifname)] if ifname else self._templates():
             facts = self._describe(ifindex, want_routes=want_routes)
@@ -118,7 +118,7 @@ class _Family:
         return first
 
     def _templates(self) -> Iterable[int]:
-        """Interfaces of the default routes; where there is none, of all routes. Each once, best first."""
+        """Yield the interfaces of the default routes, else of all routes: each once, best first."""
         return (list(template_ifindexes(self._defaults))
                 or template_ifindexes(map(routes.RouteMessage.parse, self._routes)))
 
@@ -145,7 +145,7 @@ class _Family:
         )
 
     def _source(self, ifindex: int) -> bytes | None:
-        """Ask for the address that the kernel takes for packets to the outside, one of another interface."""
+        """Ask for the source address of packets sent through *ifindex*, an address of another interface."""
         try:
             answer = self._rtnetlink.ask("cannot find the source address of the default route",
                                          MessageType.GETROUTE,
@@ -162,7 +162,7 @@ def _hides_hops() -> bool:
     try:
         with open(_COMPAT_MODE, "rb") as file:
             return file.read(1) == b"0"
-    except OSError:  # before 5.7 there is no such choice
+    except OSError:  # before Linux 5.7 there is no such sysctl
         return False
 
 
@@ -179,7 +179,7 @@ def sort_defaults(routes: Iterable[RouteMessage]) -> list[RouteMessage]:
 
 
 def template_ifindexes(routes: Iterable[RouteMessage]) -> Iterator[int]:
-    """Interfaces to which *routes* lead, each once; not lo, nor those of link-local destinations only."""
+    """Yield the interfaces of *routes*, each once; not lo, nor those with link-local destinations only."""
     seen = {LOOPBACK_IFINDEX}
     for route in routes:
         hop = preferred_hop(route)
@@ -207,7 +207,7 @@ def preferred_hop(route: RouteMessage, ifindex: int | None = None) -> NextHop | 
 
 
 def _gateway(defaults: list[RouteMessage], ifindex: int) -> IPAddress | None:
-    """Take the gateway of the interface's first default route that has one; of either family."""
+    """Return the gateway, of either family, of the interface's first default route that has one."""
     for route in defaults:
         hop = preferred_hop(route, ifindex)
         if hop is not None and hop.gateway is not None:
@@ -224,10 +224,10 @@ def is_assignable(address: AddressMessage) -> bool:
 
 
 def choose_address(addresses: list[AddressMessage]) -> AddressMessage | None:
-    """Choose the longest prefix, first among equals; none deprecated, duplicate, or link-local IPv6.
+    """Choose the address with the longest prefix, the first among equals.
 
-    Nor one of the loopback network, which no guest can have; one that is still tested for duplicates
-    (tentative) only if there is no other.
+    Deprecated, duplicate, loopback and link-local IPv6 addresses are left out; an address that is still
+    tested for duplicates (tentative) is taken only if there is no other.
     """
     best = None
     for address in addresses:

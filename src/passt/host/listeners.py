@@ -1,17 +1,17 @@
-"""Sockets on which the host side reaches services of the guest (-t, -u).
+"""Listening sockets on the host, through which the host reaches services of the guest (-t, -u).
 
-Opened before anything else is given up: a low port needs rights in the host's namespaces, and a
-mistake in the options must end pasta before the command starts.
+They are opened before any right is given up: a low port takes rights in the host's namespaces, and a mistake
+in the options must end pasta before the command starts.
 
-A rule without an address gets one socket for both families (`::` with IPV6_V6ONLY off, RFC 3493,
-section 5.3) where both are wanted and the kernel has IPv6; else one of the family that there is.
-UDP sockets tell for each datagram to which address it was sent (ip(7) IP_PKTINFO, RFC 3542, section
-6.1), so that answers come from there, and report ICMP errors (ip(7) IP_RECVERR). They are bound
-alone, and only then let others share the port (SO_REUSEADDR): so a port that is taken is noticed, and
-the sockets of flows that the guest opens may still have it; connected, they come first.
+A rule without an address gets one socket for both families (`::` with IPV6_V6ONLY off, RFC 3493 5.3) if both
+are wanted and the kernel has IPv6; else a socket of the one family. UDP sockets report the address to which
+each datagram was sent (ip(7) IP_PKTINFO, RFC 3542 6.1), so that answers come from there, and ICMP errors
+(ip(7) IP_RECVERR). A UDP socket is bound first and shares its port (SO_REUSEADDR) afterwards: so bind(2)
+reports a port that is taken, and the sockets of outbound flows may still have the port; these are connected,
+so the kernel prefers them.
 
-Rules that must succeed come first, then those that may fail, each of which gets a fair share of the
-descriptors that are left once some are set aside for connections.
+Rules that must succeed come first, then optional specifications, each with an equal share of the descriptors
+that are left when some are set aside for connections.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ LOW_PORTS = "net.ipv4.ip_unprivileged_port_start"
 LOW_PORTS_PATH = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 EPHEMERAL = "net.ipv4.ip_local_port_range"
 EPHEMERAL_PATH = "/proc/sys/net/ipv4/ip_local_port_range"
-DEFAULT_EPHEMERAL = (49152, 65535)  # RFC 6335, section 6
+DEFAULT_EPHEMERAL = (49152, 65535)  # RFC 6335 6
 BACKLOG = 4096  # the kernel cuts it to net.core.somaxconn, 4096 by default since Linux 5.4
-# Descriptors set aside for connections and the rest of the start: one of so many, but at least so many, or
-# half of what there is.
+# Descriptors set aside for connections and the rest of the start: one in RESERVE_SHARE, at least
+# MIN_RESERVE, at most half of all.
 RESERVE_SHARE = 5
 MIN_RESERVE = 64
 
@@ -51,7 +51,7 @@ IPV6_RECVERR = 25
 IP_RECVTOS = 13
 IPV6_FREEBIND = 78
 
-# What socket and bind say where a family is compiled out or switched off.
+# Errors of socket(2) and bind(2) if a family is compiled out or switched off.
 _NO_FAMILY = frozenset((errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT))
 _NO_DESCRIPTOR = frozenset((errno.EMFILE, errno.ENFILE))
 _OPTIONS = {socket.IPPROTO_TCP: "-t", socket.IPPROTO_UDP: "-u"}
@@ -74,8 +74,8 @@ class Listener:
 class HostBinder:
     """Opens listening sockets on the host.
 
-    *ip4* and *ip6* say which families rules without an address get. *freebind* allows addresses that
-    the host does not have; *ifindex6* is the scope of link-local addresses given without interface.
+    *ip4* and *ip6* are the families of rules without an address. *freebind* allows addresses that the host
+    does not have; *ifindex6* is the scope of link-local addresses given without an interface.
     """
 
     __slots__ = ("freebind", "ifindex6", "ip4", "ip6")
@@ -143,10 +143,10 @@ def open_listeners(rules: Iterable[PortRule], binder: HostBinder, max_listeners:
                    file_limit: int | None = None, n_later: int = 0) -> list[Listener]:
     """Open a socket for each port of each rule that is not `auto`, *max_listeners* at most.
 
-    So many shares as *n_later* says are left to specifications whose ports are opened later.
+    *n_later* shares of the descriptors are left to specifications whose ports are opened later.
     *file_limit* is the limit of open files, by default the process's own. Raises ConfigError, with
-    nothing left open, if a port of a rule that is not optional cannot be had, or none of all the ports
-    of a specification. How much of an optional specification was opened is logged.
+    nothing left open, if a port of a rule that is not optional cannot be had, or no port of an optional
+    specification. Logs how many ports of an optional specification are open.
     """
     bound = [rule for rule in rules if not rule.auto]
     listeners: list[Listener] = []
@@ -166,7 +166,7 @@ def open_listeners(rules: Iterable[PortRule], binder: HostBinder, max_listeners:
 
 
 class HostPorts:
-    """The port rules of a run, with the host's ports that are named already bound.
+    """The port rules of a run, with the host ports of fixed rules bound already.
 
     *inbound* and *outbound* are the rules of the host's ports and the namespace's, without the ephemeral
     ports that a rule leaves out. *freebind* is for `HostBinder`. Raises ConfigError like `open_listeners`.
@@ -181,13 +181,13 @@ class HostPorts:
                                  ifindex6=guest.ip6.template_ifindex if guest.ip6 else 0)
         self.inbound = leave_out_ephemeral(port_rules)
         self.outbound = leave_out_ephemeral(namespace_rules)
-        # A port of the namespace may take two sockets.
+        # One port of the namespace may take two sockets, one for each family.
         self.listeners = open_listeners(self.inbound, self.binder, max_listeners,
                                         n_later=2 * len(optional_groups(self.outbound)))
 
 
 def optional_groups(rules: Iterable[PortRule]) -> dict[tuple[str, int], list[PortRule]]:
-    """Sort rules that are optional and not `auto` by their specification and protocol."""
+    """Group rules that are optional and not `auto` by specification and protocol."""
     groups: dict[tuple[str, int], list[PortRule]] = {}
     for rule in rules:
         if rule.optional and not rule.auto:
@@ -206,7 +206,7 @@ def _open_all(rule: PortRule, binder: HostBinder, listeners: list[Listener], max
 
 
 def _open_some(rules: Sequence[PortRule], binder: HostBinder, listeners: list[Listener], limit: int) -> int:
-    """Open what can be had for one specification, *limit* sockets at most; return how many."""
+    """Open ports of one specification, skip those that fail, stop at *limit*; return how many are open."""
     n_open = n_failed = n_cut = 0
     failure: tuple[PortRule, int, OSError] | None = None
     for rule in rules:
@@ -241,18 +241,18 @@ def _open_some(rules: Sequence[PortRule], binder: HostBinder, listeners: list[Li
 
 
 def count_spare_descriptors(file_limit: int | None = None) -> int:
-    """Descriptors that listeners may still take, by *file_limit* or the process's limit of open files."""
+    """Count the descriptors that listeners may still take, by *file_limit* or the process's limit."""
     limit = file_limit or resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     reserve = max(limit // RESERVE_SHARE, min(MIN_RESERVE, limit // 2))
     try:
         n_open = len(os.listdir("/proc/self/fd"))
     except OSError:
-        n_open = MIN_RESERVE      # not one is left to look with, or there is no /proc
+        n_open = MIN_RESERVE      # no descriptor is left for this list, or there is no /proc
     return max(limit - reserve - n_open, 0)
 
 
 def leave_out_ephemeral(rules: Iterable[PortRule], path: str = EPHEMERAL_PATH) -> list[PortRule]:
-    """Cut the ports that the kernel gives to clients (ip(7)) out of the rules that say so."""
+    """Cut the ports that the kernel gives to clients (ip(7)) out of rules with *skips_ephemeral*."""
     rules = list(rules)
     if not any(rule.skips_ephemeral for rule in rules):
         return rules
@@ -268,7 +268,7 @@ def leave_out_ephemeral(rules: Iterable[PortRule], path: str = EPHEMERAL_PATH) -
 
 
 def explain_failure(rule: PortRule, port: int, error: OSError, low_ports_path: str = LOW_PORTS_PATH) -> str:
-    """Say which option failed at which port and why, and what would help."""
+    """Word which option failed at which port, why, and what would help."""
     place = f"{_NAMES[rule.proto]} port {port}"
     if rule.address is not None:
         place += f" of {rule.address}"
@@ -297,7 +297,7 @@ def _find_remedy(rule: PortRule, port: int, error: OSError, low_ports_path: str)
 
 
 def _want_details(sock: socket.socket, family: int) -> None:
-    """Ask for destinations, traffic classes and ICMP errors; a dual-stack socket answers for IPv4 too."""
+    """Ask for destinations, traffic classes and ICMP errors, of IPv4 on a dual-stack socket too."""
     sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
     sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
     sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)

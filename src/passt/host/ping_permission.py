@@ -1,4 +1,4 @@
-"""Why there are no ping sockets (icmp(7)), for a user to put right."""
+"""Why the kernel refuses ping sockets (icmp(7)), and what the user can do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GID_MAP_PATH = "/proc/self/gid_map"
 
 
 def explain_refusal(range_path: str = RANGE_PATH, gid_map_path: str = GID_MAP_PATH) -> str:
-    """Say which group the kernel refuses ping sockets, by which setting, and what would help."""
+    """Word which group may have no ping sockets, by which sysctl, and what would help."""
     group = outer_group(os.getegid(), gid_map_path)
     text = f"ping does not work: group {group} may not open ping sockets"
     try:
@@ -22,7 +22,7 @@ def explain_refusal(range_path: str = RANGE_PATH, gid_map_path: str = GID_MAP_PA
 
 
 def outer_group(group: int, gid_map_path: str = GID_MAP_PATH) -> int:
-    """Tell what *group* of our user namespace is outside of it (user_namespaces(7), gid_map)."""
+    """Return the host's number of *group*, a group of our user namespace (user_namespaces(7), gid_map)."""
     try:
         with open(gid_map_path, encoding="utf-8") as file:
             for line in file:

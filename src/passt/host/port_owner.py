@@ -1,4 +1,4 @@
-"""Who has a port, as far as /proc tells: for messages only."""
+"""The process that has a port, as far as /proc shows it: for messages only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TABLES = {
 
 
 def find_owner(proto: int, port: int, root: str = "/proc") -> str | None:
-    """Name a process that has *port*: `nginx, PID 12`; None if it is hidden from this user, or gone."""
+    """Name a process that has *port*, as in "nginx, PID 12"; None if it is hidden from this user, or gone."""
     inodes = _find_inodes(proto, port, root)
     if not inodes:
         return None
@@ -31,7 +31,7 @@ def find_owner(proto: int, port: int, root: str = "/proc") -> str | None:
 
 
 def _find_inodes(proto: int, port: int, root: str) -> set[str]:
-    """Inode numbers of the sockets bound to *port* (proc_pid_net(5): columns 2, 4 and 10)."""
+    """Return the inodes of the sockets bound to *port* (proc_pid_net(5): columns 2, 4 and 10)."""
     found = set()
     suffix = b":%04X" % port
     names, state = _TABLES[proto]

@@ -1,7 +1,6 @@
 """resolv.conf as the GNU C library reads it (resolv.conf(5), glibc's resolv/res_init.c).
 
-The file comes from whoever may write it, so its content is hostile: what is not understood is left
-out and nothing in it raises.
+The content of the file is not trusted: a line that is not understood is left out, and none raises.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ if TYPE_CHECKING:
 
 MAX_SERVERS = 3
 
-# glibc has no bound; ours keeps a device or an endless file from filling the memory.
+# Bytes read. glibc has no limit; ours keeps a device or an endless file from filling memory.
 _MAX_LEN = 256 * 1024
-# glibc goes on as with an empty file for these, and so do we.
+# Errors for which glibc goes on as with an empty file, as we do.
 _AS_IF_EMPTY = frozenset({ENOENT, ENOTDIR, EACCES, EPERM, EISDIR, ELOOP})
 _BLANKS = b" \t"
 _MAX_IFINDEX = 2**31 - 1
 
 
 def read(path: str = "/etc/resolv.conf") -> ResolverFacts:
-    """Read *path*; one that is missing or not ours to read has no content. Other failures raise HostError."""
+    """Read *path*; a missing or unreadable file counts as empty. Raises HostError for other failures."""
     try:
-        # A FIFO must not hold us up.
+        # A named pipe must not block us.
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
             return parse(file.read(_MAX_LEN) or b"")
     except OSError as error:
@@ -46,8 +45,8 @@ def parse(content: bytes) -> ResolverFacts:
     Keywords start in the first column and end in a blank or tab; a line that starts with # or ; is a
     comment, and so is the rest of a `nameserver` line from # or ; on. The scope of a link-local server
     becomes the interface's index, and is cut off if there is no such interface; an IPv4-mapped server
-    is the IPv4 one, with which a socket would speak. Names in the search list lose a final dot, and the
-    list entry "." (root) its place.
+    becomes the IPv4 server to which a socket would send. Names in the search list lose a final dot, and the
+    entry "." (the root) is left out.
     """
     servers: list[IPAddress] = []
     search: tuple[str, ...] = ()
@@ -95,7 +94,7 @@ def _server(text: bytes) -> IPAddress | None:
 
 
 def _scope_index(scope: str) -> int:
-    """Index of an interface given by its name or by the index itself; 0 if there is none such."""
+    """Return the index of an interface given by name or index; 0 if there is no such interface."""
     if scope.isascii() and scope.isdecimal():
         return int(scope) if len(scope) < len(str(_MAX_IFINDEX)) else 0
     try:
@@ -105,6 +104,6 @@ def _scope_index(scope: str) -> int:
 
 
 def _names(words: list[bytes]) -> tuple[str, ...]:
-    """Keep what can be part of a domain name: printable ASCII."""
+    """Keep the words that can be domain names: printable ASCII."""
     names = (word.removesuffix(b".") for word in words)
     return tuple(name.decode("ascii") for name in names if name and all(33 <= byte <= 126 for byte in name))

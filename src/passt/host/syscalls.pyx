@@ -1,9 +1,8 @@
 """System calls that Python 3.11 lacks: namespaces, mounts, capabilities, prctl, signalfd.
 
-Every function raises `OSError` with the kernel's errno (through `_check`, the one place for
-that) and returns plain values; what an errno means to the user is decided by the callers.
-Used at start and at the end only, never per frame. All externs are in this file, and so are the tun
-ioctl numbers, which differ between architectures.
+Every function raises `OSError` with the kernel's errno (through `_check`, the one place for that) and returns
+plain values; callers word an errno for the user. Used at start and at the end only, never per frame. All
+externs are in this file, and so are the tun ioctl numbers, which differ between architectures.
 """
 
 from cpython.exc cimport PyErr_SetFromErrno
@@ -173,9 +172,9 @@ def unshare(int flags) -> None:
 def clone(unsigned long flags, int death_signal):
     """Fork with namespace *flags*; return (pid, pidfd) in the parent, (0, -1) in the child.
 
-    The child gets *death_signal* when the parent's calling thread ends, unless that happened before
-    this returns in the child: whoever needs certainty looks afterwards whether the parent still lives
-    (its end of a socket pair). Python's fork hooks are run, glibc's are not: one thread only.
+    The child gets *death_signal* when the parent's calling thread ends, unless that happens before this
+    returns in the child: a child that needs certainty checks afterwards whether the parent still lives (by
+    its end of a socket pair). Python's fork hooks are run, glibc's are not: one thread only.
     The pidfd is close-on-exec.
     """
     cdef int pidfd = -1
@@ -250,7 +249,7 @@ def file_system_type(int fd) -> int:
 
 
 def set_default_action(int signum) -> None:
-    """rt_sigaction(2) with SIG_DFL, for the signals too that the C library keeps to itself."""
+    """rt_sigaction(2) with SIG_DFL, also for the signals that the C library reserves."""
     _check(passt_default_action(signum))
 
 

@@ -1,14 +1,14 @@
-"""The tap interface: created in the calling thread's network namespace, with all that it can do.
+"""The tap interface: created in the calling thread's network namespace, with all offloads it can have.
 
 A tap with IFF_VNET_HDR carries a 10-byte virtio-net header (struct virtio_net_hdr of
-linux/virtio_net.h, native byte order) in front of every frame, both ways. TUNSETOFFLOAD says what we
-accept in frames from the kernel: partial checksums and segments that are not cut yet. What the kernel
-does not know is dropped from the request step by step (UDP segmentation came with Linux 6.2).
+linux/virtio_net.h, native byte order) in front of every frame, both ways. TUNSETOFFLOAD says what we accept
+in frames from the kernel: partial checksums and TCP or UDP data that is not cut into segments yet. Offloads
+that the kernel does not know are dropped from the request step by step (UDP segmentation: Linux 6.2).
 
-Two rights are needed, from two worlds: opening the node takes the caller's real user id, as that is
-what its mode and owner speak of; TUNSETIFF takes CAP_NET_ADMIN in the user namespace that owns the
-network namespace. A process that has entered a user namespace keeps the first (for root too: inside
-a namespace of its own it still is the owner of a node with mode 0600) and gains the second.
+Two rights are needed. Opening /dev/net/tun is checked against the caller's user on the host; TUNSETIFF takes
+CAP_NET_ADMIN in the user namespace that owns the network namespace. A process that has entered a user
+namespace keeps the first (root inside a namespace of its own is still the owner of a node with mode 0600) and
+gains the second.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TUN_F_USO6 = 0x40
 
 ALL_OFFLOADS = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN | TUN_F_USO4 | TUN_F_USO6
 
-# What is given up first; the kernel grants USO4 and USO6 only together, and ECN only with TSO.
+# In the order of giving up; the kernel grants USO4 and USO6 only together, and ECN only with TSO.
 _GIVE_UP = (TUN_F_USO4 | TUN_F_USO6, TUN_F_TSO_ECN, TUN_F_TSO6, TUN_F_TSO4, TUN_F_CSUM)
 
 _IFREQ = struct.Struct(f"{IFNAMSIZ}sH22x")
@@ -48,7 +48,7 @@ _INT = struct.Struct("i")
 
 
 def interface_index(fd: int, ifname: str) -> int:
-    """Index of an interface in the network namespace of the socket *fd* (netdevice(7)); 0: there is none."""
+    """Return the index of an interface in the network namespace of socket *fd* (netdevice(7)); 0: none."""
     request = struct.pack("16si20x", os.fsencode(ifname), 0)
     try:
         index: int = struct.unpack_from("i", fcntl.ioctl(fd, SIOCGIFINDEX, request), 16)[0]
@@ -89,7 +89,7 @@ def negotiate_offloads(fd: int, allow: int) -> int:
 
 
 def _consistent(offloads: int) -> int:
-    """Leave out bits whose condition is not in *offloads*."""
+    """Leave out bits that need another bit which *offloads* lacks."""
     if not offloads & TUN_F_CSUM:
         return 0
     if not offloads & (TUN_F_TSO4 | TUN_F_TSO6):
@@ -113,14 +113,14 @@ def _open_device(device: str) -> int:
 
 
 def _explain_denied(device: str) -> str:
-    """Say why opening *device* was not permitted."""
+    """Word why opening *device* was not permitted."""
     try:
         status = os.stat(device)
     except OSError:
         return f"{device} cannot be reached: a directory above it is closed to this user"
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o666 != 0o666:
-        # The owner is not told: from within a user namespace everybody else is "nobody".
+        # The owner is left out: inside a user namespace every unmapped owner shows as nobody.
         return (f"{device} may not be opened by this user: its mode is {mode:04o}; "
                 f"'chmod 0666 {device}' as root opens it to all")
     return (f"{device} may not be opened, though its mode {mode:04o} permits it: a device policy (cgroup, "
@@ -152,7 +152,7 @@ def _create(fd: int, ifname: str) -> None:
 
 
 def _explain_create(error: OSError, ifname: str) -> str:
-    """Say why TUNSETIFF failed."""
+    """Word why TUNSETIFF failed."""
     if error.errno in (errno.EBUSY, errno.EEXIST):
         return (f"interface name '{ifname}' is taken in the target namespace; "
                 "choose another one with --ns-ifname")

@@ -1,19 +1,19 @@
-"""How long the host's connection tracking keeps unused UDP flows, to do alike.
+"""The UDP timeouts of the host's connection tracking, which we take over.
 
-The sysctls are there when its module is loaded (Documentation/networking/nf_conntrack-sysctl.rst);
-anybody may read them.
+The sysctls exist while the module nf_conntrack is loaded (Documentation/networking/nf_conntrack-sysctl.rst);
+every user may read them.
 """
 
 from __future__ import annotations
 
 SYSCTLS = "/proc/sys/net/netfilter"
-# The kernel's defaults, seconds: a flow without an answer or with one, and one that went on.
+# The kernel's defaults in seconds: a flow with one answer at most, and a stream.
 ONCE_S, STREAM_S = 30, 120
-LONGEST_S = 86400  # a day: whoever sets more means for ever, which a bounded table cannot have
+LONGEST_S = 86400  # a day; a longer timeout means for ever, which a bounded table cannot grant
 
 
 def udp_timeouts(sysctls: str = SYSCTLS) -> tuple[int, int]:
-    """Return the seconds that an unused UDP flow lives: without an answer or with one, and as a stream."""
+    """Return the seconds that an unused UDP flow lives: with one answer at most, and as a stream."""
     return (_read(f"{sysctls}/nf_conntrack_udp_timeout", ONCE_S),
             _read(f"{sysctls}/nf_conntrack_udp_timeout_stream", STREAM_S))
 

@@ -1,15 +1,15 @@
-"""The UNIX socket on which an emulator connects to passt, and the connection that a caller hands over.
+"""The UNIX socket on which an emulator connects to passt, and a connection that a caller hands over.
 
-Life of the socket. Its file outlives us, as emulators and their managers expect, who remove it or
-leave it: so a start finds files of those that came before. One that nobody serves any more is
-replaced, one that somebody serves is respected, and anything else than a socket is never touched.
+Life of the socket. Its file outlives us, as emulators and their managers expect, so a start may find the file
+of an earlier passt. A file that no process serves any more is replaced; a file that is served is left alone,
+and so is a file that is no socket.
 
-Who serves a file is asked without connecting to it, because passt would take even the shortest
-connection for its client, and may end after it (-1). A datagram socket that connects to the file gets
-ECONNREFUSED when no socket is behind it, and EPROTOTYPE when a stream socket is (connect(2), unix(7)).
+To ask whether a file is served, we must not connect a stream socket: passt would take that for its client,
+and with -1 end after it. A datagram socket that connects to the file gets ECONNREFUSED if no socket is behind
+it, and EPROTOTYPE if a stream socket is (connect(2), unix(7)).
 
-Several that start at once may find the same stale file. They ask and remove under a lock on the directory,
-so that nobody removes a socket that another one has bound in the meantime.
+Several passts that start at once may find the same stale file. They ask and remove under a lock on the
+directory, so that none removes a socket that another one has just bound.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from passt.host.descriptors import FIRST_OWN_FD, open_null
 
 DEFAULT_PATH = "/tmp/passt_{}.socket"  # noqa: S108 - passt(1), --socket: where launchers look for it
 N_DEFAULT_PATHS = 64
-BACKLOG = 8  # a client that is one too many is told at once, so few can be waiting
-MAX_TRIES = 8  # of a path for which others contend
+BACKLOG = 8  # few clients wait: all but the first are accepted and closed at once
+MAX_TRIES = 8  # to bind a path that other processes bind too
 LOCK_TRIES = 100
 LOCK_PAUSE_S = 0.005
 
 _PEER_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
-# What bind says of a path: errno -> what to tell of it.
+# Errors of bind(2) for a path -> what to say.
 _PATH_FAULTS = {
     errno.ENOENT: "the directory does not exist",
     errno.ENOTDIR: "a part of the path is not a directory",
@@ -46,7 +46,7 @@ _PATH_FAULTS = {
 
 
 class PathInUseError(HostError):
-    """The path is taken by something that is not ours to remove."""
+    """The path is taken by a file that we must not remove."""
 
 
 class ListeningSocket:
@@ -94,7 +94,7 @@ class Connection:
         self._sock = sock
 
     def peer_name(self) -> str:
-        """Say who is at the other end: " (PID 42)", or nothing where that cannot be told."""
+        """Name the process at the other end, as in " (PID 42)"; empty if it is unknown."""
         if self._sock.family != socket.AF_UNIX:
             return ""
         try:
@@ -102,14 +102,14 @@ class Connection:
         except OSError:
             return ""
         pid = _PEER_CREDENTIALS.unpack(raw)[0]
-        return f" (PID {pid})" if pid > 0 else ""  # 0: it lives in a PID namespace that is not ours
+        return f" (PID {pid})" if pid > 0 else ""  # 0: it lives in another PID namespace
 
     def detach(self) -> int:
-        """Give the descriptor away; this object is of no use any more."""
+        """Hand the descriptor over; do not use this object afterwards."""
         return self._sock.detach()
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self._sock.close()
 
 
@@ -171,7 +171,7 @@ def _clear(path: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise PathInUseError(f"a socket that nobody serves is there and cannot be removed:"
+        raise PathInUseError(f"a socket that no process serves is there and cannot be removed:"
                              f" {error.strerror}") from None
     finally:
         if lock is not None:
@@ -179,10 +179,10 @@ def _clear(path: str) -> None:
 
 
 def _lock(directory: str) -> int | None:
-    """Keep others like us from removing in *directory* what they found stale before we took it.
+    """Lock *directory* against another passt that would remove a file which it has found to be stale.
 
-    A directory that cannot be locked, or that somebody else keeps locked, is done without: a user of
-    /tmp must not be able to stop all the others.
+    Returns None if the directory cannot be locked, or another process keeps the lock: one user of /tmp must
+    not be able to stop all others.
     """
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -202,7 +202,7 @@ def _lock(directory: str) -> int | None:
 
 
 def _is_served(path: str) -> bool:
-    """Tell whether a process holds the socket *path*, without its noticing."""
+    """Tell whether a process serves the socket *path*; that process does not notice."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
         error = sock.connect_ex(path)
     if error == errno.EACCES:
@@ -211,9 +211,10 @@ def _is_served(path: str) -> bool:
 
 
 def adopt(fd: int) -> Connection:
-    """Take over the connected stream socket *fd* that the caller left open; made non-blocking.
+    """Take over the connected stream socket *fd* that the caller left open, and make it non-blocking.
 
-    A standard descriptor is left to /dev/null, as they have uses of their own. Raises ConfigError.
+    A socket on descriptor 0, 1 or 2 moves to another number, and /dev/null takes its place. Raises
+    ConfigError.
     """
     label = f"option '--fd' {fd}:"
     try:

@@ -1,25 +1,26 @@
 """Immutable values with named fields: what `dataclass(frozen=True)` and `NamedTuple` do, at less cost.
 
-A class below `Value` lists its fields as annotations, in order, maybe with defaults; annotations that
-begin with ClassVar are none, and a sub-class adds its fields to those of its base. The module has to
-have `from __future__ import annotations`, as the annotations are only looked at as text. A method
-`__post_init__`, if there is one, checks a new value, and raises ValueError.
+A subclass of `Value` lists its fields as annotations, in order, with or without defaults. An annotation that
+begins with ClassVar is no field, and a subclass adds its fields to those of its base. The module needs
+`from __future__ import annotations`, as annotations are read as text. A method `__post_init__`, if there is
+one, checks a new value and raises ValueError.
 
-Why not those of the standard library: every program start makes some sixty such classes, and a container
-waits for it. `dataclasses` compiles the methods of each class as source text. For what is read as a tuple
-there is `NamedTuple`; it, `Protocol` and `cast` stand for those of typing, and `IntEnum` for that of enum.
-What the start of `pasta PID` would lose without each, in ms of processor time, of 30 to 36 that loading
-takes on the slow machine where it was measured (120 times each, with and without in turn):
+Why not the standard library: each start of a program makes some seventy such classes, and a container waits
+for it. `dataclasses` compiles the methods of each class from source text. `NamedTuple` is for values that are
+unpacked as tuples; it, `Protocol` and `cast` replace those of typing, and `IntEnum` that of enum. The start
+of `pasta PID` would take so much longer without each, in ms of processor time, where loading takes 30 to 36
+on the slow machine of the measurement (120 times each, with and without in turn):
 
     Python          3.11    3.13    3.14
     Value           32      34      35
     NamedTuple       7       4       7
     IntEnum          3.4     3.5     3.4    alone; 1.8, 2, 1.7 and more once signal has loaded enum
 
-A stand-in that saves 2 ms or less has no place here: those for signal (1.5) and socket (1.8) had none.
+A stand-in that saves 2 ms or less is not worth its code: those for signal (1.5) and socket (1.8) were
+removed.
 
-A value is a tuple underneath, so it cannot change, and can be hashed, pickled and compared at the speed
-of one; but it equals only values of the same class, and is always true.
+A value is a tuple underneath: it cannot change, and is hashed, pickled and compared at the speed of a tuple;
+but it equals only values of the same class, and is always true.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ if TYPE_CHECKING:
         DEFAULTS: ClassVar[dict[str, Any]]
 
 else:
-    Protocol = object             # what conforms to a protocol is only checked before
+    Protocol = object             # type checkers use protocols, nothing does at run time
 
     def cast(_kind: object, value: Any) -> Any:
-        """Return *value*, which is of the *_kind* named."""
+        """Return *value*; *_kind* is for type checkers."""
         return value
 
     class _NamedTupleType(type):
@@ -68,11 +69,11 @@ else:
         """As `typing.NamedTuple`."""
 
     class _IntEnumType(type):
-        """Makes the numbers of a class its members."""
+        """Turns the numbers of a class into members."""
 
         def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> type:
             made = super().__new__(cls, name, bases, namespace)
-            # What is named __so__ is the interpreter's: since Python 3.13 there is an int among it.
+            # Names with two underscores at both ends are Python's; since 3.13 one of them is an int.
             numbers = {key: number for key, number in namespace.items()
                        if type(number) is int and not (key.startswith("__") and key.endswith("__"))}
             made.__members__ = {}
@@ -80,7 +81,7 @@ else:
             for key, number in numbers.items():
                 member = int.__new__(made, number)
                 member.name = key
-                # Of two names for one number the first is the member's.
+                # Two names for one number are one member, with the first name.
                 made.__members__[key] = made._by_number.setdefault(number, member)
                 setattr(made, key, made.__members__[key])
             return made
@@ -102,7 +103,7 @@ else:
             return len(cls._by_number)
 
     class IntEnum(int, metaclass=_IntEnumType):
-        """As `enum.IntEnum`, of what is used: members, their names, and the look-up by number."""
+        """As `enum.IntEnum`, with the parts in use: members, names, and the look-up by number."""
 
         @property
         def value(self) -> int:
@@ -157,7 +158,7 @@ else:
 
         @classmethod
         def _bind(cls, values: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
-            """Put arguments into the order of the fields; raises TypeError as a function does."""
+            """Put arguments into the order of the fields. Raises TypeError, as a function would."""
             fields = cls.FIELDS
             given = dict(zip(fields, values, strict=False))
             if len(values) > len(fields) or given.keys() & named.keys() or named.keys() - set(fields):
@@ -168,7 +169,7 @@ else:
             return tuple([bound[field] for field in fields])
 
         def __post_init__(self) -> None:
-            """Accept the value, as there are no rules."""
+            """Check nothing; a subclass may override this."""
 
         def __getnewargs__(self) -> tuple[Any, ...]:
             return tuple(self)

@@ -1,18 +1,18 @@
 """Messages for the user: one line each, on standard error, in a file, or in the system log.
 
-Where a line goes: to standard error while the caller listens there, that is until the program goes to the
-background (`leave_terminal`), and once a command has the terminal, warnings and errors only
-(`share_terminal`); besides, to the log file if there is one, else to the system log if one was opened,
-which programs that go to the background do. A level is set once, at start. In the file, and with `-d`
-on standard error if there is no file, every line begins with the seconds since the start, S.FFFF.
+Where a line goes: to standard error until the program goes to the background (`leave_terminal`), and once a
+command has the terminal, warnings and errors only (`share_terminal`); also to the log file if there is one,
+else to the system log, which programs that go to the background open. The level is set once, at start. In the
+file, and with -d on standard error if there is no file, each line begins with the seconds since the start,
+S.FFFF.
 
-Whatever a message contains, it stays one line of bounded length: characters that are not printable are
-escaped, since texts from the command line, the host or the guest may end up in it. A line is one write(2)
-to the descriptor, so nothing is lost at fork or exit; a line that cannot be written is dropped, because a
-full or closed pipe must not end the program. Lines that a guest or a remote can cause are `limited`.
+A message is always one line of bounded length: characters that are not printable are escaped, as texts from
+the command line, the host or the guest may be part of it. A line is one write(2), so nothing is lost at fork
+or exit; a line that cannot be written is dropped, because a full or closed pipe must not end the program.
+Lines that a guest or a remote can cause are `limited`.
 
-The logger of the process is the one mutable object at module level in this package: its functions
-are called from places that no argument could reach. Tests make loggers of their own.
+The logger of the process is the only mutable object at module level in this package: code that no argument
+could reach calls its functions. Tests make loggers of their own.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ WARNING = 4
 INFO = 6
 DEBUG = 7
 
-MAX_KEYS = 256          # keys of repeated messages that are remembered; then the oldest is forgotten
+MAX_KEYS = 256          # remembered keys of repeated messages; one more replaces the oldest
 WINDOW_S = 1.0
 MAX_PER_WINDOW = 5
-MAX_FRAMES = 32         # of a failure, the innermost ones
+MAX_FRAMES = 32         # innermost frames printed for a failure
 MAX_CAUSES = 8
-MAX_LEN = 2000          # of a line; no message of ours is longer, but names in it may be
+MAX_LEN = 2000          # characters in a line; only names from outside make one longer
 
 
 def escape(text: str) -> str:
-    r"""Make *text* safe to show on one line: what is not printable becomes \n, \x1b, \u2028 and so on."""
+    r"""Escape *text* for one line: characters that are not printable become \n, \x1b, \u2028 and so on."""
     if not text.isprintable():
         text = "".join(
             # Not by the codec unicode_escape, whose module would have to be loaded now.
@@ -52,9 +52,9 @@ def escape(text: str) -> str:
 
 
 def describe_failure(error: BaseException) -> list[str]:
-    """Say in lines what *error* is, where it came from, and what it was raised from.
+    """Describe *error* in lines: its text, its stack frames, and its causes.
 
-    Loads nothing, unlike the module traceback: the program's files may be out of reach by now.
+    Unlike the module traceback it imports nothing, as the program's files may be unreadable by now.
     """
     lines: list[str] = []
     cause: BaseException | None = error
@@ -101,37 +101,37 @@ class Logger:
         self._windows: dict[str, _Window] = {}
 
     def configure(self, *, debug: bool = False, quiet: bool = False) -> None:
-        """Choose the level: debug messages too, or warnings and errors only, or else info and above."""
+        """Set the level: all messages with *debug*, warnings and errors with *quiet*, else info and above."""
         self._level = DEBUG if debug else WARNING if quiet else INFO
 
     def open_file(self, path: str, size: int, program: str) -> None:
-        """Write to the file *path* too, which never gets larger than *size* bytes. Raises HostError."""
+        """Write to the file *path* too, and keep it below *size* bytes. Raises HostError."""
         from passt.log.file import LogFile
 
         self._file = LogFile(path, size, program, self._seconds)
 
     def open_syslog(self, program: str, path: str = "") -> None:
-        """Write to the system log too; *path* is that of its socket, the usual one if it is empty."""
+        """Write to the system log too; *path* is its socket, by default the usual one."""
         from passt.log.syslog import DEV_LOG, Syslog
 
         self._syslog = Syslog(program, path or DEV_LOG)
 
     def descriptors(self) -> list[int]:
-        """Descriptors that have to stay open."""
+        """Return the descriptors that must stay open."""
         found = (self._file.fd if self._file else -1, self._syslog.fileno() if self._syslog else -1)
         return [fd for fd in found if fd >= 0]
 
     def share_terminal(self) -> None:
-        """Print warnings and errors only on standard error, unless with debug: it is a command's now."""
+        """Without debug, print warnings and errors only on standard error, which a command uses now."""
         if self._level < DEBUG:
             self._terminal_level = WARNING
 
     def leave_terminal(self) -> None:
-        """Print nothing more on standard error: the program goes on in the background."""
+        """Stop printing on standard error: the program goes to the background."""
         self._fd = -1
 
     def is_debug(self) -> bool:
-        """Tell whether debug messages are printed, where making one is dear."""
+        """Tell whether debug messages are printed; asked where making one is expensive."""
         return self._level >= DEBUG
 
     def message(self, level: int, text: str) -> None:
@@ -140,7 +140,7 @@ class Logger:
             self._print(level, text)
 
     def answer(self, text: str) -> None:
-        """Print what the user asked for while we run, whatever the level is."""
+        """Print an answer to a question of the user, at any level."""
         self._print(INFO, text, WARNING)
 
     def err(self, text: str) -> None:
@@ -148,7 +148,7 @@ class Logger:
         self.message(ERR, text)
 
     def failure(self, name: str, error: BaseException) -> None:
-        """Print a mistake of ours, line by line, after *name*: nobody can find it but by them."""
+        """Print a bug of ours after *name*, with all lines of `describe_failure`."""
         self.tell_held()
         for line in describe_failure(error):
             self.err(f"{name}: {line}")
@@ -158,11 +158,11 @@ class Logger:
         self.message(WARNING, text)
 
     def info(self, text: str) -> None:
-        """Print something that is good to know."""
+        """Print an information."""
         self.message(INFO, text)
 
     def debug(self, text: str) -> None:
-        """Print a detail for `-d`."""
+        """Print a detail, for -d."""
         self.message(DEBUG, text)
 
     def once(self, level: int, key: str, text: str) -> None:
@@ -172,7 +172,7 @@ class Logger:
             self.message(level, text)
 
     def limited(self, level: int, key: str, text: str) -> None:
-        """Print at most five messages of this *key* in a second; the next one tells how many were not."""
+        """Print at most five messages of this *key* a second; the next one counts those left out."""
         window = self._windows.get(key)
         n_held = 0
         if window is None or self._clock() - window.start_s >= WINDOW_S:
@@ -186,7 +186,7 @@ class Logger:
         self.message(level, f"{text} ({n_held} more not shown)" if n_held else text)
 
     def tell_held(self) -> None:
-        """Print the last of the messages held back by `limited`, and how many there were."""
+        """Print the last message of each key that `limited` held back, and the number of those."""
         for window in self._windows.values():
             if window.n_held:
                 before = f" ({window.n_held - 1} more not shown)" if window.n_held > 1 else ""
@@ -197,7 +197,7 @@ class Logger:
         return self._clock() - self._start_s
 
     def _print(self, level: int, text: str, terminal_level: int | None = None) -> None:
-        """Write a line wherever it belongs; *terminal_level* is its level on standard error, if another."""
+        """Write a line to all its places; *terminal_level* is its level on standard error, if different."""
         line = escape(text)
         if self._fd >= 0 and (terminal_level or level) <= self._terminal_level:
             stamp = f"{self._seconds():.4f}: " if self._level >= DEBUG and self._file is None else ""

@@ -1,12 +1,12 @@
-"""The log file of `-l`: bounded, and cut at its beginning without ever being opened again.
+"""The log file of -l: bounded, and cut at its beginning without being opened again.
 
-Theory of operation. The file is opened once, at start, with the caller's rights; later there may be no way
-back to its path. Before a line that would make it larger than the bound, the oldest 30 % of the lines are
-taken away: the lines that stay are copied down, the file is truncated behind them. This works on any file
-system, and a reader that follows the file sees it shrink. The first line stays what it is from the start,
-the program, its version, and the process that opened the file; after a cut it tells when that was.
+Theory of operation. The file is opened once, at start, with the caller's rights; later its path may be out of
+reach. Before a line that would exceed the bound, the oldest 30 % of the lines are removed: the other lines
+are copied down, and the file is truncated behind them. This works on any file system, and a reader that
+follows the file sees it shrink. The first line keeps the program, its version and the process that opened the
+file; after a cut it has the time of the cut too.
 
-The size is asked of the file each time, since the processes of a start share the file.
+Each write asks for the size of the file, since the processes of a start share it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NO_PREFIX = " " * 9
 
 
 class LogFile:
-    """The file *path*, empty but for its first line, of at most *size* bytes from now on.
+    """The file *path*, emptied, then with its first line, of at most *size* bytes from now on.
 
     *clock* gives the seconds since the start. Raises HostError.
     """
@@ -55,7 +55,7 @@ class LogFile:
             raise HostError(_explain(path, error)) from None
 
     def write(self, level: int, text: str) -> None:
-        """Append *text*, which is one line without its end; what cannot be written is dropped."""
+        """Append *text*, one line without its newline; a line that cannot be written is dropped."""
         stamp = f"{self._clock():.4f}"
         line = f"{stamp}: {_PREFIXES.get(level, _NO_PREFIX)}{text}\n".encode()
         try:
@@ -68,13 +68,13 @@ class LogFile:
     def _append(self, line: bytes) -> None:
         n = os.write(self.fd, line)
         if n < len(line) and self._is_bounded:
-            # A full disk took a part: the next line must not continue this one.
+            # A full disk took part of the line: the next line must not continue it.
             os.ftruncate(self.fd, os.fstat(self.fd).st_size - n)
 
     def _cut(self, stamp: str) -> None:
-        """Make room by taking away the oldest lines."""
+        """Make room by removing the oldest lines."""
         flags = fcntl.fcntl(self.fd, fcntl.F_GETFL)
-        # Linux appends even what has an offset as long as the flag is set: pwrite(2), "BUGS".
+        # With O_APPEND Linux ignores the offset of pwrite(2), "BUGS".
         fcntl.fcntl(self.fd, fcntl.F_SETFL, flags & ~os.O_APPEND)
         try:
             self._copy_down(f"{self._header} - log truncated at {stamp}\n".encode(errors="backslashreplace"))
@@ -92,7 +92,7 @@ class LogFile:
         os.ftruncate(self.fd, target)
 
     def _line_from(self, place: int, size: int) -> int:
-        """Offset of the first line that begins at *place* or behind it."""
+        """Return the offset of the first line that begins at *place* or behind it."""
         place -= 1
         while place < size:
             chunk = os.pread(self.fd, _CHUNK, place)
@@ -104,7 +104,7 @@ class LogFile:
 
 
 def _open(path: str) -> tuple[int, bool]:
-    """Open the file as a descriptor that is not a standard one; tell if it was made. Raises HostError."""
+    """Open the file above descriptor 2; also tell whether it was created. Raises HostError."""
     try:
         fd, made = open_output(path, os.O_RDWR | os.O_APPEND)
     except (OSError, ValueError) as error:

@@ -1,17 +1,17 @@
-"""Files that the user names for us to write: opened so that no other user turns them into a trap.
+"""Files that the user names for us to write, opened so that no other user can redirect the writes.
 
-Theory of operation. In a directory like /tmp anybody may put a symbolic link to a file of ours, a hard link,
-or a named pipe where we are about to write, and in a directory of his own a user may do so to root. Linux
-refuses some of that (proc_sys_fs(5), protected_symlinks and its like), where it is told to. We do always:
+Theory of operation. In a directory like /tmp any user may place a symbolic link to a file of ours, a hard
+link, or a named pipe where we will write, and a user may do the same to root in a directory of his own. Linux
+refuses some of that if sysctls say so (proc_sys_fs(5), protected_symlinks and others). We always refuse it:
 
-* A symbolic link in the place of the file is followed if it is ours or root's. One of somebody else is
-  followed only if we are not root, and only where not everybody may make one, or its owner owns the
-  directory.
-* A file or pipe that is there already and is somebody else's is not written to in a sticky directory to
-  which all may write, unless its owner owns the directory. Root does not write to one that has further names.
-* The open never waits, for the reader of a pipe or anything else. Nothing is truncated here.
+* A symbolic link in the place of the file is followed if it is ours or root's. Another user's link is
+  followed only if we are not root, and only in a directory in which not all users may create files, or if its
+  owner owns the directory.
+* A file or pipe of another user is not written to in a sticky directory in which all users may create files,
+  unless its owner owns the directory. Root does not write to another user's file with several hard links.
+* open(2) never blocks, for the reader of a pipe or anything else. Nothing is truncated here.
 
-Links to what a process has open (/dev/stdout leads to one) are the kernel's, which follows them.
+Links of /proc to open files, to which /dev/stdout leads, are followed by the kernel.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import stat
 import time
 
 MODE = 0o600
-MAX_LINKS = 40                    # as the kernel has it, path_resolution(7)
+MAX_LINKS = 40                    # the kernel's limit, path_resolution(7)
 _FLAGS = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _PAUSE_S = 0.01
 
 
 def open_output(path: str, flags: int, patience_s: float = 0) -> tuple[int, bool]:
-    """Open *path* for writing, close-on-exec, non-blocking; return the descriptor, and whether it was made.
+    """Open *path* for writing, close-on-exec, non-blocking; return (descriptor, whether it was created).
 
     *flags* are os.O_WRONLY or os.O_RDWR, maybe with os.O_APPEND. A pipe without a reader is tried again for
-    *patience_s* seconds. Raises OSError, or ValueError for what is no path.
+    *patience_s* seconds. Raises OSError, or ValueError if *path* cannot be a path.
     """
     end = time.monotonic() + patience_s
     while True:
@@ -52,7 +52,7 @@ def _open(path: str, flags: int) -> tuple[int, bool]:
         try:
             fd = os.open(path, flags | os.O_NOFOLLOW)
         except FileNotFoundError:
-            continue              # it went away meanwhile
+            continue              # the file was removed meanwhile
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
@@ -66,7 +66,7 @@ def _open(path: str, flags: int) -> tuple[int, bool]:
 
 
 def _checked(fd: int, path: str) -> int:
-    """Return *fd*, open on *path*, if that is not somebody else's trap. Raises PermissionError."""
+    """Return *fd*, open on *path*, if the rules above permit to write it. Raises PermissionError."""
     try:
         status = os.fstat(fd)
         kind = stat.S_IFMT(status.st_mode)
@@ -82,12 +82,12 @@ def _checked(fd: int, path: str) -> int:
 
 
 def _target(path: str) -> str | None:
-    """Return where the symbolic link *path* leads, None if the kernel has to follow it. Raises OSError."""
+    """Return where the symbolic link *path* leads; None if the kernel has to follow it. Raises OSError."""
     link = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(link)
         if not stat.S_ISLNK(status.st_mode):
-            return path           # it is none any more
+            return path           # no symbolic link any more
         if _is_on_proc(status.st_dev):
             return None
         us = os.geteuid()
@@ -99,7 +99,7 @@ def _target(path: str) -> str | None:
 
 
 def _is_shared(path: str, owner: int) -> bool:
-    """Tell whether all may write to the sticky directory of *path*, which is not *owner*'s."""
+    """Tell whether *path* is in a sticky directory, not *owner*'s, in which all may create files."""
     directory = os.stat(os.path.dirname(path) or ".")
     mask = stat.S_ISVTX | stat.S_IWOTH
     return directory.st_mode & mask == mask and directory.st_uid != owner

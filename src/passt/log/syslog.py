@@ -1,10 +1,9 @@
 """The system log: datagrams to its socket, as syslog(3) sends them.
 
-A message is `<PRI>Mmm dd hh:mm:ss PROGRAM[PID]: TEXT` (RFC 3164, 4.1, without the host name, as is usual on
-a local socket), facility "daemon". The log daemon may not be there yet, go away, come back, or be slow: none
-of that ever makes us wait for more than a moment. What it does not take is lost; the next message that it
-takes is preceded by one that tells how many were. The socket is found again as long as its path can be
-reached.
+A message is `<PRI>Mmm dd hh:mm:ss PROGRAM[PID]: TEXT` (RFC 3164 4.1, without the host name, as usual on a
+local socket), facility "daemon". The log daemon may be absent, restarted or slow: we wait at most PATIENCE_MS
+for it. Messages that it does not take are lost, and a message with their number precedes the next one that it
+takes. We connect again as long as the path of its socket can be reached.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
 
 DEV_LOG = "/dev/log"
 FACILITY = 3 << 3        # LOG_DAEMON
-PATIENCE_MS = 20         # for a daemon that has been fast enough so far
-RETRY_S = 1.0            # between attempts to find the log daemon
+PATIENCE_MS = 20         # longest wait for a daemon that was fast enough before
+RETRY_S = 1.0            # between attempts to connect
 _WARNING = 4
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -44,18 +43,18 @@ class Syslog:
         self._connect()
 
     def fileno(self) -> int:
-        """Descriptor of the connection, -1 while there is none."""
+        """Return the descriptor of the connection; -1 if there is none."""
         return self._fd
 
     def send(self, level: int, text: str) -> None:
-        """Send *text*, one line without its end."""
+        """Send *text*, one line without its newline."""
         if self._n_lost and self._deliver(_WARNING, f"{self._n_lost} messages before this one were lost"):
             self._n_lost = 0
         if self._n_lost or not self._deliver(level, text):
             self._n_lost += 1
 
     def _deliver(self, level: int, text: str) -> bool:
-        """Hand one message over; a daemon that was restarted is found on the second attempt."""
+        """Send one message; the second attempt connects to a restarted daemon. False: it is lost."""
         now = time.localtime()
         stamp = (f"{_MONTHS[now.tm_mon - 1]} {now.tm_mday:2d} "
                  f"{now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}")
@@ -65,7 +64,7 @@ class Syslog:
         return self._put(data) or (self._fd < 0 and self._connect() and self._put(data))
 
     def _put(self, data: bytes) -> bool:
-        """Send without waiting; a connection that is no good any more is closed."""
+        """Send without blocking; close a connection that fails."""
         if self._is_stream:
             data += b"\0"
         try:
@@ -86,7 +85,7 @@ class Syslog:
         return False
 
     def _waited(self) -> bool:
-        """Give the daemon a moment: its queue may hold but 10 messages. A slow one gets no other."""
+        """Wait PATIENCE_MS for room in the queue, which may hold only 10 messages; once for a slow daemon."""
         if self._is_slow:
             return False
         self._is_slow = True
@@ -103,7 +102,7 @@ class Syslog:
                 connection.close()
                 connection = socket.socket(fileno=moved)
             try:
-                # A stream's listener with a full backlog must not hold us up.
+                # A stream listener with a full backlog must not block us.
                 connection.setblocking(False)
                 connection.connect(self._path)
             except OSError as error:

@@ -3,9 +3,9 @@
 For a command the child is PID 1 of the new namespaces and goes on with `pid1.run_command`; for a namespace
 that exists it is a helper, which ends when the tap is sent.
 
-The child cannot outlive the main process: it gets SIGKILL with the main process's end from its first
-instruction on, and looks then whether that end came before (`Channel.is_abandoned`). Where the main
-process has become a user who may not signal the child, PID 1 sees the end of the channel instead.
+The child cannot outlive the main process: from the child's first instruction on, the kernel kills it when the
+main process ends, and the child then checks whether that end came earlier (`Channel.is_abandoned`). If the
+main process has become a user who may not signal the child, PID 1 sees the end of the channel instead.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import NoReturn, Protocol
 
     class TapFacts(Protocol):
-        """What configuring the interface tells about it."""
+        """What the set-up of the tap returns about it."""
 
         @property
         def mac(self) -> bytes:
@@ -52,7 +52,7 @@ class Child:
         self.channel = channel
 
     def receive_tap(self) -> Tap:
-        """Wait for the tap. Raises HostError, with what the child says of it, if there will be none."""
+        """Wait for the tap. Raises HostError with the child's explanation if the child could not make it."""
         message = self.channel.receive(Kind.READY, Kind.FAILED, wait=True)
         if message is not None and message.kind is Kind.READY:
             return read_ready(message)
@@ -69,13 +69,13 @@ class Child:
         return f"the process that sets up the namespace ended {how}"
 
     def wait(self) -> int:
-        """Wait for the child's end and return its wait status; for PID 1 nothing in there lives on then."""
+        """Wait for the end of the child and return its wait status; PID 1 takes its namespace with it."""
         return os.waitpid(self.pid, 0)[1]
 
     def end(self) -> None:
         """End the child by SIGKILL, wait for it, close our descriptors; no error if it has ended already.
 
-        One that is another user's by now ends because the channel does.
+        A child that we may not signal any more ends because we close the channel.
         """
         self.channel.close()
         try:
@@ -92,9 +92,8 @@ class Child:
 def start_child(flags: int, main: Callable[[Channel], object], *, privileged: bool = False) -> Child:
     """Fork a child into new namespaces (CLONE_NEW* *flags*, or 0); it runs *main* and ends with status 0.
 
-    *privileged* says that no user namespace was entered, which takes privileges of the caller's.
-
-    A PasstError of *main* becomes the HostError of `Child.receive_tap`. Raises HostError.
+    *privileged* says that no user namespace was entered, so the caller's privileges have to do. A PasstError
+    of *main* becomes the HostError of `Child.receive_tap`. Raises HostError.
     """
     ours, theirs = Channel.pair()
     try:
@@ -114,7 +113,7 @@ def start_child(flags: int, main: Callable[[Channel], object], *, privileged: bo
 def _run_child(channel: Channel, main: Callable[[Channel], object]) -> NoReturn:
     status = 1
     try:
-        # Ctrl-C reaches us as well as the main process, whose end ends us.
+        # Ctrl-C reaches us and the main process; we end with the main process.
         signals.block_all()
         close_to_others()
         if not channel.is_abandoned():
@@ -124,7 +123,7 @@ def _run_child(channel: Channel, main: Callable[[Channel], object]) -> NoReturn:
         channel.send_failed(str(error))
     except OSError as error:
         channel.send_failed(errors.explain_refusal(error))
-    except BaseException as error:  # noqa: BLE001 - a mistake of ours; it must not run on as the parent's copy
+    except BaseException as error:  # noqa: BLE001 - a bug; the child must not run on as a copy of its parent
         log.failure("pasta", error)
     finally:
         os._exit(status)
@@ -134,8 +133,8 @@ def make_tap(channel: Channel, ifname: str, configure: Callable[[], TapFacts], *
              allow: int = tap.ALL_OFFLOADS, watch_ports: bool = False) -> None:
     """Make the tap *ifname* in our network namespace, *configure* it, send it. Raises PasstError.
 
-    *allow* limits the offloads asked for, TUN_F_* bits. With *watch_ports* goes what the ports that are
-    bound here can be read from.
+    *allow* limits the offloads asked for, TUN_F_* bits. With *watch_ports* the sources of
+    `bound_ports.open_sources` are sent too.
     """
     fd, offloads = tap.open_tap(ifname, allow=allow)
     namespace = -1
@@ -158,7 +157,7 @@ def make_tap(channel: Channel, ifname: str, configure: Callable[[], TapFacts], *
 
 
 def _open_own_namespace() -> int:
-    """Open our network namespace: the main process could not, as we are closed to it as well."""
+    """Open our network namespace; `close_to_others` denies the main process to open it by /proc."""
     try:
         return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:

@@ -3,8 +3,8 @@
 A SOCK_SEQPACKET pair keeps message boundaries, so a message is a kind byte and its payload:
 
     from the child      READY      offloads (u32), MAC (6), link-local address (16, zeros: none); descriptors
-                                   of the tap and the network namespace, then those from which bound ports can
-                                   be read, if wanted
+                                   of the tap and the network namespace, then the sources of
+                                   `bound_ports.open_sources`, if wanted
                         FAILED     text for the user, UTF-8
                         STOPPED    signal of job control that stopped the command (u8)
                         CONTINUED  -
@@ -13,12 +13,12 @@ A SOCK_SEQPACKET pair keeps message boundaries, so a message is a kind byte and 
                         SIGNAL     number (u8), whether all of our process group got it (u8)
                         RESUME     whether the terminal is the command's (u8)
 
-Integers are in network byte order. Each process holds one end only, so end of file tells either that
-the other one is gone.
+Integers are in network byte order. Each process holds one end only, so each sees an end of file when the
+other one is gone.
 
-The child lives in namespaces that the command is root of, so nobody may rely on what comes from there. What
-is not exactly a message of a kind that the receiver waits for is the end of file as well, for both sides and
-for good; descriptors that came with it are closed.
+The child lives in namespaces in which the command is root, so its messages are not trusted. A message that is
+not exactly of a kind that the receiver waits for counts as the end of file, for both sides and for good; the
+descriptors that came with it are closed.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class Message:
 class Tap:
     """The tap as its namespace sees it: descriptor, TUN_F_* granted, hardware and link-local address.
 
-    *namespace* is a descriptor of it, *port_sources* are descriptors for a `bound_ports.PortScanner` of it.
+    *namespace* is a descriptor of the network namespace, *port_sources* are descriptors for a
+    `bound_ports.PortScanner`.
     """
 
     __slots__ = ("fd", "link_local", "mac", "namespace", "offloads", "port_sources")
@@ -98,8 +99,8 @@ class Tap:
 class Channel:
     """One end of the pair.
 
-    *has_ended* says that the end of file was met, *is_broken* that the other side sent no message of ours,
-    *has_lost_descriptors* that some had no room in this process.
+    *has_ended* says that the end of file was read, *is_broken* that the other side sent an invalid message,
+    *has_lost_descriptors* that this process had no room for some descriptors.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -123,9 +124,9 @@ class Channel:
         self._sock.close()
 
     def send(self, kind: Kind, payload: bytes = b"", fds: Sequence[int] = ()) -> bool:
-        """Send one message, with copies of *fds*; never blocks. False if the other end is gone or clogged.
+        """Send one message, with copies of *fds*; never blocks. False if the other end is gone or full.
 
-        It is clogged only when it does not run (stopped by hand), and then a lost signal is the least.
+        The queue is full only if the other process is stopped by hand; then a lost signal does not matter.
         """
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, b"".join(map(_FD.pack, fds)))] if fds else []
         flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
@@ -136,7 +137,7 @@ class Channel:
         return True
 
     def receive(self, *kinds: Kind, wait: bool) -> Message | None:
-        """Return the next message, which is to be of one of *kinds*.
+        """Return the next message, which must be of one of *kinds*.
 
         None at the end of file (see `has_ended`), or when *wait* is False and there is none.
         """
@@ -158,7 +159,7 @@ class Channel:
         return None
 
     def _end(self, fds: Iterable[int], *, is_broken: bool, has_lost_descriptors: bool) -> None:
-        """Take no more; the other side sees that too."""
+        """Accept no more messages; the other side sees an end of file."""
         for fd in fds:
             os.close(fd)
         self.has_ended = True
@@ -167,7 +168,7 @@ class Channel:
         try:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
-            return                # the other side was faster
+            return                # the other side closed first
 
     def has_news(self) -> bool:
         """Tell whether a message or the end of file is waiting."""
@@ -188,7 +189,7 @@ class Channel:
                          [tap.fd, tap.namespace, *tap.port_sources])
 
     def send_failed(self, text: str) -> bool:
-        """Send FAILED; a text that is too long loses its end."""
+        """Send FAILED; a text that is too long is cut."""
         return self.send(Kind.FAILED, text.encode(errors="replace")[:MAX_MESSAGE - 1])
 
     def send_ended(self, status: int) -> bool:
@@ -211,7 +212,7 @@ def read_status(message: Message) -> int:
 
 
 def _is_valid(message: Message) -> bool:
-    """Tell whether a message has the length, the descriptors and the values that its kind has."""
+    """Tell whether length, descriptors and values of a message are those of its kind."""
     kind, payload = message.kind, message.payload
     least, most = (_MIN_READY_FDS, _MAX_READY_FDS) if kind is Kind.READY else (0, 0)
     if len(payload) != _PAYLOAD_LEN.get(kind, len(payload)) or not least <= len(message.fds) <= most:
@@ -225,7 +226,7 @@ def _is_valid(message: Message) -> bool:
 
 
 def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
-    """Pick the descriptors out of control messages; the kernel closes those for which there is no room."""
+    """Return the descriptors in control messages; the kernel has closed those that found no room."""
     found: list[int] = []
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

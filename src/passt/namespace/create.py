@@ -1,27 +1,27 @@
-"""A new user namespace for the main process, and which new namespaces a command gets.
+"""A new user namespace for the main process; the list of new namespaces that a command gets.
 
-One path leads to a command's namespaces and to those that exist already (`namespace.existing`):
+New namespaces for a command and namespaces that exist already (`namespace.existing`) are entered in the same
+three steps:
 
 1. The main process enters the *user* namespace itself: a new one (`enter_new_user_namespace`) or the
    target's (`TargetNamespaces.join_user_namespace`). That gives it every capability over the namespaces
    which that user namespace owns, and takes away those over the host. It stays in the host's network
-   namespace. With --netns-only there is no such step, and the caller's own capabilities have to do.
+   namespace. With --netns-only this step is left out, and the caller's own capabilities have to do.
 2. It starts one child (`child.start_child`). For a command this is PID 1 of new PID, network, IPC, UTS and
    mount namespaces; else a helper that joins the target's network namespace. A process that entered a
    network namespace could not come back without privileges, hence a child.
-3. The child makes and configures the tap in there (`child.make_tap`, the same for both) and sends it to the
+3. The child makes and configures the tap there (`child.make_tap`, the same for both) and sends it to the
    main process, with a descriptor of the network namespace. Then the helper ends; PID 1 goes on
    (`namespace.pid1`).
 
-All of them are closed to other processes (`privileges.close_to_others`), as processes in the namespaces are
-not trusted. Namespaces go away with their last process and descriptor, the tap with its descriptors.
+All our processes are closed to others (`privileges.close_to_others`), as processes in the namespaces are not
+trusted. Namespaces go away with their last process and descriptor, the tap with its descriptors.
 
-Identity. The caller becomes user and group 0 inside (`0 UID 1`), and no other is mapped, so
-setgroups(2) is denied (user_namespaces(7)). With --runas the caller has become that user before. A real
-root without --runas keeps the command to itself: it is root towards files, as that user always is, but
-has capabilities over its own namespaces only. The main process, which meets the network, becomes
-"nobody", so that user is mapped as well. As root alone may open /dev/net/tun on many machines, the child
-does that first.
+Identity. The caller becomes user and group 0 inside (`0 UID 1`), and no other user is mapped, so setgroups(2)
+is denied (user_namespaces(7)). With --runas the caller has become that user before. If root of the host gives
+no --runas, the command keeps root's rights to files, but has capabilities over its own namespaces only; the
+main process, which handles packets, becomes nobody, so that user is mapped too. Many hosts let root alone
+open /dev/net/tun, so the child opens it before that change.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ COMMAND_NAMESPACES = (syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNET | syscalls.C
 def enter_new_user_namespace(nobody: Identity | None = None) -> None:
     """Enter a new user namespace as user and group 0 in it. Raises HostError. One thread only.
 
-    With *nobody*, which root alone can have, that user is there too, as user `identity.NOBODY_ID`, and
-    supplementary groups are given up.
+    *nobody* is given by root only: that user is mapped too, as user `identity.NOBODY_ID`, and supplementary
+    groups are given up.
     """
     maps = [f"0 {os.geteuid()} 1\n", f"0 {os.getegid()} 1\n"]
     writer = None
@@ -67,9 +67,9 @@ def enter_new_user_namespace(nobody: Identity | None = None) -> None:
     except OSError as error:
         raise HostError(explain_refusal("a user namespace", error)) from None
     try:
-        # Its own maps a process may write only while it is open to others; there is nobody in there yet.
+        # A process may write its own maps only while it is dumpable; the namespace has no other process yet.
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
-        # gid_map takes a privileged writer as long as setgroups is allowed: user_namespaces(7).
+        # Until setgroups is denied, gid_map takes a privileged writer: user_namespaces(7).
         _write("/proc/self/setgroups", "deny")
         if writer is not None:
             writer.write()
@@ -86,9 +86,9 @@ def enter_new_user_namespace(nobody: Identity | None = None) -> None:
 
 
 class _MapWriter:
-    """A process that stays in the outer user namespace, to write the maps of *maps* from there.
+    """A process that stays in the outer user namespace and writes *maps*, of users and groups, from there.
 
-    Who entered the new one may map no other user than itself.
+    A process inside a new user namespace may map only its own user (user_namespaces(7)).
     """
 
     def __init__(self, maps: Sequence[str]) -> None:
@@ -112,7 +112,7 @@ class _MapWriter:
         os.close(pidfd)
 
     def write(self) -> None:
-        """Have the maps written. Raises OSError."""
+        """Tell the process to write the maps, and wait for it. Raises OSError."""
         self._socket.send(b"\0")
         answer = self._socket.recv(1)
         self._socket.close()
@@ -128,16 +128,15 @@ def _write_maps(pid: str, maps: Sequence[str]) -> None:
 
 
 def become_root_inside() -> None:
-    """Become user and group 0 of the user namespace that we joined, if it has them.
+    """Become user and group 0 of the user namespace that we joined, if they are mapped.
 
-    To be called by a child right after it was started: to change the user cancels its wish to end with
-    the parent, so that is set again.
+    A child calls it first. A change of user clears PR_SET_PDEATHSIG(2const), so that is set again.
     """
     for change in (os.setresgid, os.setresuid):
         try:
             change(0, 0, 0)
         except OSError:
-            continue              # it has no such user; we stay who we are, as seen from there
+            continue              # not mapped: we keep our user
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     close_to_others()
 

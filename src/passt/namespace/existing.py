@@ -1,9 +1,9 @@
-"""Namespaces that exist already: a process's, or those of paths. Opened, joined, and watched for their end.
+"""Namespaces that exist already, of a process or of paths: opened, joined, and watched for their end.
 
-What ends us. A process is watched by a pidfd. A path is a name in a directory: where the kernel tells of
-changes (inotify(7)), we listen; procfs, sysfs and devpts change without a word, so there the name is
-looked up twice a second, unless it is that of a process, for which a pidfd serves again. Nobody but the
-owner may look into /proc/PID/ns: "permission denied" means that it is still there.
+What ends us. A process is watched by a pidfd. A path is a name in a directory, watched by inotify(7); procfs,
+sysfs and devpts change without inotify events, so a name there is looked up twice a second, except that of a
+process, for which a pidfd serves again. Only its owner may read /proc/PID/ns: "permission denied" means that
+the name still exists.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Loop(Protocol):
-        """What is needed of the event loop; as in `dataplane.engine.Engine`."""
+        """The part of `dataplane.engine.Engine` that is used."""
 
         def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
             """Call *callback* whenever *fd* is readable."""
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
             """Call *callback* once after *delay_s* seconds."""
 
 NETNS_DIRECTORY = "/run/netns"
-POLL_S = 0.5                      # so that the end is noticed within a second
+POLL_S = 0.5                      # between two look-ups of a path: its end is noticed within a second
 _NS_GET_NSTYPE = 0xb703           # linux/nsfs.h, ioctl_ns(2)
 _NAMES = {syscalls.CLONE_NEWNET: "network", syscalls.CLONE_NEWUSER: "user"}
-# linux/magic.h: file systems that change without telling inotify
+# linux/magic.h: file systems without inotify events
 _SILENT_FILE_SYSTEMS = (0x9fa0, 0x62656572, 0x1cd1)
 _EVENT = struct.Struct("=iIII")   # inotify(7): wd, mask, cookie, len; then the name
 
 
 class TargetNamespaces:
-    """A network namespace, and maybe the user namespace that goes with it, held open."""
+    """A network namespace, and the user namespace to join with it if there is one, held open."""
 
     def __init__(self, net: int, user: int, label: str) -> None:
         self._net = net
@@ -52,7 +52,7 @@ class TargetNamespaces:
 
     @classmethod
     def of_process(cls, pid: int, userns: str | None = None, *, netns_only: bool = False) -> TargetNamespaces:
-        """Open those of process *pid*; *userns* is a path instead of its own. Raises HostError."""
+        """Open those of process *pid*, or its network namespace and the path *userns*. Raises HostError."""
         net = _open_of_process(pid, "net")
         if userns is not None:
             user = _open_path("--userns", userns, syscalls.CLONE_NEWUSER)
@@ -62,19 +62,19 @@ class TargetNamespaces:
 
     @classmethod
     def of_paths(cls, netns: str | None, userns: str | None) -> TargetNamespaces:
-        """Open those at the paths *netns* and *userns*, where given. Raises HostError."""
+        """Open those of the paths *netns* and *userns*, each if given. Raises HostError."""
         net = -1 if netns is None else _open_path("--netns", netns, syscalls.CLONE_NEWNET)
         user = -1 if userns is None else _open_path("--userns", userns, syscalls.CLONE_NEWUSER)
         return cls(net, user, netns or userns or "")
 
     def join_user_namespace(self) -> None:
-        """Enter the user namespace, if there is one that is not ours already. One thread only."""
+        """Enter the user namespace, if there is one and it is not ours already. One thread only."""
         if self._user < 0:
             return
         own = os.stat("/proc/self/ns/user")
         theirs = os.fstat(self._user)
         if (own.st_dev, own.st_ino) != (theirs.st_dev, theirs.st_ino):
-            # Whoever is in there may have our user, and every capability: not a moment is theirs.
+            # A process in there may have our user and every capability: close ourselves before we join.
             close_to_others()
             self._join(self._user, syscalls.CLONE_NEWUSER)
             close_to_others()
@@ -82,11 +82,11 @@ class TargetNamespaces:
         self._user = -1
 
     def join_network_namespace(self) -> None:
-        """Enter the network namespace: for a helper process, as there is no way back."""
+        """Enter the network namespace; only a helper calls this, as there is no way back."""
         self._join(self._net, syscalls.CLONE_NEWNET)
 
     def close(self) -> None:
-        """Close what is open still, so that we do not keep the namespaces alive."""
+        """Close the descriptors, which keep the namespaces alive."""
         for fd in (self._net, self._user):
             if fd >= 0:
                 os.close(fd)
@@ -124,7 +124,7 @@ def _open_path(option: str, path: str, kind: int) -> int:
     """Open a namespace of the *kind* CLONE_NEWNET or CLONE_NEWUSER."""
     label = f"option '{option}' {path}"
     try:
-        # Without O_NONBLOCK a named pipe would keep us waiting.
+        # Without O_NONBLOCK we would wait for the other end of a named pipe.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         hint = "; a name is one of 'ip netns list'" if os.path.dirname(path) == NETNS_DIRECTORY else ""
@@ -152,7 +152,7 @@ class ProcessWatch:
             raise HostError(f"there is no process {pid} whose namespaces could be joined") from None
 
     def has_ended(self) -> bool:
-        """Tell whether it has ended; then the number may be another process's by now."""
+        """Tell whether it has ended; its PID may belong to another process then."""
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         return bool(poll.poll(0))
@@ -180,7 +180,7 @@ class PathWatch:
                     syscalls.IN_DELETE | syscalls.IN_MOVED_FROM | syscalls.IN_DELETE_SELF
                     | syscalls.IN_MOVE_SELF | syscalls.IN_ONLYDIR)
         except OSError as error:
-            # user.max_inotify_instances is reached, or the directory may not be read: look it up instead.
+            # user.max_inotify_instances is reached, or the directory may not be read: look the name up.
             log.debug(f"cannot be told of changes in {directory}: {error.strerror}")
             if self._inotify >= 0:
                 os.close(self._inotify)
@@ -204,7 +204,7 @@ class PathWatch:
             self._look_again(loop, on_end)
 
     def _on_events(self, on_end: Callable[[], None]) -> None:
-        """Read events; whatever was the last of them, the name is there or not."""
+        """Read all events, then look whether the name still exists."""
         data = os.read(self._inotify, 1 << 16)
         offset = 0
         while offset < len(data):
@@ -228,7 +228,7 @@ class PathWatch:
 def watch_path(path: str) -> ProcessWatch | PathWatch:
     """Watch *path*, or the process that it belongs to. Raises HostError."""
     pid = path.removeprefix("/proc/").removesuffix("/ns/net")
-    # The number means that process only if /proc is of our own PID namespace.
+    # The number is a PID of ours only if /proc is of our own PID namespace.
     if (pid.isascii() and pid.isdecimal() and path == f"/proc/{pid}/ns/net"
             and os.readlink("/proc/self") == str(os.getpid())):
         return ProcessWatch(int(pid))

@@ -1,23 +1,23 @@
-"""Set up interfaces inside the target namespace: `lo` and, with --config-net, the tap.
+"""Set up the interfaces of the target namespace: lo and, with --config-net, the tap.
 
 Theory of operation. The caller is in the target namespace and holds the tap's descriptor open, so
 that the interface has a carrier: without one the kernel would make no link-local address. Order:
 
 1. hardware address, transmit queue, MTU, then the link comes up;
-2. addresses of both families, each with duplicate address detection off, since a command that is
-   started at once could not use an address that is still being tested for a second;
+2. addresses of both families, without duplicate address detection, as a command that starts at once
+   could not use an address for the second that the detection takes;
 3. routes of both families: those on the link first, those through a gateway after them, as the kernel
    takes a gateway only if it is reachable already.
 
-The link-local address. While a link comes up, the kernel makes one and tests it; it stays tentative
-for up to a second even if IFF_NOARP is set meanwhile or IFA_F_NODAD afterwards (Linux 6.18). So the
-kernel's own generation is off while the link comes up, and we add the same address (RFC 4291,
-appendix A) with IFA_F_NODAD. An administrator's other choice, stable-privacy or none, is left alone.
+The link-local address. While a link comes up, the kernel makes a link-local address; it stays tentative for
+up to a second even if IFF_NOARP is set meanwhile or IFA_F_NODAD afterwards (Linux 6.18). So we switch the
+kernel's generation off while the link comes up, and add the same address (RFC 4291 appendix A) with
+IFA_F_NODAD. If the administrator chose another generation, stable-privacy or none, it is left as it is.
 
-Prefix routes. The kernel adds a route to the prefix of each address. Where all routes are copied and
-the host has no such route (DHCP clients replace it by one with a metric), it must not appear here
-either: the address then gets IFA_F_NOPREFIXROUTE. A copied route that the kernel has made already
-is refused with EEXIST, which is what we want: each route is there once, as on the host.
+Prefix routes. The kernel adds a route to the prefix of each address. If all routes are copied and the host
+has no such route (DHCP clients replace it by one with a metric), the address gets IFA_F_NOPREFIXROUTE, so
+that the namespace has none either. The kernel refuses a copied route that it has made already with EEXIST, as
+it should: each route exists once, as on the host.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ LOOPBACK_NAME = "lo"
 # while we are not running: a few milliseconds, when others want the CPU too, at some 500,000
 # frames/s. Measured at 470,000 datagrams/s of 1400 bytes: pauses of 4 ms lose 40 % with 1000 slots (the
 # kernel's default), 3 % with 2048, 0.4 % with 4096; at 8 ms it is 70, 25, 0.3. Ten thousand are hardly
-# better, and frames there are memory that nobody accounts for: 64 KiB each at worst, from a hostile guest.
+# better, and frames there are memory that no process is charged for: 64 KiB each at worst, from a hostile
+# guest.
 # TCP, which the tap's segmentation offload hands over in few large frames, does not need it.
 TX_QUEUE_LEN = 4096
 
@@ -63,7 +64,7 @@ _IP6_SINGLE_PREFIX_LEN = 64
 _IP6_PREFIX_METRIC = 256
 _CREATE_NEW = MessageFlag.CREATE | MessageFlag.EXCL
 _APPEND = MessageFlag.CREATE | MessageFlag.APPEND
-# The gateway is not reachable (yet).
+# The gateway is not reachable, or not yet.
 _NO_WAY = frozenset({ENETUNREACH, EHOSTUNREACH})
 _MAX_ROUTE_WARNINGS = 4
 
@@ -80,7 +81,7 @@ class TapFacts(Value):
 
 
 class PrefixRoute(Value):
-    """What tells the kernel's prefix routes of one interface apart: masked network, length, metric."""
+    """Key of the kernel's prefix routes of one interface: masked network, length, metric."""
 
     network: bytes
     prefix_len: int
@@ -101,8 +102,8 @@ def bring_lo_up() -> None:
 def configure(ifname: str, guest: GuestNet, config_net: bool) -> TapFacts:
     """Set up the tap *ifname* of the current namespace; addresses and routes only if *config_net*.
 
-    Raises HostError that says what could not be set and why. What the namespace cannot have, but need
-    not (IPv6 where it is disabled, an MTU beyond the driver's limit), is told in the result's warnings.
+    Raises HostError that says what could not be set and why. A setting that the run can do without (IPv6
+    where it is disabled, an MTU beyond the driver's limit) becomes a warning in the result.
     """
     with RtnlSocket() as rtnetlink:
         tap = _Tap(rtnetlink, ifname)
@@ -129,13 +130,13 @@ def configure(ifname: str, guest: GuestNet, config_net: bool) -> TapFacts:
 
 
 class _Tap:
-    """The interface being set up, and what went wrong without being fatal."""
+    """The interface during its set-up, and the warnings so far."""
 
     def __init__(self, rtnetlink: RtnlSocket, ifname: str) -> None:
         self._rtnetlink = rtnetlink
         self._ifname = ifname
         self._ifindex = rtnetlink.get_link(ifname).ifindex
-        # Own addresses, packed: possible preferred sources of routes.
+        # Addresses of the tap, packed: possible preferred sources of routes.
         self._sources: set[bytes] = set()
         self._prefix_routes: set[PrefixRoute] = set()
         self.warnings: list[str] = []
@@ -149,7 +150,7 @@ class _Tap:
         self._rtnetlink.request(what, MessageType.NEWLINK, payload)
 
     def try_set_link(self, what: str, *, mtu: int | None = None, txqueuelen: int | None = None) -> None:
-        """Change what the link can do without; a refusal is a warning."""
+        """Change a setting that the link can do without; a refusal becomes a warning."""
         try:
             self.set_link(what, mtu=mtu, txqueuelen=txqueuelen)
         except KernelRefusalError as error:
@@ -183,7 +184,7 @@ class _Tap:
     def _warn_no_ip6(self, guest: GuestNet, lack: str) -> None:
         if guest.ip4 is None:
             raise HostError(f"cannot set up {self._ifname}: only IPv6 is wanted, but {lack}")
-        # In local mode nobody asked for IPv6 and the host has none either: nothing is missed.
+        # In local mode the user did not ask for IPv6 and the host has none: no warning.
         if guest.ip6 is not None and (guest.ip6.template_ifname is not None or guest.ip6.is_fixed):
             self.warnings.append(f"no IPv6 on {self._ifname}: {lack}")
 
@@ -199,7 +200,7 @@ class _Tap:
         usable = [(entry, payload) for entry, payload in _parsed_addresses(family) if _is_usable(entry)]
         if usable:
             host_prefix_routes = _host_prefix_routes(family)
-            # The kernel lists IPv4 addresses in the order in which they came, IPv6 ones in the reverse.
+            # The kernel lists IPv4 addresses in the order of their addition, IPv6 addresses in reverse.
             for entry, payload in (reversed(usable) if number == AF_INET6 else usable):
                 self._copy_address(entry, payload, host_prefix_routes if family.copied_routes else None)
         elif family.address is not None:
@@ -228,7 +229,7 @@ class _Tap:
             self._prefix_routes.add(prefix_route)
 
     def copy_routes(self, families: list[GuestFamily]) -> None:
-        """Copy routes until all are there or no pass brings one more; those left over are warned of."""
+        """Copy routes in passes until all exist or a pass adds none; warn of those left over."""
         on_link: list[Request] = []
         beyond: list[Request] = []
         for family in families:
@@ -251,13 +252,13 @@ class _Tap:
             pending = [pending[place] for place in unreached]
 
     def _is_unreached(self, request: Request, outcome: messages.Outcome) -> bool:
-        """Tell whether a route awaits another one, or IPv6; raises HostError if it was refused for good."""
+        """Tell whether a route needs another one first, or IPv6; raises HostError if refused for good."""
         if outcome.errno == EEXIST:
             return False
         if outcome.errno in _NO_WAY:
             return True
         route = routes.RouteMessage.parse(request.payload)
-        # An IPv4 route over IPv6 is refused in many ways where the namespace has no IPv6.
+        # Without IPv6 in the namespace an IPv4 route over IPv6 is refused with various errors.
         if any(hop.gateway is not None and len(hop.gateway) != len(route.destination) for hop in route.hops):
             return True
         raise HostError(f"cannot set route {route.text} on {self._ifname}: {reason(outcome)}")
@@ -275,10 +276,10 @@ class _Tap:
         is_ip4 = payload[0] == AF_INET
         found = _kernel_route(payload) if routes.is_made_by_kernel(payload) else None
         if found is not None and found in self._prefix_routes:
-            # Without its preferred source, a route that leads to our own prefix would be a second one.
+            # Without its preferred source, a route to our own prefix would be a second one.
             if is_ip4 and routes.RouteMessage.parse(payload).source is None:
                 return None
-            # The host's route has more to it (a metric, say) than the one that the kernel made here.
+            # The host's route has attributes (a metric, say) that the kernel's route here lacks.
             self._prefix_routes.remove(found)
             return Request(MessageType.NEWROUTE, MessageFlag.CREATE | MessageFlag.REPLACE, payload)
         # IPv4 allows routes that differ in the next hop only, and APPEND keeps their order; in IPv6
@@ -286,7 +287,7 @@ class _Tap:
         return Request(MessageType.NEWROUTE, _APPEND if is_ip4 else MessageFlag.CREATE, payload)
 
     def add_default_route(self, number: int, family: GuestFamily) -> None:
-        """Where no routes are copied: lead everything to the gateway, which may be outside the prefix."""
+        """Add a default route if no routes are copied; its gateway may lie outside the prefix."""
         if family.copied_routes or family.gateway is None:
             return
         gateway = family.gateway
@@ -316,7 +317,8 @@ def link_local_address(mac: bytes) -> IPv6Address:
 def prefix_route_of(address: AddressMessage) -> PrefixRoute | None:
     """Tell which route the kernel makes for *address* unless told not to; none for an IPv4 host address.
 
-    With a peer, it is the peer's prefix in IPv4 and the own one in IPv6, where the peer's comes anyway.
+    With a peer address, IPv4 makes a route to the peer's prefix; IPv6 makes one to the own prefix besides the
+    one to the peer.
     """
     is_ip6 = address.family == AF_INET6
     base = address.address if is_ip6 else address.network
@@ -328,7 +330,7 @@ def prefix_route_of(address: AddressMessage) -> PrefixRoute | None:
 
 
 def _kernel_route(payload: bytes) -> PrefixRoute | None:
-    """Tell which prefix route a route that `is_made_by_kernel` is; None if it has a gateway."""
+    """Return the key of a route that `is_made_by_kernel`; None if it has a gateway."""
     route = routes.RouteMessage.parse(payload)
     if any(hop.gateway is not None for hop in route.hops):
         return None
@@ -344,7 +346,7 @@ def _host_prefix_routes(family: GuestFamily) -> set[PrefixRoute]:
 
 
 def _routes_link_local_otherwise(family: GuestFamily) -> bool:
-    """Tell whether the host's route to the link is not that which comes with a link-local address."""
+    """Tell whether the host's route to fe80::/64 differs from the one that the kernel makes."""
     found = {route for route in _host_prefix_routes(family)
              if route.network == _LINK_LOCAL_ROUTE.network and route.prefix_len == _IP6_SINGLE_PREFIX_LEN}
     return bool(found) and _LINK_LOCAL_ROUTE not in found
@@ -360,9 +362,9 @@ def _is_usable(entry: AddressMessage) -> bool:
 
 
 def _lack_of_ip6(link: messages.LinkMessage) -> str | None:
-    """Say why an interface has no IPv6; None if it has."""
+    """Return why an interface has no IPv6; None if it has."""
     if link.ip6_disabled is None and link.mtu < IP6_MIN_MTU:
-        return f"its MTU is {link.mtu}, and IPv6 needs {IP6_MIN_MTU} (RFC 8200, section 5)"
+        return f"its MTU is {link.mtu}, and IPv6 needs {IP6_MIN_MTU} (RFC 8200 5)"
     if link.ip6_disabled is None:
         return "the kernel has no IPv6"
     if link.ip6_disabled:

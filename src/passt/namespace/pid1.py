@@ -1,22 +1,22 @@
-"""PID 1 of the command's namespaces: sets them up, starts the command, reaps, ends.
+"""PID 1 of the command's namespaces: sets them up, starts the command, reaps orphans, ends.
 
 Life: `prepare_namespaces`, then the tap is made and handed over (`child.make_tap`), then `run_command`
 waits for START and the command runs as a child. PID 1 itself blocks every signal and sleeps in poll(2)
 on two descriptors, a signalfd for SIGCHLD and the channel to the main process, without a timeout.
 
-* The main process ends: SIGKILL by PR_SET_PDEATHSIG, whatever we are doing; the kernel then kills all
-  that is left in the PID namespace.
-* The command ends: its status goes to the main process in a message and as our exit status, and we end
-  at once, which ends all other processes in here (pid_namespaces(7)).
-* The command stops or goes on: a message; the main process mirrors it.
+* The main process ends: the kernel kills us (PR_SET_PDEATHSIG), then all other processes of the PID
+  namespace.
+* The command ends: we send its status to the main process, end at once with that status, and so end all
+  other processes of the PID namespace (pid_namespaces(7)).
+* The command stops or continues: we send a message, and the main process does the same.
 * Orphans become our children and are reaped.
 
-The command is root in here: it may mount over any path and send any message. So PID 1 is closed to it
-(`privileges.close_to_others`), holds no descriptor of the host's network, and opens no path once the
+The command is root in these namespaces: it may mount over any path and send any message. So PID 1 is closed
+to it (`privileges.close_to_others`), holds no descriptor of the host's network, and opens no path once the
 command runs.
 
 The command starts with the caller's ignored and blocked signals (see `signals.let_signals_end_us`), limits,
-environment and working directory, and no descriptor but 0, 1 and 2.
+environment and working directory, and with the descriptors 0, 1 and 2 only.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _PING_GROUPS = "/proc/sys/net/ipv4/ping_group_range"
 
 
 class Command:
-    """What to run: *argv* (empty: a login shell), and what is to be as the caller had it."""
+    """What to run: *argv* (empty: a login shell), with the file limits and signals of the caller."""
 
     __slots__ = ("argv", "file_limits", "signals")
 
@@ -65,15 +65,16 @@ class Command:
 def prepare_namespaces(hostname: str = "") -> None:
     """Make the new namespaces usable: /proc, host name, ping sockets for everybody. Failures are warnings.
 
-    *hostname* is cut to what the kernel takes; if it is empty, the name tells of the host's.
-    Mounts are slaves of the host's: what is mounted there later appears here, nothing appears there.
+    *hostname* is cut to the kernel's limit; if it is empty, the name is made from the host's.
+    Mounts are slaves of the host's: later mounts of the host appear here, mounts made here do not appear
+    there.
     """
     try:
         syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_SLAVE)
         syscalls.mount(b"proc", b"/proc", b"proc",
                        syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
     except OSError as error:
-        # Containers that cover parts of /proc may not mount a whole one (mount_namespaces(7)).
+        # A container that covers parts of /proc may not mount another /proc (mount_namespaces(7)).
         log.warning(f"cannot mount /proc in the new namespaces: {error.strerror}")
     try:
         fd = os.open(_PING_GROUPS, os.O_WRONLY | os.O_CLOEXEC)
@@ -108,16 +109,16 @@ def run_command(channel: Channel, command: Command) -> NoReturn:
         os.close(gate)
         keeper = _Keeper(channel, child)
         descriptors.leave_stdio()
-        os.close(opener)          # from now on the command runs
+        os.close(opener)          # the command runs from here on
         keeper.run()
     except OSError as error:
-        # Nobody waits for a message of this kind any more.
+        # The main process no longer waits for FAILED.
         log.err(f"pasta: cannot run the command: {explain_refusal(error)}")
         os._exit(1)
 
 
 class _Keeper:
-    """Looks after the command, process *child*; to be made before that runs."""
+    """Watches the command, process *child*; made before the command runs."""
 
     def __init__(self, channel: Channel, child: int) -> None:
         self._channel = channel
@@ -160,7 +161,7 @@ class _Keeper:
             os._exit(exit_status(status))
 
     def _handle_message(self) -> None:
-        # Without waiting: somebody else may have read what poll(2) told of.
+        # Does not block: the descriptor may be empty again after poll(2).
         message = self._channel.receive(Kind.SIGNAL, Kind.RESUME, wait=False)
         if message is None:
             if self._channel.has_ended:
@@ -172,10 +173,10 @@ class _Keeper:
             else:
                 self._resume(foreground=bool(message.payload[0]))
         except (ProcessLookupError, PermissionError):
-            return                # it became another user, by a program with the set-user-ID bit
+            return                # it runs a set-user-ID program of another user
 
     def _pass_on(self, number: int, *, to_group: bool) -> None:
-        # A terminal signals whole groups: the command has got this already if it is in ours.
+        # A terminal signals whole groups: a command in our group has got this signal already.
         if not (to_group and self._is_in_our_group()) and (
                 number != signals.ASKING or handles(self._status, number)):
             os.kill(self._child, number)
@@ -190,7 +191,7 @@ class _Keeper:
         os.killpg(group, signal.SIGCONT)
 
     def _is_in_our_group(self) -> bool:
-        """Our group comes from outside: it has no number here, and counts as 0."""
+        """Tell whether the command is in our process group, which comes from outside: 0 in our namespace."""
         return os.getpgid(self._child) == os.getpgrp()
 
 
@@ -235,7 +236,7 @@ def _become(command: Command, *, own_group: bool, foreground: bool) -> NoReturn:
         status = execute(command.argv)
     except OSError as error:
         log.err(f"pasta: cannot start the command: {explain_refusal(error)}")
-    except BaseException as error:  # noqa: BLE001 - this process must not go on as PID 1's copy
+    except BaseException as error:  # noqa: BLE001 - this process must not go on as a copy of PID 1
         log.failure("pasta", error)
     finally:
         os._exit(status)
@@ -244,8 +245,8 @@ def _become(command: Command, *, own_group: bool, foreground: bool) -> NoReturn:
 def execute(argv: Sequence[str]) -> int:
     """Replace this process by *argv*, or by a login shell if it is empty.
 
-    Returns, after one line on standard error, only if that fails: 127 if there is no such command, 126 if
-    it is there but cannot be run, as shells have it.
+    Returns only if that fails, after one line on standard error, with the status that shells use: 127 if
+    there is no such command, 126 if it cannot be executed.
     """
     if not argv:
         shell = os.environ.get("SHELL") or "/bin/sh"
@@ -258,7 +259,7 @@ def execute(argv: Sequence[str]) -> int:
 
 
 def _try_paths(argv: Sequence[str], name: str) -> OSError:
-    """Try to execute argv[0] wherever PATH says; return the error that tells most."""
+    """Try to execute argv[0] in each directory of PATH; return the most telling error."""
     program = argv[0]
     if not program:
         return OSError(errno.ENOENT, "command not found")
@@ -268,7 +269,7 @@ def _try_paths(argv: Sequence[str], name: str) -> OSError:
     for directory in os.environ.get("PATH", os.defpath).split(os.pathsep):
         path = f"{directory}/{program}" if directory else f"./{program}"
         error = _try_execute(path, argv, name)
-        # An entry of PATH that cannot be searched does not mean that the command is there.
+        # A directory of PATH that cannot be searched does not mean that the command exists.
         if error.errno not in (errno.ENOENT, errno.ENOTDIR) and found is None and os.path.lexists(path):
             found = error
     return found or OSError(errno.ENOENT, "command not found")

@@ -1,8 +1,7 @@
-"""The main process's part in the command's life: signals go in, stops and the end come out.
+"""The main process's side of the command's life: it passes signals on, and learns of stops and the end.
 
-`watch` registers three descriptors with the loop: a signalfd, the channel to PID 1, and a pidfd that
-tells PID 1's end, at which nothing in its namespace is left. Job control is explained in
-`namespace.terminal`.
+`watch` registers three descriptors with the loop: a signalfd, the channel to PID 1, and the pidfd of PID 1,
+whose end is the end of all processes in its namespace. Job control is explained in `namespace.terminal`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from passt.namespace.child_channel import Message
 
     class Loop(Protocol):
-        """What is needed of the event loop; as in `dataplane.engine.Engine`."""
+        """The part of `dataplane.engine.Engine` that is used."""
 
         def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
             """Call *callback* whenever *fd* is readable."""
@@ -37,11 +36,11 @@ if TYPE_CHECKING:
             """Leave the loop."""
 
 
-MAX_LAST_MESSAGES = 64            # read when PID 1 has ended; its own last one is among the first few
+MAX_LAST_MESSAGES = 64            # read after the end of PID 1; its own last message is among the first few
 
 
 class Supervisor:
-    """Of the command below *child*. From here on signals are not acted upon but passed on."""
+    """Supervises the command below *child*. From now on signals are passed on to the command."""
 
     def __init__(self, child: Child) -> None:
         self._child = child
@@ -55,28 +54,28 @@ class Supervisor:
         self._wait_status: int | None = None
 
     def watch(self, loop: Loop) -> None:
-        """Register with *loop*; it is stopped when the command and all its namespace have ended."""
+        """Register with *loop*, and stop it at the end of the command and of its whole PID namespace."""
         self._loop = loop
         loop.add_reader(self._reader.fd, self._on_signals)
         loop.add_reader(self._child.channel.fileno(), self._on_message)
         loop.add_reader(self._child.pidfd, loop.stop)
 
     def start_command(self) -> None:
-        """Let the command begin."""
+        """Tell PID 1 to start the command."""
         foreground = self._terminal.is_ours()
-        # Its group takes the terminal over, and then the terminal interrupts that group only.
+        # The command's group becomes the foreground group, so the terminal interrupts that group only.
         self._saw_interrupt = foreground and self._own_group
         flags = pid1.START_OWN_GROUP if self._own_group else 0
         flags |= pid1.START_FOREGROUND if foreground else 0
         self._child.channel.send(Kind.START, bytes((flags,)))
 
     def ask_command(self) -> None:
-        """Pass SIGUSR1 on as well, which we have answered: PID 1 spares a command that it would end."""
+        """Pass SIGUSR1 on after we have answered it; PID 1 leaves out a command without a handler."""
         self._child.channel.send(Kind.SIGNAL, bytes((ASKING, False)))
 
     def finish(self) -> int:
         """Clean up after the loop, and return the exit status to end with."""
-        # Bounded: a process outside may have been given the child's end, and still write to it.
+        # Bounded: a process outside may have got a copy of the child's end, and still write to it.
         for _ in range(MAX_LAST_MESSAGES):
             message = self._receive()
             if message is None:
@@ -86,7 +85,7 @@ class Supervisor:
         self._terminal.reclaim()
         self._terminal.close()
         self._reader.close()
-        # Without its message PID 1 was killed from outside; its own status tells the rest.
+        # PID 1 sent no message, so it was killed from outside: take its own status.
         return pid1.exit_status(own_status if self._wait_status is None else self._wait_status)
 
     def was_interrupted(self) -> bool:
@@ -105,7 +104,7 @@ class Supervisor:
                 self._saw_interrupt = True
             to_group = received.is_from_kernel
             if received.number == signal.SIGHUP and self._leads_session:
-                # The terminal hung up: only the leader of its session is told (tty_ioctl(2)).
+                # The terminal hung up: the kernel signals only the session leader (tty_ioctl(2)).
                 to_group = False
             self._child.channel.send(Kind.SIGNAL, bytes((received.number, to_group)))
 
@@ -114,7 +113,7 @@ class Supervisor:
         if message is not None:
             self._handle(message)
         elif self._child.channel.has_ended and self._loop is not None:
-            # The end of file comes before PID 1's end: the kernel ends its other processes in between.
+            # The end of file comes before the end of PID 1: the kernel ends its other processes in between.
             self._loop.remove_reader(self._child.channel.fileno())
             if self._child.channel.is_broken:
                 log.warning("the command sent messages that are not its to send, and is ended")

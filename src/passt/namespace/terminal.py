@@ -1,18 +1,18 @@
 """The controlling terminal and job control, as the main process sees them.
 
-The command is to behave as if we were not there. Whoever started us with job control gave us a
-process group; the terminal sends what the user types (Ctrl-C: SIGINT) to its foreground group.
+The command should behave as if we were not there. A shell with job control starts us in a process group; the
+terminal signals its foreground group when the user types (Ctrl-C: SIGINT).
 
 * If others are in our group (a pipeline, a script), the command stays in it with them, and the
   kernel signals everybody as it would without us. We block these signals, so only the command decides.
-* If we are alone in a group that we lead, the command gets to lead a group of its own, which takes
-  the place of ours in the foreground: then its group has a number in its PID namespace (interactive
-  shells want one), and programs that lead a group when started from a prompt (timeout(1)) still do.
-  In this form the shell's fg gives the terminal to our group, so we pass it on.
+* If we lead a group and are alone in it, the command leads a group of its own, which becomes the foreground
+  group instead of ours. Then its group has a number in its PID namespace, which interactive shells need, and
+  programs that lead a group when started from a prompt (timeout(1)) still do. The shell's fg gives the
+  terminal to our group, and we give it to the command's group.
 
 When the command stops, we stop by the same signal, so that the shell which waits for us regains
-control. While we are stopped, a message from the command's side (it goes on, or was killed) must wake us:
-the channel is set to raise SIGCONT, which continues a process even if it is blocked.
+control. While we are stopped, a message from PID 1 (the command continues, or was killed) must wake us: the
+channel raises SIGCONT (fcntl(2), F_SETSIG), which continues a process even if it is blocked.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Terminal:
             return False
 
     def reclaim(self) -> None:
-        """Take the terminal back if its foreground group is dead: one of the command's groups was it.
+        """Take the terminal back if its foreground group, one of the command's, has no process left.
 
         A shell with job control does this itself; a script that goes on after us does not.
         Needs SIGTTOU blocked.
@@ -79,15 +79,15 @@ def give_terminal(fd: int, group: int) -> None:
 
 
 def leads_alone() -> bool:
-    """Tell whether we lead a process group with nobody else in it.
+    """Tell whether we lead a process group and are alone in it.
 
-    The leader is the first program of a pipeline, so others are there only if our output is a pipe.
+    The first program of a pipeline leads its group, so the group has others only if our output is a pipe.
     """
     return os.getpgrp() == os.getpid() and not any(_is_pipe(fd) for fd in (1, 2))
 
 
 def stop_like(signum: int, channel: Channel) -> None:
-    """Stop this process by *signum*, as the command was; return when continued, or when news arrive."""
+    """Stop this process by *signum*, as the command was; return when continued, or when a message arrives."""
     flags = fcntl.fcntl(channel, fcntl.F_GETFL)
     fcntl.fcntl(channel, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(channel, fcntl.F_SETSIG, signal.SIGCONT)
@@ -101,7 +101,7 @@ def _raise_unblocked(signum: int) -> None:
     if signum == signal.SIGSTOP:
         os.kill(os.getpid(), signum)
         return
-    # A blocked signal is not acted upon: raise it first, so that it acts when unblocked.
+    # Raise the signal while it is blocked, so that it acts when it is unblocked.
     os.kill(os.getpid(), signum)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signum])
     signal.pthread_sigmask(signal.SIG_BLOCK, [signum])

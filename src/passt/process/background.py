@@ -1,21 +1,21 @@
-"""Readiness as callers see it: the pid file, and the way to the background.
+"""Readiness as the caller sees it: the pid file, and the way to the background.
 
-Theory of operation. To go to the background the process forks once, at the very start: the child does
-all of the start and serves, the parent waits. When the child is ready it fills the pid file, becomes a
-session of its own, lets go of standard input, output and error, and tells the parent, which exits with
-status 0. So the exit means ready, and who waits for the end of our output gets it. A child that fails
-has told its reason on standard error, which it shares with the parent until then; the parent exits
-with its status, or dies by the signal that it died by. The fork comes early because neither threads nor
-what an epoll instance knows of signals survive one.
+Theory of operation. To go to the background the process forks once, at the very start: the child does the
+whole start and serves, the parent waits. When the child is ready it writes the pid file, makes a session of
+its own (setsid(2)), replaces standard input, output and error by /dev/null, and tells the parent, which exits
+with status 0. So the exit means ready, and a caller that reads our output to its end gets the end then. A
+child that fails prints the reason on standard error, which it still shares with the parent; the parent exits
+with the child's status, or ends by the signal that ended the child. The fork comes early because threads do
+not survive a fork(2), and a signalfd in an epoll instance would report the parent's signals (signalfd(2)).
 
-The child does not outlive a parent that is killed during the start: the kernel ends it with the parent.
-At the end, when the parent's exit must not end the child any more, both have to agree: the child waits for
-the parent's consent, which is given when no signal can change the parent's status any more.
-The kernel forgets that wish when a process changes its credentials (PR_SET_PDEATHSIG(2const)), hence
-`Background.hold`; and before it announces itself the child looks whether the parent is still there.
+If the parent is killed during the start, the kernel kills the child too (PR_SET_PDEATHSIG(2const)). The
+kernel drops that setting when a process changes its credentials, so `Background.hold` sets it again and
+checks that the parent is still there. At the end, when the parent's exit must no longer kill the child, both
+agree: the child clears the setting, reports, and waits for the parent's consent, which the parent gives when
+no signal can change its status any more.
 
-The pid file is opened at the start, with the caller's rights, in the directory that a relative path
-counts from, and emptied: content says that its process is ready. It is never removed after that.
+The pid file is opened at the start, with the caller's rights and working directory, and emptied: content
+means that the process is ready. Once ready, we never remove it.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Background:
         self._pid_fd = -1
         self._parent_fd = -1
         self._consent_fd = -1
-        self._made = False
+        self._has_made_file = False
         if pid_file is not None:
             self._open(pid_file)
 
     def _open(self, path: str) -> None:
         try:
-            self._pid_fd, self._made = open_output(path, os.O_WRONLY)
+            self._pid_fd, self._has_made_file = open_output(path, os.O_WRONLY)
             if stat.S_ISREG(os.fstat(self._pid_fd).st_mode):
                 os.ftruncate(self._pid_fd, 0)
         except (OSError, ValueError) as error:
@@ -63,7 +63,7 @@ class Background:
 
     def go_to_background(self) -> None:
         """Fork; return in the child only. The parent stays until the child is ready, or has ended."""
-        readiness, ours = os.pipe()  # close-on-exec, as all that Python opens
+        readiness, ours = os.pipe()  # close-on-exec: Python's default
         self._consent_fd, consent = os.pipe()
         try:
             child, _ = syscalls.clone(0, signal.SIGKILL)
@@ -79,18 +79,18 @@ class Background:
         self._check_parent()
 
     def hold(self) -> None:
-        """End with the parent again, after credentials were changed."""
+        """Have the kernel kill us with the parent again; call after a change of credentials."""
         if self._parent_fd >= 0:
             syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
             self._check_parent()
 
     def announce(self) -> None:
-        """Tell everybody that all is ready, and part from the caller if we are in the background."""
+        """Write the pid file and, in the background, leave the caller's session and let the parent exit."""
         if self._parent_fd >= 0:
             self.hold()
         if self._pid_fd >= 0:
             self._write_pid()
-        self._made = False  # from now on the file is the caller's
+        self._has_made_file = False  # from now on the file is the caller's
         if self._parent_fd >= 0:
             self._part()
         if self._pid_fd >= 0:
@@ -98,23 +98,23 @@ class Background:
             self._pid_fd = -1
 
     def fail(self) -> None:
-        """Take the pid file away again, if it was us who made it, and the start has not been announced."""
-        if self._made and self._path is not None and self._parent_fd < 0:
-            self._made = False
+        """Remove the pid file if we created it and `announce` has not been called."""
+        if self._has_made_file and self._path is not None and self._parent_fd < 0:
+            self._has_made_file = False
             try:
                 os.unlink(self._path)
             except OSError:
                 return
 
     def _wait(self, child: int, readiness: int, consent: int) -> NoReturn:
-        """Exit when the child is ready, or as it did."""
+        """Wait for the child: exit with 0 when it is ready, else as the child ended."""
         if os.read(readiness, 1) == _READY:
             signals.block_all()
             try:
                 os.write(consent, _READY)
                 os._exit(0)
             except OSError:
-                pass              # it ended at the last moment
+                pass              # the child ended after its report
             os.close(consent)
         status = os.waitpid(child, 0)[1]
         self.fail()
@@ -128,7 +128,7 @@ class Background:
     def _check_parent(self) -> None:
         poll = select.poll()
         poll.register(self._parent_fd, 0)
-        if poll.poll(0):  # POLLERR: nobody reads the pipe
+        if poll.poll(0):  # POLLERR: the parent's end of the pipe is closed
             raise HostError(_NO_PARENT)
 
     def _write_pid(self) -> None:
@@ -138,16 +138,16 @@ class Background:
             try:
                 os.ftruncate(self._pid_fd, 0)
             except OSError:
-                pass              # a device, which keeps nothing
+                pass              # a device, which cannot be truncated
             raise HostError(f"option '--pid' {self._path}: cannot write the file: {error.strerror}") from None
 
     def _part(self) -> None:
-        """Let go of the caller: session, directory, standard descriptors; then tell the parent."""
+        """Leave the caller's session, directory and standard descriptors; then report to the parent."""
         os.setsid()
         os.chdir("/")
         null = descriptors.open_null()
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
-        for fd in range(3):       # standard error comes last: what is refused can be told until then
+        for fd in range(3):       # standard error last: a failure can be printed until then
             os.dup2(null, fd)
         log.leave_terminal()
         os.close(null)
@@ -163,7 +163,7 @@ class Background:
         self._parent_fd = self._consent_fd = -1
 
     def _withdraw(self) -> NoReturn:
-        """End, as the parent has: nobody was told that we are ready. Raises HostError, for a tidy end."""
+        """Empty the pid file, as the parent ended before it could report readiness. Raises HostError."""
         if self._pid_fd >= 0:
             try:
                 os.ftruncate(self._pid_fd, 0)

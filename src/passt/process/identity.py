@@ -1,7 +1,7 @@
-"""Who the process is when it meets the network: the user of --runas, or nobody instead of root.
+"""The user that serves the guest: the one of --runas, or nobody instead of root.
 
-Root means root of the host. User 0 of another user namespace (a container, Podman's) is an
-ordinary user outside and stays what it is.
+Root means root of the host. User 0 of another user namespace (a container's, Podman's) is an ordinary user
+of the host, and is not changed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from passt.host import syscalls
 from passt.process.privileges import close_to_others
 
 NOBODY = "nobody"
-NOBODY_ID = 65534       # what the kernel calls everybody who has no number in a user namespace
+NOBODY_ID = 65534       # the kernel's overflow ID, for users without a mapping in a user namespace
 UID_MAP = "/proc/self/uid_map"
 _WHOLE_MAP = ["0", "0", "4294967295"]  # user_namespaces(7): the initial user namespace maps all to itself
 
@@ -28,11 +28,11 @@ class Identity:
         self.gid = gid
 
     def is_ours(self) -> bool:
-        """Tell whether this process is that already, with no way back."""
+        """Tell whether this process has these real, effective and saved IDs already."""
         return os.getresuid() == (self.uid,) * 3 and os.getresgid() == (self.gid,) * 3
 
     def assume(self) -> None:
-        """Become this user, in this group and no other, yet keep all capabilities. Raises HostError.
+        """Become this user, in this group only, and keep all capabilities. Raises HostError.
 
         `privileges.drop_privileges` takes them away later.
         """
@@ -41,7 +41,7 @@ class Identity:
         try:
             os.setgroups([])
         except PermissionError:
-            pass                  # not ours to drop: a user namespace that denies it, or no CAP_SETGID
+            pass                  # setgroups(2) is denied in this user namespace, or we lack CAP_SETGID
         syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
         try:
             os.setresgid(self.gid, self.gid, self.gid)
@@ -68,7 +68,7 @@ def is_root(path: str = UID_MAP) -> bool:
 
 
 def choose(runas: str | None) -> Identity | None:
-    """Find whom to become: as *runas* says, else nobody if we are root; None: stay. Raises ConfigError."""
+    """Return the user to become: that of *runas*, else nobody if we are root, or None. Raises ConfigError."""
     if runas is not None:
         try:
             asked = _look_up(runas)
@@ -81,7 +81,7 @@ def choose(runas: str | None) -> Identity | None:
 
 
 def find_nobody() -> Identity:
-    """Find the user nobody, whatever its numbers are here."""
+    """Look up the user nobody; without one take 65534."""
     import pwd
 
     try:
@@ -92,7 +92,7 @@ def find_nobody() -> Identity:
 
 
 def _look_up(text: str) -> Identity:
-    """Find UID, UID:GID, LOGIN or LOGIN:GROUP; a number alone is the group's too."""
+    """Look up UID, UID:GID, LOGIN or LOGIN:GROUP; a lone UID is the GID too. Raises ConfigError."""
     user, _, group = text.partition(":")
     if user.isascii() and user.isdecimal():
         uid = gid = int(user)

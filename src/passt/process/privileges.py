@@ -1,4 +1,4 @@
-"""What the process takes over from its caller, and what it gives up before it meets a guest."""
+"""The state taken over from the caller, and the privileges given up before a guest is served."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_CAPABILITIES = 64  # the kernel's sets have 64 bits
 
 
 class Caller:
-    """What the caller gave us and the command is to have: file limits (soft, hard), and *signals*."""
+    """State of the caller that the command gets back: *file_limits* (soft, hard), and *signals*."""
 
     __slots__ = ("file_limits", "signals")
 
@@ -32,23 +32,23 @@ def may_read_all() -> bool:
 
 
 def close_to_others() -> None:
-    """Keep other processes of our user out of this one: its memory, its descriptors, its control.
+    """Deny other processes of our user access to our memory and descriptors.
 
-    A command's processes and those of an attached namespace can be of our user and in our user namespace.
-    PR_SET_DUMPABLE(2const) closes ptrace(2), /proc/PID/mem and pidfd_getfd(2) to them, whatever capabilities
-    they have in there, since it takes some in the user namespace that our program was started in. A change of
-    credentials may set it back, so whoever makes one calls this again. Children inherit it, until execve(2).
+    Processes of a command or of an attached namespace can have our user and our user namespace. After
+    PR_SET_DUMPABLE(2const), ptrace(2), /proc/PID/mem and pidfd_getfd(2) take CAP_SYS_PTRACE in the user
+    namespace in which our program was started, which those processes do not have. A change of credentials
+    may reset it, so call this again after each. Children inherit it until execve(2).
     """
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
 def drop_privileges() -> None:
-    """Give up every capability for good: bounding, ambient and all other sets; no program gains any.
+    """Give up every capability for good: the bounding, the ambient and all other sets.
 
-    After this the process can do what its user can do to files and processes, and nothing else, in
-    any user namespace. The bounding set takes CAP_SETPCAP to change; without it (attached to a
-    namespace that gave us nothing) there is no other set to draw from it, and no_new_privs
-    (Documentation/userspace-api/no_new_privs.rst) closes that way in any case.
+    After this the process has the rights of its user and no others, in any user namespace. To drop from the
+    bounding set takes CAP_SETPCAP. Without it, as when attached to a namespace that gave us no capability,
+    the bounding set stays, but a capability could only come from it by execve(2), which no_new_privs
+    (Documentation/userspace-api/no_new_privs.rst) prevents.
     """
     for capability in range(_MAX_CAPABILITIES):
         try:

@@ -1,9 +1,9 @@
 """Signals of the main process.
 
-Until the loop runs they have their default actions, whatever the caller ignored or blocked, so that any of
-them ends a start-up at once and the kernel cleans up. Then they are blocked and read from a signalfd in the
-loop. ASKING is blocked all the time. SIGCHLD must not be ignored: the kernel would throw away the status of
-every child that ends (wait(2), "NOTES"). What the caller ignored and blocked is kept for the command.
+Until the loop runs, signals have their default actions, whatever the caller ignored or blocked, so each ends
+a start at once and the kernel cleans up. Then they are blocked, and the loop reads them from a signalfd.
+ASKING is blocked all the time. SIGCHLD must not be ignored: the kernel would discard the status of every
+child that ends (wait(2), "NOTES"). The command gets back what the caller ignored and blocked.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Asks for the counters, and is passed on to a command that handles it; until the loop runs it waits.
+# Prints the counters, and is passed on to a command that handles it; stays pending until the loop runs.
 ASKING = signal.SIGUSR1
 # Passed on to the command.
 FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR2, signal.SIGTERM,
              signal.SIGCONT, signal.SIGTSTP, signal.SIGWINCH)
-# Would stop us when we use the terminal from the background.
+# Would stop us when we change the terminal from a background process group.
 TERMINAL_STOPS = (signal.SIGTTIN, signal.SIGTTOU)
 # End pasta when there is no command to pass them on to.
 ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
-# Whoever ignores one of these means a start too: nohup(1), and background jobs of a shell without job control
+# A caller that ignores one of these means the start too: nohup(1), and background jobs without job control
 # (POSIX, "Asynchronous Lists"). All others end a start, or are needed by us.
 RESPECTED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 # The interpreter ignores these before any code of ours can see what the caller did with them.
@@ -42,7 +42,7 @@ _SIGNALFD_SIGINFO = struct.Struct("=IiiI112x")  # signalfd(2): ssi_signo, ssi_er
 
 
 class CallerSignals:
-    """What the caller gave us and the command is to have: the signals *ignored* and those *blocked*."""
+    """Signals that the caller *ignored* and *blocked*, as the command gets them back."""
 
     __slots__ = ("blocked", "ignored")
 
@@ -62,12 +62,12 @@ class ReceivedSignal:
 
     @property
     def is_from_kernel(self) -> bool:
-        """Tell whether a terminal sent it, to a whole process group."""
+        """Tell whether a terminal sent it, that is to a whole process group."""
         return self.code == _SI_KERNEL
 
     @property
     def is_from_user(self) -> bool:
-        """Tell whether a process sent it (SI_USER, SI_QUEUE, SI_TKILL); not so a wake-up by a descriptor."""
+        """Tell whether a process sent it (SI_USER, SI_QUEUE, SI_TKILL), not F_SETSIG of a descriptor."""
         return self.code <= 0
 
 
@@ -80,7 +80,7 @@ class SignalReader:
         self.fd = syscalls.signalfd(numbers)
 
     def read(self) -> list[ReceivedSignal]:
-        """Return what is pending, maybe nothing."""
+        """Return the pending signals, maybe none."""
         try:
             data = os.read(self.fd, 32 * _SIGNALFD_SIGINFO.size)
         except BlockingIOError:
@@ -93,9 +93,9 @@ class SignalReader:
 
 
 def let_signals_end_us() -> CallerSignals:
-    """Give all signals but RESPECTED their default actions, unblock all but ASKING; return how they were.
+    """Give all signals except RESPECTED their default actions, and unblock all except ASKING.
 
-    Python's KeyboardInterrupt is undone; INTERPRETERS stay ignored.
+    Returns what the caller had set. Python's handler for SIGINT is removed; INTERPRETERS stay ignored.
     """
     ignored = [number for number in signal.valid_signals() if number not in INTERPRETERS
                and signal.getsignal(number) == signal.SIG_IGN]
@@ -114,7 +114,7 @@ def block_all() -> None:
 
 
 def restore(caller: CallerSignals) -> None:
-    """Ignore and block what the *caller* did, and nothing else: so a command starts."""
+    """Ignore and block exactly the signals that the *caller* did, for a command that starts."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_IGN if number in caller.ignored else signal.SIG_DFL)
     for own in LIBRARY_SIGNALS:

@@ -1,1 +1,1 @@
-"""Starts a QEMU that cannot connect by itself, with its network on the socket of a running passt."""
+"""qrap: starts a QEMU that cannot connect to passt by itself, on a connection that we make."""

@@ -1,15 +1,15 @@
-"""The search for a passt that is free.
+"""The search for a free passt.
 
-A passt serves one client at a time: a further one is accepted and closed at once. So a connection
-alone says nothing. We ask a question that every passt answers, as an ARP request for IPv4 and as a
-neighbour solicitation for IPv6, whichever it serves, and wait for the first byte of an answer. It is
-left in the socket, where QEMU finds a whole frame, which its guest has no use for.
+A passt serves one client at a time; it accepts another one and closes it at once. So a connection alone does
+not show that a passt is free. We send a question that every passt answers, an ARP request for IPv4 and a
+neighbour solicitation for IPv6, and wait for the first byte of an answer. The answer stays in the socket:
+QEMU reads it as a whole frame, which its guest ignores.
 
-A passt that closes is waited for, because the machine that it served may be about to end, as when it
-is restarted. The default paths are tried in their order, and a free passt further on is not preferred to
-a busy one before it: who counts on the order would get somebody else's forwarded ports.
+If a passt closes the connection, we try again, because the virtual machine that it serves may be about to
+end, as in a restart. The default paths are tried in order, and a free passt on a later path is not preferred
+to a busy one: a user who counts on the order would get the forwarded ports of another virtual machine.
 
-A path on which another user listens is passed over, unless that is root; it counts who called listen(2).
+A path on which another user listens, the user who called listen(2), is left out unless that user is root.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 ANSWER_S = 0.5
 PAUSE_S = 0.05
 MAX_RETRIES = 50
-PATHS = tuple(f"/tmp/passt_{number}.socket" for number in range(1, 100))  # noqa: S108 - where passt puts them
+PATHS = tuple(f"/tmp/passt_{number}.socket" for number in range(1, 100))  # noqa: S108 - passt's default paths
 
 _PEER_CREDENTIALS = struct.Struct("3i")  # struct ucred, unix(7): pid, uid, gid
 _BROADCAST = b"\xff" * 6
 _NO_MAC = bytes(6)
-# Locally administered; passt takes it for the guest's until the guest sends its first frame.
+# Locally administered; passt takes it for the guest's address until the guest sends a frame.
 _OUR_MAC = bytes.fromhex("020000000001")
 _OUR_LINK_LOCAL = IPv6Address("fe80::ff:fe00:1")
 _TARGET = IPv6Address("fe80::1")
@@ -52,7 +52,7 @@ def questions() -> bytes:
     """Make the ARP request (42 bytes) and the neighbour solicitation (78), each behind its length."""
     nowhere = IPv4Address(0)
     request = ArpPacket(ArpOp.REQUEST, _NO_MAC, nowhere, _NO_MAC, nowhere).build()
-    # RFC 4861, 4.3: four reserved bytes and the target; no option, as we do not want to be known.
+    # RFC 4861 4.3: four reserved bytes and the target; no option, so that passt learns nothing of us.
     icmp = Icmp6Message(Icmp6Type.NEIGHBOUR_SOLICITATION, 0, bytes(4) + _TARGET.packed)
     packet = Ip6Packet(_OUR_LINK_LOCAL, _TARGET_GROUP, IpProtocol.ICMP6,
                        icmp.build(_OUR_LINK_LOCAL, _TARGET_GROUP)).build()
@@ -65,8 +65,8 @@ def connect(paths: Sequence[str] = PATHS, *, answer_s: float = ANSWER_S,
             pause_s: float = PAUSE_S) -> socket.socket:
     """Return a blocking socket that is connected to the first passt of *paths* that answers.
 
-    Each gets *answer_s* seconds for its answer; one that closes is tried again up to 50 times, *pause_s*
-    seconds apart. Why a path with a socket is passed over is told. Raises HostError if none answers.
+    Each passt has *answer_s* seconds to answer; one that closes is tried again up to 50 times, *pause_s*
+    seconds apart. Logs why a path with a socket is left out. Raises HostError if no passt answers.
     """
     for path in paths:
         try:
@@ -85,14 +85,14 @@ def _reason(error: OSError, answer_s: float) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {answer_s:g} s; this is no passt, or it is stuck"
     if isinstance(error, ConnectionRefusedError):
-        return "nobody listens there any more"
+        return "no process listens there any more"
     if _is_busy(error):
         return "passt is busy with another client"
     return error.strerror or str(error)
 
 
 def _is_busy(error: OSError) -> bool:
-    """Tell whether it was closed on us, or accepts nobody now (EAGAIN)."""
+    """Tell whether passt has closed the connection, or its queue of connections is full (EAGAIN)."""
     return isinstance(error, (ConnectionResetError, BrokenPipeError, BlockingIOError))
 
 
@@ -122,7 +122,7 @@ def _connect(path: str, answer_s: float) -> socket.socket:
 
 
 def _check_owner(sock: socket.socket) -> None:
-    """Refuse what another user listens on: in /tmp anybody may take a path. Root may serve everybody."""
+    """Refuse a listener of another user, except root: in /tmp any user may take a path."""
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
     uid = _PEER_CREDENTIALS.unpack(raw)[1]
     if uid not in (os.geteuid(), 0):

@@ -1,9 +1,9 @@
-"""What qrap does: read its own two arguments, connect, become QEMU.
+"""qrap's work: read its own two arguments, connect to passt, become QEMU.
 
 ::
 
     qrap FD PROGRAM [ARG]...    PROGRAM with ARGs as they are, the connection on descriptor FD
-    qrap ARG...                 the QEMU of this machine with ARGs whose network is replaced
+    qrap ARG...                 the host's QEMU with ARGs in which the network is replaced
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FIRST_FD = 3
 DEFAULT_FD = 5
 MAX_DIGITS = 9
-# As QEMU names what the kernel names otherwise.
+# Architectures that QEMU and the kernel name differently.
 _ARCHITECTURES = {"i486": "i386", "i586": "i386", "i686": "i386", "armv6l": "arm", "armv7l": "arm",
                   "armv8l": "arm", "ppc64le": "ppc64", "mips64": "mips64"}
 
@@ -46,11 +46,11 @@ def run(arguments: Sequence[str]) -> NoReturn:
         except OSError as error:
             raise ConfigError(f"descriptor {plan.fd}: {error.strerror}; choose one below the limit of"
                               " open files (ulimit -n)") from None
-    # The interpreter ignores them, and what is ignored stays so in the new program.
+    # Python ignores these signals, and ignored signals stay so in the new program.
     for signum in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(signum, signal.SIG_DFL)
     try:
-        os.execv(plan.path, plan.argv)  # noqa: S606 - it is what we are for
+        os.execv(plan.path, plan.argv)  # noqa: S606 - our purpose
     except OSError as error:
         raise HostError(f"cannot start {plan.path}: {error.strerror}") from None
 
@@ -83,7 +83,7 @@ def _explicit_plan(first: str, rest: Sequence[str]) -> Plan:
 
 
 def find_qemu() -> str:
-    """Give the path of this machine's QEMU. Raises HostError."""
+    """Return the path of the host's QEMU. Raises HostError."""
     machine = os.uname().machine
     system = f"qemu-system-{_ARCHITECTURES.get(machine, machine)}"
     names = ("kvm", "qemu-kvm", system, "/usr/libexec/qemu-kvm")
@@ -94,7 +94,7 @@ def find_qemu() -> str:
 
 
 def find_program(name: str) -> str | None:
-    """Give the path of an executable file as a shell finds it; None if there is none."""
+    """Return the path of an executable file as a shell finds it; None if there is none."""
     if "/" in name:
         return name if _is_executable(name) else None
     for directory in os.environ.get("PATH", os.defpath).split(os.pathsep):

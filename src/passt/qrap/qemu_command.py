@@ -1,18 +1,16 @@
 """A QEMU command line with its network replaced by one card on a descriptor; pure.
 
-Everything about networks is taken out: `-net`, `-netdev`, `-nic` and the devices that belong to them.
-In their place comes one virtio-net card on a `socket` back end. Other devices keep their addresses, as
-management tools count on them, so the card is given one that none of them has, in the way in which
-the type of machine numbers its slots:
+All network options are removed: `-net`, `-netdev`, `-nic` and the devices that belong to them. One virtio-net
+card on a `socket` back end takes their place. Other devices keep their addresses, as management tools count
+on them, so the card gets a free address, in the numbering of the machine type:
 
-* q35: every slot is a bus of its own, "pci.N", made by a root port with that id. Where no port has been
-  made for a free number, one is added.
-* pc: slots of the one bus `pci.0`. Devices without an address take the first free ones, as does the
+* q35: every slot is a bus of its own, "pci.N", made by a root port with that ID. If a free number has no
+  port, a port is added.
+* pc: slots of the one bus `pci.0`. Devices without an address take the first free slots, and so does the
   display adapter that QEMU adds by itself.
 * s390: device numbers of the channel subsystem.
 
-A machine that is none of these, or not named, has its card placed by QEMU, unless its other devices are
-on buses as those of q35.
+For another machine type, or none, QEMU places the card, unless other devices are on buses like those of q35.
 """
 
 from __future__ import annotations
@@ -31,14 +29,14 @@ CARDS = frozenset((
 ))
 BACK_END = "hostnet0"
 _TX_BURST = 4096
-_PORTS = range(3, 31)       # of q35: tools use the lowest for devices of their own
+_PORTS = range(3, 31)       # of q35: management tools use the lowest for their own devices
 _SLOTS = range(2, 31)       # of pc: 0 is the host bridge, 1 the south bridge
 _DEVICE_NUMBERS = range(1, 16)
-_CHASSIS_BASE = 100         # chassis numbers of ports that we add: tools count theirs from 1
+_CHASSIS_BASE = 100         # chassis numbers of ports that we add; management tools count from 1
 
 
 class Device(NamedTuple):
-    """The value of a `-device` option: *properties* has what it sets, *is_json* how it is spelled."""
+    """The value of a `-device` option: its *properties*, and *is_json* for the JSON spelling."""
 
     driver: str
     properties: Mapping[str, object]
@@ -46,7 +44,7 @@ class Device(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """Where the card goes: its *driver*, the *address* it gets, and a *port* to be made for it, if any."""
+    """The place of the card: its *driver*, its *address*, and a *port* to add for it, if any."""
 
     driver: str
     address: Mapping[str, str]
@@ -54,7 +52,7 @@ class Placement(NamedTuple):
 
 
 def needs_network(arguments: Sequence[str]) -> bool:
-    """Tell whether these arguments start a machine; questions and the machine "none" do not."""
+    """Tell whether *arguments* start a virtual machine; questions and the machine type "none" do not."""
     for name, value in _options(arguments):
         if name in {"h", "help", "version"} or value in {"help", "?"} or value.endswith((",help", ",?")):
             return False
@@ -64,7 +62,7 @@ def needs_network(arguments: Sequence[str]) -> bool:
 def patch(arguments: Sequence[str], fd: int) -> list[str]:
     """Replace the network in QEMU's *arguments* by a card on descriptor *fd*.
 
-    Raises ConfigError if the machine has no free address for it.
+    Raises ConfigError if the virtual machine has no free address for it.
     """
     kept: list[str] = []
     devices: list[Device] = []
@@ -89,7 +87,7 @@ def patch(arguments: Sequence[str], fd: int) -> list[str]:
 
 
 def parse_device(text: str) -> Device:
-    """Read the value of a `-device` option, in either spelling; what cannot be read has no driver."""
+    """Read the value of a `-device` option, in either spelling; one that cannot be read has no driver."""
     if text.lstrip().startswith("{"):
         import json
 
@@ -110,7 +108,7 @@ def parse_device(text: str) -> Device:
 def place(machine: str, devices: Sequence[Device], *, has_display: bool) -> Placement:
     """Find a free address for the card among *devices*; ConfigError if there is none.
 
-    *has_display* tells that QEMU adds a display adapter before all others.
+    *has_display* says that QEMU adds a display adapter before all other devices.
     """
     if machine.startswith("s390-ccw"):
         return _place_channel(devices)
@@ -184,19 +182,19 @@ def _join(properties: Mapping[str, str | int]) -> str:
 
 
 def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Give each option with the word after it, which is its value if it takes one."""
+    """Yield each option with the word after it, which is its value if it takes one."""
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
         if name := _option_name(word):
             yield name, following
 
 
 def _option_name(word: str) -> str:
-    """Give the name of an option, which QEMU takes with one dash or two; "" if it is none."""
+    """Return the name of an option with one dash or two; "" if the word is no option."""
     return word[1 + word.startswith("--"):] if word.startswith("-") else ""
 
 
 def _machine(arguments: Sequence[str]) -> str:
-    """Give the type that `-machine` or `-M` ask for, the last one of several; "" if they do not."""
+    """Return the machine type of the last `-machine` or `-M`; "" if there is none."""
     machine = ""
     for name, value in _options(arguments):
         if name not in {"machine", "M"}:
@@ -214,7 +212,7 @@ def _split(text: str) -> list[str]:
 
 
 def _buses(devices: Iterable[Device], key: str) -> set[int]:
-    """Give the numbers N of all "pci.N" that devices have as their property *key*."""
+    """Return the numbers N of all "pci.N" that devices have as their property *key*."""
     names = (str(device.properties.get(key, "")) for device in devices)
     return {int(name[4:]) for name in names if name.startswith("pci.") and name[4:].isdecimal()} - {0}
 

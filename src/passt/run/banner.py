@@ -1,6 +1,6 @@
-"""What a start tells the user: interfaces, addresses, services, forwarded ports.
+"""The banner: what a start prints of interfaces, addresses, services and forwarded ports.
 
-The labels are those that other implementations print, because scripts look for them.
+The labels are those that the C program prints, because scripts look for them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from passt.facts.settings import ForwardingSettings, ServiceSettings
 
 IPPROTO_TCP = 6
-# Of a list of rules that is longer, the rest is counted.
+# A longer list of rules is cut here, and the rest is counted.
 MAX_RULES = 32
 
 
@@ -37,14 +37,14 @@ def banner(mode: str, services: ServiceSettings, forwarding: ForwardingSettings,
         lines += _ip6(services, guest, guest.ip6)
     lines += _rules("Inbound forwarding rules (HOST):", forwarding.port_rules)
     if mode == "pasta":
-        # Those listen on the loopback interface only.
+        # Namespace rules listen on the loopback interface only.
         lines += _rules("Outbound forwarding rules (SPLICE):",
                         [replace(rule, ifname="lo") for rule in forwarding.namespace_rules])
     return lines
 
 
 def _interfaces(guest: GuestNet) -> list[str]:
-    """Name the host's interfaces that are used, and the addresses that outgoing sockets are bound to."""
+    """Name the host's interfaces in use, and the source addresses of outbound sockets."""
     families = [(version, family) for version, family in ((4, guest.ip4), (6, guest.ip6)) if family]
     lines = []
     for label, field in (
@@ -79,7 +79,7 @@ def _ip6(services: ServiceSettings, guest: GuestNet, family: GuestFamily) -> lis
 
 
 def _names(guest: GuestNet, resolvers: Iterable[IPAddress]) -> list[str]:
-    """List what the guest is told of name resolution."""
+    """List the name servers and search domains that the guest is told."""
     servers = [f"    {server}" for server in resolvers]
     search = [f"    {name}" for name in guest.search]
     return (["DNS:", *servers] if servers else []) + (["DNS search list:", *search] if search else [])

@@ -1,4 +1,4 @@
-"""The clients of passt's socket: one virtual machine at a time, the others are turned away."""
+"""The clients of passt's socket: one virtual machine at a time; others are refused."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ if TYPE_CHECKING:
     from passt.host.unix_socket import Connection, ListeningSocket
 
     class Loop(Protocol):
-        """What `Clients` wants of an engine; see engine.pyi."""
+        """The part of the engine that `Clients` uses; see engine.pyi."""
 
         def attach_stream(self, fd: int, on_end: Callable[[str], None]) -> None:
-            """Take a connection."""
+            """Serve the client connected to *fd*; call *on_end* with the reason when it is gone."""
 
         def send_frame(self, frame: bytes) -> bool:
             """Send a frame to the guest."""
 
         def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
-            """Watch a descriptor."""
+            """Call *callback* whenever *fd* is readable."""
 
         def remove_reader(self, fd: int) -> None:
-            """Stop watching one."""
+            """Stop watching *fd*."""
 
         def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
-            """Call once, later."""
+            """Call *callback* once, after *delay_s* seconds."""
 
         def stop(self) -> None:
-            """End the run."""
+            """Leave the loop."""
 
-RETRY_S = 1.0  # until a client is accepted for which there was no descriptor left
-# Between questions to a guest that has said nothing at all: it may boot, or be configured late.
+RETRY_S = 1.0  # until accept(2) is tried again after it found no free descriptor
+# Between questions to a guest that has sent nothing yet: it may still boot, or get its addresses late.
 ASK_FIRST_S, ASK_LAST_S = 1.0, 64.0
 
 
 class Clients:
-    """Who is connected: one at a time, from the listening socket or handed over.
+    """The connected client: one at a time, accepted from *listener* or handed over to `start`.
 
-    While there is a client, another one is accepted and closed at once, so that it learns that it has no
-    chance. A client that has hung up already, which the engine has yet to find out, is waited for: an
-    emulator that reconnects is not turned away because of itself. *make_questions* makes the frames that
-    ask a new client for its guest; they are sent again, less and less often, until *is_guest_known*. With
+    While a client is connected, another one is accepted and closed at once, so that it sees the refusal. If
+    the connected client has hung up and the engine has not noticed yet, the new one waits in the queue of the
+    socket: it may be the same emulator, reconnecting. *make_questions* makes the frames that ask a new client
+    for its guest's hardware address; they are sent again, less and less often, until *is_guest_known*. With
     *one_off* the run ends with the first client.
     """
 
@@ -59,7 +59,7 @@ class Clients:
         self._one_off = one_off
         self._is_watching = False
         self._n_clients = 0
-        self._fd = -1  # of the client; the engine's, and open until it calls _on_end
+        self._fd = -1  # of the client; the engine owns it, and it is open until `_on_end`
 
     def start(self, connection: Connection | None) -> None:
         """Take *connection*, and clients from the listening socket if there is one."""
@@ -78,7 +78,7 @@ class Clients:
             self._is_watching = False
 
     def _on_client(self) -> None:
-        assert self._listener is not None  # noqa: S101 - it is what is watched
+        assert self._listener is not None  # noqa: S101 - its descriptor is the one watched
         if self._fd >= 0 and _has_hung_up(self._fd):
             self._pause()
             return
@@ -105,7 +105,7 @@ class Clients:
         self._ask(self._n_clients, ASK_FIRST_S)
 
     def _ask(self, number: int, delay_s: float) -> None:
-        """Ask client *number*, and once more after *delay_s* if it is still there and nothing was learnt."""
+        """Ask client *number*; ask again after *delay_s* if it is still connected and its guest unknown."""
         for frame in self._make_questions():
             self._engine.send_frame(frame)
 

@@ -1,9 +1,9 @@
-"""Looking on while the program runs: the packet capture, the trace, and the counters.
+"""Diagnostics of a run: the packet capture, the trace, and the counters.
 
-`Diagnostics` opens at the start what needs the caller's rights, and is attached to the engine when the loop
-begins. The counters are told whenever SIGUSR1 comes, and at the end of a run with --debug; --stats prints
-them as a table. SIGUSR1 is blocked from the first step of a start on (`signals.let_signals_end_us`), so one
-that comes before the loop runs is answered then.
+`Diagnostics` opens the capture at the start, with the caller's rights, and is attached to the engine when the
+loop begins. The counters are printed whenever SIGUSR1 comes, and at the end of a run with --debug; --stats
+prints them as a table. SIGUSR1 is blocked from the first step of a start on (`signals.let_signals_end_us`),
+so a signal that comes before the loop runs is answered when it does.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ if TYPE_CHECKING:
     from passt.facts.settings import DiagnosticSettings
 
     class Loop(Protocol):
-        """What is needed of the engine; as in `dataplane.engine.Engine`."""
+        """The part of `dataplane.engine.Engine` that is used."""
 
         def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
             """Call *callback* whenever *fd* is readable."""
 
         def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
-            """Call *callback* once."""
+            """Call *callback* once, after *delay_s* seconds."""
 
         def counters(self) -> dict[str, int]:
-            """All counters by name."""
+            """Return all counters by name."""
 
         def start_capture(self, fd: int, on_end: Callable[[int], None]) -> None:
-            """Write all frames to *fd*."""
+            """Write all frames to *fd*; call *on_end* with the errno if that fails."""
 
         def end_capture(self) -> tuple[int, int] | None:
-            """Frames written and lost."""
+            """End the capture; return the numbers of frames written and lost."""
 
         def set_trace(self, flows: Callable[[str], None] | None,
                       frames: Callable[[bytes, int, bool, int, int, int], None] | None = None) -> None:
-            """Have *flows* and *frames* called."""
+            """Call *flows* with a line for each flow, *frames* for each frame."""
 
-# Counters that a line of its own tells; all others are listed where they are not 0.
+# Counters with a place in a line; all others are listed if they are not 0.
 _FRAMES = ("frames_from_guest", "frames_to_guest", "bytes_from_guest", "bytes_to_guest")
 _FLOWS = {"flows_tcp": "TCP", "flows_udp": "UDP", "flows_ping": "ping", "flows_splice_tcp": "bypassed TCP",
           "flows_splice_udp": "bypassed UDP"}
@@ -93,7 +93,7 @@ class Diagnostics:
         def on_signal() -> None:
             if reader.read():
                 log.tell_held()
-                self._tell(log.answer)
+                self._print_counters(log.answer)
                 if self.on_asked is not None:
                     self.on_asked()
 
@@ -108,12 +108,12 @@ class Diagnostics:
             engine.call_later(self._settings.stats_s, self._on_stats)
 
     def finish(self) -> None:
-        """Tell the last: to be called when the loop has ended, while the engine is whole."""
+        """Print the final counters; call after `Engine.run`, before `Engine.close`."""
         log.tell_held()
         if self._engine is None:
             return
         if self._debug:
-            self._tell(log.debug)
+            self._print_counters(log.debug)
         counts = self._engine.end_capture() if self._capture >= 0 else None
         if counts is not None and counts[1]:
             log.warning(f"the packet capture lacks {counts[1]} frames: its reader was too slow")
@@ -121,7 +121,7 @@ class Diagnostics:
     def _on_capture_end(self, number: int) -> None:
         log.warning(self._explain_end(self._settings.pcap or "", number))
 
-    def _tell(self, write: Callable[[str], None]) -> None:
+    def _print_counters(self, write: Callable[[str], None]) -> None:
         if self._engine is not None:
             for line in describe(self._counters(self._engine), self._clock() - self._start_s):
                 write(line)
@@ -130,7 +130,7 @@ class Diagnostics:
         return engine.counters() | self._control_counters()
 
     def _on_stats(self) -> None:
-        """Print a row if anything has happened since the last one."""
+        """Print a row of --stats if a counter has changed since the last row."""
         if self._engine is None or self._settings.stats_s is None:
             return
         counters = self._counters(self._engine)
@@ -144,7 +144,7 @@ class Diagnostics:
 
 
 def describe(counters: Mapping[str, int], seconds: float) -> list[str]:
-    """Tell *counters*, *seconds* after the start, in some lines."""
+    """Describe *counters*, taken *seconds* after the start, in a few lines."""
     drops = {name: n for name, n in counters.items() if name.startswith("drop_") and n}
     told = {*_FRAMES, *_FLOWS, *_ALL_FLOWS, *drops}
     others = [f"{name} {n}" for name, n in counters.items() if name not in told and n]
@@ -161,7 +161,7 @@ def describe(counters: Mapping[str, int], seconds: float) -> list[str]:
 
 
 def row(counters: Mapping[str, int], seconds: float) -> str:
-    """Give the row of --stats."""
+    """Make one row of --stats."""
     names = (*("frames_from_guest", "frames_to_guest", "bytes_from_guest", "bytes_to_guest"),
              "flows_tcp", "flows_udp", "flows_ping")
     drops = sum(n for name, n in counters.items() if name.startswith("drop_"))

@@ -1,7 +1,7 @@
-"""One line of text for a frame, for `--trace`.
+"""One line of text for a frame, for --trace.
 
-What a frame contains is the guest's or a remote's choice: nothing of it is believed, and nothing of it
-appears but numbers. A frame that ends within a header is described as far as it goes.
+The contents of a frame are the choice of the guest or a remote: no length in it is trusted, and only numbers
+of it are printed. A frame that ends within a header is described up to there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
 _GSO = {1: "tcp4", 3: "ufo", 4: "tcp6", 5: "udp"}       # linux/virtio_net.h, VIRTIO_NET_HDR_GSO_*
 _PROTOCOLS = {0: "HOPOPT", 2: "IGMP", 41: "IPv6", 47: "GRE", 50: "ESP", 51: "AH", 59: "no next header",
               132: "SCTP"}
-_EXTENSIONS = (0, 43, 60)                               # RFC 8200, 4: of the same layout
+_EXTENSIONS = (0, 43, 60)                               # RFC 8200 4: of the same layout
 _FRAGMENT = 44
 _ICMP = {0: "echo reply", 3: "unreachable", 5: "redirect", 8: "echo request", 11: "time exceeded",
          12: "parameter problem"}
@@ -45,7 +45,7 @@ class FrameTracer:
 
 
 def describe(head: bytes) -> str:
-    """Describe the packet in a frame that begins with *head*: protocol, endpoints, what it is about."""
+    """Describe the packet in a frame that begins with *head*: protocol, endpoints, flags or length."""
     try:
         (kind,) = struct.unpack_from("!H", head, 12)
         if kind == 0x0800:

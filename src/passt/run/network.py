@@ -1,15 +1,15 @@
 """Builds the parts of a run from settings and joins them: policy, responder, engine, port forwarding.
 
-Nothing here knows of namespaces or machines. A mode reads the host (`resolve_guest`), binds its ports
-(`open_ports`), builds a `Network`, attaches its link to the network's engine, has the ports followed
-(`Network.start_ports`), and serves (`Network.serve`).
+Nothing here depends on namespaces or virtual machines. `run.pasta` and `run.passt` read the host
+(`resolve_guest`), bind its ports (`open_ports`), build a `Network`, attach a link to its engine, start the
+forwarding (`Network.start_ports`), and run the loop (`Network.serve`).
 
 What is loaded when. The program's files may lie where only their owner and root look, as below a home of
-mode 0700, and root loses that right with its user or by entering another user namespace. So whoever may lose
-it loads everything before (`load_all`). A plain user keeps what it may read whatever namespace it enters; for
-it the two large parts wait, as start-up counts: the data plane until a child does its work on another core,
-the services until the caller knows that we are ready. All that is small is loaded with this module. Nothing
-is loaded once the loop runs.
+mode 0700, and root loses that right with its user or by entering another user namespace. So a start that
+may lose it loads everything before (`load_all`). A plain user keeps it whatever namespace it enters; two
+large parts wait then, as start-up counts: the data plane until a child does its work on another core, the
+responders until the caller knows that we are ready. All small modules are loaded with this one. Nothing is
+loaded once the loop runs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from passt.responders.dispatch import Dispatcher
     from passt.run.diagnostics import Diagnostics
 
-SECRET_LEN = 16  # what Engine wants
+SECRET_LEN = 16  # bytes, as Engine takes it
 
 
 def load_all() -> None:
@@ -48,7 +48,7 @@ def load_all() -> None:
 
 
 def resolve_guest(settings: Settings) -> GuestNet:
-    """Read the host and work out the guest's network; warnings and notes are printed. Raises PasstError."""
+    """Read the host, work out the guest's network, and print warnings and notes. Raises PasstError."""
     from passt.config.resolve import resolve
     from passt.host.host_facts import read_host
 
@@ -67,7 +67,7 @@ def resolve_guest(settings: Settings) -> GuestNet:
 
 
 def print_banner(settings: Settings, guest: GuestNet) -> None:
-    """Tell the user what the guest gets, unless that is not wanted: to be called when all is ready."""
+    """Print the banner if it is wanted; call when the start is complete."""
     if settings.log.banner and not settings.log.quiet:
         for line in banner(settings.mode, settings.services, settings.forwarding, guest):
             log.info(line)
@@ -76,7 +76,7 @@ def print_banner(settings: Settings, guest: GuestNet) -> None:
 
 
 def open_ports(asked: ForwardingSettings, guest: GuestNet) -> HostPorts | None:
-    """Bind the host's ports that are named; None if there is nothing to forward at all. Raises PasstError."""
+    """Bind the host ports of fixed rules; return None if there are no rules at all. Raises PasstError."""
     if not (asked.port_rules or asked.namespace_rules):
         return None
     from passt.host.listeners import HostPorts
@@ -87,8 +87,8 @@ def open_ports(asked: ForwardingSettings, guest: GuestNet) -> HostPorts | None:
 class Network:
     """The parts of one run, joined, without a link yet.
 
-    *engine* has them all; *observed* is what is known of the guest's addresses. *bypass* is the policy for
-    flows that do not take the link, None unless *bypassed* asks for it. *ports* are served from now on.
+    *engine* holds all parts; *observed* has the guest's addresses as far as known. *bypass* is the policy for
+    flows that bypass the link, None unless *bypassed* asks for it. The engine serves *ports* from now on.
     """
 
     def __init__(self, settings: Settings, guest: GuestNet, ports: HostPorts | None, *,
@@ -119,19 +119,19 @@ class Network:
             self._forwarding = PortForwarding(self.engine, ports)
 
     def start_ports(self, namespace_sources: Sequence[int] = (), side: ListenerSide | None = None) -> None:
-        """Open the namespace's ports on *side*, if there is one, and follow bound ports as rules say.
+        """Open the namespace's ports on *side*, if there is one, and follow bound ports for `auto` rules.
 
-        *namespace_sources* are as for `PortForwarding.start`. To be called when the link is there.
+        *namespace_sources* are as for `PortForwarding.start`. Call when the link is attached.
         Raises ConfigError.
         """
         if self._forwarding is not None:
             self._forwarding.start(namespace_sources, side)
 
     def load_services(self) -> None:
-        """Load what answers the guest's control frames, if that has not been done.
+        """Load the responders, which answer the guest's control frames, if they are not loaded yet.
 
-        It is a third of all code, and needed with the first such frame only, so `serve` does it by itself
-        when the caller knows already that we are ready; the link keeps the frames that come meanwhile.
+        They are a third of all code and only the first control frame needs them, so `serve` loads them when
+        the caller has been told that we are ready; the link keeps the frames that arrive meanwhile.
         """
         if self._services.is_loaded:
             return
@@ -140,7 +140,7 @@ class Network:
         from passt.responders.router_advertiser import RouterAdvertiser
 
         asked, guest = self._asked, self._guest
-        # A guest that is configured by us must not configure itself once more from advertisements.
+        # We have set up the guest's addresses: it must not configure others from advertisements.
         advertise = asked.ndp and asked.router_advertisements and not self._is_configured
         dispatcher = Dispatcher(guest, dhcp=asked.dhcp, ndp=asked.ndp, router_advertisements=advertise,
                                 dhcpv6=asked.dhcpv6, explain=self._explain, warn=log.warning,
@@ -157,13 +157,13 @@ class Network:
                              explain=self._explain).arm()
 
     def serve(self, diagnostics: Diagnostics) -> None:
-        """Run the engine until it is stopped, *diagnostics* looking on."""
+        """Run the engine, observed by *diagnostics*, until it is stopped."""
         self.load_services()
         run_loop(self.engine, diagnostics, self._services.counters)
 
 
 class _Services:
-    """Stands for the responder in the engine, which must not run before it is loaded."""
+    """Stands for the responder in the engine; load the responder before the engine runs."""
 
     respond: Callable[[bytes], list[bytes]]
     counters: Callable[[], dict[str, int]]
@@ -179,7 +179,7 @@ class _Services:
 
 def run_loop(engine: Engine, diagnostics: Diagnostics,
              control_counters: Callable[[], dict[str, int]]) -> None:
-    """Run *engine* until it is stopped, *diagnostics* looking on; all it needs is open and loaded.
+    """Run *engine*, observed by *diagnostics*, until it is stopped; all is open and loaded by now.
 
     *control_counters* are those of the responders.
     """
@@ -201,5 +201,5 @@ def _warn_of_ping() -> None:
 
 
 def _dice() -> float:
-    """Draw a random number from 0 up to 1, without the import of `random`."""
+    """Draw a random number from 0 up to 1; the import of `random` would cost start-up time."""
     return int.from_bytes(os.urandom(4), "big") / (1 << 32)

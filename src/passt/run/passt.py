@@ -1,4 +1,4 @@
-"""passt: connects a virtual machine, whose emulator hands over frames on a stream socket.
+"""passt: connects a virtual machine whose emulator sends and receives frames on a stream socket.
 
 The stages of a start, after those of `run.start`, and what each opens and gives up:
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def run(settings: Settings, background: Background) -> int:
-    """Run passt until a signal ends it, or the end of its client does; return the exit status.
+    """Run passt until a signal ends it, or with --one-off the end of its client; return the exit status.
 
     Raises PasstError.
     """
@@ -78,7 +78,7 @@ def run(settings: Settings, background: Background) -> int:
 
 
 def tell_use(path: str) -> None:
-    """Print how a virtual machine is connected to the socket *path*; QEMU reads two commas as one."""
+    """Print the QEMU options that connect to the socket *path*; QEMU reads two commas as one."""
     log.info("")
     log.info("A virtual machine of QEMU 7.2 or newer is connected by:")
     log.info(f"    qemu-system-x86_64 ... -device virtio-net-pci,netdev=s"

@@ -1,4 +1,4 @@
-"""pasta: connects a network namespace of the host, a new one for a command or one that exists.
+"""pasta: connects a network namespace: a new one for a command, or one that exists.
 
 The stages of a start, after those of `run.start`, and what each opens and gives up:
 
@@ -169,7 +169,7 @@ class _Pasta:
         child, nor read our own program's files.
         """
         settings, forwarding = self._settings, self._settings.forwarding
-        # What bypasses the link needs the thread inside.
+        # Flows that bypass the link need the thread in the namespace.
         bypassed = bool(forwarding.namespace_rules or (forwarding.port_rules and forwarding.splice))
         network = Network(settings, self._guest, self._ports, bypassed=bypassed)  # 6
         engine = network.engine
@@ -184,11 +184,11 @@ class _Pasta:
             change_user()  # 8
         side = None
         if network.bypass is not None:
-            inside = _start_thread(tap.namespace)  # 9
-            _warm_up(inside, forwarding, settings.protocols)
-            network.bypass.scope_id = _find_index(inside, self._guest.ifname)
-            engine.attach_namespace(inside)
-            side = NamespaceSide(engine, inside, ip4=settings.protocols.ip4, ip6=settings.protocols.ip6)
+            thread = _start_thread(tap.namespace)  # 9
+            _warm_up(thread, forwarding, settings.protocols)
+            network.bypass.scope_id = _find_index(thread, self._guest.ifname)
+            engine.attach_namespace(thread)
+            side = NamespaceSide(engine, thread, ip4=settings.protocols.ip4, ip6=settings.protocols.ip6)
         os.close(tap.namespace)
         network.start_ports(tap.port_sources, side)  # 10
         return network
@@ -203,13 +203,13 @@ def _must_load_first(asked: NamespaceSettings, user: Identity | None) -> bool:
 
 
 def _open_target(asked: NamespaceSettings) -> tuple[TargetNamespaces, ProcessWatch | PathWatch | None]:
-    """Open the namespaces to join, and what tells that they are gone, if that matters."""
+    """Open the namespaces to join, and a watch for their end unless --no-netns-quit is given."""
     watch: ProcessWatch | PathWatch
     if asked.pid is not None:
         watch = ProcessWatch(asked.pid)
         target = TargetNamespaces.of_process(asked.pid, asked.userns, netns_only=asked.netns_only)
         if watch.has_ended():
-            # The number may be another process's by now.
+            # The number may belong to another process by now.
             raise HostError(f"process {asked.pid} ended before its namespaces could be joined")
         return target, watch if asked.netns_quit else None
     target = TargetNamespaces.of_paths(asked.netns, asked.userns)
@@ -246,16 +246,16 @@ def _start_thread(namespace: int) -> NamespaceThread:
         raise HostError(f"cannot open sockets in the network namespace: {error.strerror}") from None
 
 
-def _warm_up(inside: NamespaceThread, forwarding: ForwardingSettings, protocols: ProtocolSettings) -> None:
+def _warm_up(thread: NamespaceThread, forwarding: ForwardingSettings, protocols: ProtocolSettings) -> None:
     """Have spare sockets opened for the flows that will bypass the link."""
     for proto in {rule.proto for rule in forwarding.port_rules if forwarding.splice}:
-        inside.warm(proto, ip4=protocols.ip4, ip6=protocols.ip6)
+        thread.warm(proto, ip4=protocols.ip4, ip6=protocols.ip6)
 
 
-def _find_index(inside: NamespaceThread, ifname: str) -> int:
-    """Index of the guest's interface in its namespace, which link-local addresses need."""
+def _find_index(thread: NamespaceThread, ifname: str) -> int:
+    """Return the index of the guest's interface in its namespace, the scope of link-local addresses."""
     try:
-        fd = inside.open_socket(socket.AF_INET, socket.SOCK_DGRAM, 0)
+        fd = thread.open_socket(socket.AF_INET, socket.SOCK_DGRAM, 0)
     except OSError as error:
         raise HostError(f"cannot open sockets in the network namespace: {error.strerror}") from None
     try:

@@ -1,4 +1,4 @@
-"""The file of a packet capture: made here, at start, and written by `dataplane.observe.capture`.
+"""The file of a packet capture: created here at the start, written by `dataplane.observe.capture`.
 
 The layout is pcap-savefile(5) in host byte order, so that it can be written without conversions; readers
 tell the order from the magic number.
@@ -29,9 +29,9 @@ def header() -> bytes:
 
 
 def create(path: str) -> int:
-    """Open *path* for a capture, empty but for the header; returns the descriptor. Raises HostError.
+    """Open *path* for a capture and write the file header; return the descriptor. Raises HostError.
 
-    It may be a pipe, for a reader of live captures, which has to be there within two seconds.
+    *path* may be a named pipe for a live capture; its reader has to open it within two seconds.
     """
     try:
         fd, made = open_output(path, os.O_WRONLY, READER_S)
@@ -54,17 +54,17 @@ def create(path: str) -> int:
 
 
 def explain(path: str, error: OSError | ValueError) -> str:
-    """Say in one line why the capture cannot be made, and what helps."""
+    """Word in one line why the capture file cannot be made, and what helps."""
     number = error.errno if isinstance(error, OSError) else None
     why = error.strerror if isinstance(error, OSError) else "not a path"
     hint = "leave --pcap out, or name another file"
     if number == errno.ENXIO:
-        hint = "nobody reads this pipe: start its reader first"
+        hint = "no process reads this pipe: start its reader first"
     if number in (errno.ENOSPC, errno.EDQUOT):
         hint = "make room there, or name a file on another file system"
     return f"option '--pcap': cannot write '{path}': {why}; {hint}"
 
 
 def explain_end(path: str, number: int) -> str:
-    """Say that a capture that had begun ends by error *number*."""
+    """Word that the capture ends because of the errno *number*."""
     return f"the packet capture to '{path}' ends here: {os.strerror(number)}; the network goes on without it"

@@ -1,7 +1,7 @@
-"""Carries out port rules while the program runs: joins listeners, engine and the watch over bound ports.
+"""Port rules at work: listeners handed to the engine, and the scan of bound ports for `auto` rules.
 
-The host's ports that are named are bound before anything else (`host.listeners`); here are those of
-the namespace, which exist only with it, and those of `auto` rules, which come and go.
+`host.listeners` binds the host ports of fixed rules before anything else. This module opens the ports of the
+namespace, once the namespace exists, and the ports of `auto` rules, which come and go.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from passt.facts.port_rule import PortRule
     from passt.host.listeners import HostBinder, HostPorts
 
-INTERVAL_S = 0.75                 # so that a port is followed within a second, with time to spare
+INTERVAL_S = 0.75                 # between scans, so that a listener follows its service within a second
 
 
 class HostSide:
@@ -47,18 +47,18 @@ class HostSide:
 
 
 class NamespaceSide:
-    """Listeners on the namespace's loopback, opened by *inside*; a `contracts.ListenerSide`."""
+    """Listeners on the namespace's loopback, opened by *sockets*; a `contracts.ListenerSide`."""
 
-    def __init__(self, engine: Engine, inside: NamespaceSockets, *, ip4: bool, ip6: bool) -> None:
+    def __init__(self, engine: Engine, sockets: NamespaceSockets, *, ip4: bool, ip6: bool) -> None:
         self._engine = engine
-        self._inside = inside
+        self._sockets = sockets
         self._ip4 = ip4
         self._ip6 = ip6
 
     def open_listener(self, rule: object, port: int) -> object:
         """Listen on the namespace's *port*, on loopback. Raises OSError; nothing stays open then."""
         proto = cast("PortRule", rule).proto
-        fds = self._inside.open_listener(proto, port, ip4=self._ip4, ip6=self._ip6)
+        fds = self._sockets.open_listener(proto, port, ip4=self._ip4, ip6=self._ip6)
         for i, fd in enumerate(fds):
             try:
                 self._engine.add_listener(fd, proto, rule, namespace=True)
@@ -77,10 +77,10 @@ class NamespaceSide:
 
 
 def open_fixed(rules: Sequence[PortRule], side: ListenerSide, spare: int) -> None:
-    """Open the ports of *rules* that are not `auto` on *side*; of optional ones *spare* at most.
+    """Open the ports of fixed *rules* on *side*: all ports of rules that are not optional, *spare* others.
 
-    Each specification of these gets its share. Raises ConfigError if a port cannot be had whose rule is not
-    optional, or none of an optional specification.
+    The optional specifications share *spare* equally. Raises ConfigError if a port of a rule that is not
+    optional cannot be had, or no port of an optional specification.
     """
     for rule in rules:
         if rule.auto or rule.optional:
@@ -101,7 +101,7 @@ def open_fixed(rules: Sequence[PortRule], side: ListenerSide, spare: int) -> Non
 
 
 def _open_some(rules: Sequence[PortRule], side: ListenerSide, limit: int) -> int:
-    """Open what can be had for one specification, *limit* ports at most; return how many."""
+    """Open ports of one specification, skip those that fail, stop at *limit*; return how many are open."""
     n_open = n_cut = 0
     for rule in rules:
         for port in range(rule.first, rule.last + 1):
@@ -121,9 +121,9 @@ def _open_some(rules: Sequence[PortRule], side: ListenerSide, limit: int) -> int
 
 
 class PortForwarding:
-    """The port rules of a run: fixed listeners, and those that follow bound ports.
+    """The port rules of a run: fixed listeners, and listeners that follow bound ports.
 
-    The engine gets the listeners that are open already; the rest begins with `start`.
+    The engine gets the listeners that are open already; `start` opens the others.
     """
 
     def __init__(self, engine: Engine, ports: HostPorts) -> None:
@@ -140,7 +140,7 @@ class PortForwarding:
         """
         outbound = self._ports.outbound
         if namespace_side is not None:
-            # A port may take a socket for each family.
+            # One port may take two sockets, one for each family.
             open_fixed(outbound, namespace_side, count_spare_descriptors() // 2)
         if not namespace_sources:
             return
@@ -153,8 +153,8 @@ class PortForwarding:
         forwarder = AutoForwarder(
             Direction("host", self._ports.inbound, PortScanner(namespace_sources).scan, host_side,
                       spare // 2),
-            # A listener of the namespace takes two descriptors where it has to be one for each family.
-            # The sockets that flows of the guest leave by are bound like services, and are none.
+            # A listener of the namespace takes two descriptors, one for each family.
+            # The sockets of outbound UDP flows are bound as services are, but are none: leave them out.
             Direction("namespace", outbound, PortScanner(host_sources, self._engine.udp_sockets).scan,
                       namespace_side or host_side, spare // 4),
             explain=log.debug if log.is_debug() else None,

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def run(settings: Settings) -> int:
-    """Run the program that *settings* are for until it ends; return the exit status.
+    """Run the program of *settings* until it ends; return the exit status.
 
-    To be called once, early, by a process with one thread: it closes all descriptors above 2 but the log's.
-    Unless *settings* keep it in the foreground, it returns in a child of the process that called it, which
-    has ended by then: with status 0 when the child was ready, else with the child's status.
+    Call it once, early, with one thread: it closes all descriptors above 2 except those of the log and of
+    --fd. Unless *settings* keep it in the foreground, it forks and returns in the child only; the parent
+    exits with status 0 when the child is ready, else with the child's status.
     Raises PasstError. After Ctrl-C it may not return, but end the process by SIGINT.
     """
     sys.unraisablehook = _on_ignored
@@ -60,7 +60,7 @@ def _take_name(program: str) -> None:
 
 
 def _on_ignored(ignored: sys.UnraisableHookArgs) -> None:
-    """Tell of an exception that nobody could catch: standard error may lead nowhere."""
+    """Log an exception that no caller can catch (sys.unraisablehook): standard error may be closed."""
     if ignored.exc_value is None:
         return
     text = "; ".join(line.strip() for line in log.describe_failure(ignored.exc_value)[:2])

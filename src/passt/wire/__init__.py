@@ -13,6 +13,7 @@ All files here, and `passt.host.rtnetlink`, use one dialect:
   `build_options`.
 * `parse_message` is the door of a protocol whose RFC has rules for the IP packet around a message. It takes
   the carried data and the packet, reads the message and checks both.
-* Things without a class have functions of the same verbs, such as `build_name` and `build_link_query`; a
-  function that reads from the middle of a `Reader` is called `pull_name`, as the methods of `Reader` are.
+* Things without a class have functions of the same verbs, such as `build_name` and
+  `messages.build_link_query`; a function that reads from the middle of a `Reader` is called `pull_name`, as
+  the methods of `Reader` are.
 """

@@ -333,7 +333,7 @@ cdef class Table:
     def soil(self, uint32_t index):
         """Write into the body of a flow, as its owner would."""
         memset(&self.at(index).u, 0xa5, sizeof(self.at(index).u))
-        self.at(index).armed = 5
+        self.at(index).fd = 5
 
     def release(self, uint32_t index):
         self.flows.release(self.at(index))

@@ -147,9 +147,9 @@ cdef class Relay:
 
     def shrink_pipes(self, int size):
         """Have the next pipe be one of *size* bytes, as the kernel makes them beyond the user's limit."""
-        cdef int pipe = self.core.pipes.take()
-        fcntl(self.core.pipes.ends[pipe][1], F_SETPIPE_SZ, size)
-        self.core.pipes.give_back(pipe, True)
+        cdef int pipe = self.core.bypass.pipes.take()
+        fcntl(self.core.bypass.pipes.ends[pipe][1], F_SETPIPE_SZ, size)
+        self.core.bypass.pipes.give_back(pipe, True)
 
     @property
     def held(self):
@@ -159,7 +159,7 @@ cdef class Relay:
 
     @property
     def n_idle_pipes(self):
-        return self.core.pipes.n_idle
+        return self.core.bypass.pipes.n_idle
 
     def counters(self):
         return stats_as_dict(&self.core.stats)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt.dataplane.core.core cimport Core
+from passt.dataplane.core.listeners cimport Listener
 from passt.dataplane.ingress.demux cimport on_frame
 from passt.dataplane.flow.table cimport (
     CONN_FOLLOW, FLOW_DEAD, FLOW_TCP, NO_FLOW, Flow, SackBoard, TcpConn, TcpStore,
@@ -26,11 +27,13 @@ from passt.dataplane.base.externs cimport (
     IPPROTO_TCP, iovec, malloc, memcpy, memset, sockaddr_storage, socklen_t,
 )
 from passt.dataplane.link.meta cimport RxFrame, TxMeta
-from passt.dataplane.tcp.segments cimport choose_isn, state_name
-from passt.dataplane.tcp.to_guest cimport on_listener
+from passt.dataplane.tcp.segments cimport choose_isn
+from passt.dataplane.tcp.states cimport state_name
 from passt.dataplane.tcp.from_guest cimport flush_gather
 from passt.dataplane.tcp.sequence cimport overflow_len
-from passt.dataplane.turn cimport end_flows, finish_flows, on_flow_event, on_flow_timer, set_handlers
+from passt.dataplane.turn cimport (
+    end_flows, finish_flows, on_flow_event, on_flow_timer, on_listener_event, set_handlers,
+)
 
 cdef enum:
     BATCH_MAX = 1024              # frames in one batch; more than any link reads at once
@@ -284,7 +287,7 @@ cdef class Bench:
         set_handlers(self.core)
         self.core.pool = ScarcePool(self.core.pool.size)
         self.core.now = 0
-        memcpy(self.core.guest_mac, b"\x02\x00\x00\x00\x00\x01", ETH_ALEN)
+        memcpy(self.core.guest.mac, b"\x02\x00\x00\x00\x00\x01", ETH_ALEN)
 
     @property
     def now(self):
@@ -360,8 +363,9 @@ cdef class Bench:
 
     def add_listener(self, int fd, rule, int port):
         """A TCP listener; returns its index."""
-        self.core.listeners.append((fd, IPPROTO_TCP, rule, port, False))
-        return len(self.core.listeners) - 1
+        cdef Listener listener = Listener(fd, IPPROTO_TCP, rule, port)
+        self.core.listeners.insert(listener)
+        return listener.index
 
     def turn(self, list events not None):
         """One turn of the loop; returns the frames that left.
@@ -385,7 +389,7 @@ cdef class Bench:
         if kind == "frames":
             self.feed(what)
         elif kind == "listener":
-            on_listener(self.core, what, self.core.listeners[what][0])
+            on_listener_event(self.core, what)
         elif kind == "writable":
             self.link.open_up(what)
             if not self.link.blocked:
@@ -418,6 +422,11 @@ cdef class Bench:
         self.core.failure = None
         if error is not None:
             raise error
+
+    def set_trace(self, trace):
+        """Have *trace* called with a line for each state that a connection enters."""
+        self.core.trace = trace
+        self.core.has_trace = True
 
     def counters(self):
         return stats_as_dict(&self.core.stats)

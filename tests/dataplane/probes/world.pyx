@@ -14,7 +14,8 @@ from tests.dataplane.probes.probe import Guarded
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from passt.dataplane.core.core cimport Core, Seen
+from passt.dataplane.core.core cimport Core
+from passt.dataplane.core.listeners cimport Listener
 from passt.dataplane.ingress.demux cimport on_frame
 from passt.dataplane.flow.table cimport FLOW_PING, FLOW_TCP, FLOW_UDP, Flow, FlowKey
 from passt.dataplane.ip.icmp_error cimport push_icmp_error
@@ -23,15 +24,17 @@ from passt.dataplane.loop.reactor cimport EVENT_FLOW, EVENT_LISTENER, Reactor, m
 from passt.dataplane.sockets.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.base.stats cimport DROP_LINK_FULL, count, stats_as_dict
 from passt.dataplane.base.externs cimport (
-    AF_INET, AF_INET6, EAGAIN, EPOLL_CTL_ADD, EPOLLIN, IPPROTO_TCP, MSG_TRUNC, SOL_UDP, UDP_SEGMENT, htons,
-    iovec, mmsghdr, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
+    AF_INET, AF_INET6, EAGAIN, EPOLLIN, EPOLL_CTL_ADD, MSG_TRUNC, SOL_UDP, UDP_SEGMENT, htons, iovec,
+    memset, mmsghdr, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
 )
+from passt.dataplane.core.decisions cimport ask_inbound
+from passt.dataplane.flow.decision cimport InboundView
 from passt.dataplane.link.meta cimport RxFrame, TxMeta
 from passt.dataplane.tcp.segments cimport end
-from passt.dataplane.tcp.to_guest cimport on_listener
 from passt.dataplane.tcp.from_guest cimport flush_gather
-from passt.dataplane.turn cimport finish_flows, on_flow_event, on_flow_timer, set_handlers
-from passt.dataplane.udp.to_guest cimport read_listener
+from passt.dataplane.turn cimport (
+    finish_flows, on_flow_event, on_flow_timer, on_listener_event, set_handlers,
+)
 from passt.dataplane.udp.from_guest cimport flush_out
 
 
@@ -328,7 +331,7 @@ cdef class World:
                          max_flows=max_flows, secret=bytes(16), our_ip4=our_ip4)
         set_handlers(self.core)
         if guest_mac is not None:
-            memcpy(self.core.guest_mac, <const char *>guest_mac, 6)
+            memcpy(self.core.guest.mac, <const char *>guest_mac, 6)
         self.memory = []
 
     def inject(self, bytes frame not None, *, int gso_type=0, int gso_size=0, bint unverified=False):
@@ -363,7 +366,7 @@ cdef class World:
     def wake_waiting(self):
         """The link drains."""
         self.core.flows.wake_waiting()
-        self.core.resume_listeners()
+        self.core.listeners.resume()
 
     def dispatch(self):
         """Handle the events that are there, without waiting; returns how many."""
@@ -377,11 +380,7 @@ cdef class World:
     cdef void handle(self, uint64_t tag, uint32_t events) except *:
         cdef uint32_t index = <uint32_t>tag
         if tag >> 56 == EVENT_LISTENER:
-            entry = self.core.listeners[index]
-            if entry[1] == IPPROTO_TCP:
-                on_listener(self.core, index, entry[0])
-            else:
-                read_listener(self.core, index, entry[0], False)
+            on_listener_event(self.core, index)
             return
         on_flow_event(self.core, tag, events)
 
@@ -418,25 +417,23 @@ cdef class World:
     def add_listener(self, int fd, int proto, rule, int port, families=(),
                      bytes address=b"", bytes device=b""):
         """Add a listener; a real one is watched. The guest's flows may use it for *families*."""
-        self.core.listeners.append((fd, proto, rule, port, False))
-        index = len(self.core.listeners) - 1
-        self.core.clear_marks(index)
-        if families:
-            self.core.offer_port(index, fd, port, families, address, device)
+        cdef Listener listener = Listener(fd, proto, rule, port, families=families, address=address,
+                                          device=device)
+        self.core.listeners.insert(listener)
         if self.sockets is None and self.reactor.watch(
-                fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, index)) < 0:
+                fd, EPOLL_CTL_ADD, EPOLLIN, make_tag(EVENT_LISTENER, 0, listener.index)) < 0:
             raise OSError("watching the listener")
-        return index
+        return listener.index
 
     def ask_inbound(self):
         """Ask the policy as for a datagram from 127.0.0.1; tells whether the flow may open."""
         cdef sockaddr_storage peer
-        cdef Seen seen
+        cdef InboundView view
         cdef bytes loopback = b"\x7f\0\0\1"
         fill_sockaddr(&peer, <const uint8_t *><const char *>loopback, 4, 1000, 0)
-        if not self.core.listeners:
-            self.core.listeners.append((-1, 17, None, 53))
-        return self.core.ask_inbound(0, 17, &peer, &peer, &seen)
+        if self.core.listeners.at(0) is None:
+            self.core.listeners.insert(Listener(-1, 17, None, 53))
+        return ask_inbound(self.core, 0, 17, &peer, &peer, &view)
 
     def keep_busy(self, uint32_t index):
         """Put the flow *index* on the work list: its record is not free before the turn ends."""
@@ -506,7 +503,7 @@ cdef class World:
         memcpy(key.remote, <const char *>remote, len(remote))
         if offender is not None:
             memcpy(address, <const char *>offender, len(offender))
-        push_icmp_error(self.core, self.core.guest_mac, &key, <uint8_t>protocol,
+        push_icmp_error(self.core, self.core.guest.mac, &key, <uint8_t>protocol,
                         <const uint8_t *><const char *>quoted, len(quoted), <uint8_t>kind, <uint8_t>code,
                         info, NULL if offender is None else address)
 
@@ -540,7 +537,7 @@ cdef class World:
 
     @property
     def guest_mac(self):
-        return (<char *>self.core.guest_mac)[:6]
+        return (<char *>self.core.guest.mac)[:6]
 
     @property
     def room(self):

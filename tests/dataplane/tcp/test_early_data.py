@@ -278,6 +278,7 @@ def test_many_holes_bounded_and_counted() -> None:
         assert s.bench.pool_left == s.pool
 
 
+@pytest.mark.slow
 def test_tiny_segments_in_reverse_cost_no_more_than_the_bound() -> None:
     with Script() as s:
         connect(s)

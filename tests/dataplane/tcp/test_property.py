@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from tests.dataplane.probes.tcp_probe import Conn
     from tests.dataplane.tcp.kernel import Sock
+
+pytestmark = pytest.mark.slow
 
 # A path over which acknowledgements follow the remote's, small as the send buffer may be.
 FAR = (20_000, 21_000, 2000, 100)

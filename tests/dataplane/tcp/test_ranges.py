@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -98,6 +99,7 @@ early = st.tuples(
 )
 
 
+@pytest.mark.slow
 @common
 @given(case=st.sampled_from(sorted(CASES)), script=st.lists(st.lists(early, max_size=6), max_size=12),
        drained=st.integers(0, 5000))

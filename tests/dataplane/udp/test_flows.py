@@ -531,6 +531,7 @@ def test_client_of_a_name_server_in_the_guest_is_no_question_of_the_guest() -> N
     assert idle(bench, 29) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answered", [True, False])
 def test_five_thousand_questions_a_second_for_a_minute_exhaust_nothing(*, answered: bool) -> None:
     rate, step = 5000, 500

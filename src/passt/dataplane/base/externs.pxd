@@ -1,4 +1,4 @@
-"""Every C declaration that the data plane uses, and nothing else.
+"""Every C declaration of the system that the data plane uses, and nothing else.
 
 Constants come from the C library's and the kernel's headers; the few that older headers lack are
 defined here with the kernel's values (uapi headers named beside them).

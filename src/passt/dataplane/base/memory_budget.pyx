@@ -9,6 +9,7 @@ when used), the links' buffers are fixed. `Core.memory_ceiling` adds all of it u
 Who is refused must have a way on without the memory: data is not acknowledged, so that it comes again.
 """
 
+from passt.dataplane.base.assertions cimport PASST_ASSERT
 from passt.dataplane.base.externs cimport free, malloc
 
 
@@ -27,11 +28,13 @@ cdef class Pool:
         if memory == NULL:
             self.refusals += 1
             return NULL
+        PASST_ASSERT(n <= self.left)
         self.left -= n
         return memory
 
     cdef void give(self, void *memory, size_t n) noexcept nogil:
         """Take back *n* bytes that `take` gave; NULL with 0 is nothing."""
+        PASST_ASSERT(n <= self.size - self.left)
         free(memory)
         self.left += n
 

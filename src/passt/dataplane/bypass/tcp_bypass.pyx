@@ -19,24 +19,23 @@ socket that hung up is heard of once. There are no timers: a connection lives as
 that is not open on the far side yet may have to make room for others (`make_room`).
 
 A socket with an error has its last data passed on, then both connections are reset, so that either
-end sees what it would have seen of the other directly. One that cannot be connected is a reset of the
+end sees what it would have view of the other directly. One that cannot be connected is a reset of the
 client, whose own connection the kernel had accepted already.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from passt.dataplane.core.core cimport COPY_SIZE, Core, Seen
+from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.table cimport (
     CLASS_HALF_OPEN_IN, CLASS_HALF_OPEN_OUT, CLASS_KEPT, FLOW_SPLICE_TCP, HALF_BULK, HALF_EOF, HALF_FULL,
     HALF_HAD_BULK, HALF_READ_ON, HALF_READABLE, HALF_SHUT, HALF_WATCH_OUT, Flow, FlowKey, SpliceConn,
     SpliceHalf,
 )
 from passt.dataplane.sockets.namespace_thread cimport (
-    SOCKET_TCP4, SOCKET_TCP6, SOCKET_UDP4, SOCKET_UDP6, NamespaceThread, SocketKind,
+    SOCKET_TCP4, SOCKET_TCP6, SOCKET_UDP4, SOCKET_UDP6, SocketKind,
 )
 from passt.dataplane.sockets.pipe_pool cimport NO_PIPE
 from passt.dataplane.loop.reactor cimport EVENT_FAR, EVENT_FLOW, make_tag
-from passt.dataplane.bypass.spare_sockets cimport take_ready
 from passt.dataplane.sockets.sockets cimport read_sockaddr
 from passt.dataplane.base.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_SOCKET, Verdict, count
 from passt.dataplane.base.externs cimport (
@@ -44,7 +43,10 @@ from passt.dataplane.base.externs cimport (
     EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM,
     iovec, memcpy, sockaddr_storage,
 )
+from passt.dataplane.bypass.state cimport COPY_SIZE
+from passt.dataplane.core.decisions cimport trace_state
 from passt.dataplane.core.make_room cimport admit, evict_half_open, lacks_descriptor
+from passt.dataplane.flow.decision cimport InboundView
 
 cdef enum:
     ACCEPTED = 0
@@ -54,11 +56,12 @@ cdef enum:
     WATCH_IN = EPOLLIN | EPOLLRDHUP
 
 
-cdef void open_splice(Core core, int fd, const sockaddr_storage *peer, const Seen *seen) noexcept nogil:
-    """Take an accepted connection *fd* and connect it to where *seen* says."""
+cdef void open_splice(Core core, int fd, const sockaddr_storage *peer,
+                      const InboundView *view) noexcept nogil:
+    """Take an accepted connection *fd* and connect it to where *view* says."""
     cdef SpliceConn *conn
     cdef int result
-    cdef int far = open_far(core, seen, True)
+    cdef int far = open_far(core, view, True)
     cdef Flow *flow = admit(core, FLOW_SPLICE_TCP) if far >= 0 else NULL
     if flow == NULL:
         if far >= 0:
@@ -67,14 +70,14 @@ cdef void open_splice(Core core, int fd, const sockaddr_storage *peer, const See
         core.sockets.abort(fd)
         return
     flow.fd = fd
-    fill_keys(flow, peer, seen)
+    fill_keys(flow, peer, view)
     conn = &flow.u.splice
     conn.halves[ACCEPTED].fd = fd
     conn.halves[CONNECTED].fd = far
     conn.halves[ACCEPTED].pipe = conn.halves[CONNECTED].pipe = NO_PIPE
     core.stats.flows_splice_tcp += 1
     core.stats.flows_opened += 1
-    result = core.sockets.connect(far, &seen.route.peer, seen.route.peer_len)
+    result = core.sockets.connect(far, &view.route.peer, view.route.peer_len)
     if result == -EINPROGRESS:
         conn.connecting = True
         conn.halves[CONNECTED].flags = HALF_WATCH_OUT
@@ -84,7 +87,7 @@ cdef void open_splice(Core core, int fd, const sockaddr_storage *peer, const See
         end_splice(core, flow, True)
         return
     if core.has_trace:
-        core.trace_state(flow, splice_state(flow))
+        trace_state(core, flow, splice_state(flow))
     if not conn.connecting:
         # While we connected, the client's first request has most likely come: that spares a wake-up.
         conn.halves[ACCEPTED].flags |= HALF_READABLE
@@ -102,47 +105,47 @@ cdef Verdict why_no_socket(int result) noexcept nogil:
     return DROP_NO_FD if lacks_descriptor(result) else DROP_SOCKET
 
 
-cdef int open_far(Core core, const Seen *seen, bint is_tcp) noexcept nogil:
+cdef int open_far(Core core, const InboundView *view, bint is_tcp) noexcept nogil:
     """A socket on the far side of a bypassed flow, with its source; fd or negative errno."""
-    cdef int fd = take_far(core, seen, is_tcp)
+    cdef int fd = take_far(core, view, is_tcp)
     cdef int result
     if lacks_descriptor(fd) and evict_half_open(core):
-        fd = take_far(core, seen, is_tcp)
-    if fd >= 0 and is_tcp and seen.route.source_len:
-        result = core.sockets.bind_source(fd, &seen.route.source, seen.route.source_len)
+        fd = take_far(core, view, is_tcp)
+    if fd >= 0 and is_tcp and view.route.source_len:
+        result = core.sockets.bind_source(fd, &view.route.source, view.route.source_len)
         if result < 0:
             core.sockets.close(fd)
             return result
     return fd
 
 
-cdef int take_far(Core core, const Seen *seen, bint is_tcp) noexcept nogil:
+cdef int take_far(Core core, const InboundView *view, bint is_tcp) noexcept nogil:
     """A socket on the far side, kept or new; fd or negative errno."""
-    cdef bint is_ip4 = seen.route.peer.ss_family == AF_INET
+    cdef bint is_ip4 = view.route.peer.ss_family == AF_INET
     cdef SocketKind kind
-    if seen.from_namespace:
+    if view.from_namespace:
         if is_tcp:
-            return take_ready(core, seen.route.peer.ss_family)
-        return core.sockets.open(seen.route.peer.ss_family, SOCK_DGRAM, IPPROTO_UDP)
-    if core.inside is None:
+            return core.bypass.spare_sockets.take(view.route.peer.ss_family)
+        return core.sockets.open(view.route.peer.ss_family, SOCK_DGRAM, IPPROTO_UDP)
+    if core.bypass.namespace_thread is None:
         return -EPERM
     if is_tcp:
         kind = SOCKET_TCP4 if is_ip4 else SOCKET_TCP6
     else:
         kind = SOCKET_UDP4 if is_ip4 else SOCKET_UDP6
-    return (<NamespaceThread>core.inside).take(kind)
+    return core.bypass.namespace_thread.take(kind)
 
 
-cdef void fill_keys(Flow *flow, const sockaddr_storage *peer, const Seen *seen) noexcept nogil:
+cdef void fill_keys(Flow *flow, const sockaddr_storage *peer, const InboundView *view) noexcept nogil:
     """Note the ends of a bypassed flow, for those who look at the table; it is not found by them."""
     cdef FlowKey *key = &flow.keys[0]
-    flow.inbound = not seen.from_namespace
-    flow.peer = seen.route.peer if seen.from_namespace else peer[0]
-    if seen.from_namespace:
+    flow.inbound = not view.from_namespace
+    flow.peer = view.route.peer if view.from_namespace else peer[0]
+    if view.from_namespace:
         key.addr_len = <uint8_t>read_sockaddr(peer, key.guest, &key.guest_port)
-        read_sockaddr(&seen.route.peer, key.remote, &key.remote_port)
+        read_sockaddr(&view.route.peer, key.remote, &key.remote_port)
     else:
-        key.addr_len = <uint8_t>read_sockaddr(&seen.route.peer, key.guest, &key.guest_port)
+        key.addr_len = <uint8_t>read_sockaddr(&view.route.peer, key.guest, &key.guest_port)
         read_sockaddr(peer, key.remote, &key.remote_port)
     key.proto = IPPROTO_TCP if flow.kind == FLOW_SPLICE_TCP else IPPROTO_UDP
 
@@ -196,7 +199,7 @@ cdef bint is_connected(Core core, Flow *flow, int side, uint32_t events) noexcep
     conn.connecting = False
     core.flows.classify(flow, CLASS_KEPT)
     if core.has_trace:
-        core.trace_state(flow, splice_state(flow))
+        trace_state(core, flow, splice_state(flow))
     return True
 
 
@@ -249,7 +252,7 @@ cdef ssize_t pass_copy(Core core, Flow *flow, int side) noexcept nogil:
     cdef SpliceHalf *half = &conn.halves[side]
     cdef iovec piece
     cdef ssize_t sent
-    cdef ssize_t n = core.sockets.receive(half.fd, core.copy_space, COPY_SIZE)
+    cdef ssize_t n = core.sockets.receive(half.fd, core.bypass.copy_space, COPY_SIZE)
     if n <= 0:
         return no_more(half, n)
     if n == COPY_SIZE:
@@ -257,7 +260,7 @@ cdef ssize_t pass_copy(Core core, Flow *flow, int side) noexcept nogil:
     elif not half.flags & HALF_READ_ON:
         half.flags &= ~<uint32_t>HALF_READABLE
     count_bytes(core, flow, side, n)
-    piece.iov_base = core.copy_space
+    piece.iov_base = core.bypass.copy_space
     piece.iov_len = <size_t>n
     sent = core.sockets.send(conn.halves[1 - side].fd, &piece, 1)
     if sent == n:
@@ -266,7 +269,7 @@ cdef ssize_t pass_copy(Core core, Flow *flow, int side) noexcept nogil:
         if not is_full(sent):
             return sent
         sent = 0
-    return n if keep(core, half, core.copy_space + sent, <uint32_t>(n - sent)) else -ENOMEM
+    return n if keep(core, half, core.bypass.copy_space + sent, <uint32_t>(n - sent)) else -ENOMEM
 
 
 cdef bint keep(Core core, SpliceHalf *half, const uint8_t *data, uint32_t n) noexcept nogil:
@@ -282,11 +285,11 @@ cdef bint keep(Core core, SpliceHalf *half, const uint8_t *data, uint32_t n) noe
         half.kept_start = 0
         half.kept_size = n
     else:
-        half.pipe = core.pipes.take()
+        half.pipe = core.bypass.pipes.take()
         if half.pipe == NO_PIPE:
             return False
         # A pipe may be small (pipe(7)). What is in it counts, so that it is not taken for an empty one.
-        written = core.sockets.fill_pipe(core.pipes.ends[half.pipe][1], data, n)
+        written = core.sockets.fill_pipe(core.bypass.pipes.ends[half.pipe][1], data, n)
         half.n_held = <uint32_t>max(written, <ssize_t>0)
         return written == n
     half.n_held = n
@@ -312,12 +315,12 @@ cdef ssize_t move_bulk(Core core, SpliceHalf *half) noexcept nogil:
     """Move what is there into a pipe; returns its length or a negative errno of the socket."""
     cdef ssize_t n
     if half.pipe == NO_PIPE:
-        half.pipe = core.pipes.take()
+        half.pipe = core.bypass.pipes.take()
         if half.pipe == NO_PIPE:
             half.flags &= ~<uint32_t>HALF_BULK
             core.stats.splice_copies += 1
             return 0
-    n = core.sockets.move(half.fd, core.pipes.ends[half.pipe][1], MOVE_SIZE)
+    n = core.sockets.move(half.fd, core.bypass.pipes.ends[half.pipe][1], MOVE_SIZE)
     if n <= 0:
         return no_more(half, n)
     if n < COPY_SIZE:
@@ -354,7 +357,7 @@ cdef ssize_t write_held(Core core, Flow *flow, int side) noexcept nogil:
         piece.iov_len = half.n_held
         n = core.sockets.send(fd, &piece, 1)
     else:
-        n = core.sockets.move(core.pipes.ends[half.pipe][0], fd, half.n_held)
+        n = core.sockets.move(core.bypass.pipes.ends[half.pipe][0], fd, half.n_held)
         if n > 0:
             count_bytes(core, flow, side, n)
     if n < 0:
@@ -388,7 +391,7 @@ cdef void count_bytes(Core core, const Flow *flow, int side, ssize_t n) noexcept
 
 cdef void release_pipe(Core core, SpliceHalf *half) noexcept nogil:
     if half.pipe != NO_PIPE:
-        core.pipes.give_back(half.pipe, not half.n_held)
+        core.bypass.pipes.give_back(half.pipe, not half.n_held)
         half.pipe = NO_PIPE
 
 

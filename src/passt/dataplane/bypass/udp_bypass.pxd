@@ -2,25 +2,14 @@
 
 from libc.stdint cimport uint32_t
 
-from passt.dataplane.core.core cimport Core, Seen
+from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.table cimport Flow, FlowKey
-from passt.dataplane.base.externs cimport iovec, mmsghdr, msghdr
-
-cdef enum:
-    SPLICE_MESSAGES = 64          # datagrams per system call
-
-
-cdef struct SpliceBatch:
-    # Datagrams of one flow and direction that are to be sent; the payload lies where it was received.
-    Flow *flow
-    int n
-    bint to_client
-    mmsghdr headers[SPLICE_MESSAGES]
-    iovec pieces[SPLICE_MESSAGES]
+from passt.dataplane.base.externs cimport mmsghdr, msghdr
+from passt.dataplane.flow.decision cimport InboundView
 
 
 cdef Flow *open_splice_udp(Core core, uint32_t listener, int fd, const FlowKey *key, const msghdr *message,
-                           const Seen *seen) noexcept nogil
+                           const InboundView *view) noexcept nogil
 cdef void add_spliced(Core core, Flow *flow, const mmsghdr *message, uint32_t segment,
                       bint to_client) noexcept nogil
 cdef void flush_spliced(Core core) noexcept nogil

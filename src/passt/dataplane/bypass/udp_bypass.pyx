@@ -15,7 +15,7 @@ as other UDP flows do, and are crowded out with them.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
-from passt.dataplane.core.core cimport Core, Seen
+from passt.dataplane.core.core cimport Core
 from passt.dataplane.datagram.lifetime cimport (
     end_datagram, refuse_datagram, still_used, use, watch_datagram,
 )
@@ -24,36 +24,22 @@ from passt.dataplane.bypass.tcp_bypass cimport fill_keys, open_far
 from passt.dataplane.base.stats cimport DROP_SOCKET, count
 from passt.dataplane.base.externs cimport (
     AF_INET, CMSG_FIRSTHDR, CMSG_NXTHDR, CMSG_SPACE, EAGAIN, ECONNREFUSED, IP_PKTINFO, IPPROTO_IP,
-    IPPROTO_IPV6, IPV6_PKTINFO, calloc, cmsghdr, htons, in6_pktinfo, in_pktinfo, memcpy, memset, mmsghdr,
-    msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage,
+    IPPROTO_IPV6, IPV6_PKTINFO, cmsghdr, htons, in6_pktinfo, in_pktinfo, memcpy, memset, mmsghdr, msghdr,
+    sockaddr_in, sockaddr_in6, sockaddr_storage,
 )
+from passt.dataplane.bypass.state cimport SPLICE_MESSAGES, SpliceBatch
 from passt.dataplane.core.make_room cimport admit_datagram
+from passt.dataplane.flow.decision cimport InboundView
 
 
 cdef int64_t lifetime(Core core, const Flow *flow) noexcept nogil:
-    return core.udp_stream if flow.u.splice_udp.streaming else core.udp_once
-
-
-cdef SpliceBatch *get_batch(Core core) noexcept nogil:
-    """The engine's batch; NULL if there is no memory for it."""
-    cdef SpliceBatch *batch = <SpliceBatch *>core.splice_batch
-    cdef int i
-    if batch != NULL:
-        return batch
-    batch = <SpliceBatch *>calloc(1, sizeof(SpliceBatch))
-    if batch == NULL:
-        return NULL
-    for i in range(SPLICE_MESSAGES):
-        batch.headers[i].msg_hdr.msg_iov = &batch.pieces[i]
-        batch.headers[i].msg_hdr.msg_iovlen = 1
-    core.splice_batch = batch
-    return batch
+    return core.udp.stream_ns if flow.u.splice_udp.streaming else core.udp.once_ns
 
 
 cdef void add_spliced(Core core, Flow *flow, const mmsghdr *message, uint32_t segment,
                       bint to_client) noexcept nogil:
     """Take what one message brought: a datagram, or several of *segment* octets if that is not 0."""
-    cdef SpliceBatch *batch = get_batch(core)
+    cdef SpliceBatch *batch = core.bypass.get_batch()
     cdef uint8_t *payload = <uint8_t *>message.msg_hdr.msg_iov.iov_base
     cdef uint32_t left = message.msg_len
     cdef uint32_t n
@@ -93,7 +79,7 @@ cdef void address(msghdr *header, Flow *flow, bint to_client) noexcept nogil:
 
 cdef void flush_spliced(Core core) noexcept nogil:
     """Send what was added."""
-    cdef SpliceBatch *batch = <SpliceBatch *>core.splice_batch
+    cdef SpliceBatch *batch = core.bypass.batch
     cdef Flow *flow
     cdef int sent
     if batch == NULL or not batch.n:
@@ -138,24 +124,24 @@ cdef int send_batch(Core core, int fd, SpliceBatch *batch) noexcept nogil:
 
 
 cdef Flow *open_splice_udp(Core core, uint32_t listener, int fd, const FlowKey *key, const msghdr *message,
-                           const Seen *seen) noexcept nogil:
+                           const InboundView *view) noexcept nogil:
     """A new flow for datagrams as *message* is one, found by *key*; NULL: counted drop."""
     cdef Flow *flow = admit_datagram(core, FLOW_SPLICE_UDP)
     cdef int result
     if flow == NULL:
         return NULL
-    result = open_far(core, seen, False)
+    result = open_far(core, view, False)
     if result >= 0:
         flow.fd = result
-        bind_port(core, flow.fd, seen, key.remote_port)
-        result = core.sockets.connect(flow.fd, &seen.route.peer, seen.route.peer_len)
+        bind_port(core, flow.fd, view, key.remote_port)
+        result = core.sockets.connect(flow.fd, &view.route.peer, view.route.peer_len)
         if result < 0:
             core.stats.splice_connect_failures += 1
     if result < 0 or not watch_datagram(core, flow):
         refuse_datagram(core, flow, result)
         return NULL
     flow.keys[1] = key[0]
-    fill_keys(flow, <const sockaddr_storage *>message.msg_name, seen)
+    fill_keys(flow, <const sockaddr_storage *>message.msg_name, view)
     flow.u.splice_udp.listener = listener + 1
     flow.u.splice_udp.listener_fd = fd
     memcpy(&flow.u.splice_udp.client, message.msg_name,
@@ -183,16 +169,16 @@ cdef void keep_details(Flow *flow, msghdr *message) noexcept nogil:
         item = CMSG_NXTHDR(message, item)
 
 
-cdef void bind_port(Core core, int fd, const Seen *seen, uint16_t port) noexcept nogil:
+cdef void bind_port(Core core, int fd, const InboundView *view, uint16_t port) noexcept nogil:
     """Try to keep the client's port; if it is taken or privileged the kernel chooses one."""
-    cdef sockaddr_storage local = seen.route.source
-    if not seen.route.source_len:
+    cdef sockaddr_storage local = view.route.source
+    if not view.route.source_len:
         memset(&local, 0, sizeof(local))
-        local.ss_family = seen.route.peer.ss_family
+        local.ss_family = view.route.peer.ss_family
     # The port lies at the same place in both families' socket addresses.
     (<sockaddr_in *>&local).sin_port = htons(port)
-    if core.sockets.bind_source(fd, &local, seen.route.peer_len) < 0 and seen.route.source_len:
-        core.sockets.bind_source(fd, &seen.route.source, seen.route.source_len)
+    if core.sockets.bind_source(fd, &local, view.route.peer_len) < 0 and view.route.source_len:
+        core.sockets.bind_source(fd, &view.route.source, view.route.source_len)
 
 
 cdef void on_splice_timer(Core core, Flow *flow) noexcept nogil:

@@ -1,38 +1,37 @@
-"""What the translators of one engine share: the objects, the facts learnt of the guest, the few
-calls that cross into Python, and the building of the headers that all protocols have in common.
+"""What the translators of one engine share: the loop, the link, the sockets, the flow table, the time.
 
-Everything that may run Python is marked `with gil` here and nowhere else in the translators, so the
-compiler itself proves that no other function of theirs touches a Python object per frame. An
-exception in a callback is a mistake of ours: it is kept in `failure`, the loop stops, and
-`Engine.run` raises it.
+What only one room uses is a part that this room defines (`Listeners`, `Guest`, `Gather`, `EchoMemory`,
+`IpState`, `UdpState`, `BypassState`); `Core` only holds it, as each translator gets one argument. What
+remains here is what all protocols do alike: to open a socket for a route, to arm a flow's timer, to write
+the IP header of a frame and send it. All questions to Python are in `decisions`.
 """
-
-from passt.facts.contracts import Target
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
-from passt.dataplane.flow.batches cimport InBatch, OutBatch
 from passt.dataplane.packet.checksum cimport csum_add, csum_fold
 from passt.dataplane.flow.table cimport Flow, FlowTable
 from passt.dataplane.packet.headers cimport (
     ETH_ALEN, ETH_HLEN, ETH_MIN_FRAME, ETHERTYPE_IP4, ETHERTYPE_IP6, IP4_DF, IP4_HLEN, IP6_HLEN, EthHdr,
     Ip4Hdr, Ip6Hdr,
 )
-from passt.dataplane.packet.reassembly cimport Reassembler
+from passt.dataplane.core.listeners cimport Listeners
 from passt.dataplane.link.link cimport Link
-from passt.dataplane.sockets.pipe_pool cimport PipePool
 from passt.dataplane.base.memory_budget cimport Pool
-from passt.dataplane.loop.reactor cimport EVENT_LISTENER, make_tag
-from passt.dataplane.sockets.sockets cimport Sockets, fill_sockaddr, read_sockaddr
-from passt.dataplane.base.stats cimport DROP_CONTROL_RATE, DROP_OVERSIZE, count
+from passt.dataplane.sockets.sockets cimport Sockets
+from passt.dataplane.base.stats cimport DROP_OVERSIZE, count
 from passt.dataplane.base.externs cimport (
-    AF_INET, AF_INET6, EINVAL, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, IPPROTO_ICMP, IPPROTO_ICMPV6,
-    IPPROTO_TCP, IPPROTO_UDP, SOCK_STREAM, calloc, close, free, htonl, htons,
-    iovec, malloc, memcpy, memset, realloc, sockaddr_storage,
+    AF_INET, AF_INET6, EINVAL, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, SOCK_STREAM,
+    htonl, htons, iovec, memcpy, memset,
 )
+from passt.dataplane.bypass.spare_sockets cimport MAX_SPARE
+from passt.dataplane.bypass.state cimport BypassState
+from passt.dataplane.flow.decision cimport HostRoute
+from passt.dataplane.ip.state cimport MIN_MTU, IpState
 from passt.dataplane.link.meta cimport TxMeta
 from passt.dataplane.loop.timers cimport HeapEntry
 from passt.dataplane.observe.frame_observer cimport Watch
+from passt.dataplane.packet.parse cimport IpView
+from passt.dataplane.udp.state cimport UdpState
 
 cdef enum:
     TTL_TO_GUEST = 255
@@ -41,27 +40,6 @@ cdef enum:
     POOL_SIZE = 32 << 20
     DEFAULT_MTU = 65520           # of a guest that is assigned none, passt(1) --mtu
     COPY_BELOW = 2048             # octets that are copied faster than a second piece is looked at
-    # Control frames and news of the guest cost Python's time, some 100 and 10 us each, so a guest gets
-    # as many as its start or a sweep over its neighbours takes, and then a steady rate: not more than
-    # 3 % and 0.1 % of a processor for one that sends nothing else.
-    CONTROL_INTERVAL_NS = 5_000_000
-    CONTROL_BURST = 256
-    NEWS_INTERVAL_NS = 10_000_000
-    NEWS_BURST = 64
-
-# Linux' defaults of nf_conntrack_udp_timeout and nf_conntrack_udp_timeout_stream.
-cdef int64_t UDP_ONCE_NS = 30000000000
-cdef int64_t UDP_STREAM_NS = 120000000000
-
-
-cdef bint admit(Bucket *bucket, int64_t now, int64_t interval, int64_t burst) noexcept nogil:
-    """Take one from *bucket*, which holds *burst* and gets one back each *interval* ns; False: empty."""
-    if bucket.full_until < now:
-        bucket.full_until = now
-    if bucket.full_until - now > (burst - 1) * interval:
-        return False
-    bucket.full_until += interval
-    return True
 
 
 cdef class Core:
@@ -77,38 +55,24 @@ cdef class Core:
         self.sockets = sockets
         self.reactor = sockets.reactor
         self.flows = FlowTable(max_flows, secret)
-        self.listeners = []
+        self.listeners = Listeners(sockets)
         self.mtu = mtu
         self.packet_limit = max(mtu or DEFAULT_MTU, <uint32_t>MIN_MTU)
-        self.reassembler = Reassembler()
-        self.fragment_timer = max_flows + 1
+        self.ip = IpState(max_flows + 1)
+        self.udp = UdpState()
+        self.bypass = BypassState(sockets)
+        self.bypass.pipes.n_open = &self.stats.pipes_open
         memcpy(&self.packet_id, <const char *>secret + 4, sizeof(self.packet_id))
         self.packet_id ^= 0x5a5a5a5a
         self.ip4_on = self.ip6_on = self.tcp_on = self.udp_on = self.icmp_on = True
         memcpy(self.our_mac, <const char *>our_mac, ETH_ALEN)
         memcpy(self.our_ip4, <const char *>our_ip4, 4)
-        memset(self.guest_mac, 0xff, ETH_ALEN)
+        memset(self.guest.mac, 0xff, ETH_ALEN)
         memcpy(self.isn_key, <const char *>secret, 16)
         # The table's hash and the sequence numbers must not tell of each other.
         self.isn_key[0] ^= 0xa5a5a5a5a5a5a5a5ULL
-        self.spare_fd = sockets.open_spare()
         self.pool = Pool(POOL_SIZE)
-        self.paused = []
-        self.offered = {}
-        self.udp_once = UDP_ONCE_NS
-        self.udp_stream = UDP_STREAM_NS
-        self.out_batch = <OutBatch *>calloc(1, sizeof(OutBatch))
-        self.in_batch = <InBatch *>calloc(1, sizeof(InBatch))
-        if self.out_batch == NULL or self.in_batch == NULL:
-            raise MemoryError
         self.now = self.reactor.clock()
-        self.pipes = PipePool()
-        self.pipes.n_open = &self.stats.pipes_open
-        self.ready_size = READY_SOCKETS
-        self.copy_space = <uint8_t *>malloc(COPY_SIZE)
-        self.answers = <Answer *>calloc(N_ANSWERS, sizeof(Answer))
-        if self.copy_space == NULL or self.answers == NULL:
-            raise MemoryError
         self.watch = Watch(self.flows)
         self.use_link(link)
 
@@ -117,26 +81,14 @@ cdef class Core:
         # Each flow of datagrams may have one; connections and listeners need some too.
         self.flows.max_datagram = <uint32_t>min(<uint64_t>self.flows.max_datagram,
                                                 max(descriptors // 2, <uint64_t>1))
-        self.ready_size = <int>min(max(descriptors // 64, <uint64_t>1), <uint64_t>READY_SOCKETS)
-        self.pipes.fit(descriptors)
+        self.bypass.spare_sockets.limit = <int>min(max(descriptors // 64, <uint64_t>1), <uint64_t>MAX_SPARE)
+        self.bypass.pipes.fit(descriptors)
 
     def use_link(self, Link link not None):
         """Send and receive through *link* from now on."""
         self.link = link
         link.stats = &self.stats
         link.watch = self.watch
-
-    def __dealloc__(self):
-        if self.spare_fd >= 0:
-            close(self.spare_fd)
-        free(self.copy_space)
-        free(self.answers)
-        free(self.listener_marks)
-        free(self.splice_batch)
-        if self.in_batch != NULL:
-            free(self.in_batch.memory)
-        free(self.in_batch)
-        free(self.out_batch)
 
     cdef void fail(self, object error):
         if self.failure is None:
@@ -146,228 +98,6 @@ cdef class Core:
     def fail_by(self, error):
         """Keep an exception of a hook that others call."""
         self.fail(error)
-
-    cdef bint ask_outbound(self, Flow *flow, Route *route) noexcept with gil:
-        """Have the policy route a flow that the guest opens; False: refused."""
-        cdef size_t n = flow.keys[0].addr_len
-        cdef object target, error
-        memset(route, 0, sizeof(Route))
-        try:
-            target = self.policy.outbound(
-                flow.keys[0].proto, (<char *>flow.keys[0].guest)[:n], flow.keys[0].guest_port,
-                (<char *>flow.keys[0].remote)[:n], flow.keys[0].remote_port)
-            if target is None:
-                return False
-            fill_route(route, target)
-            return True
-        except BaseException as error:
-            self.fail(error)
-            return False
-
-    cdef bint ask_inbound(self, uint32_t listener, uint8_t proto, const sockaddr_storage *peer,
-                          const sockaddr_storage *local, Seen *seen) noexcept with gil:
-        """Have the policy say where a flow goes that came to *listener*; False: refused."""
-        cdef uint8_t far_address[16]
-        cdef uint8_t near_address[16]
-        cdef uint16_t far_port = 0
-        cdef uint16_t near_port = 0
-        cdef size_t n = read_sockaddr(peer, far_address, &far_port)
-        cdef size_t m = read_sockaddr(local, near_address, &near_port)
-        cdef bytes text
-        cdef object target, error, ask, rule
-        memset(seen, 0, sizeof(Seen))
-        # Where the flow goes is decided by what the guest was seen to use last.
-        self.tell(self.untold)
-        try:
-            _, _, rule, _, seen.from_namespace = self.listeners[listener]
-            ask = self.policy.outbound_bypass if seen.from_namespace else self.policy.inbound
-            target = ask(proto, rule, (<char *>far_address)[:n], far_port,
-                         (<char *>near_address)[:m], near_port)
-            if target is None:
-                return False
-            if type(target) is Target:
-                seen.bypass = True
-                fill_route(&seen.route, target)
-                if target.lasting:
-                    self.keep_answer(listener, far_address, near_address, n, seen)
-                return True
-            text = target.source
-            seen.addr_len = <uint8_t>len(text)
-            memcpy(seen.source, <const char *>text, min(len(text), 16))
-            text = target.destination
-            memcpy(seen.destination, <const char *>text, min(len(text), 16))
-            seen.source_port = target.source_port
-            seen.destination_port = target.destination_port
-            return True
-        except BaseException as error:
-            self.fail(error)
-            return False
-
-    cdef void keep_answer(self, uint32_t listener, const uint8_t *peer, const uint8_t *local, size_t n,
-                          const Seen *seen) noexcept nogil:
-        """Have the answer in *seen* found for later connections (`decision_cache.find_answer`)."""
-        cdef Answer *answer = &self.answers[answer_slot(listener, peer, local)]
-        self.has_answers = True
-        answer.listener = listener + 1
-        answer.addr_len = n
-        memcpy(answer.peer, peer, 16)
-        memcpy(answer.local, local, 16)
-        answer.from_namespace = seen.from_namespace
-        answer.route = seen.route
-
-    cdef void forget_answers(self) noexcept nogil:
-        """What the policy goes by has changed."""
-        if self.has_answers:
-            memset(self.answers, 0, N_ANSWERS * sizeof(Answer))
-            self.has_answers = False
-
-    cdef bint ask_source(self, const uint8_t *address, size_t n, uint8_t *seen) noexcept with gil:
-        """Have the policy say by which address the guest knows one of the host's side; False: by none.
-
-        *seen* has 16 octets, what is behind the address is zeroed; *address* may be the same memory.
-        """
-        cdef bytes text
-        cdef object found, error
-        try:
-            found = self.policy.guest_visible_source((<const char *>address)[:n])
-            if found is None or <size_t>len(found) != n:
-                return False
-            text = found
-            memset(seen, 0, 16)
-            memcpy(seen, <const char *>text, n)
-            return True
-        except BaseException as error:
-            self.fail(error)
-            return False
-
-    cdef uint16_t listener_port(self, uint32_t listener) noexcept with gil:
-        """The port that a listener is bound to."""
-        return self.listeners[listener][3]
-
-    def clear_marks(self, uint32_t index):
-        """Make room for what the socket of a listener will be told: nothing so far."""
-        cdef uint32_t wanted = 2 * (index + 1)
-        cdef SocketMarks *grown
-        if wanted > self.n_listener_marks:
-            wanted = max(wanted, 2 * self.n_listener_marks)
-            grown = <SocketMarks *>realloc(self.listener_marks, wanted * sizeof(SocketMarks))
-            if grown == NULL:
-                raise MemoryError
-            self.listener_marks = grown
-            self.n_listener_marks = wanted
-        memset(&self.listener_marks[2 * index], 0, 2 * sizeof(SocketMarks))
-
-    def offer_port(self, uint32_t index, int fd, int port, tuple families, bytes address=b"",
-                   bytes device=b""):
-        """Let flows that the guest opens from *port* use a listener.
-
-        *families* can be reached by it. It is bound to *address* and to *device*; empty: to any.
-        """
-        self.offered.setdefault(port, []).append((index, fd, families, address, device))
-
-    def withdraw_port(self, uint32_t index, int port):
-        """The listener is no more."""
-        left = [entry for entry in self.offered.pop(port, ()) if entry[0] != index]
-        if left:
-            self.offered[port] = left
-
-    cdef bint ask_listener(self, const FlowKey *key, const Route *route, const uint8_t *source,
-                           bint any_peer, SharedListener *found) noexcept with gil:
-        """The listener on the guest's own port by which a flow of that endpoint can leave; False: none.
-
-        Its socket has the port that a socket of ours would need to keep, and the answers come to it. It can
-        send from *source*, 16 octets, 0: as routed. That it leads to the guest's endpoint is enough with
-        *any_peer*; else it must hand what the peer sends to this very flow.
-        """
-        cdef uint8_t address[16]
-        cdef uint16_t port = 0
-        cdef size_t n
-        cdef object error, entries, entry, seen, guest, local
-        entries = self.offered.get(key.guest_port)
-        if entries is None:
-            return False
-        self.tell(self.untold)
-        n = read_sockaddr(&route.peer, address, &port)
-        guest = (<const char *>key.guest)[:n]
-        seen = ((<const char *>key.remote)[:n], key.remote_port, guest, key.guest_port)
-        local = (<const char *>source)[:n]
-        try:
-            for entry in entries:
-                if (route.peer.ss_family not in entry[2] or entry[3] not in (b"", local)
-                        or entry[4] not in (b"", <bytes>route.ifname)):
-                    continue
-                if self.listener_fits(entry[0], any_peer, (<char *>address)[:n], port, seen):
-                    found.index = entry[0]
-                    found.fd = entry[1]
-                    found.family = entry[2][0]
-                    return True
-        except BaseException as error:
-            self.fail(error)
-        return False
-
-    def listener_fits(self, uint32_t index, bint any_peer, bytes peer, int peer_port, tuple seen):
-        """Whether a listener leads to the guest's endpoint in *seen*, and for one peer to that very flow."""
-        rule = self.listeners[index][2]
-        if any_peer:
-            return self.policy.leads_to(IPPROTO_UDP, rule, seen[2], seen[3])
-        target = self.policy.inbound(IPPROTO_UDP, rule, peer, peer_port, bytes(len(peer)), seen[3])
-        return target is not None and tuple(target) == seen
-
-    cdef bint may_share_port(self, const FlowKey *key, const Route *route) noexcept with gil:
-        """Whether the guest's port is taken by listeners that have less of it than a new socket would.
-
-        Such a one gets what comes to its address or device before that socket does, and hands it to the
-        same guest; so the port may be bound once more.
-        """
-        cdef uint8_t address[16]
-        cdef uint16_t port = 0
-        cdef size_t n
-        cdef object error, entry, entries, local
-        entries = [entry for entry in self.offered.get(key.guest_port, ())
-                   if route.peer.ss_family in entry[2]]
-        n = read_sockaddr(&route.source, address, &port) if route.source_len else 0
-        local = (<char *>address)[:n]
-        try:
-            for entry in entries:
-                if entry[3] in (b"", local) and entry[4] in (b"", <bytes>route.ifname):
-                    return False
-                if not self.policy.leads_to(IPPROTO_UDP, self.listeners[entry[0]][2],
-                                            (<const char *>key.guest)[:key.addr_len], key.guest_port):
-                    return False
-        except BaseException as error:
-            self.fail(error)
-            return False
-        return bool(entries)
-
-    cdef void pause_listener(self, uint32_t listener, int fd) noexcept with gil:
-        """Leave datagrams in a listener's socket until the link drains."""
-        if self.sockets.watch(fd, EPOLL_CTL_DEL, 0, 0) == 0:
-            self.paused.append(listener)
-
-    def resume_listeners(self):
-        """The link drains: take up what was paused."""
-        waiting, self.paused = self.paused, []
-        for index in waiting:
-            if index < len(self.listeners) and self.listeners[index] is not None:
-                self.sockets.watch(self.listeners[index][0], EPOLL_CTL_ADD, EPOLLIN,
-                                   make_tag(EVENT_LISTENER, 0, index))
-
-    cdef void on_control(self, const uint8_t *frame, size_t n) noexcept nogil:
-        """Have a control frame answered, unless there were too many of late."""
-        if admit(&self.control, self.now, CONTROL_INTERVAL_NS, CONTROL_BURST):
-            self.respond(frame, n)
-        else:
-            count(&self.stats, DROP_CONTROL_RATE)
-
-    cdef void respond(self, const uint8_t *frame, size_t n) noexcept with gil:
-        """Hand a control frame to the responder and send its answers."""
-        cdef object reply, error
-        self.stats.control_frames += 1
-        try:
-            for reply in self.responder.respond((<const char *>frame)[:n]):
-                self.send_frame(reply)
-        except BaseException as error:
-            self.fail(error)
 
     cdef bint send_frame(self, bytes frame):
         """Send a complete frame made by Python, padded to Ethernet's minimum."""
@@ -379,41 +109,6 @@ cdef class Core:
         memset(&meta, 0, sizeof(meta))
         memcpy(self.link.slot, <const char *>frame, n)
         return self.send(n, &meta)
-
-    cdef void tell_mac(self) noexcept with gil:
-        cdef object error
-        try:
-            self.events.on_guest_mac((<char *>self.guest_mac)[:ETH_ALEN])
-        except BaseException as error:
-            self.fail(error)
-
-    cdef void tell_silence(self) noexcept with gil:
-        cdef object error
-        try:
-            self.events.on_guest_silent()
-        except BaseException as error:
-            self.fail(error)
-
-    cdef void tell_ping_forbidden(self) noexcept with gil:
-        cdef object error
-        try:
-            self.events.on_ping_forbidden()
-        except BaseException as error:
-            self.fail(error)
-
-    cdef void tell_address(self, const uint8_t *address, size_t n) noexcept with gil:
-        cdef object error
-        try:
-            self.events.on_guest_address((<const char *>address)[:n])
-        except BaseException as error:
-            self.fail(error)
-
-    cdef void trace_state(self, const Flow *flow, const char *what) noexcept with gil:
-        cdef object error
-        try:
-            self.trace(f"flow {flow.index}: {what.decode()}")
-        except BaseException as error:
-            self.fail(error)
 
     cdef void arm(self, Flow *flow, int64_t deadline) noexcept nogil:
         """See that the flow's timer fires at *deadline* or earlier; an earlier one stays (see timers)."""
@@ -444,27 +139,6 @@ cdef class Core:
         if ip.protocol == IPPROTO_UDP:
             return self.udp_on
         return self.icmp_on or ip.protocol not in (IPPROTO_ICMP, IPPROTO_ICMPV6)
-
-    cdef void note(self, uint32_t kind) noexcept nogil:
-        """Tell news of a kind now, or later if there were too many of late: what counts is the last."""
-        if admit(&self.news, self.now, NEWS_INTERVAL_NS, NEWS_BURST):
-            self.tell(kind)
-        else:
-            self.untold |= kind
-
-    cdef void tell(self, uint32_t kinds) noexcept nogil:
-        """Tell all news of the given kinds."""
-        if kinds:
-            self.forget_answers()
-        self.untold &= ~kinds
-        if kinds & NEWS_MAC:
-            self.tell_mac()
-        if kinds & NEWS_IP4:
-            self.tell_address(self.seen4, 4)
-        if kinds & NEWS_IP6_LOCAL:
-            self.tell_address(self.seen6_local, 16)
-        if kinds & NEWS_IP6:
-            self.tell_address(self.seen6, 16)
 
     cdef uint8_t *push_ip(self, const uint8_t *mac, const uint8_t *source, const uint8_t *destination,
                           size_t addr_len, uint8_t protocol, uint32_t l4_len) noexcept nogil:
@@ -531,7 +205,7 @@ cdef class Core:
             length += pieces[i].iov_len
         return self.send(length, meta)
 
-    cdef int route_socket(self, int kind, int protocol, const Route *route) noexcept nogil:
+    cdef int route_socket(self, int kind, int protocol, const HostRoute *route) noexcept nogil:
         """Open a socket for *route* and bind it to its device; fd or negative errno.
 
         A stream is bound to the route's source too; a datagram socket not yet, as it can be bound
@@ -560,18 +234,3 @@ cdef class Core:
         """Bytes that flows can take at most: the records, the two tables that find them, the pool."""
         return (self.flows.max_flows * sizeof(Flow) + (self.flows.mask + 1) * sizeof(uint32_t)
                 + self.reactor.timers.n_ids * (sizeof(HeapEntry) + sizeof(int32_t)) + self.pool.size)
-
-
-cdef void fill_route(Route *route, object target) except *:
-    """Take a `contracts.Target` apart."""
-    cdef bytes text = target.address
-    cdef const uint8_t *address = <const uint8_t *><const char *>text
-    route.ifindex = target.scope_id
-    route.peer_len = fill_sockaddr(&route.peer, address, len(text), target.port, target.scope_id)
-    if target.source is not None:
-        text = target.source
-        address = <const uint8_t *><const char *>text
-        route.source_len = fill_sockaddr(&route.source, address, len(text), 0, target.scope_id)
-    if target.ifname is not None:
-        text = target.ifname
-        memcpy(route.ifname, <const char *>text, min(len(text), 15))

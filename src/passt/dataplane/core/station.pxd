@@ -12,7 +12,7 @@ cdef inline const uint8_t *station_of(Core core, const Flow *flow) noexcept nogi
     """Where what is sent to the guest for *flow* goes."""
     if flow.has_mac:
         return flow.mac
-    return core.guest_mac
+    return core.guest.mac
 
 
 cdef inline void follow_sender(Core core, Flow *flow, const uint8_t *mac) noexcept nogil:

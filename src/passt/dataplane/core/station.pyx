@@ -18,10 +18,12 @@ may have another machine.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from passt.dataplane.core.core cimport NEWS_IP4, NEWS_IP6, NEWS_IP6_LOCAL, NEWS_MAC, Core
+from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.table cimport FLOW_UDP, Flow
 from passt.dataplane.packet.headers cimport ETH_ALEN, is_loopback6, is_multicast4, is_zero
 from passt.dataplane.base.externs cimport memcmp, memcpy, memset
+from passt.dataplane.core.decisions cimport queue_news, tell_silence
+from passt.dataplane.core.guest cimport NEWS_IP4, NEWS_IP6, NEWS_IP6_LOCAL, NEWS_MAC
 
 cdef enum:
     QUESTIONS = 3                 # RFC 4861 10, MAX_UNICAST_SOLICIT
@@ -40,16 +42,16 @@ cdef bint is_station(Core core, const uint8_t *mac) noexcept nogil:
 
 cdef bint learn_mac(Core core, const uint8_t *mac) noexcept nogil:
     """Take note that a frame came from *mac*; tell whether that is the guest."""
-    if not memcmp(mac, core.guest_mac, ETH_ALEN) and is_known(core):
-        core.heard_at = core.now
-        core.n_questions = 0
+    if not memcmp(mac, core.guest.mac, ETH_ALEN) and is_known(core):
+        core.guest.heard_at = core.now
+        core.guest.n_questions = 0
         return True
     if not is_station(core, mac):
         return False
-    if is_known(core) and memcmp(mac, core.tap_mac, ETH_ALEN):
-        memcpy(core.rival_mac, mac, ETH_ALEN)
+    if is_known(core) and memcmp(mac, core.guest.tap_mac, ETH_ALEN):
+        memcpy(core.guest.rival_mac, mac, ETH_ALEN)
         doubt(core)
-        if memcmp(mac, core.guest_mac, ETH_ALEN):
+        if memcmp(mac, core.guest.mac, ETH_ALEN):
             return False
     else:
         adopt(core, mac)
@@ -57,32 +59,32 @@ cdef bint learn_mac(Core core, const uint8_t *mac) noexcept nogil:
 
 
 cdef bint is_known(Core core) noexcept nogil:
-    return not core.guest_mac[0] & 1
+    return not core.guest.mac[0] & 1
 
 
 cdef void doubt(Core core) noexcept nogil:
     """The guest may be gone: ask it, or after that have the other station that was heard take its place."""
-    if core.now - core.heard_at < SILENT_NS or core.now < core.question_at or not is_known(core):
+    if core.now - core.guest.heard_at < SILENT_NS or core.now < core.guest.question_at or not is_known(core):
         return
-    if core.n_questions < QUESTIONS:
-        core.n_questions += 1
-        core.question_at = core.now + ANSWER_NS
-        core.tell_silence()
-    elif not is_zero(core.rival_mac, ETH_ALEN):
-        adopt(core, core.rival_mac)
+    if core.guest.n_questions < QUESTIONS:
+        core.guest.n_questions += 1
+        core.guest.question_at = core.now + ANSWER_NS
+        tell_silence(core)
+    elif not is_zero(core.guest.rival_mac, ETH_ALEN):
+        adopt(core, core.guest.rival_mac)
 
 
 cdef void adopt(Core core, const uint8_t *mac) noexcept nogil:
     set_guest(core, mac)
-    core.note(NEWS_MAC)
+    queue_news(core, NEWS_MAC)
 
 
 cdef void set_guest(Core core, const uint8_t *mac) noexcept nogil:
     """The guest is the station *mac*, as heard just now."""
-    memcpy(core.guest_mac, mac, ETH_ALEN)
-    memset(core.rival_mac, 0, ETH_ALEN)
-    core.heard_at = core.now
-    core.n_questions = 0
+    memcpy(core.guest.mac, mac, ETH_ALEN)
+    memset(core.guest.rival_mac, 0, ETH_ALEN)
+    core.guest.heard_at = core.now
+    core.guest.n_questions = 0
 
 
 cdef void learn(Core core, const uint8_t *mac, const uint8_t *address, size_t n) noexcept nogil:
@@ -92,28 +94,28 @@ cdef void learn(Core core, const uint8_t *mac, const uint8_t *address, size_t n)
     if not learn_mac(core, mac):
         return
     if n == 4:
-        known = core.seen4
+        known = core.guest.ip4
         if not memcmp(address, known, 4):
             return
         if address[0] == 0 or is_multicast4(address) or address[0] == 127 or address[0] >= 240:
             return
     else:
-        known = core.seen6
+        known = core.guest.ip6
         kind = NEWS_IP6
         if address[0] == 0xfe and (address[1] & 0xc0) == 0x80:
-            known = core.seen6_local
+            known = core.guest.ip6_local
             kind = NEWS_IP6_LOCAL
         if not memcmp(address, known, 16):
             return
         if is_zero(address, 16) or address[0] == 0xff or is_loopback6(address):
             return
     memcpy(known, address, n)
-    core.note(kind)
+    queue_news(core, kind)
 
 
 cdef void move_flow(Core core, Flow *flow, const uint8_t *mac) noexcept nogil:
     """*flow* is the station's that has *mac*; one of the guest's goes with the guest."""
-    flow.has_mac = memcmp(mac, core.guest_mac, ETH_ALEN) != 0
+    flow.has_mac = memcmp(mac, core.guest.mac, ETH_ALEN) != 0
     memcpy(flow.mac, mac, ETH_ALEN)
     if flow.kind == FLOW_UDP and not flow.u.udp.listener:
         # By its socket others may answer that the guest has no flow with yet.
@@ -123,8 +125,8 @@ cdef void move_flow(Core core, Flow *flow, const uint8_t *mac) noexcept nogil:
 cdef void forget_stations(Core core) noexcept nogil:
     """Another machine may be at the other end of the link."""
     cdef uint32_t i
-    memset(core.guest_mac, 0xff, ETH_ALEN)
-    memset(core.rival_mac, 0, ETH_ALEN)
-    core.n_questions = 0
+    memset(core.guest.mac, 0xff, ETH_ALEN)
+    memset(core.guest.rival_mac, 0, ETH_ALEN)
+    core.guest.n_questions = 0
     for i in range(core.flows.top):
         core.flows.flows[i].has_mac = False

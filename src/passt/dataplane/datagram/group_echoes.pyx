@@ -12,11 +12,12 @@ on the link who says the same is heard.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 
-from passt.dataplane.core.core cimport N_ECHOES, Core, Echo
+from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.table cimport Flow
 from passt.dataplane.base.siphash cimport siphash
 from passt.dataplane.datagram.ip_fields cimport marks_of
 from passt.dataplane.base.externs cimport memcpy, memset, msghdr, sockaddr_storage
+from passt.dataplane.datagram.echo_memory cimport N_ECHOES, Echo
 
 # The copy is queued before the sending call returns, or when the kernel's softirq thread next runs.
 cdef int64_t HELD_NS = 50000000
@@ -41,11 +42,11 @@ cdef void note_sending(Core core, const uint8_t *payload, size_t n, uint16_t seg
     """Note *n* octets that are about to leave, and may come back, in datagrams of *segment*."""
     cdef size_t offset = 0
     cdef Echo *echo
-    core.echoes_until = core.now + HELD_NS
+    core.echoes.until = core.now + HELD_NS
     while offset < n or not offset:
-        echo = &core.echoes[core.next_echo]
-        core.next_echo = (core.next_echo + 1) % N_ECHOES
-        echo.until = core.echoes_until
+        echo = &core.echoes.echoes[core.echoes.next]
+        core.echoes.next = (core.echoes.next + 1) % N_ECHOES
+        echo.until = core.echoes.until
         echo.content = content_of(core, payload + offset, min(n - offset, <size_t>segment))
         if not segment:
             return
@@ -57,10 +58,10 @@ cdef bint is_own_echo(Core core, int fd, const msghdr *message, size_t n) noexce
     cdef const uint8_t *payload = <const uint8_t *>message.msg_iov.iov_base
     cdef uint64_t content
     cdef int i
-    if core.echoes_until < core.now:
+    if core.echoes.until < core.now:
         return False
     content = content_of(core, payload, n)
     for i in range(N_ECHOES):
-        if core.echoes[i].content == content and core.echoes[i].until >= core.now:
+        if core.echoes.echoes[i].content == content and core.echoes.echoes[i].until >= core.now:
             return core.sockets.is_own(fd, <const sockaddr_storage *>message.msg_name, message.msg_namelen)
     return False

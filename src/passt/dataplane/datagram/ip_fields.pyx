@@ -51,7 +51,7 @@ cdef int socket_of(Core core, const Flow *flow) noexcept nogil:
 cdef SocketMarks *marks_of(Core core, const Flow *flow) noexcept nogil:
     """What that socket was told; a listener of both families for each of them."""
     if flow.u.udp.listener:
-        return &core.listener_marks[2 * (flow.u.udp.listener - 1) + (flow.keys[0].addr_len != 4)]
+        return &core.listeners.states[flow.u.udp.listener - 1].marks[flow.keys[0].addr_len != 4]
     return &core.flows.flows[flow.u.udp.port].u.port.marks
 
 

@@ -2,9 +2,10 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from passt.dataplane.core.core cimport Core, Route
+from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.table cimport Flow, FlowKey
 from passt.dataplane.base.externs cimport msghdr
+from passt.dataplane.flow.decision cimport HostRoute
 
 
 cdef enum:
@@ -13,10 +14,10 @@ cdef enum:
     DROPPED = -2                  # one less, and counted
 
 
-cdef Flow *start_datagram(Core core, const FlowKey *key, uint8_t kind, Route *route) noexcept nogil
+cdef Flow *start_datagram(Core core, const FlowKey *key, uint8_t kind, HostRoute *route) noexcept nogil
 cdef void end_datagram(Core core, Flow *flow) noexcept nogil
 cdef void refuse_datagram(Core core, Flow *flow, int result) noexcept nogil
-cdef int open_bound(Core core, const Route *route, int protocol, const FlowKey *key) noexcept nogil
+cdef int open_bound(Core core, const HostRoute *route, int protocol, const FlowKey *key) noexcept nogil
 cdef bint watch_datagram(Core core, Flow *flow) noexcept nogil
 cdef ssize_t receive(Core core, Flow *flow, uint32_t l4_hdr_len) noexcept nogil
 cdef ssize_t take_datagram(Core core, int fd, msghdr *message) noexcept nogil

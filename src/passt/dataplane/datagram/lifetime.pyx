@@ -11,7 +11,7 @@ ends before its time, so that a guest that opens flow after flow never blocks it
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from passt.dataplane.core.core cimport Core, Route
+from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.table cimport CLASS_DATAGRAM, Flow, FlowKey
 from passt.dataplane.packet.headers cimport ETH_HLEN, IP4_HLEN, IP6_HLEN, MAX_IP_LEN
 from passt.dataplane.loop.reactor cimport EVENT_FLOW, make_tag
@@ -23,16 +23,18 @@ from passt.dataplane.base.externs cimport (
     SOCK_DGRAM, SOL_SOCKET, SO_REUSEADDR, htons, iovec, memset, msghdr, sockaddr_in, sockaddr_in6,
     sockaddr_storage, socklen_t,
 )
+from passt.dataplane.core.decisions cimport ask_outbound, may_share_port
 from passt.dataplane.core.make_room cimport admit_datagram, crowd_out, evict_half_open, lacks_descriptor
+from passt.dataplane.flow.decision cimport HostRoute
 
 
-cdef Flow *start_datagram(Core core, const FlowKey *key, uint8_t kind, Route *route) noexcept nogil:
+cdef Flow *start_datagram(Core core, const FlowKey *key, uint8_t kind, HostRoute *route) noexcept nogil:
     """A record for a new flow of the guest's, and its route; NULL: counted drop."""
     cdef Flow *flow = admit_datagram(core, kind)
     if flow == NULL:
         return NULL
     flow.keys[0] = key[0]
-    if not core.ask_outbound(flow, route):
+    if not ask_outbound(core, flow, route):
         count(&core.stats, DROP_REFUSED)
         core.stats.flows_refused += 1
         core.flows.release(flow)
@@ -58,7 +60,7 @@ cdef bint watch_datagram(Core core, Flow *flow) noexcept nogil:
                               make_tag(EVENT_FLOW, flow.generation, flow.index)) == 0
 
 
-cdef int open_bound(Core core, const Route *route, int protocol, const FlowKey *key) noexcept nogil:
+cdef int open_bound(Core core, const HostRoute *route, int protocol, const FlowKey *key) noexcept nogil:
     """A socket bound to the route's device and source; fd or a negative errno.
 
     It keeps the guest's port or identifier in *key*; if that is taken or privileged the kernel chooses one.
@@ -81,7 +83,7 @@ cdef int open_bound(Core core, const Route *route, int protocol, const FlowKey *
     # The port lies at the same place in both families' socket addresses.
     (<sockaddr_in *>&local).sin_port = htons(key.guest_port)
     result = core.sockets.bind_source(fd, &local, n)
-    if result == -EADDRINUSE and protocol == IPPROTO_UDP and core.may_share_port(key, route):
+    if result == -EADDRINUSE and protocol == IPPROTO_UDP and may_share_port(core, key, route):
         core.sockets.set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1)
         result = core.sockets.bind_source(fd, &local, n)
         core.sockets.set_option(fd, SOL_SOCKET, SO_REUSEADDR, 0)

@@ -43,6 +43,7 @@ from passt.dataplane.base.externs cimport (
     IP_RECVERR, SOL_SOCKET, SO_BROADCAST, SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6, SO_EE_ORIGIN_LOCAL, cmsghdr,
     htons, iovec, memcmp, memcpy, memset, msghdr, sock_extended_err, sockaddr_storage,
 )
+from passt.dataplane.core.decisions cimport ask_source
 from passt.dataplane.core.station cimport station_of
 
 cdef enum:
@@ -197,7 +198,7 @@ cdef void pass_on(Core core, Flow *flow, SocketError *error) noexcept nogil:
         return
     if not memcmp(error.offender, remote, 16):
         offender = NULL           # by the address that the guest asked
-    elif not core.ask_source(error.offender, error.offender_len, error.offender):
+    elif not ask_source(core, error.offender, error.offender_len, error.offender):
         count(&core.stats, DROP_BAD_ADDRESS)
         return
     if is_too_big(four, type, error.what.ee_code) and not told_mtu(flow)[0]:
@@ -318,7 +319,7 @@ cdef void tell_mtu(Core core, const Flow *flow, uint32_t mtu) noexcept nogil:
     cdef IcmpHdr icmp
     cdef bint known
     memset(us, 0, 16)
-    known = core.ask_source(us, flow.keys[0].addr_len, us)
+    known = ask_source(core, us, flow.keys[0].addr_len, us)
     memset(&icmp, 0, sizeof(icmp))
     icmp.type = ICMP_ECHO_REPLY if four else ICMP6_ECHO_REPLY
     icmp.csum_be = csum_fold(csum_add(<const uint8_t *>&icmp, ICMP_HLEN, 0 if four else pseudo6(
@@ -354,6 +355,6 @@ cdef void report(Core core, Flow *flow, uint8_t type, uint8_t code, uint32_t inf
     cdef bint known
     memset(us, 0, 16)
     # The unspecified address asks for our own.
-    known = core.ask_source(us, flow.keys[0].addr_len, us)
+    known = ask_source(core, us, flow.keys[0].addr_len, us)
     memcpy(quote + UDP_HLEN, payload, taken)
     tell(core, flow, taken, type, code, info, us if known else NULL, 0)

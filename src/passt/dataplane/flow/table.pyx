@@ -18,6 +18,7 @@ record for the socket of each, half), so they leave room for connections.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from passt.dataplane.base.assertions cimport PASST_ASSERT, PASST_DEBUG_BUILD
 from passt.dataplane.base.siphash cimport siphash
 from passt.dataplane.base.externs cimport IPPROTO_UDP, calloc, free, memcmp, memcpy, memset, sockaddr_storage
 from passt.dataplane.sockets.sockets cimport read_sockaddr
@@ -25,6 +26,7 @@ from passt.dataplane.sockets.sockets cimport read_sockaddr
 cdef enum:
     HASH_LOAD = 2                 # buckets per flow
     DATAGRAM_SHARE = 4            # of the records may be datagram flows
+    MAX_CHECKED = 1024            # records of a table that a debug build checks in every turn
 
 
 cdef class FlowTable:
@@ -71,6 +73,9 @@ cdef class FlowTable:
         else:
             return NULL
         flow = &self.flows[index]
+        PASST_ASSERT(index < self.top)
+        PASST_ASSERT(flow.kind == FLOW_FREE)
+        PASST_ASSERT(not flow.has_work)
         generation = flow.generation
         memset(flow, 0, sizeof(Flow))
         flow.generation = generation
@@ -82,6 +87,11 @@ cdef class FlowTable:
 
     cdef void release(self, Flow *flow) noexcept nogil:
         """Forget a flow whose descriptor, timer and memory the owner has let go."""
+        PASST_ASSERT(flow.index < self.top)
+        PASST_ASSERT(flow == &self.flows[flow.index])
+        PASST_ASSERT(flow.kind > FLOW_DEAD)
+        PASST_ASSERT(not flow.armed)
+        PASST_ASSERT(self.n_active > 0)
         self.classify(flow, CLASS_KEPT)
         self.unhash(flow, SIDE_GUEST)
         self.unhash(flow, SIDE_HOST)
@@ -93,6 +103,8 @@ cdef class FlowTable:
             self.put_free(flow)
 
     cdef void put_free(self, Flow *flow) noexcept nogil:
+        PASST_ASSERT(flow.kind != FLOW_FREE)
+        PASST_ASSERT(not flow.has_work)
         flow.kind = FLOW_FREE
         flow.next_free = self.first_free
         self.first_free = flow.index
@@ -103,6 +115,8 @@ cdef class FlowTable:
     cdef bint insert(self, Flow *flow, int side) noexcept nogil:
         """Make *flow* findable by keys[side]; False if that key is taken."""
         cdef uint32_t *head
+        PASST_ASSERT(flow.kind > FLOW_DEAD)
+        PASST_ASSERT(not flow.hashed[side])
         if self.find(&flow.keys[side], side) != NULL:
             return False
         head = &self.heads[self.hash(&flow.keys[side]) & self.mask]
@@ -117,8 +131,11 @@ cdef class FlowTable:
         cdef Flow *flow
         cdef uint32_t node_side
         while node:
+            PASST_ASSERT((node - 1) >> 1 < self.top)
             flow = &self.flows[(node - 1) >> 1]
             node_side = (node - 1) & 1
+            PASST_ASSERT(flow.kind > FLOW_DEAD)
+            PASST_ASSERT(flow.hashed[node_side])
             if node_side == <uint32_t>side and not memcmp(&flow.keys[side], key, sizeof(FlowKey)):
                 return flow
             node = flow.chain[node_side]
@@ -132,7 +149,9 @@ cdef class FlowTable:
             return
         link = &self.heads[self.hash(&flow.keys[side]) & self.mask]
         while link[0] != mine:
+            PASST_ASSERT(link[0] != 0)
             node = link[0] - 1
+            PASST_ASSERT(node >> 1 < self.top)
             link = &self.flows[node >> 1].chain[node & 1]
         link[0] = flow.chain[side]
         flow.hashed[side] = False
@@ -144,12 +163,15 @@ cdef class FlowTable:
         if index >= self.top:
             return NULL
         flow = &self.flows[index]
+        # No event is of a later user of the record; generations count modulo 2 ** 24 in a tag.
+        PASST_ASSERT(((flow.generation - <uint32_t>(tag >> 32)) & 0xffffff) < 0x800000)
         if flow.kind <= FLOW_DEAD or (flow.generation ^ (tag >> 32)) & 0xffffff:
             return NULL
         return flow
 
     cdef void add_work(self, Flow *flow) noexcept nogil:
         """Have the flow looked at when this turn ends."""
+        PASST_ASSERT(flow.kind > FLOW_DEAD)
         if flow.has_work:
             return
         flow.has_work = True
@@ -162,6 +184,7 @@ cdef class FlowTable:
 
     cdef void add_waiting(self, Flow *flow) noexcept nogil:
         """Have the flow looked at when the link drains; counts as being on the work list."""
+        PASST_ASSERT(flow.kind > FLOW_DEAD)
         if flow.has_work:
             return
         flow.has_work = True
@@ -176,6 +199,7 @@ cdef class FlowTable:
         while index != NO_FLOW:
             flow = &self.flows[index]
             index = flow.next_work
+            PASST_ASSERT(flow.has_work)
             flow.has_work = False
             if flow.kind == FLOW_DEAD:
                 self.put_free(flow)
@@ -185,6 +209,9 @@ cdef class FlowTable:
     cdef uint32_t take_work(self) noexcept nogil:
         """Take the whole list: the first index, each record's `next_work` names the next one."""
         cdef uint32_t first = self.first_work
+        if PASST_DEBUG_BUILD:
+            if self.top <= MAX_CHECKED:
+                check_table(self)
         self.first_work = NO_FLOW
         self.last_work = NO_FLOW
         return first
@@ -197,9 +224,11 @@ cdef class FlowTable:
     cdef void move_newest(self, Flow *flow, uint8_t flow_class) noexcept nogil:
         """Put the flow at the end of a class, out of the place where it is."""
         cdef uint8_t old = flow.flow_class
+        PASST_ASSERT(flow_class < N_CLASSES)
         if old == flow_class and (old == CLASS_KEPT or flow.newer == NO_FLOW):
             return
         if old != CLASS_KEPT:
+            PASST_ASSERT(self.n_in_class[old] > 0)
             self.n_in_class[old] -= 1
             if flow.older == NO_FLOW:
                 self.oldest[old] = flow.newer
@@ -220,6 +249,70 @@ cdef class FlowTable:
         else:
             self.flows[flow.older].newer = flow.index
         self.newest[flow_class] = flow.index
+
+
+cdef void check_table(FlowTable table) noexcept nogil:
+    """Assert that each record is on the lists that it says, and on no other, between two turns."""
+    cdef uint32_t n_free = 0
+    cdef uint32_t n_dead = 0
+    cdef uint32_t n_working = 0
+    cdef uint32_t i
+    cdef Flow *flow
+    for i in range(table.top):
+        flow = &table.flows[i]
+        PASST_ASSERT(flow.index == i)
+        n_free += flow.kind == FLOW_FREE
+        n_dead += flow.kind == FLOW_DEAD
+        n_working += flow.has_work
+        if flow.kind == FLOW_DEAD:
+            PASST_ASSERT(flow.has_work)
+    PASST_ASSERT(table.n_active == table.top - n_free - n_dead)
+    i = table.first_free
+    while i != NO_FLOW:
+        PASST_ASSERT(table.flows[i].kind == FLOW_FREE)
+        PASST_ASSERT(n_free > 0)
+        n_free -= 1
+        i = table.flows[i].next_free
+    PASST_ASSERT(n_free == 0)
+    n_working -= check_list(table, table.first_work, table.last_work, n_working)
+    n_working -= check_list(table, table.first_waiting, NO_FLOW, n_working)
+    PASST_ASSERT(n_working == 0)
+    for i in range(<uint32_t>CLASS_KEPT + 1, <uint32_t>N_CLASSES):
+        check_class(table, i)
+
+
+cdef uint32_t check_list(FlowTable table, uint32_t first, uint32_t last, uint32_t most) noexcept nogil:
+    """Assert that a list of *most* flows at most has work for each; returns how many it has."""
+    cdef uint32_t n = 0
+    cdef uint32_t before = NO_FLOW
+    while first != NO_FLOW:
+        PASST_ASSERT(first < table.top)
+        PASST_ASSERT(table.flows[first].has_work)
+        PASST_ASSERT(n < most)
+        n += 1
+        before = first
+        first = table.flows[first].next_work
+    if last != NO_FLOW:
+        PASST_ASSERT(before == last)
+    return n
+
+
+cdef void check_class(FlowTable table, uint32_t flow_class) noexcept nogil:
+    """Assert that a class has as many flows as it counts, linked both ways."""
+    cdef uint32_t n = 0
+    cdef uint32_t before = NO_FLOW
+    cdef uint32_t index = table.oldest[flow_class]
+    while index != NO_FLOW:
+        PASST_ASSERT(index < table.top)
+        PASST_ASSERT(table.flows[index].kind > FLOW_DEAD)
+        PASST_ASSERT(table.flows[index].flow_class == flow_class)
+        PASST_ASSERT(table.flows[index].older == before)
+        PASST_ASSERT(n < table.n_in_class[flow_class])
+        n += 1
+        before = index
+        index = table.flows[index].newer
+    PASST_ASSERT(n == table.n_in_class[flow_class])
+    PASST_ASSERT(before == table.newest[flow_class])
 
 
 cdef void fill_host_key(FlowKey *key, const Flow *port, const sockaddr_storage *peer) noexcept nogil:

@@ -17,6 +17,7 @@ from passt.dataplane.base.stats cimport (
 from passt.dataplane.base.externs cimport (
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, memcmp, memset,
 )
+from passt.dataplane.core.decisions cimport on_control
 from passt.dataplane.core.station cimport is_station, learn, learn_mac
 from passt.dataplane.tcp.from_guest cimport flush_gather, on_segment
 from passt.dataplane.ingress.packet_too_big cimport on_too_big
@@ -50,13 +51,13 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
         verdict = split_ip6(frame.data + ETH_HLEN, frame.len - ETH_HLEN, &ip)
     elif kind == ETHERTYPE_ARP:
         learn_from_arp(core, frame)
-        core.on_control(frame.data, frame.len)
+        on_control(core, frame.data, frame.len)
         return
     else:
         verdict = DROP_ETHERTYPE
     ip.mac = frame.data + ETH_ALEN
     if not is_station(core, eth.src):
-        ip.mac = core.guest_mac
+        ip.mac = core.guest.mac
     if frame.unverified and verdict in (VERDICT_OK, DROP_FRAGMENT) and not has_intact_header(&ip):
         verdict = DROP_BAD_CHECKSUM
     if verdict == DROP_FRAGMENT:
@@ -77,7 +78,7 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
     if is_control(core, &ip):
         # A guest may have nothing else to say before it is spoken to. Its address is not the source's yet.
         learn_mac(core, eth.src)
-        core.on_control(frame.data, frame.len)
+        on_control(core, frame.data, frame.len)
         return
     on_packet(core, &ip, frame, eth.src)
 

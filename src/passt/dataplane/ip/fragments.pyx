@@ -39,13 +39,13 @@ cdef enum:
 
 cdef bint on_fragment(Core core, IpView *ip) noexcept nogil:
     """Take a fragment of the guest's; True: *ip* is now the whole packet, good until the next fragment."""
-    cdef uint64_t evicted = core.reassembler.n_evicted
-    cdef bint first = not core.reassembler.n_used
-    cdef FragmentResult result = core.reassembler.add(ip, core.now)
+    cdef uint64_t evicted = core.ip.reassembler.n_evicted
+    cdef bint first = not core.ip.reassembler.n_used
+    cdef FragmentResult result = core.ip.reassembler.add(ip, core.now)
     cdef Verdict verdict
-    core.stats.drops[<int>DROP_FRAGMENT_MEMORY] += core.reassembler.n_evicted - evicted
-    if first and core.reassembler.n_used:
-        core.reactor.timers.arm(core.fragment_timer, core.reassembler.next_deadline())
+    core.stats.drops[<int>DROP_FRAGMENT_MEMORY] += core.ip.reassembler.n_evicted - evicted
+    if first and core.ip.reassembler.n_used:
+        core.reactor.timers.arm(core.ip.fragment_timer, core.ip.reassembler.next_deadline())
     if result == FRAGMENT_KEPT:
         return False
     if result != FRAGMENT_COMPLETE:
@@ -66,7 +66,7 @@ cdef bint on_fragment(Core core, IpView *ip) noexcept nogil:
 
 cdef void on_fragment_timer(Core core) noexcept nogil:
     """Give up what is not complete in time; tell the guest, if the first fragment was there (RFC 792)."""
-    cdef Assembly *place = core.reassembler.expired(core.now)
+    cdef Assembly *place = core.ip.reassembler.expired(core.now)
     cdef int64_t deadline
     cdef IpView ip
     cdef FlowKey key
@@ -82,11 +82,11 @@ cdef void on_fragment_timer(Core core) noexcept nogil:
                             place.data, place.first_len,
                             ICMP_TIME_EXCEEDED if place.addr_len == 4 else ICMP6_TIME_EXCEEDED,
                             REASSEMBLY_TIME_EXCEEDED, 0, NULL)
-        core.reassembler.drop(place)
-        place = core.reassembler.expired(core.now)
-    deadline = core.reassembler.next_deadline()
+        core.ip.reassembler.drop(place)
+        place = core.ip.reassembler.expired(core.now)
+    deadline = core.ip.reassembler.next_deadline()
     if deadline != INT64_MAX:
-        core.reactor.timers.arm(core.fragment_timer, deadline)
+        core.reactor.timers.arm(core.ip.fragment_timer, deadline)
 
 
 cdef bint is_group(const Assembly *place) noexcept nogil:

@@ -11,22 +11,23 @@ An address has one place in a small table, the later one takes it: what is forgo
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from passt.dataplane.core.core cimport MIN_MTU, N_PATHS, Core, Path
+from passt.dataplane.core.core cimport Core
 from passt.dataplane.base.externs cimport memcmp, memcpy
+from passt.dataplane.ip.state cimport MIN_MTU, N_PATHS, PathEntry
 
 # After which a path may be taken to be wider again (RFC 1191 6.3, RFC 8201 4).
 cdef int64_t EXPIRES_NS = 600000000000
 
 
-cdef Path *place_of(Core core, const uint8_t *address) noexcept nogil:
+cdef PathEntry *place_of(Core core, const uint8_t *address) noexcept nogil:
     # Addresses of one network differ in their last octets: of both families, the rest of IPv4's is 0.
-    return &core.paths[(address[2] + 5 * address[3] + address[14] + 5 * address[15]) % N_PATHS]
+    return &core.ip.paths[(address[2] + 5 * address[3] + address[14] + 5 * address[15]) % N_PATHS]
 
 
 cdef uint32_t known_mtu(Core core, const uint8_t *address) noexcept nogil:
     """The MTU of the path to *address*, 16 octets as in a `FlowKey`; 0: not told."""
-    cdef const Path *path
-    if not core.has_paths:
+    cdef const PathEntry *path
+    if not core.ip.has_paths:
         return 0
     path = place_of(core, address)
     if path.expires_at <= core.now or memcmp(path.address, address, 16):
@@ -43,10 +44,10 @@ cdef uint32_t limit_towards(Core core, const uint8_t *address) noexcept nogil:
 cdef void note_mtu(Core core, const uint8_t *address, uint32_t mtu) noexcept nogil:
     """The path to *address* takes no more than *mtu*, and is not known to take less."""
     cdef uint32_t known = known_mtu(core, address)
-    cdef Path *path = place_of(core, address)
+    cdef PathEntry *path = place_of(core, address)
     if known and known <= mtu:
         return
-    core.has_paths = True
+    core.ip.has_paths = True
     memcpy(path.address, address, 16)
     path.mtu = mtu
     path.expires_at = core.now + EXPIRES_NS

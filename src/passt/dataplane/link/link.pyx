@@ -16,6 +16,7 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from passt.dataplane.packet.headers cimport ETH_HLEN, ETH_MIN_FRAME, MAX_FRAME
 from passt.dataplane.link.segmentation cimport complete_csum, cut_segment
+from passt.dataplane.base.assertions cimport PASST_ASSERT
 from passt.dataplane.base.stats cimport DROP_LINK_DOWN, DROP_LINK_FULL, DROP_OVERSIZE, DROP_SHORT, count
 from passt.dataplane.base.externs cimport (
     EAGAIN, EINTR, EIO, ENOBUFS, ENOMEM, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6,
@@ -276,6 +277,8 @@ cdef class TapLink(Link):
     cdef bint keep(self, const uint8_t *start, size_t n) noexcept nogil:
         """Keep a refused frame for `on_writable`; False if there is no room left."""
         cdef uint32_t length = <uint32_t>n
+        PASST_ASSERT(self.pending_start <= self.pending_end)
+        PASST_ASSERT(self.pending_end <= PENDING_SIZE)
         if self.pending == NULL:
             self.pending = <uint8_t *>malloc(PENDING_SIZE)
         if self.pending == NULL or self.pending_end + sizeof(uint32_t) + n > PENDING_SIZE:
@@ -299,6 +302,7 @@ cdef class TapLink(Link):
                 self.pending_start = 0
                 return
             self.pending_start += sizeof(uint32_t) + length
+            PASST_ASSERT(self.pending_start <= self.pending_end)
         self.pending_start = 0
         self.pending_end = 0
         self.blocked = False

@@ -31,6 +31,7 @@ from passt.dataplane.packet.headers cimport (
 )
 from passt.dataplane.link.link cimport LINK_CSUM, LINK_TSO4, LINK_TSO6, LINK_USO4, LINK_USO6, Link
 from passt.dataplane.link.segmentation cimport Cut, complete_csum, push_segment, start_cut
+from passt.dataplane.base.assertions cimport PASST_ASSERT, PASST_DEBUG_BUILD
 from passt.dataplane.base.stats cimport DROP_LINK_DOWN, DROP_LINK_FULL, count
 from passt.dataplane.base.externs cimport (
     EAGAIN, EINTR, ENOBUFS, ENOMEM, MSG_DONTWAIT, MSG_NOSIGNAL, SO_SNDBUF, SOL_SOCKET,
@@ -173,6 +174,8 @@ cdef class StreamLink(Link):
         self.drained = <size_t>n < RX_ROOM - left
         self.rx_end += n
         self.n_received = n
+        if PASST_DEBUG_BUILD:
+            check_buffers(self)
         return True
 
     cdef void read_ahead(self) noexcept nogil:
@@ -344,10 +347,14 @@ cdef class StreamLink(Link):
         self.out_end += n
         self.n_queued += n_frames
         self.octets_queued += n - n_frames * PREFIX
+        if PASST_DEBUG_BUILD:
+            check_buffers(self)
 
     cdef void note_written(self, size_t n) noexcept nogil:
         """Account for *n* octets of the queue that were written."""
         cdef size_t part
+        if PASST_DEBUG_BUILD:
+            check_buffers(self)
         if n == self.out_end - self.out_start:
             self.stats.frames_to_guest += self.n_queued
             self.stats.bytes_to_guest += self.octets_queued
@@ -367,3 +374,13 @@ cdef class StreamLink(Link):
                 self.stats.bytes_to_guest += self.rest_len
                 self.n_queued -= 1
                 self.octets_queued -= self.rest_len
+
+
+cdef void check_buffers(StreamLink link) noexcept nogil:
+    """Assert that what was read and what is queued lie in their buffers, and the accounts agree."""
+    PASST_ASSERT(link.rx_start <= link.rx_end)
+    PASST_ASSERT(link.rx_end <= RX_ROOM)
+    PASST_ASSERT(link.out_start <= link.out_end)
+    PASST_ASSERT(link.out_end <= OUT_SIZE)
+    PASST_ASSERT(link.rest <= link.out_end - link.out_start)
+    PASST_ASSERT((link.n_queued == 0) == (link.out_start == link.out_end))

@@ -8,6 +8,7 @@ there from the start (its pages are touched when used), so that arming cannot fa
 
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t
 
+from passt.dataplane.base.assertions cimport PASST_ASSERT, PASST_DEBUG_BUILD
 from passt.dataplane.base.externs cimport calloc, free
 
 
@@ -30,6 +31,7 @@ cdef class TimerHeap:
         cdef HeapEntry entry
         cdef uint32_t position
         cdef int64_t before
+        PASST_ASSERT(id < self.n_ids)
         entry.deadline = deadline
         entry.id = id
         if self.place[id]:
@@ -40,16 +42,21 @@ cdef class TimerHeap:
                 self.sift_up(position)
             else:
                 self.sift_down(position)
-            return
-        self.n += 1
-        self.put(self.n - 1, entry)
-        self.sift_up(self.n - 1)
+        else:
+            self.n += 1
+            self.put(self.n - 1, entry)
+            self.sift_up(self.n - 1)
+        if PASST_DEBUG_BUILD:
+            check_entry(self, id)
 
     cdef void cancel(self, uint32_t id) noexcept nogil:
         """Take *id* out, if it is in."""
         cdef uint32_t position
+        PASST_ASSERT(id < self.n_ids)
         if not self.place[id]:
             return
+        if PASST_DEBUG_BUILD:
+            check_entry(self, id)
         position = <uint32_t>(self.place[id] - 1)
         self.place[id] = 0
         self.n -= 1
@@ -71,6 +78,7 @@ cdef class TimerHeap:
         return True
 
     cdef void put(self, uint32_t position, HeapEntry entry) noexcept nogil:
+        PASST_ASSERT(position < self.n)
         self.heap[position] = entry
         self.place[entry.id] = <int32_t>position + 1
 
@@ -99,3 +107,17 @@ cdef class TimerHeap:
             self.put(position, self.heap[child])
             position = child
         self.put(position, entry)
+
+
+cdef void check_entry(TimerHeap timers, uint32_t id) noexcept nogil:
+    """Assert that *id* stands where it should: not before what is over it, not behind what is under it."""
+    cdef uint32_t position = <uint32_t>(timers.place[id] - 1)
+    cdef uint32_t child = 2 * position + 1
+    PASST_ASSERT(position < timers.n)
+    PASST_ASSERT(timers.heap[position].id == id)
+    if position:
+        PASST_ASSERT(timers.heap[(position - 1) // 2].deadline <= timers.heap[position].deadline)
+    if child < timers.n:
+        PASST_ASSERT(timers.heap[position].deadline <= timers.heap[child].deadline)
+    if child + 1 < timers.n:
+        PASST_ASSERT(timers.heap[position].deadline <= timers.heap[child + 1].deadline)

@@ -14,6 +14,7 @@ by copying.
 
 from libc.stdint cimport int32_t, uint64_t
 
+from passt.dataplane.base.assertions cimport PASST_ASSERT
 from passt.dataplane.base.externs cimport F_SETPIPE_SZ, O_CLOEXEC, O_NONBLOCK, close, fcntl, pipe2
 
 cdef enum:
@@ -63,6 +64,8 @@ cdef class PipePool:
 
     cdef void give_back(self, int32_t pipe, bint is_empty) noexcept nogil:
         """Take back a pipe; one that is not empty, or one too many, is closed."""
+        PASST_ASSERT(pipe < MAX_PIPES)
+        PASST_ASSERT(self.ends[pipe][0] >= 0)
         if is_empty and self.n_idle < self.n_kept:
             self.idle[self.n_idle] = pipe
             self.n_idle += 1
@@ -73,6 +76,7 @@ cdef class PipePool:
         close(self.ends[pipe][0])
         close(self.ends[pipe][1])
         self.ends[pipe][0] = self.ends[pipe][1] = -1
+        PASST_ASSERT(self.n_unused < MAX_PIPES)
         self.unused[self.n_unused] = pipe
         self.n_unused += 1
         self.n_open[0] -= 1

@@ -6,7 +6,7 @@ it comes out, and what the guest is told of it.
 
 from libc.stdint cimport uint8_t, uint32_t
 
-from passt.dataplane.core.core cimport MAX_GATHER, Core
+from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.table cimport (
     CONN_ACK_NOW, CONN_FIN_EARLY, CONN_GUEST_FIN, CONN_WANT_OUT, CONN_WINDOW_STALE, CONN_WRITE_SHUT,
     TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_TIME_WAIT, Flow,
@@ -17,8 +17,10 @@ from passt.dataplane.packet.parse cimport TcpView
 from passt.dataplane.base.stats cimport DROP_TCP_FLAGS, DROP_TCP_MEMORY, DROP_TCP_SEQUENCE, count
 from passt.dataplane.base.externs cimport EAGAIN, ENOBUFS, ENOMEM, EPOLLOUT, iovec
 from passt.dataplane.loop.timers cimport ms
-from passt.dataplane.tcp.segments cimport WATCH_CHANGE, reset_both, send_ack, set_state, start_rtx, watch
+from passt.dataplane.tcp.gather cimport MAX_GATHER
+from passt.dataplane.tcp.segments cimport WATCH_CHANGE, reset_both, send_ack, start_rtx, watch
 from passt.dataplane.tcp.sequence cimport overflow_len, seq_lt
+from passt.dataplane.tcp.states cimport set_state
 from passt.dataplane.tcp.unsent_store cimport (
     drop_front, store_end, store_gather, store_has, store_put, trim_store,
 )

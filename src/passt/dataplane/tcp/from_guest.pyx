@@ -11,7 +11,7 @@ a FIN before its turn is remembered.
 
 from libc.stdint cimport uint8_t, uint32_t
 
-from passt.dataplane.core.core cimport MAX_GATHER, Core, Route
+from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.table cimport (
     CONN_ACK_NOW, CONN_FIN_EARLY, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_RECOVERY, CONN_RTT_TIMED,
     CONN_SACK, CONN_TIMESTAMPS, CONN_WINDOW_STALE, FLOW_TCP, SIDE_GUEST, TCP_CLOSING, TCP_CONNECTING,
@@ -20,6 +20,7 @@ from passt.dataplane.flow.table cimport (
 )
 from passt.dataplane.packet.headers cimport ETH_ALEN, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN
 from passt.dataplane.packet.parse cimport IpView, TcpView, split_tcp
+from passt.dataplane.base.assertions cimport PASST_ASSERT
 from passt.dataplane.base.stats cimport (
     DROP_BAD_PORT, DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, DROP_TCP_ACK, DROP_TCP_FLAGS,
     DROP_TCP_SEQUENCE, DROP_UNKNOWN_FLOW, VERDICT_OK, Verdict, count,
@@ -27,26 +28,30 @@ from passt.dataplane.base.stats cimport (
 from passt.dataplane.base.externs cimport (
     EAGAIN, EINPROGRESS, ENOBUFS, ENOMEM, EPOLLOUT, IPPROTO_TCP, SOCK_STREAM, memcmp,
 )
+from passt.dataplane.core.decisions cimport ask_outbound
 from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.tcp.remote_acks cimport on_repeated
 from passt.dataplane.core.make_room cimport admit, evict_half_open, lacks_descriptor
 from passt.dataplane.core.station cimport follow_sender, move_flow, station_of
+from passt.dataplane.flow.decision cimport HostRoute
 from passt.dataplane.tcp.early_data cimport (
     TIME_WAIT_MS, accept_fin, before_end, came_twice, close_hole, enter_time_wait, keep_early, keep_rest,
     note_fin,
 )
 from passt.dataplane.tcp.challenge cimport challenge, may_answer
 from passt.dataplane.tcp.segments cimport (
-    WATCH_ADD, consume_acked, end, our_mss, reset_both, send_ack, send_reset, send_syn, set_state,
-    set_timer, start_rtx, take_syn, update_window, watch,
+    WATCH_ADD, consume_acked, end, our_mss, reset_both, send_ack, send_reset, send_syn, set_timer,
+    start_rtx, take_syn, update_window, watch,
 )
 from passt.dataplane.tcp.to_guest cimport (
     go_back, may_send_data, on_connected, resend_first, resend_holes, seek,
 )
 from passt.dataplane.tcp.keepalive cimport heard, start_keep_alive
 from passt.dataplane.tcp.failed_connect cimport refuse, refuse_syn
+from passt.dataplane.tcp.gather cimport MAX_GATHER
 from passt.dataplane.tcp.scoreboard cimport advance_board, take_blocks
 from passt.dataplane.tcp.sequence cimport CWND_OPEN, overflow_len, seq_le, seq_lt
+from passt.dataplane.tcp.states cimport set_state
 from passt.dataplane.tcp.unsent_store cimport store_end
 from passt.dataplane.tcp.timing cimport check_timestamps, echo_syn, note_timestamp, on_rtt, time_echo
 
@@ -69,7 +74,7 @@ cdef void on_segment(Core core, const IpView *ip) noexcept nogil:
         count(&core.stats, DROP_BAD_PORT)
         return
     fill_key(&key, ip, IPPROTO_TCP, tcp.src_port, tcp.dst_port)
-    flow = core.gather_flow
+    flow = core.gather.flow
     if flow == NULL or memcmp(&key, &flow.keys[<int>SIDE_GUEST], sizeof(FlowKey)):
         flow = core.flows.find(&key, SIDE_GUEST)
     if flow != NULL and is_reuse(flow, &tcp, not memcmp(ip.mac, station_of(core, flow), ETH_ALEN)):
@@ -120,7 +125,7 @@ cdef bint is_own(const TcpConn *conn, const TcpView *tcp) noexcept nogil:
 cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const FlowKey *key) noexcept nogil:
     """A SYN for a new connection: route it and start to connect."""
     cdef Flow *flow = admit(core, FLOW_TCP)
-    cdef Route route
+    cdef HostRoute route
     cdef int result
     cdef bint connected
     if flow == NULL:
@@ -129,7 +134,7 @@ cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const
         return
     flow.keys[0] = key[0]
     follow_sender(core, flow, ip.mac)
-    if not core.ask_outbound(flow, &route):
+    if not ask_outbound(core, flow, &route):
         count(&core.stats, DROP_REFUSED)
         core.stats.flows_refused += 1
         core.flows.release(flow)
@@ -413,7 +418,7 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
     cdef const uint8_t *data = tcp.payload
     cdef uint32_t n = <uint32_t>tcp.payload_len
     cdef uint32_t old
-    if core.gather_flow != flow or core.n_gather == MAX_GATHER or seq_lt(conn.rcv_nxt, tcp.seq):
+    if core.gather.flow != flow or core.gather.n == MAX_GATHER or seq_lt(conn.rcv_nxt, tcp.seq):
         flush_gather(core)        # from here on rcv_nxt is what really is stored
         if conn.state == TCP_CLOSED:
             return
@@ -435,10 +440,11 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
     if not n:
         answer_probe(core, flow)
         return
-    core.gather_flow = flow
-    core.gather[core.n_gather].iov_base = <void *>data
-    core.gather[core.n_gather].iov_len = n
-    core.n_gather += 1
+    PASST_ASSERT(core.gather.n < MAX_GATHER)
+    core.gather.flow = flow
+    core.gather.pieces[core.gather.n].iov_base = <void *>data
+    core.gather.pieces[core.gather.n].iov_len = n
+    core.gather.n += 1
     conn.rcv_nxt += n
     # A quarter is used up, or it is less than a segment: time to look for more.
     if conn.rcv_adv - conn.rcv_nxt <= max(conn.rcv_room - conn.rcv_room // 4, <uint32_t>our_mss(core, flow)):
@@ -478,21 +484,21 @@ cdef void take_fin(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
 
 cdef void flush_gather(Core core) noexcept nogil:
     """Write the gathered pieces to their socket; keep or give back what it does not take."""
-    cdef Flow *flow = core.gather_flow
-    cdef size_t n = core.n_gather
+    cdef Flow *flow = core.gather.flow
+    cdef size_t n = core.gather.n
     cdef size_t i
     cdef size_t total = 0
     cdef ssize_t sent
     if flow == NULL:
         return
-    core.gather_flow = NULL
-    core.n_gather = 0
+    core.gather.flow = NULL
+    core.gather.n = 0
     for i in range(n):
-        total += core.gather[i].iov_len
+        total += core.gather.pieces[i].iov_len
     if overflow_len(flow):
         sent = 0                  # what came earlier goes first
     else:
-        sent = core.sockets.send(flow.fd, core.gather, n)
+        sent = core.sockets.send(flow.fd, core.gather.pieces, n)
         if sent < 0 and sent in (-EAGAIN, -ENOBUFS, -ENOMEM):
             sent = 0
         if sent < 0:
@@ -502,6 +508,6 @@ cdef void flush_gather(Core core) noexcept nogil:
             return
     if <size_t>sent < total:
         core.stats.tcp_short_writes += 1
-        keep_rest(core, flow, core.gather, n, <size_t>sent, total)
+        keep_rest(core, flow, core.gather.pieces, n, <size_t>sent, total)
     if flow.u.tcp.store != NULL or flow.u.tcp.flags & CONN_FIN_EARLY:
         close_hole(core, flow, <size_t>sent < total)

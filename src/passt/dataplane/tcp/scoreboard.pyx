@@ -31,6 +31,7 @@ from libc.stdint cimport uint32_t
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.table cimport SACK_RANGES, SackBoard, SackRange, TcpConn
 from passt.dataplane.packet.parse cimport MAX_SACK_BLOCKS, SackBlock, TcpView, read_sack
+from passt.dataplane.base.assertions cimport PASST_ASSERT, PASST_DEBUG_BUILD
 from passt.dataplane.base.externs cimport memmove, memset
 from passt.dataplane.tcp.sequence cimport seq_le, seq_lt
 
@@ -148,6 +149,8 @@ cdef uint32_t take_blocks(Core core, TcpConn *conn, const TcpView *tcp) noexcept
                 return 0
             memset(conn.board, 0, sizeof(SackBoard))
         add(conn, blocks[i].start, blocks[i].end)
+    if PASST_DEBUG_BUILD:
+        check_board(conn)
     after = sacked_bytes(conn.board) if conn.board != NULL else 0
     return after - before if after > before else 0        # less if a run gave way
 
@@ -167,6 +170,8 @@ cdef void advance_board(Core core, TcpConn *conn, uint32_t old_una) noexcept nog
         drop_board(core, conn)
     elif seq_lt(lower, conn.snd_una):
         note_arrival(board, &board.ranges[0], lower)
+    if PASST_DEBUG_BUILD:
+        check_board(conn)
 
 
 cdef void drop_board(Core core, TcpConn *conn) noexcept nogil:
@@ -234,3 +239,17 @@ cdef bint is_lost_again(const TcpConn *conn, const SackRange *run) noexcept nogi
     cdef uint32_t top = board.ranges[board.n - 1].end
     return (seq_lt(run.serial, board.arrived) or seq_lt(run.mark + LOST_SEGMENTS * <uint32_t>conn.mss, top)
             or (top == conn.snd_max and seq_lt(run.mark, top)))
+
+
+cdef void check_board(const TcpConn *conn) noexcept nogil:
+    """Assert that the runs are sorted and apart, behind snd_una and not beyond snd_max."""
+    cdef const SackBoard *board = conn.board
+    cdef uint32_t i
+    if board == NULL:
+        return
+    PASST_ASSERT(board.n > 0)
+    PASST_ASSERT(board.n <= SACK_RANGES)
+    for i in range(board.n):
+        PASST_ASSERT(seq_lt(hole_start(conn, i), board.ranges[i].start))
+        PASST_ASSERT(seq_lt(board.ranges[i].start, board.ranges[i].end))
+    PASST_ASSERT(seq_le(board.ranges[board.n - 1].end, conn.snd_max))

@@ -1,4 +1,4 @@
-"""One TCP connection towards the guest: its state writer, timers, segments and window."""
+"""One TCP connection towards the guest: its timers, segments and window."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
@@ -11,8 +11,6 @@ cdef enum WatchMode:
     WATCH_CHANGE = 1
 
 
-cdef const char *state_name(uint8_t state) noexcept nogil
-cdef void set_state(Core core, Flow *flow, uint8_t state) noexcept nogil
 cdef uint32_t choose_isn(Core core, const Flow *flow) noexcept nogil
 cdef uint16_t our_mss(Core core, const Flow *flow) noexcept nogil
 cdef uint16_t mss_of(const Flow *flow, uint32_t mtu) noexcept nogil
@@ -30,5 +28,4 @@ cdef void start_rtx(Core core, Flow *flow, int64_t delay) noexcept nogil
 cdef void consume_acked(Core core, Flow *flow) noexcept nogil
 cdef void end(Core core, Flow *flow, bint abort) noexcept nogil
 cdef void end_tcp(Core core, Flow *flow) noexcept nogil
-cdef const char *tcp_state(const Flow *flow) noexcept nogil
 cdef void reset_both(Core core, Flow *flow) noexcept nogil

@@ -1,4 +1,4 @@
-"""One TCP connection towards the guest: its state writer, timers, segments and window.
+"""One TCP connection towards the guest: its timers, segments and window.
 
 Before working on this file read RFC 9293 3.3 to 3.10, RFC 6298, RFC 7323, RFC 6528.
 
@@ -33,7 +33,7 @@ What is in our hands is acknowledged, but for dialogues over real networks, wher
 has acknowledged (`remote_acks`).
 
 Work happens in `tcp.from_guest` (segments), `tcp.to_guest` (socket events, data to the guest) and
-their common end of turn; all of them change the state through `set_state` only.
+their common end of turn; all of them change the state through `states.set_state` only.
 
 Timers: a connection has up to four deadlines (retransmission or state, delayed acknowledgement,
 another look at the send buffer, keep-alive) and one entry in the heap, armed for the earliest and
@@ -45,9 +45,9 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.packet.checksum cimport csum_fold, pseudo4, pseudo6
 from passt.dataplane.flow.table cimport (
-    CLASS_HALF_OPEN_IN, CLASS_HALF_OPEN_OUT, CLASS_KEPT, CLASS_OVER, CONN_ACK_DELAYED, CONN_ACK_NOW,
-    CONN_HOST_EOF, CONN_SACK, CONN_TIMESTAMPS, CONN_WANT_OUT, CONN_WINDOW_STALE, CONN_WRITE_SHUT,
-    N_TCP_STATES, TCP_CLOSED, TCP_CONNECTING, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, Flow, TcpConn,
+    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_HOST_EOF, CONN_SACK, CONN_TIMESTAMPS, CONN_WANT_OUT,
+    CONN_WINDOW_STALE, CONN_WRITE_SHUT, TCP_CLOSED, TCP_CONNECTING, TCP_SYN_RECEIVED, TCP_SYN_SENT,
+    TCP_TIME_WAIT, Flow, TcpConn,
 )
 from passt.dataplane.base.siphash cimport siphash
 from passt.dataplane.packet.headers cimport (
@@ -65,6 +65,7 @@ from passt.dataplane.link.meta cimport TxMeta
 from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.tcp.scoreboard cimport drop_board
 from passt.dataplane.tcp.sequence cimport acceptable_seq, ack_number, overflow_len, seq_lt
+from passt.dataplane.tcp.states cimport set_state
 from passt.dataplane.tcp.unsent_store cimport drop_store, push_sack
 from passt.dataplane.tcp.timing cimport TIMESTAMPS_LEN, push_timestamps, take_timestamps
 
@@ -81,31 +82,6 @@ cdef enum:
     # that reads nothing for hours costs a wake-up in 17 minutes.
     POLL_SOCKET_MS = 1
     MAX_POLLS = 20
-
-# By TcpState.
-cdef const char *STATE_NAMES[N_TCP_STATES]
-STATE_NAMES[:] = [
-    b"CLOSED", b"CONNECTING", b"SYN_SENT", b"SYN_RECEIVED", b"ESTABLISHED", b"FIN_WAIT_1", b"FIN_WAIT_2",
-    b"CLOSE_WAIT", b"CLOSING", b"LAST_ACK", b"TIME_WAIT",
-]
-cdef uint8_t CLASSES[N_TCP_STATES]
-CLASSES[:] = [
-    CLASS_KEPT, CLASS_HALF_OPEN_OUT, CLASS_HALF_OPEN_IN, CLASS_HALF_OPEN_OUT, CLASS_KEPT, CLASS_KEPT,
-    CLASS_KEPT, CLASS_KEPT, CLASS_KEPT, CLASS_KEPT, CLASS_OVER,
-]
-
-
-cdef const char *state_name(uint8_t state) noexcept nogil:
-    """The RFC's name of a TcpState."""
-    return STATE_NAMES[state]
-
-
-cdef void set_state(Core core, Flow *flow, uint8_t state) noexcept nogil:
-    """The only writer of a connection's state."""
-    flow.u.tcp.state = state
-    core.flows.classify(flow, CLASSES[state])
-    if core.has_trace:
-        core.trace_state(flow, state_name(state))
 
 
 cdef uint32_t choose_isn(Core core, const Flow *flow) noexcept nogil:
@@ -384,9 +360,9 @@ cdef void end(Core core, Flow *flow, bint abort) noexcept nogil:
         flow.fd = -1
     drop_store(core, conn)
     drop_board(core, conn)
-    if core.gather_flow == flow:
-        core.gather_flow = NULL
-        core.n_gather = 0
+    if core.gather.flow == flow:
+        core.gather.flow = NULL
+        core.gather.n = 0
     core.disarm(flow)
     core.stats.flows_tcp -= 1
     set_state(core, flow, TCP_CLOSED)
@@ -402,10 +378,6 @@ cdef void end_tcp(Core core, Flow *flow) noexcept nogil:
     if flow.u.tcp.state != TCP_TIME_WAIT and not core.link.blocked:
         reset_guest(core, flow)
     end(core, flow, not flow.u.tcp.flags & CONN_WRITE_SHUT)
-
-
-cdef const char *tcp_state(const Flow *flow) noexcept nogil:
-    return state_name(flow.u.tcp.state)
 
 
 cdef void reset_both(Core core, Flow *flow) noexcept nogil:

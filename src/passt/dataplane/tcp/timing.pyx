@@ -75,17 +75,17 @@ cdef uint32_t push_timestamps(Core core, const TcpConn *conn, uint8_t *place) no
 
 cdef void echo_syn(Core core, TcpConn *conn, const TcpView *tcp) noexcept nogil:
     """The guest repeats its SYN: the answer is one to the later, so that its round trip comes out right."""
-    if conn.flags & CONN_TIMESTAMPS and read_timestamps(tcp, &core.ts_val, &core.ts_ecr):
-        if in_order(core, conn, core.ts_val):
-            keep(core, conn, core.ts_val)
+    if conn.flags & CONN_TIMESTAMPS and read_timestamps(tcp, &core.gather.ts_val, &core.gather.ts_ecr):
+        if in_order(core, conn, core.gather.ts_val):
+            keep(core, conn, core.gather.ts_val)
 
 
 cdef bint check_timestamps(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
     """RFC 7323 3.2 and 5.3, R1; False: the segment is to be dropped, and is answered if that is due."""
-    if not read_timestamps(tcp, &core.ts_val, &core.ts_ecr):
+    if not read_timestamps(tcp, &core.gather.ts_val, &core.gather.ts_ecr):
         count(&core.stats, DROP_TCP_TIMESTAMP)
         return False
-    if in_order(core, &flow.u.tcp, core.ts_val):
+    if in_order(core, &flow.u.tcp, core.gather.ts_val):
         return True
     count(&core.stats, DROP_TCP_TIMESTAMP)
     # Segments without data could be answered by such from there, without end (see tcp_challenge).
@@ -97,13 +97,13 @@ cdef bint check_timestamps(Core core, Flow *flow, const TcpView *tcp) noexcept n
 
 cdef void note_timestamp(Core core, TcpConn *conn, const TcpView *tcp) noexcept nogil:
     """The segment is acceptable: its stamp is echoed if it is the earliest (RFC 7323 4.3, 5.3 R3)."""
-    if seq_le(tcp.seq, conn.rcv_acked) and in_order(core, conn, core.ts_val):
-        keep(core, conn, core.ts_val)
+    if seq_le(tcp.seq, conn.rcv_acked) and in_order(core, conn, core.gather.ts_val):
+        keep(core, conn, core.gather.ts_val)
 
 
 cdef void time_echo(Core core, TcpConn *conn) noexcept nogil:
     """New data is acknowledged: a sample of the round trip (RFC 7323 4.1), and when the next one is due."""
-    cdef uint32_t elapsed = clock(core, conn) - core.ts_ecr
+    cdef uint32_t elapsed = clock(core, conn) - core.gather.ts_ecr
     conn.rtt_seq = conn.snd_max
     if elapsed <= LONGEST_ECHO_MS:
         on_rtt(conn, ms(elapsed))

@@ -7,8 +7,7 @@ connection at most TURN_BUDGET bytes go to the guest, then the others have their
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 
-from passt.dataplane.bypass.decision_cache cimport find_answer
-from passt.dataplane.core.core cimport Core, Seen, fill_inbound_key
+from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.table cimport (
     CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_FOLLOW, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED,
     CONN_READABLE, CONN_READ_ON, CONN_RECOVERY, CONN_RTT_TIMED, CONN_STAMPED, CONN_TIMESTAMPS,
@@ -18,19 +17,22 @@ from passt.dataplane.flow.table cimport (
 )
 from passt.dataplane.packet.headers cimport MAX_IP_LEN, TCP_ACK, TCP_FIN, TCP_PSH, ETH_HLEN
 from passt.dataplane.bypass.tcp_bypass cimport open_splice
+from passt.dataplane.base.assertions cimport PASST_DEBUG_BUILD
 from passt.dataplane.base.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, count
 from passt.dataplane.base.externs cimport (
     EAGAIN, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
     sockaddr_storage,
 )
+from passt.dataplane.core.decisions cimport ask_inbound
 from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.tcp.remote_acks cimport count_write, follow, on_far_ack, on_lag_timeout
 from passt.dataplane.core.make_room cimport admit, evict_half_open, lacks_descriptor
 from passt.dataplane.core.station cimport doubt
+from passt.dataplane.flow.decision cimport InboundView, fill_inbound_key
 from passt.dataplane.tcp.early_data cimport drain_overflow
 from passt.dataplane.tcp.segments cimport (
     WATCH_ADD, choose_isn, consume_acked, end, mss_of, payload_place, reset_both, send_ack, send_segment,
-    send_syn, set_state, set_timer, start_rtx, update_window, watch,
+    send_syn, set_timer, start_rtx, update_window, watch,
 )
 from passt.dataplane.tcp.keepalive cimport on_keep_alive
 from passt.dataplane.tcp.failed_connect cimport refuse
@@ -39,6 +41,7 @@ from passt.dataplane.tcp.scoreboard cimport (
     sacked_bytes,
 )
 from passt.dataplane.tcp.sequence cimport CWND_OPEN, overflow_len, seq_le, seq_lt
+from passt.dataplane.tcp.states cimport check_connection, set_state
 from passt.dataplane.tcp.timing cimport RTO_MAX_MS, TIMESTAMPS_LEN, start_timestamps
 
 cdef enum:
@@ -172,7 +175,7 @@ cdef void on_listener(Core core, uint32_t listener, int fd) noexcept nogil:
             if evict_half_open(core):
                 continue
             count(&core.stats, DROP_NO_FD)
-            core.spare_fd = core.sockets.refuse(fd, core.spare_fd)
+            core.listeners.spare_fd = core.sockets.refuse(fd, core.listeners.spare_fd)
         elif new < 0:
             count(&core.stats, DROP_SOCKET)
         else:
@@ -184,12 +187,13 @@ cdef void on_listener(Core core, uint32_t listener, int fd) noexcept nogil:
 cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_storage *peer,
                        const sockaddr_storage *local) noexcept nogil:
     """Offer an accepted connection to the guest."""
-    cdef Seen seen
+    cdef InboundView view
     cdef Flow *flow
-    cdef bint wanted = (find_answer(core, listener, peer, local, &seen)
-                        or core.ask_inbound(listener, IPPROTO_TCP, peer, local, &seen))
-    if wanted and seen.bypass:
-        open_splice(core, fd, peer, &seen)
+    cdef bint wanted = (not core.guest.pending_news
+                        and core.bypass.decisions.find(listener, peer, local, &view)
+                        or ask_inbound(core, listener, IPPROTO_TCP, peer, local, &view))
+    if wanted and view.bypass:
+        open_splice(core, fd, peer, &view)
         return
     if not wanted or core.sockets.prepare_stream(fd) < 0:
         count(&core.stats, DROP_REFUSED)
@@ -203,7 +207,7 @@ cdef void open_inbound(Core core, uint32_t listener, int fd, const sockaddr_stor
         return
     flow.inbound = True
     flow.peer = peer[0]
-    fill_inbound_key(&flow.keys[0], &seen, IPPROTO_TCP)
+    fill_inbound_key(&flow.keys[0], &view, IPPROTO_TCP)
     make_way(core, &flow.keys[0])
     if not core.flows.insert(flow, SIDE_GUEST):
         count(&core.stats, DROP_REFUSED)
@@ -536,6 +540,8 @@ cdef void finish_turn(Core core, Flow *flow) noexcept nogil:
     cdef TcpConn *conn = &flow.u.tcp
     # A guest that waits for an answer gets it before the tidying up.
     cdef bint tidy_later = conn.snd_una - conn.sock_una < ACK_AT_ONCE
+    if PASST_DEBUG_BUILD:
+        check_connection(flow)
     if not tidy_later:
         consume_acked(core, flow)
     elif conn.pingpong == PINGPONG and conn.rcv_nxt != conn.rcv_acked and not conn.flags & CONN_FOLLOW:

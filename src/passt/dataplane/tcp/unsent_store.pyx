@@ -28,6 +28,7 @@ from passt.dataplane.flow.table cimport (
 )
 from passt.dataplane.packet.headers cimport store_be32
 from passt.dataplane.packet.parse cimport MAX_SACK_BLOCKS
+from passt.dataplane.base.assertions cimport PASST_ASSERT, PASST_DEBUG_BUILD
 from passt.dataplane.base.externs cimport iovec, memcpy, memmove, memset
 from passt.dataplane.tcp.sequence cimport seq_le, seq_lt
 
@@ -177,6 +178,8 @@ cdef uint32_t store_put(Core core, TcpConn *conn, uint32_t seq, const uint8_t *d
             i += 1
     if not store.n:
         drop_store(core, conn)
+    if PASST_DEBUG_BUILD:
+        check_store(conn.store)
     return done
 
 
@@ -217,6 +220,7 @@ cdef void drop_front(Core core, TcpConn *conn, uint32_t n) noexcept nogil:
     cdef StoreRange *run = &store.ranges[0]
     cdef Piece *piece
     cdef uint32_t part
+    PASST_ASSERT(n <= run.end - run.start)
     run.start += n
     while n:
         piece = run.first
@@ -227,6 +231,8 @@ cdef void drop_front(Core core, TcpConn *conn, uint32_t n) noexcept nogil:
             run.first = piece.next
             free_piece(core, store, piece)
     if run.start != run.end:
+        if PASST_DEBUG_BUILD:
+            check_store(store)
         return
     store.in_order = False
     store.n -= 1
@@ -259,6 +265,7 @@ cdef void drop_store(Core core, TcpConn *conn) noexcept nogil:
             following = piece.next
             free_piece(core, store, piece)
             piece = following
+    PASST_ASSERT(store.memory == sizeof(TcpStore))
     core.pool.give(store, store.memory)
     conn.store = NULL
 
@@ -306,3 +313,30 @@ cdef uint32_t push_sack(const TcpConn *conn, uint8_t *place) noexcept nogil:
     place[2] = 5
     place[3] = <uint8_t>(p - place - 2)
     return <uint32_t>(p - place)
+
+
+cdef void check_store(const TcpStore *store) noexcept nogil:
+    """Assert that the runs are sorted and apart, and that the pieces hold their bytes and the memory."""
+    cdef size_t memory = sizeof(TcpStore)
+    cdef const Piece *piece
+    cdef uint32_t i, n
+    if store == NULL:
+        return
+    PASST_ASSERT(store.n > 0)
+    PASST_ASSERT(store.n <= STORE_RANGES)
+    for i in range(store.n):
+        n = 0
+        piece = store.ranges[i].first
+        while piece != NULL:
+            PASST_ASSERT(piece.head <= piece.tail)
+            PASST_ASSERT(piece.tail <= piece.room)
+            n += piece.tail - piece.head
+            memory += sizeof(Piece) + piece.room
+            if piece.next == NULL:
+                PASST_ASSERT(piece == store.ranges[i].last)
+            piece = piece.next
+        PASST_ASSERT(n > 0)
+        PASST_ASSERT(n == store.ranges[i].end - store.ranges[i].start)
+        if i:
+            PASST_ASSERT(seq_lt(store.ranges[i - 1].end, store.ranges[i].start))
+    PASST_ASSERT(memory == store.memory)

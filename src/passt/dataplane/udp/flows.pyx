@@ -15,7 +15,7 @@ A flow that the guest opens from a port that a listener has for it leaves by the
 port is taken, and it is this one that the remote knows the guest's service by. So it is with what goes to
 a group, or to all hosts of the link (RFC 6762 6 and 11: who answers, and who is answered, has port 5353).
 Each message says from which address and by which interface it leaves. A listener that is bound to one
-address or device cannot serve all flows; these then share its port (`Core.may_share_port`).
+address or device cannot serve all flows; these then share its port (`decisions.may_share_port`).
 
 A flow that came in on a listener uses the listener's socket for its answers, sent from the very address
 that was asked (IP_PKTINFO). When a remote that the guest has asked first answers to a listener, as that
@@ -29,7 +29,7 @@ from another port (RFC 5452 4.5).
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
-from passt.dataplane.core.core cimport Core, Route, Seen, SharedListener, fill_inbound_key
+from passt.dataplane.core.core cimport Core
 from passt.dataplane.datagram.lifetime cimport (
     end_datagram, open_bound, refuse_datagram, start_datagram, still_used, use, watch_datagram,
 )
@@ -47,8 +47,11 @@ from passt.dataplane.base.externs cimport (
     AF_INET, AF_INET6, ENOMEM, ENOSPC, IPPROTO_UDP, VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_UDP_L4,
     htons, memcmp, memcpy, memset, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage,
 )
+from passt.dataplane.core.decisions cimport ask_inbound, ask_listener, ask_source
+from passt.dataplane.core.listeners cimport SharedListener
 from passt.dataplane.core.make_room cimport admit_datagram, take_record
 from passt.dataplane.core.station cimport follow_sender
+from passt.dataplane.flow.decision cimport HostRoute, InboundView, fill_inbound_key
 from passt.dataplane.link.meta cimport RxFrame
 from passt.dataplane.packet.parse cimport IpView, UdpView, split_udp
 from passt.dataplane.udp.from_guest cimport flush_out, send_out
@@ -78,22 +81,22 @@ cdef void on_datagram(Core core, const IpView *ip, const RxFrame *frame) noexcep
         count(&core.stats, DROP_GSO)
         return
     fill_key(&key, ip, IPPROTO_UDP, udp.src_port, udp.dst_port)
-    flow = core.last_udp
+    flow = core.udp.last_flow
     if flow == NULL or flow.kind != FLOW_UDP or memcmp(&flow.keys[0], &key, sizeof(key)):
         flow = core.flows.find(&key, SIDE_GUEST)
         if flow == NULL:
             flow = open_outbound(core, &key)
         if flow == NULL:
             return
-        core.last_udp = flow
+        core.udp.last_flow = flow
     follow_sender(core, flow, ip.mac)
     note_sent(core, flow)
     send_out(core, flow, ip, &udp, frame.gso_size if frame.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 else 0)
 
 
 cdef Flow *open_outbound(Core core, const FlowKey *key) noexcept nogil:
-    """Route a new flow of the guest's and give it a socket; NULL: counted drop."""
-    cdef Route route
+    """HostRoute a new flow of the guest's and give it a socket; NULL: counted drop."""
+    cdef HostRoute route
     cdef Flow *flow = start_datagram(core, key, FLOW_UDP, &route)
     cdef int result
     if flow == NULL:
@@ -118,7 +121,7 @@ cdef void start_udp(Core core, Flow *flow) noexcept nogil:
     flow.u.udp.packet_limit = limit_towards(core, flow.keys[0].guest)
 
 
-cdef int take_port(Core core, Flow *flow, const Route *route) noexcept nogil:
+cdef int take_port(Core core, Flow *flow, const HostRoute *route) noexcept nogil:
     """Give the flow the socket of its guest's endpoint, or a new one; 0 or a negative errno."""
     cdef FlowKey key
     cdef Flow *port
@@ -155,7 +158,7 @@ cdef int take_port(Core core, Flow *flow, const Route *route) noexcept nogil:
     return 0
 
 
-cdef bint take_listener(Core core, Flow *flow, const Route *route) noexcept nogil:
+cdef bint take_listener(Core core, Flow *flow, const HostRoute *route) noexcept nogil:
     """Have the flow use the listener that has the guest's port, if one has; answers are found there.
 
     By the address that they come to, where it is known from which one the flow leaves. Where the kernel
@@ -168,7 +171,7 @@ cdef bint take_listener(Core core, Flow *flow, const Route *route) noexcept nogi
     cdef bint is_known
     memset(&key, 0, sizeof(key))
     is_known = source_of(route, key.guest)
-    if not core.ask_listener(&flow.keys[0], route, key.guest, is_known or is_group(&flow.keys[0]), &found):
+    if not ask_listener(core, &flow.keys[0], route, key.guest, is_known or is_group(&flow.keys[0]), &found):
         return False
     if route.ifname[0]:
         ifindex = core.sockets.index_of(route.ifname)
@@ -196,7 +199,7 @@ cdef bint take_listener(Core core, Flow *flow, const Route *route) noexcept nogi
     return True
 
 
-cdef bint source_of(const Route *route, uint8_t *source) noexcept nogil:
+cdef bint source_of(const HostRoute *route, uint8_t *source) noexcept nogil:
     """From which address the host will send, 16 octets; False, and all 0: that is the kernel's to choose."""
     cdef uint16_t port = 0
     if route.source_len:
@@ -218,7 +221,7 @@ cdef int give_up_port(Core core, Flow *port) noexcept nogil:
     return result
 
 
-cdef int open_port(Core core, Flow *port, const Route *route) noexcept nogil:
+cdef int open_port(Core core, Flow *port, const HostRoute *route) noexcept nogil:
     """A bound and watched socket for the record *port*; fd or a negative errno."""
     cdef int fd = open_bound(core, route, IPPROTO_UDP, &port.keys[0])
     if fd < 0:
@@ -234,7 +237,7 @@ cdef int open_port(Core core, Flow *port, const Route *route) noexcept nogil:
     return fd
 
 
-cdef bint serves(const Flow *port, const Route *route) noexcept nogil:
+cdef bint serves(const Flow *port, const HostRoute *route) noexcept nogil:
     """Whether the socket is bound as the route asks."""
     if port.peer_len != route.source_len or memcmp(port.u.port.ifname, route.ifname, sizeof(route.ifname)):
         return False
@@ -259,7 +262,7 @@ cdef bint is_group(const FlowKey *key) noexcept nogil:
     return key.remote[0] >= 224 if key.addr_len == 4 else key.remote[0] == 0xff
 
 
-cdef void join_groups(Core core, Flow *flow, const Route *route) noexcept nogil:
+cdef void join_groups(Core core, Flow *flow, const HostRoute *route) noexcept nogil:
     """Note that the flow goes to more than one, and by which interface."""
     cdef Flow *port = &core.flows.flows[flow.u.udp.port]
     flow.u.udp.group = True
@@ -278,7 +281,7 @@ cdef Flow *open_answer(Core core, Flow *port, const FlowKey *key,
     cdef Flow *flow
     guest_key.scope = 0
     guest_key.remote_port = key.remote_port
-    if not key.remote_port or not core.ask_source(key.remote, key.addr_len, guest_key.remote):
+    if not key.remote_port or not ask_source(core, key.remote, key.addr_len, guest_key.remote):
         count(&core.stats, DROP_REFUSED)
         return NULL
     if core.flows.find(&guest_key, SIDE_GUEST) != NULL:
@@ -334,19 +337,19 @@ cdef Flow *open_inbound(Core core, uint32_t listener, int fd, const FlowKey *key
                         uint32_t ifindex) noexcept nogil:
     """A new flow for datagrams like *message*, sent to *local*, or the guest's own with its remote."""
     cdef const sockaddr_storage *peer = <const sockaddr_storage *>message.msg_name
-    cdef Seen seen
+    cdef InboundView view
     cdef FlowKey guest_key
     cdef Flow *flow
     # The policy maps ports by the one that the listener is bound to.
-    (<sockaddr_in *>local).sin_port = htons(core.listener_port(listener))
-    if not core.ask_inbound(listener, IPPROTO_UDP, peer, local, &seen):
+    (<sockaddr_in *>local).sin_port = htons(core.listeners.states[listener].port)
+    if not ask_inbound(core, listener, IPPROTO_UDP, peer, local, &view):
         count(&core.stats, DROP_REFUSED)
         core.stats.flows_refused += 1
         return NULL
-    if seen.bypass:
-        return open_splice_udp(core, listener, fd, key, message, &seen)
+    if view.bypass:
+        return open_splice_udp(core, listener, fd, key, message, &view)
     memset(&guest_key, 0, sizeof(guest_key))
-    fill_inbound_key(&guest_key, &seen, IPPROTO_UDP)
+    fill_inbound_key(&guest_key, &view, IPPROTO_UDP)
     flow = core.flows.find(&guest_key, SIDE_GUEST)
     if flow == NULL:
         flow = admit_datagram(core, FLOW_UDP)
@@ -417,8 +420,8 @@ cdef void note_received(Core core, Flow *flow, uint32_t n) noexcept nogil:
 cdef int64_t lifetime(Core core, const Flow *flow) noexcept nogil:
     """How long the flow lives unused, ns."""
     if is_dns(flow):
-        return core.udp_once if flow.u.udp.pending or not flow.u.udp.answered else ANSWERED_NS
-    return core.udp_stream if flow.u.udp.streaming else core.udp_once
+        return core.udp.once_ns if flow.u.udp.pending or not flow.u.udp.answered else ANSWERED_NS
+    return core.udp.stream_ns if flow.u.udp.streaming else core.udp.once_ns
 
 
 cdef void on_udp_timer(Core core, Flow *flow) noexcept nogil:
@@ -429,7 +432,7 @@ cdef void on_udp_timer(Core core, Flow *flow) noexcept nogil:
 
 cdef void end_udp(Core core, Flow *flow) noexcept nogil:
     """Forget the flow; the socket that it shares is closed if no other flow uses it."""
-    if core.out_batch.n_messages:
+    if core.udp.out_batch.n_messages:
         flush_out(core)           # some of it may be this flow's
     core.stats.flows_udp -= 1
     leave_port(core, flow)

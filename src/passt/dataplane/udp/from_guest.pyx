@@ -24,6 +24,7 @@ from passt.dataplane.packet.parse cimport IpView, UdpView
 from passt.dataplane.datagram.ip_fields cimport (
     TRACING_TTL, USUAL_TTL, ask_ttl, marks_of, set_fragmenting, socket_of,
 )
+from passt.dataplane.base.assertions cimport PASST_ASSERT
 from passt.dataplane.base.stats cimport DROP_SOCKET
 from passt.dataplane.base.externs cimport (
     AF_INET, CMSG_DATA, CMSG_LEN, CMSG_SPACE, EAGAIN, EINVAL, EIO, EMSGSIZE, ENOBUFS, ENOMEM, IPPROTO_IP,
@@ -54,7 +55,7 @@ cdef void send_out(Core core, Flow *flow, const IpView *ip, const UdpView *udp,
 cdef void add_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *payload, size_t n,
                         uint16_t segment) noexcept nogil:
     """Add *n* octets: datagrams of *segment* each and a last one that may be shorter."""
-    cdef OutBatch *batch = core.out_batch
+    cdef OutBatch *batch = core.udp.out_batch
     cdef OutMessage *message
     cdef iovec *piece
     cdef int fd = socket_of(core, flow)
@@ -69,6 +70,7 @@ cdef void add_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *
             flush_out(core)
         batch.fd = fd
         batch.whole = ip.whole
+        PASST_ASSERT(batch.n_messages < OUT_MESSAGES)
         message = &batch.messages[batch.n_messages]
         batch.n_messages += 1
         memset(message, 0, sizeof(OutMessage))
@@ -77,6 +79,7 @@ cdef void add_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *
         message.segment = segment
         message.ttl = ip.ttl
         message.tos = ip.tos
+    PASST_ASSERT(batch.n_pieces < OUT_PIECES)
     piece = &batch.pieces[batch.n_pieces]
     piece.iov_base = <void *>payload
     piece.iov_len = n
@@ -104,7 +107,7 @@ cdef bint fits(const OutMessage *message, const Flow *flow, const IpView *ip, si
 
 cdef void flush_out(Core core) noexcept nogil:
     """Send what was gathered; the payload may go then."""
-    cdef OutBatch *batch = core.out_batch
+    cdef OutBatch *batch = core.udp.out_batch
     cdef uint32_t n = batch.n_messages
     cdef uint32_t done = 0
     cdef uint32_t tries = 0       # of the message that is the next one

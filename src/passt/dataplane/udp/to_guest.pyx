@@ -84,21 +84,21 @@ cdef void read_port(Core core, Flow *port) noexcept nogil:
 
 cdef void read_listener(Core core, uint32_t listener, int fd, bint in_namespace) noexcept nogil:
     """Datagrams or errors on a listener; what is left makes it readable in the next turn."""
-    cdef int room = room_for(core.in_batch.longest)
+    cdef int room = room_for(core.udp.in_batch.longest)
     cdef uint32_t mtu = 0
     cdef int errors = 0
     cdef int n
     if core.link.blocked and not in_namespace:
         # Errors would make it readable all the same.
         drain_errors(core, NULL, listener, fd, &mtu)
-        core.pause_listener(listener, fd)
+        core.listeners.pause(listener, fd)
         return
     while errors < MOST_ERRORS:
         n = receive_batch(core, fd, room)
         if n == -EAGAIN:
             return
         if n > 0:
-            core.in_batch.longest = deal_out(core, NULL, listener, fd, n)
+            core.udp.in_batch.longest = deal_out(core, NULL, listener, fd, n)
             return
         errors += 1
         if not drain_errors(core, NULL, listener, fd, &mtu):
@@ -107,7 +107,7 @@ cdef void read_listener(Core core, uint32_t listener, int fd, bint in_namespace)
 
 cdef void read_spliced(Core core, Flow *flow) noexcept nogil:
     """Datagrams or errors on the socket of a flow that bypasses the link."""
-    cdef InBatch *batch = core.in_batch
+    cdef InBatch *batch = core.udp.in_batch
     cdef int errors = 0
     cdef int n = 0
     cdef int i
@@ -137,7 +137,7 @@ cdef int room_for(uint32_t longest) noexcept nogil:
 
 cdef int receive_batch(Core core, int fd, int room) noexcept nogil:
     """Receive up to *room* datagrams; their number or a negative errno."""
-    cdef InBatch *batch = core.in_batch
+    cdef InBatch *batch = core.udp.in_batch
     cdef int i
     if batch.memory == NULL:
         batch.memory = <uint8_t *>malloc(IN_MESSAGES * STRIDE)
@@ -164,7 +164,7 @@ cdef void prepare(InBatch *batch, int i) noexcept nogil:
 
 cdef uint32_t deal_out(Core core, Flow *port, uint32_t listener, int fd, int n) noexcept nogil:
     """Send the guest the *n* datagrams received, of a socket or a listener; returns the longest size."""
-    cdef InBatch *batch = core.in_batch
+    cdef InBatch *batch = core.udp.in_batch
     cdef Flow *flow = NULL
     cdef Run run
     cdef uint32_t longest = 0
