@@ -34,9 +34,10 @@ LINK = re.compile(r"\]\(([^)#\s]+)(?:#[\w-]*)?\)")
 ROW = re.compile(r"^\| `(\w+)` \| .* \|$", re.MULTILINE)
 # What a line defines: a function or class of either language, or a name that is given a value.
 DEFINITION = re.compile(
-    r"^(?P<indent> *)(?:@?(?:async )?(?:def|class|cdef|cpdef|ctypedef)\b[^(:=\n]*?(?P<name>\w+)[ ]*[(:]"
-    r"|(?P<value>\w+)(?:: [^=\n]+)? = )"
+    r"^(?P<indent> *)(?:(?:async )?(?:def|class|cdef|cpdef|ctypedef)\b[^(:=[\n]*?\b(?!enum:)(?P<name>\w+)"
+    r"[ ]*(?P<end>[(:=[])|(?P<value>\w+)(?:: [^=\n]+)? = )"
 )
+TYPE = re.compile(r"\b(?:class|struct|union|enum)\b")
 
 
 def find(path: str) -> Path | None:
@@ -46,23 +47,27 @@ def find(path: str) -> Path | None:
 
 @cache
 def definitions(path: Path) -> frozenset[str]:
-    """Give the names that a source file defines; what is in a class also behind the name of the class."""
+    """Give the names that a source file defines; what is in a class has the name of the class before it."""
     return frozenset(defined(path.read_text(encoding="utf-8")))
 
 
 def defined(text: str) -> set[str]:
     found: set[str] = set()
-    outer: list[tuple[int, str]] = []
+    outer: list[tuple[int, str, bool]] = []  # indentation, name, whether it is a type
     for line in text.splitlines():
+        if line == "cdef enum:":                      # its members are the module's
+            outer.clear()
         match = DEFINITION.match(line)
         if match is None:
             continue
         indent, name = len(match["indent"]), match["name"] or match["value"]
         while outer and outer[-1][0] >= indent:
             outer.pop()
-        found |= {name, ".".join([*(each for _, each in outer), name])}
-        if match["name"]:
-            outer.append((indent, name))
+        if all(is_type for _, _, is_type in outer):   # else it is a function's own
+            found.add(".".join([*(each for _, each, _ in outer), name]))
+        is_type = TYPE.search(line[: match.end("name")]) is not None if match["name"] else False
+        if is_type or match["end"] == "(":
+            outer.append((indent, name, is_type))
     return found
 
 
@@ -125,13 +130,13 @@ def test_what_does_not_exist_is_found(text: str, expected: list[str]) -> None:
 
 
 def test_definitions_of_both_languages() -> None:
-    text = ("TABLE: dict[str, int] = {}\n\n\ncdef enum:\n    ONE = 1\n\n\ncdef struct Key:\n    int a\n\n\n"
-            "cdef Flow *open_it(Core core,\n                   int n) noexcept nogil:\n    x = 1\n\n\n"
+    text = ("TABLE: dict[str, int] = {}\n\n\ncdef struct Key:\n    int a\n\n\ncdef enum:\n    ONE = 1\n\n\n"
+            "cdef Row ROWS[N_ROWS]\ncdef int64_t LIMIT_NS = 3\n\n\ncdef Flow *open_it(Core core,\n"
+            "                   int n) noexcept nogil:\n    cdef int local = 1\n    other = 2\n\n\n"
             "cdef class Link(Base):\n    cdef bint send(self) noexcept:\n        return call(1)\n\n\n"
-            "class Rule:\n    @property\n    def text(self) -> str:\n        return ''\n")  # fmt: skip
-    names = defined(text)
-    assert {"TABLE", "Key", "open_it", "Link", "Link.send", "Rule", "Rule.text", "send"} <= names
-    assert not names & {"call", "return", "Flow", "Core", "Base", "Rule.send", "n"}
+            "class Rule:\n    MOST = 3\n\n    @property\n    def text(self) -> str:\n        return ''\n")
+    assert defined(text) == {"TABLE", "ONE", "Key", "ROWS", "LIMIT_NS", "open_it", "Link", "Link.send",
+                             "Rule", "Rule.MOST", "Rule.text"}  # fmt: skip
 
 
 def counters() -> list[str]:
