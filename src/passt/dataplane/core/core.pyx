@@ -40,7 +40,7 @@ cdef enum:
     # once, and no way for a guest to make the process grow further.
     POOL_SIZE = 32 << 20
     DEFAULT_MTU = 65520           # of a guest that is assigned none, passt(1) --mtu
-    COPY_BELOW = 2048             # octets that are copied faster than a second piece is looked at
+    COPY_BELOW = 2048             # bytes that are copied faster than a second piece is looked at
 
 
 cdef class Core:
@@ -210,7 +210,7 @@ cdef class Core:
         """Open a socket for *route* and bind it to its device; fd or negative errno.
 
         A stream is bound to the route's source too; a datagram socket not yet, as it can be bound
-        only once and is to get the guest's port with it (`datagram.bind_port`).
+        only once and is to get the guest's port with it (`lifetime.bind_port`).
         """
         cdef size_t n = 0
         cdef int result = 0

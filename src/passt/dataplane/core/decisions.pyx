@@ -96,7 +96,7 @@ cdef bint ask_inbound(Core core, uint32_t listener, uint8_t proto, const sockadd
 cdef bint ask_source(Core core, const uint8_t *address, size_t n, uint8_t *seen) noexcept with gil:
     """Have the policy say by which address the guest knows one of the host's side; False: by none.
 
-    *seen* has 16 octets, what is behind the address is zeroed; *address* may be the same memory.
+    *seen* has 16 bytes, what is behind the address is zeroed; *address* may be the same memory.
     """
     cdef bytes text
     cdef object found, error
@@ -118,7 +118,7 @@ cdef bint ask_listener(Core core, const FlowKey *key, const HostRoute *route, co
     """The listener on the guest's own port by which a flow of that endpoint can leave; False: none.
 
     Its socket has the port that a socket of ours would need to keep, and the answers come to it. It can
-    send from *source*, 16 octets, 0: as routed. That it leads to the guest's endpoint is enough with
+    send from *source*, 16 bytes, 0: as routed. That it leads to the guest's endpoint is enough with
     *any_peer*; else it must hand what the peer sends to this very flow.
     """
     cdef uint8_t address[16]

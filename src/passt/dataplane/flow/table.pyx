@@ -11,7 +11,7 @@ the end of the turn is on the work list once; released meanwhile, it stays FLOW_
 has passed it, so the list never holds an index twice.
 
 When the table is full, flows of which little is lost make room for new ones: `classify` keeps the
-flows of each class in the order in which they came into it (see `tcp_admit`), datagram flows in that
+flows of each class in the order in which they came into it (see `make_room`), datagram flows in that
 of their last use, since nothing tells when they end. These have at most a quarter of the table (with a
 record for the socket of each, half), so they leave room for connections.
 """

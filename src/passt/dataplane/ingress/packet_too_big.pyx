@@ -97,7 +97,7 @@ cdef uint32_t claimed_mtu(const IpView *ip, uint32_t length) noexcept nogil:
 
 
 cdef Verdict read_quotation(const IpView *ip, Quotation *out) noexcept nogil:
-    """Find out which packet of ours is quoted, as far as its header and QUOTED_L4 octets go."""
+    """Find out which packet of ours is quoted, as far as its header and QUOTED_L4 bytes go."""
     cdef const uint8_t *p = ip.l4 + ICMP_HLEN
     cdef size_t n = ip.l4_len - ICMP_HLEN
     cdef size_t l3_len = IP4_HLEN if ip.addr_len == 4 else IP6_HLEN

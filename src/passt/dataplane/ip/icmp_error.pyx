@@ -35,8 +35,8 @@ cdef void push_icmp_error(Core core, const uint8_t *mac, const FlowKey *key, uin
     *quoted* is that packet behind its IP header: transport header and payload as the guest sent them;
     the quotation is cut to what an error may hold. It may lie in the link's slot. *type* and *code* are
     those of the family of *key*. *info* is in host byte order what the type has: the next-hop MTU
-    (RFC 1191 4, RFC 4443 3.2) or the octet that is the problem (RFC 792, RFC 4443 3.4), else 0.
-    *offender* has the 16 octets of an address in a `FlowKey`: who reports it; NULL: the remote as the
+    (RFC 1191 4, RFC 4443 3.2) or the byte that is the problem (RFC 792, RFC 4443 3.4), else 0.
+    *offender* has the 16 bytes of an address in a `FlowKey`: who reports it; NULL: the remote as the
     guest sees it. A full link, or an offender that no packet may come from, is a counted drop.
     """
     relay_icmp_error(core, mac, key, protocol, quoted, quoted_length, type, code, info, offender, 0)
@@ -96,7 +96,7 @@ cdef uint32_t info_word(bint is_ip4, uint8_t type, uint8_t code, uint32_t info) 
     if not is_ip4:
         return info if type in (ICMP6_TOO_BIG, ICMP6_PARAMETER_PROBLEM) else 0
     if type == ICMP_PARAMETER_PROBLEM:
-        return (info & 0xff) << 24                        # in the first octet, RFC 792
+        return (info & 0xff) << 24                        # in the first byte, RFC 792
     if type == ICMP_UNREACHABLE and code == ICMP_FRAGMENTATION_NEEDED:
         return min(info, <uint32_t>0xffff)                # in the last two, RFC 1191 4
     return 0

@@ -14,11 +14,11 @@ more by what we answer. So after a large portion the next one is taken before th
 (`read_ahead`).
 
 To the guest: frames are put one behind the other in memory and written by one call at the end of the turn
-(`flush`), or when there are FLUSH_AT octets. Behind a large frame that needs no cutting the next one is built
+(`flush`), or when there are FLUSH_AT bytes. Behind a large frame that needs no cutting the next one is built
 where it will be written from (`choose_slot`); only what is small, or cut, is copied. What the socket does
 not take stays, partly written frames included, and the link is `blocked` until it is writable: nothing is
 read then that would feed it (see `link`), and of what still comes (most of it acknowledgements) is kept what
-has room. A frame counts as sent when its last octet was written.
+has room. A frame counts as sent when its last byte was written.
 
 The link outlives its socket. While nobody is connected it is a blocked one that drops what it is given, so
 connections wait for the next client as they wait for one that does not read.
@@ -34,19 +34,19 @@ from passt.dataplane.link.segmentation cimport Cut, complete_csum, push_segment,
 from passt.dataplane.base.stats cimport DROP_LINK_DOWN, DROP_LINK_FULL, count
 from passt.dataplane.base.externs cimport (
     EAGAIN, EINTR, ENOBUFS, ENOMEM, MSG_DONTWAIT, MSG_NOSIGNAL, SO_SNDBUF, SOL_SOCKET,
-    VIRTIO_NET_HDR_GSO_NONE, close, errno, free, iovec, malloc, memcpy, memmove, memset, recv, send_octets,
+    VIRTIO_NET_HDR_GSO_NONE, close, errno, free, iovec, malloc, memcpy, memmove, memset, recv, send_bytes,
     setsockopt,
 )
 from passt.dataplane.link.meta cimport RxFrame, TxMeta
 
 cdef enum:
-    PREFIX = 4                    # octets of the length
+    PREFIX = 4                    # bytes of the length
     # One read: enough to make the call cheap, and it stays in the processor's second cache until it has
     # been sent on. Behind it there is room for what is left of a frame.
     RX_SIZE = 256 << 10
     RX_ROOM = RX_SIZE + PREFIX + MAX_FRAME
     AHEAD_FROM = 64 << 10
-    # Frames on their way. While the link is not blocked there are less than FLUSH_AT octets of them, so
+    # Frames on their way. While the link is not blocked there are less than FLUSH_AT bytes of them, so
     # that one large frame in segments of the least size still fits. Each write wakes the machine, which
     # then takes the processor from us if it shares ours; so a write is about as much as the socket takes.
     OUT_SIZE = 1 << 20
@@ -110,7 +110,7 @@ cdef class StreamLink(Link):
         self.out_end = 0
         self.rest = 0
         self.n_queued = 0
-        self.octets_queued = 0
+        self.bytes_queued = 0
         self.slot = self.own_slot
 
     cdef str end_reason(self):
@@ -244,13 +244,13 @@ cdef class StreamLink(Link):
             self.slot = self.out + self.out_end + PREFIX
 
     cdef void copy_slot_apart(self, size_t n) noexcept nogil:
-        """Move the *n* octets at the slot away from behind the queue, which is about to grow there."""
+        """Move the *n* bytes at the slot away from behind the queue, which is about to grow there."""
         if self.slot != self.own_slot:
             memcpy(self.own_slot, self.slot, n)
             self.slot = self.own_slot
 
     cdef bint queue_built(self, size_t n) noexcept nogil:
-        """Queue the frame of *n* octets that was built behind the queue."""
+        """Queue the frame of *n* bytes that was built behind the queue."""
         if self.fd < 0 or self.broken:
             count(self.stats, DROP_LINK_DOWN)
             return False
@@ -300,7 +300,7 @@ cdef class StreamLink(Link):
         return True
 
     cdef bint has_room(self, size_t n) noexcept nogil:
-        """See that the queue can take *n* octets more; False is a counted drop."""
+        """See that the queue can take *n* bytes more; False is a counted drop."""
         if self.fd < 0 or self.broken:
             count(self.stats, DROP_LINK_DOWN)
             return False
@@ -314,7 +314,7 @@ cdef class StreamLink(Link):
         return True
 
     cdef bint queue(self, const uint8_t *start, size_t n) noexcept nogil:
-        """Queue a frame with its length in front, *n* octets together."""
+        """Queue a frame with its length in front, *n* bytes together."""
         if not self.has_room(n):
             return False
         memcpy(self.out + self.out_end, start, n)
@@ -336,14 +336,14 @@ cdef class StreamLink(Link):
             self.flush()
 
     cdef size_t write_out(self) noexcept nogil:
-        """Write what is queued; returns the octets written.
+        """Write what is queued; returns the bytes written.
 
         Less than all means that the socket is full, or `broken`: the link is blocked from then on.
         """
         cdef size_t total = self.out_end - self.out_start
         cdef ssize_t written = -1
         while written < 0:
-            written = send_octets(self.fd, self.out + self.out_start, total, MSG_DONTWAIT | MSG_NOSIGNAL)
+            written = send_bytes(self.fd, self.out + self.out_start, total, MSG_DONTWAIT | MSG_NOSIGNAL)
             if written >= 0 or errno == EINTR:
                 continue
             if errno not in (EAGAIN, ENOBUFS, ENOMEM):
@@ -357,19 +357,19 @@ cdef class StreamLink(Link):
         return <size_t>written
 
     cdef void note_queued(self, size_t n_frames, size_t n) noexcept nogil:
-        """Account for frames that were put at the end of the queue, *n* octets with their lengths."""
+        """Account for frames that were put at the end of the queue, *n* bytes with their lengths."""
         self.out_end += n
         self.n_queued += n_frames
-        self.octets_queued += n - n_frames * PREFIX
+        self.bytes_queued += n - n_frames * PREFIX
 
     cdef void note_written(self, size_t n) noexcept nogil:
-        """Account for *n* octets of the queue that were written."""
+        """Account for *n* bytes of the queue that were written."""
         cdef size_t part
         if n == self.out_end - self.out_start:
             self.stats.frames_to_guest += self.n_queued
-            self.stats.bytes_to_guest += self.octets_queued
+            self.stats.bytes_to_guest += self.bytes_queued
             self.out_start = self.out_end = 0
-            self.n_queued = self.octets_queued = self.rest = 0
+            self.n_queued = self.bytes_queued = self.rest = 0
             return
         while n:
             if not self.rest:
@@ -383,4 +383,4 @@ cdef class StreamLink(Link):
                 self.stats.frames_to_guest += 1
                 self.stats.bytes_to_guest += self.rest_len
                 self.n_queued -= 1
-                self.octets_queued -= self.rest_len
+                self.bytes_queued -= self.rest_len

@@ -71,7 +71,7 @@ cdef class Sockets:
 
         "peek_off4" and "peek_off6": TCP sockets of that family keep a peek offset. It is used if all
         families that the kernel has do (6.9 had it for IPv4 only). "meminfo": SO_MEMINFO. "bytes_acked": what
-        `tcp_acked` needs, that is TCP_INFO as of Linux 4.9 and SOF_TIMESTAMPING_TX_ACK (4.0). How large
+        `remote_acks` needs, that is TCP_INFO as of Linux 4.9 and SOF_TIMESTAMPING_TX_ACK (4.0). How large
         send buffers may get is looked up too.
         """
         cdef int family, fd

@@ -1,7 +1,7 @@
-"""What the guest sent and the socket cannot have yet: short writes, payload and FINs before their turn.
+"""Data of the guest that the socket cannot have yet: short writes, payload and FINs out of order.
 
-Read `tcp_conn` and `tcp_store` first. The store keeps the bytes; here is decided what goes in, when it comes
-out, and what the guest is told of it.
+Read `tcp.segments` and `unsent_store` first. The store keeps the bytes; this module decides which ones go in,
+when they come out, and which of them are reported to the guest.
 """
 
 from libc.stdint cimport uint8_t, uint32_t

@@ -1,4 +1,4 @@
-"""Connections of the guest's that the host cannot make, told so that its connect(2) fails as ours did.
+"""Report a failed host connect (RST or ICMP), so that the guest's connect(2) gets the same errno.
 
 A TCP that gets an ICMP error while it is in SYN-SENT gives up with the error's meaning (RFC 1122 4.2.3.9
 leaves that to the application for most codes; Linux: net/ipv4/tcp_ipv4.c, tcp_v4_err). So a host or a network

@@ -1,9 +1,9 @@
 """TCP segments from the guest: new connections, the receiving half, acknowledgements.
 
-Read `tcp_conn` first. In-order payload is not written segment by segment: pieces of one connection
+Read `tcp.segments` first. In-order payload is not written segment by segment: pieces of one connection
 that follow each other in a batch are gathered and written by one call (`flush_gather`), straight
 from where the link received them. `rcv_nxt` moves when a piece is gathered; what the socket then
-does not take goes to the store (`tcp_store`), and what does not fit there is given back by moving
+does not take goes to the store (`unsent_store`), and what does not fit there is given back by moving
 `rcv_nxt` back, before the guest has seen an acknowledgement of it. Payload that comes before its turn
 goes to the store and is answered at once, each segment by one duplicate acknowledgement (RFC 5681 4.2);
 a FIN before its turn is remembered.

@@ -39,7 +39,7 @@ cdef void start_keep_alive(Core core, Flow *flow) noexcept nogil:
 
 
 cdef void note_guest_alive(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
-    """A segment of the guest's has come: it lives."""
+    """A segment of the guest has come: it lives."""
     cdef TcpConn *conn = &flow.body.tcp
     if tcp.seq == conn.rcv_nxt - 1 and tcp.payload_len <= 1:
         on_guest_probe(core, flow, tcp)

@@ -1,6 +1,6 @@
 """Acknowledging to the guest what the remote has acknowledged.
 
-Read `tcp_conn` first. What a socket has taken is as good as delivered to the kernel, so it is
+Read `tcp.segments` first. What a socket has taken is as good as delivered to the kernel, so it is
 acknowledged at once: that fills the send buffer, which bulk data needs. For a dialogue over a real network
 it hides the network from the guest: its TCP measures a round trip of microseconds, and believes delivered
 what the remote may never get. Such a connection is better acknowledged as the remote does it.
@@ -47,7 +47,7 @@ cdef enum:
     FIRST_WRITES = 8
     MAX_MISSES = 9               # doublings of it: up to 4096
     NEVER = 255                   # in remote_misses: the connection is not looked at any more
-    SMALL_WRITE = 2048            # bytes of the guest's in one turn that may be part of a dialogue
+    SMALL_WRITE = 2048            # bytes of the guest in one turn that may be part of a dialogue
     MAX_LAG = 8192
     MIN_RTT_US = 2000
     MAX_RTT_US = 150000

@@ -1,6 +1,6 @@
 """What the guest selectively acknowledged, and the repetition of the rest.
 
-Read `tcp_conn` first, RFC 2018 and RFC 6675. Theory of operation. While something is lost on the way to
+Read `tcp.segments` first, RFC 2018 and RFC 6675. Theory of operation. While something is lost on the way to
 the guest, its acknowledgements tell which runs of bytes it has beyond `snd_una`. The board keeps these
 runs, sorted and apart; it exists only as long as there is one, so that a connection without loss pays
 nothing. What lies before a run is a hole.

@@ -12,14 +12,14 @@ buffered that the kernel can buffer:
 * Data from the guest is written to the socket as it comes. The window that the guest is told ends
   where the socket's free send buffer ends, so a write does not come out short; should it all the
   same, the rest is kept in the connection's store, and so is data that comes before its turn
-  (`tcp_store`). The right edge `rcv_adv` never moves left but by the rounding of the window scale
+  (`unsent_store`). The right edge `rcv_adv` never moves left but by the rounding of the window scale
   (RFC 7323 2.4).
 * Acknowledgements and window updates are decided once per turn, when all frames and events of
   the turn are in.
 
-Options: MSS, SACK-permitted (`tcp_sack`, `tcp_store`), and the window scale that the largest send buffer
+Options: MSS, SACK-permitted (`scoreboard`, `unsent_store`), and the window scale that the largest send buffer
 asks for: tcp_wmem's maximum is the most that a window can ever promise (tcp(7)), and a larger scale would
-only make the steps coarser. Timestamps (`tcp_timestamps`) wherever the guest has them: each segment
+only make the steps coarser. Timestamps (`timing`) wherever the guest has them: each segment
 carries 12 bytes more, and what they cost is lost in the spread. With over without, both
 builds in turn within one run of the bench's bulk sections (cubic), median and range of six rounds of a
 second: out 1.01 [0.73-1.44], in 0.94 [0.88-1.17] at MTU 65520; out 1.09 [0.74-1.61], in 1.00 [0.88-1.17]
@@ -29,10 +29,10 @@ at MTU 1500. Instructions per byte, user and kernel, of pasta and the guest's ip
 per byte 0.002 to 0.003 are our own code's for the option. To repeat it, offer the option in
 `push_syn_options` and take it in `take_syn` or not.
 
-What is in our hands is acknowledged, but for dialogues over real networks, where it is what the remote
-has acknowledged (`tcp_acked`).
+Data that we hold is acknowledged, except in dialogues over real networks: there only what the remote
+has acknowledged (`remote_acks`).
 
-Work happens in `tcp_from_tap` (segments), `tcp_from_sock` (socket events, data to the guest) and
+Work happens in `from_guest` (segments), `to_guest` (socket events, data to the guest) and
 their common end of turn; all of them change the state through `set_state` only.
 
 Timers: a connection has up to four deadlines (retransmission or state, delayed acknowledgement,
@@ -247,7 +247,7 @@ cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq,
             options_len = push_timestamps(core, conn, options)
         if not payload_len and conn.flags & CONN_SACK and flags & (TCP_ACK | TCP_RST) == TCP_ACK:
             # Only what carries no data reports (RFC 2018 4 is content): each early segment is answered. While
-            # the acknowledgement lags nothing is behind a hole, and what came twice is not yet told.
+            # the acknowledgement lags nothing is behind a hole, and duplicates are not reported yet.
             sack_len = 0 if ack != conn.rcv_nxt else push_sack(conn, options + options_len)
             options_len += sack_len
     fields.src_port_be = htons(flow.keys[0].remote_port)
@@ -417,7 +417,7 @@ cdef void reset_both(Core core, Flow *flow) noexcept nogil:
 
 
 cdef void reset_guest(Core core, Flow *flow) noexcept nogil:
-    """Tell the guest that the connection is no more."""
+    """Send the guest a reset: the connection has ended."""
     cdef TcpConn *conn = &flow.body.tcp
     core.stats.tcp_resets_sent += 1
     if conn.state == TCP_SYN_SENT:

@@ -1,6 +1,6 @@
 """TCP socket events, data to the guest, timers, the end of a turn.
 
-Read `tcp_conn` first. Sockets are watched edge-triggered: CONN_READABLE stays set until a peek finds
+Read `tcp.segments` first. Sockets are watched edge-triggered: CONN_READABLE stays set until a peek finds
 nothing, so data that waits for the guest's window or for the link causes no events. Per turn and
 connection at most TURN_BUDGET bytes go to the guest, then the others have their turn.
 """

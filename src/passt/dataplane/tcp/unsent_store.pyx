@@ -1,6 +1,6 @@
-"""Bytes of the guest's that no socket has yet, in order or not, and their report to the guest.
+"""Bytes of the guest that no socket has yet, in order or not, and their report to the guest.
 
-Read `tcp_conn` first. Theory of operation. A connection's store holds runs of bytes, sorted, apart from
+Read `tcp.segments` first. Theory of operation. A connection's store holds runs of bytes, sorted, apart from
 each other, none of them twice. There are two reasons to be in it:
 
 * The run is in order and acknowledged, but a short write left it over (`in_order`; only the first run
@@ -11,10 +11,10 @@ each other, none of them twice. There are two reasons to be in it:
   order; no byte of it is copied again.
 
 Early data is never beyond the window that the guest was told, so when its turn comes the socket has
-room for it. Memory comes from the pool (`pool`). Early data may not touch the last half of it, which is for
-data that was promised a place, nor exceed MAX_EARLY for one connection: what then finds no room is
-not taken in, counted, and not reported. What was reported is never dropped before the connection ends
-(RFC 2018 8 would allow it).
+room for it. Memory comes from the pool (`memory_budget`). Early data may not touch the last half of it, which
+is for data that was promised a place, nor exceed MAX_EARLY for one connection: data without room is dropped,
+counted, and not reported. Reported data is never dropped before the connection ends (RFC 2018 8 would allow
+it).
 
 A run is a chain of pieces of memory. Segments that follow each other share pieces, so that many small
 ones do not cost much more than their bytes; the room in a piece that is not used is charged to the pool.
@@ -195,7 +195,7 @@ cdef bint store_has(TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil:
 
 
 cdef uint32_t store_end(const TcpConn *conn) noexcept nogil:
-    """The number behind the last byte of the guest's that we have."""
+    """The number behind the last byte of the guest that we have."""
     return conn.rcv_nxt if conn.store == NULL else conn.store.ranges[conn.store.n - 1].end
 
 
