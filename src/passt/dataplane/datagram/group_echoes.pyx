@@ -2,8 +2,8 @@
 
 Theory of operation. The kernel delivers a broadcast on this host too, and a multicast if any program of
 the host is a member (ip(7), IP_MULTICAST_LOOP): these programs are to hear the guest, as any machine of
-the link does. But copies come to the very socket that sent it, and to others of ours that have the guest's port.
-The guest would take such a copy for a datagram of another host.
+the link does. But copies come to the very socket that sent it, and to others of ours that have the
+guest's port. The guest would take such a copy for a datagram of another host.
 
 Such a copy comes at once, so the last datagrams sent are remembered for a short time, by content. A received
 datagram with the same content is an echo if it comes from its receiver's own port and an address of this

@@ -18,7 +18,7 @@ cdef enum:
 
 
 cdef void challenge(Core core, Flow *flow) noexcept nogil:
-    """Have the guest told where the connection stands (RFC 5961 3.2, 4.2, 5.2)."""
+    """Send the guest a challenge ACK (RFC 5961 3.2, 4.2, 5.2)."""
     if may_answer(core, flow):
         core.stats.tcp_challenge_acks += 1
         flow.body.tcp.flags |= CONN_ACK_NOW

@@ -29,7 +29,7 @@ from passt.dataplane.core.station cimport station_of
 from passt.dataplane.tcp.segments cimport end_connection, reset_both, send_reset
 
 cdef enum:
-    NO_CODE = -1                  # a reset says it best
+    NO_CODE = -1                  # a reset
     SILENCE = -2
     # Ports and sequence number: what RFC 792 has quoted, and all of the guest's SYN that is kept.
     QUOTED_LEN = 8

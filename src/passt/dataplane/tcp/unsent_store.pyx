@@ -4,8 +4,8 @@ Read `tcp.segments` first. Theory of operation. A connection's store holds runs 
 each other, none of them twice. There are two reasons to be in it:
 
 * The run is in order and acknowledged, but a short write left it over (`in_order`; only the first run
-  can be that). It ends at `rcv_nxt`, what comes next in order is added to it, and the socket is given it
-  before anything else.
+  can be that). It ends at `rcv_nxt`, the next bytes in order are added to it, and it is written to the
+  socket before anything else.
 * The run came early: something before it is missing. It is kept, so that the guest has to repeat
   only what was lost, and reported by selective acknowledgements (RFC 2018). When the hole closes, it is in
   order; no byte of it is copied again.
@@ -272,8 +272,8 @@ cdef uint8_t *push_block(uint8_t *p, uint32_t start, uint32_t end) noexcept nogi
 cdef uint32_t push_sack(const TcpConn *conn, uint8_t *option) noexcept nogil:
     """Write the SACK option with two NOPs before it; returns its length, 0 if there is nothing to report.
 
-    First what came last, then the others, the last reported first (RFC 2018 4); before them what came
-    twice (RFC 2883 4).
+    The run that grew last is the first block, then the others, the last reported first (RFC 2018 4); a
+    duplicate comes before all of them (RFC 2883 4).
     """
     cdef uint8_t *end = option + 4 + 8 * (MAX_SACK_BLOCKS - (1 if conn.flags & CONN_TIMESTAMPS else 0))
     cdef uint8_t *p = option + 4
