@@ -40,7 +40,8 @@ from passt.dataplane.packet.build cimport mark_packet
 cdef enum:
     LIFETIME_MS = 30000           # nf_conntrack_icmp_timeout
     RECEIVE_BUDGET = 16
-    MAX_TRIES = 3                # an earlier request's error, one that is too large, and at last
+    # Attempts: one may report an earlier request's error, one that the message is too large; the last sends.
+    MAX_TRIES = 3
     CONTROL_SIZE = 128
 
 

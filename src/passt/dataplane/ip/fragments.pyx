@@ -63,7 +63,7 @@ cdef bint on_fragment(Core core, IpView *ip) noexcept nogil:
 
 
 cdef void on_fragment_timer(Core core) noexcept nogil:
-    """Give up what is not complete in time; tell the guest, if the first fragment was there (RFC 792)."""
+    """Drop packets not complete in time; tell the guest, if the first fragment was there (RFC 792)."""
     cdef Assembly *assembly = core.ip.reassembler.expired(core.now)
     cdef int64_t deadline
     cdef IpView ip

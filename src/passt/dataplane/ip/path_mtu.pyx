@@ -1,7 +1,7 @@
 """Path MTUs in the guest's network, by destination address.
 
 Theory of operation. The guest may be a router: behind it are containers on a bridge, machines, further
-links, and any of these may be narrower than ours. What one of its routers told of such a path
+links, and any of these may be narrower than ours. An MTU that one of its routers reports
 (`packet_too_big`) holds for all flows to that address that begin within EXPIRES_NS; each keeps what it began
 with. So a name server's large answer, for which there is a new flow each time, is lost once and not every
 time.

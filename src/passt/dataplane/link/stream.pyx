@@ -1,8 +1,8 @@
 """The link to a virtual machine: QEMU's `-netdev stream`, frames with a length in front on a stream socket.
 
 Theory of operation. Each frame has its length in front of it, 32 bits in network byte order that do not
-count themselves; nothing else is on the stream, so it cannot be taken up again once a length makes no
-sense: the link ends then (`error`). There is no virtio-net header, hence checksums and segments are made
+count themselves; nothing else is on the stream, so it cannot be resynchronised after an impossible length:
+the link ends then (`error`). There is no virtio-net header, hence checksums and segments are made
 here, for the features that all of this link's users may therefore ask for.
 
 From the guest: one recv(2) takes what there is, up to RX_SIZE, and the frames are handed on where they lie.
@@ -10,15 +10,16 @@ What follows the last whole frame is moved to the front before the next one. `mo
 no room for all frames, so that the caller comes back before it waits.
 
 A guest that sends much fills its socket, sleeps until we have taken most of that, and would be woken once
-more by what we answer. So after a large portion the next one is taken before the answers leave
+more by our answers. So after a large portion the next one is taken before the answers leave
 (`read_ahead`).
 
-To the guest: frames are put one behind the other in memory and written by one call at the end of the turn
-(`flush`), or when there are FLUSH_AT bytes. Behind a large frame that needs no cutting the next one is built
-where it will be written from (`choose_slot`); only what is small, or cut, is copied. What the socket does
-not take stays, partly written frames included, and the link is `blocked` until it is writable: nothing is
-read then that would feed it (see `link`), and of what still comes (most of it acknowledgements) is kept what
-has room. A frame counts as sent when its last byte was written.
+To the guest: frames are put one behind the other in memory and written by one call at the end of the
+turn (`flush`), or when there are FLUSH_AT bytes. Behind a large frame that needs no cutting the next one
+is built where it will be written from (`choose_slot`); only small frames, and cut ones, are copied.
+Bytes that the socket does not take stay, partly written frames included, and the link is `blocked` until
+it is writable: nothing is read then that would feed it (see `link`). Frames that still come (most of
+them acknowledgements) are kept while there is room. A frame counts as sent when its last byte was
+written.
 
 The link outlives its socket. While nobody is connected it is a blocked one that drops what it is given, so
 connections wait for the next client as they wait for one that does not read.
@@ -51,8 +52,8 @@ cdef enum:
     # then takes the processor from us if it shares ours; so a write is about as much as the socket takes.
     OUT_SIZE = 1 << 20
     FLUSH_AT = 384 << 10
-    # Behind a frame of this size the next one is built in place. What may be cut needs its headers kept, and
-    # is not worth it: it is copied, while it is in the processor's cache, as it is cut.
+    # Behind a frame of this size the next one is built in place. A frame to be cut needs its headers kept, so
+    # it is copied as it is cut, while it is in the processor's cache.
     IN_PLACE_FROM = 16 << 10
     IN_PLACE_ROOM = PREFIX + MAX_FRAME
     # What the kernel may hold for the guest, as far as net.core.wmem_max allows. A guest that reads in
