@@ -96,7 +96,7 @@ class Engine:
         """Have all frames of the link written to *fd*, which stands behind a pcap file header.
 
         Takes ownership of *fd*. If it cannot be written, *on_end* is called with the errno and the capture
-        is over. See capture.pyx.
+        is over. See `observe.capture`.
         """
 
     def end_capture(self) -> tuple[int, int] | None:

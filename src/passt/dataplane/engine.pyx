@@ -131,7 +131,7 @@ cdef class Engine:
         cdef int rounds = CLOSING_ROUNDS
         cdef object on_end = self.on_end
         cdef str reason
-        # Where it can only not be written to, what the guest sent last still goes out.
+        # A link that is only broken for writing still gives the guest's last frames.
         while rounds and not link.error:
             rounds -= 1
             self.read_link()
@@ -217,7 +217,7 @@ cdef class Engine:
         cdef Core core = self.core
         cdef int n, i
         with nogil:
-            # The time is taken anew: what came before, at start above all, must not be slept again.
+            # Read the clock again: time spent since the last reading, at start above all, shortens the sleep.
             n = self.reactor.poll_once()
             if n == 0 and core.flows.first_work == NO_FLOW and not core.link.more:
                 core.bypass.spare_sockets.fill()
@@ -266,7 +266,7 @@ cdef class Engine:
             self.read_link()
 
     cdef void read_link(self) noexcept:
-        """Take what a link has: one batch, and what it says that this had no room for."""
+        """Read one batch, and more while the link has frames at hand."""
         read_frames(self.core, self.core.link.batch_room(self.reactor.slept))
         while self.core.link.more:
             read_frames(self.core, MAX_BATCH)
@@ -327,7 +327,7 @@ cdef class Engine:
 
     def close(self):
         cdef int rounds = CLOSING_ROUNDS
-        # What the guest sent last, before its end became known, still goes out.
+        # The guest's last frames, sent before its end became known, still go out.
         self.reactor.slept = False
         self.core.link.drained = not self.core.link.n_fds
         while rounds and not self.core.link.drained and not self.core.link.error:

@@ -40,7 +40,8 @@ from passt.dataplane.packet.build cimport mark_packet
 cdef enum:
     LIFETIME_MS = 30000           # nf_conntrack_icmp_timeout
     RECEIVE_BUDGET = 16
-    MAX_TRIES = 3                # an earlier request's error, one that is too large, and at last
+    # Attempts: one may report an earlier request's error, one that the message is too large; the last sends.
+    MAX_TRIES = 3
     CONTROL_SIZE = 128
 
 
@@ -86,7 +87,7 @@ cdef void on_echo(Core core, const IpView *ip) noexcept nogil:
 
 
 cdef Flow *open_ping(Core core, const FlowKey *key, int protocol) noexcept nogil:
-    """HostRoute a new flow of the guest and give it a connected, watched socket; NULL: counted drop.
+    """Route a new flow of the guest and give it a connected, watched socket; NULL: counted drop.
 
     The socket keeps the guest's identifier if the host has it free.
     """

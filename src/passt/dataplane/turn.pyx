@@ -1,7 +1,7 @@
 """The parts of a turn that concern flows: which translator gets an event, a timer, the end of the turn.
 
-`set_handlers` has the one table of what is done with each kind of flow; nobody else asks for the kind to
-choose what to call.
+`set_handlers` fills the one table of handlers for each kind of flow; no other code chooses by kind what to
+call.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -65,7 +65,7 @@ cdef void nothing(Core core, Flow *flow) noexcept nogil:
 
 
 cdef void as_turn(Core core, Flow *flow, int side, uint32_t events) noexcept nogil:
-    """Whatever the event is, reading the socket tells it."""
+    """Every event is handled by reading the socket."""
     core.handlers[flow.kind].on_turn(core, flow)
 
 
@@ -144,7 +144,7 @@ cdef void end_listener(Core core, Listener listener) except *:
 
 
 cdef void finish_flows(Core core) noexcept nogil:
-    """Look once at each flow on the work list; what puts itself there again comes in the next turn."""
+    """Look once at each flow on the work list; one that puts itself there again comes in the next turn."""
     cdef uint32_t index = core.flows.take_work()
     cdef Flow *flow
     while index != NO_FLOW:

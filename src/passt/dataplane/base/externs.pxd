@@ -265,7 +265,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int setsockopt(int fd, int level, int name, const void *value, socklen_t n)
     ssize_t recv(int fd, void *buf, size_t n, int flags)
     ssize_t recvmsg(int fd, msghdr *message, int flags)
-    ssize_t send_octets "send"(int fd, const void *buf, size_t n, int flags)
+    ssize_t send_bytes "send"(int fd, const void *buf, size_t n, int flags)
     ssize_t sendmsg(int fd, const msghdr *message, int flags)
     int recvmmsg(int fd, mmsghdr *messages, unsigned int n, int flags, timespec *timeout)
     int sendmmsg(int fd, mmsghdr *messages, unsigned int n, int flags)

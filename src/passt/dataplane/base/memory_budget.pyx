@@ -6,7 +6,7 @@ number of connections. The other memory of an engine does not grow with what is 
 table, its hash heads and the timer heap have their full size from the start (their pages are touched
 when used), the links' buffers are fixed. `Core.memory_ceiling` adds all of it up.
 
-Who is refused must have a way on without the memory: data is not acknowledged, so that it comes again.
+Callers must handle NULL, normally by not acknowledging the data, so that the sender repeats it.
 """
 
 from passt.dataplane.base.assertions cimport PASST_ASSERT

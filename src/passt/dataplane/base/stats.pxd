@@ -39,8 +39,8 @@ cdef enum Verdict:               # in the order of VERDICT_NAMES
     DROP_FRAGMENT_TIME           # IP packet that was not complete in time
     DROP_FRAGMENT_MEMORY         # IP packet pushed out by newer ones before it was complete
     DROP_BAD_CHECKSUM            # damaged, or put together from fragments that do not belong together
-    DROP_TOO_BIG                 # word of a narrow path that cannot be true
-    DROP_OWN_ECHO                # what the guest itself sent to a group, heard again
+    DROP_TOO_BIG                 # implausible "packet too big" from the guest
+    DROP_OWN_ECHO                # copy of a datagram that the guest itself sent to a group
     N_VERDICTS
 
 

@@ -2,24 +2,24 @@
 
 Theory of operation. A client on the host's loopback that comes to a forwarded port, and one on the
 namespace's loopback, need no frames: the connection is accepted where it comes, a second one is opened
-by a socket of the other namespace (`namespace_thread`), and what comes from one is written to the other. The
-kernel's two TCPs do the rest: backpressure, since nothing is read that the other side does not take;
-half-close, since an end-of-file is passed on as shutdown(2) after all that came before it.
+by a socket of the other namespace (`namespace_thread`), and data of one is written to the other. The kernel's
+two TCPs do the rest: backpressure, since nothing is read that the other side does not take; half-close,
+since an end-of-file is passed on as shutdown(2) after all data before it.
 
 Each direction is a `SpliceHalf`. Little is copied: one recv(2) and one send(2) into a buffer that all
-share, cheaper than splice(2) for what requests and answers usually are. A read that fills that buffer
+share, cheaper than splice(2) for the usual size of requests and answers. A read that fills that buffer
 means more is coming: then pages are moved through a pipe, taken for as long as it holds something. What
 the receiver does not take stays in the pipe; or, if it was copied or no pipe is left, in memory of the
 common pool (COPY_SIZE at most), in a pipe again if that is used up. The direction stops until the
 receiver's socket says that it is writable. So an idle connection holds two descriptors and no pipe, and
-no data is lost for want of a pipe.
+no data is lost when the pipes run out.
 
 Sockets are watched edge-triggered, for writability only from the first time that they were full. A
-socket that hung up is heard of once. There are no timers: a connection lives as long as its ends want. One
+socket that hung up causes one event. There are no timers: a connection lives as long as its ends want. One
 that is not open on the far side yet may have to make room for others (`make_room`).
 
 A socket with an error has its last data passed on, then both connections are reset, so that either
-end sees what it would have view of the other directly. One that cannot be connected is a reset of the
+end sees the error that it would have seen without us. One that cannot be connected is a reset of the
 client, whose own connection the kernel had accepted already.
 """
 
@@ -96,7 +96,7 @@ cdef void open_splice(Core core, int fd, const sockaddr_storage *peer,
         conn.halves[ACCEPTED].flags |= HALF_READABLE
         if not pump(core, flow, ACCEPTED):
             return
-    # Only now, while the service is at work; what is ready already is reported.
+    # Watch only now, while the service is at work: epoll reports data that is there already.
     conn.watched = True
     if (watch_half(core, flow, CONNECTED, EPOLL_CTL_ADD) < 0
             or watch_half(core, flow, ACCEPTED, EPOLL_CTL_ADD) < 0):
@@ -140,7 +140,7 @@ cdef int take_other_side(Core core, const InboundView *view, bint is_tcp) noexce
 
 
 cdef void fill_keys(Flow *flow, const sockaddr_storage *peer, const InboundView *view) noexcept nogil:
-    """Note the ends of a bypassed flow, for those who look at the table; it is not found by them."""
+    """Note the ends of a bypassed flow for `Engine.flows`; it is not found by them."""
     cdef FlowKey *key = &flow.keys[0]
     flow.inbound = not view.from_namespace
     flow.peer = view.route.peer if view.from_namespace else peer[0]
@@ -243,7 +243,7 @@ cdef bint pump(Core core, Flow *flow, int side) noexcept nogil:
         return True
     half.flags |= HALF_SHUT
     if conn.halves[1 - side].flags & HALF_SHUT:
-        end_splice(core, flow, False)         # closing says the same as shutdown(2) would
+        end_splice(core, flow, False)         # close(2) tells the peer the same as shutdown(2)
         return False
     core.sockets.shut_write(conn.halves[1 - side].fd)
     return True
@@ -315,7 +315,7 @@ cdef void begin_bulk(Core core, Flow *flow, int side) noexcept nogil:
 
 
 cdef ssize_t move_bulk(Core core, SpliceHalf *half) noexcept nogil:
-    """Move what is there into a pipe; returns its length or a negative errno of the socket."""
+    """Move waiting data into a pipe; returns its length or a negative errno of the socket."""
     cdef ssize_t n
     if half.pipe == NO_PIPE:
         half.pipe = core.bypass.pipes.take()

@@ -7,7 +7,7 @@ free there. Answers leave by the listener, from the address that was asked: the 
 came with the client's first datagram is sent along with them (ip(7), ipv6(7)).
 
 Datagrams go many per system call, recvmmsg(2) (in `udp.to_guest`) to sendmmsg(2), and stay where they were
-received in between; what the kernel joined is taken apart. Empty ones are datagrams as others are. A
+received in between; joined datagrams (UDP_GRO) are taken apart. Empty datagrams are relayed too. A
 datagram that cannot be sent is a counted drop, as in any network; an error that a socket reports (the
 service's port is closed) concerns a datagram that is gone already, and the flow lives on. Idle flows end
 as other UDP flows do, and are crowded out with them.
@@ -40,7 +40,7 @@ cdef int64_t bypass_lifetime(Core core, const Flow *flow) noexcept nogil:
 
 cdef void add_spliced(Core core, Flow *flow, const mmsghdr *message, uint32_t segment,
                       bint to_client) noexcept nogil:
-    """Take what one message brought: a datagram, or several of *segment* octets if that is not 0."""
+    """Add the datagrams of one message to the batch: one, or several of *segment* bytes if that is not 0."""
     cdef SpliceBatch *batch = core.bypass.get_batch()
     cdef uint8_t *payload = <uint8_t *>message.msg_hdr.msg_iov.iov_base
     cdef uint32_t left = message.msg_len
@@ -80,7 +80,7 @@ cdef void address(msghdr *header, Flow *flow, bint to_client) noexcept nogil:
 
 
 cdef void flush_spliced(Core core) noexcept nogil:
-    """Send what was added."""
+    """Send the batch."""
     cdef SpliceBatch *batch = core.bypass.batch
     cdef Flow *flow
     cdef int sent
@@ -102,7 +102,7 @@ cdef void flush_spliced(Core core) noexcept nogil:
 
 
 cdef int send_batch(Core core, int fd, SpliceBatch *batch) noexcept nogil:
-    """Send all of the batch; returns how many went. What the socket refuses is a counted drop."""
+    """Send all of the batch; returns how many went. A datagram that the socket refuses is a counted drop."""
     cdef int place = 0
     cdef int total = 0
     cdef int sent

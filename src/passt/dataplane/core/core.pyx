@@ -36,11 +36,11 @@ from passt.dataplane.udp.state cimport UdpState
 
 cdef enum:
     TTL_TO_GUEST = 255
-    # What all connections together may hold (see pool): enough for a hundred windows of the usual size at
-    # once, and no way for a guest to make the process grow further.
+    # Bytes that all connections together may hold (see `memory_budget`): enough for a hundred windows of the
+    # usual size at once, and no way for a guest to make the process grow further.
     POOL_SIZE = 32 << 20
     DEFAULT_MTU = 65520           # of a guest that is assigned none, passt(1) --mtu
-    COPY_BELOW = 2048             # octets that are copied faster than a second piece is looked at
+    COPY_BELOW = 2048             # bytes: copying fewer is cheaper than a second piece
 
 
 cdef class Core:
@@ -78,7 +78,7 @@ cdef class Core:
         self.use_link(link)
 
     def fit_descriptors(self, uint64_t descriptors):
-        """Have what is kept in reserve leave most of so many descriptors to connections."""
+        """Size the reserves so that most of *descriptors*, the process's limit, are left to connections."""
         # Each flow of datagrams may have one; connections and listeners need some too.
         self.flows.max_datagram = <uint32_t>min(<uint64_t>self.flows.max_datagram,
                                                 max(descriptors // 2, <uint64_t>1))
@@ -145,11 +145,11 @@ cdef class Core:
                           size_t addr_len, uint8_t protocol, uint32_t l4_len) noexcept nogil:
         """Write Ethernet and IP headers at the link's slot, for *mac*; returns where the L4 header begins.
 
-        TCP learns the MTU of a path by packets that may not be cut, as all hosts do (RFC 1191 6.4). What
-        else there is over IPv4 may be cut on the guest's side, and counts (RFC 6864 4.3). No socket tells
-        whether a datagram came with DF; and to have it dropped where a container's bridge is narrower than
-        our link would be worse than to have it cut there, even if it had: its sender is another host,
-        whom no unprivileged process can send the ICMP message that it would wait for.
+        TCP learns the MTU of a path by packets that may not be cut, as all hosts do (RFC 1191 6.4). All
+        other IPv4 packets may be cut on the guest's side, and have an identification (RFC 6864 4.3). No
+        socket tells whether a datagram came with DF; and to have it dropped where a container's bridge
+        is narrower than our link would be worse than to have it cut there, even if it had: its sender
+        is another host, whom no unprivileged process can send the ICMP message that it would wait for.
         """
         cdef uint8_t *start = self.link.slot
         cdef EthHdr *eth = <EthHdr *>start

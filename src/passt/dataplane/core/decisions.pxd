@@ -1,4 +1,4 @@
-"""Where the translators ask Python and tell it."""
+"""Calls of the translators into Python: the policy, the responder, the events."""
 
 from libc.stdint cimport uint8_t, uint32_t
 

@@ -1,7 +1,7 @@
-"""Where the translators ask Python and tell it: the policy, the responder, those who wait for events.
+"""Calls of the translators into Python: the policy, the responder, the events.
 
-Everything of theirs that may run Python is marked `with gil` here and nowhere else, so the compiler itself
-proves that no other function of theirs touches a Python object per frame. An exception in a callback is a
+Each function of the translators that may run Python is marked `with gil`, here and nowhere else, so the
+compiler itself proves that no other one touches a Python object per frame. An exception in a callback is a
 mistake of ours: `Core.failure` keeps it, the loop stops, and `Engine.run` raises it.
 
 A question and a piece of news cost Python's time, some 10 us each, and a control frame 100. Questions come
@@ -63,7 +63,7 @@ cdef bint ask_inbound(Core core, uint32_t listener, uint8_t proto, const sockadd
     cdef Listener source
     cdef object target, error, ask, rule
     memset(view, 0, sizeof(InboundView))
-    # Where the flow goes is decided by what the guest was view to use last.
+    # The policy decides by the addresses that the guest was seen to use last.
     flush_news(core, core.guest.pending_news)
     try:
         source = core.listeners.at(listener)
@@ -94,9 +94,9 @@ cdef bint ask_inbound(Core core, uint32_t listener, uint8_t proto, const sockadd
 
 
 cdef bint ask_source(Core core, const uint8_t *address, size_t n, uint8_t *seen) noexcept with gil:
-    """Have the policy say by which address the guest knows one of the host's side; False: by none.
+    """Have the policy translate a host-side address to the one that the guest sees; False: it sees none.
 
-    *seen* has 16 octets, what is behind the address is zeroed; *address* may be the same memory.
+    *seen* has 16 bytes, those behind the address are zeroed; *address* may be the same memory.
     """
     cdef bytes text
     cdef object found, error
@@ -118,7 +118,7 @@ cdef bint ask_listener(Core core, const FlowKey *key, const HostRoute *route, co
     """The listener on the guest's own port by which a flow of that endpoint can leave; False: none.
 
     Its socket has the port that a socket of ours would need to keep, and the answers come to it. It can
-    send from *source*, 16 octets, 0: as routed. That it leads to the guest's endpoint is enough with
+    send from *source*, 16 bytes, 0: as routed. That it leads to the guest's endpoint is enough with
     *any_peer*; else it must hand what the peer sends to this very flow.
     """
     cdef uint8_t address[16]
@@ -158,10 +158,10 @@ cdef bint leads_there(Core core, Listener listener, bint any_peer, bytes peer, i
 
 
 cdef bint may_share_port(Core core, const FlowKey *key, const HostRoute *route) noexcept with gil:
-    """Whether the guest's port is taken by listeners that have less of it than a new socket would.
+    """Whether only narrower listeners have the guest's port, bound to one address or device.
 
-    Such a one gets what comes to its address or device before that socket does, and hands it to the
-    same guest; so the port may be bound once more.
+    The kernel prefers such a listener for datagrams to its address or device, and it hands them to the same
+    guest; so a wider socket may be bound to the port as well.
     """
     cdef uint8_t address[16]
     cdef uint16_t port = 0
@@ -186,7 +186,7 @@ cdef bint may_share_port(Core core, const FlowKey *key, const HostRoute *route) 
 
 
 cdef void on_control(Core core, const uint8_t *frame, size_t n) noexcept nogil:
-    """Have a control frame answered, unless there were too many of late."""
+    """Have a control frame answered, within the rate limit."""
     if allow(&core.control, core.now, CONTROL_INTERVAL_NS, CONTROL_BURST):
         respond(core, frame, n)
     else:
@@ -245,7 +245,7 @@ cdef void trace_state(Core core, const Flow *flow, const char *what) noexcept wi
 
 
 cdef void queue_news(Core core, uint32_t kind) noexcept nogil:
-    """Tell news of a kind now, or later if there were too many of late: what counts is the last."""
+    """Tell news of a kind now, or after the rate limit allows: only the latest value counts."""
     if allow(&core.guest.news, core.now, NEWS_INTERVAL_NS, NEWS_BURST):
         flush_news(core, kind)
     else:

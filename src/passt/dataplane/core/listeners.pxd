@@ -26,7 +26,7 @@ cdef class Listener:
     cdef readonly object rule     # handed to the policy
     cdef readonly int port
     cdef readonly bint in_namespace
-    # What a flow of the guest's from the same port may use a UDP listener for; no families: for nothing.
+    # What a flow of the guest from the same port may use a UDP listener for; no families: for nothing.
     cdef tuple families           # that its socket can send to, its own first
     cdef bytes address            # that it is bound to, empty: any
     cdef bytes device             # that it is bound to, empty: any

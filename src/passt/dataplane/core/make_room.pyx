@@ -62,7 +62,7 @@ cdef Flow *take_record(Core core, uint8_t kind) noexcept nogil:
 
 
 cdef bint evict(Core core) noexcept nogil:
-    """End the connection that is missed least; False if there is none."""
+    """End the connection whose loss does least harm; False if there is none."""
     cdef uint32_t index = core.flows.oldest[<int>CLASS_OVER]
     if index == NO_FLOW or core.flows.flows[index].fd >= 0:
         return evict_half_open(core)

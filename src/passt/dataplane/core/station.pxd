@@ -1,4 +1,4 @@
-"""Who speaks on the guest's side of the link, by MAC address."""
+"""Stations on the guest's side of the link, by MAC address."""
 
 from libc.stdint cimport uint8_t
 

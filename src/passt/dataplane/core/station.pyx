@@ -1,4 +1,4 @@
-"""Who speaks on the guest's side of the link, by MAC address.
+"""Stations on the guest's side of the link, by MAC address.
 
 Theory of operation. One station is the guest: its addresses are where inbound flows go, and it has
 every flow that no other station has. Others may be behind the link as well: on a bridge or a macvlan in
@@ -10,7 +10,7 @@ nothing else in it to tell by; a segment by its numbers too (`tcp.from_guest.is_
 The guest is the tap's own MAC where that is known, else the first station that speaks. Another one
 becomes the guest only when the guest is gone, as when its interface was replaced: it was not heard for
 SILENT_NS, was asked for its addresses QUESTIONS times, a second apart, and did not answer (as RFC 4861
-7.3.3 finds out that a neighbor is unreachable). Both a frame of another station and a segment that has to
+7.3.3 finds out that a neighbour is unreachable). Both a frame of another station and a segment that has to
 be sent again give reason to ask; so an idle guest is not asked for nothing. The tap's own MAC is taken
 back as soon as it is heard. What is known of stations ends with the client's connection: the next one
 may have another machine.
@@ -33,9 +33,9 @@ cdef int64_t ANSWER_NS = 1000000000          # RFC 4861 10, RETRANS_TIMER
 
 
 cdef bint is_station(Core core, const uint8_t *mac) noexcept nogil:
-    """Whether a frame from *mac* is of somebody behind the link.
+    """Whether a frame from *mac* comes from a station behind the link.
 
-    One that bears our own or no station's address is not: a bridge inside may have turned it round.
+    A frame with our own MAC or with a group address does not: a bridge inside may have sent it back.
     """
     return not (mac[0] & 1 or is_zero(mac, ETH_ALEN) or not memcmp(mac, core.our_mac, ETH_ALEN))
 
@@ -114,16 +114,16 @@ cdef void learn(Core core, const uint8_t *mac, const uint8_t *address, size_t n)
 
 
 cdef void move_flow(Core core, Flow *flow, const uint8_t *mac) noexcept nogil:
-    """*flow* is the station's that has *mac*; one of the guest's goes with the guest."""
+    """*flow* belongs to the station *mac*; a flow of the guest follows the guest."""
     flow.has_mac = memcmp(mac, core.guest.mac, ETH_ALEN) != 0
     memcpy(flow.mac, mac, ETH_ALEN)
     if flow.kind == FLOW_UDP and not flow.body.udp.listener:
-        # By its socket others may answer that the guest has no flow with yet.
+        # Remotes without a flow may answer to its socket: their flows are to be this station's too.
         move_flow(core, &core.flows.flows[flow.body.udp.port], mac)
 
 
 cdef void forget_stations(Core core) noexcept nogil:
-    """Another machine may be at the other end of the link."""
+    """Forget all stations: another machine may be at the other end of the link."""
     cdef uint32_t i
     memset(core.guest.mac, 0xff, ETH_ALEN)
     memset(core.guest.rival_mac, 0, ETH_ALEN)

@@ -1,13 +1,13 @@
-"""What the guest sent to groups and broadcast addresses, and the host hands back to its own sockets.
+"""Datagrams of the guest to groups and broadcast addresses, which the host hands back to its own sockets.
 
 Theory of operation. The kernel delivers a broadcast on this host too, and a multicast if any program of
-the host is a member (ip(7), IP_MULTICAST_LOOP): these are to hear the guest, as any machine of the link
-does. But copies come to the very socket that sent it, and to others of ours that have the guest's port. To
-the guest it would seem that somebody else says what it has said.
+the host is a member (ip(7), IP_MULTICAST_LOOP): these programs are to hear the guest, as any machine of
+the link does. But copies come to the very socket that sent it, and to others of ours that have the
+guest's port. The guest would take such a copy for a datagram of another host.
 
-Such a copy comes at once, so the last datagrams sent are remembered for a short time, by content. One that
-is like them is an echo if it comes from its receiver's own port and an address of this host. Somebody else
-on the link who says the same is heard.
+Such a copy comes at once, so the last datagrams sent are remembered for a short time, by content. A received
+datagram with the same content is an echo if it comes from its receiver's own port and an address of this
+host. The same content from another host of the link is no echo.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
@@ -24,14 +24,14 @@ cdef int64_t HELD_NS = 50000000
 
 
 cdef bint goes_to_many(Core core, const Flow *flow) noexcept nogil:
-    """Whether what leaves on the flow may come back: to a group, or where broadcasts are permitted."""
+    """Whether datagrams of the flow may come back: to a group, or where broadcasts are permitted."""
     if flow.body.udp.group:
         return True
     return marks_of(core, flow).broadcasts and not flow.body.udp.answered and not flow.inbound
 
 
 cdef uint64_t content_of(Core core, const uint8_t *payload, size_t n) noexcept nogil:
-    """A number that tells contents apart."""
+    """A keyed hash of the content."""
     cdef uint8_t rest[8]
     memset(rest, 0, sizeof(rest))
     memcpy(rest, payload + n - n % 8, n % 8)
@@ -39,7 +39,7 @@ cdef uint64_t content_of(Core core, const uint8_t *payload, size_t n) noexcept n
 
 
 cdef void note_sending(Core core, const uint8_t *payload, size_t n, uint16_t segment) noexcept nogil:
-    """Note *n* octets that are about to leave, and may come back, in datagrams of *segment*."""
+    """Note *n* bytes that are about to leave, and may come back, in datagrams of *segment*."""
     cdef size_t offset = 0
     cdef Echo *echo
     core.echoes.until = core.now + HELD_NS
@@ -54,7 +54,7 @@ cdef void note_sending(Core core, const uint8_t *payload, size_t n, uint16_t seg
 
 
 cdef bint is_own_echo(Core core, int fd, const msghdr *message, size_t n) noexcept nogil:
-    """Whether the datagram of *n* octets that *message* brought to a socket is what left by its port."""
+    """Whether the datagram of *n* bytes in *message* is one that left by the port of the socket *fd*."""
     cdef const uint8_t *payload = <const uint8_t *>message.msg_iov.iov_base
     cdef uint64_t content
     cdef int i

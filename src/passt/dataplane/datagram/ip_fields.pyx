@@ -1,16 +1,15 @@
 """Time to live, TOS and DF of datagrams, carried between the guest's packets and the host's sockets.
 
-Out, what the guest wrote into the IP header is written again by the host: so routers on the way answer
-a small time to live, queues see the class, and congestion marks work (RFC 3168, RFC 2474). The time to
-live is not counted down, as the guest's host is no router to it. UDP says both with each message, in
-control data; a ping socket keeps what it was told, as older kernels ignore the control data of those.
+To the host: TTL and TOS of the guest's IP header are set on what leaves. So routers on the way answer a small
+TTL, queues see the class, and congestion marks work (RFC 3168, RFC 2474). The TTL is not decremented, as
+the host is no router to the guest. UDP gives both with each message, in control data; on a ping socket they
+are set as options, as older kernels ignore the control data of ping sockets.
 
 Large datagrams: a packet with DF, or of IPv6, is sent so that it is not cut, by us or on the way
-(IP_PMTUDISC_PROBE: nor is what the host remembers of the path taken for its MTU, the guest remembers
-that itself); all others are cut as need be. That is a property of the socket only (ip(7)), set when it
-changes.
+(IP_PMTUDISC_PROBE: the path MTU that the host remembers does not count, as the guest remembers its own);
+all others are cut as need be. This is an option of the socket only (ip(7)), set when it changes.
 
-In, the kernel tells TOS or traffic class with each datagram, and the guest's packet gets it.
+To the guest: the kernel gives TOS or traffic class with each datagram, and the guest's packet gets it.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t
@@ -50,14 +49,14 @@ cdef int socket_of(Core core, const Flow *flow) noexcept nogil:
 
 
 cdef SocketMarks *marks_of(Core core, const Flow *flow) noexcept nogil:
-    """What that socket was told; a listener of both families for each of them."""
+    """The options set on the socket by which a flow sends; a dual-stack listener has them for each family."""
     if flow.body.udp.listener:
         return &core.listeners.states[flow.body.udp.listener - 1].marks[flow.keys[0].addr_len != 4]
     return &core.flows.flows[flow.body.udp.port].body.port.marks
 
 
 cdef void ask_ttl(Core core, const Flow *flow) noexcept nogil:
-    """Have a flow's socket tell the time to live of what comes; tracers count the hops back by errors'."""
+    """Enable IP_RECVTTL: traceroute counts the hops back by the TTL of ICMP errors."""
     cdef bint is_ip4 = flow.keys[0].addr_len == 4
     cdef SocketMarks *marks = marks_of(core, flow)
     if not marks.tells_ttl:
@@ -67,7 +66,7 @@ cdef void ask_ttl(Core core, const Flow *flow) noexcept nogil:
 
 
 cdef void set_ping_marks(Core core, Flow *flow, const IpView *ip) noexcept nogil:
-    """Have a ping flow's socket send as the guest's packet says."""
+    """Set TTL, TOS and fragmenting of a ping flow's socket as in the guest's packet."""
     cdef bint is_ip4 = ip.addr_len == 4
     cdef int level = IPPROTO_IP if is_ip4 else IPPROTO_IPV6
     if flow.body.ping.ttl != ip.ttl and ip.ttl:
@@ -80,7 +79,7 @@ cdef void set_ping_marks(Core core, Flow *flow, const IpView *ip) noexcept nogil
 
 
 cdef void read_marks(msghdr *message, Marks *out) noexcept nogil:
-    """What the control data of a received message says of its packet (ip(7), ipv6(7), udp(7))."""
+    """Read TOS, TTL and segment size from the control data of a received message (ip(7), ipv6(7), udp(7))."""
     cdef cmsghdr *item
     cdef int32_t value = 0
     memset(out, 0, sizeof(Marks))
@@ -89,7 +88,7 @@ cdef void read_marks(msghdr *message, Marks *out) noexcept nogil:
     item = CMSG_FIRSTHDR(message)
     while item != NULL:
         if item.cmsg_level == IPPROTO_IP and item.cmsg_type == IP_TOS:
-            out.tos = CMSG_DATA(item)[0]          # one octet, unlike all others
+            out.tos = CMSG_DATA(item)[0]          # one byte, unlike all others
         elif item.cmsg_level == SOL_UDP and item.cmsg_type == UDP_GRO:
             memcpy(&value, CMSG_DATA(item), sizeof(value))
             out.segment = <uint32_t>max(value, 0)

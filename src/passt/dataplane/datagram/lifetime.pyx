@@ -30,7 +30,7 @@ from passt.dataplane.flow.decision cimport HostRoute
 
 
 cdef Flow *start_datagram(Core core, const FlowKey *key, uint8_t kind, HostRoute *route) noexcept nogil:
-    """A record for a new flow of the guest's, and its route; NULL: counted drop."""
+    """A record for a new flow of the guest, and its route; NULL: counted drop."""
     cdef Flow *flow = admit_datagram(core, kind)
     if flow == NULL:
         return NULL

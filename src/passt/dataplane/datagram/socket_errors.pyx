@@ -1,14 +1,14 @@
-"""Errors of the host's datagram sockets, told to the guest.
+"""Errors of the host's datagram sockets, reported to the guest.
 
-Theory of operation. The kernel queues on a socket what ICMP said of the datagrams that it sent, and what
-it refused to send itself for its size (ip(7), IP_RECVERR; linux/errqueue.h). An entry holds type and code,
+Theory of operation. The kernel queues on a socket the ICMP errors about its datagrams, and an error for
+each datagram that is too large to send (ip(7), IP_RECVERR; linux/errqueue.h). An entry holds type and code,
 who reported it, whom the datagram was for, and of the datagram what the report quoted behind the UDP
 header; a ping socket's begins with the ICMP header. So the flow is found by the remote, as for
 datagrams, and the guest gets the same error as if there were nothing between, under its own addresses
 and ports; the reporter by the address that the guest knows it by.
 
-While the queue holds an entry the socket's next call fails with its error, whatever that call was: who
-meets an error drains the queue, and tries again. A queue is drained for DRAIN_BUDGET entries at a time;
+While the queue holds an entry the socket's next call fails with its error, whatever that call is: after an
+error the caller drains the queue and repeats the call. A queue is drained for DRAIN_BUDGET entries at a time;
 the rest makes the socket fail once more.
 
 A datagram too large for the host's interface fails where it is sent, and often nobody meant it to: the
@@ -50,7 +50,7 @@ from passt.dataplane.core.station cimport station_of
 
 cdef enum:
     DRAIN_BUDGET = 32
-    QUOTE_SIZE = 1280             # octets of a quotation: no error holds more
+    QUOTE_SIZE = 1280             # bytes of a quotation: no error holds more
     CONTROL_SIZE = 512
     # Codes of ICMP_UNREACHABLE (RFC 792, RFC 1812 5.2.7.1) and ICMP6_UNREACHABLE (RFC 4443 3.1)
     CODE_NET = 0
@@ -75,7 +75,7 @@ cdef struct SocketError:
     uint32_t ifindex
     uint8_t offender[16]
     uint8_t offender_len          # 0: nobody, the kernel itself
-    uint32_t n                    # octets quoted
+    uint32_t n                    # bytes quoted
     uint8_t ttl                   # that the report came with, 0: not told
 
 
@@ -227,7 +227,7 @@ cdef int64_t *mtu_told_at(Flow *flow) noexcept nogil:
 
 cdef void tell(Core core, Flow *flow, uint32_t n, uint8_t type, uint8_t code, uint32_t info,
                const uint8_t *offender, uint8_t ttl) noexcept nogil:
-    """Send the guest an error about the *n* octets in `quote`, made to look as the guest sent them."""
+    """Send the guest an error about the *n* bytes in `quote`, made to look as the guest sent them."""
     cdef FlowKey *key = &flow.keys[0]
     cdef bint is_ip4 = key.addr_len == 4
     cdef UdpHdr udp

@@ -23,7 +23,7 @@ cdef struct OutMessage:
     uint32_t first                # piece
     uint32_t n_pieces
     uint32_t n_datagrams
-    uint32_t total                # octets of payload
+    uint32_t total                # bytes of payload
     uint16_t segment              # size of the datagrams
     uint8_t ttl                   # as the guest sent them: equal in all datagrams of a message
     uint8_t tos

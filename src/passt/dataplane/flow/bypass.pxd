@@ -13,7 +13,7 @@ cdef enum SpliceFlag:
     HALF_BULK = 1 << 2            # the last read was large: move pages instead of copying
     HALF_EOF = 1 << 3             # end-of-file seen
     HALF_SHUT = 1 << 4            # and passed on
-    HALF_FULL = 1 << 5            # the other socket takes no more: wait for its event
+    HALF_FULL = 1 << 5            # the other socket is full: wait for its event
     HALF_WATCH_OUT = 1 << 6       # EPOLLOUT of this half's own socket is watched
     HALF_HAD_BULK = 1 << 7        # it was so before, and the other socket is ready for it
 

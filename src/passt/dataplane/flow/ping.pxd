@@ -7,6 +7,6 @@ cdef struct PingFlow:
     int64_t last_used             # ns
     uint8_t ttl                   # that the socket sends with, 0: not yet said
     uint8_t tos
-    uint8_t fragmenting           # see socket_marks
+    uint8_t fragmenting           # see `datagram.ip_fields`
     int64_t mtu_told_at
     uint32_t packet_limit

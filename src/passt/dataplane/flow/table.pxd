@@ -22,7 +22,7 @@ cdef class FlowTable:
     cdef uint64_t secret[2]
     cdef readonly uint32_t n_active
     cdef uint32_t n_in_class[N_CLASSES]   # flows; not kept for CLASS_KEPT
-    cdef public uint32_t max_datagram   # flows of CLASS_DATAGRAM, which `datagram` keeps to
+    cdef public uint32_t max_datagram   # flows of CLASS_DATAGRAM, which `lifetime` keeps to
 
     cdef Flow *alloc(self, uint8_t kind) noexcept nogil
     cdef void release(self, Flow *flow) noexcept nogil

@@ -1,8 +1,8 @@
 """The flow table: records, look-up by either side, life cycle.
 
 A flow is one translated conversation. Its record lives in a fixed table whose pages are touched
-only when used; the index stays valid for the flow's life, the generation tells a later user of the
-same index apart. Every flow is found by what the guest sees (SIDE_GUEST); inbound datagram flows
+only when used; the index stays valid for the flow's life, the generation distinguishes a later user of the
+same index. Every flow is found by what the guest sees (SIDE_GUEST); inbound datagram flows
 also by what the host's listener sees (SIDE_HOST). Both keys share one chained hash table under a
 secret key, so one look-up costs the same with one flow and with 100,000.
 

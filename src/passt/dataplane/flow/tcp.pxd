@@ -64,7 +64,7 @@ cdef struct StoreRange:
 
 
 cdef struct TcpStore:
-    # Bytes of the guest's that no socket has yet (tcp_store); never empty.
+    # Bytes of the guest that no socket has yet (`tcp.unsent_store`); never empty.
     size_t memory                 # taken from the pool, this record included
     uint32_t n
     uint32_t stamp
@@ -73,7 +73,7 @@ cdef struct TcpStore:
 
 
 cdef struct SackRange:
-    # A run of bytes that the guest has, and the hole before it (tcp_sack).
+    # A run of bytes that the guest has, and the hole before it (`tcp.scoreboard`).
     uint32_t start
     uint32_t end
     uint32_t resent               # the hole was sent again up to here, if that lies in it
@@ -120,16 +120,16 @@ cdef struct TcpConn:
     int64_t alive_at              # when to see whether the guest is still there, 0: not established yet
     int64_t heard_at              # when the guest's last segment came
     int64_t challenged_at         # when the count in *challenges* began
-    TcpStore *store               # bytes of the guest's that no socket has yet, NULL: none
+    TcpStore *store               # bytes of the guest that no socket has yet, NULL: none
     SackBoard *board              # what the guest says it has beyond snd_una, NULL: nothing
     uint32_t guest_fin            # of the guest's FIN, valid with CONN_FIN_EARLY
-    uint32_t tell_start           # what the next acknowledgement reports first: bytes that came twice
+    uint32_t tell_start           # what the next acknowledgement reports first: duplicate bytes
     uint32_t tell_end             # (RFC 2883 4) or an early FIN; both the same: nothing
     uint32_t ts_offset            # of our clock
-    uint32_t ts_recent            # stamp of the guest's that is due for an echo
+    uint32_t ts_recent            # stamp of the guest that is due for an echo
     uint32_t ts_recent_at         # when it came, s
     uint32_t flags
-    uint16_t remote_writes        # small ones of the guest's in a row
+    uint16_t remote_writes        # small ones of the guest in a row
     uint16_t mss                  # payload of a segment to the guest
     uint8_t state
     uint8_t snd_wscale

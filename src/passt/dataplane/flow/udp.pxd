@@ -20,7 +20,7 @@ cdef struct UdpFlow:
 
 
 cdef struct SocketMarks:
-    # What a UDP socket was told (see socket_marks).
+    # What a UDP socket was told (see `datagram.ip_fields`).
     uint8_t fragmenting           # how it treats large datagrams, 0: not yet said
     uint8_t tells_ttl             # 1: of what is received
     uint8_t broadcasts            # 1: SO_BROADCAST is set

@@ -64,11 +64,11 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
         if not on_fragment(core, &ip):
             return
         if is_control(core, &ip):
-            count(&core.stats, DROP_FRAGMENT)             # RFC 6980; and nobody sends DHCP so
+            count(&core.stats, DROP_FRAGMENT)             # RFC 6980; and no host sends DHCP in fragments
         else:
             memset(&joined, 0, sizeof(joined))
             on_packet(core, &ip, &joined, eth.src)
-            # What was gathered of it must leave before its memory is used again.
+            # The data gathered from it must leave before its memory is used again.
             flush_gather(core)
             flush_out(core)
         return
@@ -84,7 +84,7 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
 
 
 cdef void on_packet(Core core, const IpView *ip, const RxFrame *frame, const uint8_t *mac) noexcept nogil:
-    """A whole packet from *mac*; *frame* says what is to be done with it only."""
+    """Take a whole packet from *mac*; of *frame* only the checksum and segmentation fields count."""
     if not is_plausible(ip):
         count(&core.stats, DROP_BAD_ADDRESS)
         return
@@ -108,7 +108,7 @@ cdef void on_packet(Core core, const IpView *ip, const RxFrame *frame, const uin
 
 
 cdef void learn_from_arp(Core core, const RxFrame *frame) noexcept nogil:
-    """Learn from what a sender says of itself, asking or announcing, if the frame is its own."""
+    """Learn the sender's addresses of an ARP request or reply that it sent itself."""
     cdef const EthHdr *eth = <const EthHdr *>frame.data
     cdef const ArpPkt *arp = <const ArpPkt *>(frame.data + ETH_HLEN)
     if (frame.len >= ETH_HLEN + sizeof(ArpPkt) and not memcmp(arp.kind, b"\0\1\x08\0\6\4\0", 7)

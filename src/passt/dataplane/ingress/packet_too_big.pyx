@@ -6,8 +6,8 @@ believed if the quotation is one of a packet to a flow that lives, no longer tha
 for TCP of bytes that are on their way (RFC 5927 7). The worst that a guest can do by it is to get
 smaller packets, which it can have more easily by its MTU and the options of its SYN.
 
-The datagrams that come after go in fragments of that size, segments become smaller, and what was lost is
-sent again without waiting for a time-out. Nobody tells the remote: its kernel has nothing to do with the
+Later datagrams go in fragments of that size, segments become smaller, and lost ones are sent again without
+waiting for a time-out. The remote is not told: its kernel has nothing to do with the
 path behind us.
 """
 
@@ -34,8 +34,8 @@ from passt.dataplane.tcp.to_guest cimport shorten_segments
 
 cdef enum:
     QUOTED_L4 = 8                 # of the message in the packet: ports and sequence number (RFC 792)
-    MIN_MTU4 = 68               # what every router passes on (RFC 791 3.2)
-    MIN_MTU6 = 1280             # RFC 8200 5; one that says less is not to be heard (RFC 8201 4)
+    MIN_MTU4 = 68               # every router passes this on (RFC 791 3.2)
+    MIN_MTU6 = 1280             # RFC 8200 5; a message with less is ignored (RFC 8201 4)
     N_PLATEAUS = 9
 
 # MTUs that links have, for the routers that do not tell (RFC 1191 7.1).
@@ -97,7 +97,7 @@ cdef uint32_t claimed_mtu(const IpView *ip, uint32_t length) noexcept nogil:
 
 
 cdef Verdict read_quotation(const IpView *ip, Quotation *out) noexcept nogil:
-    """Find out which packet of ours is quoted, as far as its header and QUOTED_L4 octets go."""
+    """Find out which packet of ours is quoted, as far as its header and QUOTED_L4 bytes go."""
     cdef const uint8_t *p = ip.l4 + ICMP_HLEN
     cdef size_t n = ip.l4_len - ICMP_HLEN
     cdef size_t l3_len = IP4_HLEN if ip.addr_len == 4 else IP6_HLEN
@@ -127,7 +127,7 @@ cdef Verdict read_quotation(const IpView *ip, Quotation *out) noexcept nogil:
             if load_be16(p + IP6_HLEN + 2) & IP6_OFFSET:
                 return DROP_TOO_BIG
             protocol = p[IP6_HLEN]
-    # Who sent the packet is who is told.
+    # The error goes to the sender of the packet.
     if memcmp(out.key.remote, ip.dst, ip.addr_len):
         return DROP_TOO_BIG
     return read_ports(p + l3_len, protocol, out)
@@ -150,7 +150,7 @@ cdef Verdict read_ports(const uint8_t *l4, uint8_t protocol, Quotation *out) noe
 
 
 cdef bint narrow(Core core, Flow *flow, uint32_t mtu, uint32_t seq) noexcept nogil:
-    """Have what goes to the guest on the flow keep to *mtu*; False: no such packet is on its way."""
+    """Limit the flow's packets to the guest to *mtu*; False: the quoted packet is not in flight."""
     if flow.kind == FLOW_TCP and not shorten_segments(core, flow, mtu, seq):
         return False
     note_mtu(core, flow.keys[0].guest, mtu)

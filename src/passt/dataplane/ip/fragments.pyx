@@ -1,9 +1,8 @@
 """Fragments from the guest, and fragments to it.
 
-From the guest: `reassembly` puts them together; here is what the rest of the world has to do with it,
-counters, the timer, the checksum. It is looked at for what came in fragments, and only for that: an
-identification that was used again too early mixes two packets, and nothing else would tell
-(RFC 4963).
+From the guest: `packet.reassembly` puts them together; this module adds the counters, the time-out and the
+test of the L4 checksum. Only reassembled packets need that test: a reused identification may have mixed two
+packets, and nothing else shows it (RFC 4963).
 
 To the guest: a packet that is larger than the link's MTU, or that of a path behind it (`path_mtu`), leaves
 in fragments, as from any router or host (RFC 791 3.2, RFC 8200 4.5). Datagrams have no other way to
@@ -37,7 +36,7 @@ cdef enum:
 
 
 cdef bint on_fragment(Core core, IpView *ip) noexcept nogil:
-    """Take a fragment of the guest's; True: *ip* is now the whole packet, good until the next fragment."""
+    """Take a fragment of the guest; True: *ip* is now the whole packet, good until the next fragment."""
     cdef uint64_t evicted = core.ip.reassembler.n_evicted
     cdef bint first = not core.ip.reassembler.n_used
     cdef FragmentResult result = core.ip.reassembler.add(ip, core.now)
@@ -64,7 +63,7 @@ cdef bint on_fragment(Core core, IpView *ip) noexcept nogil:
 
 
 cdef void on_fragment_timer(Core core) noexcept nogil:
-    """Give up what is not complete in time; tell the guest, if the first fragment was there (RFC 792)."""
+    """Drop packets not complete in time; tell the guest, if the first fragment was there (RFC 792)."""
     cdef Assembly *assembly = core.ip.reassembler.expired(core.now)
     cdef int64_t deadline
     cdef IpView ip

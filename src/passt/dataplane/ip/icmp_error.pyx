@@ -1,9 +1,9 @@
 """ICMP and ICMPv6 errors for the guest (RFC 792, RFC 1812 4.3.2, RFC 4443 2.4 and 3).
 
-An error quotes the packet that it is about. The guest's own packet is gone when the host learns of
-the error, so its IP header is made anew from the flow as the guest sees it: the guest finds its socket by
-the addresses, the protocol and the ports in the quotation. What cannot be known is set to what does
-no harm: no options, identification 0, a time to live of 1 as the last router saw it.
+An error quotes the packet that it is about. The guest's own packet is gone when the host learns of the
+error, so its IP header is made anew from the flow as the guest sees it: the guest finds its socket by
+the addresses, the protocol and the ports in the quotation. Unknown fields get harmless values: no
+options, identification 0, a time to live of 1 as the last router saw it.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
@@ -30,13 +30,13 @@ cdef enum:
 cdef void push_icmp_error(Core core, const uint8_t *mac, const FlowKey *key, uint8_t protocol,
                           const uint8_t *quoted, size_t quoted_length, uint8_t type, uint8_t code,
                           uint32_t info, const uint8_t *offender) noexcept nogil:
-    """Tell the guest of *key* (its own side of a flow), at *mac*, what became of a packet that it sent.
+    """Tell the guest of *key* (its own side of a flow), at *mac*, of an error about a packet that it sent.
 
     *quoted* is that packet behind its IP header: transport header and payload as the guest sent them;
     the quotation is cut to what an error may hold. It may lie in the link's slot. *type* and *code* are
     those of the family of *key*. *info* is in host byte order what the type has: the next-hop MTU
-    (RFC 1191 4, RFC 4443 3.2) or the octet that is the problem (RFC 792, RFC 4443 3.4), else 0.
-    *offender* has the 16 octets of an address in a `FlowKey`: who reports it; NULL: the remote as the
+    (RFC 1191 4, RFC 4443 3.2) or the byte that is the problem (RFC 792, RFC 4443 3.4), else 0.
+    *offender* has the 16 bytes of an address in a `FlowKey`: who reports it; NULL: the remote as the
     guest sees it. A full link, or an offender that no packet may come from, is a counted drop.
     """
     relay_icmp_error(core, mac, key, protocol, quoted, quoted_length, type, code, info, offender, 0)
@@ -96,7 +96,7 @@ cdef uint32_t info_word(bint is_ip4, uint8_t type, uint8_t code, uint32_t info) 
     if not is_ip4:
         return info if type in (ICMP6_TOO_BIG, ICMP6_PARAMETER_PROBLEM) else 0
     if type == ICMP_PARAMETER_PROBLEM:
-        return (info & 0xff) << 24                        # in the first octet, RFC 792
+        return (info & 0xff) << 24                        # in the first byte, RFC 792
     if type == ICMP_UNREACHABLE and code == ICMP_FRAGMENTATION_NEEDED:
         return min(info, <uint32_t>0xffff)                # in the last two, RFC 1191 4
     return 0

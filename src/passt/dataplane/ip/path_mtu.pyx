@@ -1,7 +1,7 @@
-"""What is known of the MTUs of paths in the guest's network, by address of the guest's side.
+"""Path MTUs in the guest's network, by destination address.
 
 Theory of operation. The guest may be a router: behind it are containers on a bridge, machines, further
-links, and any of these may be narrower than ours. What one of its routers told of such a path
+links, and any of these may be narrower than ours. An MTU that one of its routers reports
 (`packet_too_big`) holds for all flows to that address that begin within EXPIRES_NS; each keeps what it began
 with. So a name server's large answer, for which there is a new flow each time, is lost once and not every
 time.
@@ -20,12 +20,12 @@ cdef int64_t EXPIRES_NS = 600000000000
 
 
 cdef PathEntry *entry_of(Core core, const uint8_t *address) noexcept nogil:
-    # Addresses of one network differ in their last octets: of both families, the rest of IPv4's is 0.
+    # Addresses of one network differ in their last bytes: of both families, the rest of IPv4's is 0.
     return &core.ip.paths[(address[2] + 5 * address[3] + address[14] + 5 * address[15]) % N_PATHS]
 
 
 cdef uint32_t known_mtu(Core core, const uint8_t *address) noexcept nogil:
-    """The MTU of the path to *address*, 16 octets as in a `FlowKey`; 0: not told."""
+    """The MTU of the path to *address*, 16 bytes as in a `FlowKey`; 0: not told."""
     cdef const PathEntry *path
     if not core.ip.has_paths:
         return 0

@@ -13,8 +13,8 @@ cdef struct Cut:
     # A frame that is being cut: its headers, without what differs between segments, and their sums.
     uint8_t headers[MAX_HDR_LEN]
     uint64_t ip_sum
-    uint64_t l4_sum               # with the pseudo-header, but for its length
-    size_t payload                # octets of the whole
+    uint64_t l4_sum               # with the pseudo-header except its length
+    size_t payload                # bytes of the whole
     uint32_t seq
     uint16_t hdr_len
     uint16_t size                 # of the segments' payload

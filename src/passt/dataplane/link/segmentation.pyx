@@ -29,9 +29,9 @@ cdef void complete_csum(uint8_t *frame, size_t n, const TxMeta *meta) noexcept n
 
 
 cdef void start_cut(Cut *cut, const uint8_t *headers, const TxMeta *meta, size_t payload) noexcept nogil:
-    """Prepare to cut a frame with *headers* and *payload* octets behind them, as *meta* says.
+    """Prepare to cut a frame with *headers* and *payload* bytes behind them, as *meta* says.
 
-    The headers are at most MAX_HDR_LEN octets, and none but the IPv4 header's options and the TCP options
+    The headers are at most MAX_HDR_LEN bytes, and none but the IPv4 header's options and the TCP options
     may stand between the fixed ones.
     """
     cdef Ip4Hdr *ip4 = <Ip4Hdr *>(cut.headers + ETH_HLEN)
@@ -69,7 +69,7 @@ cdef void start_cut(Cut *cut, const uint8_t *headers, const TxMeta *meta, size_t
 
 
 cdef void push_segment(const Cut *cut, uint8_t *out, uint32_t offset, uint32_t n) noexcept nogil:
-    """Write the headers of a segment whose *n* octets of payload lie behind their place at *out* already.
+    """Write the headers of a segment whose *n* bytes of payload lie behind their place at *out* already.
 
     *offset* is where in the payload of the whole the segment begins.
     """

@@ -18,14 +18,14 @@ cdef class StreamLink(Link):
     cdef uint8_t *rx
     cdef size_t rx_start          # what comes next to be split
     cdef size_t rx_end
-    cdef size_t n_received        # octets of the last read
+    cdef size_t n_received        # bytes of the last read
     cdef uint8_t *own_slot        # where frames are built that are copied, or cut, into the queue
     cdef uint8_t *out             # frames with their lengths, to be written
     cdef size_t out_start
     cdef size_t out_end
     cdef size_t n_queued          # frames there, the first may be written in part
-    cdef size_t octets_queued     # of these frames, whole and without their lengths
-    cdef size_t rest              # octets from out_start to the end of a frame that is written in part
+    cdef size_t bytes_queued     # of these frames, whole and without their lengths
+    cdef size_t rest              # bytes from out_start to the end of a frame that is written in part
     cdef uint32_t rest_len        # that frame's length
 
     cdef void attach(self, int fd) noexcept nogil

@@ -1,8 +1,8 @@
 """The link to a virtual machine: QEMU's `-netdev stream`, frames with a length in front on a stream socket.
 
 Theory of operation. Each frame has its length in front of it, 32 bits in network byte order that do not
-count themselves; nothing else is on the stream, so it cannot be taken up again once a length makes no
-sense: the link ends then (`error`). There is no virtio-net header, hence checksums and segments are made
+count themselves; nothing else is on the stream, so it cannot be resynchronised after an impossible length:
+the link ends then (`error`). There is no virtio-net header, hence checksums and segments are made
 here, for the features that all of this link's users may therefore ask for.
 
 From the guest: one recv(2) takes what there is, up to RX_SIZE, and the frames are handed on where they lie.
@@ -10,15 +10,16 @@ What follows the last whole frame is moved to the front before the next one. `mo
 no room for all frames, so that the caller comes back before it waits.
 
 A guest that sends much fills its socket, sleeps until we have taken most of that, and would be woken once
-more by what we answer. So after a large portion the next one is taken before the answers leave
+more by our answers. So after a large portion the next one is taken before the answers leave
 (`read_ahead`).
 
-To the guest: frames are put one behind the other in memory and written by one call at the end of the turn
-(`flush`), or when there are FLUSH_AT octets. Behind a large frame that needs no cutting the next one is built
-where it will be written from (`choose_slot`); only what is small, or cut, is copied. What the socket does
-not take stays, partly written frames included, and the link is `blocked` until it is writable: nothing is
-read then that would feed it (see `link`), and of what still comes (most of it acknowledgements) is kept what
-has room. A frame counts as sent when its last octet was written.
+To the guest: frames are put one behind the other in memory and written by one call at the end of the
+turn (`flush`), or when there are FLUSH_AT bytes. Behind a large frame that needs no cutting the next one
+is built where it will be written from (`choose_slot`); only small frames, and cut ones, are copied.
+Bytes that the socket does not take stay, partly written frames included, and the link is `blocked` until
+it is writable: nothing is read then that would feed it (see `link`). Frames that still come (most of
+them acknowledgements) are kept while there is room. A frame counts as sent when its last byte was
+written.
 
 The link outlives its socket. While nobody is connected it is a blocked one that drops what it is given, so
 connections wait for the next client as they wait for one that does not read.
@@ -35,25 +36,25 @@ from passt.dataplane.base.assertions cimport PASST_ASSERT, PASST_DEBUG_BUILD
 from passt.dataplane.base.stats cimport DROP_LINK_DOWN, DROP_LINK_FULL, count
 from passt.dataplane.base.externs cimport (
     EAGAIN, EINTR, ENOBUFS, ENOMEM, MSG_DONTWAIT, MSG_NOSIGNAL, SO_SNDBUF, SOL_SOCKET,
-    VIRTIO_NET_HDR_GSO_NONE, close, errno, free, iovec, malloc, memcpy, memmove, memset, recv, send_octets,
+    VIRTIO_NET_HDR_GSO_NONE, close, errno, free, iovec, malloc, memcpy, memmove, memset, recv, send_bytes,
     setsockopt,
 )
 from passt.dataplane.link.meta cimport RxFrame, TxMeta
 
 cdef enum:
-    PREFIX = 4                    # octets of the length
+    PREFIX = 4                    # bytes of the length
     # One read: enough to make the call cheap, and it stays in the processor's second cache until it has
     # been sent on. Behind it there is room for what is left of a frame.
     RX_SIZE = 256 << 10
     RX_ROOM = RX_SIZE + PREFIX + MAX_FRAME
     AHEAD_FROM = 64 << 10
-    # Frames on their way. While the link is not blocked there are less than FLUSH_AT octets of them, so
+    # Frames on their way. While the link is not blocked there are less than FLUSH_AT bytes of them, so
     # that one large frame in segments of the least size still fits. Each write wakes the machine, which
     # then takes the processor from us if it shares ours; so a write is about as much as the socket takes.
     OUT_SIZE = 1 << 20
     FLUSH_AT = 384 << 10
-    # Behind a frame of this size the next one is built in place. What may be cut needs its headers kept, and
-    # is not worth it: it is copied, while it is in the processor's cache, as it is cut.
+    # Behind a frame of this size the next one is built in place. A frame to be cut needs its headers kept, so
+    # it is copied as it is cut, while it is in the processor's cache.
     IN_PLACE_FROM = 16 << 10
     IN_PLACE_ROOM = PREFIX + MAX_FRAME
     # What the kernel may hold for the guest, as far as net.core.wmem_max allows. A guest that reads in
@@ -111,7 +112,7 @@ cdef class StreamLink(Link):
         self.out_end = 0
         self.rest = 0
         self.n_queued = 0
-        self.octets_queued = 0
+        self.bytes_queued = 0
         self.slot = self.own_slot
 
     cdef str end_reason(self):
@@ -247,13 +248,13 @@ cdef class StreamLink(Link):
             self.slot = self.out + self.out_end + PREFIX
 
     cdef void copy_slot_apart(self, size_t n) noexcept nogil:
-        """Move the *n* octets at the slot away from behind the queue, which is about to grow there."""
+        """Move the *n* bytes at the slot away from behind the queue, which is about to grow there."""
         if self.slot != self.own_slot:
             memcpy(self.own_slot, self.slot, n)
             self.slot = self.own_slot
 
     cdef bint queue_built(self, size_t n) noexcept nogil:
-        """Queue the frame of *n* octets that was built behind the queue."""
+        """Queue the frame of *n* bytes that was built behind the queue."""
         if self.fd < 0 or self.broken:
             count(self.stats, DROP_LINK_DOWN)
             return False
@@ -303,7 +304,7 @@ cdef class StreamLink(Link):
         return True
 
     cdef bint has_room(self, size_t n) noexcept nogil:
-        """See that the queue can take *n* octets more; False is a counted drop."""
+        """See that the queue can take *n* bytes more; False is a counted drop."""
         if self.fd < 0 or self.broken:
             count(self.stats, DROP_LINK_DOWN)
             return False
@@ -317,7 +318,7 @@ cdef class StreamLink(Link):
         return True
 
     cdef bint queue(self, const uint8_t *start, size_t n) noexcept nogil:
-        """Queue a frame with its length in front, *n* octets together."""
+        """Queue a frame with its length in front, *n* bytes together."""
         if not self.has_room(n):
             return False
         memcpy(self.out + self.out_end, start, n)
@@ -339,14 +340,14 @@ cdef class StreamLink(Link):
             self.flush()
 
     cdef size_t write_out(self) noexcept nogil:
-        """Write what is queued; returns the octets written.
+        """Write what is queued; returns the bytes written.
 
         Less than all means that the socket is full, or `broken`: the link is blocked from then on.
         """
         cdef size_t total = self.out_end - self.out_start
         cdef ssize_t written = -1
         while written < 0:
-            written = send_octets(self.fd, self.out + self.out_start, total, MSG_DONTWAIT | MSG_NOSIGNAL)
+            written = send_bytes(self.fd, self.out + self.out_start, total, MSG_DONTWAIT | MSG_NOSIGNAL)
             if written >= 0 or errno == EINTR:
                 continue
             if errno not in (EAGAIN, ENOBUFS, ENOMEM):
@@ -360,23 +361,23 @@ cdef class StreamLink(Link):
         return <size_t>written
 
     cdef void note_queued(self, size_t n_frames, size_t n) noexcept nogil:
-        """Account for frames that were put at the end of the queue, *n* octets with their lengths."""
+        """Account for frames that were put at the end of the queue, *n* bytes with their lengths."""
         self.out_end += n
         self.n_queued += n_frames
-        self.octets_queued += n - n_frames * PREFIX
+        self.bytes_queued += n - n_frames * PREFIX
         if PASST_DEBUG_BUILD:
             check_buffers(self)
 
     cdef void note_written(self, size_t n) noexcept nogil:
-        """Account for *n* octets of the queue that were written."""
+        """Account for *n* bytes of the queue that were written."""
         cdef size_t part
         if PASST_DEBUG_BUILD:
             check_buffers(self)
         if n == self.out_end - self.out_start:
             self.stats.frames_to_guest += self.n_queued
-            self.stats.bytes_to_guest += self.octets_queued
+            self.stats.bytes_to_guest += self.bytes_queued
             self.out_start = self.out_end = 0
-            self.n_queued = self.octets_queued = self.rest = 0
+            self.n_queued = self.bytes_queued = self.rest = 0
             return
         while n:
             if not self.rest:
@@ -390,7 +391,7 @@ cdef class StreamLink(Link):
                 self.stats.frames_to_guest += 1
                 self.stats.bytes_to_guest += self.rest_len
                 self.n_queued -= 1
-                self.octets_queued -= self.rest_len
+                self.bytes_queued -= self.rest_len
 
 
 cdef void check_buffers(StreamLink link) noexcept nogil:

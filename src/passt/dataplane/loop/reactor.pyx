@@ -11,8 +11,8 @@ Going to sleep and being woken costs more than the work of a small packet. So be
 polls for POLL_NS, as long as that finds events: in a request/response exchange each half arrives
 within that time. Polling in vain stops it until 1, in a row of failures 3, 7 ... MAX_SKIP sleeps have
 proved shorter than POLL_NS. So an idle process polls once, when its work ends, and then never: all
-its sleeps are long. Whoever else waits for this CPU goes first (sched_yield(2)): mostly that is the peer
-itself, just woken by what we sent, and there is nothing to find before it has run.
+its sleeps are long. Other processes that wait for this CPU go first (sched_yield(2)): mostly that is the
+peer itself, just woken by our frames, and there is nothing to find before it has run.
 """
 
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
@@ -106,7 +106,7 @@ cdef class Reactor:
         return n
 
     cdef int epoll(self, int64_t delay) noexcept nogil:
-        """One call of the kernel's: wait for *delay* ns at most, for ever if negative."""
+        """One system call: wait for *delay* ns at most, for ever if negative."""
         cdef timespec timeout
         cdef int n
         if self.has_pwait2:

@@ -2,8 +2,8 @@
 
 Arming and cancelling cost O(log n) of the *armed* timers. Flows use their table index as id and arm
 lazily: a deadline that moves away is only noted in the flow, the heap entry fires early, and the
-flow arms it again (see `tcp.segments`). So acknowledging data costs no heap operation. Memory for all ids is
-there from the start (its pages are touched when used), so that arming cannot fail.
+flow arms it again (see `tcp.segments`). So acknowledging data costs no heap operation. The memory for all
+ids is there from the start (its pages are touched when used), so that arming cannot fail.
 """
 
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t

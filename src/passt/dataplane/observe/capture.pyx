@@ -5,8 +5,8 @@ that the file is complete whenever the loop sleeps. What cannot be written ends 
 else: the file is cut back to its last whole record, one message is given, the network goes on. A pipe
 whose reader is slow loses whole records, never parts of one.
 
-A checksum that was left to the device (virtio-net's NEEDS_CSUM) is filled in on the copy: whoever reads
-the file cannot tell otherwise an unfinished checksum from a wrong one. Segmented frames stay as they
+A checksum that was left to the device (virtio-net's NEEDS_CSUM) is filled in on the copy: a reader of the
+file could not tell an unfinished checksum from a wrong one. Segmented frames stay as they
 travelled, with the headers of the whole; their checksum is right for that.
 
 The layout is that of libpcap's savefiles, pcap-savefile(5), in host byte order with microseconds.

@@ -1,4 +1,4 @@
-"""Whoever looks on: the packet capture and the tracer."""
+"""Frame observers: packet capture and --trace."""
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t
 

@@ -1,4 +1,4 @@
-"""Whoever looks on: the packet capture and the tracer.
+"""Frame observers: the packet capture and --trace.
 
 Every frame comes by here once, whatever link it travels by: from the guest where it is received
 (`demux.on_frame`), to the guest where a link has taken it (`Link.put`). Nobody looking on costs

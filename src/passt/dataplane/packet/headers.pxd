@@ -102,7 +102,7 @@ cdef packed struct Ip6Hdr:
 cdef packed struct FragmentHdr:   # RFC 8200 4.5
     uint8_t next_header
     uint8_t reserved
-    uint16_t offset_be            # in octets, M in the lowest bit
+    uint16_t offset_be            # in bytes, M in the lowest bit
     uint32_t id_be
 
 cdef packed struct TcpHdr:

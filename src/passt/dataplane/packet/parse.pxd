@@ -12,7 +12,7 @@ cdef struct IpView:
     # (IPv4 with DF, IPv6 that did not come in fragments itself). With DROP_FRAGMENT *l4* is what the
     # fragment holds, in IPv6 from its fragment header on.
     #
-    # *mac* is the station that sent it, as far as one did, else the guest; whoever has the frame sets it.
+    # *mac* is the station that sent it, as far as one did, else the guest; `ingress.demux` sets it.
     const uint8_t *ip
     const uint8_t *mac
     const uint8_t *src

@@ -6,8 +6,8 @@ from passt.dataplane.packet.parse cimport IpView
 
 cdef enum:
     MAX_ASSEMBLIES = 64
-    ASSEMBLY_SIZE = 65536         # octets of an assembly's data
-    ASSEMBLY_WORDS = 128          # of 64 bits, one for each 8 octets
+    ASSEMBLY_SIZE = 65536         # bytes of an assembly's data
+    ASSEMBLY_WORDS = 128          # of 64 bits, one for each 8 bytes
 
 cdef enum FragmentResult:
     FRAGMENT_KEPT                 # more of the packet is to come
@@ -18,7 +18,7 @@ cdef enum FragmentResult:
 
 
 cdef struct Assembly:
-    # One incomplete packet. What was received is a bit per 8 octets in *map*.
+    # One incomplete packet. What was received is a bit per 8 bytes in *map*.
     uint8_t mac[6]                # of the station that sends it
     uint8_t src[16]
     uint8_t dst[16]
@@ -31,10 +31,10 @@ cdef struct Assembly:
     bint congested                # a fragment met congestion (RFC 3168 5.3)
     bint spoiled                  # fragments overlapped: nothing of it is used
     int64_t deadline              # ns
-    uint32_t total                # octets of the whole packet's payload, 0: last fragment not seen
+    uint32_t total                # bytes of the whole packet's payload, 0: last fragment not seen
     uint32_t received
     uint32_t highest              # end of the fragment that reaches farthest
-    uint32_t first_len            # octets of the first fragment, 0: not seen
+    uint32_t first_len            # bytes of the first fragment, 0: not seen
     uint8_t *data
     uint64_t map[ASSEMBLY_WORDS]
 

@@ -1,13 +1,13 @@
-"""Putting the guest's fragments together again (RFC 791 3.2, RFC 8200 4.5, RFC 5722, RFC 1122 3.3.2).
+"""Reassembly of the guest's fragments (RFC 791 3.2, RFC 8200 4.5, RFC 5722, RFC 1122 3.3.2).
 
 Theory of operation. An incomplete packet has 64 KiB of memory of its own, allocated when it is first
-needed and used again by later ones, and a bit for each 8 octets that came: fragments begin at
-multiples of 8 and, but for the last, end there. So order does not matter, and that a packet is complete
+needed and used again by later ones, and a bit for each 8 bytes that came: fragments begin at
+multiples of 8 and, except for the last, end there. So order does not matter, and that a packet is complete
 is a matter of counting.
 
-A fragment that is there already, octet for octet, is passed over: networks duplicate. One that
+A fragment that is there already, byte for byte, is passed over: networks duplicate. One that
 overlaps otherwise spoils its packet, in both families (RFC 5722 3): the record stays until its time is
-over, so that what comes later of the packet is dropped too. At most MAX_ASSEMBLIES packets are
+over, so that later fragments of the packet are dropped too. At most MAX_ASSEMBLIES packets are
 incomplete; one more pushes out the oldest. A packet that is not complete in time is given up.
 
 The result of `add` lies in the assembly's memory, good until the next fragment is added.
@@ -70,7 +70,7 @@ cdef class Reassembler:
         return FRAGMENT_COMPLETE
 
     cdef FragmentResult put(self, Assembly *place, const IpView *ip, const Fragment *fragment) noexcept nogil:
-        """Put a fragment where it belongs."""
+        """Copy a fragment into its packet."""
         cdef uint32_t end = fragment.start + fragment.length
         cdef int known
         cdef int units = <int>(((end + 7) >> 3) - (fragment.start >> 3))
@@ -86,7 +86,7 @@ cdef class Reassembler:
         if known:
             if known < units or end > place.highest:
                 return FRAGMENT_OVERLAPS
-            # Octet for octet there already?
+            # Are the same bytes there already?
             return FRAGMENT_OVERLAPS if memcmp(place.data + fragment.start, fragment.data,
                                                fragment.length) else FRAGMENT_KEPT
         mark(place, fragment.start, end)
@@ -214,7 +214,7 @@ cdef bint belongs(const Assembly *place, const IpView *ip, const Fragment *fragm
 
 
 cdef int count_marks(const Assembly *place, uint32_t start, uint32_t end) noexcept nogil:
-    """How many of the units of 8 octets from *start* to *end* are there."""
+    """How many of the units of 8 bytes from *start* to *end* are there."""
     cdef uint32_t unit
     cdef int found = 0
     for unit in range(start >> 3, (end + 7) >> 3):

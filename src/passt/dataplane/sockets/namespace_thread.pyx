@@ -157,7 +157,7 @@ cdef int prepare_socket(int fd, const SocketRequest *request) noexcept nogil:
 
 
 cdef class NamespaceThread:
-    """Implements `contracts.NamespaceSockets`; see nsthread.pyi."""
+    """Implements `contracts.NamespaceSockets`; see namespace_thread.pyi."""
 
     def __cinit__(self):
         self.mailbox = <Mailbox *>calloc(1, sizeof(Mailbox))

@@ -42,7 +42,7 @@ cdef void on_listener(Core core, uint32_t listener, int fd) noexcept nogil:
         else:
             offer_connection(core, listener, new, &peer, &local)
             if core.reactor.slept:
-                return            # it came alone, most likely; if not, the loop is told of the others
+                return            # most likely it came alone; the next epoll_wait(2) reports others
 
 
 cdef void offer_connection(Core core, uint32_t listener, int fd, const sockaddr_storage *peer,
@@ -92,9 +92,9 @@ cdef void offer_connection(Core core, uint32_t listener, int fd, const sockaddr_
 cdef void replace_finished(Core core, const FlowKey *key) noexcept nogil:
     """A client comes with the tuple of an earlier connection: forget that one if the remote is done with it.
 
-    It may be that we do not know yet how the remote ended it: the listener's event can come first. What is
-    left is at most our FIN, sent but not acknowledged; should it be lost, the guest answers the SYN with an
-    acknowledgement, and learns by the reset that follows.
+    The listener's event can come before the one that tells how the remote ended the old connection, so that
+    socket is read first. At most our FIN is not acknowledged then; should it be lost, the guest answers
+    the SYN with an acknowledgement, and the reset that follows ends its connection.
     """
     cdef Flow *old = core.flows.find(key, SIDE_GUEST)
     if old == NULL:

@@ -1,4 +1,4 @@
-"""Acknowledgements that answer what makes no sense, limited in number."""
+"""Challenge acknowledgements, limited per connection (RFC 5961 7)."""
 
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.record cimport Flow

@@ -1,10 +1,10 @@
-"""Acknowledgements that answer what makes no sense, limited in number.
+"""Challenge acknowledgements, limited per connection (RFC 5961 7).
 
 RFC 5961 has suspicious segments answered by an acknowledgement ("challenge"), and RFC 9293 3.10.7.4 any
 that lies outside the window. Two ends that disagree about numbers would answer each other's answers
 without end, at the speed of the CPU. So each connection has so many of these in a span of time
 (RFC 5961 7 gives these very numbers as its example). Segments with data or FIN are not counted: nobody
-sends one as an answer, and whoever repeats one must hear that it has come.
+sends one as an answer, and an end that repeats one must hear that it has come.
 """
 
 from passt.dataplane.core.core cimport Core
@@ -18,7 +18,7 @@ cdef enum:
 
 
 cdef void challenge(Core core, Flow *flow) noexcept nogil:
-    """Have the guest told where the connection stands (RFC 5961 3.2, 4.2, 5.2)."""
+    """Send the guest a challenge ACK (RFC 5961 3.2, 4.2, 5.2)."""
     if may_answer(core, flow):
         core.stats.tcp_challenge_acks += 1
         flow.body.tcp.flags |= CONN_ACK_NOW

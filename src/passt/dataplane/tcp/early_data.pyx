@@ -1,7 +1,7 @@
-"""What the guest sent and the socket cannot have yet: short writes, payload and FINs before their turn.
+"""Data of the guest that the socket cannot have yet: short writes, payload and FINs out of order.
 
-Read `tcp.segments` and `unsent_store` first. The store keeps the bytes; here is decided what goes in, when
-it comes out, and what the guest is told of it.
+Read `tcp.segments` and `unsent_store` first. The store keeps the bytes; this module decides which ones go in,
+when they come out, and which of them are reported to the guest.
 """
 
 from libc.stdint cimport uint8_t, uint32_t
@@ -35,13 +35,13 @@ cdef uint32_t clip_at_fin(const TcpConn *conn, uint32_t seq, uint32_t n) noexcep
 
 
 cdef void note_duplicate(TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil:
-    """Have the next acknowledgement report that the guest need not have repeated this (RFC 2883)."""
+    """Have the next acknowledgement report *n* bytes at *seq* as duplicate (D-SACK, RFC 2883)."""
     conn.tell_start = seq
     conn.tell_end = seq + n
 
 
 cdef void keep_early(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
-    """Keep payload before which something is missing, and say so at once."""
+    """Keep out-of-order payload, and send a duplicate acknowledgement at once."""
     cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t n = clip_at_fin(conn, tcp.seq, <uint32_t>tcp.payload_len)
     if not n:
@@ -58,7 +58,7 @@ cdef void keep_early(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
 
 
 cdef bint note_fin(Core core, TcpConn *conn, uint32_t fin) noexcept nogil:
-    """Remember a FIN before which something is missing; False if it is not news."""
+    """Remember an out-of-order FIN; False if it was known already."""
     if seq_lt(conn.rcv_adv, fin):
         count(&core.stats, DROP_TCP_SEQUENCE)
     elif seq_lt(fin, store_end(conn)) or (conn.flags & CONN_FIN_EARLY and fin != conn.guest_fin):
@@ -72,7 +72,7 @@ cdef bint note_fin(Core core, TcpConn *conn, uint32_t fin) noexcept nogil:
 
 cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t sent,
                     size_t total) noexcept nogil:
-    """Store what a short write left over; the guest has to send again what finds no room."""
+    """Store the rest of a short write; the guest has to repeat the bytes that find no room."""
     cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t seq = conn.rcv_nxt - <uint32_t>(total - sent)
     cdef uint32_t length, stored
@@ -99,7 +99,7 @@ cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t
 
 
 cdef void close_hole(Core core, Flow *flow, bint is_full) noexcept nogil:
-    """Take over what was stored early and is in order now, and the FIN behind it; *is_full*: the socket."""
+    """Accept stored bytes that are in order now, and the FIN behind them; *is_full*: the socket is."""
     cdef TcpConn *conn = &flow.body.tcp
     if conn.store != NULL and not conn.store.in_order:
         trim_store(core, conn, conn.rcv_nxt)
@@ -146,7 +146,7 @@ cdef void enter_time_wait(Core core, Flow *flow) noexcept nogil:
 
 
 cdef void accept_fin(Core core, Flow *flow) noexcept nogil:
-    """All that the guest sends is here."""
+    """All data of the guest has come: its FIN is in order."""
     cdef TcpConn *conn = &flow.body.tcp
     conn.flags = (conn.flags | CONN_GUEST_FIN | CONN_ACK_NOW) & ~<uint32_t>CONN_FIN_EARLY
     conn.rcv_nxt += 1
@@ -155,7 +155,7 @@ cdef void accept_fin(Core core, Flow *flow) noexcept nogil:
     if conn.state == TCP_FIN_WAIT_2:
         enter_time_wait(core, flow)
         if not overflow_len(flow):
-            # The socket is closed before the turn ends, which says the same with one call less.
+            # The socket is closed before the turn ends; close(2) sends the FIN with one call less.
             conn.flags |= CONN_WRITE_SHUT
             return
     if not drain_overflow(core, flow):

@@ -1,4 +1,4 @@
-"""Connections of the guest's that the host cannot make."""
+"""Report a failed host connect to the guest."""
 
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.key cimport FlowKey

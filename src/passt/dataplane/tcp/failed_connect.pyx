@@ -1,4 +1,4 @@
-"""Connections of the guest's that the host cannot make, told so that its connect(2) fails as ours did.
+"""Report a failed host connect (RST or ICMP), so that the guest's connect(2) gets the same errno.
 
 A TCP that gets an ICMP error while it is in SYN-SENT gives up with the error's meaning (RFC 1122 4.2.3.9
 leaves that to the application for most codes; Linux: net/ipv4/tcp_ipv4.c, tcp_v4_err). So a host or a network
@@ -29,7 +29,7 @@ from passt.dataplane.core.station cimport station_of
 from passt.dataplane.tcp.segments cimport end_connection, reset_both, send_reset
 
 cdef enum:
-    NO_CODE = -1                  # a reset says it best
+    NO_CODE = -1                  # a reset
     SILENCE = -2
     # Ports and sequence number: what RFC 792 has quoted, and all of the guest's SYN that is kept.
     QUOTED_LEN = 8

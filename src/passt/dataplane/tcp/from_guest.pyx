@@ -3,8 +3,8 @@
 Read `tcp.segments` first. In-order payload is not written segment by segment: pieces of one connection
 that follow each other in a batch are gathered and written by one call (`flush_gather`), straight
 from where the link received them. `rcv_nxt` moves when a piece is gathered; what the socket then
-does not take goes to the store (`unsent_store`), and what does not fit there is given back by moving
-`rcv_nxt` back, before the guest has seen an acknowledgement of it. Payload that comes before its turn
+does not take goes to the store (`unsent_store`), and bytes that do not fit there are given back by moving
+`rcv_nxt` back, before the guest has seen an acknowledgement of them. Payload that comes before its turn
 goes to the store and is answered at once, each segment by one duplicate acknowledgement (RFC 5681 4.2);
 a FIN before its turn is remembered.
 """
@@ -222,7 +222,7 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
         return False
     if seq_lt(seg_end, conn.rcv_nxt) or seq_lt(conn.rcv_adv, tcp.seq):
         count(&core.stats, DROP_TCP_SEQUENCE)
-        # Segments without data could be answered by such from there, without end (see tcp_challenge).
+        # Segments without data could be answered by such from there, without end (see `challenge`).
         if not tcp.flags & TCP_RST and (tcp.payload_len or tcp.flags & TCP_FIN or may_answer(core, flow)):
             if tcp.payload_len and seq_lt(seg_end, conn.rcv_nxt):
                 note_duplicate(conn, tcp.seq, <uint32_t>tcp.payload_len)
@@ -244,7 +244,7 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
 
 
 cdef void answer_probe(Core core, Flow *flow) noexcept nogil:
-    """Acknowledge a segment that brings nothing; a guest short of window is told what is so now."""
+    """Acknowledge a segment that brings nothing, with the window of now."""
     cdef TcpConn *conn = &flow.body.tcp
     conn.flags |= CONN_ACK_NOW
     if conn.rcv_adv - conn.rcv_nxt < our_mss(core, flow):
@@ -288,7 +288,7 @@ cdef bint take_ack(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
             conn.recover = conn.snd_max
             resend(core, flow)
     if conn.board != NULL:
-        flush_gather(core)        # what is repeated acknowledges, too
+        flush_gather(core)        # a repeated segment acknowledges, too
         if conn.board != NULL and may_send_data(conn):
             resend_holes(core, flow, news)
     return conn.state != TCP_CLOSED
@@ -302,9 +302,9 @@ cdef void resend(Core core, Flow *flow) noexcept nogil:
 
 
 cdef void window_opens(Core core, Flow *flow) noexcept nogil:
-    """The guest takes data again: what went out beside its window has to be sent again.
+    """The window opened: bytes sent outside it have to be sent again from snd_una.
 
-    That is a probe's byte. More is on its way only if the guest took back a window that it had offered
+    That is a probe's byte. More is in flight only if the guest took back a window that it had offered
     (RFC 9293 3.8.6: it should not), as one does that is short of memory: then it may have dropped all of
     it or nothing, and its acknowledgements will tell. The long waits between probes end, too (3.8.6.1).
     """
@@ -361,7 +361,7 @@ cdef void ack_advances(Core core, Flow *flow, uint32_t ack) noexcept nogil:
 
 
 cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
-    """Seventh: gather what is in order; what is not is asked for again at once (RFC 5681 4.2)."""
+    """Seventh: gather payload in order; answer any other at once by a duplicate ACK (RFC 5681 4.2)."""
     cdef TcpConn *conn = &flow.body.tcp
     cdef const uint8_t *data = tcp.payload
     cdef uint32_t n = <uint32_t>tcp.payload_len
@@ -444,7 +444,7 @@ cdef void flush_gather(Core core) noexcept nogil:
     for i in range(n):
         total += core.gather.pieces[i].iov_len
     if overflow_len(flow):
-        sent = 0                  # what came earlier goes first
+        sent = 0                  # bytes stored earlier go first
     else:
         sent = core.sockets.send(flow.fd, core.gather.pieces, n)
         if sent < 0 and sent in (-EAGAIN, -ENOBUFS, -ENOMEM):

@@ -1,11 +1,11 @@
 """Guests and remotes that vanish without a word (RFC 9293 3.8.4, RFC 1122 4.2.3.6).
 
 A connection may be idle for as long as its ends like. Only one whose guest does not answer any more is
-ended: a machine that was reset, a namespace that is gone. After two hours without a segment of the
-guest's it is probed, with Linux' numbers (tcp(7), tcp_keepalive_time and the like). While data or a
+ended: a machine that was reset, a namespace that is gone. After two hours without a segment from the
+guest it is probed, with Linux' numbers (tcp(7), tcp_keepalive_time and the like). While data or a
 window probe is under way the retransmission timer finds out earlier and nothing is done here; nor
 while the link is full, since a paused guest is not a dead one. It costs no wake-up but those: the
-deadline is the last of the flow's in the timer heap, and a segment of the guest's only takes down the time.
+deadline is the latest one of the flow in the timer heap, and a segment from the guest only sets the time.
 
 Remotes are the business of the host's kernel, but it probes only where it is told to. A guest that
 wants its remote probed sends probes, which we answer; so the first of them has the host's socket probe
@@ -39,7 +39,7 @@ cdef void start_keep_alive(Core core, Flow *flow) noexcept nogil:
 
 
 cdef void note_guest_alive(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:
-    """A segment of the guest's has come: it lives."""
+    """Note that a segment of the guest came."""
     cdef TcpConn *conn = &flow.body.tcp
     if tcp.seq == conn.rcv_nxt - 1 and tcp.payload_len <= 1:
         on_guest_probe(core, flow, tcp)
@@ -62,7 +62,7 @@ cdef void on_guest_probe(Core core, Flow *flow, const TcpView *tcp) noexcept nog
 
 
 cdef bint is_quiet(const TcpConn *conn) noexcept nogil:
-    """In a state that may last for ever."""
+    """Whether the connection is in a state that may last for ever."""
     return conn.state in (TCP_ESTABLISHED, TCP_CLOSE_WAIT, TCP_FIN_WAIT_2)
 
 

@@ -1,12 +1,12 @@
-"""Acknowledging to the guest what the remote has acknowledged.
+"""Acknowledge to the guest the bytes that the remote has acknowledged.
 
 Read `tcp.segments` first. What a socket has taken is as good as delivered to the kernel, so it is
 acknowledged at once: that fills the send buffer, which bulk data needs. For a dialogue over a real network
 it hides the network from the guest: its TCP measures a round trip of microseconds, and believes delivered
 what the remote may never get. Such a connection is better acknowledged as the remote does it.
 
-Theory of operation. Each connection is judged by its own socket alone. After FIRST_WRITES small writes of the
-guest's in a row one TCP_INFO (tcp(7), linux/tcp.h) tells whether it is a dialogue over a network:
+Theory of operation. Each connection is judged by its own socket alone. After FIRST_WRITES small writes of
+the guest in a row one TCP_INFO (tcp(7), linux/tcp.h) tells whether it is a dialogue over a network:
 
 * its least round trip is MIN_RTT_US or more: below, the guest could not tell the difference. A connection
   that is nearer is never looked at again; one to a loopback address never at all;
@@ -23,8 +23,8 @@ number that the guest is told then, in every segment; it never moves back, and t
 the same right edge as ever. Bytes between it and `rcv_nxt` are the lag.
 
 It ends when it would do harm: more than MAX_LAG bytes lag (no dialogue), the remote does not acknowledge
-for LAG_MS (before the guest repeats), the guest repeats (it thinks them lost), something is kept in the
-store, or either end has finished. Then everything is acknowledged at once, and it takes twice as many small
+for LAG_MS (before the guest repeats), the guest repeats (it takes them for lost), the store holds bytes,
+or either end has finished. Then everything is acknowledged at once, and it takes twice as many small
 writes until the connection is looked at again. A lost event does no more harm than that.
 """
 
@@ -47,7 +47,7 @@ cdef enum:
     FIRST_WRITES = 8
     MAX_MISSES = 9               # doublings of it: up to 4096
     NEVER = 255                   # in remote_misses: the connection is not looked at any more
-    SMALL_WRITE = 2048            # bytes of the guest's in one turn that may be part of a dialogue
+    SMALL_WRITE = 2048            # bytes of the guest in one turn that may be part of a dialogue
     MAX_LAG = 8192
     MIN_RTT_US = 2000
     MAX_RTT_US = 150000
@@ -82,7 +82,7 @@ cdef bint is_loopback(const sockaddr_storage *peer) noexcept nogil:
 
 
 cdef bint can_follow(const TcpConn *conn) noexcept nogil:
-    """Nothing has ended and nothing is kept."""
+    """Whether neither end has finished and nothing is stored."""
     return (conn.state == TCP_ESTABLISHED and conn.store == NULL
             and not conn.flags & (CONN_GUEST_FIN | CONN_HOST_EOF | CONN_FIN_EARLY))
 

@@ -29,10 +29,10 @@ at MTU 1500. Instructions per byte, user and kernel, of pasta and the guest's ip
 per byte 0.002 to 0.003 are our own code's for the option. To repeat it, offer the option in
 `push_syn_options` and take it in `take_syn` or not.
 
-What is in our hands is acknowledged, but for dialogues over real networks, where it is what the remote
+Data that we hold is acknowledged, except in dialogues over real networks: there only what the remote
 has acknowledged (`remote_acks`).
 
-Work happens in `tcp.from_guest` (segments), `tcp.to_guest` (socket events, data to the guest) and
+Work happens in `from_guest` (segments), `to_guest` (socket events, data to the guest) and
 their common end of turn; all of them change the state through `states.set_state` only.
 
 Timers: a connection has up to four deadlines (retransmission or state, delayed acknowledgement,
@@ -222,7 +222,7 @@ cdef bint send_segment(Core core, Flow *flow, uint8_t flags, uint32_t seq,
             options_len = push_timestamps(core, conn, options)
         if not payload_len and conn.flags & CONN_SACK and flags & (TCP_ACK | TCP_RST) == TCP_ACK:
             # Only what carries no data reports (RFC 2018 4 is content): each early segment is answered. While
-            # the acknowledgement lags nothing is behind a hole, and what came twice is not yet told.
+            # the acknowledgement lags nothing is behind a hole, and duplicates are not reported yet.
             sack_len = 0 if ack != conn.rcv_nxt else push_sack(conn, options + options_len)
             options_len += sack_len
     fields.src_port_be = htons(flow.keys[0].remote_port)
@@ -388,7 +388,7 @@ cdef void reset_both(Core core, Flow *flow) noexcept nogil:
 
 
 cdef void reset_guest(Core core, Flow *flow) noexcept nogil:
-    """Tell the guest that the connection is no more."""
+    """Send the guest a reset: the connection has ended."""
     cdef TcpConn *conn = &flow.body.tcp
     core.stats.tcp_resets_sent += 1
     if conn.state == TCP_SYN_SENT:

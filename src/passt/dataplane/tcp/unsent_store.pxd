@@ -1,4 +1,4 @@
-"""Bytes of the guest's that no socket has yet, in order or not."""
+"""Bytes of the guest that no socket has yet, in order or not."""
 
 from libc.stdint cimport uint8_t, uint32_t
 

@@ -1,20 +1,20 @@
-"""Bytes of the guest's that no socket has yet, in order or not, and their report to the guest.
+"""Bytes of the guest that no socket has yet, in order or not, and their report to the guest.
 
 Read `tcp.segments` first. Theory of operation. A connection's store holds runs of bytes, sorted, apart from
 each other, none of them twice. There are two reasons to be in it:
 
 * The run is in order and acknowledged, but a short write left it over (`in_order`; only the first run
-  can be that). It ends at `rcv_nxt`, what comes next in order is added to it, and the socket is given it
-  before anything else.
+  can be that). It ends at `rcv_nxt`, the next bytes in order are added to it, and it is written to the
+  socket before anything else.
 * The run came early: something before it is missing. It is kept, so that the guest has to repeat
   only what was lost, and reported by selective acknowledgements (RFC 2018). When the hole closes, it is in
   order; no byte of it is copied again.
 
 Early data is never beyond the window that the guest was told, so when its turn comes the socket has
-room for it. Memory comes from the pool (`pool`). Early data may not touch the last half of it, which is for
-data that was promised a place, nor exceed MAX_EARLY for one connection: what then finds no room is
-not taken in, counted, and not reported. What was reported is never dropped before the connection ends
-(RFC 2018 8 would allow it).
+room for it. Memory comes from the pool (`memory_budget`). Early data may not touch the last half of it, which
+is for data that was promised a place, nor exceed MAX_EARLY for one connection: data without room is dropped,
+counted, and not reported. Reported data is never dropped before the connection ends (RFC 2018 8 would allow
+it).
 
 A run is a chain of pieces of memory. Segments that follow each other share pieces, so that many small
 ones do not cost much more than their bytes; the room in a piece that is not used is charged to the pool.
@@ -198,7 +198,7 @@ cdef bint store_has(TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil:
 
 
 cdef uint32_t store_end(const TcpConn *conn) noexcept nogil:
-    """The number behind the last byte of the guest's that we have."""
+    """The number behind the last byte of the guest that we have."""
     return conn.rcv_nxt if conn.store == NULL else conn.store.ranges[conn.store.n - 1].end
 
 
@@ -279,8 +279,8 @@ cdef uint8_t *push_block(uint8_t *p, uint32_t start, uint32_t end) noexcept nogi
 cdef uint32_t push_sack(const TcpConn *conn, uint8_t *option) noexcept nogil:
     """Write the SACK option with two NOPs before it; returns its length, 0 if there is nothing to report.
 
-    First what came last, then the others, the last reported first (RFC 2018 4); before them what came
-    twice (RFC 2883 4).
+    The run that grew last is the first block, then the others, the last reported first (RFC 2018 4); a
+    duplicate comes before all of them (RFC 2883 4).
     """
     cdef uint8_t *end = option + 4 + 8 * (MAX_SACK_BLOCKS - (1 if conn.flags & CONN_TIMESTAMPS else 0))
     cdef uint8_t *p = option + 4

@@ -12,7 +12,7 @@ one, or if the guest reaches the same remote by two addresses from one port, as 
 tell such answers apart then.
 
 A flow that the guest opens from a port that a listener has for it leaves by the listener's socket: the
-port is taken, and it is this one that the remote knows the guest's service by. So it is with what goes to
+port is taken, and by this port the remote knows the guest's service. The same holds for datagrams to
 a group, or to all hosts of the link (RFC 6762 6 and 11: who answers, and who is answered, has port 5353).
 Each message says from which address and by which interface it leaves. A listener that is bound to one
 address or device cannot serve all flows; these then share its port (`decisions.may_share_port`).
@@ -95,7 +95,7 @@ cdef void on_datagram(Core core, const IpView *ip, const RxFrame *frame) noexcep
 
 
 cdef Flow *open_outbound(Core core, const FlowKey *key) noexcept nogil:
-    """HostRoute a new flow of the guest's and give it a socket; NULL: counted drop."""
+    """Route a new flow of the guest and give it a socket; NULL: counted drop."""
     cdef HostRoute route
     cdef Flow *flow = start_datagram(core, key, FLOW_UDP, &route)
     cdef int result
@@ -200,14 +200,14 @@ cdef bint take_listener(Core core, Flow *flow, const HostRoute *route) noexcept 
 
 
 cdef bint source_of(const HostRoute *route, uint8_t *source) noexcept nogil:
-    """From which address the host will send, 16 octets; False, and all 0: that is the kernel's to choose."""
+    """From which address the host will send, 16 bytes; False, and all 0: that is the kernel's to choose."""
     cdef uint16_t port = 0
     if route.source_len:
         read_sockaddr(&route.source, source, &port)
         return True
     read_sockaddr(&route.peer, source, &port)
     if route.peer.ss_family == AF_INET and source[0] == 127:
-        memcpy(source, b"\x7f\0\0\1", 4)      # also for the others of that network
+        memcpy(source, b"\x7f\0\0\1", 4)      # also for the other hosts of that network
         return True
     if route.peer.ss_family == AF_INET6 and is_loopback6(source):
         return True
@@ -263,7 +263,7 @@ cdef bint is_group(const FlowKey *key) noexcept nogil:
 
 
 cdef void join_groups(Core core, Flow *flow, const HostRoute *route) noexcept nogil:
-    """Note that the flow goes to more than one, and by which interface."""
+    """Note that the flow goes to a group or broadcast address, and by which interface."""
     cdef Flow *port = &core.flows.flows[flow.body.udp.port]
     flow.body.udp.group = True
     if flow.body.udp.listener:
@@ -382,7 +382,7 @@ cdef Flow *open_inbound(Core core, uint32_t listener, int fd, const FlowKey *key
 cdef bint same_remote(Core core, const Flow *flow, uint32_t listener, const FlowKey *key) noexcept nogil:
     """Whether a flow that the guest sees by the same addresses is one with the same remote.
 
-    One that uses a listener already stays there, but for a new address of the host on the same listener.
+    One that uses a listener already stays there; only its host address on that listener may change.
     """
     cdef uint8_t address[16]
     cdef uint16_t port = 0

@@ -33,7 +33,8 @@ from passt.dataplane.base.externs cimport (
 )
 
 cdef enum:
-    # Of one message: an earlier datagram's error, a size or a broadcast that is to be settled, and at last.
+    # Attempts per message: one may report an earlier error, one may fix the path MTU, one SO_BROADCAST; the
+    # last one sends.
     MAX_TRIES = 4
 
 
@@ -54,7 +55,7 @@ cdef void send_out(Core core, Flow *flow, const IpView *ip, const UdpView *udp,
 
 cdef void queue_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t *payload, size_t n,
                           uint16_t segment) noexcept nogil:
-    """Add *n* octets: datagrams of *segment* each and a last one that may be shorter."""
+    """Add *n* bytes: datagrams of *segment* each and a last one that may be shorter."""
     cdef OutBatch *batch = core.udp.out_batch
     cdef OutMessage *message
     cdef iovec *piece
@@ -106,7 +107,7 @@ cdef bint fits_message(const OutMessage *message, const Flow *flow, const IpView
 
 
 cdef void flush_out(Core core) noexcept nogil:
-    """Send what was gathered; the payload may go then."""
+    """Send the batch; the memory of its payload is free then."""
     cdef OutBatch *batch = core.udp.out_batch
     cdef uint32_t n = batch.n_messages
     cdef uint32_t done = 0
@@ -145,7 +146,7 @@ cdef void flush_out(Core core) noexcept nogil:
 
 
 cdef bint is_final_error(int result) noexcept nogil:
-    """Whether the error says of the datagram just sent, and of no other, that it is gone."""
+    """Whether the error means that this very datagram is lost, and not an earlier one."""
     return result in (-EAGAIN, -ENOBUFS, -ENOMEM, -EINVAL, -EIO)
 
 
@@ -232,7 +233,7 @@ cdef void fill_address(Core core, const OutMessage *message, msghdr *header, uin
 
 
 cdef void add_marks(Core core, const OutMessage *message, msghdr *header, uint8_t *control) noexcept nogil:
-    """Have the packets carry time to live and TOS as the guest's do, where a socket's own are others."""
+    """Give TTL and TOS of the guest's packet with a message, where they differ from the socket's own."""
     cdef bint is_ip4 = message.flow.keys[0].addr_len == 4
     cdef int level = IPPROTO_IP if is_ip4 else IPPROTO_IPV6
     cdef int32_t value = message.ttl

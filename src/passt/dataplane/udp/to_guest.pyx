@@ -1,9 +1,9 @@
 """UDP from the host's sockets to the guest, in batches.
 
 Theory of operation. One recvmmsg(2) takes what a socket has, up to a number of datagrams and, by the
-size of those before, of octets. Consecutive datagrams of one flow and size become one frame that the
+size of those before, of bytes. Consecutive datagrams of one flow and size become one frame that the
 guest's kernel cuts (VIRTIO_NET_HDR_GSO_UDP_L4) where the link can; its payload is sent from where it was
-received. The kernel joins by itself only what was sent joined (UDP_GRO); that is treated alike.
+received. The kernel joins only datagrams that were sent joined (UDP_GRO); they are treated alike.
 
 A socket that had more than one batch is looked at again at the end of the turn, after all others. While
 the link is full nothing is read: a socket of ours waits for the link like any flow, a listener is not
@@ -37,10 +37,10 @@ from passt.dataplane.udp.flows cimport flow_from, inbound_flow, note_received
 
 cdef enum:
     MAX_DATAGRAM = 65536
-    # Room of one datagram. No power of two: the first octets of all would share few cache lines.
+    # Room of one datagram. No power of two: the first bytes of all would share few cache lines.
     STRIDE = 65536 + 17 * 64
-    # Octets of a batch, as far as one can tell before: what a link that refuses them can keep.
-    BATCH_OCTETS = 256000
+    # Bytes of a batch, estimated from the batch before: as much as a link that blocks can keep.
+    BATCH_BYTES = 256000
     MIN_BATCH = 4                    # datagrams per batch
     MAX_ERRORS = 8               # of a socket in one turn
 
@@ -90,7 +90,7 @@ cdef void read_listener(Core core, uint32_t listener, int fd, bint in_namespace)
     cdef int errors = 0
     cdef int n
     if core.link.blocked and not in_namespace:
-        # Errors would make it readable all the same.
+        # Errors keep it readable, so take them now.
         drain_errors(core, NULL, listener, fd, &mtu)
         core.listeners.pause(listener, fd)
         return
@@ -132,8 +132,8 @@ cdef void read_spliced(Core core, Flow *flow) noexcept nogil:
 
 
 cdef int room_for(uint32_t longest) noexcept nogil:
-    """How many datagrams a batch may have where those of the last one had up to *longest* octets."""
-    return max(min(BATCH_OCTETS // (<int>longest + 1), <int>IN_MESSAGES), <int>MIN_BATCH)
+    """How many datagrams a batch may have where those of the last one had up to *longest* bytes."""
+    return max(min(BATCH_BYTES // (<int>longest + 1), <int>IN_MESSAGES), <int>MIN_BATCH)
 
 
 cdef int receive_batch(Core core, int fd, int room) noexcept nogil:
@@ -239,7 +239,7 @@ cdef void add_message(Core core, Run *run, Flow *flow, mmsghdr *message) noexcep
 
 cdef void add_to_run(Core core, Run *run, Flow *flow, uint8_t *payload, uint32_t n,
                      uint32_t segment, uint8_t tos) noexcept nogil:
-    """Add *n* octets: datagrams of *segment* each and a last one that may be shorter."""
+    """Add *n* bytes: datagrams of *segment* each and a last one that may be shorter."""
     cdef uint32_t n_datagrams = (n + segment - 1) // segment if segment else 1
     if n > most_payload(flow):
         count(&core.stats, DROP_TRUNCATED)
@@ -282,7 +282,7 @@ cdef bint may_join(Core core, const Flow *flow, uint32_t segment) noexcept nogil
 
 
 cdef void send_run(Core core, Run *run) noexcept nogil:
-    """Send the guest what was gathered, and be ready for the next run."""
+    """Send the guest the run, and begin the next one."""
     cdef TxMeta meta
     if run.flow != NULL:
         note_received(core, run.flow, run.n_datagrams)
@@ -306,7 +306,7 @@ cdef void send_run(Core core, Run *run) noexcept nogil:
 
 
 cdef void fill_headers(Core core, const Flow *flow, uint32_t n, TxMeta *meta) noexcept nogil:
-    """Write all headers for *n* octets of payload at the link's slot, and what is left to do to *meta*."""
+    """Write all headers for *n* bytes of payload at the link's slot, and what is left to do to *meta*."""
     cdef const FlowKey *key = &flow.keys[0]
     cdef uint32_t l4_len = UDP_HLEN + n
     cdef UdpHdr udp
