@@ -120,7 +120,7 @@ class Engine:
         """Make `run` return at the end of the current turn."""
 
     def counters(self) -> dict[str, int]:
-        """Frames, bytes, drops by reason, flows by kind; names as in `stats.pxd`."""
+        """Frames, bytes, drops by reason, flows by kind; names as in `base.stats`."""
 
     def udp_sockets(self) -> list[int]:
         """Descriptors of the sockets that UDP flows of the guest leave by: bound, not connected."""

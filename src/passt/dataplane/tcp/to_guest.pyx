@@ -340,7 +340,7 @@ cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
     """
     cdef TcpConn *conn = &flow.body.tcp
     if conn.state == TCP_TIME_WAIT:
-        # What is held keeps the record; it ends some time after `look_at_buffer` has got rid of it.
+        # What is held keeps the record; it ends some time after `on_send_space` has got rid of it.
         if not overflow_len(flow):
             end_connection(core, flow, False)
         return
