@@ -116,7 +116,7 @@ def test_steps_of_the_walks_name_places() -> None:
 @pytest.mark.parametrize(("text", "expected"), [
     ("`cli.py: main`", []),
     ("`dataplane/engine.pyx: Engine.turn` `dataplane/turn.pyx: as_turn`", []),
-    ("`dataplane/flow/table.pxd: FlowKey` `config/options.py: OPTIONS` `tests/support/lab.py: Lab`", []),
+    ("`dataplane/flow/key.pxd: FlowKey` `config/options.py: OPTIONS` `tests/support/lab.py: Lab`", []),
     ("`wire/` `tests/README.md` `wire/NAME.py` `-t 80` `a/b`", []),
     ("`cli.py: gone`", ["cli.py: gone: not defined there"]),
     ("`dataplane/engine.pyx: Engine.gone`", ["dataplane/engine.pyx: Engine.gone: not defined there"]),

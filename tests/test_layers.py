@@ -40,21 +40,9 @@ ALLOWED: dict[str, frozenset[str]] = {
 
 # Rooms of the data plane, lowest first.
 DATAPLANE_ROOMS = (
-    "base", "packet", "loop", "sockets", "flow", "observe", "link", "core", "ip", "datagram", "bypass",
-    "tcp", "ping", "udp", "ingress", "turn", "engine",
+    "base", "packet", "loop", "sockets", "flow", "observe", "link", "state", "core", "ip", "datagram",
+    "bypass", "tcp", "ping", "udp", "ingress", "turn", "engine",
 )  # fmt: skip
-# What `Core` holds for the rooms above it: each part is defined in its own room, but uses only what is
-# below `core`, like the records of flows do, and another part of its room.
-PARTS = frozenset(
-    {
-        "ip.state",
-        "datagram.echo_memory",
-        "bypass.state",
-        "bypass.decision_cache",
-        "bypass.spare_sockets",
-        "udp.state",
-    }
-)
 MAX_MODULES = 15  # of a folder
 
 FROM = re.compile(
@@ -142,13 +130,9 @@ def room_violations(relative: Path, text: str) -> list[str]:
     own = relative.parts[2] if len(relative.parts) > 3 else relative.stem
     if own not in DATAPLANE_ROOMS:
         return [f"{relative}: {own} is not a room of the data plane"]
-    is_part = ".".join((*relative.parts[2:-1], relative.stem)) in PARTS
-    below = DATAPLANE_ROOMS[: DATAPLANE_ROOMS.index("core" if is_part else own) + (not is_part)]
-    names = (name.split(".") for name in imported_modules(text, ".".join(relative.parent.parts)))
-    modules = {".".join(name[2:4]) for name in names if name[:2] == ["passt", "dataplane"] and len(name) > 3}
-    if is_part or own == "core":
-        modules -= {part for part in PARTS if own in (part.split(".")[0], "core")}
-    rooms = {module.split(".")[0] for module in modules}
+    below = DATAPLANE_ROOMS[: DATAPLANE_ROOMS.index(own) + 1]
+    parts = (name.split(".") for name in imported_modules(text, ".".join(relative.parent.parts)))
+    rooms = {part[2] for part in parts if part[:2] == ["passt", "dataplane"] and len(part) > 2}
     return [f"{relative}: {own} must not import {room}" for room in sorted(rooms - {*below})]
 
 
@@ -163,12 +147,9 @@ def test_rooms_of_the_data_plane_have_an_order(relative: Path) -> None:
         ("passt/dataplane/tcp/segments.pyx", "from passt.dataplane.turn cimport finish_flows", 1),
         ("passt/dataplane/tcp/segments.pxd", "from ..udp.flows cimport end_udp", 1),
         ("passt/dataplane/ping.pyx", "from passt.dataplane.udp.flows cimport end_udp", 1),
-        ("passt/dataplane/core/core.pxd", "from passt.dataplane.udp.state cimport UdpState", 0),
         ("passt/dataplane/core/core.pxd", "from passt.dataplane.udp.flows cimport end_udp", 1),
-        ("passt/dataplane/link/link.pxd", "from passt.dataplane.udp.state cimport UdpState", 1),
-        ("passt/dataplane/udp/state.pxd", "from passt.dataplane.core.core cimport Core", 1),
-        ("passt/dataplane/udp/state.pxd", "from passt.dataplane.udp.flows cimport end_udp", 1),
-        ("passt/dataplane/bypass/state.pxd", "from passt.dataplane.bypass.spare_sockets cimport Spare", 0),
+        ("passt/dataplane/link/link.pxd", "from passt.dataplane.state.udp cimport UdpState", 1),
+        ("passt/dataplane/state/udp.pxd", "from passt.dataplane.core.core cimport Core", 1),
         ("passt/dataplane/base/pool.pyx", "cimport passt.dataplane.flow.table", 1),
         ("passt/dataplane/loose.pyx", "", 1),
         ("passt/dataplane/extra/thing.pxd", "", 1),

@@ -46,7 +46,7 @@ from passt.dataplane.base.externs cimport (
     EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM,
     iovec, memcpy, sockaddr_storage,
 )
-from passt.dataplane.bypass.state cimport COPY_SIZE
+from passt.dataplane.state.bypass cimport COPY_SIZE
 from passt.dataplane.core.decisions cimport trace_state
 from passt.dataplane.core.make_room cimport admit, evict_half_open, lacks_descriptor
 from passt.dataplane.flow.decision cimport InboundView

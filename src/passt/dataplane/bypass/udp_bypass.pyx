@@ -29,7 +29,7 @@ from passt.dataplane.base.externs cimport (
     IPPROTO_IPV6, IPV6_PKTINFO, cmsghdr, htons, in6_pktinfo, in_pktinfo, memcpy, memset, mmsghdr, msghdr,
     sockaddr_in, sockaddr_in6, sockaddr_storage,
 )
-from passt.dataplane.bypass.state cimport SPLICE_MESSAGES, SpliceBatch
+from passt.dataplane.state.bypass cimport SPLICE_MESSAGES, SpliceBatch
 from passt.dataplane.core.make_room cimport admit_datagram
 from passt.dataplane.flow.decision cimport InboundView
 

@@ -12,15 +12,15 @@ from passt.dataplane.loop.reactor cimport Reactor
 from passt.dataplane.sockets.sockets cimport Sockets
 from passt.dataplane.base.stats cimport Stats
 from passt.dataplane.base.externs cimport iovec
-from passt.dataplane.bypass.state cimport BypassState
+from passt.dataplane.state.bypass cimport BypassState
 from passt.dataplane.core.guest cimport Guest, RateLimit
-from passt.dataplane.datagram.echo_memory cimport EchoMemory
+from passt.dataplane.state.echo_memory cimport EchoMemory
 from passt.dataplane.flow.batches cimport Gather
 from passt.dataplane.flow.decision cimport HostRoute
-from passt.dataplane.ip.state cimport IpState
+from passt.dataplane.state.ip cimport IpState
 from passt.dataplane.link.meta cimport TxMeta
 from passt.dataplane.observe.frame_observer cimport Watch
-from passt.dataplane.udp.state cimport UdpState
+from passt.dataplane.state.udp cimport UdpState
 
 cdef class Core
 

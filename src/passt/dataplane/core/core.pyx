@@ -24,15 +24,15 @@ from passt.dataplane.base.externs cimport (
     AF_INET, AF_INET6, EINVAL, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, SOCK_STREAM,
     htonl, htons, iovec, memcpy, memset,
 )
-from passt.dataplane.bypass.spare_sockets cimport MAX_SPARE
-from passt.dataplane.bypass.state cimport BypassState
+from passt.dataplane.state.spare_sockets cimport MAX_SPARE
+from passt.dataplane.state.bypass cimport BypassState
 from passt.dataplane.flow.decision cimport HostRoute
-from passt.dataplane.ip.state cimport MIN_MTU, IpState
+from passt.dataplane.state.ip cimport MIN_MTU, IpState
 from passt.dataplane.link.meta cimport TxMeta
 from passt.dataplane.loop.timers cimport HeapEntry
 from passt.dataplane.observe.frame_observer cimport Watch
 from passt.dataplane.packet.parse cimport IpView
-from passt.dataplane.udp.state cimport UdpState
+from passt.dataplane.state.udp cimport UdpState
 
 cdef enum:
     TTL_TO_GUEST = 255

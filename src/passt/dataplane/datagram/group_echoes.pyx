@@ -17,7 +17,7 @@ from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.base.siphash cimport siphash
 from passt.dataplane.datagram.ip_fields cimport marks_of
 from passt.dataplane.base.externs cimport memcpy, memset, msghdr, sockaddr_storage
-from passt.dataplane.datagram.echo_memory cimport N_ECHOES, Echo
+from passt.dataplane.state.echo_memory cimport N_ECHOES, Echo
 
 # The copy is queued before the sending call returns, or when the kernel's softirq thread next runs.
 cdef int64_t HELD_NS = 50000000

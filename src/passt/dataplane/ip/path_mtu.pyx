@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.base.externs cimport memcmp, memcpy
-from passt.dataplane.ip.state cimport MIN_MTU, N_PATHS, PathEntry
+from passt.dataplane.state.ip cimport MIN_MTU, N_PATHS, PathEntry
 
 # After which a path may be taken to be wider again (RFC 1191 6.3, RFC 8201 4).
 cdef int64_t EXPIRES_NS = 600000000000

@@ -25,7 +25,7 @@ The contract. The engine and the translators know nothing of a link but this cla
   indices, descriptors). A batch is handed back, as virtio's used ring does, with the next `read_batch`
   or with `end_turn`.
 - A frame of a chain of descriptors is given as `pieces`. Translators take whole frames: `join` copies
-  the pieces into memory of ours, and nothing else has to know. One piece costs no copy. `engine.read_frames`
+  the pieces into memory of ours, and nothing else has to know. One piece costs no copy. `turn.read_frames`
   does this between link and translators, so a translator that learns to take pieces later takes them
   from there.
 - `emit`: put one frame out, or keep it; `send_pieces` where a copy can be saved (virtio: the frame goes

@@ -4,8 +4,8 @@
 """
 
 from passt.dataplane.base.externs cimport calloc, free, malloc
-from passt.dataplane.bypass.decision_cache cimport DecisionCache
-from passt.dataplane.bypass.spare_sockets cimport SpareSockets
+from passt.dataplane.state.decision_cache cimport DecisionCache
+from passt.dataplane.state.spare_sockets cimport SpareSockets
 from passt.dataplane.sockets.pipe_pool cimport PipePool
 from passt.dataplane.sockets.sockets cimport Sockets
 

@@ -3,8 +3,8 @@
 from libc.stdint cimport uint8_t
 
 from passt.dataplane.base.externs cimport iovec, mmsghdr
-from passt.dataplane.bypass.decision_cache cimport DecisionCache
-from passt.dataplane.bypass.spare_sockets cimport SpareSockets
+from passt.dataplane.state.decision_cache cimport DecisionCache
+from passt.dataplane.state.spare_sockets cimport SpareSockets
 from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.sockets.namespace_thread cimport NamespaceThread
 from passt.dataplane.sockets.pipe_pool cimport PipePool
