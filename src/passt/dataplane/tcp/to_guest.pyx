@@ -9,8 +9,8 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.table cimport (
-    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_FOLLOW, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED,
-    CONN_READABLE, CONN_READ_ON, CONN_RECOVERY, CONN_RTT_TIMED, CONN_STAMPED, CONN_TIMESTAMPS,
+    CLASS_OVER, CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_FOLLOW, CONN_GUEST_FIN, CONN_HOST_EOF,
+    CONN_PUSHED, CONN_READABLE, CONN_READ_ON, CONN_RECOVERY, CONN_RTT_TIMED, CONN_STAMPED, CONN_TIMESTAMPS,
     CONN_WANT_OUT, CONN_WINDOW_STALE, FLOW_TCP, SIDE_GUEST, TCP_CLOSED, TCP_CLOSE_WAIT, TCP_CLOSING,
     TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT,
     TCP_TIME_WAIT, Flow, FlowKey, SackBoard, SackRange, TcpConn,
@@ -559,6 +559,7 @@ cdef void finish_turn(Core core, Flow *flow) noexcept nogil:
     if conn.state == TCP_TIME_WAIT and flow.fd >= 0 and not overflow_len(flow):
         core.sockets.close(flow.fd)
         flow.fd = -1
+        core.flows.classify(flow, CLASS_OVER)
     settle_acks(core, flow)
 
 
