@@ -85,7 +85,7 @@ cdef void on_echo(Core core, const IpView *ip) noexcept nogil:
 
 
 cdef Flow *open_ping(Core core, const FlowKey *key, int protocol) noexcept nogil:
-    """HostRoute a new flow of the guest and give it a connected, watched socket; NULL: counted drop.
+    """Route a new flow of the guest and give it a connected, watched socket; NULL: counted drop.
 
     The socket keeps the guest's identifier if the host has it free.
     """

@@ -19,7 +19,7 @@ socket that hung up is heard of once. There are no timers: a connection lives as
 that is not open on the far side yet may have to make room for others (`make_room`).
 
 A socket with an error has its last data passed on, then both connections are reset, so that either
-end sees what it would have view of the other directly. One that cannot be connected is a reset of the
+end sees what it would have seen of the other directly. One that cannot be connected is a reset of the
 client, whose own connection the kernel had accepted already.
 """
 

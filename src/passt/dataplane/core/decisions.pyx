@@ -62,7 +62,7 @@ cdef bint ask_inbound(Core core, uint32_t listener, uint8_t proto, const sockadd
     cdef Listener source
     cdef object target, error, ask, rule
     memset(view, 0, sizeof(InboundView))
-    # Where the flow goes is decided by what the guest was view to use last.
+    # Where the flow goes is decided by what the guest was seen to use last.
     flush_news(core, core.guest.pending_news)
     try:
         source = core.listeners.at(listener)

@@ -95,7 +95,7 @@ cdef void on_datagram(Core core, const IpView *ip, const RxFrame *frame) noexcep
 
 
 cdef Flow *open_outbound(Core core, const FlowKey *key) noexcept nogil:
-    """HostRoute a new flow of the guest's and give it a socket; NULL: counted drop."""
+    """Route a new flow of the guest's and give it a socket; NULL: counted drop."""
     cdef HostRoute route
     cdef Flow *flow = start_datagram(core, key, FLOW_UDP, &route)
     cdef int result
