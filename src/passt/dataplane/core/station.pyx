@@ -10,7 +10,7 @@ nothing else in it to tell by; a segment by its numbers too (`tcp.from_guest.is_
 The guest is the tap's own MAC where that is known, else the first station that speaks. Another one
 becomes the guest only when the guest is gone, as when its interface was replaced: it was not heard for
 SILENT_NS, was asked for its addresses QUESTIONS times, a second apart, and did not answer (as RFC 4861
-7.3.3 finds out that a neighbor is unreachable). Both a frame of another station and a segment that has to
+7.3.3 finds out that a neighbour is unreachable). Both a frame of another station and a segment that has to
 be sent again give reason to ask; so an idle guest is not asked for nothing. The tap's own MAC is taken
 back as soon as it is heard. What is known of stations ends with the client's connection: the next one
 may have another machine.
