@@ -1,4 +1,4 @@
-"""A build with PASST_DEBUG=1 aborts where an invariant does not hold, and says where (`tools/debug-build`)."""
+"""A build with PASST_DEBUG=1 aborts where an invariant does not hold, and says where (tools/debug-build)."""
 
 import re
 import signal
