@@ -63,7 +63,7 @@ lint: # ruff, cython-lint, mypy
 	.venv/bin/mypy
 
 install: # into PREFIX, /usr/local
-	@tools/install $(PREFIX)
+	@tools/install "$(PREFIX)"
 
 clean: # remove all that was built or downloaded
 	[ ! -e .interop ] || tools/as-root rm -rf .interop

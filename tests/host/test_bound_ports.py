@@ -131,6 +131,11 @@ def test_line_without_a_bound_port_gives_none(line: bytes) -> None:
     assert parse_table(b"title\n" + line + b"\n", 10) == set()
 
 
+def test_line_without_an_inode_number_gives_none_where_own_sockets_are_left_out() -> None:
+    line = b" 0: 0100007F:0016 00000000:0000 0A 0:0 00:0 0 0 0 inode\n"
+    assert parse_table(b"title\n" + line, 10, {1}) == set()
+
+
 def test_refusal_of_the_kernel_is_an_error() -> None:
     ports: set[int] = set()
     refusal = struct.pack("=IHHIIi", 36, 2, 0, 0, 0, -2) + bytes(16)

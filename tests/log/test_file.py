@@ -39,6 +39,19 @@ def test_first_line_names_version_program_and_opener(tmp_path: Path) -> None:
     assert path.read_text() == f"pasta {__version__}: {os.path.abspath(sys.argv[0])} ({os.getpid()})\n"
 
 
+def test_first_line_names_what_was_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    # A launcher that was found on PATH gets no path; the second has one, and no working directory.
+    for called in ("pasta", "./pasta"):
+        monkeypatch.setattr(sys, "argv", [called])
+        path = tmp_path / "log"
+        os.close(open_log(path).fd)
+        assert path.read_text() == f"pasta {__version__}: {called} ({os.getpid()})\n"
+
+
 def test_lines_have_time_and_severity(tmp_path: Path) -> None:
     log = open_log(tmp_path / "log")
     for level, text in ((ERR, "one"), (WARNING, "two"), (INFO, "three"), (DEBUG, "four")):

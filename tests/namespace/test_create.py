@@ -15,6 +15,7 @@ from passt.namespace import create
 from passt.namespace.child import _run_child, start_child
 from passt.namespace.child_channel import Channel, Kind
 from passt.namespace.explain import explain_refusal
+from passt.process.identity import Identity
 from tests.support.isolated import isolated
 
 if TYPE_CHECKING:
@@ -93,6 +94,43 @@ def test_forbidden_by_limit_is_one_line_with_the_setting() -> None:
 
     assert isolated(attempt, flags=0) == ("cannot get a user namespace: No space left on device; "
                                           "user.max_user_namespaces is 0: raise it with sysctl")
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("error", [OSError(errno.EACCES, "no"), RuntimeError("a mistake of ours")])
+def test_maps_that_were_not_written_are_never_taken_for_written(error: Exception) -> None:
+    def attempt() -> str:
+        def fail(_path: str, _text: str) -> None:
+            raise error
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(create, "_write", fail)
+            writer = create._MapWriter(["0 0 1\n", "0 0 1\n"])
+        try:
+            writer.write()
+        except OSError as failure:
+            return errno.errorcode[failure.errno or 0]
+        return ""
+
+    assert isolated(attempt, flags=0) == ("EACCES" if isinstance(error, OSError) else "EIO")
+
+
+@pytest.mark.needs_root
+def test_process_that_maps_users_and_cannot_start_is_named() -> None:
+    def attempt() -> str:
+        def fail(_flags: int, _end_signal: int) -> tuple[int, int]:
+            raise OSError(errno.EAGAIN, "no more processes")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(syscalls, "clone", fail)
+            try:
+                create.enter_new_user_namespace(Identity(65534, 65534))
+            except HostError as error:
+                return str(error)
+        return ""
+
+    assert isolated(attempt, flags=0) == ("cannot start the process that maps users into a new user "
+                                          "namespace: no more processes")
 
 
 @pytest.mark.needs_root

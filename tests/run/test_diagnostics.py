@@ -59,6 +59,7 @@ def said_in_a_run(settings: Settings, on_run: Callable[[Loop, Dispatcher], objec
 
     def run() -> list[str]:
         # A child of its own: a report blocks SIGUSR1, and messages go to descriptor 2.
+        log.tell_held()           # what the tests before left in the one logger is not of this run
         reading, writing = os.pipe()
         os.dup2(writing, 2)
         log.configure(debug=settings.log.debug)

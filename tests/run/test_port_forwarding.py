@@ -61,9 +61,12 @@ class FakeSockets:
 
 
 class FakeBinder:
+    def __init__(self, fd: int = 77) -> None:
+        self.fd = fd
+
     def open(self, rule: PortRule, port: int) -> int:
         assert (rule.proto, port) == (IPPROTO_TCP, 80)
-        return 77
+        return self.fd
 
 
 def make_side(engine: FakeEngine, sockets: FakeSockets, *, ip4: bool = True,
@@ -121,6 +124,15 @@ def test_listener_of_the_host_comes_from_the_binder() -> None:
     assert engine.listeners == {77: (IPPROTO_TCP, rule(80, 80), False)}
     side.close_listener(handle)
     assert engine.removed == [77]
+
+
+def test_listener_of_the_host_that_the_engine_refuses_is_closed() -> None:
+    engine = FakeEngine()
+    engine.refused = os.open(os.devnull, os.O_RDONLY)
+    side = HostSide(cast("Engine", engine), cast("HostBinder", FakeBinder(engine.refused)))
+    with pytest.raises(OSError, match="too many"):
+        side.open_listener(rule(80, 80), 80)
+    assert not is_open(engine.refused)
 
 
 def test_fixed_ports_are_opened_and_those_of_auto_are_not() -> None:

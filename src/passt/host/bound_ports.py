@@ -147,7 +147,7 @@ class DiagSocket:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.socket = sock
-        # Above the numbers that an earlier user of the socket took.
+        # The child has used the socket before: with a start at random no answer to it has a number of ours.
         self._sequence = int.from_bytes(os.urandom(4), "big")
 
     def dump(self, proto: int, own: AbstractSet[int] = frozenset(),
@@ -232,10 +232,11 @@ def parse_table(text: bytes, state: int, own: AbstractSet[int] = frozenset()) ->
     ports = set()
     for line in text.splitlines()[1:]:
         fields = line.split(None, 10)
-        if len(fields) < 5 or fields[3] != wanted or (own and len(fields) > 9 and int(fields[9]) in own):
+        if len(fields) < 5 or fields[3] != wanted:
             continue
         try:
-            ports.add(int(fields[1].rpartition(b":")[2], 16) & 0xFFFF)
+            if not (own and len(fields) > 9 and int(fields[9]) in own):
+                ports.add(int(fields[1].rpartition(b":")[2], 16) & 0xFFFF)
         except ValueError:
             continue
     return ports

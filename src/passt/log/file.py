@@ -42,7 +42,7 @@ class LogFile:
         self._clock = clock
         self.fd, made = _open(path)
         self._is_bounded = stat.S_ISREG(os.fstat(self.fd).st_mode)
-        header = f"{program} {__version__}: {os.path.abspath(sys.argv[0])} ({os.getpid()})"
+        header = f"{program} {__version__}: {_called(sys.argv[0])} ({os.getpid()})"
         self._header = header
         try:
             if self._is_bounded:
@@ -114,6 +114,16 @@ def _open(path: str) -> tuple[int, bool]:
     moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
     os.close(fd)
     return moved, made
+
+
+def _called(name: str) -> str:
+    """Return what the program was called by: a path, absolute as far as that can be known, or a name."""
+    if "/" not in name:
+        return name               # found on PATH, where is not known any more
+    try:
+        return os.path.abspath(name)
+    except OSError:
+        return name               # the working directory was removed
 
 
 def _explain(path: str, error: OSError | ValueError) -> str:

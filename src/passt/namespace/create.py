@@ -59,9 +59,9 @@ def enter_new_user_namespace(nobody: Identity | None = None) -> None:
         maps = [maps[0] + f"{NOBODY_ID} {nobody.uid} 1\n", maps[1] + f"{NOBODY_ID} {nobody.gid} 1\n"]
         try:
             os.setgroups([])
-            writer = _MapWriter(maps)
         except OSError as error:
             raise HostError(f"cannot give up the groups of root: {error.strerror}") from None
+        writer = _MapWriter(maps)
     try:
         syscalls.unshare(syscalls.CLONE_NEWUSER)
     except OSError as error:
@@ -88,21 +88,26 @@ def enter_new_user_namespace(nobody: Identity | None = None) -> None:
 class _MapWriter:
     """A process that stays in the outer user namespace and writes *maps*, of users and groups, from there.
 
-    A process inside a new user namespace may map only its own user (user_namespaces(7)).
+    A process inside a new user namespace may map only its own user (user_namespaces(7)). Raises HostError.
     """
 
     def __init__(self, maps: Sequence[str]) -> None:
-        ours, theirs = socket.socketpair()
         target = os.getpid()
+        try:
+            ours, theirs = socket.socketpair()
+            self._pid, pidfd = syscalls.clone(0, signal.SIGKILL)
+        except OSError as error:
+            raise HostError("cannot start the process that maps users into a new user namespace: "
+                            f"{error.strerror}") from None
         self._socket = ours
-        self._pid, pidfd = syscalls.clone(0, signal.SIGKILL)
         if self._pid == 0:
             ours.close()
-            failure = 0
+            failure = errno.EIO
             try:
                 if not theirs.recv(1):
                     os._exit(1)
                 _write_maps(str(target), maps)
+                failure = 0
             except OSError as error:
                 failure = error.errno or errno.EIO
             finally:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 
 
-
 class Terminal:
     """The controlling terminal, if there is one."""
 

@@ -35,10 +35,14 @@ class HostSide:
         self._binder = binder
 
     def open_listener(self, rule: object, port: int) -> object:
-        """Listen on the host's *port*. Raises OSError."""
+        """Listen on the host's *port*. Raises OSError; nothing stays open then."""
         port_rule = cast("PortRule", rule)
         fd = self._binder.open(port_rule, port)
-        self._engine.add_listener(fd, port_rule.proto, rule)
+        try:
+            self._engine.add_listener(fd, port_rule.proto, rule)
+        except OSError:
+            os.close(fd)
+            raise
         return fd
 
     def close_listener(self, handle: object) -> None:

@@ -1,4 +1,4 @@
-"""A build with PASST_DEBUG=1 aborts where an invariant does not hold, and says where (`make test-debug`)."""
+"""A build with PASST_DEBUG=1 aborts where an invariant does not hold, and says where (tools/debug-build)."""
 
 import re
 import signal
@@ -10,9 +10,9 @@ import pytest
 
 from tests.dataplane.probes import spoiler
 
-TREE = Path(__file__).parents[2]
+TREE = Path(__file__).parents[3]
 if not spoiler.is_debug():
-    pytest.skip("asserts nothing without PASST_DEBUG=1: make test-debug", allow_module_level=True)
+    pytest.skip("asserts nothing without PASST_DEBUG=1: run tools/debug-build", allow_module_level=True)
 
 # What `spoiler` does -> the file that finds it, and the expression that is false then.
 FOUND = {

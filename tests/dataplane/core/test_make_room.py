@@ -283,6 +283,31 @@ def test_time_wait_that_still_holds_data_not_evicted() -> None:
         assert sock.status == "closed"
 
 
+def test_time_wait_that_still_holds_data_does_not_keep_others_from_making_room() -> None:
+    with Script(max_flows=2) as s:
+        holding, over, new, last = (s.add_peer(41_000 + i, 80) for i in range(4))
+        s.is_honest = False
+        sock = holding.connect()
+        sock.no_memory = True
+        holding.guest("PA seq=1 ack=1 len=100")
+        sock.end()
+        holding.take_all()
+        holding.guest("FA seq=101 ack=2")
+        holding.take_all()
+        over.connect().end()
+        over.host("FA seq=1 ack=1")
+        over.guest("FA seq=1 ack=2")
+        over.host("A seq=2 ack=2")
+        assert (holding.state, over.state) == ("TIME_WAIT", "TIME_WAIT")
+        new.connect()
+        assert (holding.state, over.state) == ("TIME_WAIT", "CLOSED")
+        sock.no_memory = False
+        s.advance(200)
+        assert (sock.status, holding.state) == ("closed", "TIME_WAIT")
+        last.connect()  # what has nothing left to write makes room
+        assert (holding.state, s.count("flows_evicted")) == ("CLOSED", 2)
+
+
 @pytest.mark.parametrize("number", [errno.ENOMEM, errno.ENOSPC])
 def test_epoll_refuses_guest_connection_reset(number: int) -> None:
     with Script() as s:

@@ -13,7 +13,7 @@ from passt.dataplane.tcp.states import transitions
 from tests.dataplane.tcp.script import Script
 from tools import gen_tcp_states as tool
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TABLE = {(source, target) for source, target, _, _ in transitions()}
 STATES = {state for pair in TABLE for state in pair}
 

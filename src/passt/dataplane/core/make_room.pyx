@@ -4,8 +4,8 @@ Neither a full table nor the limit of open files may be a way to keep others out
 that never get beyond their handshake (RFC 4987) would hold both for minutes. So a new connection takes
 the record of the one that has been in TIME-WAIT longest, or else that of a half-open one, which is reset
 both ways: the oldest of the direction that has more of them. Descriptors are given up by half-open ones
-only: in TIME-WAIT there is none left, or one that data still waits for. Established connections are never
-touched; where there are only those the new one is refused.
+only: in TIME-WAIT there is none left. Established connections are never touched, nor those in TIME-WAIT
+with data that the remote has not taken; where there are only those the new one is refused.
 
 A new flow of datagrams takes the place of the one unused for longest, or else that of a half-open
 connection.
@@ -64,6 +64,7 @@ cdef Flow *take_record(Core core, uint8_t kind) noexcept nogil:
 cdef bint evict(Core core) noexcept nogil:
     """End the connection whose loss does least harm; False if there is none."""
     cdef uint32_t index = core.flows.oldest[<int>CLASS_OVER]
+    # One that came into TIME-WAIT in this turn has its socket until the turn ends, and so have all behind it.
     if index == NO_FLOW or core.flows.flows[index].fd >= 0:
         return evict_half_open(core)
     return end_oldest(core, CLASS_OVER)

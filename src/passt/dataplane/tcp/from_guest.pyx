@@ -222,7 +222,7 @@ cdef bint check_sequence(Core core, Flow *flow, const TcpView *tcp) noexcept nog
         return False
     if seq_lt(seg_end, conn.rcv_nxt) or seq_lt(conn.rcv_adv, tcp.seq):
         count(&core.stats, DROP_TCP_SEQUENCE)
-        # Segments without data could be answered by such from there, without end (see `challenge`).
+        # Segments without data could be answered by such from there, without end (see `tcp.challenge`).
         if not tcp.flags & TCP_RST and (tcp.payload_len or tcp.flags & TCP_FIN or may_answer(core, flow)):
             if tcp.payload_len and seq_lt(seg_end, conn.rcv_nxt):
                 note_duplicate(conn, tcp.seq, <uint32_t>tcp.payload_len)

@@ -23,6 +23,7 @@ from passt.dataplane.flow.tcp cimport (
     N_TCP_STATES, TCP_CLOSED, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1,
     TCP_FIN_WAIT_2, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT,
 )
+from passt.dataplane.tcp.sequence cimport overflow_len
 
 
 cdef struct State:
@@ -122,6 +123,10 @@ cdef void set_state(Core core, Flow *flow, uint8_t state) noexcept nogil:
     """The only writer of a connection's state."""
     PASST_ASSERT(is_legal(flow.body.tcp.state, state))
     flow.body.tcp.state = state
-    core.flows.classify(flow, STATES[state].flow_class)
+    # Data that the socket has not taken keeps the flow; `finish_turn` says when all is gone.
+    if state == TCP_TIME_WAIT and overflow_len(flow):
+        core.flows.classify(flow, CLASS_KEPT)
+    else:
+        core.flows.classify(flow, STATES[state].flow_class)
     if core.has_trace:
         trace_state(core, flow, state_name(state))

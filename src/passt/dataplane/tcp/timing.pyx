@@ -89,7 +89,7 @@ cdef bint check_timestamps(Core core, Flow *flow, const TcpView *tcp) noexcept n
     if in_order(core, &flow.body.tcp, core.gather.ts_val):
         return True
     count(&core.stats, DROP_TCP_TIMESTAMP)
-    # Segments without data could be answered by such from there, without end (see `challenge`).
+    # Segments without data could be answered by such from there, without end (see `tcp.challenge`).
     if tcp.payload_len or tcp.flags & TCP_FIN or may_answer(core, flow):
         flow.body.tcp.flags |= CONN_ACK_NOW
         core.flows.add_work(flow)

@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t
 
 from passt.dataplane.base.assertions cimport PASST_DEBUG_BUILD
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.record cimport Flow
+from passt.dataplane.flow.record cimport CLASS_OVER, Flow
 from passt.dataplane.flow.tcp cimport (
     CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_FOLLOW, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED,
     CONN_READABLE, CONN_READ_ON, CONN_RECOVERY, CONN_RTT_TIMED, CONN_STAMPED, CONN_TIMESTAMPS,
@@ -439,6 +439,7 @@ cdef void finish_turn(Core core, Flow *flow) noexcept nogil:
     if conn.state == TCP_TIME_WAIT and flow.fd >= 0 and not overflow_len(flow):
         core.sockets.close(flow.fd)
         flow.fd = -1
+        core.flows.classify(flow, CLASS_OVER)
     settle_acks(core, flow)
 
 
