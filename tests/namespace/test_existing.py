@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -176,6 +177,20 @@ def test_path_that_we_may_not_look_at_counts_as_alive(tmp_path: Path) -> None:
         return str(watch.has_ended())
 
     assert isolated(attempt, flags=0) == "False"
+
+
+@pytest.mark.parametrize("path", ["/proc/self/ns/net", "/proc/thread-self/ns/net", "/proc/self/comm"])
+def test_path_is_not_gone_where_no_file_can_be_opened(path: str) -> None:
+    """Connections of a guest or of remotes may hold all descriptors: that is no end of a namespace."""
+    def body() -> str:
+        watch = PathWatch(path)
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        with pytest.raises(OSError, match="Too many open files"):
+            os.open("/", os.O_PATH)
+        return str(watch.has_ended())
+
+    assert isolated(body) == "False"
 
 
 @pytest.mark.needs_root

@@ -187,13 +187,14 @@ class PathWatch:
                 self._inotify = -1
 
     def has_ended(self) -> bool:
-        """Tell whether the path is gone."""
+        """Tell whether the path is gone; only the answer that there is no such name says so."""
         try:
-            os.close(os.open(self._name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory))
-        except PermissionError:
-            return False
-        except OSError:
+            # It takes no descriptor: connections may hold all that there are.
+            os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
             return True
+        except OSError:
+            return False
         return False
 
     def start(self, loop: Loop, on_end: Callable[[], None]) -> None:

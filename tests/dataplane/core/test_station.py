@@ -282,6 +282,21 @@ def test_guest_that_does_not_answer_is_replaced(bench: Bench) -> None:
     assert bench.events.addresses[-1] == packed(OTHER[4])
 
 
+def test_guest_is_not_judged_while_no_question_can_reach_it(bench: Bench) -> None:
+    """A second station that loads the link, by its downloads, must not become the guest by that."""
+    bench.pass_time(2)
+    bench.world.blocked = True
+    for _ in range(5):
+        bench.take(B, arp(B, GUEST[4]))
+        bench.pass_time(1)
+    assert bench.events.silences == 0
+    assert bench.world.guest_mac == A
+    bench.world.blocked = False
+    bench.take(B, arp(B, GUEST[4]))
+    assert bench.events.silences == 1
+    assert bench.world.guest_mac == A
+
+
 # Connections
 
 

@@ -11,9 +11,9 @@ The guest is the tap's own MAC where that is known, else the first station that 
 becomes the guest only when the guest is gone, as when its interface was replaced: it was not heard for
 SILENT_NS, was asked for its addresses QUESTIONS times, a second apart, and did not answer (as RFC 4861
 7.3.3 finds out that a neighbour is unreachable). Both a frame of another station and a segment that has to
-be sent again give reason to ask; so an idle guest is not asked for nothing. The tap's own MAC is taken
-back as soon as it is heard. What is known of stations ends with the client's connection: the next one
-may have another machine.
+be sent again give reason to ask; so an idle guest is not asked for nothing. While the link is blocked no
+question can reach the guest, and its silence says nothing. The tap's own MAC is taken back as soon as it is
+heard. What is known of stations ends with the client's connection: the next one may have another machine.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
@@ -66,6 +66,8 @@ cdef void doubt(Core core) noexcept nogil:
     """The guest may be gone: ask it, or after that have the other station that was heard take its place."""
     if core.now - core.guest.heard_at < SILENT_NS or core.now < core.guest.question_at or not is_known(core):
         return
+    if core.link.blocked:
+        return                    # no question would reach it: its silence says nothing
     if core.guest.n_questions < QUESTIONS:
         core.guest.n_questions += 1
         core.guest.question_at = core.now + ANSWER_NS
