@@ -34,9 +34,12 @@ class Loop(fakes.Loop):
         self.on_end: Callable[[str], None] | None = None
         self.sent: list[bytes] = []
         self.stopped = False
+        self.refusal: OSError | None = None
 
     def attach_stream(self, fd: int, on_end: Callable[[str], None]) -> None:
         assert self.client < 0
+        if self.refusal is not None:
+            raise self.refusal
         self.client, self.on_end = fd, on_end
 
     def send_frame(self, frame: bytes) -> bool:
@@ -112,6 +115,23 @@ def test_client_is_attached_and_asked(listener: ListeningSocket, lines: list[str
     assert world.is_watching
     assert lines == [f"accepted client (PID {os.getpid()})",
                      "client gone: it closed the connection; waiting for another one"]
+
+
+def test_client_that_cannot_be_watched_is_refused_and_the_next_one_served(
+    listener: ListeningSocket, lines: list[str]
+) -> None:
+    world = World(listener)
+    world.loop.refusal = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with world.connect() as client:
+        world.turn()
+        assert client.recv(1) == b""
+    assert lines == [f"refused client (PID {os.getpid()}): No space left on device"]
+    assert world.is_watching
+    world.loop.refusal = None
+    with world.connect():
+        world.turn()
+        assert world.loop.sent == [b"question"]
+        world.loop.end()
 
 
 def test_silent_guest_is_asked_again_less_and_less_often(listener: ListeningSocket) -> None:

@@ -39,7 +39,7 @@ os.write(status, f"{cli.main(sys.argv[3:])}\\n".encode())
 LINES = [
     r"ZeroDivisionError: a mistake\\nof ours",
     r"    line \d+ of .*, in describe",
-    r"    line \d+ of .*/diagnostics\.py, in _tell",
+    r"    line \d+ of .*/diagnostics\.py, in _print_counters",
 ]
 
 
@@ -123,7 +123,7 @@ def test_mistake_in_the_background_goes_to_the_system_log(lab: Lab, scratch: Pat
     one.ask()
     one.end()
     daemon.until("in describe")
-    daemon.until("in _tell")
+    daemon.until("in _print_counters")
     lines = [message.partition("]: ")[2] for message in daemon.messages if message.startswith("<27>")]
     daemon.close()
     assert_told(lines, program)

@@ -279,19 +279,19 @@ def test_machine_in_the_background(home: Home, user: bool) -> None:
 
 def test_late_import_is_noticed(home: Home) -> None:
     """The watch itself: a module that is loaded while the loop runs."""
-    source = Path(home.lab.pasta).parent / "lib" / "passt" / "report.py"
+    source = Path(home.lab.pasta).parent / "lib" / "passt" / "run" / "diagnostics.py"
     text = source.read_text(encoding="utf-8")
     head = "    def finish(self) -> None:\n"
-    late = "        import passt.syslog\n"
+    late = "        import passt.log.syslog\n"
     try:
         source.write_text(text.replace(head, head + late), encoding="utf-8")
         result = home.lab.run([NET], ["true"], user=False, check=False)
     finally:
         source.write_text(text, encoding="utf-8")
     lines = home.notes.read_bytes().rstrip(b"\0").decode().splitlines()
-    assert "late: import passt.syslog" in lines
+    assert "late: import passt.log.syslog" in lines
     # By then root cannot read the owner's files any more.
-    assert b"cannot load a part of the program: No module named 'passt.syslog'" in result.stderr
+    assert b"cannot load a part of the program: No module named 'passt.log.syslog'" in result.stderr
 
 
 def test_line_with_a_character_that_is_escaped_loads_nothing() -> None:

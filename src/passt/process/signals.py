@@ -3,7 +3,8 @@
 Until the loop runs, signals have their default actions, whatever the caller ignored or blocked, so each ends
 a start at once and the kernel cleans up. Then they are blocked, and the loop reads them from a signalfd.
 ASKING is blocked all the time. SIGCHLD must not be ignored: the kernel would discard the status of every
-child that ends (wait(2), "NOTES"). The command gets back what the caller ignored and blocked.
+child that ends (wait(2), "NOTES"). The command gets back what the caller ignored and blocked, except
+INTERPRETERS, which Python ignores before we can look: the command has their default actions.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 
 from passt import log
@@ -98,10 +99,16 @@ class Clients:
         connection.close()
 
     def _attach(self, connection: Connection) -> None:
-        log.limited(log.INFO, "accepted", f"accepted client{connection.peer_name()}")
-        self._fd = connection.detach()
+        peer, fd = connection.peer_name(), connection.detach()
+        try:
+            self._engine.attach_stream(fd, self._on_end)
+        except OSError as error:
+            os.close(fd)
+            log.limited(log.WARNING, "accept", f"refused client{peer}: {error.strerror}")
+            return
+        log.limited(log.INFO, "accepted", f"accepted client{peer}")
+        self._fd = fd
         self._n_clients += 1
-        self._engine.attach_stream(self._fd, self._on_end)
         self._ask(self._n_clients, ASK_FIRST_S)
 
     def _ask(self, number: int, delay_s: float) -> None:

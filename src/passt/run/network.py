@@ -38,12 +38,15 @@ if TYPE_CHECKING:
     from passt.responders.dispatch import Dispatcher
     from passt.run.diagnostics import Diagnostics
 
+# What `Network.load_services` imports.
+_SERVICES = ("passt.responders.dispatch", "passt.responders.guest_solicitor",
+             "passt.responders.router_advertiser")
 SECRET_LEN = 16  # bytes, as Engine takes it
 
 
 def load_all() -> None:
     """Load the parts of a `Network` that wait for their time otherwise."""
-    for name in ("passt.dataplane.engine", "passt.responders.dispatch", "passt.responders.router_advertiser"):
+    for name in ("passt.dataplane.engine", *_SERVICES):
         __import__(name)
 
 

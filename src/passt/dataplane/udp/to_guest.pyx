@@ -175,6 +175,7 @@ cdef uint32_t deal_out(Core core, Flow *port, uint32_t listener, int fd, int n) 
         longest = max(longest, batch.headers[i].msg_len)
         if batch.headers[i].msg_hdr.msg_flags & MSG_TRUNC:
             count(&core.stats, DROP_TRUNCATED)
+            flow = NULL           # the next one is not to be compared with this sender
             continue
         if is_own_echo(core, fd, &batch.headers[i].msg_hdr, batch.headers[i].msg_len):
             count(&core.stats, DROP_OWN_ECHO)
