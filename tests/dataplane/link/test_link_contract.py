@@ -9,7 +9,7 @@ import pytest
 from passt.errors import HostError
 from passt.facts.contracts import Target
 from tests.dataplane.engine_bench import Bench
-from tests.dataplane.link_probe import ChainLink
+from tests.dataplane.probes.link_probe import ChainLink
 from tests.support.frames import ethernet, packed, udp
 
 G4, R4 = "192.0.2.2", "198.51.100.7"
