@@ -16,8 +16,8 @@ if not spoiler.is_debug():
 
 # What `spoiler` does -> the file that finds it, and the expression that is false then.
 FOUND = {
-    "transition": ("tcp/states", "is_legal(flow->u.tcp.state, state)"),
-    "first_transition": ("tcp/states", "is_legal(flow->u.tcp.state, state)"),
+    "transition": ("tcp/states", "is_legal(flow->body.tcp.state, state)"),
+    "first_transition": ("tcp/states", "is_legal(flow->body.tcp.state, state)"),
     "slot_in_use": ("flow/table", "flow->kind == FLOW_FREE"),
     "released_twice": ("flow/table", "flow->kind > FLOW_DEAD"),
     "armed_at_release": ("flow/table", "flow->armed"),

@@ -335,7 +335,7 @@ cdef class Table:
     def soil(self, uint32_t index):
         """Write into the body of a flow, as its owner would."""
         memset(&self.at(index).body, 0xa5, sizeof(self.at(index).body))
-        self.at(index).armed = 5
+        self.at(index).fd = 5
 
     def release(self, uint32_t index):
         self.flows.release(self.at(index))

@@ -164,9 +164,9 @@ def tap_queue():
     cdef TapLink link = TapLink(-1, 0)
     memset(&stats, 0, sizeof(stats))
     link.stats = &stats
-    link.keep(BYTES, 60)
+    link.keep_refused(BYTES, 60)
     link.pending_start = link.pending_end + 1
-    link.keep(BYTES, 60)
+    link.keep_refused(BYTES, 60)
 
 
 def stream_queue():
