@@ -73,6 +73,7 @@ def test_payload_in_pieces_reaches_the_host(bench: ChainBench, sizes: tuple[int,
         assert [remote.recv(2000) for _ in range(3)] == [payload] * 3
 
 
+@pytest.mark.needs_root  # SO_RCVBUFFORCE
 def test_frames_in_pieces_beyond_the_room_for_them_all_arrive(bench: ChainBench) -> None:
     # 60 frames of 32 kB: eight fit into the memory that joins them. A socket takes fewer than come.
     payload = bytes(32000)
