@@ -1,6 +1,7 @@
 """Listeners of the engine: clients of the host on loopback, each test in a namespace of its own."""
 
 import os
+import resource
 import socket
 import struct
 from pathlib import Path
@@ -56,6 +57,27 @@ def test_connection_of_a_host_client() -> None:
         bench.turn()
         with pytest.raises(ConnectionResetError):
             client.recv(1)
+    bench.end()
+
+
+@in_own_namespace
+def test_listener_is_left_alone_while_no_file_can_be_opened_at_all() -> None:
+    # Not even the spare descriptor comes back: the client waits, and costs no time of the processor.
+    bench = Bench()
+    bench.policy.seen = InboundTarget(packed(R4), 7000, packed(G4), 80)
+    port, fd = open_listener()
+    bench.engine.add_listener(fd, TCP, "rule")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.create_connection(("127.0.0.1", port)):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        bench.turn()
+        drops = bench.engine.counters()["drop_no_fd"]
+        for _ in range(5):
+            bench.turn()
+        assert bench.engine.counters()["drop_no_fd"] == drops == 1
+        assert list(bench.engine.flows()) == []
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        bench.until(lambda: len(list(bench.engine.flows())) == 1)
     bench.end()
 
 

@@ -61,7 +61,7 @@ cdef class Engine:
         cdef Sockets sockets
         cdef Link nobody = Link()
         nobody.blocked = True
-        self.reactor = Reactor(max_flows + 2)
+        self.reactor = Reactor(max_flows + 3)
         sockets = Sockets(self.reactor)
         sockets.probe(without)
         if "pwait2" in without:
@@ -276,6 +276,8 @@ cdef class Engine:
         while self.reactor.timers.pop_due(self.core.now, &id):
             if id == self.python_timer:
                 self.fire_python()
+            elif id == self.core.listeners.retry_timer:
+                self.core.listeners.resume()
             else:
                 on_flow_timer(self.core, id)
 

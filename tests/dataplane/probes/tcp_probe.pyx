@@ -275,7 +275,7 @@ cdef class Bench:
 
     def __init__(self, policy, kernel, events, *, bint offloads=True, uint32_t mtu=65520,
                  uint32_t max_flows=64, bint peek_off=True, bint bytes_acked=True):
-        self.sockets = ScriptedSockets(Reactor(max_flows + 2))
+        self.sockets = ScriptedSockets(Reactor(max_flows + 3))
         self.sockets.kernel = kernel
         self.sockets.has_peek_off = peek_off
         self.sockets.has_bytes_acked = bytes_acked

@@ -319,7 +319,7 @@ cdef class World:
     def __init__(self, policy, responder, events, *, bytes our_mac, bytes guest_mac=None, uint32_t mtu=65520,
                  uint32_t max_flows=64, uint32_t features=0, scripted=False, bytes our_ip4=bytes(4)):
         cdef Sockets sockets
-        self.reactor = Reactor(max_flows + 2)
+        self.reactor = Reactor(max_flows + 3)
         sockets = ScriptedSockets(self.reactor) if scripted else Sockets(self.reactor)
         if not scripted:
             sockets.probe()

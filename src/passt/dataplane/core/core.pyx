@@ -57,6 +57,7 @@ cdef class Core:
         self.reactor = sockets.reactor
         self.flows = FlowTable(max_flows, secret)
         self.listeners = Listeners(sockets)
+        self.listeners.retry_timer = max_flows + 2
         self.mtu = mtu
         self.packet_limit = max(mtu or DEFAULT_MTU, <uint32_t>MIN_MTU)
         self.ip = IpState(max_flows + 1)

@@ -45,7 +45,8 @@ cdef class Listeners:
     cdef ListenerState *states    # by index
     cdef uint32_t n_states
     cdef bint any_paused
-    cdef int spare_fd             # given up to refuse a connection when descriptors run out
+    cdef int spare_fd             # given up to refuse a client when descriptors run out; -1: none
+    cdef uint32_t retry_timer     # id; listeners paused for want of descriptors are watched again
 
     cdef Listener add(self, int fd, int protocol, object rule, bint in_namespace)
     cdef void insert(self, Listener listener) except *

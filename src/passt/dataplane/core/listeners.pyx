@@ -142,13 +142,13 @@ cdef class Listeners:
         return self.shareable.get(port, [])
 
     cdef void pause(self, uint32_t index, int fd) noexcept nogil:
-        """Leave datagrams in a listener's socket until the link drains."""
+        """Leave clients or datagrams in a listener's socket until `resume`."""
         if self.sockets.watch(fd, EPOLL_CTL_DEL, 0, 0) == 0:
             self.states[index].is_paused = True
             self.any_paused = True
 
     cdef void resume(self) except *:
-        """The link drains: watch the paused listeners again."""
+        """The link drains, or descriptors may be had again: watch the paused listeners."""
         cdef Listener listener
         if not self.any_paused:
             return

@@ -12,6 +12,7 @@ from passt.dataplane.flow.decision cimport InboundView, fill_inbound_key
 from passt.dataplane.flow.key cimport SIDE_GUEST, FlowKey
 from passt.dataplane.flow.record cimport FLOW_TCP, Flow
 from passt.dataplane.flow.tcp cimport TCP_CLOSING, TCP_LAST_ACK, TCP_SYN_SENT, TCP_TIME_WAIT
+from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.tcp.open cimport start_sequence
 from passt.dataplane.tcp.segments cimport WATCH_ADD, end_connection, send_syn, start_rtx, update_window, watch
 from passt.dataplane.tcp.sequence cimport overflow_len
@@ -20,6 +21,7 @@ from passt.dataplane.tcp.to_guest cimport may_send_data, note_readable, push_dat
 
 cdef enum:
     ACCEPT_BUDGET = 64            # connections taken per listener and turn
+    RETRY_MS = 100                # until a listener is watched again for which there was no descriptor at all
 
 
 cdef void on_listener(Core core, uint32_t listener, int fd) noexcept nogil:
@@ -37,6 +39,11 @@ cdef void on_listener(Core core, uint32_t listener, int fd) noexcept nogil:
                 continue
             count(&core.stats, DROP_NO_FD)
             core.listeners.spare_fd = core.sockets.refuse(fd, core.listeners.spare_fd)
+            if core.listeners.spare_fd < 0:
+                # The client cannot even be refused, and would keep the listener readable.
+                core.listeners.pause(listener, fd)
+                core.reactor.timers.arm(core.listeners.retry_timer, core.now + ms(RETRY_MS))
+                return
         elif new < 0:
             count(&core.stats, DROP_SOCKET)
         else:
