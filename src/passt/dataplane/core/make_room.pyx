@@ -24,20 +24,28 @@ cdef enum:
     # Records that had work to do are free only with the next turn, so one may not be enough.
     MAX_EVICTIONS = 4
 
+# Ends one flow; False if there is none that may be ended.
+ctypedef bint (*Evict)(Core core) noexcept nogil
+
 
 cdef bint lacks_descriptor(int result) noexcept nogil:
     """Whether a call failed, with the negative errno *result*, because no file can be opened any more."""
     return result in (-EMFILE, -ENFILE)
 
 
-cdef Flow *admit(Core core, uint8_t kind) noexcept nogil:
-    """A zeroed record for a connection; NULL if the table is full of better ones."""
+cdef Flow *alloc(Core core, uint8_t kind, Evict evict) noexcept nogil:
+    """A zeroed record, if need be one that *evict* makes free; NULL if that ends nobody any more."""
     cdef Flow *flow = core.flows.alloc(kind)
     cdef int left = MAX_EVICTIONS
     while flow == NULL and left and evict(core):
         left -= 1
         flow = core.flows.alloc(kind)
     return flow
+
+
+cdef Flow *admit(Core core, uint8_t kind) noexcept nogil:
+    """A zeroed record for a connection; NULL if the table is full of better ones."""
+    return alloc(core, kind, evict_connection)
 
 
 cdef Flow *admit_datagram(Core core, uint8_t kind) noexcept nogil:
@@ -53,15 +61,15 @@ cdef Flow *admit_datagram(Core core, uint8_t kind) noexcept nogil:
 
 cdef Flow *take_record(Core core, uint8_t kind) noexcept nogil:
     """A zeroed record for datagrams, if need be another flow's; NULL if connections have all of them."""
-    cdef Flow *flow = core.flows.alloc(kind)
-    cdef int left = MAX_EVICTIONS
-    while flow == NULL and left and (crowd_out(core) or evict_half_open(core)):
-        left -= 1
-        flow = core.flows.alloc(kind)
-    return flow
+    return alloc(core, kind, evict_for_datagram)
 
 
-cdef bint evict(Core core) noexcept nogil:
+cdef bint evict_for_datagram(Core core) noexcept nogil:
+    """End the flow of datagrams unused for longest, else a half-open connection; False: there is neither."""
+    return crowd_out(core) or evict_half_open(core)
+
+
+cdef bint evict_connection(Core core) noexcept nogil:
     """End the connection whose loss does least harm; False if there is none."""
     cdef uint32_t index = core.flows.oldest[<int>CLASS_OVER]
     # One that came into TIME-WAIT in this turn has its socket until the turn ends, and so have all behind it.
