@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from passt import log
+from passt.errors import HostError
 from passt.facts.guest import GuestFamily, GuestNet
 from passt.forward.guest_addresses import Observed
 from passt.host.unix_socket import ListeningSocket, adopt, listen
+from passt.responders.guest_solicitor import solicit
 from passt.run.clients import Clients
-from passt.run.passt import questions, tell_use
+from passt.run.passt import tell_use
 from tests.support import fakes
 from tests.support.isolated import isolated
 
@@ -42,10 +44,9 @@ class Loop(fakes.Loop):
             raise self.refusal
         self.client, self.on_end = fd, on_end
 
-    def send_frame(self, frame: bytes) -> bool:
+    def ask(self) -> None:
         assert self.client >= 0
-        self.sent.append(frame)
-        return True
+        self.sent.append(b"question")
 
     def stop(self) -> None:
         self.stopped = True
@@ -65,8 +66,7 @@ class World:
         self.loop = Loop()
         self.listener = listener
         self.is_known = True
-        self.clients = Clients(self.loop, listener, lambda: [b"question"], lambda: self.is_known,
-                               one_off=one_off)
+        self.clients = Clients(self.loop, listener, self.loop.ask, lambda: self.is_known, one_off=one_off)
         self.clients.start(None)
 
     def connect(self) -> socket.socket:
@@ -220,7 +220,7 @@ def test_one_off_ends_with_the_first_client(listener: ListeningSocket, lines: li
 def test_connection_handed_over_is_the_only_one(lines: list[str]) -> None:
     ours, theirs = socket.socketpair()
     loop = Loop()
-    clients = Clients(loop, None, lambda: [b"a", b"b"], lambda: True, one_off=True)
+    clients = Clients(loop, None, lambda: loop.sent.extend([b"a", b"b"]), lambda: True, one_off=True)
     clients.start(adopt(ours.detach()))
     assert loop.sent == [b"a", b"b"]
     assert loop.readers == {}
@@ -228,6 +228,15 @@ def test_connection_handed_over_is_the_only_one(lines: list[str]) -> None:
     assert loop.stopped
     assert len(lines) == 2
     theirs.close()
+
+
+def test_connection_handed_over_that_cannot_be_watched_ends_the_start() -> None:
+    ours, theirs = socket.socketpair()
+    loop = Loop()
+    loop.refusal = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    clients = Clients(loop, None, loop.ask, lambda: True, one_off=True)
+    with theirs, pytest.raises(HostError, match="--fd hands over: No space left"):
+        clients.start(adopt(ours.detach()))
 
 
 def test_client_waits_while_there_is_no_descriptor(listener: ListeningSocket) -> None:
@@ -267,14 +276,14 @@ def test_guest_is_asked_for_each_address_once() -> None:
     ip6 = GuestFamily(IPv6Address("2001:db8::5"), 64, IPv6Address("fe80::1"), IPv6Address("fe80::1"))
     net = GuestNet(ip4, ip6, "eth0")
     observed = Observed(net)
-    assert [frame[12:14] for frame in questions(net, observed)] == [b"\x08\x06", b"\x86\xdd"]
+    assert [frame[12:14] for frame in solicit(net, observed.addresses())] == [b"\x08\x06", b"\x86\xdd"]
     observed.on_guest_address(IPv6Address("fe80::5").packed)
-    assert len(questions(net, observed)) == 3
+    assert len(solicit(net, observed.addresses())) == 3
     local = GuestNet(None, GuestFamily(None, 64, IPv6Address("fe80::1"), IPv6Address("fe80::1")), "eth0")
     observed = Observed(local)
-    assert questions(local, observed) == []
+    assert solicit(local, observed.addresses()) == []
     observed.on_guest_address(IPv6Address("fe80::5").packed)
-    assert len(questions(local, observed)) == 1
+    assert len(solicit(local, observed.addresses())) == 1
 
 
 def test_hints_name_the_socket(lines: list[str]) -> None:

@@ -6,6 +6,7 @@ import os
 import select
 
 from passt import log
+from passt.errors import HostError
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
         def attach_stream(self, fd: int, on_end: Callable[[str], None]) -> None:
             """Serve the client connected to *fd*; call *on_end* with the reason when it is gone."""
-
-        def send_frame(self, frame: bytes) -> bool:
-            """Send a frame to the guest."""
 
         def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
             """Call *callback* whenever *fd* is readable."""
@@ -45,17 +43,16 @@ class Clients:
 
     While a client is connected, another one is accepted and closed at once, so that it sees the refusal. If
     the connected client has hung up and the engine has not noticed yet, the new one waits in the queue of the
-    socket: it may be the same emulator, reconnecting. *make_questions* makes the frames that ask a new client
-    for its guest's hardware address; they are sent again, less and less often, until *is_guest_known*. With
-    *one_off* the run ends with the first client.
+    socket: it may be the same emulator, reconnecting. *ask* asks a new client for its guest's hardware
+    address; it is called again, less and less often, until *is_guest_known*. With *one_off* the run ends with
+    the first client.
     """
 
     def __init__(self, engine: Loop, listener: ListeningSocket | None,
-                 make_questions: Callable[[], list[bytes]], is_guest_known: Callable[[], bool], *,
-                 one_off: bool) -> None:
+                 ask: Callable[[], None], is_guest_known: Callable[[], bool], *, one_off: bool) -> None:
         self._engine = engine
         self._listener = listener
-        self._make_questions = make_questions
+        self._ask_guest = ask
         self._is_guest_known = is_guest_known
         self._one_off = one_off
         self._is_watching = False
@@ -104,6 +101,8 @@ class Clients:
             self._engine.attach_stream(fd, self._on_end)
         except OSError as error:
             os.close(fd)
+            if self._listener is None:
+                raise HostError(f"cannot take the client that --fd hands over: {error.strerror}") from None
             log.limited(log.WARNING, "accept", f"refused client{peer}: {error.strerror}")
             return
         log.limited(log.INFO, "accepted", f"accepted client{peer}")
@@ -113,8 +112,7 @@ class Clients:
 
     def _ask(self, number: int, delay_s: float) -> None:
         """Ask client *number*; ask again after *delay_s* if it is still connected and its guest unknown."""
-        for frame in self._make_questions():
-            self._engine.send_frame(frame)
+        self._ask_guest()
 
         def ask_again() -> None:
             if self._fd >= 0 and self._n_clients == number and not self._is_guest_known():

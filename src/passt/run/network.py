@@ -149,15 +149,16 @@ class Network:
                                 dhcpv6=asked.dhcpv6, explain=self._explain, warn=log.warning,
                                 is_guest=self.observed.is_guest)
         self._services.load(dispatcher)
-
-        def ask() -> None:
-            for frame in solicit(guest, self.observed.addresses()):
-                self.engine.send_frame(frame)
-
-        self.observed.ask = ask
+        self._solicit = solicit
+        self.observed.ask = self.ask_guest
         if guest.ip6 and advertise:
             RouterAdvertiser(dispatcher.advertise, self.engine.send_frame, self.engine.call_later, _dice,
                              explain=self._explain).arm()
+
+    def ask_guest(self) -> None:
+        """Send the frames that ask for the guest's hardware address; call after `load_services`."""
+        for frame in self._solicit(self._guest, self.observed.addresses()):
+            self.engine.send_frame(frame)
 
     def serve(self, diagnostics: Diagnostics) -> None:
         """Run the engine, observed by *diagnostics*, until it is stopped."""

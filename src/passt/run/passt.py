@@ -24,16 +24,13 @@ from __future__ import annotations
 from passt import log
 from passt.host import unix_socket
 from passt.process import identity, privileges, signals
-from passt.responders.guest_solicitor import solicit
 from passt.run.clients import Clients
 from passt.run.diagnostics import Diagnostics
 from passt.run.network import Network, load_all, open_ports, print_banner, resolve_guest
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from passt.facts.guest import GuestNet
     from passt.facts.settings import Settings
-    from passt.forward.guest_addresses import Observed
     from passt.process.background import Background
 
 
@@ -57,8 +54,8 @@ def run(settings: Settings, background: Background) -> int:
                 log.info(f"started as root: goes on as user {user.uid} (nobody); --runas names another one")
         network = Network(settings, guest, ports)
         network.start_ports()
-        clients = Clients(network.engine, listener, lambda: questions(guest, network.observed),
-                          network.engine.is_guest_known, one_off=settings.socket.one_off)
+        clients = Clients(network.engine, listener, network.ask_guest, network.engine.is_guest_known,
+                          one_off=settings.socket.one_off)
         reader = signals.SignalReader(signals.ENDING)
         network.engine.add_reader(reader.fd, network.engine.stop)
         if listener is not None:
@@ -72,6 +69,7 @@ def run(settings: Settings, background: Background) -> int:
         if listener is not None:
             listener.remove()
         raise
+    network.load_services()
     clients.start(connection)
     network.serve(diagnostics)
     return 0
@@ -85,8 +83,3 @@ def tell_use(path: str) -> None:
              f" -netdev stream,id=s,server=off,addr.type=unix,addr.path={path.replace(',', ',,')}")
     log.info("or an older one by:")
     log.info("    qrap 5 qemu-system-x86_64 ... -net socket,fd=5 -net nic,model=virtio")
-
-
-def questions(guest: GuestNet, observed: Observed) -> list[bytes]:
-    """Make the frames that ask a virtual machine for the hardware address of its guest."""
-    return solicit(guest, observed.addresses())
