@@ -36,7 +36,8 @@ class Peer:
         """Connect to passt, which may be about to start."""
         wait_until(lambda: os.path.exists(path), f"{path} is there")
         sock = socket.socket(socket.AF_UNIX)
-        sock.connect(path)
+        # The file is there between bind(2) and listen(2) already.
+        wait_until(lambda: sock.connect_ex(path) == 0, f"{path} listens")
         return cls(sock)
 
     def send(self, *frames: bytes) -> None:
