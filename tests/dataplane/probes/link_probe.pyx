@@ -6,7 +6,7 @@ The guest is the test: it gives frames as lists of pieces and kicks; it takes fr
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memset
 
-from passt.dataplane.base.externs cimport EFD_CLOEXEC, EFD_NONBLOCK, EPOLLIN, close, eventfd, iovec, read
+from passt.dataplane.base.externs cimport EFD_CLOEXEC, EFD_NONBLOCK, EPOLLIN, eventfd, iovec, read
 from passt.dataplane.base.stats cimport DROP_LINK_FULL, count
 from passt.dataplane.link.link cimport MAX_BATCH, Link
 from passt.dataplane.link.meta cimport RxFrame, TxMeta
@@ -108,6 +108,4 @@ cdef class ChainLink(Link):
 
     cdef void detach(self) noexcept nogil:
         Link.detach(self)
-        close(self.fds[KICK_SENT])
-        close(self.fds[KICK_BUFFERS])
         self.detached += 1

@@ -25,7 +25,7 @@ cdef enum:
 cdef class Link:
     cdef Stats *stats
     cdef Watch watch              # observers of frames, None before the engine has the link
-    cdef int fds[MAX_LINK_FDS]    # that the engine watches for it
+    cdef int fds[MAX_LINK_FDS]    # that the engine watches for it; the link owns them
     cdef int n_fds                # 0: nobody is at the other end
     cdef uint32_t features
     cdef uint32_t max_frame
@@ -54,6 +54,7 @@ cdef class Link:
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil
     cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil
     # What all links have.
+    cdef void close_fds(self) noexcept nogil
     cdef bint put(self, uint8_t *frame, size_t n, const TxMeta *meta) noexcept nogil
     cdef bint join(self, RxFrame *frame) noexcept nogil
     cdef void forget_joined(self) noexcept nogil

@@ -44,7 +44,8 @@ from passt.dataplane.packet.headers cimport ETH_HLEN, ETH_MIN_FRAME, MAX_FRAME
 from passt.dataplane.link.segmentation cimport complete_csum, cut_segment
 from passt.dataplane.base.stats cimport DROP_LINK_FULL, DROP_OVERSIZE, DROP_SHORT, count
 from passt.dataplane.base.externs cimport (
-    EPOLLIN, EPOLLOUT, VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, free,
+    EPOLLIN, EPOLLOUT, VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, close,
+    free,
     iovec, malloc, memcpy, memset,
 )
 from passt.dataplane.link.meta cimport RxFrame, TxMeta
@@ -68,6 +69,7 @@ cdef class Link:
         self.max_frame = MAX_FRAME
 
     def __dealloc__(self):
+        self.close_fds()
         free(self.joined)
         if self.slot != NULL:
             free(self.slot - HEADROOM)
@@ -122,6 +124,12 @@ cdef class Link:
         """Why the link has ended, for the user."""
         return os.strerror(self.error or self.broken)
 
+    cdef void close_fds(self) noexcept nogil:
+        cdef int i
+        for i in range(self.n_fds):
+            close(self.fds[i])
+        self.n_fds = 0
+
     cdef void release(self) noexcept nogil:
         """The link was not attached after all: leave its descriptors to the caller."""
         self.n_fds = 0
@@ -129,7 +137,7 @@ cdef class Link:
 
     cdef void detach(self) noexcept nogil:
         """Close the descriptors; what was not sent is dropped. Nothing can be sent from now on."""
-        self.n_fds = 0
+        self.close_fds()
         self.blocked = True
         self.more = False
         self.error = 0

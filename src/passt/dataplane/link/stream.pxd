@@ -13,7 +13,6 @@ cdef enum StreamEnd:
 
 
 cdef class StreamLink(Link):
-    cdef int fd                   # -1: nobody is connected
     cdef uint32_t bad_length
     cdef uint8_t *rx
     cdef size_t rx_start          # what comes next to be split

@@ -36,7 +36,7 @@ from passt.dataplane.base.assertions cimport PASST_ASSERT, PASST_DEBUG_BUILD
 from passt.dataplane.base.stats cimport DROP_LINK_DOWN, DROP_LINK_FULL, count
 from passt.dataplane.base.externs cimport (
     EAGAIN, EINTR, ENOBUFS, ENOMEM, MSG_DONTWAIT, MSG_NOSIGNAL, SO_SNDBUF, SOL_SOCKET,
-    VIRTIO_NET_HDR_GSO_NONE, close, errno, free, iovec, malloc, memcpy, memmove, memset, recv, send_bytes,
+    VIRTIO_NET_HDR_GSO_NONE, errno, free, iovec, malloc, memcpy, memmove, memset, recv, send_bytes,
     setsockopt,
 )
 from passt.dataplane.link.meta cimport RxFrame, TxMeta
@@ -66,7 +66,6 @@ cdef class StreamLink(Link):
     """One client at a time; `attach` and `detach` may follow each other as often as one likes."""
 
     def __cinit__(self):
-        self.fd = -1
         self.blocked = True
         self.features = LINK_CSUM | LINK_TSO4 | LINK_TSO6 | LINK_USO4 | LINK_USO6
         self.rx = <uint8_t *>malloc(RX_ROOM)
@@ -76,8 +75,6 @@ cdef class StreamLink(Link):
             raise MemoryError
 
     def __dealloc__(self):
-        if self.fd >= 0:
-            close(self.fd)
         self.slot = self.own_slot     # for the base class, which frees it
         free(self.rx)
         free(self.out)
@@ -86,7 +83,6 @@ cdef class StreamLink(Link):
         """Take ownership of a connected stream socket; there must be none."""
         cdef int size = SOCKET_BUFFER
         setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size))
-        self.fd = fd
         self.fds[0] = fd
         self.n_fds = 1
         self.blocked = False
@@ -94,16 +90,9 @@ cdef class StreamLink(Link):
         self.broken = 0
         self.more = False
 
-    cdef void release(self) noexcept nogil:
-        Link.release(self)
-        self.fd = -1
-
     cdef void detach(self) noexcept nogil:
         """Close the socket; what was not written is dropped, half a frame that was read is forgotten."""
         Link.detach(self)
-        if self.fd >= 0:
-            close(self.fd)
-        self.fd = -1
         self.rx_start = 0
         self.rx_end = 0
         self.n_received = 0
@@ -131,7 +120,7 @@ cdef class StreamLink(Link):
         After an `error` there may still be frames that came before it.
         """
         cdef int found
-        if self.fd < 0:
+        if not self.n_fds:
             self.drained = True
             return 0
         found = self.split(frames, room)
@@ -172,7 +161,7 @@ cdef class StreamLink(Link):
         self.rx_start = 0
         self.rx_end = left
         while n < 0:
-            n = recv(self.fd, self.rx + left, RX_ROOM - left, MSG_DONTWAIT)
+            n = recv(self.fds[0], self.rx + left, RX_ROOM - left, MSG_DONTWAIT)
             if n >= 0 or errno == EINTR:
                 continue
             self.drained = True
@@ -194,7 +183,7 @@ cdef class StreamLink(Link):
 
     cdef void read_ahead(self) noexcept nogil:
         """At the end of a turn that has answers for a guest which sends much: take what has come since."""
-        if self.n_received < AHEAD_FROM or self.out_start == self.out_end or self.error or self.fd < 0:
+        if self.n_received < AHEAD_FROM or self.out_start == self.out_end or self.error or not self.n_fds:
             return
         self.n_received = 0
         self.more = self.receive()
@@ -255,7 +244,7 @@ cdef class StreamLink(Link):
 
     cdef bint queue_built(self, size_t n) noexcept nogil:
         """Queue the frame of *n* bytes that was built behind the queue."""
-        if self.fd < 0 or self.broken:
+        if not self.n_fds or self.broken:
             count(self.stats, DROP_LINK_DOWN)
             return False
         store_be32(self.slot - PREFIX, <uint32_t>n)
@@ -305,7 +294,7 @@ cdef class StreamLink(Link):
 
     cdef bint has_room(self, size_t n) noexcept nogil:
         """See that the queue can take *n* bytes more; False is a counted drop."""
-        if self.fd < 0 or self.broken:
+        if not self.n_fds or self.broken:
             count(self.stats, DROP_LINK_DOWN)
             return False
         if self.out_end + n > OUT_SIZE and self.out_start:
@@ -335,7 +324,7 @@ cdef class StreamLink(Link):
         self.choose_slot(self.slot != self.own_slot)
 
     cdef void on_writable(self) noexcept nogil:
-        if self.fd >= 0:
+        if self.n_fds:
             self.blocked = False
             self.flush()
 
@@ -347,7 +336,7 @@ cdef class StreamLink(Link):
         cdef size_t total = self.out_end - self.out_start
         cdef ssize_t written = -1
         while written < 0:
-            written = send_bytes(self.fd, self.out + self.out_start, total, MSG_DONTWAIT | MSG_NOSIGNAL)
+            written = send_bytes(self.fds[0], self.out + self.out_start, total, MSG_DONTWAIT | MSG_NOSIGNAL)
             if written >= 0 or errno == EINTR:
                 continue
             if errno not in (EAGAIN, ENOBUFS, ENOMEM):

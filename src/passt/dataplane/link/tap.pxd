@@ -11,7 +11,6 @@ cdef enum:
 
 
 cdef class TapLink(Link):
-    cdef int fd
     cdef int room                 # frames that the next batch may have
     cdef uint8_t *rx
     cdef uint8_t *pending         # frames that the device refused: 32-bit length, header, frame

@@ -10,7 +10,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from passt.dataplane.base.assertions cimport PASST_ASSERT
 from passt.dataplane.base.externs cimport (
     EAGAIN, EINTR, EIO, ENOBUFS, ENOMEM, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6,
-    VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_ECN, close, errno, free, iovec, malloc, memcpy, memmove,
+    VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_ECN, errno, free, iovec, malloc, memcpy, memmove,
     memset, read, virtio_net_hdr, writev,
 )
 from passt.dataplane.base.stats cimport DROP_LINK_DOWN, DROP_LINK_FULL, DROP_OVERSIZE, DROP_SHORT, count
@@ -35,7 +35,6 @@ cdef class TapLink(Link):
     """A tap device with virtio-net headers of 10 bytes (linux/if_tun.h, IFF_VNET_HDR)."""
 
     def __cinit__(self, int fd, uint32_t offloads):
-        self.fd = fd
         self.fds[0] = fd
         self.n_fds = 1
         self.room = 1
@@ -53,8 +52,6 @@ cdef class TapLink(Link):
             self.features |= LINK_USO4 | LINK_USO6
 
     def __dealloc__(self):
-        if self.fd >= 0:
-            close(self.fd)
         free(self.rx)
         free(self.pending)
 
@@ -73,7 +70,7 @@ cdef class TapLink(Link):
         cdef int found = 0
         self.drained = False
         while found < room and position + VNET_HLEN + MAX_FRAME < RX_SIZE:
-            n = read(self.fd, self.rx + position, RX_SIZE - position)
+            n = read(self.fds[0], self.rx + position, RX_SIZE - position)
             if n < 0:
                 if errno == EINTR:
                     continue
@@ -104,16 +101,6 @@ cdef class TapLink(Link):
 
     cdef str end_reason(self):
         return f"the guest's interface is gone: {Link.end_reason(self)}"
-
-    cdef void release(self) noexcept nogil:
-        Link.release(self)
-        self.fd = -1
-
-    cdef void detach(self) noexcept nogil:
-        Link.detach(self)
-        if self.fd >= 0:
-            close(self.fd)
-        self.fd = -1
 
     cdef bint emit(self, uint8_t *frame, size_t n, const TxMeta *meta) noexcept nogil:
         cdef uint8_t *start = frame - VNET_HLEN
@@ -167,7 +154,7 @@ cdef class TapLink(Link):
         """Write one frame with its header: 1 sent, 0 not now, -1 counted drop."""
         cdef ssize_t written = -1
         while written < 0:
-            written = writev(self.fd, pieces, n)
+            written = writev(self.fds[0], pieces, n)
             if written >= 0 or errno == EINTR:
                 continue
             if errno in (EAGAIN, ENOBUFS):
