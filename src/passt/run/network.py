@@ -23,6 +23,7 @@ from passt.forward.bypass import Bypass
 from passt.forward.policy import Policy
 from passt.host import ping_permission
 from passt.host.udp_timeouts import udp_timeouts
+from passt.process import interpreter
 from passt.run.banner import banner
 from passt.run.port_forwarding import PortForwarding
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from passt.facts.guest import GuestNet
     from passt.facts.settings import ForwardingSettings, Settings
     from passt.host.listeners import HostPorts
+    from passt.process.seccomp import CallFilter
     from passt.responders.dispatch import Dispatcher
     from passt.run.diagnostics import Diagnostics
 
@@ -160,10 +162,13 @@ class Network:
         for frame in self._solicit(self._guest, self.observed.addresses()):
             self.engine.send_frame(frame)
 
-    def serve(self, diagnostics: Diagnostics) -> None:
-        """Run the engine, observed by *diagnostics*, until it is stopped."""
+    def serve(self, diagnostics: Diagnostics, call_filter: CallFilter) -> None:
+        """Run the engine, observed by *diagnostics*, until it is stopped; the thread goes under *call_filter*.
+
+        Raises HostError.
+        """
         self.load_services()
-        run_loop(self.engine, diagnostics, self._services.counters)
+        run_loop(self.engine, diagnostics, self._services.counters, call_filter)
 
 
 class _Services:
@@ -182,12 +187,15 @@ class _Services:
 
 
 def run_loop(engine: Engine, diagnostics: Diagnostics,
-             control_counters: Callable[[], dict[str, int]]) -> None:
+             control_counters: Callable[[], dict[str, int]], call_filter: CallFilter) -> None:
     """Run *engine*, observed by *diagnostics*, until it is stopped; all is open and loaded by now.
 
-    *control_counters* are those of the responders.
+    *control_counters* are those of the responders. Raises HostError.
     """
     diagnostics.attach(engine, control_counters)
+    call_filter.watch(engine)
+    interpreter.close_paths()
+    call_filter.install()
     gc.freeze()
     gc.enable()
     engine.run()

@@ -24,6 +24,7 @@ from __future__ import annotations
 from passt import log
 from passt.host import unix_socket
 from passt.process import identity, privileges, signals
+from passt.process.seccomp import CallFilter
 from passt.run.clients import Clients
 from passt.run.diagnostics import Diagnostics
 from passt.run.network import Network, load_all, open_ports, print_banner, resolve_guest
@@ -71,7 +72,7 @@ def run(settings: Settings, background: Background) -> int:
         raise
     network.load_services()
     clients.start(connection)
-    network.serve(diagnostics)
+    network.serve(diagnostics, CallFilter("passt"))
     return 0
 
 

@@ -47,6 +47,7 @@ from passt.namespace.existing import PathWatch, ProcessWatch, TargetNamespaces, 
 from passt.namespace.interface import bring_lo_up, configure
 from passt.namespace.supervisor import Supervisor
 from passt.process import identity, privileges, signals
+from passt.process.seccomp import CallFilter
 from passt.run import credentials
 from passt.run.diagnostics import Diagnostics
 from passt.run.network import Network, load_all, open_ports, print_banner, resolve_guest
@@ -119,7 +120,7 @@ class _Pasta:
             log.share_terminal()
             supervisor.start_command()  # 14
             descriptors.leave_stdio()
-            network.serve(self._diagnostics)  # 15
+            network.serve(self._diagnostics, self._filter)  # 15
         except BaseException:
             child.end()
             raise
@@ -153,7 +154,7 @@ class _Pasta:
         privileges.drop_privileges()  # 12
         print_banner(settings, self._guest)
         self._background.announce()  # 13
-        network.serve(self._diagnostics)  # 15
+        network.serve(self._diagnostics, self._filter)  # 15
         return 0
 
     def _make_tap(self, channel: Channel) -> None:
@@ -182,9 +183,11 @@ class _Pasta:
             network.observed.on_guest_address(tap.link_local.packed)
         if change_user is not None:
             change_user()  # 8
+        # Not before the child is there: the programs of the filters bear our number, and it must not have them.
+        self._filter = CallFilter("attached" if settings.namespace.is_attached else "command")
         side = None
         if network.bypass is not None:
-            thread = _start_thread(tap.namespace)  # 9
+            thread = _start_thread(tap.namespace, self._filter.thread_program)  # 9
             _warm_up(thread, forwarding, settings.protocols)
             network.bypass.scope_id = _find_index(thread, self._guest.ifname)
             engine.attach_namespace(thread)
@@ -235,13 +238,14 @@ def _configure(guest: GuestNet, *, config_net: bool) -> TapFacts:
     return facts
 
 
-def _start_thread(namespace: int) -> NamespaceThread:
-    """Start the thread in the network *namespace*."""
+def _start_thread(namespace: int, program: bytes) -> NamespaceThread:
+    """Start the thread in the network *namespace*, under the filter *program*."""
     from passt.dataplane.sockets.namespace_thread import NamespaceThread  # loaded with the engine
 
     try:
         # The thread keeps spare sockets of four kinds; together they may be a sixteenth of all descriptors.
-        return NamespaceThread(namespace, min(max(descriptors.file_limit() // 64, 1), MAX_RESERVE))
+        reserve = min(max(descriptors.file_limit() // 64, 1), MAX_RESERVE)
+        return NamespaceThread(namespace, reserve, program)
     except OSError as error:
         raise HostError(f"cannot open sockets in the network namespace: {error.strerror}") from None
 

@@ -45,6 +45,8 @@ cdef struct Mailbox:
     uint32_t kicked               # a call is on its way: no need for another one
     uint32_t waiting              # the engine waits for an answer
     int namespace_fd
+    const char *program           # of the filter of system calls
+    size_t program_size           # 0: no filter
     int failure                   # errno of entering the namespace
     uint32_t reserve              # sockets of one kind to keep
     SocketRequest *request

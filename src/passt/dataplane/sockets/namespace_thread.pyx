@@ -5,9 +5,11 @@ for good; every other call on it may come from anywhere (net_namespaces(7), setn
 privileges that enters a namespace cannot come back to the one it was in, so one thread of ours goes and
 stays: threads of a process share the descriptor table, and what it opens is ours at once.
 
-It opens sockets only, and does nothing else: no Python, no file, no signal (all are blocked). It keeps no
+It opens sockets only, and does nothing else: no Python, no file, no signal (all are blocked, except SIGSYS,
+which tells of a refused system call and would end us if it were blocked). It keeps no
 capability but CAP_NET_BIND_SERVICE over the guest's namespace, without which ports below 1024 could not
-be bound there during the run. Capabilities belong to threads (capabilities(7)), so it drops its own.
+be bound there during the run. Capabilities belong to threads (capabilities(7)), so it drops its own; so
+does a filter of system calls (seccomp(2)), and it loads its own, tighter than the main thread's.
 
 New connections must not wait for it. For each kind of socket it keeps a reserve, from the first use of
 that kind on; it is told to fill up when half is gone, and works while the engine goes on. Only an empty
@@ -26,12 +28,12 @@ from passt.dataplane.sockets.sockets cimport fill_sockaddr
 from passt.dataplane.base.externs cimport (
     AF_INET, AF_INET6, CAP_NET_BIND_SERVICE, CLONE_NEWNET, EADDRNOTAVAIL, EAFNOSUPPORT, EMFILE, ENOPROTOOPT,
     EPERM, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, IPV6_RECVPKTINFO, IPV6_V6ONLY,
-    SIG_SETMASK, SO_BINDTODEVICE, SO_OOBINLINE, SO_REUSEADDR, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK,
-    SOCK_STREAM, SOL_SOCKET, TCP_CONGESTION, TCP_NODELAY, bind, calloc, close, errno, free, listen, memcpy,
-    memset, passt_exchange, passt_keep_capabilities, passt_load, passt_store, pthread_attr_destroy,
-    pthread_attr_init, pthread_attr_setstacksize, pthread_attr_t, pthread_create, pthread_join,
-    pthread_sigmask, sem_destroy, sem_init, sem_post, sem_wait, setns, setsockopt, sigfillset, sigset_t,
-    sockaddr, socket,
+    SIG_SETMASK, SIGSYS, SO_BINDTODEVICE, SO_OOBINLINE, SO_REUSEADDR, SOCK_CLOEXEC, SOCK_DGRAM,
+    SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, TCP_CONGESTION, TCP_NODELAY, bind, calloc, close, errno, free,
+    listen, memcpy, memset, passt_exchange, passt_keep_capabilities, passt_load, passt_load_filter,
+    passt_store, pthread_attr_destroy, pthread_attr_init, pthread_attr_setstacksize, pthread_attr_t,
+    pthread_create, pthread_join, pthread_sigmask, sem_destroy, sem_init, sem_post, sem_wait, setns,
+    setsockopt, sigdelset, sigfillset, sigset_t, sockaddr, socket,
 )
 
 cdef enum:
@@ -49,6 +51,8 @@ cdef int enter(Mailbox *mailbox) noexcept nogil:
     if setns(mailbox.namespace_fd, CLONE_NEWNET) < 0:
         return errno
     if passt_keep_capabilities(<uint64_t>1 << CAP_NET_BIND_SERVICE) < 0:
+        return errno
+    if mailbox.program_size and passt_load_filter(mailbox.program, mailbox.program_size) < 0:
         return errno
     return 0
 
@@ -166,7 +170,7 @@ cdef class NamespaceThread:
         sem_init(&self.mailbox.calls, 0, 0)
         sem_init(&self.mailbox.answers, 0, 0)
 
-    def __init__(self, int namespace_fd, int reserve=POOL_SIZE):
+    def __init__(self, int namespace_fd, int reserve=POOL_SIZE, bytes program not None=b""):
         cdef pthread_attr_t attributes
         cdef sigset_t everything, before
         cdef int result
@@ -176,10 +180,13 @@ cdef class NamespaceThread:
             raise ValueError(f"the reserve has 1 to {<int>POOL_SIZE} sockets of a kind")
         self.mailbox.namespace_fd = namespace_fd
         self.mailbox.reserve = <uint32_t>reserve
+        self.mailbox.program = program            # read before the first answer
+        self.mailbox.program_size = len(program)
         pthread_attr_init(&attributes)
         pthread_attr_setstacksize(&attributes, STACK_SIZE)
-        # The thread starts with the mask of its creator: no signal is ever to be handled there.
+        # The thread starts with the mask of its creator: no signal of others is ever to be handled there.
         sigfillset(&everything)
+        sigdelset(&everything, SIGSYS)
         pthread_sigmask(SIG_SETMASK, &everything, &before)
         result = pthread_create(&self.thread, &attributes, thread_main, self.mailbox)
         pthread_sigmask(SIG_SETMASK, &before, NULL)
