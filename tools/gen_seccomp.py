@@ -135,13 +135,23 @@ def build(library: ctypes.CDLL, machine: str, name: str, *, readable: bool = Fal
                 for conditions in rule.when:
                     made.add(_KILL_PROCESS, call, conditions)
         for call in policy.ABSENT_PATHS:
-            limited = (policy.PATH_FLAG[call],) if call in allowed else ()
-            made.add(_ERRNO | policy.ABSENT_ERRNO, call, limited)
+            made.add(_ERRNO | policy.ABSENT_ERRNO, call, policy.absent_if(rules, call))
         for call in policy.DEADLY:
             made.add(_KILL_PROCESS, call)
-        return made.export(readable=readable)
+        program = made.export(readable=readable)
+        if not readable:
+            _check_mark(program)
+        return program
     finally:
         made.close()
+
+
+def _check_mark(program: bytes) -> None:
+    """Check that the mark's bytes are operands only, as a loader replaces them all. Raises ValueError."""
+    mark = policy.PID_MARK.to_bytes(4, sys.byteorder)
+    places = [at for at in range(len(program)) if program.startswith(mark, at)]
+    if not places or any(at % 8 != 4 for at in places):
+        raise ValueError("PID_MARK is not unique: choose another one")
 
 
 def call_names(library: ctypes.CDLL, machine: str) -> list[str]:

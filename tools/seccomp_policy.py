@@ -39,7 +39,7 @@ _POINTER = 0xFFFF_FFFF_FFFF_FFFF
 
 # linux/mman.h, linux/fcntl.h, linux/prctl.h, asm-generic/ioctls.h, linux/sockios.h: the same on both architectures.
 _PROT_EXEC = 4
-_AT_EMPTY_PATH = 0x1000
+_AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_SET_SECCOMP = 1, 4, 8, 22
 _PR_CAPBSET_DROP, _PR_SET_SECUREBITS, _PR_SET_MM, _PR_SET_NO_NEW_PRIVS = 24, 28, 35, 38
 _PR_CAP_AMBIENT, _PR_SET_PTRACER, _PR_SET_VMA = 47, 0x59616D61, 0x53564D41
@@ -190,6 +190,14 @@ COMMAND = (
     Rule("ioctl", "to give the terminal to the command, and take it back", one_of(1, _TIOCGPGRP, _TIOCSPGRP)),
 )  # fmt: skip
 
+# The end of a namespace that has a name: `namespace/existing.py`. Its directory is open, but lstat(2) takes any path.
+ATTACHED = (
+    Rule("newfstatat", "is the name of the namespace still there?",
+         ((Condition(3, _AT_SYMLINK_NOFOLLOW, _AT_SYMLINK_NOFOLLOW),),)),
+    Rule("statx", "as that, by newer C libraries",
+         ((Condition(2, _AT_SYMLINK_NOFOLLOW, _AT_SYMLINK_NOFOLLOW),),)),
+)  # fmt: skip
+
 # The thread that opens sockets in the guest's namespace.
 THREAD = (
     Rule("socket", "sockets of the guest's namespace, of two protocols", (*_SOCKETS4, *_SOCKETS6)),
@@ -199,16 +207,26 @@ THREAD = (
 
 FILTERS: dict[str, tuple[Rule, ...]] = {
     "command": (*CORE, *MAIN, *BYPASS, *COMMAND),
-    "attached": (*CORE, *MAIN, *BYPASS),
+    "attached": (*CORE, *MAIN, *BYPASS, *ATTACHED),
     "passt": (*CORE, *MAIN),
     "thread": (*CORE, *THREAD),
 }
 
-# Get ABSENT_ERRNO in silence.
+# Get ABSENT_ERRNO in silence, as far as they are not allowed.
 ABSENT_PATHS = "stat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat statfs getcwd".split()
 ABSENT_ERRNO = errno.ENOENT
-# For those of them that are allowed for descriptors: without this flag they look for a path.
-PATH_FLAG = {"newfstatat": Condition(3, 0, _AT_EMPTY_PATH), "statx": Condition(2, 0, _AT_EMPTY_PATH)}
+
+
+def absent_if(rules: tuple[Rule, ...], call: str) -> tuple[Condition, ...]:
+    """Say when *call*, one of ABSENT_PATHS, gets ABSENT_ERRNO: without any of the flags that *rules* allow."""
+    allowed = [condition for rule in rules if call in rule.names() for (condition,) in rule.when]
+    if not allowed:
+        return ()
+    mask = 0
+    for condition in allowed:
+        mask |= condition.mask
+    return (Condition(allowed[0].arg, 0, mask),)
+
 
 # Kill the process. Nobody asks for these by mistake, nor does a library for its own sake.
 DEADLY = """

@@ -123,6 +123,7 @@ ATTEMPTS: dict[str, Callable[[], str]] = {
     "future call": lambda: ask(5000),
     # Refused in silence.
     "stat": lambda: ask("newfstatat", -100, PATH, BUFFER, 0),
+    "find a name": lambda: str(os.stat("true", dir_fd=DIRECTORY, follow_symlinks=False).st_nlink > 0),
     # Allowed.
     "fstat": lambda: str(os.fstat(0).st_mode != 0),
     "wait for a child": lambda: ask("wait4", -1, 0, 1, 0),
@@ -174,5 +175,6 @@ def main(form: str, attempt: str) -> None:
 if __name__ == "__main__":
     TIME = __import__("time")
     INTO_I386 = code(GETPID_I386) if os.uname().machine == "x86_64" else None
+    DIRECTORY = os.open("/bin", os.O_PATH)
     THREAD: NamespaceThread
     main(*sys.argv[1:])

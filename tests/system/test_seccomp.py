@@ -74,6 +74,11 @@ def test_path_is_absent_in_silence() -> None:
     assert attempt("passt", "stat") == (0, f"-1 {ENOENT}", "")
 
 
+def test_name_of_a_namespace_is_found_by_who_is_attached() -> None:
+    assert attempt("attached", "find a name") == (0, "True", "")
+    assert attempt("command", "find a name") == (0, f"OSError {ENOENT}", "")
+
+
 @pytest.mark.parametrize(
     ("form", "name", "out"),
     [

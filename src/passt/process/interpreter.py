@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from importlib import machinery
 
 from passt import log
 
@@ -19,13 +18,13 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from types import TracebackType
 
+_COMPILED_IN = ("BuiltinImporter", "FrozenImporter")  # finders of modules that need no file
 _ZONE = ":/etc/localtime"  # tzset(3)
 
 
 def close_paths() -> None:
     """Stop the interpreter from opening files; call when everything is loaded."""
-    # What is compiled into the interpreter needs no file.
-    sys.meta_path[:] = [machinery.BuiltinImporter, machinery.FrozenImporter]
+    sys.meta_path[:] = [finder for finder in sys.meta_path if getattr(finder, "__name__", "") in _COMPILED_IN]
     sys.path_hooks.clear()
     sys.path_importer_cache.clear()
     sys.excepthook = _on_uncaught
