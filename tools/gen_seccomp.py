@@ -43,7 +43,8 @@ _WIDTH = 100
 
 
 class _Compare(ctypes.Structure):
-    _fields_ = (("arg", ctypes.c_uint), ("op", ctypes.c_int), ("mask", ctypes.c_uint64), ("value", ctypes.c_uint64))
+    _fields_ = (("arg", ctypes.c_uint), ("op", ctypes.c_int),
+                ("mask", ctypes.c_uint64), ("value", ctypes.c_uint64))  # fmt: skip
 
 
 class _Version(ctypes.Structure):
@@ -63,9 +64,10 @@ def load_library() -> ctypes.CDLL:
     library.seccomp_syscall_resolve_name.argtypes = [ctypes.c_char_p]
     library.seccomp_syscall_resolve_num_arch.restype = ctypes.c_void_p
     library.seccomp_syscall_resolve_num_arch.argtypes = [ctypes.c_uint32, ctypes.c_int]
-    library.seccomp_rule_add_exact_array.argtypes = library.seccomp_rule_add_array.argtypes = [
+    library.seccomp_rule_add_array.argtypes = [
         ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint, ctypes.POINTER(_Compare)]  # fmt: skip
-    library.seccomp_export_bpf.argtypes = library.seccomp_export_pfc.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    library.seccomp_export_bpf.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    library.seccomp_export_pfc.argtypes = [ctypes.c_void_p, ctypes.c_int]
     library.seccomp_version.restype = ctypes.POINTER(_Version)
     return library
 
@@ -88,7 +90,6 @@ class Filter:
         self._library = library
         self._arch = _ARCHITECTURES[machine]
         self._context = library.seccomp_init(_TRAP)
-        self._rules: set[tuple[int, tuple[policy.Condition, ...]]] = set()
         if os.uname().machine != machine:
             _check(library.seccomp_arch_add(self._context, self._arch), machine)
             _check(library.seccomp_arch_remove(self._context, _ARCHITECTURES[os.uname().machine]), "native")
@@ -102,10 +103,10 @@ class Filter:
                 raise ValueError(f"libseccomp does not know the system call {name}")
             return
         compares = (_Compare * len(conditions))(
-            *((each.arg, _MASKED_EQUAL, each.mask, each.value) for each in conditions))  # fmt: skip
+            *(_Compare(each.arg, _MASKED_EQUAL, each.mask, each.value) for each in conditions))  # fmt: skip
         number = self._library.seccomp_syscall_resolve_name(name.encode())  # the library translates it
-        result = self._library.seccomp_rule_add_array(self._context, action, number, len(conditions), compares)
-        _check(result, f"{name} {conditions}")
+        _check(self._library.seccomp_rule_add_array(self._context, action, number, len(conditions), compares),
+               f"{name} {conditions}")  # fmt: skip
 
     def export(self, *, readable: bool = False) -> bytes:
         """Give the program: an array of struct sock_filter, or a *readable* text."""
@@ -175,7 +176,8 @@ def module(library: ctypes.CDLL) -> str:
     lines = [
         '"""The filters of system calls, by machine and name. Written by tools/gen_seccomp.py, do not edit.',
         "",
-        f"Made by libseccomp {version(library)} from tools/seccomp_policy.py: arrays of struct sock_filter, in base64.",
+        f"Made by libseccomp {version(library)} from tools/seccomp_policy.py: arrays of struct sock_filter,",
+        "in base64.",
         '"""',
         "",
         "# Stands for our own process number in the programs.",
@@ -200,13 +202,13 @@ def main(argv: list[str]) -> int:
     """Write the module, compare it, or show a filter; returns the exit status."""
     library = load_library()
     if argv[1:2] == ["--show"]:
-        print(build(library, os.uname().machine, argv[2], readable=True).decode())
+        sys.stdout.write(build(library, os.uname().machine, argv[2], readable=True).decode())
         return 0
     text = module(library)
     before = MODULE.read_text(encoding="ascii") if MODULE.exists() else ""
     if argv[1:] == ["--check"]:
         if text != before:
-            print(f"{MODULE.relative_to(ROOT)} is out of date: run python tools/gen_seccomp.py", file=sys.stderr)
+            sys.stderr.write(f"{MODULE.relative_to(ROOT)} is out of date: run python tools/gen_seccomp.py\n")
         return int(text != before)
     MODULE.write_text(text, encoding="ascii")
     return 0

@@ -1,19 +1,19 @@
 # ruff: noqa: INP001 - a module beside scripts, in no package
-"""What the running program may ask of the kernel: the policy from which tools/gen_seccomp.py makes the filters.
+"""What the running program may ask of the kernel: tools/gen_seccomp.py makes the filters from this policy.
 
-There is a filter for the main thread of each form of the program (FORMS) and one for the thread in the guest's
-namespace (`dataplane/sockets/namespace_thread.pyx`). A call meets one of five ends:
+There is a filter for the main thread of each form of the program (FORMS) and one for the thread in the
+guest's namespace (`dataplane/sockets/namespace_thread.pyx`). A call meets one of five ends:
 
 * it is in a rule of `FILTERS`, and its arguments fit: the kernel does it;
 * it is in a rule, and its arguments fit none: as if it were in none;
 * it is in `ABSENT_PATHS`: ENOENT, in silence. Python and the C library look for files now and then, and go on
   without them;
-* it is in `DEADLY`, or its arguments are in `DEADLY_ARGUMENTS`: the kernel kills the process. Only somebody who
-  has broken in asks for these;
+* it is in `DEADLY`, or its arguments are in `DEADLY_ARGUMENTS`: the kernel kills the process. Only somebody
+  who has broken in asks for these;
 * all others: ENOSYS, and a line in the log for each call (`passt.process.seccomp`). So a newer C library or
   Python, which tries a newer call first, goes on with an older one.
 
-A foreign ABI of the machine (i386, x32) kills, too. Calls that an architecture does not have are left out there.
+A foreign ABI of the machine (i386, x32) kills, too. Calls that an architecture does not have are left out.
 
 Rules for a change. Calls of the data path have no conditions: from Linux 5.11 on the kernel remembers what is
 always allowed and runs no filter for it. Conditions compare 32 bits, as the kernel takes an `int` out of a
@@ -37,15 +37,16 @@ PID_MARK = 0x5EC0_1D00
 _INT = 0xFFFF_FFFF
 _POINTER = 0xFFFF_FFFF_FFFF_FFFF
 
-# linux/mman.h, linux/fcntl.h, linux/prctl.h, asm-generic/ioctls.h, linux/sockios.h: the same on both architectures.
+# linux/mman.h, linux/fcntl.h, linux/prctl.h, asm-generic/ioctls.h, linux/sockios.h: the same on both
+# architectures.
 _PROT_EXEC = 4
 _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_SET_SECCOMP = 1, 4, 8, 22
 _PR_CAPBSET_DROP, _PR_SET_SECUREBITS, _PR_SET_MM, _PR_SET_NO_NEW_PRIVS = 24, 28, 35, 38
 _PR_CAP_AMBIENT, _PR_SET_PTRACER, _PR_SET_VMA = 47, 0x59616D61, 0x53564D41
-_F_SETSIG, _F_GETSIG, _F_SETPIPE_SZ, _F_GETPIPE_SZ = 10, 11, 1031, 1032
+_F_SETSIG, _F_SETPIPE_SZ, _F_GETPIPE_SZ = 10, 1031, 1032
 _TCGETS, _TIOCGPGRP, _TIOCSPGRP, _TIOCSTI, _TIOCLINUX = 0x5401, 0x540F, 0x5410, 0x5412, 0x541C
-_SIOCOUTQ, _FIONBIO, _FIOCLEX, _SIOCGIFINDEX = 0x5411, 0x5421, 0x5451, 0x8933
+_SIOCOUTQ, _FIONBIO, _FIOCLEX = 0x5411, 0x5421, 0x5451
 _SOCK_FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 
 
@@ -68,7 +69,12 @@ class Rule:
 
     def names(self) -> list[str]:
         """List the calls."""
-        return self.calls.split()
+        return words(self.calls)
+
+
+def words(text: str) -> list[str]:
+    """Take names that are separated by blanks apart."""
+    return text.split()
 
 
 def one_of(arg: int, *values: int) -> tuple[tuple[Condition, ...], ...]:
@@ -97,7 +103,8 @@ CORE = (
     Rule("brk munmap mremap madvise", "memory of the allocator"),
     Rule("mmap mprotect", "memory of the allocator, never to be executed", NO_EXEC),
     Rule("rseq set_robust_list membarrier restart_syscall", "the C library's own, for threads and restarts"),
-    Rule("sched_yield sched_getaffinity getcpu sysinfo getrlimit", "the allocator asks; tells nothing of others"),
+    Rule("sched_yield sched_getaffinity getcpu sysinfo getrlimit",
+         "the allocator asks; tells nothing of others"),
     Rule("prlimit64", "as getrlimit(2), of ourselves", ((Condition(0, 0), Condition(2, 0, _POINTER)),)),
     Rule("getpid gettid", "abort(3); messages of the system log bear our number"),
     Rule("tgkill", "abort(3) and raise(3), of ourselves", ((Condition(0, PID_MARK),),)),
@@ -163,7 +170,7 @@ MAIN = (
     Rule("fcntl", "flags of descriptors, copies above the standard ones, sizes of pipes",
          one_of(1, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL,
                 _F_SETPIPE_SZ, _F_GETPIPE_SZ)),
-    Rule("ioctl", "non-blocking sockets; what is left to be sent; Python asks files whether they are terminals",
+    Rule("ioctl", "non-blocking sockets; what is left to be sent; is a file that Python opens a terminal?",
          one_of(1, _FIONBIO, _FIOCLEX, _SIOCOUTQ, _TCGETS)),
     Rule("rt_sigaction rt_sigpending", "the end by the signal that ended the command"),
     Rule("kill", "to stop, or end, as the command did", ((Condition(0, PID_MARK),),)),
@@ -183,14 +190,16 @@ BYPASS = (
 COMMAND = (
     Rule("wait4 waitid", "the status of the command"),
     Rule("kill", "is there still somebody in the foreground group of the terminal?", ((Condition(1, 0),),)),
-    Rule("pidfd_send_signal", "to end PID 1 of the command", ((Condition(1, signal.SIGKILL), Condition(3, 0)),)),
+    Rule("pidfd_send_signal", "to end PID 1 of the command",
+         ((Condition(1, signal.SIGKILL), Condition(3, 0)),)),
     Rule("fcntl", "to be continued by a message while we are stopped",
          ((Condition(1, fcntl.F_SETOWN), Condition(2, PID_MARK)),
           (Condition(1, _F_SETSIG), Condition(2, signal.SIGCONT)))),
     Rule("ioctl", "to give the terminal to the command, and take it back", one_of(1, _TIOCGPGRP, _TIOCSPGRP)),
 )  # fmt: skip
 
-# The end of a namespace that has a name: `namespace/existing.py`. Its directory is open, but lstat(2) takes any path.
+# The end of a namespace that has a name: `namespace/existing.py`. Its directory is open, but the call takes
+# any path: whoever is in learns what exists below the root.
 ATTACHED = (
     Rule("newfstatat", "is the name of the namespace still there?",
          ((Condition(3, _AT_SYMLINK_NOFOLLOW, _AT_SYMLINK_NOFOLLOW),),)),
@@ -213,12 +222,14 @@ FILTERS: dict[str, tuple[Rule, ...]] = {
 }
 
 # Get ABSENT_ERRNO in silence, as far as they are not allowed.
-ABSENT_PATHS = "stat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat statfs getcwd".split()
+ABSENT_PATHS = words("""
+    stat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat statfs getcwd
+""")
 ABSENT_ERRNO = errno.ENOENT
 
 
 def absent_if(rules: tuple[Rule, ...], call: str) -> tuple[Condition, ...]:
-    """Say when *call*, one of ABSENT_PATHS, gets ABSENT_ERRNO: without any of the flags that *rules* allow."""
+    """Say when *call*, of ABSENT_PATHS, gets ABSENT_ERRNO: without any of the flags that *rules* allow."""
     allowed = [condition for rule in rules if call in rule.names() for (condition,) in rule.when]
     if not allowed:
         return ()
@@ -229,7 +240,7 @@ def absent_if(rules: tuple[Rule, ...], call: str) -> tuple[Condition, ...]:
 
 
 # Kill the process. Nobody asks for these by mistake, nor does a library for its own sake.
-DEADLY = """
+DEADLY = words("""
     execve execveat clone clone3 fork vfork
     open openat openat2 creat open_by_handle_at name_to_handle_at memfd_create memfd_secret
     ptrace process_vm_readv process_vm_writev process_madvise process_mrelease pidfd_getfd kcmp
@@ -242,7 +253,7 @@ DEADLY = """
     pkey_mprotect modify_ldt iopl ioperm swapon swapoff acct quotactl quotactl_fd
     settimeofday clock_settime adjtimex clock_adjtime sethostname setdomainname
     fanotify_init fanotify_mark lookup_dcookie vhangup
-""".split()
+""")
 
 _AF_PACKET, _AF_ALG, _AF_VSOCK, _AF_XDP, _AF_KEY, _AF_BLUETOOTH, _AF_CAN, _AF_TIPC, _AF_RDS = (
     17, 38, 40, 44, 15, 31, 29, 30, 21)  # fmt: skip
@@ -251,8 +262,8 @@ _AF_PACKET, _AF_ALG, _AF_VSOCK, _AF_XDP, _AF_KEY, _AF_BLUETOOTH, _AF_CAN, _AF_TI
 DEADLY_ARGUMENTS = (
     Rule("mmap mprotect", "memory to be executed", ((Condition(2, _PROT_EXEC, _PROT_EXEC),),)),
     Rule("socket", "ways to the kernel, other machines of the host, and other programs",
-         one_of(0, socket.AF_NETLINK, _AF_PACKET, _AF_ALG, _AF_VSOCK, _AF_XDP, _AF_KEY, _AF_BLUETOOTH, _AF_CAN,
-                _AF_TIPC, _AF_RDS)),
+         one_of(0, socket.AF_NETLINK, _AF_PACKET, _AF_ALG, _AF_VSOCK, _AF_XDP, _AF_KEY, _AF_BLUETOOTH,
+                _AF_CAN, _AF_TIPC, _AF_RDS)),
     Rule("prctl", "takes protection away",
          one_of(0, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_SECUREBITS,
                 _PR_SET_MM, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_SET_PTRACER)),

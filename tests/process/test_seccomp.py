@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from passt import log
-from passt.process import seccomp
+from passt.host import seccomp
 from passt.process.seccomp import CallFilter, explain_load
 from passt.process.seccomp_filters import FILTERS, PID_MARK
 from tests.support.classic_bpf import decode
@@ -38,7 +38,7 @@ def operands(form: str) -> tuple[set[int], int]:
 
     def make() -> tuple[set[int], int]:
         made = CallFilter(form, MACHINE)
-        programs = (made.thread_program, made._main_program)  # noqa: SLF001 - what `install` loads
+        programs = (made.thread_program, made._main_program)  # the one that `install` loads
         return {step.k for program in programs for step in decode(program)}, os.getpid()
 
     return isolated(make, flags=0)
@@ -73,7 +73,7 @@ def test_each_refused_call_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None
         said: list[str] = []
         refused = {41: (1, 2, 3), 63: (0x7F0000000000, 0, 0)}
         monkeypatch.setattr(log, "warning", said.append)
-        monkeypatch.setattr(seccomp.seccomp, "refusals", lambda: refused)
+        monkeypatch.setattr(seccomp, "refusals", lambda: refused)
         loop = Loop()
         CallFilter("passt", MACHINE).watch(loop)
         ((fd, callback),) = loop.readers.items()

@@ -20,7 +20,8 @@ AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7, "i386": 0x40000003, "
 _INSTRUCTION = struct.Struct("=HBBI")
 _WORD = 0xFFFF_FFFF
 
-# BPF_LD | BPF_W | BPF_ABS; BPF_ALU | BPF_AND | BPF_K; BPF_RET | BPF_K; BPF_JMP | BPF_JA; BPF_JMP | ... | BPF_K
+# BPF_LD | BPF_W | BPF_ABS; BPF_ALU | BPF_AND | BPF_K; BPF_RET | BPF_K; BPF_JMP | BPF_JA; and BPF_JMP with
+# BPF_JEQ, BPF_JGT, BPF_JGE, BPF_JSET
 _LOAD, _AND, _RETURN, _JUMP = 0x20, 0x54, 0x06, 0x05
 _CONDITIONS: dict[int, Callable[[int, int], bool]] = {
     0x15: operator.eq, 0x25: operator.gt, 0x35: operator.ge, 0x45: lambda a, k: bool(a & k),

@@ -2,8 +2,8 @@
 
     python tests/system/intruder.py FORM ATTEMPT
 
-Prints what came of it: the result, and the errno if it is -1. Killed calls end the process by SIGSYS. Then the
-log's lines of refused calls follow.
+Prints what came of it: the result, and the errno if it is -1. Killed calls end the process by SIGSYS. Then
+the log's lines of refused calls follow.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,11 @@ X32_BIT = 0x40000000
 PATH = ctypes.create_string_buffer(b"/bin/true")
 BUFFER = ctypes.create_string_buffer(256)
 PAGE = 4096
+
+
+# Made while that is allowed.
+THREADS: list[NamespaceThread] = []
+DIRECTORY = os.open("/bin", os.O_PATH)
 
 
 class Loop:
@@ -72,6 +78,33 @@ def code(machine_code: bytes) -> Callable[[], int]:
     function = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(memory)))
     function.memory = memory  # type: ignore[attr-defined]
     return function
+
+
+INTO_I386 = code(GETPID_I386) if os.uname().machine == "x86_64" else lambda: 0
+
+
+def opener() -> NamespaceThread:
+    """Give the thread in the namespace."""
+    return THREADS[0]
+
+
+def say(text: str) -> None:
+    """Print a line."""
+    os.write(1, f"{text}\n".encode())
+
+
+def end_by(number: int) -> str:
+    """Send ourselves a signal that ends us."""
+    if number != signal.SIGSYS:
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    return "still there"
+
+
+def end_thread() -> str:
+    """End the thread, and wait for its end."""
+    opener().close()
+    return "ended"
 
 
 class Ends:
@@ -128,25 +161,24 @@ ATTEMPTS: dict[str, Callable[[], str]] = {
     "fstat": lambda: str(os.fstat(0).st_mode != 0),
     "wait for a child": lambda: ask("wait4", -1, 0, 1, 0),
     "splice": lambda: ask("splice", 0, 0, 0, 0, 0, 0),
-    "stop": lambda: str(os.kill(os.getpid(), 0)),
-    "end by a signal": lambda: (signal.signal(signal.SIGINT, signal.SIG_DFL),
-                                str(os.kill(os.getpid(), signal.SIGINT)))[1],
-    "abort": lambda: str(os.abort()),
-    "signalled": lambda: str(os.kill(os.getpid(), signal.SIGSYS)),
+    "signal 0": lambda: ask("kill", os.getpid(), 0),
+    "end by a signal": lambda: end_by(signal.SIGINT),
+    "signalled": lambda: end_by(signal.SIGSYS),
+    "abort": os.abort,
     # Python's ways to files.
     "uncaught": lambda: str(1 // int("0")),
     "unraisable": lambda: str(Ends() is None),
     "warning": lambda: str(warnings.warn("beware", stacklevel=1)),
     "late import": lambda: str(__import__("wave")),
     "codec": lambda: str(b"x".decode("cp1140")),
-    "local time": lambda: str(TIME.localtime().tm_year > 2000),
+    "local time": lambda: str(time.localtime().tm_year > 2000),
     "memory": lambda: str(len(bytearray(64 << 20))),
     # The thread in the namespace.
-    "thread: tcp": lambda: str(THREAD.open_socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) > 0),
-    "thread: listener": lambda: str(len(THREAD.open_listener(socket.IPPROTO_UDP, 0, ip4=True, ip6=True))),
-    "thread: ends": lambda: str(THREAD.close()),
-    "thread: unix": lambda: str(THREAD.open_socket(socket.AF_UNIX, socket.SOCK_STREAM, 0)),
-    "thread: netlink": lambda: str(THREAD.open_socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)),
+    "thread: tcp": lambda: str(opener().open_socket(socket.AF_INET, socket.SOCK_STREAM, 6) > 0),
+    "thread: listener": lambda: str(len(opener().open_listener(17, 0, ip4=True, ip6=True))),
+    "thread: ends": end_thread,
+    "thread: unix": lambda: str(opener().open_socket(socket.AF_UNIX, socket.SOCK_STREAM, 0)),
+    "thread: netlink": lambda: str(opener().open_socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)),
 }  # fmt: skip
 
 
@@ -157,24 +189,20 @@ def main(form: str, attempt: str) -> None:
     call_filter.watch(loop)
     if attempt.startswith("thread"):
         namespace = os.open("/proc/self/ns/net", os.O_RDONLY)
-        globals()["THREAD"] = NamespaceThread(namespace, 4, call_filter.thread_program)
-    sys.unraisablehook = start._on_ignored  # noqa: SLF001 - as `start.run` does
+        THREADS.append(NamespaceThread(namespace, 4, call_filter.thread_program))
+    sys.unraisablehook = start._on_ignored  # as `start.run` does
     interpreter.close_paths()
     call_filter.install()
     try:
-        print(ATTEMPTS[attempt](), flush=True)
+        say(ATTEMPTS[attempt]())
     except OSError as error:
-        print(f"OSError {error.errno}", flush=True)
+        say(f"OSError {error.errno}")
     except ImportError as error:
-        print(f"ImportError {error.name}", flush=True)
+        say(f"ImportError {error.name}")
     except LookupError as error:
-        print(f"LookupError {error}", flush=True)
+        say(f"LookupError {error}")
     loop.poll()
 
 
 if __name__ == "__main__":
-    TIME = __import__("time")
-    INTO_I386 = code(GETPID_I386) if os.uname().machine == "x86_64" else None
-    DIRECTORY = os.open("/bin", os.O_PATH)
-    THREAD: NamespaceThread
     main(*sys.argv[1:])

@@ -7,14 +7,14 @@ handler gives the call the result ENOSYS, by writing to the register from which 
 so that the loop can tell the user.
 
 The handler runs in either thread, between any two instructions. So it touches only what atomic operations
-and write(2) serve (signal-safety(7)), and asks for no call that a filter of ours refuses. A SIGSYS that somebody
-sends ends the process, as without a handler.
+and write(2) serve (signal-safety(7)), and asks for no call that a filter of ours refuses. A SIGSYS that
+somebody sends ends the process, as without a handler.
 
 Filters and their handler are of the process and cannot be taken back, so what they share is static.
 """
 
 from cpython.exc cimport PyErr_SetFromErrno
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 
 cdef extern from *:
     """
@@ -46,7 +46,8 @@ cdef extern from *:
 
     #if defined(__x86_64__)
     #define PASST_RESULT(context) ((context)->uc_mcontext.gregs[REG_RAX])
-    #define PASST_ARG(context, i) ((uint64_t)(context)->uc_mcontext.gregs[(int[]){ REG_RDI, REG_RSI, REG_RDX }[i]])
+    #define PASST_ARG(context, i) \\
+        ((uint64_t)(context)->uc_mcontext.gregs[(int[]){ REG_RDI, REG_RSI, REG_RDX }[i]])
     #elif defined(__aarch64__)
     #define PASST_RESULT(context) ((context)->uc_mcontext.regs[0])
     #define PASST_ARG(context, i) ((uint64_t)(context)->uc_mcontext.regs[i])

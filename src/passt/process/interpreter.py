@@ -1,9 +1,10 @@
 """Python's own ways to the file system, which a program in a sandbox has to close before it goes in.
 
-The interpreter opens files without being told to: it searches for modules that are not loaded, prints source
-lines with a traceback or a warning, and the C library reads the time zone anew for each local time. Behind an
-empty root that fails; the filter of system calls even kills whoever opens a path. After `close_paths` none of it
-asks for a file: a module that is missing is an ImportError, a mistake of ours is told without its source lines.
+The interpreter opens files without being told to: it searches for modules that are not loaded, prints
+source lines with a traceback or a warning, and the C library reads the time zone anew for each local time.
+Behind an empty root that fails; the filter of system calls even kills whoever opens a path. After
+`close_paths` none of it asks for a file: a module that is missing is an ImportError, a mistake of ours is told
+without its source lines.
 """
 
 from __future__ import annotations

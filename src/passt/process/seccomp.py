@@ -1,13 +1,13 @@
 """The filter of system calls, as the last step of a start; tools/seccomp_policy.py says what is allowed.
 
-Theory of operation. The programs for the kernel are made when the policy changes (tools/gen_seccomp.py), so
-nothing but the kernel is needed here. Each thread has its own: that of the namespace loads its program itself,
-before the main thread does. A filter is inherited by all children and by the programs that they execute,
-and the command must not have ours: PID 1 of the command is forked before. After the main thread has loaded its
-filter it forks no more, which the filter sees to.
+Theory of operation. The programs for the kernel are made when the policy changes (tools/gen_seccomp.py),
+so nothing but the kernel is needed here. Each thread has its own: that of the namespace loads its program
+itself, before the main thread does. A filter is inherited by all children and by the programs that they
+execute, and the command must not have ours: PID 1 of the command is forked before. After the main thread has
+loaded its filter it forks no more, which the filter sees to.
 
-Calls that the policy does not name get ENOSYS, and the loop logs each of them once: `CallFilter.watch`. What only
-an intruder would ask for kills the process; the kernel's audit log has the number of the call then.
+Calls that the policy does not name get ENOSYS, and the loop logs each of them once: `CallFilter.watch`. What
+only an intruder would ask for kills the process; the kernel's audit log has the number of the call then.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _SHOWN_BELOW = 1 << 32  # larger arguments are addresses
 class CallFilter:
     """The filters of one run of a *form* of the program: "command", "attached" or "passt".
 
-    Make it when the process will not fork again but for PID 1 of the command, as the programs bear our number.
-    From then on refused calls return ENOSYS. On a machine for which there are no filters it warns, and
-    does nothing. *machine* is as uname(2) says. Raises HostError.
+    Make it when the process will not fork again, as the programs bear our number. From then on refused calls
+    return ENOSYS. On a machine for which there are no filters it warns, and does nothing. *machine* is as
+    uname(2) says. Raises HostError.
     """
 
     def __init__(self, form: str, machine: str = "") -> None:
@@ -53,7 +53,8 @@ class CallFilter:
         self._fd = -1
         self._names: list[str] = []
         if programs is None:
-            log.warning(f"there is no filter of system calls for this machine ({machine}): goes on without one")
+            log.warning(f"there is no filter of system calls for this machine ({machine}): goes on without "
+                        "one")
             return
         self._main_program = _program(programs[form])
         self.thread_program = _program(programs["thread"])
@@ -86,8 +87,8 @@ class CallFilter:
         for number, args in seccomp.refusals().items():
             if number not in self._told:
                 self._told.add(number)
-                log.warning(f"the kernel was asked for {self._describe(number, args)}, which the sandbox does not "
-                            "know: refused with ENOSYS; please report")
+                log.warning(f"the kernel was asked for {self._describe(number, args)}, which the sandbox "
+                            "does not know: refused with ENOSYS; please report")
 
     def _describe(self, number: int, args: tuple[int, ...]) -> str:
         """Describe a call: its name and number and, as far as they are no addresses, its first arguments."""

@@ -1,6 +1,7 @@
 """The filters of system calls, by machine and name. Written by tools/gen_seccomp.py, do not edit.
 
-Made by libseccomp 2.5.4 from tools/seccomp_policy.py: arrays of struct sock_filter, in base64.
+Made by libseccomp 2.5.4 from tools/seccomp_policy.py: arrays of struct sock_filter,
+in base64.
 """
 
 # Stands for our own process number in the programs.

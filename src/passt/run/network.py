@@ -163,12 +163,15 @@ class Network:
             self.engine.send_frame(frame)
 
     def serve(self, diagnostics: Diagnostics, call_filter: CallFilter) -> None:
-        """Run the engine, observed by *diagnostics*, until it is stopped; the thread goes under *call_filter*.
+        """Run the engine, observed by *diagnostics*, until it is stopped.
 
-        Raises HostError.
+        The calling thread goes under *call_filter*. Raises HostError.
         """
         self.load_services()
-        run_loop(self.engine, diagnostics, self._services.counters, call_filter)
+        call_filter.watch(self.engine)
+        interpreter.close_paths()
+        call_filter.install()
+        run_loop(self.engine, diagnostics, self._services.counters)
 
 
 class _Services:
@@ -187,15 +190,12 @@ class _Services:
 
 
 def run_loop(engine: Engine, diagnostics: Diagnostics,
-             control_counters: Callable[[], dict[str, int]], call_filter: CallFilter) -> None:
+             control_counters: Callable[[], dict[str, int]]) -> None:
     """Run *engine*, observed by *diagnostics*, until it is stopped; all is open and loaded by now.
 
-    *control_counters* are those of the responders. Raises HostError.
+    *control_counters* are those of the responders.
     """
     diagnostics.attach(engine, control_counters)
-    call_filter.watch(engine)
-    interpreter.close_paths()
-    call_filter.install()
     gc.freeze()
     gc.enable()
     engine.run()

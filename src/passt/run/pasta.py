@@ -183,7 +183,7 @@ class _Pasta:
             network.observed.on_guest_address(tap.link_local.packed)
         if change_user is not None:
             change_user()  # 8
-        # Not before the child is there: the programs of the filters bear our number, and it must not have them.
+        # Not before the child is there, which must not have it.
         self._filter = CallFilter("attached" if settings.namespace.is_attached else "command")
         side = None
         if network.bypass is not None:
