@@ -96,7 +96,10 @@ class Syslog:
     def _connect(self) -> bool:
         self._next_try_s = self._clock() + RETRY_S
         for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-            connection = socket.socket(socket.AF_UNIX, kind)
+            try:
+                connection = socket.socket(socket.AF_UNIX, kind)
+            except OSError:
+                return False      # no descriptor is left, or the filter of system calls is in force
             if connection.fileno() <= 2:
                 moved = fcntl.fcntl(connection.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
                 connection.close()

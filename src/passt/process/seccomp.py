@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import errno
 import os
+from binascii import a2b_base64
+from struct import pack
 
 from passt import log
 from passt.errors import HostError
 from passt.host import seccomp
+from passt.process.seccomp_filters import FILTERS, NAMES, PID_MARK
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -43,8 +46,6 @@ class CallFilter:
     """
 
     def __init__(self, form: str, machine: str = "") -> None:
-        from passt.process.seccomp_filters import FILTERS, NAMES
-
         machine = machine or os.uname().machine
         programs = FILTERS.get(machine)
         self.thread_program = b""
@@ -108,10 +109,5 @@ def explain_load(error: OSError) -> str:
 
 def _program(text: str) -> bytes:
     """Decode a program and put our own number in."""
-    from binascii import a2b_base64
-    from struct import pack
-
-    from passt.process.seccomp_filters import PID_MARK
-
     # tools/gen_seccomp.py has made sure that these four bytes are nothing else anywhere.
     return a2b_base64(text).replace(pack("=I", PID_MARK), pack("=I", os.getpid()))
