@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import socket
 from typing import TYPE_CHECKING
 
@@ -132,6 +133,23 @@ def test_descriptor_is_none_of_the_standard_ones(path: Path) -> None:
     log.send(INFO, "word")
     assert one.texts() == ["word"]
     one.socket.close()
+
+
+@in_child
+def test_message_is_lost_where_no_socket_can_be_opened(path: Path) -> None:
+    clock = Clock()
+    one = Daemon(path)
+    log = Syslog("pasta", str(path), clock)
+    one.socket.close()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    log.send(INFO, "lost")
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    two = Daemon(path)
+    clock.now_s += 2
+    log.send(INFO, "word")
+    assert two.texts() == ["1 messages before this one were lost", "word"]
+    two.socket.close()
 
 
 # Where messages go

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from tools.seccomp_policy import Condition, Rule
 
 MACHINES = ("x86_64", "aarch64")
-EACH = pytest.mark.parametrize(
-    ("machine", "name"), list(itertools.product(MACHINES, seccomp_policy.FILTERS)), ids="-".join
-)
+EACH = pytest.mark.parametrize(("machine", "name"), list(itertools.product(MACHINES, seccomp_policy.FILTERS)))
 X32_BIT = 0x40000000
 N_NUMBERS = 600  # more than there are calls
 # What ran in the loop when it was traced, in every form, and what the code says besides.
