@@ -103,7 +103,7 @@ class Network:
         explain = log.debug if log.is_debug() else None
         protocols = settings.protocols
         policy = Policy(guest, tcp=protocols.tcp, udp=protocols.udp, icmp=protocols.icmp, explain=explain,
-                        warn=log.warning, on_ping_forbidden=_warn_of_ping)
+                        warn=log.warning, on_ping_forbidden=self._warn_of_ping)
         self.observed = policy.observed
         self.bypass = None
         if bypassed:
@@ -120,6 +120,7 @@ class Network:
         self.engine.switch(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None, tcp=protocols.tcp,
                            udp=protocols.udp, icmp=protocols.icmp)
         self._forwarding = None
+        self._ping_refusal = ""
         if ports is not None:
             self._forwarding = PortForwarding(self.engine, ports)
 
@@ -168,10 +169,15 @@ class Network:
         The calling thread goes under *call_filter*. Raises HostError.
         """
         self.load_services()
+        # The files that tell it are out of reach soon, and our group is the last one.
+        self._ping_refusal = ping_permission.explain_refusal()
         call_filter.watch(self.engine)
         interpreter.close_paths()
         call_filter.install()
         run_loop(self.engine, diagnostics, self._services.counters)
+
+    def _warn_of_ping(self) -> None:
+        log.warning(self._ping_refusal)
 
 
 class _Services:
@@ -206,10 +212,6 @@ def run_loop(engine: Engine, diagnostics: Diagnostics,
 def _our_ip4(guest: GuestNet) -> bytes:
     address = guest.ip4.our_address if guest.ip4 else None
     return address.packed if address else bytes(4)
-
-
-def _warn_of_ping() -> None:
-    log.warning(ping_permission.explain_refusal())
 
 
 def _dice() -> float:
