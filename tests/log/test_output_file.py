@@ -175,3 +175,13 @@ def test_links_to_open_files_and_devices_are_the_kernels(place: Path) -> None:
     assert (place / "open").read_bytes() == b"word"
     assert not made
     os.close(open_output("/dev/null", os.O_WRONLY)[0])
+
+
+@in_child
+def test_path_of_a_new_file_is_where_the_links_lead(place: Path) -> None:
+    target = place / "target"
+    (place / "second").symlink_to("target")
+    (place / "first").symlink_to(place / "second")
+    fd, made = open_output(str(place / "first"), os.O_WRONLY)
+    os.close(fd)
+    assert made == str(target)

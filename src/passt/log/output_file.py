@@ -27,9 +27,10 @@ _FLAGS = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _PAUSE_S = 0.01
 
 
-def open_output(path: str, flags: int, patience_s: float = 0) -> tuple[int, bool]:
-    """Open *path* for writing, close-on-exec, non-blocking; return (descriptor, whether it was created).
+def open_output(path: str, flags: int, patience_s: float = 0) -> tuple[int, str | None]:
+    """Open *path* for writing, close-on-exec, non-blocking; return (descriptor, path of the file if created).
 
+    The path of a created file is where the symbolic links lead: a start that fails removes the file there.
     *flags* are os.O_WRONLY or os.O_RDWR, maybe with os.O_APPEND. A pipe without a reader is tried again for
     *patience_s* seconds. Raises OSError, or ValueError if *path* cannot be a path.
     """
@@ -43,10 +44,10 @@ def open_output(path: str, flags: int, patience_s: float = 0) -> tuple[int, bool
         time.sleep(_PAUSE_S)
 
 
-def _open(path: str, flags: int) -> tuple[int, bool]:
+def _open(path: str, flags: int) -> tuple[int, str | None]:
     for _ in range(MAX_LINKS):
         try:
-            return os.open(path, flags | os.O_CREAT | os.O_EXCL, MODE), True
+            return os.open(path, flags | os.O_CREAT | os.O_EXCL, MODE), path
         except FileExistsError:
             pass
         try:
@@ -57,10 +58,10 @@ def _open(path: str, flags: int) -> tuple[int, bool]:
             if error.errno != errno.ELOOP:
                 raise
         else:
-            return _checked(fd, path), False
+            return _checked(fd, path), None
         target = _target(path)
         if target is None:
-            return os.open(path, flags), False
+            return os.open(path, flags), None
         path = target
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
