@@ -242,6 +242,19 @@ def test_module_as_a_program_does_not_obey_variables(
     assert refused.stderr.startswith("pasta: ")
 
 
+@pytest.mark.needs_userns
+@pytest.mark.parametrize("names", [[], ["PIPE"], ["XFSZ"], ["PIPE", "XFSZ"]], ids="-".join)
+def test_command_ignores_what_the_caller_of_an_installed_program_did(
+    installed: dict[str, Path], tmp_path: Path, names: list[str]
+) -> None:
+    trap = f"trap '' {' '.join(names)}; " if names else ""
+    caller = ["sh", "-c", trap + 'exec "$@"', "sh"]
+    pasta = [str(installed["venv"] / "pasta"), "-q", "--"]
+    plain, inside = (start([*caller, *words, "grep", "SigIgn", "/proc/self/status"], tmp_path)
+                     for words in ([], pasta))
+    assert (inside.stdout, inside.stderr) == (plain.stdout, "")
+
+
 def test_launcher_without_its_interpreter_says_so(installed: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     launcher = tmp_path / "bin" / "pasta"
