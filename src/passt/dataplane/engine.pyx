@@ -22,7 +22,8 @@ from passt.dataplane.sockets.namespace_thread cimport NamespaceThread
 from passt.dataplane.loop.reactor cimport (
     EVENT_FAR, EVENT_FLOW, EVENT_LINK, EVENT_LISTENER, EVENT_READER, Reactor, make_tag,
 )
-from passt.dataplane.sockets.sockets cimport Sockets, read_sockaddr
+from passt.dataplane.sockets.socket_address cimport read_sockaddr
+from passt.dataplane.sockets.sockets cimport Sockets
 from passt.dataplane.base.stats cimport stats_as_dict
 from passt.dataplane.link.stream cimport StreamLink
 from passt.dataplane.base.externs cimport (

@@ -10,7 +10,8 @@ from passt.dataplane.link.link cimport (
 )
 from passt.dataplane.link.tap cimport RX_BATCH, TapLink
 from passt.dataplane.loop.reactor cimport Reactor, make_tag
-from passt.dataplane.sockets.sockets cimport Sockets, fill_sockaddr, read_sockaddr
+from passt.dataplane.sockets.socket_address cimport fill_sockaddr, read_sockaddr
+from passt.dataplane.sockets.sockets cimport Sockets
 from passt.dataplane.base.stats cimport Stats, stats_as_dict
 from passt.dataplane.link.stream cimport StreamLink
 from passt.dataplane.base.externs cimport iovec, sockaddr_storage

@@ -22,7 +22,8 @@ from passt.dataplane.flow.record cimport FLOW_PING, FLOW_TCP, FLOW_UDP, Flow
 from passt.dataplane.ip.icmp_error cimport push_icmp_error
 from passt.dataplane.link.link cimport Link
 from passt.dataplane.loop.reactor cimport EVENT_FLOW, EVENT_LISTENER, Reactor, make_tag
-from passt.dataplane.sockets.sockets cimport Sockets, fill_sockaddr, read_sockaddr
+from passt.dataplane.sockets.socket_address cimport fill_sockaddr, read_sockaddr
+from passt.dataplane.sockets.sockets cimport Sockets
 from passt.dataplane.base.stats cimport DROP_LINK_FULL, count, stats_as_dict
 from passt.dataplane.base.externs cimport (
     AF_INET, AF_INET6, EAGAIN, EPOLLIN, EPOLL_CTL_ADD, MSG_TRUNC, SOL_UDP, UDP_SEGMENT, htons, iovec,

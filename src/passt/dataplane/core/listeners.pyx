@@ -18,7 +18,8 @@ from passt.dataplane.base.externs cimport (
     close as close_fd, errno, free, getsockname, memset, realloc, sockaddr, sockaddr_storage, socklen_t,
 )
 from passt.dataplane.loop.reactor cimport EVENT_LISTENER, make_tag
-from passt.dataplane.sockets.sockets cimport Sockets, read_sockaddr
+from passt.dataplane.sockets.socket_address cimport read_sockaddr
+from passt.dataplane.sockets.sockets cimport Sockets
 from passt.facts import contracts
 
 cdef enum:

@@ -38,7 +38,7 @@ from passt.dataplane.flow.record cimport FLOW_UDP, FLOW_UDP_PORT, Flow
 from passt.dataplane.flow.table cimport fill_host_key
 from passt.dataplane.packet.headers cimport ETH_ALEN, is_loopback6
 from passt.dataplane.ip.path_mtu cimport limit_towards
-from passt.dataplane.sockets.sockets cimport local_address, read_sockaddr
+from passt.dataplane.sockets.socket_address cimport local_address, read_sockaddr
 from passt.dataplane.bypass.udp_bypass cimport open_splice_udp
 from passt.dataplane.base.stats cimport (
     DROP_BAD_PORT, DROP_GSO, DROP_REFUSED, DROP_UNKNOWN_FLOW, VERDICT_OK, Verdict, count,
