@@ -55,6 +55,12 @@ cdef class HostSockets:
     def has_peek_off(self, bint value):
         self.sockets.has_peek_off = value
 
+    def index_of(self, int fd, bytes name):
+        cdef char ifname[16]
+        memset(ifname, 0, sizeof(ifname))
+        memcpy(ifname, <const char *>name, min(len(name), sizeof(ifname) - 1))
+        return self.sockets.index_of(fd, ifname)
+
     def open(self, int family, int kind, int protocol):
         return self.sockets.open(family, kind, protocol)
 

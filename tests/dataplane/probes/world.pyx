@@ -282,8 +282,8 @@ cdef class ScriptedSockets(Sockets):
     cdef bint is_own(self, int fd, const sockaddr_storage *peer, socklen_t n) noexcept with gil:
         return self.note("is_own", (fd, read_endpoint(peer)), 0) != 0
 
-    cdef uint32_t index_of(self, const char *ifname) noexcept with gil:
-        return <uint32_t>self.note("index_of", (ifname,), 7)
+    cdef uint32_t index_of(self, int fd, const char *ifname) noexcept with gil:
+        return <uint32_t>self.note("index_of", (fd, ifname), 7)
 
     cdef int set_interface(self, int fd, int family, int ifindex) noexcept with gil:
         return self.note("set_interface", (fd, family, ifindex), 0)

@@ -14,16 +14,13 @@ import socket as pysocket
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.base.externs cimport (
-    AF_INET, AF_INET6, EMFILE, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, IPPROTO_TCP, IPPROTO_UDP,
+    AF_INET, AF_INET6, EMFILE, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, IFNAMSIZ, IPPROTO_TCP, IPPROTO_UDP,
     close as close_fd, errno, free, getsockname, memset, realloc, sockaddr, sockaddr_storage, socklen_t,
 )
 from passt.dataplane.loop.reactor cimport EVENT_LISTENER, make_tag
 from passt.dataplane.sockets.socket_address cimport read_sockaddr
 from passt.dataplane.sockets.sockets cimport Sockets
 from passt.facts import contracts
-
-cdef enum:
-    IFNAMSIZ = 16                 # linux/if.h
 
 
 cdef class Listener:

@@ -64,5 +64,5 @@ cdef class Sockets:
     cdef ssize_t receive_error(self, int fd, msghdr *message) noexcept nogil
     cdef int set_option(self, int fd, int level, int name, int value) noexcept nogil
     cdef bint is_own(self, int fd, const sockaddr_storage *peer, socklen_t n) noexcept nogil
-    cdef uint32_t index_of(self, const char *ifname) noexcept nogil
+    cdef uint32_t index_of(self, int fd, const char *ifname) noexcept nogil
     cdef int set_interface(self, int fd, int family, int ifindex) noexcept nogil

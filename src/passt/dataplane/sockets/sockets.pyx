@@ -16,16 +16,16 @@ from passt.dataplane.loop.reactor cimport Reactor
 from passt.dataplane.sockets.socket_address cimport read_sockaddr
 from passt.dataplane.base.externs cimport (
     AF_INET, AF_INET6, EAGAIN, EALREADY, EFD_CLOEXEC, EFD_NONBLOCK, EINPROGRESS, EINTR, EISCONN, EMFILE,
-    ENFILE, ENOPROTOOPT, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP,
+    ENFILE, ENOPROTOOPT, IFNAMSIZ, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP,
     IPV6_MULTICAST_IF, IPV6_RECVERR, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IPV6_V6ONLY, IP_MULTICAST_IF,
     IP_RECVERR, IP_RECVTOS, IP_RECVTTL, IP_UNICAST_IF, MSG_DONTWAIT, MSG_ERRQUEUE, MSG_NOSIGNAL, MSG_PEEK,
     MSG_TRUNC, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, POLLIN, POLLOUT, SHUT_WR,
-    SIOCOUTQ, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOF_TIMESTAMPING_OPT_TSONLY,
+    SIOCGIFINDEX, SIOCOUTQ, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOF_TIMESTAMPING_OPT_TSONLY,
     SOF_TIMESTAMPING_TX_ACK, SOL_SOCKET, SOL_UDP, SO_BINDTODEVICE, SO_ERROR, SO_KEEPALIVE, SO_LINGER,
     SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SO_TIMESTAMPING,
     SPLICE_F_MOVE, SPLICE_F_NONBLOCK, TCP_CONGESTION, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY,
     UDP_GRO, accept4, bind, close as close_fd, connect as connect_to, errno, eventfd, getsockname,
-    getsockopt, htonl, if_nametoindex, ioctl, iovec, ip_mreqn, linger, memset, mmsghdr, msghdr,
+    getsockopt, htonl, ifreq, ioctl, iovec, ip_mreqn, linger, memcpy, memset, mmsghdr, msghdr,
     passt_tcp_info, poll, pollfd, recv, recvmmsg, recvmsg, sendmmsg, sendmsg, setsockopt, shutdown, sockaddr,
     sockaddr_in, sockaddr_storage, socket, socklen_t, splice, write,
 )
@@ -508,9 +508,15 @@ cdef class Sockets:
         close_fd(scratch)
         return found
 
-    cdef uint32_t index_of(self, const char *ifname) noexcept nogil:
-        """Index of an interface, 0: there is none of that name (netdevice(7))."""
-        return if_nametoindex(ifname)
+    cdef uint32_t index_of(self, int fd, const char *ifname) noexcept nogil:
+        """Index of an interface in the namespace of socket *fd*, 0: there is none of that name (netdevice(7)).
+
+        *ifname* has IFNAMSIZ bytes. if_nametoindex(3) would open a socket of its own, which may not be had.
+        """
+        cdef ifreq request
+        memset(&request, 0, sizeof(request))
+        memcpy(request.ifr_name, ifname, IFNAMSIZ)
+        return <uint32_t>request.ifr_ifindex if ioctl(fd, SIOCGIFINDEX, &request) == 0 else 0
 
     cdef int set_interface(self, int fd, int family, int ifindex) noexcept nogil:
         """Choose by which interface multicasts leave, and IPv4's broadcasts (ip(7), ipv6(7))."""

@@ -174,7 +174,7 @@ cdef bint take_listener(Core core, Flow *flow, const HostRoute *route) noexcept 
     if not ask_listener(core, &flow.keys[0], route, key.guest, is_known or is_group(&flow.keys[0]), &found):
         return False
     if route.ifname[0]:
-        ifindex = core.sockets.index_of(route.ifname)
+        ifindex = core.sockets.index_of(found.fd, route.ifname)
     elif is_group(&flow.keys[0]):
         ifindex = route.ifindex
     key.addr_len = <uint8_t>read_sockaddr(&flow.peer, key.remote, &key.remote_port)
