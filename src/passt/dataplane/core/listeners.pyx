@@ -170,7 +170,7 @@ cdef class Listeners:
 
 cdef tuple reach_of(int fd):
     """The families that a bound socket can send to, the packed address and the device that it is bound to."""
-    view = pysocket.socket(fileno=os.dup(fd))
+    view = pysocket.socket(fileno=fd)
     try:
         name = view.getsockname()[0].partition("%")[0]
         device = view.getsockopt(pysocket.SOL_SOCKET, pysocket.SO_BINDTODEVICE, IFNAMSIZ).rstrip(b"\0")
@@ -182,7 +182,7 @@ cdef tuple reach_of(int fd):
                 families = (<int>AF_INET6,)
         return families, address, device
     finally:
-        view.close()
+        view.detach()
 
 
 cdef int local_port(int fd) except -1:
