@@ -74,11 +74,19 @@ def run(settings: Settings, caller: privileges.Caller, background: Background) -
 
     Raises PasstError. After Ctrl-C it may not return, but end the process by SIGINT.
     """
+    _need_proc()
     pasta = _Pasta(settings, background)
     if settings.namespace.is_attached:
         return pasta.run_attached()
     return pasta.run_command(
         pid1.Command(settings.namespace.command, caller.file_limits, caller.signals))
+
+
+def _need_proc() -> None:
+    """Refuse a place without /proc, which tells namespaces and takes ID maps. Raises HostError."""
+    if not os.path.exists("/proc/self/ns/net"):
+        raise HostError("/proc is not mounted, or is that of another PID namespace, and no namespace can be"
+                        " made or entered without: mount it (mount -t proc proc /proc)")
 
 
 class _Pasta:
