@@ -129,18 +129,24 @@ cdef class Engine:
     cdef void end_link(self) except *:
         """The link has ended: take what it still has, detach it, and say why."""
         cdef Link link = self.core.link
-        cdef int rounds = CLOSING_ROUNDS
         cdef object on_end = self.on_end
         cdef str reason
-        # A link that is only broken for writing still gives the guest's last frames.
-        while rounds and not link.error:
-            rounds -= 1
-            self.read_link()
-            finish_flows(self.core)
+        self.drain_link()
         reason = link.end_reason()
         link.detach()
         self.on_end = None
         on_end(reason)
+
+    cdef void drain_link(self) except *:
+        """Handle the guest's last frames: those that the link still has, though it cannot be written maybe."""
+        cdef Link link = self.core.link
+        cdef int rounds = CLOSING_ROUNDS
+        self.reactor.slept = False
+        link.drained = not link.n_fds
+        while rounds and not link.drained and not link.error:
+            rounds -= 1
+            self.read_link()
+            finish_flows(self.core)
 
     def attach_namespace(self, NamespaceThread inside not None):
         self.core.bypass.namespace_thread = inside
@@ -329,14 +335,7 @@ cdef class Engine:
         return found
 
     def close(self):
-        cdef int rounds = CLOSING_ROUNDS
-        # The guest's last frames, sent before its end became known, still go out.
-        self.reactor.slept = False
-        self.core.link.drained = not self.core.link.n_fds
-        while rounds and not self.core.link.drained and not self.core.link.error:
-            rounds -= 1
-            self.read_link()
-            finish_flows(self.core)
+        self.drain_link()
         end_flows(self.core)
         self.core.listeners.close()
         self.core.bypass.spare_sockets.close()
