@@ -138,7 +138,7 @@ cdef class Engine:
         on_end(reason)
 
     cdef void drain_link(self) except *:
-        """Handle the guest's last frames: those that the link still has, though it cannot be written maybe."""
+        """Handle the guest's last frames, which a link that is only broken for writing still gives."""
         cdef Link link = self.core.link
         cdef int rounds = CLOSING_ROUNDS
         self.reactor.slept = False

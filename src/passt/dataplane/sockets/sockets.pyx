@@ -509,7 +509,7 @@ cdef class Sockets:
         return found
 
     cdef uint32_t index_of(self, int fd, const char *ifname) noexcept nogil:
-        """Index of an interface in the namespace of socket *fd*, 0: there is none of that name (netdevice(7)).
+        """Index of an interface in the namespace of socket *fd*, 0: there is none (netdevice(7)).
 
         *ifname* has IFNAMSIZ bytes. if_nametoindex(3) would open a socket of its own, which may not be had.
         """
