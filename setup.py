@@ -7,12 +7,17 @@ Set PASST_DEBUG=1 for the assertions of `base/assertions.pxd`, -O0 and symbols w
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 PROGRAMS = ("pasta", "passt", "qrap")
+# All modules of the data plane are one shared object: the package's __init__.py loads them from there.
+DATAPLANE = Path("src/passt/dataplane")
+PLANE = "passt.dataplane.plane"
 
 # Not before: setuptools brings distutils along, which Python has no more since 3.12.
 from distutils.ccompiler import new_compiler  # noqa: E402
@@ -29,12 +34,53 @@ DIRECTIVES = {
 }
 FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter"]
 FLAGS += ["-O0", "-g", "-UNDEBUG", "-DPASST_DEBUG"] if DEBUG else ["-O3", "-g0", "-fno-plt"]
+LINK_FLAGS: list[str] = []
 
 
 def extension(source: Path) -> Extension:
     """Name an extension after its place below src/."""
     name = ".".join(source.relative_to("src").with_suffix("").parts)
     return Extension(name, [str(source)], extra_compile_args=FLAGS, define_macros=[("_GNU_SOURCE", None)])
+
+
+def join_plane(modules: list[Extension]) -> list[Extension]:
+    """Make one extension of the modules of the data plane, once they are translated to C."""
+    sources = [module.sources[0] for module in modules]
+    parts = [source for source in sources if Path(source).is_relative_to(DATAPLANE)]
+    others = [module for module in modules if module.sources[0] not in parts]
+    plane = Extension(PLANE, parts, extra_compile_args=FLAGS, extra_link_args=LINK_FLAGS,
+                      define_macros=[("_GNU_SOURCE", None)])
+    return [plane, *others]
+
+
+class BuildExtensions(build_ext):
+    """Compiles what is stale of the data plane on all processors; setuptools compiles all of it, on one."""
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compile and link."""
+        if ext.name == PLANE:
+            with ThreadPoolExecutor(self.parallel or os.cpu_count()) as pool:
+                ext.extra_objects = list(pool.map(lambda source: self.compile_part(ext, source), ext.sources))
+            # What is left to be done is to link, if an object is newer.
+            ext.depends, ext.sources = ext.extra_objects, []
+        super().build_extension(ext)
+
+    def compile_part(self, ext: Extension, source: str) -> str:
+        """Compile one module of the plane if it is older than its source; give the object's name."""
+        [part] = self.compiler.object_filenames([source], output_dir=self.build_temp)
+        if self.force or is_older(Path(part), [Path(source), Path("setup.py")]):
+            self.announce(f"building '{source}'", 2)
+            path = Path(source).relative_to(DATAPLANE).with_suffix("")
+            rename = (f"PyInit_{path.name}", f"PyInit_{'_'.join(path.parts)}")
+            self.compiler.compile([source], output_dir=self.build_temp, macros=[*ext.define_macros, rename],
+                                  include_dirs=ext.include_dirs, debug=self.debug,
+                                  extra_postargs=ext.extra_compile_args)
+        return part
+
+
+def is_older(path: Path, sources: list[Path]) -> bool:
+    """Tell whether a file is missing or not newer than what it is made of."""
+    return not path.exists() or path.stat().st_mtime <= max(source.stat().st_mtime for source in sources)
 
 
 class BuildPrograms(build_scripts):
@@ -59,12 +105,12 @@ class BuildPrograms(build_scripts):
 if __name__ == "__main__":
     os.chdir(Path(__file__).parent)
     setup(
-        cmdclass={"build_scripts": BuildPrograms},
-        ext_modules=cythonize(
+        cmdclass={"build_ext": BuildExtensions, "build_scripts": BuildPrograms},
+        ext_modules=join_plane(cythonize(
             [extension(path) for path in sorted(Path("src").glob("passt/**/*.pyx"))],
             compiler_directives=DIRECTIVES,
             include_path=["src"],
             emit_linenums=DEBUG,
             nthreads=os.cpu_count() or 1,
-        ),
+        )),
     )

@@ -102,6 +102,23 @@ def test_mistake_is_told_on_standard_error_with_status_1(
     assert app_calls == []
 
 
+@pytest.mark.parametrize(("one", "other"), [
+    ("--log-file", "--pid"), ("--log-file", "--pcap"), ("--pid", "--pcap"),
+])
+def test_one_file_for_two_purposes_is_refused_untouched(
+    one: str, other: str, tmp_path: Path, app_calls: list[Settings], capfd: pytest.CaptureFixture[str],
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_bytes(b"kept")
+    second.hardlink_to(first)
+    assert cli.main(["pasta", other, str(second), one, str(first)]) == 1
+    assert capfd.readouterr().err == (
+        f"pasta: options '{one}' {first} and '{other}' {second} name the same file:"
+        " give each one of its own\n")
+    assert (app_calls, first.read_bytes()) == ([], b"kept")
+    assert cli.main(["pasta", other, "/dev/null", one, "/dev/null"]) == 7
+
+
 @pytest.mark.parametrize("program", ["pasta", "passt", "qrap"])
 def test_help_and_version_go_to_standard_output(program: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main([program, "--version"]) == 0

@@ -1,11 +1,14 @@
 """Each module imported alone, in a fresh interpreter: no circular import, no heavy import at start-up."""
 
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from passt.dataplane import PLANE
 
 SOURCE = Path(__file__).parent.parent / "src"
 # What start-up must not pay for, however deep below an import it lies.
@@ -53,6 +56,24 @@ def import_alone(module: str, source: Path) -> subprocess.CompletedProcess[str]:
 def test_module_can_be_imported_alone(module: str) -> None:
     result = import_alone(module, SOURCE)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+COMPILED = sorted(module_name(path) for path in (SOURCE / "passt" / "dataplane").rglob("*.pyx"))
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_module_of_the_data_plane_is_in_its_one_object(name: str) -> None:
+    module = importlib.import_module(name)
+    assert (module.__name__, module.__package__) == (name, name.rpartition(".")[0])
+    assert module.__spec__ is not None
+    assert (module.__file__, module.__spec__.origin) == (PLANE, PLANE)
+
+
+def test_object_of_the_data_plane_holds_nothing_else() -> None:
+    assert {"passt.dataplane.tcp.from_guest", "passt.dataplane.udp.from_guest"} <= set(COMPILED)
+    for name in ("passt.dataplane.nothing", "passt.dataplane.tcp.nothing"):
+        with pytest.raises(ImportError, match=r"PyInit_.*nothing"):
+            importlib.import_module(name)
 
 
 def test_modules_are_found() -> None:

@@ -137,9 +137,7 @@ def test_wheel_holds_what_a_user_needs(wheel: tuple[Path, str]) -> None:
         metadata = next(name for name in names if name.endswith("/METADATA"))
         text = archive.read(metadata).decode()
     built = {name.partition(".")[0] for name in names if name.endswith(".so")}
-    assert built == {
-        str(path.relative_to(TREE / "src").with_suffix("")) for path in (TREE / "src").rglob("*.pyx")
-    }
+    assert built == {"passt/dataplane/plane", "passt/host/syscalls"}
     assert "passt/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "License-Expression: Apache-2.0" in text
@@ -242,6 +240,19 @@ def test_module_as_a_program_does_not_obey_variables(
     refused = start([python, "-m", "passt", *command], tmp_path, setting)
     assert "a file of the caller ran" not in refused.stderr
     assert refused.stderr.startswith("pasta: ")
+
+
+@pytest.mark.needs_userns
+@pytest.mark.parametrize("names", [[], ["PIPE"], ["XFSZ"], ["PIPE", "XFSZ"]], ids="-".join)
+def test_command_ignores_what_the_caller_of_an_installed_program_did(
+    installed: dict[str, Path], tmp_path: Path, names: list[str]
+) -> None:
+    trap = f"trap '' {' '.join(names)}; " if names else ""
+    caller = ["sh", "-c", trap + 'exec "$@"', "sh"]
+    pasta = [str(installed["venv"] / "pasta"), "-q", "--"]
+    plain, inside = (start([*caller, *words, "grep", "SigIgn", "/proc/self/status"], tmp_path)
+                     for words in ([], pasta))
+    assert (inside.stdout, inside.stderr) == (plain.stdout, "")
 
 
 def test_launcher_without_its_interpreter_says_so(installed: dict[str, Path], tmp_path: Path) -> None:

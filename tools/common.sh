@@ -127,7 +127,7 @@ read_build() { # LINE
     compiled=${compiled:-0}
     if [[ $1 =~ \[\ *([0-9]+)/([0-9]+)\]\ Cythonizing ]]; then
         progress="  translating, ${BASH_REMATCH[1]} of ${BASH_REMATCH[2]} modules"
-    elif [[ $1 =~ building\ \'.*\'\ extension ]]; then
+    elif [[ $1 =~ building\ \'.*\' ]]; then
         compiled=$((compiled + 1))
         progress="  compiling, module $compiled"
     fi

@@ -3,18 +3,21 @@
  * A script that pip makes begins with the interpreter alone, so variables that are meant for the caller's own
  * Python (PYTHONHOME, PYTHONPATH, ...) end or change the program before its first line. This one runs
  *
- *     PYTHON -IS PACKAGE/__main__.py NAME [ARG]...
+ *     PYTHON [-X passt_ignored=SIGNAL[,SIGNAL]] -IS PACKAGE/__main__.py NAME [ARG]...
  *
  * The extension modules are built for one minor version of Python, so its name is known: PYTHON is the one beside
  * this file, as in a virtual environment, else the one that the build was made with. PACKAGE is below the
  * directory that has this one's `bin`, at one of the places where installers put packages. An installation
  * that is elsewhere, as an editable one, is found by Python itself, with -I only.
  *
+ * SIGPIPE and SIGXFSZ are named if the caller ignores them, as Python ignores both before it runs any code.
+ *
  * Environment and descriptors are passed on untouched: the command that pasta starts gets the caller's.
  */
 
 #include <errno.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,11 +68,31 @@ static int find_start(char *start, const char *prefix)
     return 0;
 }
 
+static int is_ignored(int number)
+{
+    struct sigaction action;
+
+    return sigaction(number, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
+/* Name the ignored signals of those that Python ignores; 0 if there are none. */
+static int name_ignored(char *option, size_t size)
+{
+    int has_pipe = is_ignored(SIGPIPE), has_size = is_ignored(SIGXFSZ);
+
+    if (has_pipe && has_size)
+        snprintf(option, size, "passt_ignored=%d,%d", SIGPIPE, SIGXFSZ);
+    else
+        snprintf(option, size, "passt_ignored=%d", has_pipe ? SIGPIPE : SIGXFSZ);
+    return has_pipe || has_size;
+}
+
 int main(int argc, char **argv)
 {
+    static char ignored[64];
     static char bin[PATH_MAX], prefix[PATH_MAX], python[PATH_MAX], start[PATH_MAX];
     const char *name = argc > 0 ? argv[0] : "passt";
-    char **arguments = calloc((size_t)argc + 8, sizeof(*arguments));
+    char **arguments = calloc((size_t)argc + 10, sizeof(*arguments));
     ssize_t len = readlink("/proc/self/exe", bin, sizeof(bin) - 1);
     int n = 0;
 
@@ -83,6 +106,10 @@ int main(int argc, char **argv)
         return 1;
     }
     arguments[n++] = python;
+    if (name_ignored(ignored, sizeof(ignored))) {
+        arguments[n++] = "-X";
+        arguments[n++] = ignored;
+    }
     if (find_start(start, prefix)) {
         arguments[n++] = "-IS";
         arguments[n++] = start;

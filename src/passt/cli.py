@@ -19,6 +19,8 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from passt.facts.settings import Settings
+
 PROGRAMS = ("pasta", "passt", "qrap")
 MIN_PYTHON = (3, 11)
 MIN_KERNEL = (5, 4)
@@ -122,6 +124,7 @@ def run_program(program: str, arguments: Sequence[str]) -> int:
 
     settings, warnings = build_settings(program, request)
     log.configure(debug=settings.log.debug, quiet=settings.log.quiet)
+    check_files(settings)
     if settings.log.log_file is not None:
         log.open_file(settings.log.log_file, settings.log.log_size, program)
     elif not settings.process.foreground and not settings.log.debug:
@@ -131,6 +134,25 @@ def run_program(program: str, arguments: Sequence[str]) -> int:
     from passt.run import start
 
     return start.run(settings)
+
+
+def check_files(settings: Settings) -> None:
+    """Refuse one file for two of --log-file, --pid and --pcap, as its contents would be neither's.
+
+    Raises ConfigError.
+    """
+    wanted = (("--log-file", settings.log.log_file), ("--pid", settings.process.pid_file),
+              ("--pcap", settings.diagnostics.pcap))
+    named = [(option, path) for option, path in wanted if path is not None]
+    if len(named) < 2:
+        return
+    from passt.log.output_file import find_shared
+
+    found = find_shared([path for _, path in named])
+    if found is not None:
+        (one, path), (other, name) = (named[i] for i in found)
+        raise ConfigError(f"options '{one}' {path} and '{other}' {name} name the same file: give each one"
+                          " of its own")
 
 
 def restore_locale() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from passt.dataplane import PLANE
+
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent.parent / "src" / "passt" / "dataplane"
 BUILD_PACKAGE = "python setup.py build_ext --inplace"
@@ -27,9 +29,8 @@ def built(source: Path) -> Path:
     return source.with_suffix(importlib.machinery.EXTENSION_SUFFIXES[0])
 
 
-def is_stale(source: Path, others: list[Path]) -> bool:
-    """Tell whether the extension of *source* is missing or older than it or one of *others*."""
-    extension = built(source)
+def is_stale(extension: Path, source: Path, others: list[Path]) -> bool:
+    """Tell whether *extension* is missing or older than *source* or one of *others*."""
     if not extension.exists():
         return True
     age = extension.stat().st_mtime
@@ -39,10 +40,10 @@ def is_stale(source: Path, others: list[Path]) -> bool:
 def what_is_missing() -> str | None:
     """Say what has to be built, and how; None if all is up to date."""
     for source in sorted(PACKAGE.rglob("*.pyx")):
-        if is_stale(source, [source.with_suffix(".pxd")]):
+        if is_stale(Path(PLANE), source, [source.with_suffix(".pxd")]):
             return f"{source.name} of the data plane is not built or changed since: run '{BUILD_PACKAGE}'"
     for source in sorted((HERE / "probes").glob("*.pyx")):
-        if is_stale(source, sorted(PACKAGE.rglob("*.pxd"))):
+        if is_stale(built(source), source, sorted(PACKAGE.rglob("*.pxd"))):
             return f"the probe {source.name} is not built or older than its sources: run '{BUILD_PROBES}'"
     return None
 

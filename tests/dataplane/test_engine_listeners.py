@@ -1,5 +1,6 @@
 """Listeners of the engine: clients of the host on loopback, each test in a namespace of its own."""
 
+import errno
 import os
 import resource
 import socket
@@ -78,6 +79,26 @@ def test_listener_is_left_alone_while_no_file_can_be_opened_at_all() -> None:
         assert list(bench.engine.flows()) == []
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         bench.until(lambda: len(list(bench.engine.flows())) == 1)
+    bench.end()
+
+
+@in_own_namespace
+def test_datagram_listener_that_cannot_be_looked_at_stays_the_callers() -> None:
+    bench = Bench()
+    _, fd = open_listener(UDP)
+    before = sorted(os.listdir("/proc/self/fd"))
+    real = socket.socket
+
+    def refuse(**_: int) -> None:
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+    vars(socket)["socket"] = refuse
+    with pytest.raises(OSError, match="No buffer space"):
+        bench.engine.add_listener(fd, UDP, "rule")
+    vars(socket)["socket"] = real
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    bench.engine.add_listener(fd, UDP, "rule")
+    assert sorted(os.listdir("/proc/self/fd")) == before
     bench.end()
 
 

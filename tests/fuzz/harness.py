@@ -9,6 +9,8 @@ read as the same value. `fuzz.py` runs a harness under atheris for as long as on
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
@@ -20,7 +22,9 @@ from passt.facts.guest import GuestFamily, GuestNet
 from passt.host import resolvconf
 from passt.host.rtnetlink import messages, routes
 from passt.light.values import replace
+from passt.namespace.child_channel import Channel, Kind, Message, read_ready, read_status
 from passt.responders.dispatch import Dispatcher
+from passt.run.frame_text import describe
 from passt.wire import dns_name
 from passt.wire.arp import ArpPacket
 from passt.wire.cursor import Reader
@@ -42,7 +46,7 @@ from passt.wire.udp import UdpDatagram
 from tests.fuzz.machine import Machine, split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
 T = TypeVar("T")
 
@@ -59,6 +63,8 @@ NET = GuestNet(
 )
 RESPONDER = Dispatcher(NET)
 MACHINE = Machine()
+KINDS = tuple(Kind)
+MAX_LINE = 200   # two IPv6 addresses with ports, all flags and numbers
 
 
 class Codec(Protocol):
@@ -292,6 +298,58 @@ def fuzz_stream(data: bytes) -> None:
         at += len(parts[-1])
     parts.append(data[at:])
     assert MACHINE.feed([part for part in parts if part]) == split(data)
+
+
+def fuzz_frame_text(data: bytes) -> None:
+    """Describe *data* as a frame: one line of printable ASCII, whose length no frame can choose."""
+    line = describe(data)
+    assert 0 < len(line) <= MAX_LINE
+    assert line.isascii()
+    assert line.isprintable()
+
+
+def fuzz_child_channel(data: bytes) -> None:
+    """Send *data* as the child may: byte 0 says with how many descriptors, and which kinds are waited for.
+
+    A message that is taken can be read; after any other nothing is taken. Its descriptors are not left open.
+    """
+    if not data:
+        return
+    kinds = KINDS[: len(KINDS) // 2] if data[0] & 8 else KINDS
+    with closing_pair() as (sender, end):
+        channel = Channel(end)
+        before = len(os.listdir("/proc/self/fd"))
+        socket.send_fds(sender, [data[1:0x8000]], [sender.fileno()] * (data[0] & 7))
+        sender.send(bytes([Kind.CONTINUED]))
+        message = channel.receive(*kinds, wait=False)
+        if message is not None:
+            check_message(message, kinds)
+        else:
+            assert channel.has_ended
+            assert channel.receive(*KINDS, wait=False) is None
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def check_message(message: Message, kinds: Sequence[Kind]) -> None:
+    """Read an accepted message; the descriptors that it says it has are there, and closed here."""
+    assert message.kind in kinds
+    if message.kind is Kind.READY:
+        tap = read_ready(message)
+        fds = [tap.fd, tap.namespace, *tap.port_sources]
+        assert fds == list(message.fds)
+        assert len(tap.mac) == 6
+    elif message.kind is Kind.ENDED:
+        os.waitstatus_to_exitcode(read_status(message))
+    for fd in message.fds:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def closing_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Lend both ends of a channel."""
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with one, other:
+        yield one, other
 
 
 HARNESSES: dict[str, Callable[[bytes], None]] = {

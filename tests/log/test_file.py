@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
@@ -175,6 +176,21 @@ def test_file_that_cannot_be_opened_is_one_clear_line(tmp_path: Path, name: str,
         open_log(tmp_path / name)
     assert str(caught.value) == (f"option '--log-file': cannot write '{tmp_path / name}': {cause}; name"
                                  " another file, or leave the option out for the system log")
+
+
+def test_failure_through_a_dangling_link_leaves_the_link_alone(tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    link, target = tmp_path / "log", tmp_path / "target"
+    link.symlink_to("target")
+
+    def refuse(_fd: int, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", refuse)
+    with pytest.raises(HostError, match="cannot write"):
+        open_log(link)
+    assert link.is_symlink()
+    assert not target.exists()
 
 
 def test_device_is_no_file_to_be_cut() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from passt.log.output_file import open_output
+from passt.log.output_file import find_shared, open_output
 from tests.support.isolated import in_child
 
 if TYPE_CHECKING:
@@ -175,3 +175,37 @@ def test_links_to_open_files_and_devices_are_the_kernels(place: Path) -> None:
     assert (place / "open").read_bytes() == b"word"
     assert not made
     os.close(open_output("/dev/null", os.O_WRONLY)[0])
+
+
+@in_child
+def test_path_of_a_new_file_is_where_the_links_lead(place: Path) -> None:
+    target = place / "target"
+    (place / "second").symlink_to("target")
+    (place / "first").symlink_to(place / "second")
+    fd, made = open_output(str(place / "first"), os.O_WRONLY)
+    os.close(fd)
+    assert made == str(target)
+
+
+@in_child
+def test_one_file_under_two_names_is_found(place: Path) -> None:
+    (place / "file").write_bytes(b"")
+    (place / "hard").hardlink_to(place / "file")
+    (place / "soft").symlink_to("file")
+    (place / "dangling").symlink_to("new")
+    (place / "here").symlink_to(".")
+    os.mkfifo(place / "pipe")
+    os.chdir(place)
+    for one, other in (("file", "hard"), ("file", "soft"), ("soft", "hard"), ("file", f"{place}/file"),
+                       ("new", "new"), ("new", "dangling"), ("here/new", "./new"), ("pipe", "pipe")):
+        assert find_shared([one, other]) == (0, 1), (one, other)
+    assert find_shared(["file", "new", "here/dangling"]) == (1, 2)
+    assert find_shared(["file", "new", "pipe", "other"]) is None
+
+
+@in_child
+def test_devices_and_what_cannot_be_looked_up_are_no_shared_file(place: Path) -> None:
+    assert find_shared(["/dev/null", "/dev/null"]) is None
+    (place / "file").write_bytes(b"")
+    for path in ("", f"{place}/none/file", f"{place}/a\0b", f"{place}/file/x"):
+        assert find_shared([path, path]) is None, path

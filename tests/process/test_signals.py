@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import pytest
 
+from passt.facts.launcher import INTERPRETERS
 from passt.process import signals
 from tests.support.isolated import isolated
 
@@ -76,7 +78,7 @@ def use_defaults() -> None:
 def test_what_the_caller_ignores_and_blocks_is_the_commands(number: int) -> None:
     def start() -> tuple[frozenset[int], frozenset[int], dict[str, int], dict[str, int]]:
         use_defaults()
-        for one in (number, *signals.INTERPRETERS):
+        for one in (number, *INTERPRETERS):
             signal.signal(one, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, [number, signal.SIGALRM])
         caller = signals.let_signals_end_us()
@@ -89,9 +91,25 @@ def test_what_the_caller_ignores_and_blocks_is_the_commands(number: int) -> None
     assert blocked == {number, signal.SIGALRM}
     # Ours ends us, unless the caller means a start too; statuses of children are kept.
     assert ours["SigBlk"] == bit(signals.ASKING)
-    interpreters = sum(map(bit, signals.INTERPRETERS))
+    interpreters = sum(map(bit, INTERPRETERS))
     assert ours["SigIgn"] == interpreters | (bit(number) if number in signals.RESPECTED else 0)
     assert theirs == {"SigBlk": bit(number) | bit(signal.SIGALRM), "SigIgn": bit(number), "SigCgt": 0}
+
+
+def test_signals_that_the_launcher_saw_ignored_are_ignored_by_the_command() -> None:
+    def start() -> tuple[dict[str, int], dict[str, int]]:
+        use_defaults()
+        for one in INTERPRETERS:
+            signal.signal(one, signal.SIG_IGN)
+        sys._xoptions["passt_ignored"] = f"{int(signal.SIGXFSZ)}"
+        caller = signals.let_signals_end_us()
+        ours = masks()
+        signals.restore(caller)
+        return ours, masks()
+
+    ours, theirs = isolated(start, flags=0)
+    assert ours["SigIgn"] == bit(signal.SIGPIPE) | bit(signal.SIGXFSZ)
+    assert theirs["SigIgn"] == bit(signal.SIGXFSZ)
 
 
 def test_signals_end_a_start() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -61,6 +62,21 @@ def test_file_that_cannot_be_made_is_one_clear_line(tmp_path: Path, name: str, c
 def test_full_file_system_is_named() -> None:
     with pytest.raises(HostError, match="No space left on device; make room"):
         pcap_file.create("/dev/full")
+
+
+def test_failure_through_a_dangling_link_leaves_the_link_alone(tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    link, target = tmp_path / "capture", tmp_path / "target"
+    link.symlink_to("target")
+
+    def refuse(_fd: int, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", refuse)
+    with pytest.raises(HostError, match="make room there"):
+        pcap_file.create(str(link))
+    assert link.is_symlink()
+    assert not target.exists()
 
 
 def test_pipe_does_not_block(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ NAMES = {
           "pidfd_open urandom",
     "fcntl": "fcntl ioctl flock",
     "resource": "getrlimit setrlimit",
-    "_socket": "socketpair if_nametoindex if_indextoname gethostname",
+    "_socket": "socketpair if_indextoname gethostname",
     "passt.host.syscalls": "setns unshare clone prctl capset capget signalfd inotify_init inotify_add_watch "
                            "mount sethostname close_range file_system_type set_default_action",
 }

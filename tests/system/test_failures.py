@@ -141,3 +141,11 @@ def test_mistake_in_the_foreground_is_told_and_ends_the_command(lab: Lab, user: 
     result = running.finish(10)
     assert (scratch / "status").read_text() == "1\n"
     assert_told(result.stderr.decode().splitlines(), "pasta")
+
+
+@pytest.mark.parametrize("words", [["--config-net", "--", "true"], ["-f", "1"], ["1"]], ids=" ".join)
+def test_place_without_proc_is_one_clear_line(lab: Lab, words: list[str]) -> None:
+    script = 'mount -t tmpfs none /proc && exec "$@"'
+    done = lab.host.run(["unshare", "--mount", "sh", "-c", script, "sh", lab.pasta, *words], check=False)
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+    assert done.stderr.startswith(b"pasta: /proc is not mounted, or is that of another PID namespace")

@@ -22,7 +22,8 @@ from passt.dataplane.sockets.namespace_thread cimport NamespaceThread
 from passt.dataplane.loop.reactor cimport (
     EVENT_FAR, EVENT_FLOW, EVENT_LINK, EVENT_LISTENER, EVENT_READER, Reactor, make_tag,
 )
-from passt.dataplane.sockets.sockets cimport Sockets, read_sockaddr
+from passt.dataplane.sockets.socket_address cimport read_sockaddr
+from passt.dataplane.sockets.sockets cimport Sockets
 from passt.dataplane.base.stats cimport stats_as_dict
 from passt.dataplane.link.stream cimport StreamLink
 from passt.dataplane.base.externs cimport (
@@ -128,18 +129,24 @@ cdef class Engine:
     cdef void end_link(self) except *:
         """The link has ended: take what it still has, detach it, and say why."""
         cdef Link link = self.core.link
-        cdef int rounds = CLOSING_ROUNDS
         cdef object on_end = self.on_end
         cdef str reason
-        # A link that is only broken for writing still gives the guest's last frames.
-        while rounds and not link.error:
-            rounds -= 1
-            self.read_link()
-            finish_flows(self.core)
+        self.drain_link()
         reason = link.end_reason()
         link.detach()
         self.on_end = None
         on_end(reason)
+
+    cdef void drain_link(self) except *:
+        """Handle the guest's last frames, which a link that is only broken for writing still gives."""
+        cdef Link link = self.core.link
+        cdef int rounds = CLOSING_ROUNDS
+        self.reactor.slept = False
+        link.drained = not link.n_fds
+        while rounds and not link.drained and not link.error:
+            rounds -= 1
+            self.read_link()
+            finish_flows(self.core)
 
     def attach_namespace(self, NamespaceThread inside not None):
         self.core.bypass.namespace_thread = inside
@@ -328,14 +335,7 @@ cdef class Engine:
         return found
 
     def close(self):
-        cdef int rounds = CLOSING_ROUNDS
-        # The guest's last frames, sent before its end became known, still go out.
-        self.reactor.slept = False
-        self.core.link.drained = not self.core.link.n_fds
-        while rounds and not self.core.link.drained and not self.core.link.error:
-            rounds -= 1
-            self.read_link()
-            finish_flows(self.core)
+        self.drain_link()
         end_flows(self.core)
         self.core.listeners.close()
         self.core.bypass.spare_sockets.close()

@@ -17,6 +17,7 @@ the address that the kernel takes as the source of packets on that route.
 
 from __future__ import annotations
 
+import errno
 import socket
 from ipaddress import IPv6Address
 
@@ -24,6 +25,7 @@ from passt.errors import ConfigError, HostError
 from passt.facts.address import is_host_unicast, is_subnet_broadcast
 from passt.facts.host import FamilyFacts, HostFacts, InterfaceAddress
 from passt.host import resolvconf
+from passt.host.interface_index import interface_index
 from passt.host.rtnetlink import messages, routes
 from passt.host.rtnetlink.messages import AF_INET, AF_INET6, AddressFlag, MessageType, Scope
 from passt.host.rtnetlink.socket import KernelRefusalError, RtnlSocket
@@ -72,10 +74,12 @@ def read_host(*, interface: str | None = None, outbound_if4: str | None = None,
 
 
 def kernel_has_ip6() -> bool:
-    """Tell whether the kernel has IPv6, in use or not."""
+    """Tell whether the kernel has IPv6, in use or not. Raises OSError if a socket of no kind can be had."""
     try:
         socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC).close()
-    except OSError:
+    except OSError as error:
+        if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
+            raise
         return False
     return True
 
@@ -84,8 +88,10 @@ def _need_interface(option: str, ifname: str | None) -> None:
     if ifname is None:
         return
     try:
-        socket.if_nametoindex(ifname)
+        interface_index(ifname)
     except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise HostError(f"{option} {ifname}: cannot look for the interface: {error.strerror}") from error
         raise ConfigError(f"{option} {ifname}: there is no such interface; `ip link` lists them") from error
 
 
@@ -110,7 +116,7 @@ class _Family:
     def read(self, ifname: str | None, *, want_routes: bool) -> FamilyFacts | None:
         """Describe interface *ifname*, else the template that we choose; None if there is none."""
         first = None
-        for ifindex in [socket.if_nametoindex(ifname)] if ifname else self._templates():
+        for ifindex in [interface_index(ifname)] if ifname else self._templates():
             facts = self._describe(ifindex, want_routes=want_routes)
             if facts.address is not None:
                 return facts

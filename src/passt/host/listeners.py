@@ -23,6 +23,7 @@ import socket
 
 from passt import log
 from passt.errors import ConfigError
+from passt.host.interface_index import interface_index
 from passt.host.port_owner import find_owner
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -134,7 +135,7 @@ class HostBinder:
         if family == socket.AF_INET or address == "::":
             return address, port
         if rule.ifname is not None:
-            return address, port, 0, socket.if_nametoindex(rule.ifname)
+            return address, port, 0, interface_index(rule.ifname)
         is_link_local = rule.address is not None and rule.address.is_link_local
         return address, port, 0, self.ifindex6 if is_link_local else 0
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import socket
-from errno import EACCES, EISDIR, ELOOP, ENOENT, ENOTDIR, EPERM
+from errno import EACCES, EISDIR, ELOOP, ENODEV, ENOENT, ENOTDIR, EPERM
 from ipaddress import IPv4Address, IPv6Address
 
 from passt.errors import HostError
 from passt.facts.host import ResolverFacts
+from passt.host.interface_index import interface_index
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -94,12 +95,14 @@ def _server(text: bytes) -> IPAddress | None:
 
 
 def _scope_index(scope: str) -> int:
-    """Return the index of an interface given by name or index; 0 if there is no such interface."""
+    """Return the index of an interface given by name or index; 0 if there is none. Raises OSError."""
     if scope.isascii() and scope.isdecimal():
         return int(scope) if len(scope) < len(str(_MAX_IFINDEX)) else 0
     try:
-        return socket.if_nametoindex(scope)
-    except OSError:
+        return interface_index(scope)
+    except OSError as error:
+        if error.errno != ENODEV:
+            raise
         return 0
 
 

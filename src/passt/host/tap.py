@@ -26,7 +26,6 @@ TUN_DEVICE = "/dev/net/tun"
 IFNAMSIZ = 16
 VNET_HDR_LEN = 10
 
-SIOCGIFINDEX = 0x8933  # linux/sockios.h
 # linux/if_tun.h
 IFF_TAP = 0x0002
 IFF_NO_PI = 0x1000
@@ -45,16 +44,6 @@ _GIVE_UP = (TUN_F_USO4 | TUN_F_USO6, TUN_F_TSO_ECN, TUN_F_TSO6, TUN_F_TSO4, TUN_
 
 _IFREQ = struct.Struct(f"{IFNAMSIZ}sH22x")
 _INT = struct.Struct("i")
-
-
-def interface_index(fd: int, ifname: str) -> int:
-    """Return the index of an interface in the network namespace of socket *fd* (netdevice(7)); 0: none."""
-    request = struct.pack("16si20x", os.fsencode(ifname), 0)
-    try:
-        index: int = struct.unpack_from("i", fcntl.ioctl(fd, SIOCGIFINDEX, request), 16)[0]
-    except OSError:
-        return 0
-    return index
 
 
 def open_tap(ifname: str, *, allow: int = ALL_OFFLOADS, device: str = TUN_DEVICE) -> tuple[int, int]:

@@ -50,8 +50,8 @@ class LogFile:
             self._append(f"{header}\n".encode(errors="backslashreplace"))
         except OSError as error:
             os.close(self.fd)
-            if made:
-                os.unlink(path)
+            if made is not None:
+                os.unlink(made)
             raise HostError(_explain(path, error)) from None
 
     def write(self, level: int, text: str) -> None:
@@ -103,8 +103,8 @@ class LogFile:
         return size
 
 
-def _open(path: str) -> tuple[int, bool]:
-    """Open the file above descriptor 2; also tell whether it was created. Raises HostError."""
+def _open(path: str) -> tuple[int, str | None]:
+    """Open the file above descriptor 2; also return its path if it was created. Raises HostError."""
     try:
         fd, made = open_output(path, os.O_RDWR | os.O_APPEND)
     except (OSError, ValueError) as error:

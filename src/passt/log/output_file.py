@@ -21,15 +21,20 @@ import os
 import stat
 import time
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 MODE = 0o600
 MAX_LINKS = 40                    # the kernel's limit, path_resolution(7)
 _FLAGS = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _PAUSE_S = 0.01
 
 
-def open_output(path: str, flags: int, patience_s: float = 0) -> tuple[int, bool]:
-    """Open *path* for writing, close-on-exec, non-blocking; return (descriptor, whether it was created).
+def open_output(path: str, flags: int, patience_s: float = 0) -> tuple[int, str | None]:
+    """Open *path* for writing, close-on-exec, non-blocking; return (descriptor, path of the file if created).
 
+    The path of a created file is where the symbolic links lead: a start that fails removes the file there.
     *flags* are os.O_WRONLY or os.O_RDWR, maybe with os.O_APPEND. A pipe without a reader is tried again for
     *patience_s* seconds. Raises OSError, or ValueError if *path* cannot be a path.
     """
@@ -43,10 +48,10 @@ def open_output(path: str, flags: int, patience_s: float = 0) -> tuple[int, bool
         time.sleep(_PAUSE_S)
 
 
-def _open(path: str, flags: int) -> tuple[int, bool]:
+def _open(path: str, flags: int) -> tuple[int, str | None]:
     for _ in range(MAX_LINKS):
         try:
-            return os.open(path, flags | os.O_CREAT | os.O_EXCL, MODE), True
+            return os.open(path, flags | os.O_CREAT | os.O_EXCL, MODE), path
         except FileExistsError:
             pass
         try:
@@ -57,10 +62,10 @@ def _open(path: str, flags: int) -> tuple[int, bool]:
             if error.errno != errno.ELOOP:
                 raise
         else:
-            return _checked(fd, path), False
+            return _checked(fd, path), None
         target = _target(path)
         if target is None:
-            return os.open(path, flags), False
+            return os.open(path, flags), None
         path = target
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
@@ -103,6 +108,37 @@ def _is_shared(path: str, owner: int) -> bool:
     directory = os.stat(os.path.dirname(path) or ".")
     mask = stat.S_ISVTX | stat.S_IWOTH
     return directory.st_mode & mask == mask and directory.st_uid != owner
+
+
+def find_shared(paths: Sequence[str]) -> tuple[int, int] | None:
+    """Return the indices of the first two of *paths* that are one file; None if there are none.
+
+    Devices such as /dev/null may be shared. A path that cannot be looked up is none.
+    """
+    seen: dict[tuple[int, int, str], int] = {}
+    for i, path in enumerate(paths):
+        identity = _identify(path) if path else None
+        if identity is not None and seen.setdefault(identity, i) != i:
+            return seen[identity], i
+    return None
+
+
+def _identify(path: str) -> tuple[int, int, str] | None:
+    """Return device and inode of a file, of a file to be made those of its directory, and its name there."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        directory, name = os.path.split(os.path.realpath(path))
+    except (OSError, ValueError):
+        return None
+    else:
+        is_device = stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)
+        return None if is_device else (status.st_dev, status.st_ino, "")
+    try:
+        status = os.stat(directory)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, name
 
 
 def _is_on_proc(device: int) -> bool:

@@ -47,13 +47,13 @@ class Background:
         self._pid_fd = -1
         self._parent_fd = -1
         self._consent_fd = -1
-        self._has_made_file = False
+        self._made: str | None = None  # the path of the pid file, if we created it
         if pid_file is not None:
             self._open(pid_file)
 
     def _open(self, path: str) -> None:
         try:
-            self._pid_fd, self._has_made_file = open_output(path, os.O_WRONLY)
+            self._pid_fd, self._made = open_output(path, os.O_WRONLY)
             if stat.S_ISREG(os.fstat(self._pid_fd).st_mode):
                 os.ftruncate(self._pid_fd, 0)
         except (OSError, ValueError) as error:
@@ -90,7 +90,7 @@ class Background:
             self.hold()
         if self._pid_fd >= 0:
             self._write_pid()
-        self._has_made_file = False  # from now on the file is the caller's
+        self._made = None         # from now on the file is the caller's
         if self._parent_fd >= 0:
             self._part()
         if self._pid_fd >= 0:
@@ -99,10 +99,10 @@ class Background:
 
     def fail(self) -> None:
         """Remove the pid file if we created it and `announce` has not been called."""
-        if self._has_made_file and self._path is not None and self._parent_fd < 0:
-            self._has_made_file = False
+        if self._made is not None and self._parent_fd < 0:
+            made, self._made = self._made, None
             try:
-                os.unlink(self._path)
+                os.unlink(made)
             except OSError:
                 return
 

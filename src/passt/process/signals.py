@@ -3,8 +3,8 @@
 Until the loop runs, signals have their default actions, whatever the caller ignored or blocked, so each ends
 a start at once and the kernel cleans up. Then they are blocked, and the loop reads them from a signalfd.
 ASKING is blocked all the time. SIGCHLD must not be ignored: the kernel would discard the status of every
-child that ends (wait(2), "NOTES"). The command gets back what the caller ignored and blocked, except
-INTERPRETERS, which Python ignores before we can look: the command has their default actions.
+child that ends (wait(2), "NOTES"). The command gets back what the caller ignored and blocked; of
+INTERPRETERS, which Python ignores before we can look, those that the launcher saw (`facts.launcher`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import signal
 import struct
 
+from passt.facts.launcher import INTERPRETERS, ignored_signals
 from passt.host import syscalls
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -31,8 +32,6 @@ ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 # A caller that ignores one of these means the start too: nohup(1), and background jobs without job control
 # (POSIX, "Asynchronous Lists"). All others end a start, or are needed by us.
 RESPECTED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
-# The interpreter ignores these before any code of ours can see what the caller did with them.
-INTERPRETERS = (signal.SIGPIPE, signal.SIGXFSZ)
 
 # The C library keeps these from programs (nptl(7)), yet its posix_spawn(3), by which make starts programs,
 # leaves them ignored.
@@ -106,7 +105,7 @@ def let_signals_end_us() -> CallerSignals:
     if signal.SIGINT not in ignored:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     blocked = signal.pthread_sigmask(signal.SIG_SETMASK, (ASKING,))
-    return CallerSignals(ignored, blocked)
+    return CallerSignals(ignored_signals().union(ignored), blocked)
 
 
 def block_all() -> None:

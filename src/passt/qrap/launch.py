@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from passt.config.getopt import UsageError
 from passt.errors import ConfigError, HostError
+from passt.facts.launcher import INTERPRETERS, ignored_signals
 from passt.qrap import find_passt, qemu_command
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def run(arguments: Sequence[str]) -> NoReturn:
             raise ConfigError(f"descriptor {plan.fd}: {error.strerror}; choose one below the limit of"
                               " open files (ulimit -n)") from None
     # Python ignores these signals, and ignored signals stay so in the new program.
-    for signum in (signal.SIGPIPE, signal.SIGXFSZ):
+    for signum in frozenset(INTERPRETERS) - ignored_signals():
         signal.signal(signum, signal.SIG_DFL)
     try:
         os.execv(plan.path, plan.argv)  # noqa: S606 - our purpose

@@ -33,6 +33,7 @@ Signals keep their default actions until 11, so a signal that comes early ends u
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -40,7 +41,7 @@ import socket
 from passt import log
 from passt.errors import HostError
 from passt.host import descriptors
-from passt.host.tap import interface_index
+from passt.host.interface_index import index_seen_by
 from passt.namespace import create, pid1
 from passt.namespace.child import make_tap, start_child
 from passt.namespace.existing import PathWatch, ProcessWatch, TargetNamespaces, watch_path
@@ -74,11 +75,19 @@ def run(settings: Settings, caller: privileges.Caller, background: Background) -
 
     Raises PasstError. After Ctrl-C it may not return, but end the process by SIGINT.
     """
+    _need_proc()
     pasta = _Pasta(settings, background)
     if settings.namespace.is_attached:
         return pasta.run_attached()
     return pasta.run_command(
         pid1.Command(settings.namespace.command, caller.file_limits, caller.signals))
+
+
+def _need_proc() -> None:
+    """Refuse a place without /proc, which tells namespaces and takes ID maps. Raises HostError."""
+    if not os.path.exists("/proc/self/ns/net"):
+        raise HostError("/proc is not mounted, or is that of another PID namespace, and no namespace can be"
+                        " made or entered without: mount it (mount -t proc proc /proc)")
 
 
 class _Pasta:
@@ -263,6 +272,10 @@ def _find_index(thread: NamespaceThread, ifname: str) -> int:
     except OSError as error:
         raise HostError(f"cannot open sockets in the network namespace: {error.strerror}") from None
     try:
-        return interface_index(fd, ifname)
+        return index_seen_by(fd, ifname)
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise HostError(f"cannot look for interface {ifname}: {error.strerror}") from None
+        return 0
     finally:
         os.close(fd)

@@ -48,8 +48,8 @@ def create(path: str) -> int:
     if failure is None:
         return fd
     os.close(fd)
-    if made:
-        os.unlink(path)
+    if made is not None:
+        os.unlink(made)
     raise HostError(explain(path, failure))
 
 

@@ -10,7 +10,8 @@ from passt.dataplane.link.link cimport (
 )
 from passt.dataplane.link.tap cimport RX_BATCH, TapLink
 from passt.dataplane.loop.reactor cimport Reactor, make_tag
-from passt.dataplane.sockets.sockets cimport Sockets, fill_sockaddr, read_sockaddr
+from passt.dataplane.sockets.socket_address cimport fill_sockaddr, read_sockaddr
+from passt.dataplane.sockets.sockets cimport Sockets
 from passt.dataplane.base.stats cimport Stats, stats_as_dict
 from passt.dataplane.link.stream cimport StreamLink
 from passt.dataplane.base.externs cimport iovec, sockaddr_storage
@@ -53,6 +54,12 @@ cdef class HostSockets:
     @has_peek_off.setter
     def has_peek_off(self, bint value):
         self.sockets.has_peek_off = value
+
+    def index_of(self, int fd, bytes name):
+        cdef char ifname[16]
+        memset(ifname, 0, sizeof(ifname))
+        memcpy(ifname, <const char *>name, min(len(name), sizeof(ifname) - 1))
+        return self.sockets.index_of(fd, ifname)
 
     def open(self, int family, int kind, int protocol):
         return self.sockets.open(family, kind, protocol)

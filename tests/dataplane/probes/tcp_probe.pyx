@@ -20,7 +20,8 @@ from passt.dataplane.packet.headers cimport ETH_ALEN
 from passt.dataplane.link.link cimport LINK_CSUM, LINK_TSO4, LINK_TSO6, Link
 from passt.dataplane.base.memory_budget cimport Pool
 from passt.dataplane.loop.reactor cimport Reactor
-from passt.dataplane.sockets.sockets cimport PathInfo, Sockets, fill_sockaddr, read_sockaddr, scale_for
+from passt.dataplane.sockets.socket_address cimport fill_sockaddr, read_sockaddr
+from passt.dataplane.sockets.sockets cimport PathInfo, Sockets, scale_for
 from passt.dataplane.base.stats cimport DROP_LINK_FULL, count, stats_as_dict
 from passt.dataplane.base.externs cimport (
     IPPROTO_TCP, iovec, malloc, memcpy, memset, sockaddr_storage, socklen_t,

@@ -22,7 +22,8 @@ from passt.dataplane.flow.record cimport FLOW_PING, FLOW_TCP, FLOW_UDP, Flow
 from passt.dataplane.ip.icmp_error cimport push_icmp_error
 from passt.dataplane.link.link cimport Link
 from passt.dataplane.loop.reactor cimport EVENT_FLOW, EVENT_LISTENER, Reactor, make_tag
-from passt.dataplane.sockets.sockets cimport Sockets, fill_sockaddr, read_sockaddr
+from passt.dataplane.sockets.socket_address cimport fill_sockaddr, read_sockaddr
+from passt.dataplane.sockets.sockets cimport Sockets
 from passt.dataplane.base.stats cimport DROP_LINK_FULL, count, stats_as_dict
 from passt.dataplane.base.externs cimport (
     AF_INET, AF_INET6, EAGAIN, EPOLLIN, EPOLL_CTL_ADD, MSG_TRUNC, SOL_UDP, UDP_SEGMENT, htons, iovec,
@@ -281,8 +282,8 @@ cdef class ScriptedSockets(Sockets):
     cdef bint is_own(self, int fd, const sockaddr_storage *peer, socklen_t n) noexcept with gil:
         return self.note("is_own", (fd, read_endpoint(peer)), 0) != 0
 
-    cdef uint32_t index_of(self, const char *ifname) noexcept with gil:
-        return <uint32_t>self.note("index_of", (ifname,), 7)
+    cdef uint32_t index_of(self, int fd, const char *ifname) noexcept with gil:
+        return <uint32_t>self.note("index_of", (fd, ifname), 7)
 
     cdef int set_interface(self, int fd, int family, int ifindex) noexcept with gil:
         return self.note("set_interface", (fd, family, ifindex), 0)

@@ -357,6 +357,17 @@ def test_socket_is_bound_to_its_device() -> None:
         assert view.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16) == b"lo\0"
 
 
+@in_own_namespace
+def test_index_of_an_interface_takes_no_descriptor() -> None:
+    host = HostSockets()
+    fd = host.open(socket.AF_INET, socket.SOCK_DGRAM, 0)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (fd + 1, fd + 1))
+    assert host.open(socket.AF_INET, socket.SOCK_DGRAM, 0) == -errno.EMFILE
+    assert host.index_of(fd, b"lo") == 1
+    assert host.index_of(fd, b"none") == 0
+    assert host.index_of(-1, b"lo") == 0
+
+
 @pytest.mark.parametrize(("address", "scope"), [("192.0.2.1", 0), ("2001:db8::1", 0), ("fe80::1", 7)])
 def test_socket_address_both_ways(address: str, scope: int) -> None:
     octets = packed(address)

@@ -87,7 +87,10 @@ cdef extern from "<signal.h>" nogil:
     int pthread_sigmask(int how, const sigset_t *mask, sigset_t *before)
 
 cdef extern from "<net/if.h>" nogil:
-    unsigned int if_nametoindex(const char *ifname)
+    enum: IFNAMSIZ
+    struct ifreq:
+        char ifr_name[16]         # IFNAMSIZ
+        int ifr_ifindex
 
 cdef extern from "<sched.h>" nogil:
     enum: CLONE_NEWNET
@@ -395,6 +398,7 @@ cdef extern from "<linux/net_tstamp.h>" nogil:
     enum: SOF_TIMESTAMPING_TX_ACK, SOF_TIMESTAMPING_OPT_TSONLY
 
 cdef extern from "<sys/ioctl.h>" nogil:
+    enum: SIOCGIFINDEX
     int ioctl(int fd, unsigned long request, ...)
 
 cdef extern from "<linux/sockios.h>" nogil:

@@ -39,7 +39,7 @@ from passt.dataplane.sockets.namespace_thread cimport (
 )
 from passt.dataplane.sockets.pipe_pool cimport NO_PIPE
 from passt.dataplane.loop.reactor cimport EVENT_FAR, EVENT_FLOW, make_tag
-from passt.dataplane.sockets.sockets cimport read_sockaddr
+from passt.dataplane.sockets.socket_address cimport read_sockaddr
 from passt.dataplane.base.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_SOCKET, Verdict, count
 from passt.dataplane.base.externs cimport (
     AF_INET, EAGAIN, EINPROGRESS, ENOBUFS, ENOMEM, EPERM, EPOLL_CTL_ADD, EPOLL_CTL_MOD,

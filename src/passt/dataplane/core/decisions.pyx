@@ -22,7 +22,7 @@ from passt.dataplane.flow.decision cimport HostRoute, InboundView
 from passt.dataplane.flow.key cimport FlowKey
 from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.packet.headers cimport ETH_ALEN
-from passt.dataplane.sockets.sockets cimport fill_sockaddr, read_sockaddr
+from passt.dataplane.sockets.socket_address cimport fill_sockaddr, read_sockaddr
 
 cdef enum:
     # A guest gets as many at once as its start or a sweep over its neighbours takes, then a steady rate.

@@ -14,15 +14,13 @@ import socket as pysocket
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.base.externs cimport (
-    AF_INET, AF_INET6, EMFILE, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, IPPROTO_TCP, IPPROTO_UDP,
+    AF_INET, AF_INET6, EMFILE, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, IFNAMSIZ, IPPROTO_TCP, IPPROTO_UDP,
     close as close_fd, errno, free, getsockname, memset, realloc, sockaddr, sockaddr_storage, socklen_t,
 )
 from passt.dataplane.loop.reactor cimport EVENT_LISTENER, make_tag
-from passt.dataplane.sockets.sockets cimport Sockets, read_sockaddr
+from passt.dataplane.sockets.socket_address cimport read_sockaddr
+from passt.dataplane.sockets.sockets cimport Sockets
 from passt.facts import contracts
-
-cdef enum:
-    IFNAMSIZ = 16                 # linux/if.h
 
 
 cdef class Listener:
@@ -172,7 +170,7 @@ cdef class Listeners:
 
 cdef tuple reach_of(int fd):
     """The families that a bound socket can send to, the packed address and the device that it is bound to."""
-    view = pysocket.socket(fileno=os.dup(fd))
+    view = pysocket.socket(fileno=fd)
     try:
         name = view.getsockname()[0].partition("%")[0]
         device = view.getsockopt(pysocket.SOL_SOCKET, pysocket.SO_BINDTODEVICE, IFNAMSIZ).rstrip(b"\0")
@@ -184,7 +182,7 @@ cdef tuple reach_of(int fd):
                 families = (<int>AF_INET6,)
         return families, address, device
     finally:
-        view.close()
+        view.detach()
 
 
 cdef int local_port(int fd) except -1:

@@ -37,7 +37,7 @@ from passt.dataplane.packet.headers cimport (
 )
 from passt.dataplane.ip.icmp_error cimport push_icmp_error, relay_icmp_error
 from passt.dataplane.datagram.ip_fields cimport Marks, marks_of, read_marks, set_fragmenting, socket_of
-from passt.dataplane.sockets.sockets cimport local_address, read_sockaddr
+from passt.dataplane.sockets.socket_address cimport local_address, read_sockaddr
 from passt.dataplane.base.stats cimport DROP_BAD_ADDRESS, DROP_PROTOCOL, DROP_UNKNOWN_FLOW, count
 from passt.dataplane.base.externs cimport (
     CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, EACCES, ECONNREFUSED, EHOSTUNREACH, EMSGSIZE,

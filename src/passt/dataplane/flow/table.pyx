@@ -23,7 +23,7 @@ from passt.dataplane.base.siphash cimport siphash
 from passt.dataplane.base.externs cimport IPPROTO_UDP, calloc, free, memcmp, memcpy, memset, sockaddr_storage
 from passt.dataplane.flow.key cimport FLOW_KEY_WORDS, SIDE_GUEST, SIDE_HOST, FlowKey
 from passt.dataplane.flow.record cimport CLASS_KEPT, FLOW_DEAD, FLOW_FREE, NO_FLOW, Flow
-from passt.dataplane.sockets.sockets cimport read_sockaddr
+from passt.dataplane.sockets.socket_address cimport read_sockaddr
 
 cdef enum:
     HASH_LOAD = 2                 # buckets per flow

@@ -24,7 +24,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 import os
 
-from passt.dataplane.sockets.sockets cimport fill_sockaddr
+from passt.dataplane.sockets.socket_address cimport fill_sockaddr
 from passt.dataplane.base.externs cimport (
     AF_INET, AF_INET6, CAP_NET_BIND_SERVICE, CLONE_NEWNET, EADDRNOTAVAIL, EAFNOSUPPORT, EMFILE, ENOPROTOOPT,
     EPERM, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, IPV6_RECVPKTINFO, IPV6_V6ONLY,

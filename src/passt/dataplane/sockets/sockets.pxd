@@ -64,11 +64,5 @@ cdef class Sockets:
     cdef ssize_t receive_error(self, int fd, msghdr *message) noexcept nogil
     cdef int set_option(self, int fd, int level, int name, int value) noexcept nogil
     cdef bint is_own(self, int fd, const sockaddr_storage *peer, socklen_t n) noexcept nogil
-    cdef uint32_t index_of(self, const char *ifname) noexcept nogil
+    cdef uint32_t index_of(self, int fd, const char *ifname) noexcept nogil
     cdef int set_interface(self, int fd, int family, int ifindex) noexcept nogil
-
-
-cdef socklen_t fill_sockaddr(sockaddr_storage *out, const uint8_t *address, size_t addr_len, uint16_t port,
-                             uint32_t scope_id) noexcept nogil
-cdef size_t read_sockaddr(const sockaddr_storage *source, uint8_t *address, uint16_t *port) noexcept nogil
-cdef void local_address(msghdr *message, sockaddr_storage *out, uint32_t *ifindex) noexcept nogil

@@ -12,23 +12,22 @@ before the place are read again into memory that nobody looks at.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from passt.dataplane.packet.headers cimport is_mapped4
 from passt.dataplane.loop.reactor cimport Reactor
+from passt.dataplane.sockets.socket_address cimport read_sockaddr
 from passt.dataplane.base.externs cimport (
-    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, EAGAIN, EALREADY, EFD_CLOEXEC, EFD_NONBLOCK,
-    EINPROGRESS, EINTR, EISCONN, EMFILE, ENFILE, ENOPROTOOPT, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IP,
-    IPPROTO_IPV6, IPPROTO_TCP, IPV6_MULTICAST_IF, IPV6_PKTINFO, IPV6_RECVERR, IPV6_RECVHOPLIMIT,
-    IPV6_RECVTCLASS, IPV6_V6ONLY, IP_MULTICAST_IF, IP_PKTINFO, IP_RECVERR, IP_RECVTOS, IP_RECVTTL,
-    IP_UNICAST_IF, MSG_DONTWAIT, MSG_ERRQUEUE, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, PASST_MEMINFO_SNDBUF,
-    PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, POLLIN, POLLOUT, SHUT_WR, SIOCOUTQ, SOCK_CLOEXEC,
-    SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOF_TIMESTAMPING_OPT_TSONLY, SOF_TIMESTAMPING_TX_ACK,
-    SOL_SOCKET, SOL_UDP, SO_BINDTODEVICE, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_MEMINFO, SO_OOBINLINE,
-    SO_PEEK_OFF, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SO_TIMESTAMPING, SPLICE_F_MOVE, SPLICE_F_NONBLOCK,
-    TCP_CONGESTION, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY, UDP_GRO, accept4, bind,
-    close as close_fd, cmsghdr, connect as connect_to, errno, eventfd, getsockname, getsockopt, htonl,
-    htons, if_nametoindex, in6_pktinfo, in_pktinfo, ioctl, iovec, ip_mreqn, linger, memcpy, memset, mmsghdr,
-    msghdr, ntohs, passt_tcp_info, poll, pollfd, recv, recvmmsg, recvmsg, sendmmsg, sendmsg, setsockopt,
-    shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t, splice, write,
+    AF_INET, AF_INET6, EAGAIN, EALREADY, EFD_CLOEXEC, EFD_NONBLOCK, EINPROGRESS, EINTR, EISCONN, EMFILE,
+    ENFILE, ENOPROTOOPT, IFNAMSIZ, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP,
+    IPV6_MULTICAST_IF, IPV6_RECVERR, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IPV6_V6ONLY, IP_MULTICAST_IF,
+    IP_RECVERR, IP_RECVTOS, IP_RECVTTL, IP_UNICAST_IF, MSG_DONTWAIT, MSG_ERRQUEUE, MSG_NOSIGNAL, MSG_PEEK,
+    MSG_TRUNC, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, POLLIN, POLLOUT, SHUT_WR,
+    SIOCGIFINDEX, SIOCOUTQ, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOF_TIMESTAMPING_OPT_TSONLY,
+    SOF_TIMESTAMPING_TX_ACK, SOL_SOCKET, SOL_UDP, SO_BINDTODEVICE, SO_ERROR, SO_KEEPALIVE, SO_LINGER,
+    SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SO_TIMESTAMPING,
+    SPLICE_F_MOVE, SPLICE_F_NONBLOCK, TCP_CONGESTION, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY,
+    UDP_GRO, accept4, bind, close as close_fd, connect as connect_to, errno, eventfd, getsockname,
+    getsockopt, htonl, ifreq, ioctl, iovec, ip_mreqn, linger, memcpy, memset, mmsghdr, msghdr,
+    passt_tcp_info, poll, pollfd, recv, recvmmsg, recvmsg, sendmmsg, sendmsg, setsockopt, shutdown, sockaddr,
+    sockaddr_in, sockaddr_storage, socket, socklen_t, splice, write,
 )
 
 cdef enum:
@@ -509,9 +508,15 @@ cdef class Sockets:
         close_fd(scratch)
         return found
 
-    cdef uint32_t index_of(self, const char *ifname) noexcept nogil:
-        """Index of an interface, 0: there is none of that name (netdevice(7))."""
-        return if_nametoindex(ifname)
+    cdef uint32_t index_of(self, int fd, const char *ifname) noexcept nogil:
+        """Index of an interface in the namespace of socket *fd*, 0: there is none (netdevice(7)).
+
+        *ifname* has IFNAMSIZ bytes. if_nametoindex(3) would open a socket of its own, which may not be had.
+        """
+        cdef ifreq request
+        memset(&request, 0, sizeof(request))
+        memcpy(request.ifr_name, ifname, IFNAMSIZ)
+        return <uint32_t>request.ifr_ifindex if ioctl(fd, SIOCGIFINDEX, &request) == 0 else 0
 
     cdef int set_interface(self, int fd, int family, int ifindex) noexcept nogil:
         """Choose by which interface multicasts leave, and IPv4's broadcasts (ip(7), ipv6(7))."""
@@ -538,65 +543,3 @@ cdef void want_details(int fd, int family, int protocol) noexcept nogil:
     setsockopt(fd, IPPROTO_IP, IP_RECVTOS, &one, sizeof(one))
     if protocol == IPPROTO_ICMP:
         setsockopt(fd, IPPROTO_IP, IP_RECVTTL, &one, sizeof(one))
-
-
-cdef socklen_t fill_sockaddr(sockaddr_storage *out, const uint8_t *address, size_t addr_len, uint16_t port,
-                             uint32_t scope_id) noexcept nogil:
-    """Make a socket address of 4 or 16 bytes of address; returns its length."""
-    cdef sockaddr_in *four = <sockaddr_in *>out
-    cdef sockaddr_in6 *six = <sockaddr_in6 *>out
-    memset(out, 0, sizeof(sockaddr_storage))
-    if addr_len == 4:
-        four.sin_family = AF_INET
-        four.sin_port = htons(port)
-        memcpy(&four.sin_addr, address, 4)
-        return sizeof(sockaddr_in)
-    six.sin6_family = AF_INET6
-    six.sin6_port = htons(port)
-    six.sin6_scope_id = scope_id
-    memcpy(&six.sin6_addr, address, 16)
-    return sizeof(sockaddr_in6)
-
-
-cdef size_t read_sockaddr(const sockaddr_storage *source, uint8_t *address, uint16_t *port) noexcept nogil:
-    """Take a socket address apart; an IPv4-mapped one comes out as IPv4. Returns 4, 16, or 0 if neither.
-
-    *address* has 16 bytes; what is behind the address is zeroed.
-    """
-    cdef const sockaddr_in *four = <const sockaddr_in *>source
-    cdef const sockaddr_in6 *six = <const sockaddr_in6 *>source
-    memset(address, 0, 16)
-    if source.ss_family == AF_INET:
-        memcpy(address, &four.sin_addr, 4)
-        port[0] = ntohs(four.sin_port)
-        return 4
-    if source.ss_family != AF_INET6:
-        return 0
-    port[0] = ntohs(six.sin6_port)
-    if is_mapped4(six.sin6_addr.s6_addr):
-        memcpy(address, &six.sin6_addr.s6_addr[12], 4)
-        return 4
-    memcpy(address, &six.sin6_addr, 16)
-    return 16
-
-
-cdef void local_address(msghdr *message, sockaddr_storage *out, uint32_t *ifindex) noexcept nogil:
-    """The address that a datagram was sent to, from its control data; link-local ones with interface."""
-    cdef cmsghdr *item = CMSG_FIRSTHDR(message)
-    cdef in_pktinfo four
-    cdef in6_pktinfo six
-    memset(out, 0, sizeof(sockaddr_storage))
-    while item != NULL:
-        if item.cmsg_level == IPPROTO_IP and item.cmsg_type == IP_PKTINFO:
-            memcpy(&four, CMSG_DATA(item), sizeof(four))
-            out.ss_family = AF_INET
-            (<sockaddr_in *>out).sin_addr = four.ipi_addr
-            return
-        if item.cmsg_level == IPPROTO_IPV6 and item.cmsg_type == IPV6_PKTINFO:
-            memcpy(&six, CMSG_DATA(item), sizeof(six))
-            out.ss_family = AF_INET6
-            (<sockaddr_in6 *>out).sin6_addr = six.ipi6_addr
-            if six.ipi6_addr.s6_addr[0] == 0xfe and (six.ipi6_addr.s6_addr[1] & 0xc0) == 0x80:
-                ifindex[0] = six.ipi6_ifindex
-            return
-        item = CMSG_NXTHDR(message, item)

@@ -11,7 +11,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.base.externs cimport calloc, free, memcmp, memcpy, memset, sockaddr_storage
 from passt.dataplane.flow.decision cimport InboundView
-from passt.dataplane.sockets.sockets cimport read_sockaddr
+from passt.dataplane.sockets.socket_address cimport read_sockaddr
 
 
 cdef uint32_t slot_of(uint32_t listener, const uint8_t *peer, const uint8_t *local) noexcept nogil:

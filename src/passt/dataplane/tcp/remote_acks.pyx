@@ -37,7 +37,8 @@ from passt.dataplane.flow.tcp cimport (
     CONN_STAMPED, TCP_ESTABLISHED, TcpConn,
 )
 from passt.dataplane.packet.headers cimport is_loopback6
-from passt.dataplane.sockets.sockets cimport PathInfo, read_sockaddr
+from passt.dataplane.sockets.socket_address cimport read_sockaddr
+from passt.dataplane.sockets.sockets cimport PathInfo
 from passt.dataplane.base.externs cimport sockaddr_storage
 from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.tcp.segments cimport send_ack, set_timer

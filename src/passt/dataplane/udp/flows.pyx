@@ -38,7 +38,7 @@ from passt.dataplane.flow.record cimport FLOW_UDP, FLOW_UDP_PORT, Flow
 from passt.dataplane.flow.table cimport fill_host_key
 from passt.dataplane.packet.headers cimport ETH_ALEN, is_loopback6
 from passt.dataplane.ip.path_mtu cimport limit_towards
-from passt.dataplane.sockets.sockets cimport local_address, read_sockaddr
+from passt.dataplane.sockets.socket_address cimport local_address, read_sockaddr
 from passt.dataplane.bypass.udp_bypass cimport open_splice_udp
 from passt.dataplane.base.stats cimport (
     DROP_BAD_PORT, DROP_GSO, DROP_REFUSED, DROP_UNKNOWN_FLOW, VERDICT_OK, Verdict, count,
@@ -174,7 +174,7 @@ cdef bint take_listener(Core core, Flow *flow, const HostRoute *route) noexcept 
     if not ask_listener(core, &flow.keys[0], route, key.guest, is_known or is_group(&flow.keys[0]), &found):
         return False
     if route.ifname[0]:
-        ifindex = core.sockets.index_of(route.ifname)
+        ifindex = core.sockets.index_of(found.fd, route.ifname)
     elif is_group(&flow.keys[0]):
         ifindex = route.ifindex
     key.addr_len = <uint8_t>read_sockaddr(&flow.peer, key.remote, &key.remote_port)

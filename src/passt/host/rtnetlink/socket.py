@@ -22,9 +22,10 @@ from __future__ import annotations
 
 import os
 import socket
-from errno import ENOENT
+from errno import ENODEV, ENOENT
 
 from passt.errors import HostError
+from passt.host.interface_index import interface_index
 from passt.host.rtnetlink import messages
 from passt.host.rtnetlink.messages import MessageFlag, MessageType
 from passt.light.values import Value
@@ -139,8 +140,10 @@ class RtnlSocket:
     def get_link(self, ifname: str) -> messages.LinkMessage:
         """Read the interface with the name, or alternative name, *ifname*."""
         try:
-            ifindex = socket.if_nametoindex(ifname)
+            ifindex = interface_index(ifname)
         except OSError as error:
+            if error.errno != ENODEV:
+                raise HostError(f"cannot look for interface {ifname}: {error.strerror}") from error
             raise HostError(f"there is no interface {ifname} in this network namespace") from error
         what = f"cannot read interface {ifname}"
         payload = self.ask(what, MessageType.GETLINK, messages.build_link_query(ifindex))

@@ -1,0 +1,51 @@
+"""What the launcher tells the program of its caller: seen by a stand-in for the interpreter, and read."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from passt.facts import launcher
+
+SOURCE = Path(__file__).parents[2] / "src" / "launcher" / "launcher.c"
+BOTH = {signal.SIGPIPE, signal.SIGXFSZ}
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compile the launcher, beside an interpreter that prints its arguments."""
+    directory = tmp_path_factory.mktemp("launcher") / "bin"
+    directory.mkdir()
+    compiler = shutil.which("cc") or pytest.skip("needs a C compiler")
+    subprocess.run([compiler, "-std=gnu11", "-Wall", "-Wextra", "-Werror", '-DPYTHON_NAME="stand-in"',
+                    '-DBUILD_PYTHON="/none"', "-o", str(directory / "pasta"), str(SOURCE)], check=True)
+    (directory / "stand-in").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="ascii")
+    (directory / "stand-in").chmod(0o755)
+    return directory / "pasta"
+
+
+@pytest.mark.parametrize(("names", "option"), [
+    ("", []), ("PIPE", ["-X", "passt_ignored=13"]), ("XFSZ", ["-X", f"passt_ignored={int(signal.SIGXFSZ)}"]),
+    ("PIPE XFSZ HUP", ["-X", f"passt_ignored=13,{int(signal.SIGXFSZ)}"]), ("HUP", []),
+])
+def test_signals_that_python_will_ignore_are_named_if_the_caller_does(program: Path, names: str,
+                                                                      option: list[str]) -> None:
+    trap = f"trap '' {names}; " if names else ""
+    argv = ["sh", "-c", trap + 'exec "$@"', "sh", str(program), "--", "a b"]
+    words = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert words == [*option, "-I", "-m", "passt", str(program), "--", "a b"]
+
+
+@pytest.mark.parametrize(("value", "ignored"), [
+    (None, set()), ("13", {signal.SIGPIPE}), (f"13,{int(signal.SIGXFSZ)}", BOTH), ("1,2,15", set()),
+    ("", set()), ("x,,-13, 13", set()), (True, set()),
+])
+def test_what_was_named_is_read(monkeypatch: pytest.MonkeyPatch, value: str | bool | None, ignored: set[int]
+                                ) -> None:
+    monkeypatch.setattr(sys, "_xoptions", {} if value is None else {launcher.OPTION: value})
+    assert launcher.ignored_signals() == ignored
