@@ -78,7 +78,7 @@ def test_two_workers_share_and_the_last_line_counts_all(tmp_path: Path) -> None:
     assert summary(done) == "1 failed, 4 passed, 1 skipped"
     assert "assert 0" in done.stdout
     assert "\nsaid\n" in done.stdout
-    assert len(re.findall(r"^0.3\ds call     test_[ab].py::test_1$", done.stdout, re.MULTILINE)) == 2
+    assert len(re.findall(r"^\d+\.\d\ds call     test_[ab].py::test_1$", done.stdout, re.MULTILINE)) == 2
     for line in ("test_a.py .. ", "test_b.py .F ", "test_c.py s. "):
         assert line in done.stdout
     made, ended = tree.labs()
@@ -97,14 +97,16 @@ def test_marked_tests_run_when_all_others_are_done(tmp_path: Path) -> None:
     assert words[-3:] == ["make", "alone", "end"]
 
 
-def test_modules_with_slow_tests_come_first(tmp_path: Path) -> None:
+def test_modules_that_take_long_come_first(tmp_path: Path) -> None:
     names = [f"test_{letter}.py" for letter in "abcdefgh"]
     text = "import os\nfrom conftest import note\ndef test_1(lab): note(os.path.basename(__file__) + ' 0 ')\n"
     slow = "import pytest\npytestmark = pytest.mark.slow\n" + text
-    tree = Tree(tmp_path, {name: slow if name in names[-2:] else text for name in names})
-    assert summary(tree.run()) == "8 passed"
+    many = text + "".join(f"def test_{n}(): pass\n" for n in range(2, 9))
+    tree = Tree(tmp_path, {**dict.fromkeys(names, text), names[-1]: slow, names[3]: many})
+    assert summary(tree.run()) == "15 passed"
     run = [word for word in tree.notes.read_text(encoding="ascii").split()[::2] if word in names]
-    assert run[0] in names[-2:]
+    # Both workers ask at once, so the second module may tell of itself before the first.
+    assert {*run[:2]} == {names[-1], names[3]}
 
 
 @pytest.mark.parametrize("how", ["os.kill(os.getpid(), 9)", "os._exit(0)", "os._exit(7)"])

@@ -14,7 +14,7 @@ from tests.support.processes import status_field
 from tests.support.switches import LONG
 from tests.system.servers import REPLY_LEN, TICK_S, stream_sha256
 
-pytestmark = pytest.mark.needs_root
+pytestmark = [pytest.mark.needs_root, pytest.mark.slow]
 
 NET = ("--config-net",)
 PAUSE_S = 120 if LONG else 20
