@@ -210,7 +210,7 @@ REFUSED = """
 import errno, socket, sys, time
 target = sys.argv[1]
 sock = socket.socket(socket.AF_INET6 if ":" in target else socket.AF_INET, socket.SOCK_DGRAM)
-sock.settimeout(3)
+sock.settimeout(10)
 sock.connect((target, 9))
 start = time.monotonic()
 for _ in range(3):
@@ -219,7 +219,7 @@ for _ in range(3):
         sock.recv(100)
     except ConnectionRefusedError:
         print("refused")
-assert time.monotonic() - start < 2
+assert time.monotonic() - start < 9
 """
 
 
