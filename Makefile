@@ -8,8 +8,9 @@ PREFIX ?= /usr/local
 PYTEST_ARGS ?=
 # Options that choose no tests.
 PYTEST_OPTIONS ?=
-# Processes that share the tests (tests/support/workers.py); with 1 they run in their order.
-TEST_WORKERS ?= 2
+# Processes that share the tests (tests/support/workers.py); with 1 they run in their order. Three keep two
+# processors busy: tests of real programs wait for half of their time.
+TEST_WORKERS ?= 3
 BENCH_ARGS ?=
 # A parser of tests/fuzz/harness.py, or all in turn; and seconds for each, 0 for no end.
 FUZZ_TARGET ?= all
@@ -31,12 +32,12 @@ demo: # show the program at work between two namespaces
 
 test: # all tests; PYTEST_ARGS="tests/wire -k arp" for some
 	@tools/setup test
-	@$(if $(PYTEST_ARGS),:,tools/debug-build -q)
+	@$(if $(PYTEST_ARGS),:,tools/debug-build -q --workers $(TEST_WORKERS))
 	@tools/as-root $(PYTEST) $(PYTEST_ARGS)
 
 test-debug: # the data plane's tests in a build with assertions: a part of `make test`
 	@tools/setup test
-	@tools/debug-build -q $(PYTEST_ARGS)
+	@tools/debug-build -q --workers $(TEST_WORKERS) $(PYTEST_ARGS)
 
 test-fast: # unit tests that need no root and no guest, under a minute
 	@tools/setup test-fast

@@ -35,7 +35,7 @@ def build() -> None:
     modules = cythonize(  # type: ignore[no-untyped-call]
         extensions,
         compiler_directives=settings["DIRECTIVES"],
-        include_path=["src"],
+        include_path=["src", "."],
         emit_linenums=settings["DEBUG"],
     )
     command = build_ext(Distribution({"ext_modules": modules}))

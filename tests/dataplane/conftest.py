@@ -42,8 +42,9 @@ def what_is_missing() -> str | None:
     for source in sorted(PACKAGE.rglob("*.pyx")):
         if is_stale(Path(PLANE), source, [source.with_suffix(".pxd")]):
             return f"{source.name} of the data plane is not built or changed since: run '{BUILD_PACKAGE}'"
-    for source in sorted((HERE / "probes").glob("*.pyx")):
-        if is_stale(built(source), source, sorted(PACKAGE.rglob("*.pxd"))):
+    probes = HERE / "probes"
+    for source in sorted(probes.glob("*.pyx")):
+        if is_stale(built(source), source, sorted([*PACKAGE.rglob("*.pxd"), *probes.glob("*.pxd")])):
             return f"the probe {source.name} is not built or older than its sources: run '{BUILD_PROBES}'"
     return None
 

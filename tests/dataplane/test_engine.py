@@ -392,11 +392,16 @@ def test_timers_made_by_timers(bench: Bench) -> None:
 
 
 def test_timer_is_not_late_by_the_time_before_the_run(bench: Bench) -> None:
-    time.sleep(0.3)  # set-up that takes long
-    bench.engine.call_later(0.001, bench.engine.stop)
-    started = time.monotonic()
-    bench.engine.run()
-    assert time.monotonic() - started < 0.2
+    delays = []
+    for _ in range(3):  # one of them without a moment in which the machine is busy
+        time.sleep(0.3)  # set-up that takes long
+        bench.engine.call_later(0.001, bench.engine.stop)
+        started = time.monotonic()
+        bench.engine.run()
+        delays.append(time.monotonic() - started)
+        if delays[-1] < 0.2:
+            return
+    pytest.fail(f"late by {delays} s")
 
 
 def test_stop_lets_the_turn_end(bench: Bench) -> None:

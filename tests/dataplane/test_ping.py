@@ -224,13 +224,11 @@ def test_blocked_link_and_share_of_a_turn() -> None:
     fd = bench.ask(4)
     bench.blocked = True
     bench.receive(fd, *[from_kernel(4, seq=n) for n in range(RECEIVE_BUDGET + 2)])
-    bench.end_turn()
+    bench.turn()
     assert bench.frames() == []
-    bench.blocked = False
-    bench.wake_waiting()
-    bench.end_turn()
+    bench.open_link()
     assert bench.frames() == [reply(4, seq=n) for n in range(RECEIVE_BUDGET)]
-    bench.end_turn()
+    bench.turn()
     assert len(bench.frames()) == 2
 
 
@@ -240,13 +238,13 @@ def test_flow_ends_30_seconds_after_its_last_message() -> None:
     bench.now += 20 * SECOND
     bench.ask(4, seq=2)
     bench.now += 20 * SECOND
-    bench.fire_timers()
+    bench.turn()
     bench.receive(fd, from_kernel(4))
     bench.now += 29 * SECOND
-    bench.fire_timers()
+    bench.turn()
     assert len(bench.flows()) == 1
     bench.now += SECOND
-    bench.fire_timers()
+    bench.turn()
     assert bench.flows() == []
     assert bench.sockets.open_fds == set()
     assert bench.counters()["flows_ping"] == 0

@@ -18,7 +18,7 @@ from tests.system.servers import stream_sha256
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.needs_root
+pytestmark = [pytest.mark.needs_root, pytest.mark.slow]
 
 SIZE = 1 << 20
 FIRST_PORT, SECOND_PORT = 10001, 10004

@@ -9,8 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
+
+from tests.support.workers import estimate
 
 TREE = Path(__file__).parent.parent.parent
 CONFTEST = """
@@ -78,7 +81,7 @@ def test_two_workers_share_and_the_last_line_counts_all(tmp_path: Path) -> None:
     assert summary(done) == "1 failed, 4 passed, 1 skipped"
     assert "assert 0" in done.stdout
     assert "\nsaid\n" in done.stdout
-    assert len(re.findall(r"^0.3\ds call     test_[ab].py::test_1$", done.stdout, re.MULTILINE)) == 2
+    assert len(re.findall(r"^\d+\.\d\ds call     test_[ab].py::test_1$", done.stdout, re.MULTILINE)) == 2
     for line in ("test_a.py .. ", "test_b.py .F ", "test_c.py s. "):
         assert line in done.stdout
     made, ended = tree.labs()
@@ -97,7 +100,7 @@ def test_marked_tests_run_when_all_others_are_done(tmp_path: Path) -> None:
     assert words[-3:] == ["make", "alone", "end"]
 
 
-def test_modules_with_slow_tests_come_first(tmp_path: Path) -> None:
+def test_modules_that_take_long_come_first(tmp_path: Path) -> None:
     names = [f"test_{letter}.py" for letter in "abcdefgh"]
     text = "import os\nfrom conftest import note\ndef test_1(lab): note(os.path.basename(__file__) + ' 0 ')\n"
     slow = "import pytest\npytestmark = pytest.mark.slow\n" + text
@@ -105,6 +108,25 @@ def test_modules_with_slow_tests_come_first(tmp_path: Path) -> None:
     assert summary(tree.run()) == "8 passed"
     run = [word for word in tree.notes.read_text(encoding="ascii").split()[::2] if word in names]
     assert run[0] in names[-2:]
+
+
+class Marked:
+    """As much of a test as a guess of its time looks at."""
+
+    def __init__(self, *markers: str) -> None:
+        self.markers = markers
+
+    def get_closest_marker(self, name: str) -> bool:
+        return name in self.markers
+
+
+def test_time_of_a_module_is_guessed_by_the_first_marker_of_each_of_its_tests() -> None:
+    def guess(*tests: Marked) -> float:
+        return estimate(cast("list[pytest.Item]", list(tests)))
+
+    assert guess(Marked("needs_root", "slow")) > guess(Marked("needs_root", "x")) > guess(Marked("x")) > 0
+    many = guess(Marked("slow"), Marked(), Marked())
+    assert many == pytest.approx(guess(Marked("slow")) + 2 * guess(Marked()))
 
 
 @pytest.mark.parametrize("how", ["os.kill(os.getpid(), 9)", "os._exit(0)", "os._exit(7)"])

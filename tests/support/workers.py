@@ -29,6 +29,9 @@ Groups = dict[str, list[pytest.Item]]  # tests by the path of their module
 Location = tuple[str, int | None, str]
 Message = tuple[str, Any]  # "start", "report", "finish" or "warning", and what goes to the hook of that
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What one test takes by its marker, the first that it has, and by none.
+USUAL_S = {"slow": 20.0, "needs_root": 0.6, "needs_userns": 0.6}
+UNIT_S = 0.03
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,9 +63,10 @@ def module_of(nodeid: str) -> str:
     return nodeid.partition("::")[0]
 
 
-def is_slow(items: list[pytest.Item]) -> bool:
-    """Tell whether one of *items* takes seconds by its nature."""
-    return any(item.get_closest_marker("slow") for item in items)
+def estimate(items: list[pytest.Item]) -> float:
+    """Guess how many seconds *items* take, by what they say of themselves."""
+    return sum(next((seconds for name, seconds in USUAL_S.items() if item.get_closest_marker(name)), UNIT_S)
+               for item in items)
 
 
 def with_next(items: Iterator[pytest.Item]) -> Iterator[tuple[pytest.Item, pytest.Item | None]]:
@@ -99,7 +103,7 @@ class Crew:
         self.session, self.config, self.groups = session, session.config, groups
         self.n_left = {module: len(items) for module, items in groups.items()}  # tests that have not finished
         # Long modules first: one of them at the end would keep one worker busy and the others waiting.
-        self.names = iter(sorted(groups, key=lambda module: not is_slow(groups[module])))
+        self.names = iter(sorted(groups, key=lambda module: estimate(groups[module]), reverse=True))
         self.workers: list[Worker] = []
 
     def run(self, n_workers: int) -> None:

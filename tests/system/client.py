@@ -127,17 +127,20 @@ def check_send_reset(host: str, base: int, _size: int) -> None:
 
 
 def check_refused(host: str, base: int, _size: int) -> None:
-    """Connect where nobody listens: refused, and at once."""
-    start = time.monotonic()
-    try:
-        connect(host, base + NOBODY).close()
-    except OSError as error:
-        check_equal(errno.errorcode.get(error.errno or 0), "ECONNREFUSED", "connect")
-    else:
-        raise SystemExit("connected where nobody listens")
-    elapsed = time.monotonic() - start
-    if elapsed > 1.0:
-        raise SystemExit(f"refused only after {elapsed:.1f} s")
+    """Connect where nobody listens: refused, and at once, unless the machine is busy for a moment."""
+    elapsed = []
+    for _ in range(3):
+        start = time.monotonic()
+        try:
+            connect(host, base + NOBODY).close()
+        except OSError as error:
+            check_equal(errno.errorcode.get(error.errno or 0), "ECONNREFUSED", "connect")
+        else:
+            raise SystemExit("connected where nobody listens")
+        elapsed.append(time.monotonic() - start)
+        if elapsed[-1] < 1.0:
+            return
+    raise SystemExit(f"refused only after {elapsed} s")
 
 
 CHECKS = {

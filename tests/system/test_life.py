@@ -126,8 +126,14 @@ def test_command_is_root_in_its_own_namespaces(lab: Lab, user: bool) -> None:
 
 @pytest.mark.parametrize("kind", ["user", "net", "pid", "mnt", "ipc", "uts"])
 def test_namespace_is_new(lab: Lab, user: bool, kind: str) -> None:
+    # Both at once: the number of a namespace that has ended is given to the next one.
     argv = ["readlink", f"/proc/self/ns/{kind}"]
-    assert lab.run(NET, argv, user=user).stdout != lab.host.run(argv, user=user).stdout
+    script = f'{" ".join(argv)}; "$@"; true'
+    result = lab.host.run(["sh", "-c", script, "sh", lab.pasta, *NET, "--", *argv], user=user)
+    ours, theirs = result.stdout.decode().split()
+    assert ours.startswith(f"{kind}:[")
+    assert theirs.startswith(f"{kind}:[")
+    assert ours != theirs
 
 
 def test_ping_sockets_are_allowed_in_the_namespace(lab: Lab, user: bool) -> None:

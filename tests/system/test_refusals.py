@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tests.support.lab import Lab
 
-pytestmark = pytest.mark.needs_root
+pytestmark = [pytest.mark.needs_root, pytest.mark.slow]
 
 NUMBERS = (errno.EMFILE, errno.EPERM)
 FILES = ("pid", "socket")

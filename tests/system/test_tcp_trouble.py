@@ -24,7 +24,7 @@ NET = ("--config-net",)
 SIZE = 400_000_000 if LONG else 300_000_000
 STOP_S = 3.0
 DOWN_S = 1.5
-PROMPT_S = 0.5
+PROMPT_S = 0.9  # less than the second after which a SYN is repeated
 SILENT_PORT = 7777
 
 

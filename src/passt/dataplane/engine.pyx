@@ -46,24 +46,13 @@ cdef enum:
 cdef class Engine:
     """Event loop, link, flow table and translators of one instance; see engine.pyi."""
 
-    cdef Core core
-    cdef Reactor reactor
-    cdef uint32_t link_number     # how many there were; tells a late event apart
-    cdef bint link_blocked        # when its descriptors were watched last
-    cdef object on_end            # called when the link has ended; None: run() raises
-    cdef bint stopping
-    cdef dict readers             # fd -> callback
-    cdef list due                 # heap of (deadline ns, id, callback)
-    cdef long next_timer
-    cdef uint32_t python_timer    # id of the heap entry that all Python timers share
-
     def __init__(self, policy, responder, events, *, bytes our_mac, uint32_t mtu, uint32_t max_flows=65536,
                  bytes secret=None, bytes our_ip4=bytes(4), udp_timeouts=None, without=()):
         cdef Sockets sockets
         cdef Link nobody = Link()
         nobody.blocked = True
-        self.reactor = Reactor(max_flows + 3)
-        sockets = Sockets(self.reactor)
+        self.reactor = self.open_reactor(max_flows + 3)
+        sockets = self.open_sockets()
         sockets.probe(without)
         if "pwait2" in without:
             self.reactor.has_pwait2 = False
@@ -80,6 +69,14 @@ cdef class Engine:
         self.readers = {}
         self.due = []
         self.python_timer = max_flows
+
+    cdef Reactor open_reactor(self, uint32_t n_timers):
+        """What waits for events and has *n_timers* timers; tests put a scripted one in its place."""
+        return Reactor(n_timers)
+
+    cdef Sockets open_sockets(self):
+        """The host's sockets; tests put scripted ones in their place."""
+        return Sockets(self.reactor)
 
     def switch(self, **switches):
         self.core.switch(**switches)
@@ -208,13 +205,17 @@ cdef class Engine:
         self.stopping = False
         while not self.stopping:
             self.turn()
-            if self.core.has_failed:
-                failure = self.core.failure
-                self.core.failure = None
-                self.core.has_failed = False
-                raise failure
+            self.raise_failure()
             if self.core.link.error and self.on_end is None and not self.stopping:
                 raise HostError(self.core.link.end_reason())
+
+    cdef void raise_failure(self) except *:
+        """Raise what a callback raised during the turn."""
+        if self.core.has_failed:
+            failure = self.core.failure
+            self.core.failure = None
+            self.core.has_failed = False
+            raise failure
 
     def stop(self):
         self.stopping = True

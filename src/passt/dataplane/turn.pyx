@@ -114,6 +114,7 @@ cdef void on_flow_timer(Core core, uint32_t index) noexcept nogil:
         on_fragment_timer(core)
         return
     flow = &core.flows.flows[index]
+    PASST_ASSERT(flow.kind > FLOW_DEAD)
     flow.armed = 0
     core.handlers[flow.kind].on_timer(core, flow)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tests.dataplane.probes.splice_probe import Relay
+from tests.dataplane.bypass.relay_kernel import ScriptedRelay as Relay
 
 EPOLLIN, EPOLLOUT = 1, 4
 COPY = 16384

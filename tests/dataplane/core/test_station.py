@@ -56,7 +56,6 @@ class Bench:
 
     def take(self, mac: bytes, frame: bytes) -> None:
         self.world.inject(sent_by(mac, frame))
-        self.world.end_turn()
 
     def stations(self) -> list[bytes]:
         """To whom frames went since the last call."""
@@ -227,7 +226,7 @@ def test_fragments_of_two_stations_are_not_mixed(bench: Bench, family: int) -> N
     bench.take(B, fragment(0))
     bench.take(A, fragment(0))
     bench.pass_time(61)
-    bench.world.fire_timers()
+    bench.world.turn()
     assert sorted(bench.stations()) == [A, B]
 
 
@@ -240,7 +239,6 @@ def test_first_station_is_the_guest() -> None:
     world.now = SECOND
     for mac in (B, A, C, B):
         world.inject(sent_by(mac, udp(GUEST[4], 1, REMOTE[4], 2)))
-        world.end_turn()
     assert events.macs == [B]
 
 
@@ -291,7 +289,7 @@ def test_guest_is_not_judged_while_no_question_can_reach_it(bench: Bench) -> Non
         bench.pass_time(1)
     assert bench.events.silences == 0
     assert bench.world.guest_mac == A
-    bench.world.blocked = False
+    bench.world.open_link()
     bench.take(B, arp(B, GUEST[4]))
     assert bench.events.silences == 1
     assert bench.world.guest_mac == A

@@ -1,6 +1,7 @@
 """Where each frame of the guest goes: translator, responder, or the counter of its drop."""
 
 import errno
+import itertools
 import struct
 from collections.abc import Callable
 from typing import NamedTuple
@@ -50,7 +51,6 @@ class Bench:
         """Inject a frame; returns the drop counters that it moved."""
         before = self.world.counters()
         self.world.inject(frame, gso_type=gso_type, gso_size=gso_size)
-        self.world.end_turn()
         after = self.world.counters()
         assert after["frames_from_guest"] == before["frames_from_guest"] + 1
         assert after["bytes_from_guest"] == before["bytes_from_guest"] + len(frame)
@@ -213,11 +213,10 @@ def test_overflow_pool_used_up_is_counted(bench: Bench) -> None:
         bench.world.script("send", *[-errno.EAGAIN] * 100)
         acked = establish(bench, port)
         for turn in range(10):
-            for piece in range(16):
-                # Nobody looks at the checksums of the guest's frames: what lies in memory is not damaged.
-                place = struct.pack("!HHII", port, 80, 1001 + (turn * 16 + piece) * 60000, acked)
-                bench.world.inject(spoiled(frame, 34, place))
-            bench.world.end_turn()
+            # Nobody looks at the checksums of the guest's frames: what lies in memory is not damaged.
+            places = [struct.pack("!HHII", port, 80, 1001 + (turn * 16 + piece) * 60000, acked)
+                      for piece in range(16)]
+            bench.world.inject(*[spoiled(frame, 34, place) for place in places])
             if bench.world.counters()["drop_tcp_memory"]:
                 break
     counters = bench.world.counters()
@@ -566,19 +565,22 @@ def test_refused_flow_is_asked_about_again_and_leaves_nothing(bench: Bench) -> N
 
 @pytest.mark.parametrize("where", ["policy", "responder", "events"])
 def test_exception_of_a_callback_is_kept_and_the_first_one_counts(bench: Bench, where: str) -> None:
-    getattr(bench, where).error = ValueError("first")
+    numbers = itertools.count(1)
+
+    class CallbackError(ValueError):
+        def __init__(self) -> None:
+            super().__init__(f"number {next(numbers)}")
+
+    getattr(bench, where).error = CallbackError
     frame = ARP if where == "responder" else UDP4
-    bench.world.inject(frame)
-    getattr(bench, where).error = ValueError("second")
-    bench.world.inject(frame)
-    with pytest.raises(ValueError, match="first"):
-        bench.world.end_turn()
-    bench.world.check()
+    with pytest.raises(CallbackError, match="number 1"):
+        bench.world.inject(frame, frame)
+    bench.world.turn()
 
 
 def test_tracer_sees_both_directions_and_can_be_taken_off(bench: Bench) -> None:
     seen: list[tuple[bytes, bool]] = []
-    bench.world.set_frames(lambda head, _n, to_guest, *_: seen.append((head, to_guest)))
+    bench.world.set_trace(None, lambda head, _n, to_guest, *_: seen.append((head, to_guest)))
     bench.responder.replies = [b"\x11" * 42]
     bench.take(ARP)
     bench.take(ethernet(bytes(46), kind=0x88CC))  # dropped, but it was there
@@ -590,7 +592,7 @@ def test_tracer_sees_both_directions_and_can_be_taken_off(bench: Bench) -> None:
         (ethernet(bytes(46), kind=0x88CC), False),
         (ARP, False),
     ]
-    bench.world.set_frames(None)
+    bench.world.set_trace(None, None)
     bench.take(ARP)
     assert len(seen) == 4
 
@@ -599,10 +601,9 @@ def test_exception_of_the_tracer_is_kept(bench: Bench) -> None:
     def fail(*_: object) -> None:
         raise KeyError("tracer")
 
-    bench.world.set_frames(fail)
-    bench.world.inject(UDP4)
+    bench.world.set_trace(None, fail)
     with pytest.raises(KeyError):
-        bench.world.check()
+        bench.world.inject(UDP4)
 
 
 def test_trace_names_the_states_of_a_connection(bench: Bench) -> None:

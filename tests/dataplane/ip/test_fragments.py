@@ -41,7 +41,6 @@ class Bench(World):
     def give(self, *packets: bytes) -> None:
         for packet in packets:
             self.inject(ethernet(packet))
-        self.end_turn()
 
     def sent_data(self) -> list[bytes]:
         found = [entry[2] for entry in self.sockets.log if entry[0] == "send_message"]
@@ -190,7 +189,7 @@ def test_overlap_spoils_the_packet_until_its_time_is_over(family: int) -> None:
         bench.give(*good)  # still the same identification
         assert bench.sent_data() == []
         bench.now += LIFETIME_S[family] * SECOND
-        bench.fire_timers()
+        bench.turn()
         assert bench.frames() == []  # nobody is told of what was an attack
         bench.give(*good)
         assert bench.sent_data() == [payload]
@@ -225,10 +224,10 @@ def test_missing_fragment_is_given_up_in_time(family: int) -> None:
     parts = pieces(family, payload_of(2600))
     bench.give(parts[0], parts[2], parts[3])
     bench.now += (LIFETIME_S[family] - 1) * SECOND
-    bench.fire_timers()
+    bench.turn()
     assert (bench.frames(), bench.drops()) == ([], {})
     bench.now += SECOND
-    bench.fire_timers()
+    bench.turn()
     assert bench.drops() == {"drop_fragment_time": 1}
     (frame,) = bench.frames()
     packet = Ether(frame)
@@ -241,7 +240,7 @@ def test_missing_fragment_is_given_up_in_time(family: int) -> None:
     bench.give(parts[1])
     assert bench.sent_data() == []
     bench.now += LIFETIME_S[family] * SECOND
-    bench.fire_timers()
+    bench.turn()
     assert bench.drops() == {"drop_fragment_time": 2}
     assert bench.frames() == []  # RFC 792: only if the first one was there
 
@@ -252,7 +251,7 @@ def test_nobody_is_told_of_what_went_to_a_group(family: int, to: dict[int, str])
     bench = Bench()
     bench.give(raw(family, 0, bytes(64), more=True, to=to[family]))
     bench.now += LIFETIME_S[family] * SECOND
-    bench.fire_timers()
+    bench.turn()
     assert bench.drops() == {"drop_fragment_time": 1}
     assert bench.frames() == []  # RFC 1122 3.2.2, RFC 4443 2.4
 
@@ -279,12 +278,12 @@ def test_each_packet_has_its_own_time() -> None:
     bench.now += 20 * SECOND
     bench.give(pieces(4, payload_of(2000), ident=2)[0])
     bench.now += 10 * SECOND
-    bench.fire_timers()
+    bench.turn()
     assert bench.drops() == {"drop_fragment_time": 1}
     bench.give(*pieces(4, payload_of(2000), ident=2)[1:])
     assert bench.sent_data() == [payload_of(2000)]
     bench.now += 20 * SECOND
-    bench.fire_timers()
+    bench.turn()
     assert bench.drops() == {"drop_fragment_time": 1}
 
 
@@ -458,7 +457,7 @@ def test_link_that_refuses_a_fragment_gets_no_more() -> None:
 def test_who_looks_on_sees_the_fragments() -> None:
     bench = Bench(mtu=1500)
     seen: list[tuple[bytes, int]] = []
-    bench.set_frames(lambda head, n, to_guest, *_: seen.append((head, n)) if to_guest else None)
+    bench.set_trace(None, lambda head, n, to_guest, *_: seen.append((head, n)) if to_guest else None)
     assert [(frame[:256], len(frame)) for frame in answer_with(bench, 6, bytes(5000))] == seen
 
 

@@ -180,7 +180,8 @@ def test_full_link_is_a_counted_drop() -> None:
     bench = Bench()
     bench.blocked = True
     assert bench.tell(4, transport(4, b"x")) is None
-    bench.blocked = False
+    bench.turn()
+    bench.open_link()
     bench.room = 0
     assert bench.tell(4, transport(4, b"x")) is None
     assert bench.drops() == {"drop_link_full": 2}

@@ -11,11 +11,12 @@ from passt.dataplane.link.link cimport (
 from passt.dataplane.link.tap cimport RX_BATCH, TapLink
 from passt.dataplane.loop.reactor cimport Reactor, make_tag
 from passt.dataplane.sockets.socket_address cimport fill_sockaddr, read_sockaddr
-from passt.dataplane.sockets.sockets cimport Sockets
+from passt.dataplane.sockets.sockets cimport PathInfo, Sockets, scale_for
 from passt.dataplane.base.stats cimport Stats, stats_as_dict
 from passt.dataplane.link.stream cimport StreamLink
 from passt.dataplane.base.externs cimport iovec, sockaddr_storage
 from passt.dataplane.link.meta cimport RxFrame, TxMeta
+from tests.dataplane.probes.scripted cimport endpoint_of
 
 FEATURES = {"CSUM": LINK_CSUM, "TSO4": LINK_TSO4, "TSO6": LINK_TSO6, "USO4": LINK_USO4, "USO6": LINK_USO6}
 
@@ -43,9 +44,8 @@ cdef class HostSockets:
     def __init__(self):
         self.sockets = Sockets(Reactor(1))
 
-    def probe(self):
-        self.sockets.probe()
-        return self.sockets.has_peek_off
+    def probe(self, without=()):
+        return self.sockets.probe(without)
 
     @property
     def has_peek_off(self):
@@ -60,6 +60,18 @@ cdef class HostSockets:
         memset(ifname, 0, sizeof(ifname))
         memcpy(ifname, <const char *>name, min(len(name), sizeof(ifname) - 1))
         return self.sockets.index_of(fd, ifname)
+
+    @property
+    def has_meminfo(self):
+        return bool(self.sockets.has_meminfo)
+
+    @has_meminfo.setter
+    def has_meminfo(self, bint value):
+        self.sockets.has_meminfo = value
+
+    @property
+    def window_scale(self):
+        return self.sockets.window_scale
 
     def open(self, int family, int kind, int protocol):
         return self.sockets.open(family, kind, protocol)
@@ -83,7 +95,7 @@ cdef class HostSockets:
         """The new descriptor and both ends, or a negative errno."""
         cdef sockaddr_storage peer, local
         new = self.sockets.accept(fd, &peer, &local)
-        return new if new < 0 else (new, endpoint(&peer), endpoint(&local))
+        return new if new < 0 else (new, endpoint_of(&peer), endpoint_of(&local))
 
     def refuse(self, int fd, int spare):
         return self.sockets.refuse(fd, spare)
@@ -92,11 +104,11 @@ cdef class HostSockets:
         return self.sockets.prepare_stream(fd)
 
     def send(self, int fd, list pieces not None):
-        cdef iovec vector[8]
+        cdef iovec vector[MAX_PIECES]
         cdef bytes piece
         cdef size_t n = 0
-        if len(pieces) > 8:
-            raise ValueError("at most 8 pieces")
+        if len(pieces) > MAX_PIECES:
+            raise ValueError("more pieces than a call may have")
         for piece in pieces:
             vector[n].iov_base = <void *><const char *>piece
             vector[n].iov_len = len(piece)
@@ -129,6 +141,20 @@ cdef class HostSockets:
     def take_error(self, int fd):
         return self.sockets.take_error(fd)
 
+    def keep_alive(self, int fd, int idle_s):
+        return self.sockets.keep_alive(fd, idle_s)
+
+    def path_info(self, int fd):
+        cdef PathInfo path
+        cdef int result = self.sockets.path_info(fd, &path)
+        return result if result < 0 else dict(path)
+
+    def follow_acks(self, int fd, bint on):
+        return self.sockets.follow_acks(fd, on)
+
+    def drain_errors(self, int fd):
+        return self.sockets.drain_errors(fd)
+
     def close(self, int fd):
         return self.sockets.close(fd)
 
@@ -136,11 +162,9 @@ cdef class HostSockets:
         return self.sockets.abort(fd)
 
 
-cdef object endpoint(const sockaddr_storage *address):
-    cdef uint8_t octets[16]
-    cdef uint16_t port = 0
-    n = read_sockaddr(address, octets, &port)
-    return (<char *>octets)[:n], port
+def window_scale_for(int64_t window):
+    """The window scale for windows of up to *window* bytes."""
+    return scale_for(window)
 
 
 def sockaddr_round_trip(bytes address not None, int port, uint32_t scope_id):

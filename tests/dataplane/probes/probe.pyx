@@ -116,6 +116,10 @@ cdef class Guarded:
         """As `put`; returns the address, good while this object lives."""
         return <size_t>self.put(data)
 
+    def spoil(self, size_t n):
+        """Overwrite the last *n* bytes."""
+        memset(self.base + ROOM - n, 0xdb, n)
+
 
 cdef bytes taken(const uint8_t *p, size_t n):
     return (<const char *>p)[:n]

@@ -41,7 +41,8 @@ def connection(family: int, *, receive_buffer: int = 0) -> Iterator[tuple[socket
 def host(request: pytest.FixtureRequest) -> HostSockets:
     made = HostSockets()
     if request.param:
-        assert made.probe(), "this kernel keeps no peek offset: Linux 6.9 and later do"
+        made.probe()
+        assert made.has_peek_off, "this kernel keeps no peek offset: Linux 6.9 and later do"
     else:
         made.has_peek_off = False
     return made

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.dataplane.probes.tcp_probe import RealSockets, window_scale_for
+from tests.dataplane.probes.hostside import HostSockets, window_scale_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,9 +42,9 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, socket
 
 
 @pytest.fixture(params=[True, False], ids=["peek offset", "fallback"])
-def sockets(request: pytest.FixtureRequest) -> RealSockets:
+def sockets(request: pytest.FixtureRequest) -> HostSockets:
     """Give the operations, with the kernel's peek offset and without."""
-    found = RealSockets()
+    found = HostSockets()
     found.probe()
     if not found.has_peek_off and request.param:
         pytest.skip("this kernel keeps no peek offset for TCP (Linux 6.9 and later do)")
@@ -74,10 +74,10 @@ def queued(sock: socket.socket) -> int:
     return number[0]
 
 
-def test_peek_goes_on_where_it_stopped(sockets: RealSockets, pair: Pair) -> None:
+def test_peek_goes_on_where_it_stopped(sockets: HostSockets, pair: Pair) -> None:
     ours, remote = pair
     fd = ours.fileno()
-    assert sockets.prepare(fd) == 0
+    assert sockets.prepare_stream(fd) == 0
     assert sockets.peek(fd, 0, 100) == -errno.EAGAIN
     give(ours, remote, DATA[:1000])
     assert sockets.peek(fd, 0, 400) == DATA[:400]
@@ -88,10 +88,10 @@ def test_peek_goes_on_where_it_stopped(sockets: RealSockets, pair: Pair) -> None
     assert queued(ours) == 1200
 
 
-def test_consume_moves_place_with_head(sockets: RealSockets, pair: Pair) -> None:
+def test_consume_moves_place_with_head(sockets: HostSockets, pair: Pair) -> None:
     ours, remote = pair
     fd = ours.fileno()
-    sockets.prepare(fd)
+    sockets.prepare_stream(fd)
     give(ours, remote, DATA[:1000])
     assert sockets.peek(fd, 0, 600) == DATA[:600]
     assert sockets.consume(fd, 250) == 250
@@ -101,10 +101,10 @@ def test_consume_moves_place_with_head(sockets: RealSockets, pair: Pair) -> None
     assert queued(ours) == 300
 
 
-def test_rewind_repeats(sockets: RealSockets, pair: Pair) -> None:
+def test_rewind_repeats(sockets: HostSockets, pair: Pair) -> None:
     ours, remote = pair
     fd = ours.fileno()
-    sockets.prepare(fd)
+    sockets.prepare_stream(fd)
     give(ours, remote, DATA[:1000])
     sockets.peek(fd, 0, 1000)
     assert sockets.rewind(fd, 0) == 0
@@ -114,11 +114,11 @@ def test_rewind_repeats(sockets: RealSockets, pair: Pair) -> None:
 
 
 def test_end_seen_behind_data_that_is_still_queued(
-    sockets: RealSockets, pair: Pair
+    sockets: HostSockets, pair: Pair
 ) -> None:
     ours, remote = pair
     fd = ours.fileno()
-    sockets.prepare(fd)
+    sockets.prepare_stream(fd)
     give(ours, remote, DATA[:100])
     assert sockets.peek(fd, 0, 1000) == DATA[:100]
     assert sockets.peek(fd, 100, 1000) == -errno.EAGAIN
@@ -132,21 +132,21 @@ def test_end_seen_behind_data_that_is_still_queued(
     assert sockets.peek(fd, 0, 1000) == b""
 
 
-def test_consume_of_nothing(sockets: RealSockets, pair: Pair) -> None:
+def test_consume_of_nothing(sockets: HostSockets, pair: Pair) -> None:
     ours, _ = pair
     assert sockets.consume(ours.fileno(), 10) == -errno.EAGAIN
 
 
 def test_skip_beyond_what_one_call_passes_over(pair: Pair) -> None:
     ours, remote = pair
-    sockets = RealSockets()
+    sockets = HostSockets()
     give(ours, remote, DATA[:1000])
     assert sockets.peek(ours.fileno(), 17 << 20, 5) == -errno.EAGAIN
 
 
 def test_skip_larger_than_one_discarded_piece(pair: Pair) -> None:
     ours, remote = pair
-    sockets = RealSockets()
+    sockets = HostSockets()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
     remote.settimeout(0.05)
     with contextlib.suppress(TimeoutError):
@@ -163,9 +163,9 @@ def test_skip_larger_than_one_discarded_piece(pair: Pair) -> None:
 def test_free_space_is_taken_whole(pair: Pair, size: int) -> None:
     # The promise that the guest's window is: what is free now is taken, written in whatever portions.
     ours, _ = pair
-    sockets = RealSockets()
+    sockets = HostSockets()
     fd = ours.fileno()
-    sockets.prepare(fd)
+    sockets.prepare_stream(fd)
     promised = 1
     while promised:
         promised, total = sockets.free_space(fd)
@@ -184,7 +184,7 @@ PEEKS = {"peek_off4", "peek_off6"}
 
 @pytest.mark.parametrize("missing", sorted(PEEKS))
 def test_peek_offset_of_one_family_missing_used_for_none(missing: str) -> None:
-    sockets = RealSockets()
+    sockets = HostSockets()
     has_all = sockets.probe() >= PEEKS
     found = sockets.probe({missing})
     assert missing not in found
@@ -194,7 +194,7 @@ def test_peek_offset_of_one_family_missing_used_for_none(missing: str) -> None:
 
 
 def test_probe_finds_buffer_information_unless_masked() -> None:
-    sockets = RealSockets()
+    sockets = HostSockets()
     assert "meminfo" in sockets.probe()
     assert sockets.has_meminfo
     assert "meminfo" not in sockets.probe({"meminfo"})
@@ -205,10 +205,10 @@ def test_probe_finds_buffer_information_unless_masked() -> None:
 def test_free_space_without_meminfo_never_nothing_in_writable_socket(pair: Pair, size: int) -> None:
     # A window that stays closed while no event comes, or an event that comes at once, again and again.
     ours, remote = pair
-    sockets = RealSockets()
+    sockets = HostSockets()
     sockets.has_meminfo = False
     fd = ours.fileno()
-    sockets.prepare(fd)
+    sockets.prepare_stream(fd)
     poll = select.poll()
     poll.register(ours, select.POLLOUT)
     remote.setblocking(False)
@@ -231,7 +231,7 @@ def test_free_space_without_meminfo_never_nothing_in_writable_socket(pair: Pair,
 
 
 def test_free_space_of_closed_descriptor_is_nothing() -> None:
-    sockets = RealSockets()
+    sockets = HostSockets()
     sockets.has_meminfo = False
     assert sockets.free_space(-1) == (0, 0)
 
@@ -239,7 +239,7 @@ def test_free_space_of_closed_descriptor_is_nothing() -> None:
 @pytest.mark.parametrize("has_meminfo", [True, False])
 def test_free_space_grows_again_when_remote_reads(pair: Pair, has_meminfo: bool) -> None:
     ours, remote = pair
-    sockets = RealSockets()
+    sockets = HostSockets()
     sockets.has_meminfo = has_meminfo
     fd = ours.fileno()
     while (n := sockets.send(fd, [bytes(65536)])) == 65536:
@@ -262,14 +262,14 @@ def test_free_space_grows_again_when_remote_reads(pair: Pair, has_meminfo: bool)
 
 def test_gathered_pieces_arrive_in_order(pair: Pair) -> None:
     ours, remote = pair
-    assert RealSockets().send(ours.fileno(), [DATA[:10], DATA[10:11], DATA[11:100]]) == 100
+    assert HostSockets().send(ours.fileno(), [DATA[:10], DATA[10:11], DATA[11:100]]) == 100
     assert remote.recv(1000) == DATA[:100]
 
 
 def test_abort_resets_remote(pair: Pair) -> None:
     ours, remote = pair
     fd = ours.detach()
-    assert RealSockets().abort(fd) == 0
+    assert HostSockets().abort(fd) == 0
     wait_readable(remote)
     with pytest.raises(ConnectionResetError):
         remote.recv(1)
@@ -277,7 +277,7 @@ def test_abort_resets_remote(pair: Pair) -> None:
 
 def test_reset_by_remote_reported(pair: Pair) -> None:
     ours, remote = pair
-    sockets = RealSockets()
+    sockets = HostSockets()
     sockets.abort(remote.detach())
     wait_readable(ours, select.POLLERR)
     assert sockets.take_error(ours.fileno()) == errno.ECONNRESET
@@ -287,7 +287,7 @@ def test_reset_by_remote_reported(pair: Pair) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_accept_tells_both_ends(family: socket.AddressFamily) -> None:
-    sockets = RealSockets()
+    sockets = HostSockets()
     with socket.socket(family) as listener, socket.socket(family) as client:
         listener.bind((LOOPBACK[family], 0))
         listener.listen()
@@ -305,7 +305,7 @@ def test_accept_tells_both_ends(family: socket.AddressFamily) -> None:
 
 
 def test_client_of_dual_stack_listener_is_ip4() -> None:
-    sockets = RealSockets()
+    sockets = HostSockets()
     with socket.socket(socket.AF_INET6) as listener, socket.socket(socket.AF_INET) as client:
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind(("::", 0))
@@ -319,7 +319,7 @@ def test_client_of_dual_stack_listener_is_ip4() -> None:
 
 
 def test_refuse_resets_client_and_gives_spare_back() -> None:
-    sockets = RealSockets()
+    sockets = HostSockets()
     with socket.socket() as listener, socket.socket() as client:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -347,7 +347,7 @@ def test_scale_is_the_smallest_that_tells_the_window(window: int, scale: int) ->
 
 
 def test_scale_follows_the_largest_send_buffer() -> None:
-    sockets = RealSockets()
+    sockets = HostSockets()
     assert sockets.window_scale == 8
     sockets.probe()
     largest = int(Path("/proc/sys/net/ipv4/tcp_wmem").read_text(encoding="ascii").split()[2])
@@ -356,7 +356,7 @@ def test_scale_follows_the_largest_send_buffer() -> None:
 
 def test_path_info_and_error_queue_tell_of_acknowledgements() -> None:
     # For who connected the SYN counts, for who accepted it does not (see tcp_acked).
-    sockets = RealSockets()
+    sockets = HostSockets()
     assert "bytes_acked" in sockets.probe()
     assert "bytes_acked" not in sockets.probe(without={"bytes_acked"})
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(

@@ -383,6 +383,9 @@ class Kernel:
 
     def close(self, fd: int) -> int:
         """Close, with a FIN if none was sent; what was not read makes it a reset (tcp_close)."""
+        if fd in self.listeners:
+            self.listeners.pop(fd)
+            return 0
         sock = self.at(fd, "close")
         sock.status = "aborted" if sock.queue else "closed"
         sock.shut = True

@@ -52,19 +52,10 @@ class Bench(World):
         )
         self.now = START
 
-    def inject(
-        self, frame: bytes, *, gso_type: int = 0, gso_size: int = 0, unverified: bool = False
-    ) -> None:
-        """Take a batch of one frame."""
-        super().inject(frame, gso_type=gso_type, gso_size=gso_size, unverified=unverified)
-        self.flush()
-
     def gather(self, *frames: bytes | tuple[bytes, int]) -> None:
         """Take several frames in one batch; with a size, a frame is one of joined datagrams."""
-        for item in frames:
-            frame, size = item if isinstance(item, tuple) else (item, 0)
-            super().inject(frame, gso_type=GSO_UDP_L4 if size else 0, gso_size=size)
-        self.flush()
+        sized = (item if isinstance(item, tuple) else (item, 0) for item in frames)
+        self.inject_batch((frame, GSO_UDP_L4 if size else 0, size, False) for frame, size in sized)
 
     def frames(self) -> list[bytes]:
         return [unnumbered(sent.frame) for sent in self.take_sent()]
@@ -153,5 +144,5 @@ def from_client(
 def idle(bench: Bench, seconds: int) -> int:
     """Let virtual time pass; returns how many flows live then."""
     bench.now += seconds * SECOND
-    bench.fire_timers()
+    bench.turn()
     return len(bench.flows())

@@ -56,8 +56,8 @@ def test_thousand_remotes_of_one_port_cost_one_descriptor(family: int) -> None:
     assert bench.sockets.open_fds == {fds(bench)[0]}
     assert len({message[2] for message in operations(bench, "send_message")}) == 1000
     bench.now += 30 * SECOND
-    bench.fire_timers()
-    assert (bench.flows(), bench.sockets.open_fds, bench.n_records) == ([], set(), 0)
+    bench.turn()
+    assert (bench.flows(), bench.sockets.open_fds, bench.n_active) == ([], set(), 0)
 
 
 def test_socket_lives_as_long_as_the_last_flow_that_uses_it() -> None:
@@ -131,7 +131,7 @@ def test_source_that_cannot_be_bound_is_a_counted_drop() -> None:
     bench.policy.target = Target(packed(REMOTE[4]), PORT, source=packed("203.0.113.1"))
     bench.script("bind_source", -errno.EADDRNOTAVAIL, -errno.EADDRNOTAVAIL)
     bench.inject(query(4))
-    assert (bench.flows(), bench.sockets.open_fds, bench.n_records) == ([], set(), 0)
+    assert (bench.flows(), bench.sockets.open_fds, bench.n_active) == ([], set(), 0)
     assert bench.drops() == {"drop_socket": 1}
 
 
@@ -221,7 +221,7 @@ def test_flow_of_the_guest_moves_to_the_listener_that_its_remote_answers() -> No
     bench.listener_event(0)
     assert bench.frames() == [answer(4, b"hi", 7000, 53), answer(4, b"more", 7000, 53)]
     assert len(bench.policy.asked_inbound) == 1
-    assert (len(bench.flows()), bench.n_records, bench.sockets.open_fds) == (1, 1, set())
+    assert (len(bench.flows()), bench.n_active, bench.sockets.open_fds) == (1, 1, set())
     bench.sockets.log.clear()
     bench.inject(udp(GUEST[4], 53, REMOTE[4], 7000, b"again"))
     client = (packed("203.0.113.5"), 4000)
@@ -243,7 +243,7 @@ def test_flow_from_a_port_that_a_listener_has_for_the_guest_leaves_by_it(family:
     bench.deliver(500, from_client(PORT, b"answer", REMOTE[4]), from_client(PORT, b"more", REMOTE[4]))
     bench.listener_event(0)
     assert bench.frames() == [answer(4, data, dport=5353) for data in (b"answer", b"more")]
-    assert len(bench.flows()) == bench.n_records == 1
+    assert len(bench.flows()) == bench.n_active == 1
     bench.inject(query(4, b"again", sport=5353))
     if family == socket.AF_INET:
         assert bench.sent_messages()[0][3] == pktinfo_source("203.0.113.1")
@@ -496,7 +496,7 @@ def test_answered_question_ends_soon() -> None:
     bench.replies(b"answer", port=DNS)
     bench.event(0, EPOLLIN)
     assert idle(bench, 1) == 0
-    assert (bench.sockets.open_fds, bench.n_records) == (set(), 0)
+    assert (bench.sockets.open_fds, bench.n_active) == (set(), 0)
 
 
 def test_question_without_answer_has_its_time() -> None:
@@ -518,7 +518,7 @@ def test_resolver_that_keeps_its_port_keeps_its_flow() -> None:
         bench.replies(b"answer", b"answer", port=DNS)  # one too many does no harm
         bench.event(0, EPOLLIN)
         bench.now += SECOND // 2
-        bench.fire_timers()
+        bench.turn()
     assert bench.counters()["flows_opened"] == 1
     assert idle(bench, 1) == 0
 
@@ -541,14 +541,16 @@ def test_five_thousand_questions_a_second_for_a_minute_exhaust_nothing(*, answer
     most = 0
     for at in range(0, 60 * rate, step):
         bench.gather(*(frames[number % len(frames)] for number in range(at, at + step)))
+        found = []
         for fd, _, _, tag in operations(bench, "watch") if answered else ():
             assert isinstance(fd, int)
             assert isinstance(tag, int)
             bench.deliver(fd, (b"a", sender, b"", 0))
-            bench.tagged_event(tag, EPOLLIN)
-        most = max(most, bench.n_records)
+            found.append((tag, EPOLLIN))
+        bench.tagged_events(found)
+        most = max(most, bench.n_active)
         bench.now += step * SECOND // rate
-        bench.fire_timers()
+        bench.turn()
         bench.sockets.log.clear()
         bench.sockets.inbox.clear()
         bench.policy.asked_outbound.clear()
@@ -617,7 +619,7 @@ def test_table_has_room_for_connections_whatever_datagrams_do() -> None:
     bench = Bench(max_flows=64)
     for sport in range(1, 200):
         bench.inject(query(4, sport=sport))
-    assert bench.n_records <= 32
+    assert bench.n_active <= 32
 
 
 def establish(bench: Bench, family: int, sport: int) -> None:
@@ -627,7 +629,7 @@ def establish(bench: Bench, family: int, sport: int) -> None:
     header = 14 + (20 if family == 4 else 40)
     (seq,) = struct.unpack_from("!I", sent.frame, header + 4)
     bench.inject(tcp(GUEST[family], sport, REMOTE[family], 80, flags=ACK, seq=1001, ack=seq + 1))
-    bench.end_turn()
+    bench.turn()
 
 
 @both_families
@@ -635,9 +637,9 @@ def test_half_open_connections_make_room_for_datagrams(family: int) -> None:
     bench = Bench(max_flows=4)
     for sport in range(1, 5):
         bench.inject(tcp(GUEST[family], sport, REMOTE[family], 80))
-    assert bench.n_records == 4
+    assert bench.n_active == 4
     to(bench, REMOTE[family], sport=5353)
-    bench.end_turn()
+    bench.turn()
     assert bench.drops() == {}
     assert bench.counters()["flows_evicted"] == 2  # one for the flow, one for its socket
     assert bench.counters()["flows_udp"] == 1
@@ -651,15 +653,15 @@ def test_socket_whose_last_flow_was_crowded_out_for_nothing_is_closed(family: in
         establish(bench, family, sport)
     to(bench, "224.0.0.251" if family == 4 else "ff02::fb", sport=5353)
     (flow,) = [flow for flow in bench.flows() if flow.kind == FLOW_UDP]
-    assert bench.n_records == 4
+    assert bench.n_active == 4
     bench.deliver(flow.fd, (b"answer", socket_address(packed(REMOTE[family]), 5353), b"", 0))
     bench.keep_busy(flow.number)
     bench.event(flow.number, EPOLLIN)
     assert bench.drops() == {"drop_flows_full": 1}
-    bench.end_turn()
-    assert bench.n_records == 2
+    bench.turn()
+    assert bench.n_active == 2
     assert flow.fd not in bench.sockets.open_fds
     to(bench, REMOTE[family], sport=5353)
-    bench.end_turn()
-    assert bench.n_records == 4
+    bench.turn()
+    assert bench.n_active == 4
     assert bench.counters()["flows_udp"] == 1

@@ -129,7 +129,7 @@ cdef class Listeners:
         self.by_index[listener.index] = None
         self.states[listener.index].is_paused = False
         self.free_indices.append(listener.index)
-        os.close(listener.fd)
+        self.sockets.close(listener.fd)
 
     cdef Listener at(self, uint32_t index):
         """The listener with *index*; None if it was removed."""
@@ -160,7 +160,7 @@ cdef class Listeners:
     cdef void close(self) except *:
         """Close all."""
         for fd in self.by_fd:
-            os.close(fd)
+            self.sockets.close(fd)
         self.by_index.clear()
         self.by_fd.clear()
         self.free_indices.clear()
