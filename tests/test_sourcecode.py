@@ -127,7 +127,7 @@ def test_wheel_holds_what_a_user_needs(wheel: tuple[Path, str]) -> None:
         metadata = next(name for name in names if name.endswith("/METADATA"))
         text = archive.read(metadata).decode()
     built = {name.partition(".")[0] for name in names if name.endswith(".so")}
-    assert built == {"passt/dataplane/plane", "passt/host/syscalls"}
+    assert built == {"passt/dataplane/plane", "passt/host/seccomp", "passt/host/syscalls"}
     assert "passt/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "License-Expression: Apache-2.0" in text

@@ -46,7 +46,7 @@ _PR_CAPBSET_DROP, _PR_SET_SECUREBITS, _PR_SET_MM, _PR_SET_NO_NEW_PRIVS = 24, 28,
 _PR_CAP_AMBIENT, _PR_SET_PTRACER, _PR_SET_VMA = 47, 0x59616D61, 0x53564D41
 _F_SETSIG, _F_SETPIPE_SZ, _F_GETPIPE_SZ = 10, 1031, 1032
 _TCGETS, _TIOCGPGRP, _TIOCSPGRP, _TIOCSTI, _TIOCLINUX = 0x5401, 0x540F, 0x5410, 0x5412, 0x541C
-_SIOCOUTQ, _FIONBIO, _FIOCLEX = 0x5411, 0x5421, 0x5451
+_SIOCOUTQ, _FIONBIO, _FIOCLEX, _SIOCGIFINDEX = 0x5411, 0x5421, 0x5451, 0x8933
 _SOCK_FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 
 
@@ -170,8 +170,9 @@ MAIN = (
     Rule("fcntl", "flags of descriptors, copies above the standard ones, sizes of pipes",
          one_of(1, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL,
                 _F_SETPIPE_SZ, _F_GETPIPE_SZ)),
-    Rule("ioctl", "non-blocking sockets; what is left to be sent; is a file that Python opens a terminal?",
-         one_of(1, _FIONBIO, _FIOCLEX, _SIOCOUTQ, _TCGETS)),
+    Rule("ioctl", "non-blocking sockets; what is left to be sent; is a file that Python opens a terminal?"
+         " the index of an interface",
+         one_of(1, _FIONBIO, _FIOCLEX, _SIOCOUTQ, _TCGETS, _SIOCGIFINDEX)),
     Rule("rt_sigaction rt_sigpending", "the end by the signal that ended the command"),
     Rule("kill", "to stop, or end, as the command did", ((Condition(0, PID_MARK),),)),
     Rule("getrandom", "times of router advertisements"),
