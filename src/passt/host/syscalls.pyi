@@ -13,6 +13,8 @@ MS_NODEV: int
 MS_NOEXEC: int
 MS_REC: int
 MS_SLAVE: int
+MS_PRIVATE: int
+MNT_DETACH: int
 MS_BIND: int
 MS_RDONLY: int
 TUNSETIFF: int
@@ -70,6 +72,24 @@ def set_default_action(signum: int) -> None:
 
 def mount(source: bytes, target: bytes, fstype: bytes, flags: int, data: bytes = b"") -> None:
     """mount(2)."""
+
+def umount(target: bytes, flags: int) -> None:
+    """umount2(2)."""
+
+def pivot_root(new_root: bytes, put_old: bytes) -> None:
+    """pivot_root(2): change the root of all processes of our mount namespace that have the old one."""
+
+def landlock_version() -> int:
+    """landlock_create_ruleset(2): the version of Landlock's interface; ENOSYS or EOPNOTSUPP without it."""
+
+def landlock_create_ruleset(access_fs: int, scoped: int, size: int) -> int:
+    """landlock_create_ruleset(2) with no rule yet; *size* bytes of its attributes are known to the kernel."""
+
+def landlock_restrict_self(ruleset: int) -> None:
+    """landlock_restrict_self(2): enforce *ruleset* on the calling thread and its later children."""
+
+def is_privileged_start() -> bool:
+    """Tell whether execve(2) gave this process rights that its caller lacks: getauxval(3), AT_SECURE."""
 
 def sethostname(name: bytes) -> None:
     """sethostname(2): at most 64 bytes."""

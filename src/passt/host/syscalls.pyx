@@ -1,4 +1,4 @@
-"""System calls that Python 3.11 lacks: namespaces, mounts, capabilities, prctl, signalfd.
+"""System calls that Python 3.11 lacks: namespaces, mounts, capabilities, Landlock, prctl, signalfd.
 
 Every function raises `OSError` with the kernel's errno (through `_check`, the one place for that) and returns
 plain values; callers word an errno for the user. Used at start and at the end only, never per frame. All
@@ -7,7 +7,7 @@ externs are in this file, and so are the tun ioctl numbers, which differ between
 
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.long cimport PyLong_AsLong
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from *:
     """
@@ -17,6 +17,8 @@ cdef extern from *:
     #include <linux/sched.h>
     #include <sched.h>
     #include <signal.h>
+    #include <stdint.h>
+    #include <sys/auxv.h>
     #include <sys/inotify.h>
     #include <sys/mount.h>
     #include <sys/prctl.h>
@@ -31,6 +33,24 @@ cdef extern from *:
     #ifndef SYS_close_range
     #define SYS_close_range 436
     #endif
+    #ifndef SYS_landlock_create_ruleset
+    #define SYS_landlock_create_ruleset 444
+    #define SYS_landlock_restrict_self 446
+    #endif
+
+    /* linux/landlock.h as of its newest version that we know; older kernels take the first *size* bytes. */
+    struct passt_landlock_ruleset { uint64_t handled_access_fs, handled_access_net, scoped; };
+
+    static long passt_landlock_create_ruleset(uint64_t access_fs, uint64_t scoped, size_t size)
+    {
+        struct passt_landlock_ruleset ruleset = { access_fs, 0, scoped };
+        return syscall(SYS_landlock_create_ruleset, &ruleset, size, 0);
+    }
+
+    static long passt_landlock_version(void)
+    {
+        return syscall(SYS_landlock_create_ruleset, NULL, (size_t)0, 1);
+    }
 
     /* clone(2) without a new stack behaves as fork(2); only s390 has the stack first. */
     static long passt_clone(unsigned long flags, int *pidfd)
@@ -96,6 +116,10 @@ cdef extern from *:
                         unsigned long a5) noexcept
     int c_mount "mount"(const char *source, const char *target, const char *fstype,
                         unsigned long flags, const void *data) noexcept
+    int c_umount2 "umount2"(const char *target, int flags) noexcept
+    unsigned long getauxval(unsigned long kind) noexcept
+    long passt_landlock_create_ruleset(uint64_t access_fs, uint64_t scoped, size_t size) noexcept
+    long passt_landlock_version() noexcept
     int c_sethostname "sethostname"(const char *name, size_t length) noexcept
     long c_syscall "syscall"(long number, ...) noexcept
     void c_exit "_exit"(int status) noexcept
@@ -105,6 +129,9 @@ cdef extern from *:
     int sigaddset(sigset_t *mask, int signum) noexcept
     int c_signalfd "signalfd"(int fd, const sigset_t *mask, int flags) noexcept
     const int _SYS_close_range "SYS_close_range"
+    const int _SYS_pivot_root "SYS_pivot_root"
+    const int _SYS_landlock_restrict_self "SYS_landlock_restrict_self"
+    const unsigned long _AT_SECURE "AT_SECURE"
     const int _SIGCHLD "SIGCHLD"
     const int _SFD_CLOEXEC "SFD_CLOEXEC"
     const int _SFD_NONBLOCK "SFD_NONBLOCK"
@@ -123,6 +150,8 @@ cdef extern from *:
         MS_NOEXEC
         MS_REC
         MS_SLAVE
+        MS_PRIVATE
+        MNT_DETACH
         MS_BIND
         MS_RDONLY
         TUNSETIFF
@@ -256,6 +285,43 @@ def set_default_action(int signum) -> None:
 def mount(bytes source, bytes target, bytes fstype, unsigned long flags, bytes data=b"") -> None:
     """mount(2)."""
     _check(c_mount(source, target, fstype, flags, <const char *>data))
+
+
+def umount(bytes target, int flags) -> None:
+    """umount2(2)."""
+    _check(c_umount2(target, flags))
+
+
+def pivot_root(bytes new_root, bytes put_old) -> None:
+    """pivot_root(2): change the root of all processes of our mount namespace that have the old one."""
+    _check(c_syscall(_SYS_pivot_root, <const char *>new_root, <const char *>put_old))
+
+
+def landlock_version() -> int:
+    """landlock_create_ruleset(2): the version of Landlock's interface; ENOSYS or EOPNOTSUPP without it."""
+    cdef long version = passt_landlock_version()
+    _check(version)
+    return <int>version
+
+
+def landlock_create_ruleset(uint64_t access_fs, uint64_t scoped, size_t size) -> int:
+    """landlock_create_ruleset(2) with no rule yet; *size* bytes of its attributes are known to the kernel.
+
+    Returns a new close-on-exec descriptor.
+    """
+    cdef long fd = passt_landlock_create_ruleset(access_fs, scoped, size)
+    _check(fd)
+    return <int>fd
+
+
+def landlock_restrict_self(int ruleset) -> None:
+    """landlock_restrict_self(2): enforce *ruleset* on the calling thread and its later children."""
+    _check(c_syscall(_SYS_landlock_restrict_self, ruleset, 0))
+
+
+def is_privileged_start() -> bool:
+    """Tell whether execve(2) gave this process rights that its caller lacks: getauxval(3), AT_SECURE."""
+    return getauxval(_AT_SECURE) != 0
 
 
 def sethostname(bytes name) -> None:

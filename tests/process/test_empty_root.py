@@ -1,0 +1,115 @@
+"""An empty root directory: what was opened stays, and no path leads anywhere."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from passt.host import syscalls
+from passt.process import empty_root
+from tests.support.isolated import isolated
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+IN_USER_NAMESPACE = syscalls.CLONE_NEWUSER
+
+
+def fails(function: object, *arguments: object) -> int:
+    assert callable(function)
+    try:
+        function(*arguments)
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+def test_no_path_leads_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_bytes(b"before")
+
+    def body() -> dict[str, object]:
+        kept = os.open(tmp_path / "kept", os.O_RDWR)
+        os.chdir(tmp_path)
+        empty_root.enter_namespaces()
+        empty_root.enter()
+        return {
+            "root": os.listdir("/"), "cwd": os.getcwd(), "up": os.listdir("/.."),
+            "errors": {fails(os.stat, path) for path in ("/proc", "/etc/passwd", tmp_path, "kept", "../etc")},
+            "new": {fails(os.open, "/new", os.O_CREAT | os.O_RDWR), fails(os.mkdir, "new"),
+                    fails(os.symlink, "/", "new"), fails(os.mkfifo, "/new")},
+            "mode": os.stat("/").st_mode & 0o777,
+            "kept": os.pread(kept, 10, 0), "wrote": os.pwrite(kept, b"a", 0),
+        }
+
+    found = isolated(body, flags=IN_USER_NAMESPACE)
+    assert found == {"root": [], "cwd": "/", "up": [], "errors": {2}, "new": {30}, "mode": 0o555,
+                     "kept": b"before", "wrote": 1}
+
+
+def test_threads_lose_the_old_root_too() -> None:
+    def body() -> tuple[int, int]:
+        enter, left = threading.Event(), threading.Event()
+        seen: list[int] = []
+
+        def look() -> None:
+            seen.append(fails(os.stat, "/proc"))
+            enter.set()
+            left.wait()
+            seen.append(fails(os.stat, "/proc"))
+
+        empty_root.enter_namespaces()
+        thread = threading.Thread(target=look)
+        thread.start()
+        enter.wait()
+        empty_root.enter()
+        left.set()
+        thread.join()
+        return seen[0], seen[1]
+
+    assert isolated(body, flags=IN_USER_NAMESPACE) == (0, 2)
+
+
+def test_callers_mounts_are_left_alone() -> None:
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        before = file.read()
+
+    def body() -> None:
+        empty_root.enter_namespaces()
+        empty_root.enter()
+
+    isolated(body, flags=IN_USER_NAMESPACE)
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        assert file.read() == before
+
+
+def test_without_the_right_nothing_changes() -> None:
+    def body() -> tuple[int, bool]:
+        syscalls.capset(0, 0, 0)
+        return fails(empty_root.enter_namespaces), os.path.isdir("/proc/self")
+
+    assert isolated(body, flags=IN_USER_NAMESPACE) == (1, True)
+
+
+def test_missing_directories_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def body() -> list[str]:
+        empty_root.enter_namespaces()
+        empty_root.enter()
+        return os.listdir("/")
+
+    monkeypatch.setattr(empty_root, "PLACES", (b"/no-such", b"/etc/passwd", b"/usr"))
+    assert isolated(body, flags=IN_USER_NAMESPACE) == []
+
+
+def test_failure_leaves_root_and_working_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: bytes) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    def body() -> tuple[int, bool, str]:
+        empty_root.enter_namespaces()
+        monkeypatch.setattr(syscalls, "pivot_root", refuse)
+        return fails(empty_root.enter), os.path.isdir("/proc/self"), os.getcwd()
+
+    assert isolated(body, flags=IN_USER_NAMESPACE) == (1, True, "/")
