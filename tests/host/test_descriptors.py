@@ -53,7 +53,7 @@ def test_closed_standard_descriptors_become_null_and_others_go() -> None:
 
 def test_input_and_output_are_left() -> None:
     def leave() -> list[str]:
-        descriptors.leave_stdio()
+        descriptors.leave_stdio(descriptors.open_null())
         return [os.readlink(f"/proc/self/fd/{fd}") for fd in (0, 1)]
 
     assert isolated(leave, flags=0) == ["/dev/null", "/dev/null"]

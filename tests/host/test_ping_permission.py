@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from passt.host.ping_permission import explain_refusal, outer_group
+from passt.host.ping_permission import PingRefusal, outer_group
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,8 +32,13 @@ def test_group_outside(tmp_path: Path, text: str, group: int, outer: int) -> Non
 def test_warning_names_the_setting_and_the_group(tmp_path: Path) -> None:
     (tmp_path / "map").write_text(f"{os.getegid()} 1234 1\n", encoding="ascii")
     (tmp_path / "range").write_text("1\t0\n", encoding="ascii")
-    text = explain_refusal(str(tmp_path / "range"), str(tmp_path / "map"))
+    refusal = PingRefusal(str(tmp_path / "range"), str(tmp_path / "map"))
+    refusal.read()
+    for path in tmp_path.iterdir():
+        path.unlink()             # an empty root directory has neither
+    text = refusal.explain()
     assert "group 1234 " in text
     assert 'net.ipv4.ping_group_range = "1 0"' in text
     assert 'sysctl -w "net.ipv4.ping_group_range=0 1234"' in text
-    assert "ping_group_range" in explain_refusal(str(tmp_path / "none"), str(tmp_path / "map"))
+    refusal.read()
+    assert "ping_group_range has to include it" in refusal.explain()

@@ -11,7 +11,7 @@ import pytest
 
 from passt.errors import HostError
 from passt.host import syscalls
-from passt.namespace.existing import PathWatch, ProcessWatch, TargetNamespaces, watch_path
+from passt.namespace.existing import ProcessWatch, TargetNamespaces, watch_path
 from tests.support import fakes
 from tests.support.isolated import isolated
 
@@ -138,7 +138,7 @@ def test_end_of_a_path_is_noticed_at_once(tmp_path: Path, change: str) -> None:
 def test_path_on_procfs_is_looked_up_again() -> None:
     loop = Loop()
     with subprocess.Popen(["sleep", "1000"]) as process:
-        watch = PathWatch(f"/proc/{process.pid}/task/{process.pid}/ns/net")
+        watch = watch_path(f"/proc/{process.pid}/task/{process.pid}/ns/net")
         watch.start(loop, loop.on_end)
         for _ in range(3):
             loop.turn()
@@ -171,7 +171,7 @@ def test_path_that_we_may_not_look_at_counts_as_alive(tmp_path: Path) -> None:
     directory = tmp_path
 
     def attempt() -> str:
-        watch = PathWatch(str(directory / "one"))
+        watch = watch_path(str(directory / "one"))
         directory.chmod(0)
         os.setresuid(54321, 54321, 54321)
         return str(watch.has_ended())
@@ -183,7 +183,7 @@ def test_path_that_we_may_not_look_at_counts_as_alive(tmp_path: Path) -> None:
 def test_path_is_not_gone_where_no_file_can_be_opened(path: str) -> None:
     """Connections of a guest or of remotes may hold all descriptors: that is no end of a namespace."""
     def body() -> str:
-        watch = PathWatch(path)
+        watch = watch_path(path)
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
         with pytest.raises(OSError, match="Too many open files"):

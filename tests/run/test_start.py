@@ -124,7 +124,8 @@ def test_closed_standard_descriptors_do_no_harm(life: Life) -> None:
     inner = life.argv(["--", "sh", "-c", "ls -l /proc/$$/fd >&2"])
     result = life.run_argv(["sh", "-c", 'exec <&- >&-; exec "$@"', "sh", *inner])
     assert result.returncode == 0
-    assert result.stderr.count("/dev/null") == 2
+    # Without /dev before it if its mount namespace was ours alone, which we left.
+    assert result.stderr.count("/null\n") == 2
 
 
 def test_namespaces_are_new_and_ready(life: Life) -> None:
@@ -447,7 +448,7 @@ def test_background_is_ready_when_the_caller_has_its_exit(life: Life, holder: Ho
     assert set(life.processes()) == {pid, holder.pid}
     assert os.getsid(pid) == pid
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
-    assert {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)} == {"/dev/null"}
+    assert {os.stat(f"/proc/{pid}/fd/{fd}").st_rdev for fd in range(3)} == {os.stat("/dev/null").st_rdev}
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: "tap0" not in holder.links(), "the tap is gone")
     wait_until(lambda: life.processes() == [holder.pid], "the daemon has ended")

@@ -1,42 +1,39 @@
-"""`counting.py LIBRARY SOCKET ARGUMENT...`: pasta that answers datagrams to SOCKET by its counters."""
+"""`counting.py LIBRARY SOCKET ARGUMENT...`: pasta that tells clients of SOCKET its counters."""
 
 from __future__ import annotations
 
 import json
 import socket
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from passt.dataplane.engine import Engine
-    from passt.run.diagnostics import Diagnostics
+from typing import Any
 
 
 def main() -> int:
-    """Run pasta with its loop made to answer."""
+    """Run pasta with a network that answers."""
     library, path = sys.argv[1:3]
     sys.argv[:] = ["pasta", *sys.argv[3:]]
     sys.path.insert(0, library)
     from passt import cli
-    from passt.run import network
+    from passt.run import network, pasta
 
-    run_loop = network.run_loop
+    class Network(network.Network):
+        """Opens the socket while there are paths."""
 
-    def loop(engine: Engine, diagnostics: Diagnostics,
-             control_counters: Callable[[], dict[str, int]]) -> None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        sock.bind(path)
+        def __init__(self, *arguments: Any, **keywords: Any) -> None:
+            super().__init__(*arguments, **keywords)
+            engine = self.engine
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.bind(path)
+            sock.listen()
 
-        def answer() -> None:
-            _, peer = sock.recvfrom(100)
-            sock.sendto(json.dumps(engine.counters()).encode(), peer)
+            def answer() -> None:
+                peer, _ = sock.accept()
+                peer.sendall(json.dumps(engine.counters()).encode())
+                peer.close()
 
-        engine.add_reader(sock.fileno(), answer)
-        run_loop(engine, diagnostics, control_counters)
+            engine.add_reader(sock.fileno(), answer)
 
-    network.run_loop = loop
+    vars(pasta)["Network"] = Network
     return cli.main()
 
 

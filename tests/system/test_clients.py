@@ -263,7 +263,7 @@ def test_memory_of_a_daemon_is_small(client: Client) -> None:
     assert client.pasta([*options, "-l", log])[0] == 0
     [inner] = client.daemons()
     [daemon] = [pid for pid in descendants(lab.host.init)
-                if status_field(pid, "NSpid").split()[-1] == str(inner)]
+                if status_field(pid, "NSpid").split()[1:2] == [str(inner)]]
 
     def resident_kb() -> int:
         return int(status_field(daemon, "VmRSS").split()[0])

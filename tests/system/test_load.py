@@ -46,16 +46,11 @@ class Counted:
 
     def counters(self) -> dict[str, int]:
         """Ask for the counters, as the only thing that wakes it up."""
-        with (
-            tempfile.TemporaryDirectory() as directory,
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,
-        ):
-            sock.bind(f"{directory}/answer")
-            Path(directory).chmod(0o755)
-            Path(directory, "answer").chmod(0o777)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(PATIENCE_S)
-            sock.sendto(b"?", self._path)
-            counters: dict[str, int] = json.loads(sock.recv(1 << 16))
+            sock.connect(self._path)
+            with sock.makefile("rb") as file:
+                counters: dict[str, int] = json.loads(file.read())
         return counters
 
     def _descriptors(self) -> Iterator[str]:

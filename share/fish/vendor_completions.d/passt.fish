@@ -4,7 +4,7 @@ complete -c passt -f
 complete -c passt -s d -l debug -d 'Print detailed messages on standard error, with time stamps, and not'
 complete -c passt -l trace -d 'As --debug, and print a line for each packet'
 complete -c passt -s q -l quiet -d 'Print warnings and errors only'
-complete -c passt -s f -l foreground -d 'Stay in the foreground'
+complete -c passt -s f -l foreground -d 'Stay in the foreground, in the caller\'s PID namespace'
 complete -c passt -s e -l stderr -d 'No effect'
 complete -c passt -s l -l log-file -r -F -d 'Write messages to the file PATH instead of the system log'
 complete -c passt -l log-size -x -d 'Keep the log file below SIZE bytes, 40960 or more, by removing the'

@@ -74,8 +74,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(GENERAL, "q", "quiet", "", "Print warnings and errors only; undoes --debug and --trace.",
            available=True),
     Option(GENERAL, "f", "foreground", "",
-           "Stay in the foreground; a command or a shell implies it. Default: go to the background; the"
-           " program that was called exits when all is ready.", available=True),
+           "Stay in the foreground, in the caller's PID namespace; a command or a shell implies it. Default:"
+           " go to the background; the program that was called exits when all is ready.", available=True),
     Option(GENERAL, "e", "stderr", "", "No effect; accepted from old callers.",
            available=True, deprecated=True),
     Option(GENERAL, "l", "log-file", "PATH", "Write messages to the file PATH instead of the system log.",

@@ -67,13 +67,12 @@ def close_descriptors(first: int, last: int, *, use_close_range: bool = True) ->
                 continue
 
 
-def leave_stdio() -> None:
-    """Replace standard input and output by /dev/null, once the command has them.
+def leave_stdio(null: int) -> None:
+    """Replace standard input and output by *null*, of `open_null`, once the command has them; close *null*.
 
     Otherwise a reader of the command's output would see no end of file when the command closes it, and a
     writer to its input would not see that the command closed that.
     """
-    null = open_null()
     os.dup2(null, 0)
     os.dup2(null, 1)
     os.close(null)

@@ -4,21 +4,42 @@ from __future__ import annotations
 
 import os
 
+from passt import log
+
 RANGE = "net.ipv4.ping_group_range"
 RANGE_PATH = "/proc/sys/net/ipv4/ping_group_range"
 GID_MAP_PATH = "/proc/self/gid_map"
 
 
-def explain_refusal(range_path: str = RANGE_PATH, gid_map_path: str = GID_MAP_PATH) -> str:
-    """Word which group may have no ping sockets, by which sysctl, and what would help."""
-    group = outer_group(os.getegid(), gid_map_path)
-    text = f"ping does not work: group {group} may not open ping sockets"
-    try:
-        with open(range_path, encoding="utf-8") as file:
-            now = " ".join(file.read().split())
-    except OSError:
-        return f"{text}; {RANGE} has to include it"
-    return f'{text} ({RANGE} = "{now}"): as root, run sysctl -w "{RANGE}=0 {group}"'
+class PingRefusal:
+    """What to say when the kernel refuses ping sockets, by files that may be out of reach then."""
+
+    def __init__(self, range_path: str = RANGE_PATH, gid_map_path: str = GID_MAP_PATH) -> None:
+        self._paths = range_path, gid_map_path
+        self._group = 0
+        self._range = ""
+
+    def read(self) -> None:
+        """Read the files, with the group and in the user namespace that we shall have."""
+        range_path, gid_map_path = self._paths
+        self._group = outer_group(os.getegid(), gid_map_path)
+        try:
+            with open(range_path, encoding="utf-8") as file:
+                self._range = " ".join(file.read().split())
+        except OSError:
+            self._range = ""
+
+    def warn(self) -> None:
+        """Log the warning."""
+        log.warning(self.explain())
+
+    def explain(self) -> str:
+        """Word which group may have no ping sockets, by which sysctl, and what would help."""
+        text = f"ping does not work: group {self._group} may not open ping sockets"
+        if not self._range:
+            return f"{text}; {RANGE} has to include it"
+        return (f'{text} ({RANGE} = "{self._range}"): as root, run sysctl -w '
+                f'"{RANGE}=0 {self._group}"')
 
 
 def outer_group(group: int, gid_map_path: str = GID_MAP_PATH) -> int:

@@ -76,14 +76,6 @@ class ListeningSocket:
         """Stop listening; the file stays."""
         self._sock.close()
 
-    def remove(self) -> None:
-        """Stop listening and remove the file: for a start that fails."""
-        self._sock.close()
-        try:
-            os.unlink(self.path)
-        except OSError:
-            return
-
 
 class Connection:
     """A connected stream socket."""

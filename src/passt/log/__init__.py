@@ -94,6 +94,7 @@ class Logger:
         self._fd = fd
         self._clock = clock
         self._start_s = clock()
+        self._pid = os.getpid()
         self._level = INFO
         self._terminal_level = DEBUG
         self._file: LogFile | None = None
@@ -116,6 +117,16 @@ class Logger:
 
         self._syslog = Syslog(program, path or DEV_LOG)
 
+    def set_pid(self, pid: int) -> None:
+        """Call ourselves *pid* in messages: the PID as our caller sees it."""
+        self._pid = pid
+        if self._syslog is not None:
+            self._syslog.pid = pid
+
+    def own_pid(self) -> int:
+        """Return our PID as our caller sees it."""
+        return self._pid
+
     def descriptors(self) -> list[int]:
         """Return the descriptors that must stay open."""
         found = (self._file.fd if self._file else -1, self._syslog.fileno() if self._syslog else -1)
@@ -129,6 +140,11 @@ class Logger:
     def leave_terminal(self) -> None:
         """Stop printing on standard error: the program goes to the background."""
         self._fd = -1
+
+    def leave_paths(self) -> None:
+        """Do without paths from now on: what is open stays, nothing is opened again."""
+        if self._syslog is not None:
+            self._syslog.leave_paths()
 
     def is_debug(self) -> bool:
         """Tell whether debug messages are printed; asked where making one is expensive."""
@@ -223,8 +239,11 @@ configure = _process_logger.configure
 open_file = _process_logger.open_file
 open_syslog = _process_logger.open_syslog
 descriptors = _process_logger.descriptors
+own_pid = _process_logger.own_pid
+set_pid = _process_logger.set_pid
 is_debug = _process_logger.is_debug
 share_terminal = _process_logger.share_terminal
+leave_paths = _process_logger.leave_paths
 leave_terminal = _process_logger.leave_terminal
 answer = _process_logger.answer
 err = _process_logger.err

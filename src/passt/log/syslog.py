@@ -3,7 +3,8 @@
 A message is `<PRI>Mmm dd hh:mm:ss PROGRAM[PID]: TEXT` (RFC 3164 4.1, without the host name, as usual on a
 local socket), facility "daemon". The log daemon may be absent, restarted or slow: we wait at most PATIENCE_MS
 for it. Messages that it does not take are lost, and a message with their number precedes the next one that it
-takes. We connect again as long as the path of its socket can be reached.
+takes. We connect again as long as the path of its socket can be reached, which the sandbox takes away: from
+then on a daemon that makes a new socket hears nothing any more. journald keeps its own over a restart.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Syslog:
 
     def __init__(self, program: str, path: str = DEV_LOG,
                  clock: Callable[[], float] = time.monotonic) -> None:
+        self.pid = os.getpid()
         self._program = program
         self._path = path
         self._clock = clock
@@ -46,6 +48,10 @@ class Syslog:
         """Return the descriptor of the connection; -1 if there is none."""
         return self._fd
 
+    def leave_paths(self) -> None:
+        """Try to connect no more: the path of the socket is out of reach from now on."""
+        self._path = ""
+
     def send(self, level: int, text: str) -> None:
         """Send *text*, one line without its newline."""
         if self._n_lost and self._deliver(_WARNING, f"{self._n_lost} messages before this one were lost"):
@@ -58,7 +64,7 @@ class Syslog:
         now = time.localtime()
         stamp = (f"{_MONTHS[now.tm_mon - 1]} {now.tm_mday:2d} "
                  f"{now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}")
-        data = f"<{FACILITY | level}>{stamp} {self._program}[{os.getpid()}]: {text}".encode()
+        data = f"<{FACILITY | level}>{stamp} {self._program}[{self.pid}]: {text}".encode()
         if self._fd < 0 and (self._clock() < self._next_try_s or not self._connect()):
             return False
         return self._put(data) or (self._fd < 0 and self._connect() and self._put(data))
@@ -95,6 +101,8 @@ class Syslog:
 
     def _connect(self) -> bool:
         self._next_try_s = self._clock() + RETRY_S
+        if not self._path:
+            return False
         for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
             try:
                 connection = socket.socket(socket.AF_UNIX, kind)

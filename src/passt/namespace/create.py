@@ -67,6 +67,29 @@ def enter_new_user_namespace(nobody: Identity | None = None) -> None:
     except OSError as error:
         raise HostError(explain_refusal("a user namespace", error)) from None
     try:
+        _map_users(maps, writer)
+    except OSError as error:
+        what = f"the mapping of user {os.geteuid()} and group {os.getegid()} into a new user namespace"
+        hint = explain_refusal(what, error)
+        if error.errno == errno.EPERM:
+            hint += "; mapping user 0 needs CAP_SETFCAP"
+        raise HostError(hint) from None
+
+
+def enter_private_user_namespace() -> None:
+    """Enter a new user namespace that has our user and group only, with their numbers. One thread only.
+
+    For a program that has nothing to do with namespaces: the right to make more of them comes with it.
+    Raises OSError; if the kernel refuses only the numbers, we stay in the new namespace without any.
+    """
+    maps = [f"{number} {number} 1\n" for number in (os.geteuid(), os.getegid())]
+    syscalls.unshare(syscalls.CLONE_NEWUSER)
+    _map_users(maps, None)
+
+
+def _map_users(maps: Sequence[str], writer: _MapWriter | None) -> None:
+    """Write *maps* of the new user namespace that we are in, by *writer* if there is one. Raises OSError."""
+    try:
         # A process may write its own maps only while it is dumpable; the namespace has no other process yet.
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
         # Until setgroups is denied, gid_map takes a privileged writer: user_namespaces(7).
@@ -75,12 +98,6 @@ def enter_new_user_namespace(nobody: Identity | None = None) -> None:
             writer.write()
         else:
             _write_maps("self", maps)
-    except OSError as error:
-        what = f"the mapping of user {os.geteuid()} and group {os.getegid()} into a new user namespace"
-        hint = explain_refusal(what, error)
-        if error.errno == errno.EPERM:
-            hint += "; mapping user 0 needs CAP_SETFCAP"
-        raise HostError(hint) from None
     finally:
         close_to_others()
 

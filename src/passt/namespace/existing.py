@@ -1,9 +1,11 @@
 """Namespaces that exist already, of a process or of paths: opened, joined, and watched for their end.
 
-What ends us. A process is watched by a pidfd. A path is a name in a directory, watched by inotify(7); procfs,
-sysfs and devpts change without inotify events, so a name there is looked up twice a second, except that of a
-process, for which a pidfd serves again. Only its owner may read /proc/PID/ns: "permission denied" means that
-the name still exists.
+What ends us. A process is watched by a pidfd. A path is a name in a directory, watched by inotify(7), and the
+directory is closed before the loop runs: a broken process could reach files from there. procfs changes
+without inotify events, so for a process of another PID namespace a file of its directory is read twice a
+second, which fails with ESRCH from its end on. Where inotify is not to be had, as beyond
+user.max_inotify_instances, the directory stays open and the name is looked up twice a second. Only its owner
+may read /proc/PID/ns: "permission denied" means that the name still exists.
 """
 
 from __future__ import annotations
@@ -37,8 +39,7 @@ NETNS_DIRECTORY = "/run/netns"
 POLL_S = 0.5                      # between two look-ups of a path: its end is noticed within a second
 _NS_GET_NSTYPE = 0xb703           # linux/nsfs.h, ioctl_ns(2)
 _NAMES = {syscalls.CLONE_NEWNET: "network", syscalls.CLONE_NEWUSER: "user"}
-# linux/magic.h: file systems without inotify events
-_SILENT_FILE_SYSTEMS = (0x9fa0, 0x62656572, 0x1cd1)
+_PROC_SUPER_MAGIC = 0x9fa0        # linux/magic.h
 _EVENT = struct.Struct("=iIII")   # inotify(7): wd, mask, cookie, len; then the name
 
 
@@ -162,29 +163,57 @@ class ProcessWatch:
         loop.add_reader(self._pidfd, on_end)
 
 
-class PathWatch:
-    """Tells when *path* is removed. Raises HostError."""
+class ProcfsWatch:
+    """Tells when the process ends whose `ns` or other *directory* of procfs is given. Raises HostError."""
 
-    def __init__(self, path: str) -> None:
-        directory, self._name = os.path.split(path)
+    def __init__(self, directory: int) -> None:
         try:
-            self._directory = os.open(directory or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._stat = os.open("../stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
         except OSError as error:
-            raise HostError(f"cannot watch {directory}: {error.strerror}") from None
+            raise HostError(f"cannot watch the process by /proc: {error.strerror}") from None
+        finally:
+            os.close(directory)
+
+    def has_ended(self) -> bool:
+        """Tell whether the process has ended."""
+        try:
+            os.pread(self._stat, 1, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def start(self, loop: Loop, on_end: Callable[[], None]) -> None:
+        """Have *loop* call *on_end* at the process's end."""
+        if self.has_ended():
+            on_end()
+        else:
+            loop.call_later(POLL_S, lambda: self.start(loop, on_end))
+
+
+class PathWatch:
+    """Tells when *name* is removed from *directory*, a descriptor that it owns."""
+
+    def __init__(self, directory: int, name: str) -> None:
+        self._directory, self._name = directory, name
         self._inotify = -1
         try:
-            if syscalls.file_system_type(self._directory) not in _SILENT_FILE_SYSTEMS:
-                self._inotify = syscalls.inotify_init()
-                syscalls.inotify_add_watch(
-                    self._inotify, f"/proc/self/fd/{self._directory}".encode(),
-                    syscalls.IN_DELETE | syscalls.IN_MOVED_FROM | syscalls.IN_DELETE_SELF
-                    | syscalls.IN_MOVE_SELF | syscalls.IN_ONLYDIR)
+            self._inotify = syscalls.inotify_init()
+            syscalls.inotify_add_watch(
+                self._inotify, f"/proc/self/fd/{directory}".encode(),
+                syscalls.IN_DELETE | syscalls.IN_MOVED_FROM | syscalls.IN_DELETE_SELF
+                | syscalls.IN_MOVE_SELF | syscalls.IN_ONLYDIR)
         except OSError as error:
-            # user.max_inotify_instances is reached, or the directory may not be read: look the name up.
-            log.debug(f"cannot be told of changes in {directory}: {error.strerror}")
+            # The directory may not be read, or a limit is reached: look the name up.
+            log.debug(f"cannot be told when {name} is removed: {error.strerror}")
             if self._inotify >= 0:
                 os.close(self._inotify)
                 self._inotify = -1
+
+    def needs_directory(self) -> int:
+        """Return the descriptor of the directory if the name has to be looked up there, else -1."""
+        return self._directory if self._inotify < 0 else -1
 
     def has_ended(self) -> bool:
         """Tell whether the path is gone; only the answer that there is no such name says so."""
@@ -200,6 +229,11 @@ class PathWatch:
     def start(self, loop: Loop, on_end: Callable[[], None]) -> None:
         """Have *loop* call *on_end* when the path is gone."""
         if self._inotify >= 0:
+            if self.has_ended():
+                on_end()
+                return
+            os.close(self._directory)
+            self._directory = -1
             loop.add_reader(self._inotify, lambda: self._on_events(on_end))
         else:
             self._look_again(loop, on_end)
@@ -214,10 +248,12 @@ class PathWatch:
             name = data[offset:offset + length].rstrip(b"\0")
             offset += length
             gone = mask & (syscalls.IN_DELETE_SELF | syscalls.IN_MOVE_SELF | syscalls.IN_IGNORED)
-            if gone or name == os.fsencode(self._name) or (mask & syscalls.IN_Q_OVERFLOW
-                                                           and self.has_ended()):
+            if gone or name == os.fsencode(self._name):
                 on_end()
                 return
+            if mask & syscalls.IN_Q_OVERFLOW:
+                log.once(log.WARNING, "inotify",
+                         f"too many files came and went beside {self._name}: its end may go unnoticed")
 
     def _look_again(self, loop: Loop, on_end: Callable[[], None]) -> None:
         if self.has_ended():
@@ -226,11 +262,18 @@ class PathWatch:
             loop.call_later(POLL_S, lambda: self._look_again(loop, on_end))
 
 
-def watch_path(path: str) -> ProcessWatch | PathWatch:
+def watch_path(path: str) -> ProcessWatch | ProcfsWatch | PathWatch:
     """Watch *path*, or the process that it belongs to. Raises HostError."""
     pid = path.removeprefix("/proc/").removesuffix("/ns/net")
     # The number is a PID of ours only if /proc is of our own PID namespace.
     if (pid.isascii() and pid.isdecimal() and path == f"/proc/{pid}/ns/net"
             and os.readlink("/proc/self") == str(os.getpid())):
         return ProcessWatch(int(pid))
-    return PathWatch(path)
+    parent, name = os.path.split(path)
+    try:
+        directory = os.open(parent or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(f"cannot watch {parent}: {error.strerror}") from None
+    if syscalls.file_system_type(directory) == _PROC_SUPER_MAGIC:
+        return ProcfsWatch(directory)
+    return PathWatch(directory, name)

@@ -108,7 +108,7 @@ def run_command(channel: Channel, command: Command) -> NoReturn:
             _become(command, own_group=own_group, foreground=foreground)
         os.close(gate)
         keeper = _Keeper(channel, child)
-        descriptors.leave_stdio()
+        descriptors.leave_stdio(descriptors.open_null())
         os.close(opener)          # the command runs from here on
         keeper.run()
     except OSError as error:

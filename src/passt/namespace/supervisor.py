@@ -40,12 +40,12 @@ MAX_LAST_MESSAGES = 64            # read after the end of PID 1; its own last me
 
 
 class Supervisor:
-    """Supervises the command below *child*. From now on signals are passed on to the command."""
+    """Supervises the command below *child*, on *terminal*. From now on signals are passed on to it."""
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, child: Child, terminal: Terminal) -> None:
         self._child = child
         self._loop: Loop | None = None
-        self._terminal = Terminal()
+        self._terminal = terminal
         self._reader = SignalReader(FORWARDED)
         signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_STOPS)
         self._own_group = leads_alone()

@@ -1,12 +1,18 @@
 """Readiness as the caller sees it: the pid file, and the way to the background.
 
-Theory of operation. To go to the background the process forks once, at the very start: the child does the
-whole start and serves, the parent waits. When the child is ready it writes the pid file, makes a session of
-its own (setsid(2)), replaces standard input, output and error by /dev/null, and tells the parent, which exits
-with status 0. So the exit means ready, and a caller that reads our output to its end gets the end then. A
-child that fails prints the reason on standard error, which it still shares with the parent; the parent exits
-with the child's status, or ends by the signal that ended the child. The fork comes early because threads do
-not survive a fork(2), and a signalfd in an epoll instance would report the parent's signals (signalfd(2)).
+Theory of operation. To go to the background the process forks once, when it has the user and the user
+namespace that it will have: the child does the rest of the start and serves, the parent waits. When the child
+is ready it writes the pid file, makes a session of its own (setsid(2)), replaces standard input, output and
+error by /dev/null, and tells the parent, which exits with status 0. So the exit means ready, and a caller
+that reads our output to its end gets the end then. A child that fails prints the reason on standard error,
+which it still shares with the parent; the parent exits with the child's status, or ends by the signal that
+ended the child. The fork comes before all threads, which do not survive a fork(2), and before epoll, as a
+signalfd in an epoll instance would report the parent's signals (signalfd(2)).
+
+Where the kernel permits it, the child is PID 1 of a PID namespace of its own: it sees no process of the host,
+and can signal none. Its PID as the caller sees it comes from the parent, for the pid file and for messages.
+The kernel keeps signals with default actions from PID 1 (pid_namespaces(7)), so during the start handlers
+end it (`signals.end_as_pid1`), with a status of which the parent makes the signal again.
 
 If the parent is killed during the start, the kernel kills the child too (PR_SET_PDEATHSIG(2const)). The
 kernel drops that setting when a process changes its credentials, so `Background.hold` sets it again and
@@ -24,6 +30,7 @@ import os
 import select
 import signal
 import stat
+import struct
 
 from passt import log
 from passt.errors import ConfigError, HostError
@@ -36,6 +43,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _READY = b"\0"
+_PID = struct.Struct("=i")
 _NO_PARENT = "the process that started this one has ended"
 
 
@@ -44,16 +52,20 @@ class Background:
 
     def __init__(self, pid_file: str | None = None) -> None:
         self._path = pid_file
+        self._pid = os.getpid()   # as the caller sees it
         self._pid_fd = -1
         self._parent_fd = -1
         self._consent_fd = -1
-        self._made: str | None = None  # the path of the pid file, if we created it
+        self._null_fd = -1
+        self._made: list[str] = []  # files that we created, while we may remove them
         if pid_file is not None:
             self._open(pid_file)
 
     def _open(self, path: str) -> None:
         try:
-            self._pid_fd, self._made = open_output(path, os.O_WRONLY)
+            self._pid_fd, made = open_output(path, os.O_WRONLY)
+            if made is not None:
+                self.has_made(made)
             if stat.S_ISREG(os.fstat(self._pid_fd).st_mode):
                 os.ftruncate(self._pid_fd, 0)
         except (OSError, ValueError) as error:
@@ -61,22 +73,42 @@ class Background:
             why = error.strerror if isinstance(error, OSError) else "not a path"
             raise ConfigError(f"option '--pid' {path}: cannot open the file for writing: {why}") from None
 
-    def go_to_background(self) -> None:
-        """Fork; return in the child only. The parent stays until the child is ready, or has ended."""
+    def go_to_background(self, *, own_pids: bool) -> None:
+        """Fork; return in the child only. The parent stays until the child is ready, or has ended.
+
+        With *own_pids* the child gets a PID namespace of its own if that is permitted. Raises HostError.
+        """
         readiness, ours = os.pipe()  # close-on-exec: Python's default
         self._consent_fd, consent = os.pipe()
-        try:
-            child, _ = syscalls.clone(0, signal.SIGKILL)
-        except OSError as error:
-            raise HostError(f"cannot go to the background: {error.strerror}") from None
+        child = _fork(own_pids=own_pids)
         if child:
             os.close(ours)
             os.close(self._consent_fd)
+            try:
+                os.write(consent, _PID.pack(child))
+            except BrokenPipeError:
+                pass              # it has ended already
             self._wait(child, readiness, consent)
         os.close(readiness)
         os.close(consent)
         self._parent_fd = ours
         self._check_parent()
+        data = os.read(self._consent_fd, _PID.size)
+        if len(data) < _PID.size:
+            raise HostError(_NO_PARENT)
+        self._pid = _PID.unpack(data)[0]
+        log.set_pid(self._pid)
+        if os.getpid() == 1:
+            signals.end_as_pid1()
+
+    def has_made(self, path: str) -> None:
+        """Remember *path*, a file that the start has created, for `fail`."""
+        self._made.append(path)
+
+    def prepare(self) -> None:
+        """Open what `announce` needs by path."""
+        if self._parent_fd >= 0:
+            self._null_fd = descriptors.open_null()
 
     def hold(self) -> None:
         """Have the kernel kill us with the parent again; call after a change of credentials."""
@@ -90,7 +122,7 @@ class Background:
             self.hold()
         if self._pid_fd >= 0:
             self._write_pid()
-        self._made = None         # from now on the file is the caller's
+        self._made.clear()        # from now on the files are the caller's
         if self._parent_fd >= 0:
             self._part()
         if self._pid_fd >= 0:
@@ -98,13 +130,16 @@ class Background:
             self._pid_fd = -1
 
     def fail(self) -> None:
-        """Remove the pid file if we created it and `announce` has not been called."""
-        if self._made is not None and self._parent_fd < 0:
-            made, self._made = self._made, None
+        """Remove the files that we created, unless `announce` has been called.
+
+        Only the parent can do it later, as the child has no paths; a socket of a start in the foreground that
+        fails so late stays, and the next start replaces it.
+        """
+        while self._made and self._parent_fd < 0:
             try:
-                os.unlink(made)
+                os.unlink(self._made.pop())
             except OSError:
-                return
+                continue
 
     def _wait(self, child: int, readiness: int, consent: int) -> NoReturn:
         """Wait for the child: exit with 0 when it is ready, else as the child ended."""
@@ -123,6 +158,8 @@ class Background:
             if number not in signals.ENDING:
                 log.err(f"the process in the background was ended by signal {number} during its start")
             signals.die_by(number)
+        if os.WEXITSTATUS(status) > signals.STATUS_OF_SIGNAL:
+            signals.die_by(os.WEXITSTATUS(status) - signals.STATUS_OF_SIGNAL)
         os._exit(os.WEXITSTATUS(status) or 1)
 
     def _check_parent(self) -> None:
@@ -133,7 +170,7 @@ class Background:
 
     def _write_pid(self) -> None:
         try:
-            os.write(self._pid_fd, f"{os.getpid()}\n".encode())
+            os.write(self._pid_fd, f"{self._pid}\n".encode())
         except OSError as error:
             try:
                 os.ftruncate(self._pid_fd, 0)
@@ -144,13 +181,11 @@ class Background:
     def _part(self) -> None:
         """Leave the caller's session, directory and standard descriptors; then report to the parent."""
         os.setsid()
-        os.chdir("/")
-        null = descriptors.open_null()
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
         for fd in range(3):       # standard error last: a failure can be printed until then
-            os.dup2(null, fd)
+            os.dup2(self._null_fd, fd)
         log.leave_terminal()
-        os.close(null)
+        os.close(self._null_fd)
         try:
             os.write(self._parent_fd, _READY)
             consent = os.read(self._consent_fd, 1)
@@ -170,3 +205,16 @@ class Background:
             except OSError:
                 pass
         raise HostError(_NO_PARENT)
+
+
+def _fork(*, own_pids: bool) -> int:
+    """Fork as `syscalls.clone` does; return the child's PID, 0 in the child. Raises HostError."""
+    try:
+        if own_pids:
+            try:
+                return syscalls.clone(syscalls.CLONE_NEWPID, signal.SIGKILL)[0]
+            except OSError as error:
+                log.debug(f"no PID namespace of our own: {error.strerror}")
+        return syscalls.clone(0, signal.SIGKILL)[0]
+    except OSError as error:
+        raise HostError(f"cannot go to the background: {error.strerror}") from None

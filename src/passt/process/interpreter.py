@@ -2,9 +2,9 @@
 
 The interpreter opens files without being told to: it searches for modules that are not loaded, prints
 source lines with a traceback or a warning, and the C library reads the time zone anew for each local time.
-Behind an empty root that fails; the filter of system calls even kills whoever opens a path. After
-`close_paths` none of it asks for a file: a module that is missing is an ImportError, and a mistake of ours is
-told without its source lines.
+Behind an empty root that fails; the filter of system calls even kills the process that opens a path. After
+`close_paths` none of it asks for a file: a missing module is an ImportError, a mistake of ours is told
+without its source lines.
 """
 
 from __future__ import annotations

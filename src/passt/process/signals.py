@@ -32,6 +32,10 @@ ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 # A caller that ignores one of these means the start too: nohup(1), and background jobs without job control
 # (POSIX, "Asynchronous Lists"). All others end a start, or are needed by us.
 RESPECTED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+# End PID 1 of an own PID namespace during its start, which the kernel does not do: all that end a process by
+# default, reach it from outside, and are not sent for a mistake of the process itself.
+ENDING_START = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR2, signal.SIGALRM)
+STATUS_OF_SIGNAL = 128  # the exit status of a process that a signal ends is this plus the signal's number
 
 # The C library keeps these from programs (nptl(7)), yet its posix_spawn(3), by which make starts programs,
 # leaves them ignored.
@@ -106,6 +110,32 @@ def let_signals_end_us() -> CallerSignals:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     blocked = signal.pthread_sigmask(signal.SIG_SETMASK, (ASKING,))
     return CallerSignals(ignored_signals().union(ignored), blocked)
+
+
+def end_as_pid1() -> None:
+    """Have the signals ENDING_START end us, as PID 1 of our own PID namespace, with a status that names them.
+
+    A signal that the caller ignores stays ignored.
+    """
+    for number in ENDING_START:
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _exit_by)
+
+
+def _exit_by(number: int, _: object) -> None:
+    os._exit(STATUS_OF_SIGNAL + number)
+
+
+def read_ending() -> SignalReader:
+    """Have the signals ENDING read by the loop from now on; others are what they are by default.
+
+    For PID 1 that means: nothing (pid_namespaces(7)).
+    """
+    reader = SignalReader(ENDING)
+    for number in ENDING_START:
+        if signal.getsignal(number) == _exit_by:
+            signal.signal(number, signal.SIG_DFL)
+    return reader
 
 
 def block_all() -> None:

@@ -1,4 +1,4 @@
-"""When pasta changes its user and enters a user namespace.
+"""When the programs change their user and enter a user namespace.
 
     run                          before the child is started           when the child has made the tap
     command, ordinary user       enter a new user namespace            -
@@ -10,6 +10,8 @@
     attached, ordinary user      join the target's user namespace      -
     attached, root or --runas    become the user, with capabilities    root: join the user namespace
                                  kept; not root: join it now
+    passt                        become the user if there is one,      -
+                                 enter a new one of its own
 
 "The user" is that of --runas, or nobody if root of the host started us without it.
 
@@ -25,7 +27,7 @@ from __future__ import annotations
 import os
 
 from passt import log
-from passt.namespace.create import enter_new_user_namespace
+from passt.namespace.create import enter_new_user_namespace, enter_private_user_namespace
 from passt.namespace.existing import TargetNamespaces
 from passt.process.identity import NOBODY_ID, Identity
 
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from passt.facts.settings import NamespaceSettings
-    from passt.process.background import Background
 
 
 def enter_for_command(asked: NamespaceSettings, user: Identity | None, *, is_asked_for: bool
@@ -57,7 +58,7 @@ def enter_for_command(asked: NamespaceSettings, user: Identity | None, *, is_ask
     return Identity(NOBODY_ID, NOBODY_ID).assume if nobody is not None else None
 
 
-def enter_for_target(target: TargetNamespaces, user: Identity | None, background: Background, *,
+def enter_for_target(target: TargetNamespaces, user: Identity | None, *,
                      is_asked_for: bool) -> Callable[[], None] | None:
     """Enter the user namespace of *target*; return what to do when the helper has made the tap.
 
@@ -68,9 +69,22 @@ def enter_for_target(target: TargetNamespaces, user: Identity | None, background
         if not is_asked_for:
             log.info(f"started as root: goes on as user {user.uid} (nobody); --runas names another one")
         user.assume()
-        background.hold()
         if was_root:
             return target.join_user_namespace
     target.join_user_namespace()
-    background.hold()
     return None
+
+
+def enter_for_machine(user: Identity | None, *, is_asked_for: bool) -> None:
+    """Become *user* if there is one, and enter a user namespace of our own if that is permitted.
+
+    passt needs none, but what closes its paths does; Landlock may have to do without. Raises HostError.
+    """
+    if user is not None:
+        user.assume()
+        if not is_asked_for:
+            log.info(f"started as root: goes on as user {user.uid} (nobody); --runas names another one")
+    try:
+        enter_private_user_namespace()
+    except OSError as error:
+        log.debug(f"no user namespace of our own: {error.strerror}")

@@ -8,7 +8,6 @@ so a signal that comes before the loop runs is answered when it does.
 
 from __future__ import annotations
 
-import os
 import time
 
 from passt import log
@@ -150,7 +149,7 @@ def describe(counters: Mapping[str, int], seconds: float) -> list[str]:
     others = [f"{name} {n}" for name, n in counters.items() if name not in told and n]
     reasons = ", ".join(f"{name.removeprefix('drop_')} {n}" for name, n in drops.items())
     lines = [
-        f"Counters after {seconds:.1f} s (process {os.getpid()}):",
+        f"Counters after {seconds:.1f} s (process {log.own_pid()}):",
         f"    from guest: {counters['frames_from_guest']} frames, {counters['bytes_from_guest']} bytes",
         f"    to guest: {counters['frames_to_guest']} frames, {counters['bytes_to_guest']} bytes",
         "    flows now: " + ", ".join(f"{label} {counters[name]}" for name, label in _FLOWS.items()),

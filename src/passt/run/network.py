@@ -6,10 +6,9 @@ forwarding (`Network.start_ports`), and run the loop (`Network.serve`).
 
 What is loaded when. The program's files may lie where only their owner and root look, as below a home of
 mode 0700, and root loses that right with its user or by entering another user namespace. So a start that
-may lose it loads everything before (`load_all`). A plain user keeps it whatever namespace it enters; two
-large parts wait then, as start-up counts: the data plane until a child does its work on another core, the
-responders until the caller knows that we are ready. All small modules are loaded with this one. Nothing is
-loaded once the loop runs.
+may lose it loads everything before (`load_all`). A plain user keeps it whatever namespace it enters; the two
+large parts, the data plane and the responders, wait then until a child does its work on another core. All
+small modules are loaded with this one. Nothing is loaded once the root directory is empty.
 """
 
 from __future__ import annotations
@@ -21,9 +20,8 @@ from passt import log
 from passt.facts.contracts import MAX_LISTENERS
 from passt.forward.bypass import Bypass
 from passt.forward.policy import Policy
-from passt.host import ping_permission
+from passt.host.ping_permission import PingRefusal
 from passt.host.udp_timeouts import udp_timeouts
-from passt.process import interpreter
 from passt.run.banner import banner
 from passt.run.port_forwarding import PortForwarding
 
@@ -36,19 +34,17 @@ if TYPE_CHECKING:
     from passt.facts.guest import GuestNet
     from passt.facts.settings import ForwardingSettings, Settings
     from passt.host.listeners import HostPorts
-    from passt.process.seccomp import CallFilter
-    from passt.responders.dispatch import Dispatcher
     from passt.run.diagnostics import Diagnostics
 
-# What `Network.load_services` imports.
-_SERVICES = ("passt.responders.dispatch", "passt.responders.guest_solicitor",
-             "passt.responders.router_advertiser")
+# What `Network` imports.
+_LARGE_PARTS = ("passt.dataplane.engine", "passt.responders.dispatch", "passt.responders.guest_solicitor",
+                "passt.responders.router_advertiser")
 SECRET_LEN = 16  # bytes, as Engine takes it
 
 
 def load_all() -> None:
     """Load the parts of a `Network` that wait for their time otherwise."""
-    for name in ("passt.dataplane.engine", *_SERVICES):
+    for name in _LARGE_PARTS:
         __import__(name)
 
 
@@ -99,30 +95,48 @@ class Network:
     def __init__(self, settings: Settings, guest: GuestNet, ports: HostPorts | None, *,
                  bypassed: bool = False) -> None:
         from passt.dataplane.engine import Engine
+        from passt.responders.dispatch import Dispatcher
+        from passt.responders.guest_solicitor import solicit
 
         explain = log.debug if log.is_debug() else None
-        protocols = settings.protocols
+        self._ping_refusal = PingRefusal()
+        asked, protocols = settings.services, settings.protocols
         policy = Policy(guest, tcp=protocols.tcp, udp=protocols.udp, icmp=protocols.icmp, explain=explain,
-                        warn=log.warning, on_ping_forbidden=self._warn_of_ping)
+                        warn=log.warning, on_ping_forbidden=self._ping_refusal.warn)
         self.observed = policy.observed
         self.bypass = None
         if bypassed:
             self.bypass = Bypass(policy, policy.observed, keep_loopback=settings.forwarding.host_lo_to_ns_lo,
                                  splice=settings.forwarding.splice, explain=explain)
-        self._asked = settings.services
-        self._is_configured = settings.namespace.config_net
-        self._guest = guest
-        self._explain = explain
-        self._services = _Services()
-        self.engine = Engine(self.bypass or policy, self._services, policy.observed, our_mac=guest.our_mac,
+        # We have set up the guest's addresses: it must not configure others from advertisements.
+        advertise = asked.ndp and asked.router_advertisements and not settings.namespace.config_net
+        self._dispatcher = Dispatcher(guest, dhcp=asked.dhcp, ndp=asked.ndp, router_advertisements=advertise,
+                                      dhcpv6=asked.dhcpv6, explain=explain, warn=log.warning,
+                                      is_guest=policy.observed.is_guest)
+        self.engine = Engine(self.bypass or policy, self._dispatcher, policy.observed, our_mac=guest.our_mac,
                              mtu=guest.mtu or 0, secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest),
                              udp_timeouts=udp_timeouts())
         self.engine.switch(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None, tcp=protocols.tcp,
                            udp=protocols.udp, icmp=protocols.icmp)
+        self._guest = guest
+        self._solicit = solicit
+        self.observed.ask = self.ask_guest
+        if guest.ip6 and advertise:
+            self._advertise(explain)
         self._forwarding = None
-        self._ping_refusal = ""
         if ports is not None:
-            self._forwarding = PortForwarding(self.engine, ports)
+            self._forwarding = PortForwarding(self.engine, ports,
+                                              has_auto=settings.forwarding.has_auto_ports)
+
+    def _advertise(self, explain: Callable[[str], None] | None) -> None:
+        from passt.responders.router_advertiser import RouterAdvertiser
+
+        RouterAdvertiser(self._dispatcher.advertise, self.engine.send_frame, self.engine.call_later, _dice,
+                         explain=explain).arm()
+
+    def read_last_paths(self) -> None:
+        """Read what may be asked for when no path can be opened; call before that, as the last user."""
+        self._ping_refusal.read()
 
     def start_ports(self, namespace_sources: Sequence[int] = (), side: ListenerSide | None = None) -> None:
         """Open the namespace's ports on *side*, if there is one, and follow bound ports for `auto` rules.
@@ -133,66 +147,14 @@ class Network:
         if self._forwarding is not None:
             self._forwarding.start(namespace_sources, side)
 
-    def load_services(self) -> None:
-        """Load the responders, which answer the guest's control frames, if they are not loaded yet.
-
-        They are a third of all code and only the first control frame needs them, so `serve` loads them when
-        the caller has been told that we are ready; the link keeps the frames that arrive meanwhile.
-        """
-        if self._services.is_loaded:
-            return
-        from passt.responders.dispatch import Dispatcher
-        from passt.responders.guest_solicitor import solicit
-        from passt.responders.router_advertiser import RouterAdvertiser
-
-        asked, guest = self._asked, self._guest
-        # We have set up the guest's addresses: it must not configure others from advertisements.
-        advertise = asked.ndp and asked.router_advertisements and not self._is_configured
-        dispatcher = Dispatcher(guest, dhcp=asked.dhcp, ndp=asked.ndp, router_advertisements=advertise,
-                                dhcpv6=asked.dhcpv6, explain=self._explain, warn=log.warning,
-                                is_guest=self.observed.is_guest)
-        self._services.load(dispatcher)
-        self._solicit = solicit
-        self.observed.ask = self.ask_guest
-        if guest.ip6 and advertise:
-            RouterAdvertiser(dispatcher.advertise, self.engine.send_frame, self.engine.call_later, _dice,
-                             explain=self._explain).arm()
-
     def ask_guest(self) -> None:
-        """Send the frames that ask for the guest's hardware address; call after `load_services`."""
+        """Send the frames that ask for the guest's hardware address."""
         for frame in self._solicit(self._guest, self.observed.addresses()):
             self.engine.send_frame(frame)
 
-    def serve(self, diagnostics: Diagnostics, call_filter: CallFilter) -> None:
-        """Run the engine, observed by *diagnostics*, until it is stopped.
-
-        The calling thread goes under *call_filter*. Raises HostError.
-        """
-        self.load_services()
-        # The files that tell it are out of reach soon, and our group is the last one.
-        self._ping_refusal = ping_permission.explain_refusal()
-        call_filter.watch(self.engine)
-        interpreter.close_paths()
-        call_filter.install()
-        run_loop(self.engine, diagnostics, self._services.counters)
-
-    def _warn_of_ping(self) -> None:
-        log.warning(self._ping_refusal)
-
-
-class _Services:
-    """Stands for the responder in the engine; load the responder before the engine runs."""
-
-    respond: Callable[[bytes], list[bytes]]
-    counters: Callable[[], dict[str, int]]
-
-    def __init__(self) -> None:
-        self.is_loaded = False
-
-    def load(self, dispatcher: Dispatcher) -> None:
-        self.respond = dispatcher.respond
-        self.counters = dispatcher.counters
-        self.is_loaded = True
+    def serve(self, diagnostics: Diagnostics) -> None:
+        """Run the engine, observed by *diagnostics*, until it is stopped."""
+        run_loop(self.engine, diagnostics, self._dispatcher.counters)
 
 
 def run_loop(engine: Engine, diagnostics: Diagnostics,

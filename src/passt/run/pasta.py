@@ -1,34 +1,15 @@
 """pasta: connects a network namespace: a new one for a command, or one that exists.
 
-The stages of a start, after those of `run.start`, and what each opens and gives up:
+A start goes through the stages of `process.stages`. All before "user-namespace" has the caller's rights:
+ports below 1024, files, namespaces. While the child makes the tap we load and build the data plane
+("network"), so a second core does half of the start-up. The main process may end its child until
+"inner-user", as only a process of the child's user may. No user changes once there are threads ("thread"), as
+the C library would change the user of each thread.
 
-    stage                                        opened, made              given up
-    1  choose the user; read the host            signalfd, packet capture
-    2  bind the host's ports                     listeners
-    3  open the namespaces (attached)            namespaces, watch for their end
-    4  enter the user namespace (`credentials`)  capabilities inside       capabilities outside
-    5  start the child                           channel to the child
-    6  load and build the data plane             engine
-    7  take over the tap from the child          tap, network namespace    the child (attached)
-    8  change user again (`credentials`)                                   root of the host
-    9  start the thread in the namespace         sockets there             network namespace
-    10 open the namespace's ports                listeners there
-    11 watch signals and the end                 signalfd                  default actions of signals
-    12 drop privileges                                                     all capabilities
-    13 tell the caller that we are ready         content of the pid file   standard descriptors (if in
-                                                                           the background)
-    14 start the command, if there is one
-    15 load the responders, run the loop
-
-All before 4 has the caller's rights: ports below 1024, files, namespaces. While the child makes the tap we
-load and build the data plane (6), so a second core does half of the start-up. The main process may end its
-child until 8, as only a process of the child's user may. No user changes once there are threads (9), as the
-C library would change the user of each thread.
-
-Where a capability opens the program's files to us, or the user changes, all modules are loaded after stage 2
+Where a capability opens the program's files to us, or the user changes, all modules are loaded after "ports"
 (`network.load_all`): later nobody could read them.
 
-Signals keep their default actions until 11, so a signal that comes early ends us, and the child with us.
+Signals end us until "signals", and the child with us.
 """
 
 from __future__ import annotations
@@ -44,13 +25,15 @@ from passt.host import descriptors
 from passt.host.interface_index import index_seen_by
 from passt.namespace import create, pid1
 from passt.namespace.child import make_tap, start_child
-from passt.namespace.existing import PathWatch, ProcessWatch, TargetNamespaces, watch_path
+from passt.namespace.existing import ProcessWatch, TargetNamespaces, watch_path
 from passt.namespace.interface import bring_lo_up, configure
 from passt.namespace.supervisor import Supervisor
+from passt.namespace.terminal import Terminal
 from passt.process import identity, privileges, signals
-from passt.process.seccomp import CallFilter
+from passt.process.stages import ATTACHED, COMMAND, Progress
 from passt.run import credentials
 from passt.run.diagnostics import Diagnostics
+from passt.run.isolation import Isolation
 from passt.run.network import Network, load_all, open_ports, print_banner, resolve_guest
 from passt.run.port_forwarding import NamespaceSide
 
@@ -64,8 +47,11 @@ if TYPE_CHECKING:
     from passt.facts.settings import ForwardingSettings, NamespaceSettings, ProtocolSettings, Settings
     from passt.namespace.child import Child, TapFacts
     from passt.namespace.child_channel import Channel
+    from passt.namespace.existing import PathWatch, ProcfsWatch
     from passt.process.background import Background
     from passt.process.identity import Identity
+
+    Watch = ProcessWatch | ProcfsWatch | PathWatch
 
 MAX_RESERVE = 64  # sockets of each kind that `dataplane.sockets.namespace_thread` opens in advance
 
@@ -91,21 +77,25 @@ def _need_proc() -> None:
 
 
 class _Pasta:
-    """One run; the numbers are those of the stages."""
+    """One run, from its first stage to its end."""
 
     def __init__(self, settings: Settings, background: Background) -> None:
         self._settings = settings
         self._background = background
+        self._progress = Progress(ATTACHED if settings.namespace.is_attached else COMMAND)
+        self._isolation = Isolation(self._progress)
+        self._progress.enter("host")
         self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug)
-        self._user = identity.choose(settings.process.runas)  # 1
+        self._user = identity.choose(settings.process.runas)
         self._guest = resolve_guest(settings)
-        self._ports = open_ports(settings.forwarding, self._guest)  # 2
+        self._progress.enter("ports")
+        self._ports = open_ports(settings.forwarding, self._guest)
         if _must_load_first(settings.namespace, self._user):
             load_all()
 
     def run_command(self, command: pid1.Command) -> int:
         """Run *command* in new namespaces and return its status."""
-        settings = self._settings
+        settings, enter = self._settings, self._progress.enter
 
         def main(channel: Channel) -> None:
             if settings.namespace.userns is not None:
@@ -114,22 +104,31 @@ class _Pasta:
             self._make_tap(channel)
             pid1.run_command(channel, command)
 
-        change_user = credentials.enter_for_command(  # 4
+        enter("user")
+        enter("user-namespace")
+        change_user = credentials.enter_for_command(
             settings.namespace, self._user, is_asked_for=settings.process.runas is not None)
-        child = start_child(  # 5
+        enter("child")
+        child = start_child(
             create.COMMAND_NAMESPACES, main, privileged=settings.namespace.netns_only)
         try:
-            network = self._connect(child, change_user)  # 6 to 10
-            supervisor = Supervisor(child)
-            supervisor.watch(network.engine)  # 11
+            network = self._build_network()
+            null, terminal = descriptors.open_null(), Terminal()
+            self._connect(network, child, change_user)
+            enter("signals")
+            supervisor = Supervisor(child, terminal)
+            supervisor.watch(network.engine)
             self._diagnostics.on_asked = supervisor.ask_command
-            privileges.drop_privileges()  # 12
+            self._isolation.finish(network.engine)
+            enter("ready")
             print_banner(settings, self._guest)
-            self._background.announce()  # 13
+            self._background.announce()
             log.share_terminal()
-            supervisor.start_command()  # 14
-            descriptors.leave_stdio()
-            network.serve(self._diagnostics, self._filter)  # 15
+            enter("start-command")
+            supervisor.start_command()
+            descriptors.leave_stdio(null)
+            enter("loop")
+            network.serve(self._diagnostics)
         except BaseException:
             child.end()
             raise
@@ -140,30 +139,40 @@ class _Pasta:
 
     def run_attached(self) -> int:
         """Serve namespaces that exist until they are gone, or a signal comes."""
-        settings = self._settings
-        target, watch = _open_target(settings.namespace)  # 3
+        settings, enter = self._settings, self._progress.enter
+        enter("target")
+        target, watch = _open_target(settings.namespace)
 
         def main(channel: Channel) -> None:
             target.join_network_namespace()
             self._make_tap(channel)
 
-        join_later = credentials.enter_for_target(  # 4
-            target, self._user, self._background, is_asked_for=settings.process.runas is not None)
-        child = start_child(0, main)  # 5
+        enter("user")
+        enter("user-namespace")
+        join_later = credentials.enter_for_target(
+            target, self._user, is_asked_for=settings.process.runas is not None)
+        own_pids = enter("pid-namespace")
+        if not settings.process.foreground:
+            self._background.go_to_background(own_pids=own_pids)
+        enter("child")
+        child = start_child(0, main)
         try:
-            network = self._connect(child, join_later)  # 6 to 10
+            network = self._build_network()
+            self._background.prepare()
+            self._connect(network, child, join_later)
         finally:
             child.end()
         target.close()
-        engine = network.engine
-        reader = signals.SignalReader(signals.ENDING)  # 11
-        engine.add_reader(reader.fd, engine.stop)
+        enter("signals")
+        network.engine.add_reader(signals.read_ending().fd, network.engine.stop)
         if watch is not None:
-            watch.start(engine, lambda: _leave(engine))
-        privileges.drop_privileges()  # 12
+            watch.start(network.engine, lambda: _leave(network.engine))
+        self._isolation.finish(network.engine)
+        enter("ready")
         print_banner(settings, self._guest)
-        self._background.announce()  # 13
-        network.serve(self._diagnostics, self._filter)  # 15
+        self._background.announce()
+        enter("loop")
+        network.serve(self._diagnostics)
         return 0
 
     def _make_tap(self, channel: Channel) -> None:
@@ -172,38 +181,46 @@ class _Pasta:
         make_tap(channel, self._guest.ifname, lambda: _configure(self._guest, config_net=config_net),
                  watch_ports=self._settings.forwarding.has_auto_ports)
 
-    def _connect(self, child: Child, change_user: Callable[[], None] | None) -> Network:
-        """Build the data plane, then wait for the tap of *child* and attach it: stages 6 to 10.
+    def _build_network(self) -> Network:
+        """Load and build the data plane."""
+        forwarding = self._settings.forwarding
+        self._progress.enter("network")
+        # Flows that bypass the link need the thread in the namespace.
+        bypassed = bool(forwarding.namespace_rules or (forwarding.port_rules and forwarding.splice))
+        if bypassed:
+            import passt.dataplane.sockets.namespace_thread  # noqa: F401 - no file can be read when it starts
+        return Network(self._settings, self._guest, self._ports, bypassed=bypassed)
+
+    def _connect(self, network: Network, child: Child, change_user: Callable[[], None] | None) -> None:
+        """Wait for the tap of *child*, attach it, give up paths, and open the namespace's ports.
 
         *change_user* is called when the child has done its work: we become a user who could no longer end the
         child, nor read our own program's files.
         """
-        settings, forwarding = self._settings, self._settings.forwarding
-        # Flows that bypass the link need the thread in the namespace.
-        bypassed = bool(forwarding.namespace_rules or (forwarding.port_rules and forwarding.splice))
-        network = Network(settings, self._guest, self._ports, bypassed=bypassed)  # 6
-        engine = network.engine
-        if change_user is not None:
-            network.load_services()
-        tap = child.receive_tap()  # 7
+        settings, engine, enter = self._settings, network.engine, self._progress.enter
+        enter("tap")
+        tap = child.receive_tap()
         engine.attach_tap(tap.fd, tap.mac, tap.offloads)
         network.observed.on_guest_mac(tap.mac)
         if tap.link_local is not None:
             network.observed.on_guest_address(tap.link_local.packed)
+        enter("inner-user")
         if change_user is not None:
-            change_user()  # 8
-        # Not before the child is there, which must not have it.
-        self._filter = CallFilter("attached" if settings.namespace.is_attached else "command")
+            change_user()
+            self._background.hold()
+        network.read_last_paths()
+        self._isolation.close_paths()
+        enter("thread")
         side = None
         if network.bypass is not None:
-            thread = _start_thread(tap.namespace, self._filter.thread_program)  # 9
-            _warm_up(thread, forwarding, settings.protocols)
+            thread = _start_thread(tap.namespace, self._isolation.thread_program)
+            _warm_up(thread, settings.forwarding, settings.protocols)
             network.bypass.scope_id = _find_index(thread, self._guest.ifname)
             engine.attach_namespace(thread)
             side = NamespaceSide(engine, thread, ip4=settings.protocols.ip4, ip6=settings.protocols.ip6)
         os.close(tap.namespace)
-        network.start_ports(tap.port_sources, side)  # 10
-        return network
+        enter("inner-ports")
+        network.start_ports(tap.port_sources, side)
 
 
 def _must_load_first(asked: NamespaceSettings, user: Identity | None) -> bool:
@@ -214,9 +231,9 @@ def _must_load_first(asked: NamespaceSettings, user: Identity | None) -> bool:
     return reads_all or user is not None
 
 
-def _open_target(asked: NamespaceSettings) -> tuple[TargetNamespaces, ProcessWatch | PathWatch | None]:
+def _open_target(asked: NamespaceSettings) -> tuple[TargetNamespaces, Watch | None]:
     """Open the namespaces to join, and a watch for their end unless --no-netns-quit is given."""
-    watch: ProcessWatch | PathWatch
+    watch: Watch
     if asked.pid is not None:
         watch = ProcessWatch(asked.pid)
         target = TargetNamespaces.of_process(asked.pid, asked.userns, netns_only=asked.netns_only)
@@ -249,7 +266,7 @@ def _configure(guest: GuestNet, *, config_net: bool) -> TapFacts:
 
 def _start_thread(namespace: int, program: bytes) -> NamespaceThread:
     """Start the thread in the network *namespace*, under the filter *program*."""
-    from passt.dataplane.sockets.namespace_thread import NamespaceThread  # loaded with the engine
+    from passt.dataplane.sockets.namespace_thread import NamespaceThread  # loaded before
 
     try:
         # The thread keeps spare sockets of four kinds; together they may be a sixteenth of all descriptors.

@@ -80,18 +80,20 @@ class NamespaceSide:
             self._engine.remove_listener(fd)
 
 
-def open_fixed(rules: Sequence[PortRule], side: ListenerSide, spare: int) -> None:
+def open_fixed(rules: Sequence[PortRule], side: ListenerSide, spare: int) -> int:
     """Open the ports of fixed *rules* on *side*: all ports of rules that are not optional, *spare* others.
 
-    The optional specifications share *spare* equally. Raises ConfigError if a port of a rule that is not
-    optional cannot be had, or no port of an optional specification.
+    Returns how many are open. The optional specifications share *spare* equally. Raises ConfigError if a port
+    of a rule that is not optional cannot be had, or no port of an optional specification.
     """
+    n_fixed = 0
     for rule in rules:
         if rule.auto or rule.optional:
             continue
         for port in range(rule.first, rule.last + 1):
             try:
                 side.open_listener(rule, port)
+                n_fixed += 1
             except OSError as error:
                 raise ConfigError(f"{rule.spec}: cannot listen on port {port} in the namespace:"
                                   f" {error.strerror}") from None
@@ -102,6 +104,7 @@ def open_fixed(rules: Sequence[PortRule], side: ListenerSide, spare: int) -> Non
     for spec, number in n_open.items():
         if spec and not number:
             raise ConfigError(f"{spec}: none of its ports could be had in the namespace")
+    return n_fixed + sum(n_open.values())
 
 
 def _open_some(rules: Sequence[PortRule], side: ListenerSide, limit: int) -> int:
@@ -127,14 +130,23 @@ def _open_some(rules: Sequence[PortRule], side: ListenerSide, limit: int) -> int
 class PortForwarding:
     """The port rules of a run: fixed listeners, and listeners that follow bound ports.
 
-    The engine gets the listeners that are open already; `start` opens the others.
+    The engine gets the listeners that are open already; `start` opens the others, without a path. With
+    *has_auto* the host's bound ports can be followed from then on. Raises HostError.
     """
 
-    def __init__(self, engine: Engine, ports: HostPorts) -> None:
+    def __init__(self, engine: Engine, ports: HostPorts, *, has_auto: bool = False) -> None:
         self._engine = engine
         self._ports = ports
         for listener in ports.listeners:
             engine.add_listener(listener.fd, listener.proto, listener.rule)
+        self._host_sources: list[int] = []
+        if has_auto:
+            try:
+                self._host_sources = open_sources()
+            except OSError as error:
+                raise HostError(f"cannot see which ports are bound on the host: {error.strerror}") from None
+        # Counted by /proc, which `start` does not see.
+        self._spare = count_spare_descriptors()
 
     def start(self, namespace_sources: Sequence[int], namespace_side: ListenerSide | None = None) -> None:
         """Open the namespace's ports, and begin to follow bound ports as soon as the engine runs.
@@ -142,24 +154,19 @@ class PortForwarding:
         *namespace_sources* are from `bound_ports.open_sources` in the namespace, empty if no rule is
         `auto`; *namespace_side* is None if no rule is of the namespace's ports. Raises ConfigError.
         """
-        outbound = self._ports.outbound
+        outbound, spare = self._ports.outbound, self._spare
         if namespace_side is not None:
             # One port may take two sockets, one for each family.
-            open_fixed(outbound, namespace_side, count_spare_descriptors() // 2)
+            spare -= 2 * open_fixed(outbound, namespace_side, spare // 2)
         if not namespace_sources:
             return
-        spare = count_spare_descriptors()
-        try:
-            host_sources = open_sources()
-        except OSError as error:
-            raise HostError(f"cannot see which ports are bound on the host: {error.strerror}") from None
         host_side = HostSide(self._engine, self._ports.binder)
         forwarder = AutoForwarder(
             Direction("host", self._ports.inbound, PortScanner(namespace_sources).scan, host_side,
                       spare // 2),
             # A listener of the namespace takes two descriptors, one for each family.
             # The sockets of outbound UDP flows are bound as services are, but are none: leave them out.
-            Direction("namespace", outbound, PortScanner(host_sources, self._engine.udp_sockets).scan,
+            Direction("namespace", outbound, PortScanner(self._host_sources, self._engine.udp_sockets).scan,
                       namespace_side or host_side, spare // 4),
             explain=log.debug if log.is_debug() else None,
             warn=lambda text: log.limited(log.WARNING, "scan", text))

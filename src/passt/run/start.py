@@ -23,8 +23,8 @@ def run(settings: Settings) -> int:
     """Run the program of *settings* until it ends; return the exit status.
 
     Call it once, early, with one thread: it closes all descriptors above 2 except those of the log and of
-    --fd. Unless *settings* keep it in the foreground, it forks and returns in the child only; the parent
-    exits with status 0 when the child is ready, else with the child's status.
+    --fd. Unless *settings* keep it in the foreground, the program forks and this returns in the child only;
+    the parent exits with status 0 when the child is ready, else with the child's status.
     Raises PasstError. After Ctrl-C it may not return, but end the process by SIGINT.
     """
     sys.unraisablehook = _on_ignored
@@ -35,8 +35,6 @@ def run(settings: Settings) -> int:
     caller = privileges.Caller(descriptors.raise_file_limit(), signals.let_signals_end_us())
     background = Background(settings.process.pid_file)
     try:
-        if not settings.process.foreground:
-            background.go_to_background()
         if settings.mode == "passt":
             from passt.run import passt
 

@@ -1,0 +1,164 @@
+"""What is left of the program's rights when it is ready: /proc/PID of every form, as root sees it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.lab import FAR4, UID, Lab
+from tests.support.processes import children, status_field, wait_until
+from tests.system.test_attach import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.needs_root
+
+CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+NET_BIND_SERVICE = 1 << 10
+ALL_NAMESPACES = ("mnt", "ipc", "uts", "user", "net", "pid")
+ALWAYS = {"mnt", "ipc", "uts"}
+# What the loop works with; a descriptor of anything else leads out.
+DESCRIPTORS = re.compile(
+    r"socket:.*|pipe:.*|anon_inode:\[(eventpoll|eventfd|signalfd|pidfd)\]|anon_inode:inotify")
+DEVICES = {os.makedev(1, 3), os.makedev(10, 200)}  # /dev/null, /dev/net/tun
+NO_PORTS = ["-t", "none", "-u", "none", "-T", "none", "-U", "none"]
+FORWARD = ["-t", "8080", "-T", "auto", "-U", "auto"]  # the thread in the namespace has work to do
+
+
+@pytest.fixture
+def target(lab: Lab, user: bool) -> Iterator[Target]:
+    """Lend a namespace to attach to."""
+    one = Target(lab, user=user)
+    yield one
+    one.running.kill()
+
+
+@pytest.fixture
+def pid_file(lab: Lab) -> Iterator[Path]:
+    path = lab.directory / "home" / "pid"
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def namespaces_of(pid: int) -> dict[str, str]:
+    return {kind: os.readlink(f"/proc/{pid}/ns/{kind}") for kind in ALL_NAMESPACES}
+
+
+def own_namespaces(pid: int, other: int) -> set[str]:
+    """Give the kinds of namespaces that the two processes do not share."""
+    ours, theirs = namespaces_of(pid), namespaces_of(other)
+    return {kind for kind in ALL_NAMESPACES if ours[kind] != theirs[kind]}
+
+
+def look(pid: int, *, threads: int) -> None:
+    """Check all that /proc shows of the main process *pid* and its threads."""
+    wait_until(lambda: status_field(pid, "Seccomp") == "2", "the loop is about to run")
+    tasks = sorted(map(int, os.listdir(f"/proc/{pid}/task")))
+    assert len(tasks) == threads
+    for task in tasks:
+        rights = {name: int(status_field(task, name), 16) for name in CAPABILITIES}
+        if task != pid:
+            # It opens ports below 1024 of the namespace at any time, and may do nothing else.
+            assert rights.pop("CapPrm") == rights.pop("CapEff") == NET_BIND_SERVICE
+            del rights["CapBnd"]  # nothing is executed: no_new_privs, and the filter
+        assert set(rights.values()) == {0}, task
+        assert (status_field(task, "NoNewPrivs"), status_field(task, "Seccomp")) == ("1", "2"), task
+        root = Path(f"/proc/{pid}/task/{task}/root/")
+        assert list(root.iterdir()) == []
+        with pytest.raises(OSError, match="Read-only file system"):
+            (root / "new").mkdir()
+    # Root's, and not the user's, if the process is not dumpable: proc_pid(5).
+    assert Path(f"/proc/{pid}/status").stat().st_uid == 0
+    # The pid file is closed a moment after its content is there.
+    wait_until(lambda: strange_descriptors(pid) == [], "no descriptor leads out")
+
+
+def strange_descriptors(pid: int) -> list[str]:
+    """Give where descriptors lead that the loop has no use for."""
+    paths = [f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd")]
+    return [os.readlink(path) for path in paths
+            if not DESCRIPTORS.fullmatch(os.readlink(path)) and os.stat(path).st_rdev not in DEVICES]
+
+
+def as_seen_here(lab: Lab, pid: int, name: str) -> int:
+    """Give the process that is *pid* in the lab's host."""
+    return next(one for one in lab.host.pids() if status_field(one, "Name") == name
+                and status_field(one, "NSpid").split()[1:2] == [str(pid)])
+
+
+@pytest.mark.parametrize("options", [NO_PORTS, FORWARD], ids=["no ports", "forward"])
+def test_with_a_command(lab: Lab, user: bool, options: list[str]) -> None:
+    running = lab.start(["-q", "--config-net", *options], ["sh", "-c", "echo up; sleep 1000"], user=user)
+    assert running.popen.stdout is not None
+    assert running.popen.stdout.readline() == b"up\n"
+    pid = running.pid
+    look(pid, threads=2 if options == FORWARD else 1)
+    assert own_namespaces(pid, lab.host.init) == ALWAYS | {"user"}
+    (init,) = children(pid)
+    links = [os.readlink(f"/proc/{init}/fd/{fd}") for fd in os.listdir(f"/proc/{init}/fd")]
+    # The channel, signals, and the status of the command; none of the host's network.
+    assert sum(link.startswith("socket:") for link in links) == 1
+    assert strange_descriptors(init) == ["/proc/2/status"]
+    assert Path(f"/proc/{init}/status").stat().st_uid == 0
+    assert status_field(init, "Seccomp") == "0"
+    running.kill()
+
+
+@pytest.mark.parametrize("foreground", [True, False])
+def test_attached(lab: Lab, user: bool, target: Target, pid_file: Path, foreground: bool) -> None:
+    argv = ["-q", "--config-net", *FORWARD, "-P", str(pid_file)]
+    if foreground:
+        running = lab.start([*argv, "-f", target.pid], user=user)
+        wait_until(lambda: pid_file.exists() and bool(pid_file.read_text(encoding="ascii")), "pasta is ready")
+        pid = as_seen_here(lab, int(pid_file.read_text(encoding="ascii")), "pasta")
+        assert running.pid == pid
+    else:
+        lab.run([*argv, target.pid], user=user)
+        pid = as_seen_here(lab, int(pid_file.read_text(encoding="ascii")), "pasta")
+    look(pid, threads=2)
+    assert own_namespaces(pid, lab.host.init) == ALWAYS | {"user"} | (set() if foreground else {"pid"})
+    assert own_namespaces(pid, target.running.pid) >= ALWAYS | {"net"}
+    assert target.run([*lab.client, "tcp", FAR4])
+    if not foreground:
+        assert status_field(pid, "NSpid").split()[-1] == "1"
+        assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    lab.host.run(["kill", pid_file.read_text(encoding="ascii").strip()])
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "it ends")
+
+
+@pytest.mark.parametrize("options", [["--netns-only"], ["--runas", str(UID)]], ids=["netns-only", "runas"])
+def test_attached_as_root(lab: Lab, pid_file: Path, options: list[str]) -> None:
+    netns_only = options == ["--netns-only"]
+    target = Target(lab, user=False, own_user_namespace=not netns_only)
+    try:
+        lab.run(["-q", "--config-net", *options, "-P", str(pid_file), target.pid], user=False)
+        pid = as_seen_here(lab, int(pid_file.read_text(encoding="ascii")), "pasta")
+        look(pid, threads=2)
+        assert own_namespaces(pid, lab.host.init) == ALWAYS | {"pid"} | (set() if netns_only else {"user"})
+        assert status_field(pid, "Uid").split() == (["65534"] if netns_only else [str(UID)]) * 4
+        lab.host.run(["kill", pid_file.read_text(encoding="ascii").strip()])
+        wait_until(lambda: not Path(f"/proc/{pid}").exists(), "it ends")
+    finally:
+        target.running.kill()
+
+
+@pytest.mark.parametrize("foreground", [True, False])
+def test_passt(lab: Lab, user: bool, pid_file: Path, foreground: bool) -> None:
+    path = pid_file.with_name("sandbox.socket")
+    argv = [lab.passt, "-q", "-s", str(path), "-P", str(pid_file), *(["-f"] if foreground else [])]
+    if foreground:
+        lab.host.spawn(argv, user=user)
+        wait_until(lambda: pid_file.exists() and bool(pid_file.read_text(encoding="ascii")), "passt is ready")
+    else:
+        lab.host.run(argv, user=user)
+    pid = as_seen_here(lab, int(pid_file.read_text(encoding="ascii")), "passt")
+    look(pid, threads=1)
+    assert own_namespaces(pid, lab.host.init) == ALWAYS | {"user"} | (set() if foreground else {"pid"})
+    lab.host.run(["kill", pid_file.read_text(encoding="ascii").strip()])
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "it ends")
+    path.unlink()
