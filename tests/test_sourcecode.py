@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import apparmor
+
 pytestmark = pytest.mark.slow
 
 TREE = Path(__file__).parent.parent
@@ -198,6 +200,25 @@ def test_wheel_installs_and_runs(installed: dict[str, Path], tmp_path: Path, way
     for name in ["pasta"] if way == "link" else ["pasta", "passt", "qrap"]:
         done = say_version([str(installed[way] / name)], tmp_path)
         assert (done.returncode, done.stdout.split()[0], done.stderr) == (0, name, "")
+
+
+@pytest.mark.parametrize("way", WAYS[:4])
+def test_profiles_cover_an_installation(installed: dict[str, Path], tmp_path: Path, way: str) -> None:
+    """Every file of the package, for AppArmor; the interpreter is a link, or that of the build."""
+    # A program in PREFIX/bin, or in PREFIX/local/bin where Debian puts it.
+    prefix = installed[way].parent
+    profiles = apparmor.load(tmp_path, [str(prefix)])
+    package = next(prefix.rglob("passt/__main__.py")).parent
+    base = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    for name in ("pasta", "passt"):
+        launcher, program = profiles[f"{name}-python"], profiles[f"{name}-python-program"]
+        assert launcher.attaches_to(str(installed[way] / name))
+        for python in {path.resolve() for path in installed[way].glob("python3.*")} or {base}:
+            assert launcher.allows(str(python), "x", owner=False)
+        files = [path for path in package.rglob("*") if path.is_file()]
+        assert any(path.suffix == ".so" for path in files)
+        for path in files:
+            assert program.allows(str(path), "rm" if path.suffix == ".so" else "r", owner=False), path
 
 
 @pytest.mark.parametrize("variable", VARIABLES)

@@ -1,9 +1,9 @@
 """AppArmor profiles of share/apparmor: compiled by apparmor_parser(8), and asked as the kernel asks them.
 
-What the parser hands to the kernel are state machines: for each profile one for files and one for the programs
-that get it, whose input are the bytes of a path, and one for all else. The last state has the permissions. Here is the kernel's way through them
-(security/apparmor/match.c, mount.c, net.c of Linux), so the meaning of patterns, variables and `deny` is the
-parser's, not ours.
+What the parser hands to the kernel are state machines: for each profile one for files and one for the
+programs that get it, whose input are the bytes of a path, and one for all else. The last state has the
+permissions. Here is the kernel's way through them (security/apparmor/match.c, mount.c, net.c of Linux), so
+the meaning of patterns, variables and `deny` is the parser's, not ours.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def load(directory: Path, prefixes: Iterable[str] = ()) -> dict[str, Profile]:
     local.mkdir(parents=True)
     text = "".join(f'@{{passt_prefix}}+="{prefix}"\n' for prefix in prefixes)
     (local / "test").write_text(text, encoding="utf-8")
-    found = {}
+    found: dict[str, Profile] = {}
     for name in PROFILES:
         # The older form of permissions, whichever parser it is.
         done = parse(POLICY / "apparmor.d" / name, "--stdout", f"--features-file={SYSTEM}/abi/3.0",

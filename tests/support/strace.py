@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-CALLS = ("execve", "open", "openat", "openat2", "creat", "unlink", "unlinkat", "rename", "renameat", "renameat2",
-         "link", "linkat", "mkdir", "mkdirat", "mknod", "mknodat", "symlink", "symlinkat", "truncate", "chmod",
-         "fchmod", "fchmodat", "chown", "lchown", "fchown", "fchownat", "connect", "bind", "flock", "mmap",
-         "socket", "socketpair", "mount", "umount2", "pivot_root")  # fmt: skip
+CALLS = (
+    "execve", "open", "openat", "openat2", "creat", "unlink", "unlinkat", "rename", "renameat",
+    "renameat2", "link", "linkat", "mkdir", "mkdirat", "mknod", "mknodat", "symlink", "symlinkat",
+    "truncate", "chmod", "fchmod", "fchmodat", "chown", "lchown", "fchown", "fchownat", "connect",
+    "bind", "flock", "mmap", "socket", "socketpair", "mount", "umount2", "pivot_root",
+)  # fmt: skip
 OPTIONS = ("-f", "-y", "-q", "-s", "4096", "-e", f"trace={','.join(CALLS)}")
 MOUNT_FLAGS = {"MS_RDONLY": 1, "MS_NOSUID": 2, "MS_NODEV": 4, "MS_NOEXEC": 8, "MS_REC": 1 << 14,
                "MS_PRIVATE": 1 << 18, "MS_SLAVE": 1 << 19}  # fmt: skip
@@ -26,11 +28,12 @@ _UNFINISHED = " <unfinished ...>"
 _RESULT = re.compile(r"(.*)\) += (-?\d+|0x[0-9a-f]+)(?:<(.*)>)?(?: (E\w+) .*)?")
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _DESCRIPTOR = re.compile(r"\d+<(/.*?)>")
+_SOCKET_PATH = re.compile(r'sun_path="(.*?)"')
 _PERMISSIONS = {"O_RDONLY": "r", "O_WRONLY": "w", "O_RDWR": "rw"}
 
 
 class Call(NamedTuple):
-    """One call of process *pid*, as strace prints its *arguments*; *path* is that of a descriptor returned."""
+    """One call of process *pid*, its *arguments* as text; *path* is that of a descriptor it returned."""
 
     pid: int
     name: str
@@ -48,21 +51,19 @@ class Call(NamedTuple):
 
     def wants(self) -> tuple[str, str] | None:
         """Return the path and the permissions asked for, if it is a call on a file."""
-        if self.name in {"open", "openat", "openat2"}:
-            if self.path is None or not self.path.startswith("/") or "O_PATH" in self.flags():
-                return None       # refused, no file, or nothing to check
-            return self.path, "".join(_PERMISSIONS[flag] for flag in self.flags() if flag in _PERMISSIONS)
-        descriptor = _DESCRIPTOR.search(self.arguments)
-        if self.name == "flock":
-            return (descriptor[1], "k") if descriptor else None
-        if self.name == "mmap":
-            return (descriptor[1], "m") if descriptor and "PROT_EXEC" in self.flags() else None
-        if self.name in {"connect", "bind"}:
-            named = re.search(r'sun_path="(.*?)"', self.arguments)
-            return (named[1], "w") if named else None
-        if self.name in {"unlink", "unlinkat"}:
-            return self.strings()[-1], "w"
-        return None
+        flags, path, permissions = self.flags(), self.path or "", ""
+        if self.name in {"open", "openat", "openat2"} and "O_PATH" not in flags:
+            permissions = "".join(_PERMISSIONS[flag] for flag in flags if flag in _PERMISSIONS)
+        elif self.name == "flock" or (self.name == "mmap" and "PROT_EXEC" in flags):
+            descriptor = _DESCRIPTOR.search(self.arguments)
+            path, permissions = descriptor[1] if descriptor else "", "k" if self.name == "flock" else "m"
+        elif self.name in {"connect", "bind"}:
+            named = _SOCKET_PATH.search(self.arguments)
+            path, permissions = named[1] if named else "", "w"
+        elif self.name in {"unlink", "unlinkat"}:
+            path, permissions = self.strings()[-1], "w"
+        # Else it was refused, or is about a pipe, a namespace, a socket without a name.
+        return (path, permissions) if permissions and path.startswith("/") else None
 
     def kind_of_socket(self) -> tuple[int, int]:
         """Return family and type of socket(2) or socketpair(2)."""

@@ -1,8 +1,8 @@
 """AppArmor's profiles against what the program does: every file, mount and socket of a start, by strace(1).
 
-The kernel below the tests need not have AppArmor. The program is laid out as `make install` does it and started
-in every form; each file that it opens, executes, locks or maps to be executed, each mount and socket has to be
-permitted by the profile that the process would have. What the command does is its own matter.
+The kernel below the tests need not have AppArmor. The program is laid out as `make install` does it and
+started in every form; each file that it opens, executes, locks or maps to be executed, each mount and socket
+has to be permitted by the profile that the process would have. What the command does is its own matter.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ pytestmark = pytest.mark.needs_root
 PREFIX = "/usr/local"
 PYTHON = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
-# Puts the directory with the program over PREFIX, then runs strace with the other arguments.
+# Puts the directory with the program over PREFIX, then becomes what the other arguments say.
 ENTER = """
 set -e
 mount --bind "$1" "$2"
 mount --bind /dev/net/tun.open /dev/net/tun
 shift 2
-exec strace "$@"
+exec "$@"
 """
 
 
@@ -88,8 +88,9 @@ class Confined:
         """Start it with *arguments*."""
         who = ["-u", "lab"] if self.user else []
         argv = [f"{PREFIX}/bin/{self.program}", *arguments]
+        traced = ["strace", *who, *strace.OPTIONS, "-o", str(self.trace), *argv]
         return self.lab.host.spawn(
-            ["unshare", "--mount", "sh", "-c", ENTER, "sh", str(self.prefix), PREFIX, *who, *strace.OPTIONS, "-o", str(self.trace), *argv],
+            ["unshare", "--mount", "sh", "-c", ENTER, "sh", str(self.prefix), PREFIX, *traced],
             env={"HOME": str(self.lab.directory / "home")})
 
     @property
@@ -111,7 +112,7 @@ class Confined:
                 if not self._permits(self.profiles[name], call):
                     self.refused.append(f"{name}: {call.name}({call.arguments}) {call.path or ''}")
         assert not self.refused, "\n".join(self.refused)
-        assert self.n_checked > 100  # noqa: PLR2004 - a trace that was read
+        assert self.n_checked > 100
 
     def _execute(self, name: str | None, path: str) -> str | None:
         """Check execve(2) of *path* under profile *name*; return the new one, None for that of a command."""
@@ -167,6 +168,14 @@ def confined(lab: Lab, prefix: Path, profiles: Mapping[str, apparmor.Profile], u
         path.unlink()
 
 
+@pytest.fixture
+def target(lab: Lab, user: bool) -> Iterator[Target]:
+    """Lend a namespace to attach to."""
+    one = Target(lab, user=user)
+    yield one
+    one.running.kill()
+
+
 def files(lab: Lab) -> list[str]:
     home = lab.directory / "home"
     return ["--log-file", f"{home}/log", "--pcap", f"{home}/pcap", "--pid", f"{home}/pid"]
@@ -190,20 +199,16 @@ def test_command(confined: Callable[[str], Confined], lab: Lab, ports: Sequence[
     run.check()
 
 
-def test_attached_in_the_background(confined: Callable[[str], Confined], lab: Lab, user: bool) -> None:
-    target = Target(lab, user=user)
+def test_attached_in_the_background(confined: Callable[[str], Confined], lab: Lab, target: Target) -> None:
     run = confined("pasta")
     stop(lab, run.start("--config-net", *files(lab), target.pid))
-    target.running.kill()
     run.check()
 
 
-def test_attached_to_a_path(confined: Callable[[str], Confined], lab: Lab, user: bool) -> None:
-    target = Target(lab, user=user)
+def test_attached_to_a_path(confined: Callable[[str], Confined], lab: Lab, target: Target) -> None:
     run = confined("pasta")
     names = f"/proc/{target.pid}/ns"
     stop(lab, run.start("--config-net", *files(lab), "--userns", f"{names}/user", "--netns", f"{names}/net"))
-    target.running.kill()
     run.check()
 
 
@@ -230,7 +235,7 @@ def test_user_of_runas(confined: Callable[[str], Confined], lab: Lab) -> None:
 
 def test_port_that_is_taken(confined: Callable[[str], Confined], lab: Lab) -> None:
     """The message names who has it, so the program looks into all of /proc."""
-    server = lab.host.spawn([*lab.client[:2], str(lab.directory / "servers.py"), "8099"])
+    server = lab.host.spawn(["/usr/bin/python3", "-I", str(lab.directory / "servers.py"), "8099"])
     assert server.popen.stdout is not None
     assert server.popen.stdout.readline() == b"ready\n"
     for program, more in (("pasta", ["--", "true"]), ("passt", ["-s", f"{lab.directory}/home/socket"])):
@@ -240,3 +245,26 @@ def test_port_that_is_taken(confined: Callable[[str], Confined], lab: Lab) -> No
         assert b"8099" in done.stderr
         run.check()
     server.kill()
+
+
+def test_roots_capabilities_do(lab: Lab, prefix: Path, profiles: Mapping[str, apparmor.Profile],
+                               target: Target) -> None:
+    """Started by root with no other capability than those of the profile, every form comes up."""
+    for program, arguments in (
+        ("pasta", ["--config-net", "--", "true"]),
+        ("pasta", ["--config-net", "--runas", "lab", "-t", "80", "--", "true"]),
+        ("pasta", ["--config-net", *files(lab), target.pid]),
+        ("passt", ["-t", "80", "-s", f"{lab.directory}/home/socket", *files(lab)]),
+    ):
+        numbers = profiles[f"{program}-python-program"].capabilities
+        bounding = ",".join(["-all", *(f"+cap_{number}" for number in sorted(numbers))])
+        argv = ["setpriv", "--bounding-set", bounding, "--inh-caps", "-all", f"{PREFIX}/bin/{program}"]
+        done = lab.host.run(
+            ["unshare", "--mount", "sh", "-c", ENTER, "sh", str(prefix), PREFIX, *argv, *arguments],
+            check=False)
+        assert done.returncode == 0, done.stderr
+        path = lab.directory / "home" / "pid"
+        if path.exists():
+            lab.host.run(["kill", path.read_text(encoding="ascii").strip()])
+        for each in (lab.directory / "home").iterdir():
+            each.unlink()

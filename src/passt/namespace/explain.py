@@ -35,7 +35,8 @@ def _find_sysctls(error: OSError, root: str) -> str:
             return "kernel.unprivileged_userns_clone is 0: set it to 1 with sysctl"
         if _read_sysctl(root, "kernel.apparmor_restrict_unprivileged_userns") == "1":
             return ("kernel.apparmor_restrict_unprivileged_userns is 1: set it to 0 with sysctl, or give "
-                    "pasta an AppArmor profile that permits 'userns'")
+                    "pasta an AppArmor profile that permits 'userns', as that of share/apparmor in its "
+                    "sources")
     return ""
 
 
