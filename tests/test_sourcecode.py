@@ -211,7 +211,8 @@ def test_profiles_cover_an_installation(installed: dict[str, Path], tmp_path: Pa
     package = next(prefix.rglob("passt/__main__.py")).parent
     base = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
     for name in ("pasta", "passt"):
-        launcher, program = profiles[f"{name}-python"], profiles[f"{name}-python-program"]
+        launcher = profiles[f"{name}-python"]
+        program = profiles.get(f"{name}-python-program", launcher)
         assert launcher.attaches_to(str(installed[way] / name))
         for python in {path.resolve() for path in installed[way].glob("python3.*")} or {base}:
             assert launcher.allows(str(python), "x", owner=False)

@@ -32,6 +32,8 @@ pytestmark = pytest.mark.needs_root
 PREFIX = "/usr/local"
 PYTHON = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
+# The profile of what a launcher starts.
+INNER = {"pasta": "pasta-python-program", "passt": "passt-python"}
 # Puts the directory with the program over PREFIX, then becomes what the other arguments say.
 ENTER = """
 set -e
@@ -103,7 +105,7 @@ class Confined:
         names: dict[int, str | None] = {}
         for call in strace.read(self.trace.read_text("utf-8").splitlines()):
             # A process that was forked goes on with the profile of its parent: by then always the program's.
-            name = names.setdefault(call.pid, f"{self.program}-python-program" if names else "")
+            name = names.setdefault(call.pid, INNER[self.program] if names else "")
             if call.name == "execve":
                 if call.errno is None:
                     names[call.pid] = self._execute(name, self._resolve(call.strings()[0]))
@@ -122,7 +124,7 @@ class Confined:
             return launcher
         if name and not self.profiles[name].allows(path, "x", owner=False):
             self.refused.append(f"{name}: execve({path})")
-        return f"{launcher}-program" if name == launcher else None
+        return INNER[self.program] if "/python3." in path and name == launcher else None
 
     def _permits(self, profile: apparmor.Profile, call: strace.Call) -> bool:
         wanted = call.wants()
@@ -256,7 +258,7 @@ def test_roots_capabilities_do(lab: Lab, prefix: Path, profiles: Mapping[str, ap
         ("pasta", ["--config-net", *files(lab), target.pid]),
         ("passt", ["-t", "80", "-s", f"{lab.directory}/home/socket", *files(lab)]),
     ):
-        numbers = profiles[f"{program}-python-program"].capabilities
+        numbers = profiles[INNER[program]].capabilities
         bounding = ",".join(["-all", *(f"+cap_{number}" for number in sorted(numbers))])
         argv = ["setpriv", "--bounding-set", bounding, "--inh-caps", "-all", f"{PREFIX}/bin/{program}"]
         done = lab.host.run(
