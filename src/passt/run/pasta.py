@@ -214,8 +214,8 @@ class _Pasta:
         side = None
         if network.bypass is not None:
             thread = _start_thread(tap.namespace, self._isolation.thread_program)
-            _warm_up(thread, settings.forwarding, settings.protocols)
             network.bypass.scope_id = _find_index(thread, self._guest.ifname)
+            _warm_up(thread, settings.forwarding, settings.protocols)
             engine.attach_namespace(thread)
             side = NamespaceSide(engine, thread, ip4=settings.protocols.ip4, ip6=settings.protocols.ip6)
         os.close(tap.namespace)

@@ -58,7 +58,7 @@ cdef class HostSockets:
     def index_of(self, int fd, bytes name):
         cdef char ifname[16]
         memset(ifname, 0, sizeof(ifname))
-        memcpy(ifname, <const char *>name, min(len(name), sizeof(ifname) - 1))
+        memcpy(ifname, <const char *>name, min(<size_t>len(name), sizeof(ifname) - 1))
         return self.sockets.index_of(fd, ifname)
 
     @property

@@ -74,6 +74,9 @@ cdef void *thread_main(void *argument) noexcept nogil:
         waiting = passt_exchange(&mailbox.waiting, 0)
         if waiting and mailbox.request != NULL:
             mailbox.request.result = serve(mailbox.request)
+            # A start waits for some of these while the reserves are filled for the first time.
+            sem_post(&mailbox.answers)
+            waiting = 0
         for kind in range(<int>N_SOCKET_KINDS):
             fill_pool(&mailbox.pools[kind], kind, mailbox.reserve)
         if waiting:
@@ -333,7 +336,7 @@ cdef class NamespaceThread:
             sem_post(&self.mailbox.calls)
 
     cdef void call(self, SocketRequest *request) noexcept nogil:
-        """Have *request* (NULL: none) served and the reserves filled, and wait for that."""
+        """Have *request* served, or if it is NULL the reserves filled, and wait for that."""
         self.mailbox.request = request
         passt_store(&self.mailbox.waiting, 1)
         sem_post(&self.mailbox.calls)
