@@ -28,6 +28,7 @@ def build() -> None:
             ".".join(source.with_suffix("").parts),
             [str(source)],
             extra_compile_args=settings["FLAGS"],
+            extra_link_args=settings["LINK_FLAGS"],
             define_macros=[("_GNU_SOURCE", None)],
         )
         for source in sorted(PROBES.glob("*.pyx"))

@@ -57,12 +57,13 @@ cdef class Engine:
     cdef uint32_t python_timer    # id of the heap entry that all Python timers share
 
     def __init__(self, policy, responder, events, *, bytes our_mac, uint32_t mtu, uint32_t max_flows=65536,
-                 bytes secret=None, bytes our_ip4=bytes(4), udp_timeouts=None, without=()):
-        cdef Sockets sockets
+                 bytes secret=None, bytes our_ip4=bytes(4), udp_timeouts=None, without=(),
+                 Sockets sockets=None):
         cdef Link nobody = Link()
         nobody.blocked = True
-        self.reactor = Reactor(max_flows + 3)
-        sockets = Sockets(self.reactor)
+        if sockets is None:
+            sockets = Sockets(Reactor(max_flows + 3))
+        self.reactor = sockets.reactor
         sockets.probe(without)
         if "pwait2" in without:
             self.reactor.has_pwait2 = False
