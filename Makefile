@@ -11,13 +11,13 @@ PYTEST_OPTIONS ?=
 # Processes that share the tests (tests/support/workers.py); with 1 they run in their order.
 TEST_WORKERS ?= 2
 BENCH_ARGS ?=
-# A parser of tests/fuzz/harness.py, or all in turn; and seconds for each, 0 for no end.
+# A parser of tests/fuzz/harness.py, dataplane (the real engine), or all in turn; and seconds for each, 0: no end.
 FUZZ_TARGET ?= all
 FUZZ_TIME ?= 60
 
 PYTEST = .venv/bin/python -m pytest --workers $(TEST_WORKERS) $(PYTEST_OPTIONS)
 
-.PHONY: build help demo test test-debug test-fast bench interop fuzz lint install clean
+.PHONY: build help demo test test-debug test-fast sanitize bench interop fuzz lint install clean
 
 build: # build in place, into .venv
 	@tools/setup build
@@ -43,6 +43,10 @@ test-fast: # unit tests that need no root and no guest, under a minute
 	@$(PYTEST) --ignore tests/system --ignore tests/guest \
 		-m "not slow and not needs_root and not needs_userns" $(PYTEST_ARGS)
 
+sanitize: # tests in a build with sanitizers of memory and arithmetic; PYTEST_ARGS as for `make test`
+	@tools/setup test
+	@tools/sanitize --workers $(TEST_WORKERS) $(PYTEST_OPTIONS) $(PYTEST_ARGS)
+
 bench: # speed, memory and start-up beside other programs
 	@tools/setup bench
 	@tools/as-root env PYTHON=.venv/bin/python bench/run $(BENCH_ARGS)
@@ -52,7 +56,7 @@ interop: # real podman, buildah, rootlesskit and libvirt as clients
 	@tools/setup interop
 	@tools/as-root .venv/bin/python -m pytest $(or $(PYTEST_ARGS),tests/interop)
 
-fuzz: # the parsers, guided by coverage: FUZZ_TARGET=dhcp FUZZ_TIME=60
+fuzz: # parsers and engine, guided by coverage: FUZZ_TARGET=dhcp FUZZ_TIME=60
 	@tools/setup fuzz
 	@.venv/bin/python tests/fuzz/fuzz.py $(FUZZ_TARGET) $(FUZZ_TIME)
 

@@ -2,8 +2,8 @@
 
 A compilation that fails fails the build: there is no slow fallback to hide it.
 Set PASST_DEBUG=1 for the assertions of `base/assertions.pxd`, -O0 and symbols with the lines of the sources;
-PASST_SANITIZE=1 for assertions, AddressSanitizer and UndefinedBehaviorSanitizer, and PASST_SANITIZE=coverage for
-calls that tell a fuzzer where the program went besides (tools/sanitize).
+PASST_SANITIZE=1 for assertions, AddressSanitizer and UndefinedBehaviorSanitizer (tools/sanitize), and
+PASST_SANITIZE=coverage for calls besides that tell a fuzzer where the program went (tools/fuzz-dataplane).
 """
 
 import json

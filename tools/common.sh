@@ -143,8 +143,9 @@ program_text() { # PYTHON PLACE
 # Build the data plane and the tests' probes in a copy of the tree, as the variables of setup.py in the
 # environment say. What is built stays there; sources are those of the tree with their times, so that another run
 # compiles what has changed only.
-build_copy() { # DIRECTORY
+build_copy() { # DIRECTORY [PROBE...]
     local copy=$1 jobs
+    shift
     jobs=$(nproc)
     mkdir -p "$copy"
     find "$copy" -type f ! -path "$copy/build/*" ! -name '*.so' ! -name '*.c' -delete
@@ -152,7 +153,7 @@ build_copy() { # DIRECTORY
         setup.py pyproject.toml README.md LICENSE src tests docs tools bench | tar -xf - -C "$copy"
     env -C "$copy" PYTHONPATH="$copy/src" "$VENV/bin/python" setup.py -q build_ext --inplace --parallel "$jobs" \
         >"$copy/build.log" 2>&1 || { tail -n 40 "$copy/build.log"; exit 1; }
-    env -C "$copy" PYTHONPATH="$copy/src" "$VENV/bin/python" tests/build_probes.py \
+    env -C "$copy" PYTHONPATH="$copy/src" "$VENV/bin/python" tests/build_probes.py "$@" \
         >"$copy/probes.log" 2>&1 || { tail -n 40 "$copy/probes.log"; exit 1; }
 }
 

@@ -1,8 +1,10 @@
 """One input of the fuzzed engine: settings, then steps until the input ends, then nothing may be left.
 
-Each step begins with a byte: bits 0 to 5 name it, bit 6 is free, and with bit 7 no turn of the loop follows it, so
-that the next step happens in the same turn. The bytes behind it bend it. Numbers are relative to what lives: a
-connection that the guest knows, a distance from its next sequence number, one of the sockets that are open.
+An input is made of records of RECORD_LEN bytes, the first of which has the settings; so a fuzzer can insert,
+repeat and drop steps without a change of what the others mean. A step begins with a byte: bits 0 to 5 are its
+number, bit 6 is free, and with bit 7 no turn follows it: the next step happens in the same turn. The bytes
+behind it bend it; if it takes more than its record has, it takes whole records. Numbers are relative to what
+lives: a connection that the guest knows, a distance from its next byte, one of the open sockets.
 """
 
 from __future__ import annotations
@@ -20,10 +22,14 @@ if TYPE_CHECKING:
 CORPUS = Path(__file__).parent / "dataplane.corpus"
 """Inputs that reach far into the engine or were a finding once: a name and hex digits, one a line."""
 
+RECORD_LEN = 8
 MAX_STEPS = 300
 HOST_STEPS_FROM = 32
 MTUS = (65520, 1500, 1280, 0)
 FLOWS = (64, 8, 16, 256)
+NUMBERS = (*range(len(guest_steps.STEPS)),
+           *range(HOST_STEPS_FROM, HOST_STEPS_FROM + len(host_steps.STEPS)))
+"""Those that name steps."""
 
 
 def corpus() -> dict[str, bytes]:
@@ -42,6 +48,7 @@ def run_case(data: bytes, tell: Callable[[str], None] | None = None) -> None:
         if more >> 2 + which & 1:
             world.listen(which)
     for _ in range(MAX_STEPS):
+        source.align(RECORD_LEN)
         if not source.more:
             break
         take_step(world, source, tell)

@@ -20,7 +20,7 @@ from passt.facts.contracts import InboundTarget, Target
 from tests.dataplane.probes.model_host import ModelNamespace, ModelReactor, ModelSocket, ModelSockets
 from tests.fuzz.guest import Guest
 from tests.fuzz.harness import RESPONDER
-from tests.fuzz.packets import GUESTS, MACS
+from tests.fuzz.packets import GUESTS, MACS, REMOTES
 from tests.support.frames import OUR_MAC
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ GAUGES = ("flows_tcp", "flows_udp", "flows_ping", "flows_splice_tcp", "flows_spl
 # Timers that are no flow's: Python's, fragments', and that of listeners which lack descriptors.
 ENGINE_TIMERS = 3
 MAX_REPLIES = 4
+LOOPBACK4, LOOPBACK6 = b"\x7f\0\0\1", bytes(15) + b"\1"
 
 
 def make_listeners() -> list[tuple[socket.socket, bool]]:
@@ -74,21 +75,17 @@ class Whims:
                  destination_port: int) -> Target | None:
         """Send a flow where the guest wants, or elsewhere."""
         self.check()
-        size = len(destination)
-        match self.mood & 7:
-            case 1:
-                return None
-            case 2:
-                return Target(b"\x7f\0\0\1" if size == 4 else bytes(15) + b"\1", destination_port)
-            case 3:
-                return Target(bytes(15) + b"\1" if size == 4 else b"\x7f\0\0\1", destination_port)
-            case 4:
-                return Target(destination, destination_port, 7, b"\xc0\0\2\x09" if size == 4 else bytes(15) + b"\2")
-            case 5:
-                return Target(destination, destination_port, 0, None, b"eth0")
-            case 6:
-                return Target(b"\xc6\x33\x64\x07" if size == 4 else bytes(15) + b"\7", 80)
-        return Target(destination, destination_port)
+        same, other = (LOOPBACK4, LOOPBACK6) if len(destination) == 4 else (LOOPBACK6, LOOPBACK4)
+        return (
+            Target(destination, destination_port),
+            None,
+            Target(same, destination_port),
+            Target(other, destination_port),
+            Target(destination, destination_port, 7, same),
+            Target(destination, destination_port, 0, None, b"eth0"),
+            Target(REMOTES[4 if len(destination) == 4 else 6][1], 80),
+            Target(destination, 80),
+        )[self.mood & 7]
 
     def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,  # noqa: ARG002
                 local: bytes, local_port: int) -> InboundTarget | Target | None:
@@ -100,7 +97,7 @@ class Whims:
             case 2 | 3:
                 return Target(local, local_port, lasting=self.mood >> 3 & 1 != 0)
             case 4:
-                return Target(bytes(15) + b"\1", local_port, 0, bytes(15) + b"\1")
+                return Target(LOOPBACK6, local_port, 0, LOOPBACK6)
             case 5:
                 return InboundTarget(GUESTS[6][1], peer_port, GUESTS[6][0], local_port)
         size = len(peer) if len(peer) in GUESTS else 4
@@ -163,8 +160,9 @@ class World:
         self.reactor = ModelReactor(max_flows + 3)
         self.sockets = ModelSockets(self.reactor)
         self.sockets.configure(peek_off=peek_off, bytes_acked=bytes_acked)
-        self.engine = Engine(self.whims, self.whims, self.whims, our_mac=OUR_MAC, mtu=mtu, max_flows=max_flows,
-                             secret=bytes(range(16)), our_ip4=b"\xc0\0\2\1", sockets=self.sockets)
+        self.engine = Engine(self.whims, self.whims, self.whims, our_mac=OUR_MAC, mtu=mtu,
+                             max_flows=max_flows, secret=bytes(range(16)), our_ip4=b"\xc0\0\2\1",
+                             sockets=self.sockets)
         self.engine.attach_namespace(ModelNamespace(self.sockets))
         self.listening: list[int] = []
         self.stream = stream

@@ -1,4 +1,4 @@
-"""The guest of a fuzzed engine: it sends any frames, reads some, and knows from them where its connections are."""
+"""The guest of a fuzzed engine: it sends any frames, reads some, and learns from them of its connections."""
 
 from __future__ import annotations
 
@@ -116,9 +116,11 @@ class Guest:
         assert len(frame) >= 60, len(frame)
         self.last = frame
         if frame[12:14] == b"\x86\xdd" and frame[20] == TCP:
-            start, size, end = ETH_HLEN + IP6_HLEN, 16, ETH_HLEN + IP6_HLEN + int.from_bytes(frame[18:20], "big")
+            start, size = ETH_HLEN + IP6_HLEN, 16
+            end = start + int.from_bytes(frame[18:20], "big")
         elif frame[12:14] == b"\x08\x00" and frame[23] == TCP:
-            start, size, end = ETH_HLEN + IP4_HLEN, 4, ETH_HLEN + int.from_bytes(frame[16:18], "big")
+            start, size = ETH_HLEN + IP4_HLEN, 4
+            end = ETH_HLEN + int.from_bytes(frame[16:18], "big")
         else:
             return
         far, near, seq, ack, offset, flags = struct.unpack_from("!HHIIBB", frame, start)

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING
 from tests.fuzz import packets
 from tests.fuzz.guest import ACK, FIN, RST, SYN, VNET_HLEN, Connection
 from tests.fuzz.harness import seeds
-from tests.fuzz.packets import ETH_HLEN, GUESTS, ICMP, ICMP6, IP4_HLEN, IP6_HLEN, MACS, PATTERN, REMOTES, TCP, UDP
+from tests.fuzz.packets import (
+    ETH_HLEN,
+    GUESTS,
+    ICMP,
+    ICMP6,
+    IP4_HLEN,
+    IP6_HLEN,
+    MACS,
+    PATTERN,
+    REMOTES,
+    TCP,
+    UDP,
+)
+from tests.support.frames import OUR_MAC
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,8 +46,9 @@ ERRORS = {  # type and code of ICMP and ICMPv6 errors
 MTUS = (1400, 1280, 600, 68, 0, 65535, 1, 1500)
 CONTROL_FRAMES = tuple(seeds("responder"))
 MSS_OPTION, SACK_PERMITTED = b"\2\4\5\xb4", b"\4\2"
-SYN_OPTIONS = (b"", MSS_OPTION, b"\2\4\xff\xff\1\3\3\7", MSS_OPTION + b"\1\3\3\0" + SACK_PERMITTED, b"\2\4\0\1",
-               MSS_OPTION + SACK_PERMITTED + b"\1\3\3\xff", b"\3\0", b"\2\4\0\x40\4\2\1\3\3\x0e")
+SYN_OPTIONS = (
+    b"", MSS_OPTION, b"\2\4\xff\xff\1\3\3\7", MSS_OPTION + b"\1\3\3\0" + SACK_PERMITTED, b"\2\4\0\1",
+    MSS_OPTION + SACK_PERMITTED + b"\1\3\3\xff", b"\3\0", b"\2\4\0\x40\4\2\1\3\3\x0e")
 
 
 def endpoints(source: Source) -> tuple[bytes, bytes]:
@@ -60,6 +74,13 @@ def send(world: World, message: bytes, near: bytes, far: bytes, protocol: int, *
                      header=header if protocol in (TCP, UDP) else bytes(VNET_HLEN))
 
 
+def send_segment(world: World, conn: Connection, message: bytes, size: int = 0) -> None:
+    """Send a segment of a connection; the device is to cut it into such of *size* bytes, 0: it is one."""
+    near, _, far, _ = conn.key
+    gso = GSO_TCP4 if len(near) == 4 else GSO_TCP6
+    send(world, message, near, far, TCP, gso=gso if size else 0, size=size)
+
+
 def stamp_option(conn: Connection, source: Source, choice: int) -> bytes:
     """Give the timestamp of a segment of a connection that has them; some are old, or missing."""
     if not conn.stamps or choice & 0x40:
@@ -75,15 +96,16 @@ def syn(world: World, source: Source) -> None:
     choice = source.byte()
     sport, dport = 40000 + (choice & 15), PORTS[choice >> 4 & 3]
     options = source.pick(SYN_OPTIONS)
-    conn = world.guest.by_key.get((near, sport, far, dport)) or world.guest.add((near, sport, far, dport))
+    key = (near, sport, far, dport)
+    conn = world.guest.by_key.get(key) or world.guest.add(key)
     extra = source.byte()
     conn.stamps = extra & 1 != 0
     if conn.stamps:
         options += b"\x08\x0a" + struct.pack("!II", conn.stamp, 0)
     early = PATTERN[: LENGTHS[extra >> 4]] if extra & 2 else b""
     isn = conn.nxt + (DISTANCES[extra >> 4] if extra & 4 else 0)
-    message = packets.tcp(near, sport, far, dport, flags=SYN, seq=isn, ack=0, window=WINDOWS[extra >> 1 & 7 ^ 1 & 7],
-                          options=options, payload=early)
+    message = packets.tcp(*key, flags=SYN, seq=isn, ack=0, window=WINDOWS[extra & 7], options=options,
+                          payload=early)
     conn.nxt = isn + 1 & 0xFFFFFFFF
     send(world, message, near, far, TCP)
 
@@ -94,7 +116,6 @@ def segment(world: World, source: Source) -> None:
     if not known:
         return syn(world, source)
     conn = known[source.byte() % len(known)]
-    near, sport, far, dport = conn.key
     flags, shape, places = source.pick(FLAGS), source.byte(), source.byte()
     payload = PATTERN[: LENGTHS[shape & 15]]
     seq = (conn.una if shape & 0x20 else conn.nxt) + DISTANCES[places & 15]
@@ -102,13 +123,12 @@ def segment(world: World, source: Source) -> None:
     options = stamp_option(conn, source, shape)
     if places == 0xFF or shape & 0x80:
         options += sack_option(conn, source)
-    size = 1448 if len(payload) > 1448 else 0
-    message = packets.tcp(near, sport, far, dport, flags=flags, seq=seq, ack=ack, window=source.pick(WINDOWS),
+    message = packets.tcp(*conn.key, flags=flags, seq=seq, ack=ack, window=source.pick(WINDOWS),
                           options=options[:40], payload=payload, urgent=places if flags & 32 else 0)
     end = seq + len(payload) + bool(flags & SYN) + bool(flags & FIN)
     if (end - conn.nxt) & 0xFFFFFFFF < 1 << 31:
         conn.nxt = end & 0xFFFFFFFF
-    send(world, message, near, far, TCP, gso=(GSO_TCP4 if len(near) == 4 else GSO_TCP6) if size else 0, size=size)
+    send_segment(world, conn, message, 1448 if len(payload) > 1448 else 0)
     return None
 
 
@@ -125,11 +145,10 @@ def sack_option(conn: Connection, source: Source) -> bytes:
 def acknowledge(world: World, source: Source) -> None:
     """Acknowledge all that came, on each connection: a guest that behaves."""
     for conn in list(world.guest.connections):
-        near, sport, far, dport = conn.key
         conn.rcv = conn.seen
-        message = packets.tcp(near, sport, far, dport, flags=ACK, seq=conn.nxt, ack=conn.seen,
-                              window=WINDOWS[source.at & 1], options=stamp_option(conn, source, 0), payload=b"")
-        send(world, message, near, far, TCP)
+        message = packets.tcp(*conn.key, flags=ACK, seq=conn.nxt, ack=conn.seen, window=65535,
+                              options=stamp_option(conn, source, 0), payload=b"")
+        send_segment(world, conn, message)
 
 
 def accept(world: World, source: Source) -> None:
@@ -137,12 +156,11 @@ def accept(world: World, source: Source) -> None:
     known = world.guest.connections
     if known:
         conn = known[source.byte() % len(known)]
-        near, sport, far, dport = conn.key
         conn.rcv = conn.seen
-        message = packets.tcp(near, sport, far, dport, flags=SYN | ACK, seq=conn.nxt, ack=conn.seen, window=65535,
+        message = packets.tcp(*conn.key, flags=SYN | ACK, seq=conn.nxt, ack=conn.seen, window=65535,
                               options=source.pick(SYN_OPTIONS), payload=b"")
         conn.nxt = conn.nxt + 1 & 0xFFFFFFFF
-        send(world, message, near, far, TCP)
+        send_segment(world, conn, message)
 
 
 def datagram(world: World, source: Source) -> None:
@@ -153,8 +171,8 @@ def datagram(world: World, source: Source) -> None:
     payload = PATTERN[: LENGTHS[shape & 15]]
     size = (0, 100, 1400, 1)[shape >> 4 & 3]
     message = packets.udp(near, sport, far, dport, payload)
-    send(world, message, near, far, UDP, gso=GSO_UDP if size else 0, size=size, ttl=TTLS[marks & 3], tos=marks >> 2,
-         fragment=0x4000 if shape & 0x40 else 0)
+    send(world, message, near, far, UDP, gso=GSO_UDP if size else 0, size=size, ttl=TTLS[marks & 3],
+         tos=marks >> 2, fragment=0x4000 if shape & 0x40 else 0)
 
 
 def ping(world: World, source: Source) -> None:
@@ -164,7 +182,8 @@ def ping(world: World, source: Source) -> None:
     kinds = (8, 0, 13, 17) if len(near) == 4 else (128, 129, 130, 143)
     protocol, message = packets.icmp(near, far, kinds[shape >> 6], 0, (shape & 7) << 16 | 1,
                                      PATTERN[: LENGTHS[shape >> 2 & 15]])
-    send(world, message, near, far, protocol, ttl=TTLS[source.byte() & 3], fragment=0x4000 if shape & 1 else 0)
+    send(world, message, near, far, protocol, ttl=TTLS[source.byte() & 3],
+         fragment=0x4000 if shape & 1 else 0)
 
 
 def fragment(world: World, source: Source) -> None:
@@ -175,7 +194,8 @@ def fragment(world: World, source: Source) -> None:
     protocol = (UDP, TCP, ICMP6 if len(near) == 16 else ICMP, 0)[shape >> 4 & 3]
     payload = PATTERN[:n]
     if place & 31 == 0:
-        payload = (struct.pack("!HHHH", 1000, 80, (8, 100, 2000, 0xFFFF)[place >> 6], 0) + payload)[: max(n, 8)]
+        start = struct.pack("!HHHH", 1000, 80, (8, 100, 2000, 0xFFFF)[place >> 6], 0)
+        payload = (start + payload)[: max(n, 8)]
     offset = (0, 1, 2, 13, 67, 125, 175, 181, 362, 500, 2048, 4000, 8125, 8191, 8, 7)[place & 15]
     packet = packets.fragment(near, far, protocol, payload, offset=offset, more=shape & 0x40 != 0,
                               ident=place >> 5)
@@ -225,7 +245,7 @@ def raw(world: World, source: Source) -> None:
     """Send a frame of any bytes, padded perhaps."""
     data = source.take(source.byte())
     pad = source.byte()
-    head = b"" if pad & 0x80 else packets.OUR_MAC + MACS[0]
+    head = b"" if pad & 0x80 else OUR_MAC + MACS[0]
     world.guest.send((head + data + bytes(LENGTHS[pad & 15] if pad & 0x40 else 0)).ljust(14, b"\0"))
 
 
@@ -234,7 +254,7 @@ def bent(world: World, source: Source) -> None:
     frame = bytearray(world.guest.last)
     if len(frame) < 60:
         return
-    frame[:12] = packets.OUR_MAC + MACS[0]
+    frame[:12] = OUR_MAC + MACS[0]
     if frame[12:14] == b"\x08\x00":
         frame[26:34] = frame[30:34] + frame[26:30]
     else:
@@ -305,16 +325,13 @@ def bulk(world: World, source: Source) -> None:
     if not known:
         return
     conn = known[source.byte() % len(known)]
-    near, sport, far, dport = conn.key
     shape = source.byte()
     for number in range((shape & 7) + 1):
         payload = PATTERN[: LENGTHS[shape >> 3 & 15]]
         if not (shape & 0x80 and number == 1):           # one is lost
-            message = packets.tcp(near, sport, far, dport, flags=ACK | 8, seq=conn.nxt, ack=conn.seen, window=65535,
+            message = packets.tcp(*conn.key, flags=ACK | 8, seq=conn.nxt, ack=conn.seen, window=65535,
                                   options=stamp_option(conn, source, 0), payload=payload)
-            size = 1448 if len(payload) > 1448 else 0
-            gso = (GSO_TCP4 if len(near) == 4 else GSO_TCP6) if size else 0
-            send(world, message, near, far, TCP, gso=gso, size=size)
+            send_segment(world, conn, message, 1448 if len(payload) > 1448 else 0)
         conn.nxt = conn.nxt + len(payload) & 0xFFFFFFFF
 
 
@@ -329,13 +346,13 @@ def flood(world: World, source: Source) -> None:
             protocol, message = packets.icmp(near, far, 128 if choice & 1 else 8, 0, number, b"")
             send(world, message, near, far, protocol)
         else:
-            message = packets.tcp(near, 2000 + number, far, 80, flags=SYN, seq=1, ack=0, window=100, options=b"",
-                                  payload=b"")
+            message = packets.tcp(near, 2000 + number, far, 80, flags=SYN, seq=1, ack=0, window=100,
+                                  options=b"", payload=b"")
             send(world, message, near, far, TCP)
 
 
 # In the order of their numbers: new ones go to the end, else the corpus would mean something else.
 STEPS: tuple[Step, ...] = (
-    syn, segment, acknowledge, accept, datagram, ping, fragment, fragments, icmp_error, raw, bent, control, header,
-    link_bytes, silent_parts, reading, end_link, bulk, flood,
+    syn, segment, acknowledge, accept, datagram, ping, fragment, fragments, icmp_error, raw, bent, control,
+    header, link_bytes, silent_parts, reading, end_link, bulk, flood,
 )

@@ -23,20 +23,26 @@ TIMES_NS = tuple(int(s * 1e9) for s in (
 SIZES = (0, 1, 100, 536, 1448, 4096, 16384, 65536, 200000, 1 << 20)
 ERRNOS = tuple(getattr(errno, name) for name in (
     "EAGAIN", "ECONNREFUSED", "ECONNRESET", "EPIPE", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EMSGSIZE",
-    "ENETUNREACH", "EHOSTUNREACH", "EACCES", "EPERM", "EADDRINUSE", "EADDRNOTAVAIL", "EINVAL", "ETIMEDOUT", "ENODEV",
-    "EIO", "EAFNOSUPPORT", "ENOPROTOOPT", "ENONET", "EHOSTDOWN", "EINPROGRESS"))
-EVENTS = (EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLIN | EPOLLRDHUP, EPOLLIN | EPOLLOUT, EPOLLHUP | EPOLLERR,
-          EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)
+    "ENETUNREACH", "EHOSTUNREACH", "EACCES", "EPERM", "EADDRINUSE", "EADDRNOTAVAIL", "EINVAL", "ETIMEDOUT",
+    "ENODEV", "EIO", "EAFNOSUPPORT", "ENOPROTOOPT", "ENONET", "EHOSTDOWN", "EINPROGRESS"))
+EVENTS = (EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLIN | EPOLLRDHUP, EPOLLIN | EPOLLOUT,
+          EPOLLHUP | EPOLLERR, EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)
 ERROR_SHAPES = (  # origin (ICMP 2, ICMPv6 3, local 1), type, code, info
-    (2, 3, 3, 0), (2, 3, 4, 1400), (2, 11, 0, 0), (3, 1, 4, 0), (3, 2, 0, 1280), (1, 0, 0, 1400), (2, 5, 0, 0),
-    (3, 3, 0, 0), (2, 3, 4, 0), (0, 0, 0, 0))
+    (2, 3, 3, 0), (2, 3, 4, 1400), (2, 11, 0, 0), (3, 1, 4, 0), (3, 2, 0, 1280), (1, 0, 0, 1400),
+    (2, 5, 0, 0), (3, 3, 0, 0), (2, 3, 4, 0), (0, 0, 0, 0))
 PEERS = tuple((address, 80) for family in (4, 6) for address in REMOTES[family][:4])
 MAX_WAITING = 8
 
 
 def stream_socket(world: World, source: Source) -> ModelSocket | None:
     """Choose a stream that the engine has open."""
-    return world.pick_socket(source.byte(), lambda sock: sock.kind == socket.SOCK_STREAM and not sock.is_listener)
+    return world.pick_socket(source.byte(),
+                             lambda sock: sock.kind == socket.SOCK_STREAM and not sock.is_listener)
+
+
+def datagram_socket(world: World, source: Source) -> ModelSocket | None:
+    """Choose a datagram socket, a listener perhaps."""
+    return world.pick_socket(source.byte(), lambda sock: sock.kind == socket.SOCK_DGRAM)
 
 
 def arrive(world: World, source: Source) -> None:
@@ -110,7 +116,7 @@ def limits(world: World, source: Source) -> None:
 
 
 def sender_of(sock: ModelSocket, source: Source) -> bytes:
-    """Choose who sends to a datagram socket: somebody who was sent to, or a stranger; of a listener's family."""
+    """Choose who sends to a datagram socket: somebody who was sent to, or a stranger."""
     choice = source.byte()
     if sock.peers and not choice & 0x80:
         peer: bytes = sock.peers[choice % len(sock.peers)]
@@ -148,7 +154,7 @@ def marks(sock: ModelSocket, source: Source) -> bytes:
 
 def datagrams(world: World, source: Source) -> None:
     """Have datagrams come to a socket or a listener, as many as bits 4 to 7 of a byte say."""
-    sock = world.pick_socket(source.byte(), lambda sock: sock.kind == socket.SOCK_DGRAM)
+    sock = datagram_socket(world, source)
     if sock is None:
         return
     shape = source.byte()
@@ -166,7 +172,7 @@ def datagrams(world: World, source: Source) -> None:
 
 def socket_error(world: World, source: Source) -> None:
     """Have an error come to a datagram socket, about what was sent to a peer."""
-    sock = world.pick_socket(source.byte(), lambda sock: sock.kind == socket.SOCK_DGRAM)
+    sock = datagram_socket(world, source)
     if sock is None or len(sock.errors) > MAX_WAITING:
         return
     origin, kind, code, info = source.pick(ERROR_SHAPES)
@@ -198,7 +204,8 @@ def client(world: World, source: Source) -> None:
         if choice & 2:
             far, near = REMOTES[6][choice >> 2 & 3], REMOTES[6][3]
     for number in range((choice >> 6) + 1):
-        listener.backlog.append((socket_address(far, 50000 + (choice >> 4 & 3) + number), socket_address(near, 80)))
+        port = 50000 + (choice >> 4 & 3) + number
+        listener.backlog.append((socket_address(far, port), socket_address(near, 80)))
 
 
 def listen(world: World, source: Source) -> None:
@@ -246,7 +253,7 @@ def python(world: World, source: Source) -> None:
             world.engine.switch(ip4=choice & 8 == 0, ip6=choice & 16 == 0, tcp=choice & 32 == 0,
                                 udp=choice & 64 == 0, icmp=choice & 128 == 0)
         case 2:
-            world.engine.set_trace(str, note)
+            world.engine.set_trace(note, note)
         case 3:
             world.engine.set_trace(None)
         case 4:

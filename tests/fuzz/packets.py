@@ -11,17 +11,18 @@ TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
 IP4_HLEN, IP6_HLEN, ETH_HLEN = 20, 40, 14
 NEXT_FRAGMENT = 44
 
-MACS = tuple(bytes.fromhex(mac) for mac in ("020000000001", "020000000002", "ffffffffffff", "010000000001"))
+MACS = tuple(bytes.fromhex(mac) for mac in ("020000000001", "020000000002", "ffffffffffff"))
 GUESTS = {
     4: tuple(ip_address(a).packed for a in ("192.0.2.2", "192.0.2.3", "127.0.0.1", "0.0.0.0")),
     6: tuple(ip_address(a).packed for a in ("2001:db8::2", "fe80::2", "::1", "::")),
 }
 REMOTES = {
     4: tuple(ip_address(a).packed for a in (
-        "198.51.100.7", "198.51.100.8", "192.0.2.1", "127.0.0.1", "224.0.0.251", "255.255.255.255", "0.0.0.0",
-        "192.0.2.255")),
+        "198.51.100.7", "198.51.100.8", "192.0.2.1", "127.0.0.1", "224.0.0.251", "255.255.255.255",
+        "0.0.0.0", "192.0.2.255")),
     6: tuple(ip_address(a).packed for a in (
-        "2001:db8:1::7", "2001:db8:1::8", "fe80::1", "::1", "ff02::fb", "ff02::1", "::", "::ffff:198.51.100.7")),
+        "2001:db8:1::7", "2001:db8:1::8", "fe80::1", "::1", "ff02::fb", "ff02::1", "::",
+        "::ffff:198.51.100.7")),
 }
 PATTERN = bytes(range(251)) * 262
 
@@ -66,13 +67,13 @@ def ethernet(packet: bytes, mac: bytes) -> bytes:
     return OUR_MAC + mac + (b"\x86\xdd" if packet[0] >> 4 == 6 else b"\x08\x00") + packet
 
 
-def tcp(source: bytes, sport: int, destination: bytes, dport: int, *, flags: int, seq: int, ack: int, window: int,
-        options: bytes, payload: bytes, urgent: int = 0) -> bytes:
+def tcp(source: bytes, sport: int, destination: bytes, dport: int, *, flags: int, seq: int, ack: int,
+        window: int, options: bytes, payload: bytes, urgent: int = 0) -> bytes:
     """Give the message of a segment with its checksum."""
     options += bytes(-len(options) % 4)
     offset = 20 + len(options) >> 2 << 4
-    message = struct.pack("!HHIIBBHHH", sport, dport, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF, offset, flags, window, 0,
-                          urgent)
+    message = struct.pack("!HHIIBBHHH", sport, dport, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF, offset, flags,
+                          window, 0, urgent)
     return closed(source, destination, TCP, message + options + payload, 16)
 
 
@@ -82,7 +83,8 @@ def udp(source: bytes, sport: int, destination: bytes, dport: int, payload: byte
     return closed(source, destination, UDP, message, 6)
 
 
-def icmp(source: bytes, destination: bytes, kind: int, code: int, word: int, payload: bytes) -> tuple[int, bytes]:
+def icmp(source: bytes, destination: bytes, kind: int, code: int, word: int,
+         payload: bytes) -> tuple[int, bytes]:
     """Give protocol and message of ICMP or ICMPv6; *word* are the four bytes behind the checksum."""
     protocol = ICMP if len(source) == 4 else ICMP6
     message = struct.pack("!BBHI", kind, code, 0, word) + payload

@@ -1,4 +1,4 @@
-"""Bytes of an input as choices: what is not there is zero, so that an input which is cut is as good as a whole one."""
+"""Bytes of an input as choices. What is not there is zero, so an input that is cut is as good as another."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ class Source:
     def more(self) -> bool:
         """Whether there are bytes left."""
         return self.at < len(self.data)
+
+    def align(self, n: int) -> None:
+        """Go on at the next multiple of *n*, unless this is one."""
+        self.at += -self.at % n
 
     def byte(self) -> int:
         """Give the next byte."""
