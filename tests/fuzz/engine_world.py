@@ -8,7 +8,6 @@ AssertionError for whatever the engine did not give back.
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import socket
 import struct
@@ -255,17 +254,13 @@ class World:
             self.sockets.drop(fd)
         assert not self.sockets.by_fd, f"sockets left: {list(self.sockets.by_fd)}"
         assert not self.sockets.mistakes, self.sockets.mistakes
-        # What is traced knows the engine: with this the descriptors go at once, without a garbage collection.
-        self.engine.set_trace(None)
         self.reactor.forget()
         self.guest.disconnect()
         del self.engine, self.sockets, self.reactor
         sys.unraisablehook = self.old_hook
         assert not self.unraisable, self.unraisable
+        # No cycle holds the engine: all is given back without a garbage collection.
         fds = set(os.listdir("/proc/self/fd"))
-        if len(fds) != len(self.fds_before):
-            gc.collect()
-            fds = set(os.listdir("/proc/self/fd"))
         assert len(fds) <= len(self.fds_before), [describe(fd) for fd in fds - self.fds_before]
 
 

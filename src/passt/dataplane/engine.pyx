@@ -345,6 +345,7 @@ cdef class Engine:
             self.core.bypass.namespace_thread = None
         self.core.link.flush()
         self.end_capture()
+        self.set_trace(None)      # what is called knows the engine: each would hold the other
         self.core.use_link(Link())
         self.on_end = None
 

@@ -1,6 +1,6 @@
 """Errors of memory and arithmetic, made on purpose: a sanitized build ends the process in each function.
 
-In any other build only `is_sanitized` may be called. Sizes and places are arguments, and memory is that of the
+In any other build only `is_sanitized` may be called. Sizes and places are arguments, and memory is the
 interpreter's (malloc(3) in the end), else the compiler would find the errors by itself.
 """
 

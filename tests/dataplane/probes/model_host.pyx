@@ -1,12 +1,12 @@
-"""A host for the real engine whose sockets, clock and events are a fuzzer's: nothing of it waits or touches a network.
+"""A host for the real engine: sockets, clock and events are a fuzzer's, nothing waits or touches a network.
 
-Theory of operation. `ModelSockets` stands in for the kernel's sockets and keeps to what a kernel does: a write
-takes as many bytes as there is room for, an error is told once, a peek leaves the data where it is, a message
-brings no more control data than there is room for. Within that the caller decides: what comes, how much room
-there is, which operation fails next. Its descriptors are numbers far above real ones. `ModelReactor` has a
-clock that stands still between steps, takes the events of these sockets from the model, and those of all
-other descriptors (the link) from epoll. Sockets that are watched edge-triggered tell of what is new, and of what is
-there when they are watched; the others as long as something is there.
+Theory of operation. `ModelSockets` stands in for the kernel's sockets and keeps to what a kernel does: a
+write takes as many bytes as there is room for, an error is told once, a peek leaves the data where it is, a
+message brings no more control data than there is room for. Within that the caller decides: what comes, how
+much room there is, which operation fails next. Its descriptors are numbers far above real ones.
+`ModelReactor` has a clock that stands still between steps, takes the events of these sockets from the model,
+and those of all other descriptors (the link) from epoll. Sockets that are watched edge-triggered tell of
+what is new, and of what is there when they are watched; the others as long as something is there.
 
 A call for a descriptor that is not open is a mistake of the engine's: `ModelSockets.mistakes` has them all.
 """
@@ -14,12 +14,12 @@ A call for a descriptor that is not open is a mistake of the engine's: `ModelSoc
 from collections import deque
 
 cimport cython
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from passt.dataplane.base.externs cimport (
     AF_INET, AF_INET6, EAGAIN, EMFILE, EPIPE, EPOLL_CTL_DEL, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN,
-    EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP, IPPROTO_UDP, MSG_TRUNC, SOCK_DGRAM, SOCK_STREAM, iovec, memcpy, mmsghdr,
-    msghdr, read, sockaddr_storage, socklen_t, write,
+    EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP, IPPROTO_UDP, MSG_TRUNC, SOCK_DGRAM, SOCK_STREAM, iovec, memcpy,
+    mmsghdr, msghdr, read, sockaddr_storage, socklen_t, write,
 )
 from passt.dataplane.loop.reactor cimport EVENTS_PER_WAIT, Reactor
 from passt.dataplane.sockets.namespace_thread cimport (
@@ -37,8 +37,8 @@ cdef enum:
 
 # What can be made to fail, by the places in `ModelSockets.failures`.
 OPERATIONS = (
-    "open", "bind_source", "bind_device", "connect", "accept", "prepare_stream", "send", "peek", "consume", "rewind",
-    "shut_write", "take_error", "keep_alive", "path_info", "follow_acks", "watch", "send_message",
+    "open", "bind_source", "bind_device", "connect", "accept", "prepare_stream", "send", "peek", "consume",
+    "rewind", "shut_write", "take_error", "keep_alive", "path_info", "follow_acks", "watch", "send_message",
     "receive_message", "receive", "move", "fill_pipe", "set_option", "set_interface",
 )
 cdef enum Operation:
