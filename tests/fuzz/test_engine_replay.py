@@ -14,7 +14,7 @@ import pytest
 
 from tests.dataplane.probes import culprit
 from tests.fuzz import guest_steps, host_steps
-from tests.fuzz.engine_case import HOST_STEPS_FROM, corpus, run_case
+from tests.fuzz.engine_case import HOST_STEPS_FROM, RECORD_LEN, corpus, run_case
 from tests.fuzz.mutate import Mutator
 
 if TYPE_CHECKING:
@@ -79,6 +79,6 @@ def test_what_is_left_is_a_finding(monkeypatch: pytest.MonkeyPatch, fault: str) 
 
     monkeypatch.setattr(guest_steps, "STEPS", (spoil,))
     with pytest.raises(AssertionError):
-        run_case(bytes(3))
+        run_case(bytes(RECORD_LEN + 1))
     for file in kept:
         file.close()

@@ -22,8 +22,8 @@ class Engine:
         and one that went on. Datagram flows have at most half of the descriptors that the process may
         open, and a quarter of *max_flows*. *without* names what this kernel shall count as lacking, for
         tests of the fallbacks: "peek_off4", "peek_off6", "meminfo", "bytes_acked" (see `Sockets.probe`),
-        "pwait2" (epoll_pwait2, Linux 5.11). *sockets*, of the class `sockets.Sockets`, stand in for the kernel's;
-        their reactor has *max_flows* + 3 timers.
+        "pwait2" (epoll_pwait2, Linux 5.11). *sockets*, of the class `sockets.Sockets`, stand in for the
+        kernel's; their reactor has *max_flows* + 3 timers.
         """
 
     def memory_ceiling(self) -> int:
