@@ -7,6 +7,7 @@ AssertionError for whatever the engine did not give back.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import socket
@@ -50,6 +51,7 @@ def make_listeners() -> list[tuple[socket.socket, bool]]:
         sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
         sock.bind((address, 0))
         made.append((sock, inside))
+        atexit.register(sock.close)
     return made
 
 
