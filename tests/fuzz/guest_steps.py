@@ -86,8 +86,8 @@ def stamp_option(conn: Connection, source: Source, choice: int) -> bytes:
     if not conn.stamps or choice & 0x40:
         return b""
     if choice & 0x80:
-        conn.stamp += source.pick((1, -1, 1000, -1000, 1 << 31, 0))
-    return b"\1\1\x08\x0a" + struct.pack("!II", conn.stamp & 0xFFFFFFFF, conn.echoed)
+        conn.stamp = conn.stamp + source.pick((1, -1, 1000, -1000, 1 << 31, 0)) & 0xFFFFFFFF
+    return b"\1\1\x08\x0a" + struct.pack("!II", conn.stamp, conn.echoed)
 
 
 def syn(world: World, source: Source) -> None:

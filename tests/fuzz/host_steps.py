@@ -147,9 +147,17 @@ def marks(sock: ModelSocket, source: Source) -> bytes:
             data += control_item(41, 67, struct.pack("=i", choice))
         if choice & 4:
             data += control_item(41, 52, struct.pack("=i", choice))
-    if choice & 8:
-        data += control_item(17, 104, struct.pack("=i", (1, 100, 1448, 65535)[choice >> 4 & 3]))
     return data
+
+
+def joined(source: Source) -> tuple[int, bytes]:
+    """Say how long a payload may be, and give control data if it is of datagrams that the kernel joined."""
+    choice = source.byte()
+    if not choice & 1:
+        return 1 << 16, b""
+    size = (1, 100, 1448, 65535)[choice >> 1 & 3]
+    # The kernel joins 64 at most (net/ipv4/udp_offload.c, UDP_GRO_CNT_MAX).
+    return size * 64, control_item(17, 104, struct.pack("=i", size))
 
 
 def datagrams(world: World, source: Source) -> None:
@@ -160,11 +168,13 @@ def datagrams(world: World, source: Source) -> None:
     shape = source.byte()
     sizes = (0, 1, 100, 1000, 1448, 9000, 40000, 65507, 65535, 4, 8, 28, 60, 500, 1472, 2000)
     name, control = sender_of(sock, source), marks(sock, source)
+    longest, more = joined(source)
     if sock.protocol in (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6):
         payload = bytes((0 if sock.family == socket.AF_INET else 129, 0, 0, 0, 0, shape >> 4, 0, 1)) + PATTERN
         payload = payload[: sizes[shape & 15]]
     else:
-        payload = PATTERN[: sizes[shape & 15]]
+        payload = PATTERN[: min(sizes[shape & 15], longest)]
+        control += more
     for _ in range((shape >> 4) + 1):
         sock.datagrams.append((payload, name, control))
     world.sockets.ready(sock, EPOLLIN)
