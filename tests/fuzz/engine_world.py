@@ -48,7 +48,8 @@ def make_listeners() -> list[tuple[socket.socket, bool]]:
     """Bind one socket of each sort, for all engines of this process: each takes a copy of the descriptor."""
     made = []
     for family, kind, address, inside in LISTEN:
-        sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
+        protocol = socket.IPPROTO_TCP if kind == socket.SOCK_STREAM else socket.IPPROTO_UDP
+        sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
         sock.bind((address, 0))
         made.append((sock, inside))
         atexit.register(sock.close)
@@ -101,8 +102,10 @@ class Whims:
                 return Target(LOOPBACK6, local_port, 0, LOOPBACK6)
             case 5:
                 return InboundTarget(GUESTS[6][1], peer_port, GUESTS[6][0], local_port)
-        size = len(peer) if len(peer) in GUESTS else 4
-        return InboundTarget(peer or bytes(4), peer_port, GUESTS[4 if size == 4 else 6][0], local_port)
+        family = 6 if len(peer) == 16 else 4
+        if peer in {LOOPBACK4, LOOPBACK6} and not self.mood & 0x40:
+            peer = REMOTES[family][2]
+        return InboundTarget(peer or bytes(4), peer_port, GUESTS[family][0], local_port)
 
     def leads_to(self, *_: object) -> bool:
         """Tell whether the listener has the guest's port, as the mood is."""
