@@ -27,6 +27,7 @@ MAX_STEPS = 300
 HOST_STEPS_FROM = 32
 MTUS = (65520, 1500, 1280, 0)
 FLOWS = (64, 8, 16, 256)
+ROOMS = (65536, 100, 0, 1 << 20)  # bytes that a new socket takes
 NUMBERS = (*range(len(guest_steps.STEPS)),
            *range(HOST_STEPS_FROM, HOST_STEPS_FROM + len(host_steps.STEPS)))
 """Those that name steps."""
@@ -41,9 +42,12 @@ def corpus() -> dict[str, bytes]:
 def run_case(data: bytes, tell: Callable[[str], None] | None = None) -> None:
     """Run an input. Raises AssertionError if something is left, or whatever the engine raised."""
     source = Source(data)
-    settings, more = source.byte(), source.byte()
+    settings, more, room, mood = source.byte(), source.byte(), source.byte(), source.byte()
     world = World(stream=settings & 1 != 0, peek_off=settings & 2 == 0, bytes_acked=settings & 4 == 0,
                   offloads=settings >> 3 & 3, mtu=MTUS[settings >> 5 & 3], max_flows=FLOWS[more & 3])
+    world.whims.mood = mood
+    world.sockets.room = ROOMS[room & 3]
+    world.sockets.connects_at_once = room & 4 != 0
     for which in range(6):
         if more >> 2 + which & 1:
             world.listen(which)

@@ -28,7 +28,7 @@ class ModelSocket:
     acked: int
     peers: list[bytes]
 
-    def __init__(self, fd: int, family: int, kind: int, protocol: int) -> None: ...
+    def __init__(self, fd: int, family: int, kind: int, protocol: int, room: int) -> None: ...
     @property
     def fd(self) -> int: ...
     @property
@@ -48,6 +48,7 @@ class ModelSocket:
 
 class ModelSockets:
     limit: int
+    room: int
     connects_at_once: bool
     bind_taken: int
     rtt_us: int

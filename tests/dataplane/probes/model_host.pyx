@@ -146,10 +146,10 @@ cdef class ModelSocket:
     cdef uint32_t events
     cdef bint watched
 
-    def __init__(self, int fd, int family, int kind, int protocol):
+    def __init__(self, int fd, int family, int kind, int protocol, int64_t room):
         self.fd, self.family, self.kind, self.protocol = fd, family, kind, protocol
         self.incoming = bytearray()
-        self.room = CHUNK
+        self.room = room
         self.datagrams, self.errors, self.backlog = deque(), deque(), deque()
         self.peers = []
 
@@ -186,6 +186,7 @@ cdef class ModelSockets(Sockets):
     cdef int failures[<int>N_OPERATIONS]
     cdef int next_fd
     cdef public int limit         # of open sockets
+    cdef public int64_t room      # that a new one has
     cdef public bint connects_at_once
     cdef public int bind_taken    # errno of all binds, 0: they succeed
     cdef public uint32_t rtt_us
@@ -196,6 +197,7 @@ cdef class ModelSockets(Sockets):
         self.mistakes = []
         self.next_fd = FIRST_FD
         self.limit = 64
+        self.room = CHUNK
         self.rtt_us = 5000
         reactor.sockets = self
         for i in range(<int>N_OPERATIONS):
@@ -216,7 +218,7 @@ cdef class ModelSockets(Sockets):
 
     def adopt(self, int fd, int family, int kind, int protocol):
         """Take a real descriptor, a listener's: what comes to it is the model's."""
-        cdef ModelSocket sock = ModelSocket(fd, family, kind, protocol)
+        cdef ModelSocket sock = ModelSocket(fd, family, kind, protocol, 0)
         sock.is_listener = kind == SOCK_STREAM
         self.by_fd[fd] = sock
 
@@ -254,7 +256,7 @@ cdef class ModelSockets(Sockets):
         cdef int error = self.failure(OPEN)
         if error or len(self.by_fd) >= self.limit:
             return -(error or EMFILE)
-        self.by_fd[self.next_fd] = ModelSocket(self.next_fd, family, kind, protocol)
+        self.by_fd[self.next_fd] = ModelSocket(self.next_fd, family, kind, protocol, self.room)
         self.next_fd += 1
         return self.next_fd - 1
 
