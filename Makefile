@@ -12,13 +12,13 @@ PYTEST_OPTIONS ?=
 # processors busy: tests of real programs wait for half of their time.
 TEST_WORKERS ?= 3
 BENCH_ARGS ?=
-# A parser of tests/fuzz/harness.py, or all in turn; and seconds for each, 0 for no end.
+# A parser of tests/fuzz/harness.py, dataplane (the real engine), or all in turn; and seconds for each, 0: no end.
 FUZZ_TARGET ?= all
 FUZZ_TIME ?= 60
 
 PYTEST = .venv/bin/python -m pytest --workers $(TEST_WORKERS) $(PYTEST_OPTIONS)
 
-.PHONY: build help demo test test-debug test-fast bench interop fuzz lint install clean
+.PHONY: build help demo test test-debug test-fast sanitize sanitize-short bench interop fuzz lint install clean
 
 build: # build in place, into .venv
 	@tools/setup build
@@ -44,6 +44,14 @@ test-fast: # unit tests that need no root and no guest, under a minute
 	@$(PYTEST) --ignore tests/system --ignore tests/guest \
 		-m "not slow and not needs_root and not needs_userns" $(PYTEST_ARGS)
 
+sanitize: # tests in a build with sanitizers of memory and arithmetic; PYTEST_ARGS as for `make test`
+	@tools/setup test
+	@tools/sanitize --workers $(TEST_WORKERS) $(PYTEST_OPTIONS) $(PYTEST_ARGS)
+
+sanitize-short: # the same without the parsers, which are Python: a part of CI
+	@$(MAKE) --no-print-directory sanitize \
+		PYTEST_ARGS="tests/dataplane tests/host/test_syscalls.py tests/fuzz/test_engine_replay.py"
+
 bench: # speed, memory and start-up beside other programs
 	@tools/setup bench
 	@tools/as-root env PYTHON=.venv/bin/python bench/run $(BENCH_ARGS)
@@ -53,7 +61,7 @@ interop: # real podman, buildah, rootlesskit and libvirt as clients
 	@tools/setup interop
 	@tools/as-root .venv/bin/python -m pytest $(or $(PYTEST_ARGS),tests/interop)
 
-fuzz: # the parsers, guided by coverage: FUZZ_TARGET=dhcp FUZZ_TIME=60
+fuzz: # parsers and engine, guided by coverage: FUZZ_TARGET=dhcp FUZZ_TIME=60
 	@tools/setup fuzz
 	@.venv/bin/python tests/fuzz/fuzz.py $(FUZZ_TARGET) $(FUZZ_TIME)
 

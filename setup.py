@@ -1,7 +1,9 @@
 """Build the Cython extensions and the programs; all other metadata is in pyproject.toml.
 
 A compilation that fails fails the build: there is no slow fallback to hide it.
-Set PASST_DEBUG=1 for the assertions of `base/assertions.pxd`, -O0 and symbols with the lines of the sources.
+Set PASST_DEBUG=1 for the assertions of `base/assertions.pxd`, -O0 and symbols with the lines of the sources;
+PASST_SANITIZE=1 for assertions, AddressSanitizer and UndefinedBehaviorSanitizer (tools/sanitize), and
+PASST_SANITIZE=coverage for calls besides that tell a fuzzer where the program went (tools/fuzz-dataplane).
 """
 
 import json
@@ -24,7 +26,8 @@ from distutils.ccompiler import new_compiler  # noqa: E402
 from distutils.command.build_scripts import build_scripts  # noqa: E402
 from distutils.sysconfig import customize_compiler  # noqa: E402
 
-DEBUG = os.environ.get("PASST_DEBUG") == "1"
+SANITIZE = os.environ.get("PASST_SANITIZE", "")
+DEBUG = os.environ.get("PASST_DEBUG") == "1" or SANITIZE != ""
 DIRECTIVES = {
     "language_level": 3,
     "warn.unused": True,
@@ -33,14 +36,23 @@ DIRECTIVES = {
     "embedsignature": False,
 }
 FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter"]
-FLAGS += ["-O0", "-g", "-UNDEBUG", "-DPASST_DEBUG"] if DEBUG else ["-O3", "-g0", "-fno-plt"]
+FLAGS += ["-g", "-UNDEBUG", "-DPASST_DEBUG"] if DEBUG else ["-O3", "-g0", "-fno-plt"]
 LINK_FLAGS: list[str] = []
+if SANITIZE:
+    # What is not stopped at would be one line among many that nobody reads. Python's own flags have -fwrapv,
+    # by which no overflow would be one.
+    LINK_FLAGS = ["-fsanitize=address,undefined"]
+    FLAGS += ["-O1", "-fno-omit-frame-pointer", "-fno-wrapv", *LINK_FLAGS, "-fno-sanitize-recover=undefined"]
+    FLAGS += ["-fsanitize-coverage=trace-pc,trace-cmp"] if SANITIZE == "coverage" else []
+elif DEBUG:
+    FLAGS += ["-O0"]
 
 
 def extension(source: Path) -> Extension:
     """Name an extension after its place below src/."""
     name = ".".join(source.relative_to("src").with_suffix("").parts)
-    return Extension(name, [str(source)], extra_compile_args=FLAGS, define_macros=[("_GNU_SOURCE", None)])
+    return Extension(name, [str(source)], extra_compile_args=FLAGS, extra_link_args=LINK_FLAGS,
+                     define_macros=[("_GNU_SOURCE", None)])
 
 
 def join_plane(modules: list[Extension]) -> list[Extension]:

@@ -1,14 +1,15 @@
 """Build the probes: extensions for the tests alone, which show C functions of the data plane to pytest.
 
-    python tests/build_probes.py
+    python tests/build_probes.py [NAME...]
 
-Every tests/dataplane/probes/*.pyx becomes the module tests.dataplane.probes.NAME beside its source,
-with the flags and directives of setup.py. The package's own extensions have to be built in place first
-(`python setup.py build_ext --inplace`).
+Every tests/dataplane/probes/*.pyx, or each that is named, becomes the module tests.dataplane.probes.NAME
+beside its source, with the flags and directives of setup.py. The package's own extensions have to be built in
+place first (`python setup.py build_ext --inplace`).
 """
 
 import os
 import runpy
+import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -19,8 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PROBES = Path("tests/dataplane/probes")
 
 
-def build() -> None:
-    """Translate, compile and put in place whatever is older than its sources."""
+def build(names: list[str]) -> None:
+    """Translate, compile and put in place whatever is older than its sources; *names* empty: all."""
     os.chdir(ROOT)
     settings = runpy.run_path("setup.py", run_name="setup")
     extensions = [
@@ -28,9 +29,11 @@ def build() -> None:
             ".".join(source.with_suffix("").parts),
             [str(source)],
             extra_compile_args=settings["FLAGS"],
+            extra_link_args=settings["LINK_FLAGS"],
             define_macros=[("_GNU_SOURCE", None)],
         )
         for source in sorted(PROBES.glob("*.pyx"))
+        if not names or source.stem in names
     ]
     modules = cythonize(  # type: ignore[no-untyped-call]
         extensions,
@@ -49,4 +52,4 @@ def build() -> None:
 
 
 if __name__ == "__main__":
-    build()
+    build(sys.argv[1:])

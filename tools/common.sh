@@ -139,3 +139,30 @@ program_text() { # PYTHON PLACE
     printf '#!%s -IS\nimport sys\n\nsys.path.append(%s)\n\nfrom passt.cli import main\n\nsys.exit(main())\n' \
         "$1" "$("$VENV/bin/python" -ISc 'import sys; print(ascii(sys.argv[1]))' "$2")"
 }
+
+# Build the data plane and the tests' probes in a copy of the tree, as the variables of setup.py in the
+# environment say. What is built stays there; sources are those of the tree with their times, so that another run
+# compiles what has changed only.
+build_copy() { # DIRECTORY [PROBE...]
+    local copy=$1 jobs
+    shift
+    jobs=$(nproc)
+    mkdir -p "$copy"
+    find "$copy" -type f ! -path "$copy/build/*" ! -name '*.so' ! -name '*.c' -delete
+    tar -C "$TREE" -cf - --exclude='*.so' --exclude='*.c' --exclude=__pycache__ --exclude='*.egg-info' \
+        setup.py pyproject.toml README.md LICENSE src tests docs tools bench | tar -xf - -C "$copy"
+    env -C "$copy" PYTHONPATH="$copy/src" "$VENV/bin/python" setup.py -q build_ext --inplace --parallel "$jobs" \
+        >"$copy/build.log" 2>&1 || { tail -n 40 "$copy/build.log"; exit 1; }
+    env -C "$copy" PYTHONPATH="$copy/src" "$VENV/bin/python" tests/build_probes.py "$@" \
+        >"$copy/probes.log" 2>&1 || { tail -n 40 "$copy/probes.log"; exit 1; }
+}
+
+# Set `sanitizer_environment`, for env(1): a Python that the compiler did not instrument needs the runtimes loaded
+# before all else, and malloc(3) for its objects, else the bounds of bytes objects are not seen. An
+# interpreter frees little at its end, so leaks are no finding; tests hold each engine to its accounts instead.
+find_sanitizers() { # [LIBRARY, to be loaded even before]
+    sanitizer_environment=(PYTHONMALLOC=malloc
+        LD_PRELOAD="${1:-} $(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
+        ASAN_OPTIONS="detect_leaks=0:detect_stack_use_after_return=1:verify_asan_link_order=0:quarantine_size_mb=64"
+        UBSAN_OPTIONS=print_stacktrace=1)
+}

@@ -1,11 +1,12 @@
 # ruff: noqa: T201 - a program
-"""Fuzz the Python parsers under atheris, guided by coverage.
+"""Fuzz the Python parsers and the compiled engine under atheris, guided by coverage.
 
     fuzz.py TARGET|all SECONDS
 
 Each target runs for SECONDS, or without end for 0, in a process of its own. It begins with its corpus;
 what reaches new code is kept in .fuzz/TARGET, from where the next run goes on. An input that fails is
 written to .fuzz as crash-TARGET-HASH and ends the run with status 1: copy it to the corpus beside the fix.
+The target "dataplane" is the engine, in a build of its own (tools/fuzz-dataplane).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 TREE = Path(__file__).resolve().parent.parent.parent
 STATE = TREE / ".fuzz"
+ENGINE = "dataplane"
 MAX_LEN = 2048
 INPUT_LIMIT_S = 5
 
@@ -45,15 +47,18 @@ def main(arguments: list[str]) -> int:
     """Run the target, or all of them one by one; return the exit status."""
     from tests.fuzz.harness import HARNESSES
 
-    if len(arguments) != 2 or arguments[0] not in {"all", *HARNESSES} or not arguments[1].isdecimal():
-        print(f"usage: fuzz.py TARGET SECONDS; targets: all {' '.join(HARNESSES)}", file=sys.stderr)
+    targets = [ENGINE, *HARNESSES]
+    if len(arguments) != 2 or arguments[0] not in {"all", *targets} or not arguments[1].isdecimal():
+        print(f"usage: fuzz.py TARGET SECONDS; targets: all {' '.join(targets)}", file=sys.stderr)
         return 2
     name, seconds = arguments
-    names = list(HARNESSES) if name == "all" else [name]
+    names = targets if name == "all" else [name]
     failed = []
     for one in names:
         print(f"fuzzing {one} for {seconds} s", flush=True)
         command = [sys.executable, __file__, "--run", one, seconds]
+        if one == ENGINE:
+            command = [str(TREE / "tools" / "fuzz-dataplane"), seconds]
         if subprocess.run(command, check=False).returncode:
             failed.append(one)
     if failed:

@@ -6,7 +6,6 @@ from passt.dataplane.base.externs cimport epoll_event
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.link.link cimport Link
 from passt.dataplane.loop.reactor cimport Reactor
-from passt.dataplane.sockets.sockets cimport Sockets
 
 
 cdef class Engine:
@@ -21,8 +20,6 @@ cdef class Engine:
     cdef long next_timer
     cdef uint32_t python_timer    # id of the heap entry that all Python timers share
 
-    cdef Reactor open_reactor(self, uint32_t n_timers)
-    cdef Sockets open_sockets(self)
     cdef void watch_link(self, Link link, int op) except *
     cdef void end_link(self) except *
     cdef void drain_link(self) except *

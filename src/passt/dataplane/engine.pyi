@@ -14,7 +14,7 @@ class Engine:
     def __init__(self, policy: FlowPolicy, responder: FrameResponder, events: GuestEvents, *,
                  our_mac: bytes, mtu: int, max_flows: int = ..., secret: bytes = ...,
                  our_ip4: bytes = ..., udp_timeouts: tuple[int, int] = ...,
-                 without: Collection[str] = ...) -> None:
+                 without: Collection[str] = ..., sockets: object = ...) -> None:
         """Take the deciders; *our_mac* 6 bytes, *mtu* bytes (0: none assigned), *secret* 16 random bytes.
 
         *our_ip4*, 4 bytes, is the address at which the guest finds the DHCP server (zeros: none).
@@ -22,7 +22,8 @@ class Engine:
         and one that went on. Datagram flows have at most half of the descriptors that the process may
         open, and a quarter of *max_flows*. *without* names what this kernel shall count as lacking, for
         tests of the fallbacks: "peek_off4", "peek_off6", "meminfo", "bytes_acked" (see `Sockets.probe`),
-        "pwait2" (epoll_pwait2, Linux 5.11).
+        "pwait2" (epoll_pwait2, Linux 5.11). *sockets*, of the class `sockets.Sockets`, stand in for the
+        kernel's; their reactor has *max_flows* + 3 timers.
         """
 
     def memory_ceiling(self) -> int:

@@ -47,12 +47,13 @@ cdef class Engine:
     """Event loop, link, flow table and translators of one instance; see engine.pyi."""
 
     def __init__(self, policy, responder, events, *, bytes our_mac, uint32_t mtu, uint32_t max_flows=65536,
-                 bytes secret=None, bytes our_ip4=bytes(4), udp_timeouts=None, without=()):
-        cdef Sockets sockets
+                 bytes secret=None, bytes our_ip4=bytes(4), udp_timeouts=None, without=(),
+                 Sockets sockets=None):
         cdef Link nobody = Link()
         nobody.blocked = True
-        self.reactor = self.open_reactor(max_flows + 3)
-        sockets = self.open_sockets()
+        if sockets is None:
+            sockets = Sockets(Reactor(max_flows + 3))
+        self.reactor = sockets.reactor
         sockets.probe(without)
         if "pwait2" in without:
             self.reactor.has_pwait2 = False
@@ -69,14 +70,6 @@ cdef class Engine:
         self.readers = {}
         self.due = []
         self.python_timer = max_flows
-
-    cdef Reactor open_reactor(self, uint32_t n_timers):
-        """What waits for events and has *n_timers* timers; tests put a scripted one in its place."""
-        return Reactor(n_timers)
-
-    cdef Sockets open_sockets(self):
-        """The host's sockets; tests put scripted ones in their place."""
-        return Sockets(self.reactor)
 
     def switch(self, **switches):
         self.core.switch(**switches)
@@ -345,6 +338,7 @@ cdef class Engine:
             self.core.bypass.namespace_thread = None
         self.core.link.flush()
         self.end_capture()
+        self.set_trace(None)      # what is called knows the engine: each would hold the other
         self.core.use_link(Link())
         self.on_end = None
 

@@ -168,3 +168,4 @@ cdef void end_flows(Core core) noexcept nogil:
         core.handlers[flow.kind].end_flow(core, flow)
     PASST_ASSERT(core.flows.n_active == 0)
     PASST_ASSERT(core.pool.left == core.pool.size)
+    PASST_ASSERT(core.bypass.pipes.n_open[0] == <uint64_t>core.bypass.pipes.n_idle)

@@ -29,6 +29,7 @@ FOUND = {
     "generation": ("flow/table", "0x800000"),
     "given_twice": ("base/memory_budget", "n <= (self->size - self->left)"),
     "kept_memory": ("turn", "core->pool->left == core->pool->size"),
+    "kept_pipe": ("turn", "core->bypass->pipes->n_idle"),
     "timer_order": ("loop/timers", ".deadline <= "),
     "timer_id": ("loop/timers", "id < self->n_ids"),
     "tap_queue": ("link/", "self->pending_start <= self->pending_end"),

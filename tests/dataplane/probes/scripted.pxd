@@ -48,7 +48,6 @@ cdef class ScriptedSockets(Sockets):
 
 
 cdef class ScriptedEngine(Engine):
-    cdef object kernel
     cdef ScriptedReactor loop
     cdef ScriptedSockets scripted
 

@@ -406,20 +406,15 @@ cdef class ScriptedSockets(Sockets):
 cdef class ScriptedEngine(Engine):
     """An engine in virtual time; sockets ask *kernel*, or are the system's if that is None."""
 
-    def __init__(self, policy, responder, events, kernel, **arguments):
-        self.kernel = kernel
-        super().__init__(policy, responder, events, **arguments)
-
-    cdef Reactor open_reactor(self, uint32_t n_timers):
-        self.loop = ScriptedReactor(n_timers)
-        return self.loop
-
-    cdef Sockets open_sockets(self):
-        if self.kernel is None:
-            return Sockets(self.loop)
-        self.scripted = ScriptedSockets(self.loop)
-        self.scripted.kernel = self.kernel
-        return self.scripted
+    def __init__(self, policy, responder, events, kernel, *, uint32_t max_flows=65536, **arguments):
+        cdef Sockets sockets
+        self.loop = ScriptedReactor(max_flows + 3)
+        if kernel is None:
+            sockets = Sockets(self.loop)
+        else:
+            sockets = self.scripted = ScriptedSockets(self.loop)
+            self.scripted.kernel = kernel
+        super().__init__(policy, responder, events, max_flows=max_flows, sockets=sockets, **arguments)
 
 
 cdef class Rig:

@@ -147,6 +147,12 @@ def kept_memory():
     end_flows(core)
 
 
+def kept_pipe():
+    cdef Core core = make_core()
+    core.bypass.pipes.take()
+    end_flows(core)
+
+
 def timer_order():
     cdef TimerHeap timers = TimerHeap(4)
     timers.arm(0, 10)

@@ -36,7 +36,8 @@ cdef class Watch:
     def set_tracer(self, tracer, fail=None):
         """Call *tracer* (see `Engine.set_trace`), or nobody; *fail* takes exceptions that it raises."""
         self.tracer = tracer
-        self.fail = fail
+        # Mostly the core's own method, which holds the core.
+        self.fail = None if tracer is None else fail
         self.active = tracer is not None or self.capture is not None
 
     cdef void on_frame(self, const uint8_t *frame, size_t n, bint to_guest, uint16_t csum_start,

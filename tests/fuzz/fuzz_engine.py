@@ -1,0 +1,148 @@
+# ruff: noqa: T201 - a program
+"""Fuzz the real engine under libFuzzer, guided by coverage: tools/fuzz-dataplane runs this in its build.
+
+    fuzz_engine.py STATE SECONDS | FILE... | --minimise
+
+libFuzzer is that of atheris, which runs it for the Python parsers too; `edges.c` tells it where the compiled
+code went. STATE has the inputs found so far; the corpus is added.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import random
+import sys
+from pathlib import Path
+
+MAX_LEN = 1600
+# libFuzzer's limit goes by the wall clock, and the machine may be busy.
+INPUT_LIMIT_S = 30
+MEMORY_LIMIT_MB = 4096
+
+BYTES_SHARE = 0.3             # of mutations that know nothing of steps
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.fuzz.engine_case import NUMBERS, RECORD_LEN, corpus, run_case  # noqa: E402
+
+
+def fuzz(state: Path, seconds: int) -> None:
+    """Run libFuzzer; it ends the process."""
+    import atheris
+
+    found = state / "dataplane"
+    seeds = state / "dataplane-corpus"
+    for folder in (found, seeds):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, data in corpus().items():
+        (seeds / name).write_bytes(data)
+    options = [
+        f"-max_total_time={seconds}",
+        f"-max_len={MAX_LEN}",
+        "-len_control=0",
+        f"-timeout={INPUT_LIMIT_S}",
+        f"-rss_limit_mb={MEMORY_LIMIT_MB}",
+        f"-artifact_prefix={state}/crash-dataplane-",
+        "-print_final_stats=1",
+    ]
+    atheris.Setup(["dataplane", *options, str(found), str(seeds)], run_case, custom_mutator=mutate)
+    # atheris would load both later. libFuzzer looks for the mutator once, when it is loaded itself.
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(flags | os.RTLD_GLOBAL)
+    from atheris import custom_mutator  # noqa: F401 - first
+    sys.setdlopenflags(flags)
+    from atheris import core_with_libfuzzer
+
+    if ctypes.CDLL(None).edges_attach(core_with_libfuzzer.__file__.encode()):
+        sys.exit("edges.so did not find libFuzzer in atheris")
+    gc.collect()
+    gc.freeze()
+    atheris.Fuzz()
+
+
+def mutate(data: bytes, max_size: int, seed: int) -> bytes:
+    """Change *data*: mostly whole steps, now and then bytes as libFuzzer does it."""
+    import atheris
+
+    dice = random.Random(seed)  # noqa: S311 - libFuzzer chooses the seed
+    if dice.random() < BYTES_SHARE:
+        return bytes(atheris.Mutate(data, max_size))
+    records = [data[at : at + RECORD_LEN].ljust(RECORD_LEN, b"\0") for at in range(0, len(data), RECORD_LEN)]
+    records = records or [bytes(RECORD_LEN)]
+    for _ in range(dice.choice((1, 1, 1, 2, 4))):
+        at = dice.randrange(len(records) + 1)
+        many = dice.choice((1, 1, 2, 4, 8))
+        match dice.randrange(6):
+            case 0 | 1:
+                records[at:at] = [random_step(dice) for _ in range(many)]
+            case 2:
+                del records[at : at + many]
+            case 3:
+                start = dice.randrange(len(records) + 1)
+                records[at:at] = records[start : start + many]
+            case 4 if at < len(records):
+                records[at] = bent(dice, records[at])
+            case _:
+                records[at : at + 1] = [bent(dice, record) for record in records[at : at + 1] * many]
+    return b"".join(records)[:max_size]
+
+
+def random_step(dice: random.Random) -> bytes:
+    """Give a step that there is, with any bytes; half of the bytes are small, as most tables are."""
+    number = dice.choice(NUMBERS) | dice.choice((0, 0, 0x80))
+    return bytes((number, *(dice.randrange(dice.choice((4, 16, 256))) for _ in range(RECORD_LEN - 1))))
+
+
+def bent(dice: random.Random, record: bytes) -> bytes:
+    """Give a record with one byte changed."""
+    changed = bytearray(record)
+    changed[dice.randrange(RECORD_LEN)] ^= 1 << dice.randrange(8)
+    return bytes(changed)
+
+
+def replay(paths: list[str]) -> None:
+    """Run inputs; each step is told before it is taken, so the last line is the one that failed."""
+    for path in paths:
+        print(path, flush=True)
+        run_case(Path(path).read_bytes(), tell=lambda line: print(f"    {line}", flush=True))
+
+
+def minimise(state: Path) -> None:
+    """Print a corpus: short inputs first, each that reaches an edge which none before it reached."""
+    n = ctypes.c_size_t()
+    library = ctypes.CDLL(None)
+    library.edges_counters.restype = ctypes.c_void_p
+    counters = (ctypes.c_uint8 * (1 << 17)).from_address(library.edges_counters(ctypes.byref(n)))
+    kept = corpus()
+    inputs = {path.name: path.read_bytes() for path in (state / "dataplane").iterdir()}
+    seen: set[int] = set()
+    run_case(b"")                 # what is done once in a process
+    for name, data in [*kept.items(), *sorted(inputs.items(), key=lambda item: len(item[1]))]:
+        ctypes.memset(counters, 0, len(counters))
+        run_case(data)
+        reached = {place for place, count in enumerate(bytes(counters)) if count}
+        if name in kept or not reached <= seen:
+            print(name[:12], data.hex())
+        seen |= reached
+    print(f"{len(seen)} edges", file=sys.stderr)
+
+
+def main(arguments: list[str]) -> int:
+    """Choose what to do; return the exit status."""
+    state = Path(arguments[0])
+    if arguments[1:] == ["--minimise"]:
+        minimise(state)
+    elif len(arguments) == 2 and arguments[1].isdecimal():
+        fuzz(state, int(arguments[1]))
+    elif len(arguments) > 1:
+        replay(arguments[1:])
+    else:
+        print(__doc__, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
