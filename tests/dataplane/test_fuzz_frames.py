@@ -49,7 +49,7 @@ OUT_OF_REACH = {
     "verdict_ok",
     "drop_disabled",
     "drop_oversize",
-    "drop_flows_full",  # half-open connections make room
+    "drop_crowd",
     "drop_control_rate",
     "drop_fragment_memory",  # with these three see test_fragments
     "drop_fragment_time",

@@ -28,6 +28,8 @@ class ScriptedSockets:
     inbox: dict[int, deque[Received]]
     errors: dict[int, deque[tuple[bytes, bytes, bytes]]]
     options: list[tuple[int, int, int, int]]
+    clients: deque[bytes]
+    limit: int
     refuse_segments: int
 
 def socket_address(address: bytes, port: int) -> bytes: ...
@@ -56,6 +58,7 @@ class World:
     def sockets(self) -> ScriptedSockets: ...
     @property
     def pool_left(self) -> int: ...
+    def limit_descriptors(self, n: int) -> None: ...
     @property
     def max_datagram(self) -> int: ...
     @property

@@ -25,7 +25,7 @@ from passt.dataplane.loop.reactor cimport EVENT_FLOW, EVENT_LISTENER, Reactor, m
 from passt.dataplane.sockets.sockets cimport Sockets, fill_sockaddr, read_sockaddr
 from passt.dataplane.base.stats cimport DROP_LINK_FULL, count, stats_as_dict
 from passt.dataplane.base.externs cimport (
-    AF_INET, AF_INET6, EAGAIN, EPOLLIN, EPOLL_CTL_ADD, MSG_TRUNC, SOL_UDP, UDP_SEGMENT, htons, iovec,
+    AF_INET, AF_INET6, EAGAIN, EMFILE, EPOLLIN, EPOLL_CTL_ADD, MSG_TRUNC, SOL_UDP, UDP_SEGMENT, htons, iovec,
     memset, mmsghdr, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
 )
 from passt.dataplane.core.decisions cimport ask_inbound
@@ -103,7 +103,9 @@ cdef class ScriptedSockets(Sockets):
 
     *results* holds per operation the results to come, first in first out. *inbox* holds per
     descriptor what can be received: (payload, sender's socket address, control data, flags), *errors*
-    what its error queue holds. *options* is what was set by `set_option`.
+    what its error queue holds. *options* is what was set by `set_option`. With a *limit* the numbers are
+    those that a kernel with so many would give, from 0 on. *clients* are the socket addresses of those that
+    wait.
     """
 
     cdef readonly list log
@@ -112,6 +114,8 @@ cdef class ScriptedSockets(Sockets):
     cdef readonly dict inbox
     cdef readonly dict errors
     cdef readonly list options
+    cdef readonly object clients
+    cdef public int limit         # descriptors, 0: any number
     cdef public int refuse_segments   # errno of each message that is to be cut, 0: they go
     cdef int next_fd
 
@@ -122,6 +126,7 @@ cdef class ScriptedSockets(Sockets):
         self.inbox = {}
         self.errors = {}
         self.options = []
+        self.clients = deque()
         self.next_fd = 1000
 
     cdef int64_t answer(self, str operation, int64_t default):
@@ -132,12 +137,32 @@ cdef class ScriptedSockets(Sockets):
         self.log.append((operation, *arguments))
         return <int>self.answer(operation, default)
 
+    cdef int take_number(self) except? -1:
+        """The number of a new descriptor, or a negative errno."""
+        cdef int fd
+        if not self.limit:
+            self.next_fd += 1
+            return self.next_fd - 1
+        for fd in range(self.limit):
+            if fd not in self.open_fds:
+                return fd
+        return -EMFILE
+
     cdef int open(self, int family, int kind, int protocol) noexcept with gil:
-        cdef int fd = self.note("open", (family, kind, protocol), self.next_fd)
+        cdef int fd = self.note("open", (family, kind, protocol), 0)
+        if fd == 0:
+            fd = self.take_number()
         if fd >= 0:
             self.open_fds.add(fd)
-            self.next_fd = fd + 1
         return fd
+
+    cdef int move_down(self, int fd) noexcept with gil:
+        cdef int lower = self.take_number() if self.limit else fd
+        if not 0 <= lower < fd:
+            return fd
+        self.open_fds.remove(fd)
+        self.open_fds.add(lower)
+        return lower
 
     cdef int bind_source(self, int fd, const sockaddr_storage *address, socklen_t n) noexcept with gil:
         return self.note("bind_source", (fd, *read_endpoint(address)), 0)
@@ -149,7 +174,17 @@ cdef class ScriptedSockets(Sockets):
         return self.note("connect", (fd, *read_endpoint(address)), 0)
 
     cdef int accept(self, int fd, sockaddr_storage *peer, sockaddr_storage *local) noexcept with gil:
-        return self.note("accept", (fd,), -EAGAIN)
+        cdef bytes name
+        cdef int new
+        if not self.clients:
+            return self.note("accept", (fd,), -EAGAIN)
+        new = self.take_number()
+        if new >= 0:
+            name = self.clients.popleft()
+            memcpy(peer, <const char *>name, len(name))
+            memcpy(local, <const char *>name, len(name))
+            self.open_fds.add(new)
+        return new
 
     cdef int refuse(self, int fd, int spare) noexcept with gil:
         return self.note("refuse", (fd, spare), spare)
@@ -553,6 +588,11 @@ cdef class World:
     def mtu(self, uint32_t value):
         self.core.mtu = value
         self.core.packet_limit = value if value else 65520
+
+    def limit_descriptors(self, int n):
+        """Let the process have *n* descriptors; no socket is open yet."""
+        self.sockets.limit = n
+        self.core.fit_descriptors(n)
 
     @property
     def max_datagram(self):

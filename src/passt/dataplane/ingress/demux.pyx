@@ -18,6 +18,7 @@ from passt.dataplane.base.externs cimport (
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, memcmp, memset,
 )
 from passt.dataplane.core.decisions cimport on_control
+from passt.dataplane.core.guest cimport CONTROL_ARP, CONTROL_DHCP, CONTROL_DHCPV6, CONTROL_NDP, ControlKind
 from passt.dataplane.core.station cimport is_station, learn, learn_mac
 from passt.dataplane.tcp.from_guest cimport flush_gather, on_segment
 from passt.dataplane.ingress.packet_too_big cimport on_too_big
@@ -51,7 +52,7 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
         verdict = split_ip6(frame.data + ETH_HLEN, frame.len - ETH_HLEN, &ip)
     elif kind == ETHERTYPE_ARP:
         learn_from_arp(core, frame)
-        on_control(core, frame.data, frame.len)
+        on_control(core, CONTROL_ARP, frame.data, frame.len)
         return
     else:
         verdict = DROP_ETHERTYPE
@@ -78,7 +79,7 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
     if is_control(core, &ip):
         # A guest may have nothing else to say before it is spoken to. Its address is not the source's yet.
         learn_mac(core, eth.src)
-        on_control(core, frame.data, frame.len)
+        on_control(core, kind_of(&ip), frame.data, frame.len)
         return
     on_packet(core, &ip, frame, eth.src)
 
@@ -130,6 +131,13 @@ cdef bint is_control(Core core, const IpView *ip) noexcept nogil:
             not memcmp(ip.dst, b"\xff\xff\xff\xff", 4) or not memcmp(ip.dst, core.our_ip4, 4))
     return (ip.protocol == IPPROTO_ICMPV6 and ip.addr_len == 16 and ip.l4_len > 0
             and ICMP6_ND_FIRST <= ip.l4[0] <= ICMP6_ND_LAST)
+
+
+cdef ControlKind kind_of(const IpView *ip) noexcept nogil:
+    """The kind of a control frame (`is_control`) that is an IP packet."""
+    if ip.protocol == IPPROTO_ICMPV6:
+        return CONTROL_NDP
+    return CONTROL_DHCP if ip.addr_len == 4 else CONTROL_DHCPV6
 
 
 cdef bint is_plausible(const IpView *ip) noexcept nogil:
