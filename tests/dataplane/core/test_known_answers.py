@@ -32,7 +32,8 @@ class Line(World):
 
     def __init__(self) -> None:
         self.responder = Responder()
-        super().__init__(Policy(), self.responder, Events(), our_mac=OUR_MAC, scripted=True)
+        super().__init__(Policy(), self.responder, Events(), our_mac=OUR_MAC, our_ip4=packed(GATEWAY),
+                         scripted=True)  # fmt: skip
         self.now = 1000 * 10**9
 
     def ask(self, frame: bytes) -> list[bytes]:
@@ -76,6 +77,15 @@ def test_flood_of_other_questions_takes_no_place(flood: str) -> None:
     line.now += MINUTE_NS
     line.ask(other)
     assert len(line.responder.frames) == last + 1
+
+
+def test_flood_of_arp_leaves_the_first_question_for_the_gateway_an_answer() -> None:
+    line = Line()
+    for number in range(5000):
+        line.ask(arp(f"10.0.{number // 256}.{number % 256}"))
+    assert line.counters()["drop_control_rate"] > 4000
+    assert line.ask(arp("10.1.1.1")) == []
+    assert line.ask(arp(GATEWAY)) != []
 
 
 @pytest.mark.parametrize("question", [arp(GATEWAY, "0.0.0.0"), QUESTIONS[1]], ids=["arp", "ndp"])

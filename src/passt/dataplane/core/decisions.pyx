@@ -6,7 +6,7 @@ mistake of ours: `Core.failure` keeps it, the loop stops, and `Engine.run` raise
 
 A question and a piece of news cost Python's time, some 10 us each, and a control frame 100. Questions come
 once per flow; news and control frames of each kind are limited, so that a guest which sends nothing else
-takes no more than 0.1 % and 8 % of a processor.
+takes no more than 0.1 % and 10 % of a processor.
 """
 
 from passt.facts.contracts import Target

@@ -13,6 +13,7 @@ cdef enum GuestNews:
 cdef enum ControlKind:
     # Kinds of control frames, each with a limit of its own: a flood of one does not silence the others.
     CONTROL_ARP
+    CONTROL_ARP_GATEWAY           # requests for our own address, without which the guest reaches nobody
     CONTROL_NDP
     CONTROL_DHCP
     CONTROL_DHCPV6

@@ -18,7 +18,9 @@ from passt.dataplane.base.externs cimport (
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, memcmp, memset,
 )
 from passt.dataplane.core.decisions cimport on_control
-from passt.dataplane.core.guest cimport CONTROL_ARP, CONTROL_DHCP, CONTROL_DHCPV6, CONTROL_NDP, ControlKind
+from passt.dataplane.core.guest cimport (
+    CONTROL_ARP, CONTROL_ARP_GATEWAY, CONTROL_DHCP, CONTROL_DHCPV6, CONTROL_NDP, ControlKind,
+)
 from passt.dataplane.core.station cimport is_station, learn, learn_mac
 from passt.dataplane.tcp.from_guest cimport flush_gather, on_segment
 from passt.dataplane.ingress.packet_too_big cimport on_too_big
@@ -52,7 +54,7 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
         verdict = split_ip6(frame.data + ETH_HLEN, frame.len - ETH_HLEN, &ip)
     elif kind == ETHERTYPE_ARP:
         learn_from_arp(core, frame)
-        on_control(core, CONTROL_ARP, frame.data, frame.len)
+        on_control(core, kind_of_arp(core, frame), frame.data, frame.len)
         return
     else:
         verdict = DROP_ETHERTYPE
@@ -131,6 +133,14 @@ cdef bint is_control(Core core, const IpView *ip) noexcept nogil:
             not memcmp(ip.dst, b"\xff\xff\xff\xff", 4) or not memcmp(ip.dst, core.our_ip4, 4))
     return (ip.protocol == IPPROTO_ICMPV6 and ip.addr_len == 16 and ip.l4_len > 0
             and ICMP6_ND_FIRST <= ip.l4[0] <= ICMP6_ND_LAST)
+
+
+cdef ControlKind kind_of_arp(Core core, const RxFrame *frame) noexcept nogil:
+    """The kind of an ARP frame, which may be short."""
+    cdef const ArpPkt *arp = <const ArpPkt *>(frame.data + ETH_HLEN)
+    if frame.len >= ETH_HLEN + sizeof(ArpPkt) and not memcmp(arp.target_ip, core.our_ip4, 4):
+        return CONTROL_ARP_GATEWAY
+    return CONTROL_ARP
 
 
 cdef ControlKind kind_of(const IpView *ip) noexcept nogil:
