@@ -12,13 +12,15 @@ PYTEST_OPTIONS ?=
 # processors busy: tests of real programs wait for half of their time.
 TEST_WORKERS ?= 3
 BENCH_ARGS ?=
+# bench/flood --help
+FLOOD_ARGS ?=
 # A parser of tests/fuzz/harness.py, dataplane (the real engine), or all in turn; and seconds for each, 0: no end.
 FUZZ_TARGET ?= all
 FUZZ_TIME ?= 60
 
 PYTEST = .venv/bin/python -m pytest --workers $(TEST_WORKERS) $(PYTEST_OPTIONS)
 
-.PHONY: build help demo test test-debug test-fast sanitize sanitize-short bench interop fuzz lint install clean
+.PHONY: build help demo test test-debug test-fast sanitize sanitize-short bench flood interop fuzz lint install clean
 
 build: # build in place, into .venv
 	@tools/setup build
@@ -55,6 +57,10 @@ sanitize-short: # the same without the parsers, which are Python: a part of CI
 bench: # speed, memory and start-up beside other programs
 	@tools/setup bench
 	@tools/as-root env PYTHON=.venv/bin/python bench/run $(BENCH_ARGS)
+
+flood: # what hostile guests and neighbours can do to others: FLOOD_ARGS="--only syn-silent,arp"
+	@tools/setup bench
+	@tools/as-root env PYTHON=.venv/bin/python bench/flood $(FLOOD_ARGS)
 
 # In a Debian 13 of about 1 GB below .interop.
 interop: # real podman, buildah, rootlesskit and libvirt as clients

@@ -136,6 +136,7 @@ class Lab:
     def __init__(self, load: Path, cpus: Sequence[int]) -> None:
         self.load = str(load)
         self.client_cpu, self.server_cpu = cpus[0], cpus[-1]
+        self.nice = 0  # of all processes that are spawned
         self._port = FIRST_PORT
         self._uid = FIRST_PROGRAM_UID
         self._net: subprocess.Popen[str] | None = None
@@ -206,6 +207,13 @@ class Lab:
         Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").write_text("53")
         Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(EPHEMERAL_PORTS)
 
+    @property
+    def neighbour(self) -> int:
+        """A process in the namespace of the host's neighbour, which is its gateway."""
+        if self._net is None:
+            raise BenchError("the network is not set up")
+        return self._net.pid
+
     # Processes
 
     def next_port(self) -> int:
@@ -234,6 +242,9 @@ class Lab:
             start_new_session=True, pass_fds=pass_fds,
         )  # fmt: skip
         self._children[process.pid] = process
+        if self.nice:
+            # The scheduler weighs sessions, not processes (sched(7), autogroup).
+            Path(f"/proc/{process.pid}/autogroup").write_text(str(self.nice))
         return process
 
     def tool(

@@ -62,6 +62,14 @@ int cmd_udp_blast(int argc, char **argv);
 int cmd_dhcp(int argc, char **argv);
 int cmd_dhcp_flood(int argc, char **argv);
 int cmd_udp_ask(int argc, char **argv);
+int open_interface(const char *name, int protocol, uint8_t *mac);	/* a packet socket; mac: the interface's */
+int cmd_flood(int argc, char **argv);
+int cmd_grip(int argc, char **argv);
+int cmd_crowd(int argc, char **argv);
+int cmd_innocent(int argc, char **argv);
+int cmd_serve(int argc, char **argv);
+int cmd_bridge(int argc, char **argv);
+int cmd_wire(int argc, char **argv);
 int cmd_machine(int argc, char **argv);
 int cmd_hold(int argc, char **argv);
 int cmd_spawn_time(int argc, char **argv);

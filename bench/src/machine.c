@@ -13,6 +13,7 @@
  * "out" counts what was acknowledged (TCP), or sent (UDP, the sink has the count that matters), "in" what
  * arrived. SIZE is that of datagrams, and of requests and responses.
  */
+#include "frames.h"
 #include "load.h"
 
 #include <arpa/inet.h>
@@ -23,10 +24,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define ETH 14
-#define IP4 20
-#define TCP 20
-#define UDP 8
 #define PREFIX 4
 #define WINDOW (4u << 20)
 #define SCALE 8
@@ -37,11 +34,6 @@
 #define RTO_NS 200000000u
 #define SILENCE_NS 500000000u
 #define GUEST_PORT 40000
-#define F_FIN 1
-#define F_SYN 2
-#define F_RST 4
-#define F_PSH 8
-#define F_ACK 16
 
 struct guest {
 	int fd;
@@ -61,44 +53,6 @@ struct guest {
 	uint64_t rto_at, rto_ns;
 	uint64_t received, retransmits, last_ns, first_ns;
 };
-
-static uint32_t sum16(const void *data, size_t n, uint32_t sum)
-{
-	const uint8_t *p = data;
-
-	for (; n >= 2; p += 2, n -= 2)
-		sum += (uint32_t)(p[0] << 8 | p[1]);
-	return n ? sum + (uint32_t)(p[0] << 8) : sum;
-}
-
-static uint16_t fold(uint32_t sum)
-{
-	while (sum >> 16)
-		sum = (sum & 0xffff) + (sum >> 16);
-	return (uint16_t)~sum;
-}
-
-static void put16(uint8_t *p, unsigned int value)
-{
-	p[0] = (uint8_t)(value >> 8);
-	p[1] = (uint8_t)value;
-}
-
-static void put32(uint8_t *p, uint32_t value)
-{
-	put16(p, value >> 16);
-	put16(p + 2, value & 0xffff);
-}
-
-static uint32_t get16(const uint8_t *p)
-{
-	return (uint32_t)(p[0] << 8 | p[1]);
-}
-
-static uint32_t get32(const uint8_t *p)
-{
-	return get16(p) << 16 | get16(p + 2);
-}
 
 /* Length, Ethernet and IPv4 headers of a packet with n bytes behind them; returns where those begin. */
 static uint8_t *push_headers(const struct guest *g, uint8_t *p, unsigned int protocol, size_t n)

@@ -21,6 +21,13 @@ static const struct {
 	{ "dhcp-flood", "SECONDS RATE", cmd_dhcp_flood },
 	{ "udp-ask", "ADDRESS PORT SECONDS RATE", cmd_udp_ask },
 	{ "machine", "SOCKET GUEST GATEWAY PORT MTU SECONDS tcp-out|tcp-in|udp-out|udp-in|rr SIZE", cmd_machine },
+	{ "flood", "KIND INTERFACE SOURCE TARGET PORT RATE SECONDS [MAC]", cmd_flood },
+	{ "grip", "KIND INTERFACE SOURCE TARGET PORT COUNT RATE SECONDS", cmd_grip },
+	{ "crowd", "ADDRESS PORT COUNT hold|write|read|come-and-go SECONDS", cmd_crowd },
+	{ "innocent", "ADDRESS PORT SECONDS TICK", cmd_innocent },
+	{ "serve", "PORT LIMIT [other]", cmd_serve },
+	{ "bridge", "SOCKET TAP LIMIT", cmd_bridge },
+	{ "wire", "PID TAP_HERE TAP_THERE DELAY LIMIT", cmd_wire },
 	{ "hold", "TOKEN", cmd_hold },
 	{ "spawn-time", "COUNT LIMIT COMMAND...", cmd_spawn_time },
 };

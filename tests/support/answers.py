@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import struct
-from typing import TYPE_CHECKING, TypeAlias
-
-if TYPE_CHECKING:
-    from collections import deque
+from collections import deque
+from typing import TypeAlias
 
 Endpoint: TypeAlias = tuple[bytes, int]
 # What is received: payload, the sender's `struct sockaddr`, control data, flags; or a negative errno.
@@ -25,7 +23,9 @@ class Answers:
     """Sockets that are numbers: each call is noted, results come from the script or are successes.
 
     *results* holds per operation the results to come, first in first out. *inbox* holds per descriptor what
-    can be received, *errors* what its error queue holds. *options* is what was set by `set_option`.
+    can be received, *errors* what its error queue holds. *options* is what was set by `set_option`. With a
+    *limit* the numbers are those that a kernel with so many descriptors would give, from 0 on. *clients* are
+    those that wait to be accepted.
     """
 
     def __init__(self) -> None:
@@ -35,6 +35,8 @@ class Answers:
         self.inbox: dict[int, deque[Received]] = {}
         self.errors: dict[int, deque[QueuedError]] = {}
         self.options: list[tuple[int, int, int, int]] = []
+        self.clients: deque[Endpoint] = deque()
+        self.limit = 0  # descriptors, 0: any number
         self.refuse_segments = 0  # errno of each message that is to be cut, 0: they go
         self._next_fd = 1000
 
@@ -46,12 +48,26 @@ class Answers:
         self.log.append((operation, *arguments))
         return self._answer(operation, default)
 
+    def _take_number(self) -> int:
+        """Give the number of a new descriptor, or a negative errno."""
+        if not self.limit:
+            self._next_fd += 1
+            return self._next_fd - 1
+        return next((fd for fd in range(self.limit) if fd not in self.open_fds), -errno.EMFILE)
+
     def open(self, family: int, kind: int, protocol: int) -> int:
-        fd = self._note("open", family, kind, protocol, default=self._next_fd)
+        fd = self._note("open", family, kind, protocol) or self._take_number()
         if fd >= 0:
             self.open_fds.add(fd)
-            self._next_fd = fd + 1
         return fd
+
+    def move_down(self, fd: int) -> int:
+        lower = self._take_number() if self.limit else fd
+        if not 0 <= lower < fd:
+            return fd
+        self.open_fds.remove(fd)
+        self.open_fds.add(lower)
+        return lower
 
     def close(self, fd: int) -> int:
         self.open_fds.remove(fd)
@@ -71,7 +87,14 @@ class Answers:
         return self._note("connect", fd, *peer)
 
     def accept(self, fd: int) -> tuple[int, Endpoint, Endpoint]:
-        return self._note("accept", fd, default=-errno.EAGAIN), NOWHERE, NOWHERE
+        if not self.clients:
+            return self._note("accept", fd, default=-errno.EAGAIN), NOWHERE, NOWHERE
+        new = self._take_number()
+        if new < 0:
+            return new, NOWHERE, NOWHERE
+        self.open_fds.add(new)
+        peer = self.clients.popleft()
+        return new, peer, peer
 
     def refuse(self, fd: int, spare: int) -> int:
         return self._note("refuse", fd, spare, default=spare)

@@ -5,6 +5,7 @@ The ports are those of `servers.py`, from BASE on. A failure is an exception, sh
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -263,6 +264,20 @@ def hang(host: str, port: int, count: str) -> object:
     return len(socks)
 
 
+def occupy(host: str, base: int, count: str) -> object:
+    """Open *count* connections to a service that only reads, send a byte on each, say how many, hold on."""
+    socks = []
+    for _ in range(int(count)):
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        with contextlib.suppress(OSError):
+            sock.connect((host, base + servers.LISTEN))
+            sock.send(b"x")
+            socks.append(sock)
+    print(len(socks), flush=True)  # noqa: T201
+    signal.pause()
+    return len(socks)
+
+
 CHECKS: dict[str, Callable[..., object]] = {
     "fetch": fetch,
     "send": send,
@@ -277,6 +292,7 @@ CHECKS: dict[str, Callable[..., object]] = {
     "urgent": urgent,
     "half-open": half_open,
     "hang": hang,
+    "occupy": occupy,
 }
 
 

@@ -25,7 +25,7 @@ from passt.dataplane.ip.fragments cimport on_fragment_timer
 from passt.dataplane.loop.reactor cimport EVENT_FAR
 from passt.dataplane.ping cimport end_ping, on_ping_socket, on_ping_timer
 from passt.dataplane.tcp.accept cimport on_listener
-from passt.dataplane.tcp.segments cimport end_tcp
+from passt.dataplane.tcp.segments cimport end_tcp, make_way
 from passt.dataplane.tcp.states cimport tcp_state
 from passt.dataplane.tcp.to_guest cimport finish_turn, on_socket, on_timer
 from passt.dataplane.udp.flows cimport end_udp, on_udp_timer
@@ -39,6 +39,7 @@ cdef void set_handlers(Core core):
         set_kind(core, <FlowKind>kind, no_event, nothing, nothing, nothing, active)
     # For each kind: event, timer, turn, end, state.
     set_kind(core, FLOW_TCP, on_socket, on_timer, finish_turn, end_tcp, tcp_state)
+    core.handlers[<int>FLOW_TCP].make_way = make_way
     set_kind(core, FLOW_UDP, no_event, on_udp_timer, nothing, end_udp, active)
     set_kind(core, FLOW_UDP_PORT, as_turn, nothing, read_port, nothing, no_flow)
     set_kind(core, FLOW_PING, as_turn, on_ping_timer, on_ping_socket, end_ping, active)
@@ -53,6 +54,7 @@ cdef void set_kind(Core core, FlowKind kind, FlowEvent event, FlowAction timer, 
     handlers.on_timer = timer
     handlers.on_turn = turn
     handlers.end_flow = end
+    handlers.make_way = end
     handlers.state = state
 
 

@@ -66,6 +66,22 @@ def half_open(peer: Peer, state: str) -> Sock:
     return sock
 
 
+def told(peer: Peer, state: str) -> None:
+    """Take the reset of a connection that made room; a guest that was not answered yet may try again."""
+    if state == "CONNECTING":
+        peer.nothing()
+    else:
+        assert peer.take().letters == ("R" if state == "SYN_SENT" else "RA")
+
+
+def use(peer: Peer) -> Sock:
+    """Open a connection and send 100 bytes on it: it need not make room any more."""
+    sock = peer.connect()
+    peer.guest("PA seq=1 ack=1 len=100")
+    peer.host("A seq=1 ack=101")
+    return sock
+
+
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
 @pytest.mark.parametrize("state", ["CONNECTING", "SYN_RECEIVED", "SYN_SENT"])
 @pytest.mark.parametrize("newcomer", ["client", "guest"])
@@ -74,6 +90,7 @@ def test_half_open_connection_gives_its_descriptor_up(newcomer: str, state: str,
         kept, old, later, new = (s.add_peer(41_000 + i, 80) for i in range(4))
         established = kept.connect()
         oldest, other = half_open(old, state), half_open(later, state)
+        s.advance(300)
         if newcomer == "guest":
             s.kernel.open_errors = [number]
             new.connect()
@@ -81,7 +98,7 @@ def test_half_open_connection_gives_its_descriptor_up(newcomer: str, state: str,
             s.kernel.accept_errors = [number]
             new.accept()
         assert oldest.status == "aborted"
-        assert old.take().letters == ("R" if state == "SYN_SENT" else "RA")
+        told(old, state)
         assert later.state == state
         assert other.is_open
         assert (s.count("flows_evicted"), s.count("drop_no_fd")) == (1, 0)
@@ -107,18 +124,33 @@ def test_no_descriptor_in_spite_of_half_open_connection_that_went_refused() -> N
     with Script() as s:
         old, new = s.add_peer(41_000, 80), s.add_peer(41_001, 80)
         half_open(old, "CONNECTING")
+        s.advance(300)
         s.kernel.open_errors = [errno.ENFILE, errno.ENFILE]
         new.guest(SYN)
         assert new.take().letters == "RA"
-        old.host("RA seq=0 ack=1")
+        old.nothing()
         assert (s.count("flows_evicted"), s.count("drop_no_fd")) == (1, 1)
         half_open(old, "CONNECTING")
         s.kernel.accept_errors = [errno.ENFILE, errno.ENFILE]
         client = new.knock()
         s.run()
         assert client.status == "aborted"
-        old.host("RA seq=0 ack=1")
+        old.nothing()
         assert (s.count("flows_evicted"), s.count("drop_no_fd")) == (2, 2)
+
+
+def test_half_open_connection_that_has_hardly_begun_gives_its_descriptor_to_who_asks_twice() -> None:
+    with Script() as s:
+        old, new = s.add_peer(41_000, 80), s.add_peer(41_001, 80)
+        half_open(old, "CONNECTING")
+        s.kernel.open_errors = [errno.EMFILE]
+        new.guest(SYN)
+        new.nothing()
+        assert (old.state, s.count("drop_no_fd"), s.count("flows_evicted")) == ("CONNECTING", 1, 0)
+        s.advance(100)
+        s.kernel.open_errors = [errno.EMFILE]
+        new.guest(SYN)
+        assert (old.state, new.state) == ("CLOSED", "CONNECTING")
 
 
 def test_no_other_failure_ends_a_half_open_connection() -> None:
@@ -139,7 +171,7 @@ def test_no_other_failure_ends_a_half_open_connection() -> None:
 def test_established_and_ended_connections_keep_their_descriptors() -> None:
     with Script() as s:
         over, kept, new = (s.add_peer(41_000 + i, 80) for i in range(3))
-        kept.connect()
+        use(kept)
         sock = over.connect()
         sock.end()
         over.host("FA seq=1 ack=1")
@@ -165,24 +197,59 @@ def test_table_full_new_connections_refused_others_go_on() -> None:
     with Script(max_flows=2) as s:
         peers = [s.add_peer(41_000 + i, 80) for i in range(3)]
         for peer in peers[:2]:
-            peer.connect()
+            use(peer)
         peers[2].guest(SYN)
         assert peers[2].take().letters == "RA"
         assert s.count("drop_flows_full") == 1
-        peers[0].guest("A seq=1 ack=1 len=1000")
-        peers[0].host("A seq=1 ack=1001")
+        peers[0].guest("A seq=101 ack=1 len=1000")
+        peers[0].host("A seq=1 ack=1101")
         client = peers[2].knock()
         s.run()
         assert client.status == "aborted"
         assert s.count("drop_flows_full") == 2
         assert s.count("flows_evicted") == 0
         assert not s.kernel.events()
-        peers[0].guest("R seq=1001")
+        peers[0].guest("R seq=1101")
         peers[2].renew()
         peers[2].connect()
 
 
-# A full table: what is half open goes first, the oldest of it; what is established never.
+# A full table: what is half open goes first, then what was never used, the oldest of it; what is used never.
+
+
+@pytest.mark.parametrize("inbound", [True, False])
+@pytest.mark.parametrize("by", ["guest", "remote"])
+def test_connection_never_used_makes_room(by: str, *, inbound: bool) -> None:
+    with Script(max_flows=2) as s:
+        first, second, third = (s.add_peer(41_000 + i, 80) for i in range(3))
+        sock, idle = (peer.accept() if inbound else peer.connect() for peer in (first, second))
+        if by == "guest":
+            first.guest("PA seq=1 ack=1 len=100")
+            first.host("A seq=1 ack=101")
+        else:
+            sock.deliver(s.bytes_from_host(100))
+            first.host("PA seq=1 ack=1 len=100")
+        third.connect()
+        assert (idle.status, second.take().letters, second.state) == ("aborted", "RA", "CLOSED")
+        assert (first.state, s.count("flows_evicted")) == ("ESTABLISHED", 1)
+
+
+def test_connection_never_used_gives_its_descriptor_up_after_half_open_ones() -> None:
+    with Script() as s:
+        used, idle, begun, third, fourth, fifth = (s.add_peer(41_000 + i, 80) for i in range(6))
+        use(used)
+        idle.connect()
+        half_open(begun, "CONNECTING")
+        s.advance(300)
+        for new in (third, fourth):
+            s.kernel.open_errors = [errno.EMFILE]
+            use(new)
+        begun.nothing()
+        assert (begun.state, idle.take().letters, idle.state) == ("CLOSED", "RA", "CLOSED")
+        s.kernel.open_errors = [errno.EMFILE]
+        fifth.guest(SYN)
+        assert fifth.take().letters == "RA"
+        assert (used.state, s.count("flows_evicted"), s.count("drop_no_fd")) == ("ESTABLISHED", 2, 1)
 
 
 def test_half_open_flood_makes_room_oldest_first() -> None:
@@ -196,7 +263,7 @@ def test_half_open_flood_makes_room_oldest_first() -> None:
         socks = [peer.sock for peer in flood]
         for i, peer in enumerate(peers[4:]):
             peer.guest(SYN)
-            flood[i].host("RA seq=0 ack=1")
+            flood[i].nothing()
             assert [sock.status for sock in socks] == ["aborted"] * (i + 1) + ["connecting"] * (2 - i)
             assert peer.state == "CONNECTING"
         assert s.count("flows_evicted") == 3
@@ -231,7 +298,7 @@ def test_half_open_connection_makes_room_for_client_and_guest(state: str) -> Non
             else:
                 new.accept()
             assert sock.status == "aborted"
-            assert old.take().letters == ("R" if state == "SYN_SENT" else "RA")
+            told(old, state)
 
 
 def test_connection_that_became_established_is_no_longer_evicted() -> None:
@@ -243,7 +310,7 @@ def test_connection_that_became_established_is_no_longer_evicted() -> None:
         assert first.state == "ESTABLISHED"
         assert second.state == "CLOSED"
         assert third.state == "CONNECTING"
-        second.host("RA seq=0 ack=1")
+        second.nothing()
 
 
 def test_time_wait_makes_room_before_anything_half_open() -> None:

@@ -450,6 +450,9 @@ cdef class ModelSockets(Sockets):
             os.close(fd)
         return 0
 
+    cdef int move_down(self, int fd) noexcept with gil:
+        return fd
+
     cdef int abort(self, int fd) noexcept with gil:
         return self.close(fd)
 

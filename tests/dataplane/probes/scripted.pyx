@@ -17,7 +17,7 @@ from typing import NamedTuple
 from tests.dataplane.probes.probe import Guarded
 
 cimport cython
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, UINT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from passt.dataplane.base.externs cimport (
@@ -344,6 +344,9 @@ cdef class ScriptedSockets(Sockets):
     cdef int drain_errors(self, int fd) noexcept with gil:
         return <int>self.number("drain_errors", (fd,), 0)
 
+    cdef int move_down(self, int fd) noexcept with gil:
+        return <int>self.number("move_down", (fd,), fd)
+
     cdef int close(self, int fd) noexcept with gil:
         return <int>self.number("close", (fd,), 0)
 
@@ -429,6 +432,9 @@ cdef class Rig:
         self.engine = ScriptedEngine(policy, responder, events, kernel, **arguments)
         self.loop = self.engine.loop
         self.core = self.engine.core
+        if kernel is not None:
+            # What this process may have says nothing about sockets that are numbers.
+            self.core.fit_descriptors(UINT32_MAX)
         self.engine.attach_link(link, None)
 
     cdef object link_event(self, uint32_t events):

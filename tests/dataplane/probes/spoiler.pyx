@@ -11,7 +11,7 @@ from passt.dataplane.base.memory_budget cimport Pool
 from passt.dataplane.base.stats cimport Stats
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.key cimport SIDE_GUEST
-from passt.dataplane.flow.record cimport CLASS_OVER, FLOW_TCP, NO_FLOW, Flow
+from passt.dataplane.flow.record cimport CLASS_OVER, FLOW_TCP, NO_FLOW, ORDER_CLASS, Flow
 from passt.dataplane.flow.table cimport FlowTable
 from passt.dataplane.flow.tcp cimport (
     TCP_CLOSE_WAIT, TCP_CONNECTING, TCP_ESTABLISHED, TCP_SYN_RECEIVED, SackBoard, TcpConn,
@@ -125,7 +125,7 @@ def class_order():
     cdef Flow *flow = table.alloc(FLOW_TCP)
     table.classify(flow, CLASS_OVER)
     table.classify(table.alloc(FLOW_TCP), CLASS_OVER)
-    flow.newer = NO_FLOW
+    flow.links[<int>ORDER_CLASS].newer = NO_FLOW
     table.take_work()
 
 

@@ -198,6 +198,11 @@ cdef class World(Rig):
         self.core.mtu = value
         self.core.packet_limit = value if value else 65520
 
+    def limit_descriptors(self, int n):
+        """Let the process have *n* descriptors; no socket is open yet."""
+        self.sockets.limit = n
+        self.core.fit_descriptors(n)
+
     @property
     def max_datagram(self):
         """Number of datagram flows that may be."""

@@ -381,6 +381,11 @@ class Kernel:
         found, sock.told = sock.told, 0
         return self.result(sock, "drain_errors", found)
 
+    def move_down(self, fd: int) -> int:
+        """Give the lowest number that is free: its own, as numbers are not used twice here."""
+        self.at(fd, "move_down")
+        return fd
+
     def close(self, fd: int) -> int:
         """Close, with a FIN if none was sent; what was not read makes it a reset (tcp_close)."""
         if fd in self.listeners:

@@ -592,7 +592,7 @@ def test_flow_gives_its_descriptor_up_when_they_run_out(error: int) -> None:
     bench.inject(query(4, sport=3))
     assert len(bench.flows()) == len(bench.sockets.open_fds) == 2
     assert bench.drops() == {}
-    bench.script("open", -error, -error)
+    bench.script("open", -error, -error, -error)
     bench.inject(query(4, sport=4))
     assert bench.drops() == {"drop_no_fd": 1}
 
@@ -625,10 +625,12 @@ def test_table_has_room_for_connections_whatever_datagrams_do() -> None:
 def establish(bench: Bench, family: int, sport: int) -> None:
     """Have the guest open a TCP connection that is answered."""
     bench.inject(tcp(GUEST[family], sport, REMOTE[family], 80))
-    (sent,) = bench.take_sent()
+    sent = bench.take_sent()[-1]
     header = 14 + (20 if family == 4 else 40)
     (seq,) = struct.unpack_from("!I", sent.frame, header + 4)
-    bench.inject(tcp(GUEST[family], sport, REMOTE[family], 80, flags=ACK, seq=1001, ack=seq + 1))
+    for payload in (b"", b"used"):
+        bench.inject(tcp(GUEST[family], sport, REMOTE[family], 80, flags=ACK, seq=1001, ack=seq + 1,
+                         payload=payload))  # fmt: skip
     bench.turn()
 
 

@@ -47,7 +47,7 @@ cdef extern from "<unistd.h>" nogil:
     long syscall(long number, ...)
 
 cdef extern from "<fcntl.h>" nogil:
-    enum: O_CLOEXEC, O_RDONLY, O_NONBLOCK, F_SETPIPE_SZ, F_GETPIPE_SZ
+    enum: O_CLOEXEC, O_RDONLY, O_NONBLOCK, F_DUPFD_CLOEXEC, F_SETPIPE_SZ, F_GETPIPE_SZ
     unsigned int SPLICE_F_MOVE, SPLICE_F_NONBLOCK, SPLICE_F_MORE
     int open(const char *path, int flags, ...)
     int fcntl(int fd, int command, ...)

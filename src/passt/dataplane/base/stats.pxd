@@ -23,6 +23,7 @@ cdef enum Verdict:               # in the order of VERDICT_NAMES
     DROP_REFUSED                 # the policy refused the flow
     DROP_FLOWS_FULL              # flow table full
     DROP_NO_FD                   # out of descriptors
+    DROP_CROWD                   # connections with one remote have most descriptors already
     DROP_SOCKET                  # the host refused the socket operation
     DROP_LINK_FULL               # the link to the guest did not take the frame
     DROP_LINK_DOWN               # the interface of the guest is down
@@ -51,6 +52,7 @@ cdef struct Stats:
     uint64_t frames_to_guest
     uint64_t bytes_to_guest
     uint64_t control_frames
+    uint64_t control_repeats     # answered as before, without the responder
     uint64_t flows_tcp
     uint64_t flows_udp
     uint64_t flows_ping

@@ -5,10 +5,10 @@
 VERDICT_NAMES = (
     "verdict_ok", "drop_short", "drop_bad_length", "drop_bad_version", "drop_oversize", "drop_fragment",
     "drop_bad_address", "drop_bad_port", "drop_ethertype", "drop_protocol", "drop_extension_header",
-    "drop_disabled", "drop_refused", "drop_flows_full", "drop_no_fd", "drop_socket", "drop_link_full",
-    "drop_link_down", "drop_truncated", "drop_tcp_sequence", "drop_tcp_ack", "drop_tcp_flags",
-    "drop_tcp_timestamp", "drop_tcp_memory", "drop_unknown_flow", "drop_control_rate", "drop_gso",
-    "drop_fragment_overlap", "drop_fragment_time", "drop_fragment_memory", "drop_bad_checksum",
+    "drop_disabled", "drop_refused", "drop_flows_full", "drop_no_fd", "drop_crowd", "drop_socket",
+    "drop_link_full", "drop_link_down", "drop_truncated", "drop_tcp_sequence", "drop_tcp_ack",
+    "drop_tcp_flags", "drop_tcp_timestamp", "drop_tcp_memory", "drop_unknown_flow", "drop_control_rate",
+    "drop_gso", "drop_fragment_overlap", "drop_fragment_time", "drop_fragment_memory", "drop_bad_checksum",
     "drop_too_big", "drop_own_echo",
 )
 if len(VERDICT_NAMES) != N_VERDICTS:
@@ -23,6 +23,7 @@ cdef dict stats_as_dict(const Stats *stats):
         "frames_to_guest": stats.frames_to_guest,
         "bytes_to_guest": stats.bytes_to_guest,
         "control_frames": stats.control_frames,
+        "control_repeats": stats.control_repeats,
         "flows_tcp": stats.flows_tcp,
         "flows_udp": stats.flows_udp,
         "flows_ping": stats.flows_ping,

@@ -48,7 +48,7 @@ from passt.dataplane.base.externs cimport (
 )
 from passt.dataplane.state.bypass cimport COPY_SIZE
 from passt.dataplane.core.decisions cimport trace_state
-from passt.dataplane.core.make_room cimport admit, evict_half_open, lacks_descriptor
+from passt.dataplane.core.make_room cimport admit, join_crowd, lacks_descriptor, spare_for_connection
 from passt.dataplane.flow.decision cimport InboundView
 
 cdef enum:
@@ -72,8 +72,13 @@ cdef void open_splice(Core core, int fd, const sockaddr_storage *peer,
         count(&core.stats, DROP_FLOWS_FULL if far >= 0 else why_no_socket(far))
         core.sockets.abort(fd)
         return
-    flow.fd = fd
     fill_keys(flow, peer, view)
+    if not join_crowd(core, flow, &fd):
+        core.sockets.close(far)
+        core.sockets.abort(fd)
+        core.flows.release(flow)
+        return
+    flow.fd = fd
     conn = &flow.body.splice
     conn.halves[ACCEPTED].fd = fd
     conn.halves[CONNECTED].fd = far
@@ -112,7 +117,7 @@ cdef int open_other_side(Core core, const InboundView *view, bint is_tcp) noexce
     """A socket on the far side of a bypassed flow, with its source; fd or negative errno."""
     cdef int fd = take_other_side(core, view, is_tcp)
     cdef int result
-    if lacks_descriptor(fd) and evict_half_open(core):
+    if lacks_descriptor(fd) and spare_for_connection(core):
         fd = take_other_side(core, view, is_tcp)
     if fd >= 0 and is_tcp and view.route.source_len:
         result = core.sockets.bind_source(fd, &view.route.source, view.route.source_len)

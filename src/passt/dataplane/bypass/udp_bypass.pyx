@@ -30,7 +30,7 @@ from passt.dataplane.base.externs cimport (
     sockaddr_in, sockaddr_in6, sockaddr_storage,
 )
 from passt.dataplane.state.bypass cimport SPLICE_MESSAGES, SpliceBatch
-from passt.dataplane.core.make_room cimport admit_datagram
+from passt.dataplane.core.make_room cimport admit_datagram, limit_datagram_sockets
 from passt.dataplane.flow.decision cimport InboundView
 
 
@@ -132,6 +132,7 @@ cdef Flow *open_splice_udp(Core core, uint32_t listener, int fd, const FlowKey *
     cdef int result
     if flow == NULL:
         return NULL
+    limit_datagram_sockets(core)
     result = open_other_side(core, view, False)
     if result >= 0:
         flow.fd = result

@@ -13,7 +13,9 @@ from passt.dataplane.sockets.sockets cimport Sockets
 from passt.dataplane.base.stats cimport Stats
 from passt.dataplane.base.externs cimport iovec
 from passt.dataplane.state.bypass cimport BypassState
-from passt.dataplane.core.guest cimport Guest, RateLimit
+from passt.dataplane.core.guest cimport N_CONTROL_KINDS, Guest, RateLimit
+from passt.dataplane.core.first_syns cimport FirstSyns
+from passt.dataplane.core.known_answers cimport KnownAnswers
 from passt.dataplane.state.echo_memory cimport EchoMemory
 from passt.dataplane.flow.batches cimport Gather
 from passt.dataplane.flow.decision cimport HostRoute
@@ -35,6 +37,7 @@ cdef struct FlowHandlers:
     FlowAction on_timer           # the flow's entry has left the timer heap
     FlowAction on_turn            # its turn on the work list has come
     FlowAction end_flow           # the engine wants it to go: reset what can be reset
+    FlowAction make_way           # another flow needs its record or descriptor
     FlowState state               # its name for users; NULL: it is no flow to them
 
 
@@ -64,13 +67,18 @@ cdef class Core:
     cdef object events
     cdef object trace
     cdef object failure           # exception that a callback raised; leaves run()
-    cdef RateLimit control        # frames for the responder
+    cdef RateLimit control[N_CONTROL_KINDS]   # frames for the responder
+    cdef KnownAnswers answers     # that it gave
+    cdef FirstSyns first_syns
     cdef bint has_trace
     cdef bint has_failed
     # The frames that go to the guest, and those that are taken from it.
     cdef uint8_t our_mac[6]
     cdef uint8_t our_ip4[4]       # address by which we speak to the guest; 0.0.0.0: none
     cdef uint32_t mtu             # bytes; 0: none assigned
+    cdef uint64_t descriptors     # that the process may have
+    cdef uint32_t max_datagram_sockets   # of them, for flows of datagrams
+    cdef uint32_t n_datagram_sockets
     cdef uint32_t packet_limit    # bytes of the largest IP packet that the link takes
     cdef uint32_t packet_id       # identification of the last packet that may be sent in fragments
     cdef bint ip4_on, ip6_on, tcp_on, udp_on, icmp_on

@@ -6,7 +6,7 @@ remains here is what all protocols do alike: to open a socket for a route, to ar
 the IP header of a frame and send it. All questions to Python are in `decisions`.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport UINT32_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.packet.checksum cimport csum_add, csum_fold
 from passt.dataplane.flow.record cimport Flow
@@ -15,6 +15,8 @@ from passt.dataplane.packet.headers cimport (
     ETH_ALEN, ETH_HLEN, ETH_MIN_FRAME, ETHERTYPE_IP4, ETHERTYPE_IP6, IP4_DF, IP4_HLEN, IP6_HLEN, EthHdr,
     Ip4Hdr, Ip6Hdr,
 )
+from passt.dataplane.core.first_syns cimport FirstSyns
+from passt.dataplane.core.known_answers cimport KnownAnswers
 from passt.dataplane.core.listeners cimport Listeners
 from passt.dataplane.link.link cimport Link
 from passt.dataplane.base.memory_budget cimport Pool
@@ -58,6 +60,8 @@ cdef class Core:
         self.flows = FlowTable(max_flows, secret)
         self.listeners = Listeners(sockets)
         self.listeners.retry_timer = max_flows + 2
+        self.descriptors = UINT32_MAX
+        self.max_datagram_sockets = self.flows.max_datagram
         self.mtu = mtu
         self.packet_limit = max(mtu or DEFAULT_MTU, <uint32_t>MIN_MTU)
         self.ip = IpState(max_flows + 1)
@@ -74,15 +78,18 @@ cdef class Core:
         # The table's hash and the sequence numbers must not tell of each other.
         self.isn_key[0] ^= 0xa5a5a5a5a5a5a5a5ULL
         self.pool = Pool(POOL_SIZE)
+        self.answers = KnownAnswers(secret)
+        self.first_syns = FirstSyns()
         self.now = self.reactor.clock()
         self.watch = Watch(self.flows)
         self.use_link(link)
 
     def fit_descriptors(self, uint64_t descriptors):
         """Size the reserves so that most of *descriptors*, the process's limit, are left to connections."""
-        # Each flow of datagrams may have one; connections and listeners need some too.
-        self.flows.max_datagram = <uint32_t>min(<uint64_t>self.flows.max_datagram,
-                                                max(descriptors // 2, <uint64_t>1))
+        self.descriptors = descriptors
+        # Connections and listeners need some too.
+        self.max_datagram_sockets = <uint32_t>min(<uint64_t>self.flows.max_datagram,
+                                                  max(descriptors // 2, <uint64_t>1))
         self.bypass.spare_sockets.limit = <int>min(max(descriptors // 64, <uint64_t>1), <uint64_t>MAX_SPARE)
         self.bypass.pipes.fit(descriptors)
 

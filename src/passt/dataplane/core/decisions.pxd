@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from passt.dataplane.base.externs cimport sockaddr_storage
 from passt.dataplane.core.core cimport Core
+from passt.dataplane.core.guest cimport ControlKind
 from passt.dataplane.core.listeners cimport SharedListener
 from passt.dataplane.flow.decision cimport HostRoute, InboundView
 from passt.dataplane.flow.key cimport FlowKey
@@ -17,7 +18,7 @@ cdef bint ask_source(Core core, const uint8_t *address, size_t n, uint8_t *seen)
 cdef bint ask_listener(Core core, const FlowKey *key, const HostRoute *route, const uint8_t *source,
                        bint any_peer, SharedListener *found) noexcept with gil
 cdef bint may_share_port(Core core, const FlowKey *key, const HostRoute *route) noexcept with gil
-cdef void on_control(Core core, const uint8_t *frame, size_t n) noexcept nogil
+cdef void on_control(Core core, ControlKind kind, const uint8_t *frame, size_t n) noexcept nogil
 cdef void tell_silence(Core core) noexcept with gil
 cdef void tell_ping_forbidden(Core core) noexcept with gil
 cdef void trace_state(Core core, const Flow *flow, const char *what) noexcept with gil

@@ -10,6 +10,16 @@ cdef enum GuestNews:
     NEWS_IP6_LOCAL = 8
 
 
+cdef enum ControlKind:
+    # Kinds of control frames, each with a limit of its own: a flood of one does not silence the others.
+    CONTROL_ARP
+    CONTROL_ARP_GATEWAY           # requests for our own address, without which the guest reaches nobody
+    CONTROL_NDP
+    CONTROL_DHCP
+    CONTROL_DHCPV6
+    N_CONTROL_KINDS
+
+
 cdef struct RateLimit:
     # *full_until* is the time when what was taken so far is back; see `allow`.
     int64_t full_until            # ns
@@ -27,6 +37,12 @@ cdef struct Guest:
     uint32_t n_questions          # unanswered in a row
     uint32_t pending_news         # GuestNews bits
     RateLimit news
+
+
+cdef inline bint has_half(const RateLimit *limit, int64_t now, int64_t interval,
+                          int64_t burst) noexcept nogil:
+    """Whether at least half of *burst* is left (see `allow`)."""
+    return 2 * (limit.full_until - now) <= burst * interval
 
 
 cdef inline bint allow(RateLimit *limit, int64_t now, int64_t interval, int64_t burst) noexcept nogil:

@@ -25,7 +25,9 @@ from passt.dataplane.base.externs cimport (
     sockaddr_storage, socklen_t,
 )
 from passt.dataplane.core.decisions cimport ask_outbound, may_share_port
-from passt.dataplane.core.make_room cimport admit_datagram, crowd_out, evict_half_open, lacks_descriptor
+from passt.dataplane.core.make_room cimport (
+    admit_datagram, lacks_descriptor, limit_datagram_sockets, spare_for_datagrams,
+)
 from passt.dataplane.flow.decision cimport HostRoute
 
 
@@ -57,23 +59,28 @@ cdef void refuse_datagram(Core core, Flow *flow, int result) noexcept nogil:
 
 
 cdef bint watch_datagram(Core core, Flow *flow) noexcept nogil:
-    return core.sockets.watch(flow.fd, EPOLL_CTL_ADD, EPOLLIN | EPOLLET,
-                              make_tag(EVENT_FLOW, flow.generation, flow.index)) == 0
+    """Watch the socket of a record, which counts from now on; False: that is not possible."""
+    cdef bint watched = core.sockets.watch(flow.fd, EPOLL_CTL_ADD, EPOLLIN | EPOLLET,
+                                           make_tag(EVENT_FLOW, flow.generation, flow.index)) == 0
+    core.n_datagram_sockets += watched
+    return watched
 
 
 cdef int open_bound(Core core, const HostRoute *route, int protocol, const FlowKey *key) noexcept nogil:
     """A socket bound to the route's device and source; fd or a negative errno.
 
     It keeps the guest's port or identifier in *key*; if that is taken or privileged the kernel chooses one.
-    When descriptors run out the flow unused for longest gives its own up, else a half-open connection.
+    When descriptors run out another flow gives its own up (`make_room`).
     """
-    cdef int fd = core.route_socket(SOCK_DGRAM, protocol, route)
-    cdef int result
+    cdef int fd, result
     cdef socklen_t n = route.source_len
     cdef sockaddr_storage local = route.source
-    if lacks_descriptor(fd) and crowd_out(core):
+    limit_datagram_sockets(core)
+    fd = core.route_socket(SOCK_DGRAM, protocol, route)
+    # What the first to give way had need not be a descriptor: a socket may be shared.
+    if lacks_descriptor(fd) and spare_for_datagrams(core):
         fd = core.route_socket(SOCK_DGRAM, protocol, route)
-    if lacks_descriptor(fd) and evict_half_open(core):
+    if lacks_descriptor(fd) and spare_for_datagrams(core):
         fd = core.route_socket(SOCK_DGRAM, protocol, route)
     if fd < 0:
         return fd
@@ -102,6 +109,7 @@ cdef void end_datagram(Core core, Flow *flow) noexcept nogil:
     """Close the record's socket, if it has one of its own, and forget it."""
     core.disarm(flow)
     if flow.fd >= 0:
+        core.n_datagram_sockets -= 1
         core.sockets.close(flow.fd)
         flow.fd = -1
     core.flows.release(flow)

@@ -10,24 +10,34 @@ Life: `alloc` -> FLOW_TCP, FLOW_UDP or FLOW_PING -> `release`. A flow that has s
 the end of the turn is on the work list once; released meanwhile, it stays FLOW_DEAD until the list
 has passed it, so the list never holds an index twice.
 
-When the table is full, flows of which little is lost make room for new ones: `classify` keeps the
-flows of each class in the order in which they came into it (see `make_room`), datagram flows in that
-of their last use, since nothing tells when they end. These have at most a quarter of the table (with a
-record for the socket of each, half), so they leave room for connections.
+When the table is full, flows of which little is lost make room for new ones (see `make_room`). Which of them,
+fairness decides: the flows of a class are in crowds, by a keyed hash of their remote's address and port, or
+of its address alone where the remote opens them, who chooses ports freely. `classify` keeps a class, and each
+crowd in it, in the order in which the flows came into it, datagram flows in that of their last use, since
+nothing tells when they end; one that asked once and was answered is the first of them. A crowd of more than
+one part in CROWD_SHARE of its class gives its oldest flow: so a flood at or from a few remotes pushes out
+nobody but itself. If there is none, the oldest of all goes. Datagram flows have at most a quarter of the
+table (with a record for the socket of each, half), so they leave room for connections. Of connections each
+crowd has a count, whatever their class: it limits how many descriptors one may have.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt.dataplane.base.assertions cimport PASST_ASSERT, PASST_DEBUG_BUILD
 from passt.dataplane.base.siphash cimport siphash
-from passt.dataplane.base.externs cimport IPPROTO_UDP, calloc, free, memcmp, memcpy, memset, sockaddr_storage
+from passt.dataplane.base.externs cimport (
+    IPPROTO_TCP, IPPROTO_UDP, calloc, free, memcmp, memcpy, memset, sockaddr_storage,
+)
 from passt.dataplane.flow.key cimport FLOW_KEY_WORDS, SIDE_GUEST, SIDE_HOST, FlowKey
-from passt.dataplane.flow.record cimport CLASS_KEPT, FLOW_DEAD, FLOW_FREE, NO_FLOW, Flow
+from passt.dataplane.flow.record cimport (
+    CLASS_KEPT, FLOW_DEAD, FLOW_FREE, N_CLASSES, NO_FLOW, ORDER_CLASS, ORDER_CROWD, Flow, FlowOrder,
+)
 from passt.dataplane.sockets.socket_address cimport read_sockaddr
 
 cdef enum:
     HASH_LOAD = 2                 # buckets per flow
     DATAGRAM_SHARE = 4            # of the records may be datagram flows
+    CROWD_SHARE = 32
     MAX_CHECKED = 1024            # records of a table that a debug build checks in every turn
 
 
@@ -36,7 +46,7 @@ cdef class FlowTable:
 
     def __cinit__(self, uint32_t max_flows, bytes secret not None):
         cdef uint32_t buckets = 64
-        cdef int i
+        cdef int i, j
         if len(secret) != 16:
             raise ValueError("the secret has 16 bytes")
         memcpy(self.secret, <const char *>secret, 16)
@@ -54,8 +64,11 @@ cdef class FlowTable:
         self.last_work = NO_FLOW
         self.first_waiting = NO_FLOW
         for i in range(<int>N_CLASSES):
-            self.oldest[i] = NO_FLOW
-            self.newest[i] = NO_FLOW
+            self.classes[i].oldest = NO_FLOW
+            self.classes[i].newest = NO_FLOW
+            for j in range(N_CROWDS):
+                self.crowds[i][j].oldest = NO_FLOW
+                self.crowds[i][j].newest = NO_FLOW
         self.max_datagram = max(max_flows // DATAGRAM_SHARE, <uint32_t>1)
 
     def __dealloc__(self):
@@ -95,6 +108,7 @@ cdef class FlowTable:
         PASST_ASSERT(not flow.armed)
         PASST_ASSERT(self.n_active > 0)
         self.classify(flow, CLASS_KEPT)
+        self.uncount_connection(flow)
         self.unhash(flow, SIDE_GUEST)
         self.unhash(flow, SIDE_HOST)
         flow.generation += 1
@@ -218,39 +232,124 @@ cdef class FlowTable:
         self.last_work = NO_FLOW
         return first
 
+    cdef uint16_t crowd_of(self, const FlowKey *key, bint inbound) noexcept nogil:
+        """The crowd of a flow with that key on the guest's side; *inbound*: the remote opens it."""
+        cdef FlowKey remote
+        memset(&remote, 0, sizeof(remote))
+        memcpy(remote.remote, key.remote, sizeof(remote.remote))
+        # What stands there for an echo is the guest's identifier.
+        if not inbound and key.proto in (IPPROTO_TCP, IPPROTO_UDP):
+            remote.remote_port = key.remote_port
+        remote.scope = 1 + inbound
+        return <uint16_t>(self.hash(&remote) & (N_CROWDS - 1))
+
+    cdef uint32_t expendable(self, uint8_t flow_class) noexcept nogil:
+        """The index of the flow of a class that is to go first, NO_FLOW if there is none."""
+        cdef uint16_t crowd = self.largest_crowd(flow_class)
+        cdef uint32_t n = self.n_in_crowd[flow_class][crowd]
+        if n > 1 and n * CROWD_SHARE > self.n_in_class[flow_class]:
+            return self.crowds[flow_class][crowd].oldest
+        return self.classes[flow_class].oldest
+
+    cdef uint16_t largest_crowd(self, uint8_t flow_class) noexcept nogil:
+        """The crowd with the most flows of a class."""
+        cdef const uint32_t *n = self.n_in_crowd[flow_class]
+        cdef uint16_t found = 0
+        cdef uint16_t i
+        if self.n_in_class[flow_class]:
+            for i in range(N_CROWDS):
+                if n[i] > n[found]:
+                    found = i
+        return found
+
+    cdef void count_connection(self, Flow *flow) noexcept nogil:
+        """A connection with a descriptor joins the crowd in `Flow.crowd`."""
+        PASST_ASSERT(not flow.counted)
+        flow.counted = True
+        self.n_connections[flow.crowd] += 1
+
+    cdef void uncount_connection(self, Flow *flow) noexcept nogil:
+        """The connection has no descriptor any more; nothing if it was not counted."""
+        if flow.counted:
+            PASST_ASSERT(self.n_connections[flow.crowd] > 0)
+            flow.counted = False
+            self.n_connections[flow.crowd] -= 1
+
     cdef void classify(self, Flow *flow, uint8_t flow_class) noexcept nogil:
         """Put the flow at the end of a class, unless it is in that class already."""
         if flow.flow_class != flow_class:
             self.move_newest(flow, flow_class)
 
     cdef void move_newest(self, Flow *flow, uint8_t flow_class) noexcept nogil:
-        """Put the flow at the end of a class, out of the place where it is."""
+        """Put the flow at the end of a class and of its crowd there, out of the places where it is."""
         cdef uint8_t old = flow.flow_class
         PASST_ASSERT(flow_class < N_CLASSES)
-        if old == flow_class and (old == CLASS_KEPT or flow.newer == NO_FLOW):
+        if old == flow_class and (old == CLASS_KEPT or flow.links[<int>ORDER_CLASS].newer == NO_FLOW):
             return
         if old != CLASS_KEPT:
-            PASST_ASSERT(self.n_in_class[old] > 0)
-            self.n_in_class[old] -= 1
-            if flow.older == NO_FLOW:
-                self.oldest[old] = flow.newer
-            else:
-                self.flows[flow.older].newer = flow.newer
-            if flow.newer == NO_FLOW:
-                self.newest[old] = flow.older
-            else:
-                self.flows[flow.newer].older = flow.older
+            self.leave_class(flow)
+        elif not flow.counted:
+            flow.crowd = self.crowd_of(&flow.keys[<int>SIDE_GUEST], flow.inbound)
         flow.flow_class = flow_class
         if flow_class == CLASS_KEPT:
             return
         self.n_in_class[flow_class] += 1
-        flow.older = self.newest[flow_class]
-        flow.newer = NO_FLOW
-        if flow.older == NO_FLOW:
-            self.oldest[flow_class] = flow.index
+        self.n_in_crowd[flow_class][flow.crowd] += 1
+        self.append(flow, &self.classes[flow_class], ORDER_CLASS)
+        self.append(flow, &self.crowds[flow_class][flow.crowd], ORDER_CROWD)
+
+    cdef void move_oldest(self, Flow *flow) noexcept nogil:
+        """Let a flow be the first of its class, and of its crowd there, to make room."""
+        cdef FlowQueue *whole = &self.classes[flow.flow_class]
+        cdef FlowQueue *crowd = &self.crowds[flow.flow_class][flow.crowd]
+        PASST_ASSERT(flow.flow_class != CLASS_KEPT)
+        self.unlink(flow, whole, ORDER_CLASS)
+        self.unlink(flow, crowd, ORDER_CROWD)
+        self.prepend(flow, whole, ORDER_CLASS)
+        self.prepend(flow, crowd, ORDER_CROWD)
+
+    cdef void leave_class(self, Flow *flow) noexcept nogil:
+        """Take a flow out of its class and its crowd there."""
+        cdef uint8_t old = flow.flow_class
+        PASST_ASSERT(self.n_in_class[old] > 0)
+        PASST_ASSERT(self.n_in_crowd[old][flow.crowd] > 0)
+        self.n_in_class[old] -= 1
+        self.n_in_crowd[old][flow.crowd] -= 1
+        self.unlink(flow, &self.classes[old], ORDER_CLASS)
+        self.unlink(flow, &self.crowds[old][flow.crowd], ORDER_CROWD)
+
+    cdef void prepend(self, Flow *flow, FlowQueue *queue, FlowOrder order) noexcept nogil:
+        """Put a flow at the beginning of a queue."""
+        flow.links[<int>order].older = NO_FLOW
+        flow.links[<int>order].newer = queue.oldest
+        if queue.oldest == NO_FLOW:
+            queue.newest = flow.index
         else:
-            self.flows[flow.older].newer = flow.index
-        self.newest[flow_class] = flow.index
+            self.flows[queue.oldest].links[<int>order].older = flow.index
+        queue.oldest = flow.index
+
+    cdef void append(self, Flow *flow, FlowQueue *queue, FlowOrder order) noexcept nogil:
+        """Put a flow at the end of a queue."""
+        flow.links[<int>order].older = queue.newest
+        flow.links[<int>order].newer = NO_FLOW
+        if queue.newest == NO_FLOW:
+            queue.oldest = flow.index
+        else:
+            self.flows[queue.newest].links[<int>order].newer = flow.index
+        queue.newest = flow.index
+
+    cdef void unlink(self, Flow *flow, FlowQueue *queue, FlowOrder order) noexcept nogil:
+        """Take a flow out of a queue."""
+        cdef uint32_t older = flow.links[<int>order].older
+        cdef uint32_t newer = flow.links[<int>order].newer
+        if older == NO_FLOW:
+            queue.oldest = newer
+        else:
+            self.flows[older].links[<int>order].newer = newer
+        if newer == NO_FLOW:
+            queue.newest = older
+        else:
+            self.flows[newer].links[<int>order].older = older
 
 
 cdef void check_table(FlowTable table) noexcept nogil:
@@ -300,21 +399,34 @@ cdef uint32_t check_list(FlowTable table, uint32_t first, uint32_t last, uint32_
 
 
 cdef void check_class(FlowTable table, uint32_t flow_class) noexcept nogil:
-    """Assert that a class has as many flows as it counts, linked both ways."""
+    """Assert that a class and each crowd in it has as many flows as it counts."""
+    cdef uint32_t n = 0
+    cdef uint32_t i
+    check_queue(table, flow_class, &table.classes[flow_class], ORDER_CLASS, table.n_in_class[flow_class])
+    for i in range(<uint32_t>N_CROWDS):
+        check_queue(table, flow_class, &table.crowds[flow_class][i], ORDER_CROWD,
+                    table.n_in_crowd[flow_class][i])
+        n += table.n_in_crowd[flow_class][i]
+    PASST_ASSERT(n == table.n_in_class[flow_class])
+
+
+cdef void check_queue(FlowTable table, uint32_t flow_class, const FlowQueue *queue, FlowOrder order,
+                      uint32_t expected) noexcept nogil:
+    """Assert that a queue has the expected number of flows of a class, linked both ways."""
     cdef uint32_t n = 0
     cdef uint32_t before = NO_FLOW
-    cdef uint32_t index = table.oldest[flow_class]
+    cdef uint32_t index = queue.oldest
     while index != NO_FLOW:
         PASST_ASSERT(index < table.top)
         PASST_ASSERT(table.flows[index].kind > FLOW_DEAD)
         PASST_ASSERT(table.flows[index].flow_class == flow_class)
-        PASST_ASSERT(table.flows[index].older == before)
-        PASST_ASSERT(n < table.n_in_class[flow_class])
+        PASST_ASSERT(table.flows[index].links[<int>order].older == before)
+        PASST_ASSERT(n < expected)
         n += 1
         before = index
-        index = table.flows[index].newer
-    PASST_ASSERT(n == table.n_in_class[flow_class])
-    PASST_ASSERT(before == table.newest[flow_class])
+        index = table.flows[index].links[<int>order].newer
+    PASST_ASSERT(n == expected)
+    PASST_ASSERT(before == queue.newest)
 
 
 cdef void fill_host_key(FlowKey *key, const Flow *port, const sockaddr_storage *peer) noexcept nogil:

@@ -18,6 +18,9 @@ from passt.dataplane.base.externs cimport (
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, memcmp, memset,
 )
 from passt.dataplane.core.decisions cimport on_control
+from passt.dataplane.core.guest cimport (
+    CONTROL_ARP, CONTROL_ARP_GATEWAY, CONTROL_DHCP, CONTROL_DHCPV6, CONTROL_NDP, ControlKind,
+)
 from passt.dataplane.core.station cimport is_station, learn, learn_mac
 from passt.dataplane.tcp.from_guest cimport flush_gather, on_segment
 from passt.dataplane.ingress.packet_too_big cimport on_too_big
@@ -51,7 +54,7 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
         verdict = split_ip6(frame.data + ETH_HLEN, frame.len - ETH_HLEN, &ip)
     elif kind == ETHERTYPE_ARP:
         learn_from_arp(core, frame)
-        on_control(core, frame.data, frame.len)
+        on_control(core, kind_of_arp(core, frame), frame.data, frame.len)
         return
     else:
         verdict = DROP_ETHERTYPE
@@ -78,7 +81,7 @@ cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:
     if is_control(core, &ip):
         # A guest may have nothing else to say before it is spoken to. Its address is not the source's yet.
         learn_mac(core, eth.src)
-        on_control(core, frame.data, frame.len)
+        on_control(core, kind_of(&ip), frame.data, frame.len)
         return
     on_packet(core, &ip, frame, eth.src)
 
@@ -130,6 +133,21 @@ cdef bint is_control(Core core, const IpView *ip) noexcept nogil:
             not memcmp(ip.dst, b"\xff\xff\xff\xff", 4) or not memcmp(ip.dst, core.our_ip4, 4))
     return (ip.protocol == IPPROTO_ICMPV6 and ip.addr_len == 16 and ip.l4_len > 0
             and ICMP6_ND_FIRST <= ip.l4[0] <= ICMP6_ND_LAST)
+
+
+cdef ControlKind kind_of_arp(Core core, const RxFrame *frame) noexcept nogil:
+    """The kind of an ARP frame, which may be short."""
+    cdef const ArpPkt *arp = <const ArpPkt *>(frame.data + ETH_HLEN)
+    if frame.len >= ETH_HLEN + sizeof(ArpPkt) and not memcmp(arp.target_ip, core.our_ip4, 4):
+        return CONTROL_ARP_GATEWAY
+    return CONTROL_ARP
+
+
+cdef ControlKind kind_of(const IpView *ip) noexcept nogil:
+    """The kind of a control frame (`is_control`) that is an IP packet."""
+    if ip.protocol == IPPROTO_ICMPV6:
+        return CONTROL_NDP
+    return CONTROL_DHCP if ip.addr_len == 4 else CONTROL_DHCPV6
 
 
 cdef bint is_plausible(const IpView *ip) noexcept nogil:

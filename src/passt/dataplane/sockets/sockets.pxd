@@ -48,6 +48,7 @@ cdef class Sockets:
     cdef int path_info(self, int fd, PathInfo *path) noexcept nogil
     cdef int follow_acks(self, int fd, bint on) noexcept nogil
     cdef int drain_errors(self, int fd) noexcept nogil
+    cdef int move_down(self, int fd) noexcept nogil
     cdef int close(self, int fd) noexcept nogil
     cdef int abort(self, int fd) noexcept nogil
     cdef int watch(self, int fd, int op, uint32_t events, uint64_t tag) noexcept nogil

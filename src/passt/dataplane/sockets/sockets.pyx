@@ -16,16 +16,16 @@ from passt.dataplane.loop.reactor cimport Reactor
 from passt.dataplane.sockets.socket_address cimport read_sockaddr
 from passt.dataplane.base.externs cimport (
     AF_INET, AF_INET6, EAGAIN, EALREADY, EFD_CLOEXEC, EFD_NONBLOCK, EINPROGRESS, EINTR, EISCONN, EMFILE,
-    ENFILE, ENOPROTOOPT, IFNAMSIZ, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP,
-    IPV6_MULTICAST_IF, IPV6_RECVERR, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IPV6_V6ONLY, IP_MULTICAST_IF,
-    IP_RECVERR, IP_RECVTOS, IP_RECVTTL, IP_UNICAST_IF, MSG_DONTWAIT, MSG_ERRQUEUE, MSG_NOSIGNAL, MSG_PEEK,
-    MSG_TRUNC, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED, POLLIN, POLLOUT, SHUT_WR,
-    SIOCGIFINDEX, SIOCOUTQ, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOF_TIMESTAMPING_OPT_TSONLY,
-    SOF_TIMESTAMPING_TX_ACK, SOL_SOCKET, SOL_UDP, SO_BINDTODEVICE, SO_ERROR, SO_KEEPALIVE, SO_LINGER,
-    SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SO_TIMESTAMPING,
-    SPLICE_F_MOVE, SPLICE_F_NONBLOCK, TCP_CONGESTION, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY,
-    UDP_GRO, accept4, bind, close as close_fd, connect as connect_to, errno, eventfd, getsockname,
-    getsockopt, htonl, ifreq, ioctl, iovec, ip_mreqn, linger, memcpy, memset, mmsghdr, msghdr,
+    ENFILE, ENOPROTOOPT, F_DUPFD_CLOEXEC, IFNAMSIZ, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IP, IPPROTO_IPV6,
+    IPPROTO_TCP, IPV6_MULTICAST_IF, IPV6_RECVERR, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IPV6_V6ONLY,
+    IP_MULTICAST_IF, IP_RECVERR, IP_RECVTOS, IP_RECVTTL, IP_UNICAST_IF, MSG_DONTWAIT, MSG_ERRQUEUE,
+    MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED,
+    POLLIN, POLLOUT, SHUT_WR, SIOCGIFINDEX, SIOCOUTQ, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM,
+    SOF_TIMESTAMPING_OPT_TSONLY, SOF_TIMESTAMPING_TX_ACK, SOL_SOCKET, SOL_UDP, SO_BINDTODEVICE, SO_ERROR,
+    SO_KEEPALIVE, SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF,
+    SO_TIMESTAMPING, SPLICE_F_MOVE, SPLICE_F_NONBLOCK, TCP_CONGESTION, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL,
+    TCP_NODELAY, UDP_GRO, accept4, bind, close as close_fd, connect as connect_to, errno, eventfd, fcntl,
+    getsockname, getsockopt, htonl, ifreq, ioctl, iovec, ip_mreqn, linger, memcpy, memset, mmsghdr, msghdr,
     passt_tcp_info, poll, pollfd, recv, recvmmsg, recvmsg, sendmmsg, sendmsg, setsockopt, shutdown, sockaddr,
     sockaddr_in, sockaddr_storage, socket, socklen_t, splice, write,
 )
@@ -361,6 +361,17 @@ cdef class Sockets:
             got = recvmmsg(fd, messages, ERROR_BATCH, MSG_ERRQUEUE | MSG_DONTWAIT, NULL)
             found += max(got, 0)
         return found
+
+    cdef int move_down(self, int fd) noexcept nogil:
+        """Give a descriptor that nothing watches yet the lowest free number; returns that, else *fd*."""
+        cdef int lower = fcntl(fd, F_DUPFD_CLOEXEC, 0)
+        if lower < 0:
+            return fd
+        if lower > fd:
+            close_fd(lower)
+            return fd
+        close_fd(fd)
+        return lower
 
     cdef int close(self, int fd) noexcept nogil:
         return -errno if close_fd(fd) < 0 else 0

@@ -7,7 +7,7 @@ from passt.dataplane.base.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSE
 from passt.dataplane.bypass.tcp_bypass cimport open_splice
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.core.decisions cimport ask_inbound
-from passt.dataplane.core.make_room cimport admit, evict_half_open, lacks_descriptor
+from passt.dataplane.core.make_room cimport admit, join_crowd, lacks_descriptor, spare_for_connection
 from passt.dataplane.flow.decision cimport InboundView, fill_inbound_key
 from passt.dataplane.flow.key cimport SIDE_GUEST, FlowKey
 from passt.dataplane.flow.record cimport FLOW_TCP, Flow
@@ -35,7 +35,7 @@ cdef void on_listener(Core core, uint32_t listener, int fd) noexcept nogil:
         if new == -EAGAIN:
             return
         if lacks_descriptor(new):
-            if evict_half_open(core):
+            if spare_for_connection(core):
                 continue
             count(&core.stats, DROP_NO_FD)
             core.listeners.spare_fd = core.sockets.refuse(fd, core.listeners.spare_fd)
@@ -77,6 +77,10 @@ cdef void offer_connection(Core core, uint32_t listener, int fd, const sockaddr_
     flow.peer = peer[0]
     fill_inbound_key(&flow.keys[0], &view, IPPROTO_TCP)
     replace_finished(core, &flow.keys[0])
+    if not join_crowd(core, flow, &fd):
+        core.sockets.abort(fd)
+        core.flows.release(flow)
+        return
     if not core.flows.insert(flow, SIDE_GUEST):
         count(&core.stats, DROP_REFUSED)
         core.sockets.abort(fd)

@@ -45,7 +45,7 @@ from passt.dataplane.tcp.keepalive cimport note_guest_alive, start_keep_alive
 from passt.dataplane.tcp.open cimport open_connection
 from passt.dataplane.tcp.scoreboard cimport advance_board, take_blocks
 from passt.dataplane.tcp.sequence cimport CWND_OPEN, overflow_len, seq_le, seq_lt
-from passt.dataplane.tcp.states cimport set_state
+from passt.dataplane.tcp.states cimport note_used, set_state
 from passt.dataplane.tcp.unsent_store cimport store_end
 from passt.dataplane.tcp.timing cimport check_timestamps, echo_syn, note_timestamp, on_rtt, time_echo
 
@@ -366,6 +366,7 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
     cdef const uint8_t *data = tcp.payload
     cdef uint32_t n = <uint32_t>tcp.payload_len
     cdef uint32_t old
+    note_used(core, flow)
     if core.gather.flow != flow or core.gather.n == MAX_GATHER or seq_lt(conn.rcv_nxt, tcp.seq):
         flush_gather(core)        # from here on rcv_nxt is what really is stored
         if conn.state == TCP_CLOSED:

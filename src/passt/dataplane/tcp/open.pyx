@@ -10,7 +10,9 @@ from passt.dataplane.base.externs cimport EINPROGRESS, EPOLLOUT, IPPROTO_TCP, SO
 from passt.dataplane.base.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, count
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.core.decisions cimport ask_outbound
-from passt.dataplane.core.make_room cimport admit, evict_half_open, lacks_descriptor
+from passt.dataplane.core.make_room cimport (
+    admit, is_early, is_full, join_crowd, lacks_descriptor, spare_for_connection,
+)
 from passt.dataplane.core.station cimport follow_sender
 from passt.dataplane.flow.decision cimport HostRoute
 from passt.dataplane.flow.key cimport SIDE_GUEST, FlowKey
@@ -29,10 +31,13 @@ from passt.dataplane.tcp.timing cimport RTO_INITIAL_MS, start_timestamps
 
 cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const FlowKey *key) noexcept nogil:
     """A SYN for a new connection: route it and start to connect."""
-    cdef Flow *flow = admit(core, FLOW_TCP)
+    cdef Flow *flow
     cdef HostRoute route
     cdef int result
     cdef bint connected
+    if is_full(core, key):
+        return
+    flow = admit(core, FLOW_TCP)
     if flow == NULL:
         count(&core.stats, DROP_FLOWS_FULL)
         send_reset(core, ip, tcp)
@@ -46,12 +51,22 @@ cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const
         send_reset(core, ip, tcp)
         return
     result = core.route_socket(SOCK_STREAM, IPPROTO_TCP, &route)
-    if lacks_descriptor(result) and evict_half_open(core):
+    if lacks_descriptor(result) and is_early(core, key):
+        count(&core.stats, DROP_NO_FD)
+        core.flows.release(flow)
+        return
+    if lacks_descriptor(result) and spare_for_connection(core):
         result = core.route_socket(SOCK_STREAM, IPPROTO_TCP, &route)
     if result < 0:
         count(&core.stats, DROP_NO_FD if lacks_descriptor(result) else DROP_SOCKET)
         core.flows.release(flow)
         refuse_syn(core, ip, tcp, key, -result)
+        return
+    if not join_crowd(core, flow, &result):
+        core.sockets.close(result)
+        if core.now >= core.flows.full_until[flow.crowd]:
+            send_reset(core, ip, tcp)
+        core.flows.release(flow)
         return
     flow.fd = result
     flow.peer = route.peer

@@ -28,4 +28,5 @@ cdef void start_rtx(Core core, Flow *flow, int64_t delay) noexcept nogil
 cdef void consume_acked(Core core, Flow *flow) noexcept nogil
 cdef void end_connection(Core core, Flow *flow, bint abort) noexcept nogil
 cdef void end_tcp(Core core, Flow *flow) noexcept nogil
+cdef void make_way(Core core, Flow *flow) noexcept nogil
 cdef void reset_both(Core core, Flow *flow) noexcept nogil

@@ -381,6 +381,18 @@ cdef void end_tcp(Core core, Flow *flow) noexcept nogil:
     end_connection(core, flow, not flow.body.tcp.flags & CONN_WRITE_SHUT)
 
 
+cdef void make_way(Core core, Flow *flow) noexcept nogil:
+    """End a connection because another one needs its record or its descriptor.
+
+    A guest that was not answered yet is told nothing, so that its next SYN finds out whether there is room
+    again: who opened this one may have nothing to do with those that took the room.
+    """
+    if flow.body.tcp.state == TCP_CONNECTING:
+        end_connection(core, flow, True)
+    else:
+        end_tcp(core, flow)
+
+
 cdef void reset_both(Core core, Flow *flow) noexcept nogil:
     """Reset the guest's side and the remote's."""
     reset_guest(core, flow)

@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t
 
 from passt.dataplane.base.assertions cimport PASST_ASSERT
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.record cimport FLOW_TCP, Flow
+from passt.dataplane.flow.record cimport CLASS_KEPT, CLASS_UNUSED, FLOW_TCP, Flow
 from passt.dataplane.flow.tcp cimport (
     CONN_GUEST_FIN, CONN_HOST_EOF, N_TCP_STATES, TCP_CLOSED, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_CONNECTING,
     TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK, TCP_TIME_WAIT, TcpConn,
@@ -15,6 +15,12 @@ from passt.dataplane.tcp.sequence cimport seq_le, seq_lt
 cdef const char *state_name(uint8_t state) noexcept nogil
 cdef const char *tcp_state(const Flow *flow) noexcept nogil
 cdef void set_state(Core core, Flow *flow, uint8_t state) noexcept nogil
+
+
+cdef inline void note_used(Core core, Flow *flow) noexcept nogil:
+    """Data passed on the connection: from now on it need not make room for another one (`make_room`)."""
+    if flow.flow_class == CLASS_UNUSED:
+        core.flows.classify(flow, CLASS_KEPT)
 
 
 cdef inline void check_connection(const Flow *flow) noexcept nogil:

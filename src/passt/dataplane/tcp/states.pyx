@@ -18,7 +18,9 @@ from libc.stdint cimport uint8_t
 from passt.dataplane.base.assertions cimport PASST_ASSERT
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.core.decisions cimport trace_state
-from passt.dataplane.flow.record cimport CLASS_HALF_OPEN_IN, CLASS_HALF_OPEN_OUT, CLASS_KEPT, CLASS_OVER, Flow
+from passt.dataplane.flow.record cimport (
+    CLASS_HALF_OPEN_IN, CLASS_HALF_OPEN_OUT, CLASS_KEPT, CLASS_OVER, CLASS_UNUSED, Flow,
+)
 from passt.dataplane.flow.tcp cimport (
     N_TCP_STATES, TCP_CLOSED, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1,
     TCP_FIN_WAIT_2, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT,
@@ -48,7 +50,7 @@ STATES[:] = [
     State(b"CONNECTING", CLASS_HALF_OPEN_OUT),
     State(b"SYN_SENT", CLASS_HALF_OPEN_IN),
     State(b"SYN_RECEIVED", CLASS_HALF_OPEN_OUT),
-    State(b"ESTABLISHED", CLASS_KEPT),
+    State(b"ESTABLISHED", CLASS_UNUSED),
     State(b"FIN_WAIT_1", CLASS_KEPT),
     State(b"FIN_WAIT_2", CLASS_KEPT),
     State(b"CLOSE_WAIT", CLASS_KEPT),

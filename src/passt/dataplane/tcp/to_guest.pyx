@@ -35,7 +35,7 @@ from passt.dataplane.tcp.scoreboard cimport (
     sacked_bytes,
 )
 from passt.dataplane.tcp.sequence cimport CWND_OPEN, overflow_len, seq_le, seq_lt
-from passt.dataplane.tcp.states cimport check_connection, set_state
+from passt.dataplane.tcp.states cimport check_connection, note_used, set_state
 from passt.dataplane.tcp.timing cimport RTO_INITIAL_MS, RTO_MAX_MS, TIMESTAMPS_LEN
 
 cdef enum:
@@ -215,6 +215,7 @@ cdef void push_data(Core core, Flow *flow, bint probe) noexcept nogil:
             elif not conn.rtx_at:
                 start_rtx(core, flow, conn.rto)
             return
+        note_used(core, flow)
         budget -= got
         if <uint32_t>got < n and not conn.flags & CONN_READ_ON:
             conn.flags &= ~<uint32_t>CONN_READABLE
@@ -439,6 +440,7 @@ cdef void finish_turn(Core core, Flow *flow) noexcept nogil:
     if conn.state == TCP_TIME_WAIT and flow.fd >= 0 and not overflow_len(flow):
         core.sockets.close(flow.fd)
         flow.fd = -1
+        core.flows.uncount_connection(flow)
         core.flows.classify(flow, CLASS_OVER)
     settle_acks(core, flow)
 

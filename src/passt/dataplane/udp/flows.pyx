@@ -34,7 +34,7 @@ from passt.dataplane.datagram.lifetime cimport (
     end_datagram, open_bound, refuse_datagram, start_datagram, still_used, touch, watch_datagram,
 )
 from passt.dataplane.flow.key cimport SIDE_GUEST, SIDE_HOST, FlowKey, fill_key
-from passt.dataplane.flow.record cimport FLOW_UDP, FLOW_UDP_PORT, Flow
+from passt.dataplane.flow.record cimport CLASS_KEPT, FLOW_UDP, FLOW_UDP_PORT, Flow
 from passt.dataplane.flow.table cimport fill_host_key
 from passt.dataplane.packet.headers cimport ETH_ALEN, is_loopback6
 from passt.dataplane.ip.path_mtu cimport limit_towards
@@ -412,7 +412,12 @@ cdef void note_received(Core core, Flow *flow, uint32_t n) noexcept nogil:
     elif flow.body.udp.answered or n > 1:
         flow.body.udp.streaming = True
     flow.body.udp.answered = True
-    touch(core, flow, &flow.body.udp.last_used, udp_lifetime(core, flow))
+    if flow.flow_class == CLASS_KEPT or flow.body.udp.streaming:
+        touch(core, flow, &flow.body.udp.last_used, udp_lifetime(core, flow))
+    else:
+        flow.body.udp.last_used = core.now
+        if not flow.body.udp.pending:
+            core.flows.move_oldest(flow)      # one that has its answer makes room before those that wait
     if is_dns(flow):
         core.arm(flow, core.now + udp_lifetime(core, flow))
 
