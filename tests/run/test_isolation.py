@@ -50,6 +50,13 @@ def test_both_where_both_are_to_be_had(done: list[str], form: str, signals: bool
     assert done == ["namespaces", "root", f"landlock {signals}"]
 
 
+def test_interpreter_has_read_what_it_needs_before_paths_are_closed(done: list[str],
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpreter, "close_paths", lambda: done.append("interpreter"))
+    Isolation(at_namespaces(PASST)).close_paths()
+    assert done == ["interpreter", "namespaces", "root", "landlock True"]
+
+
 def refuse(*_: object, **__: object) -> None:
     raise PermissionError(1, "Operation not permitted")
 
