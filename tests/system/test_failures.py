@@ -168,7 +168,7 @@ def test_late_failure_in_the_background_leaves_no_file(lab: Lab, user: bool, scr
     target = Target(lab, user=user)
     what = [target.pid] if program == "pasta" else ["-s", str(place / "socket")]
     done = lab.host.run(["/usr/bin/python3", str(script), library(lab), program, "-q", "-P",
-                         str(place / "pid"), *what], user=user, check=False)
+                         str(place / "pid"), "-p", str(place / "capture"), *what], user=user, check=False)
     target.running.kill()
     assert (done.returncode, done.stderr) == (1, f"{program}: no filter\n".encode())
     assert os.listdir(place) == []

@@ -45,7 +45,8 @@ class _Passt:
         self._progress.enter("host")
         self._user = identity.choose(settings.process.runas)
         self._connection = None if settings.socket.fd is None else unix_socket.adopt(settings.socket.fd)
-        self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug)
+        self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug,
+                                        on_created=background.has_made)
         self._guest = resolve_guest(settings)
         self._progress.enter("ports")
         self._ports = open_ports(settings.forwarding, self._guest)
