@@ -163,7 +163,8 @@ def test_late_failure_in_the_background_leaves_no_file(lab: Lab, user: bool, scr
     """Root has become nobody by then, and the process that fails has lost its paths."""
     script, place = scratch / "unfiltered.py", scratch / "place"
     script.write_text(UNFILTERED)
-    place.mkdir(mode=0o700)
+    place.mkdir()
+    place.chmod(0o1700)  # sticky, as /tmp is
     os.chown(place, *((UID, UID) if user else (0, 0)))
     target = Target(lab, user=user)
     what = [target.pid] if program == "pasta" else ["-s", str(place / "socket")]

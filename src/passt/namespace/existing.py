@@ -3,9 +3,9 @@
 What ends us. A process is watched by a pidfd. A path is a name in a directory, watched by inotify(7), and the
 directory is closed before the loop runs: a broken process could reach files from there. procfs changes
 without inotify events, so for a process of another PID namespace a file of its directory is read twice a
-second, which fails with ESRCH when it has ended and its parent has waited for it. Where inotify is not to be had, as beyond
-user.max_inotify_instances, the directory stays open and the name is looked up twice a second. Only its owner
-may read /proc/PID/ns: "permission denied" means that the name still exists.
+second, which fails with ESRCH when it has ended and its parent has waited for it. Where inotify is not to be
+had, as beyond user.max_inotify_instances, the directory stays open and the name is looked up twice a second.
+Only its owner may read /proc/PID/ns: "permission denied" means that the name still exists.
 """
 
 from __future__ import annotations
