@@ -50,7 +50,7 @@ sanitize: # tests in a build with sanitizers of memory and arithmetic; PYTEST_AR
 	@tools/setup test
 	@tools/sanitize --workers $(TEST_WORKERS) $(PYTEST_OPTIONS) $(PYTEST_ARGS)
 
-sanitize-short: # the same without the parsers, which are Python: a part of CI
+sanitize-short: # the same without the parsers, which are Python
 	@$(MAKE) --no-print-directory sanitize \
 		PYTEST_ARGS="tests/dataplane tests/host/test_syscalls.py tests/fuzz/test_engine_replay.py"
 

@@ -24,7 +24,7 @@ MODULE = "passt_python"
 LAUNCHER = TREE / "src" / "launcher" / "launcher.c"
 PYTHON_NAME = "python3.11"
 # In capabilities(7)'s order; what root's start and a start in a user namespace take: `run/credentials.py`.
-BOTH = {"dac_override": 1, "dac_read_search": 2, "setgid": 6, "setuid": 7, "setpcap": 8,
+BOTH = {"dac_override": 1, "dac_read_search": 2, "fowner": 3, "setgid": 6, "setuid": 7, "setpcap": 8,
         "net_bind_service": 10, "sys_admin": 21}  # fmt: skip
 PASTA = {"kill": 5, "net_admin": 12, "sys_ptrace": 19, "setfcap": 31}
 

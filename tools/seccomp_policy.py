@@ -199,8 +199,9 @@ COMMAND = (
     Rule("ioctl", "to give the terminal to the command, and take it back", one_of(1, _TIOCGPGRP, _TIOCSPGRP)),
 )  # fmt: skip
 
-# The end of a namespace that has a name: `namespace/existing.py`. Its directory is open, but the call takes
-# any path: whoever is in learns what exists below the root.
+# The end of a namespace that has a name, where inotify(7) does not tell it: `namespace/existing.py`. The
+# directory is open then, but the call takes any path: an intruder learns what exists below the root, which is
+# empty if the kernel permits that.
 ATTACHED = (
     Rule("newfstatat", "is the name of the namespace still there?",
          ((Condition(3, _AT_SYMLINK_NOFOLLOW, _AT_SYMLINK_NOFOLLOW),),)),

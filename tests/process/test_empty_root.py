@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from passt.host import syscalls
 from passt.process import empty_root
-from tests.support.isolated import isolated
+from tests.support.isolated import errno_of, isolated
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,15 +16,6 @@ if TYPE_CHECKING:
     import pytest
 
 IN_USER_NAMESPACE = syscalls.CLONE_NEWUSER
-
-
-def fails(function: object, *arguments: object) -> int:
-    assert callable(function)
-    try:
-        function(*arguments)
-    except OSError as error:
-        return error.errno or 0
-    return 0
 
 
 def test_no_path_leads_anywhere(tmp_path: Path) -> None:
@@ -37,9 +28,10 @@ def test_no_path_leads_anywhere(tmp_path: Path) -> None:
         empty_root.enter()
         return {
             "root": os.listdir("/"), "cwd": os.getcwd(), "up": os.listdir("/.."),
-            "errors": {fails(os.stat, path) for path in ("/proc", "/etc/passwd", tmp_path, "kept", "../etc")},
-            "new": {fails(os.open, "/new", os.O_CREAT | os.O_RDWR), fails(os.mkdir, "new"),
-                    fails(os.symlink, "/", "new"), fails(os.mkfifo, "/new")},
+            "errors": {errno_of(os.stat, path)
+                       for path in ("/proc", "/etc/passwd", tmp_path, "kept", "../etc")},
+            "new": {errno_of(os.open, "/new", os.O_CREAT | os.O_RDWR), errno_of(os.mkdir, "new"),
+                    errno_of(os.symlink, "/", "new"), errno_of(os.mkfifo, "/new")},
             "mode": os.stat("/").st_mode & 0o777,
             "kept": os.pread(kept, 10, 0), "wrote": os.pwrite(kept, b"a", 0),
         }
@@ -55,10 +47,10 @@ def test_threads_lose_the_old_root_too() -> None:
         seen: list[int] = []
 
         def look() -> None:
-            seen.append(fails(os.stat, "/proc"))
+            seen.append(errno_of(os.stat, "/proc"))
             enter.set()
             left.wait()
-            seen.append(fails(os.stat, "/proc"))
+            seen.append(errno_of(os.stat, "/proc"))
 
         empty_root.enter_namespaces()
         thread = threading.Thread(target=look)
@@ -88,7 +80,7 @@ def test_callers_mounts_are_left_alone() -> None:
 def test_without_the_right_nothing_changes() -> None:
     def body() -> tuple[int, bool]:
         syscalls.capset(0, 0, 0)
-        return fails(empty_root.enter_namespaces), os.path.isdir("/proc/self")
+        return errno_of(empty_root.enter_namespaces), os.path.isdir("/proc/self")
 
     assert isolated(body, flags=IN_USER_NAMESPACE) == (1, True)
 
@@ -110,6 +102,6 @@ def test_failure_leaves_root_and_working_directory(monkeypatch: pytest.MonkeyPat
     def body() -> tuple[int, bool, str]:
         empty_root.enter_namespaces()
         monkeypatch.setattr(syscalls, "pivot_root", refuse)
-        return fails(empty_root.enter), os.path.isdir("/proc/self"), os.getcwd()
+        return errno_of(empty_root.enter), os.path.isdir("/proc/self"), os.getcwd()
 
     assert isolated(body, flags=IN_USER_NAMESPACE) == (1, True, "/")

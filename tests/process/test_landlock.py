@@ -12,7 +12,7 @@ import pytest
 
 from passt.host import syscalls
 from passt.process import landlock
-from tests.support.isolated import isolated
+from tests.support.isolated import errno_of, isolated
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,25 +28,16 @@ def version() -> int:
 pytestmark = pytest.mark.skipif(version() == 0, reason="this kernel has no Landlock")
 
 
-def fails(function: object, *arguments: object) -> int:
-    assert callable(function)
-    try:
-        function(*arguments)
-    except OSError as error:
-        return error.errno or 0
-    return 0
-
-
 def test_paths_are_closed_and_open_files_are_not(tmp_path: Path) -> None:
     (tmp_path / "kept").write_bytes(b"before")
 
     def body() -> tuple[set[int], bytes, int]:
         kept = os.open(tmp_path / "kept", os.O_RDWR)
         landlock.restrict(signals=True)
-        refused = {fails(os.open, path, os.O_RDONLY)
+        refused = {errno_of(os.open, path, os.O_RDONLY)
                    for path in ("/etc/passwd", "/proc/self/status", "/dev/null")}
-        refused |= {fails(os.listdir, "/"), fails(os.open, tmp_path / "new", os.O_CREAT | os.O_WRONLY),
-                    fails(os.unlink, tmp_path / "kept"), fails(os.execv, "/bin/true", ["true"])}
+        refused |= {errno_of(os.listdir, "/"), errno_of(os.open, tmp_path / "new", os.O_CREAT | os.O_WRONLY),
+                    errno_of(os.unlink, tmp_path / "kept"), errno_of(os.execv, "/bin/true", ["true"])}
         os.ftruncate(kept, 3)
         return refused, os.pread(kept, 10, 0), os.pwrite(kept, b"a", 0)
 
@@ -79,8 +70,8 @@ def test_signals_and_abstract_sockets_of_others(signals: bool) -> None:
         def body() -> tuple[int, int, int]:
             with socket.socket(socket.AF_UNIX) as client:
                 landlock.restrict(signals=signals)
-                return (fails(client.connect, name), fails(os.kill, other.pid, 0),
-                        fails(os.kill, os.getpid(), 0))
+                return (errno_of(client.connect, name), errno_of(os.kill, other.pid, 0),
+                        errno_of(os.kill, os.getpid(), 0))
 
         try:
             assert isolated(body, flags=0) == (EPERM, EPERM if signals else 0, 0)

@@ -42,6 +42,8 @@ def test_stage_cannot_be_left_out_or_entered_again(form: str) -> None:
 def test_stage_of_another_form_is_refused() -> None:
     assert "target" not in names(COMMAND)
     progress = Progress(COMMAND, {})
+    with pytest.raises(AssertionError, match="target of command after none"):
+        progress.enter("target")
     progress.enter("host")
     progress.enter("ports")
     with pytest.raises(AssertionError, match="target"):

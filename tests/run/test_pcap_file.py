@@ -30,9 +30,10 @@ def test_file_is_new_private_and_not_inherited(tmp_path: Path) -> None:
     path.unlink()
     old = os.umask(0)
     try:
-        fd = pcap_file.create(str(path))
+        fd, created = pcap_file.create(str(path))
     finally:
         os.umask(old)
+    assert created == str(path)
     assert path.read_bytes() == pcap_file.header()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert not os.get_inheritable(fd)
@@ -44,7 +45,9 @@ def test_file_is_new_private_and_not_inherited(tmp_path: Path) -> None:
 def test_older_file_is_emptied(tmp_path: Path) -> None:
     path = tmp_path / "capture"
     path.write_bytes(b"x" * 1000)
-    os.close(pcap_file.create(str(path)))
+    fd, created = pcap_file.create(str(path))
+    os.close(fd)
+    assert created is None
     assert path.read_bytes() == pcap_file.header()
 
 
@@ -83,7 +86,7 @@ def test_pipe_does_not_block(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     with subprocess.Popen(["cat", str(path)], stdout=subprocess.PIPE) as reader:
-        fd = pcap_file.create(str(path))
+        fd, _ = pcap_file.create(str(path))
         assert not os.get_blocking(fd)
         os.close(fd)
         assert reader.stdout is not None

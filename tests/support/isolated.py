@@ -65,6 +65,15 @@ def isolated(function: Callable[[], T], *, flags: int = CLONE_NEWUSER | CLONE_NE
     return result
 
 
+def errno_of(function: Callable[..., object], *arguments: object) -> int:
+    """Return the errno with which *function* fails; 0 if it does not."""
+    try:
+        function(*arguments)
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
 def isolated_as_root(function: Callable[[], T]) -> T:
     """Return what *function* returns in a child with a new network namespace, but our user namespace."""
     return isolated(function, flags=CLONE_NEWNET)

@@ -164,6 +164,7 @@ ATTEMPTS: dict[str, Callable[[], str]] = {
     "signal 0": lambda: ask("kill", os.getpid(), 0),
     "end by a signal": lambda: end_by(signal.SIGINT),
     "signalled": lambda: end_by(signal.SIGSYS),
+    "signalled, then new call": lambda: f"{end_by(signal.SIGSYS)}, {ask(511)}",
     "abort": os.abort,
     # Python's ways to files.
     "uncaught": lambda: str(1 // int("0")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.lab import TREE, Lab, Running
+from tests.support.lab import TREE, UID, Lab, Running
 from tests.support.processes import status_field, wait_until
+from tests.system.test_attach import Target
 from tests.system.test_messages import OWN_DEV, Daemon
 
 if TYPE_CHECKING:
@@ -35,6 +37,18 @@ def describe(*_):
     raise ZeroDivisionError("a mistake\\nof ours")
 diagnostics.describe = describe
 os.write(status, f"{cli.main(sys.argv[3:])}\\n".encode())
+"""
+# The installed program, but that it cannot have a filter of system calls.
+UNFILTERED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from passt import cli
+from passt.errors import HostError
+from passt.run import isolation
+def refuse(_):
+    raise HostError("no filter")
+isolation.CallFilter = refuse
+sys.exit(cli.main(sys.argv[2:]))
 """
 LINES = [
     r"ZeroDivisionError: a mistake\\nof ours",
@@ -141,6 +155,24 @@ def test_mistake_in_the_foreground_is_told_and_ends_the_command(lab: Lab, user: 
     result = running.finish(10)
     assert (scratch / "status").read_text() == "1\n"
     assert_told(result.stderr.decode().splitlines(), "pasta")
+
+
+@pytest.mark.parametrize("program", ["pasta", "passt"])
+def test_late_failure_in_the_background_leaves_no_file(lab: Lab, user: bool, scratch: Path, program: str
+                                                       ) -> None:
+    """Root has become nobody by then, and the process that fails has lost its paths."""
+    script, place = scratch / "unfiltered.py", scratch / "place"
+    script.write_text(UNFILTERED)
+    place.mkdir()
+    place.chmod(0o1700)  # sticky, as /tmp is
+    os.chown(place, *((UID, UID) if user else (0, 0)))
+    target = Target(lab, user=user)
+    what = [target.pid] if program == "pasta" else ["-s", str(place / "socket")]
+    done = lab.host.run(["/usr/bin/python3", str(script), library(lab), program, "-q", "-P",
+                         str(place / "pid"), "-p", str(place / "capture"), *what], user=user, check=False)
+    target.running.kill()
+    assert (done.returncode, done.stderr) == (1, f"{program}: no filter\n".encode())
+    assert os.listdir(place) == []
 
 
 @pytest.mark.parametrize("words", [["--config-net", "--", "true"], ["-f", "1"], ["1"]], ids=" ".join)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from passt.process.stages import OFF_VARIABLE
 from tests.support.lab import FAR4, UID, Lab
 from tests.support.processes import children, status_field, wait_until
 from tests.system.test_attach import Target
@@ -64,8 +65,7 @@ def look(pid: int, *, threads: int) -> None:
         rights = {name: int(status_field(task, name), 16) for name in CAPABILITIES}
         if task != pid:
             # It opens ports below 1024 of the namespace at any time, and may do nothing else.
-            assert rights.pop("CapPrm") == rights.pop("CapEff") == NET_BIND_SERVICE
-            del rights["CapBnd"]  # nothing is executed: no_new_privs, and the filter
+            assert [rights.pop(name) for name in ("CapPrm", "CapEff", "CapBnd")] == [NET_BIND_SERVICE] * 3
         assert set(rights.values()) == {0}, task
         assert (status_field(task, "NoNewPrivs"), status_field(task, "Seccomp")) == ("1", "2"), task
         root = Path(f"/proc/{pid}/task/{task}/root/")
@@ -127,6 +127,24 @@ def test_attached(lab: Lab, user: bool, target: Target, pid_file: Path, foregrou
     if not foreground:
         assert status_field(pid, "NSpid").split()[-1] == "1"
         assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    lab.host.run(["kill", pid_file.read_text(encoding="ascii").strip()])
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "it ends")
+
+
+def test_switched_off_stages_are_off_and_all_else_is_not(lab: Lab, user: bool, target: Target,
+                                                         pid_file: Path) -> None:
+    off = ["pid-namespace", "namespaces", "root", "landlock", "filter"]
+    done = lab.run(["-q", "--config-net", "-P", str(pid_file), target.pid], user=user, cwd="/usr",
+                   env={OFF_VARIABLE: ",".join(off)})
+    pid = as_seen_here(lab, int(pid_file.read_text(encoding="ascii")), "pasta")
+    lines = done.stderr.decode().splitlines()
+    assert [line.split("'")[1] for line in lines if OFF_VARIABLE in line] == off
+    assert sum("keeps sight of the host's files" in line for line in lines) == 1
+    # The lab gives a plain user a mount namespace of its own.
+    assert own_namespaces(pid, lab.host.init) - {"mnt"} == {"user"}
+    assert (status_field(pid, "Seccomp"), status_field(pid, "NoNewPrivs")) == ("0", "1")
+    assert {int(status_field(pid, name), 16) for name in CAPABILITIES} == {0}
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
     lab.host.run(["kill", pid_file.read_text(encoding="ascii").strip()])
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "it ends")
 

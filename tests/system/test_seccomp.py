@@ -24,10 +24,10 @@ SYSCTL_NO_I386 = -signal.SIGSEGV  # a kernel without CONFIG_IA32_EMULATION: ther
 pytestmark = pytest.mark.skipif(MACHINE not in ("x86_64", "aarch64"), reason=f"no filter for {MACHINE}")
 
 
-def attempt(form: str, name: str) -> tuple[int, str, str]:
+def attempt(form: str, name: str, prefix: tuple[str, ...] = ()) -> tuple[int, str, str]:
     """Try; the exit status (negative: the signal), standard output, standard error."""
-    done = subprocess.run([sys.executable, INTRUDER, form, name], capture_output=True, text=True, check=False,
-                          stdin=subprocess.DEVNULL, timeout=60)  # fmt: skip
+    done = subprocess.run([*prefix, sys.executable, INTRUDER, form, name], capture_output=True, text=True,
+                          check=False, stdin=subprocess.DEVNULL, timeout=60)  # fmt: skip
     return done.returncode, done.stdout.strip(), done.stderr.strip()
 
 
@@ -110,6 +110,13 @@ def test_what_another_form_needs_is_refused(form: str, name: str) -> None:
 )
 def test_process_can_end_itself_by_a_signal(name: str, number: int) -> None:
     assert attempt("command", name) == (-number, "", "")
+
+
+def test_signal_sent_to_pid_1_leaves_the_handler() -> None:
+    """The kernel keeps signals with default actions from PID 1; a refused call would end it after that."""
+    status, out, err = attempt("passt", "signalled, then new call", ("unshare", "-Ur", "--pid", "--fork"))
+    assert (status, out) == (0, f"still there, -1 {ENOSYS}")
+    assert "the kernel was asked for system call 511(" in err
 
 
 @pytest.mark.parametrize(

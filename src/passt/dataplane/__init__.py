@@ -1,7 +1,7 @@
 """The compiled plane: event loop, links, flows, TCP, UDP and ping translation.
 
 Theory of operation. All modules below this package are linked into one shared object, which setup.py names
-PLANE: sixty objects would each be found, mapped and relocated, which cost a start 6 ms and 1.5 MB.
+PLANE: 59 objects would each be found, mapped and relocated, which cost a start 6 ms and 1.2 MB.
 Python has no import of several modules from one file, so `PlaneFinder` answers for all that is no room,
 before Python looks for files. PEP 489 names the function that makes a module after the last part of the
 module's name; there are two `from_guest`, so setup.py names these functions after all that follows

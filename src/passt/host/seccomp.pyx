@@ -7,8 +7,9 @@ handler gives the call the result ENOSYS, by writing to the register from which 
 so that the loop can tell the user.
 
 The handler runs in either thread, between any two instructions. So it touches only what atomic operations
-and write(2) serve (signal-safety(7)), and asks for no call that a filter of ours refuses. A SIGSYS that
-somebody sends ends the process, as without a handler.
+and write(2) serve (signal-safety(7)), and asks for no call that a filter of ours refuses: a SIGSYS within the
+handler would end us. A SIGSYS that somebody sends does what it does without a handler: it ends the process,
+but not PID 1 of a PID namespace (pid_namespaces(7)), which goes on with its handler.
 
 Filters and their handler are of the process and cannot be taken back, so what they share is static.
 """
@@ -76,8 +77,12 @@ cdef extern from *:
             return;
         }
     #endif
+        if (getpid() == 1)
+            return;
+        /* Raised again, it waits until we return. The thread's filter refuses rt_sigaction(2), and so ends us
+           at once. */
         signal(signum, SIG_DFL);
-        raise(signum);                /* waits until we return */
+        raise(signum);
     }
 
     static int passt_handle_refusals(int event_fd)

@@ -3,9 +3,9 @@
 What ends us. A process is watched by a pidfd. A path is a name in a directory, watched by inotify(7), and the
 directory is closed before the loop runs: a broken process could reach files from there. procfs changes
 without inotify events, so for a process of another PID namespace a file of its directory is read twice a
-second, which fails with ESRCH from its end on. Where inotify is not to be had, as beyond
-user.max_inotify_instances, the directory stays open and the name is looked up twice a second. Only its owner
-may read /proc/PID/ns: "permission denied" means that the name still exists.
+second, which fails with ESRCH when it has ended and its parent has waited for it. Where inotify is not to be
+had, as beyond user.max_inotify_instances, the directory stays open and the name is looked up twice a second.
+Only its owner may read /proc/PID/ns: "permission denied" means that the name still exists.
 """
 
 from __future__ import annotations
@@ -210,10 +210,6 @@ class PathWatch:
             if self._inotify >= 0:
                 os.close(self._inotify)
                 self._inotify = -1
-
-    def needs_directory(self) -> int:
-        """Return the descriptor of the directory if the name has to be looked up there, else -1."""
-        return self._directory if self._inotify < 0 else -1
 
     def has_ended(self) -> bool:
         """Tell whether the path is gone; only the answer that there is no such name says so."""

@@ -106,9 +106,13 @@ class Background:
         self._made.append(path)
 
     def prepare(self) -> None:
-        """Open what `announce` needs by path."""
+        """Do what `announce` needs paths for: open /dev/null, and leave the caller's directory.
+
+        An empty root directory would take us out of it too, but that is not to be had everywhere.
+        """
         if self._parent_fd >= 0:
             self._null_fd = descriptors.open_null()
+            os.chdir("/")
 
     def hold(self) -> None:
         """Have the kernel kill us with the parent again; call after a change of credentials."""
@@ -132,8 +136,8 @@ class Background:
     def fail(self) -> None:
         """Remove the files that we created, unless `announce` has been called.
 
-        Only the parent can do it later, as the child has no paths; a socket of a start in the foreground that
-        fails so late stays, and the next start replaces it.
+        Only the parent can do it later, as the child has no paths: a start in the foreground that fails so
+        late leaves them. The next start replaces the socket, and uses the pid file again.
         """
         while self._made and self._parent_fd < 0:
             try:
@@ -179,7 +183,7 @@ class Background:
             raise HostError(f"option '--pid' {self._path}: cannot write the file: {error.strerror}") from None
 
     def _part(self) -> None:
-        """Leave the caller's session, directory and standard descriptors; then report to the parent."""
+        """Leave the caller's session and standard descriptors; then report to the parent."""
         os.setsid()
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
         for fd in range(3):       # standard error last: a failure can be printed until then

@@ -1,4 +1,4 @@
-"""Python's own ways to the file system, which a program in a sandbox has to close before it goes in.
+"""The interpreter's own ways to the file system, which a program closes before it goes into a sandbox.
 
 The interpreter opens files without being told to: it searches for modules that are not loaded, prints
 source lines with a traceback or a warning, and the C library reads the time zone anew for each local time.
@@ -30,10 +30,10 @@ def close_paths() -> None:
     sys.path_importer_cache.clear()
     sys.excepthook = _on_uncaught
     _silence_warnings()
-    keep_zone()
+    _keep_zone()
 
 
-def keep_zone() -> None:
+def _keep_zone() -> None:
     """Have the time zone read now, and not again: the C library looks anew only while TZ is not set."""
     os.environ.setdefault("TZ", _ZONE)
     time.tzset()

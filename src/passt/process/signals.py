@@ -32,8 +32,8 @@ ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 # A caller that ignores one of these means the start too: nohup(1), and background jobs without job control
 # (POSIX, "Asynchronous Lists"). All others end a start, or are needed by us.
 RESPECTED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
-# End PID 1 of an own PID namespace during its start, which the kernel does not do: all that end a process by
-# default, reach it from outside, and are not sent for a mistake of the process itself.
+# End PID 1 of an own PID namespace during its start, which the kernel does not do: those by which a user, a
+# terminal or a program such as timeout(1) ends another one. SIGKILL does it anyway.
 ENDING_START = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR2, signal.SIGALRM)
 STATUS_OF_SIGNAL = 128  # the exit status of a process that a signal ends is this plus the signal's number
 

@@ -55,9 +55,9 @@ STAGES = (
     Stage("pid-namespace", (ATTACHED, PASST), "in the background: own PID namespace",
           "sight of the host's processes", may_be_off=True),
     Stage("child", _PASTA, "channel to the child, which makes the tap"),
-    Stage("network", _ALL, "every module, engine, null device, sources of bound ports"),
+    Stage("network", _ALL, "every module, engine, null device, terminal (command), sources of bound ports"),
     Stage("tap", _PASTA, "tap and network namespace, from the child", "the child (attached)"),
-    Stage("inner-user", _PASTA, "", "root of the host, kept until now for the child's work"),
+    Stage("inner-user", _ALL, "", "root of the host, kept until now for the child's work and files"),
     Stage("namespaces", _ALL, "own mount, IPC and UTS namespaces", may_be_off=True),
     Stage("root", _ALL, "empty root directory, read-only", "every path", may_be_off=True),
     Stage("landlock", _ALL, "", "every path; abstract sockets; signals to others (not with a command)",
@@ -65,8 +65,9 @@ STAGES = (
     Stage("thread", _PASTA, "thread in the network namespace with a filter of its own, sockets there",
           "the network namespace"),
     Stage("inner-ports", _ALL, "listeners in the network namespace (pasta)"),
-    Stage("signals", _ALL, "signalfd, terminal", "default actions of signals"),
-    Stage("capabilities", _ALL, "", "all capabilities, execve(2) of programs with more rights"),
+    Stage("signals", _ALL, "signalfd", "default actions of signals"),
+    Stage("capabilities", _ALL, "",
+          "all capabilities; more of them by execve(2) (no_new_privs); being dumpable"),
     Stage("filter", _ALL, "", "system calls outside the filter", may_be_off=True),
     Stage("ready", _ALL, "content of the pid file", "in the background: standard descriptors"),
     Stage("start-command", (COMMAND,), "", "standard input and output"),
@@ -93,7 +94,8 @@ class Progress:
         """Note that stage *name* begins; False if it is switched off and has to be left out."""
         place = _PLACES[name]
         if self.form not in STAGES[place].forms or place <= self._place:
-            raise AssertionError(f"stage {name} of {self.form} after {STAGES[self._place].name}")
+            before = STAGES[self._place].name if self._place >= 0 else "none"
+            raise AssertionError(f"stage {name} of {self.form} after {before}")
         left_out = [stage.name for stage in STAGES[self._place + 1:place] if self.form in stage.forms]
         if left_out:
             raise AssertionError(f"stage {name} of {self.form} without {', '.join(left_out)}")

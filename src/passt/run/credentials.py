@@ -1,6 +1,6 @@
 """When the programs change their user and enter a user namespace.
 
-    run                          before the child is started           when the child has made the tap
+    run                          "user-namespace"                      "inner-user"
     command, ordinary user       enter a new user namespace            -
     command, --runas             become that user, enter a new one     -
     command, root                enter a new one, which maps nobody    become nobody there
@@ -10,16 +10,21 @@
     attached, ordinary user      join the target's user namespace      -
     attached, root or --runas    become the user, with capabilities    root: join the user namespace
                                  kept; not root: join it now
-    passt                        become the user if there is one,      -
+    passt, ordinary user         become the user if there is one,      -
                                  enter a new one of its own
+    passt, root                  become the user, with capabilities    enter a new one of its own
+                                 kept
 
-"The user" is that of --runas, or nobody if root of the host started us without it.
+"The user" is that of --runas, or nobody if root of the host started us without it. The columns are stages of
+`process.stages`: when the child has made the tap, "inner-user" comes.
 
 To join a user namespace takes capabilities over it, and users of the host have no numbers in there, so the
 main process becomes another user before it joins, and keeps its capabilities until they are all dropped. The
 helper that makes the tap of an existing namespace keeps root's capabilities, which let it enter any network
 namespace and open /dev/net/tun; so a main process that was root joins the user namespace after the tap.
-The command belongs to the user of --runas; root that becomes nobody keeps the command as its own.
+The command belongs to the user of --runas; root that becomes nobody keeps the command as its own. The parent
+of a passt in the background keeps root's capabilities until its exit: if the start fails, it removes files
+from directories of root's.
 """
 
 from __future__ import annotations
@@ -64,26 +69,36 @@ def enter_for_target(target: TargetNamespaces, user: Identity | None, *,
 
     *user* and *is_asked_for* are as for a command. Raises HostError.
     """
+    return _change_user(user, target.join_user_namespace, is_asked_for=is_asked_for)
+
+
+def enter_for_machine(user: Identity | None, *, is_asked_for: bool) -> Callable[[], None] | None:
+    """Become *user* if there is one; enter a user namespace of our own, or return what enters it later.
+
+    *user* and *is_asked_for* are as for a command. Raises HostError.
+    """
+    return _change_user(user, _enter_private, is_asked_for=is_asked_for)
+
+
+def _change_user(user: Identity | None, enter: Callable[[], None], *,
+                 is_asked_for: bool) -> Callable[[], None] | None:
+    """Become *user* if there is one, and *enter* the user namespace; return *enter* if root does so later."""
     was_root = os.geteuid() == 0
     if user is not None:
         if not is_asked_for:
             log.info(f"started as root: goes on as user {user.uid} (nobody); --runas names another one")
         user.assume()
         if was_root:
-            return target.join_user_namespace
-    target.join_user_namespace()
+            return enter
+    enter()
     return None
 
 
-def enter_for_machine(user: Identity | None, *, is_asked_for: bool) -> None:
-    """Become *user* if there is one, and enter a user namespace of our own if that is permitted.
+def _enter_private() -> None:
+    """Enter a user namespace of our own if that is permitted.
 
-    passt needs none, but what closes its paths does; Landlock may have to do without. Raises HostError.
+    passt needs none, but an empty root directory does; where it is refused, Landlock alone closes paths.
     """
-    if user is not None:
-        user.assume()
-        if not is_asked_for:
-            log.info(f"started as root: goes on as user {user.uid} (nobody); --runas names another one")
     try:
         enter_private_user_namespace()
     except OSError as error:

@@ -56,10 +56,11 @@ class Diagnostics:
     """The capture, trace and counters of one run. Raises HostError if the capture cannot be made.
 
     With *debug* a line is logged for each flow, and the counters at the end. *on_asked* is called after each
-    answer to SIGUSR1.
+    answer to SIGUSR1, *on_created* with the path of a capture file that was not there.
     """
 
     def __init__(self, settings: DiagnosticSettings, *, debug: bool,
+                 on_created: Callable[[str], None] | None = None,
                  clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._debug = debug
@@ -75,7 +76,9 @@ class Diagnostics:
         if settings.pcap is not None:
             from passt.run import pcap_file
 
-            self._capture = pcap_file.create(settings.pcap)
+            self._capture, created = pcap_file.create(settings.pcap)
+            if created is not None and on_created is not None:
+                on_created(created)
             self._explain_end = pcap_file.explain_end
         if settings.trace:
             # Loaded now, while we may read the program's files.

@@ -40,6 +40,7 @@ class Isolation:
         if not self._progress.is_off("filter"):
             self._filter = CallFilter(self._progress.form)
             self.thread_program = self._filter.thread_program
+        interpreter.close_paths()
         closed_by = [name for name, is_closed in (("an empty root directory", self._enter_empty_root()),
                                                   ("Landlock", self._restrict())) if is_closed]
         if closed_by:
@@ -48,7 +49,6 @@ class Isolation:
             log.warning("this process keeps sight of the host's files: there is neither a mount namespace nor"
                         " Landlock, or both are switched off")
         log.leave_paths()
-        interpreter.close_paths()
 
     def finish(self, engine: Engine) -> None:
         """Go through "capabilities" and "filter"; *engine* will log refused calls. Raises HostError."""

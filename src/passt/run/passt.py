@@ -1,8 +1,9 @@
 """passt: connects a virtual machine whose emulator sends and receives frames on a stream socket.
 
 A start goes through the stages of `process.stages`. All before "user" has the caller's rights. A client that
-connects before "loop" waits. If the start fails, the socket's file is removed; after "ready" it stays,
-whatever ends us. Signals end us until "signals".
+connects before "loop" waits. A start in the background that fails removes the socket's file; in the
+foreground it can do so until "root" closes paths. After "ready" the file stays, whatever ends us. Signals end
+us until "signals".
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ from passt.run.network import Network, load_all, open_ports, print_banner, resol
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from passt.facts.guest import GuestNet
+    from collections.abc import Callable
+
     from passt.facts.settings import Settings
-    from passt.host.listeners import HostPorts
-    from passt.host.unix_socket import ListeningSocket
     from passt.process.background import Background
 
 
@@ -31,56 +31,82 @@ def run(settings: Settings, background: Background) -> int:
 
     Raises PasstError.
     """
-    progress = Progress(PASST)
-    progress.enter("host")
-    user = identity.choose(settings.process.runas)
-    connection = unix_socket.adopt(settings.socket.fd) if settings.socket.fd is not None else None
-    diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug)
-    guest = resolve_guest(settings)
-    progress.enter("ports")
-    ports = open_ports(settings.forwarding, guest)
-    progress.enter("socket")
-    listener = unix_socket.listen(settings.socket.socket_path) if connection is None else None
-    if listener is not None:
-        background.has_made(listener.path)
-    load_all()
-    progress.enter("user")
-    progress.enter("user-namespace")
-    credentials.enter_for_machine(user, is_asked_for=settings.process.runas is not None)
-    own_pids = progress.enter("pid-namespace")
-    if not settings.process.foreground:
-        background.go_to_background(own_pids=own_pids)
-    network, clients = _build(settings, guest, ports, listener, progress)
-    background.prepare()
-    network.read_last_paths()
-    isolation = Isolation(progress)
-    isolation.close_paths()
-    progress.enter("inner-ports")
-    network.start_ports()
-    progress.enter("signals")
-    network.engine.add_reader(signals.read_ending().fd, network.engine.stop)
-    isolation.finish(network.engine)
-    progress.enter("ready")
-    if listener is not None:
-        log.info(f"UNIX domain socket bound at {listener.path}")
-    print_banner(settings, guest)
-    if listener is not None:
-        tell_use(listener.path)
-    background.announce()
-    progress.enter("loop")
-    clients.start(connection)
-    network.serve(diagnostics)
-    return 0
+    return _Passt(settings, background).run()
 
 
-def _build(settings: Settings, guest: GuestNet, ports: HostPorts | None, listener: ListeningSocket | None,
-           progress: Progress) -> tuple[Network, Clients]:
-    """Load and build the data plane."""
-    progress.enter("network")
-    network = Network(settings, guest, ports)
-    clients = Clients(network.engine, listener, network.ask_guest, network.engine.is_guest_known,
-                      one_off=settings.socket.one_off)
-    return network, clients
+class _Passt:
+    """One run, from its first stage to its end."""
+
+    def __init__(self, settings: Settings, background: Background) -> None:
+        self._settings = settings
+        self._background = background
+        self._progress = Progress(PASST)
+        self._isolation = Isolation(self._progress)
+        self._progress.enter("host")
+        self._user = identity.choose(settings.process.runas)
+        self._connection = None if settings.socket.fd is None else unix_socket.adopt(settings.socket.fd)
+        self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug,
+                                        on_created=background.has_made)
+        self._guest = resolve_guest(settings)
+        self._progress.enter("ports")
+        self._ports = open_ports(settings.forwarding, self._guest)
+        self._progress.enter("socket")
+        self._listener = None
+        if self._connection is None:
+            self._listener = unix_socket.listen(settings.socket.socket_path)
+            background.has_made(self._listener.path)
+        load_all()
+
+    def run(self) -> int:
+        """Serve the machine until a signal ends us, or with --one-off the end of its client."""
+        enter = self._progress.enter
+        enter_later = self._change_user()
+        own_pids = enter("pid-namespace")
+        if not self._settings.process.foreground:
+            self._background.go_to_background(own_pids=own_pids)
+        network, clients = self._build()
+        self._background.prepare()
+        enter("inner-user")
+        if enter_later is not None:
+            enter_later()
+            self._background.hold()
+        network.read_last_paths()
+        self._isolation.close_paths()
+        enter("inner-ports")
+        network.start_ports()
+        enter("signals")
+        network.engine.add_reader(signals.read_ending().fd, network.engine.stop)
+        self._isolation.finish(network.engine)
+        enter("ready")
+        self._tell_ready()
+        self._background.announce()
+        enter("loop")
+        clients.start(self._connection)
+        network.serve(self._diagnostics)
+        return 0
+
+    def _change_user(self) -> Callable[[], None] | None:
+        """Become the user who serves; return what to do later to enter the user namespace."""
+        self._progress.enter("user")
+        self._progress.enter("user-namespace")
+        return credentials.enter_for_machine(
+            self._user, is_asked_for=self._settings.process.runas is not None)
+
+    def _build(self) -> tuple[Network, Clients]:
+        """Build the data plane."""
+        self._progress.enter("network")
+        network = Network(self._settings, self._guest, self._ports)
+        clients = Clients(network.engine, self._listener, network.ask_guest, network.engine.is_guest_known,
+                          one_off=self._settings.socket.one_off)
+        return network, clients
+
+    def _tell_ready(self) -> None:
+        """Print the path of the socket, the banner, and how a machine is connected."""
+        if self._listener is not None:
+            log.info(f"UNIX domain socket bound at {self._listener.path}")
+        print_banner(self._settings, self._guest)
+        if self._listener is not None:
+            tell_use(self._listener.path)
 
 
 def tell_use(path: str) -> None:

@@ -85,7 +85,8 @@ class _Pasta:
         self._progress = Progress(ATTACHED if settings.namespace.is_attached else COMMAND)
         self._isolation = Isolation(self._progress)
         self._progress.enter("host")
-        self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug)
+        self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug,
+                                        on_created=background.has_made)
         self._user = identity.choose(settings.process.runas)
         self._guest = resolve_guest(settings)
         self._progress.enter("ports")

@@ -28,10 +28,11 @@ def header() -> bytes:
     return struct.pack("=IHHiIII", MAGIC, *VERSION, 0, 0, SNAP_LEN, LINKTYPE_ETHERNET)
 
 
-def create(path: str) -> int:
-    """Open *path* for a capture and write the file header; return the descriptor. Raises HostError.
+def create(path: str) -> tuple[int, str | None]:
+    """Open *path* for a capture, write the file header; return (descriptor, path of the file if created).
 
     *path* may be a named pipe for a live capture; its reader has to open it within two seconds.
+    Raises HostError.
     """
     try:
         fd, made = open_output(path, os.O_WRONLY, READER_S)
@@ -46,7 +47,7 @@ def create(path: str) -> int:
     except OSError as error:
         failure = error
     if failure is None:
-        return fd
+        return fd, made
     os.close(fd)
     if made is not None:
         os.unlink(made)

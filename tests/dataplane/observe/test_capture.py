@@ -34,7 +34,7 @@ def bench() -> Iterator[Bench]:
 def start(bench: Bench, path: Path) -> list[int]:
     """Capture to a new file; returns the list that will hold the errno of its end."""
     ends: list[int] = []
-    bench.engine.start_capture(pcap_file.create(str(path)), ends.append)
+    bench.engine.start_capture(pcap_file.create(str(path))[0], ends.append)
     return ends
 
 
@@ -193,7 +193,7 @@ def test_slow_reader_of_a_pipe_loses_whole_records_and_holds_nobody_up(bench: Be
 
 def test_descriptor_goes_with_the_engine(tmp_path: Path) -> None:
     bench = Bench()
-    fd = pcap_file.create(str(tmp_path / "capture"))
+    fd = pcap_file.create(str(tmp_path / "capture"))[0]
     bench.engine.start_capture(fd, lambda _: None)
     bench.give(ARP)
     bench.end()
