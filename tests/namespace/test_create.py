@@ -100,7 +100,7 @@ def test_forbidden_by_limit_is_one_line_with_the_setting() -> None:
 @pytest.mark.parametrize("error", [OSError(errno.EACCES, "no"), RuntimeError("a mistake of ours")])
 def test_maps_that_were_not_written_are_never_taken_for_written(error: Exception) -> None:
     def attempt() -> str:
-        def fail(_path: str, _text: str) -> None:
+        def fail(_path: str, _text: str, _directory: int | None = None) -> None:
             raise error
 
         with pytest.MonkeyPatch.context() as patch:

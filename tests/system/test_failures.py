@@ -181,3 +181,24 @@ def test_place_without_proc_is_one_clear_line(lab: Lab, words: list[str]) -> Non
     done = lab.host.run(["unshare", "--mount", "sh", "-c", script, "sh", lab.pasta, *words], check=False)
     assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
     assert done.stderr.startswith(b"pasta: /proc is not mounted, or is that of another PID namespace")
+
+
+FOREIGN_PROC = ["unshare", "--pid", "--fork", "--kill-child=KILL"]  # /proc stays that of the outer namespace
+
+
+def test_users_are_mapped_where_proc_is_of_another_pid_namespace(lab: Lab, user: bool) -> None:
+    # By /proc/1 another process would be meant, whose user namespace would get our map.
+    argv = [lab.pasta, "-q", "--config-net", "--", "true"]
+    as_user = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--inh-caps=-all", "--"]
+    opened = ["unshare", "--mount", "sh", "-c",
+              'mount --bind /dev/net/tun.open /dev/net/tun && exec "$@"', "sh"]
+    done = lab.host.run([*(opened if user else []), *FOREIGN_PROC, *(as_user if user else []), *argv],
+                        check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_number_of_a_process_is_refused_where_proc_is_of_another_pid_namespace(lab: Lab) -> None:
+    script = 'unshare --net sleep 1000 & sleep 0.2; "$@" $!'
+    done = lab.host.run([*FOREIGN_PROC, "sh", "-c", script, "sh", lab.pasta, "-q", "-f"], check=False)
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+    assert b"pasta: /proc is that of another PID namespace" in done.stderr

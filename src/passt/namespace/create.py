@@ -97,7 +97,7 @@ def _map_users(maps: Sequence[str], writer: _MapWriter | None) -> None:
         if writer is not None:
             writer.write()
         else:
-            _write_maps("self", maps)
+            _write_maps(maps)
     finally:
         close_to_others()
 
@@ -109,7 +109,8 @@ class _MapWriter:
     """
 
     def __init__(self, maps: Sequence[str]) -> None:
-        target = os.getpid()
+        # By descriptor: /proc may be that of another PID namespace, in which our number is another process.
+        target = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             ours, theirs = socket.socketpair()
             self._pid, pidfd = syscalls.clone(0, signal.SIGKILL)
@@ -123,7 +124,7 @@ class _MapWriter:
             try:
                 if not theirs.recv(1):
                     os._exit(1)
-                _write_maps(str(target), maps)
+                _write_maps(maps, target)
                 failure = 0
             except OSError as error:
                 failure = error.errno or errno.EIO
@@ -132,6 +133,7 @@ class _MapWriter:
                 os._exit(0)
         theirs.close()
         os.close(pidfd)
+        os.close(target)
 
     def write(self) -> None:
         """Tell the process to write the maps, and wait for it. Raises OSError."""
@@ -144,9 +146,11 @@ class _MapWriter:
             raise OSError(failure, os.strerror(failure))
 
 
-def _write_maps(pid: str, maps: Sequence[str]) -> None:
+def _write_maps(maps: Sequence[str], directory: int | None = None) -> None:
+    """Write the maps of users and groups of the process with this *directory* of procfs; by default ours."""
+    base = "/proc/self/" if directory is None else ""
     for kind, text in zip(("uid", "gid"), maps, strict=True):
-        _write(f"/proc/{pid}/{kind}_map", text)
+        _write(f"{base}{kind}_map", text, directory)
 
 
 def become_root_inside() -> None:
@@ -163,9 +167,9 @@ def become_root_inside() -> None:
     close_to_others()
 
 
-def _write(path: str, text: str) -> None:
+def _write(path: str, text: str, directory: int | None = None) -> None:
     """Write *text* in one write(2), as the files of /proc want it."""
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
         os.write(fd, text.encode())
     finally:

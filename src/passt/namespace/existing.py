@@ -54,6 +54,9 @@ class TargetNamespaces:
     @classmethod
     def of_process(cls, pid: int, userns: str | None = None, *, netns_only: bool = False) -> TargetNamespaces:
         """Open those of process *pid*, or its network namespace and the path *userns*. Raises HostError."""
+        if not has_own_procfs():
+            raise HostError(f"/proc is that of another PID namespace, where {pid} is another process: mount "
+                            "our own (mount -t proc proc /proc), or give the path of the network namespace")
         net = _open_of_process(pid, "net")
         if userns is not None:
             user = _open_path("--userns", userns, syscalls.CLONE_NEWUSER)
@@ -258,12 +261,19 @@ class PathWatch:
             loop.call_later(POLL_S, lambda: self._look_again(loop, on_end))
 
 
+def has_own_procfs() -> bool:
+    """Tell whether /proc is that of our PID namespace, so that a number there is the process we mean."""
+    try:
+        return os.readlink("/proc/self") == str(os.getpid())
+    except OSError:
+        return False
+
+
 def watch_path(path: str) -> ProcessWatch | ProcfsWatch | PathWatch:
     """Watch *path*, or the process that it belongs to. Raises HostError."""
     pid = path.removeprefix("/proc/").removesuffix("/ns/net")
-    # The number is a PID of ours only if /proc is of our own PID namespace.
     if (pid.isascii() and pid.isdecimal() and path == f"/proc/{pid}/ns/net"
-            and os.readlink("/proc/self") == str(os.getpid())):
+            and has_own_procfs()):
         return ProcessWatch(int(pid))
     parent, name = os.path.split(path)
     try:
