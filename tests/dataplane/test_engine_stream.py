@@ -191,6 +191,24 @@ def test_client_that_cannot_be_written_to(bench: StreamBench) -> None:
     assert bench.ends == ["Broken pipe"]
 
 
+def test_client_that_goes_before_it_is_answered_has_closed_the_connection(
+        bench: StreamBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bytes] = []
+
+    def respond(frame: bytes) -> list[bytes]:
+        seen.append(frame)
+        if len(seen) == 1:
+            bench.give(ARP)
+            bench.kernel.close()
+        return [frame]
+
+    monkeypatch.setattr(bench.responder, "respond", respond)
+    bench.give(ARP)
+    bench.turn()
+    assert seen == [ARP, ARP]
+    assert bench.ends == ["it closed the connection"]
+
+
 def test_exception_of_the_callback_leaves_run() -> None:
     bench = StreamBench()
     bench.kernel.close()

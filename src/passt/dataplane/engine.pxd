@@ -22,7 +22,7 @@ cdef class Engine:
 
     cdef void watch_link(self, Link link, int op) except *
     cdef void end_link(self) except *
-    cdef void drain_link(self) except *
+    cdef void drain_link(self, bint has_ended) except *
     cdef void must_watch(self, int fd, int op, uint32_t events, uint64_t tag) except *
     cdef void arm_python(self)
     cdef void raise_failure(self) except *

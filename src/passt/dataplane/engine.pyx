@@ -121,19 +121,22 @@ cdef class Engine:
         cdef Link link = self.core.link
         cdef object on_end = self.on_end
         cdef str reason
-        self.drain_link()
+        self.drain_link(True)
         reason = link.end_reason()
         link.detach()
         self.on_end = None
         on_end(reason)
 
-    cdef void drain_link(self) except *:
-        """Handle the guest's last frames, which a link that is only broken for writing still gives."""
+    cdef void drain_link(self, bint has_ended) except *:
+        """Handle the guest's last frames, which a link that is only broken for writing still gives.
+
+        One that *has_ended* is read until it says why.
+        """
         cdef Link link = self.core.link
         cdef int rounds = CLOSING_ROUNDS
         self.reactor.slept = False
         link.drained = not link.n_fds
-        while rounds and not link.drained and not link.error:
+        while rounds and (has_ended or not link.drained) and not link.error:
             rounds -= 1
             self.read_link()
             finish_flows(self.core)
@@ -329,7 +332,7 @@ cdef class Engine:
         return found
 
     def close(self):
-        self.drain_link()
+        self.drain_link(False)
         end_flows(self.core)
         self.core.listeners.close()
         self.core.bypass.spare_sockets.close()
