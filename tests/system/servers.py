@@ -103,7 +103,9 @@ def serve_listen(connection: socket.socket) -> None:
     """Read to the end and note under the token how it came."""
     token = b""
     while len(token) < TOKEN_LEN:
-        token += connection.recv(TOKEN_LEN - len(token))
+        if not (part := connection.recv(TOKEN_LEN - len(token))):
+            return
+        token += part
     digest, count = hashlib.sha256(), 0
     try:
         while data := connection.recv(65536):
