@@ -44,7 +44,8 @@ exec "$@"
 """
 
 
-@pytest.fixture(scope="module")
+# Tests of all modules run as root first, then as a user: a fixture of the module would be made twice.
+@pytest.fixture(scope="session")
 def prefix(session_lab: Lab) -> Path:
     """Lay the program out as `make install` does; give the directory that takes the place of PREFIX."""
     top = session_lab.directory / "prefix"
