@@ -1,8 +1,8 @@
 """passt: connects a virtual machine whose emulator sends and receives frames on a stream socket.
 
 A start goes through the stages of `process.stages`. All before "user" has the caller's rights. A client that
-connects before "loop" waits. If the start fails, the socket's file is removed; after "ready" it stays,
-whatever ends us. Signals end us until "signals".
+connects before "loop" waits. If the start does not succeed, the socket's file is removed; after "ready" it
+stays, whatever ends us. Signals end us until "signals".
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ def run(settings: Settings, background: Background) -> int:
     progress.enter("ports")
     ports = open_ports(settings.forwarding, guest)
     progress.enter("socket")
-    listener = unix_socket.listen(settings.socket.socket_path) if connection is None else None
-    if listener is not None:
+    listener = None
+    if connection is None:
+        background.expect_file()
+        listener = unix_socket.listen(settings.socket.socket_path)
         background.has_made(listener.path)
     load_all()
     progress.enter("user")
