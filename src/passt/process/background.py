@@ -145,10 +145,11 @@ class Background:
             signals.block_all()
             try:
                 os.write(consent, _READY)
-                os._exit(0)
             except OSError:
-                pass              # the child ended after its report
-            os.close(consent)
+                os.close(consent)  # the child ended after its report
+            else:
+                self._files.keep()  # as the child does; to wait until that is done
+                os._exit(0)
         status = os.waitpid(child, 0)[1]
         self.fail()
         if os.WIFSIGNALED(status):
