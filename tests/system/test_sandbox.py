@@ -87,8 +87,13 @@ def strange_descriptors(pid: int) -> list[str]:
 
 def as_seen_here(lab: Lab, pid: int, name: str) -> int:
     """Give the process that is *pid* in the lab's host."""
-    return next(one for one in lab.host.pids() if status_field(one, "Name") == name
-                and status_field(one, "NSpid").split()[1:2] == [str(pid)])
+    for one in lab.host.pids():
+        try:
+            if status_field(one, "Name") == name and status_field(one, "NSpid").split()[1:2] == [str(pid)]:
+                return one
+        except (FileNotFoundError, ProcessLookupError):
+            continue              # a process of the start, which has ended
+    raise AssertionError(f"{name} {pid} is gone")
 
 
 @pytest.mark.parametrize("options", [NO_PORTS, FORWARD], ids=["no ports", "forward"])
