@@ -112,7 +112,8 @@ class Background:
         self._files.add(path)
 
     def prepare(self) -> None:
-        """Open what `announce` needs by path."""
+        """Do what `announce` could not do any more: open by path, wait for children."""
+        self._files.settle()
         if self._parent_fd >= 0:
             self._null_fd = descriptors.open_null()
 
