@@ -80,9 +80,16 @@ def look(pid: int, *, threads: int) -> None:
 
 def strange_descriptors(pid: int) -> list[str]:
     """Give where descriptors lead that the loop has no use for."""
-    paths = [f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd")]
-    return [os.readlink(path) for path in paths
-            if not DESCRIPTORS.fullmatch(os.readlink(path)) and os.stat(path).st_rdev not in DEVICES]
+    strange = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            path = f"/proc/{pid}/fd/{fd}"
+            link, device = os.readlink(path), os.stat(path).st_rdev
+        except FileNotFoundError:
+            continue              # closed meanwhile
+        if not DESCRIPTORS.fullmatch(link) and device not in DEVICES:
+            strange.append(link)
+    return strange
 
 
 def as_seen_here(lab: Lab, pid: int, name: str) -> int:

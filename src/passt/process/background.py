@@ -112,10 +112,11 @@ class Background:
         self._files.add(path)
 
     def prepare(self) -> None:
-        """Do what `announce` needs paths for: open /dev/null, and leave the caller's directory.
+        """Do what `announce` could not do: open /dev/null, leave the caller's directory, wait for children.
 
-        An empty root directory would take us out of it too, but that is not to be had everywhere.
+        An empty root directory would take us out of the directory too, but that is not to be had everywhere.
         """
+        self._files.settle()
         if self._parent_fd >= 0:
             self._null_fd = descriptors.open_null()
             os.chdir("/")

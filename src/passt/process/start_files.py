@@ -36,6 +36,7 @@ class StartFiles:
         self._paths: list[str] = []
         self._orders = -1         # to the keeper
         self._answer = -1         # ends with it
+        self._between = 0         # our child, whose child the keeper is
 
     def watch(self) -> None:
         """Start the keeper, if it is not there; call with one thread."""
@@ -45,17 +46,25 @@ class StartFiles:
         try:
             opened += os.pipe()   # close-on-exec: Python's default
             opened += os.pipe()
-            between = os.fork()
+            self._between = os.fork()
         except OSError:
             for fd in opened:
                 os.close(fd)
             return
         orders, self._orders, self._answer, answer = opened
-        if between == 0:
+        if self._between == 0:
             _fork_keeper(orders, answer)
         os.close(orders)
         os.close(answer)
-        os.waitpid(between, 0)
+
+    def settle(self) -> None:
+        """Collect what `watch` has started; call before a filter of system calls forbids that."""
+        if self._between > 0:
+            try:
+                os.waitpid(self._between, 0)
+            except ChildProcessError:
+                pass              # our parent's: we are in the background
+            self._between = 0
 
     def add(self, path: str) -> None:
         """Remember *path*, which the start has made."""

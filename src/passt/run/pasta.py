@@ -117,6 +117,7 @@ class _Pasta:
         try:
             network = self._build_network()
             null, terminal = descriptors.open_null(), Terminal()
+            self._background.prepare()
             self._connect(network, child, change_user)
             enter("signals")
             supervisor = Supervisor(child, terminal)
