@@ -20,7 +20,7 @@ FUZZ_TIME ?= 60
 
 PYTEST = .venv/bin/python -m pytest --workers $(TEST_WORKERS) $(PYTEST_OPTIONS)
 
-.PHONY: build help demo test test-debug test-fast sanitize sanitize-short bench flood interop fuzz lint install clean
+.PHONY: build help demo test test-debug test-fast sanitize bench flood interop fuzz lint install clean
 
 build: # build in place, into .venv
 	@tools/setup build
@@ -49,10 +49,6 @@ test-fast: # unit tests that need no root and no guest, under a minute
 sanitize: # tests in a build with sanitizers of memory and arithmetic; PYTEST_ARGS as for `make test`
 	@tools/setup test
 	@tools/sanitize --workers $(TEST_WORKERS) $(PYTEST_OPTIONS) $(PYTEST_ARGS)
-
-sanitize-short: # the same without the parsers, which are Python
-	@$(MAKE) --no-print-directory sanitize \
-		PYTEST_ARGS="tests/dataplane tests/host/test_syscalls.py tests/fuzz/test_engine_replay.py"
 
 bench: # speed, memory and start-up beside other programs
 	@tools/setup bench

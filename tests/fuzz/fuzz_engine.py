@@ -14,6 +14,7 @@ import gc
 import os
 import random
 import sys
+from heapq import heappop, heappush
 from pathlib import Path
 
 MAX_LEN = 1600
@@ -21,6 +22,8 @@ MAX_LEN = 1600
 INPUT_LIMIT_S = 30
 MEMORY_LIMIT_MB = 4096
 
+# Edges that an input has to add to be worth a line of the corpus.
+LEAST_NEWS = 6
 BYTES_SHARE = 0.3             # of mutations that know nothing of steps
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -109,24 +112,48 @@ def replay(paths: list[str]) -> None:
         run_case(Path(path).read_bytes(), tell=lambda line: print(f"    {line}", flush=True))
 
 
-def minimise(state: Path) -> None:
-    """Print a corpus: short inputs first, each that reaches an edge which none before it reached."""
-    n = ctypes.c_size_t()
-    library = ctypes.CDLL(None)
-    library.edges_counters.restype = ctypes.c_void_p
-    counters = (ctypes.c_uint8 * (1 << 17)).from_address(library.edges_counters(ctypes.byref(n)))
-    kept = corpus()
-    inputs = {path.name: path.read_bytes() for path in (state / "dataplane").iterdir()}
-    seen: set[int] = set()
-    run_case(b"")                 # what is done once in a process
-    for name, data in [*kept.items(), *sorted(inputs.items(), key=lambda item: len(item[1]))]:
-        ctypes.memset(counters, 0, len(counters))
+class Reach:
+    """The edges that an input reaches: numbers of the counters of `edges.c`."""
+
+    def __init__(self) -> None:
+        library = ctypes.CDLL(None)
+        library.edges_counters.restype = ctypes.c_void_p
+        n = ctypes.c_size_t()
+        place = library.edges_counters(ctypes.byref(n))
+        self.counters = (ctypes.c_uint8 * n.value).from_address(place)
+
+    def __call__(self, data: bytes) -> set[int]:
+        """Run *data*."""
+        ctypes.memset(self.counters, 0, len(self.counters))
         run_case(data)
-        reached = {place for place, count in enumerate(bytes(counters)) if count}
-        if name in kept or not reached <= seen:
-            print(name[:12], data.hex())
-        seen |= reached
-    print(f"{len(seen)} edges", file=sys.stderr)
+        return {place for place, count in enumerate(bytes(self.counters)) if count}
+
+
+def minimise(state: Path) -> None:
+    """Print a corpus: that of the tree, and inputs that add many edges, the best for their length first."""
+    reach = Reach()
+    run_case(b"")                 # what is done once in a process
+    seen: set[int] = set()
+    for name, data in corpus().items():
+        print(name, data.hex())
+        seen |= reach(data)
+    found = {path.name: path.read_bytes() for path in (state / "dataplane").iterdir()}
+    edges = {name: reach(data) for name, data in found.items()}
+    everything = seen.union(*edges.values())
+    heap = [(0.0, name) for name in found]
+    while heap:
+        worth, name = heappop(heap)
+        news = len(edges[name] - seen)
+        if news < LEAST_NEWS:
+            continue
+        # It may have been worth more when it was put there: it is the best only if it still is.
+        now = -news / (len(found[name]) + RECORD_LEN)
+        if worth != now and heap:
+            heappush(heap, (now, name))
+            continue
+        print(name[:12], found[name].hex())
+        seen |= edges[name]
+    print(f"{len(seen)} edges of {len(everything)}", file=sys.stderr)
 
 
 def main(arguments: list[str]) -> int:

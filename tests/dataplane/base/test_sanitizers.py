@@ -18,6 +18,7 @@ FOUND = {
     "read_freed(40)": "AddressSanitizer: heap-use-after-free",
     "read_behind_stack(8)": "AddressSanitizer: stack-buffer-overflow",
     "read_behind_bytes(bytes(39))": "AddressSanitizer: heap-buffer-overflow",
+    "read_released_flow()": "AddressSanitizer: use-after-poison",
     "overflow(0x7fffffff)": "runtime error: signed integer overflow",
     "misalign(bytes(8))": "runtime error: load of misaligned address",
     "shift(1, 32)": "runtime error: shift exponent 32 is too large",

@@ -8,6 +8,8 @@ from cpython.mem cimport PyMem_RawFree as free, PyMem_RawMalloc as malloc
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 from passt.dataplane.base.externs cimport memcpy, memset
+from passt.dataplane.flow.record cimport FLOW_TCP, Flow
+from passt.dataplane.flow.table cimport FlowTable
 
 cdef extern from *:
     """
@@ -57,6 +59,14 @@ def read_behind_bytes(bytes data not None):
     """Read behind the end of an object of the interpreter's, its final zero included."""
     cdef const uint8_t *place = <const uint8_t *><const char *>data
     return place[len(data) + 1]
+
+
+def read_released_flow():
+    """Read from a record of the flow table that was given back."""
+    cdef FlowTable table = FlowTable(8, bytes(16))
+    cdef Flow *flow = table.alloc(FLOW_TCP)
+    table.release(flow)
+    return flow.body.tcp.iss
 
 
 def overflow(int32_t value):

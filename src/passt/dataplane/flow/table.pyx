@@ -23,7 +23,9 @@ crowd has a count, whatever their class: it limits how many descriptors one may 
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from passt.dataplane.base.assertions cimport PASST_ASSERT, PASST_DEBUG_BUILD
+from passt.dataplane.base.assertions cimport (
+    PASST_ASSERT, PASST_DEBUG_BUILD, PASST_POISON, PASST_UNPOISON,
+)
 from passt.dataplane.base.siphash cimport siphash
 from passt.dataplane.base.externs cimport (
     IPPROTO_TCP, IPPROTO_UDP, calloc, free, memcmp, memcpy, memset, sockaddr_storage,
@@ -92,6 +94,7 @@ cdef class FlowTable:
         PASST_ASSERT(flow.kind == FLOW_FREE)
         PASST_ASSERT(not flow.has_work)
         generation = flow.generation
+        PASST_UNPOISON(&flow.body, sizeof(flow.body))
         memset(flow, 0, sizeof(Flow))
         flow.generation = generation
         flow.index = index
@@ -113,6 +116,7 @@ cdef class FlowTable:
         self.unhash(flow, SIDE_HOST)
         flow.generation += 1
         self.n_active -= 1
+        poison_body(flow)
         if flow.has_work:
             flow.kind = FLOW_DEAD
         else:
@@ -427,6 +431,15 @@ cdef void check_queue(FlowTable table, uint32_t flow_class, const FlowQueue *que
         index = table.flows[index].links[<int>order].newer
     PASST_ASSERT(n == expected)
     PASST_ASSERT(before == queue.newest)
+
+
+cdef void poison_body(Flow *flow) noexcept nogil:
+    """Nobody may look at what a flow of the kind held, but for the state: whoever called what ended a
+    connection sees by it that it did. AddressSanitizer goes by 8 bytes.
+    """
+    cdef size_t state = <size_t>(<uint8_t *>&flow.body.tcp.state - <uint8_t *>&flow.body) & ~<size_t>7
+    PASST_POISON(&flow.body, state)
+    PASST_POISON(<uint8_t *>&flow.body + state + 8, sizeof(flow.body) - state - 8)
 
 
 cdef void fill_host_key(FlowKey *key, const Flow *port, const sockaddr_storage *peer) noexcept nogil:
