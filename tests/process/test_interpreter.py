@@ -53,7 +53,7 @@ def test_no_file_is_opened(code: str) -> None:
 def test_uncaught_error_is_told_without_its_source() -> None:
     status, said = run("1 // 0")
     assert status == 1
-    assert "ZeroDivisionError: integer division or modulo by zero" in said
+    assert "ZeroDivisionError: " in said
     assert "line " in said
 
 
