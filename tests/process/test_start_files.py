@@ -37,7 +37,7 @@ def test_files_stay_once_the_start_has_succeeded(tmp_path: Path) -> None:
     make(files, tmp_path / "one")
     n_before = len(os.listdir("/proc/self/fd"))
     files.keep()
-    assert len(os.listdir("/proc/self/fd")) == n_before - 2
+    assert len(os.listdir("/proc/self/fd")) == n_before - 2  # pipes: of orders, of the number
     files.remove()
     assert (tmp_path / "one").read_bytes() == b"ours"
 

@@ -80,6 +80,7 @@ class Background:
 
         With *own_pids* the child gets a PID namespace of its own if that is permitted. Raises HostError.
         """
+        self._files.settle()
         readiness, ours = os.pipe()  # close-on-exec: Python's default
         self._consent_fd, consent = os.pipe()
         child = _fork(own_pids=own_pids)

@@ -15,6 +15,8 @@ more processes, the files are removed as well as we can.
 from __future__ import annotations
 
 import os
+import select
+import struct
 
 from passt.host import descriptors
 from passt.process import signals
@@ -27,6 +29,7 @@ _END = b"\0"                      # of a path, and of an order
 _KEEP, _REMOVE = b"k", b"r"       # orders; a path follows _ADD
 _ADD = b"+"
 _CHUNK = 1 << 12
+_PID = struct.Struct("=i")
 
 
 class StartFiles:
@@ -35,7 +38,8 @@ class StartFiles:
     def __init__(self) -> None:
         self._paths: list[str] = []
         self._orders = -1         # to the keeper
-        self._answer = -1         # ends with it
+        self._number = -1         # a pipe with the keeper's PID, until `settle`
+        self._keeper = -1         # its pidfd, from then on
         self._between = 0         # our child, whose child the keeper is
 
     def watch(self) -> None:
@@ -51,20 +55,24 @@ class StartFiles:
             for fd in opened:
                 os.close(fd)
             return
-        orders, self._orders, self._answer, answer = opened
+        orders, self._orders, self._number, number = opened
         if self._between == 0:
-            _fork_keeper(orders, answer)
+            _fork_keeper(orders, number)
         os.close(orders)
-        os.close(answer)
+        os.close(number)
 
     def settle(self) -> None:
-        """Collect what `watch` has started; call before a filter of system calls forbids that."""
-        if self._between > 0:
-            try:
-                os.waitpid(self._between, 0)
-            except ChildProcessError:
-                pass              # our parent's: we are in the background
-            self._between = 0
+        """Take over what `watch` has started; call before a fork, and before a filter of system calls."""
+        if self._number < 0:
+            return
+        os.waitpid(self._between, 0)
+        number = os.read(self._number, _PID.size)
+        os.close(self._number)
+        self._number = -1
+        try:
+            self._keeper = os.pidfd_open(*_PID.unpack(number))
+        except (OSError, struct.error):
+            pass                  # it could not be started, or has been killed
 
     def add(self, path: str) -> None:
         """Remember *path*, which the start has made."""
@@ -79,7 +87,8 @@ class StartFiles:
 
     def remove(self) -> None:
         """Remove the files, unless `keep` has been called; they are gone when this returns."""
-        if self._tell(_REMOVE):
+        if self._orders >= 0:
+            self._tell(_REMOVE)   # refused if parent or child of the start has told it already
             self._wait()
         else:
             for path in self._paths:
@@ -89,29 +98,36 @@ class StartFiles:
                     continue      # removed already, or out of reach
         self._paths.clear()
 
-    def _tell(self, order: bytes) -> bool:
-        """Send an order; False if there is no keeper."""
+    def _tell(self, order: bytes) -> None:
+        """Send an order to the keeper, if there is one."""
         try:
-            return self._orders >= 0 and os.write(self._orders, order + _END) > 0
-        except OSError:
-            return False          # somebody has killed it
+            if self._orders >= 0:
+                os.write(self._orders, order + _END)
+        except BrokenPipeError:
+            return                # it has ended
 
     def _wait(self) -> None:
         """Wait for the end of the keeper."""
-        if self._orders < 0:
-            return
-        os.close(self._orders)
-        os.read(self._answer, 1)
-        os.close(self._answer)
-        self._orders = self._answer = -1
+        self.settle()
+        if self._keeper >= 0:
+            poll = select.poll()
+            poll.register(self._keeper, select.POLLIN)
+            poll.poll()
+            os.close(self._keeper)
+        if self._orders >= 0:
+            os.close(self._orders)
+        self._orders = self._keeper = -1
 
 
-def _fork_keeper(orders: int, answer: int) -> NoReturn:
-    """Fork the keeper and end; nothing of it may run on as a copy of the start."""
+def _fork_keeper(orders: int, number: int) -> NoReturn:
+    """Fork the keeper, tell its *number*, and end; nothing may run on as a copy of the start."""
     try:
         signals.block_all()
-        if os.fork() == 0:
-            descriptors.tidy_descriptors((orders, answer))
+        keeper = os.fork()
+        if keeper:
+            os.write(number, _PID.pack(keeper))
+        else:
+            descriptors.tidy_descriptors((orders,))
             for fd in range(descriptors.FIRST_OWN_FD):
                 os.close(fd)      # the caller may wait for their end
             _serve(orders)
