@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from passt.process.signals import LIBRARY_SIGNALS
 from tests.support import apparmor
 
 pytestmark = pytest.mark.slow
@@ -264,7 +265,10 @@ def test_command_ignores_what_the_caller_of_an_installed_program_did(
     pasta = [str(installed["venv"] / "pasta"), "-q", "--"]
     plain, inside = (start([*caller, *words, "grep", "SigIgn", "/proc/self/status"], tmp_path)
                      for words in ([], pasta))
-    assert (inside.stdout, inside.stderr) == (plain.stdout, "")
+    # posix_spawn(3), by which make may have started us, leaves the C library's own signals ignored; pasta does not.
+    own = sum(1 << (number - 1) for number in LIBRARY_SIGNALS)
+    ignored = int(plain.stdout.split()[1], 16) & ~own
+    assert (int(inside.stdout.split()[1], 16), inside.stderr) == (ignored, "")
 
 
 def test_launcher_without_its_interpreter_says_so(installed: dict[str, Path], tmp_path: Path) -> None:

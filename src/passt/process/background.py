@@ -21,7 +21,7 @@ agree: the child clears the setting, reports, and waits for the parent's consent
 no signal can change its status any more.
 
 The pid file is opened at the start, with the caller's rights and working directory, and emptied: content
-means that the process is ready. Once ready, we never remove it; until then `StartFiles` does.
+means that the process is ready. Once ready, we never remove it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from passt.errors import ConfigError, HostError
 from passt.host import descriptors, syscalls
 from passt.log.output_file import open_output
 from passt.process import signals
-from passt.process.start_files import StartFiles
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -58,16 +57,15 @@ class Background:
         self._parent_fd = -1
         self._consent_fd = -1
         self._null_fd = -1
-        self._files = StartFiles()
+        self._made: list[str] = []  # files that we created, while we may remove them
         if pid_file is not None:
             self._open(pid_file)
 
     def _open(self, path: str) -> None:
-        self._files.watch()
         try:
             self._pid_fd, made = open_output(path, os.O_WRONLY)
             if made is not None:
-                self._files.add(made)
+                self.has_made(made)
             if stat.S_ISREG(os.fstat(self._pid_fd).st_mode):
                 os.ftruncate(self._pid_fd, 0)
         except (OSError, ValueError) as error:
@@ -80,7 +78,6 @@ class Background:
 
         With *own_pids* the child gets a PID namespace of its own if that is permitted. Raises HostError.
         """
-        self._files.settle()
         readiness, ours = os.pipe()  # close-on-exec: Python's default
         self._consent_fd, consent = os.pipe()
         child = _fork(own_pids=own_pids)
@@ -104,20 +101,15 @@ class Background:
         if os.getpid() == 1:
             signals.end_as_pid1()
 
-    def expect_file(self) -> None:
-        """Prepare for a file that the start will create; call with the caller's rights."""
-        self._files.watch()
-
     def has_made(self, path: str) -> None:
-        """Have *path*, a file that the start has created, removed if the start fails."""
-        self._files.add(path)
+        """Remember *path*, a file that the start has created, for `fail`."""
+        self._made.append(path)
 
     def prepare(self) -> None:
-        """Do what `announce` could not do: open /dev/null, leave the caller's directory, wait for children.
+        """Do what `announce` needs paths for: open /dev/null, and leave the caller's directory.
 
-        An empty root directory would take us out of the directory too, but that is not to be had everywhere.
+        An empty root directory would take us out of it too, but that is not to be had everywhere.
         """
-        self._files.settle()
         if self._parent_fd >= 0:
             self._null_fd = descriptors.open_null()
             os.chdir("/")
@@ -134,16 +126,24 @@ class Background:
             self.hold()
         if self._pid_fd >= 0:
             self._write_pid()
+        self._made.clear()        # from now on the files are the caller's
         if self._parent_fd >= 0:
             self._part()
-        self._files.keep()
         if self._pid_fd >= 0:
             os.close(self._pid_fd)
             self._pid_fd = -1
 
     def fail(self) -> None:
-        """Remove the files that the start has created, unless `announce` has been called."""
-        self._files.remove()
+        """Remove the files that we created, unless `announce` has been called.
+
+        Only the parent can do it later, as the child has no paths: a start in the foreground that fails so
+        late leaves them. The next start replaces the socket, and uses the pid file again.
+        """
+        while self._made and self._parent_fd < 0:
+            try:
+                os.unlink(self._made.pop())
+            except OSError:
+                continue
 
     def _wait(self, child: int, readiness: int, consent: int) -> NoReturn:
         """Wait for the child: exit with 0 when it is ready, else as the child ended."""
@@ -151,11 +151,10 @@ class Background:
             signals.block_all()
             try:
                 os.write(consent, _READY)
-            except OSError:
-                os.close(consent)  # the child ended after its report
-            else:
-                self._files.keep()  # as the child does; to wait until that is done
                 os._exit(0)
+            except OSError:
+                pass              # the child ended after its report
+            os.close(consent)
         status = os.waitpid(child, 0)[1]
         self.fail()
         if os.WIFSIGNALED(status):

@@ -85,8 +85,6 @@ class _Pasta:
         self._progress = Progress(ATTACHED if settings.namespace.is_attached else COMMAND)
         self._isolation = Isolation(self._progress)
         self._progress.enter("host")
-        if settings.diagnostics.pcap is not None:
-            background.expect_file()
         self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug,
                                         on_created=background.has_made)
         self._user = identity.choose(settings.process.runas)
@@ -117,7 +115,6 @@ class _Pasta:
         try:
             network = self._build_network()
             null, terminal = descriptors.open_null(), Terminal()
-            self._background.prepare()
             self._connect(network, child, change_user)
             enter("signals")
             supervisor = Supervisor(child, terminal)
