@@ -265,7 +265,7 @@ def test_command_ignores_what_the_caller_of_an_installed_program_did(
     pasta = [str(installed["venv"] / "pasta"), "-q", "--"]
     plain, inside = (start([*caller, *words, "grep", "SigIgn", "/proc/self/status"], tmp_path)
                      for words in ([], pasta))
-    # posix_spawn(3), by which make may have started us, leaves the C library's own signals ignored; pasta does not.
+    # posix_spawn(3), by which make may have started us, leaves two of the C library ignored; pasta does not.
     own = sum(1 << (number - 1) for number in LIBRARY_SIGNALS)
     ignored = int(plain.stdout.split()[1], 16) & ~own
     assert (int(inside.stdout.split()[1], 16), inside.stderr) == (ignored, "")

@@ -1,13 +1,15 @@
 """Text of a program that is the lab's with one difference: one of the system calls of its start is refused.
 
 Its first two arguments are a number N and an errno: the Nth call of all, whichever of its processes makes it,
-fails. The third names a file, to which the number and name of each call are added.
+fails. The third names a file of REPORT_LEN bytes, whose first eight are the number of calls and the length of
+the lines that follow: number and name of each call.
 
 What is counted is what Python code can call: the functions below and the creation of sockets.
 """
 
 from __future__ import annotations
 
+REPORT_LEN = 1 << 18
 NAMES = {
     "os": "open dup dup2 pipe write fstat stat lstat listdir scandir readlink getcwd chdir setsid "
           "setpgid setgroups setresuid setresgid fork kill unlink ftruncate memfd_create "
@@ -23,15 +25,17 @@ REFUSING = f"""
 import importlib, mmap, os, struct
 names = {NAMES!r}
 wanted, number, report = int(sys.argv.pop(1)), int(sys.argv.pop(1)), sys.argv.pop(1)
-shared = mmap.mmap(-1, 4096)
-_open, _write, _close, _strerror = os.open, os.write, os.close, os.strerror
+fd = os.open(report, os.O_RDWR)
+shared = mmap.mmap(fd, {REPORT_LEN})  # stays when there are no paths any more
+os.close(fd)
+_strerror = os.strerror
 
 def count(name):
-    n = struct.unpack_from("I", shared)[0] + 1
-    struct.pack_into("I", shared, 0, n)
-    fd = _open(report, os.O_WRONLY | os.O_APPEND)
-    _write(fd, f"{{n}} {{name}}\\n".encode())
-    _close(fd)
+    n, end = struct.unpack_from("II", shared)
+    n += 1
+    line = f"{{n}} {{name}}\\n".encode()
+    shared[8 + end:8 + end + len(line)] = line
+    struct.pack_into("II", shared, 0, n, end + len(line))
     if n == wanted:
         raise OSError(number, _strerror(number))
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.processes import status_field
-from tests.system.refusing import REFUSING
+from tests.system.refusing import REFUSING, REPORT_LEN
 from tests.system.test_attach import Target
 
 if TYPE_CHECKING:
@@ -86,19 +88,23 @@ class Refusals:
         except FileNotFoundError:
             pid = ""
         for each in self._lab.host.pids() if pid else ():
-            if status_field(each, "NSpid").split()[-1] == pid:
-                os.kill(each, signal.SIGTERM)
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if pid in status_field(each, "NSpid").split()[1:]:
+                    os.kill(each, signal.SIGTERM)
         for file in FILES:
             (self._directory / file).unlink(missing_ok=True)
 
     def _calls(self) -> dict[int, str]:
-        lines = (self._directory / "calls").read_text(encoding="utf-8").splitlines()
-        return {int(number): name for number, _, name in (line.partition(" ") for line in lines)}
+        report = (self._directory / "calls").read_bytes()
+        lines = report[8:8 + struct.unpack_from("I", report, 4)[0]].decode().splitlines()
+        parts = (line.partition(" ") for line in lines)
+        # Two processes may have written at once.
+        return {int(number): name for number, _, name in parts if number.isdecimal()}
 
     def _run(self, nth: int, number: int) -> tuple[int, str, str]:
         program, arguments = self._argv
         report = self._directory / "calls"
-        report.write_bytes(b"")
+        report.write_bytes(bytes(REPORT_LEN))
         argv = [program, str(nth), str(number), str(report), *arguments]
         result = self._lab.host.run(argv, user=False, check=False)
         return result.returncode, result.stdout.decode(), result.stderr.decode()

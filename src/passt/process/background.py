@@ -86,8 +86,8 @@ class Background:
             os.close(self._consent_fd)
             try:
                 os.write(consent, _PID.pack(child))
-            except BrokenPipeError:
-                pass              # it has ended already
+            except OSError:
+                os.close(consent)  # it has ended already, or will end when it reads
             self._wait(child, readiness, consent)
         os.close(readiness)
         os.close(consent)
