@@ -62,7 +62,7 @@ def most_descriptors(running: Running) -> int:
 
 
 def settled_descriptors(running: Running) -> int:
-    """Wait until sockets are no longer opened in advance, which goes on beside the start; count descriptors."""
+    """Count descriptors once no more sockets are opened in advance, which goes on beside the start."""
     seen: list[int] = []
 
     def is_settled() -> bool:
