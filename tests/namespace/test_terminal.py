@@ -27,8 +27,8 @@ PASTA = shlex.join([PYTHON, DRIVER])
 BASH = ["bash", "--norc", "--noprofile", "-i"]
 CTRL_C, CTRL_Z = "\x03", "\x1a"
 # Tells when it gets the signal, and goes on.
-HANDLER = ("import os, signal; signal.signal(signal.SIGTSTP, lambda *_: os.write(1, b'trapped')); "
-           "os.write(1, b'\\nready')\nwhile True: signal.pause()")
+HANDLER = ("import os, signal, time; signal.signal(signal.SIGTSTP, lambda *_: os.write(1, b'trapped')); "
+           "os.write(1, b'\\nready')\nwhile True: time.sleep(0.01)")
 
 
 class Screen:
