@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator
 
 from passt.dataplane.sockets.namespace_thread import NamespaceThread
-from passt.facts.contracts import FlowInfo, FlowPolicy, FrameResponder, GuestEvents
+from passt.facts.contracts import FlowInfo, FlowPolicy, FrameResponder, GuestEvents, VhostDevice
 
 class Engine:
     """Event loop, link, flow table and translators of one instance; owns all of its state.
@@ -56,6 +56,14 @@ class Engine:
 
         Raises ValueError while a link is attached and OSError if *fd* cannot be watched, and leaves the
         socket to the caller.
+        """
+
+    def attach_vhost(self, on_end: Callable[[str], None]) -> VhostDevice:
+        """Attach a link without memory to the device that is returned; a vhost-user session sets that up.
+
+        When the device is told to end, or rings or memory turn out to be wrong, the link is detached at the
+        end of the turn and *on_end* is called from the loop with the reason. Flows live on, as with
+        `attach_stream`. Raises ValueError while a link is attached.
         """
 
     def attach_link(self, link: object, on_end: Callable[[str], None] | None) -> None:

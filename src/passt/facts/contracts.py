@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # The flow table tells the listeners of datagrams apart by 16 bits.
 MAX_LISTENERS = 0xfffe
+# Pieces of guest memory that one vhost-user session may have; more than the memory slots of usual machines.
+MAX_REGIONS = 64
 
 
 class Target(NamedTuple):
@@ -142,8 +144,8 @@ class NamespaceSockets(Protocol):
 class MemoryRegion(NamedTuple):
     """A piece of the guest's memory that a vhost-user front end shares.
 
-    *guest_address* is where the guest sees it, *user_address* where the front end does; *size* is in bytes. It
-    lies *mmap_offset* bytes into the file *fd*, which is -1 where a region is only named.
+    *guest_address* is where the guest sees it, *user_address* where the front end does; *size* is in bytes.
+    It lies *mmap_offset* bytes into the file *fd*, which is -1 where a region is only named.
     """
 
     guest_address: int
@@ -196,7 +198,7 @@ class VhostDevice(Protocol):
     def set_call(self, ring: int, fd: int) -> None:
         """Take ownership of the eventfd that interrupts the guest, and signal it once; -1: none."""
 
-    def enable_ring(self, ring: int, enabled: bool) -> None:  # noqa: FBT001 - as the request has it
+    def enable_ring(self, ring: int, enabled: bool) -> None:
         """Let frames pass through *ring*, or not."""
 
     def stop_ring(self, ring: int) -> int:
