@@ -101,7 +101,7 @@ class _Passt:
         """Build the data plane."""
         self._progress.enter("network")
         network = Network(self._settings, self._guest, self._ports)
-        attach = network.engine.attach_stream
+        attach: Attach = network.engine.attach_stream
         if self._settings.socket.vhost_user:
             attach = vhost_sessions(network.engine, self._guest)
         clients = Clients(network.engine, self._listener, attach, network.ask_guest,
