@@ -44,7 +44,7 @@ _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_SET_SECCOMP = 1, 4, 8, 22
 _PR_CAPBSET_DROP, _PR_SET_SECUREBITS, _PR_SET_MM, _PR_SET_NO_NEW_PRIVS = 24, 28, 35, 38
 _PR_CAP_AMBIENT, _PR_SET_PTRACER, _PR_SET_VMA = 47, 0x59616D61, 0x53564D41
-_F_SETSIG, _F_SETPIPE_SZ, _F_GETPIPE_SZ, _F_ADD_SEALS, _F_GET_SEALS = 10, 1031, 1032, 1033, 1034
+_F_SETSIG, _F_SETPIPE_SZ, _F_GETPIPE_SZ, _F_ADD_SEALS = 10, 1031, 1032, 1033
 _TCGETS, _TIOCGPGRP, _TIOCSPGRP, _TIOCSTI, _TIOCLINUX = 0x5401, 0x540F, 0x5410, 0x5412, 0x541C
 _SIOCOUTQ, _FIONBIO, _FIOCLEX, _SIOCGIFINDEX = 0x5411, 0x5421, 0x5451, 0x8933
 _SOCK_FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -213,8 +213,7 @@ ATTACHED = (
 # descriptors come by recvmsg(2), and are mapped as any memory is.
 VHOST_USER = (
     Rule("memfd_create", "the record of descriptors in use, which a front end gets from us"),
-    Rule("fcntl", "that record keeps its size; does the machine's memory?",
-         one_of(1, _F_ADD_SEALS, _F_GET_SEALS)),
+    Rule("fcntl", "that record keeps its size", one_of(1, _F_ADD_SEALS)),
 )  # fmt: skip
 
 # The thread that opens sockets in the guest's namespace.

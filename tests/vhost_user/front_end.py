@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 FEATURES = 1 << 32 | 1 << 30 | 1 << 26 | 1 << 15 | 1
-BACKEND = Backend(features=FEATURES, max_pairs=2, max_regions=64, mtu=1500,
-                  inflight_size=lambda n_rings, ring_size: n_rings * (64 + 16 * ring_size))
+BACKEND = Backend(features=FEATURES, max_pairs=2, max_regions=64, mtu=1500)
 REGION = MemoryRegion(0x1000, 0x2000, 0x7f00_0000_1000, 0x3000, -1)
 
 
@@ -86,9 +85,6 @@ class Device:
 
     def set_log_call(self, fd: int) -> None:
         self._own(fd, "log call")
-
-    def set_inflight(self, fd: int, size: int, offset: int, n_rings: int, ring_size: int) -> None:
-        self._note("in use", os.fstat(fd).st_ino, size, offset, n_rings, ring_size)
 
     def reset(self) -> None:
         self._note("reset")

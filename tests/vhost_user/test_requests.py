@@ -127,15 +127,22 @@ def test_record_of_use_is_a_file_that_keeps_its_size(front_end: FrontEnd, length
     front_end.agree(ProtocolFeature.INFLIGHT_SHMFD)
     front_end.send(Request.GET_INFLIGHT_FD, InflightArea(9, 9, 4, 128).build(length))
     answer, [fd] = front_end.reply(Request.GET_INFLIGHT_FD)
-    size = 4 * (64 + 16 * 128)
+    size = 4 * (16 + 16 * 128)
     assert answer == InflightArea(size, 0, 4, 128).build(length)
     assert os.fstat(fd).st_size == size
     assert fcntl.fcntl(fd, F_GET_SEALS) == 1 | 2 | 4
     with pytest.raises(PermissionError):
         os.ftruncate(fd, 0)
+    assert os.pread(fd, size, 0) == bytes(size)  # version 0: nobody has used it
     front_end.send(Request.SET_INFLIGHT_FD, answer, [fd])
-    assert front_end.told == [("in use", inode(fd), size, 0, 4, 128)]
+    assert (front_end.told, front_end.why) == ([], None)
     os.close(fd)
+
+
+def test_record_of_use_has_a_place_for_each_descriptor(front_end: FrontEnd, file: int) -> None:
+    front_end.agree(ProtocolFeature.INFLIGHT_SHMFD)
+    front_end.send(Request.SET_INFLIGHT_FD, InflightArea(2 * (16 + 16 * 256) - 1, 0, 2, 256).build(), [file])
+    assert front_end.why == "SET_INFLIGHT_FD: a record of 8223 bytes; it takes 8224"
 
 
 def test_log_has_an_answer_of_its_own(front_end: FrontEnd, file: int) -> None:
@@ -435,7 +442,8 @@ def test_what_could_keep_us_waiting_is_no_eventfd(request_: Request) -> None:
 @pytest.mark.parametrize("error", [
     (ValueError("region 1 overlaps region 0"), "region 1 overlaps region 0"),
     (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "Cannot allocate memory"),
-], ids=["must not", "cannot"])
+    (OSError("too many mappings"), "too many mappings"),
+], ids=["must not", "cannot", "cannot, says who"])
 @pytest.mark.parametrize("is_waiting", [False, True])
 def test_device_refuses(front_end: FrontEnd, file: int, error: tuple[Exception, str], is_waiting: bool
                         ) -> None:

@@ -158,10 +158,12 @@ class MemoryRegion(NamedTuple):
 class VhostDevice(Protocol):
     """The device of one vhost-user session: guest memory, rings, features (`dataplane.link.vhost`).
 
-    Ring 2k is the guest's receive queue of pair k, ring 2k + 1 its transmit queue. Every method raises
-    ValueError, with a text for the user, for what a front end may not ask, and OSError for what the kernel
-    refuses; the session ends then. Where a method takes ownership of a descriptor, it does so even if it
-    raises.
+    Ring 2k is the guest's receive queue of pair k, ring 2k + 1 its transmit queue. Buffers are used in order,
+    and a ring starts behind the last one that was used, so that nothing is lost or repeated.
+
+    Every method raises ValueError, with a text for the user, for what a front end may not ask, and OSError for
+    what the kernel refuses; the session ends then. Where a method takes ownership of a descriptor, it does so
+    even if it raises.
     """
 
     def set_features(self, features: int) -> None:
@@ -209,9 +211,6 @@ class VhostDevice(Protocol):
 
     def set_log_call(self, fd: int) -> None:
         """Take ownership of the eventfd that tells the front end of new dirty pages; -1: none."""
-
-    def set_inflight(self, fd: int, size: int, offset: int, n_rings: int, ring_size: int) -> None:
-        """Map what records the descriptors in use, *size* bytes from *offset*; the caller closes *fd*."""
 
     def reset(self) -> None:
         """Stop all rings and forget the features; the memory stays."""

@@ -124,8 +124,8 @@ def vhost_sessions(engine: Engine, guest: GuestNet) -> Attach:
     from passt.vhost_user.backend import Backend
     from passt.vhost_user.session import Session
 
-    backend = Backend(vhost.OFFERED_FEATURES, vhost.MAX_QUEUE_PAIRS, MAX_REGIONS, guest.mtu or 0,
-                      vhost.inflight_size)
+    vhost.prepare()
+    backend = Backend(vhost.OFFERED_FEATURES, vhost.MAX_QUEUE_PAIRS, MAX_REGIONS, guest.mtu or 0)
     return lambda fd, on_end: Session(engine, fd, backend, on_end)
 
 

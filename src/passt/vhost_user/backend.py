@@ -8,10 +8,7 @@ from passt.facts.settings import DEFAULT_MTU
 from passt.light.values import NamedTuple
 from passt.vhost_user.messages import ProtocolFeature
 
-TYPE_CHECKING = False  # typing itself is not needed at run time
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
+# Without CONFIG, as QEMU warns of it at each start of a network card; who asks nevertheless is answered.
 PROTOCOL_FEATURES = sum(1 << bit for bit in ProtocolFeature if bit != ProtocolFeature.CONFIG)
 F_PROTOCOL_FEATURES = 30           # VHOST_USER_F_PROTOCOL_FEATURES, a bit of GET_FEATURES
 MIN_MTU, MAX_MTU = 68, 65535       # virtio 1.2, 5.1.4.1
@@ -27,15 +24,13 @@ _UNKNOWN_SPEED, _UNKNOWN_DUPLEX = 0xffffffff, 0xff
 class Backend(NamedTuple):
     """What a front end is offered.
 
-    *features* are those of GET_FEATURES; *mtu* is what the guest is told to use, 0 for nothing;
-    *inflight_size* gives the bytes that record the descriptors in use of some rings of one size.
+    *features* are those of GET_FEATURES; *mtu* is what the guest is told to use, 0 for nothing.
     """
 
     features: int
     max_pairs: int
     max_regions: int
     mtu: int
-    inflight_size: Callable[[int, int], int]
 
     @property
     def n_rings(self) -> int:

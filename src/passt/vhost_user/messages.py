@@ -44,6 +44,8 @@ HEADER_LEN = _HEADER.size
 MAX_PAYLOAD_LEN = 512
 # C compilers round this structure up to 8 bytes, and QEMU sends and wants it so.
 _PADDED_INFLIGHT_LEN = 24
+# "Inflight I/O tracking": QueueRegionSplit without its array of DescStateSplit, and one of these.
+_QUEUE_REGION_LEN, _DESCRIPTOR_STATE_LEN = 16, 16
 _RING_MASK, _NO_FD = 0xff, 0x100
 _LOG_USED_RING = 1
 
@@ -301,6 +303,10 @@ class InflightArea(Value):
         if len(data) == _PADDED_INFLIGHT_LEN:
             data = data[:_INFLIGHT.size]
         return cls(*_unpack(_INFLIGHT, data, "a payload"))
+
+    def needed_size(self) -> int:
+        """Tell the bytes that the record takes ("Inflight I/O tracking", QueueRegionSplit)."""
+        return self.n_rings * (_QUEUE_REGION_LEN + self.ring_size * _DESCRIPTOR_STATE_LEN)
 
     def build(self, length: int = _INFLIGHT.size) -> bytes:
         """Write it, rounded up to *length*."""

@@ -237,9 +237,13 @@ class Requests:
     # Descriptors in use
 
     def _get_inflight_fd(self, message: Message) -> Answer:
-        """Make the file that records descriptors in use; the front end gives it back by SET_INFLIGHT_FD."""
+        """Make the file for a record of descriptors in use, which a front end keeps for the next back end.
+
+        The record stays empty, and its version 0, "an uninitialized buffer": we use descriptors in order, so
+        the used ring alone says where to go on ("Inflight I/O tracking").
+        """
         wanted = self._inflight(message)
-        size = self._backend.inflight_size(wanted.n_rings, wanted.ring_size)
+        size = wanted.needed_size()
         made = InflightArea(size, 0, wanted.n_rings, wanted.ring_size)
         fd = os.memfd_create("inflight", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
@@ -251,8 +255,10 @@ class Requests:
         return Answer(made.build(len(message.payload)), fd)
 
     def _set_inflight_fd(self, message: Message) -> None:
+        """Take the record back, and leave it alone: a ring starts behind the last descriptor used."""
         area = self._inflight(message)
-        self._device.set_inflight(message.fds[0], area.size, area.offset, area.n_rings, area.ring_size)
+        if area.size < area.needed_size():
+            raise WireError(f"a record of {area.size} bytes; it takes {area.needed_size()}")
 
     def _inflight(self, message: Message) -> InflightArea:
         area = InflightArea.parse(message.payload)

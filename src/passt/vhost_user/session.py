@@ -92,7 +92,7 @@ class Session:
             log.limited(log.INFO, "vhost-user", f"refused {name}: {error}")
         except OSError as error:
             self._tell_outcome(message, _FAILURE)
-            raise EndOfSessionError(f"{name}: {error.strerror}") from None
+            raise EndOfSessionError(f"{name}: {error.strerror or error}") from None
         except (ValueError, WireError) as error:
             self._tell_outcome(message, _FAILURE)
             raise EndOfSessionError(f"{name}: {error}") from None
