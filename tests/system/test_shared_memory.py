@@ -162,9 +162,9 @@ VIOLATIONS: dict[str, tuple[Callable[[Client], None], str]] = {
              "SET_VRING_NUM: a ring of 100 descriptors; a power of two up to 32768 would be right"),
     "features": (lambda client: client.send(build(Request.SET_FEATURES, struct.pack("=Q", 1 << 50))),
                  "SET_FEATURES: features 0x4000000000000 were not offered"),
-    "no virtio 1": (lambda client: client.send(build(Request.SET_FEATURES, struct.pack("=Q", 1 << 30))),
-                    "SET_FEATURES: devices before virtio 1.0 are not supported: VIRTIO_F_VERSION_1 is"
-                    " missing"),
+    "no virtio 1": (
+        lambda client: client.send(build(Request.SET_FEATURES, struct.pack("=Q", 1 << 30))),
+        "SET_FEATURES: devices before virtio 1.0 are not supported: VIRTIO_F_VERSION_1 is missing"),
     "descriptors": (lambda client: client.send(build(Request.SET_MEM_TABLE, bytes(8)), [0, 1]),
                     "SET_MEM_TABLE: 2 descriptors; 0 would be right"),
     "many descriptors": (lambda client: client.send(build(Request.SET_OWNER), [0] * 20),
