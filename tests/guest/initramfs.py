@@ -20,7 +20,7 @@ from tests.support.lab import PATH, LabError
 HERE = Path(__file__).parent
 TREE = HERE.parent.parent
 KERNEL = TREE / ".guest" / "kernel"
-PROGRAMS = ("busybox", "socat", "dhclient", "rdisc6")
+PROGRAMS = ("busybox", "socat", "dhclient", "rdisc6", "ethtool")
 DIRECTORIES = ("bin", "dev", "etc", "modules", "proc", "run", "sys", "tmp", "var", "var/lib", "var/lib/dhcp")
 SCRIPTS = {"init": "init.sh", "etc/udhcpc.sh": "udhcpc.sh", "etc/dhclient6.sh": "dhclient6.sh",
            "etc/dhclient.conf": "dhclient.conf"}

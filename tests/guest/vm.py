@@ -21,7 +21,7 @@ from tests.support.processes import wait_until
 from tests.support.switches import KVM
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tests.support.lab import Lab, Place, Running
 
@@ -30,6 +30,7 @@ BOOT_S = 240.0
 COMMAND_S = 120.0
 MAC = "52:54:00:12:34:56"
 QEMU = "qemu-system-x86_64"
+MEMORY_MB = 256
 # no_timer_check: an emulator that gets little of a busy machine's time fails the kernel's check of its timer.
 APPEND = "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check mitigations=off random.trust_cpu=1"
 
@@ -40,16 +41,36 @@ def stream_card(path: str, mac: str = MAC) -> list[str]:
             "-device", f"virtio-net-pci,netdev=n,mac={mac},romfile="]
 
 
+def sharing_card(path: str, mac: str = MAC, *, more: str = "") -> list[str]:
+    """Give the arguments for a card whose rings passt shares; *more* are properties of the connection.
+
+    QEMU 7.2 that emulates the processor crashes with more than one interrupt vector for the card.
+    """
+    return ["-object", f"memory-backend-memfd,id=m,size={MEMORY_MB}M,share=on",
+            "-machine", "memory-backend=m", "-chardev", f"socket,id=c,path={path}{more}",
+            "-netdev", "vhost-user,id=n,chardev=c",
+            "-device", f"virtio-net-pci,netdev=n,mac={mac},romfile=,vectors=0"]
+
+
+# For each way to connect a machine: options of passt, and the card.
+CARDS: dict[str, tuple[list[str], Callable[[str], list[str]]]] = {
+    "stream": ([], stream_card),
+    "vhost-user": (["--vhost-user"], sharing_card),
+}
+
+
 class Vm:
     """A running machine; *directory* holds `vmlinuz` and `initrd`, and gets the console as NAME.console.
 
-    *before* is put in front of QEMU's command line.
+    *before* is put in front of QEMU's command line. QEMU ends when the guest wants to boot again, unless
+    *may_reboot*.
     """
 
     def __init__(self, place: Place, directory: Path, card: Sequence[str], *, name: str = "vm",
-                 user: bool = False, before: Sequence[str] = ()) -> None:
+                 user: bool = False, before: Sequence[str] = (), may_reboot: bool = False) -> None:
         self._console = directory / f"{name}.console"
-        self.running = place.spawn([*before, QEMU, *self._arguments(directory), *card], user=user,
+        once = [] if may_reboot else ["-no-reboot"]
+        self.running = place.spawn([*before, QEMU, *self._arguments(directory), *once, *card], user=user,
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._buffer = b""
         self._has_ended = False
@@ -58,8 +79,8 @@ class Vm:
         machine = ["-machine", "q35,accel=kvm", "-cpu", "host"] if KVM else [
             "-machine", "q35,accel=tcg", "-cpu", "qemu64"]
         return [
-            *machine, "-smp", "1", "-m", "256", "-nodefaults", "-no-user-config", "-display", "none",
-            "-no-reboot", "-kernel", str(directory / "vmlinuz"), "-initrd", str(directory / "initrd"),
+            *machine, "-smp", "1", "-m", str(MEMORY_MB), "-nodefaults", "-no-user-config", "-display", "none",
+            "-kernel", str(directory / "vmlinuz"), "-initrd", str(directory / "initrd"),
             "-append", APPEND, "-serial", f"file:{self._console}",
             "-chardev", "stdio,id=commands,signal=off", "-serial", "chardev:commands",
         ]
@@ -119,6 +140,13 @@ class Vm:
         self._start(f"socat -t 20 {protocol}{family}-{kind}:{port},fork,reuseaddr{only} '{action}'")
         local = f" :::{port} " if family == 6 else f" 0.0.0.0:{port} "
         self.wait_for(f"netstat -{protocol[0].lower()}ln | grep -F '{local}'", "the guest listens")
+
+    def reboot(self) -> None:
+        """Have the guest boot again, and wait until it takes commands."""
+        assert self.running.popen.stdin is not None
+        self.running.popen.stdin.write(b"- reboot -f\n")
+        self.running.popen.stdin.flush()
+        self.wait_for_boot()
 
     def power_off(self) -> int:
         """Have the guest power off; return QEMU's status."""

@@ -1,4 +1,7 @@
-"""libvirt in session mode: a domain whose interface is passt, which libvirt starts and ends."""
+"""libvirt in session mode: a domain whose interface is passt, which libvirt starts and ends.
+
+All of it with an interface of type user (QEMU's stream socket) and of type vhostuser (shared memory).
+"""
 
 from __future__ import annotations
 
@@ -25,15 +28,21 @@ VIRSH = ("virsh", "--quiet", "--connect=qemu:///session")
 STATE = f"{RUNTIME}/libvirt/qemu/run/passt"
 
 
+def description(name: str, kind: str) -> str:
+    """Describe a domain to libvirt; its interface is of the type *kind*."""
+    text = (HERE / "domain.xml").read_text(encoding="ascii")
+    return text.replace("NAME", name).replace("TYPE", kind)
+
+
 class Domain(Vm):
     """A machine that libvirt has started: its commands go through a socket that socat speaks to."""
 
-    def __init__(self, tree: Tree, name: str) -> None:
+    def __init__(self, tree: Tree, name: str, kind: str) -> None:
         self.tree, self.name = tree, name
         self.root = Path(f"/proc/{tree.init}/root")
         self._console = self.root / HOME[1:] / f"{name}.console"
         self._buffer = b""
-        text = (HERE / "domain.xml").read_text(encoding="ascii").replace("NAME", name)
+        text = description(name, kind)
         tree.run(["sh", "-c", f"cat >{HOME}/{name}.xml"], user=True, feed=text.encode())
         tree.run([*VIRSH, "create", f"{HOME}/{name}.xml"], user=True, cwd=HOME, timeout=60)
         self.running = tree.spawn(["socat", "-", f"UNIX-CONNECT:{HOME}/{name}.commands"], user=True, stdin=-1)
@@ -60,10 +69,16 @@ def files(tree: Tree) -> None:
     make_readable([directory])
 
 
+@pytest.fixture(scope="module", params=["user", "vhostuser"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Name the type of the domain's interface."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def domain(tree: Tree, files: None) -> Iterator[Domain]:  # noqa: ARG001
+def domain(tree: Tree, files: None, kind: str) -> Iterator[Domain]:  # noqa: ARG001
     """One machine for the tests of this module, which has its addresses."""
-    domain = Domain(tree, "one")
+    domain = Domain(tree, "one", kind)
     domain.wait_for_boot()
     yield domain
     if not domain.is_gone():
@@ -106,6 +121,12 @@ def ask(lab: Lab, protocol: str, address: str, port: str) -> bytes:
     return lab.host.run(["socat", "-t", "5", "-", target], feed=b"hello").stdout
 
 
+def test_libvirt_asks_for_what_the_domain_says(domain: Domain, kind: str) -> None:
+    [pid] = domain.tree.find("passt")
+    argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    assert (b"--vhost-user" in argv) == (kind == "vhostuser")
+
+
 def test_passt_writes_its_log_where_the_domain_says(domain: Domain) -> None:
     assert b"passt" in domain.tree.run(["cat", f"{HOME}/passt.log"], user=True).stdout
 
@@ -117,15 +138,15 @@ def test_nothing_is_left_when_libvirt_destroys_the_domain(domain: Domain) -> Non
 
 
 @pytest.mark.usefixtures("files")
-def test_nothing_is_left_when_the_guest_powers_off(tree: Tree) -> None:
-    second = Domain(tree, "two")
+def test_nothing_is_left_when_the_guest_powers_off(tree: Tree, kind: str) -> None:
+    second = Domain(tree, "two", kind)
     second.wait_for_boot()
     second.power_off()
     wait_until(second.is_gone, "passt and its files are gone", 10)
 
 
-def test_port_that_is_taken_is_shown_by_libvirt(tree: Tree) -> None:
-    text = (HERE / "domain.xml").read_text(encoding="ascii").replace("NAME", "bad").replace("2222", "8007")
+def test_port_that_is_taken_is_shown_by_libvirt(tree: Tree, kind: str) -> None:
+    text = description("bad", kind).replace("2222", "8007")
     tree.run(["sh", "-c", f"cat >{HOME}/bad.xml"], user=True, feed=text.encode())
     result = tree.run([*VIRSH, "create", f"{HOME}/bad.xml"], user=True, cwd=HOME, check=False)
     assert result.returncode != 0

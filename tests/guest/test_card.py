@@ -1,4 +1,7 @@
-"""A guest on a card of QEMU's own stream back end: one boot for all checks, in the order of this file."""
+"""A guest on a card of QEMU's stream back end, and one that shares its memory with passt (vhost-user).
+
+One boot of each for all checks, in the order of this file.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.guest.conftest import TFTP_PORT
-from tests.guest.vm import MAC, Passt, Vm, stream_card
+from tests.guest.vm import CARDS, MAC, Passt, Vm
 from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, Lab
 from tests.system.servers import stream_sha256
 
@@ -35,17 +38,23 @@ def bracketed(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
+@pytest.fixture(scope="module", params=CARDS)
+def card(request: pytest.FixtureRequest) -> str:
+    """Name the way in which the guest is connected."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def passt(lab: Lab, guest_files: Path, refusal: str) -> Iterator[Passt]:
-    running = Passt(lab, guest_files / "stream.socket", ["-1", "-t", FORWARDED, "-u", FORWARDED],
-                    user=not refusal)
+def passt(lab: Lab, guest_files: Path, refusal: str, card: str) -> Iterator[Passt]:
+    options = [*CARDS[card][0], "-1", "-t", FORWARDED, "-u", FORWARDED]
+    running = Passt(lab, guest_files / f"{card}.socket", options, user=not refusal)
     yield running
     running.close()
 
 
 @pytest.fixture(scope="module")
-def guest(lab: Lab, guest_files: Path, passt: Passt, refusal: str) -> Iterator[Vm]:
-    vm = Vm(lab.host, guest_files, stream_card(passt.path), user=not refusal)
+def guest(lab: Lab, guest_files: Path, passt: Passt, refusal: str, card: str) -> Iterator[Vm]:
+    vm = Vm(lab.host, guest_files, CARDS[card][1](passt.path), name=card, user=not refusal)
     try:
         vm.wait_for_boot()
         yield vm
