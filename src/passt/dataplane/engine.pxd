@@ -28,6 +28,7 @@ cdef class Engine:
     cdef void raise_failure(self) except *
     cdef void turn(self) except *
     cdef void dispatch(self, epoll_event *event) except *
+    cdef void wake_waiting(self) noexcept
     cdef void on_link_event(self, int which, uint32_t events) except *
     cdef void read_link(self) noexcept
     cdef void fire_timers(self) except *

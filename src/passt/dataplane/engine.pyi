@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator
 
 from passt.dataplane.sockets.namespace_thread import NamespaceThread
-from passt.facts.contracts import FlowInfo, FlowPolicy, FrameResponder, GuestEvents
+from passt.facts.contracts import FlowInfo, FlowPolicy, FrameResponder, GuestEvents, VhostDevice
 
 class Engine:
     """Event loop, link, flow table and translators of one instance; owns all of its state.
@@ -58,8 +58,15 @@ class Engine:
         socket to the caller.
         """
 
+    def attach_vhost(self, on_end: Callable[[str], None]) -> VhostDevice:
+        """Make the device of one vhost-user session, which `vhost_user.session` sets up; it has no memory yet.
+
+        When the session ends, by `VhostDevice.end` or because the guest damages its rings, *on_end* is called from
+        the loop with the reason. Flows live on and wait for the next one. Raises ValueError while a link is attached.
+        """
+
     def attach_link(self, link: object, on_end: Callable[[str], None] | None) -> None:
-        """Take ownership of a `link.Link` that holds descriptors; `attach_tap` and `attach_stream` do this.
+        """Take ownership of a `link.Link` that holds descriptors; the other `attach_` methods do this.
 
         With *on_end* None, `run` raises HostError when the link ends. Raises ValueError while another link is
         attached and OSError if a descriptor cannot be watched, and leaves all of them to the caller.

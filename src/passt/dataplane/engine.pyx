@@ -90,10 +90,19 @@ cdef class Engine:
         link.attach(fd)
         self.attach_link(link, on_end)
 
+    def attach_vhost(self, on_end):
+        # Only who serves such a machine loads what it takes.
+        from passt.dataplane.link.vhost import VhostLink
+
+        link = VhostLink(self.reactor)
+        self.attach_link(link, on_end)
+        return link
+
     def attach_link(self, Link link not None, on_end):
         if self.core.link is not link and self.core.link.n_fds:
             raise ValueError("there is a link already")
         self.link_number += 1
+        link.number = self.link_number
         try:
             self.watch_link(link, EPOLL_CTL_ADD)
         except OSError:
@@ -103,15 +112,17 @@ cdef class Engine:
         self.link_blocked = link.blocked
         self.on_end = on_end
         forget_stations(self.core)
-        self.core.flows.wake_waiting()
-        self.core.listeners.resume()
+        self.wake_waiting()
 
     cdef void watch_link(self, Link link, int op) except *:
         """Watch the descriptors of *link* for the events that it wants now."""
         cdef int which
+        cdef uint32_t events
         for which in range(link.n_fds):
-            self.must_watch(link.fds[which], op, link.wanted_events(which),
-                            make_tag(EVENT_LINK, self.link_number, <uint32_t>which))
+            events = link.wanted_events(which)
+            if events:
+                self.must_watch(link.fds[which], op, events,
+                                make_tag(EVENT_LINK, self.link_number, <uint32_t>which))
 
     def is_guest_known(self):
         return is_known(self.core)
@@ -244,6 +255,8 @@ cdef class Engine:
         if core.link.blocked != self.link_blocked and core.link.n_fds:
             self.link_blocked = core.link.blocked
             self.watch_link(core.link, EPOLL_CTL_MOD)
+            if not core.link.blocked:
+                self.wake_waiting()
 
     cdef void dispatch(self, epoll_event *event) except *:
         cdef uint64_t tag = event.data.u64
@@ -264,10 +277,14 @@ cdef class Engine:
         cdef bint was_blocked = self.core.link.blocked
         cdef bint is_readable = self.core.link.on_event(which, events)
         if was_blocked and not self.core.link.blocked:
-            self.core.flows.wake_waiting()
-            self.core.listeners.resume()
+            self.wake_waiting()
         if is_readable:
             self.read_link()
+
+    cdef void wake_waiting(self) noexcept:
+        """The link is not blocked any more."""
+        self.core.flows.wake_waiting()
+        self.core.listeners.resume()
 
     cdef void read_link(self) noexcept:
         """Read one batch, and more while the link has frames at hand."""

@@ -12,7 +12,8 @@ from passt.dataplane.bypass.udp_bypass cimport end_splice_udp, on_splice_timer, 
 from passt.dataplane.core.core cimport Core, FlowAction, FlowEvent, FlowHandlers, FlowState
 from passt.dataplane.base.externs cimport IPPROTO_TCP, IPPROTO_UDP
 from passt.dataplane.core.listeners cimport Listener
-from passt.dataplane.ingress.demux cimport on_frame
+from passt.dataplane.flow.batches cimport MAX_GATHER
+from passt.dataplane.ingress.demux cimport is_tcp_data, on_frame
 from passt.dataplane.link.link cimport MAX_BATCH
 from passt.dataplane.link.meta cimport RxFrame
 from passt.dataplane.tcp.from_guest cimport flush_gather
@@ -30,6 +31,9 @@ from passt.dataplane.tcp.states cimport tcp_state
 from passt.dataplane.tcp.to_guest cimport finish_turn, on_socket, on_timer
 from passt.dataplane.udp.flows cimport end_udp, on_udp_timer
 from passt.dataplane.udp.to_guest cimport read_listener, read_port, read_spliced
+
+cdef enum:
+    IN_PIECES_FROM = 4096         # bytes; a smaller frame is copied sooner than led along in pieces
 
 
 cdef void set_handlers(Core core):
@@ -86,13 +90,19 @@ cdef int read_frames(Core core, int room) noexcept nogil:
     cdef int n, i
     n = core.link.read_batch(frames, room)
     for i in range(n):
-        if frames[i].n_pieces and not core.link.join(&frames[i]):
+        if frames[i].n_pieces and not may_stay_in_pieces(core, &frames[i]) and not core.link.join(&frames[i]):
             hand_on(core)
             core.link.join(&frames[i])
         if frames[i].len:
             on_frame(core, &frames[i])
     hand_on(core)
     return n
+
+
+cdef bint may_stay_in_pieces(Core core, RxFrame *frame) noexcept nogil:
+    """Whether *frame*, of which the head is joined then, is left where it is: large, and data for TCP."""
+    return (frame.len >= IN_PIECES_FROM and frame.n_pieces <= MAX_GATHER and not frame.unverified
+            and not core.watch.active and core.link.join_head(frame) and is_tcp_data(frame.data))
 
 
 cdef void hand_on(Core core) noexcept nogil:

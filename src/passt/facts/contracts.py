@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from passt.light.values import NamedTuple, Protocol
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 # The flow table tells the listeners of datagrams apart by 16 bits.
 MAX_LISTENERS = 0xfffe
 
@@ -133,3 +137,82 @@ class NamespaceSockets(Protocol):
         *proto* is IPPROTO_TCP (listening then) or IPPROTO_UDP. Returns one descriptor or two, for
         `Engine.add_listener` with *namespace* True. Raises OSError; nothing stays open then.
         """
+
+
+class MemoryRegion(NamedTuple):
+    """A piece of the guest's memory that a vhost-user front end shares.
+
+    *guest_address* is where the guest sees it, *user_address* where the front end does; *size* is in bytes. It
+    lies *mmap_offset* bytes into the file *fd*, which is -1 where a region is only named.
+    """
+
+    guest_address: int
+    size: int
+    user_address: int
+    mmap_offset: int
+    fd: int
+
+
+class VhostDevice(Protocol):
+    """The device of one vhost-user session: guest memory, rings, features (`dataplane.link.vhost`).
+
+    Ring 2k is the guest's receive queue of pair k, ring 2k + 1 its transmit queue. Every method raises
+    ValueError, with a text for the user, for what a front end may not ask, and OSError for what the kernel
+    refuses; the session ends then. Where a method takes ownership of a descriptor, it does so even if it
+    raises.
+    """
+
+    def set_features(self, features: int) -> None:
+        """Take the features that the front end acknowledged, those of vhost among them.
+
+        Without VHOST_USER_F_PROTOCOL_FEATURES all rings are enabled from now on.
+        """
+
+    def set_memory(self, regions: Sequence[MemoryRegion]) -> None:
+        """Map *regions* in place of all others; the caller closes their descriptors."""
+
+    def add_region(self, region: MemoryRegion) -> None:
+        """Map one more region; the caller closes its descriptor."""
+
+    def remove_region(self, region: MemoryRegion) -> None:
+        """Unmap the region with the same addresses and size; its *fd* is -1."""
+
+    def set_ring_size(self, ring: int, size: int) -> None:
+        """Take the number of descriptors of *ring*."""
+
+    def set_ring_base(self, ring: int, base: int) -> None:
+        """Take the index of the next available descriptor of *ring*."""
+
+    def set_ring_addresses(self, ring: int, descriptors: int, used: int, available: int,
+                           log: int | None) -> None:
+        """Take where the parts of *ring* are, as the front end sees them.
+
+        *log* is the guest's address of the used ring if writes to it are to be logged.
+        """
+
+    def set_kick(self, ring: int, fd: int) -> None:
+        """Take ownership of the eventfd that the guest kicks, and start *ring*; -1: polling was asked for."""
+
+    def set_call(self, ring: int, fd: int) -> None:
+        """Take ownership of the eventfd that interrupts the guest, and signal it once; -1: none."""
+
+    def enable_ring(self, ring: int, enabled: bool) -> None:  # noqa: FBT001 - as the request has it
+        """Let frames pass through *ring*, or not."""
+
+    def stop_ring(self, ring: int) -> int:
+        """Stop *ring*, close its kick and call, and return the index of the next available descriptor."""
+
+    def set_log(self, fd: int, size: int, offset: int) -> None:
+        """Map the log of dirty pages, *size* bytes from *offset* of *fd*; the caller closes *fd*."""
+
+    def set_log_call(self, fd: int) -> None:
+        """Take ownership of the eventfd that tells the front end of new dirty pages; -1: none."""
+
+    def set_inflight(self, fd: int, size: int, offset: int, n_rings: int, ring_size: int) -> None:
+        """Map what records the descriptors in use, *size* bytes from *offset*; the caller closes *fd*."""
+
+    def reset(self) -> None:
+        """Stop all rings and forget the features; the memory stays."""
+
+    def end(self, reason: str) -> None:
+        """End the session: the link is detached at the end of this turn, and told the *reason*."""

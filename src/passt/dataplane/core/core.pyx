@@ -24,7 +24,7 @@ from passt.dataplane.sockets.sockets cimport Sockets
 from passt.dataplane.base.stats cimport DROP_OVERSIZE, count
 from passt.dataplane.base.externs cimport (
     AF_INET, AF_INET6, EINVAL, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, SOCK_STREAM,
-    htonl, htons, iovec, memcpy, memset,
+    free, htonl, htons, iovec, memcpy, memset,
 )
 from passt.dataplane.state.spare_sockets cimport MAX_SPARE
 from passt.dataplane.state.bypass cimport BypassState
@@ -148,6 +148,9 @@ cdef class Core:
         if ip.protocol == IPPROTO_UDP:
             return self.udp_on
         return self.icmp_on or ip.protocol not in (IPPROTO_ICMP, IPPROTO_ICMPV6)
+
+    def __dealloc__(self):
+        free(self.gather.joined)
 
     cdef uint8_t *push_ip(self, const uint8_t *mac, const uint8_t *source, const uint8_t *destination,
                           size_t addr_len, uint8_t protocol, uint32_t l4_len) noexcept nogil:

@@ -59,4 +59,7 @@ cdef struct Gather:
     uint32_t n
     uint32_t ts_val               # timestamps of the segment at hand, where its connection has them
     uint32_t ts_ecr
+    const uint8_t *head           # where the frame begins of which only the headers lie in one
+    const iovec *in_pieces        # all of that frame; NULL: the segment at hand lies in one
+    uint8_t *joined               # room to put its payload together, allocated with first use
     iovec pieces[MAX_GATHER]      # where the link received them

@@ -5,8 +5,9 @@ from libc.stdint cimport uint8_t, uint16_t
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.ip.fragments cimport on_fragment
 from passt.dataplane.packet.headers cimport (
-    ETH_ALEN, ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IP4, ETHERTYPE_IP6, ICMP6_ND_FIRST, ICMP6_ND_LAST,
-    UDP_HLEN, ArpPkt, EthHdr, eth_type, is_loopback6, is_mapped4, is_multicast4, is_zero, load_be16,
+    ETH_ALEN, ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IP4, ETHERTYPE_IP6, ICMP6_ND_FIRST, ICMP6_ND_LAST, IP4_DF,
+    IP6_HLEN, TCP_SYN, UDP_HLEN, ArpPkt, EthHdr, Ip4Hdr, Ip6Hdr, TcpHdr, eth_type, is_loopback6,
+    is_mapped4, is_multicast4, is_zero, load_be16,
 )
 from passt.dataplane.packet.parse cimport IpView, split_ip4, split_ip6
 from passt.dataplane.ping cimport on_echo
@@ -15,7 +16,7 @@ from passt.dataplane.base.stats cimport (
     VERDICT_OK, Verdict, count,
 )
 from passt.dataplane.base.externs cimport (
-    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, memcmp, memset,
+    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, htons, memcmp, memset,
 )
 from passt.dataplane.core.decisions cimport on_control
 from passt.dataplane.core.guest cimport (
@@ -100,6 +101,8 @@ cdef void on_packet(Core core, const IpView *ip, const RxFrame *frame, const uin
         return
     learn(core, mac, ip.src, ip.addr_len)
     if ip.protocol == IPPROTO_TCP:
+        core.gather.head = frame.data
+        core.gather.in_pieces = frame.pieces if frame.n_pieces else NULL
         on_segment(core, ip)
     elif ip.protocol == IPPROTO_UDP:
         on_datagram(core, ip, frame)
@@ -108,6 +111,25 @@ cdef void on_packet(Core core, const IpView *ip, const RxFrame *frame, const uin
             on_echo(core, ip)
     else:
         count(&core.stats, DROP_PROTOCOL)
+
+
+cdef bint is_tcp_data(const uint8_t *head) noexcept nogil:
+    """Whether a frame, of which only HEAD_LEN bytes are at hand, has only data for TCP behind them."""
+    cdef const EthHdr *eth = <const EthHdr *>head
+    cdef const Ip4Hdr *ip4 = <const Ip4Hdr *>(head + ETH_HLEN)
+    cdef const Ip6Hdr *ip6 = <const Ip6Hdr *>(head + ETH_HLEN)
+    cdef const TcpHdr *tcp
+    if eth_type(eth) == ETHERTYPE_IP4:
+        if ip4.protocol != IPPROTO_TCP or ip4.frag_be & ~htons(IP4_DF):
+            return False
+        tcp = <const TcpHdr *>(head + ETH_HLEN + 4 * (ip4.version_ihl & 15))
+    elif eth_type(eth) == ETHERTYPE_IP6:
+        if ip6.next_header != IPPROTO_TCP:
+            return False
+        tcp = <const TcpHdr *>(head + ETH_HLEN + IP6_HLEN)
+    else:
+        return False
+    return not tcp.flags & TCP_SYN
 
 
 cdef void learn_from_arp(Core core, const RxFrame *frame) noexcept nogil:

@@ -17,9 +17,10 @@ cdef enum LinkFeature:
 
 cdef enum:
     MAX_BATCH = 256               # frames per `read_batch`
-    MAX_LINK_FDS = 8              # descriptors to watch, of one link
+    MAX_LINK_FDS = 16             # descriptors to watch, of one link
     HEADROOM = 18                 # link's own bytes before a frame; puts the IP header on 32 bytes
     MAX_PIECES = 64               # of a frame for `send_pieces`
+    HEAD_LEN = 192                # of a frame in pieces: Ethernet, IP and TCP headers with all options
 
 
 cdef class Link:
@@ -27,6 +28,7 @@ cdef class Link:
     cdef Watch watch              # observers of frames, None before the engine has the link
     cdef int fds[MAX_LINK_FDS]    # that the engine watches for it; the link owns them
     cdef int n_fds                # 0: nobody is at the other end
+    cdef uint32_t number          # of its events' tags, once the engine has it
     cdef uint32_t features
     cdef uint32_t max_frame
     cdef bint blocked             # the other end does not drain: do not read what would feed it
@@ -38,6 +40,8 @@ cdef class Link:
     cdef uint8_t *segment         # scratch of the software segmentation, allocated with first use
     cdef uint8_t *joined          # frames put together of pieces, allocated with first use
     cdef size_t n_joined          # bytes there
+    cdef iovec *placed            # where the next payload is read to, `n_placed` pieces; 0: into the slot
+    cdef int n_placed
 
     # What a link is made of; see the theory of operation.
     cdef uint32_t wanted_events(self, int which) noexcept nogil
@@ -53,10 +57,14 @@ cdef class Link:
     cdef void detach(self) noexcept nogil
     cdef bint send(self, size_t n, const TxMeta *meta) noexcept nogil
     cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil
+    cdef int place_payload(self, size_t place, uint32_t n) noexcept nogil
+    cdef void unplace(self) noexcept nogil
+    cdef bint send_placed(self, size_t n, const TxMeta *meta) noexcept nogil
     # What all links have.
     cdef void close_fds(self) noexcept nogil
     cdef bint put(self, uint8_t *frame, size_t n, const TxMeta *meta) noexcept nogil
     cdef bint join(self, RxFrame *frame) noexcept nogil
+    cdef bint join_head(self, RxFrame *frame) noexcept nogil
     cdef void forget_joined(self) noexcept nogil
     cdef bint has_segment(self) noexcept nogil
     cdef bint send_segments(self, size_t n, const TxMeta *meta) noexcept nogil

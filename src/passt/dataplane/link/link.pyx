@@ -173,6 +173,27 @@ cdef class Link:
         frame.n_pieces = 0
         return True
 
+    cdef bint join_head(self, RxFrame *frame) noexcept nogil:
+        """Have the first HEAD_LEN bytes of *frame*, which is longer, at its `data`; its pieces stay.
+
+        False: there is no memory, or this needs a `forget_joined` before.
+        """
+        cdef size_t have = 0
+        cdef size_t part
+        cdef const iovec *piece = frame.pieces
+        if self.joined == NULL:
+            self.joined = <uint8_t *>malloc(JOINED_SIZE)
+        if self.joined == NULL or self.n_joined + HEAD_LEN > JOINED_SIZE:
+            return False
+        frame.data = self.joined + self.n_joined
+        while have < HEAD_LEN:
+            part = min(HEAD_LEN - have, piece.iov_len)
+            memcpy(self.joined + self.n_joined + have, piece.iov_base, part)
+            have += part
+            piece += 1
+        self.n_joined += HEAD_LEN
+        return True
+
     cdef void forget_joined(self) noexcept nogil:
         """The frames that were joined have been handed on."""
         self.n_joined = 0
@@ -219,6 +240,21 @@ cdef class Link:
             memcpy(self.slot + length, pieces[i].iov_base, pieces[i].iov_len)
             length += pieces[i].iov_len
         return self.send(length, meta)
+
+    cdef int place_payload(self, size_t place, uint32_t n) noexcept nogil:
+        """Say where *n* bytes of payload for the next frame, *place* bytes into it, are to be read to.
+
+        The number of pieces, which are at `placed`; 0: into the slot, as this one says. The next call of this
+        link is `send_placed` or `unplace`.
+        """
+        return 0
+
+    cdef void unplace(self) noexcept nogil:
+        """Nothing was read to `placed`."""
+
+    cdef bint send_placed(self, size_t n, const TxMeta *meta) noexcept nogil:
+        """Send the frame of *n* bytes whose headers are at `slot` and whose payload was read to `placed`."""
+        return False
 
     cdef bint send_segments(self, size_t n, const TxMeta *meta) noexcept nogil:
         """Cut the frame at `slot` into segments and send each.

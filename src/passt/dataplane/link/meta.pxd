@@ -9,7 +9,8 @@ cdef struct RxFrame:
     # One frame from the guest; *data* may be memory that is not ours, valid until the next batch.
     #
     # *data* and *len* are the whole frame if *n_pieces* is 0. Else the frame lies in that many *pieces*, as
-    # valid as *data*, and `Link.join` has to put them together before a translator sees the frame.
+    # valid as *data*. Before a translator sees it, `Link.join` puts them together, or, of a frame that is
+    # data for TCP, `Link.join_head` its first HEAD_LEN bytes at *data*.
     # *gso_type* is VIRTIO_NET_HDR_GSO_* without the ECN bit, *gso_size* its segment payload size;
     # *csum_start* and *csum_offset* as in TxMeta. What a link has nothing to say of is zero.
     # *unverified*: no kernel has verified its checksums (stream link).

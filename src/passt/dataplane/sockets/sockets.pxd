@@ -6,6 +6,7 @@ from passt.dataplane.loop.reactor cimport Reactor
 from passt.dataplane.base.externs cimport iovec, mmsghdr, msghdr, sockaddr_storage, socklen_t
 
 cdef enum:
+    MAX_PEEK_PIECES = 1008        # with the chunks IOV_MAX (limits.h)
     PEEK_CHUNKS = 16              # of DISCARD_SIZE, see Sockets.peek
 
 
@@ -37,6 +38,7 @@ cdef class Sockets:
     cdef int refuse(self, int fd, int spare) noexcept nogil
     cdef int prepare_stream(self, int fd) noexcept nogil
     cdef ssize_t send(self, int fd, iovec *pieces, size_t n) noexcept nogil
+    cdef ssize_t peek_pieces(self, int fd, uint32_t skip, const iovec *wanted, size_t n) noexcept nogil
     cdef ssize_t peek(self, int fd, uint32_t skip, uint8_t *buf, size_t n) noexcept nogil
     cdef bint at_end(self, int fd) noexcept nogil
     cdef int rewind(self, int fd, uint32_t offset) noexcept nogil

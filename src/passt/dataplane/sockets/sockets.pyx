@@ -220,13 +220,27 @@ cdef class Sockets:
         0 at end-of-file; -EAGAIN if there is nothing (yet), also if *skip* exceeds what one call
         can pass over without SO_PEEK_OFF (PEEK_CHUNKS MiB).
         """
-        cdef iovec pieces[PEEK_CHUNKS + 1]
+        cdef iovec piece
+        cdef ssize_t got
+        if self.has_peek_off:
+            got = recv(fd, buf, n, MSG_PEEK | MSG_DONTWAIT)
+            return got if got >= 0 else -errno
+        piece.iov_base = buf
+        piece.iov_len = n
+        return self.peek_pieces(fd, skip, &piece, 1)
+
+    cdef ssize_t peek_pieces(self, int fd, uint32_t skip, const iovec *wanted, size_t n) noexcept nogil:
+        """Read as `peek` does, into the *n* pieces *wanted*, MAX_PEEK_PIECES at most."""
+        cdef iovec pieces[PEEK_CHUNKS + MAX_PEEK_PIECES]
         cdef msghdr message
         cdef ssize_t got
         cdef uint32_t left = skip
         cdef int count = 0
+        memset(&message, 0, sizeof(message))
         if self.has_peek_off:
-            got = recv(fd, buf, n, MSG_PEEK | MSG_DONTWAIT)
+            message.msg_iov = <iovec *>wanted
+            message.msg_iovlen = n
+            got = recvmsg(fd, &message, MSG_PEEK | MSG_DONTWAIT)
             return got if got >= 0 else -errno
         while left and count < PEEK_CHUNKS:
             pieces[count].iov_base = discard
@@ -235,11 +249,9 @@ cdef class Sockets:
             count += 1
         if left:
             return -EAGAIN
-        pieces[count].iov_base = buf
-        pieces[count].iov_len = n
-        memset(&message, 0, sizeof(message))
+        memcpy(&pieces[count], wanted, n * sizeof(iovec))
         message.msg_iov = pieces
-        message.msg_iovlen = <size_t>(count + 1)
+        message.msg_iovlen = count + n
         got = recvmsg(fd, &message, MSG_PEEK | MSG_DONTWAIT)
         if got < 0:
             return -errno

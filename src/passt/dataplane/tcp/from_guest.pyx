@@ -19,14 +19,14 @@ from passt.dataplane.flow.tcp cimport (
     CONN_SACK, CONN_TIMESTAMPS, CONN_WINDOW_STALE, TCP_CLOSING, TCP_CONNECTING, TCP_CLOSED, TCP_ESTABLISHED,
     TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, TcpConn,
 )
-from passt.dataplane.packet.headers cimport ETH_ALEN, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN
+from passt.dataplane.packet.headers cimport ETH_ALEN, MAX_FRAME, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN
 from passt.dataplane.packet.parse cimport IpView, TcpView, split_tcp
 from passt.dataplane.base.assertions cimport PASST_ASSERT
 from passt.dataplane.base.stats cimport (
-    DROP_BAD_PORT, DROP_TCP_ACK, DROP_TCP_FLAGS, DROP_TCP_SEQUENCE, DROP_UNKNOWN_FLOW, VERDICT_OK, Verdict,
-    count,
+    DROP_BAD_PORT, DROP_TCP_ACK, DROP_TCP_FLAGS, DROP_TCP_MEMORY, DROP_TCP_SEQUENCE,
+    DROP_UNKNOWN_FLOW, VERDICT_OK, Verdict, count,
 )
-from passt.dataplane.base.externs cimport EAGAIN, ENOBUFS, ENOMEM, IPPROTO_TCP, memcmp
+from passt.dataplane.base.externs cimport EAGAIN, ENOBUFS, ENOMEM, IPPROTO_TCP, iovec, malloc, memcmp, memcpy
 from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.tcp.remote_acks cimport on_repeated
 from passt.dataplane.core.station cimport follow_sender, move_flow, station_of
@@ -367,7 +367,8 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
     cdef uint32_t n = <uint32_t>tcp.payload_len
     cdef uint32_t old
     note_used(core, flow)
-    if core.gather.flow != flow or core.gather.n == MAX_GATHER or seq_lt(conn.rcv_nxt, tcp.seq):
+    cdef TcpView joined
+    if core.gather.flow != flow or not has_gather_room(core, tcp) or seq_lt(conn.rcv_nxt, tcp.seq):
         flush_gather(core)        # from here on rcv_nxt is what really is stored
         if conn.state == TCP_CLOSED:
             return
@@ -375,7 +376,12 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
         count(&core.stats, DROP_TCP_FLAGS)
         return
     if seq_lt(conn.rcv_nxt, tcp.seq):
-        keep_early(core, flow, tcp)
+        joined = tcp[0]
+        joined.payload = payload_in_one(core, tcp)
+        if joined.payload == NULL:
+            count(&core.stats, DROP_TCP_MEMORY)
+        else:
+            keep_early(core, flow, &joined)
         return
     old = conn.rcv_nxt - tcp.seq
     if old:
@@ -389,11 +395,8 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
     if not n:
         answer_probe(core, flow)
         return
-    PASST_ASSERT(core.gather.n < MAX_GATHER)
     core.gather.flow = flow
-    core.gather.pieces[core.gather.n].iov_base = <void *>data
-    core.gather.pieces[core.gather.n].iov_len = n
-    core.gather.n += 1
+    gather(core, data, n)
     conn.rcv_nxt += n
     # A quarter is used up, or it is less than a segment: time to look for more.
     if conn.rcv_adv - conn.rcv_nxt <= max(conn.rcv_room - conn.rcv_room // 4, <uint32_t>our_mss(core, flow)):
@@ -405,6 +408,65 @@ cdef void take_payload(Core core, Flow *flow, const TcpView *tcp) noexcept nogil
         conn.flags |= CONN_PUSHED
     else:
         conn.flags &= ~<uint32_t>CONN_PUSHED
+
+
+cdef bint has_gather_room(Core core, const TcpView *tcp) noexcept nogil:
+    """Whether the payload at hand can be gathered, in however many pieces it lies."""
+    cdef size_t n = 1
+    cdef size_t behind, covered
+    if core.gather.in_pieces != NULL:
+        behind = <size_t>(tcp.payload - core.gather.head) + tcp.payload_len
+        covered = core.gather.in_pieces.iov_len
+        while covered < behind:
+            covered += core.gather.in_pieces[n].iov_len
+            n += 1
+    return core.gather.n + n <= MAX_GATHER
+
+
+cdef void gather(Core core, const uint8_t *data, size_t n) noexcept nogil:
+    """Gather *n* bytes at *data*, or, of a frame in pieces, those that would be there if it lay in one."""
+    cdef const iovec *piece = core.gather.in_pieces
+    cdef size_t skip = 0
+    cdef size_t part
+    cdef iovec *out
+    if piece != NULL:
+        skip = <size_t>(data - core.gather.head)
+        while skip >= piece.iov_len:
+            skip -= piece.iov_len
+            piece += 1
+        data = <uint8_t *>piece.iov_base + skip
+    while n:
+        part = n if piece == NULL else min(n, piece.iov_len - skip)
+        PASST_ASSERT(core.gather.n < MAX_GATHER)
+        out = &core.gather.pieces[core.gather.n]
+        out.iov_base = <void *>data
+        out.iov_len = part
+        core.gather.n += 1
+        n -= part
+        if n:
+            piece += 1
+            skip = 0
+            data = <uint8_t *>piece.iov_base
+
+
+cdef const uint8_t *payload_in_one(Core core, const TcpView *tcp) noexcept nogil:
+    """Where the segment's payload lies as a whole; NULL if there is no memory for that."""
+    cdef size_t done = 0
+    cdef iovec part
+    cdef uint32_t before = core.gather.n
+    if core.gather.in_pieces == NULL:
+        return tcp.payload
+    if core.gather.joined == NULL:
+        core.gather.joined = <uint8_t *>malloc(MAX_FRAME)
+    if core.gather.joined == NULL:
+        return NULL
+    gather(core, tcp.payload, tcp.payload_len)
+    while core.gather.n > before:
+        core.gather.n -= 1
+        part = core.gather.pieces[core.gather.n]
+        done += part.iov_len
+        memcpy(core.gather.joined + tcp.payload_len - done, part.iov_base, part.iov_len)
+    return core.gather.joined
 
 
 cdef void take_fin(Core core, Flow *flow, const TcpView *tcp) noexcept nogil:

@@ -199,6 +199,8 @@ cdef bint push_tcp(Core core, const uint8_t *mac, const uint8_t *source, const u
     if payload_len > mss:
         meta.gso_type = VIRTIO_NET_HDR_GSO_TCPV4 if addr_len == 4 else VIRTIO_NET_HDR_GSO_TCPV6
         meta.gso_size = mss
+    if core.link.n_placed:
+        return core.link.send_placed(meta.hdr_len + payload_len, &meta)
     return core.send(meta.hdr_len + payload_len, &meta)
 
 

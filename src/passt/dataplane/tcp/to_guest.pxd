@@ -10,6 +10,7 @@ from passt.dataplane.flow.tcp cimport TcpConn
 cdef void on_socket(Core core, Flow *flow, int side, uint32_t events) noexcept nogil
 cdef void note_readable(TcpConn *conn, uint32_t events) noexcept nogil
 cdef void push_data(Core core, Flow *flow, bint probe) noexcept nogil
+cdef ssize_t peek_payload(Core core, Flow *flow, uint32_t skip, uint32_t n) noexcept nogil
 cdef void on_timer(Core core, Flow *flow) noexcept nogil
 cdef void finish_turn(Core core, Flow *flow) noexcept nogil
 cdef bint may_send_data(const TcpConn *conn) noexcept nogil

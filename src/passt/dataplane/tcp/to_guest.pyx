@@ -178,7 +178,6 @@ cdef void push_data(Core core, Flow *flow, bint probe) noexcept nogil:
     """Send the guest what its window takes, then a FIN if that was all. May end the connection."""
     cdef TcpConn *conn = &flow.body.tcp
     cdef int64_t budget = TURN_BUDGET
-    cdef size_t place = payload_place(flow)
     cdef uint32_t n
     cdef uint32_t skip
     cdef ssize_t got
@@ -197,7 +196,7 @@ cdef void push_data(Core core, Flow *flow, bint probe) noexcept nogil:
             core.flows.add_work(flow)
             return
         skip = conn.snd_nxt - conn.sock_una
-        got = core.sockets.peek(flow.fd, skip, core.link.slot + place, n)
+        got = peek_payload(core, flow, skip, n)
         if got == -EAGAIN:
             conn.flags &= ~<uint32_t>CONN_READABLE
             return
@@ -226,6 +225,18 @@ cdef void push_data(Core core, Flow *flow, bint probe) noexcept nogil:
         skip_sacked(core, flow)
     if conn.snd_nxt == conn.fin_seq:
         send_fin(core, flow)
+
+
+cdef ssize_t peek_payload(Core core, Flow *flow, uint32_t skip, uint32_t n) noexcept nogil:
+    """Read *n* bytes that lie *skip* bytes into the socket to where the link sends them from."""
+    cdef size_t place = payload_place(flow)
+    cdef ssize_t got
+    if not core.link.place_payload(place, n):
+        return core.sockets.peek(flow.fd, skip, core.link.slot + place, n)
+    got = core.sockets.peek_pieces(flow.fd, skip, core.link.placed, <size_t>core.link.n_placed)
+    if got <= 0:
+        core.link.unplace()
+    return got
 
 
 cdef void skip_sacked(Core core, Flow *flow) noexcept nogil:

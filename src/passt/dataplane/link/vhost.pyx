@@ -1,0 +1,715 @@
+"""The link to a virtual machine whose memory is shared: vhost-user, virtio-net rings.
+
+Theory of operation. A front end (QEMU) shares the machine's memory and tells where the rings of virtio-net
+lie in it (virtio 1.2, 5.1): for each pair of queues one that the guest receives by (2k) and one that it
+transmits by (2k + 1). `vhost_user.session` speaks with the front end and calls the methods here; this file
+moves frames between the rings and the translators. There is no system call per frame. Who waits is woken by
+an eventfd: a ring's kick is watched edge-triggered and never read, as each write to an eventfd is an event.
+
+From the guest: a batch is taken of all transmit rings; a chain of descriptors is a virtio-net header of 12
+bytes and a frame, in pieces wherever they lie. Frames are put together in memory of ours (`Link.join`) before
+anybody looks at them, so the guest cannot change what was checked. The chains are given back when the batch
+is done. While frames come we look again without being kicked, READ_ROUNDS batches a turn at most.
+
+To the guest: a frame is written into the buffers that the guest has made available, as many as it takes
+(VIRTIO_NET_F_MRG_RXBUF) or one chain. Payload of TCP can be read from its socket to where it belongs in the
+guest (`place_payload`). Published at once, told by one call at the end of the turn. No buffer left is a full
+link: `blocked`, and the guest has to kick when it adds some; KEPT_SIZE bytes of frames that come nevertheless
+wait.
+
+Buffers are taken and given in the order of the rings, and nothing is held between turns. So a front end that
+connects to a new passt finds in the used ring how far the old one came, and no chain is lost or given twice.
+
+What the guest acknowledged decides what it is given: without GUEST_TSO or GUEST_CSUM it is served like a
+stream link.
+"""
+
+import os
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from passt.dataplane.base.externs cimport (
+    EPOLLET, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_ECN,
+    VIRTIO_NET_HDR_GSO_NONE, close, free, iovec, malloc, memcpy, memset, virtio_net_hdr, write,
+)
+from passt.dataplane.base.stats cimport DROP_LINK_DOWN, DROP_LINK_FULL, DROP_OVERSIZE, DROP_SHORT, count
+from passt.dataplane.link.link cimport (
+    HEADROOM, LINK_CSUM, LINK_TSO4, LINK_TSO6, LINK_USO4, LINK_USO6, MAX_BATCH, Link,
+)
+from passt.dataplane.link.meta cimport RxFrame, TxMeta
+from passt.dataplane.loop.reactor cimport EVENT_LINK, Reactor, make_tag
+from passt.dataplane.packet.headers cimport ETH_MIN_FRAME, MAX_FRAME
+from passt.dataplane.sockets.sockets cimport MAX_PEEK_PIECES
+from passt.dataplane.virtio.guest_memory cimport GuestMemory, prepare_memory
+from passt.dataplane.virtio.ring cimport (
+    MAX_RING_SIZE, Chain, Ring, count_available, find, give, is_ready, listen, listen_no_more, publish,
+    signal, start, take,
+)
+
+cdef enum:
+    VNET_HLEN = 12                # struct virtio_net_hdr_v1, with num_buffers
+    NUM_BUFFERS_AT = 10
+    DATA_VALID = 2                # VIRTIO_NET_HDR_F_DATA_VALID: the checksum is known to be right
+    RECEIVE = 0                   # the ring by which all frames reach the guest
+    READ_ROUNDS = 4
+    SENT_PIECES = 2 * MAX_RING_SIZE
+    # Payload is read straight into the guest's buffers if the last one was large: for a small one it costs
+    # more to look the buffers up than to copy.
+    DIRECT_FROM = 8192
+    KEPT_SIZE = 256 << 10
+
+
+cdef struct KeptFrame:
+    TxMeta meta
+    uint32_t length
+
+
+# Feature bits (virtio 1.2, 5.1.3 and 6; linux/virtio_net.h for USO; "Vhost-user Protocol" for the last).
+cdef enum:
+    F_CSUM = 0
+    F_GUEST_CSUM = 1
+    F_GUEST_TSO4 = 7
+    F_GUEST_TSO6 = 8
+    F_GUEST_ECN = 9
+    F_HOST_TSO4 = 11
+    F_HOST_TSO6 = 12
+    F_HOST_ECN = 13
+    F_MRG_RXBUF = 15
+    F_MQ = 22
+    F_LOG_ALL = 26                # VHOST_F_LOG_ALL
+    F_INDIRECT_DESC = 28
+    F_EVENT_IDX = 29
+    F_PROTOCOL_FEATURES = 30      # VHOST_USER_F_PROTOCOL_FEATURES
+    F_VERSION_1 = 32
+    F_GUEST_USO4 = 54
+    F_GUEST_USO6 = 55
+    F_HOST_USO = 56
+
+MAX_QUEUE_PAIRS = N_RINGS // 2
+OFFERED_FEATURES = sum(1 << <int>bit for bit in (
+    F_CSUM, F_GUEST_CSUM, F_GUEST_TSO4, F_GUEST_TSO6, F_GUEST_ECN, F_HOST_TSO4, F_HOST_TSO6, F_HOST_ECN,
+    F_MRG_RXBUF, F_MQ, F_LOG_ALL, F_INDIRECT_DESC, F_EVENT_IDX, F_PROTOCOL_FEATURES, F_VERSION_1,
+    F_GUEST_USO4, F_GUEST_USO6, F_HOST_USO))
+
+
+def prepare():
+    """Do what a filter of system calls may forbid later. Raises OSError."""
+    prepare_memory()
+
+
+cdef class VhostLink(Link):
+    """One session's device, as `facts.contracts.VhostDevice` says; without memory and rings at first."""
+
+    def __cinit__(self, Reactor reactor not None):
+        cdef int i
+        self.reactor = reactor
+        self.memory = GuestMemory()
+        self.blocked = True
+        for i in range(<int>N_RINGS):
+            self.fds[i] = -1
+            self.rings[i].kick = -1
+            self.rings[i].call = -1
+        self.n_fds = N_RINGS
+        self.sent = <iovec *>malloc(SENT_PIECES * sizeof(iovec))
+        self.places = <iovec *>malloc(MAX_RING_SIZE * sizeof(iovec))
+        self.chains = <Chain *>malloc(MAX_RING_SIZE * sizeof(Chain))
+        if self.sent == NULL or self.places == NULL or self.chains == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(<int>N_RINGS):
+            self.drop_ring(i)
+        self.n_fds = 0            # the base class has nothing to close
+        free(self.sent)
+        free(self.places)
+        free(self.chains)
+        free(self.kept)
+
+    # What the session asks for
+
+    cdef Ring *ring_at(self, unsigned int number) except NULL:
+        if number >= <unsigned int>N_RINGS:
+            raise ValueError(f"there is no ring {number}, only 0 to {<int>N_RINGS - 1}")
+        return &self.rings[number]
+
+    def set_features(self, features):
+        """Take the features that the front end acknowledged. Raises ValueError."""
+        cdef int i
+        if features & ~OFFERED_FEATURES:
+            raise ValueError(f"features {features & ~OFFERED_FEATURES:#x} were not offered")
+        if not features >> F_VERSION_1 & 1:
+            raise ValueError("devices before virtio 1.0 are not supported: VIRTIO_F_VERSION_1 is missing")
+        self.give_back()
+        self.acknowledged = features
+        self.features = 0
+        if self.acknowledged >> F_GUEST_CSUM & 1:
+            self.features = LINK_CSUM
+            if self.acknowledged >> F_GUEST_TSO4 & 1:
+                self.features |= LINK_TSO4
+            if self.acknowledged >> F_GUEST_TSO6 & 1:
+                self.features |= LINK_TSO6
+            if self.acknowledged >> F_GUEST_USO4 & self.acknowledged >> F_GUEST_USO6 & 1:
+                self.features |= LINK_USO4 | LINK_USO6
+        for i in range(<int>N_RINGS):
+            self.rings[i].has_event_index = self.acknowledged >> F_EVENT_IDX & 1
+            self.rings[i].has_indirect = self.acknowledged >> F_INDIRECT_DESC & 1
+            if not self.acknowledged >> F_PROTOCOL_FEATURES & 1:
+                self.rings[i].is_enabled = True
+        self.note_rings()
+
+    def set_memory(self, regions):
+        """Replace all memory by *regions*. Raises ValueError and OSError; then there is none."""
+        cdef GuestMemory memory = GuestMemory()
+        for region in regions:
+            memory.add(region.guest_address, region.size, region.user_address, region.mmap_offset, region.fd)
+        self.give_back()
+        memory.take_log(self.memory)
+        self.memory.clear()
+        self.memory = memory
+        self.note_rings()
+
+    def add_region(self, region):
+        """Map one more region. Raises ValueError and OSError."""
+        self.memory.add(region.guest_address, region.size, region.user_address, region.mmap_offset, region.fd)
+        self.note_rings()
+
+    def remove_region(self, region):
+        """Unmap a region. Raises ValueError."""
+        self.give_back()
+        self.memory.remove(region.guest_address, region.size, region.user_address)
+        self.note_rings()
+
+    def set_ring_size(self, unsigned int ring, size):
+        """Tell how many entries *ring* has. Raises ValueError."""
+        cdef Ring *it = self.ring_at(ring)
+        if not 0 < size <= MAX_RING_SIZE or size & (size - 1):
+            raise ValueError(f"a ring of {size} entries is not possible: only powers of 2 to {<int>MAX_RING_SIZE}")
+        if it.is_started:
+            raise ValueError(f"the size of ring {ring} changes while it runs")
+        it.size = size
+        self.note_rings()
+
+    def set_ring_base(self, unsigned int ring, base):
+        """Tell which chain of *ring* comes next. Raises ValueError."""
+        cdef Ring *it = self.ring_at(ring)
+        if base >> 16:
+            raise ValueError(f"ring {ring} cannot begin at {base}, only at 0 to 65535")
+        if it.is_started:
+            raise ValueError(f"the base of ring {ring} changes while it runs")
+        it.next_available = base
+
+    def set_ring_addresses(self, unsigned int ring, descriptors, used, available, log):
+        """Tell where *ring* lies, by the front end's addresses; *log*: guest's of its used ring, or None.
+
+        Raises ValueError.
+        """
+        cdef Ring *it = self.ring_at(ring)
+        if descriptors & 15 or used & 3 or available & 1:
+            raise ValueError(f"the parts of ring {ring} are not aligned (virtio 1.2, 2.7)")
+        self.give_back()
+        it.descriptors_at = descriptors
+        it.used_at = used
+        it.available_at = available
+        it.has_address = True
+        it.logs_used = log is not None
+        it.log_at = log or 0
+        self.note_rings()
+        if it.is_started and not is_ready(it):
+            raise ValueError(f"ring {ring} does not lie in shared memory")
+
+    def set_kick(self, unsigned int ring, int fd):
+        """Start *ring*; its driver kicks by the eventfd *fd*, which is ours now.
+
+        Raises ValueError and OSError.
+        """
+        cdef Ring *it = self.ring_at(ring)
+        if fd < 0:
+            raise ValueError(f"ring {ring} has no kick descriptor: rings are not polled here")
+        if it.kick >= 0:
+            self.watch_kick(ring, EPOLL_CTL_DEL)
+            close(it.kick)
+        it.kick = fd
+        find(it, self.memory)
+        if it.descriptors == NULL or it.available == NULL or it.used == NULL:
+            raise ValueError(f"ring {ring} does not lie in shared memory")
+        result = self.reactor.watch(fd, EPOLL_CTL_ADD, EPOLLIN | EPOLLET,
+                                    make_tag(EVENT_LINK, self.number, ring))
+        if result < 0:
+            raise OSError(-result, f"{os.strerror(-result)}: watching the kick of ring {ring}")
+        if not it.is_started:
+            start(it)
+        self.note_rings()
+
+    def set_call(self, unsigned int ring, int fd):
+        """Have *ring* call by the eventfd *fd*, which is ours now; -1: its driver looks by itself."""
+        cdef Ring *it = self.ring_at(ring)
+        cdef uint64_t one = 1
+        if it.call >= 0:
+            close(it.call)
+        it.call = fd
+        if fd >= 0:
+            write(fd, &one, sizeof(one))      # what was used before was told to nobody
+
+    def enable_ring(self, unsigned int ring, bint enabled):
+        """Let frames pass by *ring*, or not."""
+        self.ring_at(ring).is_enabled = enabled
+        self.note_rings()
+
+    def stop_ring(self, unsigned int ring):
+        """Stop *ring*: touch it no more; return the index of its next chain. Raises ValueError."""
+        cdef Ring *it = self.ring_at(ring)
+        self.give_back()
+        self.flush()
+        self.drop_ring(ring)
+        self.note_rings()
+        return it.next_available
+
+    def set_log(self, int fd, size, offset):
+        """Log dirty pages in *size* bytes of *fd* from *offset* on; *fd* stays the caller's."""
+        self.memory.share_log(fd, size, offset)
+
+    def set_log_call(self, int fd):
+        """Tell of new dirty pages by the eventfd *fd*, which is ours now."""
+        self.memory.set_log_call(fd)
+
+    def reset(self):
+        """Stop all rings and forget the features; the memory stays."""
+        cdef int i
+        self.give_back()
+        for i in range(<int>N_RINGS):
+            self.drop_ring(i)
+            memset(&self.rings[i], 0, sizeof(Ring))
+            self.rings[i].kick = self.rings[i].call = -1
+        self.acknowledged = 0
+        self.features = 0
+        self.note_rings()
+
+    def end(self, str reason):
+        """The session is over; the link is detached at the end of this turn."""
+        self.reason = reason
+        self.error = VHOST_ENDED
+
+    # What the engine asks for
+
+    cdef uint32_t wanted_events(self, int which) noexcept nogil:
+        return 0                  # kicks come and go, and are watched from here
+
+    cdef bint on_event(self, int which, uint32_t events) noexcept nogil:
+        if which & 1:
+            return True
+        if which == RECEIVE and self.blocked:
+            self.on_writable()
+        return False
+
+    cdef void on_writable(self) noexcept nogil:
+        """There may be buffers, or a ring that was not there."""
+        if self.may_receive() and count_available(&self.rings[RECEIVE]):
+            self.blocked = False
+            listen_no_more(&self.rings[RECEIVE])
+            self.put_kept()
+        self.check_rings()
+
+    cdef str end_reason(self):
+        cdef int i
+        if self.error == VHOST_ENDED:
+            return self.reason
+        if self.error == VHOST_MEMORY_LOST:
+            return "it cut off memory that it shares"
+        for i in range(<int>N_RINGS):
+            if self.rings[i].violation != NULL:
+                return f"ring {i} is damaged: {self.rings[i].violation.decode()}"
+        return Link.end_reason(self)
+
+    cdef void detach(self) noexcept nogil:
+        cdef int i
+        for i in range(<int>N_RINGS):
+            self.drop_ring(i)
+        with gil:
+            self.memory.clear()
+        self.n_taken = 0
+        self.kept_start = self.kept_end = 0
+        self.n_fds = 0
+        Link.detach(self)
+
+    cdef void watch_kick(self, int number, int op) noexcept nogil:
+        self.reactor.watch(self.rings[number].kick, op, EPOLLIN | EPOLLET,
+                           make_tag(EVENT_LINK, self.number, <uint32_t>number))
+
+    cdef void drop_ring(self, int number) noexcept nogil:
+        """Stop the ring and close its descriptors.
+
+        The front end may hold the same eventfd, and then closing ours does not take it from the watched ones.
+        """
+        cdef Ring *ring = &self.rings[number]
+        if ring.kick >= 0:
+            self.watch_kick(number, EPOLL_CTL_DEL)
+            close(ring.kick)
+        if ring.call >= 0:
+            close(ring.call)
+        ring.kick = ring.call = -1
+        ring.is_started = False
+        ring.is_listening = False
+
+    cdef void note_rings(self) noexcept nogil:
+        """Rings or memory have changed: find where they lie, and whether the guest can receive now."""
+        cdef int i
+        for i in range(<int>N_RINGS):
+            find(&self.rings[i], self.memory)
+            if i & 1 and is_ready(&self.rings[i]):
+                self.more = True
+        self.blocked = True
+        if self.may_receive():
+            listen(&self.rings[RECEIVE])
+            self.on_writable()
+
+    cdef bint may_receive(self) noexcept nogil:
+        """Whether the guest has a ring to receive by."""
+        return self.rings[RECEIVE].is_enabled and is_ready(&self.rings[RECEIVE])
+
+    cdef void check_rings(self) noexcept nogil:
+        """End the session if a ring is damaged or memory is lost."""
+        cdef int i
+        if self.error:
+            return
+        if self.memory.is_lost():
+            self.error = VHOST_MEMORY_LOST
+        for i in range(<int>N_RINGS):
+            if self.rings[i].violation != NULL:
+                self.error = VHOST_VIOLATION
+        if self.error:
+            self.broken = self.error
+            self.blocked = True
+            self.more = False
+
+    # From the guest
+
+    cdef int read_batch(self, RxFrame *frames, int room) noexcept nogil:
+        cdef uint32_t used = 0
+        cdef int found = 0
+        cdef int i, pair, result
+        self.give_back()
+        self.more = self.again = False
+        self.drained = True
+        if self.error or not self.n_fds:
+            return 0
+        for i in range(<int>N_RINGS // 2):
+            pair = (self.next_pair + i) % (<int>N_RINGS // 2)
+            if not is_ready(&self.rings[2 * pair + 1]):
+                continue
+            listen_no_more(&self.rings[2 * pair + 1])
+            result = 1
+            while result > 0 and self.n_taken < room and used + MAX_RING_SIZE <= SENT_PIECES:
+                result = self.take_frame(2 * pair + 1, &frames[found], &used)
+                found += result == 2
+        self.next_pair = (self.next_pair + 1) % (<int>N_RINGS // 2)
+        self.check_rings()
+        if self.error:
+            self.n_taken = 0
+            return 0
+        self.rounds += 1
+        if self.n_taken == 0 and not self.listen_to_all():
+            return 0
+        self.drained = False
+        self.more = self.rounds < READ_ROUNDS
+        self.again = not self.more
+        return found
+
+    cdef bint listen_to_all(self) noexcept nogil:
+        """Have the guest kick when it transmits; whether it has done so just before."""
+        cdef bint found = False
+        cdef int i
+        for i in range(1, <int>N_RINGS, 2):
+            if is_ready(&self.rings[i]):
+                listen(&self.rings[i])
+                found = found or count_available(&self.rings[i]) > 0
+        return found
+
+    cdef int take_frame(self, int number, RxFrame *frame, uint32_t *used) noexcept nogil:
+        """Take a chain of a ring; 2: *frame* is filled, 1: it is no frame, 0: nothing there, or a violation.
+
+        What is transmitted by a ring that is not enabled is thrown away ("Ring states").
+        """
+        cdef Chain chain
+        cdef iovec *pieces = self.sent + used[0]
+        if take(&self.rings[number], self.memory, &chain, pieces, MAX_RING_SIZE, False) <= 0:
+            return 0
+        self.taken[self.n_taken].ring = <uint16_t>number
+        self.taken[self.n_taken].head = chain.head
+        self.n_taken += 1
+        if not self.rings[number].is_enabled:
+            count(self.stats, DROP_LINK_DOWN)
+            return 1
+        if not self.read_header(&chain, pieces, frame):
+            return 1
+        used[0] += chain.n_pieces
+        return 2
+
+    cdef bint read_header(self, Chain *chain, iovec *pieces, RxFrame *frame) noexcept nogil:
+        """Take the header off the *pieces* of a chain: they become *frame*'s; False is a counted drop."""
+        cdef uint8_t bytes[VNET_HLEN]
+        cdef virtio_net_hdr header
+        cdef size_t have = 0
+        cdef size_t part
+        cdef uint32_t i = 0
+        if chain.size <= VNET_HLEN or chain.size > VNET_HLEN + MAX_FRAME:
+            count(self.stats, DROP_SHORT if chain.size <= VNET_HLEN else DROP_OVERSIZE)
+            return False
+        while have < VNET_HLEN:
+            part = min(VNET_HLEN - have, pieces[i].iov_len)
+            memcpy(bytes + have, pieces[i].iov_base, part)
+            have += part
+            pieces[i].iov_base = <uint8_t *>pieces[i].iov_base + part
+            pieces[i].iov_len -= part
+            i += pieces[i].iov_len == 0
+        memcpy(&header, bytes, sizeof(header))
+        memset(frame, 0, sizeof(RxFrame))
+        frame.pieces = pieces + i
+        frame.n_pieces = chain.n_pieces - i
+        frame.len = chain.size - VNET_HLEN
+        frame.gso_type = header.gso_type & <uint8_t>~VIRTIO_NET_HDR_GSO_ECN
+        frame.gso_size = header.gso_size
+        if header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM:
+            frame.csum_start = header.csum_start
+            frame.csum_offset = header.csum_offset
+        else:
+            frame.unverified = True
+        return True
+
+    cdef void give_back(self) noexcept nogil:
+        """Give the chains of the last batch back to the guest."""
+        cdef int i
+        for i in range(self.n_taken):
+            give(&self.rings[self.taken[i].ring], self.memory, self.taken[i].head, 0)
+        self.n_taken = 0
+        for i in range(1, <int>N_RINGS, 2):
+            if self.rings[i].published != self.rings[i].next_used:
+                publish(&self.rings[i], self.memory)
+
+    # To the guest
+
+    cdef bint emit(self, uint8_t *frame, size_t n, const TxMeta *meta) noexcept nogil:
+        if not self.may_receive() or self.error:
+            count(self.stats, DROP_LINK_DOWN)
+            return False
+        if self.blocked or self.kept_start != self.kept_end:
+            return self.keep(frame, n, meta)
+        return self.put_frame(frame, n, meta)
+
+    cdef bint put_frame(self, uint8_t *frame, size_t n, const TxMeta *meta) noexcept nogil:
+        """Write a frame into the guest's buffers, or keep it if there are none."""
+        cdef int result = self.find_room(VNET_HLEN + n)
+        if result < 0:
+            count(self.stats, DROP_OVERSIZE)
+            return False
+        if not result:
+            return not self.error and self.keep(frame, n, meta)
+        self.push_header(frame - VNET_HLEN, meta)
+        self.scatter(0, frame - VNET_HLEN, VNET_HLEN + n)
+        self.commit(VNET_HLEN + n)
+        self.is_large = self.is_large or (n >= DIRECT_FROM and meta.gso_type != VIRTIO_NET_HDR_GSO_NONE)
+        return True
+
+    cdef int find_room(self, size_t n) noexcept nogil:
+        """Collect buffers for *n* bytes; 0: too few, and the link is blocked, -1: such a frame fits in none."""
+        cdef int result = self.collect(n)
+        if result:
+            return result
+        listen(&self.rings[RECEIVE])
+        result = self.collect(n)
+        self.check_rings()
+        if result == 0:
+            self.stats.link_stalls += not self.blocked
+            self.blocked = True
+        elif not self.error:
+            listen_no_more(&self.rings[RECEIVE])
+        return 0 if self.error else result
+
+    cdef int collect(self, size_t n) noexcept nogil:
+        """Take chains for *n* bytes; 1: `chains` has them, 0: too few, -1: the one to be used is too small.
+
+        In the last two cases they are there to be taken again.
+        """
+        cdef Ring *ring = &self.rings[RECEIVE]
+        cdef bint mergeable = self.acknowledged >> F_MRG_RXBUF & 1
+        cdef Chain *chain
+        self.n_chains = 0
+        self.n_places = 0
+        self.n_collected = 0
+        while self.n_collected < n and self.n_chains < MAX_RING_SIZE:
+            chain = &self.chains[self.n_chains]
+            if take(ring, self.memory, chain, self.places + self.n_places, MAX_RING_SIZE - self.n_places,
+                    True) <= 0:
+                self.uncollect(self.n_chains)
+                return 0
+            self.n_chains += 1
+            self.n_places += chain.n_pieces
+            self.n_collected += chain.size
+            if self.n_chains == 1 and chain.size < VNET_HLEN:
+                ring.violation = b"a buffer is too small for a header"
+                return 0
+            if not mergeable:
+                break
+        if self.n_collected < n:
+            self.uncollect(self.n_chains)
+            return -1
+        return 1
+
+    cdef void uncollect(self, uint32_t n) noexcept nogil:
+        """Leave the last *n* chains to be taken again."""
+        self.rings[RECEIVE].next_available -= <uint16_t>n
+        self.n_chains -= n
+
+    cdef void scatter(self, size_t place, const uint8_t *data, size_t n) noexcept nogil:
+        """Write *n* bytes from byte *place* of the collected buffers on."""
+        cdef iovec *piece = self.places
+        cdef size_t part
+        while place >= piece.iov_len:
+            place -= piece.iov_len
+            piece += 1
+        while n:
+            part = min(n, piece.iov_len - place)
+            memcpy(<uint8_t *>piece.iov_base + place, data, part)
+            data += part
+            n -= part
+            place = 0
+            piece += 1
+
+    cdef void commit(self, size_t n) noexcept nogil:
+        """Give the guest the first *n* bytes of the collected buffers; what is not needed stays available."""
+        cdef Ring *ring = &self.rings[RECEIVE]
+        cdef uint32_t needed = 0
+        cdef size_t left = n
+        cdef size_t part
+        cdef uint32_t i
+        cdef uint16_t number
+        while left:
+            left -= min(left, <size_t>self.chains[needed].size)
+            needed += 1
+        self.uncollect(self.n_chains - needed)
+        number = <uint16_t>needed
+        self.scatter(NUM_BUFFERS_AT, <uint8_t *>&number, sizeof(number))
+        if self.memory.log != NULL:
+            left = n
+            for i in range(self.n_places):
+                part = min(left, self.places[i].iov_len)
+                self.memory.mark_ours(<uint8_t *>self.places[i].iov_base, part)
+                left -= part
+        left = n
+        for i in range(needed):
+            part = min(left, <size_t>self.chains[i].size)
+            give(ring, self.memory, self.chains[i].head, <uint32_t>part)
+            left -= part
+        publish(ring, self.memory)
+        self.stats.frames_to_guest += 1
+        self.stats.bytes_to_guest += n - VNET_HLEN
+
+    cdef void push_header(self, uint8_t *out, const TxMeta *meta) noexcept nogil:
+        """Write the virtio-net header of a frame; `commit` writes the number of buffers."""
+        cdef virtio_net_hdr header
+        memset(&header, 0, sizeof(header))
+        header.gso_type = meta.gso_type
+        header.gso_size = meta.gso_size
+        if meta.csum_start:
+            header.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM
+            header.hdr_len = meta.hdr_len
+            header.csum_start = meta.csum_start
+            header.csum_offset = meta.csum_offset
+        elif self.features & LINK_CSUM:
+            header.flags = DATA_VALID
+        memcpy(out, &header, sizeof(header))
+        memset(out + NUM_BUFFERS_AT, 0, VNET_HLEN - NUM_BUFFERS_AT)
+
+    cdef bint keep(self, const uint8_t *frame, size_t n, const TxMeta *meta) noexcept nogil:
+        """Keep a frame until there are buffers; False is a counted drop."""
+        cdef KeptFrame head
+        if self.kept == NULL:
+            self.kept = <uint8_t *>malloc(KEPT_SIZE)
+        if self.kept == NULL or self.kept_end + sizeof(KeptFrame) + n > KEPT_SIZE:
+            count(self.stats, DROP_LINK_FULL)
+            return False
+        head.meta = meta[0]
+        head.length = <uint32_t>n
+        memcpy(self.kept + self.kept_end, &head, sizeof(head))
+        memcpy(self.kept + self.kept_end + sizeof(head), frame, n)
+        self.kept_end += sizeof(head) + n
+        return True
+
+    cdef void put_kept(self) noexcept nogil:
+        """Put out what was kept, as far as there are buffers."""
+        cdef uint8_t header[VNET_HLEN]
+        cdef KeptFrame head
+        cdef int result
+        while self.kept_start != self.kept_end and not self.blocked:
+            memcpy(&head, self.kept + self.kept_start, sizeof(head))
+            result = self.find_room(VNET_HLEN + head.length)
+            if not result:
+                return
+            if result > 0:
+                self.push_header(header, &head.meta)
+                self.scatter(0, header, VNET_HLEN)
+                self.scatter(VNET_HLEN, self.kept + self.kept_start + sizeof(head), head.length)
+                self.commit(VNET_HLEN + head.length)
+            else:
+                count(self.stats, DROP_OVERSIZE)
+            self.kept_start += sizeof(head) + head.length
+        if self.kept_start == self.kept_end:
+            self.kept_start = self.kept_end = 0
+
+    cdef int place_payload(self, size_t place, uint32_t n) noexcept nogil:
+        cdef uint32_t i = 0
+        cdef size_t skip = VNET_HLEN + place
+        self.n_placed = 0
+        if (not self.is_large or n < DIRECT_FROM or self.blocked or self.kept_start != self.kept_end
+                or (self.watch is not None and self.watch.active)
+                or ~self.features & (LINK_CSUM | LINK_TSO4 | LINK_TSO6)):
+            return 0
+        if not self.may_receive() or self.error or self.collect(skip + n) <= 0:
+            return 0
+        while skip >= self.places[i].iov_len:
+            skip -= self.places[i].iov_len
+            i += 1
+        if self.n_places - i > MAX_PEEK_PIECES:
+            self.uncollect(self.n_chains)
+            return 0
+        self.skipped = skip
+        self.first_placed = i
+        self.places[i].iov_base = <uint8_t *>self.places[i].iov_base + skip
+        self.places[i].iov_len -= skip
+        self.placed = self.places + i
+        self.n_placed = <int>(self.n_places - i)
+        return self.n_placed
+
+    cdef void unplace(self) noexcept nogil:
+        self.uncollect(self.n_chains)
+        self.n_placed = 0
+
+    cdef bint send_placed(self, size_t n, const TxMeta *meta) noexcept nogil:
+        cdef uint8_t *slot = self.slot
+        cdef iovec *first = &self.places[self.first_placed]
+        first.iov_base = <uint8_t *>first.iov_base - self.skipped
+        first.iov_len += self.skipped
+        self.n_placed = 0
+        self.is_large = n >= DIRECT_FROM
+        self.push_header(slot - VNET_HLEN, meta)
+        self.scatter(0, slot - VNET_HLEN, VNET_HLEN + meta.hdr_len)
+        if n < ETH_MIN_FRAME:
+            memset(slot, 0, ETH_MIN_FRAME)
+            self.scatter(VNET_HLEN + n, slot, ETH_MIN_FRAME - n)
+            n = ETH_MIN_FRAME
+        self.commit(VNET_HLEN + n)
+        return True
+
+    cdef void flush(self) noexcept nogil:
+        cdef int i
+        for i in range(<int>N_RINGS):
+            if self.rings[i].published != self.rings[i].called and is_ready(&self.rings[i]):
+                signal(&self.rings[i])
+        self.memory.tell_marked()
+
+    cdef void end_turn(self) noexcept nogil:
+        self.give_back()
+        self.rounds = 0
+        self.more = self.more or self.again
+        self.again = False
+        self.flush()

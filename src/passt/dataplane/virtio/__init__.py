@@ -1,0 +1,1 @@
+"""Memory and rings shared with a guest."""
