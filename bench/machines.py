@@ -61,8 +61,11 @@ def loads(groups: Collection[str]) -> list[Load]:
           for way in ("out", "in") for key, label, link in links),
     ]  # fmt: skip
     if Group.VHOST in groups:
-        found += [Load(f"vhost_{ring}_{way}", f"vhost-user, TCP {way}, ring of {ring}", f"tcp-{way}", first,
-                       "vhost", ring) for way in ("out", "in")]  # fmt: skip
+        found += [
+            Load("vhost_pages_out", "vhost-user, TCP out, in pages", "tcp-out", first, "vhost-pages"),
+            *(Load(f"vhost_{ring}_{way}", f"vhost-user, TCP {way}, ring of {ring}", f"tcp-{way}", first,
+                   "vhost", ring) for way in ("out", "in")),
+        ]  # fmt: skip
     return found
 
 

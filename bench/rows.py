@@ -90,7 +90,7 @@ def _percentile_rows(key: str, group: Group, label: str) -> list[Row]:
 
 
 def _vhost_rows() -> list[Row]:
-    """Rows of vhost-user: the same loads as the stream's, with offloads, without, and with a smaller ring."""
+    """Rows of vhost-user: the stream's loads with offloads and without, and two other shapes of the guest."""
     rows = []
     for key, label in (("vhost", "vhost-user"), ("vhost_plain", "vhost-user, no offloads")):
         rows += [
@@ -102,9 +102,12 @@ def _vhost_rows() -> list[Row]:
                   base="", base_row=f"stream_udp_{way}") for way in ("out", "in")),
         ]  # fmt: skip
     mtu, ring = STREAM_MTUS[0], RINGS[1]
-    return rows + [
-        Row(f"vhost_{ring}_{way}", Group.VHOST, f"vhost-user: TCP {way}, MTU {mtu}, ring of {ring}", "Gbit/s",
-            base="", base_row=f"vhost_{way}_{mtu}") for way in ("out", "in")
+    return [
+        *rows,
+        Row("vhost_pages_out", Group.VHOST, f"vhost-user: TCP out, MTU {mtu}, from single pages", "Gbit/s",
+            base="", base_row=f"vhost_out_{mtu}"),
+        *(Row(f"vhost_{ring}_{way}", Group.VHOST, f"vhost-user: TCP {way}, MTU {mtu}, ring of {ring}",
+              "Gbit/s", base="", base_row=f"vhost_{way}_{mtu}") for way in ("out", "in")),
     ]  # fmt: skip
 
 

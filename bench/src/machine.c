@@ -10,7 +10,7 @@
  * handed over many at a time, so that what is measured is the program at the other end.
  *
  * LINK is stream (passt's socket, stream_link.c), vhost or vhost-plain (vhost_link.c: with the offloads that the
- * other end offers, or without any), with RING entries a ring.
+ * other end offers, or without any), or vhost-pages (as vhost; what is sent lies in pages), with RING entries a ring.
  *
  * It opens the connection or flow, to PORT at GATEWAY, which that program maps to the host's loopback.
  * "out" counts what was acknowledged (TCP), or sent (UDP, the sink has the count that matters), "in" what
@@ -436,9 +436,10 @@ static struct link *open_link(int argc, char **argv)
 	if (!strcmp(kind, "stream"))
 		return open_stream(argv[1]);
 	size = (unsigned int)parse_number(argv[10], "RING", 2, 32768);
-	if ((size & (size - 1)) || (strcmp(kind, "vhost") && strcmp(kind, "vhost-plain")))
+	if ((size & (size - 1)) || (strcmp(kind, "vhost") && strcmp(kind, "vhost-plain") &&
+				    strcmp(kind, "vhost-pages")))
 		return NULL;
-	return open_vhost(argv[1], size, !strcmp(kind, "vhost"));
+	return open_vhost(argv[1], size, strcmp(kind, "vhost-plain"), !strcmp(kind, "vhost-pages"));
 }
 
 int cmd_machine(int argc, char **argv)

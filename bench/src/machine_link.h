@@ -34,7 +34,8 @@ struct link {
 };
 
 struct link *open_stream(const char *path);
-/* *size* entries a ring; offloads: whether those that the other end offers are acknowledged. */
-struct link *open_vhost(const char *path, unsigned int size, int offloads);
+/* size: entries of a ring; offloads: whether those that the other end offers are acknowledged; in_pages: whether what
+ * is sent lies in single pages. */
+struct link *open_vhost(const char *path, unsigned int size, int offloads, int in_pages);
 
 #endif

@@ -1,9 +1,11 @@
 /* Shared memory and rings as the machine's link: what the virtio-net driver of a Linux guest does, without the guest.
  *
- * Sent frames are chains of a descriptor for the virtio-net header and the frame's own headers, and one for each page
- * of zeroes; in a table of their own (INDIRECT_DESC) if that is offered, as the driver does it. Pages come from a
- * pool that is as large as the TCP window, and go back to it in order: what is measured has the cache footprint
- * of a guest that sends new data all the time.
+ * Sent frames are chains of a descriptor for the virtio-net header and the frame's own headers, and one for each
+ * piece of zeroes; in a table of their own (INDIRECT_DESC) if that is offered, as the driver does it. A piece has 8
+ * pages, in which a kernel gathers what write(2) gives it, or one page, as sendfile(2) has them. Where the guest
+ * computes checksums itself (no CSUM), its kernel gathers nothing: the whole frame is one buffer. Pages come from a
+ * pool that is as large as the TCP window, and go back to it in order: what is measured has the cache footprint of
+ * a guest that sends new data all the time.
  *
  * Buffers to receive in are of one size each, from 1536 bytes to a page, as the lengths of frames were of late (the
  * driver's own rule), and a frame takes as many as it needs (MRG_RXBUF). After a budget of frames, as in the kernel,
@@ -30,8 +32,7 @@
 #define MIN_BUFFER 1536u
 #define LINE 64u
 #define WEIGHT 64u		/* of the average length */
-#define MAX_PAYLOAD 65536u
-#define MAX_RING 32768u
+#define WRITTEN_PAGES 8u		/* in one piece: SKB_FRAG_PAGE_ORDER of Linux is 3 */
 
 struct chain {
 	unsigned int parts, pages;
@@ -44,6 +45,7 @@ struct vhost {
 	struct memory memory;
 	struct queue queues[2];		/* to receive, to transmit */
 	int indirect;
+	size_t piece;			/* bytes at most */
 	/* transmit: slots of the ring and pages of the pool are taken and given back in order */
 	struct chain *chains;		/* by the number of the first descriptor */
 	struct vring_desc *tables;	/* MAX_PARTS for each */
@@ -51,9 +53,10 @@ struct vhost {
 	uint8_t *pool;
 	uint32_t first, next;		/* descriptors: the oldest one in flight, the next one to take; of 2^32 */
 	uint32_t page_first, page_next;
-	size_t head, zeroes;		/* of the frame that is being made */
-	uint8_t *zeroes_at;
-	uint32_t zeroes_page, zeroes_pages;
+	/* the frame that is being made */
+	size_t head, zeroes;
+	uint8_t *head_at, *zeroes_at;
+	uint32_t frame_pages;
 	int full;
 	/* receive */
 	uint8_t *pages;
@@ -104,12 +107,16 @@ static void reap_sent(struct vhost *v)
 static uint8_t *room(struct link *link, size_t head, size_t n, const uint8_t **zeroes)
 {
 	struct vhost *v = (struct vhost *)link;
-	uint32_t pages = (uint32_t)((n + PAGE - 1) / PAGE), at = v->page_next % POOL_PAGES;
-	unsigned int parts = v->indirect ? 1 : 1 + pages;
+	size_t in_pool = v->link.csum ? n : NET_HDR + head + n;
+	uint32_t wanted = (uint32_t)((in_pool + PAGE - 1) / PAGE), at = v->page_next % POOL_PAGES, pages = wanted;
+	unsigned int parts = v->indirect || !v->link.csum ? 1 : 1 + wanted;
+	uint8_t *place;
 
 	/* The pages of a frame follow each other. */
-	if (at + pages > POOL_PAGES)
+	if (at + wanted > POOL_PAGES) {
 		pages += POOL_PAGES - at;
+		at = 0;
+	}
 	for (int again = 0; ; again++) {
 		if (v->next + parts - v->first <= tx(v)->size && v->page_next + pages - v->page_first <= POOL_PAGES)
 			break;
@@ -121,21 +128,23 @@ static uint8_t *room(struct link *link, size_t head, size_t n, const uint8_t **z
 	}
 	v->head = head;
 	v->zeroes = n;
-	v->zeroes_pages = pages;
-	v->zeroes_page = at + (uint32_t)((n + PAGE - 1) / PAGE) > POOL_PAGES ? 0 : at;
-	*zeroes = v->zeroes_at = v->pool + (size_t)v->zeroes_page * PAGE;
-	return v->heads + (size_t)(v->next % tx(v)->size) * (NET_HDR + MAX_HEAD) + NET_HDR;
+	v->frame_pages = pages;
+	place = v->pool + (size_t)at * PAGE;
+	v->head_at = v->link.csum ? v->heads + (size_t)(v->next % tx(v)->size) * (NET_HDR + MAX_HEAD) : place;
+	*zeroes = v->zeroes_at = v->link.csum ? place : place + NET_HDR + head;
+	return v->head_at + NET_HDR;
 }
 
 /* Fill the descriptors of the frame: in its table, or from the first one on. Returns how many. */
-static unsigned int fill(struct vhost *v, struct vring_desc *table, uint32_t first, uint32_t size, const uint8_t *head)
+static unsigned int fill(struct vhost *v, struct vring_desc *table, uint32_t first, uint32_t size)
 {
-	size_t left = v->zeroes, done = 0;
-	unsigned int n = 0;
+	size_t left = v->link.csum ? v->zeroes : 0, done = 0;
+	unsigned int n;
 
-	table[first % size] = (struct vring_desc){ guest_address(&v->memory, head), (uint32_t)(NET_HDR + v->head), 0, 0 };
+	table[first % size] = (struct vring_desc){ guest_address(&v->memory, v->head_at),
+		(uint32_t)(NET_HDR + v->head + v->zeroes - left), 0, 0 };
 	for (n = 1; left; n++) {
-		size_t part = left < PAGE ? left : PAGE;
+		size_t part = left < v->piece ? left : v->piece;
 		struct vring_desc *last = &table[(first + n - 1) % size];
 
 		last->flags = VRING_DESC_F_NEXT;
@@ -153,7 +162,6 @@ static void push(struct link *link, const struct offload *offload)
 	struct vhost *v = (struct vhost *)link;
 	struct queue *q = tx(v);
 	uint32_t slot = v->next % q->size;
-	uint8_t *head = v->heads + (size_t)slot * (NET_HDR + MAX_HEAD);
 	struct virtio_net_hdr_mrg_rxbuf header = { 0 };
 	struct chain *chain = &v->chains[slot];
 
@@ -167,18 +175,18 @@ static void push(struct link *link, const struct offload *offload)
 		header.hdr.gso_size = (uint16_t)offload->gso_size;
 		header.hdr.hdr_len = (uint16_t)v->head;
 	}
-	memcpy(head, &header, NET_HDR);
+	memcpy(v->head_at, &header, NET_HDR);
 	chain->done = 0;
-	chain->pages = v->zeroes_pages;
-	if (v->indirect) {
+	chain->pages = v->frame_pages;
+	if (v->indirect && v->link.csum && v->zeroes) {
 		struct vring_desc *table = v->tables + (size_t)slot * MAX_PARTS;
-		unsigned int n = fill(v, table, 0, MAX_PARTS, head);
+		unsigned int n = fill(v, table, 0, MAX_PARTS);
 
 		q->desc[slot] = (struct vring_desc){ guest_address(&v->memory, table),
 			n * (uint32_t)sizeof(*table), VRING_DESC_F_INDIRECT, 0 };
 		chain->parts = 1;
 	} else {
-		chain->parts = fill(v, q->desc, v->next, q->size, head);
+		chain->parts = fill(v, q->desc, v->next, q->size);
 	}
 	v->next += chain->parts;
 	v->page_next += chain->pages;
@@ -300,7 +308,7 @@ static void report(const struct link *link)
 	       (unsigned long long)v->queues[0].calls, (unsigned long long)v->queues[1].calls);
 }
 
-struct link *open_vhost(const char *path, unsigned int size, int offloads)
+struct link *open_vhost(const char *path, unsigned int size, int offloads, int in_pages)
 {
 	const uint64_t usual = F(F_VERSION_1) | F(NET_F_MRG_RXBUF) | F(RING_F_EVENT_IDX) | F(RING_F_INDIRECT_DESC) |
 			       F_PROTOCOL_FEATURES;
@@ -319,6 +327,7 @@ struct link *open_vhost(const char *path, unsigned int size, int offloads)
 	v->tables = memory_take(&v->memory, size * MAX_PARTS * sizeof(*v->tables), LINE);
 	v->pool = memory_take(&v->memory, POOL_PAGES * PAGE, PAGE);
 	v->pages = memory_take(&v->memory, (size_t)size * PAGE, PAGE);
+	v->piece = in_pages ? PAGE : WRITTEN_PAGES * PAGE;
 	v->fd = connect_path(path);
 	features = session_start(v->fd, usual | (offloads ? all : 0), &v->memory, v->queues);
 	if (!(features & F(F_VERSION_1)) || !(features & F(NET_F_MRG_RXBUF)))
