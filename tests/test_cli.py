@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -130,6 +131,13 @@ def test_help_and_version_go_to_standard_output(program: str, capfd: pytest.Capt
     out, err = capfd.readouterr()
     assert out.startswith(f"Usage: {program} ")
     assert err == ""
+
+
+def test_capabilities_are_told_as_libvirt_reads_them(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["passt", "--vhost-user", "--print-capabilities"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out) == {"type": "net"}
+    assert (out[-1], err) == ("\n", "")
 
 
 def test_arguments_of_qrap_are_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:

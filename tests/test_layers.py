@@ -17,7 +17,8 @@ SUFFIXES = (".py", ".pyx", ".pxd", ".pxi", ".pyi")
 
 BASE = frozenset({"passt", "errors", "light"})
 FACTS = BASE | {"facts", "log"}
-ROOMS = frozenset({"config", "forward", "host", "namespace", "process", "responders", "dataplane"})
+ROOMS = frozenset({"config", "forward", "host", "namespace", "process", "responders", "dataplane",
+                   "vhost_user"})  # fmt: skip
 ALLOWED: dict[str, frozenset[str]] = {
     "__main__": BASE | {"cli"},
     "cli": FACTS | {"config", "qrap", "run"},
@@ -30,6 +31,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "forward": FACTS,
     "responders": FACTS | {"wire"},
     "dataplane": BASE | {"facts"},
+    "vhost_user": FACTS,
     "wire": BASE | {"facts"},
     "facts": BASE,
     "log": BASE,
@@ -256,6 +258,7 @@ def test_table_allows_no_way_back_up() -> None:
         ("passt/wire/arp.py", "def f():\n    from passt.log import once  # lazily"),
         ("passt/responders/arp.py", "from passt.forward.policy import Policy"),
         ("passt/forward/policy.py", "from passt.wire.arp import ArpPacket"),
+        ("passt/vhost_user/session.py", "from passt.dataplane.engine import Engine"),
         ("passt/host/tap.py", "from passt.config import options"),
         ("passt/host/tap.py", "from passt.process import signals"),
         ("passt/process/user.py", "from passt.namespace.pid1 import Command"),

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 def test_page_lists_exactly_the_options_of_its_program(program: str) -> None:
     page = (ROOT / "docs" / f"{program}.1").read_text(encoding="utf-8").replace("\\-", "-")
     section = page[page.index(".SH OPTIONS"):page.index('.\\" END OPTIONS')]
-    now, later = section.split(".SS Not available yet")
+    now, _, later = section.partition(".SS Not available yet")
     for text, available in ((now, True), (later, False)):
         headings = [line for line in text.splitlines() if line.startswith("\\fB-")]
         names = [name for line in headings for name in re.findall(r"\\fB(--?[a-z0-9A-Z-]+)\\fR", line)]

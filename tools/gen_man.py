@@ -47,11 +47,12 @@ def options_section(program: str) -> str:
             lines.append(f".SS {group}")
         for option in members:
             lines += [".TP", heading(option), roff(description(option))]
-    lines += [".SS Not available yet",
-              "This version knows these options, and refuses them with a message and exit status 1."]
-    for option in known:
-        if not option.available:
-            lines += [".TP", heading(option), roff(description(option))]
+    later = [option for option in known if not option.available]
+    if later:
+        lines += [".SS Not available yet",
+                  "This version knows these options, and refuses them with a message and exit status 1."]
+    for option in later:
+        lines += [".TP", heading(option), roff(description(option))]
     return "\n".join(lines) + "\n"
 
 

@@ -137,7 +137,7 @@ def build(library: ctypes.CDLL, machine: str, name: str, *, readable: bool = Fal
                     made.add(_KILL_PROCESS, call, conditions)
         for call in policy.ABSENT_PATHS:
             made.add(_ERRNO | policy.ABSENT_ERRNO, call, policy.absent_if(rules, call))
-        for call in policy.DEADLY:
+        for call in policy.deadly(rules):
             made.add(_KILL_PROCESS, call)
         program = made.export(readable=readable)
         if not readable:

@@ -29,7 +29,7 @@ import signal
 import socket
 from dataclasses import dataclass
 
-FORMS = ("command", "attached", "passt")
+FORMS = ("command", "attached", "passt", "vhost-user")
 
 # Stands for our own process number; `passt.process.seccomp` puts that in when it loads the filter.
 PID_MARK = 0x5EC0_1D00
@@ -44,7 +44,7 @@ _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_SET_SECCOMP = 1, 4, 8, 22
 _PR_CAPBSET_DROP, _PR_SET_SECUREBITS, _PR_SET_MM, _PR_SET_NO_NEW_PRIVS = 24, 28, 35, 38
 _PR_CAP_AMBIENT, _PR_SET_PTRACER, _PR_SET_VMA = 47, 0x59616D61, 0x53564D41
-_F_SETSIG, _F_SETPIPE_SZ, _F_GETPIPE_SZ = 10, 1031, 1032
+_F_SETSIG, _F_SETPIPE_SZ, _F_GETPIPE_SZ, _F_ADD_SEALS = 10, 1031, 1032, 1033
 _TCGETS, _TIOCGPGRP, _TIOCSPGRP, _TIOCSTI, _TIOCLINUX = 0x5401, 0x540F, 0x5410, 0x5412, 0x541C
 _SIOCOUTQ, _FIONBIO, _FIOCLEX, _SIOCGIFINDEX = 0x5411, 0x5421, 0x5451, 0x8933
 _SOCK_FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -209,6 +209,13 @@ ATTACHED = (
          ((Condition(2, _AT_SYMLINK_NOFOLLOW, _AT_SYMLINK_NOFOLLOW),),)),
 )  # fmt: skip
 
+# A machine that shares its memory: `vhost_user/`, `dataplane/virtio/`. What else it takes all forms have:
+# descriptors come by recvmsg(2), and are mapped as any memory is.
+VHOST_USER = (
+    Rule("memfd_create", "the record of descriptors in use, which a front end gets from us"),
+    Rule("fcntl", "that record keeps its size", one_of(1, _F_ADD_SEALS)),
+)  # fmt: skip
+
 # The thread that opens sockets in the guest's namespace.
 THREAD = (
     Rule("socket", "sockets of the guest's namespace, of two protocols", (*_SOCKETS4, *_SOCKETS6)),
@@ -220,6 +227,7 @@ FILTERS: dict[str, tuple[Rule, ...]] = {
     "command": (*CORE, *MAIN, *BYPASS, *COMMAND),
     "attached": (*CORE, *MAIN, *BYPASS, *ATTACHED),
     "passt": (*CORE, *MAIN),
+    "vhost-user": (*CORE, *MAIN, *VHOST_USER),
     "thread": (*CORE, *THREAD),
 }
 
@@ -241,7 +249,8 @@ def absent_if(rules: tuple[Rule, ...], call: str) -> tuple[Condition, ...]:
     return (Condition(allowed[0].arg, 0, mask),)
 
 
-# Kill the process. Nobody asks for these by mistake, nor does a library for its own sake.
+# Kill the process, except in a form that needs one. Nobody asks for these by mistake, nor does a library for
+# its own sake.
 DEADLY = words("""
     execve execveat clone clone3 fork vfork
     open openat openat2 creat open_by_handle_at name_to_handle_at memfd_create memfd_secret
@@ -256,6 +265,13 @@ DEADLY = words("""
     settimeofday clock_settime adjtimex clock_adjtime sethostname setdomainname
     fanotify_init fanotify_mark lookup_dcookie vhangup
 """)
+
+
+def deadly(rules: tuple[Rule, ...]) -> list[str]:
+    """List the calls of DEADLY that *rules* do not allow; those that they do must have no conditions."""
+    allowed = {call for rule in rules for call in rule.names()}
+    return [call for call in DEADLY if call not in allowed]
+
 
 _AF_PACKET, _AF_ALG, _AF_VSOCK, _AF_XDP, _AF_KEY, _AF_BLUETOOTH, _AF_CAN, _AF_TIPC, _AF_RDS = (
     17, 38, 40, 44, 15, 31, 29, 30, 21)  # fmt: skip

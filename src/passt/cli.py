@@ -30,6 +30,9 @@ LICENCE = """Licensed under the Apache License, Version 2.0
 There is no warranty, to the extent permitted by law.
 """
 
+# As in the schema of QEMU's "Backend program conventions"; there are no features for this type.
+CAPABILITIES = '{\n  "type": "net"\n}\n'
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program that *argv* (default: sys.argv) names and return its exit status."""
@@ -186,9 +189,11 @@ def _run_qrap(arguments: Sequence[str]) -> int:
 
 
 def print_text(program: str, action: str) -> int:
-    """Print the text of --help or --version; raises HostError if standard output cannot be written."""
+    """Print what *action* asks for; raises HostError if standard output cannot be written."""
     if action == "version":
         data = f"{program} {__version__}\n{LICENCE}".encode()
+    elif action == "print-capabilities":
+        data = CAPABILITIES.encode()
     else:
         from passt.config.help import help_text
 

@@ -111,9 +111,18 @@ def test_option_of_the_other_program_or_of_later_is_refused(mode: str, option: O
 def test_short_form_is_named_with_the_long_one() -> None:
     with pytest.raises(ConfigError, match=r"^option '-1' \(--one-off\) is for passt only$"):
         scan("pasta", ["-1"])
-    with pytest.raises(ConfigError, match=r"^option '--vhost-user' is not available yet in this version;"
-                                          r" without it QEMU connects by -netdev stream$"):
-        scan("passt", ["--vhost-user"])
+
+
+def test_option_that_is_not_there_yet_says_what_to_do() -> None:
+    with pytest.raises(ConfigError, match=r"^option '--splice-only' is not available yet in this version;"
+                                          r" without --config-net the interface stays down"):
+        scan("pasta", ["--splice-only"])
+
+
+@pytest.mark.parametrize("option", ["--vhost-user", "--print-capabilities"])
+def test_shared_memory_is_for_passt_only(option: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^option '{option}' is for passt only$"):
+        scan("pasta", [option])
 
 
 @pytest.mark.parametrize(("arguments", "action"), [
@@ -123,6 +132,12 @@ def test_short_form_is_named_with_the_long_one() -> None:
 ])
 def test_help_and_version_end_the_scan(arguments: list[str], action: str) -> None:
     assert scan("pasta", arguments).action == action
+
+
+def test_capabilities_end_the_scan() -> None:
+    """Whatever else is asked for: QEMU, "Backend program conventions"."""
+    arguments = ["--vhost-user", "-s", "/x", "--print-capabilities", "--bogus", "operand"]
+    assert scan("passt", arguments).action == "print-capabilities"
 
 
 def test_mistake_before_help_wins() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies
 
-from passt.config.getopt import scan
+from passt.config.getopt import ACTIONS, scan
 from passt.config.options import OPTIONS
 from passt.config.settings import build_settings
 from passt.errors import ConfigError
@@ -121,11 +121,12 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("fd", "7", {"fd": 7, "one_off": True}),
     ("fd", "0", {"fd": 0, "one_off": True}),
     ("one-off", "", {"one_off": True}),
+    ("vhost-user", "", {"vhost_user": True}),
 ]
 
 
 def test_every_available_option_has_a_use_here() -> None:
-    used = {name for name, _, _ in USES} | {"help", "version"}
+    used = {name for name, _, _ in USES} | {*ACTIONS}
     assert used == {option.name for option in OPTIONS if option.available}
 
 
@@ -234,7 +235,10 @@ def test_last_of_several_uses_counts(arguments: list[str], fields: dict[str, Any
     (["--one-off", "--socket", "/run/1-t1-net0.socket", "--interface", "h0", "--address", "203.0.113.2",
       "--netmask", "24", "--tcp-ports", "2222:22,5000-5010", "--udp-ports", "127.0.0.1/6000:6001"],
      {"one_off": True, "socket_path": "/run/1-t1-net0.socket", "interface": "h0", "prefix_len4": 24,
-      "address4": IPv4Address("203.0.113.2"), "hand_out_dns": None}),
+      "address4": IPv4Address("203.0.113.2"), "hand_out_dns": None, "vhost_user": False}),
+    (["--vhost-user", "--one-off", "--socket", "/run/1-t1-net0.socket"],
+     {"vhost_user": True, "one_off": True, "socket_path": "/run/1-t1-net0.socket"}),
+    (["-F", "5", "--vhost-user"], {"fd": 5, "vhost_user": True, "one_off": True}),
 ])
 def test_options_of_passt(arguments: list[str], fields: dict[str, Any]) -> None:
     settings = built(*arguments, mode="passt")

@@ -284,6 +284,17 @@ def test_connected_stream_socket_is_adopted(family: int) -> None:
         os.close(fd)
 
 
+def test_socket_that_passes_no_descriptors_is_no_way_to_share_memory() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        adopt(ours.detach(), passes_descriptors=True).close()
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+        fd = server.accept()[0].detach()
+        reason = r"that is not a UNIX domain socket, .* share its memory \(--vhost-user\)"
+        with pytest.raises(ConfigError, match=rf"^option '--fd' {fd}: {reason}$"):
+            adopt(fd, passes_descriptors=True)
+
+
 def test_standard_input_can_be_the_connection() -> None:
 
     def start() -> tuple[bool, bool, bytes]:

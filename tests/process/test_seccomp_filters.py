@@ -134,6 +134,18 @@ def test_rule_left_out_of_a_program_is_noticed(machine: str) -> None:
     assert len(differences(machine, "passt", program(machine, "command"))) > 3
 
 
+@pytest.mark.parametrize("machine", MACHINES)
+def test_memory_that_is_shared_widens_its_own_form_only(machine: str) -> None:
+    """Memory of a front end is mapped as any is; what is new is a file in memory, and seals."""
+    for form in seccomp_policy.FORMS:
+        is_sharing = form == "vhost-user"
+        assert decide(machine, form, "memfd_create") == ("allow" if is_sharing else "kill")
+        assert decide(machine, form, "fcntl", 5, 1033) == ("allow" if is_sharing else "trap")
+    others = {call for call in names(machine) if decide(machine, "vhost-user", call)
+              != decide(machine, "passt", call)}
+    assert others == {"memfd_create"}
+
+
 @EACH
 def test_every_deadly_call_kills(machine: str, name: str) -> None:
     there = [call for call in INTRUDERS if call in names(machine)]
@@ -165,7 +177,7 @@ def test_x32_kills(name: str) -> None:
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("form", seccomp_policy.FORMS)
 def test_what_was_traced_is_allowed(machine: str, form: str) -> None:
-    traced = [*TRACED, *(TRACED_BYPASS if form != "passt" else ())]
+    traced = [*TRACED, *(TRACED_BYPASS if form not in {"passt", "vhost-user"} else ())]
     refused = [call for call in traced if call in names(machine) and decide(machine, form, call) != "allow"]
     assert refused == []
 

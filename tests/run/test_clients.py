@@ -18,7 +18,7 @@ from passt.forward.guest_addresses import Observed
 from passt.host.unix_socket import ListeningSocket, adopt, listen
 from passt.responders.guest_solicitor import solicit
 from passt.run.clients import Clients
-from passt.run.passt import tell_use
+from passt.run.passt import tell_use, tell_vhost_use
 from tests.support import fakes
 from tests.support.isolated import isolated
 
@@ -66,7 +66,8 @@ class World:
         self.loop = Loop()
         self.listener = listener
         self.is_known = True
-        self.clients = Clients(self.loop, listener, self.loop.ask, lambda: self.is_known, one_off=one_off)
+        self.clients = Clients(self.loop, listener, self.loop.attach_stream, self.loop.ask,
+                               lambda: self.is_known, one_off=one_off)
         self.clients.start(None)
 
     def connect(self) -> socket.socket:
@@ -220,7 +221,8 @@ def test_one_off_ends_with_the_first_client(listener: ListeningSocket, lines: li
 def test_connection_handed_over_is_the_only_one(lines: list[str]) -> None:
     ours, theirs = socket.socketpair()
     loop = Loop()
-    clients = Clients(loop, None, lambda: loop.sent.extend([b"a", b"b"]), lambda: True, one_off=True)
+    clients = Clients(loop, None, loop.attach_stream, lambda: loop.sent.extend([b"a", b"b"]), lambda: True,
+                      one_off=True)
     clients.start(adopt(ours.detach()))
     assert loop.sent == [b"a", b"b"]
     assert loop.readers == {}
@@ -234,7 +236,7 @@ def test_connection_handed_over_that_cannot_be_watched_ends_the_start() -> None:
     ours, theirs = socket.socketpair()
     loop = Loop()
     loop.refusal = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    clients = Clients(loop, None, loop.ask, lambda: True, one_off=True)
+    clients = Clients(loop, None, loop.attach_stream, loop.ask, lambda: True, one_off=True)
     with theirs, pytest.raises(HostError, match="--fd hands over: No space left"):
         clients.start(adopt(ours.detach()))
 
@@ -284,6 +286,14 @@ def test_guest_is_asked_for_each_address_once() -> None:
     assert solicit(local, observed.addresses()) == []
     observed.on_guest_address(IPv6Address("fe80::5").packed)
     assert len(solicit(local, observed.addresses())) == 1
+
+
+def test_hints_for_shared_memory_name_the_socket(lines: list[str]) -> None:
+    tell_vhost_use("/run/a,b.socket")
+    [line] = [line for line in lines if "qemu" in line]
+    for part in ("-object memory-backend-memfd,id=m,size=1G,share=on", "-machine memory-backend=m",
+                 "-chardev socket,id=c,path=/run/a,,b.socket", "-netdev vhost-user,id=n,chardev=c"):
+        assert part in line
 
 
 def test_hints_name_the_socket(lines: list[str]) -> None:

@@ -10,10 +10,12 @@ import socket
 import struct
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from tests.support.front_end import USUAL, FrontEnd
 from tests.support.lab import OUTSIDE4, Lab, Place, Running
 from tests.support.processes import wait_until
+from tests.support.vhost_client import Client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,6 +79,75 @@ class Peer:
     def close(self) -> None:
         """Close the connection."""
         self.sock.close()
+
+
+class SharingPeer:
+    """A front end of vhost-user; the test is the guest, whose memory passt shares."""
+
+    N_BUFFERS, BUFFER_LEN = 200, 2048
+
+    def __init__(self, sock: socket.socket, features: int = USUAL) -> None:
+        self.sock = sock
+        self.client = Client(sock)
+        self.front_end = FrontEnd(features=features)
+        try:
+            offered = self.client.negotiate()
+            assert not features & ~offered, hex(offered)
+            self.front_end.start(self.client)
+        except BaseException:
+            self.close()
+            raise
+        self.front_end.offer(self.BUFFER_LEN, self.N_BUFFERS)
+
+    @classmethod
+    def connect(cls, path: str, features: int = USUAL) -> SharingPeer:
+        """Connect to passt, which may be about to start, and share memory and rings."""
+        return cls(Peer.connect(path).sock, features)
+
+    def send(self, *frames: bytes) -> None:
+        """Send frames by the transmit ring."""
+        for frame in frames:
+            self.front_end.sent()
+            self.front_end.send(frame)
+
+    def receive(self, is_wanted: Callable[[bytes], object], limit_s: float = LIMIT_S) -> bytes:
+        """Return the next frame of which *is_wanted* is true; others are thrown away."""
+        end = time.monotonic() + limit_s
+        while True:
+            received = self.front_end.received()
+            for one in received:
+                self.front_end.offer(self.BUFFER_LEN, len(one.chains))
+            for one in received:
+                if is_wanted(one.frame):
+                    return one.frame
+            if not received:
+                self.front_end.receive_ring().await_call(max(end - time.monotonic(), 0))
+
+    def wait_for_end(self) -> None:
+        """Wait until passt closes the connection."""
+        self.client.await_end()
+
+    def close(self) -> None:
+        """Close the connection, as a machine that goes without a word."""
+        self.sock.close()
+        self.front_end.close()
+
+
+Machine = Peer | SharingPeer
+
+
+class Form(NamedTuple):
+    """A way to connect a machine: options of passt, and what stands in for the machine."""
+
+    options: tuple[str, ...]
+    peer: type[Peer | SharingPeer]
+
+    def connect(self, path: str) -> Machine:
+        """Connect to passt, which may be about to start."""
+        return self.peer.connect(path)
+
+
+FORMS = {"stream": Form((), Peer), "vhost-user": Form(("--vhost-user",), SharingPeer)}
 
 
 def socket_path(lab: Lab, name: str) -> str:

@@ -1,4 +1,7 @@
-"""passt and a machine whose frames the test makes: services, framing, clients that come and go, life."""
+"""passt and a machine whose frames the test makes: services, framing, clients that come and go, life.
+
+The machine sends its frames on a stream socket, or shares its memory (vhost-user).
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ from scapy.packet import Raw
 
 from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, OUTSIDE6, UID, Lab
 from tests.support.processes import process_state, status_field, wait_until
-from tests.system.machines import LENGTH, MAC, Peer, passt, socket_path
+from tests.system.machines import FORMS, LENGTH, MAC, Form, Machine, Peer, passt, socket_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,9 +61,24 @@ LINK_LOCAL = "fe80::5054:ff:fe12:3456"
 QUESTION = bytes(Ether(src=MAC, dst=BROADCAST) / ARP(op=1, hwsrc=MAC, psrc=HOST4, pdst=OUTSIDE4))
 
 
+@pytest.fixture(params=FORMS)
+def form(request: pytest.FixtureRequest) -> Form:
+    """How the machine is connected."""
+    return FORMS[request.param]
+
+
 @pytest.fixture
-def peer(lab: Lab, user: bool) -> Iterator[Peer]:
+def peer(lab: Lab, user: bool, form: Form) -> Iterator[Machine]:
     """A machine at a passt that runs with the default options."""
+    with passt(lab, *form.options, user=user) as (_, path):
+        peer = form.connect(path)
+        yield peer
+        peer.close()
+
+
+@pytest.fixture
+def stream_peer(lab: Lab, user: bool) -> Iterator[Peer]:
+    """A machine on a stream socket."""
     with passt(lab, user=user) as (_, path):
         peer = Peer.connect(path)
         yield peer
@@ -73,14 +91,14 @@ def is_answer(frame: bytes) -> bool:
     return ARP in packet and packet[ARP].op == 2 and packet[ARP].psrc == OUTSIDE4
 
 
-def ask(peer: Peer, packet: Packet, answer: type[Packet]) -> Packet:
+def ask(peer: Machine, packet: Packet, answer: type[Packet]) -> Packet:
     """Send one packet in a frame of ours; return the first answer of a kind that is for us."""
     broadcast = "33:33:00:00:00:02" if IPv6 in packet else BROADCAST
     peer.send(bytes(Ether(src=MAC, dst=broadcast) / packet))
     return Ether(peer.receive(lambda frame: answer in Ether(frame) and Ether(frame).dst in {MAC, BROADCAST}))
 
 
-def test_who_is_there_is_asked_first(peer: Peer) -> None:
+def test_who_is_there_is_asked_first(peer: Machine) -> None:
     arp = Ether(peer.receive(lambda frame: ARP in Ether(frame)))
     assert (arp.dst, arp.src, arp[ARP].op) == (BROADCAST, OUR_MAC, 1)
     assert (arp[ARP].psrc, arp[ARP].pdst) == (OUTSIDE4, HOST4)
@@ -92,7 +110,7 @@ def test_who_is_there_is_asked_first(peer: Peer) -> None:
     assert ask(peer, IP(src=HOST4, dst=OUTSIDE4) / ICMP(id=7), ICMP).dst == MAC
 
 
-def test_neighbours_are_answered(peer: Peer) -> None:
+def test_neighbours_are_answered(peer: Machine) -> None:
     peer.send(QUESTION)
     assert Ether(peer.receive(is_answer)).src == OUR_MAC
     # What qrap asks before it hands over the connection.
@@ -103,7 +121,7 @@ def test_neighbours_are_answered(peer: Peer) -> None:
     assert (reply[ICMPv6ND_NA].tgt, reply.src) == (OUTSIDE6, OUR_MAC)
 
 
-def dhcp(peer: Peer, kind: str, *options: object) -> tuple[Packet, dict[str, object]]:
+def dhcp(peer: Machine, kind: str, *options: object) -> tuple[Packet, dict[str, object]]:
     """Send one DHCP message; return the answer with its options."""
     packet = (IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67)
               / BOOTP(chaddr=bytes.fromhex(MAC.replace(":", "")), xid=4711)
@@ -114,7 +132,7 @@ def dhcp(peer: Peer, kind: str, *options: object) -> tuple[Packet, dict[str, obj
                    for option in reply[DHCP].options if isinstance(option, tuple)}
 
 
-def test_dhcp_hands_out_names_by_default(peer: Peer) -> None:
+def test_dhcp_hands_out_names_by_default(peer: Machine) -> None:
     offer, _ = dhcp(peer, "discover")
     assert offer[BOOTP].yiaddr == HOST4
     reply, options = dhcp(peer, "request", ("requested_addr", HOST4))
@@ -128,7 +146,7 @@ def test_dhcp_hands_out_names_by_default(peer: Peer) -> None:
     assert b"\x03lab\x07example\x00" in bytes(reply[DHCP])
 
 
-def test_advertisement_hands_out_names_by_default(peer: Peer) -> None:
+def test_advertisement_hands_out_names_by_default(peer: Machine) -> None:
     reply = ask(peer, IPv6(src=LINK_LOCAL, dst="ff02::2") / ICMPv6ND_RS(), ICMPv6ND_RA)
     assert reply[IPv6].hlim == 255
     assert reply[ICMPv6NDOptPrefixInfo].prefix == "2001:db8:1::"
@@ -137,7 +155,7 @@ def test_advertisement_hands_out_names_by_default(peer: Peer) -> None:
     assert reply[ICMPv6NDOptDNSSL].searchlist == ["lab.example."]
 
 
-def test_dhcpv6_hands_out_names_by_default(peer: Peer) -> None:
+def test_dhcpv6_hands_out_names_by_default(peer: Machine) -> None:
     solicit = (IPv6(src=LINK_LOCAL, dst="ff02::1:2") / UDP(sport=546, dport=547) / DHCP6_Solicit(trid=99)
                / DHCP6OptClientId(duid=DUID_LL(lladdr=MAC)) / DHCP6OptIA_NA(iaid=1))
     reply = ask(peer, solicit, DHCP6_Advertise)
@@ -147,9 +165,9 @@ def test_dhcpv6_hands_out_names_by_default(peer: Peer) -> None:
     assert reply[DHCP6OptDNSDomains].dnsdomains == ["lab.example."]
 
 
-def test_names_can_be_kept_back(lab: Lab, plain: bool) -> None:
-    with passt(lab, "--no-dhcp-dns", "--no-dhcp-search", user=plain) as (_, path):
-        peer = Peer.connect(path)
+def test_names_can_be_kept_back(lab: Lab, plain: bool, form: Form) -> None:
+    with passt(lab, *form.options, "--no-dhcp-dns", "--no-dhcp-search", user=plain) as (_, path):
+        peer = form.connect(path)
         _, options = dhcp(peer, "discover")
         assert "name_server" not in options
         reply = ask(peer, IPv6(src=LINK_LOCAL, dst="ff02::2") / ICMPv6ND_RS(), ICMPv6ND_RA)
@@ -158,9 +176,10 @@ def test_names_can_be_kept_back(lab: Lab, plain: bool) -> None:
         peer.close()
 
 
-def test_services_can_be_switched_off(lab: Lab, plain: bool) -> None:
-    with passt(lab, "--no-dhcp", "--no-dhcpv6", "--no-ndp", "--no-udp", user=plain) as (_, path):
-        peer = Peer.connect(path)
+def test_services_can_be_switched_off(lab: Lab, plain: bool, form: Form) -> None:
+    off = ("--no-dhcp", "--no-dhcpv6", "--no-ndp", "--no-udp")
+    with passt(lab, *form.options, *off, user=plain) as (_, path):
+        peer = form.connect(path)
         peer.send(*(bytes(Ether(src=MAC, dst=BROADCAST) / packet) for packet in (
             IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67) / BOOTP(chaddr=b"x" * 6)
             / DHCP(options=[("message-type", "discover"), "end"]),
@@ -186,7 +205,7 @@ def test_services_can_be_switched_off(lab: Lab, plain: bool) -> None:
 
 
 @pytest.mark.parametrize("destination", [OUTSIDE4, FAR4])
-def test_ping_and_datagrams(peer: Peer, destination: str) -> None:
+def test_ping_and_datagrams(peer: Machine, destination: str) -> None:
     peer.send(QUESTION)
     reply = ask(peer, IP(src=HOST4, dst=destination) / ICMP(id=7, seq=3) / b"payload", ICMP)
     assert (reply[IP].src, reply[IP].dst, reply[ICMP].id, reply[ICMP].seq) == (destination, HOST4, 7, 3)
@@ -200,7 +219,7 @@ def test_ping_and_datagrams(peer: Peer, destination: str) -> None:
     assert checksums == (again[IP].chksum, again[UDP].chksum)
 
 
-def test_ping_and_datagrams_over_ip6(peer: Peer) -> None:
+def test_ping_and_datagrams_over_ip6(peer: Machine) -> None:
     reply = ask(peer, IPv6(src=HOST6, dst=FAR6) / ICMPv6EchoRequest(id=9, data=b"x" * 40), ICMPv6EchoReply)
     assert (reply[IPv6].src, reply[ICMPv6EchoReply].data) == (FAR6, b"x" * 40)
     reply = ask(peer, IPv6(src=HOST6, dst=FAR6) / UDP(sport=40000, dport=8007) / b"echo", UDP)
@@ -210,24 +229,24 @@ def test_ping_and_datagrams_over_ip6(peer: Peer) -> None:
     assert Ether(bytes(reply))[UDP].chksum == checksum
 
 
-def test_frames_may_come_in_any_pieces(peer: Peer) -> None:
+def test_frames_may_come_in_any_pieces(stream_peer: Peer) -> None:
     message = LENGTH.pack(len(QUESTION)) + QUESTION
     for split in (1, 3, 4, 5, 17, len(message) - 1):
-        peer.sock.sendall(message[:split])
+        stream_peer.sock.sendall(message[:split])
         time.sleep(0.02)
-        peer.sock.sendall(message[split:])
-        peer.receive(is_answer)
+        stream_peer.sock.sendall(message[split:])
+        stream_peer.receive(is_answer)
     for byte in message:
-        peer.sock.sendall(bytes((byte,)))
-    peer.receive(is_answer)
+        stream_peer.sock.sendall(bytes((byte,)))
+    stream_peer.receive(is_answer)
     # The end of one and the beginning of the next in one write, and many at once.
-    peer.sock.sendall(message + message[:9])
-    peer.receive(is_answer)
-    peer.sock.sendall(message[9:])
-    peer.receive(is_answer)
-    peer.send(*[QUESTION] * 8)
+    stream_peer.sock.sendall(message + message[:9])
+    stream_peer.receive(is_answer)
+    stream_peer.sock.sendall(message[9:])
+    stream_peer.receive(is_answer)
+    stream_peer.send(*[QUESTION] * 8)
     for _ in range(8):
-        peer.receive(is_answer)
+        stream_peer.receive(is_answer)
 
 
 @pytest.mark.parametrize("length", [0, 13, 100000, 0xffffffff])
@@ -249,19 +268,19 @@ def test_impossible_length_ends_the_client_only(lab: Lab, plain: bool, length: i
         assert str(length) in reason
 
 
-def test_half_a_frame_at_the_end_is_dropped(peer: Peer, lab: Lab) -> None:
+def test_half_a_frame_at_the_end_is_dropped(stream_peer: Peer, lab: Lab) -> None:
     path = socket_path(lab, "machine")
-    peer.sock.sendall(LENGTH.pack(len(QUESTION)) + QUESTION[:20])
-    peer.close()
+    stream_peer.sock.sendall(LENGTH.pack(len(QUESTION)) + QUESTION[:20])
+    stream_peer.close()
     again = Peer.connect(path)
     again.send(QUESTION)
     again.receive(is_answer)
     again.close()
 
 
-def test_second_client_is_turned_away(lab: Lab, user: bool) -> None:
-    with passt(lab, user=user) as (running, path):
-        first = Peer.connect(path)
+def test_second_client_is_turned_away(lab: Lab, user: bool, form: Form) -> None:
+    with passt(lab, *form.options, user=user) as (running, path):
+        first = form.connect(path)
         first.send(QUESTION)
         first.receive(is_answer)
         for _ in range(3):
@@ -271,7 +290,7 @@ def test_second_client_is_turned_away(lab: Lab, user: bool) -> None:
         first.send(QUESTION)
         first.receive(is_answer)
         first.close()
-        third = Peer.connect(path)
+        third = form.connect(path)
         third.send(QUESTION)
         third.receive(is_answer)
         third.close()
@@ -281,9 +300,9 @@ def test_second_client_is_turned_away(lab: Lab, user: bool) -> None:
         assert text.count("accepted client") == 2
 
 
-def test_one_off_ends_with_its_client(lab: Lab, user: bool) -> None:
-    with passt(lab, "-1", user=user) as (running, path):
-        peer = Peer.connect(path)
+def test_one_off_ends_with_its_client(lab: Lab, user: bool, form: Form) -> None:
+    with passt(lab, *form.options, "-1", user=user) as (running, path):
+        peer = form.connect(path)
         peer.send(QUESTION)
         peer.receive(is_answer)
         assert running.popen.poll() is None
@@ -295,11 +314,11 @@ def test_one_off_ends_with_its_client(lab: Lab, user: bool) -> None:
 
 
 @pytest.mark.parametrize("option", [("-F", "0"), ("--fd=0",), ("-s", "unused.socket", "-F", "0")])
-def test_connection_handed_over(lab: Lab, user: bool, option: tuple[str, ...]) -> None:
+def test_connection_handed_over(lab: Lab, user: bool, form: Form, option: tuple[str, ...]) -> None:
     ours, theirs = socket.socketpair()
-    running = lab.host.spawn([lab.passt, "-f", *option], user=user, stdin=theirs.fileno())
+    running = lab.host.spawn([lab.passt, "-f", *form.options, *option], user=user, stdin=theirs.fileno())
     theirs.close()
-    peer = Peer(ours)
+    peer = form.peer(ours)
     peer.send(QUESTION)
     peer.receive(is_answer)
     peer.close()
@@ -308,30 +327,30 @@ def test_connection_handed_over(lab: Lab, user: bool, option: tuple[str, ...]) -
     assert b"UNIX domain socket" not in result.stderr
 
 
-def test_connection_handed_over_in_the_background(lab: Lab, plain: bool) -> None:
+def test_connection_handed_over_in_the_background(lab: Lab, plain: bool, form: Form) -> None:
     before = lab.host.pids()
     ours, theirs = socket.socketpair()
-    started = lab.host.spawn([lab.passt, "-F", "0"], user=plain, stdin=theirs.fileno())
+    started = lab.host.spawn([lab.passt, *form.options, "-F", "0"], user=plain, stdin=theirs.fileno())
     theirs.close()
     assert started.finish().returncode == 0
     assert len(lab.host.pids() - before) == 1
-    peer = Peer(ours)
+    peer = form.peer(ours)
     peer.send(QUESTION)
     peer.receive(is_answer)
     peer.close()
     wait_until(lambda: lab.host.pids() == before, "the daemon ends with its client")
 
 
-def test_clients_leave_nothing_behind(lab: Lab, plain: bool) -> None:
-    with passt(lab, "-q", user=plain) as (running, path):
-        first = Peer.connect(path)
+def test_clients_leave_nothing_behind(lab: Lab, plain: bool, form: Form) -> None:
+    with passt(lab, *form.options, "-q", user=plain) as (running, path):
+        first = form.connect(path)
         first.send(QUESTION)
         first.receive(is_answer)
         descriptors = os.listdir(f"/proc/{running.pid}/fd")
         first.close()
         for _ in range(300):
             Peer.connect(path).close()
-        last = Peer.connect(path)
+        last = form.connect(path)
         last.send(QUESTION)
         last.receive(is_answer)
         assert len(os.listdir(f"/proc/{running.pid}/fd")) == len(descriptors)
@@ -361,6 +380,7 @@ def test_tcp_socket_handed_over(lab: Lab, user: bool) -> None:
     (["-T", "22"], "option '-T' (--tcp-ns) is for pasta only"),
     (["-t", "auto"], "option '-t' (--tcp-ports): 'auto'"),
     (["--config-net"], "option '--config-net' is for pasta only"),
+    (["--vhost-user=yes"], "option '--vhost-user' doesn't allow an argument"),
     (["word"], "'word' is not an option, and passt takes nothing else"),
 ])
 @pytest.mark.parametrize("foreground", [True, False])
@@ -373,10 +393,10 @@ def test_mistakes_are_one_line(lab: Lab, plain: bool, options: list[str], reason
     assert text.count("\n") == 1
 
 
-def test_stale_socket_is_replaced_and_a_live_one_respected(lab: Lab, user: bool) -> None:
+def test_stale_socket_is_replaced_and_a_live_one_respected(lab: Lab, user: bool, form: Form) -> None:
     path = socket_path(lab, "taken")
-    with passt(lab, user=user, name="taken") as (running, _):
-        peer = Peer.connect(path)
+    with passt(lab, *form.options, user=user, name="taken") as (running, _):
+        peer = form.connect(path)
         result = lab.host.run([lab.passt, "-f", "-s", path], user=user, check=False)
         assert result.returncode == 1
         wanted = f"passt: option '--socket' {path}: another process uses it; end that or give another path\n"
@@ -387,8 +407,8 @@ def test_stale_socket_is_replaced_and_a_live_one_respected(lab: Lab, user: bool)
         peer.wait_for_end()
         peer.close()
         assert os.path.exists(path)
-        with passt(lab, user=user, name="taken"):
-            peer = Peer.connect(path)
+        with passt(lab, *form.options, user=user, name="taken"):
+            peer = form.connect(path)
             peer.send(QUESTION)
             peer.receive(is_answer)
             peer.close()
@@ -411,11 +431,11 @@ def daemon(lab: Lab, pid_file: Path) -> int:
     return next(pid for pid in lab.host.pids() if inner in status_field(pid, "NSpid").split()[1:])
 
 
-def test_background_as_libvirt_wants_it(lab: Lab, user: bool) -> None:
+def test_background_as_libvirt_wants_it(lab: Lab, user: bool, form: Form) -> None:
     path = socket_path(lab, "1-t1-net0")
     pid_file = Path(path).with_suffix(".pid")
     log_file = Path(path).with_suffix(".log")
-    argv = [lab.passt, "--one-off", "--socket", path, "--pid", str(pid_file), "--mtu", "1500",
+    argv = [lab.passt, *form.options, "--one-off", "--socket", path, "--pid", str(pid_file), "--mtu", "1500",
             "--interface", "h0", "--log-file", str(log_file),
             "--address", HOST4, "--netmask", "24", "--tcp-ports", "20022:22,25000-25010",
             "--udp-ports", "127.0.0.1/26000:26001"]
@@ -428,7 +448,7 @@ def test_background_as_libvirt_wants_it(lab: Lab, user: bool) -> None:
     assert status_field(pid, "NoNewPrivs") == "1"
     assert status_field(pid, "Uid").split() == [str(UID if user else NOBODY)] * 4
     assert os.getsid(pid) == pid
-    peer = Peer.connect(path)
+    peer = form.connect(path)
     _, options = dhcp(peer, "discover")
     assert options["subnet_mask"] == "255.255.255.0"
     assert options["interface-mtu"] == 1500
@@ -459,12 +479,12 @@ def test_root_goes_on_as_the_user_that_is_asked_for(lab: Lab, spec: str) -> None
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGQUIT, signal.SIGINT])
-def test_signals_end_it_in_the_background(lab: Lab, plain: bool, signum: int) -> None:
+def test_signals_end_it_in_the_background(lab: Lab, plain: bool, form: Form, signum: int) -> None:
     path = socket_path(lab, "signals")
     pid_file = Path(f"{path}.pid")
-    lab.host.run([lab.passt, "-s", path, "-P", str(pid_file), "-q"], user=plain)
+    lab.host.run([lab.passt, *form.options, "-s", path, "-P", str(pid_file), "-q"], user=plain)
     pid = daemon(lab, pid_file)
-    peer = Peer.connect(path)
+    peer = form.connect(path)
     peer.send(QUESTION)
     peer.receive(is_answer)
     os.kill(pid, signum)

@@ -12,6 +12,7 @@ import pytest
 from passt.process.stages import OFF_VARIABLE
 from tests.support.lab import FAR4, UID, Lab
 from tests.support.processes import children, status_field, wait_until
+from tests.system.machines import FORMS
 from tests.system.test_attach import Target
 
 if TYPE_CHECKING:
@@ -177,10 +178,12 @@ def test_attached_as_root(lab: Lab, pid_file: Path, options: list[str]) -> None:
         target.running.kill()
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("foreground", [True, False])
-def test_passt(lab: Lab, user: bool, pid_file: Path, foreground: bool) -> None:
+def test_passt(lab: Lab, user: bool, pid_file: Path, foreground: bool, form: str) -> None:
     path = pid_file.with_name("sandbox.socket")
-    argv = [lab.passt, "-q", "-s", str(path), "-P", str(pid_file), *(["-f"] if foreground else [])]
+    argv = [lab.passt, "-q", "-s", str(path), "-P", str(pid_file), *FORMS[form].options,
+            *(["-f"] if foreground else [])]
     if foreground:
         lab.host.spawn(argv, user=user)
         wait_until(lambda: pid_file.exists() and bool(pid_file.read_text(encoding="ascii")), "passt is ready")

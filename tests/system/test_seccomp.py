@@ -13,7 +13,7 @@ import pytest
 
 INTRUDER = Path(__file__).with_name("intruder.py")
 MACHINE = os.uname().machine
-FORMS = ("command", "attached", "passt")
+FORMS = ("command", "attached", "passt", "vhost-user")
 KILLED = (
     "execve", "execveat", "openat", "openat2", "memfd_create", "ptrace", "process_vm_readv", "pidfd_getfd",
     "mount", "fsopen", "setns", "unshare", "clone", "fork", "bpf", "io_uring_setup", "setresuid", "capset",

@@ -49,3 +49,5 @@ complete -c passt -s u -l udp-ports -x -a 'none all auto' -d 'The same for UDP p
 complete -c passt -s s -l socket -l socket-path -r -F -d 'Listen for the virtual machine on the UNIX domain socket PATH'
 complete -c passt -s F -l fd -x -d 'Serve the connected stream socket FD, inherited from the caller'
 complete -c passt -s 1 -l one-off -d 'End when the first client closes its connection'
+complete -c passt -l vhost-user -d 'Speak vhost-user on the socket'
+complete -c passt -l print-capabilities -d 'Print what the vhost-user back end can do, as JSON, and exit'

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 RUN = "run"
-ACTIONS = ("help", "version")
+ACTIONS = ("help", "version", "print-capabilities")
 
 
 class UsageError(ConfigError):
@@ -40,7 +40,7 @@ class Occurrence:
 
 
 class Request:
-    """A scanned command line; *action* is RUN, "help" or "version" (then the rest is not scanned)."""
+    """A scanned command line; *action* is RUN or one of ACTIONS (then the rest is not scanned)."""
 
     __slots__ = ("action", "occurrences", "operands")
 
@@ -137,10 +137,10 @@ def scan(mode: str, arguments: Sequence[str]) -> Request:
     occurrences = []
     for occurrence in scanner:
         option = occurrence.option
-        if option.name in ACTIONS:
-            return Request(option.name, [], [])
         if mode not in option.modes:
             raise ConfigError(f"{occurrence.label} is for {option.modes[0]} only")
+        if option.name in ACTIONS:
+            return Request(option.name, [], [])
         if not option.available:
             raise ConfigError(f"{occurrence.label} is not available yet in this version"
                               f"{'; ' if option.meanwhile else ''}{option.meanwhile}")

@@ -20,7 +20,8 @@ _ABOUT = {
     "pasta": "Runs COMMAND, or a login shell, in a network namespace of its own that is connected"
              " through the host without privileges; or connects the namespaces of process PID.",
     "passt": "Connects a virtual machine through the host without privileges: listens on a socket to which"
-             " QEMU connects (-netdev stream, or qrap for QEMU before 7.2).",
+             " QEMU connects (-netdev stream, or qrap for QEMU before 7.2; -netdev vhost-user with"
+             " --vhost-user).",
     "qrap": "Connects to the first free passt on /tmp/passt_1.socket to /tmp/passt_99.socket and starts"
             " QEMU on that connection, for QEMU before 7.2, which cannot connect by itself. First form:"
             " PROGRAM is started with ARGs as they are, the connection on descriptor FD, 3 or more. Second"
@@ -45,9 +46,10 @@ def help_text(program: str) -> str:
         if members:
             lines += ["", f"{group}:"]
             lines += [line for option in members for line in _entry(heading(option), description(option))]
-    lines += ["", "Not available yet in this version (refused with a message):"]
-    lines += [line for option in known if not option.available
-              for line in _entry(heading(option), description(option))]
+    later = [option for option in known if not option.available]
+    if later:
+        lines += ["", "Not available yet in this version (refused with a message):"]
+        lines += [line for option in later for line in _entry(heading(option), description(option))]
     if program == PASTA:
         lines += ["", *wrap("Long options may be shortened as long as they stay unique. Where nothing"
                             " else is said, the last of several uses counts.", WIDTH)]

@@ -242,8 +242,11 @@ OPTIONS: tuple[Option, ...] = (
            modes=_PASST_ONLY, available=True),
     Option(MACHINE, "1", "one-off", "", "End when the first client closes its connection.",
            modes=_PASST_ONLY, available=True),
-    Option(MACHINE, "", "vhost-user", "", "Speak vhost-user on the socket.", modes=_PASST_ONLY,
-           meanwhile="without it QEMU connects by -netdev stream"),
-    Option(MACHINE, "", "print-capabilities", "", "Print what the vhost-user back end can do.",
-           modes=_PASST_ONLY, meanwhile="without --vhost-user nothing has to be asked"),
+    Option(MACHINE, "", "vhost-user", "",
+           "Speak vhost-user on the socket: the virtual machine shares its memory, and frames are not copied"
+           " through the socket. Default: each frame is sent with its length in front.", modes=_PASST_ONLY,
+           available=True),
+    Option(MACHINE, "", "print-capabilities", "",
+           "Print what the vhost-user back end can do, as JSON, and exit.", modes=_PASST_ONLY,
+           available=True),
 )

@@ -50,6 +50,7 @@ FLAGS: dict[str, Changes] = {
     "netns-only": {"netns_only": True, "userns": None},
     "no-netns-quit": {"netns_quit": False},
     "one-off": {"one_off": True},
+    "vhost-user": {"vhost_user": True},
 }
 
 

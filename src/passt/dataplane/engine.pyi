@@ -59,10 +59,11 @@ class Engine:
         """
 
     def attach_vhost(self, on_end: Callable[[str], None]) -> VhostDevice:
-        """Make the device of one vhost-user session, which `vhost_user.session` sets up; it has no memory yet.
+        """Attach a link without memory to the device that is returned; a vhost-user session sets that up.
 
-        When the session ends, by `VhostDevice.end` or because the guest damages its rings, *on_end* is called from
-        the loop with the reason. Flows live on and wait for the next one. Raises ValueError while a link is attached.
+        When the device is told to end, or rings or memory turn out to be wrong, the link is detached at the
+        end of the turn and *on_end* is called from the loop with the reason. Flows live on, as with
+        `attach_stream`. Raises ValueError while a link is attached.
         """
 
     def attach_link(self, link: object, on_end: Callable[[str], None] | None) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # The flow table tells the listeners of datagrams apart by 16 bits.
 MAX_LISTENERS = 0xfffe
+# Pieces of guest memory that one vhost-user session may have; more than the memory slots of usual machines.
+MAX_REGIONS = 64
 
 
 class Target(NamedTuple):
@@ -142,8 +144,8 @@ class NamespaceSockets(Protocol):
 class MemoryRegion(NamedTuple):
     """A piece of the guest's memory that a vhost-user front end shares.
 
-    *guest_address* is where the guest sees it, *user_address* where the front end does; *size* is in bytes. It
-    lies *mmap_offset* bytes into the file *fd*, which is -1 where a region is only named.
+    *guest_address* is where the guest sees it, *user_address* where the front end does; *size* is in bytes.
+    It lies *mmap_offset* bytes into the file *fd*, which is -1 where a region is only named.
     """
 
     guest_address: int
@@ -156,10 +158,12 @@ class MemoryRegion(NamedTuple):
 class VhostDevice(Protocol):
     """The device of one vhost-user session: guest memory, rings, features (`dataplane.link.vhost`).
 
-    Ring 2k is the guest's receive queue of pair k, ring 2k + 1 its transmit queue. Every method raises
-    ValueError, with a text for the user, for what a front end may not ask, and OSError for what the kernel
-    refuses; the session ends then. Where a method takes ownership of a descriptor, it does so even if it
-    raises.
+    Ring 2k is the guest's receive queue of pair k, ring 2k + 1 its transmit queue. Buffers are used in order,
+    and a ring starts behind the last one that was used, so that nothing is lost or repeated.
+
+    Every method raises ValueError, with a text for the user, for what a front end may not ask, and OSError for
+    what the kernel refuses; the session ends then. Where a method takes ownership of a descriptor, it does so
+    even if it raises.
     """
 
     def set_features(self, features: int) -> None:
@@ -196,7 +200,7 @@ class VhostDevice(Protocol):
     def set_call(self, ring: int, fd: int) -> None:
         """Take ownership of the eventfd that interrupts the guest, and signal it once; -1: none."""
 
-    def enable_ring(self, ring: int, enabled: bool) -> None:  # noqa: FBT001 - as the request has it
+    def enable_ring(self, ring: int, enabled: bool) -> None:
         """Let frames pass through *ring*, or not."""
 
     def stop_ring(self, ring: int) -> int:
@@ -207,9 +211,6 @@ class VhostDevice(Protocol):
 
     def set_log_call(self, fd: int) -> None:
         """Take ownership of the eventfd that tells the front end of new dirty pages; -1: none."""
-
-    def set_inflight(self, fd: int, size: int, offset: int, n_rings: int, ring_size: int) -> None:
-        """Map what records the descriptors in use, *size* bytes from *offset*; the caller closes *fd*."""
 
     def reset(self) -> None:
         """Stop all rings and forget the features; the memory stays."""

@@ -149,6 +149,7 @@ class SocketSettings(Value):
     socket_path: str | None = None     # path of the listening socket; None: the first free default path
     fd: int | None = None              # a connected socket that the caller hands over
     one_off: bool = False              # end with the first connection
+    vhost_user: bool = False           # share the machine's memory, instead of sending frames on the socket
 
 
 class Settings(Value):

@@ -202,9 +202,10 @@ def _is_served(path: str) -> bool:
     return error not in {errno.ECONNREFUSED, errno.ENOENT}
 
 
-def adopt(fd: int) -> Connection:
+def adopt(fd: int, *, passes_descriptors: bool = False) -> Connection:
     """Take over the connected stream socket *fd* that the caller left open, and make it non-blocking.
 
+    With *passes_descriptors* it has to be a UNIX domain socket, as no other carries descriptors.
     A socket on descriptor 0, 1 or 2 moves to another number, and /dev/null takes its place. Raises
     ConfigError.
     """
@@ -219,6 +220,8 @@ def adopt(fd: int) -> Connection:
     sock = socket.socket(fileno=_move_up(fd) if fd < FIRST_OWN_FD else fd)
     try:
         _check_connected(sock, label)
+        if passes_descriptors:
+            _check_passes_descriptors(sock, label)
     except BaseException:
         sock.close()
         raise
@@ -245,3 +248,9 @@ def _check_connected(sock: socket.socket, label: str) -> None:
         sock.getpeername()
     except OSError:
         raise ConfigError(f"{label} that socket is not connected") from None
+
+
+def _check_passes_descriptors(sock: socket.socket, label: str) -> None:
+    if sock.family != socket.AF_UNIX:
+        raise ConfigError(f"{label} that is not a UNIX domain socket, by which alone a machine can share its"
+                          " memory (--vhost-user)")

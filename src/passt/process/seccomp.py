@@ -38,7 +38,7 @@ _SHOWN_BELOW = 1 << 32  # larger arguments are addresses
 
 
 class CallFilter:
-    """The filters of one run of a *form* of the program: "command", "attached" or "passt".
+    """The filters of one run of a *form* of the program: one of `process.stages.FORMS`.
 
     Make it when the process will not fork again, as the programs bear our number. From then on refused calls
     return ENOSYS. On a machine for which there are no filters it warns, and does nothing. *machine* is as

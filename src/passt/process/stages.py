@@ -23,12 +23,13 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-COMMAND, ATTACHED, PASST = "command", "attached", "passt"
+COMMAND, ATTACHED, PASST, VHOST = "command", "attached", "passt", "vhost-user"
 FORMS = {COMMAND: "pasta with a command", ATTACHED: "pasta for a namespace that exists",
-         PASST: "passt"}
+         PASST: "passt", VHOST: "passt with --vhost-user"}
 OFF_VARIABLE = "PASST_WITHOUT"
 _PASTA = (COMMAND, ATTACHED)
-_ALL = (COMMAND, ATTACHED, PASST)
+_MACHINE = (PASST, VHOST)
+_ALL = (COMMAND, ATTACHED, PASST, VHOST)
 
 
 class Stage:
@@ -49,10 +50,10 @@ STAGES = (
     Stage("host", _ALL, "signalfd of SIGUSR1, packet capture, connection of --fd; the host is read"),
     Stage("ports", _ALL, "listeners of the host's ports"),
     Stage("target", (ATTACHED,), "namespaces, watch for their end"),
-    Stage("socket", (PASST,), "listening socket and its file"),
+    Stage("socket", _MACHINE, "listening socket and its file"),
     Stage("user", _ALL, "", "the user: root of the host becomes nobody, or the user of --runas"),
     Stage("user-namespace", _ALL, "capabilities inside", "capabilities over the host"),
-    Stage("pid-namespace", (ATTACHED, PASST), "in the background: own PID namespace",
+    Stage("pid-namespace", (ATTACHED, *_MACHINE), "in the background: own PID namespace",
           "sight of the host's processes", may_be_off=True),
     Stage("child", _PASTA, "channel to the child, which makes the tap"),
     Stage("network", _ALL, "every module, engine, null device, terminal (command), sources of bound ports"),

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     class Loop(Protocol):
         """The part of the engine that `Clients` uses; see engine.pyi."""
 
-        def attach_stream(self, fd: int, on_end: Callable[[str], None]) -> None:
-            """Serve the client connected to *fd*; call *on_end* with the reason when it is gone."""
-
         def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
             """Call *callback* whenever *fd* is readable."""
 
@@ -33,6 +30,10 @@ if TYPE_CHECKING:
         def stop(self) -> None:
             """Leave the loop."""
 
+    # Takes ownership of a connected socket and serves the client; the function is called with the reason when
+    # it is gone. Raises OSError if that is impossible, and leaves the socket to the caller.
+    Attach = Callable[[int, Callable[[str], None]], object]
+
 RETRY_S = 1.0  # until accept(2) is tried again after it found no free descriptor
 # Between questions to a guest that has sent nothing yet: it may still boot, or get its addresses late.
 ASK_FIRST_S, ASK_LAST_S = 1.0, 64.0
@@ -41,6 +42,7 @@ ASK_FIRST_S, ASK_LAST_S = 1.0, 64.0
 class Clients:
     """The connected client: one at a time, accepted from *listener* or handed over to `start`.
 
+    *attach* serves it: `Engine.attach_stream`, or a `vhost_user.session.Session`.
     While a client is connected, another one is accepted and closed at once, so that it sees the refusal. If
     the connected client has hung up and the engine has not noticed yet, the new one waits in the queue of the
     socket: it may be the same emulator, reconnecting. *ask* asks a new client for its guest's hardware
@@ -48,16 +50,17 @@ class Clients:
     the first client.
     """
 
-    def __init__(self, engine: Loop, listener: ListeningSocket | None,
+    def __init__(self, engine: Loop, listener: ListeningSocket | None, attach: Attach,
                  ask: Callable[[], None], is_guest_known: Callable[[], bool], *, one_off: bool) -> None:
         self._engine = engine
         self._listener = listener
+        self._serve = attach
         self._ask_guest = ask
         self._is_guest_known = is_guest_known
         self._one_off = one_off
         self._is_watching = False
         self._n_clients = 0
-        self._fd = -1  # of the client; the engine owns it, and it is open until `_on_end`
+        self._fd = -1  # of the client; who serves it owns it, and it is open until `_on_end`
 
     def start(self, connection: Connection | None) -> None:
         """Take *connection*, and clients from the listening socket if there is one."""
@@ -98,7 +101,7 @@ class Clients:
     def _attach(self, connection: Connection) -> None:
         peer, fd = connection.peer_name(), connection.detach()
         try:
-            self._engine.attach_stream(fd, self._on_end)
+            self._serve(fd, self._on_end)
         except OSError as error:
             os.close(fd)
             if self._listener is None:

@@ -1,4 +1,4 @@
-"""passt: connects a virtual machine whose emulator sends and receives frames on a stream socket.
+"""passt: connects a virtual machine whose emulator shares its memory, or sends frames on a stream socket.
 
 A start goes through the stages of `process.stages`. All before "user" has the caller's rights. A client that
 connects before "loop" waits. A start in the background that fails removes the socket's file; in the
@@ -9,9 +9,10 @@ us until "signals".
 from __future__ import annotations
 
 from passt import log
+from passt.facts.contracts import MAX_REGIONS
 from passt.host import unix_socket
 from passt.process import identity, signals
-from passt.process.stages import PASST, Progress
+from passt.process.stages import PASST, VHOST, Progress
 from passt.run import credentials
 from passt.run.clients import Clients
 from passt.run.diagnostics import Diagnostics
@@ -22,8 +23,11 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from passt.dataplane.engine import Engine
+    from passt.facts.guest import GuestNet
     from passt.facts.settings import Settings
     from passt.process.background import Background
+    from passt.run.clients import Attach
 
 
 def run(settings: Settings, background: Background) -> int:
@@ -40,11 +44,12 @@ class _Passt:
     def __init__(self, settings: Settings, background: Background) -> None:
         self._settings = settings
         self._background = background
-        self._progress = Progress(PASST)
+        self._progress = Progress(VHOST if settings.socket.vhost_user else PASST)
         self._isolation = Isolation(self._progress)
         self._progress.enter("host")
         self._user = identity.choose(settings.process.runas)
-        self._connection = None if settings.socket.fd is None else unix_socket.adopt(settings.socket.fd)
+        self._connection = None if settings.socket.fd is None else unix_socket.adopt(
+            settings.socket.fd, passes_descriptors=settings.socket.vhost_user)
         self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug,
                                         on_created=background.has_made)
         self._guest = resolve_guest(settings)
@@ -96,8 +101,11 @@ class _Passt:
         """Build the data plane."""
         self._progress.enter("network")
         network = Network(self._settings, self._guest, self._ports)
-        clients = Clients(network.engine, self._listener, network.ask_guest, network.engine.is_guest_known,
-                          one_off=self._settings.socket.one_off)
+        attach: Attach = network.engine.attach_stream
+        if self._settings.socket.vhost_user:
+            attach = vhost_sessions(network.engine, self._guest)
+        clients = Clients(network.engine, self._listener, attach, network.ask_guest,
+                          network.engine.is_guest_known, one_off=self._settings.socket.one_off)
         return network, clients
 
     def _tell_ready(self) -> None:
@@ -106,7 +114,28 @@ class _Passt:
             log.info(f"UNIX domain socket bound at {self._listener.path}")
         print_banner(self._settings, self._guest)
         if self._listener is not None:
-            tell_use(self._listener.path)
+            tell = tell_vhost_use if self._settings.socket.vhost_user else tell_use
+            tell(self._listener.path)
+
+
+def vhost_sessions(engine: Engine, guest: GuestNet) -> Attach:
+    """Return what serves a client as a vhost-user front end."""
+    from passt.dataplane.link import vhost
+    from passt.vhost_user.backend import Backend
+    from passt.vhost_user.session import Session
+
+    vhost.prepare()
+    backend = Backend(vhost.OFFERED_FEATURES, vhost.MAX_QUEUE_PAIRS, MAX_REGIONS, guest.mtu or 0)
+    return lambda fd, on_end: Session(engine, fd, backend, on_end)
+
+
+def tell_vhost_use(path: str) -> None:
+    """Print the QEMU options that connect to the socket *path* and share the machine's memory."""
+    log.info("")
+    log.info("A virtual machine of QEMU, here with 1 GiB of memory, is connected by:")
+    log.info(f"    qemu-system-x86_64 ... -m 1G -object memory-backend-memfd,id=m,size=1G,share=on"
+             f" -machine memory-backend=m -chardev socket,id=c,path={path.replace(',', ',,')}"
+             f" -netdev vhost-user,id=n,chardev=c -device virtio-net-pci,netdev=n")
 
 
 def tell_use(path: str) -> None:
