@@ -40,6 +40,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--ours", metavar="CMD", default=os.environ.get("PASST_BENCH_PASTA"),
                         help="our pasta (default: $PASST_BENCH_PASTA, else .venv/bin/pasta); "
                              "'none' measures peers only")  # fmt: skip
+    parser.add_argument("--pasta", metavar="PATH", default=install.PASTA_PATH,
+                        help="the C program's pasta, its passt beside it (default: Debian's)")  # fmt: skip
     parser.add_argument("--no-install", action="store_true", help="install no missing peer")
     options = parser.parse_args(argv)
     if options.rounds is not None and options.rounds < 1:
@@ -103,7 +105,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     load = PROJECT / "bench/bin/load"
     install.build_load(PROJECT / "bench/src", load)
     ours = find_ours(options.ours)
-    peers, notes = install.find_peers(may_install=not options.no_install)
+    peers, notes = install.find_peers(may_install=not options.no_install, pasta=options.pasta)
     if ours and Group.STREAM in groups and (reason := install.build_sums(PROJECT)):
         notes.append(f"the checksum is not measured: {reason}")
     if loud := machine.noise():

@@ -109,7 +109,9 @@ class Runner:
                 self._run_startup(index, "startup", programs.startup_ms)
                 self._run_startup(index, "startup_attach", programs.attach_ms)
             if Group.STREAM in self.plan.groups:
-                self._run_stream(index)
+                self._run_sum(index)
+            if {Group.STREAM, Group.VHOST} & set(self.plan.groups):
+                self._run_machines(index)
         return self.record
 
     def _missing_controls(self) -> set[str]:
@@ -176,30 +178,57 @@ class Runner:
                 words.append(f"{name} {figures.median:.1f}")
         self._progress(index, f"{key}: {', '.join(sorted(words))}")
 
-    def _run_stream(self, index: int) -> None:
-        """Put each load on the passt of ours and of Debian's, one after the other."""
+    def _run_sum(self, index: int) -> None:
+        """Measure our checksum."""
         if any(p.name == rows.OURS for p in self.plan.programs):
             try:
                 self.record.add(rows.OURS, index, machines.sum_rate(Path(self.plan.project)))
             except (SectionFailed, ValueError) as error:
                 self.record.fail(rows.OURS, index, "checksum", str(error))
-        both = [p for p in self.plan.programs if p.name in {rows.OURS, rows.PASTA}]
-        failed: set[str] = set()
-        for load in machines.loads():
+
+    def _run_machines(self, index: int) -> None:
+        """Put each load on our passt, on the C program's, and on bare loopback, one after the other."""
+        lacking = self._without_vhost() if Group.VHOST in self.plan.groups else set()
+        names = {rows.OURS, rows.PASTA} | ({rows.LOOPBACK} if Group.VHOST in self.plan.groups else set())
+        able = [p for p in self.plan.programs if p.name in names]
+        failed: set[tuple[str, str]] = set()
+        for load in machines.loads(self.plan.groups):
             words = []
-            for program in rotated(both, index) if both else []:
-                if program.name in failed:
+            for program in rotated(able, index) if able else []:
+                key = (program.name, load.link)
+                if key in failed or (load.link != "stream" and program.name in lacking):
+                    continue
+                if not program.command and not load.beside_loopback:
                     continue
                 try:
-                    figures = machines.measure(self.lab, program, load, self.plan.seconds)
+                    figures = self._load(program, load)
                 except SectionFailed as error:
-                    failed.add(program.name)
+                    failed.add(key)
                     self.record.fail(program.name, index, load.label, str(error))
                     words.append(f"{program.name} failed")
                 else:
                     self.record.add(program.name, index, figures)
                     words.append(f"{program.name} {figures[load.key]:.4g}")
             self._progress(index, f"{load.label}: {', '.join(words)}")
+
+    def _load(self, program: Program, load: machines.Load) -> dict[str, float]:
+        """Put one load on passt; of bare loopback, as much as iperf3 gets through."""
+        if program.command:
+            return machines.measure(self.lab, program, load, self.plan.seconds)
+        session = programs.start(self.lab, program, load.mtu)
+        self.bench.use_control(session, self.control)
+        return {load.key: self.bench.bulk(session, self.control, load.way)[
+            f"bulk_{load.way}_{load.mtu}_{self.control}"]}  # fmt: skip
+
+    def _without_vhost(self) -> set[str]:
+        """Find the programs that do not know vhost-user, and note each one once."""
+        found = {p.name for p in self.plan.programs
+                 if p.name in {rows.OURS, rows.PASTA} and not machines.knows_vhost(p)}  # fmt: skip
+        for name in found:
+            note = f"{name}: vhost-user is not measured, its passt does not know --vhost-user"
+            if note not in self.record.notes:
+                self.record.notes.append(note)
+        return found
 
     def _progress(self, index: int, text: str) -> None:
         elapsed = int(time.monotonic() - self.started)

@@ -112,15 +112,19 @@ def version_of(command: list[str], package: str) -> str:
     return said.split("\n", 1)[0].strip() or "unknown"
 
 
-def find_peers(*, may_install: bool) -> tuple[list[Program], list[str]]:
-    """Return the peers that can be measured, and a note for each that cannot."""
+def find_peers(*, may_install: bool, pasta: str = PASTA_PATH) -> tuple[list[Program], list[str]]:
+    """Return the peers that can be measured, and a note for each that cannot; *pasta* may be another one."""
     found, notes = [], []
-    for name, (path, package) in PEERS.items():
+    for name, (usual, usual_package) in PEERS.items():
+        path, package = usual, usual_package
+        if name == rows.PASTA and pasta != usual:
+            path, package = pasta, ""
         reason = "not installed"
-        if not Path(path).exists() and may_install:
+        if not Path(path).exists() and may_install and package:
             reason = install([package])
         if not Path(path).exists():
-            notes.append(f"{name}: left out, {path} is missing (package {package}: {reason})")
+            why = f" (package {package}: {reason})" if package else ""
+            notes.append(f"{name}: left out, {path} is missing{why}")
         elif name == rows.PASTA and "--config-net" not in _said([path, "--help"]):
             notes.append(f"{name}: left out, {path} does not know --config-net")
         else:

@@ -14,6 +14,7 @@ PROGRAM_NAMES = (LOOPBACK, OURS, PASTA, SLIRP)
 
 MTUS = (65520, 1500)
 STREAM_MTUS = (1500, 9000, 65520)
+RINGS = (1024, 256)  # entries: QEMU's most, and its least that is usual
 CONGESTION_CONTROLS = ("cubic", "bbr")
 IDLE_CONNECTIONS = 5000
 PARALLEL_STREAMS = 8
@@ -39,6 +40,7 @@ class Group(StrEnum):
     CONTROL = "control"
     DNS = "dns"
     STREAM = "stream"
+    VHOST = "vhost"
 
 
 DEFAULT_GROUPS = (
@@ -87,6 +89,28 @@ def _percentile_rows(key: str, group: Group, label: str) -> list[Row]:
     return [Row(f"{key}_{p}", group, f"{label} {p}", "us") for p in ("p50", "p99")]
 
 
+def _vhost_rows() -> list[Row]:
+    """Rows of vhost-user: the stream's loads with offloads and without, and two other shapes of the guest."""
+    rows = []
+    for key, label in (("vhost", "vhost-user"), ("vhost_plain", "vhost-user, no offloads")):
+        rows += [
+            *(Row(f"{key}_{way}_{mtu}", Group.VHOST, f"{label}: TCP {way}, MTU {mtu}", "Gbit/s", base="",
+                  base_row=f"stream_{way}_{mtu}") for mtu in STREAM_MTUS for way in ("out", "in")),
+            Row(f"{key}_rr", Group.VHOST, f"{label}: TCP request/response p50", "us", base="",
+                base_row="stream_rr"),
+            *(Row(f"{key}_udp_{way}", Group.VHOST, f"{label}: UDP {way}, 1400 bytes, received", "datagrams/s",
+                  base="", base_row=f"stream_udp_{way}") for way in ("out", "in")),
+        ]  # fmt: skip
+    mtu, ring = STREAM_MTUS[0], RINGS[1]
+    return [
+        *rows,
+        Row("vhost_pages_out", Group.VHOST, f"vhost-user: TCP out, MTU {mtu}, from single pages", "Gbit/s",
+            base="", base_row=f"vhost_out_{mtu}"),
+        *(Row(f"vhost_{ring}_{way}", Group.VHOST, f"vhost-user: TCP {way}, MTU {mtu}, ring of {ring}",
+              "Gbit/s", base="", base_row=f"vhost_{way}_{mtu}") for way in ("out", "in")),
+    ]  # fmt: skip
+
+
 def _all_rows() -> list[Row]:
     udp_rate = "datagrams/s"
     return [
@@ -123,8 +147,10 @@ def _all_rows() -> list[Row]:
         *(Row(f"stream_{way}_{mtu}", Group.STREAM, f"passt: TCP {way}, MTU {mtu}", "Gbit/s", base=PASTA)
           for mtu in STREAM_MTUS for way in ("out", "in")),
         Row("stream_sum", Group.STREAM, "passt: checksum, 1448 bytes", "GB/s", base=""),
+        Row("stream_rr", Group.STREAM, "passt: TCP request/response p50", "us", base=PASTA),
         *(Row(f"stream_udp_{way}", Group.STREAM, f"passt: UDP {way}, 1400 bytes, received", udp_rate,
               base=PASTA) for way in ("out", "in")),
+        *_vhost_rows(),
         Row("bypass_bulk_out", Group.BYPASS, "bypass: TCP bulk, namespace to host", "Gbit/s"),
         Row("bypass_bulk_in", Group.BYPASS, "bypass: TCP bulk, host to namespace", "Gbit/s"),
         *_percentile_rows("bypass_rr", Group.BYPASS, "bypass: request/response"),
@@ -165,6 +191,21 @@ def _tcp_targets() -> list[Target]:
     ]
 
 
+def _vhost_targets() -> list[Target]:
+    """List those of the link by shared memory: over bare loopback, and over our own stream link."""
+    least, most = Relation.AT_LEAST, Relation.AT_MOST
+    own = [f"{way}_{mtu}" for mtu in STREAM_MTUS for way in ("out", "in")] + ["udp_out", "udp_in"]
+    limits, first = {"out": 0.6, "in": 0.5}, STREAM_MTUS[0]
+    return [
+        *(Target("vhost", f"vhost_{way}_{mtu}", (f"vhost_{way}_{mtu}", LOOPBACK), least, limit)
+          for mtu in STREAM_MTUS for way, limit in limits.items()),
+        *(Target("vhost", f"vhost_{way}_{first}", (f"stream_{way}_{first}", OURS), least, 2.0)
+          for way in ("out", "in")),
+        *(Target("vhost", f"vhost_plain_{key}", (f"stream_{key}", OURS), least, 1.0) for key in own),
+        *(Target("vhost", f"{key}_rr", ("stream_rr", OURS), most, 1.0) for key in ("vhost", "vhost_plain")),
+    ]
+
+
 def _all_targets() -> list[Target]:
     least, most, below = Relation.AT_LEAST, Relation.AT_MOST, Relation.BELOW
     bulk = [f"bulk_{way}_{mtu}_cubic" for way in ("out", "in") for mtu in MTUS]
@@ -190,6 +231,7 @@ def _all_targets() -> list[Target]:
                  1.3 if mtu == STREAM_MTUS[0] else 1.0) for mtu in STREAM_MTUS for way in ("out", "in")),
         Target("stream", "stream_sum", None, least, 8),
         *(Target("stream", key, (key, PASTA), least, 1.3) for key in ("stream_udp_out", "stream_udp_in")),
+        *_vhost_targets(),
         *(Target("bypass", key, (key, LOOPBACK), least, 0.9) for key in bypass),
         *(Target("bypass", key, (key, PASTA), least, 1.0) for key in bypass),
         Target("bypass", "bypass_rr_p50", ("bypass_rr_p50", LOOPBACK), most, 2.0),

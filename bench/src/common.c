@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/time.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -193,6 +194,23 @@ int connect_to(const union address *to, socklen_t len, int type)
 		errno = saved;
 		return -1;
 	}
+	return fd;
+}
+
+int connect_path(const char *path)
+{
+	struct sockaddr_un name = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		die("socket");
+	if (strlen(path) >= sizeof(name.sun_path)) {
+		fprintf(stderr, "load: SOCKET must be shorter than %zu bytes\n", sizeof(name.sun_path));
+		exit(2);
+	}
+	strcpy(name.sun_path, path);
+	if (connect(fd, (const struct sockaddr *)&name, sizeof(name)) < 0)
+		die(path);
 	return fd;
 }
 

@@ -46,6 +46,7 @@ union address {
 socklen_t parse_address(const char *host, const char *port, union address *out);
 int listen_wildcard(const char *port, int type);	/* dual-stack, SO_REUSEADDR */
 int connect_to(const union address *to, socklen_t len, int type);
+int connect_path(const char *path);	/* to a UNIX stream socket; exits if that fails */
 int send_all(int fd, const void *data, size_t len);	/* 0, or -1 with errno */
 int recv_all(int fd, void *data, size_t len);		/* 1 whole, 0 end of stream, -1 errno */
 

@@ -1,13 +1,16 @@
-/* A virtual machine without the machine: the guest's end of passt's socket, frame by frame.
+/* A virtual machine without the machine: the guest's end of passt's link, frame by frame.
  *
- *   load machine SOCKET GUEST GATEWAY PORT MTU SECONDS tcp-out|tcp-in|udp-out|udp-in|rr SIZE
+ *   load machine SOCKET GUEST GATEWAY PORT MTU SECONDS tcp-out|tcp-in|udp-out|udp-in|rr SIZE [LINK RING]
  *
  * It speaks as much TCP as a connection over a link without loss needs to be fast, and not to be stuck where
  * there is some: a window of WINDOW bytes, MSS from the MTU, slow start and NewReno's recovery (RFC 5681,
  * RFC 6582), a retransmission timer; in-order receiving only, an acknowledgement per read and GATHER bytes,
- * as a guest's kernel sends them that joins what it receives. What it sends has complete checksums; what it
- * receives it believes. Frames are built in place and written many at a time, so that what is measured is the
- * program at the other end.
+ * as a guest's kernel sends them that joins what it receives. What it sends has complete checksums, and is cut
+ * to the MTU, unless the link takes that off it; what it receives it believes. Frames are built in place and
+ * handed over many at a time, so that what is measured is the program at the other end.
+ *
+ * LINK is stream (passt's socket, stream_link.c), vhost or vhost-plain (vhost_link.c: with the offloads that the
+ * other end offers, or without any), or vhost-pages (as vhost; what is sent lies in pages), with RING entries a ring.
  *
  * It opens the connection or flow, to PORT at GATEWAY, which that program maps to the host's loopback.
  * "out" counts what was acknowledged (TCP), or sent (UDP, the sink has the count that matters), "in" what
@@ -15,37 +18,27 @@
  */
 #include "frames.h"
 #include "load.h"
+#include "machine_link.h"
 
 #include <arpa/inet.h>
-#include <errno.h>
-#include <poll.h>
+#include <linux/virtio_net.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/un.h>
-#include <unistd.h>
 
-#define PREFIX 4
 #define WINDOW (4u << 20)
 #define SCALE 8
 #define GATHER (64u << 10)
-#define READ_SIZE (256u << 10)
-#define MAX_FRAME (PREFIX + ETH + 65535u)
-#define SLOTS_SIZE (256u << 10)
+#define BATCH (256u << 10)		/* bytes that are sent before the link is looked at */
+#define MAX_PACKET 65535u
 #define RTO_NS 200000000u
 #define SILENCE_NS 500000000u
 #define GUEST_PORT 40000
 
 struct guest {
-	int fd;
+	struct link *link;
 	uint32_t address, gateway;		/* network order */
 	uint16_t port;				/* of the server */
 	unsigned int mtu, mss;
-	/* written: whole frames, what the socket did not take of them stays */
-	uint8_t *out;
-	size_t out_start, out_end;
-	/* read */
-	uint8_t *in;
-	size_t in_start, in_end;
 	/* the connection */
 	uint32_t snd_una, snd_nxt, snd_max, snd_wnd, cwnd, ssthresh, recover, rcv_nxt, rcv_acked;
 	unsigned int snd_scale, dup_acks;
@@ -54,14 +47,13 @@ struct guest {
 	uint64_t received, retransmits, last_ns, first_ns;
 };
 
-/* Length, Ethernet and IPv4 headers of a packet with n bytes behind them; returns where those begin. */
+/* Ethernet and IPv4 headers of a packet with n bytes behind them; returns where those begin. */
 static uint8_t *push_headers(const struct guest *g, uint8_t *p, unsigned int protocol, size_t n)
 {
 	static const uint8_t ethernet[ETH] = { 0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55, 2, 0, 0, 0, 0, 1, 8, 0 };
-	uint8_t *ip = p + PREFIX + ETH;
+	uint8_t *ip = p + ETH;
 
-	put32(p, (uint32_t)(ETH + IP4 + n));
-	memcpy(p + PREFIX, ethernet, ETH);
+	memcpy(p, ethernet, ETH);
 	memset(ip, 0, IP4);
 	ip[0] = 0x45;
 	put16(ip + 2, (unsigned int)(IP4 + n));
@@ -80,46 +72,36 @@ static uint32_t pseudo(const struct guest *g, unsigned int protocol, size_t n)
 	return sum16(&g->address, 4, sum16(&g->gateway, 4, protocol + (uint32_t)n));
 }
 
-/* Write what is queued; returns 0 while the socket is full. */
 static int flush(struct guest *g)
 {
-	while (g->out_start < g->out_end) {
-		ssize_t n = send(g->fd, g->out + g->out_start, g->out_end - g->out_start,
-				 MSG_DONTWAIT | MSG_NOSIGNAL);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0 && (errno == EAGAIN || errno == ENOBUFS))
-			return 0;
-		if (n < 0)
-			die("writing frames");
-		g->out_start += (size_t)n;
-	}
-	g->out_start = g->out_end = 0;
-	return 1;
+	return g->link->flush(g->link);
 }
 
-/* A segment with n zero bytes of payload (or n bytes of zeroes that lie there already). */
-static void push_segment(struct guest *g, unsigned int flags, uint32_t seq, size_t n, int prepared)
+static void take(struct guest *g, int ms)
 {
-	size_t options = flags & F_SYN ? 8 : 0;
-	uint8_t *p = g->out + g->out_end, *tcp;
-	uint32_t sum;
+	g->link->take(g->link, ms);
+}
 
-	tcp = p + PREFIX + ETH + IP4;
-	if (!prepared) {
-		push_headers(g, p, IPPROTO_TCP, TCP + options + n);
-		put16(tcp, GUEST_PORT);
-		put16(tcp + 2, g->port);
-		tcp[12] = (uint8_t)((TCP + options) / 4 << 4);
-		put16(tcp + 18, 0);
-		memset(tcp + TCP + options, 0, n);
-	}
+/* A segment with n zero bytes of payload, in several packets if that is more than a segment. Returns 0 if the link
+ * has no room. */
+static int push_segment(struct guest *g, unsigned int flags, uint32_t seq, size_t n)
+{
+	size_t options = flags & F_SYN ? 8 : 0, head = TCP + options;
+	struct offload offload = { 0 };
+	const uint8_t *zeroes;
+	uint8_t *p = g->link->room(g->link, ETH + IP4 + head, n, &zeroes), *tcp;
+
+	if (!p)
+		return 0;
+	tcp = push_headers(g, p, IPPROTO_TCP, head + n);
+	put16(tcp, GUEST_PORT);
+	put16(tcp + 2, g->port);
 	put32(tcp + 4, seq);
 	put32(tcp + 8, flags & F_ACK ? g->rcv_nxt : 0);
+	tcp[12] = (uint8_t)(head / 4 << 4);
 	tcp[13] = (uint8_t)flags;
 	put16(tcp + 14, flags & F_SYN ? 65535 : WINDOW >> SCALE);
-	put16(tcp + 16, 0);
+	put32(tcp + 16, 0);
 	if (options) {
 		static const uint8_t scale[4] = { 1, 3, 3, SCALE };
 
@@ -128,11 +110,27 @@ static void push_segment(struct guest *g, unsigned int flags, uint32_t seq, size
 		put16(tcp + TCP + 2, g->mss);
 		memcpy(tcp + TCP + 4, scale, 4);
 	}
-	sum = sum16(tcp, TCP + options, pseudo(g, IPPROTO_TCP, TCP + options + n));
-	put16(tcp + 16, fold(sum));
-	g->out_end += PREFIX + ETH + IP4 + TCP + options + n;
+	if (g->link->csum) {
+		put16(tcp + 16, (uint16_t)~fold(pseudo(g, IPPROTO_TCP, head + n)));
+		offload.csum_start = ETH + IP4;
+		offload.csum_offset = 16;
+	} else {
+		put16(tcp + 16, fold(sum16(zeroes, n, sum16(tcp, head, pseudo(g, IPPROTO_TCP, head + n)))));
+	}
+	if (n > g->mss) {
+		offload.gso_type = VIRTIO_NET_HDR_GSO_TCPV4;
+		offload.gso_size = g->mss;
+	}
+	g->link->push(g->link, &offload);
 	g->rcv_acked = g->rcv_nxt;
 	g->ack_now = 0;
+	return 1;
+}
+
+static void acknowledge(struct guest *g)
+{
+	if (!push_segment(g, F_ACK, g->snd_nxt, 0))
+		g->ack_now = 1;
 }
 
 static int lt(uint32_t a, uint32_t b)
@@ -200,7 +198,7 @@ static void on_segment(struct guest *g, const uint8_t *tcp, size_t n)
 	if (!n && !(tcp[13] & F_FIN))
 		return;
 	if (seq != g->rcv_nxt) {
-		push_segment(g, F_ACK, g->snd_nxt, 0, 0);	/* a duplicate acknowledgement at once */
+		acknowledge(g);		/* a duplicate one, at once */
 		return;
 	}
 	g->rcv_nxt += (uint32_t)n;
@@ -210,11 +208,13 @@ static void on_segment(struct guest *g, const uint8_t *tcp, size_t n)
 		g->finished = g->ack_now = 1;
 	}
 	if (g->rcv_nxt - g->rcv_acked >= GATHER)
-		push_segment(g, F_ACK, g->snd_nxt, 0, 0);
+		acknowledge(g);
 }
 
-static void on_frame(struct guest *g, const uint8_t *frame, size_t n)
+/* A frame of the link; of a joined one each datagram counts. */
+static void on_frame(void *who, const uint8_t *frame, size_t n, unsigned int gso_size)
 {
+	struct guest *g = who;
 	const uint8_t *ip = frame + ETH;
 	size_t len;
 
@@ -223,46 +223,10 @@ static void on_frame(struct guest *g, const uint8_t *frame, size_t n)
 	len = get16(ip + 2);
 	if (len > n - ETH || len < IP4 + UDP)
 		return;
-	if (ip[9] == IPPROTO_TCP && len >= IP4 + TCP) {
+	if (ip[9] == IPPROTO_TCP && len >= IP4 + TCP)
 		on_segment(g, ip + IP4, len - IP4);
-	} else if (ip[9] == IPPROTO_UDP && get16(ip + IP4 + 2) == GUEST_PORT) {
-		g->received++;
-	}
-}
-
-/* Read once, waiting up to ms, and take all whole frames. */
-static void take(struct guest *g, int ms)
-{
-	struct pollfd p = { .fd = g->fd, .events = (short)(POLLIN | (g->out_end ? POLLOUT : 0)) };
-	ssize_t n;
-
-	if (ms && poll(&p, 1, ms) < 0 && errno != EINTR)
-		die("poll");
-	memmove(g->in, g->in + g->in_start, g->in_end - g->in_start);
-	g->in_end -= g->in_start;
-	g->in_start = 0;
-	n = recv(g->fd, g->in + g->in_end, READ_SIZE, MSG_DONTWAIT);
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
-	if (n < 0)
-		die("reading frames");
-	if (!n) {
-		fputs("load: machine: the socket was closed\n", stderr);
-		exit(1);
-	}
-	g->in_end += (size_t)n;
-	while (g->in_end - g->in_start >= PREFIX) {
-		size_t len = get32(g->in + g->in_start);
-
-		if (len > MAX_FRAME - PREFIX) {
-			fprintf(stderr, "load: machine: a frame of %zu bytes\n", len);
-			exit(1);
-		}
-		if (g->in_end - g->in_start < PREFIX + len)
-			break;
-		on_frame(g, g->in + g->in_start + PREFIX, len);
-		g->in_start += PREFIX + len;
-	}
+	else if (ip[9] == IPPROTO_UDP && get16(ip + IP4 + 2) == GUEST_PORT)
+		g->received += gso_size ? (len - IP4 - UDP + gso_size - 1) / gso_size : 1;
 }
 
 static void check_timer(struct guest *g)
@@ -272,7 +236,7 @@ static void check_timer(struct guest *g)
 	if (!g->rto_at || (now = now_ns()) < g->rto_at)
 		return;
 	if (!g->established) {
-		push_segment(g, F_SYN, g->snd_una, 0, 0);
+		push_segment(g, F_SYN, g->snd_una, 0);
 	} else {
 		g->ssthresh = (g->snd_max - g->snd_una) / 2 > 2 * g->mss ? (g->snd_max - g->snd_una) / 2 : 2 * g->mss;
 		g->cwnd = g->mss;
@@ -291,7 +255,7 @@ static void open_connection(struct guest *g)
 	g->ssthresh = WINDOW;
 	g->rto_ns = RTO_NS;
 	g->rto_at = now_ns() + RTO_NS;
-	push_segment(g, F_SYN, g->snd_una, 0, 0);
+	push_segment(g, F_SYN, g->snd_una, 0);
 	while (!g->established && !g->reset) {
 		flush(g);
 		take(g, 10);
@@ -302,27 +266,39 @@ static void open_connection(struct guest *g)
 		exit(1);
 	}
 	g->cwnd = 10 * g->mss;
-	push_segment(g, F_ACK, g->snd_nxt, 0, 0);
+	acknowledge(g);
 	flush(g);
 }
 
-/* Fill the empty queue with what the windows let go. */
+/* How much goes in one frame: a segment, or as many as there can be in one packet that the link cuts. */
+static uint32_t chunk(const struct guest *g)
+{
+	return g->link->tso4 ? (MAX_PACKET - IP4 - TCP) / g->mss * g->mss : g->mss;
+}
+
+/* How much of the next chunk the windows let go: all of it, or with TSO whole segments. */
+static uint32_t allowed(const struct guest *g)
+{
+	uint32_t window = g->snd_wnd < g->cwnd ? g->snd_wnd : g->cwnd, used = g->snd_nxt - g->snd_una, n = chunk(g);
+
+	if (window < used + g->mss)
+		return 0;
+	return window - used >= n ? n : (window - used) / g->mss * g->mss;
+}
+
+/* Send what the windows let go, up to a batch. */
 static void fill(struct guest *g)
 {
-	uint32_t window = g->snd_wnd < g->cwnd ? g->snd_wnd : g->cwnd;
-	size_t whole = PREFIX + ETH + IP4 + TCP + g->mss;
-	int prepared = 1;
+	size_t sent = 0;
+	uint32_t n;
 
-	if (g->dup_acks >= 3) {
-		push_segment(g, F_ACK, g->snd_una, g->mss, 0);
+	if (g->dup_acks >= 3 && push_segment(g, F_ACK, g->snd_una, g->mss)) {
 		g->dup_acks = 0;
 		g->retransmits++;
-		prepared = 0;
 	}
-	/* Before: nothing, and every slot holds the frame of last time. */
-	while (g->snd_nxt + g->mss - g->snd_una <= window && g->out_end + whole <= SLOTS_SIZE) {
-		push_segment(g, F_ACK, g->snd_nxt, g->mss, prepared && get32(g->out + g->out_end) == whole - PREFIX);
-		g->snd_nxt += g->mss;
+	while ((n = allowed(g)) && sent + n <= BATCH && push_segment(g, F_ACK, g->snd_nxt, n)) {
+		sent += n;
+		g->snd_nxt += n;
 		if (lt(g->snd_max, g->snd_nxt))
 			g->snd_max = g->snd_nxt;
 		if (!g->rto_at)
@@ -332,19 +308,17 @@ static void fill(struct guest *g)
 
 static uint64_t tcp_out(struct guest *g, uint64_t end)
 {
-	uint32_t before;
 	uint64_t total = 0;
+	int all = 1;
 
-	/* Prepare the slots; later only numbers and checksums change. */
-	while (g->out_end + PREFIX + ETH + IP4 + TCP + g->mss <= SLOTS_SIZE)
-		push_segment(g, F_ACK, 0, g->mss, 0);
-	g->out_end = 0;
 	while (now_ns() < end && !g->reset) {
-		before = g->snd_una;
-		if (!g->out_end)
+		uint32_t before = g->snd_una;
+
+		if (all)
 			fill(g);
-		take(g, flush(g) && g->snd_nxt + g->mss - g->snd_una <= g->snd_wnd && g->dup_acks < 3 &&
-			g->snd_nxt + g->mss - g->snd_una <= g->cwnd ? 0 : 10);
+		all = flush(g);
+		take(g, all && g->dup_acks < 3 && allowed(g) ? 0 : 10);
+		all = flush(g);
 		total += g->snd_una - before;
 		check_timer(g);
 	}
@@ -356,7 +330,7 @@ static uint64_t tcp_in(struct guest *g, uint64_t end)
 	while (now_ns() < end && !g->reset && !g->finished) {
 		take(g, 100);
 		if (g->rcv_nxt != g->rcv_acked || g->ack_now)
-			push_segment(g, F_ACK, g->snd_nxt, 0, 0);
+			acknowledge(g);
 		flush(g);
 	}
 	return g->received;
@@ -371,7 +345,7 @@ static void round_trips(struct guest *g, uint64_t end, uint64_t ns, size_t size)
 	while ((before = now_ns()) < end && !g->reset) {
 		uint64_t wanted = g->received + size;
 
-		push_segment(g, F_ACK | F_PSH, g->snd_nxt, size, 0);
+		push_segment(g, F_ACK | F_PSH, g->snd_nxt, size);
 		g->snd_nxt += (uint32_t)size;
 		g->snd_max = g->snd_nxt;
 		flush(g);
@@ -382,38 +356,49 @@ static void round_trips(struct guest *g, uint64_t end, uint64_t ns, size_t size)
 	hist_print(&hist, now_ns() - start, 0);
 }
 
-static void push_datagram(struct guest *g, uint64_t sequence, size_t size, int prepared)
+static int push_datagram(struct guest *g, uint64_t sequence, size_t size)
 {
-	uint8_t *p = g->out + g->out_end, *udp = p + PREFIX + ETH + IP4;
-	uint32_t sum;
+	const size_t numbered = UDP + sizeof(sequence);
+	struct offload offload = { 0 };
+	const uint8_t *zeroes;	/* they add nothing to a sum */
+	uint8_t *p = g->link->room(g->link, ETH + IP4 + numbered, size - sizeof(sequence), &zeroes), *udp;
 
-	if (!prepared) {
-		push_headers(g, p, IPPROTO_UDP, UDP + size);
-		put16(udp, GUEST_PORT);
-		put16(udp + 2, g->port);
-		put16(udp + 4, (unsigned int)(UDP + size));
-		memset(udp + UDP, 0, size);
-	}
-	memcpy(udp + UDP, &sequence, sizeof(sequence));
+	if (!p)
+		return 0;
+	udp = push_headers(g, p, IPPROTO_UDP, UDP + size);
+	put16(udp, GUEST_PORT);
+	put16(udp + 2, g->port);
+	put16(udp + 4, (unsigned int)(UDP + size));
 	put16(udp + 6, 0);
-	sum = sum16(udp, UDP + sizeof(sequence), pseudo(g, IPPROTO_UDP, UDP + size));
-	put16(udp + 6, fold(sum) ? fold(sum) : 0xffff);
-	g->out_end += PREFIX + ETH + IP4 + UDP + size;
+	memcpy(udp + UDP, &sequence, sizeof(sequence));
+	if (g->link->csum) {
+		put16(udp + 6, (uint16_t)~fold(pseudo(g, IPPROTO_UDP, UDP + size)));
+		offload.csum_start = ETH + IP4;
+		offload.csum_offset = 6;
+	} else {
+		uint16_t sum = fold(sum16(udp, numbered, pseudo(g, IPPROTO_UDP, UDP + size)));
+
+		put16(udp + 6, sum ? sum : 0xffff);
+	}
+	g->link->push(g->link, &offload);
+	return 1;
 }
 
 static uint64_t udp_out(struct guest *g, uint64_t end, size_t size)
 {
 	uint64_t sequence = 0;
-	int prepared = 0;
+	int all = 1;
 
 	while (now_ns() < end) {
-		if (!g->out_end) {
-			while (g->out_end + PREFIX + ETH + IP4 + UDP + size <= SLOTS_SIZE)
-				push_datagram(g, sequence++, size, prepared);
-			prepared = 1;
+		size_t sent = 0;
+
+		while (all && sent < BATCH && push_datagram(g, sequence, size)) {
+			sequence++;
+			sent += size;
 		}
-		flush(g);
-		take(g, g->out_end ? 10 : 0);
+		all = flush(g);
+		take(g, all ? 0 : 10);
+		all = flush(g);
 	}
 	while (!flush(g))
 		take(g, 10);
@@ -422,7 +407,7 @@ static uint64_t udp_out(struct guest *g, uint64_t end, size_t size)
 
 static uint64_t udp_in(struct guest *g, uint64_t limit)
 {
-	push_datagram(g, 0, sizeof(uint64_t), 0);
+	push_datagram(g, 0, sizeof(uint64_t));
 	flush(g);
 	while (now_ns() < limit) {
 		uint64_t before = g->received, now;
@@ -436,28 +421,25 @@ static uint64_t udp_in(struct guest *g, uint64_t limit)
 		} else if (g->first_ns && now - g->last_ns > SILENCE_NS) {
 			break;
 		}
-		if (!g->received && !g->out_end)
-			push_datagram(g, 0, sizeof(uint64_t), 0);	/* it may be that nobody listened yet */
+		if (!g->received)
+			push_datagram(g, 0, sizeof(uint64_t));	/* it may be that nobody listened yet */
 		flush(g);
 	}
 	return g->received;
 }
 
-static int connect_machine(const char *path)
+static struct link *open_link(int argc, char **argv)
 {
-	struct sockaddr_un name = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	const char *kind = argc > 9 ? argv[9] : "stream";
+	unsigned int size;
 
-	if (fd < 0)
-		die("socket");
-	if (strlen(path) >= sizeof(name.sun_path)) {
-		fprintf(stderr, "load: SOCKET must be shorter than %zu bytes\n", sizeof(name.sun_path));
-		exit(2);
-	}
-	strcpy(name.sun_path, path);
-	if (connect(fd, (const struct sockaddr *)&name, sizeof(name)) < 0)
-		die(path);
-	return fd;
+	if (!strcmp(kind, "stream"))
+		return open_stream(argv[1]);
+	size = (unsigned int)parse_number(argv[10], "RING", 2, 32768);
+	if ((size & (size - 1)) || (strcmp(kind, "vhost") && strcmp(kind, "vhost-plain") &&
+				    strcmp(kind, "vhost-pages")))
+		return NULL;
+	return open_vhost(argv[1], size, strcmp(kind, "vhost-plain"), !strcmp(kind, "vhost-pages"));
 }
 
 int cmd_machine(int argc, char **argv)
@@ -468,7 +450,7 @@ int cmd_machine(int argc, char **argv)
 	size_t size;
 	const char *mode;
 
-	if (argc != 9)
+	if (argc != 9 && argc != 11)
 		return 2;
 	if (inet_pton(AF_INET, argv[2], &g.address) != 1 || inet_pton(AF_INET, argv[3], &g.gateway) != 1)
 		return 2;
@@ -479,11 +461,11 @@ int cmd_machine(int argc, char **argv)
 	mode = argv[7];
 	size = (size_t)parse_number(argv[8], "SIZE", sizeof(uint64_t), g.mtu - IP4 - UDP);
 	limit_arm(seconds + 5);
-	g.out = calloc(1, SLOTS_SIZE + 2 * MAX_FRAME);
-	g.in = malloc(READ_SIZE + MAX_FRAME);
-	if (!g.out || !g.in)
-		die("memory");
-	g.fd = connect_machine(argv[1]);
+	g.link = open_link(argc, argv);
+	if (!g.link)
+		return 2;
+	g.link->on_frame = on_frame;
+	g.link->who = &g;
 	if (!strncmp(mode, "tcp", 3) || !strcmp(mode, "rr"))
 		open_connection(&g);
 	start = now_ns();
@@ -504,12 +486,14 @@ int cmd_machine(int argc, char **argv)
 		ns = now_ns() - start;
 		if (g.first_ns)
 			ns = g.last_ns - g.first_ns;
-		printf("{\"%s\": %llu, \"seconds\": %.6f, \"retransmits\": %llu, \"reset\": %d}\n",
+		printf("{\"%s\": %llu, \"seconds\": %.6f, \"retransmits\": %llu, \"reset\": %d",
 		       !strcmp(mode, "udp-out") ? "sent" : "received", (unsigned long long)count,
 		       (double)ns / 1e9, (unsigned long long)g.retransmits, g.reset);
+		g.link->report(g.link);
+		puts("}");
 	}
 	if (g.established && !g.reset) {
-		push_segment(&g, F_RST | F_ACK, g.snd_nxt, 0, 0);
+		push_segment(&g, F_RST | F_ACK, g.snd_nxt, 0);
 		flush(&g);
 	}
 	fflush(stdout);

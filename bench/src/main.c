@@ -20,7 +20,8 @@ static const struct {
 	{ "dhcp", "SECONDS", cmd_dhcp },
 	{ "dhcp-flood", "SECONDS RATE", cmd_dhcp_flood },
 	{ "udp-ask", "ADDRESS PORT SECONDS RATE", cmd_udp_ask },
-	{ "machine", "SOCKET GUEST GATEWAY PORT MTU SECONDS tcp-out|tcp-in|udp-out|udp-in|rr SIZE", cmd_machine },
+	{ "machine", "SOCKET GUEST GATEWAY PORT MTU SECONDS tcp-out|tcp-in|udp-out|udp-in|rr SIZE "
+		     "[stream|vhost|vhost-plain|vhost-pages RING]", cmd_machine },
 	{ "flood", "KIND INTERFACE SOURCE TARGET PORT RATE SECONDS [MAC]", cmd_flood },
 	{ "grip", "KIND INTERFACE SOURCE TARGET PORT COUNT RATE SECONDS", cmd_grip },
 	{ "crowd", "ADDRESS PORT COUNT hold|write|read|come-and-go SECONDS", cmd_crowd },

@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #define FRAME_MAX 65550u
@@ -28,17 +27,6 @@ static int open_tap(const char *name)
 	strncpy(request.ifr_name, name, IFNAMSIZ - 1);
 	if (fd < 0 || ioctl(fd, TUNSETIFF, &request) < 0)
 		die(name);
-	return fd;
-}
-
-static int connect_socket(const char *path)
-{
-	struct sockaddr_un at = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	strncpy(at.sun_path, path, sizeof(at.sun_path) - 1);
-	if (fd < 0 || connect(fd, (struct sockaddr *)&at, sizeof(at)) < 0)
-		die(path);
 	return fd;
 }
 
@@ -94,7 +82,7 @@ int cmd_bridge(int argc, char **argv)
 		return 2;
 	limit_arm(parse_number(argv[3], "LIMIT", 0.001, 3600));
 	fds[0] = (struct pollfd){ .fd = open_tap(argv[2]), .events = POLLIN };
-	fds[1] = (struct pollfd){ .fd = connect_socket(argv[1]), .events = POLLIN };
+	fds[1] = (struct pollfd){ .fd = connect_path(argv[1]), .events = POLLIN };
 	say_listening();
 	for (;;) {
 		if (poll(fds, 2, -1) < 0 && errno != EINTR)

@@ -57,18 +57,33 @@ def test_record_leaves_rounds_without_figures_empty() -> None:
     assert record.failures[0]["round"] == 1
 
 
-def test_every_group_but_startup_and_stream_has_sections() -> None:
+def test_every_group_but_startup_and_machines_has_sections() -> None:
     bench = Bench(lab.Lab.__new__(lab.Lab), 1)
     plan = sections(bench)
-    assert {section.group for section in plan} == set(Group) - {Group.STARTUP, Group.STREAM}
+    assert {section.group for section in plan} == set(Group) - {Group.STARTUP, Group.STREAM, Group.VHOST}
     assert {(s.mtu, s.forward) for s in plan} == {(65520, False), (1500, False), (65520, True)}
 
 
 def test_every_row_of_the_stream_has_a_load() -> None:
-    loads = machines.loads()
-    keys = [row.key for row in ROWS.values() if row.group == Group.STREAM and row.key != "stream_sum"]
-    assert [load.key for load in loads] == keys
+    loads = machines.loads([Group.STREAM])
+    keys = {row.key for row in ROWS.values() if row.group == Group.STREAM and row.key != "stream_sum"}
+    assert {load.key for load in loads} == keys
+    assert len(loads) == len(keys)
     assert {load.mtu for load in loads} == {1500, 9000, 65520}
+    assert {load.link for load in loads} == {"stream"}
+
+
+def test_rows_of_vhost_stand_beside_those_of_the_stream() -> None:
+    loads = machines.loads([Group.VHOST])
+    keys = {row.key for row in ROWS.values() if row.group in {Group.STREAM, Group.VHOST}} - {"stream_sum"}
+    assert {load.key for load in loads} == keys
+    assert len(loads) == len(keys)
+    for load in loads:
+        base = ROWS[load.key].base_row
+        assert (load.link == "stream") == (not base)
+        assert not base or base in keys
+    beside = [load.key for load in loads if load.beside_loopback]
+    assert beside == [f"vhost_{way}_{mtu}" for mtu in (1500, 9000, 65520) for way in ("out", "in")]
 
 
 def test_passt_is_found_beside_pasta() -> None:

@@ -35,7 +35,12 @@ NUMBERS = (*range(len(guest_steps.STEPS)),
 
 def corpus() -> dict[str, bytes]:
     """Read the corpus."""
-    lines = CORPUS.read_text(encoding="ascii").splitlines()
+    return read_corpus(CORPUS)
+
+
+def read_corpus(path: Path) -> dict[str, bytes]:
+    """Read a file of inputs: a name and hex digits, one a line."""
+    lines = path.read_text(encoding="ascii").splitlines()
     return {name: bytes.fromhex(digits) for name, _, digits in (line.partition(" ") for line in lines)}
 
 
@@ -59,16 +64,20 @@ def run_case(data: bytes, tell: Callable[[str], None] | None = None) -> None:
     world.close()
 
 
+def find_step(number: int) -> Callable[[World, Source], None] | None:
+    """Give the step of a number; None: there is none."""
+    if number < len(guest_steps.STEPS):
+        return guest_steps.STEPS[number]
+    if HOST_STEPS_FROM <= number < HOST_STEPS_FROM + len(host_steps.STEPS):
+        return host_steps.STEPS[number - HOST_STEPS_FROM]
+    return None
+
+
 def take_step(world: World, source: Source, tell: Callable[[str], None] | None) -> None:
     """Take one step, and a turn behind it unless it says otherwise."""
     at = source.at
     choice = source.byte()
-    number = choice & 0x3F
-    step = None
-    if number < len(guest_steps.STEPS):
-        step = guest_steps.STEPS[number]
-    elif HOST_STEPS_FROM <= number < HOST_STEPS_FROM + len(host_steps.STEPS):
-        step = host_steps.STEPS[number - HOST_STEPS_FROM]
+    step = find_step(choice & 0x3F)
     if tell:
         tell(f"{at}: {step.__name__ if step else 'nothing'}{'' if choice & 0x80 else ', turn'}")
     if step:

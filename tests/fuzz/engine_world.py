@@ -66,9 +66,12 @@ class Whims:
     def __init__(self) -> None:
         self.mood = 0
         self.booms = 0
+        self.pranks: list[Callable[[], None]] = []
 
     def check(self) -> None:
-        """Raise if a step wants that."""
+        """Do what a step wants to happen in the middle of a turn; raise if it wants that."""
+        if self.pranks:
+            self.pranks.pop(0)()
         if self.booms:
             self.booms -= 1
             raise Boom
@@ -160,7 +163,7 @@ class World:
         self.fds_before = set(os.listdir("/proc/self/fd"))
         self.unraisable: list[object] = []
         self.old_hook, sys.unraisablehook = sys.unraisablehook, self.unraisable.append
-        self.whims = Whims()
+        self.whims = self.make_whims()
         self.reactor = ModelReactor(max_flows + 3)
         self.sockets = ModelSockets(self.reactor)
         self.sockets.configure(peek_off=peek_off, bytes_acked=bytes_acked)
@@ -173,8 +176,16 @@ class World:
         self.offloads = OFFLOADS[offloads]
         self.has_link = False
         self.guest_reads = True
-        self.guest = Guest(stream=stream)
+        self.guest = self.make_guest()
         self.attach()
+
+    def make_whims(self) -> Whims:
+        """Make what decides."""
+        return Whims()
+
+    def make_guest(self) -> Guest:
+        """Make the other end of the link."""
+        return Guest(stream=self.stream)
 
     def attach(self) -> None:
         """Connect the guest, unless it is."""

@@ -6,7 +6,7 @@
 Each target runs for SECONDS, or without end for 0, in a process of its own. It begins with its corpus;
 what reaches new code is kept in .fuzz/TARGET, from where the next run goes on. An input that fails is
 written to .fuzz as crash-TARGET-HASH and ends the run with status 1: copy it to the corpus beside the fix.
-The target "dataplane" is the engine, in a build of its own (tools/fuzz-dataplane).
+The targets "dataplane" and "vhost" are the engine, in a build of its own (tools/fuzz-dataplane).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 TREE = Path(__file__).resolve().parent.parent.parent
 STATE = TREE / ".fuzz"
-ENGINE = "dataplane"
+ENGINES = ("dataplane", "vhost")
 MAX_LEN = 2048
 INPUT_LIMIT_S = 5
 
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     """Run the target, or all of them one by one; return the exit status."""
     from tests.fuzz.harness import HARNESSES
 
-    targets = [ENGINE, *HARNESSES]
+    targets = [*ENGINES, *HARNESSES]
     if len(arguments) != 2 or arguments[0] not in {"all", *targets} or not arguments[1].isdecimal():
         print(f"usage: fuzz.py TARGET SECONDS; targets: all {' '.join(targets)}", file=sys.stderr)
         return 2
@@ -57,8 +57,8 @@ def main(arguments: list[str]) -> int:
     for one in names:
         print(f"fuzzing {one} for {seconds} s", flush=True)
         command = [sys.executable, __file__, "--run", one, seconds]
-        if one == ENGINE:
-            command = [str(TREE / "tools" / "fuzz-dataplane"), seconds]
+        if one in ENGINES:
+            command = [str(TREE / "tools" / "fuzz-dataplane"), one, seconds]
         if subprocess.run(command, check=False).returncode:
             failed.append(one)
     if failed:

@@ -1,10 +1,11 @@
 # ruff: noqa: T201 - a program
 """Fuzz the real engine under libFuzzer, guided by coverage: tools/fuzz-dataplane runs this in its build.
 
-    fuzz_engine.py STATE SECONDS | FILE... | --minimise
+    fuzz_engine.py STATE dataplane|vhost SECONDS | FILE... | --minimise
 
 libFuzzer is that of atheris, which runs it for the Python parsers too; `edges.c` tells it where the compiled
-code went. STATE has the inputs found so far; the corpus is added.
+code went. STATE has the inputs found so far; the corpus is added. An input is one of `engine_case` (a guest on
+a tap or a stream) or of `vhost_case` (one that shares its memory).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import random
 import sys
 from heapq import heappop, heappush
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 MAX_LEN = 1600
 # libFuzzer's limit goes by the wall clock, and the machine may be busy.
@@ -28,18 +30,37 @@ BYTES_SHARE = 0.3             # of mutations that know nothing of steps
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.fuzz.engine_case import NUMBERS, RECORD_LEN, corpus, run_case  # noqa: E402
+from tests.fuzz import engine_case, vhost_case  # noqa: E402
+from tests.fuzz.engine_case import RECORD_LEN  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
-def fuzz(state: Path, seconds: int) -> None:
+class Target(NamedTuple):
+    """What is fuzzed."""
+
+    name: str
+    corpus: Callable[[], dict[str, bytes]]
+    run_case: Callable[..., None]
+    numbers: tuple[int, ...]      # of steps
+
+
+TARGETS = {
+    "dataplane": Target("dataplane", engine_case.corpus, engine_case.run_case, engine_case.NUMBERS),
+    "vhost": Target("vhost", vhost_case.corpus, vhost_case.run_case, vhost_case.NUMBERS),
+}
+
+
+def fuzz(target: Target, state: Path, seconds: int) -> None:
     """Run libFuzzer; it ends the process."""
     import atheris
 
-    found = state / "dataplane"
-    seeds = state / "dataplane-corpus"
+    found = state / target.name
+    seeds = state / f"{target.name}-corpus"
     for folder in (found, seeds):
         folder.mkdir(parents=True, exist_ok=True)
-    for name, data in corpus().items():
+    for name, data in target.corpus().items():
         (seeds / name).write_bytes(data)
     options = [
         f"-max_total_time={seconds}",
@@ -47,10 +68,11 @@ def fuzz(state: Path, seconds: int) -> None:
         "-len_control=0",
         f"-timeout={INPUT_LIMIT_S}",
         f"-rss_limit_mb={MEMORY_LIMIT_MB}",
-        f"-artifact_prefix={state}/crash-dataplane-",
+        f"-artifact_prefix={state}/crash-{target.name}-",
         "-print_final_stats=1",
     ]
-    atheris.Setup(["dataplane", *options, str(found), str(seeds)], run_case, custom_mutator=mutate)
+    mutate = Mutator(target.numbers)
+    atheris.Setup([target.name, *options, str(found), str(seeds)], target.run_case, custom_mutator=mutate)
     # atheris would load both later. libFuzzer looks for the mutator once, when it is loaded itself.
     flags = sys.getdlopenflags()
     sys.setdlopenflags(flags | os.RTLD_GLOBAL)
@@ -65,8 +87,19 @@ def fuzz(state: Path, seconds: int) -> None:
     atheris.Fuzz()
 
 
-def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-    """Change *data*: mostly whole steps, now and then bytes as libFuzzer does it."""
+class Mutator:
+    """Changes inputs: mostly whole steps, now and then bytes as libFuzzer does it."""
+
+    def __init__(self, numbers: tuple[int, ...]) -> None:
+        self.numbers = numbers
+
+    def __call__(self, data: bytes, max_size: int, seed: int) -> bytes:
+        """Change *data*."""
+        return mutate(self.numbers, data, max_size, seed)
+
+
+def mutate(numbers: tuple[int, ...], data: bytes, max_size: int, seed: int) -> bytes:
+    """Change *data*, whose steps have *numbers*."""
     import atheris
 
     dice = random.Random(seed)  # noqa: S311 - libFuzzer chooses the seed
@@ -79,7 +112,7 @@ def mutate(data: bytes, max_size: int, seed: int) -> bytes:
         many = dice.choice((1, 1, 2, 4, 8))
         match dice.randrange(6):
             case 0 | 1:
-                records[at:at] = [random_step(dice) for _ in range(many)]
+                records[at:at] = [random_step(numbers, dice) for _ in range(many)]
             case 2:
                 del records[at : at + many]
             case 3:
@@ -92,9 +125,9 @@ def mutate(data: bytes, max_size: int, seed: int) -> bytes:
     return b"".join(records)[:max_size]
 
 
-def random_step(dice: random.Random) -> bytes:
+def random_step(numbers: tuple[int, ...], dice: random.Random) -> bytes:
     """Give a step that there is, with any bytes; half of the bytes are small, as most tables are."""
-    number = dice.choice(NUMBERS) | dice.choice((0, 0, 0x80))
+    number = dice.choice(numbers) | dice.choice((0, 0, 0x80))
     return bytes((number, *(dice.randrange(dice.choice((4, 16, 256))) for _ in range(RECORD_LEN - 1))))
 
 
@@ -105,17 +138,18 @@ def bent(dice: random.Random, record: bytes) -> bytes:
     return bytes(changed)
 
 
-def replay(paths: list[str]) -> None:
+def replay(target: Target, paths: list[str]) -> None:
     """Run inputs; each step is told before it is taken, so the last line is the one that failed."""
     for path in paths:
         print(path, flush=True)
-        run_case(Path(path).read_bytes(), tell=lambda line: print(f"    {line}", flush=True))
+        target.run_case(Path(path).read_bytes(), tell=lambda line: print(f"    {line}", flush=True))
 
 
 class Reach:
     """The edges that an input reaches: numbers of the counters of `edges.c`."""
 
-    def __init__(self) -> None:
+    def __init__(self, target: Target) -> None:
+        self.target = target
         library = ctypes.CDLL(None)
         library.edges_counters.restype = ctypes.c_void_p
         n = ctypes.c_size_t()
@@ -125,19 +159,19 @@ class Reach:
     def __call__(self, data: bytes) -> set[int]:
         """Run *data*."""
         ctypes.memset(self.counters, 0, len(self.counters))
-        run_case(data)
+        self.target.run_case(data)
         return {place for place, count in enumerate(bytes(self.counters)) if count}
 
 
-def minimise(state: Path) -> None:
+def minimise(target: Target, state: Path) -> None:
     """Print a corpus: that of the tree, and inputs that add many edges, the best for their length first."""
-    reach = Reach()
-    run_case(b"")                 # what is done once in a process
+    reach = Reach(target)
+    target.run_case(b"")          # what is done once in a process
     seen: set[int] = set()
-    for name, data in corpus().items():
+    for name, data in target.corpus().items():
         print(name, data.hex())
         seen |= reach(data)
-    found = {path.name: path.read_bytes() for path in (state / "dataplane").iterdir()}
+    found = {path.name: path.read_bytes() for path in (state / target.name).iterdir()}
     edges = {name: reach(data) for name, data in found.items()}
     everything = seen.union(*edges.values())
     heap = [(0.0, name) for name in found]
@@ -158,13 +192,13 @@ def minimise(state: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """Choose what to do; return the exit status."""
-    state = Path(arguments[0])
-    if arguments[1:] == ["--minimise"]:
-        minimise(state)
-    elif len(arguments) == 2 and arguments[1].isdecimal():
-        fuzz(state, int(arguments[1]))
-    elif len(arguments) > 1:
-        replay(arguments[1:])
+    state, target, rest = Path(arguments[0]), TARGETS.get("".join(arguments[1:2])), arguments[2:]
+    if target and rest == ["--minimise"]:
+        minimise(target, state)
+    elif target and len(rest) == 1 and rest[0].isdecimal():
+        fuzz(target, state, int(rest[0]))
+    elif target and rest:
+        replay(target, rest)
     else:
         print(__doc__, file=sys.stderr)
         return 2

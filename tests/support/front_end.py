@@ -241,3 +241,7 @@ class FrontEnd:
             data = b"".join(part.data for part in parts)
             frames.append(Received(header, data[self.header_len :], tuple(part.chain for part in parts)))
         return frames
+
+    def forget(self, pair: int = 0) -> None:
+        """Forget the buffers of a frame that is not whole."""
+        self._kept[pair].clear()

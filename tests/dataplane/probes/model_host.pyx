@@ -356,9 +356,17 @@ cdef class ModelSockets(Sockets):
         return taken
 
     cdef ssize_t peek(self, int fd, uint32_t skip, uint8_t *buf, size_t n) noexcept with gil:
+        cdef iovec piece
+        piece.iov_base = buf
+        piece.iov_len = n
+        return self.peek_pieces(fd, skip, &piece, 1)
+
+    cdef ssize_t peek_pieces(self, int fd, uint32_t skip, const iovec *wanted, size_t n) noexcept with gil:
         cdef ModelSocket sock = self.at(fd, "peek")
+        cdef size_t got = 0
         cdef size_t place
-        cdef size_t got
+        cdef size_t part
+        cdef size_t i
         cdef int error
         if sock is None:
             return -EBADF
@@ -368,8 +376,10 @@ cdef class ModelSockets(Sockets):
         place = sock.peeked if self.has_peek_off else skip
         if place >= <size_t>len(sock.incoming):
             return 0 if sock.eof and place == <size_t>len(sock.incoming) else -EAGAIN
-        got = min(n, <size_t>len(sock.incoming) - place)
-        memcpy(buf, <const char *>sock.incoming + place, got)
+        for i in range(n):
+            part = min(wanted[i].iov_len, <size_t>len(sock.incoming) - place - got)
+            memcpy(wanted[i].iov_base, <const char *>sock.incoming + place + got, part)
+            got += part
         if self.has_peek_off:
             sock.peeked += got
         return got

@@ -5,32 +5,29 @@ checksum still to be completed, segmentation wanted. It always asks for the most
 software what the link's `features` lack, and `put` has the link `emit` one frame and shows it to the
 observers as it travels. Memory in front of `slot` belongs to the link (virtio-net header, length
 prefix), so a frame leaves in one system call without a copy. Payload that lies elsewhere need not be
-copied behind the headers: `send_pieces` takes it in place.
+copied behind the headers: `send_pieces` takes it in place, and payload that has to be read from a socket first
+may go where the link says (`place_payload`), such as a guest's own memory.
 
 A link that does not drain sets `blocked` and keeps a bounded number of frames; the engine wakes the
 flows that wait when an event has ended that. Only what the link took counts as sent.
 
-The contract. The engine and the translators know nothing of a link but this class; only
-`Engine.attach_tap` and `Engine.attach_stream` name others. So what a further link implements is:
+The contract. The engine and the translators know nothing of a link but this class; only the methods
+`Engine.attach_...` name others. So what a further link implements is:
 
 - `fds` and `n_fds`: the descriptors to watch, before `Engine.attach_link` gets the link. `wanted_events`
-  tells the events of each; it is asked again after a turn in which `blocked` has changed. vhost-user has
-  two eventfds (virtio 1.2, 2.7.23) for each pair of queues that the guest writes: the kick of the queue
-  that it sends by, and the kick of the one that it receives by, which tells of new buffers.
+  tells the events of each; it is asked again after a turn in which `blocked` has changed. A link whose
+  descriptors come and go while it is attached watches them itself, with tags of its `number` (`link.vhost`).
 - `on_event`: descriptor *which* has *events*; returns whether there may be frames to read. A link that
   was `blocked` takes this as the moment to put out what it kept (`on_writable`), and may end the block.
-- `read_batch`: fill `RxFrame`s with memory that stays as it is until the next batch. The memory may be
-  the guest's: the translators check a length before they use it and read it once, so a guest that
-  rewrites a frame meanwhile harms itself only; but a link copies what it decides by itself (ring
-  indices, descriptors). A batch is handed back, as virtio's used ring does, with the next `read_batch`
-  or with `end_turn`.
-- A frame of a chain of descriptors is given as `pieces`. Translators take whole frames: `join` copies
-  the pieces into memory of ours, and nothing else has to know. One piece costs no copy. `turn.read_frames`
-  does this between link and translators, so a translator that learns to take pieces later takes them
-  from there.
-- `emit`: put one frame out, or keep it; `send_pieces` where a copy can be saved (virtio: the frame goes
-  straight into the guest's buffers). `flush` and `end_turn`: what was put out becomes visible, with one
-  notification.
+- `read_batch`: fill `RxFrame`s with memory that stays as it is until the next batch. What lies in
+  the guest's own memory is given as `pieces`, as the guest may change it at any time: `join` copies them
+  into memory of ours before a translator looks, and nothing else has to know. Of large frames that carry
+  data for TCP only the headers are copied (`join_head`), and the data goes to the socket from where it
+  lies. `turn.read_frames` does this between link and translators. A link copies what it decides by itself
+  (ring indices, descriptors). A batch is handed back, as virtio's used ring does, with the next
+  `read_batch` or with `end_turn`.
+- `emit`: put one frame out, or keep it; `send_pieces` where a copy can be saved. `flush` and `end_turn`: what
+  was put out becomes visible, with one notification.
 - `error` and `broken`: nothing more can be read, or sent. The engine reads on after `broken` until there
   is an `error`, asks for `end_reason`, the text for the user, and calls `detach`, after which another
   link may follow.

@@ -51,6 +51,7 @@ cdef class VhostLink(Link):
     cdef size_t kept_end
 
     cdef Ring *ring_at(self, unsigned int number) except NULL
+    cdef Ring *ring_for(self, unsigned int number, int fd) except NULL
     cdef void watch_kick(self, int number, int op) noexcept nogil
     cdef void drop_ring(self, int number) noexcept nogil
     cdef void note_rings(self) noexcept nogil

@@ -86,7 +86,7 @@ cdef enum:
     F_HOST_USO = 56
 
 MAX_QUEUE_PAIRS = N_RINGS // 2
-OFFERED_FEATURES = sum(1 << <int>bit for bit in (
+OFFERED_FEATURES = sum(1 << bit for bit in (
     F_CSUM, F_GUEST_CSUM, F_GUEST_TSO4, F_GUEST_TSO6, F_GUEST_ECN, F_HOST_TSO4, F_HOST_TSO6, F_HOST_ECN,
     F_MRG_RXBUF, F_MQ, F_LOG_ALL, F_INDIRECT_DESC, F_EVENT_IDX, F_PROTOCOL_FEATURES, F_VERSION_1,
     F_GUEST_USO4, F_GUEST_USO6, F_HOST_USO))
@@ -131,6 +131,18 @@ cdef class VhostLink(Link):
     cdef Ring *ring_at(self, unsigned int number) except NULL:
         if number >= <unsigned int>N_RINGS:
             raise ValueError(f"there is no ring {number}, only 0 to {<int>N_RINGS - 1}")
+        return &self.rings[number]
+
+    cdef Ring *ring_for(self, unsigned int number, int fd) except NULL:
+        """As `ring_at`, for a ring that takes ownership of *fd*, which is closed if there is no such ring.
+
+        Whoever shares the descriptor cannot have us wait in write(2).
+        """
+        if number >= <unsigned int>N_RINGS and fd >= 0:
+            close(fd)
+        self.ring_at(number)
+        if fd >= 0:
+            os.set_blocking(fd, False)
         return &self.rings[number]
 
     def set_features(self, features):
@@ -223,7 +235,7 @@ cdef class VhostLink(Link):
 
         Raises ValueError and OSError.
         """
-        cdef Ring *it = self.ring_at(ring)
+        cdef Ring *it = self.ring_for(ring, fd)
         if fd < 0:
             raise ValueError(f"ring {ring} has no kick descriptor: rings are not polled here")
         if it.kick >= 0:
@@ -243,7 +255,7 @@ cdef class VhostLink(Link):
 
     def set_call(self, unsigned int ring, int fd):
         """Have *ring* call by the eventfd *fd*, which is ours now; -1: its driver looks by itself."""
-        cdef Ring *it = self.ring_at(ring)
+        cdef Ring *it = self.ring_for(ring, fd)
         cdef uint64_t one = 1
         if it.call >= 0:
             close(it.call)
@@ -656,9 +668,29 @@ cdef class VhostLink(Link):
         if self.kept_start == self.kept_end:
             self.kept_start = self.kept_end = 0
 
+    cdef bint send_pieces(self, const iovec *pieces, size_t n, const TxMeta *meta) noexcept nogil:
+        cdef uint32_t need = LINK_CSUM if meta.gso_type == VIRTIO_NET_HDR_GSO_NONE else LINK_USO4 | LINK_USO6
+        cdef size_t length = meta.hdr_len
+        cdef size_t i
+        for i in range(n):
+            length += pieces[i].iov_len
+        if (~self.features & need or not self.may_receive() or self.error or self.blocked
+                or self.kept_start != self.kept_end or self.find_room(VNET_HLEN + length) <= 0):
+            return Link.send_pieces(self, pieces, n, meta)
+        self.push_header(self.slot - VNET_HLEN, meta)
+        self.scatter(0, self.slot - VNET_HLEN, VNET_HLEN + meta.hdr_len)
+        length = VNET_HLEN + meta.hdr_len
+        for i in range(n):
+            self.scatter(length, <uint8_t *>pieces[i].iov_base, pieces[i].iov_len)
+            length += pieces[i].iov_len
+        self.commit(length)
+        return True
+
     cdef int place_payload(self, size_t place, uint32_t n) noexcept nogil:
         cdef uint32_t i = 0
         cdef size_t skip = VNET_HLEN + place
+        cdef size_t excess, part
+        cdef iovec *last
         self.n_placed = 0
         if (not self.is_large or n < DIRECT_FROM or self.blocked or self.kept_start != self.kept_end
                 or (self.watch is not None and self.watch.active)
@@ -672,6 +704,13 @@ cdef class VhostLink(Link):
         if self.n_places - i > MAX_PEEK_PIECES:
             self.uncollect(self.n_chains)
             return 0
+        excess = self.n_collected - (VNET_HLEN + place + n)
+        while excess:
+            last = &self.places[self.n_places - 1]
+            part = min(excess, last.iov_len)
+            last.iov_len -= part
+            excess -= part
+            self.n_places -= last.iov_len == 0
         self.skipped = skip
         self.first_placed = i
         self.places[i].iov_base = <uint8_t *>self.places[i].iov_base + skip
