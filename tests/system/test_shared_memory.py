@@ -327,8 +327,9 @@ def test_client_that_is_killed_leaves_nothing(sharing: Sharing) -> None:
     assert sharing.resident_kb() - resident < MAX_GROWTH_KB
     is_served_afresh(sharing)
     # More than a few lines in a second are counted only.
-    assert {*sharing.reasons()} <= {"it closed the connection", "it closed the connection in the middle of a message",
-                                    "it broke the connection: Connection reset by peer"}
+    assert {*sharing.reasons()} <= {
+        "it closed the connection", "it closed the connection in the middle of a message",
+        "it broke the connection: Connection reset by peer"}
 
 
 def test_client_comes_back_with_its_rings(lab: Lab, plain: bool) -> None:
