@@ -179,6 +179,16 @@ def test_passt_has_the_files_of_its_callers(profiles: Mapping[str, apparmor.Prof
 
 
 @pytest.mark.parametrize("path", [
+    "/memfd:pc.ram (deleted)", "/dev/shm/ram", "/dev/hugepages/libvirt/qemu/1-vm/ram",  # noqa: S108 - names only
+    "/var/lib/libvirt/qemu/ram/1-vm/pc.ram",
+])  # fmt: skip
+def test_passt_alone_has_the_memory_of_a_machine(profiles: Mapping[str, apparmor.Profile], path: str) -> None:
+    """Files of other users, which come over the socket."""
+    assert profiles["passt-python"].allows(path, "rw", owner=False)
+    assert not profiles["passt-python"].allows(path, "x", owner=False)
+
+
+@pytest.mark.parametrize("path", [
     "/etc/shadow", "/root/.ssh/id_ed25519", "/home/user/.gnupg/secring.gpg", "/home/user/.bashrc",
     "/proc/sys/kernel/core_pattern", "/dev/mem", "/dev/sda", "/usr/bin/x", "/etc/cron.d/x",
 ])  # fmt: skip

@@ -148,7 +148,8 @@ class Client:
     def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Send any bytes, with descriptors."""
         sent = socket.send_fds(self.sock, [data], fds) if fds else 0
-        self.sock.sendall(data[sent:])
+        if sent < len(data):     # even to send nothing fails if the other end has closed by now
+            self.sock.sendall(data[sent:])
 
     def request(self, number: int, payload: bytes = b"", fds: Sequence[int] = (), *,
                 reply: bool = False) -> bytes:

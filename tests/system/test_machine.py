@@ -380,7 +380,6 @@ def test_tcp_socket_handed_over(lab: Lab, user: bool) -> None:
     (["-T", "22"], "option '-T' (--tcp-ns) is for pasta only"),
     (["-t", "auto"], "option '-t' (--tcp-ports): 'auto'"),
     (["--config-net"], "option '--config-net' is for pasta only"),
-    (["--vhost-user=yes"], "option '--vhost-user' doesn't allow an argument"),
     (["word"], "'word' is not an option, and passt takes nothing else"),
 ])
 @pytest.mark.parametrize("foreground", [True, False])

@@ -178,21 +178,17 @@ VIOLATIONS: dict[str, tuple[Callable[[Client], None], str]] = {
 }  # fmt: skip
 
 
-def test_violation_ends_the_session_and_nothing_else(sharing: Sharing) -> None:
-    """All of them in one process; after each the next client gets all."""
-    reasons = []
-    for violate, reason in VIOLATIONS.values():
-        peer = SharingPeer.connect(sharing.path)
-        state = sharing.state()
-        check_network(peer)
-        violate(peer.client)
-        if peer.sock.fileno() >= 0:
-            peer.wait_for_end()
-        peer.close()
-        is_served_afresh(sharing)
-        reasons += [reason, "it closed the connection"]
-        assert len(sharing.state()[0]) <= len(state[0])
-    assert sharing.reasons() == reasons
+@pytest.mark.parametrize("violation", VIOLATIONS)
+def test_violation_ends_the_session_and_nothing_else(sharing: Sharing, violation: str) -> None:
+    violate, reason = VIOLATIONS[violation]
+    peer = SharingPeer.connect(sharing.path)
+    check_network(peer)
+    violate(peer.client)
+    if peer.sock.fileno() >= 0:
+        peer.wait_for_end()
+    peer.close()
+    is_served_afresh(sharing)
+    assert sharing.reasons() == [reason, "it closed the connection"]
 
 
 def test_ring_that_is_damaged_ends_the_session(sharing: Sharing) -> None:
@@ -330,9 +326,10 @@ def test_client_that_is_killed_leaves_nothing(sharing: Sharing) -> None:
             assert state == before
     assert sharing.resident_kb() - resident < MAX_GROWTH_KB
     is_served_afresh(sharing)
-    reasons = sharing.reasons()
-    assert len(reasons) == N_KILLS + 1
-    assert all(reason.startswith("it ") for reason in reasons)
+    # More than a few lines in a second are counted only.
+    assert {*sharing.reasons()} <= {
+        "it closed the connection", "it closed the connection in the middle of a message",
+        "it broke the connection: Connection reset by peer"}
 
 
 def test_client_comes_back_with_its_rings(lab: Lab, plain: bool) -> None:
@@ -356,6 +353,7 @@ def test_client_comes_back_with_its_rings(lab: Lab, plain: bool) -> None:
         peer.close()
 
 
+@pytest.mark.slow
 def test_idle_machine_costs_nothing(sharing: Sharing) -> None:
     peer = SharingPeer.connect(sharing.path)
     check_network(peer)

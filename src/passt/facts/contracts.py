@@ -161,9 +161,9 @@ class VhostDevice(Protocol):
     Ring 2k is the guest's receive queue of pair k, ring 2k + 1 its transmit queue. Buffers are used in order,
     and a ring starts behind the last one that was used, so that nothing is lost or repeated.
 
-    Every method raises ValueError, with a text for the user, for what a front end may not ask, and OSError for
-    what the kernel refuses; the session ends then. Where a method takes ownership of a descriptor, it does so
-    even if it raises.
+    Every method raises ValueError, with a text for the user, for what a front end may not ask, and OSError
+    for what the kernel refuses; the session ends then. Where a method takes ownership of a descriptor, it
+    does so even if it raises.
     """
 
     def set_features(self, features: int) -> None:

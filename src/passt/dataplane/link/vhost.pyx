@@ -385,11 +385,11 @@ cdef class VhostLink(Link):
         cdef int i
         if self.error:
             return
-        if self.memory.is_lost():
-            self.error = VHOST_MEMORY_LOST
         for i in range(<int>N_RINGS):
             if self.rings[i].violation != NULL:
                 self.error = VHOST_VIOLATION
+        if self.memory.is_lost():     # a ring of zeros in its place is damaged, too
+            self.error = VHOST_MEMORY_LOST
         if self.error:
             self.broken = self.error
             self.blocked = True
