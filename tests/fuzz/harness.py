@@ -25,6 +25,7 @@ from passt.light.values import replace
 from passt.namespace.child_channel import Channel, Kind, Message, read_ready, read_status
 from passt.responders.dispatch import Dispatcher
 from passt.run.frame_text import describe
+from passt.vhost_user import messages as vhost_messages
 from passt.wire import dns_name
 from passt.wire.arp import ArpPacket
 from passt.wire.cursor import Reader
@@ -306,6 +307,28 @@ def fuzz_frame_text(data: bytes) -> None:
     assert 0 < len(line) <= MAX_LINE
     assert line.isascii()
     assert line.isprintable()
+
+
+VHOST_CODECS: tuple[type[Codec], ...] = (
+    vhost_messages.Header, vhost_messages.RingState, vhost_messages.RingFile, vhost_messages.RingAddresses,
+    vhost_messages.LogArea, vhost_messages.InflightArea, vhost_messages.ConfigPart)
+
+
+def fuzz_vhost_messages(data: bytes) -> None:
+    """Read *data* as a part of a message of a front end; byte 0 says which."""
+    if not data:
+        return
+    choice, data = data[0] % (len(VHOST_CODECS) + 2), data[1:]
+    if choice < len(VHOST_CODECS):
+        round_trip(VHOST_CODECS[choice], data)
+    elif choice == len(VHOST_CODECS):
+        table = accepted(vhost_messages.parse_table, data)
+        if table is not None:
+            assert vhost_messages.parse_table(vhost_messages.build_table(table)) == table
+    else:
+        region = accepted(vhost_messages.parse_region, data)
+        if region is not None:
+            assert vhost_messages.build_region(region)[8:] == data[8:]
 
 
 def fuzz_child_channel(data: bytes) -> None:
