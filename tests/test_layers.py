@@ -42,8 +42,8 @@ ALLOWED: dict[str, frozenset[str]] = {
 
 # Rooms of the data plane, lowest first.
 DATAPLANE_ROOMS = (
-    "base", "packet", "loop", "sockets", "flow", "observe", "virtio", "link", "state", "core", "ip", "datagram",
-    "bypass", "tcp", "ping", "udp", "ingress", "turn", "engine",
+    "base", "packet", "loop", "sockets", "flow", "observe", "virtio", "link", "state", "core", "ip",
+    "datagram", "bypass", "tcp", "ping", "udp", "ingress", "turn", "engine",
 )  # fmt: skip
 MAX_MODULES = 15  # of a folder
 

@@ -10,7 +10,7 @@ import pytest
 
 from bench.lab import read_until
 from passt.dataplane.engine import Engine
-from passt.dataplane.link import vhost
+from passt.dataplane.link import vhost_rings
 from passt.facts.contracts import MAX_REGIONS, Target
 from passt.vhost_user.backend import Backend
 from passt.vhost_user.session import Session
@@ -50,7 +50,8 @@ class Passt:
         if self.link == "stream":
             self.engine.attach_stream(client.detach(), self.on_end)
         else:
-            backend = Backend(vhost.OFFERED_FEATURES, vhost.MAX_QUEUE_PAIRS, MAX_REGIONS, self.mtu)
+            backend = Backend(vhost_rings.OFFERED_FEATURES, vhost_rings.MAX_QUEUE_PAIRS, MAX_REGIONS,
+                              self.mtu)
             self.session = Session(self.engine, client.detach(), backend, self.on_end)
 
     def on_end(self, reason: str) -> None:

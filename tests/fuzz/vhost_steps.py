@@ -27,10 +27,10 @@ from tests.support.vhost_client import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from passt.facts.contracts import MemoryRegion
     from tests.fuzz.source import Source
     from tests.fuzz.vhost_guest import VhostGuest
     from tests.fuzz.vhost_world import VhostWorld
-    from tests.support.guest_memory import MemoryRegion
     from tests.support.split_ring import SplitRing
 
     Step = Callable[[VhostWorld, Source], None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from passt.dataplane.link import vhost
+from passt.dataplane.link import vhost_rings
 from passt.facts.contracts import MAX_REGIONS
 from passt.vhost_user.backend import Backend
 from passt.vhost_user.session import Session
@@ -40,7 +40,7 @@ class VhostWorld(World):
         self.vhost_guest.connect(theirs)
         self.has_link = True
         self.n_attached += 1
-        backend = Backend(vhost.OFFERED_FEATURES, vhost.MAX_QUEUE_PAIRS, MAX_REGIONS, self.mtu)
+        backend = Backend(vhost_rings.OFFERED_FEATURES, vhost_rings.MAX_QUEUE_PAIRS, MAX_REGIONS, self.mtu)
         self.session = Session(self.engine, ours.detach(), backend, self.on_end)
 
     def on_end(self, reason: str) -> None:

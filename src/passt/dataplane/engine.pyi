@@ -67,7 +67,7 @@ class Engine:
         """
 
     def attach_link(self, link: object, on_end: Callable[[str], None] | None) -> None:
-        """Take ownership of a `link.Link` that holds descriptors; the other `attach_` methods do this.
+        """Take ownership of a `link.Link` that holds descriptors; the other methods that attach do this.
 
         With *on_end* None, `run` raises HostError when the link ends. Raises ValueError while another link is
         attached and OSError if a descriptor cannot be watched, and leaves all of them to the caller.

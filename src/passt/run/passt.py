@@ -120,12 +120,12 @@ class _Passt:
 
 def vhost_sessions(engine: Engine, guest: GuestNet) -> Attach:
     """Return what serves a client as a vhost-user front end."""
-    from passt.dataplane.link import vhost
+    from passt.dataplane.link import vhost, vhost_rings
     from passt.vhost_user.backend import Backend
     from passt.vhost_user.session import Session
 
     vhost.prepare()
-    backend = Backend(vhost.OFFERED_FEATURES, vhost.MAX_QUEUE_PAIRS, MAX_REGIONS, guest.mtu or 0)
+    backend = Backend(vhost_rings.OFFERED_FEATURES, vhost_rings.MAX_QUEUE_PAIRS, MAX_REGIONS, guest.mtu or 0)
     return lambda fd, on_end: Session(engine, fd, backend, on_end)
 
 

@@ -5,14 +5,15 @@ checksum still to be completed, segmentation wanted. It always asks for the most
 software what the link's `features` lack, and `put` has the link `emit` one frame and shows it to the
 observers as it travels. Memory in front of `slot` belongs to the link (virtio-net header, length
 prefix), so a frame leaves in one system call without a copy. Payload that lies elsewhere need not be
-copied behind the headers: `send_pieces` takes it in place, and payload that has to be read from a socket first
-may go where the link says (`place_payload`), such as a guest's own memory.
+copied behind the headers: `send_pieces` takes it in place, and payload that has to be read from a socket
+first may go where the link says (`place_payload`), such as a guest's own memory.
 
 A link that does not drain sets `blocked` and keeps a bounded number of frames; the engine wakes the
 flows that wait when an event has ended that. Only what the link took counts as sent.
 
-The contract. The engine and the translators know nothing of a link but this class; only the methods
-`Engine.attach_...` name others. So what a further link implements is:
+The contract. The engine and the translators know nothing of a link but this class; only
+`Engine.attach_tap`, `Engine.attach_stream` and `Engine.attach_vhost` name others. So what a further
+link implements is:
 
 - `fds` and `n_fds`: the descriptors to watch, before `Engine.attach_link` gets the link. `wanted_events`
   tells the events of each; it is asked again after a turn in which `blocked` has changed. A link whose

@@ -2,9 +2,8 @@
 
 Theory of operation. A front end (QEMU) shares the machine's memory and tells where the rings of virtio-net
 lie in it (virtio 1.2, 5.1): for each pair of queues one that the guest receives by (2k) and one that it
-transmits by (2k + 1). `vhost_user.session` speaks with the front end and calls the methods here; this file
-moves frames between the rings and the translators. There is no system call per frame. Who waits is woken by
-an eventfd: a ring's kick is watched edge-triggered and never read, as each write to an eventfd is an event.
+transmits by (2k + 1). `link.vhost_rings` is told; this file moves frames between the rings and the
+translators. There is no system call per frame.
 
 From the guest: a batch is taken of all transmit rings; a chain of descriptors is a virtio-net header of 12
 bytes and a frame, in pieces wherever they lie. Frames are put together in memory of ours (`Link.join`) before
@@ -15,42 +14,34 @@ To the guest: a frame is written into the buffers that the guest has made availa
 (VIRTIO_NET_F_MRG_RXBUF) or one chain. Payload of TCP can be read from its socket to where it belongs in the
 guest (`place_payload`). Published at once, told by one call at the end of the turn. No buffer left is a full
 link: `blocked`, and the guest has to kick when it adds some; KEPT_SIZE bytes of frames that come nevertheless
-wait.
-
-Buffers are taken and given in the order of the rings, and nothing is held between turns. So a front end that
-connects to a new passt finds in the used ring how far the old one came, and no chain is lost or given twice.
+wait. Buffers are taken and given in the order of the rings, and nothing is held between turns.
 
 What the guest acknowledged decides what it is given: without GUEST_TSO or GUEST_CSUM it is served like a
 stream link.
 """
 
-import os
-
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.base.externs cimport (
-    EPOLLET, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_ECN,
-    VIRTIO_NET_HDR_GSO_NONE, close, free, iovec, malloc, memcpy, memset, virtio_net_hdr, write,
+    VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_ECN, VIRTIO_NET_HDR_GSO_NONE, free, iovec, malloc,
+    memcpy, memset, virtio_net_hdr,
 )
 from passt.dataplane.base.stats cimport DROP_LINK_DOWN, DROP_LINK_FULL, DROP_OVERSIZE, DROP_SHORT, count
-from passt.dataplane.link.link cimport (
-    HEADROOM, LINK_CSUM, LINK_TSO4, LINK_TSO6, LINK_USO4, LINK_USO6, MAX_BATCH, Link,
-)
+from passt.dataplane.link.link cimport LINK_CSUM, LINK_TSO4, LINK_TSO6, LINK_USO4, LINK_USO6, Link
 from passt.dataplane.link.meta cimport RxFrame, TxMeta
-from passt.dataplane.loop.reactor cimport EVENT_LINK, Reactor, make_tag
+from passt.dataplane.link.vhost_rings cimport F_MRG_RXBUF, N_RINGS, RECEIVE, VhostRings
 from passt.dataplane.packet.headers cimport ETH_MIN_FRAME, MAX_FRAME
 from passt.dataplane.sockets.sockets cimport MAX_PEEK_PIECES
-from passt.dataplane.virtio.guest_memory cimport GuestMemory, prepare_memory
+from passt.dataplane.virtio.guest_memory cimport prepare_memory
 from passt.dataplane.virtio.ring cimport (
-    MAX_RING_SIZE, Chain, Ring, count_available, find, give, is_ready, listen, listen_no_more, publish,
-    signal, start, take,
+    MAX_RING_SIZE, Chain, Ring, count_available, give, is_ready, listen, listen_no_more, publish, signal,
+    take,
 )
 
 cdef enum:
     VNET_HLEN = 12                # struct virtio_net_hdr_v1, with num_buffers
     NUM_BUFFERS_AT = 10
     DATA_VALID = 2                # VIRTIO_NET_HDR_F_DATA_VALID: the checksum is known to be right
-    RECEIVE = 0                   # the ring by which all frames reach the guest
     READ_ROUNDS = 4
     SENT_PIECES = 2 * MAX_RING_SIZE
     # Payload is read straight into the guest's buffers if one of the last few was large: for a small one it
@@ -65,52 +56,15 @@ cdef struct KeptFrame:
     uint32_t length
 
 
-# Feature bits (virtio 1.2, 5.1.3 and 6; linux/virtio_net.h for USO; "Vhost-user Protocol" for the last).
-cdef enum:
-    F_CSUM = 0
-    F_GUEST_CSUM = 1
-    F_GUEST_TSO4 = 7
-    F_GUEST_TSO6 = 8
-    F_GUEST_ECN = 9
-    F_HOST_TSO4 = 11
-    F_HOST_TSO6 = 12
-    F_HOST_ECN = 13
-    F_MRG_RXBUF = 15
-    F_MQ = 22
-    F_LOG_ALL = 26                # VHOST_F_LOG_ALL
-    F_INDIRECT_DESC = 28
-    F_EVENT_IDX = 29
-    F_PROTOCOL_FEATURES = 30      # VHOST_USER_F_PROTOCOL_FEATURES
-    F_VERSION_1 = 32
-    F_GUEST_USO4 = 54
-    F_GUEST_USO6 = 55
-    F_HOST_USO = 56
-
-MAX_QUEUE_PAIRS = N_RINGS // 2
-OFFERED_FEATURES = sum(1 << bit for bit in (
-    F_CSUM, F_GUEST_CSUM, F_GUEST_TSO4, F_GUEST_TSO6, F_GUEST_ECN, F_HOST_TSO4, F_HOST_TSO6, F_HOST_ECN,
-    F_MRG_RXBUF, F_MQ, F_LOG_ALL, F_INDIRECT_DESC, F_EVENT_IDX, F_PROTOCOL_FEATURES, F_VERSION_1,
-    F_GUEST_USO4, F_GUEST_USO6, F_HOST_USO))
-
-
 def prepare():
     """Do what a filter of system calls may forbid later. Raises OSError."""
     prepare_memory()
 
 
-cdef class VhostLink(Link):
-    """One session's device, as `facts.contracts.VhostDevice` says; without memory and rings at first."""
+cdef class VhostLink(VhostRings):
+    """One session's device, as `facts.contracts.VhostDevice` says."""
 
-    def __cinit__(self, Reactor reactor not None):
-        cdef int i
-        self.reactor = reactor
-        self.memory = GuestMemory()
-        self.blocked = True
-        for i in range(<int>N_RINGS):
-            self.fds[i] = -1
-            self.rings[i].kick = -1
-            self.rings[i].call = -1
-        self.n_fds = N_RINGS
+    def __cinit__(self, *_):
         self.sent = <iovec *>malloc(SENT_PIECES * sizeof(iovec))
         self.places = <iovec *>malloc(MAX_RING_SIZE * sizeof(iovec))
         self.chains = <Chain *>malloc(MAX_RING_SIZE * sizeof(Chain))
@@ -118,195 +72,10 @@ cdef class VhostLink(Link):
             raise MemoryError
 
     def __dealloc__(self):
-        cdef int i
-        for i in range(<int>N_RINGS):
-            self.drop_ring(i)
-        self.n_fds = 0            # the base class has nothing to close
         free(self.sent)
         free(self.places)
         free(self.chains)
         free(self.kept)
-
-    # What the session asks for
-
-    cdef Ring *ring_at(self, unsigned int number) except NULL:
-        if number >= <unsigned int>N_RINGS:
-            raise ValueError(f"there is no ring {number}, only 0 to {<int>N_RINGS - 1}")
-        return &self.rings[number]
-
-    cdef Ring *ring_for(self, unsigned int number, int fd) except NULL:
-        """As `ring_at`, for a ring that takes ownership of *fd*, which is closed if there is no such ring.
-
-        Whoever shares the descriptor cannot have us wait in write(2).
-        """
-        if number >= <unsigned int>N_RINGS and fd >= 0:
-            close(fd)
-        self.ring_at(number)
-        if fd >= 0:
-            os.set_blocking(fd, False)
-        return &self.rings[number]
-
-    def set_features(self, features):
-        """Take the features that the front end acknowledged. Raises ValueError."""
-        cdef int i
-        if features & ~OFFERED_FEATURES:
-            raise ValueError(f"features {features & ~OFFERED_FEATURES:#x} were not offered")
-        if not features >> F_VERSION_1 & 1:
-            raise ValueError("devices before virtio 1.0 are not supported: VIRTIO_F_VERSION_1 is missing")
-        self.give_back()
-        self.acknowledged = features
-        self.features = 0
-        if self.acknowledged >> F_GUEST_CSUM & 1:
-            self.features = LINK_CSUM
-            if self.acknowledged >> F_GUEST_TSO4 & 1:
-                self.features |= LINK_TSO4
-            if self.acknowledged >> F_GUEST_TSO6 & 1:
-                self.features |= LINK_TSO6
-            if self.acknowledged >> F_GUEST_USO4 & self.acknowledged >> F_GUEST_USO6 & 1:
-                self.features |= LINK_USO4 | LINK_USO6
-        for i in range(<int>N_RINGS):
-            self.rings[i].has_event_index = self.acknowledged >> F_EVENT_IDX & 1
-            self.rings[i].has_indirect = self.acknowledged >> F_INDIRECT_DESC & 1
-            if not self.acknowledged >> F_PROTOCOL_FEATURES & 1:
-                self.rings[i].is_enabled = True
-        self.note_rings()
-
-    def set_memory(self, regions):
-        """Replace all memory by *regions*. Raises ValueError and OSError; then there is none."""
-        cdef GuestMemory memory = GuestMemory()
-        for region in regions:
-            memory.add(region.guest_address, region.size, region.user_address, region.mmap_offset, region.fd)
-        self.give_back()
-        memory.take_log(self.memory)
-        self.memory.clear()
-        self.memory = memory
-        self.note_rings()
-
-    def add_region(self, region):
-        """Map one more region. Raises ValueError and OSError."""
-        self.memory.add(region.guest_address, region.size, region.user_address, region.mmap_offset, region.fd)
-        self.note_rings()
-
-    def remove_region(self, region):
-        """Unmap a region. Raises ValueError."""
-        self.give_back()
-        self.memory.remove(region.guest_address, region.size, region.user_address)
-        self.note_rings()
-
-    def set_ring_size(self, unsigned int ring, size):
-        """Tell how many entries *ring* has. Raises ValueError."""
-        cdef Ring *it = self.ring_at(ring)
-        if not 0 < size <= MAX_RING_SIZE or size & (size - 1):
-            raise ValueError(f"a ring of {size} entries is not possible: only powers of 2 to {<int>MAX_RING_SIZE}")
-        if it.is_started:
-            raise ValueError(f"the size of ring {ring} changes while it runs")
-        it.size = size
-        self.note_rings()
-
-    def set_ring_base(self, unsigned int ring, base):
-        """Tell which chain of *ring* comes next. Raises ValueError."""
-        cdef Ring *it = self.ring_at(ring)
-        if base >> 16:
-            raise ValueError(f"ring {ring} cannot begin at {base}, only at 0 to 65535")
-        if it.is_started:
-            raise ValueError(f"the base of ring {ring} changes while it runs")
-        it.next_available = base
-
-    def set_ring_addresses(self, unsigned int ring, descriptors, used, available, log):
-        """Tell where *ring* lies, by the front end's addresses; *log*: guest's of its used ring, or None.
-
-        Raises ValueError.
-        """
-        cdef Ring *it = self.ring_at(ring)
-        if descriptors & 15 or used & 3 or available & 1:
-            raise ValueError(f"the parts of ring {ring} are not aligned (virtio 1.2, 2.7)")
-        self.give_back()
-        it.descriptors_at = descriptors
-        it.used_at = used
-        it.available_at = available
-        it.has_address = True
-        it.logs_used = log is not None
-        it.log_at = log or 0
-        self.note_rings()
-        if it.is_started and not is_ready(it):
-            raise ValueError(f"ring {ring} does not lie in shared memory")
-
-    def set_kick(self, unsigned int ring, int fd):
-        """Start *ring*; its driver kicks by the eventfd *fd*, which is ours now.
-
-        Raises ValueError and OSError.
-        """
-        cdef Ring *it = self.ring_for(ring, fd)
-        if fd < 0:
-            raise ValueError(f"ring {ring} has no kick descriptor: rings are not polled here")
-        if it.kick >= 0:
-            self.watch_kick(ring, EPOLL_CTL_DEL)
-            close(it.kick)
-        it.kick = fd
-        find(it, self.memory)
-        if it.descriptors == NULL or it.available == NULL or it.used == NULL:
-            raise ValueError(f"ring {ring} does not lie in shared memory")
-        result = self.reactor.watch(fd, EPOLL_CTL_ADD, EPOLLIN | EPOLLET,
-                                    make_tag(EVENT_LINK, self.number, ring))
-        if result < 0:
-            raise OSError(-result, f"{os.strerror(-result)}: watching the kick of ring {ring}")
-        if not it.is_started:
-            start(it)
-        self.note_rings()
-
-    def set_call(self, unsigned int ring, int fd):
-        """Have *ring* call by the eventfd *fd*, which is ours now; -1: its driver looks by itself."""
-        cdef Ring *it = self.ring_for(ring, fd)
-        cdef uint64_t one = 1
-        if it.call >= 0:
-            close(it.call)
-        it.call = fd
-        if fd >= 0:
-            write(fd, &one, sizeof(one))      # what was used before was told to nobody
-
-    def enable_ring(self, unsigned int ring, bint enabled):
-        """Let frames pass by *ring*, or not."""
-        self.ring_at(ring).is_enabled = enabled
-        self.note_rings()
-
-    def stop_ring(self, unsigned int ring):
-        """Stop *ring*: touch it no more; return the index of its next chain. Raises ValueError."""
-        cdef Ring *it = self.ring_at(ring)
-        self.give_back()
-        self.flush()
-        self.drop_ring(ring)
-        self.note_rings()
-        return it.next_available
-
-    def set_log(self, int fd, size, offset):
-        """Log dirty pages in *size* bytes of *fd* from *offset* on; *fd* stays the caller's."""
-        self.memory.share_log(fd, size, offset)
-
-    def set_log_call(self, int fd):
-        """Tell of new dirty pages by the eventfd *fd*, which is ours now."""
-        self.memory.set_log_call(fd)
-
-    def reset(self):
-        """Stop all rings and forget the features; the memory stays."""
-        cdef int i
-        self.give_back()
-        for i in range(<int>N_RINGS):
-            self.drop_ring(i)
-            memset(&self.rings[i], 0, sizeof(Ring))
-            self.rings[i].kick = self.rings[i].call = -1
-        self.acknowledged = 0
-        self.features = 0
-        self.note_rings()
-
-    def end(self, str reason):
-        """The session is over; the link is detached at the end of this turn."""
-        self.reason = reason
-        self.error = VHOST_ENDED
-
-    # What the engine asks for
-
-    cdef uint32_t wanted_events(self, int which) noexcept nogil:
-        return 0                  # kicks come and go, and are watched from here
 
     cdef bint on_event(self, int which, uint32_t events) noexcept nogil:
         if which & 1:
@@ -323,77 +92,10 @@ cdef class VhostLink(Link):
             self.put_kept()
         self.check_rings()
 
-    cdef str end_reason(self):
-        cdef int i
-        if self.error == VHOST_ENDED:
-            return self.reason
-        if self.error == VHOST_MEMORY_LOST:
-            return "it cut off memory that it shares"
-        for i in range(<int>N_RINGS):
-            if self.rings[i].violation != NULL:
-                return f"ring {i} is damaged: {self.rings[i].violation.decode()}"
-        return Link.end_reason(self)
-
     cdef void detach(self) noexcept nogil:
-        cdef int i
-        for i in range(<int>N_RINGS):
-            self.drop_ring(i)
-        with gil:
-            self.memory.clear()
         self.n_taken = 0
         self.kept_start = self.kept_end = 0
-        self.n_fds = 0
-        Link.detach(self)
-
-    cdef void watch_kick(self, int number, int op) noexcept nogil:
-        self.reactor.watch(self.rings[number].kick, op, EPOLLIN | EPOLLET,
-                           make_tag(EVENT_LINK, self.number, <uint32_t>number))
-
-    cdef void drop_ring(self, int number) noexcept nogil:
-        """Stop the ring and close its descriptors.
-
-        The front end may hold the same eventfd, and then closing ours does not take it from the watched ones.
-        """
-        cdef Ring *ring = &self.rings[number]
-        if ring.kick >= 0:
-            self.watch_kick(number, EPOLL_CTL_DEL)
-            close(ring.kick)
-        if ring.call >= 0:
-            close(ring.call)
-        ring.kick = ring.call = -1
-        ring.is_started = False
-        ring.is_listening = False
-
-    cdef void note_rings(self) noexcept nogil:
-        """Rings or memory have changed: find where they lie, and whether the guest can receive now."""
-        cdef int i
-        for i in range(<int>N_RINGS):
-            find(&self.rings[i], self.memory)
-            if i & 1 and is_ready(&self.rings[i]):
-                self.more = True
-        self.blocked = True
-        if self.may_receive():
-            listen(&self.rings[RECEIVE])
-            self.on_writable()
-
-    cdef bint may_receive(self) noexcept nogil:
-        """Whether the guest has a ring to receive by."""
-        return self.rings[RECEIVE].is_enabled and is_ready(&self.rings[RECEIVE])
-
-    cdef void check_rings(self) noexcept nogil:
-        """End the session if a ring is damaged or memory is lost."""
-        cdef int i
-        if self.error:
-            return
-        for i in range(<int>N_RINGS):
-            if self.rings[i].violation != NULL:
-                self.error = VHOST_VIOLATION
-        if self.memory.is_lost():     # a ring of zeros in its place is damaged, too
-            self.error = VHOST_MEMORY_LOST
-        if self.error:
-            self.broken = self.error
-            self.blocked = True
-            self.more = False
+        VhostRings.detach(self)
 
     # From the guest
 
@@ -490,7 +192,6 @@ cdef class VhostLink(Link):
         return True
 
     cdef void give_back(self) noexcept nogil:
-        """Give the chains of the last batch back to the guest."""
         cdef int i
         for i in range(self.n_taken):
             give(&self.rings[self.taken[i].ring], self.memory, self.taken[i].head, 0)
@@ -525,7 +226,7 @@ cdef class VhostLink(Link):
         return True
 
     cdef int find_room(self, size_t n) noexcept nogil:
-        """Collect buffers for *n* bytes; 0: too few, and the link is blocked, -1: such a frame fits in none."""
+        """Collect buffers for *n* bytes; 0: too few, and the link is blocked, -1: it fits in none."""
         cdef int result = self.collect(n)
         if result:
             return result

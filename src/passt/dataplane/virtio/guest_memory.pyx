@@ -7,7 +7,7 @@ somebody hostile; it is looked up here, and nothing else makes pointers of such 
 
 A file that is made shorter later takes its pages away: the kernel sends SIGBUS to who touches them. The
 handler here then puts zeros in place of the whole mapping, so that the access goes on, and notes that the
-memory is `lost`, which ends the session. A SIGBUS anywhere else ends the process as ever. The handler runs
+memory is lost, which ends the session. A SIGBUS anywhere else ends the process as ever. The handler runs
 between any two instructions, so what it reads is static: a table of the mappings, and each entry is complete
 before its size says that it is there. System calls that we hand such memory to fail with EFAULT instead.
 
@@ -120,7 +120,7 @@ cdef enum:
 
 cdef int prepare_memory() except -1:
     """Install the handler of SIGBUS, which a filter of system calls may forbid later. Raises OSError."""
-    cdef uint8_t place
+    cdef uint8_t place = 0
     if not note_mapping(&place, 1):
         PyErr_SetFromErrno(OSError)
     forget_mapping(&place)
@@ -145,7 +145,7 @@ cdef class GuestMemory:
         forget_loss()
 
     def add(self, guest_address, size, user_address, offset, fd):
-        """Map one region; *fd* stays the caller's. Raises ValueError and OSError, and changes nothing then."""
+        """Map one region; *fd* stays the caller's. Raises ValueError and OSError, then unchanged."""
         cdef Region region
         cdef size_t align
         memset(&region, 0, sizeof(region))

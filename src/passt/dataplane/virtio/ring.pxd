@@ -29,7 +29,7 @@ cdef struct Ring:
     int call                 # eventfd to the driver, -1: it looks by itself
     uint16_t size            # entries
     uint16_t next_available  # index of the next chain to take
-    uint16_t known_available # the driver's index as last read
+    uint16_t known_available  # the driver's index as last read
     uint16_t next_used       # index of the next used entry
     uint16_t published       # the index that the driver sees
     uint16_t called          # that index when we last thought of a call

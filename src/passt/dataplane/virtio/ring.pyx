@@ -19,7 +19,7 @@ side writes behind its ring the index from which on it wants to be told (2.7.10)
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt.dataplane.base.atomics cimport acquire16, full_barrier, load16, release16, store16
-from passt.dataplane.base.externs cimport close, iovec, memcpy, write
+from passt.dataplane.base.externs cimport iovec, memcpy, write
 from passt.dataplane.virtio.guest_memory cimport GuestMemory
 
 cdef enum:
