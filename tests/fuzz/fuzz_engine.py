@@ -4,8 +4,8 @@
     fuzz_engine.py STATE dataplane|vhost SECONDS | FILE... | --minimise
 
 libFuzzer is that of atheris, which runs it for the Python parsers too; `edges.c` tells it where the compiled
-code went. STATE has the inputs found so far; the corpus is added. An input is one of `engine_case` (a guest on
-a tap or a stream) or of `vhost_case` (one that shares its memory).
+code went. STATE has the inputs found so far; the corpus is added. An input is one of `engine_case` (a guest
+on a tap or a stream) or of `vhost_case` (one that shares its memory).
 """
 
 from __future__ import annotations

@@ -27,10 +27,10 @@ from tests.support.vhost_client import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from passt.facts.contracts import MemoryRegion
     from tests.fuzz.source import Source
     from tests.fuzz.vhost_guest import VhostGuest
     from tests.fuzz.vhost_world import VhostWorld
-    from tests.support.guest_memory import MemoryRegion
     from tests.support.split_ring import SplitRing
 
     Step = Callable[[VhostWorld, Source], None]
@@ -287,8 +287,9 @@ PAYLOADS: dict[int, Payload] = {
     Request.ADD_MEM_REG: one_region_payload, Request.REM_MEM_REG: one_region_payload,
 }
 ANY_PAYLOAD = (any_payload, number_payload, state_payload, table_payload)
-FDS = {Request.SET_LOG_BASE: 1, Request.SET_LOG_FD: 1, Request.SET_VRING_KICK: 1, Request.SET_VRING_CALL: 1,
-       Request.SET_VRING_ERR: 1, Request.SET_INFLIGHT_FD: 1, Request.ADD_MEM_REG: 1}
+FDS: dict[int, int] = {
+    Request.SET_LOG_BASE: 1, Request.SET_LOG_FD: 1, Request.SET_VRING_KICK: 1, Request.SET_VRING_CALL: 1,
+    Request.SET_VRING_ERR: 1, Request.SET_INFLIGHT_FD: 1, Request.ADD_MEM_REG: 1}
 
 
 def broken_request(world: VhostWorld, source: Source) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import socket
 
-from passt.vhost_user.backend import Backend
-from passt.vhost_user.session import Session
-
 from passt.dataplane.link import vhost
 from passt.facts.contracts import MAX_REGIONS
+from passt.vhost_user.backend import Backend
+from passt.vhost_user.session import Session
 from tests.fuzz.engine_world import World
 from tests.fuzz.vhost_guest import ALL_PROTOCOL, VhostGuest
 
@@ -41,8 +40,7 @@ class VhostWorld(World):
         self.vhost_guest.connect(theirs)
         self.has_link = True
         self.n_attached += 1
-        backend = Backend(vhost.OFFERED_FEATURES, vhost.MAX_QUEUE_PAIRS, MAX_REGIONS, self.mtu,
-                          vhost.inflight_size)
+        backend = Backend(vhost.OFFERED_FEATURES, vhost.MAX_QUEUE_PAIRS, MAX_REGIONS, self.mtu)
         self.session = Session(self.engine, ours.detach(), backend, self.on_end)
 
     def on_end(self, reason: str) -> None:

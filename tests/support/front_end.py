@@ -17,11 +17,13 @@ import struct
 from enum import IntFlag
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from tests.support.guest_memory import Buffer, GuestMemory, MemoryRegion
+from tests.support.guest_memory import Buffer, GuestMemory
 from tests.support.split_ring import Chain, SplitRing, Used, cut
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from passt.facts.contracts import MemoryRegion
 
 
 class Feature(IntFlag):

@@ -12,6 +12,8 @@ import os
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from passt.facts.contracts import MemoryRegion
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -20,16 +22,6 @@ PAGE = 4096
 SEAM = 1 << 16                   # at both ends of each region: kept for what crosses a border
 FIRST_USER = 0x7F00_0000_0000
 ABOVE_HOLE = 1 << 32             # where a machine has the memory that does not fit below its devices
-
-
-class MemoryRegion(NamedTuple):
-    """A region as the back end is told of it (QEMU's Vhost-user Protocol, memory regions description)."""
-
-    guest_address: int
-    size: int
-    user_address: int
-    mmap_offset: int
-    fd: int
 
 
 class Region:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.dirty_log import DirtyLog, pages
 from tests.support.front_end import PLAIN, USUAL, Feature, FrontEnd, Header
-from tests.support.guest_memory import PAGE, Buffer, GuestMemory, MemoryRegion, Region
+from tests.support.guest_memory import PAGE, Buffer, GuestMemory, Region
 from tests.support.split_ring import NO_NOTIFY, SplitRing, cut, needs_event
 from tests.support.vhost_client import (
     NEED_REPLY,
@@ -27,6 +27,8 @@ from tests.support.vhost_client import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from passt.facts.contracts import MemoryRegion
 
 HEADER = Header(flags=1, csum_start=34, csum_offset=16)
 FRAME = bytes(range(200)) * 5

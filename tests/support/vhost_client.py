@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from tests.support.guest_memory import MemoryRegion
+    from passt.facts.contracts import MemoryRegion
 
 HEADER = struct.Struct("=III")
 VERSION, REPLY, NEED_REPLY = 1, 4, 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 G4, R4 = "192.0.2.2", "198.51.100.7"
 ARP = ethernet(bytes(28), kind=0x0806)
+UDP_SEGMENT = 103  # linux/udp.h
 MAX_FRAME = 14 + 40 + 65535
 CSUM_OF_TCP = Header(NEEDS_CSUM, csum_start=34, csum_offset=16)
 
@@ -309,6 +311,22 @@ def test_reply_waits_for_buffers(make: Callable[..., VhostBench], features: int)
         bench.turn()
         assert len(bench.front.received()) == 1
     assert bench.drops() == {}
+
+
+@pytest.mark.parametrize("features", [USUAL, USUAL & ~Feature.EVENT_IDX])
+def test_guest_kicks_when_it_adds_to_too_few_buffers(make: Callable[..., VhostBench], features: int) -> None:
+    bench = make(features=features)
+    bench.responder.replies = [ARP]
+    ring = bench.front.receive_ring()
+    ring.post(ring.add((), [Buffer(0x20000, 50)]))
+    bench.turn()
+    bench.front.send(ARP)
+    bench.turn()
+    assert bench.front.received() == []
+    assert ring.publish(ring.add((), [Buffer(0x20000 + 50, 50)]))
+    ring.kick()
+    bench.turn()
+    assert len(bench.front.received()) == 1
 
 
 def test_replies_for_a_guest_without_buffers_are_bounded(bench: VhostBench) -> None:
@@ -850,3 +868,26 @@ def test_guest_without_buffers_costs_no_wake_up(make: Callable[..., VhostBench])
     bench.engine.run()
     assert bench.engine.counters()["wakeups"] - before <= 3
     stream.remote.close()
+
+
+@pytest.mark.parametrize("features", [USUAL, FULL])
+def test_datagrams_for_the_guest_are_joined_where_it_cuts_them(make: Callable[..., VhostBench],
+                                                               features: int) -> None:
+    bench = make(features=features, size=1024)
+    bench.front.offer(2048, 512)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as remote:
+        remote.bind(("127.0.0.1", 0))
+        remote.settimeout(5)
+        bench.policy.target = Target(packed("127.0.0.1"), remote.getsockname()[1])
+        bench.front.send(udp(G4, 40000, R4, 53, b"question"))
+        bench.turn()
+        _, peer = remote.recvfrom(2000)
+        payload = os.urandom(20 * 1400)
+        remote.sendmsg([payload], [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("@H", 1400))], 0, peer)
+        got = bench.receive(1 if features & Feature.GUEST_USO4 else 20)
+    assert b"".join(frame.frame[42:] for frame in got) == payload
+    for frame in got:
+        if features & Feature.GUEST_USO4:
+            assert frame.header[:6] == (NEEDS_CSUM, GSO_UDP_L4, 42, 1400, 34, 6)
+        else:
+            assert frame.header[:6] == (0, 0, 0, 0, 0, 0)

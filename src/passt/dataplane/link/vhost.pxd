@@ -45,7 +45,7 @@ cdef class VhostLink(Link):
     cdef iovec *places
     cdef uint32_t first_placed    # of `places`, of which `skipped` bytes are the headers' room
     cdef size_t skipped
-    cdef bint is_large            # what was read last from a socket was much
+    cdef int n_small              # reads from sockets since the last large one, SMALL_READS at most
     cdef uint8_t *kept            # frames that wait for buffers: KeptFrame, frame
     cdef size_t kept_start
     cdef size_t kept_end

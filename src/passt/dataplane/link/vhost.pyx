@@ -53,9 +53,10 @@ cdef enum:
     RECEIVE = 0                   # the ring by which all frames reach the guest
     READ_ROUNDS = 4
     SENT_PIECES = 2 * MAX_RING_SIZE
-    # Payload is read straight into the guest's buffers if the last one was large: for a small one it costs
-    # more to look the buffers up than to copy.
+    # Payload is read straight into the guest's buffers if one of the last few was large: for a small one it
+    # costs more to look the buffers up than to copy.
     DIRECT_FROM = 8192
+    SMALL_READS = 4
     KEPT_SIZE = 256 << 10
 
 
@@ -519,7 +520,8 @@ cdef class VhostLink(Link):
         self.push_header(frame - VNET_HLEN, meta)
         self.scatter(0, frame - VNET_HLEN, VNET_HLEN + n)
         self.commit(VNET_HLEN + n)
-        self.is_large = self.is_large or (n >= DIRECT_FROM and meta.gso_type != VIRTIO_NET_HDR_GSO_NONE)
+        if n >= DIRECT_FROM:
+            self.n_small = 0
         return True
 
     cdef int find_room(self, size_t n) noexcept nogil:
@@ -692,7 +694,7 @@ cdef class VhostLink(Link):
         cdef size_t excess, part
         cdef iovec *last
         self.n_placed = 0
-        if (not self.is_large or n < DIRECT_FROM or self.blocked or self.kept_start != self.kept_end
+        if (self.n_small >= SMALL_READS or n < DIRECT_FROM or self.blocked or self.kept_start != self.kept_end
                 or (self.watch is not None and self.watch.active)
                 or ~self.features & (LINK_CSUM | LINK_TSO4 | LINK_TSO6)):
             return 0
@@ -729,7 +731,7 @@ cdef class VhostLink(Link):
         first.iov_base = <uint8_t *>first.iov_base - self.skipped
         first.iov_len += self.skipped
         self.n_placed = 0
-        self.is_large = n >= DIRECT_FROM
+        self.n_small = 0 if n >= DIRECT_FROM else self.n_small + 1
         self.push_header(slot - VNET_HLEN, meta)
         self.scatter(0, slot - VNET_HLEN, VNET_HLEN + meta.hdr_len)
         if n < ETH_MIN_FRAME:

@@ -211,11 +211,13 @@ cdef void signal(Ring *ring) noexcept nogil:
 
 
 cdef void listen(Ring *ring) noexcept nogil:
-    """Have the driver kick when it adds a chain; look at the ring again after this."""
+    """Have the driver kick when it adds a chain; look at the ring again after this.
+
+    There may be chains already, too few for a frame: it is the next one that is to be told of.
+    """
     if ring.has_event_index:
-        # Our index behind the used ring: the chain that is to be told of. Not logged; the driver's next
-        # kick does not depend on it after a migration, as all rings are kicked then.
-        store16(ring.used + RING_HEADER + <uint64_t>USED_ENTRY * ring.size, ring.next_available)
+        # Not logged: after a migration all rings are kicked anyway.
+        store16(ring.used + RING_HEADER + <uint64_t>USED_ENTRY * ring.size, load16(ring.available + 2))
     elif not ring.is_listening:
         store16(ring.used, 0)
     ring.is_listening = True
