@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from passt.facts.contracts import MemoryRegion
 
 
-
 class Feature(IntFlag):
     """Feature bits: virtio 1.2, 5.1.3 and 6; LOG_ALL and PROTOCOL_FEATURES are those of vhost-user."""
 

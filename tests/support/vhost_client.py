@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from passt.facts.contracts import MemoryRegion
 
-
 HEADER = struct.Struct("=III")
 VERSION, REPLY, NEED_REPLY = 1, 4, 8
 NO_FD = 0x100                    # in the number of a ring: no descriptor comes with it

@@ -215,14 +215,15 @@ def test_attached_to_a_path(confined: Callable[[str], Confined], lab: Lab, targe
     run.check()
 
 
-def test_passt(confined: Callable[[str], Confined], lab: Lab) -> None:
+@pytest.mark.parametrize("options", [(), ("--vhost-user",)], ids=["stream", "vhost-user"])
+def test_passt(confined: Callable[[str], Confined], lab: Lab, options: tuple[str, ...]) -> None:
     run = confined("passt")
     path = Path(socket_path(lab, "apparmor")).parent.parent / "home" / "socket"
     stale = socket.socket(socket.AF_UNIX)
     stale.bind(str(path))
     stale.close()
     os.chown(path, path.parent.stat().st_uid, -1)
-    stop(lab, run.start("-s", str(path), "-t", "8080", *files(lab)))
+    stop(lab, run.start(*options, "-s", str(path), "-t", "8080", *files(lab)))
     run.check()
 
 

@@ -23,7 +23,7 @@ import pytest
 from passt import log
 from tests.support.lab import FAR4, FAR6, HOST4, OUTSIDE4, TREE, UID, Lab
 from tests.support.processes import process_state, wait_until
-from tests.system.machines import Peer, passt, socket_path
+from tests.system.machines import FORMS, Form, Machine, passt, socket_path
 from tests.system.test_attach import Target
 from tests.system.test_machine import QUESTION, daemon, is_answer
 
@@ -233,44 +233,50 @@ def test_namespace_of_another_user_attached_by_root(home: Home, targets: Callabl
     home.assert_all_was_loaded("loop")
 
 
-def ask(peer: Peer) -> None:
+EACH_FORM = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+
+
+def ask(peer: Machine) -> None:
     peer.send(QUESTION)
     peer.receive(is_answer)
 
 
-def be_clients(path: str) -> None:
+def be_clients(path: str, form: Form) -> None:
     """Come, be one too many, send nonsense, go, and come again."""
-    with closing(Peer.connect(path)) as first, closing(Peer.connect(path)) as second:
+    with closing(form.connect(path)) as first, closing(FORMS["stream"].connect(path)) as second:
         ask(first)
         second.wait_for_end()
         first.send(b"\xff" * 60, QUESTION[:20])
         ask(first)
-    with closing(Peer.connect(path)) as again:
+    with closing(form.connect(path)) as again:
         ask(again)
-        again.sock.sendall(b"\xff\xff\xff\xff")
+        again.sock.sendall(b"\xff" * 12)
         again.wait_for_end()
-    with closing(Peer.connect(path)) as last:
+    with closing(form.connect(path)) as last:
         ask(last)
 
 
 @pytest.mark.parametrize("words", [*OPTIONS, ["--runas", "54000"], ["--runas", "0", "-d"]], ids=" ".join)
-def test_machine(home: Home, user: bool, words: list[str]) -> None:
+@EACH_FORM
+def test_machine(home: Home, user: bool, words: list[str], form: Form) -> None:
     if user and "--runas" in words:
         words = ["--runas", str(UID)]
-    with passt(home.lab, *home.options(words, user=user), "-t", "4445", user=user) as (running, path):
-        be_clients(path)
-        with closing(Peer.connect(path)) as peer:
+    options = [*form.options, *home.options(words, user=user), "-t", "4445"]
+    with passt(home.lab, *options, user=user) as (running, path):
+        be_clients(path, form)
+        with closing(form.connect(path)) as peer:
             running.send(signal.SIGUSR1)
             home.lab.host.run(["timeout", "0.3", "busybox", "nc", HOST4, "4445"], check=False)
             ask(peer)
     home.assert_all_was_loaded("loop")
 
 
-def test_machine_in_the_background(home: Home, user: bool) -> None:
+@EACH_FORM
+def test_machine_in_the_background(home: Home, user: bool, form: Form) -> None:
     path, pid_file = socket_path(home.lab, "loading"), home.scratch / "pid"
-    home.lab.host.run([home.lab.passt, "-s", path, "-P", str(pid_file)], user=user)
+    home.lab.host.run([home.lab.passt, *form.options, "-s", path, "-P", str(pid_file)], user=user)
     pid = daemon(home.lab, pid_file)
-    be_clients(path)
+    be_clients(path, form)
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not process_state(pid), "passt ends")
     os.unlink(path)

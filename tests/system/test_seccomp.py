@@ -88,6 +88,7 @@ def test_name_of_a_namespace_is_found_by_who_is_attached() -> None:
         ("passt", "signal 0", "0 0"),
         ("command", "wait for a child", f"-1 {ECHILD}"),
         ("attached", "splice", None),
+        ("vhost-user", "memory that keeps its size", str(64 << 20)),
     ],
 )
 def test_what_a_form_needs_works(form: str, name: str, out: str | None) -> None:
