@@ -14,7 +14,7 @@ from tests.fuzz.file_memory import FileMemory
 from tests.fuzz.guest import VNET_HLEN, Guest
 from tests.support.front_end import USUAL, FrontEnd
 from tests.support.guest_memory import ABOVE_HOLE, FIRST_USER, MIB, PAGE, Region
-from tests.support.vhost_client import HEADER, MAX_FDS, VERSION, Client, ProtocolFeature, Request, build
+from tests.support.vhost_client import HEADER, MAX_FDS, VERSION, Client, Request, build
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,6 @@ CUTS: tuple[tuple[int, ...], ...] = (
 # Buffers to receive in: length, cuts.
 BUFFERS: tuple[tuple[int, tuple[int, ...]], ...] = (
     (1536, ()), (4096, ()), (65562, ()), (65562, (12, 4096, 4096)), (60, ()), (12, ()), (2048, (1,) * 14))
-ALL_PROTOCOL = sum(ProtocolFeature) & ~ProtocolFeature.XEN_MMAP
 CANARY = 3 * PAGE                 # before the second region in its file: no business of the back end
 MAX_OFFERED = 64
 FULL = 2000                       # chains that would not fit the memory

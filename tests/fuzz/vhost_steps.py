@@ -8,8 +8,9 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
+from passt.vhost_user.backend import PROTOCOL_FEATURES
 from tests.fuzz.packets import PATTERN
-from tests.fuzz.vhost_guest import ALL_PROTOCOL, BUFFERS
+from tests.fuzz.vhost_guest import BUFFERS
 from tests.support.front_end import OFFLOADS, PLAIN, USUAL, Feature
 from tests.support.guest_memory import ABOVE_HOLE, FIRST_USER, MIB, PAGE, Region
 from tests.support.split_ring import INDIRECT, NEXT, WRITE
@@ -43,7 +44,8 @@ FEATURES: tuple[int, ...] = (
     (USUAL | OFFLOADS) & ~Feature.MRG_RXBUF)
 SIZES = (64, 16, 256, 4, 1, 2, 1024, 8)
 BASES = (0, 65530, 1, 65535)
-PROTOCOLS = (ALL_PROTOCOL, 0, int(ProtocolFeature.REPLY_ACK), ALL_PROTOCOL & ~int(ProtocolFeature.LOG_SHMFD))
+PROTOCOLS = (PROTOCOL_FEATURES, 0, int(ProtocolFeature.REPLY_ACK),
+             PROTOCOL_FEATURES & ~int(ProtocolFeature.LOG_SHMFD))
 FLAGS = (VERSION, VERSION | NEED_REPLY, VERSION, VERSION, 0, 2, VERSION | REPLY, U32)
 LIES = (0, 0, 0, 0, 0, 0, -1, 1, -8, 8, 32, 512, 513, 1 << 16, U32, 4)  # of a size, beside the truth
 NUMBERS = (0, 1, 2, 3, 15, 16, 255, 256, 4, 64, 1024, 32768, 65535, 65536, U32, 1 << 31)

@@ -6,10 +6,10 @@ import socket
 
 from passt.dataplane.link import vhost_rings
 from passt.facts.contracts import MAX_REGIONS
-from passt.vhost_user.backend import Backend
+from passt.vhost_user.backend import PROTOCOL_FEATURES, Backend
 from passt.vhost_user.session import Session
 from tests.fuzz.engine_world import World
-from tests.fuzz.vhost_guest import ALL_PROTOCOL, VhostGuest
+from tests.fuzz.vhost_guest import VhostGuest
 
 MAX_REASON = 300
 TURNS_TO_END = 4
@@ -24,12 +24,12 @@ class VhostWorld(World):
         self.ends_sessions = ends_sessions  # else the last one ends with the engine
         self.n_attached = 0
         self.ends: list[str] = []
-        self.vhost_guest = VhostGuest()
         super().__init__(stream=False, mtu=mtu, max_flows=max_flows, offloads=0, peek_off=peek_off,
                          bytes_acked=bytes_acked)
 
     def make_guest(self) -> VhostGuest:
         """Make the guest and its front end."""
+        self.vhost_guest = VhostGuest()
         return self.vhost_guest
 
     def attach(self) -> None:
@@ -51,13 +51,15 @@ class VhostWorld(World):
         self.ends.append(reason)
         super().on_end(reason)
 
-    def set_up(self, features: int, pairs: int, size: int, base: int, protocol: int = ALL_PROTOCOL) -> None:
+    def set_up(self, features: int, pairs: int, size: int, base: int,
+               protocol: int = PROTOCOL_FEATURES) -> None:
         """Have a session with rings that work: a new one, with new memory."""
         guest = self.vhost_guest
         if self.has_link and guest.sender is not None:
             guest.sender.sock.shutdown(socket.SHUT_WR)
             for _ in range(4):
                 self.turn()
+        self.whims.pranks.clear()     # with the old memory
         guest.renew(features, pairs, size, base)
         self.attach()
         guest.start(protocol)
@@ -78,6 +80,7 @@ class VhostWorld(World):
         assert len(self.ends) == self.n_attached - self.has_link, self.ends
         if self.has_link:
             self.engine.close()
+            self.session._stop_watching()
             self.session._connection.close()
             self.session._requests.close()
         del self.session
