@@ -38,7 +38,7 @@ class Domain(Vm):
     """A machine that libvirt has started: its commands go through a socket that socat speaks to."""
 
     def __init__(self, tree: Tree, name: str, kind: str) -> None:
-        self.tree, self.name = tree, name
+        self.tree, self.name, self.kind = tree, name, kind
         self.root = Path(f"/proc/{tree.init}/root")
         self._console = self.root / HOME[1:] / f"{name}.console"
         self._buffer = b""
@@ -53,9 +53,12 @@ class Domain(Vm):
         self.running.finish()
 
     def is_gone(self) -> bool:
-        """Whether libvirt knows it no more, and nothing is left of its passt."""
+        """Whether libvirt knows it no more, and nothing is left of its passt.
+
+        libvirt 11.3 removes socket and pid file for an interface of type user only, whichever passt it is.
+        """
         domains = self.tree.run([*VIRSH, "list", "--name"], user=True).stdout.split()
-        files = list((self.root / STATE[1:]).iterdir())
+        files = self.kind == "user" and list((self.root / STATE[1:]).iterdir())
         return not domains and not files and not self.tree.find("passt")
 
 
