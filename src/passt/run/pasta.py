@@ -85,6 +85,8 @@ class _Pasta:
         self._progress = Progress(ATTACHED if settings.namespace.is_attached else COMMAND)
         self._isolation = Isolation(self._progress)
         self._progress.enter("host")
+        if settings.diagnostics.pcap is not None:
+            background.expect_file()
         self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug,
                                         on_created=background.has_made)
         self._user = identity.choose(settings.process.runas)
@@ -165,7 +167,8 @@ class _Pasta:
             child.end()
         target.close()
         enter("signals")
-        network.engine.add_reader(signals.read_ending().fd, network.engine.stop)
+        ending = signals.read_ending(in_background=not settings.process.foreground)
+        network.engine.add_reader(ending.fd, network.engine.stop)
         if watch is not None:
             watch.start(network.engine, lambda: _leave(network.engine))
         self._isolation.finish(network.engine)
