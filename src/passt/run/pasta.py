@@ -21,7 +21,7 @@ import socket
 
 from passt import log
 from passt.errors import HostError
-from passt.host import descriptors
+from passt.host import descriptors, seccomp
 from passt.host.interface_index import index_seen_by
 from passt.namespace import create, pid1
 from passt.namespace.child import make_tap, start_child
@@ -275,7 +275,7 @@ def _start_thread(namespace: int, program: bytes) -> NamespaceThread:
     try:
         # The thread keeps spare sockets of four kinds; together they may be a sixteenth of all descriptors.
         reserve = min(max(descriptors.file_limit() // 64, 1), MAX_RESERVE)
-        return NamespaceThread(namespace, reserve, program)
+        return NamespaceThread(namespace, reserve, program, seccomp.LOADER)
     except OSError as error:
         raise HostError(f"cannot open sockets in the network namespace: {error.strerror}") from None
 
