@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -361,6 +363,24 @@ def test_session_that_ended_leaves_room_for_the_next(bench: VhostBench) -> None:
     assert len(bench.responder.frames) == 10
     assert len(os.listdir("/proc/self/fd")) == len(before)
     assert count_maps() == n_maps
+
+
+def test_device_in_a_cycle_is_let_go_with_its_rings() -> None:
+    code = """
+import gc
+from tests.dataplane.link.vhost_bench import VhostBench
+from tests.support.front_end import FrontEnd
+
+bench = VhostBench(FrontEnd()).start()
+cycle = [bench.device]
+cycle.append(cycle)
+bench.end()
+del bench.device, cycle
+gc.collect()
+"""
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60, check=False)
+    assert done.returncode == 0
 
 
 def test_reset_stops_rings_and_keeps_memory(bench: VhostBench) -> None:

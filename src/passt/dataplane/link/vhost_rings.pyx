@@ -10,6 +10,7 @@ and given in order: `virtio.ring.start` goes on there, and no chain is lost or g
 
 import os
 
+cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
 from passt.dataplane.base.externs cimport (
@@ -27,6 +28,7 @@ OFFERED_FEATURES = sum(1 << bit for bit in (
     F_GUEST_USO4, F_GUEST_USO6, F_HOST_USO))
 
 
+@cython.no_gc_clear               # `__dealloc__` needs the reactor, also of one that was in a cycle
 cdef class VhostRings(Link):
     """Without memory and rings at first."""
 
