@@ -447,6 +447,40 @@ def test_guest_without_buffers_costs_no_wake_up(make: Callable[..., VhostBench])
     stream.remote.close()
 
 
+def test_datagram_that_waits_is_read_when_a_request_ends_the_wait_in_the_same_turn(bench: VhostBench) -> None:
+    events = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2)]
+
+    def fill() -> None:
+        os.eventfd_read(events[0])
+        assert bench.engine.send_frame(ARP)
+        assert bench.engine.send_frame(ARP)
+
+    def go_on() -> None:
+        os.eventfd_read(events[1])
+        bench.front.offer(2048, 8)
+        bench.device.enable_ring(0, True)
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as remote:
+        remote.bind(("127.0.0.1", 0))
+        remote.settimeout(5)
+        bench.policy.target = Target(packed("127.0.0.1"), remote.getsockname()[1])
+        bench.front.send(udp(G4, 40000, R4, 53, b"question"))
+        bench.turn()
+        _, peer = remote.recvfrom(2000)
+        bench.front.offer(2048, 1)
+        bench.turn()
+        for event, callback in zip(events, (fill, go_on), strict=True):
+            bench.engine.add_reader(event, callback)
+        os.eventfd_write(events[0], 1)
+        remote.sendto(b"answer", peer)
+        os.eventfd_write(events[1], 1)
+        got = bench.receive(3)
+    assert got[2].frame[42:48] == b"answer"
+    for event in events:
+        bench.engine.remove_reader(event)
+        os.close(event)
+
+
 @pytest.mark.parametrize("features", [USUAL, FULL])
 def test_datagrams_for_the_guest_are_joined_where_it_cuts_them(make: Callable[..., VhostBench],
                                                                features: int) -> None:
