@@ -202,6 +202,20 @@ def test_written_pages_are_logged(bench: VhostBench) -> None:
     log.close()
 
 
+def test_pages_of_regions_that_touch_in_our_mappings_only_are_logged(bench: VhostBench) -> None:
+    log = DirtyLog(2 * ABOVE_HOLE)
+    # The kernel puts a mapping right below the one before.
+    low, high = bench.front.memory.regions[1:]
+    end = ABOVE_HOLE + high.size
+    bench.device.set_log(log.fd, log.size, log.offset)
+    ring = bench.front.receive_ring()
+    ring.post(ring.add((), [Buffer(end - 40, 40), Buffer(low.guest_address, 2008)]))
+    bench.turn()
+    assert bench.engine.send_frame(ARP)
+    assert log.take() == pages(end - 40, 40) | pages(low.guest_address, 32)
+    log.close()
+
+
 # What a front end or a guest may not do
 
 
