@@ -433,6 +433,18 @@ def check(got: Received, features: int) -> None:
         assert rfc1071(pseudo + body) == 0
 
 
+def test_ring_that_data_finds_damaged_ends_the_session(make: Callable[..., VhostBench]) -> None:
+    bench = make(features=FULL)
+    bench.front.offer(2048, 1)
+    stream = connect(bench)
+    bench.front.offer(70000, 1)
+    bench.front.receive_ring().publish(256)
+    bench.turn()
+    stream.remote.send(bytes(100000))
+    assert bench.await_end() == "ring 0 is damaged: a chain begins outside of the ring"
+    stream.remote.close()
+
+
 def test_guest_without_buffers_costs_no_wake_up(make: Callable[..., VhostBench]) -> None:
     bench = make(features=FULL)
     bench.front.offer(2048, 1)

@@ -455,6 +455,7 @@ cdef class VhostLink(VhostRings):
 
     cdef void end_turn(self) noexcept nogil:
         self.give_back()
+        self.check_rings()
         self.rounds = 0
         self.more = self.more or self.again
         self.again = False
