@@ -274,6 +274,18 @@ def test_replies_for_a_guest_without_buffers_are_bounded(bench: VhostBench) -> N
     assert len(bench.front.received()) == 100 - bench.drops()["drop_link_full"]
 
 
+def test_buffers_of_one_byte_hold_a_frame_of_any_length(make: Callable[..., VhostBench]) -> None:
+    bench = make(size=1024)
+    ring = bench.front.receive_ring()
+    for _ in range(700):
+        address = bench.front.memory.take(128)
+        ring.post(ring.add((), [Buffer(address + 2 * i, 1) for i in range(64)], indirect=True))
+    bench.turn()
+    frame = os.urandom(40000)
+    assert bench.engine.send_frame(frame)
+    assert [got.frame for got in bench.front.received()] == [frame]
+
+
 @pytest.mark.parametrize("features", [PLAIN, PLAIN | Feature.EVENT_IDX])
 def test_guest_that_polls_is_not_called(make: Callable[..., VhostBench], features: int) -> None:
     bench = make(features=features)

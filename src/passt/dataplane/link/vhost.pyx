@@ -44,6 +44,8 @@ cdef enum:
     DATA_VALID = 2                # VIRTIO_NET_HDR_F_DATA_VALID: the checksum is known to be right
     READ_ROUNDS = 4
     SENT_PIECES = 2 * MAX_RING_SIZE
+    # Before the last chain of a frame to the guest there is a piece for each byte at most.
+    MAX_PLACES = VNET_HLEN + MAX_FRAME + MAX_RING_SIZE
     # Payload is read straight into the guest's buffers if one of the last few was large: for a small one it
     # costs more to look the buffers up than to copy.
     DIRECT_FROM = 8192
@@ -66,7 +68,7 @@ cdef class VhostLink(VhostRings):
 
     def __cinit__(self, *_):
         self.sent = <iovec *>malloc(SENT_PIECES * sizeof(iovec))
-        self.places = <iovec *>malloc(MAX_RING_SIZE * sizeof(iovec))
+        self.places = <iovec *>malloc(MAX_PLACES * sizeof(iovec))
         self.chains = <Chain *>malloc(MAX_RING_SIZE * sizeof(Chain))
         if self.sent == NULL or self.places == NULL or self.chains == NULL:
             raise MemoryError
@@ -253,7 +255,7 @@ cdef class VhostLink(VhostRings):
         self.n_collected = 0
         while self.n_collected < n and self.n_chains < MAX_RING_SIZE:
             chain = &self.chains[self.n_chains]
-            if take(ring, self.memory, chain, self.places + self.n_places, MAX_RING_SIZE - self.n_places,
+            if take(ring, self.memory, chain, self.places + self.n_places, MAX_PLACES - self.n_places,
                     True) <= 0:
                 self.uncollect(self.n_chains)
                 return 0
