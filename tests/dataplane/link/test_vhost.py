@@ -274,6 +274,17 @@ def test_replies_for_a_guest_without_buffers_are_bounded(bench: VhostBench) -> N
     assert len(bench.front.received()) == 100 - bench.drops()["drop_link_full"]
 
 
+def test_frame_that_all_buffers_of_the_ring_do_not_hold_is_a_counted_drop(
+        make: Callable[..., VhostBench]) -> None:
+    bench = make(size=8)
+    bench.front.offer(1000, 8)
+    bench.turn()
+    assert not bench.engine.send_frame(bytes(9000))
+    assert bench.drops() == {"drop_oversize": 1}
+    assert bench.engine.send_frame(ARP)
+    assert len(bench.front.received()) == 1
+
+
 def test_buffers_of_one_byte_hold_a_frame_of_any_length(make: Callable[..., VhostBench]) -> None:
     bench = make(size=1024)
     ring = bench.front.receive_ring()

@@ -228,18 +228,21 @@ cdef class VhostLink(VhostRings):
         return True
 
     cdef int find_room(self, size_t n) noexcept nogil:
-        """Collect buffers for *n* bytes; 0: too few, and the link is blocked, -1: it fits in none."""
+        """Collect buffers for *n* bytes; 0: too few, and the link is blocked, -1: it never fits."""
+        cdef Ring *ring = &self.rings[RECEIVE]
         cdef int result = self.collect(n)
         if result:
             return result
-        listen(&self.rings[RECEIVE])
+        listen(ring)
         result = self.collect(n)
         self.check_rings()
+        if result == 0 and <uint16_t>(ring.known_available - ring.next_available) == ring.size:
+            result = -1           # all that the guest can add is there
         if result == 0:
             self.stats.link_stalls += not self.blocked
             self.blocked = True
         elif not self.error:
-            listen_no_more(&self.rings[RECEIVE])
+            listen_no_more(ring)
         return 0 if self.error else result
 
     cdef int collect(self, size_t n) noexcept nogil:
