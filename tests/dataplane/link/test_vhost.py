@@ -285,6 +285,34 @@ def test_frame_that_all_buffers_of_the_ring_do_not_hold_is_a_counted_drop(
     assert len(bench.front.received()) == 1
 
 
+def test_frame_that_waits_for_buffers_is_not_for_another_driver(make: Callable[..., VhostBench]) -> None:
+    bench = make(features=FULL)
+    bench.turn()
+    assert bench.engine.send_frame(ARP)
+    bench.front.stop(bench.device)
+    bench.device.set_features(USUAL)
+    bench.front.offer(2048, 4)
+    for number in range(2):
+        bench.front.start_ring(bench.device, number)
+        bench.device.enable_ring(number, True)
+    bench.turn()
+    assert bench.engine.send_frame(ethernet(b"new", kind=0x0806))
+    assert [got.frame[14:17] for got in bench.front.received()] == [b"new"]
+
+
+def test_frame_that_waits_for_buffers_outlives_a_stop(bench: VhostBench) -> None:
+    bench.turn()
+    assert bench.engine.send_frame(ARP)
+    bench.front.stop(bench.device)
+    bench.front.offer(2048, 4)
+    bench.device.set_features(USUAL)
+    for number in range(2):
+        bench.front.start_ring(bench.device, number)
+        bench.device.enable_ring(number, True)
+    bench.turn()
+    assert len(bench.front.received()) == 1
+
+
 def test_buffers_of_one_byte_hold_a_frame_of_any_length(make: Callable[..., VhostBench]) -> None:
     bench = make(size=1024)
     ring = bench.front.receive_ring()

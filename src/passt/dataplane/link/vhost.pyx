@@ -96,7 +96,7 @@ cdef class VhostLink(VhostRings):
 
     cdef void detach(self) noexcept nogil:
         self.n_taken = 0
-        self.kept_start = self.kept_end = 0
+        self.forget_kept()
         VhostRings.detach(self)
 
     # From the guest
@@ -358,6 +358,9 @@ cdef class VhostLink(VhostRings):
         memcpy(self.kept + self.kept_end + sizeof(head), frame, n)
         self.kept_end += sizeof(head) + n
         return True
+
+    cdef void forget_kept(self) noexcept nogil:
+        self.kept_start = self.kept_end = 0
 
     cdef void put_kept(self) noexcept nogil:
         """Put out what was kept, as far as there are buffers."""

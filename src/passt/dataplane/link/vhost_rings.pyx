@@ -70,6 +70,7 @@ cdef class VhostRings(Link):
 
     def set_features(self, features):
         """Take the features that the front end acknowledged. Raises ValueError."""
+        cdef uint32_t before = self.features
         cdef int i
         if features & ~OFFERED_FEATURES:
             raise ValueError(f"features {features & ~OFFERED_FEATURES:#x} were not offered")
@@ -86,6 +87,8 @@ cdef class VhostRings(Link):
                 self.features |= LINK_TSO6
             if self.acknowledged >> F_GUEST_USO4 & self.acknowledged >> F_GUEST_USO6 & 1:
                 self.features |= LINK_USO4 | LINK_USO6
+        if self.features != before:
+            self.forget_kept()    # they were made for another driver
         for i in range(<int>N_RINGS):
             self.rings[i].has_event_index = self.acknowledged >> F_EVENT_IDX & 1
             self.rings[i].has_indirect = self.acknowledged >> F_INDIRECT_DESC & 1
@@ -213,6 +216,7 @@ cdef class VhostRings(Link):
         """Stop all rings and forget the features; the memory stays."""
         cdef int i
         self.give_back()
+        self.forget_kept()
         for i in range(<int>N_RINGS):
             self.drop_ring(i)
             memset(&self.rings[i], 0, sizeof(Ring))
@@ -303,3 +307,6 @@ cdef class VhostRings(Link):
 
     cdef void give_back(self) noexcept nogil:
         """Give the chains of the last batch back to the guest."""
+
+    cdef void forget_kept(self) noexcept nogil:
+        """Drop the frames that wait for buffers."""
