@@ -59,7 +59,7 @@ cdef class VhostRings(Link):
     cdef Ring *ring_for(self, unsigned int number, int fd) except NULL:
         """As `ring_at`, for a ring that takes ownership of *fd*, which is closed if there is no such ring.
 
-        Whoever shares the descriptor cannot have us wait in write(2).
+        It is made non-blocking, as a counter that nobody reads would keep us in write(2).
         """
         if number >= <unsigned int>N_RINGS and fd >= 0:
             close(fd)
@@ -97,7 +97,7 @@ cdef class VhostRings(Link):
         self.note_rings()
 
     def set_memory(self, regions):
-        """Replace all memory by *regions*. Raises ValueError and OSError; then there is none."""
+        """Replace all memory by *regions*. Raises ValueError and OSError, then unchanged."""
         cdef GuestMemory memory = GuestMemory()
         for region in regions:
             memory.add(region.guest_address, region.size, region.user_address, region.mmap_offset, region.fd)
