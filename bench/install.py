@@ -125,7 +125,7 @@ def find_peers(*, may_install: bool, pasta: str = PASTA_PATH) -> tuple[list[Prog
         if not Path(path).exists():
             why = f" (package {package}: {reason})" if package else ""
             notes.append(f"{name}: left out, {path} is missing{why}")
-        elif name == rows.PASTA and "--config-net" not in _said([path, "--help"]):
+        elif path == PASTA_PATH and "--config-net" not in _said([path, "--help"]):
             notes.append(f"{name}: left out, {path} does not know --config-net")
         else:
             found.append(Program(name, (path,), version_of([path], package)))

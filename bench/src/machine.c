@@ -428,7 +428,7 @@ static uint64_t udp_in(struct guest *g, uint64_t limit)
 	return g->received;
 }
 
-static struct link *open_link(int argc, char **argv)
+static struct link *open_link(int argc, char **argv, unsigned int mtu)
 {
 	const char *kind = argc > 9 ? argv[9] : "stream";
 	unsigned int size;
@@ -439,7 +439,7 @@ static struct link *open_link(int argc, char **argv)
 	if ((size & (size - 1)) || (strcmp(kind, "vhost") && strcmp(kind, "vhost-plain") &&
 				    strcmp(kind, "vhost-pages")))
 		return NULL;
-	return open_vhost(argv[1], size, strcmp(kind, "vhost-plain"), !strcmp(kind, "vhost-pages"));
+	return open_vhost(argv[1], size, mtu, strcmp(kind, "vhost-plain"), !strcmp(kind, "vhost-pages"));
 }
 
 int cmd_machine(int argc, char **argv)
@@ -461,7 +461,7 @@ int cmd_machine(int argc, char **argv)
 	mode = argv[7];
 	size = (size_t)parse_number(argv[8], "SIZE", sizeof(uint64_t), g.mtu - IP4 - UDP);
 	limit_arm(seconds + 5);
-	g.link = open_link(argc, argv);
+	g.link = open_link(argc, argv, g.mtu);
 	if (!g.link)
 		return 2;
 	g.link->on_frame = on_frame;

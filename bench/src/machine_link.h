@@ -34,8 +34,8 @@ struct link {
 };
 
 struct link *open_stream(const char *path);
-/* size: entries of a ring; offloads: whether those that the other end offers are acknowledged; in_pages: whether what
+/* size: entries of a ring; mtu: of the guest; offloads: whether those that the other end offers are acknowledged; in_pages: whether what
  * is sent lies in single pages. */
-struct link *open_vhost(const char *path, unsigned int size, int offloads, int in_pages);
+struct link *open_vhost(const char *path, unsigned int size, unsigned int mtu, int offloads, int in_pages);
 
 #endif

@@ -4,8 +4,8 @@
  * piece of zeroes; in a table of their own (INDIRECT_DESC) if that is offered, as the driver does it. A piece has 8
  * pages, in which a kernel gathers what write(2) gives it, or one page, as sendfile(2) has them. Where the guest
  * computes checksums itself (no CSUM), its kernel gathers nothing: the whole frame is one buffer. Pages come from a
- * pool that is as large as the TCP window, and go back to it in order: what is measured has the cache footprint of
- * a guest that sends new data all the time.
+ * pool that is large enough for two batches of the machine, and go back to it in order: one batch is filled while
+ * the other end has the other, and the cache holds about what it holds with passt's socket.
  *
  * Buffers to receive in are of one size each, from 1536 bytes to a page, as the lengths of frames were of late (the
  * driver's own rule), and a frame takes as many as it needs (MRG_RXBUF). After a budget of frames, as in the kernel,
@@ -24,7 +24,8 @@
 #include <unistd.h>
 
 #define PAGE 4096u
-#define POOL_PAGES 1040u	/* 4 MiB, the window of a connection, and a frame */
+#define POOL_BYTES (512u << 10)
+#define MIN_POOL_FRAMES 8u
 #define MAX_PARTS 20u		/* descriptors of a frame */
 #define NET_HDR 12u
 #define BUDGET 64u		/* frames at a time */
@@ -32,6 +33,7 @@
 #define MIN_BUFFER 1536u
 #define LINE 64u
 #define WEIGHT 64u		/* of the average length */
+#define MAX_PAYLOAD 65536u
 #define WRITTEN_PAGES 8u		/* in one piece: SKB_FRAG_PAGE_ORDER of Linux is 3 */
 
 struct chain {
@@ -51,6 +53,7 @@ struct vhost {
 	struct vring_desc *tables;	/* MAX_PARTS for each */
 	uint8_t *heads;			/* NET_HDR + MAX_HEAD for each */
 	uint8_t *pool;
+	uint32_t pool_pages;
 	uint32_t first, next;		/* descriptors: the oldest one in flight, the next one to take; of 2^32 */
 	uint32_t page_first, page_next;
 	/* the frame that is being made */
@@ -108,17 +111,17 @@ static uint8_t *room(struct link *link, size_t head, size_t n, const uint8_t **z
 {
 	struct vhost *v = (struct vhost *)link;
 	size_t in_pool = v->link.csum ? n : NET_HDR + head + n;
-	uint32_t wanted = (uint32_t)((in_pool + PAGE - 1) / PAGE), at = v->page_next % POOL_PAGES, pages = wanted;
+	uint32_t wanted = (uint32_t)((in_pool + PAGE - 1) / PAGE), at = v->page_next % v->pool_pages, pages = wanted;
 	unsigned int parts = v->indirect || !v->link.csum ? 1 : 1 + wanted;
 	uint8_t *place;
 
 	/* The pages of a frame follow each other. */
-	if (at + wanted > POOL_PAGES) {
-		pages += POOL_PAGES - at;
+	if (at + wanted > v->pool_pages) {
+		pages += v->pool_pages - at;
 		at = 0;
 	}
 	for (int again = 0; ; again++) {
-		if (v->next + parts - v->first <= tx(v)->size && v->page_next + pages - v->page_first <= POOL_PAGES)
+		if (v->next + parts - v->first <= tx(v)->size && v->page_next + pages - v->page_first <= v->pool_pages)
 			break;
 		if (again) {
 			v->full = 1;
@@ -308,7 +311,15 @@ static void report(const struct link *link)
 	       (unsigned long long)v->queues[0].calls, (unsigned long long)v->queues[1].calls);
 }
 
-struct link *open_vhost(const char *path, unsigned int size, int offloads, int in_pages)
+/* How many pages two batches of frames with up to n bytes of payload take, and one frame more. */
+static uint32_t pool_pages(unsigned int n)
+{
+	uint32_t frames = POOL_BYTES / n > MIN_POOL_FRAMES ? POOL_BYTES / n : MIN_POOL_FRAMES;
+
+	return (frames + 1) * ((NET_HDR + MAX_HEAD + n + PAGE - 1) / PAGE);
+}
+
+struct link *open_vhost(const char *path, unsigned int size, unsigned int mtu, int offloads, int in_pages)
 {
 	const uint64_t usual = F(F_VERSION_1) | F(NET_F_MRG_RXBUF) | F(RING_F_EVENT_IDX) | F(RING_F_INDIRECT_DESC) |
 			       F_PROTOCOL_FEATURES;
@@ -320,12 +331,15 @@ struct link *open_vhost(const char *path, unsigned int size, int offloads, int i
 
 	if (!v || !(v->chains = calloc(size, sizeof(*v->chains))) || !(v->idle = calloc(size, sizeof(*v->idle))))
 		die("memory");
-	memory_open(&v->memory, (size_t)size * (PAGE + 2048) + (POOL_PAGES + 64) * PAGE);
+	v->pool_pages = pool_pages(mtu);
+	if (offloads && pool_pages(MAX_PAYLOAD) > v->pool_pages)
+		v->pool_pages = pool_pages(MAX_PAYLOAD);
+	memory_open(&v->memory, (size_t)size * (PAGE + 2048) + (v->pool_pages + 64) * PAGE);
 	queue_make(rx(v), &v->memory, size);
 	queue_make(tx(v), &v->memory, size);
 	v->heads = memory_take(&v->memory, (size_t)size * (NET_HDR + MAX_HEAD), LINE);
 	v->tables = memory_take(&v->memory, size * MAX_PARTS * sizeof(*v->tables), LINE);
-	v->pool = memory_take(&v->memory, POOL_PAGES * PAGE, PAGE);
+	v->pool = memory_take(&v->memory, (size_t)v->pool_pages * PAGE, PAGE);
 	v->pages = memory_take(&v->memory, (size_t)size * PAGE, PAGE);
 	v->piece = in_pages ? PAGE : WRITTEN_PAGES * PAGE;
 	v->fd = connect_path(path);

@@ -296,15 +296,16 @@ FDS: dict[int, int] = {
 
 def broken_request(world: VhostWorld, source: Source) -> None:
     """Send a message in two parts, or only one of them."""
-    if world.vhost_guest.sender is None:
+    sender = world.vhost_guest.sender
+    if sender is None:
         return
     choice = source.byte()
     data = build(NUMBERS[choice & 7], PATTERN[: LENGTHS[choice >> 4 & 7] & 511])
     at = source.byte() % (HEADER.size + 8)
-    world.vhost_guest.sender.send(data[:at])
+    sender.send(data[:at])
     if not choice & 8:
         world.turn()
-        world.vhost_guest.sender.send(data[at:])
+        sender.send(data[at:])
     else:
         world.vhost_guest.is_honest = False
 
@@ -340,19 +341,20 @@ def cut_file(world: VhostWorld, source: Source) -> None:
 def log_pages(world: VhostWorld, source: Source) -> None:
     """Have written pages logged in a file that is large enough, or not."""
     guest, choice = world.vhost_guest, source.byte()
-    if guest.sender is None:
+    sender = guest.sender
+    if sender is None:
         return
     size = ((ABOVE_HOLE + MIB) // PAGE // 8, 16, 1, PAGE)[choice & 3]
     fd = os.memfd_create("log")
     os.ftruncate(fd, size)
-    guest.sender.set_log(fd, size, 0)
+    sender.set_log(fd, size, 0)
     if choice & 4:
         world.turn()
         os.ftruncate(fd, 0)
         guest.is_honest = False
     os.close(fd)
     if choice & 8:
-        guest.sender.tell(Request.SET_FEATURES, struct.pack("=Q", guest.front.features | Feature.LOG_ALL))
+        sender.tell(Request.SET_FEATURES, struct.pack("=Q", guest.front.features | Feature.LOG_ALL))
 
 
 # The guest
