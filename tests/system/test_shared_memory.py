@@ -5,6 +5,7 @@ What a machine sees of the network does not depend on how it is connected: test_
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -55,15 +56,17 @@ class Sharing:
 
     def reasons(self) -> list[str]:
         """End it; return why its clients went."""
-        lines = [line for line in self.end() if line.startswith("client gone: ")]
-        return [line.removeprefix("client gone: ").rpartition(";")[0] for line in lines]
+        lines = [line.partition("client gone: ")[2] for line in self.end()]
+        return [line.rpartition(";")[0] for line in lines if line]
 
     def state(self) -> tuple[list[str], list[str]]:
         """Tell its descriptors, and the files that it has mapped."""
-        places = sorted(os.readlink(f"/proc/{self.running.pid}/fd/{fd}").partition(":[")[0]
-                        for fd in os.listdir(f"/proc/{self.running.pid}/fd"))
+        places = []
+        for fd in os.listdir(f"/proc/{self.running.pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                places.append(os.readlink(f"/proc/{self.running.pid}/fd/{fd}").partition(":[")[0])
         maps = Path(f"/proc/{self.running.pid}/maps").read_text(encoding="utf-8")
-        return places, [line for line in maps.splitlines() if "memfd:" in line]
+        return sorted(places), [line for line in maps.splitlines() if "memfd:" in line]
 
     def resident_kb(self) -> int:
         return int(status_field(self.running.pid, "VmRSS").split()[0])

@@ -42,9 +42,9 @@ _LARGE_PARTS = ("passt.dataplane.engine", "passt.responders.dispatch", "passt.re
 SECRET_LEN = 16  # bytes, as Engine takes it
 
 
-def load_all() -> None:
-    """Load the parts of a `Network` that wait for their time otherwise."""
-    for name in _LARGE_PARTS:
+def load_all(*others: str) -> None:
+    """Load the parts of a `Network` that wait for their time otherwise, and the modules *others*."""
+    for name in (*_LARGE_PARTS, *others):
         __import__(name)
 
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from passt.process.background import Background
     from passt.run.clients import Attach
 
+# What `vhost_sessions` imports.
+_SHARING_PARTS = ("passt.dataplane.link.vhost", "passt.vhost_user.backend", "passt.vhost_user.session")
+
 
 def run(settings: Settings, background: Background) -> int:
     """Run passt until a signal ends it, or with --one-off the end of its client; return the exit status.
@@ -60,7 +63,7 @@ class _Passt:
         if self._connection is None:
             self._listener = unix_socket.listen(settings.socket.socket_path)
             background.has_made(self._listener.path)
-        load_all()
+        load_all(*(_SHARING_PARTS if settings.socket.vhost_user else ()))
 
     def run(self) -> int:
         """Serve the machine until a signal ends us, or with --one-off the end of its client."""

@@ -24,7 +24,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from passt.dataplane.base.externs cimport (
     VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_ECN, VIRTIO_NET_HDR_GSO_NONE, free, iovec, malloc,
-    memcpy, memset, virtio_net_hdr,
+    memcpy, memmove, memset, virtio_net_hdr,
 )
 from passt.dataplane.base.stats cimport DROP_LINK_DOWN, DROP_LINK_FULL, DROP_OVERSIZE, DROP_SHORT, count
 from passt.dataplane.link.link cimport LINK_CSUM, LINK_TSO4, LINK_TSO6, LINK_USO4, LINK_USO6, Link
@@ -340,6 +340,10 @@ cdef class VhostLink(VhostRings):
         cdef KeptFrame head
         if self.kept == NULL:
             self.kept = <uint8_t *>malloc(KEPT_SIZE)
+        if self.kept_start and self.kept_end + sizeof(KeptFrame) + n > KEPT_SIZE:
+            self.kept_end -= self.kept_start
+            memmove(self.kept, self.kept + self.kept_start, self.kept_end)
+            self.kept_start = 0
         if self.kept == NULL or self.kept_end + sizeof(KeptFrame) + n > KEPT_SIZE:
             count(self.stats, DROP_LINK_FULL)
             return False
