@@ -143,6 +143,7 @@ class VhostGuest(Guest):
         self.sender: Sender | None = None
         self.front = new_front_end(USUAL, 1, 64, 0)
         self.is_honest = True
+        self.is_running = False   # all rings are started, as far as we know
         self.shape = 0            # of sent frames: number of cuts, indirect, across, pair
         self.buffers = 0          # those that are offered: number of BUFFERS
         self.offered = 16         # how many at a time
@@ -158,6 +159,7 @@ class VhostGuest(Guest):
 
     def disconnect(self) -> None:
         """Have none."""
+        self.is_running = False
         if self.sender is not None:
             self.sender.close()
             self.sender = None
@@ -174,6 +176,7 @@ class VhostGuest(Guest):
             return
         self.sender.begin(protocol)
         self.front.start(self.sender)
+        self.is_running = True
         self.offer()
 
     # Frames
