@@ -12,13 +12,25 @@ from typing import TYPE_CHECKING
 
 from tests.fuzz.file_memory import FileMemory
 from tests.fuzz.guest import VNET_HLEN, Guest
-from tests.support.front_end import USUAL, FrontEnd
+from tests.fuzz.packets import ETH_HLEN, IP4_HLEN, IP6_HLEN, TCP, UDP, checksum
+from tests.support.front_end import (
+    DATA_VALID,
+    GSO_NONE,
+    GSO_TCPV4,
+    GSO_TCPV6,
+    GSO_UDP_L4,
+    NEEDS_CSUM,
+    USUAL,
+    Feature,
+    FrontEnd,
+)
 from tests.support.guest_memory import ABOVE_HOLE, FIRST_USER, MIB, PAGE, Region
 from tests.support.vhost_client import HEADER, MAX_FDS, VERSION, Client, Request, build
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tests.support.front_end import Received
     from tests.support.split_ring import SplitRing
 
 CUTS: tuple[tuple[int, ...], ...] = (
@@ -90,6 +102,36 @@ def check_replies(said: bytes) -> None:
         said = said[HEADER.size + size :]
 
 
+def check_frame(received: Received, features: int) -> None:
+    """See that the header says nothing that was not acknowledged, and that checksums are as it says."""
+    header, frame = received.header, received.frame
+    assert header.flags in {0, NEEDS_CSUM, DATA_VALID}, header
+    assert not header.flags or features & Feature.GUEST_CSUM, header
+    wanted = {GSO_NONE: 0, GSO_TCPV4: Feature.GUEST_TSO4, GSO_TCPV6: Feature.GUEST_TSO6,
+              GSO_UDP_L4: Feature.GUEST_USO4 | Feature.GUEST_USO6}[header.gso_type]
+    assert features & wanted == wanted, header
+    start, protocol = ETH_HLEN + IP4_HLEN, frame[23]
+    if frame[12:14] == b"\x86\xdd":
+        start, protocol = ETH_HLEN + IP6_HLEN, frame[20]
+        message = frame[start : start + int.from_bytes(frame[18:20], "big")]
+        addresses = frame[22:54]
+    elif frame[12:14] == b"\x08\x00" and not int.from_bytes(frame[20:22], "big") & 0x3FFF:
+        message = frame[start : ETH_HLEN + int.from_bytes(frame[16:18], "big")]
+        addresses = frame[26:34]
+    else:
+        return
+    if protocol not in {TCP, UDP} or (protocol == UDP and not any(message[6:8])):
+        return
+    pseudo = addresses + struct.pack("!II", len(message), protocol)
+    if header.flags == NEEDS_CSUM:
+        # The field has the sum of the pseudo-header, which takes part in the sum that completes it.
+        assert (header.csum_start, header.csum_offset) == (start, 16 if protocol == TCP else 6), header
+        at = header.csum_offset
+        assert checksum(message[at : at + 2]) == checksum(pseudo), frame[:100]
+    else:
+        assert checksum(pseudo + message) == 0xFFFF, frame[:100]  # nothing is left
+
+
 class VhostGuest(Guest):
     """A guest, its rings and the front end's connection.
 
@@ -101,6 +143,7 @@ class VhostGuest(Guest):
         self.sender: Sender | None = None
         self.front = new_front_end(USUAL, 1, 64, 0)
         self.is_honest = True
+        self.is_running = False   # all rings are started, as far as we know
         self.shape = 0            # of sent frames: number of cuts, indirect, across, pair
         self.buffers = 0          # those that are offered: number of BUFFERS
         self.offered = 16         # how many at a time
@@ -116,6 +159,7 @@ class VhostGuest(Guest):
 
     def disconnect(self) -> None:
         """Have none."""
+        self.is_running = False
         if self.sender is not None:
             self.sender.close()
             self.sender = None
@@ -132,6 +176,7 @@ class VhostGuest(Guest):
             return
         self.sender.begin(protocol)
         self.front.start(self.sender)
+        self.is_running = True
         self.offer()
 
     # Frames
@@ -192,12 +237,16 @@ class VhostGuest(Guest):
         self.collect_sent()
         for pair in range(self.pairs):
             try:
-                for received in self.front.received(pair):
-                    if len(received.frame) >= 60 or self.is_honest:
-                        self.learn(received.frame)
+                frames = self.front.received(pair)
             except AssertionError:
                 self.forget(self.front.receive_ring(pair))
                 self.front.forget(pair)
+                continue
+            for received in frames:
+                if self.is_honest:
+                    check_frame(received, self.front.features)
+                if len(received.frame) >= 60 or self.is_honest:
+                    self.learn(received.frame)
         self.offer()
 
     def learn(self, frame: bytes) -> None:

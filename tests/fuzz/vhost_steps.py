@@ -89,6 +89,7 @@ def end_session(world: VhostWorld, source: Source) -> None:
     """Close the connection, or one half of it; or begin another one."""
     guest = world.vhost_guest
     choice = source.byte()
+    guest.is_running = False
     if guest.sender is not None and choice & 1:
         guest.sender.sock.shutdown(socket.SHUT_WR)
     elif choice & 2:
@@ -102,15 +103,12 @@ def restart_ring(world: VhostWorld, source: Source) -> None:
     if guest.sender is None:
         return
     number = choice % len(guest.front.rings)
-    ring = guest.front.rings[number]
     if choice & 0x10:
         guest.is_honest = False
-    if not choice & 0x20:
+    if not choice & 0x20:         # what the back end has not used stays available
         guest.sender.stop_ring(number)
-        for chain in list(ring.outstanding.values()):  # the back end forgets what it did not use
-            ring.post(chain)
+    guest.is_running = guest.is_running and not choice & 0x40
     if not choice & 0x40:
-        guest.is_honest = False   # what was published twice comes back twice
         guest.front.start_ring(guest.sender, number, base=source.word() if choice & 0x10 else None,
                                log=address(guest, source) if choice & 0x80 else None)
 
