@@ -25,7 +25,7 @@ from tests.support.front_end import (
     Header,
     Received,
 )
-from tests.support.guest_memory import MIB, Buffer
+from tests.support.guest_memory import ABOVE_HOLE, MIB, Buffer
 from tests.support.split_ring import NO_INTERRUPT, WRAP
 
 if TYPE_CHECKING:
@@ -407,6 +407,26 @@ def test_large_segment_goes_to_the_socket_from_where_it_lies(make: Callable[...,
     while len(got) < len(payload):
         got += stream.remote.recv(65536)
     assert got == payload
+    stream.remote.close()
+
+
+@pytest.mark.parametrize("way", ["out", "in"])
+def test_payload_that_is_cut_off_ends_the_session(make: Callable[..., VhostBench], way: str) -> None:
+    bench = make(features=FULL, size=1024)
+    bench.front.offer(2048, 64 if way == "out" else 2)
+    stream = connect(bench)
+    ring, place = bench.front.transmit_ring(), ABOVE_HOLE + MIB
+    if way == "out":
+        whole = Header(NEEDS_CSUM, GSO_TCPV4, 54, 1460, 34, 16).build() + data(stream, bytes(40000))
+        start = bench.front.memory.take(66)
+        bench.front.memory.write(start, whole[:66])
+        ring.post(ring.add([Buffer(start, 66), Buffer(place, len(whole) - 66)]))
+    else:
+        receive = bench.front.receive_ring()
+        receive.post(*[receive.add((), [Buffer(place + i * 65536, 65536)]) for i in range(4)])
+        stream.remote.send(bytes(60000))
+    bench.front.memory.regions[2].truncate(4096)
+    assert bench.await_end() == "it cut off memory that it shares"
     stream.remote.close()
 
 

@@ -8,6 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t
 cdef extern from *:
     """
     #include <stdint.h>
+    #include <string.h>
 
     #ifndef PASST_ATOMICS
     #define PASST_ATOMICS
@@ -29,6 +30,11 @@ cdef extern from *:
     {
         __atomic_store_n((uint16_t *)p, value, __ATOMIC_RELEASE);
     }
+    static inline void passt_copy_once(void *to, const void *from, size_t n)
+    {
+        memcpy(to, from, n);
+        __asm__ volatile("" : : : "memory");
+    }
     static inline void passt_set_bits8(void *p, uint8_t bits)
     {
         __atomic_fetch_or((uint8_t *)p, bits, __ATOMIC_RELAXED);
@@ -44,5 +50,6 @@ cdef extern from *:
     uint16_t acquire16 "passt_acquire16"(const void *p) noexcept nogil
     void store16 "passt_store16"(void *p, uint16_t value) noexcept nogil
     void release16 "passt_release16"(void *p, uint16_t value) noexcept nogil
+    void copy_once "passt_copy_once"(void *to, const void *from_, size_t n) noexcept nogil
     void set_bits8 "passt_set_bits8"(void *p, uint8_t bits) noexcept nogil
     void full_barrier "passt_full_barrier"() noexcept nogil

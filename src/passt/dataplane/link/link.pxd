@@ -60,6 +60,7 @@ cdef class Link:
     cdef int place_payload(self, size_t place, uint32_t n) noexcept nogil
     cdef void unplace(self) noexcept nogil
     cdef bint send_placed(self, size_t n, const TxMeta *meta) noexcept nogil
+    cdef void on_fault(self) noexcept nogil
     # What all links have.
     cdef void close_fds(self) noexcept nogil
     cdef bint put(self, uint8_t *frame, size_t n, const TxMeta *meta) noexcept nogil

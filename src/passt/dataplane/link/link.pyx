@@ -254,6 +254,9 @@ cdef class Link:
         """Send the frame of *n* bytes whose headers are at `slot` and whose payload was read to `placed`."""
         return False
 
+    cdef void on_fault(self) noexcept nogil:
+        """The kernel could not read or write memory that this link gave it (EFAULT)."""
+
     cdef bint send_segments(self, size_t n, const TxMeta *meta) noexcept nogil:
         """Cut the frame at `slot` into segments and send each.
 

@@ -29,7 +29,7 @@ from passt.dataplane.base.externs cimport (
 from passt.dataplane.base.stats cimport DROP_LINK_DOWN, DROP_LINK_FULL, DROP_OVERSIZE, DROP_SHORT, count
 from passt.dataplane.link.link cimport LINK_CSUM, LINK_TSO4, LINK_TSO6, LINK_USO4, LINK_USO6, Link
 from passt.dataplane.link.meta cimport RxFrame, TxMeta
-from passt.dataplane.link.vhost_rings cimport F_MRG_RXBUF, N_RINGS, RECEIVE, VhostRings
+from passt.dataplane.link.vhost_rings cimport F_MRG_RXBUF, N_RINGS, RECEIVE, VHOST_MEMORY_LOST, VhostRings
 from passt.dataplane.packet.headers cimport ETH_MIN_FRAME, MAX_FRAME
 from passt.dataplane.sockets.sockets cimport MAX_PEEK_PIECES
 from passt.dataplane.virtio.guest_memory cimport prepare_memory
@@ -453,6 +453,12 @@ cdef class VhostLink(VhostRings):
             n = ETH_MIN_FRAME
         self.commit(VNET_HLEN + n)
         return True
+
+    cdef void on_fault(self) noexcept nogil:
+        if not self.error:
+            self.error = self.broken = VHOST_MEMORY_LOST
+            self.blocked = True
+            self.more = False
 
     cdef void flush(self) noexcept nogil:
         cdef int i

@@ -26,7 +26,7 @@ from passt.dataplane.base.stats cimport (
     DROP_BAD_PORT, DROP_TCP_ACK, DROP_TCP_FLAGS, DROP_TCP_MEMORY, DROP_TCP_SEQUENCE,
     DROP_UNKNOWN_FLOW, VERDICT_OK, Verdict, count,
 )
-from passt.dataplane.base.externs cimport EAGAIN, ENOBUFS, ENOMEM, IPPROTO_TCP, iovec, malloc, memcmp, memcpy
+from passt.dataplane.base.externs cimport EAGAIN, EFAULT, ENOBUFS, ENOMEM, IPPROTO_TCP, iovec, malloc, memcmp, memcpy
 from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.tcp.remote_acks cimport on_repeated
 from passt.dataplane.core.station cimport follow_sender, move_flow, station_of
@@ -512,6 +512,8 @@ cdef void flush_gather(Core core) noexcept nogil:
         sent = core.sockets.send(flow.fd, core.gather.pieces, n)
         if sent < 0 and sent in (-EAGAIN, -ENOBUFS, -ENOMEM):
             sent = 0
+        if sent == -EFAULT:
+            core.link.on_fault()
         if sent < 0:
             # The remote reset the connection, or does not read any more (EPIPE).
             flow.body.tcp.rcv_nxt -= <uint32_t>total

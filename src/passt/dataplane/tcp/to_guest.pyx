@@ -18,7 +18,7 @@ from passt.dataplane.flow.tcp cimport (
     SackRange, TcpConn,
 )
 from passt.dataplane.packet.headers cimport MAX_IP_LEN, TCP_ACK, TCP_FIN, TCP_PSH, ETH_HLEN
-from passt.dataplane.base.externs cimport EAGAIN, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
+from passt.dataplane.base.externs cimport EAGAIN, EFAULT, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.tcp.remote_acks cimport count_write, follow, on_remote_ack, on_lag_timeout
 from passt.dataplane.core.station cimport doubt
@@ -201,6 +201,8 @@ cdef void push_data(Core core, Flow *flow, bint probe) noexcept nogil:
             conn.flags &= ~<uint32_t>CONN_READABLE
             return
         if got < 0:
+            if got == -EFAULT:
+                core.link.on_fault()
             reset_both(core, flow)
             return
         if got == 0:

@@ -18,7 +18,7 @@ side writes behind its ring the index from which on it wants to be told (2.7.10)
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from passt.dataplane.base.atomics cimport acquire16, full_barrier, load16, release16, store16
+from passt.dataplane.base.atomics cimport acquire16, copy_once, full_barrier, load16, release16, store16
 from passt.dataplane.base.externs cimport iovec, memcpy, write
 from passt.dataplane.virtio.guest_memory cimport GuestMemory
 
@@ -118,7 +118,7 @@ cdef int walk(Ring *ring, GuestMemory memory, const uint8_t *table, uint32_t tab
     cdef uint8_t *inner
     while left:
         left -= 1
-        memcpy(&one, table + index * DESCRIPTOR_SIZE, DESCRIPTOR_SIZE)
+        copy_once(&one, table + index * DESCRIPTOR_SIZE, DESCRIPTOR_SIZE)
         if one.flags & F_INDIRECT:
             if nested or not ring.has_indirect or one.flags & F_NEXT:
                 return fail(ring, "a descriptor is indirect where none may be")
