@@ -209,6 +209,11 @@ ATTACHED = (
          ((Condition(2, _AT_SYMLINK_NOFOLLOW, _AT_SYMLINK_NOFOLLOW),),)),
 )  # fmt: skip
 
+# passt's clients: `dataplane/base/wait_limit.pyx`.
+CLIENTS = (
+    Rule("timer_settime", "to interrupt a call that a client's descriptor keeps waiting"),
+)  # fmt: skip
+
 # A machine that shares its memory: `vhost_user/`, `dataplane/virtio/`. What else it takes all forms have:
 # descriptors come by recvmsg(2), and are mapped as any memory is.
 VHOST_USER = (
@@ -226,8 +231,8 @@ THREAD = (
 FILTERS: dict[str, tuple[Rule, ...]] = {
     "command": (*CORE, *MAIN, *BYPASS, *COMMAND),
     "attached": (*CORE, *MAIN, *BYPASS, *ATTACHED),
-    "passt": (*CORE, *MAIN),
-    "vhost-user": (*CORE, *MAIN, *VHOST_USER),
+    "passt": (*CORE, *MAIN, *CLIENTS),
+    "vhost-user": (*CORE, *MAIN, *CLIENTS, *VHOST_USER),
     "thread": (*CORE, *THREAD),
 }
 

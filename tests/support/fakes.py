@@ -3,6 +3,7 @@
 import select
 from collections.abc import Callable
 
+from passt.dataplane.base.wait_limit import WaitLimit
 from passt.facts.contracts import InboundTarget, Target
 
 
@@ -117,6 +118,9 @@ class Loop:
 
     def remove_reader(self, fd: int) -> None:
         del self.readers[fd]
+
+    def wait_limit(self) -> WaitLimit:
+        return WaitLimit()
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         self.timers.append((delay_s, callback))

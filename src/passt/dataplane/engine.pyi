@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator
 
+from passt.dataplane.base.wait_limit import WaitLimit
 from passt.dataplane.sockets.namespace_thread import NamespaceThread
 from passt.facts.contracts import FlowInfo, FlowPolicy, FrameResponder, GuestEvents, VhostDevice
 
@@ -94,6 +95,9 @@ class Engine:
 
     def remove_reader(self, fd: int) -> None:
         """Stop watching *fd*; does not close it."""
+
+    def wait_limit(self) -> WaitLimit:
+        """Give what bounds waits for descriptors of a client; of use after `wait_limit.prepare`."""
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         """Call *callback* once, *delay_s* seconds from now."""

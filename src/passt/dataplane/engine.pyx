@@ -25,6 +25,7 @@ from passt.dataplane.loop.reactor cimport (
 from passt.dataplane.sockets.socket_address cimport read_sockaddr
 from passt.dataplane.sockets.sockets cimport Sockets
 from passt.dataplane.base.stats cimport stats_as_dict
+from passt.dataplane.base.wait_limit cimport WaitLimit, begin_limit, end_limit
 from passt.dataplane.link.stream cimport StreamLink
 from passt.dataplane.base.externs cimport (
     EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, epoll_event, memcpy,
@@ -124,6 +125,9 @@ cdef class Engine:
                 self.must_watch(link.fds[which], op, events,
                                 make_tag(EVENT_LINK, self.link_number, <uint32_t>which))
 
+    def wait_limit(self):
+        return WaitLimit()
+
     def is_guest_known(self):
         return is_known(self.core)
 
@@ -134,7 +138,9 @@ cdef class Engine:
         cdef str reason
         self.drain_link(True)
         reason = link.end_reason()
+        begin_limit()             # with its socket are closed descriptors that the client has sent
         link.detach()
+        end_limit()
         self.on_end = None
         on_end(reason)
 

@@ -155,6 +155,25 @@ class MemoryRegion(NamedTuple):
     fd: int
 
 
+class WaitLimit(Protocol):
+    """As a context, bounds the waits within for what somebody hostile has sent (`dataplane.base.wait_limit`).
+
+    A system call that waits is interrupted every few milliseconds.
+    """
+
+    def __enter__(self) -> object:
+        """Begin."""
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+
+    def has_passed(self) -> bool:
+        """Tell whether it took so long that a wait would have been interrupted."""
+
+    def tell(self, fd: int) -> bool:
+        """Add 1 to the eventfd *fd*; False if that would have waited. No error is raised."""
+
+
 class VhostDevice(Protocol):
     """The device of one vhost-user session: guest memory, rings, features (`dataplane.link.vhost`).
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
+    from passt.facts.contracts import WaitLimit
     from passt.host.unix_socket import Connection, ListeningSocket
 
     class Loop(Protocol):
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
         def stop(self) -> None:
             """Leave the loop."""
+
+        def wait_limit(self) -> WaitLimit:
+            """Give what bounds waits for a client's descriptors."""
 
     # Takes ownership of a connected socket and serves the client; the function is called with the reason when
     # it is gone. Raises OSError if that is impossible, and leaves the socket to the caller.
@@ -96,7 +100,8 @@ class Clients:
             self._attach(connection)
             return
         log.limited(log.INFO, "refused", f"refused client{connection.peer_name()}: there is one already")
-        connection.close()
+        with self._engine.wait_limit():  # it may have sent a descriptor that closes slowly
+            connection.close()
 
     def _attach(self, connection: Connection) -> None:
         peer, fd = connection.peer_name(), connection.detach()

@@ -105,7 +105,10 @@ class _Passt:
 
     def _build(self) -> tuple[Network, Clients]:
         """Build the data plane."""
+        from passt.dataplane.base import wait_limit
+
         self._progress.enter("network")
+        wait_limit.prepare()
         network = Network(self._settings, self._guest, self._ports)
         attach: Attach = network.engine.attach_stream
         if self._settings.socket.vhost_user:

@@ -29,14 +29,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, ClassVar
 
-    from passt.facts.contracts import VhostDevice
+    from passt.facts.contracts import VhostDevice, WaitLimit
     from passt.vhost_user.backend import Backend
     from passt.vhost_user.connection import Message
 
 MAX_RING_SIZE = 32768              # virtio 1.2, 2.7
 MAX_RING_INDEX = 0xffff
 _SUCCESS = messages.build_u64(0)
-_EVENT = messages.build_u64(1)     # eventfd(2)
 # linux/fcntl.h; a file that a front end gets from us keeps its size.
 _F_ADD_SEALS, _F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW = 1033, 1, 2, 4
 _CONFIG_OF_MIGRATION = 1           # flag of SET_CONFIG
@@ -96,13 +95,10 @@ class Requests:
         return (message.header.needs_reply and self._has_agreed(ProtocolFeature.REPLY_ACK)
                 and (entry is None or not entry.has_answer))
 
-    def signal_errors(self) -> None:
+    def signal_errors(self, limit: WaitLimit) -> None:
         """Tell the front end, where it wants to hear it, that something is wrong with a ring."""
         for fd in self._error_fds.values():
-            try:
-                os.write(fd, _EVENT)
-            except OSError:
-                continue           # it does not take it, or is no eventfd
+            limit.tell(fd)
 
     def close(self) -> None:
         """Close what it owns."""
@@ -341,9 +337,9 @@ def _require_size(size: int) -> int:
 def _take_event(message: Message) -> int:
     """Take the only descriptor, an eventfd, which the caller owns then. Raises WireError.
 
-    Files, pipes and sockets are refused, as it is written to: a pipe, or a file that a process serves (FUSE),
-    might keep us waiting. What is left are anonymous inodes, which have no type (stat(2)); these do not wait
-    while O_NONBLOCK is set, which a front end can take back (docs/security.md).
+    Files, pipes and sockets are refused, as it is written to: a file that a process serves (FUSE) might keep
+    us waiting for ever. What is left are anonymous inodes, which have no type (stat(2)); these do not wait
+    once they are told so, and who takes that back is met by `WaitLimit`.
     """
     message.require_fds(1)
     if stat.S_IFMT(os.fstat(message.fds[0]).st_mode):

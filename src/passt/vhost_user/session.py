@@ -3,7 +3,8 @@
 Theory of operation. The front end connects, asks for features, shares memory and rings, and from then on
 frames pass through the rings without us; its requests come to the control socket when something changes. The
 session reads them when the loop says so, a few in each turn. It never waits: a front end that takes no
-replies is ended, as one is that sends nonsense, and whatever it sends, no exception leaves this module.
+replies is ended, as one is that sends nonsense, and whatever it sends, no exception leaves this module. What
+it sends can keep us waiting when it is closed, or dropped unread with the socket: a `WaitLimit` bounds that.
 
 The end. Whoever notices first tells the device (`VhostDevice.end`), or the device is it that notices. The
 link is detached at the end of that turn, and only then `_on_end` closes what is left here: until then the
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
-    from passt.facts.contracts import VhostDevice
+    from passt.facts.contracts import VhostDevice, WaitLimit
     from passt.vhost_user.backend import Backend
     from passt.vhost_user.connection import Message
 
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
         def remove_reader(self, fd: int) -> None:
             """Stop watching *fd*."""
 
+        def wait_limit(self) -> WaitLimit:
+            """Give what bounds waits for a front end's descriptors."""
+
 MAX_PER_TURN = 32                  # requests, so that a front end cannot hold up the loop
 _SUCCESS, _FAILURE = 0, 1
 
@@ -53,6 +57,7 @@ class Session:
 
     def __init__(self, loop: Loop, fd: int, backend: Backend, on_end: Callable[[str], None]) -> None:
         self._loop = loop
+        self._limit = loop.wait_limit()
         self._tell_end = on_end
         self._is_watching = False
         self._connection = Connection(fd)
@@ -67,7 +72,11 @@ class Session:
         self._requests = Requests(self._device, backend)
 
     def _on_readable(self) -> None:
-        """Carry out the requests that are there, a few of them."""
+        """Carry out the requests that are there, a few of them, and no more once one kept us waiting."""
+        with self._limit:
+            self._carry_out_some()
+
+    def _carry_out_some(self) -> None:
         try:
             for _ in range(MAX_PER_TURN):
                 message = self._connection.receive()
@@ -77,6 +86,8 @@ class Session:
                     self._carry_out(message)
                 finally:
                     message.close()
+                if self._limit.has_passed():
+                    return
         except EndOfSessionError as error:
             self._stop_watching()
             self._device.end(str(error))
@@ -112,11 +123,12 @@ class Session:
 
     def _on_end(self, reason: str) -> None:
         """Close what is left; the link is detached."""
-        if self._is_watching:      # the device has found something wrong, not we
-            self._requests.signal_errors()
-        self._stop_watching()
-        self._connection.close()
-        self._requests.close()
+        with self._limit:
+            if self._is_watching:  # the device has found something wrong, not we
+                self._requests.signal_errors(self._limit)
+            self._stop_watching()
+            self._connection.close()
+            self._requests.close()
         self._tell_end(reason)
 
     def _stop_watching(self) -> None:

@@ -26,7 +26,7 @@ from tests.support.front_end import (
     Received,
 )
 from tests.support.guest_memory import ABOVE_HOLE, MIB, Buffer
-from tests.support.split_ring import NO_INTERRUPT, WRAP
+from tests.support.split_ring import DESCRIPTOR, INDIRECT, NEXT, NO_INTERRUPT, WRAP, WRITE, SplitRing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,6 +168,37 @@ def test_datagrams_joined_by_the_guest_are_cut_for_the_host(bench: VhostBench) -
         bench.front.send(frame, Header(NEEDS_CSUM, GSO_UDP_L4, 42, 1000, 34, 6))
         bench.turn()
         assert [remote.recv(2000) for _ in range(3)] == [bytes(1000), bytes([1]) * 1000, bytes([2]) * 500]
+
+
+def post_empty_chains(bench: VhostBench, ring: SplitRing, count: int, flag: int) -> None:
+    """Make *count* chains available, each an indirect table of 32,768 buffers without a byte."""
+    n = 32768
+    rows = [DESCRIPTOR.pack(0x10000, 0, flag | NEXT, i + 1) for i in range(n - 1)]
+    table = bench.front.memory.take(16 * n)
+    bench.front.memory.write(table, b"".join(rows) + DESCRIPTOR.pack(0x10000, 0, flag, 0))
+    heads = [ring.free.popleft() for _ in range(count)]
+    for head in heads:
+        ring.set_descriptor(head, table, 16 * n, INDIRECT, 0)
+    ring.publish(*heads)
+    ring.kick()
+
+
+def test_chains_of_empty_buffers_do_not_hold_up_a_turn(bench: VhostBench) -> None:
+    ring = bench.front.transmit_ring()
+    post_empty_chains(bench, ring, 200, 0)
+    bench.turn()
+    assert ring.used_index() < 20
+    bench.until(lambda: ring.used_index() == 200)
+    assert bench.drops() == {"drop_short": 200}
+
+
+def test_empty_buffers_to_receive_in_end_the_session(bench: VhostBench) -> None:
+    ring = bench.front.receive_ring()
+    ring.post(ring.add((), [Buffer(0x20000, 12)]))
+    post_empty_chains(bench, ring, 100, WRITE)
+    bench.turn()
+    bench.engine.send_frame(ARP)
+    assert bench.await_end() == "ring 0 is damaged: its buffers are empty"
 
 
 def test_second_pair_transmits_too(make: Callable[..., VhostBench]) -> None:

@@ -34,6 +34,7 @@ from passt.dataplane.link.link cimport LINK_CSUM, LINK_TSO4, LINK_TSO6, LINK_USO
 from passt.dataplane.link.segmentation cimport Cut, complete_csum, push_segment, start_cut
 from passt.dataplane.base.assertions cimport PASST_ASSERT, PASST_DEBUG_BUILD
 from passt.dataplane.base.stats cimport DROP_LINK_DOWN, DROP_LINK_FULL, count
+from passt.dataplane.base.wait_limit cimport begin_limit, end_limit
 from passt.dataplane.base.externs cimport (
     EAGAIN, EINTR, ENOBUFS, ENOMEM, MSG_DONTWAIT, MSG_NOSIGNAL, SO_SNDBUF, SOL_SOCKET,
     VIRTIO_NET_HDR_GSO_NONE, errno, free, iovec, malloc, memcpy, memmove, memset, recv, send_bytes,
@@ -161,7 +162,9 @@ cdef class StreamLink(Link):
         self.rx_start = 0
         self.rx_end = left
         while n < 0:
+            begin_limit()         # a descriptor that came with the bytes is closed now
             n = recv(self.fds[0], self.rx + left, RX_ROOM - left, MSG_DONTWAIT)
+            end_limit()
             if n >= 0 or errno == EINTR:
                 continue
             self.drained = True

@@ -19,6 +19,7 @@ cdef class VhostLink(VhostRings):
     cdef TakenChain taken[MAX_BATCH]
     cdef int n_taken
     cdef iovec *sent              # pieces of the frames of a batch
+    cdef uint32_t n_walked        # descriptors read for the batch
     cdef int rounds               # batches of this turn
     cdef bint again               # frames wait for the next turn
     cdef int next_pair            # whose frames come first

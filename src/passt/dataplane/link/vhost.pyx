@@ -34,8 +34,8 @@ from passt.dataplane.packet.headers cimport ETH_MIN_FRAME, MAX_FRAME
 from passt.dataplane.sockets.sockets cimport MAX_PEEK_PIECES
 from passt.dataplane.virtio.guest_memory cimport prepare_memory
 from passt.dataplane.virtio.ring cimport (
-    MAX_RING_SIZE, Chain, Ring, count_available, give, is_ready, listen, listen_no_more, publish, signal,
-    take,
+    MAX_RING_SIZE, Chain, Ring, count_available, fail, give, is_ready, listen, listen_no_more, publish,
+    signal, take,
 )
 
 cdef enum:
@@ -46,6 +46,8 @@ cdef enum:
     SENT_PIECES = 2 * MAX_RING_SIZE
     # Before the last chain of a frame to the guest there is a piece for each byte at most.
     MAX_PLACES = VNET_HLEN + MAX_FRAME + MAX_RING_SIZE
+    # Descriptors read at once, about, as most of them can be empty: more wait, or are a violation.
+    MAX_WALK = 2 * MAX_RING_SIZE
     # Payload is read straight into the guest's buffers if one of the last few was large: for a small one it
     # costs more to look the buffers up than to copy.
     DIRECT_FROM = 8192
@@ -106,6 +108,7 @@ cdef class VhostLink(VhostRings):
         cdef int found = 0
         cdef int i, pair, result
         self.give_back()
+        self.n_walked = 0
         self.more = self.again = False
         self.drained = True
         if self.error or not self.n_fds:
@@ -116,7 +119,8 @@ cdef class VhostLink(VhostRings):
                 continue
             listen_no_more(&self.rings[2 * pair + 1])
             result = 1
-            while result > 0 and self.n_taken < room and used + MAX_RING_SIZE <= SENT_PIECES:
+            while (result > 0 and self.n_taken < room and used + MAX_RING_SIZE <= SENT_PIECES
+                    and self.n_walked < MAX_WALK):
                 result = self.take_frame(2 * pair + 1, &frames[found], &used)
                 found += result == 2
         self.next_pair = (self.next_pair + 1) % (<int>N_RINGS // 2)
@@ -151,6 +155,7 @@ cdef class VhostLink(VhostRings):
         cdef iovec *pieces = self.sent + used[0]
         if take(&self.rings[number], self.memory, &chain, pieces, MAX_RING_SIZE, False) <= 0:
             return 0
+        self.n_walked += chain.n_steps
         self.taken[self.n_taken].ring = <uint16_t>number
         self.taken[self.n_taken].head = chain.head
         self.n_taken += 1
@@ -252,6 +257,7 @@ cdef class VhostLink(VhostRings):
         """
         cdef Ring *ring = &self.rings[RECEIVE]
         cdef bint mergeable = self.acknowledged >> F_MRG_RXBUF & 1
+        cdef uint32_t n_walked = 0
         cdef Chain *chain
         self.n_chains = 0
         self.n_places = 0
@@ -265,8 +271,12 @@ cdef class VhostLink(VhostRings):
             self.n_chains += 1
             self.n_places += chain.n_pieces
             self.n_collected += chain.size
+            n_walked += chain.n_steps
+            if n_walked > n + MAX_WALK:
+                fail(ring, "its buffers are empty")
+                return 0
             if self.n_chains == 1 and chain.size < VNET_HLEN:
-                ring.violation = b"a buffer is too small for a header"
+                fail(ring, "a buffer is too small for a header")
                 return 0
             if not mergeable:
                 break
@@ -461,10 +471,14 @@ cdef class VhostLink(VhostRings):
             self.more = False
 
     cdef void flush(self) noexcept nogil:
+        cdef bint failed = False
         cdef int i
         for i in range(<int>N_RINGS):
             if self.rings[i].published != self.rings[i].called and is_ready(&self.rings[i]):
                 signal(&self.rings[i])
+                failed = failed or self.rings[i].violation != NULL
+        if failed:
+            self.check_rings()
         self.memory.tell_marked()
 
     cdef void end_turn(self) noexcept nogil:

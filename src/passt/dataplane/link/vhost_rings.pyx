@@ -11,11 +11,12 @@ and given in order: `virtio.ring.start` goes on there, and no chain is lost or g
 import os
 
 cimport cython
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 
 from passt.dataplane.base.externs cimport (
-    EPOLLET, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL, close, memset, write,
+    EPOLLET, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL, close, memset,
 )
+from passt.dataplane.base.wait_limit cimport tell_event
 from passt.dataplane.link.link cimport LINK_CSUM, LINK_TSO4, LINK_TSO6, LINK_USO4, LINK_USO6, Link
 from passt.dataplane.loop.reactor cimport EVENT_LINK, Reactor, make_tag
 from passt.dataplane.virtio.guest_memory cimport GuestMemory
@@ -57,10 +58,7 @@ cdef class VhostRings(Link):
         return &self.rings[number]
 
     cdef Ring *ring_for(self, unsigned int number, int fd) except NULL:
-        """As `ring_at`, for a ring that takes ownership of *fd*, which is closed if there is no such ring.
-
-        It is made non-blocking, as a counter that nobody reads would keep us in write(2).
-        """
+        """As `ring_at`, for a ring that takes ownership of *fd*, which is closed if there is no such ring."""
         if number >= <unsigned int>N_RINGS and fd >= 0:
             close(fd)
         self.ring_at(number)
@@ -181,14 +179,16 @@ cdef class VhostRings(Link):
         self.note_rings()
 
     def set_call(self, unsigned int ring, int fd):
-        """Have *ring* call by the eventfd *fd*, which is ours now; -1: its driver looks by itself."""
+        """Have *ring* call by the eventfd *fd*, which is ours now; -1: its driver looks by itself.
+
+        Raises ValueError.
+        """
         cdef Ring *it = self.ring_for(ring, fd)
-        cdef uint64_t one = 1
         if it.call >= 0:
             close(it.call)
         it.call = fd
-        if fd >= 0:
-            write(fd, &one, sizeof(one))      # what was used before was told to nobody
+        if fd >= 0 and not tell_event(fd):     # what was used before was told to nobody
+            raise ValueError(f"the call descriptor of ring {ring} keeps us waiting")
 
     def enable_ring(self, unsigned int ring, bint enabled):
         """Let frames pass by *ring*, or not."""

@@ -26,7 +26,9 @@ from passt.dataplane.base.stats cimport (
     DROP_BAD_PORT, DROP_TCP_ACK, DROP_TCP_FLAGS, DROP_TCP_MEMORY, DROP_TCP_SEQUENCE,
     DROP_UNKNOWN_FLOW, VERDICT_OK, Verdict, count,
 )
-from passt.dataplane.base.externs cimport EAGAIN, EFAULT, ENOBUFS, ENOMEM, IPPROTO_TCP, iovec, malloc, memcmp, memcpy
+from passt.dataplane.base.externs cimport (
+    EAGAIN, EFAULT, ENOBUFS, ENOMEM, IPPROTO_TCP, iovec, malloc, memcmp, memcpy,
+)
 from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.tcp.remote_acks cimport on_repeated
 from passt.dataplane.core.station cimport follow_sender, move_flow, station_of

@@ -18,7 +18,9 @@ from passt.dataplane.flow.tcp cimport (
     SackRange, TcpConn,
 )
 from passt.dataplane.packet.headers cimport MAX_IP_LEN, TCP_ACK, TCP_FIN, TCP_PSH, ETH_HLEN
-from passt.dataplane.base.externs cimport EAGAIN, EFAULT, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
+from passt.dataplane.base.externs cimport (
+    EAGAIN, EFAULT, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP,
+)
 from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.tcp.remote_acks cimport count_write, follow, on_remote_ack, on_lag_timeout
 from passt.dataplane.core.station cimport doubt

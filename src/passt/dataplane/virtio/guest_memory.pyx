@@ -7,9 +7,11 @@ somebody hostile; it is looked up here, and nothing else makes pointers of such 
 
 A file that is made shorter later takes its pages away: the kernel sends SIGBUS to who touches them. The
 handler here then puts zeros in place of the whole mapping, so that the access goes on, and notes that the
-memory is lost, which ends the session. A SIGBUS anywhere else ends the process as ever. The handler runs
-between any two instructions, so what it reads is static: a table of the mappings, and each entry is complete
-before its size says that it is there. System calls that we hand such memory to fail with EFAULT instead.
+memory is lost, which ends the session. Where the host does not grant that much (RLIMIT_DATA,
+vm.overcommit_memory of 2), the page alone is replaced. A SIGBUS anywhere else ends the process as ever. The
+handler runs between any two instructions, so what it reads is static: a table of the mappings, and each
+entry is complete before its size says that it is there. System calls that we hand such memory to fail with
+EFAULT instead.
 
 Dirty pages. While a machine migrates its front end shares a log: a bit for each 4096 bytes of guest addresses
 that we wrote since it looked ("Migration" in the same document).
@@ -22,7 +24,8 @@ from cpython.exc cimport PyErr_SetFromErrno
 from libc.stdint cimport uint8_t, uint64_t
 
 from passt.dataplane.base.atomics cimport set_bits8
-from passt.dataplane.base.externs cimport close, memset, write
+from passt.dataplane.base.externs cimport close, memset
+from passt.dataplane.base.wait_limit cimport tell_event
 
 cdef extern from *:
     """
@@ -35,10 +38,16 @@ cdef extern from *:
     enum { PASST_MAX_MAPPINGS = 80 };     /* regions, a log, what one process may have besides */
 
     static struct {
-        struct { uintptr_t start; size_t size; } mappings[PASST_MAX_MAPPINGS];
+        struct { uintptr_t start; size_t size, align; } mappings[PASST_MAX_MAPPINGS];
         int lost;
         int installed;
     } passt_shared;
+
+    static int passt_put_zeros(uintptr_t start, size_t size)
+    {
+        return mmap((void *)start, size, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) != MAP_FAILED;
+    }
 
     static void passt_on_bus_error(int signum, siginfo_t *info, void *frame)
     {
@@ -53,9 +62,11 @@ cdef extern from *:
             start = passt_shared.mappings[i].start;
             if (!size || place < start || place - start >= size)
                 continue;
-            if (mmap((void *)start, size, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED)
-                break;
+            if (!passt_put_zeros(start, size)) {
+                size = passt_shared.mappings[i].align;
+                if (!passt_put_zeros(place - place % size, size))
+                    break;
+            }
             __atomic_store_n(&passt_shared.lost, 1, __ATOMIC_RELEASE);
             return;
         }
@@ -63,7 +74,7 @@ cdef extern from *:
         raise(signum);
     }
 
-    static int passt_note_mapping(void *start, size_t size)
+    static int passt_note_mapping(void *start, size_t size, size_t align)
     {
         struct sigaction action;
         int i;
@@ -80,6 +91,7 @@ cdef extern from *:
         for (i = 0; i < PASST_MAX_MAPPINGS; i++)
             if (!passt_shared.mappings[i].size) {
                 passt_shared.mappings[i].start = (uintptr_t)start;
+                passt_shared.mappings[i].align = align;
                 __atomic_store_n(&passt_shared.mappings[i].size, size, __ATOMIC_RELEASE);
                 return 1;
             }
@@ -109,7 +121,7 @@ cdef extern from *:
     int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_NORESERVE
     void *mmap(void *address, size_t n, int protection, int flags, int fd, long offset) nogil
     int munmap(void *address, size_t n) nogil
-    bint note_mapping "passt_note_mapping"(void *start, size_t size) nogil
+    bint note_mapping "passt_note_mapping"(void *start, size_t size, size_t align) nogil
     void forget_mapping "passt_forget_mapping"(void *start) nogil
     bint is_any_lost "passt_is_lost"() nogil
     void forget_loss "passt_forget_loss"() nogil
@@ -121,7 +133,7 @@ cdef enum:
 cdef int prepare_memory() except -1:
     """Install the handler of SIGBUS, which a filter of system calls may forbid later. Raises OSError."""
     cdef uint8_t place = 0
-    if not note_mapping(&place, 1):
+    if not note_mapping(&place, 1, 1):
         PyErr_SetFromErrno(OSError)
     forget_mapping(&place)
     return 0
@@ -271,7 +283,10 @@ cdef class GuestMemory:
             page += 1
 
     cdef void mark_ours(self, const uint8_t *place, size_t n) noexcept nogil:
-        """Note that we wrote *n* bytes at *place* of our mappings; call only while there is a `log`."""
+        """Note that we wrote *n* bytes at *place* of our mappings; call only while there is a `log`.
+
+        Regions that the kernel has mapped one behind the other may both have a part of them.
+        """
         cdef Region *region
         cdef size_t part
         cdef int i = 0
@@ -287,10 +302,10 @@ cdef class GuestMemory:
                 i = 0
 
     cdef void tell_marked(self) noexcept nogil:
-        """Tell the front end if pages were noted since the last time."""
-        cdef uint64_t one = 1
-        if self.has_marked and self.log_call >= 0:
-            write(self.log_call, &one, sizeof(one))
+        """Tell the front end if pages were noted since the last time; not again if that keeps us waiting."""
+        if self.has_marked and self.log_call >= 0 and not tell_event(self.log_call):
+            close(self.log_call)
+            self.log_call = -1
         self.has_marked = False
 
     cdef bint is_lost(self) noexcept nogil:
@@ -325,7 +340,7 @@ cdef void *map_file(int fd, offset, size, size_t align, size_t *map_size) except
     map = mmap(NULL, map_size[0], PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, first)
     if map == MAP_FAILED:
         PyErr_SetFromErrno(OSError)
-    if not note_mapping(map, map_size[0]):
+    if not note_mapping(map, map_size[0], align):
         munmap(map, map_size[0])
         raise OSError("too many mappings of shared memory")
     return map

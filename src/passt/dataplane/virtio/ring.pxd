@@ -13,6 +13,7 @@ cdef struct Chain:
     # Buffers made available together: *n_pieces*, *size* bytes in all; *head* names the chain.
     uint32_t n_pieces
     uint32_t size
+    uint32_t n_steps              # descriptors read to find them; one may be empty
     uint16_t head
 
 

@@ -19,7 +19,8 @@ side writes behind its ring the index from which on it wants to be told (2.7.10)
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt.dataplane.base.atomics cimport acquire16, copy_once, full_barrier, load16, release16, store16
-from passt.dataplane.base.externs cimport iovec, memcpy, write
+from passt.dataplane.base.externs cimport iovec, memcpy
+from passt.dataplane.base.wait_limit cimport tell_event
 from passt.dataplane.virtio.guest_memory cimport GuestMemory
 
 cdef enum:
@@ -103,6 +104,7 @@ cdef int take(Ring *ring, GuestMemory memory, Chain *chain, iovec *pieces, uint3
     chain.head = head
     chain.n_pieces = 0
     chain.size = 0
+    chain.n_steps = 0
     if walk(ring, memory, ring.descriptors, ring.size, head, chain, pieces, room, writable, False) < 0:
         return -1
     ring.next_available += 1
@@ -118,6 +120,7 @@ cdef int walk(Ring *ring, GuestMemory memory, const uint8_t *table, uint32_t tab
     cdef uint8_t *inner
     while left:
         left -= 1
+        chain.n_steps += 1
         copy_once(&one, table + index * DESCRIPTOR_SIZE, DESCRIPTOR_SIZE)
         if one.flags & F_INDIRECT:
             if nested or not ring.has_indirect or one.flags & F_NEXT:
@@ -195,7 +198,6 @@ cdef void signal(Ring *ring) noexcept nogil:
     """Call the driver if something was published since the last time, and it wants to know."""
     cdef uint16_t before = ring.called
     cdef uint16_t wanted
-    cdef uint64_t one = 1
     if ring.published == before:
         return
     ring.called = ring.published
@@ -206,8 +208,8 @@ cdef void signal(Ring *ring) noexcept nogil:
             return
     elif load16(ring.available) & F_NO_INTERRUPT:
         return
-    if ring.call >= 0:
-        write(ring.call, &one, sizeof(one))
+    if ring.call >= 0 and not tell_event(ring.call):
+        fail(ring, "its call descriptor keeps us waiting")
 
 
 cdef void listen(Ring *ring) noexcept nogil:
