@@ -24,7 +24,7 @@ from tests.support.front_end import (
     Feature,
     FrontEnd,
 )
-from tests.support.guest_memory import ABOVE_HOLE, FIRST_USER, MIB, PAGE, Region
+from tests.support.guest_memory import ABOVE_HOLE, FIRST_USER, MIB, PAGE, SEAM, Region
 from tests.support.vhost_client import HEADER, MAX_FDS, VERSION, Client, Request, build
 
 if TYPE_CHECKING:
@@ -201,15 +201,13 @@ class VhostGuest(Guest):
         cuts = CUTS[self.shape & 7]
         pair = (self.shape >> 5) % self.pairs
         ring = self.front.transmit_ring(pair)
-        indirect = self.shape & 8 != 0
+        indirect = self.shape & 8 != 0 and self.front.features & Feature.INDIRECT_DESC != 0
         if len(ring.free) < (1 if indirect else len(cuts) + 1):
             self.collect_sent()
         if len(ring.free) < (1 if indirect else len(cuts) + 1):
             self.dropped += 1
             return
-        # One place crosses the border of two regions: for one chain at a time.
-        across = self.shape & 16 != 0 and all(chain.lent for each in self.front.rings
-                                              for chain in each.outstanding.values())
+        across = self.shape & 16 != 0 and not self.is_border_used()
         try:
             self.front.send(b"", data, cuts=cuts, indirect=indirect, across=across, pair=pair)
         except MemoryError:
@@ -217,6 +215,12 @@ class VhostGuest(Guest):
         else:
             frame = data[self.front.header_len :]
             self.sent[frame[:HEAD_LEN], len(frame)] += 1
+
+    def is_border_used(self) -> bool:
+        """Tell whether a chain has the place that crosses the border of two regions."""
+        border = self.front.memory.regions[1].guest_address
+        return any(border - SEAM <= chain.readable[0].address < border for ring in self.front.rings
+                   for chain in ring.outstanding.values() if chain.readable)
 
     def on_seen(self, head: bytes, n: int, to_guest: bool, *_: int) -> None:
         """Take what the engine took for a frame of ours: it has to be one."""
