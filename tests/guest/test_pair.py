@@ -1,7 +1,7 @@
 """Two guests of one host, each with a passt of its own, that reach each other by forwarded ports.
 
-The first is on QEMU's stream back end; the second is started by qrap, on a socket that QEMU inherits, and its
-passt listens on the default path.
+The first is on QEMU's stream back end, or shares its memory; the second is started by qrap, on a socket that
+QEMU inherits, and its passt listens on the default path.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.guest.vm import Passt, Vm, stream_card
+from tests.guest.vm import CARDS, Passt, Vm
 from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, OUTSIDE6, Lab
 from tests.system.servers import stream_sha256
 
@@ -36,14 +36,16 @@ mount --move /mnt "$1"
 class Pair:
     """The two guests, booted and configured, and their passts."""
 
-    def __init__(self, lab: Lab, directory: Path, *, user: bool) -> None:
+    def __init__(self, lab: Lab, directory: Path, card: str, *, user: bool) -> None:
         self.passts: list[Passt] = []
         self.guests: list[Vm] = []
         qrap = Path(lab.pasta).with_name("qrap")
         try:
-            self.passts.append(Passt(lab, directory / "first.socket", options(FIRST_PORT), user=user))
+            form, make_card = CARDS[card]
+            self.passts.append(Passt(lab, directory / "first.socket", [*form, *options(FIRST_PORT)],
+                                     user=user))
             self.passts.append(Passt(lab, None, options(SECOND_PORT), user=user))
-            self.guests.append(Vm(lab.host, directory, stream_card(self.passts[0].path), name="first",
+            self.guests.append(Vm(lab.host, directory, make_card(self.passts[0].path), name="first",
                                   user=user))
             self.guests.append(Vm(lab.host, directory, INHERITED, name="second", user=user,
                                   before=[str(qrap), "5"]))
@@ -65,11 +67,11 @@ def options(port: int) -> list[str]:
     return ["-1", "-t", str(port), "-u", str(port)]
 
 
-@pytest.fixture(scope="module")
-def pair(lab: Lab, guest_files: Path, refusal: str) -> Iterator[Pair]:
+@pytest.fixture(scope="module", params=CARDS)
+def pair(lab: Lab, guest_files: Path, refusal: str, request: pytest.FixtureRequest) -> Iterator[Pair]:
     lab.host.run(["sh", "-c", OWN_TMP, "sh", str(lab.directory)])
     try:
-        pair = Pair(lab, guest_files, user=not refusal)
+        pair = Pair(lab, guest_files, request.param, user=not refusal)
         yield pair
         pair.close()
     finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from tests.guest.vm import Passt, Vm, sharing_card
 from tests.support.lab import FAR4, FAR6, HOST4, Lab
 from tests.system.servers import stream_sha256
+from tests.system.test_tcp_patience import cpu_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +20,9 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.needs_root, pytest.mark.slow]
 
 SIZE = 4 << 20
+BIG = 64 << 20
 PORT = 5000
+STOPPED_S = 4
 OPTIONS = ["--vhost-user", "-t", str(PORT)]
 # virtio 1.2, 5.1.3 and 6: what the guest's driver acknowledged of what QEMU let through.
 FEATURES = {"CSUM": 0, "GUEST_CSUM": 1, "GUEST_TSO4": 7, "GUEST_TSO6": 8, "HOST_TSO4": 11, "HOST_TSO6": 12,
@@ -124,6 +129,29 @@ def test_new_passt_comes_in_the_middle_of_traffic(lab: Lab, machine: Machine) ->
     guest.run("killall wget; kill %1", check=False)
     check_network(lab, machine)
     assert "Call Trace" not in guest.run("dmesg")
+
+
+def test_guest_that_is_stopped_costs_nothing_and_loses_nothing(lab: Lab, machine: Machine) -> None:
+    """QEMU is stopped (SIGSTOP) while data are on their way, in and out: they wait in the host's sockets."""
+    guest = machine.guest
+    get = f"wget -q -O - http://{FAR4}:8000/{BIG} | sha256sum >/tmp/in"
+    guest.run(f"rm -f /tmp/in; ({get}) >/dev/null 2>&1 &")
+    guest.run(f"head -c {SIZE} /dev/urandom >/tmp/data; rm -f /tmp/back")
+    guest.run(f"(socat -t 120 - TCP:{FAR4}:8007 </tmp/data | sha256sum >/tmp/back) >/dev/null 2>&1 &")
+    guest.running.send(signal.SIGSTOP)
+    try:
+        time.sleep(1)              # what was under way has come to rest
+        before = cpu_seconds(machine.passt.running.pid)
+        time.sleep(STOPPED_S)
+        assert cpu_seconds(machine.passt.running.pid) - before < 0.02 * STOPPED_S
+    finally:
+        guest.running.send(signal.SIGCONT)
+        guest.running.popen.send_signal(signal.SIGCONT)  # nsenter stops with what it started
+    found = guest.wait_for("grep . /tmp/in", "the download is complete", 120)
+    assert found.split()[0] == stream_sha256(BIG)
+    echoed = guest.wait_for("grep . /tmp/back", "what was sent comes back", 120)
+    assert echoed == guest.run("sha256sum </tmp/data")
+    check_network(lab, machine)
 
 
 def test_guest_leaves(machine: Machine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import subprocess
@@ -149,15 +150,29 @@ def test_path_on_procfs_is_looked_up_again() -> None:
         assert (loop.n_ends, loop.timers) == (1, [])
 
 
-def test_path_without_inotify_is_looked_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> int:
-        raise OSError(24, "Too many open files")
+@pytest.mark.parametrize(("number", "advice"), [
+    (errno.EMFILE, "raise fs.inotify.max_user_instances"), (errno.ENOSPC, "max_user_watches"),
+    (errno.EACCES, ""),
+])
+@pytest.mark.parametrize("name", ["inotify_init", "inotify_add_watch"])
+def test_path_without_inotify_is_looked_up_again(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], name: str,
+        number: int, advice: str) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(syscalls, "inotify_init", refuse)
+    monkeypatch.setattr(syscalls, name, refuse)
     path = tmp_path / "one"
     path.touch()
     loop = Loop()
-    watch_path(str(path)).start(loop, loop.on_end)
+    n_before = len(os.listdir("/proc/self/fd"))
+    watch = watch_path(str(path))
+    assert len(os.listdir("/proc/self/fd")) == n_before + 1  # the directory
+    watch.start(loop, loop.on_end)
+    said = capfd.readouterr().err
+    # A limit is for the user to raise; what may not be read is nobody's fault.
+    assert said.count("\n") == (1 if advice else 0)
+    assert advice in said
     loop.turn()
     assert (loop.n_ends, len(loop.timers)) == (0, 1)
     path.unlink()

@@ -95,6 +95,15 @@ def test_missing_directories_are_passed_over(monkeypatch: pytest.MonkeyPatch) ->
     assert isolated(body, flags=IN_USER_NAMESPACE) == []
 
 
+def test_without_any_of_the_directories_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def body() -> tuple[int, bool]:
+        empty_root.enter_namespaces()
+        return errno_of(empty_root.enter), os.path.isdir("/proc/self")
+
+    monkeypatch.setattr(empty_root, "PLACES", (b"/no-such", b"/etc/passwd"))
+    assert isolated(body, flags=IN_USER_NAMESPACE) == (2, True)
+
+
 def test_failure_leaves_root_and_working_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: bytes) -> None:
         raise PermissionError(1, "Operation not permitted")

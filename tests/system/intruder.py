@@ -24,6 +24,7 @@ TREE = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(TREE / "src"), str(TREE)]
 
 from passt.dataplane.sockets.namespace_thread import NamespaceThread  # noqa: E402 - found by the line above
+from passt.host import seccomp  # noqa: E402
 from passt.process import interpreter  # noqa: E402
 from passt.process.seccomp import CallFilter  # noqa: E402
 from passt.process.seccomp_filters import NAMES  # noqa: E402
@@ -201,7 +202,7 @@ def main(form: str, attempt: str) -> None:
     call_filter.watch(loop)
     if attempt.startswith("thread"):
         namespace = os.open("/proc/self/ns/net", os.O_RDONLY)
-        THREADS.append(NamespaceThread(namespace, 4, call_filter.thread_program))
+        THREADS.append(NamespaceThread(namespace, 4, call_filter.thread_program, seccomp.LOADER))
     sys.unraisablehook = start._on_ignored  # as `start.run` does
     interpreter.close_paths()
     call_filter.install()

@@ -208,6 +208,19 @@ def test_namespace_is_served_on_without_its_path_if_that_is_wanted(client: Clien
     assert len(client.daemons()) == 1
 
 
+def test_end_of_the_path_is_noticed_beyond_the_limit_of_inotify(lab: Lab) -> None:
+    client = Client(lab, user=True)  # a limit of its user namespace
+    client.run(["sh", "-c", "echo 0 >/proc/sys/user/max_inotify_instances"])
+    status, out, err = client.pasta(PODMAN)
+    assert (status, out) == (0, b"")
+    [line] = err.decode().splitlines()
+    assert "raise fs.inotify.max_user_instances" in line
+    client.inside([*lab.client, "tcp", FAR4, "8000", "3000"])
+    client.remove_namespace()
+    assert_gone(client)
+    client.close()
+
+
 @pytest.mark.parametrize(("runas", "numbers"), [
     ([], (65534, 65534)), (["--runas", "54000"], (54000, 54000)),
     (["--runas", "54000:54001"], (54000, 54001)),

@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from passt.process.stages import OFF_VARIABLE
 from tests.support.processes import status_field, wait_until
+from tests.system.test_attach import Target
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.support.lab import Lab, Running
 
 pytestmark = pytest.mark.needs_root
@@ -164,6 +168,36 @@ def test_background_starts_and_ends_whatever_the_caller_ignores(lab: Lab, user: 
             (lab.directory / "home" / "socket").unlink(missing_ok=True)
     finally:
         target.kill()
+
+
+def has_counters(log: Path) -> bool:
+    return "Counters after" in log.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("off", ["", "pid-namespace"])
+def test_background_takes_no_notice_of_a_hangup(lab: Lab, user: bool, off: str) -> None:
+    """With a PID namespace of its own or without."""
+    pid_file, socket, log = (lab.directory / "home" / name for name in ("pid", "socket", "log"))
+    target = Target(lab, user=user)
+    # --runas 0: a directory of the plain user is no place for nobody's files.
+    options = ["-q", "-P", str(pid_file), "-l", str(log), *([] if user else ["--runas", "0"])]
+    try:
+        for argv in ([lab.pasta, *NET, *options, target.pid], [lab.passt, *options, "-s", str(socket)]):
+            before = lab.host.pids()
+            lab.host.run(argv, user=user, env={OFF_VARIABLE: off})
+            [own] = lab.host.pids() - before
+            assert (status_field(own, "NSpid").split()[-1] == "1") == (not off)
+            for signum in (signal.SIGHUP, signal.SIGUSR2, signal.SIGALRM):
+                os.kill(own, signum)
+            os.kill(own, signal.SIGUSR1)
+            wait_until(partial(has_counters, log), "it answers", 5)
+            os.kill(own, signal.SIGTERM)
+            wait_until(partial(nobody_left, lab, before), "it has ended", 10)
+            pid_file.unlink()
+            log.unlink()
+            socket.unlink(missing_ok=True)
+    finally:
+        target.running.kill()
 
 
 def test_failure_in_the_background_is_told_whatever_the_caller_ignores(lab: Lab, user: bool) -> None:

@@ -18,11 +18,12 @@ import pytest
 
 from tests.support.lab import HOST4, PATH, Lab
 from tests.support.processes import wait_until
-from tests.system.machines import MAC, passt
+from tests.support.switches import LONG
+from tests.system.machines import MAC, passt, socket_path
 from tests.system.test_shared_memory import MAX_GROWTH_KB, Sharing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from tests.support.lab import Running
 
@@ -35,6 +36,8 @@ pytestmark = [
 PORT = 5000
 N_DATAGRAMS, DATAGRAM_LEN = 500, 1200
 N_KILLS = 10
+SESSION_S = 60 if LONG else 4
+MAX_FLOWS_KB = 30_000              # of the flow table; see test_clients.py
 # Each has one form of frames: mergeable buffers or not, several pairs of queues, buffers used in order.
 DEVICES = {"mergeable": "mrg_rxbuf=1", "not mergeable": "mrg_rxbuf=0", "pairs": "queues=2,mrg_rxbuf=1",
            "in order": "in_order=1,mrg_rxbuf=1", "not in order": "in_order=0,mrg_rxbuf=0"}
@@ -105,11 +108,13 @@ class Counters(NamedTuple):
     to_guest: int
 
 
-def counters(lines: Sequence[str]) -> Counters:
-    """Read the last counters in passt's output."""
-    text = "\n".join(lines)
-    numbers = [re.findall(rf"{way} guest: (\d+) frames", text) for way in ("from", "to")]
-    assert all(numbers), text
+def counters(sharing: Sharing) -> Counters:
+    """Ask passt for its counters, which go to its log file."""
+    log = Path(f"{sharing.path}.log")
+    sharing.running.send(signal.SIGUSR1)
+    wait_until(lambda: "    drops: " in log.read_text(encoding="utf-8"), "passt tells its counters")
+    numbers = [re.findall(rf"{way} guest: (\d+) frames", log.read_text(encoding="utf-8"))
+               for way in ("from", "to")]
     return Counters(*(int(found[-1]) for found in numbers))
 
 
@@ -117,10 +122,12 @@ def counters(lines: Sequence[str]) -> Counters:
 def sharing(lab: Lab, refusal: str) -> Iterator[Sharing]:
     if refusal:
         pytest.skip(refusal)
-    with passt(lab, "--vhost-user", "-d", "-u", str(PORT), user=True) as (running, path):
-        sharing = Sharing(running, path)
-        yield sharing
-        Path(f"{path}.testpmd").unlink(missing_ok=True)
+    log = f"{socket_path(lab, 'machine')}.log"
+    with passt(lab, "--vhost-user", "-u", str(PORT), "-l", log, user=True) as (running, path):
+        assert log == f"{path}.log"
+        yield Sharing(running, path)
+    for name in (log, f"{path}.testpmd"):
+        Path(name).unlink(missing_ok=True)
 
 
 @EACH
@@ -129,7 +136,7 @@ def test_frames_that_it_sends_arrive(lab: Lab, sharing: Sharing, device: str) ->
     driver = TestPmd(lab, sharing.path, "txonly", device, "--txpkts=600")
     driver.wait_for(r"TX-packets: [1-9]\d{3}")
     totals = driver.finish()
-    found = counters(sharing.end())
+    found = counters(sharing)
     assert totals.sent > 1000
     assert totals.sent - 2 * 1024 <= found.from_guest <= totals.sent
 
@@ -143,7 +150,7 @@ def test_datagrams_from_outside_come_to_it(lab: Lab, sharing: Sharing, device: s
                      str(DATAGRAM_LEN)], timeout=60)
     driver.wait_for(r"RX-packets: +(?:[5-9]\d\d|\d{4})")
     totals = driver.finish()
-    found = counters(sharing.end())
+    found = counters(sharing)
     assert totals.received >= N_DATAGRAMS
     assert found.to_guest >= totals.received
 
@@ -154,10 +161,20 @@ def test_it_answers_who_is_there(lab: Lab, sharing: Sharing, device: str) -> Non
     driver = TestPmd(lab, sharing.path, "icmpecho", device)
     driver.wait_for(r"TX-packets: +[1-9]")
     totals = driver.finish()
-    lines = sharing.end()
     assert totals.sent >= 1
     assert totals.received >= totals.sent
-    assert counters(lines).from_guest >= 1
+    assert counters(sharing).from_guest >= 1
+
+
+def test_memory_of_a_session_does_not_grow(lab: Lab, sharing: Sharing) -> None:
+    """A minute of it if there is time: frames of many flows as fast as it can make them."""
+    driver = TestPmd(lab, sharing.path, "flowgen", "queues=2,mrg_rxbuf=1")
+    driver.wait_for(r"TX-packets: [1-9]\d{3}")
+    resident = sharing.resident_kb()
+    time.sleep(SESSION_S)
+    assert sharing.resident_kb() - resident < MAX_FLOWS_KB
+    totals = driver.finish()
+    assert counters(sharing).from_guest > totals.sent // 2
 
 
 def test_session_that_is_killed_in_the_middle_of_traffic(lab: Lab, sharing: Sharing) -> None:

@@ -261,6 +261,7 @@ cdef class Engine:
     cdef void dispatch(self, epoll_event *event) except *:
         cdef uint64_t tag = event.data.u64
         cdef uint32_t kind = <uint32_t>(tag >> 56)
+        cdef bint was_blocked = self.core.link.blocked
         if kind == EVENT_LINK:
             if (tag ^ make_tag(EVENT_LINK, self.link_number, 0)) < <uint64_t>self.core.link.n_fds:
                 self.on_link_event(<int><uint32_t>tag, event.events)
@@ -272,13 +273,11 @@ cdef class Engine:
             callback = self.readers.get(<int><uint32_t>tag)
             if callback is not None:
                 callback()
+        if was_blocked and not self.core.link.blocked:
+            self.wake_waiting()   # at once: by the end of the turn it may be as it was before
 
     cdef void on_link_event(self, int which, uint32_t events) except *:
-        cdef bint was_blocked = self.core.link.blocked
-        cdef bint is_readable = self.core.link.on_event(which, events)
-        if was_blocked and not self.core.link.blocked:
-            self.wake_waiting()
-        if is_readable:
+        if self.core.link.on_event(which, events):
             self.read_link()
 
     cdef void wake_waiting(self) noexcept:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 FIRST_OWN_FD = 3
-_MAX_FD = 0xFFFF_FFFF
+MAX_FD = 0xFFFF_FFFF
 
 
 def tidy_descriptors(keep: Iterable[int] = ()) -> None:
@@ -34,7 +34,7 @@ def tidy_descriptors(keep: Iterable[int] = ()) -> None:
         if fd > first:
             close_descriptors(first, fd - 1)
         first = max(first, fd + 1)
-    close_descriptors(first, _MAX_FD)
+    close_descriptors(first, MAX_FD)
 
 
 def open_null() -> int:
@@ -89,7 +89,7 @@ def raise_file_limit() -> tuple[int, int]:
 def file_limit() -> int:
     """Return how many files may be open at once; a large number if there is no limit."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return _MAX_FD if soft == resource.RLIM_INFINITY else soft
+    return MAX_FD if soft == resource.RLIM_INFINITY else soft
 
 
 def restore_file_limit(limits: tuple[int, int]) -> None:

@@ -1,6 +1,8 @@
 """Typing of the compiled loader of system call filters."""
 
 MAX_CALL: int
+LOADER: object
+"""What `load` does, as a C function in a capsule, for a thread that runs no Python."""
 
 def handle_refusals(event_fd: int) -> None:
     """Have refused calls return ENOSYS, and the first refusal of each add 1 to the eventfd *event_fd*.

@@ -15,6 +15,7 @@ Filters and their handler are of the process and cannot be taken back, so what t
 """
 
 from cpython.exc cimport PyErr_SetFromErrno
+from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport uint64_t
 
 cdef extern from *:
@@ -129,12 +130,13 @@ cdef extern from *:
     enum: PASST_CALLS
     enum: PASST_ARGS
     int passt_handle_refusals(int event_fd) noexcept
-    int passt_load_program(const void *program, size_t size) noexcept
+    int passt_load_program(const void *program, size_t size) noexcept nogil
     uint64_t passt_refused_calls(unsigned int word) noexcept
     uint64_t passt_refused_arg(unsigned int number, unsigned int i) noexcept
 
 # The place that all larger numbers share.
 MAX_CALL = PASST_CALLS - 1
+LOADER = PyCapsule_New(<void *>passt_load_program, "passt.load_filter", NULL)
 
 
 def handle_refusals(int event_fd) -> None:

@@ -4,7 +4,8 @@ What ends us. A process is watched by a pidfd. A path is a name in a directory, 
 directory is closed before the loop runs: a broken process could reach files from there. procfs changes
 without inotify events, so for a process of another PID namespace a file of its directory is read twice a
 second, which fails with ESRCH when it has ended and its parent has waited for it. Where inotify is not to be
-had, as beyond user.max_inotify_instances, the directory stays open and the name is looked up twice a second.
+had, as in a directory that may not be read or, with a warning, beyond fs.inotify.max_user_instances, the
+directory stays open and the name is looked up twice a second.
 Only its owner may read /proc/PID/ns: "permission denied" means that the name still exists.
 """
 
@@ -208,8 +209,7 @@ class PathWatch:
                 syscalls.IN_DELETE | syscalls.IN_MOVED_FROM | syscalls.IN_DELETE_SELF
                 | syscalls.IN_MOVE_SELF | syscalls.IN_ONLYDIR)
         except OSError as error:
-            # The directory may not be read, or a limit is reached: look the name up.
-            log.debug(f"cannot be told when {name} is removed: {error.strerror}")
+            _tell_no_inotify(name, error)
             if self._inotify >= 0:
                 os.close(self._inotify)
                 self._inotify = -1
@@ -259,6 +259,15 @@ class PathWatch:
             on_end()
         else:
             loop.call_later(POLL_S, lambda: self._look_again(loop, on_end))
+
+
+def _tell_no_inotify(name: str, error: OSError) -> None:
+    """Say that we look *name* up; a directory that may not be read is no fault, a limit can be raised."""
+    what = f"the kernel does not tell when {name} is removed: {error.strerror}; pasta looks twice a second"
+    if error.errno in (errno.EMFILE, errno.ENOSPC):
+        log.warning(f"{what}; raise fs.inotify.max_user_instances or max_user_watches")
+    else:
+        log.debug(what)
 
 
 def has_own_procfs() -> bool:

@@ -21,7 +21,7 @@ agree: the child clears the setting, reports, and waits for the parent's consent
 no signal can change its status any more.
 
 The pid file is opened at the start, with the caller's rights and working directory, and emptied: content
-means that the process is ready. Once ready, we never remove it.
+means that the process is ready. Once ready, we never remove it; until then `StartFiles` does.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from passt.errors import ConfigError, HostError
 from passt.host import descriptors, syscalls
 from passt.log.output_file import open_output
 from passt.process import signals
+from passt.process.start_files import StartFiles
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -57,15 +58,16 @@ class Background:
         self._parent_fd = -1
         self._consent_fd = -1
         self._null_fd = -1
-        self._made: list[str] = []  # files that we created, while we may remove them
+        self._files = StartFiles()
         if pid_file is not None:
             self._open(pid_file)
 
     def _open(self, path: str) -> None:
+        self._files.watch()
         try:
             self._pid_fd, made = open_output(path, os.O_WRONLY)
             if made is not None:
-                self.has_made(made)
+                self._files.add(made)
             if stat.S_ISREG(os.fstat(self._pid_fd).st_mode):
                 os.ftruncate(self._pid_fd, 0)
         except (OSError, ValueError) as error:
@@ -91,6 +93,7 @@ class Background:
             self._wait(child, readiness, consent)
         os.close(readiness)
         os.close(consent)
+        self._files.leave_to_parent()
         self._parent_fd = ours
         self._check_parent()
         data = os.read(self._consent_fd, _PID.size)
@@ -101,9 +104,13 @@ class Background:
         if os.getpid() == 1:
             signals.end_as_pid1()
 
+    def expect_file(self) -> None:
+        """Prepare for a file that the start will create; call with the caller's rights."""
+        self._files.watch()
+
     def has_made(self, path: str) -> None:
-        """Remember *path*, a file that the start has created, for `fail`."""
-        self._made.append(path)
+        """Have *path*, a file that the start has created, removed if the start fails."""
+        self._files.add(path)
 
     def prepare(self) -> None:
         """Do what `announce` needs paths for: open /dev/null, and leave the caller's directory.
@@ -126,35 +133,32 @@ class Background:
             self.hold()
         if self._pid_fd >= 0:
             self._write_pid()
-        self._made.clear()        # from now on the files are the caller's
         if self._parent_fd >= 0:
             self._part()
+        self._files.keep()
         if self._pid_fd >= 0:
             os.close(self._pid_fd)
             self._pid_fd = -1
 
     def fail(self) -> None:
-        """Remove the files that we created, unless `announce` has been called.
-
-        Only the parent can do it later, as the child has no paths: a start in the foreground that fails so
-        late leaves them. The next start replaces the socket, and uses the pid file again.
-        """
-        while self._made and self._parent_fd < 0:
-            try:
-                os.unlink(self._made.pop())
-            except OSError:
-                continue
+        """Remove the files that the start has created, unless `announce` has been called."""
+        self._files.remove()
 
     def _wait(self, child: int, readiness: int, consent: int) -> NoReturn:
         """Wait for the child: exit with 0 when it is ready, else as the child ended."""
+        try:
+            self._files.give_up_rights()
+        except OSError:
+            pass                  # the child will fail by that too, and says so
         if os.read(readiness, 1) == _READY:
             signals.block_all()
+            # Before the consent: a kill between that and our exit would leave a program that has "failed".
+            self._files.dismiss_guard()
             try:
                 os.write(consent, _READY)
                 os._exit(0)
             except OSError:
-                pass              # the child ended after its report
-            os.close(consent)
+                os.close(consent)  # the child ended after its report
         status = os.waitpid(child, 0)[1]
         self.fail()
         if os.WIFSIGNALED(status):

@@ -11,6 +11,7 @@ It takes CAP_SYS_ADMIN in our user namespace (mount_namespaces(7)). Mounts do no
 
 from __future__ import annotations
 
+import errno
 import os
 
 from passt.host import syscalls
@@ -46,11 +47,10 @@ def enter() -> None:
 
 def _mount() -> bytes:
     """Mount the tmpfs on the first of PLACES that there is, and return this. Raises OSError."""
-    for place in PLACES[:-1]:
+    for place in PLACES:
         try:
             syscalls.mount(b"tmpfs", place, b"tmpfs", _FLAGS, _OPTIONS)
         except (FileNotFoundError, NotADirectoryError):
             continue
         return place
-    syscalls.mount(b"tmpfs", PLACES[-1], b"tmpfs", _FLAGS, _OPTIONS)
-    return PLACES[-1]
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))

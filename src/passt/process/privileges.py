@@ -8,7 +8,7 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from passt.process.signals import CallerSignals
 
-_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2  # linux/capability.h
+CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH, CAP_FOWNER = 1, 2, 3  # linux/capability.h
 _MAX_CAPABILITIES = 64  # the kernel's sets have 64 bits
 
 
@@ -28,7 +28,7 @@ def may_read_all() -> bool:
     A change of user may take it away, and so does entering another user namespace, for the files of users who
     have no number in there: user_namespaces(7).
     """
-    return bool(syscalls.capget()[0] & (1 << _CAP_DAC_OVERRIDE | 1 << _CAP_DAC_READ_SEARCH))
+    return bool(syscalls.capget()[0] & (1 << CAP_DAC_OVERRIDE | 1 << _CAP_DAC_READ_SEARCH))
 
 
 def close_to_others() -> None:
@@ -40,6 +40,16 @@ def close_to_others() -> None:
     may reset it, so call this again after each. Children inherit it until execve(2).
     """
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+
+
+def keep_only(capabilities: int) -> None:
+    """Give up all capabilities that we have but those in the mask *capabilities*, of 1 << CAP_*.
+
+    A program that we executed would have none (no_new_privs). Raises OSError.
+    """
+    kept = syscalls.capget()[1] & capabilities
+    syscalls.capset(kept, kept, 0)
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
 
 
 def drop_privileges() -> None:

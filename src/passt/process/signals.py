@@ -2,9 +2,10 @@
 
 Until the loop runs, signals have their default actions, whatever the caller ignored or blocked, so each ends
 a start at once and the kernel cleans up. Then they are blocked, and the loop reads them from a signalfd.
-ASKING is blocked all the time. SIGCHLD must not be ignored: the kernel would discard the status of every
-child that ends (wait(2), "NOTES"). The command gets back what the caller ignored and blocked; of
-INTERPRETERS, which Python ignores before we can look, those that the launcher saw (`facts.launcher`).
+ASKING is blocked all the time. SIGCHLD must not be ignored during a start and beside a command: the kernel
+would discard the status of every child that ends (wait(2), "NOTES"). The command gets back what the caller
+ignored and blocked; of INTERPRETERS, which Python ignores before we can look, those that the launcher saw
+(`facts.launcher`).
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ RESPECTED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 # End PID 1 of an own PID namespace during its start, which the kernel does not do: those by which a user, a
 # terminal or a program such as timeout(1) ends another one. SIGKILL does it anyway.
 ENDING_START = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR2, signal.SIGALRM)
+# Do nothing to a program in the background, which has no terminal to lose, and reads no configuration again.
+UNHEEDED = (signal.SIGHUP, signal.SIGUSR2, signal.SIGALRM)
 STATUS_OF_SIGNAL = 128  # the exit status of a process that a signal ends is this plus the signal's number
 
 # The C library keeps these from programs (nptl(7)), yet its posix_spawn(3), by which make starts programs,
@@ -126,15 +129,18 @@ def _exit_by(number: int, _: object) -> None:
     os._exit(STATUS_OF_SIGNAL + number)
 
 
-def read_ending() -> SignalReader:
+def read_ending(*, in_background: bool) -> SignalReader:
     """Have the signals ENDING read by the loop from now on; others are what they are by default.
 
-    For PID 1 that means: nothing (pid_namespaces(7)).
+    In the background UNHEEDED are ignored; PID 1 of a PID namespace ignores all others too
+    (pid_namespaces(7)). SIGCHLD is ignored: nobody waits for a child any more.
     """
     reader = SignalReader(ENDING)
     for number in ENDING_START:
         if signal.getsignal(number) == _exit_by:
             signal.signal(number, signal.SIG_DFL)
+    for number in (*(UNHEEDED if in_background else ()), signal.SIGCHLD):
+        signal.signal(number, signal.SIG_IGN)
     return reader
 
 

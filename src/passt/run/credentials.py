@@ -22,9 +22,7 @@ To join a user namespace takes capabilities over it, and users of the host have 
 main process becomes another user before it joins, and keeps its capabilities until they are all dropped. The
 helper that makes the tap of an existing namespace keeps root's capabilities, which let it enter any network
 namespace and open /dev/net/tun; so a main process that was root joins the user namespace after the tap.
-The command belongs to the user of --runas; root that becomes nobody keeps the command as its own. The parent
-of a passt in the background keeps root's capabilities until its exit: if the start fails, it removes files
-from directories of root's.
+The command belongs to the user of --runas; root that becomes nobody keeps the command as its own.
 """
 
 from __future__ import annotations

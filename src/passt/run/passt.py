@@ -1,9 +1,8 @@
 """passt: connects a virtual machine whose emulator shares its memory, or sends frames on a stream socket.
 
 A start goes through the stages of `process.stages`. All before "user" has the caller's rights. A client that
-connects before "loop" waits. A start in the background that fails removes the socket's file; in the
-foreground it can do so until "root" closes paths. After "ready" the file stays, whatever ends us. Signals end
-us until "signals".
+connects before "loop" waits. If the start does not succeed, the socket's file is removed; after "ready" it
+stays, whatever ends us. Signals end us until "signals".
 """
 
 from __future__ import annotations
@@ -53,6 +52,8 @@ class _Passt:
         self._user = identity.choose(settings.process.runas)
         self._connection = None if settings.socket.fd is None else unix_socket.adopt(
             settings.socket.fd, passes_descriptors=settings.socket.vhost_user)
+        if settings.diagnostics.pcap is not None:
+            background.expect_file()
         self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug,
                                         on_created=background.has_made)
         self._guest = resolve_guest(settings)
@@ -61,6 +62,7 @@ class _Passt:
         self._progress.enter("socket")
         self._listener = None
         if self._connection is None:
+            background.expect_file()
             self._listener = unix_socket.listen(settings.socket.socket_path)
             background.has_made(self._listener.path)
         load_all(*(_SHARING_PARTS if settings.socket.vhost_user else ()))
@@ -83,7 +85,8 @@ class _Passt:
         enter("inner-ports")
         network.start_ports()
         enter("signals")
-        network.engine.add_reader(signals.read_ending().fd, network.engine.stop)
+        ending = signals.read_ending(in_background=not self._settings.process.foreground)
+        network.engine.add_reader(ending.fd, network.engine.stop)
         self._isolation.finish(network.engine)
         enter("ready")
         self._tell_ready()

@@ -21,7 +21,7 @@ import socket
 
 from passt import log
 from passt.errors import HostError
-from passt.host import descriptors
+from passt.host import descriptors, seccomp
 from passt.host.interface_index import index_seen_by
 from passt.namespace import create, pid1
 from passt.namespace.child import make_tap, start_child
@@ -85,6 +85,8 @@ class _Pasta:
         self._progress = Progress(ATTACHED if settings.namespace.is_attached else COMMAND)
         self._isolation = Isolation(self._progress)
         self._progress.enter("host")
+        if settings.diagnostics.pcap is not None:
+            background.expect_file()
         self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug,
                                         on_created=background.has_made)
         self._user = identity.choose(settings.process.runas)
@@ -165,7 +167,8 @@ class _Pasta:
             child.end()
         target.close()
         enter("signals")
-        network.engine.add_reader(signals.read_ending().fd, network.engine.stop)
+        ending = signals.read_ending(in_background=not settings.process.foreground)
+        network.engine.add_reader(ending.fd, network.engine.stop)
         if watch is not None:
             watch.start(network.engine, lambda: _leave(network.engine))
         self._isolation.finish(network.engine)
@@ -272,7 +275,7 @@ def _start_thread(namespace: int, program: bytes) -> NamespaceThread:
     try:
         # The thread keeps spare sockets of four kinds; together they may be a sixteenth of all descriptors.
         reserve = min(max(descriptors.file_limit() // 64, 1), MAX_RESERVE)
-        return NamespaceThread(namespace, reserve, program)
+        return NamespaceThread(namespace, reserve, program, seccomp.LOADER)
     except OSError as error:
         raise HostError(f"cannot open sockets in the network namespace: {error.strerror}") from None
 

@@ -343,7 +343,7 @@ def _take_event(message: Message) -> int:
 
     Files, pipes and sockets are refused, as it is written to: a pipe, or a file that a process serves (FUSE),
     might keep us waiting. What is left are anonymous inodes, which have no type (stat(2)); these do not wait
-    once they are told so.
+    while O_NONBLOCK is set, which a front end can take back (docs/security.md).
     """
     message.require_fds(1)
     if stat.S_IFMT(os.fstat(message.fds[0]).st_mode):

@@ -2,15 +2,12 @@
 
 import re
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.dataplane.probes import spoiler
+from tests.support.probe_calls import TREE, run_call
 
-TREE = Path(__file__).parents[3]
 if not spoiler.is_debug():
     pytest.skip("asserts nothing without PASST_DEBUG=1: run tools/debug-build", allow_module_level=True)
 
@@ -52,9 +49,7 @@ def test_each_way_to_spoil_is_tried() -> None:
 
 @pytest.mark.parametrize("name", FOUND)
 def test_spoiled_invariant_aborts_and_says_where(name: str) -> None:
-    program = f"from tests.dataplane.probes import spoiler; spoiler.{name}(); print('went on')"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60,
-                          check=False, cwd=TREE)
+    done = run_call("spoiler", f"{name}()")
     assert (done.returncode, done.stdout) == (-signal.SIGABRT, "")
     file, expression = FOUND[name]
     said = re.fullmatch(r"(passt/dataplane/\S+):(\d+): assertion failed: (.+)\n", done.stderr)

@@ -1,14 +1,10 @@
 """In a build with PASST_SANITIZE=1 errors of memory and arithmetic end the process (tools/sanitize)."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from tests.dataplane.probes import culprit, spoiler
+from tests.support.probe_calls import run_call
 
-TREE = Path(__file__).parents[3]
 if not culprit.is_sanitized():
     pytest.skip("nothing looks without PASST_SANITIZE=1: run tools/sanitize", allow_module_level=True)
 
@@ -33,9 +29,7 @@ def test_each_error_is_tried() -> None:
 
 @pytest.mark.parametrize("call", FOUND)
 def test_error_is_reported_and_ends_the_process(call: str) -> None:
-    program = f"from tests.dataplane.probes import culprit; culprit.{call}; print('went on')"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60,
-                          check=False, cwd=TREE)
+    done = run_call("culprit", call)
     assert (done.returncode, done.stdout) == (1, "")
     assert FOUND[call] in done.stderr
     assert "culprit.pyx" in done.stderr

@@ -274,6 +274,57 @@ def test_replies_for_a_guest_without_buffers_are_bounded(bench: VhostBench) -> N
     assert len(bench.front.received()) == 100 - bench.drops()["drop_link_full"]
 
 
+def test_frame_that_all_buffers_of_the_ring_do_not_hold_is_a_counted_drop(
+        make: Callable[..., VhostBench]) -> None:
+    bench = make(size=8)
+    bench.front.offer(1000, 8)
+    bench.turn()
+    assert not bench.engine.send_frame(bytes(9000))
+    assert bench.drops() == {"drop_oversize": 1}
+    assert bench.engine.send_frame(ARP)
+    assert len(bench.front.received()) == 1
+
+
+def test_frame_that_waits_for_buffers_is_not_for_another_driver(make: Callable[..., VhostBench]) -> None:
+    bench = make(features=FULL)
+    bench.turn()
+    assert bench.engine.send_frame(ARP)
+    bench.front.stop(bench.device)
+    bench.device.set_features(USUAL)
+    bench.front.offer(2048, 4)
+    for number in range(2):
+        bench.front.start_ring(bench.device, number)
+        bench.device.enable_ring(number, True)
+    bench.turn()
+    assert bench.engine.send_frame(ethernet(b"new", kind=0x0806))
+    assert [got.frame[14:17] for got in bench.front.received()] == [b"new"]
+
+
+def test_frame_that_waits_for_buffers_outlives_a_stop(bench: VhostBench) -> None:
+    bench.turn()
+    assert bench.engine.send_frame(ARP)
+    bench.front.stop(bench.device)
+    bench.front.offer(2048, 4)
+    bench.device.set_features(USUAL)
+    for number in range(2):
+        bench.front.start_ring(bench.device, number)
+        bench.device.enable_ring(number, True)
+    bench.turn()
+    assert len(bench.front.received()) == 1
+
+
+def test_buffers_of_one_byte_hold_a_frame_of_any_length(make: Callable[..., VhostBench]) -> None:
+    bench = make(size=1024)
+    ring = bench.front.receive_ring()
+    for _ in range(700):
+        address = bench.front.memory.take(128)
+        ring.post(ring.add((), [Buffer(address + 2 * i, 1) for i in range(64)], indirect=True))
+    bench.turn()
+    frame = os.urandom(40000)
+    assert bench.engine.send_frame(frame)
+    assert [got.frame for got in bench.front.received()] == [frame]
+
+
 @pytest.mark.parametrize("features", [PLAIN, PLAIN | Feature.EVENT_IDX])
 def test_guest_that_polls_is_not_called(make: Callable[..., VhostBench], features: int) -> None:
     bench = make(features=features)
@@ -433,6 +484,18 @@ def check(got: Received, features: int) -> None:
         assert rfc1071(pseudo + body) == 0
 
 
+def test_ring_that_data_finds_damaged_ends_the_session(make: Callable[..., VhostBench]) -> None:
+    bench = make(features=FULL)
+    bench.front.offer(2048, 1)
+    stream = connect(bench)
+    bench.front.offer(70000, 1)
+    bench.front.receive_ring().publish(256)
+    bench.turn()
+    stream.remote.send(bytes(100000))
+    assert bench.await_end() == "ring 0 is damaged: a chain begins outside of the ring"
+    stream.remote.close()
+
+
 def test_guest_without_buffers_costs_no_wake_up(make: Callable[..., VhostBench]) -> None:
     bench = make(features=FULL)
     bench.front.offer(2048, 1)
@@ -445,6 +508,40 @@ def test_guest_without_buffers_costs_no_wake_up(make: Callable[..., VhostBench])
     bench.engine.run()
     assert bench.engine.counters()["wakeups"] - before <= 3
     stream.remote.close()
+
+
+def test_datagram_that_waits_is_read_when_a_request_ends_the_wait_in_the_same_turn(bench: VhostBench) -> None:
+    events = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2)]
+
+    def fill() -> None:
+        os.eventfd_read(events[0])
+        assert bench.engine.send_frame(ARP)
+        assert bench.engine.send_frame(ARP)
+
+    def go_on() -> None:
+        os.eventfd_read(events[1])
+        bench.front.offer(2048, 8)
+        bench.device.enable_ring(0, True)
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as remote:
+        remote.bind(("127.0.0.1", 0))
+        remote.settimeout(5)
+        bench.policy.target = Target(packed("127.0.0.1"), remote.getsockname()[1])
+        bench.front.send(udp(G4, 40000, R4, 53, b"question"))
+        bench.turn()
+        _, peer = remote.recvfrom(2000)
+        bench.front.offer(2048, 1)
+        bench.turn()
+        for event, callback in zip(events, (fill, go_on), strict=True):
+            bench.engine.add_reader(event, callback)
+        os.eventfd_write(events[0], 1)
+        remote.sendto(b"answer", peer)
+        os.eventfd_write(events[1], 1)
+        got = bench.receive(3)
+    assert got[2].frame[42:48] == b"answer"
+    for event in events:
+        bench.engine.remove_reader(event)
+        os.close(event)
 
 
 @pytest.mark.parametrize("features", [USUAL, FULL])

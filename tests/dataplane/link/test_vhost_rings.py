@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -200,6 +202,20 @@ def test_written_pages_are_logged(bench: VhostBench) -> None:
     log.close()
 
 
+def test_pages_of_regions_that_touch_in_our_mappings_only_are_logged(bench: VhostBench) -> None:
+    log = DirtyLog(2 * ABOVE_HOLE)
+    # The kernel puts a mapping right below the one before.
+    low, high = bench.front.memory.regions[1:]
+    end = ABOVE_HOLE + high.size
+    bench.device.set_log(log.fd, log.size, log.offset)
+    ring = bench.front.receive_ring()
+    ring.post(ring.add((), [Buffer(end - 40, 40), Buffer(low.guest_address, 2008)]))
+    bench.turn()
+    assert bench.engine.send_frame(ARP)
+    assert log.take() == pages(end - 40, 40) | pages(low.guest_address, 32)
+    log.close()
+
+
 # What a front end or a guest may not do
 
 
@@ -361,6 +377,24 @@ def test_session_that_ended_leaves_room_for_the_next(bench: VhostBench) -> None:
     assert len(bench.responder.frames) == 10
     assert len(os.listdir("/proc/self/fd")) == len(before)
     assert count_maps() == n_maps
+
+
+def test_device_in_a_cycle_is_let_go_with_its_rings() -> None:
+    code = """
+import gc
+from tests.dataplane.link.vhost_bench import VhostBench
+from tests.support.front_end import FrontEnd
+
+bench = VhostBench(FrontEnd()).start()
+cycle = [bench.device]
+cycle.append(cycle)
+bench.end()
+del bench.device, cycle
+gc.collect()
+"""
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60, check=False)
+    assert done.returncode == 0
 
 
 def test_reset_stops_rings_and_keeps_memory(bench: VhostBench) -> None:

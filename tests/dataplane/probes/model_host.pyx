@@ -19,7 +19,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from passt.dataplane.base.externs cimport (
     AF_INET, AF_INET6, EAGAIN, EMFILE, EPIPE, EPOLL_CTL_DEL, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN,
-    EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP, IPPROTO_UDP, MSG_TRUNC, SOCK_DGRAM, SOCK_STREAM, iovec, memcpy,
+    EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM, SOCK_STREAM, iovec, memcpy,
     mmsghdr, msghdr, read, sockaddr_storage, socklen_t, write,
 )
 from passt.dataplane.loop.reactor cimport EVENTS_PER_WAIT, Reactor
@@ -27,46 +27,25 @@ from passt.dataplane.sockets.namespace_thread cimport (
     SOCKET_TCP4, SOCKET_TCP6, SOCKET_UDP4, NamespaceThread, SocketKind,
 )
 from passt.dataplane.sockets.sockets cimport PathInfo, Sockets
+from tests.dataplane.probes.model_calls cimport (
+    ACCEPT, BIND_DEVICE, BIND_SOURCE, CONNECT, CONSUME, FILL_PIPE, FOLLOW_ACKS, KEEP_ALIVE, MOVE,
+    N_OPERATIONS, OPEN, PATH_INFO, PEEK, PREPARE_STREAM, RECEIVE, RECEIVE_MESSAGE, REWIND, SEND,
+    SEND_MESSAGE, SET_INTERFACE, SET_OPTION, SHUT_WRITE, TAKE_ERROR, WATCH, Operation, fill_message, look_at,
+)
 
 cdef enum:
     EBADF = 9
-    MSG_CTRUNC = 8
     FIRST_FD = 1 << 20
     SEND_BUFFER = 1 << 20
     MAX_MESSAGE = 65507
     CHUNK = 65536
 
-# What can be made to fail, by the places in `ModelSockets.failures`.
+# What can be made to fail, in the order of `model_calls.Operation`.
 OPERATIONS = (
     "open", "bind_source", "bind_device", "connect", "accept", "prepare_stream", "send", "peek", "consume",
     "rewind", "shut_write", "take_error", "keep_alive", "path_info", "follow_acks", "watch", "send_message",
     "receive_message", "receive", "move", "fill_pipe", "set_option", "set_interface",
 )
-cdef enum Operation:
-    OPEN = 0
-    BIND_SOURCE
-    BIND_DEVICE
-    CONNECT
-    ACCEPT
-    PREPARE_STREAM
-    SEND
-    PEEK
-    CONSUME
-    REWIND
-    SHUT_WRITE
-    TAKE_ERROR
-    KEEP_ALIVE
-    PATH_INFO
-    FOLLOW_ACKS
-    WATCH
-    SEND_MESSAGE
-    RECEIVE_MESSAGE
-    RECEIVE
-    MOVE
-    FILL_PIPE
-    SET_OPTION
-    SET_INTERFACE
-    N_OPERATIONS
 
 
 @cython.auto_pickle(False)
@@ -604,40 +583,6 @@ cdef class ModelSockets(Sockets):
 
     cdef int set_interface(self, int fd, int family, int ifindex) noexcept with gil:
         return self.simple(SET_INTERFACE, fd)
-
-
-cdef void look_at(const uint8_t *data, size_t n) noexcept:
-    """Read all of it: that is for the sanitizers."""
-    cdef uint8_t copy[4096]
-    cdef size_t part
-    while n:
-        part = min(n, sizeof(copy))
-        memcpy(copy, data, part)
-        data += part
-        n -= part
-
-
-cdef ssize_t fill_message(msghdr *message, tuple what) noexcept:
-    """Hand a message over as recvmsg(2) does; *what* is (payload, sender, control data)."""
-    cdef bytes payload, name, control
-    cdef size_t n
-    payload, name, control = what
-    message.msg_flags = 0
-    n = min(<size_t>len(payload), message.msg_iov[0].iov_len)
-    if n < <size_t>len(payload):
-        message.msg_flags |= MSG_TRUNC
-    if n:
-        memcpy(message.msg_iov[0].iov_base, <const char *>payload, n)
-    if message.msg_name != NULL:
-        memcpy(message.msg_name, <const char *>name, min(<size_t>len(name), <size_t>message.msg_namelen))
-        message.msg_namelen = <socklen_t>len(name)
-    if <size_t>len(control) > message.msg_controllen:
-        message.msg_flags |= MSG_CTRUNC
-        control = b""
-    if len(control):
-        memcpy(message.msg_control, <const char *>control, len(control))
-    message.msg_controllen = len(control)
-    return n
 
 
 cdef class ModelNamespace(NamespaceThread):

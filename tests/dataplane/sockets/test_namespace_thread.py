@@ -106,6 +106,13 @@ def test_namespace_that_cannot_be_entered() -> None:
 
 
 @in_own_namespace
+def test_filter_that_nothing_could_load() -> None:
+    with open("/proc/self/ns/net", "rb") as file, pytest.raises(ValueError, match="PyCapsule"):
+        NamespaceThread(file.fileno(), 1, b"program")
+    assert len(list(Path("/proc/self/task").iterdir())) == 1
+
+
+@in_own_namespace
 def test_socket_that_cannot_be_had() -> None:
     with closing(enter_next()) as thread:
         before = len(os.listdir("/proc/self/fd"))

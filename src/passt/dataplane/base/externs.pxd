@@ -100,8 +100,6 @@ cdef extern from "<sched.h>" nogil:
 cdef extern from * nogil:
     """
     #include <linux/capability.h>
-    #include <linux/filter.h>
-    #include <linux/seccomp.h>
     #include <stdint.h>
     #include <sys/prctl.h>
     #include <sys/syscall.h>
@@ -132,17 +130,6 @@ cdef extern from * nogil:
         return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     }
 
-    /* Put the calling thread under a filter of system calls, for good; it has no_new_privs already. The flag
-       is explained in host/seccomp.pyx. */
-    static inline int passt_load_filter(const void *program, size_t size)
-    {
-        struct sock_fprog fprog = {
-            (unsigned short)(size / sizeof(struct sock_filter)), (struct sock_filter *)program,
-        };
-
-        return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &fprog);
-    }
-
     static inline uint32_t passt_load(const uint32_t *place)
     {
         return __atomic_load_n(place, __ATOMIC_ACQUIRE);
@@ -160,7 +147,6 @@ cdef extern from * nogil:
     """
     enum: CAP_NET_BIND_SERVICE
     int passt_keep_capabilities(uint64_t kept)
-    int passt_load_filter(const void *program, size_t size)
     uint32_t passt_load(const uint32_t *place)
     void passt_store(uint32_t *place, uint32_t value)
     uint32_t passt_exchange(uint32_t *place, uint32_t value)

@@ -44,6 +44,8 @@ cdef enum:
     DATA_VALID = 2                # VIRTIO_NET_HDR_F_DATA_VALID: the checksum is known to be right
     READ_ROUNDS = 4
     SENT_PIECES = 2 * MAX_RING_SIZE
+    # Before the last chain of a frame to the guest there is a piece for each byte at most.
+    MAX_PLACES = VNET_HLEN + MAX_FRAME + MAX_RING_SIZE
     # Payload is read straight into the guest's buffers if one of the last few was large: for a small one it
     # costs more to look the buffers up than to copy.
     DIRECT_FROM = 8192
@@ -66,7 +68,7 @@ cdef class VhostLink(VhostRings):
 
     def __cinit__(self, *_):
         self.sent = <iovec *>malloc(SENT_PIECES * sizeof(iovec))
-        self.places = <iovec *>malloc(MAX_RING_SIZE * sizeof(iovec))
+        self.places = <iovec *>malloc(MAX_PLACES * sizeof(iovec))
         self.chains = <Chain *>malloc(MAX_RING_SIZE * sizeof(Chain))
         if self.sent == NULL or self.places == NULL or self.chains == NULL:
             raise MemoryError
@@ -94,7 +96,7 @@ cdef class VhostLink(VhostRings):
 
     cdef void detach(self) noexcept nogil:
         self.n_taken = 0
-        self.kept_start = self.kept_end = 0
+        self.forget_kept()
         VhostRings.detach(self)
 
     # From the guest
@@ -226,18 +228,21 @@ cdef class VhostLink(VhostRings):
         return True
 
     cdef int find_room(self, size_t n) noexcept nogil:
-        """Collect buffers for *n* bytes; 0: too few, and the link is blocked, -1: it fits in none."""
+        """Collect buffers for *n* bytes; 0: too few, and the link is blocked, -1: it never fits."""
+        cdef Ring *ring = &self.rings[RECEIVE]
         cdef int result = self.collect(n)
         if result:
             return result
-        listen(&self.rings[RECEIVE])
+        listen(ring)
         result = self.collect(n)
         self.check_rings()
+        if result == 0 and <uint16_t>(ring.known_available - ring.next_available) == ring.size:
+            result = -1           # all that the guest can add is there
         if result == 0:
             self.stats.link_stalls += not self.blocked
             self.blocked = True
         elif not self.error:
-            listen_no_more(&self.rings[RECEIVE])
+            listen_no_more(ring)
         return 0 if self.error else result
 
     cdef int collect(self, size_t n) noexcept nogil:
@@ -253,7 +258,7 @@ cdef class VhostLink(VhostRings):
         self.n_collected = 0
         while self.n_collected < n and self.n_chains < MAX_RING_SIZE:
             chain = &self.chains[self.n_chains]
-            if take(ring, self.memory, chain, self.places + self.n_places, MAX_RING_SIZE - self.n_places,
+            if take(ring, self.memory, chain, self.places + self.n_places, MAX_PLACES - self.n_places,
                     True) <= 0:
                 self.uncollect(self.n_chains)
                 return 0
@@ -353,6 +358,9 @@ cdef class VhostLink(VhostRings):
         memcpy(self.kept + self.kept_end + sizeof(head), frame, n)
         self.kept_end += sizeof(head) + n
         return True
+
+    cdef void forget_kept(self) noexcept nogil:
+        self.kept_start = self.kept_end = 0
 
     cdef void put_kept(self) noexcept nogil:
         """Put out what was kept, as far as there are buffers."""
@@ -455,6 +463,7 @@ cdef class VhostLink(VhostRings):
 
     cdef void end_turn(self) noexcept nogil:
         self.give_back()
+        self.check_rings()
         self.rounds = 0
         self.more = self.more or self.again
         self.again = False

@@ -56,3 +56,4 @@ cdef class VhostRings(Link):
     cdef bint may_receive(self) noexcept nogil
     cdef void check_rings(self) noexcept nogil
     cdef void give_back(self) noexcept nogil
+    cdef void forget_kept(self) noexcept nogil

@@ -10,6 +10,7 @@ and given in order: `virtio.ring.start` goes on there, and no chain is lost or g
 
 import os
 
+cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
 from passt.dataplane.base.externs cimport (
@@ -27,6 +28,7 @@ OFFERED_FEATURES = sum(1 << bit for bit in (
     F_GUEST_USO4, F_GUEST_USO6, F_HOST_USO))
 
 
+@cython.no_gc_clear               # `__dealloc__` needs the reactor, also of one that was in a cycle
 cdef class VhostRings(Link):
     """Without memory and rings at first."""
 
@@ -57,7 +59,7 @@ cdef class VhostRings(Link):
     cdef Ring *ring_for(self, unsigned int number, int fd) except NULL:
         """As `ring_at`, for a ring that takes ownership of *fd*, which is closed if there is no such ring.
 
-        Whoever shares the descriptor cannot have us wait in write(2).
+        It is made non-blocking, as a counter that nobody reads would keep us in write(2).
         """
         if number >= <unsigned int>N_RINGS and fd >= 0:
             close(fd)
@@ -68,6 +70,7 @@ cdef class VhostRings(Link):
 
     def set_features(self, features):
         """Take the features that the front end acknowledged. Raises ValueError."""
+        cdef uint32_t before = self.features
         cdef int i
         if features & ~OFFERED_FEATURES:
             raise ValueError(f"features {features & ~OFFERED_FEATURES:#x} were not offered")
@@ -84,6 +87,8 @@ cdef class VhostRings(Link):
                 self.features |= LINK_TSO6
             if self.acknowledged >> F_GUEST_USO4 & self.acknowledged >> F_GUEST_USO6 & 1:
                 self.features |= LINK_USO4 | LINK_USO6
+        if self.features != before:
+            self.forget_kept()    # they were made for another driver
         for i in range(<int>N_RINGS):
             self.rings[i].has_event_index = self.acknowledged >> F_EVENT_IDX & 1
             self.rings[i].has_indirect = self.acknowledged >> F_INDIRECT_DESC & 1
@@ -92,7 +97,7 @@ cdef class VhostRings(Link):
         self.note_rings()
 
     def set_memory(self, regions):
-        """Replace all memory by *regions*. Raises ValueError and OSError; then there is none."""
+        """Replace all memory by *regions*. Raises ValueError and OSError, then unchanged."""
         cdef GuestMemory memory = GuestMemory()
         for region in regions:
             memory.add(region.guest_address, region.size, region.user_address, region.mmap_offset, region.fd)
@@ -211,6 +216,7 @@ cdef class VhostRings(Link):
         """Stop all rings and forget the features; the memory stays."""
         cdef int i
         self.give_back()
+        self.forget_kept()
         for i in range(<int>N_RINGS):
             self.drop_ring(i)
             memset(&self.rings[i], 0, sizeof(Ring))
@@ -301,3 +307,6 @@ cdef class VhostRings(Link):
 
     cdef void give_back(self) noexcept nogil:
         """Give the chains of the last batch back to the guest."""
+
+    cdef void forget_kept(self) noexcept nogil:
+        """Drop the frames that wait for buffers."""

@@ -15,6 +15,10 @@ cdef enum:
     POOL_SIZE = 64                # sockets of one kind in reserve at most; a power of two
 
 
+# Puts the calling thread under a filter of system calls; 0, or -1 with errno set.
+ctypedef int (*LoadFilter)(const void *program, size_t n) noexcept nogil
+
+
 cdef struct SocketPool:
     # A ring with one writer per end: the thread writes *filled*, the engine *taken*.
     int fds[POOL_SIZE]
@@ -47,6 +51,7 @@ cdef struct Mailbox:
     int namespace_fd
     const char *program           # of the filter of system calls
     size_t program_size           # 0: no filter
+    LoadFilter load_filter
     int failure                   # errno of entering the namespace
     uint32_t reserve              # sockets of one kind to keep
     SocketRequest *request

@@ -6,11 +6,12 @@ class NamespaceThread:
     To be made by a process that will not fork again. The engine that it is given to owns it.
     """
 
-    def __init__(self, namespace_fd: int, reserve: int = 64, program: bytes = b"") -> None:
+    def __init__(self, namespace_fd: int, reserve: int = 64, program: bytes = b"",
+                 loader: object = None) -> None:
         """Enter the namespace of *namespace_fd*, a /proc/PID/ns/net or (Linux 5.8) a pidfd. Raises OSError.
 
         It keeps *reserve* sockets of each kind ready, 1 to 64. *program* is its filter of system calls, an
-        array of struct sock_filter; none if empty.
+        array of struct sock_filter; none if empty. *loader* puts it in place: `passt.host.seccomp.LOADER`.
 
         The caller needs CAP_SYS_ADMIN over that namespace and over its own user namespace (setns(2)). The
         descriptor is not used any more afterwards.

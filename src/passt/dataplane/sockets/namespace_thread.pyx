@@ -20,6 +20,7 @@ semaphores order everything else (POSIX, "Memory Synchronization"). To be starte
 as a child would have the descriptors but not the thread.
 """
 
+from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 import os
@@ -30,10 +31,10 @@ from passt.dataplane.base.externs cimport (
     EPERM, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, IPV6_RECVPKTINFO, IPV6_V6ONLY,
     SIG_SETMASK, SIGSYS, SO_BINDTODEVICE, SO_OOBINLINE, SO_REUSEADDR, SOCK_CLOEXEC, SOCK_DGRAM,
     SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, TCP_CONGESTION, TCP_NODELAY, bind, calloc, close, errno, free,
-    listen, memcpy, memset, passt_exchange, passt_keep_capabilities, passt_load, passt_load_filter,
-    passt_store, pthread_attr_destroy, pthread_attr_init, pthread_attr_setstacksize, pthread_attr_t,
-    pthread_create, pthread_join, pthread_sigmask, sem_destroy, sem_init, sem_post, sem_wait, setns,
-    setsockopt, sigdelset, sigfillset, sigset_t, sockaddr, socket,
+    listen, memcpy, memset, passt_exchange, passt_keep_capabilities, passt_load, passt_store,
+    pthread_attr_destroy, pthread_attr_init, pthread_attr_setstacksize, pthread_attr_t, pthread_create,
+    pthread_join, pthread_sigmask, sem_destroy, sem_init, sem_post, sem_wait, setns, setsockopt, sigdelset,
+    sigfillset, sigset_t, sockaddr, socket,
 )
 
 cdef enum:
@@ -52,7 +53,7 @@ cdef int enter(Mailbox *mailbox) noexcept nogil:
         return errno
     if passt_keep_capabilities(<uint64_t>1 << CAP_NET_BIND_SERVICE) < 0:
         return errno
-    if mailbox.program_size and passt_load_filter(mailbox.program, mailbox.program_size) < 0:
+    if mailbox.program_size and mailbox.load_filter(mailbox.program, mailbox.program_size) < 0:
         return errno
     return 0
 
@@ -173,7 +174,8 @@ cdef class NamespaceThread:
         sem_init(&self.mailbox.calls, 0, 0)
         sem_init(&self.mailbox.answers, 0, 0)
 
-    def __init__(self, int namespace_fd, int reserve=POOL_SIZE, bytes program not None=b""):
+    def __init__(self, int namespace_fd, int reserve=POOL_SIZE, bytes program not None=b"",
+                 loader=None):
         cdef pthread_attr_t attributes
         cdef sigset_t everything, before
         cdef int result
@@ -185,6 +187,8 @@ cdef class NamespaceThread:
         self.mailbox.reserve = <uint32_t>reserve
         self.mailbox.program = program            # read before the first answer
         self.mailbox.program_size = len(program)
+        if program:
+            self.mailbox.load_filter = <LoadFilter>PyCapsule_GetPointer(loader, "passt.load_filter")
         pthread_attr_init(&attributes)
         pthread_attr_setstacksize(&attributes, STACK_SIZE)
         # The thread starts with the mask of its creator: no signal of others is ever to be handled there.

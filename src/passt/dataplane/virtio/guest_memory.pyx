@@ -273,12 +273,18 @@ cdef class GuestMemory:
     cdef void mark_ours(self, const uint8_t *place, size_t n) noexcept nogil:
         """Note that we wrote *n* bytes at *place* of our mappings; call only while there is a `log`."""
         cdef Region *region
-        cdef int i
-        for i in range(self.n_regions):
+        cdef size_t part
+        cdef int i = 0
+        while n and i < self.n_regions:
             region = &self.regions[i]
+            i += 1
             if region.start <= place < region.start + region.size:
-                self.mark(region.guest_address + <uint64_t>(place - region.start), n)
-                return
+                part = min(n, region.size - <size_t>(place - region.start))
+                self.mark(region.guest_address + <uint64_t>(place - region.start), part)
+                # What touches it in our mappings may be of any other region.
+                place += part
+                n -= part
+                i = 0
 
     cdef void tell_marked(self) noexcept nogil:
         """Tell the front end if pages were noted since the last time."""
