@@ -201,6 +201,7 @@ int connect_path(const char *path)
 {
 	struct sockaddr_un name = { .sun_family = AF_UNIX };
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	uint64_t end = now_ns() + 1000000000u;
 
 	if (fd < 0)
 		die("socket");
@@ -209,8 +210,12 @@ int connect_path(const char *path)
 		exit(2);
 	}
 	strcpy(name.sun_path, path);
-	if (connect(fd, (const struct sockaddr *)&name, sizeof(name)) < 0)
-		die(path);
+	/* Who has bound its name may not listen yet. */
+	while (connect(fd, (const struct sockaddr *)&name, sizeof(name)) < 0) {
+		if (errno != ECONNREFUSED || now_ns() > end)
+			die(path);
+		usleep(10000);
+	}
 	return fd;
 }
 

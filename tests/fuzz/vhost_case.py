@@ -35,6 +35,8 @@ def run_case(data: bytes, tell: Callable[[str], None] | None = None) -> None:
     settings, more, room, mood = source.byte(), source.byte(), source.byte(), source.byte()
     world = VhostWorld(peek_off=settings & 2 == 0, bytes_acked=settings & 4 == 0, mtu=MTUS[settings >> 5 & 3],
                        max_flows=FLOWS[more & 3], ends_sessions=settings & 1 == 0)
+    if settings & 16:             # which has no frame stay in the guest's memory
+        world.engine.set_trace(None, world.vhost_guest.on_seen)
     world.whims.mood = mood
     world.sockets.room = ROOMS[room & 3]
     world.sockets.connects_at_once = room & 4 != 0

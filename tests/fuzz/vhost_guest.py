@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import struct
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from tests.fuzz.file_memory import FileMemory
@@ -24,7 +24,7 @@ from tests.support.front_end import (
     Feature,
     FrontEnd,
 )
-from tests.support.guest_memory import ABOVE_HOLE, FIRST_USER, MIB, PAGE, Region
+from tests.support.guest_memory import ABOVE_HOLE, FIRST_USER, MIB, PAGE, SEAM, Region
 from tests.support.vhost_client import HEADER, MAX_FDS, VERSION, Client, Request, build
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ BUFFERS: tuple[tuple[int, tuple[int, ...]], ...] = (
     (1536, ()), (4096, ()), (65562, ()), (65562, (12, 4096, 4096)), (60, ()), (12, ()), (2048, (1,) * 14))
 CANARY = 3 * PAGE                 # before the second region in its file: no business of the back end
 MAX_OFFERED = 64
+HEAD_LEN = 256                    # of a frame, in a trace
 FULL = 2000                       # chains that would not fit the memory
 
 
@@ -147,6 +148,7 @@ class VhostGuest(Guest):
         self.shape = 0            # of sent frames: number of cuts, indirect, across, pair
         self.buffers = 0          # those that are offered: number of BUFFERS
         self.offered = 16         # how many at a time
+        self.sent: Counter[tuple[bytes, int]] = Counter()  # frames that the back end may still see
 
     @property
     def pairs(self) -> int:
@@ -167,6 +169,7 @@ class VhostGuest(Guest):
     def renew(self, features: int, pairs: int, size: int, base: int) -> None:
         """Have new memory and rings, unknown to the back end."""
         self.front.close()
+        self.sent.clear()
         self.front = new_front_end(features, pairs, size, base)
         self.is_honest = True
 
@@ -198,16 +201,33 @@ class VhostGuest(Guest):
         cuts = CUTS[self.shape & 7]
         pair = (self.shape >> 5) % self.pairs
         ring = self.front.transmit_ring(pair)
-        indirect = self.shape & 8 != 0
+        indirect = self.shape & 8 != 0 and self.front.features & Feature.INDIRECT_DESC != 0
         if len(ring.free) < (1 if indirect else len(cuts) + 1):
             self.collect_sent()
         if len(ring.free) < (1 if indirect else len(cuts) + 1):
             self.dropped += 1
             return
+        across = self.shape & 16 != 0 and not self.is_border_used()
         try:
-            self.front.send(b"", data, cuts=cuts, indirect=indirect, across=self.shape & 16 != 0, pair=pair)
+            self.front.send(b"", data, cuts=cuts, indirect=indirect, across=across, pair=pair)
         except MemoryError:
             self.dropped += 1
+        else:
+            frame = data[self.front.header_len :]
+            self.sent[frame[:HEAD_LEN], len(frame)] += 1
+
+    def is_border_used(self) -> bool:
+        """Tell whether a chain has the place that crosses the border of two regions."""
+        border = self.front.memory.regions[1].guest_address
+        return any(border - SEAM <= chain.readable[0].address < border for ring in self.front.rings
+                   for chain in ring.outstanding.values() if chain.readable)
+
+    def on_seen(self, head: bytes, n: int, to_guest: bool, *_: int) -> None:
+        """Take what the engine took for a frame of ours: it has to be one."""
+        if to_guest or not self.is_honest:
+            return
+        assert self.sent[head, n], f"{n} bytes that were not sent so: {head.hex()}"
+        self.sent[head, n] -= 1
 
     def collect_sent(self) -> None:
         """Take back what was sent."""

@@ -361,8 +361,6 @@ def log_pages(world: VhostWorld, source: Source) -> None:
 def choose_shape(world: VhostWorld, source: Source) -> None:
     """Choose how the chains of the next frames look, and the buffers that are offered."""
     world.vhost_guest.shape, choice = source.byte(), source.byte()
-    if not world.vhost_guest.front.features & Feature.INDIRECT_DESC:
-        world.vhost_guest.shape &= ~8
     world.vhost_guest.buffers = choice % len(BUFFERS)
     if BUFFERS[choice % len(BUFFERS)][0] < 1526:
         world.vhost_guest.is_honest = False  # virtio 1.2, 5.1.6.3.1 wants more
