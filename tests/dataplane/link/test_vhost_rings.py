@@ -200,15 +200,17 @@ def test_written_pages_are_logged(bench: VhostBench) -> None:
     log.close()
 
 
-def test_written_pages_of_two_regions_that_touch_in_our_memory_are_logged(bench: VhostBench) -> None:
-    """The kernel maps the second region right before the first one, so both buffers are one piece here."""
+@pytest.mark.parametrize("order", [(4, 5), (5, 4)])
+def test_written_pages_of_two_regions_that_touch_in_our_memory_are_logged(bench: VhostBench,
+                                                                          order: tuple[int, int]) -> None:
+    """The kernel mostly maps one region right behind the other, so both buffers are one piece here."""
     log = DirtyLog(2 * ABOVE_HOLE // 64)
-    for number in (2, 3):
-        region = Region(number << 29, 1 << 16)
+    regions = [Region(number << 24, 1 << 16) for number in (4, 5)]
+    bench.front.memory.regions += regions
+    for region in regions:
         bench.device.add_region(region.told)
-        bench.front.memory.regions.append(region)
     bench.device.set_log(log.fd, log.size, log.offset)
-    second, first = Buffer((3 << 29) + (1 << 16) - 40, 40), Buffer(2 << 29, 2000)
+    second, first = Buffer((order[0] << 24) + (1 << 16) - 40, 40), Buffer(order[1] << 24, 2000)
     ring = bench.front.receive_ring()
     ring.post(ring.add((), [second, first]))
     bench.turn()
