@@ -20,7 +20,7 @@ from tests.support.front_end import (
     FrontEnd,
     Header,
 )
-from tests.support.guest_memory import ABOVE_HOLE, MIB, Buffer, Region
+from tests.support.guest_memory import ABOVE_HOLE, MIB, Buffer
 from tests.support.split_ring import INDIRECT, NEXT, WRITE
 
 if TYPE_CHECKING:
@@ -197,26 +197,6 @@ def test_written_pages_are_logged(bench: VhostBench) -> None:
     assert log.take() == pages(chain.writable[0].address, 72) | pages(ring.used, 12)
     assert os.eventfd_read(event) == 1
     os.close(event)
-    log.close()
-
-
-@pytest.mark.parametrize("order", [(4, 5), (5, 4)])
-def test_written_pages_of_two_regions_that_touch_in_our_memory_are_logged(bench: VhostBench,
-                                                                          order: tuple[int, int]) -> None:
-    """The kernel mostly maps one region right behind the other, so both buffers are one piece here."""
-    log = DirtyLog(2 * ABOVE_HOLE // 64)
-    regions = [Region(number << 24, 1 << 16) for number in (4, 5)]
-    bench.front.memory.regions += regions
-    for region in regions:
-        bench.device.add_region(region.told)
-    bench.device.set_log(log.fd, log.size, log.offset)
-    second, first = Buffer((order[0] << 24) + (1 << 16) - 40, 40), Buffer(order[1] << 24, 2000)
-    ring = bench.front.receive_ring()
-    ring.post(ring.add((), [second, first]))
-    bench.turn()
-    log.take()
-    assert bench.engine.send_frame(ARP)
-    assert log.take() == pages(second.address, 40) | pages(first.address, 32)
     log.close()
 
 
