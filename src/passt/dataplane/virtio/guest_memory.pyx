@@ -7,11 +7,9 @@ somebody hostile; it is looked up here, and nothing else makes pointers of such 
 
 A file that is made shorter later takes its pages away: the kernel sends SIGBUS to who touches them. The
 handler here then puts zeros in place of the whole mapping, so that the access goes on, and notes that the
-memory is lost, which ends the session. Where the host does not grant that much (RLIMIT_DATA,
-vm.overcommit_memory of 2), the page alone is replaced. A SIGBUS anywhere else ends the process as ever. The
-handler runs between any two instructions, so what it reads is static: a table of the mappings, and each
-entry is complete before its size says that it is there. System calls that we hand such memory to fail with
-EFAULT instead.
+memory is lost, which ends the session. A SIGBUS anywhere else ends the process as ever. The handler runs
+between any two instructions, so what it reads is static: a table of the mappings, and each entry is complete
+before its size says that it is there. System calls that we hand such memory to fail with EFAULT instead.
 
 Dirty pages. While a machine migrates its front end shares a log: a bit for each 4096 bytes of guest addresses
 that we wrote since it looked ("Migration" in the same document).
@@ -38,16 +36,10 @@ cdef extern from *:
     enum { PASST_MAX_MAPPINGS = 80 };     /* regions, a log, what one process may have besides */
 
     static struct {
-        struct { uintptr_t start; size_t size, align; } mappings[PASST_MAX_MAPPINGS];
+        struct { uintptr_t start; size_t size; } mappings[PASST_MAX_MAPPINGS];
         int lost;
         int installed;
     } passt_shared;
-
-    static int passt_put_zeros(uintptr_t start, size_t size)
-    {
-        return mmap((void *)start, size, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) != MAP_FAILED;
-    }
 
     static void passt_on_bus_error(int signum, siginfo_t *info, void *frame)
     {
@@ -62,11 +54,9 @@ cdef extern from *:
             start = passt_shared.mappings[i].start;
             if (!size || place < start || place - start >= size)
                 continue;
-            if (!passt_put_zeros(start, size)) {
-                size = passt_shared.mappings[i].align;
-                if (!passt_put_zeros(place - place % size, size))
-                    break;
-            }
+            if (mmap((void *)start, size, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED)
+                break;
             __atomic_store_n(&passt_shared.lost, 1, __ATOMIC_RELEASE);
             return;
         }
@@ -74,7 +64,7 @@ cdef extern from *:
         raise(signum);
     }
 
-    static int passt_note_mapping(void *start, size_t size, size_t align)
+    static int passt_note_mapping(void *start, size_t size)
     {
         struct sigaction action;
         int i;
@@ -91,7 +81,6 @@ cdef extern from *:
         for (i = 0; i < PASST_MAX_MAPPINGS; i++)
             if (!passt_shared.mappings[i].size) {
                 passt_shared.mappings[i].start = (uintptr_t)start;
-                passt_shared.mappings[i].align = align;
                 __atomic_store_n(&passt_shared.mappings[i].size, size, __ATOMIC_RELEASE);
                 return 1;
             }
@@ -121,7 +110,7 @@ cdef extern from *:
     int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_NORESERVE
     void *mmap(void *address, size_t n, int protection, int flags, int fd, long offset) nogil
     int munmap(void *address, size_t n) nogil
-    bint note_mapping "passt_note_mapping"(void *start, size_t size, size_t align) nogil
+    bint note_mapping "passt_note_mapping"(void *start, size_t size) nogil
     void forget_mapping "passt_forget_mapping"(void *start) nogil
     bint is_any_lost "passt_is_lost"() nogil
     void forget_loss "passt_forget_loss"() nogil
@@ -133,7 +122,7 @@ cdef enum:
 cdef int prepare_memory() except -1:
     """Install the handler of SIGBUS, which a filter of system calls may forbid later. Raises OSError."""
     cdef uint8_t place = 0
-    if not note_mapping(&place, 1, 1):
+    if not note_mapping(&place, 1):
         PyErr_SetFromErrno(OSError)
     forget_mapping(&place)
     return 0
@@ -340,7 +329,7 @@ cdef void *map_file(int fd, offset, size, size_t align, size_t *map_size) except
     map = mmap(NULL, map_size[0], PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, first)
     if map == MAP_FAILED:
         PyErr_SetFromErrno(OSError)
-    if not note_mapping(map, map_size[0], align):
+    if not note_mapping(map, map_size[0]):
         munmap(map, map_size[0])
         raise OSError("too many mappings of shared memory")
     return map
