@@ -18,7 +18,7 @@ SUFFIXES = (".py", ".pyx", ".pxd", ".pxi", ".pyi")
 BASE = frozenset({"passt", "errors", "light"})
 FACTS = BASE | {"facts", "log"}
 ROOMS = frozenset({"config", "forward", "host", "namespace", "process", "responders", "dataplane",
-                   "vhost_user"})  # fmt: skip
+                   "vhost_user", "control"})  # fmt: skip
 ALLOWED: dict[str, frozenset[str]] = {
     "__main__": BASE | {"cli"},
     "cli": FACTS | {"config", "qrap", "run"},
@@ -32,6 +32,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "responders": FACTS | {"wire"},
     "dataplane": BASE | {"facts"},
     "vhost_user": FACTS,
+    "control": FACTS,
     "wire": BASE | {"facts"},
     "facts": BASE,
     "log": BASE,

@@ -81,6 +81,7 @@ VALUES: dict[str, Callable[[str], Changes]] = {
     "log-size": lambda text: {"log_size": parsers.parse_number(text, parsers.MIN_LOG_SIZE,
                                                                parsers.MAX_LOG_SIZE)},
     "pcap": lambda text: {"pcap": parsers.parse_path(text)},
+    "control": lambda text: {"control": parsers.parse_socket_path(text)},
     "stats": lambda text: {"stats_s": parsers.parse_number(text, 1, parsers.MAX_STATS_S)},
     "pid": lambda text: {"pid_file": parsers.parse_path(text)},
     "runas": lambda text: {"runas": parsers.parse_identity(text)},

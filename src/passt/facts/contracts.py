@@ -57,6 +57,78 @@ class FlowInfo(NamedTuple):
     inbound: bool
 
 
+class FlowDetail(NamedTuple):
+    """All that is known of one flow; `None` where the kernel or the kind of flow does not tell.
+
+    *index* and *generation* name it as long as the program runs. *guest_address* and *remote_address* are its
+    ends as the guest sees them; *peer_address* is the far end of our socket on the host, *local_address* the
+    near one, empty where it has none. Bytes are payload, those to the guest as far as it has taken them;
+    packets of a connection are those that the host's socket sent and received. *window_guest* is what the
+    guest takes, *window_ours* what it may send us, *window_host* what may be on its way to the remote, all in
+    bytes. Of a bypassed connection the guest's side is its second socket.
+    """
+
+    index: int
+    generation: int
+    proto: int
+    state: str
+    bypassed: bool
+    inbound: bool
+    guest_address: bytes
+    guest_port: int
+    remote_address: bytes
+    remote_port: int
+    peer_address: bytes
+    peer_port: int
+    local_address: bytes
+    local_port: int
+    age_ns: int
+    idle_ns: int | None
+    bytes_to_host: int | None
+    bytes_to_guest: int | None
+    packets_to_host: int | None
+    packets_to_guest: int | None
+    rtt_guest_us: int | None
+    rtt_host_us: int | None
+    retransmits_to_guest: int | None
+    retransmits_to_host: int | None
+    window_guest: int | None
+    window_ours: int | None
+    window_host: int | None
+
+
+class FlowWatcher(Protocol):
+    """Told of each flow that begins and ends, while somebody looks; must be fast and must not raise."""
+
+    def on_flow_opened(self, flow: FlowDetail) -> None:
+        """Take a flow that has begun."""
+
+    def on_flow_ended(self, flow: FlowDetail, why: str) -> None:
+        """Take a flow that ends, with what it carried.
+
+        *why* is "finished", "reset", "refused" (by the far end), "idle", "evicted", "port closed" or "asked".
+        """
+
+    def on_flow_refused(self, proto: int, source: bytes, source_port: int, destination: bytes,
+                        destination_port: int, inbound: bool) -> None:
+        """Take it that the policy refused a flow; *inbound*: one that came to a listener of ours."""
+
+    def on_port_opened(self, listener: ListenerInfo) -> None:
+        """Take a listener that was opened."""
+
+    def on_port_closed(self, listener: ListenerInfo) -> None:
+        """Take a listener that was closed."""
+
+
+class ListenerInfo(NamedTuple):
+    """An open listener: *port* is the one that it is bound to, *rule* what it was added with."""
+
+    proto: int
+    port: int
+    rule: object
+    namespace: bool
+
+
 class FlowPolicy(Protocol):
     """Asked once per new flow; `None` refuses it. Must be fast and must not raise."""
 

@@ -44,6 +44,7 @@ class DiagnosticSettings(Value):
     trace: bool = False                # a message for each frame; set together with `LogSettings.debug`
     pcap: str | None = None            # path of a packet capture
     stats_s: int | None = None         # seconds between two rows of counters; None: no rows
+    control: str | None = None         # path of the control socket, or "auto"; None: there is none
 
 
 class ProtocolSettings(Value):

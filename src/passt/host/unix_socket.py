@@ -72,6 +72,10 @@ class ListeningSocket:
         sock.setblocking(False)
         return Connection(sock)
 
+    def detach(self) -> int:
+        """Hand the descriptor over; only the path can be asked for afterwards."""
+        return self._sock.detach()
+
     def close(self) -> None:
         """Stop listening; the file stays."""
         self._sock.close()
@@ -125,6 +129,23 @@ def listen(path: str | None) -> ListeningSocket:
                             " give another path with --socket") from None
     raise HostError(f"all of {DEFAULT_PATH.format(1)} to {DEFAULT_PATH.format(N_DEFAULT_PATHS)} are in use;"
                     " give another path with --socket")
+
+
+def listen_private(path: str) -> ListeningSocket:
+    """Listen on *path*, whose file only its owner and root can connect to. Raises HostError."""
+    mask = os.umask(0o177)  # there is one thread yet
+    try:
+        return _listen_on(path)
+    finally:
+        os.umask(mask)
+
+
+def remove_if_stale(path: str) -> None:
+    """Remove the socket *path* if no process serves it; leave anything else alone."""
+    try:
+        _clear(path)
+    except PathInUseError:
+        return
 
 
 def _listen_on(path: str) -> ListeningSocket:

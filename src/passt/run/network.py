@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from passt.facts.guest import GuestNet
     from passt.facts.settings import ForwardingSettings, Settings
     from passt.host.listeners import HostPorts
+    from passt.run.control import Control
     from passt.run.diagnostics import Diagnostics
 
 # What `Network` imports.
@@ -67,8 +68,10 @@ def resolve_guest(settings: Settings) -> GuestNet:
     return guest
 
 
-def print_banner(settings: Settings, guest: GuestNet) -> None:
-    """Print the banner if it is wanted; call when the start is complete."""
+def print_banner(settings: Settings, guest: GuestNet, control: Control | None = None) -> None:
+    """Print the banner if it is wanted, *control* in it; call when the start is complete."""
+    if control is not None and settings.log.banner and not settings.log.quiet:
+        log.info(f"Control socket: {control.path}")
     if settings.log.banner and not settings.log.quiet:
         for line in banner(settings.mode, settings.services, settings.forwarding, guest):
             log.info(line)
@@ -151,6 +154,10 @@ class Network:
         """Send the frames that ask for the guest's hardware address."""
         for frame in self._solicit(self._guest, self.observed.addresses()):
             self.engine.send_frame(frame)
+
+    def control_counters(self) -> dict[str, int]:
+        """Return the counters of the responders."""
+        return self._dispatcher.counters()
 
     def serve(self, diagnostics: Diagnostics) -> None:
         """Run the engine, observed by *diagnostics*, until it is stopped."""

@@ -15,6 +15,7 @@ from passt.process import identity, signals
 from passt.process.stages import PASST, VHOST, Progress
 from passt.run import credentials
 from passt.run.clients import Clients
+from passt.run.control import open_control
 from passt.run.diagnostics import Diagnostics
 from passt.run.isolation import Isolation
 from passt.run.network import Network, load_all, open_ports, print_banner, resolve_guest
@@ -60,6 +61,7 @@ class _Passt:
         if self._connection is None:
             self._listener = unix_socket.listen(settings.socket.socket_path)
             background.has_made(self._listener.path)
+        self._control = open_control(settings, background)
         load_all()
 
     def run(self) -> int:
@@ -75,6 +77,8 @@ class _Passt:
         if enter_later is not None:
             enter_later()
             self._background.hold()
+        if self._control is not None:
+            self._control.serve(self._settings, self._guest, network)
         network.read_last_paths()
         self._isolation.close_paths()
         enter("inner-ports")
@@ -87,6 +91,8 @@ class _Passt:
         self._background.announce()
         enter("loop")
         clients.start(self._connection)
+        if self._control is not None:
+            self._control.start()
         network.serve(self._diagnostics)
         return 0
 
@@ -112,7 +118,7 @@ class _Passt:
         """Print the path of the socket, the banner, and how a machine is connected."""
         if self._listener is not None:
             log.info(f"UNIX domain socket bound at {self._listener.path}")
-        print_banner(self._settings, self._guest)
+        print_banner(self._settings, self._guest, self._control)
         if self._listener is not None:
             tell = tell_vhost_use if self._settings.socket.vhost_user else tell_use
             tell(self._listener.path)

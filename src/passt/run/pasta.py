@@ -32,6 +32,7 @@ from passt.namespace.terminal import Terminal
 from passt.process import identity, privileges, signals
 from passt.process.stages import ATTACHED, COMMAND, Progress
 from passt.run import credentials
+from passt.run.control import open_control
 from passt.run.diagnostics import Diagnostics
 from passt.run.isolation import Isolation
 from passt.run.network import Network, load_all, open_ports, print_banner, resolve_guest
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from passt.namespace.existing import PathWatch, ProcfsWatch
     from passt.process.background import Background
     from passt.process.identity import Identity
+    from passt.run.control import Control
 
     Watch = ProcessWatch | ProcfsWatch | PathWatch
 
@@ -91,6 +93,7 @@ class _Pasta:
         self._guest = resolve_guest(settings)
         self._progress.enter("ports")
         self._ports = open_ports(settings.forwarding, self._guest)
+        self._control: Control | None = None
         if _must_load_first(settings.namespace, self._user):
             load_all()
 
@@ -105,6 +108,7 @@ class _Pasta:
             self._make_tap(channel)
             pid1.run_command(channel, command)
 
+        self._open_sockets()
         enter("user")
         enter("user-namespace")
         change_user = credentials.enter_for_command(
@@ -122,13 +126,15 @@ class _Pasta:
             self._diagnostics.on_asked = supervisor.ask_command
             self._isolation.finish(network.engine)
             enter("ready")
-            print_banner(settings, self._guest)
+            print_banner(settings, self._guest, self._control)
             self._background.announce()
             log.share_terminal()
             enter("start-command")
             supervisor.start_command()
             descriptors.leave_stdio(null)
             enter("loop")
+            if self._control is not None:
+                self._control.start()
             network.serve(self._diagnostics)
         except BaseException:
             child.end()
@@ -148,6 +154,7 @@ class _Pasta:
             target.join_network_namespace()
             self._make_tap(channel)
 
+        self._open_sockets()
         enter("user")
         enter("user-namespace")
         join_later = credentials.enter_for_target(
@@ -170,11 +177,18 @@ class _Pasta:
             watch.start(network.engine, lambda: _leave(network.engine))
         self._isolation.finish(network.engine)
         enter("ready")
-        print_banner(settings, self._guest)
+        print_banner(settings, self._guest, self._control)
         self._background.announce()
         enter("loop")
+        if self._control is not None:
+            self._control.start()
         network.serve(self._diagnostics)
         return 0
+
+    def _open_sockets(self) -> None:
+        """Make the sockets by which the program is looked at."""
+        self._progress.enter("socket")
+        self._control = open_control(self._settings, self._background)
 
     def _make_tap(self, channel: Channel) -> None:
         """Make, configure and send the tap: work of the child."""
@@ -209,6 +223,8 @@ class _Pasta:
         if change_user is not None:
             change_user()
             self._background.hold()
+        if self._control is not None:
+            self._control.serve(settings, self._guest, network)
         network.read_last_paths()
         self._isolation.close_paths()
         enter("thread")
