@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from passt.facts.settings import Settings
 
-PROGRAMS = ("pasta", "passt", "qrap")
+PROGRAMS = ("pasta", "passt", "qrap", "pesto")
 MIN_PYTHON = (3, 11)
 MIN_KERNEL = (5, 4)
 EXIT_FAILURE = 1
@@ -120,6 +120,8 @@ def run_program(program: str, arguments: Sequence[str]) -> int:
     restore_locale()
     if program == "qrap":
         return _run_qrap(arguments)
+    if program == "pesto":
+        return _run_pesto(arguments)
     request = scan(program, arguments)
     if request.action != RUN:
         return print_text(program, request.action)
@@ -186,6 +188,18 @@ def _run_qrap(arguments: Sequence[str]) -> int:
 
         launch.run(arguments)
     return print_text("qrap", action)
+
+
+def _run_pesto(arguments: Sequence[str]) -> int:
+    """Run pesto."""
+    from passt.pesto import command
+
+    asked = command.parse(arguments)
+    if asked.action != RUN:
+        return print_text("pesto", asked.action)
+    from passt.pesto import main as pesto
+
+    return pesto.run(asked)
 
 
 def print_text(program: str, action: str) -> int:

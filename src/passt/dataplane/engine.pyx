@@ -31,8 +31,8 @@ from passt.dataplane.base.externs cimport (
 )
 from passt.dataplane.core.station cimport forget_stations, is_known, set_guest
 from passt.dataplane.turn cimport (
-    end_flows, end_listener, finish_flows, on_flow_event, on_flow_timer, on_listener_event, read_frames,
-    set_handlers,
+    change_rule, end_flows, end_listener, finish_flows, on_flow_event, on_flow_timer, on_listener_event,
+    read_frames, set_handlers,
 )
 from passt.errors import HostError
 from passt.facts.contracts import FlowInfo
@@ -157,6 +157,9 @@ cdef class Engine:
 
     def add_listener(self, int fd, int proto, rule, bint namespace=False):
         self.core.listeners.add(fd, proto, rule, namespace)
+
+    def change_rule(self, int fd, rule):
+        change_rule(self.core, self.core.listeners.find(fd), rule)
 
     def remove_listener(self, int fd):
         end_listener(self.core, self.core.listeners.find(fd))

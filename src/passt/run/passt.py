@@ -54,12 +54,18 @@ class _Passt:
                                         on_created=background.has_made)
         self._guest = resolve_guest(settings)
         self._progress.enter("ports")
-        self._ports = open_ports(settings.forwarding, self._guest)
+        conf_path = settings.control.conf_path
+        self._ports = open_ports(settings.forwarding, self._guest, changes=conf_path is not None)
         self._progress.enter("socket")
         self._listener = None
         if self._connection is None:
             self._listener = unix_socket.listen(settings.socket.socket_path)
             background.has_made(self._listener.path)
+        self._steering = None
+        if conf_path is not None:
+            from passt.run.steering import Steering
+
+            self._steering = Steering(conf_path, background)
         load_all()
 
     def run(self) -> int:
@@ -79,6 +85,7 @@ class _Passt:
         self._isolation.close_paths()
         enter("inner-ports")
         network.start_ports()
+        network.steer(self._steering)
         enter("signals")
         network.engine.add_reader(signals.read_ending().fd, network.engine.stop)
         self._isolation.finish(network.engine)
