@@ -6,7 +6,9 @@ What can stand behind an option is told by `VALUES`; an option that is not avail
 
 from __future__ import annotations
 
-from passt.config.options import OPTIONS, PASTA, Option
+from passt.config.help import options_of
+from passt.config.options import PASTA, Option
+from passt.config.pesto_options import PESTO
 
 NOTHING = ""
 FILES = "files"
@@ -25,7 +27,7 @@ VALUES: dict[str, str] = {
     "log-size": NOTHING, "stats": NOTHING, "address": NOTHING, "netmask": NOTHING, "gateway": NOTHING,
     "mtu": "1280 1500 9000 65520", "mac-addr": NOTHING, "hostname": NOTHING, "fqdn": NOTHING,
     "outbound": NOTHING, "dns-forward": NOTHING, "dns-host": NOTHING, "ns-ifname": NOTHING,
-    "ns-mac-addr": NOTHING, "fd": NOTHING,
+    "ns-mac-addr": NOTHING, "fd": NOTHING, "clear": "HOST SPLICE",
 }
 _LONGEST = 68
 _HEAD = "written by tools/gen_man.py, do not edit"
@@ -35,7 +37,7 @@ _LIST_NAMESPACES = "command ls /run/netns 2>/dev/null"
 
 def known(program: str) -> list[Option]:
     """List the options that *program* carries out."""
-    return [option for option in OPTIONS if program in option.modes and option.available]
+    return [option for option in options_of(program) if option.available]
 
 
 def spellings(option: Option) -> list[str]:
@@ -61,7 +63,7 @@ def bash(program: str) -> str:
         cases += [f"    {' | '.join(names)})", f"        {_bash_reply(value)}", "        return ;;"]
     flags = " ".join(name for option in options for name in spellings(option))
     with_value = " | ".join(name for option in valued for name in spellings(option))
-    operand = _BASH_COMMAND if program == PASTA else "            return\n"
+    operand = {PASTA: _BASH_COMMAND, PESTO: _BASH_FILE}.get(program, "            return\n")
     return _BASH.format(head=_HEAD, program=program, cases="\n".join(cases), flags=flags,
                         with_value=with_value, operand=operand)
 
@@ -108,6 +110,10 @@ _BASH_COMMAND = """        if ((i < COMP_CWORD)); then
         fi
         return
 """
+_BASH_FILE = """        compopt -o filenames 2>/dev/null
+        mapfile -t COMPREPLY < <(compgen -A file -- "$cur")
+        return
+"""
 
 
 def _bash_reply(value: str) -> str:
@@ -136,6 +142,8 @@ def zsh(program: str) -> str:
             lines.append(f"    '{'*' if repeats else ''}{head}{name}{takes}[{text}]{action}' \\")
     if program == PASTA:
         lines += ["    '(-):command or PID: _command_names -e' \\", "    '*:: :_normal'"]
+    elif program == PESTO:
+        lines.append("    '1:socket of --conf-path: _files'")
     else:
         lines[-1] = lines[-1].removesuffix(" \\")
     return "\n".join(lines) + "\n"
@@ -157,6 +165,8 @@ def fish(program: str) -> str:
     lines = [f"# fish completion for {program}(1): {_HEAD}", "", f"complete -c {program} -f"]
     if program == PASTA:
         lines.append(f"complete -c {program} -x -a '(__fish_complete_subcommand)'")
+    if program == PESTO:
+        lines.append(f"complete -c {program} -F")
     for option in known(program):
         short = f" -s {option.short}" if option.short else ""
         long = "".join(f" -l {name}" for name in option.names)
@@ -219,7 +229,7 @@ complete -c qrap -n 'not __fish_is_nth_token 1; and not __fish_is_nth_token 2' -
 def files() -> dict[str, str]:
     """Make all files: path below share/ -> content."""
     made = {}
-    for program in ("pasta", "passt", "qrap"):
+    for program in ("pasta", "passt", "qrap", "pesto"):
         texts = QRAP if program == "qrap" else {
             "bash": bash(program), "zsh": zsh(program), "fish": fish(program)}
         made[f"bash-completion/completions/{program}"] = texts["bash"]
