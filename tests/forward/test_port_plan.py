@@ -33,7 +33,7 @@ def test_new_rule_opens_and_old_rule_closes_its_ports() -> None:
     found = plan({tcp(80): [80]}, tcp(90, 91))
     assert found.opened == (Port(tcp(90, 91), 90), Port(tcp(90, 91), 91))
     assert found.closed == (Port(tcp(80), 80),)
-    assert found.late == found.clashing == found.moved == found.kept == ()
+    assert (found.late, found.clashing, found.moved, found.kept) == ((), (), (), ())
 
 
 def test_same_place_keeps_its_listener_with_another_target() -> None:

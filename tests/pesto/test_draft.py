@@ -58,12 +58,14 @@ INSIDE_LINES = ["TCP [*]%lo:7010  =>  7010"]
      [*HAD_LINES, "TCP [::1]:7005  =>  5", "TCP [0.0.0.0]:7005  =>  [192.0.2.9]:80"], INSIDE_LINES),
     (["-A", "-T", "7011"], HAD_LINES, [*INSIDE_LINES, "TCP [*]%lo:7011  =>  7011"]),
     (["-D", "-t", "7001-7004:8001-8004"], HAD_LINES[1:], INSIDE_LINES),
-    (["-D", "-u", "127.0.0.1/7001", "-A", "-u", "7001"], [HAD_LINES[0], "UDP [*]:7001  =>  7001"], INSIDE_LINES),
+    (["-D", "-u", "127.0.0.1/7001", "-A", "-u", "7001"], [HAD_LINES[0], "UDP [*]:7001  =>  7001"],
+     INSIDE_LINES),
     (["-t", "7005,7006"], ["TCP [*]:7005  =>  7005", "TCP [*]:7006  =>  7006"], INSIDE_LINES),
     (["-t", "7005", "-u", "7"], ["TCP [*]:7005  =>  7005", "UDP [*]:7  =>  7"], INSIDE_LINES),
     (["-t", "none"], [], INSIDE_LINES), (["-t", "none", "-t", "1"], ["TCP [*]:1  =>  1"], INSIDE_LINES),
     (["-U", "none"], HAD_LINES, []),
-    (["-C", "HOST"], [], INSIDE_LINES), (["-C", "SPLICE", "-A", "-T", "1"], HAD_LINES, ["TCP [*]%lo:1  =>  1"]),
+    (["-C", "HOST"], [], INSIDE_LINES),
+    (["-C", "SPLICE", "-A", "-T", "1"], HAD_LINES, ["TCP [*]%lo:1  =>  1"]),
     (["-u", "none", "-A", "-t", "none"], [], INSIDE_LINES),
     (["-t", "all"], ["TCP [*]:1-32767  =>  1-32767  (best effort)",
                      "TCP [*]:61000-65535  =>  61000-65535  (best effort)"], INSIDE_LINES),
@@ -93,7 +95,8 @@ def test_what_cannot_be_is_told(arguments: list[str], text: str) -> None:
 @pytest.mark.parametrize(("lacking", "arguments", "text"), [
     (messages.TCP, ["-t", "1"], "TCP is off"), (messages.UDP, ["-U", "1"], "UDP is off"),
     (messages.IP6, ["-t", "[::1]/1"], "IPv6 is off"), (messages.IP4, ["-t", "0.0.0.0/1"], "IPv4 is off"),
-    (messages.FOLLOWS, ["-t", "auto"], "only pasta"), (messages.INTERFACES, ["-t", "%lo/1"], "single interface"),
+    (messages.FOLLOWS, ["-t", "auto"], "only pasta"),
+    (messages.INTERFACES, ["-t", "%lo/1"], "single interface"),
 ])
 def test_what_the_program_cannot_have_is_told(lacking: int, arguments: list[str], text: str) -> None:
     with pytest.raises(ConfigError, match=text):

@@ -90,7 +90,7 @@ class World:
     def on_change(self) -> None:
         self.n_changes += 1
 
-    def set(self, *rules: PortRule) -> PortChange:
+    def put(self, *rules: PortRule) -> PortChange:
         change = self.ports.replace({"HOST": rules})
         self.check()
         return change
@@ -106,12 +106,12 @@ class World:
 
 def test_rules_come_and_go() -> None:
     world = World(tcp(80))
-    assert world.set(tcp(80), tcp(90, 92)) == PortChange(n_opened=3)
+    assert world.put(tcp(80), tcp(90, 92)) == PortChange(n_opened=3)
     assert world.side.log == ["open 90", "open 91", "open 92"]
-    assert world.set(tcp(91)) == PortChange(n_closed=3)
+    assert world.put(tcp(91)) == PortChange(n_closed=3)
     assert world.listening() == {(tcp(91), 91)}
     assert world.side.log[3:] == ["change 91", "close 80", "close 90", "close 92"]
-    assert world.set() == PortChange(n_closed=1)
+    assert world.put() == PortChange(n_closed=1)
     assert world.ports.rules("HOST") == ()
     assert world.n_changes == 3
 
@@ -119,7 +119,7 @@ def test_rules_come_and_go() -> None:
 def test_rule_that_stays_keeps_its_listener_and_its_option() -> None:
     world = World(tcp(80, spec="-t 80"))
     (before,) = world.side.listening
-    world.set(tcp(90), tcp(80))
+    world.put(tcp(90), tcp(80))
     assert before in world.side.listening
     assert world.ports.rules("HOST") == (tcp(90), tcp(80, spec="-t 80"))
     assert "close 80" not in world.side.log
@@ -127,7 +127,7 @@ def test_rule_that_stays_keeps_its_listener_and_its_option() -> None:
 
 def test_new_listeners_are_opened_before_old_ones_are_closed() -> None:
     world = World(tcp(80, 81))
-    world.set(tcp(90, 91))
+    world.put(tcp(90, 91))
     assert world.side.log == ["open 90", "open 91", "close 80", "close 81"]
 
 
@@ -135,10 +135,10 @@ def test_change_that_fails_changes_nothing_and_names_each_port(capfd: pytest.Cap
     world = World(tcp(8000))
     before = dict(world.side.listening)
     world.side.refused = {22: errno.EACCES, 24: errno.EADDRINUSE, 25: errno.EADDRNOTAVAIL}
-    found = world.set(tcp(21, 24), replace(tcp(25), address=A, ifname="eth0"))
+    found = world.put(tcp(21, 24), replace(tcp(25), address=A, ifname="eth0"))
     assert found.faults == (
-        "HOST: TCP port 22: cannot listen: Permission denied; ports below 1024 are closed to users"
-        " (net.ipv4.ip_unprivileged_port_start)",
+        ("HOST: TCP port 22: cannot listen: Permission denied; ports below 1024 are closed to users"
+         " (net.ipv4.ip_unprivileged_port_start)"),
         "HOST: TCP port 24: cannot listen: Address already in use",
         "HOST: TCP port 25 of 127.0.0.1 on eth0: cannot listen: Cannot assign requested address")
     assert world.side.listening == before
@@ -161,9 +161,9 @@ def test_tables_change_together_or_not_at_all() -> None:
 
 def test_listener_in_the_way_gives_its_port_to_another_address() -> None:
     world = World(tcp(80, 81))
-    assert world.set(tcp(80, address=A), tcp(90)) == PortChange(n_opened=2, n_closed=2)
+    assert world.put(tcp(80, address=A), tcp(90)) == PortChange(n_opened=2, n_closed=2)
     assert world.side.log == ["open 90", "close 80", "open 80", "close 81"]
-    assert world.set(tcp(80, 81)) == PortChange(n_opened=2, n_closed=2)
+    assert world.put(tcp(80, 81)) == PortChange(n_opened=2, n_closed=2)
 
 
 def test_listener_in_the_way_comes_back_if_the_change_fails() -> None:
@@ -176,8 +176,9 @@ def test_listener_in_the_way_comes_back_if_the_change_fails() -> None:
         return opened(rule, port)
 
     world.side.open_listener = refuse_bound  # type: ignore[method-assign]
-    change = world.set(tcp(80, 81, address=A), tcp(90))
-    assert change.faults == ("HOST: TCP port 81 of 127.0.0.1: cannot listen: Cannot assign requested address",)
+    change = world.put(tcp(80, 81, address=A), tcp(90))
+    assert change.faults == (
+        "HOST: TCP port 81 of 127.0.0.1: cannot listen: Cannot assign requested address",)
     assert world.listening() == {(tcp(80, 81), 80), (tcp(80, 81), 81)}
     assert world.ports.rules("HOST") == (tcp(80, 81),)
 
@@ -185,20 +186,20 @@ def test_listener_in_the_way_comes_back_if_the_change_fails() -> None:
 def test_port_that_another_program_takes_in_between_is_told_as_lost() -> None:
     world = World(tcp(80))
     world.side.on_close = lambda port: world.side.refused.update({port: errno.EADDRINUSE})
-    change = world.set(tcp(80, address=A))
+    change = world.put(tcp(80, address=A))
     assert len(change.faults) == 2
     assert change.faults[1].endswith("it was forwarded before, and is not any more")
     assert world.listening() == set()
     world.side.refused.clear()
     world.side.on_close = lambda _port: None
-    assert world.set(tcp(80, address=A)).faults == ()
+    assert world.put(tcp(80, address=A)).faults == ()
 
 
 def test_optional_rule_takes_the_ports_that_it_gets() -> None:
     world = World(tcp(85))
     world.side.refused = {81: errno.EACCES}
     rule = tcp(80, 82, optional=True)
-    change = world.set(tcp(85), rule)
+    change = world.put(tcp(85), rule)
     assert (change.faults, change.n_opened) == ((), 2)
     assert len(change.notes) == 1
     assert world.ports.open_ports("HOST")[rule] == [80, 82]
@@ -207,18 +208,18 @@ def test_optional_rule_takes_the_ports_that_it_gets() -> None:
 def test_optional_rule_without_any_port_fails() -> None:
     world = World()
     world.side.refused = {80: errno.EACCES, 81: errno.EACCES}
-    (fault,) = world.set(tcp(80, 81, optional=True), tcp(90)).faults
+    (fault,) = world.put(tcp(80, 81, optional=True), tcp(90)).faults
     assert fault.startswith("TCP [*]:80-81  =>  80-81  (best effort): none of its ports could be had")
     assert world.listening() == set()
 
 
 def test_optional_rules_leave_descriptors_and_others_do_not() -> None:
     world = World(spare=3)
-    change = world.set(tcp(80, 89, optional=True), tcp(90, 95))
+    change = world.put(tcp(80, 89, optional=True), tcp(90, 95))
     assert change.n_opened == 9
     assert "7 of its ports are not forwarded" in change.notes[0]
     world.side.refused = dict.fromkeys(range(200, 300), errno.EMFILE)
-    (fault,) = world.set(tcp(200, 299)).faults
+    (fault,) = world.put(tcp(200, 299)).faults
     assert fault.endswith("the limit of open files is reached")
 
 
@@ -230,7 +231,7 @@ def test_optional_rules_leave_descriptors_and_others_do_not() -> None:
 ])
 def test_table_that_cannot_be_is_refused_before_anything_is_opened(rules: list[PortRule], text: str) -> None:
     world = World(tcp(8080))
-    (fault,) = world.set(*rules).faults
+    (fault,) = world.put(*rules).faults
     assert re.search(text, fault), fault
     assert world.side.log == []
 
@@ -252,7 +253,7 @@ def test_what_a_table_cannot_have_is_told() -> None:
 def test_faults_are_no_more_than_a_client_can_read() -> None:
     world = World()
     world.side.refused = dict.fromkeys(range(1, 1000), errno.EACCES)
-    faults = world.set(tcp(1, 999)).faults
+    faults = world.put(tcp(1, 999)).faults
     assert len(faults) == MAX_LINES
     assert faults[-1] == f"and {999 - MAX_LINES + 1} more"
 
@@ -270,17 +271,17 @@ def test_auto_rules_come_change_and_go_with_their_listeners() -> None:
     world = World()
     world.services = {80, 81, 40000}
     everything, few = tcp(1, 65535, auto=True), tcp(1, 100, auto=True)
-    assert world.set(everything) == PortChange()
+    assert world.put(everything) == PortChange()
     follow(world)
     assert world.ports.open_ports("HOST") == {everything: [80, 81, 40000]}
-    assert world.set(everything, replace(tcp(9), proto=17)) == PortChange(n_opened=1)
+    assert world.put(everything, replace(tcp(9), proto=17)) == PortChange(n_opened=1)
     assert world.ports.open_ports("HOST")[everything] == [80, 81, 40000]
     world.side.log.clear()
-    assert world.set(few) == PortChange(n_closed=2)
+    assert world.put(few) == PortChange(n_closed=2)
     assert world.ports.open_ports("HOST") == {few: [80, 81]}
     assert sorted(world.side.log) == ["change 80", "change 81", "close 40000", "close 9"]
     assert world.direction.n_open == 2
-    assert world.set(tcp(81)) == PortChange(n_closed=1)
+    assert world.put(tcp(81)) == PortChange(n_closed=1)
     assert world.direction.followers == []
     assert world.listening() == {(tcp(81), 81)}
 
@@ -289,9 +290,9 @@ def test_auto_rule_whose_listener_was_in_the_way_keeps_none_that_is_gone() -> No
     world = World()
     world.services = {80}
     rule = tcp(1, 100, auto=True)
-    world.set(rule)
+    world.put(rule)
     follow(world)
     world.side.on_close = lambda port: world.side.refused.update({port: errno.EADDRINUSE})
-    assert world.set(tcp(80, address=A)).faults
+    assert world.put(tcp(80, address=A)).faults
     assert world.ports.open_ports("HOST") == {rule: []}
     assert world.direction.n_open == 0

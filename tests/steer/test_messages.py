@@ -94,9 +94,11 @@ RULE_AT = 5                        # in the answer, behind id and count
     (RULE_AT + 16, "00000000000000000000ffff00000000", "is none"),
     (RULE_AT + 16, "00000000000000000000ffffe0000001", "multicast"),
     (RULE_AT + 32, "41" * 16, "does not end"), (RULE_AT + 32, "410041", "behind its end"),
-    (RULE_AT + 32, "412f41", "a letter"), (RULE_AT + 32, "2e2e", "a letter"), (RULE_AT + 32, "4120", "a letter"),
-    (RULE_AT + 48, "0000", "no range"), (RULE_AT + 48, "0036", "no range"), (RULE_AT + 50, "0034", "no range"),
-    (RULE_AT + 52, "0000", "no range"), (RULE_AT + 50, "ffff", "no range"), (RULE_AT + 54, "01", "protocol 1"),
+    (RULE_AT + 32, "412f41", "a letter"), (RULE_AT + 32, "2e2e", "a letter"),
+    (RULE_AT + 32, "4120", "a letter"), (RULE_AT + 48, "0000", "no range"),
+    (RULE_AT + 48, "0036", "no range"), (RULE_AT + 50, "0034", "no range"),
+    (RULE_AT + 52, "0000", "no range"), (RULE_AT + 50, "ffff", "no range"),
+    (RULE_AT + 54, "01", "protocol 1"),
     (RULE_AT + 55, "08", "flags"), (RULE_AT + 55, "03", "both families"),
 ])
 def test_spoiled_answer_is_refused(offset: int, new: str, text: str) -> None:

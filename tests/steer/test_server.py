@@ -218,7 +218,8 @@ def test_answer_may_come_a_byte_at_a_time(world: World) -> None:
 
 @pytest.mark.parametrize("data", [
     b"\x01\xff\xff\xff\xff", b"GET / HTTP/1.1\r\n" * 600_000, b"\0\0", Answer((NewTable(1),)).build() + b"x"])
-def test_nonsense_is_refused_and_not_kept(world: World, data: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nonsense_is_refused_and_not_kept(
+        world: World, data: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     client, _ = world.greeted()
     try:
         while data:

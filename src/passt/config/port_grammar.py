@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from passt.facts.address import IPAddress
 
 MAX_PORT = 65535
+_MAPPING = ("a mapping is PORTS:TARGETS, PORTS:ADDRESS or PORTS:ADDRESS/TARGETS; an address to listen on ends in"
+            " a slash")
 _PORT_RANGE = f"a port is a number from 1 to {MAX_PORT}"
 
 
@@ -130,8 +132,10 @@ def _parse_item(spec: PortSpec, offset: int, item: str, *, auto: bool) -> None:
 
 
 def _parse_mapping(spec: PortSpec, offset: int, item: str) -> tuple[int, int, int]:
-    text = spec.text
+    text, begin = spec.text, offset
     ports, colon, targets = item.partition(":")
+    if colon and not ports:
+        raise _wrong(text, offset, item, _MAPPING)
     first, last = _parse_range(text, offset, ports)
     if not colon:
         return first, last, first
@@ -144,7 +148,7 @@ def _parse_mapping(spec: PortSpec, offset: int, item: str) -> tuple[int, int, in
         offset, targets = offset + len(literal) + len(slash), ports
     target, last_target = _parse_range(text, offset, targets)
     if last - first != last_target - target:
-        raise _wrong(text, offset, item, f"{last - first + 1} ports cannot go to"
+        raise _wrong(text, begin, item, f"{last - first + 1} ports cannot go to"
                      f" {last_target - target + 1}; both ranges have to be of one size")
     return first, last, target
 
@@ -153,8 +157,7 @@ def _parse_target_address(spec: PortSpec, offset: int, literal: str) -> IPAddres
     try:
         address = parsers.parse_host_address(_unbracket(literal))
     except ConfigError as error:
-        raise _wrong(spec.text, offset, literal, f"{error}; a mapping is PORTS:TARGETS, PORTS:ADDRESS or"
-                     " PORTS:ADDRESS/TARGETS, and an address to listen on ends in a slash") from None
+        raise _wrong(spec.text, offset, literal, f"{error}; {_MAPPING}") from None
     if spec.address is None or spec.address.version != address.version:
         raise _wrong(spec.text, offset, literal, f"a target address takes an IPv{address.version} address to"
                      f" listen on: {'0.0.0.0' if address.version == 4 else '::'}/PORTS:{literal}")

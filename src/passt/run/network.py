@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from passt.host.listeners import HostPorts
     from passt.run.diagnostics import Diagnostics
     from passt.run.port_forwarding import NamespaceSide
+    from passt.run.port_helper import PortHelper
     from passt.run.steering import Steering
 
 # What `Network` imports.
@@ -101,11 +102,12 @@ class Network:
     """The parts of one run, joined, without a link yet.
 
     *engine* holds all parts; *observed* has the guest's addresses as far as known. *bypass* is the policy for
-    flows that bypass the link, None unless *bypassed* asks for it. The engine serves *ports* from now on.
+    flows that bypass the link, None unless *bypassed* asks for it. The engine serves *ports* from now on;
+    *helper* binds low ports later.
     """
 
     def __init__(self, settings: Settings, guest: GuestNet, ports: HostPorts | None, *,
-                 bypassed: bool = False) -> None:
+                 bypassed: bool = False, helper: PortHelper | None = None) -> None:
         from passt.dataplane.engine import Engine
         from passt.responders.dispatch import Dispatcher
         from passt.responders.guest_solicitor import solicit
@@ -139,7 +141,7 @@ class Network:
         self._forwarding = None
         if ports is not None:
             self._forwarding = PortForwarding(self.engine, ports, follows=follows_ports(settings),
-                                              changes=settings.control.conf_path is not None)
+                                              changes=settings.control.conf_path is not None, helper=helper)
 
     def _advertise(self, explain: Callable[[str], None] | None) -> None:
         from passt.responders.router_advertiser import RouterAdvertiser

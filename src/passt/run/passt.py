@@ -62,10 +62,10 @@ class _Passt:
             self._listener = unix_socket.listen(settings.socket.socket_path)
             background.has_made(self._listener.path)
         self._steering = None
-        if conf_path is not None:
+        if conf_path is not None and self._ports is not None:
             from passt.run.steering import Steering
 
-            self._steering = Steering(conf_path, background)
+            self._steering = Steering(conf_path, background, self._ports.binder, self._user)
         load_all()
 
     def run(self) -> int:
@@ -107,7 +107,8 @@ class _Passt:
     def _build(self) -> tuple[Network, Clients]:
         """Build the data plane."""
         self._progress.enter("network")
-        network = Network(self._settings, self._guest, self._ports)
+        network = Network(self._settings, self._guest, self._ports,
+                          helper=self._steering.helper if self._steering is not None else None)
         attach: Attach = network.engine.attach_stream
         if self._settings.socket.vhost_user:
             attach = vhost_sessions(network.engine, self._guest)

@@ -108,10 +108,10 @@ class _Pasta:
     def _open_socket(self) -> None:
         """Make the socket of --conf-path, if it is asked for."""
         self._progress.enter("socket")
-        if self._conf_path is not None:
+        if self._conf_path is not None and self._ports is not None:
             from passt.run.steering import Steering
 
-            self._steering = Steering(self._conf_path, self._background)
+            self._steering = Steering(self._conf_path, self._background, self._ports.binder, self._user)
 
     def run_command(self, command: pid1.Command) -> int:
         """Run *command* in new namespaces and return its status."""
@@ -213,7 +213,8 @@ class _Pasta:
                         or self._steering is not None)
         if bypassed:
             import passt.dataplane.sockets.namespace_thread  # noqa: F401 - no file can be read when it starts
-        return Network(self._settings, self._guest, self._ports, bypassed=bypassed)
+        return Network(self._settings, self._guest, self._ports, bypassed=bypassed,
+                       helper=self._steering.helper if self._steering is not None else None)
 
     def _connect(self, network: Network, child: Child, change_user: Callable[[], None] | None) -> None:
         """Wait for the tap of *child*, attach it, give up paths, and open the namespace's ports.

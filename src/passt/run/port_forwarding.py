@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from passt.facts.port_rule import PortRule
     from passt.facts.settings import ProtocolSettings
     from passt.host.listeners import HostBinder, HostPorts, Listener
+    from passt.run.port_helper import PortHelper
     from passt.run.port_tables import Handles
 
 HOST, NAMESPACE = 0, 1             # the tables, where they stand side by side
@@ -33,11 +34,12 @@ INTERVAL_S = 0.75                 # between scans, so that a listener follows it
 
 
 class HostSide:
-    """Listeners on the host; a `contracts.ListenerSide`."""
+    """Listeners on the host; a `contracts.ListenerSide`. What *binder* may not bind *helper* may, if any."""
 
-    def __init__(self, engine: Engine, binder: HostBinder) -> None:
+    def __init__(self, engine: Engine, binder: HostBinder, helper: PortHelper | None = None) -> None:
         self._engine = engine
         self._binder = binder
+        self._helper = helper
         self.n_open = 0           # descriptors, without those that were open before
 
     def take(self, listener: Listener) -> object:
@@ -48,7 +50,12 @@ class HostSide:
     def open_listener(self, rule: object, port: int) -> object:
         """Listen on the host's *port*. Raises OSError; nothing stays open then."""
         port_rule = cast("PortRule", rule)
-        fd = self._binder.open(port_rule, port)
+        try:
+            fd = self._binder.open(port_rule, port)
+        except PermissionError:
+            if self._helper is None:
+                raise
+            fd = self._helper.open(port_rule, port)
         try:
             self._engine.add_listener(fd, port_rule.proto, rule)
         except OSError:
@@ -163,14 +170,14 @@ class PortForwarding:
 
     The engine gets the listeners that are open already; `start` opens the others, without a path. With
     *follows* the host's bound ports can be followed from then on. With *changes* the rules can be changed
-    when `start` has been called: `live_ports`. Raises HostError.
+    when `start` has been called: `live_ports`; *helper* is for `HostSide`. Raises HostError.
     """
 
     def __init__(self, engine: Engine, ports: HostPorts, *, follows: bool = False,
-                 changes: bool = False) -> None:
+                 changes: bool = False, helper: PortHelper | None = None) -> None:
         self._engine = engine
         self._ports = ports
-        self._host_side = HostSide(engine, ports.binder)
+        self._host_side = HostSide(engine, ports.binder, helper)
         self._namespace_side: NamespaceSide | None = None
         # Handles by rule and port, if they will be needed.
         self._handles: tuple[Handles, Handles] | None = ({}, {}) if changes else None

@@ -62,6 +62,7 @@ _ANSWERED = struct.Struct("!BI")
 _RULE = struct.Struct(f"!16s16s{IFNAMSIZ}sHHHBB")
 _REPORT = struct.Struct("!BI")
 _END = b"\0"
+RULE_LEN = _RULE.size
 _MARK, _MARK_AT = b"report", 112
 _ANY6 = bytes(16)
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -113,7 +114,7 @@ class Hello(Value):
             if table.reports:
                 name = name.ljust(_MARK_AT, b"\0") + _MARK
             parts += [_TABLE.pack(table.id, name, table.abilities, len(table.rules)),
-                      *map(_build_rule, table.rules)]
+                      *map(build_rule, table.rules)]
         return b"".join((*parts, _END))
 
 
@@ -160,7 +161,7 @@ class Answer(Value):
         """Write the answer."""
         parts: list[bytes] = []
         for table in self.tables:
-            parts += [_ANSWERED.pack(table.id, len(table.rules)), *map(_build_rule, table.rules)]
+            parts += [_ANSWERED.pack(table.id, len(table.rules)), *map(build_rule, table.rules)]
         if self.wants_report:
             parts.append(_ANSWERED.pack(REPORT_ID, 0))
         return b"".join((*parts, _END))
@@ -253,10 +254,13 @@ def _make_table(number: int, field: bytes, abilities: int, rules: tuple[PortRule
 
 
 def _parse_rules(data: bytes, offset: int, count: int) -> tuple[PortRule, ...]:
-    return tuple([_parse_rule(data, offset + index * _RULE.size) for index in range(count)])
+    return tuple([parse_rule(data, offset + index * _RULE.size) for index in range(count)])
 
 
-def _parse_rule(data: bytes, offset: int) -> PortRule:
+def parse_rule(data: bytes, offset: int = 0) -> PortRule:
+    """Read one rule, RULE_LEN bytes from *offset* on."""
+    if len(data) < offset + RULE_LEN:
+        raise WireError("rule: too short")
     address, target_address, ifname, first, last, target, proto, flags = _RULE.unpack_from(data, offset)
     if flags & ~(_BOTH | _OPTIONAL | _AUTO):
         raise WireError(f"rule: unknown flags {flags:#x}")
@@ -276,7 +280,8 @@ def _parse_rule(data: bytes, offset: int) -> PortRule:
     return rule
 
 
-def _build_rule(rule: PortRule) -> bytes:
+def build_rule(rule: PortRule) -> bytes:
+    """Write one rule that `find_fault` finds no fault with."""
     flags = ((_BOTH if rule.address is None else 0) | (_OPTIONAL if rule.optional else 0)
              | (_AUTO if rule.auto else 0))
     return _RULE.pack(_pack(rule.address), _pack(rule.target_address), os.fsencode(rule.ifname or ""),
