@@ -73,8 +73,8 @@ def test_specification_is_read(text: str, fields: dict[str, object]) -> None:
 PORT = "a port is a number from 1 to 65535"
 FORMS = (f"{PORT}; write PORT, FIRST-LAST, PORTS:TARGETS, ~EXCLUDED, 'all', 'auto', with commas between, or"
          " 'none'")
-MAPPING = ("a mapping is PORTS:TARGETS, PORTS:ADDRESS or PORTS:ADDRESS/TARGETS; an address to listen on ends in"
-           " a slash")
+MAPPING = ("a mapping is PORTS:TARGETS, PORTS:ADDRESS or PORTS:ADDRESS/TARGETS; an address to listen on ends"
+           " in a slash")
 BEFORE = "; before the slash stands an address to bind to, '%' and an interface, or both"
 
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from passt.facts.address import IPAddress
 
 MAX_PORT = 65535
-_MAPPING = ("a mapping is PORTS:TARGETS, PORTS:ADDRESS or PORTS:ADDRESS/TARGETS; an address to listen on ends in"
-            " a slash")
+_MAPPING = ("a mapping is PORTS:TARGETS, PORTS:ADDRESS or PORTS:ADDRESS/TARGETS; an address to listen on ends"
+            " in a slash")
 _PORT_RANGE = f"a port is a number from 1 to {MAX_PORT}"
 
 
