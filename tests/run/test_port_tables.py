@@ -217,10 +217,17 @@ def test_optional_rules_leave_descriptors_and_others_do_not() -> None:
     world = World(spare=3)
     change = world.put(tcp(80, 89, optional=True), tcp(90, 95))
     assert change.n_opened == 9
-    assert "7 of its ports are not forwarded" in change.notes[0]
+    assert "7 ports are not forwarded" in change.notes[0]
     world.side.refused = dict.fromkeys(range(200, 300), errno.EMFILE)
     (fault,) = world.put(tcp(200, 299)).faults
     assert fault.endswith("the limit of open files is reached")
+    # All of one specification in two rules: room for the first only is no fault, for none is one.
+    world = World(spare=5)
+    pieces = (tcp(80, 89, optional=True), tcp(180, 189, optional=True))
+    assert (world.put(*pieces).faults, world.put().n_closed) == ((), 5)
+    world.spare = 0
+    (fault,) = world.put(*pieces).faults
+    assert "20 ports are not forwarded" in fault
 
 
 @pytest.mark.parametrize(("rules", "text"), [

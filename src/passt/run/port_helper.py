@@ -8,7 +8,7 @@ which user of the host is at the other end of a connection.
 
 It has CAP_NET_BIND_SERVICE and no other capability, the user that the main process will have, an empty root
 directory and Landlock as far as they are to be had, and a filter of its own
-(tools/seccomp_policy.py: `HELPER`). There is one channel, to the main process; the helper ends with that.
+(tools/seccomp_policy.py). There is one channel, to the main process; the helper ends with that.
 Without the right there is no helper: then the low ports of the start could not be had either.
 
 Messages on the channel, a request and a reply at a time; numbers in network order::
@@ -20,7 +20,6 @@ Messages on the channel, a request and a reply at a time; numbers in network ord
 
 from __future__ import annotations
 
-import array  # noqa: F401 - socket.send_fds imports it when no file can be read any more
 import errno
 import os
 import socket
@@ -47,6 +46,7 @@ TIMEOUT_S = 5.0                    # for a reply: a socket is bound at once
 _BIND, _USER = b"b", b"u"
 _PORT = struct.Struct("!H")
 _REPLY = struct.Struct("!II")
+_FD = struct.Struct("=i")
 _MAX_REQUEST = 256
 _CAP_NET_BIND_SERVICE = 10         # linux/capability.h
 
@@ -95,17 +95,34 @@ class PortHelper:
             return None
 
     def _send(self, request: bytes, fds: list[int]) -> None:
-        socket.send_fds(self._channel, [request], fds)
+        _send(self._channel, request, fds)
 
     def _receive(self) -> tuple[int, list[int]]:
         """Return the user and descriptors of a reply. Raises OSError."""
-        data, fds, _, _ = socket.recv_fds(self._channel, _REPLY.size, 1, socket.MSG_CMSG_CLOEXEC)
+        data, fds = _receive(self._channel, _REPLY.size)
         if len(data) != _REPLY.size:
             raise OSError(errno.EPIPE, "the process that binds low ports has ended")
         number, user = _REPLY.unpack(data)
         if number:
             raise OSError(number, os.strerror(number))
         return user, fds
+
+
+def _send(channel: socket.socket, data: bytes, fds: list[int]) -> None:
+    """Send a message with at most one descriptor. Raises OSError."""
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _FD.pack(fd)) for fd in fds]
+    channel.sendmsg([data], ancillary)
+
+
+def _receive(channel: socket.socket, size: int) -> tuple[bytes, list[int]]:
+    """Receive a message and its descriptor, close-on-exec; no bytes: the other end is gone. Raises OSError.
+
+    In Python 3.11 socket.recv_fds() ignores its flags.
+    """
+    data, ancillary, _, _ = channel.recvmsg(size, socket.CMSG_SPACE(_FD.size), socket.MSG_CMSG_CLOEXEC)
+    return data, [fd for level, kind, payload in ancillary
+                  if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+                  for (fd,) in _FD.iter_unpack(payload[:len(payload) // _FD.size * _FD.size])]
 
 
 def _run(channel: socket.socket, binder: HostBinder, user: Identity | None) -> NoReturn:
@@ -145,7 +162,7 @@ def _confine(channel: socket.socket, user: Identity | None) -> None:
 
 def _serve_one(channel: socket.socket, binder: HostBinder) -> bool:
     """Carry out one request; False when there are no more."""
-    data, fds, _, _ = socket.recv_fds(channel, _MAX_REQUEST, 1, socket.MSG_CMSG_CLOEXEC)
+    data, fds = _receive(channel, _MAX_REQUEST)
     if not data:
         return False
     number = user = 0
@@ -160,7 +177,7 @@ def _serve_one(channel: socket.socket, binder: HostBinder) -> bool:
         number = error.errno or errno.EIO
     except (WireError, IndexError, struct.error):
         number = errno.EINVAL
-    socket.send_fds(channel, [_REPLY.pack(number, user)], fds)
+    _send(channel, _REPLY.pack(number, user), fds)
     for fd in fds:
         os.close(fd)
     return True

@@ -169,6 +169,7 @@ class _Change:
         self._faults: list[str] = []
         self._notes: list[str] = []
         self._failed: dict[PortRule, str] = {}     # optional rules -> the last port that could not be had
+        self._cut = ""                             # told if there was no room for some
 
     def carry_out(self) -> PortChange:
         """Open, and if that works close; else undo. Logs nothing."""
@@ -210,9 +211,9 @@ class _Change:
                     if error.errno in _NO_DESCRIPTOR:
                         return
         if cut is not None:
-            line = (f"{change.table.name_rule(cut)}: {n_cut} of its ports are not forwarded, as the limit of"
-                    " open files leaves no room for them")
-            self._failed.setdefault(cut, line)
+            line = (f"{change.table.name_rule(cut)}: {n_cut} ports are not forwarded, as the limit of open"
+                    " files leaves no room for them")
+            self._cut = line
             self._notes.append(line)
 
     def _explain(self, table: LiveTable, failed: Port, error: OSError) -> str:
@@ -236,7 +237,9 @@ class _Change:
             change.closed.append(each)
 
     def _check_optional(self) -> None:
-        """Fail if an optional rule that is new has no port at all."""
+        """Fail if no port of a new optional rule could be had, or there was no room for any at all."""
+        if self._cut and not any(port.rule.optional for change in self._changes for port in change.opened):
+            self._faults.append(self._cut)
         for change in self._changes:
             served = {port.rule for port in change.opened} | {move.new for move in change.plan.moved}
             for rule in change.rules:

@@ -189,6 +189,13 @@ class Report(Value):
 
     def build(self) -> bytes:
         """Write the report; lines that are too many are counted in the last one."""
+        lines: list[str] = list(self.lines)
+        if len("\n".join(lines).encode(errors="replace")) > MAX_REPORT_LEN:
+            lines = self._cut()
+        text = "\n".join(lines).encode(errors="replace")
+        return _REPORT.pack(self.is_refused, len(text)) + text
+
+    def _cut(self) -> list[str]:
         lines: list[str] = []
         room = MAX_REPORT_LEN - 80
         for number, line in enumerate(self.lines):
@@ -197,8 +204,7 @@ class Report(Value):
                 lines.append(f"and {len(self.lines) - number} more")
                 break
             lines.append(line)
-        text = "\n".join(lines).encode(errors="replace")
-        return _REPORT.pack(self.is_refused, len(text)) + text
+        return lines
 
 
 def hello_len(data: bytes) -> int | None:
