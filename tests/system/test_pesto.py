@@ -17,10 +17,11 @@ from passt.facts.port_rule import PortRule
 from passt.steer.messages import Answer, Hello, NewTable
 from passt.steer.server import PATIENCE_S
 from tests.support.lab import HOST4, HOST6, Lab, Running
-from tests.support.processes import wait_until
+from tests.support.processes import children, process_state, status_field, wait_until
 from tests.system.machines import passt
 from tests.system.test_attach import Target, attach
 from tests.system.test_bypass import namespace_of
+from tests.system.test_sandbox import CAPABILITIES, look, strange_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -508,3 +509,36 @@ def test_machine(lab: Lab, user: bool, form: list[str]) -> None:
         steered.pesto("-t", "none")
         assert b":970" not in lab.host.run(["ss", "-Hltun"]).stdout
     Path(path).unlink()
+
+
+def test_what_is_left_of_rights(steered: Steered) -> None:
+    """As without the socket; besides there is the helper, if the caller had the right that it keeps."""
+    pid = steered.running.pid
+    steered.pesto("-A", "-t", "9700")
+    look(pid, threads=2)
+    below = children(pid)
+    helpers = [one for one in below if status_field(one, "Seccomp") == "2"]
+    assert (len(helpers), len(below)) == ((0, 1) if steered.user else (1, 2))
+    for helper in helpers:
+        rights = {name: int(status_field(helper, name), 16) for name in CAPABILITIES}
+        assert rights == {"CapInh": 0, "CapPrm": 1 << 10, "CapEff": 1 << 10, "CapBnd": 1 << 10, "CapAmb": 0}
+        assert status_field(helper, "NoNewPrivs") == "1"
+        assert "0" not in status_field(helper, "Uid").split()
+        assert list(Path(f"/proc/{helper}/root/").iterdir()) == []
+        assert strange_descriptors(helper) == []
+        links = [os.readlink(f"/proc/{helper}/fd/{fd}") for fd in os.listdir(f"/proc/{helper}/fd")]
+        assert sum(link.startswith("socket:") for link in links) == 1
+        # The process that does nothing else cannot be looked into by its user.
+        assert Path(f"/proc/{helper}/status").stat().st_uid == 0
+
+
+def test_loop_goes_on_without_its_helper(lab: Lab, steered: Steered) -> None:
+    if steered.user:
+        return                     # it has none
+    (helper,) = [one for one in children(steered.running.pid) if status_field(one, "Seccomp") == "2"]
+    os.kill(helper, signal.SIGKILL)
+    wait_until(lambda: process_state(helper) in {"", "Z"}, "the helper has gone")
+    # Nobody can say any more who a client is: refused. Traffic goes on.
+    assert b"another user" in steered.pesto(status=1).stderr
+    assert steered.running.popen.poll() is None
+    lab.host.run(["true"])

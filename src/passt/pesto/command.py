@@ -43,7 +43,7 @@ def parse(arguments: Sequence[str]) -> Command:
     flags = {"show": False, "debug": False}
     operands: list[str] = []
     what, left = REPLACE, list(arguments)
-    while left:
+    while left and len(operands) < 2:
         scanner = Scanner(left, PESTO_OPTIONS)
         for occurrence in scanner:
             name = occurrence.option.name
