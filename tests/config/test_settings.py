@@ -48,6 +48,7 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("foreground", "", {"foreground": True}),
     ("stderr", "", {}),
     ("pid", "file", {"pid_file": "file"}),
+    ("conf-path", "/run/conf", {"conf_path": "/run/conf"}),
     ("runas", "1000:100", {"runas": "1000:100"}),
     ("netns", "name", {"netns": "/run/netns/name", "netns_only": True, "foreground": False, "banner": True}),
     ("userns", "/proc/1/ns/user", {"userns": "/proc/1/ns/user"}),
@@ -151,7 +152,8 @@ def test_no_two_groups_have_a_field_of_the_same_name() -> None:
 
 
 BAD_VALUES = {
-    "pid": [""], "log-file": [""], "log-size": ["", "40959", "x", "1000000x", "-1", "0x100000"], "pcap": [""],
+    "pid": [""], "conf-path": ["", "x" * 108],
+    "log-file": [""], "log-size": ["", "40959", "x", "1000000x", "-1", "0x100000"], "pcap": [""],
     "stats": ["0", "1.5", "", "86401"],
     "runas": ["", ":1", "1:", "a:b:c", "4294967295", "1:99999999999"], "netns": ["", ".."],
     "userns": [""],

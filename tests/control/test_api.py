@@ -225,8 +225,8 @@ def test_events_come_as_lines_and_only_while_somebody_listens(bench: Bench) -> N
     bench.source.fire()
     with bench.turning():
         events = [json.loads(response.readline()) for _ in range(6)]
-    assert [event["event"] for event in events] == ["flow_opened", "flow_closed", "flow_refused", "port_opened",
-                                                    "guest_address", "limit_reached"]  # fmt: skip
+    assert [event["event"] for event in events] == [
+        "flow_opened", "flow_closed", "flow_refused", "port_opened", "guest_address", "limit_reached"]
     assert (events[1]["reason"], events[1]["flow"]["bytes"]["to_guest"]) == ("finished", 20_000_000_000)
     assert events[2]["destination"] == {"address": "1.2.3.4", "port": 53}
     assert events[4]["address"] == "192.0.2.77"
@@ -293,7 +293,8 @@ def test_answers_are_what_openapi_says(bench: Bench) -> None:
     jsonschema = pytest.importorskip("jsonschema", reason="pip install jsonschema")
     document = json.loads(OPENAPI.read_text(encoding="utf-8"))
     bench.source.records = [
-        make_flow(), make_flow(1, proto=17, idle_ns=None, rtt_guest_us=None, local_address=b"", window_ours=None)]
+        make_flow(),
+        make_flow(1, proto=17, idle_ns=None, rtt_guest_us=None, local_address=b"", window_ours=None)]
     bench.source.ports = [ListenerInfo(6, 8003, RULE, namespace=False)]
     for target in ("info", "flows", "flows/0.3", "counters", "ports", "log"):
         path = "/v1/flows/{id}" if "/" in target else f"/v1/{target}"

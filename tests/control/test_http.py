@@ -8,7 +8,8 @@ from passt.control.http import MAX_PARAMETERS, RefusalError, answer, parse_json,
 
 
 def test_target_is_path_and_parameters() -> None:
-    assert parse_target(b"/v1/flows?a=1&b=%5B%3A%3A1%5D&c=") == ("/v1/flows", {"a": "1", "b": "[::1]", "c": ""})
+    wanted = ("/v1/flows", {"a": "1", "b": "[::1]", "c": ""})
+    assert parse_target(b"/v1/flows?a=1&b=%5B%3A%3A1%5D&c=") == wanted
     assert parse_target(b"/a%20b") == ("/a b", {})
 
 

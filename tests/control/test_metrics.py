@@ -35,7 +35,8 @@ passt_drops_total{reason="short"} 4
 # TYPE passt_tcp_resets_sent_total counter
 passt_tcp_resets_sent_total 7
 """
-COUNTERS = {"frames_from_guest": 5, "frames_to_guest": 6, "flows_tcp": 1, "drop_short": 4, "tcp_resets_sent": 7}
+COUNTERS = {"frames_from_guest": 5, "frames_to_guest": 6, "flows_tcp": 1, "drop_short": 4,
+            "tcp_resets_sent": 7}  # fmt: skip
 
 
 def text(*, is_open: bool) -> str:

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 MAX_TURNS = 10_000
 
 
-def make_flow(index: int = 0, **changes: Any) -> FlowDetail:
+def make_flow(number: int = 0, **changes: Any) -> FlowDetail:
     """A TCP connection of the guest; *changes* of fields."""
     flow = FlowDetail(
-        index=index, generation=3, proto=6, state="ESTABLISHED", bypassed=False, inbound=False,
+        number=number, generation=3, proto=6, state="ESTABLISHED", bypassed=False, inbound=False,
         guest_address=bytes((192, 0, 2, 2)), guest_port=40000, remote_address=bytes((198, 51, 100, 1)),
         remote_port=443, peer_address=bytes((198, 51, 100, 1)), peer_port=443,
         local_address=bytes((203, 0, 113, 9)), local_port=40001, age_ns=5_000_000_000, idle_ns=7_000_000,

@@ -127,7 +127,7 @@ class Api:
         """Return the flow with that id. Raises RefusalError."""
         index, generation = parse_name(name)
         for flow in self._engine.detail_page(index, 1)[0]:
-            if (flow.index, flow.generation) == (index, generation):
+            if (flow.number, flow.generation) == (index, generation):
                 return flow
         raise RefusalError(404, f"flow {name} is not there any more")
 
@@ -136,7 +136,7 @@ class Api:
         flow = self._find(name)
         self._texts.refresh()
         text = self._texts.write(flow)
-        if not self._engine.close_flow(flow.index, flow.generation):
+        if not self._engine.close_flow(flow.number, flow.generation):
             raise RefusalError(404, f"flow {name} is not there any more")
         return answer(text)
 

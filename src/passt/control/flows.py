@@ -68,7 +68,7 @@ class FlowTexts:
     def write(self, flow: FlowDetail) -> dict[str, Any]:
         """Write *flow* as a JSON object; docs/control-api.json has its schema."""
         return {
-            "id": name_of(flow.index, flow.generation),
+            "id": name_of(flow.number, flow.generation),
             "protocol": PROTOCOLS[flow.proto],
             "state": flow.state,
             "path": "bypass" if flow.bypassed else "link",

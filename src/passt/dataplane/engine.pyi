@@ -92,6 +92,12 @@ class Engine:
         Raises OSError, and leaves the socket to the caller, if there are `contracts.MAX_LISTENERS`.
         """
 
+    def change_rule(self, fd: int, rule: object) -> None:
+        """Hand another *rule* to the policy for what comes to a listener from now on; KeyError as below.
+
+        TCP connections and UDP flows that there are go where they went.
+        """
+
     def remove_listener(self, fd: int) -> None:
         """Close a listener; KeyError if it is not one of ours.
 

@@ -33,8 +33,8 @@ from passt.dataplane.base.externs cimport (
 )
 from passt.dataplane.core.station cimport forget_stations, is_known, set_guest
 from passt.dataplane.turn cimport (
-    end_flows, end_listener, finish_flows, on_flow_event, on_flow_timer, on_listener_event, read_frames,
-    set_handlers,
+    change_rule, end_flows, end_listener, finish_flows, on_flow_event, on_flow_timer, on_listener_event,
+    read_frames, set_handlers,
 )
 from passt.errors import HostError
 from passt.facts.contracts import MAX_LISTENERS, FlowInfo, ListenerInfo
@@ -162,6 +162,9 @@ cdef class Engine:
         listener = self.core.listeners.add(fd, proto, rule, namespace)
         if self.core.has_watcher:
             self.core.watcher.on_port_opened(tell_listener(listener))
+
+    def change_rule(self, int fd, rule):
+        change_rule(self.core, self.core.listeners.find(fd), rule)
 
     def remove_listener(self, int fd):
         cdef Listener listener = self.core.listeners.find(fd)

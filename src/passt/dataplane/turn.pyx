@@ -142,6 +142,12 @@ cdef void on_listener_event(Core core, uint32_t index) except *:
         read_listener(core, index, listener.fd, listener.in_namespace)
 
 
+cdef void change_rule(Core core, Listener listener, object rule) except *:
+    """What comes to a listener from now on goes where another rule says."""
+    listener.rule = rule
+    core.bypass.decisions.forget()
+
+
 cdef void end_listener(Core core, Listener listener) except *:
     """Close a listener; UDP flows that use its socket end."""
     cdef uint32_t i

@@ -44,7 +44,6 @@ class DiagnosticSettings(Value):
     trace: bool = False                # a message for each frame; set together with `LogSettings.debug`
     pcap: str | None = None            # path of a packet capture
     stats_s: int | None = None         # seconds between two rows of counters; None: no rows
-    control: str | None = None         # path of the control socket, or "auto"; None: there is none
 
 
 class ProtocolSettings(Value):
@@ -153,6 +152,13 @@ class SocketSettings(Value):
     vhost_user: bool = False           # share the machine's memory, instead of sending frames on the socket
 
 
+class ControlSettings(Value):
+    """How the running program can be asked and changed."""
+
+    conf_path: str | None = None       # path of the socket on which `pesto` changes the port rules
+    control_path: str | None = None    # path of the socket on which HTTP is spoken, or "auto"
+
+
 class Settings(Value):
     """All that the command line says to the program *mode*, "pasta" or "passt"."""
 
@@ -167,3 +173,4 @@ class Settings(Value):
     forwarding: ForwardingSettings = ForwardingSettings()
     namespace: NamespaceSettings = NamespaceSettings()
     socket: SocketSettings = SocketSettings()
+    control: ControlSettings = ControlSettings()

@@ -131,11 +131,17 @@ def listen(path: str | None) -> ListeningSocket:
                     " give another path with --socket")
 
 
-def listen_private(path: str) -> ListeningSocket:
-    """Listen on *path*, whose file only its owner and root can connect to. Raises HostError."""
-    mask = os.umask(0o177)  # there is one thread yet
+def listen_alone(path: str, option: str) -> ListeningSocket:
+    """Listen on *path*, the argument of *option*, with a file that only this user may use (mode 0600).
+
+    Call while there is one thread: the mode comes from the umask, so that the file is never open to others.
+    Raises ConfigError.
+    """
+    mask = os.umask(0o177)
     try:
         return _listen_on(path)
+    except HostError as error:
+        raise ConfigError(f"option '{option}' {path}: {error}") from None
     finally:
         os.umask(mask)
 

@@ -31,6 +31,11 @@ def may_read_all() -> bool:
     return bool(syscalls.capget()[0] & (1 << _CAP_DAC_OVERRIDE | 1 << _CAP_DAC_READ_SEARCH))
 
 
+def has_capability(capability: int) -> bool:
+    """Tell whether *capability* (capabilities(7)) is in effect, in our user namespace."""
+    return bool(syscalls.capget()[0] & 1 << capability)
+
+
 def close_to_others() -> None:
     """Deny other processes of our user access to our memory and descriptors.
 
@@ -50,12 +55,24 @@ def drop_privileges() -> None:
     the bounding set stays, but a capability could only come from it by execve(2), which no_new_privs
     (Documentation/userspace-api/no_new_privs.rst) prevents.
     """
+    _keep(0)
+
+
+def keep_only(capability: int) -> None:
+    """Give up every capability but *capability*, for good; otherwise as `drop_privileges`."""
+    _keep(1 << capability)
+
+
+def _keep(kept: int) -> None:
+    """Give up all capabilities that are not in the set *kept*."""
     for capability in range(_MAX_CAPABILITIES):
+        if kept >> capability & 1:
+            continue
         try:
             syscalls.prctl(syscalls.PR_CAPBSET_DROP, capability)
         except OSError:
             break
     syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
-    syscalls.capset(0, 0, 0)
+    syscalls.capset(kept, kept, 0)
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     close_to_others()

@@ -43,10 +43,7 @@ class Control:
             _make_directory(directory)
             remove_stale(directory)
             path = os.path.join(directory, f"{os.getpid()}{_SUFFIX}")
-        try:
-            self._socket: ListeningSocket = unix_socket.listen_private(path)
-        except HostError as error:
-            raise ConfigError(f"option '--control' {path}: {error}") from None
+        self._socket: ListeningSocket = unix_socket.listen_alone(path, "--control")
         background.has_made(path)
         if self._is_auto:
             background.on_fork = self._take_name
@@ -90,7 +87,7 @@ class Control:
 
 def open_control(settings: Settings, background: Background) -> Control | None:
     """Make the socket of --control, if that is given. Raises PasstError."""
-    path = settings.diagnostics.control
+    path = settings.control.control_path
     return Control(path, background) if path is not None else None
 
 

@@ -55,13 +55,19 @@ class _Passt:
                                         on_created=background.has_made)
         self._guest = resolve_guest(settings)
         self._progress.enter("ports")
-        self._ports = open_ports(settings.forwarding, self._guest)
+        conf_path = settings.control.conf_path
+        self._ports = open_ports(settings.forwarding, self._guest, changes=conf_path is not None)
         self._progress.enter("socket")
         self._listener = None
         if self._connection is None:
             self._listener = unix_socket.listen(settings.socket.socket_path)
             background.has_made(self._listener.path)
         self._control = open_control(settings, background)
+        self._steering = None
+        if conf_path is not None and self._ports is not None:
+            from passt.run.steering import Steering
+
+            self._steering = Steering(conf_path, background, self._ports.binder, self._user)
         load_all()
 
     def run(self) -> int:
@@ -83,6 +89,7 @@ class _Passt:
         self._isolation.close_paths()
         enter("inner-ports")
         network.start_ports()
+        network.steer(self._steering)
         enter("signals")
         network.engine.add_reader(signals.read_ending().fd, network.engine.stop)
         self._isolation.finish(network.engine)
@@ -106,7 +113,8 @@ class _Passt:
     def _build(self) -> tuple[Network, Clients]:
         """Build the data plane."""
         self._progress.enter("network")
-        network = Network(self._settings, self._guest, self._ports)
+        network = Network(self._settings, self._guest, self._ports,
+                          helper=self._steering.helper if self._steering is not None else None)
         attach: Attach = network.engine.attach_stream
         if self._settings.socket.vhost_user:
             attach = vhost_sessions(network.engine, self._guest)
