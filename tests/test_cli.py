@@ -49,6 +49,7 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
     (["passt-pasta"], "pasta", []),
     (["qrap", "5"], "qrap", ["5"]),
     (["/opt/pasta/bin/pesto", "-A"], "pesto", ["-A"]),
+    (["/usr/bin/passtctl", "list"], "passtctl", ["list"]),
     (["/x/passt/__main__.py", "pasta", "-q"], "pasta", ["-q"]),
     (["/x/passt/__main__.py", "passt"], "passt", []),
 ])
@@ -179,7 +180,7 @@ def test_module_runs_as_a_program() -> None:
     assert (result.returncode, result.stdout.splitlines()[0]) == (0, f"pasta {__version__}")
     result = run_python("-m", "passt")
     assert (result.returncode, result.stdout) == (1, "")
-    assert "python -m passt pasta|passt|qrap|pesto" in result.stderr
+    assert "python -m passt pasta|passtctl|passt|qrap|pesto" in result.stderr
 
 
 def test_version_loads_none_of_the_heavy_modules() -> None:

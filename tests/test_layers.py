@@ -34,7 +34,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "responders": FACTS | {"wire"},
     "dataplane": BASE | {"facts"},
     "vhost_user": FACTS,
-    "control": FACTS,
+    "control": FACTS | {"host", "process"},
     "steer": FACTS,
     "wire": BASE | {"facts"},
     "facts": BASE,

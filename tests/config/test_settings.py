@@ -43,6 +43,8 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("log-file", "file", {"log_file": "file"}),
     ("log-size", "50000", {"log_size": 50000}),
     ("pcap", "file", {"pcap": "file"}),
+    ("control", "/run/control", {"control_path": "/run/control"}),
+    ("control", "auto", {"control_path": "auto"}),
     ("stats", "7", {"stats_s": 7}),
     ("quiet", "", {"quiet": True}),
     ("foreground", "", {"foreground": True}),
@@ -154,6 +156,7 @@ def test_no_two_groups_have_a_field_of_the_same_name() -> None:
 BAD_VALUES = {
     "pid": [""], "conf-path": ["", "x" * 108],
     "log-file": [""], "log-size": ["", "40959", "x", "1000000x", "-1", "0x100000"], "pcap": [""],
+    "control": ["", "/" + "x" * 200],
     "stats": ["0", "1.5", "", "86401"],
     "runas": ["", ":1", "1:", "a:b:c", "4294967295", "1:99999999999"], "netns": ["", ".."],
     "userns": [""],

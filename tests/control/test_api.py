@@ -104,7 +104,7 @@ def test_info_tells_who_and_how_full(bench: Bench) -> None:
     status, info = bench.ask("GET", "/v1/info")
     assert status == 200
     assert (info["mode"], info["options"], info["uptime_s"]) == ("pasta", ["--control", "auto"], 10.0)
-    assert info["limits"] == {"flows": {"now": 1, "most": 65536}}
+    assert info["limits"]["flows"] == {"now": 1, "most": 65536}
     assert info["guest"]["ip4"]["gateway"] == "192.0.2.1"
     assert info["guest"]["addresses_in_use"] == ["192.0.2.2"]
     assert info["pid"] == log.own_pid()

@@ -110,7 +110,7 @@ class Source(PollLoop):
         return dict(self.counts)
 
     def usage(self) -> dict[str, tuple[int, int]]:
-        return {"flows": (len(self.records), 65536)}
+        return {"flows": (len(self.records), 65536), "listeners": (len(self.ports), 65534)}
 
     def memory_ceiling(self) -> int:
         return 72 << 20

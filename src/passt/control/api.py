@@ -15,7 +15,7 @@ from passt.facts.address import format_mac
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any
+    from typing import Any, Protocol
 
     from passt.control.client import Client
     from passt.control.http import Request
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from passt.facts.contracts import FlowDetail
     from passt.facts.guest import GuestFamily, GuestNet
     from passt.facts.settings import Settings
+
+    class Observed(Protocol):
+        """The guest's addresses; `forward.guest_addresses.Observed`."""
+
+        mac: bytes | None
+        on_learnt: Callable[[bytes], None] | None
+
+        def addresses(self) -> list[bytes]:
+            """Return those that it was seen to use."""
 
 MAX_PAGE = 65536       # flows in one response
 DEFAULT_PAGE = 1000
@@ -36,7 +45,7 @@ class Known:
     *arguments* are those of its command line, *started_s* is in seconds since 1970.
     """
 
-    def __init__(self, settings: Settings, guest: GuestNet, observed: Any, arguments: list[str],
+    def __init__(self, settings: Settings, guest: GuestNet, observed: Observed, arguments: list[str],
                  started_s: float) -> None:
         self.settings = settings
         self.guest = guest

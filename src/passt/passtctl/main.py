@@ -61,11 +61,14 @@ def _print_json(value: Any) -> int:
 def _list(command: Command) -> int:
     """Show all instances, with rates over a moment."""
     found = instances.reachable()
-    before = [instance.ask("/v1/counters") for instance, _ in found]
+    before = _count_all(found)
     time.sleep(RATE_S if found else 0)
+    after = _count_all(found)
     rows = []
-    for (instance, info), old in zip(found, before, strict=True):
-        new = instance.ask("/v1/counters")
+    for instance, info in found:
+        old, new = before.get(instance.path), after.get(instance.path)
+        if old is None or new is None:
+            continue              # it has ended meanwhile
         rates = [max(new[name] - old[name], 0) / RATE_S for name in _RATES]
         flows = sum(new[name] for name in _FLOWS)
         serves = " ".join(info["command"] or ()) or str(info["namespace"] or "-")
@@ -81,6 +84,17 @@ def _list(command: Command) -> int:
           str(row["flows"]), amount(row["bytes_from_guest_per_s"]), amount(row["bytes_to_guest_per_s"]),
           row["serves"]) for row in rows], frozenset((0, 2, 3, 4, 5, 6))))
     return 0
+
+
+def _count_all(found: Iterable[tuple[Instance, Any]]) -> dict[str, dict[str, int]]:
+    """Return the counters of all that still answer, by the path of their socket."""
+    counts = {}
+    for instance, _ in found:
+        try:
+            counts[instance.path] = instance.ask("/v1/counters")
+        except HostError:
+            continue
+    return counts
 
 
 def _flows(instance: Instance, command: Command) -> int:

@@ -29,11 +29,11 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from passt.control.door import Control
     from passt.dataplane.engine import Engine
     from passt.facts.guest import GuestNet
     from passt.facts.settings import ForwardingSettings, Settings
     from passt.host.listeners import HostPorts
-    from passt.run.control import Control
     from passt.run.diagnostics import Diagnostics
     from passt.run.port_forwarding import NamespaceSide
     from passt.run.port_helper import PortHelper

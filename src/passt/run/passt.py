@@ -9,13 +9,13 @@ us until "signals".
 from __future__ import annotations
 
 from passt import log
+from passt.control.door import open_control
 from passt.facts.contracts import MAX_REGIONS
 from passt.host import unix_socket
 from passt.process import identity, signals
 from passt.process.stages import PASST, VHOST, Progress
 from passt.run import credentials
 from passt.run.clients import Clients
-from passt.run.control import open_control
 from passt.run.diagnostics import Diagnostics
 from passt.run.isolation import Isolation
 from passt.run.network import Network, load_all, open_ports, print_banner, resolve_guest
@@ -84,7 +84,8 @@ class _Passt:
             enter_later()
             self._background.hold()
         if self._control is not None:
-            self._control.serve(self._settings, self._guest, network)
+            self._control.serve(self._settings, self._guest, network.engine, network.observed,
+                                network.control_counters)
         network.read_last_paths()
         self._isolation.close_paths()
         enter("inner-ports")

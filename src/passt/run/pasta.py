@@ -20,6 +20,7 @@ import signal
 import socket
 
 from passt import log
+from passt.control.door import open_control
 from passt.errors import HostError
 from passt.host import descriptors
 from passt.host.interface_index import index_seen_by
@@ -33,7 +34,6 @@ from passt.namespace.terminal import Terminal
 from passt.process import identity, privileges, signals
 from passt.process.stages import ATTACHED, COMMAND, Progress
 from passt.run import credentials
-from passt.run.control import open_control
 from passt.run.diagnostics import Diagnostics
 from passt.run.isolation import Isolation
 from passt.run.network import (
@@ -50,6 +50,7 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from passt.control.door import Control
     from passt.dataplane.engine import Engine
     from passt.dataplane.sockets.namespace_thread import NamespaceThread
     from passt.facts.guest import GuestNet
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
     from passt.namespace.existing import PathWatch, ProcfsWatch
     from passt.process.background import Background
     from passt.process.identity import Identity
-    from passt.run.control import Control
     from passt.run.steering import Steering
 
     Watch = ProcessWatch | ProcfsWatch | PathWatch
@@ -243,7 +243,8 @@ class _Pasta:
             change_user()
             self._background.hold()
         if self._control is not None:
-            self._control.serve(settings, self._guest, network)
+            self._control.serve(settings, self._guest, network.engine, network.observed,
+                                network.control_counters)
         network.read_last_paths()
         self._isolation.close_paths()
         enter("thread")

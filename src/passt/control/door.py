@@ -2,7 +2,7 @@
 
 The socket `auto` is named after the process that serves it, $XDG_RUNTIME_DIR/passt/PID.sock, so that tools
 find all instances. Where the program goes to the background, the PID is known only after the fork, to the
-parent first, which then renames the file (`Background.fork_hook`).
+parent first, which then renames the file (`Background.on_fork`).
 
 The package h11 is looked for here, with the caller's rights: it may lie where only a start without -S looks.
 """
@@ -19,11 +19,14 @@ from passt.host import unix_socket
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from passt.control.api import Observed
+    from passt.control.source import Source
     from passt.facts.guest import GuestNet
     from passt.facts.settings import Settings
     from passt.host.unix_socket import ListeningSocket
     from passt.process.background import Background
-    from passt.run.network import Network
 
 AUTO = "auto"
 DIRECTORY = "passt"   # below XDG_RUNTIME_DIR
@@ -54,7 +57,7 @@ class Control:
         try:
             os.rename(old, new)
         except OSError as error:
-            # The user who starts may not be the one who serves. `info` tells the PID, too.
+            # The user who starts may not be the one who serves. Who asks is told the PID, too.
             log.debug(f"{old} keeps its name: {error.strerror}")
             return old
         return new
@@ -62,7 +65,8 @@ class Control:
     def _name_of(self, pid: int) -> str:
         return os.path.join(os.path.dirname(self._socket.path), f"{pid}{_SUFFIX}")
 
-    def serve(self, settings: Settings, guest: GuestNet, network: Network) -> None:
+    def serve(self, settings: Settings, guest: GuestNet, engine: Source, observed: Observed,
+              control_counters: Callable[[], dict[str, int]]) -> None:
         """Build all that answers; call before paths are closed."""
         from passt.control.api import Api, Known
         from passt.control.server import Server
@@ -70,9 +74,9 @@ class Control:
         named = self._name_of(log.own_pid())
         if self._is_auto and os.path.exists(named):
             self._socket.path = named
-        known = Known(settings, guest, network.observed, sys.argv[1:], self._started_s)
-        api = Api(network.engine, known, network.control_counters)
-        self._server = Server(network.engine, self._socket.detach(), api.serve, owner_uid=self._owner_uid)
+        known = Known(settings, guest, observed, sys.argv[1:], self._started_s)
+        api = Api(engine, known, control_counters)
+        self._server = Server(engine, self._socket.detach(), api.serve, owner_uid=self._owner_uid)
         api.count_clients = self._server.count
 
     def start(self) -> None:
