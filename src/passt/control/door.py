@@ -89,12 +89,6 @@ class Control:
         return self._socket.path
 
 
-def open_control(settings: Settings, background: Background) -> Control | None:
-    """Make the socket of --control, if that is given. Raises PasstError."""
-    path = settings.control.control_path
-    return Control(path, background) if path is not None else None
-
-
 def runtime_directory() -> str:
     """Return the directory of the sockets that are named after their process. Raises ConfigError."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")

@@ -9,7 +9,6 @@ us until "signals".
 from __future__ import annotations
 
 from passt import log
-from passt.control.door import open_control
 from passt.facts.contracts import MAX_REGIONS
 from passt.host import unix_socket
 from passt.process import identity, signals
@@ -62,7 +61,11 @@ class _Passt:
         if self._connection is None:
             self._listener = unix_socket.listen(settings.socket.socket_path)
             background.has_made(self._listener.path)
-        self._control = open_control(settings, background)
+        self._control = None
+        if settings.control.control_path is not None:
+            from passt.control.door import Control
+
+            self._control = Control(settings.control.control_path, background)
         self._steering = None
         if conf_path is not None and self._ports is not None:
             from passt.run.steering import Steering

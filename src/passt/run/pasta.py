@@ -20,7 +20,6 @@ import signal
 import socket
 
 from passt import log
-from passt.control.door import open_control
 from passt.errors import HostError
 from passt.host import descriptors
 from passt.host.interface_index import index_seen_by
@@ -111,7 +110,10 @@ class _Pasta:
     def _open_socket(self) -> None:
         """Make the socket of --conf-path, if it is asked for."""
         self._progress.enter("socket")
-        self._control = open_control(self._settings, self._background)
+        if self._settings.control.control_path is not None:
+            from passt.control.door import Control
+
+            self._control = Control(self._settings.control.control_path, self._background)
         if self._conf_path is not None and self._ports is not None:
             from passt.run.steering import Steering
 

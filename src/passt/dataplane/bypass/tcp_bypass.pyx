@@ -421,11 +421,18 @@ cdef void abort_splice(Core core, Flow *flow) noexcept nogil:
     end_splice(core, flow, True)
 
 
+cdef const char *why_ended(const SpliceConn *conn, bint reset) noexcept nogil:
+    """A word for how a connection ends."""
+    if not reset:
+        return b"finished"
+    return b"refused" if conn.connecting else b"reset"
+
+
 cdef void end_splice(Core core, Flow *flow, bint reset) noexcept nogil:
     """Forget the connection and close its sockets, so that the ends see a reset if *reset*."""
     cdef SpliceHalf *half
     cdef int side
-    note_ended(core, flow, b"finished" if not reset else b"refused" if flow.body.splice.connecting else b"reset")
+    note_ended(core, flow, why_ended(&flow.body.splice, reset))
     for side in range(2):
         half = &flow.body.splice.halves[side]
         release_pipe(core, half)
