@@ -206,6 +206,9 @@ def test_ports_come_and_go(steered: Steered) -> None:
     steered.pesto("--delete", *specs)
     assert steered.rules() == ["HOST", "SPLICE"]
     assert not any(steered.answers(*inner))
+    # An address and an interface: the kernel is asked for the index of that from within the sandbox.
+    steered.pesto("-A", "-t", "[::1]%lo/9702")
+    assert steered.answers("STREAM:9702@::1", "STREAM:9702@127.0.0.1") == [True, False]
     # One socket for both families; and another target, which takes over the same socket.
     steered.pesto("-A", "-t", "9700:9701", "-u", "9700:9701")
     assert all(steered.answers(*inner))
