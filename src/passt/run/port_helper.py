@@ -137,6 +137,8 @@ def _run(channel: socket.socket, binder: HostBinder, user: Identity | None) -> N
 def _confine(channel: socket.socket, user: Identity | None) -> None:
     """Give up all but the one right. Raises OSError or HostError."""
     signals.block_all()
+    os.setsid()                    # the caller's terminal and directory are not ours to hold
+    os.chdir("/")
     descriptors.tidy_descriptors((channel.fileno(), *log.descriptors()))
     null = descriptors.open_null()
     for fd in range(descriptors.FIRST_OWN_FD):
