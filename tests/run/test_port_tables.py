@@ -166,6 +166,13 @@ def test_listener_in_the_way_gives_its_port_to_another_address() -> None:
     assert world.put(tcp(80, 81)) == PortChange(n_opened=2, n_closed=2)
 
 
+def test_listener_in_the_way_is_left_alone_if_others_fail_already() -> None:
+    world = World(tcp(80))
+    world.side.refused = {90: errno.EACCES}
+    assert world.put(tcp(80, address=A), tcp(90, 91)).faults
+    assert world.side.log == ["open 91", "close 91"]
+
+
 def test_listener_in_the_way_comes_back_if_the_change_fails() -> None:
     world = World(tcp(80, 81))
     opened = world.side.open_listener
