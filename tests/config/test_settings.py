@@ -33,7 +33,8 @@ def warned(*arguments: str) -> list[str]:
 
 A4, B4 = IPv4Address("192.0.2.5"), IPv4Address("192.0.2.6")
 A6 = IPv6Address("2001:db8::5")
-TCP_AUTO, UDP_AUTO = PortRule(6, 1, 65535, 1, auto=True), PortRule(17, 1, 65535, 1, auto=True)
+TCP_AUTO, UDP_AUTO = (PortRule(proto, 1, 65535, 1, optional=True, auto=True)
+                      for proto in (6, 17))
 DEFAULTS: dict[str, Any] = {"port_rules": (TCP_AUTO, UDP_AUTO), "namespace_rules": (TCP_AUTO, UDP_AUTO)}
 
 # One use of each available option (help and version apart) and the fields that it sets.

@@ -55,7 +55,7 @@ INSIDE_LINES = ["TCP [*]%lo:7010  =>  7010"]
     ([], HAD_LINES, INSIDE_LINES),
     (["-A", "-t", "7005"], [*HAD_LINES, "TCP [*]:7005  =>  7005"], INSIDE_LINES),
     (["-A", "-t", "[::1]/7005:5", "-t", "0.0.0.0/7005:192.0.2.9/80"],
-     [*HAD_LINES, "TCP [::1]:7005  =>  5", "TCP [0.0.0.0]:7005  =>  [192.0.2.9]:80"], INSIDE_LINES),
+     [*HAD_LINES, "TCP [::1]:7005  =>  5", "TCP [0.0.0.0]:7005  =>  192.0.2.9:80"], INSIDE_LINES),
     (["-A", "-T", "7011"], HAD_LINES, [*INSIDE_LINES, "TCP [*]%lo:7011  =>  7011"]),
     (["-D", "-t", "7001-7004:8001-8004"], HAD_LINES[1:], INSIDE_LINES),
     (["-D", "-u", "127.0.0.1/7001", "-A", "-u", "7001"], [HAD_LINES[0], "UDP [*]:7001  =>  7001"],
@@ -71,6 +71,7 @@ INSIDE_LINES = ["TCP [*]%lo:7010  =>  7010"]
                      "TCP [*]:61000-65535  =>  61000-65535  (best effort)"], INSIDE_LINES),
     (["-t", "auto"], ["TCP [*]:1-32767  =>  1-32767  (best effort) (auto-scan)",
                       "TCP [*]:61000-65535  =>  61000-65535  (best effort) (auto-scan)"], INSIDE_LINES),
+    (["-t", "8000-8001,auto"], ["TCP [*]:8000-8001  =>  8000-8001  (auto-scan)"], INSIDE_LINES),
     (["-t", "%eth0/22"], ["TCP [*]%eth0:22  =>  22"], INSIDE_LINES),
 ])
 def test_steps_make_tables(arguments: list[str], host: list[str], inside: list[str]) -> None:

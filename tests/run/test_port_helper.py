@@ -12,6 +12,7 @@ import pytest
 
 from passt.facts.port_rule import PortRule
 from passt.host.listeners import HostBinder
+from passt.host.syscalls import CLONE_NEWNET, CLONE_NEWUSER
 from passt.namespace.interface import bring_lo_up
 from passt.process import privileges
 from passt.process.identity import Identity
@@ -86,8 +87,21 @@ def end_helper() -> None:
     wait_until(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, "the helper ends")
 
 
+@pytest.mark.needs_root
+def test_root_of_a_container_in_the_host_s_network_may_not_bind_low_ports() -> None:
+    assert isolated(privileges.may_bind_low_ports)
+    assert isolated(privileges.may_bind_low_ports, flags=CLONE_NEWNET)
+    assert not isolated(privileges.may_bind_low_ports, flags=CLONE_NEWUSER)
+    assert not isolated(may_still_bind_low_ports)
+
+
+def may_still_bind_low_ports() -> bool:
+    privileges.drop_privileges()
+    return privileges.may_bind_low_ports()
+
+
 def test_without_the_right_there_is_no_helper(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("passt.process.privileges.has_capability", lambda _: False)
+    monkeypatch.setattr("passt.process.privileges.may_bind_low_ports", lambda: False)
     assert start_helper(HostBinder(ip4=True, ip6=True), None) is None
 
 

@@ -166,6 +166,13 @@ def test_listener_in_the_way_gives_its_port_to_another_address() -> None:
     assert world.put(tcp(80, 81)) == PortChange(n_opened=2, n_closed=2)
 
 
+def test_listener_in_the_way_is_left_alone_if_others_fail_already() -> None:
+    world = World(tcp(80))
+    world.side.refused = {90: errno.EACCES}
+    assert world.put(tcp(80, address=A), tcp(90, 91)).faults
+    assert world.side.log == ["open 91", "close 91"]
+
+
 def test_listener_in_the_way_comes_back_if_the_change_fails() -> None:
     world = World(tcp(80, 81))
     opened = world.side.open_listener
@@ -241,6 +248,17 @@ def test_table_that_cannot_be_is_refused_before_anything_is_opened(rules: list[P
     (fault,) = world.put(*rules).faults
     assert re.search(text, fault), fault
     assert world.side.log == []
+
+
+def test_rules_of_the_start_may_overlap_and_new_ones_may_not() -> None:
+    """As with -t 80 and -u left at its default: UDP 80 goes with it, and all UDP ports are followed."""
+    twin, everything = tcp(80, proto=17, optional=True), tcp(1, 65535, proto=17, optional=True, auto=True)
+    world = World(tcp(80), twin, everything)
+    assert world.put(tcp(80), twin, everything, tcp(90)) == PortChange(n_opened=1)
+    assert world.put(tcp(80), twin, everything, tcp(90), tcp(91, proto=17)).faults
+    assert world.put(twin, everything, twin).faults
+    assert world.put(everything) == PortChange(n_closed=3)
+    assert world.put(everything, twin).faults
 
 
 def test_what_a_table_cannot_have_is_told() -> None:

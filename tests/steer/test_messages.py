@@ -8,6 +8,7 @@ import pytest
 
 from passt.errors import WireError
 from passt.facts.port_rule import PortRule
+from passt.light.values import replace
 from passt.steer import messages
 from passt.steer.messages import Answer, Hello, NewTable, Report, Table, answer_len, find_fault, hello_len
 
@@ -38,6 +39,36 @@ GOLDEN = [
     (Report(is_refused=True, lines=("port 22: no", "port 23: no")),
      "01 00000017 706f72742032323a206e6f0a706f72742032333a206e6f"),
     (Report(is_refused=False), "00 00000000"),
+]
+
+# Seen of the C programs of Debian's package 0.0~git20261002.cba3570-1:
+# pasta -t 127.0.0.1/47000:80 -u %lo/47001 -T auto -U none, and two answers of pesto:
+# -A -t 0.0.0.0/47007:192.0.2.9/80 -u [::1]/5 -T 7 -t %lo/9 -t 8000-8001,auto and -t all -U auto.
+LO = "6c6f" + "00" * 14
+C_HELLO = (f"626173696c3a7300 00000002 00000080 00000010 01 484f5354{'00' * 124} 0000003f 00000002"
+           f" 00000000000000000000ffff7f000001 {ZERO16} {ZERO16} b798 b798 0050 06 00"
+           f" {ZERO16} {ZERO16} {LO} b799 b799 b799 11 01 03 53504c494345{'00' * 122} 0000003f 00000002"
+           f" {ZERO16} {ZERO16} {LO} 0001 7fff 0001 06 07 {ZERO16} {ZERO16} {LO} ee48 ffff ee48 06 07 00")
+C_ANSWER = (f"01 00000004 00000000000000000000ffff00000000 00000000000000000000ffffc0000209 {ZERO16}"
+            f" b79f b79f 0050 06 00 {'00' * 15}01 {ZERO16} {ZERO16} 0005 0005 0005 11 00"
+            f" {ZERO16} {ZERO16} {LO} 0009 0009 0009 06 01 {ZERO16} {ZERO16} {ZERO16} 1f40 1f41 1f40 06 05"
+            f" 03 00000001 {ZERO16} {ZERO16} {LO} 0007 0007 0007 06 01 00")
+C_ALL = (f"01 00000002 {ZERO16} {ZERO16} {ZERO16} 0001 7fff 0001 06 03"
+         f" {ZERO16} {ZERO16} {ZERO16} ee48 ffff ee48 06 03 03 00000002"
+         f" {ZERO16} {ZERO16} {LO} 0001 7fff 0001 11 07 {ZERO16} {ZERO16} {LO} ee48 ffff ee48 11 07 00")
+LOW_AUTO = PortRule(6, 1, 32767, 1, ifname="lo", optional=True, auto=True)
+HIGH_AUTO = PortRule(6, 61000, 65535, 61000, ifname="lo", optional=True, auto=True)
+GOLDEN += [
+    (Hello((Table(1, "HOST", 63, (PortRule(6, 47000, 47000, 80, A4),
+                                  PortRule(17, 47001, 47001, 47001, ifname="lo"))),
+            Table(3, "SPLICE", 63, (LOW_AUTO, HIGH_AUTO)))), C_HELLO),
+    (Answer((NewTable(1, (PortRule(6, 47007, 47007, 80, IPv4Address(0), target_address=B4),
+                          PortRule(17, 5, 5, 5, IPv6Address("::1")), PortRule(6, 9, 9, 9, ifname="lo"),
+                          PortRule(6, 8000, 8001, 8000, auto=True))),
+             NewTable(3, (PortRule(6, 7, 7, 7, ifname="lo"),)))), C_ANSWER),
+    (Answer((NewTable(1, (PortRule(6, 1, 32767, 1, optional=True),
+                          PortRule(6, 61000, 65535, 61000, optional=True))),
+             NewTable(3, (replace(LOW_AUTO, proto=17), replace(HIGH_AUTO, proto=17))))), C_ALL),
 ]
 
 

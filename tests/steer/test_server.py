@@ -24,7 +24,7 @@ BOTH = messages.IP4 | messages.IP6
 COMMON = messages.TCP | messages.UDP | messages.INTERFACES
 WEB = PortRule(6, 80, 80, 8080, spec="-t 80:8080")
 INSIDE = PortRule(6, 90, 90, 90, spec="-T 90")
-FOLLOWED = PortRule(17, 1, 65535, 1, auto=True, spec="-U auto")
+FOLLOWED = PortRule(17, 1, 65535, 1, optional=True, auto=True, spec="-U auto")
 
 
 class Loop:
@@ -150,7 +150,7 @@ def test_tables_are_shown_as_clients_know_them(world: World) -> None:
     assert host.rules == (WEB.bare(),)
     assert (inside.id, inside.name) == (3, "SPLICE")
     assert inside.rules == (replace(INSIDE.bare(), ifname="lo"),
-                            replace(FOLLOWED.bare(), ifname="lo", optional=True))
+                            replace(FOLLOWED.bare(), ifname="lo"))
 
 
 @pytest.mark.parametrize(("abilities", "address"), [
@@ -179,7 +179,7 @@ def test_rules_that_come_back_are_the_same_ones(world: World) -> None:
 def test_new_rules_are_read(world: World) -> None:
     new = PortRule(6, 7, 7, 7, ifname="lo", optional=True, auto=True)
     report = Report.parse(answered(world, NewTable(3, (new,)), NewTable(1)))
-    assert world.tables.asked == [{"SPLICE": [PortRule(6, 7, 7, 7, auto=True)], "HOST": []}]
+    assert world.tables.asked == [{"SPLICE": [PortRule(6, 7, 7, 7, optional=True, auto=True)], "HOST": []}]
     assert report == Report(is_refused=False, lines=("port 7: taken",))
 
 

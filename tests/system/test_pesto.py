@@ -206,6 +206,9 @@ def test_ports_come_and_go(steered: Steered) -> None:
     steered.pesto("--delete", *specs)
     assert steered.rules() == ["HOST", "SPLICE"]
     assert not any(steered.answers(*inner))
+    # An address and an interface: the kernel is asked for the index of that from within the sandbox.
+    steered.pesto("-A", "-t", "[::1]%lo/9702")
+    assert steered.answers("STREAM:9702@::1", "STREAM:9702@127.0.0.1") == [True, False]
     # One socket for both families; and another target, which takes over the same socket.
     steered.pesto("-A", "-t", "9700:9701", "-u", "9700:9701")
     assert all(steered.answers(*inner))
@@ -225,6 +228,21 @@ def test_rules_of_the_start_can_be_changed(lab: Lab, user: bool) -> None:
         assert steered.answers(*inner) == [*[True] * 4, *[False] * 4]
         steered.pesto("-C", "HOST")
         assert not any(steered.answers(*inner))
+
+
+def test_defaults_of_the_start_stand_beside_new_rules(lab: Lab, user: bool) -> None:
+    # UDP port 9700 goes with TCP's, and all UDP ports are followed.
+    with steering(lab, "-t", "9700", user=user, ports=(9700, 9701)) as steered:
+        assert steered.rules() == [
+            "HOST", "TCP [*]:9700  =>  9700", "UDP [*]:9700  =>  9700  (best effort)",
+            "UDP [*]:1-65535  =>  1-65535  (best effort) (auto-scan)", "SPLICE",
+            "TCP [*]%lo:1-65535  =>  1-65535  (best effort) (auto-scan)",
+            "UDP [*]%lo:1-65535  =>  1-65535  (best effort) (auto-scan)"]
+        steered.pesto("-A", "-t", "9701")
+        inner, _ = everywhere(9701)
+        wait_until(lambda: all(steered.answers(*inner)), "the new port, and the one that is followed")
+        steered.pesto("-D", "-U", "auto", "-T", "auto")
+        assert steered.rules()[-1] == "SPLICE"
 
 
 def test_connections_live_on_through_a_thousand_changes(lab: Lab, steered: Steered) -> None:
@@ -344,8 +362,8 @@ def test_target_address_is_behind_the_namespace(lab: Lab, user: bool) -> None:
         steered = Steered(lab, running, path, user=user)
         steered.pesto("-A", "-t", "[::]/9750:[2001:db8:77::1]/9700", "-u", "0.0.0.0/9750:192.0.2.77/9799")
         assert steered.rules()[1:4] == [
-            "TCP [0.0.0.0]:9750  =>  [192.0.2.77]:9700", "TCP [::]:9750  =>  [2001:db8:77::1]:9700",
-            "UDP [0.0.0.0]:9750  =>  [192.0.2.77]:9799"]
+            "TCP [0.0.0.0]:9750  =>  192.0.2.77:9700", "TCP [::]:9750  =>  [2001:db8:77::1]:9700",
+            "UDP [0.0.0.0]:9750  =>  192.0.2.77:9799"]
         assert all(steered.answers(f"STREAM:9750@{HOST4}", f"STREAM:9750@{HOST6}", f"DGRAM:9750@{HOST4}",
                                    outside=True))
         assert all(steered.answers("STREAM:9750@127.0.0.1", "STREAM:9750@::1", "DGRAM:9750@127.0.0.1"))

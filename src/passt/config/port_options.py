@@ -98,7 +98,7 @@ class PortTable:
                         yield PortRule(proto, rule.first, rule.last, rule.first, rule.address, rule.ifname,
                                        optional=True, target_address=rule.target_address)
         if self._auto:
-            yield PortRule(proto, 1, MAX_PORT, 1, auto=True)
+            yield PortRule(proto, 1, MAX_PORT, 1, optional=True, auto=True)
 
 
 def make_rules(spec: PortSpec, proto: int, letter: str) -> list[PortRule]:

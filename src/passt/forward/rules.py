@@ -104,7 +104,8 @@ def describe_rule(rule: PortRule) -> str:
     listen = _write_ports(rule.first, rule.last)
     service = _write_ports(rule.target, rule.service_port(rule.last))
     if rule.target_address is not None:
-        service = f"[{rule.target_address}]:{service}"
+        address = rule.target_address
+        service = f"{address if address.version == 4 else f'[{address}]'}:{service}"
     text = f"{PROTOCOLS[rule.proto]} [{where}]{interface}:{listen}  =>  {service}"
     return f"{text}  {notes}" if notes else text
 

@@ -148,4 +148,4 @@ class Draft:
 
 def _normal(rule: PortRule) -> PortRule:
     """Write a rule such that those which do the same are equal."""
-    return replace(rule, spec="", skips_ephemeral=False, optional=rule.optional or rule.auto)
+    return replace(rule, spec="", skips_ephemeral=False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+
 from passt.host import syscalls
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -9,6 +12,8 @@ if TYPE_CHECKING:
     from passt.process.signals import CallerSignals
 
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2  # linux/capability.h
+CAP_NET_BIND_SERVICE = 10
+_NS_GET_USERNS = 0xB701  # linux/nsfs.h
 _MAX_CAPABILITIES = 64  # the kernel's sets have 64 bits
 
 
@@ -31,9 +36,25 @@ def may_read_all() -> bool:
     return bool(syscalls.capget()[0] & (1 << _CAP_DAC_OVERRIDE | 1 << _CAP_DAC_READ_SEARCH))
 
 
-def has_capability(capability: int) -> bool:
-    """Tell whether *capability* (capabilities(7)) is in effect, in our user namespace."""
-    return bool(syscalls.capget()[0] & 1 << capability)
+def may_bind_low_ports() -> bool:
+    """Tell whether a capability lets us bind any port in our network namespace.
+
+    Root of a container that uses the host's network has the capability, but not over that network: the owner
+    of that is out of its sight (ioctl_nsfs(2)).
+    """
+    if not syscalls.capget()[0] & 1 << CAP_NET_BIND_SERVICE:
+        return False
+    try:
+        network = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.close(fcntl.ioctl(network, _NS_GET_USERNS))
+    except OSError:
+        return False
+    finally:
+        os.close(network)
+    return True
 
 
 def close_to_others() -> None:

@@ -48,7 +48,6 @@ _PORT = struct.Struct("!H")
 _REPLY = struct.Struct("!II")
 _FD = struct.Struct("=i")
 _MAX_REQUEST = 256
-_CAP_NET_BIND_SERVICE = 10         # linux/capability.h
 
 
 def start_helper(binder: HostBinder, user: Identity | None) -> PortHelper | None:
@@ -56,7 +55,7 @@ def start_helper(binder: HostBinder, user: Identity | None) -> PortHelper | None
 
     Call before any right is given up, while there is one thread.
     """
-    if not privileges.has_capability(_CAP_NET_BIND_SERVICE):
+    if not privileges.may_bind_low_ports():
         return None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
@@ -138,6 +137,8 @@ def _run(channel: socket.socket, binder: HostBinder, user: Identity | None) -> N
 def _confine(channel: socket.socket, user: Identity | None) -> None:
     """Give up all but the one right. Raises OSError or HostError."""
     signals.block_all()
+    os.setsid()                    # the caller's terminal and directory are not ours to hold
+    os.chdir("/")
     descriptors.tidy_descriptors((channel.fileno(), *log.descriptors()))
     null = descriptors.open_null()
     for fd in range(descriptors.FIRST_OWN_FD):
@@ -156,7 +157,7 @@ def _confine(channel: socket.socket, user: Identity | None) -> None:
         landlock.restrict(signals=True)
     except OSError:
         pass
-    privileges.keep_only(_CAP_NET_BIND_SERVICE)
+    privileges.keep_only(privileges.CAP_NET_BIND_SERVICE)
     call_filter.install()
 
 

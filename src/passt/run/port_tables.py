@@ -21,7 +21,7 @@ import errno
 from passt import log
 from passt.facts.contracts import MAX_LISTENERS, MAX_RULES, NAMESPACE_TABLE, PortChange
 from passt.forward.port_plan import Port, plan_change
-from passt.forward.rules import PROTOCOLS, OverlapError, RuleTable, describe_rule
+from passt.forward.rules import PROTOCOLS, describe_rule, find_overlap
 from passt.light.values import replace
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -126,19 +126,25 @@ class LivePorts:
             return [f"there is no table {name} here; those that there are: {', '.join(self._tables)}"]
         if len(rules) > MAX_RULES:
             return [f"{name}: {len(rules)} rules; {MAX_RULES} is the limit"]
-        checked = RuleTable()
+        # Rules of one start may overlap: UDP ports that go with those of -t, and all that are followed.
+        here = {rule.bare() for rule in table.rules}
+        seen = {rule for rule in (rule.bare() for rule in rules) if rule in here}
         faults = []
         for rule in rules:
+            if rule.bare() in here:
+                here.remove(rule.bare())       # a second time it is a new one
+                continue
             why = table.refuse(rule)
             if rule.auto and table.direction is None:
                 why = "bound ports can be followed by pasta only, and this is passt"
             if why:
                 faults.append(f"{table.name_rule(rule)}: {why}")
                 continue
-            try:
-                checked.add([rule])
-            except OverlapError as error:
-                faults.append(f"{table.name_rule(rule)}: conflicts with {table.name_rule(error.other)}")
+            for other in seen:
+                if find_overlap(rule, other) is not None:
+                    faults.append(f"{table.name_rule(rule)}: conflicts with {table.name_rule(other)}")
+                    break
+            seen.add(rule.bare())
         return faults
 
 

@@ -207,7 +207,7 @@ class PortServer:
             rule = replace(rule, ifname=_LOOPBACK_DEVICE)
         if rule.address is None:
             rule = replace(rule, address=self._any_address(name))
-        return replace(rule, optional=True) if rule.auto else rule
+        return rule
 
     def _from_wire(self, name: str, rule: PortRule) -> PortRule:
         """Read what a client wrote."""
@@ -215,7 +215,7 @@ class PortServer:
             rule = replace(rule, ifname=None)
         if rule.address is not None and rule.address == self._any_address(name):
             rule = replace(rule, address=None)
-        return replace(rule, optional=False) if rule.auto else rule
+        return rule
 
     def _any_address(self, name: str) -> IPAddress | None:
         """Return the unspecified address of the one family that is on; None if both are."""
