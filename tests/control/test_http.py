@@ -15,7 +15,7 @@ def test_target_is_path_and_parameters() -> None:
 
 @pytest.mark.parametrize(
     "target",
-    [b"/%ff", b"/?a=%ff", b"/?a", b"/?a=1&a=2", "/\u00fc".encode(),
+    [b"/%ff", b"/%", b"/%4", b"/%zz", b"/% 1", b"/%+1", b"/?a=%ff", b"/?a", b"/?a=1&a=2", "/\u00fc".encode(),
      b"/?" + b"&".join(b"p%d=1" % i for i in range(MAX_PARAMETERS + 1))],
 )  # fmt: skip
 def test_target_that_cannot_be_read_is_refused(target: bytes) -> None:
