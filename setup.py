@@ -16,7 +16,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-PROGRAMS = ("pasta", "passt", "qrap")
+PROGRAMS = ("pasta", "passt", "qrap", "pesto", "passtctl")
 # All modules of the data plane are one shared object: the package's __init__.py loads them from there.
 DATAPLANE = Path("src/passt/dataplane")
 PLANE = "passt.dataplane.plane"

@@ -48,6 +48,8 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
     (["/opt/pasta/bin/passt"], "passt", []),
     (["passt-pasta"], "pasta", []),
     (["qrap", "5"], "qrap", ["5"]),
+    (["/opt/pasta/bin/pesto", "-A"], "pesto", ["-A"]),
+    (["/usr/bin/passtctl", "list"], "passtctl", ["list"]),
     (["/x/passt/__main__.py", "pasta", "-q"], "pasta", ["-q"]),
     (["/x/passt/__main__.py", "passt"], "passt", []),
 ])
@@ -56,7 +58,7 @@ def test_program_is_picked_by_name(argv: list[str], program: str, arguments: lis
 
 
 @pytest.mark.parametrize("argv", [[], [""], ["python3"], ["/opt/pasta/x"], ["/x/passt/__main__.py"],
-                                  ["/x/passt/__main__.py", "pesto"], ["/x/passt/__main__.py", "-h"]])
+                                  ["/x/passt/__main__.py", "pest"], ["/x/passt/__main__.py", "-h"]])
 def test_other_names_are_refused(argv: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="pasta"):
         cli.pick_program(argv)
@@ -120,7 +122,7 @@ def test_one_file_for_two_purposes_is_refused_untouched(
     assert cli.main(["pasta", other, "/dev/null", one, "/dev/null"]) == 7
 
 
-@pytest.mark.parametrize("program", ["pasta", "passt", "qrap"])
+@pytest.mark.parametrize("program", ["pasta", "passt", "qrap", "pesto"])
 def test_help_and_version_go_to_standard_output(program: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main([program, "--version"]) == 0
     out, err = capfd.readouterr()
@@ -178,7 +180,7 @@ def test_module_runs_as_a_program() -> None:
     assert (result.returncode, result.stdout.splitlines()[0]) == (0, f"pasta {__version__}")
     result = run_python("-m", "passt")
     assert (result.returncode, result.stdout) == (1, "")
-    assert "python -m passt pasta|passt|qrap" in result.stderr
+    assert "python -m passt pasta|passtctl|passt|qrap|pesto" in result.stderr
 
 
 def test_version_loads_none_of_the_heavy_modules() -> None:

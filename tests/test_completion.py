@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from passt.config.options import OPTIONS
+from passt.config.pesto_options import PESTO_OPTIONS
 from tools.completion import VALUES, known, spellings, summary
 
 ROOT = Path(__file__).parents[1]
 SHARE = ROOT / "share"
+EVERY = (*OPTIONS, *PESTO_OPTIONS)
 
 
 def run(shell: str, *arguments: str) -> list[str]:
@@ -45,17 +47,17 @@ def fish(program: str, line: str) -> list[str]:
 
 
 def test_every_option_with_an_argument_is_told_what_it_takes() -> None:
-    assert {option.name for option in OPTIONS if option.available and option.argument} <= set(VALUES)
+    assert {option.name for option in EVERY if option.available and option.argument} <= set(VALUES)
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+@pytest.mark.parametrize("option", EVERY, ids=lambda option: option.name)
 def test_summary_is_short_and_whole(option: object) -> None:
-    row = next(row for row in OPTIONS if row is option)
+    row = next(row for row in EVERY if row is option)
     assert 3 < len(summary(row)) <= 70
     assert row.text.startswith(summary(row))
 
 
-@pytest.mark.parametrize("program", ["pasta", "passt"])
+@pytest.mark.parametrize("program", ["pasta", "passt", "pesto"])
 def test_bash_offers_exactly_the_options_of_a_program(program: str) -> None:
     assert sorted(bash(program, "--")) == sorted(
         name for option in known(program) for name in spellings(option) if name.startswith("--"))
@@ -87,12 +89,18 @@ def test_bash_leaves_options_of_the_command_alone() -> None:
     assert bash("pasta", "true", "--mt") == [""]
 
 
+def test_bash_completes_pesto() -> None:
+    assert bash("pesto", "-A", "-t", "au") == ["auto"]
+    assert bash("pesto", "-C", "") == ["HOST", "SPLICE"]
+    assert bash("pesto", "-s", "/etc/host") == bash("pasta", "-l", "/etc/host")
+
+
 def test_bash_completes_qrap() -> None:
     assert bash("qrap", "--") == ["--help", "--version"]
     assert "mkfifo" in bash("qrap", "5", "mkfif")
 
 
-@pytest.mark.parametrize("program", ["pasta", "passt"])
+@pytest.mark.parametrize("program", ["pasta", "passt", "pesto"])
 def test_fish_offers_exactly_the_options_of_a_program(program: str) -> None:
     found = {name.rstrip("=") for name in fish(program, f"{program} --")}
     assert found == {name for option in known(program) for name in spellings(option) if name[:2] == "--"}
@@ -101,6 +109,7 @@ def test_fish_offers_exactly_the_options_of_a_program(program: str) -> None:
 @pytest.mark.parametrize(("line", "expected"), [
     ("pasta --tcp-ports n", "none"), ("pasta -i l", "lo"), ("pasta --runas roo", "root"),
     ("pasta mkfif", "mkfifo"), ("passt --mtu 15", "1500"), ("qrap --v", "--version"),
+    ("pesto -C S", "SPLICE"), ("pesto /etc/host", "/etc/hosts"),
 ])
 def test_fish_completes_words(line: str, expected: str) -> None:
     assert expected in fish(line.partition(" ")[0], line)
@@ -140,6 +149,7 @@ class Zsh:
     ("pasta --config-n\t", "--config-net"), ("pasta --netns-o\t", "--netns-only"),
     ("passt --one\t", "--one-off"), ("pasta -t au\t", "-t auto"), ("pasta --mtu=90\t", "--mtu=9000"),
     ("pasta -f mkfif\t", "mkfifo"), ("qrap --ver\t", "--version"),
+    ("pesto --dele\t", "--delete"), ("pesto -t au\t", "-t auto"),
 ])
 def test_zsh_completes_words(typed: str, expected: str) -> None:
     zsh = Zsh()

@@ -18,12 +18,14 @@ SUFFIXES = (".py", ".pyx", ".pxd", ".pxi", ".pyi")
 BASE = frozenset({"passt", "errors", "light"})
 FACTS = BASE | {"facts", "log"}
 ROOMS = frozenset({"config", "forward", "host", "namespace", "process", "responders", "dataplane",
-                   "vhost_user"})  # fmt: skip
+                   "control", "steer", "vhost_user"})  # fmt: skip
 ALLOWED: dict[str, frozenset[str]] = {
     "__main__": BASE | {"cli"},
-    "cli": FACTS | {"config", "qrap", "run"},
+    "cli": FACTS | {"config", "passtctl", "pesto", "qrap", "run"},
     "run": FACTS | ROOMS,
     "qrap": FACTS | {"config", "wire"},
+    "passtctl": BASE,
+    "pesto": FACTS | {"config", "forward", "host", "steer"},
     "namespace": FACTS | {"process", "host"},
     "process": FACTS | {"host"},
     "host": FACTS,
@@ -32,6 +34,8 @@ ALLOWED: dict[str, frozenset[str]] = {
     "responders": FACTS | {"wire"},
     "dataplane": BASE | {"facts"},
     "vhost_user": FACTS,
+    "control": FACTS | {"host", "process"},
+    "steer": FACTS,
     "wire": BASE | {"facts"},
     "facts": BASE,
     "log": BASE,

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from passt.config.options import OPTIONS
+from passt.config.help import options_of
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("program", ["pasta", "passt"])
+@pytest.mark.parametrize("program", ["pasta", "passt", "pesto"])
 def test_page_lists_exactly_the_options_of_its_program(program: str) -> None:
     page = (ROOT / "docs" / f"{program}.1").read_text(encoding="utf-8").replace("\\-", "-")
     section = page[page.index(".SH OPTIONS"):page.index('.\\" END OPTIONS')]
@@ -24,7 +24,7 @@ def test_page_lists_exactly_the_options_of_its_program(program: str) -> None:
     for text, available in ((now, True), (later, False)):
         headings = [line for line in text.splitlines() if line.startswith("\\fB-")]
         names = [name for line in headings for name in re.findall(r"\\fB(--?[a-z0-9A-Z-]+)\\fR", line)]
-        expected = [option for option in OPTIONS if program in option.modes and option.available is available]
+        expected = [option for option in options_of(program) if option.available is available]
         assert sorted(names) == sorted(
             [f"-{option.short}" for option in expected if option.short]
             + [f"--{name}" for option in expected for name in option.names])
@@ -36,7 +36,7 @@ def test_pages_are_up_to_date_with_the_table() -> None:
     assert (check.returncode, check.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("program", ["pasta", "passt", "qrap"])
+@pytest.mark.parametrize("program", ["pasta", "passt", "qrap", "pesto"])
 def test_page_is_clean_for_mandoc_and_man(program: str) -> None:
     path = str(ROOT / "docs" / f"{program}.1")
     for command in (["mandoc", "-T", "lint", "-W", "warning"], ["man", "--warnings", "-l"]):

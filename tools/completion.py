@@ -6,7 +6,10 @@ What can stand behind an option is told by `VALUES`; an option that is not avail
 
 from __future__ import annotations
 
-from passt.config.options import OPTIONS, PASTA, Option
+from passt.config.help import options_of
+from passt.config.options import PASTA, Option
+from passt.config.pesto_options import PESTO
+from passt.passtctl.command import COMMANDS
 
 NOTHING = ""
 FILES = "files"
@@ -17,7 +20,7 @@ NAMESPACES = "namespaces"
 # What the argument of each option can be: one of the above, or words to choose from.
 VALUES: dict[str, str] = {
     "log-file": FILES, "pcap": FILES, "pid": FILES, "socket": FILES, "userns": FILES, "netns": NAMESPACES,
-    "repair-path": FILES, "conf-path": FILES,
+    "repair-path": FILES, "conf-path": FILES, "control": FILES,
     "interface": INTERFACES, "outbound-if4": INTERFACES, "outbound-if6": INTERFACES, "runas": USERS,
     "tcp-ports": "none all auto", "udp-ports": "none all auto", "tcp-ns": "none all auto",
     "udp-ns": "none all auto", "dns": "none", "search": "none", "map-host-loopback": "none",
@@ -25,7 +28,7 @@ VALUES: dict[str, str] = {
     "log-size": NOTHING, "stats": NOTHING, "address": NOTHING, "netmask": NOTHING, "gateway": NOTHING,
     "mtu": "1280 1500 9000 65520", "mac-addr": NOTHING, "hostname": NOTHING, "fqdn": NOTHING,
     "outbound": NOTHING, "dns-forward": NOTHING, "dns-host": NOTHING, "ns-ifname": NOTHING,
-    "ns-mac-addr": NOTHING, "fd": NOTHING,
+    "ns-mac-addr": NOTHING, "fd": NOTHING, "clear": "HOST SPLICE",
 }
 _LONGEST = 68
 _HEAD = "written by tools/gen_man.py, do not edit"
@@ -35,7 +38,7 @@ _LIST_NAMESPACES = "command ls /run/netns 2>/dev/null"
 
 def known(program: str) -> list[Option]:
     """List the options that *program* carries out."""
-    return [option for option in OPTIONS if program in option.modes and option.available]
+    return [option for option in options_of(program) if option.available]
 
 
 def spellings(option: Option) -> list[str]:
@@ -61,7 +64,7 @@ def bash(program: str) -> str:
         cases += [f"    {' | '.join(names)})", f"        {_bash_reply(value)}", "        return ;;"]
     flags = " ".join(name for option in options for name in spellings(option))
     with_value = " | ".join(name for option in valued for name in spellings(option))
-    operand = _BASH_COMMAND if program == PASTA else "            return\n"
+    operand = {PASTA: _BASH_COMMAND, PESTO: _BASH_FILE}.get(program, "            return\n")
     return _BASH.format(head=_HEAD, program=program, cases="\n".join(cases), flags=flags,
                         with_value=with_value, operand=operand)
 
@@ -108,6 +111,10 @@ _BASH_COMMAND = """        if ((i < COMP_CWORD)); then
         fi
         return
 """
+_BASH_FILE = """        compopt -o filenames 2>/dev/null
+        mapfile -t COMPREPLY < <(compgen -A file -- "$cur")
+        return
+"""
 
 
 def _bash_reply(value: str) -> str:
@@ -136,6 +143,8 @@ def zsh(program: str) -> str:
             lines.append(f"    '{'*' if repeats else ''}{head}{name}{takes}[{text}]{action}' \\")
     if program == PASTA:
         lines += ["    '(-):command or PID: _command_names -e' \\", "    '*:: :_normal'"]
+    elif program == PESTO:
+        lines.append("    '1:socket of --conf-path: _files'")
     else:
         lines[-1] = lines[-1].removesuffix(" \\")
     return "\n".join(lines) + "\n"
@@ -157,6 +166,8 @@ def fish(program: str) -> str:
     lines = [f"# fish completion for {program}(1): {_HEAD}", "", f"complete -c {program} -f"]
     if program == PASTA:
         lines.append(f"complete -c {program} -x -a '(__fish_complete_subcommand)'")
+    if program == PESTO:
+        lines.append(f"complete -c {program} -F")
     for option in known(program):
         short = f" -s {option.short}" if option.short else ""
         long = "".join(f" -l {name}" for name in option.names)
@@ -216,11 +227,70 @@ complete -c qrap -n 'not __fish_is_nth_token 1; and not __fish_is_nth_token 2' -
 }
 
 
+_COMMANDS = " ".join(COMMANDS)
+_FILTERS = "tcp udp icmp icmp6 link bypass inbound outbound"
+_LEVELS = "debug info warning"
+_CTL_FLAGS = "-p --pid -s --socket --json --watch --listen -h --help --version"
+PASSTCTL = {
+    "bash": f"""# bash completion for passtctl(1): {_HEAD}
+
+_passt_passtctl() {{
+    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}} word words='{_COMMANDS}'
+    COMPREPLY=()
+    case $prev in
+    -s | --socket)
+        mapfile -t COMPREPLY < <(compgen -A file -- "$cur")
+        return ;;
+    -p | --pid | --listen)
+        return ;;
+    esac
+    for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
+        case $word in
+        flows) words='{_FILTERS}' ;;
+        log) words='{_LEVELS}' ;;
+        list | stats | events | metrics | close | ports) words='' ;;
+        esac
+    done
+    mapfile -t COMPREPLY < <(compgen -W "$words {_CTL_FLAGS}" -- "$cur")
+}}
+complete -F _passt_passtctl passtctl
+""",
+    "zsh": f"""#compdef passtctl
+# zsh completion for passtctl(1): {_HEAD}
+
+_arguments \\
+    '(-p --pid)'{{-p,--pid}}'[PID of the instance]:PID:' \\
+    '(-s --socket)'{{-s,--socket}}'[control socket of the instance]:socket:_files' \\
+    '--json[print JSON]' \\
+    '--watch[show flows again and again]' \\
+    '--listen[serve metrics]:address and port:' \\
+    '(- *)'{{-h,--help}}'[print an overview and exit]' \\
+    '(- *)--version[print the version and exit]' \\
+    '1:command:({_COMMANDS})' \\
+    '*:word:({_FILTERS} {_LEVELS})'
+""",
+    "fish": f"""# fish completion for passtctl(1): {_HEAD}
+
+complete -c passtctl -f
+complete -c passtctl -n 'not __fish_seen_subcommand_from {_COMMANDS}' -a '{_COMMANDS}'
+complete -c passtctl -n '__fish_seen_subcommand_from flows' -a '{_FILTERS}'
+complete -c passtctl -n '__fish_seen_subcommand_from log' -a '{_LEVELS}'
+complete -c passtctl -s p -l pid -x -d 'PID of the instance'
+complete -c passtctl -s s -l socket -r -F -d 'Control socket of the instance'
+complete -c passtctl -l json -d 'Print JSON'
+complete -c passtctl -l watch -d 'Show flows again and again'
+complete -c passtctl -l listen -x -d 'Serve metrics on ADDR:PORT'
+complete -c passtctl -s h -l help -d 'Print an overview and exit'
+complete -c passtctl -l version -d 'Print the version and exit'
+""",
+}
+
+
 def files() -> dict[str, str]:
     """Make all files: path below share/ -> content."""
     made = {}
-    for program in ("pasta", "passt", "qrap"):
-        texts = QRAP if program == "qrap" else {
+    for program in ("pasta", "passt", "qrap", "pesto", "passtctl"):
+        texts = {"qrap": QRAP, "passtctl": PASSTCTL}.get(program) or {
             "bash": bash(program), "zsh": zsh(program), "fish": fish(program)}
         made[f"bash-completion/completions/{program}"] = texts["bash"]
         made[f"zsh/site-functions/_{program}"] = texts["zsh"]

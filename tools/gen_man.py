@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 - a script, in no package
-"""Write from the option table the OPTIONS of docs/pasta.1 and docs/passt.1, and the completions in share/.
+"""Write from the option table the OPTIONS of pasta.1, passt.1 and pesto.1, and the completions in share/.
 
     python tools/gen_man.py            rewrite the files in place
     python tools/gen_man.py --check    exit with 1 if one is out of date
@@ -15,11 +15,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
-from passt.config.help import description  # noqa: E402 - found by the line above
-from passt.config.options import GROUPS, OPTIONS, Option  # noqa: E402
+from passt.config.help import description, options_of  # noqa: E402 - found by the line above
+from passt.config.options import GROUPS, Option  # noqa: E402
 from tools import completion  # noqa: E402
 
-PAGES = {"pasta": ROOT / "docs" / "pasta.1", "passt": ROOT / "docs" / "passt.1"}
+PAGES = {program: ROOT / "docs" / f"{program}.1" for program in ("pasta", "passt", "pesto")}
 BEGIN = '.\\" BEGIN OPTIONS: written by tools/gen_man.py, do not edit\n'
 END = '.\\" END OPTIONS\n'
 
@@ -39,7 +39,7 @@ def heading(option: Option) -> str:
 
 def options_section(program: str) -> str:
     """Make the OPTIONS section for *program*: what works by groups, then what does not yet."""
-    known = [option for option in OPTIONS if program in option.modes]
+    known = options_of(program)
     lines = [".SH OPTIONS", "Where nothing else is said, the last of several uses counts."]
     for group in GROUPS:
         members = [option for option in known if option.group == group and option.available]

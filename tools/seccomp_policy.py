@@ -1,8 +1,9 @@
 # ruff: noqa: INP001 - a module beside scripts, in no package
 """What the running program may ask of the kernel: tools/gen_seccomp.py makes the filters from this policy.
 
-There is a filter for the main thread of each form of the program (FORMS) and one for the thread in the
-guest's namespace (`dataplane/sockets/namespace_thread.pyx`). A call meets one of five ends:
+There is a filter for the main thread of each form of the program (FORMS), one for the process that binds low
+ports for it (`run/port_helper.py`), and one for the thread in the guest's namespace
+(`dataplane/sockets/namespace_thread.pyx`). A call meets one of five ends:
 
 * it is in a rule of `FILTERS`, and its arguments fit: the kernel does it;
 * it is in a rule, and its arguments fit none: as if it were in none;
@@ -228,12 +229,24 @@ THREAD = (
     Rule("setsockopt", "what it sets", _LISTENER_OPTIONS),
 )  # fmt: skip
 
+# The process that binds low ports of the host, for rules that come later: `run/port_helper.py`.
+HELPER = (
+    Rule("recvmsg sendmsg", "requests of the main process; descriptors"),
+    Rule("socket", "listeners of two protocols", (*_SOCKETS4, *_SOCKETS6)),
+    Rule("bind listen getsockname getsockopt", "listeners; who is at the other end of a connection"),
+    Rule("setsockopt", "what `host/listeners.py` sets",
+         (*_LISTENER_OPTIONS, *options(socket.IPPROTO_IP, _IP_RECVERR, _IP_RECVTOS, _IP_FREEBIND),
+          *options(socket.IPPROTO_IPV6, _IPV6_RECVERR, _IPV6_RECVTCLASS, _IPV6_FREEBIND))),
+    Rule("ioctl", "non-blocking sockets; the index of an interface", one_of(1, _FIONBIO, _SIOCGIFINDEX)),
+)  # fmt: skip
+
 FILTERS: dict[str, tuple[Rule, ...]] = {
     "command": (*CORE, *MAIN, *BYPASS, *COMMAND),
     "attached": (*CORE, *MAIN, *BYPASS, *ATTACHED),
     "passt": (*CORE, *MAIN, *CLIENTS),
     "vhost-user": (*CORE, *MAIN, *CLIENTS, *VHOST_USER),
     "thread": (*CORE, *THREAD),
+    "helper": (*CORE, *HELPER),
 }
 
 # Get ABSENT_ERRNO in silence, as far as they are not allowed.

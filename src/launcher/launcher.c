@@ -1,4 +1,4 @@
-/* The programs pasta, passt and qrap as pip installs them: starts Python isolated, whatever the caller's environment.
+/* The programs pasta, passt, qrap and pesto as pip installs them: starts Python isolated, whatever the caller's environment.
  *
  * A script that pip makes begins with the interpreter alone, so variables that are meant for the caller's own
  * Python (PYTHONHOME, PYTHONPATH, ...) end or change the program before its first line. This one runs

@@ -5,9 +5,9 @@
 out the module `site`, which start-up can do without, so the place of the package is added here. NAME is what
 the caller called, the first of sys.argv from then on.
 
-With `python -m passt pasta|passt|qrap [ARG]...` the interpreter is the caller's: it obeys the caller's PYTHON
-variables, and looks for modules in the working directory first. Where there are such variables another one
-takes over, in the first form; else it is enough to take the directory away again.
+With `python -m passt pasta|passt|qrap|pesto [ARG]...` the interpreter is the caller's: it obeys the caller's
+PYTHON variables, and looks for modules in the working directory first. Where there are such variables another
+one takes over, in the first form; else it is enough to take the directory away again.
 """
 
 from __future__ import annotations

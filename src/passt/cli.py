@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from passt.facts.settings import Settings
 
-PROGRAMS = ("pasta", "passt", "qrap")
+# The longer name first, of two that begin alike.
+PROGRAMS = ("pasta", "passtctl", "passt", "qrap", "pesto")
 MIN_PYTHON = (3, 11)
 MIN_KERNEL = (5, 4)
 EXIT_FAILURE = 1
@@ -120,6 +121,10 @@ def run_program(program: str, arguments: Sequence[str]) -> int:
     restore_locale()
     if program == "qrap":
         return _run_qrap(arguments)
+    if program == "pesto":
+        return _run_pesto(arguments)
+    if program == "passtctl":
+        return _run_passtctl(arguments)
     request = scan(program, arguments)
     if request.action != RUN:
         return print_text(program, request.action)
@@ -186,6 +191,32 @@ def _run_qrap(arguments: Sequence[str]) -> int:
 
         launch.run(arguments)
     return print_text("qrap", action)
+
+
+def _run_passtctl(arguments: Sequence[str]) -> int:
+    """Run passtctl."""
+    from passt.passtctl import command
+    from passt.passtctl import main as passtctl
+
+    asked = command.parse(arguments)
+    if asked.name == "version":
+        return print_text("passtctl", asked.name)
+    if asked.name == "help":
+        os.write(1, command.help_text().encode())
+        return 0
+    return passtctl.run(asked)
+
+
+def _run_pesto(arguments: Sequence[str]) -> int:
+    """Run pesto."""
+    from passt.pesto import command
+
+    asked = command.parse(arguments)
+    if asked.action != RUN:
+        return print_text("pesto", asked.action)
+    from passt.pesto import main as pesto
+
+    return pesto.run(asked)
 
 
 def print_text(program: str, action: str) -> int:

@@ -15,7 +15,7 @@ from passt.errors import ConfigError
 def shown(spec: PortSpec) -> dict[str, object]:
     """Give the fields that are not empty."""
     return {name: value for name in PortSpec.__slots__
-            if name != "text" and (value := getattr(spec, name)) not in (None, False, [])}
+            if name != "text" and (value := getattr(spec, name)) not in (None, False, [], {})}
 
 
 @pytest.mark.parametrize(("text", "fields"), [
@@ -51,6 +51,20 @@ def shown(spec: PortSpec) -> dict[str, object]:
     ("~25,20-30,~25-26", {"ranges": [(20, 30, 20)], "excluded": [(25, 25), (25, 26)]}),
     ("0080", {"ranges": [(80, 80, 80)]}),
     ("1-65535", {"ranges": [(1, 65535, 1)]}),
+    ("[2001:db8::1]%eth0/22", {
+        "address": ip_address("2001:db8::1"), "ifname": "eth0", "ranges": [(22, 22, 22)]}),
+    # A target address, in brackets or not
+    ("0.0.0.0/5000:192.0.2.9/80", {"address": ip_address("0.0.0.0"), "ranges": [(5000, 5000, 80)],
+                                   "target_addresses": {5000: ip_address("192.0.2.9")}}),
+    ("0.0.0.0/5000-5001:[192.0.2.9]", {"address": ip_address("0.0.0.0"), "ranges": [(5000, 5001, 5000)],
+                                       "target_addresses": {5000: ip_address("192.0.2.9")}}),
+    ("::1/80-81:2001:db8::9/90-91,70", {
+        "address": ip_address("::1"), "ranges": [(80, 81, 90), (70, 70, 70)],
+        "target_addresses": {80: ip_address("2001:db8::9")}}),
+    ("[::]/80:[2001:db8::9]/90", {"address": ip_address("::"), "ranges": [(80, 80, 90)],
+                                  "target_addresses": {80: ip_address("2001:db8::9")}}),
+    ("::/all:[2001:db8::9],7", {"address": ip_address("::"), "is_all": True, "ranges": [(7, 7, 7)],
+                                "target_addresses": {0: ip_address("2001:db8::9")}}),
 ])
 def test_specification_is_read(text: str, fields: dict[str, object]) -> None:
     assert shown(parse_spec(text)) == fields
@@ -59,7 +73,8 @@ def test_specification_is_read(text: str, fields: dict[str, object]) -> None:
 PORT = "a port is a number from 1 to 65535"
 FORMS = (f"{PORT}; write PORT, FIRST-LAST, PORTS:TARGETS, ~EXCLUDED, 'all', 'auto', with commas between, or"
          " 'none'")
-ONE_COLON = "a mapping is PORTS:TARGETS, with one colon; an address ends in a slash"
+MAPPING = ("a mapping is PORTS:TARGETS, PORTS:ADDRESS or PORTS:ADDRESS/TARGETS; an address to listen on ends"
+           " in a slash")
 BEFORE = "; before the slash stands an address to bind to, '%' and an interface, or both"
 
 
@@ -85,7 +100,18 @@ BEFORE = "; before the slash stands an address to bind to, '%' and an interface,
     ("9999999999999999999999", "'9999999999999999999999' (character 1)", PORT),
     ("22-23-24", "'22-23-24' (character 1)", "a range is FIRST-LAST"),
     ("22,30-20", "'30-20' (character 4)", "a range begins with the lower port: 20-30"),
-    ("1:2:3", "'1:2:3' (character 1)", ONE_COLON),
+    ("1:2:3", "'2:3' (character 3)", f"'2:3' is not an IPv4 or IPv6 address; {MAPPING}"),
+    ("0.0.0.0/1:[192.0.2.9", "'[192.0.2.9' (character 11)",
+     f"'[192.0.2.9' is not an IPv4 or IPv6 address; {MAPPING}"),
+    ("0.0.0.0/1:224.0.0.1/2", "'224.0.0.1' (character 11)",
+     f"224.0.0.1 is a multicast address, which cannot be used here; {MAPPING}"),
+    ("1:192.0.2.9", "'192.0.2.9' (character 3)",
+     "a target address takes an IPv4 address to listen on: 0.0.0.0/PORTS:192.0.2.9"),
+    ("::/all:192.0.2.9", "'192.0.2.9' (character 8)",
+     "a target address takes an IPv4 address to listen on: 0.0.0.0/PORTS:192.0.2.9"),
+    ("0.0.0.0/1-2:192.0.2.9/3", "'1-2:192.0.2.9/3' (character 9)",
+     "2 ports cannot go to 1; both ranges have to be of one size"),
+    ("0.0.0.0/1:192.0.2.9/", "nothing at character 21", FORMS),
     ("5,20-30:40-51", "'20-30:40-51' (character 3)",
      "11 ports cannot go to 12; both ranges have to be of one size"),
     ("20-30:40", "'20-30:40' (character 1)", "11 ports cannot go to 1; both ranges have to be of one size"),
@@ -98,7 +124,7 @@ BEFORE = "; before the slash stands an address to bind to, '%' and an interface,
     ("%abcdefghijklmnop/22", "'abcdefghijklmnop' (character 2)",
      "'abcdefghijklmnop' is not an interface name: it can have 1 to 15 bytes"),
     ("%eth0", "'%eth0' (character 1)", FORMS),
-    ("::1", "'::1' (character 1)", ONE_COLON),
+    ("::1", "'::1' (character 1)", MAPPING),
     ("192.0.2.1/22/23", "'22/23' (character 11)", FORMS),
 ])
 def test_mistake_shows_specification_and_place_and_what_is_right(text: str, place: str, right: str) -> None:

@@ -63,7 +63,7 @@ def test_options_add_up_to_rules_of_the_host(text: str, expected: list[tuple[obj
     assert rules(text) == expected
 
 
-AUTO_T, AUTO_U = (T, 1, 65535, 1, "a"), (U, 1, 65535, 1, "a")
+AUTO_T, AUTO_U = (T, 1, 65535, 1, "oa"), (U, 1, 65535, 1, "oa")
 
 
 @pytest.mark.parametrize(("text", "host", "namespace"), [

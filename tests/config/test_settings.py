@@ -33,7 +33,8 @@ def warned(*arguments: str) -> list[str]:
 
 A4, B4 = IPv4Address("192.0.2.5"), IPv4Address("192.0.2.6")
 A6 = IPv6Address("2001:db8::5")
-TCP_AUTO, UDP_AUTO = PortRule(6, 1, 65535, 1, auto=True), PortRule(17, 1, 65535, 1, auto=True)
+TCP_AUTO, UDP_AUTO = (PortRule(proto, 1, 65535, 1, optional=True, auto=True)
+                      for proto in (6, 17))
 DEFAULTS: dict[str, Any] = {"port_rules": (TCP_AUTO, UDP_AUTO), "namespace_rules": (TCP_AUTO, UDP_AUTO)}
 
 # One use of each available option (help and version apart) and the fields that it sets.
@@ -43,11 +44,14 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("log-file", "file", {"log_file": "file"}),
     ("log-size", "50000", {"log_size": 50000}),
     ("pcap", "file", {"pcap": "file"}),
+    ("control", "/run/control", {"control_path": "/run/control"}),
+    ("control", "auto", {"control_path": "auto"}),
     ("stats", "7", {"stats_s": 7}),
     ("quiet", "", {"quiet": True}),
     ("foreground", "", {"foreground": True}),
     ("stderr", "", {}),
     ("pid", "file", {"pid_file": "file"}),
+    ("conf-path", "/run/conf", {"conf_path": "/run/conf"}),
     ("runas", "1000:100", {"runas": "1000:100"}),
     ("netns", "name", {"netns": "/run/netns/name", "netns_only": True, "foreground": False, "banner": True}),
     ("userns", "/proc/1/ns/user", {"userns": "/proc/1/ns/user"}),
@@ -151,7 +155,9 @@ def test_no_two_groups_have_a_field_of_the_same_name() -> None:
 
 
 BAD_VALUES = {
-    "pid": [""], "log-file": [""], "log-size": ["", "40959", "x", "1000000x", "-1", "0x100000"], "pcap": [""],
+    "pid": [""], "conf-path": ["", "x" * 108],
+    "log-file": [""], "log-size": ["", "40959", "x", "1000000x", "-1", "0x100000"], "pcap": [""],
+    "control": ["", "/" + "x" * 200],
     "stats": ["0", "1.5", "", "86401"],
     "runas": ["", ":1", "1:", "a:b:c", "4294967295", "1:99999999999"], "netns": ["", ".."],
     "userns": [""],

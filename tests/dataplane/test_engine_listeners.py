@@ -145,10 +145,32 @@ def test_flows_of_a_datagram_listener_end_with_it() -> None:
     bench.end()
 
 
-def test_unknown_listener_cannot_be_removed() -> None:
+@in_own_namespace
+def test_listener_serves_another_rule_and_its_flows_stay() -> None:
+    for proto, kind in ((TCP, socket.SOCK_STREAM), (UDP, socket.SOCK_DGRAM)):
+        bench = Bench()
+        bench.policy.seen = InboundTarget(packed(R4), 7000, packed(G4), 80)
+        port, fd = open_listener(proto)
+        bench.engine.add_listener(fd, proto, "old")
+        with socket.socket(type=kind) as first, socket.socket(type=kind) as second:
+            for client, rule in ((first, "old"), (second, "new")):
+                bench.engine.change_rule(fd, rule)
+                client.connect(("127.0.0.1", port))
+                if kind == socket.SOCK_DGRAM:
+                    client.send(b"question")
+                bench.turn()
+                bench.policy.seen = bench.policy.seen._replace(source_port=7001)
+            assert [asked[1] for asked in bench.policy.asked_inbound] == ["old", "new"]
+            assert sorted(flow.remote_port for flow in bench.engine.flows()) == [7000, 7001]
+        bench.end()
+
+
+def test_unknown_listener_cannot_be_removed_or_changed() -> None:
     bench = Bench()
     with pytest.raises(KeyError):
         bench.engine.remove_listener(99)
+    with pytest.raises(KeyError):
+        bench.engine.change_rule(99, "rule")
     bench.end()
 
 

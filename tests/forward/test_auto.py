@@ -48,6 +48,9 @@ class Place:
         self.ours.add(key)
         return key
 
+    def change_rule(self, handle: object, rule: object) -> None:
+        assert (handle in self.ours, cast("PortRule", rule).auto) == (True, True)
+
     def close_listener(self, handle: object) -> None:
         self.ours.remove(cast("tuple[int, int]", handle))
 

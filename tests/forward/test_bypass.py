@@ -10,6 +10,7 @@ from passt.facts.guest import GuestFamily, GuestNet
 from passt.facts.port_rule import PortRule
 from passt.forward.bypass import Bypass
 from passt.forward.policy import Policy
+from passt.light.values import replace
 
 RULE = PortRule(IPPROTO_TCP, 8000, 8009, 80)
 IP4 = GuestFamily(IPv4Address("192.0.2.5"), 24, IPv4Address("192.0.2.1"), IPv4Address("192.0.2.1"))
@@ -63,6 +64,18 @@ def test_is_a_policy() -> None:
 )
 def test_loopback_client_of_the_host(peer: str, local: str, keep: bool, expected: str) -> None:
     assert inbound(bypass(keep_loopback=keep), peer, local) == lasting(expected)
+
+
+@pytest.mark.parametrize(("peer", "seen_as", "behind"), [
+    ("127.0.0.1", "192.0.2.1", "192.0.2.77"), ("::1", "fe80::1", "2001:db8:77::1")])
+def test_rule_with_a_target_address_never_bypasses_the_link(peer: str, seen_as: str, behind: str) -> None:
+    rule = replace(RULE, target_address=ip_address(behind))
+    policy = bypass(keep_loopback=True)
+    assert policy.inbound(IPPROTO_TCP, rule, packed(peer), 50000, packed(peer), 8001) == InboundTarget(
+        packed(seen_as), 50000, packed(behind), 81)
+    assert policy.leads_to(IPPROTO_UDP, replace(rule, target=8000), packed(behind), 8001)
+    assert not policy.leads_to(IPPROTO_UDP, replace(rule, target=8000), packed("192.0.2.5"), 8001)
+    assert not policy.leads_to(IPPROTO_UDP, rule, packed(behind), 8001)
 
 
 def test_guest_that_moved_is_followed() -> None:

@@ -19,12 +19,17 @@ from passt.config.getopt import scan
 from passt.config.settings import build_settings
 from passt.errors import ConfigError, HostError, WireError
 from passt.facts.guest import GuestFamily, GuestNet
+from passt.facts.port_rule import PortRule
 from passt.host import resolvconf
+from passt.host.listeners import leave_out_ephemeral
 from passt.host.rtnetlink import messages, routes
 from passt.light.values import replace
 from passt.namespace.child_channel import Channel, Kind, Message, read_ready, read_status
+from passt.pesto import command as pesto_command
+from passt.pesto.draft import Draft
 from passt.responders.dispatch import Dispatcher
 from passt.run.frame_text import describe
+from passt.steer import messages as steer_messages
 from passt.vhost_user import messages as vhost_messages
 from passt.wire import dns_name
 from passt.wire.arp import ArpPacket
@@ -65,6 +70,9 @@ NET = GuestNet(
 RESPONDER = Dispatcher(NET)
 MACHINE = Machine()
 KINDS = tuple(Kind)
+STEERED = steer_messages.Hello((
+    steer_messages.Table(1, "HOST", 63, (PortRule(6, 80, 90, 8080), PortRule(17, 53, 53, 53, A4))),
+    steer_messages.Table(3, "SPLICE", 63, (PortRule(6, 1, 9, 1, ifname="lo"),))))
 MAX_LINE = 200   # two IPv6 addresses with ports, all flags and numbers
 
 
@@ -329,6 +337,31 @@ def fuzz_vhost_messages(data: bytes) -> None:
         region = accepted(vhost_messages.parse_region, data)
         if region is not None:
             assert vhost_messages.build_region(region)[8:] == data[8:]
+
+
+def fuzz_steer_messages(data: bytes) -> None:
+    """Read *data* as what one end of the configuration socket says; byte 0 says which.
+
+    A message that is whole is read or refused; one that is not gets no longer than the longest.
+    """
+    if not data:
+        return
+    choice, data = data[0] % 3, data[1:]
+    round_trip((steer_messages.Hello, steer_messages.Answer, steer_messages.Report)[choice], data)
+    length = accepted(steer_messages.answer_len, data)
+    if length is not None:
+        assert 0 < length <= min(len(data), steer_messages.MAX_ANSWER_LEN)
+
+
+def fuzz_pesto(data: bytes) -> None:
+    """Read *data* as a command line of pesto with a NUL between the words, for a program with some rules."""
+    words = data.decode("utf-8", "surrogateescape").split("\0")
+    with contextlib.suppress(ConfigError):
+        draft = Draft(STEERED.tables, leave_out_ephemeral)
+        for step in pesto_command.parse(words).steps[:8]:
+            draft.apply(step)
+        answer = steer_messages.Answer(draft.tables(), wants_report=True)
+        assert steer_messages.Answer.parse(answer.build()) == answer
 
 
 def fuzz_child_channel(data: bytes) -> None:

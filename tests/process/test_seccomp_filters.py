@@ -196,7 +196,7 @@ def test_calls_of_the_data_path_have_no_conditions(machine: str, form: str) -> N
 def test_only_we_ourselves_are_signalled(machine: str, name: str) -> None:
     for call in ("kill", "tgkill"):
         mine = decide(machine, name, call, PID_MARK, 9)
-        assert mine == ("trap" if (call, name) == ("kill", "thread") else "allow")
+        assert mine == ("trap" if call == "kill" and name in {"thread", "helper"} else "allow")
         for other in (0, 1, -1, PID_MARK + 1, -PID_MARK):
             assert decide(machine, name, call, other, 9) == "trap"
 
@@ -231,3 +231,16 @@ def test_names_are_those_of_libseccomp(machine: str) -> None:
     pairs = zip(made, names(machine), strict=True)
     assert [(new, ours) for new, ours in pairs if ours not in {new, "-"}] == []  # a newer one knows more
     assert names(machine)[names(machine).index("statmount")] == "statmount"
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_helper_binds_ports_and_does_little_else(machine: str) -> None:
+    """No data, no connection, no file: what the main process may and the helper may not."""
+    for call in ("recvmsg", "sendmsg", "bind", "listen", "getsockname", "getsockopt"):
+        assert decide(machine, "helper", call) == "allow"
+    for call in ("connect", "accept4", "sendto", "recvfrom", "read", "epoll_pwait", "ppoll", "sendmmsg"):
+        assert decide(machine, "helper", call) == "trap"
+    for family, kind in itertools.product((2, 10), (1, 2)):
+        assert decide(machine, "helper", "socket", family, kind | 0o2000000, 0) == "allow"
+    assert decide(machine, "helper", "socket", 2, 2, 1) == "trap"      # ping
+    assert decide(machine, "helper", "socket", 1, 1, 0) == "trap"      # AF_UNIX

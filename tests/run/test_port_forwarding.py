@@ -194,7 +194,7 @@ def test_watch_begins_where_a_rule_is_auto_and_goes_on(monkeypatch: pytest.Monke
     engine = FakeEngine()
     sockets = FakeSockets(0)
     ports = FakePorts(rule(1, 65535, auto=True)) if auto else FakePorts(rule(79, 79))
-    forwarding = PortForwarding(cast("Engine", engine), cast("HostPorts", ports), has_auto=auto)
+    forwarding = PortForwarding(cast("Engine", engine), cast("HostPorts", ports), follows=auto)
     forwarding.start([33] if auto else [], make_side(engine, sockets))
     assert len(engine.timers) == auto
     assert len(FakeScanner.made) == 2 * auto

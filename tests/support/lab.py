@@ -18,6 +18,7 @@ namespace has an open node.
 from __future__ import annotations
 
 import fcntl
+import importlib
 import os
 import shutil
 import signal
@@ -429,6 +430,8 @@ def install(directory: Path) -> str:
     shutil.copytree(
         TREE / "src" / "passt", library / "passt", ignore=shutil.ignore_patterns("*.c", "__pycache__")
     )
+    h11 = Path(importlib.import_module("h11").__file__ or "").parent
+    shutil.copytree(h11, library / "h11", ignore=shutil.ignore_patterns("__pycache__"))
     python = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
     program = directory / "bin" / "pasta"
     program.parent.mkdir()
@@ -440,7 +443,7 @@ def install(directory: Path) -> str:
     subprocess.run([python, "-m", "compileall", "-q", library], check=True)
     make_readable([directory / "bin", library])
     program.chmod(0o755)
-    for name in ("passt", "qrap"):
+    for name in ("passt", "qrap", "pesto"):
         program.with_name(name).symlink_to(program.name)
     return str(program)
 

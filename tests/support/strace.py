@@ -62,6 +62,9 @@ class Call(NamedTuple):
             path, permissions = named[1] if named else "", "w"
         elif self.name in {"unlink", "unlinkat"}:
             path, permissions = self.strings()[-1], "w"
+            directory = _DESCRIPTOR.search(self.arguments)
+            if directory and not path.startswith("/"):
+                path = f"{directory[1]}/{path}"
         # Else it was refused, or is about a pipe, a namespace, a socket without a name.
         return (path, permissions) if permissions and path.startswith("/") else None
 

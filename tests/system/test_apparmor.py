@@ -181,7 +181,8 @@ def target(lab: Lab, user: bool) -> Iterator[Target]:
 
 def files(lab: Lab) -> list[str]:
     home = lab.directory / "home"
-    return ["--log-file", f"{home}/log", "--pcap", f"{home}/pcap", "--pid", f"{home}/pid"]
+    return ["--log-file", f"{home}/log", "--pcap", f"{home}/pcap", "--pid", f"{home}/pid",
+            "--conf-path", f"{home}/conf"]
 
 
 def stop(lab: Lab, running: Running) -> None:

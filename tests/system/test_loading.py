@@ -73,7 +73,7 @@ from passt.cli import main
 sys.exit(main())
 """
 IN_BACKGROUND = [[], ["-q"], ["-d"], ["--trace"], ["--pcap", "CAPTURE"], ["--log-file", "LOG"]]
-OPTIONS = [*IN_BACKGROUND, ["--stats", "1"]]
+OPTIONS = [*IN_BACKGROUND, ["--stats", "1"], ["--control", "CONTROL"]]
 
 
 @dataclasses.dataclass
@@ -86,7 +86,8 @@ class Home:
 
     def options(self, words: Sequence[str], *, user: bool) -> list[str]:
         """Give *words* with the paths that they mean; root stays who it is, so that it may write there."""
-        paths = {"CAPTURE": str(self.scratch / "capture"), "LOG": str(self.scratch / "log")}
+        paths = {"CAPTURE": str(self.scratch / "capture"), "LOG": str(self.scratch / "log"),
+                 "CONTROL": str(self.scratch / "control")}  # fmt: skip
         as_root = ["--runas", "0"] if "CAPTURE" in words and not user else []
         return [*[paths.get(word, word) for word in words], *as_root]
 
@@ -103,6 +104,7 @@ def closed(session_lab: Lab) -> Iterator[Path]:
     library = home / "lib"
     ignored = shutil.ignore_patterns("*.c", "__pycache__")
     shutil.copytree(TREE / "src" / "passt", library / "passt", ignore=ignored)
+    shutil.copytree(Path(session_lab.pasta).parent.parent / "lib" / "h11", library / "h11", ignore=ignored)
     for path in [home, *home.rglob("*")]:
         os.chown(path, UID, UID)
         path.chmod(0o700 if path.is_dir() else 0o600)

@@ -51,12 +51,13 @@ class Request:
 
 
 class Scanner:
-    """Splits *arguments* into uses of options; *operands* is what is left once iteration has ended.
+    """Splits *arguments* into uses of *options*; *operands* is what is left once iteration has ended.
 
     Iteration raises UsageError at the first mistake; what stands before it has been yielded by then.
     """
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, arguments: Sequence[str], options: Sequence[Option] = OPTIONS) -> None:
+        self._options = options
         self.operands: list[str] = []
         self._left = list(reversed(arguments))
 
@@ -77,7 +78,7 @@ class Scanner:
 
     def _long(self, argument: str) -> Occurrence:
         name, equals, value = argument[2:].partition("=")
-        option, full_name = _find_long(name, argument)
+        option, full_name = _find_long(self._options, name, argument)
         spelled = f"--{full_name}"
         if not option.argument:
             if equals:
@@ -92,7 +93,7 @@ class Scanner:
     def _bundle(self, argument: str) -> Iterator[Occurrence]:
         """Yield the options of `-qfm1500`: flags, then at most one with an argument, attached or next."""
         for index, letter in enumerate(argument[1:], 2):
-            option = next((option for option in OPTIONS if option.short == letter), None)
+            option = next((option for option in self._options if option.short == letter), None)
             if option is None:
                 raise UsageError(f"invalid option -- '{letter}'")
             if not option.argument:
@@ -107,13 +108,13 @@ class Scanner:
             return
 
 
-def _find_long(name: str, argument: str) -> tuple[Option, str]:
+def _find_long(options: Sequence[Option], name: str, argument: str) -> tuple[Option, str]:
     """Find an option by its long name or a unique prefix of it; returns it with the name in full.
 
     Aliases of one option do not make a prefix ambiguous.
     """
     matches = []
-    for option in OPTIONS:
+    for option in options:
         for full_name in option.names:
             if full_name == name:
                 return option, full_name

@@ -5,6 +5,7 @@ from __future__ import annotations
 from textwrap import wrap
 
 from passt.config.options import ACCUMULATES, GROUPS, OPTIONS, PASTA, PER_FAMILY, Option
+from passt.config.pesto_options import PESTO, PESTO_OPTIONS
 
 WIDTH = 80
 TEXT_COLUMN = 30
@@ -14,6 +15,7 @@ QRAP = "qrap"
 _SYNOPSES = {
     "pasta": ("pasta [OPTION]... [COMMAND [ARG]...]", "pasta [OPTION]... -f PID"),
     "passt": ("passt [OPTION]...",),
+    "pesto": ("pesto [OPTION]... PATH",),
     "qrap": ("qrap FD PROGRAM [ARG]...", "qrap QEMU_ARG..."),
 }
 _ABOUT = {
@@ -22,6 +24,9 @@ _ABOUT = {
     "passt": "Connects a virtual machine through the host without privileges: listens on a socket to which"
              " QEMU connects (-netdev stream, or qrap for QEMU before 7.2; -netdev vhost-user with"
              " --vhost-user).",
+    "pesto": "Shows the forwarded ports of a running pasta or passt, or changes them: PATH is the socket that"
+             " it was given with --conf-path. Options act in their order. All of a change is carried out, or"
+             " nothing; then each port that cannot be had is told on a line, and the exit status is 1.",
     "qrap": "Connects to the first free passt on /tmp/passt_1.socket to /tmp/passt_99.socket and starts"
             " QEMU on that connection, for QEMU before 7.2, which cannot connect by itself. First form:"
             " PROGRAM is started with ARGs as they are, the connection on descriptor FD, 3 or more. Second"
@@ -40,7 +45,7 @@ def help_text(program: str) -> str:
         lines += ["", *_entry("  -h, --help", "Print this overview and exit, if given first."),
                   *_entry("      --version", "Print the version and exit, if given first.")]
         return "\n".join(lines) + "\n"
-    known = [option for option in OPTIONS if program in option.modes]
+    known = options_of(program)
     for group in GROUPS:
         members = [option for option in known if option.group == group and option.available]
         if members:
@@ -50,10 +55,17 @@ def help_text(program: str) -> str:
     if later:
         lines += ["", "Not available yet in this version (refused with a message):"]
         lines += [line for option in later for line in _entry(heading(option), description(option))]
-    if program == PASTA:
+    if program in {PASTA, PESTO}:
         lines += ["", *wrap("Long options may be shortened as long as they stay unique. Where nothing"
                             " else is said, the last of several uses counts.", WIDTH)]
     return "\n".join(lines) + "\n"
+
+
+def options_of(program: str) -> list[Option]:
+    """List the options that *program* knows, available or not."""
+    if program == PESTO:
+        return list(PESTO_OPTIONS)
+    return [option for option in OPTIONS if program in option.modes]
 
 
 def spelling(option: Option) -> str:

@@ -92,6 +92,14 @@ OPTIONS: tuple[Option, ...] = (
     Option(GENERAL, "P", "pid", "FILE",
            "Write the process ID to FILE when all is ready; until then FILE is empty.",
            available=True),
+    Option(GENERAL, "", "control", "PATH|auto",
+           "Show what the program does, and take orders, by HTTP on a UNIX socket that is bound to PATH;"
+           " only the user who starts the program may connect. auto: $XDG_RUNTIME_DIR/passt/PID.sock. Needs"
+           " the Python package h11.", available=True),
+    Option(GENERAL, "c", "conf-path", "PATH",
+           "Listen on the UNIX domain socket PATH for pesto(1), which shows and changes the forwarded ports"
+           " while the program runs. The file is the caller's alone; one that no process serves any more is"
+           " replaced.", available=True),
     Option(GENERAL, "", "stats", "SECONDS",
            "Print a row of counters on standard error every SECONDS seconds, if a counter has changed; needs"
            " --foreground.", available=True),
@@ -183,9 +191,9 @@ OPTIONS: tuple[Option, ...] = (
 
     Option(PORTS, "t", "tcp-ports", "SPEC",
            "Forward TCP ports of the host to the guest. SPEC: [ADDR][%IF]/ITEM,... with items PORT,"
-           " FIRST-LAST, PORTS:TARGETS, ~EXCLUDED, all (except ephemeral ports), auto (pasta: while bound"
-           " in the namespace); or none. Unless -u is given, UDP ports of the same numbers are forwarded"
-           " too. Default: auto in pasta, none in passt.",
+           " FIRST-LAST, PORTS:TARGETS, PORTS:TARGETADDR[/TARGETS], ~EXCLUDED, all (except ephemeral ports),"
+           " auto (pasta: while bound in the namespace); or none. Unless -u is given, UDP ports of the same"
+           " numbers are forwarded too. Default: auto in pasta, none in passt.",
            repeat=ACCUMULATES, available=True),
     Option(PORTS, "u", "udp-ports", "SPEC",
            "The same for UDP ports; auto follows TCP ports too. With none, -t forwards no UDP ports."

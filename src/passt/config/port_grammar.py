@@ -2,13 +2,15 @@
 
     spec   = "none" | [ prefix ] item { "," item }
     prefix = [ address | "*" ] [ "%" interface ] "/"       -t and -u only
-    item   = "all" | "auto" | range [ ":" range ] | "~" range
+    item   = "all" [ ":" address ] | "auto" | "~" range
+           | range [ ":" ( range | address [ "/" range ] ) ]
     range  = port [ "-" port ]
 
-The first slash ends the prefix; an address may stand in brackets. Exclusions (`~`) hold for the whole
-specification, wherever they stand; a specification of exclusions only means all other ports, as `all` does.
-`auto` makes the whole specification conditional: a port is forwarded while the port that it leads to is bound
-at the service side. Numbers are decimal.
+The first slash ends the prefix; every address may stand in brackets. A target address is one behind the
+guest's interface, of the same family as the prefix, which has to name an address then. Exclusions (`~`) hold
+for the whole specification, wherever they stand; a specification of exclusions only means all other ports, as
+`all` does. `auto` makes the whole specification conditional: a port is forwarded while the port that it leads
+to is bound at the service side. Numbers are decimal.
 """
 
 from __future__ import annotations
@@ -23,16 +25,20 @@ if TYPE_CHECKING:
     from passt.facts.address import IPAddress
 
 MAX_PORT = 65535
+_MAPPING = ("a mapping is PORTS:TARGETS, PORTS:ADDRESS or PORTS:ADDRESS/TARGETS; an address to listen on ends"
+            " in a slash")
 _PORT_RANGE = f"a port is a number from 1 to {MAX_PORT}"
 
 
 class PortSpec:
     """One specification: *ranges* are (first, last, first target), *excluded* (first, last), inclusive.
 
-    *is_none* excludes everything else; *is_all* holds for exclusions alone too.
+    *is_none* excludes everything else; *is_all* holds for exclusions alone too. *target_addresses* has the
+    addresses that ranges lead to, by their first ports; that of `all` by 0.
     """
 
-    __slots__ = ("address", "excluded", "ifname", "is_all", "is_auto", "is_none", "ranges", "text")
+    __slots__ = ("address", "excluded", "ifname", "is_all", "is_auto", "is_none", "ranges",
+                 "target_addresses", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -40,6 +46,7 @@ class PortSpec:
         self.ifname: str | None = None
         self.ranges: list[tuple[int, int, int]] = []
         self.excluded: list[tuple[int, int]] = []
+        self.target_addresses: dict[int, IPAddress] = {}
         self.is_none = self.is_all = self.is_auto = False
 
 
@@ -90,20 +97,25 @@ def _parse_prefix(spec: PortSpec, head: str) -> None:
             spec.ifname = parsers.parse_ifname(ifname)
         except ConfigError as error:
             raise _wrong(spec.text, len(literal) + 1, ifname, str(error)) from None
-    if literal.startswith("[") and literal.endswith("]"):
-        literal = literal[1:-1]
     if literal in {"", "*"}:
         return
     try:
-        spec.address = parsers.parse_bound_address(literal)
+        spec.address = parsers.parse_bound_address(_unbracket(literal))
     except ConfigError as error:
         raise _wrong(spec.text, 0, head, f"{error}; before the slash stands an address to bind to,"
                      " '%' and an interface, or both") from None
 
 
+def _unbracket(literal: str) -> str:
+    """Take an address out of its brackets, if it is in brackets."""
+    return literal[1:-1] if literal.startswith("[") and literal.endswith("]") else literal
+
+
 def _parse_item(spec: PortSpec, offset: int, item: str, *, auto: bool) -> None:
-    if item == "all":
+    if item == "all" or item.startswith("all:"):
         spec.is_all = True
+        if item != "all":
+            spec.target_addresses[0] = _parse_target_address(spec, offset + len("all:"), item[len("all:"):])
     elif item == "auto":
         if not auto:
             raise _wrong(spec.text, offset, item, "only pasta sees which ports are bound inside;"
@@ -116,22 +128,40 @@ def _parse_item(spec: PortSpec, offset: int, item: str, *, auto: bool) -> None:
             raise _wrong(spec.text, offset, item, "what is excluded has no target; leave out the colon")
         spec.excluded.append(_parse_range(spec.text, offset + 1, item[1:]))
     else:
-        spec.ranges.append(_parse_mapping(spec.text, offset, item))
+        spec.ranges.append(_parse_mapping(spec, offset, item))
 
 
-def _parse_mapping(text: str, offset: int, item: str) -> tuple[int, int, int]:
-    parts = list(_split(item, offset, ":"))
-    if len(parts) > 2:
-        raise _wrong(text, offset, item, "a mapping is PORTS:TARGETS, with one colon;"
-                     " an address ends in a slash")
-    first, last = _parse_range(text, *parts[0])
-    if len(parts) == 1:
+def _parse_mapping(spec: PortSpec, offset: int, item: str) -> tuple[int, int, int]:
+    text, begin = spec.text, offset
+    ports, colon, targets = item.partition(":")
+    if colon and not ports:
+        raise _wrong(text, offset, item, _MAPPING)
+    first, last = _parse_range(text, offset, ports)
+    if not colon:
         return first, last, first
-    target, last_target = _parse_range(text, *parts[1])
+    offset += len(ports) + len(colon)
+    if any(mark in targets for mark in ".:[/"):
+        literal, slash, ports = targets.partition("/")
+        spec.target_addresses[first] = _parse_target_address(spec, offset, literal)
+        if not slash:
+            return first, last, first
+        offset, targets = offset + len(literal) + len(slash), ports
+    target, last_target = _parse_range(text, offset, targets)
     if last - first != last_target - target:
-        raise _wrong(text, offset, item, f"{last - first + 1} ports cannot go to"
+        raise _wrong(text, begin, item, f"{last - first + 1} ports cannot go to"
                      f" {last_target - target + 1}; both ranges have to be of one size")
     return first, last, target
+
+
+def _parse_target_address(spec: PortSpec, offset: int, literal: str) -> IPAddress:
+    try:
+        address = parsers.parse_host_address(_unbracket(literal))
+    except ConfigError as error:
+        raise _wrong(spec.text, offset, literal, f"{error}; {_MAPPING}") from None
+    if spec.address is None or spec.address.version != address.version:
+        raise _wrong(spec.text, offset, literal, f"a target address takes an IPv{address.version} address to"
+                     f" listen on: {'0.0.0.0' if address.version == 4 else '::'}/PORTS:{literal}")
+    return address
 
 
 def _parse_range(text: str, offset: int, part: str) -> tuple[int, int]:

@@ -51,7 +51,7 @@ class PortTable:
             for rule in rules:
                 raise ConfigError(f"'none' contradicts '{rule.spec}' given before; leave one of them out")
             return
-        added = _make_rules(spec, proto, letter)
+        added = make_rules(spec, proto, letter)
         if not added:
             raise ConfigError(f"'{text}': all of its ports are excluded; exclude fewer, or say 'none'")
         try:
@@ -96,22 +96,23 @@ class PortTable:
                 for rule in self._rules.get(twin, ()):
                     if not (rule.optional or rule.auto):
                         yield PortRule(proto, rule.first, rule.last, rule.first, rule.address, rule.ifname,
-                                       optional=True)
+                                       optional=True, target_address=rule.target_address)
         if self._auto:
-            yield PortRule(proto, 1, MAX_PORT, 1, auto=True)
+            yield PortRule(proto, 1, MAX_PORT, 1, optional=True, auto=True)
 
 
-def _make_rules(spec: PortSpec, proto: int, letter: str) -> list[PortRule]:
+def make_rules(spec: PortSpec, proto: int, letter: str) -> list[PortRule]:
     """Make the rules of one specification: those that must succeed first, then those that may fail."""
     named = [PortRule(proto, first, last, target, spec.address, spec.ifname, auto=spec.is_auto,
-                      spec=f"{letter} {spec.text}")
+                      spec=f"{letter} {spec.text}", target_address=spec.target_addresses.get(first))
              for first, last, target in spec.ranges]
     rules = [left for rule in named for left in rule.without(spec.excluded)]
     if spec.is_all or not named:
         others = [*spec.excluded, *((rule.first, rule.last) for rule in named)]
         rules += PortRule(proto, 1, MAX_PORT, 1, spec.address, spec.ifname, optional=True,
                           skips_ephemeral=not spec.is_auto, auto=spec.is_auto,
-                          spec=f"{letter} {spec.text}").without(others)
+                          spec=f"{letter} {spec.text}",
+                          target_address=spec.target_addresses.get(0)).without(others)
     return rules
 
 

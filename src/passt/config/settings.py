@@ -6,6 +6,7 @@ from passt.config import parsers
 from passt.config.options import PASTA
 from passt.config.port_options import IPPROTO_TCP, PORT_OPTIONS, PortTable
 from passt.errors import ConfigError
+from passt.facts.contracts import MAX_RULES
 from passt.facts.settings import Settings
 from passt.forward.rules import find_loop
 
@@ -81,7 +82,9 @@ VALUES: dict[str, Callable[[str], Changes]] = {
     "log-size": lambda text: {"log_size": parsers.parse_number(text, parsers.MIN_LOG_SIZE,
                                                                parsers.MAX_LOG_SIZE)},
     "pcap": lambda text: {"pcap": parsers.parse_path(text)},
+    "control": lambda text: {"control_path": parsers.parse_socket_path(text)},
     "stats": lambda text: {"stats_s": parsers.parse_number(text, 1, parsers.MAX_STATS_S)},
+    "conf-path": lambda text: {"conf_path": parsers.parse_socket_path(text)},
     "pid": lambda text: {"pid_file": parsers.parse_path(text)},
     "runas": lambda text: {"runas": parsers.parse_identity(text)},
     "netns": lambda text: {"netns": parsers.parse_netns(text)},
@@ -240,11 +243,26 @@ def _check_together(settings: Settings) -> None:
     if settings.diagnostics.stats_s is not None and not settings.process.foreground:
         raise ConfigError("option '--stats' prints on standard error, which a program in the background does"
                           " not have; add --foreground")
+    if settings.control.conf_path is not None:
+        _check_steering(settings)
     addresses, protocols = settings.addresses, settings.protocols
     if addresses.outbound_if4 is not None and not protocols.ip4:
         raise ConfigError(f"option '--outbound-if4' {addresses.outbound_if4} needs IPv4, which -6 disables")
     if addresses.outbound_if6 is not None and not protocols.ip6:
         raise ConfigError(f"option '--outbound-if6' {addresses.outbound_if6} needs IPv6, which -4 disables")
+
+
+def _check_steering(settings: Settings) -> None:
+    """Refuse what the socket of --conf-path cannot serve. Raises ConfigError."""
+    path = settings.control.conf_path
+    if path == settings.socket.socket_path:
+        raise ConfigError(f"options '--conf-path' and '--socket' name the same file {path}: give each one of"
+                          " its own")
+    for letters, rules in (("-t and -u", settings.forwarding.port_rules),
+                           ("-T and -U", settings.forwarding.namespace_rules)):
+        if len(rules) > MAX_RULES:
+            raise ConfigError(f"option '--conf-path' {path}: {letters} make {len(rules)} rules, and the"
+                              f" protocol of this socket has room for {MAX_RULES}; write longer ranges")
 
 
 def _check_loopback(forwarding: ForwardingSettings) -> None:

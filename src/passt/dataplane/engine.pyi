@@ -4,7 +4,16 @@ from collections.abc import Callable, Collection, Iterator
 
 from passt.dataplane.base.wait_limit import WaitLimit
 from passt.dataplane.sockets.namespace_thread import NamespaceThread
-from passt.facts.contracts import FlowInfo, FlowPolicy, FrameResponder, GuestEvents, VhostDevice
+from passt.facts.contracts import (
+    FlowDetail,
+    FlowInfo,
+    FlowPolicy,
+    FlowWatcher,
+    FrameResponder,
+    GuestEvents,
+    ListenerInfo,
+    VhostDevice,
+)
 
 class Engine:
     """Event loop, link, flow table and translators of one instance; owns all of its state.
@@ -84,14 +93,28 @@ class Engine:
         Raises OSError, and leaves the socket to the caller, if there are `contracts.MAX_LISTENERS`.
         """
 
+    def change_rule(self, fd: int, rule: object) -> None:
+        """Hand another *rule* to the policy for what comes to a listener from now on; KeyError as below.
+
+        TCP connections and UDP flows that there are go where they went.
+        """
+
     def remove_listener(self, fd: int) -> None:
         """Close a listener; KeyError if it is not one of ours.
 
         TCP connections that it accepted live on; its UDP flows use its socket and end.
         """
 
-    def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
-        """Call *callback* from the loop whenever *fd* is readable (level-triggered)."""
+    def listeners(self) -> list[ListenerInfo]:
+        """All listeners there are, in the order in which they were added."""
+
+    def add_reader(self, fd: int, callback: Callable[[], None], readable: bool = ...,
+                   writable: bool = ...) -> None:
+        """Call *callback* from the loop whenever *fd* is *readable*, or *writable* (level-triggered).
+
+        Without an argument: readable. Its end or an error call in any case. A second call for the same
+        descriptor takes the place of the first.
+        """
 
     def remove_reader(self, fd: int) -> None:
         """Stop watching *fd*; does not close it."""
@@ -144,6 +167,21 @@ class Engine:
         Returns snapshots of the flows found there and the *start* of the next page, None behind the last one.
         Flows may come and go between two pages: one that lives all the while is found exactly once.
         """
+
+    def detail_page(self, start: int = ..., limit: int = ...) -> tuple[list[FlowDetail], int | None]:
+        """As `flow_page`, with all that is known of each flow: the kernel is asked, so pages are smaller."""
+
+    def set_watcher(self, watcher: FlowWatcher | None) -> None:
+        """Tell *watcher* of each flow that begins and ends from now on; None: nobody."""
+
+    def n_untold(self) -> int:
+        """Return how many events a watcher was not told, as there were more than some 2,000 a second."""
+
+    def close_flow(self, index: int, generation: int) -> bool:
+        """End a flow, so that its ends see a reset; False if it is gone. To be called from a callback."""
+
+    def usage(self) -> dict[str, tuple[int, int]]:
+        """Return what there is of each thing that has a limit, and the limit."""
 
     def flows(self) -> Iterator[FlowInfo]:
         """Snapshots of all flows, taken page by page while one iterates."""

@@ -14,7 +14,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from passt.dataplane.observe.capture cimport Capture
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.flow.record cimport FLOW_DEAD, FLOW_UDP_PORT, NO_FLOW, Flow
+from passt.dataplane.core.detail cimport describe as describe_all
+from passt.dataplane.core.listeners cimport Listener
+from passt.dataplane.flow.record cimport CLASS_DATAGRAM, FLOW_DEAD, FLOW_UDP_PORT, NO_FLOW, Flow
 from passt.dataplane.packet.headers cimport ETH_ALEN
 from passt.dataplane.link.link cimport MAX_BATCH, Link
 from passt.dataplane.link.tap cimport TapLink
@@ -28,20 +30,21 @@ from passt.dataplane.base.stats cimport stats_as_dict
 from passt.dataplane.base.wait_limit cimport WaitLimit, begin_limit, end_limit
 from passt.dataplane.link.stream cimport StreamLink
 from passt.dataplane.base.externs cimport (
-    EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, epoll_event, memcpy,
+    EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, epoll_event, memcpy,
 )
 from passt.dataplane.core.station cimport forget_stations, is_known, set_guest
 from passt.dataplane.turn cimport (
-    end_flows, end_listener, finish_flows, on_flow_event, on_flow_timer, on_listener_event, read_frames,
-    set_handlers,
+    change_rule, end_flows, end_listener, finish_flows, on_flow_event, on_flow_timer, on_listener_event,
+    read_frames, set_handlers,
 )
 from passt.errors import HostError
-from passt.facts.contracts import FlowInfo
+from passt.facts.contracts import MAX_LISTENERS, FlowInfo, ListenerInfo
 
 cdef enum:
     # Batches read when the engine is closed; the transmit queue of a tap holds no more by far.
     CLOSING_ROUNDS = 256
     FLOW_PAGE = 256               # records of the flow table that are looked at in one piece
+    DETAIL_PAGE = 64              # the same where the kernel is asked too
 
 
 cdef class Engine:
@@ -162,13 +165,25 @@ cdef class Engine:
         self.core.bypass.namespace_thread = inside
 
     def add_listener(self, int fd, int proto, rule, bint namespace=False):
-        self.core.listeners.add(fd, proto, rule, namespace)
+        listener = self.core.listeners.add(fd, proto, rule, namespace)
+        if self.core.has_watcher:
+            self.core.watcher.on_port_opened(tell_listener(listener))
+
+    def change_rule(self, int fd, rule):
+        change_rule(self.core, self.core.listeners.find(fd), rule)
 
     def remove_listener(self, int fd):
-        end_listener(self.core, self.core.listeners.find(fd))
+        cdef Listener listener = self.core.listeners.find(fd)
+        end_listener(self.core, listener)
+        if self.core.has_watcher:
+            self.core.watcher.on_port_closed(tell_listener(listener))
 
-    def add_reader(self, int fd, callback):
-        self.must_watch(fd, EPOLL_CTL_MOD if fd in self.readers else EPOLL_CTL_ADD, EPOLLIN,
+    def listeners(self):
+        return [tell_listener(listener) for listener in self.core.listeners.all()]
+
+    def add_reader(self, int fd, callback, bint readable=True, bint writable=False):
+        self.must_watch(fd, EPOLL_CTL_MOD if fd in self.readers else EPOLL_CTL_ADD,
+                        (EPOLLIN if readable else 0) | (EPOLLOUT if writable else 0),
                         make_tag(EVENT_READER, 0, fd))
         self.readers[fd] = callback
 
@@ -338,6 +353,46 @@ cdef class Engine:
                     found.append(describe(flow, state.decode()))
         return found, end if end < self.core.flows.top else None
 
+    def detail_page(self, uint32_t start=0, uint32_t limit=DETAIL_PAGE):
+        cdef uint32_t end = start + min(limit, self.core.flows.top - min(start, self.core.flows.top))
+        cdef uint32_t i
+        cdef list found = []
+        for i in range(start, end):
+            if is_shown(self.core, &self.core.flows.flows[i]):
+                found.append(describe_all(self.core, &self.core.flows.flows[i]))
+        return found, end if end < self.core.flows.top else None
+
+    def set_watcher(self, watcher):
+        self.core.watcher = watcher
+        self.core.has_watcher = watcher is not None
+
+    def n_untold(self):
+        return self.core.n_untold
+
+    def close_flow(self, uint32_t index, uint32_t generation):
+        cdef Flow *flow
+        if index >= self.core.flows.top:
+            return False
+        flow = &self.core.flows.flows[index]
+        if flow.generation != generation or not is_shown(self.core, flow):
+            return False
+        self.core.why = b"asked"
+        self.core.handlers[flow.kind].end_flow(self.core, flow)
+        self.core.why = NULL
+        self.core.link.flush()
+        return True
+
+    def usage(self):
+        cdef Core core = self.core
+        return {
+            "flows": (core.flows.n_active, core.flows.max_flows),
+            "datagram_flows": (core.flows.n_in_class[<int>CLASS_DATAGRAM], core.flows.max_datagram),
+            "datagram_sockets": (core.n_datagram_sockets, core.max_datagram_sockets),
+            "connection_memory_bytes": (core.pool.size - core.pool.left, core.pool.size),
+            "pipes": (core.stats.pipes_open, core.stats.pipes_open + core.bypass.pipes.n_unused),
+            "listeners": (core.listeners.count(), MAX_LISTENERS),
+        }
+
     def flows(self):
         start = 0
         while start is not None:
@@ -355,6 +410,7 @@ cdef class Engine:
 
     def close(self):
         self.drain_link(False)
+        self.core.why = b"shutdown"
         end_flows(self.core)
         self.core.listeners.close()
         self.core.bypass.spare_sockets.close()
@@ -364,8 +420,19 @@ cdef class Engine:
         self.core.link.flush()
         self.end_capture()
         self.set_trace(None)      # what is called knows the engine: each would hold the other
+        self.set_watcher(None)
         self.core.use_link(Link())
         self.on_end = None
+
+
+cdef object tell_listener(Listener listener):
+    """A ListenerInfo of *listener*."""
+    return ListenerInfo(listener.protocol, listener.port, listener.rule, bool(listener.in_namespace))
+
+
+cdef bint is_shown(Core core, const Flow *flow) noexcept nogil:
+    """Whether a record is a flow to users."""
+    return flow.kind > FLOW_DEAD and core.handlers[flow.kind].state(flow) != NULL
 
 
 cdef object describe(Flow *flow, str state):

@@ -8,6 +8,7 @@ back. The group of the process has to be in net.ipv4.ping_group_range.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
+from passt.dataplane.flow.traffic cimport add_to_guest, add_to_host
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.packet.checksum cimport csum_add, csum_fold, pseudo6
 from passt.dataplane.datagram.lifetime cimport (
@@ -30,7 +31,7 @@ from passt.dataplane.base.externs cimport (
     EACCES, EAGAIN, EPERM, IPPROTO_ICMP, IPPROTO_ICMPV6, MSG_TRUNC, htons, iovec, memcpy, memset, msghdr,
     ntohs,
 )
-from passt.dataplane.core.decisions cimport tell_ping_forbidden
+from passt.dataplane.core.decisions cimport note_ended, note_opened, tell_ping_forbidden
 from passt.dataplane.core.station cimport follow_sender, station_of
 from passt.dataplane.flow.decision cimport HostRoute
 from passt.dataplane.link.meta cimport TxMeta
@@ -71,6 +72,7 @@ cdef void on_echo(Core core, const IpView *ip) noexcept nogil:
         flow.body.ping.packet_limit = limit_towards(core, key.guest)
     follow_sender(core, flow, ip.mac)
     touch(core, flow, &flow.body.ping.last_used, ms(LIFETIME_MS))
+    add_to_host(&flow.body.ping.traffic, 1, ip.l4_len - ICMP_HLEN)
     memset(&message, 0, sizeof(message))
     piece.iov_base = <void *>ip.l4
     piece.iov_len = ip.l4_len
@@ -106,8 +108,8 @@ cdef Flow *open_ping(Core core, const FlowKey *key, int protocol) noexcept nogil
         refuse_datagram(core, flow, result)
         return NULL
     core.flows.insert(flow, SIDE_GUEST)
-    core.stats.flows_opened += 1
     core.stats.flows_ping += 1
+    note_opened(core, flow)
     return flow
 
 
@@ -178,6 +180,7 @@ cdef void send_reply(Core core, Flow *flow, uint32_t n, const Marks *marks) noex
     if icmp.type != (ICMP_ECHO_REPLY if is_ip4 else ICMP6_ECHO_REPLY):
         count(&core.stats, DROP_PROTOCOL)
         return
+    add_to_guest(&flow.body.ping.traffic, 1, n - ICMP_HLEN)
     core.push_ip(station_of(core, flow), key.remote, key.guest, key.addr_len, key.proto, n)
     mark_packet(core.link.slot + ETH_HLEN, is_ip4, marks.tos, marks.ttl)
     icmp.id_be = htons(key.guest_port)
@@ -198,4 +201,5 @@ cdef void on_ping_timer(Core core, Flow *flow) noexcept nogil:
 
 cdef void end_ping(Core core, Flow *flow) noexcept nogil:
     core.stats.flows_ping -= 1
+    note_ended(core, flow, b"idle")
     end_datagram(core, flow)

@@ -15,5 +15,6 @@ cdef void hand_on(Core core) noexcept nogil
 cdef void on_flow_event(Core core, uint64_t tag, uint32_t events) noexcept nogil
 cdef void on_flow_timer(Core core, uint32_t index) noexcept nogil
 cdef void on_listener_event(Core core, uint32_t index) except *
+cdef void change_rule(Core core, Listener listener, object rule) except *
 cdef void end_listener(Core core, Listener listener) except *
 cdef void finish_flows(Core core) noexcept nogil

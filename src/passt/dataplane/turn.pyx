@@ -142,16 +142,24 @@ cdef void on_listener_event(Core core, uint32_t index) except *:
         read_listener(core, index, listener.fd, listener.in_namespace)
 
 
+cdef void change_rule(Core core, Listener listener, object rule) except *:
+    """What comes to a listener from now on goes where another rule says."""
+    listener.rule = rule
+    core.bypass.decisions.forget()
+
+
 cdef void end_listener(Core core, Listener listener) except *:
     """Close a listener; UDP flows that use its socket end."""
     cdef uint32_t i
     cdef Flow *flow
+    core.why = b"port closed"
     if listener.protocol == IPPROTO_UDP and (core.stats.flows_udp or core.stats.flows_splice_udp):
         for i in range(core.flows.top):
             flow = &core.flows.flows[i]
             if (flow.kind == FLOW_UDP and flow.body.udp.listener == listener.index + 1
                     or flow.kind == FLOW_SPLICE_UDP and flow.body.splice_udp.listener == listener.index + 1):
                 core.handlers[flow.kind].end_flow(core, flow)
+    core.why = NULL
     core.bypass.decisions.forget()
     core.listeners.remove(listener)
 

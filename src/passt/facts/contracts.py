@@ -11,10 +11,15 @@ from passt.light.values import NamedTuple, Protocol
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from passt.facts.port_rule import PortRule
 
 # The flow table tells the listeners of datagrams apart by 16 bits.
 MAX_LISTENERS = 0xfffe
+# Tables of port rules, by the names that clients of the control socket know.
+HOST_TABLE, NAMESPACE_TABLE = "HOST", "SPLICE"
+MAX_RULES = 255                   # of one table
 # Pieces of guest memory that one vhost-user session may have; more than the memory slots of usual machines.
 MAX_REGIONS = 64
 
@@ -55,6 +60,78 @@ class FlowInfo(NamedTuple):
     host_address: bytes
     host_port: int
     inbound: bool
+
+
+class FlowDetail(NamedTuple):
+    """All that is known of one flow; `None` where the kernel or the kind of flow does not tell.
+
+    *number* and *generation* name it as long as the program runs. *guest_address* and *remote_address* are
+    its ends as the guest sees them; *peer_address* is the far end of our socket on the host, *local_address*
+    the near one, empty where it has none. Bytes are payload, those to the guest as far as it has taken them;
+    packets of a connection are those that the host's socket sent and received. *window_guest* is what the
+    guest takes, *window_ours* what it may send us, *window_host* what may be on its way to the remote, all in
+    bytes. Of a bypassed connection the guest's side is its second socket.
+    """
+
+    number: int
+    generation: int
+    proto: int
+    state: str
+    bypassed: bool
+    inbound: bool
+    guest_address: bytes
+    guest_port: int
+    remote_address: bytes
+    remote_port: int
+    peer_address: bytes
+    peer_port: int
+    local_address: bytes
+    local_port: int
+    age_ns: int
+    idle_ns: int | None
+    bytes_to_host: int | None
+    bytes_to_guest: int | None
+    packets_to_host: int | None
+    packets_to_guest: int | None
+    rtt_guest_us: int | None
+    rtt_host_us: int | None
+    retransmits_to_guest: int | None
+    retransmits_to_host: int | None
+    window_guest: int | None
+    window_ours: int | None
+    window_host: int | None
+
+
+class FlowWatcher(Protocol):
+    """Told of each flow that begins and ends, while somebody looks; must be fast and must not raise."""
+
+    def on_flow_opened(self, flow: FlowDetail) -> None:
+        """Take a flow that has begun."""
+
+    def on_flow_ended(self, flow: FlowDetail, why: str) -> None:
+        """Take a flow that ends, with what it carried.
+
+        *why* is "finished", "reset", "refused" (by the far end), "idle", "evicted", "port closed" or "asked".
+        """
+
+    def on_flow_refused(self, proto: int, source: bytes, source_port: int, destination: bytes,
+                        destination_port: int, inbound: bool) -> None:
+        """Take it that the policy refused a flow; *inbound*: one that came to a listener of ours."""
+
+    def on_port_opened(self, listener: ListenerInfo) -> None:
+        """Take a listener that was opened."""
+
+    def on_port_closed(self, listener: ListenerInfo) -> None:
+        """Take a listener that was closed."""
+
+
+class ListenerInfo(NamedTuple):
+    """An open listener: *port* is the one that it is bound to, *rule* what it was added with."""
+
+    proto: int
+    port: int
+    rule: object
+    namespace: bool
 
 
 class FlowPolicy(Protocol):
@@ -123,8 +200,54 @@ class ListenerSide(Protocol):
         Returns what `close_listener` takes. Raises OSError if the port cannot be had.
         """
 
+    def change_rule(self, handle: object, rule: object) -> None:
+        """Have a listener serve *rule* from now on; the connections that it accepted stay as they are."""
+
     def close_listener(self, handle: object) -> None:
         """Close a listener; the connections that it accepted stay."""
+
+
+class PortChange(NamedTuple):
+    """What came of a change of port rules.
+
+    With *faults* nothing was changed; each is one line for the user that names a rule or port and what is
+    wrong. *notes* are lines about ports of optional rules that could not be had. *n_opened* and *n_closed*
+    count ports.
+    """
+
+    faults: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    n_opened: int = 0
+    n_closed: int = 0
+
+
+class PortTables(Protocol):
+    """The port rules of a run, which may be changed while the engine runs (`run.port_tables`).
+
+    There is a table for each side that listens: `HOST_TABLE` for -t and -u and, in pasta only,
+    `NAMESPACE_TABLE` for -T and -U. Call from the engine's thread: from a callback of the loop. To add or
+    remove rules, replace the table by `rules` with some more or some fewer; rules that are in both keep their
+    listeners.
+    """
+
+    def names(self) -> tuple[str, ...]:
+        """List the tables that there are."""
+
+    def rules(self, name: str) -> tuple[PortRule, ...]:
+        """Return the rules of a table in their order. A rule of the namespace's table has no `ifname`."""
+
+    def can_follow(self, name: str) -> bool:
+        """Tell whether rules of the table may be `auto`."""
+
+    def open_ports(self, name: str) -> dict[PortRule, list[int]]:
+        """Return the ports on which each rule of a table listens now; all that are not optional or `auto`."""
+
+    def replace(self, tables: Mapping[str, Sequence[PortRule]]) -> PortChange:
+        """Make the rules of the tables that are named those given: all of it, or nothing.
+
+        Listeners of rules that stay are not touched, new ones are opened before old ones are closed, and
+        connections through old ones live on. Never raises for what a rule says.
+        """
 
 
 class NamespaceSockets(Protocol):

@@ -26,7 +26,12 @@ class PortRule(Value):
     optional: bool = False             # skip a port that cannot be bound
     skips_ephemeral: bool = False      # leave out the ports that the kernel gives to clients (ip(7))
     auto: bool = False                 # listen on a port only while the port that it leads to is bound
+    target_address: IPAddress | None = None  # lead there; None: to the guest's own address, last seen
     spec: str = ""                     # option and argument as given; empty for a rule by default
+
+    def bare(self) -> PortRule:
+        """Return the rule without its `spec`: rules that do the same are equal then."""
+        return replace(self, spec="") if self.spec else self
 
     def service_port(self, port: int) -> int:
         """Port of the service side to which *port* of the listen side leads."""

@@ -152,6 +152,13 @@ class SocketSettings(Value):
     vhost_user: bool = False           # share the machine's memory, instead of sending frames on the socket
 
 
+class ControlSettings(Value):
+    """How the running program can be asked and changed."""
+
+    conf_path: str | None = None       # path of the socket on which `pesto` changes the port rules
+    control_path: str | None = None    # path of the socket on which HTTP is spoken, or "auto"
+
+
 class Settings(Value):
     """All that the command line says to the program *mode*, "pasta" or "passt"."""
 
@@ -166,3 +173,4 @@ class Settings(Value):
     forwarding: ForwardingSettings = ForwardingSettings()
     namespace: NamespaceSettings = NamespaceSettings()
     socket: SocketSettings = SocketSettings()
+    control: ControlSettings = ControlSettings()

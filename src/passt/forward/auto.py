@@ -23,7 +23,7 @@ from passt.forward.rules import auto_rules, fixed_ports
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from passt.facts.contracts import ListenerSide
     from passt.facts.port_rule import PortRule
@@ -63,11 +63,29 @@ class Direction:
         self.side = side
         self.max_open = max_open
         self._scan = scan
-        self.followers = [_Follower(rule) for rule in auto_rules(rules)]
-        self.n_open = 0
+        self.followers: list[_Follower] = []
         self.has_failed = False                # whether the last scan failed
+        self.change_rules(rules)
+
+    def change_rules(self, rules: Sequence[PortRule],
+                     given: Mapping[PortRule, Mapping[int, object]] | None = None) -> None:
+        """Follow other *rules* from now on; the `auto` rules that were there keep their listeners.
+
+        The caller closes those of `auto` rules that go, or gives them to new ones: *given* has the handles of
+        all listeners of a rule by port, where they are others than before.
+        """
+        before = {follower.rule: follower for follower in self.followers}
+        self.followers = [before.get(rule) or _Follower(rule) for rule in auto_rules(rules)]
+        for follower in self.followers:
+            if given is not None and follower.rule in given:
+                follower.held = dict(given[follower.rule])
+        self.n_open = sum(len(follower.held) for follower in self.followers)
         self._protos = {follower.rule.proto for follower in self.followers}
         self._fixed = {proto: fixed_ports(rules, proto) for proto in _NAMES}
+
+    def held(self) -> dict[PortRule, dict[int, object]]:
+        """Return the handles of the listeners of each `auto` rule, by port."""
+        return {follower.rule: dict(follower.held) for follower in self.followers}
 
     def listen_ports(self) -> dict[int, set[int]]:
         """Return the ports on which this direction listens, by protocol."""
@@ -104,20 +122,20 @@ class AutoForwarder:
     def __init__(self, inbound: Direction, outbound: Direction, *,
                  explain: Callable[[str], None] | None = None,
                  warn: Callable[[str], None] | None = None) -> None:
-        self._pairs = [(direction, opposite)
-                       for direction, opposite in ((inbound, outbound), (outbound, inbound))
-                       if direction.followers]
+        self._pairs = ((inbound, outbound), (outbound, inbound))
         self._explain = explain
         self._warn = warn
 
     @property
     def is_needed(self) -> bool:
         """Whether there is anything to follow."""
-        return bool(self._pairs)
+        return any(direction.followers for direction, _ in self._pairs)
 
     def tick(self) -> None:
         """Scan both service sides once and adapt the listeners. A scan that fails changes nothing."""
         for direction, opposite in self._pairs:
+            if not direction.followers:
+                continue
             ours = opposite.listen_ports()
             try:
                 targets = direction.targets(ours)

@@ -3,7 +3,8 @@
 From the host: flows of clients on the host's loopback to a forwarded port. The service is the guest's address
 last seen, so that services bound to the namespace's loopback are not exposed; with --host-lo-to-ns-lo it is
 the loopback address that the client used. The kernel in the namespace chooses the source. Flows of other
-clients go through the link, as no socket in the namespace could have their addresses.
+clients go through the link, as no socket in the namespace could have their addresses; so do flows by a rule
+that names a target address, which may be that of a machine behind the namespace.
 
 From the namespace: flows of clients on the namespace's loopback to a port of -T or -U. The service on the
 host has the loopback address that the client used, and our socket there the client's. A client that has or
@@ -57,7 +58,7 @@ class Bypass:
     def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
                 local: bytes, local_port: int) -> InboundTarget | Target | None:
         """Map a flow accepted on the host for *rule*, a `PortRule`; None refuses it."""
-        if not (self._splice and is_loopback(peer)):
+        if not (self._splice and is_loopback(peer)) or cast("PortRule", rule).target_address is not None:
             return self._policy.inbound(proto, rule, peer, peer_port, local, local_port)
         if self._keep_loopback and is_loopback(local):
             destination: bytes | None = local

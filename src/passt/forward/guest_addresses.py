@@ -25,9 +25,11 @@ class Observed:
 
     *explain* gets a line for each change, if given. *on_ping_forbidden* is called once, when the data plane
     finds that the host refuses ping sockets. *ask*, when set, sends questions for `addresses` to the guest.
+    *on_learnt*, when set, gets each new packed address, of 4, 16 or, for hardware, 6 bytes.
     """
 
     ask: Callable[[], None] | None = None
+    on_learnt: Callable[[bytes], None] | None = None
 
     def __init__(self, net: GuestNet, *, explain: Callable[[str], None] | None = None,
                  on_ping_forbidden: Callable[[], None] | None = None) -> None:
@@ -60,14 +62,22 @@ class Observed:
                 self.ip6 = address
         elif not self._is_fixed6:
             self.ip6 = address
-        if self._explain and before != (self.ip4, self.ip6, self.ip6_link_local):
+        if before == (self.ip4, self.ip6, self.ip6_link_local):
+            return
+        if self._explain:
             self._explain(f"guest uses address {format_ip(address)}")
+        if self.on_learnt is not None:
+            self.on_learnt(address)
 
     def on_guest_mac(self, mac: bytes) -> None:
         """Keep the guest's hardware address."""
-        if self._explain and mac != self.mac:
-            self._explain(f"guest uses MAC address {format_mac(mac)}")
+        if mac == self.mac:
+            return
         self.mac = mac
+        if self._explain:
+            self._explain(f"guest uses MAC address {format_mac(mac)}")
+        if self.on_learnt is not None:
+            self.on_learnt(mac)
 
     def on_guest_silent(self) -> None:
         """Have the guest asked whether it is still there."""

@@ -20,9 +20,9 @@ accept loopback clients too, and container engines count on it):
    refused;
 4. any other address: stays;
 
-and the destination is the guest's address last seen. All look-ups use tables of packed addresses made at the
-start, as a flow waits for the answer. An IPv4-mapped IPv6 address is always refused: a socket would take it
-for IPv4, past these rows.
+and the destination is the guest's address last seen, or the target address of the rule, which may be another
+one behind the guest. All look-ups use tables of packed addresses made at the start, as a flow waits for the
+answer. An IPv4-mapped IPv6 address is always refused: a socket would take it for IPv4, past these rows.
 """
 
 from __future__ import annotations
@@ -165,8 +165,12 @@ class Policy:
     def leads_to(self, proto: int, rule: object, address: bytes, port: int) -> bool:
         """Tell whether *rule*, a `PortRule`, leads *port* to the same port of the guest's *address*."""
         family = self._families.get(len(address))
-        return (family is not None and proto in family.protocols
-                and cast("PortRule", rule).service_port(port) == port and self.observed.is_guest(address))
+        port_rule = cast("PortRule", rule)
+        if family is None or proto not in family.protocols or port_rule.service_port(port) != port:
+            return False
+        if port_rule.target_address is not None:
+            return port_rule.target_address.packed == address
+        return self.observed.is_guest(address)
 
     def outbound_bypass(self, proto: int, rule: object, peer: bytes, peer_port: int,
                        local: bytes, local_port: int) -> Target | None:
@@ -215,6 +219,8 @@ class Policy:
             return "no address to show to the guest for this peer"
         if proto == IPPROTO_UDP and _is_group(local):
             destination: bytes | None = local
+        elif rule.target_address is not None:
+            destination = rule.target_address.packed
         else:
             destination = self.observed.inbound_destination(source)
         if destination is None:

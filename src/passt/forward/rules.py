@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from passt.facts.port_rule import PortRule
 
 N_PORTS = 1 << 16
+PROTOCOLS = {6: "TCP", 17: "UDP"}  # IANA's numbers; the module socket would cost a start time
 
 
 class OverlapError(ValueError):
@@ -84,13 +85,33 @@ def find_loop(rule: PortRule, back: PortRule) -> int | None:
 
     None if there is no such port.
     """
-    if rule.proto != back.proto:
+    if rule.proto != back.proto or rule.target_address is not None:
         return None
     # first..last: ports to which *rule* leads and on which *back* listens; low: where *back* leads then.
     first = max(rule.target, back.first)
     last = min(rule.service_port(rule.last), back.last)
     low = max(back.service_port(first), rule.first)
     return low if first <= last and low <= min(back.service_port(last), rule.last) else None
+
+
+def describe_rule(rule: PortRule) -> str:
+    """Write *rule* as the banner and `pesto` show it: protocol, where it listens, where it leads."""
+    interface = f"%{rule.ifname}" if rule.ifname else ""
+    where = "*" if rule.address is None else str(rule.address)
+    notes = " ".join(note for note, is_so in (
+        ("(best effort)", rule.optional), ("(without ephemeral ports)", rule.skips_ephemeral),
+        ("(auto-scan)", rule.auto)) if is_so)
+    listen = _write_ports(rule.first, rule.last)
+    service = _write_ports(rule.target, rule.service_port(rule.last))
+    if rule.target_address is not None:
+        address = rule.target_address
+        service = f"{address if address.version == 4 else f'[{address}]'}:{service}"
+    text = f"{PROTOCOLS[rule.proto]} [{where}]{interface}:{listen}  =>  {service}"
+    return f"{text}  {notes}" if notes else text
+
+
+def _write_ports(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
 
 
 def auto_rules(rules: Iterable[PortRule]) -> list[PortRule]:

@@ -23,8 +23,9 @@ import socket
 
 from passt import log
 from passt.errors import ConfigError
-from passt.host.interface_index import interface_index
+from passt.host.interface_index import index_seen_by
 from passt.host.port_owner import find_owner
+from passt.light.values import replace
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class HostBinder:
                 set_option(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             else:
                 _want_details(sock, family)
-            sock.bind(self._socket_address(rule, port, family, address))
+            sock.bind(self._socket_address(sock.fileno(), rule, port, family, address))
             if is_tcp:
                 sock.listen(BACKLOG)
             else:
@@ -131,11 +132,13 @@ class HostBinder:
             raise
         return sock.detach()
 
-    def _socket_address(self, rule: PortRule, port: int, family: int, address: str) -> tuple[str | int, ...]:
+    def _socket_address(self, fd: int, rule: PortRule, port: int, family: int, address: str
+                        ) -> tuple[str | int, ...]:
         if family == socket.AF_INET or address == "::":
             return address, port
         if rule.ifname is not None:
-            return address, port, 0, interface_index(rule.ifname)
+            # Asked by this very socket: in the loop no other kind may be opened.
+            return address, port, 0, index_seen_by(fd, rule.ifname)
         is_link_local = rule.address is not None and rule.address.is_link_local
         return address, port, 0, self.ifindex6 if is_link_local else 0
 
@@ -265,7 +268,13 @@ def leave_out_ephemeral(rules: Iterable[PortRule], path: str = EPHEMERAL_PATH) -
     except (OSError, ValueError):
         log.warning(f"cannot read {EPHEMERAL}; {ephemeral[0]} to {ephemeral[1]} are taken for ephemeral")
     return [left for rule in rules
-            for left in (rule.without([ephemeral]) if rule.skips_ephemeral else [rule])]
+            for left in (replace(rule, skips_ephemeral=False).without([ephemeral]) if rule.skips_ephemeral
+                         else [rule])]
+
+
+def read_low_ports(path: str = LOW_PORTS_PATH) -> int | None:
+    """Return the first port that any user may bind; None if that cannot be read."""
+    return _read_number(path)
 
 
 def explain_failure(rule: PortRule, port: int, error: OSError, low_ports_path: str = LOW_PORTS_PATH) -> str:

@@ -72,6 +72,10 @@ class ListeningSocket:
         sock.setblocking(False)
         return Connection(sock)
 
+    def detach(self) -> int:
+        """Hand the descriptor over; only the path can be asked for afterwards."""
+        return self._sock.detach()
+
     def close(self) -> None:
         """Stop listening; the file stays."""
         self._sock.close()
@@ -125,6 +129,29 @@ def listen(path: str | None) -> ListeningSocket:
                             " give another path with --socket") from None
     raise HostError(f"all of {DEFAULT_PATH.format(1)} to {DEFAULT_PATH.format(N_DEFAULT_PATHS)} are in use;"
                     " give another path with --socket")
+
+
+def listen_alone(path: str, option: str) -> ListeningSocket:
+    """Listen on *path*, the argument of *option*, with a file that only this user may use (mode 0600).
+
+    Call while there is one thread: the mode comes from the umask, so that the file is never open to others.
+    Raises ConfigError.
+    """
+    mask = os.umask(0o177)
+    try:
+        return _listen_on(path)
+    except HostError as error:
+        raise ConfigError(f"option '{option}' {path}: {error}") from None
+    finally:
+        os.umask(mask)
+
+
+def remove_if_stale(path: str) -> None:
+    """Remove the socket *path* if no process serves it; leave anything else alone."""
+    try:
+        _clear(path)
+    except PathInUseError:
+        return
 
 
 def _listen_on(path: str) -> ListeningSocket:

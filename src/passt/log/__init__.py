@@ -146,6 +146,10 @@ class Logger:
         if self._syslog is not None:
             self._syslog.leave_paths()
 
+    def level(self) -> int:
+        """Return the level up to which messages are printed."""
+        return self._level
+
     def is_debug(self) -> bool:
         """Tell whether debug messages are printed; asked where making one is expensive."""
         return self._level >= DEBUG
@@ -242,6 +246,7 @@ descriptors = _process_logger.descriptors
 own_pid = _process_logger.own_pid
 set_pid = _process_logger.set_pid
 is_debug = _process_logger.is_debug
+level = _process_logger.level
 share_terminal = _process_logger.share_terminal
 leave_paths = _process_logger.leave_paths
 leave_terminal = _process_logger.leave_terminal

@@ -13,7 +13,7 @@ on two descriptors, a signalfd for SIGCHLD and the channel to the main process, 
 
 The command is root in these namespaces: it may mount over any path and send any message. So PID 1 is closed
 to it (`privileges.close_to_others`), holds no descriptor of the host's network, and opens no path once the
-command runs.
+command runs; with --conf-path it holds the directory of that socket, to remove its file (`socket_file`).
 
 The command starts with the caller's ignored and blocked signals (see `signals.let_signals_end_us`), limits,
 environment and working directory, and with the descriptors 0, 1 and 2 only.
@@ -38,6 +38,8 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
+
+    from passt.namespace.socket_file import SocketFile
 
 EXIT_NOT_EXECUTABLE = 126  # as in POSIX, "Exit Status for Commands"
 EXIT_NOT_FOUND = 127
@@ -91,15 +93,16 @@ def prepare_namespaces(hostname: str = "") -> None:
         log.warning(f"cannot set the host name in the new namespaces: {error.strerror}")
 
 
-def run_command(channel: Channel, command: Command) -> NoReturn:
-    """Wait for START, run *command* until it ends, and end with its status."""
+def run_command(channel: Channel, command: Command, socket_file: SocketFile | None = None) -> NoReturn:
+    """Wait for START, run *command* until it ends, remove *socket_file*, and end with its status."""
     message = channel.receive(Kind.START, wait=True)
     if message is None:
-        os._exit(1)
+        _end(1, socket_file)
     own_group = bool(message.payload[0] & START_OWN_GROUP)
     foreground = bool(message.payload[0] & START_FOREGROUND)
     try:
-        descriptors.tidy_descriptors((channel.fileno(), *log.descriptors()))
+        kept = socket_file.descriptors() if socket_file is not None else ()
+        descriptors.tidy_descriptors((channel.fileno(), *log.descriptors(), *kept))
         gate, opener = os.pipe()
         child = os.fork()
         if child == 0:
@@ -107,21 +110,29 @@ def run_command(channel: Channel, command: Command) -> NoReturn:
             os.read(gate, 1)
             _become(command, own_group=own_group, foreground=foreground)
         os.close(gate)
-        keeper = _Keeper(channel, child)
+        keeper = _Keeper(channel, child, socket_file)
         descriptors.leave_stdio(descriptors.open_null())
         os.close(opener)          # the command runs from here on
         keeper.run()
     except OSError as error:
         # The main process no longer waits for FAILED.
         log.err(f"pasta: cannot run the command: {explain_refusal(error)}")
-        os._exit(1)
+        _end(1, socket_file)
+
+
+def _end(status: int, socket_file: SocketFile | None) -> NoReturn:
+    """End with *status*, and all other processes of the namespace with us; remove *socket_file*."""
+    if socket_file is not None:
+        socket_file.remove()
+    os._exit(status)
 
 
 class _Keeper:
-    """Watches the command, process *child*; made before the command runs."""
+    """Watches the command, process *child*; made before that runs. Removes *socket_file* at the end."""
 
-    def __init__(self, channel: Channel, child: int) -> None:
+    def __init__(self, channel: Channel, child: int, socket_file: SocketFile | None = None) -> None:
         self._channel = channel
+        self._socket_file = socket_file
         self._child = child
         self._status = open_status(child)
         self._terminal = terminal.open_terminal()
@@ -158,14 +169,14 @@ class _Keeper:
             self._channel.send(Kind.CONTINUED)
         else:
             self._channel.send_ended(status)
-            os._exit(exit_status(status))
+            _end(exit_status(status), self._socket_file)
 
     def _handle_message(self) -> None:
         # Does not block: the descriptor may be empty again after poll(2).
         message = self._channel.receive(Kind.SIGNAL, Kind.RESUME, wait=False)
         if message is None:
             if self._channel.has_ended:
-                os._exit(1)
+                _end(1, self._socket_file)
             return
         try:
             if message.kind is Kind.SIGNAL:

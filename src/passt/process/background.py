@@ -41,6 +41,7 @@ from passt.process.start_files import StartFiles
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
 _READY = b"\0"
@@ -59,6 +60,8 @@ class Background:
         self._consent_fd = -1
         self._null_fd = -1
         self._files = StartFiles()
+        # Called in the parent with the child's PID, before the child goes on; returns a file that it made.
+        self.on_fork: Callable[[int], str] | None = None
         if pid_file is not None:
             self._open(pid_file)
 
@@ -86,6 +89,8 @@ class Background:
         if child:
             os.close(ours)
             os.close(self._consent_fd)
+            if self.on_fork is not None:
+                self.has_made(self.on_fork(child))
             try:
                 os.write(consent, _PID.pack(child))
             except OSError:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+
 from passt.host import syscalls
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -9,6 +12,8 @@ if TYPE_CHECKING:
     from passt.process.signals import CallerSignals
 
 CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH, CAP_FOWNER = 1, 2, 3  # linux/capability.h
+CAP_NET_BIND_SERVICE = 10
+_NS_GET_USERNS = 0xB701  # linux/nsfs.h
 _MAX_CAPABILITIES = 64  # the kernel's sets have 64 bits
 
 
@@ -29,6 +34,27 @@ def may_read_all() -> bool:
     have no number in there: user_namespaces(7).
     """
     return bool(syscalls.capget()[0] & (1 << CAP_DAC_OVERRIDE | 1 << _CAP_DAC_READ_SEARCH))
+
+
+def may_bind_low_ports() -> bool:
+    """Tell whether a capability lets us bind any port in our network namespace.
+
+    Root of a container that uses the host's network has the capability, but not over that network: the owner
+    of that is out of its sight (ioctl_nsfs(2)).
+    """
+    if not syscalls.capget()[0] & 1 << CAP_NET_BIND_SERVICE:
+        return False
+    try:
+        network = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.close(fcntl.ioctl(network, _NS_GET_USERNS))
+    except OSError:
+        return False
+    finally:
+        os.close(network)
+    return True
 
 
 def close_to_others() -> None:
@@ -60,12 +86,24 @@ def drop_privileges() -> None:
     the bounding set stays, but a capability could only come from it by execve(2), which no_new_privs
     (Documentation/userspace-api/no_new_privs.rst) prevents.
     """
+    _keep(0)
+
+
+def keep_only(capability: int) -> None:
+    """Give up every capability but *capability*, for good; otherwise as `drop_privileges`."""
+    _keep(1 << capability)
+
+
+def _keep(kept: int) -> None:
+    """Give up all capabilities that are not in the set *kept*."""
     for capability in range(_MAX_CAPABILITIES):
+        if kept >> capability & 1:
+            continue
         try:
             syscalls.prctl(syscalls.PR_CAPBSET_DROP, capability)
         except OSError:
             break
     syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
-    syscalls.capset(0, 0, 0)
+    syscalls.capset(kept, kept, 0)
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
     close_to_others()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network
 
 from passt.facts.address import format_mac
+from passt.forward.rules import describe_rule
 from passt.light.values import replace
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from passt.facts.port_rule import PortRule
     from passt.facts.settings import ForwardingSettings, ServiceSettings
 
-IPPROTO_TCP = 6
 # A longer list of rules is cut here, and the rest is counted.
 MAX_RULES = 32
 
@@ -88,23 +88,7 @@ def _names(guest: GuestNet, resolvers: Iterable[IPAddress]) -> list[str]:
 def _rules(title: str, rules: Sequence[PortRule]) -> list[str]:
     if not rules:
         return []
-    lines = [title, *(f"    {_rule(rule)}" for rule in rules[:MAX_RULES])]
+    lines = [title, *(f"    {describe_rule(rule)}" for rule in rules[:MAX_RULES])]
     if len(rules) > MAX_RULES:
         lines.append(f"    and {len(rules) - MAX_RULES} more")
     return lines
-
-
-def _rule(rule: PortRule) -> str:
-    proto = "TCP" if rule.proto == IPPROTO_TCP else "UDP"
-    interface = f"%{rule.ifname}" if rule.ifname else ""
-    where = "*" if rule.address is None else str(rule.address)
-    notes = " ".join(note for note, is_so in (
-        ("(best effort)", rule.optional), ("(without ephemeral ports)", rule.skips_ephemeral),
-        ("(auto-scan)", rule.auto)) if is_so)
-    listen = _ports(rule.first, rule.last)
-    service = _ports(rule.service_port(rule.first), rule.service_port(rule.last))
-    return f"{proto} [{where}]{interface}:{listen}  =>  {service}{'  ' if notes else ''}{notes}"
-
-
-def _ports(first: int, last: int) -> str:
-    return str(first) if first == last else f"{first}-{last}"

@@ -29,12 +29,15 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from passt.control.door import Control
     from passt.dataplane.engine import Engine
-    from passt.facts.contracts import ListenerSide
     from passt.facts.guest import GuestNet
     from passt.facts.settings import ForwardingSettings, Settings
     from passt.host.listeners import HostPorts
     from passt.run.diagnostics import Diagnostics
+    from passt.run.port_forwarding import NamespaceSide
+    from passt.run.port_helper import PortHelper
+    from passt.run.steering import Steering
 
 # What `Network` imports.
 _LARGE_PARTS = ("passt.dataplane.engine", "passt.responders.dispatch", "passt.responders.guest_solicitor",
@@ -67,39 +70,54 @@ def resolve_guest(settings: Settings) -> GuestNet:
     return guest
 
 
-def print_banner(settings: Settings, guest: GuestNet) -> None:
-    """Print the banner if it is wanted; call when the start is complete."""
+def print_banner(settings: Settings, guest: GuestNet, control: Control | None = None) -> None:
+    """Print the banner if it is wanted, *control* in it; call when the start is complete."""
+    if control is not None and settings.log.banner and not settings.log.quiet:
+        log.info(f"Control socket: {control.path}")
     if settings.log.banner and not settings.log.quiet:
+        if settings.control.conf_path is not None:
+            log.info(f"Configuration socket: {settings.control.conf_path}")
         for line in banner(settings.mode, settings.services, settings.forwarding, guest):
             log.info(line)
     if settings.diagnostics.pcap is not None:
         log.info(f"Saving packet capture to {settings.diagnostics.pcap}")
 
 
-def open_ports(asked: ForwardingSettings, guest: GuestNet) -> HostPorts | None:
-    """Bind the host ports of fixed rules; return None if there are no rules at all. Raises PasstError."""
-    if not (asked.port_rules or asked.namespace_rules):
+def open_ports(asked: ForwardingSettings, guest: GuestNet, *, changes: bool) -> HostPorts | None:
+    """Bind the host ports of fixed rules; return None if there are no rules at all. Raises PasstError.
+
+    *changes* says that rules may come later.
+    """
+    if not (asked.port_rules or asked.namespace_rules or changes):
         return None
     from passt.host.listeners import HostPorts
 
     return HostPorts(asked.port_rules, asked.namespace_rules, guest, MAX_LISTENERS, freebind=asked.freebind)
 
 
+def follows_ports(settings: Settings) -> bool:
+    """Tell whether bound ports are followed (pasta), or may be one day."""
+    return settings.forwarding.has_auto_ports or (
+        settings.mode == "pasta" and settings.control.conf_path is not None)
+
+
 class Network:
     """The parts of one run, joined, without a link yet.
 
     *engine* holds all parts; *observed* has the guest's addresses as far as known. *bypass* is the policy for
-    flows that bypass the link, None unless *bypassed* asks for it. The engine serves *ports* from now on.
+    flows that bypass the link, None unless *bypassed* asks for it. The engine serves *ports* from now on;
+    *helper* binds low ports later.
     """
 
     def __init__(self, settings: Settings, guest: GuestNet, ports: HostPorts | None, *,
-                 bypassed: bool = False) -> None:
+                 bypassed: bool = False, helper: PortHelper | None = None) -> None:
         from passt.dataplane.engine import Engine
         from passt.responders.dispatch import Dispatcher
         from passt.responders.guest_solicitor import solicit
 
         explain = log.debug if log.is_debug() else None
         self._ping_refusal = PingRefusal()
+        self._protocols = settings.protocols
         asked, protocols = settings.services, settings.protocols
         policy = Policy(guest, tcp=protocols.tcp, udp=protocols.udp, icmp=protocols.icmp, explain=explain,
                         warn=log.warning, on_ping_forbidden=self._ping_refusal.warn)
@@ -125,8 +143,8 @@ class Network:
             self._advertise(explain)
         self._forwarding = None
         if ports is not None:
-            self._forwarding = PortForwarding(self.engine, ports,
-                                              has_auto=settings.forwarding.has_auto_ports)
+            self._forwarding = PortForwarding(self.engine, ports, follows=follows_ports(settings),
+                                              changes=settings.control.conf_path is not None, helper=helper)
 
     def _advertise(self, explain: Callable[[str], None] | None) -> None:
         from passt.responders.router_advertiser import RouterAdvertiser
@@ -138,7 +156,7 @@ class Network:
         """Read what may be asked for when no path can be opened; call before that, as the last user."""
         self._ping_refusal.read()
 
-    def start_ports(self, namespace_sources: Sequence[int] = (), side: ListenerSide | None = None) -> None:
+    def start_ports(self, namespace_sources: Sequence[int] = (), side: NamespaceSide | None = None) -> None:
         """Open the namespace's ports on *side*, if there is one, and follow bound ports for `auto` rules.
 
         *namespace_sources* are as for `PortForwarding.start`. Call when the link is attached.
@@ -147,10 +165,20 @@ class Network:
         if self._forwarding is not None:
             self._forwarding.start(namespace_sources, side)
 
+    def steer(self, steering: Steering | None) -> None:
+        """Have the port rules changed by clients of *steering*, if there is one; call after `start_ports`."""
+        if steering is not None and self._forwarding is not None:
+            steering.start(self.engine, self._forwarding.live_ports(self._protocols), self._protocols,
+                           self._guest)
+
     def ask_guest(self) -> None:
         """Send the frames that ask for the guest's hardware address."""
         for frame in self._solicit(self._guest, self.observed.addresses()):
             self.engine.send_frame(frame)
+
+    def control_counters(self) -> dict[str, int]:
+        """Return the counters of the responders."""
+        return self._dispatcher.counters()
 
     def serve(self, diagnostics: Diagnostics) -> None:
         """Run the engine, observed by *diagnostics*, until it is stopped."""

@@ -58,13 +58,24 @@ class _Passt:
                                         on_created=background.has_made)
         self._guest = resolve_guest(settings)
         self._progress.enter("ports")
-        self._ports = open_ports(settings.forwarding, self._guest)
+        conf_path = settings.control.conf_path
+        self._ports = open_ports(settings.forwarding, self._guest, changes=conf_path is not None)
         self._progress.enter("socket")
         self._listener = None
         if self._connection is None:
             background.expect_file()
             self._listener = unix_socket.listen(settings.socket.socket_path)
             background.has_made(self._listener.path)
+        self._control = None
+        if settings.control.control_path is not None:
+            from passt.control.door import Control
+
+            self._control = Control(settings.control.control_path, background)
+        self._steering = None
+        if conf_path is not None and self._ports is not None:
+            from passt.run.steering import Steering
+
+            self._steering = Steering(conf_path, background, self._ports.binder, self._user)
         load_all(*(_SHARING_PARTS if settings.socket.vhost_user else ()))
 
     def run(self) -> int:
@@ -80,10 +91,14 @@ class _Passt:
         if enter_later is not None:
             enter_later()
             self._background.hold()
+        if self._control is not None:
+            self._control.serve(self._settings, self._guest, network.engine, network.observed,
+                                network.control_counters)
         network.read_last_paths()
         self._isolation.close_paths()
         enter("inner-ports")
         network.start_ports()
+        network.steer(self._steering)
         enter("signals")
         ending = signals.read_ending(in_background=not self._settings.process.foreground)
         network.engine.add_reader(ending.fd, network.engine.stop)
@@ -93,6 +108,8 @@ class _Passt:
         self._background.announce()
         enter("loop")
         clients.start(self._connection)
+        if self._control is not None:
+            self._control.start()
         network.serve(self._diagnostics)
         return 0
 
@@ -109,7 +126,8 @@ class _Passt:
 
         self._progress.enter("network")
         wait_limit.prepare()
-        network = Network(self._settings, self._guest, self._ports)
+        network = Network(self._settings, self._guest, self._ports,
+                          helper=self._steering.helper if self._steering is not None else None)
         attach: Attach = network.engine.attach_stream
         if self._settings.socket.vhost_user:
             attach = vhost_sessions(network.engine, self._guest)
@@ -121,7 +139,7 @@ class _Passt:
         """Print the path of the socket, the banner, and how a machine is connected."""
         if self._listener is not None:
             log.info(f"UNIX domain socket bound at {self._listener.path}")
-        print_banner(self._settings, self._guest)
+        print_banner(self._settings, self._guest, self._control)
         if self._listener is not None:
             tell = tell_vhost_use if self._settings.socket.vhost_user else tell_use
             tell(self._listener.path)

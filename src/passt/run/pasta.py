@@ -27,6 +27,7 @@ from passt.namespace import create, pid1
 from passt.namespace.child import make_tap, start_child
 from passt.namespace.existing import ProcessWatch, TargetNamespaces, watch_path
 from passt.namespace.interface import bring_lo_up, configure
+from passt.namespace.socket_file import SocketFile
 from passt.namespace.supervisor import Supervisor
 from passt.namespace.terminal import Terminal
 from passt.process import identity, privileges, signals
@@ -34,13 +35,21 @@ from passt.process.stages import ATTACHED, COMMAND, Progress
 from passt.run import credentials
 from passt.run.diagnostics import Diagnostics
 from passt.run.isolation import Isolation
-from passt.run.network import Network, load_all, open_ports, print_banner, resolve_guest
+from passt.run.network import (
+    Network,
+    follows_ports,
+    load_all,
+    open_ports,
+    print_banner,
+    resolve_guest,
+)
 from passt.run.port_forwarding import NamespaceSide
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from passt.control.door import Control
     from passt.dataplane.engine import Engine
     from passt.dataplane.sockets.namespace_thread import NamespaceThread
     from passt.facts.guest import GuestNet
@@ -50,6 +59,7 @@ if TYPE_CHECKING:
     from passt.namespace.existing import PathWatch, ProcfsWatch
     from passt.process.background import Background
     from passt.process.identity import Identity
+    from passt.run.steering import Steering
 
     Watch = ProcessWatch | ProcfsWatch | PathWatch
 
@@ -92,20 +102,38 @@ class _Pasta:
         self._user = identity.choose(settings.process.runas)
         self._guest = resolve_guest(settings)
         self._progress.enter("ports")
-        self._ports = open_ports(settings.forwarding, self._guest)
+        self._control: Control | None = None
+        self._conf_path = settings.control.conf_path
+        self._ports = open_ports(settings.forwarding, self._guest, changes=self._conf_path is not None)
+        self._steering: Steering | None = None
         if _must_load_first(settings.namespace, self._user):
             load_all()
+
+    def _open_socket(self) -> None:
+        """Make the socket of --conf-path, if it is asked for."""
+        self._progress.enter("socket")
+        if self._settings.control.control_path is not None:
+            from passt.control.door import Control
+
+            self._control = Control(self._settings.control.control_path, self._background)
+        if self._conf_path is not None and self._ports is not None:
+            from passt.run.steering import Steering
+
+            self._steering = Steering(self._conf_path, self._background, self._ports.binder, self._user)
 
     def run_command(self, command: pid1.Command) -> int:
         """Run *command* in new namespaces and return its status."""
         settings, enter = self._settings, self._progress.enter
+        self._open_socket()
 
         def main(channel: Channel) -> None:
+            paths = (self._conf_path, self._control.path if self._control is not None else None)
+            socket_file = SocketFile(*(path for path in paths if path is not None))
             if settings.namespace.userns is not None:
                 create.become_root_inside()
             pid1.prepare_namespaces(settings.names.hostname)
             self._make_tap(channel)
-            pid1.run_command(channel, command)
+            pid1.run_command(channel, command, socket_file)
 
         enter("user")
         enter("user-namespace")
@@ -124,13 +152,15 @@ class _Pasta:
             self._diagnostics.on_asked = supervisor.ask_command
             self._isolation.finish(network.engine)
             enter("ready")
-            print_banner(settings, self._guest)
+            print_banner(settings, self._guest, self._control)
             self._background.announce()
             log.share_terminal()
             enter("start-command")
             supervisor.start_command()
             descriptors.leave_stdio(null)
             enter("loop")
+            if self._control is not None:
+                self._control.start()
             network.serve(self._diagnostics)
         except BaseException:
             child.end()
@@ -145,6 +175,7 @@ class _Pasta:
         settings, enter = self._settings, self._progress.enter
         enter("target")
         target, watch = _open_target(settings.namespace)
+        self._open_socket()
 
         def main(channel: Channel) -> None:
             target.join_network_namespace()
@@ -173,9 +204,11 @@ class _Pasta:
             watch.start(network.engine, lambda: _leave(network.engine))
         self._isolation.finish(network.engine)
         enter("ready")
-        print_banner(settings, self._guest)
+        print_banner(settings, self._guest, self._control)
         self._background.announce()
         enter("loop")
+        if self._control is not None:
+            self._control.start()
         network.serve(self._diagnostics)
         return 0
 
@@ -183,17 +216,19 @@ class _Pasta:
         """Make, configure and send the tap: work of the child."""
         config_net = self._settings.namespace.config_net
         make_tap(channel, self._guest.ifname, lambda: _configure(self._guest, config_net=config_net),
-                 watch_ports=self._settings.forwarding.has_auto_ports)
+                 watch_ports=follows_ports(self._settings))
 
     def _build_network(self) -> Network:
         """Load and build the data plane."""
         forwarding = self._settings.forwarding
         self._progress.enter("network")
         # Flows that bypass the link need the thread in the namespace.
-        bypassed = bool(forwarding.namespace_rules or (forwarding.port_rules and forwarding.splice))
+        bypassed = bool(forwarding.namespace_rules or (forwarding.port_rules and forwarding.splice)
+                        or self._steering is not None)
         if bypassed:
             import passt.dataplane.sockets.namespace_thread  # noqa: F401 - no file can be read when it starts
-        return Network(self._settings, self._guest, self._ports, bypassed=bypassed)
+        return Network(self._settings, self._guest, self._ports, bypassed=bypassed,
+                       helper=self._steering.helper if self._steering is not None else None)
 
     def _connect(self, network: Network, child: Child, change_user: Callable[[], None] | None) -> None:
         """Wait for the tap of *child*, attach it, give up paths, and open the namespace's ports.
@@ -212,6 +247,9 @@ class _Pasta:
         if change_user is not None:
             change_user()
             self._background.hold()
+        if self._control is not None:
+            self._control.serve(settings, self._guest, network.engine, network.observed,
+                                network.control_counters)
         network.read_last_paths()
         self._isolation.close_paths()
         enter("thread")
@@ -225,6 +263,7 @@ class _Pasta:
         os.close(tap.namespace)
         enter("inner-ports")
         network.start_ports(tap.port_sources, side)
+        network.steer(self._steering)
 
 
 def _must_load_first(asked: NamespaceSettings, user: Identity | None) -> bool:

@@ -7,47 +7,71 @@ namespace, once the namespace exists, and the ports of `auto` rules, which come 
 from __future__ import annotations
 
 import os
+from socket import IPPROTO_TCP, IPPROTO_UDP
 
 from passt import log
 from passt.errors import ConfigError, HostError
+from passt.facts.contracts import HOST_TABLE, NAMESPACE_TABLE
 from passt.forward.auto import AutoForwarder, Direction
 from passt.host.bound_ports import PortScanner, open_sources
-from passt.host.listeners import count_spare_descriptors, optional_groups
+from passt.host.listeners import count_spare_descriptors, optional_groups, read_low_ports
 from passt.light.values import cast
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from passt.dataplane.engine import Engine
-    from passt.facts.contracts import ListenerSide, NamespaceSockets
+    from passt.facts.contracts import ListenerSide, NamespaceSockets, PortTables
     from passt.facts.port_rule import PortRule
-    from passt.host.listeners import HostBinder, HostPorts
+    from passt.facts.settings import ProtocolSettings
+    from passt.host.listeners import HostBinder, HostPorts, Listener
+    from passt.run.port_helper import PortHelper
+    from passt.run.port_tables import Handles
 
+HOST, NAMESPACE = 0, 1             # the tables, where they stand side by side
 INTERVAL_S = 0.75                 # between scans, so that a listener follows its service within a second
 
 
 class HostSide:
-    """Listeners on the host; a `contracts.ListenerSide`."""
+    """Listeners on the host; a `contracts.ListenerSide`. What *binder* may not bind *helper* may, if any."""
 
-    def __init__(self, engine: Engine, binder: HostBinder) -> None:
+    def __init__(self, engine: Engine, binder: HostBinder, helper: PortHelper | None = None) -> None:
         self._engine = engine
         self._binder = binder
+        self._helper = helper
+        self.n_open = 0           # descriptors, without those that were open before
+
+    def take(self, listener: Listener) -> object:
+        """Have the engine serve a listener that is open already; return what `close_listener` takes."""
+        self._engine.add_listener(listener.fd, listener.proto, listener.rule)
+        return listener.fd
 
     def open_listener(self, rule: object, port: int) -> object:
         """Listen on the host's *port*. Raises OSError; nothing stays open then."""
         port_rule = cast("PortRule", rule)
-        fd = self._binder.open(port_rule, port)
+        try:
+            fd = self._binder.open(port_rule, port)
+        except PermissionError:
+            if self._helper is None:
+                raise
+            fd = self._helper.open(port_rule, port)
         try:
             self._engine.add_listener(fd, port_rule.proto, rule)
         except OSError:
             os.close(fd)
             raise
+        self.n_open += 1
         return fd
+
+    def change_rule(self, handle: object, rule: object) -> None:
+        """Have what `open_listener` returned serve *rule*."""
+        self._engine.change_rule(cast("int", handle), rule)
 
     def close_listener(self, handle: object) -> None:
         """Close what `open_listener` returned."""
         self._engine.remove_listener(cast("int", handle))
+        self.n_open -= 1
 
 
 class NamespaceSide:
@@ -58,11 +82,15 @@ class NamespaceSide:
         self._sockets = sockets
         self._ip4 = ip4
         self._ip6 = ip6
+        self.n_open = 0           # descriptors
 
     def open_listener(self, rule: object, port: int) -> object:
         """Listen on the namespace's *port*, on loopback. Raises OSError; nothing stays open then."""
-        proto = cast("PortRule", rule).proto
-        fds = self._sockets.open_listener(proto, port, ip4=self._ip4, ip6=self._ip6)
+        port_rule = cast("PortRule", rule)
+        proto, address = port_rule.proto, port_rule.address
+        fds = self._sockets.open_listener(
+            proto, port, ip4=self._ip4 and (address is None or address.version == 4),
+            ip6=self._ip6 and (address is None or address.version == 6))
         for i, fd in enumerate(fds):
             try:
                 self._engine.add_listener(fd, proto, rule, namespace=True)
@@ -72,19 +100,28 @@ class NamespaceSide:
                 for left in fds[i:]:
                     os.close(left)
                 raise
+        self.n_open += len(fds)
         return fds
+
+    def change_rule(self, handle: object, rule: object) -> None:
+        """Have what `open_listener` returned serve *rule*."""
+        for fd in cast("list[int]", handle):
+            self._engine.change_rule(fd, rule)
 
     def close_listener(self, handle: object) -> None:
         """Close what `open_listener` returned."""
         for fd in cast("list[int]", handle):
             self._engine.remove_listener(fd)
+            self.n_open -= 1
 
 
-def open_fixed(rules: Sequence[PortRule], side: ListenerSide, spare: int) -> int:
+def open_fixed(rules: Sequence[PortRule], side: ListenerSide, spare: int,
+               note: Callable[[PortRule, int, object], None] = lambda _rule, _port, _handle: None) -> int:
     """Open the ports of fixed *rules* on *side*: all ports of rules that are not optional, *spare* others.
 
-    Returns how many are open. The optional specifications share *spare* equally. Raises ConfigError if a port
-    of a rule that is not optional cannot be had, or no port of an optional specification.
+    Returns how many are open; *note* is called with the handle of each. The optional specifications share
+    *spare* equally. Raises ConfigError if a port of a rule that is not optional cannot be had, or no port of
+    an optional specification.
     """
     n_fixed = 0
     for rule in rules:
@@ -92,7 +129,7 @@ def open_fixed(rules: Sequence[PortRule], side: ListenerSide, spare: int) -> int
             continue
         for port in range(rule.first, rule.last + 1):
             try:
-                side.open_listener(rule, port)
+                note(rule, port, side.open_listener(rule, port))
                 n_fixed += 1
             except OSError as error:
                 raise ConfigError(f"{rule.spec}: cannot listen on port {port} in the namespace:"
@@ -100,14 +137,15 @@ def open_fixed(rules: Sequence[PortRule], side: ListenerSide, spare: int) -> int
     n_open: dict[str, int] = {}
     groups = optional_groups(rules)
     for (spec, _), group in groups.items():
-        n_open[spec] = n_open.get(spec, 0) + _open_some(group, side, spare // len(groups))
+        n_open[spec] = n_open.get(spec, 0) + _open_some(group, side, spare // len(groups), note)
     for spec, number in n_open.items():
         if spec and not number:
             raise ConfigError(f"{spec}: none of its ports could be had in the namespace")
     return n_fixed + sum(n_open.values())
 
 
-def _open_some(rules: Sequence[PortRule], side: ListenerSide, limit: int) -> int:
+def _open_some(rules: Sequence[PortRule], side: ListenerSide, limit: int,
+               note: Callable[[PortRule, int, object], None]) -> int:
     """Open ports of one specification, skip those that fail, stop at *limit*; return how many are open."""
     n_open = n_cut = 0
     for rule in rules:
@@ -116,7 +154,7 @@ def _open_some(rules: Sequence[PortRule], side: ListenerSide, limit: int) -> int
                 n_cut += rule.last + 1 - port
                 break
             try:
-                side.open_listener(rule, port)
+                note(rule, port, side.open_listener(rule, port))
                 n_open += 1
             except OSError:
                 continue
@@ -131,48 +169,97 @@ class PortForwarding:
     """The port rules of a run: fixed listeners, and listeners that follow bound ports.
 
     The engine gets the listeners that are open already; `start` opens the others, without a path. With
-    *has_auto* the host's bound ports can be followed from then on. Raises HostError.
+    *follows* the host's bound ports can be followed from then on. With *changes* the rules can be changed
+    when `start` has been called: `live_ports`; *helper* is for `HostSide`. Raises HostError.
     """
 
-    def __init__(self, engine: Engine, ports: HostPorts, *, has_auto: bool = False) -> None:
+    def __init__(self, engine: Engine, ports: HostPorts, *, follows: bool = False,
+                 changes: bool = False, helper: PortHelper | None = None) -> None:
         self._engine = engine
         self._ports = ports
+        self._host_side = HostSide(engine, ports.binder, helper)
+        self._namespace_side: NamespaceSide | None = None
+        # Handles by rule and port, if they will be needed.
+        self._handles: tuple[Handles, Handles] | None = ({}, {}) if changes else None
         for listener in ports.listeners:
-            engine.add_listener(listener.fd, listener.proto, listener.rule)
+            self._note(HOST, listener.rule, listener.port, self._host_side.take(listener))
         self._host_sources: list[int] = []
-        if has_auto:
+        if follows:
             try:
                 self._host_sources = open_sources()
             except OSError as error:
                 raise HostError(f"cannot see which ports are bound on the host: {error.strerror}") from None
+        self._low_ports = None
+        if changes:
+            import passt.run.port_tables  # noqa: F401 - no file can be read when it is needed
+
+            self._low_ports = read_low_ports()
+        self._forwarder: AutoForwarder | None = None
+        self._directions: tuple[Direction, Direction] | None = None
+        self._is_watching = False
         # Counted by /proc, which `start` does not see.
         self._spare = count_spare_descriptors()
 
-    def start(self, namespace_sources: Sequence[int], namespace_side: ListenerSide | None = None) -> None:
+    def _note(self, table: int, rule: PortRule, port: int, handle: object) -> None:
+        if self._handles is not None:
+            self._handles[table].setdefault(rule, {})[port] = handle
+
+    def start(self, namespace_sources: Sequence[int], namespace_side: NamespaceSide | None = None) -> None:
         """Open the namespace's ports, and begin to follow bound ports as soon as the engine runs.
 
         *namespace_sources* are from `bound_ports.open_sources` in the namespace, empty if no rule is
         `auto`; *namespace_side* is None if no rule is of the namespace's ports. Raises ConfigError.
         """
         outbound, spare = self._ports.outbound, self._spare
+        self._namespace_side = namespace_side
         if namespace_side is not None:
             # One port may take two sockets, one for each family.
-            spare -= 2 * open_fixed(outbound, namespace_side, spare // 2)
+            spare -= 2 * open_fixed(outbound, namespace_side, spare // 2,
+                                    lambda rule, port, handle: self._note(NAMESPACE, rule, port, handle))
         if not namespace_sources:
             return
-        host_side = HostSide(self._engine, self._ports.binder)
-        forwarder = AutoForwarder(
-            Direction("host", self._ports.inbound, PortScanner(namespace_sources).scan, host_side,
+        self._directions = (
+            Direction("host", self._ports.inbound, PortScanner(namespace_sources).scan, self._host_side,
                       spare // 2),
             # A listener of the namespace takes two descriptors, one for each family.
             # The sockets of outbound UDP flows are bound as services are, but are none: leave them out.
             Direction("namespace", outbound, PortScanner(self._host_sources, self._engine.udp_sockets).scan,
-                      namespace_side or host_side, spare // 4),
-            explain=log.debug if log.is_debug() else None,
+                      namespace_side or self._host_side, spare // 4))
+        self._forwarder = AutoForwarder(
+            *self._directions, explain=log.debug if log.is_debug() else None,
             warn=lambda text: log.limited(log.WARNING, "scan", text))
-        if forwarder.is_needed:
-            self._engine.call_later(0.0, lambda: self._watch(forwarder))
+        self._follow()
 
-    def _watch(self, forwarder: AutoForwarder) -> None:
-        self._engine.call_later(INTERVAL_S, lambda: self._watch(forwarder))
-        forwarder.tick()
+    def live_ports(self, protocols: ProtocolSettings) -> PortTables:
+        """Return the tables of rules, which can be changed: for what *protocols* has switched on."""
+        from passt.run.port_tables import LivePorts, LiveTable, refuse_disabled, refuse_inside
+
+        assert self._handles is not None  # noqa: S101 - who calls this has said so before
+        binder, sides = self._ports.binder, (self._host_side, self._namespace_side)
+        directions = self._directions or (None, None)
+        numbers = {number for number, is_on in ((IPPROTO_TCP, protocols.tcp), (IPPROTO_UDP, protocols.udp))
+                   if is_on}
+        refuse = refuse_disabled({version for version, is_on in ((4, binder.ip4), (6, binder.ip6)) if is_on},
+                                 numbers)
+        tables = [LiveTable(HOST_TABLE, self._ports.inbound, self._host_side, self._handles[HOST],
+                            directions[HOST], refuse)]
+        if self._namespace_side is not None:
+            inside = refuse_disabled({version for version, is_on in ((4, protocols.ip4), (6, protocols.ip6))
+                                      if is_on}, numbers)
+            tables.append(LiveTable(NAMESPACE_TABLE, self._ports.outbound, self._namespace_side,
+                                    self._handles[NAMESPACE], directions[NAMESPACE], refuse_inside(inside)))
+        return LivePorts(tables, lambda: self._spare - sum(side.n_open for side in sides if side is not None),
+                         self._low_ports, self._follow)
+
+    def _follow(self) -> None:
+        """Begin to follow bound ports if a rule wants that and it has not begun yet."""
+        if self._forwarder is not None and self._forwarder.is_needed and not self._is_watching:
+            self._is_watching = True
+            self._engine.call_later(0.0, self._watch)
+
+    def _watch(self) -> None:
+        if self._forwarder is None or not self._forwarder.is_needed:
+            self._is_watching = False
+            return
+        self._engine.call_later(INTERVAL_S, self._watch)
+        self._forwarder.tick()

@@ -447,7 +447,7 @@ def test_lasting_answer_is_asked_for_once(address: str, inward: bool) -> None:
 
 
 @in_own_namespace
-def test_answer_is_forgotten_with_the_guest_s_address_and_with_its_listener() -> None:
+def test_answer_is_forgotten_with_the_guest_s_address_and_its_listener_or_rule() -> None:
     bench = SpliceBench()
     asked = bench.policy.asked_inbound
     with bench.server(TCP, "127.0.0.1", inside=True) as server:
@@ -464,6 +464,9 @@ def test_answer_is_forgotten_with_the_guest_s_address_and_with_its_listener() ->
         port = bench.forward_to(TCP, target, inward=True)  # takes the same index
         connect_once(bench, server, "127.0.0.1", port, inward=True)
         assert [question[5] for question in asked][-1] == port
+        bench.engine.change_rule(bench.listener, "another")
+        connect_once(bench, server, "127.0.0.1", port, inward=True)
+        assert [question[1] for question in asked][-1] == "another"
     bench.end()
 
 

@@ -359,24 +359,45 @@ cdef extern from * nogil:
     #include <stdint.h>
     /* The start of struct tcp_info as linux/tcp.h has it since Linux 4.9; netinet/tcp.h may end earlier. */
     struct passt_tcp_info {
-        uint8_t state_and_options[8];
-        uint32_t rto_to_rcv_ssthresh[15];
+        uint8_t state;
+        uint8_t ca_state_to_options[7];
+        uint32_t rto_and_ato[2];
+        uint32_t snd_mss;
+        uint32_t rcv_mss_to_fackets[6];
+        uint32_t last_data_sent;
+        uint32_t last_ack_sent;
+        uint32_t last_data_recv;
+        uint32_t last_ack_recv_to_rcv_ssthresh[3];
         uint32_t rtt;
         uint32_t rttvar;
-        uint32_t snd_ssthresh_to_total_retrans[7];
+        uint32_t snd_ssthresh;
+        uint32_t snd_cwnd;
+        uint32_t advmss_to_rcv_space[4];
+        uint32_t total_retrans;
         uint64_t pacing_rates[2];
         uint64_t bytes_acked;
         uint64_t bytes_received;
-        uint32_t segs_out_to_notsent_bytes[3];
+        uint32_t segs_out;
+        uint32_t segs_in;
+        uint32_t notsent_bytes;
         uint32_t min_rtt;
         uint32_t data_segs[2];
         uint64_t delivery_rate;
     };
     """
     struct passt_tcp_info:
+        uint8_t state
+        uint32_t snd_mss
+        uint32_t last_data_sent
+        uint32_t last_data_recv
         uint32_t rtt
         uint32_t rttvar
+        uint32_t snd_cwnd
+        uint32_t total_retrans
         uint64_t bytes_acked
+        uint64_t bytes_received
+        uint32_t segs_out
+        uint32_t segs_in
         uint32_t min_rtt
         uint64_t delivery_rate
 

@@ -47,7 +47,7 @@ from passt.dataplane.base.externs cimport (
     iovec, memcpy, sockaddr_storage,
 )
 from passt.dataplane.state.bypass cimport COPY_SIZE
-from passt.dataplane.core.decisions cimport trace_state
+from passt.dataplane.core.decisions cimport note_ended, note_opened, trace_state
 from passt.dataplane.core.make_room cimport admit, join_crowd, lacks_descriptor, spare_for_connection
 from passt.dataplane.flow.decision cimport InboundView
 
@@ -84,7 +84,7 @@ cdef void open_splice(Core core, int fd, const sockaddr_storage *peer,
     conn.halves[CONNECTED].fd = far
     conn.halves[ACCEPTED].pipe = conn.halves[CONNECTED].pipe = NO_PIPE
     core.stats.flows_splice_tcp += 1
-    core.stats.flows_opened += 1
+    note_opened(core, flow)
     result = core.sockets.connect(far, &view.route.peer, view.route.peer_len)
     if result == -EINPROGRESS:
         conn.connecting = True
@@ -421,10 +421,18 @@ cdef void abort_splice(Core core, Flow *flow) noexcept nogil:
     end_splice(core, flow, True)
 
 
+cdef const char *why_ended(const SpliceConn *conn, bint reset) noexcept nogil:
+    """A word for how a connection ends."""
+    if not reset:
+        return b"finished"
+    return b"refused" if conn.connecting else b"reset"
+
+
 cdef void end_splice(Core core, Flow *flow, bint reset) noexcept nogil:
     """Forget the connection and close its sockets, so that the ends see a reset if *reset*."""
     cdef SpliceHalf *half
     cdef int side
+    note_ended(core, flow, why_ended(&flow.body.splice, reset))
     for side in range(2):
         half = &flow.body.splice.halves[side]
         release_pipe(core, half)

@@ -15,6 +15,8 @@ as other UDP flows do, and are crowded out with them.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
+from passt.dataplane.flow.traffic cimport add_to_guest, add_to_host
+from passt.dataplane.core.decisions cimport note_opened, note_ended
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.datagram.lifetime cimport (
     end_datagram, refuse_datagram, still_used, touch, watch_datagram,
@@ -57,6 +59,10 @@ cdef void add_spliced(Core core, Flow *flow, const mmsghdr *message, uint32_t se
         batch.pieces[batch.n].iov_base = payload
         batch.pieces[batch.n].iov_len = n
         address(&batch.headers[batch.n].msg_hdr, flow, to_client)
+        if flow.inbound == to_client:
+            add_to_host(&flow.body.splice_udp.traffic, 1, n)
+        else:
+            add_to_guest(&flow.body.splice_udp.traffic, 1, n)
         batch.n += 1
         payload += n
         left -= n
@@ -152,7 +158,7 @@ cdef Flow *open_splice_udp(Core core, uint32_t listener, int fd, const FlowKey *
     keep_details(flow, <msghdr *>message)
     core.flows.insert(flow, SIDE_HOST)
     core.stats.flows_splice_udp += 1
-    core.stats.flows_opened += 1
+    note_opened(core, flow)
     return flow
 
 
@@ -191,6 +197,7 @@ cdef void on_splice_timer(Core core, Flow *flow) noexcept nogil:
 
 cdef void end_splice_udp(Core core, Flow *flow) noexcept nogil:
     core.stats.flows_splice_udp -= 1
+    note_ended(core, flow, b"idle")
     end_datagram(core, flow)
 
 

@@ -66,11 +66,16 @@ cdef class Core:
     cdef object responder
     cdef object events
     cdef object trace
+    cdef object watcher           # a `contracts.FlowWatcher`, or None
     cdef object failure           # exception that a callback raised; leaves run()
     cdef RateLimit control[N_CONTROL_KINDS]   # frames for the responder
     cdef KnownAnswers answers     # that it gave
     cdef FirstSyns first_syns
     cdef bint has_trace
+    cdef bint has_watcher
+    cdef RateLimit telling        # of what the watcher is told
+    cdef uint64_t n_untold        # and what it was not, beyond that
+    cdef const char *why          # for what reason flows end now, NULL: for one of their own
     cdef bint has_failed
     # The frames that go to the guest, and those that are taken from it.
     cdef uint8_t our_mac[6]

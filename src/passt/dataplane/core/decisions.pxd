@@ -22,5 +22,10 @@ cdef void on_control(Core core, ControlKind kind, const uint8_t *frame, size_t n
 cdef void tell_silence(Core core) noexcept with gil
 cdef void tell_ping_forbidden(Core core) noexcept with gil
 cdef void trace_state(Core core, const Flow *flow, const char *what) noexcept with gil
+cdef void note_opened(Core core, Flow *flow) noexcept nogil
+cdef void note_ended(Core core, const Flow *flow, const char *why) noexcept nogil
+cdef void note_refused(Core core, const Flow *flow) noexcept nogil
+cdef void note_refused_inbound(Core core, uint8_t proto, const sockaddr_storage *peer,
+                               const sockaddr_storage *local) noexcept nogil
 cdef void queue_news(Core core, uint32_t kind) noexcept nogil
 cdef void flush_news(Core core, uint32_t kinds) noexcept nogil

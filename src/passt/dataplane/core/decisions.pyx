@@ -16,6 +16,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from passt.dataplane.base.externs cimport IPPROTO_UDP, memcpy, memset, sockaddr_storage
 from passt.dataplane.base.stats cimport DROP_CONTROL_RATE, count
 from passt.dataplane.core.core cimport Core
+from passt.dataplane.core.detail cimport describe
 from passt.dataplane.core.guest cimport (
     NEWS_IP4, NEWS_IP6, NEWS_IP6_LOCAL, NEWS_MAC, ControlKind, RateLimit, allow, has_half,
 )
@@ -34,6 +35,9 @@ cdef enum:
     CONTROL_BURST = 256
     NEWS_INTERVAL_NS = 10_000_000
     NEWS_BURST = 64
+    # Some 10 us each, and as much for those who read them.
+    TELLING_INTERVAL_NS = 500_000
+    TELLING_BURST = 512
 
 
 cdef bint ask_outbound(Core core, Flow *flow, HostRoute *route) noexcept with gil:
@@ -263,6 +267,76 @@ cdef void trace_state(Core core, const Flow *flow, const char *what) noexcept wi
     cdef object error
     try:
         core.trace(f"flow {flow.index}: {what.decode()}")
+    except BaseException as error:
+        core.fail(error)
+
+
+cdef bint may_tell(Core core) noexcept nogil:
+    """Whether there is a watcher that has not been told much of late; what it is not told is counted."""
+    cdef bint may = core.has_watcher and allow(&core.telling, core.now, TELLING_INTERVAL_NS, TELLING_BURST)
+    core.n_untold += core.has_watcher and not may
+    return may
+
+
+cdef void note_opened(Core core, Flow *flow) noexcept nogil:
+    """A flow has begun, and is complete enough to be shown."""
+    flow.opened_at = core.now
+    core.stats.flows_opened += 1
+    if may_tell(core):
+        tell_opened(core, flow)
+
+
+cdef void note_ended(Core core, const Flow *flow, const char *why) noexcept nogil:
+    """A flow ends, and its socket is still open; *why* is one word, unless the engine has a reason."""
+    if may_tell(core):
+        tell_ended(core, flow, why if core.why == NULL else core.why)
+
+
+cdef void note_refused(Core core, const Flow *flow) noexcept nogil:
+    """The policy refused a flow of the guest; only its key is known."""
+    core.stats.flows_refused += 1
+    if may_tell(core):
+        tell_refused(core, flow.keys[0].proto, flow.keys[0].addr_len, flow.keys[0].guest,
+                     flow.keys[0].guest_port, flow.keys[0].remote, flow.keys[0].remote_port, False)
+
+
+cdef void note_refused_inbound(Core core, uint8_t proto, const sockaddr_storage *peer,
+                               const sockaddr_storage *local) noexcept nogil:
+    """The policy refused what *peer* sent to a listener."""
+    cdef uint8_t from_address[16]
+    cdef uint8_t to_address[16]
+    cdef uint16_t from_port = 0
+    cdef uint16_t to_port = 0
+    cdef size_t n = read_sockaddr(peer, from_address, &from_port)
+    core.stats.flows_refused += 1
+    if may_tell(core):
+        read_sockaddr(local, to_address, &to_port)
+        tell_refused(core, proto, n, from_address, from_port, to_address, to_port, True)
+
+
+cdef void tell_opened(Core core, const Flow *flow) noexcept with gil:
+    cdef object error
+    try:
+        core.watcher.on_flow_opened(describe(core, flow))
+    except BaseException as error:
+        core.fail(error)
+
+
+cdef void tell_ended(Core core, const Flow *flow, const char *why) noexcept with gil:
+    cdef object error
+    try:
+        core.watcher.on_flow_ended(describe(core, flow), why.decode())
+    except BaseException as error:
+        core.fail(error)
+
+
+cdef void tell_refused(Core core, uint8_t proto, size_t n, const uint8_t *source, uint16_t source_port,
+                       const uint8_t *destination, uint16_t destination_port, bint inbound) noexcept with gil:
+    cdef object error
+    try:
+        core.watcher.on_flow_refused(
+            proto, (<const char *>source)[:n], source_port, (<const char *>destination)[:n],
+            destination_port, inbound)
     except BaseException as error:
         core.fail(error)
 

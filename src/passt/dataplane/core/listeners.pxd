@@ -55,6 +55,8 @@ cdef class Listeners:
     cdef Listener find(self, int fd)
     cdef void remove(self, Listener listener) except *
     cdef Listener at(self, uint32_t index)
+    cdef list all(self)
+    cdef Py_ssize_t count(self) except -1
     cdef list sharing(self, int port)
     cdef void pause(self, uint32_t index, int fd) noexcept nogil
     cdef void resume(self) except *

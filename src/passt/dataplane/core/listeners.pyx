@@ -135,6 +135,14 @@ cdef class Listeners:
         """The listener with *index*; None if it was removed."""
         return self.by_index[index] if index < <uint32_t>len(self.by_index) else None
 
+    cdef list all(self):
+        """All listeners there are."""
+        return list(self.by_fd.values())
+
+    cdef Py_ssize_t count(self) except -1:
+        """How many there are."""
+        return len(self.by_fd)
+
     cdef list sharing(self, int port):
         """The UDP listeners that have *port*, which flows of the guest may use."""
         return self.shareable.get(port, [])

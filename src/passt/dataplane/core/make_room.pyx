@@ -201,5 +201,7 @@ cdef bint end_flow(Core core, uint32_t index) noexcept nogil:
         return False
     flow = &core.flows.flows[index]
     core.stats.flows_evicted += 1
+    core.why = b"evicted"
     core.handlers[flow.kind].make_way(core, flow)
+    core.why = NULL
     return True

@@ -24,7 +24,7 @@ from passt.dataplane.base.externs cimport (
     SOCK_DGRAM, SOL_SOCKET, SO_REUSEADDR, htons, iovec, memset, msghdr, sockaddr_in, sockaddr_in6,
     sockaddr_storage, socklen_t,
 )
-from passt.dataplane.core.decisions cimport ask_outbound, may_share_port
+from passt.dataplane.core.decisions cimport ask_outbound, may_share_port, note_refused
 from passt.dataplane.core.make_room cimport (
     admit_datagram, lacks_descriptor, limit_datagram_sockets, spare_for_datagrams,
 )
@@ -39,7 +39,7 @@ cdef Flow *start_datagram(Core core, const FlowKey *key, uint8_t kind, HostRoute
     flow.keys[0] = key[0]
     if not ask_outbound(core, flow, route):
         count(&core.stats, DROP_REFUSED)
-        core.stats.flows_refused += 1
+        note_refused(core, flow)
         core.flows.release(flow)
         return NULL
     flow.peer = route.peer

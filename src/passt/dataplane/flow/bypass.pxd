@@ -3,6 +3,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from passt.dataplane.base.externs cimport sockaddr_in6
+from passt.dataplane.flow.traffic cimport Traffic
 
 cdef enum:
     SPLICE_CONTROL = 80           # IP_PKTINFO and IPV6_PKTINFO, as dual-stack sockets give both
@@ -38,6 +39,7 @@ cdef struct SpliceConn:
 
 cdef struct SpliceUdp:
     int64_t last_used             # ns
+    Traffic traffic
     uint32_t listener             # index + 1 of the listener whose socket the client talks to
     int listener_fd
     uint8_t control[SPLICE_CONTROL]  # packet information that came: where answers leave from

@@ -72,6 +72,6 @@ cdef struct Flow:
     int fd
     socklen_t peer_len
     int64_t armed                 # deadline in the heap, 0: not armed
-    int64_t opened_at             # ns, of a connection
+    int64_t opened_at             # ns
     sockaddr_storage peer         # host side: where the socket's traffic goes
     FlowBody body

@@ -129,6 +129,7 @@ cdef struct TcpConn:
     uint32_t ts_recent            # stamp of the guest that is due for an echo
     uint32_t ts_recent_at         # when it came, s
     uint32_t flags
+    uint32_t retransmits          # frames that were sent to the guest again
     uint16_t remote_writes        # small ones of the guest in a row
     uint16_t mss                  # payload of a segment to the guest
     uint8_t state

@@ -2,9 +2,12 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
+from passt.dataplane.flow.traffic cimport Traffic
+
 
 cdef struct UdpFlow:
     int64_t last_used             # ns
+    Traffic traffic
     uint32_t listener             # index + 1 of the listener whose socket serves it, 0: a socket of ours
     uint32_t port                 # index of that socket's FLOW_UDP_PORT
     uint32_t ifindex              # by which it leaves a listener's socket, 0: as routed

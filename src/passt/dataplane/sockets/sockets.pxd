@@ -19,6 +19,20 @@ cdef struct PathInfo:
     uint32_t min_rtt_us
 
 
+cdef struct Report:
+    # What the kernel counted for a connection, and measured (linux/tcp.h, struct tcp_info).
+    uint64_t bytes_acked          # by the remote; our SYN where we connected, and our FIN, are two of them
+    uint64_t bytes_received       # in order; the remote's FIN is one of them
+    uint32_t segments_out
+    uint32_t segments_in
+    uint32_t retransmits
+    uint32_t rtt_us               # 0: not measured yet
+    uint32_t window               # bytes that may be on the way: congestion window
+    uint32_t idle_ms              # since data was sent or received
+    uint8_t has_fin               # the remote has ended its stream
+    uint8_t is_closed             # both ends have, or one was reset
+
+
 cdef uint8_t scale_for(int64_t window) noexcept nogil
 
 
@@ -48,6 +62,8 @@ cdef class Sockets:
     cdef int take_error(self, int fd) noexcept nogil
     cdef int keep_alive(self, int fd, int idle_s) noexcept nogil
     cdef int path_info(self, int fd, PathInfo *path) noexcept nogil
+    cdef bint report(self, int fd, Report *report) noexcept nogil
+    cdef int local_name(self, int fd, sockaddr_storage *name) noexcept nogil
     cdef int follow_acks(self, int fd, bint on) noexcept nogil
     cdef int drain_errors(self, int fd) noexcept nogil
     cdef int move_down(self, int fd) noexcept nogil

@@ -354,6 +354,31 @@ cdef class Sockets:
         path.min_rtt_us = info.min_rtt
         return 0
 
+    cdef bint report(self, int fd, Report *report) noexcept nogil:
+        """What the kernel counted for a connection; False, and zeros, if it does not tell all of it."""
+        cdef passt_tcp_info info
+        cdef socklen_t n = sizeof(info)
+        memset(report, 0, sizeof(Report))
+        if fd < 0 or getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) < 0 or n < sizeof(info):
+            return False
+        report.bytes_acked = info.bytes_acked
+        report.bytes_received = info.bytes_received
+        report.segments_out = info.segs_out
+        report.segments_in = info.segs_in
+        report.retransmits = info.total_retrans
+        report.rtt_us = info.rtt
+        report.window = info.snd_cwnd * info.snd_mss
+        report.idle_ms = min(info.last_data_sent, info.last_data_recv)
+        report.has_fin = info.state in (KERNEL_TIME_WAIT, KERNEL_CLOSE_WAIT, KERNEL_LAST_ACK, KERNEL_CLOSING)
+        report.is_closed = info.state == KERNEL_CLOSE
+        return True
+
+    cdef int local_name(self, int fd, sockaddr_storage *name) noexcept nogil:
+        """The address that a socket has on our side; a negative errno, and zeros, if there is none."""
+        cdef socklen_t n = sizeof(sockaddr_storage)
+        memset(name, 0, sizeof(sockaddr_storage))
+        return -errno if fd < 0 or getsockname(fd, <sockaddr *>name, &n) < 0 else 0
+
     cdef int follow_acks(self, int fd, bint on) noexcept nogil:
         """Have the error queue tell when the remote acknowledges the end of a write from now on, or no more.
 

@@ -6,7 +6,7 @@ from passt.dataplane.base.externs cimport EAGAIN, EPOLLRDHUP, IPPROTO_TCP, socka
 from passt.dataplane.base.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, count
 from passt.dataplane.bypass.tcp_bypass cimport open_splice
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.core.decisions cimport ask_inbound
+from passt.dataplane.core.decisions cimport ask_inbound, note_opened, note_refused_inbound
 from passt.dataplane.core.make_room cimport admit, join_crowd, lacks_descriptor, spare_for_connection
 from passt.dataplane.flow.decision cimport InboundView, fill_inbound_key
 from passt.dataplane.flow.key cimport SIDE_GUEST, FlowKey
@@ -65,7 +65,7 @@ cdef void offer_connection(Core core, uint32_t listener, int fd, const sockaddr_
         return
     if not wanted or core.sockets.prepare_stream(fd) < 0:
         count(&core.stats, DROP_REFUSED)
-        core.stats.flows_refused += 1
+        note_refused_inbound(core, IPPROTO_TCP, peer, local)
         core.sockets.abort(fd)
         return
     flow = admit(core, FLOW_TCP)
@@ -88,9 +88,9 @@ cdef void offer_connection(Core core, uint32_t listener, int fd, const sockaddr_
         return
     flow.fd = fd
     core.stats.flows_tcp += 1
-    core.stats.flows_opened += 1
     start_sequence(core, flow)
     set_state(core, flow, TCP_SYN_SENT)
+    note_opened(core, flow)
     if watch(core, flow, 0, WATCH_ADD) < 0:
         count(&core.stats, DROP_SOCKET)
         end_connection(core, flow, True)

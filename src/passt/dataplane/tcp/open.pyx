@@ -9,7 +9,7 @@ from libc.stdint cimport uint32_t
 from passt.dataplane.base.externs cimport EINPROGRESS, EPOLLOUT, IPPROTO_TCP, SOCK_STREAM
 from passt.dataplane.base.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, count
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.core.decisions cimport ask_outbound
+from passt.dataplane.core.decisions cimport ask_outbound, note_opened, note_refused
 from passt.dataplane.core.make_room cimport (
     admit, is_early, is_full, join_crowd, lacks_descriptor, spare_for_connection,
 )
@@ -46,7 +46,7 @@ cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const
     follow_sender(core, flow, ip.mac)
     if not ask_outbound(core, flow, &route):
         count(&core.stats, DROP_REFUSED)
-        core.stats.flows_refused += 1
+        note_refused(core, flow)
         core.flows.release(flow)
         send_reset(core, ip, tcp)
         return
@@ -73,10 +73,10 @@ cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const
     flow.peer_len = route.peer_len
     core.flows.insert(flow, SIDE_GUEST)
     core.stats.flows_tcp += 1
-    core.stats.flows_opened += 1
     take_syn(core, flow, tcp)
     flow.body.tcp.cwnd = CWND_OPEN
     set_state(core, flow, TCP_CONNECTING)
+    note_opened(core, flow)
     result = core.sockets.connect(flow.fd, &flow.peer, flow.peer_len)
     connected = result == 0
     if connected or result == -EINPROGRESS:

@@ -61,6 +61,7 @@ from passt.dataplane.base.externs cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, IPPROTO_TCP,
     VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, htonl, htons, memcpy, memset,
 )
+from passt.dataplane.core.decisions cimport note_ended
 from passt.dataplane.core.station cimport station_of
 from passt.dataplane.link.meta cimport TxMeta
 from passt.dataplane.loop.timers cimport ms
@@ -355,6 +356,7 @@ cdef void end_connection(Core core, Flow *flow, bint abort) noexcept nogil:
     """Forget the connection. The remote sees a reset if *abort*, or if data it was owed is lost."""
     cdef TcpConn *conn = &flow.body.tcp
     if flow.fd >= 0:
+        note_ended(core, flow, why_ended(conn, abort))
         if abort or overflow_len(flow):
             core.sockets.abort(flow.fd)
         else:
@@ -370,6 +372,13 @@ cdef void end_connection(Core core, Flow *flow, bint abort) noexcept nogil:
     core.stats.flows_tcp -= 1
     set_state(core, flow, TCP_CLOSED)
     core.flows.release(flow)
+
+
+cdef const char *why_ended(const TcpConn *conn, bint abort) noexcept nogil:
+    """A word for how a connection ends."""
+    if not abort:
+        return b"finished"
+    return b"refused" if conn.state in (TCP_CONNECTING, TCP_SYN_SENT) else b"reset"
 
 
 cdef void end_tcp(Core core, Flow *flow) noexcept nogil:

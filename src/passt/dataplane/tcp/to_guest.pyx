@@ -7,6 +7,7 @@ connection at most TURN_BUDGET bytes go to the guest, then the others have their
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 
+from passt.dataplane.core.decisions cimport note_ended
 from passt.dataplane.base.assertions cimport PASST_DEBUG_BUILD
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.record cimport CLASS_OVER, Flow
@@ -264,6 +265,7 @@ cdef bint send_data(Core core, Flow *flow, uint32_t n, bint last) noexcept nogil
     conn.snd_nxt += n
     if again:
         core.stats.tcp_retransmits += 1
+        conn.retransmits += 1
         if conn.board != NULL:
             note_resent(conn, conn.snd_nxt - n, n)
     elif not conn.flags & (CONN_RTT_TIMED | CONN_TIMESTAMPS):
@@ -306,6 +308,7 @@ cdef void resend_first(Core core, Flow *flow) noexcept nogil:
         return
     consume_acked(core, flow)
     core.stats.tcp_retransmits += 1
+    conn.retransmits += 1
     conn.flags &= ~<uint32_t>CONN_RTT_TIMED           # Karn's algorithm (RFC 6298 3)
     if conn.flags & CONN_HOST_EOF:
         if conn.snd_una == conn.fin_seq:
@@ -453,6 +456,7 @@ cdef void finish_turn(Core core, Flow *flow) noexcept nogil:
     if conn.snd_una != conn.snd_max and not conn.rtx_at:
         start_rtx(core, flow, conn.rto)       # it waited for the link
     if conn.state == TCP_TIME_WAIT and flow.fd >= 0 and not overflow_len(flow):
+        note_ended(core, flow, b"finished")
         core.sockets.close(flow.fd)
         flow.fd = -1
         core.flows.uncount_connection(flow)
@@ -498,6 +502,7 @@ cdef uint32_t resend_part(Core core, Flow *flow, uint32_t seq, uint32_t n) noexc
     if got <= 0 or not send_segment(core, flow, TCP_ACK | TCP_PSH, seq, <uint32_t>got):
         return 0
     core.stats.tcp_retransmits += 1
+    conn.retransmits += 1
     conn.flags &= ~<uint32_t>CONN_RTT_TIMED           # Karn's algorithm (RFC 6298 3)
     note_resent(conn, seq, <uint32_t>got)
     return <uint32_t>got

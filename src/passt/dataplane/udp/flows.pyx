@@ -47,7 +47,9 @@ from passt.dataplane.base.externs cimport (
     AF_INET, AF_INET6, ENOMEM, ENOSPC, IPPROTO_UDP, VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_UDP_L4,
     htons, memcmp, memcpy, memset, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage,
 )
-from passt.dataplane.core.decisions cimport ask_inbound, ask_listener, ask_source
+from passt.dataplane.core.decisions cimport (
+    ask_inbound, ask_listener, ask_source, note_ended, note_opened, note_refused_inbound,
+)
 from passt.dataplane.core.listeners cimport SharedListener
 from passt.dataplane.core.make_room cimport admit_datagram, take_record
 from passt.dataplane.core.station cimport follow_sender
@@ -110,8 +112,8 @@ cdef Flow *open_outbound(Core core, const FlowKey *key) noexcept nogil:
         join_groups(core, flow, &route)
     core.flows.insert(flow, SIDE_GUEST)
     core.flows.insert(flow, SIDE_HOST)
-    core.stats.flows_opened += 1
     core.stats.flows_udp += 1
+    note_opened(core, flow)
     return flow
 
 
@@ -304,8 +306,8 @@ cdef Flow *open_answer(Core core, Flow *port, const FlowKey *key,
     flow.peer_len = sizeof(sockaddr_in) if peer.ss_family == AF_INET else sizeof(sockaddr_in6)
     core.flows.insert(flow, SIDE_GUEST)
     core.flows.insert(flow, SIDE_HOST)
-    core.stats.flows_opened += 1
     core.stats.flows_udp += 1
+    note_opened(core, flow)
     return flow
 
 
@@ -340,11 +342,12 @@ cdef Flow *open_inbound(Core core, uint32_t listener, int fd, const FlowKey *key
     cdef InboundView view
     cdef FlowKey guest_key
     cdef Flow *flow
+    cdef bint is_new = False
     # The policy maps ports by the one that the listener is bound to.
     (<sockaddr_in *>local).sin_port = htons(core.listeners.states[listener].port)
     if not ask_inbound(core, listener, IPPROTO_UDP, peer, local, &view):
         count(&core.stats, DROP_REFUSED)
-        core.stats.flows_refused += 1
+        note_refused_inbound(core, IPPROTO_UDP, peer, local)
         return NULL
     if view.bypass:
         return open_splice_udp(core, listener, fd, key, message, &view)
@@ -360,7 +363,7 @@ cdef Flow *open_inbound(Core core, uint32_t listener, int fd, const FlowKey *key
         start_udp(core, flow)
         core.flows.insert(flow, SIDE_GUEST)
         core.stats.flows_udp += 1
-        core.stats.flows_opened += 1
+        is_new = True
     elif not same_remote(core, flow, listener, key):
         count(&core.stats, DROP_REFUSED)
         return NULL
@@ -376,6 +379,8 @@ cdef Flow *open_inbound(Core core, uint32_t listener, int fd, const FlowKey *key
     flow.body.udp.ifindex = ifindex
     flow.keys[1] = key[0]
     core.flows.insert(flow, SIDE_HOST)
+    if is_new:
+        note_opened(core, flow)
     return flow
 
 
@@ -440,6 +445,7 @@ cdef void end_udp(Core core, Flow *flow) noexcept nogil:
     if core.udp.out_batch.n_messages:
         flush_out(core)           # some of it may be this flow's
     core.stats.flows_udp -= 1
+    note_ended(core, flow, b"idle")
     leave_port(core, flow)
     end_datagram(core, flow)
 

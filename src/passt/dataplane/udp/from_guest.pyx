@@ -12,6 +12,7 @@ refuses before it sends (net/ipv4/udp.c, udp_send_skb). The flow remembers from 
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
+from passt.dataplane.flow.traffic cimport add_to_host
 from passt.dataplane.flow.batches cimport (
     CONTROL_SIZE, MAX_SEGMENTS, OUT_MESSAGES, OUT_PIECES, OutBatch, OutMessage,
 )
@@ -61,6 +62,7 @@ cdef void queue_datagrams(Core core, Flow *flow, const IpView *ip, const uint8_t
     cdef iovec *piece
     cdef int fd = socket_of(core, flow)
     cdef uint32_t n_datagrams = <uint32_t>((n + segment - 1) // segment) if segment else 1
+    add_to_host(&flow.body.udp.traffic, n_datagrams, n)
     if goes_to_many(core, flow):
         note_sending(core, payload, n, segment)
     if batch.n_messages and (fd != batch.fd or ip.dont_fragment != batch.dont_fragment):

@@ -12,6 +12,7 @@ watched until then.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
+from passt.dataplane.flow.traffic cimport add_to_guest
 from passt.dataplane.flow.batches cimport CONTROL_SIZE, IN_MESSAGES, MAX_SEGMENTS, InBatch
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.packet.checksum cimport csum_fold, pseudo4, pseudo6
@@ -287,6 +288,7 @@ cdef void send_run(Core core, Run *run) noexcept nogil:
     cdef TxMeta meta
     if run.flow != NULL:
         note_received(core, run.flow, run.n_datagrams)
+        add_to_guest(&run.flow.body.udp.traffic, run.n_datagrams, run.total)
         fill_headers(core, run.flow, run.total, &meta)
         if run.tos:
             mark_packet(core.link.slot + ETH_HLEN, run.flow.keys[0].addr_len == 4, run.tos, 0)

@@ -1,0 +1,208 @@
+"""Answers to what the table of routes names: the program as it is now."""
+
+from __future__ import annotations
+
+import resource
+import time
+
+from passt import __version__, log
+from passt.control import metrics, routes
+from passt.control.events import EventHub, port_of
+from passt.control.flows import FlowFilter, FlowTexts, address_text, number, parse_name
+from passt.control.http import JSON, RefusalError, Response, answer, encode, parse_json, pieces_of
+from passt.facts.address import format_mac
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, Protocol
+
+    from passt.control.client import Client
+    from passt.control.http import Request
+    from passt.control.source import Source
+    from passt.facts.contracts import FlowDetail
+    from passt.facts.guest import GuestFamily, GuestNet
+    from passt.facts.settings import Settings
+
+    class Observed(Protocol):
+        """The guest's addresses; `forward.guest_addresses.Observed`."""
+
+        mac: bytes | None
+        on_learnt: Callable[[bytes], None] | None
+
+        def addresses(self) -> list[bytes]:
+            """Return those that it was seen to use."""
+
+MAX_PAGE = 65536       # flows in one response
+DEFAULT_PAGE = 1000
+RECORDS_AT_ONCE = 64   # of the flow table in one turn of the loop: well below a millisecond
+LEVELS = {"debug": log.DEBUG, "info": log.INFO, "warning": log.WARNING}
+
+
+class Known:
+    """What the program tells of itself that does not change; *observed* has the guest's addresses.
+
+    *arguments* are those of its command line, *started_s* is in seconds since 1970.
+    """
+
+    def __init__(self, settings: Settings, guest: GuestNet, observed: Observed, arguments: list[str],
+                 started_s: float) -> None:
+        self.settings = settings
+        self.guest = guest
+        self.observed = observed
+        self.arguments = arguments
+        self.started_s = started_s
+
+
+class Api:
+    """Answers requests about *engine*; *control_counters* are those of the responders."""
+
+    def __init__(self, engine: Source, known: Known, control_counters: Callable[[], dict[str, int]],
+                 clock: Callable[[], float] = time.time) -> None:
+        self._engine = engine
+        self._known = known
+        self._control_counters = control_counters
+        self._clock = clock
+        self._texts = FlowTexts(known.guest, engine.listeners)
+        self.events = EventHub(engine, self._texts, clock=clock)
+        self.count_clients: Callable[[], int] = int
+        known.observed.on_learnt = self.events.on_guest_learnt
+
+    def serve(self, request: Request, client: Client) -> Response:
+        """Answer one request. Raises RefusalError."""
+        route, matched = routes.find(request.method, request.path, tuple(request.query))
+        handler: Callable[..., Response] = getattr(self, route.name)
+        return handler(request, client, *matched)
+
+    def info(self, _request: Request, _client: Client) -> Response:
+        """Tell what this program is, and how full its limits are."""
+        known, settings = self._known, self._known.settings
+        usage = self._engine.usage()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return answer({
+            "version": __version__,
+            "mode": settings.mode,
+            "pid": log.own_pid(),
+            "started": round(known.started_s, 3),
+            "uptime_s": round(self._clock() - known.started_s, 3),
+            "options": known.arguments,
+            "command": list(settings.namespace.command) or None,
+            "namespace": settings.namespace.netns or settings.namespace.pid,
+            "guest": self._guest(),
+            "memory": {"peak_bytes": peak, "flows_limit_bytes": self._engine.memory_ceiling()},
+            "descriptors_limit": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            "limits": {name: {"now": now, "most": most} for name, (now, most) in usage.items()},
+            "clients": self.count_clients(),
+            "listeners_of_events": self.events.count(),
+        })  # fmt: skip
+
+    def _guest(self) -> dict[str, Any]:
+        guest, observed = self._known.guest, self._known.observed
+        seen = [address_text(address) for address in observed.addresses()]
+        return {"mac": format_mac(observed.mac) if observed.mac else None, "mtu": guest.mtu,
+                "interface": guest.ifname, "addresses_in_use": seen, "ip4": _family(guest.ip4),
+                "ip6": _family(guest.ip6)}
+
+    def flows(self, request: Request, _client: Client) -> Response:
+        """List flows from a cursor on."""
+        chosen = FlowFilter(request.query)
+        start = number(request.query, "cursor", 0, 0xFFFF_FFFF) or 0
+        limit = number(request.query, "limit", 1, MAX_PAGE) or DEFAULT_PAGE
+        return Response(200, JSON, self._list(chosen, start, limit), is_whole=False)
+
+    def _list(self, chosen: FlowFilter, start: int, limit: int) -> Iterator[bytes | None]:
+        """Write flows a few records at a time; the loop runs between two of them."""
+        place: int | None = start
+        left, before = limit, b'{"flows":['
+        self._texts.refresh()
+        while place is not None and left:
+            found, after = self._engine.detail_page(place, min(RECORDS_AT_ONCE, left))
+            texts = [encode(self._texts.write(flow)) for flow in found if chosen.takes(flow, self._texts)]
+            place, left = after, left - len(texts)
+            if texts:
+                yield before + b",".join(texts)
+                before = b","
+            else:
+                yield b""
+        end = b"" if before == b"," else before
+        yield end + b'],"next":' + (b"null" if place is None else str(place).encode()) + b"}\n"
+
+    def flow(self, _request: Request, _client: Client, name: str) -> Response:
+        """Tell of one flow."""
+        self._texts.refresh()
+        return answer(self._texts.write(self._find(name)))
+
+    def _find(self, name: str) -> FlowDetail:
+        """Return the flow with that id. Raises RefusalError."""
+        index, generation = parse_name(name)
+        for flow in self._engine.detail_page(index, 1)[0]:
+            if (flow.number, flow.generation) == (index, generation):
+                return flow
+        raise RefusalError(404, f"flow {name} is not there any more")
+
+    def close_flow(self, _request: Request, _client: Client, name: str) -> Response:
+        """End a flow, and tell what it was."""
+        flow = self._find(name)
+        self._texts.refresh()
+        text = self._texts.write(flow)
+        if not self._engine.close_flow(flow.number, flow.generation):
+            raise RefusalError(404, f"flow {name} is not there any more")
+        return answer(text)
+
+    def counters(self, _request: Request, _client: Client) -> Response:
+        """Tell all counters."""
+        return answer(self._all_counters())
+
+    def _all_counters(self) -> dict[str, int]:
+        return self._engine.counters() | self._control_counters()
+
+    def ports(self, _request: Request, _client: Client) -> Response:
+        """List the open ports."""
+        return Response(200, JSON, pieces_of(self._ports(), b'{"ports":[', b"]}\n"), is_whole=False)
+
+    def _ports(self) -> Iterator[bytes | None]:
+        listeners = self._engine.listeners()
+        for start in range(0, len(listeners), RECORDS_AT_ONCE):
+            texts = [encode(port_of(each)) for each in listeners[start:start + RECORDS_AT_ONCE]]
+            yield (b"," if start else b"") + b",".join(texts)
+
+    def metrics(self, request: Request, _client: Client) -> Response:
+        """Tell everything that is counted, for Prometheus."""
+        found = metrics.families(
+            self._all_counters(), self._engine.usage(), version=__version__,
+            mode=self._known.settings.mode, started_s=self._known.started_s, n_clients=self.count_clients())
+        is_open = "application/openmetrics-text" in request.accept
+        kind = metrics.OPEN_METRICS if is_open else metrics.TEXT
+        return Response(200, kind, (metrics.render(found, is_open=is_open),))
+
+    def listen(self, request: Request, client: Client) -> Response:
+        """Send events as they come, until the client goes."""
+        return self.events.subscribe(client, request.query.get("kinds"))
+
+    def log(self, _request: Request, _client: Client) -> Response:
+        """Tell which messages are printed."""
+        return answer({"level": _level_name()})
+
+    def set_log(self, request: Request, _client: Client) -> Response:
+        """Print more messages, or fewer, from now on."""
+        level = parse_json(request.body, {"level": (str,)}, ("level",))["level"]
+        if level not in LEVELS:
+            raise RefusalError(400, f"level is one of {', '.join(LEVELS)}")
+        log.configure(debug=level == "debug", quiet=level == "warning")
+        self._engine.set_trace(log.debug if level == "debug" else None)
+        return answer({"level": level})
+
+
+def _level_name() -> str:
+    return next(name for name, level in LEVELS.items() if level == log.level())
+
+
+def _family(family: GuestFamily | None) -> dict[str, Any] | None:
+    if family is None:
+        return None
+    return {"address": family.address and str(family.address), "prefix_length": family.prefix_len,
+            "gateway": family.gateway and str(family.gateway),
+            "interface_of_host": family.template_ifname,
+            "map_host_loopback": family.map_host_loopback and str(family.map_host_loopback),
+            "map_guest_addr": family.map_guest and str(family.map_guest),
+            "dns_forward": family.dns_match and str(family.dns_match)}

@@ -1,0 +1,134 @@
+"""--control: its socket is made at the start, its server when the engine is there.
+
+The socket `auto` is named after the process that serves it, $XDG_RUNTIME_DIR/passt/PID.sock, so that tools
+find all instances. Where the program goes to the background, the PID is known only after the fork, to the
+parent first, which then renames the file (`Background.on_fork`).
+
+The package h11 is looked for here, with the caller's rights: it may lie where only a start without -S looks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from passt import log
+from passt.errors import ConfigError, HostError
+from passt.host import unix_socket
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from passt.control.api import Observed
+    from passt.control.source import Source
+    from passt.facts.guest import GuestNet
+    from passt.facts.settings import Settings
+    from passt.host.unix_socket import ListeningSocket
+    from passt.process.background import Background
+
+AUTO = "auto"
+DIRECTORY = "passt"   # below XDG_RUNTIME_DIR
+_SUFFIX = ".sock"
+
+
+class Control:
+    """The control socket of one start, opened with the caller's rights. Raises PasstError."""
+
+    def __init__(self, path: str, background: Background) -> None:
+        _load()
+        self._started_s = time.time()
+        self._owner_uid = os.geteuid()
+        self._is_auto = path == AUTO
+        if self._is_auto:
+            directory = runtime_directory()
+            _make_directory(directory)
+            remove_stale(directory)
+            path = os.path.join(directory, f"{os.getpid()}{_SUFFIX}")
+        background.expect_file()
+        self._socket: ListeningSocket = unix_socket.listen_alone(path, "--control")
+        background.has_made(path)
+        if self._is_auto:
+            background.on_fork = self._take_name
+
+    def _take_name(self, pid: int) -> str:
+        """Name the file after *pid*, the process that serves it; return its name."""
+        old, new = self._socket.path, self._name_of(pid)
+        try:
+            os.rename(old, new)
+        except OSError as error:
+            # The user who starts may not be the one who serves. Who asks is told the PID, too.
+            log.debug(f"{old} keeps its name: {error.strerror}")
+            return old
+        return new
+
+    def _name_of(self, pid: int) -> str:
+        return os.path.join(os.path.dirname(self._socket.path), f"{pid}{_SUFFIX}")
+
+    def serve(self, settings: Settings, guest: GuestNet, engine: Source, observed: Observed,
+              control_counters: Callable[[], dict[str, int]]) -> None:
+        """Build all that answers; call before paths are closed."""
+        from passt.control.api import Api, Known
+        from passt.control.server import Server
+
+        named = self._name_of(log.own_pid())
+        if self._is_auto and os.path.exists(named):
+            self._socket.path = named
+        known = Known(settings, guest, observed, sys.argv[1:], self._started_s)
+        api = Api(engine, known, control_counters)
+        self._server = Server(engine, self._socket.detach(), api.serve, owner_uid=self._owner_uid)
+        api.count_clients = self._server.count
+
+    def start(self) -> None:
+        """Take clients from now on."""
+        self._server.start()
+
+    @property
+    def path(self) -> str:
+        """The path of the socket."""
+        return self._socket.path
+
+
+def runtime_directory() -> str:
+    """Return the directory of the sockets that are named after their process. Raises ConfigError."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if not runtime.startswith("/"):
+        raise ConfigError("option '--control' auto: XDG_RUNTIME_DIR, the directory of this user's sockets, is"
+                          " not set; set it, or give a path")
+    return os.path.join(runtime, DIRECTORY)
+
+
+def _make_directory(directory: str) -> None:
+    try:
+        os.mkdir(directory, 0o700)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise ConfigError(f"option '--control' auto: cannot make {directory}: {error.strerror}") from None
+
+
+def remove_stale(directory: str) -> None:
+    """Remove sockets of programs that have ended from *directory*."""
+    for name in os.listdir(directory):
+        if name.endswith(_SUFFIX):
+            unix_socket.remove_if_stale(os.path.join(directory, name))
+
+
+def _load() -> None:
+    """Load the server and the package that it takes. Raises HostError."""
+    try:
+        import h11  # noqa: F401 - is it there?
+    except ImportError:
+        import site
+
+        # The launcher starts Python without its places for packages, as all else needs none.
+        site.addsitepackages(site.venv(set(sys.path)) or set())
+    try:
+        import passt.control.api
+        import passt.control.server  # noqa: F401 - no file can be read later
+    except ImportError as error:
+        if error.name != "h11":
+            raise
+        raise HostError("option '--control' needs the Python package h11, which is not installed:"
+                        " python3-h11 of the distribution, or pip install h11") from None

@@ -1,0 +1,201 @@
+"""Events for those who listen: JSON lines, a bounded queue for each listener.
+
+Theory of operation. The engine tells of flows and ports only while somebody listens (`Engine.set_watcher`),
+and of no more than a number a second, which it counts. A listener that does not read fast enough loses the
+newest events: its queue is full. Both losses are told in an event of their own, before the next one that is
+not lost. Nothing here ever waits.
+
+Limits are no events of the engine: as long as somebody listens, its counters are compared once a second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from passt.control.flows import PROTOCOLS, end_of, rule_text
+from passt.control.http import JSON_LINES, RefusalError, Response, encode
+from passt.facts.address import format_mac
+from passt.facts.port_rule import PortRule
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from passt.control.client import Client
+    from passt.control.flows import FlowTexts
+    from passt.control.source import Source
+    from passt.facts.contracts import FlowDetail, ListenerInfo
+
+
+KINDS = ("flow_opened", "flow_closed", "flow_refused", "port_opened", "port_closed", "guest_address",
+         "limit_reached", "lost")  # fmt: skip
+MAX_LISTENERS = 8
+MAX_QUEUED = 1024   # events, of some 700 bytes, that one listener may be behind
+LOOK_S = 1.0        # between two looks at the counters of limits
+# Counters that grow when a limit is reached.
+LIMITS = ("drop_flows_full", "drop_no_fd", "drop_crowd", "drop_tcp_memory", "drop_control_rate",
+          "flows_evicted")  # fmt: skip
+
+
+class Subscription:
+    """The queue of one listener, who wants events of *kinds*."""
+
+    def __init__(self, kinds: frozenset[str], client: Client) -> None:
+        self.kinds = kinds
+        self.client = client
+        self.lines: deque[bytes] = deque()
+        self.n_lost = 0
+
+    def add(self, line: bytes) -> None:
+        """Take one more event, or count it as lost."""
+        if len(self.lines) >= MAX_QUEUED:
+            self.n_lost += 1
+        else:
+            self.lines.append(line)
+        self.client.wake()
+
+    def pieces(self, clock: Callable[[], float]) -> Iterator[bytes | None]:
+        """Give all that is queued, whenever there is something."""
+        while True:
+            if not self.lines and not self.n_lost:
+                yield None
+                continue
+            piece = b"".join(self.lines)
+            self.lines.clear()
+            if self.n_lost:
+                piece += event_line("lost", clock(), {"events": self.n_lost})
+                self.n_lost = 0
+            yield piece
+
+
+class EventHub:
+    """Hands the events of *source* to who listens; a `contracts.FlowWatcher`.
+
+    *clock* gives seconds since 1970.
+    """
+
+    def __init__(self, source: Source, texts: FlowTexts, *, clock: Callable[[], float] = time.time) -> None:
+        self._source = source
+        self._texts = texts
+        self._clock = clock
+        self._subscriptions: list[Subscription] = []
+        self._counts: dict[str, int] = {}
+        self._n_untold = 0
+        self._is_looking = False
+
+    def count(self) -> int:
+        """Return how many listen."""
+        return len(self._subscriptions)
+
+    def subscribe(self, client: Client, kinds_text: str | None) -> Response:
+        """Make *client* a listener; *kinds_text* are kinds with commas between, None: all.
+
+        Raises RefusalError.
+        """
+        kinds = frozenset(KINDS if kinds_text is None else kinds_text.split(","))
+        for kind in sorted(kinds.difference(KINDS)):
+            raise RefusalError(400, f"'{kind[:40]}' is no kind of event; there are {', '.join(KINDS)}")
+        if len(self._subscriptions) >= MAX_LISTENERS:
+            raise RefusalError(503, f"{MAX_LISTENERS} clients listen to events already")
+        subscription = Subscription(kinds, client)
+        self._subscriptions.append(subscription)
+
+        def leave() -> None:
+            self._subscriptions.remove(subscription)
+            if not self._subscriptions:
+                self._source.set_watcher(None)
+
+        client.when_closed = leave
+        if len(self._subscriptions) == 1:
+            self._begin()
+        return Response(200, JSON_LINES, subscription.pieces(self._clock), is_whole=False)
+
+    def _begin(self) -> None:
+        self._texts.refresh()
+        self._counts = self._limits()
+        self._n_untold = self._source.n_untold()
+        self._source.set_watcher(self)
+        if not self._is_looking:
+            self._is_looking = True
+            self._source.call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        """Tell of limits that were reached since the last look, and of events that nobody was told."""
+        self._is_looking = bool(self._subscriptions)
+        if not self._is_looking:
+            return
+        self._source.call_later(LOOK_S, self._look)
+        counts = self._limits()
+        for name, n in counts.items():
+            if n > self._counts.get(name, 0):
+                self._publish("limit_reached", {"counter": name, "times": n - self._counts.get(name, 0)})
+        self._counts = counts
+        n_untold = self._source.n_untold()
+        for subscription in self._subscriptions:
+            subscription.n_lost += n_untold - self._n_untold
+            if subscription.n_lost:
+                subscription.client.wake()
+        self._n_untold = n_untold
+
+    def _limits(self) -> dict[str, int]:
+        counters = self._source.counters()
+        return {name: counters[name] for name in LIMITS}
+
+    def _publish(self, kind: str, content: dict[str, Any]) -> None:
+        line = b""
+        for subscription in self._subscriptions:
+            if kind in subscription.kinds:
+                line = line or event_line(kind, self._clock(), content)
+                subscription.add(line)
+
+    def on_flow_opened(self, flow: FlowDetail) -> None:
+        """Tell of a flow that has begun."""
+        self._publish("flow_opened", {"flow": self._texts.write(flow)})
+
+    def on_flow_ended(self, flow: FlowDetail, why: str) -> None:
+        """Tell of a flow that ends, with what it carried."""
+        self._publish("flow_closed", {"reason": why, "flow": self._texts.write(flow)})
+
+    def on_flow_refused(self, proto: int, source: bytes, source_port: int, destination: bytes,
+                        destination_port: int, inbound: bool) -> None:
+        """Tell of a flow that the policy refused."""
+        self._publish("flow_refused", {
+            "protocol": PROTOCOLS[proto], "direction": "inbound" if inbound else "outbound",
+            "source": end_of(source, source_port), "destination": end_of(destination, destination_port)})
+
+    def on_port_opened(self, listener: ListenerInfo) -> None:
+        """Tell of a listener that was opened."""
+        self._texts.refresh()
+        self._publish("port_opened", port_of(listener))
+
+    def on_port_closed(self, listener: ListenerInfo) -> None:
+        """Tell of a listener that was closed."""
+        self._texts.refresh()
+        self._publish("port_closed", port_of(listener))
+
+    def on_guest_learnt(self, address: bytes) -> None:
+        """Tell of an address that the guest was seen to use: 6 bytes are a hardware address."""
+        if self._subscriptions:
+            text = end_of(address, 0) if len(address) != 6 else {"address": format_mac(address)}
+            self._publish("guest_address", {"address": text and text["address"]})
+
+
+def event_line(kind: str, time_s: float, content: dict[str, Any]) -> bytes:
+    """Write one event as a line."""
+    return encode({"event": kind, "time": round(time_s, 6)} | content) + b"\n"
+
+
+def port_of(listener: ListenerInfo) -> dict[str, Any]:
+    """Write one open port."""
+    rule = listener.rule if isinstance(listener.rule, PortRule) else None
+    return {
+        "side": "namespace" if listener.namespace else "host",
+        "protocol": PROTOCOLS[listener.proto],
+        "port": listener.port,
+        "address": str(rule.address) if rule is not None and rule.address is not None else None,
+        "interface": rule.ifname if rule is not None else None,
+        "leads_to": rule.service_port(listener.port) if rule is not None else None,
+        "rule": rule_text(rule) if rule is not None else None,
+    }

@@ -1,0 +1,127 @@
+"""The listening side of the control socket: who may come in, how many at once, and for how long.
+
+The socket's file has mode 0600, so that only its owner and root can connect; the kernel tells besides who did
+(unix(7), SO_PEERCRED). A client that comes when there are MAX_CLIENTS gets a response that says so. Slow and
+silent ones are closed when their time is over (`client`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+
+from passt import log
+from passt.control.client import Client
+from passt.control.http import RefusalError
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from passt.control.http import Request, Response
+    from passt.control.source import Loop
+
+MAX_CLIENTS = 32
+MAX_ACCEPTED = 16         # in one turn of the loop
+RETRY_S = 1.0             # until accept(2) is tried again after it found no free descriptor
+SWEEP_S = 1.0             # between two looks for clients whose time is over
+OVERFLOW_UID = 65534      # of a user that our user namespace does not know: user_namespaces(7)
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+
+
+class Server:
+    """Serves clients of the listening socket *fd*, which it owns, by *serve*.
+
+    *owner_uid* is the user who made the socket's file, as seen before any namespace was entered.
+    """
+
+    def __init__(self, loop: Loop, fd: int, serve: Callable[[Request, Client], Response], *,
+                 owner_uid: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._loop = loop
+        self._sock = socket.socket(fileno=fd)
+        self._serve = serve
+        self._owner_uid = owner_uid
+        self._clock = clock
+        self._clients: set[Client] = set()
+        self._is_sweeping = False
+        # Made now: no response takes anything that could be lacking later.
+        self._full = _plain(RefusalError(503, f"there are {MAX_CLIENTS} clients already"))
+        self._stranger = _plain(RefusalError(403, "this socket is for the user who started the program"))
+
+    def start(self) -> None:
+        """Take clients from now on."""
+        self._loop.add_reader(self._sock.fileno(), self._on_client)
+
+    def count(self) -> int:
+        """Return how many clients there are."""
+        return len(self._clients)
+
+    def _on_client(self) -> None:
+        for _ in range(MAX_ACCEPTED):
+            try:
+                sock, _ = self._sock.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                log.limited(log.WARNING, "control", f"--control: cannot accept a client: {error.strerror}")
+                self._loop.remove_reader(self._sock.fileno())
+                self._loop.call_later(RETRY_S, self.start)
+                return
+            self._take(sock)
+
+    def _take(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        refusal = None if self._is_owner(sock) else self._stranger
+        if refusal is None and len(self._clients) >= MAX_CLIENTS:
+            refusal = self._full
+        if refusal is not None:
+            try:
+                # Read first: what is unread when we close would reset the connection, and lose our response.
+                sock.recv(65536)
+            except OSError:
+                pass
+            try:
+                sock.send(refusal)
+            except OSError:
+                pass
+            sock.close()
+            return
+        try:
+            self._clients.add(Client(self._loop, sock, self._serve, self._clients.discard, self._clock))
+        except OSError:
+            sock.close()
+            return
+        if not self._is_sweeping:
+            self._is_sweeping = True
+            self._loop.call_later(SWEEP_S, self._sweep)
+
+    def _is_owner(self, sock: socket.socket) -> bool:
+        """Tell whether the client is of our user, or root.
+
+        A user whom our namespace does not know has no number in it. Only where the owner of the file became
+        another user, as root does, can it be the owner: the mode of the file has kept out all others.
+        """
+        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        uid = _CREDENTIALS.unpack(raw)[1]
+        if uid in {os.getuid(), 0}:
+            return True
+        return uid == OVERFLOW_UID and self._owner_uid == 0
+
+    def _sweep(self) -> None:
+        """Close clients whose time is over, as long as there are clients."""
+        for client in [client for client in self._clients if client.is_late()]:
+            client.close()
+        self._is_sweeping = bool(self._clients)
+        if self._is_sweeping:
+            self._loop.call_later(SWEEP_S, self._sweep)
+
+
+def _plain(refusal: RefusalError) -> bytes:
+    """Write a refusal as the bytes of a response, for a client with whom we do not talk."""
+    response = refusal.response()
+    body = b"".join(piece or b"" for piece in response.body)
+    head = (f"HTTP/1.1 {response.status} \r\ncontent-type: {response.kind}\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n")
+    return head.encode() + body

@@ -1,0 +1,56 @@
+"""What the control socket takes of the engine; `dataplane.engine.Engine` has all of it (see engine.pyi)."""
+
+from __future__ import annotations
+
+from passt.light.values import Protocol
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from passt.facts.contracts import FlowDetail, FlowWatcher, ListenerInfo
+
+
+class Loop(Protocol):
+    """Watches descriptors."""
+
+    def add_reader(self, fd: int, callback: Callable[[], None], readable: bool = ...,
+                   writable: bool = ...) -> None:
+        """Call *callback* whenever *fd* is readable or writable."""
+
+    def remove_reader(self, fd: int) -> None:
+        """Stop watching *fd*."""
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """Call *callback* once, after *delay_s* seconds."""
+
+
+class Source(Loop, Protocol):
+    """Tells of flows, ports and counters."""
+
+    def detail_page(self, start: int = ..., limit: int = ...) -> tuple[list[FlowDetail], int | None]:
+        """Look at *limit* records of the flow table; return flows, and the start of the next page."""
+
+    def close_flow(self, index: int, generation: int) -> bool:
+        """End a flow; False if it is gone."""
+
+    def listeners(self) -> list[ListenerInfo]:
+        """Return all open listeners."""
+
+    def counters(self) -> dict[str, int]:
+        """Return all counters."""
+
+    def usage(self) -> dict[str, tuple[int, int]]:
+        """Return what there is of each thing that has a limit, and the limit."""
+
+    def memory_ceiling(self) -> int:
+        """Return how many bytes flows can take."""
+
+    def set_watcher(self, watcher: FlowWatcher | None) -> None:
+        """Tell *watcher* of flows and ports."""
+
+    def n_untold(self) -> int:
+        """Return how many events were told to nobody, as there were too many."""
+
+    def set_trace(self, flows: Callable[[str], None] | None) -> None:
+        """Call *flows* with a line for each change of a connection's state."""

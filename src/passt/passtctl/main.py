@@ -1,0 +1,214 @@
+"""A run of passtctl: one function for each command."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+from passt.errors import ConfigError, HostError
+from passt.passtctl import instances
+from passt.passtctl.command import parse_filters
+from passt.passtctl.table import amount, duration, endpoint, layout
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from passt.passtctl.command import Command
+    from passt.passtctl.instances import Instance
+
+RATE_S = 0.5       # over which rates are measured
+WATCH_S = 1.0
+_CLEAR = "\x1b[H\x1b[2J"
+_FLOWS = ("flows_tcp", "flows_udp", "flows_ping", "flows_splice_tcp", "flows_splice_udp")
+_RATES = ("bytes_from_guest", "splice_bytes_to_host", "bytes_to_guest", "splice_bytes_to_guest")
+
+
+def run(command: Command) -> int:
+    """Carry *command* out; return the exit status. Raises PasstError."""
+    if command.name == "list":
+        return _list(command)
+    instance = instances.choose(command.pid, command.path)
+    handlers: dict[str, Callable[[Instance, Command], int]] = {
+        "flows": _flows, "stats": _stats, "events": _events, "metrics": _metrics, "log": _log,
+        "close": _close, "ports": _ports}  # fmt: skip
+    try:
+        return handlers[command.name](instance, command)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _print(lines: Iterable[str]) -> None:
+    """Print lines. Raises HostError; a reader that is gone ends the program."""
+    data = "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")
+    try:
+        while data:
+            data = data[os.write(1, data):]
+    except BrokenPipeError:
+        sys.exit(0)
+    except OSError as error:
+        raise HostError(f"cannot write to standard output: {error.strerror}") from None
+
+
+def _print_json(value: Any) -> int:
+    _print([json.dumps(value, indent=2)])
+    return 0
+
+
+def _list(command: Command) -> int:
+    """Show all instances, with rates over a moment."""
+    found = instances.reachable()
+    before = _count_all(found)
+    time.sleep(RATE_S if found else 0)
+    after = _count_all(found)
+    rows = []
+    for instance, info in found:
+        old, new = before.get(instance.path), after.get(instance.path)
+        if old is None or new is None:
+            continue              # it has ended meanwhile
+        rates = [max(new[name] - old[name], 0) / RATE_S for name in _RATES]
+        flows = sum(new[name] for name in _FLOWS)
+        serves = " ".join(info["command"] or ()) or str(info["namespace"] or "-")
+        rows.append({"pid": info["pid"], "mode": info["mode"], "serves": serves,
+                     "ports": info["limits"]["listeners"]["now"], "flows": flows,
+                     "bytes_from_guest_per_s": sum(rates[:2]), "bytes_to_guest_per_s": sum(rates[2:]),
+                     "uptime_s": info["uptime_s"], "socket": instance.path})
+    if command.json:
+        return _print_json(rows)
+    _print(layout(
+        ("PID", "MODE", "UP", "PORTS", "FLOWS", "OUT/s", "IN/s", "COMMAND OR NAMESPACE"),
+        [(str(row["pid"]), row["mode"], duration(int(row["uptime_s"] * 1000)), str(row["ports"]),
+          str(row["flows"]), amount(row["bytes_from_guest_per_s"]), amount(row["bytes_to_guest_per_s"]),
+          row["serves"]) for row in rows], frozenset((0, 2, 3, 4, 5, 6))))
+    return 0
+
+
+def _count_all(found: Iterable[tuple[Instance, Any]]) -> dict[str, dict[str, int]]:
+    """Return the counters of all that still answer, by the path of their socket."""
+    counts = {}
+    for instance, _ in found:
+        try:
+            counts[instance.path] = instance.ask("/v1/counters")
+        except HostError:
+            continue
+    return counts
+
+
+def _flows(instance: Instance, command: Command) -> int:
+    """Show flows, once or again and again."""
+    query = parse_filters(command.words)
+    is_terminal = os.isatty(1)
+    while True:
+        found = list(instance.flows(query))
+        if command.json:
+            _print_json(found)
+        else:
+            _print([*([_CLEAR.rstrip()] if command.watch and is_terminal else []), *flow_table(found)])
+        if not command.watch:
+            return 0
+        time.sleep(WATCH_S)
+
+
+def flow_table(flows: Iterable[dict[str, Any]]) -> list[str]:
+    """Write flows as ss(8) users expect."""
+    rows = []
+    for flow in flows:
+        rtt = flow["rtt_us"]
+        rows.append((
+            flow["id"], flow["protocol"], flow["state"], "in" if flow["direction"] == "inbound" else "out",
+            flow["path"], endpoint(flow["guest"]), endpoint(flow["remote"]), endpoint(flow["host"]["peer"]),
+            amount(flow["bytes"]["to_host"]), amount(flow["bytes"]["to_guest"]), duration(flow["age_ms"]),
+            duration(flow["idle_ms"]), _milliseconds(rtt["guest"]), _milliseconds(rtt["host"]),
+            flow["rule"] or "-"))
+    heading = ("ID", "PROTO", "STATE", "DIR", "PATH", "GUEST", "REMOTE", "PEER", "SENT", "RECEIVED", "AGE",
+               "IDLE", "RTT-G", "RTT-H", "RULE")
+    return layout(heading, rows, frozenset((8, 9, 10, 11, 12, 13)))
+
+
+def _milliseconds(microseconds: int | None) -> str:
+    return "-" if microseconds is None else f"{microseconds / 1000:.1f}ms"
+
+
+def _stats(instance: Instance, command: Command) -> int:
+    """Show limits, and counters that are not 0."""
+    info, counters = instance.ask("/v1/info"), instance.ask("/v1/counters")
+    if command.json:
+        return _print_json({"limits": info["limits"], "counters": counters})
+    limits = [(name, str(limit["now"]), str(limit["most"]),
+               f"{100 * limit['now'] / limit['most'] if limit['most'] else 0:.1f} %")
+              for name, limit in info["limits"].items()]
+    counts = [(name, str(n)) for name, n in counters.items() if n]
+    _print([*layout(("LIMIT", "NOW", "MOST", "FULL"), limits, frozenset((1, 2, 3))), "",
+            *layout(("COUNTER", "VALUE"), counts, frozenset((1,)))])
+    return 0
+
+
+def _events(instance: Instance, command: Command) -> int:
+    """Print events as they come."""
+    kinds = f"?kinds={','.join(command.words)}" if command.words else ""
+    for line in instance.lines(f"/v1/events{kinds}"):
+        _print([line.decode().rstrip("\n") if command.json else event_text(json.loads(line))])
+    raise HostError(f"{instance.path}: the instance has ended")
+
+
+def event_text(event: dict[str, Any]) -> str:
+    """Write an event in one line."""
+    stamp = time.strftime("%H:%M:%S", time.localtime(event["time"])) + f"{event['time'] % 1:.3f}"[1:]
+    text = f"{stamp} {event['event'].replace('_', ' ')}"
+    flow = event.get("flow")
+    if flow is not None:
+        text += (f" {flow['id']} {flow['protocol']} {endpoint(flow['guest'])}"
+                 f" {'<-' if flow['direction'] == 'inbound' else '->'} {endpoint(flow['remote'])}")
+        if "reason" in event:
+            text += (f": {event['reason']}, sent {amount(flow['bytes']['to_host'])}, received"
+                     f" {amount(flow['bytes']['to_guest'])}, {duration(flow['age_ms'])}")
+        return text
+    rest = {key: value for key, value in event.items() if key not in {"event", "time"} and value is not None}
+    return " ".join([text, *(f"{key} {endpoint(value) if isinstance(value, dict) else value}"
+                             for key, value in rest.items())])
+
+
+def _metrics(instance: Instance, command: Command) -> int:
+    """Print metrics, or serve them."""
+    if command.listen is not None:
+        from passt.passtctl.exporter import serve
+
+        return serve(instance, command.listen)
+    _print([instance.text("/v1/metrics").decode().rstrip("\n")])
+    return 0
+
+
+def _log(instance: Instance, command: Command) -> int:
+    """Show or set the level."""
+    if command.words:
+        answer = instance.ask("/v1/log", "PUT", {"level": command.words[0]})
+    else:
+        answer = instance.ask("/v1/log")
+    if command.json:
+        return _print_json(answer)
+    _print([answer["level"]])
+    return 0
+
+
+def _close(instance: Instance, command: Command) -> int:
+    """End one flow."""
+    name = command.words[0]
+    if not all(part.isascii() and part.isdecimal() for part in name.split(".")):
+        raise ConfigError(f"'{name}' is not the id of a flow, which is like 17.0")
+    closed = instance.ask(f"/v1/flows/{name}", "DELETE")
+    return _print_json(closed) if command.json else 0
+
+
+def _ports(instance: Instance, command: Command) -> int:
+    """Show open ports."""
+    found = instance.ask("/v1/ports")["ports"]
+    if command.json:
+        return _print_json(found)
+    rows = [(port["side"], port["protocol"], port["address"] or "*", port["interface"] or "-",
+             str(port["port"]), str(port["leads_to"] or "-"), port["rule"] or "-") for port in found]
+    _print(layout(("SIDE", "PROTO", "ADDRESS", "INTERFACE", "PORT", "LEADS-TO", "RULE"), rows,
+                  frozenset((4, 5))))
+    return 0

@@ -1,0 +1,112 @@
+"""One connection of pesto to a program's socket: what that has, what it shall have, and what came of it."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from passt import log
+from passt.errors import HostError, WireError
+from passt.steer import messages
+from passt.steer.messages import Hello, Report
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Self
+
+    from passt.steer.messages import Answer
+
+WAIT_S = 60.0                      # for the clients before us, and a change of all ports
+_READ_LEN = 1 << 16
+_MAX_HELLO_LEN = 1 << 24
+
+
+class Connection:
+    """A connection to the socket *path*, to be used in a `with` statement. Raises HostError."""
+
+    def __init__(self, path: str, wait_s: float = WAIT_S) -> None:
+        self._path = path
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._sock.settimeout(wait_s)
+        try:
+            self._sock.connect(path)
+        except (OSError, ValueError) as error:
+            self._sock.close()
+            why = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise HostError(f"Failed to connect to {path}: {why}{_explain(error)}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        self._sock.close()
+
+    def read_hello(self) -> Hello:
+        """Wait for what the program has. Raises HostError."""
+        data = b""
+        while True:
+            received = self._receive()
+            if not received:
+                why = " in the middle of its tables" if data else ": did another user start it?"
+                raise HostError(f"{self._path}: the program closed the connection{why}")
+            data += received
+            try:
+                length = messages.hello_len(data)
+                if length is not None:
+                    log.debug(f"received {length} bytes of tables")
+                    return Hello.parse(data)
+            except WireError as error:
+                raise HostError(f"{self._path}: {error}") from None
+            if len(data) > _MAX_HELLO_LEN:
+                raise HostError(f"{self._path}: the tables have no end")
+
+    def send_answer(self, answer: Answer) -> Report | None:
+        """Send the new tables and wait until they are carried out; None if the program does not report."""
+        data = answer.build()
+        self._try(lambda: self._sock.sendall(data))
+        log.debug(f"sent {len(data)} bytes of tables")
+        received = b""
+        while True:
+            more = self._receive()
+            if not more:
+                break
+            received += more
+            if len(received) > messages.MAX_REPORT_LEN * 2:
+                raise HostError(f"{self._path}: the report has no end")
+        if not received and not answer.wants_report:
+            return None
+        try:
+            return Report.parse(received)
+        except WireError as error:
+            raise HostError(f"{self._path}: {error}; the ports may have been changed, or not") from None
+
+    def _receive(self) -> bytes:
+        try:
+            return self._try(lambda: self._sock.recv(_READ_LEN))
+        except ConnectionResetError:
+            return b""            # closed with bytes of ours unread
+
+    def _try(self, call: Callable[[], bytes | None]) -> bytes:
+        try:
+            return call() or b""
+        except TimeoutError:
+            raise HostError(f"{self._path}: the program does not answer, or others keep it busy") from None
+        except ConnectionResetError:
+            raise
+        except OSError as error:
+            raise HostError(f"{self._path}: {error.strerror}") from None
+
+
+def _explain(error: Exception) -> str:
+    """Say what helps, where that is known."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.ECONNREFUSED:
+        return "; the program that made this socket has ended"
+    if number == errno.EACCES:
+        return "; it belongs to another user"
+    if isinstance(error, TimeoutError):
+        return "; others keep the program busy"
+    return ""

@@ -1,0 +1,151 @@
+"""The new tables: what the steps of a command make of those that a program has. Pure."""
+
+from __future__ import annotations
+
+from passt.config.port_grammar import parse_spec
+from passt.config.port_options import PORT_OPTIONS, make_rules
+from passt.errors import ConfigError
+from passt.facts.contracts import HOST_TABLE, NAMESPACE_TABLE
+from passt.forward.rules import PROTOCOLS, OverlapError, RuleTable, describe_rule, find_overlap
+from passt.light.values import replace
+from passt.pesto.command import CLEAR, DELETE, REPLACE
+from passt.steer import messages
+from passt.steer.messages import NewTable
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from passt.facts.port_rule import PortRule
+    from passt.pesto.command import Step
+    from passt.steer.messages import Table
+
+    # Cuts the ephemeral ports of this host out of rules that leave them out.
+    Cut = Callable[[Iterable[PortRule]], list[PortRule]]
+
+_BITS = {"TCP": messages.TCP, "UDP": messages.UDP}
+
+
+class Draft:
+    """The tables of a program, changed by `apply`; *cut* is `host.listeners.leave_out_ephemeral`."""
+
+    def __init__(self, tables: Iterable[Table], cut: Cut) -> None:
+        self._facts = {table.name: table for table in tables}
+        self._rules = {table.name: [_normal(rule) for rule in table.rules] for table in tables}
+        self._cut = cut
+        self._replaced: set[str] = set()
+
+    def apply(self, step: Step) -> None:
+        """Carry out one *step*. Raises ConfigError, which names the option and the rule."""
+        try:
+            self._carry_out(step)
+        except ConfigError as error:
+            raise ConfigError(f"{step.label}: {error}") from None
+
+    def tables(self) -> tuple[NewTable, ...]:
+        """Return all tables, as an answer has them."""
+        return tuple([NewTable(table.id, tuple(self._rules[name])) for name, table in self._facts.items()])
+
+    def shown(self) -> list[tuple[str, list[PortRule]]]:
+        """Return the names of the tables and their rules."""
+        return list(self._rules.items())
+
+    def is_as(self, tables: Iterable[Table]) -> bool:
+        """Tell whether *tables* have the rules of this draft, in any order."""
+        found = {table.name: {_normal(rule) for rule in table.rules} for table in tables}
+        return found == {name: set(rules) for name, rules in self._rules.items()}
+
+    def _carry_out(self, step: Step) -> None:
+        if step.what == CLEAR:
+            self._find(step.value)
+            self._rules[step.value] = []
+            return
+        _, proto, is_host = PORT_OPTIONS[step.option]
+        name = HOST_TABLE if is_host else NAMESPACE_TABLE
+        table = self._find(name)
+        if not table.abilities & _BITS[PROTOCOLS[proto]]:
+            raise ConfigError(f"{PROTOCOLS[proto]} is off in this program")
+        if step.what == REPLACE and name not in self._replaced:
+            self._replaced.add(name)
+            self._rules[name] = []
+        if step.value == "none":
+            self._check_none(name, proto)
+        elif step.what == DELETE:
+            self._delete(step, table)
+        else:
+            for rule in self._make(step, table):
+                self._add(name, rule)
+
+    def _find(self, name: str) -> Table:
+        table = self._facts.get(name)
+        if table is None:
+            raise ConfigError(f"this program has no table {name}, only {', '.join(self._facts)}")
+        return table
+
+    def _check_none(self, name: str, proto: int) -> None:
+        for rule in self._rules[name]:
+            if rule.proto == proto:
+                raise ConfigError(f"'none' contradicts a rule that is there: {describe_rule(rule)}")
+
+    def _make(self, step: Step, table: Table, *, follows_all: bool = False) -> list[PortRule]:
+        """Make the rules of a specification as *table* can have them.
+
+        `auto` alone leaves out ephemeral ports, unless *follows_all*.
+        """
+        letter, proto, is_host = PORT_OPTIONS[step.option]
+        spec = parse_spec(step.value, prefix=is_host)
+        if spec.is_auto and not table.abilities & messages.FOLLOWS:
+            raise ConfigError(f"'{step.value}': only pasta sees which ports are bound inside")
+        made = make_rules(spec, proto, letter)
+        if not follows_all:
+            # Rules without a range of their own are optional.
+            made = [replace(rule, skips_ephemeral=True) if rule.auto and rule.optional else rule
+                    for rule in made]
+        rules = [self._fit(rule, table) for rule in self._cut(made)]
+        if not rules:
+            raise ConfigError(f"'{step.value}': all of its ports are excluded; exclude fewer")
+        return rules
+
+    def _fit(self, rule: PortRule, table: Table) -> PortRule:
+        """Write *rule* as *table* knows it. Raises ConfigError for what it does not know."""
+        if table.name == NAMESPACE_TABLE and table.abilities & messages.INTERFACES:
+            rule = replace(rule, ifname="lo")
+        if rule.ifname is not None and not table.abilities & messages.INTERFACES:
+            raise ConfigError(f"'{rule.spec}': this program cannot listen on a single interface")
+        if rule.address is None:
+            rule = replace(rule, address=messages.any_address(table.abilities))
+        elif not table.abilities & (messages.IP4 if rule.address.version == 4 else messages.IP6):
+            raise ConfigError(f"'{rule.spec}': IPv{rule.address.version} is off in this program")
+        return _normal(rule)
+
+    def _add(self, name: str, rule: PortRule) -> None:
+        table = RuleTable()
+        table.add(self._rules[name])
+        try:
+            table.add([rule])
+        except OverlapError as error:
+            raise ConfigError(f"Forwarding configuration conflict: {describe_rule(rule)} versus"
+                              f" {describe_rule(error.other)}") from None
+        self._rules[name].append(rule)
+
+    def _delete(self, step: Step, table: Table) -> None:
+        have = self._rules[table.name]
+        rules = self._make(step, table)
+        if any(rule not in have for rule in rules):
+            # Rules of a start that follow all ports have no gap where the ephemeral ones are.
+            everything = self._make(step, table, follows_all=True)
+            rules = everything if all(rule in have for rule in everything) else rules
+        for rule in rules:
+            if rule in have:
+                have.remove(rule)
+                continue
+            for other in have:
+                if find_overlap(rule, other) is not None:
+                    raise ConfigError(f"{describe_rule(rule)} conflicts with rule {describe_rule(other)}, but"
+                                      " doesn't match it, can't delete")
+            raise ConfigError(f"Couldn't find forwarding rule to delete: {describe_rule(rule)}")
+
+
+def _normal(rule: PortRule) -> PortRule:
+    """Write a rule such that those which do the same are equal."""
+    return replace(rule, spec="", skips_ephemeral=False)

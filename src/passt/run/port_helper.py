@@ -1,0 +1,189 @@
+"""The helper process of a program that is started with the right to bind low ports, and may be asked for one.
+
+The main process gives this right up before it serves anybody (`process.stages`), and enters a user namespace,
+out of which it could not use it. Port rules that come later (--conf-path) shall have the ports that those of
+the start could have, so the right stays with a process that does nothing else: it binds listening sockets to
+ports of the host, and passes them to the main process. Root's user namespace goes with it: it can also tell
+which user of the host is at the other end of a connection.
+
+It has CAP_NET_BIND_SERVICE and no other capability, the user that the main process will have, an empty root
+directory and Landlock as far as they are to be had, and a filter of its own
+(tools/seccomp_policy.py). There is one channel, to the main process; the helper ends with that.
+Without the right there is no helper: then the low ports of the start could not be had either.
+
+Messages on the channel, a request and a reply at a time; numbers in network order::
+
+    "b" | rule, as `steer.messages` writes it | port 2        open a listening socket
+    "u" and the descriptor of a connection                    who is at its other end?
+    errno 4 | user 4, and the descriptor of a socket          reply; errno 0: done
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+
+from passt import log
+from passt.errors import HostError, WireError
+from passt.host import descriptors
+from passt.process import empty_root, interpreter, landlock, privileges, signals
+from passt.process.seccomp import CallFilter
+from passt.steer.messages import RULE_LEN, build_rule, parse_rule
+from passt.steer.server import peer_uid
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from passt.facts.port_rule import PortRule
+    from passt.host.listeners import HostBinder
+    from passt.process.identity import Identity
+
+FORM = "helper"                    # of the filter
+TIMEOUT_S = 5.0                    # for a reply: a socket is bound at once
+_BIND, _USER = b"b", b"u"
+_PORT = struct.Struct("!H")
+_REPLY = struct.Struct("!II")
+_FD = struct.Struct("=i")
+_MAX_REQUEST = 256
+
+
+def start_helper(binder: HostBinder, user: Identity | None) -> PortHelper | None:
+    """Fork the helper, if this process may bind low ports, and have it become *user*. Raises HostError.
+
+    Call before any right is given up, while there is one thread.
+    """
+    if not privileges.may_bind_low_ports():
+        return None
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        pid = os.fork()
+    except OSError as error:
+        raise HostError(f"cannot start the process that binds low ports: {error.strerror}") from None
+    if pid == 0:
+        _run(theirs, binder, user)
+    theirs.close()
+    return PortHelper(ours)
+
+
+class PortHelper:
+    """The main process's side of the helper behind *channel*."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._channel.settimeout(TIMEOUT_S)
+
+    def open(self, rule: PortRule, port: int) -> int:
+        """Open the socket for one port of *rule*, as `HostBinder.open` does. Raises OSError."""
+        self._send(_BIND + build_rule(rule.bare()) + _PORT.pack(port), [])
+        _, fds = self._receive()
+        if not fds:
+            raise OSError(errno.EIO, "the process that binds low ports has sent no socket")
+        os.set_blocking(fds[0], False)
+        return fds[0]
+
+    def user_of(self, client: socket.socket) -> int | None:
+        """Return the user of the host at the other end of *client*; None if that cannot be told."""
+        try:
+            self._send(_USER, [client.fileno()])
+            return self._receive()[0]
+        except OSError as error:
+            log.limited(log.WARNING, "helper", f"cannot tell whose client this is: {error.strerror}")
+            return None
+
+    def _send(self, request: bytes, fds: list[int]) -> None:
+        _send(self._channel, request, fds)
+
+    def _receive(self) -> tuple[int, list[int]]:
+        """Return the user and descriptors of a reply. Raises OSError."""
+        data, fds = _receive(self._channel, _REPLY.size)
+        if len(data) != _REPLY.size:
+            raise OSError(errno.EPIPE, "the process that binds low ports has ended")
+        number, user = _REPLY.unpack(data)
+        if number:
+            raise OSError(number, os.strerror(number))
+        return user, fds
+
+
+def _send(channel: socket.socket, data: bytes, fds: list[int]) -> None:
+    """Send a message with at most one descriptor. Raises OSError."""
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _FD.pack(fd)) for fd in fds]
+    channel.sendmsg([data], ancillary)
+
+
+def _receive(channel: socket.socket, size: int) -> tuple[bytes, list[int]]:
+    """Receive a message and its descriptor, close-on-exec; no bytes: the other end is gone. Raises OSError.
+
+    In Python 3.11 socket.recv_fds() ignores its flags.
+    """
+    data, ancillary, _, _ = channel.recvmsg(size, socket.CMSG_SPACE(_FD.size), socket.MSG_CMSG_CLOEXEC)
+    return data, [fd for level, kind, payload in ancillary
+                  if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+                  for (fd,) in _FD.iter_unpack(payload[:len(payload) // _FD.size * _FD.size])]
+
+
+def _run(channel: socket.socket, binder: HostBinder, user: Identity | None) -> NoReturn:
+    """Be the helper until the main process has gone."""
+    try:
+        _confine(channel, user)
+        while _serve_one(channel, binder):
+            pass
+    finally:
+        os._exit(0)
+
+
+def _confine(channel: socket.socket, user: Identity | None) -> None:
+    """Give up all but the one right. Raises OSError or HostError."""
+    signals.block_all()
+    os.setsid()                    # the caller's terminal and directory are not ours to hold
+    os.chdir("/")
+    descriptors.tidy_descriptors((channel.fileno(), *log.descriptors()))
+    null = descriptors.open_null()
+    for fd in range(descriptors.FIRST_OWN_FD):
+        os.dup2(null, fd)
+    os.close(null)
+    if user is not None:
+        user.assume()
+    call_filter = CallFilter(FORM)
+    interpreter.close_paths()
+    try:
+        empty_root.enter_namespaces()
+        empty_root.enter()
+    except OSError:
+        pass                       # Landlock closes paths then, and the filter does in any case
+    try:
+        landlock.restrict(signals=True)
+    except OSError:
+        pass
+    privileges.keep_only(privileges.CAP_NET_BIND_SERVICE)
+    call_filter.install()
+
+
+def _serve_one(channel: socket.socket, binder: HostBinder) -> bool:
+    """Carry out one request; False when there are no more."""
+    data, fds = _receive(channel, _MAX_REQUEST)
+    if not data:
+        return False
+    number = user = 0
+    try:
+        if data[:1] == _BIND:
+            fds.append(_bind(data[1:], binder))
+        else:
+            client = socket.socket(fileno=fds.pop())
+            with client:
+                user = peer_uid(client)
+    except OSError as error:
+        number = error.errno or errno.EIO
+    except (WireError, IndexError, struct.error):
+        number = errno.EINVAL
+    _send(channel, _REPLY.pack(number, user), fds)
+    for fd in fds:
+        os.close(fd)
+    return True
+
+
+def _bind(request: bytes, binder: HostBinder) -> int:
+    rule = parse_rule(request[:RULE_LEN])
+    return binder.open(rule, _PORT.unpack(request[RULE_LEN:])[0])

@@ -1,0 +1,222 @@
+"""Our program's end of the configuration socket: shows the port rules to a client, and changes them.
+
+Theory of operation. The first client that connects gets the rules of all tables. The door is shut then, so
+that what a client saw is what its answer changes; others wait in the queue of the socket. A client is let go
+when its answer is carried out, when it hangs up, sends nonsense, or has not come to an end in PATIENCE_S. So
+who is silent or slow keeps the others waiting no longer than that, and nobody else at all: what it sends is
+kept up to the length of the longest answer, what is sent to it fits into a socket's buffer, or it is let go.
+
+Who may. The file of the socket is the caller's alone, so the kernel lets in the caller, and root. If the
+caller opens the file to others, they get no further: the client's user has to be the one who started us.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+from passt import log
+from passt.errors import WireError
+from passt.facts.contracts import HOST_TABLE, NAMESPACE_TABLE
+from passt.light.values import replace
+from passt.steer import messages
+from passt.steer.messages import Answer, Hello, Report, Table
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Protocol
+
+    from passt.facts.address import IPAddress
+    from passt.facts.contracts import PortTables
+    from passt.facts.port_rule import PortRule
+
+    class Loop(Protocol):
+        """The part of the engine that is used; see engine.pyi."""
+
+        def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
+            """Call *callback* whenever *fd* is readable."""
+
+        def remove_reader(self, fd: int) -> None:
+            """Stop watching *fd*."""
+
+        def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+            """Call *callback* once, after *delay_s* seconds."""
+
+    class Accepted(Protocol):
+        """A connection, from `host.unix_socket`."""
+
+        def detach(self) -> int:
+            """Hand the descriptor over."""
+
+    class Door(Protocol):
+        """The listening socket, from `host.unix_socket`."""
+
+        @property
+        def fd(self) -> int:
+            """Descriptor."""
+
+        def accept(self) -> Accepted | None:
+            """Take the next client; None if there is none. Raises OSError."""
+
+PATIENCE_S = 5.0                   # for one client, from its connection to its answer
+RETRY_S = 1.0                      # until accept(2) is tried again after it found no free descriptor
+IDS = {HOST_TABLE: messages.HOST_ID, NAMESPACE_TABLE: messages.NAMESPACE_ID}
+_LOOPBACK_DEVICE = "lo"            # what the namespace's listeners are bound to
+_READ_LEN = 1 << 16
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+
+
+def peer_uid(sock: socket.socket) -> int:
+    """Return the user of a connected UNIX socket's other end, as our user namespace numbers it (unix(7)).
+
+    The kernel noted it when the connection was made. Users that have no number here are all the same one.
+    """
+    uid: int = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED,
+                                                   _CREDENTIALS.size))[1]
+    return uid
+
+
+class PortServer:
+    """Serves *tables* at *door*: for each table *abilities* has the bits of `messages`.
+
+    *is_ours* tells whether a client's socket is that of the user who started us.
+    """
+
+    def __init__(self, loop: Loop, door: Door, tables: PortTables, abilities: Mapping[str, int],
+                 is_ours: Callable[[socket.socket], bool]) -> None:
+        self._loop = loop
+        self._door = door
+        self._tables = tables
+        self._abilities = abilities
+        self._is_ours = is_ours
+        self._client: socket.socket | None = None
+        self._data = b""
+        self._n_clients = 0
+
+    def start(self) -> None:
+        """Take clients from now on."""
+        self._loop.add_reader(self._door.fd, self._on_client)
+
+    def _on_client(self) -> None:
+        try:
+            accepted = self._door.accept()
+        except OSError as error:
+            log.limited(log.WARNING, "steer-accept", f"cannot accept a client of --conf-path yet:"
+                        f" {error.strerror}")
+            self._loop.remove_reader(self._door.fd)
+            self._loop.call_later(RETRY_S, self.start)
+            return
+        if accepted is None:
+            return
+        client = socket.socket(fileno=accepted.detach())
+        if not self._is_ours(client):
+            log.limited(log.WARNING, "steer-user", "refused a client of --conf-path: it is another user's")
+            client.close()
+            return
+        self._loop.remove_reader(self._door.fd)
+        self._client, self._data = client, b""
+        self._n_clients += 1
+        number = self._n_clients
+        self._loop.add_reader(client.fileno(), self._on_readable)
+        self._loop.call_later(PATIENCE_S, lambda: self._on_late(number))
+        self._send(self._hello().build())
+
+    def _hello(self) -> Hello:
+        return Hello(tuple([
+            Table(IDS[name], name, self._abilities[name],
+                  tuple([self._to_wire(name, rule) for rule in self._tables.rules(name)]), reports=True)
+            for name in self._tables.names()]))
+
+    def _send(self, data: bytes) -> None:
+        """Send all of *data*, or let the client go: it takes nothing, and we keep nothing for it."""
+        client = self._client
+        if client is None:
+            return
+        try:
+            if client.send(data, socket.MSG_NOSIGNAL) == len(data):
+                return
+        except OSError:
+            pass                   # it has hung up, or its socket has no room
+        self._let_go()
+
+    def _on_readable(self) -> None:
+        client = self._client
+        if client is None:
+            return
+        try:
+            data = client.recv(_READ_LEN)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._let_go()
+            return
+        self._data += data
+        try:
+            length = messages.answer_len(self._data)
+            if length is None:
+                return
+            answer = Answer.parse(self._data)
+        except WireError as error:
+            log.limited(log.WARNING, "steer-wire", f"a client of --conf-path sent nonsense, nothing was"
+                        f" changed: {error}")
+            self._let_go()
+            return
+        self._carry_out(answer)
+        self._let_go()
+
+    def _on_late(self, number: int) -> None:
+        if self._client is not None and self._n_clients == number:
+            log.limited(log.WARNING, "steer-late", f"a client of --conf-path was silent for {PATIENCE_S:g} s:"
+                        " let go, nothing was changed")
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._client is None:
+            return
+        self._loop.remove_reader(self._client.fileno())
+        self._client.close()
+        self._client, self._data = None, b""
+        self.start()
+
+    def _carry_out(self, answer: Answer) -> None:
+        """Change what the *answer* asks for, and report."""
+        names = {number: name for name, number in IDS.items() if name in self._tables.names()}
+        wanted: dict[str, list[PortRule]] = {}
+        faults = []
+        for number, rules in answer.tables:
+            if number not in names:
+                faults.append(f"there is no table {number} here")
+                continue
+            name = names[number]
+            known = {self._to_wire(name, rule): rule for rule in self._tables.rules(name)}
+            wanted[name] = [known.get(rule) or self._from_wire(name, rule) for rule in rules]
+        report = Report(is_refused=True, lines=tuple(faults))
+        if not faults:
+            outcome = self._tables.replace(wanted)
+            report = Report(bool(outcome.faults), outcome.faults or outcome.notes)
+        if answer.wants_report:
+            self._send(report.build())
+
+    def _to_wire(self, name: str, rule: PortRule) -> PortRule:
+        """Write *rule* as clients know it: with one family off, "any address" is that of the other."""
+        rule = rule.bare()
+        if name == NAMESPACE_TABLE:
+            rule = replace(rule, ifname=_LOOPBACK_DEVICE)
+        if rule.address is None:
+            rule = replace(rule, address=self._any_address(name))
+        return rule
+
+    def _from_wire(self, name: str, rule: PortRule) -> PortRule:
+        """Read what a client wrote."""
+        if name == NAMESPACE_TABLE and rule.ifname == _LOOPBACK_DEVICE:
+            rule = replace(rule, ifname=None)
+        if rule.address is not None and rule.address == self._any_address(name):
+            rule = replace(rule, address=None)
+        return rule
+
+    def _any_address(self, name: str) -> IPAddress | None:
+        """Return the unspecified address of the one family that is on; None if both are."""
+        return messages.any_address(self._abilities[name])

@@ -1,0 +1,303 @@
+"""What can be asked, on a real socket with the standard library's client, of an engine that is scripted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from passt import log
+from passt.control.api import RECORDS_AT_ONCE, Api, Known
+from passt.control.events import KINDS, MAX_LISTENERS, MAX_QUEUED
+from passt.control.routes import ROUTES
+from passt.control.server import MAX_CLIENTS, Server
+from passt.facts.contracts import ListenerInfo
+from passt.facts.guest import GuestFamily, GuestNet
+from passt.facts.port_rule import PortRule
+from passt.facts.settings import Settings
+from passt.forward.guest_addresses import Observed
+from tests.support.control import Source, UnixConnection, make_flow
+from tests.support.fakes import Clock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+GUEST = GuestNet(
+    ip4=GuestFamily(
+        address=IPv4Address("192.0.2.2"), prefix_len=24, gateway=IPv4Address("192.0.2.1"),
+        our_address=IPv4Address("192.0.2.1"), map_host_loopback=IPv4Address("192.0.2.1")),
+    ip6=None, ifname="tap0")  # fmt: skip
+RULE = PortRule(proto=6, first=8000, last=8010, target=80, spec="-t 8000-8010:80-90")
+OPENAPI = Path(__file__).parent.parent.parent / "docs" / "control-api.json"
+
+
+class Bench:
+    """A server on a real socket, whose loop another thread turns while a test waits for an answer."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path / "c.sock")
+        self.source, self.wall = Source(), Clock(1_700_000_000.0)
+        self.observed = Observed(GUEST)
+        known = Known(Settings("pasta"), GUEST, self.observed, ["--control", "auto"], 1_699_999_990.0)
+        self.api = Api(self.source, known, lambda: {"control_arp_answered": 3}, self.wall)
+        door = socket.socket(socket.AF_UNIX)
+        door.bind(self.path)
+        door.listen(2000)
+        door.setblocking(False)
+        self.server = Server(self.source, door.detach(), self.api.serve, owner_uid=os.getuid())
+        self.api.count_clients = self.server.count
+        self.server.start()
+        self.connections: list[UnixConnection] = []
+
+    def connect(self) -> UnixConnection:
+        connection = UnixConnection(self.path)
+        self.connections.append(connection)
+        return connection
+
+    @contextlib.contextmanager
+    def turning(self) -> Iterator[None]:
+        """Turn the loop until the block ends."""
+        done = threading.Event()
+
+        def turn() -> None:
+            while not done.is_set():
+                if not self.source.turn():
+                    done.wait(0.001)
+
+        thread = threading.Thread(target=turn)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def ask(self, method: str, target: str, body: object = None) -> tuple[int, Any]:
+        with self.turning():
+            return self.connect().ask(method, target, body)
+
+    def close(self) -> None:
+        for connection in self.connections:
+            connection.close()
+        self.source.run()
+        for client in list(self.server._clients):
+            client.close()
+        self.server._sock.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.close()
+
+
+def test_info_tells_who_and_how_full(bench: Bench) -> None:
+    bench.source.records = [make_flow()]
+    status, info = bench.ask("GET", "/v1/info")
+    assert status == 200
+    assert (info["mode"], info["options"], info["uptime_s"]) == ("pasta", ["--control", "auto"], 10.0)
+    assert info["limits"]["flows"] == {"now": 1, "most": 65536}
+    assert info["guest"]["ip4"]["gateway"] == "192.0.2.1"
+    assert info["guest"]["addresses_in_use"] == ["192.0.2.2"]
+    assert info["pid"] == log.own_pid()
+    assert info["clients"] == 1
+
+
+def test_flow_is_told_with_all_that_is_known(bench: Bench) -> None:
+    bench.source.records = [make_flow(17)]
+    _, listed = bench.ask("GET", "/v1/flows")
+    assert listed["next"] is None
+    assert listed["flows"] == [{
+        "id": "17.3", "protocol": "tcp", "state": "ESTABLISHED", "path": "link", "direction": "outbound",
+        "guest": {"address": "192.0.2.2", "port": 40000}, "remote": {"address": "198.51.100.1", "port": 443},
+        "host": {"local": {"address": "203.0.113.9", "port": 40001},
+                 "peer": {"address": "198.51.100.1", "port": 443}},
+        "rule": None, "age_ms": 5000, "idle_ms": 7, "bytes": {"to_guest": 20_000_000_000, "to_host": 100},
+        "packets": {"to_guest": 4, "to_host": 3}, "rtt_us": {"guest": 50, "host": 12000},
+        "retransmits": {"to_guest": 1, "to_host": 2},
+        "window": {"guest": 65535, "ours": 200000, "host": 14600}}]  # fmt: skip
+
+
+def test_pages_cover_the_table_and_no_turn_looks_at_many_records(bench: Bench) -> None:
+    bench.source.records = [make_flow(i) if i % 3 else None for i in range(1000)]
+    seen: list[str] = []
+    cursor: int | None = 0
+    while cursor is not None:
+        _, listed = bench.ask("GET", f"/v1/flows?cursor={cursor}&limit=150")
+        assert len(listed["flows"]) <= 150
+        seen += [flow["id"] for flow in listed["flows"]]
+        cursor = listed["next"]
+    assert seen == [f"{i}.3" for i in range(1000) if i % 3]
+    assert max(bench.source.pages) <= RECORDS_AT_ONCE
+
+
+@pytest.mark.parametrize(("query", "found"), [
+    ("protocol=udp", [1]), ("protocol=tcp", [0, 2, 3]), ("path=bypass", [2]), ("direction=inbound", [3]),
+    ("state=syn_sent", [3]), ("address=10.9.9.9", [1]), ("port=8003", [3]), ("rule=-t%208000", [3]),
+    ("rule=map-host-loopback", [0]), ("protocol=tcp&direction=outbound&path=link", [0]),
+])  # fmt: skip
+def test_filters(bench: Bench, query: str, found: list[int]) -> None:
+    bench.source.ports = [ListenerInfo(6, 8003, RULE, namespace=False)]
+    bench.source.records = [
+        make_flow(0, remote_address=bytes((192, 0, 2, 1)), peer_address=bytes((127, 0, 0, 1))),
+        make_flow(1, proto=17, remote_address=bytes((10, 9, 9, 9))),
+        make_flow(2, bypassed=True),
+        make_flow(3, inbound=True, state="SYN_SENT", local_port=8003),
+    ]
+    _, listed = bench.ask("GET", f"/v1/flows?{query}")
+    assert [int(flow["id"].partition(".")[0]) for flow in listed["flows"]] == found
+
+
+@pytest.mark.parametrize("target", [
+    "/v1/flows?protocol=sctp", "/v1/flows?limit=0", "/v1/flows?limit=-1", "/v1/flows?cursor=1e3",
+    "/v1/flows?address=10.0.0", "/v1/flows?colour=red", "/v1/flows?port=65536", "/v1/events?kinds=none",
+    "/v1/info?x=1",
+])  # fmt: skip
+def test_values_that_make_no_sense_are_refused(bench: Bench, target: str) -> None:
+    status, problem = bench.ask("GET", target)
+    assert (status, problem["status"]) == (400, 400)
+
+
+def test_one_flow_is_closed_by_its_id(bench: Bench) -> None:
+    bench.source.records = [None, make_flow(1)]
+    assert bench.ask("GET", "/v1/flows/1.3")[1]["id"] == "1.3"
+    status, flow = bench.ask("DELETE", "/v1/flows/1.3")
+    assert (status, flow["id"], bench.source.closed) == (200, "1.3", [(1, 3)])
+    for name in ("1.4", "0.0", "9.9", "x", "1", "-1.3", "99999999999.0"):
+        assert bench.ask("DELETE", f"/v1/flows/{name}")[0] == 404
+    assert bench.source.closed == [(1, 3)]
+
+
+def test_unknown_paths_and_methods(bench: Bench) -> None:
+    assert bench.ask("GET", "/v2/info")[0] == 404
+    assert bench.ask("GET", "/v1/info/")[0] == 404
+    status, problem = bench.ask("POST", "/v1/info")
+    assert (status, problem["detail"]) == (405, "/v1/info takes GET, HEAD")
+
+
+def test_counters_are_those_of_engine_and_responders(bench: Bench) -> None:
+    assert bench.ask("GET", "/v1/counters")[1] == bench.source.counts | {"control_arp_answered": 3}
+
+
+def test_ports_tell_their_rule(bench: Bench) -> None:
+    bench.source.ports = [ListenerInfo(6, 8003, RULE, namespace=False)]
+    assert bench.ask("GET", "/v1/ports")[1] == {"ports": [
+        {"side": "host", "protocol": "tcp", "port": 8003, "address": None, "interface": None, "leads_to": 83,
+         "rule": "-t 8000-8010:80-90"}]}  # fmt: skip
+
+
+def test_log_level_is_told_and_set(bench: Bench) -> None:
+    before = log.level()
+    try:
+        assert bench.ask("PUT", "/v1/log", {"level": "debug"}) == (200, {"level": "debug"})
+        assert (log.level(), bench.source.trace) == (log.DEBUG, log.debug)
+        assert bench.ask("PUT", "/v1/log", {"level": "warning"})[0] == 200
+        assert (log.level(), bench.source.trace) == (log.WARNING, None)
+        assert bench.ask("GET", "/v1/log")[1] == {"level": "warning"}
+        for body in ({"level": "loud"}, {"level": 3}, {}, {"levels": "info"}, [1], "x"):
+            assert bench.ask("PUT", "/v1/log", body)[0] == 400
+        assert log.level() == log.WARNING
+    finally:
+        log.configure(debug=before == log.DEBUG, quiet=before == log.WARNING)
+
+
+def test_events_come_as_lines_and_only_while_somebody_listens(bench: Bench) -> None:
+    connection = bench.connect()
+    with bench.turning():
+        connection.request("GET", "/v1/events")
+        response = connection.getresponse()
+    watcher = bench.source.watcher
+    assert watcher is not None
+    watcher.on_flow_opened(make_flow(4))
+    watcher.on_flow_ended(make_flow(4), "finished")
+    watcher.on_flow_refused(17, bytes(4), 1, bytes((1, 2, 3, 4)), 53, False)
+    watcher.on_port_opened(ListenerInfo(6, 8003, RULE, namespace=False))
+    bench.observed.on_guest_address(bytes((192, 0, 2, 77)))
+    bench.source.counts["drop_no_fd"] += 7
+    bench.source.fire()
+    with bench.turning():
+        events = [json.loads(response.readline()) for _ in range(6)]
+    assert [event["event"] for event in events] == [
+        "flow_opened", "flow_closed", "flow_refused", "port_opened", "guest_address", "limit_reached"]
+    assert (events[1]["reason"], events[1]["flow"]["bytes"]["to_guest"]) == ("finished", 20_000_000_000)
+    assert events[2]["destination"] == {"address": "1.2.3.4", "port": 53}
+    assert events[4]["address"] == "192.0.2.77"
+    assert (events[5]["counter"], events[5]["times"]) == ("drop_no_fd", 7)
+    connection.close()
+    bench.source.run()
+    assert bench.source.watcher is None
+
+
+def test_a_slow_reader_loses_events_and_is_told_how_many(bench: Bench) -> None:
+    connection = bench.connect()
+    with bench.turning():
+        connection.request("GET", "/v1/events?kinds=flow_opened,lost")
+        response = connection.getresponse()
+    watcher = bench.source.watcher
+    assert watcher is not None
+    for i in range(MAX_QUEUED + 100):
+        watcher.on_flow_opened(make_flow(i))
+    bench.source.untold += 23        # that the engine kept for itself
+    bench.source.fire()
+    with bench.turning():
+        lines = [json.loads(response.readline()) for _ in range(MAX_QUEUED + 1)]
+    assert [line["flow"]["id"] for line in lines[:-1]] == [f"{i}.3" for i in range(MAX_QUEUED)]
+    assert (lines[-1]["event"], lines[-1]["events"]) == ("lost", 123)
+
+
+def test_listeners_of_events_have_a_limit(bench: Bench) -> None:
+    with bench.turning():
+        for _ in range(MAX_LISTENERS):
+            connection = bench.connect()
+            connection.request("GET", "/v1/events")
+            connection.getresponse()
+        assert bench.connect().ask("GET", "/v1/events")[0] == 503
+
+
+def test_too_many_clients_are_told_so_and_others_are_served_again_later(bench: Bench) -> None:
+    sockets = []
+    for _ in range(1000):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(20)
+        sock.connect(bench.path)
+        sockets.append(sock)
+    bench.source.run()
+    assert bench.server.count() == MAX_CLIENTS
+    for sock in sockets[MAX_CLIENTS:]:
+        assert sock.recv(100).startswith(b"HTTP/1.1 503 ")
+    for sock in sockets:
+        sock.close()
+    bench.source.run()
+    assert bench.server.count() == 0
+    assert bench.ask("GET", "/v1/info")[0] == 200
+
+
+def test_openapi_names_exactly_what_there_is() -> None:
+    document = json.loads(OPENAPI.read_text(encoding="utf-8"))
+    described = {
+        (method.upper(), path): {each["name"] for each in row.get("parameters", ()) if each["in"] == "query"}
+        for path, methods in document["paths"].items() for method, row in methods.items()}  # fmt: skip
+    assert described == {(route.method, route.path): set(route.parameters) for route in ROUTES}
+    assert set(document["components"]["schemas"]["Event"]["properties"]["event"]["enum"]) == set(KINDS)
+
+
+def test_answers_are_what_openapi_says(bench: Bench) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="pip install jsonschema")
+    document = json.loads(OPENAPI.read_text(encoding="utf-8"))
+    bench.source.records = [
+        make_flow(),
+        make_flow(1, proto=17, idle_ns=None, rtt_guest_us=None, local_address=b"", window_ours=None)]
+    bench.source.ports = [ListenerInfo(6, 8003, RULE, namespace=False)]
+    for target in ("info", "flows", "flows/0.3", "counters", "ports", "log"):
+        path = "/v1/flows/{id}" if "/" in target else f"/v1/{target}"
+        content = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        schema = content | {"components": document["components"]}
+        jsonschema.Draft202012Validator(schema).validate(bench.ask("GET", f"/v1/{target}")[1])

@@ -1,0 +1,48 @@
+"""The command line of passtctl."""
+
+from __future__ import annotations
+
+import pytest
+
+from passt.errors import ConfigError
+from passt.passtctl.command import COMMANDS, Command, help_text, parse, parse_filters
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [([], Command("list")), (["--json"], Command("list", json=True)),
+     (["-p", "12", "flows", "tcp", ":443"], Command("flows", pid=12, words=("tcp", ":443"))),
+     (["flows", "--watch", "--socket=/x"], Command("flows", path="/x", watch=True)),
+     (["metrics", "--listen", "[::1]:9100"], Command("metrics", listen="[::1]:9100")),
+     (["close", "1.2"], Command("close", words=("1.2",))), (["nonsense", "-h"], Command("help")),
+     (["--version", "--nonsense"], Command("version"))],
+)  # fmt: skip
+def test_arguments(arguments: list[str], command: Command) -> None:
+    assert parse(arguments) == command
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["shows"], ["--colour"], ["-p"], ["-p", "x"], ["-p", "-1"], ["list", "--watch"], ["list", "x"],
+     ["close"], ["close", "1.2", "3.4"], ["flows", "--listen=x"], ["log", "info", "debug"]],
+)  # fmt: skip
+def test_mistakes_are_told(arguments: list[str]) -> None:
+    with pytest.raises(ConfigError):
+        parse(arguments)
+
+
+def test_filters_become_parameters() -> None:
+    words = ["tcp", "inbound", "bypass", ":80", "[2001:db8::1]", "state=ESTABLISHED", "rule=-t 80"]
+    assert parse_filters(words) == (
+        "protocol=tcp&direction=inbound&path=bypass&port=80&address=2001%3Adb8%3A%3A1&state=ESTABLISHED"
+        "&rule=-t+80")
+
+
+@pytest.mark.parametrize("words", [["tcp", "udp"], ["10.0.0"], ["colour=red"], ["=x"]])
+def test_filters_that_make_no_sense(words: list[str]) -> None:
+    with pytest.raises(ConfigError):
+        parse_filters(words)
+
+
+def test_help_names_every_command() -> None:
+    assert all(f"  {name}" in help_text() for name in COMMANDS)

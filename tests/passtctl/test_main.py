@@ -1,0 +1,145 @@
+"""Commands of passtctl against the real control socket of a scripted engine."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+import urllib.request
+from typing import TYPE_CHECKING
+
+import pytest
+
+from passt import log
+from passt.errors import ConfigError, HostError
+from passt.facts.contracts import ListenerInfo
+from passt.passtctl import instances
+from passt.passtctl.command import Command
+from passt.passtctl.exporter import serve
+from passt.passtctl.main import event_text, run
+from tests.control.test_api import RULE, Bench
+from tests.support.control import make_flow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """An instance where `--control auto` would have put it; its loop turns all the while."""
+    directory = tmp_path / "passt"
+    directory.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    made = Bench(directory)
+    made.source.counts |= {"bytes_from_guest": 1, "bytes_to_guest": 1, "splice_bytes_to_host": 0,
+                           "splice_bytes_to_guest": 0, "flows_udp": 1, "flows_ping": 0, "flows_splice_tcp": 0,
+                           "flows_splice_udp": 0}  # fmt: skip
+    with made.turning():
+        yield made
+    made.close()
+
+
+def test_list_shows_who_answers_and_leaves_out_who_has_ended(
+    bench: Bench, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX) as ended:
+        ended.bind(str(tmp_path / "passt" / "9.sock"))
+    assert run(Command("list")) == 0
+    heading, row = capfd.readouterr().out.splitlines()
+    assert heading.split() == ["PID", "MODE", "UP", "PORTS", "FLOWS", "OUT/s", "IN/s", "COMMAND", "OR",
+                               "NAMESPACE"]  # fmt: skip
+    assert row.split() == [str(log.own_pid()), "pasta", "10s", "0", "2", "0", "0", "-"]
+    run(Command("list", json=True))
+    [instance] = json.loads(capfd.readouterr().out)
+    assert (instance["flows"], instance["socket"]) == (2, bench.path)
+
+
+def test_flows_come_from_all_pages(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    bench.source.records = [make_flow(i) for i in range(2500)]
+    run(Command("flows", words=("tcp",)))
+    heading, *rows = capfd.readouterr().out.splitlines()
+    assert len(rows) == 2500
+    assert rows[7].split() == [
+        "7.3", "tcp", "ESTABLISHED", "out", "link", "192.0.2.2:40000", "198.51.100.1:443", "198.51.100.1:443",
+        "100", "20.0G", "5s", "7ms", "0.1ms", "12.0ms", "-"]  # fmt: skip
+    assert len(heading.split()) == 15
+    run(Command("flows", words=("udp",), json=True))
+    assert json.loads(capfd.readouterr().out) == []
+
+
+def test_other_commands(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    bench.source.records = [make_flow()]
+    bench.source.ports = [ListenerInfo(6, 8003, RULE, namespace=False)]
+    run(Command("ports"))
+    assert capfd.readouterr().out.splitlines()[1].split() == [
+        "host", "tcp", "*", "-", "8003", "83", "-t", "8000-8010:80-90"]  # fmt: skip
+    run(Command("stats"))
+    out = capfd.readouterr().out
+    assert "flows        1  65536  0.0 %" in out
+    assert "drop_crowd" not in out
+    run(Command("metrics"))
+    assert 'passt_frames_total{direction="to_guest"} 6\n' in capfd.readouterr().out
+    run(Command("close", words=("0.3",)))
+    assert bench.source.closed == [(0, 3)]
+    run(Command("log"))
+    assert capfd.readouterr().out == "info\n"
+
+
+def test_refusals_are_told(bench: Bench) -> None:
+    for command in (Command("close", words=("9.9",)), Command("log", words=("loud",)),
+                    Command("events", words=("none",)), Command("flows", path="/nowhere")):  # fmt: skip
+        with pytest.raises(HostError, match=r": [a-zA-Z']"):
+            run(command)
+    for wrong in (Command("flows", pid=1), Command("close", words=("x",))):
+        with pytest.raises(ConfigError):
+            run(wrong)
+    assert bench.source.closed == []
+
+
+def test_without_an_instance_the_way_to_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    with pytest.raises(ConfigError, match="--control auto"):
+        instances.choose(None, None)
+
+
+def test_events_are_lines(bench: Bench) -> None:
+    lines = instances.Instance(bench.path).lines("/v1/events?kinds=flow_closed")
+
+    def tell() -> None:
+        while bench.source.watcher is None:
+            time.sleep(0.01)
+        bench.source.watcher.on_flow_ended(make_flow(5), "reset")
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    event = json.loads(next(lines))
+    thread.join()
+    lines.close()  # type: ignore[attr-defined]
+    assert event_text(event).partition(" ")[2] == (
+        "flow closed 5.3 tcp 192.0.2.2:40000 -> 198.51.100.1:443: reset, sent 100, received 20.0G, 5s")
+    refused = {"event": "flow_refused", "time": 0.5, "protocol": "udp",
+               "source": {"address": "::", "port": 1}, "rule": None}  # fmt: skip
+    assert event_text(refused).endswith(".500 flow refused protocol udp source [::]:1")
+
+
+def test_metrics_are_served(bench: Bench) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    instance = instances.Instance(bench.path)
+    threading.Thread(target=serve, args=(instance, f"127.0.0.1:{port}"), daemon=True).start()
+    for _ in range(500):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                text = answer.read()
+                break
+        except OSError:
+            time.sleep(0.01)
+    assert b"passt_build_info" in text
+
+
+@pytest.mark.parametrize("address", ["9100", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:0", ":9100", "::1:99999"])
+def test_address_to_serve_on_is_checked(address: str) -> None:
+    with pytest.raises(ConfigError, match="--listen"):
+        serve(instances.Instance("/x"), address)

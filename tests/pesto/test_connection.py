@@ -1,0 +1,79 @@
+"""What pesto makes of what comes from the other end."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from passt.errors import HostError
+from passt.facts.port_rule import PortRule
+from passt.pesto.connection import Connection
+from passt.steer.messages import Answer, Hello, NewTable, Report, Table
+from tests.pesto.program import program, say
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HELLO = Hello((Table(1, "HOST", 63, (PortRule(6, 80, 80, 80),) * 255, reports=True),))
+ANSWER = Answer((NewTable(1),), wants_report=True)
+
+
+def test_tables_come_in_any_pieces(tmp_path: Path) -> None:
+    with program(tmp_path, say(HELLO.build(), 11)) as made, Connection(made.path) as connection:
+        assert connection.read_hello() == HELLO
+
+
+@pytest.mark.parametrize(("data", "text"), [
+    (b"", "closed the connection: did another user start it"),
+    (HELLO.build()[:-1], "closed the connection in the middle of its tables"),
+    (b"HTTP/1.1 400 Bad Request", "not the socket of a passt or pasta"),
+    (HELLO.build()[:8] + b"\0\0\0\7" + HELLO.build()[12:], "version 7"),
+])
+def test_no_tables_is_one_line(tmp_path: Path, data: bytes, text: str) -> None:
+    with (program(tmp_path, say(data)) as made, Connection(made.path) as connection,
+          pytest.raises(HostError, match=text)):
+        connection.read_hello()
+
+
+def test_report_is_read_to_its_end(tmp_path: Path) -> None:
+    report = Report(is_refused=True, lines=("port 22: no",))
+    with program(tmp_path, say(HELLO.build(), reply=report.build())) as made:
+        with Connection(made.path) as connection:
+            connection.read_hello()
+            assert connection.send_answer(ANSWER) == report
+        assert made.answers == [ANSWER]
+
+
+def test_program_that_tells_nothing_is_believed_only_if_it_never_does(tmp_path: Path) -> None:
+    quiet = Answer((NewTable(1),))
+    with program(tmp_path, say(HELLO.build(), reply=b""), say(HELLO.build(), reply=b"")) as made:
+        with Connection(made.path) as connection:
+            connection.read_hello()
+            assert connection.send_answer(quiet) is None
+        with Connection(made.path) as connection:
+            connection.read_hello()
+            with pytest.raises(HostError, match="may have been changed, or not"):
+                connection.send_answer(ANSWER)
+
+
+def test_program_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(tmp_path / "socket"))
+    sock.listen(1)
+    with (sock, Connection(str(tmp_path / "socket"), wait_s=0.05) as connection,
+          pytest.raises(HostError, match="does not answer")):
+        connection.read_hello()
+
+
+def test_no_program_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match=r"^Failed to connect to /no/socket: No such file or directory$"):
+        Connection("/no/socket")
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(tmp_path / "socket"))
+    sock.close()
+    with pytest.raises(HostError, match="Connection refused; the program that made"):
+        Connection(str(tmp_path / "socket"))
+    with pytest.raises(HostError, match=r"Failed to connect to x+: AF_UNIX path too long"):
+        Connection("x" * 200)

@@ -1,0 +1,151 @@
+"""The process that binds low ports: what it does, what it has, and that it ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from passt.facts.port_rule import PortRule
+from passt.host.listeners import HostBinder
+from passt.host.syscalls import CLONE_NEWNET, CLONE_NEWUSER
+from passt.namespace.interface import bring_lo_up
+from passt.process import privileges
+from passt.process.identity import Identity
+from passt.run.port_forwarding import HostSide
+from passt.run.port_helper import PortHelper, start_helper
+from tests.support.isolated import isolated
+from tests.support.processes import children, status_field, wait_until
+
+if TYPE_CHECKING:
+    from passt.dataplane.engine import Engine
+
+ANY, LOOPBACK = PortRule(6, 1, 1023, 1), PortRule(17, 1, 1023, 1, IPv6Address("::1"), "lo")
+
+
+@pytest.mark.needs_root
+def test_low_ports_are_bound_without_any_other_right() -> None:
+    isolated(bind_low_ports)
+
+
+def bind_low_ports() -> None:
+    """Run in namespaces of its own."""
+    bring_lo_up()
+    helper = start_helper(HostBinder(ip4=True, ip6=True), Identity(65534, 65534))
+    assert helper is not None
+    (pid,) = children(os.getpid())
+    # We give up what the helper keeps.
+    privileges.drop_privileges()
+    with pytest.raises(PermissionError):
+        HostBinder(ip4=True, ip6=True).open(ANY, 81)
+    for rule, port, kind, address in ((ANY, 81, socket.SOCK_STREAM, "::"),
+                                      (LOOPBACK, 82, socket.SOCK_DGRAM, "::1")):
+        fd = helper.open(rule, port)
+        with socket.socket(fileno=fd) as sock:
+            assert (sock.type, sock.getsockname()[:2]) == (kind, (address, port))
+            assert not os.get_inheritable(fd)
+            assert not os.get_blocking(fd)
+    held = helper.open(ANY, 83)
+    with pytest.raises(OSError, match="Address already in use"):
+        helper.open(ANY, 83)
+    os.close(held)
+    with pytest.raises(OSError, match="Cannot assign requested address"):
+        helper.open(PortRule(6, 1, 1023, 1, IPv4Address("192.0.2.99")), 83)
+    with pytest.raises(OSError, match=os.strerror(errno.ENODEV)):
+        helper.open(PortRule(6, 1, 1023, 1, ifname="none0"), 83)
+    one, other = socket.socketpair()
+    assert helper.user_of(one) == os.getuid()
+    for sock in (one, other):
+        sock.close()
+    for name, value in (("CapPrm", 1 << 10), ("CapEff", 1 << 10), ("CapBnd", 1 << 10), ("CapInh", 0),
+                        ("CapAmb", 0)):
+        assert int(status_field(pid, name), 16) == value
+    assert (status_field(pid, "NoNewPrivs"), status_field(pid, "Seccomp")) == ("1", "2")
+    assert status_field(pid, "Uid").split() == ["65534"] * 4
+
+
+@pytest.mark.needs_root
+def test_helper_ends_with_its_channel_and_takes_no_nonsense() -> None:
+    isolated(end_helper)
+
+
+def end_helper() -> None:
+    """Run in namespaces of its own."""
+    helper = start_helper(HostBinder(ip4=True, ip6=False), None)
+    assert helper is not None
+    channel = helper._channel
+    for nonsense in (b"x", b"b", b"b" + bytes(58), b"u", b"b" + bytes(200)):
+        channel.send(nonsense)
+        data = channel.recv(100)
+        assert int.from_bytes(data[:4], "big") == errno.EINVAL
+    (pid,) = children(os.getpid())
+    channel.close()
+    wait_until(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, "the helper ends")
+
+
+@pytest.mark.needs_root
+def test_root_of_a_container_in_the_host_s_network_may_not_bind_low_ports() -> None:
+    assert isolated(privileges.may_bind_low_ports)
+    assert isolated(privileges.may_bind_low_ports, flags=CLONE_NEWNET)
+    assert not isolated(privileges.may_bind_low_ports, flags=CLONE_NEWUSER)
+    assert not isolated(may_still_bind_low_ports)
+
+
+def may_still_bind_low_ports() -> bool:
+    privileges.drop_privileges()
+    return privileges.may_bind_low_ports()
+
+
+def test_without_the_right_there_is_no_helper(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("passt.process.privileges.may_bind_low_ports", lambda: False)
+    assert start_helper(HostBinder(ip4=True, ip6=True), None) is None
+
+
+def test_helper_that_has_ended_is_an_error_and_no_more(capfd: pytest.CaptureFixture[str]) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    helper = PortHelper(ours)
+    theirs.close()
+    with pytest.raises(OSError, match="Broken pipe"):
+        helper.open(ANY, 81)
+    one, other = socket.socketpair()
+    with one, other:
+        assert helper.user_of(one) is None
+    assert "cannot tell whose client" in capfd.readouterr().err
+    ours.close()
+
+
+def test_side_asks_the_helper_only_for_what_it_may_not_bind() -> None:
+    class Binder:
+        number = 0
+
+        def open(self, _rule: PortRule, _port: int) -> int:
+            if self.number:
+                raise OSError(self.number, os.strerror(self.number))
+            return 70
+
+    class Helper:
+        asked = 0
+
+        def open(self, _rule: PortRule, _port: int) -> int:
+            self.asked += 1
+            return 71
+
+    class Loop:
+        def add_listener(self, fd: int, _proto: int, _rule: object) -> None:
+            assert fd in {70, 71}
+
+    binder, helper = Binder(), Helper()
+    side = HostSide(cast("Engine", Loop()), cast("HostBinder", binder), cast("PortHelper", helper))
+    assert (side.open_listener(ANY, 81), helper.asked) == (70, 0)
+    binder.number = errno.EADDRINUSE
+    with pytest.raises(OSError, match="already in use"):
+        side.open_listener(ANY, 81)
+    binder.number = errno.EACCES
+    assert (side.open_listener(ANY, 81), helper.asked) == (71, 1)
+    lone = HostSide(cast("Engine", Loop()), cast("HostBinder", binder))
+    with pytest.raises(PermissionError):
+        lone.open_listener(ANY, 81)
