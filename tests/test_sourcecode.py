@@ -139,7 +139,7 @@ def test_wheel_holds_what_a_user_needs(wheel: tuple[Path, str]) -> None:
     assert not any(name.endswith((".pyx", ".c")) for name in names)
     # All programs are launchers: a script of pip's would obey the caller's PYTHON variables.
     assert sorted(name.rpartition("/")[2] for name in names if ".data/scripts/" in name) == [
-        "passt", "pasta", "qrap"]
+        "passt", "pasta", "pesto", "qrap"]
     assert not any(name.endswith("/entry_points.txt") for name in names)
 
 
@@ -200,7 +200,7 @@ def say_version(argv: list[str], cwd: Path, *variables: str) -> subprocess.Compl
 
 @pytest.mark.parametrize("way", WAYS)
 def test_wheel_installs_and_runs(installed: dict[str, Path], tmp_path: Path, way: str) -> None:
-    for name in ["pasta"] if way == "link" else ["pasta", "passt", "qrap"]:
+    for name in ["pasta"] if way == "link" else ["pasta", "passt", "qrap", "pesto"]:
         done = say_version([str(installed[way] / name)], tmp_path)
         assert (done.returncode, done.stdout.split()[0], done.stderr) == (0, name, "")
 
