@@ -89,7 +89,7 @@ def drop_privileges() -> None:
     _keep(0)
 
 
-def keep_only(capability: int) -> None:
+def keep_one(capability: int) -> None:
     """Give up every capability but *capability*, for good; otherwise as `drop_privileges`."""
     _keep(1 << capability)
 

@@ -157,7 +157,7 @@ def _confine(channel: socket.socket, user: Identity | None) -> None:
         landlock.restrict(signals=True)
     except OSError:
         pass
-    privileges.keep_only(privileges.CAP_NET_BIND_SERVICE)
+    privileges.keep_one(privileges.CAP_NET_BIND_SERVICE)
     call_filter.install()
 
 
