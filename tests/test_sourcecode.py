@@ -139,7 +139,7 @@ def test_wheel_holds_what_a_user_needs(wheel: tuple[Path, str]) -> None:
     assert not any(name.endswith((".pyx", ".c")) for name in names)
     # All programs are launchers: a script of pip's would obey the caller's PYTHON variables.
     assert sorted(name.rpartition("/")[2] for name in names if ".data/scripts/" in name) == [
-        "passt", "pasta", "pesto", "qrap"]
+        "passt", "passtctl", "pasta", "pesto", "qrap"]
     assert not any(name.endswith("/entry_points.txt") for name in names)
 
 

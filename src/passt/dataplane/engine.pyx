@@ -38,7 +38,8 @@ from passt.dataplane.turn cimport (
     read_frames, set_handlers,
 )
 from passt.errors import HostError
-from passt.facts.contracts import MAX_LISTENERS, FlowInfo, ListenerInfo
+from passt.facts import contracts
+from passt.facts.contracts import FlowInfo, ListenerInfo
 
 cdef enum:
     # Batches read when the engine is closed; the transmit queue of a tap holds no more by far.
@@ -390,7 +391,7 @@ cdef class Engine:
             "datagram_sockets": (core.n_datagram_sockets, core.max_datagram_sockets),
             "connection_memory_bytes": (core.pool.size - core.pool.left, core.pool.size),
             "pipes": (core.stats.pipes_open, core.stats.pipes_open + core.bypass.pipes.n_unused),
-            "listeners": (core.listeners.count(), MAX_LISTENERS),
+            "listeners": (core.listeners.count(), contracts.MAX_LISTENERS),
         }
 
     def flows(self):
