@@ -273,8 +273,8 @@ def test_signal_at_any_time_leaves_nothing(life: Life, turn: int) -> None:
 def await_end(process: Process, signum: int) -> int:
     """Wait for the end and return its status.
 
-    A destructor of the driver's interpreter swallows the exception of a SIGINT that meets it, before the driver
-    has the default action set; our launcher has it from the start. A user would press the key again.
+    A destructor of the driver's interpreter swallows the exception of a SIGINT that meets it, before the
+    driver has the default action set; our launcher has it from the start. A user presses the key again.
     """
     for _ in range(int(LIMIT_S)):
         with suppress(subprocess.TimeoutExpired):
