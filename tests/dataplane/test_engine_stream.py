@@ -182,6 +182,13 @@ def test_impossible_length_ends_the_client(bench: StreamBench, length: int) -> N
     assert bench.kernel.recv(1) == b""
 
 
+@pytest.mark.parametrize("request_number", [1, 3])
+def test_front_end_of_vhost_user_is_told_of_the_option(bench: StreamBench, request_number: int) -> None:
+    bench.kernel.send(struct.pack("<III", request_number, 1, 0))
+    bench.turn()
+    assert bench.ends == ["it speaks vhost-user, which this passt does with the option --vhost-user"]
+
+
 def test_client_that_cannot_be_written_to(bench: StreamBench) -> None:
     bench.kernel.shutdown(socket.SHUT_RD)
     bench.give(ARP)

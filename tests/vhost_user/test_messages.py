@@ -86,6 +86,7 @@ def test_a_byte_too_many_is_refused(parse: Callable[[bytes], object], data: str)
 @pytest.mark.parametrize(("header", "text"), [
     (Header(1, 0, 0), "version 0 of the protocol; 1 would be right"),
     (Header(1, 2, 0), "version 2"), (Header(1, 3, 0), "version 3"),
+    (Header(90 << 24, 2, 0), "served without the option --vhost-user"),
     (Header(1, 5, 0), "marked as a reply"),
     (Header(1, 1, 513), "a payload of 513 bytes; no request has more than 512"),
     (Header(1, 1, 0xffffffff), "4294967295 bytes"),

@@ -135,6 +135,9 @@ class Header(Value):
     def parse(cls, data: bytes) -> Self:
         """Read one; WireError if no request begins so."""
         request, flags, size = _unpack(_HEADER, data, "a header")
+        if flags & _VERSION_MASK != VERSION and request not in Request.__members__.values():
+            raise WireError("that is no request of vhost-user; a client that sends frames (QEMU's -netdev"
+                            " stream) is served without the option --vhost-user")
         if flags & _VERSION_MASK != VERSION:
             raise WireError(f"version {flags & _VERSION_MASK} of the protocol; {VERSION} would be right")
         if flags & FLAG_REPLY:

@@ -108,6 +108,8 @@ cdef class StreamLink(Link):
     cdef str end_reason(self):
         if self.error == STREAM_CLOSED:
             return "it closed the connection"
+        if self.error == STREAM_BAD_LENGTH and is_vhost_request(self.bad_length):
+            return "it speaks vhost-user, which this passt does with the option --vhost-user"
         if self.error == STREAM_BAD_LENGTH:
             return (f"it sent a frame of {self.bad_length} bytes, where {<int>ETH_HLEN} to "
                     f"{<int>MAX_FRAME} are possible")
@@ -384,6 +386,14 @@ cdef class StreamLink(Link):
                 self.stats.bytes_to_guest += self.rest_len
                 self.n_queued -= 1
                 self.bytes_queued -= self.rest_len
+
+
+cdef bint is_vhost_request(uint32_t length) noexcept nogil:
+    """Whether a length is the number of a request that a front end of vhost-user begins with.
+
+    That has 32 bits as well, in the order of the machine, little-endian; GET_FEATURES is 1, SET_OWNER 3.
+    """
+    return length in (1 << 24, 3 << 24)
 
 
 cdef void check_buffers(StreamLink link) noexcept nogil:
