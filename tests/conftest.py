@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -14,12 +15,21 @@ from tests.support import switches
 from tests.support.workers import pytest_addoption, pytest_runtestloop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
 
 __all__ = ["pytest_addoption", "pytest_runtestloop"]
 
 SYSTEM_MARKERS = ("needs_root", "needs_userns")
 VECTORS = Path(__file__).parent / "vectors"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _descriptors_end_with_their_module() -> Iterator[None]:
+    """Collect what a module left in cycles: by itself the collector comes too seldom for descriptors."""
+    yield
+    gc.enable()
+    gc.collect()
+    gc.collect()              # what the first one released may have kept more
 
 
 def pytest_configure() -> None:

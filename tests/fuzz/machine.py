@@ -8,6 +8,7 @@ import struct
 from passt.dataplane.engine import Engine
 
 SHORTEST, LONGEST = 14, 65589
+VHOST_REQUESTS = (1 << 24, 3 << 24)  # numbers of a front end's first requests, as a length
 HEAD_LEN = 256
 GONE = "it closed the connection"
 
@@ -72,6 +73,8 @@ def split(data: bytes) -> tuple[list[tuple[bytes, int]], str]:
     while at + 4 <= len(data):
         (n,) = struct.unpack_from("!I", data, at)
         if not SHORTEST <= n <= LONGEST:
+            if n in VHOST_REQUESTS:
+                return frames, "it speaks vhost-user, which this passt does with the option --vhost-user"
             return frames, f"it sent a frame of {n} bytes, where {SHORTEST} to {LONGEST} are possible"
         if at + 4 + n > len(data):
             break

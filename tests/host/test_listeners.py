@@ -16,7 +16,14 @@ from passt.errors import ConfigError
 from passt.facts.guest import GuestNet
 from passt.facts.port_rule import PortRule
 from passt.host import listeners, syscalls
-from passt.host.listeners import HostBinder, HostPorts, explain_failure, leave_out_ephemeral
+from passt.host.listeners import (
+    MIN_RESERVE,
+    RESERVE_SHARE,
+    HostBinder,
+    HostPorts,
+    explain_failure,
+    leave_out_ephemeral,
+)
 from passt.host.port_owner import find_owner
 from tests.support.isolated import isolated, set_up
 
@@ -276,8 +283,10 @@ def test_optional_specification_of_which_nothing_is_had_is_an_error() -> None:
 def test_descriptor_limit_cuts_optional_specifications_evenly_and_is_told() -> None:
     def run() -> tuple[list[int], str]:
         gc.collect()  # what earlier tests left open would be closed between counting and opening
+        gc.collect()
         used = len(os.listdir("/proc/self/fd")) + 2  # the pipe and the copy above
-        limit = 2 * (used + 20)  # half of it is kept free
+        limit = next(n for n in range(used, 65536)
+                     if n - max(n // RESERVE_SHARE, min(MIN_RESERVE, n // 2)) - used >= 20)
         return opened_and_said([rule(TCP, 5000, 5099, optional=True, spec="-t all"),
                                 rule(UDP, 5000, 5099, optional=True, spec="-u all")], limit)
 

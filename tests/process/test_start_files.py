@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,7 +29,9 @@ def make(files: StartFiles, path: Path) -> None:
 def wait_for_guard(files: StartFiles, path: Path) -> None:
     """Wait until the guard holds *path*."""
     def is_held() -> bool:
-        return str(path) in {os.readlink(fd) for fd in Path(f"/proc/{files._pid}/fd").iterdir()}
+        with suppress(FileNotFoundError):     # it is closing what it got from us
+            return str(path) in {os.readlink(fd) for fd in Path(f"/proc/{files._pid}/fd").iterdir()}
+        return False
 
     wait_until(is_held, "the guard has looked")
 
