@@ -230,6 +230,7 @@ def test_stats_are_rows_of_counters(lab: Lab, plain: bool) -> None:
 # A good ARP request, a truncated one, one of another kind of hardware; a DHCP message of 50 bytes.
 SEND_MALFORMED = """
 import socket
+import time
 name = next(name for _, name in socket.if_nameindex() if name != "lo")
 link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 link.bind((name, 0))
@@ -242,6 +243,7 @@ link.send(ethernet + bytes(46))
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 udp.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
 udp.sendto(bytes(50), ("255.255.255.255", 67))
+time.sleep(0.5)  # the counters at the end are those of what was read by then
 """
 
 
