@@ -143,10 +143,7 @@ def main(argv: list[str]) -> int:
         print(report.text(result))
         if options.json:
             options.json.write_text(json.dumps(report.to_json(result), indent=1) + "\n")
-    except BenchError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
+    except (BenchError, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

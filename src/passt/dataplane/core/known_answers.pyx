@@ -18,12 +18,10 @@ from passt.dataplane.base.externs cimport IPPROTO_ICMPV6, calloc, free, memcmp, 
 from passt.dataplane.base.siphash cimport siphash
 from passt.dataplane.core.guest cimport Guest
 from passt.dataplane.packet.headers cimport (
-    ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IP6, IP6_HLEN, ArpPkt, EthHdr, Ip6Hdr, eth_type,
+    ARP_REQUEST, ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IP6, IP6_HLEN, ArpPkt, EthHdr, Ip6Hdr, eth_type,
 )
 
 cdef enum:
-    ARP_REQUEST = 1               # RFC 826
-    ARP_TARGET_AT = 24
     SOLICITATION = 135            # RFC 4861 4.3
     TARGET_AT = 8
     SOLICITATION_LEN = 24
@@ -94,7 +92,7 @@ cdef const uint8_t *target_of(const uint8_t *frame, size_t n) noexcept nogil:
     if eth_type(<const EthHdr *>frame) == ETHERTYPE_ARP:
         if n < ETH_HLEN + sizeof(ArpPkt) or arp.op != ARP_REQUEST:
             return NULL
-        return frame + ETH_HLEN + ARP_TARGET_AT
+        return arp.target_ip
     if (eth_type(<const EthHdr *>frame) != ETHERTYPE_IP6 or n < ETH_HLEN + IP6_HLEN + SOLICITATION_LEN
             or ip6.next_header != IPPROTO_ICMPV6 or frame[ETH_HLEN + IP6_HLEN] != SOLICITATION):
         return NULL

@@ -54,6 +54,8 @@ cdef class FlowTable:
     cdef void leave_class(self, Flow *flow) noexcept nogil
     cdef void prepend(self, Flow *flow, FlowQueue *queue, FlowOrder order) noexcept nogil
     cdef void append(self, Flow *flow, FlowQueue *queue, FlowOrder order) noexcept nogil
+    cdef void link_between(self, Flow *flow, FlowQueue *queue, FlowOrder order, uint32_t older,
+                           uint32_t newer) noexcept nogil
     cdef void unlink(self, Flow *flow, FlowQueue *queue, FlowOrder order) noexcept nogil
     cdef uint16_t crowd_of(self, const FlowKey *key, bint inbound) noexcept nogil
     cdef uint32_t expendable(self, uint8_t flow_class) noexcept nogil

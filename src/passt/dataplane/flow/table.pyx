@@ -324,23 +324,25 @@ cdef class FlowTable:
 
     cdef void prepend(self, Flow *flow, FlowQueue *queue, FlowOrder order) noexcept nogil:
         """Put a flow at the beginning of a queue."""
-        flow.links[<int>order].older = NO_FLOW
-        flow.links[<int>order].newer = queue.oldest
-        if queue.oldest == NO_FLOW:
-            queue.newest = flow.index
-        else:
-            self.flows[queue.oldest].links[<int>order].older = flow.index
-        queue.oldest = flow.index
+        self.link_between(flow, queue, order, NO_FLOW, queue.oldest)
 
     cdef void append(self, Flow *flow, FlowQueue *queue, FlowOrder order) noexcept nogil:
         """Put a flow at the end of a queue."""
-        flow.links[<int>order].older = queue.newest
-        flow.links[<int>order].newer = NO_FLOW
-        if queue.newest == NO_FLOW:
+        self.link_between(flow, queue, order, queue.newest, NO_FLOW)
+
+    cdef void link_between(self, Flow *flow, FlowQueue *queue, FlowOrder order, uint32_t older,
+                           uint32_t newer) noexcept nogil:
+        """Put a flow between two that are neighbours in a queue; NO_FLOW: the end of the queue there."""
+        flow.links[<int>order].older = older
+        flow.links[<int>order].newer = newer
+        if older == NO_FLOW:
             queue.oldest = flow.index
         else:
-            self.flows[queue.newest].links[<int>order].newer = flow.index
-        queue.newest = flow.index
+            self.flows[older].links[<int>order].newer = flow.index
+        if newer == NO_FLOW:
+            queue.newest = flow.index
+        else:
+            self.flows[newer].links[<int>order].older = flow.index
 
     cdef void unlink(self, Flow *flow, FlowQueue *queue, FlowOrder order) noexcept nogil:
         """Take a flow out of a queue."""

@@ -5,9 +5,9 @@ from libc.stdint cimport uint8_t, uint16_t
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.ip.fragments cimport on_fragment
 from passt.dataplane.packet.headers cimport (
-    ETH_ALEN, ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IP4, ETHERTYPE_IP6, ICMP6_ND_FIRST, ICMP6_ND_LAST, IP4_DF,
-    IP6_HLEN, TCP_SYN, UDP_HLEN, ArpPkt, EthHdr, Ip4Hdr, Ip6Hdr, TcpHdr, eth_type, is_loopback6,
-    is_mapped4, is_multicast4, is_zero, load_be16,
+    ARP_REPLY, ARP_REQUEST, ETH_ALEN, ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IP4, ETHERTYPE_IP6, ICMP6_ND_FIRST,
+    ICMP6_ND_LAST, IP4_DF, IP6_HLEN, TCP_SYN, UDP_HLEN, ArpPkt, EthHdr, Ip4Hdr, Ip6Hdr, TcpHdr, eth_type,
+    is_loopback6, is_mapped4, is_multicast4, is_zero, load_be16,
 )
 from passt.dataplane.packet.parse cimport IpView, split_ip4, split_ip6
 from passt.dataplane.ping cimport on_echo
@@ -33,8 +33,6 @@ from passt.dataplane.udp.from_guest cimport flush_out
 cdef enum:
     PORT_DHCP_SERVER = 67         # RFC 2131
     PORT_DHCPV6_SERVER = 547      # RFC 8415
-    ARP_REQUEST = 1               # RFC 826
-    ARP_REPLY = 2
 
 
 cdef void on_frame(Core core, const RxFrame *frame) noexcept nogil:

@@ -65,6 +65,9 @@ cdef enum:
     ICMP6_ECHO_REPLY = 129
     ICMP6_ND_FIRST = 133          # router solicitation ... redirect (RFC 4861)
     ICMP6_ND_LAST = 137
+    # Operations of ARP (RFC 826)
+    ARP_REQUEST = 1
+    ARP_REPLY = 2
 
 cdef packed struct EthHdr:
     uint8_t dst[6]
