@@ -406,7 +406,15 @@ def holder(life: Life) -> Iterator[Holder]:
 
 def attach(life: Life, holder: Holder, *more: str) -> Process:
     process = life.start("--pid", str(holder.pid), *more)
-    wait_until(lambda: process.poll() is not None or status_field(process.pid, "NoNewPrivs") == "1", "it is")
+
+    def is_ready() -> bool:
+        # Its last steps before the loop: it has no rights any more, and takes signals itself.
+        return process.poll() is not None or (
+            status_field(process.pid, "NoNewPrivs") == "1"
+            and int(status_field(process.pid, "CapPrm"), 16) == 0
+            and bool(int(status_field(process.pid, "SigBlk"), 16) >> (signal.SIGTERM - 1) & 1))
+
+    wait_until(is_ready, "it is attached")
     return process
 
 

@@ -182,8 +182,14 @@ class Place:
         """End every process in the place, and collect those that are ours."""
         self.holder.kill()
         self.holder.communicate(timeout=20)
+        self.collect(set())
+
+    def collect(self, alive: set[int]) -> None:
+        """End what waits outside the place, perhaps stopped, for one in it that is not among *alive*."""
         for running in self.spawned:
-            running.popen.communicate(timeout=20)
+            if running.popen.returncode is None and running.pid not in alive:
+                running.popen.kill()
+                running.popen.communicate(timeout=20)
 
     def command(self, argv: Sequence[str], *, user: bool, cwd: str = "/") -> list[str]:
         """Full command line that runs *argv* in this place, as root or as the plain user."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import signal
 import subprocess
 import sys
 import uuid
@@ -79,8 +81,13 @@ class Life:
         return [pid for pid in pids if mark in read(f"/proc/{pid}/environ")]
 
     def assert_nothing_left(self) -> None:
-        """Fail if anything that bears the mark outlives a moment."""
-        wait_until(lambda: not self.processes(), "no process is left")
+        """Fail if anything that bears the mark outlives a moment; it ends in any case."""
+        try:
+            wait_until(lambda: not self.processes(), "no process is left")
+        finally:
+            for pid in self.processes():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def read_line(process: subprocess.Popen[str], *, errors: bool = False) -> str:

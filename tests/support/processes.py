@@ -49,9 +49,13 @@ def status_field(pid: int, name: str) -> str:
 def children(pid: int) -> list[int]:
     """Children of a process, of all its threads."""
     found: list[int] = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return found
+    for task in tasks:
         try:
-            found += map(int, path.read_text(encoding="ascii").split())
+            found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text(encoding="ascii").split())
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found

@@ -82,6 +82,8 @@ def lab(session_lab: Lab) -> Iterator[Lab]:
     for pid in host.pids() - before:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    if rest:
+        host.collect(before)
     assert not rest, f"processes left behind: {rest}"
     assert (host.links(), host.mounts()) == (links, mounts)
     files = [str(path) for path in (session_lab.directory / "home").iterdir()]

@@ -79,9 +79,16 @@ def guest(lab: Lab, user: bool, scratch: Path) -> Iterator[tuple[Running, Asker,
 
 def test_flow_by_the_link_is_told_to_the_byte(guest: tuple[Running, Asker, int, int]) -> None:
     _, asker, port, received = guest
-    [flow] = asker.ask(f"/v1/flows?protocol=tcp&port={port}")["flows"]
-    # The server has ended its stream: its FIN is not counted.
-    assert (flow["state"], flow["path"], flow["direction"]) == ("FIN_WAIT_2", "link", "outbound")
+    found: list[dict[str, Any]] = []
+
+    def is_half_closed() -> bool:
+        found[:] = asker.ask(f"/v1/flows?protocol=tcp&port={port}")["flows"]
+        return [flow["state"] for flow in found] == ["FIN_WAIT_2"]
+
+    # The server has ended its stream, which the guest acknowledged: its FIN is not counted.
+    wait_until(is_half_closed, "the server's end is acknowledged")
+    [flow] = found
+    assert (flow["path"], flow["direction"]) == ("link", "outbound")
     assert flow["remote"] == {"address": FAR4, "port": 8000} == flow["host"]["peer"]
     assert flow["guest"] == {"address": HOST4, "port": port}
     assert flow["host"]["local"]["address"] == HOST4

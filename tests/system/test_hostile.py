@@ -36,7 +36,10 @@ def attempt(pid, how, function):
         pass
 def write_memory(pid):
     with open(f"/proc/{pid}/maps") as maps:
-        start = next(int(line.split("-")[0], 16) for line in maps if " rw-p " in line)
+        places = [int(line.split("-")[0], 16) for line in maps if " rw-p " in line]
+    if not places:
+        return -1                            # it has ended, and its parent does not know yet
+    start = places[0]
     with open(f"/proc/{pid}/mem", "r+b", buffering=0) as mem:
         mem.seek(start)
         data = mem.read(1)
