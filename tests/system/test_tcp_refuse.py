@@ -87,8 +87,8 @@ def ways(lab: Lab) -> Iterator[Lab]:
 
 def test_guest_sees_the_error_that_the_host_saw(ways: Lab, user: bool) -> None:
     argv = ["python3", "-c", CONNECT, *(way.address for way in WAYS)]
-    result = ways.run(("--config-net",), argv, user=user, timeout=90)
+    result = ways.run(("--config-net", "--trace"), argv, user=user, timeout=90)
     found = json.loads(result.stdout)
     names = {way.address: name for way, (name, _) in zip(WAYS, found, strict=True)}
-    assert names == {way.address: way.errno for way in WAYS}
+    assert names == {way.address: way.errno for way in WAYS}, (found, result.stderr.decode())
     assert max(seconds for _, seconds in found) < PROMPT_S
