@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import select
 import shutil
 import subprocess
 import tempfile
@@ -15,6 +14,7 @@ import pytest
 
 from passt.config.options import OPTIONS
 from passt.config.pesto_options import PESTO_OPTIONS
+from tests.support.processes import is_readable
 from tools.completion import VALUES, known, spellings, summary
 
 ROOT = Path(__file__).parents[1]
@@ -137,7 +137,7 @@ class Zsh:
         end = time.monotonic() + 20
         while text not in self.seen:
             assert time.monotonic() < end, self.seen
-            if select.select([self.fd], [], [], 0.1)[0]:
+            if is_readable(self.fd, 0.1):
                 self.seen += os.read(self.fd, 4096).decode(errors="replace")
 
     def close(self) -> None:

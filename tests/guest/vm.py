@@ -8,7 +8,6 @@ instructions, which TCG carries out byte by byte.
 from __future__ import annotations
 
 import os
-import select
 import shlex
 import signal
 import subprocess
@@ -17,7 +16,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.support.processes import wait_until
+from tests.support.processes import is_readable, wait_until
 from tests.support.switches import KVM
 
 if TYPE_CHECKING:
@@ -178,7 +177,7 @@ class Vm:
         descriptor = self.running.popen.stdout.fileno()
         end = time.monotonic() + limit_s
         while mark not in self._buffer:
-            if not select.select([descriptor], [], [], max(end - time.monotonic(), 0))[0]:
+            if not is_readable(descriptor, end - time.monotonic()):
                 raise AssertionError(f"nothing within {limit_s} s: {self._describe()}")
             data = os.read(descriptor, 65536)
             if not data:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import re
-import select
 import shlex
 import signal
 import time
@@ -18,7 +17,7 @@ from passt.namespace.child_channel import Channel, Kind
 from passt.process import signals
 from tests.support.isolated import isolated
 from tests.support.life import DRIVER, PYTHON, TREE, Life
-from tests.support.processes import LIMIT_S, read, wait_until
+from tests.support.processes import LIMIT_S, is_readable, read, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,8 +50,7 @@ class Screen:
         """Wait for *pattern* and return what matched; forget all up to its end."""
         end = time.monotonic() + LIMIT_S
         while not (match := re.search(pattern, self._seen)):
-            ready, _, _ = select.select([self._fd], [], [], max(0.0, end - time.monotonic()))
-            assert ready, f"no {pattern!r} in {self._seen!r}"
+            assert is_readable(self._fd, end - time.monotonic()), f"no {pattern!r} in {self._seen!r}"
             try:
                 self._seen += os.read(self._fd, 65536).decode(errors="replace")
             except OSError as error:  # EIO: nobody has the terminal any more
@@ -87,8 +85,7 @@ class Screen:
         """Wait for the program's end; exit status, or minus the signal."""
         end = time.monotonic() + LIMIT_S
         while time.monotonic() < end:
-            ready, _, _ = select.select([self._fd], [], [], 0.01)
-            if ready:
+            if is_readable(self._fd, 0.01):
                 try:
                     self._seen += os.read(self._fd, 65536).decode(errors="replace")
                 except OSError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import socket
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from passt.light.values import replace
 from passt.steer import messages
 from passt.steer.messages import Answer, Hello, NewTable, Report
 from passt.steer.server import PATIENCE_S, RETRY_S, PortServer, peer_uid
+from tests.support.processes import is_readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ class Loop:
 
     def turn(self) -> None:
         """Serve all that is readable, until nothing is."""
-        while ready := select.select(list(self.readers), [], [], 0)[0]:
+        while ready := [fd for fd in self.readers if is_readable(fd)]:
             self.readers[ready[0]]()
 
     def pass_time(self) -> None:

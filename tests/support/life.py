@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.support.processes import LIMIT_S, read, wait_until
+from tests.support.processes import LIMIT_S, is_readable, read, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,8 +96,7 @@ def read_line(process: subprocess.Popen[str], *, errors: bool = False) -> str:
     line = b""
     while not line.endswith(b"\n"):
         # Octet by octet: what a buffer had taken would be hidden from select.
-        ready, _, _ = select.select([stream], [], [], LIMIT_S)
-        assert ready, f"no output after {line!r}"
+        assert is_readable(stream, LIMIT_S), f"no output after {line!r}"
         octet = os.read(stream.fileno(), 1)
         if not octet:
             break

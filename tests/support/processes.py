@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from _typeshed import FileDescriptorLike
 
 LIMIT_S = 20.0
 
@@ -19,6 +22,16 @@ def wait_until(condition: Callable[[], bool], what: str, limit_s: float = LIMIT_
     while not condition():
         assert time.monotonic() < end, f"not within {limit_s} s: {what}"
         time.sleep(0.005)
+
+
+def is_readable(descriptor: FileDescriptorLike, limit_s: float = 0) -> bool:
+    """Wait up to *limit_s* seconds until there is something to read, an end or an error.
+
+    poll(2): a long run of tests may have more descriptors than select(2) can name.
+    """
+    watch = select.poll()
+    watch.register(descriptor, select.POLLIN)
+    return bool(watch.poll(max(limit_s, 0) * 1000))
 
 
 def read(path: str) -> bytes:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import struct
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.support.guest_memory import Buffer, GuestMemory
+from tests.support.processes import is_readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -263,8 +263,7 @@ class SplitRing:
 
     def await_call(self, timeout_s: float = 10.0) -> None:
         """Sleep until the back end has called."""
-        ready, _, _ = select.select([self.call_fd], [], [], timeout_s)
-        assert ready, f"no call within {timeout_s} s"
+        assert is_readable(self.call_fd, timeout_s), f"no call within {timeout_s} s"
         self.called()
 
     def take(self, limit: int = WRAP) -> list[Used]:

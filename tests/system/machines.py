@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import struct
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tests.support.front_end import USUAL, FrontEnd
 from tests.support.lab import OUTSIDE4, Lab, Place, Running
-from tests.support.processes import wait_until
+from tests.support.processes import is_readable, wait_until
 from tests.support.vhost_client import Client
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class Peer:
             while (frame := self._next()) is not None:
                 if is_wanted(frame):
                     return frame
-            if not select.select([self.sock], [], [], max(end - time.monotonic(), 0))[0]:
+            if not is_readable(self.sock, end - time.monotonic()):
                 raise AssertionError(f"no such frame within {limit_s} s")
             data = self.sock.recv(1 << 20)
             assert data, "passt has closed the connection"

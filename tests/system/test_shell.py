@@ -6,7 +6,6 @@ import fcntl
 import os
 import pty
 import re
-import select
 import struct
 import termios
 import time
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.lab import UID, Lab, Running
-from tests.support.processes import descendants, process_state, wait_until
+from tests.support.processes import descendants, is_readable, process_state, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,8 +53,7 @@ class Terminal:
         """Read until *pattern* appears; forget everything up to its end and return what it matched."""
         end = time.monotonic() + limit_s
         while not (match := re.search(pattern, self.seen)):
-            ready, _, _ = select.select([self.master], [], [], max(0.0, end - time.monotonic()))
-            if not ready:
+            if not is_readable(self.master, end - time.monotonic()):
                 raise AssertionError(f"no {pattern!r} in {self.seen!r}")
             try:
                 data = os.read(self.master, 65536)

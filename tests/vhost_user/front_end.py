@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from passt.vhost_user.backend import Backend
 from passt.vhost_user.messages import FLAG_NEED_REPLY, VERSION, Header, Request, build_u64
 from passt.vhost_user.session import Session
 from tests.support import fakes
+from tests.support.processes import is_readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -175,7 +175,7 @@ class FrontEnd:
     def has_reply(self) -> bool:
         """Tell whether there is a reply."""
         try:
-            return bool(select.select([self.sock], [], [], 0)[0]) and bool(self.sock.recv(1, socket.MSG_PEEK))
+            return is_readable(self.sock) and bool(self.sock.recv(1, socket.MSG_PEEK))
         except ConnectionResetError:
             return False
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import select
 import socket
 
 import pytest
@@ -23,6 +22,7 @@ from passt.vhost_user.messages import (
     RingState,
     build_u64,
 )
+from tests.support.processes import is_readable
 from tests.vhost_user.front_end import BACKEND, FEATURES, NEED_REPLY, REGION, FrontEnd
 
 OTHER = MemoryRegion(0x10_0000, 0x1000, 0x7f00_0100_0000, 0, -1)
@@ -219,7 +219,7 @@ def test_eventfd_never_keeps_us_waiting(front_end: FrontEnd, event: int) -> None
 # Errors of rings
 
 def is_signalled(fd: int) -> bool:
-    return bool(select.select([fd], [], [], 0)[0])
+    return is_readable(fd)
 
 
 def test_error_of_the_device_is_signalled(front_end: FrontEnd, event: int) -> None:
