@@ -47,11 +47,10 @@ def test_relative_path_is_that_of_the_caller(tmp_path: Path, monkeypatch: pytest
 
 
 def test_what_cannot_be_looked_at_stays(tmp_path: Path) -> None:
-    missing = SocketFile(str(tmp_path / "none" / "socket"))
+    before = os.listdir("/proc/self/fd")
+    missing = SocketFile(str(tmp_path / "none" / "socket"), str(tmp_path / "socket"))
     assert missing.descriptors() == ()
-    missing.remove()
-    gone = SocketFile(str(tmp_path / "socket"))
+    assert os.listdir("/proc/self/fd") == before
     (tmp_path / "socket").touch()
-    gone.remove()
+    missing.remove()
     assert (tmp_path / "socket").exists()
-    os.close(gone.descriptors()[0])

@@ -25,8 +25,9 @@ CASES = [
 LONG_CASES = [
     (address, streams, way, 10) for address in (FAR4, FAR6) for streams in (1, 8, 64) for way in WAYS
 ]
-# Of an equal share.
+# Of an equal share. Both ways at once, what goes out has a few percent of the machine, and wavers with it.
 LEAST = {1: 1.0, 8: 0.25, 64: 0.0}
+LEAST_OF_BOTH = {1: 1.0, 8: 0.05, 64: 0.0}
 
 
 @pytest.mark.parametrize(("address", "streams", "way", "seconds"), LONG_CASES if LONG else CASES)
@@ -38,4 +39,5 @@ def test_streams_share(lab: Lab, plain: bool, address: str, streams: int, way: s
         assert len(shares) == (streams if way in (name, "both") else 0)
         if shares:
             assert min(shares) > 0
-            assert min(shares) >= LEAST[streams] * sum(shares) / streams
+            least = (LEAST_OF_BOTH if way == "both" else LEAST)[streams]
+            assert min(shares) >= least * sum(shares) / streams

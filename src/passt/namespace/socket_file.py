@@ -18,12 +18,15 @@ class SocketFile:
     def __init__(self, *paths: str) -> None:
         self._files: list[tuple[int, str, tuple[int, int]]] = []  # directory, name, identity
         for path in paths:
+            fd = -1
             try:
                 fd = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                 name = os.path.basename(path)
                 self._files.append((fd, name, _look(fd, name)))
             except OSError as error:
                 log.debug(f"the socket {path} will stay behind: {error.strerror}")
+                if fd >= 0:
+                    os.close(fd)
 
     def descriptors(self) -> tuple[int, ...]:
         """Return the descriptors that `remove` needs."""
