@@ -101,7 +101,7 @@ cdef int read_frames(Core core, int room) noexcept nogil:
 
 cdef bint may_stay_in_pieces(Core core, RxFrame *frame) noexcept nogil:
     """Whether *frame*, of which the head is joined then, is left where it is: large, and data for TCP."""
-    return (frame.len >= IN_PIECES_FROM and frame.n_pieces <= MAX_GATHER and not frame.unverified
+    return (frame.len >= IN_PIECES_FROM and frame.n_pieces <= MAX_GATHER
             and not core.watch.active and core.link.join_head(frame) and is_tcp_data(frame.data))
 
 

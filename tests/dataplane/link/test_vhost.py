@@ -441,6 +441,28 @@ def test_large_segment_goes_to_the_socket_from_where_it_lies(make: Callable[...,
     stream.remote.close()
 
 
+@pytest.mark.parametrize("cuts", [(), (66,), (67, 4097), (12, 55), [301] * 60, [300] * 200])
+@pytest.mark.parametrize("place", [None, 200, 39999])
+def test_large_segment_is_verified_where_it_lies(make: Callable[..., VhostBench], cuts: tuple[int, ...],
+                                                 place: int | None) -> None:
+    bench = make(features=PLAIN, size=1024)
+    bench.front.offer(2048, 64)
+    stream = connect(bench)
+    payload = os.urandom(40000)
+    frame = bytearray(data(stream, payload))
+    if place is not None:
+        frame[54 + place] ^= 1
+    bench.front.send(bytes(frame), cuts=cuts)
+    bench.turn()
+    if place is None:
+        got = b""
+        while len(got) < len(payload):
+            got += stream.remote.recv(65536)
+        assert got == payload
+    assert bench.drops() == ({} if place is None else {"drop_bad_checksum": 1})
+    stream.remote.close()
+
+
 @pytest.mark.parametrize("way", ["out", "in"])
 def test_payload_that_is_cut_off_ends_the_session(make: Callable[..., VhostBench], way: str) -> None:
     bench = make(features=FULL, size=1024)

@@ -55,6 +55,13 @@ def test_sum_in_two_steps_at_an_even_place(data: bytes, half: int) -> None:
     assert probe.checksum(second, probe.partial(first)) == probe.checksum(data)
 
 
+@given(st.lists(st.binary(max_size=90), max_size=12), st.integers(0, 200), st.integers(0, 200))
+def test_sum_of_pieces_is_that_of_their_bytes(pieces: list[bytes], first: int, last: int) -> None:
+    data = b"".join(pieces)
+    first, last = sorted((min(first, len(data)), min(last, len(data))))
+    assert probe.checksum_of_pieces(pieces, first, last - first) == probe.checksum(data[first:last])
+
+
 @given(st.binary(max_size=300))
 def test_message_with_its_checksum_sums_to_zero(data: bytes) -> None:
     even = data + bytes(len(data) % 2)

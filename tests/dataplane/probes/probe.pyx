@@ -15,7 +15,8 @@ from posix.mman cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE, mmap, mprotect, munmap,
 )
 
-from passt.dataplane.packet.checksum cimport csum_add, csum_fold, pseudo4, pseudo6
+from passt.dataplane.base.externs cimport iovec
+from passt.dataplane.packet.checksum cimport csum_add, csum_fold, csum_pieces, pseudo4, pseudo6
 from passt.dataplane.flow.key cimport FlowKey
 from passt.dataplane.flow.record cimport FLOW_DEAD, NO_FLOW, Flow
 from passt.dataplane.flow.table cimport FlowTable
@@ -213,6 +214,17 @@ def checksum(bytes data not None, uint64_t total=0):
     """csum_fold(csum_add()) as it is stored: a number in the machine's order."""
     cdef Guarded memory = Guarded()
     return csum_fold(csum_add(memory.put(data), len(data), total))
+
+
+def checksum_of_pieces(list pieces not None, size_t offset, size_t n):
+    """csum_fold(csum_pieces())."""
+    cdef iovec places[64]
+    cdef Py_ssize_t i
+    memories = [Guarded() for _ in pieces]
+    for i in range(len(pieces)):
+        places[i].iov_base = <void *>(<Guarded>memories[i]).put(pieces[i])
+        places[i].iov_len = len(pieces[i])
+    return csum_fold(csum_pieces(places, offset, n, 0))
 
 
 def partial(bytes data not None, uint64_t total=0):

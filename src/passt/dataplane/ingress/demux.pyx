@@ -94,7 +94,7 @@ cdef void on_packet(Core core, const IpView *ip, const RxFrame *frame, const uin
         learn_mac(core, mac)
         count(&core.stats, DROP_DISABLED)
         return
-    if frame.unverified and not may_pass(ip):
+    if frame.unverified and not may_pass(ip, frame.pieces if frame.n_pieces else NULL, ip.l4 - frame.data):
         count(&core.stats, DROP_BAD_CHECKSUM)
         return
     learn(core, mac, ip.src, ip.addr_len)

@@ -13,7 +13,7 @@ cdef struct RxFrame:
     # data for TCP, `Link.join_head` its first HEAD_LEN bytes at *data*.
     # *gso_type* is VIRTIO_NET_HDR_GSO_* without the ECN bit, *gso_size* its segment payload size;
     # *csum_start* and *csum_offset* as in TxMeta. What a link has nothing to say of is zero.
-    # *unverified*: no kernel has verified its checksums (stream link).
+    # *unverified*: no kernel has verified its checksums.
     const uint8_t *data
     const iovec *pieces
     uint32_t n_pieces

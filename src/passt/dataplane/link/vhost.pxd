@@ -19,8 +19,7 @@ cdef class VhostLink(VhostRings):
     cdef TakenChain taken[MAX_BATCH]
     cdef int n_taken
     cdef iovec *sent              # pieces of the frames of a batch
-    cdef uint32_t n_walked        # descriptors read for the batch
-    cdef int rounds               # batches of this turn
+    cdef size_t read              # bytes and frames of this turn, as TURN_SIZE counts them
     cdef bint again               # frames wait for the next turn
     cdef int next_pair            # whose frames come first
     cdef Chain *chains            # buffers for one frame to the guest

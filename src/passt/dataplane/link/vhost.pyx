@@ -7,8 +7,10 @@ translators. There is no system call per frame.
 
 From the guest: a batch is taken of all transmit rings; a chain of descriptors is a virtio-net header of 12
 bytes and a frame, in pieces wherever they lie. Frames are put together in memory of ours (`Link.join`) before
-anybody looks at them, so the guest cannot change what was checked. The chains are given back when the batch
-is done. While frames come we look again without being kicked, READ_ROUNDS batches a turn at most.
+anybody looks at them, so the guest cannot change what was checked; of a large one with data for TCP only the
+headers are, as its payload goes to the socket from where it lies. While frames come we look again without
+being kicked, and sleep only when there are none. A turn takes about TURN_SIZE: its end gives the chains back
+and acknowledges the data, so that a guest that has to wait for either gets on while we work.
 
 To the guest: a frame is written into the buffers that the guest has made available, as many as it takes
 (VIRTIO_NET_F_MRG_RXBUF) or one chain. Payload of TCP can be read from its socket to where it belongs in the
@@ -42,7 +44,8 @@ cdef enum:
     VNET_HLEN = 12                # struct virtio_net_hdr_v1, with num_buffers
     NUM_BUFFERS_AT = 10
     DATA_VALID = 2                # VIRTIO_NET_HDR_F_DATA_VALID: the checksum is known to be right
-    READ_ROUNDS = 4
+    TURN_SIZE = 256 << 10         # bytes of frames, as on the stream link, and PER_STEP for each descriptor
+    PER_STEP = 128
     SENT_PIECES = 2 * MAX_RING_SIZE
     # Before the last chain of a frame to the guest there is a piece for each byte at most.
     MAX_PLACES = VNET_HLEN + MAX_FRAME + MAX_RING_SIZE
@@ -108,7 +111,6 @@ cdef class VhostLink(VhostRings):
         cdef int found = 0
         cdef int i, pair, result
         self.give_back()
-        self.n_walked = 0
         self.more = self.again = False
         self.drained = True
         if self.error or not self.n_fds:
@@ -120,7 +122,7 @@ cdef class VhostLink(VhostRings):
             listen_no_more(&self.rings[2 * pair + 1])
             result = 1
             while (result > 0 and self.n_taken < room and used + MAX_RING_SIZE <= SENT_PIECES
-                    and self.n_walked < MAX_WALK):
+                    and self.read < TURN_SIZE):
                 result = self.take_frame(2 * pair + 1, &frames[found], &used)
                 found += result == 2
         self.next_pair = (self.next_pair + 1) % (<int>N_RINGS // 2)
@@ -128,11 +130,10 @@ cdef class VhostLink(VhostRings):
         if self.error:
             self.n_taken = 0
             return 0
-        self.rounds += 1
         if self.n_taken == 0 and not self.listen_to_all():
             return 0
         self.drained = False
-        self.more = self.rounds < READ_ROUNDS
+        self.more = self.read < TURN_SIZE
         self.again = not self.more
         return found
 
@@ -155,7 +156,7 @@ cdef class VhostLink(VhostRings):
         cdef iovec *pieces = self.sent + used[0]
         if take(&self.rings[number], self.memory, &chain, pieces, MAX_RING_SIZE, False) <= 0:
             return 0
-        self.n_walked += chain.n_steps
+        self.read += chain.size + PER_STEP * <size_t>chain.n_steps
         self.taken[self.n_taken].ring = <uint16_t>number
         self.taken[self.n_taken].head = chain.head
         self.n_taken += 1
@@ -484,7 +485,7 @@ cdef class VhostLink(VhostRings):
     cdef void end_turn(self) noexcept nogil:
         self.give_back()
         self.check_rings()
-        self.rounds = 0
+        self.read = 0
         self.more = self.more or self.again
         self.again = False
         self.flush()

@@ -20,7 +20,8 @@ packet is more likely to look so than to have a right checksum by chance.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from passt.dataplane.base.externs cimport (
-    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, htonl, htons, memcpy, ntohs, passt_sum_words,
+    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, htonl, htons, iovec, memcpy, ntohs,
+    passt_sum_words,
 )
 from passt.dataplane.packet.headers cimport TCP_HLEN, UDP_HLEN, Ip4Hdr, TcpHdr, UdpHdr, ip4_hdr_len
 from passt.dataplane.packet.parse cimport IpView
@@ -57,6 +58,31 @@ cdef uint64_t csum_add(const uint8_t *data, size_t n, uint64_t total) noexcept n
     return total
 
 
+cdef uint64_t csum_pieces(const iovec *pieces, size_t offset, size_t n, uint64_t total) noexcept nogil:
+    """Add *n* bytes from byte *offset* of *pieces* on, which have as many, to the running sum *total*."""
+    cdef bint is_odd = False      # what comes next stands in the other half of its 16-bit word
+    cdef size_t part
+    cdef uint64_t sum
+    while n:
+        if offset >= pieces.iov_len:
+            offset -= pieces.iov_len
+        else:
+            part = min(n, pieces.iov_len - offset)
+            sum = csum_add(<const uint8_t *>pieces.iov_base + offset, part, 0)
+            if is_odd:
+                sum = swap16(<uint16_t>~csum_fold(sum))       # RFC 1071 2(B)
+            total += sum
+            is_odd = is_odd != (part & 1)
+            n -= part
+            offset = 0
+        pieces += 1
+    return total
+
+
+cdef uint16_t swap16(uint16_t word) noexcept nogil:
+    return <uint16_t>(word << 8 | word >> 8)
+
+
 cdef uint16_t csum_fold(uint64_t total) noexcept nogil:
     """Fold to 16 bits and complement."""
     while total >> 16:
@@ -80,6 +106,14 @@ cdef uint64_t pseudo6(const uint8_t *src, const uint8_t *dst, uint8_t protocol, 
 
 cdef bint is_intact(const IpView *ip) noexcept nogil:
     """Whether the checksum of the packet's message is right, as far as its protocol is known."""
+    return is_intact_in(ip, NULL, 0)
+
+
+cdef bint is_intact_in(const IpView *ip, const iovec *pieces, size_t offset) noexcept nogil:
+    """As `is_intact`, of a message that lies at byte *offset* of *pieces*, if not NULL.
+
+    Only its first bytes are at `ip.l4` then. Who can change them meanwhile is the sender, who spoils its own.
+    """
     cdef size_t n = ip.l4_len
     cdef uint64_t total = 0
     if ip.protocol == IPPROTO_UDP:
@@ -94,15 +128,16 @@ cdef bint is_intact(const IpView *ip) noexcept nogil:
         total = pseudo6(ip.src, ip.dst, ip.protocol, <uint32_t>n)
     elif ip.protocol != IPPROTO_ICMP:
         total = pseudo4(ip.src, ip.dst, ip.protocol, <uint32_t>n)
-    return csum_fold(csum_add(ip.l4, n, total)) == 0
+    total = csum_add(ip.l4, n, total) if pieces == NULL else csum_pieces(pieces, offset, n, total)
+    return csum_fold(total) == 0
 
 
-cdef bint may_pass(const IpView *ip) noexcept nogil:
-    """Whether the packet's message is intact, or its checksum is left to be completed."""
+cdef bint may_pass(const IpView *ip, const iovec *pieces, size_t offset) noexcept nogil:
+    """Whether the packet's message is intact (`is_intact_in`), or its checksum is left to be completed."""
     cdef uint16_t field
     cdef uint32_t n = <uint32_t>ip.l4_len
     cdef uint64_t total
-    if is_intact(ip):
+    if is_intact_in(ip, pieces, offset):
         return True
     if ip.protocol == IPPROTO_UDP:
         field = (<const UdpHdr *>ip.l4).csum_be
