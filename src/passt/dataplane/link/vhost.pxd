@@ -19,7 +19,7 @@ cdef class VhostLink(VhostRings):
     cdef TakenChain taken[MAX_BATCH]
     cdef int n_taken
     cdef iovec *sent              # pieces of the frames of a batch
-    cdef size_t read              # bytes and frames of this turn, as TURN_SIZE counts them
+    cdef uint32_t cost            # of this turn's frames, as TURN_COST says
     cdef bint again               # frames wait for the next turn
     cdef int next_pair            # whose frames come first
     cdef Chain *chains            # buffers for one frame to the guest

@@ -9,7 +9,7 @@ From the guest: a batch is taken of all transmit rings; a chain of descriptors i
 bytes and a frame, in pieces wherever they lie. Frames are put together in memory of ours (`Link.join`) before
 anybody looks at them, so the guest cannot change what was checked; of a large one with data for TCP only the
 headers are, as its payload goes to the socket from where it lies. While frames come we look again without
-being kicked, and sleep only when there are none. A turn takes about TURN_SIZE: its end gives the chains back
+being kicked, and sleep only when there are none. A turn takes about TURN_COST: its end gives the chains back
 and acknowledges the data, so that a guest that has to wait for either gets on while we work.
 
 To the guest: a frame is written into the buffers that the guest has made available, as many as it takes
@@ -44,7 +44,8 @@ cdef enum:
     VNET_HLEN = 12                # struct virtio_net_hdr_v1, with num_buffers
     NUM_BUFFERS_AT = 10
     DATA_VALID = 2                # VIRTIO_NET_HDR_F_DATA_VALID: the checksum is known to be right
-    TURN_SIZE = 256 << 10         # bytes of frames, as on the stream link, and PER_STEP for each descriptor
+    TURN_COST = 256 << 10         # bytes of frames, of each frame COUNTED at most, and PER_STEP a descriptor
+    COUNTED = 4096                # the rest of a large frame stays where it is, and is the kernel's to copy
     PER_STEP = 128
     SENT_PIECES = 2 * MAX_RING_SIZE
     # Before the last chain of a frame to the guest there is a piece for each byte at most.
@@ -122,7 +123,7 @@ cdef class VhostLink(VhostRings):
             listen_no_more(&self.rings[2 * pair + 1])
             result = 1
             while (result > 0 and self.n_taken < room and used + MAX_RING_SIZE <= SENT_PIECES
-                    and self.read < TURN_SIZE):
+                    and self.cost < TURN_COST):
                 result = self.take_frame(2 * pair + 1, &frames[found], &used)
                 found += result == 2
         self.next_pair = (self.next_pair + 1) % (<int>N_RINGS // 2)
@@ -133,7 +134,7 @@ cdef class VhostLink(VhostRings):
         if self.n_taken == 0 and not self.listen_to_all():
             return 0
         self.drained = False
-        self.more = self.read < TURN_SIZE
+        self.more = self.cost < TURN_COST
         self.again = not self.more
         return found
 
@@ -156,7 +157,7 @@ cdef class VhostLink(VhostRings):
         cdef iovec *pieces = self.sent + used[0]
         if take(&self.rings[number], self.memory, &chain, pieces, MAX_RING_SIZE, False) <= 0:
             return 0
-        self.read += chain.size + PER_STEP * <size_t>chain.n_steps
+        self.cost += min(chain.size, <uint32_t>COUNTED) + PER_STEP * chain.n_steps
         self.taken[self.n_taken].ring = <uint16_t>number
         self.taken[self.n_taken].head = chain.head
         self.n_taken += 1
@@ -485,7 +486,7 @@ cdef class VhostLink(VhostRings):
     cdef void end_turn(self) noexcept nogil:
         self.give_back()
         self.check_rings()
-        self.read = 0
+        self.cost = 0
         self.more = self.more or self.again
         self.again = False
         self.flush()
