@@ -26,10 +26,10 @@ from passt.host.rtnetlink import messages, routes
 from passt.light.values import replace
 from passt.namespace.child_channel import Channel, Kind, Message, read_ready, read_status
 from passt.pesto import command as pesto_command
-from passt.pesto.draft import Draft
 from passt.responders.dispatch import Dispatcher
 from passt.run.frame_text import describe
 from passt.steer import messages as steer_messages
+from passt.steer.draft import Draft
 from passt.vhost_user import messages as vhost_messages
 from passt.wire import dns_name
 from passt.wire.arp import ArpPacket
