@@ -16,17 +16,22 @@ import time
 from passt import log
 from passt.errors import ConfigError, HostError
 from passt.host import unix_socket
+from passt.host.ping_permission import read_range
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from passt.control.api import Observed
     from passt.control.source import Source
+    from passt.facts.contracts import FlowExplainer
     from passt.facts.guest import GuestNet
     from passt.facts.settings import Settings
     from passt.host.unix_socket import ListeningSocket
     from passt.process.background import Background
+    from passt.steer.draft import Cut
+    from passt.steer.tables import ClientTables
 
 AUTO = "auto"
 DIRECTORY = "passt"   # below XDG_RUNTIME_DIR
@@ -40,6 +45,7 @@ class Control:
         _load()
         self._started_s = time.time()
         self._owner_uid = os.geteuid()
+        self._ping_range = read_range()    # in the caller's user namespace, which knows most groups
         self._is_auto = path == AUTO
         if self._is_auto:
             directory = runtime_directory()
@@ -67,8 +73,12 @@ class Control:
         return os.path.join(os.path.dirname(self._socket.path), f"{pid}{_SUFFIX}")
 
     def serve(self, settings: Settings, guest: GuestNet, engine: Source, observed: Observed,
-              control_counters: Callable[[], dict[str, int]]) -> None:
-        """Build all that answers; call before paths are closed."""
+              policy: FlowExplainer, control_counters: Callable[[], dict[str, int]],
+              foretell_ping: Callable[[str], str]) -> None:
+        """Build all that answers; call before paths are closed.
+
+        *policy* is what decides on flows; *foretell_ping* is `host.ping_permission.PingRefusal.forecast`.
+        """
         from passt.control.api import Api, Known
         from passt.control.server import Server
 
@@ -76,9 +86,20 @@ class Control:
         if self._is_auto and os.path.exists(named):
             self._socket.path = named
         known = Known(settings, guest, observed, sys.argv[1:], self._started_s)
-        api = Api(engine, known, control_counters)
-        self._server = Server(engine, self._socket.detach(), api.serve, owner_uid=self._owner_uid)
-        api.count_clients = self._server.count
+        self._api = Api(engine, known, control_counters)
+        self._server = Server(engine, self._socket.detach(), self._api.serve, owner_uid=self._owner_uid)
+        self._api.count_clients = self._server.count
+        self._facts = (policy, observed, guest, engine, foretell_ping(self._ping_range))
+
+    def steer(self, tables: ClientTables, cut: Cut, user_of: Callable[[socket.socket], int | None]) -> None:
+        """Take the port *tables* for `PortRules`, and for `Server` who is a client; call before `start`."""
+        from passt.control.explain import Explainer
+        from passt.control.ports import PortRules
+
+        policy, observed, guest, engine, ping = self._facts
+        self._api.port_rules = PortRules(tables, cut)
+        self._api.explainer = Explainer(policy, observed, guest, engine.listeners, tables, ping)
+        self._server.user_of = user_of
 
     def start(self) -> None:
         """Take clients from now on."""
@@ -126,6 +147,8 @@ def _load() -> None:
         site.addsitepackages(site.venv(set(sys.path)) or set())
     try:
         import passt.control.api
+        import passt.control.explain
+        import passt.control.ports
         import passt.control.server  # noqa: F401 - no file can be read later
     except ImportError as error:
         if error.name != "h11":
