@@ -120,6 +120,7 @@ def test_family_that_is_off(tmp_path: Path) -> None:
     flows = Flows(tmp_path, GuestNet(IP4, None, "eth0"))
     [flow] = flows.flows("address=2001:db8:2::1&port=443")
     assert (flow["verdict"], flow["why"]) == ("refused", "family or protocol disabled")
+    assert flow["steps"][-1] == "IPv6 is off, or the host has no address of it"
     clients = [flow["source"]["address"] for flow in flows.flows("inbound=8080&protocol=tcp")]
     assert clients == ["127.0.0.1", "203.0.113.1"]
     flows.bench.close()

@@ -102,7 +102,7 @@ class Explainer:
         """Explain what goes to the namespace's loopback, which only rules of -T and -U lead out of."""
         peer = _LOOPBACKS[len(address) != IP4_LEN]
         flow = _flow("outbound", proto, end_of(peer, CLIENT_PORT), end_of(address, port))
-        listener = self._choose(proto, port, address, in_namespace=True)
+        listener = _choose(self._at(proto, port, in_namespace=True), address)
         if listener is None:
             steps = ["what is sent to loopback stays in the guest, unless a rule of -T or -U has the port"]
             return flow | self._closed(proto, port, NAMESPACE_TABLE, steps)
@@ -115,9 +115,8 @@ class Explainer:
     def _inbound(self, proto: int, port: int, local: bytes | None, source: bytes | None
                  ) -> list[dict[str, Any]]:
         """Explain what comes to a port of the host, for each kind of client."""
-        rules = [_rule_of(each) for each in self._listeners()
-                 if (each.proto, each.port, each.namespace) == (proto, port, False)]
-        if not rules:
+        listeners = self._at(proto, port, in_namespace=False)
+        if not listeners:
             end = end_of(local or b"", port) or {"address": None, "port": port}
             flow = _flow("inbound", proto, None, end)
             return [flow | self._closed(proto, port, HOST_TABLE, [])]
@@ -127,29 +126,34 @@ class Explainer:
             clients = [client for pair in (_LOOPBACKS, STRANGERS) for client in pair
                        if self._families[len(client)] is not None
                        and (local is None or len(local) == len(client))]
-        return [self._from_client(proto, port, client, local or self._local(client, rules))
+        return [self._from_client(listeners, client, local or self._local(client, listeners))
                 for client in clients]
 
-    def _local(self, client: bytes, rules: Iterable[PortRule]) -> bytes:
+    def _at(self, proto: int, port: int, *, in_namespace: bool) -> list[ListenerInfo]:
+        """Return the listeners of one port: looked for once, as there may be many of others."""
+        return [each for each in self._listeners()
+                if (each.proto, each.port, each.namespace) == (proto, port, in_namespace)]
+
+    def _local(self, client: bytes, listeners: Iterable[ListenerInfo]) -> bytes:
         """Return the address of the host that *client* would use: one that a rule listens on, if it can."""
         if is_loopback(client):
             return client
-        for rule in rules:
-            bound = rule.address.packed if rule.address is not None else b""
+        for bound in map(_bound, listeners):
             if len(bound) == len(client) and any(bound) and not is_loopback(bound):
                 return bound
         family = self._families[len(client)]
         address = family.address if family is not None else None
         return address.packed if address is not None else bytes(len(client))
 
-    def _from_client(self, proto: int, port: int, client: bytes, local: bytes) -> dict[str, Any]:
+    def _from_client(self, listeners: list[ListenerInfo], client: bytes, local: bytes) -> dict[str, Any]:
+        proto, port = listeners[0].proto, listeners[0].port
         if len(client) != len(local):
             raise RefusalError(400, "source and address are of two families")
         flow = _flow("inbound", proto, end_of(client, CLIENT_PORT), end_of(local, port))
         steps = []
         if client in STRANGERS:
             steps.append(f"{format_ip(client)} stands for any client elsewhere")
-        listener = self._choose(proto, port, local, in_namespace=False)
+        listener = _choose(listeners, local)
         if listener is None:
             return flow | _nothing([*steps, f"no rule listens on {format_ip(local)} with this port"],
                                    "no rule has this address")
@@ -170,23 +174,6 @@ class Explainer:
                 "scope": None}
         return flow | _outcome(found, [*steps, *found.steps]) | {
             "path": "bypass" if bypasses else "link", "rule": rule_text(rule), "guest": guest, "host": host}
-
-    def _choose(self, proto: int, port: int, local: bytes, *, in_namespace: bool) -> ListenerInfo | None:
-        """Return the listener that gets what comes to *local*: the closer it is bound, the better."""
-        best, most = None, -1
-        for each in self._listeners():
-            if (each.proto, each.port, each.namespace) != (proto, port, in_namespace):
-                continue
-            rule = _rule_of(each)
-            # The namespace's listeners are bound to loopback, whatever the rule says.
-            bound = None if rule.address is None else rule.address.packed
-            if bound is not None and (len(bound) != len(local) or (
-                    not in_namespace and any(bound) and bound != local)):
-                continue
-            score = 2 * (bound is not None and any(bound)) + (rule.ifname is not None)
-            if score > most:
-                best, most = each, score
-        return best
 
     def _closed(self, proto: int, port: int, name: str, steps: list[str]) -> dict[str, Any]:
         """Say why nothing listens on *port* for the table *name*."""
@@ -223,6 +210,27 @@ def _read_address(query: Mapping[str, str], name: str) -> bytes | None:
 def _rule_of(listener: ListenerInfo) -> PortRule:
     assert isinstance(listener.rule, PortRule)  # noqa: S101 - all of ours have one
     return listener.rule
+
+
+def _bound(listener: ListenerInfo) -> bytes:
+    """Return the address that a rule listens on; empty for any."""
+    address = _rule_of(listener).address
+    return b"" if address is None else address.packed
+
+
+def _choose(listeners: Iterable[ListenerInfo], local: bytes) -> ListenerInfo | None:
+    """Return the listener of a port that gets what comes to *local*: the closer it is bound, the better."""
+    best, most = None, -1
+    for each in listeners:
+        bound = _bound(each)
+        # The namespace's listeners are bound to lo, whatever address the rule has.
+        is_any = not any(bound) or each.namespace
+        if bound and (len(bound) != len(local) or not (is_any or bound == local)):
+            continue
+        score = 2 * (not is_any) + (_rule_of(each).ifname is not None)
+        if score > most:
+            best, most = each, score
+    return best
 
 
 def _describe(rule: PortRule) -> str:

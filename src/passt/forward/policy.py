@@ -222,6 +222,8 @@ class Policy:
         """Return where a flow goes and the name of the row that says so; or None, and why not."""
         family = self._families.get(len(destination))
         if family is None or proto not in family.protocols:
+            if note is not None:
+                note(_name_switch(family, proto, len(destination)))
             return None, _DISABLED
         if len(source) != len(destination) or not is_host_unicast(source):
             return None, "bad source address"
@@ -245,6 +247,8 @@ class Policy:
         """Return what the guest sees of a flow and the name of the row that says so; or None, and why not."""
         family = self._families.get(len(peer))
         if family is None or proto not in family.protocols or proto not in _WITH_PORTS:
+            if note is not None:
+                note(_name_switch(family, proto, len(peer)))
             return None, _DISABLED
         if not peer_port:
             return None, "port 0"
@@ -295,6 +299,12 @@ class Policy:
             source, destination = format_endpoint(*flow[:2]), format_endpoint(*flow[2:])
             text = f"refused, {why}" if is_refused else f"{outcome} ({why})"
             self._explain(f"{direction} {name} {source} -> {destination}: {text}")
+
+
+def _name_switch(family: _Family | None, proto: int, addr_len: int) -> str:
+    if family is None:
+        return f"IPv{4 if addr_len == IP4_LEN else 6} is off, or the host has no address of it"
+    return f"{_NAMES.get(proto, f'protocol {proto}')} is off, or not forwarded in this direction"
 
 
 def _note_rows(family: _Family, destination: bytes, chosen: _Destination | None, note: Note) -> None:
