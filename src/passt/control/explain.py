@@ -180,7 +180,7 @@ class Explainer:
         tables = {table.name: table for table in self._tables.shown()}
         kind = PROTOCOLS[proto].upper()
         if name not in tables or proto not in _ABILITIES:
-            return _nothing(steps, f"there are no such rules here for {kind}")
+            return _nothing(steps, f"there is no table {name} here with rules for {kind}")
         if not tables[name].abilities & _ABILITIES[proto]:
             return _nothing(steps, f"{kind} is off")
         live = self._tables.live
