@@ -267,12 +267,7 @@ def test_explained_inbound_flow_is_the_real_one(lab: Lab, controlled: Controlled
         client = place.spawn(["/usr/bin/python3", "-I", "-c", OPENER, f"{address}:{port}"])
         own = int(first_line(client))
 
-        def flows(own: int = own) -> list[dict[str, Any]]:
-            listed = controlled.curl("GET", f"/v1/flows?protocol=tcp&direction=inbound&port={own}")
-            return [flow for flow in listed[1]["flows"] if flow["host"]["peer"]["port"] == own]
-
-        wait_until(lambda flows=flows: bool(flows()), f"the flow of {address} is there")
-        [real] = flows()
+        [real] = real_flows(controlled, own)
         source = real["host"]["peer"]["address"]
         [said] = controlled.explain(f"inbound={port}&protocol=tcp&address={address}&source={source}")
         assert (said["verdict"], said["path"], said["rule"]) == ("forwarded", real["path"], real["rule"])
@@ -289,6 +284,19 @@ def test_explained_inbound_flow_is_the_real_one(lab: Lab, controlled: Controlled
     assert said["why"] == "it follows bound ports, and port 9731 was not bound when last looked"
     # Nothing of this opened anything.
     assert controlled.curl("GET", "/v1/ports")[1]["rules"][-1]["open"] == 0
+
+
+def real_flows(controlled: Controlled, port: int) -> list[dict[str, Any]]:
+    """Wait for inbound flows of a client with that port, and return them."""
+    found: list[dict[str, Any]] = []
+
+    def is_there() -> bool:
+        listed = controlled.curl("GET", f"/v1/flows?protocol=tcp&direction=inbound&port={port}")[1]["flows"]
+        found[:] = [flow for flow in listed if flow["host"]["peer"]["port"] == port]
+        return bool(found)
+
+    wait_until(is_there, "the flow is there")
+    return found
 
 
 def first_line(running: Running) -> bytes:
