@@ -35,6 +35,14 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
+class RefusedError(HostError):
+    """The instance does not do what it was asked; *errors* has a line for each reason."""
+
+    def __init__(self, text: str, errors: tuple[str, ...]) -> None:
+        super().__init__(text)
+        self.errors = errors
+
+
 class Instance:
     """One running program, behind the socket *path*. All methods raise HostError."""
 
@@ -75,10 +83,11 @@ class Instance:
         response = connection.getresponse()
         if response.status != http.client.OK:
             try:
-                detail = json.loads(response.read())["detail"]
-            except (ValueError, KeyError, TypeError):
-                detail = f"status {response.status}"
-            raise HostError(f"{self.path}: {detail}")
+                problem = json.loads(response.read())
+                detail, errors = problem["detail"], tuple(map(str, problem.get("errors", ())))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                detail, errors = f"status {response.status}", ()
+            raise RefusedError(f"{self.path}: {detail}", errors)
         return response
 
     def _failure(self, error: Exception) -> HostError:

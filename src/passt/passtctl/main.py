@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 
 from passt.errors import ConfigError, HostError
 from passt.passtctl import instances
 from passt.passtctl.command import parse_filters
+from passt.passtctl.explain import explain
+from passt.passtctl.output import print_json, print_lines
+from passt.passtctl.ports import ports
 from passt.passtctl.table import amount, duration, endpoint, layout
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -34,28 +36,11 @@ def run(command: Command) -> int:
     instance = instances.choose(command.pid, command.path)
     handlers: dict[str, Callable[[Instance, Command], int]] = {
         "flows": _flows, "stats": _stats, "events": _events, "metrics": _metrics, "log": _log,
-        "close": _close, "ports": _ports}  # fmt: skip
+        "close": _close, "ports": ports, "explain": explain}  # fmt: skip
     try:
         return handlers[command.name](instance, command)
     except KeyboardInterrupt:
         return 130
-
-
-def _print(lines: Iterable[str]) -> None:
-    """Print lines. Raises HostError; a reader that is gone ends the program."""
-    data = "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")
-    try:
-        while data:
-            data = data[os.write(1, data):]
-    except BrokenPipeError:
-        sys.exit(0)
-    except OSError as error:
-        raise HostError(f"cannot write to standard output: {error.strerror}") from None
-
-
-def _print_json(value: Any) -> int:
-    _print([json.dumps(value, indent=2)])
-    return 0
 
 
 def _list(command: Command) -> int:
@@ -77,8 +62,8 @@ def _list(command: Command) -> int:
                      "bytes_from_guest_per_s": sum(rates[:2]), "bytes_to_guest_per_s": sum(rates[2:]),
                      "uptime_s": info["uptime_s"], "socket": instance.path})
     if command.json:
-        return _print_json(rows)
-    _print(layout(
+        return print_json(rows)
+    print_lines(layout(
         ("PID", "MODE", "UP", "PORTS", "FLOWS", "OUT/s", "IN/s", "COMMAND OR NAMESPACE"),
         [(str(row["pid"]), row["mode"], duration(int(row["uptime_s"] * 1000)), str(row["ports"]),
           str(row["flows"]), amount(row["bytes_from_guest_per_s"]), amount(row["bytes_to_guest_per_s"]),
@@ -104,9 +89,9 @@ def _flows(instance: Instance, command: Command) -> int:
     while True:
         found = list(instance.flows(query))
         if command.json:
-            _print_json(found)
+            print_json(found)
         else:
-            _print([*([_CLEAR.rstrip()] if command.watch and is_terminal else []), *flow_table(found)])
+            print_lines([*([_CLEAR.rstrip()] if command.watch and is_terminal else []), *flow_table(found)])
         if not command.watch:
             return 0
         time.sleep(WATCH_S)
@@ -136,12 +121,12 @@ def _stats(instance: Instance, command: Command) -> int:
     """Show limits, and counters that are not 0."""
     info, counters = instance.ask("/v1/info"), instance.ask("/v1/counters")
     if command.json:
-        return _print_json({"limits": info["limits"], "counters": counters})
+        return print_json({"limits": info["limits"], "counters": counters})
     limits = [(name, str(limit["now"]), str(limit["most"]),
                f"{100 * limit['now'] / limit['most'] if limit['most'] else 0:.1f} %")
               for name, limit in info["limits"].items()]
     counts = [(name, str(n)) for name, n in counters.items() if n]
-    _print([*layout(("LIMIT", "NOW", "MOST", "FULL"), limits, frozenset((1, 2, 3))), "",
+    print_lines([*layout(("LIMIT", "NOW", "MOST", "FULL"), limits, frozenset((1, 2, 3))), "",
             *layout(("COUNTER", "VALUE"), counts, frozenset((1,)))])
     return 0
 
@@ -150,7 +135,7 @@ def _events(instance: Instance, command: Command) -> int:
     """Print events as they come."""
     kinds = f"?kinds={','.join(command.words)}" if command.words else ""
     for line in instance.lines(f"/v1/events{kinds}"):
-        _print([line.decode().rstrip("\n") if command.json else event_text(json.loads(line))])
+        print_lines([line.decode().rstrip("\n") if command.json else event_text(json.loads(line))])
     raise HostError(f"{instance.path}: the instance has ended")
 
 
@@ -177,7 +162,7 @@ def _metrics(instance: Instance, command: Command) -> int:
         from passt.passtctl.exporter import serve
 
         return serve(instance, command.listen)
-    _print([instance.text("/v1/metrics").decode().rstrip("\n")])
+    print_lines([instance.text("/v1/metrics").decode().rstrip("\n")])
     return 0
 
 
@@ -188,8 +173,8 @@ def _log(instance: Instance, command: Command) -> int:
     else:
         answer = instance.ask("/v1/log")
     if command.json:
-        return _print_json(answer)
-    _print([answer["level"]])
+        return print_json(answer)
+    print_lines([answer["level"]])
     return 0
 
 
@@ -199,16 +184,4 @@ def _close(instance: Instance, command: Command) -> int:
     if not all(part.isascii() and part.isdecimal() for part in name.split(".")):
         raise ConfigError(f"'{name}' is not the id of a flow, which is like 17.0")
     closed = instance.ask(f"/v1/flows/{name}", "DELETE")
-    return _print_json(closed) if command.json else 0
-
-
-def _ports(instance: Instance, command: Command) -> int:
-    """Show open ports."""
-    found = instance.ask("/v1/ports")["ports"]
-    if command.json:
-        return _print_json(found)
-    rows = [(port["side"], port["protocol"], port["address"] or "*", port["interface"] or "-",
-             str(port["port"]), str(port["leads_to"] or "-"), port["rule"] or "-") for port in found]
-    _print(layout(("SIDE", "PROTO", "ADDRESS", "INTERFACE", "PORT", "LEADS-TO", "RULE"), rows,
-                  frozenset((4, 5))))
-    return 0
+    return print_json(closed) if command.json else 0
