@@ -246,7 +246,7 @@ _passt_passtctl() {{
     esac
     for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
         case $word in
-        flows) words='{_FILTERS}' ;;
+        flows | top) words='{_FILTERS}' ;;
         log) words='{_LEVELS}' ;;
         list | stats | events | metrics | close | ports) words='' ;;
         esac
@@ -273,7 +273,7 @@ _arguments \\
 
 complete -c passtctl -f
 complete -c passtctl -n 'not __fish_seen_subcommand_from {_COMMANDS}' -a '{_COMMANDS}'
-complete -c passtctl -n '__fish_seen_subcommand_from flows' -a '{_FILTERS}'
+complete -c passtctl -n '__fish_seen_subcommand_from flows top' -a '{_FILTERS}'
 complete -c passtctl -n '__fish_seen_subcommand_from log' -a '{_LEVELS}'
 complete -c passtctl -s p -l pid -x -d 'PID of the instance'
 complete -c passtctl -s s -l socket -r -F -d 'Control socket of the instance'

@@ -10,6 +10,7 @@ import time
 from passt.errors import ConfigError, HostError
 from passt.passtctl import instances
 from passt.passtctl.command import parse_filters
+from passt.passtctl.printable import escape_controls
 from passt.passtctl.table import amount, duration, endpoint, layout
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 RATE_S = 0.5       # over which rates are measured
 WATCH_S = 1.0
-_CLEAR = "\x1b[H\x1b[2J"
 _FLOWS = ("flows_tcp", "flows_udp", "flows_ping", "flows_splice_tcp", "flows_splice_udp")
 _RATES = ("bytes_from_guest", "splice_bytes_to_host", "bytes_to_guest", "splice_bytes_to_guest")
 
@@ -33,7 +33,7 @@ def run(command: Command) -> int:
         return _list(command)
     instance = instances.choose(command.pid, command.path)
     handlers: dict[str, Callable[[Instance, Command], int]] = {
-        "flows": _flows, "stats": _stats, "events": _events, "metrics": _metrics, "log": _log,
+        "flows": _flows, "top": _top, "stats": _stats, "events": _events, "metrics": _metrics, "log": _log,
         "close": _close, "ports": _ports}  # fmt: skip
     try:
         return handlers[command.name](instance, command)
@@ -42,8 +42,8 @@ def run(command: Command) -> int:
 
 
 def _print(lines: Iterable[str]) -> None:
-    """Print lines. Raises HostError; a reader that is gone ends the program."""
-    data = "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")
+    """Print lines, as far as a terminal may see them. Raises HostError; a reader that is gone ends us."""
+    data = "".join(f"{escape_controls(line)}\n" for line in lines).encode()
     try:
         while data:
             data = data[os.write(1, data):]
@@ -54,7 +54,7 @@ def _print(lines: Iterable[str]) -> None:
 
 
 def _print_json(value: Any) -> int:
-    _print([json.dumps(value, indent=2)])
+    _print(json.dumps(value, indent=2).splitlines())
     return 0
 
 
@@ -100,16 +100,26 @@ def _count_all(found: Iterable[tuple[Instance, Any]]) -> dict[str, dict[str, int
 def _flows(instance: Instance, command: Command) -> int:
     """Show flows, once or again and again."""
     query = parse_filters(command.words)
-    is_terminal = os.isatty(1)
+    if command.watch and not command.json and os.isatty(1) and os.environ.get("TERM", "dumb") != "dumb":
+        from passt.passtctl.top.table_watch import watch
+
+        watch(lambda: flow_table(instance.flows(query)), WATCH_S)
     while True:
         found = list(instance.flows(query))
         if command.json:
             _print_json(found)
         else:
-            _print([*([_CLEAR.rstrip()] if command.watch and is_terminal else []), *flow_table(found)])
+            _print(flow_table(found))
         if not command.watch:
             return 0
         time.sleep(WATCH_S)
+
+
+def _top(instance: Instance, command: Command) -> int:
+    """Watch everything on the full screen."""
+    from passt.passtctl.top.loop import run as run_top
+
+    return run_top(instance, command, _print)
 
 
 def flow_table(flows: Iterable[dict[str, Any]]) -> list[str]:
@@ -150,7 +160,12 @@ def _events(instance: Instance, command: Command) -> int:
     """Print events as they come."""
     kinds = f"?kinds={','.join(command.words)}" if command.words else ""
     for line in instance.lines(f"/v1/events{kinds}"):
-        _print([line.decode().rstrip("\n") if command.json else event_text(json.loads(line))])
+        try:
+            event = json.loads(line)
+            text = json.dumps(event, separators=(",", ":")) if command.json else event_text(event)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise HostError(f"{instance.path}: what it tells is no event") from None
+        _print([text])
     raise HostError(f"{instance.path}: the instance has ended")
 
 
@@ -177,7 +192,7 @@ def _metrics(instance: Instance, command: Command) -> int:
         from passt.passtctl.exporter import serve
 
         return serve(instance, command.listen)
-    _print([instance.text("/v1/metrics").decode().rstrip("\n")])
+    _print(instance.text("/v1/metrics").decode(errors="replace").splitlines())
     return 0
 
 
