@@ -253,6 +253,34 @@ def test_a_slow_reader_loses_events_and_is_told_how_many(bench: Bench) -> None:
     assert (lines[-1]["event"], lines[-1]["events"]) == ("lost", 123)
 
 
+def test_the_head_of_events_makes_nobody_a_listener(bench: Bench) -> None:
+    connection = bench.connect()
+    with bench.turning():
+        for _ in range(3 * MAX_LISTENERS):
+            connection.request("HEAD", "/v1/events")
+            response = connection.getresponse()
+            assert (response.status, response.read()) == (200, b"")
+    assert (bench.api.events.count(), bench.source.watcher) == (0, None)
+
+
+def test_a_slow_reader_is_told_of_losses_before_what_came_after(bench: Bench) -> None:
+    connection = bench.connect()
+    with bench.turning():
+        connection.request("GET", "/v1/events?kinds=flow_opened")
+        response = connection.getresponse()
+    watcher = bench.source.watcher
+    assert watcher is not None
+    for i in range(MAX_QUEUED + 7):
+        watcher.on_flow_opened(make_flow(i))
+    for _ in range(3):
+        bench.source.turn()          # a part of the queue leaves, and there is room again
+    watcher.on_flow_opened(make_flow(5000))
+    with bench.turning():
+        lines = [json.loads(response.readline()) for _ in range(MAX_QUEUED + 2)]
+    assert [line["event"] for line in lines[-3:]] == ["flow_opened", "lost", "flow_opened"]
+    assert (lines[-2]["events"], lines[-1]["flow"]["id"]) == (7, "5000.3")
+
+
 def test_listeners_of_events_have_a_limit(bench: Bench) -> None:
     with bench.turning():
         for _ in range(MAX_LISTENERS):

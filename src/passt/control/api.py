@@ -9,7 +9,17 @@ from passt import __version__, log
 from passt.control import metrics, routes
 from passt.control.events import EventHub, port_of
 from passt.control.flows import FlowFilter, FlowTexts, address_text, number, parse_name
-from passt.control.http import JSON, RefusalError, Response, answer, encode, parse_json, pieces_of
+from passt.control.http import (
+    JSON,
+    JSON_LINES,
+    RefusalError,
+    Response,
+    answer,
+    encode,
+    parse_json,
+    pieces_of,
+)
+from passt.control.pace import Pace
 from passt.facts.address import format_mac
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -35,7 +45,7 @@ if TYPE_CHECKING:
 
 MAX_PAGE = 65536       # flows in one response
 DEFAULT_PAGE = 1000
-RECORDS_AT_ONCE = 64   # of the flow table in one turn of the loop: well below a millisecond
+RECORDS_AT_ONCE = 32   # of the flow table in one turn of the loop: below a millisecond
 LEVELS = {"debug": log.DEBUG, "info": log.INFO, "warning": log.WARNING}
 
 
@@ -65,6 +75,7 @@ class Api:
         self._clock = clock
         self._texts = FlowTexts(known.guest, engine.listeners)
         self.events = EventHub(engine, self._texts, clock=clock)
+        self._pace = Pace()
         self.count_clients: Callable[[], int] = int
         known.observed.on_learnt = self.events.on_guest_learnt
 
@@ -108,7 +119,7 @@ class Api:
         chosen = FlowFilter(request.query)
         start = number(request.query, "cursor", 0, 0xFFFF_FFFF) or 0
         limit = number(request.query, "limit", 1, MAX_PAGE) or DEFAULT_PAGE
-        return Response(200, JSON, self._list(chosen, start, limit), is_whole=False)
+        return Response(200, JSON, self._pace.share(self._list(chosen, start, limit)), is_whole=False)
 
     def _list(self, chosen: FlowFilter, start: int, limit: int) -> Iterator[bytes | None]:
         """Write flows a few records at a time; the loop runs between two of them."""
@@ -158,7 +169,8 @@ class Api:
 
     def ports(self, _request: Request, _client: Client) -> Response:
         """List the open ports."""
-        return Response(200, JSON, pieces_of(self._ports(), b'{"ports":[', b"]}\n"), is_whole=False)
+        pieces = self._pace.share(pieces_of(self._ports(), b'{"ports":[', b"]}\n"))
+        return Response(200, JSON, pieces, is_whole=False)
 
     def _ports(self) -> Iterator[bytes | None]:
         listeners = self._engine.listeners()
@@ -177,6 +189,8 @@ class Api:
 
     def listen(self, request: Request, client: Client) -> Response:
         """Send events as they come, until the client goes."""
+        if request.method == "HEAD":
+            return Response(200, JSON_LINES, (), is_whole=False)   # it is done before anything happens
         return self.events.subscribe(client, request.query.get("kinds"))
 
     def log(self, _request: Request, _client: Client) -> Response:
