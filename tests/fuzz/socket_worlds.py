@@ -47,7 +47,7 @@ class ControlWorld:
         self.api = Api(self.source, known, dict, Clock(9.0))
 
     def converse(self, data: bytes) -> bytes:
-        """Have a client send *data*, and return what it hears; byte 0 says in which way it sends and hears."""
+        """Have a client send *data*, and return what it hears; byte 0 says in which way it does both."""
         way, data = data[0], data[1:]
         level = log.level()
         far, near = socket.socketpair()
