@@ -58,8 +58,8 @@ for text in sys.stdin:
         trips.append((time.monotonic() - start) * 1e6)
     trips.sort()
     n = len(trips)
-    print(json.dumps({"count": n, "p50": trips[n // 2], "p999": trips[n * 999 // 1000], "longest": trips[-1]}),
-          flush=True)
+    print(json.dumps({"count": n, "p50": trips[n // 2], "p999": trips[n * 999 // 1000],
+                      "longest": trips[-1]}), flush=True)
 """
 SERVER = """
 import resource, select, socket, sys

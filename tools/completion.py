@@ -9,7 +9,7 @@ from __future__ import annotations
 from passt.config.help import options_of
 from passt.config.options import PASTA, Option
 from passt.config.pesto_options import PESTO
-from passt.passtctl.command import COMMANDS
+from passt.passtctl.command import COMMANDS, PORT_ACTIONS
 
 NOTHING = ""
 FILES = "files"
@@ -230,28 +230,41 @@ complete -c qrap -n 'not __fish_is_nth_token 1; and not __fish_is_nth_token 2' -
 _COMMANDS = " ".join(COMMANDS)
 _FILTERS = "tcp udp icmp icmp6 link bypass inbound outbound"
 _LEVELS = "debug info warning"
-_CTL_FLAGS = "-p --pid -s --socket --json --watch --listen -h --help --version"
+_ACTIONS = " ".join(PORT_ACTIONS)
+_FLOW_WORDS = "tcp udp icmp"
+_CTL_FLAGS = "-p --pid -s --socket --json --watch --listen --inbound --source -h --help --version"
+_FISH_SPECS = "\n".join(
+    "complete -c passtctl -n '__fish_seen_subcommand_from ports'"
+    f" -s {letter} -x -a 'none all auto' -d '{text}'"
+    for letter, text in (("t", "TCP ports of the host"), ("u", "UDP ports of the host"),
+                         ("T", "TCP ports of the namespace"), ("U", "UDP ports of the namespace")))
 PASSTCTL = {
     "bash": f"""# bash completion for passtctl(1): {_HEAD}
 
 _passt_passtctl() {{
-    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}} word words='{_COMMANDS}'
+    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}} word flags=
+    local words='{_COMMANDS}'
     COMPREPLY=()
     case $prev in
     -s | --socket)
         mapfile -t COMPREPLY < <(compgen -A file -- "$cur")
         return ;;
-    -p | --pid | --listen)
+    -t | -u | -T | -U)
+        mapfile -t COMPREPLY < <(compgen -W 'none all auto' -- "$cur")
+        return ;;
+    -p | --pid | --listen | --inbound | --source)
         return ;;
     esac
     for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
         case $word in
         flows | top) words='{_FILTERS}' ;;
         log) words='{_LEVELS}' ;;
-        list | stats | events | metrics | close | ports) words='' ;;
+        ports) words='{_ACTIONS}' flags='-t -u -T -U' ;;
+        explain) words='{_FLOW_WORDS}' ;;
+        list | stats | events | metrics | close) words='' ;;
         esac
     done
-    mapfile -t COMPREPLY < <(compgen -W "$words {_CTL_FLAGS}" -- "$cur")
+    mapfile -t COMPREPLY < <(compgen -W "$words $flags {_CTL_FLAGS}" -- "$cur")
 }}
 complete -F _passt_passtctl passtctl
 """,
@@ -264,10 +277,16 @@ _arguments \\
     '--json[print JSON]' \\
     '--watch[show flows again and again]' \\
     '--listen[serve metrics]:address and port:' \\
+    '*-t[TCP ports of the host]:ports:(none all auto)' \\
+    '*-u[UDP ports of the host]:ports:(none all auto)' \\
+    '*-T[TCP ports of the namespace]:ports:(none all auto)' \\
+    '*-U[UDP ports of the namespace]:ports:(none all auto)' \\
+    '--inbound[port of the host to explain]:port:' \\
+    '--source[where the flow to explain comes from]:address:' \\
     '(- *)'{{-h,--help}}'[print an overview and exit]' \\
     '(- *)--version[print the version and exit]' \\
     '1:command:({_COMMANDS})' \\
-    '*:word:({_FILTERS} {_LEVELS})'
+    '*:word:({_FILTERS} {_LEVELS} {_ACTIONS})'
 """,
     "fish": f"""# fish completion for passtctl(1): {_HEAD}
 
@@ -275,6 +294,11 @@ complete -c passtctl -f
 complete -c passtctl -n 'not __fish_seen_subcommand_from {_COMMANDS}' -a '{_COMMANDS}'
 complete -c passtctl -n '__fish_seen_subcommand_from flows top' -a '{_FILTERS}'
 complete -c passtctl -n '__fish_seen_subcommand_from log' -a '{_LEVELS}'
+complete -c passtctl -n '__fish_seen_subcommand_from ports' -a '{_ACTIONS}'
+{_FISH_SPECS}
+complete -c passtctl -n '__fish_seen_subcommand_from explain' -a '{_FLOW_WORDS}'
+complete -c passtctl -n '__fish_seen_subcommand_from explain' -l inbound -x -d 'Port of the host'
+complete -c passtctl -n '__fish_seen_subcommand_from explain' -l source -x -d 'Where the flow comes from'
 complete -c passtctl -s p -l pid -x -d 'PID of the instance'
 complete -c passtctl -s s -l socket -r -F -d 'Control socket of the instance'
 complete -c passtctl -l json -d 'Print JSON'

@@ -9,13 +9,14 @@ import socket
 import threading
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from passt import log
 from passt.control.api import RECORDS_AT_ONCE, Api, Known
 from passt.control.events import KINDS, MAX_LISTENERS, MAX_QUEUED
+from passt.control.ports import PortRules
 from passt.control.routes import ROUTES
 from passt.control.server import MAX_CLIENTS, Server
 from passt.facts.contracts import ListenerInfo
@@ -23,11 +24,14 @@ from passt.facts.guest import GuestFamily, GuestNet
 from passt.facts.port_rule import PortRule
 from passt.facts.settings import Settings
 from passt.forward.guest_addresses import Observed
+from passt.steer.tables import ClientTables
 from tests.support.control import Source, UnixConnection, make_flow
 from tests.support.fakes import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from passt.facts.contracts import PortTables
 
 GUEST = GuestNet(
     ip4=GuestFamily(
@@ -36,6 +40,13 @@ GUEST = GuestNet(
     ip6=None, ifname="tap0")  # fmt: skip
 RULE = PortRule(proto=6, first=8000, last=8010, target=80, spec="-t 8000-8010:80-90")
 OPENAPI = Path(__file__).parent.parent.parent / "docs" / "control-api.json"
+
+
+class NoTables:
+    """The port tables of a program that has none."""
+
+    def names(self) -> tuple[str, ...]:
+        return ()
 
 
 class Bench:
@@ -53,6 +64,7 @@ class Bench:
         door.setblocking(False)
         self.server = Server(self.source, door.detach(), self.api.serve, owner_uid=os.getuid())
         self.api.count_clients = self.server.count
+        self.api.port_rules = PortRules(ClientTables(cast("PortTables", NoTables()), {}), list)
         self.server.start()
         self.connections: list[UnixConnection] = []
 
@@ -189,9 +201,9 @@ def test_counters_are_those_of_engine_and_responders(bench: Bench) -> None:
 
 def test_ports_tell_their_rule(bench: Bench) -> None:
     bench.source.ports = [ListenerInfo(6, 8003, RULE, namespace=False)]
-    assert bench.ask("GET", "/v1/ports")[1] == {"ports": [
-        {"side": "host", "protocol": "tcp", "port": 8003, "address": None, "interface": None, "leads_to": 83,
-         "rule": "-t 8000-8010:80-90"}]}  # fmt: skip
+    assert bench.ask("GET", "/v1/ports")[1]["ports"] == [
+        {"side": "host", "table": "HOST", "protocol": "tcp", "port": 8003, "address": None, "interface": None,
+         "leads_to": 83, "target_address": None, "auto": False, "rule": "-t 8000-8010:80-90"}]  # fmt: skip
 
 
 def test_log_level_is_told_and_set(bench: Bench) -> None:
@@ -306,6 +318,13 @@ def test_too_many_clients_are_told_so_and_others_are_served_again_later(bench: B
     bench.source.run()
     assert bench.server.count() == 0
     assert bench.ask("GET", "/v1/info")[0] == 200
+
+
+@pytest.mark.parametrize(("user", "status"), [(0, 200), (4711, 403), (None, 200)])
+def test_user_is_known_by_the_number_that_the_host_has(bench: Bench, user: int | None, status: int) -> None:
+    """Within a user namespace all strangers look alike, and like root; who can tell them apart is asked."""
+    bench.server.user_of = lambda _client: user
+    assert bench.ask("GET", "/v1/info")[0] == status
 
 
 def test_openapi_names_exactly_what_there_is() -> None:

@@ -216,3 +216,20 @@ def test_nothing_to_follow_scans_nothing(rules: list[PortRule]) -> None:
     assert not world.forwarder.is_needed
     world.tick()
     assert (world.host.n_scans, world.namespace.n_scans) == (0, 0)
+
+
+@pytest.mark.parametrize(("max_open", "why"), [(1000, "Address already in use"),
+                                              (0, "the limit of 0 listeners is reached")])
+def test_why_a_port_is_not_listened_on_is_told(max_open: int, why: str) -> None:
+    fixed = PortRule(T, 90, 90, 90)
+    world = World(inbound=[ALL_T, fixed], max_open=max_open)
+    [direction] = [each for each, _ in world.forwarder._pairs if each.name == "host"]
+    world.namespace.services = world.host.services = {(T, 80)}
+    world.tick()
+    assert direction.explain_closed(ALL_T, 80) == f"its target is bound, but the port cannot be had: {why}"
+    assert direction.explain_closed(ALL_T, 90) == "another rule has the port"
+    nothing = "it follows bound ports, and port 83 was not bound when last looked"
+    assert direction.explain_closed(ALL_T, 83) == nothing
+    world.namespace.failure = errno.ENOBUFS
+    world.tick()
+    assert direction.explain_closed(ALL_T, 83) == "which ports are bound cannot be seen"

@@ -9,6 +9,7 @@ read as the same value. `fuzz.py` runs a harness under atheris for as long as on
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 from ipaddress import IPv4Address, IPv6Address
@@ -17,19 +18,26 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from passt.config.getopt import scan
 from passt.config.settings import build_settings
+from passt.control.explain import Explainer
+from passt.control.http import RefusalError, encode, parse_target
+from passt.control.ports import PortRules
 from passt.errors import ConfigError, HostError, WireError
+from passt.facts.contracts import ListenerInfo, PortChange
 from passt.facts.guest import GuestFamily, GuestNet
 from passt.facts.port_rule import PortRule
+from passt.forward.bypass import Bypass
+from passt.forward.policy import Policy
 from passt.host import resolvconf
 from passt.host.listeners import leave_out_ephemeral
 from passt.host.rtnetlink import messages, routes
 from passt.light.values import replace
 from passt.namespace.child_channel import Channel, Kind, Message, read_ready, read_status
 from passt.pesto import command as pesto_command
-from passt.pesto.draft import Draft
 from passt.responders.dispatch import Dispatcher
 from passt.run.frame_text import describe
 from passt.steer import messages as steer_messages
+from passt.steer.draft import Draft
+from passt.steer.tables import ClientTables
 from passt.vhost_user import messages as vhost_messages
 from passt.wire import dns_name
 from passt.wire.arp import ArpPacket
@@ -53,7 +61,7 @@ from tests.fuzz.machine import Machine, split
 from tests.fuzz.socket_worlds import STATUS, STATUSES, ControlWorld, SteerWorld
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 T = TypeVar("T")
 
@@ -388,6 +396,61 @@ def fuzz_pesto(data: bytes) -> None:
             draft.apply(step)
         answer = steer_messages.Answer(draft.tables(), wants_report=True)
         assert steer_messages.Answer.parse(answer.build()) == answer
+
+
+class SteeredTables:
+    """The port tables of a run, which take every rule that the wire can have, and stay as they are."""
+
+    def names(self) -> tuple[str, ...]:
+        return tuple([table.name for table in STEERED.tables])
+
+    def rules(self, name: str) -> tuple[PortRule, ...]:
+        [table] = [table for table in STEERED.tables if table.name == name]
+        return tuple([replace(rule, ifname=None) for rule in table.rules])
+
+    def can_follow(self, _name: str) -> bool:
+        return True
+
+    def open_ports(self, name: str) -> dict[PortRule, list[int]]:
+        return {rule: [rule.first] for rule in self.rules(name)}
+
+    def explain_closed(self, name: str, proto: int, port: int) -> list[tuple[PortRule, str]]:
+        return [(rule, "closed") for rule in self.rules(name)
+                if rule.proto == proto and rule.first < port <= rule.last]
+
+    def replace(self, tables: Mapping[str, Sequence[PortRule]]) -> PortChange:
+        for rules in tables.values():
+            for rule in rules:
+                assert steer_messages.parse_rule(steer_messages.build_rule(rule.bare())) == rule.bare()
+        return PortChange()
+
+
+def steered() -> ClientTables:
+    tables = SteeredTables()
+    return ClientTables(tables, {table.name: table.abilities for table in STEERED.tables})
+
+
+def fuzz_control_ports(data: bytes) -> None:
+    """Read *data* as the body of a request to change port rules; byte 0 says by which method."""
+    rules = PortRules(steered(), leave_out_ephemeral)
+    before = rules.show()
+    with contextlib.suppress(RefusalError):
+        answer = (rules.change if data[:1] != b"U" else rules.replace)(data[1:])
+        assert json.loads(encode(answer))["rules"] == before
+
+
+def fuzz_control_explain(data: bytes) -> None:
+    """Read *data* as the query of a request for an explanation."""
+    policy = Policy(NET)
+    bypass = Bypass(policy, policy.observed)
+    listeners = [ListenerInfo(rule.proto, rule.first, rule, namespace=table.name == "SPLICE")
+                 for table in STEERED.tables for rule in table.rules]  # fmt: skip
+    explainer = Explainer(bypass, policy.observed, NET, lambda: listeners, steered(), "")
+    with contextlib.suppress(RefusalError):
+        _, query = parse_target(b"/v1/explain?" + data)
+        for flow in explainer.explain(query)["flows"]:
+            assert flow["why"]
+            assert encode(flow)
 
 
 def fuzz_child_channel(data: bytes) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from passt.host.ping_permission import PingRefusal, outer_group
+from passt.host.ping_permission import OVERFLOW_GID, PingRefusal, outer_group, read_range
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,3 +42,22 @@ def test_warning_names_the_setting_and_the_group(tmp_path: Path) -> None:
     assert 'sysctl -w "net.ipv4.ping_group_range=0 1234"' in text
     refusal.read()
     assert "ping_group_range has to include it" in refusal.explain()
+
+
+def test_refusal_is_foretold_only_where_it_is_sure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getegid", lambda: 5)
+    monkeypatch.setattr("os.getgroups", lambda: [7, 9])
+    (tmp_path / "map").write_text("0 1000 100\n", encoding="ascii")
+    refusal = PingRefusal(str(tmp_path / "range"), str(tmp_path / "map"))
+    for allowed in ("0 2147483647", "1005 1005", "1009 1200", "", "x y", "1", f"{OVERFLOW_GID} 0",
+                    f"0 {OVERFLOW_GID}"):  # fmt: skip
+        assert refusal.forecast(allowed) == ""
+    for allowed in ("1 0", "0 1004", "1006 1006", "1010 2000"):
+        assert f'group 1005 may not open ping sockets (net.ipv4.ping_group_range = "{allowed}")' in (
+            refusal.forecast(allowed))
+
+
+def test_range_is_read_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "range").write_text("0\t2147483647\n", encoding="ascii")
+    assert read_range(str(tmp_path / "range")) == "0 2147483647"
+    assert read_range(str(tmp_path / "none")) == ""

@@ -46,3 +46,29 @@ def test_filters_that_make_no_sense(words: list[str]) -> None:
 
 def test_help_names_every_command() -> None:
     assert all(f"  {name}" in help_text() for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [(["ports"], Command("ports")),
+     (["ports", "list", "--json"], Command("ports", json=True, words=("list",))),
+     (["ports", "add", "-t", "[::1]/80:8080", "--udp-ports=53", "-T", "5"],
+      Command("ports", words=("add",), specs=("-t [::1]/80:8080", "-u 53", "-T 5"))),
+     (["-t", "80", "-s", "/x", "ports", "set"],
+      Command("ports", path="/x", words=("set",), specs=("-t 80",))),
+     (["explain", "udp", "10.0.0.1:53"], Command("explain", words=("udp", "10.0.0.1:53"))),
+     (["explain", "--inbound", "80", "--source=::1"], Command("explain", inbound="80", source="::1"))],
+)  # fmt: skip
+def test_arguments_of_ports_and_explain(arguments: list[str], command: Command) -> None:
+    assert parse(arguments) == command
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["ports", "remove", "-t", "80"], ["ports", "-t", "80"], ["ports", "list", "-t", "80"], ["ports", "add"],
+     ["ports", "add", "80"], ["ports", "add", "-t"], ["flows", "-t", "80"], ["flows", "--inbound", "80"],
+     ["explain", "tcp", "10.0.0.1", "80"], ["stats", "--source", "::1"]],
+)  # fmt: skip
+def test_mistakes_with_ports_and_explain_are_told(arguments: list[str]) -> None:
+    with pytest.raises(ConfigError):
+        parse(arguments)

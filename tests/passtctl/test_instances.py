@@ -90,9 +90,10 @@ def test_controls_of_an_instance_are_not_printed(
 ) -> None:
     flow = a_flow() | {"rule": EVIL, "state": EVIL, "remote": {"address": EVIL, "port": 5}}
     port = {"side": EVIL, "protocol": "tcp", "address": EVIL, "interface": None, "port": 5, "leads_to": None,
-            "rule": EVIL}  # fmt: skip
+            "target_address": EVIL, "table": EVIL, "auto": True, "rule": EVIL}  # fmt: skip
+    rule = {"table": EVIL, "text": EVIL, "open": 1, "option": EVIL}
     body = {"flows": json.dumps({"flows": [flow], "next": None}), "metrics": f"passt_{EVIL} 1\n",
-            "log": json.dumps({"level": EVIL}), "ports": json.dumps({"ports": [port]}),
+            "log": json.dumps({"level": EVIL}), "ports": json.dumps({"rules": [rule], "ports": [port]}),
             "events": json.dumps({"event": EVIL, "time": 5.0, "flow": flow}) + "\n"}[words[0]]  # fmt: skip
     with answering(tmp_path, body.encode()) as instance:
         with contextlib.suppress(HostError):

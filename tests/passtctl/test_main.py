@@ -73,7 +73,7 @@ def test_other_commands(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None
     bench.source.records = [make_flow()]
     bench.source.ports = [ListenerInfo(6, 8003, RULE, namespace=False)]
     run(Command("ports"))
-    assert capfd.readouterr().out.splitlines()[1].split() == [
+    assert capfd.readouterr().out.splitlines()[3].split() == [
         "host", "tcp", "*", "-", "8003", "83", "-t", "8000-8010:80-90"]  # fmt: skip
     run(Command("stats"))
     out = capfd.readouterr().out

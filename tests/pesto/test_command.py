@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from passt.config.getopt import RUN, UsageError
-from passt.pesto.command import ADD, CLEAR, DELETE, REPLACE, Command, Step, parse
+from passt.pesto.command import Command, parse
+from passt.steer.draft import ADD, CLEAR, DELETE, REPLACE, Step
 
 
 def steps(*arguments: str) -> list[tuple[str, str, str]]:

@@ -275,6 +275,31 @@ def test_what_a_table_cannot_have_is_told() -> None:
     assert refuse_inside(ALL)(tcp(1, address=A)) == refuse_inside(ALL)(tcp(1, address=IPv6Address(0))) == ""
 
 
+def test_optional_ports_without_number_are_refused_before_they_are_looked_at() -> None:
+    """Each would be a line of a plan: 255 rules for all ports of an address each would take gigabytes."""
+    world = World()
+    rules = [tcp(1, 65535, optional=True, address=IPv4Address(f"127.0.0.{i}")) for i in range(1, 6)]
+    (fault,) = world.put(*rules).faults
+    assert fault == "327675 ports are more than the 262144 that can be tried at once"
+    assert world.side.log == []
+
+
+def test_why_a_port_is_closed_is_told_by_rule() -> None:
+    maybe, follows = tcp(80, 89, optional=True), tcp(1000, 1999, auto=True)
+    world = World(tcp(70), follows)
+    world.side.refused = {85: errno.EADDRINUSE}
+    assert not world.put(tcp(70), follows, maybe).faults
+    explain = world.ports.explain_closed
+    assert explain("HOST", 6, 70) == explain("HOST", 17, 85) == explain("HOST", 6, 90) == []
+    [(rule, why)] = explain("HOST", 6, 85)
+    assert (rule, why[:27]) == (maybe, "the port could not be had w")
+    [(rule, why)] = explain("HOST", 6, 1500)
+    assert (rule, why) == (follows, "it follows bound ports, and port 1500 was not bound when last looked")
+    world.services = {1500}
+    follow(world)
+    assert explain("HOST", 6, 1500) == []
+
+
 def test_faults_are_no_more_than_a_client_can_read() -> None:
     world = World()
     world.side.refused = dict.fromkeys(range(1, 1000), errno.EACCES)

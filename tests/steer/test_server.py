@@ -14,6 +14,7 @@ from passt.light.values import replace
 from passt.steer import messages
 from passt.steer.messages import Answer, Hello, NewTable, Report
 from passt.steer.server import PATIENCE_S, RETRY_S, PortServer, peer_uid
+from passt.steer.tables import ClientTables
 from tests.support.processes import is_readable
 
 if TYPE_CHECKING:
@@ -96,6 +97,9 @@ class Tables:
     def open_ports(self, name: str) -> dict[PortRule, list[int]]:
         return {rule: [] for rule in self.tables[name]}
 
+    def explain_closed(self, name: str, proto: int, port: int) -> list[tuple[PortRule, str]]:
+        raise AssertionError((name, proto, port))
+
     def replace(self, tables: Mapping[str, Sequence[PortRule]]) -> PortChange:
         self.asked.append(dict(tables))
         return self.outcome
@@ -108,9 +112,9 @@ class World:
         self.path = path
         self.loop, self.door, self.tables = Loop(), Door(path), Tables()
         self.is_ours = True
-        server = PortServer(self.loop, self.door, self.tables,
-                            {"HOST": abilities | COMMON, "SPLICE": abilities | COMMON | messages.FOLLOWS},
-                            lambda _: self.is_ours)
+        self.shown = ClientTables(self.tables, {"HOST": abilities | COMMON,
+                                                "SPLICE": abilities | COMMON | messages.FOLLOWS})
+        server = PortServer(self.loop, self.door, self.shown, lambda _: self.is_ours)
         server.start()
 
     def connect(self) -> socket.socket:
@@ -188,6 +192,28 @@ def test_faults_are_reported_and_only_to_who_asks(world: World) -> None:
     assert Report.parse(answered(world, NewTable(1))) == Report(
         is_refused=True, lines=("port 22: no", "port 23: no"))
     assert answered(world, NewTable(1), report=False) == b""
+
+
+def test_answer_to_tables_that_were_changed_meanwhile_is_refused(world: World) -> None:
+    """What it leaves out would be deleted, although it never saw it."""
+    client, _ = world.greeted()
+    world.shown.change([NewTable(1, (WEB, PortRule(6, 9, 9, 9)))])       # by --control
+    client.send(Answer((NewTable(1),), wants_report=True).build())
+    world.loop.turn()
+    report = Report.parse(client.recv(1 << 16))
+    client.close()
+    assert (report.is_refused, "changed" in report.lines[0]) == (True, True)
+    assert len(world.tables.asked) == 1
+    # The next one sees them as they are.
+    assert not Report.parse(answered(world, NewTable(1))).is_refused
+    world.tables.outcome = PortChange(faults=("port 22: no",))
+    client, _ = world.greeted()
+    world.shown.change([NewTable(1)])                                    # that was refused, too
+    world.tables.outcome = PortChange()
+    client.send(Answer((NewTable(1),), wants_report=True).build())
+    world.loop.turn()
+    assert not Report.parse(client.recv(1 << 16)).is_refused
+    client.close()
 
 
 def test_unknown_table_changes_nothing(world: World) -> None:

@@ -217,6 +217,49 @@ def test_ports_come_and_go(steered: Steered) -> None:
     assert steered.answers(*inner) == [True, True, *[False] * 6]
 
 
+def test_calls_of_podman_and_rootlesskit_in_their_order(lab: Lab, user: bool) -> None:
+    def published(port: str, *protocols: str) -> list[str]:
+        return [word for letter in protocols for address in ("0.0.0.0", "[::]")
+                for word in (f"-{letter}", f"{address}/{port}")]
+
+    inner, _ = everywhere(9700)
+    first, second = published("9700", "t", "u"), published("9701-9702", "t")
+    with steering(lab, *NONE, user=user, ports=(9700, 9701, 9702)) as steered:
+        steered.pesto("--add", *first)                       # run -p 9700 -p 9700/udp
+        steered.pesto("--add", *second)                      # another container, with a range
+        assert all(steered.answers(*inner))
+        # A second container that wants the same port is refused, and harms neither.
+        done = steered.pesto("--add", *published("9700", "t"), "-t", "127.0.0.1/9709", status=1)
+        assert b"conflict" in done.stderr
+        for _ in range(3):                                   # restart: it goes and comes back
+            steered.pesto("--delete", *first)
+            assert not any(steered.answers(*inner))
+            steered.pesto("--add", *first)
+            assert all(steered.answers(*inner))
+        for specs in (first, second):                        # network reload: all of them, one by one
+            steered.pesto("--delete", *specs)
+            steered.pesto("--add", *specs)
+        assert all(steered.answers(*inner, "STREAM:9701@::1", "STREAM:9702@127.0.0.1"))
+        steered.pesto("--delete", *second)                   # stop
+        steered.pesto("--delete", *first)
+        done = steered.pesto("--delete", *first, status=1)   # twice, as after a crash
+        assert b"Couldn't find" in done.stderr
+        assert steered.rules() == ["HOST", "SPLICE"]
+        # RootlessKit: one port at a time, by short options, IPv4 and IPv6 apart.
+        for spec in ("0.0.0.0/9700", "[::]/9700", "127.0.0.1/9701", "[::1]/9701"):
+            steered.pesto("-A", "-t", spec)
+        steered.pesto("-A", "-u", "0.0.0.0/9700")
+        by_tcp = [probe for probe in inner if probe.startswith("STREAM")]
+        assert all(steered.answers(*by_tcp, "STREAM:9701@::1"))
+        for spec in ("[::1]/9701", "127.0.0.1/9701", "[::]/9700", "0.0.0.0/9700"):
+            steered.pesto("-D", "-t", spec)
+        assert steered.rules() == ["HOST", "UDP [0.0.0.0]:9700  =>  9700", "SPLICE"]
+    # Ended and started anew, the socket is there at once, and knows nothing of before.
+    with steering(lab, *NONE, user=user, ports=(9700,)) as steered:
+        steered.pesto("--add", *first)
+        assert all(steered.answers(*inner))
+
+
 def test_rules_of_the_start_can_be_changed(lab: Lab, user: bool) -> None:
     with steering(lab, "-t", "9700", "-u", "9700", "-T", "none", "-U", "none", user=user,
                   ports=(9700,)) as steered:

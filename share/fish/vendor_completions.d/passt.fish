@@ -11,7 +11,7 @@ complete -c passt -l log-size -x -d 'Keep the log file below SIZE bytes, 40960 o
 complete -c passt -l runas -x -a '(__fish_complete_users)' -d 'Change to this user and group'
 complete -c passt -s p -l pcap -r -F -d 'Record the guest\'s frames to FILE, in pcap format'
 complete -c passt -s P -l pid -r -F -d 'Write the process ID to FILE when all is ready'
-complete -c passt -l control -r -F -d 'Show what the program does, and take orders, by HTTP on a UNIX'
+complete -c passt -l control -r -F -d 'Show what the program does, and take orders, port rules among them'
 complete -c passt -s c -l conf-path -r -F -d 'Listen on the UNIX domain socket PATH for pesto(1), which shows and'
 complete -c passt -l stats -x -d 'Print a row of counters on standard error every SECONDS seconds, if'
 complete -c passt -s h -l help -d 'Print this overview and exit'

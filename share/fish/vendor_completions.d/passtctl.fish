@@ -1,9 +1,17 @@
 # fish completion for passtctl(1): written by tools/gen_man.py, do not edit
 
 complete -c passtctl -f
-complete -c passtctl -n 'not __fish_seen_subcommand_from list flows top stats events metrics log close ports' -a 'list flows top stats events metrics log close ports'
+complete -c passtctl -n 'not __fish_seen_subcommand_from list flows top stats events metrics log close ports explain' -a 'list flows top stats events metrics log close ports explain'
 complete -c passtctl -n '__fish_seen_subcommand_from flows top' -a 'tcp udp icmp icmp6 link bypass inbound outbound'
 complete -c passtctl -n '__fish_seen_subcommand_from log' -a 'debug info warning'
+complete -c passtctl -n '__fish_seen_subcommand_from ports' -a 'list add del set'
+complete -c passtctl -n '__fish_seen_subcommand_from ports' -s t -x -a 'none all auto' -d 'TCP ports of the host'
+complete -c passtctl -n '__fish_seen_subcommand_from ports' -s u -x -a 'none all auto' -d 'UDP ports of the host'
+complete -c passtctl -n '__fish_seen_subcommand_from ports' -s T -x -a 'none all auto' -d 'TCP ports of the namespace'
+complete -c passtctl -n '__fish_seen_subcommand_from ports' -s U -x -a 'none all auto' -d 'UDP ports of the namespace'
+complete -c passtctl -n '__fish_seen_subcommand_from explain' -a 'tcp udp icmp'
+complete -c passtctl -n '__fish_seen_subcommand_from explain' -l inbound -x -d 'Port of the host'
+complete -c passtctl -n '__fish_seen_subcommand_from explain' -l source -x -d 'Where the flow comes from'
 complete -c passtctl -s p -l pid -x -d 'PID of the instance'
 complete -c passtctl -s s -l socket -r -F -d 'Control socket of the instance'
 complete -c passtctl -l json -d 'Print JSON'

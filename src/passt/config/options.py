@@ -93,7 +93,8 @@ OPTIONS: tuple[Option, ...] = (
            "Write the process ID to FILE when all is ready; until then FILE is empty.",
            available=True),
     Option(GENERAL, "", "control", "PATH|auto",
-           "Show what the program does, and take orders, by HTTP on a UNIX socket that is bound to PATH;"
+           "Show what the program does, and take orders, port rules among them, by HTTP on a UNIX socket"
+           " that is bound to PATH;"
            " only the user who starts the program may connect. auto: $XDG_RUNTIME_DIR/passt/PID.sock. Needs"
            " the Python package h11.", available=True),
     Option(GENERAL, "c", "conf-path", "PATH",

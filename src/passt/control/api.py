@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from passt.control.client import Client
+    from passt.control.explain import Explainer
     from passt.control.http import Request
+    from passt.control.ports import PortRules
     from passt.control.source import Source
     from passt.facts.contracts import FlowDetail
     from passt.facts.guest import GuestFamily, GuestNet
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
 
         def addresses(self) -> list[bytes]:
             """Return those that it was seen to use."""
+
+        def inbound_destination(self, source: bytes) -> bytes | None:
+            """Return the one that a flow with that source goes to; None if it is not known yet."""
 
 MAX_PAGE = 65536       # flows in one response
 DEFAULT_PAGE = 1000
@@ -77,6 +82,9 @@ class Api:
         self.events = EventHub(engine, self._texts, clock=clock)
         self._pace = Pace()
         self.count_clients: Callable[[], int] = int
+        # Set before the first client comes, when the tables are there.
+        self.port_rules: PortRules | None = None
+        self.explainer: Explainer | None = None
         known.observed.on_learnt = self.events.on_guest_learnt
 
     def serve(self, request: Request, client: Client) -> Response:
@@ -168,9 +176,30 @@ class Api:
         return self._engine.counters() | self._control_counters()
 
     def ports(self, _request: Request, _client: Client) -> Response:
-        """List the open ports."""
-        pieces = self._pace.share(pieces_of(self._ports(), b'{"ports":[', b"]}\n"))
+        """List the rules of all tables, and the open ports."""
+        before = b'{"rules":' + encode(self._port_rules().show()) + b',"ports":['
+        pieces = self._pace.share(pieces_of(self._ports(), before, b"]}\n"))
         return Response(200, JSON, pieces, is_whole=False)
+
+    def _port_rules(self) -> PortRules:
+        """Return what changes port rules. Raises RefusalError."""
+        if self.port_rules is None:
+            raise RefusalError(503, "the program is still starting")
+        return self.port_rules
+
+    def change_ports(self, request: Request, _client: Client) -> Response:
+        """Delete and add port rules, all or none."""
+        return answer(self._port_rules().change(request.body))
+
+    def replace_ports(self, request: Request, _client: Client) -> Response:
+        """Give tables other port rules, all or none."""
+        return answer(self._port_rules().replace(request.body))
+
+    def explain(self, request: Request, _client: Client) -> Response:
+        """Tell what would become of a flow, and why."""
+        if self.explainer is None:
+            raise RefusalError(503, "the program is still starting")
+        return answer(self.explainer.explain(request.query))
 
     def _ports(self) -> Iterator[bytes | None]:
         listeners = self._engine.listeners()

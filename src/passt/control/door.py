@@ -5,8 +5,6 @@ find all instances. Where the program goes to the background, the PID is known o
 parent first, which then renames the file (`Background.on_fork`).
 
 The package h11 is looked for here, with the caller's rights: it may lie where only a start without -S looks.
-Its classes are made by `dataclasses`, which loads modules that are of no use once the classes are there; they
-go again, with 0.75 of the 3.0 MB that the option would take.
 """
 
 from __future__ import annotations
@@ -19,23 +17,28 @@ import time
 from passt import log
 from passt.errors import ConfigError, HostError
 from passt.host import unix_socket
+from passt.host.ping_permission import read_range
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    import socket
+    from collections.abc import Callable
 
     from passt.control.api import Observed
     from passt.control.source import Source
+    from passt.facts.contracts import FlowExplainer
     from passt.facts.guest import GuestNet
     from passt.facts.settings import Settings
     from passt.host.unix_socket import ListeningSocket
     from passt.process.background import Background
+    from passt.steer.draft import Cut
+    from passt.steer.tables import ClientTables
 
 AUTO = "auto"
 DIRECTORY = "passt"   # below XDG_RUNTIME_DIR
 _SUFFIX = ".sock"
-_MAKERS = ("dataclasses", "inspect", "ast", "_ast", "dis", "opcode", "_opcode", "tokenize", "token",
-           "linecache")  # fmt: skip
+_CLASS_MAKERS = frozenset(("ast", "_ast", "dis", "inspect", "linecache", "opcode", "_opcode", "token",
+                           "tokenize"))
 
 
 class Control:
@@ -45,6 +48,7 @@ class Control:
         _load()
         self._started_s = time.time()
         self._owner_uid = os.geteuid()
+        self._ping_range = read_range()    # in the caller's user namespace, which knows most groups
         self._is_auto = path == AUTO
         if self._is_auto:
             directory = runtime_directory()
@@ -72,8 +76,12 @@ class Control:
         return os.path.join(os.path.dirname(self._socket.path), f"{pid}{_SUFFIX}")
 
     def serve(self, settings: Settings, guest: GuestNet, engine: Source, observed: Observed,
-              control_counters: Callable[[], dict[str, int]]) -> None:
-        """Build all that answers; call before paths are closed."""
+              policy: FlowExplainer, control_counters: Callable[[], dict[str, int]],
+              foretell_ping: Callable[[str], str]) -> None:
+        """Build all that answers; call before paths are closed.
+
+        *policy* is what decides on flows; *foretell_ping* is `host.ping_permission.PingRefusal.forecast`.
+        """
         from passt.control.api import Api, Known
         from passt.control.server import Server
 
@@ -81,9 +89,20 @@ class Control:
         if self._is_auto and os.path.exists(named):
             self._socket.path = named
         known = Known(settings, guest, observed, sys.argv[1:], self._started_s)
-        api = Api(engine, known, control_counters)
-        self._server = Server(engine, self._socket.detach(), api.serve, owner_uid=self._owner_uid)
-        api.count_clients = self._server.count
+        self._api = Api(engine, known, control_counters)
+        self._server = Server(engine, self._socket.detach(), self._api.serve, owner_uid=self._owner_uid)
+        self._api.count_clients = self._server.count
+        self._facts = (policy, observed, guest, engine, foretell_ping(self._ping_range))
+
+    def steer(self, tables: ClientTables, cut: Cut, user_of: Callable[[socket.socket], int | None]) -> None:
+        """Take the port *tables* for `PortRules`, and for `Server` who is a client; call before `start`."""
+        from passt.control.explain import Explainer
+        from passt.control.ports import PortRules
+
+        policy, observed, guest, engine, ping = self._facts
+        self._api.port_rules = PortRules(tables, cut)
+        self._api.explainer = Explainer(policy, observed, guest, engine.listeners, tables, ping)
+        self._server.user_of = user_of
 
     def start(self) -> None:
         """Take clients from now on."""
@@ -122,30 +141,34 @@ def remove_stale(directory: str) -> None:
 
 def _load() -> None:
     """Load the server and the package that it takes. Raises HostError."""
-    before = frozenset(sys.modules)
+    before = set(sys.modules)
     try:
-        import h11  # noqa: F401 - is it there?
+        import h11
     except ImportError:
         import site
 
         # The launcher starts Python without its places for packages, as all else needs none.
         site.addsitepackages(site.venv(set(sys.path)) or set())
-    try:
-        import passt.control.api
-        import passt.control.server  # noqa: F401 - no file can be read later
-    except ImportError as error:
-        if error.name != "h11":
-            raise
-        raise HostError("option '--control' needs the Python package h11, which is not installed:"
-                        " python3-h11 of the distribution, or pip install h11") from None
-    _unload([name for name in _MAKERS if name not in before])
+        try:
+            import h11  # noqa: F401 - is it there?
+        except ImportError:
+            raise HostError("option '--control' needs the Python package h11, which is not installed:"
+                            " python3-h11 of the distribution, or pip install h11") from None
+    _forget(set(sys.modules) - before)
+    import passt.control.api
+    import passt.control.explain
+    import passt.control.ports
+    import passt.control.server  # noqa: F401 - no file can be read later
 
 
-def _unload(names: Iterable[str]) -> None:
-    """Free modules that made classes; who asks for one of them later gets it loaded anew."""
-    gone = [module for name in names if (module := sys.modules.pop(name, None)) is not None]
-    for module in gone:
-        # The classes refer to functions of `dataclasses`, and so to all that it has.
-        vars(module).pop("inspect", None)
-    del gone, module
+def _forget(loaded: set[str]) -> None:
+    """Free what made h11's data classes, of the modules *loaded* for it: half a megabyte that nobody needs.
+
+    `dataclasses` looks into classes by `inspect`, which takes the tools of the compiler along.
+    """
+    if "dataclasses" not in loaded:
+        return                     # somebody else has it
+    vars(sys.modules["dataclasses"])["inspect"] = None
+    for name in _CLASS_MAKERS & loaded:
+        del sys.modules[name]
     gc.collect()

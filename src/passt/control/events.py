@@ -16,6 +16,7 @@ from collections import deque
 from passt.control.flows import PROTOCOLS, end_of, rule_text
 from passt.control.http import JSON_LINES, RefusalError, Response, encode
 from passt.facts.address import format_mac
+from passt.facts.contracts import HOST_TABLE, NAMESPACE_TABLE
 from passt.facts.port_rule import PortRule
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -195,10 +196,13 @@ def port_of(listener: ListenerInfo) -> dict[str, Any]:
     rule = listener.rule if isinstance(listener.rule, PortRule) else None
     return {
         "side": "namespace" if listener.namespace else "host",
+        "table": NAMESPACE_TABLE if listener.namespace else HOST_TABLE,
         "protocol": PROTOCOLS[listener.proto],
         "port": listener.port,
         "address": str(rule.address) if rule is not None and rule.address is not None else None,
         "interface": rule.ifname if rule is not None else None,
         "leads_to": rule.service_port(listener.port) if rule is not None else None,
+        "target_address": str(rule.target_address) if rule is not None and rule.target_address else None,
+        "auto": rule is not None and rule.auto,
         "rule": rule_text(rule) if rule is not None else None,
     }

@@ -46,6 +46,8 @@ class Server:
         self._clock = clock
         self._clients: set[Client] = set()
         self._is_sweeping = False
+        # Tells the host's number of a client's user, None if it cannot; `run.port_helper` can.
+        self.user_of: Callable[[socket.socket], int | None] = lambda _client: None
         # Made now: no response takes anything that could be lacking later.
         self._full = _plain(RefusalError(503, f"there are {MAX_CLIENTS} clients already"))
         self._stranger = _plain(RefusalError(403, "this socket is for the user who started the program"))
@@ -104,6 +106,9 @@ class Server:
         another user, as root does, can it be the owner: the mode of the file has kept out all others.
         """
         raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        outside = self.user_of(sock)
+        if outside is not None:
+            return outside in {self._owner_uid, 0}
         uid = _CREDENTIALS.unpack(raw)[1]
         if uid in {os.getuid(), 0}:
             return True

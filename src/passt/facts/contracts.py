@@ -7,7 +7,7 @@ both "ports" are the echo identifier.
 
 from __future__ import annotations
 
-from passt.light.values import NamedTuple, Protocol
+from passt.light.values import NamedTuple, Protocol, Value
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -164,6 +164,34 @@ class FlowPolicy(Protocol):
         """
 
 
+class Explained(Value):
+    """What a `FlowPolicy` decides, and how.
+
+    *target* is its answer; *why* the name of the row that decided, or why the flow is refused. *steps* are
+    lines for people, in the order in which it was decided.
+    """
+
+    target: InboundTarget | Target | None
+    why: str
+    steps: tuple[str, ...]
+
+
+class FlowExplainer(Protocol):
+    """The decisions of a `FlowPolicy` by the same code, step by step; nothing is logged or kept."""
+
+    def explain_outbound(self, proto: int, source: bytes, source_port: int,
+                         destination: bytes, destination_port: int) -> Explained:
+        """Explain `FlowPolicy.outbound`."""
+
+    def explain_inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
+                        local: bytes, local_port: int) -> Explained:
+        """Explain `FlowPolicy.inbound`."""
+
+    def explain_outbound_bypass(self, proto: int, rule: object, peer: bytes, peer_port: int,
+                                local: bytes, local_port: int) -> Explained:
+        """Explain `FlowPolicy.outbound_bypass`."""
+
+
 class FrameResponder(Protocol):
     """Answers control frames: ARP, NDP, DHCP, DHCPv6."""
 
@@ -241,6 +269,9 @@ class PortTables(Protocol):
 
     def open_ports(self, name: str) -> dict[PortRule, list[int]]:
         """Return the ports on which each rule of a table listens now; all that are not optional or `auto`."""
+
+    def explain_closed(self, name: str, proto: int, port: int) -> list[tuple[PortRule, str]]:
+        """Return the rules of a table that have *port* but do not listen on it now, and why not."""
 
     def replace(self, tables: Mapping[str, Sequence[PortRule]]) -> PortChange:
         """Make the rules of the tables that are named those given: all of it, or nothing.

@@ -158,6 +158,11 @@ class ControlSettings(Value):
     conf_path: str | None = None       # path of the socket on which `pesto` changes the port rules
     control_path: str | None = None    # path of the socket on which HTTP is spoken, or "auto"
 
+    @property
+    def changes_ports(self) -> bool:
+        """Whether port rules may come and go while the program runs."""
+        return self.conf_path is not None or self.control_path is not None
+
 
 class Settings(Value):
     """All that the command line says to the program *mode*, "pasta" or "passt"."""

@@ -42,7 +42,7 @@ class _Follower:
     def __init__(self, rule: PortRule) -> None:
         self.rule = rule
         self.held: dict[int, object] = {}      # port of the listen side -> handle
-        self.failed: dict[int, None] = {}      # ports that could not be had, longest ago first
+        self.failed: dict[int, str] = {}       # ports that could not be had and why, longest ago first
 
     def wanted(self, targets: set[int]) -> set[int]:
         """Return the ports of the listen side that lead to *targets*."""
@@ -106,6 +106,17 @@ class Direction:
         """Tell whether *targets* lacks the port that an open listener leads to."""
         return any(follower.held.keys() - follower.wanted(targets[follower.rule.proto])
                    for follower in self.followers)
+
+    def explain_closed(self, rule: PortRule, port: int) -> str:
+        """Say why the `auto` *rule*, which has *port*, does not listen on it now."""
+        for follower in self.followers:
+            if follower.rule == rule and port in follower.failed:
+                return f"its target is bound, but the port cannot be had: {follower.failed[port]}"
+        if port in self._fixed[rule.proto]:
+            return "another rule has the port"
+        if self.has_failed:
+            return "which ports are bound cannot be seen"
+        return f"it follows bound ports, and port {rule.service_port(port)} was not bound when last looked"
 
     def fixed(self, proto: int) -> set[int]:
         """Return the ports on which rules that are not `auto` listen."""
@@ -180,16 +191,16 @@ class AutoForwarder:
         follower.failed.pop(port, None)
         what = f"auto: {direction.name} {_NAMES[follower.rule.proto]} port {port}"
         if direction.n_open >= direction.max_open:
-            follower.failed[port] = None
+            follower.failed[port] = f"the limit of {direction.max_open} listeners is reached"
             if is_new:
-                self._log(f"{what}: the limit of {direction.max_open} listeners is reached")
+                self._log(f"{what}: {follower.failed[port]}")
             return
         try:
             follower.held[port] = direction.side.open_listener(follower.rule, port)
         except OSError as error:
-            follower.failed[port] = None
+            follower.failed[port] = str(error.strerror or error)
             if is_new:
-                self._log(f"{what}: {error.strerror}")
+                self._log(f"{what}: {follower.failed[port]}")
             return
         direction.n_open += 1
         self._log(f"{what}: opened")

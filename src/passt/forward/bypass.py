@@ -19,19 +19,22 @@ from __future__ import annotations
 from socket import IPPROTO_TCP
 
 from passt.facts.address import IP4_LOOPBACK, IP6_LOOPBACK, format_endpoint, is_loopback, needs_scope6
-from passt.facts.contracts import Target
-from passt.light.values import cast
+from passt.facts.contracts import Explained, Target
+from passt.forward.policy import NO_GUEST
+from passt.light.values import cast, replace
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from passt.facts.contracts import FlowPolicy, InboundTarget
+    from passt.facts.contracts import InboundTarget
     from passt.facts.port_rule import PortRule
     from passt.forward.guest_addresses import Observed
+    from passt.forward.policy import Policy
 
 # The source that the kernel chooses for any loopback destination.
 _USUAL_SOURCES = frozenset((IP4_LOOPBACK, IP6_LOOPBACK))
+_NOT_LOOPBACK = "not from loopback to loopback"
 
 
 class Bypass:
@@ -42,7 +45,7 @@ class Bypass:
     to the index of the guest's interface when it is known.
     """
 
-    def __init__(self, policy: FlowPolicy, observed: Observed, *, splice: bool = True,
+    def __init__(self, policy: Policy, observed: Observed, *, splice: bool = True,
                  keep_loopback: bool = False, explain: Callable[[str], None] | None = None) -> None:
         self._policy = policy
         self._observed = observed
@@ -52,40 +55,74 @@ class Bypass:
         self._lasting = explain is None  # else the policy is asked for each flow, to explain it
         self.scope_id = 0
         self.outbound = policy.outbound  # the same for both
+        self.explain_outbound = policy.explain_outbound
         self.guest_visible_source = policy.guest_visible_source
         self.leads_to = policy.leads_to
 
     def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
                 local: bytes, local_port: int) -> InboundTarget | Target | None:
         """Map a flow accepted on the host for *rule*, a `PortRule`; None refuses it."""
-        if not (self._splice and is_loopback(peer)) or cast("PortRule", rule).target_address is not None:
+        if self._find_bar(rule, peer):
             return self._policy.inbound(proto, rule, peer, peer_port, local, local_port)
-        if self._keep_loopback and is_loopback(local):
-            destination: bytes | None = local
-        else:
-            destination = self._observed.inbound_destination(peer)
-        target = None
-        if destination is not None:
-            scope_id = self.scope_id if needs_scope6(destination) else 0
-            target = Target(destination, _target_port(rule, local_port), scope_id,
-                            lasting=self._lasting)
+        target = self._decide_inbound(rule, peer, local, local_port)
         if self._explain is not None:
             self._explain_flow("to the namespace", proto, (peer, peer_port, local, local_port), target,
-                               "no guest address known yet")
+                               NO_GUEST)
         return target
+
+    def explain_inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
+                        local: bytes, local_port: int) -> Explained:
+        """Decide as `inbound`, and say how."""
+        bar = self._find_bar(rule, peer)
+        if bar:
+            found = self._policy.explain_inbound(proto, rule, peer, peer_port, local, local_port)
+            return replace(found, steps=(f"it takes the link: {bar}", *found.steps))
+        target = self._decide_inbound(rule, peer, local, local_port)
+        return Explained(target, "bypass" if target else NO_GUEST,
+                         ("it bypasses the link: client and port are of the host's loopback",))
 
     def outbound_bypass(self, proto: int, rule: object, peer: bytes, peer_port: int,
                        local: bytes, local_port: int) -> Target | None:
         """Map a flow accepted in the namespace for *rule*, a `PortRule`; None refuses it."""
-        target = None
-        if is_loopback(peer) and is_loopback(local):
-            source = None if peer in _USUAL_SOURCES else peer
-            target = Target(local, _target_port(rule, local_port), source=source,
-                            lasting=self._lasting)
+        target = self._decide_outbound(rule, peer, local, local_port)
         if self._explain is not None:
             self._explain_flow("to the host", proto, (peer, peer_port, local, local_port), target,
-                               "not from loopback to loopback")
+                               _NOT_LOOPBACK)
         return target
+
+    def explain_outbound_bypass(self, _proto: int, rule: object, peer: bytes, _peer_port: int,
+                                local: bytes, local_port: int) -> Explained:
+        """Decide as `outbound_bypass`, and say how."""
+        target = self._decide_outbound(rule, peer, local, local_port)
+        return Explained(target, "bypass" if target else _NOT_LOOPBACK,
+                         ("it bypasses the link: client and port are of the namespace's loopback",) if target
+                         else ())
+
+    def _find_bar(self, rule: object, peer: bytes) -> str:
+        """Say why a flow of the host does not bypass the link; empty if it does."""
+        if not self._splice:
+            return "the bypass is off (--no-splice)"
+        if not is_loopback(peer):
+            return "the client is not on the host's loopback"
+        if cast("PortRule", rule).target_address is not None:
+            return "the rule has a target address"
+        return ""
+
+    def _decide_inbound(self, rule: object, peer: bytes, local: bytes, local_port: int) -> Target | None:
+        if self._keep_loopback and is_loopback(local):
+            destination: bytes | None = local
+        else:
+            destination = self._observed.inbound_destination(peer)
+        if destination is None:
+            return None
+        scope_id = self.scope_id if needs_scope6(destination) else 0
+        return Target(destination, _target_port(rule, local_port), scope_id, lasting=self._lasting)
+
+    def _decide_outbound(self, rule: object, peer: bytes, local: bytes, local_port: int) -> Target | None:
+        if not (is_loopback(peer) and is_loopback(local)):
+            return None
+        source = None if peer in _USUAL_SOURCES else peer
+        return Target(local, _target_port(rule, local_port), source=source, lasting=self._lasting)
 
     def _explain_flow(self, where: str, proto: int, flow: tuple[bytes, int, bytes, int],
                       target: Target | None, reason: str) -> None:

@@ -38,13 +38,14 @@ from passt.facts.address import (
     IP6_LEN,
     IP6_LOOPBACK,
     format_endpoint,
+    format_ip,
     is_host_unicast,
     is_loopback,
     is_multicast,
     is_unspecified,
     needs_scope6,
 )
-from passt.facts.contracts import InboundTarget, Target
+from passt.facts.contracts import Explained, InboundTarget, Target
 from passt.forward.guest_addresses import Observed
 from passt.light.values import NamedTuple, cast
 
@@ -56,14 +57,22 @@ if TYPE_CHECKING:
     from passt.facts.guest import GuestFamily, GuestNet
     from passt.facts.port_rule import PortRule
 
+    Note = Callable[[str], None]  # takes one step of a decision
+
 _DNS_PORTS = frozenset((53, 853))
 _WITH_PORTS = frozenset((IPPROTO_TCP, IPPROTO_UDP))
 _NAMES = {IPPROTO_TCP: "TCP", IPPROTO_UDP: "UDP", IPPROTO_ICMP: "ICMP echo", IPPROTO_ICMPV6: "ICMPv6 echo"}
 
+NO_GUEST = "no guest address known yet"
+_DISABLED = "family or protocol disabled"
+_NO_SOURCE = "no address to show to the guest for this peer"
+_UNCHANGED, _OUR_ADDRESS = "unchanged", "our address"
+
 
 class _Destination(NamedTuple):
-    """A `Target` without its port."""
+    """A `Target` without its port, and the *name* of the row that says so."""
 
+    name: str
     address: bytes
     scope_id: int
     source: bytes | None
@@ -90,23 +99,23 @@ class _Family:
         # Later entries win, so the rows are entered in reverse.
         self.mapped: dict[bytes, _Destination] = {}
         if self.map_guest and self.assigned:
-            self.mapped[self.map_guest] = self._destination(self.assigned)
+            self.mapped[self.map_guest] = self._destination("guest map", self.assigned)
         if self.map_host_loopback:
-            self.mapped[self.map_host_loopback] = self._destination(loopback)
+            self.mapped[self.map_host_loopback] = self._destination("host loopback", loopback)
         self.dns: dict[bytes, _Destination] = {}
         if facts.dns_match:
             host = _packed(facts.dns_host) or loopback
             self.dns[facts.dns_match.packed] = self._destination(
-                loopback if is_unspecified(host) else host, _scope_of(facts.dns_host))
+                "DNS", loopback if is_unspecified(host) else host, _scope_of(facts.dns_host))
 
-    def _destination(self, address: bytes, scope_id: int = 0) -> _Destination:
+    def _destination(self, name: str, address: bytes, scope_id: int = 0) -> _Destination:
         # A socket bound to an interface or to another address does not reach the loopback address, nor
         # a link-local one on another link.
         if is_loopback(address):
-            return _Destination(address, 0, None, None)
+            return _Destination(name, address, 0, None, None)
         if scope_id and scope_id != self.scope_id:
-            return _Destination(address, scope_id, None, None)
-        return _Destination(address, self.scope_of(address), self.source, self.ifname)
+            return _Destination(name, address, scope_id, None, None)
+        return _Destination(name, address, self.scope_of(address), self.source, self.ifname)
 
     def scope_of(self, address: bytes) -> int:
         """Return the interface index for a flow to *address*, if it or our source needs one (RFC 4007)."""
@@ -144,11 +153,19 @@ class Policy:
     def outbound(self, proto: int, source: bytes, source_port: int,
                  destination: bytes, destination_port: int) -> Target | None:
         """Map a flow that the guest opens to what our socket connects to; None refuses it."""
-        decision = self._decide_outbound(proto, source, source_port, destination, destination_port)
+        target, why = self._decide_outbound(proto, source, source_port, destination, destination_port)
         if self._explain is not None:
             self._explain_flow("outbound", proto, (source, source_port, destination, destination_port),
-                               _describe_target(decision) + self._name_outbound_row(decision, destination))
-        return None if isinstance(decision, str) else decision
+                               _describe_target(target), why, is_refused=target is None)
+        return target
+
+    def explain_outbound(self, proto: int, source: bytes, source_port: int,
+                         destination: bytes, destination_port: int) -> Explained:
+        """Decide as `outbound`, and say how."""
+        steps: list[str] = []
+        target, why = self._decide_outbound(proto, source, source_port, destination, destination_port,
+                                            steps.append)
+        return Explained(target, why, tuple(steps))
 
     def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
                 local: bytes, local_port: int) -> InboundTarget | None:
@@ -156,11 +173,21 @@ class Policy:
 
         An IPv4 *peer* of a dual-stack socket has 4 bytes, and so has *local*.
         """
-        decision = self._decide_inbound(proto, cast("PortRule", rule), peer, peer_port, local, local_port)
+        target, why = self._decide_inbound(proto, cast("PortRule", rule), peer, peer_port, local, local_port)
+        if target is None and is_loopback(peer) and why == _NO_SOURCE:
+            self._warn_of_loopback(len(peer))
         if self._explain is not None:
             self._explain_flow("inbound", proto, (peer, peer_port, local, local_port),
-                               _describe_inbound(decision) + self._name_inbound_row(decision, peer))
-        return None if isinstance(decision, str) else decision
+                               _describe_inbound(target), why, is_refused=target is None)
+        return target
+
+    def explain_inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
+                        local: bytes, local_port: int) -> Explained:
+        """Decide as `inbound`, and say how."""
+        steps: list[str] = []
+        target, why = self._decide_inbound(proto, cast("PortRule", rule), peer, peer_port, local, local_port,
+                                           steps.append)
+        return Explained(target, why, tuple(steps))
 
     def leads_to(self, proto: int, rule: object, address: bytes, port: int) -> bool:
         """Tell whether *rule*, a `PortRule`, leads *port* to the same port of the guest's *address*."""
@@ -176,6 +203,11 @@ class Policy:
                        local: bytes, local_port: int) -> Target | None:
         """Refuse: only `forward.bypass` has listeners in the namespace."""
 
+    def explain_outbound_bypass(self, _proto: int, _rule: object, _peer: bytes, _peer_port: int,
+                                _local: bytes, _local_port: int) -> Explained:
+        """Decide as `outbound_bypass`, and say why."""
+        return Explained(None, "nothing listens in the namespace", ())
+
     def guest_visible_source(self, address: bytes) -> bytes | None:
         """Translate a host-side *address* to the one the guest sees; 0.0.0.0 and :: mean this host."""
         family = self._families.get(len(address))
@@ -183,60 +215,73 @@ class Policy:
             return None
         if is_unspecified(address):
             return family.our_address or family.map_host_loopback
-        return self._inbound_source(family, address)
+        return self._inbound_source(family, address)[0]
 
-    def _decide_outbound(self, proto: int, source: bytes, source_port: int,
-                         destination: bytes, destination_port: int) -> Target | str:
+    def _decide_outbound(self, proto: int, source: bytes, source_port: int, destination: bytes,
+                         destination_port: int, note: Note | None = None) -> tuple[Target | None, str]:
+        """Return where a flow goes and the name of the row that says so; or None, and why not."""
         family = self._families.get(len(destination))
         if family is None or proto not in family.protocols:
-            return "family or protocol disabled"
+            if note is not None:
+                note(_name_switch(family, proto, len(destination)))
+            return None, _DISABLED
         if len(source) != len(destination) or not is_host_unicast(source):
-            return "bad source address"
+            return None, "bad source address"
         has_ports = proto in _WITH_PORTS
         if has_ports and not (source_port and destination_port):
-            return "port 0"
-        mapped = family.dns.get(destination) if has_ports and destination_port in _DNS_PORTS else None
-        mapped = mapped or family.mapped.get(destination)
-        if mapped is not None:
-            return Target(mapped.address, destination_port, mapped.scope_id, mapped.source, mapped.ifname)
+            return None, "port 0"
+        row = family.dns.get(destination) if has_ports and destination_port in _DNS_PORTS else None
+        row = row or family.mapped.get(destination)
+        if note is not None:
+            _note_rows(family, destination, row, note)
+        if row is not None:
+            return Target(row.address, destination_port, row.scope_id, row.source, row.ifname), row.name
         if not is_host_unicast(destination) and not (proto == IPPROTO_UDP and _is_group(destination)):
-            return "destination not allowed"
+            return None, "destination not allowed"
         # A multicast group has no route of its own: use the template interface.
         scope_id = family.scope_id if _is_group(destination) else family.scope_of(destination)
-        return Target(destination, destination_port, scope_id, family.source, family.ifname)
+        return Target(destination, destination_port, scope_id, family.source, family.ifname), _UNCHANGED
 
-    def _decide_inbound(self, proto: int, rule: PortRule, peer: bytes, peer_port: int,
-                        local: bytes, local_port: int) -> InboundTarget | str:
+    def _decide_inbound(self, proto: int, rule: PortRule, peer: bytes, peer_port: int, local: bytes,
+                        local_port: int, note: Note | None = None) -> tuple[InboundTarget | None, str]:
+        """Return what the guest sees of a flow and the name of the row that says so; or None, and why not."""
         family = self._families.get(len(peer))
         if family is None or proto not in family.protocols or proto not in _WITH_PORTS:
-            return "family or protocol disabled"
+            if note is not None:
+                note(_name_switch(family, proto, len(peer)))
+            return None, _DISABLED
         if not peer_port:
-            return "port 0"
-        source = self._inbound_source(family, peer)
+            return None, "port 0"
+        source, row = self._inbound_source(family, peer)
         if source is None:
-            if is_loopback(peer):
-                self._warn_of_loopback(len(peer))
-            return "no address to show to the guest for this peer"
+            return None, _NO_SOURCE
         if proto == IPPROTO_UDP and _is_group(local):
-            destination: bytes | None = local
+            destination, whose = local, "the group that it was sent to"
         elif rule.target_address is not None:
-            destination = rule.target_address.packed
+            destination, whose = rule.target_address.packed, "the target address of the rule"
         else:
-            destination = self.observed.inbound_destination(source)
-        if destination is None:
-            return "no guest address known yet"
-        return InboundTarget(source, peer_port, destination, rule.service_port(local_port))
+            guest = self.observed.inbound_destination(source)
+            if guest is None:
+                return None, NO_GUEST
+            destination, whose = guest, "the guest's address, last seen or assigned"
+        if note is not None:
+            note(f"the client {format_ip(peer)} is shown to the guest as {format_ip(source)} ({row})")
+            note(f"it goes to {format_ip(destination)}: {whose}")
+        return InboundTarget(source, peer_port, destination, rule.service_port(local_port)), row
 
-    def _inbound_source(self, family: _Family, peer: bytes) -> bytes | None:
+    def _inbound_source(self, family: _Family, peer: bytes) -> tuple[bytes | None, str]:
+        """Return how *peer* appears to the guest, and the name of the row that says so."""
         if is_loopback(peer):
-            return family.map_host_loopback or family.our_address
+            if family.map_host_loopback:
+                return family.map_host_loopback, "host loopback"
+            return family.our_address, _OUR_ADDRESS
         if not is_host_unicast(peer):
-            return None
+            return None, ""
         if peer == family.assigned and family.map_guest:
-            return family.map_guest
+            return family.map_guest, "guest map"
         if peer in family.guest_owned or self.observed.is_guest(peer):
-            return family.our_address
-        return peer
+            return family.our_address, _OUR_ADDRESS
+        return peer, _UNCHANGED
 
     def _warn_of_loopback(self, addr_len: int) -> None:
         """Warn once per family why clients on the host's loopback are refused."""
@@ -247,35 +292,34 @@ class Policy:
                        f" address they could appear to come from; give one with --gateway, or an address with"
                        f" --map-host-loopback")
 
-    def _name_outbound_row(self, decision: Target | str, destination: bytes) -> str:
-        """Name the row of the outbound table that decided, for explanations."""
-        if isinstance(decision, str):
-            return ""
-        family = self._families[len(destination)]
-        if decision.port in _DNS_PORTS and destination in family.dns:
-            return " (DNS)"
-        if destination in family.mapped:
-            return " (host loopback)" if is_loopback(decision.address) else " (guest map)"
-        return " (unchanged)"
-
-    def _name_inbound_row(self, decision: InboundTarget | str, peer: bytes) -> str:
-        """Name the row of the inbound table that decided."""
-        if isinstance(decision, str):
-            return ""
-        family = self._families[len(peer)]
-        if is_loopback(peer) and family.map_host_loopback:
-            return " (host loopback)"
-        if decision.source == peer:
-            return " (unchanged)"
-        is_mapped = decision.source == family.map_guest and not is_loopback(peer)
-        return " (guest map)" if is_mapped else " (our address)"
-
-    def _explain_flow(self, direction: str, proto: int, flow: tuple[bytes, int, bytes, int],
-                      outcome: str) -> None:
+    def _explain_flow(self, direction: str, proto: int, flow: tuple[bytes, int, bytes, int], outcome: str,
+                      why: str, *, is_refused: bool) -> None:
         if self._explain is not None:
             name = _NAMES.get(proto, f"protocol {proto}")
             source, destination = format_endpoint(*flow[:2]), format_endpoint(*flow[2:])
-            self._explain(f"{direction} {name} {source} -> {destination}: {outcome}")
+            text = f"refused, {why}" if is_refused else f"{outcome} ({why})"
+            self._explain(f"{direction} {name} {source} -> {destination}: {text}")
+
+
+def _name_switch(family: _Family | None, proto: int, addr_len: int) -> str:
+    if family is None:
+        return f"IPv{4 if addr_len == IP4_LEN else 6} is off, or the host has no address of it"
+    return f"{_NAMES.get(proto, f'protocol {proto}')} is off, or not forwarded in this direction"
+
+
+def _note_rows(family: _Family, destination: bytes, chosen: _Destination | None, note: Note) -> None:
+    """Tell which rows of the outbound table there are, and which one was *chosen*."""
+    ports = " or ".join(map(str, sorted(_DNS_PORTS)))
+    rows = [(f"{format_ip(address)} with port {ports} of TCP or UDP", row)
+            for address, row in family.dns.items()]
+    rows += [(format_ip(address), row) for address, row in reversed(family.mapped.items())]
+    for asked, row in rows:
+        fits = "applies" if row is chosen else "does not apply"
+        note(f"{row.name}: {asked} means {format_ip(row.address)}: {fits}")
+    if not rows:
+        note("no address stands for another one")
+    if chosen is None:
+        note(f"{format_ip(destination)} stands for itself")
 
 
 def _scope_of(address: IPAddress | None) -> int:
@@ -290,21 +334,22 @@ def _packed(address: IPAddress | None) -> bytes | None:
     return address.packed if address else None
 
 
-def _describe_target(decision: Target | str) -> str:
-    if isinstance(decision, str):
-        return f"refused, {decision}"
-    text = f"to {format_endpoint(decision.address, decision.port)}"
-    if decision.scope_id:
-        text += f" scope {decision.scope_id}"
-    if decision.source:
-        text += f" from {format_endpoint(decision.source, 0)}"
-    if decision.ifname:
-        text += f" by {os.fsdecode(decision.ifname)}"
+def _describe_target(target: Target | None) -> str:
+    """Write where a flow goes, and from where."""
+    if target is None:
+        return ""
+    text = f"to {format_endpoint(target.address, target.port)}"
+    if target.scope_id:
+        text += f" scope {target.scope_id}"
+    if target.source:
+        text += f" from {format_endpoint(target.source, 0)}"
+    if target.ifname:
+        text += f" by {os.fsdecode(target.ifname)}"
     return text
 
 
-def _describe_inbound(decision: InboundTarget | str) -> str:
-    if isinstance(decision, str):
-        return f"refused, {decision}"
-    source = format_endpoint(decision.source, decision.source_port)
-    return f"guest sees {source} -> {format_endpoint(decision.destination, decision.destination_port)}"
+def _describe_inbound(target: InboundTarget | None) -> str:
+    if target is None:
+        return ""
+    source = format_endpoint(target.source, target.source_port)
+    return f"guest sees {source} -> {format_endpoint(target.destination, target.destination_port)}"

@@ -260,13 +260,22 @@ def leave_out_ephemeral(rules: Iterable[PortRule], path: str = EPHEMERAL_PATH) -
     rules = list(rules)
     if not any(rule.skips_ephemeral for rule in rules):
         return rules
-    ephemeral = DEFAULT_EPHEMERAL
+    return cut_ports(rules, read_ephemeral(path))
+
+
+def read_ephemeral(path: str = EPHEMERAL_PATH) -> tuple[int, int]:
+    """Return the first and last port that the kernel gives to clients; a usual range if that is unknown."""
     try:
         with open(path, encoding="utf-8") as file:
             first, last = map(int, file.read().split())
-        ephemeral = (first, last)
     except (OSError, ValueError):
-        log.warning(f"cannot read {EPHEMERAL}; {ephemeral[0]} to {ephemeral[1]} are taken for ephemeral")
+        first, last = DEFAULT_EPHEMERAL
+        log.warning(f"cannot read {EPHEMERAL}; {first} to {last} are taken for ephemeral")
+    return first, last
+
+
+def cut_ports(rules: Iterable[PortRule], ephemeral: tuple[int, int]) -> list[PortRule]:
+    """Cut the *ephemeral* ports, first and last, out of rules with *skips_ephemeral*."""
     return [left for rule in rules
             for left in (replace(rule, skips_ephemeral=False).without([ephemeral]) if rule.skips_ephemeral
                          else [rule])]

@@ -11,6 +11,7 @@ from passt.light.values import NamedTuple
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 # Commands with their words and what they do.
 COMMANDS = {
@@ -22,18 +23,31 @@ COMMANDS = {
     "metrics": ("[--listen ADDR:PORT]", "Print all counters for Prometheus, or serve them on a TCP port."),
     "log": ("[LEVEL]", "Show, or set, which messages are printed: debug, info or warning."),
     "close": ("FLOW", "End a flow; its ends see a reset."),
-    "ports": ("", "Show the ports on which the instance listens."),
+    "ports": ("[list|add|del|set] [-t|-u|-T|-U SPEC]...",
+              "Show the port rules and open ports, or add, delete or replace rules: all or none."),
+    "explain": ("[tcp|udp|icmp] ADDR[:PORT] | [tcp|udp] --inbound PORT",
+                "Tell which rule, mapping and addresses a flow would get, or why it would be refused."),
 }
 _WORDS = {
     "tcp": ("protocol", "tcp"), "udp": ("protocol", "udp"), "icmp": ("protocol", "icmp"),
     "icmp6": ("protocol", "icmp6"), "link": ("path", "link"), "bypass": ("path", "bypass"),
     "inbound": ("direction", "inbound"), "outbound": ("direction", "outbound"),
 }  # fmt: skip
+PORT_ACTIONS = ("list", "add", "del", "set")
+_SPECS = {"-t": "-t", "--tcp-ports": "-t", "-u": "-u", "--udp-ports": "-u", "-T": "-T", "--tcp-ns": "-T",
+          "-U": "-U", "--udp-ns": "-U"}
+_VALUED = {"-p": "pid", "--pid": "pid", "-s": "path", "--socket": "path", "--listen": "listen",
+           "--inbound": "inbound", "--source": "source"}
+# Options that belong to one command.
+_OWNERS = {"watch": "flows", "listen": "metrics", "specs": "ports", "inbound": "explain", "source": "explain"}
 _KEYS = ("protocol", "path", "direction", "state", "address", "port", "rule")
 
 
 class Command(NamedTuple):
-    """What is asked for: *name* is one of COMMANDS, "help" or "version"; *words* are those behind it."""
+    """What is asked for: *name* is one of COMMANDS, "help" or "version"; *words* are those behind it.
+
+    *specs* are port specifications, each with its option in front.
+    """
 
     name: str
     pid: int | None = None
@@ -42,11 +56,14 @@ class Command(NamedTuple):
     watch: bool = False
     listen: str | None = None
     words: tuple[str, ...] = ()
+    specs: tuple[str, ...] = ()
+    inbound: str | None = None
+    source: str | None = None
 
 
 def parse(arguments: Sequence[str]) -> Command:
     """Read the arguments; options may stand anywhere. Raises ConfigError."""
-    given: dict[str, object] = {}
+    given: dict[str, Any] = {}
     words: list[str] = []
     rest = list(arguments)
     while rest:
@@ -58,12 +75,15 @@ def parse(arguments: Sequence[str]) -> Command:
             return Command("version")
         if word in {"--json", "--watch"}:
             given[word.lstrip("-")] = True
-        elif name in {"-p", "--pid", "-s", "--socket", "--listen"}:
+        elif name in _VALUED or name in _SPECS:
             if not equals:
                 if not rest:
                     raise ConfigError(f"option '{name}' needs an argument")
                 value = rest.pop(0)
-            given[{"-p": "pid", "-s": "path", "--socket": "path"}.get(name, name.lstrip("-"))] = value
+            if name in _SPECS:
+                given["specs"] = (*given.get("specs", ()), f"{_SPECS[name]} {value}")
+            else:
+                given[_VALUED[name]] = value
         elif word.startswith("-") and len(word) > 1:
             raise ConfigError(f"there is no option '{word}'; see passtctl --help")
         else:
@@ -71,7 +91,7 @@ def parse(arguments: Sequence[str]) -> Command:
     return _check(given, words)
 
 
-def _check(given: dict[str, object], words: list[str]) -> Command:
+def _check(given: dict[str, Any], words: list[str]) -> Command:
     """Make a command of options and words. Raises ConfigError."""
     name = words.pop(0) if words else "list"
     if name not in COMMANDS:
@@ -81,15 +101,29 @@ def _check(given: dict[str, object], words: list[str]) -> Command:
         if not (text.isascii() and text.isdecimal()):
             raise ConfigError(f"option '-p' {text} is not a PID")
         given["pid"] = int(text)
-    for option, command in (("watch", "flows"), ("listen", "metrics")):
+    for option, command in _OWNERS.items():
         if option in given and name != command:
-            raise ConfigError(f"option '--{option}' belongs to '{command}', not to '{name}'")
-    most = {"flows": 20, "top": 20, "events": 20, "log": 1, "close": 1}.get(name, 0)
+            what = f"option '--{option}' belongs" if option != "specs" else "options -t, -u, -T and -U belong"
+            raise ConfigError(f"{what} to '{command}', not to '{name}'")
+    most = {"flows": 20, "top": 20, "events": 20, "log": 1, "close": 1, "ports": 1, "explain": 2}.get(name, 0)
     if len(words) > most:
         raise ConfigError(f"'{words[most]}' is too much: passtctl {name} {COMMANDS[name][0]}".rstrip())
     if name == "close" and not words:
         raise ConfigError("passtctl close needs the id of a flow, as 'flows' shows it")
-    return Command(name, words=tuple(words), **given)  # type: ignore[arg-type]
+    if name == "ports":
+        _check_ports(words, given.get("specs", ()))
+    return Command(name, words=tuple(words), **given)
+
+
+def _check_ports(words: list[str], specs: tuple[str, ...]) -> None:
+    """Refuse what `ports` cannot do. Raises ConfigError."""
+    action = words[0] if words else "list"
+    if action not in PORT_ACTIONS:
+        raise ConfigError(f"'{action}' is no action of ports; there are {', '.join(PORT_ACTIONS)}")
+    if action == "list" and specs:
+        raise ConfigError("say what to do with these ports: add, del or set")
+    if action != "list" and not specs:
+        raise ConfigError(f"passtctl ports {action} needs ports: -t SPEC, -u SPEC, -T SPEC or -U SPEC")
 
 
 def parse_filters(words: Sequence[str]) -> str:
@@ -128,5 +162,8 @@ def help_text() -> str:
         "  -p, --pid PID      the instance with this PID; needed if there are several",
         "  -s, --socket PATH  the instance with this control socket",
         "  --json             print JSON",
+        "  -t, -u SPEC        of ports: TCP or UDP ports of the host, as for pasta and passt",
+        "  -T, -U SPEC        of ports: TCP or UDP ports of the namespace",
+        "  --source ADDR      of explain: where the flow comes from",
         "  -h, --help         print this overview and exit",
         "  --version          print the version and exit", ""])

@@ -12,6 +12,7 @@ import os
 import socket
 
 from passt.errors import ConfigError, HostError
+from passt.passtctl.printable import escape_controls
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -40,6 +41,14 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
+
+
+class RefusedError(HostError):
+    """The instance does not do what it was asked; *errors* has a line for each reason."""
+
+    def __init__(self, text: str, errors: tuple[str, ...]) -> None:
+        super().__init__(text)
+        self.errors = errors
 
 
 class Instance:
@@ -90,10 +99,11 @@ class Instance:
         response = connection.getresponse()
         if response.status != http.client.OK:
             try:
-                detail = json.loads(response.read(MAX_LINE))["detail"]
-            except (ValueError, KeyError, TypeError, RecursionError):
-                detail = f"status {response.status}"
-            raise HostError(f"{self.path}: {detail}")
+                problem = json.loads(response.read(MAX_LINE))
+                detail, errors = str(problem["detail"]), tuple(map(str, problem.get("errors", ())))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                detail, errors = f"status {response.status}", ()
+            raise RefusedError(f"{self.path}: {escape_controls(detail)}", errors)
         return response
 
     def _failure(self, error: Exception) -> HostError:

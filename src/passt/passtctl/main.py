@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 
 from passt.errors import ConfigError, HostError
 from passt.passtctl import instances
 from passt.passtctl.command import parse_filters
-from passt.passtctl.printable import escape_controls
+from passt.passtctl.explain import explain
+from passt.passtctl.output import print_json, print_lines
+from passt.passtctl.ports import ports
 from passt.passtctl.table import amount, duration, endpoint, layout
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -34,28 +35,11 @@ def run(command: Command) -> int:
     instance = instances.choose(command.pid, command.path)
     handlers: dict[str, Callable[[Instance, Command], int]] = {
         "flows": _flows, "top": _top, "stats": _stats, "events": _events, "metrics": _metrics, "log": _log,
-        "close": _close, "ports": _ports}  # fmt: skip
+        "close": _close, "ports": ports, "explain": explain}  # fmt: skip
     try:
         return handlers[command.name](instance, command)
     except KeyboardInterrupt:
         return 130
-
-
-def _print(lines: Iterable[str]) -> None:
-    """Print lines, as far as a terminal may see them. Raises HostError; a reader that is gone ends us."""
-    data = "".join(f"{escape_controls(line)}\n" for line in lines).encode()
-    try:
-        while data:
-            data = data[os.write(1, data):]
-    except BrokenPipeError:
-        sys.exit(0)
-    except OSError as error:
-        raise HostError(f"cannot write to standard output: {error.strerror}") from None
-
-
-def _print_json(value: Any) -> int:
-    _print(json.dumps(value, indent=2).splitlines())
-    return 0
 
 
 def _list(command: Command) -> int:
@@ -77,8 +61,8 @@ def _list(command: Command) -> int:
                      "bytes_from_guest_per_s": sum(rates[:2]), "bytes_to_guest_per_s": sum(rates[2:]),
                      "uptime_s": info["uptime_s"], "socket": instance.path})
     if command.json:
-        return _print_json(rows)
-    _print(layout(
+        return print_json(rows)
+    print_lines(layout(
         ("PID", "MODE", "UP", "PORTS", "FLOWS", "OUT/s", "IN/s", "COMMAND OR NAMESPACE"),
         [(str(row["pid"]), row["mode"], duration(int(row["uptime_s"] * 1000)), str(row["ports"]),
           str(row["flows"]), amount(row["bytes_from_guest_per_s"]), amount(row["bytes_to_guest_per_s"]),
@@ -107,9 +91,9 @@ def _flows(instance: Instance, command: Command) -> int:
     while True:
         found = list(instance.flows(query))
         if command.json:
-            _print_json(found)
+            print_json(found)
         else:
-            _print(flow_table(found))
+            print_lines(flow_table(found))
         if not command.watch:
             return 0
         time.sleep(WATCH_S)
@@ -119,7 +103,7 @@ def _top(instance: Instance, command: Command) -> int:
     """Watch everything on the full screen."""
     from passt.passtctl.top.loop import run as run_top
 
-    return run_top(instance, command, _print)
+    return run_top(instance, command, print_lines)
 
 
 def flow_table(flows: Iterable[dict[str, Any]]) -> list[str]:
@@ -146,12 +130,12 @@ def _stats(instance: Instance, command: Command) -> int:
     """Show limits, and counters that are not 0."""
     info, counters = instance.ask("/v1/info"), instance.ask("/v1/counters")
     if command.json:
-        return _print_json({"limits": info["limits"], "counters": counters})
+        return print_json({"limits": info["limits"], "counters": counters})
     limits = [(name, str(limit["now"]), str(limit["most"]),
                f"{100 * limit['now'] / limit['most'] if limit['most'] else 0:.1f} %")
               for name, limit in info["limits"].items()]
     counts = [(name, str(n)) for name, n in counters.items() if n]
-    _print([*layout(("LIMIT", "NOW", "MOST", "FULL"), limits, frozenset((1, 2, 3))), "",
+    print_lines([*layout(("LIMIT", "NOW", "MOST", "FULL"), limits, frozenset((1, 2, 3))), "",
             *layout(("COUNTER", "VALUE"), counts, frozenset((1,)))])
     return 0
 
@@ -165,7 +149,7 @@ def _events(instance: Instance, command: Command) -> int:
             text = json.dumps(event, separators=(",", ":")) if command.json else event_text(event)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise HostError(f"{instance.path}: what it tells is no event") from None
-        _print([text])
+        print_lines([text])
     raise HostError(f"{instance.path}: the instance has ended")
 
 
@@ -192,7 +176,7 @@ def _metrics(instance: Instance, command: Command) -> int:
         from passt.passtctl.exporter import serve
 
         return serve(instance, command.listen)
-    _print(instance.text("/v1/metrics").decode(errors="replace").splitlines())
+    print_lines(instance.text("/v1/metrics").decode(errors="replace").splitlines())
     return 0
 
 
@@ -203,8 +187,8 @@ def _log(instance: Instance, command: Command) -> int:
     else:
         answer = instance.ask("/v1/log")
     if command.json:
-        return _print_json(answer)
-    _print([answer["level"]])
+        return print_json(answer)
+    print_lines([answer["level"]])
     return 0
 
 
@@ -214,16 +198,4 @@ def _close(instance: Instance, command: Command) -> int:
     if not all(part.isascii() and part.isdecimal() for part in name.split(".")):
         raise ConfigError(f"'{name}' is not the id of a flow, which is like 17.0")
     closed = instance.ask(f"/v1/flows/{name}", "DELETE")
-    return _print_json(closed) if command.json else 0
-
-
-def _ports(instance: Instance, command: Command) -> int:
-    """Show open ports."""
-    found = instance.ask("/v1/ports")["ports"]
-    if command.json:
-        return _print_json(found)
-    rows = [(port["side"], port["protocol"], port["address"] or "*", port["interface"] or "-",
-             str(port["port"]), str(port["leads_to"] or "-"), port["rule"] or "-") for port in found]
-    _print(layout(("SIDE", "PROTO", "ADDRESS", "INTERFACE", "PORT", "LEADS-TO", "RULE"), rows,
-                  frozenset((4, 5))))
-    return 0
+    return print_json(closed) if command.json else 0

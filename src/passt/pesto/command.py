@@ -6,25 +6,13 @@ from passt.config.getopt import RUN, Scanner, UsageError
 from passt.config.pesto_options import PESTO_OPTIONS
 from passt.config.port_options import PORT_OPTIONS
 from passt.light.values import NamedTuple
+from passt.steer.draft import ADD, CLEAR, DELETE, REPLACE, Step
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ADD, DELETE, REPLACE, CLEAR = "add", "delete", "replace", "clear"
 _ACTIONS = frozenset(("help", "version"))
-
-
-class Step(NamedTuple):
-    """One step: *what* is one of the words above, *option* a key of `PORT_OPTIONS` or "clear".
-
-    *value* is the port specification, or the table to clear; *label* names the option as the user did.
-    """
-
-    what: str
-    option: str
-    value: str
-    label: str
 
 
 class Command(NamedTuple):

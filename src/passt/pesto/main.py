@@ -9,7 +9,7 @@ from passt.errors import HostError
 from passt.forward.rules import describe_rule
 from passt.host.listeners import leave_out_ephemeral
 from passt.pesto.connection import Connection
-from passt.pesto.draft import Draft
+from passt.steer.draft import Draft
 from passt.steer.messages import Answer
 
 TYPE_CHECKING = False  # typing itself is not needed at run time

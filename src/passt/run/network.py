@@ -98,15 +98,15 @@ def open_ports(asked: ForwardingSettings, guest: GuestNet, *, changes: bool) -> 
 def follows_ports(settings: Settings) -> bool:
     """Tell whether bound ports are followed (pasta), or may be one day."""
     return settings.forwarding.has_auto_ports or (
-        settings.mode == "pasta" and settings.control.conf_path is not None)
+        settings.mode == "pasta" and settings.control.changes_ports)
 
 
 class Network:
     """The parts of one run, joined, without a link yet.
 
     *engine* holds all parts; *observed* has the guest's addresses as far as known. *bypass* is the policy for
-    flows that bypass the link, None unless *bypassed* asks for it. The engine serves *ports* from now on;
-    *helper* binds low ports later.
+    flows that bypass the link, None unless *bypassed* asks for it; *policy* is that which the engine asks.
+    The engine serves *ports* from now on; *helper* binds low ports later.
     """
 
     def __init__(self, settings: Settings, guest: GuestNet, ports: HostPorts | None, *,
@@ -131,7 +131,8 @@ class Network:
         self._dispatcher = Dispatcher(guest, dhcp=asked.dhcp, ndp=asked.ndp, router_advertisements=advertise,
                                       dhcpv6=asked.dhcpv6, explain=explain, warn=log.warning,
                                       is_guest=policy.observed.is_guest)
-        self.engine = Engine(self.bypass or policy, self._dispatcher, policy.observed, our_mac=guest.our_mac,
+        self.policy = self.bypass or policy
+        self.engine = Engine(self.policy, self._dispatcher, policy.observed, our_mac=guest.our_mac,
                              mtu=guest.mtu or 0, secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest),
                              udp_timeouts=udp_timeouts())
         self.engine.switch(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None, tcp=protocols.tcp,
@@ -144,7 +145,7 @@ class Network:
         self._forwarding = None
         if ports is not None:
             self._forwarding = PortForwarding(self.engine, ports, follows=follows_ports(settings),
-                                              changes=settings.control.conf_path is not None, helper=helper)
+                                              changes=settings.control.changes_ports, helper=helper)
 
     def _advertise(self, explain: Callable[[str], None] | None) -> None:
         from passt.responders.router_advertiser import RouterAdvertiser
@@ -165,20 +166,25 @@ class Network:
         if self._forwarding is not None:
             self._forwarding.start(namespace_sources, side)
 
-    def steer(self, steering: Steering | None) -> None:
-        """Have the port rules changed by clients of *steering*, if there is one; call after `start_ports`."""
-        if steering is not None and self._forwarding is not None:
-            steering.start(self.engine, self._forwarding.live_ports(self._protocols), self._protocols,
-                           self._guest)
+    def serve_control(self, control: Control | None, settings: Settings) -> None:
+        """Build what answers clients of *control*, if there is one; call before paths are closed."""
+        if control is not None:
+            control.serve(settings, self._guest, self.engine, self.observed, self.policy,
+                          self._dispatcher.counters, self._ping_refusal.forecast)
+
+    def steer(self, steering: Steering | None, control: Control | None) -> None:
+        """Have the port rules changed by clients of *steering* and *control*; call after `start_ports`."""
+        if steering is None or self._forwarding is None:
+            return
+        tables = steering.start(self.engine, self._forwarding.live_ports(self._protocols), self._protocols,
+                                self._guest)
+        if control is not None:
+            control.steer(tables, self._forwarding.leave_out_ephemeral, steering.user_of)
 
     def ask_guest(self) -> None:
         """Send the frames that ask for the guest's hardware address."""
         for frame in self._solicit(self._guest, self.observed.addresses()):
             self.engine.send_frame(frame)
-
-    def control_counters(self) -> dict[str, int]:
-        """Return the counters of the responders."""
-        return self._dispatcher.counters()
 
     def serve(self, diagnostics: Diagnostics) -> None:
         """Run the engine, observed by *diagnostics*, until it is stopped."""

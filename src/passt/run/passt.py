@@ -58,8 +58,7 @@ class _Passt:
                                         on_created=background.has_made)
         self._guest = resolve_guest(settings)
         self._progress.enter("ports")
-        conf_path = settings.control.conf_path
-        self._ports = open_ports(settings.forwarding, self._guest, changes=conf_path is not None)
+        self._ports = open_ports(settings.forwarding, self._guest, changes=settings.control.changes_ports)
         self._progress.enter("socket")
         self._listener = None
         if self._connection is None:
@@ -72,10 +71,10 @@ class _Passt:
 
             self._control = Control(settings.control.control_path, background)
         self._steering = None
-        if conf_path is not None and self._ports is not None:
+        if settings.control.changes_ports and self._ports is not None:
             from passt.run.steering import Steering
 
-            self._steering = Steering(conf_path, background, self._ports.binder, self._user)
+            self._steering = Steering(settings.control.conf_path, background, self._ports.binder, self._user)
         load_all(*(_SHARING_PARTS if settings.socket.vhost_user else ()))
 
     def run(self) -> int:
@@ -91,14 +90,12 @@ class _Passt:
         if enter_later is not None:
             enter_later()
             self._background.hold()
-        if self._control is not None:
-            self._control.serve(self._settings, self._guest, network.engine, network.observed,
-                                network.control_counters)
+        network.serve_control(self._control, self._settings)
         network.read_last_paths()
         self._isolation.close_paths()
         enter("inner-ports")
         network.start_ports()
-        network.steer(self._steering)
+        network.steer(self._steering, self._control)
         enter("signals")
         ending = signals.read_ending(in_background=not self._settings.process.foreground)
         network.engine.add_reader(ending.fd, network.engine.stop)

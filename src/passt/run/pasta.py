@@ -104,19 +104,19 @@ class _Pasta:
         self._progress.enter("ports")
         self._control: Control | None = None
         self._conf_path = settings.control.conf_path
-        self._ports = open_ports(settings.forwarding, self._guest, changes=self._conf_path is not None)
+        self._ports = open_ports(settings.forwarding, self._guest, changes=settings.control.changes_ports)
         self._steering: Steering | None = None
         if _must_load_first(settings.namespace, self._user):
             load_all()
 
     def _open_socket(self) -> None:
-        """Make the socket of --conf-path, if it is asked for."""
+        """Make the sockets of --control and --conf-path, if they are asked for."""
         self._progress.enter("socket")
         if self._settings.control.control_path is not None:
             from passt.control.door import Control
 
             self._control = Control(self._settings.control.control_path, self._background)
-        if self._conf_path is not None and self._ports is not None:
+        if self._settings.control.changes_ports and self._ports is not None:
             from passt.run.steering import Steering
 
             self._steering = Steering(self._conf_path, self._background, self._ports.binder, self._user)
@@ -247,9 +247,7 @@ class _Pasta:
         if change_user is not None:
             change_user()
             self._background.hold()
-        if self._control is not None:
-            self._control.serve(settings, self._guest, network.engine, network.observed,
-                                network.control_counters)
+        network.serve_control(self._control, settings)
         network.read_last_paths()
         self._isolation.close_paths()
         enter("thread")
@@ -263,7 +261,7 @@ class _Pasta:
         os.close(tap.namespace)
         enter("inner-ports")
         network.start_ports(tap.port_sources, side)
-        network.steer(self._steering)
+        network.steer(self._steering, self._control)
 
 
 def _must_load_first(asked: NamespaceSettings, user: Identity | None) -> bool:

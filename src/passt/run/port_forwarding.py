@@ -14,12 +14,19 @@ from passt.errors import ConfigError, HostError
 from passt.facts.contracts import HOST_TABLE, NAMESPACE_TABLE
 from passt.forward.auto import AutoForwarder, Direction
 from passt.host.bound_ports import PortScanner, open_sources
-from passt.host.listeners import count_spare_descriptors, optional_groups, read_low_ports
+from passt.host.listeners import (
+    DEFAULT_EPHEMERAL,
+    count_spare_descriptors,
+    cut_ports,
+    optional_groups,
+    read_ephemeral,
+    read_low_ports,
+)
 from passt.light.values import cast
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from passt.dataplane.engine import Engine
     from passt.facts.contracts import ListenerSide, NamespaceSockets, PortTables
@@ -190,10 +197,12 @@ class PortForwarding:
             except OSError as error:
                 raise HostError(f"cannot see which ports are bound on the host: {error.strerror}") from None
         self._low_ports = None
+        self._ephemeral = DEFAULT_EPHEMERAL
         if changes:
             import passt.run.port_tables  # noqa: F401 - no file can be read when it is needed
 
             self._low_ports = read_low_ports()
+            self._ephemeral = read_ephemeral()
         self._forwarder: AutoForwarder | None = None
         self._directions: tuple[Direction, Direction] | None = None
         self._is_watching = False
@@ -250,6 +259,10 @@ class PortForwarding:
                                     self._handles[NAMESPACE], directions[NAMESPACE], refuse_inside(inside)))
         return LivePorts(tables, lambda: self._spare - sum(side.n_open for side in sides if side is not None),
                          self._low_ports, self._follow)
+
+    def leave_out_ephemeral(self, rules: Iterable[PortRule]) -> list[PortRule]:
+        """Do as `host.listeners.leave_out_ephemeral` with the range of the start, as no file can be read."""
+        return cut_ports(rules, self._ephemeral)
 
     def _follow(self) -> None:
         """Begin to follow bound ports if a rule wants that and it has not begun yet."""

@@ -1,10 +1,10 @@
 """The helper process of a program that is started with the right to bind low ports, and may be asked for one.
 
 The main process gives this right up before it serves anybody (`process.stages`), and enters a user namespace,
-out of which it could not use it. Port rules that come later (--conf-path) shall have the ports that those of
-the start could have, so the right stays with a process that does nothing else: it binds listening sockets to
-ports of the host, and passes them to the main process. Root's user namespace goes with it: it can also tell
-which user of the host is at the other end of a connection.
+out of which it could not use it. Port rules that come later (--conf-path, --control) shall have the ports
+that those of the start could have, so the right stays with a process that does nothing else: it binds
+listening sockets to ports of the host, and passes them to the main process. Root's user namespace goes with
+it: it can also tell which user of the host is at the other end of a connection.
 
 It has CAP_NET_BIND_SERVICE and no other capability, the user that the main process will have, an empty root
 directory and Landlock as far as they are to be had, and a filter of its own

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     Handles = dict[PortRule, dict[int, object]]
 
 MAX_LINES = 64                    # of faults or notes of one change, for the caller
+MAX_PLANNED = 1 << 18             # ports of one change; "all" of both protocols and families are 150,000
+_NEVER_OPEN = ("the port could not be had when the rule came: another program had it, or the limit of open"
+               " files left no room")
 _NO_DESCRIPTOR = frozenset((errno.EMFILE, errno.ENFILE))
 
 
@@ -100,15 +103,24 @@ class LivePorts:
         """Return the ports on which each rule of a table listens now."""
         return {rule: sorted(ports) for rule, ports in self._tables[name].handles().items()}
 
+    def explain_closed(self, name: str, proto: int, port: int) -> list[tuple[PortRule, str]]:
+        """Return the rules of a table that have *port* but do not listen on it now, and why not."""
+        table = self._tables[name]
+        found = []
+        for rule, handles in table.handles().items():
+            if rule.proto != proto or not rule.first <= port <= rule.last or port in handles:
+                continue
+            if rule.auto and table.direction is not None:
+                found.append((rule, table.direction.explain_closed(rule, port)))
+            else:
+                found.append((rule, _NEVER_OPEN))
+        return found
+
     def replace(self, tables: Mapping[str, Sequence[PortRule]]) -> PortChange:
         """Make the rules of the tables that are named those given: all of it, or nothing."""
         faults = [fault for name, rules in tables.items() for fault in self._find_faults(name, rules)]
         if not faults:
-            n_ports = sum(rule.last - rule.first + 1 for name in self._tables
-                          for rule in tables.get(name, self._tables[name].rules)
-                          if not (rule.auto or rule.optional))
-            if n_ports > MAX_LISTENERS:
-                faults = [f"{n_ports} ports are more than the {MAX_LISTENERS} that can be forwarded"]
+            faults = self._count(tables)
         if faults:
             return PortChange(faults=tuple(faults[:MAX_LINES]))
         change = _Change([_TableChange(self._tables[name], rules) for name, rules in tables.items()],
@@ -118,6 +130,18 @@ class LivePorts:
         if self._on_change is not None and not outcome.faults:
             self._on_change()
         return outcome
+
+    def _count(self, tables: Mapping[str, Sequence[PortRule]]) -> list[str]:
+        """Refuse what is too much, before each port is looked at."""
+        fixed = [rule for name in self._tables for rule in tables.get(name, self._tables[name].rules)
+                 if not rule.auto]
+        needed = [rule for rule in fixed if not rule.optional]
+        for rules, limit, what in ((needed, MAX_LISTENERS, "forwarded"),
+                                   (fixed, MAX_PLANNED, "tried at once")):
+            n_ports = sum(rule.last - rule.first + 1 for rule in rules)
+            if n_ports > limit:
+                return [f"{n_ports} ports are more than the {limit} that can be {what}"]
+        return []
 
     def _find_faults(self, name: str, rules: Sequence[PortRule]) -> list[str]:
         """Look at the rules of one table as far as nothing has to be opened for it."""

@@ -1,5 +1,6 @@
-"""The socket of --conf-path: made with the caller's rights, served by the loop, removed with the command.
+"""What changes port rules while the program runs: the socket of --conf-path, and what --control needs for it.
 
+The socket of --conf-path is made with the caller's rights, served by the loop, and removed with the command.
 The file of a program that serves a namespace or a machine outlives it, as the file of passt's own socket
 does; the next start replaces it. A command's file is removed when the command ends, by PID 1 of its
 namespaces (`namespace.socket_file`): the main process has no path any more.
@@ -16,6 +17,7 @@ from passt.host import unix_socket
 from passt.run.port_helper import start_helper
 from passt.steer import messages
 from passt.steer.server import PortServer, peer_uid
+from passt.steer.tables import ClientTables
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -29,40 +31,58 @@ if TYPE_CHECKING:
 
 
 class Steering:
-    """The socket *path*, open from now on; `start` serves it. Raises PasstError.
+    """The socket *path*, if one is asked for, open from now on; `start` serves it. Raises PasstError.
 
     *helper* binds low ports, with *binder* and as *user*, None if the caller has no right to them.
     """
 
-    def __init__(self, path: str, background: Background, binder: HostBinder, user: Identity | None) -> None:
-        self.path = path
-        background.expect_file()
-        self._door = unix_socket.listen_alone(path, "--conf-path")
-        background.has_made(path)
+    def __init__(self, path: str | None, background: Background, binder: HostBinder, user: Identity | None
+                 ) -> None:
+        self._path = path
+        self._door = None
+        if path is not None:
+            background.expect_file()
+            self._door = unix_socket.listen_alone(path, "--conf-path")
+            background.has_made(path)
         # A connection of the caller with itself: by its other end we know the caller's number later, in
         # whatever user namespace that will be.
         self._caller = socket.socketpair()
         self._uid = os.geteuid()
         self.helper = start_helper(binder, user)
 
-    def start(self, loop: Loop, tables: PortTables, protocols: ProtocolSettings, guest: GuestNet) -> None:
-        """Serve *tables* from the next turn of the *loop* on; our user does not change any more."""
-        owner, helper = peer_uid(self._caller[0]), self.helper
+    def start(self, loop: Loop, tables: PortTables, protocols: ProtocolSettings, guest: GuestNet
+              ) -> ClientTables:
+        """Serve *tables* from the next turn of the *loop* on, and return them as clients see them.
+
+        Our user does not change any more.
+        """
+        owner = peer_uid(self._caller[0])
         for end in self._caller:
             end.close()
 
         def is_ours(client: socket.socket) -> bool:
             # The helper has the caller's numbers of users; to us, root is like any other stranger.
-            return helper.user_of(client) == self._uid if helper is not None else peer_uid(client) == owner
+            return self.user_of(client) == self._uid if self.helper is not None else peer_uid(client) == owner
 
-        host = _families(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None)
-        families = {HOST_TABLE: host, NAMESPACE_TABLE: _families(ip4=protocols.ip4, ip6=protocols.ip6)}
-        common = ((messages.TCP if protocols.tcp else 0) | (messages.UDP if protocols.udp else 0)
-                  | messages.INTERFACES)
-        abilities = {name: families[name] | common | (messages.FOLLOWS if tables.can_follow(name) else 0)
-                     for name in tables.names()}
-        PortServer(loop, self._door, tables, abilities, is_ours).start()
-        log.debug(f"port rules are shown and changed on {self.path}")
+        shown = ClientTables(tables, _abilities(tables, protocols, guest))
+        if self._door is not None:
+            PortServer(loop, self._door, shown, is_ours).start()
+            log.debug(f"port rules are shown and changed on {self._path}")
+        return shown
+
+    def user_of(self, client: socket.socket) -> int | None:
+        """Return the user of the host at the other end of *client*; None if that cannot be told."""
+        return self.helper.user_of(client) if self.helper is not None else None
+
+
+def _abilities(tables: PortTables, protocols: ProtocolSettings, guest: GuestNet) -> dict[str, int]:
+    """Return what each table can have, as bits of `messages`."""
+    host = _families(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None)
+    families = {HOST_TABLE: host, NAMESPACE_TABLE: _families(ip4=protocols.ip4, ip6=protocols.ip6)}
+    common = ((messages.TCP if protocols.tcp else 0) | (messages.UDP if protocols.udp else 0)
+              | messages.INTERFACES)
+    return {name: families[name] | common | (messages.FOLLOWS if tables.can_follow(name) else 0)
+            for name in tables.names()}
 
 
 def _families(*, ip4: bool, ip6: bool) -> int:

@@ -1,10 +1,11 @@
 """Our program's end of the configuration socket: shows the port rules to a client, and changes them.
 
 Theory of operation. The first client that connects gets the rules of all tables. The door is shut then, so
-that what a client saw is what its answer changes; others wait in the queue of the socket. A client is let go
-when its answer is carried out, when it hangs up, sends nonsense, or has not come to an end in PATIENCE_S. So
-who is silent or slow keeps the others waiting no longer than that, and nobody else at all: what it sends is
-kept up to the length of the longest answer, what is sent to it fits into a socket's buffer, or it is let go.
+that what a client saw is what its answer changes; others wait in the queue of the socket. An answer that
+comes after a change by --control is refused. A client is let go when its answer is carried out, when it hangs
+up, sends nonsense, or has not come to an end in PATIENCE_S. So who is silent or slow keeps the others waiting
+no longer than that, and nobody else at all: what it sends is kept up to the length of the longest answer,
+what is sent to it fits into a socket's buffer, or it is let go.
 
 Who may. The file of the socket is the caller's alone, so the kernel lets in the caller, and root. If the
 caller opens the file to others, they get no further: the client's user has to be the one who started us.
@@ -17,19 +18,16 @@ import struct
 
 from passt import log
 from passt.errors import WireError
-from passt.facts.contracts import HOST_TABLE, NAMESPACE_TABLE
-from passt.light.values import replace
+from passt.facts.contracts import PortChange
 from passt.steer import messages
-from passt.steer.messages import Answer, Hello, Report, Table
+from passt.steer.messages import Answer, Hello, Report
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from typing import Protocol
 
-    from passt.facts.address import IPAddress
-    from passt.facts.contracts import PortTables
-    from passt.facts.port_rule import PortRule
+    from passt.steer.tables import ClientTables
 
     class Loop(Protocol):
         """The part of the engine that is used; see engine.pyi."""
@@ -61,9 +59,8 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 5.0                   # for one client, from its connection to its answer
 RETRY_S = 1.0                      # until accept(2) is tried again after it found no free descriptor
-IDS = {HOST_TABLE: messages.HOST_ID, NAMESPACE_TABLE: messages.NAMESPACE_ID}
-_LOOPBACK_DEVICE = "lo"            # what the namespace's listeners are bound to
 _READ_LEN = 1 << 16
+_CHANGED = "the rules were changed by --control meanwhile; ask again"
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
@@ -78,21 +75,18 @@ def peer_uid(sock: socket.socket) -> int:
 
 
 class PortServer:
-    """Serves *tables* at *door*: for each table *abilities* has the bits of `messages`.
+    """Serves *tables* at *door*; *is_ours* tells whether a client's socket is that of who started us."""
 
-    *is_ours* tells whether a client's socket is that of the user who started us.
-    """
-
-    def __init__(self, loop: Loop, door: Door, tables: PortTables, abilities: Mapping[str, int],
+    def __init__(self, loop: Loop, door: Door, tables: ClientTables,
                  is_ours: Callable[[socket.socket], bool]) -> None:
         self._loop = loop
         self._door = door
         self._tables = tables
-        self._abilities = abilities
         self._is_ours = is_ours
         self._client: socket.socket | None = None
         self._data = b""
         self._n_clients = 0
+        self._n_seen = 0           # changes of the tables before the client saw them
 
     def start(self) -> None:
         """Take clients from now on."""
@@ -120,13 +114,8 @@ class PortServer:
         number = self._n_clients
         self._loop.add_reader(client.fileno(), self._on_readable)
         self._loop.call_later(PATIENCE_S, lambda: self._on_late(number))
-        self._send(self._hello().build())
-
-    def _hello(self) -> Hello:
-        return Hello(tuple([
-            Table(IDS[name], name, self._abilities[name],
-                  tuple([self._to_wire(name, rule) for rule in self._tables.rules(name)]), reports=True)
-            for name in self._tables.names()]))
+        self._n_seen = self._tables.n_changes
+        self._send(Hello(self._tables.shown()).build())
 
     def _send(self, data: bytes) -> None:
         """Send all of *data*, or let the client go: it takes nothing, and we keep nothing for it."""
@@ -183,40 +172,10 @@ class PortServer:
 
     def _carry_out(self, answer: Answer) -> None:
         """Change what the *answer* asks for, and report."""
-        names = {number: name for name, number in IDS.items() if name in self._tables.names()}
-        wanted: dict[str, list[PortRule]] = {}
-        faults = []
-        for number, rules in answer.tables:
-            if number not in names:
-                faults.append(f"there is no table {number} here")
-                continue
-            name = names[number]
-            known = {self._to_wire(name, rule): rule for rule in self._tables.rules(name)}
-            wanted[name] = [known.get(rule) or self._from_wire(name, rule) for rule in rules]
-        report = Report(is_refused=True, lines=tuple(faults))
-        if not faults:
-            outcome = self._tables.replace(wanted)
-            report = Report(bool(outcome.faults), outcome.faults or outcome.notes)
+        if self._n_seen == self._tables.n_changes:
+            outcome = self._tables.change(answer.tables)
+        else:
+            outcome = PortChange(faults=(_CHANGED,))
+            log.limited(log.WARNING, "steer-changed", f"a client of --conf-path: {_CHANGED}")
         if answer.wants_report:
-            self._send(report.build())
-
-    def _to_wire(self, name: str, rule: PortRule) -> PortRule:
-        """Write *rule* as clients know it: with one family off, "any address" is that of the other."""
-        rule = rule.bare()
-        if name == NAMESPACE_TABLE:
-            rule = replace(rule, ifname=_LOOPBACK_DEVICE)
-        if rule.address is None:
-            rule = replace(rule, address=self._any_address(name))
-        return rule
-
-    def _from_wire(self, name: str, rule: PortRule) -> PortRule:
-        """Read what a client wrote."""
-        if name == NAMESPACE_TABLE and rule.ifname == _LOOPBACK_DEVICE:
-            rule = replace(rule, ifname=None)
-        if rule.address is not None and rule.address == self._any_address(name):
-            rule = replace(rule, address=None)
-        return rule
-
-    def _any_address(self, name: str) -> IPAddress | None:
-        """Return the unspecified address of the one family that is on; None if both are."""
-        return messages.any_address(self._abilities[name])
+            self._send(Report(bool(outcome.faults), outcome.faults or outcome.notes).build())

@@ -12,8 +12,8 @@ from passt.facts.port_rule import PortRule
 from passt.forward.rules import describe_rule
 from passt.light.values import replace
 from passt.pesto import command
-from passt.pesto.draft import Draft
 from passt.steer import messages
+from passt.steer.draft import Draft
 from passt.steer.messages import Table
 
 if TYPE_CHECKING:
