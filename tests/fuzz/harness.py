@@ -384,7 +384,8 @@ def fuzz_steer(data: bytes) -> None:
         assert heard[:4] == STEERED.build()[:4]
         assert n_changes <= 1
         length = accepted(steer_messages.answer_len, data[1:])
-        assert not n_changes or accepted(steer_messages.Answer.parse, data[1:1 + (length or 0)])
+        answer = accepted(steer_messages.Answer.parse, data[1:1 + (length or 0)])
+        assert not n_changes or answer is not None
 
 
 def fuzz_pesto(data: bytes) -> None:

@@ -22,6 +22,7 @@ from passt.facts.settings import Settings
 from passt.forward.guest_addresses import Observed
 from passt.steer import messages
 from passt.steer.server import PortServer
+from passt.steer.tables import ClientTables
 from tests.support.control import Source, make_flow
 from tests.support.fakes import Clock
 
@@ -138,6 +139,9 @@ class NotingTables:
     def open_ports(self, name: str) -> dict[PortRule, list[int]]:
         return {rule: [] for rule in self.rules(name)}
 
+    def explain_closed(self, _name: str, _proto: int, _port: int) -> list[tuple[PortRule, str]]:
+        return []
+
     def replace(self, tables: Mapping[str, Sequence[PortRule]]) -> PortChange:
         self.n_changes += 1
         assert all(isinstance(rule, PortRule) for rules in tables.values() for rule in rules)
@@ -178,8 +182,8 @@ class SteerWorld:
     def __init__(self) -> None:
         abilities = messages.IP4 | messages.IP6 | messages.TCP | messages.UDP | messages.INTERFACES
         self.loop, self.door, self.tables = SteerLoop(), PairDoor(), NotingTables()
-        self.server = PortServer(self.loop, self.door, self.tables,
-                                 {"HOST": abilities, "SPLICE": abilities | messages.FOLLOWS}, lambda _: True)
+        known = {"HOST": abilities, "SPLICE": abilities | messages.FOLLOWS}
+        self.server = PortServer(self.loop, self.door, ClientTables(self.tables, known), lambda _: True)
         self.server.start()
 
     def converse(self, data: bytes) -> tuple[bytes, int]:

@@ -25,8 +25,10 @@ class Tmux:
         script = self._place / "script"
         words = " ".join(f"'{word}'" for word in argv)
         variables = " ".join(f"'{name}={value}'" for name, value in env.items())
-        # A shell stays behind, so that what the program left on the screen can be looked at.
-        script.write_text(f"env -u NO_COLOR {variables} {words}\necho $? >{self._place}/status.new\n"
+        # A shell stays behind, so that what the program left on the screen can be looked at. It survives
+        # the ctrl-C that ends the program.
+        script.write_text(f"trap : INT\nenv -u NO_COLOR {variables} {words}\n"
+                          f"echo $? >{self._place}/status.new\n"
                           f"mv {self._place}/status.new {self._status}\nexec cat\n", encoding="utf-8")
         self._run("new-session", "-d", "-x", str(width), "-y", str(height), f"sh {script}")
 

@@ -19,7 +19,7 @@ from passt.control.http import (
     parse_json,
     pieces_of,
 )
-from passt.control.pace import Pace
+from passt.control.server import Pace
 from passt.facts.address import format_mac
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -78,7 +78,7 @@ class Api:
         self._known = known
         self._control_counters = control_counters
         self._clock = clock
-        self._texts = FlowTexts(known.guest, engine.listeners)
+        self._texts = FlowTexts(known.guest, engine)
         self.events = EventHub(engine, self._texts, clock=clock)
         self._pace = Pace()
         self.count_clients: Callable[[], int] = int
@@ -129,11 +129,11 @@ class Api:
         limit = number(request.query, "limit", 1, MAX_PAGE) or DEFAULT_PAGE
         return Response(200, JSON, self._pace.share(self._list(chosen, start, limit)), is_whole=False)
 
-    def _list(self, chosen: FlowFilter, start: int, limit: int) -> Iterator[bytes | None]:
+    def _list(self, chosen: FlowFilter, start: int, limit: int) -> Iterator[bytes]:
         """Write flows a few records at a time; the loop runs between two of them."""
         place: int | None = start
         left, before = limit, b'{"flows":['
-        self._texts.refresh()
+        yield from self._texts.refreshing()
         while place is not None and left:
             found, after = self._engine.detail_page(place, min(RECORDS_AT_ONCE, left))
             texts = [encode(self._texts.write(flow)) for flow in found if chosen.takes(flow, self._texts)]
@@ -201,11 +201,14 @@ class Api:
             raise RefusalError(503, "the program is still starting")
         return answer(self.explainer.explain(request.query))
 
-    def _ports(self) -> Iterator[bytes | None]:
-        listeners = self._engine.listeners()
-        for start in range(0, len(listeners), RECORDS_AT_ONCE):
-            texts = [encode(port_of(each)) for each in listeners[start:start + RECORDS_AT_ONCE]]
-            yield (b"," if start else b"") + b",".join(texts)
+    def _ports(self) -> Iterator[bytes]:
+        start: int | None = 0
+        before = b""
+        while start is not None:
+            found, start = self._engine.listener_page(start, RECORDS_AT_ONCE)
+            texts = [encode(port_of(each)) for each in found]
+            yield before + b",".join(texts) if texts else b""
+            before = before or (b"," if texts else b"")
 
     def metrics(self, request: Request, _client: Client) -> Response:
         """Tell everything that is counted, for Prometheus."""

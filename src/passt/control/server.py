@@ -3,6 +3,11 @@
 The socket's file has mode 0600, so that only its owner and root can connect; the kernel tells besides who did
 (unix(7), SO_PEERCRED). A client that comes when there are MAX_CLIENTS gets a response that says so. Slow and
 silent ones are closed when their time is over (`client`).
+
+A piece of a long list takes most of a millisecond. When thirty clients ask for lists, the loop would make
+thirty pieces in each of its turns, and traffic would wait for all of them. So whoever wants a piece made
+stands in a queue (`Pace`), and after a piece that took some time nobody else's is made for as long. As one
+turn of the loop hears each client once, traffic has its turn in between. A client alone never waits.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ import os
 import socket
 import struct
 import time
+from collections import deque
 
 from passt import log
 from passt.control.client import Client
@@ -18,7 +24,7 @@ from passt.control.http import RefusalError
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from passt.control.http import Request, Response
     from passt.control.source import Loop
@@ -121,6 +127,60 @@ class Server:
         self._is_sweeping = bool(self._clients)
         if self._is_sweeping:
             self._loop.call_later(SWEEP_S, self._sweep)
+
+
+class Asker:
+    """A response that is made piece by piece; *asked* numbers the last time that one was asked for."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+
+class Pace:
+    """Whose turn it is to have a long response made; one for all clients. *clock* gives seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._queue: deque[Asker] = deque()
+        self._n_asked = 0
+        self._last: Asker | None = None           # who had the last piece made
+        self._next_s = 0.0
+
+    def share(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """Give *pieces*, with an empty one whenever it is another's turn."""
+        me = Asker()
+        try:
+            while True:
+                while not self._is_turn_of(me):
+                    yield b""
+                start_s = self._clock()
+                piece = next(pieces, None)
+                now_s = self._clock()
+                self._last, self._next_s = me, now_s + (now_s - start_s)
+                if piece is None:
+                    return
+                yield piece
+        finally:
+            if me in self._queue:
+                self._queue.remove(me)            # the client has gone before its response was made
+
+    def _is_turn_of(self, me: Asker) -> bool:
+        """Tell whether *me*, who asks, is next; it stands in the queue otherwise.
+
+        Who asks is asked in each turn of the loop. Who does not, as its client has not read what it was sent,
+        loses its place to those behind it.
+        """
+        before = me.asked if me in self._queue else 0
+        self._n_asked += 1
+        me.asked = self._n_asked
+        if not before:
+            self._queue.append(me)
+        while self._queue[0].asked < before:
+            self._queue.popleft()
+        if self._queue[0] is not me or (self._last is not me and self._clock() < self._next_s):
+            return False
+        self._queue.popleft()
+        return True
 
 
 def _plain(refusal: RefusalError) -> bytes:

@@ -43,6 +43,11 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
+def _refuse(text: str) -> None:
+    """Refuse a number that is none, which JSON does not have and Python reads. Raises ValueError."""
+    raise ValueError(text)
+
+
 class RefusedError(HostError):
     """The instance does not do what it was asked; *errors* has a line for each reason."""
 
@@ -60,7 +65,7 @@ class Instance:
     def ask(self, target: str, method: str = "GET", body: object = None) -> Any:
         """Return the JSON of an answer."""
         try:
-            return json.loads(self.text(target, method, body))
+            return json.loads(self.text(target, method, body), parse_constant=_refuse)
         except (ValueError, RecursionError):
             raise HostError(f"{self.path}: what it answers is no JSON") from None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from passt.passtctl.top.app import MAX_TYPED, App, capture_words
@@ -170,7 +172,7 @@ def test_a_version_without_capture_says_so() -> None:
     ({"remote_address": "-w", "remote_port": 443}, ["tcp", "port", "443"]),
 ])  # fmt: skip
 def test_words_of_a_capture_are_a_filter_whatever_the_instance_tells(
-    changes: dict[str, object], words: list[str]
+    changes: dict[str, Any], words: list[str]
 ) -> None:
     assert capture_words(flow(**changes)) == words
 

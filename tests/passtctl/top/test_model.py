@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from passt.passtctl.top.model import HISTORY, SORTS, Model
 from passt.passtctl.top.sample import FlowLine, Flows, Totals
 
 
-def flow(name: str = "1.0", **changes: object) -> FlowLine:
+def flow(name: str = "1.0", **changes: Any) -> FlowLine:
     made = FlowLine(name, "tcp", "ESTABLISHED", False, "link", "192.0.2.2:40000", "198.51.100.1:443",
                     "198.51.100.1:443", None, 0, 0, 60_000, 7, 50, 12_000, 0, "198.51.100.1", 443)
-    return made._replace(**changes)  # type: ignore[arg-type]
+    return made._replace(**changes)
 
 
 def totals(at_s: float, sent: int = 0, received: int = 0, **drops: int) -> Totals:
@@ -80,10 +82,15 @@ def test_sorting_is_stable_and_can_be_turned_round(name: str) -> None:
     fields = {"bytes": "sent", "age": "age_ms", "idle": "idle_ms", "rtt": "rtt_host_us",
               "retransmits": "retransmits", "in": "received"}  # fmt: skip
     field = fields.get(name, "sent")
+
+    def grow(line: FlowLine, value: int) -> FlowLine:
+        changes: dict[str, Any] = {field: value}
+        return line._replace(**changes)
+
     model = Model()
     base = [flow(f"{i}.0", sent=0, received=0, age_ms=0, idle_ms=0, rtt_host_us=0) for i in range(4)]
     model.add_flows(Flows(1.0, 0, "", base))
-    grown = [base[0], base[1]._replace(**{field: 900}), base[2], base[3]._replace(**{field: 800})]
+    grown = [base[0], grow(base[1], 900), base[2], grow(base[3], 800)]
     model.sort_by(name)
     model.add_flows(Flows(2.0, 0, "", grown))
     assert [row.flow.name for row in model.rows] == ["1.0", "3.0", "0.0", "2.0"]

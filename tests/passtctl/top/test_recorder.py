@@ -43,7 +43,12 @@ def test_a_capture_ends_on_demand_and_its_last_words_are_told(tmp_path: Path) ->
     assert made.poll() is None
     made.end()
     said: list[str] = []
-    wait_until(lambda: bool(said) or bool(said.extend(filter(None, [made.poll()]))), "it ends")
+
+    def has_ended() -> bool:
+        said.extend(filter(None, [made.poll()]))
+        return bool(said)
+
+    wait_until(has_ended, "it ends")
     assert said == ["12 packets, 0 dropped"]
     assert made.finish() is None
 

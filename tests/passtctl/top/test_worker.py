@@ -128,3 +128,10 @@ def test_it_is_known_since_when_there_is_no_answer() -> None:
     case.go_on(100.0)
     assert seen == [100.0, 100.0]
     assert case.worker.busy_since_s is None
+
+
+def test_a_mistake_of_ours_reaches_who_takes_the_results() -> None:
+    case = Case()
+    case.fake.ask = None  # type: ignore[assignment, method-assign]
+    case.worker._run()
+    assert [type(each) for each in case.worker.results()] == [TypeError]

@@ -59,7 +59,8 @@ def _milliseconds(microseconds: int | None) -> str:
 
 def layout(width: int) -> list[tuple[Column, int]]:
     """Return the columns that fit *width*, in their order, and how wide each is."""
-    left, chosen = width, set()
+    left = width
+    chosen: set[str] = set()
     for column in sorted(COLUMNS, key=lambda column: column.rank):
         need = column.width + (_GAP if chosen else 0)
         if need <= left:

@@ -65,7 +65,7 @@ def _show_once(instance: Instance, query: str, show: Print, *, is_json: bool) ->
     time.sleep(INTERVAL_S)
     _sample(instance, model, query)
     if is_json:
-        show([json.dumps(_as_json(model), indent=2)])
+        show(json.dumps(_as_json(model), indent=2).splitlines())
     else:
         is_utf8 = theme.is_utf8(os.environ)
         show(View(model, is_utf8=is_utf8).plain(TEXT_WIDTH, len(model.rows)))
@@ -231,6 +231,8 @@ class _Screen:
             self._app.on_totals(result)
         elif isinstance(result, Flows):
             self._app.on_flows(result)
+        elif isinstance(result, Exception):
+            raise result                 # a mistake of ours
         elif isinstance(result, Told):
             self._app.message = result.text
         elif isinstance(result, Failed):

@@ -19,6 +19,7 @@ MAX_FLOWS = 65536      # as many as an instance can have
 _OUT = ("bytes_from_guest", "splice_bytes_to_host")
 _IN = ("bytes_to_guest", "splice_bytes_to_guest")
 _DROP = "drop_"
+_MOST = 1 << 64        # of any number
 
 
 class FlowLine(NamedTuple):
@@ -73,13 +74,17 @@ def read_totals(at_s: float, info: Any, counters: Any) -> Totals:
     try:
         serves = " ".join(map(str, info["command"] or ())) or str(info["namespace"] or "")
         title = f"{info['mode']} {info['pid']} {serves}".rstrip()
+        uptime_s = float(info["uptime_s"])
+        if not 0 <= uptime_s < _MOST:
+            raise ValueError(f"{uptime_s} is no time")
         return Totals(
-            at_s, sum(int(counters.get(name, 0)) for name in _OUT),
-            sum(int(counters.get(name, 0)) for name in _IN),
-            {str(name).removeprefix(_DROP): int(n) for name, n in counters.items()
+            at_s, sum(_number(counters.get(name, 0)) for name in _OUT),
+            sum(_number(counters.get(name, 0)) for name in _IN),
+            {str(name).removeprefix(_DROP): _number(n) for name, n in counters.items()
              if str(name).startswith(_DROP)},
-            {str(name): (int(limit["now"]), int(limit["most"])) for name, limit in info["limits"].items()},
-            float(info["uptime_s"]), title[:1000])
+            {str(name): (_number(limit["now"]), _number(limit["most"]))
+             for name, limit in info["limits"].items()},
+            uptime_s, title[:1000])
     except _WRONG as error:
         raise _misunderstood(error) from None
 
@@ -107,8 +112,8 @@ _WRONG = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 def _number(value: Any) -> int:
-    if type(value) is not int:
-        raise TypeError(f"{str(value)[:40]!r} is no number")
+    if type(value) is not int or not 0 <= value < _MOST:
+        raise TypeError("what should be a number is none")
     return value
 
 

@@ -18,6 +18,10 @@ import time
 
 from passt.passtctl.top.painter import CLEAR
 
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from typing import Any
+
 # The private modes of xterm: alternate screen, cursor, wrapping at the end of a line.
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l" + CLEAR
 _LEAVE = "\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
@@ -38,7 +42,7 @@ class Terminal:
             self.out_fd = os.open(os.ttyname(out_fd), flags)
         except OSError:
             self.out_fd = out_fd
-        self._saved: list[int | list[bytes | int]] | None = None
+        self._saved: list[Any] | None = None
         self._pending = b""
 
     def size(self) -> tuple[int, int]:
@@ -54,12 +58,8 @@ class Terminal:
         if self._saved is None:
             self._saved = termios.tcgetattr(self.in_fd)
         mode = termios.tcgetattr(self.in_fd)
-        lflag = mode[_LFLAG]
-        assert isinstance(lflag, int)  # noqa: S101 - for the type checker: termios(3)
-        mode[_LFLAG] = lflag & ~(termios.ICANON | termios.ECHO)
-        control = mode[_CC]
-        assert isinstance(control, list)  # noqa: S101 - as above
-        control[termios.VMIN], control[termios.VTIME] = 1, 0
+        mode[_LFLAG] &= ~(termios.ICANON | termios.ECHO)
+        mode[_CC][termios.VMIN], mode[_CC][termios.VTIME] = 1, 0
         termios.tcsetattr(self.in_fd, termios.TCSANOW, mode)
         self.write(_ENTER)
 

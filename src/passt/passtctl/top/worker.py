@@ -20,10 +20,11 @@ from passt.passtctl.top.sample import Flows, Totals, take_flows, take_totals
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeAlias
 
     from passt.passtctl.instances import Instance
 
-    Result = Totals | Flows | "Told" | "Failed"
+    Result: TypeAlias = "Totals | Flows | Told | Failed | Exception"
 
 INTERVAL_S = 1.0
 REST = 9               # times as long as a list of flows took is none asked for
@@ -98,8 +99,11 @@ class Worker:
         return min(self._totals_at_s, self._flows_at_s)
 
     def _run(self) -> None:
-        while True:
-            self.turn(max(self.due_s - self._clock(), 0))
+        try:
+            while True:
+                self.turn(max(self.due_s - self._clock(), 0))
+        except Exception as error:  # noqa: BLE001 - a mistake of ours, for who takes the results to raise
+            self._tell(error)
 
     def turn(self, wait_s: float) -> None:
         """Wait *wait_s* for something to do; then do it, or ask for what is due."""

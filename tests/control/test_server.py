@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from passt.control.pace import Pace
+from passt.control.server import Pace
 from tests.support.fakes import Clock
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ class Case:
         self.pace = Pace(self.clock)
         self.made: list[str] = []
 
-    def response(self, name: str, n: int = 1000) -> Iterator[bytes | None]:
-        def pieces() -> Iterator[bytes | None]:
+    def response(self, name: str, n: int = 1000) -> Iterator[bytes]:
+        def pieces() -> Iterator[bytes]:
             for _ in range(n):
                 self.made.append(name)
                 self.clock.now_s += 0.001
@@ -28,7 +28,7 @@ class Case:
 
         return self.pace.share(pieces())
 
-    def turn(self, responses: list[Iterator[bytes | None]], other_s: float = 0.0) -> float:
+    def turn(self, responses: list[Iterator[bytes]], other_s: float = 0.0) -> float:
         """Ask each for a piece, as a turn of the loop does; return how long that took."""
         start_s = self.clock.now_s
         for response in responses:
@@ -67,6 +67,17 @@ def test_a_client_that_goes_or_is_done_holds_nobody_up() -> None:
     assert case.made.count("short") == 2
     assert case.made.count("long") == 4
     assert list(case.response("after", 3)) == [b"x"] * 3
+
+
+def test_a_client_that_does_not_read_holds_nobody_up() -> None:
+    case = Case()
+    stuck, other = case.response("stuck"), case.response("other")
+    case.turn([stuck, other], other_s=0.01)
+    case.turn([stuck, other], other_s=0.01)
+    n_before = case.made.count("other")
+    for _ in range(20):               # `stuck` is not asked for a piece any more
+        case.turn([other], other_s=0.01)
+    assert case.made.count("other") >= n_before + 19
 
 
 def test_a_response_that_is_never_begun_holds_nobody_up() -> None:
