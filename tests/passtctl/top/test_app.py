@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from passt.passtctl.top.app import MAX_TYPED, App, capture_words
-from passt.passtctl.top.model import SORTS, Model
+from passt.passtctl.top.rates import SORTS, Model
 from passt.passtctl.top.sample import Flows
-from tests.passtctl.top.test_model import flow
+from tests.passtctl.top.test_rates import flow
 
 
 class Acts:

@@ -11,7 +11,7 @@ import pytest
 from passt.control.flows import FlowTexts
 from passt.errors import HostError
 from passt.facts.guest import GuestFamily, GuestNet
-from passt.passtctl.top.model import SORTS, Model
+from passt.passtctl.top.rates import SORTS, Model
 from passt.passtctl.top.sample import FlowLine, Flows, Totals, read_flow, read_totals
 from passt.passtctl.top.view import State, View
 from tests.support.control import Source, make_flow

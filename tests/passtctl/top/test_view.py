@@ -6,10 +6,10 @@ import pytest
 
 from passt.passtctl.top import columns
 from passt.passtctl.top.cells import CHOSEN, sparkline
-from passt.passtctl.top.model import Model
+from passt.passtctl.top.rates import Model
 from passt.passtctl.top.sample import Flows
 from passt.passtctl.top.view import HELP, State, View, n_rows
-from tests.passtctl.top.test_model import flow, totals
+from tests.passtctl.top.test_rates import flow, totals
 
 EVIL = "\x1b[2J\x9b\u202e\u6f22\udc80\n"
 

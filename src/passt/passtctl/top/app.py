@@ -14,14 +14,14 @@ from passt.errors import ConfigError
 from passt.light.values import NamedTuple, Protocol
 from passt.passtctl.command import parse_filters
 from passt.passtctl.top import view
-from passt.passtctl.top.model import SORTS
+from passt.passtctl.top.rates import SORTS
 from passt.passtctl.top.view import State
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from passt.passtctl.top.model import Model
+    from passt.passtctl.top.rates import Model
     from passt.passtctl.top.sample import FlowLine, Flows, Totals
 
 MAX_TYPED = 4096       # characters of a file's name, or of a filter

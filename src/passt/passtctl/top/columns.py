@@ -11,7 +11,7 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from passt.passtctl.top.model import Row
+    from passt.passtctl.top.rates import Row
 
 _GAP = 1
 _STATES = {"ESTABLISHED": "ESTAB", "SYN_RECEIVED": "SYN_RECV"}  # as ss(8) has them

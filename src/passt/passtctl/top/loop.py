@@ -15,8 +15,8 @@ from passt.passtctl.command import COMMANDS, parse_filters
 from passt.passtctl.top import theme
 from passt.passtctl.top.app import App
 from passt.passtctl.top.keys import Keys
-from passt.passtctl.top.model import Model
 from passt.passtctl.top.painter import Painter
+from passt.passtctl.top.rates import Model
 from passt.passtctl.top.recorder import Recorder
 from passt.passtctl.top.sample import Flows, Totals, take_flows, take_totals
 from passt.passtctl.top.terminal import Terminal

@@ -1,16 +1,19 @@
-"""The capture that the view starts: `passtctl capture` as a process of its own."""
+"""The capture that the view starts: `passtctl capture` as a process of its own.
+
+The module subprocess is loaded when a capture begins; most views see none.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 
 import passt
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Sequence
 
 _MAIN = os.path.join(os.path.dirname(os.path.abspath(passt.__file__)), "__main__.py")
@@ -25,6 +28,8 @@ class Recorder:
 
     def begin(self, file: str, words: Sequence[str]) -> str | None:
         """Capture to *file*; return why that is not possible, or None."""
+        import subprocess
+
         if file.startswith("-"):
             file = f"./{file}"       # a file, not an option or standard output
         argv = [sys.executable, "-IS", _MAIN, "passtctl", "-s", self._path, "capture", "-w", file, *words]
@@ -54,6 +59,8 @@ class Recorder:
 
     def finish(self) -> str | None:
         """End the capture and wait for it; return what it said last, None if there was none."""
+        import subprocess
+
         if self._process is None:
             return None
         self.end()

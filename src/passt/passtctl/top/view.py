@@ -27,7 +27,7 @@ from passt.passtctl.top.cells import (
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from passt.passtctl.top.cells import Line
-    from passt.passtctl.top.model import Model
+    from passt.passtctl.top.rates import Model
 
     Spans = list[tuple[str, str]]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from passt.passtctl.top.model import HISTORY, SORTS, Model
+from passt.passtctl.top.rates import HISTORY, SORTS, Model
 from passt.passtctl.top.sample import FlowLine, Flows, Totals
 
 
