@@ -32,8 +32,8 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (2048, 2048))
 GET = b"GET /v1/%s HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n"
 def connect():
     sock = socket.socket(socket.AF_UNIX)
+    sock.connect(path)              # waits while the queue is full
     sock.settimeout(60)
-    sock.connect(path)
     return sock
 def status(sock):
     data = b""
@@ -149,7 +149,9 @@ def test_hostile_clients_get_a_clear_status_and_harm_nobody(
     before_kb = memory_kb()
     attack = lab.host.spawn([*PYTHON, ATTACK, path, str(MAX_CLIENTS)], user=user, stdin=-1)
     assert attack.popen.stdout is not None
-    found = json.loads(attack.popen.stdout.readline())
+    line = attack.popen.stdout.readline()
+    assert line, attack.popen.communicate()[1]
+    found = json.loads(line)
     refused, n_ahead = found.pop("refused of 1000"), found.pop("sent ahead")
     assert found == WANTED
     assert refused >= 1000 - 2 * MAX_CLIENTS
