@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +25,21 @@ SHOWN = re.compile(r"\{\{(\w+)\}\}")
 TARGET_LABELS = {"instance", "job"}    # Prometheus adds these
 
 
-def metrics() -> dict[str, set[str]]:
-    """Labels of each sample that a real engine and real responders give."""
+def exposition() -> bytes:
+    """What a real engine and real responders give."""
     net = GuestNet(None, None, "eth0")
     policy, dispatcher = Policy(net), Dispatcher(net)
     engine = Engine(policy, dispatcher, policy.observed, our_mac=bytes(6), mtu=0)
     found = families(engine.counters() | dispatcher.counters(), engine.usage(), version="1", mode="pasta",
                      started_s=0, n_clients=0)  # fmt: skip
     engine.close()
+    return render(found, is_open=False)
+
+
+def metrics() -> dict[str, set[str]]:
+    """Labels of each sample."""
     samples: dict[str, set[str]] = {}
-    for line in render(found, is_open=False).decode().splitlines():
+    for line in exposition().decode().splitlines():
         if not line.startswith("#"):
             name, _, labels = line.rpartition(" ")[0].partition("{")
             samples.setdefault(name, set()).update(LABEL.findall(labels))
@@ -99,3 +106,11 @@ def test_panels_do_not_overlap_and_have_ids_of_their_own() -> None:
         cells = {(place["x"] + i, place["y"] + j) for i in range(place["w"]) for j in range(place["h"])}
         assert not cells & taken, panel["title"]
         taken |= cells
+
+
+def test_promtool_finds_nothing_to_say() -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is missing: it is in Debian's package prometheus")
+    done = subprocess.run(["promtool", "check", "metrics"], input=exposition(), capture_output=True,
+                          check=False, timeout=60)  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

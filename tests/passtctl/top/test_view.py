@@ -71,6 +71,17 @@ def test_columns_fill_every_width_and_never_more() -> None:
     assert [width for column, width in columns.layout(400) if column.name == "GUEST"] == [47]
 
 
+def test_long_texts_lose_what_differs_least() -> None:
+    model = a_model(0)
+    long = flow(remote="[2001:db8:1:2:3:4:5:6]:65535", rule="-t 8000-9000/" * 9)
+    model.add_flows(Flows(9.0, 0, "", [long]))
+    row = screen(model, 200, 24)[7]
+    assert "…" in row
+    assert row.endswith("…")
+    assert " -t 8000-9000/" in row
+    assert "…1:2:3:4:5:6]:65535" in screen(model, 80, 24)[7]
+
+
 def test_text_of_a_hostile_instance_only_stands_there() -> None:
     model = a_model(0)
     model.add_totals(totals(99.0)._replace(title=EVIL, drops={EVIL: 7}, limits={EVIL: (1, 2)}))

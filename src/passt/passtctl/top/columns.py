@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from passt.passtctl.top.rates import Row
 
 _GAP = 1
+_ENDS = frozenset(("ID", "GUEST", "REMOTE", "PEER"))
 _STATES = {"ESTABLISHED": "ESTAB", "SYN_RECEIVED": "SYN_RECV"}  # as ss(8) has them
 
 
@@ -81,11 +82,15 @@ def heading(columns: list[tuple[Column, int]]) -> str:
 
 
 def write(row: Row, columns: list[tuple[Column, int]], *, is_utf8: bool) -> str:
-    """Write one flow; what is too long loses its beginning."""
+    """Write one flow; what is too long loses its end, or its beginning where that differs least."""
     mark = "…" if is_utf8 else "~"
-    return " ".join(
-        _align(column, shorten(one_column(column.text(row), is_utf8=is_utf8), width, mark), width)
-        for column, width in columns)
+    cells = []
+    for column, width in columns:
+        text = one_column(column.text(row), is_utf8=is_utf8)
+        if len(text) > width:
+            text = shorten(text, width, mark) if column.name in _ENDS else text[:width - 1] + mark
+        cells.append(_align(column, text, width))
+    return " ".join(cells)
 
 
 def _align(column: Column, text: str, width: int) -> str:
