@@ -160,7 +160,8 @@ RULE = {"table": "HOST", "protocol": "tcp", "first": 9}
         {"interface": "a\x00b"}, {"target_address": "192.0.2.1"}, {"optional": 1}, {"auto": None},
         {"colour": "red"}, {"table": "SPLICE", "interface": "eth0"}, {"table": "SPLICE", "auto": True})),
     {"add": [{"table": "HOST", "protocol": "tcp"}]}, {"add": [{}]},
-    {"add": ["-t 9"] * 511},
+    {"add": ["-t 9"] * 511}, {"add": ["-t " + ",".join(map(str, range(10000, 10900)))]},
+    {"add": ["-t 1-65535" + ",~9" * 2000]},
 ])  # fmt: skip
 def test_what_makes_no_sense_is_refused(ports: Ports, body: object) -> None:
     for method in ("PATCH", "PUT"):

@@ -54,8 +54,8 @@ class World:
 
     def __init__(self, net: GuestNet, switches: dict[str, bool], seen: list[bytes]) -> None:
         self.said: list[str] = []
-        names = ("tcp", "udp", "icmp")
-        self.policy = Policy(net, **{name: switches[name] for name in names}, warn=self.said.append)
+        self.policy = Policy(net, tcp=switches["tcp"], udp=switches["udp"], icmp=switches["icmp"],
+                             warn=self.said.append)
         self.bypass = None
         if switches["bypassed"]:
             self.bypass = Bypass(self.policy, self.policy.observed, splice=switches["splice"],

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from passt.steer.tables import ClientTables
 
 MAX_RULES = 2 * 255        # in one request; both tables have no more
+MAX_SPEC = 4096            # characters of an option: as many rules as a table has, and the time for them
 _NUMBERS = {name: number for number, name in PROTOCOLS.items()}
 _NONE: tuple[type, ...] = (type(None),)
 # Fields of a rule, and what they can be; those of _SHOWN describe it only.
@@ -127,6 +128,8 @@ def _carry_out(draft: Draft, what: str, rule: Any, name: str | None = None) -> N
 def read_option(what: str, text: str) -> Step:
     """Read an option with its port specification: `-t 8080:80`, `--tcp-ports=80`. Raises RefusalError."""
     _require_text(text)
+    if len(text) > MAX_SPEC:
+        raise RefusalError(400, f"'{text[:60]}'... has more than {MAX_SPEC} characters; write ranges")
     word, _, value = (text.replace("=", " ", 1) if text.startswith("--") else text).partition(" ")
     name = word[2:] if word.startswith("--") else _SHORT.get(word, "")
     value = value.strip()

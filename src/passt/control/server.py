@@ -8,6 +8,9 @@ A piece of a long list takes most of a millisecond. When thirty clients ask for 
 thirty pieces in each of its turns, and traffic would wait for all of them. So whoever wants a piece made
 stands in a queue (`Pace`), and after a piece that took some time nobody else's is made for as long. As one
 turn of the loop hears each client once, traffic has its turn in between. A client alone never waits.
+
+Who is refused gets the response at once, and the end of our stream; the connection is closed a moment later.
+A client that finds both ends closed before it has sent its request, as curl may, would take it for a failure.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ if TYPE_CHECKING:
 MAX_CLIENTS = 32
 MAX_ACCEPTED = 16         # in one turn of the loop
 RETRY_S = 1.0             # until accept(2) is tried again after it found no free descriptor
-SWEEP_S = 1.0             # between two looks for clients whose time is over
+SWEEP_S = 1.0             # between two looks for clients whose time is over; that who is refused has
+MAX_PARTING = 16          # clients that were refused and are not closed yet
 OVERFLOW_UID = 65534      # of a user that our user namespace does not know: user_namespaces(7)
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
@@ -52,6 +56,7 @@ class Server:
         self._clock = clock
         self._clients: set[Client] = set()
         self._is_sweeping = False
+        self._parting: deque[socket.socket] = deque()
         # Tells the host's number of a client's user, None if it cannot; `run.port_helper` can.
         self.user_of: Callable[[socket.socket], int | None] = lambda _client: None
         # Made now: no response takes anything that could be lacking later.
@@ -85,16 +90,7 @@ class Server:
         if refusal is None and len(self._clients) >= MAX_CLIENTS:
             refusal = self._full
         if refusal is not None:
-            try:
-                # Read first: what is unread when we close would reset the connection, and lose our response.
-                sock.recv(65536)
-            except OSError:
-                pass
-            try:
-                sock.send(refusal)
-            except OSError:
-                pass
-            sock.close()
+            self._part_from(sock, refusal)
             return
         try:
             self._clients.add(Client(self._loop, sock, self._serve, self._clients.discard, self._clock))
@@ -104,6 +100,24 @@ class Server:
         if not self._is_sweeping:
             self._is_sweeping = True
             self._loop.call_later(SWEEP_S, self._sweep)
+
+    def _part_from(self, sock: socket.socket, refusal: bytes) -> None:
+        """Send *refusal*, and close *sock* soon."""
+        try:
+            sock.send(refusal)
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            sock.close()
+            return
+        if not self._parting:
+            self._loop.call_later(SWEEP_S, self._close_parting)
+        self._parting.append(sock)
+        if len(self._parting) > MAX_PARTING:
+            _close_read(self._parting.popleft())
+
+    def _close_parting(self) -> None:
+        while self._parting:
+            _close_read(self._parting.popleft())
 
     def _is_owner(self, sock: socket.socket) -> bool:
         """Tell whether the client is of our user, or root.
@@ -181,6 +195,15 @@ class Pace:
             return False
         self._queue.popleft()
         return True
+
+
+def _close_read(sock: socket.socket) -> None:
+    """Close *sock*; what is unread then would reset the connection, and lose our response."""
+    try:
+        sock.recv(65536)
+    except OSError:
+        pass
+    sock.close()
 
 
 def _plain(refusal: RefusalError) -> bytes:

@@ -20,7 +20,7 @@ from socket import IPPROTO_TCP
 
 from passt.facts.address import IP4_LOOPBACK, IP6_LOOPBACK, format_endpoint, is_loopback, needs_scope6
 from passt.facts.contracts import Explained, Target
-from passt.forward.policy import NO_GUEST
+from passt.forward.guest_addresses import NO_GUEST
 from passt.light.values import cast, replace
 
 TYPE_CHECKING = False  # typing itself is not needed at run time

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from passt.facts.guest import GuestFamily, GuestNet
 
+NO_GUEST = "no guest address known yet"  # why a flow to the guest is refused
+
 
 class Observed:
     """Implements `contracts.GuestEvents`; packed addresses, None while unknown.

@@ -46,7 +46,7 @@ from passt.facts.address import (
     needs_scope6,
 )
 from passt.facts.contracts import Explained, InboundTarget, Target
-from passt.forward.guest_addresses import Observed
+from passt.forward.guest_addresses import NO_GUEST, Observed
 from passt.light.values import NamedTuple, cast
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -63,7 +63,6 @@ _DNS_PORTS = frozenset((53, 853))
 _WITH_PORTS = frozenset((IPPROTO_TCP, IPPROTO_UDP))
 _NAMES = {IPPROTO_TCP: "TCP", IPPROTO_UDP: "UDP", IPPROTO_ICMP: "ICMP echo", IPPROTO_ICMPV6: "ICMPv6 echo"}
 
-NO_GUEST = "no guest address known yet"
 _DISABLED = "family or protocol disabled"
 _NO_SOURCE = "no address to show to the guest for this peer"
 _UNCHANGED, _OUR_ADDRESS = "unchanged", "our address"
