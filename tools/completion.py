@@ -257,7 +257,7 @@ _passt_passtctl() {{
     esac
     for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
         case $word in
-        flows) words='{_FILTERS}' ;;
+        flows | top) words='{_FILTERS}' ;;
         log) words='{_LEVELS}' ;;
         ports) words='{_ACTIONS}' flags='-t -u -T -U' ;;
         explain) words='{_FLOW_WORDS}' ;;
@@ -292,7 +292,7 @@ _arguments \\
 
 complete -c passtctl -f
 complete -c passtctl -n 'not __fish_seen_subcommand_from {_COMMANDS}' -a '{_COMMANDS}'
-complete -c passtctl -n '__fish_seen_subcommand_from flows' -a '{_FILTERS}'
+complete -c passtctl -n '__fish_seen_subcommand_from flows top' -a '{_FILTERS}'
 complete -c passtctl -n '__fish_seen_subcommand_from log' -a '{_LEVELS}'
 complete -c passtctl -n '__fish_seen_subcommand_from ports' -a '{_ACTIONS}'
 {_FISH_SPECS}

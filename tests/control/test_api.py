@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import threading
 from ipaddress import IPv4Address
@@ -18,7 +19,7 @@ from passt.control.api import RECORDS_AT_ONCE, Api, Known
 from passt.control.events import KINDS, MAX_LISTENERS, MAX_QUEUED
 from passt.control.ports import PortRules
 from passt.control.routes import ROUTES
-from passt.control.server import MAX_CLIENTS, Server
+from passt.control.server import MAX_CLIENTS, MAX_PARTING, Server
 from passt.facts.contracts import ListenerInfo
 from passt.facts.guest import GuestFamily, GuestNet
 from passt.facts.port_rule import PortRule
@@ -101,6 +102,7 @@ class Bench:
         self.source.run()
         for client in list(self.server._clients):
             client.close()
+        self.server._close_parting()
         self.server._sock.close()
 
 
@@ -265,6 +267,34 @@ def test_a_slow_reader_loses_events_and_is_told_how_many(bench: Bench) -> None:
     assert (lines[-1]["event"], lines[-1]["events"]) == ("lost", 123)
 
 
+def test_the_head_of_events_makes_nobody_a_listener(bench: Bench) -> None:
+    connection = bench.connect()
+    with bench.turning():
+        for _ in range(3 * MAX_LISTENERS):
+            connection.request("HEAD", "/v1/events")
+            response = connection.getresponse()
+            assert (response.status, response.read()) == (200, b"")
+    assert (bench.api.events.count(), bench.source.watcher) == (0, None)
+
+
+def test_a_slow_reader_is_told_of_losses_before_what_came_after(bench: Bench) -> None:
+    connection = bench.connect()
+    with bench.turning():
+        connection.request("GET", "/v1/events?kinds=flow_opened")
+        response = connection.getresponse()
+    watcher = bench.source.watcher
+    assert watcher is not None
+    for i in range(MAX_QUEUED + 7):
+        watcher.on_flow_opened(make_flow(i))
+    for _ in range(3):
+        bench.source.turn()          # a part of the queue leaves, and there is room again
+    watcher.on_flow_opened(make_flow(5000))
+    with bench.turning():
+        lines = [json.loads(response.readline()) for _ in range(MAX_QUEUED + 2)]
+    assert [line["event"] for line in lines[-3:]] == ["flow_opened", "lost", "flow_opened"]
+    assert (lines[-2]["events"], lines[-1]["flow"]["id"]) == (7, "5000.3")
+
+
 def test_listeners_of_events_have_a_limit(bench: Bench) -> None:
     with bench.turning():
         for _ in range(MAX_LISTENERS):
@@ -297,6 +327,29 @@ def test_user_is_known_by_the_number_that_the_host_has(bench: Bench, user: int |
     """Within a user namespace all strangers look alike, and like root; who can tell them apart is asked."""
     bench.server.user_of = lambda _client: user
     assert bench.ask("GET", "/v1/info")[0] == status
+
+
+def test_refused_client_hears_the_response_before_its_request_is_sent(bench: Bench) -> None:
+    """As curl does: what is closed at both ends before it has said a word is no connection to it."""
+    bench.server.user_of = lambda _client: 4711
+    socks = [socket.socket(socket.AF_UNIX) for _ in range(MAX_PARTING + 4)]
+    for sock in socks:
+        sock.connect(bench.path)
+    bench.source.run()
+    assert [has_hung_up(sock) for sock in socks] == [*[True] * 4, *[False] * MAX_PARTING]
+    assert all(sock.recv(1000).startswith(b"HTTP/1.1 403 ") for sock in socks)
+    socks[-1].sendall(b"GET / HTTP/1.1\r\n\r\n")
+    bench.source.fire()
+    assert all(has_hung_up(sock) for sock in socks)
+    for sock in socks:
+        sock.close()
+
+
+def has_hung_up(sock: socket.socket) -> bool:
+    """Tell whether both directions are closed."""
+    poll = select.poll()
+    poll.register(sock, 0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
 def test_openapi_names_exactly_what_there_is() -> None:

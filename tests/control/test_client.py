@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import socket
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from passt.control.client import IDLE_S, MAX_HEAD, REQUEST_S, SEND_S, Client
+from passt.control.client import IDLE_S, MAX_HEAD, READ_SIZE, REQUEST_S, SEND_S, Client
 from passt.control.http import MAX_BODY, RefusalError, Request, Response, answer
 from tests.support.control import PollLoop
 from tests.support.fakes import Clock
@@ -108,6 +109,27 @@ def test_requests_that_come_together_are_answered_in_order(pair: Pair) -> None:
     heard = pair.hear()
     assert [request.path for request in pair.requests] == ["/v1/one", "/v1/two", "/v1/three"]
     assert heard.index(b"/v1/one") < heard.index(b"/v1/two") < heard.index(b"/v1/three")
+
+
+def test_requests_that_are_sent_ahead_are_read_when_their_turn_has_come(pair: Pair) -> None:
+    sent = 0
+    for _ in range(400):
+        with contextlib.suppress(BlockingIOError):
+            sent += pair.far.send(GET * 1000)
+        pair.loop.turn()
+        with contextlib.suppress(BlockingIOError):
+            pair.far.recv(1 << 20)
+    assert 50 < len(pair.requests) <= 400
+    assert len(pair.client._http.trailing_data[0]) <= READ_SIZE
+    assert sent < 1 << 20          # all else waits in the socket
+
+
+def test_requests_before_the_end_of_the_stream_are_all_answered(pair: Pair) -> None:
+    pair.far.sendall(GET * 5)
+    pair.far.shutdown(socket.SHUT_WR)
+    pair.loop.run()
+    assert pair.hear().count(b"HTTP/1.1 200 ") == 5
+    assert pair.ended == 1
 
 
 def test_a_client_that_ends_its_stream_gets_its_answer(pair: Pair) -> None:

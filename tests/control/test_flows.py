@@ -11,7 +11,7 @@ from passt.control.http import RefusalError
 from passt.facts.contracts import ListenerInfo
 from passt.facts.guest import GuestFamily, GuestNet
 from passt.facts.port_rule import PortRule
-from tests.support.control import make_flow
+from tests.support.control import Source, make_flow
 
 GUEST = GuestNet(
     ip4=GuestFamily(
@@ -24,7 +24,9 @@ GUEST = GuestNet(
 
 
 def texts(*listeners: ListenerInfo) -> FlowTexts:
-    made = FlowTexts(GUEST, lambda: listeners)
+    source = Source()
+    source.ports = list(listeners)
+    made = FlowTexts(GUEST, source)
     made.refresh()
     return made
 
@@ -74,3 +76,30 @@ def test_names_are_read_as_they_are_written() -> None:
 
 def test_addresses() -> None:
     assert (address_text(bytes(4)), address_text(bytes(16)), address_text(b"")) == ("0.0.0.0", "::", None)
+
+
+def test_rules_are_read_anew_only_when_ports_changed_and_in_pieces() -> None:
+    source = Source()
+    source.ports = [ListenerInfo(6, port, PortRule(6, 1, 5000, 1, spec="-t 1-5000"), False)
+                    for port in range(1, 5001)]
+    made = FlowTexts(GUEST, source)
+    assert len(list(made.refreshing())) == 5000 // 256        # a moment for traffic after each page
+    assert list(made.refreshing()) == []
+    flow = make_flow(inbound=True, local_port=5000)
+    assert made.applied(flow) == "-t 1-5000"
+    source.ports = []
+    made.refresh()
+    assert made.applied(flow) is None
+
+
+def test_ports_that_change_meanwhile_are_read_from_the_beginning() -> None:
+    source = Source()
+    rule = PortRule(6, 1, 5000, 1, spec="-t 1-5000")
+    source.ports = [ListenerInfo(6, port, rule, False) for port in range(1, 1001)]
+    made = FlowTexts(GUEST, source)
+    pieces = made.refreshing()
+    next(pieces)
+    source.ports = [ListenerInfo(6, 9, rule, False)]
+    assert list(pieces) == []
+    assert made.applied(make_flow(inbound=True, local_port=9)) == "-t 1-5000"
+    assert made.applied(make_flow(inbound=True, local_port=1)) is None

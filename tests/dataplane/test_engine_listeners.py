@@ -183,3 +183,26 @@ def test_listener_that_is_no_socket_is_refused() -> None:
     with pytest.raises(KeyError):
         bench.engine.remove_listener(number)
     bench.end()
+
+
+@in_own_namespace
+def test_listeners_are_told_page_by_page_and_changes_are_counted() -> None:
+    bench = Bench()
+    assert bench.engine.listener_page() == ([], None)
+    fds = []
+    for i in range(7):
+        _, fd = open_listener()
+        bench.engine.add_listener(fd, TCP, i)
+        fds.append(fd)
+    assert bench.engine.n_port_changes() == 7
+    bench.engine.remove_listener(fds[2])
+    bench.engine.change_rule(fds[3], "other")
+    assert bench.engine.n_port_changes() == 9
+    seen: list[object] = []
+    start: int | None = 0
+    while start is not None:
+        found, start = bench.engine.listener_page(start, 2)
+        assert len(found) <= 2
+        seen += [each.rule for each in found]
+    assert seen == [0, 1, "other", 4, 5, 6] == [each.rule for each in bench.engine.listeners()]
+    assert bench.engine.listener_page(99) == ([], None)

@@ -58,6 +58,7 @@ from passt.wire.ndp_options import build_options as build_ndp_options
 from passt.wire.ndp_options import parse_options as parse_ndp_options
 from passt.wire.udp import UdpDatagram
 from tests.fuzz.machine import Machine, split
+from tests.fuzz.socket_worlds import STATUS, STATUSES, ControlWorld, SteerWorld
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -77,6 +78,7 @@ NET = GuestNet(
 )
 RESPONDER = Dispatcher(NET)
 MACHINE = Machine()
+CONTROL, STEER = ControlWorld(), SteerWorld()
 KINDS = tuple(Kind)
 STEERED = steer_messages.Hello((
     steer_messages.Table(1, "HOST", 63, (PortRule(6, 80, 90, 8080), PortRule(17, 53, 53, 53, A4))),
@@ -359,6 +361,31 @@ def fuzz_steer_messages(data: bytes) -> None:
     length = accepted(steer_messages.answer_len, data)
     if length is not None:
         assert 0 < length <= min(len(data), steer_messages.MAX_ANSWER_LEN)
+
+
+def fuzz_control(data: bytes) -> None:
+    """Send *data* to the control socket; byte 0: a byte at a time, the stream's end behind it, unread.
+
+    Each answer has one of the statuses that there are, and nothing is left of the client.
+    """
+    if data:
+        heard = CONTROL.converse(data)
+        assert not heard or heard.startswith(b"HTTP/1.1 ")
+        assert set(STATUS.findall(heard)) <= STATUSES
+
+
+def fuzz_steer(data: bytes) -> None:
+    """Answer to the configuration socket with *data*; byte 0: a byte at a time.
+
+    A client hears a greeting first, changes the ports once at most, and only by an answer that can be read.
+    """
+    if data:
+        heard, n_changes = STEER.converse(data)
+        assert heard[:4] == STEERED.build()[:4]
+        assert n_changes <= 1
+        length = accepted(steer_messages.answer_len, data[1:])
+        answer = accepted(steer_messages.Answer.parse, data[1:1 + (length or 0)])
+        assert not n_changes or answer is not None
 
 
 def fuzz_pesto(data: bytes) -> None:

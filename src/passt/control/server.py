@@ -3,6 +3,14 @@
 The socket's file has mode 0600, so that only its owner and root can connect; the kernel tells besides who did
 (unix(7), SO_PEERCRED). A client that comes when there are MAX_CLIENTS gets a response that says so. Slow and
 silent ones are closed when their time is over (`client`).
+
+A piece of a long list takes most of a millisecond. When thirty clients ask for lists, the loop would make
+thirty pieces in each of its turns, and traffic would wait for all of them. So whoever wants a piece made
+stands in a queue (`Pace`), and after a piece that took some time nobody else's is made for as long. As one
+turn of the loop hears each client once, traffic has its turn in between. A client alone never waits.
+
+Who is refused gets the response at once, and the end of our stream; the connection is closed a moment later.
+A client that finds both ends closed before it has sent its request, as curl may, would take it for a failure.
 """
 
 from __future__ import annotations
@@ -11,6 +19,7 @@ import os
 import socket
 import struct
 import time
+from collections import deque
 
 from passt import log
 from passt.control.client import Client
@@ -18,7 +27,7 @@ from passt.control.http import RefusalError
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from passt.control.http import Request, Response
     from passt.control.source import Loop
@@ -26,7 +35,8 @@ if TYPE_CHECKING:
 MAX_CLIENTS = 32
 MAX_ACCEPTED = 16         # in one turn of the loop
 RETRY_S = 1.0             # until accept(2) is tried again after it found no free descriptor
-SWEEP_S = 1.0             # between two looks for clients whose time is over
+SWEEP_S = 1.0             # between two looks for clients whose time is over; that who is refused has
+MAX_PARTING = 16          # clients that were refused and are not closed yet
 OVERFLOW_UID = 65534      # of a user that our user namespace does not know: user_namespaces(7)
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
@@ -46,6 +56,7 @@ class Server:
         self._clock = clock
         self._clients: set[Client] = set()
         self._is_sweeping = False
+        self._parting: deque[socket.socket] = deque()
         # Tells the host's number of a client's user, None if it cannot; `run.port_helper` can.
         self.user_of: Callable[[socket.socket], int | None] = lambda _client: None
         # Made now: no response takes anything that could be lacking later.
@@ -79,16 +90,7 @@ class Server:
         if refusal is None and len(self._clients) >= MAX_CLIENTS:
             refusal = self._full
         if refusal is not None:
-            try:
-                # Read first: what is unread when we close would reset the connection, and lose our response.
-                sock.recv(65536)
-            except OSError:
-                pass
-            try:
-                sock.send(refusal)
-            except OSError:
-                pass
-            sock.close()
+            self._part_from(sock, refusal)
             return
         try:
             self._clients.add(Client(self._loop, sock, self._serve, self._clients.discard, self._clock))
@@ -98,6 +100,24 @@ class Server:
         if not self._is_sweeping:
             self._is_sweeping = True
             self._loop.call_later(SWEEP_S, self._sweep)
+
+    def _part_from(self, sock: socket.socket, refusal: bytes) -> None:
+        """Send *refusal*, and close *sock* soon."""
+        try:
+            sock.send(refusal)
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            sock.close()
+            return
+        if not self._parting:
+            self._loop.call_later(SWEEP_S, self._close_parting)
+        self._parting.append(sock)
+        if len(self._parting) > MAX_PARTING:
+            _close_read(self._parting.popleft())
+
+    def _close_parting(self) -> None:
+        while self._parting:
+            _close_read(self._parting.popleft())
 
     def _is_owner(self, sock: socket.socket) -> bool:
         """Tell whether the client is of our user, or root.
@@ -121,6 +141,69 @@ class Server:
         self._is_sweeping = bool(self._clients)
         if self._is_sweeping:
             self._loop.call_later(SWEEP_S, self._sweep)
+
+
+class Asker:
+    """A response that is made piece by piece; *asked* numbers the last time that one was asked for."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+
+class Pace:
+    """Whose turn it is to have a long response made; one for all clients. *clock* gives seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._queue: deque[Asker] = deque()
+        self._n_asked = 0
+        self._last: Asker | None = None           # who had the last piece made
+        self._next_s = 0.0
+
+    def share(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """Give *pieces*, with an empty one whenever it is another's turn."""
+        me = Asker()
+        try:
+            while True:
+                while not self._is_turn_of(me):
+                    yield b""
+                start_s = self._clock()
+                piece = next(pieces, None)
+                now_s = self._clock()
+                self._last, self._next_s = me, now_s + (now_s - start_s)
+                if piece is None:
+                    return
+                yield piece
+        finally:
+            if me in self._queue:
+                self._queue.remove(me)            # the client has gone before its response was made
+
+    def _is_turn_of(self, me: Asker) -> bool:
+        """Tell whether *me*, who asks, is next; it stands in the queue otherwise.
+
+        Who asks is asked in each turn of the loop. Who does not, as its client has not read what it was sent,
+        loses its place to those behind it.
+        """
+        before = me.asked if me in self._queue else 0
+        self._n_asked += 1
+        me.asked = self._n_asked
+        if not before:
+            self._queue.append(me)
+        while self._queue[0].asked < before:
+            self._queue.popleft()
+        if self._queue[0] is not me or (self._last is not me and self._clock() < self._next_s):
+            return False
+        self._queue.popleft()
+        return True
+
+
+def _close_read(sock: socket.socket) -> None:
+    """Close *sock*; what is unread then would reset the connection, and lose our response."""
+    try:
+        sock.recv(65536)
+    except OSError:
+        pass
+    sock.close()
 
 
 def _plain(refusal: RefusalError) -> bytes:

@@ -37,6 +37,12 @@ class Source(Loop, Protocol):
     def listeners(self) -> list[ListenerInfo]:
         """Return all open listeners."""
 
+    def listener_page(self, start: int = ..., limit: int = ...) -> tuple[list[ListenerInfo], int | None]:
+        """Look at *limit* places for listeners; return them, and the start of the next page."""
+
+    def n_port_changes(self) -> int:
+        """Count how often a listener was added or removed, or got another rule."""
+
     def counters(self) -> dict[str, int]:
         """Return all counters."""
 

@@ -108,6 +108,15 @@ class Engine:
     def listeners(self) -> list[ListenerInfo]:
         """All listeners there are, in the order in which they were added."""
 
+    def listener_page(self, start: int = ..., limit: int = ...) -> tuple[list[ListenerInfo], int | None]:
+        """Look at *limit* places for listeners; return those that are there, and the start of the next page.
+
+        A listener that is there while all pages are read is found exactly once.
+        """
+
+    def n_port_changes(self) -> int:
+        """Count how often a listener was added or removed, or got another rule."""
+
     def add_reader(self, fd: int, callback: Callable[[], None], readable: bool = ...,
                    writable: bool = ...) -> None:
         """Call *callback* from the loop whenever *fd* is *readable*, or *writable* (level-triggered).

@@ -46,6 +46,7 @@ cdef enum:
     CLOSING_ROUNDS = 256
     FLOW_PAGE = 256               # records of the flow table that are looked at in one piece
     DETAIL_PAGE = 64              # the same where the kernel is asked too
+    LISTENER_PAGE = 256           # listeners that are looked at in one piece
 
 
 cdef class Engine:
@@ -167,20 +168,33 @@ cdef class Engine:
 
     def add_listener(self, int fd, int proto, rule, bint namespace=False):
         listener = self.core.listeners.add(fd, proto, rule, namespace)
+        self.port_changes += 1
         if self.core.has_watcher:
             self.core.watcher.on_port_opened(tell_listener(listener))
 
     def change_rule(self, int fd, rule):
         change_rule(self.core, self.core.listeners.find(fd), rule)
+        self.port_changes += 1
 
     def remove_listener(self, int fd):
         cdef Listener listener = self.core.listeners.find(fd)
         end_listener(self.core, listener)
+        self.port_changes += 1
         if self.core.has_watcher:
             self.core.watcher.on_port_closed(tell_listener(listener))
 
     def listeners(self):
         return [tell_listener(listener) for listener in self.core.listeners.all()]
+
+    def listener_page(self, uint32_t start=0, uint32_t limit=LISTENER_PAGE):
+        cdef list places = self.core.listeners.by_index
+        cdef uint32_t top = len(places)
+        cdef uint32_t end = start + min(limit, top - min(start, top))
+        found = [tell_listener(listener) for listener in places[start:end] if listener is not None]
+        return found, end if end < top else None
+
+    def n_port_changes(self):
+        return self.port_changes
 
     def add_reader(self, int fd, callback, bint readable=True, bint writable=False):
         self.must_watch(fd, EPOLL_CTL_MOD if fd in self.readers else EPOLL_CTL_ADD,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "list": ("", "Show the instances of this user that were started with --control auto."),
     "flows": ("[--watch] [FILTER]...", "Show flows: TCP connections, UDP and ping flows."),
+    "top": ("[FILTER]...", "Watch flows, throughput, drops and limits on the full screen."),
     "stats": ("", "Show the counters that are not 0, and how full each limit is."),
     "events": ("[KIND]...", "Print events as they come."),
     "metrics": ("[--listen ADDR:PORT]", "Print all counters for Prometheus, or serve them on a TCP port."),
@@ -104,7 +105,7 @@ def _check(given: dict[str, Any], words: list[str]) -> Command:
         if option in given and name != command:
             what = f"option '--{option}' belongs" if option != "specs" else "options -t, -u, -T and -U belong"
             raise ConfigError(f"{what} to '{command}', not to '{name}'")
-    most = {"flows": 20, "events": 20, "log": 1, "close": 1, "ports": 1, "explain": 2}.get(name, 0)
+    most = {"flows": 20, "top": 20, "events": 20, "log": 1, "close": 1, "ports": 1, "explain": 2}.get(name, 0)
     if len(words) > most:
         raise ConfigError(f"'{words[most]}' is too much: passtctl {name} {COMMANDS[name][0]}".rstrip())
     if name == "close" and not words:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.server
 import socket
 
@@ -50,6 +51,7 @@ def serve(instance: Instance, address: str) -> int:
 
         address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
+    gc.enable()            # for the start alone was it switched off; a request leaves cycles behind
     try:
         with Server((host, int(port)), Handler) as server:
             server.serve_forever()

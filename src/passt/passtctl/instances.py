@@ -1,6 +1,7 @@
 """The instances of this user: their sockets, and one conversation with each.
 
-An instance of `--control auto` has a socket in $XDG_RUNTIME_DIR/passt; others are named by path.
+An instance of `--control auto` has a socket in $XDG_RUNTIME_DIR/passt; others are named by path. It talks
+with a hostile guest: nothing that it answers takes us more than MAX_ANSWER bytes, or never ends.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import socket
 
 from passt.errors import ConfigError, HostError
+from passt.passtctl.printable import escape_controls
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
 
 SUFFIX = ".sock"
 LIMIT_S = 10.0
+MAX_ANSWER = 256 << 20   # bytes; 65,536 flows in one page take 45 MB
+MAX_LINE = 1 << 20       # bytes of one event
+
+
+class GoneError(HostError):
+    """Nobody listens at the socket, or there is none."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -33,6 +41,11 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
+
+
+def _refuse(text: str) -> None:
+    """Refuse a number that is none, which JSON does not have and Python reads. Raises ValueError."""
+    raise ValueError(text)
 
 
 class RefusedError(HostError):
@@ -51,26 +64,34 @@ class Instance:
 
     def ask(self, target: str, method: str = "GET", body: object = None) -> Any:
         """Return the JSON of an answer."""
-        return json.loads(self.text(target, method, body))
+        try:
+            return json.loads(self.text(target, method, body), parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            raise HostError(f"{self.path}: what it answers is no JSON") from None
 
     def text(self, target: str, method: str = "GET", body: object = None) -> bytes:
         """Return the body of an answer."""
         connection = _UnixConnection(self.path)
         try:
             response = self._request(connection, target, method, body)
-            return response.read()
+            text = response.read(MAX_ANSWER + 1)
         except (OSError, http.client.HTTPException) as error:
             raise self._failure(error) from None
         finally:
             connection.close()
+        if len(text) > MAX_ANSWER:
+            raise HostError(f"{self.path}: the answer has more than {MAX_ANSWER} bytes")
+        return text
 
     def lines(self, target: str) -> Iterator[bytes]:
         """Give the lines of an answer that never ends, as they come."""
         connection = _UnixConnection(self.path)
         try:
+            connection.connect()
+            sock = connection.sock       # `connection` forgets it where the answer ends with the connection
             response = self._request(connection, target, "GET", None)
-            connection.sock.settimeout(None)
-            while line := response.readline():
+            sock.settimeout(None)
+            while line := response.readline(MAX_LINE):
                 yield line
         except (OSError, http.client.HTTPException) as error:
             raise self._failure(error) from None
@@ -83,24 +104,33 @@ class Instance:
         response = connection.getresponse()
         if response.status != http.client.OK:
             try:
-                problem = json.loads(response.read())
-                detail, errors = problem["detail"], tuple(map(str, problem.get("errors", ())))
-            except (ValueError, KeyError, TypeError, AttributeError):
+                problem = json.loads(response.read(MAX_LINE))
+                detail, errors = str(problem["detail"]), tuple(map(str, problem.get("errors", ())))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 detail, errors = f"status {response.status}", ()
-            raise RefusedError(f"{self.path}: {detail}", errors)
+            raise RefusedError(f"{self.path}: {escape_controls(detail)}", errors)
         return response
 
     def _failure(self, error: Exception) -> HostError:
+        if isinstance(error, TimeoutError):
+            return HostError(f"{self.path}: no answer in {LIMIT_S:g} s")
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or "no answer"
-        return HostError(f"{self.path}: {why}")
+        is_gone = isinstance(error, ConnectionRefusedError | FileNotFoundError)
+        return (GoneError if is_gone else HostError)(f"{self.path}: {why}")
 
     def flows(self, query: str) -> Iterator[dict[str, Any]]:
         """Give all flows that *query*, parameters joined by "&", chooses."""
         cursor: int | None = 0
         while cursor is not None:
             page = self.ask(f"/v1/flows?cursor={cursor}{'&' if query else ''}{query}")
-            yield from page["flows"]
-            cursor = page["next"]
+            try:
+                flows, following = page["flows"], page["next"]
+                if following is not None and not following > cursor:
+                    raise ValueError  # noqa: TRY301 - as wrong as what has no order
+                yield from flows
+            except (KeyError, TypeError, ValueError):
+                raise HostError(f"{self.path}: what it answers is no page of flows") from None
+            cursor = following
 
 
 def find_all() -> list[Instance]:

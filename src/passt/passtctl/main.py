@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 RATE_S = 0.5       # over which rates are measured
 WATCH_S = 1.0
-_CLEAR = "\x1b[H\x1b[2J"
 _FLOWS = ("flows_tcp", "flows_udp", "flows_ping", "flows_splice_tcp", "flows_splice_udp")
 _RATES = ("bytes_from_guest", "splice_bytes_to_host", "bytes_to_guest", "splice_bytes_to_guest")
 
@@ -35,7 +34,7 @@ def run(command: Command) -> int:
         return _list(command)
     instance = instances.choose(command.pid, command.path)
     handlers: dict[str, Callable[[Instance, Command], int]] = {
-        "flows": _flows, "stats": _stats, "events": _events, "metrics": _metrics, "log": _log,
+        "flows": _flows, "top": _top, "stats": _stats, "events": _events, "metrics": _metrics, "log": _log,
         "close": _close, "ports": ports, "explain": explain}  # fmt: skip
     try:
         return handlers[command.name](instance, command)
@@ -85,16 +84,26 @@ def _count_all(found: Iterable[tuple[Instance, Any]]) -> dict[str, dict[str, int
 def _flows(instance: Instance, command: Command) -> int:
     """Show flows, once or again and again."""
     query = parse_filters(command.words)
-    is_terminal = os.isatty(1)
+    if command.watch and not command.json and os.isatty(1) and os.environ.get("TERM", "dumb") != "dumb":
+        from passt.passtctl.top.table_watch import watch
+
+        watch(lambda: flow_table(instance.flows(query)), WATCH_S)
     while True:
         found = list(instance.flows(query))
         if command.json:
             print_json(found)
         else:
-            print_lines([*([_CLEAR.rstrip()] if command.watch and is_terminal else []), *flow_table(found)])
+            print_lines(flow_table(found))
         if not command.watch:
             return 0
         time.sleep(WATCH_S)
+
+
+def _top(instance: Instance, command: Command) -> int:
+    """Watch everything on the full screen."""
+    from passt.passtctl.top.loop import run as run_top
+
+    return run_top(instance, command, print_lines)
 
 
 def flow_table(flows: Iterable[dict[str, Any]]) -> list[str]:
@@ -135,7 +144,12 @@ def _events(instance: Instance, command: Command) -> int:
     """Print events as they come."""
     kinds = f"?kinds={','.join(command.words)}" if command.words else ""
     for line in instance.lines(f"/v1/events{kinds}"):
-        print_lines([line.decode().rstrip("\n") if command.json else event_text(json.loads(line))])
+        try:
+            event = json.loads(line)
+            text = json.dumps(event, separators=(",", ":")) if command.json else event_text(event)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise HostError(f"{instance.path}: what it tells is no event") from None
+        print_lines([text])
     raise HostError(f"{instance.path}: the instance has ended")
 
 
@@ -162,7 +176,7 @@ def _metrics(instance: Instance, command: Command) -> int:
         from passt.passtctl.exporter import serve
 
         return serve(instance, command.listen)
-    print_lines([instance.text("/v1/metrics").decode().rstrip("\n")])
+    print_lines(instance.text("/v1/metrics").decode(errors="replace").splitlines())
     return 0
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 
 from passt.errors import HostError
+from passt.passtctl.printable import escape_controls
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def print_lines(lines: Iterable[str], fd: int = 1) -> None:
-    """Print lines. Raises HostError; a reader that is gone ends the program."""
-    data = "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")
+    """Print lines, as far as a terminal may see them. Raises HostError; a reader that is gone ends us."""
+    data = "".join(f"{escape_controls(line)}\n" for line in lines).encode()
     try:
         while data:
             data = data[os.write(fd, data):]
@@ -28,5 +29,5 @@ def print_lines(lines: Iterable[str], fd: int = 1) -> None:
 
 def print_json(value: Any) -> int:
     """Print *value* as JSON; return the exit status."""
-    print_lines([json.dumps(value, indent=2)])
+    print_lines(json.dumps(value, indent=2).splitlines())
     return 0

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+_MOST = 1e30           # what is told may be longer than a float
 _UNITS = ("", "K", "M", "G", "T", "P")
 
 
@@ -14,7 +15,7 @@ def amount(number: float | None) -> str:
     """Write a number with three digits or so: 12.3K; a dash for none."""
     if number is None:
         return "-"
-    value, unit = float(number), 0
+    value, unit = float(min(number, _MOST)), 0
     while value >= 999.5 and unit < len(_UNITS) - 1:
         value, unit = value / 1000, unit + 1
     if not unit:

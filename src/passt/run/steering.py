@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import socket
 
+import passt.run.port_tables  # noqa: F401 - later nobody may be able to read it, as root loses its rights
 from passt import log
 from passt.facts.contracts import HOST_TABLE, NAMESPACE_TABLE
 from passt.host import unix_socket

@@ -1,0 +1,38 @@
+"""The measurement of who looks: what needs no program."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+import pytest
+
+from bench import listing
+from bench.errors import BenchError
+
+
+def test_arguments() -> None:
+    options = listing.arguments(["--flows", "500", "--seconds", "1.5"])
+    assert (options.flows, options.seconds, options.json) == (500, 1.5, False)
+
+
+def test_no_more_connections_than_descriptors_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [(1024, 20_000)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, both: limits.append(both))
+    assert listing.raise_limit(500) == 500
+    assert len(limits) == 1
+    assert listing.raise_limit(60_000) == 60_000
+    assert limits[-1] == (20_000, 62_000)
+    most = listing.raise_limit(10**9)
+    assert 60_000 < most < 10**9
+    assert limits[-1][1] == most + listing.SPARE_DESCRIPTORS
+
+
+def test_a_pipe_that_is_not_there_is_told() -> None:
+    with pytest.raises(BenchError):
+        listing.pipe(None)
+
+
+def test_memory_of_a_process_is_known() -> None:
+    assert listing.resident_kb(os.getpid()) > 1000

@@ -1,0 +1,113 @@
+"""A hostile instance: its answers end in one clear line, in bounded memory, and do nothing to a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from passt.errors import HostError
+from passt.passtctl import instances
+from passt.passtctl.command import Command
+from passt.passtctl.instances import GoneError, Instance
+from passt.passtctl.main import run
+from tests.passtctl.top.test_sample import a_flow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+EVIL = "\x1b]0;pwned\x07\x9b2J\u202e"
+
+
+@contextlib.contextmanager
+def answering(path: Path, *bodies: bytes) -> Iterator[Instance]:
+    """Lend an instance that answers each request in turn with one of *bodies*, the last one for ever."""
+    door = socket.socket(socket.AF_UNIX)
+    door.bind(str(path / "evil.sock"))
+    door.listen()
+
+    def serve() -> None:
+        left = list(bodies)
+        while True:
+            try:
+                client, _ = door.accept()
+            except OSError:
+                return
+            with client, contextlib.suppress(OSError):
+                client.recv(65536)
+                client.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + (left.pop(0) if len(left) > 1 else left[0]))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield Instance(str(path / "evil.sock"))
+    finally:
+        door.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        door.close()
+
+
+@pytest.mark.parametrize("body", [
+    b"", b"{", b"\xff", b"[" * 100_000, b'{"flows":[]}', b'{"flows":7,"next":null}', b'{"flows":[],"next":0}',
+    b'{"flows":[],"next":"x"}', b'{"flows":[],"next":[]}', b"[]", b"7",
+])  # fmt: skip
+def test_nonsense_is_one_line(tmp_path: Path, body: bytes) -> None:
+    with answering(tmp_path, body) as instance, pytest.raises(HostError, match="what it answers"):
+        list(instance.flows(""))
+
+
+def test_pages_that_go_round_end(tmp_path: Path) -> None:
+    with answering(tmp_path, b'{"flows":[],"next":5}') as instance, pytest.raises(HostError, match="no page"):
+        list(instance.flows(""))
+
+
+def test_an_answer_that_never_ends_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instances, "MAX_ANSWER", 1000)
+    with answering(tmp_path, b"x" * 9999) as instance, pytest.raises(HostError, match="more than 1000 bytes"):
+        instance.text("/v1/info")
+
+
+def test_an_instance_that_is_not_there_is_gone_and_one_that_refuses_is_not(tmp_path: Path) -> None:
+    with pytest.raises(GoneError):
+        Instance(str(tmp_path / "nothing")).ask("/v1/info")
+    with socket.socket(socket.AF_UNIX) as ended:
+        ended.bind(str(tmp_path / "ended"))
+    with pytest.raises(GoneError):
+        Instance(str(tmp_path / "ended")).ask("/v1/info")
+    with answering(tmp_path, b"{") as instance, pytest.raises(HostError) as raised:
+        instance.ask("/v1/info")
+    assert not isinstance(raised.value, GoneError)
+
+
+@pytest.mark.parametrize("words", [("flows",), ("metrics",), ("log",), ("ports",), ("events",)])
+def test_controls_of_an_instance_are_not_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    flow = a_flow() | {"rule": EVIL, "state": EVIL, "remote": {"address": EVIL, "port": 5}}
+    port = {"side": EVIL, "protocol": "tcp", "address": EVIL, "interface": None, "port": 5, "leads_to": None,
+            "target_address": EVIL, "table": EVIL, "auto": True, "rule": EVIL}  # fmt: skip
+    rule = {"table": EVIL, "text": EVIL, "open": 1, "option": EVIL}
+    body = {"flows": json.dumps({"flows": [flow], "next": None}), "metrics": f"passt_{EVIL} 1\n",
+            "log": json.dumps({"level": EVIL}), "ports": json.dumps({"rules": [rule], "ports": [port]}),
+            "events": json.dumps({"event": EVIL, "time": 5.0, "flow": flow}) + "\n"}[words[0]]  # fmt: skip
+    with answering(tmp_path, body.encode()) as instance:
+        with contextlib.suppress(HostError):
+            run(Command(words[0], path=instance.path))
+        out = capfd.readouterr().out
+        assert r"\x1b]0;pwned\x07" in out
+        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(out)
+        with contextlib.suppress(HostError):
+            run(Command(words[0], path=instance.path, json=True))
+        assert "\x1b" not in capfd.readouterr().out
+
+
+def test_an_event_that_is_none_is_one_line(tmp_path: Path) -> None:
+    for body in (b"{}\n", b"7\n", b"{\n", b"x" * 100 + b"\n"):
+        with answering(tmp_path, body) as instance, pytest.raises(HostError, match="no event"):
+            run(Command("events", path=instance.path))
+        (tmp_path / "evil.sock").unlink()
