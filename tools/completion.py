@@ -230,7 +230,7 @@ complete -c qrap -n 'not __fish_is_nth_token 1; and not __fish_is_nth_token 2' -
 _COMMANDS = " ".join(COMMANDS)
 _FILTERS = "tcp udp icmp icmp6 link bypass inbound outbound"
 _LEVELS = "debug info warning"
-_CTL_FLAGS = "-p --pid -s --socket --json --watch --listen -h --help --version"
+_CTL_FLAGS = "-p --pid -s --socket --json --watch --listen --port -h --help --version"
 PASSTCTL = {
     "bash": f"""# bash completion for passtctl(1): {_HEAD}
 
@@ -241,7 +241,7 @@ _passt_passtctl() {{
     -s | --socket)
         mapfile -t COMPREPLY < <(compgen -A file -- "$cur")
         return ;;
-    -p | --pid | --listen)
+    -p | --pid | --listen | --port)
         return ;;
     esac
     for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
@@ -249,6 +249,7 @@ _passt_passtctl() {{
         flows) words='{_FILTERS}' ;;
         log) words='{_LEVELS}' ;;
         list | stats | events | metrics | close | ports) words='' ;;
+        doctor) words='' ;;
         esac
     done
     mapfile -t COMPREPLY < <(compgen -W "$words {_CTL_FLAGS}" -- "$cur")
@@ -264,6 +265,7 @@ _arguments \\
     '--json[print JSON]' \\
     '--watch[show flows again and again]' \\
     '--listen[serve metrics]:address and port:' \\
+    '--port[look who has a port]:port:' \\
     '(- *)'{{-h,--help}}'[print an overview and exit]' \\
     '(- *)--version[print the version and exit]' \\
     '1:command:({_COMMANDS})' \\
@@ -280,6 +282,7 @@ complete -c passtctl -s s -l socket -r -F -d 'Control socket of the instance'
 complete -c passtctl -l json -d 'Print JSON'
 complete -c passtctl -l watch -d 'Show flows again and again'
 complete -c passtctl -l listen -x -d 'Serve metrics on ADDR:PORT'
+complete -c passtctl -l port -x -d 'Look who has a port'
 complete -c passtctl -s h -l help -d 'Print an overview and exit'
 complete -c passtctl -l version -d 'Print the version and exit'
 """,

@@ -22,6 +22,7 @@ COMMANDS = {
     "log": ("[LEVEL]", "Show, or set, which messages are printed: debug, info or warning."),
     "close": ("FLOW", "End a flow; its ends see a reset."),
     "ports": ("", "Show the ports on which the instance listens."),
+    "doctor": ("[--port PORT[/tcp|/udp]]", "Say what is wrong, here or in an instance, and its remedy."),
 }
 _WORDS = {
     "tcp": ("protocol", "tcp"), "udp": ("protocol", "udp"), "icmp": ("protocol", "icmp"),
@@ -40,6 +41,7 @@ class Command(NamedTuple):
     json: bool = False
     watch: bool = False
     listen: str | None = None
+    port: str | None = None
     words: tuple[str, ...] = ()
 
 
@@ -57,7 +59,7 @@ def parse(arguments: Sequence[str]) -> Command:
             return Command("version")
         if word in {"--json", "--watch"}:
             given[word.lstrip("-")] = True
-        elif name in {"-p", "--pid", "-s", "--socket", "--listen"}:
+        elif name in {"-p", "--pid", "-s", "--socket", "--listen", "--port"}:
             if not equals:
                 if not rest:
                     raise ConfigError(f"option '{name}' needs an argument")
@@ -80,7 +82,7 @@ def _check(given: dict[str, object], words: list[str]) -> Command:
         if not (text.isascii() and text.isdecimal()):
             raise ConfigError(f"option '-p' {text} is not a PID")
         given["pid"] = int(text)
-    for option, command in (("watch", "flows"), ("listen", "metrics")):
+    for option, command in (("watch", "flows"), ("listen", "metrics"), ("port", "doctor")):
         if option in given and name != command:
             raise ConfigError(f"option '--{option}' belongs to '{command}', not to '{name}'")
     most = {"flows": 20, "events": 20, "log": 1, "close": 1}.get(name, 0)

@@ -31,6 +31,8 @@ def run(command: Command) -> int:
     """Carry *command* out; return the exit status. Raises PasstError."""
     if command.name == "list":
         return _list(command)
+    if command.name == "doctor":
+        return _doctor(command)
     instance = instances.choose(command.pid, command.path)
     handlers: dict[str, Callable[[Instance, Command], int]] = {
         "flows": _flows, "stats": _stats, "events": _events, "metrics": _metrics, "log": _log,
@@ -212,3 +214,15 @@ def _ports(instance: Instance, command: Command) -> int:
     _print(layout(("SIDE", "PROTO", "ADDRESS", "INTERFACE", "PORT", "LEADS-TO", "RULE"), rows,
                   frozenset((4, 5))))
     return 0
+
+
+def _doctor(command: Command) -> int:
+    """Look for what is wrong, without an instance or with one."""
+    from passt.passtctl.doctor import report
+
+    found = report.look(pid=command.pid, path=command.path, port=command.port)
+    if command.json:
+        _print_json(report.to_json(found))
+    else:
+        _print(report.to_lines(found, is_root=not os.geteuid()))
+    return report.status(found)
