@@ -24,7 +24,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "cli": FACTS | {"config", "passtctl", "pesto", "qrap", "run"},
     "run": FACTS | ROOMS,
     "qrap": FACTS | {"config", "wire"},
-    "passtctl": BASE,
+    "passtctl": FACTS | {"host", "process"},
     "pesto": FACTS | {"config", "forward", "host", "steer"},
     "namespace": FACTS | {"process", "host"},
     "process": FACTS | {"host"},

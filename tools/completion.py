@@ -232,7 +232,7 @@ _FILTERS = "tcp udp icmp icmp6 link bypass inbound outbound"
 _LEVELS = "debug info warning"
 _ACTIONS = " ".join(PORT_ACTIONS)
 _FLOW_WORDS = "tcp udp icmp"
-_CTL_FLAGS = "-p --pid -s --socket --json --watch --listen --inbound --source -h --help --version"
+_CTL_FLAGS = "-p --pid -s --socket --json --watch --listen --inbound --source --port -h --help --version"
 _FISH_SPECS = "\n".join(
     "complete -c passtctl -n '__fish_seen_subcommand_from ports'"
     f" -s {letter} -x -a 'none all auto' -d '{text}'"
@@ -252,7 +252,7 @@ _passt_passtctl() {{
     -t | -u | -T | -U)
         mapfile -t COMPREPLY < <(compgen -W 'none all auto' -- "$cur")
         return ;;
-    -p | --pid | --listen | --inbound | --source)
+    -p | --pid | --listen | --inbound | --source | --port)
         return ;;
     esac
     for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
@@ -261,7 +261,7 @@ _passt_passtctl() {{
         log) words='{_LEVELS}' ;;
         ports) words='{_ACTIONS}' flags='-t -u -T -U' ;;
         explain) words='{_FLOW_WORDS}' ;;
-        list | stats | events | metrics | close) words='' ;;
+        list | stats | events | metrics | close | doctor) words='' ;;
         esac
     done
     mapfile -t COMPREPLY < <(compgen -W "$words $flags {_CTL_FLAGS}" -- "$cur")
@@ -283,6 +283,7 @@ _arguments \\
     '*-U[UDP ports of the namespace]:ports:(none all auto)' \\
     '--inbound[port of the host to explain]:port:' \\
     '--source[where the flow to explain comes from]:address:' \\
+    '--port[look who has a port]:port:' \\
     '(- *)'{{-h,--help}}'[print an overview and exit]' \\
     '(- *)--version[print the version and exit]' \\
     '1:command:({_COMMANDS})' \\
@@ -304,6 +305,7 @@ complete -c passtctl -s s -l socket -r -F -d 'Control socket of the instance'
 complete -c passtctl -l json -d 'Print JSON'
 complete -c passtctl -l watch -d 'Show flows again and again'
 complete -c passtctl -l listen -x -d 'Serve metrics on ADDR:PORT'
+complete -c passtctl -l port -x -d 'Look who has a port'
 complete -c passtctl -s h -l help -d 'Print an overview and exit'
 complete -c passtctl -l version -d 'Print the version and exit'
 """,

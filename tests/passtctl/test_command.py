@@ -14,6 +14,7 @@ from passt.passtctl.command import COMMANDS, Command, help_text, parse, parse_fi
      (["-p", "12", "flows", "tcp", ":443"], Command("flows", pid=12, words=("tcp", ":443"))),
      (["flows", "--watch", "--socket=/x"], Command("flows", path="/x", watch=True)),
      (["metrics", "--listen", "[::1]:9100"], Command("metrics", listen="[::1]:9100")),
+     (["doctor", "--port", "80/tcp", "-p", "7"], Command("doctor", pid=7, port="80/tcp")),
      (["close", "1.2"], Command("close", words=("1.2",))), (["nonsense", "-h"], Command("help")),
      (["--version", "--nonsense"], Command("version"))],
 )  # fmt: skip
@@ -24,7 +25,8 @@ def test_arguments(arguments: list[str], command: Command) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [["shows"], ["--colour"], ["-p"], ["-p", "x"], ["-p", "-1"], ["list", "--watch"], ["list", "x"],
-     ["close"], ["close", "1.2", "3.4"], ["flows", "--listen=x"], ["log", "info", "debug"]],
+     ["close"], ["close", "1.2", "3.4"], ["flows", "--listen=x"], ["log", "info", "debug"],
+     ["list", "--port=80"], ["doctor", "80"], ["doctor", "--watch"]],
 )  # fmt: skip
 def test_mistakes_are_told(arguments: list[str]) -> None:
     with pytest.raises(ConfigError):

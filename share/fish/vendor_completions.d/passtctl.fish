@@ -1,7 +1,7 @@
 # fish completion for passtctl(1): written by tools/gen_man.py, do not edit
 
 complete -c passtctl -f
-complete -c passtctl -n 'not __fish_seen_subcommand_from list flows top stats events metrics log close ports explain' -a 'list flows top stats events metrics log close ports explain'
+complete -c passtctl -n 'not __fish_seen_subcommand_from list flows top stats events metrics log close ports explain doctor' -a 'list flows top stats events metrics log close ports explain doctor'
 complete -c passtctl -n '__fish_seen_subcommand_from flows top' -a 'tcp udp icmp icmp6 link bypass inbound outbound'
 complete -c passtctl -n '__fish_seen_subcommand_from log' -a 'debug info warning'
 complete -c passtctl -n '__fish_seen_subcommand_from ports' -a 'list add del set'
@@ -17,5 +17,6 @@ complete -c passtctl -s s -l socket -r -F -d 'Control socket of the instance'
 complete -c passtctl -l json -d 'Print JSON'
 complete -c passtctl -l watch -d 'Show flows again and again'
 complete -c passtctl -l listen -x -d 'Serve metrics on ADDR:PORT'
+complete -c passtctl -l port -x -d 'Look who has a port'
 complete -c passtctl -s h -l help -d 'Print an overview and exit'
 complete -c passtctl -l version -d 'Print the version and exit'

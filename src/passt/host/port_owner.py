@@ -15,6 +15,12 @@ _TABLES = {
 
 def find_owner(proto: int, port: int, root: str = "/proc") -> str | None:
     """Name a process that has *port*, as in "nginx, PID 12"; None if it is hidden from this user, or gone."""
+    found = find_process(proto, port, root)
+    return None if found is None else f"{found[0]}, PID {found[1]}"
+
+
+def find_process(proto: int, port: int, root: str = "/proc") -> tuple[str, int] | None:
+    """Return the name and the PID of a process that has *port*, as `find_owner` does."""
     inodes = _find_inodes(proto, port, root)
     if not inodes:
         return None
@@ -24,7 +30,7 @@ def find_owner(proto: int, port: int, root: str = "/proc") -> str | None:
             with os.scandir(f"{root}/{pid}/fd") as entries:
                 if any(_read_link(entry.path) in wanted for entry in entries):
                     with open(f"{root}/{pid}/comm", encoding="utf-8", errors="replace") as file:
-                        return f"{file.read().rstrip()}, PID {pid}"
+                        return file.read().rstrip(), int(pid)
         except OSError:
             continue
     return None

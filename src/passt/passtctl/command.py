@@ -27,6 +27,7 @@ COMMANDS = {
               "Show the port rules and open ports, or add, delete or replace rules: all or none."),
     "explain": ("[tcp|udp|icmp] ADDR[:PORT] | [tcp|udp] --inbound PORT",
                 "Tell which rule, mapping and addresses a flow would get, or why it would be refused."),
+    "doctor": ("[--port PORT[/tcp|/udp]]", "Say what is wrong, here or in an instance, and its remedy."),
 }
 _WORDS = {
     "tcp": ("protocol", "tcp"), "udp": ("protocol", "udp"), "icmp": ("protocol", "icmp"),
@@ -37,9 +38,10 @@ PORT_ACTIONS = ("list", "add", "del", "set")
 _SPECS = {"-t": "-t", "--tcp-ports": "-t", "-u": "-u", "--udp-ports": "-u", "-T": "-T", "--tcp-ns": "-T",
           "-U": "-U", "--udp-ns": "-U"}
 _VALUED = {"-p": "pid", "--pid": "pid", "-s": "path", "--socket": "path", "--listen": "listen",
-           "--inbound": "inbound", "--source": "source"}
+           "--inbound": "inbound", "--source": "source", "--port": "port"}
 # Options that belong to one command.
-_OWNERS = {"watch": "flows", "listen": "metrics", "specs": "ports", "inbound": "explain", "source": "explain"}
+_OWNERS = {"watch": "flows", "listen": "metrics", "specs": "ports", "inbound": "explain", "source": "explain",
+           "port": "doctor"}
 _KEYS = ("protocol", "path", "direction", "state", "address", "port", "rule")
 
 
@@ -55,6 +57,7 @@ class Command(NamedTuple):
     json: bool = False
     watch: bool = False
     listen: str | None = None
+    port: str | None = None
     words: tuple[str, ...] = ()
     specs: tuple[str, ...] = ()
     inbound: str | None = None

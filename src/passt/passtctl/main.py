@@ -32,6 +32,8 @@ def run(command: Command) -> int:
     """Carry *command* out; return the exit status. Raises PasstError."""
     if command.name == "list":
         return _list(command)
+    if command.name == "doctor":
+        return _doctor(command)
     instance = instances.choose(command.pid, command.path)
     handlers: dict[str, Callable[[Instance, Command], int]] = {
         "flows": _flows, "top": _top, "stats": _stats, "events": _events, "metrics": _metrics, "log": _log,
@@ -199,3 +201,15 @@ def _close(instance: Instance, command: Command) -> int:
         raise ConfigError(f"'{name}' is not the id of a flow, which is like 17.0")
     closed = instance.ask(f"/v1/flows/{name}", "DELETE")
     return print_json(closed) if command.json else 0
+
+
+def _doctor(command: Command) -> int:
+    """Look for what is wrong, without an instance or with one."""
+    from passt.passtctl.doctor import report
+
+    found = report.look(pid=command.pid, path=command.path, port=command.port)
+    if command.json:
+        print_json(report.to_json(found))
+    else:
+        print_lines(report.to_lines(found, is_root=not os.geteuid()))
+    return report.status(found)
