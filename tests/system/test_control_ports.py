@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.lab import FAR4, HOST4, HOST6, OUTSIDE4, Lab, Running
+from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, Lab, Running
 from tests.support.processes import children, status_field, wait_until
 from tests.system.machines import passt
 from tests.system.test_pesto import (
@@ -75,13 +75,19 @@ for n in range(300):
     sock.close()
 print(*sorted(seen))
 """
-# Opens TCP connections to ADDRESS:PORT, each named by an argument, prints their own ports, and keeps them.
+# Opens flows, each named by an argument PROTOCOL/ADDRESS/PORT, prints their own ports, and keeps them.
 OPENER = """
 import socket, sys, threading
 socks = []
 for word in sys.argv[1:]:
-    address, port = word.rsplit(":", 1)
-    socks.append(socket.create_connection((address, int(port)), 20))
+    protocol, address, port = word.split("/")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM)
+    sock.settimeout(20)
+    sock.connect((address, int(port)))
+    if protocol == "udp":
+        sock.send(b"hello")
+    socks.append(sock)
 print(*(sock.getsockname()[1] for sock in socks), flush=True)
 threading.Event().wait()
 """
@@ -264,7 +270,7 @@ def test_explained_inbound_flow_is_the_real_one(lab: Lab, controlled: Controlled
                (lab.outside, HOST4, 9710), (lab.outside, HOST6, 9710),
                (lab.host, "127.0.0.1", 9711)]  # fmt: skip
     for place, address, port in clients:
-        client = place.spawn(["/usr/bin/python3", "-I", "-c", OPENER, f"{address}:{port}"])
+        client = place.spawn(["/usr/bin/python3", "-I", "-c", OPENER, f"tcp/{address}/{port}"])
         own = int(first_line(client))
 
         [real] = real_flows(controlled, own)
@@ -299,6 +305,20 @@ def real_flows(controlled: Controlled, port: int) -> list[dict[str, Any]]:
     return found
 
 
+def outbound_flow(controlled: Controlled, protocol: str, port: int) -> dict[str, Any]:
+    """Wait for the flow that the guest has opened from that port, and return it."""
+    found: list[dict[str, Any]] = []
+
+    def is_there() -> bool:
+        query = f"protocol={protocol}&direction=outbound&port={port}"
+        listed = controlled.curl("GET", f"/v1/flows?{query}")[1]["flows"]
+        found[:] = [flow for flow in listed if flow["guest"]["port"] == port]
+        return bool(found)
+
+    wait_until(is_there, "the flow is there")
+    return found[0]
+
+
 def first_line(running: Running) -> bytes:
     """Read the first line of what a program prints; it has to print one."""
     assert running.popen.stdout is not None
@@ -312,21 +332,27 @@ def test_explained_outbound_flow_is_the_real_one(lab: Lab, user: bool) -> None:
     service = lab.host.spawn(["/usr/bin/python3", "-I", "-c", ECHO, "9760"])
     assert first_line(service) == b"ready\n"
     # The gateway is the host's loopback to the guest; a port of the namespace's loopback leads there, too.
-    targets = [(FAR4, 8000), (OUTSIDE4, 9760), ("127.0.0.1", 9761)]
+    targets = [("tcp", FAR4, 8000), ("tcp", FAR6, 8000), ("tcp", OUTSIDE4, 9760), ("udp", OUTSIDE4, 9760),
+               ("udp", "192.0.2.53", 53), ("udp", "192.0.2.53", 54), ("udp", "192.0.2.77", 9760),
+               ("tcp", "127.0.0.1", 9761)]  # fmt: skip
     running = lab.start(
-        ["--config-net", "--control", path, *NONE[:4], "-T", "9761:9760", "-U", "none"],
-        ["/usr/bin/python3", "-I", "-c", OPENER, *(f"{address}:{port}" for address, port in targets)],
+        ["--config-net", "--control", path, *NONE[:4], "-T", "9761:9760", "-U", "none", "--map-guest-addr",
+         "192.0.2.77", "--dns-forward", "192.0.2.53", "--dns-host", FAR4],
+        ["/usr/bin/python3", "-I", "-c", OPENER, *("/".join(map(str, target)) for target in targets)],
         user=user)  # fmt: skip
     ports = list(map(int, first_line(running).split()))
     controlled = Controlled(lab, running, path, user=user)
-    for (address, port), own in zip(targets, ports, strict=True):
-        listed = controlled.curl("GET", f"/v1/flows?protocol=tcp&direction=outbound&port={own}")[1]["flows"]
-        [real] = [flow for flow in listed if flow["guest"]["port"] == own]
-        [said] = controlled.explain(f"protocol=tcp&address={address}&port={port}")
+    reasons = []
+    for (protocol, address, port), own in zip(targets, ports, strict=True):
+        real = outbound_flow(controlled, protocol, own)
+        [said] = controlled.explain(f"protocol={protocol}&address={address}&port={port}")
         assert (said["verdict"], said["path"]) == ("forwarded", real["path"])
-        assert said["host"]["destination"] == real["host"]["peer"]
+        assert said["host"]["destination"] == real["host"]["peer"], said
         assert said["guest"]["source"]["address"] == real["guest"]["address"]
         assert said["guest"]["destination"] == real["remote"]
+        reasons.append(said["why"])
+    assert reasons == ["unchanged", "unchanged", "host loopback", "host loopback", "DNS", "unchanged",
+                       "guest map", "bypass"]  # fmt: skip
     assert controlled.explain("protocol=tcp&address=127.0.0.1&port=9762")[0]["verdict"] == "not forwarded"
     assert controlled.explain("protocol=tcp&address=224.0.0.1&port=1")[0]["verdict"] == "refused"
     running.send(signal.SIGTERM)
