@@ -24,6 +24,8 @@ from tests.support.tmux import Tmux
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.slow
+
 MAIN = Path(__file__).parents[3] / "src" / "passt" / "__main__.py"
 SIZES = ((80, 24), (200, 60))
 UTF8 = {"LC_ALL": "C.UTF-8"}
