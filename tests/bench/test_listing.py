@@ -23,10 +23,19 @@ def test_no_more_connections_than_descriptors_allow(monkeypatch: pytest.MonkeyPa
     assert listing.raise_limit(500) == 500
     assert len(limits) == 1
     assert listing.raise_limit(60_000) == 60_000
-    assert limits[-1] == (20_000, 62_000)
+    assert limits[-1] == (20_000, 80_001)
     most = listing.raise_limit(10**9)
     assert 60_000 < most < 10**9
-    assert limits[-1][1] == most + listing.SPARE_DESCRIPTORS
+    assert limits[-1][1] * 3 // 4 == most
+
+
+def test_a_limit_that_may_not_be_raised_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_which: int, _both: tuple[int, int]) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 20_000))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert listing.raise_limit(60_000) == 15_000
 
 
 def test_a_pipe_that_is_not_there_is_told() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -14,12 +15,13 @@ import pytest
 from passt import log
 from passt.errors import ConfigError, HostError
 from passt.facts.contracts import ListenerInfo
-from passt.passtctl import instances
+from passt.passtctl import exporter, instances
 from passt.passtctl.command import Command
 from passt.passtctl.exporter import serve
 from passt.passtctl.main import event_text, run
 from tests.control.test_api import RULE, Bench
 from tests.support.control import make_flow
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,6 +139,46 @@ def test_metrics_are_served(bench: Bench) -> None:
         except OSError:
             time.sleep(0.01)
     assert b"passt_build_info" in text
+
+
+def test_hostile_clients_of_the_metrics_are_few_and_have_their_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "CLIENT_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    instance = instances.Instance(bench.path)
+    threading.Thread(target=serve, args=(instance, f"127.0.0.1:{port}"), daemon=True).start()
+
+    def connect() -> socket.socket:
+        while True:
+            try:
+                return socket.create_connection(("127.0.0.1", port), 20)
+            except ConnectionRefusedError:
+                time.sleep(0.01)
+
+    n_threads = threading.active_count()
+    crowd = [connect() for _ in range(5 * exporter.MAX_CLIENTS)]
+    # Most are closed at once; each of the others, which sends a byte now and then, when its time is over.
+    for _ in range(10):
+        for sock in crowd:
+            with contextlib.suppress(OSError):
+                sock.send(b"G")
+        time.sleep(0.02)
+    assert threading.active_count() <= n_threads + 2 * exporter.MAX_CLIENTS + 1
+    for sock in crowd:
+        with contextlib.suppress(ConnectionResetError):
+            assert sock.recv(100) == b""
+        sock.close()
+    wait_until(lambda: fetch(port) != b"", "there is room again")
+
+
+def fetch(port: int) -> bytes:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            return bytes(answer.read())
+    except OSError:
+        return b""
 
 
 @pytest.mark.parametrize("address", ["9100", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:0", ":9100", "::1:99999"])

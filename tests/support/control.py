@@ -83,7 +83,8 @@ class Source(PollLoop):
     def __init__(self) -> None:
         super().__init__()
         self.records: list[FlowDetail | None] = []
-        self.ports: list[ListenerInfo] = []
+        self._n_port_changes = 0
+        self._ports: list[ListenerInfo] = []
         self.counts = {"frames_from_guest": 5, "frames_to_guest": 6, "flows_tcp": 1, "flows_evicted": 0,
                        "drop_flows_full": 0, "drop_no_fd": 0, "drop_crowd": 0, "drop_tcp_memory": 0,
                        "drop_control_rate": 0, "pipes_open": 2, "tcp_retransmits": 9}  # fmt: skip
@@ -92,6 +93,16 @@ class Source(PollLoop):
         self.closed: list[tuple[int, int]] = []
         self.pages: list[int] = []
         self.trace: Callable[[str], None] | None = None
+
+    @property
+    def ports(self) -> list[ListenerInfo]:
+        """Tests give it other ports, and do not change those that it has."""
+        return self._ports
+
+    @ports.setter
+    def ports(self, ports: list[ListenerInfo]) -> None:
+        self._ports = ports
+        self._n_port_changes += 1
 
     def detail_page(self, start: int = 0, limit: int = 64) -> tuple[list[FlowDetail], int | None]:
         self.pages.append(limit)
@@ -111,7 +122,7 @@ class Source(PollLoop):
         return self.ports[start:end], end if end < len(self.ports) else None
 
     def n_port_changes(self) -> int:
-        return id(self.ports)        # tests give it other ports, and do not change those that it has
+        return self._n_port_changes
 
     def counters(self) -> dict[str, int]:
         return dict(self.counts)

@@ -24,6 +24,8 @@ from tests.support.tmux import Tmux
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.slow
+
 MAIN = Path(__file__).parents[3] / "src" / "passt" / "__main__.py"
 SIZES = ((80, 24), (200, 60))
 UTF8 = {"LC_ALL": "C.UTF-8"}
@@ -159,6 +161,30 @@ def test_stopped_view_gives_the_terminal_back_and_comes_again(bench: Bench) -> N
         process.send_signal(signal.SIGTERM)
         wait_until(lambda: has_seen(b"\x1b[?1049l"), "the screen is left")
         assert process.wait(20) == -signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
+        os.close(far)
+        os.close(near)
+
+
+@pytest.mark.parametrize(("env", "has_colours"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_colours_are_found_by_an_isolated_start(bench: Bench, env: dict[str, str], has_colours: bool) -> None:
+    pytest.importorskip("rich", reason="pip install rich")
+    bench.source.records = [make_flow()]
+    far, near = pty.openpty()
+    process = subprocess.Popen(argv_of(bench), stdin=near, stdout=near, stderr=near, start_new_session=True,
+                               env={"TERM": "xterm-256color", **env})  # fmt: skip
+    seen = b""
+    try:
+        while b"none so far" not in seen:
+            assert is_readable(far, 20)
+            seen += os.read(far, 65536)
+        os.write(far, b"q")
+        while process.poll() is None:
+            if is_readable(far, 0.05):
+                seen += os.read(far, 65536)
+        assert (b"\x1b[30;46m" in seen) is has_colours        # the heading
     finally:
         process.kill()
         process.wait()
