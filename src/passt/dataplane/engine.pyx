@@ -162,6 +162,7 @@ cdef class Engine:
             rounds -= 1
             self.read_link()
             finish_flows(self.core)
+            link.end_turn()
 
     def attach_namespace(self, NamespaceThread inside not None):
         self.core.bypass.namespace_thread = inside

@@ -137,6 +137,14 @@ def test_kicks_are_wanted_only_by_who_waits(make: Callable[..., VhostBench], fea
     assert ring.publish(bench.front.send(ARP, post=False))
 
 
+def test_last_frames_are_taken_in_more_than_a_turn(make: Callable[..., VhostBench]) -> None:
+    bench = make(size=1024)
+    for _ in range(500):
+        bench.front.send(ARP + bytes(1400))
+    bench.engine.close()
+    assert bench.engine.counters()["frames_from_guest"] == 500
+
+
 @pytest.mark.parametrize(("header", "whole", "arrives"), [
     (Header(), True, True),
     (Header(), False, False),
@@ -443,7 +451,7 @@ def test_large_segment_goes_to_the_socket_from_where_it_lies(make: Callable[...,
 
 @pytest.mark.parametrize("cuts", [(), (66,), (67, 4097), (12, 55), [301] * 60, [300] * 200])
 @pytest.mark.parametrize("place", [None, 200, 39999])
-def test_large_segment_is_verified_where_it_lies(make: Callable[..., VhostBench], cuts: tuple[int, ...],
+def test_large_segment_is_verified_whatever_its_pieces(make: Callable[..., VhostBench], cuts: tuple[int, ...],
                                                  place: int | None) -> None:
     bench = make(features=PLAIN, size=1024)
     bench.front.offer(2048, 64)

@@ -44,8 +44,10 @@ cdef enum:
     VNET_HLEN = 12                # struct virtio_net_hdr_v1, with num_buffers
     NUM_BUFFERS_AT = 10
     DATA_VALID = 2                # VIRTIO_NET_HDR_F_DATA_VALID: the checksum is known to be right
-    TURN_COST = 256 << 10         # bytes of frames, of each frame COUNTED at most, and PER_STEP a descriptor
-    COUNTED = 4096                # the rest of a large frame stays where it is, and is the kernel's to copy
+    # Of a turn's frames: bytes that we read, of a frame that is verified already COUNTED at most, as the rest
+    # of a large one stays in its place and is the kernel's to read; and PER_STEP for each descriptor.
+    TURN_COST = 256 << 10
+    COUNTED = 4096
     PER_STEP = 128
     SENT_PIECES = 2 * MAX_RING_SIZE
     # Before the last chain of a frame to the guest there is a piece for each byte at most.
@@ -157,7 +159,7 @@ cdef class VhostLink(VhostRings):
         cdef iovec *pieces = self.sent + used[0]
         if take(&self.rings[number], self.memory, &chain, pieces, MAX_RING_SIZE, False) <= 0:
             return 0
-        self.cost += min(chain.size, <uint32_t>COUNTED) + PER_STEP * chain.n_steps
+        self.cost += PER_STEP * chain.n_steps
         self.taken[self.n_taken].ring = <uint16_t>number
         self.taken[self.n_taken].head = chain.head
         self.n_taken += 1
@@ -196,8 +198,10 @@ cdef class VhostLink(VhostRings):
         if header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM:
             frame.csum_start = header.csum_start
             frame.csum_offset = header.csum_offset
+            self.cost += min(frame.len, <uint32_t>COUNTED)
         else:
             frame.unverified = True
+            self.cost += frame.len
         return True
 
     cdef void give_back(self) noexcept nogil:
