@@ -145,12 +145,12 @@ def run_program(program: str, arguments: Sequence[str]) -> int:
 
 
 def check_files(settings: Settings) -> None:
-    """Refuse one file for two of --log-file, --pid and --pcap, as its contents would be neither's.
+    """Refuse one file for two of those that we write, as its contents would be neither's.
 
     Raises ConfigError.
     """
     wanted = (("--log-file", settings.log.log_file), ("--pid", settings.process.pid_file),
-              ("--pcap", settings.diagnostics.pcap))
+              ("--pcap", settings.diagnostics.pcap), ("--ports-file", settings.forwarding.ports_file))
     named = [(option, path) for option, path in wanted if path is not None]
     if len(named) < 2:
         return

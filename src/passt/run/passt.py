@@ -16,7 +16,16 @@ from passt.run import credentials
 from passt.run.clients import Clients
 from passt.run.diagnostics import Diagnostics
 from passt.run.isolation import Isolation
-from passt.run.network import Network, load_all, open_ports, print_banner, resolve_guest
+from passt.run.network import (
+    Network,
+    load_all,
+    open_ports,
+    open_ports_file,
+    print_banner,
+    resolve_guest,
+    settle_ports,
+    tell_ports,
+)
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -59,7 +68,9 @@ class _Passt:
         self._guest = resolve_guest(settings)
         self._progress.enter("ports")
         conf_path = settings.control.conf_path
+        self._ports_file = open_ports_file(settings.forwarding, background)
         self._ports = open_ports(settings.forwarding, self._guest, changes=conf_path is not None)
+        self._settings = settle_ports(settings, self._ports)
         self._progress.enter("socket")
         self._listener = None
         if self._connection is None:
@@ -105,6 +116,7 @@ class _Passt:
         self._isolation.finish(network.engine)
         enter("ready")
         self._tell_ready()
+        tell_ports(self._ports_file, self._ports)
         self._background.announce()
         enter("loop")
         clients.start(self._connection)
