@@ -21,7 +21,7 @@ FUZZ_TIME ?= 60
 PYTEST = .venv/bin/python -m pytest --workers $(TEST_WORKERS) $(PYTEST_OPTIONS)
 
 .PHONY: build help demo test test-debug test-fast sanitize bench flood interop fuzz lint install sdist wheel deb \
-	release clean
+	try-deb release clean
 
 build: # build in place, into .venv
 	@tools/setup build
@@ -86,6 +86,9 @@ wheel: # wheel in dist/, for this Python on every distribution that is not older
 
 deb: # Debian package in dist/, for this distribution
 	@tools/deb
+
+try-deb: deb # install, use, upgrade and purge that package in a fresh tree, as root
+	@tools/as-root tools/try-deb
 
 release: # check that this tree can be released; nothing is changed or tagged
 	@tools/setup dist

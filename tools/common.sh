@@ -152,7 +152,10 @@ build_wheel() {
     export SOURCE_DATE_EPOCH
     as_owner mkdir -p dist "$directory"
     as_owner "$VENV/bin/python" setup.py -q sdist --dist-dir dist || die "the source archive could not be made"
-    key="$("$VENV/bin/python" --version) $(sha256sum <"$archive")"
+    # Of the archive what the wheel is made of: tests and pages may change.
+    key="$("$VENV/bin/python" --version) $(tar -xzOf "$archive" --wildcards --no-wildcards-match-slash \
+        "passt-$version/src" "passt-$version/share" "passt-$version/docs/*.1" \
+        "passt-$version/"{setup.py,pyproject.toml,README.md,LICENSE} | sha256sum)"
     wheel=$(find "$directory" -name '*.whl' | head -n 1)
     [ -z "$wheel" ] || [ "$(cat "$directory/key" 2>/dev/null)" != "$key" ] || return 0
     as_owner rm -rf "$directory"
