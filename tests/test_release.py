@@ -114,8 +114,10 @@ def test_what_is_not_committed_and_a_tag_are_found(tmp_path: Path) -> None:
     assert wrong("check_git", tmp_path) == []
     (tmp_path / "README.md").write_text("changed\n", encoding="utf-8")
     git("tag", "v1.2.3")
-    assert [line.split(":")[0] for line in wrong("check_git", tmp_path)] == [
-        "not committed", "the tag v1.2.3 exists"]
+    found = wrong("check_git", tmp_path)
+    assert found[0] == "not committed: README.md"
+    assert re.fullmatch("the tag v1.2.3 exists: [0-9a-f]+ All", found[1])
+    assert len(found) == 2
 
 
 def test_archive_does_not_tell_who_packed_it_and_when(tmp_path: Path, setup_py: dict[str, Any]) -> None:

@@ -151,7 +151,8 @@ build_wheel() {
         echo 315532800)}
     export SOURCE_DATE_EPOCH
     as_owner mkdir -p dist "$directory"
-    as_owner "$VENV/bin/python" setup.py -q sdist --dist-dir dist || die "the source archive could not be made"
+    long_step sdist.log read_build as_owner "$VENV/bin/python" setup.py -q sdist --dist-dir dist ||
+        die "the source archive could not be made"
     # Of the archive what the wheel is made of: tests and pages may change.
     key="$("$VENV/bin/python" --version) $(tar -xzOf "$archive" --wildcards --no-wildcards-match-slash \
         "passt-$version/src" "passt-$version/share" "passt-$version/docs/*.1" \

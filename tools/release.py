@@ -110,8 +110,11 @@ def check_archive(root: Path) -> Iterator[str]:
         _git(root, "clone", "--quiet", "--no-local", str(root), str(clone))
         archives = []
         for tree, place, mask in ((root, here, 0o077), (clone, there, 0o022)):
-            subprocess.run([sys.executable, "setup.py", "-q", "sdist", "--dist-dir", str(place)], cwd=tree,
-                           check=True, umask=mask, stdout=subprocess.DEVNULL)
+            command = [sys.executable, "setup.py", "-q", "sdist", "--dist-dir", str(place)]
+            done = subprocess.run(command, cwd=tree, umask=mask, capture_output=True, text=True, check=False)
+            if done.returncode:
+                yield f"the source archive cannot be made: {done.stderr}"
+                return
             [archive] = place.iterdir()
             archives.append(archive)
         if archives[0].read_bytes() != archives[1].read_bytes():
@@ -126,7 +129,7 @@ CHECKS: tuple[Callable[[Path], Iterator[str]], ...] = (
 
 def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True,
-                          env={**os.environ, "LC_ALL": "C"}).stdout.strip()
+                          env={**os.environ, "LC_ALL": "C"}).stdout.rstrip()
 
 
 def main() -> int:
