@@ -20,7 +20,8 @@ FUZZ_TIME ?= 60
 
 PYTEST = .venv/bin/python -m pytest --workers $(TEST_WORKERS) $(PYTEST_OPTIONS)
 
-.PHONY: build help demo test test-debug test-fast sanitize bench flood interop fuzz lint install clean
+.PHONY: build help demo test test-debug test-fast sanitize bench flood interop fuzz lint install sdist wheel deb \
+	try-deb release clean
 
 build: # build in place, into .venv
 	@tools/setup build
@@ -75,6 +76,23 @@ lint: # ruff, cython-lint, mypy
 
 install: # into PREFIX, /usr/local
 	@tools/install "$(PREFIX)"
+
+sdist: # source archive in dist/, the same bytes each time
+	@tools/setup dist
+	.venv/bin/python setup.py -q sdist --dist-dir dist
+
+wheel: # wheel in dist/, for this Python on every distribution that is not older
+	@tools/wheel
+
+deb: # Debian package in dist/, for this distribution
+	@tools/deb
+
+try-deb: deb # install, use, upgrade and purge that package in a fresh tree, as root
+	@tools/as-root tools/try-deb
+
+release: # check that this tree can be released; nothing is changed or tagged
+	@tools/setup dist
+	@.venv/bin/python tools/release.py
 
 clean: # remove all that was built or downloaded
 	[ ! -e .interop ] || tools/as-root rm -rf .interop

@@ -1,20 +1,28 @@
 """Build the Cython extensions and the programs; all other metadata is in pyproject.toml.
 
 A compilation that fails fails the build: there is no slow fallback to hide it.
+A source archive and what is installed name the commit, where git or PASST_COMMIT tells it. The same commit
+makes the same archive, byte for byte; its time is the commit's, or SOURCE_DATE_EPOCH.
 Set PASST_DEBUG=1 for the assertions of `base/assertions.pxd`, -O0 and symbols with the lines of the sources;
 PASST_SANITIZE=1 for assertions, AddressSanitizer and UndefinedBehaviorSanitizer (tools/sanitize), and
 PASST_SANITIZE=coverage for calls besides that tell a fuzzer where the program went (tools/fuzz-dataplane).
 """
 
+import gzip
 import json
 import os
+import re
+import subprocess
 import sys
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 PROGRAMS = ("pasta", "passt", "qrap", "pesto", "passtctl")
 # All modules of the data plane are one shared object: the package's __init__.py loads them from there.
@@ -106,23 +114,107 @@ class BuildPrograms(build_scripts):
                   ("BUILD_PYTHON", json.dumps(python)), ("_GNU_SOURCE", None)]
         compiler = new_compiler(verbose=True)
         customize_compiler(compiler)
+        options = ["-std=gnu11", "-Wall", "-Wextra", "-O2", "-g0"]
         objects = compiler.compile(self.scripts, output_dir=self.get_finalized_command("build").build_temp,
-                                   macros=macros, extra_postargs=["-std=gnu11", "-Wall", "-Wextra", "-O2"])
+                                   macros=macros, extra_postargs=options)
         self.mkpath(self.build_dir)
         for name in PROGRAMS:
             compiler.link_executable(objects, name, output_dir=self.build_dir)
+
+
+def ask_git(*arguments: str) -> str:
+    """Ask git about this tree; empty if this is no clone."""
+    if not Path(".git").exists():
+        return ""
+    # A clone may be another user's, as in `sudo make install`.
+    command = ["git", "-c", f"safe.directory={Path.cwd()}", *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def find_commit() -> str:
+    """Give the commit that this tree is, with a plus sign if something in it has been changed since."""
+    commit = ask_git("rev-parse", "--short=12", "HEAD")
+    changed = commit and ask_git("status", "--porcelain", "--untracked-files=no")
+    return os.environ.get("PASST_COMMIT") or f"{commit}{'+' if changed else ''}"
+
+
+def source_time_s() -> int:
+    """Give the time of the files in a source archive: the commit's, else the first that ZIP can express."""
+    return int(os.environ.get("SOURCE_DATE_EPOCH") or ask_git("log", "-1", "--format=%ct") or 315532800)
+
+
+def name_commit(package: Path, commit: str) -> None:
+    """Write *commit* into the copy of the package in *package*, if it is known."""
+    path = package / "__init__.py"
+    text = path.read_text(encoding="utf-8")
+    if commit:
+        path.unlink()             # it may be a link to the tree's own file
+        named = re.sub(r'(?m)^__commit__ = ".*"$', f'__commit__ = "{commit}"', text)
+        path.write_text(named, encoding="utf-8")
+
+
+def write_archive(directory: Path, archive: Path, time_s: int) -> None:
+    """Pack *directory* as *archive*: the same contents make the same bytes, whoever packs them, and when."""
+
+    def level(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.uid = entry.gid = 0
+        entry.uname = entry.gname = "root"
+        entry.mtime = time_s
+        entry.mode = 0o755 if entry.isdir() or entry.mode & 0o100 else 0o644
+        return entry
+
+    with (archive.open("wb") as file, gzip.GzipFile("", "wb", 9, file, time_s) as packed,
+          tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar):
+        for path in [directory, *sorted(directory.rglob("*"))]:
+            tar.add(path, directory.name / path.relative_to(directory), recursive=False, filter=level)
+
+
+class BuildModules(build_py):
+    """Copies the modules, and names the commit in the copy."""
+
+    def run(self) -> None:
+        """Copy; an editable package is the tree itself."""
+        super().run()
+        if not self.editable_mode:
+            name_commit(Path(self.build_lib, "passt"), find_commit())
+
+
+class SourceArchive(sdist):
+    """Makes a source archive that is the same each time."""
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        """Link or copy the files, and name the commit in the copy."""
+        super().make_release_tree(base_dir, files)
+        name_commit(Path(base_dir, "src", "passt"), find_commit())
+
+    def make_archive(self, base_name: str, *_format: str, base_dir: str, **_owner: object) -> str:
+        """Pack *base_dir*, as .tar.gz whatever is asked for."""
+        archive = Path(f"{base_name}.tar.gz")
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        write_archive(Path(base_dir), archive, source_time_s())
+        return str(archive)
+
+
+def needs_extensions(arguments: list[str]) -> bool:
+    """Tell whether the commands in *arguments* build; what describes the tree needs no translation to C."""
+    builds = {"build", "build_ext", "bdist_wheel", "editable_wheel", "install", "develop"}
+    return not {"sdist", "egg_info"}.intersection(arguments) or bool(builds.intersection(arguments))
 
 
 # tests/build_probes.py reads the constants above: it runs this file under another name.
 if __name__ == "__main__":
     os.chdir(Path(__file__).parent)
     setup(
-        cmdclass={"build_ext": BuildExtensions, "build_scripts": BuildPrograms},
+        cmdclass={"build_ext": BuildExtensions, "build_py": BuildModules, "build_scripts": BuildPrograms,
+                  "sdist": SourceArchive},
         ext_modules=join_plane(cythonize(
             [extension(path) for path in sorted(Path("src").glob("passt/**/*.pyx"))],
             compiler_directives=DIRECTIVES,
             include_path=["src"],
             emit_linenums=DEBUG,
             nthreads=os.cpu_count() or 1,
-        )),
+        )) if needs_extensions(sys.argv[1:]) else [],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -127,12 +128,19 @@ def test_help_and_version_go_to_standard_output(program: str, capfd: pytest.Capt
     assert cli.main([program, "--version"]) == 0
     out, err = capfd.readouterr()
     assert out.splitlines()[0] == f"{program} {__version__}"
+    assert out.splitlines()[1] == f"Python {platform.python_version()}"
     assert "Apache License" in out
     assert err == ""
     assert cli.main([program, "-h"]) == 0
     out, err = capfd.readouterr()
     assert out.startswith(f"Usage: {program} ")
     assert err == ""
+
+
+def test_version_names_the_commit_if_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "__commit__", "0123456789ab")
+    assert cli.version_text("pasta").splitlines()[:2] == [
+        f"pasta {__version__}", f"Python {platform.python_version()}, commit 0123456789ab"]
 
 
 def test_capabilities_are_told_as_libvirt_reads_them(capfd: pytest.CaptureFixture[str]) -> None:

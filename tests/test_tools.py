@@ -110,7 +110,7 @@ def test_other_pythons_are_refused_before_anything_is_installed(machine: Machine
 
 @needs_root
 @pytest.mark.parametrize(("release", "message"), [
-    ("ID=fedora\nVERSION_ID=40\n", "unsupported system 'fedora': Debian 12 or newer, or Ubuntu 24.04"),
+    ("ID=void\nVERSION_ID=40\n", "unsupported system 'void': one with apt (Debian 12, Ubuntu 24.04 or newer"),
     ("ID=debian\nVERSION_ID=11\n", "unsupported system: debian 11 is older than 12"),
 ])
 def test_other_systems_are_refused_before_anything_is_installed(
@@ -122,6 +122,47 @@ def test_other_systems_are_refused_before_anything_is_installed(
     assert done.stderr.startswith(f"passt: {message}")
     assert done.stderr.count("\n") == 1
     assert machine.called("apt-get") == []
+
+
+# Manager, the program that knows what is installed, the argument that names it; all that a build takes.
+ELSEWHERE = {
+    "dnf": ("rpm", 4, "gcc glibc-devel make ca-certificates kernel-headers python3 python3-devel",
+            "dnf install"),
+    "apk": ("apk", 3, "gcc musl-dev make ca-certificates linux-headers python3 python3-dev", "apk add"),
+    "pacman": ("pacman", 2, "gcc glibc make ca-certificates linux-api-headers python", "pacman -S"),
+}
+
+
+def put_elsewhere(machine: Machine, manager: str, installed: str) -> None:
+    """Make the machine one with another package manager, which has only *installed*."""
+    (machine.directory / "os-release").write_text("ID=elsewhere\nVERSION_ID=1\n", encoding="ascii")
+    asked, argument, _, _ = ELSEWHERE[manager]
+    for name in {manager, asked}:
+        machine.put_program(name, f'case " {installed} " in *" ${argument} "*) ;; *) exit 1 ;; esac')
+
+
+@needs_root
+@pytest.mark.parametrize("manager", ELSEWHERE)
+def test_other_package_managers_are_not_run_but_told_what_is_missing(machine: Machine, manager: str) -> None:
+    _, _, needed, command = ELSEWHERE[manager]
+    missing = needed.split()[1]
+    for installed, named in (("", needed), (needed.replace(f" {missing} ", " "), missing)):
+        put_elsewhere(machine, manager, installed)
+        done = machine.run("tools/setup", "build")
+        assert (done.returncode, done.stderr) == (
+            1, f"passt: these packages are missing, install them as root: {command} {named}\n")
+    assert not (machine.tree / ".venv").exists()
+
+
+@needs_root
+@pytest.mark.parametrize("manager", ELSEWHERE)
+def test_set_up_goes_on_where_another_package_manager_has_all(machine: Machine, manager: str) -> None:
+    put_elsewhere(machine, manager, ELSEWHERE[manager][2])
+    machine.put_python("3.10")
+    done = machine.run("tools/setup", "build")
+    assert "unsupported Python: one of 3.11 " in done.stderr
+    done = machine.run("tools/setup", "test")
+    assert done.stderr.startswith("passt: 'make test' needs packages whose names are not known on 'else")
 
 
 @needs_root

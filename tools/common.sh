@@ -140,6 +140,34 @@ program_text() { # PYTHON PLACE
         "$1" "$("$VENV/bin/python" -ISc 'import sys; print(ascii(sys.argv[1]))' "$2")"
 }
 
+# Make dist/passt-VERSION.tar.gz, and from nothing but that a wheel for the Python of .venv, in build/wheel. Set
+# `version`, `archive` and `wheel`. A wheel of the same sources is taken as it is.
+build_wheel() {
+    local key directory=build/wheel
+    version=$("$VENV/bin/python" tools/release.py --version)
+    archive=dist/passt-$version.tar.gz
+    # Times in the wheel are those of the commit.
+    SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$TREE" -c safe.directory="$TREE" log -1 --format=%ct 2>/dev/null ||
+        echo 315532800)}
+    export SOURCE_DATE_EPOCH
+    as_owner mkdir -p dist "$directory"
+    long_step sdist.log read_build as_owner "$VENV/bin/python" setup.py -q sdist --dist-dir dist ||
+        die "the source archive could not be made"
+    # Of the archive what the wheel is made of: tests and pages may change.
+    key="$("$VENV/bin/python" --version) $(tar -xzOf "$archive" --wildcards --no-wildcards-match-slash \
+        "passt-$version/src" "passt-$version/share" "passt-$version/docs/*.1" \
+        "passt-$version/"{setup.py,pyproject.toml,README.md,LICENSE} | sha256sum)"
+    wheel=$(find "$directory" -name '*.whl' | head -n 1)
+    [ -z "$wheel" ] || [ "$(cat "$directory/key" 2>/dev/null)" != "$key" ] || return 0
+    as_owner rm -rf "$directory"
+    as_owner mkdir -p "$directory"
+    say "building the wheel, $(find src -name '*.pyx' | wc -l) modules"
+    long_step wheel.log read_build as_owner env PYTHONUNBUFFERED=1 "$VENV/bin/python" -m pip wheel -v --no-deps \
+        --no-build-isolation --no-cache-dir --wheel-dir "$directory" "$archive" || die "the build failed"
+    wheel=$(find "$directory" -name '*.whl')
+    echo "$key" | as_owner tee "$directory/key" >/dev/null
+}
+
 # Build the data plane and the tests' probes in a copy of the tree, as the variables of setup.py in the
 # environment say. What is built stays there; sources are those of the tree with their times, so that another run
 # compiles what has changed only.

@@ -20,7 +20,7 @@ NAMESPACES = "namespaces"
 # What the argument of each option can be: one of the above, or words to choose from.
 VALUES: dict[str, str] = {
     "log-file": FILES, "pcap": FILES, "pid": FILES, "socket": FILES, "userns": FILES, "netns": NAMESPACES,
-    "repair-path": FILES, "conf-path": FILES, "control": FILES,
+    "repair-path": FILES, "ports-file": FILES, "conf-path": FILES, "control": FILES,
     "interface": INTERFACES, "outbound-if4": INTERFACES, "outbound-if6": INTERFACES, "runas": USERS,
     "tcp-ports": "none all auto", "udp-ports": "none all auto", "tcp-ns": "none all auto",
     "udp-ns": "none all auto", "dns": "none", "search": "none", "map-host-loopback": "none",

@@ -1,5 +1,8 @@
 # ruff: noqa: INP001 - a script, in no package
-"""Write from the option table the OPTIONS of pasta.1, passt.1 and pesto.1, and the completions in share/.
+"""Write what the manual pages and completions have from the program: options, and the version.
+
+From the option table the OPTIONS of pasta.1, passt.1 and pesto.1, and the completions in share/; the version
+in the first line of each page.
 
     python tools/gen_man.py            rewrite the files in place
     python tools/gen_man.py --check    exit with 1 if one is out of date
@@ -9,17 +12,20 @@ The section stands between two comment lines in the page; the rest of a page is 
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
-from passt.config.help import description, options_of  # noqa: E402 - found by the line above
+from passt import __version__  # noqa: E402 - found by the line above
+from passt.config.help import description, options_of  # noqa: E402
 from passt.config.options import GROUPS, Option  # noqa: E402
 from tools import completion  # noqa: E402
 
 PAGES = {program: ROOT / "docs" / f"{program}.1" for program in ("pasta", "passt", "pesto")}
+HAND_WRITTEN = {program: ROOT / "docs" / f"{program}.1" for program in ("qrap", "passtctl")}
 BEGIN = '.\\" BEGIN OPTIONS: written by tools/gen_man.py, do not edit\n'
 END = '.\\" END OPTIONS\n'
 
@@ -62,13 +68,19 @@ def updated_page(program: str) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end:
         sys.exit(f"{PAGES[program]}: the marks of the generated section are missing")
-    return before + begin + options_section(program) + end + after
+    return with_version(before) + begin + options_section(program) + end + after
+
+
+def with_version(page: str) -> str:
+    """Give *page* with the version of now in its first line."""
+    return re.sub(r'\A(\.TH [^"]*)"passt [^"]*"', rf'\1"passt {__version__}"', page)
 
 
 def main() -> int:
     """Rewrite or check the files."""
     status = 0
     wanted = {path: updated_page(program) for program, path in PAGES.items()}
+    wanted |= {path: with_version(path.read_text(encoding="utf-8")) for path in HAND_WRITTEN.values()}
     wanted |= {ROOT / "share" / name: text for name, text in completion.files().items()}
     for path, page in wanted.items():
         if path.exists() and path.read_text(encoding="utf-8") == page:

@@ -6,7 +6,8 @@
  *     PYTHON [-X passt_ignored=SIGNAL[,SIGNAL]] -IS PACKAGE/__main__.py NAME [ARG]...
  *
  * The extension modules are built for one minor version of Python, so its name is known: PYTHON is the one beside
- * this file, as in a virtual environment, else the one that the build was made with. PACKAGE is below the
+ * this file, as in a virtual environment, else the one that the build was made with, else the system's, as the build
+ * may have been made elsewhere. PACKAGE is below the
  * directory that has this one's `bin`, at one of the places where installers put packages. An installation
  * that is elsewhere, as an editable one, is found by Python itself, with -I only.
  *
@@ -34,6 +35,12 @@ static const char *const PLACES[] = {
     "",                                      /* pip install --target */
 };
 
+static const char *const PYTHONS[] = {
+    BUILD_PYTHON,
+    "/usr/bin/" PYTHON_NAME,
+    "/usr/local/bin/" PYTHON_NAME,
+};
+
 /* Write the parts one after another; 0 if they do not fit. */
 static int join(char *path, const char *first, const char *second, const char *third)
 {
@@ -57,7 +64,10 @@ static int find_python(char *python, const char *bin)
 {
     if (join(python, bin, "/", PYTHON_NAME) && access(python, X_OK) == 0)
         return 1;
-    return join(python, BUILD_PYTHON, "", "") && access(python, X_OK) == 0;
+    for (size_t i = 0; i < sizeof(PYTHONS) / sizeof(PYTHONS[0]); i++)
+        if (join(python, PYTHONS[i], "", "") && access(python, X_OK) == 0)
+            return 1;
+    return 0;
 }
 
 static int find_start(char *start, const char *prefix)
@@ -101,8 +111,8 @@ int main(int argc, char **argv)
         return 1;
     }
     if (!find_python(python, bin)) {
-        fprintf(stderr, "%s: there is no " PYTHON_NAME " in %s nor " BUILD_PYTHON
-                ": install the program anew\n", name, bin);
+        fprintf(stderr, "%s: there is no " PYTHON_NAME " in %s, /usr/bin or /usr/local/bin, nor "
+                BUILD_PYTHON ": install the program anew\n", name, bin);
         return 1;
     }
     arguments[n++] = python;

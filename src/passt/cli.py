@@ -11,7 +11,7 @@ import gc
 import os
 import sys
 
-from passt import __version__, log
+from passt import __commit__, __version__, log
 from passt.config.getopt import RUN, UsageError, scan
 from passt.errors import ConfigError, HostError, PasstError, explain_refusal
 
@@ -145,12 +145,12 @@ def run_program(program: str, arguments: Sequence[str]) -> int:
 
 
 def check_files(settings: Settings) -> None:
-    """Refuse one file for two of --log-file, --pid and --pcap, as its contents would be neither's.
+    """Refuse one file for two of those that we write, as its contents would be neither's.
 
     Raises ConfigError.
     """
     wanted = (("--log-file", settings.log.log_file), ("--pid", settings.process.pid_file),
-              ("--pcap", settings.diagnostics.pcap))
+              ("--pcap", settings.diagnostics.pcap), ("--ports-file", settings.forwarding.ports_file))
     named = [(option, path) for option, path in wanted if path is not None]
     if len(named) < 2:
         return
@@ -219,10 +219,17 @@ def _run_pesto(arguments: Sequence[str]) -> int:
     return pesto.run(asked)
 
 
+def version_text(program: str) -> str:
+    """Say what *program* is; its name and version stand alone on the first line, where callers read them."""
+    python = f"Python {sys.version.split(maxsplit=1)[0]}"
+    commit = f", commit {__commit__}" if __commit__ else ""
+    return f"{program} {__version__}\n{python}{commit}\n{LICENCE}"
+
+
 def print_text(program: str, action: str) -> int:
     """Print what *action* asks for; raises HostError if standard output cannot be written."""
     if action == "version":
-        data = f"{program} {__version__}\n{LICENCE}".encode()
+        data = version_text(program).encode()
     elif action == "print-capabilities":
         data = CAPABILITIES.encode()
     else:

@@ -114,9 +114,9 @@ def test_short_form_is_named_with_the_long_one() -> None:
 
 
 def test_option_that_is_not_there_yet_says_what_to_do() -> None:
-    with pytest.raises(ConfigError, match=r"^option '--splice-only' is not available yet in this version;"
-                                          r" without --config-net the interface stays down"):
-        scan("pasta", ["--splice-only"])
+    with pytest.raises(ConfigError, match=r"^option '--repair-path' is not available yet in this version;"
+                                          r" connections end when a machine is migrated"):
+        scan("passt", ["--repair-path", "none"])
 
 
 @pytest.mark.parametrize("option", ["--vhost-user", "--print-capabilities"])

@@ -53,6 +53,16 @@ def shown(spec: PortSpec) -> dict[str, object]:
     ("1-65535", {"ranges": [(1, 65535, 1)]}),
     ("[2001:db8::1]%eth0/22", {
         "address": ip_address("2001:db8::1"), "ifname": "eth0", "ranges": [(22, 22, 22)]}),
+    # Ports that the kernel chooses, and sockets that are handed over
+    ("0:80", {"chosen": [(80, None)]}),
+    ("0:80,0:80,5000", {"chosen": [(80, None), (80, None)], "ranges": [(5000, 5000, 5000)]}),
+    ("127.0.0.1/0:80", {"address": ip_address("127.0.0.1"), "chosen": [(80, None)]}),
+    ("0.0.0.0/0:192.0.2.9/80", {"address": ip_address("0.0.0.0"), "chosen": [(80, ip_address("192.0.2.9"))]}),
+    ("::/0:[2001:db8::9]/80", {"address": ip_address("::"), "chosen": [(80, ip_address("2001:db8::9"))]}),
+    ("fd:web:80", {"inherited": ("web", 80)}),
+    ("fd:my web.socket:8080", {"inherited": ("my web.socket", 8080)}),
+    ("fd::1/80", {"address": ip_address("fd::1"), "ranges": [(80, 80, 80)]}),
+    ("fd:2::1/80", {"address": ip_address("fd:2::1"), "ranges": [(80, 80, 80)]}),
     # A target address, in brackets or not
     ("0.0.0.0/5000:192.0.2.9/80", {"address": ip_address("0.0.0.0"), "ranges": [(5000, 5000, 80)],
                                    "target_addresses": {5000: ip_address("192.0.2.9")}}),
@@ -73,6 +83,7 @@ def test_specification_is_read(text: str, fields: dict[str, object]) -> None:
 PORT = "a port is a number from 1 to 65535"
 FORMS = (f"{PORT}; write PORT, FIRST-LAST, PORTS:TARGETS, ~EXCLUDED, 'all', 'auto', with commas between, or"
          " 'none'")
+HANDED_OVER = "a socket that is handed over is fd:NAME:PORT, with NAME as in FileDescriptorName= of its unit"
 MAPPING = ("a mapping is PORTS:TARGETS, PORTS:ADDRESS or PORTS:ADDRESS/TARGETS; an address to listen on ends"
            " in a slash")
 BEFORE = "; before the slash stands an address to bind to, '%' and an interface, or both"
@@ -123,6 +134,22 @@ BEFORE = "; before the slash stands an address to bind to, '%' and an interface,
     ("192.0.2.1%/22", "nothing at character 11", "'' is not an interface name: it can have 1 to 15 bytes"),
     ("%abcdefghijklmnop/22", "'abcdefghijklmnop' (character 2)",
      "'abcdefghijklmnop' is not an interface name: it can have 1 to 15 bytes"),
+    ("0:0", "'0' (character 3)", PORT),
+    ("0:", "nothing at character 3", FORMS),
+    ("22,0:x", "'x' (character 6)", FORMS),
+    ("0-5:80", "'0' (character 1)", PORT),
+    ("0:80-81", "'80-81' (character 3)", FORMS),
+    ("~0", "'0' (character 2)", PORT),
+    ("::/0:192.0.2.9/80", "'192.0.2.9' (character 6)",
+     "a target address takes an IPv4 address to listen on: 0.0.0.0/PORTS:192.0.2.9"),
+    ("fd:", "nothing at character 4", HANDED_OVER),
+    ("fd:web", "'web' (character 4)", HANDED_OVER),
+    ("fd::80", "':80' (character 4)", HANDED_OVER),
+    ("fd:web:", "nothing at character 8", FORMS),
+    ("fd:web:80,81", "'80,81' (character 8)", FORMS),
+    ("fd:web:0", "'0' (character 8)", PORT),
+    (f"fd:{'x' * 256}:80", f"'{'x' * 256}:80' (character 4)", HANDED_OVER),
+    ("fd:w\u00e9b:80", "'w\u00e9b:80' (character 4)", HANDED_OVER),
     ("%eth0", "'%eth0' (character 1)", FORMS),
     ("::1", "'::1' (character 1)", MAPPING),
     ("192.0.2.1/22/23", "'22/23' (character 11)", FORMS),
@@ -131,6 +158,18 @@ def test_mistake_shows_specification_and_place_and_what_is_right(text: str, plac
     with pytest.raises(ConfigError) as caught:
         parse_spec(text)
     assert str(caught.value) == f"'{text}': {place}: {right}"
+
+
+@pytest.mark.parametrize("text", ["0:80", "fd:web:80"])
+def test_what_names_no_port_is_for_the_host_and_the_start_alone(text: str) -> None:
+    for options in ({"prefix": False}, {"at_start": False}):
+        with pytest.raises(ConfigError, match="a port is a number from 1 to 65535"):
+            parse_spec(text, **options)
+
+
+def test_free_port_cannot_follow_a_service() -> None:
+    with pytest.raises(ConfigError, match=r"'auto' takes none then; give each an option of its own$"):
+        parse_spec("0:80,auto")
 
 
 def test_port_given_twice_is_refused() -> None:

@@ -81,6 +81,33 @@ def test_ports_bound_inside_are_followed_unless_options_say_otherwise(
     assert (rules(text, auto=True), rules(text, side=1, auto=True)) == (host, namespace)
 
 
+@pytest.mark.parametrize(("text", "expected"), [
+    ("-t 0:80", [(80, "", None)]),
+    ("-t 0:80 -t 0:81,0:80", [(80, "", None), (81, "", None), (80, "", None)]),
+    ("-t fd:web:80 -u none", [(80, "web", None)]),
+    ("-t fd:web:80 -t fd:ssh:22 -u fd:web:80", [(80, "web", None), (22, "ssh", None), (80, "web", None)]),
+    ("-t none -t 127.0.0.1/0:80", [(80, "", "127.0.0.1")]),
+])
+def test_rules_that_name_no_port_of_the_host(text: str, expected: list[tuple[int, str, str | None]]) -> None:
+    """No two of them overlap, and no UDP port follows: nobody knows its number."""
+    found, _ = table_of(text).rules(tcp=True, udp=True, ip4=True, ip6=True)
+    assert [(rule.first, rule.last) for rule in found] == [(0, 0)] * len(expected)
+    assert [(rule.target, rule.inherited, rule.address and str(rule.address)) for rule in found] == expected
+    assert not any(rule.optional or rule.auto for rule in found)
+
+
+def test_they_stand_beside_others_and_contradict_none() -> None:
+    assert rules("-t 0:80,5000,~22 -u none") == [(T, 5000, 5000, 5000, ""), (T, 0, 0, 80, "")]
+    with pytest.raises(ConfigError, match="'none' contradicts '-t 0:80' given before"):
+        table_of("-t 0:80 -t none")
+    with pytest.raises(ConfigError, match="'fd:web:81': the sockets 'web' lead to a port already"):
+        table_of("-t fd:web:80 -t fd:web:81")
+    with pytest.raises(ConfigError, match=r"forwards ports \('-t fd:web:80'\), but --no-tcp disables TCP"):
+        rules("-t fd:web:80", tcp=False)
+    with pytest.raises(ConfigError, match="listens on ::1, but -4 disables IPv6"):
+        table_of("-t ::1/0:80").rules(tcp=True, udp=True, ip4=True, ip6=False)
+
+
 def test_rules_keep_address_interface_and_what_was_written() -> None:
     found = table_of("-t 127.0.0.1%lo/80").rules(tcp=True, udp=True, ip4=True, ip6=True)[0]
     assert [(str(rule.address), rule.ifname, rule.spec) for rule in found] == [

@@ -50,7 +50,9 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("quiet", "", {"quiet": True}),
     ("foreground", "", {"foreground": True}),
     ("stderr", "", {}),
+    ("chroot-fallback", "", {}),
     ("pid", "file", {"pid_file": "file"}),
+    ("ports-file", "file", {"ports_file": "file"}),
     ("conf-path", "/run/conf", {"conf_path": "/run/conf"}),
     ("runas", "1000:100", {"runas": "1000:100"}),
     ("netns", "name", {"netns": "/run/netns/name", "netns_only": True, "foreground": False, "banner": True}),
@@ -114,6 +116,7 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("udp-ns", "22:23", {"namespace_rules": (TCP_AUTO, PortRule(17, 22, 22, 23, spec="-U 22:23"))}),
     ("freebind", "", {"freebind": True}),
     ("no-splice", "", {"splice": False}),
+    ("splice-only", "", {"splice_only": True, "host_lo_to_ns_lo": True}),
     ("host-lo-to-ns-lo", "", {"host_lo_to_ns_lo": True}),
     ("config-net", "", {"config_net": True}),
     ("ns-ifname", "net0", {"ns_ifname": "net0"}),
@@ -155,7 +158,7 @@ def test_no_two_groups_have_a_field_of_the_same_name() -> None:
 
 
 BAD_VALUES = {
-    "pid": [""], "conf-path": ["", "x" * 108],
+    "pid": [""], "ports-file": [""], "conf-path": ["", "x" * 108],
     "log-file": [""], "log-size": ["", "40959", "x", "1000000x", "-1", "0x100000"], "pcap": [""],
     "control": ["", "/" + "x" * 200],
     "stats": ["0", "1.5", "", "86401"],
@@ -372,8 +375,9 @@ def test_loopback_that_leads_round_in_circles_is_refused(inbound: str) -> None:
 
 
 def test_loopback_without_splice_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--host-lo-to-ns-lo' needs the bypass that --no-splice disables"):
-        built("--host-lo-to-ns-lo", "--no-splice")
+    for option in ("--host-lo-to-ns-lo", "--splice-only"):
+        with pytest.raises(ConfigError, match=f"'{option}' needs the bypass that --no-splice disables"):
+            built(option, "--no-splice")
 
 
 @pytest.mark.parametrize(("servers", "n_warnings"), [

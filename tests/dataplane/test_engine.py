@@ -121,6 +121,17 @@ def descriptors() -> int:
 # Making and ending
 
 
+def test_engine_goes_without_a_link_and_drops_frames(bench: Bench) -> None:
+    with pytest.raises(ValueError, match="there is a link already"):
+        bench.engine.go_without_link()
+    alone = Engine(bench.policy, bench.responder, bench.events, our_mac=OUR_MAC, mtu=1500, max_flows=32)
+    alone.go_without_link()
+    assert not alone.send_frame(bytes(64))
+    alone.call_later(0, alone.stop)
+    alone.run()
+    alone.close()
+
+
 @pytest.mark.parametrize(("mac_len", "secret_len"), [(5, 16), (7, 16), (6, 15), (6, 17)])
 def test_arguments_of_wrong_length(mac_len: int, secret_len: int) -> None:
     with pytest.raises(ValueError, match="6 bytes"):

@@ -19,14 +19,35 @@ BOTH = {signal.SIGPIPE, signal.SIGXFSZ}
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compile the launcher, beside an interpreter that prints its arguments."""
-    directory = tmp_path_factory.mktemp("launcher") / "bin"
-    directory.mkdir()
+    built = compile_launcher(tmp_path_factory.mktemp("launcher"), "stand-in")
+    built.with_name("stand-in").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="ascii")
+    built.with_name("stand-in").chmod(0o755)
+    return built
+
+
+def compile_launcher(directory: Path, python: str) -> Path:
+    """Compile a launcher for an interpreter of the name *python*, as on a machine that has it elsewhere."""
+    built = directory / "bin" / "pasta"
+    built.parent.mkdir()
     compiler = shutil.which("cc") or pytest.skip("needs a C compiler")
-    subprocess.run([compiler, "-std=gnu11", "-Wall", "-Wextra", "-Werror", '-DPYTHON_NAME="stand-in"',
-                    '-DBUILD_PYTHON="/none"', "-o", str(directory / "pasta"), str(SOURCE)], check=True)
-    (directory / "stand-in").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="ascii")
-    (directory / "stand-in").chmod(0o755)
-    return directory / "pasta"
+    subprocess.run([compiler, "-std=gnu11", "-Wall", "-Wextra", "-Werror", f'-DPYTHON_NAME="{python}"',
+                    '-DBUILD_PYTHON="/none"', "-o", str(built), str(SOURCE)], check=True)
+    return built
+
+
+def test_interpreter_of_the_system_is_found_where_the_build_had_none(tmp_path: Path) -> None:
+    program = compile_launcher(tmp_path, "printf")  # of /usr/bin: it takes the first argument for a format
+    done = subprocess.run([str(program)], check=False, capture_output=True, text=True)
+    assert "-I" in done.stdout + done.stderr
+    assert "install the program anew" not in done.stderr
+
+
+def test_a_missing_interpreter_is_named_with_the_places_where_it_could_be(tmp_path: Path) -> None:
+    program = compile_launcher(tmp_path, "python3.0")
+    done = subprocess.run([str(program)], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (f"{program}: there is no python3.0 in {program.parent}, /usr/bin or"
+                           " /usr/local/bin, nor /none: install the program anew\n")
 
 
 @pytest.mark.parametrize(("names", "option"), [

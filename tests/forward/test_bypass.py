@@ -22,9 +22,10 @@ def packed(text: str) -> bytes:
     return ip_address(text).packed
 
 
-def bypass(net: GuestNet = NET, *, splice: bool = True, keep_loopback: bool = False) -> Bypass:
+def bypass(net: GuestNet = NET, *, splice: bool = True, keep_loopback: bool = False, alone: bool = False
+           ) -> Bypass:
     policy = Policy(net)
-    made = Bypass(policy, policy.observed, splice=splice, keep_loopback=keep_loopback)
+    made = Bypass(policy, policy.observed, splice=splice, keep_loopback=keep_loopback, alone=alone)
     made.scope_id = 7
     return made
 
@@ -103,6 +104,18 @@ def test_loopback_is_reached_whatever_the_guest_has() -> None:
 @pytest.mark.parametrize("peer", ["198.51.100.1", "192.0.2.5", "2001:db8:1::1"])
 def test_other_client_of_the_host_takes_the_link(peer: str) -> None:
     assert isinstance(inbound(bypass(), peer, "203.0.113.1"), InboundTarget)
+
+
+@pytest.mark.parametrize(("peer", "local"), [
+    ("198.51.100.1", "203.0.113.1"), ("192.0.2.5", "127.0.0.1"), ("2001:db8:1::1", "2001:db8:1::2"),
+    ("127.0.0.1", "203.0.113.1"), ("::1", "2001:db8:1::1"),
+])
+def test_other_client_is_refused_where_there_is_no_link(peer: str, local: str) -> None:
+    alone = bypass(keep_loopback=True, alone=True)
+    assert inbound(alone, peer, local) is None
+    behind = replace(RULE, target_address=ip_address("192.0.2.77"))
+    assert alone.inbound(IPPROTO_TCP, behind, packed("127.0.0.1"), 50000, packed("127.0.0.1"), 8001) is None
+    assert inbound(alone, "127.0.0.2", "127.0.0.9") == lasting("127.0.0.9")
 
 
 def test_loopback_client_takes_the_link_without_splice() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from passt.errors import ConfigError
-from passt.facts.guest import GuestNet
+from passt.facts.guest import GuestFamily, GuestNet
 from passt.facts.port_rule import PortRule
 from passt.host import listeners, syscalls
 from passt.host.listeners import (
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
+BOTH = (GuestFamily(None, 24, None, None), GuestFamily(None, 64, None, None))
 
 
 def rule(proto: int = TCP, first: int = 5000, last: int | None = None, address: str | None = None, *,
@@ -217,6 +218,89 @@ def test_freebind_takes_an_address_that_is_missing(proto: int, address: str) -> 
             return str(sock.getsockname()[0])
 
     assert isolated(bind) == address
+
+
+def settled(asked: PortRule, handed_over: dict[int, str] | None = None, *, ip6: bool = True
+            ) -> list[tuple[bool, str | None, str | None, int, int]]:
+    """Tell whether socket and rule have one port; address and interface of the rule; two options."""
+    set_up("lo")
+    binder = HostBinder(ip4=True, ip6=ip6)
+    found = []
+    for listener in listeners.open_unnamed(asked, binder, handed_over or {}):
+        made, sock = listener.rule, socket.socket(fileno=listener.fd)
+        port = sock.getsockname()[1]
+        assert (sock.get_inheritable(), os.get_blocking(listener.fd)) == (False, False)
+        assert (made.inherited, made.service_port(port)) == ("", asked.target)
+        found.append((listener.port == made.first == made.last == port > 0,
+                      None if made.address is None else str(made.address), made.ifname,
+                      sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN),
+                      sock.getsockopt(socket.IPPROTO_IP, listeners.IP_PKTINFO)))
+    return found
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize(("proto", "address", "ip6", "flags"), [
+    (TCP, None, True, (1, 0)), (TCP, None, False, (1, 0)), (TCP, "127.0.0.1", True, (1, 0)),
+    (UDP, None, True, (0, 1)), (UDP, "::1", True, (0, 1)),
+])
+def test_port_that_the_kernel_chooses_is_in_the_rule(
+        proto: int, address: str | None, ip6: bool, flags: tuple[int, int]) -> None:
+    asked = PortRule(proto, 0, 0, 80, ip_address(address) if address else None)
+    assert isolated(lambda: settled(asked, ip6=ip6)) == [(True, address, None, *flags)]
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize(("proto", "host", "only6", "address"), [
+    (TCP, "::", 0, None), (TCP, "::", 1, "::"), (TCP, "0.0.0.0", 0, "0.0.0.0"),
+    (TCP, "127.0.0.1", 0, "127.0.0.1"),
+    (UDP, "::", 0, None), (UDP, "::1", 1, "::1"), (UDP, "127.0.0.1", 0, "127.0.0.1"),
+])
+@pytest.mark.parametrize("device", ["", "lo"])
+def test_socket_that_is_handed_over_is_made_ready_and_named_in_the_rule(
+        proto: int, host: str, only6: int, address: str | None, device: str) -> None:
+    def serve() -> list[tuple[bool, str | None, str | None, int, int]]:
+        set_up("lo")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM if proto == TCP else socket.SOCK_DGRAM)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only6)
+        if device:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+        sock.bind((host, 0))
+        if proto == TCP:
+            sock.listen()
+        return settled(PortRule(proto, 0, 0, 80, inherited="web"), {sock.fileno(): "web"})
+
+    flags = (1, 0) if proto == TCP else (0, 1)
+    assert isolated(serve) == [(True, address, device or None, *flags)]
+
+
+@pytest.mark.needs_root
+def test_chosen_ports_are_none_that_another_rule_names() -> None:
+    """The range that the kernel chooses from has two ports, and a later rule names one of them."""
+    def choose() -> list[int]:
+        set_up("lo")
+        with open("/proc/sys/net/ipv4/ip_local_port_range", "w", encoding="ascii") as file:
+            file.write("40000 40001")
+        ports = HostPorts([PortRule(TCP, 0, 0, 80), rule(first=40000)], (), GuestNet(*BOTH, "tap0"), 100)
+        return [*(listener.port for listener in ports.listeners), *(made.first for made in ports.settled)]
+
+    assert isolated(choose) == [40000, 40001, 40001]
+
+
+@pytest.mark.needs_root
+def test_nothing_stays_open_if_a_socket_is_missing() -> None:
+    def fail() -> tuple[str, int]:
+        set_up("lo")
+        before = len(os.listdir("/proc/self/fd"))
+        try:
+            HostPorts([rule(first=5000), PortRule(TCP, 0, 0, 80, inherited="web", spec="-t fd:web:80")], (),
+                      GuestNet(*BOTH, "tap0"), 100)
+        except ConfigError as error:
+            return str(error).partition(";")[0], len(os.listdir("/proc/self/fd")) - before
+        return "", -1
+
+    assert isolated(fail) == ("-t fd:web:80: no TCP socket of this name is handed over", 0)
 
 
 @pytest.mark.needs_root

@@ -78,6 +78,9 @@ OPTIONS: tuple[Option, ...] = (
            " go to the background; the program that was called exits when all is ready.", available=True),
     Option(GENERAL, "e", "stderr", "", "No effect; accepted from old callers.",
            available=True, deprecated=True),
+    Option(GENERAL, "", "chroot-fallback", "",
+           "No effect; accepted from callers of the C program. Where the root directory cannot be replaced,"
+           " Landlock closes all paths without being asked.", available=True),
     Option(GENERAL, "l", "log-file", "PATH", "Write messages to the file PATH instead of the system log.",
            available=True),
     Option(GENERAL, "", "log-size", "SIZE",
@@ -193,8 +196,9 @@ OPTIONS: tuple[Option, ...] = (
     Option(PORTS, "t", "tcp-ports", "SPEC",
            "Forward TCP ports of the host to the guest. SPEC: [ADDR][%IF]/ITEM,... with items PORT,"
            " FIRST-LAST, PORTS:TARGETS, PORTS:TARGETADDR[/TARGETS], ~EXCLUDED, all (except ephemeral ports),"
-           " auto (pasta: while bound in the namespace); or none. Unless -u is given, UDP ports of the same"
-           " numbers are forwarded too. Default: auto in pasta, none in passt.",
+           " 0:TARGET (a free port, see --ports-file), auto (pasta: while bound in the namespace); or none;"
+           " or fd:NAME:TARGET (sockets that systemd hands over, see NOTES). Unless -u is given, UDP ports of"
+           " the same numbers are forwarded too. Default: auto in pasta, none in passt.",
            repeat=ACCUMULATES, available=True),
     Option(PORTS, "u", "udp-ports", "SPEC",
            "The same for UDP ports; auto follows TCP ports too. With none, -t forwards no UDP ports."
@@ -205,6 +209,9 @@ OPTIONS: tuple[Option, ...] = (
            " interface. Default: auto.", modes=_PASTA_ONLY, repeat=ACCUMULATES, available=True),
     Option(PORTS, "U", "udp-ns", "SPEC", "The same for UDP ports. Default: auto.",
            modes=_PASTA_ONLY, repeat=ACCUMULATES, available=True),
+    Option(PORTS, "", "ports-file", "FILE",
+           "When all is ready, write to FILE a line for each port of the host that -t and -u name: protocol,"
+           " address or *, port, where it leads. Until then FILE is empty.", available=True),
     Option(PORTS, "", "host-lo-to-ns-lo", "",
            "Clients on the host's loopback reach forwarded ports on the namespace's loopback, including"
            " services bound to loopback only. Default: they reach the namespace's public address.",
@@ -212,9 +219,9 @@ OPTIONS: tuple[Option, ...] = (
     Option(PORTS, "", "no-splice", "",
            "Connections from the host's loopback go through the tap interface too. Default: they are passed"
            " on from socket to socket.", modes=_PASTA_ONLY, available=True),
-    Option(PORTS, "", "splice-only", "", "No tap interface: forward loopback connections only.",
-           modes=_PASTA_ONLY,
-           meanwhile="without --config-net the interface stays down, and these connections are forwarded"),
+    Option(PORTS, "", "splice-only", "",
+           "No tap interface, and no /dev/net/tun needed: only forward connections from loopback to loopback,"
+           " by -t, -u, -T and -U; implies --host-lo-to-ns-lo.", modes=_PASTA_ONLY, available=True),
 
     Option(NAMESPACE, "", "config-net", "", "Set up addresses, routes and MTU in the namespace.",
            modes=_PASTA_ONLY, available=True),
@@ -255,6 +262,14 @@ OPTIONS: tuple[Option, ...] = (
            "Speak vhost-user on the socket: the virtual machine shares its memory, and frames are not copied"
            " through the socket. Default: each frame is sent with its length in front.", modes=_PASST_ONLY,
            available=True),
+    Option(MACHINE, "", "repair-path", "PATH|none",
+           "Socket for passt-repair, by which connections go with a machine that is migrated.",
+           modes=_PASST_ONLY,
+           meanwhile="connections end when a machine is migrated, whatever is given here; leave it out"),
+    Option(MACHINE, "", "migrate-exit", "", "End when the machine has been migrated.", modes=_PASST_ONLY,
+           meanwhile="--one-off ends passt when its machine closes the connection"),
+    Option(MACHINE, "", "migrate-no-linger", "", "Do not wait for the other side when a machine is migrated.",
+           modes=_PASST_ONLY, meanwhile="nothing is waited for, as connections do not go with a machine"),
     Option(MACHINE, "", "print-capabilities", "",
            "Print what the vhost-user back end can do, as JSON, and exit.", modes=_PASST_ONLY,
            available=True),

@@ -1,9 +1,10 @@
 """Port specifications: the arguments of -t, -u, -T and -U.
 
-    spec   = "none" | [ prefix ] item { "," item }
+    spec   = "none" | "fd:" name ":" port | [ prefix ] item { "," item }
     prefix = [ address | "*" ] [ "%" interface ] "/"       -t and -u only
     item   = "all" [ ":" address ] | "auto" | "~" range
            | range [ ":" ( range | address [ "/" range ] ) ]
+           | "0:" ( port | address "/" port )              -t and -u only
     range  = port [ "-" port ]
 
 The first slash ends the prefix; every address may stand in brackets. A target address is one behind the
@@ -11,6 +12,9 @@ guest's interface, of the same family as the prefix, which has to name an addres
 for the whole specification, wherever they stand; a specification of exclusions only means all other ports, as
 `all` does. `auto` makes the whole specification conditional: a port is forwarded while the port that it leads
 to is bound at the service side. Numbers are decimal.
+
+Two forms name no port of the host: 0 is a free one, which the kernel chooses; `fd:` has the sockets of a name
+that a service manager hands over (sd_listen_fds(3)). The latter has no slash, so no address is taken for it.
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 MAX_PORT = 65535
 _MAPPING = ("a mapping is PORTS:TARGETS, PORTS:ADDRESS or PORTS:ADDRESS/TARGETS; an address to listen on ends"
             " in a slash")
+_FD = "fd:"
+MAX_NAME = 255                    # bytes, systemd.socket(5), FileDescriptorName=
 _PORT_RANGE = f"a port is a number from 1 to {MAX_PORT}"
 
 
@@ -34,11 +40,13 @@ class PortSpec:
     """One specification: *ranges* are (first, last, first target), *excluded* (first, last), inclusive.
 
     *is_none* excludes everything else; *is_all* holds for exclusions alone too. *target_addresses* has the
-    addresses that ranges lead to, by their first ports; that of `all` by 0.
+    addresses that ranges lead to, by their first ports; that of `all` by 0. *chosen* are target and its
+    address of ports that the kernel chooses; *inherited* is the name of sockets that are handed over, with
+    their target.
     """
 
-    __slots__ = ("address", "excluded", "ifname", "is_all", "is_auto", "is_none", "ranges",
-                 "target_addresses", "text")
+    __slots__ = ("address", "chosen", "excluded", "ifname", "inherited", "is_all", "is_auto", "is_none",
+                 "ranges", "target_addresses", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -47,18 +55,25 @@ class PortSpec:
         self.ranges: list[tuple[int, int, int]] = []
         self.excluded: list[tuple[int, int]] = []
         self.target_addresses: dict[int, IPAddress] = {}
+        self.chosen: list[tuple[int, IPAddress | None]] = []
+        self.inherited: tuple[str, int] | None = None
         self.is_none = self.is_all = self.is_auto = False
 
 
-def parse_spec(text: str, *, prefix: bool = True, auto: bool = True) -> PortSpec:
+def parse_spec(text: str, *, prefix: bool = True, auto: bool = True, at_start: bool = True) -> PortSpec:
     """Read one specification.
 
-    *prefix* allows an address or interface, *auto* the word `auto`. Raises ConfigError: a line with the
-    specification, the place of the mistake, and what would be right.
+    *prefix* allows an address or interface, *auto* the word `auto`, *at_start* with *prefix* the forms that
+    name no port of the host. Raises ConfigError: a line with the specification, the place of the mistake, and
+    what would be right.
     """
     spec = PortSpec(text)
     if text == "none":
         spec.is_none = True
+        return spec
+    names_none = prefix and at_start
+    if names_none and text.startswith(_FD) and "/" not in text:
+        spec.inherited = _parse_inherited(text)
         return spec
     head, slash, items = text.partition("/")
     if not slash:
@@ -68,8 +83,14 @@ def parse_spec(text: str, *, prefix: bool = True, auto: bool = True) -> PortSpec
     else:
         raise _wrong(text, 0, head + slash, "-T and -U listen on loopback; give ports alone")
     for offset, item in _split(items, len(text) - len(items), ","):
-        _parse_item(spec, offset, item, auto=auto)
-    spec.is_all = spec.is_all or not (spec.ranges or spec.is_auto)
+        if names_none and item.startswith("0:"):
+            spec.chosen.append(_parse_chosen(spec, offset + len("0:"), item[len("0:"):]))
+        else:
+            _parse_item(spec, offset, item, auto=auto)
+    if spec.chosen and spec.is_auto:
+        raise ConfigError(f"'{text}': a free port is taken at the start, and 'auto' takes none then; give"
+                          " each an option of its own")
+    spec.is_all = spec.is_all or not (spec.ranges or spec.chosen or spec.is_auto)
     before = 0
     for first, last, _ in sorted(spec.ranges):
         if first <= before:
@@ -129,6 +150,22 @@ def _parse_item(spec: PortSpec, offset: int, item: str, *, auto: bool) -> None:
         spec.excluded.append(_parse_range(spec.text, offset + 1, item[1:]))
     else:
         spec.ranges.append(_parse_mapping(spec, offset, item))
+
+
+def _parse_inherited(text: str) -> tuple[str, int]:
+    """Read `fd:NAME:PORT`; return name and port."""
+    name, colon, port = text[len(_FD):].partition(":")
+    if not (name and colon and len(name) <= MAX_NAME and name.isascii() and name.isprintable()):
+        raise _wrong(text, len(_FD), text[len(_FD):], "a socket that is handed over is fd:NAME:PORT, with"
+                     " NAME as in FileDescriptorName= of its unit")
+    return name, _parse_port(text, len(_FD) + len(name) + 1, port)
+
+
+def _parse_chosen(spec: PortSpec, offset: int, target: str) -> tuple[int, IPAddress | None]:
+    """Read where a free port leads: `PORT` or `ADDRESS/PORT`."""
+    literal, slash, port = target.rpartition("/")
+    address = _parse_target_address(spec, offset, literal) if slash else None
+    return _parse_port(spec.text, offset + len(literal) + len(slash), port), address
 
 
 def _parse_mapping(spec: PortSpec, offset: int, item: str) -> tuple[int, int, int]:

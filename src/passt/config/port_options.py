@@ -38,6 +38,8 @@ class PortTable:
     def __init__(self, *, auto: bool) -> None:
         self._auto = auto
         self._rules: dict[str, RuleTable] = {}
+        # Whose ports are known when they are open.
+        self._open: dict[str, list[PortRule]] = {}
 
     def add(self, name: str, text: str) -> None:
         """Take one use of the option *name*, a key of `PORT_OPTIONS`. Raises ConfigError.
@@ -48,11 +50,18 @@ class PortTable:
         spec = parse_spec(text, prefix=is_host, auto=self._auto)
         rules = self._rules.setdefault(name, RuleTable())
         if spec.is_none:
-            for rule in rules:
+            for rule in (*rules, *self._open.get(name, ())):
                 raise ConfigError(f"'none' contradicts '{rule.spec}' given before; leave one of them out")
             return
+        unknown = make_open_rules(spec, proto, letter)
+        before = self._open.setdefault(name, [])
+        for rule in unknown:
+            if rule.inherited and any(other.inherited == rule.inherited for other in before):
+                raise ConfigError(f"'{text}': the sockets '{rule.inherited}' lead to a port already; once is"
+                                  " enough")
+        before += unknown
         added = make_rules(spec, proto, letter)
-        if not added:
+        if not (added or unknown):
             raise ConfigError(f"'{text}': all of its ports are excluded; exclude fewer, or say 'none'")
         try:
             rules.add(added)
@@ -74,13 +83,13 @@ class PortTable:
             if name not in self._rules:
                 sides[not is_host].extend(self._defaults(name, tcp=tcp))
                 continue
-            for rule in self._rules[name]:
+            for rule in (*self._rules[name], *self._open.get(name, ())):
                 _check_family(name, rule, ip4=ip4, ip6=ip6)
                 sides[not is_host].append(rule)
         return tuple(sides[0]), tuple(sides[1])
 
     def _check_unused(self, name: str, proto: str) -> None:
-        for rule in self._rules.get(name, ()):
+        for rule in (*self._rules.get(name, ()), *self._open.get(name, ())):
             raise ConfigError(f"option '--{name}' forwards ports ('{rule.spec}'), but --no-{proto.lower()}"
                               f" disables {proto}; leave one of them out")
 
@@ -103,16 +112,29 @@ class PortTable:
 
 def make_rules(spec: PortSpec, proto: int, letter: str) -> list[PortRule]:
     """Make the rules of one specification: those that must succeed first, then those that may fail."""
+    if spec.inherited is not None:
+        return []
     named = [PortRule(proto, first, last, target, spec.address, spec.ifname, auto=spec.is_auto,
                       spec=f"{letter} {spec.text}", target_address=spec.target_addresses.get(first))
              for first, last, target in spec.ranges]
     rules = [left for rule in named for left in rule.without(spec.excluded)]
-    if spec.is_all or not named:
+    if spec.is_all or not (named or spec.chosen):
         others = [*spec.excluded, *((rule.first, rule.last) for rule in named)]
         rules += PortRule(proto, 1, MAX_PORT, 1, spec.address, spec.ifname, optional=True,
                           skips_ephemeral=not spec.is_auto, auto=spec.is_auto,
                           spec=f"{letter} {spec.text}",
                           target_address=spec.target_addresses.get(0)).without(others)
+    return rules
+
+
+def make_open_rules(spec: PortSpec, proto: int, letter: str) -> list[PortRule]:
+    """Make the rules of one specification that name no port of the host: no two of them overlap."""
+    text = f"{letter} {spec.text}"
+    rules = [PortRule(proto, 0, 0, target, spec.address, spec.ifname, spec=text, target_address=address)
+             for target, address in spec.chosen]
+    if spec.inherited is not None:
+        name, target = spec.inherited
+        rules.append(PortRule(proto, 0, 0, target, inherited=name, spec=text))
     return rules
 
 

@@ -28,6 +28,7 @@ FLAGS: dict[str, Changes] = {
     "quiet": {"debug": False, "trace": False, "quiet": True},
     "foreground": {"foreground": True},
     "stderr": {},
+    "chroot-fallback": {},
     "ipv4-only": {"ip4": True, "ip6": False},
     "ipv6-only": {"ip4": False, "ip6": True},
     "no-map-gw": {"map_gw": False},
@@ -46,6 +47,7 @@ FLAGS: dict[str, Changes] = {
     "config-net": {"config_net": True},
     "no-splice": {"splice": False},
     "host-lo-to-ns-lo": {"host_lo_to_ns_lo": True},
+    "splice-only": {"splice_only": True, "host_lo_to_ns_lo": True},
     "no-copy-routes": {"copy_routes": False},
     "no-copy-addrs": {"copy_addresses": False},
     "netns-only": {"netns_only": True, "userns": None},
@@ -85,6 +87,7 @@ VALUES: dict[str, Callable[[str], Changes]] = {
     "control": lambda text: {"control_path": parsers.parse_socket_path(text)},
     "stats": lambda text: {"stats_s": parsers.parse_number(text, 1, parsers.MAX_STATS_S)},
     "conf-path": lambda text: {"conf_path": parsers.parse_socket_path(text)},
+    "ports-file": lambda text: {"ports_file": parsers.parse_path(text)},
     "pid": lambda text: {"pid_file": parsers.parse_path(text)},
     "runas": lambda text: {"runas": parsers.parse_identity(text)},
     "netns": lambda text: {"netns": parsers.parse_netns(text)},
@@ -268,8 +271,9 @@ def _check_steering(settings: Settings) -> None:
 def _check_loopback(forwarding: ForwardingSettings) -> None:
     """Refuse rules of both sides that lead to each other, from loopback to loopback. Raises ConfigError."""
     if not forwarding.splice:
-        raise ConfigError("option '--host-lo-to-ns-lo' needs the bypass that --no-splice disables; leave one"
-                          " of them out")
+        option = "--splice-only" if forwarding.splice_only else "--host-lo-to-ns-lo"
+        raise ConfigError(f"option '{option}' needs the bypass that --no-splice disables; leave one of them"
+                          " out")
     for rule in forwarding.port_rules:
         for back in forwarding.namespace_rules:
             if rule.auto or back.auto:

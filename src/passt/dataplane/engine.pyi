@@ -52,6 +52,9 @@ class Engine:
     def attach_tap(self, fd: int, guest_mac: bytes, offloads: int) -> None:
         """Take ownership of a tap opened by `host.tap`; *offloads* are the TUN_F_* bits granted."""
 
+    def go_without_link(self) -> None:
+        """Let flows that bypass the link come, as there will be none; frames for the guest are dropped."""
+
     def is_guest_known(self) -> bool:
         """Tell whether the guest's MAC address is known: from the tap, or from what came by this client."""
 

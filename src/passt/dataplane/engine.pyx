@@ -87,6 +87,11 @@ cdef class Engine:
         memcpy(self.core.guest.tap_mac, <const char *>guest_mac, ETH_ALEN)
         set_guest(self.core, self.core.guest.tap_mac)
 
+    def go_without_link(self):
+        if self.core.link.n_fds:
+            raise ValueError("there is a link already")
+        self.core.link.blocked = False
+
     def attach_stream(self, int fd, on_end):
         cdef StreamLink link
         if self.core.link.n_fds:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 class PortRule(Value):
     """Ports *first*..*last* of the listen side lead to the ports from *target* on of the service side.
 
+    A host port 0 is one that the kernel will choose: `host.listeners` replaces the rule by one that names it.
     The listen side is the host for -t and -u, the namespace for -T and -U; the service side is the other one.
     """
 
@@ -27,6 +28,7 @@ class PortRule(Value):
     skips_ephemeral: bool = False      # leave out the ports that the kernel gives to clients (ip(7))
     auto: bool = False                 # listen on a port only while the port that it leads to is bound
     target_address: IPAddress | None = None  # lead there; None: to the guest's own address, last seen
+    inherited: str = ""                # name of a listening socket that is handed over; ports 0 until then
     spec: str = ""                     # option and argument as given; empty for a rule by default
 
     def bare(self) -> PortRule:

@@ -111,7 +111,14 @@ class ForwardingSettings(Value):
     namespace_rules: tuple[PortRule, ...] = ()   # -T and -U: the namespace listens
     freebind: bool = False                       # listen on addresses that the host does not have
     splice: bool = True                          # flows from the host's loopback bypass the link
+    ports_file: str | None = None                # path of a file that says which ports are open
+    splice_only: bool = False                    # there is no link; other flows are refused
     host_lo_to_ns_lo: bool = False               # and then reach services on the namespace's loopback
+
+    @property
+    def takes_sockets(self) -> bool:
+        """Whether some rule is about sockets that a service manager hands over."""
+        return any(rule.inherited for rule in self.port_rules)
 
     @property
     def has_auto_ports(self) -> bool:

@@ -11,7 +11,7 @@ host has the loopback address that the client used, and our socket there the cli
 uses another address is refused: the listener is bound to lo, which carries the namespace's other addresses
 too.
 
-All other flows are left to the policy behind this one.
+All other flows are left to the policy behind this one, or refused where there is no link (--splice-only).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 # The source that the kernel chooses for any loopback destination.
 _USUAL_SOURCES = frozenset((IP4_LOOPBACK, IP6_LOOPBACK))
+NO_LINK = "there is no link (--splice-only)"
 _NOT_LOOPBACK = "not from loopback to loopback"
 
 
@@ -41,16 +42,19 @@ class Bypass:
     """Implements `contracts.FlowPolicy`: decides on loopback flows and leaves the others to *policy*.
 
     With *splice* False the host's flows are left to *policy* too. With *keep_loopback* loopback clients of
-    the host reach the namespace's loopback. *explain* gets a line for each decision, if given. Set `scope_id`
+    the host reach the namespace's loopback. If it is *alone* there is no link: other flows are refused.
+    *explain* gets a line for each decision, if given. Set `scope_id`
     to the index of the guest's interface when it is known.
     """
 
     def __init__(self, policy: Policy, observed: Observed, *, splice: bool = True,
-                 keep_loopback: bool = False, explain: Callable[[str], None] | None = None) -> None:
+                 keep_loopback: bool = False, alone: bool = False,
+                 explain: Callable[[str], None] | None = None) -> None:
         self._policy = policy
         self._observed = observed
         self._splice = splice
         self._keep_loopback = keep_loopback
+        self._alone = alone
         self._explain = explain
         self._lasting = explain is None  # else the policy is asked for each flow, to explain it
         self.scope_id = 0
@@ -63,6 +67,8 @@ class Bypass:
                 local: bytes, local_port: int) -> InboundTarget | Target | None:
         """Map a flow accepted on the host for *rule*, a `PortRule`; None refuses it."""
         if self._find_bar(rule, peer):
+            if self._alone:
+                return None
             return self._policy.inbound(proto, rule, peer, peer_port, local, local_port)
         target = self._decide_inbound(rule, peer, local, local_port)
         if self._explain is not None:
@@ -74,6 +80,8 @@ class Bypass:
                         local: bytes, local_port: int) -> Explained:
         """Decide as `inbound`, and say how."""
         bar = self._find_bar(rule, peer)
+        if bar and self._alone:
+            return Explained(None, NO_LINK, (f"it cannot bypass the link: {bar}",))
         if bar:
             found = self._policy.explain_inbound(proto, rule, peer, peer_port, local, local_port)
             return replace(found, steps=(f"it takes the link: {bar}", *found.steps))
@@ -111,6 +119,8 @@ class Bypass:
     def _decide_inbound(self, rule: object, peer: bytes, local: bytes, local_port: int) -> Target | None:
         if self._keep_loopback and is_loopback(local):
             destination: bytes | None = local
+        elif self._alone:
+            return None
         else:
             destination = self._observed.inbound_destination(peer)
         if destination is None:

@@ -20,6 +20,7 @@ import errno
 import os
 import resource
 import socket
+from ipaddress import ip_address
 
 from passt import log
 from passt.errors import ConfigError
@@ -29,7 +30,7 @@ from passt.light.values import replace
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from passt.facts.guest import GuestNet
     from passt.facts.port_rule import PortRule
@@ -50,6 +51,7 @@ IP_PKTINFO = 8
 IP_RECVERR = 11
 IP_FREEBIND = 15
 IPV6_RECVERR = 25
+IFNAMSIZ = 16  # linux/if.h
 IP_RECVTOS = 13
 IPV6_FREEBIND = 78
 
@@ -173,21 +175,74 @@ class HostPorts:
     """The port rules of a run, with the host ports of fixed rules bound already.
 
     *inbound* and *outbound* are the rules of the host's ports and the namespace's, without the ephemeral
-    ports that a rule leaves out. *freebind* is for `HostBinder`. Raises ConfigError like `open_listeners`.
+    ports that a rule leaves out, and with the ports of those that named none. *freebind* is for `HostBinder`;
+    *handed_over* are descriptors and names for rules that name sockets; *settled* are the rules that named no
+    port, as they are now. Raises ConfigError like `open_listeners`.
     """
 
-    __slots__ = ("binder", "inbound", "listeners", "outbound")
+    __slots__ = ("binder", "inbound", "listeners", "outbound", "settled")
 
     def __init__(self, port_rules: Iterable[PortRule], namespace_rules: Iterable[PortRule], guest: GuestNet,
-                 max_listeners: int, *, freebind: bool = False) -> None:
+                 max_listeners: int, *, freebind: bool = False, handed_over: Mapping[int, str] | None = None
+                 ) -> None:
         self.binder = HostBinder(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None,
                                  freebind=freebind,
                                  ifindex6=guest.ip6.template_ifindex if guest.ip6 else 0)
-        self.inbound = leave_out_ephemeral(port_rules)
+        rules = list(port_rules)
+        self.inbound = leave_out_ephemeral(rule for rule in rules if rule.first)
         self.outbound = leave_out_ephemeral(namespace_rules)
         # One port of the namespace may take two sockets, one for each family.
         self.listeners = open_listeners(self.inbound, self.binder, max_listeners,
                                         n_later=2 * len(optional_groups(self.outbound)))
+        # Last: else the kernel might choose a port that another rule names.
+        try:
+            found = [listener for rule in rules if not rule.first
+                     for listener in open_unnamed(rule, self.binder, handed_over or {})]
+        except BaseException:
+            for listener in self.listeners:
+                os.close(listener.fd)
+            raise
+        self.settled = [listener.rule for listener in found]
+        self.inbound += self.settled
+        self.listeners += found
+
+    def named(self) -> list[tuple[PortRule, int]]:
+        """List rule and port of what has to be open: of rules that may not fail."""
+        return [(listener.rule, listener.port) for listener in self.listeners if not listener.rule.optional]
+
+
+def open_unnamed(rule: PortRule, binder: HostBinder, handed_over: Mapping[int, str]) -> list[Listener]:
+    """Open what serves a rule that names no port of the host; each listener has a rule that does.
+
+    Raises ConfigError; nothing stays open then.
+    """
+    if rule.inherited:
+        # Only a service manager's child needs this.
+        from passt.host import inherited_sockets
+
+        sockets = inherited_sockets.adopt(rule, handed_over)
+    else:
+        try:
+            sockets = [socket.socket(fileno=binder.open(rule, 0))]
+        except OSError as error:
+            raise ConfigError(explain_failure(rule, 0, error)) from None
+    return [_settle(rule, sock) for sock in sockets]
+
+
+def _settle(rule: PortRule, sock: socket.socket) -> Listener:
+    """Make the listener of *sock*, which serves *rule*, with a rule that names its port."""
+    literal, port = sock.getsockname()[:2]
+    address, ifname = rule.address, rule.ifname
+    if rule.inherited:
+        is_any = literal == "::" and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        address = None if is_any else ip_address(literal.partition("%")[0])
+        if rule.proto == socket.IPPROTO_UDP:
+            _want_details(sock, sock.family)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        device = sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, IFNAMSIZ).partition(b"\0")[0]
+        ifname = os.fsdecode(device) or None
+    return Listener(sock.detach(), port, replace(rule, first=port, last=port, address=address, ifname=ifname,
+                                                 inherited=""))
 
 
 def optional_groups(rules: Iterable[PortRule]) -> dict[tuple[str, int], list[PortRule]]:

@@ -18,6 +18,7 @@ from passt import errors, log
 from passt.errors import HostError, PasstError
 from passt.host import syscalls, tap
 from passt.host.bound_ports import open_sources
+from passt.host.descriptors import open_null
 from passt.namespace.child_channel import Channel, Kind, Message, Tap, read_ready
 from passt.namespace.explain import explain_refusal
 from passt.process import signals
@@ -39,6 +40,13 @@ if TYPE_CHECKING:
         @property
         def link_local(self) -> IPv6Address | None:
             """Link-local address, if there is one."""
+
+
+class NoTap:
+    """Stands for facts about a tap where none is made."""
+
+    mac = bytes(6)
+    link_local = None
 
 
 class Child:
@@ -129,14 +137,15 @@ def _run_child(channel: Channel, main: Callable[[Channel], object]) -> NoReturn:
         os._exit(status)
 
 
-def make_tap(channel: Channel, ifname: str, configure: Callable[[], TapFacts], *,
+def make_tap(channel: Channel, ifname: str | None, configure: Callable[[], TapFacts], *,
              allow: int = tap.ALL_OFFLOADS, watch_ports: bool = False) -> None:
     """Make the tap *ifname* in our network namespace, *configure* it, send it. Raises PasstError.
 
+    Without a name there is no tap; a null device is sent in its place, as the message has no other form.
     *allow* limits the offloads asked for, TUN_F_* bits. With *watch_ports* the sources of
     `bound_ports.open_sources` are sent too.
     """
-    fd, offloads = tap.open_tap(ifname, allow=allow)
+    fd, offloads = (open_null(), 0) if ifname is None else tap.open_tap(ifname, allow=allow)
     namespace = -1
     sources: list[int] = []
     try:

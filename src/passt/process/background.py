@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from passt.process.service_manager import ServiceManager
+
 _READY = b"\0"
 _PID = struct.Struct("=i")
 _NO_PARENT = "the process that started this one has ended"
@@ -62,6 +64,8 @@ class Background:
         self._files = StartFiles()
         # Called in the parent with the child's PID, before the child goes on; returns a file that it made.
         self.on_fork: Callable[[int], str] | None = None
+        # In the foreground: who waits for the process itself to say that it is ready.
+        self.manager: ServiceManager | None = None
         if pid_file is not None:
             self._open(pid_file)
 
@@ -133,7 +137,10 @@ class Background:
             self._check_parent()
 
     def announce(self) -> None:
-        """Write the pid file and, in the background, leave the caller's session and let the parent exit."""
+        """Write the pid file, tell a service manager; in the background, leave the session of the caller.
+
+        There the parent exits then, which is what its caller waits for.
+        """
         if self._parent_fd >= 0:
             self.hold()
         if self._pid_fd >= 0:
@@ -144,6 +151,8 @@ class Background:
         if self._pid_fd >= 0:
             os.close(self._pid_fd)
             self._pid_fd = -1
+        if self.manager is not None:
+            self.manager.tell_ready()
 
     def fail(self) -> None:
         """Remove the files that the start has created, unless `announce` has been called."""

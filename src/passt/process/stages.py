@@ -48,7 +48,7 @@ class Stage:
 
 STAGES = (
     Stage("host", _ALL, "signalfd of SIGUSR1, packet capture, connection of --fd; the host is read"),
-    Stage("ports", _ALL, "listeners of the host's ports"),
+    Stage("ports", _ALL, "listeners of the host's ports, opened or handed over; the file of --ports-file"),
     Stage("target", (ATTACHED,), "namespaces, watch for their end"),
     Stage("socket", _ALL, "listening sockets for a machine, --control and --conf-path, their files; with"
           " either of these two a helper for low ports"),

@@ -22,6 +22,7 @@ from passt.forward.bypass import Bypass
 from passt.forward.policy import Policy
 from passt.host.ping_permission import PingRefusal
 from passt.host.udp_timeouts import udp_timeouts
+from passt.light.values import replace
 from passt.run.banner import banner
 from passt.run.port_forwarding import PortForwarding
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from passt.facts.guest import GuestNet
     from passt.facts.settings import ForwardingSettings, Settings
     from passt.host.listeners import HostPorts
+    from passt.process.background import Background
+    from passt.process.ports_file import PortsFile
     from passt.run.diagnostics import Diagnostics
     from passt.run.port_forwarding import NamespaceSide
     from passt.run.port_helper import PortHelper
@@ -92,7 +95,40 @@ def open_ports(asked: ForwardingSettings, guest: GuestNet, *, changes: bool) -> 
         return None
     from passt.host.listeners import HostPorts
 
-    return HostPorts(asked.port_rules, asked.namespace_rules, guest, MAX_LISTENERS, freebind=asked.freebind)
+    handed_over = {}
+    if asked.takes_sockets:
+        from passt.host import inherited_sockets
+
+        handed_over = inherited_sockets.list_handed_over()
+    ports = HostPorts(asked.port_rules, asked.namespace_rules, guest, MAX_LISTENERS, freebind=asked.freebind,
+                      handed_over=handed_over)
+    if handed_over:
+        inherited_sockets.forget(handed_over)
+    return ports
+
+
+def open_ports_file(asked: ForwardingSettings, background: Background) -> PortsFile | None:
+    """Open the file of --ports-file, if it is asked for. Raises ConfigError."""
+    if asked.ports_file is None:
+        return None
+    from passt.process.ports_file import PortsFile
+
+    return PortsFile(asked.ports_file, background)
+
+
+def tell_ports(file: PortsFile | None, ports: HostPorts | None) -> None:
+    """Write *ports* into the file of --ports-file, if there is one. Raises HostError."""
+    if file is not None:
+        file.write(ports.named() if ports is not None else ())
+
+
+def settle_ports(settings: Settings, ports: HostPorts | None) -> Settings:
+    """Return *settings* with the ports that *ports* has for rules that named none of the host's."""
+    forwarding = settings.forwarding
+    if ports is None or all(rule.first for rule in forwarding.port_rules):
+        return settings
+    named = [rule for rule in forwarding.port_rules if rule.first]
+    return replace(settings, forwarding=replace(forwarding, port_rules=(*named, *ports.settled)))
 
 
 def follows_ports(settings: Settings) -> bool:
@@ -125,7 +161,8 @@ class Network:
         self.bypass = None
         if bypassed:
             self.bypass = Bypass(policy, policy.observed, keep_loopback=settings.forwarding.host_lo_to_ns_lo,
-                                 splice=settings.forwarding.splice, explain=explain)
+                                 splice=settings.forwarding.splice, alone=settings.forwarding.splice_only,
+                                 explain=explain)
         # We have set up the guest's addresses: it must not configure others from advertisements.
         advertise = asked.ndp and asked.router_advertisements and not settings.namespace.config_net
         self._dispatcher = Dispatcher(guest, dhcp=asked.dhcp, ndp=asked.ndp, router_advertisements=advertise,

@@ -16,7 +16,16 @@ from passt.run import credentials
 from passt.run.clients import Clients
 from passt.run.diagnostics import Diagnostics
 from passt.run.isolation import Isolation
-from passt.run.network import Network, load_all, open_ports, print_banner, resolve_guest
+from passt.run.network import (
+    Network,
+    load_all,
+    open_ports,
+    open_ports_file,
+    print_banner,
+    resolve_guest,
+    settle_ports,
+    tell_ports,
+)
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -58,7 +67,9 @@ class _Passt:
                                         on_created=background.has_made)
         self._guest = resolve_guest(settings)
         self._progress.enter("ports")
+        self._ports_file = open_ports_file(settings.forwarding, background)
         self._ports = open_ports(settings.forwarding, self._guest, changes=settings.control.changes_ports)
+        self._settings = settle_ports(settings, self._ports)
         self._progress.enter("socket")
         self._listener = None
         if self._connection is None:
@@ -102,6 +113,7 @@ class _Passt:
         self._isolation.finish(network.engine)
         enter("ready")
         self._tell_ready()
+        tell_ports(self._ports_file, self._ports)
         self._background.announce()
         enter("loop")
         clients.start(self._connection)

@@ -24,7 +24,7 @@ from passt.errors import HostError
 from passt.host import descriptors, seccomp
 from passt.host.interface_index import index_seen_by
 from passt.namespace import create, pid1
-from passt.namespace.child import make_tap, start_child
+from passt.namespace.child import NoTap, make_tap, start_child
 from passt.namespace.existing import ProcessWatch, TargetNamespaces, watch_path
 from passt.namespace.interface import bring_lo_up, configure
 from passt.namespace.socket_file import SocketFile
@@ -40,8 +40,11 @@ from passt.run.network import (
     follows_ports,
     load_all,
     open_ports,
+    open_ports_file,
     print_banner,
     resolve_guest,
+    settle_ports,
+    tell_ports,
 )
 from passt.run.port_forwarding import NamespaceSide
 
@@ -104,7 +107,9 @@ class _Pasta:
         self._progress.enter("ports")
         self._control: Control | None = None
         self._conf_path = settings.control.conf_path
+        self._ports_file = open_ports_file(settings.forwarding, background)
         self._ports = open_ports(settings.forwarding, self._guest, changes=settings.control.changes_ports)
+        self._settings = settle_ports(settings, self._ports)
         self._steering: Steering | None = None
         if _must_load_first(settings.namespace, self._user):
             load_all()
@@ -153,6 +158,7 @@ class _Pasta:
             self._isolation.finish(network.engine)
             enter("ready")
             print_banner(settings, self._guest, self._control)
+            tell_ports(self._ports_file, self._ports)
             self._background.announce()
             log.share_terminal()
             enter("start-command")
@@ -205,6 +211,7 @@ class _Pasta:
         self._isolation.finish(network.engine)
         enter("ready")
         print_banner(settings, self._guest, self._control)
+        tell_ports(self._ports_file, self._ports)
         self._background.announce()
         enter("loop")
         if self._control is not None:
@@ -214,9 +221,13 @@ class _Pasta:
 
     def _make_tap(self, channel: Channel) -> None:
         """Make, configure and send the tap: work of the child."""
+        watch_ports = follows_ports(self._settings)
+        if self._settings.forwarding.splice_only:
+            make_tap(channel, None, _configure_loopback, watch_ports=watch_ports)
+            return
         config_net = self._settings.namespace.config_net
         make_tap(channel, self._guest.ifname, lambda: _configure(self._guest, config_net=config_net),
-                 watch_ports=follows_ports(self._settings))
+                 watch_ports=watch_ports)
 
     def _build_network(self) -> Network:
         """Load and build the data plane."""
@@ -224,7 +235,7 @@ class _Pasta:
         self._progress.enter("network")
         # Flows that bypass the link need the thread in the namespace.
         bypassed = bool(forwarding.namespace_rules or (forwarding.port_rules and forwarding.splice)
-                        or self._steering is not None)
+                        or forwarding.splice_only or self._steering is not None)
         if bypassed:
             import passt.dataplane.sockets.namespace_thread  # noqa: F401 - no file can be read when it starts
         return Network(self._settings, self._guest, self._ports, bypassed=bypassed,
@@ -239,8 +250,12 @@ class _Pasta:
         settings, engine, enter = self._settings, network.engine, self._progress.enter
         enter("tap")
         tap = child.receive_tap()
-        engine.attach_tap(tap.fd, tap.mac, tap.offloads)
-        network.observed.on_guest_mac(tap.mac)
+        if settings.forwarding.splice_only:
+            os.close(tap.fd)
+            engine.go_without_link()
+        else:
+            engine.attach_tap(tap.fd, tap.mac, tap.offloads)
+            network.observed.on_guest_mac(tap.mac)
         if tap.link_local is not None:
             network.observed.on_guest_address(tap.link_local.packed)
         enter("inner-user")
@@ -303,6 +318,12 @@ def _configure(guest: GuestNet, *, config_net: bool) -> TapFacts:
     for warning in facts.warnings:
         log.warning(warning)
     return facts
+
+
+def _configure_loopback() -> TapFacts:
+    """Set up the network namespace that we are in where it gets no interface: work of the child."""
+    bring_lo_up()
+    return NoTap()
 
 
 def _start_thread(namespace: int, program: bytes) -> NamespaceThread:

@@ -22,19 +22,27 @@ if TYPE_CHECKING:
 def run(settings: Settings) -> int:
     """Run the program of *settings* until it ends; return the exit status.
 
-    Call it once, early, with one thread: it closes all descriptors above 2 except those of the log and of
-    --fd. Unless *settings* keep it in the foreground, the program forks and this returns in the child only;
-    the parent exits with status 0 when the child is ready, else with the child's status.
-    Raises PasstError. After Ctrl-C it may not return, but end the process by SIGINT.
+    Call it once, early, with one thread: it closes all descriptors above 2 except those of the log, of --fd,
+    and of a service manager for a port rule. Unless *settings* keep it in the foreground, the program forks
+    and this returns in the child only; the parent exits with status 0 when the child is ready, else with the
+    child's status. Raises PasstError. After Ctrl-C it may not return, but end the process by SIGINT.
     """
     sys.unraisablehook = _on_ignored
     _take_name(settings.mode)
     privileges.close_to_others()
-    handed_over = () if settings.socket.fd is None else (settings.socket.fd,)
+    handed_over = [] if settings.socket.fd is None else [settings.socket.fd]
+    if settings.forwarding.takes_sockets:
+        from passt.host import inherited_sockets
+
+        handed_over += inherited_sockets.list_handed_over()
     descriptors.tidy_descriptors((*log.descriptors(), *handed_over))
     caller = privileges.Caller(descriptors.raise_file_limit(), signals.let_signals_end_us())
     background = Background(settings.process.pid_file)
     try:
+        if "NOTIFY_SOCKET" in os.environ and settings.process.foreground:
+            from passt.process.service_manager import ServiceManager
+
+            background.manager = ServiceManager.from_environment()
         if settings.mode == "passt":
             from passt.run import passt
 

@@ -135,7 +135,7 @@ class Draft:
         `auto` alone leaves out ephemeral ports, unless *follows_all*.
         """
         letter, proto, is_host = PORT_OPTIONS[step.option]
-        spec = parse_spec(step.value, prefix=is_host)
+        spec = parse_spec(step.value, prefix=is_host, at_start=False)
         if spec.is_auto and not table.abilities & messages.FOLLOWS:
             raise ConfigError(f"'{step.value}': only pasta sees which ports are bound inside")
         made = make_rules(spec, proto, letter)
