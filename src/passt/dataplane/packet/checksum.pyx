@@ -72,7 +72,7 @@ cdef uint64_t csum_pieces(const iovec *pieces, size_t offset, size_t n, uint64_t
             if is_odd:
                 sum = swap16(<uint16_t>~csum_fold(sum))       # RFC 1071 2(B)
             total += sum
-            is_odd = is_odd != (part & 1)
+            is_odd ^= <int>(part & 1)
             n -= part
             offset = 0
         pieces += 1
