@@ -230,7 +230,10 @@ complete -c qrap -n 'not __fish_is_nth_token 1; and not __fish_is_nth_token 2' -
 _COMMANDS = " ".join(COMMANDS)
 _FILTERS = "tcp udp icmp icmp6 link bypass inbound outbound"
 _LEVELS = "debug info warning"
-_CTL_FLAGS = "-p --pid -s --socket --json --watch --listen -h --help --version"
+_CAPTURE_ONLY = "arp ip4 ip6 host net port list get stop"
+_CAPTURE = f"tcp udp icmp icmp6 link bypass {_CAPTURE_ONLY}"
+_CTL_FLAGS = ("-p --pid -s --socket --json --watch --listen -w --write --ring --snaplen"
+              " -h --help --version")
 PASSTCTL = {
     "bash": f"""# bash completion for passtctl(1): {_HEAD}
 
@@ -241,13 +244,17 @@ _passt_passtctl() {{
     -s | --socket)
         mapfile -t COMPREPLY < <(compgen -A file -- "$cur")
         return ;;
-    -p | --pid | --listen)
+    -w | --write)
+        mapfile -t COMPREPLY < <(compgen -A file -- "$cur")
+        return ;;
+    -p | --pid | --listen | --ring | --snaplen)
         return ;;
     esac
     for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
         case $word in
         flows) words='{_FILTERS}' ;;
         log) words='{_LEVELS}' ;;
+        capture) words='{_CAPTURE}' ;;
         list | stats | events | metrics | close | ports) words='' ;;
         esac
     done
@@ -264,10 +271,13 @@ _arguments \\
     '--json[print JSON]' \\
     '--watch[show flows again and again]' \\
     '--listen[serve metrics]:address and port:' \\
+    '(-w --write)'{{-w,--write}}'[where captured packets go]:file:_files' \\
+    '--ring[keep captured packets in memory]:size:' \\
+    '--snaplen[bytes of each packet]:size:' \\
     '(- *)'{{-h,--help}}'[print an overview and exit]' \\
     '(- *)--version[print the version and exit]' \\
     '1:command:({_COMMANDS})' \\
-    '*:word:({_FILTERS} {_LEVELS})'
+    '*:word:({_FILTERS} {_LEVELS} {_CAPTURE_ONLY})'
 """,
     "fish": f"""# fish completion for passtctl(1): {_HEAD}
 
@@ -275,6 +285,10 @@ complete -c passtctl -f
 complete -c passtctl -n 'not __fish_seen_subcommand_from {_COMMANDS}' -a '{_COMMANDS}'
 complete -c passtctl -n '__fish_seen_subcommand_from flows' -a '{_FILTERS}'
 complete -c passtctl -n '__fish_seen_subcommand_from log' -a '{_LEVELS}'
+complete -c passtctl -n '__fish_seen_subcommand_from capture' -a '{_CAPTURE}'
+complete -c passtctl -s w -l write -r -F -d 'Where captured packets go'
+complete -c passtctl -l ring -x -d 'Keep captured packets in memory'
+complete -c passtctl -l snaplen -x -d 'Bytes of each packet'
 complete -c passtctl -s p -l pid -x -d 'PID of the instance'
 complete -c passtctl -s s -l socket -r -F -d 'Control socket of the instance'
 complete -c passtctl -l json -d 'Print JSON'

@@ -14,6 +14,9 @@ from passt.passtctl.command import COMMANDS, Command, help_text, parse, parse_fi
      (["-p", "12", "flows", "tcp", ":443"], Command("flows", pid=12, words=("tcp", ":443"))),
      (["flows", "--watch", "--socket=/x"], Command("flows", path="/x", watch=True)),
      (["metrics", "--listen", "[::1]:9100"], Command("metrics", listen="[::1]:9100")),
+     (["capture", "-w", "-", "--snaplen=96", "tcp", "port", "80"],
+      Command("capture", write="-", snaplen="96", words=("tcp", "port", "80"))),
+     (["--ring", "16M", "capture"], Command("capture", ring="16M")),
      (["close", "1.2"], Command("close", words=("1.2",))), (["nonsense", "-h"], Command("help")),
      (["--version", "--nonsense"], Command("version"))],
 )  # fmt: skip
@@ -24,7 +27,8 @@ def test_arguments(arguments: list[str], command: Command) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [["shows"], ["--colour"], ["-p"], ["-p", "x"], ["-p", "-1"], ["list", "--watch"], ["list", "x"],
-     ["close"], ["close", "1.2", "3.4"], ["flows", "--listen=x"], ["log", "info", "debug"]],
+     ["close"], ["close", "1.2", "3.4"], ["flows", "--listen=x"], ["log", "info", "debug"],
+     ["flows", "-w", "x"], ["list", "--ring", "1M"], ["capture", "-w"]],
 )  # fmt: skip
 def test_mistakes_are_told(arguments: list[str]) -> None:
     with pytest.raises(ConfigError):

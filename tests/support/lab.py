@@ -449,7 +449,7 @@ def install(directory: Path) -> str:
     subprocess.run([python, "-m", "compileall", "-q", library], check=True)
     make_readable([directory / "bin", library])
     program.chmod(0o755)
-    for name in ("passt", "qrap", "pesto"):
+    for name in ("passt", "qrap", "pesto", "passtctl"):
         program.with_name(name).symlink_to(program.name)
     return str(program)
 

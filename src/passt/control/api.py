@@ -7,6 +7,7 @@ import time
 
 from passt import __version__, log
 from passt.control import metrics, routes
+from passt.control.captures import Captures
 from passt.control.events import EventHub, port_of
 from passt.control.flows import FlowFilter, FlowTexts, address_text, number, parse_name
 from passt.control.http import JSON, RefusalError, Response, answer, encode, parse_json, pieces_of
@@ -65,6 +66,7 @@ class Api:
         self._clock = clock
         self._texts = FlowTexts(known.guest, engine.listeners)
         self.events = EventHub(engine, self._texts, clock=clock)
+        self._captures = Captures(engine, known.guest.ifname, clock)
         self.count_clients: Callable[[], int] = int
         known.observed.on_learnt = self.events.on_guest_learnt
 
@@ -94,6 +96,7 @@ class Api:
             "limits": {name: {"now": now, "most": most} for name, (now, most) in usage.items()},
             "clients": self.count_clients(),
             "listeners_of_events": self.events.count(),
+            "captures": self._captures.count(),
         })  # fmt: skip
 
     def _guest(self) -> dict[str, Any]:
@@ -178,6 +181,26 @@ class Api:
     def listen(self, request: Request, client: Client) -> Response:
         """Send events as they come, until the client goes."""
         return self.events.subscribe(client, request.query.get("kinds"))
+
+    def captures(self, _request: Request, _client: Client) -> Response:
+        """List captures."""
+        return self._captures.list_all()
+
+    def start_capture(self, request: Request, client: Client) -> Response:
+        """Start a capture, to a pipe that came along, to this client, or to memory."""
+        return self._captures.start(request, client)
+
+    def capture(self, _request: Request, _client: Client, name: str) -> Response:
+        """Describe one capture."""
+        return self._captures.show(name)
+
+    def stop_capture(self, _request: Request, _client: Client, name: str) -> Response:
+        """End a capture."""
+        return self._captures.stop(name)
+
+    def capture_packets(self, _request: Request, _client: Client, name: str) -> Response:
+        """Tell what a capture to memory has kept."""
+        return self._captures.packets(name)
 
     def log(self, _request: Request, _client: Client) -> Response:
         """Tell which messages are printed."""

@@ -77,16 +77,17 @@ class Server:
         if refusal is None and len(self._clients) >= MAX_CLIENTS:
             refusal = self._full
         if refusal is not None:
-            try:
-                # Read first: what is unread when we close would reset the connection, and lose our response.
-                sock.recv(65536)
-            except OSError:
-                pass
-            try:
-                sock.send(refusal)
-            except OSError:
-                pass
-            sock.close()
+            with self._loop.wait_limit():  # it may have sent descriptors that close slowly
+                try:
+                    # What is unread when we close would reset the connection, and lose our response.
+                    sock.recv(65536)
+                except OSError:
+                    pass
+                try:
+                    sock.send(refusal)
+                except OSError:
+                    pass
+                sock.close()
             return
         try:
             self._clients.add(Client(self._loop, sock, self._serve, self._clients.discard, self._clock))

@@ -22,12 +22,17 @@ COMMANDS = {
     "log": ("[LEVEL]", "Show, or set, which messages are printed: debug, info or warning."),
     "close": ("FLOW", "End a flow; its ends see a reset."),
     "ports": ("", "Show the ports on which the instance listens."),
+    "capture": ("-w FILE|- [FILTER]... | --ring SIZE [FILTER]... | list | get ID -w FILE|- | stop ID",
+                "Capture packets as pcapng, of bypassed connections too: to a file or pipe, or to memory."),
 }
 _WORDS = {
     "tcp": ("protocol", "tcp"), "udp": ("protocol", "udp"), "icmp": ("protocol", "icmp"),
     "icmp6": ("protocol", "icmp6"), "link": ("path", "link"), "bypass": ("path", "bypass"),
     "inbound": ("direction", "inbound"), "outbound": ("direction", "outbound"),
 }  # fmt: skip
+# Options with a value, by the field of `Command` that it belongs to.
+_VALUED = {"-p": "pid", "--pid": "pid", "-s": "path", "--socket": "path", "--listen": "listen",
+           "-w": "write", "--write": "write", "--ring": "ring", "--snaplen": "snaplen"}
 _KEYS = ("protocol", "path", "direction", "state", "address", "port", "rule")
 
 
@@ -40,6 +45,9 @@ class Command(NamedTuple):
     json: bool = False
     watch: bool = False
     listen: str | None = None
+    write: str | None = None
+    ring: str | None = None
+    snaplen: str | None = None
     words: tuple[str, ...] = ()
 
 
@@ -57,12 +65,12 @@ def parse(arguments: Sequence[str]) -> Command:
             return Command("version")
         if word in {"--json", "--watch"}:
             given[word.lstrip("-")] = True
-        elif name in {"-p", "--pid", "-s", "--socket", "--listen"}:
+        elif name in _VALUED:
             if not equals:
                 if not rest:
                     raise ConfigError(f"option '{name}' needs an argument")
                 value = rest.pop(0)
-            given[{"-p": "pid", "-s": "path", "--socket": "path"}.get(name, name.lstrip("-"))] = value
+            given[_VALUED[name]] = value
         elif word.startswith("-") and len(word) > 1:
             raise ConfigError(f"there is no option '{word}'; see passtctl --help")
         else:
@@ -80,10 +88,11 @@ def _check(given: dict[str, object], words: list[str]) -> Command:
         if not (text.isascii() and text.isdecimal()):
             raise ConfigError(f"option '-p' {text} is not a PID")
         given["pid"] = int(text)
-    for option, command in (("watch", "flows"), ("listen", "metrics")):
+    for option, command in (("watch", "flows"), ("listen", "metrics"), ("write", "capture"),
+                            ("ring", "capture"), ("snaplen", "capture")):
         if option in given and name != command:
             raise ConfigError(f"option '--{option}' belongs to '{command}', not to '{name}'")
-    most = {"flows": 20, "events": 20, "log": 1, "close": 1}.get(name, 0)
+    most = {"flows": 20, "events": 20, "log": 1, "close": 1, "capture": 50}.get(name, 0)
     if len(words) > most:
         raise ConfigError(f"'{words[most]}' is too much: passtctl {name} {COMMANDS[name][0]}".rstrip())
     if name == "close" and not words:
@@ -127,5 +136,8 @@ def help_text() -> str:
         "  -p, --pid PID      the instance with this PID; needed if there are several",
         "  -s, --socket PATH  the instance with this control socket",
         "  --json             print JSON",
+        "  -w, --write FILE   capture: write packets there; - is standard output",
+        "  --ring SIZE        capture: keep the newest packets in memory, 16M of them, say",
+        "  --snaplen SIZE     capture: keep that many bytes of each packet",
         "  -h, --help         print this overview and exit",
         "  --version          print the version and exit", ""])

@@ -52,7 +52,7 @@ class Instance:
             response = self._request(connection, target, method, body)
             return response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise self._failure(error) from None
+            raise self.failure(error) from None
         finally:
             connection.close()
 
@@ -65,7 +65,7 @@ class Instance:
             while line := response.readline():
                 yield line
         except (OSError, http.client.HTTPException) as error:
-            raise self._failure(error) from None
+            raise self.failure(error) from None
         finally:
             connection.close()
 
@@ -73,7 +73,7 @@ class Instance:
                  body: object) -> http.client.HTTPResponse:
         connection.request(method, target, None if body is None else json.dumps(body))
         response = connection.getresponse()
-        if response.status != http.client.OK:
+        if response.status not in {http.client.OK, http.client.CREATED}:
             try:
                 detail = json.loads(response.read())["detail"]
             except (ValueError, KeyError, TypeError):
@@ -81,7 +81,23 @@ class Instance:
             raise HostError(f"{self.path}: {detail}")
         return response
 
-    def _failure(self, error: Exception) -> HostError:
+    def open(self, target: str, method: str, body: object) -> tuple[http.client.HTTPConnection,
+                                                                    http.client.HTTPResponse]:
+        """Return an answer whose body the caller reads; who closes the connection."""
+        connection = _UnixConnection(self.path)
+        try:
+            response = self._request(connection, target, method, body)
+            connection.sock.settimeout(None)
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self.failure(error) from None
+        except HostError:
+            connection.close()
+            raise
+        return connection, response
+
+    def failure(self, error: Exception) -> HostError:
+        """Word what went wrong with a connection."""
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or "no answer"
         return HostError(f"{self.path}: {why}")
 

@@ -8,7 +8,7 @@ import sys
 import time
 
 from passt.errors import ConfigError, HostError
-from passt.passtctl import instances
+from passt.passtctl import capture, instances
 from passt.passtctl.command import parse_filters
 from passt.passtctl.table import amount, duration, endpoint, layout
 
@@ -34,7 +34,7 @@ def run(command: Command) -> int:
     instance = instances.choose(command.pid, command.path)
     handlers: dict[str, Callable[[Instance, Command], int]] = {
         "flows": _flows, "stats": _stats, "events": _events, "metrics": _metrics, "log": _log,
-        "close": _close, "ports": _ports}  # fmt: skip
+        "close": _close, "ports": _ports, "capture": capture.run}  # fmt: skip
     try:
         return handlers[command.name](instance, command)
     except KeyboardInterrupt:

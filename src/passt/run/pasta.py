@@ -248,6 +248,9 @@ class _Pasta:
             change_user()
             self._background.hold()
         if self._control is not None:
+            from passt.dataplane.base import wait_limit
+
+            wait_limit.prepare()  # its clients may send descriptors
             self._control.serve(settings, self._guest, network.engine, network.observed,
                                 network.control_counters)
         network.read_last_paths()
