@@ -232,12 +232,15 @@ _FILTERS = "tcp udp icmp icmp6 link bypass inbound outbound"
 _LEVELS = "debug info warning"
 _ACTIONS = " ".join(PORT_ACTIONS)
 _FLOW_WORDS = "tcp udp icmp"
-_CTL_FLAGS = "-p --pid -s --socket --json --watch --listen --inbound --source --port -h --help --version"
+_CTL_FLAGS = ("-p --pid -s --socket --json --watch --listen --inbound --source --port"
+              " -w --write --ring --snaplen -h --help --version")
 _FISH_SPECS = "\n".join(
     "complete -c passtctl -n '__fish_seen_subcommand_from ports'"
     f" -s {letter} -x -a 'none all auto' -d '{text}'"
     for letter, text in (("t", "TCP ports of the host"), ("u", "UDP ports of the host"),
                          ("T", "TCP ports of the namespace"), ("U", "UDP ports of the namespace")))
+_CAPTURE_ONLY = "arp ip4 ip6 host net port list get stop"
+_CAPTURE = f"tcp udp icmp icmp6 link bypass {_CAPTURE_ONLY}"
 PASSTCTL = {
     "bash": f"""# bash completion for passtctl(1): {_HEAD}
 
@@ -252,13 +255,17 @@ _passt_passtctl() {{
     -t | -u | -T | -U)
         mapfile -t COMPREPLY < <(compgen -W 'none all auto' -- "$cur")
         return ;;
-    -p | --pid | --listen | --inbound | --source | --port)
+    -w | --write)
+        mapfile -t COMPREPLY < <(compgen -A file -- "$cur")
+        return ;;
+    -p | --pid | --listen | --inbound | --source | --port | --ring | --snaplen)
         return ;;
     esac
     for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
         case $word in
         flows | top) words='{_FILTERS}' ;;
         log) words='{_LEVELS}' ;;
+        capture) words='{_CAPTURE}' ;;
         ports) words='{_ACTIONS}' flags='-t -u -T -U' ;;
         explain) words='{_FLOW_WORDS}' ;;
         list | stats | events | metrics | close | doctor) words='' ;;
@@ -284,10 +291,13 @@ _arguments \\
     '--inbound[port of the host to explain]:port:' \\
     '--source[where the flow to explain comes from]:address:' \\
     '--port[look who has a port]:port:' \\
+    '(-w --write)'{{-w,--write}}'[where captured packets go]:file:_files' \\
+    '--ring[keep captured packets in memory]:size:' \\
+    '--snaplen[bytes of each packet]:size:' \\
     '(- *)'{{-h,--help}}'[print an overview and exit]' \\
     '(- *)--version[print the version and exit]' \\
     '1:command:({_COMMANDS})' \\
-    '*:word:({_FILTERS} {_LEVELS} {_ACTIONS})'
+    '*:word:({_FILTERS} {_LEVELS} {_ACTIONS} {_CAPTURE_ONLY})'
 """,
     "fish": f"""# fish completion for passtctl(1): {_HEAD}
 
@@ -300,6 +310,10 @@ complete -c passtctl -n '__fish_seen_subcommand_from ports' -a '{_ACTIONS}'
 complete -c passtctl -n '__fish_seen_subcommand_from explain' -a '{_FLOW_WORDS}'
 complete -c passtctl -n '__fish_seen_subcommand_from explain' -l inbound -x -d 'Port of the host'
 complete -c passtctl -n '__fish_seen_subcommand_from explain' -l source -x -d 'Where the flow comes from'
+complete -c passtctl -n '__fish_seen_subcommand_from capture' -a '{_CAPTURE}'
+complete -c passtctl -s w -l write -r -F -d 'Where captured packets go'
+complete -c passtctl -l ring -x -d 'Keep captured packets in memory'
+complete -c passtctl -l snaplen -x -d 'Bytes of each packet'
 complete -c passtctl -s p -l pid -x -d 'PID of the instance'
 complete -c passtctl -s s -l socket -r -F -d 'Control socket of the instance'
 complete -c passtctl -l json -d 'Print JSON'

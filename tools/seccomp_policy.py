@@ -210,7 +210,8 @@ ATTACHED = (
          ((Condition(2, _AT_SYMLINK_NOFOLLOW, _AT_SYMLINK_NOFOLLOW),),)),
 )  # fmt: skip
 
-# passt's clients: `dataplane/base/wait_limit.pyx`.
+# Clients of passt, and of --control in all forms: `dataplane/base/wait_limit.pyx`. Who has neither has made
+# no timer, and can make none.
 CLIENTS = (
     Rule("timer_settime", "to interrupt a call that a client's descriptor keeps waiting"),
 )  # fmt: skip
@@ -241,8 +242,8 @@ HELPER = (
 )  # fmt: skip
 
 FILTERS: dict[str, tuple[Rule, ...]] = {
-    "command": (*CORE, *MAIN, *BYPASS, *COMMAND),
-    "attached": (*CORE, *MAIN, *BYPASS, *ATTACHED),
+    "command": (*CORE, *MAIN, *CLIENTS, *BYPASS, *COMMAND),
+    "attached": (*CORE, *MAIN, *CLIENTS, *BYPASS, *ATTACHED),
     "passt": (*CORE, *MAIN, *CLIENTS),
     "vhost-user": (*CORE, *MAIN, *CLIENTS, *VHOST_USER),
     "thread": (*CORE, *THREAD),

@@ -15,6 +15,9 @@ from passt.passtctl.command import COMMANDS, Command, help_text, parse, parse_fi
      (["flows", "--watch", "--socket=/x"], Command("flows", path="/x", watch=True)),
      (["metrics", "--listen", "[::1]:9100"], Command("metrics", listen="[::1]:9100")),
      (["doctor", "--port", "80/tcp", "-p", "7"], Command("doctor", pid=7, port="80/tcp")),
+     (["capture", "-w", "-", "--snaplen=96", "tcp", "port", "80"],
+      Command("capture", write="-", snaplen="96", words=("tcp", "port", "80"))),
+     (["--ring", "16M", "capture"], Command("capture", ring="16M")),
      (["close", "1.2"], Command("close", words=("1.2",))), (["nonsense", "-h"], Command("help")),
      (["--version", "--nonsense"], Command("version"))],
 )  # fmt: skip
@@ -26,7 +29,8 @@ def test_arguments(arguments: list[str], command: Command) -> None:
     "arguments",
     [["shows"], ["--colour"], ["-p"], ["-p", "x"], ["-p", "-1"], ["list", "--watch"], ["list", "x"],
      ["close"], ["close", "1.2", "3.4"], ["flows", "--listen=x"], ["log", "info", "debug"],
-     ["list", "--port=80"], ["doctor", "80"], ["doctor", "--watch"]],
+     ["list", "--port=80"], ["doctor", "80"], ["doctor", "--watch"],
+     ["flows", "-w", "x"], ["list", "--ring", "1M"], ["capture", "-w"]],
 )  # fmt: skip
 def test_mistakes_are_told(arguments: list[str]) -> None:
     with pytest.raises(ConfigError):

@@ -8,12 +8,13 @@ import select
 import socket
 from typing import TYPE_CHECKING, Any
 
+from passt.dataplane.base.wait_limit import WaitLimit
 from passt.facts.contracts import FlowDetail, ListenerInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from passt.facts.contracts import FlowWatcher
+    from passt.facts.contracts import FlowWatcher, Recorder
 
 MAX_TURNS = 10_000
 
@@ -50,6 +51,9 @@ class PollLoop:
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         self.timers.append((delay_s, callback))
+
+    def wait_limit(self) -> WaitLimit:
+        return WaitLimit()
 
     def turn(self) -> bool:
         """One turn; False if nothing was ready."""
@@ -138,6 +142,12 @@ class Source(PollLoop):
 
     def n_untold(self) -> int:
         return self.untold
+
+    def start_recorder(self, *_arguments: object, **_options: object) -> Recorder:
+        raise NotImplementedError("a real engine has recorders: tests.support.live_control")
+
+    def stop_recorder(self, _recorder: Recorder) -> None:
+        raise NotImplementedError
 
     def set_trace(self, flows: Callable[[str], None] | None) -> None:
         self.trace = flows

@@ -1,7 +1,7 @@
 # fish completion for passtctl(1): written by tools/gen_man.py, do not edit
 
 complete -c passtctl -f
-complete -c passtctl -n 'not __fish_seen_subcommand_from list flows top stats events metrics log close ports explain doctor' -a 'list flows top stats events metrics log close ports explain doctor'
+complete -c passtctl -n 'not __fish_seen_subcommand_from list flows top stats events metrics log close ports explain doctor capture' -a 'list flows top stats events metrics log close ports explain doctor capture'
 complete -c passtctl -n '__fish_seen_subcommand_from flows top' -a 'tcp udp icmp icmp6 link bypass inbound outbound'
 complete -c passtctl -n '__fish_seen_subcommand_from log' -a 'debug info warning'
 complete -c passtctl -n '__fish_seen_subcommand_from ports' -a 'list add del set'
@@ -12,6 +12,10 @@ complete -c passtctl -n '__fish_seen_subcommand_from ports' -s U -x -a 'none all
 complete -c passtctl -n '__fish_seen_subcommand_from explain' -a 'tcp udp icmp'
 complete -c passtctl -n '__fish_seen_subcommand_from explain' -l inbound -x -d 'Port of the host'
 complete -c passtctl -n '__fish_seen_subcommand_from explain' -l source -x -d 'Where the flow comes from'
+complete -c passtctl -n '__fish_seen_subcommand_from capture' -a 'tcp udp icmp icmp6 link bypass arp ip4 ip6 host net port list get stop'
+complete -c passtctl -s w -l write -r -F -d 'Where captured packets go'
+complete -c passtctl -l ring -x -d 'Keep captured packets in memory'
+complete -c passtctl -l snaplen -x -d 'Bytes of each packet'
 complete -c passtctl -s p -l pid -x -d 'PID of the instance'
 complete -c passtctl -s s -l socket -r -F -d 'Control socket of the instance'
 complete -c passtctl -l json -d 'Print JSON'

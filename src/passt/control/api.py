@@ -7,6 +7,7 @@ import time
 
 from passt import __version__, log
 from passt.control import metrics, routes
+from passt.control.captures import Captures
 from passt.control.events import EventHub, port_of
 from passt.control.flows import FlowFilter, FlowTexts, address_text, number, parse_name
 from passt.control.http import (
@@ -81,6 +82,7 @@ class Api:
         self._texts = FlowTexts(known.guest, engine)
         self.events = EventHub(engine, self._texts, clock=clock)
         self._pace = Pace()
+        self._captures = Captures(engine, known.guest.ifname, clock)
         self.count_clients: Callable[[], int] = int
         # Set before the first client comes, when the tables are there.
         self.port_rules: PortRules | None = None
@@ -113,6 +115,7 @@ class Api:
             "limits": {name: {"now": now, "most": most} for name, (now, most) in usage.items()},
             "clients": self.count_clients(),
             "listeners_of_events": self.events.count(),
+            "captures": self._captures.count(),
         })  # fmt: skip
 
     def _guest(self) -> dict[str, Any]:
@@ -224,6 +227,26 @@ class Api:
         if request.method == "HEAD":
             return Response(200, JSON_LINES, (), is_whole=False)   # it is done before anything happens
         return self.events.subscribe(client, request.query.get("kinds"))
+
+    def captures(self, _request: Request, _client: Client) -> Response:
+        """List captures."""
+        return self._captures.list_all()
+
+    def start_capture(self, request: Request, client: Client) -> Response:
+        """Start a capture, to a pipe that came along, to this client, or to memory."""
+        return self._captures.start(request, client)
+
+    def capture(self, _request: Request, _client: Client, name: str) -> Response:
+        """Describe one capture."""
+        return self._captures.show(name)
+
+    def stop_capture(self, _request: Request, _client: Client, name: str) -> Response:
+        """End a capture."""
+        return self._captures.stop(name)
+
+    def capture_packets(self, _request: Request, _client: Client, name: str) -> Response:
+        """Tell what a capture to memory has kept."""
+        return self._captures.packets(name)
 
     def log(self, _request: Request, _client: Client) -> Response:
         """Tell which messages are printed."""

@@ -9,9 +9,17 @@ What it has to do in which time is checked by `Client.is_late`.
 
 h11 keeps the state of both sides; nonsense of a client raises an exception there, which ends the connection
 after a response that says what was wrong.
+
+A client may send a descriptor along with the bytes of a request (unix(7), SCM_RIGHTS). There is room for one
+in each read, so the kernel closes what exceeds that; who answers the request may take it, and it is closed
+otherwise. Where descriptors can be closed, seen or unseen, a signal ends waits (`WaitLimit`).
 """
 
 from __future__ import annotations
+
+import os
+import socket
+import struct
 
 import h11
 
@@ -19,8 +27,7 @@ from passt.control.http import MAX_BODY, RefusalError, Request, Response, parse_
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from passt.control.source import Loop
 
@@ -29,6 +36,8 @@ MAX_HEAD = 16384     # bytes of a request's head that h11 keeps
 REQUEST_S = 10.0     # from the first byte of a request, or the connection's begin, to the request's end
 IDLE_S = 120.0       # between two requests
 SEND_S = 30.0        # without the client taking anything
+_FD = struct.Struct("i")
+_ONE_FD = socket.CMSG_LEN(_FD.size)
 
 
 class Client:
@@ -52,6 +61,7 @@ class Client:
         self._watched = (True, False)  # for what is to be read, for room to write
         self._is_last = False       # the connection ends when all is sent
         self._deadline = clock() + REQUEST_S
+        self._descriptor: int | None = None  # that came with the request which is being read
         self.when_closed: Callable[[], None] | None = None
         loop.add_reader(sock.fileno(), self._on_event, True, False)
 
@@ -66,12 +76,25 @@ class Client:
             self._deadline = self._clock() + SEND_S
             self._watch(readable=False, writable=True)
 
+    def take_descriptor(self) -> int | None:
+        """Hand over the descriptor that came with the request, if one did; the caller owns it then."""
+        taken, self._descriptor = self._descriptor, None
+        return taken
+
+    def close_descriptor(self, fd: int | None) -> None:
+        """Close a descriptor that a client has sent, if there is one."""
+        if fd is not None:
+            with self._loop.wait_limit():
+                os.close(fd)
+
     def close(self) -> None:
         """Close the connection; nothing if it is closed."""
         if self._sock.fileno() < 0:
             return
         self._loop.remove_reader(self._sock.fileno())
-        self._sock.close()
+        with self._loop.wait_limit():  # descriptors may lie unread in its queue
+            self._sock.close()
+        self.close_descriptor(self.take_descriptor())
         self._body = None
         if self.when_closed is not None:
             self.when_closed()
@@ -100,9 +123,11 @@ class Client:
     def _read(self) -> bool:
         """Read once; False if the client is gone, and not only done with its requests."""
         try:
-            data = self._sock.recv(READ_SIZE)
+            with self._loop.wait_limit():
+                data, ancillary, _, _ = self._sock.recvmsg(READ_SIZE, _ONE_FD, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return True
+        self._keep_descriptors(ancillary)
         if not data:
             self._has_end = True
             if self._is_waiting or self._http.their_state is h11.IDLE:
@@ -113,6 +138,16 @@ class Client:
             self._deadline = self._clock() + REQUEST_S
         self._http.receive_data(data)
         return True
+
+    def _keep_descriptors(self, ancillary: Iterable[tuple[int, int, bytes]]) -> None:
+        """Keep the first descriptor that comes with a request, and close others."""
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                for (fd,) in _FD.iter_unpack(data[:len(data) - len(data) % _FD.size]):
+                    if self._descriptor is None and not self._is_waiting:
+                        self._descriptor = fd
+                    else:
+                        self.close_descriptor(fd)
 
     def _take_request(self) -> None:
         """Look whether a request is complete, and begin to answer it."""
@@ -133,6 +168,7 @@ class Client:
             return
         if isinstance(event, h11.EndOfMessage):
             self._begin(self._answer())
+            self.close_descriptor(self.take_descriptor())
         elif isinstance(event, h11.ConnectionClosed):
             self._is_last = True
         elif self._http.they_are_waiting_for_100_continue:

@@ -32,6 +32,11 @@ ROUTES = (
     Route("GET", "/v1/explain", "explain", ("protocol", "address", "port", "inbound", "source")),
     Route("GET", "/v1/metrics", "metrics"),
     Route("GET", "/v1/events", "listen", ("kinds",)),
+    Route("GET", "/v1/captures", "captures"),
+    Route("POST", "/v1/captures", "start_capture"),
+    Route("GET", "/v1/captures/{id}", "capture"),
+    Route("DELETE", "/v1/captures/{id}", "stop_capture"),
+    Route("GET", "/v1/captures/{id}/packets", "capture_packets"),
     Route("GET", "/v1/log", "log"),
     Route("PUT", "/v1/log", "set_log"),
 )  # fmt: skip

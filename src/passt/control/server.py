@@ -90,7 +90,8 @@ class Server:
         if refusal is None and len(self._clients) >= MAX_CLIENTS:
             refusal = self._full
         if refusal is not None:
-            self._part_from(sock, refusal)
+            with self._loop.wait_limit():  # it may have sent descriptors that close slowly
+                self._part_from(sock, refusal)
             return
         try:
             self._clients.add(Client(self._loop, sock, self._serve, self._clients.discard, self._clock))

@@ -8,7 +8,14 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from passt.facts.contracts import FlowDetail, FlowWatcher, ListenerInfo
+    from passt.facts.contracts import (
+        FlowDetail,
+        FlowWatcher,
+        ListenerInfo,
+        PacketFilter,
+        Recorder,
+        WaitLimit,
+    )
 
 
 class Loop(Protocol):
@@ -23,6 +30,9 @@ class Loop(Protocol):
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         """Call *callback* once, after *delay_s* seconds."""
+
+    def wait_limit(self) -> WaitLimit:
+        """Give what bounds waits for descriptors of a client."""
 
 
 class Source(Loop, Protocol):
@@ -57,6 +67,14 @@ class Source(Loop, Protocol):
 
     def n_untold(self) -> int:
         """Return how many events were told to nobody, as there were too many."""
+
+    def start_recorder(self, packets: PacketFilter, header: bytes, room: int, *, snap_len: int,
+                       keeps_newest: bool = ..., fd: int = ...,
+                       on_change: Callable[[], None] | None = ...) -> Recorder:
+        """Keep packets as pcapng."""
+
+    def stop_recorder(self, recorder: Recorder) -> None:
+        """Give *recorder* no packets any more."""
 
     def set_trace(self, flows: Callable[[str], None] | None) -> None:
         """Call *flows* with a line for each change of a connection's state."""

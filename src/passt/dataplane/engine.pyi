@@ -12,6 +12,8 @@ from passt.facts.contracts import (
     FrameResponder,
     GuestEvents,
     ListenerInfo,
+    PacketFilter,
+    Recorder,
     VhostDevice,
 )
 
@@ -152,6 +154,22 @@ class Engine:
 
         None if there was no capture. `close` ends it too.
         """
+
+    def start_recorder(self, packets: PacketFilter, header: bytes, room: int, *, snap_len: int,
+                       keeps_newest: bool = ..., fd: int = ...,
+                       on_change: Callable[[], None] | None = ...) -> Recorder:
+        """Keep packets of the link, and of what bypasses it, as pcapng; see `contracts.Recorder`.
+
+        *room* is in bytes, a multiple of 4 and 128 KiB at least; *snap_len* bytes of a packet are kept. With
+        *keeps_newest* the oldest ones make room for new ones, and *header* is not used; else new ones are
+        lost while there is no room, and *header*, blocks too, comes first. The recorder owns *fd*, a pipe, if
+        that is not negative, and writes to it at the end of each turn. *on_change* is called from the loop:
+        when the pipe is full, or takes no more at all; when there is something to read after `Recorder.ask`.
+        Raises ValueError and MemoryError, and leaves *fd* to the caller.
+        """
+
+    def stop_recorder(self, recorder: Recorder) -> None:
+        """Give *recorder* no packets any more, and leave it to the caller to read it and close it."""
 
     def set_trace(self, flows: Callable[[str], None] | None,
                   frames: Callable[[bytes, int, bool, int, int, int], None] | None = None) -> None:

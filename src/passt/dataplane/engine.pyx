@@ -13,6 +13,7 @@ from heapq import heappop, heappush
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from passt.dataplane.observe.capture cimport Capture
+from passt.dataplane.observe.recorder cimport Recorder
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.core.detail cimport describe as describe_all
 from passt.dataplane.core.listeners cimport Listener
@@ -245,6 +246,15 @@ cdef class Engine:
         self.core.watch.set_capture(None)
         return capture.n_frames, capture.n_lost
 
+    def start_recorder(self, packets, header, room, *, snap_len, keeps_newest=False, fd=-1, on_change=None):
+        recorder = Recorder(packets, header, room, snap_len, keeps_newest=keeps_newest, fd=fd,
+                            on_change=on_change, fail=self.core.fail_by)
+        self.core.watch.add_recorder(recorder)
+        return recorder
+
+    def stop_recorder(self, Recorder recorder not None):
+        self.core.watch.remove_recorder(recorder)
+
     def set_trace(self, flows, frames=None):
         self.core.trace = flows
         self.core.has_trace = flows is not None
@@ -440,6 +450,9 @@ cdef class Engine:
             self.core.bypass.namespace_thread = None
         self.core.link.flush()
         self.end_capture()
+        for recorder in self.core.watch.recorders():
+            recorder.flush()
+            self.stop_recorder(recorder)
         self.set_trace(None)      # what is called knows the engine: each would hold the other
         self.set_watcher(None)
         self.core.use_link(Link())

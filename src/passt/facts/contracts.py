@@ -328,6 +328,80 @@ class WaitLimit(Protocol):
         """Add 1 to the eventfd *fd*; False if that would have waited. No error is raised."""
 
 
+class PacketFilter(NamedTuple):
+    """Which packets a capture takes: those that fit each part; an empty part asks for nothing.
+
+    *protocols* and *families* are sums of SEEN_* below, of which a packet is one; *interfaces* is a sum of
+    ON_LINK and ON_BYPASS. One of the packet's ports lies in one of *ports* (first, last), one of its
+    addresses in one of *networks* (packed address, prefix length). There are at most MAX_FILTER_PARTS of
+    either.
+    """
+
+    protocols: int = 0
+    families: int = 0
+    interfaces: int = 0
+    ports: tuple[tuple[int, int], ...] = ()
+    networks: tuple[tuple[bytes, int], ...] = ()
+
+
+# As `dataplane.observe.seen_packet` and `packet_filter` number them.
+SEEN_TCP, SEEN_UDP, SEEN_ICMP, SEEN_ICMP6, SEEN_ARP, SEEN_IP4, SEEN_IP6 = 1, 2, 4, 8, 16, 32, 64
+ON_LINK, ON_BYPASS = 1, 2
+MAX_FILTER_PARTS = 8
+
+
+class Recorder(Protocol):
+    """Packets in memory as pcapng, for a pipe or for who reads them (`dataplane.observe.recorder`).
+
+    A *place* is that of a block; places count on without end.
+    """
+
+    @property
+    def fd(self) -> int:
+        """The pipe to which the recorder writes; negative if there is none."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the pipe did not take all: call `flush` when it is writable again."""
+
+    @property
+    def error(self) -> int:
+        """The errno that ended the writing to the pipe, 0 while it goes on."""
+
+    @property
+    def start(self) -> int:
+        """The place of the oldest block."""
+
+    @property
+    def end(self) -> int:
+        """The place behind the newest block."""
+
+    def counts(self) -> tuple[tuple[int, int, int], ...]:
+        """Count, for the link and for the bypass, packets taken, lost, and forgotten for newer ones."""
+
+    def put(self, block: bytes) -> bool:
+        """Add a block of any kind; False if there is no room."""
+
+    def read(self, place: int, until: int, limit: int) -> tuple[int, bytes]:
+        """Read blocks from *place* on, or what is left of them; return the place behind them, and the blocks.
+
+        None begins at *until* or behind it, and they have at most *limit* bytes, unless there is just one. No
+        bytes: there is nothing.
+        """
+
+    def forget(self, place: int) -> None:
+        """Free the memory of blocks before *place*."""
+
+    def flush(self) -> None:
+        """Write to the pipe what it takes; look at `is_full` and `error` then."""
+
+    def ask(self) -> None:
+        """Have the callback of `Engine.start_recorder` called once when there is something to read."""
+
+    def close(self) -> None:
+        """Close the pipe, and call nobody any more."""
+
+
 class VhostDevice(Protocol):
     """The device of one vhost-user session: guest memory, rings, features (`dataplane.link.vhost`).
 

@@ -28,6 +28,8 @@ COMMANDS = {
     "explain": ("[tcp|udp|icmp] ADDR[:PORT] | [tcp|udp] --inbound PORT",
                 "Tell which rule, mapping and addresses a flow would get, or why it would be refused."),
     "doctor": ("[--port PORT[/tcp|/udp]]", "Say what is wrong, here or in an instance, and its remedy."),
+    "capture": ("-w FILE|- [FILTER]... | --ring SIZE [FILTER]... | list | get ID -w FILE|- | stop ID",
+                "Capture packets as pcapng, of bypassed connections too: to a file or pipe, or to memory."),
 }
 _WORDS = {
     "tcp": ("protocol", "tcp"), "udp": ("protocol", "udp"), "icmp": ("protocol", "icmp"),
@@ -38,10 +40,11 @@ PORT_ACTIONS = ("list", "add", "del", "set")
 _SPECS = {"-t": "-t", "--tcp-ports": "-t", "-u": "-u", "--udp-ports": "-u", "-T": "-T", "--tcp-ns": "-T",
           "-U": "-U", "--udp-ns": "-U"}
 _VALUED = {"-p": "pid", "--pid": "pid", "-s": "path", "--socket": "path", "--listen": "listen",
-           "--inbound": "inbound", "--source": "source", "--port": "port"}
+           "--inbound": "inbound", "--source": "source", "--port": "port",
+           "-w": "write", "--write": "write", "--ring": "ring", "--snaplen": "snaplen"}
 # Options that belong to one command.
 _OWNERS = {"watch": "flows", "listen": "metrics", "specs": "ports", "inbound": "explain", "source": "explain",
-           "port": "doctor"}
+           "port": "doctor", "write": "capture", "ring": "capture", "snaplen": "capture"}
 _KEYS = ("protocol", "path", "direction", "state", "address", "port", "rule")
 
 
@@ -58,6 +61,9 @@ class Command(NamedTuple):
     watch: bool = False
     listen: str | None = None
     port: str | None = None
+    write: str | None = None
+    ring: str | None = None
+    snaplen: str | None = None
     words: tuple[str, ...] = ()
     specs: tuple[str, ...] = ()
     inbound: str | None = None
@@ -108,7 +114,8 @@ def _check(given: dict[str, Any], words: list[str]) -> Command:
         if option in given and name != command:
             what = f"option '--{option}' belongs" if option != "specs" else "options -t, -u, -T and -U belong"
             raise ConfigError(f"{what} to '{command}', not to '{name}'")
-    most = {"flows": 20, "top": 20, "events": 20, "log": 1, "close": 1, "ports": 1, "explain": 2}.get(name, 0)
+    most = {"flows": 20, "top": 20, "events": 20, "log": 1, "close": 1, "ports": 1, "explain": 2,
+            "capture": 50}.get(name, 0)
     if len(words) > most:
         raise ConfigError(f"'{words[most]}' is too much: passtctl {name} {COMMANDS[name][0]}".rstrip())
     if name == "close" and not words:
@@ -168,5 +175,8 @@ def help_text() -> str:
         "  -t, -u SPEC        of ports: TCP or UDP ports of the host, as for pasta and passt",
         "  -T, -U SPEC        of ports: TCP or UDP ports of the namespace",
         "  --source ADDR      of explain: where the flow comes from",
+        "  -w, --write FILE   capture: write packets there; - is standard output",
+        "  --ring SIZE        capture: keep the newest packets in memory, 16M of them, say",
+        "  --snaplen SIZE     capture: keep that many bytes of each packet",
         "  -h, --help         print this overview and exit",
         "  --version          print the version and exit", ""])

@@ -76,7 +76,7 @@ class Instance:
             response = self._request(connection, target, method, body)
             text = response.read(MAX_ANSWER + 1)
         except (OSError, http.client.HTTPException) as error:
-            raise self._failure(error) from None
+            raise self.failure(error) from None
         finally:
             connection.close()
         if len(text) > MAX_ANSWER:
@@ -94,7 +94,7 @@ class Instance:
             while line := response.readline(MAX_LINE):
                 yield line
         except (OSError, http.client.HTTPException) as error:
-            raise self._failure(error) from None
+            raise self.failure(error) from None
         finally:
             connection.close()
 
@@ -102,7 +102,7 @@ class Instance:
                  body: object) -> http.client.HTTPResponse:
         connection.request(method, target, None if body is None else json.dumps(body))
         response = connection.getresponse()
-        if response.status != http.client.OK:
+        if response.status not in {http.client.OK, http.client.CREATED}:
             try:
                 problem = json.loads(response.read(MAX_LINE))
                 detail, errors = str(problem["detail"]), tuple(map(str, problem.get("errors", ())))
@@ -111,7 +111,25 @@ class Instance:
             raise RefusedError(f"{self.path}: {escape_controls(detail)}", errors)
         return response
 
-    def _failure(self, error: Exception) -> HostError:
+    def open(self, target: str, method: str, body: object) -> tuple[http.client.HTTPConnection,
+                                                                    http.client.HTTPResponse]:
+        """Return an answer whose body the caller reads; who closes the connection."""
+        connection = _UnixConnection(self.path)
+        try:
+            connection.connect()
+            sock = connection.sock       # `connection` forgets it where the answer ends with the connection
+            response = self._request(connection, target, method, body)
+            sock.settimeout(None)
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self.failure(error) from None
+        except HostError:
+            connection.close()
+            raise
+        return connection, response
+
+    def failure(self, error: Exception) -> HostError:
+        """Word what went wrong with a connection."""
         if isinstance(error, TimeoutError):
             return HostError(f"{self.path}: no answer in {LIMIT_S:g} s")
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or "no answer"

@@ -7,7 +7,7 @@ import os
 import time
 
 from passt.errors import ConfigError, HostError
-from passt.passtctl import instances
+from passt.passtctl import capture, instances
 from passt.passtctl.command import parse_filters
 from passt.passtctl.explain import explain
 from passt.passtctl.output import print_json, print_lines
@@ -37,7 +37,7 @@ def run(command: Command) -> int:
     instance = instances.choose(command.pid, command.path)
     handlers: dict[str, Callable[[Instance, Command], int]] = {
         "flows": _flows, "top": _top, "stats": _stats, "events": _events, "metrics": _metrics, "log": _log,
-        "close": _close, "ports": ports, "explain": explain}  # fmt: skip
+        "close": _close, "ports": ports, "explain": explain, "capture": capture.run}  # fmt: skip
     try:
         return handlers[command.name](instance, command)
     except KeyboardInterrupt:

@@ -262,6 +262,10 @@ class _Pasta:
         if change_user is not None:
             change_user()
             self._background.hold()
+        if self._control is not None:
+            from passt.dataplane.base import wait_limit
+
+            wait_limit.prepare()  # its clients may send descriptors
         network.serve_control(self._control, settings)
         network.read_last_paths()
         self._isolation.close_paths()

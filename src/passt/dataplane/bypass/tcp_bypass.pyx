@@ -15,7 +15,8 @@ receiver's socket says that it is writable. So an idle connection holds two desc
 no data is lost when the pipes run out.
 
 Sockets are watched edge-triggered, for writability only from the first time that they were full. A
-socket that hung up causes one event. There are no timers: a connection lives as long as its ends want. One
+socket that hung up causes one event. While a capture wants to see what passes, all of it is copied, and shown
+(`bypass.shown_packets`). There are no timers: a connection lives as long as its ends want. One
 that is not open on the far side yet may have to make room for others (`make_room`).
 
 A socket with an error has its last data passed on, then both connections are reset, so that either
@@ -47,6 +48,9 @@ from passt.dataplane.base.externs cimport (
     iovec, memcpy, sockaddr_storage,
 )
 from passt.dataplane.state.bypass cimport COPY_SIZE
+from passt.dataplane.bypass.shown_packets cimport (
+    is_wanted, show_data, show_fin, show_handshake, show_reset,
+)
 from passt.dataplane.core.decisions cimport note_ended, note_opened, trace_state
 from passt.dataplane.core.make_room cimport admit, join_crowd, lacks_descriptor, spare_for_connection
 from passt.dataplane.flow.decision cimport InboundView
@@ -91,11 +95,14 @@ cdef void open_splice(Core core, int fd, const sockaddr_storage *peer,
         conn.halves[CONNECTED].flags = HALF_WATCH_OUT
         core.flows.classify(flow, CLASS_HALF_OPEN_IN if flow.inbound else CLASS_HALF_OPEN_OUT)
     if result < 0 and not conn.connecting:
+        conn.connecting = True        # it was never open
         core.stats.splice_connect_failures += 1
         end_splice(core, flow, True)
         return
     if core.has_trace:
         trace_state(core, flow, splice_state(flow))
+    if core.watch.sees_bypass and not conn.connecting:
+        show_handshake(core, flow)
     if not conn.connecting:
         # While we connected, the client's first request has most likely come: that spares a wake-up.
         conn.halves[ACCEPTED].flags |= HALF_READABLE
@@ -208,6 +215,8 @@ cdef bint is_connected(Core core, Flow *flow, int side, uint32_t events) noexcep
     core.flows.classify(flow, CLASS_KEPT)
     if core.has_trace:
         trace_state(core, flow, splice_state(flow))
+    if core.watch.sees_bypass:
+        show_handshake(core, flow)
     return True
 
 
@@ -231,7 +240,7 @@ cdef bint pump(Core core, Flow *flow, int side) noexcept nogil:
         elif not budget:
             core.flows.add_work(flow)
             break
-        elif half.flags & HALF_BULK:
+        elif half.flags & HALF_BULK and not (core.watch.sees_bypass and is_wanted(core, flow)):
             n = move_bulk(core, half)
             budget -= min(budget, <uint32_t>max(n, <ssize_t>0))
         else:
@@ -247,6 +256,8 @@ cdef bint pump(Core core, Flow *flow, int side) noexcept nogil:
     if not half.flags & HALF_EOF or half.flags & HALF_SHUT:
         return True
     half.flags |= HALF_SHUT
+    if core.watch.sees_bypass:
+        show_fin(core, flow, side)
     if conn.halves[1 - side].flags & HALF_SHUT:
         end_splice(core, flow, False)         # close(2) tells the peer the same as shutdown(2)
         return False
@@ -268,6 +279,8 @@ cdef ssize_t pass_copy(Core core, Flow *flow, int side) noexcept nogil:
     elif not half.flags & HALF_READ_ON:
         half.flags &= ~<uint32_t>HALF_READABLE
     count_bytes(core, flow, side, n)
+    if core.watch.sees_bypass:
+        show_data(core, flow, side, core.bypass.copy_space, <size_t>n)
     piece.iov_base = core.bypass.copy_space
     piece.iov_len = <size_t>n
     sent = core.sockets.send(conn.halves[1 - side].fd, &piece, 1)
@@ -433,6 +446,8 @@ cdef void end_splice(Core core, Flow *flow, bint reset) noexcept nogil:
     cdef SpliceHalf *half
     cdef int side
     note_ended(core, flow, why_ended(&flow.body.splice, reset))
+    if reset and core.watch.sees_bypass:
+        show_reset(core, flow)
     for side in range(2):
         half = &flow.body.splice.halves[side]
         release_pipe(core, half)

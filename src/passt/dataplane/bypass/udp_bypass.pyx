@@ -24,6 +24,7 @@ from passt.dataplane.datagram.lifetime cimport (
 from passt.dataplane.flow.bypass cimport SPLICE_CONTROL
 from passt.dataplane.flow.key cimport SIDE_HOST, FlowKey
 from passt.dataplane.flow.record cimport FLOW_SPLICE_UDP, Flow
+from passt.dataplane.bypass.shown_packets cimport show_datagram
 from passt.dataplane.bypass.tcp_bypass cimport fill_keys, open_other_side
 from passt.dataplane.base.stats cimport DROP_SOCKET, count
 from passt.dataplane.base.externs cimport (
@@ -63,6 +64,8 @@ cdef void add_spliced(Core core, Flow *flow, const mmsghdr *message, uint32_t se
             add_to_host(&flow.body.splice_udp.traffic, 1, n)
         else:
             add_to_guest(&flow.body.splice_udp.traffic, 1, n)
+        if core.watch.sees_bypass:
+            show_datagram(core, flow, flow.inbound != to_client, payload, n)
         batch.n += 1
         payload += n
         left -= n

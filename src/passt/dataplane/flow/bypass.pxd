@@ -32,6 +32,9 @@ cdef struct SpliceHalf:
 
 cdef struct SpliceConn:
     SpliceHalf halves[2]          # 0: of the socket that was accepted, 1: of the one that we connected
+    uint32_t shown_next[2]        # sequence numbers of what is shown to captures: the next one of each half,
+    uint32_t shown_acked[2]       # and the last one of the other half that it acknowledged
+    bint is_shown                 # these have begun
     bint watched                  # the sockets are in the loop
     bint connecting
     bint failing
