@@ -22,14 +22,14 @@ class Fake(Instance):
         super().__init__("/nowhere")
         self.clock = clock
         self.cost_s = 0.0
-        self.failure: HostError | None = None
+        self.fault: HostError | None = None
         self.asked: list[tuple[float, str]] = []
 
     def ask(self, target: str, method: str = "GET", body: object = None) -> Any:
         del body
         self.asked.append((self.clock.now_s, f"{method} {target}"))
-        if self.failure is not None:
-            raise self.failure
+        if self.fault is not None:
+            raise self.fault
         return {"/v1/info": INFO, "/v1/counters": COUNTERS}.get(target, {})
 
     def flows(self, query: str) -> Iterator[dict[str, Any]]:
@@ -107,15 +107,15 @@ def test_a_flow_is_closed_and_told_and_the_list_is_asked_for_anew() -> None:
 
 def test_failures_are_told_and_tried_again_without_haste() -> None:
     case = Case()
-    case.fake.failure = HostError("busy")
+    case.fake.fault = HostError("busy")
     case.go_on(100.9)
     failures = case.worker.results()
     assert failures == [Failed("busy", is_gone=False)] * 4
     assert case.fake.times("info") == [100.0, 100.0 + AGAIN_S, 100.0 + 2 * AGAIN_S, 100.0 + 3 * AGAIN_S]
-    case.fake.failure = None
+    case.fake.fault = None
     case.go_on(101.0)
     assert [type(each) for each in case.worker.results()] == [Totals, Flows]
-    case.fake.failure = GoneError("away")
+    case.fake.fault = GoneError("away")
     case.go_on(101.0 + INTERVAL_S)
     assert case.worker.results()[0] == Failed("away", is_gone=True)
 
