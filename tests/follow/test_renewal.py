@@ -1,4 +1,4 @@
-"""What the guest gets when the host has changed: what follows, what options fix, what stays for want of better."""
+"""What the guest gets when the host has changed: what follows, what options fix, what stays meanwhile."""
 
 from __future__ import annotations
 

@@ -135,6 +135,55 @@ def test_listener_of_the_host_that_the_engine_refuses_is_closed() -> None:
     assert not is_open(engine.refused)
 
 
+def on(ifname: str, port: int) -> PortRule:
+    return PortRule(IPPROTO_TCP, port, port, port, ifname=ifname, spec=f"-t %{ifname}/{port}")
+
+
+class CountingBinder:
+    """Opens one descriptor after the other; *refused* ports cannot be had."""
+
+    def __init__(self) -> None:
+        self.fd = 100
+        self.refused: set[int] = set()
+
+    def open(self, _rule: PortRule, port: int) -> int:
+        if port in self.refused:
+            raise OSError(13, "Permission denied")
+        self.fd += 1
+        return self.fd
+
+
+def test_listeners_of_an_interface_that_was_made_anew_are_opened_again() -> None:
+    engine, binder = FakeEngine(), CountingBinder()
+    side = HostSide(cast("Engine", engine), cast("HostBinder", binder))
+    one, other = side.open_listener(on("eth0", 80), 80), side.open_listener(on("eth0", 81), 81)
+    side.open_listener(on("eth1", 80), 80)
+    side.open_listener(rule(80, 80), 80)
+    assert side.interfaces() == {"eth0", "eth1"}
+    side.listen_anew("eth0")
+    assert sorted(engine.removed) == [101, 102]
+    assert sorted(engine.listeners) == [103, 104, 105, 106]
+    assert {engine.listeners[fd][1] for fd in (105, 106)} == {on("eth0", 80), on("eth0", 81)}
+    assert side.n_open == 4
+    side.close_listener(one)
+    side.close_listener(other)
+    assert sorted(engine.listeners) == [103, 104]
+    assert side.interfaces() == {"eth1"}
+    side.listen_anew("eth0")
+    assert sorted(engine.listeners) == [103, 104]
+
+
+def test_port_of_an_interface_that_cannot_be_had_again_keeps_its_socket() -> None:
+    engine, binder = FakeEngine(), CountingBinder()
+    side = HostSide(cast("Engine", engine), cast("HostBinder", binder))
+    handle = side.open_listener(on("eth0", 80), 80)
+    binder.refused.add(80)
+    side.listen_anew("eth0")
+    assert sorted(engine.listeners) == [101]
+    side.close_listener(handle)
+    assert engine.listeners == {}
+
+
 def test_fixed_ports_are_opened_and_those_of_auto_are_not() -> None:
     sockets = FakeSockets()
     engine = FakeEngine()

@@ -79,6 +79,7 @@ class Control:
         api = Api(engine, known, control_counters)
         self._server = Server(engine, self._socket.detach(), api.serve, owner_uid=self._owner_uid)
         api.count_clients = self._server.count
+        self.on_host_changed = api.on_host_changed
 
     def start(self) -> None:
         """Take clients from now on."""

@@ -52,10 +52,14 @@ class FlowTexts:
     """Writes flows; *guest* and *listeners* tell which mapping or rule applied to one."""
 
     def __init__(self, guest: GuestNet, listeners: Callable[[], Iterable[ListenerInfo]]) -> None:
-        self._mappings4 = _mappings(guest.ip4)
-        self._mappings6 = _mappings(guest.ip6)
+        self.renew(guest)
         self._listeners = listeners
         self._rules: dict[tuple[int, int, bool], list[PortRule]] = {}
+
+    def renew(self, guest: GuestNet) -> None:
+        """Take it that *guest* is the guest's network now."""
+        self._mappings4 = _mappings(guest.ip4)
+        self._mappings6 = _mappings(guest.ip6)
 
     def refresh(self) -> None:
         """Take note of the port rules that there are now."""

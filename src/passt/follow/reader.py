@@ -1,10 +1,10 @@
 """The process that reads resolv.conf for the main process, which has no path any more.
 
-It is forked while paths are there, and keeps its sight of them, but nobody can speak to it: it has one end of a
-channel, into which it writes, and the descriptors of inotify(7). It has the user that the main process will
-have, no capability, Landlock as far as it is to be had, under which it may read but not write, and a filter
-of its own (tools/seccomp_policy.py). It copies the file, and does not look at what is in it. It ends with the
-main process.
+It is forked while paths are there, and keeps its sight of them, but nobody can speak to it: it has one end
+of a channel, into which it writes, and the descriptors of inotify(7). It has the user that the main process
+will have, no capability, Landlock as far as it is to be had, under which it may read but not write, and a
+filter of its own (tools/seccomp_policy.py). It copies the file, and does not look at what is in it. It ends
+with the main process.
 
 Messages on the channel: "c" and the content of the file, at the start and after each change.
 """

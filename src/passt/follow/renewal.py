@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from passt.config.resolve import resolve
 from passt.errors import ConfigError
-from passt.facts.host import HostFacts, InterfaceAddress
+from passt.facts.host import HostChange, HostFacts, InterfaceAddress
 from passt.light.values import NamedTuple, replace
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -33,21 +33,6 @@ _NOTHING = "none"
 _HOST_ADDRESS = "address of the host"
 
 
-class Change(NamedTuple):
-    """One change for people: *what* of IP *version* (0: of both) was *before* and is *after*."""
-
-    what: str
-    version: int
-    before: str
-    after: str
-
-    @property
-    def text(self) -> str:
-        """A line for the log."""
-        family = f"IPv{self.version} " if self.version else ""
-        return f"the host's network has changed: {family}{self.what} {self.before} -> {self.after}"
-
-
 class Renewal(NamedTuple):
     """The guest's network as it is to be, *guest*, and the *facts* that it is made of.
 
@@ -57,7 +42,7 @@ class Renewal(NamedTuple):
 
     facts: HostFacts
     guest: GuestNet
-    changes: tuple[Change, ...] = ()
+    changes: tuple[HostChange, ...] = ()
     fault: str = ""
 
 
@@ -127,7 +112,7 @@ def _keep_inside(before: GuestFamily | None, wanted: GuestFamily | None) -> Gues
                    template_ifname=wanted.template_ifname, template_ifindex=wanted.template_ifindex)
 
 
-def _compare(before: GuestNet, after: GuestNet) -> list[Change]:
+def _compare(before: GuestNet, after: GuestNet) -> list[HostChange]:
     """List what people may want to know."""
     found = []
     for version, one, other in ((4, before.ip4, after.ip4), (6, before.ip6, after.ip6)):
@@ -135,11 +120,11 @@ def _compare(before: GuestNet, after: GuestNet) -> list[Change]:
             continue
         # Unless the host's address is not the guest's, one line says both.
         are_apart = one.host_address is not None or other.host_address is not None
-        found += [Change(what, version, old, new)
+        found += [HostChange(what, version, old, new)
                   for (what, old), (_, new) in zip(_describe(one), _describe(other), strict=True)
                   if old != new and (are_apart or what != _HOST_ADDRESS)]
     if before.search != after.search:
-        found.append(Change("search domains", 0, " ".join(before.search) or _NOTHING,
+        found.append(HostChange("search domains", 0, " ".join(before.search) or _NOTHING,
                             " ".join(after.search) or _NOTHING))
     return found
 

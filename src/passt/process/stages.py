@@ -47,11 +47,12 @@ class Stage:
 
 
 STAGES = (
-    Stage("host", _ALL, "signalfd of SIGUSR1, packet capture, connection of --fd; the host is read"),
+    Stage("host", _ALL, "signalfd of SIGUSR1, packet capture, connection of --fd; the host is read;"
+          " with --follow its network is watched from now on"),
     Stage("ports", _ALL, "listeners of the host's ports"),
     Stage("target", (ATTACHED,), "namespaces, watch for their end"),
     Stage("socket", _ALL, "listening sockets for a machine, --control and --conf-path, their files; with the"
-          " latter a helper for low ports"),
+          " latter a helper for low ports; with --follow a process that reads resolv.conf"),
     Stage("user", _ALL, "", "the user: root of the host becomes nobody, or the user of --runas"),
     Stage("user-namespace", _ALL, "capabilities inside", "capabilities over the host"),
     Stage("pid-namespace", (ATTACHED, *_MACHINE), "in the background: own PID namespace",

@@ -1,9 +1,10 @@
 """DHCPv6 server of the guest's link (RFC 8415), with one address to assign.
 
 Theory of operation. The guest's address is fixed when the server is made, and the guest has no neighbours, so
-there is no lease database. Each message shows anew which IA is bound to the address: the first IA_NA that names the address, or
-else the first IA_NA. Every other IA gets no address and a status that says so. After a RELEASE or DECLINE the
-client gets the same address again.
+there is no lease database. Each message shows anew which IA is bound to the address: the first IA_NA that
+names the address, or else the first IA_NA. Every other IA gets no address and a status that says so. After a
+RELEASE or DECLINE the client gets the same address again. When the host's network changes, another server
+takes this one's place.
 
 Any other address is not appropriate for this link, even one of the same prefix: a guest that was migrated to
 us, or restarted with another configuration, must ask for the right one. For such an address, the reply to

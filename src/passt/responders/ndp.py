@@ -77,6 +77,7 @@ class NdpResponder:
     """Answers solicitations with the facts of *net*, whose IPv6 part is *family*; has no state.
 
     *managed* is the M flag: DHCPv6 assigns addresses. *before* is the responder whose place this one takes.
+    `advertisement` is what it advertises; None: nothing.
     """
 
     def __init__(self, net: GuestNet, family: GuestFamily, *, router_advertisements: bool = True,
@@ -86,10 +87,10 @@ class NdpResponder:
         guest_owned = {family.address, *(copied.address for copied in family.copied_addresses)}
         self._defended = {family.our_address, family.gateway, family.map_host_loopback, family.map_guest,
                           family.dns_match} - guest_owned
-        self._advertisement: RouterAdvertisement | None = None
+        self.advertisement: RouterAdvertisement | None = None
         if router_advertisements:
-            said = before._advertisement if before else None
-            self._advertisement = _make_advertisement(net, family, said, managed=managed)
+            said = before.advertisement if before else None
+            self.advertisement = _make_advertisement(net, family, said, managed=managed)
 
     def respond(self, source: IPv6Address, message: NdpMessage) -> NdpReply | None:
         """Return the reply to *message*, sent from *source*; None if it must get none."""
@@ -108,7 +109,7 @@ class NdpResponder:
     def take_leave(self, successor: NdpResponder) -> NdpReply | None:
         """Say that there is no router at our address any more; None if *successor* has the same one."""
         source = self._our_link_local
-        if self._advertisement is None or source is None or source == successor._our_link_local:
+        if self.advertisement is None or source is None or source == successor._our_link_local:
             return None
         # RFC 4861 6.2.5: a router lifetime of 0.
         return NdpReply(source, IP6_ALL_NODES, RouterAdvertisement(
@@ -125,11 +126,11 @@ class NdpResponder:
 
     def _handle_router_solicitation(self, source: IPv6Address) -> NdpReply | None:
         # RFC 4861 6.1.2: an advertisement is valid only from a link-local address.
-        if self._advertisement is None or self._our_link_local is None:
+        if self.advertisement is None or self._our_link_local is None:
             return None
         # RFC 4861 6.2.6: a solicitation from the unspecified address is answered to the all-nodes group.
         destination = IP6_ALL_NODES if source.is_unspecified else source
-        return NdpReply(self._our_link_local, destination, self._advertisement)
+        return NdpReply(self._our_link_local, destination, self.advertisement)
 
 
 def _make_advertisement(net: GuestNet, family: GuestFamily, before: RouterAdvertisement | None, *,

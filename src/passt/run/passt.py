@@ -16,7 +16,14 @@ from passt.run import credentials
 from passt.run.clients import Clients
 from passt.run.diagnostics import Diagnostics
 from passt.run.isolation import Isolation
-from passt.run.network import Network, load_all, open_ports, print_banner, resolve_guest
+from passt.run.network import (
+    Network,
+    load_all,
+    open_following,
+    open_ports,
+    print_banner,
+    resolve_guest,
+)
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -56,11 +63,14 @@ class _Passt:
             background.expect_file()
         self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug,
                                         on_created=background.has_made)
-        self._guest = resolve_guest(settings)
+        self._following = open_following(settings)
+        self._guest = resolve_guest(settings, self._following)
         self._progress.enter("ports")
         conf_path = settings.control.conf_path
         self._ports = open_ports(settings.forwarding, self._guest, changes=conf_path is not None)
         self._progress.enter("socket")
+        if self._following is not None:
+            self._following.start_reader(self._user)
         self._listener = None
         if self._connection is None:
             background.expect_file()
@@ -110,6 +120,10 @@ class _Passt:
         clients.start(self._connection)
         if self._control is not None:
             self._control.start()
+        if self._following is not None:
+            if self._control is not None:
+                self._following.on_changed = self._control.on_host_changed
+            self._following.start(network, self._guest)
         network.serve(self._diagnostics)
         return 0
 

@@ -39,6 +39,7 @@ from passt.run.network import (
     Network,
     follows_ports,
     load_all,
+    open_following,
     open_ports,
     print_banner,
     resolve_guest,
@@ -100,7 +101,8 @@ class _Pasta:
         self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug,
                                         on_created=background.has_made)
         self._user = identity.choose(settings.process.runas)
-        self._guest = resolve_guest(settings)
+        self._following = open_following(settings)
+        self._guest = resolve_guest(settings, self._following)
         self._progress.enter("ports")
         self._control: Control | None = None
         self._conf_path = settings.control.conf_path
@@ -110,8 +112,10 @@ class _Pasta:
             load_all()
 
     def _open_socket(self) -> None:
-        """Make the socket of --conf-path, if it is asked for."""
+        """Make the sockets and processes that are asked for and take the caller's rights."""
         self._progress.enter("socket")
+        if self._following is not None:
+            self._following.start_reader(self._user)
         if self._settings.control.control_path is not None:
             from passt.control.door import Control
 
@@ -159,9 +163,7 @@ class _Pasta:
             supervisor.start_command()
             descriptors.leave_stdio(null)
             enter("loop")
-            if self._control is not None:
-                self._control.start()
-            network.serve(self._diagnostics)
+            self._start_to_serve(network)
         except BaseException:
             child.end()
             raise
@@ -207,10 +209,18 @@ class _Pasta:
         print_banner(settings, self._guest, self._control)
         self._background.announce()
         enter("loop")
+        self._start_to_serve(network)
+        return 0
+
+    def _start_to_serve(self, network: Network) -> None:
+        """Run the loop."""
         if self._control is not None:
             self._control.start()
+        if self._following is not None:
+            if self._control is not None:
+                self._following.on_changed = self._control.on_host_changed
+            self._following.start(network, self._guest)
         network.serve(self._diagnostics)
-        return 0
 
     def _make_tap(self, channel: Channel) -> None:
         """Make, configure and send the tap: work of the child."""

@@ -23,6 +23,9 @@ from passt.light.values import IntEnum
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
     from passt.host.rtnetlink.messages import Message
 
 MAX_DATAGRAMS = 64  # of one call of `has_news`: the rest waits for the next turn of the loop
@@ -53,7 +56,7 @@ _KNOWN = frozenset(int(change) for change in Change)
 
 
 class NetworkWatch:
-    """Tells when the network of this namespace may have changed. Raises HostError if that cannot be had.
+    """Tells when the network of this namespace may have changed; a context manager. Raises HostError.
 
     *n_overflows* counts how often the kernel dropped messages, *n_malformed* the datagrams that made no
     sense.
@@ -69,6 +72,13 @@ class NetworkWatch:
             self._socket.bind((0, _GROUPS))
         except OSError as error:
             raise HostError(f"cannot watch the network of the host: {error.strerror}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        self.close()
 
     def fileno(self) -> int:
         """Return the descriptor, for polling."""
