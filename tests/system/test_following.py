@@ -1,0 +1,269 @@
+"""--follow with real programs: a host that is renumbered, unplugged, found late, and flapped about.
+
+Each test has a host and an outside of its own, as it takes the host's network apart.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.lab import FAR4, FAR6, Lab, Place, Running, connect
+from tests.support.processes import LIMIT_S, is_readable, read, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    Places = tuple[Place, Place]
+
+pytestmark = pytest.mark.needs_root
+
+ECHO = "8007"
+MAPPED, FORWARD = "169.254.1.2", "198.51.100.53"
+NEW4, NEW6 = "192.0.2.2", "2001:db8:9::2"
+# The host gets other addresses of other networks; the outside has one in each.
+OUTSIDE_MOVES = """
+addr add 192.0.2.1/24 dev o0
+addr add 2001:db8:9::1/64 dev o0 nodad
+"""
+HOST_MOVES = f"""
+addr del 203.0.113.2/24 dev h0
+addr del 2001:db8:1::2/64 dev h0
+addr add {NEW4}/24 dev h0
+addr add {NEW6}/64 dev h0 nodad
+route add default via 192.0.2.1
+route replace default via 2001:db8:9::1
+"""
+AGENT = """
+import errno, socket, subprocess, sys, threading
+sockets = {}
+def serve(port):
+    door = socket.create_server(("", int(port)))
+    def run():
+        while True:
+            client, _ = door.accept()
+            client.sendall(b"inside")
+            client.close()
+    threading.Thread(target=run, daemon=True).start()
+    return "ok"
+def do(word, *rest):
+    if word == "open":
+        sockets[rest[0]] = socket.create_connection((rest[1], int(rest[2])), 10)
+        return "ok"
+    if word == "echo":
+        sockets[rest[0]].sendall(b"hello")
+        return sockets[rest[0]].recv(5).decode()
+    if word == "wait":
+        sockets[rest[0]].settimeout(20)
+        return repr(sockets[rest[0]].recv(1))
+    if word == "ask":
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(float(rest[2]))
+            sock.sendto(b"?", (rest[0], int(rest[1])))
+            return sock.recv(100).decode()
+    if word == "serve":
+        return serve(*rest)
+    return repr(subprocess.run(rest, capture_output=True, text=True).stdout)
+for line in sys.stdin:
+    try:
+        answer = do(*line.split())
+    except TimeoutError:
+        answer = "TIMEOUT"
+    except OSError as error:
+        answer = errno.errorcode[error.errno]
+    print(answer, flush=True)
+"""
+CLIENT = """
+import errno, socket, sys
+try:
+    print(socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).recv(100).decode())
+except TimeoutError:
+    print("TIMEOUT")
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+# Answers each datagram with a word of its own.
+NAME_SERVER = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind((sys.argv[1], 53))
+print("ready", flush=True)
+while True:
+    sock.sendto(sys.argv[2].encode(), sock.recvfrom(100)[1])
+"""
+
+
+class Guest:
+    """pasta with a command that does what it is told, in a host of its own."""
+
+    def __init__(self, lab: Lab, host: Place, *options: str) -> None:
+        self.host = host
+        self.running = lab.start(["--follow", *options], ["/usr/bin/python3", "-I", "-c", AGENT], user=True,
+                                 place=host, stdin=subprocess.PIPE)
+        assert self.ask("ip -o link"), "it runs"
+
+    def ask(self, line: str) -> str:
+        """Have one line done; return the answer."""
+        popen = self.running.popen
+        assert popen.stdin is not None
+        assert popen.stdout is not None
+        popen.stdin.write(f"{'run ' if line.startswith('ip') else ''}{line}\n".encode())
+        popen.stdin.flush()
+        assert is_readable(popen.stdout, LIMIT_S), f"no answer to {line}"
+        answer = popen.stdout.readline().decode().rstrip("\n")
+        assert answer, popen.communicate()
+        return answer
+
+    def until(self, line: str, wanted: str) -> str:
+        """Ask until the answer has *wanted* in it."""
+        answers = [""]
+
+        def has_come() -> bool:
+            answers.append(self.ask(line))
+            return wanted in answers[-1]
+
+        wait_until(has_come, f"{wanted} in the answer to {line}")
+        return answers[-1]
+
+    def cpu_ticks(self) -> int:
+        """Return the processor time of the main process."""
+        return sum(map(int, read(f"/proc/{self.running.pid}/stat").rsplit(b")", 1)[1].split()[11:13]))
+
+
+def batch(place: Place, lines: str) -> None:
+    """Have ip(8) carry out *lines*; it tells the family by the address."""
+    place.run(["ip", "-batch", "-"], feed=lines.strip().encode() + b"\n")
+
+
+def start_server(place: Place, argv: list[str]) -> Running:
+    """Start a server, and wait until it says that it is ready."""
+    running = place.spawn(["/usr/bin/python3", "-I", *argv], stderr=subprocess.DEVNULL)
+    assert running.popen.stdout is not None
+    assert is_readable(running.popen.stdout, LIMIT_S)
+    assert running.popen.stdout.readline() == b"ready\n"
+    return running
+
+
+@pytest.fixture
+def places(lab: Lab) -> Iterator[tuple[Place, Place]]:
+    """Make a host and an outside that are not connected yet; both have servers."""
+    host, outside = lab.bare_place(), lab.bare_place()
+    for place in (host, outside):
+        start_server(place, [str(lab.directory / "servers.py")])
+    yield host, outside
+    for place in (host, outside):
+        lab.extra.remove(place)
+        place.close()
+
+
+def fetch(place: Place, address: str, port: int) -> str:
+    """Return what a server says to a client in *place*, the name of the error if it says nothing."""
+    return place.run(["/usr/bin/python3", "-I", "-c", CLIENT, address, str(port)]).stdout.decode().strip()
+
+
+def test_renumbering_resets_what_hangs_and_new_connections_work(lab: Lab, places: Places) -> None:
+    host, outside = places
+    connect(host, outside)
+    guest = Guest(lab, host, "--config-net", "--map-guest-addr", MAPPED, "-t", "9000")
+    assert guest.ask("serve 9000") == "ok"
+    for name, address in (("old4", FAR4), ("old6", FAR6), ("host", MAPPED)):
+        assert guest.ask(f"open {name} {address} {ECHO}") == "ok"
+        assert guest.ask(f"echo {name}") == "hello"
+    batch(outside, OUTSIDE_MOVES)
+    batch(host, HOST_MOVES)
+    for name in ("old4", "old6", "host"):
+        assert guest.ask(f"wait {name}") == "ECONNRESET"
+    for name, address in (("new4", FAR4), ("new6", FAR6), ("again", MAPPED)):
+        assert guest.until(f"open {name} {address} {ECHO}", "ok")
+        assert guest.ask(f"echo {name}") == "hello"
+    for address in (NEW4, NEW6):
+        assert fetch(outside, address, 9000) == "inside"
+
+
+def test_guest_that_configures_itself_is_told_the_new_prefix_at_once(lab: Lab, places: Places) -> None:
+    host, outside = places
+    connect(host, outside)
+    guest = Guest(lab, host)
+    guest.ask("ip link set h0 up")
+    guest.until("ip -6 addr show dev h0 scope global", "2001:db8:1:")
+    batch(outside, OUTSIDE_MOVES)
+    batch(host, HOST_MOVES)
+    shown = guest.until("ip -6 addr show dev h0 scope global", "2001:db8:9:")
+    old = next(line for line in shown.split("\\n") if "2001:db8:1:" in line)
+    assert "deprecated" in old
+    assert guest.until(f"open new {FAR6} {ECHO}", "ok")
+    assert guest.ask("echo new") == "hello"
+
+
+def test_network_that_is_there_after_the_start(lab: Lab, places: Places) -> None:
+    host, outside = places
+    guest = Guest(lab, host)
+    guest.ask("ip link set tap0 up")
+    guest.until("ip -6 addr show dev tap0", "fe80:")
+    connect(host, outside)
+    guest.until("ip -6 addr show dev tap0 scope global", "2001:db8:1:")
+    assert guest.until(f"open new {FAR6} {ECHO}", "ok")
+    assert guest.ask("echo new") == "hello"
+
+
+def test_port_of_an_interface_that_is_made_again(lab: Lab, places: Places) -> None:
+    host, outside = places
+    connect(host, outside)
+    guest = Guest(lab, host, "--config-net", "-t", "%h0/9000")
+    assert guest.ask("serve 9000") == "ok"
+    assert fetch(outside, "203.0.113.2", 9000) == "inside"
+    batch(host, "link del h0")
+    connect_again(host, outside)
+    wait_until(lambda: fetch(outside, "203.0.113.2", 9000) == "inside", "the port is forwarded again")
+    assert guest.until(f"open new {FAR4} {ECHO}", "ok")
+    assert guest.ask("echo new") == "hello"
+
+
+def connect_again(host: Place, outside: Place) -> None:
+    """Connect two places that were connected before, whose link is gone."""
+    for address in (f"{FAR4}/32", f"{FAR6}/128"):
+        outside.run(["ip", "addr", "del", address, "dev", "lo"])
+    connect(host, outside)
+
+
+def test_name_server_of_the_host_is_followed(lab: Lab, places: Places, tmp_path: Path) -> None:
+    host, outside = places
+    connect(host, outside)
+    start_server(outside, ["-c", NAME_SERVER, FAR4, "one"])
+    start_server(outside, ["-c", NAME_SERVER, "203.0.113.1", "two"])
+    lab_file = tmp_path / "resolv.conf"
+    lab_file.write_text(f"nameserver {FAR4}\n", encoding="ascii")
+    for directory in (tmp_path, *list(tmp_path.parents)[:3]):
+        if directory.name != "tmp":
+            directory.chmod(0o755)
+    host.run(["sh", "-c", f"mount --bind {lab_file} $(realpath /etc/resolv.conf)"])
+    guest = Guest(lab, host, "--config-net", "--dns-forward", FORWARD)
+    assert guest.ask(f"ask {FORWARD} 53 10") == "one"
+    lab_file.write_text("nameserver 203.0.113.1\n", encoding="ascii")
+    guest.until(f"ask {FORWARD} 53 1", "two")
+    lab_file.write_text("", encoding="ascii")
+    assert guest.ask(f"ask {FORWARD} 53 10") == "two"
+
+
+@pytest.mark.slow
+def test_flapping_routes_hold_up_nobody_and_cost_nothing_afterwards(lab: Lab, places: Places) -> None:
+    host, outside = places
+    connect(host, outside)
+    guest = Guest(lab, host, "--config-net")
+    routes = [f"10.{n >> 8}.{n & 255}.0/24" for n in range(10_000)]
+    for verb in ("add", "del", "add", "del"):
+        batch(host, "\n".join(f"route {verb} {route} via 203.0.113.1" for route in routes))
+        assert guest.ask(f"open {verb} {FAR4} {ECHO}") == "ok"
+        assert guest.ask(f"echo {verb}") == "hello"
+    seen = [-1]
+
+    def is_idle() -> bool:
+        seen.append(guest.cpu_ticks())
+        outside.run(["true"])
+        return seen[-1] == seen[-2] == guest.cpu_ticks()
+
+    wait_until(is_idle, "pasta rests")
+    assert guest.ask("echo add") == "hello"
