@@ -35,7 +35,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "dataplane": BASE | {"facts"},
     "vhost_user": FACTS,
     "control": FACTS | {"host", "process"},
-    "follow": FACTS | {"config", "host", "process"},
+    "follow": FACTS | {"config", "host", "namespace", "process"},
     "steer": FACTS,
     "wire": BASE | {"facts"},
     "facts": BASE,

@@ -2,9 +2,9 @@
 """What the running program may ask of the kernel: tools/gen_seccomp.py makes the filters from this policy.
 
 There is a filter for the main thread of each form of the program (FORMS), one for the process that binds low
-ports for it (`run/port_helper.py`), one for the process that reads a file for it (`follow/reader.py`), and
-one for the thread in the guest's namespace (`dataplane/sockets/namespace_thread.pyx`). A call meets one of
-five ends:
+ports for it (`run/port_helper.py`), one for the process that reads a file for it (`follow/reader.py`), one
+for that which configures a namespace (`namespace/configurer.py`), and one for the thread in the guest's
+namespace (`dataplane/sockets/namespace_thread.pyx`). A call meets one of five ends:
 
 * it is in a rule of `FILTERS`, and its arguments fit: the kernel does it;
 * it is in a rule, and its arguments fit none: as if it were in none;
@@ -251,6 +251,12 @@ READER = (
     Rule("sendto sendmsg", "the content"),
 )  # fmt: skip
 
+# The process that configures a namespace with --follow and --config-net: `namespace/configurer.py`.
+CONFIGURER = (
+    Rule("recvfrom recvmsg", "orders of the main process; answers of the kernel"),
+    Rule("sendto sendmsg", "requests to the kernel, by the netlink socket that is open; the log"),
+)  # fmt: skip
+
 FILTERS: dict[str, tuple[Rule, ...]] = {
     "command": (*CORE, *MAIN, *BYPASS, *COMMAND),
     "attached": (*CORE, *MAIN, *BYPASS, *ATTACHED),
@@ -259,6 +265,7 @@ FILTERS: dict[str, tuple[Rule, ...]] = {
     "thread": (*CORE, *THREAD),
     "helper": (*CORE, *HELPER),
     "reader": (*CORE, *READER),
+    "configurer": (*CORE, *CONFIGURER),
 }
 
 # Get ABSENT_ERRNO in silence, as far as they are not allowed.

@@ -1,4 +1,4 @@
-"""A host that changes, and what is made of it: the kernel's own messages, in namespaces, and a test's loop."""
+"""A host that changes, and what is made of it: messages of the kernel, in namespaces, and a test's loop."""
 
 from __future__ import annotations
 

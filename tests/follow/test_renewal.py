@@ -51,7 +51,7 @@ def settings_of(arguments: str, mode: str = "passt") -> Settings:
 
 def moved(arguments: str, known: HostFacts, found: HostFacts, mode: str = "passt") -> Renewal:
     settings = settings_of(arguments, mode)
-    return renew(settings, known, found, resolve(settings, known))
+    return renew(settings, known, found, resolve(settings, known), keeps_inside="--config-net" in arguments)
 
 
 def of4(renewal: Renewal) -> GuestFamily:
@@ -166,9 +166,10 @@ def test_lifetimes_and_routes_are_no_change_but_other_addresses_are() -> None:
     settings = settings_of("")
     guest = resolve(settings, HOME)
     aged = replace(WIFI4, addresses=(address("192.0.2.2", 24, message=b"aged"),), routes=(b"other",))
-    assert is_same(renew(settings, HOME, replace(HOME, ip4=aged), guest).guest, guest)
+    assert is_same(renew(settings, HOME, replace(HOME, ip4=aged), guest, keeps_inside=False).guest,
+                   guest)
     more = replace(WIFI4, addresses=(*WIFI4.addresses, address("192.0.2.77", 24)))
-    renewal = renew(settings, HOME, replace(HOME, ip4=more), guest)
+    renewal = renew(settings, HOME, replace(HOME, ip4=more), guest, keeps_inside=False)
     assert renewal.changes == ()
     assert not is_same(renewal.guest, guest)
 
@@ -177,7 +178,7 @@ def test_namespace_that_was_set_up_keeps_its_addresses_and_leads_to_the_new_ones
     arguments = "--config-net --map-guest-addr 169.254.1.2 --dns-forward 169.254.1.1"
     settings = settings_of(arguments, "pasta")
     before = resolve(settings, HOME)
-    renewal = renew(settings, HOME, WORK, before)
+    renewal = renew(settings, HOME, WORK, before, keeps_inside=True)
     for family_before, after in ((before.ip4, of4(renewal)), (before.ip6, of6(renewal))):
         assert family_before is not None
         for name in ("address", "prefix_len", "gateway", "our_address", "map_host_loopback", "map_guest",
@@ -186,7 +187,7 @@ def test_namespace_that_was_set_up_keeps_its_addresses_and_leads_to_the_new_ones
     assert (str(of4(renewal).host_address), str(of4(renewal).dns_host)) == ("198.51.100.7", "203.0.113.53")
     assert (of4(renewal).template_ifindex, of6(renewal).template_ifindex) == (2, 2)
     assert "IPv4 address of the host 192.0.2.2 -> 198.51.100.7" in texts(renewal)
-    back = renew(settings, renewal.facts, HOME, renewal.guest)
+    back = renew(settings, renewal.facts, HOME, renewal.guest, keeps_inside=True)
     assert is_same(back.guest, before)
     assert "IPv4 address of the host 198.51.100.7 -> 192.0.2.2" in texts(back)
 

@@ -76,6 +76,18 @@ def test_datagrams_to_what_means_another_host_now_end_and_connections_do_not() -
                  make_flow(3, proto=17), gone=frozenset(), moved=moved) == [0]
 
 
+def test_flows_of_an_address_that_the_guest_leaves_end_before_the_rest_is_done() -> None:
+    table = Table(make_flow(0), make_flow(1, guest_address=KEPT), make_flow(2), make_flow(3))
+    done: list[list[tuple[int, int]]] = []
+    Sweep(table, frozenset(), left=frozenset({bytes((192, 0, 2, 2))}),
+          on_done=lambda: done.append(list(table.closed)))
+    assert done == []
+    table.run()
+    assert done == [[(0, 3), (2, 3), (3, 3)]]
+    Sweep(table, frozenset(), on_done=lambda: done.append([]))
+    assert done[1:] == [[]]
+
+
 def test_one_page_in_a_turn_and_nothing_where_nothing_has_gone() -> None:
     table = Table(*(make_flow(number) for number in range(5)))
     Sweep(table, frozenset({LOST}), frozenset())

@@ -22,6 +22,7 @@ from passt.follow.sweep import Sweep, moved_addresses
 from passt.host import resolvconf
 from passt.host.host_facts import HostReader
 from passt.host.rtnetlink.watch import NetworkWatch
+from passt.namespace.renumbering import plan
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from passt.facts.guest import GuestNet
     from passt.facts.host import HostChange, HostFacts
     from passt.facts.settings import Settings
+    from passt.follow.renewal import Renewal
+    from passt.namespace.configurer import Configurer
     from passt.process.identity import Identity
 
     class Followed(Protocol):
@@ -41,6 +44,9 @@ if TYPE_CHECKING:
 
         def renew(self, guest: GuestNet) -> None:
             """Serve *guest* from now on."""
+
+        def assign(self, guest: GuestNet) -> None:
+            """Take it that the guest has the addresses of *guest* now."""
 
         def listened_interfaces(self) -> Iterable[str]:
             """Name the interfaces to which listeners are bound."""
@@ -55,11 +61,12 @@ RESOLV_CONF = "/etc/resolv.conf"
 class Following:
     """Watches the host from now on. Raises PasstError, as `host_facts.read_host` does.
 
+    *configurer* changes the namespace, where --config-net has set it up.
     *facts* are those of the last reading that made a network. *on_changed*, when set, gets the guest's new
     network and what people may want to know of the change.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, configurer: Configurer | None = None) -> None:
         self._settings = settings
         # Watched first: what changes during the reading is read again.
         self._watch = NetworkWatch()
@@ -68,6 +75,7 @@ class Following:
         self.facts = self._host.read(self._resolvers)
         self._addresses = self._host.addresses()
         self._resolver_reader: Reader | None = None
+        self._configurer = configurer
         self._network: Followed | None = None
         self._guest: GuestNet | None = None
         self._gatherer: Gatherer | None = None
@@ -87,6 +95,8 @@ class Following:
         engine.add_reader(self._watch.fileno(), self._on_news)
         if self._resolver_reader is not None:
             self._resolver_reader.start(engine, self._on_resolv_conf)
+        if self._configurer is not None:
+            self._configurer.start(engine)
         # Between the first reading and now there was no ear for hints of resolv.conf, nor time for others.
         self._gatherer.hint()
 
@@ -117,29 +127,41 @@ class Following:
             log.limited(log.INFO, "follow", f"cannot follow the host yet: {error}")
             return False
         gone, self._addresses = self._addresses - addresses, addresses
-        moved = self._follow(self._network, self._guest, found)
+        self._follow(self._network, self._guest, found, gone)
         for ifname, ifindex in interfaces.items():
             if ifindex and ifindex != self._interfaces.get(ifname):
                 self._network.listen_anew(ifname)
         self._interfaces |= {ifname: ifindex for ifname, ifindex in interfaces.items() if ifindex}
-        Sweep(self._network.engine, gone, moved)
         return True
 
-    def _follow(self, network: Followed, guest: GuestNet, found: HostFacts) -> frozenset[bytes]:
-        """Have *network* serve what follows from *found*; return the addresses that mean something else."""
-        renewal = renew(self._settings, self.facts, found, guest)
+    def _follow(self, network: Followed, guest: GuestNet, found: HostFacts, gone: frozenset[bytes]) -> None:
+        """Have *network* serve what follows from *found*, and end the flows of *gone* addresses."""
+        configurer = self._configurer
+        can_configure = configurer is not None and configurer.ifindex != 0
+        renewal = renew(self._settings, self.facts, found, guest,
+                        keeps_inside=self._settings.namespace.config_net and not can_configure)
         if renewal.fault:
             log.limited(log.WARNING, "follow", f"cannot follow the host to its new network: {renewal.fault}")
-        self.facts = renewal.facts
-        if is_same(guest, renewal.guest):
-            return frozenset()
-        self._guest = renewal.guest
-        network.renew(renewal.guest)
+        self.facts, self._guest = renewal.facts, renewal.guest
+        if not is_same(guest, renewal.guest):
+            network.renew(renewal.guest)
+            self._tell(renewal)
+        moved = moved_addresses(guest, renewal.guest)
+        if configurer is None or not can_configure:
+            Sweep(network.engine, gone, moved)
+            return
+        inside = plan(guest, renewal.guest, configurer.ifindex)
+        if inside.added:
+            configurer.carry_out(inside.added)
+            network.assign(renewal.guest)
+        # The resets have to arrive while the guest still has its old addresses.
+        Sweep(network.engine, gone, moved, inside.left, lambda: configurer.carry_out(inside.removed))
+
+    def _tell(self, renewal: Renewal) -> None:
         for change in renewal.changes:
             log.limited(log.INFO, f"follow {change.what} {change.version}", change.text)
         if self.on_changed is not None:
             self.on_changed(renewal.guest, renewal.changes)
-        return moved_addresses(guest, renewal.guest)
 
     def _indices(self, ifnames: Iterable[str]) -> dict[str, int]:
         """Return the indices of interfaces, 0 for one that is not there. Raises HostError."""

@@ -8,8 +8,8 @@ three points a running guest is unlike a new one:
   itself go on, and a network that comes back changes nothing.
 * An address that the host still has stays the guest's, though a start would take another one: hosts get
   another temporary IPv6 address every day (RFC 8981).
-* The interface in the namespace keeps its name. What --config-net has set up there stays; what its addresses
-  lead to follows the host.
+* The interface in the namespace keeps its name. What --config-net has set up there stays if nobody can change
+  it any more; what its addresses lead to follows the host.
 """
 
 from __future__ import annotations
@@ -46,8 +46,12 @@ class Renewal(NamedTuple):
     fault: str = ""
 
 
-def renew(settings: Settings, known: HostFacts, found: HostFacts, guest: GuestNet) -> Renewal:
-    """Work out the successor of *guest*, which was made of *known*, now that the host is as *found*."""
+def renew(settings: Settings, known: HostFacts, found: HostFacts, guest: GuestNet, *,
+          keeps_inside: bool) -> Renewal:
+    """Work out the successor of *guest*, which was made of *known*, now that the host is as *found*.
+
+    *keeps_inside* says that the addresses and routes that the guest has cannot change.
+    """
     asked = settings.addresses
     facts = HostFacts(
         _succeed(known.ip4, found.ip4, asked.address4),
@@ -60,7 +64,7 @@ def renew(settings: Settings, known: HostFacts, found: HostFacts, guest: GuestNe
     except ConfigError as error:
         return Renewal(known, guest, (), str(error))
     wanted = replace(wanted, ifname=guest.ifname, warnings=guest.warnings, notes=guest.notes)
-    if settings.namespace.config_net:
+    if keeps_inside:
         wanted = replace(guest, ip4=_keep_inside(guest.ip4, wanted.ip4),
                          ip6=_keep_inside(guest.ip6, wanted.ip6))
     return Renewal(facts, wanted, tuple(_compare(guest, wanted)))

@@ -1,9 +1,9 @@
 """Ends the flows that a change of the host's network has left behind.
 
 A connection whose local address the host has lost would hang for minutes: the kernel keeps its socket, and
-nothing comes any more. A UDP flow keeps the way that it was given, though the address that the guest talks to
-means another host by now. Both are ended, so that the guest sees a reset, or its next datagram goes the new
-way.
+nothing comes any more; so would one whose address the namespace is about to lose. A UDP flow keeps the way
+that it was given, though the address that the guest talks to means another host by now. All of these are
+ended, so that the guest sees a reset, or its next datagram goes the new way.
 
 The flow table is looked at a few records in a turn of the loop, as the kernel is asked for each.
 """
@@ -36,27 +36,36 @@ if TYPE_CHECKING:
 class Sweep:
     """Ends flows of *source* whose local address is one of *gone*, and UDP flows to one of *moved*.
 
-    Addresses are packed; those of *moved* are as the guest sees them. It starts at once.
+    *left* are addresses of the guest's own whose flows end, too. Addresses are packed; those of *moved* and
+    *left* are as the guest sees them. It starts at once; *on_done* is called at the end.
     """
 
-    def __init__(self, source: Source, gone: frozenset[bytes], moved: frozenset[bytes]) -> None:
+    def __init__(self, source: Source, gone: frozenset[bytes], moved: frozenset[bytes] = frozenset(),
+                 left: frozenset[bytes] = frozenset(),
+                 on_done: Callable[[], None] = lambda: None) -> None:
         self._source = source
         self._gone = gone
         self._moved = moved
+        self._left = left
+        self._on_done = on_done
         self.n_ended = 0
-        if gone or moved:
+        if gone or moved or left:
             self._go_on(0)
+        else:
+            on_done()
 
     def _go_on(self, start: int) -> None:
         flows, following = self._source.detail_page(start)
         for flow in flows:
             if self._is_stale(flow):
                 self.n_ended += self._source.close_flow(flow.number, flow.generation)
-        if following is not None:
+        if following is None:
+            self._on_done()
+        else:
             self._source.call_later(0.0, lambda: self._go_on(following))
 
     def _is_stale(self, flow: FlowDetail) -> bool:
-        return flow.local_address in self._gone or (
+        return flow.local_address in self._gone or flow.guest_address in self._left or (
             flow.proto == IPPROTO_UDP and not flow.inbound and flow.remote_address in self._moved)
 
 

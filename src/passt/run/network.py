@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from passt.facts.settings import ForwardingSettings, Settings
     from passt.follow.following import Following
     from passt.host.listeners import HostPorts
+    from passt.namespace.configurer import Configurer
     from passt.run.diagnostics import Diagnostics
     from passt.run.port_forwarding import NamespaceSide
     from passt.run.port_helper import PortHelper
@@ -52,10 +53,10 @@ def load_all(*others: str) -> None:
         __import__(name)
 
 
-def open_following(settings: Settings) -> Following | None:
+def open_following(settings: Settings, configurer: Configurer | None = None) -> Following | None:
     """Wait for the host's network, and open what is needed to follow it, if that is wanted.
 
-    Raises PasstError.
+    *configurer* is that of a namespace that we set up. Raises PasstError.
     """
     asked = settings.addresses
     if asked.wait_online_s is None and not asked.follow:
@@ -65,7 +66,7 @@ def open_following(settings: Settings) -> Following | None:
     if asked.wait_online_s is not None and not wait_online(settings, asked.wait_online_s):
         log.warning(f"option '--wait-online' {asked.wait_online_s}: the host has no network yet; goes on"
                     " with link-local addresses")
-    return Following(settings) if asked.follow else None
+    return Following(settings, configurer) if asked.follow else None
 
 
 def resolve_guest(settings: Settings, following: Following | None = None) -> GuestNet:
@@ -210,6 +211,12 @@ class Network:
             self._forwarding.renew(guest)
         for frame in self._dispatcher.renew(guest):
             self.engine.send_frame(frame)
+
+    def assign(self, guest: GuestNet) -> None:
+        """Take it that the guest has the addresses of *guest* now."""
+        for family in (guest.ip4, guest.ip6):
+            if family is not None and family.address is not None:
+                self.observed.on_guest_address(family.address.packed)
 
     def listened_interfaces(self) -> set[str]:
         """Name the interfaces of the host that listeners are bound to."""

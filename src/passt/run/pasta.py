@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from passt.facts.settings import ForwardingSettings, NamespaceSettings, ProtocolSettings, Settings
     from passt.namespace.child import Child, TapFacts
     from passt.namespace.child_channel import Channel
+    from passt.namespace.configurer import Configurer
     from passt.namespace.existing import PathWatch, ProcfsWatch
     from passt.process.background import Background
     from passt.process.identity import Identity
@@ -101,7 +102,12 @@ class _Pasta:
         self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug,
                                         on_created=background.has_made)
         self._user = identity.choose(settings.process.runas)
-        self._following = open_following(settings)
+        self._configurer: Configurer | None = None
+        if settings.addresses.follow and settings.namespace.config_net:
+            from passt.namespace.configurer import Configurer
+
+            self._configurer = Configurer()
+        self._following = open_following(settings, self._configurer)
         self._guest = resolve_guest(settings, self._following)
         self._progress.enter("ports")
         self._control: Control | None = None
@@ -146,6 +152,7 @@ class _Pasta:
         enter("child")
         child = start_child(
             create.COMMAND_NAMESPACES, main, privileged=settings.namespace.netns_only)
+        self._leave_configurer()
         try:
             network = self._build_network()
             null, terminal = descriptors.open_null(), Terminal()
@@ -192,6 +199,7 @@ class _Pasta:
             self._background.go_to_background(own_pids=own_pids)
         enter("child")
         child = start_child(0, main)
+        self._leave_configurer()
         try:
             network = self._build_network()
             self._background.prepare()
@@ -224,9 +232,18 @@ class _Pasta:
 
     def _make_tap(self, channel: Channel) -> None:
         """Make, configure and send the tap: work of the child."""
-        config_net = self._settings.namespace.config_net
-        make_tap(channel, self._guest.ifname, lambda: _configure(self._guest, config_net=config_net),
+        make_tap(channel, self._guest.ifname, self._configure_tap,
                  watch_ports=follows_ports(self._settings))
+
+    def _configure_tap(self) -> TapFacts:
+        facts = _configure(self._guest, config_net=self._settings.namespace.config_net)
+        if self._configurer is not None:
+            self._configurer.run_inside(self._guest.ifname)
+        return facts
+
+    def _leave_configurer(self) -> None:
+        if self._configurer is not None:
+            self._configurer.close_inner_end()
 
     def _build_network(self) -> Network:
         """Load and build the data plane."""
