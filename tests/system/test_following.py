@@ -169,6 +169,8 @@ def test_renumbering_resets_what_hangs_and_new_connections_work(lab: Lab, places
     connect(host, outside)
     guest = Guest(lab, host, "--config-net", "--map-guest-addr", MAPPED, "-t", "9000")
     assert guest.ask("serve 9000") == "ok"
+    guest.ask("ip addr add 172.16.0.1/24 dev h0")
+    guest.ask("ip route add 172.17.0.0/16 via 172.16.0.2")
     for name, address in (("old4", FAR4), ("old6", FAR6), ("host", MAPPED)):
         assert guest.ask(f"open {name} {address} {ECHO}") == "ok"
         assert guest.ask(f"echo {name}") == "hello"
@@ -179,6 +181,15 @@ def test_renumbering_resets_what_hangs_and_new_connections_work(lab: Lab, places
     for name, address in (("new4", FAR4), ("new6", FAR6), ("again", MAPPED)):
         assert guest.until(f"open {name} {address} {ECHO}", "ok")
         assert guest.ask(f"echo {name}") == "hello"
+    shown = guest.until("ip -o addr show dev h0", NEW6)
+    assert f"{NEW4}/24" in shown
+    wait_until(lambda: "203.0.113.2/" not in guest.ask("ip -o addr show dev h0"), "the old address goes")
+    shown = guest.ask("ip -o addr show dev h0") + guest.ask("ip route")
+    assert "2001:db8:1:" not in shown
+    assert "default via 192.0.2.1 " in shown
+    assert "default via 2001:db8:9::1 " in guest.ask("ip -6 route")
+    assert "172.16.0.1/24" in shown, "what the user set up stays"
+    assert "172.17.0.0/16 via 172.16.0.2" in shown
     for address in (NEW4, NEW6):
         assert fetch(outside, address, 9000) == "inside"
 
@@ -207,6 +218,20 @@ def test_network_that_is_there_after_the_start(lab: Lab, places: Places) -> None
     guest.until("ip -6 addr show dev tap0 scope global", "2001:db8:1:")
     assert guest.until(f"open new {FAR6} {ECHO}", "ok")
     assert guest.ask("echo new") == "hello"
+
+
+def test_namespace_that_was_set_up_before_there_was_a_network(lab: Lab, places: Places) -> None:
+    host, outside = places
+    guest = Guest(lab, host, "--config-net")
+    assert "169.254.2.1/16" in guest.ask("ip -o addr show dev tap0")
+    connect(host, outside)
+    guest.until("ip -o addr show dev tap0", "2001:db8:1::2/64")
+    guest.until("ip -o addr show dev tap0", "203.0.113.2/24")
+    for name, address in (("new4", FAR4), ("new6", FAR6)):
+        assert guest.until(f"open {name} {address} {ECHO}", "ok")
+        assert guest.ask(f"echo {name}") == "hello"
+    wait_until(lambda: "169.254." not in guest.ask("ip -o addr show dev tap0"), "the link-local one goes")
+    assert "via 203.0.113.1 " in guest.ask("ip route")
 
 
 def test_port_of_an_interface_that_is_made_again(lab: Lab, places: Places) -> None:

@@ -48,11 +48,12 @@ class Dispatcher:
     configured from outside). *dhcpv6* False disables DHCPv6. *explain* gets a line for each answer and each
     malformed frame and must limit their rate itself. *warn* gets a line for each fact that does not fit in
     answers. *is_guest* returns whether the guest was last seen to use a packed address. Addresses are
-    given for *lease_s* seconds: a guest that is to be told of changes (`renew`) has to come back soon.
+    given for *lease_s* seconds, None: for ever. A guest that is to be told of changes (`renew`) has to come
+    back soon.
     """
 
     def __init__(self, net: GuestNet, *, dhcp: bool = True, ndp: bool = True,
-                 router_advertisements: bool = True, dhcpv6: bool = True, lease_s: int = INFINITY_S,
+                 router_advertisements: bool = True, dhcpv6: bool = True, lease_s: int | None = None,
                  explain: Callable[[str], None] | None = None, warn: Callable[[str], None] | None = None,
                  is_guest: Callable[[bytes], bool] = lambda _: False) -> None:
         self._our_mac = net.our_mac
@@ -67,7 +68,7 @@ class Dispatcher:
         self._has_dhcpv6 = dhcpv6
         self._has_ndp = ndp
         self._has_advertisements = router_advertisements
-        self._lease_s = lease_s
+        self._lease_s = INFINITY_S if lease_s is None else lease_s
         self._warn = warn
         self._is_guest = is_guest
         self._arp: ArpResponder | None = None

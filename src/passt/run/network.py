@@ -150,10 +150,10 @@ class Network:
                                  splice=settings.forwarding.splice, explain=explain)
         # We have set up the guest's addresses: it must not configure others from advertisements.
         advertise = asked.ndp and asked.router_advertisements and not settings.namespace.config_net
-        lease = {"lease_s": SHORT_LEASE_S} if settings.addresses.follow else {}
         self._dispatcher = Dispatcher(guest, dhcp=asked.dhcp, ndp=asked.ndp, router_advertisements=advertise,
                                       dhcpv6=asked.dhcpv6, explain=explain, warn=log.warning,
-                                      is_guest=policy.observed.is_guest, **lease)
+                                      is_guest=policy.observed.is_guest,
+                                      lease_s=SHORT_LEASE_S if settings.addresses.follow else None)
         self.engine = Engine(self.bypass or policy, self._dispatcher, policy.observed, our_mac=guest.our_mac,
                              mtu=guest.mtu or 0, secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest),
                              udp_timeouts=udp_timeouts())
