@@ -235,3 +235,6 @@ def test_start_waits_for_the_network_and_no_longer_than_it_may() -> None:
     assert wait_online(settings_of(), 0)
     thread.join()
     assert wait_online(settings_of(), 0.01)
+    assert not wait_online(settings_of("-i none0"), 0.01)
+    ip_batch("link set h0 down\nlink set h0 name none0\nlink set none0 up\n")
+    assert wait_online(settings_of("-i none0"), 20)

@@ -9,9 +9,14 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from scapy.layers.dhcp import BOOTP, DHCP
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import ICMPv6ND_RA, ICMPv6NDOptPrefixInfo, IPv6
+from scapy.layers.l2 import Ether
 
-from tests.support.lab import FAR4, FAR6, Lab, Place, Running, connect
+from tests.support.lab import FAR4, FAR6, HOST4, Lab, Place, Running, connect
 from tests.support.processes import LIMIT_S, is_readable, read, wait_until
+from tests.system.machines import FORMS, MAC, Form, Machine, passt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,9 +104,8 @@ while True:
 class Guest:
     """pasta with a command that does what it is told, in a host of its own."""
 
-    def __init__(self, lab: Lab, host: Place, *options: str) -> None:
-        self.host = host
-        self.running = lab.start(["--follow", *options], ["/usr/bin/python3", "-I", "-c", AGENT], user=True,
+    def __init__(self, lab: Lab, host: Place, *options: str, user: bool) -> None:
+        self.running = lab.start(["--follow", *options], ["/usr/bin/python3", "-I", "-c", AGENT], user=user,
                                  place=host, stdin=subprocess.PIPE)
         assert self.ask("ip -o link"), "it runs"
 
@@ -164,10 +168,10 @@ def fetch(place: Place, address: str, port: int) -> str:
     return place.run(["/usr/bin/python3", "-I", "-c", CLIENT, address, str(port)]).stdout.decode().strip()
 
 
-def test_renumbering_resets_what_hangs_and_new_connections_work(lab: Lab, places: Places) -> None:
+def test_renumbering_resets_what_hangs_and_all_else_works(lab: Lab, places: Places, plain: bool) -> None:
     host, outside = places
     connect(host, outside)
-    guest = Guest(lab, host, "--config-net", "--map-guest-addr", MAPPED, "-t", "9000")
+    guest = Guest(lab, host, "--config-net", "--map-guest-addr", MAPPED, "-t", "9000", user=plain)
     assert guest.ask("serve 9000") == "ok"
     guest.ask("ip addr add 172.16.0.1/24 dev h0")
     guest.ask("ip route add 172.17.0.0/16 via 172.16.0.2")
@@ -194,10 +198,10 @@ def test_renumbering_resets_what_hangs_and_new_connections_work(lab: Lab, places
         assert fetch(outside, address, 9000) == "inside"
 
 
-def test_guest_that_configures_itself_is_told_the_new_prefix_at_once(lab: Lab, places: Places) -> None:
+def test_guest_that_configures_itself_is_told_at_once(lab: Lab, places: Places, plain: bool) -> None:
     host, outside = places
     connect(host, outside)
-    guest = Guest(lab, host)
+    guest = Guest(lab, host, user=plain)
     guest.ask("ip link set h0 up")
     guest.until("ip -6 addr show dev h0 scope global", "2001:db8:1:")
     batch(outside, OUTSIDE_MOVES)
@@ -209,9 +213,9 @@ def test_guest_that_configures_itself_is_told_the_new_prefix_at_once(lab: Lab, p
     assert guest.ask("echo new") == "hello"
 
 
-def test_network_that_is_there_after_the_start(lab: Lab, places: Places) -> None:
+def test_network_that_is_there_after_the_start(lab: Lab, places: Places, plain: bool) -> None:
     host, outside = places
-    guest = Guest(lab, host)
+    guest = Guest(lab, host, user=plain)
     guest.ask("ip link set tap0 up")
     guest.until("ip -6 addr show dev tap0", "fe80:")
     connect(host, outside)
@@ -220,9 +224,9 @@ def test_network_that_is_there_after_the_start(lab: Lab, places: Places) -> None
     assert guest.ask("echo new") == "hello"
 
 
-def test_namespace_that_was_set_up_before_there_was_a_network(lab: Lab, places: Places) -> None:
+def test_namespace_that_was_set_up_before_there_was_a_network(lab: Lab, places: Places, plain: bool) -> None:
     host, outside = places
-    guest = Guest(lab, host, "--config-net")
+    guest = Guest(lab, host, "--config-net", user=plain)
     assert "169.254.2.1/16" in guest.ask("ip -o addr show dev tap0")
     connect(host, outside)
     guest.until("ip -o addr show dev tap0", "2001:db8:1::2/64")
@@ -234,10 +238,10 @@ def test_namespace_that_was_set_up_before_there_was_a_network(lab: Lab, places: 
     assert "via 203.0.113.1 " in guest.ask("ip route")
 
 
-def test_port_of_an_interface_that_is_made_again(lab: Lab, places: Places) -> None:
+def test_port_of_an_interface_that_is_made_again(lab: Lab, places: Places, plain: bool) -> None:
     host, outside = places
     connect(host, outside)
-    guest = Guest(lab, host, "--config-net", "-t", "%h0/9000")
+    guest = Guest(lab, host, "--config-net", "-t", "%h0/9000", user=plain)
     assert guest.ask("serve 9000") == "ok"
     assert fetch(outside, "203.0.113.2", 9000) == "inside"
     batch(host, "link del h0")
@@ -254,7 +258,7 @@ def connect_again(host: Place, outside: Place) -> None:
     connect(host, outside)
 
 
-def test_name_server_of_the_host_is_followed(lab: Lab, places: Places, tmp_path: Path) -> None:
+def test_name_server_of_the_host_is_followed(lab: Lab, places: Places, plain: bool, tmp_path: Path) -> None:
     host, outside = places
     connect(host, outside)
     start_server(outside, ["-c", NAME_SERVER, FAR4, "one"])
@@ -265,7 +269,7 @@ def test_name_server_of_the_host_is_followed(lab: Lab, places: Places, tmp_path:
         if directory.name != "tmp":
             directory.chmod(0o755)
     host.run(["sh", "-c", f"mount --bind {lab_file} $(realpath /etc/resolv.conf)"])
-    guest = Guest(lab, host, "--config-net", "--dns-forward", FORWARD)
+    guest = Guest(lab, host, "--config-net", "--dns-forward", FORWARD, user=plain)
     assert guest.ask(f"ask {FORWARD} 53 10") == "one"
     lab_file.write_text("nameserver 203.0.113.1\n", encoding="ascii")
     guest.until(f"ask {FORWARD} 53 1", "two")
@@ -273,11 +277,55 @@ def test_name_server_of_the_host_is_followed(lab: Lab, places: Places, tmp_path:
     assert guest.ask(f"ask {FORWARD} 53 10") == "two"
 
 
-@pytest.mark.slow
-def test_flapping_routes_hold_up_nobody_and_cost_nothing_afterwards(lab: Lab, places: Places) -> None:
+def dhcp(peer: Machine, kind: str, *options: tuple[str, str]) -> tuple[str, dict[str, object]]:
+    """Send one DHCP message; return the address and the options of the answer."""
+    packet = (IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67)
+              / BOOTP(chaddr=bytes.fromhex(MAC.replace(":", "")), xid=4711)
+              / DHCP(options=[("message-type", kind), *options, "end"]))
+    peer.send(bytes(Ether(src=MAC, dst="ff:ff:ff:ff:ff:ff") / packet))
+    reply = Ether(peer.receive(lambda frame: DHCP in Ether(frame)))
+    return reply[BOOTP].yiaddr, {option[0]: option[1] for option in reply[DHCP].options
+                                 if isinstance(option, tuple)}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_machine_is_told_by_advertisement_and_dhcp(lab: Lab, places: Places, plain: bool, form: Form) -> None:
     host, outside = places
     connect(host, outside)
-    guest = Guest(lab, host, "--config-net")
+    with passt(lab, "--follow", *form.options, user=plain, place=host) as (_, path):
+        peer = form.connect(path)
+        try:
+            address, options = dhcp(peer, "discover")
+            assert (address, options["lease_time"]) == (HOST4, 120)
+            batch(outside, OUTSIDE_MOVES)
+            batch(host, HOST_MOVES)
+
+            def tells_of_new(frame: bytes) -> bool:
+                packet = Ether(frame)
+                return ICMPv6ND_RA in packet and b"\x20\x01\x0d\xb8\x00\x09" in bytes(packet)
+
+            told = Ether(peer.receive(tells_of_new, 20))
+            assert told[IPv6].dst == "ff02::1"
+            prefixes = {}
+            layer = told.getlayer(ICMPv6NDOptPrefixInfo)
+            while layer is not None:
+                prefixes[layer.prefix] = (layer.preferredlifetime, layer.validlifetime)
+                layer = layer.payload.getlayer(ICMPv6NDOptPrefixInfo)
+            assert prefixes == {"2001:db8:9::": (0xffffffff, 0xffffffff), "2001:db8:1::": (0, 0)}
+            wait_until(lambda: dhcp(peer, "discover")[0] == NEW4, "the new address is offered")
+            _, options = dhcp(peer, "request", ("requested_addr", HOST4))
+            assert options["message-type"] == 6, "the old address is refused"
+            address, options = dhcp(peer, "request", ("requested_addr", NEW4))
+            assert (address, options["message-type"]) == (NEW4, 5)
+        finally:
+            peer.close()
+
+
+@pytest.mark.slow
+def test_flapping_routes_hold_up_nobody_and_end(lab: Lab, places: Places, plain: bool) -> None:
+    host, outside = places
+    connect(host, outside)
+    guest = Guest(lab, host, "--config-net", user=plain)
     routes = [f"10.{n >> 8}.{n & 255}.0/24" for n in range(10_000)]
     for verb in ("add", "del", "add", "del"):
         batch(host, "\n".join(f"route {verb} {route} via 203.0.113.1" for route in routes))

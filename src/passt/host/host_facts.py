@@ -68,16 +68,18 @@ def read_host(*, interface: str | None = None, outbound_if4: str | None = None,
 class HostReader:
     """Reads the host's facts as often as one likes; a context manager.
 
-    The arguments are those of `read_host`, and so are the errors. All that needs a path or a new netlink
+    The arguments are those of `read_host`, and so are the errors; but with *may_come* the interfaces that are
+    named need not be there yet. All that needs a path or a new netlink
     socket is done at once, so `read` serves a process that has given these up.
     """
 
     def __init__(self, *, interface: str | None = None, outbound_if4: str | None = None,
                  outbound_if6: str | None = None, want4: bool = True, want6: bool = True,
-                 want_routes: bool = True) -> None:
-        _need_interface("--interface", interface)
-        _need_interface("--outbound-if4", outbound_if4)
-        _need_interface("--outbound-if6", outbound_if6)
+                 want_routes: bool = True, may_come: bool = False) -> None:
+        if not may_come:
+            _need_interface("--interface", interface)
+            _need_interface("--outbound-if4", outbound_if4)
+            _need_interface("--outbound-if6", outbound_if6)
         self.has_ip6 = kernel_has_ip6()
         if want6 and not want4 and not self.has_ip6:
             raise ConfigError("--ipv6-only: the kernel has no IPv6 (see the boot parameter ipv6.disable); "

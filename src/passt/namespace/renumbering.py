@@ -68,7 +68,15 @@ def plan(before: GuestNet, after: GuestNet, ifindex: int) -> Plan:
     the others (net.ipv4.conf.*.promote_secondaries), and a route may be the same as a new one but for who has
     made it. So what has to be there is asked for once more at the end.
     """
-    old, new = describe(before, ifindex), describe(after, ifindex)
+    made = Plan([], [], frozenset())
+    for number, old, new in ((AF_INET, before.ip4, after.ip4), (AF_INET6, before.ip6, after.ip6)):
+        if old != new and old is not None and new is not None:
+            made = _add(made, describe(number, old, ifindex), describe(number, new, ifindex))
+    return made
+
+
+def _add(made: Plan, old: Setup, new: Setup) -> Plan:
+    """Add what leads from *old* to *new* to a plan."""
     fresh = sorted((payload for payload in new.routes if payload not in old.routes),
                    key=new.routes.__getitem__)
     stale = sorted((payload for payload in old.routes if payload not in new.routes),
@@ -83,8 +91,8 @@ def plan(before: GuestNet, after: GuestNet, ifindex: int) -> Plan:
         removed += map(_route, sorted(new.routes, key=new.routes.__getitem__))
     elif stale:
         removed += map(_route, fresh)
-    return Plan(added, removed, frozenset(address for address, _ in leaving)
-                - {address for address, _ in new.addresses})
+    left = frozenset(address for address, _ in leaving) - {address for address, _ in new.addresses}
+    return Plan(made.added + added, made.removed + removed, made.left | left)
 
 
 def _address(payload: bytes) -> Request:
@@ -97,13 +105,11 @@ def _route(payload: bytes) -> Request:
     return Request(messages.MessageType.NEWROUTE, flags, payload)
 
 
-def describe(guest: GuestNet, ifindex: int) -> Setup:
-    """Describe what --config-net makes of *guest* on interface *ifindex*."""
+def describe(number: int, family: GuestFamily, ifindex: int) -> Setup:
+    """Describe what --config-net makes of *family*, AF_* *number*, on interface *ifindex*."""
     setup = Setup({}, {})
-    for number, family in ((AF_INET, guest.ip4), (AF_INET6, guest.ip6)):
-        if family is not None:
-            _add_addresses(setup, number, family, ifindex)
-            _add_routes(setup, number, family, ifindex)
+    _add_addresses(setup, number, family, ifindex)
+    _add_routes(setup, number, family, ifindex)
     return setup
 
 
