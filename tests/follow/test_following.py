@@ -138,6 +138,16 @@ def test_network_that_comes_after_the_start() -> None:
     bench.until(lambda: addresses(bench.network.guests[-1]) == ("192.0.2.2", "2001:db8::2"))
 
 
+@in_a_host("link set lo up\n")
+def test_interface_that_an_option_names_and_that_comes_after_the_start() -> None:
+    bench = Bench(settings_of("-i h0"))
+    assert addresses(bench.guest)[0] == "169.254.2.1"
+    bench.start()
+    ip_batch(HOST + PLAIN)
+    bench.until(lambda: bool(bench.network.guests)
+                and addresses(bench.network.guests[-1]) == ("192.0.2.2", "2001:db8::2"))
+
+
 @in_a_host(HOST + PLAIN)
 def test_change_between_the_reading_and_the_loop_is_not_lost() -> None:
     bench = Bench(settings_of())

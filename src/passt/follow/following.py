@@ -174,13 +174,13 @@ class Following:
         return found
 
 
-def open_reader(settings: Settings, *, may_come: bool = False) -> HostReader:
-    """Open what reads the facts that *settings* ask for, with *may_come* as there. Raises PasstError."""
+def open_reader(settings: Settings) -> HostReader:
+    """Open what reads the facts that *settings* ask for. Raises PasstError."""
     asked, namespace = settings.addresses, settings.namespace
     return HostReader(interface=asked.interface, outbound_if4=asked.outbound_if4,
                       outbound_if6=asked.outbound_if6, want4=settings.protocols.ip4,
                       want6=settings.protocols.ip6,
-                      want_routes=namespace.config_net and namespace.copy_routes, may_come=may_come)
+                      want_routes=namespace.config_net and namespace.copy_routes, may_come=True)
 
 
 def wait_online(settings: Settings, limit_s: float, clock: Callable[[], float] = time.monotonic) -> bool:
@@ -189,7 +189,7 @@ def wait_online(settings: Settings, limit_s: float, clock: Callable[[], float] =
     A *limit_s* of 0 is none. Signals end the program meanwhile. Raises PasstError.
     """
     deadline = clock() + limit_s if limit_s else None
-    with NetworkWatch() as watch, open_reader(settings, may_come=True) as host:
+    with NetworkWatch() as watch, open_reader(settings) as host:
         poll = select.poll()
         poll.register(watch.fileno(), select.POLLIN)
         while True:
