@@ -46,7 +46,7 @@ AGENT = """
 import errno, socket, subprocess, sys, threading
 sockets = {}
 def serve(port):
-    door = socket.create_server(("", int(port)))
+    door = socket.create_server(("::", int(port)), family=socket.AF_INET6, dualstack_ipv6=True)
     def run():
         while True:
             client, _ = door.accept()
