@@ -53,6 +53,9 @@ class Network:
     def renew(self, guest: GuestNet) -> None:
         self.guests.append(guest)
 
+    def assign(self, guest: GuestNet) -> None:
+        raise AssertionError(f"nobody configures anything here: {guest}")
+
     def listened_interfaces(self) -> set[str]:
         return self.interfaces
 
@@ -208,7 +211,7 @@ def test_reading_that_fails_is_tried_again_and_ends_nothing() -> None:
         return read(resolvers)
 
     gatherer.RETRY_S = 0.01
-    bench.following._host.read = fail  # type: ignore[method-assign] - scripted
+    bench.following._host.read = fail  # type: ignore[method-assign]  # scripted
     ip_batch(MOVE)
     bench.until(lambda: bool(bench.network.guests))
     assert failures == []
@@ -219,7 +222,7 @@ def test_resolv_conf_is_followed_without_a_socket_for_its_interfaces() -> None:
     bench = Bench(settings_of())
     bench.start()
     # In the sandbox no other kind of socket can be opened.
-    host_facts.interface_index = None  # type: ignore[assignment] - who calls it fails
+    host_facts.__dict__["interface_index"] = None  # who calls it fails
     bench.following._on_resolv_conf(b"nameserver 203.0.113.53\nnameserver fe80::53%h0\nsearch a.example\n")
     bench.settle()
     guest = bench.network.guests[-1]

@@ -151,7 +151,7 @@ def leave() -> None:
 def test_end_of_the_configurer_is_told_and_ends_nothing(how: str) -> None:
     def lose() -> list[str]:
         lines: list[str] = []
-        log.warning = lines.append
+        log.warning = lines.append  # type: ignore[assignment]  # in a child
         bench = Bench()
         if how == "killed":
             os.kill(bench.pid, 9)

@@ -32,14 +32,14 @@ IP6 = GuestFamily(IPv6Address("2001:db8::2"), 64, IPv6Address("fe80::1"), IPv6Ad
 NET = GuestNet(IP4, IP6, "tap0")
 MOVED4 = replace(IP4, address=IPv4Address("198.51.100.7"), gateway=IPv4Address("198.51.100.1"))
 MOVED = replace(NET, ip4=MOVED4, ip6=replace(IP6, address=IPv6Address("2001:db8:9::7")))
-NAMES = {MessageType.NEWADDR: "addr+", MessageType.NEWROUTE: "route+", Deletion.ADDRESS: "addr-",
-         Deletion.ROUTE: "route-"}
+NAMES: dict[int, str] = {MessageType.NEWADDR: "addr+", MessageType.NEWROUTE: "route+",
+                         Deletion.ADDRESS: "addr-", Deletion.ROUTE: "route-"}
 
 
 def texts(made: Plan) -> tuple[list[str], list[str]]:
     """Write the requests of a plan."""
     def write(kind: int, payload: bytes) -> str:
-        name = NAMES[kind]  # type: ignore[index] - numbers are equal to members
+        name = NAMES[kind]
         if name.startswith("addr"):
             entry = messages.AddressMessage.parse(payload)
             assert entry.ifindex == 7

@@ -397,7 +397,7 @@ def test_reply_never_exceeds_what_ethernet_carries() -> None:
 
 
 def test_lease_is_as_long_as_it_is_said_to_be() -> None:
-    message = DhcpMessage(BootpOp.REQUEST, 7, MAC, options=[MessageTypeOption(MessageType.DISCOVER)])
+    message = DhcpMessage(BootpOp.REQUEST, 7, MAC, options=(MessageTypeOption(MessageType.DISCOVER),))
     reply = DhcpResponder(NET, FAMILY, lease_s=120).respond(message, ZERO)
     assert isinstance(reply, DhcpReply)
     assert DhcpMessage.parse(reply.payload).find(LeaseTime) == LeaseTime(120)

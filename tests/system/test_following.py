@@ -203,10 +203,10 @@ def test_guest_that_configures_itself_is_told_at_once(lab: Lab, places: Places, 
     connect(host, outside)
     guest = Guest(lab, host, user=plain)
     guest.ask("ip link set h0 up")
-    guest.until("ip -6 addr show dev h0 scope global", "2001:db8:1:")
+    guest.until("ip -6 addr show dev h0 scope global -tentative", "2001:db8:1:")
     batch(outside, OUTSIDE_MOVES)
     batch(host, HOST_MOVES)
-    shown = guest.until("ip -6 addr show dev h0 scope global", "2001:db8:9:")
+    shown = guest.until("ip -6 addr show dev h0 scope global -tentative", "2001:db8:9:")
     old = next(line for line in shown.split("\\n") if "2001:db8:1:" in line)
     assert "deprecated" in old
     assert guest.until(f"open new {FAR6} {ECHO}", "ok")
@@ -219,7 +219,7 @@ def test_network_that_is_there_after_the_start(lab: Lab, places: Places, plain: 
     guest.ask("ip link set tap0 up")
     guest.until("ip -6 addr show dev tap0", "fe80:")
     connect(host, outside)
-    guest.until("ip -6 addr show dev tap0 scope global", "2001:db8:1:")
+    guest.until("ip -6 addr show dev tap0 scope global -tentative", "2001:db8:1:")
     assert guest.until(f"open new {FAR6} {ECHO}", "ok")
     assert guest.ask("echo new") == "hello"
 

@@ -49,7 +49,7 @@ class ScriptedSocket:
 def watch_of(kernel: ScriptedSocket) -> NetworkWatch:
     watch = NetworkWatch()
     watch.close()
-    watch._socket = kernel  # type: ignore[assignment] - scripted
+    watch._socket = kernel  # type: ignore[assignment]  # scripted
     return watch
 
 
