@@ -415,7 +415,7 @@ def test_renewal_answers_anew_and_tells_the_guest_at_once() -> None:
                     our_address=IPv4Address("198.51.100.1")),
         ip6=replace(NET.ip6, address=IPv6Address("2001:db8:9::5"), our_address=IPv6Address("fe80::2")),
     )  # fmt: skip
-    dispatcher = Dispatcher(NET, lease_s=120)
+    dispatcher = Dispatcher(NET, short_leases=True)
     frames = [Ether(frame) for frame in dispatcher.renew(moved)]
     assert [(frame[IPv6].src, frame[IPv6].dst, frame[ICMPv6ND_RA].routerlifetime) for frame in frames] == [
         ("fe80::2", "ff02::1", 65535), ("fe80::1", "ff02::1", 0)]

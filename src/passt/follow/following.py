@@ -29,18 +29,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Protocol
 
-    from passt.dataplane.engine import Engine
     from passt.facts.guest import GuestNet
     from passt.facts.host import HostChange, HostFacts
     from passt.facts.settings import Settings
     from passt.follow.renewal import Renewal
+    from passt.follow.sweep import Source
     from passt.namespace.configurer import Configurer
     from passt.process.identity import Identity
+
+    class Loop(Source, Protocol):
+        """The part of `dataplane.engine.Engine` that is used."""
+
+        def add_reader(self, fd: int, callback: Callable[[], None], readable: bool = ...,
+                       writable: bool = ...) -> None:
+            """Call *callback* whenever *fd* is readable or writable."""
+
+        def remove_reader(self, fd: int) -> None:
+            """Stop watching *fd*."""
 
     class Followed(Protocol):
         """What follows the host; `run.network.Network`."""
 
-        engine: Engine
+        @property
+        def engine(self) -> Loop:
+            """What runs it."""
 
         def renew(self, guest: GuestNet) -> None:
             """Serve *guest* from now on."""

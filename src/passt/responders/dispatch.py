@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _LAYERS = ("ethernet", "arp", "ip4", "udp", "dhcp", "ip6", "icmp6", "ndp", "udp6", "dhcpv6")
 _ANSWERING = ("arp", "dhcp", "ndp", "dhcpv6")
 # Seconds that addresses are given for where they may change. Clients renew after half of the time.
-SHORT_LEASE_S = 120
+_SHORT_LEASE_S = 120
 
 
 class Dispatcher:
@@ -47,13 +47,12 @@ class Dispatcher:
     *router_advertisements* False only router advertisements (for a guest whose addresses and routes are
     configured from outside). *dhcpv6* False disables DHCPv6. *explain* gets a line for each answer and each
     malformed frame and must limit their rate itself. *warn* gets a line for each fact that does not fit in
-    answers. *is_guest* returns whether the guest was last seen to use a packed address. Addresses are
-    given for *lease_s* seconds, None: for ever. A guest that is to be told of changes (`renew`) has to come
-    back soon.
+    answers. *is_guest* returns whether the guest was last seen to use a packed address. With *short_leases*
+    clients come back soon, to be told of changes (`renew`).
     """
 
     def __init__(self, net: GuestNet, *, dhcp: bool = True, ndp: bool = True,
-                 router_advertisements: bool = True, dhcpv6: bool = True, lease_s: int | None = None,
+                 router_advertisements: bool = True, dhcpv6: bool = True, short_leases: bool = False,
                  explain: Callable[[str], None] | None = None, warn: Callable[[str], None] | None = None,
                  is_guest: Callable[[bytes], bool] = lambda _: False) -> None:
         self._our_mac = net.our_mac
@@ -68,7 +67,7 @@ class Dispatcher:
         self._has_dhcpv6 = dhcpv6
         self._has_ndp = ndp
         self._has_advertisements = router_advertisements
-        self._lease_s = INFINITY_S if lease_s is None else lease_s
+        self._lease_s = _SHORT_LEASE_S if short_leases else INFINITY_S
         self._warn = warn
         self._is_guest = is_guest
         self._arp: ArpResponder | None = None

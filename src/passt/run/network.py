@@ -133,7 +133,7 @@ class Network:
     def __init__(self, settings: Settings, guest: GuestNet, ports: HostPorts | None, *,
                  bypassed: bool = False, helper: PortHelper | None = None) -> None:
         from passt.dataplane.engine import Engine
-        from passt.responders.dispatch import SHORT_LEASE_S, Dispatcher
+        from passt.responders.dispatch import Dispatcher
         from passt.responders.guest_solicitor import solicit
 
         explain = log.debug if log.is_debug() else None
@@ -153,7 +153,7 @@ class Network:
         self._dispatcher = Dispatcher(guest, dhcp=asked.dhcp, ndp=asked.ndp, router_advertisements=advertise,
                                       dhcpv6=asked.dhcpv6, explain=explain, warn=log.warning,
                                       is_guest=policy.observed.is_guest,
-                                      lease_s=SHORT_LEASE_S if settings.addresses.follow else None)
+                                      short_leases=settings.addresses.follow)
         self.engine = Engine(self.bypass or policy, self._dispatcher, policy.observed, our_mac=guest.our_mac,
                              mtu=guest.mtu or 0, secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest),
                              udp_timeouts=udp_timeouts())
