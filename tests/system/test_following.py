@@ -5,6 +5,8 @@ Each test has a host and an outside of its own, as it takes the host's network a
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,7 @@ from scapy.layers.inet6 import ICMPv6ND_RA, ICMPv6NDOptPrefixInfo, IPv6
 from scapy.layers.l2 import Ether
 
 from tests.support.lab import FAR4, FAR6, HOST4, Lab, Place, Running, connect
-from tests.support.processes import LIMIT_S, is_readable, read, wait_until
+from tests.support.processes import LIMIT_S, is_readable, read, status_field, wait_until
 from tests.system.machines import FORMS, MAC, Form, Machine, passt
 
 if TYPE_CHECKING:
@@ -275,6 +277,65 @@ def test_name_server_of_the_host_is_followed(lab: Lab, places: Places, plain: bo
     guest.until(f"ask {FORWARD} 53 1", "two")
     lab_file.write_text("", encoding="ascii")
     assert guest.ask(f"ask {FORWARD} 53 10") == "two"
+
+
+@pytest.mark.parametrize(("as_root", "own_user_namespace"), [(False, True), (True, True), (True, False)],
+                         ids=["process-of-a-user", "process", "netns"])
+def test_namespace_that_exists_follows_and_nothing_is_left(lab: Lab, places: Places, plain: bool,
+                                                           as_root: bool, own_user_namespace: bool) -> None:
+    user = plain and not as_root
+    host, outside = places
+    connect(host, outside)
+    ways = ["--user", "--map-root-user"] if own_user_namespace else []
+    target = host.spawn(["unshare", *ways, "--net", "sh", "-c", "echo ready; exec sleep 1000"], user=user)
+    assert target.popen.stdout is not None
+    assert target.popen.stdout.readline() == b"ready\n"
+    pid = status_field(target.pid, "NSpid").split()[-1]
+    before = host.pids()
+    where = [pid] if own_user_namespace else ["--netns", f"/proc/{pid}/ns/net"]
+    running = lab.start(["-f", "--follow", "--config-net", *where], user=user, place=host)
+
+    def addresses() -> str:
+        assert running.popen.poll() is None, running.popen.communicate()
+        enter = ["--user", "--preserve-credentials"] if own_user_namespace else []
+        argv = ["nsenter", "-t", pid, *enter, "--net", "ip", "-o", "addr"]
+        return host.run(argv, user=user).stdout.decode()
+
+    wait_until(lambda: f"{HOST4}/24" in addresses(), "the namespace is set up")
+    batch(outside, OUTSIDE_MOVES)
+    batch(host, HOST_MOVES)
+    wait_until(lambda: f"{NEW4}/24" in addresses() and f"{NEW6}/64" in addresses(), "the new ones come")
+    wait_until(lambda: f"{HOST4}/24" not in addresses(), "the old one goes")
+    running.send(signal.SIGTERM)
+    assert running.finish().returncode == 0
+    wait_until(lambda: host.pids() == before, "all its processes have ended")
+    target.kill()
+
+
+def test_changes_are_lines_of_the_log_and_events(lab: Lab, places: Places, plain: bool) -> None:
+    host, outside = places
+    connect(host, outside)
+    path = str(lab.directory / "home" / "c.sock") if plain else str(lab.directory / "c.sock")
+    guest = Guest(lab, host, "--config-net", "--control", path, user=plain)
+    curl = ["curl", "-sN", "--max-time", str(LIMIT_S), "--unix-socket", path, "http://passt/v1/events?kinds=host_changed"]
+    listener = host.spawn(curl, user=plain)
+    wait_until(lambda: b'"listeners_of_events":1' in host.run(
+        ["curl", "-s", "--unix-socket", path, "http://passt/v1/info"], user=plain).stdout.replace(b" ", b""),
+        "somebody listens")
+    batch(outside, OUTSIDE_MOVES)
+    batch(host, HOST_MOVES)
+    assert listener.popen.stdout is not None
+    seen = set()
+    while not {("address", "ip4"), ("address", "ip6"), ("gateway", "ip4")} <= seen:
+        event = json.loads(listener.popen.stdout.readline())
+        seen.add((event["what"], event["family"]))
+        assert event["event"] == "host_changed"
+    shown = json.loads(host.run(["curl", "-s", "--unix-socket", path, "http://passt/v1/info"],
+                                user=plain).stdout)
+    assert shown["guest"]["ip4"]["address"] == NEW4
+    listener.kill()
+    _, told = guest.running.popen.communicate(timeout=LIMIT_S)  # which ends its input
+    assert b"the host's network has changed: IPv4 address 203.0.113.2/24 -> 192.0.2.2/24" in told
 
 
 def dhcp(peer: Machine, kind: str, *options: tuple[str, str]) -> tuple[str, dict[str, object]]:
