@@ -160,6 +160,8 @@ def test_end_of_the_configurer_is_told_and_ends_nothing(how: str) -> None:
         bench.until(lambda: not bench.loop.watched)
         bench.configurer.carry_out(GOOD)
         assert bench.configurer.ifindex == 0
+        assert lines == [], "a command takes it along, and then we end too"
+        bench.loop.fire()
         return lines
 
     (line,) = isolated_as_root(lose)

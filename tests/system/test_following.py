@@ -316,7 +316,7 @@ def test_changes_are_lines_of_the_log_and_events(lab: Lab, places: Places, plain
     host, outside = places
     connect(host, outside)
     path = str(lab.directory / "home" / "c.sock") if plain else str(lab.directory / "c.sock")
-    guest = Guest(lab, host, "--config-net", "--control", path, user=plain)
+    guest = Guest(lab, host, "-d", "--config-net", "--control", path, user=plain)
     curl = ["curl", "-sN", "--max-time", str(LIMIT_S), "--unix-socket", path, "http://passt/v1/events?kinds=host_changed"]
     listener = host.spawn(curl, user=plain)
     wait_until(lambda: b'"listeners_of_events":1' in host.run(
@@ -325,7 +325,7 @@ def test_changes_are_lines_of_the_log_and_events(lab: Lab, places: Places, plain
     batch(outside, OUTSIDE_MOVES)
     batch(host, HOST_MOVES)
     assert listener.popen.stdout is not None
-    seen = set()
+    seen: set[tuple[str, str]] = set()
     while not {("address", "ip4"), ("address", "ip6"), ("gateway", "ip4")} <= seen:
         event = json.loads(listener.popen.stdout.readline())
         seen.add((event["what"], event["family"]))
@@ -336,6 +336,7 @@ def test_changes_are_lines_of_the_log_and_events(lab: Lab, places: Places, plain
     listener.kill()
     _, told = guest.running.popen.communicate(timeout=LIMIT_S)  # which ends its input
     assert b"the host's network has changed: IPv4 address 203.0.113.2/24 -> 192.0.2.2/24" in told
+    assert b"has ended" not in told
 
 
 def dhcp(peer: Machine, kind: str, *options: tuple[str, str]) -> tuple[str, dict[str, object]]:

@@ -46,11 +46,15 @@ if TYPE_CHECKING:
         def remove_reader(self, fd: int) -> None:
             """Stop watching *fd*."""
 
+        def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+            """Call *callback* once, after *delay_s* seconds."""
+
 
 FORM = "configurer"                # of the filter
 CAP_NET_ADMIN = 12                 # linux/capability.h
 MAX_MESSAGE = 16 * 1024            # bytes of a message of ours; a route takes some 60
 MAX_QUEUED = 4096                  # messages that wait for a configurer that was stopped
+_END_S = 2.0                       # in which we end if the command has ended
 _HEADER = Struct("=HHI")
 _INDEX = Struct("=I")
 # It is so already: as wanted.
@@ -127,16 +131,16 @@ class Configurer:
                                   writable=self._is_waiting)
 
     def _end(self) -> None:
-        """Go on without it."""
+        """Go on without it; it ends with a command too, and then so do we."""
         if self._loop is None:
             return
         self._loop.remove_reader(self._ours.fileno())
+        self._loop.call_later(_END_S, lambda: log.warning(
+            "the process that configures the namespace has ended: its addresses and routes stay as they are"))
         self._loop = None
         self._ours.close()
         self._queue.clear()
         self.ifindex = 0
-        log.warning("the process that configures the namespace has ended: its addresses and routes stay as"
-                    " they are")
 
 
 def build_orders(requests: Sequence[Request]) -> list[bytes]:
