@@ -26,6 +26,7 @@ VALUES: dict[str, str] = {
     "udp-ns": "none all auto", "dns": "none", "search": "none", "map-host-loopback": "none",
     "map-guest-addr": "none",
     "log-size": NOTHING, "stats": NOTHING, "address": NOTHING, "netmask": NOTHING, "gateway": NOTHING,
+    "wait-online": "10 30 60",
     "mtu": "1280 1500 9000 65520", "mac-addr": NOTHING, "hostname": NOTHING, "fqdn": NOTHING,
     "outbound": NOTHING, "dns-forward": NOTHING, "dns-host": NOTHING, "ns-ifname": NOTHING,
     "ns-mac-addr": NOTHING, "fd": NOTHING, "clear": "HOST SPLICE",

@@ -135,7 +135,7 @@ def build(library: ctypes.CDLL, machine: str, name: str, *, readable: bool = Fal
             for call in set(rule.names()) & allowed:
                 for conditions in rule.when:
                     made.add(_KILL_PROCESS, call, conditions)
-        for call in policy.ABSENT_PATHS:
+        for call in policy.absent(rules):
             made.add(_ERRNO | policy.ABSENT_ERRNO, call, policy.absent_if(rules, call))
         for call in policy.deadly(rules):
             made.add(_KILL_PROCESS, call)

@@ -2,8 +2,9 @@
 """What the running program may ask of the kernel: tools/gen_seccomp.py makes the filters from this policy.
 
 There is a filter for the main thread of each form of the program (FORMS), one for the process that binds low
-ports for it (`run/port_helper.py`), and one for the thread in the guest's namespace
-(`dataplane/sockets/namespace_thread.pyx`). A call meets one of five ends:
+ports for it (`run/port_helper.py`), one for the process that reads a file for it (`follow/reader.py`), one
+for that which configures a namespace (`namespace/configurer.py`), and one for the thread in the guest's
+namespace (`dataplane/sockets/namespace_thread.pyx`). A call meets one of five ends:
 
 * it is in a rule of `FILTERS`, and its arguments fit: the kernel does it;
 * it is in a rule, and its arguments fit none: as if it were in none;
@@ -241,6 +242,22 @@ HELPER = (
     Rule("ioctl", "non-blocking sockets; the index of an interface", one_of(1, _FIONBIO, _SIOCGIFINDEX)),
 )  # fmt: skip
 
+# The process that reads resolv.conf with --follow: `follow/reader.py`.
+READER = (
+    Rule("openat", "the file, wherever symbolic links lead"),
+    Rule("read fstat lseek", "its content; events"),
+    Rule("readlink readlinkat", "the links on the way"),
+    Rule("inotify_init1 inotify_init inotify_add_watch", "watches, set anew after each change"),
+    Rule("poll ppoll", "waits for a change, or the end of the main process"),
+    Rule("sendto sendmsg", "the content"),
+)  # fmt: skip
+
+# The process that configures a namespace with --follow and --config-net: `namespace/configurer.py`.
+CONFIGURER = (
+    Rule("recvfrom recvmsg", "orders of the main process; answers of the kernel"),
+    Rule("sendto sendmsg", "requests to the kernel, by the netlink socket that is open; the log"),
+)  # fmt: skip
+
 FILTERS: dict[str, tuple[Rule, ...]] = {
     "command": (*CORE, *MAIN, *CLIENTS, *BYPASS, *COMMAND),
     "attached": (*CORE, *MAIN, *CLIENTS, *BYPASS, *ATTACHED),
@@ -248,6 +265,8 @@ FILTERS: dict[str, tuple[Rule, ...]] = {
     "vhost-user": (*CORE, *MAIN, *CLIENTS, *VHOST_USER),
     "thread": (*CORE, *THREAD),
     "helper": (*CORE, *HELPER),
+    "reader": (*CORE, *READER),
+    "configurer": (*CORE, *CONFIGURER),
 }
 
 # Get ABSENT_ERRNO in silence, as far as they are not allowed.
@@ -255,6 +274,12 @@ ABSENT_PATHS = words("""
     stat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat statfs getcwd
 """)
 ABSENT_ERRNO = errno.ENOENT
+
+
+def absent(rules: tuple[Rule, ...]) -> list[str]:
+    """List the calls of ABSENT_PATHS that *rules* do not allow without conditions."""
+    allowed = {call for rule in rules for call in rule.names() if () in rule.when}
+    return [call for call in ABSENT_PATHS if call not in allowed]
 
 
 def absent_if(rules: tuple[Rule, ...], call: str) -> tuple[Condition, ...]:

@@ -63,6 +63,16 @@ def test_families_follow_their_templates() -> None:
     assert fields(net, "ifname", "our_mac", "ns_mac", "mtu", "search") == ["eth0", OUR_MAC, None, 65520, ()]
 
 
+@pytest.mark.parametrize("option", ["-i eth9", "--outbound-if4 eth9", "--outbound-if6 eth9"])
+def test_interface_that_is_not_there_may_come_with_follow(option: str) -> None:
+    with pytest.raises(ConfigError):
+        resolved(option, NONE)
+    net = resolved(f"--follow {option}", NONE)
+    assert net.ip4 is not None
+    assert str(net.ip4.address) == "169.254.2.1"
+    assert net.notes
+
+
 def test_link_local_and_deprecated_addresses_are_not_copied() -> None:
     net = resolved("")
     assert net.ip4 is not None

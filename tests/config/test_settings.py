@@ -115,6 +115,10 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("tcp-ns", "none", {"namespace_rules": (UDP_AUTO,)}),
     ("udp-ns", "22:23", {"namespace_rules": (TCP_AUTO, PortRule(17, 22, 22, 23, spec="-U 22:23"))}),
     ("freebind", "", {"freebind": True}),
+    ("follow", "", {"follow": True}),
+    ("no-follow", "", {"follow": False}),
+    ("wait-online", "30", {"wait_online_s": 30}),
+    ("wait-online", "0", {"wait_online_s": 0}),
     ("no-splice", "", {"splice": False}),
     ("splice-only", "", {"splice_only": True, "host_lo_to_ns_lo": True}),
     ("host-lo-to-ns-lo", "", {"host_lo_to_ns_lo": True}),
@@ -162,6 +166,7 @@ BAD_VALUES = {
     "log-file": [""], "log-size": ["", "40959", "x", "1000000x", "-1", "0x100000"], "pcap": [""],
     "control": ["", "/" + "x" * 200],
     "stats": ["0", "1.5", "", "86401"],
+    "wait-online": ["-1", "1.5", "", "86401", "ever"],
     "runas": ["", ":1", "1:", "a:b:c", "4294967295", "1:99999999999"], "netns": ["", ".."],
     "userns": [""],
     "address": ["", "127.0.0.1", "eth0"], "netmask": ["24x", "255.0.255.0"], "gateway": ["224.0.0.1", "::1"],
@@ -378,6 +383,14 @@ def test_loopback_without_splice_is_refused() -> None:
     for option in ("--host-lo-to-ns-lo", "--splice-only"):
         with pytest.raises(ConfigError, match=f"'{option}' needs the bypass that --no-splice disables"):
             built(option, "--no-splice")
+
+
+def test_following_without_an_interface_is_refused() -> None:
+    for arguments in (("--follow", "--splice-only"), ("--splice-only", "--no-follow", "--follow")):
+        with pytest.raises(ConfigError, match="'--follow' has nothing to do with --splice-only"):
+            built(*arguments)
+    built("--splice-only", "--follow", "--no-follow")
+    built("--splice-only", "--wait-online", "5")
 
 
 @pytest.mark.parametrize(("servers", "n_warnings"), [

@@ -22,9 +22,11 @@ from passt.control.routes import ROUTES
 from passt.control.server import MAX_CLIENTS, MAX_PARTING, Server
 from passt.facts.contracts import ListenerInfo
 from passt.facts.guest import GuestFamily, GuestNet
+from passt.facts.host import HostChange
 from passt.facts.port_rule import PortRule
 from passt.facts.settings import Settings
 from passt.forward.guest_addresses import Observed
+from passt.light.values import replace
 from passt.steer.tables import ClientTables
 from tests.support.control import Source, UnixConnection, make_flow
 from tests.support.fakes import Clock
@@ -237,10 +239,15 @@ def test_events_come_as_lines_and_only_while_somebody_listens(bench: Bench) -> N
     bench.observed.on_guest_address(bytes((192, 0, 2, 77)))
     bench.source.counts["drop_no_fd"] += 7
     bench.source.fire()
+    moved = replace(GUEST, mtu=1400)
+    bench.api.on_host_changed(moved, [HostChange("address", 4, "192.0.2.5/24", "192.0.2.6/24")])
     with bench.turning():
-        events = [json.loads(response.readline()) for _ in range(6)]
+        events = [json.loads(response.readline()) for _ in range(7)]
     assert [event["event"] for event in events] == [
-        "flow_opened", "flow_closed", "flow_refused", "port_opened", "guest_address", "limit_reached"]
+        "flow_opened", "flow_closed", "flow_refused", "port_opened", "guest_address", "limit_reached",
+        "host_changed"]
+    assert [events[6][name] for name in ("what", "family", "before", "after")] == [
+        "address", "ip4", "192.0.2.5/24", "192.0.2.6/24"]
     assert (events[1]["reason"], events[1]["flow"]["bytes"]["to_guest"]) == ("finished", 20_000_000_000)
     assert events[2]["destination"] == {"address": "1.2.3.4", "port": 53}
     assert events[4]["address"] == "192.0.2.77"

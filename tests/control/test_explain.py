@@ -48,6 +48,7 @@ class Flows:
         self.bench = Bench(path)
         self.world = World(WEB, ONE, FEW, AUTO, MANY, inside=[BACK])
         policy = Policy(guest)
+        self.link_policy = policy
         self.policy = Bypass(policy, policy.observed)
         shown = ClientTables(self.world.ports, {"HOST": abilities, "SPLICE": abilities})
         self.bench.api.explainer = Explainer(self.policy, policy.observed, guest, self.bench.source.listeners,
@@ -226,6 +227,22 @@ def test_protocol_that_is_off(tmp_path: Path) -> None:
 def test_question_that_makes_no_sense(flows: Flows, query: str) -> None:
     assert flows.ask(query)[0] == 400
     assert flows.bench.ask("GET", "/v1/explain")[0] == 400
+
+
+def test_explanations_follow_the_host(flows: Flows) -> None:
+    ip4 = replace(IP4, address=IPv4Address("198.51.100.5"), host_address=IPv4Address("198.51.100.9"),
+                  our_address=IPv4Address("198.51.100.1"), map_host_loopback=IPv4Address("198.51.100.1"),
+                  map_guest=IPv4Address("198.51.100.3"))
+    moved = GuestNet(ip4, IP6, "eth0")
+    flows.link_policy.renew(moved)
+    flows.bench.api.on_host_changed(moved, [])
+    [mapped] = flows.flows("address=198.51.100.3&port=80")
+    assert (mapped["why"], mapped["host"]["destination"]) == ("guest map", end("198.51.100.9", 80))
+    assert mapped["source"] == end("198.51.100.5", 50000)
+    [_, stranger] = [flow for flow in flows.flows("inbound=8080&protocol=tcp")
+                     if ":" not in flow["source"]["address"]]
+    assert stranger["destination"] == end("198.51.100.9", 8080), "what the host has, not the guest"
+    assert stranger["guest"]["destination"] == end("198.51.100.5", 80)
 
 
 def test_answers_are_what_openapi_says(flows: Flows) -> None:

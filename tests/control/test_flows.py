@@ -11,6 +11,7 @@ from passt.control.http import RefusalError
 from passt.facts.contracts import ListenerInfo
 from passt.facts.guest import GuestFamily, GuestNet
 from passt.facts.port_rule import PortRule
+from passt.light.values import replace
 from tests.support.control import Source, make_flow
 
 GUEST = GuestNet(
@@ -45,6 +46,15 @@ def test_mapping_of_an_outbound_flow(remote: str, peer: str, applied: str | None
 def test_mapping_of_the_other_family() -> None:
     flow = make_flow(remote_address=IPv6Address("2001:db8::1").packed, peer_address=IPv6Address("::1").packed)
     assert texts().applied(flow) == "--map-host-loopback 2001:db8::1"
+
+
+def test_mappings_are_those_of_the_renewed_guest() -> None:
+    assert GUEST.ip4 is not None
+    made = texts()
+    made.renew(replace(GUEST, ip4=replace(GUEST.ip4, map_guest=IPv4Address("192.0.2.10"))))
+    old, new = [make_flow(remote_address=bytes((192, 0, 2, last)), peer_address=bytes((203, 0, 113, 1)))
+                for last in (9, 10)]  # fmt: skip
+    assert (made.applied(old), made.applied(new)) == (None, "--map-guest-addr 192.0.2.10")
 
 
 def test_rule_of_an_inbound_flow_is_that_of_the_listener() -> None:

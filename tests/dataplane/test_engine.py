@@ -191,6 +191,25 @@ def test_control_frame_and_answer(bench: Bench) -> None:
     assert bench.frames() == [b"\x11" * 60] * 2
 
 
+def test_renewal_forgets_answers_and_moves_the_dhcp_server(bench: Bench) -> None:
+    asked = bytes.fromhex("0001080006040001") + GUEST_MAC + packed(G4) + bytes(6) + packed("192.0.2.1")
+    question = ethernet(asked, kind=0x0806)
+    bench.responder.replies = [b"\x11" * 60]
+    bench.give(question, question)
+    bench.turn()
+    assert len(bench.responder.frames) == 1, "the second one is known"
+    bench.engine.renew(packed("198.51.100.1"))
+    bench.give(question, question)
+    bench.turn()
+    assert len(bench.responder.frames) == 2, "the answer may be another one now"
+    bench.give(udp(G4, 68, "198.51.100.1", 67, b"renewal"))
+    bench.turn()
+    assert len(bench.responder.frames) == 3
+    for wrong in (b"", bytes(3), bytes(16)):
+        with pytest.raises(ValueError, match="4 bytes"):
+            bench.engine.renew(wrong)
+
+
 def test_frame_of_python_is_sent_padded(bench: Bench) -> None:
     assert bench.engine.send_frame(b"\x11" * 14)
     assert not bench.engine.send_frame(b"\x11" * 13)

@@ -183,3 +183,56 @@ def test_changes_are_explained_once() -> None:
         "guest uses address fe80::9",
         "guest uses MAC address 02:00:00:00:00:05",
     ]
+
+
+assert NET.ip4
+NET4, NET6 = NET.ip4, NET.ip6
+MOVED = replace(
+    NET,
+    ip4=replace(NET4, address=IPv4Address("198.51.100.5"), gateway=IPv4Address("198.51.100.1"),
+                our_address=IPv4Address("198.51.100.1"), map_host_loopback=IPv4Address("198.51.100.1")),
+    ip6=replace(NET6, address=IPv6Address("2001:db8:9::5")),
+)  # fmt: skip
+
+
+def test_assigned_address_is_replaced_by_the_next_one() -> None:
+    observed = Observed(NET)
+    observed.renew(MOVED)
+    assert seen(observed) == ("198.51.100.5", "2001:db8:9::5", None)
+
+
+def test_address_in_use_stays_until_the_guest_uses_another_one() -> None:
+    observed = Observed(NET)
+    for text in ("192.0.2.5", "2001:db8::5", "fe80::77"):
+        observed.on_guest_address(packed(text))
+    observed.renew(MOVED)
+    assert seen(observed) == ("192.0.2.5", "2001:db8::5", "fe80::77")
+    observed.on_guest_address(packed("198.51.100.5"))
+    observed.on_guest_address(packed("2001:db8:9::5"))
+    assert seen(observed) == ("198.51.100.5", "2001:db8:9::5", "fe80::77")
+    observed.renew(NET)
+    assert seen(observed) == ("198.51.100.5", "2001:db8:9::5", "fe80::77")
+
+
+def test_address_in_use_that_means_the_host_now_is_replaced() -> None:
+    observed = Observed(NET)
+    observed.on_guest_address(packed("198.51.100.1"))
+    observed.renew(MOVED)
+    assert seen(observed)[0] == "198.51.100.5"
+    observed.on_guest_address(packed("198.51.100.1"))
+    assert seen(observed)[0] == "198.51.100.5"
+
+
+def test_address_that_the_user_chose_is_taken_whatever_the_guest_uses() -> None:
+    assert MOVED.ip4
+    observed = Observed(NET)
+    observed.on_guest_address(packed("192.0.2.77"))
+    observed.renew(replace(MOVED, ip4=replace(MOVED.ip4, is_fixed=True)))
+    assert seen(observed)[0] == "198.51.100.5"
+
+
+def test_guest_of_local_mode_keeps_its_link_local_address_when_a_network_comes() -> None:
+    observed = Observed(LOCAL_MODE)
+    observed.on_guest_address(packed("fe80::77"))
+    observed.renew(LOCAL_MODE)
+    assert seen(observed) == ("192.0.2.5", "fe80::77", "fe80::77")

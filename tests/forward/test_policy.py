@@ -587,3 +587,55 @@ def test_ping_that_is_forbidden_is_told_once() -> None:
     policy.observed.on_ping_forbidden()
     assert told == [1]
     Policy(NET).observed.on_ping_forbidden()
+
+
+def test_renewal_decides_by_other_tables_and_the_old_ones_are_gone() -> None:
+    policy = Policy(NET)
+    moved = GuestNet(
+        replace(IP4, address=IPv4Address("198.51.100.5"), our_address=IPv4Address("198.51.100.1"),
+                map_host_loopback=IPv4Address("198.51.100.1"), dns_host=IPv4Address("203.0.113.53"),
+                copied_addresses=()),
+        replace(IP6, template_ifindex=9, map_host_loopback=None), "eth0")  # fmt: skip
+    policy.renew(moved)
+    assert outbound(policy, TCP, "192.0.2.2") == Target(packed("192.0.2.2"), 443)
+    assert outbound(policy, TCP, "198.51.100.1") == Target(packed("127.0.0.1"), 443)
+    assert outbound(policy, TCP, "192.0.2.3") == Target(packed("198.51.100.5"), 443)
+    assert outbound(policy, UDP, "192.0.2.4", 53) == Target(packed("203.0.113.53"), 53)
+    assert outbound(policy, TCP, "fe80::99") == Target(packed("fe80::99"), 443, 9)
+    assert outbound(policy, TCP, "2001:db8::2") == Target(packed("2001:db8::2"), 443)
+    assert inbound(policy, "127.0.0.1") == ("198.51.100.1", "198.51.100.5")
+    assert inbound(policy, "203.0.113.5") == ("203.0.113.5", "198.51.100.5")
+
+
+def test_renewed_tables_are_those_that_are_explained() -> None:
+    policy = Policy(NET)
+    policy.renew(GuestNet(replace(IP4, host_address=IPv4Address("198.51.100.9")), IP6, "eth0"))
+    found = policy.explain_outbound(TCP, packed("192.0.2.5"), 50000, packed("192.0.2.3"), 443)
+    assert (found.why, found.target) == ("guest map", Target(packed("198.51.100.9"), 443))
+    assert "guest map: 192.0.2.3 means 198.51.100.9: applies" in found.steps
+    found = policy.explain_inbound(TCP, RULE, packed("198.51.100.9"), 50000, packed("198.51.100.9"), 8000)
+    assert found.why == "guest map"
+    found = policy.explain_inbound(TCP, RULE, packed("192.0.2.5"), 50000, packed("192.0.2.5"), 8000)
+    assert found.why == "our address", "the guest alone has its address now"
+
+
+def test_renewal_keeps_protocols_and_families_that_are_off_off() -> None:
+    policy = Policy(replace(NET, ip6=None), udp=False)
+    policy.renew(replace(NET, ip6=None))
+    assert outbound(policy, UDP, "203.0.113.1") is None
+    assert outbound(policy, TCP, "2001:db8::99") is None
+    assert outbound(policy, TCP, "203.0.113.1") is not None
+
+
+@pytest.mark.parametrize(("family", "host", "mapped", "other"), [
+    (IP4, "198.51.100.9", "192.0.2.3", "192.0.2.5"), (IP6, "2001:db8:9::9", "2001:db8::3", "2001:db8::5")])
+def test_map_guest_addr_leads_to_the_host_where_the_guest_has_another_address(
+        family: GuestFamily, host: str, mapped: str, other: str) -> None:
+    apart = replace(family, host_address=ip_address(host))
+    policy = Policy(GuestNet(apart if family is IP4 else None, apart if family is IP6 else None, "eth0"))
+    target = outbound(policy, TCP, mapped)
+    assert target is not None
+    assert target.address == packed(host)
+    assert (inbound(policy, host, other) or ("",))[0] == mapped
+    seen = policy.guest_visible_source(packed(other))
+    assert seen == packed("192.0.2.1" if family is IP4 else "fe80::1"), "the guest's own address is not shown"

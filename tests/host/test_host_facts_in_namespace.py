@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from passt.errors import ConfigError
-from passt.host.host_facts import read_host
+from passt.facts.host import ResolverFacts
+from passt.host.host_facts import HostReader, read_host
+from tests.host.test_interface_index import leave_no_descriptor
 from tests.support.isolated import HOST, PLAIN, ip_batch, isolated_as_root, wait_for_local_route
 
 if TYPE_CHECKING:
@@ -185,3 +187,36 @@ def test_probe_of_a_missing_interface_names_option_and_value(
     with pytest.raises(ConfigError) as caught:
         ask(name)
     assert str(caught.value) == f"{option} {name}: there is no such interface; `ip link` lists them"
+
+
+def test_reader_reads_again_without_a_descriptor_or_a_path() -> None:
+    """In the sandbox there are neither."""
+    def run() -> tuple[HostFacts, HostFacts, frozenset[bytes], int]:
+        ip_batch(HOST + PLAIN)
+        with HostReader() as reader:
+            before = reader.read(ResolverFacts())
+            ip_batch("addr add 198.51.100.7/28 dev h0\n")
+            leave_no_descriptor()
+            return before, reader.read(ResolverFacts()), reader.addresses(), reader.index_of("h0")
+
+    before, after, addresses, ifindex = isolated_as_root(run)
+    assert before.ip4 is not None
+    assert after.ip4 is not None
+    assert (str(before.ip4.address), str(after.ip4.address)) == ("192.0.2.2", "198.51.100.7")
+    assert {IPv4Address("192.0.2.2").packed, IPv4Address("198.51.100.7").packed,
+            IPv6Address("2001:db8::2").packed} <= addresses
+    assert ifindex == after.ip4.ifindex
+
+
+def test_reader_of_an_interface_that_comes_and_goes() -> None:
+    def run() -> list[bool]:
+        found = []
+        with HostReader(interface="h0", may_come=True) as reader:
+            found.append(reader.read(ResolverFacts()).ip4 is None)
+            ip_batch(HOST + PLAIN)
+            found.append(reader.read(ResolverFacts()).ip4 is None)
+            ip_batch("link del h0\n")
+            found.append(reader.read(ResolverFacts()).ip4 is None)
+        return found
+
+    assert isolated_as_root(run) == [True, False, True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
@@ -123,3 +124,18 @@ def test_endless_file_is_cut(tmp_path: Path) -> None:
     path.write_bytes(b"nameserver 192.0.2.1\n" + b"#" * (1 << 20) + b"\nnameserver 192.0.2.2\n")
     assert [str(server) for server in resolvconf.read(str(path)).servers] == ["192.0.2.1"]
     assert resolvconf.read("/dev/zero") == ResolverFacts()
+
+
+def test_scope_is_looked_up_by_who_may() -> None:
+    asked: list[str] = []
+
+    def index_of(name: str) -> int:
+        asked.append(name)
+        if name != "wlan0":
+            raise OSError(errno.ENODEV, "No such device")
+        return 3
+
+    content = b"nameserver fe80::1%wlan0\nnameserver fe80::2%gone0\nnameserver fe80::3%7\n"
+    servers = resolvconf.parse(content, index_of).servers
+    assert [str(server) for server in servers] == ["fe80::1%3", "fe80::2", "fe80::3%7"]
+    assert asked == ["wlan0", "gone0"]

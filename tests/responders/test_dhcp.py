@@ -394,3 +394,10 @@ def test_reply_never_exceeds_what_ethernet_carries() -> None:
     net = replace(NET, search=tuple(f"{index}{'x' * 60}.example" for index in range(30)))
     reply, _ = answer(message(DISCOVER, max_message_size=65535), net)
     assert 1400 < packet_len(reply) <= 1500
+
+
+def test_lease_is_as_long_as_it_is_said_to_be() -> None:
+    message = DhcpMessage(BootpOp.REQUEST, 7, MAC, options=(MessageTypeOption(MessageType.DISCOVER),))
+    reply = DhcpResponder(NET, FAMILY, lease_s=120).respond(message, ZERO)
+    assert isinstance(reply, DhcpReply)
+    assert DhcpMessage.parse(reply.payload).find(LeaseTime) == LeaseTime(120)

@@ -325,3 +325,11 @@ def test_unknown_options_are_ignored() -> None:
     assert rest(
         ask(T.REBIND, OtherOption(16, b"\0\0\1\x37" + bytes(8)), IaNa(5, options=(OtherOption(99, b""),)))
     ) == [IaNa(5, INFINITY_S, INFINITY_S, (GIVEN,))]
+
+
+def test_address_for_a_time_is_renewed_before_it_ends() -> None:
+    server = Dhcpv6Responder(NET, FAMILY, ROUTER, lease_s=120)
+    renewal = Dhcpv6Message(T.RENEW, 7, (CLIENT, OURS, IaNa(1, options=(IaAddress(FAR),))))
+    reply = server.respond(SERVERS, renewal)
+    assert reply is not None
+    assert list(reply.ias) == [IaNa(1, 60, 96, (IaAddress(ADDRESS, 120, 240), IaAddress(FAR, 0, 0)))]

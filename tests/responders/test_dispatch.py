@@ -404,3 +404,29 @@ def test_address_that_the_guest_uses_is_not_claimed() -> None:
     request = bytes(Ether(src=GUEST_MAC) / ARP(hwsrc=GUEST_MAC, psrc="0.0.0.0", pdst="192.0.2.77"))
     assert Dispatcher(NET).respond(request) != []
     assert Dispatcher(NET, is_guest=lambda address: address == bytes((192, 0, 2, 77))).respond(request) == []
+
+
+def test_renewal_answers_anew_and_tells_the_guest_at_once() -> None:
+    assert NET.ip4
+    assert NET.ip6
+    moved = replace(
+        NET,
+        ip4=replace(NET.ip4, address=IPv4Address("198.51.100.5"), gateway=IPv4Address("198.51.100.1"),
+                    our_address=IPv4Address("198.51.100.1")),
+        ip6=replace(NET.ip6, address=IPv6Address("2001:db8:9::5"), our_address=IPv6Address("fe80::2")),
+    )  # fmt: skip
+    dispatcher = Dispatcher(NET, short_leases=True)
+    frames = [Ether(frame) for frame in dispatcher.renew(moved)]
+    assert [(frame[IPv6].src, frame[IPv6].dst, frame[ICMPv6ND_RA].routerlifetime) for frame in frames] == [
+        ("fe80::2", "ff02::1", 65535), ("fe80::1", "ff02::1", 0)]
+    (answer,) = dispatcher.respond(dhcp(("message-type", "request"), ("requested_addr", "192.0.2.5")))
+    assert ("message-type", 6) in Ether(answer)[DHCP].options
+    (answer,) = dispatcher.respond(dhcp(("message-type", "discover")))
+    assert Ether(answer)[BOOTP].yiaddr == "198.51.100.5"
+    assert ("lease_time", 120) in Ether(answer)[DHCP].options
+    assert dispatcher.counters()["control_dhcp_answered"] == 2
+
+
+def test_renewal_says_nothing_where_advertisements_are_off() -> None:
+    assert Dispatcher(NET, router_advertisements=False).renew(NET) == []
+    assert Dispatcher(NET, ndp=False).renew(NET) == []

@@ -224,3 +224,64 @@ def test_search_list_fills_the_least_mtu_but_never_exceeds_it(width: int) -> Non
     length = 40 + 4 + len(advertisement(net(search=("x" * width,) * 1000)).build())
     # A further name of width + 2 bytes would not fit; up to 7 bytes of the option are padding.
     assert 1280 - (width + 2) < length <= 1280
+
+
+MOVED = replace(FAMILY, address=IPv6Address("2001:db8:9::5"), our_address=IPv6Address("fe80::2"),
+                gateway=IPv6Address("fe80::2"), resolvers=(IPv6Address("2001:db8:9::53"),))
+
+
+def successor(family: GuestFamily, before: NdpResponder, search: tuple[str, ...] = ()) -> NdpResponder:
+    return NdpResponder(net(family, search=search), family, before=before)
+
+
+def said_by(responder: NdpResponder) -> RouterAdvertisement:
+    reply = responder.advertise()
+    assert reply is not None
+    assert isinstance(reply.message, RouterAdvertisement)
+    return reply.message
+
+
+def test_successor_withdraws_what_is_not_true_any_more() -> None:
+    before = NdpResponder(net(search=("old.example", "both.example")), FAMILY)
+    after = successor(MOVED, before, ("both.example", "new.example"))
+    options = said_by(after).options
+    prefixes = [(str(one.prefix), one.valid_s, one.preferred_s) for one in options
+                if isinstance(one, PrefixInformation)]
+    assert prefixes == [("2001:db8:9::", 0xffffffff, 0xffffffff), ("2001:db8::", 0, 0)]
+    assert [(one.servers, one.lifetime_s) for one in options if isinstance(one, RecursiveDnsServers)] == [
+        (MOVED.resolvers, 0xffffffff), ((DNS,), 0)]
+    assert [(one.names, one.lifetime_s) for one in options if isinstance(one, DnsSearchList)] == [
+        (("both.example", "new.example"), 0xffffffff), (("old.example",), 0)]
+    # A guest may have missed it; what is true again is withdrawn no more.
+    assert said_by(successor(MOVED, after, ("both.example", "new.example"))) == said_by(after)
+    back = said_by(successor(FAMILY, after, ("old.example", "both.example"))).options
+    assert [(str(one.prefix), one.valid_s) for one in back if isinstance(one, PrefixInformation)] == [
+        ("2001:db8::", 0xffffffff), ("2001:db8:9::", 0)]
+
+
+def test_successor_of_the_same_network_says_the_same() -> None:
+    before = NdpResponder(net(search=("lan",)), FAMILY)
+    assert said_by(successor(FAMILY, before, ("lan",))) == said_by(before)
+    assert before.take_leave(successor(FAMILY, before)) is None
+
+
+def test_withdrawals_are_bounded_and_the_newest_stay() -> None:
+    responder = NdpResponder(net(), FAMILY)
+    for number in range(40):
+        family = replace(MOVED, address=IPv6Address(f"2001:db8:{number + 100:x}::5"),
+                         resolvers=(IPv6Address(f"2001:db8:{number + 100:x}::53"),))
+        responder = successor(family, responder, tuple(f"{'x' * 50}.n{number}-{i}.example" for i in range(6)))
+        assert len(said_by(responder).build()) <= 1280 - 40 - 4
+    withdrawn = [one for one in said_by(responder).options
+                 if isinstance(one, PrefixInformation) and not one.valid_s]
+    assert [str(one.prefix) for one in withdrawn] == [f"2001:db8:{number + 100:x}::"
+                                                      for number in (38, 37, 36, 35)]
+
+
+def test_router_with_another_address_takes_its_leave() -> None:
+    before = NdpResponder(net(), FAMILY)
+    leave = before.take_leave(successor(MOVED, before))
+    assert leave == NdpReply(ROUTER, ALL_NODES, RouterAdvertisement(
+        255, managed=False, other=False, lifetime_s=0, options=(SourceLinkLayer(OUR_MAC),)))
+    silent = NdpResponder(net(), FAMILY, router_advertisements=False)
+    assert silent.take_leave(successor(MOVED, silent)) is None

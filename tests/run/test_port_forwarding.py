@@ -10,6 +10,8 @@ import pytest
 
 from passt.errors import ConfigError
 from passt.facts.port_rule import PortRule
+from passt.host.listeners import HostBinder, open_unnamed
+from passt.light.values import replace
 from passt.run.port_forwarding import INTERVAL_S, HostSide, NamespaceSide, PortForwarding, open_fixed
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from passt.dataplane.engine import Engine
     from passt.facts.contracts import NamespaceSockets
-    from passt.host.listeners import HostBinder, HostPorts
+    from passt.host.listeners import HostPorts
 
 
 class FakeEngine:
@@ -133,6 +135,71 @@ def test_listener_of_the_host_that_the_engine_refuses_is_closed() -> None:
     with pytest.raises(OSError, match="too many"):
         side.open_listener(rule(80, 80), 80)
     assert not is_open(engine.refused)
+
+
+def on(ifname: str, port: int) -> PortRule:
+    return PortRule(IPPROTO_TCP, port, port, port, ifname=ifname, spec=f"-t %{ifname}/{port}")
+
+
+class CountingBinder:
+    """Opens one descriptor after the other; *refused* ports cannot be had."""
+
+    def __init__(self) -> None:
+        self.fd = 100
+        self.ports: list[int] = []
+        self.refused: set[int] = set()
+
+    def open(self, _rule: PortRule, port: int) -> int:
+        if port in self.refused:
+            raise OSError(13, "Permission denied")
+        self.fd += 1
+        self.ports.append(port)
+        return self.fd
+
+
+def test_listeners_of_an_interface_that_was_made_anew_are_opened_again() -> None:
+    engine, binder = FakeEngine(), CountingBinder()
+    side = HostSide(cast("Engine", engine), cast("HostBinder", binder))
+    one, other = side.open_listener(on("eth0", 80), 80), side.open_listener(on("eth0", 81), 81)
+    side.open_listener(on("eth1", 80), 80)
+    side.open_listener(rule(80, 80), 80)
+    assert side.interfaces() == {"eth0", "eth1"}
+    side.listen_anew("eth0")
+    assert sorted(engine.removed) == [101, 102]
+    assert sorted(engine.listeners) == [103, 104, 105, 106]
+    assert {engine.listeners[fd][1] for fd in (105, 106)} == {on("eth0", 80), on("eth0", 81)}
+    assert side.n_open == 4
+    side.close_listener(one)
+    side.close_listener(other)
+    assert sorted(engine.listeners) == [103, 104]
+    assert side.interfaces() == {"eth1"}
+    side.listen_anew("eth0")
+    assert sorted(engine.listeners) == [103, 104]
+
+
+def test_port_that_the_kernel_chose_is_opened_again_as_it_was_told() -> None:
+    asked = replace(on("lo", 80), first=0, last=0)
+    [listener] = open_unnamed(asked, HostBinder(ip4=True, ip6=False), {})
+    engine, binder = FakeEngine(), CountingBinder()
+    side = HostSide(cast("Engine", engine), cast("HostBinder", binder))
+    side.take(listener)
+    side.listen_anew("lo")
+    assert engine.removed == [listener.fd]
+    [(_, settled, _)] = engine.listeners.values()
+    assert settled == replace(asked, first=listener.port, last=listener.port)
+    assert binder.ports == [listener.port]
+    os.close(listener.fd)
+
+
+def test_port_of_an_interface_that_cannot_be_had_again_keeps_its_socket() -> None:
+    engine, binder = FakeEngine(), CountingBinder()
+    side = HostSide(cast("Engine", engine), cast("HostBinder", binder))
+    handle = side.open_listener(on("eth0", 80), 80)
+    binder.refused.add(80)
+    side.listen_anew("eth0")
+    assert sorted(engine.listeners) == [101]
+    side.close_listener(handle)
+    assert engine.listeners == {}
 
 
 def test_fixed_ports_are_opened_and_those_of_auto_are_not() -> None:

@@ -148,6 +148,18 @@ OPTIONS: tuple[Option, ...] = (
     Option(HOST_SIDE, "", "freebind", "",
            "Allow addresses of -t and -u that the host does not have, or not yet.", available=True),
 
+    Option(HOST_SIDE, "", "follow", "",
+           "Keep the guest's network true to the host's: addresses, gateway, interface and name servers that"
+           " change, or come after the start, are followed, except where an option fixes them; not with"
+           " --splice-only; undoes --no-follow; see NOTES.", available=True),
+    Option(HOST_SIDE, "", "no-follow", "",
+           "The guest's network stays as it was at the start; undoes --follow. This is the default.",
+           available=True),
+    Option(HOST_SIDE, "", "wait-online", "SECONDS",
+           "Start when the host has an address and a route, but wait no longer than SECONDS; 0 waits as long"
+           " as it takes. Default: start at once, with link-local addresses where there is no network.",
+           available=True),
+
     Option(MAPPING, "", "map-host-loopback", "ADDR|none",
            "Address that means the host's loopback to the guest. Default: the gateway. none: no such address,"
            " in either family; clients on the host's loopback then still appear to come from the gateway, but"

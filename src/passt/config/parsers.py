@@ -23,6 +23,7 @@ MAX_PID = 2**31 - 1
 MIN_LOG_SIZE = 40960    # bytes; a cut of a smaller file would leave too few lines
 MAX_LOG_SIZE = 2**40
 MAX_STATS_S = 86400
+MAX_WAIT_S = 86400
 MAX_FD = 2**31 - 1
 MAX_SOCKET_PATH = 107   # unix(7): sun_path has 108 bytes, one of them the terminating zero
 MIN_MTU_IP6 = 1280      # RFC 8200 5

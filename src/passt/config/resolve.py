@@ -37,12 +37,13 @@ def resolve(settings: Settings, facts: HostFacts) -> GuestNet:
     """Choose what the guest sees.
 
     Raises ConfigError if no family can use the interface of --interface, or one family cannot use the
-    interface of its --outbound-if4 or --outbound-if6.
+    interface of its --outbound-if4 or --outbound-if6; not with --follow, as an interface may come.
     """
     asked, protocols = settings.addresses, settings.protocols
     facts4 = facts.ip4 if protocols.ip4 and _is_usable(facts.ip4, asked.address4) else None
     facts6 = facts.ip6 if protocols.ip6 and _is_usable(facts.ip6, asked.address6) else None
-    _check_interfaces(asked, facts4, facts6)
+    if not asked.follow:
+        _check_interfaces(asked, facts4, facts6)
     if asked.address6 is not None and not facts.has_ip6:
         raise ConfigError(f"option '--address': {asked.address6} cannot be used, as the kernel has no IPv6"
                           f" (see the boot parameter ipv6.disable)")

@@ -44,6 +44,8 @@ FLAGS: dict[str, Changes] = {
     "no-ra": {"router_advertisements": False},
     "no-dhcpv6": {"dhcpv6": False},
     "freebind": {"freebind": True},
+    "follow": {"follow": True},
+    "no-follow": {"follow": False},
     "config-net": {"config_net": True},
     "no-splice": {"splice": False},
     "host-lo-to-ns-lo": {"host_lo_to_ns_lo": True},
@@ -90,6 +92,7 @@ VALUES: dict[str, Callable[[str], Changes]] = {
     "ports-file": lambda text: {"ports_file": parsers.parse_path(text)},
     "pid": lambda text: {"pid_file": parsers.parse_path(text)},
     "runas": lambda text: {"runas": parsers.parse_identity(text)},
+    "wait-online": lambda text: {"wait_online_s": parsers.parse_number(text, 0, parsers.MAX_WAIT_S)},
     "netns": lambda text: {"netns": parsers.parse_netns(text)},
     "userns": lambda text: {"userns": parsers.parse_path(text), "netns_only": False},
     "address": _address,
@@ -249,6 +252,9 @@ def _check_together(settings: Settings) -> None:
     if settings.control.conf_path is not None:
         _check_steering(settings)
     addresses, protocols = settings.addresses, settings.protocols
+    if addresses.follow and settings.forwarding.splice_only:
+        raise ConfigError("option '--follow' has nothing to do with --splice-only, which makes no interface:"
+                          " leave one of them out")
     if addresses.outbound_if4 is not None and not protocols.ip4:
         raise ConfigError(f"option '--outbound-if4' {addresses.outbound_if4} needs IPv4, which -6 disables")
     if addresses.outbound_if6 is not None and not protocols.ip6:

@@ -25,7 +25,7 @@ from passt.facts.address import format_mac
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Protocol
 
     from passt.control.client import Client
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from passt.control.source import Source
     from passt.facts.contracts import FlowDetail
     from passt.facts.guest import GuestFamily, GuestNet
+    from passt.facts.host import HostChange
     from passt.facts.settings import Settings
 
     class Observed(Protocol):
@@ -56,7 +57,7 @@ LEVELS = {"debug": log.DEBUG, "info": log.INFO, "warning": log.WARNING}
 
 
 class Known:
-    """What the program tells of itself that does not change; *observed* has the guest's addresses.
+    """What the program tells of itself; *observed* has the guest's addresses.
 
     *arguments* are those of its command line, *started_s* is in seconds since 1970.
     """
@@ -88,6 +89,14 @@ class Api:
         self.port_rules: PortRules | None = None
         self.explainer: Explainer | None = None
         known.observed.on_learnt = self.events.on_guest_learnt
+
+    def on_host_changed(self, guest: GuestNet, changes: Iterable[HostChange]) -> None:
+        """Take it that *guest* is the guest's network now, and tell of the *changes*."""
+        self._known.guest = guest
+        self._texts.renew(guest)
+        if self.explainer is not None:
+            self.explainer.renew(guest)
+        self.events.on_host_changed(changes)
 
     def serve(self, request: Request, client: Client) -> Response:
         """Answer one request. Raises RefusalError."""

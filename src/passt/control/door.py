@@ -92,6 +92,7 @@ class Control:
         self._api = Api(engine, known, control_counters)
         self._server = Server(engine, self._socket.detach(), self._api.serve, owner_uid=self._owner_uid)
         self._api.count_clients = self._server.count
+        self.on_host_changed = self._api.on_host_changed
         self._facts = (policy, observed, guest, engine, foretell_ping(self._ping_range))
 
     def steer(self, tables: ClientTables, cut: Cut, user_of: Callable[[socket.socket], int | None]) -> None:

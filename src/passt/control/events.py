@@ -21,17 +21,18 @@ from passt.facts.port_rule import PortRule
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from passt.control.client import Client
     from passt.control.flows import FlowTexts
     from passt.control.source import Source
     from passt.facts.contracts import FlowDetail, ListenerInfo
+    from passt.facts.host import HostChange
 
 
 KINDS = ("flow_opened", "flow_closed", "flow_refused", "port_opened", "port_closed", "guest_address",
-         "limit_reached", "lost")  # fmt: skip
+         "host_changed", "limit_reached", "lost")  # fmt: skip
 MAX_LISTENERS = 8
 MAX_QUEUED = 1024   # events, of some 700 bytes, that one listener may be behind
 MAX_SENT = 64       # of them that leave at once
@@ -178,6 +179,13 @@ class EventHub:
         """Tell of a listener that was closed."""
         self._texts.refresh()
         self._publish("port_closed", port_of(listener))
+
+    def on_host_changed(self, changes: Iterable[HostChange]) -> None:
+        """Tell of each change of the host's network that was followed."""
+        for change in changes:
+            self._publish("host_changed", {
+                "what": change.what, "family": f"ip{change.version}" if change.version else None,
+                "before": change.before, "after": change.after})
 
     def on_guest_learnt(self, address: bytes) -> None:
         """Tell of an address that the guest was seen to use: 6 bytes are a hardware address."""

@@ -48,10 +48,14 @@ class Explainer:
                  listeners: Callable[[], Iterable[ListenerInfo]], tables: ClientTables, ping: str) -> None:
         self._policy = policy
         self._observed = observed
-        self._families: dict[int, GuestFamily | None] = {4: guest.ip4, 16: guest.ip6}
         self._listeners = listeners
         self._tables = tables
         self._ping = ping
+        self.renew(guest)
+
+    def renew(self, guest: GuestNet) -> None:
+        """Take it that *guest* is the guest's network now; the policy has been told."""
+        self._families: dict[int, GuestFamily | None] = {4: guest.ip4, 16: guest.ip6}
 
     def explain(self, query: Mapping[str, str]) -> dict[str, Any]:
         """Answer a request with these parameters. Raises RefusalError."""
@@ -142,7 +146,7 @@ class Explainer:
             if len(bound) == len(client) and any(bound) and not is_loopback(bound):
                 return bound
         family = self._families[len(client)]
-        address = family.address if family is not None else None
+        address = (family.host_address or family.address) if family is not None else None
         return address.packed if address is not None else bytes(len(client))
 
     def _from_client(self, listeners: list[ListenerInfo], client: bytes, local: bytes) -> dict[str, Any]:

@@ -61,11 +61,15 @@ class FlowTexts:
     """Writes flows; *guest* and the listeners of *source* tell which mapping or rule applied to one."""
 
     def __init__(self, guest: GuestNet, source: Listening) -> None:
-        self._mappings4 = _mappings(guest.ip4)
-        self._mappings6 = _mappings(guest.ip6)
+        self.renew(guest)
         self._source = source
         self._rules: dict[tuple[int, int, bool], list[PortRule]] = {}
         self._n_changes = -1       # of the listeners that `_rules` was made of
+
+    def renew(self, guest: GuestNet) -> None:
+        """Take it that *guest* is the guest's network now."""
+        self._mappings4 = _mappings(guest.ip4)
+        self._mappings6 = _mappings(guest.ip6)
 
     def refresh(self) -> None:
         """Take note of the port rules that there are now."""

@@ -51,6 +51,12 @@ class Engine:
         They are counted as `drop_disabled`. Neighbour discovery and DHCP are control frames and go on.
         """
 
+    def renew(self, our_ip4: bytes) -> None:
+        """Forget what the policy and the responder have said: they decide by another network from now on.
+
+        *our_ip4* is as at the start. Flows that there are go where they went.
+        """
+
     def attach_tap(self, fd: int, guest_mac: bytes, offloads: int) -> None:
         """Take ownership of a tap opened by `host.tap`; *offloads* are the TUN_F_* bits granted."""
 

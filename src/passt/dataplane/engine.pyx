@@ -81,6 +81,9 @@ cdef class Engine:
     def switch(self, **switches):
         self.core.switch(**switches)
 
+    def renew(self, bytes our_ip4):
+        self.core.renew(our_ip4)
+
     def attach_tap(self, int fd, bytes guest_mac, uint32_t offloads):
         if len(guest_mac) != ETH_ALEN:
             raise ValueError("a MAC address has 6 bytes")

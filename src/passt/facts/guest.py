@@ -34,6 +34,7 @@ class GuestFamily(Value):
     # RTM_NEWROUTE, those through the template.
     copied_addresses: tuple[InterfaceAddress, ...] = ()
     copied_routes: tuple[bytes, ...] = ()
+    host_address: IPAddress | None = None       # what `map_guest` leads to; None: to `address`
 
     @property
     def our_link_local(self) -> IPv6Address | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from passt.light.values import Value
+from passt.light.values import NamedTuple, Value
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -47,6 +47,21 @@ class ResolverFacts(Value):
 
     servers: tuple[IPAddress, ...] = ()
     search: tuple[str, ...] = ()
+
+
+class HostChange(NamedTuple):
+    """One change for people: *what* of IP *version* (0: of both) was *before* and is *after*."""
+
+    what: str
+    version: int
+    before: str
+    after: str
+
+    @property
+    def text(self) -> str:
+        """A line for the log."""
+        family = f"IPv{self.version} " if self.version else ""
+        return f"the host's network has changed: {family}{self.what} {self.before} -> {self.after}"
 
 
 class HostFacts(Value):

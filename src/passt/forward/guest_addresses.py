@@ -4,7 +4,7 @@ Theory of operation: the data plane reports each new source address of the guest
 of each kind is kept; the kinds are IPv4, IPv6 of wider scope, and IPv6 link-local. Until one is seen, the
 assigned address is used. Without an assigned IPv6 address (local mode) the link-local address is used for
 both kinds of IPv6, until one of wider scope is seen. If the user chose an address, inbound flows go there
-whatever else the guest uses. `on_guest_address` and `on_guest_mac` are the only writers.
+whatever else the guest uses. `on_guest_address`, `on_guest_mac` and `renew` are the only writers.
 """
 
 from __future__ import annotations
@@ -37,15 +37,32 @@ class Observed:
                  on_ping_forbidden: Callable[[], None] | None = None) -> None:
         self._explain = explain
         self._on_ping_forbidden = on_ping_forbidden
+        self._seen: set[bytes] = set()  # of those below, what the guest was seen to use
+        self.ip6_link_local: bytes | None = None
+        self.mac: bytes | None = None
+        self._take(net)
+        self.ip4 = _assigned(net.ip4)
+        self.ip6 = _assigned(net.ip6)
+        if self.ip6 is not None and is_link_local6(self.ip6):
+            self.ip6_link_local = self.ip6
+
+    def _take(self, net: GuestNet) -> None:
         self._never = _stand_ins(net.ip4) | _stand_ins(net.ip6) | _network_and_broadcast(net.ip4)
         self._is_fixed4 = net.ip4 is not None and net.ip4.is_fixed
         self._is_fixed6 = net.ip6 is not None and net.ip6.is_fixed
-        self.ip4 = _assigned(net.ip4)
-        self.ip6 = _assigned(net.ip6)
-        self.ip6_link_local: bytes | None = None
-        self.mac: bytes | None = None
-        if self.ip6 is not None and is_link_local6(self.ip6):
-            self.ip6_link_local = self.ip6
+
+    def renew(self, net: GuestNet) -> None:
+        """Take it that *net* is the guest's network now.
+
+        An address that the guest was seen to use stays until it uses another one, as it may keep it until
+        its lease ends; one that it was only assigned is replaced.
+        """
+        self._take(net)
+        kept = self._seen - self._never
+        if self._is_fixed4 or self.ip4 not in kept:
+            self.ip4 = _assigned(net.ip4)
+        if self._is_fixed6 or self.ip6 not in kept:
+            self.ip6 = _assigned(net.ip6) or self.ip6_link_local
 
     def on_guest_address(self, address: bytes) -> None:
         """Keep a source address of the guest, unless no guest can have it.
@@ -64,6 +81,7 @@ class Observed:
                 self.ip6 = address
         elif not self._is_fixed6:
             self.ip6 = address
+        self._seen = ({address} | self._seen) & {*self.addresses()}
         if before == (self.ip4, self.ip6, self.ip6_link_local):
             return
         if self._explain:

@@ -6,7 +6,8 @@ Outbound, the guest's destination is replaced by the first row that fits (passt(
 1. the DNS address, TCP or UDP, port 53 or 853: becomes the host's resolver (without one, the host itself,
    as in resolv.conf(5));
 2. the host loopback address: becomes 127.0.0.1 or ::1;
-3. the guest map address: becomes the address assigned to the guest, which on the host is the host's own;
+3. the guest map address: becomes the host's own address, which is the one assigned to the guest unless the
+   host was given another one since (`GuestFamily.host_address`);
 4. any other unicast address, for UDP also a multicast or broadcast address: stays.
 
 Inbound, the source is replaced by the first row that fits (passt(1), "Handling of traffic with loopback
@@ -15,7 +16,7 @@ accept loopback clients too, and container engines count on it):
 
 1. a loopback address: becomes the host loopback address, else our address towards the guest; without one the
    flow is refused;
-2. the assigned address, if there is a guest map address: becomes that;
+2. the host's own address, if there is a guest map address: becomes that;
 3. any address that the guest itself has: becomes our address towards the guest; without one the flow is
    refused;
 4. any other address: stays;
@@ -23,6 +24,7 @@ accept loopback clients too, and container engines count on it):
 and the destination is the guest's address last seen, or the target address of the rule, which may be another
 one behind the guest. All look-ups use tables of packed addresses made at the start, as a flow waits for the
 answer. An IPv4-mapped IPv6 address is always refused: a socket would take it for IPv4, past these rows.
+When the host's network changes, `Policy.renew` puts new tables in the place of all of these.
 """
 
 from __future__ import annotations
@@ -81,7 +83,7 @@ class _Destination(NamedTuple):
 class _Family:
     """Tables for one family, made from its frozen facts."""
 
-    __slots__ = ("assigned", "dns", "guest_owned", "ifname", "map_guest", "map_host_loopback", "mapped",
+    __slots__ = ("dns", "guest_owned", "host", "ifname", "map_guest", "map_host_loopback", "mapped",
                  "our_address", "protocols", "scope_id", "source")
 
     def __init__(self, facts: GuestFamily, protocols: frozenset[int], loopback: bytes) -> None:
@@ -90,15 +92,16 @@ class _Family:
         self.ifname = os.fsencode(facts.outbound_ifname) if facts.outbound_ifname else None
         # A socket bound to an interface takes its scope, and the interface may not be the template.
         self.scope_id = 0 if self.ifname else facts.template_ifindex
-        self.assigned = _packed(facts.address)
+        assigned = _packed(facts.address)
+        self.host = _packed(facts.host_address) or assigned
         self.our_address = _packed(facts.our_address)
         self.map_host_loopback = _packed(facts.map_host_loopback)
-        self.map_guest = _packed(facts.map_guest) if self.assigned else None
-        self.guest_owned = {self.assigned, *(copied.address.packed for copied in facts.copied_addresses)}
+        self.map_guest = _packed(facts.map_guest) if self.host else None
+        self.guest_owned = {assigned, *(copied.address.packed for copied in facts.copied_addresses)}
         # Later entries win, so the rows are entered in reverse.
         self.mapped: dict[bytes, _Destination] = {}
-        if self.map_guest and self.assigned:
-            self.mapped[self.map_guest] = self._destination("guest map", self.assigned)
+        if self.map_guest and self.host:
+            self.mapped[self.map_guest] = self._destination("guest map", self.host)
         if self.map_host_loopback:
             self.mapped[self.map_host_loopback] = self._destination("host loopback", loopback)
         self.dns: dict[bytes, _Destination] = {}
@@ -141,13 +144,25 @@ class Policy:
         self._warn = warn
         self._warned: set[int] = set()  # families that were warned of, by the length of their addresses
         both = {number for number, on in ((IPPROTO_TCP, tcp), (IPPROTO_UDP, udp)) if on}
-        self._families: dict[int, _Family] = {}
+        self._protocols4 = frozenset(both | ({IPPROTO_ICMP} if icmp else set()))
+        self._protocols6 = frozenset(both | ({IPPROTO_ICMPV6} if icmp else set()))
+        self._families = self._make_families(net)
+
+    def _make_families(self, net: GuestNet) -> dict[int, _Family]:
+        families = {}
         if net.ip4:
-            protocols = frozenset(both | ({IPPROTO_ICMP} if icmp else set()))
-            self._families[IP4_LEN] = _Family(net.ip4, protocols, IP4_LOOPBACK)
+            families[IP4_LEN] = _Family(net.ip4, self._protocols4, IP4_LOOPBACK)
         if net.ip6:
-            protocols = frozenset(both | ({IPPROTO_ICMPV6} if icmp else set()))
-            self._families[IP6_LEN] = _Family(net.ip6, protocols, IP6_LOOPBACK)
+            families[IP6_LEN] = _Family(net.ip6, self._protocols6, IP6_LOOPBACK)
+        return families
+
+    def renew(self, net: GuestNet) -> None:
+        """Decide by *net* from now on; flows that there are go where they went.
+
+        The data plane remembers answers, and has to be told: `Engine.renew`.
+        """
+        self._families = self._make_families(net)
+        self.observed.renew(net)
 
     def outbound(self, proto: int, source: bytes, source_port: int,
                  destination: bytes, destination_port: int) -> Target | None:
@@ -276,7 +291,7 @@ class Policy:
             return family.our_address, _OUR_ADDRESS
         if not is_host_unicast(peer):
             return None, ""
-        if peer == family.assigned and family.map_guest:
+        if peer == family.host and family.map_guest:
             return family.map_guest, "guest map"
         if peer in family.guest_owned or self.observed.is_guest(peer):
             return family.our_address, _OUR_ADDRESS

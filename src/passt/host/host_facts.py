@@ -25,7 +25,7 @@ from passt.errors import ConfigError, HostError
 from passt.facts.address import is_host_unicast, is_subnet_broadcast
 from passt.facts.host import FamilyFacts, HostFacts, InterfaceAddress
 from passt.host import resolvconf
-from passt.host.interface_index import interface_index
+from passt.host.interface_index import index_seen_by, interface_index
 from passt.host.rtnetlink import messages, routes
 from passt.host.rtnetlink.messages import AF_INET, AF_INET6, AddressFlag, MessageType, Scope
 from passt.host.rtnetlink.socket import KernelRefusalError, RtnlSocket
@@ -33,8 +33,11 @@ from passt.host.rtnetlink.socket import KernelRefusalError, RtnlSocket
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from types import TracebackType
+    from typing import Self
 
     from passt.facts.address import IPAddress
+    from passt.facts.host import ResolverFacts
     from passt.host.rtnetlink.messages import AddressMessage
     from passt.host.rtnetlink.routes import NextHop, RouteMessage
 
@@ -57,20 +60,79 @@ def read_host(*, interface: str | None = None, outbound_if4: str | None = None,
     kernel without it. Raises ConfigError for an interface that does not exist, and for IPv6 alone on
     a kernel without it; HostError if the kernel does not answer.
     """
-    _need_interface("--interface", interface)
-    _need_interface("--outbound-if4", outbound_if4)
-    _need_interface("--outbound-if6", outbound_if6)
-    has_ip6 = kernel_has_ip6()
-    if want6 and not want4 and not has_ip6:
-        raise ConfigError("--ipv6-only: the kernel has no IPv6 (see the boot parameter ipv6.disable); "
-                          "use IPv4 or start the kernel with IPv6")
-    with RtnlSocket() as rtnetlink:
-        ip4 = ip6 = None
-        if want4:
-            ip4 = _Family(rtnetlink, AF_INET).read(interface or outbound_if4, want_routes=want_routes)
-        if want6 and has_ip6:
-            ip6 = _Family(rtnetlink, AF_INET6).read(interface or outbound_if6, want_routes=want_routes)
-        return HostFacts(ip4, ip6, resolvconf.read(resolv_conf), has_ip6)
+    with HostReader(interface=interface, outbound_if4=outbound_if4, outbound_if6=outbound_if6, want4=want4,
+                    want6=want6, want_routes=want_routes) as reader:
+        return reader.read(resolvconf.read(resolv_conf))
+
+
+class HostReader:
+    """Reads the host's facts as often as one likes; a context manager.
+
+    The arguments are those of `read_host`, and so are the errors; but with *may_come* the interfaces that are
+    named need not be there yet. All that needs a path or a new netlink
+    socket is done at once, so `read` serves a process that has given these up.
+    """
+
+    def __init__(self, *, interface: str | None = None, outbound_if4: str | None = None,
+                 outbound_if6: str | None = None, want4: bool = True, want6: bool = True,
+                 want_routes: bool = True, may_come: bool = False) -> None:
+        if not may_come:
+            _need_interface("--interface", interface)
+            _need_interface("--outbound-if4", outbound_if4)
+            _need_interface("--outbound-if6", outbound_if6)
+        self.has_ip6 = kernel_has_ip6()
+        if want6 and not want4 and not self.has_ip6:
+            raise ConfigError("--ipv6-only: the kernel has no IPv6 (see the boot parameter ipv6.disable); "
+                              "use IPv4 or start the kernel with IPv6")
+        self._ifname4 = interface or outbound_if4
+        self._ifname6 = interface or outbound_if6
+        self._want4 = want4
+        self._want6 = want6 and self.has_ip6
+        self._want_routes = want_routes
+        self._hides_hops = _hides_hops()
+        self._rtnetlink = RtnlSocket()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket; no other method may be called afterwards."""
+        self._rtnetlink.close()
+
+    def read(self, resolvers: ResolverFacts) -> HostFacts:
+        """Read the families that are wanted. Raises HostError if the kernel does not answer.
+
+        A family whose interface is named, and is not there, is None.
+        """
+        ip4 = self._read_family(AF_INET, self._ifname4) if self._want4 else None
+        ip6 = self._read_family(AF_INET6, self._ifname6) if self._want6 else None
+        return HostFacts(ip4, ip6, resolvers, self.has_ip6)
+
+    def _read_family(self, family: int, ifname: str | None) -> FamilyFacts | None:
+        ifindex = 0
+        if ifname is not None:
+            try:
+                ifindex = self.index_of(ifname)
+            except OSError as error:
+                if error.errno != errno.ENODEV:
+                    raise HostError(f"cannot look for interface {ifname}: {error.strerror}") from error
+                return None
+        reader = _Family(self._rtnetlink, family, hides_hops=self._hides_hops)
+        return reader.read(ifindex, want_routes=self._want_routes)
+
+    def index_of(self, ifname: str) -> int:
+        """Return the index of interface *ifname* now. Raises OSError, with ENODEV if there is none."""
+        return index_seen_by(self._rtnetlink.fileno(), ifname)
+
+    def addresses(self) -> frozenset[bytes]:
+        """Read the addresses of all interfaces, packed. Raises HostError."""
+        found = self._rtnetlink.dump("addresses", MessageType.GETADDR, messages.build_addresses_query(0, 0))
+        return frozenset(messages.AddressMessage.parse(payload).address for payload in found
+                         if messages.family_of(payload) in messages.ADDRESS_LEN)
 
 
 def kernel_has_ip6() -> bool:
@@ -98,12 +160,12 @@ def _need_interface(option: str, ifname: str | None) -> None:
 class _Family:
     """One address family of the host; routes are read at once, interfaces as needed."""
 
-    def __init__(self, rtnetlink: RtnlSocket, family: int) -> None:
+    def __init__(self, rtnetlink: RtnlSocket, family: int, *, hides_hops: bool) -> None:
         self._rtnetlink = rtnetlink
         self._family = family
         found = rtnetlink.dump("routes", MessageType.GETROUTE, routes.build_routes_query(family))
         self._routes = [payload for payload in found if routes.is_configured(payload)]
-        if _hides_hops():
+        if hides_hops:
             self._expand_objects()
         self._defaults = sort_defaults(routes.RouteMessage.parse(payload) for payload in self._routes
                                        if routes.is_default(payload))
@@ -113,10 +175,10 @@ class _Family:
         objects = {one.id: one for one in map(routes.NextHopObject.parse, found)}
         self._routes = [routes.expand_objects(payload, objects) for payload in self._routes]
 
-    def read(self, ifname: str | None, *, want_routes: bool) -> FamilyFacts | None:
-        """Describe interface *ifname*, else the template that we choose; None if there is none."""
+    def read(self, wanted: int, *, want_routes: bool) -> FamilyFacts | None:
+        """Describe interface *wanted*, or if that is 0 the template that we choose; None if there is none."""
         first = None
-        for ifindex in [interface_index(ifname)] if ifname else self._templates():
+        for ifindex in [wanted] if wanted else self._templates():
             facts = self._describe(ifindex, want_routes=want_routes)
             if facts.address is not None:
                 return facts
@@ -129,7 +191,7 @@ class _Family:
                 or template_ifindexes(map(routes.RouteMessage.parse, self._routes)))
 
     def _describe(self, ifindex: int, *, want_routes: bool) -> FamilyFacts:
-        link = self._rtnetlink.get_link(_name_of(ifindex))
+        link = self._get_link(ifindex)
         found = [entry for entry in self._rtnetlink.get_addresses(self._family, ifindex)
                  if is_assignable(entry[0])]
         addresses = [address for address, _ in found]
@@ -149,6 +211,14 @@ class _Family:
             gateway=_gateway(self._defaults, ifindex),
             link_local=_link_local(addresses) if self._family == AF_INET6 else None,
         )
+
+    def _get_link(self, ifindex: int) -> messages.LinkMessage:
+        try:
+            return self._rtnetlink.get_link_at(ifindex)
+        except KernelRefusalError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            raise HostError(f"interface {ifindex}, to which a route leads, went away") from error
 
     def _source(self, ifindex: int) -> bytes | None:
         """Ask for the source address of packets sent through *ifindex*, an address of another interface."""
@@ -170,13 +240,6 @@ def _hides_hops() -> bool:
             return file.read(1) == b"0"
     except OSError:  # before Linux 5.7 there is no such sysctl
         return False
-
-
-def _name_of(ifindex: int) -> str:
-    try:
-        return socket.if_indextoname(ifindex)
-    except OSError as error:
-        raise HostError(f"interface {ifindex}, to which a route leads, went away") from error
 
 
 def sort_defaults(routes: Iterable[RouteMessage]) -> list[RouteMessage]:

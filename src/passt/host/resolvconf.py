@@ -16,6 +16,8 @@ from passt.host.interface_index import interface_index
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from passt.facts.address import IPAddress
 
 MAX_SERVERS = 3
@@ -40,14 +42,15 @@ def read(path: str = "/etc/resolv.conf") -> ResolverFacts:
         raise HostError(f"cannot read {path}: {error.strerror}") from error
 
 
-def parse(content: bytes) -> ResolverFacts:
+def parse(content: bytes, index_of: Callable[[str], int] = interface_index) -> ResolverFacts:
     """Read the first three valid `nameserver` lines and the last `search` or `domain` line.
 
     Keywords start in the first column and end in a blank or tab; a line that starts with # or ; is a
     comment, and so is the rest of a `nameserver` line from # or ; on. The scope of a link-local server
     becomes the interface's index, and is cut off if there is no such interface; an IPv4-mapped server
     becomes the IPv4 server to which a socket would send. Names in the search list lose a final dot, and the
-    entry "." (the root) is left out.
+    entry "." (the root) is left out. *index_of* returns the index of an interface, and raises OSError with
+    ENODEV if there is none.
     """
     servers: list[IPAddress] = []
     search: tuple[str, ...] = ()
@@ -58,7 +61,7 @@ def parse(content: bytes) -> ResolverFacts:
         if not rest.startswith((b" ", b"\t")) or not rest.strip(_BLANKS):
             continue
         if keyword == b"nameserver":
-            server = _server(rest)
+            server = _server(rest, index_of)
             if server is not None and len(servers) < MAX_SERVERS:
                 servers.append(server)
         elif keyword == b"search":
@@ -72,7 +75,7 @@ def _words(text: bytes) -> list[bytes]:
     return [word for word in text.replace(b"\t", b" ").split(b" ") if word]
 
 
-def _server(text: bytes) -> IPAddress | None:
+def _server(text: bytes, index_of: Callable[[str], int]) -> IPAddress | None:
     """Read an address as inet_aton(3) does (so 127.1 is one) or as inet_pton(3) reads IPv6."""
     words = _words(text.replace(b"#", b" # ").replace(b";", b" ; "))
     literal = words[0].decode("latin-1")
@@ -90,16 +93,16 @@ def _server(text: bytes) -> IPAddress | None:
         return None
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
-    ifindex = _scope_index(scope) if address.is_link_local else 0
+    ifindex = _scope_index(scope, index_of) if address.is_link_local else 0
     return IPv6Address(f"{address}%{ifindex}") if ifindex else address
 
 
-def _scope_index(scope: str) -> int:
+def _scope_index(scope: str, index_of: Callable[[str], int]) -> int:
     """Return the index of an interface given by name or index; 0 if there is none. Raises OSError."""
     if scope.isascii() and scope.isdecimal():
         return int(scope) if len(scope) < len(str(_MAX_IFINDEX)) else 0
     try:
-        return interface_index(scope)
+        return index_of(scope)
     except OSError as error:
         if error.errno != ENODEV:
             raise

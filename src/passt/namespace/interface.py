@@ -197,12 +197,12 @@ class _Tap:
 
     def add_addresses(self, number: int, family: GuestFamily) -> None:
         """Add the copied addresses that the host itself can use beyond the link, else the single one."""
-        usable = [(entry, payload) for entry, payload in _parsed_addresses(family) if _is_usable(entry)]
+        usable = [(entry, payload) for entry, payload in parsed_addresses(family) if is_usable(entry)]
         if usable:
-            host_prefix_routes = _host_prefix_routes(family)
+            of_the_host = host_prefix_routes(family)
             # The kernel lists IPv4 addresses in the order of their addition, IPv6 addresses in reverse.
             for entry, payload in (reversed(usable) if number == AF_INET6 else usable):
-                self._copy_address(entry, payload, host_prefix_routes if family.copied_routes else None)
+                self._copy_address(entry, payload, of_the_host if family.copied_routes else None)
         elif family.address is not None:
             prefix_len, flags = ((_IP6_SINGLE_PREFIX_LEN, AddressFlag.NODAD) if number == AF_INET6
                                  else (family.prefix_len, 0))
@@ -274,7 +274,7 @@ class _Tap:
     def _route_request(self, payload: bytes) -> Request | None:
         """Make the request for one route; None if the kernel has made the same route for our address."""
         is_ip4 = payload[0] == AF_INET
-        found = _kernel_route(payload) if routes.is_made_by_kernel(payload) else None
+        found = kernel_route(payload) if routes.is_made_by_kernel(payload) else None
         if found is not None and found in self._prefix_routes:
             # Without its preferred source, a route to our own prefix would be a second one.
             if is_ip4 and routes.RouteMessage.parse(payload).source is None:
@@ -329,7 +329,7 @@ def prefix_route_of(address: AddressMessage) -> PrefixRoute | None:
     return PrefixRoute(network, address.prefix_len, address.priority or (_IP6_PREFIX_METRIC if is_ip6 else 0))
 
 
-def _kernel_route(payload: bytes) -> PrefixRoute | None:
+def kernel_route(payload: bytes) -> PrefixRoute | None:
     """Return the key of a route that `is_made_by_kernel`; None if it has a gateway."""
     route = routes.RouteMessage.parse(payload)
     if any(hop.gateway is not None for hop in route.hops):
@@ -337,27 +337,29 @@ def _kernel_route(payload: bytes) -> PrefixRoute | None:
     return PrefixRoute(route.destination, route.prefix_len, route.priority)
 
 
-def _host_prefix_routes(family: GuestFamily) -> set[PrefixRoute]:
+def host_prefix_routes(family: GuestFamily) -> set[PrefixRoute]:
     """Pick the routes of the template interface that look like the kernel's own."""
     return {prefix_route for payload in family.copied_routes
             if routes.is_made_by_kernel(payload)
-            and (prefix_route := _kernel_route(payload)) is not None
+            and (prefix_route := kernel_route(payload)) is not None
             and routes.RouteMessage.parse(payload).hops[0].ifindex == family.template_ifindex}
 
 
 def _routes_link_local_otherwise(family: GuestFamily) -> bool:
     """Tell whether the host's route to fe80::/64 differs from the one that the kernel makes."""
-    found = {route for route in _host_prefix_routes(family)
+    found = {route for route in host_prefix_routes(family)
              if route.network == _LINK_LOCAL_ROUTE.network and route.prefix_len == _IP6_SINGLE_PREFIX_LEN}
     return bool(found) and _LINK_LOCAL_ROUTE not in found
 
 
-def _parsed_addresses(family: GuestFamily) -> list[tuple[AddressMessage, bytes]]:
+def parsed_addresses(family: GuestFamily) -> list[tuple[AddressMessage, bytes]]:
+    """Read the addresses to copy; each with its payload."""
     payloads = [entry.message for entry in family.copied_addresses]
     return [(messages.AddressMessage.parse(payload), payload) for payload in payloads]
 
 
-def _is_usable(entry: AddressMessage) -> bool:
+def is_usable(entry: AddressMessage) -> bool:
+    """Tell whether the host itself can use an address beyond the link."""
     return entry.scope < Scope.LINK and not entry.flags & (AddressFlag.DEPRECATED | AddressFlag.DADFAILED)
 
 

@@ -47,16 +47,18 @@ class Stage:
 
 
 STAGES = (
-    Stage("host", _ALL, "signalfd of SIGUSR1, packet capture, connection of --fd; the host is read"),
+    Stage("host", _ALL, "signalfd of SIGUSR1, packet capture, connection of --fd; the host is read;"
+          " with --follow its network is watched from now on"),
     Stage("ports", _ALL, "listeners of the host's ports, opened or handed over; the file of --ports-file"),
     Stage("target", (ATTACHED,), "namespaces, watch for their end"),
     Stage("socket", _ALL, "listening sockets for a machine, --control and --conf-path, their files; with"
-          " either of these two a helper for low ports"),
+          " either of these two a helper for low ports; with --follow a process that reads resolv.conf"),
     Stage("user", _ALL, "", "the user: root of the host becomes nobody, or the user of --runas"),
     Stage("user-namespace", _ALL, "capabilities inside", "capabilities over the host"),
     Stage("pid-namespace", (ATTACHED, *_MACHINE), "in the background: own PID namespace",
           "sight of the host's processes", may_be_off=True),
-    Stage("child", _PASTA, "channel to the child, which makes the tap"),
+    Stage("child", _PASTA, "channel to the child, which makes the tap; with --follow and --config-net one to"
+          " a process that the child leaves behind, which changes addresses and routes there"),
     Stage("network", _ALL, "every module, engine, null device, terminal (command), sources of bound ports"),
     Stage("tap", _PASTA, "tap and network namespace, from the child", "the child (attached)"),
     Stage("inner-user", _ALL, "", "root of the host, kept until now for the child's work and files"),

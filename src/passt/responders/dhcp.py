@@ -1,6 +1,8 @@
 """DHCP server of the guest's link (RFC 2131), with one address to assign.
 
-Theory of operation. All facts are fixed at the start, so there is no pool, no lease database and no state.
+Theory of operation. All facts are fixed when it is made, so there is no pool, no lease database and no state.
+When the host's network changes, another server takes its place; leases are short then, so that clients come
+soon and are told.
 Every client always gets the same address, whatever it did before:
 
 * DISCOVER is answered by an OFFER, or at once by the ACK if the client asks for Rapid Commit (RFC 4039).
@@ -89,10 +91,11 @@ class DhcpReply(NamedTuple):
 class DhcpResponder:
     """Answers clients with the facts of *net*, whose IPv4 part is *family*; has no state.
 
-    `can_serve` must hold for *family*. *warn* gets a line if search domains do not fit in usual answers.
+    `can_serve` must hold for *family*. Leases last *lease_s* seconds. *warn* gets a line if search domains do
+    not fit in usual answers.
     """
 
-    def __init__(self, net: GuestNet, family: GuestFamily, *,
+    def __init__(self, net: GuestNet, family: GuestFamily, *, lease_s: int = INFINITY_S,
                  warn: Callable[[str], None] | None = None) -> None:
         if not isinstance(family.address, IPv4Address) or not isinstance(family.our_address, IPv4Address):
             raise TypeError("a DHCP server needs an address to give and one of its own")
@@ -100,7 +103,7 @@ class DhcpResponder:
         self._server_id = family.our_address
         self._network = IPv4Network((int(family.address), family.prefix_len), strict=False)
         self._fqdn = net.fqdn
-        self._facts = _make_facts(net, family, self._network)
+        self._facts = _make_facts(net, family, self._network, lease_s)
         # Length of a reply without options of the client: most replies need no closer check of their length.
         self._plain_len = _HEADERS_LEN + len(build_options(self._full(MessageType.ACK)))
         _, left_out = _names_that_fit(self._full(MessageType.ACK), _MIN_PACKET_LEN)
@@ -224,13 +227,13 @@ def can_serve(family: GuestFamily) -> bool:
     return family.address is not None and family.our_address is not None
 
 
-def _make_facts(net: GuestNet, family: GuestFamily, network: IPv4Network) -> list[DhcpOption]:
+def _make_facts(net: GuestNet, family: GuestFamily, network: IPv4Network, lease_s: int) -> list[DhcpOption]:
     """Make all options about the network; with a message type they are a complete OFFER or ACK."""
     gateway = family.gateway
     router = gateway if isinstance(gateway, IPv4Address) else None
     name_servers = tuple(server for server in family.resolvers if isinstance(server, IPv4Address))
     routes = _static_routes(router, network)
-    facts: list[DhcpOption] = [Netmask(network.netmask), LeaseTime(INFINITY_S)]
+    facts: list[DhcpOption] = [Netmask(network.netmask), LeaseTime(lease_s)]
     if isinstance(family.our_address, IPv4Address):
         facts.append(ServerId(family.our_address))
     if router:

@@ -1,9 +1,10 @@
 """DHCPv6 server of the guest's link (RFC 8415), with one address to assign.
 
-Theory of operation. The guest keeps its address for ever and has no neighbours, so the server has no lease
-database. Each message shows anew which IA is bound to the address: the first IA_NA that names the address, or
-else the first IA_NA. Every other IA gets no address and a status that says so. After a RELEASE or DECLINE the
-client gets the same address again.
+Theory of operation. The guest's address is fixed when the server is made, and the guest has no neighbours, so
+there is no lease database. Each message shows anew which IA is bound to the address: the first IA_NA that
+names the address, or else the first IA_NA. Every other IA gets no address and a status that says so. After a
+RELEASE or DECLINE the client gets the same address again. When the host's network changes, another server
+takes this one's place.
 
 Any other address is not appropriate for this link, even one of the same prefix: a guest that was migrated to
 us, or restarted with another configuration, must ask for the right one. For such an address, the reply to
@@ -75,10 +76,15 @@ _TEXTS = {
 
 
 class Dhcpv6Responder:
-    """Answers clients from *source* with the facts of *net*, whose IPv6 part is *family*; has no state."""
+    """Answers clients from *source* with the facts of *net*, whose IPv6 part is *family*; has no state.
 
-    def __init__(self, net: GuestNet, family: GuestFamily, source: IPv6Address) -> None:
+    With *lease_s*, a preferred lifetime in seconds, addresses are not given for ever.
+    """
+
+    def __init__(self, net: GuestNet, family: GuestFamily, source: IPv6Address, *,
+                 lease_s: int = INFINITY_S) -> None:
         self.source = source
+        self._times_s = _lifetimes(lease_s)
         self._server_id = ServerId(make_duid_ll(net.our_mac))
         self._address = family.address if isinstance(family.address, IPv6Address) else None
         servers = tuple(server for server in family.resolvers if isinstance(server, IPv6Address))
@@ -163,10 +169,10 @@ class Dhcpv6Responder:
             return IaNa(ia.iaid, options=(_status(StatusCode.NOT_ON_LINK),))
         options: list[IaOption] = []
         if self._address is not None:
-            options.append(IaAddress(self._address))
+            options.append(IaAddress(self._address, *self._times_s[2:]))
         if kind != MessageType.SOLICIT:  # addresses in a SOLICIT are preferences
             options += [IaAddress(address, 0, 0) for address in strangers[:_MAX_STALE]]
-        return IaNa(ia.iaid, INFINITY_S, INFINITY_S, tuple(options))
+        return IaNa(ia.iaid, *self._times_s[:2], tuple(options))
 
     def _strangers(self, ia: Ia) -> list[IPv6Address]:
         """Return the addresses in *ia* that we do not assign."""
@@ -198,6 +204,13 @@ class Dhcpv6Responder:
             if names:
                 options.append(DomainList(names))
         return options
+
+
+def _lifetimes(lease_s: int) -> tuple[int, int, int, int]:
+    """Return T1, T2, preferred and valid lifetime, with the shares that RFC 8415 21.4 recommends."""
+    if lease_s == INFINITY_S:
+        return INFINITY_S, INFINITY_S, INFINITY_S, INFINITY_S
+    return lease_s // 2, lease_s * 4 // 5, lease_s, 2 * lease_s
 
 
 def _status(status: StatusCode) -> StatusOption:

@@ -6,7 +6,8 @@ the innermost protocol takes a valid message and returns a value, which is wrapp
 Every other exception is a mistake of ours and propagates.
 
 Frames to any destination MAC address are answered, since all other hosts on the link are us; replies go to
-the source MAC address of the frame. The only state is a fixed number of counters.
+the source MAC address of the frame. The only state is a fixed number of counters, and the responders, which
+are made anew when the host's network has changed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from passt.responders.dhcpv6 import Dhcpv6Responder
 from passt.responders.ndp import NdpReply, NdpResponder
 from passt.wire import dhcp, dhcpv6
 from passt.wire.arp import ArpPacket
+from passt.wire.dhcp_options import INFINITY_S
 from passt.wire.ethernet import EthernetFrame, EtherType, pad
 from passt.wire.icmp6 import Icmp6Message
 from passt.wire.ip4 import Ip4Packet, IpProtocol
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 _LAYERS = ("ethernet", "arp", "ip4", "udp", "dhcp", "ip6", "icmp6", "ndp", "udp6", "dhcpv6")
 _ANSWERING = ("arp", "dhcp", "ndp", "dhcpv6")
+# Seconds that addresses are given for where they may change. Clients renew after half of the time.
+_SHORT_LEASE_S = 120
 
 
 class Dispatcher:
@@ -43,11 +47,12 @@ class Dispatcher:
     *router_advertisements* False only router advertisements (for a guest whose addresses and routes are
     configured from outside). *dhcpv6* False disables DHCPv6. *explain* gets a line for each answer and each
     malformed frame and must limit their rate itself. *warn* gets a line for each fact that does not fit in
-    answers. *is_guest* returns whether the guest was last seen to use a packed address.
+    answers. *is_guest* returns whether the guest was last seen to use a packed address. With *short_leases*
+    clients come back soon, to be told of changes (`renew`).
     """
 
     def __init__(self, net: GuestNet, *, dhcp: bool = True, ndp: bool = True,
-                 router_advertisements: bool = True, dhcpv6: bool = True,
+                 router_advertisements: bool = True, dhcpv6: bool = True, short_leases: bool = False,
                  explain: Callable[[str], None] | None = None, warn: Callable[[str], None] | None = None,
                  is_guest: Callable[[bytes], bool] = lambda _: False) -> None:
         self._our_mac = net.our_mac
@@ -58,18 +63,44 @@ class Dispatcher:
                          for layer in _ANSWERING for what in ("answered", "refused")}
         self._counts["control_ndp_advertised"] = 0
         self._counts |= {f"drop_control_{layer}_malformed": 0 for layer in _LAYERS}
-        self._arp = ArpResponder(net.ip4, net.our_mac, is_guest) if net.ip4 else None
+        self._has_dhcp = dhcp
+        self._has_dhcpv6 = dhcpv6
+        self._has_ndp = ndp
+        self._has_advertisements = router_advertisements
+        self._lease_s = _SHORT_LEASE_S if short_leases else INFINITY_S
+        self._warn = warn
+        self._is_guest = is_guest
+        self._arp: ArpResponder | None = None
         self._dhcp: DhcpResponder | None = None
-        if net.ip4 and dhcp and can_serve(net.ip4):
-            self._dhcp = DhcpResponder(net, net.ip4, warn=warn)
         self._ndp: NdpResponder | None = None
         self._dhcpv6: Dhcpv6Responder | None = None
-        if net.ip6 and dhcpv6 and net.ip6.our_link_local:
-            self._dhcpv6 = Dhcpv6Responder(net, net.ip6, net.ip6.our_link_local)
-        if net.ip6 and ndp:
+        self._make_responders(net)
+
+    def _make_responders(self, net: GuestNet) -> None:
+        """Make all responders anew for *net*."""
+        ip4, ip6 = net.ip4, net.ip6
+        self._arp = ArpResponder(ip4, net.our_mac, self._is_guest) if ip4 else None
+        self._dhcp = None
+        if ip4 and self._has_dhcp and can_serve(ip4):
+            self._dhcp = DhcpResponder(net, ip4, lease_s=self._lease_s, warn=self._warn)
+        self._dhcpv6 = None
+        if ip6 and self._has_dhcpv6 and ip6.our_link_local:
+            self._dhcpv6 = Dhcpv6Responder(net, ip6, ip6.our_link_local, lease_s=self._lease_s)
+        before, self._ndp = self._ndp, None
+        if ip6 and self._has_ndp:
             # The M flag sends guests to DHCPv6, so it needs a server.
-            self._ndp = NdpResponder(net, net.ip6, router_advertisements=router_advertisements,
-                                     managed=self._dhcpv6 is not None)
+            self._ndp = NdpResponder(net, ip6, router_advertisements=self._has_advertisements,
+                                     managed=self._dhcpv6 is not None, before=before)
+
+    def renew(self, net: GuestNet) -> list[bytes]:
+        """Answer for *net* from now on; return the frames that tell the guest at once."""
+        before = self._ndp
+        self._make_responders(net)
+        frames = self.advertise()
+        leave = before.take_leave(self._ndp) if before and self._ndp else None
+        if leave is not None:
+            frames.append(self._wrap_ndp(self._our_mac, leave))
+        return frames
 
     def respond(self, frame: bytes) -> list[bytes]:
         """Handle one Ethernet frame without FCS; return whole frames for the guest, maybe none."""

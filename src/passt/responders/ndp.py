@@ -10,6 +10,10 @@ A router solicitation is answered by one advertisement, made once from the fixed
 is sent unsolicited at times (see `router_advertiser`). It contains only known facts: the prefix if an address
 is assigned, the MTU if IPv6 allows it, resolvers, search list. Each search name that cannot be encoded or
 exceeds the remaining room is left out.
+
+When the host's network changes, another responder takes this one's place. Its advertisement withdraws what
+the one before has said and it does not say: prefixes, resolvers and search names with a lifetime of 0 (RFC
+4861 6.2.5, RFC 8106 5.1). A guest may have missed one advertisement, so this is repeated in all that follow.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from ipaddress import IPv6Address
 
 from passt.facts.address import IP6_ALL_NODES
 from passt.facts.domain_name import normalise_name
-from passt.light.values import NamedTuple
+from passt.light.values import NamedTuple, replace
 from passt.wire.dns_name import build_names, fit_names
 from passt.wire.ndp import (
     NdpMessage,
@@ -28,6 +32,7 @@ from passt.wire.ndp import (
     RouterSolicitation,
 )
 from passt.wire.ndp_options import (
+    HEADER_LEN,
     UNIT,
     DnsSearchList,
     LinkMtu,
@@ -41,6 +46,8 @@ from passt.wire.ndp_options import (
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from passt.facts.guest import GuestFamily, GuestNet
 
 _HOP_LIMIT = 255
@@ -50,6 +57,8 @@ _PREFIX_LEN = 64
 """The only length that works with autoconfiguration (RFC 4862 5.5.3; RFC 4291 2.5.4)."""
 _MAX_RESOLVERS = 8
 """More than any resolver library uses; leaves room for the search list."""
+_MAX_WITHDRAWN = 4
+"""Prefixes that are withdrawn: the newest. A guest has heard of the others while their lifetime was 0."""
 _MIN_MTU = 1280
 """Minimum MTU of every link (RFC 8200 5)."""
 _MAX_BODY_LEN = _MIN_MTU - 40 - 4
@@ -67,19 +76,21 @@ class NdpReply(NamedTuple):
 class NdpResponder:
     """Answers solicitations with the facts of *net*, whose IPv6 part is *family*; has no state.
 
-    *managed* is the M flag: DHCPv6 assigns addresses.
+    *managed* is the M flag: DHCPv6 assigns addresses. *before* is the responder whose place this one takes.
+    `advertisement` is what it advertises; None: nothing.
     """
 
     def __init__(self, net: GuestNet, family: GuestFamily, *, router_advertisements: bool = True,
-                 managed: bool = True) -> None:
+                 managed: bool = True, before: NdpResponder | None = None) -> None:
         self._our_mac = net.our_mac
         self._our_link_local = family.our_link_local
         guest_owned = {family.address, *(copied.address for copied in family.copied_addresses)}
         self._defended = {family.our_address, family.gateway, family.map_host_loopback, family.map_guest,
                           family.dns_match} - guest_owned
-        self._advertisement: RouterAdvertisement | None = None
+        self.advertisement: RouterAdvertisement | None = None
         if router_advertisements:
-            self._advertisement = _make_advertisement(net, family, managed=managed)
+            said = before.advertisement if before else None
+            self.advertisement = _make_advertisement(net, family, said, managed=managed)
 
     def respond(self, source: IPv6Address, message: NdpMessage) -> NdpReply | None:
         """Return the reply to *message*, sent from *source*; None if it must get none."""
@@ -95,6 +106,15 @@ class NdpResponder:
         """Make an unsolicited router advertisement; None if they are disabled."""
         return self._handle_router_solicitation(IP6_ALL_NODES)
 
+    def take_leave(self, successor: NdpResponder) -> NdpReply | None:
+        """Say that there is no router at our address any more; None if *successor* has the same one."""
+        source = self._our_link_local
+        if self.advertisement is None or source is None or source == successor._our_link_local:
+            return None
+        # RFC 4861 6.2.5: a router lifetime of 0.
+        return NdpReply(source, IP6_ALL_NODES, RouterAdvertisement(
+            _HOP_LIMIT, managed=False, other=False, lifetime_s=0, options=(SourceLinkLayer(self._our_mac),)))
+
     def _handle_neighbour_solicitation(self, source: IPv6Address, target: IPv6Address) -> NdpReply | None:
         probed = source.is_unspecified
         if source == target or (probed and target not in self._defended):
@@ -106,14 +126,16 @@ class NdpResponder:
 
     def _handle_router_solicitation(self, source: IPv6Address) -> NdpReply | None:
         # RFC 4861 6.1.2: an advertisement is valid only from a link-local address.
-        if self._advertisement is None or self._our_link_local is None:
+        if self.advertisement is None or self._our_link_local is None:
             return None
         # RFC 4861 6.2.6: a solicitation from the unspecified address is answered to the all-nodes group.
         destination = IP6_ALL_NODES if source.is_unspecified else source
-        return NdpReply(self._our_link_local, destination, self._advertisement)
+        return NdpReply(self._our_link_local, destination, self.advertisement)
 
 
-def _make_advertisement(net: GuestNet, family: GuestFamily, *, managed: bool) -> RouterAdvertisement:
+def _make_advertisement(net: GuestNet, family: GuestFamily, before: RouterAdvertisement | None, *,
+                        managed: bool) -> RouterAdvertisement:
+    """Make the advertisement; *before* is the one whose place it takes."""
     options: list[NdpOption] = []
     address = family.address
     if isinstance(address, IPv6Address) and not address.is_link_local:
@@ -124,6 +146,8 @@ def _make_advertisement(net: GuestNet, family: GuestFamily, *, managed: bool) ->
     servers = [server for server in family.resolvers if isinstance(server, IPv6Address)]
     if servers:
         options.append(RecursiveDnsServers(tuple(servers[:_MAX_RESOLVERS])))
+    if before is not None:
+        options += _withdraw(before.options, options)
 
     def with_options() -> RouterAdvertisement:
         return RouterAdvertisement(_HOP_LIMIT, managed and address is not None, other=False,
@@ -134,4 +158,34 @@ def _make_advertisement(net: GuestNet, family: GuestFamily, *, managed: bool) ->
     names, _ = fit_names(search, room - UNIT, build_names)
     if names:
         options.append(DnsSearchList(names))
+    if before is not None:
+        options += _withdraw_names(before.options, names, room - _names_len(names))
     return with_options()
+
+
+def _withdraw(before: Sequence[NdpOption], now: Sequence[NdpOption]) -> list[NdpOption]:
+    """Make the options that take back the prefixes and resolvers of *before* that are not in *now*."""
+    prefixes = {option.prefix for option in now if isinstance(option, PrefixInformation)}
+    servers = {server for option in now if isinstance(option, RecursiveDnsServers)
+               for server in option.servers}
+    withdrawn: list[NdpOption] = [replace(option, valid_s=0, preferred_s=0) for option in before
+                                  if isinstance(option, PrefixInformation) and option.prefix not in prefixes]
+    old = dict.fromkeys(server for option in before if isinstance(option, RecursiveDnsServers)
+                        for server in option.servers if server not in servers)
+    withdrawn = withdrawn[:_MAX_WITHDRAWN]
+    if old:
+        withdrawn.append(RecursiveDnsServers(tuple(old)[:_MAX_RESOLVERS], 0))
+    return withdrawn
+
+
+def _withdraw_names(before: Sequence[NdpOption], now: Sequence[str], room: int) -> list[NdpOption]:
+    """Make the option that takes back the search names of *before* that are not in *now*, in *room* bytes."""
+    old = list(dict.fromkeys(name for option in before if isinstance(option, DnsSearchList)
+                             for name in option.names if name not in now))
+    names, _ = fit_names(old, room - UNIT, build_names)
+    return [DnsSearchList(names, 0)] if names else []
+
+
+def _names_len(names: tuple[str, ...]) -> int:
+    """Return the length of the option with *names*; 0 if there are none."""
+    return HEADER_LEN + len(DnsSearchList(names).build()) if names else 0

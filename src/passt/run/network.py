@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from passt.dataplane.engine import Engine
     from passt.facts.guest import GuestNet
     from passt.facts.settings import ForwardingSettings, Settings
+    from passt.follow.following import Following
     from passt.host.listeners import HostPorts
+    from passt.namespace.configurer import Configurer
     from passt.process.background import Background
     from passt.process.ports_file import PortsFile
     from passt.run.diagnostics import Diagnostics
@@ -54,16 +56,35 @@ def load_all(*others: str) -> None:
         __import__(name)
 
 
-def resolve_guest(settings: Settings) -> GuestNet:
-    """Read the host, work out the guest's network, and print warnings and notes. Raises PasstError."""
+def open_following(settings: Settings, configurer: Configurer | None = None) -> Following | None:
+    """Wait for the host's network, and open what is needed to follow it, if that is wanted.
+
+    *configurer* is that of a namespace that we set up. Raises PasstError.
+    """
+    asked = settings.addresses
+    if asked.wait_online_s is None and not asked.follow:
+        return None
+    from passt.follow.following import Following, wait_online
+
+    if asked.wait_online_s is not None and not wait_online(settings, asked.wait_online_s):
+        log.warning(f"option '--wait-online' {asked.wait_online_s}: the host has no network yet; goes on"
+                    " with link-local addresses")
+    return Following(settings, configurer) if asked.follow else None
+
+
+def resolve_guest(settings: Settings, following: Following | None = None) -> GuestNet:
+    """Read the host, work out the guest's network, and print warnings and notes. Raises PasstError.
+
+    *following* has read the host already.
+    """
     from passt.config.resolve import resolve
     from passt.host.host_facts import read_host
 
     asked, namespace = settings.addresses, settings.namespace
-    facts = read_host(interface=asked.interface, outbound_if4=asked.outbound_if4,
-                      outbound_if6=asked.outbound_if6, want4=settings.protocols.ip4,
-                      want6=settings.protocols.ip6,
-                      want_routes=namespace.config_net and namespace.copy_routes)
+    facts = following.facts if following is not None else read_host(
+        interface=asked.interface, outbound_if4=asked.outbound_if4, outbound_if6=asked.outbound_if6,
+        want4=settings.protocols.ip4, want6=settings.protocols.ip6,
+        want_routes=namespace.config_net and namespace.copy_routes)
     guest = resolve(settings, facts)
     for warning in guest.warnings:
         log.warning(warning)
@@ -157,6 +178,7 @@ class Network:
         asked, protocols = settings.services, settings.protocols
         policy = Policy(guest, tcp=protocols.tcp, udp=protocols.udp, icmp=protocols.icmp, explain=explain,
                         warn=log.warning, on_ping_forbidden=self._ping_refusal.warn)
+        self._policy = policy
         self.observed = policy.observed
         self.bypass = None
         if bypassed:
@@ -167,7 +189,8 @@ class Network:
         advertise = asked.ndp and asked.router_advertisements and not settings.namespace.config_net
         self._dispatcher = Dispatcher(guest, dhcp=asked.dhcp, ndp=asked.ndp, router_advertisements=advertise,
                                       dhcpv6=asked.dhcpv6, explain=explain, warn=log.warning,
-                                      is_guest=policy.observed.is_guest)
+                                      is_guest=policy.observed.is_guest,
+                                      short_leases=settings.addresses.follow)
         self.policy = self.bypass or policy
         self.engine = Engine(self.policy, self._dispatcher, policy.observed, our_mac=guest.our_mac,
                              mtu=guest.mtu or 0, secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest),
@@ -222,6 +245,34 @@ class Network:
         """Send the frames that ask for the guest's hardware address."""
         for frame in self._solicit(self._guest, self.observed.addresses()):
             self.engine.send_frame(frame)
+
+    def renew(self, guest: GuestNet) -> None:
+        """Serve *guest* from now on: one frozen fact in the place of another.
+
+        The families that there are stay; flows go on as they are.
+        """
+        self._guest = guest
+        self._policy.renew(guest)
+        self.engine.renew(_our_ip4(guest))
+        if self._forwarding is not None:
+            self._forwarding.renew(guest)
+        for frame in self._dispatcher.renew(guest):
+            self.engine.send_frame(frame)
+
+    def assign(self, guest: GuestNet) -> None:
+        """Take it that the guest has the addresses of *guest* now."""
+        for family in (guest.ip4, guest.ip6):
+            if family is not None and family.address is not None:
+                self.observed.on_guest_address(family.address.packed)
+
+    def listened_interfaces(self) -> set[str]:
+        """Name the interfaces of the host that listeners are bound to."""
+        return self._forwarding.listened_interfaces() if self._forwarding is not None else set()
+
+    def listen_anew(self, ifname: str) -> None:
+        """Open the listeners of an interface again, as it was made anew."""
+        if self._forwarding is not None:
+            self._forwarding.listen_anew(ifname)
 
     def serve(self, diagnostics: Diagnostics) -> None:
         """Run the engine, observed by *diagnostics*, until it is stopped."""

@@ -19,6 +19,7 @@ from passt.run.isolation import Isolation
 from passt.run.network import (
     Network,
     load_all,
+    open_following,
     open_ports,
     open_ports_file,
     print_banner,
@@ -65,12 +66,15 @@ class _Passt:
             background.expect_file()
         self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug,
                                         on_created=background.has_made)
-        self._guest = resolve_guest(settings)
+        self._following = open_following(settings)
+        self._guest = resolve_guest(settings, self._following)
         self._progress.enter("ports")
         self._ports_file = open_ports_file(settings.forwarding, background)
         self._ports = open_ports(settings.forwarding, self._guest, changes=settings.control.changes_ports)
         self._settings = settle_ports(settings, self._ports)
         self._progress.enter("socket")
+        if self._following is not None:
+            self._following.start_reader(self._user)
         self._listener = None
         if self._connection is None:
             background.expect_file()
@@ -119,6 +123,10 @@ class _Passt:
         clients.start(self._connection)
         if self._control is not None:
             self._control.start()
+        if self._following is not None:
+            if self._control is not None:
+                self._following.on_changed = self._control.on_host_changed
+            self._following.start(network, self._guest)
         network.serve(self._diagnostics)
         return 0
 

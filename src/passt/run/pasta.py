@@ -39,6 +39,7 @@ from passt.run.network import (
     Network,
     follows_ports,
     load_all,
+    open_following,
     open_ports,
     open_ports_file,
     print_banner,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from passt.facts.settings import ForwardingSettings, NamespaceSettings, ProtocolSettings, Settings
     from passt.namespace.child import Child, TapFacts
     from passt.namespace.child_channel import Channel
+    from passt.namespace.configurer import Configurer
     from passt.namespace.existing import PathWatch, ProcfsWatch
     from passt.process.background import Background
     from passt.process.identity import Identity
@@ -103,7 +105,13 @@ class _Pasta:
         self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug,
                                         on_created=background.has_made)
         self._user = identity.choose(settings.process.runas)
-        self._guest = resolve_guest(settings)
+        self._configurer: Configurer | None = None
+        if settings.addresses.follow and settings.namespace.config_net:
+            from passt.namespace.configurer import Configurer
+
+            self._configurer = Configurer()
+        self._following = open_following(settings, self._configurer)
+        self._guest = resolve_guest(settings, self._following)
         self._progress.enter("ports")
         self._control: Control | None = None
         self._conf_path = settings.control.conf_path
@@ -115,8 +123,10 @@ class _Pasta:
             load_all()
 
     def _open_socket(self) -> None:
-        """Make the sockets of --control and --conf-path, if they are asked for."""
+        """Make the sockets and processes that are asked for and take the caller's rights."""
         self._progress.enter("socket")
+        if self._following is not None:
+            self._following.start_reader(self._user)
         if self._settings.control.control_path is not None:
             from passt.control.door import Control
 
@@ -147,6 +157,7 @@ class _Pasta:
         enter("child")
         child = start_child(
             create.COMMAND_NAMESPACES, main, privileged=settings.namespace.netns_only)
+        self._leave_configurer()
         try:
             network = self._build_network()
             null, terminal = descriptors.open_null(), Terminal()
@@ -165,9 +176,7 @@ class _Pasta:
             supervisor.start_command()
             descriptors.leave_stdio(null)
             enter("loop")
-            if self._control is not None:
-                self._control.start()
-            network.serve(self._diagnostics)
+            self._start_to_serve(network)
         except BaseException:
             child.end()
             raise
@@ -196,6 +205,7 @@ class _Pasta:
             self._background.go_to_background(own_pids=own_pids)
         enter("child")
         child = start_child(0, main)
+        self._leave_configurer()
         try:
             network = self._build_network()
             self._background.prepare()
@@ -214,10 +224,18 @@ class _Pasta:
         tell_ports(self._ports_file, self._ports)
         self._background.announce()
         enter("loop")
+        self._start_to_serve(network)
+        return 0
+
+    def _start_to_serve(self, network: Network) -> None:
+        """Run the loop."""
         if self._control is not None:
             self._control.start()
+        if self._following is not None:
+            if self._control is not None:
+                self._following.on_changed = self._control.on_host_changed
+            self._following.start(network, self._guest)
         network.serve(self._diagnostics)
-        return 0
 
     def _make_tap(self, channel: Channel) -> None:
         """Make, configure and send the tap: work of the child."""
@@ -225,9 +243,17 @@ class _Pasta:
         if self._settings.forwarding.splice_only:
             make_tap(channel, None, _configure_loopback, watch_ports=watch_ports)
             return
-        config_net = self._settings.namespace.config_net
-        make_tap(channel, self._guest.ifname, lambda: _configure(self._guest, config_net=config_net),
-                 watch_ports=watch_ports)
+        make_tap(channel, self._guest.ifname, self._configure_tap, watch_ports=watch_ports)
+
+    def _configure_tap(self) -> TapFacts:
+        facts = _configure(self._guest, config_net=self._settings.namespace.config_net)
+        if self._configurer is not None:
+            self._configurer.run_inside(self._guest.ifname)
+        return facts
+
+    def _leave_configurer(self) -> None:
+        if self._configurer is not None:
+            self._configurer.close_inner_end()
 
     def _build_network(self) -> Network:
         """Load and build the data plane."""

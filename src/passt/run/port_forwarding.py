@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from passt.dataplane.engine import Engine
     from passt.facts.contracts import ListenerSide, NamespaceSockets, PortTables
+    from passt.facts.guest import GuestNet
     from passt.facts.port_rule import PortRule
     from passt.facts.settings import ProtocolSettings
     from passt.host.listeners import HostBinder, HostPorts, Listener
@@ -40,6 +41,17 @@ HOST, NAMESPACE = 0, 1             # the tables, where they stand side by side
 INTERVAL_S = 0.75                 # between scans, so that a listener follows its service within a second
 
 
+class OnInterface:
+    """A listener by a rule that names an interface; *fd* changes when the interface was made anew."""
+
+    __slots__ = ("fd", "port", "rule")
+
+    def __init__(self, fd: int, rule: PortRule, port: int) -> None:
+        self.fd = fd
+        self.rule = rule
+        self.port = port
+
+
 class HostSide:
     """Listeners on the host; a `contracts.ListenerSide`. What *binder* may not bind *helper* may, if any."""
 
@@ -48,15 +60,29 @@ class HostSide:
         self._binder = binder
         self._helper = helper
         self.n_open = 0           # descriptors, without those that were open before
+        self._on_interfaces: set[OnInterface] = set()
 
     def take(self, listener: Listener) -> object:
         """Have the engine serve a listener that is open already; return what `close_listener` takes."""
         self._engine.add_listener(listener.fd, listener.proto, listener.rule)
-        return listener.fd
+        return self._hold(listener.fd, listener.rule, listener.port)
 
     def open_listener(self, rule: object, port: int) -> object:
         """Listen on the host's *port*. Raises OSError; nothing stays open then."""
         port_rule = cast("PortRule", rule)
+        fd = self._serve(port_rule, port)
+        self.n_open += 1
+        return self._hold(fd, port_rule, port)
+
+    def _hold(self, fd: int, rule: PortRule, port: int) -> object:
+        if rule.ifname is None:
+            return fd
+        held = OnInterface(fd, rule, port)
+        self._on_interfaces.add(held)
+        return held
+
+    def _serve(self, port_rule: PortRule, port: int) -> int:
+        """Open a socket and have the engine serve it. Raises OSError; nothing stays open then."""
         try:
             fd = self._binder.open(port_rule, port)
         except PermissionError:
@@ -64,21 +90,43 @@ class HostSide:
                 raise
             fd = self._helper.open(port_rule, port)
         try:
-            self._engine.add_listener(fd, port_rule.proto, rule)
+            self._engine.add_listener(fd, port_rule.proto, port_rule)
         except OSError:
             os.close(fd)
             raise
-        self.n_open += 1
         return fd
 
     def change_rule(self, handle: object, rule: object) -> None:
         """Have what `open_listener` returned serve *rule*."""
-        self._engine.change_rule(cast("int", handle), rule)
+        if isinstance(handle, OnInterface):
+            handle.rule = cast("PortRule", rule)
+        self._engine.change_rule(_fd_of(handle), rule)
 
     def close_listener(self, handle: object) -> None:
         """Close what `open_listener` returned."""
-        self._engine.remove_listener(cast("int", handle))
+        if isinstance(handle, OnInterface):
+            self._on_interfaces.discard(handle)
+        self._engine.remove_listener(_fd_of(handle))
         self.n_open -= 1
+
+    def interfaces(self) -> set[str]:
+        """Name the interfaces that listeners are bound to."""
+        return {held.rule.ifname for held in self._on_interfaces if held.rule.ifname is not None}
+
+    def listen_anew(self, ifname: str) -> None:
+        """Open the listeners of an interface again: a socket is bound to the one that there was.
+
+        Handles stay, and so do connections. A port that cannot be had is told, and keeps its old socket.
+        """
+        for held in [held for held in self._on_interfaces if held.rule.ifname == ifname]:
+            try:
+                fd = self._serve(held.rule, held.port)
+            except OSError as error:
+                log.limited(log.WARNING, "anew", f"{held.rule.spec or held.port}: cannot listen on port"
+                                                 f" {held.port} of {ifname} again: {error.strerror}")
+                continue
+            self._engine.remove_listener(held.fd)
+            held.fd = fd
 
 
 class NamespaceSide:
@@ -120,6 +168,10 @@ class NamespaceSide:
         for fd in cast("list[int]", handle):
             self._engine.remove_listener(fd)
             self.n_open -= 1
+
+
+def _fd_of(handle: object) -> int:
+    return handle.fd if isinstance(handle, OnInterface) else cast("int", handle)
 
 
 def open_fixed(rules: Sequence[PortRule], side: ListenerSide, spare: int,
@@ -263,6 +315,19 @@ class PortForwarding:
     def leave_out_ephemeral(self, rules: Iterable[PortRule]) -> list[PortRule]:
         """Do as `host.listeners.leave_out_ephemeral` with the range of the start, as no file can be read."""
         return cut_ports(rules, self._ephemeral)
+
+    def renew(self, guest: GuestNet) -> None:
+        """Take it that *guest* is the guest's network now."""
+        if guest.ip6 is not None:
+            self._ports.binder.ifindex6 = guest.ip6.template_ifindex
+
+    def listened_interfaces(self) -> set[str]:
+        """Name the interfaces of the host that listeners are bound to."""
+        return self._host_side.interfaces()
+
+    def listen_anew(self, ifname: str) -> None:
+        """Open the listeners of an interface of the host again, as it was made anew."""
+        self._host_side.listen_anew(ifname)
 
     def _follow(self) -> None:
         """Begin to follow bound ports if a rule wants that and it has not begun yet."""

@@ -84,6 +84,14 @@ cdef class Core:
         self.watch = Watch(self.flows)
         self.use_link(link)
 
+    def renew(self, bytes our_ip4 not None):
+        """The policy and the responder say something else from now on: forget what they have said."""
+        if len(our_ip4) != 4:
+            raise ValueError("an IPv4 address has 4 bytes")
+        memcpy(self.our_ip4, <const char *>our_ip4, 4)
+        self.answers = KnownAnswers((<const char *>self.answers.secret)[:16])
+        self.bypass.decisions.forget()
+
     def fit_descriptors(self, uint64_t descriptors):
         """Size the reserves so that most of *descriptors*, the process's limit, are left to connections."""
         self.descriptors = descriptors

@@ -7,7 +7,8 @@ for an address are remembered with the frame that answered them, and such an ans
 Python and without limit.
 
 What is answered depends on nothing that changes but the addresses that the guest was seen to use, which
-nobody else may claim; a question for one of those goes to Python. A flood finds no place here: a question is
+nobody else may claim; a question for one of those goes to Python. When the network of the host has changed,
+all is forgotten (`Core.renew`). A flood finds no place here: a question is
 remembered only while the limit is far from used up (`decisions.on_control`), and pushes out none that was
 asked in the last minute.
 """

@@ -108,6 +108,10 @@ class RtnlSocket:
         """Close the socket; no other method may be called afterwards."""
         self._socket.close()
 
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._socket.fileno()
+
     def dump(self, what: str, message_type: int, payload: bytes) -> list[bytes]:
         """Read a table; return the payloads of the address family in *payload*, all of them if that is 0.
 
@@ -145,7 +149,13 @@ class RtnlSocket:
             if error.errno != ENODEV:
                 raise HostError(f"cannot look for interface {ifname}: {error.strerror}") from error
             raise HostError(f"there is no interface {ifname} in this network namespace") from error
-        what = f"cannot read interface {ifname}"
+        return self._read_link(f"cannot read interface {ifname}", ifindex)
+
+    def get_link_at(self, ifindex: int) -> messages.LinkMessage:
+        """Read the interface with an index; raises KernelRefusalError, with ENODEV if there is none."""
+        return self._read_link(f"cannot read interface {ifindex}", ifindex)
+
+    def _read_link(self, what: str, ifindex: int) -> messages.LinkMessage:
         payload = self.ask(what, MessageType.GETLINK, messages.build_link_query(ifindex))
         return messages.LinkMessage.parse(payload)
 

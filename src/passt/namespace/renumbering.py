@@ -1,0 +1,162 @@
+"""From one network of a namespace to the next: what to add, and what to take away, in this order. Pure.
+
+What --config-net sets up is described as `namespace.interface` would do it. The differences of two
+descriptions are requests to the kernel: new addresses first, then new routes, those on the link before those
+through a gateway; then old routes go, and old addresses last. So there is a way out at any time. What is in
+neither description was set up by somebody else, and is not touched.
+
+Routes that the kernel makes and removes with an address are left to it.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Address
+
+from passt.host.rtnetlink import messages, routes
+from passt.host.rtnetlink.messages import AF_INET, AF_INET6, AddressFlag, MessageFlag, Scope
+from passt.host.rtnetlink.socket import Request
+from passt.light.values import IntEnum, NamedTuple
+from passt.namespace.interface import (
+    PrefixRoute,
+    host_prefix_routes,
+    is_usable,
+    kernel_route,
+    parsed_addresses,
+    prefix_route_of,
+)
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from passt.facts.address import IPAddress
+    from passt.facts.guest import GuestFamily, GuestNet
+
+_IP6_PREFIX_LEN = 64
+
+
+class Deletion(IntEnum):
+    """Types of requests that take something away (RTM_DEL*); `messages.MessageType` has the others."""
+
+    ADDRESS = 21
+    ROUTE = 25
+
+
+class Setup(NamedTuple):
+    """What an interface has: RTM_NEWADDR payloads by address and length; RTM_NEWROUTE payloads.
+
+    Of a route is told whether it has a gateway.
+    """
+
+    addresses: dict[tuple[bytes, int], bytes]
+    routes: dict[bytes, bool]
+
+
+class Plan(NamedTuple):
+    """What leads from one network to the other: requests that add, requests that take away.
+
+    *left* are the addresses, packed, that go with the latter.
+    """
+
+    added: list[Request]
+    removed: list[Request]
+    left: frozenset[bytes]
+
+
+def plan(before: GuestNet, after: GuestNet, ifindex: int) -> Plan:
+    """List what leads interface *ifindex* from one network to the other.
+
+    To take something away may take more with it: with the first address of an IPv4 subnet the kernel removes
+    the others (net.ipv4.conf.*.promote_secondaries), and a route may be the same as a new one but for who has
+    made it. So what has to be there is asked for once more at the end.
+    """
+    made = Plan([], [], frozenset())
+    for number, old, new in ((AF_INET, before.ip4, after.ip4), (AF_INET6, before.ip6, after.ip6)):
+        if old != new and old is not None and new is not None:
+            made = _add(made, describe(number, old, ifindex), describe(number, new, ifindex))
+    return made
+
+
+def _add(made: Plan, old: Setup, new: Setup) -> Plan:
+    """Add what leads from *old* to *new* to a plan."""
+    fresh = sorted((payload for payload in new.routes if payload not in old.routes),
+                   key=new.routes.__getitem__)
+    stale = sorted((payload for payload in old.routes if payload not in new.routes),
+                   key=old.routes.__getitem__, reverse=True)
+    added = [_address(payload) for key, payload in new.addresses.items() if key not in old.addresses]
+    added += map(_route, fresh)
+    leaving = [key for key in old.addresses if key not in new.addresses]
+    removed = [Request(Deletion.ROUTE, 0, payload) for payload in stale]
+    removed += [Request(Deletion.ADDRESS, 0, old.addresses[key]) for key in leaving]
+    if leaving:
+        removed += map(_address, new.addresses.values())
+        removed += map(_route, sorted(new.routes, key=new.routes.__getitem__))
+    elif stale:
+        removed += map(_route, fresh)
+    left = frozenset(address for address, _ in leaving) - {address for address, _ in new.addresses}
+    return Plan(made.added + added, made.removed + removed, made.left | left)
+
+
+def _address(payload: bytes) -> Request:
+    return Request(messages.MessageType.NEWADDR, MessageFlag.CREATE | MessageFlag.REPLACE, payload)
+
+
+def _route(payload: bytes) -> Request:
+    # As in `interface`: IPv4 routes may differ in the next hop only.
+    flags = MessageFlag.CREATE | (MessageFlag.APPEND if payload[0] == AF_INET else 0)
+    return Request(messages.MessageType.NEWROUTE, flags, payload)
+
+
+def describe(number: int, family: GuestFamily, ifindex: int) -> Setup:
+    """Describe what --config-net makes of *family*, AF_* *number*, on interface *ifindex*."""
+    setup = Setup({}, {})
+    _add_addresses(setup, number, family, ifindex)
+    _add_routes(setup, number, family, ifindex)
+    return setup
+
+
+def _add_addresses(setup: Setup, number: int, family: GuestFamily, ifindex: int) -> None:
+    usable = [(entry, payload) for entry, payload in parsed_addresses(family) if is_usable(entry)]
+    made = host_prefix_routes(family) if family.copied_routes else None
+    for entry, payload in (reversed(usable) if number == AF_INET6 else usable):
+        prefix_route = prefix_route_of(entry)
+        is_unrouted = made is not None and (bool(entry.flags & AddressFlag.NOPREFIXROUTE)
+                                            or (prefix_route is not None and prefix_route not in made))
+        setup.addresses[entry.address, entry.prefix_len] = messages.retarget_address(
+            payload, ifindex, no_prefix_route=is_unrouted)
+    if not usable and family.address is not None:
+        length, flags = (_IP6_PREFIX_LEN, AddressFlag.NODAD) if number == AF_INET6 else (family.prefix_len, 0)
+        setup.addresses[family.address.packed, length] = messages.build_address(
+            ifindex, family.address.packed, length, flags)
+
+
+def _add_routes(setup: Setup, number: int, family: GuestFamily, ifindex: int) -> None:
+    if family.copied_routes:
+        sources = {address for address, _ in setup.addresses}
+        made = _made_by_the_kernel(setup)
+        for payload in family.copied_routes:
+            if payload[0] != number:
+                continue
+            copied = routes.retarget_route(payload, family.template_ifindex, ifindex, sources)
+            if copied is not None and not (routes.is_made_by_kernel(payload)
+                                           and kernel_route(payload) in made):
+                setup.routes[copied[0]] = copied[1]
+    elif family.gateway is not None:
+        gateway = family.gateway
+        if not _is_on_link(family, gateway):
+            scope = Scope.UNIVERSE if number == AF_INET6 else Scope.LINK
+            setup.routes[routes.build_route(ifindex, family=number, destination=gateway.packed,
+                                            scope=scope)] = False
+        setup.routes[routes.build_route(ifindex, family=number, gateway=gateway.packed)] = True
+
+
+def _made_by_the_kernel(setup: Setup) -> set[PrefixRoute | None]:
+    entries = (messages.AddressMessage.parse(payload) for payload in setup.addresses.values())
+    return {prefix_route_of(entry) for entry in entries if not entry.flags & AddressFlag.NOPREFIXROUTE}
+
+
+def _is_on_link(family: GuestFamily, gateway: IPAddress) -> bool:
+    """Tell whether the kernel reaches *gateway* by the prefix of an address."""
+    if isinstance(gateway, IPv6Address):
+        ours = family.address
+        return gateway.is_link_local or (ours is not None and ours.packed[:8] == gateway.packed[:8])
+    return family.address is not None and gateway in IPv4Network(
+        (int(family.address), family.prefix_len), strict=False)

@@ -1,0 +1,288 @@
+"""A host that changes, and what is made of it: messages of the kernel, in namespaces, and a test's loop."""
+
+from __future__ import annotations
+
+import functools
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from passt.config.getopt import scan
+from passt.config.resolve import resolve
+from passt.config.settings import build_settings
+from passt.errors import HostError
+from passt.follow import gatherer
+from passt.follow.following import Following, wait_online
+from passt.host import host_facts
+from tests.support.control import Source, make_flow
+from tests.support.isolated import HOST, PLAIN, ip_batch, isolated_as_root
+from tests.support.processes import LIMIT_S, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from passt.facts.guest import GuestNet
+    from passt.facts.settings import Settings
+
+pytestmark = pytest.mark.needs_root
+MOVE = """
+    addr del 192.0.2.2/24 dev h0
+    addr del 2001:db8::2/64 dev h0
+    addr add 198.51.100.7/24 dev h0
+    addr add 2001:db8:9::7/64 dev h0 nodad
+    route add default via 198.51.100.1
+    route replace default via 2001:db8:9::1
+"""
+
+
+def settings_of(arguments: str = "", mode: str = "passt") -> Settings:
+    return build_settings(mode, scan(mode, ["--follow", *arguments.split()]))[0]
+
+
+class Network:
+    """What follows: notes what it is told."""
+
+    def __init__(self) -> None:
+        self.engine: Any = Source()
+        self.guests: list[GuestNet] = []
+        self.interfaces: set[str] = set()
+        self.anew: list[str] = []
+
+    def renew(self, guest: GuestNet) -> None:
+        self.guests.append(guest)
+
+    def assign(self, guest: GuestNet) -> None:
+        raise AssertionError(f"nobody configures anything here: {guest}")
+
+    def listened_interfaces(self) -> set[str]:
+        return self.interfaces
+
+    def listen_anew(self, ifname: str) -> None:
+        self.anew.append(ifname)
+
+
+class Bench:
+    """A start in the namespace that the test has made, and its loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.following = Following(settings)
+        self.guest = resolve(settings, self.following.facts)
+        self.network = Network()
+        self.events: list[str] = []
+
+    def start(self) -> None:
+        self.following.on_changed = lambda _, changes: self.events.extend(change.what for change in changes)
+        self.following.start(self.network, self.guest)
+        self.settle()
+
+    def settle(self) -> None:
+        """Turn the loop until nothing is left to do; timers are due at once."""
+        def is_idle() -> bool:
+            self.network.engine.run()
+            self.network.engine.fire()
+            return not self.network.engine.timers and not self.network.engine.turn()
+
+        wait_until(is_idle, "the loop is idle")
+
+    def until(self, done: Callable[[], bool]) -> None:
+        def turned() -> bool:
+            self.network.engine.turn()
+            self.network.engine.fire()
+            return done()
+
+        wait_until(turned, "it is followed")
+
+    def until_address(self, text: str) -> None:
+        """Wait until the guest gets an IPv4 address."""
+        self.until(lambda: bool(self.network.guests) and addresses(self.network.guests[-1])[0] == text)
+
+
+def in_a_host(commands: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Run a test in a namespace of its own after *commands* of ip(8)."""
+    def decorate(test: Callable[[], None]) -> Callable[[], None]:
+        @functools.wraps(test)
+        def wrapper() -> None:
+            def run() -> None:
+                ip_batch(commands)
+                test()
+            isolated_as_root(run)
+        return wrapper
+    return decorate
+
+
+def addresses(guest: GuestNet) -> tuple[str, str]:
+    return (str(guest.ip4 and guest.ip4.address), str(guest.ip6 and guest.ip6.address))
+
+
+@in_a_host(HOST + PLAIN)
+def test_change_is_followed_once_and_lost_addresses_end_flows() -> None:
+    bench = Bench(settings_of())
+    bench.network.engine.records = [
+        make_flow(0, local_address=bytes((192, 0, 2, 2))), make_flow(1, local_address=bytes((127, 0, 0, 1))),
+        make_flow(2, local_address=bytes((198, 51, 100, 7)))]
+    bench.start()
+    assert bench.network.guests == []
+    ip_batch(MOVE)
+    bench.settle()
+    bench.until(lambda: addresses(bench.network.guests[-1]) == ("198.51.100.7", "2001:db8:9::7"))
+    assert bench.network.engine.closed == [(0, 3)]
+    assert {"address", "gateway"} <= set(bench.events)
+    told = len(bench.network.guests)
+    ip_batch("route add 10.0.0.0/8 via 198.51.100.1\n")
+    bench.settle()
+    assert len(bench.network.guests) == told, "a route that nothing depends on is no change"
+
+
+@in_a_host(HOST)
+def test_network_that_comes_after_the_start() -> None:
+    bench = Bench(settings_of())
+    assert addresses(bench.guest) == ("169.254.2.1", "None")
+    bench.start()
+    ip_batch(PLAIN)
+    bench.settle()
+    bench.until(lambda: addresses(bench.network.guests[-1]) == ("192.0.2.2", "2001:db8::2"))
+
+
+@in_a_host("link set lo up\n")
+def test_interface_that_an_option_names_and_that_comes_after_the_start() -> None:
+    bench = Bench(settings_of("-i h0"))
+    assert addresses(bench.guest)[0] == "169.254.2.1"
+    bench.start()
+    ip_batch(HOST + PLAIN)
+    bench.until(lambda: bool(bench.network.guests)
+                and addresses(bench.network.guests[-1]) == ("192.0.2.2", "2001:db8::2"))
+
+
+@in_a_host(HOST + """
+    link add c0 type veth peer name d0
+    link set d0 up
+    link set c0 up
+    addr add 192.0.2.2/24 dev h0
+    route add default via 192.0.2.1 metric 600
+""")
+def test_cable_takes_over_by_its_metric_and_gives_back() -> None:
+    bench = Bench(settings_of())
+    bench.start()
+    ip_batch("addr add 198.51.100.7/24 dev c0\nroute add default via 198.51.100.1 metric 100\n")
+    bench.until_address("198.51.100.7")
+    ip_batch("route del default via 198.51.100.1 metric 100\n")
+    bench.until_address("192.0.2.2")
+    assert str(bench.network.guests[-1].ip4 and bench.network.guests[-1].ip4.gateway) == "192.0.2.1"
+
+
+@in_a_host(HOST + PLAIN)
+def test_tunnel_takes_over_and_gives_back_and_there_is_always_a_gateway() -> None:
+    bench = Bench(settings_of())
+    bench.start()
+    ip_batch("tuntap add dev t0 mode tun\naddr add 10.8.0.2/24 dev t0\nlink set t0 up\n"
+             "route del default via 192.0.2.1\nroute add default dev t0 metric 5\n"
+             "route add default via 192.0.2.1 metric 50\n")
+    # A tunnel that nobody serves has no carrier; its route is the first one all the same.
+    bench.until_address("10.8.0.2")
+    assert str(bench.network.guests[-1].ip4 and bench.network.guests[-1].ip4.our_address) == "192.0.2.1"
+    ip_batch("link del t0\n")
+    bench.until_address("192.0.2.2")
+
+
+@in_a_host(HOST + PLAIN)
+def test_change_between_the_reading_and_the_loop_is_not_lost() -> None:
+    bench = Bench(settings_of())
+    ip_batch(MOVE)
+    bench.start()
+    assert addresses(bench.network.guests[-1])[0] == "198.51.100.7"
+
+
+@in_a_host(HOST + PLAIN)
+def test_network_that_goes_and_comes_back_changes_nothing() -> None:
+    bench = Bench(settings_of("-i h0"))
+    bench.start()
+    ip_batch("link set h0 down\naddr flush dev h0\n")
+    bench.settle()
+    assert bench.network.guests == []
+    ip_batch("link set h0 up\n" + PLAIN)
+    bench.settle()
+    assert [addresses(guest) for guest in bench.network.guests] in ([], [("192.0.2.2", "2001:db8::2")])
+
+
+@in_a_host(HOST + PLAIN)
+def test_interface_that_is_made_anew_has_its_listeners_opened_again() -> None:
+    bench = Bench(settings_of("-i h0"))
+    bench.network.interfaces = {"h0", "none9"}
+    bench.start()
+    ip_batch("link del h0\n")
+    bench.settle()
+    assert bench.network.anew == []
+    ip_batch(HOST + PLAIN)
+    bench.settle()
+    bench.until(lambda: bench.network.anew == ["h0"])
+    guest = bench.network.guests[-1]
+    assert guest.ip4 is not None
+    assert guest.ip4.template_ifindex == socket.if_nametoindex("h0")
+
+
+@in_a_host(HOST + PLAIN)
+def test_renamed_interface_is_the_same_template() -> None:
+    bench = Bench(settings_of())
+    bench.start()
+    ip_batch("link set h0 down\nlink set h0 name lan0\nlink set lan0 up\n"
+             "route replace default via 192.0.2.1\n")
+    bench.settle()
+    bench.until(lambda: bench.network.guests[-1].ip4 is not None
+                and bench.network.guests[-1].ip4.template_ifname == "lan0")
+
+
+@in_a_host(HOST + PLAIN)
+def test_reading_that_fails_is_tried_again_and_ends_nothing() -> None:
+    bench = Bench(settings_of())
+    bench.start()
+    read = bench.following._host.read
+    failures = [HostError("cannot read routes"), HostError("interface 7, to which a route leads, went away")]
+
+    def fail(resolvers: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return read(resolvers)
+
+    gatherer.RETRY_S = 0.01
+    bench.following._host.read = fail  # type: ignore[method-assign]  # scripted
+    ip_batch(MOVE)
+    bench.until(lambda: bool(bench.network.guests))
+    assert failures == []
+
+
+@in_a_host(HOST + PLAIN)
+def test_resolv_conf_is_followed_without_a_socket_for_its_interfaces() -> None:
+    bench = Bench(settings_of())
+    bench.start()
+    # In the sandbox no other kind of socket can be opened.
+    host_facts.__dict__["interface_index"] = None  # who calls it fails
+    bench.following._on_resolv_conf(b"nameserver 203.0.113.53\nnameserver fe80::53%h0\nsearch a.example\n")
+    bench.settle()
+    guest = bench.network.guests[-1]
+    assert guest.ip4 is not None
+    assert guest.ip6 is not None
+    assert [str(server) for server in guest.ip4.resolvers] == ["203.0.113.53"]
+    assert guest.search == ("a.example",)
+    assert str(guest.ip6.dns_host) == f"fe80::53%{socket.if_nametoindex('h0')}"
+
+
+@in_a_host(HOST)
+def test_start_waits_for_the_network_and_no_longer_than_it_may() -> None:
+    assert not wait_online(settings_of(), 0.01)
+    began = threading.Event()
+
+    def come() -> None:
+        began.wait(LIMIT_S)
+        ip_batch(PLAIN)
+
+    thread = threading.Thread(target=come)
+    thread.start()
+    began.set()
+    assert wait_online(settings_of(), 0)
+    thread.join()
+    assert wait_online(settings_of(), 0.01)
+    assert not wait_online(settings_of("-i none0"), 0.01)
+    ip_batch("link set h0 down\nlink set h0 name none0\nlink set none0 up\n")
+    assert wait_online(settings_of("-i none0"), 20)

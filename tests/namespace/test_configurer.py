@@ -1,0 +1,168 @@
+"""The process that configures a namespace: what it does, what it refuses, what it has, and that it ends."""
+
+from __future__ import annotations
+
+import os
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
+
+import pytest
+
+from passt import log
+from passt.errors import HostError
+from passt.facts.guest import GuestFamily, GuestNet
+from passt.host.rtnetlink import messages, routes
+from passt.host.rtnetlink.messages import AF_INET, MessageFlag, MessageType
+from passt.host.rtnetlink.socket import Request, RtnlSocket
+from passt.light.values import replace
+from passt.namespace.configurer import MAX_MESSAGE, Configurer, build_orders, parse_orders
+from passt.namespace.renumbering import Deletion, plan
+from passt.process import privileges
+from tests.support.control import PollLoop
+from tests.support.isolated import HOST, ip, ip_batch, isolated_as_root
+from tests.support.processes import LIMIT_S, children, is_readable, status_field, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+IP4 = GuestFamily(IPv4Address("192.0.2.2"), 24, IPv4Address("192.0.2.1"), IPv4Address("192.0.2.1"))
+BEFORE = GuestNet(IP4, None, "h0")
+AFTER = replace(BEFORE, ip4=replace(IP4, address=IPv4Address("198.51.100.7"),
+                                    gateway=IPv4Address("198.51.100.1")))
+ADDRESS = messages.build_address(7, bytes([192, 0, 2, 1]), 24)
+ROUTE = routes.build_route(7, family=AF_INET, gateway=bytes([192, 0, 2, 9]))
+GOOD = [Request(MessageType.NEWADDR, MessageFlag.CREATE | MessageFlag.REPLACE, ADDRESS),
+        Request(MessageType.NEWROUTE, MessageFlag.CREATE | MessageFlag.APPEND, ROUTE),
+        Request(Deletion.ROUTE, 0, ROUTE), Request(Deletion.ADDRESS, 0, ADDRESS)]
+
+
+def test_orders_there_and_back() -> None:
+    (message,) = build_orders(GOOD)
+    assert parse_orders(message, 7) == GOOD
+    assert build_orders([]) == []
+    many = build_orders(GOOD * 1000)
+    assert max(map(len, many)) <= MAX_MESSAGE
+    assert [request for each in many for request in parse_orders(each, 7)] == GOOD * 1000
+
+
+def test_every_truncation_is_refused() -> None:
+    (message,) = build_orders(GOOD[:1])
+    for length in range(1, len(message)):
+        with pytest.raises(HostError):
+            parse_orders(message[:length], 7)
+
+
+@pytest.mark.parametrize("request_", [
+    Request(MessageType.NEWADDR, 0, messages.build_address(1, bytes([192, 0, 2, 1]), 24)),
+    Request(MessageType.NEWROUTE, 0, routes.build_route(8, family=AF_INET)),
+    Request(MessageType.NEWROUTE, 0, ROUTE[:12]),
+    Request(MessageType.NEWLINK, 0, messages.build_link_change(7)),
+    Request(MessageType.GETROUTE, 0, ROUTE),
+    Request(17, 0, messages.build_link_change(7)),
+    Request(32, 0, bytes(12)),
+    Request(MessageType.NEWADDR, MessageFlag.DUMP, ADDRESS),
+    Request(MessageType.NEWADDR, MessageFlag.EXCL, ADDRESS),
+])
+def test_orders_about_anything_else_are_refused(request_: Request) -> None:
+    (message,) = build_orders([request_])
+    with pytest.raises(HostError):
+        parse_orders(message, 7)
+
+
+class Bench:
+    """The main process's side, in a namespace with the interface h0."""
+
+    def __init__(self) -> None:
+        ip_batch(HOST + "addr add 192.0.2.2/24 dev h0\nroute add default via 192.0.2.1\n")
+        self.configurer = Configurer()
+        before = set(children(os.getpid()))
+        self.configurer.run_inside("h0")
+        (self.pid,) = set(children(os.getpid())) - before
+        self.configurer.close_inner_end()
+        self.loop = PollLoop()
+        self.configurer.start(self.loop)
+        (fd,) = self.loop.watched
+        assert is_readable(fd, LIMIT_S)
+        self.loop.run()
+
+    def until(self, done: Callable[[], bool]) -> None:
+        def turned() -> bool:
+            self.loop.turn()
+            return done()
+
+        wait_until(turned, "it is carried out")
+
+
+@pytest.mark.needs_root
+def test_interface_is_configured_by_a_process_without_another_right() -> None:
+    isolated_as_root(configure)
+
+
+def configure() -> None:
+    """Run in a namespace of its own."""
+    bench = Bench()
+    with RtnlSocket() as rtnetlink:
+        assert bench.configurer.ifindex == rtnetlink.get_link("h0").ifindex
+    privileges.drop_privileges()  # the main process has none
+    made = plan(BEFORE, AFTER, bench.configurer.ifindex)
+    bench.configurer.carry_out(made.added)
+    bench.until(lambda: "198.51.100.7/24" in ip("addr", "show", "dev", "h0"))
+    bench.configurer.carry_out(made.removed)
+    bench.until(lambda: "192.0.2.2/24" not in ip("addr", "show", "dev", "h0"))
+    bench.until(lambda: "default via 198.51.100.1" in ip("route", "show"))
+    only = f"{1 << 12:016x}"
+    found = {name: status_field(bench.pid, name) for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb",
+                                                              "NoNewPrivs", "Seccomp")}
+    assert found == {"CapEff": only, "CapPrm": only, "CapBnd": only, "CapAmb": "0" * 16, "NoNewPrivs": "1",
+                     "Seccomp": "2"}
+
+
+@pytest.mark.needs_root
+def test_flood_of_orders_waits_and_arrives() -> None:
+    isolated_as_root(flood)
+
+
+def flood() -> None:
+    """Run in a namespace of its own."""
+    bench = Bench()
+    index = bench.configurer.ifindex
+    made = [Request(MessageType.NEWROUTE, MessageFlag.CREATE, routes.build_route(
+        index, family=AF_INET, destination=bytes([10, n >> 16, n >> 8 & 255, n & 255]), scope=253))
+        for n in range(20_000)]
+    bench.configurer.carry_out(made)
+    bench.until(lambda: not bench.configurer._queue)
+    bench.until(lambda: "10.0.78.31 " in ip("route", "show", "10.0.78.31/32"))
+
+
+@pytest.mark.needs_root
+def test_configurer_ends_with_the_main_process() -> None:
+    isolated_as_root(leave)
+
+
+def leave() -> None:
+    """Run in a namespace of its own."""
+    bench = Bench()
+    bench.configurer._ours.close()
+    assert os.waitpid(bench.pid, 0)[1] == 0
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("how", ["killed", "misled"])
+def test_end_of_the_configurer_is_told_and_ends_nothing(how: str) -> None:
+    def lose() -> list[str]:
+        lines: list[str] = []
+        log.warning = lines.append  # type: ignore[assignment]  # in a child
+        bench = Bench()
+        if how == "killed":
+            os.kill(bench.pid, 9)
+        else:
+            bench.configurer.carry_out([Request(MessageType.NEWLINK, 0, messages.build_link_change(1))])
+        bench.until(lambda: not bench.loop.watched)
+        bench.configurer.carry_out(GOOD)
+        assert bench.configurer.ifindex == 0
+        assert lines == [], "a command takes it along, and then we end too"
+        bench.loop.fire()
+        return lines
+
+    (line,) = isolated_as_root(lose)
+    assert "has ended" in line

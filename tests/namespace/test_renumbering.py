@@ -1,0 +1,166 @@
+"""From one network of a namespace to the next: what is added and removed, in which order, in the kernel."""
+
+from __future__ import annotations
+
+import os
+from errno import EEXIST, ESRCH
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+
+from passt.config.getopt import scan
+from passt.config.resolve import resolve
+from passt.config.settings import build_settings
+from passt.facts.guest import GuestFamily, GuestNet
+from passt.host.host_facts import read_host
+from passt.host.rtnetlink import messages, routes
+from passt.host.rtnetlink.messages import MessageType
+from passt.host.rtnetlink.socket import RtnlSocket
+from passt.host.syscalls import CLONE_NEWNET, setns, unshare
+from passt.light.values import replace
+from passt.namespace.interface import configure
+from passt.namespace.renumbering import Deletion, Plan, plan
+from tests.support.isolated import HOST, PLAIN, ip, ip_batch, isolated_as_root
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+IP4 = GuestFamily(IPv4Address("192.0.2.2"), 24, IPv4Address("192.0.2.1"), IPv4Address("192.0.2.1"))
+IP6 = GuestFamily(IPv6Address("2001:db8::2"), 64, IPv6Address("fe80::1"), IPv6Address("fe80::1"))
+NET = GuestNet(IP4, IP6, "tap0")
+MOVED4 = replace(IP4, address=IPv4Address("198.51.100.7"), gateway=IPv4Address("198.51.100.1"))
+MOVED = replace(NET, ip4=MOVED4, ip6=replace(IP6, address=IPv6Address("2001:db8:9::7")))
+NAMES: dict[int, str] = {MessageType.NEWADDR: "addr+", MessageType.NEWROUTE: "route+",
+                         Deletion.ADDRESS: "addr-", Deletion.ROUTE: "route-"}
+
+
+def texts(made: Plan) -> tuple[list[str], list[str]]:
+    """Write the requests of a plan."""
+    def write(kind: int, payload: bytes) -> str:
+        name = NAMES[kind]
+        if name.startswith("addr"):
+            entry = messages.AddressMessage.parse(payload)
+            assert entry.ifindex == 7
+            return f"{name} {messages.ip_address(entry.address)}/{entry.prefix_len}"
+        route = routes.RouteMessage.parse(payload)
+        assert {hop.ifindex for hop in route.hops} == {7}
+        return f"{name} {route.text}"
+
+    return ([write(request.type, request.payload) for request in made.added],
+            [write(request.type, request.payload) for request in made.removed])
+
+
+def test_nothing_is_done_where_nothing_changes() -> None:
+    assert plan(NET, NET, 7) == Plan([], [], frozenset())
+
+
+def test_new_addresses_and_routes_come_before_old_ones_go() -> None:
+    made = plan(NET, MOVED, 7)
+    added, removed = texts(made)
+    assert added == ["addr+ 198.51.100.7/24", "route+ 0.0.0.0/0 via 198.51.100.1", "addr+ 2001:db8:9::7/64"]
+    # What the kernel may have taken away with the old ones is there at the end.
+    assert removed == [
+        "route- 0.0.0.0/0 via 192.0.2.1", "addr- 192.0.2.2/24", *added[:2],
+        "addr- 2001:db8::2/64", added[2], "route+ ::/0 via fe80::1"]
+    assert made.left == {IPv4Address("192.0.2.2").packed, IPv6Address("2001:db8::2").packed}
+
+
+def test_gateway_beyond_the_prefix_has_a_route_of_its_own() -> None:
+    far = replace(NET, ip4=replace(IP4, gateway=IPv4Address("203.0.113.1")))
+    added, removed = texts(plan(NET, far, 7))
+    assert added == ["route+ 203.0.113.1/32", "route+ 0.0.0.0/0 via 203.0.113.1"]
+    assert removed == ["route- 0.0.0.0/0 via 192.0.2.1", *added]
+    back = texts(plan(far, NET, 7))[1]
+    assert back[:2] == ["route- 0.0.0.0/0 via 203.0.113.1", "route- 203.0.113.1/32"]
+
+
+def test_address_that_stays_with_another_length_is_not_left() -> None:
+    made = plan(NET, replace(NET, ip4=replace(IP4, prefix_len=16)), 7)
+    assert texts(made)[0] == ["addr+ 192.0.2.2/16"]
+    assert made.left == frozenset()
+
+
+class Places:
+    """A host with the interface h0, and a guest's namespace with g0, which stands for the tap."""
+
+    def __init__(self) -> None:
+        ip_batch(HOST + PLAIN)
+        self._host = os.open("/proc/self/ns/net", os.O_RDONLY)
+        unshare(CLONE_NEWNET)
+        self._guest = os.open("/proc/self/ns/net", os.O_RDONLY)
+        self.make_g0()
+
+    def make_g0(self) -> None:
+        """Make an interface that is as a new tap."""
+        ip_batch("link add g0 type veth peer name q0\nlink set q0 up\n")
+
+    def on_host(self, function: Callable[[], T]) -> T:
+        """Call *function* on the host; we are the guest's else."""
+        setns(self._host, CLONE_NEWNET)
+        try:
+            return function()
+        finally:
+            setns(self._guest, CLONE_NEWNET)
+
+
+def read(arguments: str = "") -> GuestNet:
+    settings = build_settings("pasta", scan("pasta", ["--config-net", "-i", "h0", *arguments.split()]))[0]
+    return replace(resolve(settings, read_host(interface="h0")), ifname="g0")
+
+
+def carry_out(made: Plan) -> list[str]:
+    """Carry a plan out; return what was refused."""
+    with RtnlSocket() as rtnetlink:
+        refused = rtnetlink.request_all("cannot", [*made.added, *made.removed])
+    return [outcome.text or str(outcome.errno) for outcome in refused.values()
+            if outcome.errno not in {EEXIST, ESRCH}]
+
+
+def shown(ifname: str) -> list[str]:
+    """Show the global addresses and the routes of an interface."""
+    lines = []
+    for version in ("-4", "-6"):
+        addresses = ip(version, "-o", "addr", "show", "dev", ifname, "scope", "global")
+        lines += [line.split()[3] for line in addresses.splitlines()]
+        for line in ip(version, "route", "show", "dev", ifname).splitlines():
+            words = line.split()
+            if not words[0].startswith("fe80") and "linkdown" not in words[:1]:
+                lines.append(" ".join(words[:3] if "via" in words else words[:1]))
+    return sorted(lines)
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("arguments", ["", "--no-copy-routes", "--no-copy-addrs --no-copy-routes"])
+@pytest.mark.parametrize("moves", [
+    # The same subnet: with the first address the kernel removes the others.
+    ("addr add 192.0.2.3/24 dev h0\naddr add 2001:db8::3/64 dev h0 nodad\n"
+     "addr del 192.0.2.2/24 dev h0\naddr del 2001:db8::2/64 dev h0\naddr replace 192.0.2.3/24 dev h0\n"
+     "route replace default via 192.0.2.1\n"),
+    # Another one.
+    ("addr add 198.51.100.7/24 dev h0\naddr add 2001:db8:9::7/64 dev h0 nodad\n"
+     "addr del 192.0.2.2/24 dev h0\naddr del 2001:db8::2/64 dev h0\n"
+     "route replace default via 198.51.100.1\nroute replace default via 2001:db8:9::1\n"
+     "route add 10.0.0.0/8 via 198.51.100.9\n"),
+])
+def test_namespace_ends_as_one_that_is_set_up_anew(arguments: str, moves: str) -> None:
+    def run() -> None:
+        places = Places()
+        before = places.on_host(lambda: read(arguments))
+        configure("g0", before, True)
+        ip_batch("addr add 172.16.0.1/24 dev g0\nroute add 172.17.0.0/16 via 172.16.0.2\n")
+        places.on_host(lambda: ip_batch(moves))
+        after = places.on_host(lambda: read(arguments))
+        with RtnlSocket() as rtnetlink:
+            ifindex = rtnetlink.get_link("g0").ifindex
+        assert carry_out(plan(before, after, ifindex)) == []
+        found = shown("g0")
+        assert {"172.16.0.1/24", "172.17.0.0/16 via 172.16.0.2"} <= set(found), "the user's own stays"
+        ip("link", "del", "g0")
+        places.make_g0()
+        configure("g0", after, True)
+        assert [line for line in found if not line.startswith("172.1")] == shown("g0")
+        assert carry_out(plan(after, after, ifindex)) == []
+
+    isolated_as_root(run)

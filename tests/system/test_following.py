@@ -1,0 +1,404 @@
+"""--follow with real programs: a host that is renumbered, unplugged, found late, and flapped about.
+
+Each test has a host and an outside of its own, as it takes the host's network apart.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from scapy.layers.dhcp import BOOTP, DHCP
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import ICMPv6ND_RA, ICMPv6NDOptPrefixInfo, IPv6
+from scapy.layers.l2 import Ether
+
+from tests.support.lab import FAR4, FAR6, HOST4, Lab, Place, Running, connect
+from tests.support.processes import LIMIT_S, is_readable, read, status_field, wait_until
+from tests.system.machines import FORMS, MAC, Form, Machine, passt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    Places = tuple[Place, Place]
+
+pytestmark = pytest.mark.needs_root
+
+ECHO = "8007"
+MAPPED, FORWARD = "169.254.1.2", "198.51.100.53"
+NEW4, NEW6 = "192.0.2.2", "2001:db8:9::2"
+# The host gets other addresses of other networks; the outside has one in each.
+OUTSIDE_MOVES = """
+addr add 192.0.2.1/24 dev o0
+addr add 2001:db8:9::1/64 dev o0 nodad
+"""
+HOST_MOVES = f"""
+addr del 203.0.113.2/24 dev h0
+addr del 2001:db8:1::2/64 dev h0
+addr add {NEW4}/24 dev h0
+addr add {NEW6}/64 dev h0 nodad
+route add default via 192.0.2.1
+route replace default via 2001:db8:9::1
+"""
+AGENT = """
+import errno, socket, subprocess, sys, threading
+sockets = {}
+def serve(port):
+    door = socket.create_server(("::", int(port)), family=socket.AF_INET6, dualstack_ipv6=True)
+    def run():
+        while True:
+            client, _ = door.accept()
+            client.sendall(b"inside")
+            client.close()
+    threading.Thread(target=run, daemon=True).start()
+    return "ok"
+def do(word, *rest):
+    if word == "open":
+        sockets[rest[0]] = socket.create_connection((rest[1], int(rest[2])), 10)
+        return "ok"
+    if word == "echo":
+        sockets[rest[0]].sendall(b"hello")
+        return sockets[rest[0]].recv(5).decode()
+    if word == "wait":
+        sockets[rest[0]].settimeout(20)
+        return repr(sockets[rest[0]].recv(1))
+    if word == "ask":
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(float(rest[2]))
+            sock.sendto(b"?", (rest[0], int(rest[1])))
+            return sock.recv(100).decode()
+    if word == "serve":
+        return serve(*rest)
+    return repr(subprocess.run(rest, capture_output=True, text=True).stdout)
+for line in sys.stdin:
+    try:
+        answer = do(*line.split())
+    except TimeoutError:
+        answer = "TIMEOUT"
+    except OSError as error:
+        answer = errno.errorcode[error.errno]
+    print(answer, flush=True)
+"""
+CLIENT = """
+import errno, socket, sys
+try:
+    print(socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).recv(100).decode())
+except TimeoutError:
+    print("TIMEOUT")
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+# Answers each datagram with a word of its own.
+NAME_SERVER = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind((sys.argv[1], 53))
+print("ready", flush=True)
+while True:
+    sock.sendto(sys.argv[2].encode(), sock.recvfrom(100)[1])
+"""
+
+
+class Guest:
+    """pasta with a command that does what it is told, in a host of its own."""
+
+    def __init__(self, lab: Lab, host: Place, *options: str, user: bool) -> None:
+        self.running = lab.start(["--follow", *options], ["/usr/bin/python3", "-I", "-c", AGENT], user=user,
+                                 place=host, stdin=subprocess.PIPE)
+        assert self.ask("ip -o link"), "it runs"
+
+    def ask(self, line: str) -> str:
+        """Have one line done; return the answer."""
+        popen = self.running.popen
+        assert popen.stdin is not None
+        assert popen.stdout is not None
+        popen.stdin.write(f"{'run ' if line.startswith('ip') else ''}{line}\n".encode())
+        popen.stdin.flush()
+        assert is_readable(popen.stdout, LIMIT_S), f"no answer to {line}"
+        answer = popen.stdout.readline().decode().rstrip("\n")
+        assert answer, popen.communicate()
+        return answer
+
+    def until(self, line: str, wanted: str) -> str:
+        """Ask until the answer has *wanted* in it."""
+        answers = [""]
+
+        def has_come() -> bool:
+            answers.append(self.ask(line))
+            return wanted in answers[-1]
+
+        wait_until(has_come, f"{wanted} in the answer to {line}")
+        return answers[-1]
+
+    def cpu_ticks(self) -> int:
+        """Return the processor time of the main process."""
+        return sum(map(int, read(f"/proc/{self.running.pid}/stat").rsplit(b")", 1)[1].split()[11:13]))
+
+
+def batch(place: Place, lines: str) -> None:
+    """Have ip(8) carry out *lines*; it tells the family by the address."""
+    place.run(["ip", "-batch", "-"], feed=lines.strip().encode() + b"\n")
+
+
+def start_server(place: Place, argv: list[str]) -> Running:
+    """Start a server, and wait until it says that it is ready."""
+    running = place.spawn(["/usr/bin/python3", "-I", *argv], stderr=subprocess.DEVNULL)
+    assert running.popen.stdout is not None
+    assert is_readable(running.popen.stdout, LIMIT_S)
+    assert running.popen.stdout.readline() == b"ready\n"
+    return running
+
+
+@pytest.fixture
+def places(lab: Lab) -> Iterator[tuple[Place, Place]]:
+    """Make a host and an outside that are not connected yet; both have servers."""
+    host, outside = lab.bare_place(), lab.bare_place()
+    for place in (host, outside):
+        start_server(place, [str(lab.directory / "servers.py")])
+    yield host, outside
+    for place in (host, outside):
+        lab.extra.remove(place)
+        place.close()
+
+
+def fetch(place: Place, address: str, port: int) -> str:
+    """Return what a server says to a client in *place*, the name of the error if it says nothing."""
+    return place.run(["/usr/bin/python3", "-I", "-c", CLIENT, address, str(port)]).stdout.decode().strip()
+
+
+def test_renumbering_resets_what_hangs_and_all_else_works(lab: Lab, places: Places, plain: bool) -> None:
+    host, outside = places
+    connect(host, outside)
+    guest = Guest(lab, host, "--config-net", "--map-guest-addr", MAPPED, "-t", "9000", user=plain)
+    assert guest.ask("serve 9000") == "ok"
+    guest.ask("ip addr add 172.16.0.1/24 dev h0")
+    guest.ask("ip route add 172.17.0.0/16 via 172.16.0.2")
+    for name, address in (("old4", FAR4), ("old6", FAR6), ("host", MAPPED)):
+        assert guest.ask(f"open {name} {address} {ECHO}") == "ok"
+        assert guest.ask(f"echo {name}") == "hello"
+    batch(outside, OUTSIDE_MOVES)
+    batch(host, HOST_MOVES)
+    for name in ("old4", "old6", "host"):
+        assert guest.ask(f"wait {name}") == "ECONNRESET"
+    for name, address in (("new4", FAR4), ("new6", FAR6), ("again", MAPPED)):
+        assert guest.until(f"open {name} {address} {ECHO}", "ok")
+        assert guest.ask(f"echo {name}") == "hello"
+    shown = guest.until("ip -o addr show dev h0", NEW6)
+    assert f"{NEW4}/24" in shown
+    wait_until(lambda: "203.0.113.2/" not in guest.ask("ip -o addr show dev h0"), "the old address goes")
+    shown = guest.ask("ip -o addr show dev h0") + guest.ask("ip route")
+    assert "2001:db8:1:" not in shown
+    assert "default via 192.0.2.1 " in shown
+    assert "default via 2001:db8:9::1 " in guest.ask("ip -6 route")
+    assert "172.16.0.1/24" in shown, "what the user set up stays"
+    assert "172.17.0.0/16 via 172.16.0.2" in shown
+    for address in (NEW4, NEW6):
+        assert fetch(outside, address, 9000) == "inside"
+
+
+def test_guest_that_configures_itself_is_told_at_once(lab: Lab, places: Places, plain: bool) -> None:
+    host, outside = places
+    connect(host, outside)
+    guest = Guest(lab, host, user=plain)
+    guest.ask("ip link set h0 up")
+    guest.until("ip -6 addr show dev h0 scope global -tentative", "2001:db8:1:")
+    batch(outside, OUTSIDE_MOVES)
+    batch(host, HOST_MOVES)
+    shown = guest.until("ip -6 addr show dev h0 scope global -tentative", "2001:db8:9:")
+    old = next(line for line in shown.split("\\n") if "2001:db8:1:" in line)
+    assert "deprecated" in old
+    assert guest.until(f"open new {FAR6} {ECHO}", "ok")
+    assert guest.ask("echo new") == "hello"
+
+
+def test_network_that_is_there_after_the_start(lab: Lab, places: Places, plain: bool) -> None:
+    host, outside = places
+    guest = Guest(lab, host, user=plain)
+    guest.ask("ip link set tap0 up")
+    guest.until("ip -6 addr show dev tap0", "fe80:")
+    connect(host, outside)
+    guest.until("ip -6 addr show dev tap0 scope global -tentative", "2001:db8:1:")
+    assert guest.until(f"open new {FAR6} {ECHO}", "ok")
+    assert guest.ask("echo new") == "hello"
+
+
+def test_namespace_that_was_set_up_before_there_was_a_network(lab: Lab, places: Places, plain: bool) -> None:
+    host, outside = places
+    guest = Guest(lab, host, "--config-net", user=plain)
+    assert "169.254.2.1/16" in guest.ask("ip -o addr show dev tap0")
+    connect(host, outside)
+    guest.until("ip -o addr show dev tap0", "2001:db8:1::2/64")
+    guest.until("ip -o addr show dev tap0", "203.0.113.2/24")
+    for name, address in (("new4", FAR4), ("new6", FAR6)):
+        assert guest.until(f"open {name} {address} {ECHO}", "ok")
+        assert guest.ask(f"echo {name}") == "hello"
+    wait_until(lambda: "169.254." not in guest.ask("ip -o addr show dev tap0"), "the link-local one goes")
+    assert "via 203.0.113.1 " in guest.ask("ip route")
+
+
+def test_port_of_an_interface_that_is_made_again(lab: Lab, places: Places, plain: bool) -> None:
+    host, outside = places
+    connect(host, outside)
+    guest = Guest(lab, host, "--config-net", "-t", "%h0/9000", user=plain)
+    assert guest.ask("serve 9000") == "ok"
+    assert fetch(outside, "203.0.113.2", 9000) == "inside"
+    batch(host, "link del h0")
+    connect_again(host, outside)
+    wait_until(lambda: fetch(outside, "203.0.113.2", 9000) == "inside", "the port is forwarded again")
+    assert guest.until(f"open new {FAR4} {ECHO}", "ok")
+    assert guest.ask("echo new") == "hello"
+
+
+def connect_again(host: Place, outside: Place) -> None:
+    """Connect two places that were connected before, whose link is gone."""
+    for address in (f"{FAR4}/32", f"{FAR6}/128"):
+        outside.run(["ip", "addr", "del", address, "dev", "lo"])
+    connect(host, outside)
+
+
+def test_name_server_of_the_host_is_followed(lab: Lab, places: Places, plain: bool, tmp_path: Path) -> None:
+    host, outside = places
+    connect(host, outside)
+    start_server(outside, ["-c", NAME_SERVER, FAR4, "one"])
+    start_server(outside, ["-c", NAME_SERVER, "203.0.113.1", "two"])
+    lab_file = tmp_path / "resolv.conf"
+    lab_file.write_text(f"nameserver {FAR4}\n", encoding="ascii")
+    for directory in (tmp_path, *list(tmp_path.parents)[:3]):
+        if directory.name != "tmp":
+            directory.chmod(0o755)
+    host.run(["sh", "-c", f"mount --bind {lab_file} $(realpath /etc/resolv.conf)"])
+    guest = Guest(lab, host, "--config-net", "--dns-forward", FORWARD, user=plain)
+    assert guest.ask(f"ask {FORWARD} 53 10") == "one"
+    lab_file.write_text("nameserver 203.0.113.1\n", encoding="ascii")
+    guest.until(f"ask {FORWARD} 53 1", "two")
+    lab_file.write_text("", encoding="ascii")
+    assert guest.ask(f"ask {FORWARD} 53 10") == "two"
+
+
+@pytest.mark.parametrize(("as_root", "own_user_namespace"), [(False, True), (True, True), (True, False)],
+                         ids=["process-of-a-user", "process", "netns"])
+def test_namespace_that_exists_follows_and_nothing_is_left(lab: Lab, places: Places, plain: bool,
+                                                           as_root: bool, own_user_namespace: bool) -> None:
+    user = plain and not as_root
+    host, outside = places
+    connect(host, outside)
+    ways = ["--user", "--map-root-user"] if own_user_namespace else []
+    target = host.spawn(["unshare", *ways, "--net", "sh", "-c", "echo ready; exec sleep 1000"], user=user)
+    assert target.popen.stdout is not None
+    assert target.popen.stdout.readline() == b"ready\n"
+    pid = status_field(target.pid, "NSpid").split()[-1]
+    before = host.pids()
+    where = [pid] if own_user_namespace else ["--netns", f"/proc/{pid}/ns/net"]
+    running = lab.start(["-f", "--follow", "--config-net", *where], user=user, place=host)
+
+    def addresses() -> str:
+        assert running.popen.poll() is None, running.popen.communicate()
+        enter = ["--user", "--preserve-credentials"] if own_user_namespace else []
+        argv = ["nsenter", "-t", pid, *enter, "--net", "ip", "-o", "addr"]
+        return host.run(argv, user=user).stdout.decode()
+
+    wait_until(lambda: f"{HOST4}/24" in addresses(), "the namespace is set up")
+    batch(outside, OUTSIDE_MOVES)
+    batch(host, HOST_MOVES)
+    wait_until(lambda: f"{NEW4}/24" in addresses() and f"{NEW6}/64" in addresses(), "the new ones come")
+    wait_until(lambda: f"{HOST4}/24" not in addresses(), "the old one goes")
+    running.send(signal.SIGTERM)
+    assert running.finish().returncode == 0
+    wait_until(lambda: host.pids() == before, "all its processes have ended")
+    target.kill()
+
+
+def test_changes_are_lines_of_the_log_and_events(lab: Lab, places: Places, plain: bool) -> None:
+    host, outside = places
+    connect(host, outside)
+    path = str(lab.directory / "home" / "c.sock") if plain else str(lab.directory / "c.sock")
+    guest = Guest(lab, host, "-d", "--config-net", "--control", path, user=plain)
+    curl = ["curl", "-sN", "--max-time", str(LIMIT_S), "--unix-socket", path, "http://passt/v1/events?kinds=host_changed"]
+    listener = host.spawn(curl, user=plain)
+    wait_until(lambda: b'"listeners_of_events":1' in host.run(
+        ["curl", "-s", "--unix-socket", path, "http://passt/v1/info"], user=plain).stdout.replace(b" ", b""),
+        "somebody listens")
+    batch(outside, OUTSIDE_MOVES)
+    batch(host, HOST_MOVES)
+    assert listener.popen.stdout is not None
+    seen: set[tuple[str, str]] = set()
+    while not {("address", "ip4"), ("address", "ip6"), ("gateway", "ip4")} <= seen:
+        event = json.loads(listener.popen.stdout.readline())
+        seen.add((event["what"], event["family"]))
+        assert event["event"] == "host_changed"
+    shown = json.loads(host.run(["curl", "-s", "--unix-socket", path, "http://passt/v1/info"],
+                                user=plain).stdout)
+    assert shown["guest"]["ip4"]["address"] == NEW4
+    listener.kill()
+    _, told = guest.running.popen.communicate(timeout=LIMIT_S)  # which ends its input
+    assert b"the host's network has changed: IPv4 address 203.0.113.2/24 -> 192.0.2.2/24" in told
+    assert b"has ended" not in told
+
+
+def dhcp(peer: Machine, kind: str, *options: tuple[str, str]) -> tuple[str, dict[str, object]]:
+    """Send one DHCP message; return the address and the options of the answer."""
+    packet = (IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67)
+              / BOOTP(chaddr=bytes.fromhex(MAC.replace(":", "")), xid=4711)
+              / DHCP(options=[("message-type", kind), *options, "end"]))
+    peer.send(bytes(Ether(src=MAC, dst="ff:ff:ff:ff:ff:ff") / packet))
+    reply = Ether(peer.receive(lambda frame: DHCP in Ether(frame)))
+    return reply[BOOTP].yiaddr, {option[0]: option[1] for option in reply[DHCP].options
+                                 if isinstance(option, tuple)}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_machine_is_told_by_advertisement_and_dhcp(lab: Lab, places: Places, plain: bool, form: Form) -> None:
+    host, outside = places
+    connect(host, outside)
+    with passt(lab, "--follow", *form.options, user=plain, place=host) as (_, path):
+        peer = form.connect(path)
+        try:
+            address, options = dhcp(peer, "discover")
+            assert (address, options["lease_time"]) == (HOST4, 120)
+            batch(outside, OUTSIDE_MOVES)
+            batch(host, HOST_MOVES)
+
+            def tells_of_new(frame: bytes) -> bool:
+                packet = Ether(frame)
+                return ICMPv6ND_RA in packet and b"\x20\x01\x0d\xb8\x00\x09" in bytes(packet)
+
+            told = Ether(peer.receive(tells_of_new, 20))
+            assert told[IPv6].dst == "ff02::1"
+            prefixes = {}
+            layer = told.getlayer(ICMPv6NDOptPrefixInfo)
+            while layer is not None:
+                prefixes[layer.prefix] = (layer.preferredlifetime, layer.validlifetime)
+                layer = layer.payload.getlayer(ICMPv6NDOptPrefixInfo)
+            assert prefixes == {"2001:db8:9::": (0xffffffff, 0xffffffff), "2001:db8:1::": (0, 0)}
+            wait_until(lambda: dhcp(peer, "discover")[0] == NEW4, "the new address is offered")
+            _, options = dhcp(peer, "request", ("requested_addr", HOST4))
+            assert options["message-type"] == 6, "the old address is refused"
+            address, options = dhcp(peer, "request", ("requested_addr", NEW4))
+            assert (address, options["message-type"]) == (NEW4, 5)
+        finally:
+            peer.close()
+
+
+@pytest.mark.slow
+def test_flapping_routes_hold_up_nobody_and_end(lab: Lab, places: Places, plain: bool) -> None:
+    host, outside = places
+    connect(host, outside)
+    guest = Guest(lab, host, "--config-net", user=plain)
+    routes = [f"10.{n >> 8}.{n & 255}.0/24" for n in range(10_000)]
+    for verb in ("add", "del", "add", "del"):
+        batch(host, "\n".join(f"route {verb} {route} via 203.0.113.1" for route in routes))
+        assert guest.ask(f"open {verb} {FAR4} {ECHO}") == "ok"
+        assert guest.ask(f"echo {verb}") == "hello"
+    seen = [-1]
+
+    def is_idle() -> bool:
+        seen.append(guest.cpu_ticks())
+        outside.run(["true"])
+        return seen[-1] == seen[-2] == guest.cpu_ticks()
+
+    wait_until(is_idle, "pasta rests")
+    assert guest.ask("echo add") == "hello"
