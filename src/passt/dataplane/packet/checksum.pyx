@@ -112,7 +112,8 @@ cdef bint is_intact(const IpView *ip) noexcept nogil:
 cdef bint is_intact_in(const IpView *ip, const iovec *pieces, size_t offset) noexcept nogil:
     """As `is_intact`, of a message that lies at byte *offset* of *pieces*, if not NULL.
 
-    Only its first bytes are where *ip* has them then. Who can change them meanwhile is the sender, who spoils its own.
+    Only its first bytes are where *ip* has them then. Who can change them meanwhile is the sender, who spoils
+    its own.
     """
     cdef size_t n = ip.l4_len
     cdef uint64_t total = 0
