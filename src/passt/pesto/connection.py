@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import socket
 
 from passt import log
 from passt.errors import HostError, WireError
+from passt.host import unix_socket
 from passt.steer import messages
 from passt.steer.messages import Hello, Report
 
@@ -28,12 +28,9 @@ class Connection:
 
     def __init__(self, path: str, wait_s: float = WAIT_S) -> None:
         self._path = path
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._sock.settimeout(wait_s)
         try:
-            self._sock.connect(path)
+            self._sock = unix_socket.connect(path, wait_s)
         except (OSError, ValueError) as error:
-            self._sock.close()
             why = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise HostError(f"Failed to connect to {path}: {why}{_explain(error)}") from None
 
