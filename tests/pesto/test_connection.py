@@ -14,6 +14,7 @@ from passt.facts.port_rule import PortRule
 from passt.pesto.connection import Connection
 from passt.steer.messages import Answer, Hello, NewTable, Report, Table
 from tests.pesto.program import Program, program, say
+from tests.support.processes import is_readable, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,6 +58,31 @@ def test_program_that_tells_nothing_is_believed_only_if_it_never_does(tmp_path: 
         with Connection(made.path) as connection:
             connection.read_hello()
             with pytest.raises(HostError, match="may have been changed, or not"):
+                connection.send_answer(ANSWER)
+
+
+def test_who_is_let_go_is_told_so(tmp_path: Path) -> None:
+    """Before the answer is sent, as somebody has thought about it too long, and before it is read."""
+    is_asked = threading.Event()
+
+    def wait(_: Program, client: socket.socket) -> None:
+        client.sendall(HELLO.build())
+        is_asked.wait(20)
+
+    def wait_for_data(_: Program, client: socket.socket) -> None:
+        client.sendall(HELLO.build())
+        client.recv(1)
+
+    with program(tmp_path, wait, wait_for_data) as made:
+        with Connection(made.path) as connection:
+            connection.read_hello()
+            is_asked.set()
+            wait_until(lambda: is_readable(connection._sock), "the program lets go")
+            with pytest.raises(HostError, match="let us go, as it waits for an answer 5 s, or it has ended; noth"):
+                connection.send_answer(ANSWER)
+        with Connection(made.path) as connection:
+            connection.read_hello()
+            with pytest.raises(HostError, match="nothing was changed"):
                 connection.send_answer(ANSWER)
 
 

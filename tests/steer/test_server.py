@@ -12,8 +12,8 @@ from passt.facts.contracts import PortChange
 from passt.facts.port_rule import PortRule
 from passt.light.values import replace
 from passt.steer import messages
-from passt.steer.messages import Answer, Hello, NewTable, Report
-from passt.steer.server import PATIENCE_S, RETRY_S, PortServer, peer_uid
+from passt.steer.messages import PATIENCE_S, Answer, Hello, NewTable, Report
+from passt.steer.server import RETRY_S, PortServer, peer_uid
 from passt.steer.tables import ClientTables
 from tests.support.processes import is_readable
 
@@ -192,6 +192,8 @@ def test_faults_are_reported_and_only_to_who_asks(world: World) -> None:
     assert Report.parse(answered(world, NewTable(1))) == Report(
         is_refused=True, lines=("port 22: no", "port 23: no"))
     assert answered(world, NewTable(1), report=False) == b""
+    world.tables.outcome = PortChange(faults=("port 22: no",), n_lost=1)
+    assert Report.parse(answered(world, NewTable(1))).has_lost
 
 
 def test_answer_to_tables_that_were_changed_meanwhile_is_refused(world: World) -> None:

@@ -211,9 +211,8 @@ class _Change:
                 self._open(change, change.plan.late)
         self._check_optional()
         if self._faults:
-            for change in self._changes:
-                self._undo(change)
-            return PortChange(faults=_cut(self._faults))
+            n_lost = sum([self._undo(change) for change in self._changes])
+            return PortChange(faults=_cut(self._faults), n_lost=n_lost)
         n_opened = sum(len(change.opened) for change in self._changes)
         n_closed = sum(len(change.plan.closed) for change in self._changes)
         for change in self._changes:
@@ -277,17 +276,22 @@ class _Change:
                     self._faults.append(f"{change.table.name_rule(rule)}: none of its ports could be had; the"
                                         f" last one: {self._failed[rule]}")
 
-    def _undo(self, change: _TableChange) -> None:
+    def _undo(self, change: _TableChange) -> int:
+        """Put back what was there; return how many ports could not be had again."""
+        n_lost = 0
         for handle in change.opened.values():
             change.table.side.close_listener(handle)
         for each in change.closed:
             try:
                 change.handles[each.rule][each.port] = change.table.side.open_listener(each.rule, each.port)
             except OSError as error:
-                self._faults.append(f"{self._explain(change.table, each, error)}; it was forwarded before,"
+                n_lost += 1
+                # In front: lines that are too many are left out at the end.
+                self._faults.insert(0, f"{self._explain(change.table, each, error)}; it was forwarded before,"
                                     " and is not any more")
         if change.closed:
             _settle(change.table, change.table.rules, change.handles)
+        return n_lost
 
 
 def _finish(change: _TableChange) -> None:

@@ -20,7 +20,7 @@ from passt import log
 from passt.errors import WireError
 from passt.facts.contracts import PortChange
 from passt.steer import messages
-from passt.steer.messages import Answer, Hello, Report
+from passt.steer.messages import PATIENCE_S, Answer, Hello, Report
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
         def accept(self) -> Accepted | None:
             """Take the next client; None if there is none. Raises OSError."""
 
-PATIENCE_S = 5.0                   # for one client, from its connection to its answer
 RETRY_S = 1.0                      # until accept(2) is tried again after it found no free descriptor
 _READ_LEN = 1 << 16
 _CHANGED = "the rules were changed by --control meanwhile; ask again"
@@ -178,4 +177,5 @@ class PortServer:
             outcome = PortChange(faults=(_CHANGED,))
             log.limited(log.WARNING, "steer-changed", f"a client of --conf-path: {_CHANGED}")
         if answer.wants_report:
-            self._send(Report(bool(outcome.faults), outcome.faults or outcome.notes).build())
+            self._send(Report(bool(outcome.faults), outcome.faults or outcome.notes,
+                              has_lost=outcome.n_lost > 0).build())
