@@ -80,7 +80,7 @@ def test_ports_that_cannot_be_had_are_told_one_by_one(
     with pytest.raises(HostError, match="a port is a number"):
         passtctl(ports, "add", "-t", "0")
     ports.world.side.on_close = lambda port: ports.world.side.refused.update({port: errno.EADDRINUSE})
-    with pytest.raises(HostError, match="^the change failed, and ports that were forwarded are lost$"):
+    with pytest.raises(HostError, match=r"^the change failed, and ports that were forwarded are lost$"):
         passtctl(ports, "set", "-t", "127.0.0.1/80")
 
 

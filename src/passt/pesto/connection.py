@@ -93,8 +93,8 @@ class Connection:
 
     def _let_go(self) -> HostError:
         """Make the error for a connection that was closed before the answer was read to its end."""
-        return HostError(f"{self._path}: the program let us go, as it waits for an answer {PATIENCE_S:g} s, or"
-                         " it has ended; nothing was changed")
+        return HostError(f"{self._path}: the program let us go, as it waits for an answer {PATIENCE_S:g} s,"
+                         " or it has ended; nothing was changed")
 
     def _receive(self) -> bytes:
         try:
