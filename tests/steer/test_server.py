@@ -34,6 +34,7 @@ class Loop:
     def __init__(self) -> None:
         self.readers: dict[int, Callable[[], None]] = {}
         self.timers: list[tuple[float, Callable[[], None]]] = []
+        self.now = 100.0
 
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
         assert fd not in self.readers
@@ -51,7 +52,9 @@ class Loop:
             self.readers[ready[0]]()
 
     def pass_time(self) -> None:
+        """Let all timers of now be due."""
         timers, self.timers = self.timers, []
+        self.now += max(delay for delay, _ in timers)
         for _, callback in timers:
             callback()
 
@@ -111,10 +114,11 @@ class World:
     def __init__(self, path: str, abilities: int = BOTH) -> None:
         self.path = path
         self.loop, self.door, self.tables = Loop(), Door(path), Tables()
-        self.is_ours = True
+        self.is_ours: bool | None = True
         self.shown = ClientTables(self.tables, {"HOST": abilities | COMMON,
                                                 "SPLICE": abilities | COMMON | messages.FOLLOWS})
-        server = PortServer(self.loop, self.door, self.shown, lambda _: self.is_ours)
+        server = PortServer(self.loop, self.door, self.shown, lambda _: self.is_ours,
+                            lambda: self.loop.now)
         server.start()
 
     def connect(self) -> socket.socket:
@@ -291,12 +295,29 @@ def test_patience_with_a_client_that_has_gone_does_not_end_the_next(world: World
     first, _ = world.greeted()
     first.close()
     world.loop.turn()
-    (_, late), = world.loop.timers
+    world.loop.now += 2.0
     second, _ = world.greeted()
-    late()
+    world.loop.now -= 2.0
+    world.loop.pass_time()
     with pytest.raises(BlockingIOError):
         second.recv(1)
+    assert [delay for delay, _ in world.loop.timers] == [2.0]
+    world.loop.pass_time()
+    assert second.recv(1) == b""
     second.close()
+
+
+def test_clients_in_a_row_leave_one_timer(world: World) -> None:
+    for _ in range(100):
+        client, _ = world.greeted()
+        client.close()
+        world.loop.turn()
+    assert len(world.loop.timers) == 1
+    world.loop.pass_time()
+    assert world.loop.timers == []
+    client, _ = world.greeted()
+    assert len(world.loop.timers) == 1
+    client.close()
 
 
 def test_client_of_another_user_is_refused(world: World, capfd: pytest.CaptureFixture[str]) -> None:
@@ -306,6 +327,16 @@ def test_client_of_another_user_is_refused(world: World, capfd: pytest.CaptureFi
     assert client.recv(1) == b""
     assert "another user" in capfd.readouterr().err
     assert list(world.loop.readers) == [world.door.fd]
+    client.close()
+
+
+def test_client_of_nobody_knows_whom_is_refused_as_such(
+        world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    world.is_ours = None
+    client = world.connect()
+    world.loop.turn()
+    assert client.recv(1) == b""
+    assert "whose it is cannot be told" in capfd.readouterr().err
     client.close()
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 
 from passt import log
 from passt.errors import WireError
@@ -74,17 +75,23 @@ def peer_uid(sock: socket.socket) -> int:
 
 
 class PortServer:
-    """Serves *tables* at *door*; *is_ours* tells whether a client's socket is that of who started us."""
+    """Serves *tables* at *door*; *is_ours* tells whether a client's socket is that of who started us.
+
+    It tells None where it cannot tell. *clock* counts seconds.
+    """
 
     def __init__(self, loop: Loop, door: Door, tables: ClientTables,
-                 is_ours: Callable[[socket.socket], bool]) -> None:
+                 is_ours: Callable[[socket.socket], bool | None],
+                 clock: Callable[[], float] = time.monotonic) -> None:
         self._loop = loop
         self._door = door
         self._tables = tables
         self._is_ours = is_ours
         self._client: socket.socket | None = None
         self._data = b""
-        self._n_clients = 0
+        self._clock = clock
+        self._until = 0.0          # the client is let go then
+        self._is_timed = False     # one timer waits for the clients of all times
         self._n_seen = 0           # changes of the tables before the client saw them
 
     def start(self) -> None:
@@ -103,16 +110,19 @@ class PortServer:
         if accepted is None:
             return
         client = socket.socket(fileno=accepted.detach())
-        if not self._is_ours(client):
-            log.limited(log.WARNING, "steer-user", "refused a client of --conf-path: it is another user's")
+        is_ours = self._is_ours(client)
+        if not is_ours:
+            why = "whose it is cannot be told" if is_ours is None else "it is another user's"
+            log.limited(log.WARNING, "steer-user", f"refused a client of --conf-path: {why}")
             client.close()
             return
         self._loop.remove_reader(self._door.fd)
         self._client, self._data = client, b""
-        self._n_clients += 1
-        number = self._n_clients
         self._loop.add_reader(client.fileno(), self._on_readable)
-        self._loop.call_later(PATIENCE_S, lambda: self._on_late(number))
+        self._until = self._clock() + PATIENCE_S
+        if not self._is_timed:
+            self._is_timed = True
+            self._loop.call_later(PATIENCE_S, self._on_time)
         self._n_seen = self._tables.n_changes
         self._send(Hello(self._tables.shown()).build())
 
@@ -155,8 +165,13 @@ class PortServer:
         self._carry_out(answer)
         self._let_go()
 
-    def _on_late(self, number: int) -> None:
-        if self._client is not None and self._n_clients == number:
+    def _on_time(self) -> None:
+        """Let the client go if its time is over; of a later one wait for the rest."""
+        left = self._until - self._clock()
+        self._is_timed = self._client is not None and left > 0
+        if self._is_timed:
+            self._loop.call_later(left, self._on_time)
+        elif self._client is not None:
             log.limited(log.WARNING, "steer-late", f"a client of --conf-path was silent for {PATIENCE_S:g} s:"
                         " let go, nothing was changed")
             self._let_go()
