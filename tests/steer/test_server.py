@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from ipaddress import IPv4Address, IPv6Address
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from passt.facts.contracts import PortChange
 from passt.facts.port_rule import PortRule
 from passt.light.values import replace
-from passt.steer import messages
+from passt.steer import messages, server
 from passt.steer.messages import PATIENCE_S, Answer, Hello, NewTable, Report
 from passt.steer.server import RETRY_S, PortServer, peer_uid
 from passt.steer.tables import ClientTables
@@ -35,6 +37,7 @@ class Loop:
         self.readers: dict[int, Callable[[], None]] = {}
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.now = 100.0
+        self.is_limited = False
 
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
         assert fd not in self.readers
@@ -45,6 +48,12 @@ class Loop:
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         self.timers.append((delay_s, callback))
+
+    @contextlib.contextmanager
+    def wait_limit(self) -> Iterator[None]:
+        self.is_limited = True
+        yield
+        self.is_limited = False
 
     def turn(self) -> None:
         """Serve all that is readable, until nothing is."""
@@ -117,9 +126,9 @@ class World:
         self.is_ours: bool | None = True
         self.shown = ClientTables(self.tables, {"HOST": abilities | COMMON,
                                                 "SPLICE": abilities | COMMON | messages.FOLLOWS})
-        server = PortServer(self.loop, self.door, self.shown, lambda _: self.is_ours,
+        served = PortServer(self.loop, self.door, self.shown, lambda _: self.is_ours,
                             lambda: self.loop.now)
-        server.start()
+        served.start()
 
     def connect(self) -> socket.socket:
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -346,6 +355,33 @@ def test_client_that_takes_nothing_is_let_go(world: World, monkeypatch: pytest.M
     world.loop.turn()
     assert list(world.loop.readers) == [world.door.fd]
     client.close()
+
+
+def test_what_closes_a_client_s_descriptors_waits_no_longer_than_the_limit(
+        world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket with SO_LINGER that a client sends along is closed by who reads, or closes the connection."""
+    done: list[tuple[str, bool]] = []
+
+    class Watched(socket.socket):
+        def recv(self, *arguments: int) -> bytes:
+            done.append(("recv", world.loop.is_limited))
+            return super().recv(*arguments)
+
+        def close(self) -> None:
+            done.append(("close", world.loop.is_limited))
+            super().close()
+
+    monkeypatch.setattr(server, "socket", SimpleNamespace(socket=Watched, MSG_NOSIGNAL=socket.MSG_NOSIGNAL))
+    client = world.connect()
+    world.loop.turn()
+    client.send(b"\1")
+    world.loop.turn()
+    client.close()
+    world.loop.turn()
+    world.is_ours = False
+    world.connect().close()
+    world.loop.turn()
+    assert done == [("recv", True), ("recv", True), ("close", True), ("close", True)]
 
 
 def test_door_without_a_descriptor_is_tried_again(world: World) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
+    from passt.facts.contracts import WaitLimit
     from passt.steer.tables import ClientTables
 
     class Loop(Protocol):
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
         def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
             """Call *callback* once, after *delay_s* seconds."""
+
+        def wait_limit(self) -> WaitLimit:
+            """Give what bounds waits for a client's descriptors."""
 
     class Accepted(Protocol):
         """A connection, from `host.unix_socket`."""
@@ -114,7 +118,8 @@ class PortServer:
         if not is_ours:
             why = "whose it is cannot be told" if is_ours is None else "it is another user's"
             log.limited(log.WARNING, "steer-user", f"refused a client of --conf-path: {why}")
-            client.close()
+            with self._loop.wait_limit():  # it may have sent a descriptor that closes slowly
+                client.close()
             return
         self._loop.remove_reader(self._door.fd)
         self._client, self._data = client, b""
@@ -143,7 +148,8 @@ class PortServer:
         if client is None:
             return
         try:
-            data = client.recv(_READ_LEN)
+            with self._loop.wait_limit():  # a descriptor that comes along is closed here
+                data = client.recv(_READ_LEN)
         except BlockingIOError:
             return
         except OSError:
@@ -180,7 +186,8 @@ class PortServer:
         if self._client is None:
             return
         self._loop.remove_reader(self._client.fileno())
-        self._client.close()
+        with self._loop.wait_limit():
+            self._client.close()
         self._client, self._data = None, b""
         self.start()
 
