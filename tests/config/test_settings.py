@@ -393,6 +393,27 @@ def test_following_without_an_interface_is_refused() -> None:
     built("--splice-only", "--wait-online", "5")
 
 
+@pytest.mark.parametrize("options", [("--conf-path", "--control"), ("--conf-path", "--socket"),
+                                     ("--control", "--socket")])
+def test_one_file_for_two_sockets_is_refused(options: tuple[str, str]) -> None:
+    one, other = options
+    with pytest.raises(ConfigError, match=f"^options '{one}' and '{other}' name the same file /run/a: give"):
+        built(one, "/run/a", other, "/run/a", mode="passt")
+    built(one, "/run/a", other, "/run/b", mode="passt")
+    built("--control", "auto", "--conf-path", "auto")     # the latter is a name
+
+
+def test_rule_that_will_be_two_is_counted_as_such() -> None:
+    """Of all ports but some the ephemeral ones are left out: there is a rule below them, and one above."""
+    def all_but_odd(n: int) -> str:
+        return ",".join(f"~{2 * number + 1}" for number in range(n))
+
+    settings = built("--conf-path", "/run/a", "-t", all_but_odd(254), "-u", "none")
+    assert len(settings.forwarding.port_rules) == 254
+    with pytest.raises(ConfigError, match="-t and -u make 256 rules, and the protocol of this socket"):
+        built("--conf-path", "/run/a", "-t", all_but_odd(255), "-u", "none")
+
+
 @pytest.mark.parametrize(("servers", "n_warnings"), [
     ("192.0.2.1 192.0.2.2 192.0.2.3 192.0.2.1 2001:db8::2", 0),
     ("192.0.2.1 192.0.2.2 192.0.2.3 192.0.2.4", 1),

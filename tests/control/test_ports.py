@@ -121,6 +121,10 @@ def test_each_port_that_cannot_be_had_is_an_error_and_nothing_is_changed(ports: 
     assert problem["detail"] == f"nothing was changed: {problem['errors'][0]}; 1 more in errors"
     assert ports.texts() == [HAD]
     assert ports.world.inner_side.listening == {}
+    # One that had to be closed for the change, and that another program took meanwhile.
+    ports.world.side.on_close = lambda port: ports.world.side.refused.update({port: errno.EADDRINUSE})
+    status, problem = ports.ask("PATCH", {"delete": ["-t 80:8080"], "add": ["-t 127.0.0.1/80"]})
+    assert (status, problem["detail"][:41]) == (409, "ports that were forwarded are lost: HOST:")
 
 
 @pytest.mark.parametrize(("body", "text"), [

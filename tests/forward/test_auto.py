@@ -198,6 +198,19 @@ def test_number_of_listeners_is_bounded_and_told_once() -> None:
     assert len(world.host.ours) == 10
 
 
+def test_nothing_is_opened_where_descriptors_are_few_and_tried_again_later() -> None:
+    world = World(inbound=[ALL_T])
+    [direction] = [each for each, _ in world.forwarder._pairs if each.name == "host"]
+    direction.has_room = lambda: len(world.host.ours) < 2
+    world.namespace.services = {(T, 80), (T, 81), (T, 82)}
+    world.tick()
+    assert world.host.ours == {(T, 80), (T, 81)}
+    assert direction.explain_closed(ALL_T, 82).endswith("the limit of open files leaves no room for it")
+    world.namespace.services = {(T, 81), (T, 82)}
+    world.tick()
+    assert world.host.ours == {(T, 81), (T, 82)}
+
+
 def test_retries_are_bounded_and_reach_every_port() -> None:
     world = World(inbound=[ALL_U])
     taken = {(U, port) for port in range(1, 3 * RETRIES + 1)}

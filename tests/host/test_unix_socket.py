@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import fcntl
 import os
 import re
@@ -15,7 +16,7 @@ import pytest
 
 from passt.errors import ConfigError, HostError
 from passt.host import unix_socket
-from passt.host.unix_socket import Connection, ListeningSocket, adopt, listen
+from passt.host.unix_socket import Connection, ListeningSocket, adopt, connect, listen
 from tests.support.isolated import isolated
 
 if TYPE_CHECKING:
@@ -336,3 +337,19 @@ def test_closed_descriptor_is_refused() -> None:
     os.close(fd)
     with pytest.raises(ConfigError, match=rf"^option '--fd' {fd}: there is no such open descriptor"):
         adopt(fd)
+
+
+def test_who_connects_waits_while_the_queue_is_full(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(path)
+        door.listen(0)
+        with connect(path, 20.0) as first, concurrent.futures.ThreadPoolExecutor() as threads:
+            assert first.gettimeout() == 20.0
+            with pytest.raises(TimeoutError, match="timed out"):
+                connect(path, 0.05)
+            others = [threads.submit(connect, path, 20.0) for _ in range(20)]
+            for _ in range(1 + len(others)):
+                door.accept()[0].close()
+            for other in others:
+                other.result().close()

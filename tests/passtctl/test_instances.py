@@ -111,3 +111,14 @@ def test_an_event_that_is_none_is_one_line(tmp_path: Path) -> None:
         with answering(tmp_path, body) as instance, pytest.raises(HostError, match="no event"):
             run(Command("events", path=instance.path))
         (tmp_path / "evil.sock").unlink()
+
+
+def test_an_instance_with_a_full_queue_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instances, "LIMIT_S", 0.05)
+    path = str(tmp_path / "busy.sock")
+    with socket.socket(socket.AF_UNIX) as door, socket.socket(socket.AF_UNIX) as first:
+        door.bind(path)
+        door.listen(0)
+        first.connect(path)
+        with pytest.raises(HostError, match="no answer in"):
+            Instance(path).ask("/v1/info")

@@ -79,6 +79,9 @@ def test_ports_that_cannot_be_had_are_told_one_by_one(
     assert len(capfd.readouterr().err.splitlines()) == 2
     with pytest.raises(HostError, match="a port is a number"):
         passtctl(ports, "add", "-t", "0")
+    ports.world.side.on_close = lambda port: ports.world.side.refused.update({port: errno.EADDRINUSE})
+    with pytest.raises(HostError, match=r"^the change failed, and ports that were forwarded are lost$"):
+        passtctl(ports, "set", "-t", "127.0.0.1/80")
 
 
 def test_specifications_are_sorted_by_table() -> None:

@@ -50,6 +50,20 @@ def test_refused_change_is_told_line_by_line(tmp_path: Path, capfd: pytest.Captu
     assert capfd.readouterr() == ("", "HOST: port 90: no\nHOST: port 91: no\npesto: nothing was changed\n")
 
 
+def test_ports_that_a_change_lost_are_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    lost = Report(is_refused=True, lines=("HOST: port 80: no",), has_lost=True)
+    with program(tmp_path, say(OURS.build(), reply=lost.build())) as made:
+        assert cli.main(["pesto", "-A", "-t", "90", made.path]) == 1
+    assert capfd.readouterr().err.splitlines()[-1] == (
+        "pesto: the change failed, and ports that were forwarded are lost")
+
+
+def test_change_of_others_is_no_failure_of_ours(tmp_path: Path) -> None:
+    others = Hello((Table(1, "HOST", 63, (NEW, PortRule(6, 91, 91, 91))),))
+    with program(tmp_path, say(THEIRS.build(), reply=b""), say(others.build())) as made:
+        assert cli.main(["pesto", "-A", "-t", "90", made.path]) == 0
+
+
 def test_mistake_is_told_and_nothing_is_sent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with program(tmp_path, say(OURS.build(), reply=b"")) as made:
         assert cli.main(["pesto", "-A", "-t", "90", "-D", "-t", "70", made.path]) == 1

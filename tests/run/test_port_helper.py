@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from passt.errors import HostError
 from passt.facts.port_rule import PortRule
 from passt.host.listeners import HostBinder
 from passt.host.syscalls import CLONE_NEWNET, CLONE_NEWUSER
 from passt.namespace.interface import bring_lo_up
 from passt.process import privileges
 from passt.process.identity import Identity
+from passt.run import port_helper
 from passt.run.port_forwarding import HostSide
 from passt.run.port_helper import PortHelper, start_helper
 from tests.support.isolated import isolated
@@ -116,6 +118,57 @@ def test_helper_that_has_ended_is_an_error_and_no_more(capfd: pytest.CaptureFixt
         assert helper.user_of(one) is None
     assert "cannot tell whose client" in capfd.readouterr().err
     ours.close()
+
+
+def test_late_reply_is_not_taken_for_that_to_another_request(
+        monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(port_helper, "TIMEOUT_S", 0.02)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    helper = PortHelper(ours)
+    one, other = socket.socketpair()
+    with theirs, one, other:
+        assert helper.user_of(one) is None
+        assert "does not answer, and is given up" in capfd.readouterr().err
+        assert theirs.recv(100) == b"u"
+        with pytest.raises(BrokenPipeError):
+            theirs.send(bytes(8))
+        assert helper.user_of(one) is None
+        with pytest.raises(BrokenPipeError, match="has ended"):
+            helper.open(ANY, 81)
+
+
+@pytest.mark.parametrize("reply", [bytes(7), bytes((0, 0, 0, 13)) + bytes(4)])
+def test_descriptor_that_comes_with_a_failure_is_closed(reply: bytes) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    one, other = socket.socketpair()
+    other.settimeout(20)
+    with ours, theirs, other:
+        with one:
+            socket.send_fds(theirs, [reply], [one.fileno()])
+        with pytest.raises(OSError, match=r"Permission denied|has ended"):
+            PortHelper(ours).open(ANY, 81)
+        assert other.recv(1) == b""
+
+
+@pytest.mark.needs_root
+def test_helper_that_cannot_begin_says_why() -> None:
+    isolated(begin_in_vain)
+
+
+def begin_in_vain() -> None:
+    """Run in namespaces of its own."""
+    def fail(capability: int) -> None:
+        raise OSError(errno.EPERM, f"not {capability}")
+
+    def end(capability: int) -> None:
+        os._exit(capability)
+
+    privileges.keep_one = fail
+    with pytest.raises(HostError, match=r"^cannot start the process that binds low ports: .*not 10$"):
+        start_helper(HostBinder(ip4=True, ip6=False), None)
+    privileges.keep_one = end
+    with pytest.raises(HostError, match=r"ports: it has ended$"):
+        start_helper(HostBinder(ip4=True, ip6=False), None)
 
 
 def test_side_asks_the_helper_only_for_what_it_may_not_bind() -> None:

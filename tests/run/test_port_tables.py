@@ -32,6 +32,7 @@ class Side:
     """Listeners by handle; a place is had once, and a listener of any address is in the way of others."""
 
     def __init__(self) -> None:
+        self.cost = 1             # descriptors of a listener
         self.listening: dict[int, tuple[PortRule, int]] = {}
         self.refused: dict[int, int] = {}
         self.log: list[str] = []
@@ -66,7 +67,7 @@ class World:
     """The table HOST with *rules* that listen already, and maybe SPLICE."""
 
     def __init__(self, *rules: PortRule, inside: Sequence[PortRule] | None = None, spare: int = 1000,
-                 follows: bool = True) -> None:
+                 follows: bool = True, loops: bool = False) -> None:
         self.side, self.inner_side = Side(), Side()
         self.spare = spare
         self.n_changes = 0
@@ -75,7 +76,12 @@ class World:
         tables = [self.table("HOST", rules, self.side, self.direction if follows else None)]
         if inside is not None:
             tables.append(self.table("SPLICE", inside, self.inner_side, None))
-        self.ports = LivePorts(tables, lambda: self.spare, 1024, self.on_change)
+        self.n_first = self.n_taken()
+        self.ports = LivePorts(tables, lambda: self.spare - (self.n_taken() - self.n_first), 1024,
+                               self.on_change, loopback_to_loopback=loops)
+
+    def n_taken(self) -> int:
+        return sum(side.cost * len(side.listening) for side in (self.side, self.inner_side))
 
     def table(self, name: str, rules: Sequence[PortRule], side: Side, direction: Direction | None
               ) -> LiveTable:
@@ -194,8 +200,8 @@ def test_port_that_another_program_takes_in_between_is_told_as_lost() -> None:
     world = World(tcp(80))
     world.side.on_close = lambda port: world.side.refused.update({port: errno.EADDRINUSE})
     change = world.put(tcp(80, address=A))
-    assert len(change.faults) == 2
-    assert change.faults[1].endswith("it was forwarded before, and is not any more")
+    assert (len(change.faults), change.n_lost) == (2, 1)
+    assert change.faults[0].endswith("it was forwarded before, and is not any more")
     assert world.listening() == set()
     world.side.refused.clear()
     world.side.on_close = lambda _port: None
@@ -235,6 +241,59 @@ def test_optional_rules_leave_descriptors_and_others_do_not() -> None:
     world.spare = 0
     (fault,) = world.put(*pieces).faults
     assert "20 ports are not forwarded" in fault
+
+
+def test_descriptors_are_counted_as_the_side_takes_them() -> None:
+    world = World(inside=[], spare=10)
+    world.inner_side.cost = 2
+    change = world.ports.replace({"SPLICE": [tcp(1, 20, optional=True)]})
+    assert (change.n_opened, change.faults) == (5, ())
+    assert "15 ports are not forwarded" in change.notes[0]
+
+
+def test_optional_port_without_a_descriptor_is_the_cut() -> None:
+    world = World()
+    world.side.refused = dict.fromkeys(range(85, 200), errno.EMFILE)
+    change = world.put(tcp(80, 99, optional=True), tcp(70))
+    assert (change.n_opened, change.faults, len(change.notes)) == (6, (), 1)
+    assert "15 ports are not forwarded" in change.notes[0]
+    (fault,) = world.put(tcp(85, 99, optional=True, address=A)).faults
+    assert "15 ports are not forwarded" in fault
+
+
+def test_same_rule_of_another_table_has_not_failed() -> None:
+    """As with -T all, which is there, and -t all, of which one port cannot be had."""
+    everything = tcp(20, 29, optional=True)
+    world = World(inside=[])
+    assert world.ports.replace({"SPLICE": [everything]}).n_opened == 10
+    world.side.refused = {22: errno.EADDRINUSE}
+    change = world.ports.replace({"HOST": [everything], "SPLICE": [everything]})
+    assert (change.faults, change.n_opened) == ((), 9)
+
+
+def test_optional_rule_that_takes_listeners_over_has_its_ports() -> None:
+    world = World(tcp(80, 81, optional=True))
+    world.spare = 0
+    change = world.put(tcp(80, 85, optional=True))
+    assert (change.faults, change.n_opened) == ((), 0)
+    assert "4 ports are not forwarded" in change.notes[0]
+    assert world.ports.open_ports("HOST") == {tcp(80, 85, optional=True): [80, 81]}
+
+
+def test_rules_that_lead_to_each_other_are_refused_as_at_the_start() -> None:
+    """With --host-lo-to-ns-lo: 80 of the host leads to 90 of the namespace, and that back to 80."""
+    there, back = replace(tcp(80), target=90), replace(tcp(90), target=80)
+    for world in (World(there, inside=[], loops=True), World(inside=[back], loops=True),
+                  World(inside=[], loops=True)):
+        before = world.n_taken()
+        (fault,) = world.ports.replace({"HOST": [there], "SPLICE": [back]}).faults
+        assert fault == ("TCP [*]:80  =>  90: with --host-lo-to-ns-lo it and TCP [*]%lo:90  =>  80 lead port"
+                         " 80 to each other for ever")
+        assert world.n_taken() == before
+        assert not world.ports.replace({"HOST": [there], "SPLICE": [replace(back, target=81)]}).faults
+    assert not World(there, inside=[]).ports.replace({"SPLICE": [back]}).faults
+    # Rules of the start stay, whatever they are.
+    assert not World(there, inside=[back], loops=True).ports.replace({"HOST": [there, tcp(70)]}).faults
 
 
 @pytest.mark.parametrize(("rules", "text"), [

@@ -121,11 +121,23 @@ def test_rules_of_a_start_that_follow_all_ports_can_be_deleted() -> None:
     assert draft("-D", "-t", "auto", host=pieces).shown()[0] == ("HOST", [])
 
 
-def test_all_tables_are_in_the_answer_and_compared_in_any_order() -> None:
+def test_all_tables_are_in_the_answer_and_looked_for_in_any_order() -> None:
     made = draft("-A", "-t", "5")
     assert [table.id for table in made.tables()] == [1, 3]
     now = [Table(table.id, name, 1, table.rules[::-1])
            for table, name in zip(made.tables(), ("HOST", "SPLICE"), strict=True)]
-    assert made.is_as(now)
-    assert not made.is_as(now[:1])
-    assert not draft().is_as(now)
+    assert made.is_done_in(now)
+    assert not made.is_done_in(now[:1])
+
+
+def test_what_others_changed_since_does_not_matter() -> None:
+    new, others = PortRule(6, 5, 5, 5), PortRule(6, 6, 6, 6)
+    added, deleted = draft("-A", "-t", "5"), draft("-D", "-t", "7001-7004:8001-8004")
+
+    def now(*rules: PortRule) -> list[Table]:
+        return [Table(1, "HOST", EVERYTHING, rules), Table(3, "SPLICE", EVERYTHING)]
+
+    assert added.is_done_in(now(new, others))
+    assert not added.is_done_in(now(*HAD, others))
+    assert deleted.is_done_in(now(others))
+    assert not deleted.is_done_in(now(HAD[0]))

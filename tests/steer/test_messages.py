@@ -39,6 +39,7 @@ GOLDEN = [
     (Report(is_refused=True, lines=("port 22: no", "port 23: no")),
      "01 00000017 706f72742032323a206e6f0a706f72742032333a206e6f"),
     (Report(is_refused=False), "00 00000000"),
+    (Report(is_refused=True, lines=("a",), has_lost=True), "02 00000001 61"),
 ]
 
 # Seen of the C programs of Debian's package 0.0~git20261002.cba3570-1:
@@ -137,7 +138,7 @@ def test_spoiled_answer_is_refused(offset: int, new: str, text: str) -> None:
         Answer.parse(spoiled(ANSWER, offset, new))
 
 
-@pytest.mark.parametrize(("offset", "new"), [(0, "02"), (1, "00000016"), (1, "00010001"), (5, "ff")])
+@pytest.mark.parametrize(("offset", "new"), [(0, "03"), (1, "00000016"), (1, "00010001"), (5, "ff")])
 def test_spoiled_report_is_refused(offset: int, new: str) -> None:
     with pytest.raises(WireError):
         Report.parse(spoiled(GOLDEN[4][1], offset, new))

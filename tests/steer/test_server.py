@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from ipaddress import IPv4Address, IPv6Address
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,9 +13,9 @@ import pytest
 from passt.facts.contracts import PortChange
 from passt.facts.port_rule import PortRule
 from passt.light.values import replace
-from passt.steer import messages
-from passt.steer.messages import Answer, Hello, NewTable, Report
-from passt.steer.server import PATIENCE_S, RETRY_S, PortServer, peer_uid
+from passt.steer import messages, server
+from passt.steer.messages import PATIENCE_S, Answer, Hello, NewTable, Report
+from passt.steer.server import RETRY_S, PortServer, peer_uid
 from passt.steer.tables import ClientTables
 from tests.support.processes import is_readable
 
@@ -34,6 +36,8 @@ class Loop:
     def __init__(self) -> None:
         self.readers: dict[int, Callable[[], None]] = {}
         self.timers: list[tuple[float, Callable[[], None]]] = []
+        self.now = 100.0
+        self.is_limited = False
 
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
         assert fd not in self.readers
@@ -45,13 +49,21 @@ class Loop:
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         self.timers.append((delay_s, callback))
 
+    @contextlib.contextmanager
+    def wait_limit(self) -> Iterator[None]:
+        self.is_limited = True
+        yield
+        self.is_limited = False
+
     def turn(self) -> None:
         """Serve all that is readable, until nothing is."""
         while ready := [fd for fd in self.readers if is_readable(fd)]:
             self.readers[ready[0]]()
 
     def pass_time(self) -> None:
+        """Let all timers of now be due."""
         timers, self.timers = self.timers, []
+        self.now += max(delay for delay, _ in timers)
         for _, callback in timers:
             callback()
 
@@ -111,11 +123,12 @@ class World:
     def __init__(self, path: str, abilities: int = BOTH) -> None:
         self.path = path
         self.loop, self.door, self.tables = Loop(), Door(path), Tables()
-        self.is_ours = True
+        self.is_ours: bool | None = True
         self.shown = ClientTables(self.tables, {"HOST": abilities | COMMON,
                                                 "SPLICE": abilities | COMMON | messages.FOLLOWS})
-        server = PortServer(self.loop, self.door, self.shown, lambda _: self.is_ours)
-        server.start()
+        served = PortServer(self.loop, self.door, self.shown, lambda _: self.is_ours,
+                            lambda: self.loop.now)
+        served.start()
 
     def connect(self) -> socket.socket:
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -192,6 +205,8 @@ def test_faults_are_reported_and_only_to_who_asks(world: World) -> None:
     assert Report.parse(answered(world, NewTable(1))) == Report(
         is_refused=True, lines=("port 22: no", "port 23: no"))
     assert answered(world, NewTable(1), report=False) == b""
+    world.tables.outcome = PortChange(faults=("port 22: no",), n_lost=1)
+    assert Report.parse(answered(world, NewTable(1))).has_lost
 
 
 def test_answer_to_tables_that_were_changed_meanwhile_is_refused(world: World) -> None:
@@ -289,12 +304,29 @@ def test_patience_with_a_client_that_has_gone_does_not_end_the_next(world: World
     first, _ = world.greeted()
     first.close()
     world.loop.turn()
-    (_, late), = world.loop.timers
+    world.loop.now += 2.0
     second, _ = world.greeted()
-    late()
+    world.loop.now -= 2.0
+    world.loop.pass_time()
     with pytest.raises(BlockingIOError):
         second.recv(1)
+    assert [delay for delay, _ in world.loop.timers] == [2.0]
+    world.loop.pass_time()
+    assert second.recv(1) == b""
     second.close()
+
+
+def test_clients_in_a_row_leave_one_timer(world: World) -> None:
+    for _ in range(100):
+        client, _ = world.greeted()
+        client.close()
+        world.loop.turn()
+    assert len(world.loop.timers) == 1
+    world.loop.pass_time()
+    assert world.loop.timers == []
+    client, _ = world.greeted()
+    assert len(world.loop.timers) == 1
+    client.close()
 
 
 def test_client_of_another_user_is_refused(world: World, capfd: pytest.CaptureFixture[str]) -> None:
@@ -307,12 +339,49 @@ def test_client_of_another_user_is_refused(world: World, capfd: pytest.CaptureFi
     client.close()
 
 
+def test_client_of_nobody_knows_whom_is_refused_as_such(
+        world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    world.is_ours = None
+    client = world.connect()
+    world.loop.turn()
+    assert client.recv(1) == b""
+    assert "whose it is cannot be told" in capfd.readouterr().err
+    client.close()
+
+
 def test_client_that_takes_nothing_is_let_go(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "send", lambda *_: 10)
     client = world.connect()
     world.loop.turn()
     assert list(world.loop.readers) == [world.door.fd]
     client.close()
+
+
+def test_what_closes_a_client_s_descriptors_waits_no_longer_than_the_limit(
+        world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket with SO_LINGER that a client sends along is closed by who reads, or closes the connection."""
+    done: list[tuple[str, bool]] = []
+
+    class Watched(socket.socket):
+        def recv(self, *arguments: int) -> bytes:
+            done.append(("recv", world.loop.is_limited))
+            return super().recv(*arguments)
+
+        def close(self) -> None:
+            done.append(("close", world.loop.is_limited))
+            super().close()
+
+    monkeypatch.setattr(server, "socket", SimpleNamespace(socket=Watched, MSG_NOSIGNAL=socket.MSG_NOSIGNAL))
+    client = world.connect()
+    world.loop.turn()
+    client.send(b"\1")
+    world.loop.turn()
+    client.close()
+    world.loop.turn()
+    world.is_ours = False
+    world.connect().close()
+    world.loop.turn()
+    assert done == [("recv", True), ("recv", True), ("close", True), ("close", True)]
 
 
 def test_door_without_a_descriptor_is_tried_again(world: World) -> None:

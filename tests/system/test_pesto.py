@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from passt.facts.port_rule import PortRule
-from passt.steer.messages import Answer, Hello, NewTable
-from passt.steer.server import PATIENCE_S
+from passt.steer.messages import PATIENCE_S, Answer, Hello, NewTable
 from tests.support.lab import HOST4, HOST6, Lab, Running
 from tests.support.processes import children, process_state, status_field, wait_until
 from tests.system.machines import passt

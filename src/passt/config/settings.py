@@ -249,6 +249,7 @@ def _check_together(settings: Settings) -> None:
     if settings.diagnostics.stats_s is not None and not settings.process.foreground:
         raise ConfigError("option '--stats' prints on standard error, which a program in the background does"
                           " not have; add --foreground")
+    _check_sockets(settings)
     if settings.control.conf_path is not None:
         _check_steering(settings)
     addresses, protocols = settings.addresses, settings.protocols
@@ -261,16 +262,30 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(f"option '--outbound-if6' {addresses.outbound_if6} needs IPv6, which -4 disables")
 
 
+def _check_sockets(settings: Settings) -> None:
+    """Refuse one file for two sockets: the second would take it from the first. Raises ConfigError."""
+    control = settings.control
+    paths: dict[str, str] = {}
+    for option, path in (("--conf-path", control.conf_path),
+                         ("--control", None if control.control_path == "auto" else control.control_path),
+                         ("--socket", settings.socket.socket_path)):
+        if path is None:
+            continue
+        if path in paths:
+            raise ConfigError(f"options '{paths[path]}' and '{option}' name the same file {path}: give each"
+                              " one of its own")
+        paths[path] = option
+
+
 def _check_steering(settings: Settings) -> None:
     """Refuse what the socket of --conf-path cannot serve. Raises ConfigError."""
     path = settings.control.conf_path
-    if path == settings.socket.socket_path:
-        raise ConfigError(f"options '--conf-path' and '--socket' name the same file {path}: give each one of"
-                          " its own")
     for letters, rules in (("-t and -u", settings.forwarding.port_rules),
                            ("-T and -U", settings.forwarding.namespace_rules)):
-        if len(rules) > MAX_RULES:
-            raise ConfigError(f"option '--conf-path' {path}: {letters} make {len(rules)} rules, and the"
+        # One that leaves out ephemeral ports may become two, below and above them.
+        n_rules = sum(2 if rule.skips_ephemeral and rule.first < rule.last else 1 for rule in rules)
+        if n_rules > MAX_RULES:
+            raise ConfigError(f"option '--conf-path' {path}: {letters} make {n_rules} rules, and the"
                               f" protocol of this socket has room for {MAX_RULES}; write longer ranges")
 
 

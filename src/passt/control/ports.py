@@ -93,7 +93,8 @@ class PortRules:
         outcome = self._tables.change(draft.tables())
         if outcome.faults:
             more = f"; {len(outcome.faults) - 1} more in errors" if len(outcome.faults) > 1 else ""
-            raise RefusalError(409, f"nothing was changed: {outcome.faults[0]}{more}", errors=outcome.faults)
+            what = "ports that were forwarded are lost" if outcome.n_lost else "nothing was changed"
+            raise RefusalError(409, f"{what}: {outcome.faults[0]}{more}", errors=outcome.faults)
         return {"opened": outcome.n_opened, "closed": outcome.n_closed, "notes": list(outcome.notes),
                 "rules": self.show()}
 

@@ -149,16 +149,21 @@ cdef void change_rule(Core core, Listener listener, object rule) except *:
 
 
 cdef void end_listener(Core core, Listener listener) except *:
-    """Close a listener; UDP flows that use its socket end."""
-    cdef uint32_t i
+    """Close a listener; UDP flows that use its socket end.
+
+    They are looked for only if there are some, as a change of rules closes thousands of listeners at once.
+    """
+    cdef uint32_t i = 0
     cdef Flow *flow
     core.why = b"port closed"
-    if listener.protocol == IPPROTO_UDP and (core.stats.flows_udp or core.stats.flows_splice_udp):
-        for i in range(core.flows.top):
+    if listener.protocol == IPPROTO_UDP:
+        while core.listeners.states[listener.index].n_flows and i < core.flows.top:
             flow = &core.flows.flows[i]
+            i += 1
             if (flow.kind == FLOW_UDP and flow.body.udp.listener == listener.index + 1
                     or flow.kind == FLOW_SPLICE_UDP and flow.body.splice_udp.listener == listener.index + 1):
                 core.handlers[flow.kind].end_flow(core, flow)
+        PASST_ASSERT(core.listeners.states[listener.index].n_flows == 0)
     core.why = NULL
     core.bypass.decisions.forget()
     core.listeners.remove(listener)

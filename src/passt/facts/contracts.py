@@ -239,14 +239,16 @@ class PortChange(NamedTuple):
     """What came of a change of port rules.
 
     With *faults* nothing was changed; each is one line for the user that names a rule or port and what is
-    wrong. *notes* are lines about ports of optional rules that could not be had. *n_opened* and *n_closed*
-    count ports.
+    wrong. Only the *n_lost* ports are closed, which were closed for the change and could not be had again.
+    *notes* are lines about ports of optional rules that could not be had. *n_opened* and *n_closed* count
+    ports.
     """
 
     faults: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     n_opened: int = 0
     n_closed: int = 0
+    n_lost: int = 0
 
 
 class PortTables(Protocol):

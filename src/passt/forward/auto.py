@@ -54,14 +54,15 @@ class Direction:
     """One direction: its *rules*, a *scan* of its service side, and its listen *side*, *name* in messages.
 
     At most *max_open* listeners are opened, since programs that bind ports at the service side are not
-    trusted.
+    trusted, and none where *has_room* says that descriptors are few: other rules may have taken them since.
     """
 
     def __init__(self, name: str, rules: Sequence[PortRule], scan: Scan, side: ListenerSide,
-                 max_open: int) -> None:
+                 max_open: int, has_room: Callable[[], bool] = lambda: True) -> None:
         self.name = name
         self.side = side
         self.max_open = max_open
+        self.has_room = has_room
         self._scan = scan
         self.followers: list[_Follower] = []
         self.has_failed = False                # whether the last scan failed
@@ -190,8 +191,10 @@ class AutoForwarder:
         is_new = port not in follower.failed
         follower.failed.pop(port, None)
         what = f"auto: {direction.name} {_NAMES[follower.rule.proto]} port {port}"
-        if direction.n_open >= direction.max_open:
-            follower.failed[port] = f"the limit of {direction.max_open} listeners is reached"
+        if direction.n_open >= direction.max_open or not direction.has_room():
+            follower.failed[port] = (f"the limit of {direction.max_open} listeners is reached"
+                                     if direction.n_open >= direction.max_open else
+                                     "the limit of open files leaves no room for it")
             if is_new:
                 self._log(f"{what}: {follower.failed[port]}")
             return

@@ -32,6 +32,7 @@ MAX_TRIES = 8  # to bind a path that other processes bind too
 LOCK_TRIES = 100
 LOCK_PAUSE_S = 0.005
 
+_TIMEVAL = struct.Struct("ll")              # struct timeval
 _PEER_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 # Errors of bind(2) for a path -> what to say.
@@ -144,6 +145,29 @@ def listen_alone(path: str, option: str) -> ListeningSocket:
         raise ConfigError(f"option '{option}' {path}: {error}") from None
     finally:
         os.umask(mask)
+
+
+def connect(path: str, wait_s: float) -> socket.socket:
+    """Connect to the stream socket *path*; *wait_s* is the limit for that, and for each call afterwards.
+
+    Raises OSError, which is TimeoutError where others are first for that long, or ValueError. The socket is
+    blocking meanwhile: connect(2) of a UNIX socket that is not fails at once if the queue is full (unix(7),
+    EAGAIN), and a timeout of Python's makes it such a one.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    seconds = int(wait_s)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO,
+                        _TIMEVAL.pack(seconds, round((wait_s - seconds) * 1e6)))
+        sock.connect(path)
+    except BlockingIOError:
+        sock.close()
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
+    except BaseException:
+        sock.close()
+        raise
+    sock.settimeout(wait_s)
+    return sock
 
 
 def remove_if_stale(path: str) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import socket
 
 from passt.errors import ConfigError, HostError
+from passt.host import unix_socket
 from passt.passtctl.printable import escape_controls
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -38,9 +38,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         """Connect to the path."""
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+        self.sock = unix_socket.connect(self._path, LIMIT_S)
 
 
 def _refuse(text: str) -> None:

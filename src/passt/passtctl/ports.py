@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _HOST = frozenset(("-t", "-u"))
 STDERR = 2
+LOST = "ports that were forwarded are lost"  # as the instance says it
 
 
 def ports(instance: Instance, command: Command) -> int:
@@ -36,7 +37,8 @@ def ports(instance: Instance, command: Command) -> int:
         if not error.errors:
             raise
         print_lines(error.errors, STDERR)
-        raise HostError("nothing was changed") from None
+        is_lost = LOST in str(error)
+        raise HostError(f"the change failed, and {LOST}" if is_lost else "nothing was changed") from None
     if command.json:
         return print_json(done)
     print_lines(done["notes"], STDERR)

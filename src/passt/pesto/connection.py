@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import socket
 
 from passt import log
 from passt.errors import HostError, WireError
+from passt.host import unix_socket
 from passt.steer import messages
-from passt.steer.messages import Hello, Report
+from passt.steer.messages import PATIENCE_S, Hello, Report
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -28,12 +28,9 @@ class Connection:
 
     def __init__(self, path: str, wait_s: float = WAIT_S) -> None:
         self._path = path
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._sock.settimeout(wait_s)
         try:
-            self._sock.connect(path)
+            self._sock = unix_socket.connect(path, wait_s)
         except (OSError, ValueError) as error:
-            self._sock.close()
             why = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise HostError(f"Failed to connect to {path}: {why}{_explain(error)}") from None
 
@@ -66,11 +63,16 @@ class Connection:
     def send_answer(self, answer: Answer) -> Report | None:
         """Send the new tables and wait until they are carried out; None if the program does not report."""
         data = answer.build()
-        self._try(lambda: self._sock.sendall(data))
+        self._send(data)
         log.debug(f"sent {len(data)} bytes of tables")
         received = b""
         while True:
-            more = self._receive()
+            try:
+                more = self._try(lambda: self._sock.recv(_READ_LEN))
+            except ConnectionResetError:
+                if answer.wants_report:
+                    raise self._let_go() from None
+                break              # of who reports nothing it is looked at what there is now
             if not more:
                 break
             received += more
@@ -83,6 +85,17 @@ class Connection:
         except WireError as error:
             raise HostError(f"{self._path}: {error}; the ports may have been changed, or not") from None
 
+    def _send(self, data: bytes) -> None:
+        try:
+            self._try(lambda: self._sock.sendall(data))
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._let_go() from None
+
+    def _let_go(self) -> HostError:
+        """Make the error for a connection that was closed before the answer was read to its end."""
+        return HostError(f"{self._path}: the program let us go, as it waits for an answer {PATIENCE_S:g} s,"
+                         " or it has ended; nothing was changed")
+
     def _receive(self) -> bytes:
         try:
             return self._try(lambda: self._sock.recv(_READ_LEN))
@@ -94,7 +107,7 @@ class Connection:
             return call() or b""
         except TimeoutError:
             raise HostError(f"{self._path}: the program does not answer, or others keep it busy") from None
-        except ConnectionResetError:
+        except (BrokenPipeError, ConnectionResetError):
             raise
         except OSError as error:
             raise HostError(f"{self._path}: {error.strerror}") from None

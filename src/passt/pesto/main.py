@@ -37,6 +37,8 @@ def run(command: Command) -> int:
     if report is not None:
         for line in report.lines:
             log.warning(line)
+        if report.has_lost:
+            raise HostError("the change failed, and ports that were forwarded are lost")
         if report.is_refused:
             raise HostError("nothing was changed")
     else:
@@ -50,9 +52,8 @@ def run(command: Command) -> int:
 def _check(path: str, draft: Draft) -> None:
     """Look whether a program that tells nothing has taken the new tables. Raises HostError."""
     with Connection(path) as connection:
-        if not draft.is_as(connection.read_hello().tables):
-            raise HostError(f"{path}: the program has not taken the new rules, or others have changed them"
-                            " since; its log may say why")
+        if not draft.is_done_in(connection.read_hello().tables):
+            raise HostError(f"{path}: the program has not taken the new rules; its log may say why")
 
 
 def _as_received(hello: Hello) -> list[tuple[str, list[PortRule]]]:

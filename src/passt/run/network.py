@@ -175,6 +175,7 @@ class Network:
         explain = log.debug if log.is_debug() else None
         self._ping_refusal = PingRefusal()
         self._protocols = settings.protocols
+        self._loopback_to_loopback = settings.forwarding.host_lo_to_ns_lo
         asked, protocols = settings.services, settings.protocols
         policy = Policy(guest, tcp=protocols.tcp, udp=protocols.udp, icmp=protocols.icmp, explain=explain,
                         warn=log.warning, on_ping_forbidden=self._ping_refusal.warn)
@@ -236,8 +237,8 @@ class Network:
         """Have the port rules changed by clients of *steering* and *control*; call after `start_ports`."""
         if steering is None or self._forwarding is None:
             return
-        tables = steering.start(self.engine, self._forwarding.live_ports(self._protocols), self._protocols,
-                                self._guest)
+        live = self._forwarding.live_ports(self._protocols, loopback_to_loopback=self._loopback_to_loopback)
+        tables = steering.start(self.engine, live, self._protocols, self._guest)
         if control is not None:
             control.steer(tables, self._forwarding.leave_out_ephemeral, steering.user_of)
 

@@ -281,22 +281,25 @@ class PortForwarding:
             return
         self._directions = (
             Direction("host", self._ports.inbound, PortScanner(namespace_sources).scan, self._host_side,
-                      spare // 2),
+                      spare // 2, lambda: self._room() >= 1),
             # A listener of the namespace takes two descriptors, one for each family.
             # The sockets of outbound UDP flows are bound as services are, but are none: leave them out.
             Direction("namespace", outbound, PortScanner(self._host_sources, self._engine.udp_sockets).scan,
-                      namespace_side or self._host_side, spare // 4))
+                      namespace_side or self._host_side, spare // 4, lambda: self._room() >= 2))
         self._forwarder = AutoForwarder(
             *self._directions, explain=log.debug if log.is_debug() else None,
             warn=lambda text: log.limited(log.WARNING, "scan", text))
         self._follow()
 
-    def live_ports(self, protocols: ProtocolSettings) -> PortTables:
-        """Return the tables of rules, which can be changed: for what *protocols* has switched on."""
+    def live_ports(self, protocols: ProtocolSettings, *, loopback_to_loopback: bool) -> PortTables:
+        """Return the tables of rules, which can be changed: for what *protocols* has switched on.
+
+        *loopback_to_loopback* is as for `LivePorts`.
+        """
         from passt.run.port_tables import LivePorts, LiveTable, refuse_disabled, refuse_inside
 
         assert self._handles is not None  # noqa: S101 - who calls this has said so before
-        binder, sides = self._ports.binder, (self._host_side, self._namespace_side)
+        binder = self._ports.binder
         directions = self._directions or (None, None)
         numbers = {number for number, is_on in ((IPPROTO_TCP, protocols.tcp), (IPPROTO_UDP, protocols.udp))
                    if is_on}
@@ -309,8 +312,13 @@ class PortForwarding:
                                       if is_on}, numbers)
             tables.append(LiveTable(NAMESPACE_TABLE, self._ports.outbound, self._namespace_side,
                                     self._handles[NAMESPACE], directions[NAMESPACE], refuse_inside(inside)))
-        return LivePorts(tables, lambda: self._spare - sum(side.n_open for side in sides if side is not None),
-                         self._low_ports, self._follow)
+        return LivePorts(tables, self._room, self._low_ports, self._follow,
+                         loopback_to_loopback=loopback_to_loopback)
+
+    def _room(self) -> int:
+        """Count the descriptors that listeners of optional and `auto` rules may still take."""
+        sides = (self._host_side, self._namespace_side)
+        return self._spare - sum(side.n_open for side in sides if side is not None)
 
     def leave_out_ephemeral(self, rules: Iterable[PortRule]) -> list[PortRule]:
         """Do as `host.listeners.leave_out_ephemeral` with the range of the start, as no file can be read."""

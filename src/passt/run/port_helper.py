@@ -16,6 +16,10 @@ Messages on the channel, a request and a reply at a time; numbers in network ord
     "b" | rule, as `steer.messages` writes it | port 2        open a listening socket
     "u" and the descriptor of a connection                    who is at its other end?
     errno 4 | user 4, and the descriptor of a socket          reply; errno 0: done
+
+First of all the helper says "ready", when it has given up what it does not need, or why it cannot. A reply
+that comes too late would be taken for that to the next request: who has waited in vain closes the channel,
+and the helper ends.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ import socket
 import struct
 
 from passt import log
-from passt.errors import HostError, WireError
+from passt.errors import HostError, PasstError, WireError
 from passt.host import descriptors
 from passt.process import empty_root, interpreter, landlock, privileges, signals
 from passt.process.seccomp import CallFilter
@@ -42,12 +46,15 @@ if TYPE_CHECKING:
     from passt.process.identity import Identity
 
 FORM = "helper"                    # of the filter
-TIMEOUT_S = 5.0                    # for a reply: a socket is bound at once
+TIMEOUT_S = 2.0                    # for a reply, with the loop standing still: a socket is bound at once
+START_S = 20.0                     # until the helper is ready
+_READY = b"ready"
 _BIND, _USER = b"b", b"u"
 _PORT = struct.Struct("!H")
 _REPLY = struct.Struct("!II")
 _FD = struct.Struct("=i")
 _MAX_REQUEST = 256
+_GONE = "the process that binds low ports has ended"
 
 
 def start_helper(binder: HostBinder, user: Identity | None) -> PortHelper | None:
@@ -65,7 +72,21 @@ def start_helper(binder: HostBinder, user: Identity | None) -> PortHelper | None
     if pid == 0:
         _run(theirs, binder, user)
     theirs.close()
+    _await(ours)
     return PortHelper(ours)
+
+
+def _await(channel: socket.socket) -> None:
+    """Wait until the helper is ready. Raises HostError."""
+    channel.settimeout(START_S)
+    try:
+        said = channel.recv(_MAX_REQUEST)
+    except OSError:
+        said = b"it does not begin"
+    if said != _READY:
+        channel.close()
+        why = said.decode(errors="replace") or "it has ended"
+        raise HostError(f"cannot start the process that binds low ports: {why}")
 
 
 class PortHelper:
@@ -77,9 +98,9 @@ class PortHelper:
 
     def open(self, rule: PortRule, port: int) -> int:
         """Open the socket for one port of *rule*, as `HostBinder.open` does. Raises OSError."""
-        self._send(_BIND + build_rule(rule.bare()) + _PORT.pack(port), [])
-        _, fds = self._receive()
-        if not fds:
+        _, fds = self._ask(_BIND + build_rule(rule.bare()) + _PORT.pack(port), [])
+        if len(fds) != 1:
+            _close(fds)
             raise OSError(errno.EIO, "the process that binds low ports has sent no socket")
         os.set_blocking(fds[0], False)
         return fds[0]
@@ -87,24 +108,29 @@ class PortHelper:
     def user_of(self, client: socket.socket) -> int | None:
         """Return the user of the host at the other end of *client*; None if that cannot be told."""
         try:
-            self._send(_USER, [client.fileno()])
-            return self._receive()[0]
+            user, fds = self._ask(_USER, [client.fileno()])
         except OSError as error:
-            log.limited(log.WARNING, "helper", f"cannot tell whose client this is: {error.strerror}")
+            log.limited(log.WARNING, "helper", f"cannot tell whose client this is: {error.strerror or error}")
             return None
+        _close(fds)
+        return user
 
-    def _send(self, request: bytes, fds: list[int]) -> None:
-        _send(self._channel, request, fds)
-
-    def _receive(self) -> tuple[int, list[int]]:
-        """Return the user and descriptors of a reply. Raises OSError."""
-        data, fds = _receive(self._channel, _REPLY.size)
-        if len(data) != _REPLY.size:
-            raise OSError(errno.EPIPE, "the process that binds low ports has ended")
-        number, user = _REPLY.unpack(data)
+    def _ask(self, request: bytes, fds: list[int]) -> tuple[int, list[int]]:
+        """Return the user and descriptors of the reply to *request* with *fds*. Raises OSError."""
+        if self._channel.fileno() < 0:
+            raise OSError(errno.EPIPE, _GONE)
+        try:
+            _send(self._channel, request, fds)
+            data, received = _receive(self._channel, _REPLY.size)
+        except TimeoutError:
+            self._channel.close()
+            raise OSError(errno.EPIPE, "the process that binds low ports does not answer, and is given up"
+                          ) from None
+        number, user = _REPLY.unpack(data) if len(data) == _REPLY.size else (errno.EPIPE, 0)
         if number:
-            raise OSError(number, os.strerror(number))
-        return user, fds
+            _close(received)
+            raise OSError(number, os.strerror(number) if len(data) == _REPLY.size else _GONE)
+        return user, received
 
 
 def _send(channel: socket.socket, data: bytes, fds: list[int]) -> None:
@@ -124,11 +150,21 @@ def _receive(channel: socket.socket, size: int) -> tuple[bytes, list[int]]:
                   for (fd,) in _FD.iter_unpack(payload[:len(payload) // _FD.size * _FD.size])]
 
 
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
 def _run(channel: socket.socket, binder: HostBinder, user: Identity | None) -> NoReturn:
     """Be the helper until the main process has gone."""
     try:
-        _confine(channel, user)
-        while _serve_one(channel, binder):
+        said = _READY
+        try:
+            _confine(channel, user)
+        except (OSError, PasstError) as error:
+            said = (str(error) or type(error).__name__).encode(errors="replace")[:_MAX_REQUEST]
+        _send(channel, said, [])
+        while said == _READY and _serve_one(channel, binder):
             pass
     finally:
         os._exit(0)
@@ -179,8 +215,7 @@ def _serve_one(channel: socket.socket, binder: HostBinder) -> bool:
     except (WireError, IndexError, struct.error):
         number = errno.EINVAL
     _send(channel, _REPLY.pack(number, user), fds)
-    for fd in fds:
-        os.close(fd)
+    _close(fds)
     return True
 
 

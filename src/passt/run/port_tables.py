@@ -19,9 +19,9 @@ from __future__ import annotations
 import errno
 
 from passt import log
-from passt.facts.contracts import MAX_LISTENERS, MAX_RULES, NAMESPACE_TABLE, PortChange
+from passt.facts.contracts import HOST_TABLE, MAX_LISTENERS, MAX_RULES, NAMESPACE_TABLE, PortChange
 from passt.forward.port_plan import Port, plan_change
-from passt.forward.rules import PROTOCOLS, describe_rule, find_overlap
+from passt.forward.rules import PROTOCOLS, describe_rule, find_loop, find_overlap
 from passt.light.values import replace
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -76,16 +76,18 @@ class LiveTable:
 class LivePorts:
     """The tables of a run; a `contracts.PortTables`.
 
-    *spare* tells how many listeners of optional rules may still be opened. *low_ports* is the first port that
-    needs no right, where it is known. *on_change* is called after each change.
+    *spare* tells how many descriptors listeners of optional rules may still take. *low_ports* is the first
+    port that needs no right, where it is known. *on_change* is called after each change. With
+    *loopback_to_loopback* (--host-lo-to-ns-lo) the rules of both tables may not lead to each other.
     """
 
     def __init__(self, tables: Sequence[LiveTable], spare: Callable[[], int], low_ports: int | None = None,
-                 on_change: Callable[[], None] | None = None) -> None:
+                 on_change: Callable[[], None] | None = None, *, loopback_to_loopback: bool = False) -> None:
         self._tables = {table.name: table for table in tables}
         self._spare = spare
         self._low_ports = low_ports
         self._on_change = on_change
+        self._can_loop = loopback_to_loopback
 
     def names(self) -> tuple[str, ...]:
         """List the tables."""
@@ -120,7 +122,7 @@ class LivePorts:
         """Make the rules of the tables that are named those given: all of it, or nothing."""
         faults = [fault for name, rules in tables.items() for fault in self._find_faults(name, rules)]
         if not faults:
-            faults = self._count(tables)
+            faults = self._count(tables) or self._find_loops(tables)
         if faults:
             return PortChange(faults=tuple(faults[:MAX_LINES]))
         change = _Change([_TableChange(self._tables[name], rules) for name, rules in tables.items()],
@@ -142,6 +144,27 @@ class LivePorts:
             if n_ports > limit:
                 return [f"{n_ports} ports are more than the {limit} that can be {what}"]
         return []
+
+    def _find_loops(self, tables: Mapping[str, Sequence[PortRule]]) -> list[str]:
+        """Refuse new rules that lead to one of the other table which leads back, as a start does."""
+        if not self._can_loop or NAMESPACE_TABLE not in self._tables:
+            return []
+        inward, outward = [tables.get(name, self._tables[name].rules)
+                           for name in (HOST_TABLE, NAMESPACE_TABLE)]
+        here = {rule.bare() for table in self._tables.values() for rule in table.rules}
+        faults = []
+        for rule in inward:
+            is_new = rule.bare() not in here
+            for back in outward:
+                # The rules of the start were looked at then. `auto` ones leave out where the others listen.
+                if rule.auto or back.auto or not (is_new or back.bare() not in here):
+                    continue
+                port = find_loop(rule, back)
+                if port is not None:
+                    faults.append(f"{describe_rule(rule)}: with --host-lo-to-ns-lo it and"
+                                  f" {self._tables[NAMESPACE_TABLE].name_rule(back)} lead port {port} to each"
+                                  " other for ever")
+        return faults
 
     def _find_faults(self, name: str, rules: Sequence[PortRule]) -> list[str]:
         """Look at the rules of one table as far as nothing has to be opened for it."""
@@ -175,7 +198,7 @@ class LivePorts:
 class _TableChange:
     """The change of one table: its plan, and what was opened so far."""
 
-    __slots__ = ("closed", "handles", "late", "opened", "plan", "rules", "table")
+    __slots__ = ("closed", "failed", "handles", "late", "opened", "plan", "rules", "table")
 
     def __init__(self, table: LiveTable, rules: Sequence[PortRule]) -> None:
         self.table = table
@@ -186,6 +209,7 @@ class _TableChange:
         self.late = frozenset(self.plan.late)
         self.opened: dict[Port, object] = {}
         self.closed: list[Port] = []           # those that were in the way
+        self.failed: dict[PortRule, str] = {}  # new optional rules -> the last port that could not be had
 
 
 class _Change:
@@ -198,8 +222,7 @@ class _Change:
         self._low_ports = low_ports
         self._faults: list[str] = []
         self._notes: list[str] = []
-        self._failed: dict[PortRule, str] = {}     # optional rules -> the last port that could not be had
-        self._cut = ""                             # told if there was no room for some
+        self._no_room = ""                             # told if there was no room for some
 
     def carry_out(self) -> PortChange:
         """Open, and if that works close; else undo. Logs nothing."""
@@ -211,39 +234,40 @@ class _Change:
                 self._open(change, change.plan.late)
         self._check_optional()
         if self._faults:
-            for change in self._changes:
-                self._undo(change)
-            return PortChange(faults=_cut(self._faults))
+            n_lost = sum([self._undo(change) for change in self._changes])
+            return PortChange(faults=_shorten(self._faults), n_lost=n_lost)
         n_opened = sum(len(change.opened) for change in self._changes)
         n_closed = sum(len(change.plan.closed) for change in self._changes)
         for change in self._changes:
             _finish(change)
-        return PortChange(notes=_cut(self._notes), n_opened=n_opened, n_closed=n_closed)
+        return PortChange(notes=_shorten(self._notes), n_opened=n_opened, n_closed=n_closed)
 
     def _open(self, change: _TableChange, ports: Sequence[Port]) -> None:
-        spare, n_cut, cut = self._spare(), 0, None
+        n_cut, cut, is_full = 0, None, False
         for each in ports:
             rule, port = each
-            if rule.optional:
-                if spare <= 0:
-                    n_cut, cut = n_cut + 1, rule
-                    continue
-                spare -= 1
+            # Asked each time: only the side knows how many descriptors its listeners take.
+            if rule.optional and (is_full or self._spare() <= 0):
+                n_cut, cut = n_cut + 1, rule
+                continue
             try:
                 change.opened[each] = change.table.side.open_listener(rule, port)
             except OSError as error:
+                is_full = is_full or error.errno in _NO_DESCRIPTOR
                 line = self._explain(change.table, each, error)
-                if rule.optional:
-                    self._failed[rule] = line
-                    self._notes.append(line)
-                else:
+                if not rule.optional:
                     self._faults.append(line)
-                    if error.errno in _NO_DESCRIPTOR:
+                    if is_full:
                         return
+                elif is_full:
+                    n_cut, cut = n_cut + 1, rule
+                else:
+                    change.failed[rule] = line
+                    self._notes.append(line)
         if cut is not None:
             line = (f"{change.table.name_rule(cut)}: {n_cut} ports are not forwarded, as the limit of open"
                     " files leaves no room for them")
-            self._cut = line
+            self._no_room = line
             self._notes.append(line)
 
     def _explain(self, table: LiveTable, failed: Port, error: OSError) -> str:
@@ -268,26 +292,33 @@ class _Change:
 
     def _check_optional(self) -> None:
         """Fail if no port of a new optional rule could be had, or there was no room for any at all."""
-        if self._cut and not any(port.rule.optional for change in self._changes for port in change.opened):
-            self._faults.append(self._cut)
+        rules = [rule for change in self._changes for rule in (*(port.rule for port in change.opened),
+                                                               *(move.new for move in change.plan.moved))]
+        if self._no_room and not any(rule.optional for rule in rules):
+            self._faults.append(self._no_room)
         for change in self._changes:
             served = {port.rule for port in change.opened} | {move.new for move in change.plan.moved}
-            for rule in change.rules:
-                if rule in self._failed and rule not in served:
+            for rule, last in change.failed.items():
+                if rule not in served:
                     self._faults.append(f"{change.table.name_rule(rule)}: none of its ports could be had; the"
-                                        f" last one: {self._failed[rule]}")
+                                        f" last one: {last}")
 
-    def _undo(self, change: _TableChange) -> None:
+    def _undo(self, change: _TableChange) -> int:
+        """Put back what was there; return how many ports could not be had again."""
+        n_lost = 0
         for handle in change.opened.values():
             change.table.side.close_listener(handle)
         for each in change.closed:
             try:
                 change.handles[each.rule][each.port] = change.table.side.open_listener(each.rule, each.port)
             except OSError as error:
-                self._faults.append(f"{self._explain(change.table, each, error)}; it was forwarded before,"
+                n_lost += 1
+                # In front: lines that are too many are left out at the end.
+                self._faults.insert(0, f"{self._explain(change.table, each, error)}; it was forwarded before,"
                                     " and is not any more")
         if change.closed:
             _settle(change.table, change.table.rules, change.handles)
+        return n_lost
 
 
 def _finish(change: _TableChange) -> None:
@@ -314,7 +345,7 @@ def _settle(table: LiveTable, rules: Sequence[PortRule], handles: Handles) -> No
         table.direction.change_rules(rules, {rule: ports for rule, ports in handles.items() if rule.auto})
 
 
-def _cut(lines: Sequence[str]) -> tuple[str, ...]:
+def _shorten(lines: Sequence[str]) -> tuple[str, ...]:
     if len(lines) <= MAX_LINES:
         return tuple(lines)
     return (*lines[:MAX_LINES - 1], f"and {len(lines) - MAX_LINES + 1} more")

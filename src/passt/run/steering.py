@@ -61,9 +61,12 @@ class Steering:
         for end in self._caller:
             end.close()
 
-        def is_ours(client: socket.socket) -> bool:
+        def is_ours(client: socket.socket) -> bool | None:
             # The helper has the caller's numbers of users; to us, root is like any other stranger.
-            return self.user_of(client) == self._uid if self.helper is not None else peer_uid(client) == owner
+            if self.helper is None:
+                return peer_uid(client) == owner
+            user = self.user_of(client)
+            return None if user is None else user == self._uid
 
         shown = ClientTables(tables, _abilities(tables, protocols, guest))
         if self._door is not None:

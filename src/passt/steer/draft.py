@@ -83,10 +83,17 @@ class Draft:
         """Return the names of the tables and their rules."""
         return list(self._rules.items())
 
-    def is_as(self, tables: Iterable[Table]) -> bool:
-        """Tell whether *tables* have the rules of this draft, in any order."""
+    def is_done_in(self, tables: Iterable[Table]) -> bool:
+        """Tell whether *tables* have all that this draft adds, and nothing that it deletes.
+
+        What others have changed since does not matter.
+        """
         found = {table.name: {_normal(rule) for rule in table.rules} for table in tables}
-        return found == {name: set(rules) for name, rules in self._rules.items()}
+        for name, table in self._facts.items():
+            before, after = {_normal(rule) for rule in table.rules}, set(self._rules[name])
+            if name not in found or after - before - found[name] or (before - after) & found[name]:
+                return False
+        return True
 
     def _carry_out(self, step: Step) -> None:
         if step.what == CLEAR:

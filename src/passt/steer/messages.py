@@ -18,7 +18,9 @@ so by a mark in the last bytes of each name, behind the zero that ends it, where
 that knows the mark may add the table REPORT_ID to its answer, without rules, and then gets, before the
 connection is closed::
 
-    report:  1 if nothing was changed 1 | length 4 | lines in UTF-8
+    report:  status 1 | length 4 | lines in UTF-8
+
+Status 0: it is done; 1: nothing was changed; 2: it could not be done, and ports that were forwarded are lost.
 
 Values are as in `wire/`: parsing what build wrote gives an equal value, and malformed data raises
 `WireError`.
@@ -50,6 +52,7 @@ REPORT_ID = 0xff
 MAX_TABLES = 8                     # of a message; more than any program has
 MAX_FOREIGN_RULES = 0xffff         # of a table in a hello: what another server may have
 MAX_REPORT_LEN = 1 << 16           # bytes of text
+PATIENCE_S = 5.0                   # of our server with one client, from its connection to its answer
 
 IP4, IP6, TCP, UDP, FOLLOWS, INTERFACES = 1, 2, 4, 8, 16, 32  # abilities of a table
 _BOTH, _OPTIONAL, _AUTO = 1, 2, 4  # flags of a rule: any address of both families, best effort, auto-scan
@@ -61,6 +64,7 @@ _TABLE = struct.Struct(f"!B{NAME_LEN}sII")
 _ANSWERED = struct.Struct("!BI")
 _RULE = struct.Struct(f"!16s16s{IFNAMSIZ}sHHHBB")
 _REPORT = struct.Struct("!BI")
+_LOST = 2                          # the last status of a report
 _END = b"\0"
 RULE_LEN = _RULE.size
 _MARK, _MARK_AT = b"report", 112
@@ -168,24 +172,32 @@ class Answer(Value):
 
 
 class Report(Value):
-    """What came of an answer: *lines* for the user; *is_refused*: nothing was changed."""
+    """What came of an answer: *lines* for the user; *is_refused*: nothing was changed.
+
+    With *has_lost* too, ports that were forwarded are not any more.
+    """
 
     is_refused: bool
     lines: tuple[str, ...] = ()
+    has_lost: bool = False
+
+    def __post_init__(self) -> None:
+        if self.has_lost and not self.is_refused:
+            raise ValueError("report: ports are lost, and yet it is done")
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
         """Read one report."""
         if len(data) < _REPORT.size:
             raise WireError("report: too short")
-        is_refused, length = _REPORT.unpack_from(data)
-        if is_refused > 1 or length != len(data) - _REPORT.size or length > MAX_REPORT_LEN:
+        status, length = _REPORT.unpack_from(data)
+        if status > _LOST or length != len(data) - _REPORT.size or length > MAX_REPORT_LEN:
             raise WireError("report: bad status or length")
         try:
             text = data[_REPORT.size:].decode()
         except UnicodeDecodeError:
             raise WireError("report: the text is not UTF-8") from None
-        return cls(bool(is_refused), tuple(text.split("\n")) if text else ())
+        return cls(status != 0, tuple(text.split("\n")) if text else (), status == _LOST)
 
     def build(self) -> bytes:
         """Write the report; lines that are too many are counted in the last one."""
@@ -193,7 +205,7 @@ class Report(Value):
         if len("\n".join(lines).encode(errors="replace")) > MAX_REPORT_LEN:
             lines = self._cut()
         text = "\n".join(lines).encode(errors="replace")
-        return _REPORT.pack(self.is_refused, len(text)) + text
+        return _REPORT.pack(_LOST if self.has_lost else self.is_refused, len(text)) + text
 
     def _cut(self) -> list[str]:
         lines: list[str] = []

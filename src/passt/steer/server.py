@@ -15,18 +15,20 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 
 from passt import log
 from passt.errors import WireError
 from passt.facts.contracts import PortChange
 from passt.steer import messages
-from passt.steer.messages import Answer, Hello, Report
+from passt.steer.messages import PATIENCE_S, Answer, Hello, Report
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
+    from passt.facts.contracts import WaitLimit
     from passt.steer.tables import ClientTables
 
     class Loop(Protocol):
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
 
         def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
             """Call *callback* once, after *delay_s* seconds."""
+
+        def wait_limit(self) -> WaitLimit:
+            """Give what bounds waits for a client's descriptors."""
 
     class Accepted(Protocol):
         """A connection, from `host.unix_socket`."""
@@ -57,7 +62,6 @@ if TYPE_CHECKING:
         def accept(self) -> Accepted | None:
             """Take the next client; None if there is none. Raises OSError."""
 
-PATIENCE_S = 5.0                   # for one client, from its connection to its answer
 RETRY_S = 1.0                      # until accept(2) is tried again after it found no free descriptor
 _READ_LEN = 1 << 16
 _CHANGED = "the rules were changed by --control meanwhile; ask again"
@@ -75,17 +79,23 @@ def peer_uid(sock: socket.socket) -> int:
 
 
 class PortServer:
-    """Serves *tables* at *door*; *is_ours* tells whether a client's socket is that of who started us."""
+    """Serves *tables* at *door*; *is_ours* tells whether a client's socket is that of who started us.
+
+    It tells None where it cannot tell. *clock* counts seconds.
+    """
 
     def __init__(self, loop: Loop, door: Door, tables: ClientTables,
-                 is_ours: Callable[[socket.socket], bool]) -> None:
+                 is_ours: Callable[[socket.socket], bool | None],
+                 clock: Callable[[], float] = time.monotonic) -> None:
         self._loop = loop
         self._door = door
         self._tables = tables
         self._is_ours = is_ours
         self._client: socket.socket | None = None
         self._data = b""
-        self._n_clients = 0
+        self._clock = clock
+        self._until = 0.0          # the client is let go then
+        self._is_timed = False     # one timer waits for the clients of all times
         self._n_seen = 0           # changes of the tables before the client saw them
 
     def start(self) -> None:
@@ -104,16 +114,20 @@ class PortServer:
         if accepted is None:
             return
         client = socket.socket(fileno=accepted.detach())
-        if not self._is_ours(client):
-            log.limited(log.WARNING, "steer-user", "refused a client of --conf-path: it is another user's")
-            client.close()
+        is_ours = self._is_ours(client)
+        if not is_ours:
+            why = "whose it is cannot be told" if is_ours is None else "it is another user's"
+            log.limited(log.WARNING, "steer-user", f"refused a client of --conf-path: {why}")
+            with self._loop.wait_limit():  # it may have sent a descriptor that closes slowly
+                client.close()
             return
         self._loop.remove_reader(self._door.fd)
         self._client, self._data = client, b""
-        self._n_clients += 1
-        number = self._n_clients
         self._loop.add_reader(client.fileno(), self._on_readable)
-        self._loop.call_later(PATIENCE_S, lambda: self._on_late(number))
+        self._until = self._clock() + PATIENCE_S
+        if not self._is_timed:
+            self._is_timed = True
+            self._loop.call_later(PATIENCE_S, self._on_time)
         self._n_seen = self._tables.n_changes
         self._send(Hello(self._tables.shown()).build())
 
@@ -134,7 +148,8 @@ class PortServer:
         if client is None:
             return
         try:
-            data = client.recv(_READ_LEN)
+            with self._loop.wait_limit():  # a descriptor that comes along is closed here
+                data = client.recv(_READ_LEN)
         except BlockingIOError:
             return
         except OSError:
@@ -156,8 +171,13 @@ class PortServer:
         self._carry_out(answer)
         self._let_go()
 
-    def _on_late(self, number: int) -> None:
-        if self._client is not None and self._n_clients == number:
+    def _on_time(self) -> None:
+        """Let the client go if its time is over; of a later one wait for the rest."""
+        left = self._until - self._clock()
+        self._is_timed = self._client is not None and left > 0
+        if self._is_timed:
+            self._loop.call_later(left, self._on_time)
+        elif self._client is not None:
             log.limited(log.WARNING, "steer-late", f"a client of --conf-path was silent for {PATIENCE_S:g} s:"
                         " let go, nothing was changed")
             self._let_go()
@@ -166,7 +186,8 @@ class PortServer:
         if self._client is None:
             return
         self._loop.remove_reader(self._client.fileno())
-        self._client.close()
+        with self._loop.wait_limit():
+            self._client.close()
         self._client, self._data = None, b""
         self.start()
 
@@ -178,4 +199,5 @@ class PortServer:
             outcome = PortChange(faults=(_CHANGED,))
             log.limited(log.WARNING, "steer-changed", f"a client of --conf-path: {_CHANGED}")
         if answer.wants_report:
-            self._send(Report(bool(outcome.faults), outcome.faults or outcome.notes).build())
+            self._send(Report(bool(outcome.faults), outcome.faults or outcome.notes,
+                              has_lost=outcome.n_lost > 0).build())

@@ -109,6 +109,10 @@ cdef class World(Rig):
             raise OSError("watching the listener")
         return listener.index
 
+    def listener_flows(self, uint32_t index):
+        """How many UDP flows a listener counts: without any, nothing is looked for when it is closed."""
+        return self.core.listeners.states[index].n_flows
+
     def ask_inbound(self):
         """Ask the policy as for a datagram from 127.0.0.1; tells whether the flow may open."""
         cdef sockaddr_storage peer

@@ -250,6 +250,32 @@ def test_flow_from_a_port_that_a_listener_has_for_the_guest_leaves_by_it(family:
     assert bench.drops() == {}
 
 
+def test_listener_counts_the_flows_that_use_it() -> None:
+    """Those that came by it, those that leave by it, and those that moved to it, until they end."""
+    bench = inbound_world()
+    bench.add_listener(501, socket.IPPROTO_UDP, "rule", 5353, (socket.AF_INET,))
+
+    def counted() -> tuple[int, int]:
+        return bench.listener_flows(0), bench.listener_flows(1)
+
+    bench.policy.target = Target(packed("203.0.113.5"), 4000)
+    bench.inject(udp(GUEST[4], 53, REMOTE[4], 7000, b"hello"))
+    assert counted() == (0, 0)
+    bench.deliver(500, from_client(4000), from_client(4000, b"more"))
+    bench.listener_event(0)
+    assert counted() == (1, 0)          # moved
+    bench.policy.seen = InboundTarget(packed(REMOTE[4]), 7001, packed(GUEST[4]), 53)
+    bench.deliver(500, from_client(4001))
+    bench.listener_event(0)
+    assert counted() == (2, 0)          # came
+    bench.policy.target = None
+    bench.policy.seen = InboundTarget(packed(REMOTE[4]), PORT, packed(GUEST[4]), 5353)
+    bench.inject(query(4, b"hello", sport=5353))
+    assert counted() == (2, 1)          # leaves
+    bench.end_all()
+    assert counted() == (0, 0)
+
+
 def test_listener_that_serves_somebody_else_is_not_used() -> None:
     bench = Bench()
     bench.add_listener(500, socket.IPPROTO_UDP, "rule", 5353, (socket.AF_INET6,))

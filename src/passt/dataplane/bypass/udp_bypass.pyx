@@ -155,6 +155,7 @@ cdef Flow *open_splice_udp(Core core, uint32_t listener, int fd, const FlowKey *
     flow.keys[1] = key[0]
     fill_keys(flow, <const sockaddr_storage *>message.msg_name, view)
     flow.body.splice_udp.listener = listener + 1
+    core.listeners.add_flow(listener)
     flow.body.splice_udp.listener_fd = fd
     memcpy(&flow.body.splice_udp.client, message.msg_name,
            min(<size_t>message.msg_namelen, sizeof(sockaddr_in6)))
@@ -200,6 +201,7 @@ cdef void on_splice_timer(Core core, Flow *flow) noexcept nogil:
 
 cdef void end_splice_udp(Core core, Flow *flow) noexcept nogil:
     core.stats.flows_splice_udp -= 1
+    core.listeners.drop_flow(flow.body.splice_udp.listener - 1)
     note_ended(core, flow, b"idle")
     end_datagram(core, flow)
 

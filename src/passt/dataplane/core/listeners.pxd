@@ -16,6 +16,7 @@ cdef struct SharedListener:
 cdef struct ListenerState:
     # What the translators need of a listener without asking Python.
     SocketMarks marks[2]          # what a UDP socket was told, for IPv4 and for IPv6
+    uint32_t n_flows              # UDP flows, bypassed ones too, that use the socket
     uint16_t port                 # that the socket is bound to
     uint8_t is_paused             # not watched until the link drains
 
@@ -58,6 +59,8 @@ cdef class Listeners:
     cdef list all(self)
     cdef Py_ssize_t count(self) except -1
     cdef list sharing(self, int port)
+    cdef void add_flow(self, uint32_t index) noexcept nogil
+    cdef void drop_flow(self, uint32_t index) noexcept nogil
     cdef void pause(self, uint32_t index, int fd) noexcept nogil
     cdef void resume(self) except *
     cdef void close(self) except *

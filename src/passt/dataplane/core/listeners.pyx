@@ -147,6 +147,14 @@ cdef class Listeners:
         """The UDP listeners that have *port*, which flows of the guest may use."""
         return self.shareable.get(port, [])
 
+    cdef void add_flow(self, uint32_t index) noexcept nogil:
+        """A UDP flow uses a listener's socket from now on."""
+        self.states[index].n_flows += 1
+
+    cdef void drop_flow(self, uint32_t index) noexcept nogil:
+        """It no longer does."""
+        self.states[index].n_flows -= 1
+
     cdef void pause(self, uint32_t index, int fd) noexcept nogil:
         """Leave clients or datagrams in a listener's socket until `resume`."""
         if self.sockets.watch(fd, EPOLL_CTL_DEL, 0, 0) == 0:

@@ -186,6 +186,7 @@ cdef bint take_listener(Core core, Flow *flow, const HostRoute *route) noexcept 
         return False
     flow.keys[1] = key
     flow.body.udp.listener = found.index + 1
+    core.listeners.add_flow(found.index)
     flow.body.udp.listener_fd = found.fd
     flow.body.udp.local_family = found.family
     flow.body.udp.ifindex = ifindex
@@ -374,6 +375,7 @@ cdef Flow *open_inbound(Core core, uint32_t listener, int fd, const FlowKey *key
     flow.peer = peer[0]
     flow.peer_len = sizeof(sockaddr_in) if peer.ss_family == AF_INET else sizeof(sockaddr_in6)
     flow.body.udp.listener = listener + 1
+    core.listeners.add_flow(listener)
     flow.body.udp.listener_fd = fd
     flow.body.udp.local_family = peer.ss_family
     flow.body.udp.ifindex = ifindex
@@ -454,6 +456,7 @@ cdef void leave_port(Core core, Flow *flow) noexcept nogil:
     """A UDP flow no longer uses the socket that it shared."""
     cdef Flow *port
     if flow.body.udp.listener:
+        core.listeners.drop_flow(flow.body.udp.listener - 1)
         return
     port = &core.flows.flows[flow.body.udp.port]
     port.body.port.users -= 1
