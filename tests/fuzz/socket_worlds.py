@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from passt import log
 from passt.control.api import Api, Known
 from passt.control.client import MAX_HEAD, READ_SIZE, Client
+from passt.dataplane.base.wait_limit import WaitLimit
 from passt.facts.contracts import ListenerInfo, PortChange
 from passt.facts.guest import GuestNet
 from passt.facts.port_rule import PortRule
@@ -174,6 +175,9 @@ class SteerLoop:
 
     def call_later(self, _delay_s: float, _callback: Callable[[], None]) -> None:
         """Time does not pass."""
+
+    def wait_limit(self) -> WaitLimit:
+        return WaitLimit()
 
 
 class SteerWorld:
