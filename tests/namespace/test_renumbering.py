@@ -59,7 +59,8 @@ def test_nothing_is_done_where_nothing_changes() -> None:
 def test_new_addresses_and_routes_come_before_old_ones_go() -> None:
     made = plan(NET, MOVED, 7)
     added, removed = texts(made)
-    assert added == ["addr+ 198.51.100.7/24", "route+ 0.0.0.0/0 via 198.51.100.1", "addr+ 2001:db8:9::7/64"]
+    assert added == ["addr+ 198.51.100.7/24", "route+ 0.0.0.0/0 via 198.51.100.1", "addr+ 2001:db8:9::7/64",
+                     "addr+ 2001:db8::2/64"], "the last one is deprecated"
     # What the kernel may have taken away with the old ones is there at the end.
     assert removed == [
         "route- 0.0.0.0/0 via 192.0.2.1", "addr- 192.0.2.2/24", *added[:2],
@@ -154,7 +155,12 @@ def test_namespace_ends_as_one_that_is_set_up_anew(arguments: str, moves: str) -
         after = places.on_host(lambda: read(arguments))
         with RtnlSocket() as rtnetlink:
             ifindex = rtnetlink.get_link("g0").ifindex
-        assert carry_out(plan(before, after, ifindex)) == []
+        made = plan(before, after, ifindex)
+        assert carry_out(made._replace(removed=[])) == []
+        old = ip("-6", "-o", "addr", "show", "dev", "g0", "deprecated")
+        assert [line.split()[3] for line in old.splitlines()] == ["2001:db8::2/64"], "nobody takes it now"
+        assert carry_out(made) == []
+        assert ip("-6", "-o", "addr", "show", "dev", "g0", "deprecated") == ""
         found = shown("g0")
         assert {"172.16.0.1/24", "172.17.0.0/16 via 172.16.0.2"} <= set(found), "the user's own stays"
         ip("link", "del", "g0")

@@ -253,6 +253,22 @@ def test_port_of_an_interface_that_is_made_again(lab: Lab, places: Places, plain
     assert guest.ask("echo new") == "hello"
 
 
+def test_port_that_the_kernel_chose_stays_when_its_interface_is_made_again(lab: Lab, places: Places,
+                                                                           plain: bool) -> None:
+    host, outside = places
+    connect(host, outside)
+    file = (lab.directory / "home" if plain else lab.directory) / "ports"
+    guest = Guest(lab, host, "--config-net", "-t", "%h0/0:9000", "--ports-file", str(file), user=plain)
+    assert guest.ask("serve 9000") == "ok"
+    [line] = file.read_text(encoding="ascii").splitlines()
+    file.unlink()
+    port = int(line.split()[2])
+    assert fetch(outside, "203.0.113.2", port) == "inside"
+    batch(host, "link del h0")
+    connect_again(host, outside)
+    wait_until(lambda: fetch(outside, "203.0.113.2", port) == "inside", f"port {port} is forwarded again")
+
+
 def connect_again(host: Place, outside: Place) -> None:
     """Connect two places that were connected before, whose link is gone."""
     for address in (f"{FAR4}/32", f"{FAR6}/128"):
@@ -316,7 +332,16 @@ def test_changes_are_lines_of_the_log_and_events(lab: Lab, places: Places, plain
     host, outside = places
     connect(host, outside)
     path = str(lab.directory / "home" / "c.sock") if plain else str(lab.directory / "c.sock")
-    guest = Guest(lab, host, "-d", "--config-net", "--control", path, user=plain)
+    guest = Guest(lab, host, "-d", "--config-net", "--map-guest-addr", MAPPED, "--control", path, user=plain)
+
+    def explain() -> list[str]:
+        """Say where a flow to the host comes from, and where it goes to, by the program's own explanation."""
+        answer = host.run(["curl", "-s", "--unix-socket", path, f"http://passt/v1/explain?address={MAPPED}&port=80"],
+                          user=plain).stdout
+        [flow] = json.loads(answer)["flows"]
+        return [flow["why"], flow["source"]["address"], flow["host"]["destination"]["address"]]
+
+    assert explain() == ["guest map", HOST4, HOST4]
     curl = ["curl", "-sN", "--max-time", str(LIMIT_S), "--unix-socket", path, "http://passt/v1/events?kinds=host_changed"]
     listener = host.spawn(curl, user=plain)
     wait_until(lambda: b'"listeners_of_events":1' in host.run(
@@ -333,6 +358,7 @@ def test_changes_are_lines_of_the_log_and_events(lab: Lab, places: Places, plain
     shown = json.loads(host.run(["curl", "-s", "--unix-socket", path, "http://passt/v1/info"],
                                 user=plain).stdout)
     assert shown["guest"]["ip4"]["address"] == NEW4
+    assert explain() == ["guest map", NEW4, NEW4]
     listener.kill()
     _, told = guest.running.popen.communicate(timeout=LIMIT_S)  # which ends its input
     assert b"the host's network has changed: IPv4 address 203.0.113.2/24 -> 192.0.2.2/24" in told

@@ -2,8 +2,9 @@
 
 What --config-net sets up is described as `namespace.interface` would do it. The differences of two
 descriptions are requests to the kernel: new addresses first, then new routes, those on the link before those
-through a gateway; then old routes go, and old addresses last. So there is a way out at any time. What is in
-neither description was set up by somebody else, and is not touched.
+through a gateway; then old routes go, and old addresses last. So there is a way out at any time. IPv6
+addresses that will go are deprecated first, so that who connects meanwhile takes a new one (RFC 6724 5, rule
+3). What is in neither description was set up by somebody else, and is not touched.
 
 Routes that the kernel makes and removes with an address are left to it.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Address
 
+from passt.facts.address import IP6_LEN
 from passt.host.rtnetlink import messages, routes
 from passt.host.rtnetlink.messages import AF_INET, AF_INET6, AddressFlag, MessageFlag, Scope
 from passt.host.rtnetlink.socket import Request
@@ -84,6 +86,8 @@ def _add(made: Plan, old: Setup, new: Setup) -> Plan:
     added = [_address(payload) for key, payload in new.addresses.items() if key not in old.addresses]
     added += map(_route, fresh)
     leaving = [key for key in old.addresses if key not in new.addresses]
+    added += [_address(messages.deprecate_address(old.addresses[key])) for key in leaving
+              if len(key[0]) == IP6_LEN]
     removed = [Request(Deletion.ROUTE, 0, payload) for payload in stale]
     removed += [Request(Deletion.ADDRESS, 0, old.addresses[key]) for key in leaving]
     if leaving:

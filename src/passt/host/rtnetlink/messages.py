@@ -41,6 +41,8 @@ _LINK = Struct("=BxHiII")
 _ADDRESS = Struct("=BBBBI")
 _ATTRIBUTE = Struct("=HH")
 _U32 = Struct("=I")
+_CACHEINFO = Struct("=IIII")  # seconds preferred, seconds valid; created, updated
+_FOR_EVER = 0xFFFF_FFFF
 _I32 = Struct("=i")
 ATTRIBUTE_TYPE_MASK = 0x3FFF
 _NESTED = 0x8000
@@ -438,3 +440,11 @@ def retarget_address(payload: bytes, ifindex: int, *, no_prefix_route: bool) -> 
         flags &= ~AddressFlag.NOPREFIXROUTE
     kept.append(build_attribute(AddressAttribute.FLAGS, _U32.pack(flags)))
     return _ADDRESS.pack(family, prefix_len, flags & 0xFF, scope, ifindex) + b"".join(kept)
+
+
+def deprecate_address(payload: bytes) -> bytes:
+    """Turn an RTM_NEWADDR payload without lifetimes into one by which new connections avoid the address.
+
+    The address is preferred no longer, and valid for ever: struct ifa_cacheinfo of linux/if_addr.h.
+    """
+    return payload + build_attribute(AddressAttribute.CACHEINFO, _CACHEINFO.pack(0, _FOR_EVER, 0, 0))
