@@ -26,7 +26,7 @@ from passt.facts.port_rule import PortRule
 from passt.facts.settings import Settings
 from passt.forward.guest_addresses import Observed
 from passt.steer.tables import ClientTables
-from tests.support.control import Source, UnixConnection, make_flow
+from tests.support.control import Source, Tables, UnixConnection, make_flow
 from tests.support.fakes import Clock
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def test_pages_cover_the_table_and_no_turn_looks_at_many_records(bench: Bench) -
     ("rule=map-host-loopback", [0]), ("protocol=tcp&direction=outbound&path=link", [0]),
 ])  # fmt: skip
 def test_filters(bench: Bench, query: str, found: list[int]) -> None:
-    bench.source.ports = [ListenerInfo(6, 8003, RULE, namespace=False)]
+    bench.api.texts.tables = cast("PortTables", Tables((RULE,)))
     bench.source.records = [
         make_flow(0, remote_address=bytes((192, 0, 2, 1)), peer_address=bytes((127, 0, 0, 1))),
         make_flow(1, proto=17, remote_address=bytes((10, 9, 9, 9))),
@@ -233,7 +233,9 @@ def test_events_come_as_lines_and_only_while_somebody_listens(bench: Bench) -> N
     watcher.on_flow_opened(make_flow(4))
     watcher.on_flow_ended(make_flow(4), "finished")
     watcher.on_flow_refused(17, bytes(4), 1, bytes((1, 2, 3, 4)), 53, False)
-    watcher.on_port_opened(ListenerInfo(6, 8003, RULE, namespace=False))
+    bench.source.ports = [ListenerInfo(6, 8003, RULE, namespace=False)]
+    bench.source.listener_page = bench.source.listeners = None  # type: ignore[assignment,method-assign]
+    watcher.on_port_opened(bench.source.ports[0])     # there may be 60,000 others: they are not looked at
     bench.observed.on_guest_address(bytes((192, 0, 2, 77)))
     bench.source.counts["drop_no_fd"] += 7
     bench.source.fire()

@@ -78,8 +78,8 @@ class Api:
         self._known = known
         self._control_counters = control_counters
         self._clock = clock
-        self._texts = FlowTexts(known.guest, engine)
-        self.events = EventHub(engine, self._texts, clock=clock)
+        self.texts = FlowTexts(known.guest)
+        self.events = EventHub(engine, self.texts, clock=clock)
         self._pace = Pace()
         self.count_clients: Callable[[], int] = int
         # Set before the first client comes, when the tables are there.
@@ -133,10 +133,9 @@ class Api:
         """Write flows a few records at a time; the loop runs between two of them."""
         place: int | None = start
         left, before = limit, b'{"flows":['
-        yield from self._texts.refreshing()
         while place is not None and left:
             found, after = self._engine.detail_page(place, min(RECORDS_AT_ONCE, left))
-            texts = [encode(self._texts.write(flow)) for flow in found if chosen.takes(flow, self._texts)]
+            texts = [encode(self.texts.write(flow)) for flow in found if chosen.takes(flow, self.texts)]
             place, left = after, left - len(texts)
             if texts:
                 yield before + b",".join(texts)
@@ -148,8 +147,7 @@ class Api:
 
     def flow(self, _request: Request, _client: Client, name: str) -> Response:
         """Tell of one flow."""
-        self._texts.refresh()
-        return answer(self._texts.write(self._find(name)))
+        return answer(self.texts.write(self._find(name)))
 
     def _find(self, name: str) -> FlowDetail:
         """Return the flow with that id. Raises RefusalError."""
@@ -162,8 +160,7 @@ class Api:
     def close_flow(self, _request: Request, _client: Client, name: str) -> Response:
         """End a flow, and tell what it was."""
         flow = self._find(name)
-        self._texts.refresh()
-        text = self._texts.write(flow)
+        text = self.texts.write(flow)
         if not self._engine.close_flow(flow.number, flow.generation):
             raise RefusalError(404, f"flow {name} is not there any more")
         return answer(text)

@@ -100,6 +100,7 @@ class Control:
         from passt.control.ports import PortRules
 
         policy, observed, guest, engine, ping = self._facts
+        self._api.texts.tables = tables.live
         self._api.port_rules = PortRules(tables, cut)
         self._api.explainer = Explainer(policy, observed, guest, engine.listeners, tables, ping)
         self._server.user_of = user_of

@@ -117,7 +117,6 @@ class EventHub:
         return Response(200, JSON_LINES, subscription.pieces(), is_whole=False)
 
     def _begin(self) -> None:
-        self._texts.refresh()
         self._counts = self._limits()
         self._n_untold = self._source.n_untold()
         self._source.set_watcher(self)
@@ -171,12 +170,10 @@ class EventHub:
 
     def on_port_opened(self, listener: ListenerInfo) -> None:
         """Tell of a listener that was opened."""
-        self._texts.refresh()
         self._publish("port_opened", port_of(listener))
 
     def on_port_closed(self, listener: ListenerInfo) -> None:
         """Tell of a listener that was closed."""
-        self._texts.refresh()
         self._publish("port_closed", port_of(listener))
 
     def on_guest_learnt(self, address: bytes) -> None:

@@ -40,9 +40,6 @@ class Source(Loop, Protocol):
     def listener_page(self, start: int = ..., limit: int = ...) -> tuple[list[ListenerInfo], int | None]:
         """Look at *limit* places for listeners; return them, and the start of the next page."""
 
-    def n_port_changes(self) -> int:
-        """Count how often a listener was added or removed, or got another rule."""
-
     def counters(self) -> dict[str, int]:
         """Return all counters."""
 
