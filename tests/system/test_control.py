@@ -170,6 +170,26 @@ def test_others_may_not_even_connect(lab: Lab, guest: tuple[Running, Asker, int,
     assert done.returncode != 0
 
 
+def test_file_that_was_opened_to_others_serves_who_started_the_program_alone(
+    lab: Lab, guest: tuple[Running, Asker, int, int]
+) -> None:
+    _, asker, _, _ = guest
+    socket = Path(asker.path)
+    home = socket.parent
+    modes = home.stat().st_mode, socket.stat().st_mode
+    home.chmod(0o755)
+    socket.chmod(0o666)
+    try:
+        stranger = ["setpriv", "--reuid=65533", "--regid=65533", "--clear-groups", "curl", "-sS",
+                    "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", asker.path]  # fmt: skip
+        assert lab.host.run([*stranger, "http://passt/v1/info"]).stdout == b"403"
+        assert lab.host.run([*stranger, "-X", "DELETE", "http://passt/v1/flows/0.0"]).stdout == b"403"
+    finally:
+        socket.chmod(modes[1])
+        home.chmod(modes[0])
+    assert asker.ask("/v1/info")["mode"] == "pasta"
+
+
 @pytest.mark.parametrize("foreground", [True, False])
 def test_auto_is_named_after_the_process_and_stale_files_go(
     lab: Lab, user: bool, scratch: Path, foreground: bool

@@ -47,7 +47,6 @@ class Control:
     def __init__(self, path: str, background: Background) -> None:
         _load()
         self._started_s = time.time()
-        self._owner_uid = os.geteuid()
         self._ping_range = read_range()    # in the caller's user namespace, which knows most groups
         self._is_auto = path == AUTO
         if self._is_auto:
@@ -90,11 +89,11 @@ class Control:
             self._socket.path = named
         known = Known(settings, guest, observed, sys.argv[1:], self._started_s)
         self._api = Api(engine, known, control_counters)
-        self._server = Server(engine, self._socket.detach(), self._api.serve, owner_uid=self._owner_uid)
+        self._server = Server(engine, self._socket.detach(), self._api.serve)
         self._api.count_clients = self._server.count
         self._facts = (policy, observed, guest, engine, foretell_ping(self._ping_range))
 
-    def steer(self, tables: ClientTables, cut: Cut, user_of: Callable[[socket.socket], int | None]) -> None:
+    def steer(self, tables: ClientTables, cut: Cut, is_ours: Callable[[socket.socket], bool]) -> None:
         """Take the port *tables* for `PortRules`, and for `Server` who is a client; call before `start`."""
         from passt.control.explain import Explainer
         from passt.control.ports import PortRules
@@ -103,7 +102,7 @@ class Control:
         self._api.texts.tables = tables.live
         self._api.port_rules = PortRules(tables, cut)
         self._api.explainer = Explainer(policy, observed, guest, engine.listeners, tables, ping)
-        self._server.user_of = user_of
+        self._server.is_ours = is_ours
 
     def start(self) -> None:
         """Take clients from now on."""

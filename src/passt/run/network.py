@@ -179,7 +179,7 @@ class Network:
         tables = steering.start(self.engine, self._forwarding.live_ports(self._protocols), self._protocols,
                                 self._guest)
         if control is not None:
-            control.steer(tables, self._forwarding.leave_out_ephemeral, steering.user_of)
+            control.steer(tables, self._forwarding.leave_out_ephemeral, steering.is_ours)
 
     def ask_guest(self) -> None:
         """Send the frames that ask for the guest's hardware address."""

@@ -22,6 +22,8 @@ from passt.steer.tables import ClientTables
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from passt.facts.contracts import PortTables
     from passt.facts.guest import GuestNet
     from passt.facts.settings import ProtocolSettings
@@ -50,6 +52,7 @@ class Steering:
         self._caller = socket.socketpair()
         self._uid = os.geteuid()
         self.helper = start_helper(binder, user)
+        self.is_ours: Callable[[socket.socket], bool] = lambda _client: False    # nobody's before `start`
 
     def start(self, loop: Loop, tables: PortTables, protocols: ProtocolSettings, guest: GuestNet
               ) -> ClientTables:
@@ -65,6 +68,7 @@ class Steering:
             # The helper has the caller's numbers of users; to us, root is like any other stranger.
             return self.user_of(client) == self._uid if self.helper is not None else peer_uid(client) == owner
 
+        self.is_ours = is_ours
         shown = ClientTables(tables, _abilities(tables, protocols, guest))
         if self._door is not None:
             PortServer(loop, self._door, shown, is_ours).start()
