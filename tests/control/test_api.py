@@ -269,6 +269,40 @@ def test_a_slow_reader_loses_events_and_is_told_how_many(bench: Bench) -> None:
     assert (lines[-1]["event"], lines[-1]["events"]) == ("lost", 123)
 
 
+def test_events_are_written_for_who_wants_them_and_lost_by_who_could_have_had_them(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = bench.connect()
+    with bench.turning():
+        connection.request("GET", "/v1/events?kinds=guest_address,limit_reached")
+        response = connection.getresponse()
+    assert bench.source.watcher is not None
+    monkeypatch.setattr(bench.api.texts, "write", None)
+    bench.source.watcher.on_flow_opened(make_flow(1))
+    bench.source.untold += 23        # of flows and ports, which are not wanted
+    bench.source.fire()
+    bench.observed.on_guest_address(bytes((192, 0, 2, 78)))
+    with bench.turning():
+        assert json.loads(response.readline())["event"] == "guest_address"
+
+
+def test_a_stalled_reader_of_events_is_not_sent_away(bench: Bench) -> None:
+    connection = bench.connect()
+    with bench.turning():
+        connection.request("GET", "/v1/events")
+        response = connection.getresponse()
+    assert bench.source.watcher is not None
+    for i in range(MAX_QUEUED):
+        bench.source.watcher.on_flow_opened(make_flow(i))
+    bench.source.run()               # until the socket is full
+    [client] = bench.server._clients
+    client._deadline -= 1000
+    bench.source.fire()              # who is late is closed now
+    with bench.turning():
+        lines = [json.loads(response.readline()) for _ in range(MAX_QUEUED)]
+    assert lines[-1]["flow"]["id"] == f"{MAX_QUEUED - 1}.3"
+
+
 def test_the_head_of_events_makes_nobody_a_listener(bench: Bench) -> None:
     connection = bench.connect()
     with bench.turning():

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 KINDS = ("flow_opened", "flow_closed", "flow_refused", "port_opened", "port_closed", "guest_address",
          "limit_reached", "lost")  # fmt: skip
+# Those of which the engine tells a number a second; of what it keeps to itself it knows no kind.
+_RATED = frozenset(("flow_opened", "flow_closed", "flow_refused", "port_opened", "port_closed"))
 MAX_LISTENERS = 8
 MAX_QUEUED = 1024   # events, of some 700 bytes, that one listener may be behind
 MAX_SENT = 64       # of them that leave at once
@@ -114,7 +116,7 @@ class EventHub:
         client.when_closed = leave
         if len(self._subscriptions) == 1:
             self._begin()
-        return Response(200, JSON_LINES, subscription.pieces(), is_whole=False)
+        return Response(200, JSON_LINES, subscription.pieces(), is_whole=False, never_ends=True)
 
     def _begin(self) -> None:
         self._counts = self._limits()
@@ -133,11 +135,12 @@ class EventHub:
         counts = self._limits()
         for name, n in counts.items():
             if n > self._counts.get(name, 0):
-                self._publish("limit_reached", {"counter": name, "times": n - self._counts.get(name, 0)})
+                self._tell_limit(name, n - self._counts.get(name, 0))
         self._counts = counts
         n_untold = self._source.n_untold()
         for subscription in self._subscriptions:
-            subscription.n_lost += n_untold - self._n_untold
+            if subscription.kinds & _RATED:
+                subscription.n_lost += n_untold - self._n_untold
             if subscription.n_lost:
                 subscription.client.wake()
         self._n_untold = n_untold
@@ -146,41 +149,45 @@ class EventHub:
         counters = self._source.counters()
         return {name: counters[name] for name in LIMITS}
 
-    def _publish(self, kind: str, content: dict[str, Any]) -> None:
+    def _tell_limit(self, counter: str, times: int) -> None:
+        self._publish("limit_reached", lambda: {"counter": counter, "times": times})
+
+    def _publish(self, kind: str, write: Callable[[], dict[str, Any]]) -> None:
+        """Hand what *write* returns to all who want events of *kind*; nothing is written for nobody."""
         line = b""
         for subscription in self._subscriptions:
             if kind in subscription.kinds:
-                line = line or event_line(kind, self._clock(), content)
+                line = line or event_line(kind, self._clock(), write())
                 subscription.add(line)
 
     def on_flow_opened(self, flow: FlowDetail) -> None:
         """Tell of a flow that has begun."""
-        self._publish("flow_opened", {"flow": self._texts.write(flow)})
+        self._publish("flow_opened", lambda: {"flow": self._texts.write(flow)})
 
     def on_flow_ended(self, flow: FlowDetail, why: str) -> None:
         """Tell of a flow that ends, with what it carried."""
-        self._publish("flow_closed", {"reason": why, "flow": self._texts.write(flow)})
+        self._publish("flow_closed", lambda: {"reason": why, "flow": self._texts.write(flow)})
 
     def on_flow_refused(self, proto: int, source: bytes, source_port: int, destination: bytes,
                         destination_port: int, inbound: bool) -> None:
         """Tell of a flow that the policy refused."""
-        self._publish("flow_refused", {
+        self._publish("flow_refused", lambda: {
             "protocol": PROTOCOLS[proto], "direction": "inbound" if inbound else "outbound",
             "source": end_of(source, source_port), "destination": end_of(destination, destination_port)})
 
     def on_port_opened(self, listener: ListenerInfo) -> None:
         """Tell of a listener that was opened."""
-        self._publish("port_opened", port_of(listener))
+        self._publish("port_opened", lambda: port_of(listener))
 
     def on_port_closed(self, listener: ListenerInfo) -> None:
         """Tell of a listener that was closed."""
-        self._publish("port_closed", port_of(listener))
+        self._publish("port_closed", lambda: port_of(listener))
 
     def on_guest_learnt(self, address: bytes) -> None:
         """Tell of an address that the guest was seen to use: 6 bytes are a hardware address."""
         if self._subscriptions:
             text = end_of(address, 0) if len(address) != 6 else {"address": format_mac(address)}
-            self._publish("guest_address", {"address": text and text["address"]})
+            self._publish("guest_address", lambda: {"address": text and text["address"]})
 
 
 def event_line(kind: str, time_s: float, content: dict[str, Any]) -> bytes:
