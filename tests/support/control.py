@@ -126,7 +126,7 @@ class Source(PollLoop):
     def n_untold(self) -> int:
         return self.untold
 
-    def set_trace(self, flows: Callable[[str], None] | None) -> None:
+    def trace_flows(self, flows: Callable[[str], None] | None) -> None:
         self.trace = flows
 
 

@@ -232,7 +232,7 @@ class Api:
         if level not in LEVELS:
             raise RefusalError(400, f"level is one of {', '.join(LEVELS)}")
         log.configure(debug=level == "debug", quiet=level == "warning")
-        self._engine.set_trace(log.debug if level == "debug" else None)
+        self._engine.trace_flows(log.debug if level == "debug" else None)
         return answer({"level": level})
 
 

@@ -55,5 +55,5 @@ class Source(Loop, Protocol):
     def n_untold(self) -> int:
         """Return how many events were told to nobody, as there were too many."""
 
-    def set_trace(self, flows: Callable[[str], None] | None) -> None:
+    def trace_flows(self, flows: Callable[[str], None] | None) -> None:
         """Call *flows* with a line for each change of a connection's state."""

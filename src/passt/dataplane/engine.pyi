@@ -155,6 +155,9 @@ class Engine:
         gso_size as in its virtio-net header, the number of its flow or -1.
         """
 
+    def trace_flows(self, flows: Callable[[str], None] | None) -> None:
+        """Do so for *flows* alone, and leave *frames* as they are."""
+
     def run(self) -> None:
         """Run until `stop` is called from a callback. Raises HostError if the tap is deleted meanwhile."""
 

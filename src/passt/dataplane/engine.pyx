@@ -235,9 +235,12 @@ cdef class Engine:
         return capture.n_frames, capture.n_lost
 
     def set_trace(self, flows, frames=None):
+        self.trace_flows(flows)
+        self.core.watch.set_tracer(frames, self.core.fail_by)
+
+    def trace_flows(self, flows):
         self.core.trace = flows
         self.core.has_trace = flows is not None
-        self.core.watch.set_tracer(frames, self.core.fail_by)
 
     def run(self):
         self.stopping = False

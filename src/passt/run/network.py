@@ -115,7 +115,8 @@ class Network:
         from passt.responders.dispatch import Dispatcher
         from passt.responders.guest_solicitor import solicit
 
-        explain = log.debug if log.is_debug() else None
+        # Who may set the level later (--control) gets all that debug messages tell, from then on.
+        explain = log.debug if log.is_debug() or settings.control.control_path is not None else None
         self._ping_refusal = PingRefusal()
         self._protocols = settings.protocols
         asked, protocols = settings.services, settings.protocols
