@@ -16,10 +16,11 @@ from passt.errors import ConfigError, HostError
 from passt.facts.contracts import ListenerInfo
 from passt.passtctl import instances
 from passt.passtctl.command import Command
-from passt.passtctl.exporter import serve
+from passt.passtctl.exporter import MAX_CLIENTS, serve
 from passt.passtctl.main import event_text, run
 from tests.control.test_api import RULE, Bench
 from tests.support.control import make_flow
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +68,13 @@ def test_flows_come_from_all_pages(bench: Bench, capfd: pytest.CaptureFixture[st
     assert len(heading.split()) == 15
     run(Command("flows", words=("udp",), json=True))
     assert json.loads(capfd.readouterr().out) == []
+
+
+def test_list_of_one_socket(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    run(Command("list", path=bench.path, json=True))
+    assert [row["socket"] for row in json.loads(capfd.readouterr().out)] == [bench.path]
+    with pytest.raises(HostError):
+        run(Command("list", path="/nowhere"))
 
 
 def test_other_commands(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
@@ -137,6 +145,31 @@ def test_metrics_are_served(bench: Bench) -> None:
         except OSError:
             time.sleep(0.01)
     assert b"passt_build_info" in text
+
+
+def test_slow_clients_of_metrics_keep_their_places_for_a_time_only(bench: Bench) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    instance = instances.Instance(bench.path)
+    threading.Thread(target=serve, args=(instance, f"127.0.0.1:{port}", 0.2), daemon=True).start()
+    wait_until(lambda: can_connect(port), "the exporter listens")
+    before = threading.active_count()
+    slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(3 * MAX_CLIENTS)]
+    for sock in slow:
+        sock.sendall(b"GET /met")
+    for sock in slow:
+        sock.settimeout(60)
+        assert sock.recv(1) == b""          # let go
+        assert threading.active_count() <= before + 2 * MAX_CLIENTS
+        sock.close()
+
+
+def can_connect(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("address", ["9100", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:0", ":9100", "::1:99999"])
