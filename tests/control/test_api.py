@@ -56,7 +56,8 @@ class Bench:
         self.path = str(path / "c.sock")
         self.source, self.wall = Source(), Clock(1_700_000_000.0)
         self.observed = Observed(GUEST)
-        known = Known(Settings("pasta"), GUEST, self.observed, ["--control", "auto"], 1_699_999_990.0)
+        known = Known(Settings("pasta"), GUEST, self.observed, ["--control", "auto"], 1_699_999_990.0,
+                      lambda: 10.0)
         self.api = Api(self.source, known, lambda: {"control_arp_answered": 3}, self.wall)
         door = socket.socket(socket.AF_UNIX)
         door.bind(self.path)
@@ -115,6 +116,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 def test_info_tells_who_and_how_full(bench: Bench) -> None:
     bench.source.records = [make_flow()]
+    bench.wall.now_s -= 5000         # somebody sets the clock
     status, info = bench.ask("GET", "/v1/info")
     assert status == 200
     assert (info["mode"], info["options"], info["uptime_s"]) == ("pasta", ["--control", "auto"], 10.0)

@@ -243,6 +243,7 @@ def _check_together(settings: Settings) -> None:
     if settings.diagnostics.stats_s is not None and not settings.process.foreground:
         raise ConfigError("option '--stats' prints on standard error, which a program in the background does"
                           " not have; add --foreground")
+    _check_sockets(settings)
     if settings.control.conf_path is not None:
         _check_steering(settings)
     addresses, protocols = settings.addresses, settings.protocols
@@ -252,12 +253,23 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(f"option '--outbound-if6' {addresses.outbound_if6} needs IPv6, which -4 disables")
 
 
+def _check_sockets(settings: Settings) -> None:
+    """Refuse one path for two sockets. Raises ConfigError."""
+    given: dict[str, str] = {}
+    control = settings.control
+    for name, path in (("--socket", settings.socket.socket_path), ("--control", control.control_path),
+                       ("--conf-path", control.conf_path)):
+        if path is None:
+            continue
+        if path in given:
+            raise ConfigError(f"options '{name}' and '{given[path]}' name the same file {path}: give each one"
+                              " of its own")
+        given[path] = name
+
+
 def _check_steering(settings: Settings) -> None:
     """Refuse what the socket of --conf-path cannot serve. Raises ConfigError."""
     path = settings.control.conf_path
-    if path == settings.socket.socket_path:
-        raise ConfigError(f"options '--conf-path' and '--socket' name the same file {path}: give each one of"
-                          " its own")
     for letters, rules in (("-t and -u", settings.forwarding.port_rules),
                            ("-T and -U", settings.forwarding.namespace_rules)):
         if len(rules) > MAX_RULES:

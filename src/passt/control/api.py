@@ -57,16 +57,18 @@ LEVELS = {"debug": log.DEBUG, "info": log.INFO, "warning": log.WARNING}
 class Known:
     """What the program tells of itself that does not change; *observed* has the guest's addresses.
 
-    *arguments* are those of its command line, *started_s* is in seconds since 1970.
+    *arguments* are those of its command line, *started_s* is in seconds since 1970; *uptime_s* tells for how
+    long it has run, whatever becomes of the time of day.
     """
 
     def __init__(self, settings: Settings, guest: GuestNet, observed: Observed, arguments: list[str],
-                 started_s: float) -> None:
+                 started_s: float, uptime_s: Callable[[], float]) -> None:
         self.settings = settings
         self.guest = guest
         self.observed = observed
         self.arguments = arguments
         self.started_s = started_s
+        self.uptime_s = uptime_s
 
 
 class Api:
@@ -77,7 +79,6 @@ class Api:
         self._engine = engine
         self._known = known
         self._control_counters = control_counters
-        self._clock = clock
         self.texts = FlowTexts(known.guest)
         self.events = EventHub(engine, self.texts, clock=clock)
         self._pace = Pace()
@@ -103,7 +104,7 @@ class Api:
             "mode": settings.mode,
             "pid": log.own_pid(),
             "started": round(known.started_s, 3),
-            "uptime_s": round(self._clock() - known.started_s, 3),
+            "uptime_s": round(known.uptime_s(), 3),
             "options": known.arguments,
             "command": list(settings.namespace.command) or None,
             "namespace": settings.namespace.netns or settings.namespace.pid,
