@@ -8,6 +8,7 @@ import select
 import socket
 from typing import TYPE_CHECKING, Any
 
+from passt.dataplane.base.wait_limit import WaitLimit
 from passt.facts.contracts import HOST_TABLE, NAMESPACE_TABLE, FlowDetail, ListenerInfo
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class PollLoop:
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         self.timers.append((delay_s, callback))
+
+    def wait_limit(self) -> WaitLimit:
+        return WaitLimit()
 
     def turn(self) -> bool:
         """One turn; False if nothing was ready."""

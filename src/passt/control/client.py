@@ -72,7 +72,8 @@ class Client:
         if self._sock.fileno() < 0:
             return
         self._loop.remove_reader(self._sock.fileno())
-        self._sock.close()
+        with self._loop.wait_limit():
+            self._sock.close()
         self._body = None
         if self.when_closed is not None:
             self.when_closed()
@@ -101,7 +102,8 @@ class Client:
     def _read(self) -> bool:
         """Read once; False if the client is gone, and not only done with its requests."""
         try:
-            data = self._sock.recv(READ_SIZE)
+            with self._loop.wait_limit():    # what it sends along is closed now, however slowly that goes
+                data = self._sock.recv(READ_SIZE)
         except BlockingIOError:
             return True
         if not data:

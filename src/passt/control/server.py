@@ -88,7 +88,7 @@ class Server:
         try:
             self._clients.add(Client(self._loop, sock, self._serve, self._clients.discard, self._clock))
         except OSError:
-            sock.close()
+            self._close(sock)
             return
         if not self._is_sweeping:
             self._is_sweeping = True
@@ -100,17 +100,29 @@ class Server:
             sock.send(refusal)
             sock.shutdown(socket.SHUT_WR)
         except OSError:
-            sock.close()
+            self._close(sock)
             return
         if not self._parting:
             self._loop.call_later(SWEEP_S, self._close_parting)
         self._parting.append(sock)
         if len(self._parting) > MAX_PARTING:
-            _close_read(self._parting.popleft())
+            self._close(self._parting.popleft())
 
     def _close_parting(self) -> None:
         while self._parting:
-            _close_read(self._parting.popleft())
+            self._close(self._parting.popleft())
+
+    def _close(self, sock: socket.socket) -> None:
+        """Close *sock*; what is unread then would reset the connection, and lose our response.
+
+        A descriptor that was sent along is closed with it, which may take its time.
+        """
+        with self._loop.wait_limit():
+            try:
+                sock.recv(65536)
+            except OSError:
+                pass
+            sock.close()
 
     def _sweep(self) -> None:
         """Close clients whose time is over, as long as there are clients."""
@@ -173,15 +185,6 @@ class Pace:
             return False
         self._queue.popleft()
         return True
-
-
-def _close_read(sock: socket.socket) -> None:
-    """Close *sock*; what is unread then would reset the connection, and lose our response."""
-    try:
-        sock.recv(65536)
-    except OSError:
-        pass
-    sock.close()
 
 
 def _plain(refusal: RefusalError) -> bytes:

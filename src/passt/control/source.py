@@ -8,7 +8,7 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from passt.facts.contracts import FlowDetail, FlowWatcher, ListenerInfo
+    from passt.facts.contracts import FlowDetail, FlowWatcher, ListenerInfo, WaitLimit
 
 
 class Loop(Protocol):
@@ -23,6 +23,9 @@ class Loop(Protocol):
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         """Call *callback* once, after *delay_s* seconds."""
+
+    def wait_limit(self) -> WaitLimit:
+        """Bound the waits for descriptors that somebody has sent; they are closed by each read and close."""
 
 
 class Source(Loop, Protocol):
