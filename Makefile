@@ -60,7 +60,7 @@ flood: # what hostile guests and neighbours can do to others: FLOOD_ARGS="--only
 	@tools/as-root env PYTHON=.venv/bin/python bench/flood $(FLOOD_ARGS)
 
 # In a Debian 13 of about 1 GB below .interop.
-interop: # real podman, buildah, rootlesskit and libvirt as clients
+interop: # real podman, buildah, rootlesskit, libvirt and promtool as clients
 	@tools/setup interop
 	@tools/as-root .venv/bin/python -m pytest $(or $(PYTEST_ARGS),tests/interop)
 

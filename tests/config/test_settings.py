@@ -436,3 +436,12 @@ def test_search_list_has_a_limit() -> None:
 def test_switch_of_the_other_program_is_refused(mode: str, option: str) -> None:
     with pytest.raises(ConfigError, match=f"option '{option}' is for"):
         built(option, mode=mode)
+
+
+@pytest.mark.parametrize(("one", "other"), [
+    ("--conf-path", "--socket"), ("--control", "--socket"), ("--conf-path", "--control"),
+])
+def test_one_path_for_two_sockets_is_refused(one: str, other: str) -> None:
+    assert built(one, "/run/one", other, "/run/other", mode="passt")
+    with pytest.raises(ConfigError, match=f"'{one}' and '{other}' name the same file /run/x:"):
+        built(other, "/run/x", one, "/run/x", mode="passt")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import select
 import socket
 import threading
@@ -28,7 +27,7 @@ from passt.facts.settings import Settings
 from passt.forward.guest_addresses import Observed
 from passt.light.values import replace
 from passt.steer.tables import ClientTables
-from tests.support.control import Source, UnixConnection, make_flow
+from tests.support.control import Source, Tables, UnixConnection, make_flow
 from tests.support.fakes import Clock
 
 if TYPE_CHECKING:
@@ -59,13 +58,15 @@ class Bench:
         self.path = str(path / "c.sock")
         self.source, self.wall = Source(), Clock(1_700_000_000.0)
         self.observed = Observed(GUEST)
-        known = Known(Settings("pasta"), GUEST, self.observed, ["--control", "auto"], 1_699_999_990.0)
+        known = Known(Settings("pasta"), GUEST, self.observed, ["--control", "auto"], 1_699_999_990.0,
+                      lambda: 10.0)
         self.api = Api(self.source, known, lambda: {"control_arp_answered": 3}, self.wall)
         door = socket.socket(socket.AF_UNIX)
         door.bind(self.path)
         door.listen(2000)
         door.setblocking(False)
-        self.server = Server(self.source, door.detach(), self.api.serve, owner_uid=os.getuid())
+        self.server = Server(self.source, door.detach(), self.api.serve)
+        self.server.is_ours = lambda _client: True
         self.api.count_clients = self.server.count
         self.api.port_rules = PortRules(ClientTables(cast("PortTables", NoTables()), {}), list)
         self.server.start()
@@ -117,6 +118,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 def test_info_tells_who_and_how_full(bench: Bench) -> None:
     bench.source.records = [make_flow()]
+    bench.wall.now_s -= 5000         # somebody sets the clock
     status, info = bench.ask("GET", "/v1/info")
     assert status == 200
     assert (info["mode"], info["options"], info["uptime_s"]) == ("pasta", ["--control", "auto"], 10.0)
@@ -161,7 +163,7 @@ def test_pages_cover_the_table_and_no_turn_looks_at_many_records(bench: Bench) -
     ("rule=map-host-loopback", [0]), ("protocol=tcp&direction=outbound&path=link", [0]),
 ])  # fmt: skip
 def test_filters(bench: Bench, query: str, found: list[int]) -> None:
-    bench.source.ports = [ListenerInfo(6, 8003, RULE, namespace=False)]
+    bench.api.texts.tables = cast("PortTables", Tables((RULE,)))
     bench.source.records = [
         make_flow(0, remote_address=bytes((192, 0, 2, 1)), peer_address=bytes((127, 0, 0, 1))),
         make_flow(1, proto=17, remote_address=bytes((10, 9, 9, 9))),
@@ -235,7 +237,9 @@ def test_events_come_as_lines_and_only_while_somebody_listens(bench: Bench) -> N
     watcher.on_flow_opened(make_flow(4))
     watcher.on_flow_ended(make_flow(4), "finished")
     watcher.on_flow_refused(17, bytes(4), 1, bytes((1, 2, 3, 4)), 53, False)
-    watcher.on_port_opened(ListenerInfo(6, 8003, RULE, namespace=False))
+    bench.source.ports = [ListenerInfo(6, 8003, RULE, namespace=False)]
+    bench.source.listener_page = bench.source.listeners = None  # type: ignore[assignment,method-assign]
+    watcher.on_port_opened(bench.source.ports[0])     # there may be 60,000 others: they are not looked at
     bench.observed.on_guest_address(bytes((192, 0, 2, 77)))
     bench.source.counts["drop_no_fd"] += 7
     bench.source.fire()
@@ -272,6 +276,40 @@ def test_a_slow_reader_loses_events_and_is_told_how_many(bench: Bench) -> None:
         lines = [json.loads(response.readline()) for _ in range(MAX_QUEUED + 1)]
     assert [line["flow"]["id"] for line in lines[:-1]] == [f"{i}.3" for i in range(MAX_QUEUED)]
     assert (lines[-1]["event"], lines[-1]["events"]) == ("lost", 123)
+
+
+def test_events_are_written_for_who_wants_them_and_lost_by_who_could_have_had_them(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = bench.connect()
+    with bench.turning():
+        connection.request("GET", "/v1/events?kinds=guest_address,limit_reached")
+        response = connection.getresponse()
+    assert bench.source.watcher is not None
+    monkeypatch.setattr(bench.api.texts, "write", None)
+    bench.source.watcher.on_flow_opened(make_flow(1))
+    bench.source.untold += 23        # of flows and ports, which are not wanted
+    bench.source.fire()
+    bench.observed.on_guest_address(bytes((192, 0, 2, 78)))
+    with bench.turning():
+        assert json.loads(response.readline())["event"] == "guest_address"
+
+
+def test_a_stalled_reader_of_events_is_not_sent_away(bench: Bench) -> None:
+    connection = bench.connect()
+    with bench.turning():
+        connection.request("GET", "/v1/events")
+        response = connection.getresponse()
+    assert bench.source.watcher is not None
+    for i in range(MAX_QUEUED):
+        bench.source.watcher.on_flow_opened(make_flow(i))
+    bench.source.run()               # until the socket is full
+    [client] = bench.server._clients
+    client._deadline -= 1000
+    bench.source.fire()              # who is late is closed now
+    with bench.turning():
+        lines = [json.loads(response.readline()) for _ in range(MAX_QUEUED)]
+    assert lines[-1]["flow"]["id"] == f"{MAX_QUEUED - 1}.3"
 
 
 def test_the_head_of_events_makes_nobody_a_listener(bench: Bench) -> None:
@@ -329,16 +367,15 @@ def test_too_many_clients_are_told_so_and_others_are_served_again_later(bench: B
     assert bench.ask("GET", "/v1/info")[0] == 200
 
 
-@pytest.mark.parametrize(("user", "status"), [(0, 200), (4711, 403), (None, 200)])
-def test_user_is_known_by_the_number_that_the_host_has(bench: Bench, user: int | None, status: int) -> None:
-    """Within a user namespace all strangers look alike, and like root; who can tell them apart is asked."""
-    bench.server.user_of = lambda _client: user
+@pytest.mark.parametrize(("is_ours", "status"), [(True, 200), (False, 403)])
+def test_who_did_not_start_the_program_is_refused(bench: Bench, is_ours: bool, status: int) -> None:
+    bench.server.is_ours = lambda _client: is_ours
     assert bench.ask("GET", "/v1/info")[0] == status
 
 
 def test_refused_client_hears_the_response_before_its_request_is_sent(bench: Bench) -> None:
     """As curl does: what is closed at both ends before it has said a word is no connection to it."""
-    bench.server.user_of = lambda _client: 4711
+    bench.server.is_ours = lambda _client: False
     socks = [socket.socket(socket.AF_UNIX) for _ in range(MAX_PARTING + 4)]
     for sock in socks:
         sock.connect(bench.path)

@@ -32,6 +32,7 @@ class Pair:
         self.requests: list[Request] = []
         self.bodies: list[Iterable[bytes | None]] = []
         self.ended = 0
+        self.never_ends = False
         self.client = Client(self.loop, ours, self.serve, self.on_end, self.clock)
 
     def serve(self, request: Request, _client: Client) -> Response:
@@ -39,7 +40,7 @@ class Pair:
         if request.path == "/refused":
             raise RefusalError(409, "not now")
         if self.bodies:
-            return Response(200, "text/plain", self.bodies.pop(0), is_whole=False)
+            return Response(200, "text/plain", self.bodies.pop(0), is_whole=False, never_ends=self.never_ends)
         return answer({"path": request.path})
 
     def on_end(self, _client: Client) -> None:
@@ -278,6 +279,14 @@ def test_slow_and_silent_clients_are_late(pair: Pair) -> None:
     for each in (other, third):
         each.client.close()
         each.far.close()
+
+
+def test_a_reader_of_what_never_ends_may_take_its_time(pair: Pair) -> None:
+    pair.bodies.append(b"z" * 65536 for _ in range(100))
+    pair.never_ends = True
+    pair.say(GET)
+    pair.clock.now_s += 100 * SEND_S
+    assert not pair.client.is_late()
 
 
 def test_random_bytes_never_raise() -> None:

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from passt.control import door
+from passt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # Loads as a start does, answers a request, and prints which of some modules are there.
 SCRIPT = """
@@ -22,3 +31,25 @@ print(type(server.next_event()).__name__, *before, *after)
 def test_what_made_the_classes_of_h11_is_let_go() -> None:
     done = subprocess.run([sys.executable, "-I", "-c", SCRIPT], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["Request"], done.stdout
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o757, 0o1777])
+def test_directory_that_others_may_change_is_refused(tmp_path: Path, mode: int) -> None:
+    """Somebody else could put a socket there that passtctl would take for ours."""
+    directory = tmp_path / "passt"
+    door._make_directory(str(directory))
+    assert directory.stat().st_mode & 0o777 == 0o700
+    door._make_directory(str(directory))          # it was there already
+    directory.chmod(mode)
+    with pytest.raises(ConfigError, match="others than user"):
+        door._make_directory(str(directory))
+
+
+def test_directory_that_is_none_or_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    for name in ("file", "link"):
+        with pytest.raises(ConfigError, match="is no directory"):
+            door._make_directory(str(tmp_path / name))
+    with pytest.raises(ConfigError, match="cannot read"):
+        door.remove_stale(str(tmp_path / "nothing"))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from passt.control.flows import FlowTexts, address_text, name_of, parse_name
 from passt.control.http import RefusalError
-from passt.facts.contracts import ListenerInfo
 from passt.facts.guest import GuestFamily, GuestNet
 from passt.facts.port_rule import PortRule
 from passt.light.values import replace
-from tests.support.control import Source, make_flow
+from tests.support.control import Tables, make_flow
+
+if TYPE_CHECKING:
+    from passt.facts.contracts import PortTables
 
 GUEST = GuestNet(
     ip4=GuestFamily(
@@ -24,11 +27,9 @@ GUEST = GuestNet(
     ifname="tap0")  # fmt: skip
 
 
-def texts(*listeners: ListenerInfo) -> FlowTexts:
-    source = Source()
-    source.ports = list(listeners)
-    made = FlowTexts(GUEST, source)
-    made.refresh()
+def texts(host: tuple[PortRule, ...] = (), namespace: tuple[PortRule, ...] = ()) -> FlowTexts:
+    made = FlowTexts(GUEST)
+    made.tables = cast("PortTables", Tables(host, namespace))
     return made
 
 
@@ -62,8 +63,7 @@ def test_rule_of_an_inbound_flow_is_that_of_the_listener() -> None:
     rules = [PortRule(proto=6, first=80, last=80, target=8080, address=address, spec=f"-t {address}/80:8080")
              for address in (here, there)]  # fmt: skip
     inside = PortRule(proto=6, first=80, last=80, target=80, spec="-T 80")
-    made = texts(*(ListenerInfo(6, 80, rule, namespace=False) for rule in rules),
-                 ListenerInfo(6, 80, inside, namespace=True))  # fmt: skip
+    made = texts(tuple(rules), (inside,))
     flow = make_flow(inbound=True, local_address=there.packed, local_port=80)
     assert made.applied(flow) == "-t 203.0.113.2/80:8080"
     assert made.applied(flow._replace(proto=17)) is None
@@ -73,7 +73,7 @@ def test_rule_of_an_inbound_flow_is_that_of_the_listener() -> None:
 
 def test_rule_by_default_has_a_text() -> None:
     rule = PortRule(proto=17, first=1, last=9, target=1, auto=True)
-    made = texts(ListenerInfo(17, 5, rule, namespace=False))
+    made = texts((rule,))
     assert made.applied(make_flow(proto=17, inbound=True, local_port=5)) == "udp 1-9 (auto)"
 
 
@@ -88,28 +88,23 @@ def test_addresses() -> None:
     assert (address_text(bytes(4)), address_text(bytes(16)), address_text(b"")) == ("0.0.0.0", "::", None)
 
 
-def test_rules_are_read_anew_only_when_ports_changed_and_in_pieces() -> None:
-    source = Source()
-    source.ports = [ListenerInfo(6, port, PortRule(6, 1, 5000, 1, spec="-t 1-5000"), False)
-                    for port in range(1, 5001)]
-    made = FlowTexts(GUEST, source)
-    assert len(list(made.refreshing())) == 5000 // 256        # a moment for traffic after each page
-    assert list(made.refreshing()) == []
-    flow = make_flow(inbound=True, local_port=5000)
-    assert made.applied(flow) == "-t 1-5000"
-    source.ports = []
-    made.refresh()
-    assert made.applied(flow) is None
+def test_rule_of_all_addresses_of_one_family() -> None:
+    made = texts((PortRule(6, 80, 80, 80, address=IPv4Address("0.0.0.0"), spec="-t 0.0.0.0/80"),
+                  PortRule(6, 80, 80, 80, address=IPv6Address("::"), spec="-t [::]/80")))  # fmt: skip
+    flow = make_flow(inbound=True, local_port=80)
+    assert made.applied(flow._replace(local_address=IPv4Address("203.0.113.1").packed)) == "-t 0.0.0.0/80"
+    assert made.applied(flow._replace(local_address=IPv6Address("2001:db8::7").packed)) == "-t [::]/80"
 
 
-def test_ports_that_change_meanwhile_are_read_from_the_beginning() -> None:
-    source = Source()
-    rule = PortRule(6, 1, 5000, 1, spec="-t 1-5000")
-    source.ports = [ListenerInfo(6, port, rule, False) for port in range(1, 1001)]
-    made = FlowTexts(GUEST, source)
-    pieces = made.refreshing()
-    next(pieces)
-    source.ports = [ListenerInfo(6, 9, rule, False)]
-    assert list(pieces) == []
-    assert made.applied(make_flow(inbound=True, local_port=9)) == "-t 1-5000"
-    assert made.applied(make_flow(inbound=True, local_port=1)) is None
+def test_rule_that_follows_leaves_the_ports_of_others() -> None:
+    follows = PortRule(6, 1, 65535, 1, auto=True, spec="-t auto")
+    made = texts((follows, PortRule(6, 80, 80, 8080, spec="-t 80:8080")))
+    flow = make_flow(inbound=True, local_port=80)
+    assert (made.applied(flow), made.applied(flow._replace(local_port=81))) == ("-t 80:8080", "-t auto")
+
+
+def test_tables_that_are_not_there_have_no_rule() -> None:
+    made = FlowTexts(GUEST)
+    assert made.applied(make_flow(inbound=True)) is None      # the program is still starting
+    made.tables = cast("PortTables", Tables(namespace=None))
+    assert made.applied(make_flow(bypassed=True)) is None

@@ -508,6 +508,17 @@ def test_answer_of_the_responder_that_is_no_frame_leaves_run(bench: Bench) -> No
         bench.engine.run()
 
 
+def test_tracing_flows_or_not_leaves_the_tracer_of_frames(bench: Bench) -> None:
+    seen: list[object] = []
+    bench.engine.set_trace(None, lambda *frame: seen.append(frame))
+    bench.engine.trace_flows(seen.append)
+    bench.engine.trace_flows(None)
+    bench.give(ARP)
+    bench.turn()
+    assert len(seen) == 1
+    bench.engine.set_trace(None)
+
+
 def test_exceptions_of_the_hooks_leave_run(bench: Bench) -> None:
     def frames(*_: object) -> None:
         raise ValueError("hook")

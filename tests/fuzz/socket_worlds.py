@@ -45,7 +45,7 @@ class ControlWorld:
         self.source.records = [make_flow(i, proto=(6, 17)[i % 2]) for i in range(5)]
         rule = PortRule(6, 80, 80, 8080)
         self.source.ports = [ListenerInfo(6, 80, rule, namespace=False)]
-        known = Known(Settings("pasta"), NET, Observed(NET), [], 5.0)
+        known = Known(Settings("pasta"), NET, Observed(NET), [], 5.0, lambda: 4.0)
         self.api = Api(self.source, known, dict, Clock(9.0))
 
     def converse(self, data: bytes) -> bytes:

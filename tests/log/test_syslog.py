@@ -195,6 +195,17 @@ def test_command_has_the_terminal_but_for_warnings_and_answers(capfd: pytest.Cap
     assert capfd.readouterr().err == "error\nwarning\nanswer\n"
 
 
+def test_debug_that_is_asked_for_later_comes_to_a_shared_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    """Without a log file and in the foreground there is no other place for it."""
+    logger = Logger()
+    logger.share_terminal()
+    logger.configure(debug=True)
+    logger.debug("detail")
+    logger.configure()
+    logger.info("no")
+    assert capfd.readouterr().err.endswith(": detail\n")
+
+
 def test_answer_comes_even_to_a_quiet_user(capfd: pytest.CaptureFixture[str]) -> None:
     logger = Logger()
     logger.configure(quiet=True)

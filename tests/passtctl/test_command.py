@@ -44,6 +44,11 @@ def test_filters_become_parameters() -> None:
         "&rule=-t+80")
 
 
+def test_metrics_are_no_json() -> None:
+    with pytest.raises(ConfigError, match="stats --json"):
+        parse(["metrics", "--json"])
+
+
 @pytest.mark.parametrize("words", [["tcp", "udp"], ["10.0.0"], ["colour=red"], ["=x"]])
 def test_filters_that_make_no_sense(words: list[str]) -> None:
     with pytest.raises(ConfigError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from passt.errors import HostError
+from passt.errors import ConfigError, HostError
 from passt.passtctl import instances
 from passt.passtctl.command import Command
 from passt.passtctl.instances import GoneError, Instance
@@ -25,10 +25,10 @@ EVIL = "\x1b]0;pwned\x07\x9b2J\u202e"
 
 
 @contextlib.contextmanager
-def answering(path: Path, *bodies: bytes) -> Iterator[Instance]:
+def answering(path: Path, *bodies: bytes, name: str = "evil.sock") -> Iterator[Instance]:
     """Lend an instance that answers each request in turn with one of *bodies*, the last one for ever."""
     door = socket.socket(socket.AF_UNIX)
-    door.bind(str(path / "evil.sock"))
+    door.bind(str(path / name))
     door.listen()
 
     def serve() -> None:
@@ -45,7 +45,7 @@ def answering(path: Path, *bodies: bytes) -> Iterator[Instance]:
     thread = threading.Thread(target=serve)
     thread.start()
     try:
-        yield Instance(str(path / "evil.sock"))
+        yield Instance(str(path / name))
     finally:
         door.shutdown(socket.SHUT_RDWR)
         thread.join()
@@ -122,3 +122,46 @@ def test_an_instance_with_a_full_queue_is_waited_for(tmp_path: Path, monkeypatch
         first.connect(path)
         with pytest.raises(HostError, match="no answer in"):
             Instance(path).ask("/v1/info")
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Name the directory of this user's sockets."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / "passt").mkdir()
+    return tmp_path / "passt"
+
+
+def test_one_that_does_not_answer_is_told_and_not_passed_over(
+    runtime: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket(socket.AF_UNIX) as ended:
+        ended.bind(str(runtime / "3.sock"))
+    with answering(runtime, b"{", name="4.sock"), answering(runtime, b'{"pid":5}', name="5.sock"):
+        silent: list[HostError] = []
+        assert [info["pid"] for _, info in instances.reachable(silent)] == [5]
+        [error] = silent
+        assert "4.sock: what it answers is no JSON" in str(error)
+        with pytest.raises(ConfigError, match=r"-p.*4\.sock"):
+            instances.choose(None, None)
+        assert instances.choose(5, None).path.endswith("/5.sock")
+    with answering(runtime, b"7", name="6.sock"):
+        run(Command("list"))
+        assert "6.sock: what it answers does not tell who it is" in capfd.readouterr().err
+
+
+def test_pid_is_asked_for_at_the_socket_of_that_name_first(runtime: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as stopped, answering(runtime, b'{"pid":41}', name="41.sock"):
+        stopped.bind(str(runtime / "7.sock"))
+        stopped.listen()
+        stopped.setblocking(False)
+        assert instances.choose(41, None).path.endswith("/41.sock")
+        with pytest.raises(BlockingIOError):
+            stopped.accept()           # nobody has come
+
+
+def test_pid_that_another_name_has_is_found(runtime: Path) -> None:
+    with answering(runtime, b'{"pid":41}', name="2.sock"):
+        assert instances.choose(41, None).path.endswith("/2.sock")
+        with pytest.raises(ConfigError, match="no instance"):
+            instances.choose(2, None)

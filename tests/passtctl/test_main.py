@@ -71,6 +71,13 @@ def test_flows_come_from_all_pages(bench: Bench, capfd: pytest.CaptureFixture[st
     assert json.loads(capfd.readouterr().out) == []
 
 
+def test_list_of_one_socket(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    run(Command("list", path=bench.path, json=True))
+    assert [row["socket"] for row in json.loads(capfd.readouterr().out)] == [bench.path]
+    with pytest.raises(HostError):
+        run(Command("list", path="/nowhere"))
+
+
 def test_other_commands(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
     bench.source.records = [make_flow()]
     bench.source.ports = [ListenerInfo(6, 8003, RULE, namespace=False)]

@@ -9,12 +9,13 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from passt.dataplane.base.wait_limit import WaitLimit
-from passt.facts.contracts import FlowDetail, ListenerInfo
+from passt.facts.contracts import HOST_TABLE, NAMESPACE_TABLE, FlowDetail, ListenerInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from passt.facts.contracts import FlowWatcher, Recorder
+    from passt.facts.port_rule import PortRule
 
 MAX_TURNS = 10_000
 
@@ -125,9 +126,6 @@ class Source(PollLoop):
         end = min(start + limit, len(self.ports))
         return self.ports[start:end], end if end < len(self.ports) else None
 
-    def n_port_changes(self) -> int:
-        return self._n_port_changes
-
     def counters(self) -> dict[str, int]:
         return dict(self.counts)
 
@@ -149,8 +147,23 @@ class Source(PollLoop):
     def stop_recorder(self, _recorder: Recorder) -> None:
         raise NotImplementedError
 
-    def set_trace(self, flows: Callable[[str], None] | None) -> None:
+    def trace_flows(self, flows: Callable[[str], None] | None) -> None:
         self.trace = flows
+
+
+class Tables:
+    """Port tables with the rules that a test gives them; `contracts.PortTables` as far as it is read."""
+
+    def __init__(self, host: tuple[PortRule, ...] = (), namespace: tuple[PortRule, ...] | None = ()) -> None:
+        self._rules = {HOST_TABLE: host}
+        if namespace is not None:
+            self._rules[NAMESPACE_TABLE] = namespace
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._rules)
+
+    def rules(self, name: str) -> tuple[PortRule, ...]:
+        return self._rules[name]
 
 
 class UnixConnection(http.client.HTTPConnection):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import threading
 import time
@@ -36,13 +35,14 @@ class LiveControl:
         self.path = str(path / "1.sock")
         self.bench = Bench()
         self.bench.policy.refuses = True
-        known = Known(Settings("pasta"), GUEST, Observed(GUEST), [], time.time())
+        known = Known(Settings("pasta"), GUEST, Observed(GUEST), [], time.time(), lambda: 7.0)
         self.api = Api(self.bench.engine, known, dict)
         door = socket.socket(socket.AF_UNIX)
         door.bind(self.path)
         door.listen(100)
         door.setblocking(False)
-        self.server = Server(self.bench.engine, door.detach(), self.api.serve, owner_uid=os.getuid())
+        self.server = Server(self.bench.engine, door.detach(), self.api.serve)
+        self.server.is_ours = lambda _client: True
         self.server.start()
         self.connections: list[UnixConnection] = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,6 +169,67 @@ def test_others_may_not_even_connect(lab: Lab, guest: tuple[Running, Asker, int,
         ["setpriv", "--reuid=65533", "--regid=65533", "--clear-groups", "curl", "-sS", "--unix-socket",
          asker.path, "http://passt/v1/info"], check=False)  # fmt: skip
     assert done.returncode != 0
+
+
+def test_events_tell_of_ports_that_are_opened_and_closed(
+    lab: Lab, guest: tuple[Running, Asker, int, int]
+) -> None:
+    _, asker, _, _ = guest
+    listener = lab.host.spawn(
+        ["curl", "-sSN", "--unix-socket", asker.path, "http://passt/v1/events?kinds=port_opened,port_closed"],
+        user=asker.user, stdout=-1)  # fmt: skip
+    out = listener.popen.stdout
+    assert out is not None
+    wait_until(lambda: asker.ask("/v1/info")["listeners_of_events"] == 1, "curl listens")
+    change = ["-X", "PATCH", "-d"]
+    assert asker.ask("/v1/ports", *change, json.dumps({"add": ["-t 9310-9312:9410-9412"]}))["opened"] == 3
+    assert asker.ask("/v1/ports", *change, json.dumps({"delete": ["-t 9310-9312:9410-9412"]}))["closed"] == 3
+    events = [json.loads(out.readline()) for _ in range(6)]
+    assert [event["event"] for event in events] == ["port_opened"] * 3 + ["port_closed"] * 3
+    assert {(event["port"], event["leads_to"]) for event in events[:3]} == {
+        (9310 + i, 9410 + i) for i in range(3)}  # fmt: skip
+    assert {(event["side"], event["protocol"], event["auto"]) for event in events} == {("host", "tcp", False)}
+    # More at once than is told: the rest is counted, and the program serves meanwhile.
+    asker.ask("/v1/ports", *change, json.dumps({"add": ["-t 20001-20300"]}))
+    told = 0
+    while (event := json.loads(out.readline()))["event"] != "lost":
+        told += 1
+    assert 0 < told <= 64
+    assert told + event["events"] == 300
+    listener.kill()
+
+
+def test_debug_that_is_set_later_tells_why_as_that_of_the_start_does(
+    lab: Lab, guest: tuple[Running, Asker, int, int]
+) -> None:
+    running, asker, _, _ = guest
+    asker.ask("/v1/log", "-X", "PUT", "-d", '{"level":"debug"}')
+    client = lab.host.spawn(["bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{PORT}; sleep 60"])
+    wait_until(lambda: asker.ask("/v1/flows?path=bypass&protocol=tcp")["flows"] != [], "the flow is there")
+    client.kill()
+    running.send(signal.SIGTERM)
+    stderr = running.finish().stderr
+    assert b": bypass " in stderr
+
+
+def test_file_that_was_opened_to_others_serves_who_started_the_program_alone(
+    lab: Lab, guest: tuple[Running, Asker, int, int]
+) -> None:
+    _, asker, _, _ = guest
+    socket = Path(asker.path)
+    home = socket.parent
+    modes = home.stat().st_mode, socket.stat().st_mode
+    home.chmod(0o755)
+    socket.chmod(0o666)
+    try:
+        stranger = ["setpriv", "--reuid=65533", "--regid=65533", "--clear-groups", "curl", "-sS",
+                    "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", asker.path]  # fmt: skip
+        assert lab.host.run([*stranger, "http://passt/v1/info"]).stdout == b"403"
+        assert lab.host.run([*stranger, "-X", "DELETE", "http://passt/v1/flows/0.0"]).stdout == b"403"
+    finally:
+        socket.chmod(modes[1])
+        home.chmod(modes[0])
+    assert asker.ask("/v1/info")["mode"] == "pasta"
 
 
 @pytest.mark.parametrize("foreground", [True, False])

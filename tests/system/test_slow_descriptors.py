@@ -164,3 +164,20 @@ def test_full_call_and_error_descriptors_are_refused(lab: Lab, plain: bool) -> N
         os.close(event)
         peer.close()
         is_alive(running, SharingPeer.connect(path))
+
+
+@pytest.mark.parametrize("request_text", [b"", b"GET /v1/info HTTP/1.1\r\nhost: x\r\n\r\n"])
+def test_socket_that_lingers_is_sent_to_the_control_socket(
+    lab: Lab, plain: bool, lingering: Lingering, request_text: bytes
+) -> None:
+    """It is closed when what it came with is read, or with the connection."""
+    control = lab.directory / "control"
+    control.mkdir(exist_ok=True)
+    control.chmod(0o1777)
+    with passt(lab, "--control", str(control / "socket"), user=plain) as (running, path):
+        peer = connect("stream", path)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(control / "socket"))
+            with stopped(running):
+                lingering.hand_over(client, request_text or b"G")
+        is_alive(running, peer)

@@ -59,16 +59,18 @@ LEVELS = {"debug": log.DEBUG, "info": log.INFO, "warning": log.WARNING}
 class Known:
     """What the program tells of itself; *observed* has the guest's addresses.
 
-    *arguments* are those of its command line, *started_s* is in seconds since 1970.
+    *arguments* are those of its command line, *started_s* is in seconds since 1970; *uptime_s* tells for how
+    long it has run, whatever becomes of the time of day.
     """
 
     def __init__(self, settings: Settings, guest: GuestNet, observed: Observed, arguments: list[str],
-                 started_s: float) -> None:
+                 started_s: float, uptime_s: Callable[[], float]) -> None:
         self.settings = settings
         self.guest = guest
         self.observed = observed
         self.arguments = arguments
         self.started_s = started_s
+        self.uptime_s = uptime_s
 
 
 class Api:
@@ -79,9 +81,8 @@ class Api:
         self._engine = engine
         self._known = known
         self._control_counters = control_counters
-        self._clock = clock
-        self._texts = FlowTexts(known.guest, engine)
-        self.events = EventHub(engine, self._texts, clock=clock)
+        self.texts = FlowTexts(known.guest)
+        self.events = EventHub(engine, self.texts, clock=clock)
         self._pace = Pace()
         self._captures = Captures(engine, known.guest.ifname, clock)
         self.count_clients: Callable[[], int] = int
@@ -93,7 +94,7 @@ class Api:
     def on_host_changed(self, guest: GuestNet, changes: Iterable[HostChange]) -> None:
         """Take it that *guest* is the guest's network now, and tell of the *changes*."""
         self._known.guest = guest
-        self._texts.renew(guest)
+        self.texts.renew(guest)
         if self.explainer is not None:
             self.explainer.renew(guest)
         self.events.on_host_changed(changes)
@@ -114,7 +115,7 @@ class Api:
             "mode": settings.mode,
             "pid": log.own_pid(),
             "started": round(known.started_s, 3),
-            "uptime_s": round(self._clock() - known.started_s, 3),
+            "uptime_s": round(known.uptime_s(), 3),
             "options": known.arguments,
             "command": list(settings.namespace.command) or None,
             "namespace": settings.namespace.netns or settings.namespace.pid,
@@ -145,10 +146,9 @@ class Api:
         """Write flows a few records at a time; the loop runs between two of them."""
         place: int | None = start
         left, before = limit, b'{"flows":['
-        yield from self._texts.refreshing()
         while place is not None and left:
             found, after = self._engine.detail_page(place, min(RECORDS_AT_ONCE, left))
-            texts = [encode(self._texts.write(flow)) for flow in found if chosen.takes(flow, self._texts)]
+            texts = [encode(self.texts.write(flow)) for flow in found if chosen.takes(flow, self.texts)]
             place, left = after, left - len(texts)
             if texts:
                 yield before + b",".join(texts)
@@ -160,8 +160,7 @@ class Api:
 
     def flow(self, _request: Request, _client: Client, name: str) -> Response:
         """Tell of one flow."""
-        self._texts.refresh()
-        return answer(self._texts.write(self._find(name)))
+        return answer(self.texts.write(self._find(name)))
 
     def _find(self, name: str) -> FlowDetail:
         """Return the flow with that id. Raises RefusalError."""
@@ -174,8 +173,7 @@ class Api:
     def close_flow(self, _request: Request, _client: Client, name: str) -> Response:
         """End a flow, and tell what it was."""
         flow = self._find(name)
-        self._texts.refresh()
-        text = self._texts.write(flow)
+        text = self.texts.write(flow)
         if not self._engine.close_flow(flow.number, flow.generation):
             raise RefusalError(404, f"flow {name} is not there any more")
         return answer(text)
@@ -267,7 +265,7 @@ class Api:
         if level not in LEVELS:
             raise RefusalError(400, f"level is one of {', '.join(LEVELS)}")
         log.configure(debug=level == "debug", quiet=level == "warning")
-        self._engine.set_trace(log.debug if level == "debug" else None)
+        self._engine.trace_flows(log.debug if level == "debug" else None)
         return answer({"level": level})
 
 

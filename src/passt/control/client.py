@@ -35,7 +35,7 @@ READ_SIZE = 16384
 MAX_HEAD = 16384     # bytes of a request's head that h11 keeps
 REQUEST_S = 10.0     # from the first byte of a request, or the connection's begin, to the request's end
 IDLE_S = 120.0       # between two requests
-SEND_S = 30.0        # without the client taking anything
+SEND_S = 30.0        # without the client taking anything of a response that has an end
 _FD = struct.Struct("i")
 _ONE_FD = socket.CMSG_LEN(_FD.size)
 
@@ -56,6 +56,7 @@ class Client:
         self._out = b""
         self._body: Iterator[bytes | None] | None = None
         self._is_waiting = False    # for `wake`, with nothing to send
+        self._may_pause = False     # the response never ends, and its reader may take its time
         self._has_end = False       # the client sends no more
         self._has_more = False      # the next request, or its beginning, has come already
         self._watched = (True, False)  # for what is to be read, for room to write
@@ -67,7 +68,7 @@ class Client:
 
     def is_late(self) -> bool:
         """Tell whether the client has had its time."""
-        return not self._is_waiting and self._clock() > self._deadline
+        return not (self._is_waiting or self._may_pause) and self._clock() > self._deadline
 
     def wake(self) -> None:
         """Go on with a response that had nothing to say."""
@@ -211,6 +212,7 @@ class Client:
             headers.append(("connection", "close"))
         self._send(h11.Response(status_code=response.status, headers=headers))
         self._body = iter(()) if self._head is not None and self._head.method == b"HEAD" else body
+        self._may_pause = response.never_ends
         self._deadline = self._clock() + SEND_S
 
     def _send(self, event: h11.Event) -> None:
@@ -244,6 +246,7 @@ class Client:
                 self._send(h11.Data(data=piece))
             return
         self._body = None
+        self._may_pause = False
         self._send(h11.EndOfMessage())
         self._is_waiting = False
         self._head = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import os
+import stat
 import sys
 import time
 
@@ -47,7 +48,7 @@ class Control:
     def __init__(self, path: str, background: Background) -> None:
         _load()
         self._started_s = time.time()
-        self._owner_uid = os.geteuid()
+        self._started_at_s = time.monotonic()
         self._ping_range = read_range()    # in the caller's user namespace, which knows most groups
         self._is_auto = path == AUTO
         if self._is_auto:
@@ -88,22 +89,25 @@ class Control:
         named = self._name_of(log.own_pid())
         if self._is_auto and os.path.exists(named):
             self._socket.path = named
-        known = Known(settings, guest, observed, sys.argv[1:], self._started_s)
+        begin_s = self._started_at_s
+        known = Known(settings, guest, observed, sys.argv[1:], self._started_s,
+                      lambda: time.monotonic() - begin_s)
         self._api = Api(engine, known, control_counters)
-        self._server = Server(engine, self._socket.detach(), self._api.serve, owner_uid=self._owner_uid)
+        self._server = Server(engine, self._socket.detach(), self._api.serve)
         self._api.count_clients = self._server.count
         self.on_host_changed = self._api.on_host_changed
         self._facts = (policy, observed, guest, engine, foretell_ping(self._ping_range))
 
-    def steer(self, tables: ClientTables, cut: Cut, user_of: Callable[[socket.socket], int | None]) -> None:
+    def steer(self, tables: ClientTables, cut: Cut, is_ours: Callable[[socket.socket], bool | None]) -> None:
         """Take the port *tables* for `PortRules`, and for `Server` who is a client; call before `start`."""
         from passt.control.explain import Explainer
         from passt.control.ports import PortRules
 
         policy, observed, guest, engine, ping = self._facts
+        self._api.texts.tables = tables.live
         self._api.port_rules = PortRules(tables, cut)
         self._api.explainer = Explainer(policy, observed, guest, engine.listeners, tables, ping)
-        self._server.user_of = user_of
+        self._server.is_ours = is_ours
 
     def start(self) -> None:
         """Take clients from now on."""
@@ -125,17 +129,32 @@ def runtime_directory() -> str:
 
 
 def _make_directory(directory: str) -> None:
+    """Make *directory*, or see that it is ours: who else may write there could put a socket in our place."""
     try:
         os.mkdir(directory, 0o700)
     except FileExistsError:
-        return
+        _check_directory(directory)
     except OSError as error:
         raise ConfigError(f"option '--control' auto: cannot make {directory}: {error.strerror}") from None
 
 
+def _check_directory(directory: str) -> None:
+    """Refuse a directory in which others may write. Raises ConfigError."""
+    found = os.lstat(directory)
+    if not stat.S_ISDIR(found.st_mode):
+        raise ConfigError(f"option '--control' auto: {directory} is no directory")
+    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(f"option '--control' auto: others than user {os.geteuid()} may change {directory};"
+                          " give a path, or set XDG_RUNTIME_DIR to a directory of this user")
+
+
 def remove_stale(directory: str) -> None:
-    """Remove sockets of programs that have ended from *directory*."""
-    for name in os.listdir(directory):
+    """Remove sockets of programs that have ended from *directory*. Raises ConfigError."""
+    try:
+        names = os.listdir(directory)
+    except OSError as error:
+        raise ConfigError(f"option '--control' auto: cannot read {directory}: {error.strerror}") from None
+    for name in names:
         if name.endswith(_SUFFIX):
             unix_socket.remove_if_stale(os.path.join(directory, name))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from functools import partial
 
 from passt.control.flows import PROTOCOLS, end_of, rule_text
 from passt.control.http import JSON_LINES, RefusalError, Response, encode
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 KINDS = ("flow_opened", "flow_closed", "flow_refused", "port_opened", "port_closed", "guest_address",
          "host_changed", "limit_reached", "lost")  # fmt: skip
+# Those of which the engine tells a number a second; of what it keeps to itself it knows no kind.
+_RATED = frozenset(("flow_opened", "flow_closed", "flow_refused", "port_opened", "port_closed"))
 MAX_LISTENERS = 8
 MAX_QUEUED = 1024   # events, of some 700 bytes, that one listener may be behind
 MAX_SENT = 64       # of them that leave at once
@@ -115,10 +118,9 @@ class EventHub:
         client.when_closed = leave
         if len(self._subscriptions) == 1:
             self._begin()
-        return Response(200, JSON_LINES, subscription.pieces(), is_whole=False)
+        return Response(200, JSON_LINES, subscription.pieces(), is_whole=False, never_ends=True)
 
     def _begin(self) -> None:
-        self._texts.refresh()
         self._counts = self._limits()
         self._n_untold = self._source.n_untold()
         self._source.set_watcher(self)
@@ -135,11 +137,12 @@ class EventHub:
         counts = self._limits()
         for name, n in counts.items():
             if n > self._counts.get(name, 0):
-                self._publish("limit_reached", {"counter": name, "times": n - self._counts.get(name, 0)})
+                self._tell_limit(name, n - self._counts.get(name, 0))
         self._counts = counts
         n_untold = self._source.n_untold()
         for subscription in self._subscriptions:
-            subscription.n_lost += n_untold - self._n_untold
+            if subscription.kinds & _RATED:
+                subscription.n_lost += n_untold - self._n_untold
             if subscription.n_lost:
                 subscription.client.wake()
         self._n_untold = n_untold
@@ -148,50 +151,50 @@ class EventHub:
         counters = self._source.counters()
         return {name: counters[name] for name in LIMITS}
 
-    def _publish(self, kind: str, content: dict[str, Any]) -> None:
+    def _tell_limit(self, counter: str, times: int) -> None:
+        self._publish("limit_reached", lambda: {"counter": counter, "times": times})
+
+    def _publish(self, kind: str, write: Callable[[], dict[str, Any]]) -> None:
+        """Hand what *write* returns to all who want events of *kind*; nothing is written for nobody."""
         line = b""
         for subscription in self._subscriptions:
             if kind in subscription.kinds:
-                line = line or event_line(kind, self._clock(), content)
+                line = line or event_line(kind, self._clock(), write())
                 subscription.add(line)
 
     def on_flow_opened(self, flow: FlowDetail) -> None:
         """Tell of a flow that has begun."""
-        self._publish("flow_opened", {"flow": self._texts.write(flow)})
+        self._publish("flow_opened", lambda: {"flow": self._texts.write(flow)})
 
     def on_flow_ended(self, flow: FlowDetail, why: str) -> None:
         """Tell of a flow that ends, with what it carried."""
-        self._publish("flow_closed", {"reason": why, "flow": self._texts.write(flow)})
+        self._publish("flow_closed", lambda: {"reason": why, "flow": self._texts.write(flow)})
 
     def on_flow_refused(self, proto: int, source: bytes, source_port: int, destination: bytes,
                         destination_port: int, inbound: bool) -> None:
         """Tell of a flow that the policy refused."""
-        self._publish("flow_refused", {
+        self._publish("flow_refused", lambda: {
             "protocol": PROTOCOLS[proto], "direction": "inbound" if inbound else "outbound",
             "source": end_of(source, source_port), "destination": end_of(destination, destination_port)})
 
     def on_port_opened(self, listener: ListenerInfo) -> None:
         """Tell of a listener that was opened."""
-        self._texts.refresh()
-        self._publish("port_opened", port_of(listener))
+        self._publish("port_opened", lambda: port_of(listener))
 
     def on_port_closed(self, listener: ListenerInfo) -> None:
         """Tell of a listener that was closed."""
-        self._texts.refresh()
-        self._publish("port_closed", port_of(listener))
+        self._publish("port_closed", lambda: port_of(listener))
 
     def on_host_changed(self, changes: Iterable[HostChange]) -> None:
         """Tell of each change of the host's network that was followed."""
         for change in changes:
-            self._publish("host_changed", {
-                "what": change.what, "family": f"ip{change.version}" if change.version else None,
-                "before": change.before, "after": change.after})
+            self._publish("host_changed", partial(_describe_change, change))
 
     def on_guest_learnt(self, address: bytes) -> None:
         """Tell of an address that the guest was seen to use: 6 bytes are a hardware address."""
         if self._subscriptions:
             text = end_of(address, 0) if len(address) != 6 else {"address": format_mac(address)}
-            self._publish("guest_address", {"address": text and text["address"]})
+            self._publish("guest_address", lambda: {"address": text and text["address"]})
 
 
 def event_line(kind: str, time_s: float, content: dict[str, Any]) -> bytes:
@@ -214,3 +217,8 @@ def port_of(listener: ListenerInfo) -> dict[str, Any]:
         "auto": rule is not None and rule.auto,
         "rule": rule_text(rule) if rule is not None else None,
     }
+
+
+def _describe_change(change: HostChange) -> dict[str, str | None]:
+    return {"what": change.what, "family": f"ip{change.version}" if change.version else None,
+            "before": change.before, "after": change.after}

@@ -6,24 +6,16 @@ import socket
 from ipaddress import ip_address
 
 from passt.control.http import RefusalError
-from passt.facts.port_rule import PortRule
+from passt.facts.contracts import HOST_TABLE, NAMESPACE_TABLE
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from typing import Any, Protocol
+    from collections.abc import Mapping
+    from typing import Any
 
-    from passt.facts.contracts import FlowDetail, ListenerInfo
+    from passt.facts.contracts import FlowDetail, PortTables
     from passt.facts.guest import GuestFamily, GuestNet
-
-    class Listening(Protocol):
-        """The part of the engine that is used; see engine.pyi."""
-
-        def listener_page(self, start: int = ...) -> tuple[list[ListenerInfo], int | None]:
-            """Return listeners, and the start of the next page."""
-
-        def n_port_changes(self) -> int:
-            """Count how often they changed."""
+    from passt.facts.port_rule import PortRule
 
 PROTOCOLS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp", socket.IPPROTO_ICMP: "icmp",
              socket.IPPROTO_ICMPV6: "icmp6"}  # fmt: skip
@@ -58,39 +50,20 @@ def parse_name(text: str) -> tuple[int, int]:
 
 
 class FlowTexts:
-    """Writes flows; *guest* and the listeners of *source* tell which mapping or rule applied to one."""
+    """Writes flows; *guest* and the port tables tell which mapping or rule applied to one.
 
-    def __init__(self, guest: GuestNet, source: Listening) -> None:
+    A rule is looked for among the few hundred that there can be, as they are now: the listeners, of which
+    there may be 60,000, are not.
+    """
+
+    def __init__(self, guest: GuestNet) -> None:
         self.renew(guest)
-        self._source = source
-        self._rules: dict[tuple[int, int, bool], list[PortRule]] = {}
-        self._n_changes = -1       # of the listeners that `_rules` was made of
+        self.tables: PortTables | None = None  # set when they are there
 
     def renew(self, guest: GuestNet) -> None:
         """Take it that *guest* is the guest's network now."""
         self._mappings4 = _mappings(guest.ip4)
         self._mappings6 = _mappings(guest.ip6)
-
-    def refresh(self) -> None:
-        """Take note of the port rules that there are now."""
-        for _ in self.refreshing():
-            pass
-
-    def refreshing(self) -> Iterator[bytes]:
-        """Do so in pieces, with an empty one of a response after each: there may be 60,000 listeners."""
-        while self._n_changes != (n_changes := self._source.n_port_changes()):
-            rules: dict[tuple[int, int, bool], list[PortRule]] = {}
-            start: int | None = 0
-            while start is not None and n_changes == self._source.n_port_changes():
-                found, start = self._source.listener_page(start)
-                for listener in found:
-                    if isinstance(listener.rule, PortRule):
-                        key = (listener.proto, listener.port, listener.namespace)
-                        rules.setdefault(key, []).append(listener.rule)
-                if start is not None:
-                    yield b""
-            if start is None:
-                self._rules, self._n_changes = rules, n_changes
 
     def write(self, flow: FlowDetail) -> dict[str, Any]:
         """Write *flow* as a JSON object; docs/control-api.json has its schema."""
@@ -126,10 +99,25 @@ class FlowTexts:
             port, near = flow.local_port, flow.local_address
         else:
             port, near = flow.remote_port, flow.remote_address
-        for rule in self._rules.get((flow.proto, port, not flow.inbound), ()):
-            if rule.address is None or rule.address.packed == near:
-                return rule_text(rule)
-        return None
+        table = HOST_TABLE if flow.inbound else NAMESPACE_TABLE
+        if self.tables is None or table not in self.tables.names():
+            return None
+        found = None
+        for rule in self.tables.rules(table):
+            if rule.first <= port <= rule.last and rule.proto == flow.proto and _has(rule, near):
+                if not rule.auto:
+                    return rule_text(rule)
+                found = found or rule_text(rule)     # a rule that follows leaves the ports of others alone
+        return found
+
+
+def _has(rule: PortRule, address: bytes) -> bool:
+    """Tell whether *rule* listens on *address*; 0.0.0.0 and :: are all addresses of their family."""
+    if rule.address is None:
+        return True
+    if rule.address.is_unspecified:
+        return len(rule.address.packed) == len(address)
+    return rule.address.packed == address
 
 
 def rule_text(rule: PortRule) -> str:

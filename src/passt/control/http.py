@@ -40,7 +40,8 @@ class Response(NamedTuple):
     """*body* are the pieces to send, one in each turn of the loop.
 
     An empty piece means: not yet, ask again in the next turn; None: not until `Client.wake`. *is_whole* says
-    that the pieces are all at hand, so that their length can be told.
+    that the pieces are all at hand, so that their length can be told; *never_ends* that the client may take
+    its time to read, as what it does not read is bounded.
     """
 
     status: int
@@ -48,6 +49,7 @@ class Response(NamedTuple):
     body: Iterable[bytes | None]
     is_whole: bool = True
     headers: tuple[tuple[str, str], ...] = ()
+    never_ends: bool = False
 
 
 class RefusalError(Exception):

@@ -1,8 +1,8 @@
 """The listening side of the control socket: who may come in, how many at once, and for how long.
 
 The socket's file has mode 0600, so that only its owner and root can connect; the kernel tells besides who did
-(unix(7), SO_PEERCRED). A client that comes when there are MAX_CLIENTS gets a response that says so. Slow and
-silent ones are closed when their time is over (`client`).
+(unix(7), SO_PEERCRED), and whoever did not start the program is refused. A client that comes when there are
+MAX_CLIENTS gets a response that says so. Slow and silent ones are closed when their time is over (`client`).
 
 A piece of a long list takes most of a millisecond. When thirty clients ask for lists, the loop would make
 thirty pieces in each of its turns, and traffic would wait for all of them. So whoever wants a piece made
@@ -15,9 +15,7 @@ A client that finds both ends closed before it has sent its request, as curl may
 
 from __future__ import annotations
 
-import os
 import socket
-import struct
 import time
 from collections import deque
 
@@ -37,28 +35,23 @@ MAX_ACCEPTED = 16         # in one turn of the loop
 RETRY_S = 1.0             # until accept(2) is tried again after it found no free descriptor
 SWEEP_S = 1.0             # between two looks for clients whose time is over; that who is refused has
 MAX_PARTING = 16          # clients that were refused and are not closed yet
-OVERFLOW_UID = 65534      # of a user that our user namespace does not know: user_namespaces(7)
-_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 class Server:
-    """Serves clients of the listening socket *fd*, which it owns, by *serve*.
-
-    *owner_uid* is the user who made the socket's file, as seen before any namespace was entered.
-    """
+    """Serves clients of the listening socket *fd*, which it owns, by *serve*."""
 
     def __init__(self, loop: Loop, fd: int, serve: Callable[[Request, Client], Response], *,
-                 owner_uid: int, clock: Callable[[], float] = time.monotonic) -> None:
+                 clock: Callable[[], float] = time.monotonic) -> None:
         self._loop = loop
         self._sock = socket.socket(fileno=fd)
         self._serve = serve
-        self._owner_uid = owner_uid
         self._clock = clock
         self._clients: set[Client] = set()
         self._is_sweeping = False
         self._parting: deque[socket.socket] = deque()
-        # Tells the host's number of a client's user, None if it cannot; `run.port_helper` can.
-        self.user_of: Callable[[socket.socket], int | None] = lambda _client: None
+        # Tells whether a client is of the user who started us; set before the first one comes
+        # (`run.steering`, which has the same door for pesto).
+        self.is_ours: Callable[[socket.socket], bool | None] = lambda _client: False
         # Made now: no response takes anything that could be lacking later.
         self._full = _plain(RefusalError(503, f"there are {MAX_CLIENTS} clients already"))
         self._stranger = _plain(RefusalError(403, "this socket is for the user who started the program"))
@@ -86,7 +79,7 @@ class Server:
 
     def _take(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        refusal = None if self._is_owner(sock) else self._stranger
+        refusal = None if self.is_ours(sock) else self._stranger
         if refusal is None and len(self._clients) >= MAX_CLIENTS:
             refusal = self._full
         if refusal is not None:
@@ -96,7 +89,7 @@ class Server:
         try:
             self._clients.add(Client(self._loop, sock, self._serve, self._clients.discard, self._clock))
         except OSError:
-            sock.close()
+            self._close(sock)
             return
         if not self._is_sweeping:
             self._is_sweeping = True
@@ -108,32 +101,29 @@ class Server:
             sock.send(refusal)
             sock.shutdown(socket.SHUT_WR)
         except OSError:
-            sock.close()
+            self._close(sock)
             return
         if not self._parting:
             self._loop.call_later(SWEEP_S, self._close_parting)
         self._parting.append(sock)
         if len(self._parting) > MAX_PARTING:
-            _close_read(self._parting.popleft())
+            self._close(self._parting.popleft())
 
     def _close_parting(self) -> None:
         while self._parting:
-            _close_read(self._parting.popleft())
+            self._close(self._parting.popleft())
 
-    def _is_owner(self, sock: socket.socket) -> bool:
-        """Tell whether the client is of our user, or root.
+    def _close(self, sock: socket.socket) -> None:
+        """Close *sock*; what is unread then would reset the connection, and lose our response.
 
-        A user whom our namespace does not know has no number in it. Only where the owner of the file became
-        another user, as root does, can it be the owner: the mode of the file has kept out all others.
+        A descriptor that was sent along is closed with it, which may take its time.
         """
-        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        outside = self.user_of(sock)
-        if outside is not None:
-            return outside in {self._owner_uid, 0}
-        uid = _CREDENTIALS.unpack(raw)[1]
-        if uid in {os.getuid(), 0}:
-            return True
-        return uid == OVERFLOW_UID and self._owner_uid == 0
+        with self._loop.wait_limit():
+            try:
+                sock.recv(65536)
+            except OSError:
+                pass
+            sock.close()
 
     def _sweep(self) -> None:
         """Close clients whose time is over, as long as there are clients."""
@@ -196,15 +186,6 @@ class Pace:
             return False
         self._queue.popleft()
         return True
-
-
-def _close_read(sock: socket.socket) -> None:
-    """Close *sock*; what is unread then would reset the connection, and lose our response."""
-    try:
-        sock.recv(65536)
-    except OSError:
-        pass
-    sock.close()
 
 
 def _plain(refusal: RefusalError) -> bytes:

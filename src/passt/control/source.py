@@ -32,7 +32,7 @@ class Loop(Protocol):
         """Call *callback* once, after *delay_s* seconds."""
 
     def wait_limit(self) -> WaitLimit:
-        """Give what bounds waits for descriptors of a client."""
+        """Bound the waits for descriptors that somebody has sent; they are closed by each read and close."""
 
 
 class Source(Loop, Protocol):
@@ -49,9 +49,6 @@ class Source(Loop, Protocol):
 
     def listener_page(self, start: int = ..., limit: int = ...) -> tuple[list[ListenerInfo], int | None]:
         """Look at *limit* places for listeners; return them, and the start of the next page."""
-
-    def n_port_changes(self) -> int:
-        """Count how often a listener was added or removed, or got another rule."""
 
     def counters(self) -> dict[str, int]:
         """Return all counters."""
@@ -76,5 +73,5 @@ class Source(Loop, Protocol):
     def stop_recorder(self, recorder: Recorder) -> None:
         """Give *recorder* no packets any more."""
 
-    def set_trace(self, flows: Callable[[str], None] | None) -> None:
+    def trace_flows(self, flows: Callable[[str], None] | None) -> None:
         """Call *flows* with a line for each change of a connection's state."""

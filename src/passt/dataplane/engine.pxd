@@ -19,7 +19,6 @@ cdef class Engine:
     cdef list due                 # heap of (deadline ns, id, callback)
     cdef long next_timer
     cdef uint32_t python_timer    # id of the heap entry that all Python timers share
-    cdef uint64_t port_changes    # listeners added, removed, or given another rule, so far
 
     cdef void watch_link(self, Link link, int op) except *
     cdef void end_link(self) except *

@@ -125,9 +125,6 @@ class Engine:
         A listener that is there while all pages are read is found exactly once.
         """
 
-    def n_port_changes(self) -> int:
-        """Count how often a listener was added or removed, or got another rule."""
-
     def add_reader(self, fd: int, callback: Callable[[], None], readable: bool = ...,
                    writable: bool = ...) -> None:
         """Call *callback* from the loop whenever *fd* is *readable*, or *writable* (level-triggered).
@@ -185,6 +182,9 @@ class Engine:
         gso_size as in its virtio-net header, the number of its flow or -1.
         """
 
+    def trace_flows(self, flows: Callable[[str], None] | None) -> None:
+        """Do so for *flows* alone, and leave *frames* as they are."""
+
     def run(self) -> None:
         """Run until `stop` is called from a callback. Raises HostError if the tap is deleted meanwhile."""
 
@@ -208,7 +208,7 @@ class Engine:
         """As `flow_page`, with all that is known of each flow: the kernel is asked, so pages are smaller."""
 
     def set_watcher(self, watcher: FlowWatcher | None) -> None:
-        """Tell *watcher* of each flow that begins and ends from now on; None: nobody."""
+        """Tell *watcher* of each flow that begins and ends from now on, and of ports; None: nobody."""
 
     def n_untold(self) -> int:
         """Return how many events a watcher was not told, as there were more than some 2,000 a second."""

@@ -15,6 +15,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from passt.dataplane.observe.capture cimport Capture
 from passt.dataplane.observe.recorder cimport Recorder
 from passt.dataplane.core.core cimport Core
+from passt.dataplane.core.decisions cimport may_tell
 from passt.dataplane.core.detail cimport describe as describe_all
 from passt.dataplane.core.listeners cimport Listener
 from passt.dataplane.flow.record cimport CLASS_DATAGRAM, FLOW_DEAD, FLOW_UDP_PORT, NO_FLOW, Flow
@@ -178,19 +179,16 @@ cdef class Engine:
 
     def add_listener(self, int fd, int proto, rule, bint namespace=False):
         listener = self.core.listeners.add(fd, proto, rule, namespace)
-        self.port_changes += 1
-        if self.core.has_watcher:
+        if may_tell(self.core):
             self.core.watcher.on_port_opened(tell_listener(listener))
 
     def change_rule(self, int fd, rule):
         change_rule(self.core, self.core.listeners.find(fd), rule)
-        self.port_changes += 1
 
     def remove_listener(self, int fd):
         cdef Listener listener = self.core.listeners.find(fd)
         end_listener(self.core, listener)
-        self.port_changes += 1
-        if self.core.has_watcher:
+        if may_tell(self.core):
             self.core.watcher.on_port_closed(tell_listener(listener))
 
     def listeners(self):
@@ -202,9 +200,6 @@ cdef class Engine:
         cdef uint32_t end = start + min(limit, top - min(start, top))
         found = [tell_listener(listener) for listener in places[start:end] if listener is not None]
         return found, end if end < top else None
-
-    def n_port_changes(self):
-        return self.port_changes
 
     def add_reader(self, int fd, callback, bint readable=True, bint writable=False):
         self.must_watch(fd, EPOLL_CTL_MOD if fd in self.readers else EPOLL_CTL_ADD,
@@ -259,9 +254,12 @@ cdef class Engine:
         self.core.watch.remove_recorder(recorder)
 
     def set_trace(self, flows, frames=None):
+        self.trace_flows(flows)
+        self.core.watch.set_tracer(frames, self.core.fail_by)
+
+    def trace_flows(self, flows):
         self.core.trace = flows
         self.core.has_trace = flows is not None
-        self.core.watch.set_tracer(frames, self.core.fail_by)
 
     def run(self):
         self.stopping = False

@@ -2,9 +2,9 @@
 
 Where a line goes: to standard error until the program goes to the background (`leave_terminal`), and once a
 command has the terminal, warnings and errors only (`share_terminal`); also to the log file if there is one,
-else to the system log, which programs that go to the background open. The level is set once, at start. In the
-file, and with -d on standard error if there is no file, each line begins with the seconds since the start,
-S.FFFF.
+else to the system log, which programs that go to the background open. The level is set at the start, and by
+who asks for another (`control.api`). In the file, and with -d on standard error if there is no file, each
+line begins with the seconds since the start, S.FFFF.
 
 A message is always one line of bounded length: characters that are not printable are escaped, as texts from
 the command line, the host or the guest may be part of it. A line is one write(2), so nothing is lost at fork
@@ -96,7 +96,7 @@ class Logger:
         self._start_s = clock()
         self._pid = os.getpid()
         self._level = INFO
-        self._terminal_level = DEBUG
+        self._shares_terminal = False
         self._file: LogFile | None = None
         self._syslog: Syslog | None = None
         self._windows: dict[str, _Window] = {}
@@ -133,9 +133,8 @@ class Logger:
         return [fd for fd in found if fd >= 0]
 
     def share_terminal(self) -> None:
-        """Without debug, print warnings and errors only on standard error, which a command uses now."""
-        if self._level < DEBUG:
-            self._terminal_level = WARNING
+        """Print warnings and errors only on standard error, which a command uses now, unless it is debug."""
+        self._shares_terminal = True
 
     def leave_terminal(self) -> None:
         """Stop printing on standard error: the program goes to the background."""
@@ -219,7 +218,8 @@ class Logger:
     def _print(self, level: int, text: str, terminal_level: int | None = None) -> None:
         """Write a line to all its places; *terminal_level* is its level on standard error, if different."""
         line = escape(text)
-        if self._fd >= 0 and (terminal_level or level) <= self._terminal_level:
+        limit = WARNING if self._shares_terminal and self._level < DEBUG else DEBUG
+        if self._fd >= 0 and (terminal_level or level) <= limit:
             stamp = f"{self._seconds():.4f}: " if self._level >= DEBUG and self._file is None else ""
             try:
                 os.write(self._fd, f"{stamp}{line}\n".encode())

@@ -114,6 +114,8 @@ def _check(given: dict[str, Any], words: list[str]) -> Command:
         if option in given and name != command:
             what = f"option '--{option}' belongs" if option != "specs" else "options -t, -u, -T and -U belong"
             raise ConfigError(f"{what} to '{command}', not to '{name}'")
+    if name == "metrics" and "json" in given:
+        raise ConfigError("option '--json': metrics are for Prometheus; 'stats --json' has all counters")
     most = {"flows": 20, "top": 20, "events": 20, "log": 1, "close": 1, "ports": 1, "explain": 2,
             "capture": 50}.get(name, 0)
     if len(words) > most:

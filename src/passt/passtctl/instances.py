@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".sock"
 LIMIT_S = 10.0
+LOOK_S = 2.0             # for each of all instances, one of which may be stopped
 MAX_ANSWER = 256 << 20   # bytes; 65,536 flows in one page take 45 MB
 MAX_LINE = 1 << 20       # bytes of one event
 
@@ -32,8 +33,8 @@ class GoneError(HostError):
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP on a UNIX socket."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("passt", timeout=LIMIT_S)
+    def __init__(self, path: str, limit_s: float) -> None:
+        super().__init__("passt", timeout=limit_s)
         self._path = path
 
     def connect(self) -> None:
@@ -55,10 +56,11 @@ class RefusedError(HostError):
 
 
 class Instance:
-    """One running program, behind the socket *path*. All methods raise HostError."""
+    """One running program, behind the socket *path*. All methods raise HostError, after *limit_s* too."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, limit_s: float = LIMIT_S) -> None:
         self.path = path
+        self.limit_s = limit_s
 
     def ask(self, target: str, method: str = "GET", body: object = None) -> Any:
         """Return the JSON of an answer."""
@@ -69,7 +71,7 @@ class Instance:
 
     def text(self, target: str, method: str = "GET", body: object = None) -> bytes:
         """Return the body of an answer."""
-        connection = _UnixConnection(self.path)
+        connection = _UnixConnection(self.path, self.limit_s)
         try:
             response = self._request(connection, target, method, body)
             text = response.read(MAX_ANSWER + 1)
@@ -83,7 +85,7 @@ class Instance:
 
     def lines(self, target: str) -> Iterator[bytes]:
         """Give the lines of an answer that never ends, as they come."""
-        connection = _UnixConnection(self.path)
+        connection = _UnixConnection(self.path, self.limit_s)
         try:
             connection.connect()
             sock = connection.sock       # `connection` forgets it where the answer ends with the connection
@@ -112,7 +114,7 @@ class Instance:
     def open(self, target: str, method: str, body: object) -> tuple[http.client.HTTPConnection,
                                                                     http.client.HTTPResponse]:
         """Return an answer whose body the caller reads; who closes the connection."""
-        connection = _UnixConnection(self.path)
+        connection = _UnixConnection(self.path, self.limit_s)
         try:
             connection.connect()
             sock = connection.sock       # `connection` forgets it where the answer ends with the connection
@@ -129,7 +131,7 @@ class Instance:
     def failure(self, error: Exception) -> HostError:
         """Word what went wrong with a connection."""
         if isinstance(error, TimeoutError):
-            return HostError(f"{self.path}: no answer in {LIMIT_S:g} s")
+            return HostError(f"{self.path}: no answer in {self.limit_s:g} s")
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or "no answer"
         is_gone = isinstance(error, ConnectionRefusedError | FileNotFoundError)
         return (GoneError if is_gone else HostError)(f"{self.path}: {why}")
@@ -149,9 +151,13 @@ class Instance:
             cursor = following
 
 
+def _directory() -> str:
+    return os.path.join(os.environ.get("XDG_RUNTIME_DIR", ""), "passt")
+
+
 def find_all() -> list[Instance]:
     """Return the instances with a socket of their own name, those that have ended too."""
-    directory = os.path.join(os.environ.get("XDG_RUNTIME_DIR", ""), "passt")
+    directory = _directory()
     try:
         names = sorted(os.listdir(directory), key=lambda name: (len(name), name))
     except OSError:
@@ -159,31 +165,60 @@ def find_all() -> list[Instance]:
     return [Instance(os.path.join(directory, name)) for name in names if name.endswith(SUFFIX)]
 
 
-def reachable() -> list[tuple[Instance, dict[str, Any]]]:
-    """Return the instances that answer, and what they tell of themselves."""
+def reachable(silent: list[HostError] | None = None) -> list[tuple[Instance, dict[str, Any]]]:
+    """Return the instances that answer, and what they tell of themselves.
+
+    What is wrong with those that are there and do not is put into *silent*.
+    """
     found = []
     for instance in find_all():
         try:
-            found.append((instance, instance.ask("/v1/info")))
-        except HostError:
+            found.append((instance, _introduce(Instance(instance.path, LOOK_S))))
+        except GoneError:
             continue              # it has ended
+        except HostError as error:
+            if silent is not None:
+                silent.append(error)
     return found
+
+
+def _introduce(instance: Instance) -> dict[str, Any]:
+    """Ask an instance who it is. Raises HostError."""
+    info = instance.ask("/v1/info")
+    if not isinstance(info, dict) or "pid" not in info:
+        raise HostError(f"{instance.path}: what it answers does not tell who it is")
+    return info
 
 
 def choose(pid: int | None, path: str | None) -> Instance:
     """Return the instance that is meant; without *pid* and *path* the only one. Raises PasstError."""
     if path is not None:
         return Instance(path)
-    found = reachable()
     if pid is not None:
-        for instance, info in found:
-            if info["pid"] == pid:
-                return instance
-        raise ConfigError(f"no instance of this user has the PID {pid} and --control auto")
-    if len(found) == 1:
+        return _find(pid)
+    silent: list[HostError] = []
+    found = reachable(silent)
+    if len(found) == 1 and not silent:
         return found[0][0]
+    if silent:
+        why = "; ".join(map(str, silent))
+        raise ConfigError(f"say which instance with -p, as not all of them answer: {why}")
     if not found:
         raise ConfigError("there is no instance with --control auto; start one with that option, or name a"
                           " socket with -s")
     pids = ", ".join(str(info["pid"]) for _, info in found)
     raise ConfigError(f"there are several instances: say which one with -p ({pids})")
+
+
+def _find(pid: int) -> Instance:
+    """Return the instance with *pid*, by its file, or else whichever tells that PID. Raises PasstError."""
+    named = Instance(os.path.join(_directory(), f"{pid}{SUFFIX}"))
+    try:
+        if _introduce(named)["pid"] == pid:
+            return named
+    except GoneError:
+        pass                      # the file is named after the process as its starter saw it
+    for instance, info in reachable():
+        if info["pid"] == pid:
+            return instance
+    raise ConfigError(f"no instance of this user has the PID {pid} and --control auto")

@@ -46,7 +46,13 @@ def run(command: Command) -> int:
 
 def _list(command: Command) -> int:
     """Show all instances, with rates over a moment."""
-    found = instances.reachable()
+    silent: list[HostError] = []
+    if command.pid is None and command.path is None:
+        found = instances.reachable(silent)
+    else:
+        instance = instances.choose(command.pid, command.path)
+        found = [(instance, instance.ask("/v1/info"))]
+    print_lines((f"passtctl: {error}" for error in silent), 2)
     before = _count_all(found)
     time.sleep(RATE_S if found else 0)
     after = _count_all(found)
@@ -93,7 +99,10 @@ def _flows(instance: Instance, command: Command) -> int:
     while True:
         found = list(instance.flows(query))
         if command.json:
-            print_json(found)
+            if command.watch:
+                print_lines([json.dumps(found, separators=(",", ":"))])
+            else:
+                print_json(found)
         else:
             print_lines(flow_table(found))
         if not command.watch:

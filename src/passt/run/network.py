@@ -172,7 +172,8 @@ class Network:
         from passt.responders.dispatch import Dispatcher
         from passt.responders.guest_solicitor import solicit
 
-        explain = log.debug if log.is_debug() else None
+        # Who may set the level later (--control) gets all that debug messages tell, from then on.
+        explain = log.debug if log.is_debug() or settings.control.control_path is not None else None
         self._ping_refusal = PingRefusal()
         self._protocols = settings.protocols
         self._loopback_to_loopback = settings.forwarding.host_lo_to_ns_lo
@@ -240,7 +241,7 @@ class Network:
         live = self._forwarding.live_ports(self._protocols, loopback_to_loopback=self._loopback_to_loopback)
         tables = steering.start(self.engine, live, self._protocols, self._guest)
         if control is not None:
-            control.steer(tables, self._forwarding.leave_out_ephemeral, steering.user_of)
+            control.steer(tables, self._forwarding.leave_out_ephemeral, steering.is_ours)
 
     def ask_guest(self) -> None:
         """Send the frames that ask for the guest's hardware address."""

@@ -288,7 +288,7 @@ class _Pasta:
         if change_user is not None:
             change_user()
             self._background.hold()
-        if self._control is not None:
+        if self._steering is not None:
             from passt.dataplane.base import wait_limit
 
             wait_limit.prepare()  # its clients may send descriptors

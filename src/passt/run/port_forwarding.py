@@ -287,7 +287,8 @@ class PortForwarding:
             Direction("namespace", outbound, PortScanner(self._host_sources, self._engine.udp_sockets).scan,
                       namespace_side or self._host_side, spare // 4, lambda: self._room() >= 2))
         self._forwarder = AutoForwarder(
-            *self._directions, explain=log.debug if log.is_debug() else None,
+            *self._directions,
+            explain=log.debug if log.is_debug() or self._handles is not None else None,
             warn=lambda text: log.limited(log.WARNING, "scan", text))
         self._follow()
 

@@ -22,6 +22,8 @@ from passt.steer.tables import ClientTables
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from passt.facts.contracts import PortTables
     from passt.facts.guest import GuestNet
     from passt.facts.settings import ProtocolSettings
@@ -50,6 +52,8 @@ class Steering:
         self._caller = socket.socketpair()
         self._uid = os.geteuid()
         self.helper = start_helper(binder, user)
+        # Nobody's before `start`.
+        self.is_ours: Callable[[socket.socket], bool | None] = lambda _client: False
 
     def start(self, loop: Loop, tables: PortTables, protocols: ProtocolSettings, guest: GuestNet
               ) -> ClientTables:
@@ -68,6 +72,7 @@ class Steering:
             user = self.user_of(client)
             return None if user is None else user == self._uid
 
+        self.is_ours = is_ours
         shown = ClientTables(tables, _abilities(tables, protocols, guest))
         if self._door is not None:
             PortServer(loop, self._door, shown, is_ours).start()

@@ -14,7 +14,7 @@ from passt.facts.guest import GuestFamily, GuestNet
 from passt.passtctl.top.rates import SORTS, Model
 from passt.passtctl.top.sample import FlowLine, Flows, Totals, read_flow, read_totals
 from passt.passtctl.top.view import State, View
-from tests.support.control import Source, make_flow
+from tests.support.control import make_flow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ COUNTERS = {"bytes_from_guest": 5, "splice_bytes_to_host": 7, "bytes_to_guest": 
 def a_flow() -> dict[str, Any]:
     address = IPv4Address("192.0.2.2")
     guest = GuestNet(ip4=GuestFamily(address, 24, address, address), ip6=None, ifname="tap0")
-    return FlowTexts(guest, Source()).write(make_flow(17))
+    return FlowTexts(guest).write(make_flow(17))
 
 
 def test_answers_are_read() -> None:

@@ -22,6 +22,7 @@ cdef void on_control(Core core, ControlKind kind, const uint8_t *frame, size_t n
 cdef void tell_silence(Core core) noexcept with gil
 cdef void tell_ping_forbidden(Core core) noexcept with gil
 cdef void trace_state(Core core, const Flow *flow, const char *what) noexcept with gil
+cdef bint may_tell(Core core) noexcept nogil
 cdef void note_opened(Core core, Flow *flow) noexcept nogil
 cdef void note_ended(Core core, const Flow *flow, const char *why) noexcept nogil
 cdef void note_refused(Core core, const Flow *flow) noexcept nogil

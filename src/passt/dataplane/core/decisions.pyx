@@ -37,7 +37,7 @@ cdef enum:
     NEWS_BURST = 64
     # Some 10 us each, and as much for those who read them.
     TELLING_INTERVAL_NS = 500_000
-    TELLING_BURST = 512
+    TELLING_BURST = 64
 
 
 cdef bint ask_outbound(Core core, Flow *flow, HostRoute *route) noexcept with gil:
