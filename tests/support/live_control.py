@@ -78,5 +78,6 @@ class LiveControl:
             connection.close()
         for client in list(self.server._clients):
             client.close()
+        self.server._close_parting()
         self.server._sock.close()
         self.bench.end()

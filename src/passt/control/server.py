@@ -83,8 +83,7 @@ class Server:
         if refusal is None and len(self._clients) >= MAX_CLIENTS:
             refusal = self._full
         if refusal is not None:
-            with self._loop.wait_limit():  # it may have sent descriptors that close slowly
-                self._part_from(sock, refusal)
+            self._part_from(sock, refusal)
             return
         try:
             self._clients.add(Client(self._loop, sock, self._serve, self._clients.discard, self._clock))
