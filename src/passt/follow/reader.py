@@ -17,9 +17,8 @@ import socket
 
 from passt import log
 from passt.errors import HostError
-from passt.host import descriptors
 from passt.host.resolver_watch import MAX_CONTENT, POLL_S, ResolverWatch
-from passt.process import interpreter, landlock, privileges, signals
+from passt.process import helper, interpreter, landlock, privileges
 from passt.process.seccomp import CallFilter
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -96,15 +95,7 @@ def _run(channel: socket.socket, path: str, user: Identity | None) -> NoReturn:
 
 def _confine(channel: socket.socket, watched: int, user: Identity | None) -> None:
     """Give up all but the right to read. Raises OSError or HostError."""
-    signals.block_all()
-    os.setsid()                    # the caller's terminal and directory are not ours to hold
-    os.chdir("/")
-    descriptors.tidy_descriptors((channel.fileno(), *([watched] if watched >= 0 else []),
-                                  *log.descriptors()))
-    null = descriptors.open_null()
-    for fd in range(descriptors.FIRST_OWN_FD):
-        os.dup2(null, fd)
-    os.close(null)
+    helper.detach((channel.fileno(), *([watched] if watched >= 0 else [])))
     if user is not None:
         user.assume()
     call_filter = CallFilter(FORM)

@@ -23,12 +23,11 @@ from struct import Struct
 
 from passt import log
 from passt.errors import HostError
-from passt.host import descriptors
 from passt.host.rtnetlink import messages, routes
 from passt.host.rtnetlink.messages import MessageFlag, MessageType
 from passt.host.rtnetlink.socket import Request, RtnlSocket, reason
 from passt.namespace.renumbering import Deletion
-from passt.process import interpreter, landlock, privileges, signals
+from passt.process import helper, interpreter, landlock, privileges
 from passt.process.seccomp import CallFilter
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -208,14 +207,7 @@ def apply_orders(message: bytes, rtnetlink: RtnlSocket, ifindex: int) -> None:
 
 def _confine(channel: socket.socket, rtnetlink: RtnlSocket) -> None:
     """Give up all but the one right. Raises OSError or HostError."""
-    signals.block_all()
-    os.setsid()
-    os.chdir("/")
-    descriptors.tidy_descriptors((channel.fileno(), rtnetlink.fileno(), *log.descriptors()))
-    null = descriptors.open_null()
-    for fd in range(descriptors.FIRST_OWN_FD):
-        os.dup2(null, fd)
-    os.close(null)
+    helper.detach((channel.fileno(), rtnetlink.fileno()))
     call_filter = CallFilter(FORM)
     interpreter.close_paths()
     try:

@@ -31,8 +31,7 @@ import struct
 
 from passt import log
 from passt.errors import HostError, PasstError, WireError
-from passt.host import descriptors
-from passt.process import empty_root, interpreter, landlock, privileges, signals
+from passt.process import empty_root, helper, interpreter, landlock, privileges
 from passt.process.seccomp import CallFilter
 from passt.steer.messages import RULE_LEN, build_rule, parse_rule
 from passt.steer.server import peer_uid
@@ -172,14 +171,7 @@ def _run(channel: socket.socket, binder: HostBinder, user: Identity | None) -> N
 
 def _confine(channel: socket.socket, user: Identity | None) -> None:
     """Give up all but the one right. Raises OSError or HostError."""
-    signals.block_all()
-    os.setsid()                    # the caller's terminal and directory are not ours to hold
-    os.chdir("/")
-    descriptors.tidy_descriptors((channel.fileno(), *log.descriptors()))
-    null = descriptors.open_null()
-    for fd in range(descriptors.FIRST_OWN_FD):
-        os.dup2(null, fd)
-    os.close(null)
+    helper.detach((channel.fileno(),))
     if user is not None:
         user.assume()
     call_filter = CallFilter(FORM)

@@ -1,0 +1,28 @@
+"""The begin of a process that helps the main one: the helper for low ports, the reader, the configurer."""
+
+from __future__ import annotations
+
+import os
+
+from passt import log
+from passt.host import descriptors
+from passt.process import signals
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def detach(keep: Iterable[int]) -> None:
+    """Let go of the caller's terminal, directory and descriptors; those of *keep* stay, and the log's.
+
+    Signals are blocked: such a process ends with its channel, or by SIGKILL. Raises OSError or HostError.
+    """
+    signals.block_all()
+    os.setsid()
+    os.chdir("/")
+    descriptors.tidy_descriptors((*keep, *log.descriptors()))
+    null = descriptors.open_null()
+    for fd in range(descriptors.FIRST_OWN_FD):
+        os.dup2(null, fd)
+    os.close(null)

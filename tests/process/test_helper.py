@@ -1,0 +1,45 @@
+"""What a helper process keeps of its caller: the descriptors that it names, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from passt.process import helper
+
+
+def look(kept: int) -> dict[str, Any]:
+    links = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            links[name] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue              # that of the list itself
+    del links[str(kept)]
+    return {"links": links, "directory": os.getcwd(), "leads": os.getsid(0) == os.getpid(),
+            "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))}
+
+
+def test_helper_keeps_named_descriptors_only(tmp_path: Path) -> None:
+    reader, kept = os.pipe()
+    lost = os.open(tmp_path, os.O_RDONLY)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.chdir(tmp_path)
+            helper.detach((kept,))
+            os.write(kept, json.dumps(look(kept)).encode())
+        finally:
+            os._exit(0)
+    os.close(kept)
+    os.close(lost)
+    with os.fdopen(reader, "rb") as file:
+        found = json.load(file)
+    os.waitpid(pid, 0)
+    assert found["links"] == dict.fromkeys(("0", "1", "2"), "/dev/null")
+    assert (found["directory"], found["leads"]) == ("/", True)
+    assert set(found["blocked"]) >= {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1,
+                                     signal.SIGCHLD}
