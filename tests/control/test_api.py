@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import select
 import socket
-import threading
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,7 +25,7 @@ from passt.facts.settings import Settings
 from passt.forward.guest_addresses import Observed
 from passt.light.values import replace
 from passt.steer.tables import ClientTables
-from tests.support.control import Source, Tables, UnixConnection, make_flow
+from tests.support.control import Served, Source, Tables, make_flow
 from tests.support.fakes import Clock
 
 if TYPE_CHECKING:
@@ -51,62 +49,33 @@ class NoTables:
         return ()
 
 
-class Bench:
+class Bench(Served):
     """A server on a real socket, whose loop another thread turns while a test waits for an answer."""
 
     def __init__(self, path: Path) -> None:
-        self.path = str(path / "c.sock")
+        super().__init__(str(path / "c.sock"))
         self.source, self.wall = Source(), Clock(1_700_000_000.0)
         self.observed = Observed(GUEST)
         known = Known(Settings("pasta"), GUEST, self.observed, ["--control", "auto"], 1_699_999_990.0,
                       lambda: 10.0)
         self.api = Api(self.source, known, lambda: {"control_arp_answered": 3}, self.wall)
-        door = socket.socket(socket.AF_UNIX)
-        door.bind(self.path)
-        door.listen(2000)
-        door.setblocking(False)
-        self.server = Server(self.source, door.detach(), self.api.serve)
+        self.server = Server(self.source, self.open_door(2000), self.api.serve)
         self.server.is_ours = lambda _client: True
         self.api.count_clients = self.server.count
         self.api.port_rules = PortRules(ClientTables(cast("PortTables", NoTables()), {}), list)
         self.server.start()
-        self.connections: list[UnixConnection] = []
 
-    def connect(self) -> UnixConnection:
-        connection = UnixConnection(self.path)
-        self.connections.append(connection)
-        return connection
-
-    @contextlib.contextmanager
-    def turning(self) -> Iterator[None]:
-        """Turn the loop until the block ends."""
-        done = threading.Event()
-
-        def turn() -> None:
-            while not done.is_set():
-                if not self.source.turn():
-                    done.wait(0.001)
-
-        thread = threading.Thread(target=turn)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
+    def turn(self) -> bool:
+        return self.source.turn()
 
     def ask(self, method: str, target: str, body: object = None) -> tuple[int, Any]:
         with self.turning():
             return self.connect().ask(method, target, body)
 
     def close(self) -> None:
-        for connection in self.connections:
-            connection.close()
+        self.close_connections()
         self.source.run()
-        for client in list(self.server._clients):
-            client.close()
-        self.server._close_parting()
-        self.server._sock.close()
+        self.close_server()
 
 
 @pytest.fixture

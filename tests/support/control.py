@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import select
 import socket
+import threading
 from typing import TYPE_CHECKING, Any
 
 from passt.dataplane.base.wait_limit import WaitLimit
 from passt.facts.contracts import HOST_TABLE, NAMESPACE_TABLE, FlowDetail, ListenerInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from passt.control.server import Server
     from passt.facts.contracts import FlowWatcher, Recorder
     from passt.facts.port_rule import PortRule
 
@@ -184,3 +187,58 @@ class UnixConnection(http.client.HTTPConnection):
         response = self.getresponse()
         text = response.read()
         return response.status, json.loads(text) if text else None
+
+
+class Served:
+    """What serves a control socket in this process: `server` at `path`, whose loop other threads turn."""
+
+    server: Server
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.connections: list[UnixConnection] = []
+
+    def open_door(self, backlog: int) -> int:
+        """Make the listening socket for `server`; return its descriptor."""
+        door = socket.socket(socket.AF_UNIX)
+        door.bind(self.path)
+        door.listen(backlog)
+        door.setblocking(False)
+        return door.detach()
+
+    def turn(self) -> bool:
+        """One turn of the loop; False if nothing was there to do."""
+        raise NotImplementedError
+
+    def connect(self) -> UnixConnection:
+        connection = UnixConnection(self.path)
+        self.connections.append(connection)
+        return connection
+
+    @contextlib.contextmanager
+    def turning(self) -> Iterator[None]:
+        """Turn the loop until the block ends."""
+        done = threading.Event()
+
+        def turn() -> None:
+            while not done.is_set():
+                if not self.turn():
+                    done.wait(0.001)
+
+        thread = threading.Thread(target=turn)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def close_connections(self) -> None:
+        for connection in self.connections:
+            connection.close()
+
+    def close_server(self) -> None:
+        for client in list(self.server._clients):
+            client.close()
+        self.server._close_parting()
+        self.server._sock.close()

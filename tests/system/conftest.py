@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.lab import SETTLE_S, Lab, LabError, Place, make_lab, userns_refusal
+from tests.support.lab import SETTLE_S, UID, Lab, LabError, Place, make_lab, userns_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,3 +108,13 @@ def user(request: pytest.FixtureRequest, refusal: str) -> bool:
 def plain(refusal: str) -> bool:
     """Start the program by a plain user where that is possible: for tests too long to run twice."""
     return not refusal
+
+
+@pytest.fixture
+def scratch(user: bool) -> Iterator[Path]:
+    """Lend a directory that is open to the program's user only."""
+    directory = Path(tempfile.mkdtemp(prefix="passt-scratch-"))
+    if user:
+        os.chown(directory, UID, UID)
+    yield directory
+    shutil.rmtree(directory)

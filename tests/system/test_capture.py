@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import socket
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,17 +47,6 @@ for line in sys.stdin:
 """
 NOTHING_WRONG = ("tcp.analysis.flags || _ws.malformed || tcp.checksum.status == 0 || udp.checksum.status == 0"
                  " || ip.checksum.status == 0")
-
-
-@pytest.fixture
-def scratch(user: bool) -> Iterator[Path]:
-    """Lend the directory of the control socket and the captures, as the program's user has it."""
-    directory = Path(tempfile.mkdtemp(prefix="passt-capture-"))
-    if user:
-        os.chown(directory, 54321, 54321)
-    directory.chmod(0o700)
-    yield directory
-    shutil.rmtree(directory)
 
 
 class Guest:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,17 +35,6 @@ while True:
         while client.recv(100):
             pass
 """
-
-
-@pytest.fixture
-def scratch(user: bool) -> Iterator[Path]:
-    """Lend the directory that XDG_RUNTIME_DIR names, as the program's user has it."""
-    directory = Path(tempfile.mkdtemp(prefix="passt-control-"))
-    if user:
-        os.chown(directory, 54321, 54321)
-    directory.chmod(0o700)
-    yield directory
-    shutil.rmtree(directory)
 
 
 class Asker:

@@ -23,6 +23,7 @@ from tests.system.test_pesto import (
     Steered,
     conf_path,
     everywhere,
+    serving,
     spawn_ready,
 )
 from tests.system.test_sandbox import look
@@ -130,14 +131,8 @@ class Controlled(Steered):
 
 @contextlib.contextmanager
 def controlling(lab: Lab, *options: str, user: bool, ports: Sequence[int] = ()) -> Iterator[Controlled]:
-    path = conf_path(lab)
-    running = spawn_ready(lab, [*options, "--control", path], ECHO, *map(str, ports), user=user)
-    try:
+    with serving(lab, "--control", *options, user=user, ports=ports) as (running, path):
         yield Controlled(lab, running, path, user=user)
-    finally:
-        running.send(signal.SIGTERM)
-        assert running.finish().returncode == 128 + signal.SIGTERM
-    assert not Path(path).exists()
 
 
 @pytest.fixture

@@ -163,15 +163,23 @@ def conf_path(lab: Lab) -> str:
 
 
 @contextlib.contextmanager
-def steering(lab: Lab, *options: str, user: bool, ports: Sequence[int] = ()) -> Iterator[Steered]:
+def serving(lab: Lab, option: str, *options: str, user: bool,
+            ports: Sequence[int] = ()) -> Iterator[tuple[Running, str]]:
+    """Run a pasta whose *option* makes a socket; give the two, and see that both have gone at the end."""
     path = conf_path(lab)
-    running = spawn_ready(lab, [*options, "-c", path], ECHO, *map(str, ports), user=user)
+    running = spawn_ready(lab, [*options, option, path], ECHO, *map(str, ports), user=user)
     try:
-        yield Steered(lab, running, path, user=user)
+        yield running, path
     finally:
         running.send(signal.SIGTERM)
         assert running.finish().returncode == 128 + signal.SIGTERM
     assert not Path(path).exists()
+
+
+@contextlib.contextmanager
+def steering(lab: Lab, *options: str, user: bool, ports: Sequence[int] = ()) -> Iterator[Steered]:
+    with serving(lab, "-c", *options, user=user, ports=ports) as (running, path):
+        yield Steered(lab, running, path, user=user)
 
 
 @pytest.fixture

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import sys
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.lab import FAR4, UID, Lab
 from tests.support.processes import wait_until
 from tests.support.tmux import Tmux
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytestmark = pytest.mark.needs_root
 
@@ -37,16 +30,6 @@ except ConnectionResetError:
 time.sleep(60)
 """
 RATE = re.compile(r"\d[KM]$")
-
-
-@pytest.fixture
-def scratch(user: bool) -> Iterator[Path]:
-    """Lend a directory for a socket."""
-    directory = Path(tempfile.mkdtemp(prefix="passt-top-"))
-    if user:
-        os.chown(directory, UID, UID)
-    yield directory
-    shutil.rmtree(directory)
 
 
 def test_rates_of_a_real_flow_are_shown_and_it_is_closed(lab: Lab, user: bool, scratch: Path) -> None:
