@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from passt.process import helper
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def look(kept: int) -> dict[str, Any]:
