@@ -45,6 +45,27 @@ def test_files_are_gone_when_a_failing_start_goes_on(tmp_path: Path) -> None:
     files.remove()  # a second time, as parent and child of a start may both do, is no error
 
 
+@pytest.mark.parametrize("refused", [1, 2])
+def test_file_that_the_guard_may_not_open_is_removed_too(
+        refused: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = StartFiles()
+    calls = iter(range(1, 10))
+    plain_open = os.open
+
+    def refusing(path: str, flags: int, *, dir_fd: int | None = None) -> int:
+        if next(calls) == refused:
+            raise OSError(errno.EMFILE, "refused")
+        return plain_open(path, flags, dir_fd=dir_fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("passt.process.start_files.os.open", refusing)
+        files.watch()                 # the guard keeps it
+    for name in ("one", "two"):
+        make(files, tmp_path / name)
+    files.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_files_stay_once_the_start_has_succeeded(tmp_path: Path) -> None:
     files = StartFiles()
     make(files, tmp_path / "one")

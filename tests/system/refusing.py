@@ -1,15 +1,18 @@
 """Text of a program that is the lab's with one difference: one of the system calls of its start is refused.
 
 Its first two arguments are a number N and an errno: the Nth call of all, whichever of its processes makes it,
-fails. The third names a file of REPORT_LEN bytes, whose first eight are the number of calls and the length of
-the lines that follow: number and name of each call.
+fails. The third names a file of REPORT_LEN bytes: the number of calls and the length of the lines, a C integer
+each; the name of the refused call in NAME_LEN bytes; and the lines, the number and the name of each call.
 
-What is counted is what Python code can call: the functions below and the creation of sockets.
+What is counted is what Python code can call: the functions below and the creation of sockets. Two processes
+that count at once may give two calls the same number: a semaphore lets one call only be refused.
 """
 
 from __future__ import annotations
 
 REPORT_LEN = 1 << 18
+NAME_LEN = 64
+LINES_AT = 8 + NAME_LEN
 NAMES = {
     "os": "open dup dup2 pipe write fstat stat lstat listdir scandir readlink getcwd chdir setsid "
           "setpgid setgroups setresuid setresgid fork kill unlink ftruncate memfd_create "
@@ -22,21 +25,24 @@ NAMES = {
 }
 
 REFUSING = f"""
-import importlib, mmap, os, struct
+import _multiprocessing, importlib, mmap, os, struct
 names = {NAMES!r}
 wanted, number, report = int(sys.argv.pop(1)), int(sys.argv.pop(1)), sys.argv.pop(1)
 fd = os.open(report, os.O_RDWR)
 shared = mmap.mmap(fd, {REPORT_LEN})  # stays when there are no paths any more
 os.close(fd)
+# A semaphore of value 1, in memory that all processes share.
+once = _multiprocessing.SemLock(1, 1, 1, f"/passt-refusing-{{os.getpid()}}", True)
 _strerror = os.strerror
 
 def count(name):
     n, end = struct.unpack_from("II", shared)
     n += 1
     line = f"{{n}} {{name}}\\n".encode()
-    shared[8 + end:8 + end + len(line)] = line
+    shared[{LINES_AT} + end:{LINES_AT} + end + len(line)] = line
     struct.pack_into("II", shared, 0, n, end + len(line))
-    if n == wanted:
+    if n == wanted and once.acquire(False):
+        struct.pack_into("{NAME_LEN}s", shared, 8, name.encode())
         raise OSError(number, _strerror(number))
 
 def refusing(name, function):

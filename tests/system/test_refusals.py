@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.processes import status_field
-from tests.system.refusing import REFUSING, REPORT_LEN
+from tests.support.processes import LIMIT_S, is_readable, status_field
+from tests.system.refusing import LINES_AT, REFUSING, REPORT_LEN
 from tests.system.test_attach import Target
 
 if TYPE_CHECKING:
@@ -45,6 +45,16 @@ def refusing(lab: Lab) -> Iterator[Path]:
     directory.rmdir()
 
 
+def end(pid: int) -> None:
+    """End a process, and wait until what it held is closed. Raises ProcessLookupError."""
+    fd = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(fd, signal.SIGTERM)
+        assert is_readable(fd, LIMIT_S), pid
+    finally:
+        os.close(fd)
+
+
 class Refusals:
     """Runs one command line of the program in *directory* with one call refused each."""
 
@@ -64,7 +74,7 @@ class Refusals:
     def check(self, nth: int, number: int, *, background: bool) -> None:
         """Refuse call *nth*: the work is done, or it is one line and nothing stays."""
         status, out, err = self._run(nth, number)
-        name = self._calls().get(nth, "none")
+        name = self._refused_call()
         where = f"call {nth}, {name}: {os.strerror(number)}: status {status}, {err}"
         assert "Traceback" not in err, where
         assert 'File "' not in err, where
@@ -82,7 +92,7 @@ class Refusals:
         self.end_background()
 
     def end_background(self) -> None:
-        """End a program that has gone to the background, and remove its files."""
+        """End a program that has gone to the background, with its interface, and remove its files."""
         try:
             pid = (self._directory / "pid").read_text(encoding="ascii").strip()
         except FileNotFoundError:
@@ -90,7 +100,7 @@ class Refusals:
         for each in self._lab.host.pids() if pid else ():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 if pid in status_field(each, "NSpid").split()[1:]:
-                    os.kill(each, signal.SIGTERM)
+                    end(each)
         for file in FILES:
             (self._directory / file).unlink(missing_ok=True)
 
@@ -99,9 +109,13 @@ class Refusals:
         file = self._directory / "pid"
         return file.exists() and bool(file.read_bytes())
 
+    def _refused_call(self) -> str:
+        report = (self._directory / "calls").read_bytes()
+        return report[8:LINES_AT].rstrip(b"\0").decode() or "none"
+
     def _calls(self) -> dict[int, str]:
         report = (self._directory / "calls").read_bytes()
-        lines = report[8:8 + struct.unpack_from("I", report, 4)[0]].decode().splitlines()
+        lines = report[LINES_AT:LINES_AT + struct.unpack_from("I", report, 4)[0]].decode().splitlines()
         parts = (line.partition(" ") for line in lines)
         # Two processes may have written at once.
         return {int(number): name for number, _, name in parts if number.isdecimal()}

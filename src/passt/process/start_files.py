@@ -10,7 +10,8 @@ before the caller sees the exit.
 The guard is a child of the process that the caller started. It has a session of its own, so that a signal to
 the group of the caller leaves it alone, and of all capabilities the one that lets root write to another
 user's directory. It reads nothing but paths of ours, and is gone before any hostile party is heard. If there
-is none, as when there may be no more processes, the files are removed as well as we can.
+is none, as when there may be no more processes, or if it cannot open a file, the files are removed as well as
+we can.
 
 A process under its filter may not wait for children. From `signals.read_ending` on it ignores SIGCHLD, and
 the kernel reaps the guard.
@@ -146,14 +147,13 @@ def _run_guard(orders: int) -> NoReturn:
         # Standard ones too: the caller may wait for their end.
         descriptors.close_descriptors(0, orders - 1)
         descriptors.close_descriptors(orders + 1, descriptors.MAX_FD)
-        _serve(orders)
-        status = 0
+        status = 0 if _serve(orders) else 1
     finally:
         os._exit(status)
 
 
-def _serve(orders: int) -> None:
-    """Take orders from a pipe until its end or the last of them."""
+def _serve(orders: int) -> bool:
+    """Take orders from a pipe until its end or the last of them; tell whether no file is left."""
     files: list[_File] = []
     rest = b""
     while True:
@@ -161,13 +161,13 @@ def _serve(orders: int) -> None:
         *whole, rest = (rest + chunk).split(_END)
         for order in whole:
             if order == _KEEP:
-                return
+                return True
             if order != _REMOVE:
                 files.append(_File(os.fsdecode(order[len(_ADD):])))
         if not chunk or _REMOVE in whole:
             for file in files:
                 file.remove()
-            return
+            return not any(file.is_out_of_reach for file in files)
 
 
 class _File:
@@ -176,12 +176,15 @@ class _File:
     def __init__(self, path: str) -> None:
         directory, self._name = os.path.split(path)
         self._directory = self._file = -1
+        self.is_out_of_reach = False
         flags = os.O_PATH | os.O_CLOEXEC
         try:
             self._directory = os.open(directory or ".", flags | os.O_DIRECTORY)
             self._file = os.open(self._name, flags | os.O_NOFOLLOW, dir_fd=self._directory)
-        except OSError:
+        except FileNotFoundError:
             return                # gone already
+        except OSError:
+            self.is_out_of_reach = True
 
     def remove(self) -> None:
         """Remove it, if it is still there."""
