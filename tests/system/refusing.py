@@ -1,8 +1,8 @@
 """Text of a program that is the lab's with one difference: one of the system calls of its start is refused.
 
 Its first two arguments are a number N and an errno: the Nth call of all, whichever of its processes makes it,
-fails. The third names a file of REPORT_LEN bytes: the number of calls and the length of the lines, a C integer
-each; the name of the refused call in NAME_LEN bytes; and the lines, the number and the name of each call.
+fails. The third names a file of REPORT_LEN bytes: the number of calls and the length of the lines, two C
+integers; the name of the refused call in NAME_LEN bytes; and the lines, number and name of each call.
 
 What is counted is what Python code can call: the functions below and the creation of sockets. Two processes
 that count at once may give two calls the same number: a semaphore lets one call only be refused.
