@@ -18,7 +18,7 @@ SUFFIXES = (".py", ".pyx", ".pxd", ".pxi", ".pyi")
 BASE = frozenset({"passt", "errors", "light"})
 FACTS = BASE | {"facts", "log"}
 ROOMS = frozenset({"config", "forward", "host", "namespace", "process", "responders", "dataplane",
-                   "control", "follow", "steer", "vhost_user"})  # fmt: skip
+                   "control", "follow", "names", "steer", "vhost_user"})  # fmt: skip
 ALLOWED: dict[str, frozenset[str]] = {
     "__main__": BASE | {"cli"},
     "cli": FACTS | {"config", "passtctl", "pesto", "qrap", "run"},
@@ -35,6 +35,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "dataplane": BASE | {"facts"},
     "vhost_user": FACTS,
     "control": FACTS | {"config", "forward", "host", "process", "steer"},
+    "names": FACTS | {"host", "process", "wire"},
     "follow": FACTS | {"config", "host", "namespace", "process"},
     "steer": FACTS | {"config", "forward"},
     "wire": BASE | {"facts"},

@@ -28,7 +28,8 @@ VALUES: dict[str, str] = {
     "log-size": NOTHING, "stats": NOTHING, "address": NOTHING, "netmask": NOTHING, "gateway": NOTHING,
     "wait-online": "10 30 60",
     "mtu": "1280 1500 9000 65520", "mac-addr": NOTHING, "hostname": NOTHING, "fqdn": NOTHING,
-    "outbound": NOTHING, "dns-forward": NOTHING, "dns-host": NOTHING, "ns-ifname": NOTHING,
+    "outbound": NOTHING, "dns-forward": NOTHING, "dns-host": NOTHING, "dns-cache": "100 1000",
+    "dns-route": NOTHING, "dns-hosts": NOTHING, "ns-ifname": NOTHING,
     "ns-mac-addr": NOTHING, "fd": NOTHING, "clear": "HOST SPLICE",
 }
 _LONGEST = 68

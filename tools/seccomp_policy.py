@@ -258,6 +258,28 @@ CONFIGURER = (
     Rule("sendto sendmsg", "requests to the kernel, by the netlink socket that is open; the log"),
 )  # fmt: skip
 
+# The process that forwards queries of --dns-forward: `names/process.py`. No bind(2) to listen: what is bound
+# is the source address of --outbound.
+NAMES = (
+    Rule("recvfrom recvmsg sendto sendmsg", "queries and answers; orders of the main process; the log"),
+    Rule("epoll_pwait2 epoll_pwait epoll_wait epoll_ctl", "its loop"),
+    Rule("poll ppoll", "for a slow system log"),
+    Rule("socket", "sockets to name servers, of two protocols", (*_SOCKETS4, *_SOCKETS6)),
+    Rule("bind connect getsockname getpeername getsockopt", "the ways to them"),
+    Rule("accept accept4", "connections of the guest"),
+    Rule("setsockopt", "the interface of --outbound-if4 and --outbound-if6",
+         options(socket.SOL_SOCKET, _SO_BINDTODEVICE)),
+    Rule("fcntl", "flags of descriptors", one_of(1, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL,
+                                                 fcntl.F_SETFL)),
+    Rule("ioctl", "non-blocking sockets", one_of(1, _FIONBIO, _FIOCLEX)),
+    Rule("getrandom", "the IDs of queries"),
+    Rule("lseek fstat ftruncate pread64 pwrite64", "the log file, no other being open"),
+    Rule("newfstatat", "fstat(3), as newer C libraries call it",
+         ((Condition(3, _AT_EMPTY_PATH, _AT_EMPTY_PATH),),)),
+    Rule("statx", "fstat(3), as newer C libraries call it",
+         ((Condition(2, _AT_EMPTY_PATH, _AT_EMPTY_PATH),),)),
+)  # fmt: skip
+
 FILTERS: dict[str, tuple[Rule, ...]] = {
     "command": (*CORE, *MAIN, *CLIENTS, *BYPASS, *COMMAND),
     "attached": (*CORE, *MAIN, *CLIENTS, *BYPASS, *ATTACHED),
@@ -267,6 +289,7 @@ FILTERS: dict[str, tuple[Rule, ...]] = {
     "helper": (*CORE, *HELPER),
     "reader": (*CORE, *READER),
     "configurer": (*CORE, *CONFIGURER),
+    "names": (*CORE, *NAMES),
 }
 
 # Get ABSENT_ERRNO in silence, as far as they are not allowed.

@@ -16,7 +16,8 @@ from passt.config.settings import FLAGS, LISTS, VALUES
 MANUAL = """
 d debug, trace, q quiet, f foreground, e stderr, l log-file=, log-size=, runas=, h help, version, p pcap=,
 P pid=, m mtu=, a address=, n netmask=, M mac-addr=, g gateway=, i interface=, o outbound=, outbound-if4=,
-outbound-if6=, D dns=, dns-forward=, dns-host=, S search=, no-dhcp-dns, dhcp-dns, no-dhcp-search,
+outbound-if6=, D dns=, dns-forward=, dns-host=, dns-cache=, dns-route=,
+dns-hosts=, S search=, no-dhcp-dns, dhcp-dns, no-dhcp-search,
 dhcp-search, no-tcp, no-udp, no-icmp, no-dhcp, no-ndp, no-dhcpv6, no-ra, freebind, map-host-loopback=,
 no-map-gw, map-guest-addr=, 4 ipv4-only, 6 ipv6-only, s socket-path=, s socket=, vhost-user,
 print-capabilities, F fd=, 1 one-off, t tcp-ports=, u udp-ports=, I ns-ifname=, T tcp-ns=, U udp-ns=,

@@ -334,6 +334,35 @@ def test_resolvers(servers: str, arguments: str, expected4: tuple[str | None, st
             assert [str(resolver) for resolver in family.resolvers] == (handed_out if told else [])
 
 
+@pytest.mark.parametrize(("servers", "arguments", "expected"), [
+    ("9.9.9.9", "", None),
+    ("9.9.9.9 2001:db8::53", "--dns-forward 10.9.9.9", "9.9.9.9 2001:db8::53"),
+    ("2001:db8::53", "-4 --dns-forward 10.9.9.9", "2001:db8::53"),
+    ("0.0.0.0 :: 0.0.0.0", "--dns-forward 10.9.9.9", "127.0.0.1 ::1"),
+    ("", "--dns-forward 10.9.9.9", "127.0.0.1 ::1"),
+    ("9.9.9.9 2001:db8::53", "--dns-forward fd00::9 --dns-host 127.0.0.1", "127.0.0.1"),
+    ("9.9.9.9", "--dns-forward fd00::9 --dns-host 2001:db8::1 --dns-host 127.0.0.1", "127.0.0.1 2001:db8::1"),
+])
+def test_whom_the_forwarder_asks(servers: str, arguments: str, expected: str | None) -> None:
+    resolvers = ResolverFacts(tuple(ip(server) for server in servers.split()), (), 7, 4, rotate=True)
+    net = resolved(arguments, replace(BOTH, resolvers=resolvers))
+    if expected is None:
+        assert net.names is None
+        return
+    assert net.names is not None
+    assert " ".join(map(str, net.names.servers)) == expected
+    assert (net.names.timeout_s, net.names.attempts, net.names.rotate) == (7, 4, True)
+
+
+def test_forwarder_serves_the_families_of_dns_forward() -> None:
+    resolvers = ResolverFacts((ip("127.0.0.53"), ip("::1")))
+    net = resolved("--dns-forward 10.9.9.9", replace(BOTH, resolvers=resolvers))
+    assert net.ip4 is not None
+    assert net.ip6 is not None
+    # ::1 is handed out as the gateway, as without the option; that is no matter of the forwarder's.
+    assert (net.ip4.is_forwarded, net.ip6.is_forwarded, str(net.ip6.dns_match)) == (True, False, "fe80::1234")
+
+
 @pytest.mark.parametrize(("mode", "arguments", "told"), [
     ("pasta", "", ()), ("pasta", "--dhcp-search", ("example.org",)), ("passt", "", ("example.org",)),
     ("passt", "--no-dhcp-search", ()), ("passt", "-S none", ()), ("passt", "-S a.example.", ("a.example",)),

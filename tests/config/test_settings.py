@@ -97,6 +97,7 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("dns-forward", "2001:db8::5", {"dns_forward6": A6}),
     ("dns-host", "127.0.0.53", {"dns_host4": IPv4Address("127.0.0.53")}),
     ("dns-host", "2001:db8::5", {"dns_host6": A6}),
+    ("dns-cache", "0", {}),
     ("search", "example.org", {"search": ("example.org",)}),
     ("search", " a.example  b.example. a.example", {"search": ("a.example", "b.example")}),
     ("search", "none", {"search": ()}),
@@ -137,7 +138,8 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
 
 
 def test_every_available_option_has_a_use_here() -> None:
-    used = {name for name, _, _ in USES} | {*ACTIONS}
+    # The two need another option; `test_last_of_several_uses_counts` has them.
+    used = {name for name, _, _ in USES} | {*ACTIONS} | {"dns-route", "dns-hosts"}
     assert used == {option.name for option in OPTIONS if option.available}
 
 
@@ -179,6 +181,9 @@ BAD_VALUES = {
     "fqdn": ["a..b", "b\u00fccher.example", ".".join(["x" * 49] * 6)],
     "dns": ["", "dns.example", "fe80::1%eth0", "0.0.0.0", "224.0.0.1", "::ffff:1.1.1.1"],
     "dns-forward": ["127.0.0.1", "::1", "none"], "dns-host": ["::", "255.255.255.255", "none"],
+    "dns-cache": ["", "-1", "100001", "x"],
+    "dns-route": ["", "a", "a=", "=192.0.2.5", "a b=192.0.2.5", "a=0.0.0.0"],
+    "dns-hosts": ["", "a", "a=", "=192.0.2.5", ".=192.0.2.5", "a=host"],
     "search": ["", "a..b", "x" * 64, "."],
     "socket": ["", "/run/" + "x" * 103], "fd": ["", "x", "-1", "2147483648", "3x"],
 }
@@ -221,6 +226,14 @@ def test_bad_value_is_refused_with_option_and_value(name: str, value: str) -> No
      {"dns4": (A4,), "dns6": (), "dns_forward4": B4}),
     (["--dns-forward", "192.0.2.5", "--dns-forward", "2001:db8::5", "--dns-forward", "192.0.2.6"],
      {"dns_forward4": B4, "dns_forward6": A6}),
+    (["--dns-forward", "192.0.2.5", "--dns-route", "corp.=192.0.2.5", "--dns-route", ".a.example=2001:db8::5",
+      "--dns-route", "corp=192.0.2.5", "--dns-route", ".=192.0.2.6"],
+     {"dns_forward4": A4, "dns_routes": (("corp", A4), ("a.example", A6), ("", B4))}),
+    (["--dns-forward", "192.0.2.5", "--dns-hosts", "Box.lan=192.0.2.5", "--dns-hosts", "box.lan=2001:db8::5"],
+     {"dns_forward4": A4, "dns_hosts": (("box.lan", A4), ("box.lan", A6))}),
+    (["--dns-forward", "192.0.2.5", "--dns-cache", "10", "--dns-hosts", "a=192.0.2.5", "-D", "none"],
+     {"dns4": (), "dns6": ()}),
+    (["--dns-forward", "192.0.2.5", "--dns-cache", "10"], {"dns_forward4": A4, "dns_cache": 10}),
     (["-S", "a.example b.example", "-S", "a.example c.example"],
      {"search": ("a.example", "b.example", "c.example")}),
     (["-S", "a.example", "-S", "none", "-S", "b.example"], {"search": ("b.example",)}),

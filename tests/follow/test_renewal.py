@@ -192,6 +192,14 @@ def test_namespace_that_was_set_up_keeps_its_addresses_and_leads_to_the_new_ones
     assert "IPv4 address of the host 198.51.100.7 -> 192.0.2.2" in texts(back)
 
 
+def test_forwarder_asks_the_new_servers_whatever_stays() -> None:
+    for arguments in ("", "--config-net", "-a 10.1.1.2"):
+        renewal = moved(f"{arguments} --dns-forward 169.254.1.1", HOME, WORK, "pasta")
+        assert renewal.guest.names is not None
+        assert renewal.guest.names.servers == WORK.resolvers.servers
+        assert ("name servers behind --dns-forward 192.0.2.53 -> 203.0.113.53 2001:db8::53") in texts(renewal)
+
+
 def test_resolver_on_the_loopback_is_reached_by_the_address_that_a_namespace_knows() -> None:
     local = ResolverFacts((ip_address("127.0.0.53"),))
     after = of4(moved("--config-net", HOME, replace(WORK, resolvers=local), "pasta"))

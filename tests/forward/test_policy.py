@@ -225,6 +225,41 @@ def test_outbound_gateway_that_is_the_resolver_too() -> None:
     assert outbound(policy, UDP, "192.0.2.1", 54) == Target(packed("127.0.0.1"), 54)
 
 
+DOOR4, DOOR6 = Target(packed("127.1.2.3"), 4004), Target(packed("::1"), 6006)
+
+
+def test_forwarder_takes_queries_to_its_addresses_only() -> None:
+    net = GuestNet(replace(IP4, is_forwarded=True), replace(IP6, is_forwarded=True), "eth0")
+    policy = Policy(net)
+    before = [outbound(policy, UDP, "192.0.2.4", 53), outbound(policy, TCP, "2001:db8::4", 53)]
+    policy.serve_names({(UDP, 4): DOOR4, (TCP, 16): DOOR6})
+    assert outbound(policy, UDP, "192.0.2.4", 53) == DOOR4
+    assert outbound(policy, TCP, "2001:db8::4", 53) == DOOR6
+    # No door, another port, another address.
+    assert outbound(policy, TCP, "192.0.2.4", 53) == Target(packed("198.51.100.53"), 53)
+    assert outbound(policy, UDP, "192.0.2.4", 853) == Target(packed("198.51.100.53"), 853)
+    assert outbound(policy, UDP, "192.0.2.4", 54) == Target(packed("192.0.2.4"), 54)
+    assert outbound(policy, UDP, "198.51.100.53", 53) == Target(packed("198.51.100.53"), 53)
+    policy.renew(net)
+    assert outbound(policy, UDP, "192.0.2.4", 53) == DOOR4
+    policy.serve_names({})
+    assert [outbound(policy, UDP, "192.0.2.4", 53), outbound(policy, TCP, "2001:db8::4", 53)] == before
+
+
+def test_forwarder_has_nothing_to_do_with_other_name_servers() -> None:
+    policy = Policy(GuestNet(IP4, None, "eth0"))
+    policy.serve_names({(UDP, 4): DOOR4})
+    assert outbound(policy, UDP, "192.0.2.4", 53) == Target(packed("198.51.100.53"), 53)
+
+
+def test_forwarder_is_explained() -> None:
+    policy = Policy(GuestNet(replace(IP4, is_forwarded=True), None, "eth0"))
+    policy.serve_names({(UDP, 4): DOOR4})
+    found = policy.explain_outbound(UDP, packed("192.0.2.2"), 999, packed("192.0.2.4"), 53)
+    assert (found.target, found.why) == (DOOR4, "DNS forwarder")
+    assert found.steps == ("192.0.2.4 with port 53 is the forwarder, which asks the host's servers",)
+
+
 @pytest.mark.parametrize("host", [None, "0.0.0.0"])
 def test_outbound_dns_without_a_resolver_goes_to_the_host_itself(host: str | None) -> None:
     policy = Policy(GuestNet(replace(IP4, dns_host=IPv4Address(host) if host else None), None, "eth0"))

@@ -49,6 +49,8 @@ from passt.wire.dhcp_options import parse_options as parse_dhcp_options
 from passt.wire.dhcpv6 import MAX_REQUEST_LEN, Dhcpv6Message
 from passt.wire.dhcpv6 import parse_message as parse_dhcpv6_message
 from passt.wire.dhcpv6_options import OPTIONS, build_options, parse_options
+from passt.wire.dns import message as dns
+from passt.wire.dns.message import DnsView
 from passt.wire.ethernet import MIN_FRAME_LEN, EthernetFrame
 from passt.wire.icmp6 import Icmp6Message
 from passt.wire.ip4 import Ip4Packet
@@ -58,6 +60,7 @@ from passt.wire.ndp_options import build_options as build_ndp_options
 from passt.wire.ndp_options import parse_options as parse_ndp_options
 from passt.wire.udp import UdpDatagram
 from tests.fuzz.machine import Machine, split
+from tests.fuzz.names_world import NamesWorld
 from tests.fuzz.socket_worlds import STATUS, STATUSES, ControlWorld, SteerWorld
 
 if TYPE_CHECKING:
@@ -79,6 +82,7 @@ NET = GuestNet(
 RESPONDER = Dispatcher(NET)
 MACHINE = Machine()
 CONTROL, STEER = ControlWorld(), SteerWorld()
+NAMES = NamesWorld()
 KINDS = tuple(Kind)
 STEERED = steer_messages.Hello((
     steer_messages.Table(1, "HOST", 63, (PortRule(6, 80, 90, 8080), PortRule(17, 53, 53, 53, A4))),
@@ -190,6 +194,32 @@ def fuzz_dns_names(data: bytes) -> None:
 
 def lower(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name.lower() for name in names)
+
+
+def fuzz_dns(data: bytes) -> None:
+    """Read *data* as a query and as an answer; what is made of them is read as it was meant."""
+    view = accepted(dns.DnsView, data)
+    if view is None:
+        return
+    assert view.end <= len(data)
+    names = {view.name, *(record.name for record in view.records)}
+    assert all(len(name) <= 255 for name in names)
+    again = dns.DnsView(dns.build_query(view, 7))
+    assert (again.id, again.name, again.records[:-1]) == (7, view.name, view.records[:-1])
+    addresses = [bytes(4), bytes(16)] if view.name else []
+    told = dns.DnsView(dns.build_reply(view, dns.Rcode.NOERROR, addresses, 9))
+    assert (told.name, told.kind, told.n_answers) == (view.name, view.kind, len(addresses))
+    if view.name:
+        for passed in (dns.pass_on(view, view), dns.truncate(view, view)):
+            assert dns.DnsView(passed).question == view.question
+
+
+def fuzz_names(data: bytes) -> None:
+    """Ask a forwarder by one half of *data*, and have its servers answer by the other."""
+    half = len(data) // 2
+    for is_stream in (False, True):
+        for answer in NAMES.ask(data[:half], data[half:], is_stream=is_stream):
+            assert DnsView(answer).flags & dns.FLAG_RESPONSE
 
 
 def fuzz_dhcp(data: bytes) -> None:

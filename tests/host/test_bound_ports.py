@@ -84,6 +84,17 @@ def test_sockets_of_our_own_do_not_count_but_others_on_their_port_do(use_diag: b
 
 @pytest.mark.needs_root
 @BOTH_SOURCES
+def test_doors_of_our_own_do_not_count_by_either_protocol(use_diag: bool) -> None:
+    def run() -> dict[int, set[int]]:
+        sockets = make_sockets()
+        own = [sockets[0].fileno(), sockets[3].fileno()]
+        return PortScanner(open_sources(use_diag=use_diag), list, own).scan((TCP, UDP))
+
+    assert isolated(run) == {TCP: {1002, 1003}, UDP: {2002, 2003}}
+
+
+@pytest.mark.needs_root
+@BOTH_SOURCES
 def test_sources_stay_with_their_namespace_and_need_no_privilege(use_diag: bool) -> None:
     def run() -> dict[int, set[int]]:
         sockets = make_sockets()

@@ -101,6 +101,23 @@ def test_servers_written_are_read(written: list[IPv4Address | IPv6Address]) -> N
     assert servers(content) == [str(getattr(server, "ipv4_mapped", None) or server) for server in written]
 
 
+@pytest.mark.parametrize(("content", "expected"), [
+    (b"", (5, 2, False)),
+    (b"options rotate timeout:2 attempts:3\n", (2, 3, True)),
+    (b"options timeout:2\noptions attempts:4\n", (2, 4, False)),
+    (b"options timeout:99 attempts:99\n", (30, 5, False)),
+    (b"options timeout:0 attempts:0\n", (1, 1, False)),
+    (b"options timeout:3s attempts:1x\n", (3, 1, False)),
+    (b"options timeout: attempts:-1 rotate:1 timeout:x\n", (5, 2, False)),
+    (b"options timeout:" + b"9" * 5000 + b"\n", (30, 2, False)),
+    (b"options edns0 trust-ad ndots:5\n", (5, 2, False)),
+    (b" options rotate\n;options rotate\noptionsrotate\n", (5, 2, False)),
+])  # fmt: skip
+def test_options_lines(content: bytes, expected: tuple[int, int, bool]) -> None:
+    found = resolvconf.parse(content)
+    assert (found.timeout_s, found.attempts, found.rotate) == expected
+
+
 def test_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "resolv.conf"
     path.write_bytes(b"# made by hand\nnameserver 192.0.2.1\nsearch a.example\n")

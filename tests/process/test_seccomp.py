@@ -64,7 +64,8 @@ def test_unknown_machine_goes_on_with_one_warning(monkeypatch: pytest.MonkeyPatc
 
 def test_every_filter_is_there_for_every_machine() -> None:
     assert {name: sorted(programs) for name, programs in FILTERS.items()} == {
-        machine: ["attached", "command", "configurer", "helper", "passt", "reader", "thread", "vhost-user"]
+        machine: ["attached", "command", "configurer", "helper", "names", "passt", "reader", "thread",
+                  "vhost-user"]
         for machine in ("x86_64", "aarch64")
     }
 

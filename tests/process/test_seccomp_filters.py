@@ -256,3 +256,18 @@ def test_reader_reads_files_and_does_little_else(machine: str) -> None:
         assert decide(machine, "reader", call) == "trap"
     for family, kind in itertools.product((1, 2, 10), (1, 2)):
         assert decide(machine, "reader", "socket", family, kind, 0) == "trap"
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_forwarder_of_names_talks_and_does_little_else(machine: str) -> None:
+    """Datagrams and connections, but no other socket and no file."""
+    for call in ("recvfrom", "sendto", "connect", "bind", "accept4", "epoll_pwait", "getrandom"):
+        assert decide(machine, "names", call) == "allow"
+    for call in ("listen", "read", "readv", "splice", "unlinkat", "sendmmsg", "recvmmsg"):
+        assert decide(machine, "names", call) == "trap"
+    for family, kind in itertools.product((2, 10), (1, 2)):
+        assert decide(machine, "names", "socket", family, kind | 0o2004000, 0) == "allow"
+    assert decide(machine, "names", "socket", 2, 2, 1) == "trap"       # ping
+    assert decide(machine, "names", "socket", 1, 1, 0) == "trap"       # AF_UNIX
+    assert decide(machine, "names", "setsockopt", 3, 1, 25) == "allow"  # SO_BINDTODEVICE
+    assert decide(machine, "names", "setsockopt", 3, 1, 2) == "trap"    # SO_REUSEADDR

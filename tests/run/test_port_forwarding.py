@@ -244,7 +244,8 @@ class FakeScanner:
 
     made: ClassVar[list[FakeScanner]] = []
 
-    def __init__(self, fds: Sequence[int], own_udp: Callable[[], list[int]] | None = None) -> None:
+    def __init__(self, fds: Sequence[int], own_udp: Callable[[], list[int]] | None = None,
+                 _own: object = ()) -> None:
         self.fds = list(fds)
         self.own_udp = own_udp
         self.made.append(self)

@@ -31,6 +31,7 @@ HOLD = (f'mount -t tmpfs tmpfs {DIRECTORY} && mkdir {DIRECTORY}/lab && mount --r
         "for place in /tmp /run /dev/shm; do mount -t tmpfs -o mode=1777 tmpfs $place || exit; done; "
         f'mkdir -p "$1" && mount --move {DIRECTORY}/lab "$1" && rmdir {DIRECTORY}/lab && '
         f"touch {NETNS} && unshare --net={NETNS} true && echo ready && exec sleep 1000")
+HAS_TAP = "ls -l /proc/$pid/fd 2>/dev/null | grep -q /dev/net/tun"
 PODMAN_END = ["--dns-forward", "169.254.1.1", "-u", "none", "-T", "none", "-U", "none", "--no-map-gw",
               "--quiet", "--netns", NETNS, "--map-guest-addr", "169.254.1.2"]
 PODMAN = ["--config-net", "-t", "8080-8080:80-80", *PODMAN_END]
@@ -70,10 +71,15 @@ class Client:
         done = self.run([self.lab.pasta, *options], check=False)
         return done.returncode, done.stdout, done.stderr
 
-    def daemons(self) -> list[int]:
+    def processes(self) -> list[int]:
         """All that run beside the stand-in itself, by their PIDs in the place."""
         text = self.lab.host.run(["pgrep", "-f", self.lab.pasta], check=False).stdout
         return [int(word) for word in text.split()]
+
+    def daemons(self) -> list[int]:
+        """Those that have a tap: not the forwarder of names."""
+        script = f"for pid in $(pgrep -f {self.lab.pasta}); do {HAS_TAP} && echo $pid; done; true"
+        return [int(word) for word in self.lab.host.run(["sh", "-c", script]).stdout.split()]
 
     def remove_namespace(self) -> None:
         """Do what an engine does at the end of a container."""
@@ -81,7 +87,7 @@ class Client:
 
     def close(self) -> None:
         """End the stand-in and what is left of pasta."""
-        for pid in self.daemons():
+        for pid in self.processes():
             self.lab.host.run(["kill", str(pid)], check=False)
         self.running.kill()
 
@@ -95,7 +101,7 @@ def client(lab: Lab, user: bool) -> Iterator[Client]:
 
 
 def assert_gone(client: Client, within_s: float = 2.0) -> None:
-    wait_until(lambda: not client.daemons(), "pasta has ended", within_s)
+    wait_until(lambda: not client.processes(), "pasta has ended", within_s)
 
 
 def test_podman_gets_a_silent_daemon_that_ends_with_the_namespace(client: Client) -> None:

@@ -346,8 +346,8 @@ def test_explained_outbound_flow_is_the_real_one(lab: Lab, user: bool) -> None:
         assert said["guest"]["source"]["address"] == real["guest"]["address"]
         assert said["guest"]["destination"] == real["remote"]
         reasons.append(said["why"])
-    assert reasons == ["unchanged", "unchanged", "host loopback", "host loopback", "DNS", "unchanged",
-                       "guest map", "bypass"]  # fmt: skip
+    assert reasons == ["unchanged", "unchanged", "host loopback", "host loopback", "DNS forwarder",
+                       "unchanged", "guest map", "bypass"]  # fmt: skip
     assert controlled.explain("protocol=tcp&address=127.0.0.1&port=9762")[0]["verdict"] == "not forwarded"
     assert controlled.explain("protocol=tcp&address=224.0.0.1&port=1")[0]["verdict"] == "refused"
     running.send(signal.SIGTERM)

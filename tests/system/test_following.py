@@ -69,8 +69,8 @@ def do(word, *rest):
     if word == "ask":
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.settimeout(float(rest[2]))
-            sock.sendto(b"?", (rest[0], int(rest[1])))
-            return sock.recv(100).decode()
+            sock.sendto(bytes.fromhex("123401000001000000000000 0161 00 0010 0001"), (rest[0], int(rest[1])))
+            return sock.recv(100)[-3:].decode()
     if word == "serve":
         return serve(*rest)
     return repr(subprocess.run(rest, capture_output=True, text=True).stdout)
@@ -92,14 +92,16 @@ except TimeoutError:
 except OSError as error:
     print(errno.errorcode[error.errno])
 """
-# Answers each datagram with a word of its own.
+# Answers each question of DNS with a text record, a word of three letters of its own.
 NAME_SERVER = """
 import socket, sys
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.bind((sys.argv[1], 53))
 print("ready", flush=True)
 while True:
-    sock.sendto(sys.argv[2].encode(), sock.recvfrom(100)[1])
+    query, client = sock.recvfrom(100)
+    record = bytes.fromhex("c00c 0010 0001 00000000 0004 03") + sys.argv[2].encode()
+    sock.sendto(query[:2] + bytes.fromhex("8180 0001 0001 0000 0000") + query[12:] + record, client)
 """
 
 

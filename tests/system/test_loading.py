@@ -56,8 +56,8 @@ def watch(what):
 
 def hook(event, arguments):
     if event == "os.fork":
-        # The process that binds low ports is made while all may still be read.
-        if sys._getframe(1).f_code.co_name != "start_helper":
+        # The processes that bind low ports and answer queries are made while all may still be read.
+        if sys._getframe(1).f_code.co_name not in ("start_helper", "_fork_forwarder"):
             watch("PID 1")
     elif watching and (event == "import" or event == "open" and str(arguments[0]).endswith(CODE)):
         note(f"late: {{event}} {{arguments[0]}}")
@@ -75,7 +75,8 @@ from passt.cli import main
 sys.exit(main())
 """
 IN_BACKGROUND = [[], ["-q"], ["-d"], ["--trace"], ["--pcap", "CAPTURE"], ["--log-file", "LOG"]]
-OPTIONS = [*IN_BACKGROUND, ["--stats", "1"], ["--control", "CONTROL"], ["-c", "CONF"]]
+OPTIONS = [*IN_BACKGROUND, ["--stats", "1"], ["--control", "CONTROL"], ["-c", "CONF"],
+           ["--dns-forward", "192.0.2.53", "--dns-cache", "9"]]
 
 
 @dataclasses.dataclass

@@ -189,11 +189,24 @@ OPTIONS: tuple[Option, ...] = (
            " --dns-forward or --map-host-loopback is handed out, which then leads to it.",
            repeat=ACCUMULATES, available=True),
     Option(NAMES, "", "dns-forward", "ADDR",
-           "Pass UDP and TCP queries to ADDR, ports 53 and 853, to the name server of --dns-host.",
+           "Answer DNS queries to ADDR, UDP and TCP port 53, by asking all name servers of the host in turn,"
+           " of either family, as resolv.conf(5) says (options timeout, attempts, rotate); see NOTES. Where"
+           " the guest has no IPv6, no IPv6 address is told. Port 853 is passed to the server of --dns-host.",
            repeat=PER_FAMILY, available=True),
     Option(NAMES, "", "dns-host", "ADDR",
-           "Name server for --dns-forward, an address of the host's view. Default: the first of the same"
-           " family in /etc/resolv.conf, else the host itself.", repeat=PER_FAMILY, available=True),
+           "Name server for --dns-forward, an address of the host's view, instead of those of"
+           " /etc/resolv.conf. Default: all of them; for port 853 the first of the same family; else the host"
+           " itself.", repeat=PER_FAMILY, available=True),
+    Option(NAMES, "", "dns-cache", "N",
+           "Remember up to N answers to queries to --dns-forward, up to 100000, as long as they say. Default:"
+           " 0, none.", available=True),
+    Option(NAMES, "", "dns-route", "SUFFIX=ADDR",
+           "Ask the name server ADDR for names that end in SUFFIX (. is all names), in queries to"
+           " --dns-forward. The longest suffix counts; several servers of one are asked in turn.",
+           repeat=ACCUMULATES, available=True),
+    Option(NAMES, "", "dns-hosts", "NAME=ADDR",
+           "Answer that NAME has the address ADDR, in queries to --dns-forward; several addresses add up.",
+           repeat=ACCUMULATES, available=True),
     Option(NAMES, "S", "search", "LIST|none",
            "Search domains, separated by blanks, to hand out instead of the host's. none: no domains (none."
            " with a dot is the domain of that name).", repeat=ACCUMULATES, available=True),

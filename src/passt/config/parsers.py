@@ -14,6 +14,8 @@ from passt.facts.domain_name import MAX_NAME_LEN, normalise_name
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from passt.facts.address import IPAddress
 
 IFNAMSIZ = 16           # linux/if.h; one byte of it is the terminating zero
@@ -27,6 +29,9 @@ MAX_WAIT_S = 86400
 MAX_FD = 2**31 - 1
 MAX_SOCKET_PATH = 107   # unix(7): sun_path has 108 bytes, one of them the terminating zero
 MIN_MTU_IP6 = 1280      # RFC 8200 5
+MAX_DNS_CACHE = 100_000 # answers of up to 4 KiB
+MAX_DNS_ROUTES = 256    # pairs of a suffix and a server
+MAX_DNS_HOSTS = 4096    # pairs of a name and an address
 MAX_RESOLVERS = 3       # per family, as many as glibc reads (MAXNS in resolv.h)
 # Kinds of addresses to which no socket connects.
 _NO_TARGET = "unspecified 0.0.0.0/8 broadcast multicast IPv4-mapped IPv4-compatible"
@@ -140,6 +145,36 @@ def parse_resolver(text: str) -> IPAddress | None:
 def parse_host_resolver(text: str) -> IPAddress:
     """Read the address of a name server as the host reaches it; loopback is allowed."""
     return _parse_without(text, _NO_TARGET)
+
+
+def parse_dns_route(text: str) -> tuple[str, IPAddress]:
+    """Read SUFFIX=ADDR, a suffix of names and a server for them; the suffix `.` is empty: all names."""
+    suffix, server = _split_name(text, "SUFFIX", parse_host_resolver)
+    return "" if suffix == "." else _parse_part(text, suffix.removeprefix(".")).lower(), server
+
+
+def parse_dns_name(text: str) -> tuple[str, IPAddress]:
+    """Read NAME=ADDR, a name and an address that it has; loopback is allowed, as in hosts(5)."""
+    name, address = _split_name(text, "NAME", parse_host_resolver)
+    return _parse_part(text, name).lower(), address
+
+
+def _split_name(text: str, what: str, parse: Callable[[str], IPAddress]) -> tuple[str, IPAddress]:
+    """Split *what*=ADDR."""
+    name, equals, literal = text.rpartition("=")
+    if not equals:
+        raise ConfigError(f"'{text}' has no address; give {what}=ADDR")
+    try:
+        return name, parse(literal)
+    except ConfigError as error:
+        raise ConfigError(f"address of '{text}': {error}") from None
+
+
+def _parse_part(text: str, name: str) -> str:
+    try:
+        return parse_domain(name)
+    except ConfigError as error:
+        raise ConfigError(f"name of '{text}': {error}") from None
 
 
 def parse_domain(text: str) -> str:

@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from passt.config.resolvers import asked_for, choose_resolvers, choose_search, hands_out
+from passt.config.resolvers import (
+    asked_for,
+    choose_resolvers,
+    choose_search,
+    choose_service,
+    hands_out,
+)
 from passt.errors import ConfigError
 from passt.facts.address import IPAddress, is_subnet_broadcast
 from passt.facts.guest import GuestFamily, GuestNet
@@ -68,6 +74,7 @@ def resolve(settings: Settings, facts: HostFacts) -> GuestNet:
         warnings=_name_warnings(settings.names, (ip4, ip6), left_out if tells_search else (),
                                 tells_servers=tells_servers),
         notes=_local_notes(asked.interface, ip4, ip6),
+        names=choose_service(settings.names, facts.resolvers, ip6.template_ifindex if ip6 else 0),
     )
 
 
@@ -177,6 +184,7 @@ def _complete(family: GuestFamily, version: int, settings: Settings, facts: Fami
         family,
         dns_match=names.match,
         dns_host=names.host,
+        is_forwarded=asked_for(settings.names, version).forward is not None,
         template_ifname=facts.ifname if facts else None,
         template_ifindex=ifindex,
         resolvers=names.shown if hands_out(settings.names.hand_out_dns, settings.mode) else (),

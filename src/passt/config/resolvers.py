@@ -10,10 +10,11 @@ unchanged.
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 
 from passt.config.parsers import MAX_RESOLVERS, MAX_SEARCH
 from passt.facts.domain_name import normalise_name
+from passt.facts.guest import NameService
 from passt.light.values import NamedTuple
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from passt.facts.address import IPAddress
+    from passt.facts.host import ResolverFacts
     from passt.facts.settings import NameSettings
+
+
+_HOST_ITSELF = (IPv4Address("127.0.0.1"), IPv6Address("::1"))   # where resolv.conf(5) looks without a server
 
 
 class Resolvers(NamedTuple):
@@ -71,6 +76,23 @@ def choose_resolvers(asked: Asked, found: Sequence[IPAddress], map_host: IPAddre
         if len(shown) == MAX_RESOLVERS:
             break
     return Resolvers(match, host, tuple(shown))
+
+
+def choose_service(settings: NameSettings, found: ResolverFacts, ifindex: int) -> NameService | None:
+    """Choose whom the forwarder asks: servers of --dns-host, else all of resolv.conf, else the host itself.
+
+    None without --dns-forward.
+    """
+    if settings.dns_forward4 is None and settings.dns_forward6 is None:
+        return None
+    given = tuple(server for server in (settings.dns_host4, settings.dns_host6) if server is not None)
+    servers = tuple(dict.fromkeys(map(_reachable, given or found.servers or _HOST_ITSELF)))
+    return NameService(servers, found.timeout_s, found.attempts, found.rotate, ifindex)
+
+
+def _reachable(server: IPAddress) -> IPAddress:
+    """Return what 0.0.0.0 or :: means to a resolver; any other *server* as it is."""
+    return _HOST_ITSELF[server.version == 6] if server.is_unspecified else server
 
 
 def choose_search(settings: NameSettings, found: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

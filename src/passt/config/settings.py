@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from passt.config.getopt import Occurrence, Request
     from passt.facts.address import IPAddress
-    from passt.facts.settings import ForwardingSettings
+    from passt.facts.settings import ForwardingSettings, NameSettings
 
     Changes = dict[str, Any]
 
@@ -108,6 +108,7 @@ VALUES: dict[str, Callable[[str], Changes]] = {
     "fqdn": lambda text: {"fqdn": parsers.parse_domain(text)},
     "dns-forward": lambda text: _of_family("dns_forward", parsers.parse_host_address(text)),
     "dns-host": lambda text: _of_family("dns_host", parsers.parse_host_resolver(text)),
+    "dns-cache": lambda text: {"dns_cache": parsers.parse_number(text, 0, parsers.MAX_DNS_CACHE)},
     "map-host-loopback": _map_host_loopback,
     "map-guest-addr": lambda text: _mapping("map_guest", text),
     "ns-ifname": lambda text: {"ns_ifname": parsers.parse_new_ifname(text)},
@@ -125,7 +126,7 @@ def _dns(text: str, before: Changes) -> Changes:
     address = parsers.parse_resolver(text)
     if address is None:
         return {"dns4": (), "dns6": (), "dns_forward4": None, "dns_forward6": None,
-                "dns_host4": None, "dns_host6": None}
+                "dns_host4": None, "dns_host6": None, "dns_cache": 0, "dns_routes": (), "dns_hosts": ()}
     field = f"dns{address.version}"
     return {field: (*(before.get(field) or ()), address)}
 
@@ -139,8 +140,25 @@ def _search(text: str, before: Changes) -> Changes:
     return {"search": names}
 
 
+def _named(field: str, limit: int, parse: Callable[[str], tuple[str, IPAddress]]
+           ) -> Callable[[str, Changes], Changes]:
+    """Return what adds a pair of a name and an address to *field*, *limit* at most."""
+    def add(text: str, before: Changes) -> Changes:
+        pairs = tuple(dict.fromkeys((*before.get(field, ()), parse(text))))
+        if len(pairs) > limit:
+            raise ConfigError(f"'{text}' is one too many; {limit} are the limit")
+        return {field: pairs}
+
+    return add
+
+
 # Options whose uses add up: argument and the fields so far -> the fields that they set.
-LISTS: dict[str, Callable[[str, Changes], Changes]] = {"dns": _dns, "search": _search}
+LISTS: dict[str, Callable[[str, Changes], Changes]] = {
+    "dns": _dns,
+    "dns-route": _named("dns_routes", parsers.MAX_DNS_ROUTES, parsers.parse_dns_route),
+    "dns-hosts": _named("dns_hosts", parsers.MAX_DNS_HOSTS, parsers.parse_dns_name),
+    "search": _search,
+}
 
 
 def _apply(occurrence: Occurrence, changes: Changes, ports: PortTable) -> None:
@@ -250,6 +268,7 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError("option '--stats' prints on standard error, which a program in the background does"
                           " not have; add --foreground")
     _check_sockets(settings)
+    _check_names(settings.names)
     if settings.control.conf_path is not None:
         _check_steering(settings)
     addresses, protocols = settings.addresses, settings.protocols
@@ -260,6 +279,16 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(f"option '--outbound-if4' {addresses.outbound_if4} needs IPv4, which -6 disables")
     if addresses.outbound_if6 is not None and not protocols.ip6:
         raise ConfigError(f"option '--outbound-if6' {addresses.outbound_if6} needs IPv6, which -4 disables")
+
+
+def _check_names(names: NameSettings) -> None:
+    """Refuse options of the forwarder without it. Raises ConfigError."""
+    if names.dns_forward4 is not None or names.dns_forward6 is not None:
+        return
+    for option, is_given in (("--dns-cache", names.dns_cache), ("--dns-route", names.dns_routes),
+                             ("--dns-hosts", names.dns_hosts)):
+        if is_given:
+            raise ConfigError(f"option '{option}' needs --dns-forward; add that or leave it out")
 
 
 def _check_sockets(settings: Settings) -> None:

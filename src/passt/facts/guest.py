@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv6Address
 
+from passt.facts.host import DEFAULT_ATTEMPTS, DEFAULT_TIMEOUT_S
 from passt.facts.settings import DEFAULT_MTU, OUR_MAC
 from passt.light.values import Value
 
@@ -35,12 +36,26 @@ class GuestFamily(Value):
     copied_addresses: tuple[InterfaceAddress, ...] = ()
     copied_routes: tuple[bytes, ...] = ()
     host_address: IPAddress | None = None       # what `map_guest` leads to; None: to `address`
+    is_forwarded: bool = False         # queries to dns_match go to the forwarder, if there is one
 
     @property
     def our_link_local(self) -> IPv6Address | None:
         """Our address if it is link-local, as the source of a router or DHCPv6 server must be."""
         ours = self.our_address
         return ours if isinstance(ours, IPv6Address) and ours.is_link_local else None
+
+
+class NameService(Value):
+    """Whom the forwarder of --dns-forward asks, and how patiently; see `ResolverFacts`.
+
+    *ifindex* is the link of a link-local server without a scope.
+    """
+
+    servers: tuple[IPAddress, ...]
+    timeout_s: int = DEFAULT_TIMEOUT_S
+    attempts: int = DEFAULT_ATTEMPTS
+    rotate: bool = False
+    ifindex: int = 0
 
 
 class GuestNet(Value):
@@ -62,3 +77,4 @@ class GuestNet(Value):
     fqdn: str = ""
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    names: NameService | None = None   # with --dns-forward

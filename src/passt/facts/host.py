@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from passt.facts.address import IPAddress
 
 
+DEFAULT_TIMEOUT_S, DEFAULT_ATTEMPTS = 5, 2   # resolv.conf(5): of a name server
+
+
 class InterfaceAddress(Value):
     """One address of a host interface; *message* is its RTM_NEWADDR payload (ifaddrmsg + attributes)."""
 
@@ -40,13 +43,16 @@ class FamilyFacts(Value):
 
 
 class ResolverFacts(Value):
-    """What resolv.conf says: name servers in order and the search list.
+    """What resolv.conf says: name servers in order, the search list, and how servers are asked.
 
     The scope of an IPv6 server, if it has one, is the index of the interface in decimal digits.
     """
 
     servers: tuple[IPAddress, ...] = ()
     search: tuple[str, ...] = ()
+    timeout_s: int = DEFAULT_TIMEOUT_S
+    attempts: int = DEFAULT_ATTEMPTS
+    rotate: bool = False
 
 
 class HostChange(NamedTuple):

@@ -12,6 +12,7 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
+    from passt.facts.address import IPAddress
     from passt.facts.port_rule import PortRule
 
 
@@ -99,6 +100,9 @@ class NameSettings(Value):
     dns_forward6: IPv6Address | None = None
     dns_host4: IPv4Address | None = None         # the host's name server; None: the first of resolv.conf
     dns_host6: IPv6Address | None = None
+    dns_cache: int = 0                           # answers that the forwarder remembers
+    dns_routes: tuple[tuple[str, IPAddress], ...] = ()  # suffixes that have name servers of their own
+    dns_hosts: tuple[tuple[str, IPAddress], ...] = ()   # names that the forwarder knows itself
     search: tuple[str, ...] | None = None        # search domains; None: those of resolv.conf; empty: none
     hand_out_dns: bool | None = None             # tell the guest the name servers; None: passt only
     hand_out_search: bool | None = None          # tell the guest the search domains; None: passt only

@@ -21,6 +21,8 @@ from passt.light.values import NamedTuple, replace
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from passt.facts.address import IPAddress
     from passt.facts.guest import GuestFamily, GuestNet
     from passt.facts.host import FamilyFacts
@@ -66,7 +68,7 @@ def renew(settings: Settings, known: HostFacts, found: HostFacts, guest: GuestNe
     wanted = replace(wanted, ifname=guest.ifname, warnings=guest.warnings, notes=guest.notes)
     if keeps_inside:
         wanted = replace(guest, ip4=_keep_inside(guest.ip4, wanted.ip4),
-                         ip6=_keep_inside(guest.ip6, wanted.ip6))
+                         ip6=_keep_inside(guest.ip6, wanted.ip6), names=wanted.names)
     return Renewal(facts, wanted, tuple(_compare(guest, wanted)))
 
 
@@ -127,6 +129,9 @@ def _compare(before: GuestNet, after: GuestNet) -> list[HostChange]:
         found += [HostChange(what, version, old, new)
                   for (what, old), (_, new) in zip(_describe(one), _describe(other), strict=True)
                   if old != new and (are_apart or what != _HOST_ADDRESS)]
+    if before.names is not None and after.names is not None and before.names.servers != after.names.servers:
+        found.append(HostChange("name servers behind --dns-forward", 0, _join(before.names.servers),
+                                _join(after.names.servers)))
     if before.search != after.search:
         found.append(HostChange("search domains", 0, " ".join(before.search) or _NOTHING,
                             " ".join(after.search) or _NOTHING))
@@ -142,6 +147,10 @@ def _describe(family: GuestFamily) -> list[tuple[str, str]]:
         (_HOST_ADDRESS, str(family.host_address or family.address or _NOTHING)),
         ("gateway", str(family.gateway or _NOTHING)),
         ("name servers", " ".join(map(str, family.resolvers)) or _NOTHING),
-        ("name server behind --dns-forward",
-         str(family.dns_host or "the host") if family.dns_match else _NOTHING),
+        ("name server behind an address of ours",
+         str(family.dns_host or "the host") if family.dns_match and not family.is_forwarded else _NOTHING),
     ]
+
+
+def _join(servers: Iterable[IPAddress]) -> str:
+    return " ".join(map(str, servers))

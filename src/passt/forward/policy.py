@@ -4,7 +4,7 @@ Outbound, the guest's destination is replaced by the first row that fits (passt(
 --dns-forward, --map-host-loopback, --map-guest-addr):
 
 1. the DNS address, TCP or UDP, port 53 or 853: becomes the host's resolver (without one, the host itself,
-   as in resolv.conf(5));
+   as in resolv.conf(5)); port 53 of --dns-forward becomes the forwarder (`names.process`) while there is one;
 2. the host loopback address: becomes 127.0.0.1 or ::1;
 3. the guest map address: becomes the host's own address, which is the one assigned to the guest unless the
    host was given another one since (`GuestFamily.host_address`);
@@ -53,7 +53,7 @@ from passt.light.values import NamedTuple, cast
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from passt.facts.address import IPAddress
     from passt.facts.guest import GuestFamily, GuestNet
@@ -61,12 +61,14 @@ if TYPE_CHECKING:
 
     Note = Callable[[str], None]  # takes one step of a decision
 
-_DNS_PORTS = frozenset((53, 853))
+PORT_DNS, PORT_DNS_OVER_TLS = 53, 853
+_DNS_PORTS = frozenset((PORT_DNS, PORT_DNS_OVER_TLS))
 _WITH_PORTS = frozenset((IPPROTO_TCP, IPPROTO_UDP))
 _NAMES = {IPPROTO_TCP: "TCP", IPPROTO_UDP: "UDP", IPPROTO_ICMP: "ICMP echo", IPPROTO_ICMPV6: "ICMPv6 echo"}
 
 _DISABLED = "family or protocol disabled"
 _NO_SOURCE = "no address to show to the guest for this peer"
+_FORWARDER = "DNS forwarder"
 _UNCHANGED, _OUR_ADDRESS = "unchanged", "our address"
 
 
@@ -83,11 +85,12 @@ class _Destination(NamedTuple):
 class _Family:
     """Tables for one family, made from its frozen facts."""
 
-    __slots__ = ("dns", "guest_owned", "host", "ifname", "map_guest", "map_host_loopback", "mapped",
-                 "our_address", "protocols", "scope_id", "source")
+    __slots__ = ("dns", "guest_owned", "host", "ifname", "is_forwarded", "map_guest",
+                 "map_host_loopback", "mapped", "our_address", "protocols", "scope_id", "source")
 
     def __init__(self, facts: GuestFamily, protocols: frozenset[int], loopback: bytes) -> None:
         self.protocols = protocols
+        self.is_forwarded = facts.is_forwarded
         self.source = _packed(facts.outbound_address)
         self.ifname = os.fsencode(facts.outbound_ifname) if facts.outbound_ifname else None
         # A socket bound to an interface takes its scope, and the interface may not be the template.
@@ -147,6 +150,15 @@ class Policy:
         self._protocols4 = frozenset(both | ({IPPROTO_ICMP} if icmp else set()))
         self._protocols6 = frozenset(both | ({IPPROTO_ICMPV6} if icmp else set()))
         self._families = self._make_families(net)
+        self._doors: Mapping[tuple[int, int], Target] = {}
+
+    def serve_names(self, doors: Mapping[tuple[int, int], Target]) -> None:
+        """Have the forwarder behind *doors* answer what is sent to --dns-forward from now on.
+
+        There is one door for each protocol and length of an address. Without a door, queries go to the
+        host's first server as they are.
+        """
+        self._doors = doors
 
     def _make_families(self, net: GuestNet) -> dict[int, _Family]:
         families = {}
@@ -241,20 +253,27 @@ class Policy:
             return None, _DISABLED
         if len(source) != len(destination) or not is_host_unicast(source):
             return None, "bad source address"
-        has_ports = proto in _WITH_PORTS
-        if has_ports and not (source_port and destination_port):
+        if proto in _WITH_PORTS and not (source_port and destination_port):
             return None, "port 0"
-        row = family.dns.get(destination) if has_ports and destination_port in _DNS_PORTS else None
-        row = row or family.mapped.get(destination)
+        row, door = self._find_row(family, proto, destination, destination_port)
         if note is not None:
-            _note_rows(family, destination, row, note)
+            _note_rows(family, destination, row, note, is_forwarded=door is not None)
         if row is not None:
-            return Target(row.address, destination_port, row.scope_id, row.source, row.ifname), row.name
+            asked = Target(row.address, destination_port, row.scope_id, row.source, row.ifname)
+            return door or asked, row.name if door is None else _FORWARDER
         if not is_host_unicast(destination) and not (proto == IPPROTO_UDP and _is_group(destination)):
             return None, "destination not allowed"
         # A multicast group has no route of its own: use the template interface.
         scope_id = family.scope_id if _is_group(destination) else family.scope_of(destination)
         return Target(destination, destination_port, scope_id, family.source, family.ifname), _UNCHANGED
+
+    def _find_row(self, family: _Family, proto: int, destination: bytes, port: int
+                  ) -> tuple[_Destination | None, Target | None]:
+        """Return what *destination* stands for, if anything, or where the forwarder takes queries to it."""
+        row = family.dns.get(destination) if proto in _WITH_PORTS and port in _DNS_PORTS else None
+        if row is not None and port == PORT_DNS and family.is_forwarded:
+            return row, self._doors.get((proto, len(destination)))
+        return row or family.mapped.get(destination), None
 
     def _decide_inbound(self, proto: int, rule: PortRule, peer: bytes, peer_port: int, local: bytes,
                         local_port: int, note: Note | None = None) -> tuple[InboundTarget | None, str]:
@@ -321,8 +340,12 @@ def _name_switch(family: _Family | None, proto: int, addr_len: int) -> str:
     return f"{_NAMES.get(proto, f'protocol {proto}')} is off, or not forwarded in this direction"
 
 
-def _note_rows(family: _Family, destination: bytes, chosen: _Destination | None, note: Note) -> None:
-    """Tell which rows of the outbound table there are, and which one was *chosen*."""
+def _note_rows(family: _Family, destination: bytes, chosen: _Destination | None, note: Note, *,
+               is_forwarded: bool) -> None:
+    """Tell which rows of the outbound table there are, and which one was *chosen*, if not the forwarder."""
+    if is_forwarded:
+        note(f"{format_ip(destination)} with port {PORT_DNS} is the forwarder, which asks the host's servers")
+        return
     ports = " or ".join(map(str, sorted(_DNS_PORTS)))
     rows = [(f"{format_ip(address)} with port {ports} of TCP or UDP", row)
             for address, row in family.dns.items()]

@@ -63,11 +63,13 @@ _MAX_DATAGRAMS = 1 << 13
 class PortScanner:
     """Reads the bound ports; owns *fds*, the descriptors of `open_sources`.
 
-    *own_udp* returns the descriptors of UDP sockets to leave out.
+    *own_udp* returns the descriptors of UDP sockets to leave out; *own* are those of others of ours.
     """
 
-    def __init__(self, fds: Sequence[int], own_udp: Callable[[], Iterable[int]] | None = None) -> None:
+    def __init__(self, fds: Sequence[int], own_udp: Callable[[], Iterable[int]] | None = None,
+                 own: Iterable[int] = ()) -> None:
         self._own_udp = own_udp
+        self._own = frozenset(os.fstat(fd).st_ino for fd in own)
         self._diag = None if len(fds) == len(FILES) else DiagSocket(socket.socket(fileno=fds[0]))
         self._files = list(fds) if self._diag is None else []
 
@@ -86,9 +88,9 @@ class PortScanner:
         """
         found = {}
         for proto in protos:
-            own: AbstractSet[int] = frozenset()
+            own: AbstractSet[int] = self._own
             if proto == UDP and self._own_udp is not None:
-                own = {os.fstat(fd).st_ino for fd in self._own_udp()}
+                own = own | {os.fstat(fd).st_ino for fd in self._own_udp()}
             if self._diag is None:
                 found[proto] = self._scan_files(proto, own)
             else:

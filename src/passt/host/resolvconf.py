@@ -11,7 +11,7 @@ from errno import EACCES, EISDIR, ELOOP, ENODEV, ENOENT, ENOTDIR, EPERM
 from ipaddress import IPv4Address, IPv6Address
 
 from passt.errors import HostError
-from passt.facts.host import ResolverFacts
+from passt.facts.host import DEFAULT_ATTEMPTS, DEFAULT_TIMEOUT_S, ResolverFacts
 from passt.host.interface_index import interface_index
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -27,6 +27,8 @@ _MAX_LEN = 256 * 1024
 # Errors for which glibc goes on as with an empty file, as we do.
 _AS_IF_EMPTY = frozenset({ENOENT, ENOTDIR, EACCES, EPERM, EISDIR, ELOOP})
 _BLANKS = b" \t"
+_MOST = {"timeout": 30, "attempts": 5}   # resolv.conf(5)
+_MAX_DIGITS = 9
 _MAX_IFINDEX = 2**31 - 1
 
 
@@ -49,11 +51,13 @@ def parse(content: bytes, index_of: Callable[[str], int] = interface_index) -> R
     comment, and so is the rest of a `nameserver` line from # or ; on. The scope of a link-local server
     becomes the interface's index, and is cut off if there is no such interface; an IPv4-mapped server
     becomes the IPv4 server to which a socket would send. Names in the search list lose a final dot, and the
-    entry "." (the root) is left out. *index_of* returns the index of an interface, and raises OSError with
+    entry "." (the root) is left out. Of `options` lines rotate, attempts and timeout count.
+    *index_of* returns the index of an interface, and raises OSError with
     ENODEV if there is none.
     """
     servers: list[IPAddress] = []
     search: tuple[str, ...] = ()
+    options: dict[str, int] = {}
     for raw in content.split(b"\n"):
         line = raw.partition(b"\0")[0]
         keyword_len = len(line) - len(line.lstrip(b"abcdefghijklmnopqrstuvwxyz"))
@@ -68,7 +72,27 @@ def parse(content: bytes, index_of: Callable[[str], int] = interface_index) -> R
             search = _names(_words(rest))
         elif keyword == b"domain":
             search = _names(_words(rest)[:1])
-    return ResolverFacts(tuple(servers), search)
+        elif keyword == b"options":
+            options |= _options(_words(rest))
+    return ResolverFacts(
+        tuple(servers), search,
+        timeout_s=options.get("timeout", DEFAULT_TIMEOUT_S),
+        attempts=options.get("attempts", DEFAULT_ATTEMPTS),
+        rotate="rotate" in options)
+
+
+def _options(words: list[bytes]) -> dict[str, int]:
+    """Read the options that concern the choice of a server, with glibc's limits; 0 counts as 1."""
+    found = {}
+    for word in words:
+        name, colon, number = word.partition(b":")
+        if word == b"rotate":
+            found["rotate"] = 1
+        elif colon and name.decode("latin-1") in _MOST and number[:1].isdigit():
+            digits = number[:len(number) - len(number.lstrip(b"0123456789"))][:_MAX_DIGITS]
+            option = name.decode("latin-1")
+            found[option] = min(max(int(digits), 1), _MOST[option])
+    return found
 
 
 def _words(text: bytes) -> list[bytes]:

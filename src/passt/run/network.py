@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from passt.facts.settings import ForwardingSettings, Settings
     from passt.follow.following import Following
     from passt.host.listeners import HostPorts
+    from passt.names.process import NameForwarder
     from passt.namespace.configurer import Configurer
     from passt.process.background import Background
+    from passt.process.identity import Identity
     from passt.process.ports_file import PortsFile
     from passt.run.diagnostics import Diagnostics
     from passt.run.port_forwarding import NamespaceSide
@@ -70,6 +72,18 @@ def open_following(settings: Settings, configurer: Configurer | None = None) -> 
         log.warning(f"option '--wait-online' {asked.wait_online_s}: the host has no network yet; goes on"
                     " with link-local addresses")
     return Following(settings, configurer) if asked.follow else None
+
+
+def start_names(settings: Settings, guest: GuestNet, user: Identity | None) -> NameForwarder | None:
+    """Start the process that answers --dns-forward, as *user*, if that is wanted. Raises HostError.
+
+    Call with one thread and the caller's rights.
+    """
+    if guest.names is None or settings.forwarding.splice_only:
+        return None
+    from passt.names.process import NameForwarder
+
+    return NameForwarder(settings.names, guest, user)
 
 
 def resolve_guest(settings: Settings, following: Following | None = None) -> GuestNet:
@@ -163,11 +177,12 @@ class Network:
 
     *engine* holds all parts; *observed* has the guest's addresses as far as known. *bypass* is the policy for
     flows that bypass the link, None unless *bypassed* asks for it; *policy* is that which the engine asks.
-    The engine serves *ports* from now on; *helper* binds low ports later.
+    The engine serves *ports* from now on; *helper* binds low ports later, *names* answers --dns-forward.
     """
 
     def __init__(self, settings: Settings, guest: GuestNet, ports: HostPorts | None, *,
-                 bypassed: bool = False, helper: PortHelper | None = None) -> None:
+                 bypassed: bool = False, helper: PortHelper | None = None,
+                 names: NameForwarder | None = None) -> None:
         from passt.dataplane.engine import Engine
         from passt.responders.dispatch import Dispatcher
         from passt.responders.guest_solicitor import solicit
@@ -181,6 +196,9 @@ class Network:
         policy = Policy(guest, tcp=protocols.tcp, udp=protocols.udp, icmp=protocols.icmp, explain=explain,
                         warn=log.warning, on_ping_forbidden=self._ping_refusal.warn)
         self._policy = policy
+        self._names = names
+        if names is not None:
+            policy.serve_names(names.doors)
         self.observed = policy.observed
         self.bypass = None
         if bypassed:
@@ -207,7 +225,8 @@ class Network:
         self._forwarding = None
         if ports is not None:
             self._forwarding = PortForwarding(self.engine, ports, follows=follows_ports(settings),
-                                              changes=settings.control.changes_ports, helper=helper)
+                                              changes=settings.control.changes_ports, helper=helper,
+                                              own_sockets=names.descriptors() if names is not None else ())
 
     def _advertise(self, explain: Callable[[str], None] | None) -> None:
         from passt.responders.router_advertiser import RouterAdvertiser
@@ -243,6 +262,11 @@ class Network:
         if control is not None:
             control.steer(tables, self._forwarding.leave_out_ephemeral, steering.is_ours)
 
+    def _leave_names(self) -> None:
+        """Do without the forwarder of names, which has ended."""
+        self._policy.serve_names({})
+        self.engine.renew(_our_ip4(self._guest))
+
     def ask_guest(self) -> None:
         """Send the frames that ask for the guest's hardware address."""
         for frame in self._solicit(self._guest, self.observed.addresses()):
@@ -255,6 +279,8 @@ class Network:
         """
         self._guest = guest
         self._policy.renew(guest)
+        if self._names is not None:
+            self._names.renew(guest.names)
         self.engine.renew(_our_ip4(guest))
         if self._forwarding is not None:
             self._forwarding.renew(guest)
@@ -278,6 +304,8 @@ class Network:
 
     def serve(self, diagnostics: Diagnostics) -> None:
         """Run the engine, observed by *diagnostics*, until it is stopped."""
+        if self._names is not None:
+            self._names.start(self.engine, self._leave_names)
         run_loop(self.engine, diagnostics, self._dispatcher.counters)
 
 

@@ -25,6 +25,7 @@ from passt.run.network import (
     print_banner,
     resolve_guest,
     settle_ports,
+    start_names,
     tell_ports,
 )
 
@@ -75,6 +76,7 @@ class _Passt:
         self._progress.enter("socket")
         if self._following is not None:
             self._following.start_reader(self._user)
+        self._names = start_names(settings, self._guest, self._user)
         self._listener = None
         if self._connection is None:
             background.expect_file()
@@ -144,7 +146,8 @@ class _Passt:
         self._progress.enter("network")
         wait_limit.prepare()
         network = Network(self._settings, self._guest, self._ports,
-                          helper=self._steering.helper if self._steering is not None else None)
+                          helper=self._steering.helper if self._steering is not None else None,
+                          names=self._names)
         attach: Attach = network.engine.attach_stream
         if self._settings.socket.vhost_user:
             attach = vhost_sessions(network.engine, self._guest)

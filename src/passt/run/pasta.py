@@ -45,6 +45,7 @@ from passt.run.network import (
     print_banner,
     resolve_guest,
     settle_ports,
+    start_names,
     tell_ports,
 )
 from passt.run.port_forwarding import NamespaceSide
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from passt.dataplane.sockets.namespace_thread import NamespaceThread
     from passt.facts.guest import GuestNet
     from passt.facts.settings import ForwardingSettings, NamespaceSettings, ProtocolSettings, Settings
+    from passt.names.process import NameForwarder
     from passt.namespace.child import Child, TapFacts
     from passt.namespace.child_channel import Channel
     from passt.namespace.configurer import Configurer
@@ -119,6 +121,7 @@ class _Pasta:
         self._ports = open_ports(settings.forwarding, self._guest, changes=settings.control.changes_ports)
         self._settings = settle_ports(settings, self._ports)
         self._steering: Steering | None = None
+        self._names: NameForwarder | None = None
         if _must_load_first(settings.namespace, self._user):
             load_all()
 
@@ -127,6 +130,7 @@ class _Pasta:
         self._progress.enter("socket")
         if self._following is not None:
             self._following.start_reader(self._user)
+        self._names = start_names(self._settings, self._guest, self._user)
         if self._settings.control.control_path is not None:
             from passt.control.door import Control
 
@@ -265,7 +269,8 @@ class _Pasta:
         if bypassed:
             import passt.dataplane.sockets.namespace_thread  # noqa: F401 - no file can be read when it starts
         return Network(self._settings, self._guest, self._ports, bypassed=bypassed,
-                       helper=self._steering.helper if self._steering is not None else None)
+                       helper=self._steering.helper if self._steering is not None else None,
+                       names=self._names)
 
     def _connect(self, network: Network, child: Child, change_user: Callable[[], None] | None) -> None:
         """Wait for the tap of *child*, attach it, give up paths, and open the namespace's ports.

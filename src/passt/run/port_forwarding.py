@@ -229,12 +229,15 @@ class PortForwarding:
 
     The engine gets the listeners that are open already; `start` opens the others, without a path. With
     *follows* the host's bound ports can be followed from then on. With *changes* the rules can be changed
-    when `start` has been called: `live_ports`; *helper* is for `HostSide`. Raises HostError.
+    when `start` has been called: `live_ports`; *helper* is for `HostSide`. *own_sockets* are bound on the
+    host, and are no services. Raises HostError.
     """
 
     def __init__(self, engine: Engine, ports: HostPorts, *, follows: bool = False,
-                 changes: bool = False, helper: PortHelper | None = None) -> None:
+                 changes: bool = False, helper: PortHelper | None = None,
+                 own_sockets: Sequence[int] = ()) -> None:
         self._engine = engine
+        self._own_sockets = own_sockets
         self._ports = ports
         self._host_side = HostSide(engine, ports.binder, helper)
         self._namespace_side: NamespaceSide | None = None
@@ -284,7 +287,8 @@ class PortForwarding:
                       spare // 2, lambda: self._room() >= 1),
             # A listener of the namespace takes two descriptors, one for each family.
             # The sockets of outbound UDP flows are bound as services are, but are none: leave them out.
-            Direction("namespace", outbound, PortScanner(self._host_sources, self._engine.udp_sockets).scan,
+            Direction("namespace", outbound, PortScanner(
+                self._host_sources, self._engine.udp_sockets, self._own_sockets).scan,
                       namespace_side or self._host_side, spare // 4, lambda: self._room() >= 2))
         self._forwarder = AutoForwarder(
             *self._directions,

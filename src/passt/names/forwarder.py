@@ -1,0 +1,148 @@
+"""From a query of the guest to the answer that it gets: judge, memory, servers.
+
+Queries that are the same but for the ID wait for one exchange, so a client that asks again while the servers
+are slow costs nothing, and there is at most one exchange for a question: who forges answers has no more
+chances by asking often (RFC 5452 9). At most *max_exchanges* are under way; what exceeds them is answered
+SERVFAIL at once. A query that makes no sense is answered FORMERR, one without a header and an answer to
+nobody are dropped. Nothing that a client or a server sends raises.
+"""
+
+from __future__ import annotations
+
+from passt import log
+from passt.errors import WireError
+from passt.light.values import NamedTuple
+from passt.names.exchange import Exchange
+from passt.wire.dns.message import (
+    FLAG_RESPONSE,
+    HEADER_LEN,
+    MAX_MESSAGE_LEN,
+    DnsView,
+    Rcode,
+    build_header_reply,
+    build_opt,
+    build_reply,
+    pass_on,
+    truncate,
+)
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from passt.facts.address import IPAddress
+    from passt.facts.guest import NameService
+    from passt.names.answer_cache import AnswerCache
+    from passt.names.judge import Judge
+    from passt.names.loop import Loop
+    from passt.names.outlet import Outlet
+    from passt.names.upstreams import Upstreams
+
+MAX_QUERY_LEN = 4096               # a name has 255 bytes; options and signatures take some more
+MAX_WAITING = 32                   # clients of one exchange
+
+
+class Client(NamedTuple):
+    """Who asked: *who* tells clients apart, *send* takes the answer, *is_stream* says that it came by TCP."""
+
+    who: Hashable
+    send: Callable[[bytes], None]
+    is_stream: bool
+
+
+class _Waiting(NamedTuple):
+    query: DnsView
+    client: Client
+
+
+class Forwarder:
+    """Answers what `ask` is given."""
+
+    def __init__(self, loop: Loop, judge: Judge, upstreams: Upstreams, outlet: Outlet,
+                 cache: AnswerCache | None, max_exchanges: int) -> None:
+        self._loop = loop
+        self._judge = judge
+        self._upstreams = upstreams
+        self._outlet = outlet
+        self._cache = cache
+        self._max_exchanges = max_exchanges
+        self._waiting: dict[tuple[bool, bytes], list[_Waiting]] = {}
+
+    @property
+    def n_exchanges(self) -> int:
+        """How many questions are on their way."""
+        return len(self._waiting)
+
+    def renew(self, service: NameService) -> None:
+        """Ask the servers of *service* from now on."""
+        self._upstreams.renew(service)
+        self._outlet.ifindex = service.ifindex
+        if self._cache is not None:
+            self._cache.clear()
+
+    def ask(self, data: bytes, client: Client) -> bool:
+        """Answer the message *data* of *client*, now or later; False: never."""
+        if len(data) < HEADER_LEN or int.from_bytes(data[2:4], "big") & FLAG_RESPONSE:
+            return False
+        try:
+            query = DnsView(data)
+        except WireError:
+            client.send(build_header_reply(data, Rcode.FORMERR))
+            return True
+        ruling = self._judge.judge(query)
+        if ruling.reply is not None:
+            client.send(ruling.reply)
+            return True
+        kept = self._cache.find(query) if self._cache is not None else None
+        if kept is not None:
+            self._tell(_Waiting(query, client), kept, is_ours=True)
+            return True
+        return self._forward(_Waiting(query, client), ruling.servers)
+
+    def _forward(self, waiting: _Waiting, servers: tuple[IPAddress, ...] | None) -> bool:
+        query, client = waiting
+        key = (client.is_stream, query.data[2:query.end])
+        others = self._waiting.get(key)
+        if others is not None:
+            if any(one.client.who == client.who and one.query.id == query.id for one in others):
+                return False       # it asks once more
+            if len(others) < MAX_WAITING:
+                others.append(waiting)
+                return True
+        elif len(self._waiting) < self._max_exchanges:
+            self._waiting[key] = [waiting]
+            plan = self._upstreams.plan(self._loop.clock(), servers)
+            Exchange(self._loop, self._outlet, self._upstreams, query, plan,
+                     lambda answer: self._on_done(key, answer), wants_whole=client.is_stream).start()
+            return True
+        log.limited(log.WARNING, "names full", "the guest asks for more names at a time than are forwarded:"
+                                               " some queries are refused")
+        client.send(build_reply(query, Rcode.SERVFAIL))
+        return True
+
+    def _on_done(self, key: tuple[bool, bytes], answer: DnsView | None) -> None:
+        """Tell all who wait; without an *answer*, that there is none."""
+        waiting = self._waiting.pop(key)
+        query = waiting[0].query
+        if answer is not None and not self._judge.admit(query, answer):
+            answer = None
+        if answer is not None and self._cache is not None:
+            self._cache.keep(query, answer)
+        for one in waiting:
+            if answer is None:
+                one.client.send(build_reply(one.query, Rcode.SERVFAIL))
+            else:
+                self._tell(one, answer, is_ours=False)
+
+    @staticmethod
+    def _tell(waiting: _Waiting, answer: DnsView, *, is_ours: bool) -> None:
+        """Send *answer* to one who waits; *is_ours*: from the memory, which keeps no OPT record."""
+        query, client = waiting
+        data = pass_on(answer, query)
+        opt = build_opt(query) if is_ours else b""
+        if opt:
+            count = int.from_bytes(data[10:12], "big") + 1
+            data = data[:10] + count.to_bytes(2, "big") + data[12:] + opt
+        if len(data) > (MAX_MESSAGE_LEN if client.is_stream else query.udp_len):
+            data = truncate(answer, query)
+        client.send(data)

@@ -1,0 +1,184 @@
+"""The process of the forwarder, and the main process's side of it.
+
+Theory of operation. Messages of name servers are the only thing that strangers send for us to read, so a
+process of its own reads them: forked with the caller's rights ("socket"), it gets the user that the main
+process will have, no capability, Landlock as far as it is to be had, and a filter of its own
+(tools/seccomp_policy.py): it may talk to servers, and nothing else. There is none without --dns-forward.
+
+A container waits for the start of its pasta, and Podman always gives --dns-forward, while few containers ask
+for names at once. So the process sleeps, without having read anything from anybody, until the main process
+begins to serve; only then it loads its modules, and gives up its rights before it looks at its doors.
+
+The guest's queries come to it as any flow comes to a service of the host: the doors are sockets on the host's
+loopback, one for each family and protocol, to which `forward.policy` leads what is sent to --dns-forward. The
+data plane knows nothing of it. IPv4 doors are on a random address of 127.0.0.0/8, so that no port of
+127.0.0.1 is taken from anybody; other programs of the host may ask there, as they may ask the host's servers.
+The main process holds the doors open, too, so nobody else can have them while flows may still lead there.
+
+A host whose loopback interface is down has no doors, and if the process ends, they are closed: then queries
+go to the host's first server as they are, as they do for addresses that are not of --dns-forward.
+
+On the channel the process is told to begin, and gets another list of servers when the host has one
+(`names.orders`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from ipaddress import ip_address
+
+from passt import log
+from passt.errors import HostError
+from passt.facts.address import IP4_LEN, IP6_LEN
+from passt.facts.contracts import Target
+from passt.names.orders import build_service
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn, Protocol
+
+    from passt.facts.guest import GuestNet, NameService
+    from passt.facts.settings import NameSettings
+    from passt.process.identity import Identity
+
+    class EngineLoop(Protocol):
+        """The part of `dataplane.engine.Engine` that is used."""
+
+        def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
+            """Call *callback* whenever *fd* is readable."""
+
+        def remove_reader(self, fd: int) -> None:
+            """Stop watching *fd*."""
+
+
+BEGIN = b"b"
+_BACKLOG = 128
+_PROTOCOLS = ((socket.IPPROTO_UDP, socket.SOCK_DGRAM), (socket.IPPROTO_TCP, socket.SOCK_STREAM))
+
+
+class NameForwarder:
+    """The forwarder for *guest*, with the options *asked* and the rights of *user*; forked at once.
+
+    Call with one thread, before any right is given up. `doors` are for `Policy.serve_names`. Raises
+    HostError.
+    """
+
+    def __init__(self, asked: NameSettings, guest: GuestNet, user: Identity | None) -> None:
+        assert guest.names is not None  # noqa: S101 - the caller has asked
+        self._sockets = _open_doors(guest)
+        self.doors = {key: _target_of(sock) for key, sock in self._sockets.items()}
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if _fork_forwarder() == 0:
+            _run(theirs, list(self._sockets.values()), asked, guest, user)
+        theirs.close()
+        ours.setblocking(False)
+        self._channel = ours
+        self._service = guest.names
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors of the doors: they are no services of the host."""
+        return [sock.fileno() for sock in self._sockets.values()]
+
+    def start(self, loop: EngineLoop, on_end: Callable[[], None]) -> None:
+        """Have *loop* call *on_end* when the process ends: there are no doors then."""
+        def on_event() -> None:
+            try:
+                if self._channel.recv(1):
+                    return
+            except BlockingIOError:
+                return
+            except OSError:
+                pass               # it was reset: the same
+            loop.remove_reader(self._channel.fileno())
+            self.doors = {}
+            on_end()
+            self._channel.close()
+            for sock in self._sockets.values():
+                sock.close()
+            log.warning("the process that forwards queries of --dns-forward has ended: they go to the host's"
+                        " first name server from now on")
+
+        loop.add_reader(self._channel.fileno(), on_event)
+        try:
+            self._channel.send(BEGIN)
+        except OSError:
+            pass                   # it has ended already
+
+    def renew(self, service: NameService | None) -> None:
+        """Have the servers of *service* asked from now on."""
+        if service is None or service == self._service or not self.doors:
+            return
+        try:
+            self._channel.send(build_service(service))
+        except OSError:
+            return                 # it has ended, or does not listen: the next change tells it all
+        self._service = service
+
+
+def _open_doors(guest: GuestNet) -> dict[tuple[int, int], socket.socket]:
+    """Open the doors, by protocol and length of an address, for the families that have --dns-forward."""
+    doors: dict[tuple[int, int], socket.socket] = {}
+    own = f"127.{'.'.join(str(1 + byte % 254) for byte in os.urandom(3))}"
+    for length, family, kind_of, addresses in (
+            (IP4_LEN, guest.ip4, socket.AF_INET, (own, "127.0.0.1")),
+            (IP6_LEN, guest.ip6, socket.AF_INET6, ("::1",))):
+        if family is None or not family.is_forwarded:
+            continue
+        for address in addresses:
+            try:
+                opened = [_open_door(kind_of, kind, address) for _, kind in _PROTOCOLS]
+            except OSError as error:
+                log.debug(f"no door of the forwarder of names at {address}: {error.strerror}")
+                continue
+            doors |= {(proto, length): sock for (proto, _), sock in zip(_PROTOCOLS, opened, strict=True)}
+            break
+    return doors
+
+
+def _open_door(family: int, kind: int, address: str) -> socket.socket:
+    """Bind a socket to *address* and a port that the kernel draws. Raises OSError if none could reach it."""
+    sock = socket.socket(family, kind)
+    try:
+        sock.bind((address, 0))
+        if kind == socket.SOCK_STREAM:
+            sock.listen(_BACKLOG)
+        else:
+            # The interface of the address may be down.
+            with socket.socket(family, kind) as client:
+                client.connect(sock.getsockname())
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _target_of(sock: socket.socket) -> Target:
+    address, port = sock.getsockname()[:2]
+    return Target(ip_address(address).packed, port)
+
+
+def _fork_forwarder() -> int:
+    try:
+        return os.fork()
+    except OSError as error:
+        raise HostError(f"cannot start the process that forwards queries: {error.strerror}") from None
+
+
+def _run(channel: socket.socket, doors: list[socket.socket], asked: NameSettings, guest: GuestNet,
+         user: Identity | None) -> NoReturn:
+    """Be the forwarder until the main process has gone."""
+    try:
+        # What the main process does not need is loaded by this one alone.
+        from passt.process import helper
+
+        helper.detach((channel.fileno(), *(sock.fileno() for sock in doors)))
+        if channel.recv(1):        # else the start has failed
+            from passt.names import service
+
+            service.run(channel, doors, asked, guest, user)
+    except Exception as error:  # noqa: BLE001 - it ends with this
+        log.failure(type(error).__name__, error)
+    finally:
+        os._exit(0)

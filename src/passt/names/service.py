@@ -1,0 +1,93 @@
+"""Joins the parts of the forwarder, in its own process, and gives up what it does not need."""
+
+from __future__ import annotations
+
+import gc
+import socket
+
+from passt.host import descriptors
+from passt.names.answer_cache import AnswerCache
+from passt.names.clients import DatagramDoor, StreamDoor
+from passt.names.forwarder import Forwarder
+from passt.names.judge import Judge
+from passt.names.loop import Loop
+from passt.names.orders import MAX_MESSAGE, parse_service
+from passt.names.outlet import Outlet, Way
+from passt.names.upstreams import Upstreams
+from passt.process import interpreter, landlock, privileges
+from passt.process.seccomp import CallFilter
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from passt.facts.guest import GuestNet
+    from passt.facts.settings import NameSettings
+    from passt.process.identity import Identity
+
+
+FORM = "names"                     # of the filter
+MAX_EXCHANGES = 1024               # questions on their way
+_SOCKETS_EACH = 4                  # if servers are silent
+_RESERVE = 128                     # descriptors for all else
+
+
+def run(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSettings, guest: GuestNet,
+        user: Identity | None) -> None:
+    """Serve until the main process has gone, without any right. Raises OSError or HostError."""
+    loop = serve(channel, doors, asked, guest)
+    _confine(user)
+    gc.freeze()
+    gc.enable()
+    loop.run()
+
+
+def max_exchanges() -> int:
+    """Return how many questions may be on their way by the limit of open files."""
+    return max(min(MAX_EXCHANGES, (descriptors.file_limit() - _RESERVE) // _SOCKETS_EACH), _SOCKETS_EACH)
+
+
+def serve(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSettings, guest: GuestNet
+          ) -> Loop:
+    """Return the loop that serves *doors*, and takes orders from *channel* until its end."""
+    assert guest.names is not None  # noqa: S101 - else there is no such process
+    loop = Loop()
+    outlet = Outlet({version: Way(str(family.outbound_address) if family.outbound_address else None,
+                                  family.outbound_ifname)
+                     for version, family in ((4, guest.ip4), (6, guest.ip6)) if family is not None})
+    outlet.ifindex = guest.names.ifindex
+    cache = AnswerCache(asked.dns_cache, loop.clock) if asked.dns_cache else None
+    judge = Judge(asked.dns_hosts, asked.dns_routes, has_ip6=guest.ip6 is not None)
+    forwarder = Forwarder(loop, judge, Upstreams(guest.names), outlet, cache, max_exchanges())
+    for door in doors:
+        opened = StreamDoor if door.type == socket.SOCK_STREAM else DatagramDoor
+        opened(loop, door, forwarder)
+    channel.setblocking(False)
+
+    def on_order() -> None:
+        try:
+            message = channel.recv(MAX_MESSAGE)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        if message:
+            forwarder.renew(parse_service(message))
+        else:
+            loop.is_running = False
+
+    loop.watch(channel.fileno(), on_order)
+    return loop
+
+def _confine(user: Identity | None) -> None:
+    """Give up all rights but those of the filter. Raises OSError or HostError."""
+    if user is not None:
+        user.assume()
+    call_filter = CallFilter(FORM)
+    interpreter.close_paths()
+    try:
+        landlock.restrict(signals=True)
+    except OSError:
+        pass                       # the filter has no call that opens a path
+    privileges.drop_privileges()
+    call_filter.install()

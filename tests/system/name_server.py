@@ -1,0 +1,85 @@
+"""A name server on port 53 of an address, which behaves in one way: `name_server.py ADDRESS WAY ANSWER`.
+
+It needs the standard library alone. Ways: good; dead: takes queries and says nothing; lies: answers another
+question, another ID, and cuts answers off; garbage: random bytes; servfail; udp-only: no TCP; oversized:
+6 KiB by UDP, whatever was offered; floods: a thousand answers with other IDs; counts: answers 192.0.2.N to
+the N-th query.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import sys
+
+RESPONSE, SERVFAIL = 0x8180, 2
+RECORD = struct.Struct("!HHHIH")
+BIG = 384                          # records of an oversized answer, 16 bytes each
+N_FLOOD = 1000
+
+
+def question(query: bytes) -> bytes:
+    return query[12:query.index(b"\0", 12) + 5]
+
+
+def reply(query: bytes, *addresses: str, code: int = 0) -> bytes:
+    records = b"".join(RECORD.pack(0xC00C, 1, 1, 60, 4) + socket.inet_aton(one) for one in addresses)
+    return (query[:2] + struct.pack("!HHHHH", RESPONSE | code, 1, len(addresses), 0, 0) + question(query)
+            + records)
+
+
+class Server:
+    """Answers by *way*."""
+
+    def __init__(self, way: str, answer: str) -> None:
+        self.way = way
+        self.answer = answer
+        self.n_asked = 0
+
+    def answers(self, query: bytes) -> list[bytes]:
+        """Return what is sent for *query*."""
+        self.n_asked += 1
+        good = reply(query, self.answer)
+        other = bytes((query[0] ^ 0x55, query[1]))
+        ways = {
+            "dead": [],
+            "lies": [other + good[2:], good[:-1], good.replace(b"\3www", b"\3wwx"), query],
+            "garbage": [os.urandom(length) for length in (1, 12, 40, 900)],
+            "servfail": [reply(query, code=SERVFAIL)],
+            "oversized": [reply(query, *(f"192.0.{i // 250}.{i % 250}" for i in range(BIG)))],
+            "floods": [os.urandom(2) + good[2:] for _ in range(N_FLOOD)] if self.way == "floods" else [],
+            "counts": [reply(query, f"192.0.2.{self.n_asked}")],
+        }
+        return ways.get(self.way, [good])
+
+
+def serve(address: str, server: Server) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    udp, tcp = socket.socket(family, socket.SOCK_DGRAM), socket.socket(family, socket.SOCK_STREAM)
+    udp.bind((address, 53))
+    watched = [udp]
+    if server.way != "udp-only":
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        tcp.bind((address, 53))
+        tcp.listen()
+        watched.append(tcp)
+    os.write(1, b"ready\n")
+    while True:
+        ready, _, _ = select.select(watched, [], [])
+        if udp in ready:
+            query, client = udp.recvfrom(65535)
+            for answer in server.answers(query):
+                udp.sendto(answer, client)
+        if tcp in ready:
+            connection = tcp.accept()[0]
+            with connection:
+                length = int.from_bytes(connection.recv(2, socket.MSG_WAITALL), "big")
+                query = connection.recv(length, socket.MSG_WAITALL)
+                for answer in server.answers(query):
+                    connection.sendall(len(answer).to_bytes(2, "big") + answer)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], Server(sys.argv[2], sys.argv[3]))
