@@ -107,6 +107,7 @@ class Runner:
                 self._run_phase(index, [s for s in chosen if (s.mtu, s.forward) == (mtu, forward)])
             if Group.STARTUP in self.plan.groups:
                 self._run_startup(index, "startup", programs.startup_ms)
+                self._run_startup(index, "startup_all", programs.startup_all_ms)
                 self._run_startup(index, "startup_attach", programs.attach_ms)
             if Group.STREAM in self.plan.groups:
                 self._run_sum(index)

@@ -260,11 +260,16 @@ def proportional_kb(pid: int) -> int:
     return int(match[1]) if match else 0
 
 
-def startup_ms(lab: Lab, program: Program, count: int) -> float:
+def startup_all_ms(lab: Lab, program: Program, count: int) -> float:
+    """Return the same as `startup_ms` of a start that forwards all TCP ports that can be bound."""
+    return startup_ms(lab, program, count, ("-t", "all", "-u", "none", "-T", "none", "-U", "none"))
+
+
+def startup_ms(lab: Lab, program: Program, count: int, options: Sequence[str] = ()) -> float:
     """Return the median time in ms that a program takes from its start to a network in use.
 
-    For pasta that is `pasta --config-net -- true` from spawn to exit. slirp4netns runs no command:
-    for it, from starting the namespace's holder to the ready byte.
+    For pasta that is `pasta --config-net -- true` from spawn to exit, with *options* too. slirp4netns runs no
+    command: for it, from starting the namespace's holder to the ready byte.
     """
     if program.name == rows.SLIRP:
         return _slirp_startup_ms(lab, program, count)
@@ -272,7 +277,7 @@ def startup_ms(lab: Lab, program: Program, count: int) -> float:
     try:
         result = run(
             [*as_user(uid), lab.load, "spawn-time", str(count), str(limit_s), *program.command,
-             "--config-net", "--", "true"],
+             "--config-net", *options, "--", "true"],
             count * 1.0 + limit_s,
         )  # fmt: skip
     finally:
