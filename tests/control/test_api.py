@@ -21,7 +21,7 @@ from passt.facts.contracts import ListenerInfo
 from passt.facts.guest import GuestFamily, GuestNet
 from passt.facts.host import HostChange
 from passt.facts.port_rule import PortRule
-from passt.facts.settings import Settings
+from passt.facts.settings import Settings, SocketSettings
 from passt.forward.guest_addresses import Observed
 from passt.light.values import replace
 from passt.steer.tables import ClientTables
@@ -39,6 +39,7 @@ GUEST = GuestNet(
         our_address=IPv4Address("192.0.2.1"), map_host_loopback=IPv4Address("192.0.2.1")),
     ip6=None, ifname="tap0")  # fmt: skip
 RULE = PortRule(proto=6, first=8000, last=8010, target=80, spec="-t 8000-8010:80-90")
+SETTINGS = Settings("pasta")
 OPENAPI = Path(__file__).parent.parent.parent / "docs" / "control-api.json"
 
 
@@ -52,11 +53,11 @@ class NoTables:
 class Bench(Served):
     """A server on a real socket, whose loop another thread turns while a test waits for an answer."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, settings: Settings = SETTINGS) -> None:
         super().__init__(str(path / "c.sock"))
         self.source, self.wall = Source(), Clock(1_700_000_000.0)
         self.observed = Observed(GUEST)
-        known = Known(Settings("pasta"), GUEST, self.observed, ["--control", "auto"], 1_699_999_990.0,
+        known = Known(settings, GUEST, self.observed, ["--control", "auto"], 1_699_999_990.0,
                       lambda: 10.0)
         self.api = Api(self.source, known, lambda: {"control_arp_answered": 3}, self.wall)
         self.server = Server(self.source, self.open_door(2000), self.api.serve)
@@ -96,6 +97,15 @@ def test_info_tells_who_and_how_full(bench: Bench) -> None:
     assert info["guest"]["addresses_in_use"] == ["192.0.2.2"]
     assert info["pid"] == log.own_pid()
     assert info["clients"] == 1
+    assert info["socket"] is None
+
+
+def test_passt_tells_the_socket_of_its_machine(tmp_path: Path) -> None:
+    settings = Settings("passt", socket=SocketSettings(socket_path="/run/vm/passt_1.socket"))
+    made = Bench(tmp_path, settings)
+    status, info = made.ask("GET", "/v1/info")
+    made.close()
+    assert (status, info["mode"], info["socket"]) == (200, "passt", "/run/vm/passt_1.socket")
 
 
 def test_flow_is_told_with_all_that_is_known(bench: Bench) -> None:

@@ -119,6 +119,7 @@ class Api:
             "options": known.arguments,
             "command": list(settings.namespace.command) or None,
             "namespace": settings.namespace.netns or settings.namespace.pid,
+            "socket": settings.socket.socket_path if settings.mode == "passt" else None,
             "guest": self._guest(),
             "memory": {"peak_bytes": peak, "flows_limit_bytes": self._engine.memory_ceiling()},
             "descriptors_limit": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
