@@ -11,7 +11,7 @@ from passt.light.values import NamedTuple
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
 JSON = "application/json"
@@ -133,10 +133,3 @@ def parse_json(body: bytes, fields: Mapping[str, tuple[type, ...]],
         if name not in value:
             raise RefusalError(400, f"'{name}' is missing")
     return value
-
-
-def pieces_of(items: Iterator[bytes], before: bytes, after: bytes) -> Iterator[bytes]:
-    """Put *before* and *after* around what *items* give."""
-    yield before
-    yield from items
-    yield after
