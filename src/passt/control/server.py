@@ -35,7 +35,7 @@ MAX_CLIENTS = 32
 MAX_ACCEPTED = 16         # in one turn of the loop
 RETRY_S = 1.0             # until accept(2) is tried again after it found no free descriptor
 SWEEP_S = 1.0             # between two looks for clients whose time is over; that who is refused has
-PIECE_S = 0.0003          # after which a piece of a long list gets nothing more
+PIECE_S = 0.0002          # after which a piece of a long list gets nothing more
 MAX_PARTING = 16          # clients that were refused and are not closed yet
 
 

@@ -14,7 +14,7 @@ cdef struct TurnTimes:
     uint64_t n                    # turns since
     int64_t cpu_at_ns             # of this thread, when the turn began
     int64_t longest_ns
-    int64_t cpu_in_longest_ns     # of this thread in that one; for the rest it waited for a processor, or slept
+    int64_t cpu_in_longest_ns     # of this thread in that one; for the rest it waited for a processor
     int64_t most_cpu_ns           # of this thread in any one
 
 
