@@ -18,6 +18,7 @@ from bench import rows
 from bench.errors import SectionFailed
 from bench.lab import (
     SETUP_TIMEOUT_S,
+    TOOL_UID,
     Lab,
     as_user,
     await_true,
@@ -36,7 +37,7 @@ SLIRP_TAP = "tap0"
 CONTROL = Path("/dev/net/control")  # on the lab's own tmpfs; the sockets of those that are watched
 # A terminal of usual size. Its output is read up to the first screen, which is waited for, and thrown away
 # then, so that the view is never slowed down.
-ATTACH_TOP = ('TERM=xterm script -qec "stty rows 50 cols 160; exec $1 -s $2 top" /dev/null'
+ATTACH_TOP = ('TERM=xterm script -qec "stty rows 50 cols 160; exec $*" /dev/null'
               " | { head -c 100; exec cat >/dev/null; }")
 BYPASS_PORTS = 3  # in each direction: bulk, rr, crr
 
@@ -131,11 +132,12 @@ def _control(session: Session, *, watched: bool) -> tuple[str, ...]:
 def _attach_top(lab: Lab, session: Session) -> None:
     """Watch a session as a person would, and wait for the first screen.
 
-    As root, which may ask any program, and whose processes are not counted as the program's.
+    Only the program's own user may ask it, which the effective one is; the real one tells processes apart.
     """
     passtctl = Path(session.program.command[0]).with_name("passtctl")
-    session.top = lab.spawn(["sh", "-c", ATTACH_TOP, "sh", str(passtctl), str(session.control)],
-                            stdin=subprocess.PIPE)  # fmt: skip
+    whom = ["setpriv", f"--ruid={TOOL_UID}", f"--euid={session.uid}", "--clear-groups", "--"]
+    session.top = lab.spawn(["sh", "-c", ATTACH_TOP, "sh", *whom, str(passtctl), "-s", str(session.control),
+                             "top"], stdin=subprocess.PIPE)  # fmt: skip
     if "pasta" not in read_until(session.top, "pasta", SETUP_TIMEOUT_S):
         raise SectionFailed("passtctl top showed nothing")
 
