@@ -186,6 +186,8 @@ def _load_h11() -> None:
     along. Of `typing` nothing is needed at run time. Both would take 1.5 MB, and half of the time that all of
     this takes. An h11 for which the stand-ins are not enough is loaded as it is meant to be.
     """
+    import re  # noqa: F401 - all else that h11 takes along has the modules that the stand-ins are for
+
     stand_ins = {name: made for name, made in (("dataclasses", _data_classes()), ("typing", _types()))
                  if name not in sys.modules}  # fmt: skip
     sys.modules |= stand_ins
