@@ -25,8 +25,8 @@ ALL = [SERVER, NAMESPACE, ATTACHED, MACHINE, OTHER_MACHINE, HANDED]
 
 
 @pytest.mark.parametrize(("one", "serves", "names", "shortest"), [
-    (SERVER, "/srv/bin/server --port 80", ["/srv/bin/server --port 80", "/srv/bin/server", "server"],
-     "server"),
+    (SERVER, "/srv/bin/server --port 80",
+     ["/srv/bin/server --port 80", "/srv/bin/server", "server --port 80", "server"], "server"),
     (NAMESPACE, "/run/netns/web", ["/run/netns/web", "web"], "web"),
     (ATTACHED, "4711", ["4711"], "4711"),
     (MACHINE, "/run/vm/passt_1.socket", ["/run/vm/passt_1.socket", "passt_1.socket", "passt_1"], "passt_1"),
@@ -42,6 +42,7 @@ def test_names(one: dict[str, Any], serves: str, names: list[str], shortest: str
 
 @pytest.mark.parametrize(("name", "meant"), [
     ("server", SERVER), ("ser", SERVER), ("/srv/bin/server --p", SERVER), ("11", SERVER), ("web", NAMESPACE),
+    ("server --port 80", SERVER), ("server --", SERVER),
     ("/run/netns/w", NAMESPACE), ("4711", ATTACHED), ("passt_1", MACHINE), ("passt_10", OTHER_MACHINE),
     ("/run/vm/passt_10", OTHER_MACHINE), ("16", HANDED),
 ])

@@ -38,10 +38,10 @@ def _words(info: Info) -> list[str]:
 def names_of(info: Info) -> list[str]:
     """Return all names of an instance, its PID first."""
     whole = served(info)
-    path = next(iter(_words(info)), whole)
+    path, *arguments = _words(info) or [whole]
     last = os.path.basename(path)
     stem = os.path.splitext(last)[0] if path == info.get("socket") else last
-    names = dict.fromkeys((str(info.get("pid")), whole, path, last, stem))
+    names = dict.fromkeys((str(info.get("pid")), whole, path, " ".join((last, *arguments)), last, stem))
     return [name for name in names if name not in {"", "-"}]
 
 
