@@ -32,6 +32,7 @@ from bench.errors import BenchError
 
 PASTA = str(PROJECT / ".venv/bin/pasta")
 PASSTCTL = str(PROJECT / ".venv/bin/passtctl")
+MAX_SECONDS = 30       # of which /v1/turns measures twice as many
 PER_PORT = 20_000      # connections to one port: what ephemeral ports there are
 # Opens COUNT connections to the ports and holds them; then answers each line of standard input, a number of
 # seconds, with the round trips of that time, in microseconds.
@@ -122,9 +123,13 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="bench.listing", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--flows", type=int, default=60_000, metavar="N", help="connections to open")
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of each span, 1 to 30")
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="S",
+                        help=f"of each span of time, 1 to {MAX_SECONDS}")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if not 1 <= options.seconds <= MAX_SECONDS:
+        parser.error(f"--seconds needs a number from 1 to {MAX_SECONDS}")
+    return options
 
 
 def raise_limit(wanted: int) -> int:
