@@ -38,6 +38,7 @@ class Plan:
     groups: list[str]
     rounds: int
     seconds: float
+    with_top: bool = False    # our sessions are watched by `passtctl top`
 
     def to_json(self) -> str:
         """Return the form that from_json() reads."""
@@ -258,7 +259,9 @@ class Phase:
         if attempts >= START_ATTEMPTS:
             raise SectionFailed(reason)
         try:
-            session = programs.start(self._runner.lab, program, self._like.mtu, forward=self._like.forward)
+            session = programs.start(
+                self._runner.lab, program, self._like.mtu, forward=self._like.forward,
+                watched=self._runner.plan.with_top and program.name == rows.OURS)  # fmt: skip
         except SectionFailed as error:
             self._failed[program.name] = (attempts + 1, f"did not start: {error}")
             raise SectionFailed(f"did not start: {error}") from error

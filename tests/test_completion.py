@@ -22,27 +22,27 @@ SHARE = ROOT / "share"
 EVERY = (*OPTIONS, *PESTO_OPTIONS)
 
 
-def run(shell: str, *arguments: str) -> list[str]:
+def run(shell: str, *arguments: str, path: str = "") -> list[str]:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is missing: 'make test' installs it")
     # fish makes its directories, wherever its home is.
     with tempfile.TemporaryDirectory() as home:
         done = subprocess.run([shell, *arguments], capture_output=True, text=True, timeout=60, check=True,
-                              env={"PATH": os.environ["PATH"], "HOME": home, "LANG": "C.UTF-8"})
+                              env={"PATH": path + os.environ["PATH"], "HOME": home, "LANG": "C.UTF-8"})
     assert done.stderr == ""
     return done.stdout.splitlines()
 
 
-def bash(program: str, *words: str) -> list[str]:
+def bash(program: str, *words: str, path: str = "") -> list[str]:
     script = ('source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _passt_$1; '
               'printf "%s\\n" "${COMPREPLY[@]}"')
     return run("bash", "--norc", "-c", script, "bash",
-               str(SHARE / "bash-completion" / "completions" / program), program, *words)
+               str(SHARE / "bash-completion" / "completions" / program), program, *words, path=path)
 
 
-def fish(program: str, line: str) -> list[str]:
-    path = SHARE / "fish" / "vendor_completions.d" / f"{program}.fish"
-    lines = run("fish", "--no-config", "-c", f"source {path}; complete -C '{line}'")
+def fish(program: str, line: str, path: str = "") -> list[str]:
+    script = SHARE / "fish" / "vendor_completions.d" / f"{program}.fish"
+    lines = run("fish", "--no-config", "-c", f"source {script}; complete -C '{line}'", path=path)
     return [line.split("\t")[0] for line in lines]
 
 
@@ -93,6 +93,42 @@ def test_bash_completes_pesto() -> None:
     assert bash("pesto", "-A", "-t", "au") == ["auto"]
     assert bash("pesto", "-C", "") == ["HOST", "SPLICE"]
     assert bash("pesto", "-s", "/etc/host") == bash("pasta", "-l", "/etc/host")
+
+
+@pytest.fixture
+def instances(tmp_path: Path) -> str:
+    """Stand in for passtctl with two instances; the beginning of a PATH that has it."""
+    stand_in = tmp_path / "passtctl"
+    stand_in.write_text("#!/bin/sh\n[ \"$*\" = 'list --names' ] && printf 'web\\na $(b)\\n'\n")
+    stand_in.chmod(0o755)
+    return f"{tmp_path}:"
+
+
+def test_bash_completes_names_of_instances_before_a_command(instances: str) -> None:
+    assert bash("passtctl", "we", path=instances) == ["web"]
+    assert bash("passtctl", "a", path=instances) == [r"a\ \$\(b\)"]
+    assert {"flows", "web", "--json"} <= set(bash("passtctl", "", path=instances))
+    assert bash("passtctl", "web", "flo", path=instances) == ["flows"]
+    assert bash("passtctl", "web", "log", "w", path=instances) == ["warning"]
+    assert bash("passtctl", "lo", path="/nonexistent:") == ["log"]
+
+
+def test_fish_completes_names_of_instances_before_a_command(instances: str) -> None:
+    assert fish("passtctl", "passtctl we", path=instances) == ["web"]
+    assert fish("passtctl", "passtctl web flo", path=instances) == ["flows"]
+    assert "web" not in fish("passtctl", "passtctl log w", path=instances)
+
+
+def test_zsh_completes_names_of_instances_before_a_command(
+    instances: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", instances + os.environ["PATH"])
+    for typed, expected in (("passtctl we\t", "passtctl web"), ("passtctl web flo\t", "passtctl web flows")):
+        zsh = Zsh()
+        zsh.seen = ""
+        zsh.type(typed)
+        zsh.expect(expected)
+        zsh.close()
 
 
 def test_bash_completes_qrap() -> None:

@@ -229,11 +229,12 @@ complete -c qrap -n 'not __fish_is_nth_token 1; and not __fish_is_nth_token 2' -
 
 
 _COMMANDS = " ".join(COMMANDS)
+_LIST_INSTANCES = "command passtctl list --names 2>/dev/null"
 _FILTERS = "tcp udp icmp icmp6 link bypass inbound outbound"
 _LEVELS = "debug info warning"
 _ACTIONS = " ".join(PORT_ACTIONS)
 _FLOW_WORDS = "tcp udp icmp"
-_CTL_FLAGS = ("-p --pid -s --socket --json --watch --listen --inbound --source --port"
+_CTL_FLAGS = ("-p --pid -s --socket --json --names --watch --listen --inbound --source --port"
               " -w --write --ring --snaplen -h --help --version")
 _FISH_SPECS = "\n".join(
     "complete -c passtctl -n '__fish_seen_subcommand_from ports'"
@@ -247,7 +248,7 @@ PASSTCTL = {
 
 _passt_passtctl() {{
     local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}} word flags=
-    local words='{_COMMANDS}'
+    local words='{_COMMANDS}' named=yes
     COMPREPLY=()
     case $prev in
     -s | --socket)
@@ -264,6 +265,10 @@ _passt_passtctl() {{
     esac
     for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
         case $word in
+        {_COMMANDS.replace(" ", " | ")})
+            named= ;;
+        esac
+        case $word in
         flows | top) words='{_FILTERS}' ;;
         log) words='{_LEVELS}' ;;
         capture) words='{_CAPTURE}' ;;
@@ -273,6 +278,11 @@ _passt_passtctl() {{
         esac
     done
     mapfile -t COMPREPLY < <(compgen -W "$words $flags {_CTL_FLAGS}" -- "$cur")
+    if [ -n "$named" ]; then
+        while read -r word; do
+            [[ $word = "$cur"* ]] && COMPREPLY+=("$(printf %q "$word")")
+        done < <({_LIST_INSTANCES})
+    fi
 }}
 complete -F _passt_passtctl passtctl
 """,
@@ -297,13 +307,15 @@ _arguments \\
     '--snaplen[bytes of each packet]:size:' \\
     '(- *)'{{-h,--help}}'[print an overview and exit]' \\
     '(- *)--version[print the version and exit]' \\
-    '1:command:({_COMMANDS})' \\
-    '*:word:({_FILTERS} {_LEVELS} {_ACTIONS} {_CAPTURE_ONLY})'
+    '--names[list names of instances alone]' \\
+    '1:command or instance:{{compadd -- {_COMMANDS} ${{(f)"$({_LIST_INSTANCES})"}}}}' \\
+    '*:word:({_COMMANDS} {_FILTERS} {_LEVELS} {_ACTIONS} {_CAPTURE_ONLY})'
 """,
     "fish": f"""# fish completion for passtctl(1): {_HEAD}
 
 complete -c passtctl -f
-complete -c passtctl -n 'not __fish_seen_subcommand_from {_COMMANDS}' -a '{_COMMANDS}'
+complete -c passtctl -n 'not __fish_seen_subcommand_from {_COMMANDS}' -a '{_COMMANDS} ({_LIST_INSTANCES})'
+complete -c passtctl -n '__fish_seen_subcommand_from list' -l names -d 'List names of instances alone'
 complete -c passtctl -n '__fish_seen_subcommand_from flows top' -a '{_FILTERS}'
 complete -c passtctl -n '__fish_seen_subcommand_from log' -a '{_LEVELS}'
 complete -c passtctl -n '__fish_seen_subcommand_from ports' -a '{_ACTIONS}'

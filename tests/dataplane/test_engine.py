@@ -549,3 +549,36 @@ def test_memory_of_flows_has_a_ceiling() -> None:
     small, usual = ceiling(16), ceiling(65536)
     assert 32 << 20 < small < 33 << 20         # the pool, and next to nothing
     assert small < usual <= 72 << 20
+
+
+def test_turns_are_measured_while_somebody_wants_it() -> None:
+    bench = Bench()
+    assert bench.engine.measure_turns(False) == (0, 0, 0, 0)
+    bench.turn()
+    assert bench.engine.measure_turns(True) == (0, 0, 0, 0)
+
+    def work() -> None:
+        until = time.thread_time_ns() + 3_000_000
+        while time.thread_time_ns() < until:
+            pass
+
+    bench.engine.call_later(0, work)
+    bench.turn()
+    bench.turn()
+    found = bench.engine.measure_turns(True)
+    assert found.n >= 2
+    assert found.most_cpu_ns >= 3_000_000
+    assert found.cpu_in_longest_ns <= found.most_cpu_ns
+    assert found.longest_ns >= 3_000_000
+    reader, writer = os.pipe()
+    bench.engine.add_reader(reader, lambda: time.sleep(0.005))      # a turn that waits, and has no processor
+    os.write(writer, b"x")
+    bench.turn()
+    waited = bench.engine.measure_turns(False)
+    assert waited.longest_ns >= 5_000_000 > waited.cpu_in_longest_ns
+    bench.turn()
+    assert bench.engine.measure_turns(False) == (0, 0, 0, 0)
+    bench.engine.remove_reader(reader)
+    os.close(reader)
+    os.close(writer)
+    bench.end()

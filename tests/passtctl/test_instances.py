@@ -150,6 +150,19 @@ def test_one_that_does_not_answer_is_told_and_not_passed_over(
         assert "6.sock: what it answers does not tell who it is" in capfd.readouterr().err
 
 
+def test_name_chooses_among_those_that_answer_and_none_while_one_does_not(runtime: Path) -> None:
+    web, sleep = b'{"pid":3,"command":["/bin/web","x"]}', b'{"pid":4,"command":["sleep","9"]}'
+    with answering(runtime, web, name="3.sock"), answering(runtime, sleep, name="4.sock"):
+        assert instances.choose(None, None, "we").path.endswith("/3.sock")
+        assert instances.choose(None, None, "4").path.endswith("/4.sock")
+        with pytest.raises(ConfigError, match=r"'cat' is neither .* 3 \(/bin/web x\), 4 \(sleep 9\)"):
+            instances.choose(None, None, "cat")
+        with pytest.raises(ConfigError, match=r"or its name: 3 \(/bin/web x\), 4 \(sleep 9\)"):
+            instances.choose(None, None)
+        with answering(runtime, b"{", name="5.sock"), pytest.raises(ConfigError, match=r"-p.*5\.sock"):
+            instances.choose(None, None, "web")
+
+
 def test_pid_is_asked_for_at_the_socket_of_that_name_first(runtime: Path) -> None:
     with socket.socket(socket.AF_UNIX) as stopped, answering(runtime, b'{"pid":41}', name="41.sock"):
         stopped.bind(str(runtime / "7.sock"))

@@ -50,12 +50,29 @@ def test_list_shows_who_answers_and_leaves_out_who_has_ended(
         ended.bind(str(tmp_path / "passt" / "9.sock"))
     assert run(Command("list")) == 0
     heading, row = capfd.readouterr().out.splitlines()
-    assert heading.split() == ["PID", "MODE", "UP", "PORTS", "FLOWS", "OUT/s", "IN/s", "COMMAND", "OR",
-                               "NAMESPACE"]  # fmt: skip
+    assert heading.split() == ["PID", "MODE", "UP", "PORTS", "FLOWS", "OUT/s", "IN/s", "COMMAND,",
+                               "NAMESPACE", "OR", "SOCKET"]  # fmt: skip
     assert row.split() == [str(log.own_pid()), "pasta", "10s", "0", "2", "0", "0", "-"]
     run(Command("list", json=True))
     [instance] = json.loads(capfd.readouterr().out)
     assert (instance["flows"], instance["socket"]) == (2, bench.path)
+
+
+def test_instance_of_a_name_is_the_one_that_does_the_command(
+    bench: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pid = str(log.own_pid())
+    run(Command("log", instance=pid))
+    assert capfd.readouterr().out == "info\n"
+    run(Command("list", instance=pid, json=True))
+    assert [row["socket"] for row in json.loads(capfd.readouterr().out)] == [bench.path]
+    for command in (Command("log", instance="web"), Command("list", instance="web")):
+        with pytest.raises(ConfigError, match=f"'web' is neither .* there are {pid}"):
+            run(command)
+    run(Command("list", names=True))
+    assert capfd.readouterr().out == f"{pid}\n"
+    run(Command("list", names=True, json=True))
+    assert json.loads(capfd.readouterr().out) == [pid]
 
 
 def test_flows_come_from_all_pages(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:

@@ -121,8 +121,8 @@ class Tables:
     def can_follow(self, name: str) -> bool:
         return name in self.tables
 
-    def open_ports(self, name: str) -> dict[PortRule, list[int]]:
-        return {rule: [] for rule in self.tables[name]}
+    def count_open(self, name: str) -> dict[PortRule, int]:
+        return dict.fromkeys(self.tables[name], 0)
 
     def explain_closed(self, name: str, proto: int, port: int) -> list[tuple[PortRule, str]]:
         raise AssertionError((name, proto, port))

@@ -358,8 +358,9 @@ def test_explained_outbound_flow_is_the_real_one(lab: Lab, user: bool) -> None:
 @pytest.mark.parametrize("form", [[], ["--vhost-user"]])
 def test_machine(lab: Lab, user: bool, form: list[str]) -> None:
     path = conf_path(lab)
-    with passt(lab, *form, "--control", path, "-t", "9700", "-u", "none", user=user) as (running, _):
+    with passt(lab, *form, "--control", path, "-t", "9700", "-u", "none", user=user) as (running, machine):
         controlled = Controlled(lab, running, path, user=user)
+        assert controlled.curl("GET", "/v1/info")[1]["socket"] == machine
         controlled.passtctl("ports", "add", "-t", "9701", "-u", "9701")
         assert controlled.rules() == ["HOST TCP [*]:9700  =>  9700", "HOST TCP [*]:9701  =>  9701",
                                       "HOST UDP [*]:9701  =>  9701"]  # fmt: skip

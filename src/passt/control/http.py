@@ -11,7 +11,7 @@ from passt.light.values import NamedTuple
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
 JSON = "application/json"
@@ -20,6 +20,7 @@ PROBLEM = "application/problem+json"
 MAX_PARAMETERS = 32
 MAX_BODY = 1 << 17  # bytes; all rules of both tables are some 110,000
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 TITLES = {
     400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
     409: "Conflict", 413: "Content Too Large", 503: "Service Unavailable",
@@ -76,7 +77,7 @@ class RefusalError(Exception):
 
 def encode(value: Any) -> bytes:
     """Write *value* as JSON, in one line."""
-    return json.dumps(value, separators=(",", ":")).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def answer(value: Any) -> Response:
@@ -133,10 +134,3 @@ def parse_json(body: bytes, fields: Mapping[str, tuple[type, ...]],
         if name not in value:
             raise RefusalError(400, f"'{name}' is missing")
     return value
-
-
-def pieces_of(items: Iterator[bytes], before: bytes, after: bytes) -> Iterator[bytes]:
-    """Put *before* and *after* around what *items* give."""
-    yield before
-    yield from items
-    yield after

@@ -14,6 +14,7 @@ from passt.facts.contracts import (
     ListenerInfo,
     PacketFilter,
     Recorder,
+    TurnsMeasured,
     VhostDevice,
 )
 
@@ -119,6 +120,9 @@ class Engine:
     def listeners(self) -> list[ListenerInfo]:
         """All listeners there are, in the order in which they were added."""
 
+    def listeners_at(self, proto: int, port: int) -> list[ListenerInfo]:
+        """Find the listeners of one port; what there is of others costs next to nothing."""
+
     def listener_page(self, start: int = ..., limit: int = ...) -> tuple[list[ListenerInfo], int | None]:
         """Look at *limit* places for listeners; return those that are there, and the start of the next page.
 
@@ -190,6 +194,12 @@ class Engine:
 
     def stop(self) -> None:
         """Make `run` return at the end of the current turn."""
+
+    def measure_turns(self, wanted: bool = ...) -> TurnsMeasured:
+        """Measure turns from now on, or not; return what was measured since the last call.
+
+        The measurement takes two system calls a turn.
+        """
 
     def counters(self) -> dict[str, int]:
         """Frames, bytes, drops by reason, flows by kind; names as in `base.stats`."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Commands with their words and what they do.
 COMMANDS = {
-    "list": ("", "Show the instances of this user that were started with --control auto."),
+    "list": ("[--names]", "Show the instances of this user that were started with --control auto."),
     "flows": ("[--watch] [FILTER]...", "Show flows: TCP connections, UDP and ping flows."),
     "top": ("[FILTER]...", "Watch flows, throughput, drops and limits on the full screen."),
     "stats": ("", "Show the counters that are not 0, and how full each limit is."),
@@ -43,15 +43,15 @@ _VALUED = {"-p": "pid", "--pid": "pid", "-s": "path", "--socket": "path", "--lis
            "--inbound": "inbound", "--source": "source", "--port": "port",
            "-w": "write", "--write": "write", "--ring": "ring", "--snaplen": "snaplen"}
 # Options that belong to one command.
-_OWNERS = {"watch": "flows", "listen": "metrics", "specs": "ports", "inbound": "explain", "source": "explain",
-           "port": "doctor", "write": "capture", "ring": "capture", "snaplen": "capture"}
+_OWNERS = {"watch": "flows", "names": "list", "listen": "metrics", "specs": "ports", "inbound": "explain",
+           "source": "explain", "port": "doctor", "write": "capture", "ring": "capture", "snaplen": "capture"}
 _KEYS = ("protocol", "path", "direction", "state", "address", "port", "rule")
 
 
 class Command(NamedTuple):
     """What is asked for: *name* is one of COMMANDS, "help" or "version"; *words* are those behind it.
 
-    *specs* are port specifications, each with its option in front.
+    *specs* are port specifications, each with its option in front; *instance* is the name of an instance.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Command(NamedTuple):
     path: str | None = None
     json: bool = False
     watch: bool = False
+    names: bool = False
     listen: str | None = None
     port: str | None = None
     write: str | None = None
@@ -68,6 +69,7 @@ class Command(NamedTuple):
     specs: tuple[str, ...] = ()
     inbound: str | None = None
     source: str | None = None
+    instance: str | None = None
 
 
 def parse(arguments: Sequence[str]) -> Command:
@@ -82,7 +84,7 @@ def parse(arguments: Sequence[str]) -> Command:
             return Command("help")
         if word == "--version":
             return Command("version")
-        if word in {"--json", "--watch"}:
+        if word in {"--json", "--watch", "--names"}:
             given[word.lstrip("-")] = True
         elif name in _VALUED or name in _SPECS:
             if not equals:
@@ -102,9 +104,8 @@ def parse(arguments: Sequence[str]) -> Command:
 
 def _check(given: dict[str, Any], words: list[str]) -> Command:
     """Make a command of options and words. Raises ConfigError."""
+    _take_name(given, words)
     name = words.pop(0) if words else "list"
-    if name not in COMMANDS:
-        raise ConfigError(f"there is no command '{name}'; there are {', '.join(COMMANDS)}")
     if "pid" in given:
         text = str(given["pid"])
         if not (text.isascii() and text.isdecimal()):
@@ -125,6 +126,20 @@ def _check(given: dict[str, Any], words: list[str]) -> Command:
     if name == "ports":
         _check_ports(words, given.get("specs", ()))
     return Command(name, words=tuple(words), **given)
+
+
+def _take_name(given: dict[str, Any], words: list[str]) -> None:
+    """Take the name of an instance, which stands before a command or alone. Raises ConfigError."""
+    if words and words[0] not in COMMANDS:
+        name = words.pop(0)
+        if words and words[0] not in COMMANDS:
+            raise ConfigError(f"'{name}' is no command, and '{words[0]}' none for an instance of that name;"
+                              f" there are {', '.join(COMMANDS)}")
+        if not name:
+            raise ConfigError("the name of an instance is empty; 'passtctl list' shows what each one serves")
+        given["instance"] = name
+    if len(given.keys() & {"pid", "path", "instance"}) > 1:
+        raise ConfigError("say once which instance is meant: by -p PID, -s PATH or its name")
 
 
 def _check_ports(words: list[str], specs: tuple[str, ...]) -> None:
@@ -165,13 +180,15 @@ def _filter(word: str) -> tuple[str, str]:
 
 def help_text() -> str:
     """Return the overview."""
-    lines = ["Usage: passtctl [OPTION]... [COMMAND]", "",
-             "Look at running instances of pasta and passt, and steer them.", "", "Commands:"]
+    lines = ["Usage: passtctl [OPTION]... [NAME] [COMMAND]", "",
+             "Look at running instances of pasta and passt, and steer them. NAME is that of one:",
+             "what it serves, as 'list' shows, the last part of a path, or the beginning of these.", "",
+             "Commands:"]
     for name, (words, text) in COMMANDS.items():
         lines += [f"  {name} {words}".rstrip(), f"      {text}"]
     return "\n".join([
         *lines, "", "Options:",
-        "  -p, --pid PID      the instance with this PID; needed if there are several",
+        "  -p, --pid PID      the instance with this PID; if there are several, this, -s or NAME is needed",
         "  -s, --socket PATH  the instance with this control socket",
         "  --json             print JSON",
         "  -t, -u SPEC        of ports: TCP or UDP ports of the host, as for pasta and passt",

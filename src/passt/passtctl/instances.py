@@ -12,6 +12,7 @@ import os
 
 from passt.errors import ConfigError, HostError
 from passt.host import unix_socket
+from passt.passtctl import names
 from passt.passtctl.printable import escape_controls
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -190,24 +191,29 @@ def _introduce(instance: Instance) -> dict[str, Any]:
     return info
 
 
-def choose(pid: int | None, path: str | None) -> Instance:
-    """Return the instance that is meant; without *pid* and *path* the only one. Raises PasstError."""
+def choose(pid: int | None, path: str | None, name: str | None = None) -> Instance:
+    """Return the instance that is meant, by one of *pid*, *path* and *name*, or the only one.
+
+    Raises PasstError, for a name also where an instance that does not answer may have it.
+    """
     if path is not None:
         return Instance(path)
     if pid is not None:
         return _find(pid)
     silent: list[HostError] = []
     found = reachable(silent)
-    if len(found) == 1 and not silent:
-        return found[0][0]
     if silent:
         why = "; ".join(map(str, silent))
         raise ConfigError(f"say which instance with -p, as not all of them answer: {why}")
+    if name is not None:
+        return found[names.find(name, [info for _, info in found])][0]
+    if len(found) == 1:
+        return found[0][0]
     if not found:
         raise ConfigError("there is no instance with --control auto; start one with that option, or name a"
                           " socket with -s")
-    pids = ", ".join(str(info["pid"]) for _, info in found)
-    raise ConfigError(f"there are several instances: say which one with -p ({pids})")
+    there = names.list_all([info for _, info in found])
+    raise ConfigError(f"there are several instances: say which one with -p or its name: {there}")
 
 
 def _find(pid: int) -> Instance:

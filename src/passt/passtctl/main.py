@@ -10,6 +10,7 @@ from passt.errors import ConfigError, HostError
 from passt.passtctl import capture, instances
 from passt.passtctl.command import parse_filters
 from passt.passtctl.explain import explain
+from passt.passtctl.names import served, short_name
 from passt.passtctl.output import print_json, print_lines
 from passt.passtctl.ports import ports
 from passt.passtctl.table import amount, duration, endpoint, layout
@@ -34,7 +35,7 @@ def run(command: Command) -> int:
         return _list(command)
     if command.name == "doctor":
         return _doctor(command)
-    instance = instances.choose(command.pid, command.path)
+    instance = _choose(command)
     handlers: dict[str, Callable[[Instance, Command], int]] = {
         "flows": _flows, "top": _top, "stats": _stats, "events": _events, "metrics": _metrics, "log": _log,
         "close": _close, "ports": ports, "explain": explain, "capture": capture.run}  # fmt: skip
@@ -44,15 +45,23 @@ def run(command: Command) -> int:
         return 130
 
 
+def _choose(command: Command) -> Instance:
+    return instances.choose(command.pid, command.path, command.instance)
+
+
 def _list(command: Command) -> int:
     """Show all instances, with rates over a moment."""
     silent: list[HostError] = []
-    if command.pid is None and command.path is None:
+    if command.pid is None and command.path is None and command.instance is None:
         found = instances.reachable(silent)
     else:
-        instance = instances.choose(command.pid, command.path)
+        instance = _choose(command)
         found = [(instance, instance.ask("/v1/info"))]
     print_lines((f"passtctl: {error}" for error in silent), 2)
+    if command.names:
+        names = [short_name(info) for _, info in found]
+        print_json(names) if command.json else print_lines(names)
+        return 0
     before = _count_all(found)
     time.sleep(RATE_S if found else 0)
     after = _count_all(found)
@@ -63,15 +72,14 @@ def _list(command: Command) -> int:
             continue              # it has ended meanwhile
         rates = [max(new[name] - old[name], 0) / RATE_S for name in _RATES]
         flows = sum(new[name] for name in _FLOWS)
-        serves = " ".join(info["command"] or ()) or str(info["namespace"] or "-")
-        rows.append({"pid": info["pid"], "mode": info["mode"], "serves": serves,
+        rows.append({"pid": info["pid"], "mode": info["mode"], "serves": served(info),
                      "ports": info["limits"]["listeners"]["now"], "flows": flows,
                      "bytes_from_guest_per_s": sum(rates[:2]), "bytes_to_guest_per_s": sum(rates[2:]),
                      "uptime_s": info["uptime_s"], "socket": instance.path})
     if command.json:
         return print_json(rows)
     print_lines(layout(
-        ("PID", "MODE", "UP", "PORTS", "FLOWS", "OUT/s", "IN/s", "COMMAND OR NAMESPACE"),
+        ("PID", "MODE", "UP", "PORTS", "FLOWS", "OUT/s", "IN/s", "COMMAND, NAMESPACE OR SOCKET"),
         [(str(row["pid"]), row["mode"], duration(int(row["uptime_s"] * 1000)), str(row["ports"]),
           str(row["flows"]), amount(row["bytes_from_guest_per_s"]), amount(row["bytes_to_guest_per_s"]),
           row["serves"]) for row in rows], frozenset((0, 2, 3, 4, 5, 6))))
@@ -216,7 +224,7 @@ def _doctor(command: Command) -> int:
     """Look for what is wrong, without an instance or with one."""
     from passt.passtctl.doctor import report
 
-    found = report.look(pid=command.pid, path=command.path, port=command.port)
+    found = report.look(pid=command.pid, path=command.path, name=command.instance, port=command.port)
     if command.json:
         print_json(report.to_json(found))
     else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from passt import log
 from passt.facts.contracts import MAX_REGIONS
 from passt.host import unix_socket
+from passt.light.values import replace
 from passt.process import identity, signals
 from passt.process.stages import PASST, VHOST, Progress
 from passt.run import credentials
@@ -80,6 +81,8 @@ class _Passt:
             background.expect_file()
             self._listener = unix_socket.listen(settings.socket.socket_path)
             background.has_made(self._listener.path)
+            self._settings = replace(self._settings, socket=replace(
+                self._settings.socket, socket_path=self._listener.path))
         self._control = None
         if settings.control.control_path is not None:
             from passt.control.door import Control

@@ -101,9 +101,9 @@ class LivePorts:
         """Tell whether rules of the table may be `auto`."""
         return self._tables[name].direction is not None
 
-    def open_ports(self, name: str) -> dict[PortRule, list[int]]:
-        """Return the ports on which each rule of a table listens now."""
-        return {rule: sorted(ports) for rule, ports in self._tables[name].handles().items()}
+    def count_open(self, name: str) -> dict[PortRule, int]:
+        """Return on how many ports each rule of a table listens now."""
+        return {rule: len(ports) for rule, ports in self._tables[name].handles().items()}
 
     def explain_closed(self, name: str, proto: int, port: int) -> list[tuple[PortRule, str]]:
         """Return the rules of a table that have *port* but do not listen on it now, and why not."""

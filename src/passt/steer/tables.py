@@ -32,12 +32,12 @@ class ClientTables:
 
     def __init__(self, tables: PortTables, abilities: Mapping[str, int]) -> None:
         self.live = tables
-        self._abilities = abilities
+        self.abilities = abilities
         self.n_changes = 0
 
     def shown(self) -> tuple[Table, ...]:
         """Return all tables with their rules."""
-        return tuple([Table(IDS[name], name, self._abilities[name],
+        return tuple([Table(IDS[name], name, self.abilities[name],
                             tuple([self.to_client(name, rule) for rule in self.live.rules(name)]),
                             reports=True) for name in self.live.names()])
 
@@ -76,4 +76,4 @@ class ClientTables:
 
     def _any_address(self, name: str) -> IPAddress | None:
         """Return the unspecified address of the one family that is on; None if both are."""
-        return messages.any_address(self._abilities[name])
+        return messages.any_address(self.abilities[name])
