@@ -108,7 +108,9 @@ class Instance:
                 detail, errors = str(problem["detail"]), tuple(map(str, problem.get("errors", ())))
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 detail, errors = f"status {response.status}", ()
-            raise RefusedError(f"{self.path}: {escape_controls(detail)}", errors)
+            # Of a mistake of the user's it does not matter who found it.
+            where = "" if response.status == http.client.BAD_REQUEST else f"{self.path}: "
+            raise RefusedError(f"{where}{escape_controls(detail)}", errors)
         return response
 
     def open(self, target: str, method: str, body: object) -> tuple[http.client.HTTPConnection,
