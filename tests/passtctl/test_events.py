@@ -74,6 +74,7 @@ def test_each_kind_has_a_line() -> None:
      "port opened host tcp [::1]%lo:80 -> [2001:db8::9]:90"),
     ({"event": "of_a_newer_one", "where": {"address": "::", "port": 1}, "why": None, "n": 3},
      "of a newer one where [::]:1 n 3"),
+    ({"event": "of_a_newer_one", "why": {"what": 1}}, "of a newer one why {'what': 1}"),
 ])  # fmt: skip
 def test_line_of_an_event(event: dict[str, Any], text: str) -> None:
     assert event_text({"time": 0.5} | event).partition(" ")[2] == text

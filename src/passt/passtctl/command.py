@@ -85,10 +85,10 @@ def parse(arguments: Sequence[str]) -> Command:
         if word in {"--json", "--watch"}:
             given[word.lstrip("-")] = True
         elif name in _VALUED or name in _SPECS:
-            if not equals:
-                if not rest:
-                    raise ConfigError(f"option '{name}' needs an argument")
+            if not equals and rest:
                 value = rest.pop(0)
+            if not value:
+                raise ConfigError(f"option '{name}' needs an argument")
             if name in _SPECS:
                 given["specs"] = (*given.get("specs", ()), f"{_SPECS[name]} {value}")
             else:
@@ -108,7 +108,7 @@ def _check(given: dict[str, Any], words: list[str]) -> Command:
     if "pid" in given:
         text = str(given["pid"])
         if not (text.isascii() and text.isdecimal()):
-            raise ConfigError(f"option '-p' {text} is not a PID")
+            raise ConfigError(f"option '-p': '{text}' is not a PID; 'passtctl list' shows them")
         given["pid"] = int(text)
     for option, command in _OWNERS.items():
         if option in given and name != command:

@@ -53,7 +53,9 @@ def _host_changed(event: dict[str, Any]) -> str:
 
 def _anything(event: dict[str, Any]) -> str:
     """Write what a newer program tells."""
-    return " ".join(f"{key} {endpoint(value) if isinstance(value, dict) else value}"
+    if "flow" in event:
+        return _flow(event)
+    return " ".join(f"{key} {endpoint(value) if isinstance(value, dict) and 'port' in value else value}"
                     for key, value in event.items() if key not in {"event", "time"} and value is not None)
 
 

@@ -134,7 +134,10 @@ class Instance:
         """Word what went wrong with a connection."""
         if isinstance(error, TimeoutError):
             return HostError(f"{self.path}: no answer in {self.limit_s:g} s")
+        if isinstance(error, http.client.BadStatusLine) and not isinstance(error, OSError):
+            return HostError(f"{self.path}: this is no socket of --control; that of --conf-path is for pesto")
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or "no answer"
+        why += unix_socket.explain_failure(self.path, error)
         is_gone = isinstance(error, ConnectionRefusedError | FileNotFoundError)
         return (GoneError if is_gone else HostError)(f"{self.path}: {why}")
 
