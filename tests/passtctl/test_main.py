@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import re
 import socket
@@ -151,6 +152,14 @@ def test_metrics_are_served(bench: Bench) -> None:
         except OSError:
             time.sleep(0.01)
     assert b"passt_build_info" in text
+    told = []
+    for method, path in (("HEAD", "/metrics"), ("GET", "/")):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request(method, path)
+        response = connection.getresponse()
+        told.append((response.status, b"the metrics are at /metrics" in response.read()))
+        connection.close()
+    assert told == [(200, False), (404, True)]
 
 
 def test_hostile_clients_of_the_metrics_are_few_and_have_their_time(
