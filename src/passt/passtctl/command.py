@@ -51,6 +51,7 @@ _KEYS = ("protocol", "path", "direction", "state", "address", "port", "rule")
 class Command(NamedTuple):
     """What is asked for: *name* is one of COMMANDS, "help" or "version"; *words* are those behind it.
 
+    Of "help" the word is the command that is asked about.
     *specs* are port specifications, each with its option in front.
     """
 
@@ -79,7 +80,7 @@ def parse(arguments: Sequence[str]) -> Command:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
         if word in {"-h", "--help"}:
-            return Command("help")
+            return Command("help", words=tuple([each for each in words if each in COMMANDS][:1]))
         if word == "--version":
             return Command("version")
         if word in {"--json", "--watch"}:
@@ -180,5 +181,5 @@ def help_text() -> str:
         "  -w, --write FILE   capture: write packets there; - is standard output",
         "  --ring SIZE        capture: keep the newest packets in memory, 16M of them, say",
         "  --snaplen SIZE     capture: keep that many bytes of each packet",
-        "  -h, --help         print this overview and exit",
+        "  -h, --help         print this overview and exit; with a command, what that takes",
         "  --version          print the version and exit", ""])
