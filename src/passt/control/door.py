@@ -19,7 +19,6 @@ from passt import log
 from passt.errors import ConfigError, HostError
 from passt.host import unix_socket
 from passt.host.ping_permission import read_range
-from passt.process import interpreter
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -166,7 +165,10 @@ def _load() -> None:
     try:
         import h11
     except ImportError:
-        interpreter.find_packages()
+        import site
+
+        # The launcher starts Python without its places for packages, as all else needs none.
+        site.addsitepackages(site.venv(set(sys.path)) or set())
         try:
             import h11  # noqa: F401 - is it there?
         except ImportError:

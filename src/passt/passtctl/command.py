@@ -51,7 +51,6 @@ _KEYS = ("protocol", "path", "direction", "state", "address", "port", "rule")
 class Command(NamedTuple):
     """What is asked for: *name* is one of COMMANDS, "help" or "version"; *words* are those behind it.
 
-    Of "help" the word is the command that is asked about.
     *specs* are port specifications, each with its option in front.
     """
 
@@ -80,6 +79,7 @@ def parse(arguments: Sequence[str]) -> Command:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
         if word in {"-h", "--help"}:
+            # With the command that is asked about, if one is named.
             return Command("help", words=tuple([each for each in words if each in COMMANDS][:1]))
         if word == "--version":
             return Command("version")
