@@ -117,9 +117,13 @@ def test_refusals_are_told(bench: Bench) -> None:
 
 
 def test_without_an_instance_the_way_to_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    with pytest.raises(ConfigError, match="--control auto"):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/nonexistent")
+    with pytest.raises(ConfigError, match="there is no instance with --control auto"):
         instances.choose(None, None)
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    for command in (Command("list"), Command("flows"), Command("flows", pid=1)):
+        with pytest.raises(ConfigError, match=r"^XDG_RUNTIME_DIR, the directory .* is not set"):
+            run(command)
 
 
 def test_events_are_lines(bench: Bench) -> None:

@@ -161,8 +161,11 @@ def _directory() -> str:
 
 
 def find_all() -> list[Instance]:
-    """Return the instances with a socket of their own name, those that have ended too."""
+    """Return the instances with a socket of their own name, those that have ended too. Raises ConfigError."""
     directory = _directory()
+    if not directory.startswith("/"):
+        raise ConfigError("XDG_RUNTIME_DIR, the directory of this user's sockets, is not set, so that no"
+                          " instance with --control auto can be found; set it, or name a socket with -s")
     try:
         names = sorted(os.listdir(directory), key=lambda name: (len(name), name))
     except OSError:
@@ -173,7 +176,7 @@ def find_all() -> list[Instance]:
 def reachable(silent: list[HostError] | None = None) -> list[tuple[Instance, dict[str, Any]]]:
     """Return the instances that answer, and what they tell of themselves.
 
-    What is wrong with those that are there and do not is put into *silent*.
+    What is wrong with those that are there and do not is put into *silent*. Raises ConfigError.
     """
     found = []
     for instance in find_all():

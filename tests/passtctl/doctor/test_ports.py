@@ -126,6 +126,8 @@ def test_holder_that_hides_and_is_an_instance(tmp_path: Path, rule: str, command
 
 
 def test_instances_are_asked_for_their_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    assert find_forwarder(8000, "tcp") is None
     (tmp_path / "passt").mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     assert find_forwarder(8000, "tcp") is None

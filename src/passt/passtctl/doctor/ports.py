@@ -65,7 +65,11 @@ def find_forwarder(port: int, protocol: str) -> tuple[str, int, str] | None:
 
     What a pasta or passt has open is hidden from its own user, too: it is not dumpable (proc_pid_fd(5)).
     """
-    for instance, info in instances.reachable():
+    try:
+        there = instances.reachable()
+    except ConfigError:
+        return None
+    for instance, info in there:
         try:
             for found in instance.ask("/v1/ports")["ports"]:
                 if (found["side"], found["protocol"], found["port"]) == ("host", protocol, port):
