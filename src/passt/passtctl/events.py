@@ -8,6 +8,7 @@ from passt.passtctl.table import amount, duration, endpoint
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 
@@ -59,10 +60,20 @@ def _anything(event: dict[str, Any]) -> str:
                     for key, value in event.items() if key not in {"event", "time"} and value is not None)
 
 
-_WRITERS = {
+def _guest_address(event: dict[str, Any]) -> str:
+    return str(event["address"])
+
+
+def _limit(event: dict[str, Any]) -> str:
+    return f"{event['counter']} {event['times']} times"
+
+
+def _lost(event: dict[str, Any]) -> str:
+    return f"{event['events']} events"
+
+
+_WRITERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "flow_opened": _flow, "flow_closed": _flow, "flow_refused": _refused, "port_opened": _port,
-    "port_closed": _port, "host_changed": _host_changed,
-    "guest_address": lambda event: str(event["address"]),
-    "limit_reached": lambda event: f"{event['counter']} {event['times']} times",
-    "lost": lambda event: f"{event['events']} events",
+    "port_closed": _port, "host_changed": _host_changed, "guest_address": _guest_address,
+    "limit_reached": _limit, "lost": _lost,
 }  # fmt: skip
