@@ -14,6 +14,7 @@ import pytest
 
 from passt.config.options import OPTIONS
 from passt.config.pesto_options import PESTO_OPTIONS
+from passt.control.events import KINDS
 from tests.support.processes import is_readable
 from tools.completion import VALUES, known, spellings, summary
 
@@ -193,3 +194,10 @@ def test_zsh_completes_words(typed: str, expected: str) -> None:
     zsh.type(typed)
     zsh.expect(expected)
     zsh.close()
+
+
+def test_kinds_of_events_are_completed() -> None:
+    assert set(KINDS) <= set(bash("passtctl", "events", ""))
+    assert bash("passtctl", "events", "flow_c") == ["flow_closed"]
+    assert fish("passtctl", "passtctl events flow_c") == ["flow_closed"]
+    assert "flow_closed" not in bash("passtctl", "stats", "")

@@ -233,6 +233,8 @@ _LIST_INSTANCES = "command passtctl list --names 2>/dev/null"
 _FILTERS = "tcp udp icmp icmp6 link bypass inbound outbound"
 _LEVELS = "debug info warning"
 _ACTIONS = " ".join(PORT_ACTIONS)
+_KINDS = ("flow_opened flow_closed flow_refused port_opened port_closed guest_address host_changed"
+          " limit_reached lost")
 _FLOW_WORDS = "tcp udp icmp"
 _CTL_FLAGS = ("-p --pid -s --socket --json --names --watch --listen --inbound --source --port"
               " -w --write --ring --snaplen -h --help --version")
@@ -274,7 +276,8 @@ _passt_passtctl() {{
         capture) words='{_CAPTURE}' ;;
         ports) words='{_ACTIONS}' flags='-t -u -T -U' ;;
         explain) words='{_FLOW_WORDS}' ;;
-        list | stats | events | metrics | close | doctor) words='' ;;
+        events) words='{_KINDS}' ;;
+        list | stats | metrics | close | doctor) words='' ;;
         esac
     done
     mapfile -t COMPREPLY < <(compgen -W "$words $flags {_CTL_FLAGS}" -- "$cur")
@@ -318,6 +321,7 @@ complete -c passtctl -n 'not __fish_seen_subcommand_from {_COMMANDS}' -a '{_COMM
 complete -c passtctl -n '__fish_seen_subcommand_from list' -l names -d 'List names of instances alone'
 complete -c passtctl -n '__fish_seen_subcommand_from flows top' -a '{_FILTERS}'
 complete -c passtctl -n '__fish_seen_subcommand_from log' -a '{_LEVELS}'
+complete -c passtctl -n '__fish_seen_subcommand_from events' -a '{_KINDS}'
 complete -c passtctl -n '__fish_seen_subcommand_from ports' -a '{_ACTIONS}'
 {_FISH_SPECS}
 complete -c passtctl -n '__fish_seen_subcommand_from explain' -a '{_FLOW_WORDS}'

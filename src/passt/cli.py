@@ -202,7 +202,9 @@ def _run_passtctl(arguments: Sequence[str]) -> int:
     if asked.name == "version":
         return print_text("passtctl", asked.name)
     if asked.name == "help":
-        os.write(1, command.help_text().encode())
+        from passt.passtctl.help import command_help
+
+        os.write(1, (command_help(asked.words[0]) if asked.words else command.help_text()).encode())
         return 0
     return passtctl.run(asked)
 

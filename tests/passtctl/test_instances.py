@@ -178,3 +178,33 @@ def test_pid_that_another_name_has_is_found(runtime: Path) -> None:
         assert instances.choose(41, None).path.endswith("/2.sock")
         with pytest.raises(ConfigError, match="no instance"):
             instances.choose(2, None)
+
+
+def test_what_is_no_control_socket_is_told(tmp_path: Path) -> None:
+    file, left = tmp_path / "file", tmp_path / "left.sock"
+    file.touch()
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(str(left))
+    for path, line in ((file, "Connection refused; this is no socket"),
+                       (left, "Connection refused; the program that made this socket has ended")):
+        with pytest.raises(GoneError, match=f"^{path}: {line}$"):
+            Instance(str(path)).ask("/v1/info")
+
+
+def test_socket_of_conf_path_is_told(tmp_path: Path) -> None:
+    """Its program speaks first, in bytes of its own."""
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(str(tmp_path / "conf"))
+        door.listen()
+
+        def greet() -> None:
+            client, _ = door.accept()
+            with client:
+                client.sendall(b"basil:s\0\0\0\0\2" * 9)
+                client.recv(1 << 16)
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        with pytest.raises(HostError, match=r"no socket of --control; that of --conf-path is for pesto$"):
+            Instance(str(tmp_path / "conf")).ask("/v1/info")
+        thread.join()

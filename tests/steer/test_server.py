@@ -194,7 +194,8 @@ def test_with_one_family_any_address_is_that_of_the_family(
     assert all(rule.address == address for table in hello.tables for rule in table.rules)
     client.send(Answer((NewTable(1, (PortRule(6, 1, 1, 1, address), PortRule(6, 2, 2, 2))),)).build())
     world.loop.turn()
-    assert world.tables.asked == [{"HOST": [PortRule(6, 1, 1, 1), PortRule(6, 2, 2, 2)]}]
+    wanted = [PortRule(6, 1, 1, 1, spec="-t 1"), PortRule(6, 2, 2, 2, spec="-t 2")]
+    assert world.tables.asked == [{"HOST": wanted}]
     client.close()
     world.door.sock.close()
 

@@ -170,7 +170,7 @@ def test_passtctl_changes_ports(lab: Lab, controlled: Controlled) -> None:
     assert controlled.answers(*inner) == [True, False, False, False, *[True] * 4]
     controlled.passtctl("ports", "del", "-u", "9700")
     listed = controlled.passtctl("ports").stdout.decode()
-    assert "HOST    TCP [127.0.0.1]:9700  =>  9700     1  tcp 9700" in listed
+    assert "HOST    TCP [127.0.0.1]:9700  =>  9700     1  -t 127.0.0.1/9700" in listed
     taken = lab.host.spawn(["/usr/bin/python3", "-I", "-c", BINDER, "9720", "9722"])
     assert taken.popen.stdout is not None
     assert taken.popen.stdout.readline() == b"ready\n"

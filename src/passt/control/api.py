@@ -298,7 +298,7 @@ class Api:
         """Print more messages, or fewer, from now on."""
         level = parse_json(request.body, {"level": (str,)}, ("level",))["level"]
         if level not in LEVELS:
-            raise RefusalError(400, f"level is one of {', '.join(LEVELS)}")
+            raise RefusalError(400, f"level '{level[:40]}' is none of {', '.join(LEVELS)}")
         log.configure(debug=level == "debug", quiet=level == "warning")
         self._engine.trace_flows(log.debug if level == "debug" else None)
         return answer({"level": level})

@@ -267,7 +267,7 @@ class Captures:
 
 def _within(value: int, name: str, least: int, most: int) -> int:
     if not least <= value <= most:
-        raise RefusalError(400, f"'{name}' is a number from {least} to {most}")
+        raise RefusalError(400, f"'{name}': {str(value)[:40]} is not from {least} to {most}")
     return value
 
 

@@ -170,6 +170,25 @@ def connect(path: str, wait_s: float) -> socket.socket:
     return sock
 
 
+def explain_failure(path: str, error: Exception) -> str:
+    """Say what is known of why `connect` failed, to stand behind the words of the kernel; else nothing."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.ECONNREFUSED:
+        return "; the program that made this socket has ended" if _is_socket(path) else "; this is no socket"
+    if number == errno.EACCES:
+        return "; it belongs to another user"
+    if isinstance(error, TimeoutError):
+        return "; others keep the program busy"
+    return ""
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return True                # it has gone meanwhile
+
+
 def remove_if_stale(path: str) -> None:
     """Remove the socket *path* if no process serves it; leave anything else alone."""
     try:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PIECE = 1 << 20
 STANDARD_OUTPUT = "-"
+_BLOCK_HEAD = 8
 _SUFFIXES = {"K": 1 << 10, "M": 1 << 20}
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 
@@ -158,6 +159,23 @@ def _print(text: str) -> None:
     sys.stdout.flush()
 
 
+def end_of_blocks(path: str) -> int:
+    """Return where the last whole block of a pcapng file ends. Raises OSError.
+
+    A block begins with its type and its whole length, 4 bytes each (draft-ietf-opsawg-pcapng, 3.1).
+    """
+    end = 0
+    with open(path, "rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        while len(head := file.read(_BLOCK_HEAD)) == _BLOCK_HEAD:
+            length = int.from_bytes(head[4:], sys.byteorder)
+            if length < _BLOCK_HEAD or end + length > size_bytes:
+                break
+            end += length
+            file.seek(end)
+    return end
+
+
 class ReaderGoneError(Exception):
     """Nobody reads the pipe any more to which we write."""
 
@@ -167,7 +185,6 @@ class Output:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._whole = 0           # bytes that end with a whole block
         if path != STANDARD_OUTPUT:
             try:
                 self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -197,7 +214,7 @@ class Output:
             threading.Thread(target=wait, daemon=True).start()
 
     def write(self, data: bytes) -> None:
-        """Write whole blocks. A full disk ends the file with the last whole one. Raises as the class says."""
+        """Write *data*. A full disk ends the file with the last whole packet. Raises as the class says."""
         rest = memoryview(data)
         try:
             while rest:
@@ -206,9 +223,9 @@ class Output:
             raise ReaderGoneError from None
         except OSError as error:
             if self._is_file:
-                os.ftruncate(self._fd, self._whole)
+                with contextlib.suppress(OSError):     # we may write the file and not read it
+                    os.ftruncate(self._fd, end_of_blocks(self._path))
             raise HostError(f"cannot write '{self._path}': {error.strerror}; the capture ends here") from None
-        self._whole += len(data)
 
     def close(self) -> None:
         """Close the file."""

@@ -81,16 +81,17 @@ def parse(arguments: Sequence[str]) -> Command:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
         if word in {"-h", "--help"}:
-            return Command("help")
+            # With the command that is asked about, if one is named.
+            return Command("help", words=tuple([each for each in words if each in COMMANDS][:1]))
         if word == "--version":
             return Command("version")
         if word in {"--json", "--watch", "--names"}:
             given[word.lstrip("-")] = True
         elif name in _VALUED or name in _SPECS:
-            if not equals:
-                if not rest:
-                    raise ConfigError(f"option '{name}' needs an argument")
+            if not equals and rest:
                 value = rest.pop(0)
+            if not value:
+                raise ConfigError(f"option '{name}' needs an argument")
             if name in _SPECS:
                 given["specs"] = (*given.get("specs", ()), f"{_SPECS[name]} {value}")
             else:
@@ -109,7 +110,7 @@ def _check(given: dict[str, Any], words: list[str]) -> Command:
     if "pid" in given:
         text = str(given["pid"])
         if not (text.isascii() and text.isdecimal()):
-            raise ConfigError(f"option '-p' {text} is not a PID")
+            raise ConfigError(f"option '-p': '{text}' is not a PID; 'passtctl list' shows them")
         given["pid"] = int(text)
     for option, command in _OWNERS.items():
         if option in given and name != command:
@@ -197,5 +198,5 @@ def help_text() -> str:
         "  -w, --write FILE   capture: write packets there; - is standard output",
         "  --ring SIZE        capture: keep the newest packets in memory, 16M of them, say",
         "  --snaplen SIZE     capture: keep that many bytes of each packet",
-        "  -h, --help         print this overview and exit",
+        "  -h, --help         print this overview and exit; with a command, what that takes",
         "  --version          print the version and exit", ""])

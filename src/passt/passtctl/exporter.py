@@ -64,8 +64,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with the metrics."""
+        self._answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        """Answer without them."""
+        self._answer(with_body=False)
+
+    def _answer(self, *, with_body: bool) -> None:
         if self.path.partition("?")[0] != "/metrics":
-            self.send_error(404)
+            self.send_error(404, explain="the metrics are at /metrics")
             return
         try:
             body = self.server.instance.text("/v1/metrics")
@@ -76,7 +83,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if with_body:
+            self.wfile.write(body)
 
     def log_message(self, _format: str, *_arguments: object) -> None:
         """Print nothing for each request."""

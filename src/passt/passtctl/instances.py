@@ -109,7 +109,9 @@ class Instance:
                 detail, errors = str(problem["detail"]), tuple(map(str, problem.get("errors", ())))
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 detail, errors = f"status {response.status}", ()
-            raise RefusedError(f"{self.path}: {escape_controls(detail)}", errors)
+            # Of a mistake of the user's it does not matter who found it.
+            where = "" if response.status == http.client.BAD_REQUEST else f"{self.path}: "
+            raise RefusedError(f"{where}{escape_controls(detail)}", errors)
         return response
 
     def open(self, target: str, method: str, body: object) -> tuple[http.client.HTTPConnection,
@@ -133,7 +135,10 @@ class Instance:
         """Word what went wrong with a connection."""
         if isinstance(error, TimeoutError):
             return HostError(f"{self.path}: no answer in {self.limit_s:g} s")
+        if isinstance(error, http.client.BadStatusLine) and not isinstance(error, OSError):
+            return HostError(f"{self.path}: this is no socket of --control; that of --conf-path is for pesto")
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or "no answer"
+        why += unix_socket.explain_failure(self.path, error)
         is_gone = isinstance(error, ConnectionRefusedError | FileNotFoundError)
         return (GoneError if is_gone else HostError)(f"{self.path}: {why}")
 
@@ -157,8 +162,11 @@ def _directory() -> str:
 
 
 def find_all() -> list[Instance]:
-    """Return the instances with a socket of their own name, those that have ended too."""
+    """Return the instances with a socket of their own name, those that have ended too. Raises ConfigError."""
     directory = _directory()
+    if not directory.startswith("/"):
+        raise ConfigError("XDG_RUNTIME_DIR, the directory of this user's sockets, is not set, so that no"
+                          " instance with --control auto can be found; set it, or name a socket with -s")
     try:
         names = sorted(os.listdir(directory), key=lambda name: (len(name), name))
     except OSError:
@@ -169,7 +177,7 @@ def find_all() -> list[Instance]:
 def reachable(silent: list[HostError] | None = None) -> list[tuple[Instance, dict[str, Any]]]:
     """Return the instances that answer, and what they tell of themselves.
 
-    What is wrong with those that are there and do not is put into *silent*.
+    What is wrong with those that are there and do not is put into *silent*. Raises ConfigError.
     """
     found = []
     for instance in find_all():

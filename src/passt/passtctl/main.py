@@ -9,6 +9,7 @@ import time
 from passt.errors import ConfigError, HostError
 from passt.passtctl import capture, instances
 from passt.passtctl.command import parse_filters
+from passt.passtctl.events import event_text
 from passt.passtctl.explain import explain
 from passt.passtctl.names import served, short_name
 from passt.passtctl.output import print_json, print_lines
@@ -170,23 +171,6 @@ def _events(instance: Instance, command: Command) -> int:
             raise HostError(f"{instance.path}: what it tells is no event") from None
         print_lines([text])
     raise HostError(f"{instance.path}: the instance has ended")
-
-
-def event_text(event: dict[str, Any]) -> str:
-    """Write an event in one line."""
-    stamp = time.strftime("%H:%M:%S", time.localtime(event["time"])) + f"{event['time'] % 1:.3f}"[1:]
-    text = f"{stamp} {event['event'].replace('_', ' ')}"
-    flow = event.get("flow")
-    if flow is not None:
-        text += (f" {flow['id']} {flow['protocol']} {endpoint(flow['guest'])}"
-                 f" {'<-' if flow['direction'] == 'inbound' else '->'} {endpoint(flow['remote'])}")
-        if "reason" in event:
-            text += (f": {event['reason']}, sent {amount(flow['bytes']['to_host'])}, received"
-                     f" {amount(flow['bytes']['to_guest'])}, {duration(flow['age_ms'])}")
-        return text
-    rest = {key: value for key, value in event.items() if key not in {"event", "time"} and value is not None}
-    return " ".join([text, *(f"{key} {endpoint(value) if isinstance(value, dict) else value}"
-                             for key, value in rest.items())])
 
 
 def _metrics(instance: Instance, command: Command) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-
 from passt import log
 from passt.errors import HostError, WireError
 from passt.host import unix_socket
@@ -32,7 +30,8 @@ class Connection:
             self._sock = unix_socket.connect(path, wait_s)
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise HostError(f"Failed to connect to {path}: {why}{_explain(error)}") from None
+            more = unix_socket.explain_failure(path, error)
+            raise HostError(f"Failed to connect to {path}: {why}{more}") from None
 
     def __enter__(self) -> Self:
         return self
@@ -47,7 +46,8 @@ class Connection:
         while True:
             received = self._receive()
             if not received:
-                why = " in the middle of its tables" if data else ": did another user start it?"
+                why = " in the middle of its tables" if data else (
+                    ": did another user start it, or is this the socket of --control?")
                 raise HostError(f"{self._path}: the program closed the connection{why}")
             data += received
             try:
@@ -111,15 +111,3 @@ class Connection:
             raise
         except OSError as error:
             raise HostError(f"{self._path}: {error.strerror}") from None
-
-
-def _explain(error: Exception) -> str:
-    """Say what helps, where that is known."""
-    number = error.errno if isinstance(error, OSError) else None
-    if number == errno.ECONNREFUSED:
-        return "; the program that made this socket has ended"
-    if number == errno.EACCES:
-        return "; it belongs to another user"
-    if isinstance(error, TimeoutError):
-        return "; others keep the program busy"
-    return ""

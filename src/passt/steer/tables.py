@@ -7,6 +7,7 @@ the other where a rule has none: that is how the protocol of --conf-path writes 
 from __future__ import annotations
 
 from passt.facts.contracts import HOST_TABLE, NAMESPACE_TABLE, PortChange
+from passt.forward.rules import write_option
 from passt.light.values import replace
 from passt.steer import messages
 from passt.steer.messages import Table
@@ -72,7 +73,9 @@ class ClientTables:
             rule = replace(rule, ifname=None)
         if rule.address is not None and rule.address == self._any_address(name):
             rule = replace(rule, address=None)
-        return rule
+        if rule.auto or rule.optional:
+            return rule                # its ports may be a part only of those that an option would name
+        return replace(rule, spec=write_option(rule, is_host=name == HOST_TABLE))
 
     def _any_address(self, name: str) -> IPAddress | None:
         """Return the unspecified address of the one family that is on; None if both are."""

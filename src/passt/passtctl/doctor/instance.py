@@ -154,5 +154,6 @@ def _drops(counters: dict[str, Any], pid: int) -> list[Finding]:
         commands = (_FILES[0].format(pid=pid),) if reason in {"no_fd", "crowd", "flows_full"} else ()
         found.append(Finding(level, "drops", f"{n} {text} ({reason})", commands, as_root=bool(commands)))
     if healthy or not found:
-        found.append(Finding(OK, "drops", f"{healthy} frames, for reasons that every network has"))
+        text = f"{healthy} frames, for reasons that every network has" if healthy else "none so far"
+        found.append(Finding(OK, "drops", text))
     return found

@@ -8,6 +8,7 @@ import sys
 
 from passt import __version__
 from passt.passtctl.doctor.finding import NOTE, OK, WARNING, Finding
+from passt.process.interpreter import find_packages
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -24,7 +25,11 @@ def find_h11() -> str | None:
     try:
         import h11
     except ImportError:
-        return None
+        find_packages()
+        try:
+            import h11
+        except ImportError:
+            return None
     return str(getattr(h11, "__version__", "of an unknown version"))
 
 
