@@ -163,10 +163,10 @@ def _load() -> None:
     try:
         _load_h11()
     except ModuleNotFoundError:
-        import site
+        from passt.process.interpreter import find_packages
 
         # The launcher starts Python without its places for packages, as all else needs none.
-        site.addsitepackages(site.venv(set(sys.path)) or set())
+        find_packages()
         try:
             _load_h11()
         except ModuleNotFoundError:
