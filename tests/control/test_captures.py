@@ -223,6 +223,7 @@ def test_ring_can_be_asked_again_and_again(live: LiveControl) -> None:
 @pytest.mark.parametrize("body", [
     {"filter": "nonsense"}, {"filter": 1}, {"snaplen": 1}, {"snaplen": 1 << 20}, {"snaplen": True},
     {"ring": MIN_RING - 1}, {"ring": MAX_RING + 1}, {"ring": "16M"}, {"colour": "red"}, [], "x",
+    {"filter": "host fe80::1%\ud800"}, {"filter": "fe80::1%\udc80", "ring": MIN_RING},
 ])  # fmt: skip
 def test_what_makes_no_sense_is_refused(live: LiveControl, body: object) -> None:
     assert live.ask("POST", "/v1/captures", body)[0] == 400
