@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
+import passt
 from passt import __version__
 from passt.passtctl.doctor.finding import NOTE, OK, WARNING
 from passt.passtctl.doctor.versions import check, find_h11
@@ -58,3 +62,9 @@ def test_programs_that_are_missing_or_say_nothing(tmp_path: Path) -> None:
 def test_h11(tmp_path: Path) -> None:
     assert check(make(tmp_path), lambda: None)[1].level == WARNING
     assert (find_h11() or "").count(".") == 2
+    # As our launchers start it, without the places for packages.
+    source = os.path.dirname(os.path.dirname(passt.__file__))
+    code = (f"import sys; sys.path.insert(0, {source!r})\n"
+            "from passt.passtctl.doctor.versions import find_h11; print(find_h11())")
+    done = subprocess.run([sys.executable, "-IS", "-c", code], stdout=subprocess.PIPE, check=True)
+    assert done.stdout.decode().strip() == find_h11()

@@ -20,11 +20,21 @@ PROGRAMS = ("pasta", "passt")
 
 
 def find_h11() -> str | None:
-    """Return the version of the package h11; None if it cannot be had."""
+    """Return the version of the package h11; None if it cannot be had.
+
+    It is looked for where --control does (`control.door`): our launcher starts Python without its places for
+    packages.
+    """
     try:
         import h11
     except ImportError:
-        return None
+        import site
+
+        site.addsitepackages(site.venv(set(sys.path)) or set())
+        try:
+            import h11
+        except ImportError:
+            return None
     return str(getattr(h11, "__version__", "of an unknown version"))
 
 
