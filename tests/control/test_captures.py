@@ -196,7 +196,7 @@ def test_pipe_that_is_not_read_after_the_end_is_left(tmp_path: Path) -> None:
     with live.turning():
         post_with(live, {}, writer)
         give(live, LARGE)
-        live.api._captures._engine = LateEngine(live, timers)  # type: ignore[assignment]
+        live.api._captures._engine = LateEngine(live, timers)
         live.ask("DELETE", "/v1/captures/1")
         assert live.ask("GET", "/v1/info")[1]["captures"] == 1
     timers[0]()
@@ -210,7 +210,7 @@ def test_pipe_that_is_not_read_after_the_end_is_left(tmp_path: Path) -> None:
 def test_capture_that_has_ended_holds_no_memory(live: LiveControl, kind: str) -> None:
     reader, writer = os.pipe()
     timers: list[Any] = []
-    live.api._captures._engine = LateEngine(live, timers)  # type: ignore[assignment]
+    live.api._captures._engine = LateEngine(live, timers)
     if kind == "stream":
         response, location = open_stream(live, {})
     else:
