@@ -41,6 +41,9 @@ def answering(path: Path, *bodies: bytes, name: str = "evil.sock") -> Iterator[I
             with client, contextlib.suppress(OSError):
                 client.recv(65536)
                 client.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + (left.pop(0) if len(left) > 1 else left[0]))
+                client.shutdown(socket.SHUT_WR)
+                while client.recv(65536):
+                    pass           # closed with a body unread, the connection would be reset
 
     thread = threading.Thread(target=serve)
     thread.start()
