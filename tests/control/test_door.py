@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import pytest
 
 from passt.control import door
 from passt.errors import ConfigError
+from passt.host.unix_socket import ListeningSocket
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +33,20 @@ print(type(server.next_event()).__name__, *before, *after)
 def test_what_made_the_classes_of_h11_is_let_go() -> None:
     done = subprocess.run([sys.executable, "-I", "-c", SCRIPT], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["Request"], done.stdout
+
+
+def test_name_that_another_instance_has_is_left_to_it(tmp_path: Path) -> None:
+    """The PID of one may be that of another in a container that shares the directory."""
+    control = object.__new__(door.Control)
+    with socket.socket(socket.AF_UNIX) as ours, socket.socket(socket.AF_UNIX) as other:
+        ours.bind(str(tmp_path / "5.sock"))
+        other.bind(str(tmp_path / "7.sock"))
+        inodes = [(tmp_path / name).stat().st_ino for name in ("5.sock", "7.sock")]
+        control._socket = ListeningSocket(ours, str(tmp_path / "5.sock"))
+        assert control._take_name(7) == str(tmp_path / "5.sock")
+        assert [(tmp_path / name).stat().st_ino for name in ("5.sock", "7.sock")] == inodes
+        assert control._take_name(8) == str(tmp_path / "8.sock")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["7.sock", "8.sock"]
 
 
 @pytest.mark.parametrize("mode", [0o775, 0o757, 0o1777])
