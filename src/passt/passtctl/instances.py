@@ -70,7 +70,7 @@ class _UnixConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         """Connect to the path."""
         sock = unix_socket.connect(self._path, LIMIT_S)
-        # `http.client` forgets its own where an answer ends with the connection.
+        # The connection forgets its own where an answer ends with the connection.
         self.sock = self.limited = _LimitedSocket(fileno=sock.detach())
         self.sock.settimeout(self._limit_s)
         self.limited.end_s = time.monotonic() + WHOLE * self._limit_s
