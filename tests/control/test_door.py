@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import pytest
 
 from passt.control import door
 from passt.errors import ConfigError
+from passt.host.unix_socket import ListeningSocket
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,6 +93,20 @@ except door.HostError as error:
     said = " ".join(run_alone(script))
     assert said.startswith("option '--control' needs the Python package h11,")
     assert said.endswith("pip install h11")
+
+
+def test_name_that_another_instance_has_is_left_to_it(tmp_path: Path) -> None:
+    """The PID of one may be that of another in a container that shares the directory."""
+    control = object.__new__(door.Control)
+    with socket.socket(socket.AF_UNIX) as ours, socket.socket(socket.AF_UNIX) as other:
+        ours.bind(str(tmp_path / "5.sock"))
+        other.bind(str(tmp_path / "7.sock"))
+        inodes = [(tmp_path / name).stat().st_ino for name in ("5.sock", "7.sock")]
+        control._socket = ListeningSocket(ours, str(tmp_path / "5.sock"))
+        assert control._take_name(7) == str(tmp_path / "5.sock")
+        assert [(tmp_path / name).stat().st_ino for name in ("5.sock", "7.sock")] == inodes
+        assert control._take_name(8) == str(tmp_path / "8.sock")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["7.sock", "8.sock"]
 
 
 @pytest.mark.parametrize("mode", [0o775, 0o757, 0o1777])

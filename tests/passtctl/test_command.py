@@ -35,7 +35,10 @@ def test_arguments(arguments: list[str], command: Command) -> None:
     [["", "list"], ["--colour"], ["-p"], ["-p", "x"], ["-p", "-1"], ["list", "--watch"], ["list", "x"],
      ["close"], ["close", "1.2", "3.4"], ["flows", "--listen=x"], ["log", "info", "debug"],
      ["list", "--port=80"], ["doctor", "80"], ["doctor", "--watch"],
-     ["flows", "-w", "x"], ["list", "--ring", "1M"], ["capture", "-w"], ["flows", "--names"]],
+     ["flows", "-w", "x"], ["list", "--ring", "1M"], ["capture", "-w"], ["-p", "9" * 5000],
+     ["flows", "rule=\udcff"], ["explain", "fe80::1%\udcff"], ["explain", "--source", "\udcff", "::1"],
+     ["explain", "--inbound=\udcff"], ["events", "\udcff"], ["metrics", "--listen", "\udcff:9100"],
+     ["flows", "--names"]],
 )  # fmt: skip
 def test_mistakes_are_told(arguments: list[str]) -> None:
     with pytest.raises(ConfigError):
@@ -52,6 +55,12 @@ def test_word_that_is_no_command_is_told_with_the_commands_that_there_are() -> N
 def test_instance_is_named_once(arguments: list[str]) -> None:
     with pytest.raises(ConfigError, match="say once which instance"):
         parse(arguments)
+
+
+def test_paths_and_interfaces_may_be_any_bytes() -> None:
+    asked = parse(["ports", "add", "-s", "/\udcff", "-t", "%\udcff/80", "--udp-ports=%\udcfe/80"])
+    assert (asked.path, asked.specs) == ("/\udcff", ("-t %\udcff/80", "-u %\udcfe/80"))
+    assert parse(["capture", "-w", "\udcff"]).write == "\udcff"
 
 
 def test_filters_become_parameters() -> None:

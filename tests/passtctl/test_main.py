@@ -223,7 +223,8 @@ def fetch(port: int) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize("address", ["9100", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:0", ":9100", "::1:99999"])
+@pytest.mark.parametrize("address", ["9100", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:0", ":9100", "::1:99999",
+                                     f"{'é' * 70}.x:9100"])
 def test_address_to_serve_on_is_checked(address: str) -> None:
     with pytest.raises(ConfigError, match="--listen"):
         serve(instances.Instance("/x"), address)

@@ -65,7 +65,9 @@ class Control:
         """Name the file after *pid*, the process that serves it; return its name."""
         old, new = self._socket.path, self._name_of(pid)
         try:
-            os.rename(old, new)
+            # Unlike rename(2) it takes no name from who has it: another PID namespace has the same numbers.
+            os.link(old, new, follow_symlinks=False)
+            os.unlink(old)
         except OSError as error:
             # The user who starts may not be the one who serves. Who asks is told the PID, too.
             log.debug(f"{old} keeps its name: {error.strerror}")
@@ -86,7 +88,7 @@ class Control:
         from passt.control.server import Server
 
         named = self._name_of(log.own_pid())
-        if self._is_auto and os.path.exists(named):
+        if self._is_auto and not os.path.exists(self._socket.path):  # our starter has renamed it
             self._socket.path = named
         begin_s = self._started_at_s
         known = Known(settings, guest, observed, sys.argv[1:], self._started_s,

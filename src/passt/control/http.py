@@ -118,7 +118,10 @@ def _decode(text: str) -> str:
 
 def parse_json(body: bytes, fields: Mapping[str, tuple[type, ...]],
                needed: Iterable[str] = ()) -> dict[str, Any]:
-    """Read *body*, an object with some of *fields*, of these types. Raises RefusalError."""
+    """Read *body*, an object with some of *fields*, of these types. Raises RefusalError.
+
+    A text among them can be encoded: JSON can write halves of surrogate pairs, no text (RFC 8259 8.2).
+    """
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
@@ -130,7 +133,18 @@ def parse_json(body: bytes, fields: Mapping[str, tuple[type, ...]],
             raise RefusalError(400, f"'{name}' is unknown; there are {', '.join(fields)}")
         if type(content) not in fields[name]:
             raise RefusalError(400, f"'{name}' has the wrong type")
+        if type(content) is str and not is_text(content):
+            raise RefusalError(400, f"'{name}' has a character that cannot be written")
     for name in needed:
         if name not in value:
             raise RefusalError(400, f"'{name}' is missing")
     return value
+
+
+def is_text(value: str) -> bool:
+    """Tell whether *value* can be written in UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

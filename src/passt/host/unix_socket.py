@@ -44,6 +44,7 @@ _PATH_FAULTS = {
     errno.EROFS: "the file system is read-only",
     errno.ELOOP: "there are too many symbolic links in the path",
 }
+_TOO_LONG = "the path is too long; that of a socket has 107 bytes at most"  # unix(7)
 
 
 class PathInUseError(HostError):
@@ -214,7 +215,8 @@ def _bind(sock: socket.socket, path: str) -> None:
             sock.bind(path)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise HostError(_PATH_FAULTS.get(error.errno or 0, str(error.strerror))) from None
+                # Python itself refuses what is too long, without an errno.
+                raise HostError(_PATH_FAULTS.get(error.errno or 0, error.strerror or _TOO_LONG)) from None
         else:
             return
         _clear(path)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import os
 import select
 import signal
@@ -16,6 +15,7 @@ import sys
 import threading
 
 from passt.errors import ConfigError, HostError
+from passt.passtctl.output import print_json, print_lines
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -53,7 +53,9 @@ def run(instance: Instance, command: Command) -> int:
     if command.ring is not None:
         asked["ring"] = size(command.ring, "--ring")
         started = instance.ask("/v1/captures", "POST", asked)
-        _print(json.dumps(started, indent=2) if command.json else started["id"])
+        if command.json:
+            return print_json(started)
+        print_lines([str(started["id"])])
         return 0
     return _write(instance, asked, command)
 
@@ -77,12 +79,11 @@ def _list(instance: Instance, command: Command) -> int:
 
     found = instance.ask("/v1/captures")["captures"]
     if command.json:
-        _print(json.dumps(found, indent=2))
-        return 0
+        return print_json(found)
     rows = [(each["id"], each["to"], str(each["packets"]), str(each["lost"]), str(each["overwritten"]),
              amount(each["held_bytes"]), amount(each["size_bytes"]), each["filter"] or "-") for each in found]
     heading = ("ID", "TO", "PACKETS", "LOST", "OVERWRITTEN", "HELD", "SIZE", "FILTER")
-    _print("\n".join(layout(heading, rows, frozenset((2, 3, 4, 5, 6)))))
+    print_lines(layout(heading, rows, frozenset((2, 3, 4, 5, 6))))
     return 0
 
 
@@ -145,18 +146,12 @@ def _copy(response: http.client.HTTPResponse, output: Output) -> None:
 def _tell(result: dict[str, Any], command: Command) -> int:
     """Say what a capture came to; on standard error, as packets may go to standard output."""
     if command.json and command.write != STANDARD_OUTPUT:
-        _print(json.dumps(result, indent=2))
-        return 0
+        return print_json(result)
     text = f"{result['packets']} packets, {result['lost']} lost"
     if result["to"] == "ring":
         text += f", {result['overwritten']} overwritten"
-    sys.stderr.write(f"{text}\n")
+    print_lines([text], 2)
     return 0
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 def end_of_blocks(path: str) -> int:

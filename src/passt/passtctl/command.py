@@ -42,6 +42,8 @@ _SPECS = {"-t": "-t", "--tcp-ports": "-t", "-u": "-u", "--udp-ports": "-u", "-T"
 _VALUED = {"-p": "pid", "--pid": "pid", "-s": "path", "--socket": "path", "--listen": "listen",
            "--inbound": "inbound", "--source": "source", "--port": "port",
            "-w": "write", "--write": "write", "--ring": "ring", "--snaplen": "snaplen"}
+_PATHS = frozenset(("path", "write"))
+MAX_DIGITS = 10        # of a PID: more than any has
 # Options that belong to one command.
 _OWNERS = {"watch": "flows", "names": "list", "listen": "metrics", "specs": "ports", "inbound": "explain",
            "source": "explain", "port": "doctor", "write": "capture", "ring": "capture", "snaplen": "capture"}
@@ -77,6 +79,7 @@ def parse(arguments: Sequence[str]) -> Command:
     given: dict[str, Any] = {}
     words: list[str] = []
     rest = list(arguments)
+    _check_text(rest)
     while rest:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
@@ -103,13 +106,30 @@ def parse(arguments: Sequence[str]) -> Command:
     return _check(given, words)
 
 
+def _check_text(arguments: Sequence[str]) -> None:
+    """Refuse what no request can have: it is UTF-8. Paths, and names of interfaces, are any bytes.
+
+    Raises ConfigError.
+    """
+    option = ""
+    for word in arguments:
+        name = option or word.partition("=")[0]
+        option = word if word in _VALUED or word in _SPECS else ""
+        if name in _SPECS or _VALUED.get(name) in _PATHS:
+            continue
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"'{word}' is not UTF-8") from None
+
+
 def _check(given: dict[str, Any], words: list[str]) -> Command:
     """Make a command of options and words. Raises ConfigError."""
     _take_name(given, words)
     name = words.pop(0) if words else "list"
     if "pid" in given:
         text = str(given["pid"])
-        if not (text.isascii() and text.isdecimal()):
+        if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
             raise ConfigError(f"option '-p': '{text}' is not a PID; 'passtctl list' shows them")
         given["pid"] = int(text)
     for option, command in _OWNERS.items():

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
+from urllib.parse import quote
 
 from passt.errors import ConfigError, HostError
 from passt.passtctl import capture, instances
 from passt.passtctl.command import parse_filters
 from passt.passtctl.events import event_text
 from passt.passtctl.explain import explain
+from passt.passtctl.instances import NOT_UNDERSTOOD
 from passt.passtctl.names import served, short_name
 from passt.passtctl.output import print_json, print_lines
 from passt.passtctl.ports import ports
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 RATE_S = 0.5       # over which rates are measured
 WATCH_S = 1.0
+MOST = 1 << 64     # of any number that is told
 _FLOWS = ("flows_tcp", "flows_udp", "flows_ping", "flows_splice_tcp", "flows_splice_udp")
 _RATES = ("bytes_from_guest", "splice_bytes_to_host", "bytes_to_guest", "splice_bytes_to_guest")
 
@@ -44,6 +47,9 @@ def run(command: Command) -> int:
         return handlers[command.name](instance, command)
     except KeyboardInterrupt:
         return 130
+    except NOT_UNDERSTOOD as error:
+        raise HostError(f"{instance.path}: what it answers makes no sense ({type(error).__name__}: {error}):"
+                        " is it pasta or passt?") from error
 
 
 def _choose(command: Command) -> Instance:
@@ -87,15 +93,38 @@ def _list(command: Command) -> int:
     return 0
 
 
-def _count_all(found: Iterable[tuple[Instance, Any]]) -> dict[str, dict[str, int]]:
-    """Return the counters of all that still answer, by the path of their socket."""
+def _count_all(found: list[tuple[Instance, Any]]) -> dict[str, dict[str, int]]:
+    """Return the counters of all that still answer, by the path of their socket.
+
+    Others are told, unless they have ended, and taken out of *found*.
+    """
     counts = {}
-    for instance, _ in found:
+    for each in list(found):
+        instance, info = each
         try:
             counts[instance.path] = instance.ask("/v1/counters")
-        except HostError:
-            continue
+            _check_told(instance, info, counts[instance.path])
+        except HostError as error:
+            found.remove(each)
+            if not isinstance(error, instances.GoneError):
+                print_lines([f"passtctl: {error}"], 2)
     return counts
+
+
+def _check_told(instance: Instance, info: Any, counters: Any) -> None:
+    """See that *info* and *counters* have what a list shows. Raises HostError."""
+    try:
+        numbers = (info["pid"], info["limits"]["listeners"]["now"],
+                   *(counters[name] for name in _RATES + _FLOWS))
+        is_told = (all(type(n) is int and 0 <= n < MOST for n in numbers) and type(info["mode"]) is str
+                   and 0 <= info["uptime_s"] < MOST
+                   and all(type(word) is str for word in info["command"] or ())
+                   and type(info["namespace"]) in {str, int, type(None)}
+                   and type(info.get("socket")) in {str, type(None)})
+    except NOT_UNDERSTOOD:
+        is_told = False
+    if not is_told:
+        raise HostError(f"{instance.path}: what it answers makes no sense: is it pasta or passt?")
 
 
 def _flows(instance: Instance, command: Command) -> int:
@@ -162,12 +191,12 @@ def _stats(instance: Instance, command: Command) -> int:
 
 def _events(instance: Instance, command: Command) -> int:
     """Print events as they come."""
-    kinds = f"?kinds={','.join(command.words)}" if command.words else ""
+    kinds = f"?kinds={quote(','.join(command.words))}" if command.words else ""
     for line in instance.lines(f"/v1/events{kinds}"):
         try:
             event = json.loads(line)
             text = json.dumps(event, separators=(",", ":")) if command.json else event_text(event)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (*NOT_UNDERSTOOD, OSError):   # OSError: no time that localtime(3) can write
             raise HostError(f"{instance.path}: what it tells is no event") from None
         print_lines([text])
     raise HostError(f"{instance.path}: the instance has ended")

@@ -21,7 +21,11 @@ PROGRAMS = ("pasta", "passt")
 
 
 def find_h11() -> str | None:
-    """Return the version of the package h11; None if it cannot be had."""
+    """Return the version of the package h11; None if it cannot be had.
+
+    It is looked for where --control does (`control.door`): our launcher starts Python without its places for
+    packages.
+    """
     try:
         import h11
     except ImportError:

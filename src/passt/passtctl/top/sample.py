@@ -94,7 +94,7 @@ def read_flow(flow: Any) -> FlowLine:
     try:
         remote, rtt, again = flow["remote"], flow["rtt_us"], flow["retransmits"]
         name = str(flow["id"])
-        if not name.replace(".", "", 1).isdecimal():
+        if not (name.isascii() and name.replace(".", "", 1).isdecimal()):
             raise ValueError(f"{name[:40]!r} is no id")
         known = [_number(n) for n in (again["to_guest"], again["to_host"]) if n is not None]
         return FlowLine(
