@@ -49,6 +49,7 @@ COUNTERS = {
     "splice_copies",
     "pipes_open",
     "sockets_ready",
+    "neighbours",
     "flows_opened",
     "flows_refused",
     "tcp_retransmits",

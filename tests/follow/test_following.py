@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import socket
 import threading
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -47,11 +48,15 @@ class Network:
     def __init__(self) -> None:
         self.engine: Any = Source()
         self.guests: list[GuestNet] = []
+        self.neighbours: list[dict[bytes, bytes]] = []
         self.interfaces: set[str] = set()
         self.anew: list[str] = []
 
     def renew(self, guest: GuestNet) -> None:
         self.guests.append(guest)
+
+    def set_neighbours(self, entries: dict[bytes, bytes]) -> None:
+        self.neighbours.append(entries)
 
     def assign(self, guest: GuestNet) -> None:
         raise AssertionError(f"nobody configures anything here: {guest}")
@@ -266,6 +271,24 @@ def test_resolv_conf_is_followed_without_a_socket_for_its_interfaces() -> None:
     assert [str(server) for server in guest.ip4.resolvers] == ["203.0.113.53"]
     assert guest.search == ("a.example",)
     assert str(guest.ip6.dns_host) == f"fe80::53%{socket.if_nametoindex('h0')}"
+
+
+# The kernel forgets its neighbours when the last address goes.
+NEIGHBOURS = """
+    neigh replace 192.0.2.1 lladdr 02:00:00:00:00:01 dev h0
+    neigh replace 192.0.2.7 lladdr 02:00:00:00:00:07 dev h0
+    neigh replace 198.51.100.1 lladdr 02:00:00:00:00:11 dev h0
+"""
+
+
+@in_a_host(HOST + PLAIN + NEIGHBOURS)
+def test_neighbours_are_those_of_the_network_that_there_is() -> None:
+    bench = Bench(settings_of())
+    bench.start()
+    near, before, after = (ip_address(text).packed for text in ("192.0.2.7", "192.0.2.1", "198.51.100.1"))
+    bench.until(lambda: bool(bench.network.neighbours) and set(bench.network.neighbours[-1]) == {near, after})
+    ip_batch(MOVE + NEIGHBOURS)
+    bench.until(lambda: set(bench.network.neighbours[-1]) == {near, before})
 
 
 @in_a_host(HOST)

@@ -1,7 +1,7 @@
 """Frames in, frames out: golden answers, counters, hostile frames."""
 
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
 import pytest
@@ -239,6 +239,36 @@ def test_solicitation_behind_an_extension_header_answered_but_not_a_fragment() -
     assert len(dispatcher.respond(bytes(ether / ip / IPv6ExtHdrHopByHop() / ICMPv6ND_NS(tgt="fe80::1")))) == 1
     assert dispatcher.respond(bytes(ether / ip / IPv6ExtHdrFragment() / ICMPv6ND_NS(tgt="fe80::1"))) == []
     assert dispatcher.counters()["drop_control_ip6_malformed"] == 1
+
+
+@pytest.mark.parametrize(("question", "answer", "address"), [
+    ("arp_request", "arp_reply", "192.0.2.1"),
+    ("neighbour_solicitation", "neighbour_advertisement", "fe80::1"),
+])
+def test_answer_for_a_host_beside_us_comes_from_it(vector: Callable[[str], bytes], question: str, answer: str,
+                                                   address: str) -> None:
+    real, ours = bytes.fromhex("0200000000aa"), bytes.fromhex("9a559a559a55")
+    packed = ip_address(address).packed
+    dispatcher = Dispatcher(NET)
+    assert dispatcher.set_neighbours({packed: real}) == []
+    (frame,) = dispatcher.respond(vector(question))
+    expected = vector(answer).replace(ours, real)
+    if question == "arp_request":
+        assert frame == expected
+    else:
+        # Its R flag is clear, and so the checksum another one; scapy says whether that is right.
+        assert frame[:14] == expected[:14]
+        assert frame[58:] == b"\x60" + expected[59:]
+        again = Ether(frame)
+        del again[ICMPv6ND_NA].cksum
+        assert bytes(again) == frame
+    (told,) = dispatcher.set_neighbours({packed: real[:5] + b"\xbb"})
+    assert told[6:12] == real[:5] + b"\xbb"
+    assert dispatcher.counters()["control_neighbours_announced"] == 1
+    dispatcher.renew(NET)
+    assert dispatcher.respond(vector(question))[0][6:12] == real[:5] + b"\xbb", "they are the same still"
+    dispatcher.set_neighbours({})
+    assert dispatcher.respond(vector(question)) == [vector(answer)]
 
 
 def test_explanations(vector: Callable[[str], bytes]) -> None:

@@ -57,6 +57,14 @@ class Engine:
         *our_ip4* is as at the start. Flows that there are go where they went.
         """
 
+    def set_neighbours(self, entries: dict[bytes, bytes]) -> None:
+        """Let frames from the addresses in *entries* bear the MAC addresses there, from now on; others ours.
+
+        At most 512, packed, as the guest sees them. What the responder answered for those that change is
+        forgotten. A frame to a station that has the very MAC address bears ours. Raises ValueError for more,
+        or another length.
+        """
+
     def attach_tap(self, fd: int, guest_mac: bytes, offloads: int) -> None:
         """Take ownership of a tap opened by `host.tap`; *offloads* are the TUN_F_* bits granted."""
 

@@ -17,6 +17,7 @@ from passt import log
 from passt.errors import HostError
 from passt.facts.host import ResolverFacts
 from passt.follow.gatherer import Gatherer
+from passt.follow.neighbours import Neighbourhood
 from passt.follow.reader import Reader
 from passt.follow.renewal import is_same, renew
 from passt.follow.sweep import Sweep, moved_addresses
@@ -61,6 +62,9 @@ if TYPE_CHECKING:
         def assign(self, guest: GuestNet) -> None:
             """Take it that the guest has the addresses of *guest* now."""
 
+        def set_neighbours(self, entries: dict[bytes, bytes]) -> None:
+            """Show the guest hosts on our link by these MAC addresses from now on, and others by ours."""
+
         def listened_interfaces(self) -> Iterable[str]:
             """Name the interfaces to which listeners are bound."""
 
@@ -87,6 +91,7 @@ class Following:
         self._resolvers = resolvconf.read(RESOLV_CONF)
         self.facts = self._host.read(self._resolvers)
         self._addresses = self._host.addresses()
+        self._neighbours = Neighbourhood(self._host.rtnetlink)
         self._resolver_reader: Reader | None = None
         self._configurer = configurer
         self._network: Followed | None = None
@@ -110,6 +115,7 @@ class Following:
             self._resolver_reader.start(engine, self._on_resolv_conf)
         if self._configurer is not None:
             self._configurer.start(engine)
+        self._neighbours.start(engine, guest, network.set_neighbours)
         # Between the first reading and now there was no ear for hints of resolv.conf, nor time for others.
         self._gatherer.hint()
 
@@ -158,6 +164,7 @@ class Following:
         self.facts, self._guest = renewal.facts, renewal.guest
         if not is_same(guest, renewal.guest):
             network.renew(renewal.guest)
+            self._neighbours.renew(renewal.guest)
             self._tell(renewal)
         moved = moved_addresses(guest, renewal.guest)
         if configurer is None or not can_configure:

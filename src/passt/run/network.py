@@ -261,6 +261,12 @@ class Network:
         for frame in self._dispatcher.renew(guest):
             self.engine.send_frame(frame)
 
+    def set_neighbours(self, entries: dict[bytes, bytes]) -> None:
+        """Show the guest hosts on our link by the MAC addresses in *entries* from now on, others by ours."""
+        self.engine.set_neighbours(entries)
+        for frame in self._dispatcher.set_neighbours(entries):
+            self.engine.send_frame(frame)
+
     def assign(self, guest: GuestNet) -> None:
         """Take it that the guest has the addresses of *guest* now."""
         for family in (guest.ip4, guest.ip6):

@@ -16,6 +16,7 @@ from passt.dataplane.state.bypass cimport BypassState
 from passt.dataplane.core.guest cimport N_CONTROL_KINDS, Guest, RateLimit
 from passt.dataplane.core.first_syns cimport FirstSyns
 from passt.dataplane.core.known_answers cimport KnownAnswers
+from passt.dataplane.core.neighbour_table cimport NeighbourTable
 from passt.dataplane.state.echo_memory cimport EchoMemory
 from passt.dataplane.flow.batches cimport Gather
 from passt.dataplane.flow.decision cimport HostRoute
@@ -71,6 +72,7 @@ cdef class Core:
     cdef RateLimit control[N_CONTROL_KINDS]   # frames for the responder
     cdef KnownAnswers answers     # that it gave
     cdef FirstSyns first_syns
+    cdef NeighbourTable neighbours
     cdef bint has_trace
     cdef bint has_watcher
     cdef RateLimit telling        # of what the watcher is told
