@@ -48,9 +48,9 @@ class Network:
     def __init__(self) -> None:
         self.engine: Any = Source()
         self.guests: list[GuestNet] = []
-        self.neighbours: list[dict[bytes, bytes]] = []
         self.interfaces: set[str] = set()
         self.anew: list[str] = []
+        self.neighbours: list[dict[bytes, bytes]] = []
 
     def renew(self, guest: GuestNet) -> None:
         self.guests.append(guest)
