@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -97,6 +98,50 @@ def test_kernel_as_guest_sees_its_neighbours_and_follows_them(lab: Lab, beside: 
         assert set(sources[address]) <= {OURS, real, OTHER_MAC}
     for address in (FAR4, FAR6):
         assert set(sources[address]) == {OURS}, "what comes from further away"
+
+
+# Asks for the host's MAC address from very many invented ones, as the kernel then knows them as neighbours.
+FLOOD = """
+import socket, struct, sys
+ours, target, mac, n = sys.argv[1], *(bytes.fromhex(text) for text in sys.argv[2:4]), int(sys.argv[4])
+sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+sock.bind((ours, 0))
+def fold(data):
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xffff) + (total >> 16)
+    return ~total & 0xffff
+for number in range(n):
+    source = target[:8] + struct.pack("!Q", 1 << 40 | number)
+    own = b"\\2" + struct.pack("!xI", number)
+    def message(checksum):
+        return struct.pack("!BBHI", 135, 0, checksum, 0) + target + b"\\1\\1" + own
+    checksum = fold(source + target + struct.pack("!II", 32, 58) + message(0))
+    header = struct.pack("!IHBB", 0x60000000, 32, 58, 255) + source + target
+    sock.send(mac + own + b"\\x86\\xdd" + header + message(checksum))
+"""
+
+
+def test_flood_of_invented_neighbours_ends_and_leaves_a_bounded_number(lab: Lab, beside: tuple[Place, Place],
+                                                                       plain: bool) -> None:
+    host, near = beside
+    control = str((lab.directory / "home" if plain else lab.directory) / "flood.sock")
+    guest = Guest(lab, host, "--config-net", "--control", control, user=plain)
+
+    def counters() -> dict[str, int]:
+        found: dict[str, int] = json.loads(host.run(
+            ["curl", "-s", "--unix-socket", control, "http://passt/v1/counters"], user=plain).stdout)
+        return found
+
+    assert guest.ask(f"open near {NEAR6} {ECHO}") == "ok"
+    target, mac = IPv6Address(HOST6).packed.hex(), mac_of(host, "h0").replace(":", "")
+    near.run(["/usr/bin/python3", "-I", "-c", FLOOD, "o0", target, mac, "600"])
+    # All namespaces of a machine have one table together, of 1024 entries: the others need some.
+    wait_until(lambda: 256 < counters()["neighbours"] <= 512, "as many as there may be are known")
+    assert guest.ask("echo near") == "hello"
+    assert guest.ask(f"open again {NEAR4} {ECHO}") == "ok"
+    assert counters()["neighbours"] <= 512
+    guest.running.popen.communicate(timeout=20)               # which ends its input
 
 
 def ask4(peer: Machine, target: str) -> str:
