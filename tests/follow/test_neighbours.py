@@ -182,6 +182,13 @@ def test_what_is_no_host_with_a_mac_address_is_not_shown(payload: bytes) -> None
     assert bench.given == []
 
 
+def test_what_the_host_answers_for_says_nothing_of_a_neighbour() -> None:
+    bench = Bench(entry("192.0.2.7"))
+    for kind in (NeighbourType.NEW, NeighbourType.DEL):
+        bench.tell(entry("192.0.2.7", None, flags=PROXY), kind=kind)
+    assert bench.given == [{packed("192.0.2.7"): ONE}]
+
+
 def test_host_that_does_not_answer_any_more_is_not_shown() -> None:
     bench = Bench(entry("192.0.2.7"))
     bench.tell(entry("192.0.2.7", None, state=FAILED))

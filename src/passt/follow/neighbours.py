@@ -114,7 +114,7 @@ class Neighbourhood:
 
     def _take(self, message: NeighbourMessage, *, is_there: bool) -> bool:
         """Take what is said of one neighbour; tell whether it changes the table."""
-        if self._interfaces.get(message.family) != message.ifindex:
+        if self._interfaces.get(message.family) != message.ifindex or message.is_proxy:
             return False
         address = message.address
         if not (is_there and is_usable(message)):

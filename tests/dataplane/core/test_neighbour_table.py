@@ -129,6 +129,14 @@ def test_frame_never_bears_the_mac_address_of_the_station_that_it_goes_to(bench:
     assert bench.answer(NEAR[4]) == [OUR_MAC]
 
 
+def test_frame_to_another_station_does_not_bear_the_guest_s_either(bench: Bench) -> None:
+    bench.set_neighbours({packed(NEAR[4]): GUEST_MAC})
+    frame = tcp("192.0.2.3", 1, NEAR[4], 2, flags=ACK)
+    bench.inject(frame[:6] + RIVAL + frame[12:])
+    [sent] = bench.take_sent()
+    assert (sent.frame[:6], sent.frame[6:12]) == (RIVAL, OUR_MAC)
+
+
 def test_guest_that_a_neighbour_claims_to_be_is_learnt_all_the_same() -> None:
     bench = Bench(None)
     bench.set_neighbours({packed(NEAR[4]): GUEST_MAC})

@@ -184,8 +184,9 @@ cdef class Core:
         cdef Ip6Hdr *ip6 = <Ip6Hdr *>(start + ETH_HLEN)
         cdef const uint8_t *from_mac = self.neighbours.find(source, addr_len)
         memcpy(eth.dst, mac, ETH_ALEN)
-        # A host that has the station's own MAC address would make a bridge there look for a loop.
-        if from_mac == NULL or not memcmp(from_mac, mac, ETH_ALEN):
+        # A host with the MAC address of a station behind the link would mislead a bridge there.
+        if from_mac == NULL or not (memcmp(from_mac, mac, ETH_ALEN)
+                                    and memcmp(from_mac, self.guest.mac, ETH_ALEN)):
             from_mac = self.our_mac
         memcpy(eth.src, from_mac, ETH_ALEN)
         if addr_len == 4:

@@ -66,7 +66,7 @@ class NeighbourState(IntEnum):
     PERMANENT = 0x80
 
 
-_PROXY = 0x08  # NTF_PROXY: the host answers for it, it is no neighbour
+_PROXY = 0x08  # NTF_PROXY
 # In the others the kernel knows of no address, or made one up (NOARP: of groups and broadcasts).
 _KNOWN = (NeighbourState.REACHABLE | NeighbourState.STALE | NeighbourState.DELAY | NeighbourState.PROBE
           | NeighbourState.PERMANENT)
@@ -95,7 +95,12 @@ class NeighbourMessage(Value):
     @property
     def is_known(self) -> bool:
         """Whether a neighbour has *mac*, as far as the kernel knows."""
-        return bool(self.state & _KNOWN) and not self.flags & _PROXY
+        return bool(self.state & _KNOWN) and not self.is_proxy
+
+    @property
+    def is_proxy(self) -> bool:
+        """Whether it is no neighbour, but an address for which the host answers; neighbours are apart."""
+        return bool(self.flags & _PROXY)
 
 
 def build_neighbours_query(family: int, ifindex: int) -> bytes:
