@@ -46,7 +46,7 @@ def texts(made: Plan) -> tuple[list[str], list[str]]:
             return f"{name} {messages.ip_address(entry.address)}/{entry.prefix_len}"
         route = routes.RouteMessage.parse(payload)
         assert {hop.ifindex for hop in route.hops} == {7}
-        return f"{name} {route.text}"
+        return f"{name} {route.text}" + (f" from {messages.ip_address(route.source)}" if route.source else "")
 
     return ([write(request.type, request.payload) for request in made.added],
             [write(request.type, request.payload) for request in made.removed])
@@ -59,22 +59,35 @@ def test_nothing_is_done_where_nothing_changes() -> None:
 def test_new_addresses_and_routes_come_before_old_ones_go() -> None:
     made = plan(NET, MOVED, 7)
     added, removed = texts(made)
-    assert added == ["addr+ 198.51.100.7/24", "route+ 0.0.0.0/0 via 198.51.100.1", "addr+ 2001:db8:9::7/64",
-                     "addr+ 2001:db8::2/64"], "the last one is deprecated"
+    default = "0.0.0.0/0 via 198.51.100.1"
+    assert added == ["addr+ 198.51.100.7/24", f"route+ {default}", "route- 0.0.0.0/0 via 192.0.2.1",
+                     f"route+ {default}", f"route+ {default} from 198.51.100.7",
+                     "route- 192.0.2.0/24 from 192.0.2.2",
+                     "addr+ 2001:db8:9::7/64", "addr+ 2001:db8::2/64"], "the last one is deprecated"
     # What the kernel may have taken away with the old ones is there at the end.
     assert removed == [
-        "route- 0.0.0.0/0 via 192.0.2.1", "addr- 192.0.2.2/24", *added[:2],
-        "addr- 2001:db8::2/64", added[2], "route+ ::/0 via fe80::1"]
+        "addr- 192.0.2.2/24", *added[:2], f"route- {default} from 198.51.100.7",
+        "addr- 2001:db8::2/64", "addr+ 2001:db8:9::7/64", "route+ ::/0 via fe80::1"]
     assert made.left == {IPv4Address("192.0.2.2").packed, IPv6Address("2001:db8::2").packed}
 
 
 def test_gateway_beyond_the_prefix_has_a_route_of_its_own() -> None:
     far = replace(NET, ip4=replace(IP4, gateway=IPv4Address("203.0.113.1")))
     added, removed = texts(plan(NET, far, 7))
-    assert added == ["route+ 203.0.113.1/32", "route+ 0.0.0.0/0 via 203.0.113.1"]
-    assert removed == ["route- 0.0.0.0/0 via 192.0.2.1", *added]
-    back = texts(plan(far, NET, 7))[1]
-    assert back[:2] == ["route- 0.0.0.0/0 via 203.0.113.1", "route- 203.0.113.1/32"]
+    fresh = ["route+ 203.0.113.1/32", "route+ 0.0.0.0/0 via 203.0.113.1"]
+    assert added == [*fresh, "route- 0.0.0.0/0 via 192.0.2.1", *fresh]
+    assert removed == []
+    back = texts(plan(far, NET, 7))[0]
+    assert back[1:3] == ["route- 0.0.0.0/0 via 203.0.113.1", "route- 203.0.113.1/32"]
+
+
+def test_successor_in_the_same_subnet_has_its_route_before_the_old_address_goes() -> None:
+    added, removed = texts(plan(NET, replace(NET, ip4=replace(IP4, address=IPv4Address("192.0.2.3"))), 7))
+    preferred = "0.0.0.0/0 via 192.0.2.1 from 192.0.2.3"
+    assert added == ["addr+ 192.0.2.3/24", f"route+ {preferred}", "route+ 192.0.2.0/24 from 192.0.2.3",
+                     "route- 192.0.2.0/24 from 192.0.2.2"]
+    assert removed == ["addr- 192.0.2.2/24", "addr+ 192.0.2.3/24", "route+ 0.0.0.0/0 via 192.0.2.1",
+                       f"route- {preferred}"]
 
 
 def test_address_that_stays_with_another_length_is_not_left() -> None:
@@ -159,6 +172,8 @@ def test_namespace_ends_as_one_that_is_set_up_anew(arguments: str, moves: str) -
         assert carry_out(made._replace(removed=[])) == []
         old = ip("-6", "-o", "addr", "show", "dev", "g0", "deprecated")
         assert [line.split()[3] for line in old.splitlines()] == ["2001:db8::2/64"], "nobody takes it now"
+        for destination in ("203.0.113.9", "192.0.2.77", "198.51.100.77"):
+            assert "192.0.2.2" not in ip("route", "get", destination).split(), destination
         assert carry_out(made) == []
         assert ip("-6", "-o", "addr", "show", "dev", "g0", "deprecated") == ""
         found = shown("g0")

@@ -44,6 +44,15 @@ addr add {NEW6}/64 dev h0 nodad
 route add default via 192.0.2.1
 route replace default via 2001:db8:9::1
 """
+# Another address in the same subnet.
+HOST_STAYS = """
+addr del 203.0.113.2/24 dev h0
+addr del 2001:db8:1::2/64 dev h0
+addr add 203.0.113.9/24 dev h0
+addr add 2001:db8:1::9/64 dev h0 nodad
+route add default via 203.0.113.1
+route replace default via 2001:db8:1::1
+"""
 AGENT = """
 import errno, socket, subprocess, sys, threading
 sockets = {}
@@ -66,6 +75,13 @@ def do(word, *rest):
     if word == "wait":
         sockets[rest[0]].settimeout(20)
         return repr(sockets[rest[0]].recv(1))
+    if word == "again":
+        try:
+            sockets[rest[0]].settimeout(20)
+            return "DATA " + repr(sockets[rest[0]].recv(1))
+        except ConnectionResetError:
+            sockets[rest[0]] = socket.create_connection((rest[1], int(rest[2])), 10)
+        return sockets[rest[0]].getsockname()[0]
     if word == "ask":
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.settimeout(float(rest[2]))
@@ -198,6 +214,24 @@ def test_renumbering_resets_what_hangs_and_all_else_works(lab: Lab, places: Plac
     assert "172.17.0.0/16 via 172.16.0.2" in shown
     for address in (NEW4, NEW6):
         assert fetch(outside, address, 9000) == "inside"
+
+
+@pytest.mark.parametrize(("moves", "new4", "new6"), [
+    (HOST_MOVES, NEW4, NEW6),
+    (HOST_STAYS, "203.0.113.9", "2001:db8:1::9"),
+], ids=["another-subnet", "same-subnet"])
+@pytest.mark.parametrize("far", [FAR4, FAR6, "203.0.113.1"], ids=["ip4", "ip6", "old-neighbour"])
+def test_client_that_connects_anew_at_once_has_the_new_address(lab: Lab, places: Places, plain: bool,
+                                                              far: str, moves: str, new4: str,
+                                                              new6: str) -> None:
+    host, outside = places
+    connect(host, outside)
+    batch(outside, OUTSIDE_MOVES)
+    guest = Guest(lab, host, "--config-net", user=plain)
+    assert guest.ask(f"open it {far} {ECHO}") == "ok"
+    batch(host, moves)
+    assert guest.ask(f"again it {far} {ECHO}") == (new6 if far == FAR6 else new4)
+    assert guest.ask("echo it") == "hello"
 
 
 def test_guest_that_configures_itself_is_told_at_once(lab: Lab, places: Places, plain: bool) -> None:

@@ -93,6 +93,8 @@ class Following:
         self._guest: GuestNet | None = None
         self._gatherer: Gatherer | None = None
         self._interfaces: dict[str, int] = {}
+        self._is_changing = False  # the namespace is on its way to what was read last
+        self._has_missed = False   # a hint has come meanwhile
         self.on_changed: Callable[[GuestNet, Iterable[HostChange]], None] | None = None
 
     def start_reader(self, user: Identity | None) -> None:
@@ -131,6 +133,10 @@ class Following:
         """Read the host, and have what changed followed; False if it could not be read."""
         if self._network is None or self._guest is None:
             return True
+        if self._is_changing:
+            # One change after the other: else what the first one takes away may be what the second one added.
+            self._has_missed = True
+            return True
         try:
             found = self._host.read(self._resolvers)
             addresses = self._host.addresses()
@@ -164,11 +170,28 @@ class Following:
             Sweep(network.engine, gone, moved)
             return
         inside = plan(guest, renewal.guest, configurer.ifindex)
-        if inside.added:
-            configurer.carry_out(inside.added)
-            network.assign(renewal.guest)
-        # The resets have to arrive while the guest still has its old addresses.
-        Sweep(network.engine, gone, moved, inside.left, lambda: configurer.carry_out(inside.removed))
+        if not (gone or moved or any(inside)):
+            return
+
+        def reset() -> None:
+            if inside.added:
+                network.assign(renewal.guest)
+            Sweep(network.engine, gone, moved, inside.left, leave)
+
+        def leave() -> None:
+            configurer.carry_out(inside.removed)
+            self._on_changed_inside()
+
+        # A client that is reset connects anew at once, and has to find the new address. And the resets have
+        # to arrive while the guest still has its old addresses.
+        self._is_changing = True
+        configurer.carry_out(inside.added, reset)
+
+    def _on_changed_inside(self) -> None:
+        self._is_changing = False
+        if self._has_missed and self._gatherer is not None:
+            self._has_missed = False
+            self._gatherer.hint()
 
     def _tell(self, renewal: Renewal) -> None:
         for change in renewal.changes:
