@@ -67,7 +67,7 @@ def open_following(settings: Settings, configurer: Configurer | None = None) -> 
     from passt.follow.following import Following, wait_online
 
     if asked.wait_online_s is not None and not wait_online(settings, asked.wait_online_s):
-        log.warning(f"option '--wait-online' {asked.wait_online_s}: the host has no network yet; goes on"
+        log.warning(f"option '--wait-online={asked.wait_online_s}': the host has no network yet; goes on"
                     " with link-local addresses")
     return Following(settings, configurer) if asked.follow else None
 
