@@ -120,7 +120,8 @@ class Places:
 
 
 def read(arguments: str = "") -> GuestNet:
-    settings = build_settings("pasta", scan("pasta", ["--config-net", "-i", "h0", *arguments.split()]))[0]
+    options = ["--follow", "--config-net", "-i", "h0", *arguments.split()]
+    settings = build_settings("pasta", scan("pasta", options))[0]
     return replace(resolve(settings, read_host(interface="h0")), ifname="g0")
 
 
@@ -143,6 +144,55 @@ def shown(ifname: str) -> list[str]:
             if not words[0].startswith("fe80") and "linkdown" not in words[:1]:
                 lines.append(" ".join(words[:3] if "via" in words else words[:1]))
     return sorted(lines)
+
+
+@pytest.mark.needs_root
+def test_deprecated_address_stays_with_the_lifetime_that_it_has_on_the_host() -> None:
+    def run() -> None:
+        places = Places()
+        places.on_host(lambda: ip_batch("addr add 2001:db8:9::7/64 dev h0 nodad\n"))
+        before = places.on_host(read)
+        configure("g0", before, True, lifetimes=True)
+        with RtnlSocket() as rtnetlink:
+            ifindex = rtnetlink.get_link("g0").ifindex
+
+        def change(lifetimes: str) -> GuestNet:
+            places.on_host(lambda: ip_batch(f"addr change 2001:db8::2/64 dev h0 {lifetimes}\n"))
+            return places.on_host(read)
+
+        def lifetimes() -> list[str]:
+            words = ip("-6", "addr", "show", "dev", "g0", "to", "2001:db8::2").replace("sec", "").split()
+            return [words[words.index("valid_lft") + 1], words[words.index("preferred_lft") + 1]]
+
+        assert lifetimes() == ["forever", "forever"]
+        going = change("preferred_lft 0 valid_lft 1000")
+        made = plan(before, going, ifindex)
+        assert (made.left, made.removed) == (frozenset(), []), "its connections go on"
+        assert carry_out(made) == []
+        valid, preferred = lifetimes()
+        assert 900 < int(valid) <= 1000
+        assert preferred == "0"
+        assert not any(plan(going, places.on_host(read), ifindex)), "time passes by itself"
+        longer = change("preferred_lft 0 valid_lft 9000")
+        assert carry_out(plan(going, longer, ifindex)) == []
+        assert int(lifetimes()[0]) > 8900
+        ip("link", "del", "g0")
+        places.make_g0()
+        configure("g0", longer, True, lifetimes=True)
+        assert lifetimes()[1] == "0", "as at a start"
+        with RtnlSocket() as rtnetlink:
+            ifindex = rtnetlink.get_link("g0").ifindex
+        usual = change("preferred_lft 500 valid_lft 600")
+        assert carry_out(plan(longer, usual, ifindex)) == []
+        assert lifetimes() == ["forever", "forever"], "it lasts until the host loses it"
+        places.on_host(lambda: ip_batch("addr del 2001:db8::2/64 dev h0\n"))
+        assert plan(usual, places.on_host(read), ifindex).left == {IPv6Address("2001:db8::2").packed}
+        ip("link", "del", "g0")
+        places.make_g0()
+        configure("g0", going, True)
+        assert ip("-6", "addr", "show", "dev", "g0", "to", "2001:db8::2") == "", "nobody follows it"
+
+    isolated_as_root(run)
 
 
 @pytest.mark.needs_root

@@ -124,8 +124,8 @@ class Configurer:
 
     def _lose_patience(self, number: int) -> None:
         if self._awaited and self._awaited[0][0] <= number:
-            log.limited(log.WARNING, "configurer", "the process that configures the namespace does not answer,"
-                                                   " and is not waited for")
+            text = "the process that configures the namespace does not answer, and is not waited for"
+            log.limited(log.WARNING, "configurer", text)
             self._release(number)
 
     def _release(self, number: int) -> None:

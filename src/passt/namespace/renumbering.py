@@ -11,6 +11,10 @@ that will go are deprecated (RFC 6724 5, rule 3). IPv4 knows no such thing: ther
 route, the first address of the interface by default. So until the old address has gone, each route has
 another one like it in front that names a new source, and the kernel's route to the old prefix is removed.
 
+Deprecated and temporary addresses have the lifetimes of the host's (RFC 4862 5.5.4, RFC 8981): the former
+stay for the connections that have them, and the kernel counts both down. What is set anew on the host is set
+anew here.
+
 Routes that the kernel makes and removes with an address are left to it.
 """
 
@@ -26,7 +30,6 @@ from passt.light.values import IntEnum, NamedTuple
 from passt.namespace.interface import (
     PrefixRoute,
     host_prefix_routes,
-    is_usable,
     kernel_route,
     parsed_addresses,
     prefix_route_of,
@@ -94,7 +97,8 @@ def _add(made: Plan, old: Setup, new: Setup, successor: bytes | None, ifindex: i
                    key=new.routes.__getitem__)
     stale = sorted((payload for payload in old.routes if payload not in new.routes),
                    key=old.routes.__getitem__, reverse=True)
-    added = [_address(payload) for key, payload in new.addresses.items() if key not in old.addresses]
+    added = [_address(payload) for key, payload in new.addresses.items()
+             if key not in old.addresses or _lives_otherwise(old.addresses[key], payload)]
     added += map(_route, fresh)
     leaving = [key for key in old.addresses if key not in new.addresses]
     added += [_address(messages.deprecate_address(old.addresses[key])) for key in leaving
@@ -112,6 +116,10 @@ def _add(made: Plan, old: Setup, new: Setup, successor: bytes | None, ifindex: i
         removed += map(_route, sorted(new.routes, key=new.routes.__getitem__))
         removed += map(_no_route, preferred)
     return Plan(made.added + added, made.removed + removed, made.left | left)
+
+
+def _lives_otherwise(before: bytes, after: bytes) -> bool:
+    return messages.lifetime_state(before) != messages.lifetime_state(after)
 
 
 def _preferred_routes(new: Setup, successor: bytes | None) -> list[bytes]:
@@ -169,14 +177,14 @@ def describe(number: int, family: GuestFamily, ifindex: int) -> Setup:
 
 
 def _add_addresses(setup: Setup, number: int, family: GuestFamily, ifindex: int) -> None:
-    usable = [(entry, payload) for entry, payload in parsed_addresses(family) if is_usable(entry)]
+    usable = parsed_addresses(family, lifetimes=True)
     made = host_prefix_routes(family) if family.copied_routes else None
     for entry, payload in (reversed(usable) if number == AF_INET6 else usable):
         prefix_route = prefix_route_of(entry)
         is_unrouted = made is not None and (bool(entry.flags & AddressFlag.NOPREFIXROUTE)
                                             or (prefix_route is not None and prefix_route not in made))
         setup.addresses[entry.address, entry.prefix_len] = messages.retarget_address(
-            payload, ifindex, no_prefix_route=is_unrouted)
+            payload, ifindex, no_prefix_route=is_unrouted, lifetimes=True)
     if not usable and family.address is not None:
         length, flags = (_IP6_PREFIX_LEN, AddressFlag.NODAD) if number == AF_INET6 else (family.prefix_len, 0)
         setup.addresses[family.address.packed, length] = messages.build_address(

@@ -246,7 +246,8 @@ class _Pasta:
         make_tap(channel, self._guest.ifname, self._configure_tap, watch_ports=watch_ports)
 
     def _configure_tap(self) -> TapFacts:
-        facts = _configure(self._guest, config_net=self._settings.namespace.config_net)
+        facts = _configure(self._guest, config_net=self._settings.namespace.config_net,
+                           lifetimes=self._configurer is not None)
         if self._configurer is not None:
             self._configurer.run_inside(self._guest.ifname)
         return facts
@@ -341,10 +342,10 @@ def _leave(engine: Engine) -> None:
     engine.stop()
 
 
-def _configure(guest: GuestNet, *, config_net: bool) -> TapFacts:
+def _configure(guest: GuestNet, *, config_net: bool, lifetimes: bool) -> TapFacts:
     """Set up the interfaces of the network namespace that we are in: work of the child."""
     bring_lo_up()
-    facts = configure(guest.ifname, guest, config_net)
+    facts = configure(guest.ifname, guest, config_net, lifetimes=lifetimes)
     for warning in facts.warnings:
         log.warning(warning)
     return facts
