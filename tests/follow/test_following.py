@@ -23,7 +23,7 @@ from tests.support.isolated import HOST, PLAIN, ip_batch, isolated_as_root
 from tests.support.processes import LIMIT_S, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from passt.facts.guest import GuestNet
     from passt.facts.settings import Settings
@@ -54,7 +54,7 @@ class Network:
         self.guests: list[GuestNet] = []
         self.assigned: list[GuestNet] = []
         self.interfaces: set[str] = set()
-        self.anew: list[str] = []
+        self.anew: list[dict[str, int]] = []
 
     def renew(self, guest: GuestNet) -> None:
         self.guests.append(guest)
@@ -65,8 +65,9 @@ class Network:
     def listened_interfaces(self) -> set[str]:
         return self.interfaces
 
-    def listen_anew(self, ifname: str) -> None:
-        self.anew.append(ifname)
+    def listen_anew(self, indices: Mapping[str, int]) -> None:
+        if not self.anew or self.anew[-1] != indices:
+            self.anew.append(dict(indices))
 
 
 class Configurer:
@@ -279,13 +280,13 @@ def test_network_that_goes_and_comes_back_changes_nothing() -> None:
 def test_interface_that_is_made_anew_has_its_listeners_opened_again() -> None:
     bench = Bench(settings_of("-i h0"))
     bench.network.interfaces = {"h0", "none9"}
+    first = socket.if_nametoindex("h0")
     bench.start()
     ip_batch("link del h0\n")
-    bench.settle()
-    assert bench.network.anew == []
+    bench.until(lambda: bench.network.anew == [{"h0": first, "none9": 0}, {"h0": 0, "none9": 0}])
     ip_batch(HOST + PLAIN)
-    bench.settle()
-    bench.until(lambda: bench.network.anew == ["h0"])
+    bench.until(lambda: bench.network.anew[-1] == {"h0": socket.if_nametoindex("h0"), "none9": 0})
+    assert bench.network.anew[-1] != bench.network.anew[0]
     guest = bench.network.guests[-1]
     assert guest.ip4 is not None
     assert guest.ip4.template_ifindex == socket.if_nametoindex("h0")

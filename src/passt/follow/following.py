@@ -27,7 +27,7 @@ from passt.namespace.renumbering import plan
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Protocol
 
     from passt.facts.guest import GuestNet
@@ -62,10 +62,10 @@ if TYPE_CHECKING:
             """Take it that the guest has the addresses of *guest* now."""
 
         def listened_interfaces(self) -> Iterable[str]:
-            """Name the interfaces to which listeners are bound."""
+            """Name the interfaces that port rules name."""
 
-        def listen_anew(self, ifname: str) -> None:
-            """Bind the listeners of an interface again, as it was made anew."""
+        def listen_anew(self, indices: Mapping[str, int]) -> None:
+            """Bind the listeners again whose interface is another one now; *indices* are those of all."""
 
 
 RESOLV_CONF = "/etc/resolv.conf"
@@ -92,7 +92,6 @@ class Following:
         self._network: Followed | None = None
         self._guest: GuestNet | None = None
         self._gatherer: Gatherer | None = None
-        self._interfaces: dict[str, int] = {}
         self._is_changing = False  # the namespace is on its way to what was read last
         self._has_missed = False   # a hint has come meanwhile
         self.on_changed: Callable[[GuestNet, Iterable[HostChange]], None] | None = None
@@ -106,7 +105,6 @@ class Following:
         self._network, self._guest = network, guest
         engine = network.engine
         self._gatherer = Gatherer(self._read_again, engine.call_later, time.monotonic)
-        self._interfaces = self._indices(network.listened_interfaces())
         engine.add_reader(self._watch.fileno(), self._on_news)
         if self._resolver_reader is not None:
             self._resolver_reader.start(engine, self._on_resolv_conf)
@@ -147,10 +145,7 @@ class Following:
             return False
         gone, self._addresses = self._addresses - addresses, addresses
         self._follow(self._network, self._guest, found, gone)
-        for ifname, ifindex in interfaces.items():
-            if ifindex and ifindex != self._interfaces.get(ifname):
-                self._network.listen_anew(ifname)
-        self._interfaces |= {ifname: ifindex for ifname, ifindex in interfaces.items() if ifindex}
+        self._network.listen_anew(interfaces)
         return True
 
     def _follow(self, network: Followed, guest: GuestNet, found: HostFacts, gone: frozenset[bytes]) -> None:

@@ -40,6 +40,7 @@ from passt.run.network import (
     follows_ports,
     load_all,
     open_following,
+    open_helper,
     open_ports,
     open_ports_file,
     print_banner,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from passt.namespace.existing import PathWatch, ProcfsWatch
     from passt.process.background import Background
     from passt.process.identity import Identity
+    from passt.run.port_helper import PortHelper
     from passt.run.steering import Steering
 
     Watch = ProcessWatch | ProcfsWatch | PathWatch
@@ -119,6 +121,7 @@ class _Pasta:
         self._ports = open_ports(settings.forwarding, self._guest, changes=settings.control.changes_ports)
         self._settings = settle_ports(settings, self._ports)
         self._steering: Steering | None = None
+        self._helper: PortHelper | None = None
         if _must_load_first(settings.namespace, self._user):
             load_all()
 
@@ -135,6 +138,9 @@ class _Pasta:
             from passt.run.steering import Steering
 
             self._steering = Steering(self._conf_path, self._background, self._ports.binder, self._user)
+            self._helper = self._steering.helper
+        else:
+            self._helper = open_helper(self._settings, self._ports, self._user)
 
     def run_command(self, command: pid1.Command) -> int:
         """Run *command* in new namespaces and return its status."""
@@ -266,7 +272,7 @@ class _Pasta:
         if bypassed:
             import passt.dataplane.sockets.namespace_thread  # noqa: F401 - no file can be read when it starts
         return Network(self._settings, self._guest, self._ports, bypassed=bypassed,
-                       helper=self._steering.helper if self._steering is not None else None)
+                       helper=self._helper)
 
     def _connect(self, network: Network, child: Child, change_user: Callable[[], None] | None) -> None:
         """Wait for the tap of *child*, attach it, give up paths, and open the namespace's ports.
