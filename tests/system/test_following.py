@@ -387,7 +387,8 @@ def test_port_of_a_link_local_address_whose_interface_is_made_again(lab: Lab, pl
     batch(host, "addr add fe80::88/64 dev h0 nodad")
     guest = Guest(lab, host, "--config-net", "-t", "fe80::88/9000", user=plain)
     assert guest.ask("serve 9000") == "ok"
-    assert fetch(outside, "fe80::88%o0", 9000) == "inside"
+    # The outside gets its own link-local address in a moment.
+    wait_until(lambda: fetch(outside, "fe80::88%o0", 9000) == "inside", "the port is forwarded")
     batch(host, "link del h0")
     connect_again(host, outside)
     batch(host, "addr add fe80::88/64 dev h0 nodad")
