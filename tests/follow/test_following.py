@@ -187,6 +187,21 @@ def test_flows_are_reset_when_the_namespace_has_the_new_address_and_it_loses_the
 
 
 @in_a_host(HOST + PLAIN)
+def test_guest_is_not_taken_to_have_an_address_that_nobody_could_add() -> None:
+    configurer = Configurer()
+    bench = Bench(settings_of("--config-net", "pasta"), configurer)
+    bench.network.engine.records = [make_flow(0, local_address=bytes((192, 0, 2, 2)))]
+    bench.start()
+    ip_batch(MOVE)
+    bench.until(lambda: bool(configurer.orders))
+    configurer.ifindex = 0         # it has ended
+    configurer.acknowledge()
+    bench.settle()
+    assert bench.network.assigned == []
+    assert bench.network.engine.closed == [(0, 3)]
+
+
+@in_a_host(HOST + PLAIN)
 def test_change_during_a_change_waits_for_its_end() -> None:
     configurer = Configurer()
     bench = Bench(settings_of("--config-net", "pasta"), configurer)

@@ -169,7 +169,7 @@ class Following:
             return
 
         def reset() -> None:
-            if inside.added:
+            if inside.added and configurer.ifindex:
                 network.assign(renewal.guest)
             Sweep(network.engine, gone, moved, inside.left, leave)
 

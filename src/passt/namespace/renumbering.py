@@ -128,7 +128,7 @@ def _preferred_routes(new: Setup, successor: bytes | None) -> list[bytes]:
         return []
     # Each is put in front of those to the same place.
     return [routes.prefer_source(payload, successor) for payload in reversed(new.routes)
-            if payload[0] == AF_INET and routes.RouteMessage.parse(payload).source is None]
+            if payload[0] == AF_INET and not routes.has_source(payload)]
 
 
 def _leave_prefixes(old: Setup, new: Setup, leaving: Sequence[tuple[bytes, int]], ifindex: int

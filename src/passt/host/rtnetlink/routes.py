@@ -228,6 +228,11 @@ def build_prefix_route(ifindex: int, network: bytes, prefix_len: int, priority: 
             + build_attribute(RouteAttribute.PREFSRC, source))
 
 
+def has_source(payload: bytes) -> bool:
+    """Return whether a route names a preferred source."""
+    return _PREFSRC in parse_attributes(payload, _ROUTE.size)
+
+
 def prefer_source(payload: bytes, source: bytes) -> bytes:
     """Turn an RTM_NEWROUTE payload without preferred source into one with *source*."""
     return payload + build_attribute(RouteAttribute.PREFSRC, source)
