@@ -54,7 +54,8 @@ class Engine:
     def renew(self, our_ip4: bytes) -> None:
         """Forget what the policy and the responder have said: they decide by another network from now on.
 
-        *our_ip4* is as at the start. Flows that there are go where they went.
+        *our_ip4* is as at the start; at its eight predecessors the guest finds the DHCP server, too. Flows
+        that there are go where they went.
         """
 
     def set_neighbours(self, entries: dict[bytes, bytes]) -> None:

@@ -28,7 +28,7 @@ from passt.namespace.renumbering import plan
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Protocol
 
     from passt.facts.guest import GuestNet
@@ -66,10 +66,10 @@ if TYPE_CHECKING:
             """Show the guest hosts on our link by these MAC addresses from now on, and others by ours."""
 
         def listened_interfaces(self) -> Iterable[str]:
-            """Name the interfaces to which listeners are bound."""
+            """Name the interfaces that port rules name."""
 
-        def listen_anew(self, ifname: str) -> None:
-            """Bind the listeners of an interface again, as it was made anew."""
+        def listen_anew(self, indices: Mapping[str, int]) -> None:
+            """Bind the listeners again whose interface is another one now; *indices* are those of all."""
 
 
 RESOLV_CONF = "/etc/resolv.conf"
@@ -97,7 +97,8 @@ class Following:
         self._network: Followed | None = None
         self._guest: GuestNet | None = None
         self._gatherer: Gatherer | None = None
-        self._interfaces: dict[str, int] = {}
+        self._is_changing = False  # the namespace is on its way to what was read last
+        self._has_missed = False   # a hint has come meanwhile
         self.on_changed: Callable[[GuestNet, Iterable[HostChange]], None] | None = None
 
     def start_reader(self, user: Identity | None) -> None:
@@ -109,7 +110,6 @@ class Following:
         self._network, self._guest = network, guest
         engine = network.engine
         self._gatherer = Gatherer(self._read_again, engine.call_later, time.monotonic)
-        self._interfaces = self._indices(network.listened_interfaces())
         engine.add_reader(self._watch.fileno(), self._on_news)
         if self._resolver_reader is not None:
             self._resolver_reader.start(engine, self._on_resolv_conf)
@@ -137,6 +137,10 @@ class Following:
         """Read the host, and have what changed followed; False if it could not be read."""
         if self._network is None or self._guest is None:
             return True
+        if self._is_changing:
+            # One change after the other: else what the first one takes away may be what the second one added.
+            self._has_missed = True
+            return True
         try:
             found = self._host.read(self._resolvers)
             addresses = self._host.addresses()
@@ -147,10 +151,7 @@ class Following:
             return False
         gone, self._addresses = self._addresses - addresses, addresses
         self._follow(self._network, self._guest, found, gone)
-        for ifname, ifindex in interfaces.items():
-            if ifindex and ifindex != self._interfaces.get(ifname):
-                self._network.listen_anew(ifname)
-        self._interfaces |= {ifname: ifindex for ifname, ifindex in interfaces.items() if ifindex}
+        self._network.listen_anew(interfaces)
         return True
 
     def _follow(self, network: Followed, guest: GuestNet, found: HostFacts, gone: frozenset[bytes]) -> None:
@@ -171,11 +172,28 @@ class Following:
             Sweep(network.engine, gone, moved)
             return
         inside = plan(guest, renewal.guest, configurer.ifindex)
-        if inside.added:
-            configurer.carry_out(inside.added)
-            network.assign(renewal.guest)
-        # The resets have to arrive while the guest still has its old addresses.
-        Sweep(network.engine, gone, moved, inside.left, lambda: configurer.carry_out(inside.removed))
+        if not (gone or moved or any(inside)):
+            return
+
+        def reset() -> None:
+            if inside.added and configurer.ifindex:
+                network.assign(renewal.guest)
+            Sweep(network.engine, gone, moved, inside.left, leave)
+
+        def leave() -> None:
+            configurer.carry_out(inside.removed)
+            self._on_changed_inside()
+
+        # A client that is reset connects anew at once, and has to find the new address. And the resets have
+        # to arrive while the guest still has its old addresses.
+        self._is_changing = True
+        configurer.carry_out(inside.added, reset)
+
+    def _on_changed_inside(self) -> None:
+        self._is_changing = False
+        if self._has_missed and self._gatherer is not None:
+            self._has_missed = False
+            self._gatherer.hint()
 
     def _tell(self, renewal: Renewal) -> None:
         for change in renewal.changes:

@@ -83,9 +83,9 @@ class Dispatcher:
         """Make all responders anew for *net*."""
         ip4, ip6 = net.ip4, net.ip6
         self._arp = ArpResponder(ip4, self._neighbours, self._is_guest) if ip4 else None
-        self._dhcp = None
+        served, self._dhcp = self._dhcp, None
         if ip4 and self._has_dhcp and can_serve(ip4):
-            self._dhcp = DhcpResponder(net, ip4, lease_s=self._lease_s, warn=self._warn)
+            self._dhcp = DhcpResponder(net, ip4, lease_s=self._lease_s, warn=self._warn, before=served)
         self._dhcpv6 = None
         if ip6 and self._has_dhcpv6 and ip6.our_link_local:
             self._dhcpv6 = Dhcpv6Responder(net, ip6, ip6.our_link_local, lease_s=self._lease_s)
@@ -172,14 +172,14 @@ class Dispatcher:
         if datagram.destination_port != dhcp.SERVER_PORT:
             return []
         self._enter("dhcp")
-        reply = responder.respond(dhcp.DhcpMessage.parse(datagram.payload), packet.source)
+        reply = responder.respond(dhcp.DhcpMessage.parse(datagram.payload), packet.source,
+                                  packet.destination)
         if isinstance(reply, str):
             self._note(f"dhcp: no answer to {format_mac(frame.source)}: {reply}")
             return self._count_refusal("dhcp")
         self._count_answer("dhcp", frame, reply.kind)
-        source = responder.server_id
-        udp = UdpDatagram(dhcp.SERVER_PORT, reply.port, reply.payload).build(source, reply.destination)
-        answer = Ip4Packet(source, reply.destination, IpProtocol.UDP, udp)
+        udp = UdpDatagram(dhcp.SERVER_PORT, reply.port, reply.payload).build(reply.source, reply.destination)
+        answer = Ip4Packet(reply.source, reply.destination, IpProtocol.UDP, udp)
         mac = MAC_BROADCAST if reply.destination == IP4_BROADCAST else frame.source
         return [self._wrap(mac, EtherType.IP4, answer.build())]
 

@@ -25,6 +25,10 @@ from passt.dataplane.link.meta cimport TxMeta
 from passt.dataplane.observe.frame_observer cimport Watch
 from passt.dataplane.state.udp cimport UdpState
 
+cdef enum:
+    N_FORMER = 8                  # addresses of ours that a client of DHCP may remember
+
+
 cdef class Core
 
 ctypedef void (*FlowEvent)(Core core, Flow *flow, int side, uint32_t events) noexcept nogil
@@ -82,6 +86,8 @@ cdef class Core:
     # The frames that go to the guest, and those that are taken from it.
     cdef uint8_t our_mac[6]
     cdef uint8_t our_ip4[4]       # address by which we speak to the guest; 0.0.0.0: none
+    cdef uint8_t former_ip4[N_FORMER][4]   # those before it, at which the guest may look for the DHCP server
+    cdef uint32_t n_former        # how many there were
     cdef uint32_t mtu             # bytes; 0: none assigned
     cdef uint64_t descriptors     # that the process may have
     cdef uint32_t max_datagram_sockets   # of them, for flows of datagrams

@@ -13,7 +13,7 @@ from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.flow.table cimport FlowTable
 from passt.dataplane.packet.headers cimport (
     ETH_ALEN, ETH_HLEN, ETH_MIN_FRAME, ETHERTYPE_IP4, ETHERTYPE_IP6, IP4_DF, IP4_HLEN, IP6_HLEN, EthHdr,
-    Ip4Hdr, Ip6Hdr,
+    Ip4Hdr, Ip6Hdr, is_zero,
 )
 from passt.dataplane.core.first_syns cimport FirstSyns
 from passt.dataplane.core.known_answers cimport KnownAnswers
@@ -90,7 +90,11 @@ cdef class Core:
         """The policy and the responder say something else from now on: forget what they have said."""
         if len(our_ip4) != 4:
             raise ValueError("an IPv4 address has 4 bytes")
-        memcpy(self.our_ip4, <const char *>our_ip4, 4)
+        if memcmp(self.our_ip4, <const char *>our_ip4, 4):
+            if not is_zero(self.our_ip4, 4):
+                memcpy(self.former_ip4[self.n_former % N_FORMER], self.our_ip4, 4)
+                self.n_former += 1
+            memcpy(self.our_ip4, <const char *>our_ip4, 4)
         self.answers = KnownAnswers((<const char *>self.answers.secret)[:16])
         self.bypass.decisions.forget()
 
