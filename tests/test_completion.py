@@ -77,6 +77,10 @@ def test_bash_offers_exactly_the_options_of_a_program(program: str) -> None:
     (["--mtu", "1500", "mkfif"], ["mkfifo"]),
     (["--", "mkfif"], ["mkfifo"]),
     (["--hostname", ""], [""]),
+    (["--wait-online", "=", "3"], ["30"]),
+    (["--wait-online", "=", "10", "--mt"], ["--mtu"]),
+    (["--wait-online", "--mt"], ["--mtu"]),
+    (["--wait-online", "mkfif"], ["mkfifo"]),
     (["-l", "/etc/host"], ["/etc/hosts"]),
 ])
 def test_bash_completes_words_of_pasta(words: list[str], expected: list[str]) -> None:
@@ -146,7 +150,8 @@ def test_fish_offers_exactly_the_options_of_a_program(program: str) -> None:
 @pytest.mark.parametrize(("line", "expected"), [
     ("pasta --tcp-ports n", "none"), ("pasta -i l", "lo"), ("pasta --runas roo", "root"),
     ("pasta mkfif", "mkfifo"), ("passt --mtu 15", "1500"), ("qrap --v", "--version"),
-    ("pesto -C S", "SPLICE"), ("pesto /etc/host", "/etc/hosts"),
+    ("pasta --wait-online=3", "--wait-online=30"), ("pesto -C S", "SPLICE"),
+    ("pesto /etc/host", "/etc/hosts"),
 ])
 def test_fish_completes_words(line: str, expected: str) -> None:
     assert expected in fish(line.partition(" ")[0], line)

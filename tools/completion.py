@@ -58,22 +58,28 @@ def summary(option: Option) -> str:
 def bash(program: str) -> str:
     """Make the file for bash; it needs nothing of the bash-completion package."""
     options = known(program)
-    valued = [option for option in options if option.argument]
+    valued = [option for option in options if option.argument and not option.implied]
+    either = [option for option in options if option.implied]
     cases = []
-    for value in dict.fromkeys(VALUES[option.name] for option in valued):
+    for value in dict.fromkeys(VALUES[option.name] for option in valued + either):
         names = [name for option in valued if VALUES[option.name] == value for name in spellings(option)]
+        names += [f"{name}=" for option in either if VALUES[option.name] == value
+                  for name in spellings(option)]
         cases += [f"    {' | '.join(names)})", f"        {_bash_reply(value)}", "        return ;;"]
     flags = " ".join(name for option in options for name in spellings(option))
     with_value = " | ".join(name for option in valued for name in spellings(option))
     operand = {PASTA: _BASH_COMMAND, PESTO: _BASH_FILE}.get(program, "            return\n")
+    labels = " | ".join(name for option in either for name in spellings(option))
     return _BASH.format(head=_HEAD, program=program, cases="\n".join(cases), flags=flags,
-                        with_value=with_value, operand=operand)
+                        with_value=with_value, operand=operand,
+                        skip=_BASH_SKIP.format(labels=labels) if either else "",
+                        mark=_BASH_MARK.format(labels=labels) if either else "")
 
 
 _BASH = """# bash completion for {program}(1): {head}
 
 _passt_{program}() {{
-    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}} word i
+    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}} word i given=
     COMPREPLY=()
     # An option's operand begins with the first word that is neither an option nor an option's argument.
     for ((i = 1; i < COMP_CWORD; i++)); do
@@ -85,7 +91,7 @@ _passt_{program}() {{
         {with_value})
             [ "${{COMP_WORDS[i + 1]}}" = = ] && ((i++))
             ((i++)) ;;
-        -*) ;;
+{skip}        -*) ;;
         *)
             break ;;
         esac
@@ -94,15 +100,26 @@ _passt_{program}() {{
 {operand}    fi
     if [ "$cur" = = ]; then
         cur=
+        given==
     elif [ "$prev" = = ]; then
         prev=${{COMP_WORDS[COMP_CWORD - 2]}}
+        given==
     fi
-    case $prev in
+{mark}    case $prev in
 {cases}
     esac
     mapfile -t COMPREPLY < <(compgen -W '{flags}' -- "$cur")
 }}
 complete -F _passt_{program} {program}
+"""
+# Options whose argument may be left out: only behind "=" there is one.
+_BASH_SKIP = """        {labels})
+            [ "${{COMP_WORDS[i + 1]}}" = = ] && ((i += 2)) ;;
+"""
+_BASH_MARK = """    case $prev in
+    {labels})
+        prev+=$given ;;
+    esac
 """
 _BASH_COMMAND = """        if ((i < COMP_CWORD)); then
             compopt -o default 2>/dev/null
@@ -140,7 +157,9 @@ def zsh(program: str) -> str:
         text = summary(option).replace("[", "(").replace("]", ")").replace(":", " ").replace("'", "'\\''")
         for name in names:
             takes = "" if not option.argument else "=" if name.startswith("--") else "+"
-            action = f":{option.argument.translate(_ZSH_PLAIN)}:{_zsh_action(option)}" if takes else ""
+            colon = ":" if not option.implied else "::"
+            takes += "-" if option.implied else ""
+            action = f"{colon}{option.argument.translate(_ZSH_PLAIN)}:{_zsh_action(option)}" if takes else ""
             lines.append(f"    '{'*' if repeats else ''}{head}{name}{takes}[{text}]{action}' \\")
     if program == PASTA:
         lines += ["    '(-):command or PID: _command_names -e' \\", "    '*:: :_normal'"]
@@ -185,6 +204,8 @@ def _fish_value(option: Option) -> str:
         return " -r -F"
     if value == NAMESPACES:
         return f" -r -F -a '({_LIST_NAMESPACES})'"
+    if option.implied:
+        return f" -f -a '{value}'"
     made = {USERS: "(__fish_complete_users)", INTERFACES: f"({_LIST_INTERFACES})"}.get(value, value)
     return f" -x -a '{made}'" if made else " -x"
 

@@ -49,6 +49,7 @@ COUNTERS = {
     "splice_copies",
     "pipes_open",
     "sockets_ready",
+    "neighbours",
     "flows_opened",
     "flows_refused",
     "tcp_retransmits",
@@ -205,6 +206,21 @@ def test_renewal_forgets_answers_and_moves_the_dhcp_server(bench: Bench) -> None
     bench.give(udp(G4, 68, "198.51.100.1", 67, b"renewal"))
     bench.turn()
     assert len(bench.responder.frames) == 3
+    # A client renews where its lease came from, though that has another address now; not for ever.
+    former = udp(G4, 68, "198.51.100.1", 67, b"renewal")
+    for number in range(8):
+        bench.engine.renew(packed(f"198.51.100.{2 + number}"))
+        bench.engine.renew(packed(f"198.51.100.{2 + number}"))
+        bench.give(former)
+        bench.turn()
+        assert len(bench.responder.frames) == 4 + number
+    bench.engine.renew(packed("198.51.100.99"))
+    bench.give(former)
+    bench.turn()
+    assert len(bench.responder.frames) == 11, "it is an address like any other again"
+    bench.give(udp(G4, 68, "198.51.100.9", 67, b"renewal"), udp(G4, 68, "0.0.0.0", 67, b"none at the start"))
+    bench.turn()
+    assert len(bench.responder.frames) == 12
     for wrong in (b"", bytes(3), bytes(16)):
         with pytest.raises(ValueError, match="4 bytes"):
             bench.engine.renew(wrong)

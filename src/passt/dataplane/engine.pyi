@@ -55,7 +55,16 @@ class Engine:
     def renew(self, our_ip4: bytes) -> None:
         """Forget what the policy and the responder have said: they decide by another network from now on.
 
-        *our_ip4* is as at the start. Flows that there are go where they went.
+        *our_ip4* is as at the start; at its eight predecessors the guest finds the DHCP server, too. Flows
+        that there are go where they went.
+        """
+
+    def set_neighbours(self, entries: dict[bytes, bytes]) -> None:
+        """Let frames from the addresses in *entries* bear the MAC addresses there, from now on; others ours.
+
+        At most 512, packed, as the guest sees them. What the responder answered for those that change is
+        forgotten. A frame to a station that has the very MAC address bears ours. Raises ValueError for more,
+        or another length.
         """
 
     def attach_tap(self, fd: int, guest_mac: bytes, offloads: int) -> None:

@@ -86,6 +86,9 @@ cdef class Engine:
     def renew(self, bytes our_ip4):
         self.core.renew(our_ip4)
 
+    def set_neighbours(self, dict entries):
+        self.core.set_neighbours(entries)
+
     def attach_tap(self, int fd, bytes guest_mac, uint32_t offloads):
         if len(guest_mac) != ETH_ALEN:
             raise ValueError("a MAC address has 6 bytes")
@@ -404,6 +407,7 @@ cdef class Engine:
 
     def counters(self):
         result = stats_as_dict(&self.core.stats)
+        result["neighbours"] = self.core.neighbours.n
         result["sockets_ready"] = self.core.bypass.spare_sockets.n[0] + self.core.bypass.spare_sockets.n[1]
         if self.core.bypass.namespace_thread is not None:
             result["sockets_ready"] += self.core.bypass.namespace_thread.n_ready()

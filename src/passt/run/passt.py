@@ -21,6 +21,7 @@ from passt.run.network import (
     Network,
     load_all,
     open_following,
+    open_helper,
     open_ports,
     open_ports_file,
     print_banner,
@@ -93,6 +94,9 @@ class _Passt:
             from passt.run.steering import Steering
 
             self._steering = Steering(settings.control.conf_path, background, self._ports.binder, self._user)
+            self._helper = self._steering.helper
+        else:
+            self._helper = open_helper(settings, self._ports, self._user)
         load_all(*(_SHARING_PARTS if settings.socket.vhost_user else ()))
 
     def run(self) -> int:
@@ -147,7 +151,7 @@ class _Passt:
         self._progress.enter("network")
         wait_limit.prepare()
         network = Network(self._settings, self._guest, self._ports,
-                          helper=self._steering.helper if self._steering is not None else None)
+                          helper=self._helper)
         attach: Attach = network.engine.attach_stream
         if self._settings.socket.vhost_user:
             attach = vhost_sessions(network.engine, self._guest)
