@@ -42,6 +42,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
                              "'none' measures peers only")  # fmt: skip
     parser.add_argument("--pasta", metavar="PATH", default=install.PASTA_PATH,
                         help="the C program's pasta, its passt beside it (default: Debian's)")  # fmt: skip
+    parser.add_argument("--with-top", action="store_true",
+                        help="start ours with --control, and attach 'passtctl top' to it")  # fmt: skip
     parser.add_argument("--no-install", action="store_true", help="install no missing peer")
     options = parser.parse_args(argv)
     if options.rounds is not None and options.rounds < 1:
@@ -111,16 +113,20 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     if loud := machine.noise():
         print(f"bench: {loud}", file=sys.stderr)
         notes.append(loud)
+    if options.with_top:
+        notes.append("'passtctl top' is attached to ours, but for startup, stream and vhost")
     plan = Plan(
         project=str(PROJECT), load=str(load), cpus=sorted(os.sched_getaffinity(0))[:2],
         programs=[Program(rows.LOOPBACK, (), ""), *ours, *peers], groups=groups,
         rounds=options.rounds or (FULL_ROUNDS if options.full else SHORT_ROUNDS),
         seconds=options.seconds or (FULL_SECONDS if options.full else SHORT_SECONDS),
+        with_top=options.with_top,
     )  # fmt: skip
     record = run_inside(plan)
     return {
         "machine": machine.facts(),
-        "settings": {"rounds": plan.rounds, "seconds": plan.seconds, "groups": groups, "cpus": plan.cpus},
+        "settings": {"rounds": plan.rounds, "seconds": plan.seconds, "groups": groups, "cpus": plan.cpus,
+                     "with_top": plan.with_top},
         "programs": [{"name": p.name, "command": p.command, "version": p.version} for p in plan.programs],
         "samples": record["samples"], "failures": record["failures"], "notes": notes + record["notes"],
     }  # fmt: skip

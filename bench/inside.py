@@ -38,6 +38,7 @@ class Plan:
     groups: list[str]
     rounds: int
     seconds: float
+    with_top: bool = False    # our sessions are watched by `passtctl top`
 
     def to_json(self) -> str:
         """Return the form that from_json() reads."""
@@ -107,6 +108,7 @@ class Runner:
                 self._run_phase(index, [s for s in chosen if (s.mtu, s.forward) == (mtu, forward)])
             if Group.STARTUP in self.plan.groups:
                 self._run_startup(index, "startup", programs.startup_ms)
+                self._run_startup(index, "startup_all", programs.startup_all_ms)
                 self._run_startup(index, "startup_attach", programs.attach_ms)
             if Group.STREAM in self.plan.groups:
                 self._run_sum(index)
@@ -257,7 +259,9 @@ class Phase:
         if attempts >= START_ATTEMPTS:
             raise SectionFailed(reason)
         try:
-            session = programs.start(self._runner.lab, program, self._like.mtu, forward=self._like.forward)
+            session = programs.start(
+                self._runner.lab, program, self._like.mtu, forward=self._like.forward,
+                watched=self._runner.plan.with_top and program.name == rows.OURS)  # fmt: skip
         except SectionFailed as error:
             self._failed[program.name] = (attempts + 1, f"did not start: {error}")
             raise SectionFailed(f"did not start: {error}") from error

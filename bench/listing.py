@@ -1,10 +1,15 @@
 """How long traffic waits while somebody looks: `python -m bench.listing`, as root, from the root of the tree.
 
 Our pasta has as many open connections as are asked for, or as descriptors allow; over one more, single bytes
-go to and fro. Their longest and usual round trips are printed for three spans of time: nobody looks, all
-flows are listed again and again by the control socket, `passtctl top` is attached. What the machine does
-meanwhile is in the first figure, too; only the difference to it is ours. Memory is that with --control and
-without, at rest.
+go to and fro. Their longest and usual round trips are printed for some spans of time: nobody looks, all
+flows are listed again and again by the control socket, the same by one who takes only what processors have
+left over (SCHED_IDLE, sched(7)), `passtctl top` is attached. What the machine does meanwhile is in the first
+figure, too; only the difference to it is ours.
+
+What pauses traffic is a turn of our loop, in which nothing is waited for. Beside the round trips stand the
+longest turn, what it had of a processor (for the rest of it others had all of them), the most that any turn
+had, and how long and how often our thread waited for a processor in the whole span (schedstat, in
+proc_pid_schedstat of the kernel's documentation). Memory is that with --control and without, at rest.
 """
 
 import argparse
@@ -18,7 +23,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +32,7 @@ from bench.errors import BenchError
 
 PASTA = str(PROJECT / ".venv/bin/pasta")
 PASSTCTL = str(PROJECT / ".venv/bin/passtctl")
+MAX_SECONDS = 30       # of which /v1/turns measures twice as many
 PER_PORT = 20_000      # connections to one port: what ephemeral ports there are
 # Opens COUNT connections to the ports and holds them; then answers each line of standard input, a number of
 # seconds, with the round trips of that time, in microseconds.
@@ -86,6 +91,20 @@ while True:
 """
 
 
+# The lister, a process of its own: for SECONDS, and prints how long each list took.
+LISTER = """
+import json, sys, time
+from bench.listing import list_all
+path, seconds = sys.argv[1], float(sys.argv[2])
+took, end = [], time.monotonic() + seconds
+while not took or time.monotonic() < end:
+    start = time.monotonic()
+    list_all(path)
+    took.append(time.monotonic() - start)
+print(json.dumps(took))
+"""
+
+
 class UnixConnection(http.client.HTTPConnection):
     """HTTP on a UNIX socket."""
 
@@ -104,9 +123,13 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="bench.listing", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--flows", type=int, default=60_000, metavar="N", help="connections to open")
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of each span of time")
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="S",
+                        help=f"of each span of time, 1 to {MAX_SECONDS}")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if not 1 <= options.seconds <= MAX_SECONDS:
+        parser.error(f"--seconds needs a number from 1 to {MAX_SECONDS}")
+    return options
 
 
 def raise_limit(wanted: int) -> int:
@@ -187,30 +210,46 @@ def list_all(path: str) -> int:
     return n_found
 
 
-def measure(client: subprocess.Popen[str], seconds: float) -> dict[str, Any]:
-    """Have round trips measured."""
-    pipe(client.stdin).write(f"{seconds}\n")
-    pipe(client.stdin).flush()
-    found: dict[str, Any] = json.loads(pipe(client.stdout).readline())
+def ask(path: str, target: str) -> dict[str, Any]:
+    """Return what one request is answered."""
+    connection = UnixConnection(path)
+    connection.request("GET", target)
+    found: dict[str, Any] = json.loads(connection.getresponse().read())
+    connection.close()
     return found
 
 
-def measure_while_listing(client: subprocess.Popen[str], path: str, seconds: float) -> dict[str, Any]:
-    """Have round trips measured while all flows are listed again and again."""
-    took_s: list[float] = []
-    is_over = threading.Event()
+def waits(pid: int) -> tuple[float, int]:
+    """Return for how long a process waited for a processor, in seconds, and how often it had one."""
+    words = Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()
+    return int(words[1]) / 1e9, int(words[2])
 
-    def look() -> None:
-        while not is_over.is_set():
-            start = time.monotonic()
-            list_all(path)
-            took_s.append(time.monotonic() - start)
 
-    thread = threading.Thread(target=look)
+def measure(client: subprocess.Popen[str], path: str, seconds: float) -> dict[str, Any]:
+    """Have round trips measured, and the turns of our loop."""
+    turns: dict[str, Any] = {}
+    pid = ask(path, "/v1/info")["pid"]
+    before = waits(pid)
+    thread = threading.Thread(target=lambda: turns.update(ask(path, f"/v1/turns?seconds={seconds:.0f}")))
     thread.start()
-    found = measure(client, seconds)
-    is_over.set()
+    pipe(client.stdin).write(f"{seconds}\n")
+    pipe(client.stdin).flush()
+    found: dict[str, Any] = json.loads(pipe(client.stdout).readline())
     thread.join()
+    after = waits(pid)
+    return found | turns | {"waited_s": after[0] - before[0], "waits": after[1] - before[1]}
+
+
+def measure_while_listing(client: subprocess.Popen[str], path: str, seconds: float, *, idle: bool
+                          ) -> dict[str, Any]:
+    """Have them measured while all flows are listed again and again, *idle*: by one who gives way to all."""
+    command = [sys.executable, "-c", LISTER, path, str(seconds)]
+    lister = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    if idle:
+        os.sched_setscheduler(lister.pid, os.SCHED_IDLE, os.sched_param(0))
+    with ended(lister):
+        found = measure(client, path, seconds)
+        took_s: list[float] = json.loads(pipe(lister.stdout).readline())
     return found | {"lists": len(took_s), "list_s": sorted(took_s)[len(took_s) // 2]}
 
 
@@ -231,13 +270,14 @@ def run(n_flows: int, seconds: float) -> dict[str, Any]:
             with ended(client):
                 n_open = int(read_words(client)[0])
                 figures: dict[str, Any] = {"connections": n_open, "listed": list_all(path), "memory": memory}
-                figures["quiet"] = measure(client, seconds)
-                figures["listing"] = measure_while_listing(client, path, seconds)
+                figures["quiet"] = measure(client, path, seconds)
+                figures["listing"] = measure_while_listing(client, path, seconds, idle=False)
+                figures["giving way"] = measure_while_listing(client, path, seconds, idle=True)
                 top = subprocess.Popen(["script", "-qec", f"{PASSTCTL} -s {path} top", "/dev/null"],
                                        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
                                        env=os.environ | {"TERM": "xterm"})  # fmt: skip
                 with ended(top):
-                    figures["top"] = measure(client, 2 * seconds)
+                    figures["top"] = measure(client, path, 2 * seconds)
     return figures
 
 
@@ -250,13 +290,16 @@ def main(argv: list[str]) -> int:
         return 0
     print(f"{figures['connections']} connections, {figures['listed']} flows listed in"
           f" {figures['listing']['list_s']:.2f} s")
-    for name in ("quiet", "listing", "top"):
+    for name in ("quiet", "listing", "giving way", "top"):
         each = figures[name]
-        print(f"{name:<8} round trip p50 {each['p50']:.0f} us, p99.9 {each['p999']:.0f} us,"
-              f" longest {each['longest']:.0f} us, of {each['count']}")
+        print(f"{name:<10} round trip p50 {each['p50']:.0f} us, p99.9 {each['p999']:.0f} us,"
+              f" longest {each['longest']:.0f} us, of {each['count']}\n"
+              f"           longest turn {each['longest_us']} us, {each['cpu_in_longest_us']} us of them on a"
+              f" processor, most of any {each['most_cpu_us']} us, of {each['turns']};"
+              f" {1000 * each['waited_s']:.0f} ms waited for a processor, {each['waits']} times")
     memory = figures["memory"]
     more_kb = memory["with_kb"] - memory["without_kb"]
-    print(f"memory   {memory['without_kb']} kB, with --control {more_kb} kB more")
+    print(f"memory     {memory['without_kb']} kB, with --control {more_kb} kB more")
     return 0
 
 

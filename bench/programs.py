@@ -18,6 +18,7 @@ from bench import rows
 from bench.errors import SectionFailed
 from bench.lab import (
     SETUP_TIMEOUT_S,
+    TOOL_UID,
     Lab,
     as_user,
     await_true,
@@ -27,11 +28,17 @@ from bench.lab import (
     last_line,
     processes_of,
     read_status,
+    read_until,
     run,
 )  # fmt: skip
 
 NO_FORWARDING = ("-t", "none", "-u", "none", "-T", "none", "-U", "none")
 SLIRP_TAP = "tap0"
+CONTROL = Path("/dev/net/control")  # on the lab's own tmpfs; the sockets of those that are watched
+# A terminal of usual size. Its output is read up to the first screen, which is waited for, and thrown away
+# then, so that the view is never slowed down.
+ATTACH_TOP = ('TERM=xterm script -qec "stty rows 50 cols 160; exec $*" /dev/null'
+              " | { head -c 100; exec cat >/dev/null; }")
 BYPASS_PORTS = 3  # in each direction: bulk, rr, crr
 
 
@@ -61,13 +68,19 @@ class Session:
     log: int = -1
     ports_in: range = range(0)
     ports_out: range = range(0)
+    top: subprocess.Popen[str] | None = None
+
+    @property
+    def control(self) -> Path:
+        """The path of its control socket, where it is watched."""
+        return CONTROL / str(self.uid)
 
 
-def start(lab: Lab, program: Program, mtu: int, *, forward: bool = False) -> Session:
+def start(lab: Lab, program: Program, mtu: int, *, forward: bool = False, watched: bool = False) -> Session:
     """Start a program and wait until its namespace has a default route and the MTU asked for.
 
-    With *forward* the ports of the bypass measurements are forwarded. Raises SectionFailed with
-    the program's own last words where it has any.
+    With *forward* the ports of the bypass measurements are forwarded; *watched* attaches `passtctl top` to
+    ours. Raises SectionFailed with the program's own last words where it has any.
     """
     if not program.command:
         session = Session(program, mtu, 0, None, "127.0.0.1", None)
@@ -79,8 +92,10 @@ def start(lab: Lab, program: Program, mtu: int, *, forward: bool = False) -> Ses
             _start_slirp(lab, session)
         else:
             _choose_ports(lab, session, forward=forward)
-            _start_pasta(lab, session, forwarding(session))
+            _start_pasta(lab, session, [*forwarding(session), *_control(session, watched=watched)])
         _await_network(lab, session)
+        if watched:
+            _attach_top(lab, session)
     except SectionFailed as error:
         said = last_words(session.log)
         stop(lab, session)
@@ -103,6 +118,28 @@ def forwarding(session: Session) -> tuple[str, ...]:
         return NO_FORWARDING
     inward, outward = (f"{ports[0]}-{ports[-1]}" for ports in (session.ports_in, session.ports_out))
     return ("-t", inward, "-u", "none", "-T", outward, "-U", "none")
+
+
+def _control(session: Session, *, watched: bool) -> tuple[str, ...]:
+    """Return the option for a control socket, with a directory for it that every user may use."""
+    if not watched:
+        return ()
+    CONTROL.mkdir(exist_ok=True)
+    CONTROL.chmod(0o777)
+    return ("--control", str(session.control))
+
+
+def _attach_top(lab: Lab, session: Session) -> None:
+    """Watch a session as a person would, and wait for the first screen.
+
+    Only the program's own user may ask it, which the effective one is; the real one tells processes apart.
+    """
+    passtctl = Path(session.program.command[0]).with_name("passtctl")
+    whom = ["setpriv", f"--ruid={TOOL_UID}", f"--euid={session.uid}", "--clear-groups", "--"]
+    session.top = lab.spawn(["sh", "-c", ATTACH_TOP, "sh", *whom, str(passtctl), "-s", str(session.control),
+                             "top"], stdin=subprocess.PIPE)  # fmt: skip
+    if "pasta" not in read_until(session.top, "pasta", SETUP_TIMEOUT_S):
+        raise SectionFailed("passtctl top showed nothing")
 
 
 def last_words(log: int) -> str:
@@ -196,9 +233,11 @@ def _await_network(lab: Lab, session: Session) -> None:
 
 
 def is_alive(session: Session) -> bool:
-    """Say whether the program and its namespace are still there."""
+    """Say whether the program, its namespace and who watches it are still there."""
     if session.netns is None:
         return not session.program.command
+    if session.top is not None and session.top.poll() is not None:
+        return False
     return bool(program_processes(session)) and _is_holder(session, session.netns)
 
 
@@ -209,6 +248,13 @@ def program_processes(session: Session) -> list[int]:
 
 def stop(lab: Lab, session: Session) -> None:
     """End a session and everything that it started."""
+    if session.top is not None:
+        kill_group(session.top)
+        for end in (session.top.stdin, session.top.stdout):
+            if end:
+                end.close()
+        session.top = None
+        session.control.unlink(missing_ok=True)
     if session.uid:
         lab.kill_user(session.uid)
     if session.process is not None:
@@ -260,11 +306,16 @@ def proportional_kb(pid: int) -> int:
     return int(match[1]) if match else 0
 
 
-def startup_ms(lab: Lab, program: Program, count: int) -> float:
+def startup_all_ms(lab: Lab, program: Program, count: int) -> float:
+    """Return the same as `startup_ms` of a start that forwards all TCP ports that can be bound."""
+    return startup_ms(lab, program, count, ("-t", "all", "-u", "none", "-T", "none", "-U", "none"))
+
+
+def startup_ms(lab: Lab, program: Program, count: int, options: Sequence[str] = ()) -> float:
     """Return the median time in ms that a program takes from its start to a network in use.
 
-    For pasta that is `pasta --config-net -- true` from spawn to exit. slirp4netns runs no command:
-    for it, from starting the namespace's holder to the ready byte.
+    For pasta that is `pasta --config-net -- true` from spawn to exit, with *options* too. slirp4netns runs no
+    command: for it, from starting the namespace's holder to the ready byte.
     """
     if program.name == rows.SLIRP:
         return _slirp_startup_ms(lab, program, count)
@@ -272,7 +323,7 @@ def startup_ms(lab: Lab, program: Program, count: int) -> float:
     try:
         result = run(
             [*as_user(uid), lab.load, "spawn-time", str(count), str(limit_s), *program.command,
-             "--config-net", "--", "true"],
+             "--config-net", *options, "--", "true"],
             count * 1.0 + limit_s,
         )  # fmt: skip
     finally:

@@ -132,6 +132,7 @@ def _all_rows() -> list[Row]:
         Row("dns_descriptors", Group.DNS, "descriptors open at the end of that", "", base=""),
         Row("dns_memory", Group.DNS, "peak memory at the end of that", "MB", base=PASTA),
         Row("startup", Group.STARTUP, "start-up: pasta --config-net -- true", "ms", base=PASTA),
+        Row("startup_all", Group.STARTUP, "start-up: pasta --config-net -t all -- true", "ms", base=PASTA),
         Row("startup_attach", Group.STARTUP, "start-up: pasta --config-net PID, in the background", "ms",
             base=PASTA),
         Row("memory", Group.MEMORY, "peak memory under load", "MB", base=PASTA),

@@ -199,14 +199,15 @@ def test_version_loads_none_of_the_heavy_modules() -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_reader_that_is_gone_is_a_failure() -> None:
+@pytest.mark.parametrize("program", ["pasta", "passtctl", "pesto"])
+def test_reader_that_is_gone_is_a_failure(program: str) -> None:
     read_fd, write_fd = os.pipe()
     os.close(read_fd)
-    result = subprocess.run([sys.executable, "-m", "passt", "pasta", "--help"], stdout=write_fd, text=True,
+    result = subprocess.run([sys.executable, "-m", "passt", program, "--help"], stdout=write_fd, text=True,
                             stderr=subprocess.PIPE, check=False, env={**os.environ, "PYTHONPATH": str(SRC)})
     os.close(write_fd)
     assert (result.returncode, result.stderr) == (
-        1, "pasta: cannot write to standard output: Broken pipe\n")
+        1, f"{program}: cannot write to standard output: Broken pipe\n")
 
 
 def test_interrupt_ends_the_program_by_that_signal() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from passt.config.options import OPTIONS
 from passt.config.pesto_options import PESTO_OPTIONS
+from passt.control.events import KINDS
 from tests.support.processes import is_readable
 from tools.completion import VALUES, known, spellings, summary
 
@@ -22,27 +23,27 @@ SHARE = ROOT / "share"
 EVERY = (*OPTIONS, *PESTO_OPTIONS)
 
 
-def run(shell: str, *arguments: str) -> list[str]:
+def run(shell: str, *arguments: str, path: str = "") -> list[str]:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is missing: 'make test' installs it")
     # fish makes its directories, wherever its home is.
     with tempfile.TemporaryDirectory() as home:
         done = subprocess.run([shell, *arguments], capture_output=True, text=True, timeout=60, check=True,
-                              env={"PATH": os.environ["PATH"], "HOME": home, "LANG": "C.UTF-8"})
+                              env={"PATH": path + os.environ["PATH"], "HOME": home, "LANG": "C.UTF-8"})
     assert done.stderr == ""
     return done.stdout.splitlines()
 
 
-def bash(program: str, *words: str) -> list[str]:
+def bash(program: str, *words: str, path: str = "") -> list[str]:
     script = ('source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _passt_$1; '
               'printf "%s\\n" "${COMPREPLY[@]}"')
     return run("bash", "--norc", "-c", script, "bash",
-               str(SHARE / "bash-completion" / "completions" / program), program, *words)
+               str(SHARE / "bash-completion" / "completions" / program), program, *words, path=path)
 
 
-def fish(program: str, line: str) -> list[str]:
-    path = SHARE / "fish" / "vendor_completions.d" / f"{program}.fish"
-    lines = run("fish", "--no-config", "-c", f"source {path}; complete -C '{line}'")
+def fish(program: str, line: str, path: str = "") -> list[str]:
+    script = SHARE / "fish" / "vendor_completions.d" / f"{program}.fish"
+    lines = run("fish", "--no-config", "-c", f"source {script}; complete -C '{line}'", path=path)
     return [line.split("\t")[0] for line in lines]
 
 
@@ -76,6 +77,10 @@ def test_bash_offers_exactly_the_options_of_a_program(program: str) -> None:
     (["--mtu", "1500", "mkfif"], ["mkfifo"]),
     (["--", "mkfif"], ["mkfifo"]),
     (["--hostname", ""], [""]),
+    (["--wait-online", "=", "3"], ["30"]),
+    (["--wait-online", "=", "10", "--mt"], ["--mtu"]),
+    (["--wait-online", "--mt"], ["--mtu"]),
+    (["--wait-online", "mkfif"], ["mkfifo"]),
     (["-l", "/etc/host"], ["/etc/hosts"]),
 ])
 def test_bash_completes_words_of_pasta(words: list[str], expected: list[str]) -> None:
@@ -95,6 +100,42 @@ def test_bash_completes_pesto() -> None:
     assert bash("pesto", "-s", "/etc/host") == bash("pasta", "-l", "/etc/host")
 
 
+@pytest.fixture
+def instances(tmp_path: Path) -> str:
+    """Stand in for passtctl with two instances; the beginning of a PATH that has it."""
+    stand_in = tmp_path / "passtctl"
+    stand_in.write_text("#!/bin/sh\n[ \"$*\" = 'list --names' ] && printf 'web\\na $(b)\\n'\n")
+    stand_in.chmod(0o755)
+    return f"{tmp_path}:"
+
+
+def test_bash_completes_names_of_instances_before_a_command(instances: str) -> None:
+    assert bash("passtctl", "we", path=instances) == ["web"]
+    assert bash("passtctl", "a", path=instances) == [r"a\ \$\(b\)"]
+    assert {"flows", "web", "--json"} <= set(bash("passtctl", "", path=instances))
+    assert bash("passtctl", "web", "flo", path=instances) == ["flows"]
+    assert bash("passtctl", "web", "log", "w", path=instances) == ["warning"]
+    assert bash("passtctl", "lo", path="/nonexistent:") == ["log"]
+
+
+def test_fish_completes_names_of_instances_before_a_command(instances: str) -> None:
+    assert fish("passtctl", "passtctl we", path=instances) == ["web"]
+    assert fish("passtctl", "passtctl web flo", path=instances) == ["flows"]
+    assert "web" not in fish("passtctl", "passtctl log w", path=instances)
+
+
+def test_zsh_completes_names_of_instances_before_a_command(
+    instances: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", instances + os.environ["PATH"])
+    for typed, expected in (("passtctl we\t", "passtctl web"), ("passtctl web flo\t", "passtctl web flows")):
+        zsh = Zsh()
+        zsh.seen = ""
+        zsh.type(typed)
+        zsh.expect(expected)
+        zsh.close()
+
+
 def test_bash_completes_qrap() -> None:
     assert bash("qrap", "--") == ["--help", "--version"]
     assert "mkfifo" in bash("qrap", "5", "mkfif")
@@ -109,7 +150,8 @@ def test_fish_offers_exactly_the_options_of_a_program(program: str) -> None:
 @pytest.mark.parametrize(("line", "expected"), [
     ("pasta --tcp-ports n", "none"), ("pasta -i l", "lo"), ("pasta --runas roo", "root"),
     ("pasta mkfif", "mkfifo"), ("passt --mtu 15", "1500"), ("qrap --v", "--version"),
-    ("pesto -C S", "SPLICE"), ("pesto /etc/host", "/etc/hosts"),
+    ("pasta --wait-online=3", "--wait-online=30"), ("pesto -C S", "SPLICE"),
+    ("pesto /etc/host", "/etc/hosts"),
 ])
 def test_fish_completes_words(line: str, expected: str) -> None:
     assert expected in fish(line.partition(" ")[0], line)
@@ -157,3 +199,10 @@ def test_zsh_completes_words(typed: str, expected: str) -> None:
     zsh.type(typed)
     zsh.expect(expected)
     zsh.close()
+
+
+def test_kinds_of_events_are_completed() -> None:
+    assert set(KINDS) <= set(bash("passtctl", "events", ""))
+    assert bash("passtctl", "events", "flow_c") == ["flow_closed"]
+    assert fish("passtctl", "passtctl events flow_c") == ["flow_closed"]
+    assert "flow_closed" not in bash("passtctl", "stats", "")

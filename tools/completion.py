@@ -59,22 +59,28 @@ def summary(option: Option) -> str:
 def bash(program: str) -> str:
     """Make the file for bash; it needs nothing of the bash-completion package."""
     options = known(program)
-    valued = [option for option in options if option.argument]
+    valued = [option for option in options if option.argument and not option.implied]
+    either = [option for option in options if option.implied]
     cases = []
-    for value in dict.fromkeys(VALUES[option.name] for option in valued):
+    for value in dict.fromkeys(VALUES[option.name] for option in valued + either):
         names = [name for option in valued if VALUES[option.name] == value for name in spellings(option)]
+        names += [f"{name}=" for option in either if VALUES[option.name] == value
+                  for name in spellings(option)]
         cases += [f"    {' | '.join(names)})", f"        {_bash_reply(value)}", "        return ;;"]
     flags = " ".join(name for option in options for name in spellings(option))
     with_value = " | ".join(name for option in valued for name in spellings(option))
     operand = {PASTA: _BASH_COMMAND, PESTO: _BASH_FILE}.get(program, "            return\n")
+    labels = " | ".join(name for option in either for name in spellings(option))
     return _BASH.format(head=_HEAD, program=program, cases="\n".join(cases), flags=flags,
-                        with_value=with_value, operand=operand)
+                        with_value=with_value, operand=operand,
+                        skip=_BASH_SKIP.format(labels=labels) if either else "",
+                        mark=_BASH_MARK.format(labels=labels) if either else "")
 
 
 _BASH = """# bash completion for {program}(1): {head}
 
 _passt_{program}() {{
-    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}} word i
+    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}} word i given=
     COMPREPLY=()
     # An option's operand begins with the first word that is neither an option nor an option's argument.
     for ((i = 1; i < COMP_CWORD; i++)); do
@@ -86,7 +92,7 @@ _passt_{program}() {{
         {with_value})
             [ "${{COMP_WORDS[i + 1]}}" = = ] && ((i++))
             ((i++)) ;;
-        -*) ;;
+{skip}        -*) ;;
         *)
             break ;;
         esac
@@ -95,15 +101,26 @@ _passt_{program}() {{
 {operand}    fi
     if [ "$cur" = = ]; then
         cur=
+        given==
     elif [ "$prev" = = ]; then
         prev=${{COMP_WORDS[COMP_CWORD - 2]}}
+        given==
     fi
-    case $prev in
+{mark}    case $prev in
 {cases}
     esac
     mapfile -t COMPREPLY < <(compgen -W '{flags}' -- "$cur")
 }}
 complete -F _passt_{program} {program}
+"""
+# Options whose argument may be left out: only behind "=" there is one.
+_BASH_SKIP = """        {labels})
+            [ "${{COMP_WORDS[i + 1]}}" = = ] && ((i += 2)) ;;
+"""
+_BASH_MARK = """    case $prev in
+    {labels})
+        prev+=$given ;;
+    esac
 """
 _BASH_COMMAND = """        if ((i < COMP_CWORD)); then
             compopt -o default 2>/dev/null
@@ -141,7 +158,9 @@ def zsh(program: str) -> str:
         text = summary(option).replace("[", "(").replace("]", ")").replace(":", " ").replace("'", "'\\''")
         for name in names:
             takes = "" if not option.argument else "=" if name.startswith("--") else "+"
-            action = f":{option.argument.translate(_ZSH_PLAIN)}:{_zsh_action(option)}" if takes else ""
+            colon = ":" if not option.implied else "::"
+            takes += "-" if option.implied else ""
+            action = f"{colon}{option.argument.translate(_ZSH_PLAIN)}:{_zsh_action(option)}" if takes else ""
             lines.append(f"    '{'*' if repeats else ''}{head}{name}{takes}[{text}]{action}' \\")
     if program == PASTA:
         lines += ["    '(-):command or PID: _command_names -e' \\", "    '*:: :_normal'"]
@@ -186,6 +205,8 @@ def _fish_value(option: Option) -> str:
         return " -r -F"
     if value == NAMESPACES:
         return f" -r -F -a '({_LIST_NAMESPACES})'"
+    if option.implied:
+        return f" -f -a '{value}'"
     made = {USERS: "(__fish_complete_users)", INTERFACES: f"({_LIST_INTERFACES})"}.get(value, value)
     return f" -x -a '{made}'" if made else " -x"
 
@@ -230,11 +251,14 @@ complete -c qrap -n 'not __fish_is_nth_token 1; and not __fish_is_nth_token 2' -
 
 
 _COMMANDS = " ".join(COMMANDS)
+_LIST_INSTANCES = "command passtctl list --names 2>/dev/null"
 _FILTERS = "tcp udp icmp icmp6 link bypass inbound outbound"
 _LEVELS = "debug info warning"
 _ACTIONS = " ".join(PORT_ACTIONS)
+_KINDS = ("flow_opened flow_closed flow_refused port_opened port_closed guest_address host_changed"
+          " limit_reached lost")
 _FLOW_WORDS = "tcp udp icmp"
-_CTL_FLAGS = ("-p --pid -s --socket --json --watch --listen --inbound --source --port"
+_CTL_FLAGS = ("-p --pid -s --socket --json --names --watch --listen --inbound --source --port"
               " -w --write --ring --snaplen -h --help --version")
 _FISH_SPECS = "\n".join(
     "complete -c passtctl -n '__fish_seen_subcommand_from ports'"
@@ -248,7 +272,7 @@ PASSTCTL = {
 
 _passt_passtctl() {{
     local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}} word flags=
-    local words='{_COMMANDS}'
+    local words='{_COMMANDS}' named=yes
     COMPREPLY=()
     case $prev in
     -s | --socket)
@@ -265,15 +289,25 @@ _passt_passtctl() {{
     esac
     for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
         case $word in
+        {_COMMANDS.replace(" ", " | ")})
+            named= ;;
+        esac
+        case $word in
         flows | top) words='{_FILTERS}' ;;
         log) words='{_LEVELS}' ;;
         capture) words='{_CAPTURE}' ;;
         ports) words='{_ACTIONS}' flags='-t -u -T -U' ;;
         explain) words='{_FLOW_WORDS}' ;;
-        list | stats | events | metrics | close | doctor) words='' ;;
+        events) words='{_KINDS}' ;;
+        list | stats | metrics | close | doctor) words='' ;;
         esac
     done
     mapfile -t COMPREPLY < <(compgen -W "$words $flags {_CTL_FLAGS}" -- "$cur")
+    if [ -n "$named" ]; then
+        while read -r word; do
+            [[ $word = "$cur"* ]] && COMPREPLY+=("$(printf %q "$word")")
+        done < <({_LIST_INSTANCES})
+    fi
 }}
 complete -F _passt_passtctl passtctl
 """,
@@ -298,15 +332,18 @@ _arguments \\
     '--snaplen[bytes of each packet]:size:' \\
     '(- *)'{{-h,--help}}'[print an overview and exit]' \\
     '(- *)--version[print the version and exit]' \\
-    '1:command:({_COMMANDS})' \\
-    '*:word:({_FILTERS} {_LEVELS} {_ACTIONS} {_CAPTURE_ONLY})'
+    '--names[list names of instances alone]' \\
+    '1:command or instance:{{compadd -- {_COMMANDS} ${{(f)"$({_LIST_INSTANCES})"}}}}' \\
+    '*:word:({_COMMANDS} {_FILTERS} {_LEVELS} {_ACTIONS} {_CAPTURE_ONLY})'
 """,
     "fish": f"""# fish completion for passtctl(1): {_HEAD}
 
 complete -c passtctl -f
-complete -c passtctl -n 'not __fish_seen_subcommand_from {_COMMANDS}' -a '{_COMMANDS}'
+complete -c passtctl -n 'not __fish_seen_subcommand_from {_COMMANDS}' -a '{_COMMANDS} ({_LIST_INSTANCES})'
+complete -c passtctl -n '__fish_seen_subcommand_from list' -l names -d 'List names of instances alone'
 complete -c passtctl -n '__fish_seen_subcommand_from flows top' -a '{_FILTERS}'
 complete -c passtctl -n '__fish_seen_subcommand_from log' -a '{_LEVELS}'
+complete -c passtctl -n '__fish_seen_subcommand_from events' -a '{_KINDS}'
 complete -c passtctl -n '__fish_seen_subcommand_from ports' -a '{_ACTIONS}'
 {_FISH_SPECS}
 complete -c passtctl -n '__fish_seen_subcommand_from explain' -a '{_FLOW_WORDS}'

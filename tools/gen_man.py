@@ -40,6 +40,8 @@ def heading(option: Option) -> str:
     """Give the line with all names of an option in bold and its argument in italics."""
     names = ([f"-{option.short}"] if option.short else []) + [f"--{name}" for name in option.names]
     line = ", ".join(f"\\fB{roff(name)}\\fR" for name in names)
+    if option.implied:
+        return f"{line}[=\\fI{roff(option.argument)}\\fR]"
     return f"{line} \\fI{roff(option.argument)}\\fR" if option.argument else line
 
 

@@ -202,8 +202,10 @@ def _run_passtctl(arguments: Sequence[str]) -> int:
     if asked.name == "version":
         return print_text("passtctl", asked.name)
     if asked.name == "help":
-        os.write(1, command.help_text().encode())
-        return 0
+        from passt.passtctl.help import command_help
+
+        text = command_help(asked.words[0]) if asked.words else command.help_text()
+        return _write_out(text.encode())
     return passtctl.run(asked)
 
 
@@ -236,6 +238,11 @@ def print_text(program: str, action: str) -> int:
         from passt.config.help import help_text
 
         data = help_text(program).encode()
+    return _write_out(data)
+
+
+def _write_out(data: bytes) -> int:
+    """Write to standard output; return the exit status. Raises HostError."""
     try:
         while data:
             data = data[os.write(1, data):]

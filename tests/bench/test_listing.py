@@ -9,6 +9,7 @@ import pytest
 
 from bench import listing
 from bench.errors import BenchError
+from tests.support.processes import wait_until
 
 
 def test_arguments() -> None:
@@ -41,6 +42,18 @@ def test_a_limit_that_may_not_be_raised_is_kept(monkeypatch: pytest.MonkeyPatch)
 def test_a_pipe_that_is_not_there_is_told() -> None:
     with pytest.raises(BenchError):
         listing.pipe(None)
+
+
+@pytest.mark.parametrize("seconds", ["0.5", "31", "x"])
+def test_seconds_that_cannot_be_measured_are_refused(seconds: str) -> None:
+    with pytest.raises(SystemExit):
+        listing.arguments(["--seconds", seconds])
+
+
+def test_waits_for_a_processor_are_counted() -> None:
+    waited_s, n = listing.waits(os.getpid())
+    assert waited_s >= 0
+    wait_until(lambda: listing.waits(os.getpid())[1] > n, "this process has slept, and had a processor again")
 
 
 def test_memory_of_a_process_is_known() -> None:

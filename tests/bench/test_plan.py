@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench import install, lab, machine, machines
-from bench.cli import chosen_groups, find_ours
+from bench.cli import arguments, chosen_groups, find_ours
 from bench.errors import BenchError, SectionFailed
 from bench.inside import Plan, Record, rotated
 from bench.measure import Bench, last_json, percentiles, rate_of, sections
@@ -41,6 +41,11 @@ def test_missing_program_refused_with_the_way_out(tmp_path: Path) -> None:
 def test_plan_survives_json() -> None:
     plan = Plan("/p", "/p/load", [0, 1], PROGRAMS, ["bulk"], 5, 2.5)
     assert Plan.from_json(plan.to_json()) == plan
+    assert not plan.with_top
+    watched = Plan("/p", "/p/load", [0, 1], PROGRAMS, ["bulk"], 5, 2.5, with_top=True)
+    assert Plan.from_json(watched.to_json()) == watched
+    assert arguments(["--with-top"]).with_top
+    assert not arguments([]).with_top
 
 
 def test_rotation_gives_each_program_each_place() -> None:

@@ -72,6 +72,21 @@ def test_wrong_arguments_get_the_words_of_getopt(arguments: list[str], message: 
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(("arguments", "value", "operands"), [
+    (["--wait-online"], "0", []),
+    (["--wait-online=30"], "30", []),
+    (["--wait=30", "4711"], "30", ["4711"]),
+    (["--wait-online="], "", []),
+    (["--wait-online", "4711"], "0", ["4711"]),
+    (["--wait-online", "--quiet"], "0", []),
+])
+def test_argument_that_may_be_left_out_is_given_with_the_option_or_not_at_all(
+        arguments: list[str], value: str, operands: list[str]) -> None:
+    found, left = scanned(*arguments)
+    assert found[0] == ("wait-online", value)
+    assert left == operands
+
+
 def sample(option: Option) -> list[str]:
     return ["1"] if option.argument else []
 

@@ -79,6 +79,11 @@ def test_link_local_and_deprecated_addresses_are_not_copied() -> None:
     assert net.ip6 is not None
     assert [str(copied.address) for copied in net.ip4.copied_addresses] == ["192.0.2.2", "10.1.2.3"]
     assert [str(copied.address) for copied in net.ip6.copied_addresses] == ["2001:db8::2"]
+    assert resolved("--follow").ip4 == resolved("--config-net").ip4 == net.ip4
+    followed = resolved("--follow --config-net").ip4
+    assert followed is not None
+    assert [str(copied.address) for copied in followed.copied_addresses] == [
+        "192.0.2.2", "10.1.2.3", "192.0.2.9"], "the lifetimes of the last one are followed"
     assert net.ip4.copied_routes == HOST4.routes
     assert net.ip6.copied_routes == HOST6.routes
 

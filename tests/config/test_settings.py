@@ -152,7 +152,8 @@ def test_option_sets_its_fields_and_no_others(name: str, value: str, fields: dic
     base: dict[str, Any] = {"config_net": bool(context)}
     if mode == "pasta":
         base |= {"foreground": True, "banner": False, **DEFAULTS}
-    for arguments in ([f"--{name}", value] if value else [f"--{name}"], [f"-{option.short}{value}"]):
+    long = [f"--{name}={value}"] if option.implied else [f"--{name}", value] if value else [f"--{name}"]
+    for arguments in (long, [f"-{option.short}{value}"]):
         if option.short or arguments[0].startswith("--"):
             settings = built(*context, *arguments, mode=mode)
             assert (settings.mode, flat(settings)) == (mode, flat(Settings(mode)) | base | fields)
@@ -403,7 +404,8 @@ def test_following_without_an_interface_is_refused() -> None:
         with pytest.raises(ConfigError, match="'--follow' has nothing to do with --splice-only"):
             built(*arguments)
     built("--splice-only", "--follow", "--no-follow")
-    built("--splice-only", "--wait-online", "5")
+    built("--splice-only", "--wait-online=5")
+    assert built("--wait-online").addresses.wait_online_s == 0
 
 
 @pytest.mark.parametrize("options", [("--conf-path", "--control"), ("--conf-path", "--socket"),

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from passt import log
-from passt.control.api import RECORDS_AT_ONCE, Api, Known
+from passt.control.api import LISTENERS_AT_ONCE, RECORDS_AT_ONCE, Api, Known
 from passt.control.events import KINDS, MAX_LISTENERS, MAX_QUEUED
+from passt.control.http import Request, Response
 from passt.control.ports import PortRules
 from passt.control.routes import ROUTES
-from passt.control.server import MAX_CLIENTS, MAX_PARTING, Server
+from passt.control.server import MAX_CLIENTS, MAX_PARTING, PIECE_S, Pace, Server
 from passt.facts.contracts import ListenerInfo
 from passt.facts.guest import GuestFamily, GuestNet
 from passt.facts.host import HostChange
 from passt.facts.port_rule import PortRule
-from passt.facts.settings import Settings
+from passt.facts.settings import Settings, SocketSettings
 from passt.forward.guest_addresses import Observed
 from passt.light.values import replace
 from passt.steer.tables import ClientTables
@@ -31,7 +32,8 @@ from tests.support.fakes import Clock
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from passt.facts.contracts import PortTables
+    from passt.control.client import Client
+    from passt.facts.contracts import FlowDetail, PortTables
 
 GUEST = GuestNet(
     ip4=GuestFamily(
@@ -39,6 +41,7 @@ GUEST = GuestNet(
         our_address=IPv4Address("192.0.2.1"), map_host_loopback=IPv4Address("192.0.2.1")),
     ip6=None, ifname="tap0")  # fmt: skip
 RULE = PortRule(proto=6, first=8000, last=8010, target=80, spec="-t 8000-8010:80-90")
+SETTINGS = Settings("pasta")
 OPENAPI = Path(__file__).parent.parent.parent / "docs" / "control-api.json"
 
 
@@ -52,11 +55,11 @@ class NoTables:
 class Bench(Served):
     """A server on a real socket, whose loop another thread turns while a test waits for an answer."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, settings: Settings = SETTINGS) -> None:
         super().__init__(str(path / "c.sock"))
         self.source, self.wall = Source(), Clock(1_700_000_000.0)
         self.observed = Observed(GUEST)
-        known = Known(Settings("pasta"), GUEST, self.observed, ["--control", "auto"], 1_699_999_990.0,
+        known = Known(settings, GUEST, self.observed, ["--control", "auto"], 1_699_999_990.0,
                       lambda: 10.0)
         self.api = Api(self.source, known, lambda: {"control_arp_answered": 3}, self.wall)
         self.server = Server(self.source, self.open_door(2000), self.api.serve)
@@ -96,6 +99,15 @@ def test_info_tells_who_and_how_full(bench: Bench) -> None:
     assert info["guest"]["addresses_in_use"] == ["192.0.2.2"]
     assert info["pid"] == log.own_pid()
     assert info["clients"] == 1
+    assert info["socket"] is None
+
+
+def test_passt_tells_the_socket_of_its_machine(tmp_path: Path) -> None:
+    settings = Settings("passt", socket=SocketSettings(socket_path="/run/vm/passt_1.socket"))
+    made = Bench(tmp_path, settings)
+    status, info = made.ask("GET", "/v1/info")
+    made.close()
+    assert (status, info["mode"], info["socket"]) == (200, "passt", "/run/vm/passt_1.socket")
 
 
 def test_flow_is_told_with_all_that_is_known(bench: Bench) -> None:
@@ -181,6 +193,96 @@ def test_ports_tell_their_rule(bench: Bench) -> None:
          "leads_to": 83, "target_address": None, "auto": False, "rule": "-t 8000-8010:80-90"}]  # fmt: skip
 
 
+def measured(bench: Bench, target: str) -> Any:
+    """Ask for turns, and let the time pass."""
+    asking = bench.connect()
+    asking.request("GET", f"/v1/{target}")
+    bench.source.run()
+    bench.source.fire()
+    with bench.turning():
+        return json.loads(asking.getresponse().read())
+
+
+def test_turns_are_measured_for_a_while_and_for_one_client(bench: Bench) -> None:
+    asking, other = bench.connect(), bench.connect()
+    asking.request("GET", "/v1/turns?seconds=7")
+    bench.source.run()
+    assert bench.source.measured == [True]
+    assert [delay_s for delay_s, _ in bench.source.timers if delay_s == 7] == [7]
+    with bench.turning():
+        assert other.ask("GET", "/v1/turns")[0] == 409
+    bench.source.fire()              # the time is over
+    with bench.turning():
+        answer = json.loads(asking.getresponse().read())
+    assert answer == {"turns": 1000, "longest_us": 900, "cpu_in_longest_us": 400, "most_cpu_us": 500}
+    assert bench.source.measured == [True, False]
+    assert bench.ask("HEAD", "/v1/turns") == (200, None)
+    for wrong in ("seconds=0", "seconds=61", "seconds=x"):
+        assert bench.ask("GET", f"/v1/turns?{wrong}")[0] == 400
+    assert bench.source.measured == [True, False]
+
+
+def test_turns_are_measured_no_longer_when_who_asked_is_gone(bench: Bench) -> None:
+    gone = bench.connect()
+    gone.request("GET", "/v1/turns?seconds=7")
+    bench.source.run()
+    gone.close()
+    bench.source.run()
+    assert bench.source.measured == [True, False]
+    other = bench.connect()
+    other.request("GET", "/v1/turns")
+    bench.source.fire()              # for the one that is gone, too: nothing happens
+    bench.source.run()
+    assert bench.source.measured == [True, False, True]
+    bench.source.fire()
+    with bench.turning():
+        assert other.getresponse().status == 200
+
+
+def pieces_of(response: Response) -> list[bytes]:
+    return [piece or b"" for piece in response.body]
+
+
+def test_piece_of_a_list_grows_while_there_is_time_and_no_longer(bench: Bench) -> None:
+    """What a flow costs differs much: by the machine, rules, filters, and what the kernel is asked."""
+    clock = Clock(50.0)
+    bench.api._pace = Pace(clock)
+    bench.source.records = [make_flow(i) for i in range(400)]
+    page = bench.source.detail_page
+
+    def slow_page(start: int = 0, limit: int = 64) -> tuple[list[FlowDetail], int | None]:
+        clock.now_s += 0.00002 * limit
+        return page(start, limit)
+
+    bench.source.detail_page = slow_page  # type: ignore[method-assign]
+    pieces = pieces_of(bench.api.flows(Request("GET", "/v1/flows", {}, b""), cast("Client", None)))
+    assert [flow["id"] for flow in json.loads(b"".join(pieces))["flows"]] == [f"{i}.3" for i in range(400)]
+    sizes = [piece.count(b'"id"') for piece in pieces[:-2]]        # the last ones: what is left, the end
+    assert set(sizes) == {12}      # of 20 us each, looked at by four
+    clock.now_s, bench.source.detail_page = 60.0, page  # type: ignore[method-assign]
+    [all_at_once, _] = pieces_of(bench.api.flows(Request("GET", "/v1/flows", {}, b""), cast("Client", None)))
+    assert all_at_once.count(b'"id"') == 400
+
+
+def test_ports_and_rules_come_piece_by_piece(bench: Bench) -> None:
+    rules = tuple(PortRule(6, port, port, port, spec=f"-t {port}") for port in range(1000, 1200))
+    tables = cast("PortTables", Tables(host=rules))
+    bench.api.port_rules = PortRules(ClientTables(tables, {"HOST": 63, "SPLICE": 63}), list)
+    bench.source.ports = [ListenerInfo(6, port, rules[0], namespace=False) for port in range(1, 301)]
+
+    class Ticking(Clock):
+        def __call__(self) -> float:
+            self.now_s += PIECE_S / 10       # each look at the clock
+            return self.now_s
+
+    bench.api._pace = Pace(Ticking(1.0))
+    pieces = pieces_of(bench.api.ports(Request("GET", "/v1/ports", {}, b""), cast("Client", None)))
+    assert max(piece.count(b'"protocol"') for piece in pieces) <= 11 * LISTENERS_AT_ONCE
+    found = json.loads(b"".join(pieces))
+    assert [rule["first"] for rule in found["rules"]] == list(range(1000, 1200))
+    assert [each["port"] for each in found["ports"]] == list(range(1, 301))
+
+
 def test_log_level_is_told_and_set(bench: Bench) -> None:
     before = log.level()
     try:
@@ -207,7 +309,7 @@ def test_events_come_as_lines_and_only_while_somebody_listens(bench: Bench) -> N
     watcher.on_flow_ended(make_flow(4), "finished")
     watcher.on_flow_refused(17, bytes(4), 1, bytes((1, 2, 3, 4)), 53, False)
     bench.source.ports = [ListenerInfo(6, 8003, RULE, namespace=False)]
-    bench.source.listener_page = bench.source.listeners = None  # type: ignore[assignment,method-assign]
+    bench.source.listener_page = bench.source.listeners_at = None  # type: ignore[assignment,method-assign]
     watcher.on_port_opened(bench.source.ports[0])     # there may be 60,000 others: they are not looked at
     bench.observed.on_guest_address(bytes((192, 0, 2, 77)))
     bench.source.counts["drop_no_fd"] += 7
@@ -381,8 +483,11 @@ def test_answers_are_what_openapi_says(bench: Bench) -> None:
         make_flow(),
         make_flow(1, proto=17, idle_ns=None, rtt_guest_us=None, local_address=b"", window_ours=None)]
     bench.source.ports = [ListenerInfo(6, 8003, RULE, namespace=False)]
-    for target in ("info", "flows", "flows/0.3", "counters", "ports", "log"):
+    answers = {target: bench.ask("GET", f"/v1/{target}")[1]
+               for target in ("info", "flows", "flows/0.3", "counters", "ports", "log")}  # fmt: skip
+    answers["turns"] = measured(bench, "turns")
+    for target, answer in answers.items():
         path = "/v1/flows/{id}" if "/" in target else f"/v1/{target}"
         content = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
         schema = content | {"components": document["components"]}
-        jsonschema.Draft202012Validator(schema).validate(bench.ask("GET", f"/v1/{target}")[1])
+        jsonschema.Draft202012Validator(schema).validate(answer)

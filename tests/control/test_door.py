@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -10,27 +11,102 @@ import pytest
 
 from passt.control import door
 from passt.errors import ConfigError
+from passt.host.unix_socket import ListeningSocket
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Loads as a start does, answers a request, and prints which of some modules are there.
+# Loads as a start does, has a request and a response sent, and prints which of some modules are there.
 SCRIPT = """
 import sys
 from passt.control import door
-before = {"inspect", "ast", "dis", "tokenize"} & set(sys.modules)
+heavy = {"inspect", "ast", "dis", "tokenize", "dataclasses", "typing"}
+before = heavy & set(sys.modules)
 door._load()
 import h11
 server, client = h11.Connection(h11.SERVER), h11.Connection(h11.CLIENT)
-server.receive_data(client.send(h11.Request(method="GET", target="/", headers=[("host", "x")])))
-after = {"inspect", "ast", "dis", "tokenize"} & set(sys.modules)
-print(type(server.next_event()).__name__, *before, *after)
+server.receive_data(client.send(h11.Request(method="POST", target="/", headers=[
+    ("host", "x"), ("transfer-encoding", "chunked")])))
+server.receive_data(client.send(h11.Data(data=b"ab")) + client.send(h11.EndOfMessage()))
+request, data, end = (server.next_event() for _ in range(3))
+client.receive_data(server.send(h11.Response(status_code=200, headers=[("connection", "close")])))
+client.receive_data(server.send(h11.Data(data=b"c")) + server.send(h11.EndOfMessage()))
+client.receive_data(b"")
+answer = [type(client.next_event()).__name__ for _ in range(4)]
+after = heavy & set(sys.modules)
+print(request.method, bytes(data.data), type(end).__name__, *answer, *before, *after)
 """
+# Each an h11 that takes more of these modules than the stand-ins have.
+OTHERS = ("""
+from dataclasses import dataclass, field
+@dataclass
+class Event:
+    values: list = field(default_factory=list)
+""", """
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+T = TypeVar("T")
+class Box(Generic[T]):
+    pass
+@dataclass
+class Event:
+    values: list
+Event = Event([])
+Event = (lambda made: lambda: made)(Event)
+""")
 
 
-def test_what_made_the_classes_of_h11_is_let_go() -> None:
-    done = subprocess.run([sys.executable, "-I", "-c", SCRIPT], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["Request"], done.stdout
+def run_alone(script: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_h11_works_without_what_only_type_checkers_and_debuggers_need() -> None:
+    assert run_alone(SCRIPT) == ["b'POST'", "b'ab'", "EndOfMessage", "Response", "Data", "EndOfMessage",
+                                 "ConnectionClosed"]  # fmt: skip
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=["field", "generic"])
+def test_another_h11_is_loaded_as_it_is_meant_to_be(tmp_path: Path, other: str) -> None:
+    (tmp_path / "h11.py").write_text(other)
+    script = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+from passt.control import door
+door._load_h11()
+import h11
+print(h11.Event(), "field" in dir(sys.modules["dataclasses"]))
+"""
+    assert run_alone(script) == ["Event(values=[])", "True"]
+
+
+def test_h11_that_is_not_there_is_told() -> None:
+    script = """
+import sys
+from passt.control import door
+sys.modules["h11"] = None
+try:
+    door._load()
+except door.HostError as error:
+    print(error, *{"dataclasses", "typing"} & set(sys.modules))
+"""
+    said = " ".join(run_alone(script))
+    assert said.startswith("option '--control' needs the Python package h11,")
+    assert said.endswith("pip install h11")
+
+
+def test_name_that_another_instance_has_is_left_to_it(tmp_path: Path) -> None:
+    """The PID of one may be that of another in a container that shares the directory."""
+    control = object.__new__(door.Control)
+    with socket.socket(socket.AF_UNIX) as ours, socket.socket(socket.AF_UNIX) as other:
+        ours.bind(str(tmp_path / "5.sock"))
+        other.bind(str(tmp_path / "7.sock"))
+        inodes = [(tmp_path / name).stat().st_ino for name in ("5.sock", "7.sock")]
+        control._socket = ListeningSocket(ours, str(tmp_path / "5.sock"))
+        assert control._take_name(7) == str(tmp_path / "5.sock")
+        assert [(tmp_path / name).stat().st_ino for name in ("5.sock", "7.sock")] == inodes
+        assert control._take_name(8) == str(tmp_path / "8.sock")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["7.sock", "8.sock"]
 
 
 @pytest.mark.parametrize("mode", [0o775, 0o757, 0o1777])

@@ -18,7 +18,7 @@ from passt.light.values import replace
 from passt.steer import messages
 from passt.steer.tables import ClientTables
 from tests.control.test_api import OPENAPI, Bench
-from tests.run.test_port_tables import World, tcp
+from tests.run.test_port_tables import World, opened, tcp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,11 +51,11 @@ class Flows:
         self.link_policy = policy
         self.policy = Bypass(policy, policy.observed)
         shown = ClientTables(self.world.ports, {"HOST": abilities, "SPLICE": abilities})
-        self.bench.api.explainer = Explainer(self.policy, policy.observed, guest, self.bench.source.listeners,
-                                             shown, ping)
+        self.bench.api.explainer = Explainer(self.policy, policy.observed, guest,
+                                             self.bench.source.listeners_at, shown, ping)
         self.bench.source.ports = [
             ListenerInfo(rule.proto, port, rule, namespace=name == "SPLICE")
-            for name in ("HOST", "SPLICE") for rule, found in self.world.ports.open_ports(name).items()
+            for name in ("HOST", "SPLICE") for rule, found in opened(self.world.ports, name).items()
             for port in found]  # fmt: skip
 
     def ask(self, query: str) -> tuple[int, Any]:

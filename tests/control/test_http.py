@@ -25,7 +25,8 @@ def test_target_that_cannot_be_read_is_refused(target: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b'"x"', b'{"level":1}', b'{"other":"x"}', b"{}", b"[" * 60000, b"\xff"]
+    "body", [b"", b"{", b"[]", b'"x"', b'{"level":1}', b'{"other":"x"}', b"{}", b"[" * 60000, b"\xff",
+             b'{"level":"\\ud800"}', b'{"level":"\\udc80"}']
 )
 def test_body_that_is_not_the_object_is_refused(body: bytes) -> None:
     with pytest.raises(RefusalError) as refused:

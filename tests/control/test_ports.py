@@ -82,6 +82,8 @@ def test_rules_are_added_deleted_and_replaced(ports: Ports) -> None:
     added = ["TCP [127.0.0.1]:90-91  =>  9090-9091", "UDP [*]:53  =>  53", "inside TCP [*]%lo:5432  =>  5432"]
     assert ports.texts() == [HAD, *added]
     assert [rule["text"] for rule in done["rules"]][1:] == [text.removeprefix("inside ") for text in added]
+    options = [rule["option"] for rule in done["rules"]]
+    assert options == ["-t 80:8080", "-t 127.0.0.1/90-91:9090-9091", "-u 53", "-T 5432"]
     # One change: the old rule is out of the way of the new one, which takes its listener.
     status, done = ports.ask("PATCH", {"delete": ["-t 80:8080", "-u 53"], "add": ["-t 80:81"]})
     assert (status, done["opened"], done["closed"]) == (200, 0, 1)

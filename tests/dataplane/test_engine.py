@@ -49,6 +49,7 @@ COUNTERS = {
     "splice_copies",
     "pipes_open",
     "sockets_ready",
+    "neighbours",
     "flows_opened",
     "flows_refused",
     "tcp_retransmits",
@@ -205,6 +206,21 @@ def test_renewal_forgets_answers_and_moves_the_dhcp_server(bench: Bench) -> None
     bench.give(udp(G4, 68, "198.51.100.1", 67, b"renewal"))
     bench.turn()
     assert len(bench.responder.frames) == 3
+    # A client renews where its lease came from, though that has another address now; not for ever.
+    former = udp(G4, 68, "198.51.100.1", 67, b"renewal")
+    for number in range(8):
+        bench.engine.renew(packed(f"198.51.100.{2 + number}"))
+        bench.engine.renew(packed(f"198.51.100.{2 + number}"))
+        bench.give(former)
+        bench.turn()
+        assert len(bench.responder.frames) == 4 + number
+    bench.engine.renew(packed("198.51.100.99"))
+    bench.give(former)
+    bench.turn()
+    assert len(bench.responder.frames) == 11, "it is an address like any other again"
+    bench.give(udp(G4, 68, "198.51.100.9", 67, b"renewal"), udp(G4, 68, "0.0.0.0", 67, b"none at the start"))
+    bench.turn()
+    assert len(bench.responder.frames) == 12
     for wrong in (b"", bytes(3), bytes(16)):
         with pytest.raises(ValueError, match="4 bytes"):
             bench.engine.renew(wrong)
@@ -549,3 +565,36 @@ def test_memory_of_flows_has_a_ceiling() -> None:
     small, usual = ceiling(16), ceiling(65536)
     assert 32 << 20 < small < 33 << 20         # the pool, and next to nothing
     assert small < usual <= 72 << 20
+
+
+def test_turns_are_measured_while_somebody_wants_it() -> None:
+    bench = Bench()
+    assert bench.engine.measure_turns(False) == (0, 0, 0, 0)
+    bench.turn()
+    assert bench.engine.measure_turns(True) == (0, 0, 0, 0)
+
+    def work() -> None:
+        until = time.thread_time_ns() + 3_000_000
+        while time.thread_time_ns() < until:
+            pass
+
+    bench.engine.call_later(0, work)
+    bench.turn()
+    bench.turn()
+    found = bench.engine.measure_turns(True)
+    assert found.n >= 2
+    assert found.most_cpu_ns >= 3_000_000
+    assert found.cpu_in_longest_ns <= found.most_cpu_ns
+    assert found.longest_ns >= 3_000_000
+    reader, writer = os.pipe()
+    bench.engine.add_reader(reader, lambda: time.sleep(0.005))      # a turn that waits, and has no processor
+    os.write(writer, b"x")
+    bench.turn()
+    waited = bench.engine.measure_turns(False)
+    assert waited.longest_ns >= 5_000_000 > waited.cpu_in_longest_ns
+    bench.turn()
+    assert bench.engine.measure_turns(False) == (0, 0, 0, 0)
+    bench.engine.remove_reader(reader)
+    os.close(reader)
+    os.close(writer)
+    bench.end()

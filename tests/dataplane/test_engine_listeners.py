@@ -211,6 +211,35 @@ def test_listeners_are_told_page_by_page() -> None:
 
 
 @in_own_namespace
+def test_listeners_of_one_port_are_found_among_all_and_not_those_that_went() -> None:
+    bench = Bench()
+    assert bench.engine.listeners_at(TCP, 80) == []
+    ports, fds = [], []
+    for i in range(5):
+        port, fd = open_listener()
+        bench.engine.add_listener(fd, TCP, i)
+        ports.append(port)
+        fds.append(fd)
+    for family in (socket.AF_INET, socket.AF_INET6):      # the same port again
+        again = socket.socket(family, socket.SOCK_DGRAM)
+        again.bind(("127.0.0.2" if family == socket.AF_INET else "::1", ports[3]))
+        again.setblocking(False)
+        bench.engine.add_listener(again.detach(), UDP, f"udp{family}")
+    assert [each.rule for each in bench.engine.listeners_at(TCP, ports[3])] == [3]
+    udp = bench.engine.listeners_at(UDP, ports[3])
+    assert [(each.rule, each.proto, each.port, each.namespace) for each in udp] == [
+        (f"udp{socket.AF_INET}", UDP, ports[3], False), (f"udp{socket.AF_INET6}", UDP, ports[3], False)]
+    bench.engine.remove_listener(fds[3])
+    assert bench.engine.listeners_at(TCP, ports[3]) == []
+    assert bench.engine.listeners_at(UDP, ports[3]) == udp
+    _, fd = open_listener()
+    bench.engine.add_listener(fd, TCP, "in its place")
+    assert bench.engine.listeners_at(TCP, ports[3]) == []
+    assert bench.engine.listeners_at(TCP, 0) == bench.engine.listeners_at(TCP, 1 << 20) == []
+    bench.end()
+
+
+@in_own_namespace
 def test_of_many_ports_some_are_told_and_the_rest_is_counted() -> None:
     """As of flows: who listens to events is told no more than some 2,000 a second."""
     bench = Bench()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import socket
 import threading
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,17 +17,22 @@ from passt.errors import HostError
 from passt.follow import gatherer
 from passt.follow.following import Following, wait_online
 from passt.host import host_facts
+from passt.host.rtnetlink.messages import MessageType
+from passt.namespace.renumbering import Deletion
 from tests.support.control import Source, make_flow
 from tests.support.isolated import HOST, PLAIN, ip_batch, isolated_as_root
 from tests.support.processes import LIMIT_S, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from passt.facts.guest import GuestNet
     from passt.facts.settings import Settings
+    from passt.host.rtnetlink.socket import Request
 
 pytestmark = pytest.mark.needs_root
+NAMES: dict[int, str] = {MessageType.NEWADDR: "address+", MessageType.NEWROUTE: "route+",
+                         Deletion.ADDRESS: "address-", Deletion.ROUTE: "route-"}
 MOVE = """
     addr del 192.0.2.2/24 dev h0
     addr del 2001:db8::2/64 dev h0
@@ -47,27 +53,54 @@ class Network:
     def __init__(self) -> None:
         self.engine: Any = Source()
         self.guests: list[GuestNet] = []
+        self.assigned: list[GuestNet] = []
         self.interfaces: set[str] = set()
-        self.anew: list[str] = []
+        self.anew: list[dict[str, int]] = []
+        self.neighbours: list[dict[bytes, bytes]] = []
 
     def renew(self, guest: GuestNet) -> None:
         self.guests.append(guest)
 
+    def set_neighbours(self, entries: dict[bytes, bytes]) -> None:
+        self.neighbours.append(entries)
+
     def assign(self, guest: GuestNet) -> None:
-        raise AssertionError(f"nobody configures anything here: {guest}")
+        self.assigned.append(guest)
 
     def listened_interfaces(self) -> set[str]:
         return self.interfaces
 
-    def listen_anew(self, ifname: str) -> None:
-        self.anew.append(ifname)
+    def listen_anew(self, indices: Mapping[str, int]) -> None:
+        if not self.anew or self.anew[-1] != indices:
+            self.anew.append(dict(indices))
+
+
+class Configurer:
+    """Has orders carried out when the test says so."""
+
+    ifindex = 7
+
+    def __init__(self) -> None:
+        self.orders: list[list[str]] = []
+        self._awaited: list[Callable[[], None]] = []
+
+    def start(self, _loop: object) -> None:
+        """Nothing is to be watched."""
+
+    def carry_out(self, requests: Sequence[Request], on_done: Callable[[], None] | None = None) -> None:
+        self.orders.append([NAMES[request.type] for request in requests])
+        if on_done is not None:
+            self._awaited.append(on_done)
+
+    def acknowledge(self) -> None:
+        self._awaited.pop(0)()
 
 
 class Bench:
     """A start in the namespace that the test has made, and its loop."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.following = Following(settings)
+    def __init__(self, settings: Settings, configurer: Any = None) -> None:
+        self.following = Following(settings, configurer)
         self.guest = resolve(settings, self.following.facts)
         self.network = Network()
         self.events: list[str] = []
@@ -133,6 +166,63 @@ def test_change_is_followed_once_and_lost_addresses_end_flows() -> None:
     ip_batch("route add 10.0.0.0/8 via 198.51.100.1\n")
     bench.settle()
     assert len(bench.network.guests) == told, "a route that nothing depends on is no change"
+
+
+@in_a_host(HOST + PLAIN)
+def test_flows_are_reset_when_the_namespace_has_the_new_address_and_it_loses_the_old_one_then() -> None:
+    configurer = Configurer()
+    bench = Bench(settings_of("--config-net", "pasta"), configurer)
+    flow = make_flow(0, local_address=bytes((192, 0, 2, 2)), guest_address=bytes((192, 0, 2, 2)))
+    bench.network.engine.records = [flow]
+    bench.start()
+    assert configurer.orders == []
+    ip_batch(MOVE)
+    bench.until(lambda: bool(configurer.orders))
+    bench.settle()
+    [added] = configurer.orders
+    assert "address+" in added
+    assert "address-" not in added
+    assert bench.network.engine.closed == [], "the namespace may not have the new address yet"
+    assert bench.network.assigned == []
+    configurer.acknowledge()
+    bench.settle()
+    assert bench.network.engine.closed == [(0, 3)]
+    assert [addresses(guest) for guest in bench.network.assigned] == [("198.51.100.7", "2001:db8:9::7")]
+    assert "address-" in configurer.orders[1]
+
+
+@in_a_host(HOST + PLAIN)
+def test_guest_is_not_taken_to_have_an_address_that_nobody_could_add() -> None:
+    configurer = Configurer()
+    bench = Bench(settings_of("--config-net", "pasta"), configurer)
+    bench.network.engine.records = [make_flow(0, local_address=bytes((192, 0, 2, 2)))]
+    bench.start()
+    ip_batch(MOVE)
+    bench.until(lambda: bool(configurer.orders))
+    configurer.ifindex = 0         # it has ended
+    configurer.acknowledge()
+    bench.settle()
+    assert bench.network.assigned == []
+    assert bench.network.engine.closed == [(0, 3)]
+
+
+@in_a_host(HOST + PLAIN)
+def test_change_during_a_change_waits_for_its_end() -> None:
+    configurer = Configurer()
+    bench = Bench(settings_of("--config-net", "pasta"), configurer)
+    bench.start()
+    ip_batch(MOVE)
+    bench.until(lambda: bool(configurer.orders))
+    ip_batch("route del default via 2001:db8:9::1\naddr flush dev h0\n" + PLAIN)
+    bench.settle()
+    assert len(configurer.orders) == 1, "what it is to take away may be what this one brings back"
+    told = len(bench.network.guests)
+    configurer.acknowledge()
+    bench.until(lambda: len(configurer.orders) == 3)
+    configurer.acknowledge()
+    bench.settle()
+    assert ["address-" in orders for orders in configurer.orders] == [False, True, False, True]
+    assert [addresses(guest) for guest in bench.network.guests[told:]] == [("192.0.2.2", "2001:db8::2")]
 
 
 @in_a_host(HOST)
@@ -210,13 +300,13 @@ def test_network_that_goes_and_comes_back_changes_nothing() -> None:
 def test_interface_that_is_made_anew_has_its_listeners_opened_again() -> None:
     bench = Bench(settings_of("-i h0"))
     bench.network.interfaces = {"h0", "none9"}
+    first = socket.if_nametoindex("h0")
     bench.start()
     ip_batch("link del h0\n")
-    bench.settle()
-    assert bench.network.anew == []
+    bench.until(lambda: bench.network.anew == [{"h0": first, "none9": 0}, {"h0": 0, "none9": 0}])
     ip_batch(HOST + PLAIN)
-    bench.settle()
-    bench.until(lambda: bench.network.anew == ["h0"])
+    bench.until(lambda: bench.network.anew[-1] == {"h0": socket.if_nametoindex("h0"), "none9": 0})
+    assert bench.network.anew[-1] != bench.network.anew[0]
     guest = bench.network.guests[-1]
     assert guest.ip4 is not None
     assert guest.ip4.template_ifindex == socket.if_nametoindex("h0")
@@ -266,6 +356,24 @@ def test_resolv_conf_is_followed_without_a_socket_for_its_interfaces() -> None:
     assert [str(server) for server in guest.ip4.resolvers] == ["203.0.113.53"]
     assert guest.search == ("a.example",)
     assert str(guest.ip6.dns_host) == f"fe80::53%{socket.if_nametoindex('h0')}"
+
+
+# The kernel forgets its neighbours when the last address goes.
+NEIGHBOURS = """
+    neigh replace 192.0.2.1 lladdr 02:00:00:00:00:01 dev h0
+    neigh replace 192.0.2.7 lladdr 02:00:00:00:00:07 dev h0
+    neigh replace 198.51.100.1 lladdr 02:00:00:00:00:11 dev h0
+"""
+
+
+@in_a_host(HOST + PLAIN + NEIGHBOURS)
+def test_neighbours_are_those_of_the_network_that_there_is() -> None:
+    bench = Bench(settings_of())
+    bench.start()
+    near, before, after = (ip_address(text).packed for text in ("192.0.2.7", "192.0.2.1", "198.51.100.1"))
+    bench.until(lambda: bool(bench.network.neighbours) and set(bench.network.neighbours[-1]) == {near, after})
+    ip_batch(MOVE + NEIGHBOURS)
+    bench.until(lambda: set(bench.network.neighbours[-1]) == {near, before})
 
 
 @in_a_host(HOST)

@@ -168,6 +168,10 @@ def test_is_guest() -> None:
     observed.on_guest_address(packed("fe80::99"))
     assert all(observed.is_guest(packed(text)) for text in ("192.0.2.5", "2001:db8::5", "fe80::99"))
     assert not any(observed.is_guest(packed(text)) for text in ("192.0.2.1", "2001:db8::1", "fe80::1"))
+    mac = bytes.fromhex("020000000005")
+    assert not observed.is_guest(mac)
+    observed.on_guest_mac(mac)
+    assert observed.is_guest(mac)
 
 
 def test_changes_are_explained_once() -> None:

@@ -10,8 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from passt.config.port_grammar import parse_spec
+from passt.config.port_options import make_rules
 from passt.facts.port_rule import PortRule
-from passt.forward.rules import OverlapError, RuleTable, auto_rules, find_loop, find_overlap, fixed_ports
+from passt.forward.rules import (
+    OverlapError,
+    RuleTable,
+    auto_rules,
+    find_loop,
+    find_overlap,
+    fixed_ports,
+    write_option,
+)
 
 
 def rule(first: int, last: int = 0, *, target: int = 0, proto: int = T, address: str = "", ifname: str = "",
@@ -124,3 +134,13 @@ def test_rules_are_split_into_those_that_follow_bound_ports_and_fixed_ones() -> 
     assert auto_rules(rules) == [rules[1]]
     assert fixed_ports(rules, T) == {22, 23, 24, 80}
     assert fixed_ports(rules, U) == {53}
+
+
+@pytest.mark.parametrize("option", [
+    "-t 22", "-u 53", "-t 80:8080", "-t 20-22:30-32", "-t %lo/22", "-t 192.0.2.1/22", "-t [::1]%eth0/80:8080",
+    "-t 0.0.0.0/80:192.0.2.9/80", "-u [::]/5-6:[2001:db8::9]/15-16", "-T 80:8080"])  # fmt: skip
+def test_option_of_a_rule_makes_that_rule(option: str) -> None:
+    letter, _, text = option.partition(" ")
+    proto, is_host = {"t": T, "u": U}[letter[1].lower()], letter[1].islower()
+    (made,) = make_rules(parse_spec(text, prefix=is_host), proto, letter)
+    assert write_option(made.bare(), is_host=is_host) == option

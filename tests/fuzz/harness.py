@@ -442,8 +442,8 @@ class SteeredTables:
     def can_follow(self, _name: str) -> bool:
         return True
 
-    def open_ports(self, name: str) -> dict[PortRule, list[int]]:
-        return {rule: [rule.first] for rule in self.rules(name)}
+    def count_open(self, name: str) -> dict[PortRule, int]:
+        return dict.fromkeys(self.rules(name), 1)
 
     def explain_closed(self, name: str, proto: int, port: int) -> list[tuple[PortRule, str]]:
         return [(rule, "closed") for rule in self.rules(name)
@@ -464,7 +464,7 @@ def steered() -> ClientTables:
 def fuzz_control_ports(data: bytes) -> None:
     """Read *data* as the body of a request to change port rules; byte 0 says by which method."""
     rules = PortRules(steered(), leave_out_ephemeral)
-    before = rules.show()
+    before = list(rules.show())
     with contextlib.suppress(RefusalError):
         answer = (rules.change if data[:1] != b"U" else rules.replace)(data[1:])
         assert json.loads(encode(answer))["rules"] == before
@@ -476,7 +476,9 @@ def fuzz_control_explain(data: bytes) -> None:
     bypass = Bypass(policy, policy.observed)
     listeners = [ListenerInfo(rule.proto, rule.first, rule, namespace=table.name == "SPLICE")
                  for table in STEERED.tables for rule in table.rules]  # fmt: skip
-    explainer = Explainer(bypass, policy.observed, NET, lambda: listeners, steered(), "")
+    explainer = Explainer(bypass, policy.observed, NET,
+                          lambda *place: [each for each in listeners if (each.proto, each.port) == place],
+                          steered(), "")
     with contextlib.suppress(RefusalError):
         _, query = parse_target(b"/v1/explain?" + data)
         for flow in explainer.explain(query)["flows"]:

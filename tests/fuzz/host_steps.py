@@ -276,11 +276,18 @@ def python(world: World, source: Source) -> None:
             world.engine.call_later((choice >> 3) / 4, note)
 
 
+def neighbours(world: World, source: Source) -> None:
+    """Replace the table of hosts on our link: remotes among them, of any MAC address, the guest's too."""
+    macs = (PATTERN[:6], b"\x02\0\0\0\0\1", bytes(6), b"\xff" * 6)
+    world.engine.set_neighbours({address: macs[source.byte() & 3] for family in (4, 6)
+                                 for address in REMOTES[family] if source.byte() & 1})
+
+
 def note(*_: object) -> None:
     """Take what the engine tells."""
 
 
 STEPS: tuple[Step, ...] = (
     arrive, connected, finish, make_room, event, fail, limits, datagrams, socket_error, client, listen, wait,
-    until_deadline, change_mood, boom, python,
+    until_deadline, change_mood, boom, python, neighbours,
 )

@@ -137,8 +137,8 @@ class NotingTables:
     def can_follow(self, name: str) -> bool:
         return name == "SPLICE"
 
-    def open_ports(self, name: str) -> dict[PortRule, list[int]]:
-        return {rule: [] for rule in self.rules(name)}
+    def count_open(self, name: str) -> dict[PortRule, int]:
+        return dict.fromkeys(self.rules(name), 0)
 
     def explain_closed(self, _name: str, _proto: int, _port: int) -> list[tuple[PortRule, str]]:
         return []

@@ -139,6 +139,7 @@ def test_anything_but_a_socket_stays(make: object) -> None:
     ("file/a.socket", "a part of the path is not a directory"),
     ("loop/a.socket", "too many symbolic links"),
     (".", "something that is not a socket"),
+    ("x" * 108, "is too long; that of a socket has 107"),
     ("/proc/a.socket", "the directory does not exist|may not write"),
 ])
 def test_wrong_paths_are_explained(path: str, reason: str) -> None:

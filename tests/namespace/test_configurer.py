@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from passt.host.rtnetlink import messages, routes
 from passt.host.rtnetlink.messages import AF_INET, MessageFlag, MessageType
 from passt.host.rtnetlink.socket import Request, RtnlSocket
 from passt.light.values import replace
-from passt.namespace.configurer import MAX_MESSAGE, Configurer, build_orders, parse_orders
+from passt.namespace.configurer import MAX_MESSAGE, PATIENCE_S, Configurer, build_orders, parse_orders
 from passt.namespace.renumbering import Deletion, plan
 from passt.process import privileges
 from tests.support.control import PollLoop
@@ -132,6 +133,60 @@ def flood() -> None:
     bench.configurer.carry_out(made)
     bench.until(lambda: not bench.configurer._queue)
     bench.until(lambda: "10.0.78.31 " in ip("route", "show", "10.0.78.31/32"))
+
+
+@pytest.mark.needs_root
+def test_what_was_ordered_is_told_when_the_kernel_has_it_and_in_order() -> None:
+    isolated_as_root(tell)
+
+
+def tell() -> None:
+    """Run in a namespace of its own."""
+    bench = Bench()
+    made = plan(BEFORE, AFTER, bench.configurer.ifindex)
+    seen: list[str] = []
+
+    def look() -> None:
+        seen.append(ip("addr", "show", "dev", "h0"))
+        bench.configurer.carry_out(made.removed, lambda: seen.append(ip("addr", "show", "dev", "h0")))
+
+    bench.configurer.carry_out(made.added, look)
+    assert seen == [], "it is not waited for"
+    bench.until(lambda: len(seen) == 2)
+    assert "198.51.100.7/24" in seen[0]
+    assert "192.0.2.2/24" in seen[0]
+    assert "198.51.100.7/24" in seen[1]
+    assert "192.0.2.2/24" not in seen[1]
+    bench.configurer.carry_out([], lambda: seen.append("nothing to do"))
+    assert seen[2:] == ["nothing to do"]
+    bench.loop.fire()
+    assert len(seen) == 3, "patience is for those that wait"
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_configurer_that_does_not_answer_holds_up_nothing(how: str) -> None:
+    def wait() -> list[str]:
+        """Run in a namespace of its own."""
+        log.limited = lambda _level, _about, text: lines.append(text)  # type: ignore[assignment]  # in a child
+        lines: list[str] = []
+        bench = Bench()
+        os.kill(bench.pid, signal.SIGSTOP)
+        done: list[int] = []
+        for number in range(3):
+            bench.configurer.carry_out(GOOD, lambda number=number: done.append(number))  # type: ignore[misc]
+        if how == "killed":
+            os.kill(bench.pid, signal.SIGKILL)
+            bench.until(lambda: bool(done))
+        else:
+            assert done == []
+            assert {delay_s for delay_s, _ in bench.loop.timers} == {PATIENCE_S}
+            bench.loop.fire()
+        assert done == [0, 1, 2]
+        return lines
+
+    lines = isolated_as_root(wait)
+    assert ("is not waited for" in "".join(lines)) == (how == "stopped")
 
 
 @pytest.mark.needs_root

@@ -46,7 +46,7 @@ def texts(made: Plan) -> tuple[list[str], list[str]]:
             return f"{name} {messages.ip_address(entry.address)}/{entry.prefix_len}"
         route = routes.RouteMessage.parse(payload)
         assert {hop.ifindex for hop in route.hops} == {7}
-        return f"{name} {route.text}"
+        return f"{name} {route.text}" + (f" from {messages.ip_address(route.source)}" if route.source else "")
 
     return ([write(request.type, request.payload) for request in made.added],
             [write(request.type, request.payload) for request in made.removed])
@@ -59,22 +59,35 @@ def test_nothing_is_done_where_nothing_changes() -> None:
 def test_new_addresses_and_routes_come_before_old_ones_go() -> None:
     made = plan(NET, MOVED, 7)
     added, removed = texts(made)
-    assert added == ["addr+ 198.51.100.7/24", "route+ 0.0.0.0/0 via 198.51.100.1", "addr+ 2001:db8:9::7/64",
-                     "addr+ 2001:db8::2/64"], "the last one is deprecated"
+    default = "0.0.0.0/0 via 198.51.100.1"
+    assert added == ["addr+ 198.51.100.7/24", f"route+ {default}", "route- 0.0.0.0/0 via 192.0.2.1",
+                     f"route+ {default}", f"route+ {default} from 198.51.100.7",
+                     "route- 192.0.2.0/24 from 192.0.2.2",
+                     "addr+ 2001:db8:9::7/64", "addr+ 2001:db8::2/64"], "the last one is deprecated"
     # What the kernel may have taken away with the old ones is there at the end.
     assert removed == [
-        "route- 0.0.0.0/0 via 192.0.2.1", "addr- 192.0.2.2/24", *added[:2],
-        "addr- 2001:db8::2/64", added[2], "route+ ::/0 via fe80::1"]
+        "addr- 192.0.2.2/24", *added[:2], f"route- {default} from 198.51.100.7",
+        "addr- 2001:db8::2/64", "addr+ 2001:db8:9::7/64", "route+ ::/0 via fe80::1"]
     assert made.left == {IPv4Address("192.0.2.2").packed, IPv6Address("2001:db8::2").packed}
 
 
 def test_gateway_beyond_the_prefix_has_a_route_of_its_own() -> None:
     far = replace(NET, ip4=replace(IP4, gateway=IPv4Address("203.0.113.1")))
     added, removed = texts(plan(NET, far, 7))
-    assert added == ["route+ 203.0.113.1/32", "route+ 0.0.0.0/0 via 203.0.113.1"]
-    assert removed == ["route- 0.0.0.0/0 via 192.0.2.1", *added]
-    back = texts(plan(far, NET, 7))[1]
-    assert back[:2] == ["route- 0.0.0.0/0 via 203.0.113.1", "route- 203.0.113.1/32"]
+    fresh = ["route+ 203.0.113.1/32", "route+ 0.0.0.0/0 via 203.0.113.1"]
+    assert added == [*fresh, "route- 0.0.0.0/0 via 192.0.2.1", *fresh]
+    assert removed == []
+    back = texts(plan(far, NET, 7))[0]
+    assert back[1:3] == ["route- 0.0.0.0/0 via 203.0.113.1", "route- 203.0.113.1/32"]
+
+
+def test_successor_in_the_same_subnet_has_its_route_before_the_old_address_goes() -> None:
+    added, removed = texts(plan(NET, replace(NET, ip4=replace(IP4, address=IPv4Address("192.0.2.3"))), 7))
+    preferred = "0.0.0.0/0 via 192.0.2.1 from 192.0.2.3"
+    assert added == ["addr+ 192.0.2.3/24", f"route+ {preferred}", "route+ 192.0.2.0/24 from 192.0.2.3",
+                     "route- 192.0.2.0/24 from 192.0.2.2"]
+    assert removed == ["addr- 192.0.2.2/24", "addr+ 192.0.2.3/24", "route+ 0.0.0.0/0 via 192.0.2.1",
+                       f"route- {preferred}"]
 
 
 def test_address_that_stays_with_another_length_is_not_left() -> None:
@@ -107,7 +120,8 @@ class Places:
 
 
 def read(arguments: str = "") -> GuestNet:
-    settings = build_settings("pasta", scan("pasta", ["--config-net", "-i", "h0", *arguments.split()]))[0]
+    options = ["--follow", "--config-net", "-i", "h0", *arguments.split()]
+    settings = build_settings("pasta", scan("pasta", options))[0]
     return replace(resolve(settings, read_host(interface="h0")), ifname="g0")
 
 
@@ -130,6 +144,55 @@ def shown(ifname: str) -> list[str]:
             if not words[0].startswith("fe80") and "linkdown" not in words[:1]:
                 lines.append(" ".join(words[:3] if "via" in words else words[:1]))
     return sorted(lines)
+
+
+@pytest.mark.needs_root
+def test_deprecated_address_stays_with_the_lifetime_that_it_has_on_the_host() -> None:
+    def run() -> None:
+        places = Places()
+        places.on_host(lambda: ip_batch("addr add 2001:db8:9::7/64 dev h0 nodad\n"))
+        before = places.on_host(read)
+        configure("g0", before, True, lifetimes=True)
+        with RtnlSocket() as rtnetlink:
+            ifindex = rtnetlink.get_link("g0").ifindex
+
+        def change(lifetimes: str) -> GuestNet:
+            places.on_host(lambda: ip_batch(f"addr change 2001:db8::2/64 dev h0 {lifetimes}\n"))
+            return places.on_host(read)
+
+        def lifetimes() -> list[str]:
+            words = ip("-6", "addr", "show", "dev", "g0", "to", "2001:db8::2").replace("sec", "").split()
+            return [words[words.index("valid_lft") + 1], words[words.index("preferred_lft") + 1]]
+
+        assert lifetimes() == ["forever", "forever"]
+        going = change("preferred_lft 0 valid_lft 1000")
+        made = plan(before, going, ifindex)
+        assert (made.left, made.removed) == (frozenset(), []), "its connections go on"
+        assert carry_out(made) == []
+        valid, preferred = lifetimes()
+        assert 900 < int(valid) <= 1000
+        assert preferred == "0"
+        assert not any(plan(going, places.on_host(read), ifindex)), "time passes by itself"
+        longer = change("preferred_lft 0 valid_lft 9000")
+        assert carry_out(plan(going, longer, ifindex)) == []
+        assert int(lifetimes()[0]) > 8900
+        ip("link", "del", "g0")
+        places.make_g0()
+        configure("g0", longer, True, lifetimes=True)
+        assert lifetimes()[1] == "0", "as at a start"
+        with RtnlSocket() as rtnetlink:
+            ifindex = rtnetlink.get_link("g0").ifindex
+        usual = change("preferred_lft 500 valid_lft 600")
+        assert carry_out(plan(longer, usual, ifindex)) == []
+        assert lifetimes() == ["forever", "forever"], "it lasts until the host loses it"
+        places.on_host(lambda: ip_batch("addr del 2001:db8::2/64 dev h0\n"))
+        assert plan(usual, places.on_host(read), ifindex).left == {IPv6Address("2001:db8::2").packed}
+        ip("link", "del", "g0")
+        places.make_g0()
+        configure("g0", going, True)
+        assert ip("-6", "addr", "show", "dev", "g0", "to", "2001:db8::2") == "", "nobody follows it"
+
+    isolated_as_root(run)
 
 
 @pytest.mark.needs_root
@@ -159,6 +222,8 @@ def test_namespace_ends_as_one_that_is_set_up_anew(arguments: str, moves: str) -
         assert carry_out(made._replace(removed=[])) == []
         old = ip("-6", "-o", "addr", "show", "dev", "g0", "deprecated")
         assert [line.split()[3] for line in old.splitlines()] == ["2001:db8::2/64"], "nobody takes it now"
+        for destination in ("203.0.113.9", "192.0.2.77", "198.51.100.77"):
+            assert "192.0.2.2" not in ip("route", "get", destination).split(), destination
         assert carry_out(made) == []
         assert ip("-6", "-o", "addr", "show", "dev", "g0", "deprecated") == ""
         found = shown("g0")

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import struct
 import subprocess
 import tempfile
 import threading
@@ -15,7 +16,7 @@ import pytest
 
 from passt.errors import ConfigError, HostError
 from passt.host.syscalls import CLONE_NEWNS, unshare
-from passt.passtctl.capture import Output, ReaderGoneError, size
+from passt.passtctl.capture import Output, ReaderGoneError, end_of_blocks, size
 from passt.passtctl.command import Command
 from passt.passtctl.main import run
 from tests.support import pcapng
@@ -166,28 +167,47 @@ def test_gone_reader_and_full_disk_are_told_apart() -> None:
         output.write(b"1234")
 
 
+def blocks(*lengths: int) -> bytes:
+    """Blocks of these lengths, whose content is nothing that a reader would look at."""
+    return b"".join(struct.pack("=II", 6, n) + bytes(n - 12) + struct.pack("=I", n) for n in lengths)
+
+
+def write_in_pieces(output: Output, data: bytes) -> None:
+    """Write *data* in pieces that end anywhere, as they come out of a stream."""
+    for start in range(0, len(data), 700):
+        output.write(data[start:start + 700])
+
+
 @pytest.mark.needs_root
 @in_child
-def test_full_file_system_keeps_whole_pieces() -> None:
+def test_full_file_system_keeps_whole_packets() -> None:
     unshare(CLONE_NEWNS)
     for words in ("--make-rprivate /", "-t tmpfs -o size=64k none /mnt"):
         subprocess.run(["mount", *words.split()], check=True)
-    output = Output("/mnt/file")
-    output.write(b"first piece.")
+    output, data = Output("/mnt/file"), blocks(28, *[1000] * 100)
     with pytest.raises(HostError, match="No space left"):
-        output.write(bytes(100 << 10))
+        write_in_pieces(output, data)
     output.close()
     with open("/mnt/file", "rb") as file:
-        assert file.read() == b"first piece."
+        kept = file.read()
+    assert kept == data[:len(kept)]
+    assert ((len(kept) - 28) % 1000, len(kept) > 50_000) == (0, True)
 
 
 @in_child
-def test_file_that_may_not_grow_keeps_whole_pieces() -> None:
+def test_file_that_may_not_grow_keeps_whole_packets() -> None:
     with tempfile.TemporaryDirectory() as directory:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2500, resource.RLIM_INFINITY))
         output = Output(f"{directory}/file")
-        output.write(b"first piece.")
         with pytest.raises(HostError, match="File too large"):
-            output.write(bytes(2000))
+            write_in_pieces(output, blocks(28, *[1000] * 9))
         output.close()
-        assert os.path.getsize(f"{directory}/file") == 12
+        assert os.path.getsize(f"{directory}/file") == 2028
+
+
+@pytest.mark.parametrize(("content", "end"), [
+    (b"", 0), (blocks(12), 12), (blocks(28, 40) + bytes(7), 68), (blocks(28, 40)[:-1], 28),
+    (blocks(28) + bytes(100), 28)])  # fmt: skip
+def test_end_of_the_last_whole_packet(tmp_path: Path, content: bytes, end: int) -> None:
+    (tmp_path / "file").write_bytes(content)
+    assert end_of_blocks(str(tmp_path / "file")) == end

@@ -19,6 +19,11 @@ from passt.passtctl.command import COMMANDS, Command, help_text, parse, parse_fi
       Command("capture", write="-", snaplen="96", words=("tcp", "port", "80"))),
      (["--ring", "16M", "capture"], Command("capture", ring="16M")),
      (["close", "1.2"], Command("close", words=("1.2",))), (["nonsense", "-h"], Command("help")),
+     (["web"], Command("list", instance="web")), (["list", "--names"], Command("list", names=True)),
+     (["web", "--watch", "flows", "tcp"], Command("flows", watch=True, instance="web", words=("tcp",))),
+     (["/run/netns/web", "close", "1.2"], Command("close", instance="/run/netns/web", words=("1.2",))),
+     (["7", "ports", "add", "-t", "80"],
+      Command("ports", instance="7", words=("add",), specs=("-t 80",))),
      (["--version", "--nonsense"], Command("version"))],
 )  # fmt: skip
 def test_arguments(arguments: list[str], command: Command) -> None:
@@ -27,14 +32,35 @@ def test_arguments(arguments: list[str], command: Command) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["shows"], ["--colour"], ["-p"], ["-p", "x"], ["-p", "-1"], ["list", "--watch"], ["list", "x"],
+    [["", "list"], ["--colour"], ["-p"], ["-p", "x"], ["-p", "-1"], ["list", "--watch"], ["list", "x"],
      ["close"], ["close", "1.2", "3.4"], ["flows", "--listen=x"], ["log", "info", "debug"],
      ["list", "--port=80"], ["doctor", "80"], ["doctor", "--watch"],
-     ["flows", "-w", "x"], ["list", "--ring", "1M"], ["capture", "-w"]],
+     ["flows", "-w", "x"], ["list", "--ring", "1M"], ["capture", "-w"], ["-p", "9" * 5000],
+     ["flows", "rule=\udcff"], ["explain", "fe80::1%\udcff"], ["explain", "--source", "\udcff", "::1"],
+     ["explain", "--inbound=\udcff"], ["events", "\udcff"], ["metrics", "--listen", "\udcff:9100"],
+     ["flows", "--names"]],
 )  # fmt: skip
 def test_mistakes_are_told(arguments: list[str]) -> None:
     with pytest.raises(ConfigError):
         parse(arguments)
+
+
+def test_word_that_is_no_command_is_told_with_the_commands_that_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"'web' is no command, and 'flws' none .*there are list, flows,"):
+        parse(["web", "flws"])
+
+
+@pytest.mark.parametrize(
+    "arguments", [["-p", "1", "web", "flows"], ["web", "-s", "/x"], ["-p", "1", "-s", "/x", "flows"]])
+def test_instance_is_named_once(arguments: list[str]) -> None:
+    with pytest.raises(ConfigError, match="say once which instance"):
+        parse(arguments)
+
+
+def test_paths_and_interfaces_may_be_any_bytes() -> None:
+    asked = parse(["ports", "add", "-s", "/\udcff", "-t", "%\udcff/80", "--udp-ports=%\udcfe/80"])
+    assert (asked.path, asked.specs) == ("/\udcff", ("-t %\udcff/80", "-u %\udcfe/80"))
+    assert parse(["capture", "-w", "\udcff"]).write == "\udcff"
 
 
 def test_filters_become_parameters() -> None:

@@ -88,8 +88,10 @@ def test_words_that_make_no_sense(words: list[str]) -> None:
 
 
 def test_refusals_are_told(flows: Flows) -> None:
-    for words in (["--inbound", "x"], ["icmp", "10.0.0.1:9"], ["--inbound", "0"]):
-        with pytest.raises(HostError, match=": "):
+    for words, line in ((["--inbound", "x"], "inbound 'x' is not a number from 1 to 65535"),
+                        (["icmp", "10.0.0.1:9"], "icmp has no port"),
+                        (["--inbound", "0"], "inbound '0' is not a number from 1 to 65535")):
+        with pytest.raises(HostError, match=f"^{line}$"):
             passtctl(flows, *words)
 
 

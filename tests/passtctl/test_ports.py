@@ -37,14 +37,17 @@ def passtctl(ports: Ports, *arguments: str) -> int:
 
 def test_rules_and_open_ports_are_listed(ports: Ports, capfd: pytest.CaptureFixture[str]) -> None:
     behind = PortRule(6, 9, 9, 80, spec="-T 9:80")
-    ports.bench.source.ports = [ListenerInfo(6, 80, WEB, namespace=False),
-                                ListenerInfo(6, 9, behind, namespace=True)]  # fmt: skip
+    udp = PortRule(17, 7, 7, 7, spec="-u 7")
+    ports.bench.source.ports = [ListenerInfo(6, 9, behind, namespace=True),
+                                ListenerInfo(17, 7, udp, namespace=False),
+                                ListenerInfo(6, 80, WEB, namespace=False)]  # fmt: skip
     assert passtctl(ports) == 0
     assert capfd.readouterr().out.splitlines() == [
         "TABLE  RULE                  OPEN  OPTION",
         "HOST   TCP [*]:80  =>  8080     1  -t 80:8080", "",
         "SIDE       PROTO  ADDRESS  INTERFACE  PORT  LEADS-TO  RULE",
         "host       tcp    *        -            80      8080  -t 80:8080",
+        "host       udp    *        -             7         7  -u 7",
         "namespace  tcp    *        -             9        80  -T 9:80"]  # fmt: skip
     passtctl(ports, "list", "--json")
     found = json.loads(capfd.readouterr().out)

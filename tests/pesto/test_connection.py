@@ -95,6 +95,23 @@ def test_program_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
         connection.read_hello()
 
 
+def test_program_that_answers_a_byte_at_a_time_is_given_up(tmp_path: Path) -> None:
+    is_over = threading.Event()
+
+    def drip(_: Program, client: socket.socket) -> None:
+        client.sendall(HELLO.build()[:-1] + b"\2" + bytes(134) + b"\xff\xff")   # 65,535 rules follow
+        while not is_over.wait(0.01):
+            client.sendall(b"\0")
+
+    with program(tmp_path, drip) as made:
+        try:
+            with (Connection(made.path, wait_s=0.2) as connection,
+                  pytest.raises(HostError, match="does not answer")):
+                connection.read_hello()
+        finally:
+            is_over.set()
+
+
 def test_no_program_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(HostError, match=r"^Failed to connect to /no/socket: No such file or directory$"):
         Connection("/no/socket")

@@ -30,6 +30,24 @@ def test_tables_are_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
         f"passt/pasta configuration ({made.path})\n  HOST\n    TCP [*]:80  =>  8080\n  SPLICE\n")
 
 
+def test_controls_of_a_program_are_not_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rule = PortRule(6, 80, 80, 80, None, "\x1b[2J\udc9b")
+    told = Hello((Table(1, "\x1b]0;pwned\x07", 63, (rule,)),))
+    with program(tmp_path, say(told.build(), reply=b"")) as made:
+        assert cli.main(["pesto", made.path]) == 0
+    assert capfd.readouterr().out.splitlines()[1:] == [
+        r"  \x1b]0;pwned\x07", r"    TCP [*]%\x1b[2J\udc9b:80  =>  80"]
+
+
+def test_program_with_more_rules_than_can_be_written_is_left_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rules = tuple([PortRule(6, port, port, port) for port in range(1000, 1256)])
+    with program(tmp_path, say(Hello((Table(1, "HOST", 63), Table(3, "SPLICE", 63, rules))).build())) as made:
+        assert cli.main(["pesto", "-A", "-t", "90", made.path]) == 1
+    assert "the table SPLICE has 256 rules" in capfd.readouterr().err
+
+
 def test_change_is_silent_and_shown_if_asked_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with program(tmp_path, *[say(OURS.build(), reply=DONE.build())] * 2) as made:
         assert cli.main(["pesto", "-A", "-t", "90", made.path]) == 0

@@ -7,6 +7,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
+from passt import log
 from passt.process import helper
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ def look(kept: int) -> dict[str, Any]:
             links[name] = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
             continue              # that of the list itself
-    del links[str(kept)]
+    for fd in (kept, *log.descriptors()):     # a test before this one may have opened a log
+        links.pop(str(fd), None)
     return {"links": links, "directory": os.getcwd(), "leads": os.getsid(0) == os.getpid(),
             "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))}
 

@@ -9,6 +9,7 @@ from passt.facts.host import InterfaceAddress
 from passt.facts.settings import OUR_MAC
 from passt.light.values import replace
 from passt.responders.arp import ArpResponder
+from passt.responders.neighbours import Neighbours
 from passt.wire.arp import ArpOp, ArpPacket
 
 GUEST_MAC = bytes.fromhex("020000000005")
@@ -27,7 +28,14 @@ FAMILY = GuestFamily(
     copied_addresses=(InterfaceAddress(GUEST, 24, 0, 0, b""), InterfaceAddress(SECOND, 24, 0, 0, b"")),
 )
 SEEN = IPv4Address("192.0.2.55")
-RESPONDER = ArpResponder(FAMILY, OUR_MAC, lambda address: address == SEEN.packed)
+
+
+def is_guest(address: bytes) -> bool:
+    return address == SEEN.packed
+
+
+NEIGHBOURS = Neighbours(OUR_MAC, is_guest)
+RESPONDER = ArpResponder(FAMILY, NEIGHBOURS, is_guest)
 
 
 def request(sender: IPv4Address, target: IPv4Address) -> ArpPacket:
@@ -60,12 +68,23 @@ def test_probe_for_an_address_of_somebody_else_answered(target: str) -> None:
     assert reply == ArpPacket(ArpOp.REPLY, OUR_MAC, IPv4Address(target), GUEST_MAC, ZERO)
 
 
+def test_neighbour_of_the_host_answers_itself() -> None:
+    mac = bytes.fromhex("0200000000aa")
+    neighbours = Neighbours(OUR_MAC, is_guest)
+    neighbours.replace({OTHER.packed: mac, GUEST.packed: mac, SEEN.packed: mac})
+    responder = ArpResponder(FAMILY, neighbours, is_guest)
+    assert responder.respond(request(GUEST, OTHER)) == ArpPacket(ArpOp.REPLY, mac, OTHER, GUEST_MAC, GUEST)
+    assert responder.respond(request(ZERO, OTHER)) == ArpPacket(ArpOp.REPLY, mac, OTHER, GUEST_MAC, ZERO)
+    for own in (GUEST, SEEN):
+        assert responder.respond(request(GUEST, own)) is None
+
+
 def test_reply_ignored() -> None:
     assert RESPONDER.respond(replace(request(GUEST, OTHER), op=ArpOp.REPLY)) is None
 
 
 def test_family_without_gateway_or_address() -> None:
-    responder = ArpResponder(GuestFamily(None, 0, None, None), OUR_MAC, lambda _: False)
+    responder = ArpResponder(GuestFamily(None, 0, None, None), NEIGHBOURS, lambda _: False)
     assert responder.respond(request(GUEST, OTHER)) is not None
     assert responder.respond(request(ZERO, OTHER)) is not None
     assert responder.respond(request(ZERO, ZERO)) is not None

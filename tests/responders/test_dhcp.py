@@ -186,6 +186,63 @@ def test_request_to_another_server_is_left_to_it() -> None:
     )
 
 
+# Another network: a server that knows its predecessors
+
+OLD, OLD_GATEWAY = IPv4Address("198.51.100.5"), IPv4Address("198.51.100.1")
+BEFORE = GuestFamily(OLD, 24, OLD_GATEWAY, OLD_GATEWAY)
+
+
+def successor(*families: GuestFamily) -> DhcpResponder:
+    """Make the server for the last one of *families*, after all others."""
+    made = None
+    for family in families:
+        made = DhcpResponder(replace(NET, ip4=family), family, before=made)
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize(("fields", "destination"), [
+    ({"ciaddr": OLD}, OLD_GATEWAY),
+    ({"ciaddr": OLD}, BROADCAST),
+    ({"requested_address": OLD}, BROADCAST),
+    ({"server_id": OLD_GATEWAY, "requested_address": OLD}, BROADCAST),
+    ({"server_id": OLD_GATEWAY}, OLD_GATEWAY),
+], ids=["renewing", "rebinding", "init-reboot", "selecting", "renewing-with-id"])
+def test_refusal_of_a_former_lease_is_that_of_the_server_that_gave_it(fields: dict[str, Any],
+                                                                    destination: IPv4Address) -> None:
+    fields = {"ciaddr": OLD} | fields if destination == OLD_GATEWAY else fields
+    reply = successor(BEFORE, FAMILY).respond(message(REQUEST, **fields), ZERO, destination)
+    assert isinstance(reply, DhcpReply)
+    assert (reply.kind, reply.source, reply.destination) == ("NAK", OLD_GATEWAY, BROADCAST)
+    assert DhcpMessage.parse(reply.payload).options == options(
+        message_type=NAK, server_id=OLD_GATEWAY, message=b"198.51.100.5 is not available here")
+
+
+def test_renewal_at_a_former_server_of_an_address_that_stays_is_acknowledged_by_the_new_one() -> None:
+    server = successor(replace(FAMILY, gateway=OTHER, our_address=OTHER), FAMILY)
+    reply = server.respond(message(REQUEST, ciaddr=GUEST), GUEST, OTHER)
+    assert isinstance(reply, DhcpReply)
+    # From there the client expects it; from now on it renews at the new one.
+    assert (reply.kind, reply.source, reply.destination) == ("ACK", OTHER, GUEST)
+    assert DhcpMessage.parse(reply.payload).options == facts(message_type=ACK)
+    chosen = server.respond(message(REQUEST, server_id=OTHER, requested_address=GUEST), ZERO)
+    assert isinstance(chosen, DhcpReply)
+    assert DhcpMessage.parse(chosen.payload).options == facts(message_type=ACK, server_id=OTHER)
+
+
+def test_former_servers_are_few_and_their_addresses_those_of_others_again() -> None:
+    hosts = [IPv4Address(int(OLD) + n) for n in range(20)]
+    gateways = [IPv4Address(int(OTHER) + n) for n in range(20)]
+    server = successor(*(GuestFamily(*pair, gateway, gateway)
+                         for pair, gateway in zip(((host, 24) for host in hosts), gateways, strict=True)))
+    assert list(server.leases().items()) == list(zip(hosts, gateways, strict=True))[-8:]
+    assert server.respond(message(REQUEST, server_id=gateways[3], requested_address=OLD), ZERO) == (
+        f"the client has chosen the server {gateways[3]}")
+    back = successor(FAMILY, BEFORE, FAMILY)
+    assert list(back.leases()) == [OLD, GUEST]
+    assert isinstance(back.respond(message(REQUEST, ciaddr=GUEST), GUEST, GATEWAY), DhcpReply)
+
+
 # Other messages
 
 

@@ -1,7 +1,7 @@
 """Frames in, frames out: golden answers, counters, hostile frames."""
 
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,7 +28,7 @@ from passt.responders.dispatch import Dispatcher
 if TYPE_CHECKING:
     from passt.facts.contracts import FrameResponder
 
-GUEST_MAC = "02:00:00:00:00:05"
+GUEST_MAC, SERVER_MAC = "02:00:00:00:00:05", "9a:55:9a:55:9a:55"
 NET = GuestNet(
     GuestFamily(
         IPv4Address("192.0.2.5"),
@@ -241,6 +241,36 @@ def test_solicitation_behind_an_extension_header_answered_but_not_a_fragment() -
     assert dispatcher.counters()["drop_control_ip6_malformed"] == 1
 
 
+@pytest.mark.parametrize(("question", "answer", "address"), [
+    ("arp_request", "arp_reply", "192.0.2.1"),
+    ("neighbour_solicitation", "neighbour_advertisement", "fe80::1"),
+])
+def test_answer_for_a_host_beside_us_comes_from_it(vector: Callable[[str], bytes], question: str, answer: str,
+                                                   address: str) -> None:
+    real, ours = bytes.fromhex("0200000000aa"), bytes.fromhex("9a559a559a55")
+    packed = ip_address(address).packed
+    dispatcher = Dispatcher(NET)
+    assert dispatcher.set_neighbours({packed: real}) == []
+    (frame,) = dispatcher.respond(vector(question))
+    expected = vector(answer).replace(ours, real)
+    if question == "arp_request":
+        assert frame == expected
+    else:
+        # Its R flag is clear, and so the checksum another one; scapy says whether that is right.
+        assert frame[:14] == expected[:14]
+        assert frame[58:] == b"\x60" + expected[59:]
+        again = Ether(frame)
+        del again[ICMPv6ND_NA].cksum
+        assert bytes(again) == frame
+    (told,) = dispatcher.set_neighbours({packed: real[:5] + b"\xbb"})
+    assert told[6:12] == real[:5] + b"\xbb"
+    assert dispatcher.counters()["control_neighbours_announced"] == 1
+    dispatcher.renew(NET)
+    assert dispatcher.respond(vector(question))[0][6:12] == real[:5] + b"\xbb", "they are the same still"
+    dispatcher.set_neighbours({})
+    assert dispatcher.respond(vector(question)) == [vector(answer)]
+
+
 def test_explanations(vector: Callable[[str], bytes]) -> None:
     lines: list[str] = []
     dispatcher = Dispatcher(NET, explain=lines.append)
@@ -425,6 +455,34 @@ def test_renewal_answers_anew_and_tells_the_guest_at_once() -> None:
     assert Ether(answer)[BOOTP].yiaddr == "198.51.100.5"
     assert ("lease_time", 120) in Ether(answer)[DHCP].options
     assert dispatcher.counters()["control_dhcp_answered"] == 2
+
+
+def test_renewal_of_a_former_lease_at_its_server_is_refused_in_that_ones_name() -> None:
+    assert NET.ip4
+    moved = replace(
+        NET, ip4=replace(NET.ip4, address=IPv4Address("198.51.100.5"), gateway=IPv4Address("198.51.100.1"),
+                         our_address=IPv4Address("198.51.100.1")))
+    dispatcher = Dispatcher(NET, short_leases=True)
+    dispatcher.renew(moved)
+    question = bytes(
+        Ether(src=GUEST_MAC, dst=SERVER_MAC) / IP(src="192.0.2.5", dst="192.0.2.1") / UDP(sport=68, dport=67)
+        / BOOTP(chaddr=bytes.fromhex(GUEST_MAC.replace(":", "")), xid=0x12345678, ciaddr="192.0.2.5")
+        / DHCP(options=[("message-type", "request"), "end"]))  # fmt: skip
+    (frame,) = dispatcher.respond(question)
+    message = bytes(
+        BOOTP(op=2, chaddr=bytes.fromhex(GUEST_MAC.replace(":", "")), xid=0x12345678)
+        / DHCP(options=[("message-type", "nak"), ("server_id", "192.0.2.1"),
+                        ("error_message", b"192.0.2.5 is not available here"), "end"])
+    )  # fmt: skip
+    golden = (
+        Ether(src=SERVER_MAC, dst="ff:ff:ff:ff:ff:ff")
+        / IP(src="192.0.2.1", dst="255.255.255.255", id=0, flags="DF", ttl=255)
+        / UDP(sport=67, dport=68)
+        / message.ljust(300, b"\0")
+    )
+    assert frame == bytes(golden)
+    for length in range(len(question)):
+        assert dispatcher.respond(question[:length]) == []
 
 
 def test_renewal_says_nothing_where_advertisements_are_off() -> None:

@@ -9,6 +9,7 @@ from passt.facts.host import InterfaceAddress
 from passt.facts.settings import OUR_MAC
 from passt.light.values import replace
 from passt.responders.ndp import NdpReply, NdpResponder
+from passt.responders.neighbours import Neighbours
 from passt.wire.ndp import NdpMessage, NeighbourAdvertisement, NeighbourSolicitation, RouterAdvertisement
 from passt.wire.ndp import RouterSolicitation as Rs
 from passt.wire.ndp_options import (
@@ -24,6 +25,7 @@ GUEST = IPv6Address("2001:db8::5")
 SECOND = IPv6Address("2001:db8:2::5")
 LINK_LOCAL = IPv6Address("fe80::ff:fe00:5")
 ROUTER = IPv6Address("fe80::1")
+NOBODY = Neighbours(OUR_MAC, lambda _: False)
 ELSEWHERE = IPv6Address("2001:db8::77")
 UNSPECIFIED = IPv6Address("::")
 ALL_NODES = IPv6Address("ff02::1")
@@ -44,13 +46,13 @@ def net(family: GuestFamily = FAMILY, *, mtu: int | None = 65520, search: tuple[
 
 def advertisement(guest: GuestNet, *, managed: bool = True) -> RouterAdvertisement:
     assert guest.ip6
-    reply = NdpResponder(guest, guest.ip6, managed=managed).respond(LINK_LOCAL, Rs())
+    reply = NdpResponder(guest, guest.ip6, NOBODY, managed=managed).respond(LINK_LOCAL, Rs())
     assert reply is not None
     assert isinstance(reply.message, RouterAdvertisement)
     return reply.message
 
 
-RESPONDER = NdpResponder(net(), FAMILY)
+RESPONDER = NdpResponder(net(), FAMILY, NOBODY)
 
 
 @pytest.mark.parametrize("target", [ROUTER, ELSEWHERE, IPv6Address("fe80::77"), IPv6Address("2001:db8:9::1")])
@@ -62,7 +64,22 @@ def test_neighbour_solicitation_for_any_target_answered(source: IPv6Address, tar
         NeighbourAdvertisement(
             target, router=True, solicited=True, override=True, options=(TargetLinkLayer(OUR_MAC),)
         ),
+        OUR_MAC,
     )
+
+
+def test_neighbour_of_the_host_answers_itself() -> None:
+    mac = bytes.fromhex("0200000000aa")
+    neighbours = Neighbours(OUR_MAC, lambda _: False)
+    neighbours.replace({ELSEWHERE.packed: mac})
+    responder = NdpResponder(net(), FAMILY, neighbours)
+    assert responder.respond(GUEST, NeighbourSolicitation(ELSEWHERE)) == NdpReply(
+        ELSEWHERE, GUEST, NeighbourAdvertisement(ELSEWHERE, router=False, solicited=True, override=True,
+                                                 options=(TargetLinkLayer(mac),)), mac)
+    assert responder.respond(GUEST, NeighbourSolicitation(ELSEWHERE), mac) == NdpReply(
+        ROUTER, GUEST, NeighbourAdvertisement(ELSEWHERE, router=True, solicited=True, override=True,
+                                              options=(TargetLinkLayer(OUR_MAC),)), OUR_MAC)
+    assert responder.respond(UNSPECIFIED, NeighbourSolicitation(ELSEWHERE)) is None
 
 
 def test_host_address_answered_for_a_guest_that_uses_another() -> None:
@@ -82,19 +99,20 @@ MAP_HOST, MAP_GUEST, DNS_MATCH = (IPv6Address(f"2001:db8::{n}") for n in ("a", "
 @pytest.mark.parametrize("target", [ROUTER, MAP_HOST, MAP_GUEST, DNS_MATCH])
 def test_addresses_that_stand_for_the_host_are_defended(target: IPv6Address) -> None:
     family = replace(FAMILY, map_host_loopback=MAP_HOST, map_guest=MAP_GUEST, dns_match=DNS_MATCH)
-    reply = NdpResponder(net(family), family).respond(UNSPECIFIED, NeighbourSolicitation(target))
+    reply = NdpResponder(net(family), family, NOBODY).respond(UNSPECIFIED, NeighbourSolicitation(target))
     assert reply == NdpReply(
         ROUTER,
         ALL_NODES,
         NeighbourAdvertisement(
             target, router=True, solicited=False, override=True, options=(TargetLinkLayer(OUR_MAC),)
         ),
+        OUR_MAC,
     )
 
 
 def test_assigned_address_is_never_defended_even_if_it_is_the_gateway_s_too() -> None:
     family = replace(FAMILY, gateway=GUEST, map_host_loopback=SECOND)
-    responder = NdpResponder(net(family), family)
+    responder = NdpResponder(net(family), family, NOBODY)
     assert responder.respond(UNSPECIFIED, NeighbourSolicitation(GUEST)) is None
     assert responder.respond(UNSPECIFIED, NeighbourSolicitation(SECOND)) is None
 
@@ -102,7 +120,7 @@ def test_assigned_address_is_never_defended_even_if_it_is_the_gateway_s_too() ->
 def test_unsolicited_advertisement_goes_to_all_nodes() -> None:
     reply = RESPONDER.advertise()
     assert reply == RESPONDER.respond(UNSPECIFIED, Rs())
-    assert NdpResponder(net(), FAMILY, router_advertisements=False).advertise() is None
+    assert NdpResponder(net(), FAMILY, NOBODY, router_advertisements=False).advertise() is None
 
 
 def test_mtu_that_ipv6_cannot_have_is_left_out() -> None:
@@ -120,7 +138,7 @@ def test_without_link_local_address_of_ours_the_target_itself_answers(
     our_address: IPv6Address | IPv4Address | None,
 ) -> None:
     family = replace(FAMILY, our_address=our_address)
-    responder = NdpResponder(net(family), family)
+    responder = NdpResponder(net(family), family, NOBODY)
     reply = responder.respond(GUEST, NeighbourSolicitation(ELSEWHERE))
     assert reply is not None
     assert reply.source == ELSEWHERE
@@ -151,7 +169,7 @@ def test_router_solicitation_from_nowhere_answered_to_all_nodes() -> None:
 
 
 def test_router_solicitation_ignored_when_advertisements_are_off() -> None:
-    responder = NdpResponder(net(), FAMILY, router_advertisements=False)
+    responder = NdpResponder(net(), FAMILY, NOBODY, router_advertisements=False)
     assert responder.respond(LINK_LOCAL, Rs()) is None
     assert responder.respond(LINK_LOCAL, NeighbourSolicitation(ROUTER)) is not None
 
@@ -231,7 +249,7 @@ MOVED = replace(FAMILY, address=IPv6Address("2001:db8:9::5"), our_address=IPv6Ad
 
 
 def successor(family: GuestFamily, before: NdpResponder, search: tuple[str, ...] = ()) -> NdpResponder:
-    return NdpResponder(net(family, search=search), family, before=before)
+    return NdpResponder(net(family, search=search), family, NOBODY, before=before)
 
 
 def said_by(responder: NdpResponder) -> RouterAdvertisement:
@@ -242,7 +260,7 @@ def said_by(responder: NdpResponder) -> RouterAdvertisement:
 
 
 def test_successor_withdraws_what_is_not_true_any_more() -> None:
-    before = NdpResponder(net(search=("old.example", "both.example")), FAMILY)
+    before = NdpResponder(net(search=("old.example", "both.example")), FAMILY, NOBODY)
     after = successor(MOVED, before, ("both.example", "new.example"))
     options = said_by(after).options
     prefixes = [(str(one.prefix), one.valid_s, one.preferred_s) for one in options
@@ -260,13 +278,13 @@ def test_successor_withdraws_what_is_not_true_any_more() -> None:
 
 
 def test_successor_of_the_same_network_says_the_same() -> None:
-    before = NdpResponder(net(search=("lan",)), FAMILY)
+    before = NdpResponder(net(search=("lan",)), FAMILY, NOBODY)
     assert said_by(successor(FAMILY, before, ("lan",))) == said_by(before)
     assert before.take_leave(successor(FAMILY, before)) is None
 
 
 def test_withdrawals_are_bounded_and_the_newest_stay() -> None:
-    responder = NdpResponder(net(), FAMILY)
+    responder = NdpResponder(net(), FAMILY, NOBODY)
     for number in range(40):
         family = replace(MOVED, address=IPv6Address(f"2001:db8:{number + 100:x}::5"),
                          resolvers=(IPv6Address(f"2001:db8:{number + 100:x}::53"),))
@@ -279,9 +297,9 @@ def test_withdrawals_are_bounded_and_the_newest_stay() -> None:
 
 
 def test_router_with_another_address_takes_its_leave() -> None:
-    before = NdpResponder(net(), FAMILY)
+    before = NdpResponder(net(), FAMILY, NOBODY)
     leave = before.take_leave(successor(MOVED, before))
     assert leave == NdpReply(ROUTER, ALL_NODES, RouterAdvertisement(
         255, managed=False, other=False, lifetime_s=0, options=(SourceLinkLayer(OUR_MAC),)))
-    silent = NdpResponder(net(), FAMILY, router_advertisements=False)
+    silent = NdpResponder(net(), FAMILY, NOBODY, router_advertisements=False)
     assert silent.take_leave(successor(MOVED, silent)) is None

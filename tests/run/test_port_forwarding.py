@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from ipaddress import IPv6Address
 from socket import IPPROTO_TCP, IPPROTO_UDP
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -146,6 +147,7 @@ class CountingBinder:
 
     def __init__(self) -> None:
         self.fd = 100
+        self.ifindex6 = 0
         self.ports: list[int] = []
         self.refused: set[int] = set()
 
@@ -157,14 +159,24 @@ class CountingBinder:
         return self.fd
 
 
-def test_listeners_of_an_interface_that_was_made_anew_are_opened_again() -> None:
+def bind_to(monkeypatch: pytest.MonkeyPatch, bound: dict[int, int]) -> None:
+    """Have descriptors bound to interfaces; those that *bound* lacks are bound to interface 7."""
+    monkeypatch.setattr("passt.run.port_forwarding.bound_index", lambda fd: bound.get(fd, 7))
+
+
+def test_listeners_of_an_interface_that_was_made_anew_are_opened_again(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    bind_to(monkeypatch, {101: 5, 102: 5, 103: 6})
     engine, binder = FakeEngine(), CountingBinder()
     side = HostSide(cast("Engine", engine), cast("HostBinder", binder))
     one, other = side.open_listener(on("eth0", 80), 80), side.open_listener(on("eth0", 81), 81)
     side.open_listener(on("eth1", 80), 80)
     side.open_listener(rule(80, 80), 80)
     assert side.interfaces() == {"eth0", "eth1"}
-    side.listen_anew("eth0")
+    side.listen_anew({"eth0": 5, "eth1": 6})
+    side.listen_anew({"eth0": 0, "eth1": 6})
+    assert engine.removed == [], "all are as they have to be, or have no interface to go to"
+    side.listen_anew({"eth0": 7, "eth1": 6})
     assert sorted(engine.removed) == [101, 102]
     assert sorted(engine.listeners) == [103, 104, 105, 106]
     assert {engine.listeners[fd][1] for fd in (105, 106)} == {on("eth0", 80), on("eth0", 81)}
@@ -173,8 +185,34 @@ def test_listeners_of_an_interface_that_was_made_anew_are_opened_again() -> None
     side.close_listener(other)
     assert sorted(engine.listeners) == [103, 104]
     assert side.interfaces() == {"eth1"}
-    side.listen_anew("eth0")
+    side.listen_anew({"eth0": 8, "eth1": 6})
     assert sorted(engine.listeners) == [103, 104]
+
+
+def test_listener_of_a_link_local_address_goes_with_the_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    bind_to(monkeypatch, {101: 5})
+    engine, binder = FakeEngine(), CountingBinder()
+    binder.ifindex6 = 5
+    side = HostSide(cast("Engine", engine), cast("HostBinder", binder))
+    handle = side.open_listener(replace(rule(80, 80), address=IPv6Address("fe80::5")), 80)
+    side.open_listener(replace(rule(81, 81), address=IPv6Address("2001:db8::5")), 81)
+    side.listen_anew({})
+    assert engine.removed == []
+    binder.ifindex6 = 7
+    side.listen_anew({})
+    assert engine.removed == [101]
+    side.close_listener(handle)
+    assert sorted(engine.listeners) == [102]
+
+
+def test_kernel_that_tells_no_interface_of_a_socket_has_nothing_closed(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    bind_to(monkeypatch, {101: 0})
+    engine = FakeEngine()
+    side = HostSide(cast("Engine", engine), cast("HostBinder", CountingBinder()))
+    side.open_listener(on("eth0", 80), 80)
+    side.listen_anew({"eth0": 9})
+    assert engine.removed == []
 
 
 def test_port_that_the_kernel_chose_is_opened_again_as_it_was_told() -> None:
@@ -183,7 +221,9 @@ def test_port_that_the_kernel_chose_is_opened_again_as_it_was_told() -> None:
     engine, binder = FakeEngine(), CountingBinder()
     side = HostSide(cast("Engine", engine), cast("HostBinder", binder))
     side.take(listener)
-    side.listen_anew("lo")
+    side.listen_anew({"lo": 1})
+    assert engine.removed == [], "it is bound to lo, which has that number"
+    side.listen_anew({"lo": 2})
     assert engine.removed == [listener.fd]
     [(_, settled, _)] = engine.listeners.values()
     assert settled == replace(asked, first=listener.port, last=listener.port)
@@ -191,15 +231,21 @@ def test_port_that_the_kernel_chose_is_opened_again_as_it_was_told() -> None:
     os.close(listener.fd)
 
 
-def test_port_of_an_interface_that_cannot_be_had_again_keeps_its_socket() -> None:
+def test_port_of_an_interface_that_cannot_be_had_again_keeps_its_socket_and_is_tried_again(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    bind_to(monkeypatch, {101: 5, 102: 5})
     engine, binder = FakeEngine(), CountingBinder()
     side = HostSide(cast("Engine", engine), cast("HostBinder", binder))
     handle = side.open_listener(on("eth0", 80), 80)
+    side.open_listener(on("eth0", 81), 81)
     binder.refused.add(80)
-    side.listen_anew("eth0")
-    assert sorted(engine.listeners) == [101]
+    side.listen_anew({"eth0": 7})
+    assert sorted(engine.listeners) == [101, 103], "one waits for its address, say"
+    binder.refused.clear()
+    side.listen_anew({"eth0": 7})
+    assert sorted(engine.listeners) == [103, 104]
     side.close_listener(handle)
-    assert engine.listeners == {}
+    assert sorted(engine.listeners) == [103]
 
 
 def test_fixed_ports_are_opened_and_those_of_auto_are_not() -> None:

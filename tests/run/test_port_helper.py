@@ -12,7 +12,10 @@ import pytest
 
 from passt.errors import HostError
 from passt.facts.port_rule import PortRule
+from passt.host.interface_index import bound_index
 from passt.host.listeners import HostBinder
+from passt.host.rtnetlink.messages import AddressFlag, MessageFlag, MessageType, Scope, build_address
+from passt.host.rtnetlink.socket import RtnlSocket
 from passt.host.syscalls import CLONE_NEWNET, CLONE_NEWUSER
 from passt.namespace.interface import bring_lo_up
 from passt.process import privileges
@@ -37,6 +40,9 @@ def test_low_ports_are_bound_without_any_other_right() -> None:
 def bind_low_ports() -> None:
     """Run in namespaces of its own."""
     bring_lo_up()
+    with RtnlSocket() as rtnetlink:
+        rtnetlink.request("cannot add", MessageType.NEWADDR, build_address(
+            1, IPv6Address("fe80::77").packed, 64, AddressFlag.NODAD, Scope.LINK), MessageFlag.CREATE)
     helper = start_helper(HostBinder(ip4=True, ip6=True), Identity(65534, 65534))
     assert helper is not None
     (pid,) = children(os.getpid())
@@ -59,6 +65,14 @@ def bind_low_ports() -> None:
         helper.open(PortRule(6, 1, 1023, 1, IPv4Address("192.0.2.99")), 83)
     with pytest.raises(OSError, match=os.strerror(errno.ENODEV)):
         helper.open(PortRule(6, 1, 1023, 1, ifname="none0"), 83)
+    # The interface of link-local addresses is that of now, not that of the start.
+    link_local = PortRule(6, 1, 1023, 1, IPv6Address("fe80::77"))
+    for ifindex in (0, 99):
+        with pytest.raises(OSError, match=r"Invalid argument|No such device"):
+            helper.open(link_local, 83, ifindex)
+        fd = helper.open(link_local, 83, 1)
+        assert bound_index(fd) == 1
+        os.close(fd)
     one, other = socket.socketpair()
     assert helper.user_of(one) == os.getuid()
     for sock in (one, other):
@@ -173,7 +187,7 @@ def begin_in_vain() -> None:
 
 def test_side_asks_the_helper_only_for_what_it_may_not_bind() -> None:
     class Binder:
-        number = 0
+        number, ifindex6 = 0, 7
 
         def open(self, _rule: PortRule, _port: int) -> int:
             if self.number:
@@ -183,7 +197,8 @@ def test_side_asks_the_helper_only_for_what_it_may_not_bind() -> None:
     class Helper:
         asked = 0
 
-        def open(self, _rule: PortRule, _port: int) -> int:
+        def open(self, _rule: PortRule, _port: int, ifindex6: int) -> int:
+            assert ifindex6 == Binder.ifindex6
             self.asked += 1
             return 71
 

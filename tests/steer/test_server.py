@@ -121,8 +121,8 @@ class Tables:
     def can_follow(self, name: str) -> bool:
         return name in self.tables
 
-    def open_ports(self, name: str) -> dict[PortRule, list[int]]:
-        return {rule: [] for rule in self.tables[name]}
+    def count_open(self, name: str) -> dict[PortRule, int]:
+        return dict.fromkeys(self.tables[name], 0)
 
     def explain_closed(self, name: str, proto: int, port: int) -> list[tuple[PortRule, str]]:
         raise AssertionError((name, proto, port))
@@ -194,7 +194,8 @@ def test_with_one_family_any_address_is_that_of_the_family(
     assert all(rule.address == address for table in hello.tables for rule in table.rules)
     client.send(Answer((NewTable(1, (PortRule(6, 1, 1, 1, address), PortRule(6, 2, 2, 2))),)).build())
     world.loop.turn()
-    assert world.tables.asked == [{"HOST": [PortRule(6, 1, 1, 1), PortRule(6, 2, 2, 2)]}]
+    wanted = [PortRule(6, 1, 1, 1, spec="-t 1"), PortRule(6, 2, 2, 2, spec="-t 2")]
+    assert world.tables.asked == [{"HOST": wanted}]
     client.close()
     world.door.sock.close()
 

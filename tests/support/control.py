@@ -11,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from passt.dataplane.base.wait_limit import WaitLimit
-from passt.facts.contracts import HOST_TABLE, NAMESPACE_TABLE, FlowDetail, ListenerInfo
+from passt.facts.contracts import HOST_TABLE, NAMESPACE_TABLE, FlowDetail, ListenerInfo, TurnsMeasured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,6 +100,7 @@ class Source(PollLoop):
         self.untold = 0
         self.closed: list[tuple[int, int]] = []
         self.pages: list[int] = []
+        self.measured: list[bool] = []
         self.trace: Callable[[str], None] | None = None
 
     @property
@@ -122,12 +123,16 @@ class Source(PollLoop):
         self.closed.append((index, generation))
         return True
 
-    def listeners(self) -> list[ListenerInfo]:
-        return self.ports
+    def listeners_at(self, proto: int, port: int) -> list[ListenerInfo]:
+        return [each for each in self.ports if (each.proto, each.port) == (proto, port)]
 
     def listener_page(self, start: int = 0, limit: int = 256) -> tuple[list[ListenerInfo], int | None]:
         end = min(start + limit, len(self.ports))
         return self.ports[start:end], end if end < len(self.ports) else None
+
+    def measure_turns(self, wanted: bool = True) -> TurnsMeasured:
+        self.measured.append(wanted)
+        return TurnsMeasured(1000, 900_000, 400_000, 500_000)
 
     def counters(self) -> dict[str, int]:
         return dict(self.counts)
@@ -167,6 +172,9 @@ class Tables:
 
     def rules(self, name: str) -> tuple[PortRule, ...]:
         return self._rules[name]
+
+    def count_open(self, name: str) -> dict[PortRule, int]:
+        return dict.fromkeys(self._rules[name], 0)
 
 
 class UnixConnection(http.client.HTTPConnection):

@@ -135,7 +135,7 @@ def bring_lo_up() -> None:
         fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", IFF_UP))
 
 
-def configure(ifname: str, _guest: object, _config_net: object) -> FakeFacts:
+def configure(ifname: str, _guest: object, _config_net: object, *, lifetimes: object) -> FakeFacts:  # noqa: ARG001
     reach("configure")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         answer = fcntl.ioctl(sock, SIOCGIFHWADDR, struct.pack("16s24x", ifname.encode()))

@@ -236,6 +236,12 @@ def test_auto_is_named_after_the_process_and_stale_files_go(
     pid = pids.read_text(encoding="ascii").strip()
     asker = Asker(lab, str(directory / name), user=user)
     assert str(asker.ask("/v1/info")["pid"]) == pid
+    passtctl = str(Path(lab.pasta).with_name("passtctl"))
+    shown = lab.host.run([passtctl, "sock", "list", "--json"], user=user, env=env).stdout
+    assert [(str(row["pid"]), row["serves"]) for row in json.loads(shown)] == [(pid, str(scratch / "socket"))]
+    nobody = lab.host.run([passtctl, "web", "flows"], user=user, env=env, check=False)
+    assert (nobody.returncode, nobody.stdout) == (1, b"")
+    assert f"nor the name of an instance: there are {pid} ({scratch}/socket)\n".encode() in nobody.stderr
     if user or foreground:
         assert name == f"{pid}.sock"
     lab.host.run(["kill", pid], user=user)

@@ -170,7 +170,7 @@ def test_passtctl_changes_ports(lab: Lab, controlled: Controlled) -> None:
     assert controlled.answers(*inner) == [True, False, False, False, *[True] * 4]
     controlled.passtctl("ports", "del", "-u", "9700")
     listed = controlled.passtctl("ports").stdout.decode()
-    assert "HOST    TCP [127.0.0.1]:9700  =>  9700     1  tcp 9700" in listed
+    assert "HOST    TCP [127.0.0.1]:9700  =>  9700     1  -t 127.0.0.1/9700" in listed
     taken = lab.host.spawn(["/usr/bin/python3", "-I", "-c", BINDER, "9720", "9722"])
     assert taken.popen.stdout is not None
     assert taken.popen.stdout.readline() == b"ready\n"
@@ -358,8 +358,9 @@ def test_explained_outbound_flow_is_the_real_one(lab: Lab, user: bool) -> None:
 @pytest.mark.parametrize("form", [[], ["--vhost-user"]])
 def test_machine(lab: Lab, user: bool, form: list[str]) -> None:
     path = conf_path(lab)
-    with passt(lab, *form, "--control", path, "-t", "9700", "-u", "none", user=user) as (running, _):
+    with passt(lab, *form, "--control", path, "-t", "9700", "-u", "none", user=user) as (running, machine):
         controlled = Controlled(lab, running, path, user=user)
+        assert controlled.curl("GET", "/v1/info")[1]["socket"] == machine
         controlled.passtctl("ports", "add", "-t", "9701", "-u", "9701")
         assert controlled.rules() == ["HOST TCP [*]:9700  =>  9700", "HOST TCP [*]:9701  =>  9701",
                                       "HOST UDP [*]:9701  =>  9701"]  # fmt: skip

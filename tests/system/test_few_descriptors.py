@@ -17,6 +17,7 @@ from tests.system.test_attach import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 pytestmark = pytest.mark.needs_root
 
@@ -30,6 +31,35 @@ N_FLOODS = 4                      # processes, each of which has the same limit
 # Routed to the outside, which drops what comes for them without a word.
 BLACKHOLE4, BLACKHOLE6 = "198.51.100.99", "2001:db8:2::99"
 INWARD = 9200
+
+
+PYTHON = ("/usr/bin/python3", "-I", "-c")
+# Connects to a UNIX socket again and again, and keeps what it gets.
+HOLD = """
+import socket, sys, time
+held = []
+while True:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.setblocking(False)
+    try:
+        sock.connect(sys.argv[1])
+        sock.send(b"GET /v1/")
+        held.append(sock)
+    except OSError:
+        sock.close()
+        time.sleep(0.01)
+"""
+CONNECT = """
+import socket, sys
+for _ in range(3):
+    try:
+        with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 20) as sock:
+            print("end" if not sock.recv(1) else "data")
+    except ConnectionResetError:
+        print("reset")
+    except TimeoutError:
+        print("nothing")
+"""
 
 
 def limited(limit: int, argv: Sequence[str]) -> list[str]:
@@ -115,6 +145,27 @@ def test_limit_is_shared_by_reserves_and_connections(lab: Lab, user: bool) -> No
         assert 10 < len(os.listdir(f"/proc/{running.pid}/fd")) <= 32
     finally:
         running.kill()
+
+
+def test_each_connection_without_a_descriptor_is_reset(lab: Lab, user: bool, scratch: Path) -> None:
+    """Clients of --control hold them all; a spare one is given up, and had again, in the sandbox."""
+    path = str(scratch / "control")
+    options = ["--control", path, "-t", f"{INWARD}-{INWARD + 29}", "-u", "none", "-T", "none", "-U", "none"]
+    running = lab.host.spawn(limited(LIMITS[0], [lab.pasta, "-q", *options, "--", "cat"]), user=user,
+                             stdin=subprocess.PIPE)
+    holder = None
+    try:
+        wait_until(lambda: os.path.exists(path), "the socket is there")
+        holder = lab.host.spawn([*PYTHON, HOLD, path], user=user)
+        wait_until(lambda: n_open(running) == LIMITS[0], "no descriptor is left", 30)
+        told = lab.host.run([*PYTHON, CONNECT, str(INWARD)]).stdout
+        assert told == b"reset\nreset\nreset\n"
+        holder.kill()
+        assert b"sandbox" not in running.finish().stderr
+    finally:
+        running.kill()
+        if holder:
+            holder.kill()
 
 
 def test_crowds_leave_room_for_others(lab: Lab, user: bool) -> None:

@@ -19,6 +19,7 @@ from scapy.layers.l2 import Ether
 from tests.support.lab import FAR4, FAR6, HOST4, Lab, Place, Running, connect
 from tests.support.processes import LIMIT_S, is_readable, read, status_field, wait_until
 from tests.system.machines import FORMS, MAC, Form, Machine, passt
+from tests.system.test_dhcp import DHCLIENT, PROLOGUE, UDHCPC
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +45,15 @@ addr add {NEW6}/64 dev h0 nodad
 route add default via 192.0.2.1
 route replace default via 2001:db8:9::1
 """
+# Another address in the same subnet.
+HOST_STAYS = """
+addr del 203.0.113.2/24 dev h0
+addr del 2001:db8:1::2/64 dev h0
+addr add 203.0.113.9/24 dev h0
+addr add 2001:db8:1::9/64 dev h0 nodad
+route add default via 203.0.113.1
+route replace default via 2001:db8:1::1
+"""
 AGENT = """
 import errno, socket, subprocess, sys, threading
 sockets = {}
@@ -63,9 +73,25 @@ def do(word, *rest):
     if word == "echo":
         sockets[rest[0]].sendall(b"hello")
         return sockets[rest[0]].recv(5).decode()
+    if word == "name":
+        return sockets[rest[0]].getsockname()[0]
+    if word == "bulk":
+        sent = bytes(range(256)) * 800
+        threading.Thread(target=sockets[rest[0]].sendall, args=(sent,), daemon=True).start()
+        got = b""
+        while len(got) < len(sent):
+            got += sockets[rest[0]].recv(65536) or b"the end"
+        return "ok" if got == sent else "other"
     if word == "wait":
         sockets[rest[0]].settimeout(20)
         return repr(sockets[rest[0]].recv(1))
+    if word == "again":
+        try:
+            sockets[rest[0]].settimeout(20)
+            return "DATA " + repr(sockets[rest[0]].recv(1))
+        except ConnectionResetError:
+            sockets[rest[0]] = socket.create_connection((rest[1], int(rest[2])), 10)
+        return sockets[rest[0]].getsockname()[0]
     if word == "ask":
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.settimeout(float(rest[2]))
@@ -202,6 +228,62 @@ def test_renumbering_resets_what_hangs_and_all_else_works(lab: Lab, places: Plac
         assert fetch(outside, address, 9000) == "inside"
 
 
+@pytest.mark.parametrize(("moves", "new4", "new6"), [
+    (HOST_MOVES, NEW4, NEW6),
+    (HOST_STAYS, "203.0.113.9", "2001:db8:1::9"),
+], ids=["another-subnet", "same-subnet"])
+@pytest.mark.parametrize("far", [FAR4, FAR6, "203.0.113.1"], ids=["ip4", "ip6", "old-neighbour"])
+def test_client_that_connects_anew_at_once_has_the_new_address(lab: Lab, places: Places, plain: bool,
+                                                              far: str, moves: str, new4: str,
+                                                              new6: str) -> None:
+    host, outside = places
+    connect(host, outside)
+    batch(outside, OUTSIDE_MOVES)
+    guest = Guest(lab, host, "--config-net", user=plain)
+    assert guest.ask(f"open it {far} {ECHO}") == "ok"
+    batch(host, moves)
+    assert guest.ask(f"again it {far} {ECHO}") == (new6 if far == FAR6 else new4)
+    assert guest.ask("echo it") == "hello"
+
+
+def test_deprecated_address_stays_for_the_connections_that_have_it(lab: Lab, places: Places,
+                                                                  plain: bool) -> None:
+    host, outside = places
+    connect(host, outside)
+    guest = Guest(lab, host, "--config-net", user=plain)
+    assert guest.ask(f"open old {FAR6} {ECHO}") == "ok"
+    batch(outside, OUTSIDE_MOVES)
+    batch(host, f"addr add {NEW6}/64 dev h0 nodad\n"
+                "addr change 2001:db8:1::2/64 dev h0 preferred_lft 0 valid_lft 1000")
+    shown = guest.until("ip addr show dev h0 to 2001:db8:1::2", "deprecated")
+    assert "preferred_lft 0sec" in shown
+    assert "valid_lft forever" not in shown
+    assert NEW6 in guest.ask("ip -o addr show dev h0")
+    assert guest.ask("echo old") == "hello"
+    assert guest.ask(f"open new {FAR6} {ECHO}") == "ok"
+    assert guest.ask("name new") == NEW6
+    batch(host, "addr del 2001:db8:1::2/64 dev h0")
+    assert guest.ask("wait old") == "ECONNRESET"
+    wait_until(lambda: "2001:db8:1::2/" not in guest.ask("ip -o addr show dev h0"), "it goes")
+
+
+def test_smaller_mtu_of_the_host_is_none_of_the_guest_s_concern(lab: Lab, places: Places,
+                                                               plain: bool) -> None:
+    host, outside = places
+    connect(host, outside)
+    guest = Guest(lab, host, "--config-net", user=plain)
+    for name, address in (("4", FAR4), ("6", FAR6)):
+        assert guest.ask(f"open {name} {address} {ECHO}") == "ok"
+        assert guest.ask(f"bulk {name}") == "ok"
+    batch(host, "link set h0 mtu 1300")
+    batch(outside, "link set o0 mtu 1300")
+    for name, address in (("4", FAR4), ("6", FAR6)):
+        assert guest.ask(f"bulk {name}") == "ok", "it goes on"
+        assert guest.ask(f"open new{name} {address} {ECHO}") == "ok"
+        assert guest.ask(f"bulk new{name}") == "ok"
+    assert "mtu 65520" in guest.ask("ip link show dev h0")
+
+
 def test_guest_that_configures_itself_is_told_at_once(lab: Lab, places: Places, plain: bool) -> None:
     host, outside = places
     connect(host, outside)
@@ -228,6 +310,21 @@ def test_network_that_is_there_after_the_start(lab: Lab, places: Places, plain: 
     assert guest.ask("echo new") == "hello"
 
 
+def test_start_waits_for_the_network_as_long_as_it_takes_or_as_it_may(lab: Lab, places: Places,
+                                                                     plain: bool) -> None:
+    host, outside = places
+    show = ["ip", "-o", "addr", "show", "scope", "global"]
+    done = lab.run(["--wait-online=1", "--config-net"], show, user=plain, place=host, check=False)
+    assert b"option '--wait-online=1': the host has no network yet" in done.stderr
+    assert b"169.254.2.1/16" in done.stdout
+    running = lab.start(["--wait-online", "--config-net"], show, user=plain, place=host)
+    assert running.popen.stdout is not None
+    assert not is_readable(running.popen.stdout, 0.2), "nothing runs before there is a network"
+    connect(host, outside)
+    told, errors = running.popen.communicate(timeout=LIMIT_S)
+    assert f"{HOST4}/24".encode() in told, errors
+
+
 def test_namespace_that_was_set_up_before_there_was_a_network(lab: Lab, places: Places, plain: bool) -> None:
     host, outside = places
     guest = Guest(lab, host, "--config-net", user=plain)
@@ -242,17 +339,62 @@ def test_namespace_that_was_set_up_before_there_was_a_network(lab: Lab, places: 
     assert "via 203.0.113.1 " in guest.ask("ip route")
 
 
-def test_port_of_an_interface_that_is_made_again(lab: Lab, places: Places, plain: bool) -> None:
+@pytest.mark.parametrize("spec", ["%h0/9000", "%h0/auto", "203.0.113.2%h0/9000"])
+def test_port_of_an_interface_that_is_made_again(lab: Lab, places: Places, plain: bool, spec: str) -> None:
     host, outside = places
     connect(host, outside)
-    guest = Guest(lab, host, "--config-net", "-t", "%h0/9000", user=plain)
+    guest = Guest(lab, host, "--config-net", "-t", spec, user=plain)
     assert guest.ask("serve 9000") == "ok"
-    assert fetch(outside, "203.0.113.2", 9000) == "inside"
+    wait_until(lambda: fetch(outside, "203.0.113.2", 9000) == "inside", "the port is forwarded")
     batch(host, "link del h0")
     connect_again(host, outside)
     wait_until(lambda: fetch(outside, "203.0.113.2", 9000) == "inside", "the port is forwarded again")
     assert guest.until(f"open new {FAR4} {ECHO}", "ok")
     assert guest.ask("echo new") == "hello"
+
+
+def test_low_port_of_an_interface_that_is_made_again(lab: Lab, places: Places) -> None:
+    host, outside = places
+    connect(host, outside)
+    guest = Guest(lab, host, "--config-net", "-t", "%h0/88:9000", user=False)
+    assert guest.ask("serve 9000") == "ok"
+    assert fetch(outside, "203.0.113.2", 88) == "inside"
+    batch(host, "link del h0")
+    connect_again(host, outside)
+    wait_until(lambda: fetch(outside, "203.0.113.2", 88) == "inside", "the port is forwarded again")
+
+
+def test_port_of_an_interface_that_gets_another_name_and_of_one_that_gets_its_name(
+        lab: Lab, places: Places, plain: bool) -> None:
+    host, outside = places
+    connect(host, outside)
+    guest = Guest(lab, host, "--config-net", "-t", "%h0/9000", user=plain)
+    assert guest.ask("serve 9000") == "ok"
+    batch(host, "link set h0 down\nlink set h0 name lan0\nlink set lan0 up\n"
+                "route replace default via 203.0.113.1\naddr replace 2001:db8:1::2/64 dev lan0 nodad")
+    wait_until(lambda: fetch(outside, "203.0.113.2", 9000) == "inside", "it is the same interface")
+    # Another one has the name from now on, and the rule means that.
+    subprocess.run(["nsenter", "-t", str(host.init), "--net", "ip", "link", "add", "h0", "type", "veth",
+                    "peer", "name", "o1", "netns", str(outside.init)], check=True)
+    batch(outside, "addr add 192.0.2.1/24 dev o1\nlink set o1 up")
+    batch(host, "addr add 192.0.2.2/24 dev h0\nlink set h0 up")
+    wait_until(lambda: fetch(outside, "192.0.2.2", 9000) == "inside", "the port is that of the other one")
+    assert fetch(outside, "203.0.113.2", 9000) == "ECONNREFUSED"
+
+
+def test_port_of_a_link_local_address_whose_interface_is_made_again(lab: Lab, places: Places,
+                                                                   plain: bool) -> None:
+    host, outside = places
+    connect(host, outside)
+    batch(host, "addr add fe80::88/64 dev h0 nodad")
+    guest = Guest(lab, host, "--config-net", "-t", "fe80::88/9000", user=plain)
+    assert guest.ask("serve 9000") == "ok"
+    # The outside gets its own link-local address in a moment.
+    wait_until(lambda: fetch(outside, "fe80::88%o0", 9000) == "inside", "the port is forwarded")
+    batch(host, "link del h0")
+    connect_again(host, outside)
+    batch(host, "addr add fe80::88/64 dev h0 nodad")
+    wait_until(lambda: fetch(outside, "fe80::88%o0", 9000) == "inside", "the port is forwarded again")
 
 
 def test_port_that_the_kernel_chose_stays_when_its_interface_is_made_again(lab: Lab, places: Places,
@@ -409,6 +551,40 @@ def test_machine_is_told_by_advertisement_and_dhcp(lab: Lab, places: Places, pla
             assert (address, options["message-type"]) == (NEW4, 5)
         finally:
             peer.close()
+
+
+DHCLIENT_RENEWS = f"""{DHCLIENT}
+echo 'supersede dhcp-renewal-time 1; supersede dhcp-rebinding-time 100;' >>/run/dhcp/conf
+client & wait_for BOUND 1; echo bound
+wait_for BOUND 2
+said 'DHCPREQUEST for {HOST4} on h0 to 203.0.113.1 port 67'
+said 'DHCPNAK from 203.0.113.1'
+"""
+# It takes a refusal from the server that it knows, and from no other one.
+UDHCPC_RENEWS = f"""{UDHCPC}
+client & pid=$!; wait_for bound 1; echo bound
+until [ "$(n_of bound)" -eq 2 ]; do kill -USR1 $pid; sleep 0.2; done
+[ "$(n_of nak)" -ge 1 ] || fail 'it was not refused'
+"""
+
+
+@pytest.mark.parametrize("client", [DHCLIENT_RENEWS, UDHCPC_RENEWS], ids=["dhclient", "udhcpc"])
+def test_client_that_renews_at_the_former_gateway_is_told_of_the_new_address(lab: Lab, places: Places,
+                                                                            plain: bool, client: str) -> None:
+    host, outside = places
+    connect(host, outside)
+    script = f"HOOK={lab.directory}/dhcp_hook.sh\n{PROLOGUE}{client}cat /run/dhcp/log\nkill $(jobs -p)\n"
+    options = ["--follow", "-t", "none", "-u", "none"]
+    running = lab.start(options, ["sh", "-c", script], user=plain, place=host)
+    output = running.popen.stdout
+    assert output is not None
+    assert is_readable(output, LIMIT_S)
+    assert output.readline() == b"bound\n", running.popen.communicate()
+    batch(outside, OUTSIDE_MOVES)
+    batch(host, HOST_MOVES)
+    told, errors = running.popen.communicate(timeout=3 * LIMIT_S)  # the script has limits of its own
+    bound = [line.split("|")[1:4] for line in told.decode().splitlines() if line.lower().startswith("bound")]
+    assert bound == [[HOST4, "255.255.255.0", "203.0.113.1"], [NEW4, "255.255.255.0", "192.0.2.1"]], errors
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ complete -c passt -l outbound-if6 -x -a '(command ls /sys/class/net 2>/dev/null)
 complete -c passt -l freebind -d 'Allow addresses of -t and -u that the host does not have, or not yet'
 complete -c passt -l follow -d 'Keep the guest\'s network true to the host\'s'
 complete -c passt -l no-follow -d 'The guest\'s network stays as it was at the start'
-complete -c passt -l wait-online -x -a '10 30 60' -d 'Start when the host has an address and a route, but wait no longer'
+complete -c passt -l wait-online -f -a '10 30 60' -d 'Start when the host has an address and a route, but wait no longer'
 complete -c passt -l map-host-loopback -x -a 'none' -d 'Address that means the host\'s loopback to the guest'
 complete -c passt -l no-map-gw -d 'The gateway\'s address does not lead to the host\'s loopback (unless'
 complete -c passt -l map-guest-addr -x -a 'none' -d 'Address that means the host to the guest, where the guest has the'

@@ -34,7 +34,7 @@ complete -c pasta -l outbound-if6 -x -a '(command ls /sys/class/net 2>/dev/null)
 complete -c pasta -l freebind -d 'Allow addresses of -t and -u that the host does not have, or not yet'
 complete -c pasta -l follow -d 'Keep the guest\'s network true to the host\'s'
 complete -c pasta -l no-follow -d 'The guest\'s network stays as it was at the start'
-complete -c pasta -l wait-online -x -a '10 30 60' -d 'Start when the host has an address and a route, but wait no longer'
+complete -c pasta -l wait-online -f -a '10 30 60' -d 'Start when the host has an address and a route, but wait no longer'
 complete -c pasta -l map-host-loopback -x -a 'none' -d 'Address that means the host\'s loopback to the guest'
 complete -c pasta -l no-map-gw -d 'The gateway\'s address does not lead to the host\'s loopback (unless'
 complete -c pasta -l map-guest-addr -x -a 'none' -d 'Address that means the host to the guest, where the guest has the'

@@ -1,8 +1,9 @@
 """Command-line scanning with the behaviour of getopt_long(3), driven by the option table.
 
 As with a leading "+" in getopt's option string, scanning ends at the first argument that is no option, so a
-command's own options are left alone. Messages are worded as getopt's, because callers look for them: Podman
-searches for "unrecognized option '--NAME'". `cli` puts the program's name in front.
+command's own options are left alone. An argument that may be left out is given by "=" or not at all. Messages
+are worded as getopt's, because callers look for them: Podman searches for "unrecognized option '--NAME'".
+`cli` puts the program's name in front.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ class UsageError(ConfigError):
 
 
 class Occurrence:
-    """One use of an option: *value* is its argument (empty if it takes none), *spelled* its name as given."""
+    """One use of an option: *spelled* is its name as given, *value* its argument.
+
+    That is empty if the option takes none, and the implied one if it was left out.
+    """
 
     __slots__ = ("option", "spelled", "value")
 
@@ -84,7 +88,9 @@ class Scanner:
             if equals:
                 raise UsageError(f"option '{spelled}' doesn't allow an argument")
             return Occurrence(option, "", spelled)
-        if not equals:
+        if not equals and option.implied:
+            value = option.implied
+        elif not equals:
             if not self._left:
                 raise UsageError(f"option '{spelled}' requires an argument")
             value = self._left.pop()

@@ -77,7 +77,8 @@ def spelling(option: Option) -> str:
 def heading(option: Option) -> str:
     """Make the first column: all names, and the argument."""
     indent = "  " if option.short else "      "
-    return f"{indent}{spelling(option)}{' ' if option.argument else ''}{option.argument}"
+    argument = f"[={option.argument}]" if option.implied else f" {option.argument}" if option.argument else ""
+    return f"{indent}{spelling(option)}{argument}"
 
 
 def description(option: Option) -> str:

@@ -31,21 +31,22 @@ class Option:
     """One option.
 
     *names* are its long names without dashes, the usual one first; *short* is one character or empty;
-    *argument* is the placeholder of its argument, empty if it takes none; *modes* are the programs that have
-    it; *repeat* is what a second use means; *text* is its help; *meanwhile* is what to do while it is not
-    available.
+    *argument* is the placeholder of its argument, empty if it takes none; *implied* is what stands for an
+    argument that is left out, empty if that may not be; *modes* are the programs that have it; *repeat* is
+    what a second use means; *text* is its help; *meanwhile* is what to do while it is not available.
     """
 
-    __slots__ = ("argument", "available", "deprecated", "group", "meanwhile", "modes", "names", "repeat",
-                 "short", "text")
+    __slots__ = ("argument", "available", "deprecated", "group", "implied", "meanwhile", "modes", "names",
+                 "repeat", "short", "text")
 
     def __init__(self, group: str, short: str, names: str, argument: str, text: str, *,
-                 modes: tuple[str, ...] = BOTH, repeat: str = LAST_WINS,
+                 modes: tuple[str, ...] = BOTH, repeat: str = LAST_WINS, implied: str = "",
                  available: bool = False, deprecated: bool = False, meanwhile: str = "") -> None:
         self.group = group
         self.short = short
         self.names = tuple(names.split())
         self.argument = argument
+        self.implied = implied
         self.text = text
         self.modes = modes
         self.repeat = repeat
@@ -156,9 +157,9 @@ OPTIONS: tuple[Option, ...] = (
            "The guest's network stays as it was at the start; undoes --follow. This is the default.",
            available=True),
     Option(HOST_SIDE, "", "wait-online", "SECONDS",
-           "Start when the host has an address and a route, but wait no longer than SECONDS; 0 waits as long"
-           " as it takes. Default: start at once, with link-local addresses where there is no network.",
-           available=True),
+           "Start when the host has an address and a route, but wait no longer than SECONDS; without SECONDS,"
+           " or with 0, as long as it takes. Default: start at once, with link-local addresses where there is"
+           " no network.", implied="0", available=True),
 
     Option(MAPPING, "", "map-host-loopback", "ADDR|none",
            "Address that means the host's loopback to the guest. Default: the gateway. none: no such address,"

@@ -145,7 +145,7 @@ def _choose_ip4(settings: Settings, facts: FamilyFacts | None) -> GuestFamily:
         outbound_address=asked.outbound4,
         outbound_ifname=asked.outbound_if4,
         is_fixed=asked.address4 is not None,
-        copied_addresses=() if one_address else _copied_addresses(settings.namespace, facts),
+        copied_addresses=() if one_address else _copied_addresses(settings, facts),
         copied_routes=() if asked.gateway4 else _copied_routes(settings.namespace, facts),
     )
 
@@ -168,7 +168,7 @@ def _choose_ip6(settings: Settings, facts: FamilyFacts | None) -> GuestFamily:
         outbound_address=asked.outbound6,
         outbound_ifname=asked.outbound_if6,
         is_fixed=asked.address6 is not None,
-        copied_addresses=() if asked.address6 else _copied_addresses(settings.namespace, facts),
+        copied_addresses=() if asked.address6 else _copied_addresses(settings, facts),
         copied_routes=() if asked.gateway6 else _copied_routes(settings.namespace, facts),
     )
 
@@ -233,13 +233,17 @@ def _class_prefix_len(address: IPv4Address) -> int:
     return 32
 
 
-def _copied_addresses(asked: NamespaceSettings, facts: FamilyFacts | None) -> tuple[InterfaceAddress, ...]:
-    """Choose what --config-net copies: all addresses but link-local and deprecated ones."""
-    if facts is None or not asked.copy_addresses:
+def _copied_addresses(settings: Settings, facts: FamilyFacts | None) -> tuple[InterfaceAddress, ...]:
+    """Choose what --config-net copies: all addresses but link-local and deprecated ones.
+
+    With --follow deprecated ones are copied too, as their lifetimes are followed.
+    """
+    if facts is None or not settings.namespace.copy_addresses:
         return ()
+    follows = settings.addresses.follow and settings.namespace.config_net
     return tuple(
         address for address in facts.addresses
-        if address.scope != RT_SCOPE_LINK and not address.flags & IFA_F_DEPRECATED
+        if address.scope != RT_SCOPE_LINK and (follows or not address.flags & IFA_F_DEPRECATED)
     )
 
 

@@ -18,7 +18,6 @@ from passt.control.http import (
     answer,
     encode,
     parse_json,
-    pieces_of,
 )
 from passt.control.server import Pace
 from passt.facts.address import format_mac
@@ -52,7 +51,9 @@ if TYPE_CHECKING:
 
 MAX_PAGE = 65536       # flows in one response
 DEFAULT_PAGE = 1000
-RECORDS_AT_ONCE = 16   # of the flow table in one turn of the loop: half a millisecond on a slow machine
+RECORDS_AT_ONCE = 4    # of the flow table, until the clock is looked at: a tenth of a millisecond
+LISTENERS_AT_ONCE = 8  # the same of the open ports
+MAX_SECONDS = 60       # for which turns are measured
 LEVELS = {"debug": log.DEBUG, "info": log.INFO, "warning": log.WARNING}
 
 
@@ -85,6 +86,7 @@ class Api:
         self.events = EventHub(engine, self.texts, clock=clock)
         self._pace = Pace()
         self._captures = Captures(engine, known.guest.ifname, clock)
+        self._is_measuring = False
         self.count_clients: Callable[[], int] = int
         # Set before the first client comes, when the tables are there.
         self.port_rules: PortRules | None = None
@@ -119,6 +121,7 @@ class Api:
             "options": known.arguments,
             "command": list(settings.namespace.command) or None,
             "namespace": settings.namespace.netns or settings.namespace.pid,
+            "socket": settings.socket.socket_path if settings.mode == "passt" else None,
             "guest": self._guest(),
             "memory": {"peak_bytes": peak, "flows_limit_bytes": self._engine.memory_ceiling()},
             "descriptors_limit": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
@@ -143,13 +146,17 @@ class Api:
         return Response(200, JSON, self._pace.share(self._list(chosen, start, limit)), is_whole=False)
 
     def _list(self, chosen: FlowFilter, start: int, limit: int) -> Iterator[bytes]:
-        """Write flows a few records at a time; the loop runs between two of them."""
+        """Write flows, as many at once as there is time for; the loop runs between two pieces."""
         place: int | None = start
         left, before = limit, b'{"flows":['
         while place is not None and left:
-            found, after = self._engine.detail_page(place, min(RECORDS_AT_ONCE, left))
-            texts = [encode(self.texts.write(flow)) for flow in found if chosen.takes(flow, self.texts)]
-            place, left = after, left - len(texts)
+            texts: list[bytes] = []
+            while place is not None and len(texts) < left:
+                found, place = self._engine.detail_page(place, min(RECORDS_AT_ONCE, left - len(texts)))
+                texts += [encode(self.texts.write(flow)) for flow in found if chosen.takes(flow, self.texts)]
+                if not self._pace.has_time():
+                    break
+            left -= len(texts)
             if texts:
                 yield before + b",".join(texts)
                 before = b","
@@ -187,9 +194,14 @@ class Api:
 
     def ports(self, _request: Request, _client: Client) -> Response:
         """List the rules of all tables, and the open ports."""
-        before = b'{"rules":' + encode(self._port_rules().show()) + b',"ports":['
-        pieces = self._pace.share(pieces_of(self._ports(), before, b"]}\n"))
-        return Response(200, JSON, pieces, is_whole=False)
+        return Response(200, JSON, self._pace.share(self._list_ports(self._port_rules())), is_whole=False)
+
+    def _list_ports(self, rules: PortRules) -> Iterator[bytes]:
+        yield b'{"rules":['
+        yield from self._pace.join(map(encode, rules.show()))
+        yield b'],"ports":['
+        yield from self._pace.join(self._ports())
+        yield b"]}\n"
 
     def _port_rules(self) -> PortRules:
         """Return what changes port rules. Raises RefusalError."""
@@ -211,14 +223,37 @@ class Api:
             raise RefusalError(503, "the program is still starting")
         return answer(self.explainer.explain(request.query))
 
+    def turns(self, request: Request, client: Client) -> Response:
+        """Measure how long turns of the loop take, and tell it after as many seconds as are asked for."""
+        seconds = number(request.query, "seconds", 1, MAX_SECONDS) or 1
+        if request.method == "HEAD":
+            return Response(200, JSON, (), is_whole=False)
+        if self._is_measuring:
+            raise RefusalError(409, "somebody else has turns measured; try again later")
+        self._is_measuring = True
+        client.when_closed = self._end_measuring
+        self._engine.measure_turns(True)
+        self._engine.call_later(seconds, client.wake)
+        return Response(200, JSON, self._measure(client), is_whole=False)
+
+    def _measure(self, client: Client) -> Iterator[bytes | None]:
+        yield None
+        found = self._engine.measure_turns(False)
+        self._is_measuring, client.when_closed = False, None
+        yield encode({"turns": found.n, "longest_us": found.longest_ns // 1000,
+                      "cpu_in_longest_us": found.cpu_in_longest_ns // 1000,
+                      "most_cpu_us": found.most_cpu_ns // 1000}) + b"\n"  # fmt: skip
+
+    def _end_measuring(self) -> None:
+        """Stop, as who asked has gone."""
+        self._is_measuring = False
+        self._engine.measure_turns(False)
+
     def _ports(self) -> Iterator[bytes]:
         start: int | None = 0
-        before = b""
         while start is not None:
-            found, start = self._engine.listener_page(start, RECORDS_AT_ONCE)
-            texts = [encode(port_of(each)) for each in found]
-            yield before + b",".join(texts) if texts else b""
-            before = before or (b"," if texts else b"")
+            found, start = self._engine.listener_page(start, LISTENERS_AT_ONCE)
+            yield b",".join([encode(port_of(each)) for each in found])
 
     def metrics(self, request: Request, _client: Client) -> Response:
         """Tell everything that is counted, for Prometheus."""
@@ -263,7 +298,7 @@ class Api:
         """Print more messages, or fewer, from now on."""
         level = parse_json(request.body, {"level": (str,)}, ("level",))["level"]
         if level not in LEVELS:
-            raise RefusalError(400, f"level is one of {', '.join(LEVELS)}")
+            raise RefusalError(400, f"level '{level[:40]}' is none of {', '.join(LEVELS)}")
         log.configure(debug=level == "debug", quiet=level == "warning")
         self._engine.trace_flows(log.debug if level == "debug" else None)
         return answer({"level": level})

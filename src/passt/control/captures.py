@@ -166,8 +166,9 @@ class Captures:
             capture.client.wake()
         else:
             self._write_pipe(capture)
-            if capture.number in self._captures:
-                self._engine.call_later(END_S, lambda: self._end(capture))
+            number = capture.number
+            if number in self._captures:
+                self._engine.call_later(END_S, lambda: self._end_late(number))
         return text
 
     def count(self) -> int:
@@ -253,10 +254,17 @@ class Captures:
                     f"capture {capture.number} ends: {why.get(number) or os.strerror(number)}")
         self._end(capture)
 
+    def _end_late(self, number: int) -> None:
+        """Forget the capture of that *number*; a timer that held the capture would hold its memory."""
+        if number in self._captures:
+            self._end(self._captures[number])
+
     def _end(self, capture: Capture) -> None:
         """Forget a capture; nothing if that is done."""
         if self._captures.pop(capture.number, None) is None:
             return
+        if capture.client is not None:
+            capture.client.when_closed = None      # the connection may live on
         if not capture.is_over:
             capture.is_over = True
             self._engine.stop_recorder(capture.recorder)
@@ -267,7 +275,7 @@ class Captures:
 
 def _within(value: int, name: str, least: int, most: int) -> int:
     if not least <= value <= most:
-        raise RefusalError(400, f"'{name}' is a number from {least} to {most}")
+        raise RefusalError(400, f"'{name}': {str(value)[:40]} is not from {least} to {most}")
     return value
 
 

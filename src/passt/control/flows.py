@@ -170,7 +170,7 @@ class FlowFilter:
 def _choice(query: Mapping[str, str], name: str, words: tuple[str, ...]) -> str | None:
     word = query.get(name)
     if word is not None and word not in words:
-        raise RefusalError(400, f"{name} is one of {', '.join(words)}")
+        raise RefusalError(400, f"{name} '{word[:40]}' is none of {', '.join(words)}")
     return word
 
 
@@ -180,5 +180,5 @@ def number(query: Mapping[str, str], name: str, least: int, most: int) -> int | 
     if text is None:
         return None
     if not (text.isascii() and text.isdecimal() and len(text) <= 10 and least <= int(text) <= most):
-        raise RefusalError(400, f"{name} is a number from {least} to {most}")
+        raise RefusalError(400, f"{name} '{text[:40]}' is not a number from {least} to {most}")
     return int(text)

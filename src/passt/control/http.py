@@ -11,7 +11,7 @@ from passt.light.values import NamedTuple
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
 JSON = "application/json"
@@ -20,6 +20,7 @@ PROBLEM = "application/problem+json"
 MAX_PARAMETERS = 32
 MAX_BODY = 1 << 17  # bytes; all rules of both tables are some 110,000
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 TITLES = {
     400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
     409: "Conflict", 413: "Content Too Large", 503: "Service Unavailable",
@@ -76,7 +77,7 @@ class RefusalError(Exception):
 
 def encode(value: Any) -> bytes:
     """Write *value* as JSON, in one line."""
-    return json.dumps(value, separators=(",", ":")).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def answer(value: Any) -> Response:
@@ -117,7 +118,10 @@ def _decode(text: str) -> str:
 
 def parse_json(body: bytes, fields: Mapping[str, tuple[type, ...]],
                needed: Iterable[str] = ()) -> dict[str, Any]:
-    """Read *body*, an object with some of *fields*, of these types. Raises RefusalError."""
+    """Read *body*, an object with some of *fields*, of these types. Raises RefusalError.
+
+    A text among them can be encoded: JSON can write halves of surrogate pairs, no text (RFC 8259 8.2).
+    """
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
@@ -129,14 +133,18 @@ def parse_json(body: bytes, fields: Mapping[str, tuple[type, ...]],
             raise RefusalError(400, f"'{name}' is unknown; there are {', '.join(fields)}")
         if type(content) not in fields[name]:
             raise RefusalError(400, f"'{name}' has the wrong type")
+        if type(content) is str and not is_text(content):
+            raise RefusalError(400, f"'{name}' has a character that cannot be written")
     for name in needed:
         if name not in value:
             raise RefusalError(400, f"'{name}' is missing")
     return value
 
 
-def pieces_of(items: Iterator[bytes], before: bytes, after: bytes) -> Iterator[bytes]:
-    """Put *before* and *after* around what *items* give."""
-    yield before
-    yield from items
-    yield after
+def is_text(value: str) -> bool:
+    """Tell whether *value* can be written in UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -27,7 +27,8 @@ _PAIRS = {
     "splice_bytes": ("bypass_bytes", "Bytes of TCP that bypassed the link"),
     "splice_datagrams": ("bypass_datagrams", "UDP datagrams that bypassed the link"),
 }
-_GAUGES = {"pipes_open": "Pipes that are open for bypassed connections",
+_GAUGES = {"neighbours": "Hosts on our link that the guest sees by their own MAC addresses",
+           "pipes_open": "Pipes that are open for bypassed connections",
            "sockets_ready": "Sockets that were opened in advance"}  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from passt.steer.tables import LOOPBACK_DEVICE
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
     from passt.facts.address import IPAddress
@@ -54,16 +54,15 @@ class PortRules:
         self._tables = tables
         self._cut = cut
 
-    def show(self) -> list[dict[str, Any]]:
-        """Return all rules, each as an object that a request may have."""
-        live, shown = self._tables.live, []
-        for name in live.names():
-            n_open = {rule: len(ports) for rule, ports in live.open_ports(name).items()}
-            for rule in live.rules(name):
-                client = self._tables.to_client(name, rule)
-                shown.append(_write(name, client) | {
-                    "text": describe_rule(client), "option": rule_text(rule), "open": n_open.get(rule, 0)})
-        return shown
+    def show(self) -> Iterator[dict[str, Any]]:
+        """Give all rules that there are now, each as an object that a request may have."""
+        live = self._tables.live
+        found = [(name, rule, n_open.get(rule, 0)) for name in live.names()
+                 for n_open in (live.count_open(name),) for rule in live.rules(name)]
+        for name, rule, n_open in found:
+            client = self._tables.to_client(name, rule)
+            yield _write(name, client) | {
+                "text": describe_rule(client), "option": rule_text(rule), "open": n_open}
 
     def change(self, body: bytes) -> dict[str, Any]:
         """Delete and add rules, as PATCH asks. Raises RefusalError."""
@@ -96,7 +95,7 @@ class PortRules:
             what = "ports that were forwarded are lost" if outcome.n_lost else "nothing was changed"
             raise RefusalError(409, f"{what}: {outcome.faults[0]}{more}", errors=outcome.faults)
         return {"opened": outcome.n_opened, "closed": outcome.n_closed, "notes": list(outcome.notes),
-                "rules": self.show()}
+                "rules": list(self.show())}
 
 
 def _count(asked: Mapping[str, list[Any]]) -> None:

@@ -37,6 +37,7 @@ ROUTES = (
     Route("GET", "/v1/captures/{id}", "capture"),
     Route("DELETE", "/v1/captures/{id}", "stop_capture"),
     Route("GET", "/v1/captures/{id}/packets", "capture_packets"),
+    Route("GET", "/v1/turns", "turns", ("seconds",)),
     Route("GET", "/v1/log", "log"),
     Route("PUT", "/v1/log", "set_log"),
 )  # fmt: skip

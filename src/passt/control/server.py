@@ -4,10 +4,11 @@ The socket's file has mode 0600, so that only its owner and root can connect; th
 (unix(7), SO_PEERCRED), and whoever did not start the program is refused. A client that comes when there are
 MAX_CLIENTS gets a response that says so. Slow and silent ones are closed when their time is over (`client`).
 
-A piece of a long list takes most of a millisecond. When thirty clients ask for lists, the loop would make
-thirty pieces in each of its turns, and traffic would wait for all of them. So whoever wants a piece made
-stands in a queue (`Pace`), and after a piece that took some time nobody else's is made for as long. As one
-turn of the loop hears each client once, traffic has its turn in between. A client alone never waits.
+A piece of a long list takes as long as `PIECE_S` and little more, whatever the items of the list cost. When
+thirty clients ask for lists, the loop would make thirty pieces in each of its turns, and traffic would wait
+for all of them. So whoever wants a piece made stands in a queue (`Pace`), and after a piece that took some
+time nobody else's is made for as long. As one turn of the loop hears each client once, traffic has its turn
+in between. A client alone never waits.
 
 Who is refused gets the response at once, and the end of our stream; the connection is closed a moment later.
 A client that finds both ends closed before it has sent its request, as curl may, would take it for a failure.
@@ -25,7 +26,7 @@ from passt.control.http import RefusalError
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from passt.control.http import Request, Response
     from passt.control.source import Loop
@@ -34,6 +35,7 @@ MAX_CLIENTS = 32
 MAX_ACCEPTED = 16         # in one turn of the loop
 RETRY_S = 1.0             # until accept(2) is tried again after it found no free descriptor
 SWEEP_S = 1.0             # between two looks for clients whose time is over; that who is refused has
+PIECE_S = 0.0002          # after which a piece of a long list gets nothing more
 MAX_PARTING = 16          # clients that were refused and are not closed yet
 
 
@@ -149,6 +151,22 @@ class Pace:
         self._n_asked = 0
         self._last: Asker | None = None           # who had the last piece made
         self._next_s = 0.0
+        self._end_s = 0.0                         # of the piece that is being made
+
+    def has_time(self) -> bool:
+        """Tell whether the piece that is being made may grow."""
+        return self._clock() < self._end_s
+
+    def join(self, items: Iterable[bytes]) -> Iterator[bytes]:
+        """Put commas between *items*, and give as many at once as there is time for; empty ones are none."""
+        before, texts = b"", []
+        for item in items:
+            if item:
+                texts.append(item)
+            if not self.has_time():
+                yield before + b",".join(texts) if texts else b""
+                before, texts = (b"," if before or texts else b""), []
+        yield before + b",".join(texts) if texts else b""
 
     def share(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         """Give *pieces*, with an empty one whenever it is another's turn."""
@@ -158,6 +176,7 @@ class Pace:
                 while not self._is_turn_of(me):
                     yield b""
                 start_s = self._clock()
+                self._end_s = start_s + PIECE_S
                 piece = next(pieces, None)
                 now_s = self._clock()
                 self._last, self._next_s = me, now_s + (now_s - start_s)

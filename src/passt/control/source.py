@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         ListenerInfo,
         PacketFilter,
         Recorder,
+        TurnsMeasured,
         WaitLimit,
     )
 
@@ -44,11 +45,14 @@ class Source(Loop, Protocol):
     def close_flow(self, index: int, generation: int) -> bool:
         """End a flow; False if it is gone."""
 
-    def listeners(self) -> list[ListenerInfo]:
-        """Return all open listeners."""
+    def listeners_at(self, proto: int, port: int) -> list[ListenerInfo]:
+        """Return the open listeners of one port."""
 
     def listener_page(self, start: int = ..., limit: int = ...) -> tuple[list[ListenerInfo], int | None]:
         """Look at *limit* places for listeners; return them, and the start of the next page."""
+
+    def measure_turns(self, wanted: bool = ...) -> TurnsMeasured:
+        """Measure turns of the loop from now on, or not; return what was measured since the last call."""
 
     def counters(self) -> dict[str, int]:
         """Return all counters."""

@@ -14,6 +14,7 @@ from passt.facts.contracts import (
     ListenerInfo,
     PacketFilter,
     Recorder,
+    TurnsMeasured,
     VhostDevice,
 )
 
@@ -54,7 +55,16 @@ class Engine:
     def renew(self, our_ip4: bytes) -> None:
         """Forget what the policy and the responder have said: they decide by another network from now on.
 
-        *our_ip4* is as at the start. Flows that there are go where they went.
+        *our_ip4* is as at the start; at its eight predecessors the guest finds the DHCP server, too. Flows
+        that there are go where they went.
+        """
+
+    def set_neighbours(self, entries: dict[bytes, bytes]) -> None:
+        """Let frames from the addresses in *entries* bear the MAC addresses there, from now on; others ours.
+
+        At most 512, packed, as the guest sees them. What the responder answered for those that change is
+        forgotten. A frame to a station that has the very MAC address bears ours. Raises ValueError for more,
+        or another length.
         """
 
     def attach_tap(self, fd: int, guest_mac: bytes, offloads: int) -> None:
@@ -118,6 +128,9 @@ class Engine:
 
     def listeners(self) -> list[ListenerInfo]:
         """All listeners there are, in the order in which they were added."""
+
+    def listeners_at(self, proto: int, port: int) -> list[ListenerInfo]:
+        """Find the listeners of one port; what there is of others costs next to nothing."""
 
     def listener_page(self, start: int = ..., limit: int = ...) -> tuple[list[ListenerInfo], int | None]:
         """Look at *limit* places for listeners; return those that are there, and the start of the next page.
@@ -190,6 +203,12 @@ class Engine:
 
     def stop(self) -> None:
         """Make `run` return at the end of the current turn."""
+
+    def measure_turns(self, wanted: bool = ...) -> TurnsMeasured:
+        """Measure turns from now on, or not; return what was measured since the last call.
+
+        The measurement takes two system calls a turn.
+        """
 
     def counters(self) -> dict[str, int]:
         """Frames, bytes, drops by reason, flows by kind; names as in `base.stats`."""

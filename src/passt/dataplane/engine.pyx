@@ -9,6 +9,7 @@ not sleep.
 import os
 import resource
 from heapq import heappop, heappush
+from time import thread_time_ns
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -41,7 +42,7 @@ from passt.dataplane.turn cimport (
 )
 from passt.errors import HostError
 from passt.facts import contracts
-from passt.facts.contracts import FlowInfo, ListenerInfo
+from passt.facts.contracts import FlowInfo, ListenerInfo, TurnsMeasured
 
 cdef enum:
     # Batches read when the engine is closed; the transmit queue of a tap holds no more by far.
@@ -84,6 +85,9 @@ cdef class Engine:
 
     def renew(self, bytes our_ip4):
         self.core.renew(our_ip4)
+
+    def set_neighbours(self, dict entries):
+        self.core.set_neighbours(entries)
 
     def attach_tap(self, int fd, bytes guest_mac, uint32_t offloads):
         if len(guest_mac) != ETH_ALEN:
@@ -194,6 +198,19 @@ cdef class Engine:
     def listeners(self):
         return [tell_listener(listener) for listener in self.core.listeners.all()]
 
+    def listeners_at(self, int protocol, int port):
+        cdef list places = self.core.listeners.by_index
+        cdef list found = []
+        cdef Listener listener
+        cdef uint32_t i
+        for i in range(<uint32_t>len(places)):
+            # Of all others no more is looked at than their records, which lie in a row.
+            if self.core.listeners.states[i].port == port:
+                listener = places[i]
+                if listener is not None and listener.protocol == protocol:
+                    found.append(tell_listener(listener))
+        return found
+
     def listener_page(self, uint32_t start=0, uint32_t limit=LISTENER_PAGE):
         cdef list places = self.core.listeners.by_index
         cdef uint32_t top = len(places)
@@ -280,6 +297,26 @@ cdef class Engine:
     def stop(self):
         self.stopping = True
 
+    def measure_turns(self, bint wanted=True):
+        cdef TurnTimes *times = &self.turn_times
+        found = TurnsMeasured(times.n, times.longest_ns, times.cpu_in_longest_ns, times.most_cpu_ns)
+        times.is_wanted = wanted
+        times.n = 0
+        times.longest_ns = times.cpu_in_longest_ns = times.most_cpu_ns = 0
+        times.cpu_at_ns = thread_time_ns()
+        return found
+
+    cdef void note_turn(self) except *:
+        """Take down how long the turn that ends has taken; nothing was waited for meanwhile."""
+        cdef TurnTimes *times = &self.turn_times
+        cdef int64_t took = self.reactor.clock() - self.core.now
+        cdef int64_t cpu = thread_time_ns() - times.cpu_at_ns
+        times.n += 1
+        times.most_cpu_ns = max(times.most_cpu_ns, cpu)
+        if took > times.longest_ns:
+            times.longest_ns = took
+            times.cpu_in_longest_ns = cpu
+
     cdef void turn(self) except *:
         """One turn of the loop."""
         cdef Core core = self.core
@@ -294,6 +331,8 @@ cdef class Engine:
             core.stats.wakeups += 1
         if n < 0:
             raise OSError(-n, os.strerror(-n))
+        if self.turn_times.is_wanted:
+            self.turn_times.cpu_at_ns = thread_time_ns()
         for i in range(n):
             self.dispatch(&self.reactor.events[i])
         if core.link.more:
@@ -310,6 +349,8 @@ cdef class Engine:
             self.watch_link(core.link, EPOLL_CTL_MOD)
             if not core.link.blocked:
                 self.wake_waiting()
+        if self.turn_times.is_wanted:
+            self.note_turn()
 
     cdef void dispatch(self, epoll_event *event) except *:
         cdef uint64_t tag = event.data.u64
@@ -366,6 +407,7 @@ cdef class Engine:
 
     def counters(self):
         result = stats_as_dict(&self.core.stats)
+        result["neighbours"] = self.core.neighbours.n
         result["sockets_ready"] = self.core.bypass.spare_sockets.n[0] + self.core.bypass.spare_sockets.n[1]
         if self.core.bypass.namespace_thread is not None:
             result["sockets_ready"] += self.core.bypass.namespace_thread.n_ready()

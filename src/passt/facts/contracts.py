@@ -134,6 +134,19 @@ class ListenerInfo(NamedTuple):
     namespace: bool
 
 
+class TurnsMeasured(NamedTuple):
+    """How long turns of the loop took, without the wait that each begins with; times in nanoseconds.
+
+    *cpu_in_longest_ns* is what the longest one had of a processor: for the rest of it the thread waited for
+    one. *most_cpu_ns* is the most that any one had.
+    """
+
+    n: int
+    longest_ns: int
+    cpu_in_longest_ns: int
+    most_cpu_ns: int
+
+
 class FlowPolicy(Protocol):
     """Asked once per new flow; `None` refuses it. Must be fast and must not raise."""
 
@@ -269,8 +282,8 @@ class PortTables(Protocol):
     def can_follow(self, name: str) -> bool:
         """Tell whether rules of the table may be `auto`."""
 
-    def open_ports(self, name: str) -> dict[PortRule, list[int]]:
-        """Return the ports on which each rule of a table listens now; all that are not optional or `auto`."""
+    def count_open(self, name: str) -> dict[PortRule, int]:
+        """Return on how many ports each rule of a table listens now: all, if it is not optional or `auto`."""
 
     def explain_closed(self, name: str, proto: int, port: int) -> list[tuple[PortRule, str]]:
         """Return the rules of a table that have *port* but do not listen on it now, and why not."""

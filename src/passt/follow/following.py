@@ -17,6 +17,7 @@ from passt import log
 from passt.errors import HostError
 from passt.facts.host import ResolverFacts
 from passt.follow.gatherer import Gatherer
+from passt.follow.neighbours import Neighbourhood
 from passt.follow.reader import Reader
 from passt.follow.renewal import is_same, renew
 from passt.follow.sweep import Sweep, moved_addresses
@@ -27,7 +28,7 @@ from passt.namespace.renumbering import plan
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Protocol
 
     from passt.facts.guest import GuestNet
@@ -61,11 +62,14 @@ if TYPE_CHECKING:
         def assign(self, guest: GuestNet) -> None:
             """Take it that the guest has the addresses of *guest* now."""
 
-        def listened_interfaces(self) -> Iterable[str]:
-            """Name the interfaces to which listeners are bound."""
+        def set_neighbours(self, entries: dict[bytes, bytes]) -> None:
+            """Show the guest hosts on our link by these MAC addresses from now on, and others by ours."""
 
-        def listen_anew(self, ifname: str) -> None:
-            """Bind the listeners of an interface again, as it was made anew."""
+        def listened_interfaces(self) -> Iterable[str]:
+            """Name the interfaces that port rules name."""
+
+        def listen_anew(self, indices: Mapping[str, int]) -> None:
+            """Bind the listeners again whose interface is another one now; *indices* are those of all."""
 
 
 RESOLV_CONF = "/etc/resolv.conf"
@@ -87,12 +91,14 @@ class Following:
         self._resolvers = resolvconf.read(RESOLV_CONF)
         self.facts = self._host.read(self._resolvers)
         self._addresses = self._host.addresses()
+        self._neighbours = Neighbourhood(self._host.rtnetlink)
         self._resolver_reader: Reader | None = None
         self._configurer = configurer
         self._network: Followed | None = None
         self._guest: GuestNet | None = None
         self._gatherer: Gatherer | None = None
-        self._interfaces: dict[str, int] = {}
+        self._is_changing = False  # the namespace is on its way to what was read last
+        self._has_missed = False   # a hint has come meanwhile
         self.on_changed: Callable[[GuestNet, Iterable[HostChange]], None] | None = None
 
     def start_reader(self, user: Identity | None) -> None:
@@ -104,12 +110,12 @@ class Following:
         self._network, self._guest = network, guest
         engine = network.engine
         self._gatherer = Gatherer(self._read_again, engine.call_later, time.monotonic)
-        self._interfaces = self._indices(network.listened_interfaces())
         engine.add_reader(self._watch.fileno(), self._on_news)
         if self._resolver_reader is not None:
             self._resolver_reader.start(engine, self._on_resolv_conf)
         if self._configurer is not None:
             self._configurer.start(engine)
+        self._neighbours.start(engine, guest, network.set_neighbours)
         # Between the first reading and now there was no ear for hints of resolv.conf, nor time for others.
         self._gatherer.hint()
 
@@ -131,6 +137,10 @@ class Following:
         """Read the host, and have what changed followed; False if it could not be read."""
         if self._network is None or self._guest is None:
             return True
+        if self._is_changing:
+            # One change after the other: else what the first one takes away may be what the second one added.
+            self._has_missed = True
+            return True
         try:
             found = self._host.read(self._resolvers)
             addresses = self._host.addresses()
@@ -141,10 +151,7 @@ class Following:
             return False
         gone, self._addresses = self._addresses - addresses, addresses
         self._follow(self._network, self._guest, found, gone)
-        for ifname, ifindex in interfaces.items():
-            if ifindex and ifindex != self._interfaces.get(ifname):
-                self._network.listen_anew(ifname)
-        self._interfaces |= {ifname: ifindex for ifname, ifindex in interfaces.items() if ifindex}
+        self._network.listen_anew(interfaces)
         return True
 
     def _follow(self, network: Followed, guest: GuestNet, found: HostFacts, gone: frozenset[bytes]) -> None:
@@ -158,17 +165,35 @@ class Following:
         self.facts, self._guest = renewal.facts, renewal.guest
         if not is_same(guest, renewal.guest):
             network.renew(renewal.guest)
+            self._neighbours.renew(renewal.guest)
             self._tell(renewal)
         moved = moved_addresses(guest, renewal.guest)
         if configurer is None or not can_configure:
             Sweep(network.engine, gone, moved)
             return
         inside = plan(guest, renewal.guest, configurer.ifindex)
-        if inside.added:
-            configurer.carry_out(inside.added)
-            network.assign(renewal.guest)
-        # The resets have to arrive while the guest still has its old addresses.
-        Sweep(network.engine, gone, moved, inside.left, lambda: configurer.carry_out(inside.removed))
+        if not (gone or moved or any(inside)):
+            return
+
+        def reset() -> None:
+            if inside.added and configurer.ifindex:
+                network.assign(renewal.guest)
+            Sweep(network.engine, gone, moved, inside.left, leave)
+
+        def leave() -> None:
+            configurer.carry_out(inside.removed)
+            self._on_changed_inside()
+
+        # A client that is reset connects anew at once, and has to find the new address. And the resets have
+        # to arrive while the guest still has its old addresses.
+        self._is_changing = True
+        configurer.carry_out(inside.added, reset)
+
+    def _on_changed_inside(self) -> None:
+        self._is_changing = False
+        if self._has_missed and self._gatherer is not None:
+            self._has_missed = False
+            self._gatherer.hint()
 
     def _tell(self, renewal: Renewal) -> None:
         for change in renewal.changes:

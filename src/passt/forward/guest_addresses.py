@@ -128,8 +128,8 @@ class Observed:
         return list(dict.fromkeys(address for address in known if address))
 
     def is_guest(self, address: bytes) -> bool:
-        """Tell whether the guest has *address*, as far as seen."""
-        return address in {self.ip4, self.ip6, self.ip6_link_local}
+        """Tell whether the guest has *address*, of IP or hardware, as far as seen."""
+        return address in {self.ip4, self.ip6, self.ip6_link_local, self.mac}
 
 
 def _assigned(family: GuestFamily | None) -> bytes | None:

@@ -104,10 +104,28 @@ def describe_rule(rule: PortRule) -> str:
     listen = _write_ports(rule.first, rule.last)
     service = _write_ports(rule.target, rule.service_port(rule.last))
     if rule.target_address is not None:
-        address = rule.target_address
-        service = f"{address if address.version == 4 else f'[{address}]'}:{service}"
+        service = f"{_write_address(rule.target_address)}:{service}"
     text = f"{PROTOCOLS[rule.proto]} [{where}]{interface}:{listen}  =>  {service}"
     return f"{text}  {notes}" if notes else text
+
+
+def write_option(rule: PortRule, *, is_host: bool) -> str:
+    """Write *rule*, which names its ports, as an option that makes it: `-t [::1]%eth0/80-81:8080-8081`."""
+    letter = PROTOCOLS[rule.proto][0]
+    where = f"%{rule.ifname}" if rule.ifname else ""
+    if rule.address is not None:
+        where = _write_address(rule.address) + where
+    text = _write_ports(rule.first, rule.last)
+    service = _write_ports(rule.target, rule.service_port(rule.last))
+    if rule.target_address is not None:
+        text += f":{_write_address(rule.target_address)}/{service}"
+    elif service != text:
+        text += f":{service}"
+    return f"-{letter.lower() if is_host else letter} {where}{'/' if where else ''}{text}"
+
+
+def _write_address(address: IPAddress) -> str:
+    return str(address) if address.version == 4 else f"[{address}]"
 
 
 def _write_ports(first: int, last: int) -> str:

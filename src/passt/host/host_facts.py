@@ -103,6 +103,11 @@ class HostReader:
         """Close the socket; no other method may be called afterwards."""
         self._rtnetlink.close()
 
+    @property
+    def rtnetlink(self) -> RtnlSocket:
+        """The socket, for other questions."""
+        return self._rtnetlink
+
     def read(self, resolvers: ResolverFacts) -> HostFacts:
         """Read the families that are wanted. Raises HostError if the kernel does not answer.
 

@@ -13,6 +13,7 @@ import socket
 import struct
 
 _SIOCGIFINDEX = 0x8933            # linux/sockios.h
+_SO_BINDTOIFINDEX = 62            # asm-generic/socket.h, from Linux 5.1 on
 _IFREQ = struct.Struct("16si20x")  # netdevice(7), struct ifreq: name, index
 
 
@@ -20,6 +21,20 @@ def interface_index(name: str) -> int:
     """Return the index of interface *name* in this network namespace; raises OSError as `index_seen_by`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         return index_seen_by(sock.fileno(), name)
+
+
+def bound_index(fd: int) -> int:
+    """Return the index of the interface that socket *fd* is bound to; 0: to none, or it cannot be told.
+
+    A socket is bound by SO_BINDTODEVICE, or by the scope of the link-local address that it is bound to.
+    """
+    sock = socket.socket(fileno=fd)
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX)
+    except OSError:
+        return 0
+    finally:
+        sock.detach()
 
 
 def index_seen_by(fd: int, name: str) -> int:

@@ -44,6 +44,7 @@ _PATH_FAULTS = {
     errno.EROFS: "the file system is read-only",
     errno.ELOOP: "there are too many symbolic links in the path",
 }
+_TOO_LONG = "the path is too long; that of a socket has 107 bytes at most"  # unix(7)
 
 
 class PathInUseError(HostError):
@@ -170,6 +171,25 @@ def connect(path: str, wait_s: float) -> socket.socket:
     return sock
 
 
+def explain_failure(path: str, error: Exception) -> str:
+    """Say what is known of why `connect` failed, to stand behind the words of the kernel; else nothing."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.ECONNREFUSED:
+        return "; the program that made this socket has ended" if _is_socket(path) else "; this is no socket"
+    if number == errno.EACCES:
+        return "; it belongs to another user"
+    if isinstance(error, TimeoutError):
+        return "; others keep the program busy"
+    return ""
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return True                # it has gone meanwhile
+
+
 def remove_if_stale(path: str) -> None:
     """Remove the socket *path* if no process serves it; leave anything else alone."""
     try:
@@ -195,7 +215,8 @@ def _bind(sock: socket.socket, path: str) -> None:
             sock.bind(path)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise HostError(_PATH_FAULTS.get(error.errno or 0, str(error.strerror))) from None
+                # Python itself refuses what is too long, without an errno.
+                raise HostError(_PATH_FAULTS.get(error.errno or 0, error.strerror or _TOO_LONG)) from None
         else:
             return
         _clear(path)

@@ -11,6 +11,9 @@ A command's one is a process of the command's PID namespace, which may end it: t
 Messages on the channel. From the configurer, at first: index of the interface, u32. To it, in any number::
 
     { u16 type | u16 flags (NLM_F_*) | u32 length | payload of a rtnetlink message }
+
+From it, when such a message has been carried out: one byte. So the main process knows when the kernel has
+what it ordered. It waits for that, but not for long: a configurer that was stopped holds up nothing.
 """
 
 from __future__ import annotations
@@ -54,8 +57,10 @@ CAP_NET_ADMIN = 12                 # linux/capability.h
 MAX_MESSAGE = 16 * 1024            # bytes of a message of ours; a route takes some 60
 MAX_QUEUED = 4096                  # messages that wait for a configurer that was stopped
 _END_S = 2.0                       # in which we end if the command has ended
+PATIENCE_S = 1.0                   # for what was ordered to be carried out
 _HEADER = Struct("=HHI")
 _INDEX = Struct("=I")
+_DONE = b"d"
 # It is so already: as wanted.
 _AS_WANTED = frozenset({EEXIST, ESRCH, EADDRNOTAVAIL})
 _FLAGS = MessageFlag.CREATE | MessageFlag.REPLACE | MessageFlag.APPEND
@@ -69,6 +74,10 @@ class Configurer:
         self._queue: deque[bytes] = deque()
         self._loop: Loop | None = None
         self._is_waiting = False
+        self._n_ordered = 0        # messages, sent or queued
+        self._n_done = 0
+        # What waits for the message of that number to be carried out, in order.
+        self._awaited: deque[tuple[int, Callable[[], None]]] = deque()
         self.ifindex = 0           # of the interface, as soon as it is known
 
     def run_inside(self, ifname: str) -> None:
@@ -94,10 +103,35 @@ class Configurer:
         self._loop = loop
         loop.add_reader(self._ours.fileno(), self._on_event)
 
-    def carry_out(self, requests: Sequence[Request]) -> None:
-        """Have *requests* carried out in their order, without waiting for it."""
-        self._queue.extend(build_orders(requests))
+    def carry_out(self, requests: Sequence[Request], on_done: Callable[[], None] | None = None) -> None:
+        """Have *requests* carried out in their order, without waiting for it.
+
+        *on_done* is called once, maybe at once: when they and all before them are carried out, when the
+        configurer has gone, and after PATIENCE_S in any case.
+        """
+        orders = build_orders(requests)
+        self._queue.extend(orders)
+        self._n_ordered += len(orders)
+        if on_done is not None:
+            number = self._n_ordered
+            self._awaited.append((number, on_done))
+            if self._loop is not None and self._n_done < number:
+                self._loop.call_later(PATIENCE_S, lambda: self._lose_patience(number))
         self._flush()
+        if self._loop is None:
+            self._n_done = self._n_ordered
+        self._release(self._n_done)
+
+    def _lose_patience(self, number: int) -> None:
+        if self._awaited and self._awaited[0][0] <= number:
+            text = "the process that configures the namespace does not answer, and is not waited for"
+            log.limited(log.WARNING, "configurer", text)
+            self._release(number)
+
+    def _release(self, number: int) -> None:
+        """Call what waits for messages up to *number*."""
+        while self._awaited and self._awaited[0][0] <= number:
+            self._awaited.popleft()[1]()
 
     def _on_event(self) -> None:
         try:
@@ -109,8 +143,11 @@ class Configurer:
             message = b""
         if len(message) == _INDEX.size:
             self.ifindex = _INDEX.unpack(message)[0]
-            return
-        self._end()
+        elif message == _DONE:
+            self._n_done += 1
+            self._release(self._n_done)
+        else:
+            self._end()
 
     def _flush(self) -> None:
         while self._queue and self._loop is not None:
@@ -140,6 +177,8 @@ class Configurer:
         self._ours.close()
         self._queue.clear()
         self.ifindex = 0
+        self._n_done = self._n_ordered
+        self._release(self._n_done)
 
 
 def build_orders(requests: Sequence[Request]) -> list[bytes]:
@@ -191,6 +230,7 @@ def _run(channel: socket.socket, rtnetlink: RtnlSocket, ifindex: int) -> NoRetur
         channel.send(_INDEX.pack(ifindex))
         while message := channel.recv(MAX_MESSAGE + 1):
             apply_orders(message, rtnetlink, ifindex)
+            channel.send(_DONE)
     finally:
         os._exit(0)
 

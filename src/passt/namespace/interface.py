@@ -99,8 +99,11 @@ def bring_lo_up() -> None:
         rtnetlink.request("cannot bring up lo in the namespace", MessageType.NEWLINK, payload)
 
 
-def configure(ifname: str, guest: GuestNet, config_net: bool) -> TapFacts:
+def configure(ifname: str, guest: GuestNet, config_net: bool, *, lifetimes: bool = False) -> TapFacts:
     """Set up the tap *ifname* of the current namespace; addresses and routes only if *config_net*.
+
+    With *lifetimes* deprecated and temporary addresses have those that they have on the host; somebody has to
+    follow these then.
 
     Raises HostError that says what could not be set and why. A setting that the run can do without (IPv6
     where it is disabled, an MTU beyond the driver's limit) becomes a warning in the result.
@@ -118,7 +121,7 @@ def configure(ifname: str, guest: GuestNet, config_net: bool) -> TapFacts:
         families = {AF_INET: guest.ip4, AF_INET6: guest.ip6 if has_ip6 else None}
         wanted = {number: family for number, family in families.items() if family is not None}
         for number, family in wanted.items():
-            tap.add_addresses(number, family)
+            tap.add_addresses(number, family, lifetimes=lifetimes)
         tap.copy_routes(list(wanted.values()))
         for number, family in wanted.items():
             tap.add_default_route(number, family)
@@ -195,14 +198,15 @@ class _Tap:
                 return IPv6Address(address.address)
         return None
 
-    def add_addresses(self, number: int, family: GuestFamily) -> None:
+    def add_addresses(self, number: int, family: GuestFamily, *, lifetimes: bool) -> None:
         """Add the copied addresses that the host itself can use beyond the link, else the single one."""
-        usable = [(entry, payload) for entry, payload in parsed_addresses(family) if is_usable(entry)]
+        usable = parsed_addresses(family, lifetimes=lifetimes)
         if usable:
             of_the_host = host_prefix_routes(family)
             # The kernel lists IPv4 addresses in the order of their addition, IPv6 addresses in reverse.
             for entry, payload in (reversed(usable) if number == AF_INET6 else usable):
-                self._copy_address(entry, payload, of_the_host if family.copied_routes else None)
+                self._copy_address(entry, payload, of_the_host if family.copied_routes else None,
+                                   lifetimes=lifetimes)
         elif family.address is not None:
             prefix_len, flags = ((_IP6_SINGLE_PREFIX_LEN, AddressFlag.NODAD) if number == AF_INET6
                                  else (family.prefix_len, 0))
@@ -210,13 +214,14 @@ class _Tap:
             self._add_address(messages.AddressMessage.parse(payload), payload, _CREATE_NEW)
 
     def _copy_address(self, entry: AddressMessage, payload: bytes,
-                      host_prefix_routes: set[PrefixRoute] | None) -> None:
+                      host_prefix_routes: set[PrefixRoute] | None, *, lifetimes: bool) -> None:
         """Copy one address; *host_prefix_routes* None: no routes are copied, so the kernel must make them."""
         prefix_route = prefix_route_of(entry)
         is_unrouted = host_prefix_routes is not None and (
             bool(entry.flags & AddressFlag.NOPREFIXROUTE)
             or (prefix_route is not None and prefix_route not in host_prefix_routes))
-        payload = messages.retarget_address(payload, self._ifindex, no_prefix_route=is_unrouted)
+        payload = messages.retarget_address(payload, self._ifindex, no_prefix_route=is_unrouted,
+                                            lifetimes=lifetimes)
         self._add_address(messages.AddressMessage.parse(payload), payload, MessageFlag.CREATE)
 
     def _add_address(self, entry: AddressMessage, payload: bytes, flags: int) -> None:
@@ -352,15 +357,18 @@ def _routes_link_local_otherwise(family: GuestFamily) -> bool:
     return bool(found) and _LINK_LOCAL_ROUTE not in found
 
 
-def parsed_addresses(family: GuestFamily) -> list[tuple[AddressMessage, bytes]]:
-    """Read the addresses to copy; each with its payload."""
-    payloads = [entry.message for entry in family.copied_addresses]
-    return [(messages.AddressMessage.parse(payload), payload) for payload in payloads]
+def parsed_addresses(family: GuestFamily, *, lifetimes: bool) -> list[tuple[AddressMessage, bytes]]:
+    """Read the addresses to copy, those that the host itself can use beyond the link; each with its payload.
 
-
-def is_usable(entry: AddressMessage) -> bool:
-    """Tell whether the host itself can use an address beyond the link."""
-    return entry.scope < Scope.LINK and not entry.flags & (AddressFlag.DEPRECATED | AddressFlag.DADFAILED)
+    With *lifetimes* deprecated ones are among them, which last as long as connections need them, if there is
+    any other one.
+    """
+    parsed = [(messages.AddressMessage.parse(entry.message), entry.message)
+              for entry in family.copied_addresses]
+    found = [(entry, payload) for entry, payload in parsed
+             if entry.scope < Scope.LINK and not entry.flags & AddressFlag.DADFAILED]
+    usable = [pair for pair in found if not pair[0].flags & AddressFlag.DEPRECATED]
+    return found if lifetimes and usable else usable
 
 
 def _lack_of_ip6(link: messages.LinkMessage) -> str | None:

@@ -2,9 +2,18 @@
 
 What --config-net sets up is described as `namespace.interface` would do it. The differences of two
 descriptions are requests to the kernel: new addresses first, then new routes, those on the link before those
-through a gateway; then old routes go, and old addresses last. So there is a way out at any time. IPv6
-addresses that will go are deprecated first, so that who connects meanwhile takes a new one (RFC 6724 5, rule
-3). What is in neither description was set up by somebody else, and is not touched.
+through a gateway; then old routes go, and old addresses last. So there is a way out at any time. What is in
+neither description was set up by somebody else, and is not touched.
+
+Before old addresses go, the connections that have them are reset (`follow.sweep`), and a client that is
+reset connects anew at once. From then on nobody may take an old address, as that would hang. IPv6 addresses
+that will go are deprecated (RFC 6724 5, rule 3). IPv4 knows no such thing: there the source is that of the
+route, the first address of the interface by default. So until the old address has gone, each route has
+another one like it in front that names a new source, and the kernel's route to the old prefix is removed.
+
+Deprecated and temporary addresses have the lifetimes of the host's (RFC 4862 5.5.4, RFC 8981): the former
+stay for the connections that have them, and the kernel counts both down. What is set anew on the host is set
+anew here.
 
 Routes that the kernel makes and removes with an address are left to it.
 """
@@ -21,7 +30,6 @@ from passt.light.values import IntEnum, NamedTuple
 from passt.namespace.interface import (
     PrefixRoute,
     host_prefix_routes,
-    is_usable,
     kernel_route,
     parsed_addresses,
     prefix_route_of,
@@ -29,8 +37,11 @@ from passt.namespace.interface import (
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from passt.facts.address import IPAddress
     from passt.facts.guest import GuestFamily, GuestNet
+    from passt.host.rtnetlink.messages import AddressMessage
 
 _IP6_PREFIX_LEN = 64
 
@@ -53,9 +64,10 @@ class Setup(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What leads from one network to the other: requests that add, requests that take away.
+    """What leads from one network to the other: requests before connections are reset, and after that.
 
-    *left* are the addresses, packed, that go with the latter.
+    By the former, *added*, all that is new has come, and nothing old is taken for anything new any more.
+    *left* are the addresses, packed, that go with the latter, *removed*.
     """
 
     added: list[Request]
@@ -73,30 +85,77 @@ def plan(before: GuestNet, after: GuestNet, ifindex: int) -> Plan:
     made = Plan([], [], frozenset())
     for number, old, new in ((AF_INET, before.ip4, after.ip4), (AF_INET6, before.ip6, after.ip6)):
         if old != new and old is not None and new is not None:
-            made = _add(made, describe(number, old, ifindex), describe(number, new, ifindex))
+            successor = None if new.address is None else new.address.packed
+            made = _add(made, describe(number, old, ifindex), describe(number, new, ifindex), successor,
+                        ifindex)
     return made
 
 
-def _add(made: Plan, old: Setup, new: Setup) -> Plan:
-    """Add what leads from *old* to *new* to a plan."""
+def _add(made: Plan, old: Setup, new: Setup, successor: bytes | None, ifindex: int) -> Plan:
+    """Add what leads interface *ifindex* from *old* to *new* to a plan; *successor* is its new address."""
     fresh = sorted((payload for payload in new.routes if payload not in old.routes),
                    key=new.routes.__getitem__)
     stale = sorted((payload for payload in old.routes if payload not in new.routes),
                    key=old.routes.__getitem__, reverse=True)
-    added = [_address(payload) for key, payload in new.addresses.items() if key not in old.addresses]
+    added = [_address(payload) for key, payload in new.addresses.items()
+             if key not in old.addresses or _lives_otherwise(old.addresses[key], payload)]
     added += map(_route, fresh)
     leaving = [key for key in old.addresses if key not in new.addresses]
     added += [_address(messages.deprecate_address(old.addresses[key])) for key in leaving
               if len(key[0]) == IP6_LEN]
-    removed = [Request(Deletion.ROUTE, 0, payload) for payload in stale]
-    removed += [Request(Deletion.ADDRESS, 0, old.addresses[key]) for key in leaving]
+    added += map(_no_route, stale)
+    if stale:
+        added += map(_route, fresh)
+    left = frozenset(address for address, _ in leaving) - {address for address, _ in new.addresses}
+    preferred = _preferred_routes(new, successor) if left else []
+    added += [Request(messages.MessageType.NEWROUTE, MessageFlag.CREATE, payload) for payload in preferred]
+    added += _leave_prefixes(old, new, [key for key in leaving if key[0] in left], ifindex)
+    removed = [Request(Deletion.ADDRESS, 0, old.addresses[key]) for key in leaving]
     if leaving:
         removed += map(_address, new.addresses.values())
         removed += map(_route, sorted(new.routes, key=new.routes.__getitem__))
-    elif stale:
-        removed += map(_route, fresh)
-    left = frozenset(address for address, _ in leaving) - {address for address, _ in new.addresses}
+        removed += map(_no_route, preferred)
     return Plan(made.added + added, made.removed + removed, made.left | left)
+
+
+def _lives_otherwise(before: bytes, after: bytes) -> bool:
+    return messages.lifetime_state(before) != messages.lifetime_state(after)
+
+
+def _preferred_routes(new: Setup, successor: bytes | None) -> list[bytes]:
+    """Make IPv4 routes like those of *new* that have *successor* as their source, where they have none."""
+    if successor is None or successor not in {address for address, _ in new.addresses}:
+        return []
+    # Each is put in front of those to the same place.
+    return [routes.prefer_source(payload, successor) for payload in reversed(new.routes)
+            if payload[0] == AF_INET and not routes.has_source(payload)]
+
+
+def _leave_prefixes(old: Setup, new: Setup, leaving: Sequence[tuple[bytes, int]], ifindex: int
+                    ) -> list[Request]:
+    """Take the kernel's routes to the IPv4 prefixes of addresses that go from these.
+
+    Where a new address has the same prefix, its route takes the place; the kernel makes it no other one.
+    """
+    heirs = {prefix_route_of(entry): entry.address for entry in _routed(new.addresses.values())}
+    found = []
+    for entry in _routed(old.addresses[key] for key in leaving):
+        prefix = prefix_route_of(entry)
+        if entry.family != AF_INET or prefix is None:
+            continue
+        if prefix in heirs:
+            found.append(Request(messages.MessageType.NEWROUTE, MessageFlag.CREATE,
+                                 _prefix_route(prefix, heirs[prefix], ifindex)))
+        found.append(_no_route(_prefix_route(prefix, entry.address, ifindex)))
+    return found
+
+
+def _prefix_route(prefix: PrefixRoute, source: bytes, ifindex: int) -> bytes:
+    return routes.build_prefix_route(ifindex, prefix.network, prefix.prefix_len, prefix.priority, source)
+
+
+def _no_route(payload: bytes) -> Request:
+    return Request(Deletion.ROUTE, 0, payload)
 
 
 def _address(payload: bytes) -> Request:
@@ -118,14 +177,14 @@ def describe(number: int, family: GuestFamily, ifindex: int) -> Setup:
 
 
 def _add_addresses(setup: Setup, number: int, family: GuestFamily, ifindex: int) -> None:
-    usable = [(entry, payload) for entry, payload in parsed_addresses(family) if is_usable(entry)]
+    usable = parsed_addresses(family, lifetimes=True)
     made = host_prefix_routes(family) if family.copied_routes else None
     for entry, payload in (reversed(usable) if number == AF_INET6 else usable):
         prefix_route = prefix_route_of(entry)
         is_unrouted = made is not None and (bool(entry.flags & AddressFlag.NOPREFIXROUTE)
                                             or (prefix_route is not None and prefix_route not in made))
         setup.addresses[entry.address, entry.prefix_len] = messages.retarget_address(
-            payload, ifindex, no_prefix_route=is_unrouted)
+            payload, ifindex, no_prefix_route=is_unrouted, lifetimes=True)
     if not usable and family.address is not None:
         length, flags = (_IP6_PREFIX_LEN, AddressFlag.NODAD) if number == AF_INET6 else (family.prefix_len, 0)
         setup.addresses[family.address.packed, length] = messages.build_address(
@@ -153,8 +212,13 @@ def _add_routes(setup: Setup, number: int, family: GuestFamily, ifindex: int) ->
 
 
 def _made_by_the_kernel(setup: Setup) -> set[PrefixRoute | None]:
-    entries = (messages.AddressMessage.parse(payload) for payload in setup.addresses.values())
-    return {prefix_route_of(entry) for entry in entries if not entry.flags & AddressFlag.NOPREFIXROUTE}
+    return {prefix_route_of(entry) for entry in _routed(setup.addresses.values())}
+
+
+def _routed(payloads: Iterable[bytes]) -> list[AddressMessage]:
+    """Read RTM_NEWADDR payloads; those for which the kernel makes a route to the prefix."""
+    entries = map(messages.AddressMessage.parse, payloads)
+    return [entry for entry in entries if not entry.flags & AddressFlag.NOPREFIXROUTE]
 
 
 def _is_on_link(family: GuestFamily, gateway: IPAddress) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import os
 import select
 import signal
@@ -16,6 +15,7 @@ import sys
 import threading
 
 from passt.errors import ConfigError, HostError
+from passt.passtctl.output import print_json, print_lines
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PIECE = 1 << 20
 STANDARD_OUTPUT = "-"
+_BLOCK_HEAD = 8
 _SUFFIXES = {"K": 1 << 10, "M": 1 << 20}
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 
@@ -52,7 +53,9 @@ def run(instance: Instance, command: Command) -> int:
     if command.ring is not None:
         asked["ring"] = size(command.ring, "--ring")
         started = instance.ask("/v1/captures", "POST", asked)
-        _print(json.dumps(started, indent=2) if command.json else started["id"])
+        if command.json:
+            return print_json(started)
+        print_lines([str(started["id"])])
         return 0
     return _write(instance, asked, command)
 
@@ -76,12 +79,11 @@ def _list(instance: Instance, command: Command) -> int:
 
     found = instance.ask("/v1/captures")["captures"]
     if command.json:
-        _print(json.dumps(found, indent=2))
-        return 0
+        return print_json(found)
     rows = [(each["id"], each["to"], str(each["packets"]), str(each["lost"]), str(each["overwritten"]),
              amount(each["held_bytes"]), amount(each["size_bytes"]), each["filter"] or "-") for each in found]
     heading = ("ID", "TO", "PACKETS", "LOST", "OVERWRITTEN", "HELD", "SIZE", "FILTER")
-    _print("\n".join(layout(heading, rows, frozenset((2, 3, 4, 5, 6)))))
+    print_lines(layout(heading, rows, frozenset((2, 3, 4, 5, 6))))
     return 0
 
 
@@ -144,18 +146,29 @@ def _copy(response: http.client.HTTPResponse, output: Output) -> None:
 def _tell(result: dict[str, Any], command: Command) -> int:
     """Say what a capture came to; on standard error, as packets may go to standard output."""
     if command.json and command.write != STANDARD_OUTPUT:
-        _print(json.dumps(result, indent=2))
-        return 0
+        return print_json(result)
     text = f"{result['packets']} packets, {result['lost']} lost"
     if result["to"] == "ring":
         text += f", {result['overwritten']} overwritten"
-    sys.stderr.write(f"{text}\n")
+    print_lines([text], 2)
     return 0
 
 
-def _print(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+def end_of_blocks(path: str) -> int:
+    """Return where the last whole block of a pcapng file ends. Raises OSError.
+
+    A block begins with its type and its whole length, 4 bytes each (draft-ietf-opsawg-pcapng, 3.1).
+    """
+    end = 0
+    with open(path, "rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        while len(head := file.read(_BLOCK_HEAD)) == _BLOCK_HEAD:
+            length = int.from_bytes(head[4:], sys.byteorder)
+            if length < _BLOCK_HEAD or end + length > size_bytes:
+                break
+            end += length
+            file.seek(end)
+    return end
 
 
 class ReaderGoneError(Exception):
@@ -167,7 +180,6 @@ class Output:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._whole = 0           # bytes that end with a whole block
         if path != STANDARD_OUTPUT:
             try:
                 self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -197,7 +209,7 @@ class Output:
             threading.Thread(target=wait, daemon=True).start()
 
     def write(self, data: bytes) -> None:
-        """Write whole blocks. A full disk ends the file with the last whole one. Raises as the class says."""
+        """Write *data*. A full disk ends the file with the last whole packet. Raises as the class says."""
         rest = memoryview(data)
         try:
             while rest:
@@ -206,9 +218,9 @@ class Output:
             raise ReaderGoneError from None
         except OSError as error:
             if self._is_file:
-                os.ftruncate(self._fd, self._whole)
+                with contextlib.suppress(OSError):     # we may write the file and not read it
+                    os.ftruncate(self._fd, end_of_blocks(self._path))
             raise HostError(f"cannot write '{self._path}': {error.strerror}; the capture ends here") from None
-        self._whole += len(data)
 
     def close(self) -> None:
         """Close the file."""

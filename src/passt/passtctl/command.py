@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Commands with their words and what they do.
 COMMANDS = {
-    "list": ("", "Show the instances of this user that were started with --control auto."),
+    "list": ("[--names]", "Show the instances of this user that were started with --control auto."),
     "flows": ("[--watch] [FILTER]...", "Show flows: TCP connections, UDP and ping flows."),
     "top": ("[FILTER]...", "Watch flows, throughput, drops and limits on the full screen."),
     "stats": ("", "Show the counters that are not 0, and how full each limit is."),
@@ -42,16 +42,18 @@ _SPECS = {"-t": "-t", "--tcp-ports": "-t", "-u": "-u", "--udp-ports": "-u", "-T"
 _VALUED = {"-p": "pid", "--pid": "pid", "-s": "path", "--socket": "path", "--listen": "listen",
            "--inbound": "inbound", "--source": "source", "--port": "port",
            "-w": "write", "--write": "write", "--ring": "ring", "--snaplen": "snaplen"}
+_PATHS = frozenset(("path", "write"))
+MAX_DIGITS = 10        # of a PID: more than any has
 # Options that belong to one command.
-_OWNERS = {"watch": "flows", "listen": "metrics", "specs": "ports", "inbound": "explain", "source": "explain",
-           "port": "doctor", "write": "capture", "ring": "capture", "snaplen": "capture"}
+_OWNERS = {"watch": "flows", "names": "list", "listen": "metrics", "specs": "ports", "inbound": "explain",
+           "source": "explain", "port": "doctor", "write": "capture", "ring": "capture", "snaplen": "capture"}
 _KEYS = ("protocol", "path", "direction", "state", "address", "port", "rule")
 
 
 class Command(NamedTuple):
     """What is asked for: *name* is one of COMMANDS, "help" or "version"; *words* are those behind it.
 
-    *specs* are port specifications, each with its option in front.
+    *specs* are port specifications, each with its option in front; *instance* is the name of an instance.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Command(NamedTuple):
     path: str | None = None
     json: bool = False
     watch: bool = False
+    names: bool = False
     listen: str | None = None
     port: str | None = None
     write: str | None = None
@@ -68,6 +71,7 @@ class Command(NamedTuple):
     specs: tuple[str, ...] = ()
     inbound: str | None = None
     source: str | None = None
+    instance: str | None = None
 
 
 def parse(arguments: Sequence[str]) -> Command:
@@ -75,20 +79,22 @@ def parse(arguments: Sequence[str]) -> Command:
     given: dict[str, Any] = {}
     words: list[str] = []
     rest = list(arguments)
+    _check_text(rest)
     while rest:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
         if word in {"-h", "--help"}:
-            return Command("help")
+            # With the command that is asked about, if one is named.
+            return Command("help", words=tuple([each for each in words if each in COMMANDS][:1]))
         if word == "--version":
             return Command("version")
-        if word in {"--json", "--watch"}:
+        if word in {"--json", "--watch", "--names"}:
             given[word.lstrip("-")] = True
         elif name in _VALUED or name in _SPECS:
-            if not equals:
-                if not rest:
-                    raise ConfigError(f"option '{name}' needs an argument")
+            if not equals and rest:
                 value = rest.pop(0)
+            if not value:
+                raise ConfigError(f"option '{name}' needs an argument")
             if name in _SPECS:
                 given["specs"] = (*given.get("specs", ()), f"{_SPECS[name]} {value}")
             else:
@@ -100,15 +106,31 @@ def parse(arguments: Sequence[str]) -> Command:
     return _check(given, words)
 
 
+def _check_text(arguments: Sequence[str]) -> None:
+    """Refuse what no request can have: it is UTF-8. Paths, and names of interfaces, are any bytes.
+
+    Raises ConfigError.
+    """
+    option = ""
+    for word in arguments:
+        name = option or word.partition("=")[0]
+        option = word if word in _VALUED or word in _SPECS else ""
+        if name in _SPECS or _VALUED.get(name) in _PATHS:
+            continue
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"'{word}' is not UTF-8") from None
+
+
 def _check(given: dict[str, Any], words: list[str]) -> Command:
     """Make a command of options and words. Raises ConfigError."""
+    _take_name(given, words)
     name = words.pop(0) if words else "list"
-    if name not in COMMANDS:
-        raise ConfigError(f"there is no command '{name}'; there are {', '.join(COMMANDS)}")
     if "pid" in given:
         text = str(given["pid"])
-        if not (text.isascii() and text.isdecimal()):
-            raise ConfigError(f"option '-p' {text} is not a PID")
+        if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
+            raise ConfigError(f"option '-p': '{text}' is not a PID; 'passtctl list' shows them")
         given["pid"] = int(text)
     for option, command in _OWNERS.items():
         if option in given and name != command:
@@ -125,6 +147,20 @@ def _check(given: dict[str, Any], words: list[str]) -> Command:
     if name == "ports":
         _check_ports(words, given.get("specs", ()))
     return Command(name, words=tuple(words), **given)
+
+
+def _take_name(given: dict[str, Any], words: list[str]) -> None:
+    """Take the name of an instance, which stands before a command or alone. Raises ConfigError."""
+    if words and words[0] not in COMMANDS:
+        name = words.pop(0)
+        if words and words[0] not in COMMANDS:
+            raise ConfigError(f"'{name}' is no command, and '{words[0]}' none for an instance of that name;"
+                              f" there are {', '.join(COMMANDS)}")
+        if not name:
+            raise ConfigError("the name of an instance is empty; 'passtctl list' shows what each one serves")
+        given["instance"] = name
+    if len(given.keys() & {"pid", "path", "instance"}) > 1:
+        raise ConfigError("say once which instance is meant: by -p PID, -s PATH or its name")
 
 
 def _check_ports(words: list[str], specs: tuple[str, ...]) -> None:
@@ -165,13 +201,15 @@ def _filter(word: str) -> tuple[str, str]:
 
 def help_text() -> str:
     """Return the overview."""
-    lines = ["Usage: passtctl [OPTION]... [COMMAND]", "",
-             "Look at running instances of pasta and passt, and steer them.", "", "Commands:"]
+    lines = ["Usage: passtctl [OPTION]... [NAME] [COMMAND]", "",
+             "Look at running instances of pasta and passt, and steer them. NAME is that of one:",
+             "what it serves, as 'list' shows, the last part of a path, or the beginning of these.", "",
+             "Commands:"]
     for name, (words, text) in COMMANDS.items():
         lines += [f"  {name} {words}".rstrip(), f"      {text}"]
     return "\n".join([
         *lines, "", "Options:",
-        "  -p, --pid PID      the instance with this PID; needed if there are several",
+        "  -p, --pid PID      the instance with this PID; if there are several, this, -s or NAME is needed",
         "  -s, --socket PATH  the instance with this control socket",
         "  --json             print JSON",
         "  -t, -u SPEC        of ports: TCP or UDP ports of the host, as for pasta and passt",
@@ -180,5 +218,5 @@ def help_text() -> str:
         "  -w, --write FILE   capture: write packets there; - is standard output",
         "  --ring SIZE        capture: keep the newest packets in memory, 16M of them, say",
         "  --snaplen SIZE     capture: keep that many bytes of each packet",
-        "  -h, --help         print this overview and exit",
+        "  -h, --help         print this overview and exit; with a command, what that takes",
         "  --version          print the version and exit", ""])

@@ -37,9 +37,13 @@ class Server(http.server.ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a client in a thread of its own, if there is one for it."""
-        if self._slots.acquire(blocking=False):
+        if not self._slots.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
             super().process_request(request, client_address)
-        else:
+        except RuntimeError:        # a limit of processes is reached
+            self._slots.release()
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -64,8 +68,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with the metrics."""
+        self._answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        """Answer without them."""
+        self._answer(with_body=False)
+
+    def _answer(self, *, with_body: bool) -> None:
         if self.path.partition("?")[0] != "/metrics":
-            self.send_error(404)
+            self.send_error(404, explain="the metrics are at /metrics")
             return
         try:
             body = self.server.instance.text("/v1/metrics")
@@ -76,7 +87,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if with_body:
+            self.wfile.write(body)
 
     def log_message(self, _format: str, *_arguments: object) -> None:
         """Print nothing for each request."""
@@ -94,6 +106,10 @@ def serve(instance: Instance, address: str) -> int:
     host = host.strip("[]")
     if not host or not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
         raise ConfigError(f"option '--listen' {address}: give an address and a port, like 127.0.0.1:9100")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ConfigError(f"option '--listen' {address}: '{host}' is no name of a host") from None
     gc.enable()            # for the start alone was it switched off; a request leaves cycles behind
     try:
         with Server(host, int(port), instance) as server:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import time
+from urllib.parse import quote
 
 from passt.errors import ConfigError, HostError
 from passt.passtctl import capture, instances
 from passt.passtctl.command import parse_filters
+from passt.passtctl.events import event_text
 from passt.passtctl.explain import explain
+from passt.passtctl.instances import NOT_UNDERSTOOD
+from passt.passtctl.names import served, short_name
 from passt.passtctl.output import print_json, print_lines
 from passt.passtctl.ports import ports
 from passt.passtctl.table import amount, duration, endpoint, layout
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
 RATE_S = 0.5       # over which rates are measured
 WATCH_S = 1.0
+MOST = 1 << 64     # of any number that is told
 _FLOWS = ("flows_tcp", "flows_udp", "flows_ping", "flows_splice_tcp", "flows_splice_udp")
 _RATES = ("bytes_from_guest", "splice_bytes_to_host", "bytes_to_guest", "splice_bytes_to_guest")
 
@@ -34,7 +39,7 @@ def run(command: Command) -> int:
         return _list(command)
     if command.name == "doctor":
         return _doctor(command)
-    instance = instances.choose(command.pid, command.path)
+    instance = _choose(command)
     handlers: dict[str, Callable[[Instance, Command], int]] = {
         "flows": _flows, "top": _top, "stats": _stats, "events": _events, "metrics": _metrics, "log": _log,
         "close": _close, "ports": ports, "explain": explain, "capture": capture.run}  # fmt: skip
@@ -42,17 +47,28 @@ def run(command: Command) -> int:
         return handlers[command.name](instance, command)
     except KeyboardInterrupt:
         return 130
+    except NOT_UNDERSTOOD as error:
+        raise HostError(f"{instance.path}: what it answers makes no sense ({type(error).__name__}: {error}):"
+                        " is it pasta or passt?") from error
+
+
+def _choose(command: Command) -> Instance:
+    return instances.choose(command.pid, command.path, command.instance)
 
 
 def _list(command: Command) -> int:
     """Show all instances, with rates over a moment."""
     silent: list[HostError] = []
-    if command.pid is None and command.path is None:
+    if command.pid is None and command.path is None and command.instance is None:
         found = instances.reachable(silent)
     else:
-        instance = instances.choose(command.pid, command.path)
+        instance = _choose(command)
         found = [(instance, instance.ask("/v1/info"))]
     print_lines((f"passtctl: {error}" for error in silent), 2)
+    if command.names:
+        names = [short_name(info) for _, info in found]
+        print_json(names) if command.json else print_lines(names)
+        return 0
     before = _count_all(found)
     time.sleep(RATE_S if found else 0)
     after = _count_all(found)
@@ -63,30 +79,52 @@ def _list(command: Command) -> int:
             continue              # it has ended meanwhile
         rates = [max(new[name] - old[name], 0) / RATE_S for name in _RATES]
         flows = sum(new[name] for name in _FLOWS)
-        serves = " ".join(info["command"] or ()) or str(info["namespace"] or "-")
-        rows.append({"pid": info["pid"], "mode": info["mode"], "serves": serves,
+        rows.append({"pid": info["pid"], "mode": info["mode"], "serves": served(info),
                      "ports": info["limits"]["listeners"]["now"], "flows": flows,
                      "bytes_from_guest_per_s": sum(rates[:2]), "bytes_to_guest_per_s": sum(rates[2:]),
                      "uptime_s": info["uptime_s"], "socket": instance.path})
     if command.json:
         return print_json(rows)
     print_lines(layout(
-        ("PID", "MODE", "UP", "PORTS", "FLOWS", "OUT/s", "IN/s", "COMMAND OR NAMESPACE"),
+        ("PID", "MODE", "UP", "PORTS", "FLOWS", "OUT/s", "IN/s", "COMMAND, NAMESPACE OR SOCKET"),
         [(str(row["pid"]), row["mode"], duration(int(row["uptime_s"] * 1000)), str(row["ports"]),
           str(row["flows"]), amount(row["bytes_from_guest_per_s"]), amount(row["bytes_to_guest_per_s"]),
           row["serves"]) for row in rows], frozenset((0, 2, 3, 4, 5, 6))))
     return 0
 
 
-def _count_all(found: Iterable[tuple[Instance, Any]]) -> dict[str, dict[str, int]]:
-    """Return the counters of all that still answer, by the path of their socket."""
+def _count_all(found: list[tuple[Instance, Any]]) -> dict[str, dict[str, int]]:
+    """Return the counters of all that still answer, by the path of their socket.
+
+    Others are told, unless they have ended, and taken out of *found*.
+    """
     counts = {}
-    for instance, _ in found:
+    for each in list(found):
+        instance, info = each
         try:
             counts[instance.path] = instance.ask("/v1/counters")
-        except HostError:
-            continue
+            _check_told(instance, info, counts[instance.path])
+        except HostError as error:
+            found.remove(each)
+            if not isinstance(error, instances.GoneError):
+                print_lines([f"passtctl: {error}"], 2)
     return counts
+
+
+def _check_told(instance: Instance, info: Any, counters: Any) -> None:
+    """See that *info* and *counters* have what a list shows. Raises HostError."""
+    try:
+        numbers = (info["pid"], info["limits"]["listeners"]["now"],
+                   *(counters[name] for name in _RATES + _FLOWS))
+        is_told = (all(type(n) is int and 0 <= n < MOST for n in numbers) and type(info["mode"]) is str
+                   and 0 <= info["uptime_s"] < MOST
+                   and all(type(word) is str for word in info["command"] or ())
+                   and type(info["namespace"]) in {str, int, type(None)}
+                   and type(info.get("socket")) in {str, type(None)})
+    except NOT_UNDERSTOOD:
+        is_told = False
+    if not is_told:
+        raise HostError(f"{instance.path}: what it answers makes no sense: is it pasta or passt?")
 
 
 def _flows(instance: Instance, command: Command) -> int:
@@ -153,32 +191,15 @@ def _stats(instance: Instance, command: Command) -> int:
 
 def _events(instance: Instance, command: Command) -> int:
     """Print events as they come."""
-    kinds = f"?kinds={','.join(command.words)}" if command.words else ""
+    kinds = f"?kinds={quote(','.join(command.words))}" if command.words else ""
     for line in instance.lines(f"/v1/events{kinds}"):
         try:
             event = json.loads(line)
             text = json.dumps(event, separators=(",", ":")) if command.json else event_text(event)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (*NOT_UNDERSTOOD, OSError):   # OSError: no time that localtime(3) can write
             raise HostError(f"{instance.path}: what it tells is no event") from None
         print_lines([text])
     raise HostError(f"{instance.path}: the instance has ended")
-
-
-def event_text(event: dict[str, Any]) -> str:
-    """Write an event in one line."""
-    stamp = time.strftime("%H:%M:%S", time.localtime(event["time"])) + f"{event['time'] % 1:.3f}"[1:]
-    text = f"{stamp} {event['event'].replace('_', ' ')}"
-    flow = event.get("flow")
-    if flow is not None:
-        text += (f" {flow['id']} {flow['protocol']} {endpoint(flow['guest'])}"
-                 f" {'<-' if flow['direction'] == 'inbound' else '->'} {endpoint(flow['remote'])}")
-        if "reason" in event:
-            text += (f": {event['reason']}, sent {amount(flow['bytes']['to_host'])}, received"
-                     f" {amount(flow['bytes']['to_guest'])}, {duration(flow['age_ms'])}")
-        return text
-    rest = {key: value for key, value in event.items() if key not in {"event", "time"} and value is not None}
-    return " ".join([text, *(f"{key} {endpoint(value) if isinstance(value, dict) else value}"
-                             for key, value in rest.items())])
 
 
 def _metrics(instance: Instance, command: Command) -> int:
@@ -216,7 +237,7 @@ def _doctor(command: Command) -> int:
     """Look for what is wrong, without an instance or with one."""
     from passt.passtctl.doctor import report
 
-    found = report.look(pid=command.pid, path=command.path, port=command.port)
+    found = report.look(pid=command.pid, path=command.path, name=command.instance, port=command.port)
     if command.json:
         print_json(report.to_json(found))
     else:

@@ -59,10 +59,14 @@ def rule_lines(rules: Iterable[dict[str, Any]]) -> list[str]:
     return layout(("TABLE", "RULE", "OPEN", "OPTION"), rows, frozenset((2,)))
 
 
+def _order(port: dict[str, Any]) -> tuple[Any, ...]:
+    return (port["side"], port["protocol"], port["port"], port["address"] or "", port["interface"] or "")
+
+
 def port_lines(found: Iterable[dict[str, Any]]) -> list[str]:
-    """Write open ports."""
+    """Write open ports, in their order; the instance has them in that in which they were opened."""
     rows = []
-    for port in found:
+    for port in sorted(found, key=_order):
         leads_to = str(port["leads_to"] or "-")
         if port["target_address"] is not None:
             address = port["target_address"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import time
 
 from passt import log
 from passt.errors import HostError, WireError
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from passt.steer.messages import Answer
 
-WAIT_S = 60.0                      # for the clients before us, and a change of all ports
+WAIT_S = 60.0                      # for the clients before us; again for a change of all ports
 _READ_LEN = 1 << 16
 _MAX_HELLO_LEN = 1 << 24
 
@@ -28,11 +30,14 @@ class Connection:
 
     def __init__(self, path: str, wait_s: float = WAIT_S) -> None:
         self._path = path
+        self._wait_s = wait_s
+        self._end_s = 0.0
         try:
             self._sock = unix_socket.connect(path, wait_s)
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise HostError(f"Failed to connect to {path}: {why}{_explain(error)}") from None
+            more = unix_socket.explain_failure(path, error)
+            raise HostError(f"Failed to connect to {path}: {why}{more}") from None
 
     def __enter__(self) -> Self:
         return self
@@ -44,10 +49,12 @@ class Connection:
     def read_hello(self) -> Hello:
         """Wait for what the program has. Raises HostError."""
         data = b""
+        self._begin()
         while True:
             received = self._receive()
             if not received:
-                why = " in the middle of its tables" if data else ": did another user start it?"
+                why = " in the middle of its tables" if data else (
+                    ": did another user start it, or is this the socket of --control?")
                 raise HostError(f"{self._path}: the program closed the connection{why}")
             data += received
             try:
@@ -63,6 +70,7 @@ class Connection:
     def send_answer(self, answer: Answer) -> Report | None:
         """Send the new tables and wait until they are carried out; None if the program does not report."""
         data = answer.build()
+        self._begin()
         self._send(data)
         log.debug(f"sent {len(data)} bytes of tables")
         received = b""
@@ -102,8 +110,16 @@ class Connection:
         except ConnectionResetError:
             return b""            # closed with bytes of ours unread
 
+    def _begin(self) -> None:
+        """Begin something that has its time, in however many parts it comes."""
+        self._end_s = time.monotonic() + self._wait_s
+
     def _try(self, call: Callable[[], bytes | None]) -> bytes:
+        left_s = self._end_s - time.monotonic()
         try:
+            if left_s <= 0:
+                raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))  # noqa: TRY301 - as a call's
+            self._sock.settimeout(left_s)
             return call() or b""
         except TimeoutError:
             raise HostError(f"{self._path}: the program does not answer, or others keep it busy") from None
@@ -111,15 +127,3 @@ class Connection:
             raise
         except OSError as error:
             raise HostError(f"{self._path}: {error.strerror}") from None
-
-
-def _explain(error: Exception) -> str:
-    """Say what helps, where that is known."""
-    number = error.errno if isinstance(error, OSError) else None
-    if number == errno.ECONNREFUSED:
-        return "; the program that made this socket has ended"
-    if number == errno.EACCES:
-        return "; it belongs to another user"
-    if isinstance(error, TimeoutError):
-        return "; others keep the program busy"
-    return ""

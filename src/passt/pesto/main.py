@@ -6,6 +6,7 @@ import os
 
 from passt import log
 from passt.errors import HostError
+from passt.facts.contracts import MAX_RULES
 from passt.forward.rules import describe_rule
 from passt.host.listeners import leave_out_ephemeral
 from passt.pesto.connection import Connection
@@ -32,6 +33,7 @@ def run(command: Command) -> int:
         draft = Draft(hello.tables, leave_out_ephemeral)
         for step in command.steps:
             draft.apply(step)
+        _check_size(command.path, draft)
         reports = all(table.reports for table in hello.tables)
         report = connection.send_answer(Answer(draft.tables(), wants_report=reports))
     if report is not None:
@@ -49,6 +51,14 @@ def run(command: Command) -> int:
     return 0
 
 
+def _check_size(path: str, draft: Draft) -> None:
+    """Refuse to answer with tables of another program that are longer than an answer's. Raises HostError."""
+    for name, rules in draft.shown():
+        if len(rules) > MAX_RULES:
+            raise HostError(f"{path}: the table {name} has {len(rules)} rules, and this program can write"
+                            f" {MAX_RULES}: clear it, or use the pesto that came with the other program")
+
+
 def _check(path: str, draft: Draft) -> None:
     """Look whether a program that tells nothing has taken the new tables. Raises HostError."""
     with Connection(path) as connection:
@@ -61,11 +71,11 @@ def _as_received(hello: Hello) -> list[tuple[str, list[PortRule]]]:
 
 
 def _show(title: str, tables: Iterable[tuple[str, list[PortRule]]]) -> None:
-    """Print tables on standard output. Raises HostError."""
+    """Print tables on standard output, in what a terminal may see. Raises HostError."""
     lines = [title]
     for name, rules in tables:
         lines += [f"  {name}", *(f"    {describe_rule(rule)}" for rule in rules)]
-    data = ("\n".join(lines) + "\n").encode(errors="surrogateescape")
+    data = "".join(f"{log.escape(line)}\n" for line in lines).encode()
     try:
         while data:
             data = data[os.write(1, data):]

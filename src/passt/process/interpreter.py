@@ -23,6 +23,13 @@ _COMPILED_IN = ("BuiltinImporter", "FrozenImporter")  # finders of modules that 
 _ZONE = ":/etc/localtime"  # tzset(3)
 
 
+def find_packages() -> None:
+    """Let imports find installed packages: a start with -S, as most runs need none, does not look there."""
+    import site
+
+    site.addsitepackages(site.venv(set(sys.path)) or set())
+
+
 def close_paths() -> None:
     """Stop the interpreter from opening files; call when everything is loaded."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if getattr(finder, "__name__", "") in _COMPILED_IN]

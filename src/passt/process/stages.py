@@ -52,8 +52,9 @@ STAGES = (
     Stage("ports", _ALL, "listeners of the host's ports, opened or handed over; the file of --ports-file"),
     Stage("target", (ATTACHED,), "namespaces, watch for their end"),
     Stage("socket", _ALL, "listening sockets for a machine, --control and --conf-path, their files; with"
-          " either of these two a helper for low ports; with --follow a process that reads resolv.conf;"
-          " with --dns-forward the forwarder of names and its doors"),
+          " either of these two, or --follow and a low port of an interface, a helper for low ports; with"
+          " --follow a process that reads resolv.conf; with --dns-forward the forwarder of names and its"
+          " doors"),
     Stage("user", _ALL, "", "the user: root of the host becomes nobody, or the user of --runas"),
     Stage("user-namespace", _ALL, "capabilities inside", "capabilities over the host"),
     Stage("pid-namespace", (ATTACHED, *_MACHINE), "in the background: own PID namespace",

@@ -2,7 +2,9 @@
 
 Theory of operation. All facts are fixed when it is made, so there is no pool, no lease database and no state.
 When the host's network changes, another server takes its place; leases are short then, so that clients come
-soon and are told.
+soon and are told. It knows the addresses of those before it, its servers of then, and which of them gave
+which lease: a client renews with the one that it got the lease from, at that one's address, and many clients
+take no refusal from another one (udhcpc, systemd-networkd), nor any answer from another address (n-dhcp4).
 Every client always gets the same address, whatever it did before:
 
 * DISCOVER is answered by an OFFER, or at once by the ACK if the client asks for Rapid Commit (RFC 4039).
@@ -13,7 +15,8 @@ Every client always gets the same address, whatever it did before:
   since this link has no second address and no second server. A client that prefers an address (DISCOVER with
   option 50) gets an OFFER, never a NAK; dhclient, udhcpc, dhcpcd and systemd-networkd all start again with a
   DISCOVER after a NAK, so none can loop or remain without an address.
-* REQUEST that names another server gets no answer. INFORM is answered without an address.
+* REQUEST that names another server gets no answer, unless we were that server.
+* INFORM is answered without an address.
 * DECLINE and RELEASE change nothing and get no answer (RFC 2131 4.3.3, 4.3.4): there is no other address,
   and the client may have the same address again.
 * A message without a type is BOOTP and gets options of BOOTP only (RFC 1534 2).
@@ -73,6 +76,8 @@ _MAX_PACKET_LEN = 1500
 _HEADERS_LEN = 20 + 8 + HEADER_LEN
 # Options to leave out of a message that is too long, least necessary first; the search list is cut before.
 _EXPENDABLE = (Message, ClientFqdn, DomainName, HostName, RelayAgentInformation, NameServers, ClientId)
+# Former servers: a client that has missed so many changes asks everybody in the end.
+_MAX_FORMER = 8
 _SILENCES: dict[int, str] = {
     MessageType.DECLINE: "the client declines the address, and there is no other",
     MessageType.RELEASE: "the client releases the address, which stays its own",
@@ -80,8 +85,9 @@ _SILENCES: dict[int, str] = {
 
 
 class DhcpReply(NamedTuple):
-    """A UDP payload from our port 67 to *destination*, *port*."""
+    """A UDP payload from our port 67 of *source* to *destination*, *port*."""
 
+    source: IPv4Address
     destination: IPv4Address
     port: int
     kind: str
@@ -92,16 +98,18 @@ class DhcpResponder:
     """Answers clients with the facts of *net*, whose IPv4 part is *family*; has no state.
 
     `can_serve` must hold for *family*. Leases last *lease_s* seconds. *warn* gets a line if search domains do
-    not fit in usual answers.
+    not fit in usual answers. *before* is the server whose place it takes.
     """
 
     def __init__(self, net: GuestNet, family: GuestFamily, *, lease_s: int = INFINITY_S,
-                 warn: Callable[[str], None] | None = None) -> None:
+                 warn: Callable[[str], None] | None = None, before: DhcpResponder | None = None) -> None:
         if not isinstance(family.address, IPv4Address) or not isinstance(family.our_address, IPv4Address):
             raise TypeError("a DHCP server needs an address to give and one of its own")
         self._address = family.address
         self._server_id = family.our_address
         self._network = IPv4Network((int(family.address), family.prefix_len), strict=False)
+        # Addresses of former leases, and the server of each; the last one at the end.
+        self._former: dict[IPv4Address, IPv4Address] = {} if before is None else before.leases()
         self._fqdn = net.fqdn
         self._facts = _make_facts(net, family, self._network, lease_s)
         # Length of a reply without options of the client: most replies need no closer check of their length.
@@ -110,27 +118,36 @@ class DhcpResponder:
         if left_out and warn:
             warn(f"search domains that do not fit in a DHCP answer are left out: {' '.join(left_out)}")
 
-    @property
-    def server_id(self) -> IPv4Address:
-        """Source address of all replies."""
-        return self._server_id
+    def leases(self) -> dict[IPv4Address, IPv4Address]:
+        """Return which server has given which address: former ones, and this one as the last."""
+        former = [(address, server) for address, server in self._former.items() if address != self._address]
+        return dict([*former, (self._address, self._server_id)][-_MAX_FORMER:])
 
-    def respond(self, request: DhcpMessage, source: IPv4Address) -> DhcpReply | str:
-        """Return the reply to *request*, sent from *source*, or the reason for sending none."""
+    def respond(self, request: DhcpMessage, source: IPv4Address, destination: IPv4Address = IP4_BROADCAST
+                ) -> DhcpReply | str:
+        """Return the reply to *request*, sent from *source* to *destination*, or why there is none."""
+        reply = self._respond(request, source, destination)
+        if isinstance(reply, DhcpReply) and destination in self._former.values():
+            return reply._replace(source=destination)
+        return reply
+
+    def _respond(self, request: DhcpMessage, source: IPv4Address, destination: IPv4Address
+                 ) -> DhcpReply | str:
         if request.op is not BootpOp.REQUEST:
             return "it is not a request"
         if request.giaddr != IP4_ZERO and request.giaddr not in self._network:
             return f"the relay {request.giaddr} is on another link"
-        return self._handle(request, source)
+        return self._handle(request, source, destination)
 
-    def _handle(self, request: DhcpMessage, source: IPv4Address) -> DhcpReply | str:
+    def _handle(self, request: DhcpMessage, source: IPv4Address, destination: IPv4Address
+                ) -> DhcpReply | str:
         match request.message_type:
             case 0:
                 return self._handle_bootp(request)
             case MessageType.DISCOVER:
                 return self._handle_discover(request)
             case MessageType.REQUEST:
-                return self._handle_request(request)
+                return self._handle_request(request, destination)
             case MessageType.INFORM:
                 return self._handle_inform(request, source)
             case message_type:
@@ -147,17 +164,23 @@ class DhcpResponder:
             return self._reply(request, "ACK", options, yiaddr=self._address)
         return self._reply(request, "OFFER", self._full(MessageType.OFFER), yiaddr=self._address)
 
-    def _handle_request(self, request: DhcpMessage) -> DhcpReply | str:
+    def _handle_request(self, request: DhcpMessage, destination: IPv4Address) -> DhcpReply | str:
         chosen, named = request.find(ServerId), request.find(RequestedAddress)
-        if chosen and chosen.address != self._server_id:
+        servers = {self._server_id, *self._former.values()}
+        if chosen and chosen.address not in servers:
             return f"the client has chosen the server {chosen.address}"
         # RFC 2131 4.3.2: option 50 in SELECTING and INIT-REBOOT, ciaddr in RENEWING and REBINDING.
         wanted = named.address if named else request.ciaddr
         if wanted not in {IP4_ZERO, self._address}:
-            return self._reply(request, "NAK", [
-                MessageTypeOption(MessageType.NAK), ServerId(self._server_id),
+            server = destination if destination in servers else self._former.get(wanted, self._server_id)
+            refusal = self._reply(request, "NAK", [
+                MessageTypeOption(MessageType.NAK), chosen or ServerId(server),
                 Message(f"{wanted} is not available here".encode())])
-        return self._reply(request, "ACK", self._full(MessageType.ACK), yiaddr=self._address)
+            return refusal._replace(source=server)
+        acknowledgement = self._full(MessageType.ACK)
+        if chosen:
+            acknowledgement = [*_without(acknowledgement, ServerId), chosen]
+        return self._reply(request, "ACK", acknowledgement, yiaddr=self._address)
 
     def _handle_inform(self, request: DhcpMessage, source: IPv4Address) -> DhcpReply | str:
         if request.ciaddr == IP4_ZERO:
@@ -183,7 +206,7 @@ class DhcpResponder:
             ciaddr=IP4_ZERO if is_refusal else request.ciaddr, yiaddr=yiaddr, giaddr=request.giaddr,
             options=None if options is None else sort_options(options))
         order = request.find(ParameterRequestList)
-        return DhcpReply(destination, port, kind, message.build(order.data if order else ()))
+        return DhcpReply(self._server_id, destination, port, kind, message.build(order.data if order else ()))
 
     def _complete(self, request: DhcpMessage, options: list[DhcpOption], *,
                   is_refusal: bool) -> list[DhcpOption]:

@@ -6,8 +6,9 @@ the innermost protocol takes a valid message and returns a value, which is wrapp
 Every other exception is a mistake of ours and propagates.
 
 Frames to any destination MAC address are answered, since all other hosts on the link are us; replies go to
-the source MAC address of the frame. The only state is a fixed number of counters, and the responders, which
-are made anew when the host's network has changed.
+the source MAC address of the frame, and come from the MAC address that they are about. The only state is a
+fixed number of counters, what is known of the host's neighbours, and the responders, which are made anew when
+the host's network has changed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from passt.responders.arp import ArpResponder
 from passt.responders.dhcp import IP4_BROADCAST, DhcpResponder, can_serve
 from passt.responders.dhcpv6 import Dhcpv6Responder
 from passt.responders.ndp import NdpReply, NdpResponder
+from passt.responders.neighbours import Neighbours
 from passt.wire import dhcp, dhcpv6
 from passt.wire.arp import ArpPacket
 from passt.wire.dhcp_options import INFINITY_S
@@ -30,7 +32,7 @@ from passt.wire.udp import UdpDatagram
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from passt.facts.guest import GuestNet
 
@@ -47,8 +49,8 @@ class Dispatcher:
     *router_advertisements* False only router advertisements (for a guest whose addresses and routes are
     configured from outside). *dhcpv6* False disables DHCPv6. *explain* gets a line for each answer and each
     malformed frame and must limit their rate itself. *warn* gets a line for each fact that does not fit in
-    answers. *is_guest* returns whether the guest was last seen to use a packed address. With *short_leases*
-    clients come back soon, to be told of changes (`renew`).
+    answers. *is_guest* returns whether the guest was last seen to use a packed address or MAC. With
+    *short_leases* clients come back soon, to be told of changes (`renew`).
     """
 
     def __init__(self, net: GuestNet, *, dhcp: bool = True, ndp: bool = True,
@@ -61,7 +63,7 @@ class Dispatcher:
         self._counts = {f"control_{layer}_received": 0 for layer in _LAYERS}
         self._counts |= {f"control_{layer}_{what}": 0
                          for layer in _ANSWERING for what in ("answered", "refused")}
-        self._counts["control_ndp_advertised"] = 0
+        self._counts["control_ndp_advertised"] = self._counts["control_neighbours_announced"] = 0
         self._counts |= {f"drop_control_{layer}_malformed": 0 for layer in _LAYERS}
         self._has_dhcp = dhcp
         self._has_dhcpv6 = dhcpv6
@@ -70,6 +72,7 @@ class Dispatcher:
         self._lease_s = _SHORT_LEASE_S if short_leases else INFINITY_S
         self._warn = warn
         self._is_guest = is_guest
+        self._neighbours = Neighbours(net.our_mac, is_guest)
         self._arp: ArpResponder | None = None
         self._dhcp: DhcpResponder | None = None
         self._ndp: NdpResponder | None = None
@@ -79,17 +82,18 @@ class Dispatcher:
     def _make_responders(self, net: GuestNet) -> None:
         """Make all responders anew for *net*."""
         ip4, ip6 = net.ip4, net.ip6
-        self._arp = ArpResponder(ip4, net.our_mac, self._is_guest) if ip4 else None
-        self._dhcp = None
+        self._arp = ArpResponder(ip4, self._neighbours, self._is_guest) if ip4 else None
+        served, self._dhcp = self._dhcp, None
         if ip4 and self._has_dhcp and can_serve(ip4):
-            self._dhcp = DhcpResponder(net, ip4, lease_s=self._lease_s, warn=self._warn)
+            self._dhcp = DhcpResponder(net, ip4, lease_s=self._lease_s, warn=self._warn, before=served)
         self._dhcpv6 = None
         if ip6 and self._has_dhcpv6 and ip6.our_link_local:
             self._dhcpv6 = Dhcpv6Responder(net, ip6, ip6.our_link_local, lease_s=self._lease_s)
         before, self._ndp = self._ndp, None
         if ip6 and self._has_ndp:
             # The M flag sends guests to DHCPv6, so it needs a server.
-            self._ndp = NdpResponder(net, ip6, router_advertisements=self._has_advertisements,
+            self._ndp = NdpResponder(net, ip6, self._neighbours,
+                                     router_advertisements=self._has_advertisements,
                                      managed=self._dhcpv6 is not None, before=before)
 
     def renew(self, net: GuestNet) -> list[bytes]:
@@ -100,6 +104,15 @@ class Dispatcher:
         leave = before.take_leave(self._ndp) if before and self._ndp else None
         if leave is not None:
             frames.append(self._wrap_ndp(self._our_mac, leave))
+        return frames
+
+    def set_neighbours(self, entries: Mapping[bytes, bytes]) -> list[bytes]:
+        """Answer with the MAC addresses in *entries*, by packed address, else with ours, from now on.
+
+        Return frames for a guest that was told another one before.
+        """
+        frames = self._neighbours.replace(entries)
+        self._counts["control_neighbours_announced"] += len(frames)
         return frames
 
     def respond(self, frame: bytes) -> list[bytes]:
@@ -147,7 +160,7 @@ class Dispatcher:
         if reply is None:
             return self._count_refusal("arp")
         self._count_answer("arp", frame, f"{reply.sender_ip} is at {format_mac(reply.sender_mac)}")
-        return [self._wrap(frame.source, EtherType.ARP, reply.build())]
+        return [self._wrap(frame.source, EtherType.ARP, reply.build(), reply.sender_mac)]
 
     def _handle_ip4(self, frame: EthernetFrame, responder: DhcpResponder) -> list[bytes]:
         self._enter("ip4")
@@ -159,14 +172,14 @@ class Dispatcher:
         if datagram.destination_port != dhcp.SERVER_PORT:
             return []
         self._enter("dhcp")
-        reply = responder.respond(dhcp.DhcpMessage.parse(datagram.payload), packet.source)
+        reply = responder.respond(dhcp.DhcpMessage.parse(datagram.payload), packet.source,
+                                  packet.destination)
         if isinstance(reply, str):
             self._note(f"dhcp: no answer to {format_mac(frame.source)}: {reply}")
             return self._count_refusal("dhcp")
         self._count_answer("dhcp", frame, reply.kind)
-        source = responder.server_id
-        udp = UdpDatagram(dhcp.SERVER_PORT, reply.port, reply.payload).build(source, reply.destination)
-        answer = Ip4Packet(source, reply.destination, IpProtocol.UDP, udp)
+        udp = UdpDatagram(dhcp.SERVER_PORT, reply.port, reply.payload).build(reply.source, reply.destination)
+        answer = Ip4Packet(reply.source, reply.destination, IpProtocol.UDP, udp)
         mac = MAC_BROADCAST if reply.destination == IP4_BROADCAST else frame.source
         return [self._wrap(mac, EtherType.IP4, answer.build())]
 
@@ -189,7 +202,7 @@ class Dispatcher:
         if not is_ndp(icmp.kind):
             return []
         self._enter("ndp")
-        reply = responder.respond(packet.source, parse_message(icmp, packet))
+        reply = responder.respond(packet.source, parse_message(icmp, packet), frame.source)
         if reply is None:
             return self._count_refusal("ndp")
         self._count_answer("ndp", frame, type(reply.message).__name__)
@@ -217,10 +230,11 @@ class Dispatcher:
         packet = Ip6Packet(reply.source, reply.destination, IpProtocol.ICMP6, icmp)
         if reply.destination.is_multicast:
             mac = multicast_mac(reply.destination)
-        return self._wrap(mac, EtherType.IP6, packet.build())
+        return self._wrap(mac, EtherType.IP6, packet.build(), reply.source_mac)
 
-    def _wrap(self, destination: bytes, ether_type: EtherType, payload: bytes) -> bytes:
-        return pad(EthernetFrame(destination, self._our_mac, ether_type, payload).build())
+    def _wrap(self, destination: bytes, ether_type: EtherType, payload: bytes,
+              source: bytes | None = None) -> bytes:
+        return pad(EthernetFrame(destination, source or self._our_mac, ether_type, payload).build())
 
     def _enter(self, layer: str) -> None:
         self._layer = layer

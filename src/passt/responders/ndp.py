@@ -2,7 +2,8 @@
 
 A neighbour solicitation is answered for every target, because the guest may take any address of its prefix
 for on-link, including the host's own address if the guest uses another one. A sender that asks for its own
-address gets no answer. A probe for duplicates (unspecified source; RFC 4862 5.4) is answered only for the
+address gets no answer. The answer has the MAC address of the host that has the target where that is known
+(`neighbours`), else ours. A probe for duplicates (unspecified source; RFC 4862 5.4) is answered only for the
 addresses that stand for us or the host. Any other address, above all the assigned one, is free for the guest
 to use.
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from passt.facts.guest import GuestFamily, GuestNet
+    from passt.responders.neighbours import Neighbours
 
 _HOP_LIMIT = 255
 _ROUTER_LIFETIME_S = 0xffff
@@ -66,23 +68,27 @@ _MAX_BODY_LEN = _MIN_MTU - 40 - 4
 
 
 class NdpReply(NamedTuple):
-    """A message, and the addresses of the packet that will carry it."""
+    """A message, and the addresses of the packet that will carry it; *source_mac* None means ours."""
 
     source: IPv6Address
     destination: IPv6Address
     message: NdpMessage
+    source_mac: bytes | None = None
 
 
 class NdpResponder:
     """Answers solicitations with the facts of *net*, whose IPv6 part is *family*; has no state.
 
     *managed* is the M flag: DHCPv6 assigns addresses. *before* is the responder whose place this one takes.
-    `advertisement` is what it advertises; None: nothing.
+    `advertisement` is what it advertises; None: nothing. Solicitations are answered with the MAC addresses of
+    *neighbours*.
     """
 
-    def __init__(self, net: GuestNet, family: GuestFamily, *, router_advertisements: bool = True,
-                 managed: bool = True, before: NdpResponder | None = None) -> None:
+    def __init__(self, net: GuestNet, family: GuestFamily, neighbours: Neighbours, *,
+                 router_advertisements: bool = True, managed: bool = True,
+                 before: NdpResponder | None = None) -> None:
         self._our_mac = net.our_mac
+        self._neighbours = neighbours
         self._our_link_local = family.our_link_local
         guest_owned = {family.address, *(copied.address for copied in family.copied_addresses)}
         self._defended = {family.our_address, family.gateway, family.map_host_loopback, family.map_guest,
@@ -92,11 +98,11 @@ class NdpResponder:
             said = before.advertisement if before else None
             self.advertisement = _make_advertisement(net, family, said, managed=managed)
 
-    def respond(self, source: IPv6Address, message: NdpMessage) -> NdpReply | None:
-        """Return the reply to *message*, sent from *source*; None if it must get none."""
+    def respond(self, source: IPv6Address, message: NdpMessage, mac: bytes = b"") -> NdpReply | None:
+        """Return the reply to *message*, sent from *source*, at *mac* if that is known; None: no reply."""
         match message:
             case NeighbourSolicitation(target=target):
-                return self._handle_neighbour_solicitation(source, target)
+                return self._handle_neighbour_solicitation(source, mac, target)
             case RouterSolicitation():
                 return self._handle_router_solicitation(source)
             case _:
@@ -115,14 +121,18 @@ class NdpResponder:
         return NdpReply(source, IP6_ALL_NODES, RouterAdvertisement(
             _HOP_LIMIT, managed=False, other=False, lifetime_s=0, options=(SourceLinkLayer(self._our_mac),)))
 
-    def _handle_neighbour_solicitation(self, source: IPv6Address, target: IPv6Address) -> NdpReply | None:
+    def _handle_neighbour_solicitation(self, source: IPv6Address, sender_mac: bytes,
+                                       target: IPv6Address) -> NdpReply | None:
         probed = source.is_unspecified
         if source == target or (probed and target not in self._defended):
             return None
-        advertisement = NeighbourAdvertisement(target, router=True, solicited=not probed, override=True,
-                                              options=(TargetLinkLayer(self._our_mac),))
+        mac = self._neighbours.tell(target.packed, sender_mac)
+        is_ours = mac == self._our_mac
+        advertisement = NeighbourAdvertisement(target, router=is_ours, solicited=not probed, override=True,
+                                              options=(TargetLinkLayer(mac),))
         # RFC 4861 7.2.4: a sender without address is answered via the all-nodes group, S flag clear.
-        return NdpReply(self._our_link_local or target, IP6_ALL_NODES if probed else source, advertisement)
+        return NdpReply((self._our_link_local or target) if is_ours else target,
+                        IP6_ALL_NODES if probed else source, advertisement, mac)
 
     def _handle_router_solicitation(self, source: IPv6Address) -> NdpReply | None:
         # RFC 4861 6.1.2: an advertisement is valid only from a link-local address.

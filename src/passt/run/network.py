@@ -24,11 +24,11 @@ from passt.host.ping_permission import PingRefusal
 from passt.host.udp_timeouts import udp_timeouts
 from passt.light.values import replace
 from passt.run.banner import banner
-from passt.run.port_forwarding import PortForwarding
+from passt.run.port_forwarding import PortForwarding, has_low_port_of_interface
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from passt.control.door import Control
     from passt.dataplane.engine import Engine
@@ -69,7 +69,7 @@ def open_following(settings: Settings, configurer: Configurer | None = None) -> 
     from passt.follow.following import Following, wait_online
 
     if asked.wait_online_s is not None and not wait_online(settings, asked.wait_online_s):
-        log.warning(f"option '--wait-online' {asked.wait_online_s}: the host has no network yet; goes on"
+        log.warning(f"option '--wait-online={asked.wait_online_s}': the host has no network yet; goes on"
                     " with link-local addresses")
     return Following(settings, configurer) if asked.follow else None
 
@@ -140,6 +140,18 @@ def open_ports(asked: ForwardingSettings, guest: GuestNet, *, changes: bool) -> 
     if handed_over:
         inherited_sockets.forget(handed_over)
     return ports
+
+
+def open_helper(settings: Settings, ports: HostPorts | None, user: Identity | None) -> PortHelper | None:
+    """Start the process that binds low ports again when their interface is made anew, if that may come.
+
+    It becomes *user*. Call before any right is given up. Raises HostError.
+    """
+    if not settings.addresses.follow or ports is None or not has_low_port_of_interface(ports.inbound):
+        return None
+    from passt.run.port_helper import start_helper
+
+    return start_helper(ports.binder, user)
 
 
 def open_ports_file(asked: ForwardingSettings, background: Background) -> PortsFile | None:
@@ -287,6 +299,12 @@ class Network:
         for frame in self._dispatcher.renew(guest):
             self.engine.send_frame(frame)
 
+    def set_neighbours(self, entries: dict[bytes, bytes]) -> None:
+        """Show the guest hosts on our link by the MAC addresses in *entries* from now on, others by ours."""
+        self.engine.set_neighbours(entries)
+        for frame in self._dispatcher.set_neighbours(entries):
+            self.engine.send_frame(frame)
+
     def assign(self, guest: GuestNet) -> None:
         """Take it that the guest has the addresses of *guest* now."""
         for family in (guest.ip4, guest.ip6):
@@ -294,13 +312,13 @@ class Network:
                 self.observed.on_guest_address(family.address.packed)
 
     def listened_interfaces(self) -> set[str]:
-        """Name the interfaces of the host that listeners are bound to."""
+        """Name the interfaces of the host that rules of open listeners name."""
         return self._forwarding.listened_interfaces() if self._forwarding is not None else set()
 
-    def listen_anew(self, ifname: str) -> None:
-        """Open the listeners of an interface again, as it was made anew."""
+    def listen_anew(self, indices: Mapping[str, int]) -> None:
+        """Open the listeners again whose interface is another one now; *indices* are those of all."""
         if self._forwarding is not None:
-            self._forwarding.listen_anew(ifname)
+            self._forwarding.listen_anew(indices)
 
     def serve(self, diagnostics: Diagnostics) -> None:
         """Run the engine, observed by *diagnostics*, until it is stopped."""

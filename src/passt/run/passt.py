@@ -10,6 +10,7 @@ from __future__ import annotations
 from passt import log
 from passt.facts.contracts import MAX_REGIONS
 from passt.host import unix_socket
+from passt.light.values import replace
 from passt.process import identity, signals
 from passt.process.stages import PASST, VHOST, Progress
 from passt.run import credentials
@@ -20,6 +21,7 @@ from passt.run.network import (
     Network,
     load_all,
     open_following,
+    open_helper,
     open_ports,
     open_ports_file,
     print_banner,
@@ -82,6 +84,8 @@ class _Passt:
             background.expect_file()
             self._listener = unix_socket.listen(settings.socket.socket_path)
             background.has_made(self._listener.path)
+            self._settings = replace(self._settings, socket=replace(
+                self._settings.socket, socket_path=self._listener.path))
         self._control = None
         if settings.control.control_path is not None:
             from passt.control.door import Control
@@ -92,6 +96,9 @@ class _Passt:
             from passt.run.steering import Steering
 
             self._steering = Steering(settings.control.conf_path, background, self._ports.binder, self._user)
+            self._helper = self._steering.helper
+        else:
+            self._helper = open_helper(settings, self._ports, self._user)
         load_all(*(_SHARING_PARTS if settings.socket.vhost_user else ()))
 
     def run(self) -> int:
@@ -146,8 +153,7 @@ class _Passt:
         self._progress.enter("network")
         wait_limit.prepare()
         network = Network(self._settings, self._guest, self._ports,
-                          helper=self._steering.helper if self._steering is not None else None,
-                          names=self._names)
+                          helper=self._helper, names=self._names)
         attach: Attach = network.engine.attach_stream
         if self._settings.socket.vhost_user:
             attach = vhost_sessions(network.engine, self._guest)

@@ -40,6 +40,7 @@ from passt.run.network import (
     follows_ports,
     load_all,
     open_following,
+    open_helper,
     open_ports,
     open_ports_file,
     print_banner,
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from passt.namespace.existing import PathWatch, ProcfsWatch
     from passt.process.background import Background
     from passt.process.identity import Identity
+    from passt.run.port_helper import PortHelper
     from passt.run.steering import Steering
 
     Watch = ProcessWatch | ProcfsWatch | PathWatch
@@ -122,6 +124,7 @@ class _Pasta:
         self._settings = settle_ports(settings, self._ports)
         self._steering: Steering | None = None
         self._names: NameForwarder | None = None
+        self._helper: PortHelper | None = None
         if _must_load_first(settings.namespace, self._user):
             load_all()
 
@@ -139,6 +142,9 @@ class _Pasta:
             from passt.run.steering import Steering
 
             self._steering = Steering(self._conf_path, self._background, self._ports.binder, self._user)
+            self._helper = self._steering.helper
+        else:
+            self._helper = open_helper(self._settings, self._ports, self._user)
 
     def run_command(self, command: pid1.Command) -> int:
         """Run *command* in new namespaces and return its status."""
@@ -250,7 +256,8 @@ class _Pasta:
         make_tap(channel, self._guest.ifname, self._configure_tap, watch_ports=watch_ports)
 
     def _configure_tap(self) -> TapFacts:
-        facts = _configure(self._guest, config_net=self._settings.namespace.config_net)
+        facts = _configure(self._guest, config_net=self._settings.namespace.config_net,
+                           lifetimes=self._configurer is not None)
         if self._configurer is not None:
             self._configurer.run_inside(self._guest.ifname)
         return facts
@@ -269,8 +276,7 @@ class _Pasta:
         if bypassed:
             import passt.dataplane.sockets.namespace_thread  # noqa: F401 - no file can be read when it starts
         return Network(self._settings, self._guest, self._ports, bypassed=bypassed,
-                       helper=self._steering.helper if self._steering is not None else None,
-                       names=self._names)
+                       helper=self._helper, names=self._names)
 
     def _connect(self, network: Network, child: Child, change_user: Callable[[], None] | None) -> None:
         """Wait for the tap of *child*, attach it, give up paths, and open the namespace's ports.
@@ -346,10 +352,10 @@ def _leave(engine: Engine) -> None:
     engine.stop()
 
 
-def _configure(guest: GuestNet, *, config_net: bool) -> TapFacts:
+def _configure(guest: GuestNet, *, config_net: bool, lifetimes: bool) -> TapFacts:
     """Set up the interfaces of the network namespace that we are in: work of the child."""
     bring_lo_up()
-    facts = configure(guest.ifname, guest, config_net)
+    facts = configure(guest.ifname, guest, config_net, lifetimes=lifetimes)
     for warning in facts.warnings:
         log.warning(warning)
     return facts

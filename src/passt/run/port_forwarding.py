@@ -14,6 +14,7 @@ from passt.errors import ConfigError, HostError
 from passt.facts.contracts import HOST_TABLE, NAMESPACE_TABLE
 from passt.forward.auto import AutoForwarder, Direction
 from passt.host.bound_ports import PortScanner, open_sources
+from passt.host.interface_index import bound_index
 from passt.host.listeners import (
     DEFAULT_EPHEMERAL,
     count_spare_descriptors,
@@ -26,7 +27,7 @@ from passt.light.values import cast
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from passt.dataplane.engine import Engine
     from passt.facts.contracts import ListenerSide, NamespaceSockets, PortTables
@@ -38,11 +39,15 @@ if TYPE_CHECKING:
     from passt.run.port_tables import Handles
 
 HOST, NAMESPACE = 0, 1             # the tables, where they stand side by side
+_USUAL_LOW_PORTS = 1024
 INTERVAL_S = 0.75                 # between scans, so that a listener follows its service within a second
 
 
 class OnInterface:
-    """A listener by a rule that names an interface; *fd* changes when the interface was made anew."""
+    """A listener that is bound to the interface that its rule names, or to the template's for its address.
+
+    *fd* changes when the interface was made anew, or another one has its name or its place.
+    """
 
     __slots__ = ("fd", "port", "rule")
 
@@ -61,6 +66,7 @@ class HostSide:
         self._helper = helper
         self.n_open = 0           # descriptors, without those that were open before
         self._on_interfaces: set[OnInterface] = set()
+        self._indices: dict[str | None, int] = {}   # by which all of these are bound
 
     def take(self, listener: Listener) -> object:
         """Have the engine serve a listener that is open already; return what `close_listener` takes."""
@@ -75,7 +81,7 @@ class HostSide:
         return self._hold(fd, port_rule, port)
 
     def _hold(self, fd: int, rule: PortRule, port: int) -> object:
-        if rule.ifname is None:
+        if not _is_on_interface(rule):
             return fd
         held = OnInterface(fd, rule, port)
         self._on_interfaces.add(held)
@@ -88,7 +94,7 @@ class HostSide:
         except PermissionError:
             if self._helper is None:
                 raise
-            fd = self._helper.open(port_rule, port)
+            fd = self._helper.open(port_rule, port, self._binder.ifindex6)
         try:
             self._engine.add_listener(fd, port_rule.proto, port_rule)
         except OSError:
@@ -110,23 +116,43 @@ class HostSide:
         self.n_open -= 1
 
     def interfaces(self) -> set[str]:
-        """Name the interfaces that listeners are bound to."""
+        """Name the interfaces that rules of open listeners name."""
         return {held.rule.ifname for held in self._on_interfaces if held.rule.ifname is not None}
 
-    def listen_anew(self, ifname: str) -> None:
-        """Open the listeners of an interface again: a socket is bound to the one that there was.
+    def listen_anew(self, indices: Mapping[str, int]) -> None:
+        """Open the listeners again that are bound to another interface than the one that has its name now.
 
-        Handles stay, and so do connections. A port that cannot be had is told, and keeps its old socket.
+        *indices* are those of all interfaces that rules name, 0 for one that is not there: its listeners stay
+        as they are. Handles stay, and so do connections. A port that cannot be had, maybe as its address is
+        not there yet, is told; it keeps its old socket, and the next call tries again.
         """
-        for held in [held for held in self._on_interfaces if held.rule.ifname == ifname]:
-            try:
-                fd = self._serve(held.rule, held.port)
-            except OSError as error:
-                log.limited(log.WARNING, "anew", f"{held.rule.spec or held.port}: cannot listen on port"
-                                                 f" {held.port} of {ifname} again: {error.strerror}")
-                continue
-            self._engine.remove_listener(held.fd)
-            held.fd = fd
+        if not self._on_interfaces:
+            return
+        wanted: dict[str | None, int] = dict(indices.items())
+        wanted[None] = self._binder.ifindex6
+        if wanted == self._indices:
+            return
+        self._indices = wanted
+        for held in list(self._on_interfaces):
+            ifindex = wanted.get(held.rule.ifname, 0)
+            # Without an answer of the kernel's there is no reason to close anything.
+            if ifindex and bound_index(held.fd) not in {0, ifindex} and not self._open_again(held):
+                self._indices = {}
+
+    def _open_again(self, held: OnInterface) -> bool:
+        """Open a listener for the interface that there is now; False if it cannot be had."""
+        rule = held.rule
+        try:
+            fd = self._serve(rule, held.port)
+        except OSError as error:
+            log.limited(log.WARNING, f"anew {rule.spec}",
+                        f"{rule.spec or held.port}: cannot listen on port {held.port} of"
+                        f" {rule.ifname or rule.address} again, as its interface is another one:"
+                        f" {error.strerror}")
+            return False
+        self._engine.remove_listener(held.fd)
+        held.fd = fd
+        return True
 
 
 class NamespaceSide:
@@ -168,6 +194,17 @@ class NamespaceSide:
         for fd in cast("list[int]", handle):
             self._engine.remove_listener(fd)
             self.n_open -= 1
+
+
+def has_low_port_of_interface(rules: Iterable[PortRule]) -> bool:
+    """Tell whether listeners of *rules* may be opened again, at a port that takes a right."""
+    concerned = [rule for rule in rules if _is_on_interface(rule)]
+    return bool(concerned) and min(rule.first for rule in concerned) < (read_low_ports() or _USUAL_LOW_PORTS)
+
+
+def _is_on_interface(rule: PortRule) -> bool:
+    address = rule.address
+    return rule.ifname is not None or (address is not None and address.version == 6 and address.is_link_local)
 
 
 def _fd_of(handle: object) -> int:
@@ -335,12 +372,12 @@ class PortForwarding:
             self._ports.binder.ifindex6 = guest.ip6.template_ifindex
 
     def listened_interfaces(self) -> set[str]:
-        """Name the interfaces of the host that listeners are bound to."""
+        """Name the interfaces of the host that rules of open listeners name."""
         return self._host_side.interfaces()
 
-    def listen_anew(self, ifname: str) -> None:
-        """Open the listeners of an interface of the host again, as it was made anew."""
-        self._host_side.listen_anew(ifname)
+    def listen_anew(self, indices: Mapping[str, int]) -> None:
+        """Open the listeners of interfaces of the host again, as `HostSide.listen_anew`."""
+        self._host_side.listen_anew(indices)
 
     def _follow(self) -> None:
         """Begin to follow bound ports if a rule wants that and it has not begun yet."""

@@ -13,7 +13,8 @@ Without the right there is no helper: then the low ports of the start could not 
 
 Messages on the channel, a request and a reply at a time; numbers in network order::
 
-    "b" | rule, as `steer.messages` writes it | port 2        open a listening socket
+    "b" | rule, as `steer.messages` writes it | port 2 | scope of link-local addresses 4
+                                                              open a listening socket
     "u" and the descriptor of a connection                    who is at its other end?
     errno 4 | user 4, and the descriptor of a socket          reply; errno 0: done
 
@@ -49,7 +50,7 @@ TIMEOUT_S = 2.0                    # for a reply, with the loop standing still: 
 START_S = 20.0                     # until the helper is ready
 _READY = b"ready"
 _BIND, _USER = b"b", b"u"
-_PORT = struct.Struct("!H")
+_PLACE = struct.Struct("!HI")
 _REPLY = struct.Struct("!II")
 _FD = struct.Struct("=i")
 _MAX_REQUEST = 256
@@ -95,9 +96,9 @@ class PortHelper:
         self._channel = channel
         self._channel.settimeout(TIMEOUT_S)
 
-    def open(self, rule: PortRule, port: int) -> int:
-        """Open the socket for one port of *rule*, as `HostBinder.open` does. Raises OSError."""
-        _, fds = self._ask(_BIND + build_rule(rule.bare()) + _PORT.pack(port), [])
+    def open(self, rule: PortRule, port: int, ifindex6: int = 0) -> int:
+        """Open the socket for one port of *rule*, as a `HostBinder` with *ifindex6* does. Raises OSError."""
+        _, fds = self._ask(_BIND + build_rule(rule.bare()) + _PLACE.pack(port, ifindex6), [])
         if len(fds) != 1:
             _close(fds)
             raise OSError(errno.EIO, "the process that binds low ports has sent no socket")
@@ -213,4 +214,6 @@ def _serve_one(channel: socket.socket, binder: HostBinder) -> bool:
 
 def _bind(request: bytes, binder: HostBinder) -> int:
     rule = parse_rule(request[:RULE_LEN])
-    return binder.open(rule, _PORT.unpack(request[RULE_LEN:])[0])
+    # The interface may be another one than at the start.
+    port, binder.ifindex6 = _PLACE.unpack(request[RULE_LEN:])
+    return binder.open(rule, port)

@@ -101,9 +101,9 @@ class LivePorts:
         """Tell whether rules of the table may be `auto`."""
         return self._tables[name].direction is not None
 
-    def open_ports(self, name: str) -> dict[PortRule, list[int]]:
-        """Return the ports on which each rule of a table listens now."""
-        return {rule: sorted(ports) for rule, ports in self._tables[name].handles().items()}
+    def count_open(self, name: str) -> dict[PortRule, int]:
+        """Return on how many ports each rule of a table listens now."""
+        return {rule: len(ports) for rule, ports in self._tables[name].handles().items()}
 
     def explain_closed(self, name: str, proto: int, port: int) -> list[tuple[PortRule, str]]:
         """Return the rules of a table that have *port* but do not listen on it now, and why not."""
@@ -222,7 +222,7 @@ class _Change:
         self._low_ports = low_ports
         self._faults: list[str] = []
         self._notes: list[str] = []
-        self._no_room = ""                             # told if there was no room for some
+        self._no_room: list[str] = []                  # a line for each rule that there was no room for
 
     def carry_out(self) -> PortChange:
         """Open, and if that works close; else undo. Logs nothing."""
@@ -243,12 +243,13 @@ class _Change:
         return PortChange(notes=_shorten(self._notes), n_opened=n_opened, n_closed=n_closed)
 
     def _open(self, change: _TableChange, ports: Sequence[Port]) -> None:
-        n_cut, cut, is_full = 0, None, False
+        n_cut: dict[PortRule, int] = {}
+        is_full = False
         for each in ports:
             rule, port = each
             # Asked each time: only the side knows how many descriptors its listeners take.
             if rule.optional and (is_full or self._spare() <= 0):
-                n_cut, cut = n_cut + 1, rule
+                n_cut[rule] = n_cut.get(rule, 0) + 1
                 continue
             try:
                 change.opened[each] = change.table.side.open_listener(rule, port)
@@ -260,14 +261,14 @@ class _Change:
                     if is_full:
                         return
                 elif is_full:
-                    n_cut, cut = n_cut + 1, rule
+                    n_cut[rule] = n_cut.get(rule, 0) + 1
                 else:
                     change.failed[rule] = line
                     self._notes.append(line)
-        if cut is not None:
-            line = (f"{change.table.name_rule(cut)}: {n_cut} ports are not forwarded, as the limit of open"
+        for rule, n in n_cut.items():
+            line = (f"{change.table.name_rule(rule)}: {n} ports are not forwarded, as the limit of open"
                     " files leaves no room for them")
-            self._no_room = line
+            self._no_room.append(line)
             self._notes.append(line)
 
     def _explain(self, table: LiveTable, failed: Port, error: OSError) -> str:
@@ -295,7 +296,7 @@ class _Change:
         rules = [rule for change in self._changes for rule in (*(port.rule for port in change.opened),
                                                                *(move.new for move in change.plan.moved))]
         if self._no_room and not any(rule.optional for rule in rules):
-            self._faults.append(self._no_room)
+            self._faults += self._no_room
         for change in self._changes:
             served = {port.rule for port in change.opened} | {move.new for move in change.plan.moved}
             for rule, last in change.failed.items():

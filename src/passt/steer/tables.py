@@ -7,6 +7,7 @@ the other where a rule has none: that is how the protocol of --conf-path writes 
 from __future__ import annotations
 
 from passt.facts.contracts import HOST_TABLE, NAMESPACE_TABLE, PortChange
+from passt.forward.rules import write_option
 from passt.light.values import replace
 from passt.steer import messages
 from passt.steer.messages import Table
@@ -32,12 +33,12 @@ class ClientTables:
 
     def __init__(self, tables: PortTables, abilities: Mapping[str, int]) -> None:
         self.live = tables
-        self._abilities = abilities
+        self.abilities = abilities
         self.n_changes = 0
 
     def shown(self) -> tuple[Table, ...]:
         """Return all tables with their rules."""
-        return tuple([Table(IDS[name], name, self._abilities[name],
+        return tuple([Table(IDS[name], name, self.abilities[name],
                             tuple([self.to_client(name, rule) for rule in self.live.rules(name)]),
                             reports=True) for name in self.live.names()])
 
@@ -72,8 +73,10 @@ class ClientTables:
             rule = replace(rule, ifname=None)
         if rule.address is not None and rule.address == self._any_address(name):
             rule = replace(rule, address=None)
-        return rule
+        if rule.auto or rule.optional:
+            return rule                # its ports may be a part only of those that an option would name
+        return replace(rule, spec=write_option(rule, is_host=name == HOST_TABLE))
 
     def _any_address(self, name: str) -> IPAddress | None:
         """Return the unspecified address of the one family that is on; None if both are."""
-        return messages.any_address(self._abilities[name])
+        return messages.any_address(self.abilities[name])

@@ -10,7 +10,7 @@ import pytest
 
 from passt.facts.contracts import ListenerInfo, Target
 from tests.dataplane.engine_bench import Bench
-from tests.support.frames import packed, udp
+from tests.support.frames import SYN, packed, tcp, udp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,6 +102,20 @@ def test_ends_are_told_as_the_guest_and_as_the_host_see_them(bench: Bench, remot
     assert flow.idle_ns is not None
     assert 0 <= flow.idle_ns <= flow.age_ns
     assert flow.rtt_host_us is None
+
+
+def test_connection_that_begins_was_used_when_it_began(bench: Bench) -> None:
+    """The kernel tells the time since the host's own start of a socket that has had no data."""
+    watcher = Watcher()
+    bench.engine.set_watcher(watcher)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        bench.policy.target = Target(packed("127.0.0.1"), server.getsockname()[1])
+        bench.give(tcp(G4, PORT, R4, 80, flags=SYN))
+        bench.until(lambda: bool(watcher.opened))
+    flow = watcher.opened[0]
+    assert (flow.proto, flow.state) == (6, "CONNECTING")
+    assert flow.idle_ns is not None
+    assert flow.idle_ns <= flow.age_ns
 
 
 def test_watcher_is_told_and_nobody_after_it_is_gone(bench: Bench) -> None:

@@ -98,6 +98,10 @@ cdef class World(Rig):
         """Switch families and protocols, as `Engine.switch` does."""
         self.engine.switch(**switches)
 
+    def set_neighbours(self, entries):
+        """Give the MAC addresses of hosts on our link, by packed address, as `Engine.set_neighbours` does."""
+        self.engine.set_neighbours(entries)
+
     def add_listener(self, int fd, int proto, rule, int port, families=(),
                      bytes address=b"", bytes device=b""):
         """Add a listener; a real one is watched. The guest's flows may use it for *families*."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -185,6 +186,39 @@ def test_gateway_of_other_family_golden() -> None:
 
 def test_address_retargeted_golden() -> None:
     assert messages.retarget_address(ADDRESS, 9, no_prefix_route=False) == RETARGETED_ADDRESS
+
+
+TIMES = "1400 0600 {preferred} {valid} 12000000 34000000"  # IFA_CACHEINFO: seconds, created, updated
+
+
+@pytest.mark.parametrize(("flags", "times", "kept"), [
+    ("20000000", ("00000000", "e8030000"), ("00000000", "e8030000")),
+    ("20000000", ("00000000", "ffffffff"), ("00000000", "ffffffff")),
+    ("20000000", ("05000000", "e8030000"), ("00000000", "e8030000")),
+    ("01000000", ("64000000", "e8030000"), ("64000000", "e8030000")),
+    ("01000000", ("64000000", "00000000"), ("01000000", "01000000")),
+    ("80000000", ("64000000", "e8030000"), None),
+    ("00000000", ("64000000", "e8030000"), None),
+], ids=["deprecated", "for-ever", "deprecated-meanwhile", "temporary", "over", "permanent", "dynamic"])
+def test_lifetimes_of_deprecated_and_temporary_addresses_are_kept_if_asked_for(
+        flags: str, times: tuple[str, str], kept: tuple[str, str] | None) -> None:
+    head = "0a 40 00 00 04000000 1400 0100 20010db8000000000000000000000002"
+    payload = bytes.fromhex(f"{head} 0800 0800 {flags}" + TIMES.format(preferred=times[0], valid=times[1]))
+    made = messages.retarget_address(payload, 9, no_prefix_route=False, lifetimes=True)
+    found = messages.parse_attributes(made, 8).get(6)
+    assert found == (bytes.fromhex(f"{kept[0]} {kept[1]} 12000000 34000000") if kept else None)
+    assert 6 not in messages.parse_attributes(messages.retarget_address(payload, 9, no_prefix_route=False), 8)
+    assert messages.lifetime_state(made) == (
+        (kept[0] == "00000000", kept[1] == "ffffffff", 0x34) if kept else None)
+    for length in range(8, len(payload)):
+        with contextlib.suppress(HostError):
+            messages.retarget_address(payload[:length], 9, no_prefix_route=False, lifetimes=True)
+
+
+def test_second_ip4_address_of_a_subnet_is_not_a_temporary_one() -> None:
+    secondary = ADDRESS.replace(bytes.fromhex("0800 0800 80000000"), bytes.fromhex("0800 0800 01000000"))
+    made = messages.retarget_address(secondary, 9, no_prefix_route=False, lifetimes=True)
+    assert messages.lifetime_state(made) is None
 
 
 def test_address_retargeted_sets_and_clears_noprefixroute() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import socket
 import subprocess
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,10 +12,8 @@ from passt.host.rtnetlink import messages, routes
 from passt.host.rtnetlink.messages import AF_INET
 from passt.host.rtnetlink.watch import MAX_DATAGRAMS, Change, NetworkWatch
 from tests.support.isolated import HOST, isolated_as_root
+from tests.support.kernel import ScriptedSocket, datagram
 from tests.support.processes import is_readable
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 LINK = messages.build_link_change(2)
 ADDRESS = messages.build_address(2, bytes([192, 0, 2, 1]), 24)
@@ -25,36 +22,11 @@ OTHER_TABLE = MAIN_ROUTE[:4] + b"\x05" + MAIN_ROUTE[5:]
 RULE = bytes(12)
 
 
-class ScriptedSocket:
-    """Stands in for the socket: hands out datagrams, and raises errors."""
-
-    def __init__(self, script: Sequence[bytes | OSError], *, sender: int = 0, flags: int = 0) -> None:
-        self.script = list(script)
-        self.sender = sender
-        self.flags = flags
-
-    def recvmsg(self, _length: int) -> tuple[bytes, list[object], int, tuple[int, int]]:
-        """Do what comes next."""
-        if not self.script:
-            raise BlockingIOError(errno.EAGAIN, "nothing more to read")
-        step = self.script.pop(0)
-        if isinstance(step, OSError):
-            raise step
-        return step, [], self.flags, (self.sender, 1)
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
 def watch_of(kernel: ScriptedSocket) -> NetworkWatch:
     watch = NetworkWatch()
     watch.close()
     watch._socket = kernel  # type: ignore[assignment]  # scripted
     return watch
-
-
-def datagram(*parts: tuple[int, bytes]) -> bytes:
-    return b"".join(messages.build_message(kind, 0, 0, payload) for kind, payload in parts)
 
 
 @pytest.mark.parametrize(("parts", "is_hint"), [

@@ -85,11 +85,13 @@ def test_program_that_fails_or_hangs_says_nothing(tmp_path: Path) -> None:
             "/a/bad": says("5.1", 1),
             "/a/text": "no program",
             "/a/slow": "#!/bin/sh\nexec /bin/sleep 100\n",
+            "/a/endless": "#!/bin/sh\nexec /usr/bin/head -c 3000000 /dev/zero\n",
         },
     )
     assert machine.run([f"{tmp_path}/a/good"]) == "5.1\n"
     assert machine.run([f"{tmp_path}/a/bad"]) is None
     assert Machine(limit_s=0.05).run([f"{tmp_path}/a/slow"]) is None
+    assert machine.run([f"{tmp_path}/a/endless"]) is None
     assert machine.run([f"{tmp_path}/a/text"]) is None
     assert machine.run([f"{tmp_path}/a/none"]) is None
     assert machine.run([f"{tmp_path}/\0"]) is None

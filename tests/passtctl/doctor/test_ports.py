@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
 from passt.errors import ConfigError
+from passt.facts.contracts import ListenerInfo
+from passt.facts.port_rule import PortRule
+from passt.light.values import replace
 from passt.passtctl.doctor.finding import ERROR, NOTE, OK
-from passt.passtctl.doctor.ports import FIRST, bound, check_low, check_one, parse_port
+from passt.passtctl.doctor.ports import FIRST, bound, check_low, check_one, find_forwarder, parse_port
+from tests.control.test_api import Bench
 from tests.support.made_machine import make, sysctls, write
 
 if TYPE_CHECKING:
@@ -99,10 +104,42 @@ def test_hidden_holder(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     for uid, protocol in ((1000, "tcp"), (0, "udp")):
         [found] = check_one(
-            make(tmp_path, uid=uid), 8080, (protocol,), lambda _: in_use(tcp={8080}, udp={8080})
-        )
+            make(tmp_path, uid=uid), 8080, (protocol,), lambda _: in_use(tcp={8080}, udp={8080}),
+            lambda *_: None)  # fmt: skip
         assert (found.level, found.as_root) == (ERROR, True)
         assert found.commands == (f"ss -Hln{protocol[0]}p sport = :8080",)
+
+
+@pytest.mark.parametrize(
+    ("rule", "command", "lost"),
+    [("-t 8080", "passtctl -p 7 ports del -t 8080", "it"), ("udp 1-65535 (auto)", "kill 7", "its network"),
+     ("-t [::1]/8080", "passtctl -p 7 ports del -t '[::1]/8080'", "it"),
+     ("-t 1;reboot", "passtctl -p 7 ports del -t '1;reboot'", "it"),
+     ("-x;reboot 1", "kill 7", "its network")],
+)  # fmt: skip
+def test_holder_that_hides_and_is_an_instance(tmp_path: Path, rule: str, command: str, lost: str) -> None:
+    (tmp_path / "proc").mkdir()
+    [found] = check_one(make(tmp_path), 8080, ("tcp",), lambda _: in_use(tcp={8080}),
+                        lambda *_: ("passt", 7, rule))  # fmt: skip
+    assert (found.level, found.commands, found.as_root) == (ERROR, (command,), False)
+    assert found.text == f"passt, PID 7, has it: it forwards it for another guest, which would lose {lost}"
+
+
+def test_instances_are_asked_for_their_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    assert find_forwarder(8000, "tcp") is None
+    (tmp_path / "passt").mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert find_forwarder(8000, "tcp") is None
+    bench = Bench(tmp_path / "passt")
+    rule = PortRule(6, 8000, 8000, 80, spec="-t 8000:80")
+    bench.source.ports = [ListenerInfo(6, 8001, replace(rule, first=8001, last=8001), namespace=True),
+                          ListenerInfo(6, 8000, rule, namespace=False)]  # fmt: skip
+    with bench.turning():
+        assert find_forwarder(8000, "tcp") == ("pasta", os.getpid(), "-t 8000:80")
+        assert find_forwarder(8000, "udp") is None
+        assert find_forwarder(8001, "tcp") is None
+    bench.close()
 
 
 def test_kernel_tells_what_is_bound() -> None:

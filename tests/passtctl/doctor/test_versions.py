@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+from pathlib import Path
 
 from passt import __version__
 from passt.passtctl.doctor.finding import NOTE, OK, WARNING
 from passt.passtctl.doctor.versions import check, find_h11
 from tests.support.made_machine import make, says
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 OURS = {name: says(f"{name} {__version__}\nLicensed") for name in ("pasta", "passt")}
 OTHER = says("pasta 0.0~git20230309.7c7625d-1\nCopyright")
@@ -58,3 +57,12 @@ def test_programs_that_are_missing_or_say_nothing(tmp_path: Path) -> None:
 def test_h11(tmp_path: Path) -> None:
     assert check(make(tmp_path), lambda: None)[1].level == WARNING
     assert (find_h11() or "").count(".") == 2
+
+
+def test_h11_is_found_by_a_start_without_places_of_packages() -> None:
+    """The launcher starts Python with -IS; --control finds it all the same."""
+    root = Path(__file__).parents[3] / "src"
+    script = (f"import sys; sys.path.append({str(root)!r})\n"
+              "from passt.passtctl.doctor.versions import find_h11; print(find_h11())")
+    done = subprocess.run([sys.executable, "-IS", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == find_h11()

@@ -125,7 +125,9 @@ def test_filter_is_that_of_flows_and_a_mistake_is_told() -> None:
         case.type(wrong)
         assert wrong in case.app.message
     assert case.acts.done == [("choose", "protocol=tcp&port=443")]
-    case.press("/", *["backspace"] * 20)
+    case.press("/", *"udp :53", "erase-word")
+    assert case.app.state().typed == "tcp :443udp "
+    case.press("erase-line")
     case.type("")
     assert case.acts.done[-1] == ("choose", "")
 
@@ -145,7 +147,7 @@ def test_capture_takes_the_chosen_flow_and_ends_by_the_same_key() -> None:
     case.press("down", "c")
     case.type("/no/x.pcapng")
     assert case.acts.done == [("capture", "/no/x.pcapng", ["tcp", "host", "198.51.100.1", "port", "443"])]
-    assert case.app.state().is_capturing
+    assert (case.app.state().is_capturing, case.app.message) == (True, "to /no/x.pcapng; c ends it")
     case.press("c")
     assert case.acts.done[-1] == "end"
     case.app.is_capturing = False

@@ -13,6 +13,7 @@ from passt.passtctl.top.keys import MAX_SEQUENCE, Keys
     (b"q", ["q"]), (b"\x1b[A", ["up"]), (b"\x1bOB", ["down"]), (b"\x1b[5~\x1b[6~", ["page-up", "page-down"]),
     (b"\x1b[1~\x1b[H\x1b[F\x1b[8~", ["home", "home", "end", "end"]), (b"\r\n", ["enter", "enter"]),
     (b"\x7f\x08", ["backspace", "backspace"]), (b"\x0c", ["redraw"]),
+    (b"\x15\x17", ["erase-line", "erase-word"]),
     (b"\x1b\x1bq", ["escape", "escape", "q"]),
     (b"\x1bq", ["escape", "q"]), (b"\x1b[99;5u\x1b[Zj", ["j"]), (b"\x1b[1;5A", ["up"]),
     (b"\x00\x01\x02", []), ("\u00f6".encode(), ["\u00f6"]), (b"\x1b[", []),

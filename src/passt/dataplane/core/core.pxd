@@ -16,6 +16,7 @@ from passt.dataplane.state.bypass cimport BypassState
 from passt.dataplane.core.guest cimport N_CONTROL_KINDS, Guest, RateLimit
 from passt.dataplane.core.first_syns cimport FirstSyns
 from passt.dataplane.core.known_answers cimport KnownAnswers
+from passt.dataplane.core.neighbour_table cimport NeighbourTable
 from passt.dataplane.state.echo_memory cimport EchoMemory
 from passt.dataplane.flow.batches cimport Gather
 from passt.dataplane.flow.decision cimport HostRoute
@@ -23,6 +24,10 @@ from passt.dataplane.state.ip cimport IpState
 from passt.dataplane.link.meta cimport TxMeta
 from passt.dataplane.observe.frame_observer cimport Watch
 from passt.dataplane.state.udp cimport UdpState
+
+cdef enum:
+    N_FORMER = 8                  # addresses of ours that a client of DHCP may remember
+
 
 cdef class Core
 
@@ -71,6 +76,7 @@ cdef class Core:
     cdef RateLimit control[N_CONTROL_KINDS]   # frames for the responder
     cdef KnownAnswers answers     # that it gave
     cdef FirstSyns first_syns
+    cdef NeighbourTable neighbours
     cdef bint has_trace
     cdef bint has_watcher
     cdef RateLimit telling        # of what the watcher is told
@@ -80,6 +86,8 @@ cdef class Core:
     # The frames that go to the guest, and those that are taken from it.
     cdef uint8_t our_mac[6]
     cdef uint8_t our_ip4[4]       # address by which we speak to the guest; 0.0.0.0: none
+    cdef uint8_t former_ip4[N_FORMER][4]   # those before it, at which the guest may look for the DHCP server
+    cdef uint32_t n_former        # how many there were
     cdef uint32_t mtu             # bytes; 0: none assigned
     cdef uint64_t descriptors     # that the process may have
     cdef uint32_t max_datagram_sockets   # of them, for flows of datagrams

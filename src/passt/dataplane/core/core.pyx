@@ -13,18 +13,19 @@ from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.flow.table cimport FlowTable
 from passt.dataplane.packet.headers cimport (
     ETH_ALEN, ETH_HLEN, ETH_MIN_FRAME, ETHERTYPE_IP4, ETHERTYPE_IP6, IP4_DF, IP4_HLEN, IP6_HLEN, EthHdr,
-    Ip4Hdr, Ip6Hdr,
+    Ip4Hdr, Ip6Hdr, is_zero,
 )
 from passt.dataplane.core.first_syns cimport FirstSyns
 from passt.dataplane.core.known_answers cimport KnownAnswers
 from passt.dataplane.core.listeners cimport Listeners
+from passt.dataplane.core.neighbour_table cimport NeighbourTable
 from passt.dataplane.link.link cimport Link
 from passt.dataplane.base.memory_budget cimport Pool
 from passt.dataplane.sockets.sockets cimport Sockets
 from passt.dataplane.base.stats cimport DROP_OVERSIZE, count
 from passt.dataplane.base.externs cimport (
     AF_INET, AF_INET6, EINVAL, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, SOCK_STREAM,
-    free, htonl, htons, iovec, memcpy, memset,
+    free, htonl, htons, iovec, memcmp, memcpy, memset,
 )
 from passt.dataplane.state.spare_sockets cimport MAX_SPARE
 from passt.dataplane.state.bypass cimport BypassState
@@ -79,6 +80,7 @@ cdef class Core:
         self.isn_key[0] ^= 0xa5a5a5a5a5a5a5a5ULL
         self.pool = Pool(POOL_SIZE)
         self.answers = KnownAnswers(secret)
+        self.neighbours = NeighbourTable(secret, {})
         self.first_syns = FirstSyns()
         self.now = self.reactor.clock()
         self.watch = Watch(self.flows)
@@ -88,9 +90,19 @@ cdef class Core:
         """The policy and the responder say something else from now on: forget what they have said."""
         if len(our_ip4) != 4:
             raise ValueError("an IPv4 address has 4 bytes")
-        memcpy(self.our_ip4, <const char *>our_ip4, 4)
+        if memcmp(self.our_ip4, <const char *>our_ip4, 4):
+            if not is_zero(self.our_ip4, 4):
+                memcpy(self.former_ip4[self.n_former % N_FORMER], self.our_ip4, 4)
+                self.n_former += 1
+            memcpy(self.our_ip4, <const char *>our_ip4, 4)
         self.answers = KnownAnswers((<const char *>self.answers.secret)[:16])
         self.bypass.decisions.forget()
+
+    def set_neighbours(self, dict entries not None):
+        """See engine.pyi."""
+        cdef NeighbourTable before = self.neighbours
+        self.neighbours = NeighbourTable((<const char *>self.answers.secret)[:16], entries)
+        self.answers.forget_changed(before, self.neighbours)
 
     def fit_descriptors(self, uint64_t descriptors):
         """Size the reserves so that most of *descriptors*, the process's limit, are left to connections."""
@@ -174,8 +186,13 @@ cdef class Core:
         cdef EthHdr *eth = <EthHdr *>start
         cdef Ip4Hdr *ip4 = <Ip4Hdr *>(start + ETH_HLEN)
         cdef Ip6Hdr *ip6 = <Ip6Hdr *>(start + ETH_HLEN)
+        cdef const uint8_t *from_mac = self.neighbours.find(source, addr_len)
         memcpy(eth.dst, mac, ETH_ALEN)
-        memcpy(eth.src, self.our_mac, ETH_ALEN)
+        # A host with the MAC address of a station behind the link would mislead a bridge there.
+        if from_mac == NULL or not (memcmp(from_mac, mac, ETH_ALEN)
+                                    and memcmp(from_mac, self.guest.mac, ETH_ALEN)):
+            from_mac = self.our_mac
+        memcpy(eth.src, from_mac, ETH_ALEN)
         if addr_len == 4:
             eth.type_be = htons(ETHERTYPE_IP4)
             ip4.version_ihl = 0x45

@@ -87,6 +87,11 @@ cdef void read_local(Core core, int fd, End *end) noexcept nogil:
         end.len = read_sockaddr(&name, end.address, &end.port)
 
 
+cdef int64_t idle_ns(Core core, const Flow *flow, uint32_t idle_ms) noexcept nogil:
+    """Time without data: of a connection that had none the kernel counts from the host's own start."""
+    return min(<int64_t>idle_ms * 1000000, core.now - flow.opened_at)
+
+
 cdef tuple measure_tcp(Core core, const Flow *flow):
     """What is known of a connection by the link, from *idle_ns* on."""
     cdef const TcpConn *conn = &flow.body.tcp
@@ -99,7 +104,7 @@ cdef tuple measure_tcp(Core core, const Flow *flow):
         to_host = sent_of(conn, &host) if has_begun else 0
         to_guest = taken_of(conn, &host) if has_begun else 0
     return (
-        <int64_t>host.idle_ms * 1000000 if is_known else None, to_host, to_guest,
+        idle_ns(core, flow, host.idle_ms) if is_known else None, to_host, to_guest,
         host.segments_out if is_known else None, host.segments_in if is_known else None,
         conn.srtt // 1000 if conn.srtt else None, host.rtt_us if is_known and host.rtt_us else None,
         conn.retransmits, host.retransmits if is_known else None,
@@ -135,7 +140,7 @@ cdef tuple measure_spliced(Core core, const Flow *flow):
     if not is_known or not knows_guest:
         return (None,) * 12
     return (
-        <int64_t>min(host.idle_ms, guest.idle_ms) * 1000000,
+        idle_ns(core, flow, min(host.idle_ms, guest.idle_ms)),
         received(&guest, flow.body.splice.halves[1 - outer].flags),
         received(&host, flow.body.splice.halves[outer].flags),
         host.segments_out, host.segments_in, guest.rtt_us or None, host.rtt_us or None,

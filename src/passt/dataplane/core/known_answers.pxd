@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from passt.dataplane.core.guest cimport Guest
+from passt.dataplane.core.neighbour_table cimport NeighbourTable
 
 cdef enum:
     N_ANSWERS = 128
@@ -26,4 +27,5 @@ cdef class KnownAnswers:
                            int64_t now) noexcept nogil
     cdef void keep(self, const uint8_t *frame, size_t n, const uint8_t *answer, size_t answer_len,
                    int64_t now) noexcept nogil
+    cdef void forget_changed(self, NeighbourTable before, NeighbourTable after) noexcept nogil
     cdef KnownAnswer *place_of(self, const uint8_t *question) noexcept nogil

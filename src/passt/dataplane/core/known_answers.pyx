@@ -8,9 +8,9 @@ Python and without limit.
 
 What is answered depends on nothing that changes but the addresses that the guest was seen to use, which
 nobody else may claim; a question for one of those goes to Python. When the network of the host has changed,
-all is forgotten (`Core.renew`). A flood finds no place here: a question is
-remembered only while the limit is far from used up (`decisions.on_control`), and pushes out none that was
-asked in the last minute.
+all is forgotten (`Core.renew`), and what was said of a neighbour is when that has another MAC address
+(`forget_changed`). A flood finds no place here: a question is remembered only while the limit is far from
+used up (`decisions.on_control`), and pushes out none that was asked in the last minute.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
@@ -18,8 +18,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from passt.dataplane.base.externs cimport IPPROTO_ICMPV6, calloc, free, memcmp, memcpy, memset
 from passt.dataplane.base.siphash cimport siphash
 from passt.dataplane.core.guest cimport Guest
+from passt.dataplane.core.neighbour_table cimport NeighbourTable
 from passt.dataplane.packet.headers cimport (
-    ARP_REQUEST, ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IP6, IP6_HLEN, ArpPkt, EthHdr, Ip6Hdr, eth_type,
+    ARP_REQUEST, ETH_ALEN, ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IP6, IP6_HLEN, ArpPkt, EthHdr, Ip6Hdr, eth_type,
 )
 
 cdef enum:
@@ -77,6 +78,24 @@ cdef class KnownAnswers:
         place.question_len = <uint32_t>n
         place.answer_len = <uint32_t>answer_len
         place.used_at = now
+
+    cdef void forget_changed(self, NeighbourTable before, NeighbourTable after) noexcept nogil:
+        """Forget what was said of addresses whose MAC address is another one in *after* than in *before*."""
+        cdef KnownAnswer *known
+        cdef const uint8_t *target
+        cdef const uint8_t *old
+        cdef const uint8_t *new
+        cdef size_t n
+        cdef int i
+        for i in range(N_ANSWERS):
+            known = &self.answers[i]
+            if known.question_len:
+                target = target_of(known.question, known.question_len)
+                n = 4 if eth_type(<const EthHdr *>known.question) == ETHERTYPE_ARP else 16
+                old = before.find(target, n)
+                new = after.find(target, n)
+                if (old == NULL) != (new == NULL) or (old != NULL and memcmp(old, new, ETH_ALEN)):
+                    known.question_len = 0
 
 
 cdef void copy_question(uint8_t *question, const uint8_t *frame, size_t n) noexcept nogil:

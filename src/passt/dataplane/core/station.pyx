@@ -14,6 +14,11 @@ SILENT_NS, was asked for its addresses QUESTIONS times, a second apart, and did 
 be sent again give reason to ask; so an idle guest is not asked for nothing. While the link is blocked no
 question can reach the guest, and its silence says nothing. The tap's own MAC is taken back as soon as it is
 heard. What is known of stations ends with the client's connection: the next one may have another machine.
+
+A MAC address that frames of ours bear for a host beside us (`neighbour_table`) takes no guest's place: a
+bridge inside may have sent such a frame back. The flows of a station with that address are its own all the
+same, and it is the guest if it is the first that speaks: what hosts beside us say of themselves takes nothing
+away.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
@@ -73,7 +78,10 @@ cdef void doubt(Core core) noexcept nogil:
         core.guest.question_at = core.now + ANSWER_NS
         tell_silence(core)
     elif not is_zero(core.guest.rival_mac, ETH_ALEN):
-        adopt(core, core.guest.rival_mac)
+        if core.neighbours.has_mac(core.guest.rival_mac):
+            core.guest.question_at = core.now + ANSWER_NS     # all are looked at no more often
+        else:
+            adopt(core, core.guest.rival_mac)
 
 
 cdef void adopt(Core core, const uint8_t *mac) noexcept nogil:

@@ -1,8 +1,8 @@
 """One frame from the guest goes to its translator, the responder, or a drop counter."""
 
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from passt.dataplane.core.core cimport Core
+from passt.dataplane.core.core cimport N_FORMER, Core
 from passt.dataplane.ip.fragments cimport on_fragment
 from passt.dataplane.packet.headers cimport (
     ARP_REPLY, ARP_REQUEST, ETH_ALEN, ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IP4, ETHERTYPE_IP6, ICMP6_ND_FIRST,
@@ -143,6 +143,8 @@ cdef void learn_from_arp(Core core, const RxFrame *frame) noexcept nogil:
 cdef bint is_control(Core core, const IpView *ip) noexcept nogil:
     """Neighbour discovery is the responder's, whatever its addresses; DHCP and DHCPv6 where they are for us.
 
+    A client renews at the address that the DHCP server had when the lease began.
+
     A server elsewhere, to which a relay agent in the guest may speak, is a host like any other.
     """
     if ip.protocol == IPPROTO_UDP and ip.l4_len >= UDP_HLEN:
@@ -150,9 +152,19 @@ cdef bint is_control(Core core, const IpView *ip) noexcept nogil:
             return load_be16(ip.l4 + 2) == PORT_DHCPV6_SERVER and (
                 ip.dst[0] == 0xff or (ip.dst[0] == 0xfe and (ip.dst[1] & 0xc0) == 0x80))
         return load_be16(ip.l4 + 2) == PORT_DHCP_SERVER and (
-            not memcmp(ip.dst, b"\xff\xff\xff\xff", 4) or not memcmp(ip.dst, core.our_ip4, 4))
+            not memcmp(ip.dst, b"\xff\xff\xff\xff", 4) or not memcmp(ip.dst, core.our_ip4, 4)
+            or was_ours(core, ip.dst))
     return (ip.protocol == IPPROTO_ICMPV6 and ip.addr_len == 16 and ip.l4_len > 0
             and ICMP6_ND_FIRST <= ip.l4[0] <= ICMP6_ND_LAST)
+
+
+cdef bint was_ours(Core core, const uint8_t *address) noexcept nogil:
+    """Whether an IPv4 address is one of those by which we spoke to the guest before."""
+    cdef uint32_t i
+    for i in range(min(core.n_former, <uint32_t>N_FORMER)):
+        if not memcmp(address, core.former_ip4[i], 4):
+            return True
+    return False
 
 
 cdef ControlKind kind_of_arp(Core core, const RxFrame *frame) noexcept nogil:

@@ -15,16 +15,16 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from passt.dataplane.loop.reactor cimport Reactor
 from passt.dataplane.sockets.socket_address cimport read_sockaddr
 from passt.dataplane.base.externs cimport (
-    AF_INET, AF_INET6, EAGAIN, EALREADY, EFD_CLOEXEC, EFD_NONBLOCK, EINPROGRESS, EINTR, EISCONN, EMFILE,
-    ENFILE, ENOPROTOOPT, F_DUPFD_CLOEXEC, IFNAMSIZ, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IP, IPPROTO_IPV6,
-    IPPROTO_TCP, IPV6_MULTICAST_IF, IPV6_RECVERR, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IPV6_V6ONLY,
+    AF_INET, AF_INET6, EAGAIN, EALREADY, EINPROGRESS, EINTR, EISCONN, EMFILE, ENFILE, ENOPROTOOPT,
+    F_DUPFD_CLOEXEC, IFNAMSIZ, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP,
+    IPPROTO_UDP, IPV6_MULTICAST_IF, IPV6_RECVERR, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IPV6_V6ONLY,
     IP_MULTICAST_IF, IP_RECVERR, IP_RECVTOS, IP_RECVTTL, IP_UNICAST_IF, MSG_DONTWAIT, MSG_ERRQUEUE,
     MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, PASST_MEMINFO_SNDBUF, PASST_MEMINFO_VARS, PASST_MEMINFO_WMEM_QUEUED,
     POLLIN, POLLOUT, SHUT_WR, SIOCGIFINDEX, SIOCOUTQ, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM,
     SOF_TIMESTAMPING_OPT_TSONLY, SOF_TIMESTAMPING_TX_ACK, SOL_SOCKET, SOL_UDP, SO_BINDTODEVICE, SO_ERROR,
     SO_KEEPALIVE, SO_LINGER, SO_MEMINFO, SO_OOBINLINE, SO_PEEK_OFF, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF,
     SO_TIMESTAMPING, SPLICE_F_MOVE, SPLICE_F_NONBLOCK, TCP_CONGESTION, TCP_INFO, TCP_KEEPIDLE, TCP_KEEPINTVL,
-    TCP_NODELAY, UDP_GRO, accept4, bind, close as close_fd, connect as connect_to, errno, eventfd, fcntl,
+    TCP_NODELAY, UDP_GRO, accept4, bind, close as close_fd, connect as connect_to, errno, fcntl,
     getsockname, getsockopt, htonl, ifreq, ioctl, iovec, ip_mreqn, linger, memcpy, memset, mmsghdr, msghdr,
     passt_tcp_info, poll, pollfd, recv, recvmmsg, recvmsg, sendmmsg, sendmsg, setsockopt, shutdown, sockaddr,
     sockaddr_in, sockaddr_storage, socket, socklen_t, splice, write,
@@ -171,8 +171,8 @@ cdef class Sockets:
         return new
 
     cdef int open_spare(self) noexcept nogil:
-        """A descriptor to be given up; one that leads nowhere, should anybody get hold of it."""
-        return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        """A descriptor to be given up: a socket bound to nothing, as the sandbox permits one at any time."""
+        return socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_UDP)
 
     cdef int refuse(self, int fd, int spare) noexcept nogil:
         """Out of descriptors: give *spare* up to accept one connection, reset it, and get a spare back.

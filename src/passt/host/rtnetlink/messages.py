@@ -110,6 +110,7 @@ class AddressAttribute(IntEnum):
 class AddressFlag(IntEnum):
     """IFA_F_*."""
 
+    TEMPORARY = 0x01               # of IPv6; of IPv4 it means a second address of a subnet
     NODAD = 0x02
     DADFAILED = 0x08
     DEPRECATED = 0x20
@@ -417,22 +418,34 @@ def build_address(ifindex: int, address: bytes, prefix_len: int, flags: int = 0,
             + build_attribute(AddressAttribute.ADDRESS, address) + long_flags)
 
 
-def retarget_address(payload: bytes, ifindex: int, *, no_prefix_route: bool) -> bytes:
+def retarget_address(payload: bytes, ifindex: int, *, no_prefix_route: bool,
+                     lifetimes: bool = False) -> bytes:
     """Turn a dumped RTM_NEWADDR payload into one that assigns the same address to interface *ifindex*.
 
     The new payload disables duplicate address detection, in the 8-bit flags and in IFA_FLAGS. It lacks the
-    label, which contains the old interface's name, and the lifetimes, so the address is permanent. With
-    *no_prefix_route* the kernel adds no route to the prefix.
+    label, which contains the old interface's name, and the lifetimes, so the address is permanent; but with
+    *lifetimes* a deprecated or temporary one (RFC 8981) has those that it has now. With *no_prefix_route* the
+    kernel adds no route to the prefix.
     """
     expect_header(payload, _ADDRESS, "address")
     family, prefix_len, flags, scope, _ = _ADDRESS.unpack_from(payload)
     kept = []
+    times = b""
     for kind, value in parse_attribute_list(payload, _ADDRESS.size):
         plain = kind & ATTRIBUTE_TYPE_MASK
         if plain == AddressAttribute.FLAGS:
             flags = parse_u32(value)
+        elif plain == AddressAttribute.CACHEINFO and len(value) == _CACHEINFO.size:
+            times = value
         elif plain not in {AddressAttribute.LABEL, AddressAttribute.CACHEINFO}:
             kept.append(build_attribute(kind, value))
+    if lifetimes and times and _is_fleeting(family, flags):
+        preferred, valid, created, updated = _CACHEINFO.unpack(times)
+        # The kernel takes no lifetime that is over.
+        valid = max(valid, 1)
+        preferred = 0 if flags & AddressFlag.DEPRECATED else min(preferred, valid)
+        kept.append(build_attribute(AddressAttribute.CACHEINFO,
+                                    _CACHEINFO.pack(preferred, valid, created, updated)))
     flags |= AddressFlag.NODAD
     if no_prefix_route:
         flags |= AddressFlag.NOPREFIXROUTE
@@ -442,9 +455,28 @@ def retarget_address(payload: bytes, ifindex: int, *, no_prefix_route: bool) -> 
     return _ADDRESS.pack(family, prefix_len, flags & 0xFF, scope, ifindex) + b"".join(kept)
 
 
-def deprecate_address(payload: bytes) -> bytes:
-    """Turn an RTM_NEWADDR payload without lifetimes into one by which new connections avoid the address.
+def _is_fleeting(family: int, flags: int) -> bool:
+    fleeting = AddressFlag.DEPRECATED | (AddressFlag.TEMPORARY if family == AF_INET6 else 0)
+    return bool(flags & fleeting)
 
-    The address is preferred no longer, and valid for ever: struct ifa_cacheinfo of linux/if_addr.h.
+
+def lifetime_state(payload: bytes) -> tuple[bool, bool, int] | None:
+    """Return what of the lifetimes of an RTM_NEWADDR payload differs when they were set anew.
+
+    When time has passed it does not. That is whether the address is deprecated, whether it is valid for ever,
+    and the time of the update; None: the payload has no lifetimes.
+    """
+    times = parse_attributes(payload, _ADDRESS.size).get(AddressAttribute.CACHEINFO)
+    if times is None or len(times) != _CACHEINFO.size:
+        return None
+    preferred, valid, _, updated = _CACHEINFO.unpack(times)
+    return preferred == 0, valid == _FOR_EVER, updated
+
+
+def deprecate_address(payload: bytes) -> bytes:
+    """Turn an RTM_NEWADDR payload into one by which new connections avoid the address.
+
+    The address is preferred no longer, and valid for ever: struct ifa_cacheinfo of linux/if_addr.h. Of two
+    attributes of a kind the kernel takes the last one.
     """
     return payload + build_attribute(AddressAttribute.CACHEINFO, _CACHEINFO.pack(0, _FOR_EVER, 0, 0))

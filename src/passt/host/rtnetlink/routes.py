@@ -218,6 +218,26 @@ def build_route(ifindex: int, *, family: int, destination: bytes = b"", gateway:
             + _build_gateway(family, gateway) + build_attribute(RouteAttribute.OIF, _U32.pack(ifindex)))
 
 
+def build_prefix_route(ifindex: int, network: bytes, prefix_len: int, priority: int, source: bytes) -> bytes:
+    """Build the payload of the route that the kernel makes for an IPv4 address, *source*, of a *network*."""
+    fixed = _ROUTE.pack(AF_INET, prefix_len, 0, 0, RT_TABLE_MAIN, RouteProtocol.KERNEL, Scope.LINK,
+                        RouteType.UNICAST, 0)
+    return (fixed + build_attribute(RouteAttribute.DST, network)
+            + build_attribute(RouteAttribute.OIF, _U32.pack(ifindex))
+            + (build_attribute(RouteAttribute.PRIORITY, _U32.pack(priority)) if priority else b"")
+            + build_attribute(RouteAttribute.PREFSRC, source))
+
+
+def has_source(payload: bytes) -> bool:
+    """Return whether a route names a preferred source."""
+    return _PREFSRC in parse_attributes(payload, _ROUTE.size)
+
+
+def prefer_source(payload: bytes, source: bytes) -> bytes:
+    """Turn an RTM_NEWROUTE payload without preferred source into one with *source*."""
+    return payload + build_attribute(RouteAttribute.PREFSRC, source)
+
+
 def _build_gateway(family: int, gateway: bytes | None) -> bytes:
     """Build the attribute of a gateway for a route of *family*."""
     if gateway is None:

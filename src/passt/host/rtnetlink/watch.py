@@ -1,4 +1,4 @@
-"""A netlink socket on which the kernel tells that links, addresses, routes or rules have changed.
+"""Netlink sockets on which the kernel tells of changes: `NetworkWatch` of links, addresses, routes and rules.
 
 Theory of operation. The kernel sends each change to all sockets that are bound to its group (netlink(7)).
 A message is no more than a hint: who wants to know how things are asks for a fresh dump (`host_facts`). So
@@ -55,23 +55,23 @@ _ROUTES = frozenset({int(Change.NEWROUTE), int(Change.DELROUTE)})
 _KNOWN = frozenset(int(change) for change in Change)
 
 
-class NetworkWatch:
-    """Tells when the network of this namespace may have changed; a context manager. Raises HostError.
+class GroupSocket:
+    """A socket bound to *groups*, bits of nl_groups; a context manager. Raises HostError that names *what*.
 
     *n_overflows* counts how often the kernel dropped messages, *n_malformed* the datagrams that made no
     sense.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, what: str, groups: int) -> None:
         self.n_overflows = 0
         self.n_malformed = 0
         try:
             self._socket = socket.socket(socket.AF_NETLINK,
                                          socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
                                          socket.NETLINK_ROUTE)
-            self._socket.bind((0, _GROUPS))
+            self._socket.bind((0, groups))
         except OSError as error:
-            raise HostError(f"cannot watch the network of the host: {error.strerror}") from error
+            raise HostError(f"cannot watch {what} of the host: {error.strerror}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -88,9 +88,10 @@ class NetworkWatch:
         """Close the socket."""
         self._socket.close()
 
-    def has_news(self) -> bool:
-        """Read what has come, at most MAX_DATAGRAMS; tell whether something may have changed."""
-        found = False
+    def receive(self) -> tuple[list[bytes], bool]:
+        """Read what the kernel has sent, at most MAX_DATAGRAMS; return it, and False if any was lost."""
+        found: list[bytes] = []
+        is_whole = True
         for _ in range(MAX_DATAGRAMS):
             try:
                 datagram, _, flags, sender = self._socket.recvmsg(_BUFFER_LEN)
@@ -101,15 +102,34 @@ class NetworkWatch:
                     self.n_overflows += 1
                 elif error.errno not in _IGNORED_ERRORS:
                     raise
-                found = True
+                is_whole = False
                 continue
-            if sender[0] == 0:
-                found = self._is_hint(datagram, is_cut=bool(flags & socket.MSG_TRUNC)) or found
+            if sender[0] != 0:
+                continue
+            if flags & socket.MSG_TRUNC:
+                is_whole = False
+            else:
+                found.append(datagram)
+        return found, is_whole
+
+
+class NetworkWatch(GroupSocket):
+    """Tells when the network of this namespace may have changed."""
+
+    def __init__(self) -> None:
+        super().__init__("the network", _GROUPS)
+
+    def has_news(self) -> bool:
+        """Read what has come, at most MAX_DATAGRAMS; tell whether something may have changed."""
+        datagrams, is_whole = self.receive()
+        found = not is_whole
+        for datagram in datagrams:
+            found = self._is_hint(datagram) or found
         return found
 
-    def _is_hint(self, datagram: bytes, *, is_cut: bool) -> bool:
+    def _is_hint(self, datagram: bytes) -> bool:
         try:
-            return is_cut or any(map(may_matter, parse_messages(datagram)))
+            return any(map(may_matter, parse_messages(datagram)))
         except HostError:
             self.n_malformed += 1
             return True

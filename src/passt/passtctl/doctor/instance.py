@@ -9,6 +9,7 @@ from __future__ import annotations
 from passt import __version__
 from passt.errors import PasstError
 from passt.passtctl.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
+from passt.passtctl.instances import NOT_UNDERSTOOD
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def check(choose: Callable[[], Asked], option: str | None = None) -> list[Findin
         return judge(info, counters, ports, option)
     except PasstError as error:
         return [Finding(ERROR, SUBJECT, str(error))]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except NOT_UNDERSTOOD as error:
         # Whatever is behind the socket: what it says is not what our programs say.
         return [Finding(ERROR, SUBJECT, f"its answers make no sense ({type(error).__name__}: {error}): is it"
                         " pasta or passt?")]
@@ -154,5 +155,6 @@ def _drops(counters: dict[str, Any], pid: int) -> list[Finding]:
         commands = (_FILES[0].format(pid=pid),) if reason in {"no_fd", "crowd", "flows_full"} else ()
         found.append(Finding(level, "drops", f"{n} {text} ({reason})", commands, as_root=bool(commands)))
     if healthy or not found:
-        found.append(Finding(OK, "drops", f"{healthy} frames, for reasons that every network has"))
+        text = f"{healthy} frames, for reasons that every network has" if healthy else "none so far"
+        found.append(Finding(OK, "drops", text))
     return found

@@ -7,6 +7,7 @@ no numbers, names may hold anything.
 from __future__ import annotations
 
 import os
+import select
 import time
 
 from passt.host.ping_permission import outer_group
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 MAX_LEN = 1 << 16       # bytes read of a file
+MAX_PRINTED = 1 << 20   # bytes read of a program
 MAX_DIGITS = 19         # of a number in a file
 NOBODY = 65534
 _SEPARATORS = str.maketrans("./", "/.")
@@ -104,16 +106,39 @@ class Machine:
         return list(found.values())
 
     def run(self, argv: Sequence[str]) -> str | None:
-        """Return what a program prints; None if it cannot be run, fails, or takes too long."""
+        """Return what a program prints; None if it cannot run, fails, prints too much or takes long."""
         import subprocess
 
-        left = None if self._end is None else max(self._end - time.monotonic(), 0)
         try:
-            done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd="/",
-                                  stderr=subprocess.DEVNULL, timeout=left, check=False, env=self.environ)
+            with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd="/",
+                                  stderr=subprocess.DEVNULL, env=self.environ) as program:
+                try:
+                    assert program.stdout is not None  # noqa: S101 - it was asked for
+                    data = self._read_all(program.stdout.fileno())
+                    status = program.wait(self._left_s())
+                finally:
+                    program.kill()
         except (OSError, ValueError, subprocess.SubprocessError):
             return None
-        return done.stdout.decode(errors="replace") if done.returncode == 0 else None
+        return data.decode(errors="replace") if status == 0 else None
+
+    def _left_s(self) -> float | None:
+        return None if self._end is None else max(self._end - time.monotonic(), 0)
+
+    def _read_all(self, fd: int) -> bytes:
+        """Read a pipe to its end. Raises ValueError if that is far off, or does not come in time."""
+        poll, data = select.poll(), bytearray()
+        poll.register(fd, select.POLLIN)
+        while True:
+            left_s = self._left_s()
+            if not poll.poll(None if left_s is None else 1000 * left_s):
+                raise ValueError("no end in time")
+            piece = os.read(fd, MAX_LEN)
+            if not piece:
+                return bytes(data)
+            data += piece
+            if len(data) > MAX_PRINTED:
+                raise ValueError(f"more than {MAX_PRINTED} bytes")
 
 
 def parse_number(text: str | None) -> int | None:

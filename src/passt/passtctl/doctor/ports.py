@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 
-from passt.errors import ConfigError
+from passt.errors import ConfigError, HostError
 from passt.host import bound_ports
 from passt.host.port_owner import find_process
+from passt.passtctl import instances
 from passt.passtctl.doctor.finding import ERROR, NOTE, OK, Finding, set_sysctl
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -20,6 +21,8 @@ FIRST = "net.ipv4.ip_unprivileged_port_start"     # Linux' Documentation/network
 PROTOCOLS = {"tcp": bound_ports.TCP, "udp": bound_ports.UDP}
 _DEFAULT_FIRST = 1024
 _OURS = frozenset({"pasta", "passt"})
+_OPTIONS = frozenset({"-t", "-u"})
+_FOR_ANOTHER = ": it forwards it for another guest, which would lose "
 
 
 def parse_port(text: str) -> tuple[int, tuple[str, ...]]:
@@ -57,8 +60,28 @@ def bound(protocols: Iterable[str]) -> dict[str, set[int]]:
     return {name: found[PROTOCOLS[name]] for name in protocols}
 
 
+def find_forwarder(port: int, protocol: str) -> tuple[str, int, str] | None:
+    """Return program, PID and rule of an instance of this user that forwards *port*; None if none says so.
+
+    What a pasta or passt has open is hidden from its own user, too: it is not dumpable (proc_pid_fd(5)).
+    """
+    try:
+        there = instances.reachable()
+    except ConfigError:
+        return None
+    for instance, info in there:
+        try:
+            for found in instance.ask("/v1/ports")["ports"]:
+                if (found["side"], found["protocol"], found["port"]) == ("host", protocol, port):
+                    return str(info["mode"]), int(info["pid"]), str(found["rule"])
+        except (HostError, KeyError, TypeError, ValueError):
+            continue
+    return None
+
+
 def check_one(machine: Machine, port: int, protocols: tuple[str, ...],
-              scan: Callable[[Iterable[str]], dict[str, set[int]]] = bound) -> list[Finding]:
+              scan: Callable[[Iterable[str]], dict[str, set[int]]] = bound,
+              forwarder: Callable[[int, str], tuple[str, int, str] | None] = find_forwarder) -> list[Finding]:
     """Say whether *port* could be forwarded for each of *protocols*, and who has it otherwise."""
     found = []
     in_use = scan(protocols)
@@ -66,7 +89,7 @@ def check_one(machine: Machine, port: int, protocols: tuple[str, ...],
     for protocol in protocols:
         subject = f"port {port}/{protocol}"
         if port in in_use[protocol]:
-            found.append(_held(machine, subject, port, protocol))
+            found.append(_held(machine, subject, port, protocol, forwarder))
         elif not machine.is_root and port < lowest:
             found.append(Finding(ERROR, subject, f"it is root's: ports of plain users begin at {lowest}",
                                  (set_sysctl(FIRST, port),), as_root=True))
@@ -75,9 +98,19 @@ def check_one(machine: Machine, port: int, protocols: tuple[str, ...],
     return found
 
 
-def _held(machine: Machine, subject: str, port: int, protocol: str) -> Finding:
+def _held(machine: Machine, subject: str, port: int, protocol: str,
+          forwarder: Callable[[int, str], tuple[str, int, str] | None]) -> Finding:
     """Say who has the port, and how to end that."""
     process = find_process(PROTOCOLS[protocol], port, machine.path("/proc"))
+    instance = forwarder(port, protocol) if process is None else None
+    if instance is not None:
+        program, pid, rule = instance
+        text = f"{program}, PID {pid}, has it{_FOR_ANOTHER}"
+        option, _, spec = rule.partition(" ")
+        if option not in _OPTIONS:     # a rule that follows bound ports cannot be deleted by its text
+            return Finding(ERROR, subject, f"{text}its network", (f"kill {pid}",))
+        return Finding(ERROR, subject, f"{text}it",
+                       (f"passtctl -p {pid} ports del {option} {shlex.quote(spec)}",))
     if process is None:
         who = "no process that is to be seen here" if machine.is_root else "a process that root can see"
         return Finding(ERROR, subject, f"{who} has it: this names it, perhaps outside this container",
@@ -85,7 +118,7 @@ def _held(machine: Machine, subject: str, port: int, protocol: str) -> Finding:
     name, pid = process
     text = f"{name}, PID {pid}, has it"
     if name in _OURS:
-        text += ": it forwards it for another guest, which would lose its network"
+        text += f"{_FOR_ANOTHER}its network"
     service = _service(machine, pid)
     if service is not None:
         return Finding(ERROR, subject, f"{text}, of the service {service}", (f"systemctl stop {service}",),

@@ -45,11 +45,11 @@ RUN_S = 1.8             # that programs have who are asked; less, so that none i
 
 
 def look(machine: Machine | None = None, *, pid: int | None = None, path: str | None = None,
-         port: str | None = None) -> list[Finding]:
+         name: str | None = None, port: str | None = None) -> list[Finding]:
     """Make all checks; return their findings in the order of the table.
 
-    *pid* or *path* name an instance to be asked, *port* a port to be looked for, as `ports.parse_port` reads
-    it. For a process of one thread. Raises ConfigError.
+    *pid*, *path* or *name* choose an instance to be asked, *port* a port to be looked for, as
+    `ports.parse_port` reads it. For a process of one thread. Raises ConfigError.
     """
     machine = machine or Machine(limit_s=RUN_S)
     # These two before the threads: the one forks, the other is the user's mistake.
@@ -58,9 +58,9 @@ def look(machine: Machine | None = None, *, pid: int | None = None, path: str | 
     checks = table(machine, namespaces)
     if asked is not None:
         checks.append((f"port {port}", partial(ports.check_one, machine, *asked)))
-    if pid is not None or path is not None:
+    if (pid, path, name) != (None, None, None):
         option = None if path is None else f"-s {shlex.quote(path)}"
-        choose = partial(instances.choose, pid, path)
+        choose = partial(instances.choose, pid, path, name)
         checks.append((instance.SUBJECT, partial(instance.check, choose, option)))
     return run_all(checks)
 

@@ -8,6 +8,7 @@ import sys
 
 from passt import __version__
 from passt.passtctl.doctor.finding import NOTE, OK, WARNING, Finding
+from passt.process.interpreter import find_packages
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -20,11 +21,19 @@ PROGRAMS = ("pasta", "passt")
 
 
 def find_h11() -> str | None:
-    """Return the version of the package h11; None if it cannot be had."""
+    """Return the version of the package h11; None if it cannot be had.
+
+    It is looked for where --control does (`control.door`): our launcher starts Python without its places for
+    packages.
+    """
     try:
         import h11
     except ImportError:
-        return None
+        find_packages()
+        try:
+            import h11
+        except ImportError:
+            return None
     return str(getattr(h11, "__version__", "of an unknown version"))
 
 

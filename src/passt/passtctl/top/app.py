@@ -186,6 +186,10 @@ class App:
             self._question, self._typed = None, ""
         elif key == "backspace":
             self._typed = self._typed[:-1]
+        elif key == "erase-line":
+            self._typed = ""
+        elif key == "erase-word":
+            self._typed = "".join(self._typed.rstrip().rpartition(" ")[:2])
         elif len(key) == 1 and len(self._typed) < MAX_TYPED:
             self._typed += key
 
@@ -241,7 +245,7 @@ class App:
             return
         refusal = self._acts.capture(os.path.expanduser(path), words)
         self.is_capturing = refusal is None
-        self.message = refusal or f"capturing to {path}; c ends it"
+        self.message = refusal or f"to {path}; c ends it"
 
 
 def capture_words(flow: FlowLine) -> list[str]:

@@ -1,6 +1,7 @@
 """From the bytes of a terminal to keys.
 
-A key is one character, or a name: up, down, page-up, page-down, home, end, enter, backspace, escape, redraw.
+A key is one character, or a name: up, down, page-up, page-down, home, end, enter, backspace, erase-line,
+erase-word, escape, redraw.
 Cursor keys are sequences that begin with ESC (ECMA-48 5.4, and SS3 in application mode); ESC alone is a key
 too, which only the time that passes can tell: see `Keys.flush`.
 """
@@ -9,7 +10,8 @@ from __future__ import annotations
 
 import codecs
 
-_NAMED = {"\r": "enter", "\n": "enter", "\x7f": "backspace", "\x08": "backspace", "\x0c": "redraw"}
+_NAMED = {"\r": "enter", "\n": "enter", "\x7f": "backspace", "\x08": "backspace", "\x0c": "redraw",
+          "\x15": "erase-line", "\x17": "erase-word"}  # fmt: skip
 _FINAL = {"A": "up", "B": "down", "H": "home", "F": "end"}
 _TILDE = {"1": "home", "4": "end", "5": "page-up", "6": "page-down", "7": "home", "8": "end"}
 MAX_SEQUENCE = 32      # characters; no key has more

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from passt.errors import HostError
 from passt.light.values import NamedTuple
+from passt.passtctl.names import served
 from passt.passtctl.table import endpoint
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -72,8 +73,7 @@ class Flows(NamedTuple):
 def read_totals(at_s: float, info: Any, counters: Any) -> Totals:
     """Read the answers of /v1/info and /v1/counters. Raises HostError."""
     try:
-        serves = " ".join(map(str, info["command"] or ())) or str(info["namespace"] or "")
-        title = f"{info['mode']} {info['pid']} {serves}".rstrip()
+        title = f"{info['mode']} {info['pid']} {served(info)}".removesuffix(" -")
         uptime_s = float(info["uptime_s"])
         if not 0 <= uptime_s < _MOST:
             raise ValueError(f"{uptime_s} is no time")
@@ -94,7 +94,7 @@ def read_flow(flow: Any) -> FlowLine:
     try:
         remote, rtt, again = flow["remote"], flow["rtt_us"], flow["retransmits"]
         name = str(flow["id"])
-        if not name.replace(".", "", 1).isdecimal():
+        if not (name.isascii() and name.replace(".", "", 1).isdecimal()):
             raise ValueError(f"{name[:40]!r} is no id")
         known = [_number(n) for n in (again["to_guest"], again["to_host"]) if n is not None]
         return FlowLine(

@@ -6,10 +6,9 @@ looked for where a start with -S, which is how the launcher starts us, does not 
 
 from __future__ import annotations
 
-import sys
-
 from passt.light.values import Protocol
 from passt.passtctl.top.cells import BAD, BOLD, CHOSEN, FAINT, GOOD, HEADING, IN, NORMAL, OUT, WARNING
+from passt.process.interpreter import find_packages
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -74,9 +73,7 @@ def _find_rich() -> None:
     try:
         import rich  # noqa: F401 - is it there?
     except ImportError:
-        import site
-
-        site.addsitepackages(site.venv(set(sys.path)) or set())
+        find_packages()
 
 
 def is_utf8(environment: Mapping[str, str]) -> bool:
