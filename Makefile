@@ -59,9 +59,10 @@ flood: # what hostile guests and neighbours can do to others: FLOOD_ARGS="--only
 	@tools/setup bench
 	@tools/as-root env PYTHON=.venv/bin/python bench/flood $(FLOOD_ARGS)
 
-# In a Debian 13 of about 1 GB below .interop.
-interop: # real podman, buildah, rootlesskit, libvirt and promtool as clients
+# In a Debian 13 of about 1 GB below .interop; and in a small Debian for each Python that one has.
+interop: # real podman, buildah, rootlesskit, libvirt and promtool as clients; every Python
 	@tools/setup interop
+	@$(if $(PYTEST_ARGS),:,tools/as-root tools/python-trees)
 	@tools/as-root .venv/bin/python -m pytest $(or $(PYTEST_ARGS),tests/interop)
 
 fuzz: # parsers and engine, guided by coverage: FUZZ_TARGET=dhcp FUZZ_TIME=60

@@ -108,10 +108,13 @@ class BuildPrograms(build_scripts):
 
     def run(self) -> None:
         """Compile and link: its head says why this is no script."""
-        # The versioned name: another minor version could not load the extensions.
+        # The versioned name, with "t" if it is free-threaded: no other one could load the extensions.
         python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
-        macros = [("PYTHON_NAME", json.dumps(f"python{sys.version_info.major}.{sys.version_info.minor}")),
-                  ("BUILD_PYTHON", json.dumps(python)), ("_GNU_SOURCE", None)]
+        name = f"python{sys.version_info.major}.{sys.version_info.minor}{sys.abiflags}"
+        macros = [("PYTHON_NAME", json.dumps(name)), ("BUILD_PYTHON", json.dumps(python)),
+                  ("_GNU_SOURCE", None)]
+        if "t" in sys.abiflags:
+            macros.append(("FREE_THREADED", None))
         compiler = new_compiler(verbose=True)
         customize_compiler(compiler)
         options = ["-std=gnu11", "-Wall", "-Wextra", "-O2", "-g0"]

@@ -140,16 +140,20 @@ program_text() { # PYTHON PLACE
         "$1" "$("$VENV/bin/python" -ISc 'import sys; print(ascii(sys.argv[1]))' "$2")"
 }
 
+# Times in what is packed are those of the commit.
+set_source_time() {
+    SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$TREE" -c safe.directory="$TREE" log -1 --format=%ct 2>/dev/null ||
+        echo 315532800)}
+    export SOURCE_DATE_EPOCH
+}
+
 # Make dist/passt-VERSION.tar.gz, and from nothing but that a wheel for the Python of .venv, in build/wheel. Set
 # `version`, `archive` and `wheel`. A wheel of the same sources is taken as it is.
 build_wheel() {
     local key directory=build/wheel
     version=$("$VENV/bin/python" tools/release.py --version)
     archive=dist/passt-$version.tar.gz
-    # Times in the wheel are those of the commit.
-    SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$TREE" -c safe.directory="$TREE" log -1 --format=%ct 2>/dev/null ||
-        echo 315532800)}
-    export SOURCE_DATE_EPOCH
+    set_source_time
     as_owner mkdir -p dist "$directory"
     long_step sdist.log read_build as_owner "$VENV/bin/python" setup.py -q sdist --dist-dir dist ||
         die "the source archive could not be made"

@@ -3,13 +3,16 @@
  * A script that pip makes begins with the interpreter alone, so variables that are meant for the caller's own
  * Python (PYTHONHOME, PYTHONPATH, ...) end or change the program before its first line. This one runs
  *
- *     PYTHON [-X passt_ignored=SIGNAL[,SIGNAL]] -IS PACKAGE/__main__.py NAME [ARG]...
+ *     PYTHON [-X gil=1] [-X passt_ignored=SIGNAL[,SIGNAL]] -IS PACKAGE/__main__.py NAME [ARG]...
  *
  * The extension modules are built for one minor version of Python, so its name is known: PYTHON is the one beside
  * this file, as in a virtual environment, else the one that the build was made with, else the system's, as the build
  * may have been made elsewhere. PACKAGE is below the
  * directory that has this one's `bin`, at one of the places where installers put packages. An installation
  * that is elsewhere, as an editable one, is found by Python itself, with -I only.
+ *
+ * A free-threaded Python is told to have its lock from the beginning: it would take it, with a warning, when it
+ * loads the first extension, as ours do not say that they run without.
  *
  * SIGPIPE and SIGXFSZ are named if the caller ignores them, as Python ignores both before it runs any code.
  *
@@ -24,7 +27,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* From setup.py: PYTHON_NAME, as "python3.11"; BUILD_PYTHON, an absolute path. */
+/* From setup.py: PYTHON_NAME, as "python3.11"; BUILD_PYTHON, an absolute path; FREE_THREADED, or not. */
 
 static const char *const PLACES[] = {
     "/lib/" PYTHON_NAME "/site-packages",
@@ -102,7 +105,7 @@ int main(int argc, char **argv)
     static char ignored[64];
     static char bin[PATH_MAX], prefix[PATH_MAX], python[PATH_MAX], start[PATH_MAX];
     const char *name = argc > 0 ? argv[0] : "passt";
-    char **arguments = calloc((size_t)argc + 10, sizeof(*arguments));
+    char **arguments = calloc((size_t)argc + 12, sizeof(*arguments));
     ssize_t len = readlink("/proc/self/exe", bin, sizeof(bin) - 1);
     int n = 0;
 
@@ -116,6 +119,10 @@ int main(int argc, char **argv)
         return 1;
     }
     arguments[n++] = python;
+#ifdef FREE_THREADED
+    arguments[n++] = "-X";
+    arguments[n++] = "gil=1";
+#endif
     if (name_ignored(ignored, sizeof(ignored))) {
         arguments[n++] = "-X";
         arguments[n++] = ignored;

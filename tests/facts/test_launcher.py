@@ -25,13 +25,13 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def compile_launcher(directory: Path, python: str) -> Path:
+def compile_launcher(directory: Path, python: str, *options: str) -> Path:
     """Compile a launcher for an interpreter of the name *python*, as on a machine that has it elsewhere."""
     built = directory / "bin" / "pasta"
     built.parent.mkdir()
     compiler = shutil.which("cc") or pytest.skip("needs a C compiler")
     subprocess.run([compiler, "-std=gnu11", "-Wall", "-Wextra", "-Werror", f'-DPYTHON_NAME="{python}"',
-                    '-DBUILD_PYTHON="/none"', "-o", str(built), str(SOURCE)], check=True)
+                    '-DBUILD_PYTHON="/none"', *options, "-o", str(built), str(SOURCE)], check=True)
     return built
 
 
@@ -48,6 +48,18 @@ def test_a_missing_interpreter_is_named_with_the_places_where_it_could_be(tmp_pa
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (f"{program}: there is no python3.0 in {program.parent}, /usr/bin or"
                            " /usr/local/bin, nor /none: install the program anew\n")
+
+
+def test_a_free_threaded_python_is_told_to_have_its_lock(tmp_path: Path) -> None:
+    for options, told in (((), b"-I"), (("-DFREE_THREADED",), b"-X")):
+        directory = tmp_path / f"made{len(options)}"
+        directory.mkdir()
+        program = compile_launcher(directory, "stand-in", *options)
+        program.with_name("stand-in").write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n', encoding="ascii")
+        program.with_name("stand-in").chmod(0o755)
+        words = subprocess.run([str(program)], check=True, capture_output=True).stdout.split(b"\0")
+        assert words[0] == told
+        assert (b"gil=1" in words) is bool(options)
 
 
 @pytest.mark.parametrize(("names", "option"), [

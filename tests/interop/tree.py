@@ -25,11 +25,11 @@ HOME = "/home/lab"
 OURS = "/opt/helpers"
 PEER = "/usr/bin"  # Debian's passt and pasta
 
-# Arguments: the tree, the lab's directory, the command to go on with, in the tree.
+# Arguments: the tree; the lab's directory; one that is shown as /srv, or nothing; the command to go on with.
 ENTER = """
 set -e
-root=$1 lab=$2
-shift 2
+root=$1 lab=$2 shown=$3
+shift 3
 mount --bind "$root" "$root"
 cd "$root"
 mount -t proc proc proc
@@ -57,6 +57,7 @@ install -d -m 700 -o "$UID_" -g "$UID_" "run/user/$UID_" home/lab
 cp "$lab/etc/resolv.conf" run/resolv.conf
 mount --bind run/resolv.conf etc/resolv.conf
 cp "$lab"/*.py tmp/
+[ -z "$shown" ] || mount --bind -o ro "$shown" srv
 pivot_root . mnt
 umount -l /mnt
 mount --make-rshared /
@@ -81,12 +82,18 @@ class Tree(Place):
     @classmethod
     def enter(cls, lab: Lab, place: Place, helpers: str = OURS) -> Tree:
         """Make one in the network namespace of *place*. Raises LabError if there is no tree."""
-        if not (ROOT.parent / "package.made").exists():
+        if not (ROOT / "opt" / "package.made").exists():
             raise LabError("there is no tree of Debian 13: 'make interop' makes it")
+        return cls.enter_root(lab, place, ROOT, helpers)
+
+    @classmethod
+    def enter_root(cls, lab: Lab, place: Place, root: Path, helpers: str, shown: str = "") -> Tree:
+        """Make one of the tree *root*; the directory *shown*, if any, is /srv there, to be read."""
         holder = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "nsenter", "-t", str(place.init), "--net", "--mount",
              "unshare", "--mount", "--ipc", "--uts", "--pid", "--fork", "--kill-child=KILL", "--mount-proc",
-             "sh", "-c", ENTER, "sh", str(ROOT), str(lab.directory), "/usr/bin/python3", "-I", "-c", INIT],
+             "sh", "-c", ENTER, "sh", str(root), str(lab.directory), shown,
+             "/usr/bin/python3", "-I", "-c", INIT],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             start_new_session=True, env={"PATH": PATH, "UID_": str(UID)},
         )
