@@ -120,14 +120,18 @@ class Tree(Place):
                 f"CONTAINERS_HELPER_BINARY_DIR={self.helpers}"]
 
     def find(self, name: str) -> list[int]:
-        """Processes in the tree that were started as the program *name*, as the machine numbers them."""
+        """Processes in the tree that were started as the program *name*, as the machine numbers them.
+
+        Helpers of ours, which it forked, are left out: they have names of their own.
+        """
         found = []
         for pid in self.pids():
             try:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                is_helper = Path(f"/proc/{pid}/comm").read_bytes().startswith(b"passt-")
             except (FileNotFoundError, ProcessLookupError):
                 continue
             # A script has its interpreter's words first.
-            if any(word.rpartition(b"/")[2] == name.encode() for word in words[:3]):
+            if not is_helper and any(word.rpartition(b"/")[2] == name.encode() for word in words[:3]):
                 found.append(pid)
         return found

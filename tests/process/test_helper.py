@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from passt import log
 from passt.process import helper
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def look(kept: int) -> dict[str, Any]:
@@ -23,7 +21,8 @@ def look(kept: int) -> dict[str, Any]:
             continue              # that of the list itself
     for fd in (kept, *log.descriptors()):     # a test before this one may have opened a log
         links.pop(str(fd), None)
-    return {"links": links, "directory": os.getcwd(), "leads": os.getsid(0) == os.getpid(),
+    name = Path("/proc/self/comm").read_text(encoding="ascii")
+    return {"name": name, "links": links, "directory": os.getcwd(), "leads": os.getsid(0) == os.getpid(),
             "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))}
 
 
@@ -34,7 +33,7 @@ def test_helper_keeps_named_descriptors_only(tmp_path: Path) -> None:
     if pid == 0:
         try:
             os.chdir(tmp_path)
-            helper.detach((kept,))
+            helper.detach("a-helper", (kept,))
             os.write(kept, json.dumps(look(kept)).encode())
         finally:
             os._exit(0)
@@ -43,6 +42,7 @@ def test_helper_keeps_named_descriptors_only(tmp_path: Path) -> None:
     with os.fdopen(reader, "rb") as file:
         found = json.load(file)
     os.waitpid(pid, 0)
+    assert found["name"] == "a-helper\n"
     assert found["links"] == dict.fromkeys(("0", "1", "2"), "/dev/null")
     assert (found["directory"], found["leads"]) == ("/", True)
     assert set(found["blocked"]) >= {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1,

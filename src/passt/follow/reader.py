@@ -95,7 +95,7 @@ def _run(channel: socket.socket, path: str, user: Identity | None) -> NoReturn:
 
 def _confine(channel: socket.socket, watched: int, user: Identity | None) -> None:
     """Give up all but the right to read. Raises OSError or HostError."""
-    helper.detach((channel.fileno(), *([watched] if watched >= 0 else [])))
+    helper.detach("passt-reader", (channel.fileno(), *([watched] if watched >= 0 else [])))
     if user is not None:
         user.assume()
     call_filter = CallFilter(FORM)

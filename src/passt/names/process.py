@@ -173,7 +173,7 @@ def _run(channel: socket.socket, doors: list[socket.socket], asked: NameSettings
         # What the main process does not need is loaded by this one alone.
         from passt.process import helper
 
-        helper.detach((channel.fileno(), *(sock.fileno() for sock in doors)))
+        helper.detach("passt-names", (channel.fileno(), *(sock.fileno() for sock in doors)))
         if channel.recv(1):        # else the start has failed
             from passt.names import service
 

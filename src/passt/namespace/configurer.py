@@ -247,7 +247,7 @@ def apply_orders(message: bytes, rtnetlink: RtnlSocket, ifindex: int) -> None:
 
 def _confine(channel: socket.socket, rtnetlink: RtnlSocket) -> None:
     """Give up all but the one right. Raises OSError or HostError."""
-    helper.detach((channel.fileno(), rtnetlink.fileno()))
+    helper.detach("passt-configure", (channel.fileno(), rtnetlink.fileno()))
     call_filter = CallFilter(FORM)
     interpreter.close_paths()
     try:

@@ -172,7 +172,7 @@ def _run(channel: socket.socket, binder: HostBinder, user: Identity | None) -> N
 
 def _confine(channel: socket.socket, user: Identity | None) -> None:
     """Give up all but the one right. Raises OSError or HostError."""
-    helper.detach((channel.fileno(),))
+    helper.detach("passt-ports", (channel.fileno(),))
     if user is not None:
         user.assume()
     call_filter = CallFilter(FORM)

@@ -13,6 +13,7 @@ from passt import log
 from passt.host import descriptors
 from passt.process import privileges, signals
 from passt.process.background import Background
+from passt.process.process_name import take_name
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def run(settings: Settings) -> int:
     child's status. Raises PasstError. After Ctrl-C it may not return, but end the process by SIGINT.
     """
     sys.unraisablehook = _on_ignored
-    _take_name(settings.mode)
+    take_name(settings.mode)
     privileges.close_to_others()
     handed_over = [] if settings.socket.fd is None else [settings.socket.fd]
     if settings.forwarding.takes_sockets:
@@ -53,16 +54,6 @@ def run(settings: Settings) -> int:
     except BaseException:
         background.fail()
         raise
-
-
-def _take_name(program: str) -> None:
-    """Be called *program* in lists of processes, and not after the interpreter: proc_pid_comm(5)."""
-    try:
-        fd = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
-    except OSError:
-        return                    # no /proc: nobody can look either
-    os.write(fd, program.encode())
-    os.close(fd)
 
 
 def _on_ignored(ignored: sys.UnraisableHookArgs) -> None:
