@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from passt.errors import ConfigError
+from passt.errors import ConfigError, HostError
 from passt.facts.host import ResolverFacts
 from passt.host.host_facts import HostReader, read_host
 from tests.host.test_interface_index import leave_no_descriptor
@@ -220,3 +220,42 @@ def test_reader_of_an_interface_that_comes_and_goes() -> None:
         return found
 
     assert isolated_as_root(run) == [True, False, True]
+
+
+@pytest.mark.parametrize("read", ["get_link_at", "get_addresses"])
+@pytest.mark.parametrize("interface", [None, "h0"])
+def test_interface_that_goes_while_it_is_read_about_is_not_there(read: str, interface: str | None) -> None:
+    """Its routes have been read before; they have gone with it."""
+    def run() -> tuple[str, bool]:
+        ip_batch(HOST + PLAIN + "link add h1 type veth peer name p1\nlink set p1 up\nlink set h1 up\n"
+                                "addr add 198.51.100.2/24 dev h1\n"
+                                "route add default via 198.51.100.1 metric 9\n")
+        with HostReader(interface=interface, may_come=True) as reader:
+            rtnetlink = reader._rtnetlink
+            usual = getattr(rtnetlink, read)
+
+            def go_first(*asked: Any) -> Any:
+                setattr(rtnetlink, read, usual)
+                ip_batch("link del h0\n")
+                return usual(*asked)
+
+            setattr(rtnetlink, read, go_first)
+            found = reader.read(ResolverFacts())
+        return found.ip4.ifname if found.ip4 is not None else "", found.ip6 is None
+
+    assert isolated_as_root(run) == ("h1" if interface is None else "", True)
+
+
+def test_interface_that_is_never_there_is_told() -> None:
+    def run() -> str:
+        ip_batch(HOST + PLAIN)
+        with HostReader() as reader:
+            usual = reader._rtnetlink.get_link_at
+            vars(reader._rtnetlink)["get_link_at"] = lambda _ifindex: usual(99)
+            try:
+                reader.read(ResolverFacts())
+            except HostError as error:
+                return str(error)
+        return ""
+
+    assert "to which a route leads, went away" in isolated_as_root(run)
