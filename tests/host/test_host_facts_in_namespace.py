@@ -13,7 +13,13 @@ from passt.errors import ConfigError, HostError
 from passt.facts.host import ResolverFacts
 from passt.host.host_facts import HostReader, read_host
 from tests.host.test_interface_index import leave_no_descriptor
-from tests.support.isolated import HOST, PLAIN, ip_batch, isolated_as_root, wait_for_local_route
+from tests.support.isolated import (
+    HOST,
+    PLAIN,
+    ip_batch,
+    isolated_as_root,
+    wait_for_source,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,13 +32,11 @@ pytestmark = [
 ]
 
 
-def probed(commands: str, *, usable: str = "", **arguments: Any) -> HostFacts:
-    """Probe in a namespace after *commands*, once the kernel uses its IPv6 address *usable*."""
+def probed(commands: str, **arguments: Any) -> HostFacts:
+    """Probe in a namespace after *commands*."""
     def run() -> HostFacts:
         if commands:
             ip_batch(commands)
-        if usable:
-            wait_for_local_route(usable)
         return read_host(**arguments)
     return isolated_as_root(run)
 
@@ -112,13 +116,18 @@ def test_probe_chooses_template_and_address(
 
 
 def test_probe_of_an_unnumbered_link_takes_the_source_that_the_kernel_takes() -> None:
-    facts = probed(HOST + """
-        link set lo up
-        addr add 192.0.2.2/32 dev lo
-        addr add 2001:db8::2/128 dev lo
-        route add 0.0.0.0/0 via inet6 fe80::1 dev h0
-        route add default via fe80::1 dev h0
-    """, usable="2001:db8::2")
+    def run() -> HostFacts:
+        ip_batch(HOST + """
+            link set lo up
+            addr add 192.0.2.2/32 dev lo
+            addr add 2001:db8::2/128 dev lo
+            route add 0.0.0.0/0 via inet6 fe80::1 dev h0
+            route add default via fe80::1 dev h0
+        """)
+        wait_for_source("2001:db8::2", "2001:db8::1", "h0")
+        return read_host()
+
+    facts = isolated_as_root(run)
     for family, address, prefix_len, gateway in ((facts.ip4, "192.0.2.2", 32, "fe80::1"),
                                                  (facts.ip6, "2001:db8::2", 128, "fe80::1")):
         assert family is not None
