@@ -561,7 +561,13 @@ said 'DHCPNAK from 203.0.113.1'
 # It takes a refusal from the server that it knows, and from no other one.
 UDHCPC_RENEWS = f"""{UDHCPC}
 client & pid=$!; wait_for bound 1; echo bound
-until [ "$(n_of bound)" -eq 2 ]; do kill -USR1 $pid; sleep 0.2; done
+# Told to renew before it has an answer, it gives its lease up instead: one renewal at a time.
+until [ "$(n_of nak)" -ge 1 ]; do
+    renewals=$(n_of renew); kill -USR1 $pid
+    n=0; until [ "$(n_of renew)" -gt $renewals ] || [ "$(n_of nak)" -ge 1 ] || [ $n -ge 100 ]; do
+        n=$((n + 1)); sleep 0.05; done
+done
+wait_for bound 2
 [ "$(n_of nak)" -ge 1 ] || fail 'it was not refused'
 """
 
