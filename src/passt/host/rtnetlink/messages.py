@@ -460,17 +460,28 @@ def _is_fleeting(family: int, flags: int) -> bool:
     return bool(flags & fleeting)
 
 
-def lifetime_state(payload: bytes) -> tuple[bool, bool, int] | None:
-    """Return what of the lifetimes of an RTM_NEWADDR payload differs when they were set anew.
+def has_new_lifetimes(before: bytes, after: bytes) -> bool:
+    """Tell whether lifetimes of an address were set anew between two RTM_NEWADDR payloads of it.
 
-    When time has passed it does not. That is whether the address is deprecated, whether it is valid for ever,
-    and the time of the update; None: the payload has no lifetimes.
+    That time has passed is no change. The kernel tells the time of the last update in hundredths of a second,
+    and there may have been two in one of them; but by itself no lifetime gets longer.
     """
+    old, new = _read_lifetimes(before), _read_lifetimes(after)
+    if old is None or new is None:
+        return old is not new
+    (old_preferred, old_valid, old_update), (preferred, valid, update) = old, new
+    was = old_preferred == 0, old_valid == _FOR_EVER, old_update
+    return ((preferred == 0, valid == _FOR_EVER, update) != was
+            or valid > old_valid or preferred > old_preferred)
+
+
+def _read_lifetimes(payload: bytes) -> tuple[int, int, int] | None:
+    """Return seconds preferred, seconds valid, and the time of the update; None: the payload has none."""
     times = parse_attributes(payload, _ADDRESS.size).get(AddressAttribute.CACHEINFO)
     if times is None or len(times) != _CACHEINFO.size:
         return None
     preferred, valid, _, updated = _CACHEINFO.unpack(times)
-    return preferred == 0, valid == _FOR_EVER, updated
+    return preferred, valid, updated
 
 
 def deprecate_address(payload: bytes) -> bytes:
