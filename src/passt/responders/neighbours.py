@@ -9,9 +9,9 @@ claims these is shown with ours.
 When a neighbour's MAC address changes, a guest that was told another one is told by an announcement: a
 gratuitous ARP request (RFC 5227 3), or an unsolicited neighbour advertisement (RFC 4861 7.2.6). What a guest
 was told last is remembered for MAX_TOLD addresses; an announcement that is not made, as the guest asked for
-more, costs nothing. An address that the guest was seen to use since is not announced: that would be a conflict
-to it, and make it give its address up (RFC 5227 2.4). One replacement makes MAX_ANNOUNCED announcements at
-most, and those that are left wait for the next one, so hosts whose addresses flap do not flood the guest.
+more, costs nothing. An address that the guest was seen to use since is not announced: it would take that for
+a conflict, and give its address up (RFC 5227 2.4). One replacement makes MAX_ANNOUNCED announcements at most,
+and those that are left wait for the next one, so hosts whose addresses flap do not flood the guest.
 """
 
 from __future__ import annotations
