@@ -561,16 +561,6 @@ said 'DHCPNAK from 203.0.113.1'
 # It takes a refusal from the server that it knows, and from no other one.
 UDHCPC_RENEWS = f"""{UDHCPC}
 client & pid=$!; wait_for bound 1; echo bound
-<<<<<<< HEAD
-# Told to renew before it has an answer, it gives its lease up instead: one renewal at a time.
-until [ "$(n_of nak)" -ge 1 ]; do
-    renewals=$(n_of renew); kill -USR1 $pid
-    n=0; until [ "$(n_of renew)" -gt $renewals ] || [ "$(n_of nak)" -ge 1 ] || [ $n -ge 100 ]; do
-        n=$((n + 1)); sleep 0.05; done
-done
-wait_for bound 2
-[ "$(n_of nak)" -ge 1 ] || fail 'it was not refused'
-=======
 # Who asks it twice before there was an answer has it begin anew, without a refusal.
 until [ "$(n_of nak)" -ge 1 ]; do
     n_before=$(n_of 'renew|nak')
@@ -578,7 +568,6 @@ until [ "$(n_of nak)" -ge 1 ]; do
     wait_for 'renew|nak' $((n_before + 1))
 done
 wait_for bound 2
->>>>>>> rvb
 """
 
 
