@@ -79,8 +79,9 @@ def plan(before: GuestNet, after: GuestNet, ifindex: int) -> Plan:
     """List what leads interface *ifindex* from one network to the other.
 
     To take something away may take more with it: with the first address of an IPv4 subnet the kernel removes
-    the others (net.ipv4.conf.*.promote_secondaries), and a route may be the same as a new one but for who has
-    made it. So what has to be there is asked for once more at the end.
+    the others, and the routes of an interface with its last one, unless the interface promotes secondaries
+    (`interface.configure`; somebody may have changed that); and a route may be the same as a new one but for
+    who has made it. So what has to be there is asked for once more at the end.
     """
     made = Plan([], [], frozenset())
     for number, old, new in ((AF_INET, before.ip4, after.ip4), (AF_INET6, before.ip6, after.ip6)):

@@ -467,6 +467,12 @@ def test_pyroute2_reads_our_link() -> None:
     assert found["IFLA_AF_SPEC"].get_attr("AF_INET6").get_attr("IFLA_INET6_ADDR_GEN_MODE") == 1
 
 
+def test_setting_of_ip4_lies_where_the_kernel_looks_for_it() -> None:
+    payload = messages.build_link_change(9, promotes_secondaries=True)
+    # IFLA_AF_SPEC, AF_INET, IFLA_INET_CONF, IPV4_DEVCONF_PROMOTE_SECONDARIES: lengths and types, then 1.
+    assert payload[16:].hex(" ", 4) == "14001a80 10000280 0c000180 08001400 01000000"
+
+
 @pytest.mark.parametrize("text", ["192.0.2.2", "2001:db8::2"])
 def test_pyroute2_reads_our_address(text: str) -> None:
     found = read_by_pyroute2(ifaddrmsg, messages.build_address(9, ip_address(text).packed, 24, 2, 253))

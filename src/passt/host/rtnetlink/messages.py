@@ -133,6 +133,8 @@ class AddressMode(IntEnum):
     NONE = 1
 
 
+_AF_SPEC_INET_CONF = 1
+_CONF_PROMOTE_SECONDARIES = 20     # IPV4_DEVCONF_* of linux/ip.h
 _AF_SPEC_INET6_CONF = 2
 _AF_SPEC_INET6_ADDR_GEN_MODE = 8
 _CONF_DISABLE_IPV6 = 26
@@ -376,8 +378,12 @@ def build_link_query(ifindex: int) -> bytes:
 
 def build_link_change(ifindex: int, *, flags: int = 0, change: int = 0, mtu: int | None = None,
                       mac: bytes | None = None, txqueuelen: int | None = None,
-                      ip6_mode: int | None = None) -> bytes:
-    """Build the payload of RTM_NEWLINK for an existing interface; *change* masks *flags*."""
+                      ip6_mode: int | None = None, promotes_secondaries: bool = False) -> bytes:
+    """Build the payload of RTM_NEWLINK for an existing interface; *change* masks *flags*.
+
+    With *promotes_secondaries* the first IPv4 address of a subnet does not take the others with it when it
+    goes (promote_secondaries of Documentation/networking/ip-sysctl.rst).
+    """
     parts = [_LINK.pack(0, 0, ifindex, flags, change)]
     if mac is not None:
         parts.append(build_attribute(LinkAttribute.ADDRESS, mac))
@@ -388,6 +394,10 @@ def build_link_change(ifindex: int, *, flags: int = 0, change: int = 0, mtu: int
     if ip6_mode is not None:
         mode = build_attribute(_AF_SPEC_INET6_ADDR_GEN_MODE, bytes([ip6_mode]))
         family = build_attribute(AF_INET6 | _NESTED, mode)
+        parts.append(build_attribute(LinkAttribute.AF_SPEC | _NESTED, family))
+    if promotes_secondaries:
+        setting = build_attribute(_CONF_PROMOTE_SECONDARIES, _U32.pack(1))
+        family = build_attribute(AF_INET | _NESTED, build_attribute(_AF_SPEC_INET_CONF | _NESTED, setting))
         parts.append(build_attribute(LinkAttribute.AF_SPEC | _NESTED, family))
     return b"".join(parts)
 
