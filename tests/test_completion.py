@@ -192,6 +192,8 @@ class Zsh:
     ("passt --one\t", "--one-off"), ("pasta -t au\t", "-t auto"), ("pasta --mtu=90\t", "--mtu=9000"),
     ("pasta -f mkfif\t", "mkfifo"), ("qrap --ver\t", "--version"),
     ("pesto --dele\t", "--delete"), ("pesto -t au\t", "-t auto"),
+    ("passtctl events flow_cl\t", "flow_closed"), ("passtctl flows in\t", "flows inbound"),
+    ("passtctl log in\t", "log info"), ("passtctl capture st\t", "capture stop"),
 ])
 def test_zsh_completes_words(typed: str, expected: str) -> None:
     zsh = Zsh()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from passt.config.help import options_of
 from passt.config.options import PASTA, Option
 from passt.config.pesto_options import PESTO
+from passt.control.events import KINDS
 from passt.passtctl.command import COMMANDS, PORT_ACTIONS
 
 NOTHING = ""
@@ -255,8 +256,7 @@ _LIST_INSTANCES = "command passtctl list --names 2>/dev/null"
 _FILTERS = "tcp udp icmp icmp6 link bypass inbound outbound"
 _LEVELS = "debug info warning"
 _ACTIONS = " ".join(PORT_ACTIONS)
-_KINDS = ("flow_opened flow_closed flow_refused port_opened port_closed guest_address host_changed"
-          " limit_reached lost")
+_KINDS = " ".join(KINDS)
 _FLOW_WORDS = "tcp udp icmp"
 _CTL_FLAGS = ("-p --pid -s --socket --json --names --watch --listen --inbound --source --port"
               " -w --write --ring --snaplen -h --help --version")
@@ -265,8 +265,7 @@ _FISH_SPECS = "\n".join(
     f" -s {letter} -x -a 'none all auto' -d '{text}'"
     for letter, text in (("t", "TCP ports of the host"), ("u", "UDP ports of the host"),
                          ("T", "TCP ports of the namespace"), ("U", "UDP ports of the namespace")))
-_CAPTURE_ONLY = "arp ip4 ip6 host net port list get stop"
-_CAPTURE = f"tcp udp icmp icmp6 link bypass {_CAPTURE_ONLY}"
+_CAPTURE = "tcp udp icmp icmp6 link bypass arp ip4 ip6 host net port list get stop"
 PASSTCTL = {
     "bash": f"""# bash completion for passtctl(1): {_HEAD}
 
@@ -314,6 +313,19 @@ complete -F _passt_passtctl passtctl
     "zsh": f"""#compdef passtctl
 # zsh completion for passtctl(1): {_HEAD}
 
+local word
+local -a found=({_COMMANDS})
+for word in ${{words[2,CURRENT-1]}}; do
+    case $word in
+    flows | top) found=({_FILTERS}) ;;
+    log) found=({_LEVELS}) ;;
+    capture) found=({_CAPTURE}) ;;
+    ports) found=({_ACTIONS}) ;;
+    explain) found=({_FLOW_WORDS}) ;;
+    events) found=({_KINDS}) ;;
+    list | stats | metrics | close | doctor) found=() ;;
+    esac
+done
 _arguments \\
     '(-p --pid)'{{-p,--pid}}'[PID of the instance]:PID:' \\
     '(-s --socket)'{{-s,--socket}}'[control socket of the instance]:socket:_files' \\
@@ -334,7 +346,7 @@ _arguments \\
     '(- *)--version[print the version and exit]' \\
     '--names[list names of instances alone]' \\
     '1:command or instance:{{compadd -- {_COMMANDS} ${{(f)"$({_LIST_INSTANCES})"}}}}' \\
-    '*:word:({_COMMANDS} {_FILTERS} {_LEVELS} {_ACTIONS} {_CAPTURE_ONLY})'
+    '*:word:{{compadd -a found}}'
 """,
     "fish": f"""# fish completion for passtctl(1): {_HEAD}
 

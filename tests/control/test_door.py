@@ -53,7 +53,34 @@ class Event:
     values: list
 Event = Event([])
 Event = (lambda made: lambda: made)(Event)
+""", """
+from dataclasses import dataclass
+class Base:
+    values: list
+@dataclass(frozen=True)
+class Event(Base):
+    values: list
+Event = (lambda made: lambda: made([]))(Event)
+""", """
+from beside import dataclasses
+def Event():
+    return dataclasses.make_dataclass("Event", [("values", list)])([])
 """)
+# Of h11 0.14, which distributions have: it imports `field`, and does not use it.
+OLD = """
+from dataclasses import dataclass, field
+from typing import List
+class Event:
+    pass
+@dataclass(init=False, frozen=True)
+class Request(Event):
+    values: List[int]
+    def __init__(self, values):
+        object.__setattr__(self, "values", values)
+@dataclass(frozen=True)
+class ConnectionClosed(Event):
+    pass
+"""
 
 
 def run_alone(script: str) -> list[str]:
@@ -66,9 +93,10 @@ def test_h11_works_without_what_only_type_checkers_and_debuggers_need() -> None:
                                  "ConnectionClosed"]  # fmt: skip
 
 
-@pytest.mark.parametrize("other", OTHERS, ids=["field", "generic"])
+@pytest.mark.parametrize("other", OTHERS, ids=["field", "generic", "init", "beside"])
 def test_another_h11_is_loaded_as_it_is_meant_to_be(tmp_path: Path, other: str) -> None:
     (tmp_path / "h11.py").write_text(other)
+    (tmp_path / "beside.py").write_text("import dataclasses, typing")
     script = f"""
 import sys
 sys.path.insert(0, {str(tmp_path)!r})
@@ -78,6 +106,19 @@ import h11
 print(h11.Event(), "field" in dir(sys.modules["dataclasses"]))
 """
     assert run_alone(script) == ["Event(values=[])", "True"]
+
+
+def test_h11_of_distributions_needs_no_more_than_the_newest(tmp_path: Path) -> None:
+    (tmp_path / "h11.py").write_text(OLD)
+    script = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+from passt.control import door
+door._load_h11()
+import h11
+print(h11.Request([7]).values, *{{"dataclasses", "typing"}} & set(sys.modules))
+"""
+    assert run_alone(script) == ["[7]"]
 
 
 def test_h11_that_is_not_there_is_told() -> None:

@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from passt.errors import ConfigError
+from passt.errors import ConfigError, HostError
 from passt.facts.host import ResolverFacts
 from passt.host.host_facts import HostReader, read_host
 from tests.host.test_interface_index import leave_no_descriptor
-from tests.support.isolated import HOST, PLAIN, ip_batch, isolated_as_root, wait_for_local_route
+from tests.support.isolated import (
+    HOST,
+    PLAIN,
+    ip_batch,
+    isolated_as_root,
+    wait_for_source,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,13 +32,11 @@ pytestmark = [
 ]
 
 
-def probed(commands: str, *, usable: str = "", **arguments: Any) -> HostFacts:
-    """Probe in a namespace after *commands*, once the kernel uses its IPv6 address *usable*."""
+def probed(commands: str, **arguments: Any) -> HostFacts:
+    """Probe in a namespace after *commands*."""
     def run() -> HostFacts:
         if commands:
             ip_batch(commands)
-        if usable:
-            wait_for_local_route(usable)
         return read_host(**arguments)
     return isolated_as_root(run)
 
@@ -112,13 +116,18 @@ def test_probe_chooses_template_and_address(
 
 
 def test_probe_of_an_unnumbered_link_takes_the_source_that_the_kernel_takes() -> None:
-    facts = probed(HOST + """
-        link set lo up
-        addr add 192.0.2.2/32 dev lo
-        addr add 2001:db8::2/128 dev lo
-        route add 0.0.0.0/0 via inet6 fe80::1 dev h0
-        route add default via fe80::1 dev h0
-    """, usable="2001:db8::2")
+    def run() -> HostFacts:
+        ip_batch(HOST + """
+            link set lo up
+            addr add 192.0.2.2/32 dev lo
+            addr add 2001:db8::2/128 dev lo
+            route add 0.0.0.0/0 via inet6 fe80::1 dev h0
+            route add default via fe80::1 dev h0
+        """)
+        wait_for_source("2001:db8::2", "2001:db8::1", "h0")
+        return read_host()
+
+    facts = isolated_as_root(run)
     for family, address, prefix_len, gateway in ((facts.ip4, "192.0.2.2", 32, "fe80::1"),
                                                  (facts.ip6, "2001:db8::2", 128, "fe80::1")):
         assert family is not None
@@ -220,3 +229,42 @@ def test_reader_of_an_interface_that_comes_and_goes() -> None:
         return found
 
     assert isolated_as_root(run) == [True, False, True]
+
+
+@pytest.mark.parametrize("read", ["get_link_at", "get_addresses"])
+@pytest.mark.parametrize("interface", [None, "h0"])
+def test_interface_that_goes_while_it_is_read_about_is_not_there(read: str, interface: str | None) -> None:
+    """Its routes have been read before; they have gone with it."""
+    def run() -> tuple[str, bool]:
+        ip_batch(HOST + PLAIN + "link add h1 type veth peer name p1\nlink set p1 up\nlink set h1 up\n"
+                                "addr add 198.51.100.2/24 dev h1\n"
+                                "route add default via 198.51.100.1 metric 9\n")
+        with HostReader(interface=interface, may_come=True) as reader:
+            rtnetlink = reader._rtnetlink
+            usual = getattr(rtnetlink, read)
+
+            def go_first(*asked: Any) -> Any:
+                setattr(rtnetlink, read, usual)
+                ip_batch("link del h0\n")
+                return usual(*asked)
+
+            setattr(rtnetlink, read, go_first)
+            found = reader.read(ResolverFacts())
+        return found.ip4.ifname if found.ip4 is not None else "", found.ip6 is None
+
+    assert isolated_as_root(run) == ("h1" if interface is None else "", True)
+
+
+def test_interface_that_is_never_there_is_told() -> None:
+    def run() -> str:
+        ip_batch(HOST + PLAIN)
+        with HostReader() as reader:
+            usual = reader._rtnetlink.get_link_at
+            vars(reader._rtnetlink)["get_link_at"] = lambda _ifindex: usual(99)
+            try:
+                reader.read(ResolverFacts())
+            except HostError as error:
+                return str(error)
+        return ""
+
+    assert "to which a route leads, went away" in isolated_as_root(run)

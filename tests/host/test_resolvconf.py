@@ -156,3 +156,17 @@ def test_scope_is_looked_up_by_who_may() -> None:
     servers = resolvconf.parse(content, index_of).servers
     assert [str(server) for server in servers] == ["fe80::1%3", "fe80::2", "fe80::3%7"]
     assert asked == ["wlan0", "gone0"]
+
+
+def test_line_that_is_cut_off_names_no_server(tmp_path: Path) -> None:
+    path = tmp_path / "resolv.conf"
+    first = b"nameserver 192.0.2.1\n"
+    path.write_bytes(first + b"\n" * (resolvconf._MAX_LEN - len(first) - 20) + b"nameserver 192.0.2.53\n")
+    assert resolvconf.read(str(path)).servers == (IPv4Address("192.0.2.1"),)
+
+
+@pytest.mark.parametrize(("content", "limit", "expected"), [
+    (b"", 4, b""), (b"a\nb", 4, b"a\nb"), (b"a\nbc", 4, b"a\n"), (b"abc\n", 4, b"abc\n"), (b"abcd", 4, b""),
+])
+def test_whole_lines_of_what_was_read(content: bytes, limit: int, expected: bytes) -> None:
+    assert resolvconf.whole_lines(content, limit) == expected

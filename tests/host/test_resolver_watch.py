@@ -126,8 +126,13 @@ def test_other_names_in_the_directory_are_no_change(etc: Path, monkeypatch: pyte
 
 def test_content_is_bounded_and_odd_files_are_empty(etc: Path) -> None:
     path = etc / "resolv.conf"
+    path.write_bytes(b"#" * (MAX_CONTENT - 1) + b"\n" + b"#" * 10)
+    assert ResolverWatch(str(path)).look() == b"#" * (MAX_CONTENT - 1) + b"\n"
+    # What is left of its last line names another server.
+    path.write_bytes(b"\n" * (MAX_CONTENT - 20) + b"nameserver 192.0.2.53\n")
+    assert ResolverWatch(str(path)).look() == b"\n" * (MAX_CONTENT - 20)
     path.write_bytes(b"#" * (MAX_CONTENT + 10))
-    assert ResolverWatch(str(path)).look() == b"#" * MAX_CONTENT
+    assert ResolverWatch(str(path)).look() == b""
     path.unlink()
     os.mkfifo(path)
     assert ResolverWatch(str(path)).look() == b""

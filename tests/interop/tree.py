@@ -12,6 +12,7 @@ the version 2 alone, which container runtimes want. When the init ends, everythi
 
 from __future__ import annotations
 
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from pathlib import Path
 from tests.support.lab import PATH, TREE, UID, Lab, LabError, Place
 from tests.support.processes import children
 
-ROOT = TREE / ".interop" / "tree"
+SUITE = os.environ.get("PASST_INTEROP_SUITE", "trixie")
+ROOT = TREE / ".interop" / ("tree" if SUITE == "trixie" else f"tree-{SUITE}")
 RUNTIME = f"/run/user/{UID}"
 HOME = "/home/lab"
 OURS = "/opt/helpers"
@@ -83,7 +85,7 @@ class Tree(Place):
     def enter(cls, lab: Lab, place: Place, helpers: str = OURS) -> Tree:
         """Make one in the network namespace of *place*. Raises LabError if there is no tree."""
         if not (ROOT / "opt" / "package.made").exists():
-            raise LabError("there is no tree of Debian 13: 'make interop' makes it")
+            raise LabError(f"there is no tree of Debian {SUITE}: 'make interop' makes it")
         return cls.enter_root(lab, place, ROOT, helpers)
 
     @classmethod

@@ -163,6 +163,25 @@ def tell() -> None:
     assert len(seen) == 3, "patience is for those that wait"
 
 
+def test_acknowledgements_of_what_was_not_ordered_count_for_nothing() -> None:
+    configurer, loop = Configurer(), PollLoop()
+    configurer.start(loop)
+    inner = configurer._theirs
+    for _ in range(3):
+        inner.send(b"d")
+    loop.run()
+    done: list[int] = []
+    configurer.carry_out(GOOD, lambda: done.append(1))
+    assert done == []
+    inner.send(b"d")
+    loop.run()
+    assert done == [1]
+    configurer.close_inner_end()
+    loop.run()
+    configurer.carry_out(GOOD, lambda: done.append(2))
+    assert (done, list(configurer._queue)) == ([1, 2], []), "it has ended"
+
+
 @pytest.mark.needs_root
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 def test_configurer_that_does_not_answer_holds_up_nothing(how: str) -> None:

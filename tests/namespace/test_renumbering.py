@@ -147,6 +147,26 @@ def shown(ifname: str) -> list[str]:
 
 
 @pytest.mark.needs_root
+def test_there_is_a_way_out_at_each_step_to_another_address_of_the_subnet() -> None:
+    def run() -> None:
+        places = Places()
+        before = places.on_host(read)
+        configure("g0", before, True, lifetimes=True)
+        places.on_host(lambda: ip_batch("addr del 192.0.2.2/24 dev h0\naddr add 192.0.2.9/24 dev h0\n"
+                                         "route add default via 192.0.2.1\n"))
+        after = places.on_host(read)
+        with RtnlSocket() as rtnetlink:
+            made = plan(before, after, rtnetlink.get_link("g0").ifindex)
+            for request in [*made.added, *made.removed]:
+                rtnetlink.request_all("cannot", [request])
+                assert "dev g0" in ip("-4", "route", "get", "198.51.100.1"), request
+        assert "192.0.2.9" in ip("-4", "route", "get", "198.51.100.1")
+        assert "192.0.2.2/" not in ip("-4", "addr", "show", "dev", "g0")
+
+    isolated_as_root(run)
+
+
+@pytest.mark.needs_root
 def test_deprecated_address_stays_with_the_lifetime_that_it_has_on_the_host() -> None:
     def run() -> None:
         places = Places()

@@ -230,6 +230,17 @@ def test_renewal_at_a_former_server_of_an_address_that_stays_is_acknowledged_by_
     assert DhcpMessage.parse(chosen.payload).options == facts(message_type=ACK, server_id=OTHER)
 
 
+def test_address_that_several_servers_gave_is_acknowledged_from_each_of_them() -> None:
+    third = IPv4Address("10.1.2.4")
+    server = successor(*(replace(FAMILY, gateway=gateway, our_address=gateway)
+                         for gateway in (OTHER, third, OTHER, third)), FAMILY)
+    assert server.servers() == (OTHER, third, GATEWAY)
+    for destination in (OTHER, third):
+        reply = server.respond(message(REQUEST, ciaddr=GUEST), GUEST, destination)
+        assert isinstance(reply, DhcpReply)
+        assert (reply.kind, reply.source) == ("ACK", destination)
+
+
 def test_former_servers_are_few_and_their_addresses_those_of_others_again() -> None:
     hosts = [IPv4Address(int(OLD) + n) for n in range(20)]
     gateways = [IPv4Address(int(OTHER) + n) for n in range(20)]

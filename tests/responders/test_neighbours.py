@@ -76,6 +76,17 @@ def test_the_guest_s_own_mac_address_is_never_announced() -> None:
     assert neighbours.replace({HOST4: GUEST_MAC}) == []
 
 
+@pytest.mark.parametrize("address", [HOST4, HOST6])
+def test_address_that_the_guest_has_taken_is_not_announced_to_it(address: bytes) -> None:
+    used: set[bytes] = set()
+    neighbours = Neighbours(OUR_MAC, used.__contains__)
+    neighbours.tell(address, GUEST_MAC)
+    used.add(address)
+    assert neighbours.replace({address: ONE}) == [], "it would take it for a conflict"
+    used.clear()
+    assert neighbours.replace({address: TWO}) == [announce(address, TWO)]
+
+
 def test_announcements_are_bounded_and_those_left_follow() -> None:
     neighbours = make({})
     addresses = [bytes((10, 0, n >> 8, n & 255)) for n in range(2 * MAX_ANNOUNCED + 1)]

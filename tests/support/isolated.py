@@ -128,3 +128,17 @@ def wait_for_local_route(address: str) -> None:
     """Wait until the kernel uses its new IPv6 address: the work queue that adds the route is a bit later."""
     route = socket.inet_pton(socket.AF_INET6, address).hex() + " 80"
     wait_until(lambda: route in read("/proc/net/ipv6_route").decode(), f"{address} is usable")
+
+
+def wait_for_source(address: str, destination: str, ifname: str) -> None:
+    """Wait until the kernel takes its IPv6 *address* as the source of what leaves by *ifname*.
+
+    Right after the interface has come up it may have no answer yet.
+    """
+    argv = ["ip", "-6", "route", "get", destination, "oif", ifname]
+
+    def is_taken() -> bool:
+        shown = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+        return f" src {address} " in shown
+
+    wait_until(is_taken, f"{address} is the source of what leaves by {ifname}")

@@ -122,6 +122,7 @@ for number in range(n):
 """
 
 
+@pytest.mark.alone  # the kernel's table of neighbours is the same for all namespaces
 def test_flood_of_invented_neighbours_ends_and_leaves_a_bounded_number(lab: Lab, beside: tuple[Place, Place],
                                                                        plain: bool) -> None:
     host, near = beside

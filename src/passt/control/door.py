@@ -25,6 +25,7 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
+    from typing import NoReturn
 
     from passt.control.api import Observed
     from passt.control.source import Source
@@ -186,22 +187,26 @@ def _load_h11() -> None:
     Its events are data classes with an __init__ of their own. What `dataclasses` would add, comparison and
     text, nobody needs here, and it looks into classes by `inspect`, which takes the tools of the compiler
     along. Of `typing` nothing is needed at run time. Both would take 1.5 MB, and half of the time that all of
-    this takes. An h11 for which the stand-ins are not enough is loaded as it is meant to be.
+    this takes. An h11 for which the stand-ins are not enough is loaded as it is meant to be, and so is one
+    that takes others along, who would keep them.
     """
-    import re  # noqa: F401 - all else that h11 takes along has the modules that the stand-ins are for
+    import re  # noqa: F401 - the one module that it does take along
 
+    before = set(sys.modules)
     stand_ins = {name: made for name, made in (("dataclasses", _data_classes()), ("typing", _types()))
-                 if name not in sys.modules}  # fmt: skip
+                 if name not in before}  # fmt: skip
     sys.modules |= stand_ins
     try:
         import h11
-    except ModuleNotFoundError:
-        raise
-    except (ImportError, AttributeError, TypeError):
-        for name in [name for name in sys.modules if name.partition(".")[0] == "h11"]:
-            del sys.modules[name]
+        is_enough = all(name.partition(".")[0] == "h11"
+                        for name in sys.modules.keys() - before - stand_ins.keys())
+    except Exception:  # noqa: BLE001 - what is really wrong is raised again below
+        is_enough = False
     finally:
         for name in stand_ins:
+            del sys.modules[name]
+    if not is_enough:
+        for name in sys.modules.keys() - before:
             del sys.modules[name]
     import h11  # noqa: F401 - is it there?
 
@@ -209,8 +214,23 @@ def _load_h11() -> None:
 def _data_classes() -> ModuleType:
     """Make a `dataclasses` that leaves classes as they are written."""
     made = ModuleType("dataclasses")
-    vars(made)["dataclass"] = lambda **_options: lambda cls: cls
+    vars(made).update(dataclass=_leave, field=_refuse)
     return made
+
+
+def _leave(*, init: bool = True, **_options: object) -> Callable[[type], type]:
+    """Return what leaves a class as it is; raises TypeError for one that needs an __init__ made for it."""
+
+    def check(cls: type) -> type:
+        if init and any(getattr(each, "__annotations__", None) for each in cls.__mro__):
+            _refuse()
+        return cls
+
+    return check
+
+
+def _refuse(**_options: object) -> NoReturn:
+    raise TypeError("this h11 needs the real dataclasses")
 
 
 def _types() -> ModuleType:

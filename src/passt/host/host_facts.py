@@ -48,6 +48,11 @@ _LINK_LOCAL = {AF_INET: (bytes([169, 254]), 16), AF_INET6: (bytes([0xFE, 0x80]),
 _OUTSIDE = {AF_INET: bytes([198, 51, 100, 1]), AF_INET6: bytes.fromhex("20010db8000000000000000000000001")}
 # 0: routes over next-hop objects are dumped without the contents of the objects.
 _COMPAT_MODE = "/proc/sys/net/ipv4/nexthop_compat_mode"
+_ATTEMPTS = 16                     # to read a family of which an interface goes away meanwhile
+
+
+class _InterfaceGoneError(HostError):
+    """An interface went away while it was read about."""
 
 
 def read_host(*, interface: str | None = None, outbound_if4: str | None = None,
@@ -118,6 +123,15 @@ class HostReader:
         return HostFacts(ip4, ip6, resolvers, self.has_ip6)
 
     def _read_family(self, family: int, ifname: str | None) -> FamilyFacts | None:
+        """Read a family, anew if an interface goes meanwhile: its routes have gone with it."""
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._read_once(family, ifname)
+            except _InterfaceGoneError:
+                continue
+        return self._read_once(family, ifname)
+
+    def _read_once(self, family: int, ifname: str | None) -> FamilyFacts | None:
         ifindex = 0
         if ifname is not None:
             try:
@@ -196,9 +210,8 @@ class _Family:
                 or template_ifindexes(map(routes.RouteMessage.parse, self._routes)))
 
     def _describe(self, ifindex: int, *, want_routes: bool) -> FamilyFacts:
-        link = self._get_link(ifindex)
-        found = [entry for entry in self._rtnetlink.get_addresses(self._family, ifindex)
-                 if is_assignable(entry[0])]
+        link, entries = self._read_interface(ifindex)
+        found = [entry for entry in entries if is_assignable(entry[0])]
         addresses = [address for address, _ in found]
         chosen = choose_address(addresses)
         address, prefix_len = (None, 0) if chosen is None else (chosen.address, chosen.prefix_len)
@@ -217,13 +230,15 @@ class _Family:
             link_local=_link_local(addresses) if self._family == AF_INET6 else None,
         )
 
-    def _get_link(self, ifindex: int) -> messages.LinkMessage:
+    def _read_interface(self, ifindex: int
+                        ) -> tuple[messages.LinkMessage, list[tuple[AddressMessage, bytes]]]:
         try:
-            return self._rtnetlink.get_link_at(ifindex)
+            return (self._rtnetlink.get_link_at(ifindex),
+                    self._rtnetlink.get_addresses(self._family, ifindex))
         except KernelRefusalError as error:
             if error.errno != errno.ENODEV:
                 raise
-            raise HostError(f"interface {ifindex}, to which a route leads, went away") from error
+            raise _InterfaceGoneError(f"interface {ifindex}, to which a route leads, went away") from error
 
     def _source(self, ifindex: int) -> bytes | None:
         """Ask for the source address of packets sent through *ifindex*, an address of another interface."""

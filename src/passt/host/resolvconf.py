@@ -37,11 +37,19 @@ def read(path: str = "/etc/resolv.conf") -> ResolverFacts:
     try:
         # A named pipe must not block us.
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-            return parse(file.read(_MAX_LEN) or b"")
+            return parse(whole_lines(file.read(_MAX_LEN) or b"", _MAX_LEN))
     except OSError as error:
         if error.errno in _AS_IF_EMPTY:
             return ResolverFacts()
         raise HostError(f"cannot read {path}: {error.strerror}") from error
+
+
+def whole_lines(content: bytes, limit: int) -> bytes:
+    """Leave out the last line of *content* where it may be cut off, as no more than *limit* bytes were read.
+
+    What is left of an address may be another one.
+    """
+    return content if len(content) < limit else content[:content.rfind(b"\n") + 1]
 
 
 def parse(content: bytes, index_of: Callable[[str], int] = interface_index) -> ResolverFacts:

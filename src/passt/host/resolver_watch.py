@@ -16,7 +16,7 @@ import os
 import select
 import struct
 
-from passt.host import syscalls
+from passt.host import resolvconf, syscalls
 
 MAX_CONTENT = 64 * 1024            # bytes that are looked at; a resolver reads a few hundred
 POLL_S = 2.0                       # between two readings where nothing tells of changes
@@ -145,7 +145,7 @@ def _read(path: str) -> bytes:
     except (OSError, ValueError):
         return b""
     try:
-        return os.read(fd, MAX_CONTENT)
+        return resolvconf.whole_lines(os.read(fd, MAX_CONTENT), MAX_CONTENT)
     except OSError:
         return b""
     finally:

@@ -106,20 +106,22 @@ class Configurer:
     def carry_out(self, requests: Sequence[Request], on_done: Callable[[], None] | None = None) -> None:
         """Have *requests* carried out in their order, without waiting for it.
 
-        *on_done* is called once, maybe at once: when they and all before them are carried out, when the
-        configurer has gone, and after PATIENCE_S in any case.
+        Call it after `start`. *on_done* is called once, maybe at once: when they and all before them are
+        carried out, when the configurer has gone, and after PATIENCE_S in any case.
         """
+        if self._loop is None:
+            if on_done is not None:
+                on_done()
+            return
         orders = build_orders(requests)
         self._queue.extend(orders)
         self._n_ordered += len(orders)
         if on_done is not None:
             number = self._n_ordered
             self._awaited.append((number, on_done))
-            if self._loop is not None and self._n_done < number:
+            if self._n_done < number:
                 self._loop.call_later(PATIENCE_S, lambda: self._lose_patience(number))
         self._flush()
-        if self._loop is None:
-            self._n_done = self._n_ordered
         self._release(self._n_done)
 
     def _lose_patience(self, number: int) -> None:
@@ -144,7 +146,8 @@ class Configurer:
         if len(message) == _INDEX.size:
             self.ifindex = _INDEX.unpack(message)[0]
         elif message == _DONE:
-            self._n_done += 1
+            # What was not sent is not carried out, whatever it says.
+            self._n_done = min(self._n_done + 1, self._n_ordered - len(self._queue))
             self._release(self._n_done)
         else:
             self._end()

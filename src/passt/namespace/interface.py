@@ -103,7 +103,7 @@ def configure(ifname: str, guest: GuestNet, config_net: bool, *, lifetimes: bool
     """Set up the tap *ifname* of the current namespace; addresses and routes only if *config_net*.
 
     With *lifetimes* deprecated and temporary addresses have those that they have on the host; somebody has to
-    follow these then.
+    follow these then. An address that goes leaves its subnet's other addresses, and their routes, in place.
 
     Raises HostError that says what could not be set and why. A setting that the run can do without (IPv6
     where it is disabled, an MTU beyond the driver's limit) becomes a warning in the result.
@@ -117,6 +117,8 @@ def configure(ifname: str, guest: GuestNet, config_net: bool, *, lifetimes: bool
             return TapFacts(rtnetlink.get_link(ifname).mac, None, tuple(tap.warnings))
         if guest.mtu is not None:
             tap.try_set_link(f"cannot set --mtu {guest.mtu} on {ifname}", mtu=guest.mtu)
+        if lifetimes:
+            tap.try_set_link(f"cannot set promote_secondaries on {ifname}", promotes_secondaries=True)
         has_ip6 = tap.bring_up(guest)
         families = {AF_INET: guest.ip4, AF_INET6: guest.ip6 if has_ip6 else None}
         wanted = {number: family for number, family in families.items() if family is not None}
@@ -145,17 +147,20 @@ class _Tap:
         self.warnings: list[str] = []
 
     def set_link(self, what: str, *, up: bool = False, mtu: int | None = None, mac: bytes | None = None,
-                 txqueuelen: int | None = None, ip6_mode: int | None = None) -> None:
+                 txqueuelen: int | None = None, ip6_mode: int | None = None,
+                 promotes_secondaries: bool = False) -> None:
         """Change the link; raises HostError that begins with *what*."""
         flags = InterfaceFlag.UP if up else 0
         payload = messages.build_link_change(self._ifindex, flags=flags, change=flags, mtu=mtu, mac=mac,
-                                             txqueuelen=txqueuelen, ip6_mode=ip6_mode)
+                                             txqueuelen=txqueuelen, ip6_mode=ip6_mode,
+                                             promotes_secondaries=promotes_secondaries)
         self._rtnetlink.request(what, MessageType.NEWLINK, payload)
 
-    def try_set_link(self, what: str, *, mtu: int | None = None, txqueuelen: int | None = None) -> None:
+    def try_set_link(self, what: str, *, mtu: int | None = None, txqueuelen: int | None = None,
+                     promotes_secondaries: bool = False) -> None:
         """Change a setting that the link can do without; a refusal becomes a warning."""
         try:
-            self.set_link(what, mtu=mtu, txqueuelen=txqueuelen)
+            self.set_link(what, mtu=mtu, txqueuelen=txqueuelen, promotes_secondaries=promotes_secondaries)
         except KernelRefusalError as error:
             self.warnings.append(str(error))
 

@@ -79,8 +79,9 @@ def plan(before: GuestNet, after: GuestNet, ifindex: int) -> Plan:
     """List what leads interface *ifindex* from one network to the other.
 
     To take something away may take more with it: with the first address of an IPv4 subnet the kernel removes
-    the others (net.ipv4.conf.*.promote_secondaries), and a route may be the same as a new one but for who has
-    made it. So what has to be there is asked for once more at the end.
+    the others, and the routes of an interface with its last one, unless the interface promotes secondaries
+    (`interface.configure`; somebody may have changed that); and a route may be the same as a new one but for
+    who has made it. So what has to be there is asked for once more at the end.
     """
     made = Plan([], [], frozenset())
     for number, old, new in ((AF_INET, before.ip4, after.ip4), (AF_INET6, before.ip6, after.ip6)):
@@ -98,7 +99,7 @@ def _add(made: Plan, old: Setup, new: Setup, successor: bytes | None, ifindex: i
     stale = sorted((payload for payload in old.routes if payload not in new.routes),
                    key=old.routes.__getitem__, reverse=True)
     added = [_address(payload) for key, payload in new.addresses.items()
-             if key not in old.addresses or _lives_otherwise(old.addresses[key], payload)]
+             if key not in old.addresses or messages.has_new_lifetimes(old.addresses[key], payload)]
     added += map(_route, fresh)
     leaving = [key for key in old.addresses if key not in new.addresses]
     added += [_address(messages.deprecate_address(old.addresses[key])) for key in leaving
@@ -116,10 +117,6 @@ def _add(made: Plan, old: Setup, new: Setup, successor: bytes | None, ifindex: i
         removed += map(_route, sorted(new.routes, key=new.routes.__getitem__))
         removed += map(_no_route, preferred)
     return Plan(made.added + added, made.removed + removed, made.left | left)
-
-
-def _lives_otherwise(before: bytes, after: bytes) -> bool:
-    return messages.lifetime_state(before) != messages.lifetime_state(after)
 
 
 def _preferred_routes(new: Setup, successor: bytes | None) -> list[bytes]:

@@ -160,7 +160,8 @@ def _take_name(given: dict[str, Any], words: list[str]) -> None:
             raise ConfigError("the name of an instance is empty; 'passtctl list' shows what each one serves")
         given["instance"] = name
     if len(given.keys() & {"pid", "path", "instance"}) > 1:
-        raise ConfigError("say once which instance is meant: by -p PID, -s PATH or its name")
+        typed = f"; '{given['instance']}' is no command" if "instance" in given else ""
+        raise ConfigError(f"say once which instance is meant: by -p PID, -s PATH or its name{typed}")
 
 
 def _check_ports(words: list[str], specs: tuple[str, ...]) -> None:

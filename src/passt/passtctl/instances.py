@@ -6,6 +6,7 @@ with a hostile guest: nothing that it answers takes us more than MAX_ANSWER byte
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.client
 import json
@@ -204,11 +205,12 @@ def _directory() -> str | None:
     """Return the directory of this user's sockets, None if there is none that no other user may change.
 
     `control.door` makes none either where XDG_RUNTIME_DIR is not a path from the root. Root looks into those
-    of others.
+    of others. Raises ConfigError.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if not runtime.startswith("/"):
-        return None
+        raise ConfigError("XDG_RUNTIME_DIR, the directory of this user's sockets, is not set, so that no"
+                          " instance with --control auto can be found; set it, or name a socket with -s")
     directory = os.path.join(runtime, "passt")
     try:
         found = os.lstat(directory)
@@ -221,16 +223,13 @@ def _directory() -> str | None:
 def find_all() -> list[Instance]:
     """Return the instances with a socket of their own name, those that have ended too. Raises ConfigError."""
     directory = _directory()
-    if not os.environ.get("XDG_RUNTIME_DIR", "").startswith("/"):
-        raise ConfigError("XDG_RUNTIME_DIR, the directory of this user's sockets, is not set, so that no"
-                          " instance with --control auto can be found; set it, or name a socket with -s")
     if directory is None:
         return []
     try:
-        names = sorted(os.listdir(directory), key=lambda name: (len(name), name))
+        files = sorted(os.listdir(directory), key=lambda file: (len(file), file))
     except OSError:
         return []
-    return [Instance(os.path.join(directory, name)) for name in names if name.endswith(SUFFIX)]
+    return [Instance(os.path.join(directory, file)) for file in files if file.endswith(SUFFIX)]
 
 
 def reachable(silent: list[HostError] | None = None) -> list[tuple[Instance, dict[str, Any]]]:
@@ -286,12 +285,12 @@ def choose(pid: int | None, path: str | None, name: str | None = None) -> Instan
 def _find(pid: int) -> Instance:
     """Return the instance with *pid*, by its file, or else whichever tells that PID. Raises PasstError."""
     directory = _directory()
-    try:
-        named = Instance(os.path.join(directory or "/", f"{pid}{SUFFIX}"))
-        if directory is not None and _introduce(named)["pid"] == pid:
-            return named
-    except GoneError:
-        pass                      # the file is named after the process as its starter saw it
+    if directory is not None:
+        named = Instance(os.path.join(directory, f"{pid}{SUFFIX}"))
+        # The file is named after the process as its starter saw it, which may be another one.
+        with contextlib.suppress(GoneError):
+            if _introduce(named)["pid"] == pid:
+                return named
     for instance, info in reachable():
         if info["pid"] == pid:
             return instance

@@ -110,6 +110,8 @@ class DhcpResponder:
         self._network = IPv4Network((int(family.address), family.prefix_len), strict=False)
         # Addresses of former leases, and the server of each; the last one at the end.
         self._former: dict[IPv4Address, IPv4Address] = {} if before is None else before.leases()
+        # All of them, as one address may have come from several.
+        self._former_servers: tuple[IPv4Address, ...] = () if before is None else before.servers()
         self._fqdn = net.fqdn
         self._facts = _make_facts(net, family, self._network, lease_s)
         # Length of a reply without options of the client: most replies need no closer check of their length.
@@ -123,11 +125,16 @@ class DhcpResponder:
         former = [(address, server) for address, server in self._former.items() if address != self._address]
         return dict([*former, (self._address, self._server_id)][-_MAX_FORMER:])
 
+    def servers(self) -> tuple[IPv4Address, ...]:
+        """Return the addresses of former servers, and this one's as the last."""
+        former = [server for server in self._former_servers if server != self._server_id]
+        return (*former, self._server_id)[-_MAX_FORMER:]
+
     def respond(self, request: DhcpMessage, source: IPv4Address, destination: IPv4Address = IP4_BROADCAST
                 ) -> DhcpReply | str:
         """Return the reply to *request*, sent from *source* to *destination*, or why there is none."""
         reply = self._respond(request, source, destination)
-        if isinstance(reply, DhcpReply) and destination in self._former.values():
+        if isinstance(reply, DhcpReply) and destination in self._former_servers:
             return reply._replace(source=destination)
         return reply
 
@@ -166,7 +173,7 @@ class DhcpResponder:
 
     def _handle_request(self, request: DhcpMessage, destination: IPv4Address) -> DhcpReply | str:
         chosen, named = request.find(ServerId), request.find(RequestedAddress)
-        servers = {self._server_id, *self._former.values()}
+        servers = {self._server_id, *self._former_servers}
         if chosen and chosen.address not in servers:
             return f"the client has chosen the server {chosen.address}"
         # RFC 2131 4.3.2: option 50 in SELECTING and INIT-REBOOT, ciaddr in RENEWING and REBINDING.

@@ -9,8 +9,9 @@ claims these is shown with ours.
 When a neighbour's MAC address changes, a guest that was told another one is told by an announcement: a
 gratuitous ARP request (RFC 5227 3), or an unsolicited neighbour advertisement (RFC 4861 7.2.6). What a guest
 was told last is remembered for MAX_TOLD addresses; an announcement that is not made, as the guest asked for
-more, costs nothing. One replacement makes MAX_ANNOUNCED announcements at most, and those that are left wait
-for the next one, so hosts whose addresses flap do not flood the guest.
+more, costs nothing. An address that the guest was seen to use since is not announced: it would take that for
+a conflict, and give its address up (RFC 5227 2.4). One replacement makes MAX_ANNOUNCED announcements at most,
+and those that are left wait for the next one, so hosts whose addresses flap do not flood the guest.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ MAX_ANNOUNCED = 32
 class Neighbours:
     """Tells MAC addresses by packed addresses; there are none but *our_mac* at first.
 
-    *is_guest* returns whether the guest was last seen to use a MAC address.
+    *is_guest* returns whether the guest was last seen to use a packed address or MAC.
     """
 
     def __init__(self, our_mac: bytes, is_guest: Callable[[bytes], bool]) -> None:
@@ -58,7 +59,8 @@ class Neighbours:
         for address, told in list(self._told.items()):
             # That a host is gone is no news: frames to where it was come to us.
             mac = self._mac_of(address)
-            if mac not in {told, self._our_mac} and len(frames) < MAX_ANNOUNCED:
+            if (mac not in {told, self._our_mac} and not self._is_guest(address)
+                    and len(frames) < MAX_ANNOUNCED):
                 self._told[address] = mac
                 frames.append(announce(address, mac))
         return frames

@@ -27,6 +27,9 @@ def is_at(target: bytes) -> bytes:
     return GUEST_MAC + OUR_MAC + b"\x08\x06" + target.ljust(46, b"\0")
 
 
+RIVAL = bytes.fromhex("020000000077")
+
+
 class Line(World):
     """A guest's end of the link, with a responder that answers all."""
 
@@ -136,3 +139,19 @@ def test_question_that_differs_in_one_byte_is_another(question: bytes) -> None:
         before = len(line.responder.frames)
         line.ask(bytes(changed))
         assert len(line.responder.frames) == before + 1
+
+
+@questions
+def test_answer_that_has_the_mac_address_of_the_guest_by_now_is_not_given_again(question: bytes) -> None:
+    line = Line()
+    line.responder.replies = [GUEST_MAC + RIVAL + question[12:14] + bytes(46)]
+    line.inject(question, question)
+    assert len(line.responder.frames) == 1
+    other = udp(GUEST, 1, GATEWAY, 2)
+    line.now += MINUTE_NS
+    for _ in range(6):
+        line.inject(other[:6] + RIVAL + other[12:])
+        line.now += 10**9
+    assert line.guest_mac == RIVAL
+    line.inject(question)
+    assert len(line.responder.frames) == 2

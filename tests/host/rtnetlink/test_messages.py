@@ -208,8 +208,6 @@ def test_lifetimes_of_deprecated_and_temporary_addresses_are_kept_if_asked_for(
     found = messages.parse_attributes(made, 8).get(6)
     assert found == (bytes.fromhex(f"{kept[0]} {kept[1]} 12000000 34000000") if kept else None)
     assert 6 not in messages.parse_attributes(messages.retarget_address(payload, 9, no_prefix_route=False), 8)
-    assert messages.lifetime_state(made) == (
-        (kept[0] == "00000000", kept[1] == "ffffffff", 0x34) if kept else None)
     for length in range(8, len(payload)):
         with contextlib.suppress(HostError):
             messages.retarget_address(payload[:length], 9, no_prefix_route=False, lifetimes=True)
@@ -218,7 +216,30 @@ def test_lifetimes_of_deprecated_and_temporary_addresses_are_kept_if_asked_for(
 def test_second_ip4_address_of_a_subnet_is_not_a_temporary_one() -> None:
     secondary = ADDRESS.replace(bytes.fromhex("0800 0800 80000000"), bytes.fromhex("0800 0800 01000000"))
     made = messages.retarget_address(secondary, 9, no_prefix_route=False, lifetimes=True)
-    assert messages.lifetime_state(made) is None
+    assert 6 not in messages.parse_attributes(made, 8)
+
+
+@pytest.mark.parametrize(("before", "after", "expected"), [
+    (("64000000", "e8030000", "34"), ("64000000", "e8030000", "34"), False),
+    (("64000000", "e8030000", "34"), ("63000000", "e7030000", "34"), False),
+    (("64000000", "e8030000", "34"), ("64000000", "e8030000", "35"), True),
+    (("64000000", "e8030000", "34"), ("64000000", "e9030000", "34"), True),
+    (("64000000", "e8030000", "34"), ("65000000", "e8030000", "34"), True),
+    (("01000000", "e8030000", "34"), ("00000000", "e7030000", "34"), True),
+    (("00000000", "ffffffff", "34"), ("00000000", "e8030000", "34"), True),
+    (("64000000", "e8030000", "34"), None, True),
+    (None, ("64000000", "e8030000", "34"), True),
+    (None, None, False),
+], ids=["same", "time-passed", "updated", "longer-at-once", "preferred-longer-at-once", "deprecated",
+        "not-for-ever", "made-permanent", "made-fleeting", "permanent"])
+def test_lifetimes_are_new_unless_time_has_passed(
+        before: tuple[str, str, str] | None, after: tuple[str, str, str] | None, expected: bool) -> None:
+    def payload(times: tuple[str, str, str] | None) -> bytes:
+        head = "0a 40 00 00 04000000 1400 0100 20010db8000000000000000000000002"
+        told = f"1400 0600 {times[0]} {times[1]} 12000000 {times[2]}000000" if times else ""
+        return bytes.fromhex(head + told)
+
+    assert messages.has_new_lifetimes(payload(before), payload(after)) is expected
 
 
 def test_address_retargeted_sets_and_clears_noprefixroute() -> None:
@@ -444,6 +465,12 @@ def test_pyroute2_reads_our_link() -> None:
     assert found["IFLA_ADDRESS"] == "02:a0:a1:a2:a3:a4"
     assert (found["IFLA_MTU"], found["IFLA_TXQLEN"]) == (65520, 4096)
     assert found["IFLA_AF_SPEC"].get_attr("AF_INET6").get_attr("IFLA_INET6_ADDR_GEN_MODE") == 1
+
+
+def test_setting_of_ip4_lies_where_the_kernel_looks_for_it() -> None:
+    payload = messages.build_link_change(9, promotes_secondaries=True)
+    # IFLA_AF_SPEC, AF_INET, IFLA_INET_CONF, IPV4_DEVCONF_PROMOTE_SECONDARIES: lengths and types, then 1.
+    assert payload[16:].hex(" ", 4) == "14001a80 10000280 0c000180 08001400 01000000"
 
 
 @pytest.mark.parametrize("text", ["192.0.2.2", "2001:db8::2"])

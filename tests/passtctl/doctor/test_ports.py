@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from passt.errors import ConfigError
 from passt.facts.contracts import ListenerInfo
 from passt.facts.port_rule import PortRule
 from passt.light.values import replace
+from passt.passtctl import instances
 from passt.passtctl.doctor.finding import ERROR, NOTE, OK
 from passt.passtctl.doctor.ports import FIRST, bound, check_low, check_one, find_forwarder, parse_port
 from tests.control.test_api import Bench
@@ -140,6 +142,21 @@ def test_instances_are_asked_for_their_ports(tmp_path: Path, monkeypatch: pytest
         assert find_forwarder(8000, "udp") is None
         assert find_forwarder(8001, "tcp") is None
     bench.close()
+
+
+@pytest.mark.parametrize("pid", ["-1", "0", "true", "1e999", '"7"', "[]"])
+def test_instance_that_lies_about_its_pid_is_not_to_be_killed(
+    monkeypatch: pytest.MonkeyPatch, pid: str
+) -> None:
+    class Liar:
+        def ask(self, _target: str) -> object:
+            return {"ports": [{"side": "host", "protocol": "tcp", "port": 8000, "rule": ""}]}
+
+    info = {"mode": "pasta", "pid": json.loads(pid)}
+    monkeypatch.setattr(instances, "reachable", lambda: [(Liar(), info)])
+    assert find_forwarder(8000, "tcp") is None
+    info["pid"] = 7
+    assert find_forwarder(8000, "tcp") == ("pasta", 7, "")
 
 
 def test_kernel_tells_what_is_bound() -> None:

@@ -25,7 +25,7 @@ from passt.dataplane.sockets.sockets cimport Sockets
 from passt.dataplane.base.stats cimport DROP_OVERSIZE, count
 from passt.dataplane.base.externs cimport (
     AF_INET, AF_INET6, EINVAL, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, SOCK_STREAM,
-    free, htonl, htons, iovec, memcmp, memcpy, memset,
+    free, htonl, htons, iovec, memcmp, memcpy, memmove, memset,
 )
 from passt.dataplane.state.spare_sockets cimport MAX_SPARE
 from passt.dataplane.state.bypass cimport BypassState
@@ -92,8 +92,7 @@ cdef class Core:
             raise ValueError("an IPv4 address has 4 bytes")
         if memcmp(self.our_ip4, <const char *>our_ip4, 4):
             if not is_zero(self.our_ip4, 4):
-                memcpy(self.former_ip4[self.n_former % N_FORMER], self.our_ip4, 4)
-                self.n_former += 1
+                remember_former(self)
             memcpy(self.our_ip4, <const char *>our_ip4, 4)
         self.answers = KnownAnswers((<const char *>self.answers.secret)[:16])
         self.bypass.decisions.forget()
@@ -271,3 +270,15 @@ cdef class Core:
         """Bytes that flows can take at most: the records, the two tables that find them, the pool."""
         return (self.flows.max_flows * sizeof(Flow) + (self.flows.mask + 1) * sizeof(uint32_t)
                 + self.reactor.timers.n_ids * (sizeof(HeapEntry) + sizeof(int32_t)) + self.pool.size)
+
+
+cdef void remember_former(Core core) noexcept nogil:
+    """Put our IPv4 address in front of those that were ours before; each of these is there once."""
+    cdef uint32_t n = 0
+    while n < core.n_former and memcmp(core.former_ip4[n], core.our_ip4, 4):
+        n += 1
+    if n == core.n_former and n < N_FORMER:
+        core.n_former += 1
+    n = min(n, <uint32_t>N_FORMER - 1)
+    memmove(core.former_ip4[1], core.former_ip4[0], n * sizeof(core.former_ip4[0]))
+    memcpy(core.former_ip4[0], core.our_ip4, 4)

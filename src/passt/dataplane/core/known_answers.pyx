@@ -7,7 +7,8 @@ for an address are remembered with the frame that answered them, and such an ans
 Python and without limit.
 
 What is answered depends on nothing that changes but the addresses that the guest was seen to use, which
-nobody else may claim; a question for one of those goes to Python. When the network of the host has changed,
+nobody else may claim; a question for one of those goes to Python, and so does one whose answer has the MAC
+address of the guest. When the network of the host has changed,
 all is forgotten (`Core.renew`), and what was said of a neighbour is when that has another MAC address
 (`forget_changed`). A flood finds no place here: a question is remembered only while the limit is far from
 used up (`decisions.on_control`), and pushes out none that was asked in the last minute.
@@ -59,6 +60,8 @@ cdef class KnownAnswers:
         found = self.place_of(question)
         if found.question_len != n or memcmp(found.question, question, MAX_QUESTION):
             return NULL
+        if not memcmp((<const EthHdr *>found.answer).src, guest.mac, ETH_ALEN):
+            return NULL           # said of a neighbour before the guest had this MAC address
         found.used_at = now
         return found
 

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from passt.dataplane.core.core cimport N_FORMER, Core
+from passt.dataplane.core.core cimport Core
 from passt.dataplane.ip.fragments cimport on_fragment
 from passt.dataplane.packet.headers cimport (
     ARP_REPLY, ARP_REQUEST, ETH_ALEN, ETH_HLEN, ETHERTYPE_ARP, ETHERTYPE_IP4, ETHERTYPE_IP6, ICMP6_ND_FIRST,
@@ -161,7 +161,7 @@ cdef bint is_control(Core core, const IpView *ip) noexcept nogil:
 cdef bint was_ours(Core core, const uint8_t *address) noexcept nogil:
     """Whether an IPv4 address is one of those by which we spoke to the guest before."""
     cdef uint32_t i
-    for i in range(min(core.n_former, <uint32_t>N_FORMER)):
+    for i in range(core.n_former):
         if not memcmp(address, core.former_ip4[i], 4):
             return True
     return False

@@ -133,6 +133,8 @@ class AddressMode(IntEnum):
     NONE = 1
 
 
+_AF_SPEC_INET_CONF = 1
+_CONF_PROMOTE_SECONDARIES = 20     # IPV4_DEVCONF_* of linux/ip.h
 _AF_SPEC_INET6_CONF = 2
 _AF_SPEC_INET6_ADDR_GEN_MODE = 8
 _CONF_DISABLE_IPV6 = 26
@@ -376,8 +378,12 @@ def build_link_query(ifindex: int) -> bytes:
 
 def build_link_change(ifindex: int, *, flags: int = 0, change: int = 0, mtu: int | None = None,
                       mac: bytes | None = None, txqueuelen: int | None = None,
-                      ip6_mode: int | None = None) -> bytes:
-    """Build the payload of RTM_NEWLINK for an existing interface; *change* masks *flags*."""
+                      ip6_mode: int | None = None, promotes_secondaries: bool = False) -> bytes:
+    """Build the payload of RTM_NEWLINK for an existing interface; *change* masks *flags*.
+
+    With *promotes_secondaries* the first IPv4 address of a subnet does not take the others with it when it
+    goes (promote_secondaries of Documentation/networking/ip-sysctl.rst).
+    """
     parts = [_LINK.pack(0, 0, ifindex, flags, change)]
     if mac is not None:
         parts.append(build_attribute(LinkAttribute.ADDRESS, mac))
@@ -388,6 +394,10 @@ def build_link_change(ifindex: int, *, flags: int = 0, change: int = 0, mtu: int
     if ip6_mode is not None:
         mode = build_attribute(_AF_SPEC_INET6_ADDR_GEN_MODE, bytes([ip6_mode]))
         family = build_attribute(AF_INET6 | _NESTED, mode)
+        parts.append(build_attribute(LinkAttribute.AF_SPEC | _NESTED, family))
+    if promotes_secondaries:
+        setting = build_attribute(_CONF_PROMOTE_SECONDARIES, _U32.pack(1))
+        family = build_attribute(AF_INET | _NESTED, build_attribute(_AF_SPEC_INET_CONF | _NESTED, setting))
         parts.append(build_attribute(LinkAttribute.AF_SPEC | _NESTED, family))
     return b"".join(parts)
 
@@ -460,17 +470,28 @@ def _is_fleeting(family: int, flags: int) -> bool:
     return bool(flags & fleeting)
 
 
-def lifetime_state(payload: bytes) -> tuple[bool, bool, int] | None:
-    """Return what of the lifetimes of an RTM_NEWADDR payload differs when they were set anew.
+def has_new_lifetimes(before: bytes, after: bytes) -> bool:
+    """Tell whether lifetimes of an address were set anew between two RTM_NEWADDR payloads of it.
 
-    When time has passed it does not. That is whether the address is deprecated, whether it is valid for ever,
-    and the time of the update; None: the payload has no lifetimes.
+    That time has passed is no change. The kernel tells the time of the last update in hundredths of a second,
+    and there may have been two in one of them; but by itself no lifetime gets longer.
     """
+    old, new = _read_lifetimes(before), _read_lifetimes(after)
+    if old is None or new is None:
+        return old is not new
+    (old_preferred, old_valid, old_update), (preferred, valid, update) = old, new
+    was = old_preferred == 0, old_valid == _FOR_EVER, old_update
+    return ((preferred == 0, valid == _FOR_EVER, update) != was
+            or valid > old_valid or preferred > old_preferred)
+
+
+def _read_lifetimes(payload: bytes) -> tuple[int, int, int] | None:
+    """Return seconds preferred, seconds valid, and the time of the update; None: the payload has none."""
     times = parse_attributes(payload, _ADDRESS.size).get(AddressAttribute.CACHEINFO)
     if times is None or len(times) != _CACHEINFO.size:
         return None
     preferred, valid, _, updated = _CACHEINFO.unpack(times)
-    return preferred == 0, valid == _FOR_EVER, updated
+    return preferred, valid, updated
 
 
 def deprecate_address(payload: bytes) -> bytes:

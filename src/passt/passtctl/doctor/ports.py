@@ -64,6 +64,7 @@ def find_forwarder(port: int, protocol: str) -> tuple[str, int, str] | None:
     """Return program, PID and rule of an instance of this user that forwards *port*; None if none says so.
 
     What a pasta or passt has open is hidden from its own user, too: it is not dumpable (proc_pid_fd(5)).
+    Only what can be a PID is taken for one: kill(1) means many processes by 0 and -1.
     """
     try:
         there = instances.reachable()
@@ -72,9 +73,10 @@ def find_forwarder(port: int, protocol: str) -> tuple[str, int, str] | None:
     for instance, info in there:
         try:
             for found in instance.ask("/v1/ports")["ports"]:
-                if (found["side"], found["protocol"], found["port"]) == ("host", protocol, port):
-                    return str(info["mode"]), int(info["pid"]), str(found["rule"])
-        except (HostError, KeyError, TypeError, ValueError):
+                is_it = (found["side"], found["protocol"], found["port"]) == ("host", protocol, port)
+                if is_it and type(info["pid"]) is int and info["pid"] > 0:
+                    return str(info["mode"]), info["pid"], str(found["rule"])
+        except (HostError, *instances.NOT_UNDERSTOOD):
             continue
     return None
 
