@@ -201,6 +201,7 @@ def test_configurer_that_does_not_answer_holds_up_nothing(how: str) -> None:
             assert done == []
             assert {delay_s for delay_s, _ in bench.loop.timers} == {PATIENCE_S}
             bench.loop.fire()
+            os.kill(bench.pid, signal.SIGKILL)     # it would stay stopped
         assert done == [0, 1, 2]
         return lines
 
