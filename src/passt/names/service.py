@@ -14,8 +14,7 @@ from passt.names.loop import Loop
 from passt.names.orders import MAX_MESSAGE, parse_service
 from passt.names.outlet import Outlet, Way
 from passt.names.upstreams import Upstreams
-from passt.process import interpreter, landlock, privileges
-from passt.process.seccomp import CallFilter
+from passt.process import helper
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def run(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSetti
         user: Identity | None) -> None:
     """Serve until the main process has gone, without any right. Raises OSError or HostError."""
     loop = serve(channel, doors, asked, guest)
-    _confine(user)
+    helper.confine(FORM, user)
     gc.freeze()
     gc.enable()
     loop.run()
@@ -78,16 +77,3 @@ def serve(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSet
 
     loop.watch(channel.fileno(), on_order)
     return loop
-
-def _confine(user: Identity | None) -> None:
-    """Give up all rights but those of the filter. Raises OSError or HostError."""
-    if user is not None:
-        user.assume()
-    call_filter = CallFilter(FORM)
-    interpreter.close_paths()
-    try:
-        landlock.restrict(signals=True)
-    except OSError:
-        pass                       # the filter has no call that opens a path
-    privileges.drop_privileges()
-    call_filter.install()
