@@ -268,6 +268,14 @@ def test_one_that_lies_is_told_and_others_are_listed(
     assert [f"{i}.sock: what it answers makes no sense" in err for i in (*range(1, 7), 9)] == [True] * 7
 
 
+def test_one_that_lies_and_is_named_is_an_error(tmp_path: Path) -> None:
+    info = {"pid": 5, "mode": "pasta", "uptime_s": 1.0, "command": ["sleep", "1"], "namespace": None,
+            "limits": []}  # fmt: skip
+    with answering(tmp_path, json.dumps(info).encode(), b"{}") as instance, \
+            pytest.raises(HostError, match="makes no sense"):
+        run(Command("list", path=instance.path))
+
+
 @pytest.mark.parametrize("kind", ["open to others", "link"])
 def test_directory_that_others_may_change_is_not_looked_into(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str

@@ -59,7 +59,8 @@ def _choose(command: Command) -> Instance:
 def _list(command: Command) -> int:
     """Show all instances, with rates over a moment."""
     silent: list[HostError] = []
-    if command.pid is None and command.path is None and command.instance is None:
+    is_named = (command.pid, command.path, command.instance) != (None, None, None)
+    if not is_named:
         found = instances.reachable(silent)
     else:
         instance = _choose(command)
@@ -69,9 +70,9 @@ def _list(command: Command) -> int:
         names = [short_name(info) for _, info in found]
         print_json(names) if command.json else print_lines(names)
         return 0
-    before = _count_all(found)
+    before = _count_all(found, is_named)
     time.sleep(RATE_S if found else 0)
-    after = _count_all(found)
+    after = _count_all(found, is_named)
     rows = []
     for instance, info in found:
         old, new = before.get(instance.path), after.get(instance.path)
@@ -93,10 +94,11 @@ def _list(command: Command) -> int:
     return 0
 
 
-def _count_all(found: list[tuple[Instance, Any]]) -> dict[str, dict[str, int]]:
+def _count_all(found: list[tuple[Instance, Any]], is_named: bool) -> dict[str, dict[str, int]]:
     """Return the counters of all that still answer, by the path of their socket.
 
     Others are told, unless they have ended, and taken out of *found*.
+    Raises HostError for one that *is_named*.
     """
     counts = {}
     for each in list(found):
@@ -105,6 +107,8 @@ def _count_all(found: list[tuple[Instance, Any]]) -> dict[str, dict[str, int]]:
             counts[instance.path] = instance.ask("/v1/counters")
             _check_told(instance, info, counts[instance.path])
         except HostError as error:
+            if is_named:
+                raise
             found.remove(each)
             if not isinstance(error, instances.GoneError):
                 print_lines([f"passtctl: {error}"], 2)

@@ -60,12 +60,9 @@ class ClientTables:
 
     def to_client(self, name: str, rule: PortRule) -> PortRule:
         """Write *rule* of the table *name* as clients know it."""
-        rule = rule.bare()
-        if name == NAMESPACE_TABLE:
-            rule = replace(rule, ifname=LOOPBACK_DEVICE)
-        if rule.address is None:
-            rule = replace(rule, address=self._any_address(name))
-        return rule
+        ifname = LOOPBACK_DEVICE if name == NAMESPACE_TABLE else rule.ifname
+        address = self._any_address(name) if rule.address is None else rule.address
+        return replace(rule, spec="", ifname=ifname, address=address)
 
     def _from_client(self, name: str, rule: PortRule) -> PortRule:
         """Read what a client wrote."""
