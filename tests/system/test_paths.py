@@ -73,7 +73,7 @@ def ip(place: Place, *commands: str) -> None:
 
 @pytest.fixture
 def path(lab: Lab) -> Iterator[Path]:
-    """Make the longer path; it goes with the places that the lab closes after each test."""
+    """Make the longer path; the lab closes its places after each test."""
     router, farthest = lab.bare_place(), lab.bare_place()
     join(lab.outside, "o1", router, "r0")
     join(router, "r1", farthest, "f0", NARROW)
@@ -96,6 +96,8 @@ def path(lab: Lab) -> Iterator[Path]:
         # What the host has learnt of the path must not help the next test.
         for family in ("-4", "-6"):
             lab.host.run(["ip", family, "route", "flush", "cache"])
+        # It would go with the router's namespace, which the kernel takes down in its own time.
+        ip(lab.outside, "link del o1")
 
 
 def hops(text: str) -> list[str]:
