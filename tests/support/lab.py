@@ -545,9 +545,17 @@ def serve(place: Place, directory: Path) -> None:
         stderr=subprocess.DEVNULL,
     )
 
+    shown = place.run(["ip", "-o", "address", "show", "scope", "global"]).stdout.decode().splitlines()
+    addresses = [address if "." in address else f"[{address}]"
+                 for address in (line.split()[3].partition("/")[0] for line in shown)]
+
     def listening() -> bool:
-        text = place.run(["ss", "-Hltn"]).stdout.decode()
-        return all(f":{port} " in text for port in (8000, 8007, 5201, 53))
+        text = place.run(["ss", "-Hltun"]).stdout.decode()
+        found = {tuple(line.split()[0:5:4]) for line in text.splitlines()}
+        # The last ones that each server makes. The name server has two for each address.
+        wanted = {("tcp", "*:8016"), ("udp", "*:8007"), ("tcp", "*:5201"),
+                  *((kind, f"{address}:53") for kind in ("tcp", "udp") for address in addresses)}
+        return wanted <= found
 
     wait_until(listening, "servers listen", 20)
 
