@@ -105,7 +105,7 @@ class Running:
             except ProcessLookupError:
                 return
 
-    def finish(self, timeout: float = 20.0) -> subprocess.CompletedProcess[bytes]:
+    def finish(self, timeout: float = 60.0) -> subprocess.CompletedProcess[bytes]:
         """Wait for its end; kill it and fail when it does not come within *timeout* seconds."""
         try:
             out, err = self.popen.communicate(timeout=timeout)
@@ -123,7 +123,7 @@ class Running:
             except ProcessLookupError:
                 continue
         # Its ports are free only when it is gone, and the kernel takes its time to take down a network.
-        wait_until(lambda: not any(process_state(pid) for pid in pids), "killed processes are gone", 20)
+        wait_until(lambda: not any(process_state(pid) for pid in pids), "killed processes are gone", 60)
         self.popen.kill()
         self.popen.communicate(timeout=20)
 
@@ -260,7 +260,7 @@ class Place:
         *,
         user: bool = False,
         cwd: str = "/",
-        timeout: float = 30.0,
+        timeout: float = 120.0,
         env: Mapping[str, str] | None = None,
         feed: bytes | None = None,
         check: bool = True,
