@@ -557,7 +557,7 @@ def serve(place: Place, directory: Path) -> None:
                   *((kind, f"{address}:53") for kind in ("tcp", "udp") for address in addresses)}
         return wanted <= found
 
-    wait_until(listening, "servers listen", 20)
+    wait_until(listening, "servers listen", 60)
 
 
 def make_lab(directory: Path) -> Lab:

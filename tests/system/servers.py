@@ -6,8 +6,8 @@ Ports from BASE (8000 unless given) on, each on all addresses of both families:
     +7   echo, TCP and UDP
     +8   TCP: reads up to the end of the client's stream, then answers with `stream(REPLY_LEN)`
     +9   TCP: sends `stream(REPLY_LEN)` and the end of its stream at once, then reads on
-    +10  TCP: told a token, answers how the connection that began with it ended: "N SHA256" or an errno's name;
-         OPEN if it has not, and nothing before the token came
+    +10  TCP: told a token, answers how the connection that began with it ended: "N SHA256" or an errno's
+         name; OPEN if it has not, and nothing before the token came
     +11  TCP: resets the connection when the first byte arrives
     +12  TCP: reads, sends nothing
     +13  TCP: told seconds and a newline, reads a little, pauses so long, reads all; answers "N SHA256"

@@ -44,7 +44,7 @@ def test_iperf3_sends_datagrams(
         "-l",
         size,
     ]
-    argv += ["--connect-timeout", "5000", *(["--reverse"] if direction == "in" else [])]
+    argv += ["--connect-timeout", "20000", *(["--reverse"] if direction == "in" else [])]
     # iperf3's receivers have room for some 0.1 s of datagrams: who is not scheduled for longer loses some, so
     # on a busy machine the best of a few runs tells.
     totals: list[dict[str, int]] = []
