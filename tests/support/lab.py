@@ -105,7 +105,7 @@ class Running:
             except ProcessLookupError:
                 return
 
-    def finish(self, timeout: float = 20.0) -> subprocess.CompletedProcess[bytes]:
+    def finish(self, timeout: float = 60.0) -> subprocess.CompletedProcess[bytes]:
         """Wait for its end; kill it and fail when it does not come within *timeout* seconds."""
         try:
             out, err = self.popen.communicate(timeout=timeout)
@@ -123,7 +123,7 @@ class Running:
             except ProcessLookupError:
                 continue
         # Its ports are free only when it is gone, and the kernel takes its time to take down a network.
-        wait_until(lambda: not any(process_state(pid) for pid in pids), "killed processes are gone", 20)
+        wait_until(lambda: not any(process_state(pid) for pid in pids), "killed processes are gone", 60)
         self.popen.kill()
         self.popen.communicate(timeout=20)
 
@@ -260,7 +260,7 @@ class Place:
         *,
         user: bool = False,
         cwd: str = "/",
-        timeout: float = 30.0,
+        timeout: float = 120.0,
         env: Mapping[str, str] | None = None,
         feed: bytes | None = None,
         check: bool = True,
@@ -545,11 +545,19 @@ def serve(place: Place, directory: Path) -> None:
         stderr=subprocess.DEVNULL,
     )
 
-    def listening() -> bool:
-        text = place.run(["ss", "-Hltn"]).stdout.decode()
-        return all(f":{port} " in text for port in (8000, 8007, 5201, 53))
+    shown = place.run(["ip", "-o", "address", "show", "scope", "global"]).stdout.decode().splitlines()
+    addresses = [address if "." in address else f"[{address}]"
+                 for address in (line.split()[3].partition("/")[0] for line in shown)]
 
-    wait_until(listening, "servers listen", 20)
+    def listening() -> bool:
+        text = place.run(["ss", "-Hltun"]).stdout.decode()
+        found = {tuple(line.split()[0:5:4]) for line in text.splitlines()}
+        # The last ones that each server makes. The name server has two for each address.
+        wanted = {("tcp", "*:8016"), ("udp", "*:8007"), ("tcp", "*:5201"),
+                  *((kind, f"{address}:53") for kind in ("tcp", "udp") for address in addresses)}
+        return wanted <= found
+
+    wait_until(listening, "servers listen", 60)
 
 
 def make_lab(directory: Path) -> Lab:

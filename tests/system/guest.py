@@ -41,8 +41,8 @@ case $reason in
 esac
 END
 chmod 755 script
-wait_for() { # WHAT COMMAND...: fail, naming WHAT, unless the command succeeds within 15 seconds
-    what=$1 tries=150
+wait_for() { # WHAT COMMAND...: fail, naming WHAT, unless the command succeeds within a minute
+    what=$1 tries=600
     shift
     until "$@"; do
         tries=$((tries - 1))
@@ -68,7 +68,7 @@ def need(*programs: str) -> None:
 def run_guest(lab: Lab, script: str, *options: str, user: bool, ifname: str = "h0") -> str:
     """Run a shell script behind `PREPARE` in a new namespace of pasta; give what it prints."""
     text = f"ifname={ifname}\n{PREPARE}\n{script}"
-    return lab.run(options, ["sh", "-c", text], user=user, timeout=90).stdout.decode()
+    return lab.run(options, ["sh", "-c", text], user=user, timeout=280).stdout.decode()
 
 
 def events(notes: str) -> list[dict[str, str]]:

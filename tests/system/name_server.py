@@ -9,6 +9,7 @@ the N-th query.
 from __future__ import annotations
 
 import os
+import random
 import select
 import socket
 import struct
@@ -30,6 +31,12 @@ def reply(query: bytes, *addresses: str, code: int = 0) -> bytes:
             + records)
 
 
+def other_id(query: bytes) -> bytes:
+    """Return a random ID that is not the query's: by chance a forger would guess it now and then."""
+    number = random.randrange(1, 1 << 16)  # noqa: S311
+    return bytes(one ^ two for one, two in zip(query[:2], number.to_bytes(2, "big"), strict=True))
+
+
 class Server:
     """Answers by *way*."""
 
@@ -49,7 +56,7 @@ class Server:
             "garbage": [os.urandom(length) for length in (1, 12, 40, 900)],
             "servfail": [reply(query, code=SERVFAIL)],
             "oversized": [reply(query, *(f"192.0.{i // 250}.{i % 250}" for i in range(BIG)))],
-            "floods": [os.urandom(2) + good[2:] for _ in range(N_FLOOD)] if self.way == "floods" else [],
+            "floods": [other_id(query) + good[2:] for _ in range(N_FLOOD)] if self.way == "floods" else [],
             "counts": [reply(query, f"192.0.2.{self.n_asked}")],
         }
         return ways.get(self.way, [good])
@@ -77,7 +84,8 @@ def serve(address: str, server: Server) -> None:
             with connection:
                 length = int.from_bytes(connection.recv(2, socket.MSG_WAITALL), "big")
                 query = connection.recv(length, socket.MSG_WAITALL)
-                for answer in server.answers(query):
+                # Who has changed his mind hangs up without a word.
+                for answer in server.answers(query) if query else ():
                     connection.sendall(len(answer).to_bytes(2, "big") + answer)
 
 

@@ -6,7 +6,8 @@ Ports from BASE (8000 unless given) on, each on all addresses of both families:
     +7   echo, TCP and UDP
     +8   TCP: reads up to the end of the client's stream, then answers with `stream(REPLY_LEN)`
     +9   TCP: sends `stream(REPLY_LEN)` and the end of its stream at once, then reads on
-    +10  TCP: told a token, answers how the connection that began with it ended: "N SHA256" or an errno's name
+    +10  TCP: told a token, answers how the connection that began with it ended: "N SHA256" or an errno's
+         name; OPEN if it has not, and nothing before the token came
     +11  TCP: resets the connection when the first byte arrives
     +12  TCP: reads, sends nothing
     +13  TCP: told seconds and a newline, reads a little, pauses so long, reads all; answers "N SHA256"
@@ -42,6 +43,7 @@ TICK_S = 0.1
 FIRST_LEN = 1 << 20
 
 BLOCK = hashlib.shake_256(b"passt").digest(BLOCK_LEN)
+OPEN = "open"
 ENDED: dict[bytes, str] = {}
 
 
@@ -106,6 +108,7 @@ def serve_listen(connection: socket.socket) -> None:
         if not (part := connection.recv(TOKEN_LEN - len(token))):
             return
         token += part
+    ENDED[token] = OPEN
     digest, count = hashlib.sha256(), 0
     try:
         while data := connection.recv(65536):
@@ -118,7 +121,7 @@ def serve_listen(connection: socket.socket) -> None:
 
 
 def serve_endings(connection: socket.socket) -> None:
-    """Tell how a connection ended; nothing if it has not."""
+    """Tell how a connection ended, or that it has not; nothing if its token has not come."""
     connection.sendall(ENDED.get(connection.recv(TOKEN_LEN), "").encode())
 
 

@@ -90,11 +90,11 @@ def test_attached_namespace_has_traffic(target: Target) -> None:
 def test_end_of_pasta_removes_the_interface_only(target: Target, signum: signal.Signals) -> None:
     running = attach(target)
     running.send(signum)
-    status = running.finish(10).returncode
+    status = running.finish(60).returncode
     if signum == signal.SIGTERM:
         assert status == 0
     wait_until(target.has_no_interface, "the interface goes with pasta")
-    assert process_state(target.running.pid) == "S"
+    wait_until(lambda: process_state(target.running.pid) == "S", "the target sleeps on")
 
 
 def test_namespace_is_attached_to_again_after_the_end(target: Target) -> None:
@@ -102,7 +102,7 @@ def test_namespace_is_attached_to_again_after_the_end(target: Target) -> None:
         running = attach(target)
         target.run([*target.lab.client, "tcp", FAR4, "8000", "1000"])
         running.send(signal.SIGTERM)
-        running.finish(10)
+        running.finish(60)
         wait_until(target.has_no_interface, "the interface goes with pasta")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.lab import FAR4, FAR6, Lab, Running
-from tests.support.processes import wait_until
+from tests.support.processes import status_field, wait_until
 from tests.support.tshark import tshark
 from tests.system.test_slow_descriptors import LIMIT_S, Lingering, stopped
 
@@ -76,9 +76,11 @@ class Guest:
         return json.loads(done.stdout)
 
     def capture(self, *words: str) -> Running:
-        """Start passtctl, and wait until the capture runs."""
+        """Start passtctl, and wait until the capture runs and a signal would end it in order."""
         running = self.lab.host.spawn([*self.passtctl, *words], user=self.user)
         wait_until(lambda: bool(self.ask("/v1/captures")["captures"]), "the capture runs")
+        wait_until(lambda: bool(int(status_field(running.pid, "SigCgt"), 16) >> signal.SIGTERM - 1 & 1),
+                   "passtctl handles signals")
         return running
 
 

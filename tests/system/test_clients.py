@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -74,6 +75,8 @@ class Client:
     def processes(self) -> list[int]:
         """All that run beside the stand-in itself, by their PIDs in the place."""
         text = self.lab.host.run(["pgrep", "-f", self.lab.pasta], check=False).stdout
+        # One that ends has no command line any more, but a name, and its descriptors for a moment: the tap.
+        text += self.lab.host.run(["pgrep", "-x", Path(self.lab.pasta).name], check=False).stdout
         return [int(word) for word in text.split()]
 
     def daemons(self) -> list[int]:
@@ -100,8 +103,8 @@ def client(lab: Lab, user: bool) -> Iterator[Client]:
     one.close()
 
 
-def assert_gone(client: Client, within_s: float = 2.0) -> None:
-    wait_until(lambda: not client.processes(), "pasta has ended", within_s)
+def assert_gone(client: Client) -> None:
+    wait_until(lambda: not client.processes(), "pasta has ended", 60)
 
 
 def test_podman_gets_a_silent_daemon_that_ends_with_the_namespace(client: Client) -> None:
@@ -114,12 +117,12 @@ def test_podman_gets_a_silent_daemon_that_ends_with_the_namespace(client: Client
         assert expected in addresses
     for address in (FAR4, FAR6, OUTSIDE4):
         client.inside([*lab.client, "tcp,udp", address, "8000", "3000"])
-    answer = client.inside(["dig", "+short", "+time=3", "@169.254.1.1", "www.lab.example", "A"])
+    answer = client.inside(["dig", "+short", "+time=20", "@169.254.1.1", "www.lab.example", "A"])
     assert answer == b"192.0.2.80\n"
     client.inside([*lab.client, "tcp", "169.254.1.2", "8000", "3000"])  # the host, by --map-guest-addr
     assert int(lab.host.run(["ps", "-o", "pid=", "--pid", str(daemon)]).stdout) == daemon
     client.remove_namespace()
-    assert_gone(client, 1.0)
+    assert_gone(client)
 
 
 def test_podman_publishes_a_port(client: Client) -> None:
@@ -138,7 +141,7 @@ def test_podman_ends_the_daemon_of_its_bridge_by_the_pid_file(client: Client) ->
     assert client.run(["cat", PID_FILE]).stdout == b"%d\n" % daemon
     client.lab.host.run(["kill", str(daemon)])
     assert_gone(client)
-    assert b" h0:" not in client.inside(["ip", "-o", "link"])
+    wait_until(lambda: b" h0:" not in client.inside(["ip", "-o", "link"]), "the interface is gone")
     assert client.pasta(PODMAN_BRIDGE) == (0, b"", b"")  # and again, over the old pid file
 
 
@@ -174,11 +177,11 @@ def test_rootlesskit_runs_pasta_in_the_foreground(client: Client) -> None:
     for words in ("link set tap0 up", "addr add 10.0.2.100/24 dev tap0", "route add default via 10.0.2.2"):
         lab.host.run([*inside, "ip", *words.split()], user=client.user)
     lab.host.run([*inside, *lab.client, "tcp,udp", FAR4, "8000", "3000"], user=client.user)
-    answer = lab.host.run([*inside, "dig", "+short", "+time=3", "@10.0.2.3", "www.lab.example"],
+    answer = lab.host.run([*inside, "dig", "+short", "+time=20", "@10.0.2.3", "www.lab.example"],
                           user=client.user)
     assert answer.stdout == b"192.0.2.80\n"
     holder.kill()
-    done = running.finish(5)
+    done = running.finish(60)
     assert done.returncode == 0
     assert b"deprecated" in done.stderr
 
@@ -256,22 +259,42 @@ def test_many_starts_and_stops_leave_nothing(client: Client) -> None:
         [daemon] = client.daemons()
         client.lab.host.run(["kill", str(daemon)])
         assert_gone(client)
+        wait_until(lambda: b" h0:" not in client.inside(["ip", "-o", "link"]), "the interface is gone")
         after = client.inside(places)
         assert before in {None, after}
         before = after
 
 
+def inner_pid(pid: int) -> str:
+    """Give the PID of a process in the place, which may have ended meanwhile: "" then."""
+    try:
+        return status_field(pid, "NSpid").split()[1]
+    except (FileNotFoundError, ProcessLookupError, KeyError, IndexError):
+        return ""
+
+
 MAX_START_KB = 30_000
 MAX_LOADED_KB = 40_000
 N_FLOWS = 10_000
-# Each of 100 sockets has a flow for each port that it sends to; twice, since a full queue drops some.
+# Each of 100 sockets has a flow for each port that it sends to. A full queue would drop some: it is empty
+# again when the echo comes of what was sent last.
 MANY_FLOWS = """
-import socket, time
+import socket
 sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(100)]
-for port in [*range(10000, 10100)] * 2:
+last = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+last.settimeout(5)
+last.connect(("198.51.100.1", 8007))
+for port in range(10000, 10100):
     for sock in sockets:
         sock.sendto(b"x", ("198.51.100.1", port))
-    time.sleep(0.005)
+    for attempt in range(10):
+        try:
+            last.send(b"%d" % port)
+            while last.recv(100) != b"%d" % port:
+                pass
+            break
+        except TimeoutError:
+            pass
 """
 
 
@@ -281,8 +304,7 @@ def test_memory_of_a_daemon_is_small(client: Client) -> None:
     options = [option for option in PODMAN_BRIDGE if option != "--quiet"]
     assert client.pasta([*options, "-l", log])[0] == 0
     [inner] = client.daemons()
-    [daemon] = [pid for pid in descendants(lab.host.init)
-                if status_field(pid, "NSpid").split()[1:2] == [str(inner)]]
+    [daemon] = [pid for pid in descendants(lab.host.init) if inner_pid(pid) == str(inner)]
 
     def resident_kb() -> int:
         return int(status_field(daemon, "VmRSS").split()[0])
@@ -311,7 +333,7 @@ def test_many_daemons_at_once(lab: Lab, plain: bool) -> None:
         one.inside([*lab.client, "tcp", FAR4, "8000", "1000"])
     for one in clients:
         one.remove_namespace()
-    assert_gone(clients[0], 10)
+    assert_gone(clients[0])
     for one in clients:
         one.close()
 
@@ -320,17 +342,27 @@ def test_many_daemons_at_once(lab: Lab, plain: bool) -> None:
 def test_signal_at_any_stage_of_the_way_to_the_background(client: Client, signum: signal.Signals) -> None:
     """The caller's process is ended: what it started goes with it, or is ready and known by the pid file."""
     lab = client.lab
+    n_stayed = 0
     for delay_ms in (0, 10, 25, 40, 60, 80, 100, 130, 170, 220):
         running = lab.host.spawn([*client.enter, lab.pasta, *PODMAN_BRIDGE], user=client.user)
         time.sleep(delay_ms / 1000)
         running.send(signum)
-        status = running.finish(10).returncode
-        if status == 0:
-            [daemon] = client.daemons()
-            assert client.run(["cat", PID_FILE]).stdout == b"%d\n" % daemon
-            lab.host.run(["kill", str(daemon)])
+        status = running.finish(60).returncode
+
+        def is_known() -> bool:
+            """Whether there is a daemon, which the pid file names."""
+            told = client.run(["cat", PID_FILE], check=False).stdout.split()
+            return bool(told) and told == [b"%d" % one for one in client.daemons()]
+
+        assert status or is_known()
+        wait_until(lambda: is_known() or not client.processes(), "what was started has gone or is known", 60)
+        if is_known():
+            n_stayed += status != 0
+            lab.host.run(["kill", *map(str, client.daemons())], check=False)
         assert_gone(client)
         wait_until(lambda: b" h0:" not in client.inside(["ip", "-o", "link"]), "the interface is gone")
+    # A kill may come when the daemon was told just before that it may stay; other signals are blocked then.
+    assert n_stayed <= (signum == signal.SIGKILL)
 
 
 def test_command_runs_in_a_user_namespace_that_exists(client: Client) -> None:

@@ -94,13 +94,14 @@ def test_flow_by_the_link_is_told_to_the_byte(guest: tuple[Running, Asker, int, 
 
 def test_bypassed_connection_is_told_to_the_byte(lab: Lab, guest: tuple[Running, Asker, int, int]) -> None:
     _, asker, _, _ = guest
-    client = lab.host.spawn(["bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{PORT}; echo -n 12345 >&3; sleep 60"])
+    script = f"exec 3<>/dev/tcp/127.0.0.1/{PORT}; echo -n 12345 >&3; sleep 600"
+    client = lab.host.spawn(["bash", "-c", script])
 
     def flows() -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = asker.ask("/v1/flows?path=bypass&protocol=tcp")["flows"]
         return found
 
-    wait_until(lambda: bool(flows()) and flows()[0]["bytes"]["to_guest"] == 5, "five bytes pass")
+    wait_until(lambda: [flow["bytes"]["to_guest"] for flow in flows()] == [5], "five bytes pass")
     [flow] = flows()
     assert (flow["state"], flow["direction"], flow["bytes"]["to_host"]) == ("SPLICED", "inbound", 0)
     assert str(PORT) in flow["rule"]
@@ -126,8 +127,14 @@ def test_events_tell_of_flows_with_their_totals(lab: Lab, guest: tuple[Running, 
     out = listener.popen.stdout
     assert out is not None
     wait_until(lambda: asker.ask("/v1/info")["listeners_of_events"] == 1, "curl listens")
-    [flow] = asker.ask(f"/v1/flows?port={port}")["flows"]
-    asker.ask(f"/v1/flows/{flow['id']}", "-X", "DELETE")
+    found: list[dict[str, Any]] = []
+
+    def has_acknowledged_all() -> bool:
+        found[:] = asker.ask(f"/v1/flows?port={port}")["flows"]
+        return [flow["bytes"]["to_guest"] for flow in found] == [received]
+
+    wait_until(has_acknowledged_all, "the guest's kernel acknowledges what the guest has read")
+    asker.ask(f"/v1/flows/{found[0]['id']}", "-X", "DELETE")
     event = json.loads(out.readline())
     assert (event["event"], event["reason"]) == ("flow_closed", "asked")
     assert event["flow"]["bytes"]["to_guest"] == received
@@ -191,7 +198,7 @@ def test_debug_that_is_set_later_tells_why_as_that_of_the_start_does(
 ) -> None:
     running, asker, _, _ = guest
     asker.ask("/v1/log", "-X", "PUT", "-d", '{"level":"debug"}')
-    client = lab.host.spawn(["bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{PORT}; sleep 60"])
+    client = lab.host.spawn(["bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{PORT}; sleep 600"])
     wait_until(lambda: asker.ask("/v1/flows?path=bypass&protocol=tcp")["flows"] != [], "the flow is there")
     client.kill()
     running.send(signal.SIGTERM)

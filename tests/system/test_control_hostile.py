@@ -110,7 +110,7 @@ WANTED = {
 ASK = """
 import socket, sys
 with socket.socket(socket.AF_UNIX) as sock:
-    sock.settimeout(20)
+    sock.settimeout(60)
     sock.connect(sys.argv[1])
     sock.sendall(b"GET /v1/log HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n\\r\\n")
     print(sock.recv(4096).split()[1].decode())

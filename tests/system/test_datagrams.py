@@ -18,7 +18,7 @@ FAR = pytest.mark.parametrize("address", [FAR4, FAR6])
 @FAR
 @pytest.mark.parametrize("option", ["+notcp", "+tcp"])
 def test_dig_asks_a_name_server(lab: Lab, user: bool, address: str, option: str) -> None:
-    argv = ["dig", f"@{address}", "+short", "+tries=1", "+time=5", option, "www.lab.example", "A"]
+    argv = ["dig", f"@{address}", "+short", "+tries=1", "+time=30", option, "www.lab.example", "A"]
     assert lab.run(NET, argv, user=user).stdout == b"192.0.2.80\n"
 
 
@@ -44,18 +44,18 @@ def test_iperf3_sends_datagrams(
         "-l",
         size,
     ]
-    argv += ["--connect-timeout", "5000", *(["--reverse"] if direction == "in" else [])]
+    argv += ["--connect-timeout", "20000", *(["--reverse"] if direction == "in" else [])]
     # iperf3's receivers have room for some 0.1 s of datagrams: who is not scheduled for longer loses some, so
     # on a busy machine the best of a few runs tells.
     totals: list[dict[str, int]] = []
-    for _ in range(15):
+    for _ in range(60):
         report = json.loads(lab.run(NET, argv, user=user, check=False).stdout)
         if "busy" in report.get("error", ""):
             time.sleep(0.3)  # the server has not ended the test before
             continue
         assert "error" not in report, report["error"]
         totals.append(report["end"]["sum"])
-        if is_whole(totals[-1]) or len(totals) == 5:
+        if is_whole(totals[-1]) or len(totals) == 20:
             break
     assert totals
     assert is_whole(totals[-1]), totals

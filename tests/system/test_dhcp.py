@@ -35,7 +35,7 @@ wait_for() {
     n=0
     while [ "$(n_of "$1")" -lt "$2" ]; do
         n=$((n + 1))
-        [ $n -lt 400 ] || fail "no $1 for the time $2"
+        [ $n -lt 1200 ] || fail "no $1 for the time $2"
         sleep 0.05
     done
 }
@@ -43,7 +43,7 @@ wait_until_said() {
     n=0
     while [ "$(grep -c "$1" /run/dhcp/out)" -lt "$2" ]; do
         n=$((n + 1))
-        [ $n -lt 400 ] || fail "the client did not say $2 times: $1"
+        [ $n -lt 1200 ] || fail "the client did not say $2 times: $1"
         sleep 0.05
     done
 }
@@ -92,7 +92,7 @@ class Event(NamedTuple):
 def life(lab: Lab, setup: str, script: str, *, user: bool, options: Sequence[str] = TOLD) -> list[Event]:
     """Run *script* in a namespace without addresses; give the events of its client."""
     whole = f"HOOK={lab.directory}/dhcp_hook.sh\n{PROLOGUE}{setup}{script}{EPILOGUE}"
-    done = lab.run([*NONE, *options], ["sh", "-c", whole], user=user, timeout=60)
+    done = lab.run([*NONE, *options], ["sh", "-c", whole], user=user, timeout=280)
     return [Event(*line.split("|")) for line in done.stdout.decode().splitlines()]
 
 

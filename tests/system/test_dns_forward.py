@@ -46,7 +46,7 @@ def servers(session_lab: Lab) -> Iterator[None]:
 
 def dig(address: str, *words: str) -> str:
     """Shell command that asks for the address of the lab's name."""
-    return f"dig +short +time=2 +tries=2 @{address} {' '.join(words)} || echo no answer"
+    return f"dig +short +time=20 +tries=2 @{address} {' '.join(words)} || echo no answer"
 
 
 QUESTIONS = [

@@ -102,7 +102,8 @@ def test_range_of_groups_that_may_ping(doctor: Doctor, wrong: str) -> None:
 
 
 def test_dead_name_server(doctor: Doctor, lab: Lab) -> None:
-    assert doctor.levels("name servers") == ["ok", "ok"]
+    # On a busy machine an answer may come too late for the doctor.
+    wait_until(lambda: doctor.levels("name servers") == ["ok", "ok"], "both answer")
     resolv_conf = lab.directory / "etc" / "resolv.conf"
     # In place: it is a mount in each place.
     resolv_conf.write_text(f"nameserver {SILENT4}\nnameserver {FAR4}\nsearch lab.example\n", encoding="ascii")
@@ -110,12 +111,12 @@ def test_dead_name_server(doctor: Doctor, lab: Lab) -> None:
     assert (found["level"], found["text"].startswith(f"{SILENT4}: it did not answer")) == ("warning", True)
     doctor.mend(found)
     assert resolv_conf.read_text(encoding="ascii") == f"nameserver {FAR4}\nsearch lab.example\n"
-    assert doctor.levels("name servers") == ["ok"]
+    wait_until(lambda: doctor.levels("name servers") == ["ok"], "the other one answers")
     resolv_conf.write_text(f"nameserver {SILENT4}\n", encoding="ascii")
     found = doctor.broken("name servers")
     assert found["level"] == "error"
     doctor.mend(found | {"commands": [command.replace("ADDRESS", FAR6) for command in found["commands"]]})
-    assert doctor.levels("name servers") == ["ok"]
+    wait_until(lambda: doctor.levels("name servers") == ["ok"], "the new one answers")
 
 
 def test_port_that_is_taken(doctor: Doctor) -> None:
@@ -162,13 +163,16 @@ def test_instance(lab: Lab, doctor: Doctor, user: bool) -> None:
     if user:
         os.chown(scratch, 54321, 54321)
     path = str(scratch / "control")
-    running = lab.start(["--config-net", "--control", path], ["sh", "-c", "echo ready; sleep 60"], user=user)
+    running = lab.start(["--config-net", "--control", path], ["sh", "-c", "echo ready; sleep 600"], user=user)
     try:
         assert running.popen.stdout is not None
         assert running.popen.stdout.readline() == b"ready\n"
-        found = {finding["subject"]: finding for finding in doctor.ask("-s", path)}
-        assert found["instance"]["text"].startswith("pasta ")
-        assert found["limits"]["level"] == "ok"
+
+        def is_well() -> bool:
+            found = {finding["subject"]: finding for finding in doctor.ask("-s", path)}
+            return found["instance"]["text"].startswith("pasta ") and found["limits"]["level"] == "ok"
+
+        wait_until(is_well, "the instance answers in time")  # which it may not on a busy machine
     finally:
         running.kill()
         shutil.rmtree(scratch)

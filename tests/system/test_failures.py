@@ -152,7 +152,7 @@ def test_mistake_in_the_foreground_is_told_and_ends_the_command(lab: Lab, user: 
     assert running.popen.stdout is not None
     assert running.popen.stdout.readline() == b"ready\n"
     running.send(signal.SIGUSR1)
-    result = running.finish(10)
+    result = running.finish()
     assert (scratch / "status").read_text() == "1\n"
     assert_told(result.stderr.decode().splitlines(), "pasta")
 

@@ -55,11 +55,11 @@ def test_streams_are_whole_without(lab: Lab, masking: Path, lack: str) -> None:
     lines = []
     for address in (FAR4, FAR6):
         host = f"[{address}]" if ":" in address else address
-        lines.append(f"curl -sSf --max-time 60 http://{host}:8000/{SIZE} | sha256sum")
+        lines.append(f"curl -sSf --max-time 120 http://{host}:8000/{SIZE} | sha256sum")
         lines.append(f"{' '.join(lab.client)} tcp,end-first,end-last {address} 8000 {ECHOED} >&2")
     script = "set -e -o pipefail; " + "; ".join(lines)
     result = lab.host.run(
-        [str(masking), lack, "--config-net", "--", "bash", "-c", script], user=False, timeout=200
+        [str(masking), lack, "--config-net", "--", "bash", "-c", script], user=False, timeout=280
     )
     sums = [line.split()[0] for line in result.stdout.decode().splitlines()]
     assert sums == [stream_sha256(SIZE)] * 2

@@ -80,8 +80,8 @@ class Receiver:
     def end(self) -> None:
         """End the program; its output is the thread's to read."""
         self.running.send(signal.SIGKILL)
-        self.running.popen.wait(20)
-        self._thread.join(20)
+        self.running.popen.wait(60)
+        self._thread.join(60)
         for stream in (self.running.popen.stdout, self.running.popen.stderr):
             assert stream is not None
             stream.close()
@@ -110,15 +110,16 @@ def transfer(lab: Lab, receiver: Receiver, kind: str, place: tuple[str, int], fo
     sender = ["/usr/bin/python3", "-I", str(lab.directory / "transfer.py"), "send", kind, ADDRESSES[place]]
     source = [SOURCES[family]] if path == "tap" else []
     (lab.outside if path == "tap" else lab.host).run(
-        [*sender, f"{first}-{last}", str(size), seed, *source], timeout=60
+        [*sender, f"{first}-{last}", str(size), seed, *source], timeout=120
     )
     for port in range(first, last + 1):
         digest = hashlib.sha256(content(seed, port, size)).hexdigest()
 
         def find(digest: str = digest) -> list[tuple[str, ...]]:
-            return [report for report in receiver.reports if report[3] == digest]
+            # A copy, which takes one step of the interpreter: the thread goes on to add.
+            return [report for report in tuple(receiver.reports) if report[3] == digest]
 
-        wait_until(lambda: bool(find()), f"the transfer to port {port} is reported", 20)
+        wait_until(lambda: bool(find()), f"the transfer to port {port} is reported", 60)
         expected = (kind, str(target_of(form, place) + port - first), str(size), digest)
         assert [report[:4] for report in find()] == [expected]
         if path == "tap":
@@ -146,6 +147,6 @@ def test_transfer_is_byte_exact(
 
 def test_port_of_one_address_is_closed_on_others(lab: Lab, receiver: Receiver) -> None:
     assert receiver.running.popen.poll() is None
-    script = "import socket; socket.create_connection(('127.0.0.2', 6550), timeout=5)"
+    script = "import socket; socket.create_connection(('127.0.0.2', 6550), timeout=20)"
     result = lab.host.run(["/usr/bin/python3", "-I", "-c", script], check=False)
     assert b"ConnectionRefusedError" in result.stderr

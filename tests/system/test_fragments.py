@@ -36,7 +36,7 @@ for line in sys.stdin:
     exchange = json.loads(line)
     for packet in exchange["packets"]:
         raw.sendto(bytes.fromhex(packet), (target, 0))
-    if select.select([answers], [], [], 3 if exchange["answered"] else 0.3)[0]:
+    if select.select([answers], [], [], 20 if exchange["answered"] else 0.3)[0]:
         print(answers.recv(70000).hex() or "empty")
     else:
         print("-")
@@ -72,7 +72,7 @@ class Exchanges:
     def run(self, lab: Lab, *, user: bool) -> None:
         argv = ["python3", "-c", SENDER, GUEST[self.family], TARGET[self.family], str(PORT)]
         feed = "".join(line + "\n" for line in self.lines).encode()
-        done = lab.run(("--config-net",), argv, user=user, feed=feed, timeout=60)
+        done = lab.run(("--config-net",), argv, user=user, feed=feed, timeout=280)
         found = done.stdout.decode().split()
         assert [text[:40] for text in found] == [text[:40] for text in self.wanted]
         assert found == self.wanted

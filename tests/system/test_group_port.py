@@ -56,7 +56,7 @@ print("ready", flush=True)
 for line in sys.stdin:
     what, target, *port = line.split()
     sock = six if ":" in target else four
-    sock.settimeout(5)
+    sock.settimeout(20)
     if what == "send":
         sock.sendto(b"x", (target, int(*port or [5353])))
         data, peer = sock.recvfrom(100)
@@ -70,7 +70,7 @@ for line in sys.stdin:
 ASK = """
 import socket, sys
 with socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM) as sock:
-    sock.settimeout(5)
+    sock.settimeout(20)
     sock.connect((sys.argv[1], 5353))
     sock.send(b"abc")
     print(sock.recv(100).decode())

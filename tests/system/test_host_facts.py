@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
+import re
+import resource
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +66,13 @@ def make_host(lab: Lab, commands: str) -> Place:
     """Make a host of *commands* of ip(8)."""
     place = lab.bare_place()
     place.run(["ip", "-batch", "-"], feed=commands.encode())
+
+    def has_link_local(ifname: str) -> bool:
+        return b"fe80:" in place.run(["ip", "-6", "addr", "show", "dev", ifname, "scope", "link"]).stdout
+
+    # The kernel gives these, with their routes, when it has noticed that the link is up.
+    names = re.findall(r"^link set (up\d) up$", commands, re.MULTILINE)
+    wait_until(lambda: all(map(has_link_local, names)), "the interfaces have their link-local addresses")
     return place
 
 
@@ -135,7 +145,7 @@ def test_hardware_addresses_name_and_mtu(lab: Lab) -> None:
     found = inside(lab, place, "-I", "net0", "--ns-mac-addr", "02:00:00:00:00:07", "-m", "1400",
                    ifname="net0").link
     assert (found["address"], found["mtu"]) == ("02:00:00:00:00:07", 1400)
-    ask = ("ping -c 1 -w 3 192.0.2.1 >/dev/null; ping -c 1 -w 3 2001:db8::1 >/dev/null;"
+    ask = ("ping -c 1 -w 20 192.0.2.1 >/dev/null; ping -c 1 -w 20 2001:db8::1 >/dev/null;"
            " ip -json neigh show nud all | tr -d '[:space:]'")
     neighbours = lab.run(["--config-net", "-M", "02:00:00:00:00:08"], ["sh", "-c", ask], user=True,
                          place=place).stdout
@@ -194,14 +204,20 @@ def many_routes(family: int, total: int) -> Iterator[str]:
                else f"route add 2001:db8:1:{index:x}::/64 via 2001:db8::1")
 
 
+def cpu_s_of_children() -> float:
+    """Processor time of all that we have started and that has ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.parametrize("family", [4, 6])
 def test_ten_thousand_routes_arrive(lab: Lab, family: int) -> None:
     total = 10_000
     place = make_host(lab, UPLINK + IP4 + IP6 + "\n".join(many_routes(family, total)) + "\n")
-    start = time.monotonic()
+    start = cpu_s_of_children()
     command = ["sh", "-c", f"ip -{family} route | wc -l"]
     count = lab.run(["--config-net"], command, user=True, place=place).stdout
-    took = time.monotonic() - start
+    took = cpu_s_of_children() - start
     assert int(count) >= total
-    # Some 0.5 s on an idle machine; what takes seconds is a search in a search.
+    # Some 0.5 s of a processor; what takes seconds is a search in a search.
     assert took < 15

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.lab import FAR4, UID, Lab, Running
-from tests.support.processes import children, process_state, status_field, wait_until
+from tests.support.processes import child_of, children, process_state, status_field, wait_until
 from tests.system.machines import socket_path
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Attached:
     def end(self) -> bytes:
         """End pasta, which must go well; return what it said."""
         self.pasta.send(signal.SIGTERM)
-        result = self.pasta.finish(10)
+        result = self.pasta.finish()
         self.target.kill()
         assert result.returncode == 0
         return result.stderr
@@ -142,11 +142,12 @@ def test_plain_user_does_not_get_into_passt_of_its_own(lab: Lab, user: bool) -> 
     path = socket_path(lab, "hostile")
     before = lab.host.pids()
     lab.host.run([lab.passt, "-q", "-s", path, *([] if user else ["--runas", str(UID)])], user=user)
+    wait_until(lambda: len(lab.host.pids() - before) == 1, "who started passt is gone")
     [own] = lab.host.pids() - before
     script = BREAK_IN.replace('libc.umount2(b"/proc", 2) == 0', "False")
     found, seen = break_in(lab.host.run([*PYTHON, script], user=True).stdout)
     os.kill(own, signal.SIGTERM)
-    wait_until(lambda: lab.host.pids() <= before, "passt has ended", 10)
+    wait_until(lambda: lab.host.pids() <= before, "passt has ended")
     os.unlink(path)
     assert found == []
     assert seen == 1
@@ -161,8 +162,13 @@ def start_command(lab: Lab, script: str, *, user: bool) -> tuple[Running, int]:
     running = lab.start(NET, ["sh", "-c", script], user=user)
     assert running.popen.stdout is not None
     assert running.popen.stdout.readline() == READY
-    [pid_1] = children(running.pid)
-    return running, pid_1
+    return running, pid_1_of(running)
+
+
+def pid_1_of(running: Running) -> int:
+    """Give PID 1 of the namespaces; helpers of the start end in their own time."""
+    wait_until(lambda: len(children(running.pid)) == 1, "PID 1 is the only child")
+    return child_of(running.pid)
 
 
 def take_channel(pid: int) -> socket.socket:
@@ -195,7 +201,7 @@ def test_forged_message_from_the_command_ends_it_only(lab: Lab, user: bool, mess
     running, pid_1 = start_command(lab, SLEEP, user=user)
     with take_channel(pid_1) as forged:
         forged.send(message)
-    result = running.finish(10)
+    result = running.finish()
     assert result.returncode == 1
     assert result.stderr == b"the command sent messages that are not its to send, and is ended\n"
 
@@ -223,7 +229,7 @@ def test_forged_descriptors_do_not_pile_up(lab: Lab, user: bool) -> None:
                 break
         assert count_descriptors(running.pid, "/memfd:forged") <= at_once  # of the message at hand
     os.close(thing)
-    assert running.finish(10).returncode == 1
+    assert running.finish().returncode == 1
 
 
 @pytest.mark.parametrize("message", [b"\xff", b"\x11", b"\x11\x00\x00", b"\x11\xff\x00", b"\x12", b"\x04"],
@@ -232,7 +238,7 @@ def test_forged_message_to_the_namespaces_ends_them(lab: Lab, user: bool, messag
     running, _ = start_command(lab, SLEEP, user=user)
     with take_channel(running.pid) as forged:
         forged.send(message)
-    result = running.finish(10)
+    result = running.finish()
     assert (result.returncode, result.stderr) == (1, b"")
 
 
@@ -253,7 +259,7 @@ def test_stolen_signal_does_not_block_the_next_one(lab: Lab, user: bool) -> None
         wait_until(is_stolen, "the message came")
         os.kill(pid_1, signal.SIGCONT)
         running.send(signal.SIGTERM)
-        assert running.finish(10).returncode == 128 + signal.SIGTERM
+        assert running.finish().returncode == 128 + signal.SIGTERM
 
 
 def test_command_that_covers_its_status_is_asked_and_ended_all_the_same(lab: Lab, user: bool) -> None:
@@ -270,21 +276,21 @@ while :; do sleep 0.05; done
     assert running.popen.stdout is not None
     assert running.popen.stdout.readline() == b"asked\n"
     running.send(signal.SIGTERM)
-    assert running.finish(10).returncode == 42
+    assert running.finish().returncode == 42
 
 
 def test_pid_1_holds_nothing_of_the_host(lab: Lab, user: bool) -> None:
     running = lab.start([*NET, "-t", "9507", "-u", "9507"], ["sh", "-c", SLEEP], user=user)
     assert running.popen.stdout is not None
     assert running.popen.stdout.readline() == READY
-    [pid_1] = children(running.pid)
-    links = sorted(os.readlink(path) for path in Path(f"/proc/{pid_1}/fd").iterdir())
-    kinds = [link.partition("[")[0] for link in links]
+    pid_1 = pid_1_of(running)
+    # Standard error, the channel, the signals of its children, and the status of the command. What it needed
+    # for the command it closes in its own time.
+    wait_until(lambda: count_descriptors(pid_1, "socket:") == 1, "it has one socket")
+    wait_until(lambda: count_descriptors(pid_1, "pipe:") <= 1, "it has one pipe at most")
+    wait_until(lambda: count_descriptors(pid_1, "") - count_descriptors(pid_1, "/dev/null") <= 4,
+               "it has four descriptors at most")
     running.kill()
-    # Standard error, the channel, the signals of its children, and the status of the command.
-    assert kinds.count("socket:") == 1
-    assert kinds.count("pipe:") <= 1
-    assert len([link for link in links if link != "/dev/null"]) <= 4
 
 
 # Sends to all netlink sockets of the namespace that are not its own, for some seconds: too short a message,
@@ -335,9 +341,9 @@ def test_command_cannot_forge_what_the_kernel_says(lab: Lab, user: bool) -> None
     assert running.popen.stdout is not None
     assert running.popen.stdout.readline() == READY
     assert running.popen.stdout.readline() == b"['Connection refused']\n"
-    wait_until(lambda: is_followed(lab), "the port is followed all the same", 20)
+    wait_until(lambda: is_followed(lab), "the port is followed all the same")
     running.send(signal.SIGTERM)
-    assert running.finish(10).returncode == 128 + signal.SIGTERM
+    assert running.finish().returncode == 128 + signal.SIGTERM
 
 
 def test_attached_namespace_cannot_forge_what_the_kernel_says(lab: Lab, user: bool) -> None:
@@ -347,6 +353,6 @@ def test_attached_namespace_cannot_forge_what_the_kernel_says(lab: Lab, user: bo
     assert attacker.popen.stdout is not None
     assert attacker.popen.stdout.readline() == READY
     assert attacker.popen.stdout.readline() == b"['Connection refused']\n"
-    wait_until(lambda: is_followed(lab), "the port is followed all the same", 20)
+    wait_until(lambda: is_followed(lab), "the port is followed all the same")
     attacker.kill()
     assert one.end() == b""

@@ -56,10 +56,10 @@ def test_kernel_configures_itself(lab: Lab, user: bool) -> None:
     assert any(route["dst"] == "2001:db8:1::/64" for route in routes)
 
 
-def advertised(lab: Lab, *options: str, user: bool) -> str:
+def advertised(lab: Lab, *options: str, user: bool, patience_ms: int = 20_000) -> str:
     """Let rdisc6 ask for an advertisement; give its report with single blanks."""
     need("rdisc6")
-    text = run_guest(lab, "rdisc6 -1 -r 1 -w 700 $ifname || true", *options, user=user)
+    text = run_guest(lab, f"rdisc6 -1 -r 1 -w {patience_ms} $ifname || true", *options, user=user)
     return re.sub(r"[ \t]+", " ", text)
 
 
@@ -97,7 +97,7 @@ def test_search_list_needs_no_server(lab: Lab, user: bool) -> None:
 
 @pytest.mark.parametrize("option", ["--no-ra", "--no-ndp"])
 def test_no_advertisement_when_switched_off(lab: Lab, user: bool, option: str) -> None:
-    text = advertised(lab, option, user=user)
+    text = advertised(lab, option, user=user, patience_ms=700)
     assert "Timed out" in text
     assert "Prefix" not in text
 
@@ -118,15 +118,19 @@ def test_unsolicited_advertisements_are_planned_by_the_rfc(
 def test_neighbours_are_answered_without_advertisements(lab: Lab, user: bool) -> None:
     need("ndisc6")
     # ndisc6 takes an answer from the target only, the kernel any.
-    script = f"""
-        ndisc6 -1 -r 1 -w 500 {our_link_local(lab)} $ifname || true
-        ping -6 -n -c 1 -W 0.3 fe80::77%$ifname >/dev/null || true
-        ip -6 neighbour show fe80::77 dev $ifname
-    """
-    text = run_guest(lab, script, "--no-ra", user=user)
+    def script(patience_ms: int, then: str) -> str:
+        return f"""
+            ndisc6 -1 -r 1 -w {patience_ms} {our_link_local(lab)} $ifname || true
+            ping -6 -n -c 1 -W 0.3 fe80::77%$ifname >/dev/null || true
+            {then}
+            ip -6 neighbour show fe80::77 dev $ifname
+        """
+
+    is_there = "wait_for 'the neighbour' sh -c 'ip -6 neighbour show fe80::77 dev h0 | grep -q lladdr'"
+    text = run_guest(lab, script(20_000, is_there), "--no-ra", user=user)
     assert "Target link-layer address: 9A:55:9A:55:9A:55" in text
     assert "fe80::77 lladdr 9a:55:9a:55:9a:55 router" in text
-    silent = run_guest(lab, script, "--no-ndp", user=user)
+    silent = run_guest(lab, script(500, ""), "--no-ndp", user=user)
     assert "9a:55:9a:55:9a:55" not in silent.lower()
 
 
@@ -145,7 +149,7 @@ def test_any_address_but_ours_passes_duplicate_detection(lab: Lab, user: bool) -
 def test_local_mode_advertises_a_router_without_prefix(lab: Lab, user: bool) -> None:
     need("rdisc6")
     place = lab.bare_place()
-    text = f"ifname=tap0\n{PREPARE}\nrdisc6 -1 -r 2 -w 1000 tap0"
+    text = f"ifname=tap0\n{PREPARE}\nrdisc6 -1 -r 2 -w 20000 tap0"
     report = lab.run([], ["sh", "-c", text], user=user, place=place).stdout.decode()
     assert "from fe80::1" in report
     assert "Prefix" not in report
@@ -315,6 +319,14 @@ is_configured() { grep -q ADMIN_STATE=configured /run/systemd/netif/links/*; }
 wait_for "networkd" is_configured
 has_address() { ip -6 address show dev $ifname -tentative | grep -q 2001:db8:1::2/128; }
 wait_for "an address by DHCPv6" has_address
+# It writes down what it has learnt in its own time, and the kernel's routes follow.
+knows() { grep -q "^$1=.* " /run/systemd/netif/links/*; }
+wait_for "name servers" knows DNS
+wait_for "a search list" knows DOMAINS
+has_two() { [ "$(ip -6 -o address show dev $ifname scope global | wc -l)" -ge 2 ]; }
+wait_for "an address by advertisement" has_two
+has_route() { ip -6 route show default | grep -q .; }
+wait_for "a default route" has_route
 """
 
 
@@ -334,7 +346,7 @@ def test_networkd(lab: Lab) -> None:
     wait_until(has_interface, "the interface is there")
     text = f"ifname=h0\n{PREPARE}\n{NETWORKD}\ncat /run/systemd/netif/links/*; {SHOW}; kill $!; wait || true"
     try:
-        report = lab.host.run([*enter, "sh", "-c", text], timeout=90).stdout.decode()
+        report = lab.host.run([*enter, "sh", "-c", text], timeout=280).stdout.decode()
     finally:
         running.kill()
         target.kill()

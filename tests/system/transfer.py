@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 DATAGRAM_LEN = 8192
 
 
