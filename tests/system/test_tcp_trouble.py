@@ -45,12 +45,12 @@ def test_program_is_stopped_for_a_while(lab: Lab, plain: bool) -> None:
     time.sleep(STOP_S)
     for pid in (running.popen.pid, running.pid):  # nsenter stops with what it waits for
         os.kill(pid, signal.SIGCONT)
-    result = running.finish(200)
+    result = running.finish(250)
     found = [json.loads(line) for line in result.stdout.decode().splitlines()]
     print(found)  # noqa: T201 - shown with a failure, or by pytest -s
     assert [one["sha256"] for one in found] == [stream_sha256(SIZE)] * 2
     assert all(one["seconds"] > STOP_S for one in found), "it was over before the stop"
-    assert all(one["seconds"] < 100 for one in found)
+    assert all(one["seconds"] < 180 for one in found)
 
 
 def test_interface_goes_down_and_up(lab: Lab, plain: bool) -> None:
@@ -67,10 +67,10 @@ def test_interface_goes_down_and_up(lab: Lab, plain: bool) -> None:
         "wait $fetch; wait $send",
         f"$client echo {FAR4} 8000 5",
     )
-    found = reports(lab.start(NET, script, user=plain), 200)
+    found = reports(lab.start(NET, script, user=plain), 250)
     print(found)  # noqa: T201 - shown with a failure, or by pytest -s
     assert [one["sha256"] for one in found[:2]] == [stream_sha256(SIZE)] * 2
-    assert all(float(str(one["seconds"])) < 100 for one in found[:2])
+    assert all(float(str(one["seconds"])) < 180 for one in found[:2])
 
 
 @pytest.mark.parametrize("address", [FAR4, FAR6])
@@ -83,7 +83,7 @@ def test_port_is_used_again(lab: Lab, plain: bool, address: str) -> None:
         f"$client reuse-reset {address} 8000 30 4003",
     )
     for trial in range(TRIALS):
-        found = reports(lab.start(NET, script, user=plain), 200)
+        found = reports(lab.start(NET, script, user=plain), 250)
         print(found)  # noqa: T201 - shown with a failure, or by pytest -s
         is_prompt = all(float(str(found[number]["slowest"])) < PROMPT_S for number in (0, 2))
         assert is_prompt or trial < TRIALS - 1
@@ -136,7 +136,7 @@ def test_half_open_connections_hurt_no_others(lab: Lab, plain: bool, address: st
         f"$client echo {address} 8000 20 1",
     )
     for trial in range(TRIALS):
-        flood, after = reports(lab.start(NET, script, user=plain), 200)
+        flood, after = reports(lab.start(NET, script, user=plain), 250)
         print(flood, after)  # noqa: T201 - shown with a failure, or by pytest -s
         assert flood["answered"] == 0
         is_prompt = int(str(flood["rounds"])) > 10 and float(str(after["p99"])) < 1000 * PROMPT_S
@@ -163,7 +163,7 @@ def test_congestion_control(lab: Lab, plain: bool, near: str, far: str) -> None:
     for place, route in routes:
         place.run(["ip", "route", "change", *route, "congctl", far])
     try:
-        found = reports(lab.start(NET, script, user=plain), 200)
+        found = reports(lab.start(NET, script, user=plain), 250)
     finally:
         for place, route in routes:
             place.run(["ip", "route", "change", *route])
