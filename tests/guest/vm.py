@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from tests.support.lab import Lab, Place, Running
 
 DEFAULT_PATH = "/tmp/passt_1.socket"  # noqa: S108 - where passt puts it
-BOOT_S = 240.0
-COMMAND_S = 120.0
+BOOT_S = 600.0
+COMMAND_S = 200.0
 MAC = "52:54:00:12:34:56"
 QEMU = "qemu-system-x86_64"
 MEMORY_MB = 256

@@ -625,6 +625,7 @@ def test_what_is_left_of_rights(steered: Steered) -> None:
 def test_loop_goes_on_without_its_helper(lab: Lab, steered: Steered) -> None:
     if steered.user:
         return                     # it has none
+    steered.pesto("-A", "-t", "9700")   # which it answers: now it has its filter
     (helper,) = [one for one in children(steered.running.pid) if status_field(one, "Seccomp") == "2"]
     os.kill(helper, signal.SIGKILL)
     wait_until(lambda: process_state(helper) in {"", "Z"}, "the helper has gone")
