@@ -78,7 +78,7 @@ def test_advertisements_configure_the_guest(guest: Vm) -> None:
 
 
 def test_router_is_discovered(guest: Vm) -> None:
-    text = guest.run("rdisc6 -1 eth0")
+    text = guest.run("rdisc6 -1 -w 20000 eth0")
     assert re.search(r"Prefix\s*: 2001:db8:1::/64", text), text
     assert re.search(r"MTU\s*: +65520 bytes", text), text
     assert re.search(r"Stateful address conf.\s*: +Yes", text), text

@@ -10,6 +10,7 @@ import pytest
 
 from tests.guest.vm import Passt, Vm, sharing_card
 from tests.support.lab import FAR4, FAR6, HOST4, Lab
+from tests.support.processes import wait_until
 from tests.system.servers import stream_sha256
 from tests.system.test_tcp_patience import cpu_seconds
 
@@ -138,12 +139,16 @@ def test_guest_that_is_stopped_costs_nothing_and_loses_nothing(lab: Lab, machine
     guest.run(f"rm -f /tmp/in; ({get}) >/dev/null 2>&1 &")
     guest.run(f"head -c {SIZE} /dev/urandom >/tmp/data; rm -f /tmp/back")
     guest.run(f"(socat -t 120 - TCP:{FAR4}:8007 </tmp/data | sha256sum >/tmp/back) >/dev/null 2>&1 &")
-    guest.running.send(signal.SIGSTOP)
-    try:
-        time.sleep(1)              # what was under way has come to rest
+
+    def is_quiet() -> bool:
         before = cpu_seconds(machine.passt.running.pid)
         time.sleep(STOPPED_S)
-        assert cpu_seconds(machine.passt.running.pid) - before < 0.02 * STOPPED_S
+        return cpu_seconds(machine.passt.running.pid) - before < 0.02 * STOPPED_S
+
+    guest.running.send(signal.SIGSTOP)
+    try:
+        # What was under way comes to rest.
+        wait_until(is_quiet, "passt has nothing to do", 40)
     finally:
         guest.running.send(signal.SIGCONT)
         guest.running.popen.send_signal(signal.SIGCONT)  # nsenter stops with what it started

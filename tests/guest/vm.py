@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from tests.support.lab import Lab, Place, Running
 
 DEFAULT_PATH = "/tmp/passt_1.socket"  # noqa: S108 - where passt puts it
-BOOT_S = 240.0
-COMMAND_S = 120.0
+BOOT_S = 600.0
+COMMAND_S = 200.0
 MAC = "52:54:00:12:34:56"
 QEMU = "qemu-system-x86_64"
 MEMORY_MB = 256
@@ -101,7 +101,7 @@ class Vm:
         assert not check or status == b"0", f"{command}: status {status.decode()}\n{text}"
         return text
 
-    def wait_for(self, command: str, what: str, limit_s: float = 20.0) -> str:
+    def wait_for(self, command: str, what: str, limit_s: float = 60.0) -> str:
         """Repeat a command of the guest until its status is 0; return its output."""
         found: list[str] = []
 
@@ -115,7 +115,7 @@ class Vm:
 
     def configure4(self) -> dict[str, str]:
         """Set up IPv4 by DHCP; return what the client was told, by udhcpc's names."""
-        self.run("ip link set eth0 up; udhcpc -i eth0 -f -q -n -t 10 -T 1 -O search -O mtu -s /etc/udhcpc.sh")
+        self.run("ip link set eth0 up; udhcpc -i eth0 -f -q -n -t 30 -T 1 -O search -O mtu -s /etc/udhcpc.sh")
         return self._variables("/tmp/dhcp4")  # noqa: S108 - in the guest
 
     def configure6(self) -> dict[str, str]:
@@ -153,7 +153,7 @@ class Vm:
         self.running.popen.stdin.write(b"- poweroff -f\n")
         self.running.popen.stdin.flush()
         self._has_ended = True
-        return self.running.finish(30).returncode
+        return self.running.finish(120).returncode
 
     def close(self) -> None:
         """Pull the plug."""

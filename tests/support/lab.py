@@ -42,7 +42,7 @@ OUTSIDE4, OUTSIDE6 = "203.0.113.1", "2001:db8:1::1"
 # Further addresses of the outside that, unlike the gateway, the default mapping leaves alone.
 FAR4, FAR6 = "198.51.100.1", "2001:db8:2::1"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-SETTLE_S = 5.0
+SETTLE_S = 60.0  # bounds a failure only
 NS_GET_PARENT = 0xB702  # linux/nsfs.h
 
 # Init of a place: children that end are reaped by the kernel, as SIGCHLD is ignored.

@@ -261,7 +261,7 @@ class SplitRing:
         except BlockingIOError:
             return False
 
-    def await_call(self, timeout_s: float = 10.0) -> None:
+    def await_call(self, timeout_s: float = 60.0) -> None:
         """Sleep until the back end has called."""
         assert is_readable(self.call_fd, timeout_s), f"no call within {timeout_s} s"
         self.called()

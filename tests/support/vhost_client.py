@@ -24,7 +24,7 @@ VERSION, REPLY, NEED_REPLY = 1, 4, 8
 NO_FD = 0x100                    # in the number of a ring: no descriptor comes with it
 RING_LOG = 1                     # flag of SET_VRING_ADDR: writes to the used ring are logged
 MAX_FDS = 32
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 class Request(IntEnum):

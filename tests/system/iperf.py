@@ -33,7 +33,7 @@ def run_report(
     for _ in range(BUSY_TRIES):
         result = lab.run(
             options,
-            ["iperf3", "--json", "--connect-timeout", "5000", *argv],
+            ["iperf3", "--json", "--connect-timeout", "30000", *argv],
             user=user,
             check=False,
             timeout=timeout,

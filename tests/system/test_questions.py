@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -47,7 +48,7 @@ while (now := time.monotonic() - start) < seconds:
         waiting[sock.fileno()] = sock, ident
         asked += 1
     take(0.001)
-end = time.monotonic() + 3
+end = time.monotonic() + 60
 while waiting and time.monotonic() < end:
     take(0.1)
 print(asked, answered, flush=True)
@@ -58,7 +59,11 @@ sys.stdin.read()
 def most_descriptors(running: Running) -> int:
     """Give how many descriptors the one of the program's processes has that has the most."""
     pids = [running.pid, *descendants(running.pid)]
-    return max(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids)
+    found = []
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended meanwhile
+            found.append(len(os.listdir(f"/proc/{pid}/fd")))
+    return max(found)
 
 
 def settled_descriptors(running: Running) -> int:
@@ -69,7 +74,7 @@ def settled_descriptors(running: Running) -> int:
         seen.append(most_descriptors(running))
         return seen[-1] > 10 and seen[-20:] == [seen[-1]] * 20
 
-    wait_until(is_settled, "it runs", 10)
+    wait_until(is_settled, "it runs", 60)
     return seen[-1]
 
 
@@ -87,6 +92,6 @@ def test_questions_exhaust_nothing(lab: Lab, user: bool) -> None:
         assert asked > 100 * SECONDS
         assert answered >= asked * 99 // 100
         # Sockets opened in advance are kept.
-        wait_until(lambda: most_descriptors(running) <= before + 10, "sockets are closed", 10)
+        wait_until(lambda: most_descriptors(running) <= before + 10, "sockets are closed", 60)
     finally:
         running.kill()

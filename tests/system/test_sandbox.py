@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -85,6 +86,15 @@ def look(pid: int, *, threads: int, root: int = 0) -> None:
     wait_until(lambda: strange_descriptors(pid) == [], "no descriptor leads out")
 
 
+def links(pid: int) -> list[str]:
+    """Give where all descriptors lead."""
+    found = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return found
+
+
 def strange_descriptors(pid: int) -> list[str]:
     """Give where descriptors lead that the loop has no use for."""
     strange = []
@@ -119,10 +129,10 @@ def test_with_a_command(lab: Lab, user: bool, options: list[str]) -> None:
     look(pid, threads=2 if options == FORWARD else 1)
     assert own_namespaces(pid, lab.host.init) == ALWAYS | {"user"}
     (init,) = children(pid)
-    links = [os.readlink(f"/proc/{init}/fd/{fd}") for fd in os.listdir(f"/proc/{init}/fd")]
-    # The channel, signals, and the status of the command; none of the host's network.
-    assert sum(link.startswith("socket:") for link in links) == 1
-    assert strange_descriptors(init) == ["/proc/2/status"]
+    # The channel, signals, and the status of the command; none of the host's network. The command does not
+    # wait for it to open and close them.
+    wait_until(lambda: sum(link.startswith("socket:") for link in links(init)) == 1, "it has one socket")
+    wait_until(lambda: strange_descriptors(init) == ["/proc/2/status"], "it has the status of the command")
     assert Path(f"/proc/{init}/status").stat().st_uid == 0
     assert status_field(init, "Seccomp") == "0"
     running.kill()

@@ -27,7 +27,7 @@ import fcntl, json, os, signal, socket, sys, time
 names, probes, path, *argv = sys.argv[1:]
 notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 notify.bind("\0passt-manager-%d" % os.getpid())
-notify.settimeout(30)
+notify.settimeout(100)
 sockets = {}
 for name, kind in (("tcp", socket.SOCK_STREAM), ("udp", socket.SOCK_DGRAM)):
     sock = socket.socket(socket.AF_INET6, kind)
@@ -64,7 +64,7 @@ def echoes(kind, port):
             return sock.recv(100) == b"hello"
         except OSError:
             return False
-end = time.monotonic() + 60
+end = time.monotonic() + 100
 for probe in [] if probes == "-" else probes.split(","):
     while not (answer := echoes(probe[:3], ports[probe])) and time.monotonic() < end:
         time.sleep(0.05)
@@ -93,7 +93,7 @@ def managed(lab: Lab, probes: str, path: Path, *argv: str) -> dict[str, Any]:
     if "--" in argv:
         place = argv.index("--")
         command = [*argv[:place], *command[len(argv):], *argv[place:]]
-    done = lab.host.run(python(MANAGER, "web:web", probes, str(path), *command), user=True, timeout=120)
+    done = lab.host.run(python(MANAGER, "web:web", probes, str(path), *command), user=True, timeout=250)
     seen: dict[str, Any] = json.loads(done.stdout.decode().splitlines()[-1])
     return seen
 
@@ -132,7 +132,7 @@ def test_command_gets_neither_sockets_nor_variables(lab: Lab, ports_file: Path) 
     manager = MANAGER.replace("os.kill(child, signal.SIGTERM)", "pass")
     options = ["-q", "-t", "fd:web:80", "-u", "none", "--ports-file", str(ports_file)]
     done = lab.host.run([*python(manager, "web:web", "-", str(ports_file)), lab.pasta, *options, "--",
-                         *python(COMMAND_LOOKS)], user=True, timeout=120)  # fmt: skip
+                         *python(COMMAND_LOOKS)], user=True, timeout=250)  # fmt: skip
     # The fourth one is that of the list itself.
     assert json.loads(done.stderr.decode().splitlines()[-1]) == [["0", "1", "2", "3"], []]
 

@@ -49,7 +49,7 @@ class Terminal:
         """Press keys."""
         os.write(self.master, text.encode())
 
-    def expect(self, pattern: str, limit_s: float = 10.0) -> str:
+    def expect(self, pattern: str, limit_s: float = 60.0) -> str:
         """Read until *pattern* appears; forget everything up to its end and return what it matched."""
         end = time.monotonic() + limit_s
         while not (match := re.search(pattern, self.seen)):
@@ -120,13 +120,14 @@ def test_ctrl_c_ends_the_foreground_program_not_the_shell(inner: Terminal) -> No
     inner.expect(r"\nstatus=130")
     inner.type("exit 5\n")
     inner.expect("exit")
-    assert inner.running.finish(10).returncode == 5
+    assert inner.running.finish(60).returncode == 5
 
 
 def test_ctrl_c_at_the_prompt_does_nothing(inner: Terminal) -> None:
     inner.type("half a line")
     inner.expect("half a line")
-    time.sleep(0.2)  # readline acts late on a signal that comes before it reads again
+    # Readline acts late on a signal that comes before it reads again.
+    wait_until(lambda: process_state(descendants(inner.running.pid)[-1]) == "S", "the shell waits for keys")
     inner.type("\x03")
     inner.expect("% ")
     inner.type("echo al''ive\n")
@@ -165,8 +166,8 @@ def test_hang_up_of_the_terminal_ends_everything(inner: Terminal, lab: Lab) -> N
     inner.run_sleep(1005)
     os.close(inner.master)
     inner.master = os.open("/dev/null", os.O_RDONLY)
-    inner.running.finish(10)
-    assert not any(process_state(pid) for pid in descendants(lab.host.init))
+    inner.running.finish(60)
+    wait_until(lambda: not any(process_state(pid) for pid in descendants(lab.host.init)), "all have ended")
 
 
 def test_job_of_an_outer_shell_ends_by_ctrl_c(outer: Terminal, lab: Lab) -> None:
@@ -183,7 +184,7 @@ def test_job_of_an_outer_shell_stops_and_goes_on(outer: Terminal, lab: Lab) -> N
     wait_until(lambda: outer.sleeper(1007) is not None, "the command runs")
     outer.type("\x1a")
     outer.expect(r"Stopped")
-    assert outer.sleeper(1007) is None
+    wait_until(lambda: outer.sleeper(1007) is None, "the command has stopped, too")
     outer.type("fg\n")
     wait_until(lambda: outer.sleeper(1007) is not None, "the command goes on")
     outer.type("\x03")
@@ -198,7 +199,7 @@ def test_no_command_means_a_login_shell(lab: Lab, user: bool, shell: str | None)
     terminal.type("echo name=$0\n")
     terminal.expect(rf"name=-{shell or '/bin/sh'}\s")
     terminal.type("exit 3\n")
-    assert terminal.running.finish(10).returncode == 3
+    assert terminal.running.finish(60).returncode == 3
     terminal.close()
 
 

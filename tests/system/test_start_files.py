@@ -89,8 +89,8 @@ def test_passt_leaves_no_file(lab: Lab, user: bool, directory: Path, foreground:
         assert names(directory) == made
         if how != MISTAKE:
             running.send(how)
-            running.popen.wait(10)
-    result = running.finish(10)
+            running.popen.wait(60)
+    result = running.finish(60)
     assert result.returncode == (1 if how == MISTAKE else -how)
     wait_until(lambda: not names(directory), "the files are gone")
 
@@ -103,7 +103,7 @@ def test_pasta_with_a_command_leaves_no_file(lab: Lab, user: bool, directory: Pa
     with halted(lab, directory, stage, argv, user=user) as running:
         assert names(directory) == {"pid", "capture"}
         running.send(how)         # 0 does nothing
-    result = running.finish(10)
+    result = running.finish(60)
     assert result.returncode == (1 if how == MISTAKE else -how)
     wait_until(lambda: not names(directory), "the files are gone")
 
@@ -128,12 +128,13 @@ def test_port_that_is_taken_inside_is_a_late_failure(lab: Lab, user: bool, direc
 def test_waiting_parent_has_no_right_and_the_guard_one(lab: Lab, directory: Path) -> None:
     argv = ["passt", "-q", "-s", str(directory / "socket")]
     with halted(lab, directory, "network", argv, user=False) as running:
-        guard, child = sorted(children(running.pid))
+        # The child has a PID namespace of its own.
+        guard, child = sorted(children(running.pid), key=lambda pid: len(status_field(pid, "NSpid").split()))
         # The child does not wait for them, and may be at its stage before.
         wait_until(lambda: capabilities(running.pid) == {0}, "the parent has no right")
         wait_until(lambda: capabilities(guard) == {DAC_OVERRIDE}, "the guard has its one right")
         assert min(capabilities(child)) > DAC_OVERRIDE  # of its own
-    assert running.finish(10).returncode == 1
+    assert running.finish(60).returncode == 1
 
 
 def test_nothing_of_the_guard_is_left_when_the_program_is_ready(lab: Lab, user: bool,
@@ -144,5 +145,5 @@ def test_nothing_of_the_guard_is_left_when_the_program_is_ready(lab: Lab, user: 
     wait_until(lambda: status_field(running.pid, "Seccomp") == "2" and children(running.pid) == [],
                "no child is left, not even a zombie")
     running.send(signal.SIGTERM)
-    assert running.finish(10).returncode == 0
+    assert running.finish(60).returncode == 0
     assert names(directory) == {"socket", "pid"}

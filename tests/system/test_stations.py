@@ -93,11 +93,19 @@ try:
         sender.join()
         assert got == block
     with socket.socket(socket.AF_INET6 if SIX else socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        udp.settimeout(10)
+        udp.settimeout(2)
         udp.connect((REMOTE, 8007))
         for n in range(200):
-            udp.send(b"%d" % n)
-            assert udp.recv(100) == b"%d" % n
+            for trial in range(10):  # the server may be too busy with the other's to take ours
+                udp.send(b"%d" % n)
+                try:
+                    while (number := int(udp.recv(100))) != n:
+                        assert number < n
+                    break
+                except TimeoutError:
+                    continue
+            else:
+                sys.exit("no answer")
 finally:
     stop.set()
     for thread in threads:
@@ -112,5 +120,5 @@ print(len(heard) > 20, len(stray))
 def test_another_station_takes_nothing_and_is_answered(
         lab: Lab, user: bool, remote: str, guest: str, own: str) -> None:
     done = lab.run(["-q", "--config-net"], ["/usr/bin/python3", "-I", "-c", STATIONS, remote, guest, own],
-                   user=user)
+                   user=user, timeout=200)
     assert (done.stdout, done.stderr, done.returncode) == (b"True 0\n", b"", 0)

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.needs_root
 
 DELAY_MS = 10
 RTT_S = 2 * DELAY_MS / 1000
+TRIALS = 4  # times that look long where the machine has other work
 FEW_REPEATS = 4  # of 40 and of 80 rounds
 NEAR = ("198.18.77.1", "2001:db8:77::1")
 FAR = ("198.18.77.2", "2001:db8:77::2")
@@ -126,22 +127,28 @@ def low(values: list[float]) -> float:
 @pytest.mark.parametrize("address", FAR)
 def test_guest_sees_the_round_trip_of_the_path(lab: Lab, user: bool, address: str) -> None:
     client = ["/usr/bin/python3", "-I", str(lab.directory / "acked_client.py"), address]
-    found = json.loads(lab.run(["--config-net"], client, user=user, timeout=60).stdout)
-    assert median(found["told"][20:]) > RTT_S * 0.95, found
-    assert found["told_rtt"] > RTT_S * 0.9, found
-    assert found["echo_rtt"] > RTT_S * 0.9, found
-    # Were the acknowledgements late for the guest, each of the rounds would repeat. One now and then is the
-    # guest's probe for a lost tail (RFC 8985 7), where the machine did not let anybody run for a while.
-    assert max(found["echo_repeats"], found["told_repeats"]) <= FEW_REPEATS, found
-    # An answer is not later for it, and bulk data is acknowledged as soon as it is in our hands.
-    assert low(found["echo"][20:]) < RTT_S * 1.25, found
-    assert found["bulk_rtt"] < RTT_S / 2, found
+    for trial in range(TRIALS):
+        found = json.loads(lab.run(["--config-net"], client, user=user, timeout=120).stdout)
+        assert median(found["told"][20:]) > RTT_S * 0.95, found
+        assert found["told_rtt"] > RTT_S * 0.9, found
+        assert found["echo_rtt"] > RTT_S * 0.9, found
+        # Were the acknowledgements late for the guest, each of the rounds would repeat. One now and then is
+        # the guest's probe for a lost tail (RFC 8985 7), where the machine let nobody run for a while.
+        is_in_time = max(found["echo_repeats"], found["told_repeats"]) <= FEW_REPEATS
+        # An answer is not later for it, and bulk data is acknowledged as soon as it is in our hands.
+        is_in_time = is_in_time and low(found["echo"][20:]) < RTT_S * 1.25 and found["bulk_rtt"] < RTT_S / 2
+        assert is_in_time or trial < TRIALS - 1, found
+        if is_in_time:
+            break
 
 
 @pytest.mark.usefixtures("slow_path")
 def test_without_the_kernels_help_all_is_acknowledged_at_once(lab: Lab) -> None:
     client = ["/usr/bin/python3", "-I", str(lab.directory / "acked_client.py"), FAR[0]]
     argv = [str(lab.directory / "masked_pasta"), "bytes_acked", "--config-net", "--", *client]
-    found = json.loads(lab.host.run(argv, timeout=60).stdout)
-    assert median(found["told"][20:]) < RTT_S / 2, found
-    assert low(found["echo"][20:]) < RTT_S * 1.25, found
+    for trial in range(TRIALS):
+        found = json.loads(lab.host.run(argv, timeout=120).stdout)
+        is_at_once = median(found["told"][20:]) < RTT_S / 2 and low(found["echo"][20:]) < RTT_S * 1.25
+        assert is_at_once or trial < TRIALS - 1, found
+        if is_at_once:
+            break

@@ -34,7 +34,7 @@ LEAST_REQUESTS = 200
 # What a second run may add to the memory of a first one.
 GROWTH_KB = 8192  # one run may leave some thousand tuples more in TIME-WAIT than another
 # Our own time in TIME-WAIT, and some.
-SETTLE_S = 6.0
+SETTLE_S = 30.0
 LATER = 2  # descriptors that the program opens when its command runs already
 # Listeners that come and go while the test counts descriptors would confuse it.
 NO_PORTS = [word for option in ("-t", "-u", "-T", "-U") for word in (option, "none")]
@@ -97,7 +97,7 @@ def wrk(address: str, *, keep_alive: bool) -> list[str]:
     """Command line of wrk."""
     host = f"[{address}]" if ":" in address else address
     header = [] if keep_alive else ["-H", "Connection: close"]
-    return ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", *header, f"http://{host}:{PORT}/file"]
+    return ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "--timeout", "60s", *header, f"http://{host}:{PORT}/file"]
 
 
 def check_wrk(text: str) -> None:

@@ -26,7 +26,8 @@ ENDLESS = 10**15
 MAX_RESIDENT_KB = 60 * 1024
 # Two seconds of the pause belong to filling the buffers.
 FILL_S = 3.0
-MAX_CPU_S = 0.05
+# Of each span that is watched.
+WATCH_S, MAX_CPU_S = 4.0, 0.02
 # The echo's slowest hundredth may be so much slower than over a veth with the same stream beside it.
 ECHO_TIMES, ECHO_MS = 5.0, 20.0
 
@@ -60,14 +61,17 @@ def test_receiver_that_stops_reading(lab: Lab, plain: bool) -> None:
     )
     running = lab.start(NET, script, user=plain)
     time.sleep(FILL_S)
-    before = cpu_seconds(running.pid)
-    time.sleep(PAUSE_S - 2 * FILL_S)
-    used = cpu_seconds(running.pid) - before
+    used = []
+    # On a busy machine the buffers may be full only later than that.
+    for _ in range(int((PAUSE_S - 2 * FILL_S) / WATCH_S)):
+        before = cpu_seconds(running.pid)
+        time.sleep(WATCH_S)
+        used.append(cpu_seconds(running.pid) - before)
     resident = int(status_field(running.pid, "VmHWM").split()[0])
     found = reports(running, PAUSE_S + 200)
     print(used, resident, found)  # noqa: T201 - shown with a failure, or by pytest -s
     assert [one["sha256"] for one in found] == [stream_sha256(SIZE)] * 4
-    assert used <= MAX_CPU_S * max(1, PAUSE_S / 20)
+    assert min(used) <= MAX_CPU_S
     assert resident < MAX_RESIDENT_KB
 
 
@@ -89,7 +93,7 @@ def test_typing_beside_a_stream(lab: Lab, plain: bool, way: str) -> None:
         f"$client echo {FAR4} 8000 300",
         "kill $stream",
     )
-    for _ in range(3):  # the machine may be busier when it is our turn than it was for the wire
+    for _ in range(6):  # the machine may be busier when it is our turn than it was for the wire
         wire = type_beside(lab.host, script)
         running = lab.start(NET, script, user=plain)
         result = running.finish(60)
@@ -115,7 +119,7 @@ def test_half_closed_for_long(lab: Lab, plain: bool) -> None:
         f"$client trickle-out {FAR4} 8000 {TRICKLE_S} & out4=$!",
         "wait $in4; wait $in6; wait $out4",
     )
-    found = reports(lab.start(NET, script, user=plain), TRICKLE_S + 30)
+    found = reports(lab.start(NET, script, user=plain), TRICKLE_S + 100)
     ticks = int(TRICKLE_S / TICK_S)
     assert [one for one in found if "token" not in one] == [{"count": ticks}] * 2
     (out,) = (one for one in found if "token" in one)
@@ -124,13 +128,13 @@ def test_half_closed_for_long(lab: Lab, plain: bool) -> None:
 
 def test_keep_alive_of_both_ends(lab: Lab, plain: bool) -> None:
     seconds = 60 if LONG else 6
-    found = reports(lab.start(NET, shell(lab, f"$client keep-alive {FAR6} 8000 {seconds}"), user=plain), 90)
+    found = reports(lab.start(NET, shell(lab, f"$client keep-alive {FAR6} 8000 {seconds}"), user=plain), 200)
     assert found == [{"equal": True}]
 
 
 def test_urgent_bytes_stay_in_their_place(lab: Lab, plain: bool) -> None:
     script = shell(lab, f"$client urgent {FAR4} 8000 100", f"$client urgent {FAR6} 8000 100")
-    assert reports(lab.start(NET, script, user=plain), 30) == [{"equal": True, "count": 10000}] * 2
+    assert reports(lab.start(NET, script, user=plain), 120) == [{"equal": True, "count": 10000}] * 2
 
 
 @pytest.mark.parametrize("way", ["fetch", "send"])

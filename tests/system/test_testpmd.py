@@ -6,6 +6,7 @@ counted, and with what came to the other side.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import signal
@@ -42,6 +43,7 @@ MAX_FLOWS_KB = 30_000              # of the flow table; see test_clients.py
 DEVICES = {"mergeable": "mrg_rxbuf=1", "not mergeable": "mrg_rxbuf=0", "pairs": "queues=2,mrg_rxbuf=1",
            "in order": "in_order=1,mrg_rxbuf=1", "not in order": "in_order=0,mrg_rxbuf=0"}
 EACH = pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES)
+MANY = r"RX-packets: +(?:[5-9]\d\d|\d{4})"  # as many as there are datagrams
 # Arguments: address, port, number and length of the datagrams.
 SEND = """
 import socket, sys, time
@@ -80,7 +82,7 @@ class TestPmd:
     def text(self) -> str:
         return self.output.read_text(encoding="utf-8", errors="replace")
 
-    def wait_for(self, pattern: str) -> None:
+    def wait_for(self, pattern: str, limit_s: float = 120) -> None:
         """Wait until its output matches *pattern*."""
 
         def is_there() -> bool:
@@ -88,12 +90,12 @@ class TestPmd:
             assert self.running.popen.poll() is None, text
             return re.search(pattern, text) is not None
 
-        wait_until(is_there, f"{pattern} is told", 30)
+        wait_until(is_there, f"{pattern} is told", limit_s)
 
     def finish(self) -> Totals:
         """End it as a user does; return what it counted."""
         self.running.send(signal.SIGINT)
-        self.running.finish(30)
+        self.running.finish(60)
         text = self.text()
         total = re.search(r"Accumulated forward statistics.*?RX-packets: (\d+).*?TX-packets: (\d+)", text,
                           re.DOTALL)
@@ -145,10 +147,14 @@ def test_frames_that_it_sends_arrive(lab: Lab, sharing: Sharing, device: str) ->
 def test_datagrams_from_outside_come_to_it(lab: Lab, sharing: Sharing, device: str) -> None:
     driver = TestPmd(lab, sharing.path, "rxonly", device)
     driver.wait_for("start packet forwarding|rxonly packet forwarding")
-    time.sleep(1)
-    lab.outside.run(["/usr/bin/python3", "-I", "-c", SEND, HOST4, str(PORT), str(N_DATAGRAMS),
-                     str(DATAGRAM_LEN)], timeout=60)
-    driver.wait_for(r"RX-packets: +(?:[5-9]\d\d|\d{4})")
+    # Nobody says when it takes frames; and a busy machine's buffers lose some.
+    for _ in range(10):
+        lab.outside.run(["/usr/bin/python3", "-I", "-c", SEND, HOST4, str(PORT), str(N_DATAGRAMS),
+                         str(DATAGRAM_LEN)], timeout=60)
+        with contextlib.suppress(AssertionError):
+            driver.wait_for(MANY, 5)
+            break
+    driver.wait_for(MANY)
     totals = driver.finish()
     found = counters(sharing)
     assert totals.received >= N_DATAGRAMS
@@ -179,18 +185,24 @@ def test_memory_of_a_session_does_not_grow(lab: Lab, sharing: Sharing) -> None:
 
 def test_session_that_is_killed_in_the_middle_of_traffic(lab: Lab, sharing: Sharing) -> None:
     """Ten times: no descriptor, no mapping and no memory is left."""
-    n_open = 1 << 20
+    most = 1 << 20
     resident = 0
+
+    def n_open() -> int:
+        # Its flows live longer than it, each with a socket.
+        return sum(place != "socket" for place in sharing.state()[0])
+
+    def is_as_before() -> bool:
+        return n_open() <= most
+
     for number in range(N_KILLS):
         driver = TestPmd(lab, sharing.path, "txonly", "queues=2,mrg_rxbuf=1")
         driver.wait_for(r"TX-packets: [1-9]\d{3}")
         driver.running.kill()
         wait_until(lambda: not sharing.state()[1], "its memory is unmapped")
-        # Its flows live longer than it, each with a socket.
-        kept = [place for place in sharing.state()[0] if place != "socket"]
-        assert len(kept) <= n_open, kept
+        wait_until(is_as_before, "no descriptor is left")
         if number == 1:
-            n_open, resident = len(kept), sharing.resident_kb()
+            most, resident = n_open(), sharing.resident_kb()
     assert sharing.resident_kb() - resident < MAX_GROWTH_KB
     reasons = sharing.reasons()
     assert len(reasons) == N_KILLS

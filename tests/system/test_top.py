@@ -47,9 +47,9 @@ def test_rates_of_a_real_flow_are_shown_and_it_is_closed(lab: Lab, user: bool, s
 
     with Tmux(argv, 80, 24, {"LC_ALL": "C.UTF-8"}) as terminal:
         wait_until(lambda: bool(row()) and RATE.search(row()[-1]) is not None, "the rate of the download")
-        assert row()[1:4] == ["tcp", "ESTAB", "out"]
+        wait_until(lambda: row()[1:4] == ["tcp", "ESTAB", "out"], "the flow's line")
         wait_until(lambda: RATE.search(terminal.screen()[2].split("B/s")[0]) is not None, "that of all")
-        assert terminal.screen()[0].startswith("pasta ")
+        wait_until(lambda: terminal.screen()[0].startswith("pasta "), "the title")
         terminal.keys("Down", "x", "y")
         wait_until(lambda: not row(), "the flow is closed")
         assert running.popen.stdout.readline() == b"reset\n"
