@@ -131,7 +131,8 @@ def test_dumb_terminal_gets_lines(bench: Bench) -> None:
 
 
 def test_end_of_the_instance_is_told_and_is_a_failure(bench: Bench) -> None:
-    with top(bench) as terminal:
+    # Wide: the path of the socket is in the line of the reason, and has any length.
+    with top(bench, 200) as terminal:
         wait_until(lambda: "no flows" in terminal.text(), "the view is there")
         os.unlink(bench.path)
         wait_until(lambda: terminal.status() is not None, "it ends")
