@@ -52,7 +52,7 @@ def request(body: object, method: str = "POST", target: str = "/v1/captures") ->
 def post_with(live: LiveControl, body: object, *fds: int) -> tuple[int, Any]:
     """Start a capture with descriptors sent along; return status and JSON."""
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(20)
+        sock.settimeout(60)
         sock.connect(live.path)
         socket.send_fds(sock, [request(body)], fds)
         response = http.client.HTTPResponse(sock)

@@ -285,7 +285,7 @@ def test_connection_of_the_guest() -> None:
         assert answer[47] == SYN | ACK
         seq = int.from_bytes(answer[38:42], "big")
         remote, _ = server.accept()
-        remote.settimeout(5)
+        remote.settimeout(60)
         bench.give(tcp(G4, 4000, R4, 80, flags=ACK, seq=100, ack=seq + 1, payload=b"hello"))
         bench.turn()
         assert remote.recv(10) == b"hello"

@@ -81,7 +81,7 @@ class Machine:
 
     def run(self, *arguments: str, fd: int | None = None, feed: str = "") -> subprocess.CompletedProcess[str]:
         with self.start(*arguments, fd=fd) as popen:
-            out, err = popen.communicate(feed, 30)
+            out, err = popen.communicate(feed, 60)
         return subprocess.CompletedProcess(popen.args, popen.returncode, out, err)
 
     def passt(self, number: int = 1, *, n_refused: int = 0) -> FakePasst:
@@ -143,7 +143,7 @@ def test_question_goes_to_qemu_without_a_passt(machine: Machine, question: str) 
 
 def test_process_stays_the_same(machine: Machine) -> None:
     with machine.start("-version") as popen:
-        out, _ = popen.communicate(timeout=30)
+        out, _ = popen.communicate(timeout=60)
     assert int(out.split()[-1]) == popen.pid
 
 
@@ -166,7 +166,7 @@ def test_interrupt_ends_the_search(machine: Machine) -> None:
         while not passt.n_clients:
             assert popen.poll() is None
         popen.send_signal(signal.SIGINT)
-        out, err = popen.communicate(timeout=30)
+        out, err = popen.communicate(timeout=60)
         assert (popen.returncode, out, err) == (-signal.SIGINT, "", "")
 
 

@@ -155,7 +155,7 @@ def test_late_reply_is_not_taken_for_that_to_another_request(
 def test_descriptor_that_comes_with_a_failure_is_closed(reply: bytes) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     one, other = socket.socketpair()
-    other.settimeout(20)
+    other.settimeout(60)
     with ours, theirs, other:
         with one:
             socket.send_fds(theirs, [reply], [one.fileno()])

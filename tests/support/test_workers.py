@@ -173,7 +173,7 @@ def test_request_to_end_cleans_up_in_all_workers(tmp_path: Path, signum: int) ->
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signum)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
     assert process.returncode in {2, 128 + signum}
     tree.notes.write_text(tree.notes.read_text(encoding="ascii").replace("in 0 ", ""), encoding="ascii")
     made, ended = tree.labs()

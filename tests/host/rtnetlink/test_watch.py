@@ -112,7 +112,7 @@ def hear_changes() -> None:
             while watch.has_news():
                 pass
             ip(command)
-            assert is_readable(watch, 20), command
+            assert is_readable(watch, 60), command
             assert watch.has_news(), command
 
 
