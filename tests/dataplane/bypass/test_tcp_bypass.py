@@ -28,7 +28,7 @@ def send_all(bench: SpliceBench, source: socket.socket, target: socket.socket, d
     left = memoryview(data)
     source.setblocking(False)
     target.setblocking(False)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(received) < len(data):
         assert time.monotonic() < deadline
         try:
