@@ -176,7 +176,7 @@ class Zsh:
         os.write(self.fd, text.encode())
 
     def expect(self, text: str) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while text not in self.seen:
             assert time.monotonic() < end, self.seen
             if is_readable(self.fd, 0.1):
