@@ -28,7 +28,7 @@ def run(shell: str, *arguments: str, path: str = "") -> list[str]:
         pytest.skip(f"{shell} is missing: 'make test' installs it")
     # fish makes its directories, wherever its home is.
     with tempfile.TemporaryDirectory() as home:
-        done = subprocess.run([shell, *arguments], capture_output=True, text=True, timeout=60, check=True,
+        done = subprocess.run([shell, *arguments], capture_output=True, text=True, timeout=300, check=True,
                               env={"PATH": path + os.environ["PATH"], "HOME": home, "LANG": "C.UTF-8"})
     assert done.stderr == ""
     return done.stdout.splitlines()
