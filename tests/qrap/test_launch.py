@@ -71,7 +71,9 @@ class Machine:
 
     def start(self, *arguments: str, fd: int | None = None,
               program: str = "qrap") -> subprocess.Popen[str]:
+        # A busy machine may keep the answer back for longer than one where a machine starts.
         code = (f"import signal, sys; sys.path.insert(0, {str(TREE / 'src')!r});"
+                "from passt.qrap.find_passt import connect; connect.__kwdefaults__['answer_s'] = 60.0;"
                 f"from passt.cli import main; sys.exit(main({[program, *arguments]!r}))")
         environment = {"PATH": f"{TMP}/bin:{PATH}", **({} if fd is None else {"FD": str(fd)})}
         return subprocess.Popen(

@@ -39,6 +39,7 @@ def test_low_ports_are_bound_without_any_other_right() -> None:
 
 def bind_low_ports() -> None:
     """Run in namespaces of its own."""
+    port_helper.TIMEOUT_S = 60.0         # for a busy machine
     bring_lo_up()
     with RtnlSocket() as rtnetlink:
         rtnetlink.request("cannot add", MessageType.NEWADDR, build_address(
@@ -91,6 +92,7 @@ def test_helper_ends_with_its_channel_and_takes_no_nonsense() -> None:
 
 def end_helper() -> None:
     """Run in namespaces of its own."""
+    port_helper.TIMEOUT_S = 60.0         # for a busy machine
     helper = start_helper(HostBinder(ip4=True, ip6=False), None)
     assert helper is not None
     channel = helper._channel
