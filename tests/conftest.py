@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.support import switches
 from tests.support.workers import pytest_addoption, pytest_runtestloop
@@ -41,7 +41,7 @@ def pytest_configure() -> None:
         switches.check(os.environ)
     except switches.SwitchError as error:
         raise pytest.UsageError(str(error)) from None
-    settings.register_profile("untimed", deadline=None)
+    settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("untimed")
     # A shell ignores these for what it starts in the background, and programs under test would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -28,7 +28,7 @@ def run(shell: str, *arguments: str, path: str = "") -> list[str]:
         pytest.skip(f"{shell} is missing: 'make test' installs it")
     # fish makes its directories, wherever its home is.
     with tempfile.TemporaryDirectory() as home:
-        done = subprocess.run([shell, *arguments], capture_output=True, text=True, timeout=60, check=True,
+        done = subprocess.run([shell, *arguments], capture_output=True, text=True, timeout=300, check=True,
                               env={"PATH": path + os.environ["PATH"], "HOME": home, "LANG": "C.UTF-8"})
     assert done.stderr == ""
     return done.stdout.splitlines()
@@ -176,7 +176,7 @@ class Zsh:
         os.write(self.fd, text.encode())
 
     def expect(self, text: str) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while text not in self.seen:
             assert time.monotonic() < end, self.seen
             if is_readable(self.fd, 0.1):

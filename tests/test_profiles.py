@@ -213,7 +213,7 @@ def check_module(text: str, directory: Path) -> subprocess.CompletedProcess[str]
     (directory / f"{MODULE}.te").write_text(text, encoding="utf-8")
     return subprocess.run(
         ["checkmodule", "-M", "-m", "-o", directory / f"{MODULE}.mod", directory / f"{MODULE}.te"],
-        capture_output=True, text=True, check=False, timeout=60)
+        capture_output=True, text=True, check=False, timeout=300)
 
 
 def enforcement() -> str:
@@ -226,7 +226,7 @@ def test_module_compiles_and_is_packed(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     packed = subprocess.run(
         ["semodule_package", "-o", tmp_path / f"{MODULE}.pp", "-m", tmp_path / f"{MODULE}.mod",
-         "-f", SELINUX / f"{MODULE}.fc"], capture_output=True, text=True, check=False, timeout=60)
+         "-f", SELINUX / f"{MODULE}.fc"], capture_output=True, text=True, check=False, timeout=300)
     assert (packed.returncode, packed.stdout, packed.stderr) == (0, "", "")
     content = (tmp_path / f"{MODULE}.pp").read_bytes()
     assert b"pasta_python_exec_t:s0" in content

@@ -34,7 +34,7 @@ passt\.dataplane\.tcp\.states\.transitions
 """
 
 
-def run(argv: list[str], timeout: float = 300, variables: dict[str, str] | None = None) -> str:
+def run(argv: list[str], timeout: float = 1200, variables: dict[str, str] | None = None) -> str:
     """Run a tool in the tree, with *variables* in its environment too; its findings are the failure."""
     done = subprocess.run(
         argv,
@@ -110,7 +110,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
             str(copy / "wheels"),
             str(copy),
         ],
-        timeout=900,
+        timeout=3000,
     )
     return next((copy / "wheels").glob("*.whl")), log
 
@@ -190,7 +190,7 @@ def write_hostile(directory: Path, *names: str) -> None:
 
 def start(argv: list[str], cwd: Path, *variables: str) -> subprocess.CompletedProcess[str]:
     environment = dict(each.split("=", 1) for each in ("PATH=/usr/bin:/bin", "LANG=C.UTF-8", *variables))
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, cwd=cwd,
+    return subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False, cwd=cwd,
                           env=environment, stdin=subprocess.DEVNULL)  # fmt: skip
 
 

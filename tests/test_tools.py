@@ -73,7 +73,7 @@ class Machine:
             ["unshare", "--mount", "--propagation", "private", "--", "setsid", "--wait",
              "bash", "-c", PRIVATE, "bash", str(self.directory), *user, *argv],
             check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=self.tree,
-            env=environment, timeout=120)  # fmt: skip
+            env=environment, timeout=300)  # fmt: skip
 
     def called(self, name: str) -> list[str]:
         lines = self.calls.read_text(encoding="utf-8").splitlines() if self.calls.exists() else []
@@ -266,7 +266,7 @@ def follow(directory: Path, reader: str, lines: list[str]) -> tuple[str, str]:
     ours, theirs = pty.openpty()
     done = subprocess.run(["bash", "-c", f'source "{TREE}/tools/common.sh"; follow {reader}'], check=True,
                           input="".join(f"{line}\n" for line in lines).encode(), stdout=subprocess.PIPE,
-                          stderr=theirs, cwd=directory, timeout=60)  # fmt: skip
+                          stderr=theirs, cwd=directory, timeout=300)  # fmt: skip
     os.close(theirs)
     shown = b""
     with contextlib.suppress(OSError):  # EIO: nobody has the other end any more

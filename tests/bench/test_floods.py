@@ -1,7 +1,6 @@
 """The table of floods, what is said of one, and the programs that make them."""
 
 import json
-import random
 import socket
 import subprocess
 from pathlib import Path
@@ -11,25 +10,13 @@ import pytest
 
 from bench.flooding import FLOWS, is_bad, line_of, main, success
 from bench.floods import FLOODS, By, chosen
-from tests.bench.test_load import failure, load, output, serving  # noqa: F401 - the fixture
+from tests.bench.test_load import failure, free_ports, load, output, serving  # noqa: F401 - the fixture
 
 SOURCES = Path(__file__).parents[2] / "bench/src"
-EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def three_ports() -> str:
-    """Give the first of three free ports in a row that no client is given while a crowd comes and goes."""
-    end = int(EPHEMERAL.read_text().split()[0])
-    while True:
-        first = random.randrange(end // 2, end - 2)  # noqa: S311 - others on this machine do the same
-        try:
-            for port in range(first, first + 3):
-                for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-                    with socket.socket(socket.AF_INET6, kind) as probe:
-                        probe.bind(("::", port))
-        except OSError:
-            continue
-        return str(first)
+    return str(free_ports(3, socket.SOCK_STREAM, socket.SOCK_DGRAM))
 
 
 def figures(**changes: Any) -> dict[str, Any]:
@@ -75,17 +62,19 @@ def test_flow_that_fares_worse_is_marked_unless_the_link_was_full() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_innocent_guest_is_answered(load: str) -> None:  # noqa: F811
     port = three_ports()
     with serving(load, "serve", port, "20"):
         command = [load, "innocent", "127.0.0.1", port, "0.5", "10"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     told = json.loads(done.stdout.partition("\n")[2])
     assert set(told) == set(FLOWS)
     assert all(told[flow]["asked"] == 50 and told[flow]["lost"] == 0 for flow in FLOWS)
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_innocent_guest_tells_what_was_lost(load: str) -> None:  # noqa: F811
     port = three_ports()
     with serving(load, "serve", port, "20") as server:
@@ -95,11 +84,12 @@ def test_innocent_guest_tells_what_was_lost(load: str) -> None:  # noqa: F811
         assert guest.stdout.readline() == "listening\n"
         server.kill()
         server.wait()
-        told = json.loads(guest.communicate(timeout=10)[0])
+        told = json.loads(guest.communicate(timeout=60)[0])
     assert all(told[flow]["lost"] > 40 for flow in FLOWS)
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("mode", ["hold", "write", "read", "come-and-go"])
 def test_crowd_opens_connections(load: str, mode: str) -> None:  # noqa: F811
     port = three_ports()

@@ -1,6 +1,7 @@
 """The load generators against each other on loopback: what they print, and how they end."""
 
 import json
+import random
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ import pytest
 from bench.install import build_load
 from bench.lab import read_until
 
-pytestmark = pytest.mark.slow
+# They measure, for a moment.
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 SOURCES = Path(__file__).parents[2] / "bench/src"
+EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +29,29 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def free_port(kind: socket.SocketKind) -> str:
-    with socket.socket(socket.AF_INET6, kind) as probe:
-        probe.bind(("::", 0))
-        return str(probe.getsockname()[1])
+    return str(free_ports(1, kind))
+
+
+def free_ports(n: int, *kinds: socket.SocketKind) -> int:
+    """Give the first of *n* free ports in a row that no client is given while a test comes and goes."""
+    end = int(EPHEMERAL.read_text().split()[0])
+    while True:
+        first = random.randrange(end // 2, end - n)  # noqa: S311 - others on this machine do the same
+        try:
+            for port in range(first, first + n):
+                for kind in kinds:
+                    with socket.socket(socket.AF_INET6, kind) as probe:
+                        probe.bind(("::", port))
+        except OSError:
+            continue
+        return first
 
 
 @contextmanager
 def serving(*argv: str) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as server:
         try:
-            assert "listening" in read_until(server, "listening", 5)
+            assert "listening" in read_until(server, "listening", 60)
             yield server
         finally:
             server.kill()
@@ -43,14 +59,14 @@ def serving(*argv: str) -> Iterator[subprocess.Popen[str]]:
 
 def output(*argv: str) -> dict[str, Any]:
     done = subprocess.run(
-        argv, capture_output=True, text=True, check=True, timeout=10, stdin=subprocess.DEVNULL
+        argv, capture_output=True, text=True, check=True, timeout=60, stdin=subprocess.DEVNULL
     )
     value: dict[str, Any] = json.loads(done.stdout)
     return value
 
 
 def failure(*argv: str) -> tuple[int, str]:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=10)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
     return done.returncode, done.stderr
 
 

@@ -18,7 +18,8 @@ from tests.bench.test_load import free_port, load, serving  # noqa: F401 - the f
 from tests.support.fakes import Events, Policy, Responder
 from tests.support.frames import OUR_MAC, packed
 
-pytestmark = pytest.mark.slow
+# They measure, for a moment.
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 SECONDS = "0.3"
 
@@ -65,7 +66,7 @@ class Passt:
         with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as machine:
             self.engine.call_later(20, self.engine.stop)
             self.engine.run()
-            out, err = machine.communicate(timeout=10)
+            out, err = machine.communicate(timeout=60)
         self.engine.close()
         self.listener.close()
         assert (machine.returncode, err) == (0, "")

@@ -20,7 +20,7 @@ from passt.host import host_facts
 from passt.host.rtnetlink.messages import MessageType
 from passt.namespace.renumbering import Deletion
 from tests.support.control import Source, make_flow
-from tests.support.isolated import HOST, PLAIN, ip_batch, isolated_as_root
+from tests.support.isolated import HOST, PLAIN, ip_batch, isolated_as_root, make_host
 from tests.support.processes import LIMIT_S, wait_until
 
 if TYPE_CHECKING:
@@ -133,12 +133,15 @@ class Bench:
 
 
 def in_a_host(commands: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Run a test in a namespace of its own after *commands* of ip(8)."""
+    """Run a test in a namespace of its own after *commands* of ip(8), which may begin with those of HOST."""
     def decorate(test: Callable[[], None]) -> Callable[[], None]:
         @functools.wraps(test)
         def wrapper() -> None:
             def run() -> None:
-                ip_batch(commands)
+                if commands.startswith(HOST):
+                    make_host(commands.removeprefix(HOST))
+                else:
+                    ip_batch(commands)
                 test()
             isolated_as_root(run)
         return wrapper

@@ -21,7 +21,7 @@ from passt.host.rtnetlink.neighbours import NeighbourAttribute, NeighbourType
 from passt.host.rtnetlink.socket import RtnlSocket
 from passt.light.values import replace
 from tests.support.control import PollLoop
-from tests.support.isolated import HOST, PLAIN, ip_batch, isolated_as_root
+from tests.support.isolated import PLAIN, ip_batch, isolated_as_root, make_host
 from tests.support.kernel import ScriptedSocket, datagram
 from tests.support.processes import wait_until
 
@@ -306,8 +306,8 @@ def test_kernel_s_table_is_followed() -> None:
 
 def follow() -> None:
     """Run in a namespace of its own."""
-    ip_batch(HOST + PLAIN + "neigh add 192.0.2.7 lladdr 02:00:00:00:00:aa dev h0\n"
-             "neigh add 192.0.2.1 lladdr 02:00:00:00:00:cc dev h0\n")
+    make_host(PLAIN + "neigh add 192.0.2.7 lladdr 02:00:00:00:00:aa dev h0\n"
+              "neigh add 192.0.2.1 lladdr 02:00:00:00:00:cc dev h0\n")
     ifindex = socket.if_nametoindex("h0")
     guest = GuestNet(family("192.0.2.2", template_ifindex=ifindex),
                      family("2001:db8::2", template_ifindex=ifindex), "h0")

@@ -106,7 +106,7 @@ def test_end_of_the_reader_is_told_and_ends_nothing(tmp_path: Path, monkeypatch:
         bench.turn_until(1)
         os.kill(bench.pid, 9)
         fd = next(iter(bench.loop.watched))
-        assert is_readable(fd, 20)
+        assert is_readable(fd, 60)
         bench.loop.watched[fd][0]()
         assert bench.loop.watched == {}
         return lines

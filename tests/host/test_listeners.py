@@ -108,14 +108,15 @@ def test_without_ip6_in_the_kernel_ip4_is_left(monkeypatch: pytest.MonkeyPatch, 
             raise OSError(refused, os.strerror(refused))
         return real(family, *rest, **named)
 
-    monkeypatch.setattr("socket.socket", old_kernel)
-    [listener] = open_listeners([rule(first=45999)], ip4=True, ip6=True)
-    monkeypatch.undo()
-    with socket.socket(fileno=listener.fd) as sock:
-        assert sock.getsockname() == ("0.0.0.0", 45999)
-    monkeypatch.setattr("socket.socket", old_kernel)
-    with pytest.raises(ConfigError):
-        open_listeners([rule(first=45999)], ip4=False, ip6=True)
+    def attempt() -> tuple[str, int]:
+        monkeypatch.setattr("socket.socket", old_kernel)
+        with pytest.raises(ConfigError):
+            open_listeners([rule()], ip4=False, ip6=True)
+        [listener] = open_listeners([rule()], ip4=True, ip6=True)
+        address, port = real(fileno=listener.fd).getsockname()
+        return address, port
+
+    assert isolated(attempt) == ("0.0.0.0", 5000)
 
 
 @pytest.mark.needs_root

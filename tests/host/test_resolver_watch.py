@@ -20,7 +20,7 @@ ONE, TWO = b"nameserver 192.0.2.1\n", b"nameserver 192.0.2.2\n"
 
 def changed(watch: ResolverWatch) -> bytes | None:
     """Wait for the change, and take it; several events may come of one."""
-    assert is_readable(watch, 20)
+    assert is_readable(watch, 60)
     content = watch.look()
     while content is None and is_readable(watch):
         content = watch.look()
@@ -120,7 +120,7 @@ def test_other_names_in_the_directory_are_no_change(etc: Path, monkeypatch: pyte
     watch.look()
     monkeypatch.setattr(resolver_watch, "_read", lambda _: pytest.fail("read for nothing"))
     (etc / "passwd").write_bytes(b"x")
-    assert is_readable(watch, 20)
+    assert is_readable(watch, 60)
     assert watch.look() is None
 
 

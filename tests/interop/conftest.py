@@ -73,4 +73,4 @@ def podman(session_podman: Podman) -> Iterator[Podman]:
     yield session_podman
     session_podman.run("rm", "--all", "--force", "--time=0")
     session_podman.run("pod", "rm", "--all", "--force", "--time=0")
-    wait_until(lambda: not session_podman.tree.find("pasta"), "pasta has ended with its container", 5)
+    wait_until(lambda: not session_podman.tree.find("pasta"), "pasta has ended with its container")

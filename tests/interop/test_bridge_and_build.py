@@ -57,12 +57,12 @@ def test_bridge_publishes_ports_and_pasta_ends_with_the_last_container(
     name = podman.start(("--publish=7000:5000",), *TRANSFER, "receive", "5000", network=bridge, ready="ready")
     for place, address in ((lab.host, "127.0.0.1"), (lab.outside, HOST4)):
         place.run([*sender(lab), "tcp", address, "7000", "10000", "seed"])
-    wait_until(lambda: len(podman.log(name)) == 3, "transfers have arrived", 5)
+    wait_until(lambda: len(podman.log(name)) == 3, "transfers have arrived")
     second = podman.start((), "sleep", "60", network=bridge)
     assert len(podman.tree.find("pasta")) == 1
     for container in (name, second):
         podman.run("rm", "--force", "--time=0", container)
-    wait_until(lambda: not podman.tree.find("pasta"), "pasta has ended", 5)
+    wait_until(lambda: not podman.tree.find("pasta"), "pasta has ended")
 
 
 CONTAINERFILE = f"""FROM {IMAGE}

@@ -155,7 +155,7 @@ def test_pipe_gets_time_for_its_reader(place: Path) -> None:
     begin = time.monotonic()
     with pytest.raises(OSError, match="No such device"):
         open_output(str(path), os.O_WRONLY, 0.05)
-    assert 0.05 <= time.monotonic() - begin < 10
+    assert 0.05 <= time.monotonic() - begin < 60
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     fd, made = open_output(str(path), os.O_WRONLY)
     assert not made

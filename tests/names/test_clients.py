@@ -40,7 +40,7 @@ class Doors(NamesBench):
 
     def connect(self) -> socket.socket:
         client = socket.create_connection(self.listener.getsockname())
-        client.settimeout(20)
+        client.settimeout(60)
         self.opened.append(client)
         n_before = len(self.streams.clients)
         self.turn_until(lambda: len(self.streams.clients) > n_before, "the connection is taken")
@@ -195,7 +195,7 @@ def test_connections_are_bounded(doors: Doors) -> None:
     for _ in range(MAX_CLIENTS):
         doors.connect()
     with socket.create_connection(doors.listener.getsockname()) as one_more:
-        one_more.settimeout(20)
+        one_more.settimeout(60)
         doors.turn_until(lambda: is_readable(one_more.fileno()), "it is closed")
         assert one_more.recv(1) == b""
     assert len(doors.streams.clients) == MAX_CLIENTS

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 from ipaddress import ip_address
 
 import pytest
 
 from passt.host.syscalls import CLONE_NEWNET
 from passt.names.outlet import Outlet, Way
-from tests.support.isolated import isolated
+from tests.support.isolated import isolated, make_host, wait_for_source
 
 pytestmark = pytest.mark.needs_root
 
 SET_UP = """
-    ip link set lo up
-    ip link add h0 type veth peer name p0
-    ip link set p0 up
-    ip link set h0 up
-    ip addr add 192.0.2.2/24 dev h0
-    ip addr add 192.0.2.3/24 dev h0
-    ip addr add 2001:db8::2/64 dev h0 nodad
-    ip addr add fe80::2/64 dev h0 nodad
-    ip route add default via 192.0.2.1
-    ip route add default via 2001:db8::1
+    link set lo up
+    addr add 192.0.2.2/24 dev h0
+    addr add 192.0.2.3/24 dev h0
+    addr add 2001:db8::2/64 dev h0 nodad
+    addr add fe80::2/64 dev h0 nodad
+    route add default via 192.0.2.1
+    route add default via 2001:db8::1
 """
 SO_BINDTODEVICE = 25
 PLAIN = {4: Way(None, None), 6: Way(None, None)}
@@ -37,8 +33,8 @@ def opened(ways: dict[int, Way], server: str, *, ifindex: int = 0) -> tuple[str,
     The kernel binds a socket with a scope to its link.
     """
     def look() -> tuple[str, str, int, str]:
-        for line in SET_UP.strip().splitlines():
-            subprocess.run(line.split(), check=True)
+        make_host(SET_UP)
+        wait_for_source("2001:db8::2", "2001:db8:9::1", "h0")
         index = socket.if_nametoindex("h0")
         outlet = Outlet(ways)
         outlet.ifindex = index if ifindex else 0

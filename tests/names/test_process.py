@@ -56,9 +56,9 @@ class Bench:
             with socket.socket(family, socket.SOCK_DGRAM) as client:
                 client.connect(place)
                 client.send(message)
-                assert is_readable(client.fileno(), 20)
+                assert is_readable(client.fileno(), 60)
                 return client.recv(4096)
-        with socket.create_connection(place, 20) as client:
+        with socket.create_connection(place, 60) as client:
             client.sendall(len(message).to_bytes(2, "big") + message)
             length = int.from_bytes(client.recv(2, socket.MSG_WAITALL), "big")
             return client.recv(length, socket.MSG_WAITALL)
@@ -106,7 +106,7 @@ def test_host_s_servers_are_asked_and_others_after_a_change() -> None:
                 client.send(query("www.example", number=i))
                 asked, tell = server.take()
                 tell(reply(asked, address(f"192.0.2.{i}")))
-                assert is_readable(client.fileno(), 20)
+                assert is_readable(client.fileno(), 60)
                 answers.append(client.recv(4096))
                 bench.forwarder.renew(NameService((servers[1].address,)))
         return answers
@@ -153,7 +153,7 @@ def test_its_end_closes_the_doors_and_ends_nothing(monkeypatch: pytest.MonkeyPat
         sockets = bench.forwarder.descriptors()
         os.kill(bench.pid, 9)
         fd = next(iter(bench.loop.watched))
-        assert is_readable(fd, 20)
+        assert is_readable(fd, 60)
         bench.loop.watched[fd][0]()
         assert bench.loop.watched == {}
         for closed in sockets:

@@ -20,7 +20,7 @@ from passt.namespace.configurer import MAX_MESSAGE, PATIENCE_S, Configurer, buil
 from passt.namespace.renumbering import Deletion, plan
 from passt.process import privileges
 from tests.support.control import PollLoop
-from tests.support.isolated import HOST, ip, ip_batch, isolated_as_root
+from tests.support.isolated import ip, isolated_as_root, make_host
 from tests.support.processes import LIMIT_S, children, is_readable, status_field, wait_until
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Bench:
     """The main process's side, in a namespace with the interface h0."""
 
     def __init__(self) -> None:
-        ip_batch(HOST + "addr add 192.0.2.2/24 dev h0\nroute add default via 192.0.2.1\n")
+        make_host("addr add 192.0.2.2/24 dev h0\nroute add default via 192.0.2.1\n")
         self.configurer = Configurer()
         before = set(children(os.getpid()))
         self.configurer.run_inside("h0")

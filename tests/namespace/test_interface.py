@@ -26,7 +26,7 @@ from passt.host.rtnetlink.routes import RouteMessage
 from passt.host.syscalls import CLONE_NEWNET, unshare
 from passt.light.values import replace
 from passt.namespace.interface import TX_QUEUE_LEN, TapFacts, bring_lo_up, configure
-from tests.support.isolated import HOST, PLAIN, ip, ip_batch, isolated_as_root
+from tests.support.isolated import HOST, PLAIN, ip, ip_batch, isolated_as_root, make_host
 
 if TYPE_CHECKING:
     from passt.facts.host import FamilyFacts
@@ -88,7 +88,7 @@ def single(address: str | None, prefix_len: int, gateway: str | None) -> GuestFa
 def copy(host_commands: str) -> dict[str, Any]:
     """Set up a host, copy it to a tap in another namespace; what ip(8) shows in both, and the facts."""
     def run() -> dict[str, Any]:
-        ip_batch(HOST + host_commands)
+        make_host(host_commands)
         facts = read_host()
         before = {f"addr{family}": addresses(family) for family in (4, 6)}
         before |= {f"route{family}": routes(family) for family in (4, 6)}
@@ -265,7 +265,7 @@ NEXTHOP_GROUP = """
 def test_copy_of_nexthop_objects_is_of_what_they_say(compat_mode: str) -> None:
     def run() -> tuple[FamilyFacts, FamilyFacts, Json, Json]:
         mode = Path("/proc/sys/net/ipv4/nexthop_compat_mode")
-        ip_batch(HOST + NEXTHOP_GROUP)
+        make_host(NEXTHOP_GROUP)
         mode.write_text(compat_mode, encoding="ascii")
         facts = read_host()
         assert facts.ip4 is not None
@@ -528,7 +528,7 @@ def test_plain_user_configures_a_namespace_of_their_own() -> None:
 
 def test_given_gateway_works_with_copied_addresses_of_a_network_manager() -> None:
     def run() -> Json:
-        ip_batch(HOST + NETWORK_MANAGER)
+        make_host(NETWORK_MANAGER)
         family = copied(read_host().ip4)
         assert family is not None
         unshare(CLONE_NEWNET)
@@ -542,7 +542,7 @@ def test_given_gateway_works_with_copied_addresses_of_a_network_manager() -> Non
 
 def test_given_address_with_copied_routes_has_one_route_to_its_prefix() -> None:
     def run() -> tuple[Json, Json]:
-        ip_batch(HOST + PLAIN)
+        make_host(PLAIN)
         facts = read_host()
         unshare(CLONE_NEWNET)
         open_tap()
@@ -561,8 +561,8 @@ def test_given_address_with_copied_routes_has_one_route_to_its_prefix() -> None:
 
 def test_routes_that_cannot_be_reached_are_warned_of_and_bounded() -> None:
     def run() -> tuple[tuple[str, ...], Json]:
-        ip_batch(HOST + "addr add 192.0.2.2/24 dev h0\n"
-                 + "".join(f"route add 198.51.{third}.0/24 via 192.0.2.1\n" for third in range(9)))
+        make_host("addr add 192.0.2.2/24 dev h0\n"
+                  + "".join(f"route add 198.51.{third}.0/24 via 192.0.2.1\n" for third in range(9)))
         facts = read_host().ip4
         assert facts is not None
         beyond = tuple(payload for payload in facts.routes if RouteMessage.parse(payload).hops[0].gateway)
@@ -580,7 +580,7 @@ def test_routes_that_cannot_be_reached_are_warned_of_and_bounded() -> None:
 
 def test_route_over_ip6_is_a_warning_where_the_namespace_has_no_ip6() -> None:
     def run() -> tuple[tuple[str, ...], Json]:
-        ip_batch(HOST + IP4_OVER_IP6 + "route add 198.51.100.1 dev h0\n")
+        make_host(IP4_OVER_IP6 + "route add 198.51.100.1 dev h0\n")
         facts = read_host()
         unshare(CLONE_NEWNET)
         Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1", encoding="ascii")
@@ -604,7 +604,7 @@ def test_ten_thousand_routes_are_copied_in_time(family: int) -> None:
                   else f"route add 2001:db8:1:{index:x}::/64 via 2001:db8::1\n")
 
     def run() -> tuple[int, float, float]:
-        ip_batch(HOST + lines)
+        make_host(lines)
         start = time.process_time()
         facts = read_host()
         probed = time.process_time()

@@ -21,7 +21,7 @@ from passt.host.syscalls import CLONE_NEWNET, setns, unshare
 from passt.light.values import replace
 from passt.namespace.interface import configure
 from passt.namespace.renumbering import Deletion, Plan, plan
-from tests.support.isolated import HOST, PLAIN, ip, ip_batch, isolated_as_root
+from tests.support.isolated import PLAIN, ip, ip_batch, isolated_as_root, make_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +100,7 @@ class Places:
     """A host with the interface h0, and a guest's namespace with g0, which stands for the tap."""
 
     def __init__(self) -> None:
-        ip_batch(HOST + PLAIN)
+        make_host(PLAIN)
         self._host = os.open("/proc/self/ns/net", os.O_RDONLY)
         unshare(CLONE_NEWNET)
         self._guest = os.open("/proc/self/ns/net", os.O_RDONLY)

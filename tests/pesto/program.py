@@ -31,7 +31,7 @@ class Program:
         for say in self.says:
             client, _ = self.sock.accept()
             with client, contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                client.settimeout(20)
+                client.settimeout(60)
                 say(self, client)
 
     def read_answer(self, client: socket.socket) -> None:
@@ -64,6 +64,6 @@ def program(directory: Path, *says: Callable[[Program, socket.socket], None]) ->
     try:
         yield made
     finally:
-        made.thread.join(20)
+        made.thread.join(60)
         made.sock.close()
     assert not made.thread.is_alive()

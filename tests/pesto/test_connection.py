@@ -67,7 +67,7 @@ def test_who_is_let_go_is_told_so(tmp_path: Path) -> None:
 
     def wait(_: Program, client: socket.socket) -> None:
         client.sendall(HELLO.build())
-        is_asked.wait(20)
+        is_asked.wait(60)
 
     def wait_for_data(_: Program, client: socket.socket) -> None:
         client.sendall(HELLO.build())
@@ -130,7 +130,7 @@ def test_many_at_once_wait_for_a_silent_one(tmp_path: Path) -> None:
 
     def hold(_: Program, client: socket.socket) -> None:
         client.sendall(HELLO.build())
-        is_first_done.wait(20)
+        is_first_done.wait(60)
 
     with (program(tmp_path, hold, *[say(HELLO.build())] * 20) as made, Connection(made.path) as silent,
           concurrent.futures.ThreadPoolExecutor(20) as threads):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pytest
 
 IN_USER_NAMESPACE = syscalls.CLONE_NEWUSER
+MS_REC, MS_PRIVATE, MS_SHARED = 1 << 14, 1 << 18, 1 << 20
 
 
 def test_no_path_leads_anywhere(tmp_path: Path) -> None:
@@ -65,16 +66,25 @@ def test_threads_lose_the_old_root_too() -> None:
 
 
 def test_callers_mounts_are_left_alone() -> None:
-    with open("/proc/self/mountinfo", encoding="utf-8") as file:
-        before = file.read()
-
     def body() -> None:
         empty_root.enter_namespaces()
         empty_root.enter()
 
-    isolated(body, flags=IN_USER_NAMESPACE)
-    with open("/proc/self/mountinfo", encoding="utf-8") as file:
-        assert file.read() == before
+    def mounts() -> str:
+        with open("/proc/self/mountinfo", encoding="utf-8") as file:
+            return file.read()
+
+    def caller() -> tuple[str, str]:
+        # A table of mounts that other tests do not change; what is mounted below us would come here.
+        syscalls.mount(b"none", b"/", b"none", MS_REC | MS_PRIVATE)
+        syscalls.mount(b"none", b"/", b"none", MS_REC | MS_SHARED)
+        before = mounts()
+        isolated(body, flags=0)
+        return before, mounts()
+
+    before, after = isolated(caller, flags=IN_USER_NAMESPACE | syscalls.CLONE_NEWNS)
+    assert "shared:" in before
+    assert after == before
 
 
 def test_without_the_right_nothing_changes() -> None:

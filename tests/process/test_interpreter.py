@@ -31,7 +31,7 @@ closed = True
 
 def run(code: str, **variables: str) -> tuple[int, str]:
     done = subprocess.run([sys.executable, "-c", PROGRAM + code], capture_output=True, text=True, check=False,
-                          timeout=60, env={**os.environ, "PYTHONPATH": str(SOURCE), **variables})  # fmt: skip
+                          timeout=90, env={**os.environ, "PYTHONPATH": str(SOURCE), **variables})  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 
 

@@ -38,7 +38,7 @@ class FakePasst:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join(10)
+        self._thread.join(60)
         self._listener.close()
         if self.client:
             self.client.close()
@@ -54,7 +54,7 @@ class FakePasst:
                 client.close()
                 continue
             self.client = client
-            client.settimeout(10)
+            client.settimeout(60)
             while len(self.received) < 128 and (data := client.recv(128 - len(self.received))):
                 self.received += data
             if not self._mute:

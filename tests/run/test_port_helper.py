@@ -39,6 +39,7 @@ def test_low_ports_are_bound_without_any_other_right() -> None:
 
 def bind_low_ports() -> None:
     """Run in namespaces of its own."""
+    port_helper.TIMEOUT_S = 60.0         # for a busy machine
     bring_lo_up()
     with RtnlSocket() as rtnetlink:
         rtnetlink.request("cannot add", MessageType.NEWADDR, build_address(
@@ -91,6 +92,7 @@ def test_helper_ends_with_its_channel_and_takes_no_nonsense() -> None:
 
 def end_helper() -> None:
     """Run in namespaces of its own."""
+    port_helper.TIMEOUT_S = 60.0         # for a busy machine
     helper = start_helper(HostBinder(ip4=True, ip6=False), None)
     assert helper is not None
     channel = helper._channel
@@ -155,7 +157,7 @@ def test_late_reply_is_not_taken_for_that_to_another_request(
 def test_descriptor_that_comes_with_a_failure_is_closed(reply: bytes) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     one, other = socket.socketpair()
-    other.settimeout(20)
+    other.settimeout(60)
     with ours, theirs, other:
         with one:
             socket.send_fds(theirs, [reply], [one.fileno()])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from passt import log
 from passt.facts.contracts import PortChange
 from passt.facts.port_rule import PortRule
 from passt.forward.auto import Direction
@@ -144,7 +145,9 @@ def test_new_listeners_are_opened_before_old_ones_are_closed() -> None:
     assert world.side.log == ["open 90", "open 91", "close 80", "close 81"]
 
 
-def test_change_that_fails_changes_nothing_and_names_each_port(capfd: pytest.CaptureFixture[str]) -> None:
+def test_change_that_fails_changes_nothing_and_names_each_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []           # of a second the log itself takes five lines, those of other tests too
+    monkeypatch.setattr(log, "limited", lambda _level, _key, text: said.append(text))
     world = World(tcp(8000))
     before = dict(world.side.listening)
     world.side.refused = {22: errno.EACCES, 24: errno.EADDRINUSE, 25: errno.EADDRNOTAVAIL}
@@ -157,7 +160,7 @@ def test_change_that_fails_changes_nothing_and_names_each_port(capfd: pytest.Cap
     assert world.side.listening == before
     assert world.ports.rules("HOST") == (tcp(8000),)
     assert world.n_changes == 0
-    assert capfd.readouterr().err.count("cannot listen") == 3
+    assert ["cannot listen" in text for text in said] == [True] * 3
 
 
 def test_tables_change_together_or_not_at_all() -> None:

@@ -51,7 +51,7 @@ def parse(profile: Path, *options: str, includes: Sequence[Path] = ()) -> subpro
     places = [f"--Include={path}" for path in (*includes, *ours)]
     argv = [PARSER, "--skip-kernel-load", "--skip-cache", "--skip-read-cache", "--warn=all",
             f"--features-file={abi}", *places, *options, str(profile)]
-    return subprocess.run(argv, capture_output=True, check=False, timeout=60)
+    return subprocess.run(argv, capture_output=True, check=False, timeout=300)
 
 
 class Profile:

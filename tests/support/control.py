@@ -181,7 +181,7 @@ class UnixConnection(http.client.HTTPConnection):
     """The standard library's client on a UNIX socket: a second opinion on HTTP."""
 
     def __init__(self, path: str) -> None:
-        super().__init__("passt", timeout=20)
+        super().__init__("passt", timeout=60)
         self.path = path
 
     def connect(self) -> None:

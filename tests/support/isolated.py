@@ -25,6 +25,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
+IFA_F_TENTATIVE = 0x40
 # Commands of ip(8): the "host" has a veth h0, whose other end is up.
 HOST = """
     link add h0 type veth peer name p0
@@ -122,6 +123,24 @@ def ip(*arguments: str) -> str:
 def ip_batch(lines: str) -> None:
     """Have ip(8) carry out *lines*."""
     subprocess.run(["ip", "-batch", "-"], input=lines, check=True, text=True, stdout=subprocess.DEVNULL)
+
+
+def make_host(lines: str = "") -> None:
+    """Make the interface of `HOST`, and carry out *lines* when it has its link-local address.
+
+    The kernel gives it that in its own time, and nobody else can have it: no test for duplicates follows.
+    """
+    Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0", encoding="ascii")
+    ip_batch(HOST)
+
+    def is_ready() -> bool:
+        entries = [line.split() for line in read("/proc/net/if_inet6").decode().splitlines()]
+        return any((scope, name) == ("20", "h0") and not int(flags, 16) & IFA_F_TENTATIVE
+                   for _, _, _, scope, flags, name in entries)
+
+    wait_until(is_ready, "h0 has its link-local address")
+    if lines:
+        ip_batch(lines)
 
 
 def wait_for_local_route(address: str) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from _typeshed import FileDescriptorLike
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 
 def wait_until(condition: Callable[[], bool], what: str, limit_s: float = LIMIT_S) -> None:

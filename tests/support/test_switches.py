@@ -42,7 +42,7 @@ def test_path_has_to_exist(name: str) -> None:
 def test_wrong_switch_is_one_line_before_any_test() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", __file__],
-        check=False, capture_output=True, text=True, cwd=TESTS.parent, timeout=60,
+        check=False, capture_output=True, text=True, cwd=TESTS.parent, timeout=300,
         env={**os.environ, "PASST_TEST_LONG": "yes"})
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     line = f"ERROR: PASST_TEST_LONG=yes: 1 switches it on, 0 off ({FLAGS['PASST_TEST_LONG']})"

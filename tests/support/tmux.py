@@ -35,7 +35,7 @@ class Tmux:
     def _run(self, *words: str) -> str:
         done = subprocess.run(
             ["tmux", "-u", "-S", str(self._place / "socket"), "-f", "/dev/null", *words], check=True,
-            capture_output=True, encoding="utf-8", timeout=60)  # fmt: skip
+            capture_output=True, encoding="utf-8", timeout=300)  # fmt: skip
         return done.stdout
 
     def screen(self) -> list[str]:
@@ -61,5 +61,5 @@ class Tmux:
 
     def __exit__(self, *_: object) -> None:
         subprocess.run(["tmux", "-S", str(self._place / "socket"), "kill-server"], check=False,
-                       capture_output=True, timeout=60)
+                       capture_output=True, timeout=300)
         shutil.rmtree(self._place)

@@ -35,7 +35,7 @@ def tshark(path: Path, *arguments: str) -> list[str]:
         ["tshark", "-n", *preferences, "-r", str(path), *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=True,
     )
     return done.stdout.splitlines()

@@ -129,7 +129,7 @@ class FrontEnd:
     def __init__(self, backend: Backend = BACKEND) -> None:
         self.loop = Loop()
         self.sock, theirs = socket.socketpair()
-        self.sock.settimeout(5)
+        self.sock.settimeout(60)
         self.why: str | None = None
         self.session = Session(self.loop, theirs.detach(), backend, self._on_end)
 

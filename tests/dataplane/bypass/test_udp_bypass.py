@@ -19,7 +19,7 @@ UDP_SEGMENT = 103
 
 def client_of(bench: SpliceBench, port: int, address: str, *, inward: bool) -> socket.socket:
     client = bench.open(UDP, address, inside=not inward)
-    client.settimeout(5)
+    client.settimeout(60)
     client.connect((address, port))
     return client
 
@@ -93,7 +93,7 @@ def test_answers_come_from_the_address_that_was_asked() -> None:
     server = bench.server(UDP, "127.0.0.1", inside=True)
     port = bench.forward(UDP, server, inward=True)
     client = bench.open(UDP, "127.0.0.1", inside=False)
-    client.settimeout(5)
+    client.settimeout(60)
     for address in ("127.0.0.1", "127.0.0.5", "127.9.9.9"):
         client.sendto(b"question", (address, port))
         bench.turns()
@@ -137,7 +137,7 @@ def test_closed_port_does_not_end_the_flow(address: str, inward: bool) -> None:
     assert bench.engine.counters()["drop_socket"] > 0
     with bench.open(UDP, address, inside=inward) as server:
         server.bind(place)
-        server.settimeout(5)
+        server.settimeout(60)
         client.send(b"now")
         bench.turns()
         assert server.recv(100) == b"now"

@@ -66,7 +66,7 @@ def test_payload_in_pieces_reaches_the_host(bench: ChainBench, sizes: tuple[int,
     payload = bytes(range(256)) * 4
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as remote:
         remote.bind(("127.0.0.1", 0))
-        remote.settimeout(5)
+        remote.settimeout(60)
         bench.policy.target = Target(packed("127.0.0.1"), remote.getsockname()[1])
         bench.give_pieces(*[cut(udp(G4, 40000, R4, 53, payload), *sizes)] * 3)
         bench.turn()
@@ -80,7 +80,7 @@ def test_frames_in_pieces_beyond_the_room_for_them_all_arrive(bench: ChainBench)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as remote:
         remote.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)
         remote.bind(("127.0.0.1", 0))
-        remote.settimeout(5)
+        remote.settimeout(60)
         bench.policy.target = Target(packed("127.0.0.1"), remote.getsockname()[1])
         sent = [number.to_bytes(4, "big") + payload for number in range(60)]
         bench.give_pieces(*[cut(udp(G4, 40000, R4, 53, data), 42, 5000) for data in sent])

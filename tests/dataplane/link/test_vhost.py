@@ -157,7 +157,7 @@ def test_checksum_is_verified_unless_it_is_left_to_us(bench: VhostBench, header:
         frame = frame[:40] + b"\x12\x34" + frame[42:]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as remote:
         remote.bind(("127.0.0.1", 0))
-        remote.settimeout(5)
+        remote.settimeout(60)
         bench.policy.target = Target(packed("127.0.0.1"), remote.getsockname()[1])
         bench.front.send(frame, header)
         bench.turn()
@@ -171,7 +171,7 @@ def test_datagrams_joined_by_the_guest_are_cut_for_the_host(bench: VhostBench) -
     frame = udp(G4, 40000, R4, 53, bytes(1000) + bytes([1]) * 1000 + bytes([2]) * 500)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as remote:
         remote.bind(("127.0.0.1", 0))
-        remote.settimeout(5)
+        remote.settimeout(60)
         bench.policy.target = Target(packed("127.0.0.1"), remote.getsockname()[1])
         bench.front.send(frame, Header(NEEDS_CSUM, GSO_UDP_L4, 42, 1000, 34, 6))
         bench.turn()
@@ -420,7 +420,7 @@ def connect(bench: VhostBench, *, options: bytes = b"\2\4\5\xb4\3\3\7\0") -> Str
         bench.front.send(tcp(G4, 40000, R4, 80, flags=ACK, seq=ack, ack=seq + 1))
         bench.turn()
         remote, _ = server.accept()
-    remote.settimeout(5)
+    remote.settimeout(60)
     return Stream(remote, ack, seq + 1)
 
 
@@ -606,7 +606,7 @@ def test_datagram_that_waits_is_read_when_a_request_ends_the_wait_in_the_same_tu
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as remote:
         remote.bind(("127.0.0.1", 0))
-        remote.settimeout(5)
+        remote.settimeout(60)
         bench.policy.target = Target(packed("127.0.0.1"), remote.getsockname()[1])
         bench.front.send(udp(G4, 40000, R4, 53, b"question"))
         bench.turn()
@@ -632,7 +632,7 @@ def test_datagrams_for_the_guest_are_joined_where_it_cuts_them(make: Callable[..
     bench.front.offer(2048, 512)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as remote:
         remote.bind(("127.0.0.1", 0))
-        remote.settimeout(5)
+        remote.settimeout(60)
         bench.policy.target = Target(packed("127.0.0.1"), remote.getsockname()[1])
         bench.front.send(udp(G4, 40000, R4, 53, b"question"))
         bench.turn()

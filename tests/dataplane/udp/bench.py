@@ -97,7 +97,7 @@ def answer(family: int, payload: bytes, sport: int = PORT, dport: int = 1000) ->
 def server(family: int, address: str | None = None) -> socket.socket:
     sock = socket.socket(AF[family], socket.SOCK_DGRAM)
     sock.bind((address or LOOPBACK[family], 0))
-    sock.settimeout(5)
+    sock.settimeout(60)
     return sock
 
 

@@ -131,7 +131,7 @@ def hear() -> None:
                 ip_batch(f"neigh {command} dev h0\n")
                 found: list[tuple[NeighbourMessage, bool]] = []
                 while not found or found[-1][1] is not is_there:
-                    assert is_readable(watch, 20), command
+                    assert is_readable(watch, 60), command
                     changes, is_whole = watch.read()
                     assert is_whole
                     found += [change for change in changes if change[0].address == ip_address(address).packed]

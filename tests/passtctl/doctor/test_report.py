@@ -24,7 +24,7 @@ def test_findings_have_the_order_of_the_table() -> None:
     first_may_end = threading.Event()
 
     def first() -> list[Finding]:
-        first_may_end.wait(20)
+        first_may_end.wait(60)
         return [Finding(OK, "a", "1"), Finding(OK, "a", "2")]
 
     def second() -> list[Finding]:
@@ -39,7 +39,7 @@ def test_check_that_hangs_is_left_behind() -> None:
     end = threading.Event()
 
     def hangs() -> list[Finding]:
-        end.wait(20)
+        end.wait(60)
         return []
 
     found = report.run_all([("slow", hangs), ("quick", lambda: [Finding(OK, "quick", "")])], 0.2)

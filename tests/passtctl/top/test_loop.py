@@ -18,7 +18,7 @@ from passt.passtctl.command import Command
 from passt.passtctl.main import run
 from tests.control.test_api import Bench
 from tests.support.control import make_flow
-from tests.support.processes import is_readable, process_state, wait_until
+from tests.support.processes import LIMIT_S, is_readable, process_state, wait_until
 from tests.support.tmux import Tmux
 
 if TYPE_CHECKING:
@@ -68,11 +68,13 @@ def test_screen_of_each_size_with_any_number_of_flows(
                        == [["0", "0"]] or size[0] == 200, "rates are there")
         else:
             wait_until(lambda: "no flows" in terminal.text(), "it is said that there are none")
+        n_rows = min(n_flows, size[1] - 7 - (size[0] < 200))
+        # Lines come one after the other.
+        wait_until(lambda: len([line for line in terminal.screen() if " tcp " in line and "->" not in line])
+                   == n_rows, "all flows are there that have room")
         shown = terminal.screen()
         assert shown[0].startswith("pasta ")
         assert [line.split()[0] for line in shown[1:5]] == ["OUT", "IN", "DROPS", "LIMITS"]
-        assert len([line for line in shown if " tcp " in line and "->" not in line]) == min(
-            n_flows, size[1] - 7 - (size[0] < 200))
         terminal.keys("q")
         wait_until(lambda: terminal.status() is not None, "it ends")
         assert terminal.status() == 0
@@ -85,8 +87,8 @@ def test_flows_are_sorted_filtered_and_closed(bench: Bench) -> None:
     with top(bench) as terminal:
         wait_until(lambda: "39.3" in terminal.text() or "1.3" in terminal.text(), "flows are there")
         terminal.keys("s", "s", "s")
-        wait_until(lambda: terminal.screen()[7].startswith("39.3"), "the largest is first")
-        assert "by bytes" in terminal.text()
+        wait_until(lambda: terminal.screen()[7].startswith("39.3") and "by bytes" in terminal.text(),
+                   "the largest is first")
         terminal.keys("/", *"udp", "Enter")
         wait_until(lambda: "filter: udp (20)" in terminal.text(), "UDP only")
         wait_until(lambda: terminal.screen()[7].startswith("38.3"), "the largest is first")
@@ -129,7 +131,8 @@ def test_dumb_terminal_gets_lines(bench: Bench) -> None:
 
 
 def test_end_of_the_instance_is_told_and_is_a_failure(bench: Bench) -> None:
-    with top(bench) as terminal:
+    # Wide: the path of the socket is in the line of the reason, and has any length.
+    with top(bench, 200) as terminal:
         wait_until(lambda: "no flows" in terminal.text(), "the view is there")
         os.unlink(bench.path)
         wait_until(lambda: terminal.status() is not None, "it ends")
@@ -160,7 +163,7 @@ def test_stopped_view_gives_the_terminal_back_and_comes_again(bench: Bench) -> N
         wait_until(lambda: has_seen(b"\x1b[?1049h") and has_seen(b"LIMITS"), "the view is back")
         process.send_signal(signal.SIGTERM)
         wait_until(lambda: has_seen(b"\x1b[?1049l"), "the screen is left")
-        assert process.wait(20) == -signal.SIGTERM
+        assert process.wait(LIMIT_S) == -signal.SIGTERM
     finally:
         process.kill()
         process.wait()
@@ -178,12 +181,14 @@ def test_colours_are_found_by_an_isolated_start(bench: Bench, env: dict[str, str
     seen = b""
     try:
         while b"none so far" not in seen:
-            assert is_readable(far, 20)
+            assert is_readable(far, LIMIT_S)
             seen += os.read(far, 65536)
         os.write(far, b"q")
         while process.poll() is None:
             if is_readable(far, 0.05):
                 seen += os.read(far, 65536)
+        while is_readable(far):
+            seen += os.read(far, 65536)
         assert (b"\x1b[30;46m" in seen) is has_colours        # the heading
     finally:
         process.kill()
@@ -200,6 +205,7 @@ def test_a_slow_line_gets_no_more_than_it_takes_and_keys_are_heard(bench: Bench)
     try:
         # Ten bytes now and then: far less than there is to show. The counters change all the while.
         n_read = 0
+        assert is_readable(far, LIMIT_S), "the view begins, and takes keys from now on"
         for i in range(100):
             bench.source.counts["bytes_from_guest"] += i * 1000
             if is_readable(far, 0.02):
@@ -212,7 +218,7 @@ def test_a_slow_line_gets_no_more_than_it_takes_and_keys_are_heard(bench: Bench)
                 break
             if process.poll() is not None and not is_readable(far):
                 break
-        assert process.wait(20) == 0
+        assert process.wait(LIMIT_S) == 0
         # What waited was a screen, and not all that there was to say.
         assert n_read < 3 * 80 * 24 + 4096 + 1000
     finally:

@@ -58,7 +58,7 @@ def test_a_capture_that_fails_says_why() -> None:
     made = Recorder("/x.sock")
     assert made.begin("fail", ["fail"]) is None
     assert made._process is not None
-    made._process.wait(20)
+    made._process.wait(60)
     assert made.poll() == "cannot write"
 
 
