@@ -65,6 +65,10 @@ for name in resolv.conf nsswitch.conf passwd; do
 done
 """
 
+# Where the mounts of the above are.
+PRIVATE_PLACES = {"/dev/net", *(os.path.realpath(f"/etc/{name}")
+                                for name in ("resolv.conf", "nsswitch.conf", "passwd"))}
+
 
 class SpawnOptions(TypedDict, total=False):
     """Keywords of `Place.spawn` that `Lab.start` hands on."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.lab import FAR4, FAR6, HOST4, OUTSIDE4, Lab, Running
-from tests.system.test_forward import start_service
+from tests.system.test_forward import start_service, wait_for_ready
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -142,8 +142,7 @@ def test_service_on_the_namespaces_loopback(lab: Lab, user: bool, exposed: bool)
     options = ["--config-net", "-t", str(OWN_BASE), "-u", "none"]
     options += ["--host-lo-to-ns-lo"] if exposed else []
     running = lab.start(options, loopback_server(OWN_BASE), user=user)
-    assert running.popen.stdout is not None
-    assert running.popen.stdout.readline() == b"ready\n"
+    wait_for_ready(running)
     for address in ("127.0.0.1", "::1"):
         script = f"""
 import socket
@@ -184,8 +183,7 @@ def test_without_bypass_and_mapping_loopback_clients_come_from_our_address(
     # The manual says that they are dropped; the C program lets them in, and crun's krun handler needs it.
     options = ["--config-net", "--no-splice", *option, "-t", str(OWN_BASE), "-u", str(OWN_BASE)]
     running = lab.start(options, python(TELL_PEERS, str(OWN_BASE)), user=user)
-    assert running.popen.stdout is not None
-    assert running.popen.stdout.readline() == b"ready\n"
+    wait_for_ready(running)
     for address in ("127.0.0.1", "127.0.0.2", "::1"):
         tcp, udp = lab.host.run(python(ASK_BOTH, address, str(OWN_BASE), "20")).stdout.decode().split()
         assert tcp == udp
@@ -202,8 +200,7 @@ def test_without_an_address_for_them_loopback_clients_are_refused_with_a_warning
         options = ["--config-net", "-4", "--no-splice", "-t", str(OWN_BASE), "-u", str(OWN_BASE)]
         with (tmp_path / "told").open("wb") as told:
             running = lab.start(options, python(TELL_PEERS, str(OWN_BASE)), user=user, stderr=told)
-        assert running.popen.stdout is not None
-        assert running.popen.stdout.readline() == b"ready\n"
+        wait_for_ready(running)
         for _ in range(2):
             told_client = lab.host.run(python(ASK_BOTH, "127.0.0.1", str(OWN_BASE), "1")).stdout
             assert told_client == b"reset\nnothing\n"
@@ -219,8 +216,8 @@ def test_without_bypass_loopback_clients_come_from_the_mapped_address(lab: Lab, 
     mapped = {"127.0.0.1": FAR4, "::1": FAR6}
     options = ["--no-splice", "--map-host-loopback", FAR4, "--map-host-loopback", FAR6, "-t", str(OWN_BASE)]
     running = lab.start(["--config-net", *options], python(SHOW_PEERS, str(OWN_BASE)), user=user)
+    wait_for_ready(running)
     assert running.popen.stdout is not None
-    assert running.popen.stdout.readline() == b"ready\n"
     for address, source in mapped.items():
         lab.host.run(python("import socket, sys; socket.create_connection(sys.argv[1:], 20)", address,
                             str(OWN_BASE)))

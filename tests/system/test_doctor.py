@@ -170,7 +170,10 @@ def test_instance(lab: Lab, doctor: Doctor, user: bool) -> None:
 
         def is_well() -> bool:
             found = {finding["subject"]: finding for finding in doctor.ask("-s", path)}
-            return found["instance"]["text"].startswith("pasta ") and found["limits"]["level"] == "ok"
+            if not found["instance"]["text"].startswith("pasta "):
+                return False
+            assert found["limits"]["level"] == "ok"
+            return True
 
         wait_until(is_well, "the instance answers in time")  # which it may not on a busy machine
     finally:

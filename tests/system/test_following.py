@@ -20,6 +20,7 @@ from tests.support.lab import FAR4, FAR6, HOST4, Lab, Place, Running, connect
 from tests.support.processes import LIMIT_S, is_readable, read, status_field, wait_until
 from tests.system.machines import FORMS, MAC, Form, Machine, passt
 from tests.system.test_dhcp import DHCLIENT, PROLOGUE, UDHCPC
+from tests.system.test_slow_descriptors import stopped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +69,7 @@ def serve(port):
     return "ok"
 def do(word, *rest):
     if word == "open":
-        sockets[rest[0]] = socket.create_connection((rest[1], int(rest[2])), 10)
+        sockets[rest[0]] = socket.create_connection((rest[1], int(rest[2])), 20)
         return "ok"
     if word == "echo":
         sockets[rest[0]].sendall(b"hello")
@@ -90,7 +91,7 @@ def do(word, *rest):
             sockets[rest[0]].settimeout(20)
             return "DATA " + repr(sockets[rest[0]].recv(1))
         except ConnectionResetError:
-            sockets[rest[0]] = socket.create_connection((rest[1], int(rest[2])), 10)
+            sockets[rest[0]] = socket.create_connection((rest[1], int(rest[2])), 20)
         return sockets[rest[0]].getsockname()[0]
     if word == "ask":
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -112,7 +113,7 @@ for line in sys.stdin:
 CLIENT = """
 import errno, socket, sys
 try:
-    print(socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).recv(100).decode())
+    print(socket.create_connection((sys.argv[1], int(sys.argv[2])), 20).recv(100).decode())
 except TimeoutError:
     print("TIMEOUT")
 except OSError as error:
@@ -146,7 +147,7 @@ class Guest:
         assert popen.stdout is not None
         popen.stdin.write(f"{'run ' if line.startswith('ip') else ''}{line}\n".encode())
         popen.stdin.flush()
-        assert is_readable(popen.stdout, LIMIT_S), f"no answer to {line}"
+        assert is_readable(popen.stdout, 60), f"no answer to {line}"
         answer = popen.stdout.readline().decode().rstrip("\n")
         assert answer, popen.communicate()
         return answer
@@ -162,6 +163,10 @@ class Guest:
         wait_until(has_come, f"{wanted} in the answer to {line}")
         return answers[-1]
 
+    def until_not(self, line: str, unwanted: str) -> None:
+        """Ask until the answer does not have *unwanted* in it any more."""
+        wait_until(lambda: unwanted not in self.ask(line), f"{unwanted} goes from the answer to {line}")
+
     def cpu_ticks(self) -> int:
         """Return the processor time of the main process."""
         return sum(map(int, read(f"/proc/{self.running.pid}/stat").rsplit(b")", 1)[1].split()[11:13]))
@@ -170,6 +175,15 @@ class Guest:
 def batch(place: Place, lines: str) -> None:
     """Have ip(8) carry out *lines*; it tells the family by the address."""
     place.run(["ip", "-batch", "-"], feed=lines.strip().encode() + b"\n")
+
+
+def at_a_stroke(running: Running, host: Place, lines: str) -> None:
+    """Have ip(8) carry out *lines* while the program is stopped.
+
+    It waits for a quiet moment before it looks, but a busy machine may hold up ip(8) for longer than that.
+    """
+    with stopped(running):
+        batch(host, lines)
 
 
 def start_server(place: Place, argv: list[str]) -> Running:
@@ -215,13 +229,13 @@ def test_renumbering_resets_what_hangs_and_all_else_works(lab: Lab, places: Plac
     for name, address in (("new4", FAR4), ("new6", FAR6), ("again", MAPPED)):
         assert guest.until(f"open {name} {address} {ECHO}", "ok")
         assert guest.ask(f"echo {name}") == "hello"
-    shown = guest.until("ip -o addr show dev h0", NEW6)
-    assert f"{NEW4}/24" in shown
-    wait_until(lambda: "203.0.113.2/" not in guest.ask("ip -o addr show dev h0"), "the old address goes")
+    guest.until("ip -o addr show dev h0", NEW6)
+    guest.until("ip -o addr show dev h0", f"{NEW4}/24")
+    for old in ("203.0.113.2/", "2001:db8:1:"):
+        guest.until_not("ip -o addr show dev h0", old)
+    guest.until("ip route", "default via 192.0.2.1 ")
+    guest.until("ip -6 route", "default via 2001:db8:9::1 ")
     shown = guest.ask("ip -o addr show dev h0") + guest.ask("ip route")
-    assert "2001:db8:1:" not in shown
-    assert "default via 192.0.2.1 " in shown
-    assert "default via 2001:db8:9::1 " in guest.ask("ip -6 route")
     assert "172.16.0.1/24" in shown, "what the user set up stays"
     assert "172.17.0.0/16 via 172.16.0.2" in shown
     for address in (NEW4, NEW6):
@@ -241,7 +255,7 @@ def test_client_that_connects_anew_at_once_has_the_new_address(lab: Lab, places:
     batch(outside, OUTSIDE_MOVES)
     guest = Guest(lab, host, "--config-net", user=plain)
     assert guest.ask(f"open it {far} {ECHO}") == "ok"
-    batch(host, moves)
+    at_a_stroke(guest.running, host, moves)
     assert guest.ask(f"again it {far} {ECHO}") == (new6 if far == FAR6 else new4)
     assert guest.ask("echo it") == "hello"
 
@@ -258,13 +272,13 @@ def test_deprecated_address_stays_for_the_connections_that_have_it(lab: Lab, pla
     shown = guest.until("ip addr show dev h0 to 2001:db8:1::2", "deprecated")
     assert "preferred_lft 0sec" in shown
     assert "valid_lft forever" not in shown
-    assert NEW6 in guest.ask("ip -o addr show dev h0")
+    guest.until("ip -o addr show dev h0", NEW6)
     assert guest.ask("echo old") == "hello"
     assert guest.ask(f"open new {FAR6} {ECHO}") == "ok"
     assert guest.ask("name new") == NEW6
     batch(host, "addr del 2001:db8:1::2/64 dev h0")
     assert guest.ask("wait old") == "ECONNRESET"
-    wait_until(lambda: "2001:db8:1::2/" not in guest.ask("ip -o addr show dev h0"), "it goes")
+    guest.until_not("ip -o addr show dev h0", "2001:db8:1::2/")
 
 
 def test_smaller_mtu_of_the_host_is_none_of_the_guest_s_concern(lab: Lab, places: Places,
@@ -335,8 +349,8 @@ def test_namespace_that_was_set_up_before_there_was_a_network(lab: Lab, places: 
     for name, address in (("new4", FAR4), ("new6", FAR6)):
         assert guest.until(f"open {name} {address} {ECHO}", "ok")
         assert guest.ask(f"echo {name}") == "hello"
-    wait_until(lambda: "169.254." not in guest.ask("ip -o addr show dev tap0"), "the link-local one goes")
-    assert "via 203.0.113.1 " in guest.ask("ip route")
+    guest.until_not("ip -o addr show dev tap0", "169.254.")
+    guest.until("ip route", "via 203.0.113.1 ")
 
 
 @pytest.mark.parametrize("spec", ["%h0/9000", "%h0/auto", "203.0.113.2%h0/9000"])
@@ -358,7 +372,7 @@ def test_low_port_of_an_interface_that_is_made_again(lab: Lab, places: Places) -
     connect(host, outside)
     guest = Guest(lab, host, "--config-net", "-t", "%h0/88:9000", user=False)
     assert guest.ask("serve 9000") == "ok"
-    assert fetch(outside, "203.0.113.2", 88) == "inside"
+    wait_until(lambda: fetch(outside, "203.0.113.2", 88) == "inside", "the port is forwarded")
     batch(host, "link del h0")
     connect_again(host, outside)
     wait_until(lambda: fetch(outside, "203.0.113.2", 88) == "inside", "the port is forwarded again")
@@ -379,7 +393,7 @@ def test_port_of_an_interface_that_gets_another_name_and_of_one_that_gets_its_na
     batch(outside, "addr add 192.0.2.1/24 dev o1\nlink set o1 up")
     batch(host, "addr add 192.0.2.2/24 dev h0\nlink set h0 up")
     wait_until(lambda: fetch(outside, "192.0.2.2", 9000) == "inside", "the port is that of the other one")
-    assert fetch(outside, "203.0.113.2", 9000) == "ECONNREFUSED"
+    wait_until(lambda: fetch(outside, "203.0.113.2", 9000) == "ECONNREFUSED", "the first one's is closed")
 
 
 def test_port_of_a_link_local_address_whose_interface_is_made_again(lab: Lab, places: Places,
@@ -434,7 +448,7 @@ def test_name_server_of_the_host_is_followed(lab: Lab, places: Places, plain: bo
     guest = Guest(lab, host, "--config-net", "--dns-forward", FORWARD, user=plain)
     assert guest.ask(f"ask {FORWARD} 53 10") == "one"
     lab_file.write_text("nameserver 203.0.113.1\n", encoding="ascii")
-    guest.until(f"ask {FORWARD} 53 1", "two")
+    guest.until(f"ask {FORWARD} 53 2", "two")
     lab_file.write_text("", encoding="ascii")
     assert guest.ask(f"ask {FORWARD} 53 10") == "two"
 
@@ -486,13 +500,13 @@ def test_changes_are_lines_of_the_log_and_events(lab: Lab, places: Places, plain
         return [flow["why"], flow["source"]["address"], flow["host"]["destination"]["address"]]
 
     assert explain() == ["guest map", HOST4, HOST4]
-    curl = ["curl", "-sN", "--max-time", str(LIMIT_S), "--unix-socket", path, "http://passt/v1/events?kinds=host_changed"]
+    curl = ["curl", "-sN", "--max-time", "280", "--unix-socket", path, "http://passt/v1/events?kinds=host_changed"]
     listener = host.spawn(curl, user=plain)
     wait_until(lambda: b'"listeners_of_events":1' in host.run(
         ["curl", "-s", "--unix-socket", path, "http://passt/v1/info"], user=plain).stdout.replace(b" ", b""),
         "somebody listens")
     batch(outside, OUTSIDE_MOVES)
-    batch(host, HOST_MOVES)
+    at_a_stroke(guest.running, host, HOST_MOVES)
     assert listener.popen.stdout is not None
     seen: set[tuple[str, str]] = set()
     while not {("address", "ip4"), ("address", "ip6"), ("gateway", "ip4")} <= seen:
@@ -524,19 +538,19 @@ def dhcp(peer: Machine, kind: str, *options: tuple[str, str]) -> tuple[str, dict
 def test_machine_is_told_by_advertisement_and_dhcp(lab: Lab, places: Places, plain: bool, form: Form) -> None:
     host, outside = places
     connect(host, outside)
-    with passt(lab, "--follow", *form.options, user=plain, place=host) as (_, path):
+    with passt(lab, "--follow", *form.options, user=plain, place=host) as (running, path):
         peer = form.connect(path)
         try:
             address, options = dhcp(peer, "discover")
             assert (address, options["lease_time"]) == (HOST4, 120)
             batch(outside, OUTSIDE_MOVES)
-            batch(host, HOST_MOVES)
+            at_a_stroke(running, host, HOST_MOVES)
 
             def tells_of_new(frame: bytes) -> bool:
                 packet = Ether(frame)
                 return ICMPv6ND_RA in packet and b"\x20\x01\x0d\xb8\x00\x09" in bytes(packet)
 
-            told = Ether(peer.receive(tells_of_new, 20))
+            told = Ether(peer.receive(tells_of_new, 60))
             assert told[IPv6].dst == "ff02::1"
             prefixes = {}
             layer = told.getlayer(ICMPv6NDOptPrefixInfo)
@@ -586,8 +600,8 @@ def test_client_that_renews_at_the_former_gateway_is_told_of_the_new_address(lab
     assert is_readable(output, LIMIT_S)
     assert output.readline() == b"bound\n", running.popen.communicate()
     batch(outside, OUTSIDE_MOVES)
-    batch(host, HOST_MOVES)
-    told, errors = running.popen.communicate(timeout=3 * LIMIT_S)  # the script has limits of its own
+    at_a_stroke(running, host, HOST_MOVES)
+    told, errors = running.popen.communicate(timeout=200)  # the script has limits of its own
     bound = [line.split("|")[1:4] for line in told.decode().splitlines() if line.lower().startswith("bound")]
     assert bound == [[HOST4, "255.255.255.0", "203.0.113.1"], [NEW4, "255.255.255.0", "192.0.2.1"]], errors
 
@@ -609,5 +623,5 @@ def test_flapping_routes_hold_up_nobody_and_end(lab: Lab, places: Places, plain:
         outside.run(["true"])
         return seen[-1] == seen[-2] == guest.cpu_ticks()
 
-    wait_until(is_idle, "pasta rests")
+    wait_until(is_idle, "pasta rests", 120)
     assert guest.ask("echo add") == "hello"

@@ -33,13 +33,18 @@ FROM = pytest.mark.parametrize(
 )
 
 
+def wait_for_ready(running: Running) -> None:
+    """Wait until what runs says so; who ends instead has told why."""
+    assert running.popen.stdout is not None
+    line = running.popen.stdout.readline()
+    assert line == b"ready\n", (line, running.popen.stderr and running.popen.stderr.read())
+
+
 def start_service(lab: Lab, options: Sequence[str], base: int, *, user: bool) -> Running:
     """Start servers in a namespace and wait until they listen."""
     argv = ["/usr/bin/python3", "-I", str(lab.directory / "servers.py"), str(base)]
     running = lab.start(["--config-net", *options], argv, user=user)
-    assert running.popen.stdout is not None
-    line = running.popen.stdout.readline()
-    assert line == b"ready\n", (line, running.popen.stderr and running.popen.stderr.read())
+    wait_for_ready(running)
     return running
 
 
