@@ -124,7 +124,7 @@ def test_loopback_clients_without_an_address_for_the_host_come_from_our_address(
         assert inside.popen.stdout is not None
         assert inside.popen.stdout.readline() == b"ready\n"
         for address in ("127.0.0.1", "::1"):
-            tcp, udp = lab.host.run(python(ASK_BOTH, address, str(PORT))).stdout.decode().split()
+            tcp, udp = lab.host.run(python(ASK_BOTH, address, str(PORT), "20")).stdout.decode().split()
             assert tcp == udp
             assert tcp == OUTSIDE4 if ":" not in address else tcp.startswith("fe80::")
         inside.kill()
