@@ -19,7 +19,7 @@ from tests.support.processes import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TEST_LIMIT_S = 300
+TEST_LIMIT_S = 900
 # Where clients find passt and pasta, in the tree: /usr/bin has Debian's.
 HELPERS = switches.HELPERS or OURS
 
@@ -73,4 +73,4 @@ def podman(session_podman: Podman) -> Iterator[Podman]:
     yield session_podman
     session_podman.run("rm", "--all", "--force", "--time=0")
     session_podman.run("pod", "rm", "--all", "--force", "--time=0")
-    wait_until(lambda: not session_podman.tree.find("pasta"), "pasta has ended with its container", 5)
+    wait_until(lambda: not session_podman.tree.find("pasta"), "pasta has ended with its container")

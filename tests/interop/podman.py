@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tests.interop.tree import HOME, Tree
+from tests.interop.tree import CLIENT_LIMIT_S, HOME, Tree
 from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ class Podman:
 
     def import_image(self) -> None:
         """Make the image."""
-        self.tree.run(["sh", "-c", MAKE_IMAGE], user=True, timeout=60)
+        self.tree.run(["sh", "-c", MAKE_IMAGE], user=True, timeout=CLIENT_LIMIT_S)
 
-    def run(self, *arguments: str, check: bool = True, timeout: float = 60
+    def run(self, *arguments: str, check: bool = True, timeout: float = CLIENT_LIMIT_S
             ) -> subprocess.CompletedProcess[bytes]:
         """Run podman with *arguments* to its end, once more if its own name server was too early."""
         command = ["podman", *arguments]
@@ -80,7 +80,7 @@ class Podman:
         setting = ("--detach", "--name", name, "--replace", f"--network={network}", *SHARED, *options)
         self.run("run", *setting, IMAGE, *command)
         if ready:
-            wait_until(lambda: ready in self.log(name), f"container says {ready!r}", 20)
+            wait_until(lambda: ready in self.log(name), f"container says {ready!r}")
         return name
 
     def log(self, name: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.podman import CLIENT, IMAGE, SHARED, TRANSFER, sender
-from tests.interop.tree import HOME
+from tests.interop.tree import CLIENT_LIMIT_S, HOME
 from tests.support.lab import FAR4, FAR6, HOST4
 from tests.support.processes import wait_until
 
@@ -57,12 +57,12 @@ def test_bridge_publishes_ports_and_pasta_ends_with_the_last_container(
     name = podman.start(("--publish=7000:5000",), *TRANSFER, "receive", "5000", network=bridge, ready="ready")
     for place, address in ((lab.host, "127.0.0.1"), (lab.outside, HOST4)):
         place.run([*sender(lab), "tcp", address, "7000", "10000", "seed"])
-    wait_until(lambda: len(podman.log(name)) == 3, "transfers have arrived", 5)
+    wait_until(lambda: len(podman.log(name)) == 3, "transfers have arrived")
     second = podman.start((), "sleep", "60", network=bridge)
     assert len(podman.tree.find("pasta")) == 1
     for container in (name, second):
         podman.run("rm", "--force", "--time=0", container)
-    wait_until(lambda: not podman.tree.find("pasta"), "pasta has ended", 5)
+    wait_until(lambda: not podman.tree.find("pasta"), "pasta has ended")
 
 
 CONTAINERFILE = f"""FROM {IMAGE}
@@ -78,7 +78,8 @@ mkdir -p {HOME}/context
 cat >{HOME}/context/Containerfile
 {tool} build --network=pasta --pull=never --no-cache {' '.join(SHARED)} {HOME}/context
 """
-    result = podman.tree.run(["sh", "-c", script], user=True, feed=CONTAINERFILE.encode(), timeout=120)
+    result = podman.tree.run(["sh", "-c", script], user=True, feed=CONTAINERFILE.encode(),
+                             timeout=CLIENT_LIMIT_S)
     assert result.stdout.count(b"well\n") == 2
     assert b"h0 " in result.stdout
 
@@ -91,6 +92,6 @@ buildah run --isolation=oci --network=pasta:--mtu,1400 {' '.join(SHARED)} "$cont
 buildah run --network=pasta {' '.join(SHARED)} "$container" {' '.join(CLIENT)} tcp,udp {FAR4} 8000 3000
 buildah rm "$container" >&2
 """
-    text = podman.tree.run(["sh", "-c", script], user=True, timeout=120).stdout
+    text = podman.tree.run(["sh", "-c", script], user=True, timeout=CLIENT_LIMIT_S).stdout
     assert b"mtu 1400 " in text
     assert text.endswith(b"well\n")

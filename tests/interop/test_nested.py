@@ -15,7 +15,7 @@ import pytest
 
 from passt import __version__
 from tests.interop.podman import CLIENT
-from tests.interop.tree import ROOT
+from tests.interop.tree import CLIENT_LIMIT_S, ROOT
 from tests.support.lab import FAR4, FAR6, TREE
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def image(session_podman: Podman) -> str:
     for path in (package, made / "base.tar", TREE / "packaging" / "container" / "Containerfile"):
         shutil.copy(path, context)
         (context / path.name).chmod(0o644)
-    tree.run(["sh", "-c", BUILD], user=True, timeout=240)
+    tree.run(["sh", "-c", BUILD], user=True, timeout=CLIENT_LIMIT_S)
     shutil.rmtree(context)
     return IMAGE
 

@@ -179,7 +179,7 @@ def test_pid_file_names_pasta_which_ends_with_the_container(podman: Podman) -> N
     assert len(podman.tree.find("pasta")) == 1
     podman.run("kill", name)
     podman.run("wait", name)
-    wait_until(lambda: not podman.tree.find("pasta"), "pasta has ended", 5)
+    wait_until(lambda: not podman.tree.find("pasta"), "pasta has ended")
 
 
 def test_mistake_is_shown_by_podman(podman: Podman) -> None:
@@ -209,9 +209,9 @@ def test_containers_of_a_pod_share_the_network(lab: Lab, podman: Podman) -> None
 def test_restarted_container_has_its_ports_again(lab: Lab, podman: Podman) -> None:
     name = podman.start(("--publish=7100:5000",), *TRANSFER, "receive", "5000", ready="ready")
     podman.run("stop", "--time=0", name)
-    wait_until(lambda: not podman.tree.find("pasta"), "pasta has ended", 5)
+    wait_until(lambda: not podman.tree.find("pasta"), "pasta has ended")
     podman.run("start", name)
-    wait_until(lambda: podman.log(name).count("ready") == 2, "server listens again", 20)
+    wait_until(lambda: podman.log(name).count("ready") == 2, "server listens again")
     lab.outside.run([*sender(lab), "tcp", HOST6, "7100", "5000", "seed"])
     wait_until(lambda: len(podman.log(name)) == 3, "transfer has arrived")
     podman.run("stop", "--time=0", name)

@@ -64,7 +64,7 @@ def test_forward(lab: Lab, podman: Podman, kind: str, address: str, ifname: str,
     name = podman.start(options, *TRANSFER, "receive", *map(str, expand(at)), network=network, ready="ready")
     lab.host.run([*sender(lab), kind, address, ports, "1", "byte"])
     wanted = digests(kind, "byte", ports, at, 1)
-    wait_until(lambda: arrived(podman, name) == wanted, f"{wanted} has arrived", 5)
+    wait_until(lambda: arrived(podman, name) == wanted, f"{wanted} has arrived")
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
@@ -77,7 +77,7 @@ def test_transfer(lab: Lab, podman: Podman, kind: str, address: str, size: int) 
     name = podman.start(options, *TRANSFER, "receive", "5000", ready="ready")
     lab.host.run([*sender(lab), kind, address, "7000", str(size), "data"])
     wanted = digests(kind, "data", "7000", "5000", size)
-    wait_until(lambda: arrived(podman, name) == wanted, f"{wanted} has arrived", 10)
+    wait_until(lambda: arrived(podman, name) == wanted, f"{wanted} has arrived")
 
 
 @pytest.mark.parametrize(("address", "client"), [(HOST4, OUTSIDE4), (HOST6, OUTSIDE6)])
@@ -88,7 +88,7 @@ def test_client_from_outside_is_seen_with_its_address(lab: Lab, podman: Podman, 
     for kind in ("tcp", "udp"):
         lab.outside.run([*sender(lab), kind, address, "7000", "1000", "far"])
     # The outside is the gateway, too, which stands for nobody else here.
-    wait_until(lambda: len(podman.log(name)) == 3, "both have arrived", 5)
+    wait_until(lambda: len(podman.log(name)) == 3, "both have arrived")
     assert {line.split()[-1] for line in podman.log(name)[1:]} == {client}
 
 
