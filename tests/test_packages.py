@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tomllib
@@ -73,3 +74,14 @@ def test_debian_control_is_filled_by_its_tool() -> None:
     marks = set(re.findall(r"@(\w+)@", read("debian/control")))
     tool = (TREE / "tools/deb").read_text(encoding="utf-8")
     assert marks == set(re.findall(r"s\|@(\w+)@\|", tool))
+
+
+@pytest.mark.parametrize("variable", ["PASST_DEBUG", "PASST_SANITIZE"])
+def test_no_package_is_made_of_a_build_for_tests(variable: str) -> None:
+    """It would be slow, and need a C library that is newer than the pages say."""
+    script = "source tools/common.sh; VENV=/nonexistent; build_wheel"
+    done = subprocess.run(["bash", "-c", script], cwd=TREE, env={**os.environ, variable: "1"},
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "unset them" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -151,6 +151,9 @@ set_source_time() {
 # `version`, `archive` and `wheel`. A wheel of the same sources is taken as it is.
 build_wheel() {
     local key directory=build/wheel
+    # It would be kept, be several times as slow, and need a newer C library: strtoul(3) of assertions is one of C23.
+    [ -z "${PASST_DEBUG:-}${PASST_SANITIZE:-}" ] ||
+        die "PASST_DEBUG and PASST_SANITIZE are for builds in place (tools/debug-build), not for packages: unset them"
     version=$("$VENV/bin/python" tools/release.py --version)
     archive=dist/passt-$version.tar.gz
     set_source_time

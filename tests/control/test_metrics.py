@@ -28,7 +28,7 @@ passt_frames_total{direction="to_guest"} 6
 # HELP passt_flows Flows that there are.
 # TYPE passt_flows gauge
 passt_flows{protocol="tcp",path="link"} 1
-# HELP passt_drops_total Frames and datagrams that were dropped.
+# HELP passt_drops_total Frames, datagrams and queries that were dropped.
 # TYPE passt_drops_total counter
 passt_drops_total{reason="short"} 4
 # HELP passt_tcp_resets_sent_total Counter tcp_resets_sent, which docs/debugging.md explains.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from passt.facts.guest import NameService
 from passt.names.answer_cache import AnswerCache
+from passt.names.counts import Counts
 from passt.names.forwarder import Client, Forwarder
 from passt.names.judge import Judge
 from passt.names.loop import Loop, Timer
@@ -71,7 +72,8 @@ class NamesWorld(Loop):
         outlet.world = self
         self.forwarder = Forwarder(
             self, Judge([("own", SERVER)], [("corp", OTHER)], has_ip6=True),
-            Upstreams(NameService((SERVER, OTHER))), outlet, AnswerCache(16, self.clock), 4)
+            Upstreams(NameService((SERVER, OTHER))), outlet, AnswerCache(16, self.clock), 4,
+            counts=Counts())
 
     def watch(self, _fd: int, callback: Callable[[], None], _events: int = 1) -> None:
         self.ready = callback

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     (lambda: syscalls.sethostname(b"x" * 65), errno.EINVAL),
     (lambda: syscalls.close_range(9, 8, 0), errno.EINVAL),
     (lambda: syscalls.signalfd([0]), errno.EINVAL),
+    (lambda: syscalls.share_memory(0), errno.EINVAL),
+    (lambda: syscalls.share_memory(1 << 62), errno.ENOMEM),
 ])
 def test_failure_is_an_oserror(call: Callable[[], object], number: int) -> None:
     # In namespaces of its own, so that nothing could happen if it did not fail.
@@ -87,6 +89,17 @@ def test_signalfd_reads_a_blocked_signal() -> None:
         return len(data), os.get_inheritable(fd), os.get_blocking(fd), data[0]
 
     assert isolated(receive, flags=0) == (128, False, False, signal.SIGUSR2)
+
+
+def test_memory_is_shared_with_children() -> None:
+    memory = syscalls.share_memory(100)
+    assert (len(memory), bytes(memory)) == (100, bytes(100))
+    pid = os.fork()
+    if pid == 0:
+        memory[99] = 7
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert memory[99] == 7
 
 
 def test_close_range_closes_only_its_range() -> None:

@@ -19,7 +19,7 @@ from tests.support.processes import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TEST_LIMIT_S = 300
+TEST_LIMIT_S = 900
 # Where clients find passt and pasta, in the tree: /usr/bin has Debian's.
 HELPERS = switches.HELPERS or OURS
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop.podman import CLIENT, IMAGE, SHARED, TRANSFER, sender
-from tests.interop.tree import HOME
+from tests.interop.tree import CLIENT_LIMIT_S, HOME
 from tests.support.lab import FAR4, FAR6, HOST4
 from tests.support.processes import wait_until
 
@@ -78,7 +78,8 @@ mkdir -p {HOME}/context
 cat >{HOME}/context/Containerfile
 {tool} build --network=pasta --pull=never --no-cache {' '.join(SHARED)} {HOME}/context
 """
-    result = podman.tree.run(["sh", "-c", script], user=True, feed=CONTAINERFILE.encode(), timeout=120)
+    result = podman.tree.run(["sh", "-c", script], user=True, feed=CONTAINERFILE.encode(),
+                             timeout=CLIENT_LIMIT_S)
     assert result.stdout.count(b"well\n") == 2
     assert b"h0 " in result.stdout
 
@@ -91,6 +92,6 @@ buildah run --isolation=oci --network=pasta:--mtu,1400 {' '.join(SHARED)} "$cont
 buildah run --network=pasta {' '.join(SHARED)} "$container" {' '.join(CLIENT)} tcp,udp {FAR4} 8000 3000
 buildah rm "$container" >&2
 """
-    text = podman.tree.run(["sh", "-c", script], user=True, timeout=120).stdout
+    text = podman.tree.run(["sh", "-c", script], user=True, timeout=CLIENT_LIMIT_S).stdout
     assert b"mtu 1400 " in text
     assert text.endswith(b"well\n")

@@ -15,7 +15,7 @@ import pytest
 
 from tests.guest.initramfs import KERNEL, build_initramfs
 from tests.guest.vm import Vm
-from tests.interop.tree import HOME, RUNTIME, Tree
+from tests.interop.tree import CLIENT_LIMIT_S, HOME, RUNTIME, Tree
 from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, make_readable
 from tests.support.processes import process_state, wait_until
 
@@ -46,7 +46,7 @@ class Domain(Vm):
         self._buffer = b""
         text = description(name, kind)
         tree.run(["sh", "-c", f"cat >{HOME}/{name}.xml"], user=True, feed=text.encode())
-        tree.run([*VIRSH, "create", f"{HOME}/{name}.xml"], user=True, cwd=HOME, timeout=60)
+        tree.run([*VIRSH, "create", f"{HOME}/{name}.xml"], user=True, cwd=HOME, timeout=CLIENT_LIMIT_S)
         self.running = tree.spawn(["socat", "-", f"UNIX-CONNECT:{HOME}/{name}.commands"], user=True, stdin=-1)
 
     def destroy(self) -> None:
@@ -168,7 +168,7 @@ def test_network_comes_back_with_a_new_passt(domain: Domain) -> None:
 def test_nothing_is_left_when_libvirt_destroys_the_domain(domain: Domain) -> None:
     assert len(domain.tree.find("passt")) == 1
     domain.destroy()
-    wait_until(domain.is_gone, "passt and its files are gone", 10)
+    wait_until(domain.is_gone, "passt and its files are gone")
 
 
 @pytest.mark.usefixtures("files")
@@ -176,7 +176,7 @@ def test_nothing_is_left_when_the_guest_powers_off(tree: Tree, kind: str) -> Non
     second = Domain(tree, "two", kind)
     second.wait_for_boot()
     second.power_off()
-    wait_until(second.is_gone, "passt and its files are gone", 10)
+    wait_until(second.is_gone, "passt and its files are gone")
 
 
 def test_port_that_is_taken_is_shown_by_libvirt(tree: Tree, kind: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from passt import __version__
 from tests.interop.podman import CLIENT
-from tests.interop.tree import ROOT
+from tests.interop.tree import CLIENT_LIMIT_S, ROOT
 from tests.support.lab import FAR4, FAR6, TREE
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ PLACE = "tmp/image"
 BUILD = f"""
 set -e
 cd /{PLACE}
-podman import --quiet image-base.tar localhost/trixie >&2
-buildah build --network=none --pull=never --build-arg BASE=localhost/trixie --tag {IMAGE} . >&2
+podman import --quiet base.tar localhost/debian >&2
+buildah build --network=none --pull=never --build-arg BASE=localhost/debian --tag {IMAGE} . >&2
 """
 TUN = "--device=/dev/net/tun"
 PINGS = "--sysctl=net.ipv4.ping_group_range=0 1000"
@@ -64,11 +64,12 @@ def image(session_podman: Podman) -> str:
     tree = session_podman.tree
     context = Path(f"/proc/{tree.init}/root") / PLACE
     context.mkdir()
-    [package] = (ROOT.parent / "build" / "dist").glob("passt-py_*.deb")
-    for path in (package, ROOT.parent / "image-base.tar", TREE / "packaging" / "container" / "Containerfile"):
+    made = ROOT.with_name(f"{ROOT.name}-image")
+    [package] = made.glob("passt-py_*.deb")
+    for path in (package, made / "base.tar", TREE / "packaging" / "container" / "Containerfile"):
         shutil.copy(path, context)
         (context / path.name).chmod(0o644)
-    tree.run(["sh", "-c", BUILD], user=True, timeout=240)
+    tree.run(["sh", "-c", BUILD], user=True, timeout=CLIENT_LIMIT_S)
     shutil.rmtree(context)
     return IMAGE
 

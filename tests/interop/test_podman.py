@@ -13,6 +13,8 @@ from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, OUTSIDE6
 from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from tests.interop.podman import Podman
     from tests.support.lab import Lab
 
@@ -121,6 +123,31 @@ def test_another_forwarder(podman: Podman) -> None:
     assert "192.0.2.80" in text
 
 
+@pytest.fixture
+def host_server(podman: Podman) -> Iterator[Callable[[str], None]]:
+    """Give the host, as pasta finds it in the tree, one name server; it has those of before in the end."""
+    def write(text: bytes) -> None:
+        podman.tree.run(["sh", "-c", "cat >/etc/resolv.conf"], feed=text)
+
+    before = podman.tree.run(["cat", "/etc/resolv.conf"]).stdout
+    yield lambda address: write(f"nameserver {address}\n".encode())
+    write(before)
+
+
+@pytest.mark.parametrize(("address", "server"), [("2001:db8::1", FAR4), ("198.51.100.53", FAR6)],
+                         ids=["IPv6", "IPv4"])
+def test_forwarder_of_the_other_family_than_the_host_s_server(
+        podman: Podman, host_server: Callable[[str], None], address: str, server: str) -> None:
+    """The case "Custom DNS forward address, IPv6" of Podman's own tests, skipped there; and its reverse."""
+    host_server(server)
+    network = f"pasta:--dns-forward,{address}"
+    lines = podman.inside((), "grep", "nameserver", "/etc/resolv.conf", network=network).stdout.splitlines()
+    assert lines[0] == f"nameserver {address}".encode()
+    found = podman.inside((), "busybox", "nslookup", "www.lab.example", address, network=network).stdout
+    assert b"192.0.2.80" in found
+    assert b"2001:db8::80" in found
+
+
 def test_host_is_reached_by_its_name(podman: Podman) -> None:
     text = podman.inside((), "sh", "-c", "cat /etc/hosts && " + " ".join(CLIENT)
                          + " tcp,udp host.containers.internal 8000 3000").stdout.decode()
@@ -184,7 +211,7 @@ def test_restarted_container_has_its_ports_again(lab: Lab, podman: Podman) -> No
     podman.run("stop", "--time=0", name)
     wait_until(lambda: not podman.tree.find("pasta"), "pasta has ended")
     podman.run("start", name)
-    wait_until(lambda: podman.log(name).count("ready") == 2, "server listens again", 20)
+    wait_until(lambda: podman.log(name).count("ready") == 2, "server listens again")
     lab.outside.run([*sender(lab), "tcp", HOST6, "7100", "5000", "seed"])
     wait_until(lambda: len(podman.log(name)) == 3, "transfer has arrived")
     podman.run("stop", "--time=0", name)

@@ -77,7 +77,7 @@ def test_transfer(lab: Lab, podman: Podman, kind: str, address: str, size: int) 
     name = podman.start(options, *TRANSFER, "receive", "5000", ready="ready")
     lab.host.run([*sender(lab), kind, address, "7000", str(size), "data"])
     wanted = digests(kind, "data", "7000", "5000", size)
-    wait_until(lambda: arrived(podman, name) == wanted, f"{wanted} has arrived", 10)
+    wait_until(lambda: arrived(podman, name) == wanted, f"{wanted} has arrived")
 
 
 @pytest.mark.parametrize(("address", "client"), [(HOST4, OUTSIDE4), (HOST6, OUTSIDE6)])

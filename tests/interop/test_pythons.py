@@ -111,4 +111,4 @@ def test_connections_come_in(python: Python, lab: Lab) -> None:
             assert pasta.popen.stdout.readline().split()[:4] == SENT
     finally:
         pasta.kill()
-    wait_until(lambda: not python.tree.find("pasta"), "pasta has ended", 20)
+    wait_until(lambda: not python.tree.find("pasta"), "pasta has ended")

@@ -59,7 +59,7 @@ def test_ports_appear_while_they_are_bound_and_go_with_the_command(lab: Lab, tre
     def answers() -> bool:
         return lab.host.run([*lab.client, "tcp", HOST4, "7500"], check=False).returncode == 0
 
-    wait_until(answers, "the ports are forwarded", 10)
+    wait_until(answers, "the ports are forwarded")
     for address in (HOST4, "127.0.0.1"):
         lab.host.run([*lab.client, "tcp,udp,end-first,end-last,reset", address, "7500"])
     lab.outside.run([*lab.client, "tcp,udp", HOST4, "7500"])

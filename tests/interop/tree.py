@@ -26,6 +26,8 @@ RUNTIME = f"/run/user/{UID}"
 HOME = "/home/lab"
 OURS = "/opt/helpers"
 PEER = "/usr/bin"  # Debian's passt and pasta
+# For a client that starts containers, images or machines: each starts a dozen of programs.
+CLIENT_LIMIT_S = 240
 
 # Arguments: the tree; the lab's directory; one that is shown as /srv, or nothing; the command to go on with.
 ENTER = """

@@ -259,7 +259,7 @@ def test_event_of_a_descriptor_that_was_another_s_is_no_failure(make: Callable[.
     server = bench.servers[0].address
     done: list[object] = []
     exchange = Exchange(bench.loop, bench.outlet, bench.upstreams, DnsView(ASKED), (), done.append,
-                        wants_whole=True)
+                        counts=bench.counts, wants_whole=True)
     assert exchange._ask(server, socket.SOCK_STREAM)
     sent = exchange._sent[server]
     kept, sent.sock = sent.sock, cast("socket.socket", NotYet())

@@ -22,7 +22,7 @@ from passt.process.identity import Identity
 from passt.wire.dns.message import PORT_DNS
 from tests.support.control import PollLoop
 from tests.support.isolated import isolated
-from tests.support.name_server import ScriptedServer, address, query, reply
+from tests.support.name_server import AXFR, ScriptedServer, address, query, reply
 from tests.support.processes import children, is_readable, status_field
 
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
@@ -165,6 +165,24 @@ def test_its_end_closes_the_doors_and_ends_nothing(monkeypatch: pytest.MonkeyPat
     (line,), ends, doors = isolated(lose)
     assert "has ended" in line
     assert (ends, doors) == ([True], {})
+
+
+def test_what_it_counts_is_read_here_and_stays_after_its_end() -> None:
+    def look() -> list[dict[str, int]]:
+        bench = Bench()
+        found = [bench.forwarder.counters()]
+        for key in bench.forwarder.doors:
+            bench.ask(key, query("own.lan", AXFR))
+        found.append(bench.forwarder.counters())
+        os.kill(bench.pid, 9)
+        os.waitpid(bench.pid, 0)
+        found.append(bench.forwarder.counters())
+        return found
+
+    begin, then, end = isolated(look)
+    assert set(begin.values()) == {0}
+    assert {name: n for name, n in then.items() if n} == {"names_queries": 4, "drop_names_refused": 4}
+    assert end == then
 
 
 def test_order_is_read_as_it_was_written() -> None:

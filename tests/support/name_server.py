@@ -8,6 +8,7 @@ from struct import pack
 from typing import TYPE_CHECKING
 
 from passt.facts.guest import NameService
+from passt.names.counts import Counts
 from passt.names.forwarder import Client, Forwarder
 from passt.names.judge import Judge
 from passt.names.loop import Loop
@@ -155,9 +156,10 @@ class NamesBench:
         found = tuple(server.address for server in self.servers)
         self.upstreams = Upstreams(service or NameService(found))
         self.outlet = KeptOutlet(self.servers[0].port)
+        self.counts = Counts()
         self.forwarder = Forwarder(
             self.loop, judge or Judge((), (), has_ip6=True), self.upstreams, self.outlet,
-            cache(lambda: self.now) if cache else None, max_exchanges)
+            cache(lambda: self.now) if cache else None, max_exchanges, counts=self.counts)
         self.answers: list[bytes] = []
 
     def ask(self, message: bytes, *, who: object = "client", is_stream: bool = False) -> bool:
@@ -176,6 +178,10 @@ class NamesBench:
         """Run the loop until the client has an answer; return it."""
         self.turn_until(lambda: bool(self.answers), "an answer comes")
         return self.answers.pop(0)
+
+    def counted(self) -> dict[str, int]:
+        """Return the counters that are not 0, without what they all begin with."""
+        return {name.replace("names_", ""): n for name, n in self.counts.read().items() if n}
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""

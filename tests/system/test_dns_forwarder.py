@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,6 @@ from tests.support.processes import children, is_readable, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tests.support.lab import Running
 
@@ -173,6 +173,37 @@ def test_doors_are_no_services_to_follow(lab: Lab) -> None:
     ports = {place.rpartition(":")[2] for place in inside[:-1]}
     listening = {line.split()[4] for line in lab.host.run(["ss", "-Hltun"]).stdout.decode().splitlines()}
     assert ports <= {place.rpartition(":")[2] for place in listening}
+
+
+def test_drops_are_told_where_all_others_are(lab: Lab, user: bool, scratch: Path,
+                                            resolv_conf: Callable[[str], None]) -> None:
+    """By `passtctl stats`, for Prometheus, and at SIGUSR1; nobody is at the server's address."""
+    resolv_conf("nameserver 127.0.0.77\n")
+    path = str(scratch / "control")
+    questions = (dig(FORWARD4, "www.lab.example"), dig(FORWARD6, "+tcp www.lab.example AXFR"))
+    script = f"{' >&2; '.join(questions)} >&2; echo asked; read line"
+    pasta = lab.start([*FORWARD, "--control", path], ["sh", "-c", script], user=user, stdin=subprocess.PIPE)
+    try:
+        output = pasta.popen.stdout
+        assert output is not None
+        assert is_readable(output.fileno(), 60)
+        assert output.readline() == b"asked\n"
+        passtctl = [str(Path(lab.pasta).with_name("passtctl")), "-s", path]
+        stats = lab.host.run([*passtctl, "stats"], user=user).stdout.decode().splitlines()
+        told = {words[0]: words[1] for words in map(str.split, stats) if words and "names_" in words[0]}
+        assert int(told.pop("names_server_failures")) > 0
+        assert told == {"names_queries": "2", "names_asked": "1", "drop_names_no_answer": "1",
+                        "drop_names_refused": "1"}
+        metrics = lab.host.run([*passtctl, "metrics"], user=user).stdout.decode().splitlines()
+        assert 'passt_drops_total{reason="names_refused"} 1' in metrics
+        assert "passt_names_queries_total 2" in metrics
+        pasta.send(signal.SIGUSR1)
+        error = pasta.popen.stderr
+        assert error is not None
+        drops = next(line for line in error if line.strip().startswith(b"drops:"))
+        assert b"names_refused 1, names_no_answer 1" in drops
+    finally:
+        pasta.kill()
 
 
 def test_end_of_the_forwarder_leaves_the_first_server(lab: Lab) -> None:

@@ -75,7 +75,7 @@ class Known:
 
 
 class Api:
-    """Answers requests about *engine*; *control_counters* are those of the responders."""
+    """Answers requests about *engine*; *control_counters* are those of the others."""
 
     def __init__(self, engine: Source, known: Known, control_counters: Callable[[], dict[str, int]],
                  clock: Callable[[], float] = time.time) -> None:

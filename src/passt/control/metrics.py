@@ -63,7 +63,7 @@ def families(counters: Mapping[str, int], usage: Mapping[str, tuple[int, int]], 
         elif name in _GAUGES:
             add(name, "gauge", _GAUGES[name], n)
         elif name.startswith("drop_"):
-            add("drops", "counter", "Frames and datagrams that were dropped", n,
+            add("drops", "counter", "Frames, datagrams and queries that were dropped", n,
                 reason=name.removeprefix("drop_"))
         elif (pair := _pair(name)) is not None:
             add(_PAIRS[pair[0]][0], "counter", _PAIRS[pair[0]][1], n, direction=pair[1])

@@ -96,3 +96,6 @@ def sethostname(name: bytes) -> None:
 
 def close_range(first: int, last: int, flags: int) -> None:
     """close_range(2), Linux 5.9; ENOSYS on older kernels."""
+
+def share_memory(n: int) -> memoryview:
+    """mmap(2): *n* bytes of 0, shared with processes that are forked later; they stay while we run."""

@@ -1,12 +1,14 @@
-"""System calls that Python 3.11 lacks: namespaces, mounts, capabilities, Landlock, prctl, signalfd.
+"""System calls that Python 3.11 lacks: namespaces, mounts, capabilities, Landlock, prctl, signalfd, memory.
 
 Every function raises `OSError` with the kernel's errno (through `_check`, the one place for that) and returns
 plain values; callers word an errno for the user. Used at start and at the end only, never per frame. All
 externs are in this file, and so are the tun ioctl numbers, which differ between architectures.
 """
 
+from cpython.buffer cimport PyBUF_WRITE
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.long cimport PyLong_AsLong
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from *:
@@ -20,6 +22,7 @@ cdef extern from *:
     #include <stdint.h>
     #include <sys/auxv.h>
     #include <sys/inotify.h>
+    #include <sys/mman.h>
     #include <sys/mount.h>
     #include <sys/prctl.h>
     #include <sys/signalfd.h>
@@ -121,6 +124,7 @@ cdef extern from *:
     long passt_landlock_create_ruleset(uint64_t access_fs, uint64_t scoped, size_t size) noexcept
     long passt_landlock_version() noexcept
     int c_sethostname "sethostname"(const char *name, size_t length) noexcept
+    void *c_mmap "mmap"(void *place, size_t n, int protection, int flags, int fd, long offset) noexcept
     long c_syscall "syscall"(long number, ...) noexcept
     void c_exit "_exit"(int status) noexcept
     ctypedef struct sigset_t:
@@ -133,6 +137,11 @@ cdef extern from *:
     const int _SYS_landlock_restrict_self "SYS_landlock_restrict_self"
     const unsigned long _AT_SECURE "AT_SECURE"
     const int _SIGCHLD "SIGCHLD"
+    void *_MAP_FAILED "MAP_FAILED"
+    const int _MAP_ANONYMOUS "MAP_ANONYMOUS"
+    const int _MAP_SHARED "MAP_SHARED"
+    const int _PROT_READ "PROT_READ"
+    const int _PROT_WRITE "PROT_WRITE"
     const int _SFD_CLOEXEC "SFD_CLOEXEC"
     const int _SFD_NONBLOCK "SFD_NONBLOCK"
     const unsigned long _CLONE_PIDFD "CLONE_PIDFD"
@@ -332,3 +341,10 @@ def sethostname(bytes name) -> None:
 def close_range(uint32_t first, uint32_t last, uint32_t flags) -> None:
     """close_range(2), Linux 5.9; ENOSYS on older kernels."""
     _check(c_syscall(_SYS_close_range, first, last, flags))
+
+
+def share_memory(size_t n):
+    """mmap(2): *n* bytes of 0, shared with processes that are forked later; they stay while we run."""
+    cdef void *place = c_mmap(NULL, n, _PROT_READ | _PROT_WRITE, _MAP_SHARED | _MAP_ANONYMOUS, -1, 0)
+    _check(-1 if place == _MAP_FAILED else 0)
+    return PyMemoryView_FromMemory(<char *>place, <Py_ssize_t>n, PyBUF_WRITE)

@@ -6,6 +6,7 @@ Over TCP a client may send queries without waiting for answers, and gets these i
 
 from __future__ import annotations
 
+from passt.names import counts as counted
 from passt.names.forwarder import MAX_QUERY_LEN, Client
 from passt.names.loop import READABLE, WRITABLE
 
@@ -49,7 +50,8 @@ class DatagramDoor:
         try:
             self._sock.sendto(answer, address)
         except OSError:
-            pass                   # as if it were lost on the way
+            # As if it were lost on the way.
+            self._forwarder.counts.add(counted.UNSENT)
 
 
 class StreamDoor:
@@ -69,6 +71,7 @@ class StreamDoor:
         except OSError:
             return                 # it is gone again
         if len(self.clients) >= MAX_CLIENTS:
+            self._forwarder.counts.add(counted.CONNECTIONS)
             connection.close()
             return
         self.clients.add(StreamClient(self._loop, connection, self._forwarder, self.clients))
@@ -138,6 +141,7 @@ class StreamClient:
         while self._is_open and self._n_asked < MAX_ASKED and len(self._unread) >= _LENGTH_LEN:
             length = int.from_bytes(self._unread[:_LENGTH_LEN], "big")
             if length > MAX_QUERY_LEN:
+                self._forwarder.counts.add(counted.OVERSIZE)
                 self._close()
                 break
             end = _LENGTH_LEN + length
@@ -152,6 +156,7 @@ class StreamClient:
 
     def _send(self, answer: bytes) -> None:
         if not self._is_open:
+            self._forwarder.counts.add(counted.UNSENT)
             return
         self._n_asked -= 1
         self._unsent += len(answer).to_bytes(_LENGTH_LEN, "big") + answer
@@ -170,6 +175,7 @@ class StreamClient:
                 del self._unsent[:self._connection.send(self._unsent)]
         except BlockingIOError:
             if len(self._unsent) > MAX_UNSENT:
+                self._forwarder.counts.add(counted.UNREAD)
                 self._close()
         except OSError:
             self._close()

@@ -19,6 +19,7 @@ from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
 
 from passt import log
 from passt.errors import WireError
+from passt.names import counts as counted
 from passt.names.loop import READABLE, WRITABLE
 from passt.names.upstreams import DEAD_S
 from passt.wire.dns.message import (
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from passt.facts.address import IPAddress
+    from passt.names.counts import Counts
     from passt.names.loop import Loop, Timer
     from passt.names.outlet import Outlet
     from passt.names.upstreams import Try, Upstreams
@@ -69,13 +71,14 @@ class Exchange:
 
     def __init__(self, loop: Loop, outlet: Outlet, upstreams: Upstreams, query: DnsView,
                  plan: Sequence[Try], on_done: Callable[[DnsView | None], None], *,
-                 wants_whole: bool) -> None:
+                 counts: Counts, wants_whole: bool) -> None:
         self._loop = loop
         self._outlet = outlet
         self._upstreams = upstreams
         self._query = query
         self._tries = iter(plan)
         self._on_done = on_done
+        self._counts = counts
         self._wants_whole = wants_whole
         self._sent: dict[IPAddress, _Sent] = {}
         self._failed: set[IPAddress] = set()     # they have answered, and will not do better
@@ -196,6 +199,7 @@ class Exchange:
         """Take a message of the server."""
         answer = self._check(sent, data)
         if answer is None:
+            self._counts.add(counted.WRONG_ANSWER)
             sent.n_wrong += 1
             if sent.n_wrong >= MAX_WRONG:
                 self._note_silent(sent.server)
@@ -203,6 +207,7 @@ class Exchange:
             return
         self._upstreams.note_answer(sent.server)
         if answer.rcode in _FAILED or not answer.name:
+            self._counts.add(counted.SERVER_FAILURES)
             self._last_resort = answer
             self._failed.add(sent.server)
             self._give_up(sent)
@@ -253,6 +258,7 @@ class Exchange:
             self._note_silent(server)
 
     def _note_silent(self, server: IPAddress) -> None:
+        self._counts.add(counted.SERVER_FAILURES)
         if self._upstreams.note_silent(server, self._loop.clock()):
             log.limited(log.INFO, f"name server {server}", f"name server {server} does not answer: it comes"
                                                            f" last for {DEAD_S:.0f} seconds")

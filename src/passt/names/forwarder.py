@@ -12,11 +12,13 @@ from __future__ import annotations
 from passt import log
 from passt.errors import WireError
 from passt.light.values import NamedTuple
+from passt.names import counts as counted
 from passt.names.exchange import Exchange
 from passt.wire.dns.message import (
     FLAG_RESPONSE,
     HEADER_LEN,
     MAX_MESSAGE_LEN,
+    RCODE_BITS,
     DnsView,
     Rcode,
     build_header_reply,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from passt.facts.address import IPAddress
     from passt.facts.guest import NameService
     from passt.names.answer_cache import AnswerCache
+    from passt.names.counts import Counts
     from passt.names.judge import Judge
     from passt.names.loop import Loop
     from passt.names.outlet import Outlet
@@ -56,16 +59,17 @@ class _Waiting(NamedTuple):
 
 
 class Forwarder:
-    """Answers what `ask` is given."""
+    """Answers what `ask` is given; what becomes of it is told to *counts*."""
 
     def __init__(self, loop: Loop, judge: Judge, upstreams: Upstreams, outlet: Outlet,
-                 cache: AnswerCache | None, max_exchanges: int) -> None:
+                 cache: AnswerCache | None, max_exchanges: int, *, counts: Counts) -> None:
         self._loop = loop
         self._judge = judge
         self._upstreams = upstreams
         self._outlet = outlet
         self._cache = cache
         self._max_exchanges = max_exchanges
+        self.counts = counts
         self._waiting: dict[tuple[bool, bytes], list[_Waiting]] = {}
 
     @property
@@ -83,21 +87,34 @@ class Forwarder:
     def ask(self, data: bytes, client: Client) -> bool:
         """Answer the message *data* of *client*, now or later; False: never."""
         if len(data) < HEADER_LEN or int.from_bytes(data[2:4], "big") & FLAG_RESPONSE:
+            self.counts.add(counted.NO_QUERY)
             return False
+        self.counts.add(counted.QUERIES)
         try:
             query = DnsView(data)
         except WireError:
+            self.counts.add(counted.MALFORMED)
             client.send(build_header_reply(data, Rcode.FORMERR))
             return True
         ruling = self._judge.judge(query)
         if ruling.reply is not None:
+            self._count_own(ruling.reply)
             client.send(ruling.reply)
             return True
         kept = self._cache.find(query) if self._cache is not None else None
         if kept is not None:
+            self.counts.add(counted.FROM_CACHE)
             self._tell(_Waiting(query, client), kept, is_ours=True)
             return True
         return self._forward(_Waiting(query, client), ruling.servers)
+
+    def _count_own(self, reply: bytes) -> None:
+        """Count what the judge answers, if that is a refusal."""
+        code = reply[3] & RCODE_BITS
+        if code == Rcode.FORMERR:
+            self.counts.add(counted.MALFORMED)
+        elif code != Rcode.NOERROR:
+            self.counts.add(counted.REFUSED)
 
     def _forward(self, waiting: _Waiting, servers: tuple[IPAddress, ...] | None) -> bool:
         query, client = waiting
@@ -105,16 +122,20 @@ class Forwarder:
         others = self._waiting.get(key)
         if others is not None:
             if any(one.client.who == client.who and one.query.id == query.id for one in others):
+                self.counts.add(counted.REPEATED)
                 return False       # it asks once more
             if len(others) < MAX_WAITING:
                 others.append(waiting)
                 return True
         elif len(self._waiting) < self._max_exchanges:
             self._waiting[key] = [waiting]
+            self.counts.add(counted.ASKED)
             plan = self._upstreams.plan(self._loop.clock(), servers)
             Exchange(self._loop, self._outlet, self._upstreams, query, plan,
-                     lambda answer: self._on_done(key, answer), wants_whole=client.is_stream).start()
+                     lambda answer: self._on_done(key, answer), counts=self.counts,
+                     wants_whole=client.is_stream).start()
             return True
+        self.counts.add(counted.FULL)
         log.limited(log.WARNING, "names full", "the guest asks for more names at a time than are forwarded:"
                                                " some queries are refused")
         client.send(build_reply(query, Rcode.SERVFAIL))
@@ -130,6 +151,7 @@ class Forwarder:
             self._cache.keep(query, answer)
         for one in waiting:
             if answer is None:
+                self.counts.add(counted.NO_ANSWER)
                 one.client.send(build_reply(one.query, Rcode.SERVFAIL))
             else:
                 self._tell(one, answer, is_ours=False)

@@ -19,7 +19,7 @@ A host whose loopback interface is down has no doors, and if the process ends, t
 go to the host's first server as they are, as they do for addresses that are not of --dns-forward.
 
 On the channel the process is told to begin, and gets another list of servers when the host has one
-(`names.orders`).
+(`names.orders`). What it counts is in memory that both share (`names.counts`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from passt import log
 from passt.errors import HostError
 from passt.facts.address import IP4_LEN, IP6_LEN
 from passt.facts.contracts import Target
+from passt.names.counts import Counts
 from passt.names.orders import build_service
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -67,11 +68,12 @@ class NameForwarder:
 
     def __init__(self, asked: NameSettings, guest: GuestNet, user: Identity | None) -> None:
         assert guest.names is not None  # noqa: S101 - the caller has asked
+        self._counts = _make_counts()
         self._sockets = _open_doors(guest)
         self.doors = {key: _target_of(sock) for key, sock in self._sockets.items()}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if _fork_forwarder() == 0:
-            _run(theirs, list(self._sockets.values()), asked, guest, user)
+            _run(theirs, list(self._sockets.values()), asked, guest, user, self._counts)
         theirs.close()
         ours.setblocking(False)
         self._channel = ours
@@ -80,6 +82,10 @@ class NameForwarder:
     def descriptors(self) -> list[int]:
         """Return the descriptors of the doors: they are no services of the host."""
         return [sock.fileno() for sock in self._sockets.values()]
+
+    def counters(self) -> dict[str, int]:
+        """Return what the process has counted, also after its end."""
+        return self._counts.read()
 
     def start(self, loop: EngineLoop, on_end: Callable[[], None]) -> None:
         """Have *loop* call *on_end* when the process ends: there are no doors then."""
@@ -115,6 +121,14 @@ class NameForwarder:
         except OSError:
             return                 # it has ended, or does not listen: the next change tells it all
         self._service = service
+
+
+def _make_counts() -> Counts:
+    try:
+        return Counts()
+    except OSError as error:
+        raise HostError(f"cannot share memory with the process that forwards queries: {error.strerror}"
+                        ) from None
 
 
 def _open_doors(guest: GuestNet) -> dict[tuple[int, int], socket.socket]:
@@ -167,7 +181,7 @@ def _fork_forwarder() -> int:
 
 
 def _run(channel: socket.socket, doors: list[socket.socket], asked: NameSettings, guest: GuestNet,
-         user: Identity | None) -> NoReturn:
+         user: Identity | None, counts: Counts) -> NoReturn:
     """Be the forwarder until the main process has gone."""
     try:
         # What the main process does not need is loaded by this one alone.
@@ -177,7 +191,7 @@ def _run(channel: socket.socket, doors: list[socket.socket], asked: NameSettings
         if channel.recv(1):        # else the start has failed
             from passt.names import service
 
-            service.run(channel, doors, asked, guest, user)
+            service.run(channel, doors, asked, guest, user, counts)
     except Exception as error:  # noqa: BLE001 - it ends with this
         log.failure(type(error).__name__, error)
     finally:

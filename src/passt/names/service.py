@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from passt.facts.guest import GuestNet
     from passt.facts.settings import NameSettings
+    from passt.names.counts import Counts
     from passt.process.identity import Identity
 
 
@@ -32,9 +33,9 @@ _RESERVE = 128                     # descriptors for all else
 
 
 def run(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSettings, guest: GuestNet,
-        user: Identity | None) -> None:
+        user: Identity | None, counts: Counts) -> None:
     """Serve until the main process has gone, without any right. Raises OSError or HostError."""
-    loop = serve(channel, doors, asked, guest)
+    loop = serve(channel, doors, asked, guest, counts)
     helper.confine(FORM, user)
     gc.freeze()
     gc.enable()
@@ -46,8 +47,8 @@ def max_exchanges() -> int:
     return max(min(MAX_EXCHANGES, (descriptors.file_limit() - _RESERVE) // _SOCKETS_EACH), _SOCKETS_EACH)
 
 
-def serve(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSettings, guest: GuestNet
-          ) -> Loop:
+def serve(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSettings, guest: GuestNet,
+          counts: Counts) -> Loop:
     """Return the loop that serves *doors*, and takes orders from *channel* until its end."""
     assert guest.names is not None  # noqa: S101 - else there is no such process
     loop = Loop()
@@ -57,7 +58,7 @@ def serve(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSet
     outlet.ifindex = guest.names.ifindex
     cache = AnswerCache(asked.dns_cache, loop.clock) if asked.dns_cache else None
     judge = Judge(asked.dns_hosts, asked.dns_routes, has_ip6=guest.ip6 is not None)
-    forwarder = Forwarder(loop, judge, Upstreams(guest.names), outlet, cache, max_exchanges())
+    forwarder = Forwarder(loop, judge, Upstreams(guest.names), outlet, cache, max_exchanges(), counts=counts)
     for door in doors:
         opened = StreamDoor if door.type == socket.SOCK_STREAM else DatagramDoor
         opened(loop, door, forwarder)

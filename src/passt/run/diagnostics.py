@@ -87,7 +87,7 @@ class Diagnostics:
             self._tracer = FrameTracer(log.debug)
 
     def attach(self, engine: Loop, control_counters: Callable[[], dict[str, int]] = dict) -> None:
-        """Observe *engine* from now on; *control_counters* returns the counts of the responders."""
+        """Observe *engine* from now on; *control_counters* returns what else is counted, as by responders."""
         self._engine = engine
         self._control_counters = control_counters
         reader = self._reader

@@ -263,7 +263,7 @@ class Network:
         """Build what answers clients of *control*, if there is one; call before paths are closed."""
         if control is not None:
             control.serve(settings, self._guest, self.engine, self.observed, self.policy,
-                          self._dispatcher.counters, self._ping_refusal.forecast)
+                          self.control_counters, self._ping_refusal.forecast)
 
     def steer(self, steering: Steering | None, control: Control | None) -> None:
         """Have the port rules changed by clients of *steering* and *control*; call after `start_ports`."""
@@ -324,14 +324,19 @@ class Network:
         """Run the engine, observed by *diagnostics*, until it is stopped."""
         if self._names is not None:
             self._names.start(self.engine, self._leave_names)
-        run_loop(self.engine, diagnostics, self._dispatcher.counters)
+        run_loop(self.engine, diagnostics, self.control_counters)
+
+    def control_counters(self) -> dict[str, int]:
+        """Return what the responders have counted, and the forwarder of names."""
+        names = self._names.counters() if self._names is not None else {}
+        return self._dispatcher.counters() | names
 
 
 def run_loop(engine: Engine, diagnostics: Diagnostics,
              control_counters: Callable[[], dict[str, int]]) -> None:
     """Run *engine*, observed by *diagnostics*, until it is stopped; all is open and loaded by now.
 
-    *control_counters* are those of the responders.
+    *control_counters* are those of what is not the data plane.
     """
     diagnostics.attach(engine, control_counters)
     gc.freeze()

@@ -62,6 +62,17 @@ DROPS = {
     "bad_checksum": (WARNING, "damaged packets"),
     "too_big": (NOTE, "messages about packets too big that cannot be true"),
     "own_echo": (OK, "copies of what the guest itself sent to a group"),
+    "names_no_query": (NOTE, "messages to --dns-forward that are no queries"),
+    "names_malformed": (NOTE, "queries to --dns-forward that make no sense"),
+    "names_refused": (NOTE, "queries to --dns-forward of a kind that it does not serve"),
+    "names_repeated": (OK, "queries sent again while the first was on its way"),
+    "names_full": (WARNING, "queries beyond those that may be on their way: raise the limit of open files"),
+    "names_no_answer": (WARNING, "queries that no name server of the host has answered"),
+    "names_wrong_answer": (WARNING, "messages of name servers that answer what nobody asked"),
+    "names_connections": (NOTE, "connections to --dns-forward beyond those that may be open"),
+    "names_oversize": (NOTE, "queries to --dns-forward that are too long"),
+    "names_unread": (NOTE, "connections to --dns-forward whose client did not read its answers"),
+    "names_unsent": (OK, "answers of --dns-forward to clients that had gone"),
 }  # fmt: skip
 # Other counters that tell of trouble.
 COUNTERS = {
@@ -155,6 +166,6 @@ def _drops(counters: dict[str, Any], pid: int) -> list[Finding]:
         commands = (_FILES[0].format(pid=pid),) if reason in {"no_fd", "crowd", "flows_full"} else ()
         found.append(Finding(level, "drops", f"{n} {text} ({reason})", commands, as_root=bool(commands)))
     if healthy or not found:
-        text = f"{healthy} frames, for reasons that every network has" if healthy else "none so far"
+        text = f"{healthy} frames or queries, as every network has them" if healthy else "none so far"
         found.append(Finding(OK, "drops", text))
     return found
