@@ -32,7 +32,7 @@ from passt.host.rtnetlink.neighbours import NeighbourWatch, read_neighbours
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable
     from typing import Protocol
 
     from passt.facts.guest import GuestFamily, GuestNet
@@ -78,7 +78,7 @@ class Neighbourhood:
     def start(self, loop: Loop, guest: GuestNet, give: Callable[[dict[bytes, bytes]], None]) -> None:
         """Have *loop* call *give* with the whole table, MACs by packed address, after each change."""
         self._loop, self._give = loop, give
-        self._gatherer = Gatherer(self._publish, loop.call_later, self._clock)
+        self._gatherer = Gatherer(self._work, loop.call_later, self._clock)
         self._listen()
         self.renew(guest)
 
@@ -127,6 +127,11 @@ class Neighbourhood:
         has_changed = self._macs.get(address) != message.mac
         self._macs[address] = message.mac
         return has_changed
+
+    def _work(self) -> Generator[None, None, bool]:
+        """Publish in one piece: no message may come between what the table said and what is made of it."""
+        yield from ()
+        return self._publish()
 
     def _publish(self) -> bool:
         """Give the table as it is now; False if it could not be read."""
