@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from passt.follow.gatherer import LONGEST_S, QUIET_S, REST_SHARE, RETRY_S, Gatherer
+from passt.follow.gatherer import LONGEST_S, MAX_REST_S, QUIET_S, REST_SHARE, RETRY_S, Gatherer
 from passt.follow.turns import PIECE_S
 
 if TYPE_CHECKING:
@@ -124,6 +124,32 @@ def test_others_have_their_turns_during_a_reading_and_do_not_count_as_its_cost()
     assert bench.ended_at[0] == pytest.approx(first + 0.1 + 0.02 * n_turns, abs=0.1)
     assert second - bench.ended_at[0] == pytest.approx(REST_SHARE * 0.1, abs=0.001)
     assert bench.n_timers() == 0
+
+
+@pytest.mark.parametrize("at", [0.0, 0.05, 0.1], ids=["before", "quiet", "reading"])
+def test_clock_that_jumps_by_an_hour_holds_up_nothing_for_long(at: float) -> None:
+    bench = Bench(took_s=0.01, n_pieces=10)
+    if at:
+        bench.gatherer.hint()
+    bench.run_until(at)
+    bench.now += 3600.0
+    bench.gatherer.hint()
+    bench.run_until(3600.0 + at + LONGEST_S)
+    assert bench.ended_at[0] == pytest.approx(3600.0 + at, abs=LONGEST_S)
+    bench.run_until(3600.0 + 60)
+    n_read = len(bench.ended_at)
+    bench.gatherer.hint()
+    bench.run_until(3600.0 + 120)
+    assert len(bench.ended_at) == n_read + 1
+
+
+def test_hour_in_the_middle_of_a_reading_is_no_reason_for_a_long_rest() -> None:
+    bench = Bench(took_s=3600.0, n_pieces=1000)
+    bench.gatherer.hint()
+    bench.run_until(4000)
+    bench.gatherer.hint()
+    bench.run_until(4000 + MAX_REST_S)
+    assert len(bench.read_at) == 2
 
 
 def test_failed_reading_is_tried_again() -> None:

@@ -3,7 +3,8 @@
 A change of one network is a burst of messages: DHCP takes an address away, adds another one, replaces routes.
 What stands between is no network, and nobody shall be told of it. So a reading waits until QUIET_S have
 passed without a hint, LONGEST_S at most. A reading takes long where there are very many routes: it is done in
-pieces (`follow.turns`), and the next one waits for REST_SHARE times as long, whatever comes.
+pieces (`follow.turns`), and the next one waits for REST_SHARE times as long, whatever comes. But not longer
+than MAX_REST_S: if we were stopped in the middle, or the machine was, a reading seems to have taken an hour.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ if TYPE_CHECKING:
 QUIET_S = 0.1
 LONGEST_S = 0.5
 REST_SHARE = 20
+MAX_REST_S = 30.0                  # after a reading of 1.5 s: of some 200,000 routes
 RETRY_S = 2.0                      # after a reading that failed
+
+
+def rest_s(spent_s: float) -> float:
+    """Return for how many seconds to rest after what took *spent_s*."""
+    return min(REST_SHARE * spent_s, MAX_REST_S)
 
 
 class Gatherer:
@@ -73,7 +80,7 @@ class Gatherer:
         """Rest for as long as was spent."""
         self._is_armed = False
         ended_at = self._clock()
-        self._not_before = ended_at + REST_SHARE * spent_s
+        self._not_before = ended_at + rest_s(spent_s)
         if not self._is_read:
             self._not_before = max(self._not_before, ended_at + RETRY_S)
             self._first_at = self._last_at = ended_at
