@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -74,9 +75,9 @@ def test_ports_and_the_host_s_name_survive_a_renumbering(moving: Podman, places:
 
     def works(address4: str, address6: str) -> None:
         for address in (address4, address6):
-            wait_until(lambda at=address: is_served(at), f"the port at {address}", LIMIT_S)
+            wait_until(partial(is_served, address), f"the port at {address}", LIMIT_S)
         for far in ("host.containers.internal", FAR4, FAR6):
-            wait_until(lambda at=far: reaches(at), f"the container reaches {far}", LIMIT_S)
+            wait_until(partial(reaches, far), f"the container reaches {far}", LIMIT_S)
         shown = moving.run("exec", name, "ip", "-o", "addr", "show", "dev", "h0").stdout.decode()
         assert f"{address4}/24" in shown
         assert f"{address6}/64" in shown
