@@ -14,10 +14,11 @@ from passt.config.getopt import scan
 from passt.config.resolve import resolve
 from passt.config.settings import build_settings
 from passt.errors import HostError
-from passt.follow import gatherer
+from passt.follow import gatherer, turns
 from passt.follow.following import Following, wait_online
 from passt.host import host_facts
 from passt.host.rtnetlink.messages import MessageType
+from passt.host.rtnetlink.pieces import STEP
 from passt.namespace.renumbering import Deletion
 from tests.support.control import Source, make_flow
 from tests.support.isolated import HOST, PLAIN, ip_batch, isolated_as_root, make_host
@@ -327,10 +328,46 @@ def test_renamed_interface_is_the_same_template() -> None:
 
 
 @in_a_host(HOST + PLAIN)
+def test_very_many_routes_are_followed_in_many_turns() -> None:
+    n_routes = 1000
+    listed = [f"10.{n >> 8}.{n & 255}.0/24 via 192.0.2.1" for n in range(n_routes)]
+    ip_batch("\n".join(f"route add {route}" for route in listed) + "\n")
+    configurer = Configurer()
+    bench = Bench(settings_of("--config-net", "pasta"), configurer)
+    pieces: list[bool] = []
+
+    def call_later(delay_s: float, callback: Callable[[], None]) -> None:
+        pieces.append(delay_s == 0)
+        bench.network.engine.timers.append((delay_s, callback))
+
+    bench.network.engine.call_later = call_later
+    bench.start()
+    pieces.clear()
+    turns.PIECE_S = 1e-9  # each piece is a turn
+
+    def has_turned(done: Callable[[], bool]) -> bool:
+        for _ in range(500):
+            bench.network.engine.turn()
+            bench.network.engine.fire()
+        return done()
+
+    ip_batch(f"route del {listed[0]}\n")
+    wait_until(lambda: has_turned(lambda: configurer.orders == [["route-"]]), "it is followed")
+    # The old and the new routes are described, and each is looked for among the others.
+    assert pieces.count(True) >= 4 * (n_routes // STEP)
+    configurer.acknowledge()
+    wait_until(lambda: has_turned(lambda: not bench.network.engine.timers), "all is done")
+    configurer.orders.clear()
+    ip_batch("".join(f"route del {route}\n" for route in listed[1:]))
+    wait_until(lambda: has_turned(lambda: sum(map(len, configurer.orders)) == n_routes - 1), "all have gone")
+    assert max(map(len, configurer.orders)) == 128
+
+
+@in_a_host(HOST + PLAIN)
 def test_reading_that_fails_is_tried_again_and_ends_nothing() -> None:
     bench = Bench(settings_of())
     bench.start()
-    read = bench.following._host.read
+    read = bench.following._host.read_in_pieces
     failures = [HostError("cannot read routes"), HostError("interface 7, to which a route leads, went away")]
 
     def fail(resolvers: Any) -> Any:
@@ -339,7 +376,7 @@ def test_reading_that_fails_is_tried_again_and_ends_nothing() -> None:
         return read(resolvers)
 
     gatherer.RETRY_S = 0.01
-    bench.following._host.read = fail  # type: ignore[method-assign]  # scripted
+    bench.following._host.read_in_pieces = fail  # type: ignore[method-assign]  # scripted
     ip_batch(MOVE)
     bench.until(lambda: bool(bench.network.guests))
     assert failures == []

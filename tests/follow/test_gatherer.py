@@ -7,17 +7,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from passt.follow.gatherer import LONGEST_S, QUIET_S, REST_SHARE, RETRY_S, Gatherer
+from passt.follow.gatherer import LONGEST_S, MAX_REST_S, QUIET_S, REST_SHARE, RETRY_S, Gatherer
+from passt.follow.turns import PIECE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
 
 class Bench:
-    """A gatherer in virtual time; *took_s* is what a reading takes, *fails* how many readings fail."""
+    """A gatherer in virtual time.
 
-    def __init__(self, took_s: float = 0.0, fails: int = 0) -> None:
+    *took_s* is what a reading takes, *fails* how many readings fail, *n_pieces* how often one may be
+    interrupted. Between two pieces others take *others_s*.
+    """
+
+    def __init__(self, took_s: float = 0.0, fails: int = 0, n_pieces: int = 1, others_s: float = 0.0) -> None:
         self.now = 100.0
+        self.n_pieces = n_pieces
+        self.others_s = others_s
+        self.ended_at: list[float] = []
         self.took_s = took_s
         self.fails = fails
         self.read_at: list[float] = []
@@ -25,14 +33,19 @@ class Bench:
         self._number = 0
         self.gatherer = Gatherer(self._read, self._call_later, lambda: self.now)
 
-    def _read(self) -> bool:
+    def _read(self) -> Generator[None, None, bool]:
         self.read_at.append(round(self.now - 100.0, 6))
-        self.now += self.took_s
+        for _ in range(self.n_pieces):
+            self.now += self.took_s / self.n_pieces
+            yield
+        self.ended_at.append(round(self.now - 100.0, 6))
         self.fails -= 1
         return self.fails < 0
 
     def _call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         assert delay_s >= 0
+        if not delay_s:
+            self.now += self.others_s
         self._number += 1
         heappush(self._due, (self.now + delay_s, self._number, callback))
 
@@ -95,6 +108,48 @@ def test_hint_during_a_rest_is_not_lost() -> None:
     bench.run_until(60)
     assert len(bench.read_at) == 2
     assert bench.n_timers() == 0
+
+
+def test_others_have_their_turns_during_a_reading_and_do_not_count_as_its_cost() -> None:
+    bench = Bench(took_s=0.1, n_pieces=100, others_s=0.02)
+    bench.gatherer.hint()
+    bench.run_until(QUIET_S)
+    assert bench.ended_at == [], "others have their turn"
+    assert bench.n_timers() == 1
+    bench.gatherer.hint()
+    assert bench.n_timers() == 1, "it is read again when this reading is done"
+    bench.run_until(60)
+    first, second = bench.read_at
+    n_turns = 0.1 / PIECE_S
+    assert bench.ended_at[0] == pytest.approx(first + 0.1 + 0.02 * n_turns, abs=0.1)
+    assert second - bench.ended_at[0] == pytest.approx(REST_SHARE * 0.1, abs=0.001)
+    assert bench.n_timers() == 0
+
+
+@pytest.mark.parametrize("at", [0.0, 0.05, 0.1], ids=["before", "quiet", "reading"])
+def test_clock_that_jumps_by_an_hour_holds_up_nothing_for_long(at: float) -> None:
+    bench = Bench(took_s=0.01, n_pieces=10)
+    if at:
+        bench.gatherer.hint()
+    bench.run_until(at)
+    bench.now += 3600.0
+    bench.gatherer.hint()
+    bench.run_until(3600.0 + at + LONGEST_S)
+    assert bench.ended_at[0] == pytest.approx(3600.0 + at, abs=LONGEST_S)
+    bench.run_until(3600.0 + 60)
+    n_read = len(bench.ended_at)
+    bench.gatherer.hint()
+    bench.run_until(3600.0 + 120)
+    assert len(bench.ended_at) == n_read + 1
+
+
+def test_hour_in_the_middle_of_a_reading_is_no_reason_for_a_long_rest() -> None:
+    bench = Bench(took_s=3600.0, n_pieces=1000)
+    bench.gatherer.hint()
+    bench.run_until(4000)
+    bench.gatherer.hint()
+    bench.run_until(4000 + MAX_REST_S)
+    assert len(bench.read_at) == 2
 
 
 def test_failed_reading_is_tried_again() -> None:

@@ -101,7 +101,7 @@ class Vm:
         assert not check or status == b"0", f"{command}: status {status.decode()}\n{text}"
         return text
 
-    def wait_for(self, command: str, what: str, limit_s: float = 60.0) -> str:
+    def wait_for(self, command: str, what: str, limit_s: float = COMMAND_S) -> str:
         """Repeat a command of the guest until its status is 0; return its output."""
         found: list[str] = []
 

@@ -13,6 +13,7 @@ from scapy.layers.l2 import Ether
 from passt.errors import WireError
 from passt.wire.dhcpv6 import MAX_REQUEST_LEN, Dhcpv6Message, MessageType, parse_message
 from passt.wire.dhcpv6_options import (
+    Authentication,
     ClientId,
     Dhcpv6Option,
     IaNa,
@@ -21,6 +22,8 @@ from passt.wire.dhcpv6_options import (
     OptionRequest,
     OtherOption,
     RapidCommit,
+    ReconfigureAccept,
+    ReconfigureMessage,
     ServerId,
 )
 from passt.wire.ip6 import Ip6Packet
@@ -159,7 +162,10 @@ def test_request_from_nowhere_rejected() -> None:
         parse_message(message(T.SOLICIT, CLIENT), Ip6Packet(IPv6Address("::"), SERVERS, 17, b""))
 
 
-@pytest.mark.parametrize("option", [CLIENT, SERVER, OptionRequest(()), RapidCommit()])
+@pytest.mark.parametrize("option", [
+    CLIENT, SERVER, OptionRequest(()), RapidCommit(), ReconfigureAccept(), ReconfigureMessage(5),
+    Authentication(3, 1, 0, 7),
+])  # fmt: skip
 def test_option_that_may_be_there_once_rejected_twice(option: Dhcpv6Option) -> None:
     options = [*(one for one in parts(T.REQUEST) if one != option), option, option]
     with pytest.raises(WireError, match="more than one"):

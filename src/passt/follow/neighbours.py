@@ -12,7 +12,8 @@ its address from invented ones, or by claiming another MAC address each millisec
   many: a flood pushes out nobody who is known. (If the one unused for longest had to go, a flood would push
   out all, again and again.) Who is refused has our MAC address, as every host has without --follow, and
   nothing else is different for it;
-* reading rests for REST_SHARE times as long as it took, whatever comes: it costs a twentieth of a processor;
+* reading rests for twenty times as long as it took (`rest_s`), whatever comes: it costs a twentieth of a
+  processor;
 * nothing that the kernel says of them decides where a frame or a flow goes.
 
 Addresses that mean us or the host to the guest are never anybody else's, nor is its gateway: what comes from
@@ -26,13 +27,13 @@ import time
 from passt import log
 from passt.errors import HostError
 from passt.facts.address import MAC_LEN, is_host_unicast
-from passt.follow.gatherer import REST_SHARE, Gatherer
+from passt.follow.gatherer import Gatherer, rest_s
 from passt.host.rtnetlink.messages import AF_INET, AF_INET6
 from passt.host.rtnetlink.neighbours import NeighbourWatch, read_neighbours
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable
     from typing import Protocol
 
     from passt.facts.guest import GuestFamily, GuestNet
@@ -78,7 +79,7 @@ class Neighbourhood:
     def start(self, loop: Loop, guest: GuestNet, give: Callable[[dict[bytes, bytes]], None]) -> None:
         """Have *loop* call *give* with the whole table, MACs by packed address, after each change."""
         self._loop, self._give = loop, give
-        self._gatherer = Gatherer(self._publish, loop.call_later, self._clock)
+        self._gatherer = Gatherer(self._work, loop.call_later, self._clock)
         self._listen()
         self.renew(guest)
 
@@ -110,7 +111,7 @@ class Neighbourhood:
             self._hint()
         if self._loop is not None:
             self._loop.remove_reader(self._watch.fileno())
-            self._loop.call_later(REST_SHARE * (self._clock() - begun_at), self._listen)
+            self._loop.call_later(rest_s(self._clock() - begun_at), self._listen)
 
     def _take(self, message: NeighbourMessage, *, is_there: bool) -> bool:
         """Take what is said of one neighbour; tell whether it changes the table."""
@@ -127,6 +128,11 @@ class Neighbourhood:
         has_changed = self._macs.get(address) != message.mac
         self._macs[address] = message.mac
         return has_changed
+
+    def _work(self) -> Generator[None, None, bool]:
+        """Publish in one piece: no message may come between what the table said and what is made of it."""
+        yield from ()
+        return self._publish()
 
     def _publish(self) -> bool:
         """Give the table as it is now; False if it could not be read."""

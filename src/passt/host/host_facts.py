@@ -28,11 +28,12 @@ from passt.host import resolvconf
 from passt.host.interface_index import index_seen_by, interface_index
 from passt.host.rtnetlink import messages, routes
 from passt.host.rtnetlink.messages import AF_INET, AF_INET6, AddressFlag, MessageType, Scope
+from passt.host.rtnetlink.pieces import filter_in_pieces, finish, map_in_pieces
 from passt.host.rtnetlink.socket import KernelRefusalError, RtnlSocket
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
     from types import TracebackType
     from typing import Self
 
@@ -118,20 +119,24 @@ class HostReader:
 
         A family whose interface is named, and is not there, is None.
         """
-        ip4 = self._read_family(AF_INET, self._ifname4) if self._want4 else None
-        ip6 = self._read_family(AF_INET6, self._ifname6) if self._want6 else None
+        return finish(self.read_in_pieces(resolvers))
+
+    def read_in_pieces(self, resolvers: ResolverFacts) -> Generator[None, None, HostFacts]:
+        """Do the work of `read`; nobody else may use the socket meanwhile."""
+        ip4 = (yield from self._read_family(AF_INET, self._ifname4)) if self._want4 else None
+        ip6 = (yield from self._read_family(AF_INET6, self._ifname6)) if self._want6 else None
         return HostFacts(ip4, ip6, resolvers, self.has_ip6)
 
-    def _read_family(self, family: int, ifname: str | None) -> FamilyFacts | None:
+    def _read_family(self, family: int, ifname: str | None) -> Generator[None, None, FamilyFacts | None]:
         """Read a family, anew if an interface goes meanwhile: its routes have gone with it."""
         for _ in range(_ATTEMPTS - 1):
             try:
-                return self._read_once(family, ifname)
+                return (yield from self._read_once(family, ifname))
             except _InterfaceGoneError:
                 continue
-        return self._read_once(family, ifname)
+        return (yield from self._read_once(family, ifname))
 
-    def _read_once(self, family: int, ifname: str | None) -> FamilyFacts | None:
+    def _read_once(self, family: int, ifname: str | None) -> Generator[None, None, FamilyFacts | None]:
         ifindex = 0
         if ifname is not None:
             try:
@@ -140,8 +145,20 @@ class HostReader:
                 if error.errno != errno.ENODEV:
                     raise HostError(f"cannot look for interface {ifname}: {error.strerror}") from error
                 return None
-        reader = _Family(self._rtnetlink, family, hides_hops=self._hides_hops)
+        found = yield from self._read_routes(family)
+        reader = _Family(self._rtnetlink, family, found)
         return reader.read(ifindex, want_routes=self._want_routes)
+
+    def _read_routes(self, family: int) -> Generator[None, None, list[bytes]]:
+        found = yield from self._rtnetlink.dump_in_pieces("routes", MessageType.GETROUTE,
+                                                          routes.build_routes_query(family))
+        found = yield from filter_in_pieces(routes.is_configured, found)
+        if not self._hides_hops:
+            return found
+        hops = yield from self._rtnetlink.dump_in_pieces("next hops", MessageType.GETNEXTHOP,
+                                                         routes.build_objects_query())
+        objects = {one.id: one for one in (yield from map_in_pieces(routes.NextHopObject.parse, hops))}
+        return (yield from map_in_pieces(lambda payload: routes.expand_objects(payload, objects), found))
 
     def index_of(self, ifname: str) -> int:
         """Return the index of interface *ifname* now. Raises OSError, with ENODEV if there is none."""
@@ -177,22 +194,14 @@ def _need_interface(option: str, ifname: str | None) -> None:
 
 
 class _Family:
-    """One address family of the host; routes are read at once, interfaces as needed."""
+    """One address family of the host, of which *found* are the routes; interfaces are read as needed."""
 
-    def __init__(self, rtnetlink: RtnlSocket, family: int, *, hides_hops: bool) -> None:
+    def __init__(self, rtnetlink: RtnlSocket, family: int, found: list[bytes]) -> None:
         self._rtnetlink = rtnetlink
         self._family = family
-        found = rtnetlink.dump("routes", MessageType.GETROUTE, routes.build_routes_query(family))
-        self._routes = [payload for payload in found if routes.is_configured(payload)]
-        if hides_hops:
-            self._expand_objects()
-        self._defaults = sort_defaults(routes.RouteMessage.parse(payload) for payload in self._routes
+        self._routes = found
+        self._defaults = sort_defaults(routes.RouteMessage.parse(payload) for payload in found
                                        if routes.is_default(payload))
-
-    def _expand_objects(self) -> None:
-        found = self._rtnetlink.dump("next hops", MessageType.GETNEXTHOP, routes.build_objects_query())
-        objects = {one.id: one for one in map(routes.NextHopObject.parse, found)}
-        self._routes = [routes.expand_objects(payload, objects) for payload in self._routes]
 
     def read(self, wanted: int, *, want_routes: bool) -> FamilyFacts | None:
         """Describe interface *wanted*, or if that is 0 the template that we choose; None if there is none."""

@@ -25,8 +25,9 @@ from ipaddress import IPv4Network, IPv6Address
 from passt.facts.address import IP6_LEN
 from passt.host.rtnetlink import messages, routes
 from passt.host.rtnetlink.messages import AF_INET, AF_INET6, AddressFlag, MessageFlag, Scope
+from passt.host.rtnetlink.pieces import STEP, filter_in_pieces, finish, map_in_pieces
 from passt.host.rtnetlink.socket import Request
-from passt.light.values import IntEnum, NamedTuple
+from passt.light.values import IntEnum, NamedTuple, replace
 from passt.namespace.interface import (
     PrefixRoute,
     host_prefix_routes,
@@ -37,7 +38,7 @@ from passt.namespace.interface import (
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Generator, Iterable, Mapping, Sequence
 
     from passt.facts.address import IPAddress
     from passt.facts.guest import GuestFamily, GuestNet
@@ -76,7 +77,12 @@ class Plan(NamedTuple):
 
 
 def plan(before: GuestNet, after: GuestNet, ifindex: int) -> Plan:
-    """List what leads interface *ifindex* from one network to the other.
+    """List what leads interface *ifindex* from one network to the other."""
+    return finish(plan_in_pieces(before, after, ifindex))
+
+
+def plan_in_pieces(before: GuestNet, after: GuestNet, ifindex: int) -> Generator[None, None, Plan]:
+    """Do the work of `plan`, which is long where there are very many routes.
 
     To take something away may take more with it: with the first address of an IPv4 subnet the kernel removes
     the others, and the routes of an interface with its last one, unless the interface promotes secondaries
@@ -87,45 +93,56 @@ def plan(before: GuestNet, after: GuestNet, ifindex: int) -> Plan:
     for number, old, new in ((AF_INET, before.ip4, after.ip4), (AF_INET6, before.ip6, after.ip6)):
         if old != new and old is not None and new is not None:
             successor = None if new.address is None else new.address.packed
-            made = _add(made, describe(number, old, ifindex), describe(number, new, ifindex), successor,
-                        ifindex)
+            setups = (yield from describe(number, old, ifindex)), (yield from describe(number, new, ifindex))
+            made = yield from _add(made, *setups, successor, ifindex)
     return made
 
 
-def _add(made: Plan, old: Setup, new: Setup, successor: bytes | None, ifindex: int) -> Plan:
+def _add(made: Plan, old: Setup, new: Setup, successor: bytes | None, ifindex: int
+         ) -> Generator[None, None, Plan]:
     """Add what leads interface *ifindex* from *old* to *new* to a plan; *successor* is its new address."""
-    fresh = sorted((payload for payload in new.routes if payload not in old.routes),
-                   key=new.routes.__getitem__)
-    stale = sorted((payload for payload in old.routes if payload not in new.routes),
-                   key=old.routes.__getitem__, reverse=True)
+    on_link, beyond = yield from _split(new.routes, old.routes)
+    fresh = yield from map_in_pieces(_route, on_link + beyond)
+    on_link, beyond = yield from _split(old.routes, new.routes)
+    stale = yield from map_in_pieces(_no_route, beyond + on_link)
     added = [_address(payload) for key, payload in new.addresses.items()
              if key not in old.addresses or messages.has_new_lifetimes(old.addresses[key], payload)]
-    added += map(_route, fresh)
+    added += fresh
     leaving = [key for key in old.addresses if key not in new.addresses]
     added += [_address(messages.deprecate_address(old.addresses[key])) for key in leaving
               if len(key[0]) == IP6_LEN]
-    added += map(_no_route, stale)
+    added += stale
     if stale:
-        added += map(_route, fresh)
+        added += fresh
     left = frozenset(address for address, _ in leaving) - {address for address, _ in new.addresses}
-    preferred = _preferred_routes(new, successor) if left else []
-    added += [Request(messages.MessageType.NEWROUTE, MessageFlag.CREATE, payload) for payload in preferred]
+    preferred = (yield from _preferred_routes(new, successor)) if left else []
+    added += yield from map_in_pieces(_route_in_front, preferred)
     added += _leave_prefixes(old, new, [key for key in leaving if key[0] in left], ifindex)
     removed = [Request(Deletion.ADDRESS, 0, old.addresses[key]) for key in leaving]
     if leaving:
         removed += map(_address, new.addresses.values())
-        removed += map(_route, sorted(new.routes, key=new.routes.__getitem__))
-        removed += map(_no_route, preferred)
+        on_link, beyond = yield from _split(new.routes, {})
+        removed += yield from map_in_pieces(_route, on_link + beyond)
+        removed += yield from map_in_pieces(_no_route, preferred)
     return Plan(made.added + added, made.removed + removed, made.left | left)
 
 
-def _preferred_routes(new: Setup, successor: bytes | None) -> list[bytes]:
+def _split(wanted: Mapping[bytes, bool], others: Container[bytes]
+           ) -> Generator[None, None, tuple[list[bytes], list[bytes]]]:
+    """Divide routes that *others* do not have into those on the link and those through a gateway."""
+    found = yield from filter_in_pieces(lambda route: route[0] not in others, wanted.items())
+    return ([payload for payload, has_gateway in found if not has_gateway],
+            [payload for payload, has_gateway in found if has_gateway])
+
+
+def _preferred_routes(new: Setup, successor: bytes | None) -> Generator[None, None, list[bytes]]:
     """Make IPv4 routes like those of *new* that have *successor* as their source, where they have none."""
     if successor is None or successor not in {address for address, _ in new.addresses}:
         return []
     # Each is put in front of those to the same place.
-    return [routes.prefer_source(payload, successor) for payload in reversed(new.routes)
-            if payload[0] == AF_INET and not routes.has_source(payload)]
+    found = yield from filter_in_pieces(
+        lambda payload: payload[0] == AF_INET and not routes.has_source(payload), reversed(new.routes))
+    return (yield from map_in_pieces(lambda payload: routes.prefer_source(payload, successor), found))
 
 
 def _leave_prefixes(old: Setup, new: Setup, leaving: Sequence[tuple[bytes, int]], ifindex: int
@@ -165,17 +182,26 @@ def _route(payload: bytes) -> Request:
     return Request(messages.MessageType.NEWROUTE, flags, payload)
 
 
-def describe(number: int, family: GuestFamily, ifindex: int) -> Setup:
-    """Describe what --config-net makes of *family*, AF_* *number*, on interface *ifindex*."""
+def _route_in_front(payload: bytes) -> Request:
+    return Request(messages.MessageType.NEWROUTE, MessageFlag.CREATE, payload)
+
+
+def describe(number: int, family: GuestFamily, ifindex: int) -> Generator[None, None, Setup]:
+    """Work that describes what --config-net makes of *family*, AF_* *number*, on interface *ifindex*."""
     setup = Setup({}, {})
-    _add_addresses(setup, number, family, ifindex)
-    _add_routes(setup, number, family, ifindex)
+    made = None
+    if family.copied_routes:
+        of_kernel = yield from filter_in_pieces(routes.is_made_by_kernel, family.copied_routes)
+        made = host_prefix_routes(replace(family, copied_routes=tuple(of_kernel)))
+    _add_addresses(setup, number, family, ifindex, made)
+    yield from _add_routes(setup, number, family, ifindex)
     return setup
 
 
-def _add_addresses(setup: Setup, number: int, family: GuestFamily, ifindex: int) -> None:
+def _add_addresses(setup: Setup, number: int, family: GuestFamily, ifindex: int,
+                   made: set[PrefixRoute] | None) -> None:
+    """Add the addresses; *made* are the kernel's own routes on the host, None if no routes are copied."""
     usable = parsed_addresses(family, lifetimes=True)
-    made = host_prefix_routes(family) if family.copied_routes else None
     for entry, payload in (reversed(usable) if number == AF_INET6 else usable):
         prefix_route = prefix_route_of(entry)
         is_unrouted = made is not None and (bool(entry.flags & AddressFlag.NOPREFIXROUTE)
@@ -188,11 +214,14 @@ def _add_addresses(setup: Setup, number: int, family: GuestFamily, ifindex: int)
             ifindex, family.address.packed, length, flags)
 
 
-def _add_routes(setup: Setup, number: int, family: GuestFamily, ifindex: int) -> None:
+def _add_routes(setup: Setup, number: int, family: GuestFamily, ifindex: int
+                ) -> Generator[None, None, None]:
     if family.copied_routes:
         sources = {address for address, _ in setup.addresses}
         made = _made_by_the_kernel(setup)
-        for payload in family.copied_routes:
+        for place, payload in enumerate(family.copied_routes):
+            if not place % STEP:
+                yield
             if payload[0] != number:
                 continue
             copied = routes.retarget_route(payload, family.template_ifindex, ifindex, sources)

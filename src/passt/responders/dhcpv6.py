@@ -78,19 +78,23 @@ _TEXTS = {
 class Dhcpv6Responder:
     """Answers clients from *source* with the facts of *net*, whose IPv6 part is *family*; has no state.
 
-    With *lease_s*, a preferred lifetime in seconds, addresses are not given for ever.
+    With *lease_s*, a preferred lifetime in seconds, addresses are not given for ever. Replies leave
+    *reserved_len* bytes free, for what others add to them. *told* is all that clients are told: another
+    value is a reason to call them (`reconfiguration`).
     """
 
     def __init__(self, net: GuestNet, family: GuestFamily, source: IPv6Address, *,
-                 lease_s: int = INFINITY_S) -> None:
+                 lease_s: int = INFINITY_S, reserved_len: int = 0) -> None:
         self.source = source
+        self.server_id = ServerId(make_duid_ll(net.our_mac))
+        self._max_len = _MAX_LEN - reserved_len
         self._times_s = _lifetimes(lease_s)
-        self._server_id = ServerId(make_duid_ll(net.our_mac))
         self._address = family.address if isinstance(family.address, IPv6Address) else None
         servers = tuple(server for server in family.resolvers if isinstance(server, IPv6Address))
         self._servers = servers[:_MAX_RESOLVERS]
         self._search = [name for text in net.search if (name := normalise_name(text))]
         self._fqdn = net.fqdn
+        self.told = self._address, self._servers, self._search, self._fqdn
         self._handlers: dict[MessageType, Callable[[Dhcpv6Message], Dhcpv6Message | None]] = {
             MessageType.SOLICIT: self._handle_solicit,
             MessageType.REQUEST: self._handle_request,
@@ -108,7 +112,7 @@ class Dhcpv6Responder:
         *request* must come from `dhcpv6.parse_message`.
         """
         server_id = request.find(ServerId)
-        if server_id is not None and server_id != self._server_id:
+        if server_id is not None and server_id != self.server_id:
             return None
         if not destination.is_multicast:
             # Only the four kinds of messages that name their server may be unicast (RFC 8415 18.4).
@@ -180,12 +184,12 @@ class Dhcpv6Responder:
 
     def _reply(self, request: Dhcpv6Message, specific: Sequence[Dhcpv6Option], *,
                kind: MessageType = MessageType.REPLY, configure: bool = False) -> Dhcpv6Message:
-        options: list[Dhcpv6Option] = [self._server_id]
+        options: list[Dhcpv6Option] = [self.server_id]
         if client_id := request.find(ClientId):
             options.append(client_id)
         options += specific
         if configure:
-            options += self._configuration(request, _MAX_LEN - 4 - len(build_options(tuple(options))))
+            options += self._configuration(request, self._max_len - 4 - len(build_options(tuple(options))))
         return Dhcpv6Message(kind, request.transaction_id, tuple(options))
 
     def _configuration(self, request: Dhcpv6Message, room: int) -> list[Dhcpv6Option]:

@@ -33,8 +33,10 @@ from passt.wire.udp import UdpDatagram
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from ipaddress import IPv6Address
 
     from passt.facts.guest import GuestNet
+    from passt.responders.reconfiguration import Reconfiguration
 
 _LAYERS = ("ethernet", "arp", "ip4", "udp", "dhcp", "ip6", "icmp6", "ndp", "udp6", "dhcpv6")
 _ANSWERING = ("arp", "dhcp", "ndp", "dhcpv6")
@@ -50,13 +52,15 @@ class Dispatcher:
     configured from outside). *dhcpv6* False disables DHCPv6. *explain* gets a line for each answer and each
     malformed frame and must limit their rate itself. *warn* gets a line for each fact that does not fit in
     answers. *is_guest* returns whether the guest was last seen to use a packed address or MAC. With
-    *short_leases* clients come back soon, to be told of changes (`renew`).
+    *short_leases* clients come back soon, to be told of changes (`renew`); *reconfiguration* knows those that
+    may be called before.
     """
 
     def __init__(self, net: GuestNet, *, dhcp: bool = True, ndp: bool = True,
                  router_advertisements: bool = True, dhcpv6: bool = True, short_leases: bool = False,
                  explain: Callable[[str], None] | None = None, warn: Callable[[str], None] | None = None,
-                 is_guest: Callable[[bytes], bool] = lambda _: False) -> None:
+                 is_guest: Callable[[bytes], bool] = lambda _: False,
+                 reconfiguration: Reconfiguration | None = None) -> None:
         self._our_mac = net.our_mac
         self._explain = explain
         self._layer = "ethernet"
@@ -64,6 +68,7 @@ class Dispatcher:
         self._counts |= {f"control_{layer}_{what}": 0
                          for layer in _ANSWERING for what in ("answered", "refused")}
         self._counts["control_ndp_advertised"] = self._counts["control_neighbours_announced"] = 0
+        self._counts["control_dhcpv6_reconfigured"] = 0
         self._counts |= {f"drop_control_{layer}_malformed": 0 for layer in _LAYERS}
         self._has_dhcp = dhcp
         self._has_dhcpv6 = dhcpv6
@@ -77,6 +82,7 @@ class Dispatcher:
         self._dhcp: DhcpResponder | None = None
         self._ndp: NdpResponder | None = None
         self._dhcpv6: Dhcpv6Responder | None = None
+        self._reconfiguration = reconfiguration
         self._make_responders(net)
 
     def _make_responders(self, net: GuestNet) -> None:
@@ -88,7 +94,9 @@ class Dispatcher:
             self._dhcp = DhcpResponder(net, ip4, lease_s=self._lease_s, warn=self._warn, before=served)
         self._dhcpv6 = None
         if ip6 and self._has_dhcpv6 and ip6.our_link_local:
-            self._dhcpv6 = Dhcpv6Responder(net, ip6, ip6.our_link_local, lease_s=self._lease_s)
+            reserved_len = self._reconfiguration.reserved_len if self._reconfiguration else 0
+            self._dhcpv6 = Dhcpv6Responder(net, ip6, ip6.our_link_local, lease_s=self._lease_s,
+                                           reserved_len=reserved_len)
         before, self._ndp = self._ndp, None
         if ip6 and self._has_ndp:
             # The M flag sends guests to DHCPv6, so it needs a server.
@@ -98,8 +106,10 @@ class Dispatcher:
 
     def renew(self, net: GuestNet) -> list[bytes]:
         """Answer for *net* from now on; return the frames that tell the guest at once."""
-        before = self._ndp
+        before, served = self._ndp, self._dhcpv6
         self._make_responders(net)
+        if self._reconfiguration and self._dhcpv6 and served and self._dhcpv6.told != served.told:
+            self._reconfiguration.begin()
         frames = self.advertise()
         leave = before.take_leave(self._ndp) if before and self._ndp else None
         if leave is not None:
@@ -131,6 +141,17 @@ class Dispatcher:
             return []
         self._counts["control_ndp_advertised"] += 1
         return [self._wrap_ndp(self._our_mac, advertisement)]
+
+    def reconfigure(self) -> list[bytes]:
+        """Make a Reconfigure message for each DHCPv6 client that has to come and has not done so."""
+        if self._reconfiguration is None or self._dhcpv6 is None:
+            return []
+        frames = []
+        for client, message in self._reconfiguration.calls(self._dhcpv6.server_id):
+            self._counts["control_dhcpv6_reconfigured"] += 1
+            self._note(f"dhcpv6: told {format_mac(client.mac)}: {message.kind.name}")
+            frames.append(self._wrap_dhcpv6(client.mac, self._dhcpv6.source, client.address, message))
+        return frames
 
     def counters(self) -> dict[str, int]:
         """Return the counts since the start, by the names that `Engine.counters` leaves free.
@@ -220,10 +241,15 @@ class Dispatcher:
         if reply is None:
             return self._count_refusal("dhcpv6")
         self._count_answer("dhcpv6", frame, f"{reply.kind.name} to {request.kind.name}")
-        source, destination = responder.source, packet.source
-        udp = UdpDatagram(dhcpv6.SERVER_PORT, dhcpv6.CLIENT_PORT, reply.build()).build(source, destination)
-        answer = Ip6Packet(source, destination, IpProtocol.UDP, udp)
-        return [self._wrap(frame.source, EtherType.IP6, answer.build())]
+        if self._reconfiguration:
+            reply = self._reconfiguration.join(request, reply, frame.source, packet.source)
+        return [self._wrap_dhcpv6(frame.source, responder.source, packet.source, reply)]
+
+    def _wrap_dhcpv6(self, mac: bytes, source: IPv6Address, destination: IPv6Address,
+                     message: dhcpv6.Dhcpv6Message) -> bytes:
+        udp = UdpDatagram(dhcpv6.SERVER_PORT, dhcpv6.CLIENT_PORT, message.build()).build(source, destination)
+        packet = Ip6Packet(source, destination, IpProtocol.UDP, udp)
+        return self._wrap(mac, EtherType.IP6, packet.build())
 
     def _wrap_ndp(self, mac: bytes, reply: NdpReply) -> bytes:
         icmp = build_message(reply.message).build(reply.source, reply.destination)

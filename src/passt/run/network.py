@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 
 from passt import log
 from passt.facts.contracts import MAX_LISTENERS
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from passt.process.background import Background
     from passt.process.identity import Identity
     from passt.process.ports_file import PortsFile
+    from passt.responders.reconfiguration import Reconfiguration
     from passt.run.diagnostics import Diagnostics
     from passt.run.port_forwarding import NamespaceSide
     from passt.run.port_helper import PortHelper
@@ -49,12 +51,17 @@ if TYPE_CHECKING:
 # What `Network` imports.
 _LARGE_PARTS = ("passt.dataplane.engine", "passt.responders.dispatch", "passt.responders.guest_solicitor",
                 "passt.responders.router_advertiser")
+# What it imports where the host is followed.
+_CALLING_PARTS = ("passt.responders.reconfiguration", "passt.responders.reconfigurer")
 SECRET_LEN = 16  # bytes, as Engine takes it
 
 
-def load_all(*others: str) -> None:
-    """Load the parts of a `Network` that wait for their time otherwise, and the modules *others*."""
-    for name in (*_LARGE_PARTS, *others):
+def load_all(*others: str, follows: bool) -> None:
+    """Load the parts of a `Network` that wait for their time otherwise, and the modules *others*.
+
+    *follows* says that it will follow the host.
+    """
+    for name in (*_LARGE_PARTS, *(_CALLING_PARTS if follows else ()), *others):
         __import__(name)
 
 
@@ -184,6 +191,12 @@ def follows_ports(settings: Settings) -> bool:
         settings.mode == "pasta" and settings.control.changes_ports)
 
 
+def _open_reconfiguration() -> Reconfiguration:
+    from passt.responders.reconfiguration import Reconfiguration
+
+    return Reconfiguration(os.urandom(SECRET_LEN), time.time_ns())
+
+
 class Network:
     """The parts of one run, joined, without a link yet.
 
@@ -219,10 +232,12 @@ class Network:
                                  explain=explain)
         # We have set up the guest's addresses: it must not configure others from advertisements.
         advertise = asked.ndp and asked.router_advertisements and not settings.namespace.config_net
+        reconfiguration = _open_reconfiguration() if settings.addresses.follow and asked.dhcpv6 else None
         self._dispatcher = Dispatcher(guest, dhcp=asked.dhcp, ndp=asked.ndp, router_advertisements=advertise,
                                       dhcpv6=asked.dhcpv6, explain=explain, warn=log.warning,
                                       is_guest=policy.observed.is_guest,
-                                      short_leases=settings.addresses.follow)
+                                      short_leases=settings.addresses.follow,
+                                      reconfiguration=reconfiguration)
         self.policy = self.bypass or policy
         self.engine = Engine(self.policy, self._dispatcher, policy.observed, our_mac=guest.our_mac,
                              mtu=guest.mtu or 0, secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest),
@@ -234,6 +249,8 @@ class Network:
         self.observed.ask = self.ask_guest
         if guest.ip6 and advertise:
             self._advertise(explain)
+        if reconfiguration is not None:
+            self._call_clients(reconfiguration)
         self._forwarding = None
         if ports is not None:
             self._forwarding = PortForwarding(self.engine, ports, follows=follows_ports(settings),
@@ -245,6 +262,12 @@ class Network:
 
         RouterAdvertiser(self._dispatcher.advertise, self.engine.send_frame, self.engine.call_later, _dice,
                          explain=explain).arm()
+
+    def _call_clients(self, reconfiguration: Reconfiguration) -> None:
+        from passt.responders.reconfigurer import Reconfigurer
+
+        reconfiguration.on_begin = Reconfigurer(self._dispatcher.reconfigure, self.engine.send_frame,
+                                                self.engine.call_later).start
 
     def read_last_paths(self) -> None:
         """Read what may be asked for when no path can be opened; call before that, as the last user."""

@@ -99,7 +99,7 @@ class _Passt:
             self._helper = self._steering.helper
         else:
             self._helper = open_helper(settings, self._ports, self._user)
-        load_all(*(_SHARING_PARTS if settings.socket.vhost_user else ()))
+        load_all(*(_SHARING_PARTS if settings.socket.vhost_user else ()), follows=settings.addresses.follow)
 
     def run(self) -> int:
         """Serve the machine until a signal ends us, or with --one-off the end of its client."""

@@ -126,7 +126,7 @@ class _Pasta:
         self._names: NameForwarder | None = None
         self._helper: PortHelper | None = None
         if _must_load_first(settings.namespace, self._user):
-            load_all()
+            load_all(follows=settings.addresses.follow)
 
     def _open_socket(self) -> None:
         """Make the sockets and processes that are asked for and take the caller's rights."""

@@ -19,6 +19,7 @@ from passt.light.values import IntEnum, Value
 from passt.wire.cursor import Reader, require_bits
 from passt.wire.dhcpv6_options import (
     OPTIONS,
+    Authentication,
     ClientFqdn,
     ClientId,
     Dhcpv6Option,
@@ -28,6 +29,8 @@ from passt.wire.dhcpv6_options import (
     IaTa,
     OptionRequest,
     RapidCommit,
+    ReconfigureAccept,
+    ReconfigureMessage,
     ServerId,
     build_options,
     parse_options,
@@ -49,7 +52,8 @@ MAX_REQUEST_LEN = 2048
 
 _LAYOUT = struct.Struct("!I")
 _TRANSACTION_MASK = 0xffffff
-_ONCE = (ClientId, ServerId, OptionRequest, RapidCommit, ClientFqdn)
+_ONCE = (ClientId, ServerId, OptionRequest, Authentication, RapidCommit, ReconfigureMessage,
+         ReconfigureAccept, ClientFqdn)
 
 
 class MessageType(IntEnum):

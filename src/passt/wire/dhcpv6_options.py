@@ -49,6 +49,7 @@ _MAX_DATA_LEN = 0xffff
 _HEADER = struct.Struct("!HH")
 _IA_TIMES = struct.Struct("!III")
 _IA_ADDRESS = struct.Struct("!16sII")
+_AUTHENTICATION = struct.Struct("!BBBQ")
 
 
 class OptionCode(IntEnum):
@@ -61,8 +62,11 @@ class OptionCode(IntEnum):
     IA_ADDRESS = 5
     OPTION_REQUEST = 6
     PREFERENCE = 7
+    AUTHENTICATION = 11
     STATUS_CODE = 13
     RAPID_COMMIT = 14
+    RECONFIGURE_MESSAGE = 19
+    RECONFIGURE_ACCEPT = 20
     DNS_SERVERS = 23
     DOMAIN_LIST = 24
     IA_PD = 25
@@ -297,20 +301,83 @@ class Preference(Value):
         return bytes((self.value,))
 
 
-class RapidCommit(Value):
-    """Asks for, or marks, an exchange of two messages instead of four (RFC 8415 21.14)."""
+class Authentication(Value):
+    """What proves who sent a message (RFC 8415 21.11); *replay* has 64 bits, *info* what the protocol says.
 
-    CODE: ClassVar[int] = OptionCode.RAPID_COMMIT
+    Clients of other protocols may send anything in *info*.
+    """
+
+    CODE: ClassVar[int] = OptionCode.AUTHENTICATION
+
+    protocol: int
+    algorithm: int
+    rdm: int               # replay detection method
+    replay: int
+    info: bytes = b""
+
+    def __post_init__(self) -> None:
+        for number in (self.protocol, self.algorithm, self.rdm):
+            require_bits("DHCPv6 authentication", number, 8)
+        require_bits("DHCPv6 replay detection", self.replay, 64)
+        require_len("DHCPv6 authentication", self.info, 0, _MAX_DATA_LEN - _AUTHENTICATION.size)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data."""
+        reader = Reader(data, "DHCPv6 authentication")
+        protocol, algorithm, rdm, replay = reader.pull(_AUTHENTICATION)
+        return cls(protocol, algorithm, rdm, replay, reader.pull_rest())
+
+    def build(self) -> bytes:
+        """Write the option's data."""
+        return _AUTHENTICATION.pack(self.protocol, self.algorithm, self.rdm, self.replay) + self.info
+
+
+class _Flag(Value):
+    """An option without data."""
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
         """Read the option's data: none."""
-        expect_len("DHCPv6 rapid commit", data, 0)
+        expect_len(f"DHCPv6 {cls.__name__}", data, 0)
         return cls()
 
     def build(self) -> bytes:
         """Write the option's data."""
         return b""
+
+
+class RapidCommit(_Flag):
+    """Asks for, or marks, an exchange of two messages instead of four (RFC 8415 21.14)."""
+
+    CODE: ClassVar[int] = OptionCode.RAPID_COMMIT
+
+
+class ReconfigureAccept(_Flag):
+    """Says that the client takes Reconfigure messages; of a server, that it may (RFC 8415 21.20)."""
+
+    CODE: ClassVar[int] = OptionCode.RECONFIGURE_ACCEPT
+
+
+class ReconfigureMessage(Value):
+    """Type of the message by which a client answers Reconfigure (RFC 8415 21.19)."""
+
+    CODE: ClassVar[int] = OptionCode.RECONFIGURE_MESSAGE
+
+    kind: int
+
+    def __post_init__(self) -> None:
+        require_bits("DHCPv6 message type", self.kind, 8)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the option's data."""
+        expect_len("DHCPv6 reconfigure message", data, 1)
+        return cls(data[0])
+
+    def build(self) -> bytes:
+        """Write the option's data."""
+        return bytes((self.kind,))
 
 
 class DnsServers(Value):
@@ -401,16 +468,17 @@ class ClientFqdn(Value):
 
 
 Ia = IaNa | IaTa | IaPd
-MessageOption = (ClientId | ServerId | Ia | OptionRequest | Preference | StatusOption | RapidCommit
-                 | DnsServers | DomainList | ClientFqdn)
+MessageOption = (ClientId | ServerId | Ia | OptionRequest | Preference | Authentication | StatusOption
+                 | RapidCommit | ReconfigureMessage | ReconfigureAccept | DnsServers | DomainList
+                 | ClientFqdn)
 Dhcpv6Option = MessageOption | IaAddress | OtherOption
 
 _IN_ADDRESS: Mapping[int, _OptionClass[StatusOption]] = {StatusOption.CODE: StatusOption}
 _IN_IA: Mapping[int, _OptionClass[IaAddress | StatusOption]] = {
     option.CODE: option for option in (IaAddress, StatusOption)}
 OPTIONS: Mapping[int, _OptionClass[MessageOption]] = {option.CODE: option for option in (
-    ClientId, ServerId, IaNa, IaTa, IaPd, OptionRequest, Preference, StatusOption, RapidCommit, DnsServers,
-    DomainList, ClientFqdn)}
+    ClientId, ServerId, IaNa, IaTa, IaPd, OptionRequest, Preference, Authentication, StatusOption,
+    RapidCommit, ReconfigureMessage, ReconfigureAccept, DnsServers, DomainList, ClientFqdn)}
 """Options directly in a message; the two tables above are of nested options."""
 
 

@@ -28,11 +28,12 @@ from passt.errors import HostError
 from passt.host.interface_index import interface_index
 from passt.host.rtnetlink import messages
 from passt.host.rtnetlink.messages import MessageFlag, MessageType
+from passt.host.rtnetlink.pieces import filter_in_pieces, finish
 from passt.light.values import Value
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -118,14 +119,21 @@ class RtnlSocket:
         A kernel without that family answers with entries of other families, which `dump` removes. A table
         that does not exist counts as empty. Raises HostError that names *what* was being read.
         """
+        return finish(self.dump_in_pieces(what, message_type, payload))
+
+    def dump_in_pieces(self, what: str, message_type: int, payload: bytes
+                       ) -> Generator[None, None, list[bytes]]:
+        """Do the work of `dump`; nobody else may use the socket meanwhile."""
         family = messages.family_of(payload)
         for _ in range(_DUMP_ATTEMPTS):
-            found = self._dump_once(what, message_type, payload)
+            found = yield from self._dump_once(what, message_type, payload)
             if found is not None:
-                return [entry for entry in found if not family or messages.family_of(entry) == family]
+                return (yield from filter_in_pieces(
+                    lambda entry: not family or messages.family_of(entry) == family, found))
         raise HostError(f"cannot read {what}: it changed during each of {_DUMP_ATTEMPTS} attempts")
 
-    def _dump_once(self, what: str, message_type: int, payload: bytes) -> list[bytes] | None:
+    def _dump_once(self, what: str, message_type: int, payload: bytes
+                   ) -> Generator[None, None, list[bytes] | None]:
         """Take a dump; return None if a change interrupted it."""
         doing = f"cannot read {what}"
         self._send(doing, [Request(message_type, MessageFlag.DUMP, payload)])
@@ -134,6 +142,7 @@ class RtnlSocket:
         while end is None:
             end, has_mark = messages.parse_replies(self._receive(doing), self._sequence, found)
             is_interrupted = is_interrupted or has_mark
+            yield
         outcome = messages.Outcome.parse(end)
         if outcome.errno == ENOENT:
             return []
