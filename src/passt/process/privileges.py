@@ -9,10 +9,13 @@ from passt.host import syscalls
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from passt.process.signals import CallerSignals
 
 CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH, CAP_FOWNER = 1, 2, 3  # linux/capability.h
 CAP_NET_BIND_SERVICE = 10
+_PR_CAP_AMBIENT_RAISE = 2  # linux/prctl.h
 _NS_GET_USERNS = 0xB701  # linux/nsfs.h
 _MAX_CAPABILITIES = 64  # the kernel's sets have 64 bits
 
@@ -87,6 +90,29 @@ def drop_privileges() -> None:
     (Documentation/userspace-api/no_new_privs.rst) prevents.
     """
     _keep(0)
+
+
+class Lent:
+    """While it is entered, programs that we start keep *capability*, if we have it: capabilities(7), "Ambient".
+
+    Without this execve(2) takes all from a user who is not root. -1: none.
+    """
+
+    def __init__(self, capability: int) -> None:
+        self._permitted = syscalls.capget()[1]
+        self._lent = 1 << capability & self._permitted if capability >= 0 else 0
+        self._number = capability
+
+    def __enter__(self) -> None:
+        if self._lent:
+            syscalls.capset(self._permitted, self._permitted, self._lent)
+            syscalls.prctl(syscalls.PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, self._number)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        if self._lent:
+            syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
+            syscalls.capset(self._permitted, self._permitted, 0)
 
 
 def keep_one(capability: int) -> None:
