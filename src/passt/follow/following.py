@@ -1,8 +1,8 @@
 """Follows the host while the program runs: --follow, --wait-online.
 
-A start opens the `WatchedHost` first, with the caller's rights, and makes a `Following` of it while a child makes
-the tap. From `start` on the loop calls. Each hint of a change leads to a reading, and each reading that finds
-another network to `Network.renew`.
+A start opens the `WatchedHost` first, with the caller's rights, and makes a `Following` of it while a child
+makes the tap. From `start` on the loop calls. Each hint of a change leads to a reading, and each reading
+that finds another network to `Network.renew`.
 
 Facts are read within one turn of the loop: the tables of a usual host in less than a millisecond, 10,000
 routes in 20.

@@ -38,8 +38,8 @@ _MAX_MESSAGE = len(_CONTENT) + MAX_CONTENT
 class Reader:
     """The reader of the file at *path*, with the rights of *user*; started at once. Raises HostError.
 
-    Call with one thread, before any right is given up. With *ends_with_us* it ends with this process even when
-    it is stopped; else when it sees that the channel has ended.
+    Call with one thread, before any right is given up. With *ends_with_us* it ends with this process even
+    when it is stopped; else when it sees that the channel has ended.
     """
 
     def __init__(self, path: str, user: Identity | None, *, ends_with_us: bool = False) -> None:

@@ -1,7 +1,7 @@
 """The host, watched from the first reading on: what --follow and --wait-online do before a start goes on.
 
-It is small, as the start of each container waits for it. What the program does when something changes is loaded
-later, while a child makes the tap (`follow.following`).
+It is small, as the start of each container waits for it. What the program does when something changes is
+loaded later, while a child makes the tap (`follow.following`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ RESOLV_CONF = "/etc/resolv.conf"
 
 
 class WatchedHost:
-    """Opens all that is needed to watch and to ask, and reads *facts*. Raises PasstError, as `read_host` does."""
+    """Opens all that is needed to watch and to ask, and reads *facts*.
+
+    Raises PasstError, as `host_facts.read_host` does.
+    """
 
     def __init__(self, settings: Settings) -> None:
         # Watched first: what changes during the reading is read again.

@@ -1,17 +1,18 @@
 """The main process's side of the program that changes addresses and routes in the namespace while we run.
 
-With --follow and --config-net, the child that makes the tap (`namespace.child`) opens a netlink socket in the
-network namespace and hands it over; the main process starts the program (`src/helpers/configurer.c`) with it, as
-long as it has capabilities over that namespace. The program keeps CAP_NET_ADMIN alone; the main process keeps
-none, so it could not use the socket itself: the kernel looks at who opened it and at who sends.
+With --follow and --config-net, the child that makes the tap (`namespace.child`) opens a netlink socket in
+the network namespace and hands it over; the main process starts the program (`src/helpers/configurer.c`)
+with it, as long as it has capabilities over that namespace. The program keeps CAP_NET_ADMIN alone; the main
+process keeps none, so it could not use the socket itself: the kernel looks at who opened it and at who
+sends.
 
 Messages on the channel, in any number::
 
     { u16 type | u16 flags (NLM_F_*) | u32 length | payload of a rtnetlink message }
 
-From the program: "e" and an errno, i32, for each order that the kernel refused, and "d" when a message has been
-carried out. So the main process knows when the kernel has what it ordered. It waits for that, but not for long:
-a program that was stopped holds up nothing.
+From the program: "e" and an errno, i32, for each order that the kernel refused, and "d" when a message has
+been carried out. So the main process knows when the kernel has what it ordered. It waits for that, but not
+for long: a program that was stopped holds up nothing.
 """
 
 from __future__ import annotations

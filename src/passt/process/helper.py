@@ -1,4 +1,4 @@
-"""The begin of a process that helps the main one: the helper for low ports, the reader, the configurer."""
+"""The begin of a process that helps the main one: the helper for low ports, the forwarder of names."""
 
 from __future__ import annotations
 

@@ -93,9 +93,9 @@ def drop_privileges() -> None:
 
 
 class Lent:
-    """While it is entered, programs that we start keep *capability*, if we have it: capabilities(7), "Ambient".
+    """While it is entered, programs that we start keep *capability*, if we have it.
 
-    Without this execve(2) takes all from a user who is not root. -1: none.
+    It is made ambient (capabilities(7)): without this execve(2) takes all from a user who is not root. -1: none.
     """
 
     def __init__(self, capability: int) -> None:

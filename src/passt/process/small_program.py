@@ -1,8 +1,8 @@
 """Starts the small C programs beside the main process: `src/helpers/`.
 
-A fork of the interpreter costs a start a millisecond, and keeps 3 MB that it does not share; such a program costs
-a third, and some pages. posix_spawn(3) starts it, with an empty environment and no descriptor but those that it is
-told. The first message on its channel is its filter of system calls.
+A fork of the interpreter costs a start a millisecond, and keeps 3 MB that it does not share; such a program
+costs a third, and some pages. posix_spawn(3) starts it, with an empty environment and no descriptor but
+those that it is told. The first message on its channel is its filter of system calls.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class SmallProgram:
         try:
             self._fd = os.open(self._path, os.O_PATH | os.O_CLOEXEC)
         except OSError as error:
-            raise HostError(f"cannot open the program {self._path}: {error.strerror}; install the package anew"
-                            ) from None
+            raise HostError(f"cannot open the program {self._path}: {error.strerror}; install the package"
+                            " anew") from None
 
     def start(self, form: str, arguments: Sequence[str], fds: Sequence[int], *, capability: int = -1
               ) -> socket.socket:
-        """Start it once, with the numbers of a channel and of *fds* after its *arguments*; return the channel.
+        """Start it once, and return the channel.
 
-        *form* is that of its filter. It may keep *capability*, if we have that. One thread only. Raises
-        HostError.
+        After its *arguments* it is told the numbers of its end and of *fds*. *form* is that of its filter. It
+        may keep *capability*, if we have that. One thread only. Raises HostError.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         passed = (theirs.fileno(), *fds)

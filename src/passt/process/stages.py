@@ -61,8 +61,8 @@ STAGES = (
           "sight of the host's processes", may_be_off=True),
     Stage("child", _PASTA, "channel to the child, which makes the tap"),
     Stage("network", _ALL, "every module, engine, null device, terminal (command), sources of bound ports"),
-    Stage("tap", _PASTA, "tap and network namespace, from the child; with --follow and --config-net a program that"
-          " changes addresses and routes there", "the child (attached)"),
+    Stage("tap", _PASTA, "tap and network namespace, from the child; with --follow and --config-net a"
+          " program that changes addresses and routes there", "the child (attached)"),
     Stage("inner-user", _ALL, "", "root of the host, kept until now for the child's work and files"),
     Stage("namespaces", _ALL, "own mount, IPC and UTS namespaces", may_be_off=True),
     Stage("root", _ALL, "empty root directory, read-only", "every path", may_be_off=True),

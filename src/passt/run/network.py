@@ -61,7 +61,10 @@ def load_all(*others: str) -> None:
 
 
 def watch_host(settings: Settings) -> WatchedHost | None:
-    """Wait for the host's network, and open what is needed to follow it, if that is wanted. Raises PasstError."""
+    """Wait for the host's network, and open what is needed to follow it, if that is wanted.
+
+    Raises PasstError.
+    """
     asked = settings.addresses
     if asked.wait_online_s is None and not asked.follow:
         return None
