@@ -144,12 +144,17 @@ static int take_answers(void)
     static char answers[64 * 1024] __attribute__((aligned(NLMSG_ALIGNTO)));
 
     for (;;) {
-        ssize_t len = recv(NETLINK, answers, sizeof(answers), 0);
+        struct sockaddr_nl sender = { 0 };
+        socklen_t sender_len = sizeof(sender);
+        ssize_t len = recvfrom(NETLINK, answers, sizeof(answers), 0, (struct sockaddr *)&sender, &sender_len);
         const struct nlmsghdr *answer = (const struct nlmsghdr *)answers;
+        int left = (int)len;
 
         if (len < 0)
             return 0;
-        for (size_t left = (size_t)len; NLMSG_OK(answer, left); answer = NLMSG_NEXT(answer, left)) {
+        if (sender.nl_pid != 0)
+            continue;             /* sent before the socket was connected to the kernel */
+        for (; NLMSG_OK(answer, left); answer = NLMSG_NEXT(answer, left)) {
             if (answer->nlmsg_type != NLMSG_ERROR || answer->nlmsg_len < NLMSG_LENGTH(sizeof(int32_t)))
                 continue;
             if (!tell_refusal(-index_at(NLMSG_DATA(answer))))

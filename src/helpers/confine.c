@@ -10,8 +10,6 @@
 #include <linux/seccomp.h>
 #include <signal.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -48,7 +46,8 @@ void keep_descriptors(int first, int second)
     /* Without it: the main process has made all of them to be closed by execve(2). */
     syscall(SYS_close_range, FIRST_OWN_FD + (second >= 0 ? 2 : 1), ~0U, 0);
 #endif
-    close(null);
+    if (null >= FIRST_OWN_FD)
+        close(null);
     close(first);
     if (second >= 0)
         close(second);

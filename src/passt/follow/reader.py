@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from passt import log
+from passt.process import privileges
 from passt.process.small_program import SmallProgram
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 
 FORM = "reader"                    # of the filter
+_TO_CHANGE_USER = (1 << privileges.CAP_SETGID | 1 << privileges.CAP_SETUID | 1 << privileges.CAP_SETPCAP)
 _CONTENT = b"c"
 MAX_CONTENT = 64 * 1024            # bytes, as src/helpers/reader.c has it
 _MAX_MESSAGE = len(_CONTENT) + MAX_CONTENT
@@ -46,7 +48,7 @@ class Reader:
         self._path = path
         ids = (-1, -1) if user is None else (user.uid, user.gid)
         arguments = (os.path.abspath(path), str(os.getpid() if ends_with_us else 0), *map(str, ids))
-        self._channel = SmallProgram("reader").start(FORM, arguments, ())
+        self._channel = SmallProgram("reader").start(FORM, arguments, (), capabilities=_TO_CHANGE_USER)
         self._channel.setblocking(False)
 
     def start(self, loop: Loop, on_content: Callable[[bytes], None]) -> None:

@@ -107,7 +107,7 @@ class Configurer:
         [self.ifindex] = _INDEX.unpack(message)
         try:
             self._ours = self._program.start(FORM, (str(self.ifindex), str(os.getpid())), fds,
-                                             capability=CAP_NET_ADMIN)
+                                             capabilities=1 << CAP_NET_ADMIN)
         finally:
             os.close(fds[0])
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from passt.process.signals import CallerSignals
 
 CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH, CAP_FOWNER = 1, 2, 3  # linux/capability.h
+CAP_SETGID, CAP_SETUID, CAP_SETPCAP = 6, 7, 8
 CAP_NET_BIND_SERVICE = 10
 _PR_CAP_AMBIENT_RAISE = 2  # linux/prctl.h
 _NS_GET_USERNS = 0xB701  # linux/nsfs.h
@@ -93,26 +94,28 @@ def drop_privileges() -> None:
 
 
 class Lent:
-    """While it is entered, programs that we start keep *capability*, if we have it.
+    """While it is entered, programs that we start keep what we have of *capabilities*, a mask of 1 << CAP_*.
 
-    It is made ambient (capabilities(7)): without this execve(2) takes all from a user who is not root. -1: none.
+    These are made ambient (capabilities(7)): without this execve(2) takes all from a user who is not root.
     """
 
-    def __init__(self, capability: int) -> None:
-        self._permitted = syscalls.capget()[1]
-        self._lent = 1 << capability & self._permitted if capability >= 0 else 0
-        self._number = capability
+    def __init__(self, capabilities: int) -> None:
+        self._before = syscalls.capget()
+        self._lent = capabilities & self._before[1]
 
     def __enter__(self) -> None:
         if self._lent:
-            syscalls.capset(self._permitted, self._permitted, self._lent)
-            syscalls.prctl(syscalls.PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, self._number)
+            effective, permitted, inheritable = self._before
+            syscalls.capset(effective, permitted, inheritable | self._lent)
+            for capability in range(_MAX_CAPABILITIES):
+                if self._lent >> capability & 1:
+                    syscalls.prctl(syscalls.PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  traceback: TracebackType | None) -> None:
         if self._lent:
             syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
-            syscalls.capset(self._permitted, self._permitted, 0)
+            syscalls.capset(*self._before)
 
 
 def keep_one(capability: int) -> None:

@@ -35,21 +35,21 @@ class SmallProgram:
             raise HostError(f"cannot open the program {self._path}: {error.strerror}; install the package"
                             " anew") from None
 
-    def start(self, form: str, arguments: Sequence[str], fds: Sequence[int], *, capability: int = -1
+    def start(self, form: str, arguments: Sequence[str], fds: Sequence[int], *, capabilities: int = 0
               ) -> socket.socket:
         """Start it once, and return the channel.
 
         After its *arguments* it is told the numbers of its end and of *fds*. *form* is that of its filter. It
-        may keep *capability*, if we have that. One thread only. Raises HostError.
+        keeps *capabilities*, a mask of 1 << CAP_*, if we have them. One thread only. Raises HostError.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         passed = (theirs.fileno(), *fds)
         try:
             for fd in passed:
                 os.set_inheritable(fd, True)
-            with privileges.Lent(capability):
+            with privileges.Lent(capabilities):
                 pid = os.posix_spawn(self._find(), [f"passt-{self.name}", *arguments, *map(str, passed)], {})
-            ours.send(seccomp.program_of(form, pid))
+            ours.send(seccomp.program_of(form, pid), socket.MSG_NOSIGNAL)
         except OSError as error:
             ours.close()
             raise HostError(f"cannot start the program {self._path}: {error.strerror}") from None
