@@ -62,14 +62,17 @@ static int are_hops_ours(const char *data, size_t len)
     size_t n = 0;
 
     while (len >= sizeof(hop)) {
+        size_t step;
+
         memcpy(&hop, data, sizeof(hop));
         if (hop.rtnh_len < sizeof(hop) || hop.rtnh_len > len || hop.rtnh_ifindex != ifindex)
             return 0;
         n++;
-        if (RTNH_ALIGN(hop.rtnh_len) >= len)
+        step = (size_t)RTNH_ALIGN(hop.rtnh_len);
+        if (step >= len)
             return 1;
-        data += RTNH_ALIGN(hop.rtnh_len);
-        len -= RTNH_ALIGN(hop.rtnh_len);
+        data += step;
+        len -= step;
     }
     return n > 0 && len == 0;
 }

@@ -88,10 +88,9 @@ def plan(before: GuestNet, after: GuestNet, ifindex: int) -> Plan:
     for number, old, new in ((AF_INET, before.ip4, after.ip4), (AF_INET6, before.ip6, after.ip6)):
         if old != new and old is not None and new is not None:
             successor = None if new.address is None else new.address.packed
-            if _differ_in_routes_alone(old, new):
-                old, new = _without_common_routes(old, new)
-            made = _add(made, describe(number, old, ifindex), describe(number, new, ifindex), successor,
-                        ifindex)
+            described = [describe(number, each, ifindex) for each in (
+                _without_common_routes(old, new) if _differ_in_routes_alone(old, new) else (old, new))]
+            made = _add(made, *described, successor, ifindex)
     return made
 
 
