@@ -2,8 +2,8 @@
 """What the running program may ask of the kernel: tools/gen_seccomp.py makes the filters from this policy.
 
 There is a filter for the main thread of each form of the program (FORMS), one for the process that binds low
-ports for it (`run/port_helper.py`), one for the process that reads a file for it (`src/helpers/reader.c`), one
-for that which configures a namespace (`src/helpers/configurer.c`), and one for the thread in the guest's
+ports for it (`run/port_helper.py`), one for the program that reads a file for it (`src/helpers/reader.c`),
+one for that which configures a namespace (`src/helpers/configurer.c`), and one for the thread in the guest's
 namespace (`dataplane/sockets/namespace_thread.pyx`). A call meets one of five ends:
 
 * it is in a rule of `FILTERS`, and its arguments fit: the kernel does it;
