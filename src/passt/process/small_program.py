@@ -1,8 +1,8 @@
 """Starts the small C programs beside the main process: `src/helpers/`.
 
-A fork of the interpreter costs a start a millisecond, and keeps 3 MB that it does not share; such a program
-costs a third, and some pages. posix_spawn(3) starts it, with an empty environment and no descriptor but
-those that it is told. The first message on its channel is its filter of system calls.
+A fork of the interpreter keeps 3 MB that it does not share. posix_spawn(3) starts such a program, with an
+empty environment and no descriptor but those that it is told. The first message on its channel is its filter
+of system calls.
 """
 
 from __future__ import annotations
