@@ -26,7 +26,7 @@ from passt.facts.address import IP6_LEN
 from passt.host.rtnetlink import messages, routes
 from passt.host.rtnetlink.messages import AF_INET, AF_INET6, AddressFlag, MessageFlag, Scope
 from passt.host.rtnetlink.socket import Request
-from passt.light.values import IntEnum, NamedTuple
+from passt.light.values import IntEnum, NamedTuple, replace
 from passt.namespace.interface import (
     PrefixRoute,
     host_prefix_routes,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from passt.host.rtnetlink.messages import AddressMessage
 
 _IP6_PREFIX_LEN = 64
+_MAX_CHANGED = 16  # routes, up to which only those that differ are compared
 
 
 class Deletion(IntEnum):
@@ -87,9 +88,37 @@ def plan(before: GuestNet, after: GuestNet, ifindex: int) -> Plan:
     for number, old, new in ((AF_INET, before.ip4, after.ip4), (AF_INET6, before.ip6, after.ip6)):
         if old != new and old is not None and new is not None:
             successor = None if new.address is None else new.address.packed
-            made = _add(made, describe(number, old, ifindex), describe(number, new, ifindex), successor,
-                        ifindex)
+            described = [describe(number, each, ifindex) for each in (
+                _without_common_routes(old, new) if _differ_in_routes_alone(old, new) else (old, new))]
+            made = _add(made, *described, successor, ifindex)
     return made
+
+
+def _differ_in_routes_alone(old: GuestFamily, new: GuestFamily) -> bool:
+    """Tell whether both have copied routes, and nothing else differs on which a description depends."""
+    return (bool(old.copied_routes and new.copied_routes)
+            and replace(old, copied_routes=new.copied_routes, gateway=new.gateway) == new)
+
+
+def _without_common_routes(old: GuestFamily, new: GuestFamily) -> tuple[GuestFamily, GuestFamily]:
+    """Leave out routes that both have, so that a route that flaps among many costs little.
+
+    Kept are those by which the kernel's own are known, and those that could become the same as one that comes
+    or goes: to describe a route leaves out some of it.
+    """
+    before, after = set(old.copied_routes), set(new.copied_routes)
+    changed = before ^ after
+    if len(changed) > _MAX_CHANGED:
+        return old, new
+    # Family and length of the destination, and that itself, are among the bytes of a route like it.
+    likes = {(payload[0], payload[1], routes.destination_of(payload)) for payload in changed}
+    kept = changed | {payload for payload in before & after if routes.is_made_by_kernel(payload)
+                      or any(payload[0] == family and payload[1] == length and destination in payload
+                             for family, length, destination in likes)}
+    found = [tuple(payload for payload in family.copied_routes if payload in kept) for family in (old, new)]
+    if not all(found):
+        return old, new            # without any route the gateway would count
+    return replace(old, copied_routes=found[0]), replace(new, copied_routes=found[1])
 
 
 def _add(made: Plan, old: Setup, new: Setup, successor: bytes | None, ifindex: int) -> Plan:
