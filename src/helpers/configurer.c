@@ -1,4 +1,4 @@
-/* passt-configurer IFINDEX PARENT CHANNEL NETLINK: changes addresses and routes in the guest's network namespace.
+/* passt-configurer IFINDEX CHANNEL LIFE NETLINK: changes addresses and routes in the guest's network namespace.
  *
  * It stays in the namespaces of the main process, which starts it while that has all capabilities over the guest's
  * network. It keeps one right, CAP_NET_ADMIN, and one way to use it: a netlink socket that the child opened which
@@ -28,7 +28,8 @@
 
 enum {
     CHANNEL = 3,
-    NETLINK = 4,
+    LIFE = 4,
+    NETLINK = 5,
     MAX_MESSAGE = 16 * 1024,
     BATCH = 64,                   /* their errors have room in the socket's receive buffer */
     ALLOWED_FLAGS = NLM_F_CREATE | NLM_F_REPLACE | NLM_F_APPEND,
@@ -216,10 +217,10 @@ int main(int argc, char **argv)
     if (argc != 5)
         return 1;
     ifindex = atoi(argv[1]);
-    keep_descriptors(atoi(argv[3]), atoi(argv[4]));
+    keep_descriptors(3, (int[]){ atoi(argv[2]), atoi(argv[3]), atoi(argv[4]) });
     detach("passt-configure");
     drop_privileges(1ULL << CAP_NET_ADMIN, -1, -1);
-    end_with(atol(argv[2]));
+    end_with(LIFE);
     restrict_paths(0);
     load_filter(CHANNEL);
     while ((len = recv(CHANNEL, message, sizeof(message), 0)) > 0)

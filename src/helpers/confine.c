@@ -8,6 +8,7 @@
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdint.h>
 #include <sys/prctl.h>
@@ -15,7 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { FIRST_OWN_FD = 3, MAX_FILTER = 4096, MAX_CAPABILITIES = 64 };
+enum { FIRST_OWN_FD = 3, MAX_FILTER = 4096, MAX_CAPABILITIES = 64, MAX_KEPT = 3 };
 
 /* linux/landlock.h, which an older system does not have; the numbers are the same everywhere. */
 enum { LANDLOCK_CREATE = 444, LANDLOCK_RESTRICT = 446, LANDLOCK_GET_VERSION = 1 };
@@ -30,27 +31,26 @@ static void need(int succeeded)
         _exit(1);
 }
 
-void keep_descriptors(int first, int second)
+void keep_descriptors(int n, const int descriptors[])
 {
-    int null;
+    int moved[MAX_KEPT], null;
 
-    /* Out of the way of the places that they shall have. */
-    need((first = fcntl(first, F_DUPFD, FIRST_OWN_FD + 2)) >= 0);
-    need(second < 0 || (second = fcntl(second, F_DUPFD, FIRST_OWN_FD + 2)) >= 0);
-    need(dup2(first, FIRST_OWN_FD) >= 0);
-    need(second < 0 || dup2(second, FIRST_OWN_FD + 1) >= 0);
+    need(n <= MAX_KEPT);
+    for (int i = 0; i < n; i++)   /* out of the way of the places that they shall have */
+        need((moved[i] = fcntl(descriptors[i], F_DUPFD, FIRST_OWN_FD + n)) >= 0);
+    for (int i = 0; i < n; i++)
+        need(dup2(moved[i], FIRST_OWN_FD + i) >= 0);
     need((null = open("/dev/null", O_RDWR)) >= 0);
     for (int fd = 0; fd < FIRST_OWN_FD; fd++)
         need(dup2(null, fd) >= 0);
-#ifdef SYS_close_range
-    /* Without it: the main process has made all of them to be closed by execve(2). */
-    syscall(SYS_close_range, FIRST_OWN_FD + (second >= 0 ? 2 : 1), ~0U, 0);
-#endif
     if (null >= FIRST_OWN_FD)
         close(null);
-    close(first);
-    if (second >= 0)
-        close(second);
+    for (int i = 0; i < n; i++)
+        close(moved[i]);
+#ifdef SYS_close_range
+    /* Without it: the main process has made all of them to be closed by execve(2). */
+    syscall(SYS_close_range, FIRST_OWN_FD + n, ~0U, 0);
+#endif
 }
 
 void detach(const char *name)
@@ -121,10 +121,12 @@ void load_filter(int channel)
     need(program.len == 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) == 0);
 }
 
-void end_with(long parent)
+void end_with(int life)
 {
-    if (parent == 0)
-        return;
-    need(prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0);
-    need(getppid() == (pid_t)parent);
+    struct pollfd polled = { .fd = life };
+
+    need(fcntl(life, F_SETOWN, getpid()) == 0);
+    need(fcntl(life, F_SETSIG, SIGKILL) == 0);
+    need(fcntl(life, F_SETFL, O_ASYNC | O_NONBLOCK) == 0);
+    need(poll(&polled, 1, 0) == 0);   /* gone already: nothing will tell */
 }

@@ -8,8 +8,8 @@
 #ifndef PASST_CONFINE_H
 #define PASST_CONFINE_H
 
-/* Move descriptors to 3 and, if *second* is not -1, 4; close all others; null device for the standard ones. */
-void keep_descriptors(int first, int second);
+/* Move *n* descriptors, 3 at most, to 3 and on; close all others; null device for the standard ones. */
+void keep_descriptors(int n, const int descriptors[]);
 
 /* Block all signals, leave session and directory, and take *name* (15 characters) in lists of processes. */
 void detach(const char *name);
@@ -23,7 +23,12 @@ void restrict_paths(int may_read);
 /* Read a filter of system calls (struct sock_filter [], or nothing for none) from the channel; load it. */
 void load_filter(int channel);
 
-/* End with process *parent*, stopped or not, where that is our parent; 0: its channel tells. */
-void end_with(long parent);
+/* End, stopped or not, when the last writer of the pipe *life*, of which we have the only reader, is gone.
+ *
+ * Call when the user is the last one, and before Landlock and the filter. PR_SET_PDEATHSIG(2const) would not do: it
+ * is the process that dies which sends that signal, by its rights of then, and it may have become another user,
+ * or be kept from it by Landlock.
+ */
+void end_with(int life);
 
 #endif

@@ -1,4 +1,4 @@
-/* passt-reader PATH PARENT UID GID CHANNEL: reads resolv.conf for the main process, which has no path any more.
+/* passt-reader PATH UID GID CHANNEL LIFE: reads resolv.conf for the main process, which has no path any more.
  *
  * It has sight of the host's files, but nobody can speak to it: once its filter has come over the channel, which
  * is the first message, it only writes there, "c" and the content of the file, at the start and after each change.
@@ -30,6 +30,7 @@
 
 enum {
     CHANNEL = 3,
+    LIFE = 4,
     MAX_CONTENT = 64 * 1024,      /* bytes that are looked at; a resolver reads a few hundred */
     POLL_MS = 2000,               /* between two readings where nothing tells of changes */
     MAX_LINKS = 40,               /* path_resolution(7) */
@@ -195,10 +196,10 @@ int main(int argc, char **argv)
     if (argc != 6 || argv[1][0] != '/' || strlen(argv[1]) >= PATH_MAX)
         return 1;
     strcpy(places[0], argv[1]);
-    keep_descriptors(atoi(argv[5]), -1);
+    keep_descriptors(2, (int[]){ atoi(argv[4]), atoi(argv[5]) });
     detach("passt-reader");
-    drop_privileges(0, atol(argv[3]), atol(argv[4]));
-    end_with(atol(argv[2]));
+    drop_privileges(0, atol(argv[2]), atol(argv[3]));
+    end_with(LIFE);
     restrict_paths(1);
     load_filter(CHANNEL);
     while (send_change() && wait_for_change())

@@ -13,11 +13,11 @@ from passt import log
 from passt.errors import HostError
 from passt.follow.reader import MAX_CONTENT, Reader
 from passt.host import syscalls
-from passt.process import small_program
+from passt.process import landlock, small_program
 from passt.process.identity import Identity
 from tests.support.control import PollLoop
 from tests.support.isolated import isolated
-from tests.support.processes import children, is_readable, process_state, status_field, wait_until
+from tests.support.processes import LIMIT_S, children, is_readable, process_state, status_field, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,9 +29,9 @@ ONE, TWO = b"nameserver 192.0.2.1\n", b"nameserver 192.0.2.2\n"
 class Bench:
     """The main process's side."""
 
-    def __init__(self, path: Path, user: Identity | None = None, *, ends_with_us: bool = False) -> None:
+    def __init__(self, path: Path, user: Identity | None = None) -> None:
         before = set(children(os.getpid()))
-        self.reader = Reader(str(path), user, ends_with_us=ends_with_us)
+        self.reader = Reader(str(path), user)
         (self.pid,) = set(children(os.getpid())) - before
         self.loop = PollLoop()
         self.contents: list[bytes] = []
@@ -208,8 +208,8 @@ def test_reader_has_no_right_but_to_read(tmp_path: Path) -> None:
 
     found = isolated(look, flags=0)
     assert set(found.pop("Uid").split()) == {"65534"}
-    # The standard ones, the channel, inotify's.
-    assert int(found.pop("fds")) == 5
+    # The standard ones, the channel, the pipe, inotify's.
+    assert int(found.pop("fds")) == 6
     assert found == {"CapEff": "0" * 16, "CapPrm": "0" * 16, "CapBnd": "0" * 16, "CapAmb": "0" * 16,
                      "NoNewPrivs": "1", "Seccomp": "2"}
 
@@ -245,26 +245,50 @@ def test_end_of_the_reader_is_told_and_ends_nothing(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.needs_root
-def test_stopped_reader_ends_with_a_main_process_that_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scoped", [False, True])
+def test_stopped_reader_ends_with_a_main_process_that_is_killed(tmp_path: Path, scoped: bool) -> None:
+    """Also where that has another user than the reader, or may signal nobody."""
     ours, theirs = socket.socketpair()
     main = os.fork()
     if main == 0:
         try:
-            bench = Bench(tmp_path / "resolv.conf", Identity(65534, 65534), ends_with_us=True)
+            bench = Bench(tmp_path / "resolv.conf", Identity(65534, 65534))
             bench.until(b"")
             os.kill(bench.pid, signal.SIGSTOP)
             wait_until(lambda: process_state(bench.pid) == "T", "it is stopped")
+            if scoped:
+                landlock.restrict(signals=True)
+            else:
+                Identity(65533, 65533).assume()
             theirs.send(str(bench.pid).encode())
             signal.pause()
         finally:
             os._exit(1)
     theirs.close()
-    pid = int(ours.recv(16))
-    pidfd = os.pidfd_open(pid)
+    with ours:
+        pidfd = os.pidfd_open(int(ours.recv(16)))
     os.kill(main, signal.SIGKILL)
     os.waitpid(main, 0)
-    assert is_readable(pidfd, 20)
+    assert is_readable(pidfd, LIMIT_S)
     os.close(pidfd)
+
+
+def test_reader_of_a_main_process_that_is_gone_already_ends(tmp_path: Path) -> None:
+    def run() -> int:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        life, write_end = os.pipe()
+        os.close(write_end)
+        for fd in (theirs.fileno(), life):
+            os.set_inheritable(fd, True)
+        path = os.path.join(small_program._DIRECTORY, "passt-reader")
+        pid = os.posix_spawn(path, [path, str(tmp_path / "resolv.conf"), "-1", "-1", str(theirs.fileno()),
+                                    str(life)], {})
+        # It never gets a filter, for which it would wait.
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        ours.close()
+        return status
+
+    assert isolated(run, flags=0) == 1
 
 
 def test_program_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,10 @@ from passt.light.values import replace
 from passt.namespace.configurer import MAX_MESSAGE, MAX_QUEUED_LEN, PATIENCE_S, Configurer, build_orders
 from passt.namespace.renumbering import Deletion, plan
 from passt.process import privileges
+from passt.process.identity import Identity
 from tests.support.control import PollLoop
 from tests.support.isolated import HOST, ip, ip_batch, isolated_as_root
-from tests.support.processes import LIMIT_S, children, is_readable, status_field, wait_until
+from tests.support.processes import LIMIT_S, children, is_readable, process_state, status_field, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +57,8 @@ class Bench:
         before = set(children(os.getpid()))
         self.configurer.start_program()
         (self.pid,) = set(children(os.getpid())) - before
+        # Whatever a test does to it, it is set up.
+        wait_until(lambda: status_field(self.pid, "Seccomp") == "2", "it has its filter")
         self.loop = PollLoop()
         self.configurer.start(self.loop)
 
@@ -291,13 +294,17 @@ def kill_main() -> None:
         try:
             bench = Bench()
             os.kill(bench.pid, signal.SIGSTOP)
+            wait_until(lambda: process_state(bench.pid) == "T", "it is stopped")
+            # It is root, whom nobody else may signal.
+            Identity(65534, 65534).assume()
             privileges.drop_privileges()
             theirs.send(str(bench.pid).encode())
             signal.pause()
         finally:
             os._exit(1)
     theirs.close()
-    pidfd = os.pidfd_open(int(ours.recv(16)))
+    with ours:
+        pidfd = os.pidfd_open(int(ours.recv(16)))
     os.kill(main, signal.SIGKILL)
     os.waitpid(main, 0)
     assert is_readable(pidfd, LIMIT_S)

@@ -40,15 +40,15 @@ _MAX_MESSAGE = len(_CONTENT) + MAX_CONTENT
 class Reader:
     """The reader of the file at *path*, with the rights of *user*; started at once. Raises HostError.
 
-    Call with one thread, before any right is given up. With *ends_with_us* it ends with this process even
-    when it is stopped; else when it sees that the channel has ended.
+    Call with one thread, before any right is given up.
     """
 
-    def __init__(self, path: str, user: Identity | None, *, ends_with_us: bool = False) -> None:
+    def __init__(self, path: str, user: Identity | None) -> None:
         self._path = path
         ids = (-1, -1) if user is None else (user.uid, user.gid)
-        arguments = (os.path.abspath(path), str(os.getpid() if ends_with_us else 0), *map(str, ids))
-        self._channel = SmallProgram("reader").start(FORM, arguments, (), capabilities=_TO_CHANGE_USER)
+        arguments = (os.path.abspath(path), *map(str, ids))
+        self._program = SmallProgram("reader")
+        self._channel = self._program.start(FORM, arguments, (), capabilities=_TO_CHANGE_USER)
         self._channel.setblocking(False)
 
     def start(self, loop: Loop, on_content: Callable[[bytes], None]) -> None:
@@ -67,6 +67,7 @@ class Reader:
             return
         loop.remove_reader(self._channel.fileno())
         self._channel.close()
+        self._program.leave()
         log.warning(f"the process that reads {self._path} has ended: changes of name servers and search"
                     " domains are not followed any more")
 

@@ -40,11 +40,11 @@ class WatchedHost:
         self.addresses = self.reader.addresses()
         self.resolver_reader: Reader | None = None
 
-    def start_reader(self, user: Identity | None, *, ends_with_us: bool) -> None:
+    def start_reader(self, user: Identity | None) -> None:
         """Start the program that reads resolv.conf, as *user*; with one thread and the caller's rights."""
         from passt.follow.reader import Reader
 
-        self.resolver_reader = Reader(RESOLV_CONF, user, ends_with_us=ends_with_us)
+        self.resolver_reader = Reader(RESOLV_CONF, user)
 
 
 def open_reader(settings: Settings) -> HostReader:

@@ -106,7 +106,7 @@ class Configurer:
             raise HostError("the child has handed over no netlink socket: too many open files?")
         [self.ifindex] = _INDEX.unpack(message)
         try:
-            self._ours = self._program.start(FORM, (str(self.ifindex), str(os.getpid())), fds,
+            self._ours = self._program.start(FORM, (str(self.ifindex),), fds,
                                              capabilities=1 << CAP_NET_ADMIN)
         finally:
             os.close(fds[0])
@@ -171,7 +171,7 @@ class Configurer:
     def _flush(self) -> None:
         while self._queue and self._loop is not None:
             try:
-                self._ours.send(self._queue[0])
+                self._ours.send(self._queue[0], socket.MSG_NOSIGNAL)
             except BlockingIOError:
                 break
             except OSError:
@@ -194,6 +194,7 @@ class Configurer:
             "the process that configures the namespace has ended: its addresses and routes stay as they are"))
         self._loop = None
         self._ours.close()
+        self._program.leave()
         self._queue.clear()
         self._queued_len = 0
         self.ifindex = 0

@@ -88,9 +88,10 @@ def plan(before: GuestNet, after: GuestNet, ifindex: int) -> Plan:
     for number, old, new in ((AF_INET, before.ip4, after.ip4), (AF_INET6, before.ip6, after.ip6)):
         if old != new and old is not None and new is not None:
             successor = None if new.address is None else new.address.packed
-            described = [describe(number, each, ifindex) for each in (
-                _without_common_routes(old, new) if _differ_in_routes_alone(old, new) else (old, new))]
-            made = _add(made, *described, successor, ifindex)
+            left, right = (_without_common_routes(old, new) if _differ_in_routes_alone(old, new)
+                           else (old, new))
+            made = _add(made, describe(number, left, ifindex), describe(number, right, ifindex), successor,
+                        ifindex)
     return made
 
 
@@ -112,12 +113,13 @@ def _without_common_routes(old: GuestFamily, new: GuestFamily) -> tuple[GuestFam
         return old, new
     # Family and length of the destination, and that itself, are among the bytes of a route like it.
     likes = {(payload[0], payload[1], routes.destination_of(payload)) for payload in changed}
-    kept = changed | {payload for payload in before & after if routes.is_made_by_kernel(payload)
+    common = before & after
+    kept = changed | {payload for payload in common if routes.is_made_by_kernel(payload)
                       or any(payload[0] == family and payload[1] == length and destination in payload
                              for family, length, destination in likes)}
+    # Without any route the gateway would count.
+    kept.update([payload for payload in old.copied_routes if payload in common][:1])
     found = [tuple(payload for payload in family.copied_routes if payload in kept) for family in (old, new)]
-    if not all(found):
-        return old, new            # without any route the gateway would count
     return replace(old, copied_routes=found[0]), replace(new, copied_routes=found[1])
 
 

@@ -78,7 +78,7 @@ class _Passt:
         self._settings = settle_ports(settings, self._ports)
         self._progress.enter("socket")
         if self._host is not None:
-            self._host.start_reader(self._user, ends_with_us=settings.process.foreground)
+            self._host.start_reader(self._user)
         self._names = start_names(settings, self._guest, self._user)
         self._listener = None
         if self._connection is None:

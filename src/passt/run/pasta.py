@@ -136,8 +136,7 @@ class _Pasta:
         """Make the sockets and processes that are asked for and take the caller's rights."""
         self._progress.enter("socket")
         if self._host is not None:
-            self._host.start_reader(self._user, ends_with_us=(
-                self._settings.process.foreground or not self._settings.namespace.is_attached))
+            self._host.start_reader(self._user)
         self._names = start_names(self._settings, self._guest, self._user)
         if self._settings.control.control_path is not None:
             from passt.control.door import Control
