@@ -84,7 +84,7 @@ static void follow_links(void)
     n_places = MAX_LINKS;
 }
 
-/* Watch the directory of *path*, or the nearest above it that there is; -1 if there is no room. */
+/* Watch the directory of *path*, or the nearest above it that there is; -1 if the kernel watches none of them. */
 static int watch_directory(const char *path)
 {
     static char directory[PATH_MAX];
@@ -96,7 +96,7 @@ static int watch_directory(const char *path)
         if (errno != ENOENT && errno != ENOTDIR && errno != EACCES)
             return -1;
         if (!directory[1])
-            return 0;
+            return -1;             /* not even the root directory */
     }
     return 0;
 }
