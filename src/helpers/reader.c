@@ -66,18 +66,18 @@ static void follow_links(void)
     static char target[PATH_MAX];
 
     for (n_places = 1; n_places <= MAX_LINKS; n_places++) {
+        const char *link = places[n_places - 1];
         char *next = places[n_places];
         size_t base = 0;
-        ssize_t len = readlink(places[n_places - 1], target, sizeof(target));
+        ssize_t len = readlink(link, target, sizeof(target));
 
         if (len <= 0 || (size_t)len >= sizeof(target))
             return;
-        if (target[0] != '/') {
-            strcpy(next, places[n_places - 1]);
-            base = (size_t)(strrchr(next, '/') - next) + 1;
-        }
+        if (target[0] != '/')
+            base = (size_t)(strrchr(link, '/') - link) + 1;
         if (base + (size_t)len >= PATH_MAX)
             return;
+        memcpy(next, link, base);
         memcpy(next + base, target, (size_t)len);
         next[base + (size_t)len] = '\0';
     }

@@ -10,8 +10,8 @@ import os
 
 from passt import log
 from passt.host import descriptors
+from passt.host.process_name import take_name
 from passt.process import empty_root, interpreter, landlock, privileges, signals
-from passt.process.process_name import take_name
 from passt.process.seccomp import CallFilter
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
