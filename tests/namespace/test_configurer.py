@@ -253,13 +253,21 @@ def test_flags_that_ask_for_more_and_truncated_orders_end_the_program(kind: int)
     isolated_as_root(run)
 
 
+def network() -> list[list[str]]:
+    """Give IPv4 addresses and routes: those of IPv6, and the state of links, change by themselves."""
+    addresses = ip("-4", "-o", "addr", "show").splitlines()
+    routes_shown = ip("-4", "route", "show").splitlines()
+    return [line.split()[1:4] for line in addresses] + [
+        [word for word in line.split() if word != "linkdown"] for line in routes_shown]
+
+
 def refuse(message: bytes, *, lab: bool = True) -> int:
     """See a program end by *message*, with nothing changed; return the index of the interface."""
     bench = Bench(lab=lab)
-    seen = (ip("addr", "show"), ip("route", "show"))
+    seen = network()
     bench.configurer._ours.send(message)
     assert os.waitstatus_to_exitcode(os.waitpid(bench.pid, 0)[1]) == 1
-    assert (ip("addr", "show"), ip("route", "show")) == seen
+    assert network() == seen
     return bench.configurer.ifindex
 
 
