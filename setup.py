@@ -28,6 +28,9 @@ PROGRAMS = ("pasta", "passt", "qrap", "pesto", "passtctl")
 # All modules of the data plane are one shared object: the package's __init__.py loads them from there.
 DATAPLANE = Path("src/passt/dataplane")
 PLANE = "passt.dataplane.plane"
+# Small programs that the main process starts; they lie beside the module that does.
+HELPERS = Path("src/helpers")
+HELPER_PROGRAMS = ("reader", "configurer")
 
 # Not before: setuptools brings distutils along, which Python has no more since 3.12.
 from distutils.ccompiler import new_compiler  # noqa: E402
@@ -75,6 +78,26 @@ def join_plane(modules: list[Extension]) -> list[Extension]:
 
 class BuildExtensions(build_ext):
     """Compiles what is stale of the data plane on all processors; setuptools compiles all of it, on one."""
+
+    def run(self) -> None:
+        """Compile and link all, the small programs too."""
+        super().run()
+        self.build_helpers(Path("src" if self.inplace else self.build_lib, "passt", "process"))
+
+    def build_helpers(self, directory: Path) -> None:
+        """Compile and link the small programs that the main process starts, into the package."""
+        compiler = new_compiler(verbose=True)
+        customize_compiler(compiler)
+        shared = HELPERS / "confine.c"
+        for name in HELPER_PROGRAMS:
+            sources = [HELPERS / f"{name}.c", shared]
+            program = directory / f"passt-{name}"
+            if self.force or is_older(program, [*sources, HELPERS / "confine.h", Path("setup.py")]):
+                objects = compiler.compile(list(map(str, sources)), output_dir=self.build_temp,
+                                           macros=[("_GNU_SOURCE", None)],
+                                           extra_postargs=["-std=gnu11", "-Wall", "-Wextra", "-O2", "-g0"])
+                self.mkpath(str(directory))
+                compiler.link_executable(objects, program.name, output_dir=str(directory))
 
     def build_extension(self, ext: Extension) -> None:
         """Compile and link."""

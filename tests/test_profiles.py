@@ -145,6 +145,17 @@ def test_passt_executes_nothing_else(profiles: Mapping[str, apparmor.Profile]) -
         assert not profiles["passt-python"].allows(path, "x", owner=True)
 
 
+@pytest.mark.parametrize("home", ["/usr/local", "/usr/local/lib/passt", "/opt/a venv", "/usr"])
+def test_passt_keeps_its_profile_in_its_reader_alone(profiles: Mapping[str, apparmor.Profile], home: str
+                                                     ) -> None:
+    for place in places():
+        directory = f"{home}{place}/passt/process"
+        assert profiles["passt-python"].allows(f"{directory}/passt-reader", "xrm", owner=False), place
+        for name in ("passt-configurer", "passt-reader2", "other", "landlock.py"):
+            assert not profiles["passt-python"].allows(f"{directory}/{name}", "x", owner=False), place
+        assert not profiles["passt-python"].allows(f"{directory}/passt-reader", "w", owner=False), place
+
+
 def test_program_of_pasta_executes_every_command(profiles: Mapping[str, apparmor.Profile]) -> None:
     """Interpreters too, which the launcher alone takes for the program."""
     for path in ("/bin/sh", "/usr/bin/python3.11", "/usr/local/bin/passt", "/home/user/x", "/srv/x"):
@@ -266,21 +277,41 @@ def test_interfaces_compile(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (0, ""), name
 
 
-def test_contexts_are_of_launchers_with_types_of_the_module() -> None:
-    """In the layout of `make install`, of which the contexts speak."""
+def contexts() -> list[tuple[str, str]]:
+    """Give the paths of the module's contexts, with their types."""
     text = (SELINUX / f"{MODULE}.fc").read_text(encoding="utf-8")
     rows = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
-    assert rows
+    assert {kind for _, kind, _ in rows} == {"--"}
+    return [(path, context.split(":")[2]) for path, _, context in rows]
+
+
+def test_contexts_are_of_launchers_with_types_of_the_module() -> None:
+    """In the layout of `make install`, of which the contexts speak."""
     install = (TREE / "tools" / "install").read_text(encoding="utf-8")
-    for path, kind, context in rows:
-        home, program = os.path.split(path)
-        assert kind == "--"
-        assert f"type {context.split(':')[2]}," in enforcement()
-        assert context.split(":")[2] == f"{program}_python_exec_t"
-        prefix = home.removesuffix("/lib/passt/bin")
+    assert 'ln -sf "../lib/passt/bin/$name" "$prefix/bin/$name"' in install
+    found = set()
+    for path, name in contexts():
+        assert f"type {name}," in enforcement()
+        prefix, _, rest = path.partition("/lib/passt/")
         assert prefix in {"/usr/local", "/usr"}
-        assert 'ln -sf "../lib/passt/bin/$name" "$prefix/bin/$name"' in install
-    assert {row[0] for row in rows} >= {f"/usr/local/lib/passt/bin/{name}" for name in ("pasta", "passt")}
+        home, program = os.path.split(rest)
+        if home == "bin":
+            assert name == f"{program}_python_exec_t"
+            found.add((prefix, program))
+    assert found == {(prefix, name) for prefix in ("/usr/local", "/usr") for name in ("pasta", "passt")}
+
+
+def test_contexts_of_the_small_programs_fit_them_alone() -> None:
+    for prefix in ("/usr/local", "/usr"):
+        patterns = [path for path, name in contexts()
+                    if name == "passt_python_helper_exec_t" and path.startswith(f"{prefix}/lib/passt/")]
+        assert len(patterns) == 1
+        for python in (PYTHON_NAME, "python3.14t"):
+            process = f"{prefix}/lib/passt/lib/{python}/site-packages/passt/process"
+            for name in ("reader", "configurer"):
+                assert re.fullmatch(patterns[0], f"{process}/passt-{name}")
+            for name in ("landlock.py", "passt-reader2", "passt-reader/x"):
+                assert not re.fullmatch(patterns[0], f"{process}/{name}")
 
 
 def test_both_kinds_know_the_same_capabilities() -> None:

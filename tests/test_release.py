@@ -163,7 +163,8 @@ def test_source_archive_has_all_sources_and_names_the_commit(tmp_path: Path) -> 
         assert module is not None
         assert b'\n__commit__ = "0123456789ab"\n' in module.read()
     files = {str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()}
-    made = {name for name in files if re.match(r"dist/|bench/bin/|(src/passt|tests)/.*\.c$", name)}
+    made = {name for name in files
+            if re.match(r"dist/|bench/bin/|src/passt/process/passt-|(src/passt|tests)/.*\.c$", name)}
     made = made - {"tests/fuzz/edges.c"} | set(built)
     assert files - made - names == set()
     assert names.intersection(made) == set()

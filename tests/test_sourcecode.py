@@ -92,9 +92,10 @@ def test_every_python_visible_extension_has_a_stub() -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Build a wheel from a copy of the sources, as `pip install .` does; give it and the build's log."""
     copy = tmp_path_factory.mktemp("build") / "tree"
-    ignored = shutil.ignore_patterns("*.so", "*.c", "__pycache__", "*.egg-info")
+    ignored = shutil.ignore_patterns("*.so", "*.c", "__pycache__", "*.egg-info", "passt-*")
     shutil.copytree(TREE / "src" / "passt", copy / "src" / "passt", ignore=ignored)
-    shutil.copytree(TREE / "src" / "launcher", copy / "src" / "launcher")
+    for name in ("launcher", "helpers"):
+        shutil.copytree(TREE / "src" / name, copy / "src" / name)
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(TREE / name, copy)
     log = run(
@@ -129,10 +130,14 @@ def test_wheel_holds_what_a_user_needs(wheel: tuple[Path, str]) -> None:
     path, _ = wheel
     with zipfile.ZipFile(path) as archive:
         names = set(archive.namelist())
+        modes = {entry.filename: entry.external_attr >> 16 for entry in archive.infolist()}
         metadata = next(name for name in names if name.endswith("/METADATA"))
         text = archive.read(metadata).decode()
     built = {name.partition(".")[0] for name in names if name.endswith(".so")}
     assert built == {"passt/dataplane/plane", "passt/host/seccomp", "passt/host/syscalls"}
+    small_programs = {name for name in names if name.startswith("passt/process/passt-")}
+    assert small_programs == {"passt/process/passt-configurer", "passt/process/passt-reader"}
+    assert all(modes[name] & 0o111 == 0o111 for name in small_programs)
     assert "passt/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "License-Expression: Apache-2.0" in text
@@ -203,6 +208,16 @@ def test_wheel_installs_and_runs(installed: dict[str, Path], tmp_path: Path, way
     for name in ["pasta"] if way == "link" else ["pasta", "passt", "qrap", "pesto"]:
         done = say_version([str(installed[way] / name)], tmp_path)
         assert (done.returncode, done.stdout.split()[0], done.stderr) == (0, name, "")
+
+
+@pytest.mark.parametrize("way", WAYS[:4])
+def test_small_programs_may_be_executed(installed: dict[str, Path], way: str) -> None:
+    package = next(installed[way].parent.rglob("passt/__main__.py")).parent
+    for name in ("reader", "configurer"):
+        program = package / "process" / f"passt-{name}"
+        assert os.access(program, os.X_OK)
+        # Without arguments it does nothing.
+        assert subprocess.run([program], check=False).returncode == 1
 
 
 @pytest.mark.parametrize("way", WAYS[:4])

@@ -184,7 +184,8 @@ build_copy() { # DIRECTORY [PROBE...]
     jobs=$(nproc)
     mkdir -p "$copy"
     find "$copy" -type f ! -path "$copy/build/*" ! -name '*.so' ! -name '*.c' -delete
-    tar -C "$TREE" -cf - --exclude='*.so' --exclude='*.c' --exclude=__pycache__ --exclude='*.egg-info' \
+    tar -C "$TREE" -cf - --exclude='*.so' --exclude='src/passt/*.c' --exclude='tests/*.c' --exclude='passt-reader' \
+        --exclude='passt-configurer' --exclude=__pycache__ --exclude='*.egg-info' \
         setup.py pyproject.toml README.md LICENSE src tests docs tools bench | tar -xf - -C "$copy"
     env -C "$copy" PYTHONPATH="$copy/src" "$VENV/bin/python" setup.py -q build_ext --inplace --parallel "$jobs" \
         >"$copy/build.log" 2>&1 || { tail -n 40 "$copy/build.log"; exit 1; }

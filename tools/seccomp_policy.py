@@ -2,8 +2,8 @@
 """What the running program may ask of the kernel: tools/gen_seccomp.py makes the filters from this policy.
 
 There is a filter for the main thread of each form of the program (FORMS), one for the process that binds low
-ports for it (`run/port_helper.py`), one for the process that reads a file for it (`follow/reader.py`), one
-for that which configures a namespace (`namespace/configurer.py`), and one for the thread in the guest's
+ports for it (`run/port_helper.py`), one for the program that reads a file for it (`src/helpers/reader.c`),
+one for that which configures a namespace (`src/helpers/configurer.c`), and one for the thread in the guest's
 namespace (`dataplane/sockets/namespace_thread.pyx`). A call meets one of five ends:
 
 * it is in a rule of `FILTERS`, and its arguments fit: the kernel does it;
@@ -242,7 +242,7 @@ HELPER = (
     Rule("ioctl", "non-blocking sockets; the index of an interface", one_of(1, _FIONBIO, _SIOCGIFINDEX)),
 )  # fmt: skip
 
-# The process that reads resolv.conf with --follow: `follow/reader.py`.
+# The process that reads resolv.conf with --follow: `src/helpers/reader.c`.
 READER = (
     Rule("openat", "the file, wherever symbolic links lead"),
     Rule("read fstat lseek", "its content; events"),
@@ -252,7 +252,7 @@ READER = (
     Rule("sendto sendmsg", "the content"),
 )  # fmt: skip
 
-# The process that configures a namespace with --follow and --config-net: `namespace/configurer.py`.
+# The process that configures a namespace with --follow and --config-net: `src/helpers/configurer.c`.
 CONFIGURER = (
     Rule("recvfrom recvmsg", "orders of the main process; answers of the kernel"),
     Rule("sendto sendmsg", "requests to the kernel, by the netlink socket that is open; the log"),

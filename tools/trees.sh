@@ -28,13 +28,13 @@ copy_sources() { # NAME...
     find "$COPY" -path "$COPY/python-*" -prune -o \( -name '*.py' -o -name '*.pyi' -o -name '*.pxd' -o -name '*.pyx' \) \
         -exec rm {} +
     rm -rf "$COPY"/{docs,share,packaging,tools}
-    tar -c --exclude='*.so' --exclude='src/passt/*.c' --exclude='tests/dataplane/probes/*.c' --exclude=__pycache__ \
+    tar -c --exclude='*.so' --exclude='src/passt/*.c' --exclude='src/passt/process/passt-*' --exclude='tests/dataplane/probes/*.c' --exclude=__pycache__ \
         --exclude='*.egg-info' "$@" | tar -x -C "$COPY" --no-same-owner
 }
 
 # What a build is made of, as one number.
 sum_of_sources() { # NAME...
-    find "$@" -type f ! -name '*.so' ! -path 'src/passt/*.c' ! -path 'tests/dataplane/probes/*.c' \
+    find "$@" -type f ! -name '*.so' ! -path 'src/passt/*.c' ! -path 'src/passt/process/passt-*' ! -path 'tests/dataplane/probes/*.c' \
         ! -path '*__pycache__*' ! -path '*.egg-info*' -print0 | sort -z | xargs -0 sha256sum | sha256sum
 }
 

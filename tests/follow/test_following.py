@@ -15,7 +15,8 @@ from passt.config.resolve import resolve
 from passt.config.settings import build_settings
 from passt.errors import HostError
 from passt.follow import gatherer, turns
-from passt.follow.following import Following, wait_online
+from passt.follow.following import Following
+from passt.follow.watched_host import WatchedHost, wait_online
 from passt.host import host_facts
 from passt.host.rtnetlink.messages import MessageType
 from passt.host.rtnetlink.pieces import STEP
@@ -101,7 +102,7 @@ class Bench:
     """A start in the namespace that the test has made, and its loop."""
 
     def __init__(self, settings: Settings, configurer: Any = None) -> None:
-        self.following = Following(settings, configurer)
+        self.following = Following(settings, WatchedHost(settings), configurer)
         self.guest = resolve(settings, self.following.facts)
         self.network = Network()
         self.events: list[str] = []

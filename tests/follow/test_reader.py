@@ -1,22 +1,26 @@
-"""The process that reads resolv.conf: what it sends, what it has, and that it ends."""
+"""The program that reads resolv.conf: what it follows, what it sends, what it has, and that it ends."""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
 from passt import log
-from passt.follow.reader import Reader, send_change, wait
-from passt.host.resolver_watch import ResolverWatch
+from passt.errors import HostError
+from passt.follow.reader import MAX_CONTENT, Reader
+from passt.host import syscalls
+from passt.process import landlock, small_program
 from passt.process.identity import Identity
 from tests.support.control import PollLoop
 from tests.support.isolated import isolated
-from tests.support.processes import children, is_readable, status_field, wait_until
+from tests.support.processes import LIMIT_S, children, is_readable, process_state, status_field, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 ONE, TWO = b"nameserver 192.0.2.1\n", b"nameserver 192.0.2.2\n"
@@ -33,31 +37,156 @@ class Bench:
         self.contents: list[bytes] = []
         self.reader.start(self.loop, self.contents.append)
 
-    def turn_until(self, n_contents: int) -> None:
-        """Run the loop until so many contents have come."""
+    def turn(self) -> None:
+        """Take what has come."""
+        for fd, (callback, _) in list(self.loop.watched.items()):
+            while fd in self.loop.watched and is_readable(fd):
+                callback()
+
+    def until(self, content: bytes) -> None:
+        """Run the loop until *content* is the newest."""
         def has_come() -> bool:
-            for fd, (callback, _) in list(self.loop.watched.items()):
-                if is_readable(fd):
-                    callback()
-            return len(self.contents) >= n_contents
+            self.turn()
+            return self.contents[-1:] == [content]
 
-        wait_until(has_come, f"{n_contents} contents")
+        wait_until(has_come, f"{content!r} comes")
+
+    def end(self) -> None:
+        """Leave the program, and wait for its end."""
+        self.reader._channel.close()
+        assert os.waitpid(self.pid, 0)[1] == 0
 
 
-def test_content_comes_at_the_start_and_after_each_change(tmp_path: Path) -> None:
-    path = tmp_path / "resolv.conf"
+def followed(test: Callable[[Path, Callable[[Path], Bench]], None]) -> Callable[[Path], None]:
+    """Run a test in a child, with a directory like /, and end the program after it."""
+    def wrapper(tmp_path: Path) -> None:
+        def run() -> None:
+            benches: list[Bench] = []
+
+            def watch(path: Path) -> Bench:
+                benches.append(Bench(path))
+                return benches[-1]
+
+            (tmp_path / "etc").mkdir()
+            (tmp_path / "run" / "resolve").mkdir(parents=True)
+            try:
+                test(tmp_path / "etc" / "resolv.conf", watch)
+            finally:
+                for bench in benches:
+                    bench.end()
+
+        isolated(run, flags=0)
+
+    wrapper.__name__ = test.__name__
+    wrapper.__doc__ = test.__doc__
+    return wrapper
+
+
+def replaced(path: Path, content: bytes) -> None:
+    """Do as systemd-resolved and NetworkManager do."""
+    other = path.with_suffix(".new")
+    other.write_bytes(content)
+    other.rename(path)
+
+
+@followed
+def test_content_comes_at_the_start_and_after_each_rename(path: Path, watch: Callable[[Path], Bench]) -> None:
     path.write_bytes(ONE)
+    bench = watch(path)
+    bench.until(ONE)
+    for content in (TWO, b"", ONE):
+        replaced(path, content)
+        bench.until(content)
+    assert bench.contents == [ONE, TWO, b"", ONE]
 
-    def follow() -> list[bytes]:
+
+@followed
+def test_file_written_in_place(path: Path, watch: Callable[[Path], Bench]) -> None:
+    path.write_bytes(ONE)
+    bench = watch(path)
+    bench.until(ONE)
+    with path.open("r+b") as file:
+        file.write(TWO)
+    bench.until(TWO)
+
+
+@followed
+def test_file_behind_links_and_links_that_change(path: Path, watch: Callable[[Path], Bench]) -> None:
+    stub, full = path.parents[1] / "run/resolve/stub", path.parents[1] / "run/resolve/full"
+    stub.write_bytes(ONE)
+    full.write_bytes(TWO)
+    path.symlink_to("../run/resolve/stub")
+    bench = watch(path)
+    bench.until(ONE)
+    replaced(stub, b"# new stub\n")
+    bench.until(b"# new stub\n")
+    other = path.parent / "link"
+    other.symlink_to(full)
+    other.rename(path)
+    bench.until(TWO)
+    replaced(full, ONE)
+    bench.until(ONE)
+
+
+@followed
+def test_file_that_comes_goes_and_comes_back(path: Path, watch: Callable[[Path], Bench]) -> None:
+    bench = watch(path)
+    bench.until(b"")
+    path.write_bytes(ONE)
+    bench.until(ONE)
+    path.unlink()
+    bench.until(b"")
+    replaced(path, TWO)
+    bench.until(TWO)
+
+
+@followed
+def test_directory_that_is_not_there_yet(path: Path, watch: Callable[[Path], Bench]) -> None:
+    path.symlink_to("../run/later/deep/file")
+    bench = watch(path)
+    bench.until(b"")
+    (path.parents[1] / "run/later/deep").mkdir(parents=True)
+    replaced(path.parents[1] / "run/later/deep/file", ONE)
+    bench.until(ONE)
+
+
+@followed
+def test_content_is_bounded_and_odd_files_are_empty(path: Path, watch: Callable[[Path], Bench]) -> None:
+    most = b"#" * (MAX_CONTENT - 1) + b"\n"
+    path.write_bytes(most + b"#" * 10)
+    bench = watch(path)
+    bench.until(most)
+    # What is left of its last line names another server.
+    replaced(path, b"\n" * (MAX_CONTENT - 20) + b"nameserver 192.0.2.53\n")
+    bench.until(b"\n" * (MAX_CONTENT - 20))
+    replaced(path, b"#" * (MAX_CONTENT + 10))
+    bench.until(b"")
+    for make in (os.mkfifo, os.mkdir, lambda odd: os.symlink("resolv.conf", odd)):
+        replaced(path, ONE)
+        bench.until(ONE)
+        path.unlink()
+        make(path)
+        bench.until(b"")
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+@pytest.mark.needs_root
+def test_file_written_through_another_mount(tmp_path: Path) -> None:
+    """Container engines mount a file of theirs over the container's."""
+    path, engine = tmp_path / "resolv.conf", tmp_path / "engine"
+    path.write_bytes(b"")
+    engine.write_bytes(ONE)
+
+    def look() -> None:
+        syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_PRIVATE)
+        syscalls.mount(os.fsencode(engine), os.fsencode(path), b"", syscalls.MS_BIND)
         bench = Bench(path)
-        bench.turn_until(1)
-        for number, content in enumerate((TWO, b"", ONE), 2):
-            (tmp_path / "new").write_bytes(content)
-            (tmp_path / "new").rename(path)
-            bench.turn_until(number)
-        return bench.contents
+        bench.until(ONE)
+        engine.write_bytes(TWO)
+        bench.until(TWO)
+        bench.end()
 
-    assert isolated(follow, flags=0) == [ONE, TWO, b"", ONE]
+    isolated(look, flags=syscalls.CLONE_NEWNS)
 
 
 @pytest.mark.needs_root
@@ -70,8 +199,7 @@ def test_reader_has_no_right_but_to_read(tmp_path: Path) -> None:
 
     def look() -> dict[str, str]:
         bench = Bench(tmp_path / "resolv.conf", Identity(65534, 65534))
-        bench.turn_until(1)
-        assert bench.contents == [ONE]
+        bench.until(ONE)
         # It sends before it waits, and is under its filter before it sends.
         found = {name: status_field(bench.pid, name)
                  for name in ("Uid", "CapEff", "CapPrm", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp")}
@@ -80,8 +208,8 @@ def test_reader_has_no_right_but_to_read(tmp_path: Path) -> None:
 
     found = isolated(look, flags=0)
     assert set(found.pop("Uid").split()) == {"65534"}
-    # The standard ones, the channel, inotify's, the filter's eventfd, the log's place for standard error.
-    assert int(found.pop("fds")) <= 7
+    # The standard ones, the channel, the pipe, inotify's.
+    assert int(found.pop("fds")) == 6
     assert found == {"CapEff": "0" * 16, "CapPrm": "0" * 16, "CapBnd": "0" * 16, "CapAmb": "0" * 16,
                      "NoNewPrivs": "1", "Seccomp": "2"}
 
@@ -89,7 +217,7 @@ def test_reader_has_no_right_but_to_read(tmp_path: Path) -> None:
 def test_reader_ends_with_the_main_process(tmp_path: Path) -> None:
     def leave() -> bool:
         bench = Bench(tmp_path / "resolv.conf")
-        bench.turn_until(1)
+        bench.until(b"")
         bench.reader._channel.close()
         _, status = os.waitpid(bench.pid, 0)
         return status == 0
@@ -103,7 +231,7 @@ def test_end_of_the_reader_is_told_and_ends_nothing(tmp_path: Path, monkeypatch:
 
     def lose() -> list[str]:
         bench = Bench(tmp_path / "resolv.conf")
-        bench.turn_until(1)
+        bench.until(b"")
         os.kill(bench.pid, 9)
         fd = next(iter(bench.loop.watched))
         assert is_readable(fd, 60)
@@ -116,17 +244,54 @@ def test_end_of_the_reader_is_told_and_ends_nothing(tmp_path: Path, monkeypatch:
     assert "are not followed any more" in line
 
 
-def test_loop_of_the_reader_sends_changes_only(tmp_path: Path) -> None:
-    path = tmp_path / "resolv.conf"
-    path.write_bytes(ONE)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    watch = ResolverWatch(str(path))
-    assert send_change(theirs, watch)
-    assert ours.recv(100) == b"c" + ONE
-    assert send_change(theirs, watch)
-    assert not is_readable(ours)
-    path.write_bytes(TWO)
-    assert wait(theirs, watch)
-    ours.close()
-    assert not wait(theirs, watch)
+@pytest.mark.needs_root
+@pytest.mark.parametrize("scoped", [False, True])
+def test_stopped_reader_ends_with_a_main_process_that_is_killed(tmp_path: Path, scoped: bool) -> None:
+    """Also where that has another user than the reader, or may signal nobody."""
+    ours, theirs = socket.socketpair()
+    main = os.fork()
+    if main == 0:
+        try:
+            bench = Bench(tmp_path / "resolv.conf", Identity(65534, 65534))
+            bench.until(b"")
+            os.kill(bench.pid, signal.SIGSTOP)
+            wait_until(lambda: process_state(bench.pid) == "T", "it is stopped")
+            if scoped:
+                landlock.restrict(signals=True)
+            else:
+                Identity(65533, 65533).assume()
+            theirs.send(str(bench.pid).encode())
+            signal.pause()
+        finally:
+            os._exit(1)
     theirs.close()
+    with ours:
+        pidfd = os.pidfd_open(int(ours.recv(16)))
+    os.kill(main, signal.SIGKILL)
+    os.waitpid(main, 0)
+    assert is_readable(pidfd, LIMIT_S)
+    os.close(pidfd)
+
+
+def test_reader_of_a_main_process_that_is_gone_already_ends(tmp_path: Path) -> None:
+    def run() -> int:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        life, write_end = os.pipe()
+        os.close(write_end)
+        for fd in (theirs.fileno(), life):
+            os.set_inheritable(fd, True)
+        path = os.path.join(small_program._DIRECTORY, "passt-reader")
+        pid = os.posix_spawn(path, [path, str(tmp_path / "resolv.conf"), "-1", "-1", str(theirs.fileno()),
+                                    str(life)], {})
+        # It never gets a filter, for which it would wait.
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        ours.close()
+        return status
+
+    assert isolated(run, flags=0) == 1
+
+
+def test_program_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_program, "_DIRECTORY", str(tmp_path))
+    with pytest.raises(HostError, match=f"{tmp_path}/passt-reader: No such file"):
+        Reader("/etc/resolv.conf", None)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 import pytest
 
 from passt import log
-from passt.errors import HostError
 from passt.facts.guest import GuestFamily, GuestNet
 from passt.host.rtnetlink import messages, routes
 from passt.host.rtnetlink.messages import AF_INET, MessageFlag, MessageType
 from passt.host.rtnetlink.socket import Request, RtnlSocket
 from passt.light.values import replace
-from passt.namespace.configurer import MAX_MESSAGE, PATIENCE_S, Configurer, build_orders, parse_orders
+from passt.namespace.configurer import MAX_MESSAGE, MAX_QUEUED_LEN, PATIENCE_S, Configurer, build_orders
 from passt.namespace.renumbering import Deletion, plan
 from passt.process import privileges
+from passt.process.identity import Identity
 from tests.support.control import PollLoop
 from tests.support.isolated import ip, isolated_as_root, make_host
-from tests.support.processes import LIMIT_S, children, is_readable, status_field, wait_until
+from tests.support.processes import LIMIT_S, children, is_readable, process_state, status_field, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,54 +38,29 @@ GOOD = [Request(MessageType.NEWADDR, MessageFlag.CREATE | MessageFlag.REPLACE, A
         Request(Deletion.ROUTE, 0, ROUTE), Request(Deletion.ADDRESS, 0, ADDRESS)]
 
 
-def test_orders_there_and_back() -> None:
-    (message,) = build_orders(GOOD)
-    assert parse_orders(message, 7) == GOOD
+def test_orders_fill_messages_up_to_their_length() -> None:
     assert build_orders([]) == []
+    (one,) = build_orders(GOOD)
     many = build_orders(GOOD * 1000)
     assert max(map(len, many)) <= MAX_MESSAGE
-    assert [request for each in many for request in parse_orders(each, 7)] == GOOD * 1000
-
-
-def test_every_truncation_is_refused() -> None:
-    (message,) = build_orders(GOOD[:1])
-    for length in range(1, len(message)):
-        with pytest.raises(HostError):
-            parse_orders(message[:length], 7)
-
-
-@pytest.mark.parametrize("request_", [
-    Request(MessageType.NEWADDR, 0, messages.build_address(1, bytes([192, 0, 2, 1]), 24)),
-    Request(MessageType.NEWROUTE, 0, routes.build_route(8, family=AF_INET)),
-    Request(MessageType.NEWROUTE, 0, ROUTE[:12]),
-    Request(MessageType.NEWLINK, 0, messages.build_link_change(7)),
-    Request(MessageType.GETROUTE, 0, ROUTE),
-    Request(17, 0, messages.build_link_change(7)),
-    Request(32, 0, bytes(12)),
-    Request(MessageType.NEWADDR, MessageFlag.DUMP, ADDRESS),
-    Request(MessageType.NEWADDR, MessageFlag.EXCL, ADDRESS),
-])
-def test_orders_about_anything_else_are_refused(request_: Request) -> None:
-    (message,) = build_orders([request_])
-    with pytest.raises(HostError):
-        parse_orders(message, 7)
+    assert b"".join(many) == one * 1000
 
 
 class Bench:
     """The main process's side, in a namespace with the interface h0."""
 
-    def __init__(self) -> None:
-        make_host("addr add 192.0.2.2/24 dev h0\nroute add default via 192.0.2.1\n")
+    def __init__(self, *, lab: bool = True) -> None:
+        if lab:
+            make_host("addr add 192.0.2.2/24 dev h0\nroute add default via 192.0.2.1\n")
         self.configurer = Configurer()
+        self.configurer.hand_over("h0")
         before = set(children(os.getpid()))
-        self.configurer.run_inside("h0")
+        self.configurer.start_program()
         (self.pid,) = set(children(os.getpid())) - before
-        self.configurer.close_inner_end()
+        # Whatever a test does to it, it is set up.
+        wait_until(lambda: status_field(self.pid, "Seccomp") == "2", "it has its filter")
         self.loop = PollLoop()
         self.configurer.start(self.loop)
-        (fd,) = self.loop.watched
-        assert is_readable(fd, LIMIT_S)
-        self.loop.run()
 
     def until(self, done: Callable[[], bool]) -> None:
         def turned() -> bool:
@@ -241,3 +217,102 @@ def test_end_of_the_configurer_is_told_and_ends_nothing(how: str) -> None:
 
     (line,) = isolated_as_root(lose)
     assert "has ended" in line
+
+
+WRONG = [
+    Request(MessageType.NEWADDR, 0, messages.build_address(1, bytes([192, 0, 2, 1]), 24)),
+    Request(MessageType.NEWROUTE, 0, routes.build_route(8000, family=AF_INET)),
+    Request(MessageType.NEWROUTE, 0, ROUTE[:12]),
+    Request(MessageType.NEWLINK, 0, messages.build_link_change(7)),
+    Request(MessageType.GETROUTE, 0, ROUTE),
+    Request(17, 0, messages.build_link_change(7)),
+    Request(32, 0, bytes(12)),
+    Request(36, 0, bytes(20)),     # RTM_NEWQDISC
+]
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("number", range(len(WRONG)))
+def test_orders_about_anything_else_end_the_program(number: int) -> None:
+    isolated_as_root(lambda: refuse(build_orders([WRONG[number]])[0]))
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("kind", [MessageType.NEWADDR, MessageType.NEWROUTE])
+def test_flags_that_ask_for_more_and_truncated_orders_end_the_program(kind: int) -> None:
+    def run() -> None:
+        index = refuse(b"x")
+        payload = (messages.build_address(index, bytes([192, 0, 2, 9]), 24) if kind == MessageType.NEWADDR
+                   else routes.build_route(index, family=AF_INET, gateway=bytes([192, 0, 2, 9])))
+        for flags in (MessageFlag.DUMP, MessageFlag.EXCL, 0x8000):
+            refuse(build_orders([Request(kind, flags, payload)])[0], lab=False)
+        (whole,) = build_orders([Request(kind, MessageFlag.CREATE, payload)])
+        for length in range(1, len(whole)):
+            refuse(whole[:length], lab=False)
+
+    isolated_as_root(run)
+
+
+def network() -> list[list[str]]:
+    """Give IPv4 addresses and routes: those of IPv6, and the state of links, change by themselves."""
+    addresses = ip("-4", "-o", "addr", "show").splitlines()
+    routes_shown = ip("-4", "route", "show").splitlines()
+    return [line.split()[1:4] for line in addresses] + [
+        [word for word in line.split() if word != "linkdown"] for line in routes_shown]
+
+
+def refuse(message: bytes, *, lab: bool = True) -> int:
+    """See a program end by *message*, with nothing changed; return the index of the interface."""
+    bench = Bench(lab=lab)
+    seen = network()
+    bench.configurer._ours.send(message)
+    assert os.waitstatus_to_exitcode(os.waitpid(bench.pid, 0)[1]) == 1
+    assert network() == seen
+    return bench.configurer.ifindex
+
+
+@pytest.mark.needs_root
+def test_program_that_was_stopped_binds_little_memory() -> None:
+    def run() -> None:
+        log.warning = lambda _: None  # type: ignore[assignment]  # in a child
+        bench = Bench()
+        os.kill(bench.pid, signal.SIGSTOP)
+        for _ in range(100_000):
+            bench.configurer.carry_out(GOOD * 100)
+            if not bench.loop.watched:
+                break
+            assert sum(map(len, bench.configurer._queue)) <= MAX_QUEUED_LEN
+        assert bench.loop.watched == {}, "it is done without"
+        assert not bench.configurer._queue
+        os.kill(bench.pid, signal.SIGKILL)
+
+    isolated_as_root(run)
+
+
+@pytest.mark.needs_root
+def test_stopped_program_ends_with_a_main_process_that_is_killed() -> None:
+    isolated_as_root(kill_main)
+
+
+def kill_main() -> None:
+    """Run in a namespace of its own."""
+    ours, theirs = socket.socketpair()
+    main = os.fork()
+    if main == 0:
+        try:
+            bench = Bench()
+            os.kill(bench.pid, signal.SIGSTOP)
+            wait_until(lambda: process_state(bench.pid) == "T", "it is stopped")
+            # It is root, whom nobody else may signal.
+            Identity(65534, 65534).assume()
+            privileges.drop_privileges()
+            theirs.send(str(bench.pid).encode())
+            signal.pause()
+        finally:
+            os._exit(1)
+    theirs.close()
+    with ours:
+        pidfd = os.pidfd_open(int(ours.recv(16)))
+    os.kill(main, signal.SIGKILL)
+    os.waitpid(main, 0)
+    assert is_readable(pidfd, LIMIT_S)

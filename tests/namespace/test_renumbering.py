@@ -56,6 +56,42 @@ def test_nothing_is_done_where_nothing_changes() -> None:
     assert plan(NET, NET, 7) == Plan([], [], frozenset())
 
 
+def copied(*made: bytes) -> GuestNet:
+    return replace(NET, ip4=replace(IP4, template_ifindex=3, copied_routes=made))
+
+
+def host_route(number: int, after: bytes = b"") -> bytes:
+    destination = bytes([10, 1, number >> 8, number & 255])
+    return routes.build_route(3, family=messages.AF_INET, destination=destination,
+                              gateway=bytes([192, 0, 2, 1])) + after
+
+
+def test_among_many_routes_only_those_that_differ_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [host_route(number) for number in range(2000)]
+    looked_at: list[bytes] = []
+
+    def retarget(payload: bytes, *rest: object) -> tuple[bytes, bool] | None:
+        looked_at.append(payload)
+        return before(payload, *rest)  # type: ignore[arg-type]
+
+    before = routes.retarget_route
+    monkeypatch.setattr(routes, "retarget_route", retarget)
+    gone = copied(*many[:5], *many[7:])
+    for old, new, wanted in ((copied(*many), gone, ["route- 10.1.0.5", "route- 10.1.0.6"]),
+                             (copied(*many[1:]), copied(*many), ["route+ 10.1.0.0"])):
+        added = texts(plan(old, new, 7))[0]
+        assert sorted(line.partition("/")[0] for line in added) == wanted
+    assert len(looked_at) < 20
+
+
+def test_route_that_goes_stays_where_another_one_of_the_host_is_the_same_in_the_namespace() -> None:
+    """The host may have two routes that differ only in what is left out, as their age."""
+    twin = host_route(5, messages.build_attribute(12, bytes(32)))  # RTA_CACHEINFO
+    others = [host_route(number) for number in range(100)]
+    assert texts(plan(copied(*others, twin), copied(*others), 7)) == ([], [])
+    assert texts(plan(copied(*others), copied(*others, twin), 7)) == ([], [])
+
+
 def test_new_addresses_and_routes_come_before_old_ones_go() -> None:
     made = plan(NET, MOVED, 7)
     added, removed = texts(made)

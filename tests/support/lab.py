@@ -459,10 +459,10 @@ def install(directory: Path) -> str:
 
 
 def make_readable(paths: Iterable[Path]) -> None:
-    """Let everybody read what is below *paths*."""
+    """Let everybody read what is below *paths*, and execute what is a program."""
     for top in paths:
         for path in [top, *top.rglob("*")]:
-            path.chmod(0o755 if path.is_dir() else 0o644)
+            path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
 
 
 def write_private_files(directory: Path) -> None:

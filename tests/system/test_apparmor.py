@@ -60,7 +60,8 @@ def prefix(session_lab: Lab) -> Path:
     (home / "bin" / VERSION).symlink_to(PYTHON)
     for path in (top, *top.rglob("*")):
         if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() else 0o644)
+            is_program = path.parent.name == "process" and path.name.startswith("passt-")
+            path.chmod(0o755 if path.is_dir() or is_program else 0o644)
     for name in ("pasta", "passt"):
         subprocess.run(
             ["gcc", "-o", home / "bin" / name, TREE / "src" / "launcher" / "launcher.c", "-D_GNU_SOURCE",
@@ -109,7 +110,9 @@ class Confined:
             name = names.setdefault(call.pid, INNER[self.program] if names else "")
             if call.name == "execve":
                 if call.errno is None:
-                    names[call.pid] = self._execute(name, self._resolve(call.strings()[0]))
+                    path, *arguments = call.strings()
+                    names[call.pid] = self._execute(name, self._small_program(path, arguments) or
+                                                    self._resolve(path))
             elif name:
                 self.n_checked += 1
                 if not self._permits(self.profiles[name], call):
@@ -125,7 +128,15 @@ class Confined:
             return launcher
         if name and not self.profiles[name].allows(path, "x", owner=False):
             self.refused.append(f"{name}: execve({path})")
-        return INNER[self.program] if "/python3." in path and name == launcher else None
+        if "/python3." in path and name == launcher:
+            return INNER[self.program]
+        return name if self.program == "passt" and path.endswith("/passt-reader") else None
+
+    def _small_program(self, path: str, arguments: Sequence[str]) -> str:
+        """Name the small program of ours that *path* executes by a descriptor; empty if it is none."""
+        if not path.startswith("/proc/self/fd/"):
+            return ""
+        return f"{PREFIX}/lib/passt/lib/{VERSION}/site-packages/passt/process/{arguments[0]}"
 
     def _permits(self, profile: apparmor.Profile, call: strace.Call) -> bool:
         wanted = call.wants()
@@ -194,7 +205,8 @@ def stop(lab: Lab, running: Running) -> None:
     assert (done.returncode, result.returncode) == (0, 0), result.stderr
 
 
-@pytest.mark.parametrize("ports", [["-t", "8080"], ["-T", "auto", "-t", "8080:80"]], ids=["out", "auto"])
+@pytest.mark.parametrize("ports", [["-t", "8080"], ["-T", "auto", "-t", "8080:80", "--follow"]],
+                         ids=["out", "auto"])
 def test_command(confined: Callable[[str], Confined], lab: Lab, ports: Sequence[str]) -> None:
     run = confined("pasta")
     running = run.start("--config-net", *ports, *files(lab), "--", "cat", "/proc/self/comm")
@@ -205,7 +217,7 @@ def test_command(confined: Callable[[str], Confined], lab: Lab, ports: Sequence[
 
 def test_attached_in_the_background(confined: Callable[[str], Confined], lab: Lab, target: Target) -> None:
     run = confined("pasta")
-    stop(lab, run.start("--config-net", *files(lab), target.pid))
+    stop(lab, run.start("--config-net", "--follow", *files(lab), target.pid))
     run.check()
 
 
@@ -216,7 +228,8 @@ def test_attached_to_a_path(confined: Callable[[str], Confined], lab: Lab, targe
     run.check()
 
 
-@pytest.mark.parametrize("options", [(), ("--vhost-user",)], ids=["stream", "vhost-user"])
+@pytest.mark.parametrize("options", [(), ("--vhost-user",), ("--follow",)],
+                         ids=["stream", "vhost-user", "follow"])
 def test_passt(confined: Callable[[str], Confined], lab: Lab, options: tuple[str, ...]) -> None:
     run = confined("passt")
     path = Path(socket_path(lab, "apparmor")).parent.parent / "home" / "socket"

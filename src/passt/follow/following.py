@@ -1,8 +1,8 @@
 """Follows the host while the program runs: --follow, --wait-online.
 
-A start makes a `Following` first, with the caller's rights: it opens all that is needed to watch and to ask,
-and reads the facts of which the guest's network is made. From `start` on the loop calls. Each hint of a
-change leads to a reading, and each reading that finds another network to `Network.renew`.
+A start opens the `WatchedHost` first, with the caller's rights, and makes a `Following` of it while a child
+makes the tap. From `start` on the loop calls. Each hint of a change leads to a reading, and each reading
+that finds another network to `Network.renew`.
 
 Facts are read, and what follows is worked out, in pieces of some milliseconds (`follow.turns`): the tables of
 a usual host in one, 10,000 routes in thirty or more.
@@ -10,22 +10,18 @@ a usual host in one, 10,000 routes in thirty or more.
 
 from __future__ import annotations
 
-import select
 import time
 
 from passt import log
 from passt.errors import HostError
-from passt.facts.host import ResolverFacts
 from passt.follow.gatherer import Gatherer
 from passt.follow.neighbours import Neighbourhood
-from passt.follow.reader import Reader
 from passt.follow.renewal import is_same, renew
 from passt.follow.sweep import Sweep, moved_addresses
 from passt.follow.turns import Turns
+from passt.follow.watched_host import RESOLV_CONF
 from passt.host import resolvconf
-from passt.host.host_facts import HostReader
 from passt.host.rtnetlink.socket import RtnlSocket
-from passt.host.rtnetlink.watch import NetworkWatch
 from passt.namespace.renumbering import plan_in_pieces
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -38,10 +34,10 @@ if TYPE_CHECKING:
     from passt.facts.settings import Settings
     from passt.follow.renewal import Renewal
     from passt.follow.sweep import Source
+    from passt.follow.watched_host import WatchedHost
     from passt.host.rtnetlink.socket import Request
     from passt.namespace.configurer import Configurer
     from passt.namespace.renumbering import Plan
-    from passt.process.identity import Identity
 
     class Loop(Source, Protocol):
         """The part of `dataplane.engine.Engine` that is used."""
@@ -76,28 +72,26 @@ if TYPE_CHECKING:
             """Bind the listeners again whose interface is another one now; *indices* are those of all."""
 
 
-RESOLV_CONF = "/etc/resolv.conf"
 _N_ORDERS = 128                    # that are packed at once
 
 
 class Following:
-    """Watches the host from now on. Raises PasstError, as `host_facts.read_host` does.
+    """Has a run follow *host*. Raises HostError.
 
     *configurer* changes the namespace, where --config-net has set it up.
     *facts* are those of the last reading that made a network. *on_changed*, when set, gets the guest's new
     network and what people may want to know of the change.
     """
 
-    def __init__(self, settings: Settings, configurer: Configurer | None = None) -> None:
+    def __init__(self, settings: Settings, host: WatchedHost, configurer: Configurer | None = None) -> None:
         self._settings = settings
-        # Watched first: what changes during the reading is read again.
-        self._watch = NetworkWatch()
-        self._host = open_reader(settings)
-        self._resolvers = resolvconf.read(RESOLV_CONF)
-        self.facts = self._host.read(self._resolvers)
-        self._addresses = self._host.addresses()
+        self._watch = host.watch
+        self._host = host.reader
+        self._resolvers = host.resolvers
+        self.facts = host.facts
+        self._addresses = host.addresses
         self._neighbours = Neighbourhood(RtnlSocket())
-        self._resolver_reader: Reader | None = None
+        self._resolver_reader = host.resolver_reader
         self._configurer = configurer
         self._network: Followed | None = None
         self._guest: GuestNet | None = None
@@ -105,10 +99,6 @@ class Following:
         self._is_changing = False  # the namespace is on its way to what was read last
         self._has_missed = False   # a hint has come meanwhile
         self.on_changed: Callable[[GuestNet, Iterable[HostChange]], None] | None = None
-
-    def start_reader(self, user: Identity | None) -> None:
-        """Start the process that reads resolv.conf, as *user*; with one thread and the caller's rights."""
-        self._resolver_reader = Reader(RESOLV_CONF, user)
 
     def start(self, network: Followed, guest: GuestNet) -> None:
         """Have *network*, which serves *guest*, follow from the next turn of its loop on."""
@@ -228,32 +218,3 @@ def _order(configurer: Configurer, requests: Sequence[Request], on_done: Callabl
         configurer.carry_out(requests[start:start + _N_ORDERS])
         yield
     configurer.carry_out(requests[last:], on_done)
-
-
-def open_reader(settings: Settings) -> HostReader:
-    """Open what reads the facts that *settings* ask for. Raises PasstError."""
-    asked, namespace = settings.addresses, settings.namespace
-    return HostReader(interface=asked.interface, outbound_if4=asked.outbound_if4,
-                      outbound_if6=asked.outbound_if6, want4=settings.protocols.ip4,
-                      want6=settings.protocols.ip6,
-                      want_routes=namespace.config_net and namespace.copy_routes, may_come=True)
-
-
-def wait_online(settings: Settings, limit_s: float, clock: Callable[[], float] = time.monotonic) -> bool:
-    """Wait until the host has a network, in any of the families that are wanted; False: not in time.
-
-    A *limit_s* of 0 is none. Signals end the program meanwhile. Raises PasstError.
-    """
-    deadline = clock() + limit_s if limit_s else None
-    with NetworkWatch() as watch, open_reader(settings) as host:
-        poll = select.poll()
-        poll.register(watch.fileno(), select.POLLIN)
-        while True:
-            watch.has_news()
-            facts = host.read(ResolverFacts())
-            if any(family is not None and family.address is not None for family in (facts.ip4, facts.ip6)):
-                return True
-            left_s = None if deadline is None else deadline - clock()
-            if left_s is not None and left_s <= 0:
-                return False
-            poll.poll(None if left_s is None else left_s * 1000)

@@ -9,10 +9,14 @@ from passt.host import syscalls
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from passt.process.signals import CallerSignals
 
 CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH, CAP_FOWNER = 1, 2, 3  # linux/capability.h
+CAP_SETGID, CAP_SETUID, CAP_SETPCAP = 6, 7, 8
 CAP_NET_BIND_SERVICE = 10
+_PR_CAP_AMBIENT_RAISE = 2  # linux/prctl.h
 _NS_GET_USERNS = 0xB701  # linux/nsfs.h
 _MAX_CAPABILITIES = 64  # the kernel's sets have 64 bits
 
@@ -87,6 +91,31 @@ def drop_privileges() -> None:
     (Documentation/userspace-api/no_new_privs.rst) prevents.
     """
     _keep(0)
+
+
+class Lent:
+    """While it is entered, programs that we start keep what we have of *capabilities*, a mask of 1 << CAP_*.
+
+    These are made ambient (capabilities(7)): without this execve(2) takes all from a user who is not root.
+    """
+
+    def __init__(self, capabilities: int) -> None:
+        self._before = syscalls.capget()
+        self._lent = capabilities & self._before[1]
+
+    def __enter__(self) -> None:
+        if self._lent:
+            effective, permitted, inheritable = self._before
+            syscalls.capset(effective, permitted, inheritable | self._lent)
+            for capability in range(_MAX_CAPABILITIES):
+                if self._lent >> capability & 1:
+                    syscalls.prctl(syscalls.PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        if self._lent:
+            syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
+            syscalls.capset(*self._before)
 
 
 def keep_one(capability: int) -> None:

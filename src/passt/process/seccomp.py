@@ -57,8 +57,8 @@ class CallFilter:
             log.warning(f"there is no filter of system calls for this machine ({machine}): goes on without "
                         "one")
             return
-        self._main_program = _program(programs[form])
-        self.thread_program = _program(programs["thread"])
+        self._main_program = _program(programs[form], os.getpid())
+        self.thread_program = _program(programs["thread"], os.getpid())
         self._names = NAMES[machine].split()
         try:
             self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -107,7 +107,13 @@ def explain_load(error: OSError) -> str:
     return f"cannot filter system calls: {error.strerror}"
 
 
-def _program(text: str) -> bytes:
-    """Decode a program and put our own number in."""
+def program_of(form: str, pid: int) -> bytes:
+    """Return the filter of *form* for process *pid*, struct sock_filter[]; empty if this machine has none."""
+    programs = FILTERS.get(os.uname().machine)
+    return b"" if programs is None else _program(programs[form], pid)
+
+
+def _program(text: str, pid: int) -> bytes:
+    """Decode a program and put the number of its process in."""
     # tools/gen_seccomp.py has made sure that these four bytes are nothing else anywhere.
-    return a2b_base64(text).replace(pack("=I", PID_MARK), pack("=I", os.getpid()))
+    return a2b_base64(text).replace(pack("=I", PID_MARK), pack("=I", pid))

@@ -59,10 +59,10 @@ STAGES = (
     Stage("user-namespace", _ALL, "capabilities inside", "capabilities over the host"),
     Stage("pid-namespace", (ATTACHED, *_MACHINE), "in the background: own PID namespace",
           "sight of the host's processes", may_be_off=True),
-    Stage("child", _PASTA, "channel to the child, which makes the tap; with --follow and --config-net one to"
-          " a process that the child leaves behind, which changes addresses and routes there"),
+    Stage("child", _PASTA, "channel to the child, which makes the tap"),
     Stage("network", _ALL, "every module, engine, null device, terminal (command), sources of bound ports"),
-    Stage("tap", _PASTA, "tap and network namespace, from the child", "the child (attached)"),
+    Stage("tap", _PASTA, "tap and network namespace, from the child; with --follow and --config-net a"
+          " program that changes addresses and routes there", "the child (attached)"),
     Stage("inner-user", _ALL, "", "root of the host, kept until now for the child's work and files"),
     Stage("namespaces", _ALL, "own mount, IPC and UTS namespaces", may_be_off=True),
     Stage("root", _ALL, "empty root directory, read-only", "every path", may_be_off=True),

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from passt.facts.guest import GuestNet
     from passt.facts.settings import ForwardingSettings, Settings
     from passt.follow.following import Following
+    from passt.follow.watched_host import WatchedHost
     from passt.host.listeners import HostPorts
     from passt.names.process import NameForwarder
     from passt.namespace.configurer import Configurer
@@ -51,34 +52,45 @@ if TYPE_CHECKING:
 # What `Network` imports.
 _LARGE_PARTS = ("passt.dataplane.engine", "passt.responders.dispatch", "passt.responders.guest_solicitor",
                 "passt.responders.router_advertiser")
-# What it imports where the host is followed.
-_CALLING_PARTS = ("passt.responders.reconfiguration", "passt.responders.reconfigurer")
+# What follows the host.
+FOLLOWING_PARTS = ("passt.follow.following", "passt.responders.reconfiguration",
+                   "passt.responders.reconfigurer")
 SECRET_LEN = 16  # bytes, as Engine takes it
 
 
-def load_all(*others: str, follows: bool) -> None:
-    """Load the parts of a `Network` that wait for their time otherwise, and the modules *others*.
-
-    *follows* says that it will follow the host.
-    """
-    for name in (*_LARGE_PARTS, *(_CALLING_PARTS if follows else ()), *others):
+def load_all(*others: str) -> None:
+    """Load the parts of a `Network` that wait for their time otherwise, and the modules *others*."""
+    for name in (*_LARGE_PARTS, *others):
         __import__(name)
 
 
-def open_following(settings: Settings, configurer: Configurer | None = None) -> Following | None:
+def watch_host(settings: Settings) -> WatchedHost | None:
     """Wait for the host's network, and open what is needed to follow it, if that is wanted.
 
-    *configurer* is that of a namespace that we set up. Raises PasstError.
+    Raises PasstError.
     """
     asked = settings.addresses
     if asked.wait_online_s is None and not asked.follow:
         return None
-    from passt.follow.following import Following, wait_online
+    from passt.follow.watched_host import WatchedHost, wait_online
 
     if asked.wait_online_s is not None and not wait_online(settings, asked.wait_online_s):
         log.warning(f"option '--wait-online={asked.wait_online_s}': the host has no network yet; goes on"
                     " with link-local addresses")
-    return Following(settings, configurer) if asked.follow else None
+    return WatchedHost(settings) if asked.follow else None
+
+
+def prepare_following(settings: Settings, host: WatchedHost | None, configurer: Configurer | None = None
+                      ) -> Following | None:
+    """Load what follows *host*, if it is watched; *configurer* is that of a namespace that we set up.
+
+    Call while a child does its work. Raises HostError.
+    """
+    if host is None:
+        return None
+    from passt.follow.following import Following
+
+    return Following(settings, host, configurer)
 
 
 def start_names(settings: Settings, guest: GuestNet, user: Identity | None) -> NameForwarder | None:
@@ -93,16 +105,16 @@ def start_names(settings: Settings, guest: GuestNet, user: Identity | None) -> N
     return NameForwarder(settings.names, guest, user)
 
 
-def resolve_guest(settings: Settings, following: Following | None = None) -> GuestNet:
+def resolve_guest(settings: Settings, host: WatchedHost | None = None) -> GuestNet:
     """Read the host, work out the guest's network, and print warnings and notes. Raises PasstError.
 
-    *following* has read the host already.
+    A *host* that is watched has been read already.
     """
     from passt.config.resolve import resolve
     from passt.host.host_facts import read_host
 
     asked, namespace = settings.addresses, settings.namespace
-    facts = following.facts if following is not None else read_host(
+    facts = host.facts if host is not None else read_host(
         interface=asked.interface, outbound_if4=asked.outbound_if4, outbound_if6=asked.outbound_if6,
         want4=settings.protocols.ip4, want6=settings.protocols.ip6,
         want_routes=namespace.config_net and namespace.copy_routes)

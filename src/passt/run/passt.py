@@ -18,17 +18,19 @@ from passt.run.clients import Clients
 from passt.run.diagnostics import Diagnostics
 from passt.run.isolation import Isolation
 from passt.run.network import (
+    FOLLOWING_PARTS,
     Network,
     load_all,
-    open_following,
     open_helper,
     open_ports,
     open_ports_file,
+    prepare_following,
     print_banner,
     resolve_guest,
     settle_ports,
     start_names,
     tell_ports,
+    watch_host,
 )
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -69,15 +71,15 @@ class _Passt:
             background.expect_file()
         self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug,
                                         on_created=background.has_made)
-        self._following = open_following(settings)
-        self._guest = resolve_guest(settings, self._following)
+        self._host = watch_host(settings)
+        self._guest = resolve_guest(settings, self._host)
         self._progress.enter("ports")
         self._ports_file = open_ports_file(settings.forwarding, background)
         self._ports = open_ports(settings.forwarding, self._guest, changes=settings.control.changes_ports)
         self._settings = settle_ports(settings, self._ports)
         self._progress.enter("socket")
-        if self._following is not None:
-            self._following.start_reader(self._user)
+        if self._host is not None:
+            self._host.start_reader(self._user)
         self._names = start_names(settings, self._guest, self._user)
         self._listener = None
         if self._connection is None:
@@ -99,7 +101,9 @@ class _Passt:
             self._helper = self._steering.helper
         else:
             self._helper = open_helper(settings, self._ports, self._user)
-        load_all(*(_SHARING_PARTS if settings.socket.vhost_user else ()), follows=settings.addresses.follow)
+        load_all(*(_SHARING_PARTS if settings.socket.vhost_user else ()),
+                 *(FOLLOWING_PARTS if self._host is not None else ()))
+        self._following = prepare_following(settings, self._host)
 
     def run(self) -> int:
         """Serve the machine until a signal ends us, or with --one-off the end of its client."""

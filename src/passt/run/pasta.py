@@ -36,18 +36,20 @@ from passt.run import credentials
 from passt.run.diagnostics import Diagnostics
 from passt.run.isolation import Isolation
 from passt.run.network import (
+    FOLLOWING_PARTS,
     Network,
     follows_ports,
     load_all,
-    open_following,
     open_helper,
     open_ports,
     open_ports_file,
+    prepare_following,
     print_banner,
     resolve_guest,
     settle_ports,
     start_names,
     tell_ports,
+    watch_host,
 )
 from passt.run.port_forwarding import NamespaceSide
 
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from passt.dataplane.sockets.namespace_thread import NamespaceThread
     from passt.facts.guest import GuestNet
     from passt.facts.settings import ForwardingSettings, NamespaceSettings, ProtocolSettings, Settings
+    from passt.follow.following import Following
     from passt.names.process import NameForwarder
     from passt.namespace.child import Child, TapFacts
     from passt.namespace.child_channel import Channel
@@ -114,8 +117,9 @@ class _Pasta:
             from passt.namespace.configurer import Configurer
 
             self._configurer = Configurer()
-        self._following = open_following(settings, self._configurer)
-        self._guest = resolve_guest(settings, self._following)
+        self._host = watch_host(settings)
+        self._following: Following | None = None
+        self._guest = resolve_guest(settings, self._host)
         self._progress.enter("ports")
         self._control: Control | None = None
         self._conf_path = settings.control.conf_path
@@ -126,13 +130,13 @@ class _Pasta:
         self._names: NameForwarder | None = None
         self._helper: PortHelper | None = None
         if _must_load_first(settings.namespace, self._user):
-            load_all(follows=settings.addresses.follow)
+            load_all(*(FOLLOWING_PARTS if self._host is not None else ()))
 
     def _open_socket(self) -> None:
         """Make the sockets and processes that are asked for and take the caller's rights."""
         self._progress.enter("socket")
-        if self._following is not None:
-            self._following.start_reader(self._user)
+        if self._host is not None:
+            self._host.start_reader(self._user)
         self._names = start_names(self._settings, self._guest, self._user)
         if self._settings.control.control_path is not None:
             from passt.control.door import Control
@@ -259,7 +263,7 @@ class _Pasta:
         facts = _configure(self._guest, config_net=self._settings.namespace.config_net,
                            lifetimes=self._configurer is not None)
         if self._configurer is not None:
-            self._configurer.run_inside(self._guest.ifname)
+            self._configurer.hand_over(self._guest.ifname)
         return facts
 
     def _leave_configurer(self) -> None:
@@ -267,9 +271,10 @@ class _Pasta:
             self._configurer.close_inner_end()
 
     def _build_network(self) -> Network:
-        """Load and build the data plane."""
+        """Load and build the data plane, and what follows the host."""
         forwarding = self._settings.forwarding
         self._progress.enter("network")
+        self._following = prepare_following(self._settings, self._host, self._configurer)
         # Flows that bypass the link need the thread in the namespace.
         bypassed = bool(forwarding.namespace_rules or (forwarding.port_rules and forwarding.splice)
                         or forwarding.splice_only or self._steering is not None)
@@ -287,6 +292,8 @@ class _Pasta:
         settings, engine, enter = self._settings, network.engine, self._progress.enter
         enter("tap")
         tap = child.receive_tap()
+        if self._configurer is not None:
+            self._configurer.start_program()
         if settings.forwarding.splice_only:
             os.close(tap.fd)
             engine.go_without_link()

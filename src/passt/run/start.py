@@ -11,9 +11,9 @@ import sys
 
 from passt import log
 from passt.host import descriptors
+from passt.host.process_name import take_name
 from passt.process import privileges, signals
 from passt.process.background import Background
-from passt.process.process_name import take_name
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passt.process.process_name import take_name
+from passt.host.process_name import take_name
 from tests.support.isolated import isolated
 
 if TYPE_CHECKING:
@@ -24,6 +24,6 @@ def test_without_proc_there_is_no_name_to_take(monkeypatch: pytest.MonkeyPatch) 
 
     before = Path("/proc/self/comm").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("passt.process.process_name.os.open", refuse)
+        patch.setattr("passt.host.process_name.os.open", refuse)
         take_name("other")
     assert Path("/proc/self/comm").read_bytes() == before

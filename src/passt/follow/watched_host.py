@@ -1,0 +1,76 @@
+"""The host, watched from the first reading on: what --follow and --wait-online do before a start goes on.
+
+It is small, as the start of each container waits for it. What the program does when something changes is
+loaded later, while a child makes the tap (`follow.following`).
+"""
+
+from __future__ import annotations
+
+import select
+import time
+
+from passt.facts.host import ResolverFacts
+from passt.host import resolvconf
+from passt.host.host_facts import HostReader
+from passt.host.rtnetlink.watch import NetworkWatch
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from passt.facts.settings import Settings
+    from passt.follow.reader import Reader
+    from passt.process.identity import Identity
+
+RESOLV_CONF = "/etc/resolv.conf"
+
+
+class WatchedHost:
+    """Opens all that is needed to watch and to ask, and reads *facts*.
+
+    Raises PasstError, as `host_facts.read_host` does.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        # Watched first: what changes during the reading is read again.
+        self.watch = NetworkWatch()
+        self.reader = open_reader(settings)
+        self.resolvers = resolvconf.read(RESOLV_CONF)
+        self.facts = self.reader.read(self.resolvers)
+        self.addresses = self.reader.addresses()
+        self.resolver_reader: Reader | None = None
+
+    def start_reader(self, user: Identity | None) -> None:
+        """Start the program that reads resolv.conf, as *user*; with one thread and the caller's rights."""
+        from passt.follow.reader import Reader
+
+        self.resolver_reader = Reader(RESOLV_CONF, user)
+
+
+def open_reader(settings: Settings) -> HostReader:
+    """Open what reads the facts that *settings* ask for. Raises PasstError."""
+    asked, namespace = settings.addresses, settings.namespace
+    return HostReader(interface=asked.interface, outbound_if4=asked.outbound_if4,
+                      outbound_if6=asked.outbound_if6, want4=settings.protocols.ip4,
+                      want6=settings.protocols.ip6,
+                      want_routes=namespace.config_net and namespace.copy_routes, may_come=True)
+
+
+def wait_online(settings: Settings, limit_s: float, clock: Callable[[], float] = time.monotonic) -> bool:
+    """Wait until the host has a network, in any of the families that are wanted; False: not in time.
+
+    A *limit_s* of 0 is none. Signals end the program meanwhile. Raises PasstError.
+    """
+    deadline = clock() + limit_s if limit_s else None
+    with NetworkWatch() as watch, open_reader(settings) as host:
+        poll = select.poll()
+        poll.register(watch.fileno(), select.POLLIN)
+        while True:
+            watch.has_news()
+            facts = host.read(ResolverFacts())
+            if any(family is not None and family.address is not None for family in (facts.ip4, facts.ip6)):
+                return True
+            left_s = None if deadline is None else deadline - clock()
+            if left_s is not None and left_s <= 0:
+                return False
+            poll.poll(None if left_s is None else left_s * 1000)
