@@ -19,7 +19,7 @@ from passt.follow.following import Following
 from passt.follow.watched_host import WatchedHost, wait_online
 from passt.host import host_facts
 from passt.host.rtnetlink.messages import MessageType
-from passt.host.rtnetlink.pieces import STEP
+from passt.host.rtnetlink.socket import STEP
 from passt.namespace.renumbering import Deletion
 from tests.support.control import Source, make_flow
 from tests.support.isolated import HOST, PLAIN, ip_batch, isolated_as_root, make_host

@@ -28,8 +28,13 @@ from passt.host import resolvconf
 from passt.host.interface_index import index_seen_by, interface_index
 from passt.host.rtnetlink import messages, routes
 from passt.host.rtnetlink.messages import AF_INET, AF_INET6, AddressFlag, MessageType, Scope
-from passt.host.rtnetlink.pieces import filter_in_pieces, finish, map_in_pieces
-from passt.host.rtnetlink.socket import KernelRefusalError, RtnlSocket
+from passt.host.rtnetlink.socket import (
+    KernelRefusalError,
+    RtnlSocket,
+    filter_in_pieces,
+    finish,
+    map_in_pieces,
+)
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:

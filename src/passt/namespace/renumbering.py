@@ -25,8 +25,7 @@ from ipaddress import IPv4Network, IPv6Address
 from passt.facts.address import IP6_LEN
 from passt.host.rtnetlink import messages, routes
 from passt.host.rtnetlink.messages import AF_INET, AF_INET6, AddressFlag, MessageFlag, Scope
-from passt.host.rtnetlink.pieces import STEP, filter_in_pieces, finish, map_in_pieces
-from passt.host.rtnetlink.socket import Request
+from passt.host.rtnetlink.socket import STEP, Request, filter_in_pieces, finish, map_in_pieces
 from passt.light.values import IntEnum, NamedTuple, replace
 from passt.namespace.interface import (
     PrefixRoute,

@@ -11,7 +11,15 @@ import pytest
 from passt.errors import HostError
 from passt.host.rtnetlink import messages
 from passt.host.rtnetlink.messages import AF_INET, MessageFlag, MessageType
-from passt.host.rtnetlink.socket import KernelRefusalError, Request, RtnlSocket
+from passt.host.rtnetlink.socket import (
+    STEP,
+    KernelRefusalError,
+    Request,
+    RtnlSocket,
+    filter_in_pieces,
+    finish,
+    map_in_pieces,
+)
 from tests.support.isolated import isolated
 
 if TYPE_CHECKING:
@@ -209,3 +217,20 @@ def test_socket_takes_nothing_from_others_in_the_namespace() -> None:
 
     # In a new namespace the loopback interface has no address.
     assert isolated(attack) == (errno.ECONNREFUSED, 0)
+
+
+def test_work_in_pieces_makes_what_it_would_make_at_once() -> None:
+    numbers = list(range(10 * STEP))
+    assert finish(map_in_pieces(str, numbers)) == list(map(str, numbers))
+    assert finish(filter_in_pieces(lambda number: number % 3, numbers)) == [n for n in numbers if n % 3]
+    assert finish(map_in_pieces(str, [])) == finish(filter_in_pieces(bool, [])) == []
+
+
+def test_no_more_than_a_step_between_two_yields() -> None:
+    seen: list[int] = []
+    assert sum(1 for _ in map_in_pieces(seen.append, range(10 * STEP + 1))) == 10
+    work = filter_in_pieces(seen.append, range(10 * STEP))
+    for number in range(1, 11):
+        seen.clear()
+        next(work)
+        assert len(seen) == STEP, number

@@ -8,6 +8,9 @@ reply that ends the request; its only state is the sequence number.
   (ENOENT: no such table). The kernel makes the next datagram when we read one, so a table of any size needs
   one buffer only. If entries change between two datagrams, the kernel sets NLM_F_DUMP_INTR in a message; then
   the dump is inconsistent and must be repeated.
+* A dump is taken, and what it brought is looked at, by generators that yield where they may be interrupted:
+  thousands of routes take so long that other work has to have its turn in between (`follow.turns`). They
+  yield much more often than that, as only who runs one knows the time; `finish` does all of it at once.
 * A request for a change ends with NLMSG_ERROR; errno 0 is the acknowledgement, sent only for NLM_F_ACK. Many
   requests may share a datagram; those without NLM_F_ACK are answered only if they fail.
 * A process with CAP_NET_ADMIN in the namespace may send to any netlink socket there. Our socket is connected
@@ -28,14 +31,16 @@ from passt.errors import HostError
 from passt.host.interface_index import interface_index
 from passt.host.rtnetlink import messages
 from passt.host.rtnetlink.messages import MessageFlag, MessageType
-from passt.host.rtnetlink.pieces import filter_in_pieces, finish
 from passt.light.values import Value
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import Self, TypeVar
+
+    _Result = TypeVar("_Result")
+    _Item = TypeVar("_Item")
 
 # linux/netlink.h; the socket module has none of them.
 _SOL_NETLINK = 270
@@ -50,6 +55,7 @@ _BUFFER_LEN = 64 * 1024
 _BATCH = 64
 _BATCH_LEN = 32 * 1024
 _DUMP_ATTEMPTS = 16
+STEP = 64                          # entries of a table between two yields of a generator
 
 
 class KernelRefusalError(HostError):
@@ -260,3 +266,36 @@ def _batches(requests: Sequence[Request]) -> Iterator[list[Request]]:
         length += len(request.payload)
     if batch:
         yield batch
+
+
+def finish(work: Generator[None, None, _Result]) -> _Result:
+    """Do all of *work* now; return its result."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: _Result = end.value
+            return result
+
+
+def map_in_pieces(change: Callable[[_Item], _Result], items: Iterable[_Item]
+                  ) -> Generator[None, None, list[_Result]]:
+    """Work that returns what *change* makes of each of *items*."""
+    found = []
+    for number, item in enumerate(items, 1):
+        found.append(change(item))
+        if not number % STEP:
+            yield
+    return found
+
+
+def filter_in_pieces(is_wanted: Callable[[_Item], object], items: Iterable[_Item]
+                     ) -> Generator[None, None, list[_Item]]:
+    """Work that returns those of *items* that *is_wanted*."""
+    found = []
+    for number, item in enumerate(items, 1):
+        if is_wanted(item):
+            found.append(item)
+        if not number % STEP:
+            yield
+    return found
