@@ -1,0 +1,245 @@
+"""Which flows of the guest the rules of egress allow. Pure, no I/O.
+
+Theory of operation. The first rule that fits decides. A rule fits by the address that our socket would
+connect to, not by the one that the guest sees: the gateway's address may mean the host's loopback, and who
+allows the gateway's network has not allowed that. Where a mistake would open something, more is looked at: a
+rule that denies fits the address that the guest asked for, too, and the IPv4 address within an IPv6 one that
+a translator on the way would take out (`embedded_ip4`). So "the first rule that fits" is the first of two: the
+first that allows, by the one address, and the first that denies, by all of them.
+
+A flow costs the same with one rule as with thousands. All rules about one network and protocol make one
+`_PortMap`: the ports cut into intervals, each with the first rule that has it. A look-up asks each length of
+prefix that some rule has for its network, and is done with one bisection in each map that it finds.
+
+The forwarder of --dns-forward has no address: whatever it is reached by, it is we who answer. It stands in
+the tables as the address without bytes, `FORWARDER`, which the word `dns` has, and no network.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from heapq import heappop, heappush
+from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
+
+from passt.facts.address import IP4_LEN, IP6_LEN, IP6_LOOPBACK
+from passt.facts.egress import DNS, HOST, ICMP, TCP, UDP
+from passt.light.values import NamedTuple
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+    from passt.facts.egress import EgressRule, EgressRules
+
+FORWARDER = b""
+_DNS_PORTS = ((53, 53), (853, 853))
+_ALL_PORTS = ((0, 0xFFFF),)
+_NUMBERS = {TCP: (IPPROTO_TCP,), UDP: (IPPROTO_UDP,), ICMP: (IPPROTO_ICMP, IPPROTO_ICMPV6)}
+_WITH_PORTS = (IPPROTO_TCP, IPPROTO_UDP)
+_ALL = (*_WITH_PORTS, IPPROTO_ICMP, IPPROTO_ICMPV6)
+_LOOPBACK = ((bytes((127, 0, 0, 0)), 8), (IP6_LOOPBACK, 128))
+
+# Where IPv6 addresses have an IPv4 address in them: what they begin with, and where it starts.
+_EMBEDDING = (
+    (bytes.fromhex("0064ff9b0000000000000000"), (slice(12, 16),)),  # NAT64, RFC 6052 2.1
+    # NAT64 of one's own network (RFC 8215), of any length of prefix (RFC 6052 2.2): byte 8 is no part of it
+    (bytes.fromhex("0064ff9b0001"), (slice(12, 16), slice(9, 13), slice(7, 12), slice(6, 11))),
+    (bytes.fromhex("2002"), (slice(2, 6),)),                        # 6to4, RFC 3056 2
+    (bytes(12), (slice(12, 16),)),                                  # IPv4-compatible, RFC 4291 2.5.5.1
+    (bytes(10) + b"\xff\xff", (slice(12, 16),)),                    # IPv4-mapped, RFC 4291 2.5.5.2
+)
+_UNUSED_BYTE = 8
+
+
+class Refused(NamedTuple):
+    """A flow of the guest that was refused: where the guest wanted to go, and *why* it may not."""
+
+    proto: int
+    address: bytes
+    port: int
+    why: str
+
+
+class _PortMap:
+    """Intervals of ports, each with the place of the first rule that has it, *nowhere* if none has."""
+
+    __slots__ = ("_firsts", "_starts")
+
+    def __init__(self, spans: Iterable[tuple[int, int, int]], nowhere: int) -> None:
+        """Take *spans*: first port, last port, place of the rule."""
+        left = sorted(spans, reverse=True)
+        bounds = sorted({0} | {first for first, _, _ in left} | {last + 1 for _, last, _ in left})
+        self._starts: list[int] = []
+        self._firsts: list[int] = []
+        open_spans: list[tuple[int, int]] = []
+        for start in bounds:
+            while left and left[-1][0] == start:
+                _, last, place = left.pop()
+                heappush(open_spans, (place, last))
+            while open_spans and open_spans[0][1] < start:
+                heappop(open_spans)
+            first = open_spans[0][0] if open_spans else nowhere
+            if not self._firsts or first != self._firsts[-1]:
+                self._starts.append(start)
+                self._firsts.append(first)
+
+    def find(self, port: int) -> int:
+        """Return the place of the first rule that has *port*."""
+        return self._firsts[bisect_right(self._starts, port) - 1]
+
+
+class _Side:
+    """The rules that allow, or those that deny, with their places among all of them."""
+
+    __slots__ = ("_maps", "_shifts", "nowhere")
+
+    def __init__(self, rules: Iterable[tuple[int, EgressRule]], host: Collection[bytes],
+                 resolvers: Collection[bytes], nowhere: int) -> None:
+        self.nowhere = nowhere
+        spans: dict[tuple[int, int, int, int], list[tuple[int, int, int]]] = {}
+        for place, rule in rules:
+            has_ports = bool(rule.ports) or rule.word == DNS
+            numbers = _NUMBERS.get(rule.protocol) or (_WITH_PORTS if has_ports else _ALL)
+            for (packed, prefix_len), ports in _parts(rule, host, resolvers):
+                shift = 8 * len(packed) - prefix_len
+                network = int.from_bytes(packed, "big") >> shift
+                for number in numbers:
+                    spans.setdefault((len(packed), number, shift, network), []).extend(
+                        (first, last, place) for first, last in (ports if number in _WITH_PORTS
+                                                                 else _ALL_PORTS))
+        self._maps = {key: _PortMap(found, nowhere) for key, found in spans.items()}
+        shifts: dict[tuple[int, int], set[int]] = {}
+        for addr_len, number, shift, _ in spans:
+            shifts.setdefault((addr_len, number), set()).add(shift)
+        self._shifts = {key: tuple(sorted(found)) for key, found in shifts.items()}
+
+    def find(self, proto: int, port: int, address: bytes) -> int:
+        """Return the place of the first rule that fits, `nowhere` if none does."""
+        addr_len = len(address)
+        best = self.nowhere
+        number = int.from_bytes(address, "big")
+        maps = self._maps
+        for shift in self._shifts.get((addr_len, proto), ()):
+            found = maps.get((addr_len, proto, shift, number >> shift))
+            if found is not None:
+                best = min(best, found.find(port))
+        return best
+
+
+class Ingress:
+    """Tells which clients may connect: those of *networks*, all if there is none."""
+
+    def __init__(self, networks: Collection[tuple[bytes, int]]) -> None:
+        self._networks: dict[tuple[int, int], set[int]] = {}
+        for packed, prefix_len in networks:
+            shift = 8 * len(packed) - prefix_len
+            self._networks.setdefault((len(packed), shift), set()).add(int.from_bytes(packed, "big") >> shift)
+
+    def may_connect(self, peer: bytes) -> bool:
+        """Tell whether a client with the address *peer* may."""
+        number = int.from_bytes(peer, "big")
+        return not self._networks or any(number >> shift in found
+                                         for (addr_len, shift), found in self._networks.items()
+                                         if addr_len == len(peer))
+
+
+class Egress:
+    """Decides by *rules*; *host* are the host's own addresses, *resolvers* the servers of names that it uses.
+
+    `refused` counts flows that were refused, by place of the rule; that behind the last one is the default's.
+    *tell* gets a line for each.
+    """
+
+    def __init__(self, rules: EgressRules, host: Collection[bytes] = (), resolvers: Collection[bytes] = (),
+                 tell: Callable[[Refused], None] | None = None) -> None:
+        self._tell = tell
+        self._host = host
+        self._resolvers = resolvers
+        self._set(rules)
+
+    def _set(self, rules: EgressRules) -> None:
+        self.rules = rules
+        n_rules = len(rules.rules)
+        self.refused = [0] * (n_rules + 1)
+        self._allowing = _Side(_numbered(rules.rules, allows=True), self._host, self._resolvers, n_rules)
+        self._denying = _Side(_numbered(rules.rules, allows=False), self._host, self._resolvers, n_rules)
+
+    def renew(self, host: Collection[bytes] | None, resolvers: Collection[bytes]) -> None:
+        """Take it that the host has these addresses, None: those of before, and servers of names now."""
+        self._host = self._host if host is None else host
+        self._resolvers = resolvers
+        refused = self.refused
+        self._set(self.rules)
+        self.refused = refused
+
+    def decide(self, proto: int, port: int, address: bytes, asked: bytes) -> tuple[bool, int]:
+        """Decide on a flow to *port* of *address*, `FORWARDER` if that is ours; the guest says *asked*.
+
+        Returns whether it is allowed, and the place of the rule that says so, that behind the last if none
+        does. Echo requests have any port.
+        """
+        allowed = self._allowing.find(proto, port, address)
+        denying = self._denying
+        denied = denying.find(proto, port, address)
+        if address:
+            if asked != address:
+                denied = min(denied, denying.find(proto, port, asked))
+            if len(address) == IP6_LEN:
+                for inner in embedded_ip4(address):
+                    denied = min(denied, denying.find(_translated(proto), port, inner))
+        if allowed == denied:
+            return self.rules.allows_rest, allowed
+        return allowed < denied, min(allowed, denied)
+
+    def refuse(self, proto: int, port: int, asked: bytes, place: int) -> None:
+        """Count and tell that a flow to what the guest calls *asked* was refused by the rule at *place*."""
+        self.refused[place] += 1
+        if self._tell is not None:
+            self._tell(Refused(proto, asked, port, self.describe(place)))
+
+    def describe(self, place: int) -> str:
+        """Name the rule at *place*, or the default."""
+        if place < len(self.rules.rules):
+            return f"rule '{self.rules.rules[place].text}'"
+        return "no rule fits"
+
+
+def embedded_ip4(address: bytes) -> list[bytes]:
+    """Return the IPv4 addresses to which a translator or tunnel may take what is sent to an IPv6 *address*.
+
+    Networks may choose other prefixes for NAT64, which nobody can know by the address.
+    """
+    for prefix, places in _EMBEDDING:
+        if address.startswith(prefix):
+            return [_cut(address, place) for place in places]
+    return []
+
+
+def _cut(address: bytes, place: slice) -> bytes:
+    """Take 4 bytes out of *address*, past the byte that RFC 6052 leaves unused if that lies among them."""
+    if place.stop - place.start == IP4_LEN:
+        return address[place]
+    return address[place.start:_UNUSED_BYTE] + address[_UNUSED_BYTE + 1:place.stop]
+
+
+def _translated(proto: int) -> int:
+    return IPPROTO_ICMP if proto == IPPROTO_ICMPV6 else proto
+
+
+def _numbered(rules: Sequence[EgressRule], *, allows: bool) -> Iterator[tuple[int, EgressRule]]:
+    return ((place, rule) for place, rule in enumerate(rules) if rule.allows == allows)
+
+
+def _parts(rule: EgressRule, host: Collection[bytes], resolvers: Collection[bytes]
+           ) -> Iterator[tuple[tuple[bytes, int], tuple[tuple[int, int], ...]]]:
+    """Yield networks of *rule* and the ports there."""
+    ports = rule.ports or _ALL_PORTS
+    for network in rule.networks:
+        yield network, ports
+    if rule.word == HOST:
+        for network in (*_LOOPBACK, *((address, 8 * len(address)) for address in host)):
+            yield network, ports
+    elif rule.word == DNS:
+        asked = rule.ports or _DNS_PORTS
+        for address in (FORWARDER, *resolvers):
+            yield (address, 8 * len(address)), asked
