@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies
 
+from passt.config.egress_grammar import parse_egress_rule
 from passt.config.getopt import ACTIONS, scan
 from passt.config.options import OPTIONS
 from passt.config.settings import build_settings
@@ -134,6 +135,10 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("fd", "0", {"fd": 0, "one_off": True}),
     ("one-off", "", {"one_off": True}),
     ("vhost-user", "", {"vhost_user": True}),
+    ("allow", "192.0.2.5", {"allowed": (parse_egress_rule("192.0.2.5", allows=True),)}),
+    ("deny", "private", {"denied": (parse_egress_rule("private", allows=False),)}),
+    ("allow-from", "192.0.2.5", {"allow_from": ((A4.packed, 32),)}),
+    ("allow-from", "2001:db8::/32", {"allow_from": ((IPv6Address("2001:db8::").packed, 32),)}),
 ]
 
 
@@ -187,6 +192,8 @@ BAD_VALUES = {
     "dns-hosts": ["", "a", "a=", "=192.0.2.5", ".=192.0.2.5", "a=host"],
     "search": ["", "a..b", "x" * 64, "."],
     "socket": ["", "/run/" + "x" * 103], "fd": ["", "x", "-1", "2147483648", "3x"],
+    "allow": ["", "x", "192.0.2.5/24", "192.0.2.5:0"], "deny": ["", "icmp:private:80"],
+    "allow-from": ["", "x", "private", "192.0.2.5:80", "192.0.2.5/24", "::ffff:192.0.2.5"],
 }
 
 
@@ -235,6 +242,9 @@ def test_bad_value_is_refused_with_option_and_value(name: str, value: str) -> No
     (["--dns-forward", "192.0.2.5", "--dns-cache", "10", "--dns-hosts", "a=192.0.2.5", "-D", "none"],
      {"dns4": (), "dns6": ()}),
     (["--dns-forward", "192.0.2.5", "--dns-cache", "10"], {"dns_forward4": A4, "dns_cache": 10}),
+    (["--allow", "192.0.2.5", "--deny", "private", "--allow", "192.0.2.6"],
+     {"allowed": (parse_egress_rule("192.0.2.5", allows=True), parse_egress_rule("192.0.2.6", allows=True)),
+      "denied": (parse_egress_rule("private", allows=False),)}),
     (["-S", "a.example b.example", "-S", "a.example c.example"],
      {"search": ("a.example", "b.example", "c.example")}),
     (["-S", "a.example", "-S", "none", "-S", "b.example"], {"search": ("b.example",)}),

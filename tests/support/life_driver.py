@@ -118,6 +118,7 @@ class FakePolicy:
         """Name what the policy around this one looks for."""
 
     guest_visible_source = respond = leads_to = explain_outbound = outbound
+    egress = ingress = None
 
     def counters(self) -> dict[str, int]:
         """Count nothing."""

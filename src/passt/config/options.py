@@ -18,9 +18,10 @@ MAPPING = "Addresses that stand for the host"
 PROTOCOLS = "Protocols and services"
 NAMES = "Name resolution"
 PORTS = "Port forwarding"
+EGRESS = "What may be reached"
 NAMESPACE = "Namespace"
 MACHINE = "Virtual machine"
-GROUPS = (GENERAL, NETWORK, HOST_SIDE, MAPPING, PROTOCOLS, NAMES, PORTS, NAMESPACE, MACHINE)
+GROUPS = (GENERAL, NETWORK, HOST_SIDE, MAPPING, PROTOCOLS, NAMES, PORTS, EGRESS, NAMESPACE, MACHINE)
 
 LAST_WINS = "last wins"
 PER_FAMILY = "once per family"
@@ -248,6 +249,19 @@ OPTIONS: tuple[Option, ...] = (
     Option(PORTS, "", "splice-only", "",
            "No tap interface, and no /dev/net/tun needed: only forward connections from loopback to loopback,"
            " by -t, -u, -T and -U; implies --host-lo-to-ns-lo.", modes=_PASTA_ONLY, available=True),
+
+    Option(EGRESS, "", "allow", "RULE",
+           "Allow flows to what RULE names, and deny all others that no RULE of --allow names:"
+           " [tcp:|udp:|icmp:]WHAT[:PORTS], where WHAT is ADDR, ADDR/LEN, an IPv6 one of these in brackets if"
+           " PORTS follow, or one of host, private, link-local, metadata, multicast, dns. What is denied fails"
+           " at once.",
+           repeat=ACCUMULATES, available=True),
+    Option(EGRESS, "", "deny", "RULE",
+           "Deny flows to what RULE names, whatever --allow says; without --allow, all others are allowed.",
+           repeat=ACCUMULATES, available=True),
+    Option(EGRESS, "", "allow-from", "ADDR[/LEN]",
+           "Only clients with these addresses may use forwarded ports of the host. Default: all clients.",
+           repeat=ACCUMULATES, available=True),
 
     Option(NAMESPACE, "", "config-net", "", "Set up addresses, routes and MTU in the namespace.",
            modes=_PASTA_ONLY, available=True),

@@ -152,12 +152,40 @@ def _named(field: str, limit: int, parse: Callable[[str], tuple[str, IPAddress]]
     return add
 
 
+def _egress(field: str, *, allows: bool) -> Callable[[str, Changes], Changes]:
+    """Return what adds a rule of egress to *field*."""
+    def add(text: str, before: Changes) -> Changes:
+        # Few starts have rules.
+        from passt.config.egress_grammar import parse_egress_rule
+        from passt.facts.egress import MAX_EGRESS_RULES
+
+        rules = (*before.get(field, ()), parse_egress_rule(text, allows=allows))
+        if len(rules) > MAX_EGRESS_RULES:
+            raise ConfigError(f"'{text}' is one too many; {MAX_EGRESS_RULES} are the limit")
+        return {field: rules}
+
+    return add
+
+
+def _allow_from(text: str, before: Changes) -> Changes:
+    from passt.config.egress_grammar import parse_network
+    from passt.facts.egress import MAX_EGRESS_RULES
+
+    networks = (*before.get("allow_from", ()), parse_network(text))
+    if len(networks) > MAX_EGRESS_RULES:
+        raise ConfigError(f"'{text}' is one too many; {MAX_EGRESS_RULES} are the limit")
+    return {"allow_from": networks}
+
+
 # Options whose uses add up: argument and the fields so far -> the fields that they set.
 LISTS: dict[str, Callable[[str, Changes], Changes]] = {
     "dns": _dns,
     "dns-route": _named("dns_routes", parsers.MAX_DNS_ROUTES, parsers.parse_dns_route),
     "dns-hosts": _named("dns_hosts", parsers.MAX_DNS_HOSTS, parsers.parse_dns_name),
     "search": _search,
+    "allow": _egress("allowed", allows=True),
+    "deny": _egress("denied", allows=False),
+    "allow-from": _allow_from,
 }
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
     from passt.facts.address import IPAddress
+    from passt.facts.egress import EgressRule
     from passt.facts.port_rule import PortRule
 
 
@@ -132,6 +133,19 @@ class ForwardingSettings(Value):
         return any(rule.auto for rule in (*self.port_rules, *self.namespace_rules))
 
 
+class EgressSettings(Value):
+    """Which flows may pass."""
+
+    denied: tuple[EgressRule, ...] = ()          # tried before those that allow
+    allowed: tuple[EgressRule, ...] = ()         # with one of them, all else is denied
+    allow_from: tuple[tuple[bytes, int], ...] = ()   # networks whose hosts may connect; empty: all
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether flows of the guest are judged by rules."""
+        return bool(self.denied or self.allowed)
+
+
 class NamespaceSettings(Value):
     """pasta only: the namespaces, what runs there, and the interface there.
 
@@ -189,6 +203,7 @@ class Settings(Value):
     addresses: AddressSettings = AddressSettings()
     names: NameSettings = NameSettings()
     forwarding: ForwardingSettings = ForwardingSettings()
+    egress: EgressSettings = EgressSettings()
     namespace: NamespaceSettings = NamespaceSettings()
     socket: SocketSettings = SocketSettings()
     control: ControlSettings = ControlSettings()

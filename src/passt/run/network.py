@@ -17,6 +17,7 @@ import gc
 import os
 
 from passt import log
+from passt.facts.address import IP4_LOOPBACK, IP6_LOOPBACK
 from passt.facts.contracts import MAX_LISTENERS
 from passt.forward.bypass import Bypass
 from passt.forward.policy import Policy
@@ -28,13 +29,14 @@ from passt.run.port_forwarding import PortForwarding, has_low_port_of_interface
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from passt.control.door import Control
     from passt.dataplane.engine import Engine
     from passt.facts.guest import GuestNet
-    from passt.facts.settings import ForwardingSettings, Settings
+    from passt.facts.settings import EgressSettings, ForwardingSettings, Settings
     from passt.follow.following import Following
+    from passt.forward.egress import Egress, Ingress
     from passt.host.listeners import HostPorts
     from passt.names.process import NameForwarder
     from passt.namespace.configurer import Configurer
@@ -178,6 +180,52 @@ def settle_ports(settings: Settings, ports: HostPorts | None) -> Settings:
     return replace(settings, forwarding=replace(forwarding, port_rules=(*named, *ports.settled)))
 
 
+def build_egress(asked: EgressSettings, guest: GuestNet) -> Egress | None:
+    """Build what judges flows of the guest, if there are rules. Raises HostError.
+
+    The host's addresses are read, by a netlink socket.
+    """
+    if not asked.has_rules:
+        return None
+    from time import monotonic
+
+    from passt.facts.egress import EgressRules
+    from passt.forward.egress import Egress
+    from passt.forward.refusals import RefusalTeller
+    from passt.host.host_facts import HostReader
+
+    with HostReader() as reader:
+        addresses = reader.addresses()
+    teller = RefusalTeller(lambda text: log.limited(log.INFO, "egress", text), monotonic)
+    rules = EgressRules((*asked.denied, *asked.allowed), not asked.allowed)
+    return Egress(rules, addresses, _resolvers_of(guest), teller.note)
+
+
+def build_ingress(asked: EgressSettings) -> Ingress | None:
+    """Build what judges clients of forwarded ports, if not all may connect."""
+    if not asked.allow_from:
+        return None
+    from passt.forward.egress import Ingress
+
+    return Ingress(asked.allow_from)
+
+
+def _resolvers_of(guest: GuestNet) -> set[bytes]:
+    """Return where the guest's queries for names go on the host's side."""
+    found = set(guest.names.servers) if guest.names is not None else set()
+    addresses: set[bytes] = set()
+    for family, loopback in ((guest.ip4, IP4_LOOPBACK), (guest.ip6, IP6_LOOPBACK)):
+        if family is None:
+            continue
+        found.update(family.resolvers)
+        if family.dns_match is not None:
+            # Without a server the host itself is asked, as of resolv.conf(5).
+            addresses.add(family.dns_host.packed if family.dns_host is not None else loopback)
+        if family.map_host_loopback in family.resolvers:
+            addresses.add(loopback)
+    return addresses | {address.packed for address in found}
+
+
 def follows_ports(settings: Settings) -> bool:
     """Tell whether bound ports are followed (pasta), or may be one day."""
     return settings.forwarding.has_auto_ports or (
@@ -206,7 +254,8 @@ class Network:
         self._loopback_to_loopback = settings.forwarding.host_lo_to_ns_lo
         asked, protocols = settings.services, settings.protocols
         policy = Policy(guest, tcp=protocols.tcp, udp=protocols.udp, icmp=protocols.icmp, explain=explain,
-                        warn=log.warning, on_ping_forbidden=self._ping_refusal.warn)
+                        warn=log.warning, on_ping_forbidden=self._ping_refusal.warn,
+                        egress=build_egress(settings.egress, guest), ingress=build_ingress(settings.egress))
         self._policy = policy
         self._names = names
         if names is not None:
@@ -291,6 +340,8 @@ class Network:
         """
         self._guest = guest
         self._policy.renew(guest)
+        if self._policy.egress is not None:
+            self._policy.egress.renew(None, _resolvers_of(guest))
         if self._names is not None:
             self._names.renew(guest.names)
         self.engine.renew(_our_ip4(guest))
@@ -298,6 +349,12 @@ class Network:
             self._forwarding.renew(guest)
         for frame in self._dispatcher.renew(guest):
             self.engine.send_frame(frame)
+
+    def take_host(self, addresses: Collection[bytes]) -> None:
+        """Take it that these are the host's addresses now: rules of egress may be about them."""
+        if self._policy.egress is not None:
+            self._policy.egress.renew(addresses, _resolvers_of(self._guest))
+            self.engine.renew(_our_ip4(self._guest))
 
     def set_neighbours(self, entries: dict[bytes, bytes]) -> None:
         """Show the guest hosts on our link by the MAC addresses in *entries* from now on, others by ours."""

@@ -1,0 +1,174 @@
+"""Rules of egress from inside, as a user and as root: what they leave open; the rest fails at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, Lab
+from tests.support.processes import is_readable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.lab import Place, Running
+
+pytestmark = pytest.mark.needs_root
+
+NONE = ("-t", "none", "-u", "none", "-T", "none", "-U", "none")
+PORT, OTHER = 9700, 9702
+# Says "ok" to each connection and each datagram, at each address and port that is given.
+SERVER = """
+import socket, sys, threading
+
+def accept(sock):
+    while True:
+        connection, _ = sock.accept()
+        connection.sendall(b"ok")
+        connection.close()
+
+def answer(sock):
+    while True:
+        sock.sendto(b"ok", sock.recvfrom(100)[1])
+
+for address in sys.argv[1].split(","):
+    for port in map(int, sys.argv[2].split(",")):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        stream = socket.socket(family, socket.SOCK_STREAM)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        stream.bind((address, port))
+        stream.listen()
+        datagrams = socket.socket(family, socket.SOCK_DGRAM)
+        datagrams.bind((address, port))
+        threading.Thread(target=accept, args=(stream,)).start()
+        threading.Thread(target=answer, args=(datagrams,)).start()
+print("ready", flush=True)
+"""
+# Prints for each KIND,ADDRESS,PORT what came of it: ok, or the name of the error.
+PROBE = """
+import errno, socket, sys
+
+for word in sys.argv[1:]:
+    kind, address, port = word.split(",")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM) as sock:
+        sock.settimeout(60)
+        try:
+            sock.connect((address, int(port)))
+            if kind == "udp":
+                sock.send(b"hello")
+            print(word, sock.recv(10).decode() or "end")
+        except OSError as error:
+            print(word, errno.errorcode.get(error.errno, type(error).__name__))
+"""
+# How a refusal by a rule shows: a reset, and ICMP's and ICMPv6's "administratively prohibited" (Linux:
+# net/ipv4/icmp.c, icmp_err_convert; net/ipv6/icmp.c, tab_unreach).
+REFUSED = {("tcp", 4): "ECONNREFUSED", ("tcp", 6): "ECONNREFUSED", ("udp", 4): "EHOSTUNREACH",
+           ("udp", 6): "EACCES"}
+
+
+def start_server(place: Place, addresses: tuple[str, ...]) -> Running:
+    argv = ["/usr/bin/python3", "-I", "-c", SERVER, ",".join(addresses), f"{PORT},{OTHER}"]
+    running = place.spawn(argv)
+    assert running.popen.stdout is not None
+    assert is_readable(running.popen.stdout.fileno(), 60)
+    assert running.popen.stdout.readline() == b"ready\n"
+    return running
+
+
+@pytest.fixture
+def servers(lab: Lab) -> Iterator[None]:
+    """Serve far away, and on the host's addresses and loopback."""
+    running = [start_server(lab.outside, (FAR4, FAR6)),
+               start_server(lab.host, ("127.0.0.1", "::1", HOST4, HOST6))]
+    yield
+    for each in running:
+        each.kill()
+
+
+def probe(lab: Lab, options: tuple[str, ...], *words: str, user: bool) -> dict[str, str]:
+    """Try *words* in one namespace; return what came of each."""
+    result = lab.run(["--config-net", *NONE, *options], ["/usr/bin/python3", "-I", "-c", PROBE, *words],
+                     user=user, timeout=300)
+    return dict(line.split(" ", 1) for line in result.stdout.decode().splitlines())
+
+
+def all_ways(*addresses: str, ports: tuple[int, ...] = (PORT, OTHER)) -> list[str]:
+    return [f"{kind},{address},{port}" for kind in ("tcp", "udp") for address in addresses for port in ports]
+
+
+def outcome(word: str, *, is_open: bool) -> str:
+    kind, address, _ = word.split(",")
+    return "ok" if is_open else REFUSED[kind, 6 if ":" in address else 4]
+
+
+@pytest.mark.usefixtures("servers")
+@pytest.mark.parametrize(("rules", "opened"), [
+    ((), {*all_ways(FAR4, FAR6)}),
+    (("--allow", f"{FAR4}"), {*all_ways(FAR4)}),
+    (("--allow", f"[{FAR6}]:{PORT}"), {*all_ways(FAR6, ports=(PORT,))}),
+    (("--allow", f"tcp:{FAR4}:{PORT}", "--allow", f"udp:{FAR6}"),
+     {f"tcp,{FAR4},{PORT}", f"udp,{FAR6},{PORT}", f"udp,{FAR6},{OTHER}"}),
+    (("--allow", "0.0.0.0/0", "--deny", f"tcp:{FAR4}/32"), {f"udp,{FAR4},{PORT}", f"udp,{FAR4},{OTHER}"}),
+    (("--deny", f"{FAR6}"), {*all_ways(FAR4)}),
+])
+def test_rules_decide_by_address_protocol_and_port(lab: Lab, user: bool, rules: tuple[str, ...],
+                                                   opened: set[str]) -> None:
+    words = all_ways(FAR4, FAR6)
+    assert probe(lab, rules, *words, user=user) == {
+        word: outcome(word, is_open=word in opened) for word in words}
+
+
+@pytest.mark.usefixtures("servers")
+def test_gateway_and_mapped_address_lead_to_the_host_by_its_rule_alone(lab: Lab, user: bool) -> None:
+    mapped = "192.0.2.77"
+    words = all_ways(OUTSIDE4, mapped, ports=(PORT,))
+    options = ("--map-guest-addr", mapped)
+    for rules, is_open in (((), True), (("--deny", "host"), False), (("--allow", "host"), True),
+                           (("--allow", f"{OUTSIDE4}/24", "--allow", mapped), False),
+                           (("--deny", OUTSIDE4, "--deny", mapped), False)):
+        assert probe(lab, (*options, *rules), *words, user=user) == {
+            word: outcome(word, is_open=is_open) for word in words}, rules
+
+
+@pytest.mark.usefixtures("servers")
+def test_bypass_does_not_lead_past_the_rules(lab: Lab, user: bool) -> None:
+    words = [f"tcp,{address},{PORT}" for address in ("127.0.0.1", "::1")]
+    options = ("-T", str(PORT))
+    assert set(probe(lab, options, *words, user=user).values()) == {"ok"}
+    assert set(probe(lab, (*options, "--allow", "host"), *words, user=user).values()) == {"ok"}
+    for rules in (("--deny", "host"), ("--allow", FAR4)):
+        assert set(probe(lab, (*options, *rules), *words, user=user).values()) <= {"ECONNREFUSED",
+                                                                                  "ECONNRESET", "end"}
+
+
+def test_ping_is_answered_at_once_that_it_is_prohibited(lab: Lab, user: bool) -> None:
+    script = "; ".join(f"ping -n -c 1 -W 60 {address} | grep -Eo '1 received|filtered|prohibited'"
+                       for address in (FAR4, FAR6))
+    for rules, wanted in (((), ["1 received"] * 2), (("--allow", f"tcp:{FAR4}"), ["filtered", "prohibited"]),
+                          (("--allow", f"icmp:{FAR4}"), ["1 received", "prohibited"])):
+        result = lab.run(["--config-net", *NONE, *rules], ["sh", "-c", script], user=user, timeout=300,
+                         check=False)
+        assert [line.lower() for line in result.stdout.decode().splitlines()] == wanted, rules
+
+
+@pytest.mark.usefixtures("servers")
+def test_refusal_is_told_with_its_rule(lab: Lab, user: bool) -> None:
+    result = lab.run(["--config-net", *NONE, "--deny", f"{FAR4}:{PORT}"],
+                     ["/usr/bin/python3", "-I", "-c", PROBE, *[f"tcp,{FAR4},{PORT}"] * 3], user=user)
+    lines = [line for line in result.stderr.decode().splitlines() if "refused" in line]
+    assert lines[0].endswith(f"refused: TCP to {FAR4}:{PORT}: rule 'deny {FAR4}:{PORT}'")
+
+
+@pytest.mark.parametrize(("option", "message"), [
+    ("--allow=x", "option '--allow': 'x': 'x' is not an IPv4 or IPv6 address, nor one of the words"),
+    ("--deny=10.0.0.1/8", "option '--deny': '10.0.0.1/8': 10.0.0.1/8 has bits behind its length; give"
+                          " 10.0.0.0/8 or 10.0.0.1"),
+    ("--allow-from=host", "option '--allow-from': 'host' is not an IPv4 or IPv6 address"),
+])
+def test_mistake_is_one_line(lab: Lab, option: str, message: str) -> None:
+    result = lab.run([option], ["true"], user=False, check=False)
+    assert result.returncode == 1
+    assert result.stderr.decode().startswith(f"pasta: {message}")
+    assert result.stderr.count(b"\n") == 1
