@@ -31,6 +31,7 @@ VALUES: dict[str, str] = {
     "mtu": "1280 1500 9000 65520", "mac-addr": NOTHING, "hostname": NOTHING, "fqdn": NOTHING,
     "outbound": NOTHING, "dns-forward": NOTHING, "dns-host": NOTHING, "dns-cache": "100 1000",
     "dns-route": NOTHING, "dns-hosts": NOTHING, "ns-ifname": NOTHING,
+    "policy": FILES,
     "allow": "host private link-local metadata multicast dns",
     "deny": "host private link-local metadata multicast dns", "allow-from": NOTHING,
     "ns-mac-addr": NOTHING, "fd": NOTHING, "clear": "HOST SPLICE",

@@ -172,3 +172,34 @@ def test_mistake_is_one_line(lab: Lab, option: str, message: str) -> None:
     assert result.returncode == 1
     assert result.stderr.decode().startswith(f"pasta: {message}")
     assert result.stderr.count(b"\n") == 1
+
+
+@pytest.mark.usefixtures("servers")
+def test_rules_of_a_file_come_after_those_of_the_command_line(lab: Lab, user: bool) -> None:
+    path = lab.directory / "policy.toml"
+    path.write_text(f'rules = ["deny tcp:{FAR4}", "allow 0.0.0.0/0"]\n')
+    path.chmod(0o644)
+    words = all_ways(FAR4, ports=(PORT,))
+    assert probe(lab, ("--policy", str(path)), *words, user=user) == {
+        word: outcome(word, is_open=word.startswith("udp")) for word in words}
+    assert probe(lab, ("--policy", str(path), "--allow", f"tcp:{FAR4}"), *words, user=user) == {
+        word: outcome(word, is_open=True) for word in words}
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (None, "No such file or directory"),
+    ("rules = [\n'allow x'\n]", "line 2: 'x': 'x' is not an IPv4 or IPv6 address"),
+    ("rules", "not TOML: "),
+])
+def test_file_with_a_mistake_starts_nothing(lab: Lab, user: bool, content: str | None, message: str) -> None:
+    path = lab.directory / "wrong.toml"
+    if content is None:
+        path.unlink(missing_ok=True)
+    else:
+        path.write_text(content)
+        path.chmod(0o644)
+    result = lab.run(["--policy", str(path)], ["echo", "started"], user=user, check=False)
+    assert result.returncode == 1
+    assert result.stdout == b""
+    assert result.stderr.decode().startswith(f"pasta: option '--policy' {path}: {message}")
+    assert result.stderr.count(b"\n") == 1

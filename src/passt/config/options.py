@@ -259,6 +259,9 @@ OPTIONS: tuple[Option, ...] = (
     Option(EGRESS, "", "deny", "RULE",
            "Deny flows to what RULE names, whatever --allow says; without --allow, all others are allowed.",
            repeat=ACCUMULATES, available=True),
+    Option(EGRESS, "", "policy", "FILE",
+           "Read rules from FILE, in TOML, and try them after those of --deny and --allow: a list rules of texts"
+           " 'allow RULE' and 'deny RULE', default, and profiles (docs/egress.md).", available=True),
     Option(EGRESS, "", "allow-from", "ADDR[/LEN]",
            "Only clients with these addresses may use forwarded ports of the host. Default: all clients.",
            repeat=ACCUMULATES, available=True),

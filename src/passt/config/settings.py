@@ -87,6 +87,7 @@ VALUES: dict[str, Callable[[str], Changes]] = {
                                                                parsers.MAX_LOG_SIZE)},
     "pcap": lambda text: {"pcap": parsers.parse_path(text)},
     "control": lambda text: {"control_path": parsers.parse_socket_path(text)},
+    "policy": lambda text: {"policy_file": parsers.parse_path(text)},
     "stats": lambda text: {"stats_s": parsers.parse_number(text, 1, parsers.MAX_STATS_S)},
     "conf-path": lambda text: {"conf_path": parsers.parse_socket_path(text)},
     "ports-file": lambda text: {"ports_file": parsers.parse_path(text)},

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
     from passt.facts.address import IPAddress
-    from passt.facts.egress import EgressRule
+    from passt.facts.egress import EgressRule, EgressRules
     from passt.facts.port_rule import PortRule
 
 
@@ -139,11 +139,13 @@ class EgressSettings(Value):
     denied: tuple[EgressRule, ...] = ()          # tried before those that allow
     allowed: tuple[EgressRule, ...] = ()         # with one of them, all else is denied
     allow_from: tuple[tuple[bytes, int], ...] = ()   # networks whose hosts may connect; empty: all
+    policy_file: str | None = None               # path of a file with more rules, tried after these
+    from_file: EgressRules | None = None         # what it says, once it is read
 
     @property
     def has_rules(self) -> bool:
         """Whether flows of the guest are judged by rules."""
-        return bool(self.denied or self.allowed)
+        return bool(self.denied or self.allowed or self.policy_file is not None)
 
 
 class NamespaceSettings(Value):

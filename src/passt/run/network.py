@@ -17,6 +17,7 @@ import gc
 import os
 
 from passt import log
+from passt.errors import ConfigError
 from passt.facts.address import IP4_LOOPBACK, IP6_LOOPBACK
 from passt.facts.contracts import MAX_LISTENERS
 from passt.forward.bypass import Bypass
@@ -180,6 +181,34 @@ def settle_ports(settings: Settings, ports: HostPorts | None) -> Settings:
     return replace(settings, forwarding=replace(forwarding, port_rules=(*named, *ports.settled)))
 
 
+def prepare_egress(settings: Settings) -> Settings:
+    """Load what rules of egress need; return *settings* with those of the file of --policy, if there is one.
+
+    Call with the caller's rights. Raises ConfigError.
+    """
+    if settings.egress.has_rules or settings.egress.allow_from:
+        __import__("passt.forward.egress")
+        __import__("passt.forward.refusals")
+    path = settings.egress.policy_file
+    if path is None:
+        return settings
+    from passt.config.policy_file import MAX_LEN, parse_policy
+
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_LEN + 1)
+        if len(content) > MAX_LEN:
+            raise ConfigError(f"more than {MAX_LEN} bytes")
+        rules = parse_policy(content.decode())
+    except OSError as error:
+        raise ConfigError(f"option '--policy' {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"option '--policy' {path}: not UTF-8 at byte {error.start}") from None
+    except ConfigError as error:
+        raise ConfigError(f"option '--policy' {path}: {error}") from None
+    return replace(settings, egress=replace(settings.egress, from_file=rules))
+
+
 def build_egress(asked: EgressSettings, guest: GuestNet) -> Egress | None:
     """Build what judges flows of the guest, if there are rules. Raises HostError.
 
@@ -197,7 +226,9 @@ def build_egress(asked: EgressSettings, guest: GuestNet) -> Egress | None:
     with HostReader() as reader:
         addresses = reader.addresses()
     teller = RefusalTeller(lambda text: log.limited(log.INFO, "egress", text), monotonic)
-    rules = EgressRules((*asked.denied, *asked.allowed), not asked.allowed)
+    more = asked.from_file or EgressRules()
+    rules = EgressRules((*asked.denied, *asked.allowed, *more.rules),
+                        not asked.allowed and more.allows_rest)
     return Egress(rules, addresses, _resolvers_of(guest), teller.note)
 
 

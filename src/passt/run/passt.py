@@ -24,6 +24,7 @@ from passt.run.network import (
     open_helper,
     open_ports,
     open_ports_file,
+    prepare_egress,
     print_banner,
     resolve_guest,
     settle_ports,
@@ -62,6 +63,7 @@ class _Passt:
         self._progress = Progress(VHOST if settings.socket.vhost_user else PASST)
         self._isolation = Isolation(self._progress)
         self._progress.enter("host")
+        self._settings = settings = prepare_egress(settings)
         self._user = identity.choose(settings.process.runas)
         self._connection = None if settings.socket.fd is None else unix_socket.adopt(
             settings.socket.fd, passes_descriptors=settings.socket.vhost_user)

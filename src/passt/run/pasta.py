@@ -43,6 +43,7 @@ from passt.run.network import (
     open_helper,
     open_ports,
     open_ports_file,
+    prepare_egress,
     print_banner,
     resolve_guest,
     settle_ports,
@@ -104,6 +105,7 @@ class _Pasta:
         self._progress = Progress(ATTACHED if settings.namespace.is_attached else COMMAND)
         self._isolation = Isolation(self._progress)
         self._progress.enter("host")
+        self._settings = settings = prepare_egress(settings)
         if settings.diagnostics.pcap is not None:
             background.expect_file()
         self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug,
