@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from passt.config.policy_file import parse_policy
+from passt.config.policy_file import MAX_LEN, parse_policy
 from passt.errors import ConfigError
 from passt.facts.egress import MAX_EGRESS_RULES
 
 
 def texts(content: str) -> list[str]:
-    return [rule.text for rule in parse_policy(content).rules]
+    return [rule.text for rule in parse_policy(content.encode()).rules]
 
 
 def test_rules_stand_in_the_order_of_the_file_behind_those_of_profiles() -> None:
@@ -41,7 +41,7 @@ def test_rules_stand_in_the_order_of_the_file_behind_those_of_profiles() -> None
     ("use = ['a']\n[profile.a]\nrules = ['allow host']", False),
 ])
 def test_default(content: str, allows_rest: bool) -> None:
-    assert parse_policy(content).allows_rest == allows_rest
+    assert parse_policy(content.encode()).allows_rest == allows_rest
 
 
 @pytest.mark.parametrize(("content", "said"), [
@@ -50,11 +50,11 @@ def test_default(content: str, allows_rest: bool) -> None:
     ("rules = 'allow host'", "rules is no list of texts"),
     ("rule = ['allow host']", "there is no key 'rule'; give default, use, rules, profile"),
     ("default = 'reject'", "default = 'reject': give \"allow\" or \"deny\""),
-    ("default = true", "give \"allow\" or \"deny\""),
-    ("default = ['deny']", "give \"allow\" or \"deny\""),
+    ("default = true", 'give "allow" or "deny"'),
+    ("default = ['deny']", 'give "allow" or "deny"'),
     ("rules = [\n'allow host',\n'permit dns']", "line 3: 'permit dns' begins with neither allow nor deny"),
-    ("rules = [\n\"allow\"\n]", "line 2: '' names no destination"),
-    ("rules = [\n\"allow 192.0.2.5/24\"\n]", "line 2: '192.0.2.5/24': 192.0.2.5/24 has bits"),
+    ('rules = [\n"allow"\n]', "line 2: '' names no destination"),
+    ('rules = [\n"allow 192.0.2.5/24"\n]', "line 2: '192.0.2.5/24': 192.0.2.5/24 has bits"),
     ("use = ['a']", "line 1: use: there is no [profile.a]"),
     ("profile = 3", "'profile' is no table"),
     ("profile.a = 3", "[profile.a] is no table"),
@@ -64,6 +64,14 @@ def test_default(content: str, allows_rest: bool) -> None:
 ])
 def test_mistake_is_told_with_its_place(content: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_policy(content)
+        parse_policy(content.encode())
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"\xff", "not UTF-8 at byte 0"),
+                                               (b"#" * (MAX_LEN + 1), f"more than {MAX_LEN} bytes")])
+def test_file_that_is_no_text_is_refused(content: bytes, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_policy(content)
+    assert str(caught.value) == said

@@ -2,8 +2,8 @@
 
 It needs the standard library alone. Ways: good; dead: takes queries and says nothing; lies: answers another
 question, another ID, and cuts answers off; garbage: random bytes; servfail; udp-only: no TCP; oversized:
-6 KiB by UDP, whatever was offered; floods: a thousand answers with other IDs; counts: answers 192.0.2.N to
-the N-th query.
+6 KiB by UDP, whatever was offered; alias: by way of another name; floods: a thousand answers with other IDs;
+counts: answers 192.0.2.N to the N-th query.
 """
 
 from __future__ import annotations
@@ -30,6 +30,14 @@ def reply(query: bytes, *addresses: str, code: int = 0) -> bytes:
             + records)
 
 
+def alias(query: bytes, address: str) -> bytes:
+    """Answer that the name asked for is another one, which has *address*."""
+    target = b"\3cdn\4test\0"
+    rest = struct.pack("!HHIH", 1, 1, 60, 4) + socket.inet_aton(address)
+    return (query[:2] + struct.pack("!HHHHH", RESPONSE, 1, 2, 0, 0) + question(query)
+            + RECORD.pack(0xC00C, 5, 1, 60, len(target)) + target + target + rest)
+
+
 class Server:
     """Answers by *way*."""
 
@@ -51,6 +59,7 @@ class Server:
             "oversized": [reply(query, *(f"192.0.{i // 250}.{i % 250}" for i in range(BIG)))],
             "floods": [os.urandom(2) + good[2:] for _ in range(N_FLOOD)] if self.way == "floods" else [],
             "counts": [reply(query, f"192.0.2.{self.n_asked}")],
+            "alias": [alias(query, self.answer)],
         }
         return ways.get(self.way, [good])
 

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, Lab
+from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, PROGRAMS, Lab
 from tests.support.processes import is_readable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.support.lab import Place, Running
 
@@ -163,8 +164,7 @@ def test_refusal_is_told_with_its_rule(lab: Lab, user: bool) -> None:
 
 @pytest.mark.parametrize(("option", "message"), [
     ("--allow=x", "option '--allow': 'x': 'x' is not an IPv4 or IPv6 address, nor one of the words"),
-    ("--deny=10.0.0.1/8", "option '--deny': '10.0.0.1/8': 10.0.0.1/8 has bits behind its length; give"
-                          " 10.0.0.0/8 or 10.0.0.1"),
+    ("--deny=10.0.0.1/8", "option '--deny': '10.0.0.1/8': 10.0.0.1/8 has bits behind its length"),
     ("--allow-from=host", "option '--allow-from': 'host' is not an IPv4 or IPv6 address"),
 ])
 def test_mistake_is_one_line(lab: Lab, option: str, message: str) -> None:
@@ -203,3 +203,140 @@ def test_file_with_a_mistake_starts_nothing(lab: Lab, user: bool, content: str |
     assert result.stdout == b""
     assert result.stderr.decode().startswith(f"pasta: option '--policy' {path}: {message}")
     assert result.stderr.count(b"\n") == 1
+
+
+# Rules by name
+
+FORWARD4, FORWARD6 = "198.51.100.53", "2001:db8:53::53"
+FORWARD = ("--dns-forward", FORWARD4, "--dns-forward", FORWARD6)
+# Asks each server, as SERVER/NAME/TYPE/PROTOCOL, and prints what dig says is the status and the addresses.
+ASK = """
+import subprocess, sys
+for word in sys.argv[1:]:
+    server, name, kind, protocol = word.split("/")
+    argv = ["dig", f"@{server}", f"+{protocol}", "+time=60", "+tries=1", "+noedns", name, kind]
+    text = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+    lines = text.splitlines()
+    status = [line.split("status: ")[1].split(",")[0] for line in lines if "status: " in line] or ["none"]
+    print(word, *status, *(line.split()[4] for line in lines if line[:1] not in {";", ""}))
+"""
+TOGETHER = """
+import socket, subprocess, sys
+ask, probe = sys.argv[1], sys.argv[2]
+subprocess.run([sys.executable, "-I", "-c", ask, *sys.argv[3].split()], check=True)
+sys.stdout.flush()
+subprocess.run([sys.executable, "-I", "-c", probe, *sys.argv[4].split()], check=True)
+"""
+
+
+@pytest.fixture
+def name_server(lab: Lab) -> Iterator[Callable[[str, str], None]]:
+    """Have the host ask one name server, which answers in a way; all is as before in the end."""
+    path: Path = lab.host.directory / "etc" / "resolv.conf"
+    before = path.read_text()
+    running: list[Running] = []
+
+    def start(way: str, answer: str) -> None:
+        argv = ["/usr/bin/python3", "-I", str(PROGRAMS / "name_server.py"), "127.0.0.79", way, answer]
+        running.append(lab.host.spawn(argv))
+        output = running[-1].popen.stdout
+        assert output is not None
+        assert is_readable(output.fileno(), 60)
+        assert output.readline() == b"ready\n"
+        path.write_text("nameserver 127.0.0.79\n")
+
+    yield start
+    path.write_text(before)
+    for server in running:
+        server.kill()
+
+
+def ask_and_probe(lab: Lab, options: tuple[str, ...], questions: list[str], words: list[str], *, user: bool
+                  ) -> tuple[dict[str, str], dict[str, str]]:
+    """Ask, then try *words*, in one namespace; return what came of each."""
+    result = lab.run(["--config-net", *NONE, *FORWARD, *options],
+                     ["/usr/bin/python3", "-I", "-c", TOGETHER, ASK, PROBE, " ".join(questions),
+                      " ".join(words)], user=user, timeout=300)
+    lines = [line.partition(" ") for line in result.stdout.decode().splitlines()]
+    found = {word: rest for word, _, rest in lines}
+    return {word: found[word] for word in questions}, {word: found[word] for word in words}
+
+
+def question(name: str, kind: str = "A", server: str = FORWARD4, protocol: str = "notcp") -> str:
+    return f"{server}/{name}/{kind}/{protocol}"
+
+
+@pytest.mark.usefixtures("servers")
+@pytest.mark.parametrize("way", ["good", "alias"])
+def test_name_opens_its_addresses_and_nothing_else(lab: Lab, user: bool, way: str,
+                                                   name_server: Callable[[str, str], None]) -> None:
+    name_server(way, FAR4)
+    words = all_ways(FAR4, FAR6)
+    rules = ("--allow", f"www.good.test:{PORT}")
+    asked = question("www.good.test")
+    # Who has not asked, or for another name, reaches nothing.
+    others = [question("evil.test"), question("c2VjcmV0.tunnel.test", "TXT"),
+              question("good.test", "A", FORWARD6),
+              question("x.www.good.test", "A", FORWARD4, "tcp")]
+    answers, found = ask_and_probe(lab, rules, others, words, user=user)
+    assert answers == dict.fromkeys(others, "REFUSED")
+    assert found == {word: outcome(word, is_open=False) for word in words}
+    answers, found = ask_and_probe(lab, rules, [asked], words, user=user)
+    assert answers[asked].split()[0] == "NOERROR"
+    assert answers[asked].split()[-1] == FAR4
+    assert found == {word: outcome(word, is_open=word in all_ways(FAR4, ports=(PORT,))) for word in words}
+
+
+@pytest.mark.usefixtures("servers")
+def test_answer_is_never_faster_than_its_pin(lab: Lab, user: bool,
+                                             name_server: Callable[[str, str], None]) -> None:
+    """A program that connects as soon as it has an address is let."""
+    name_server("good", FAR4)
+    script = f"""
+import socket, struct
+def ask(number):
+    name = b"".join(bytes((len(label),)) + label for label in (b"n%d" % number, b"good", b"test")) + b"\\0"
+    query = struct.pack("!HHHHHH", number, 0x100, 1, 0, 0, 0) + name + struct.pack("!HH", 1, 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(60)
+        sock.connect(({FORWARD4!r}, 53))
+        sock.send(query)
+        return socket.inet_ntoa(sock.recv(512)[-4:])
+for number in range(50):
+    with socket.create_connection((ask(number), {PORT}), 60) as sock:
+        assert sock.recv(2) == b"ok"
+print("done")
+"""
+    result = lab.run(["--config-net", *NONE, *FORWARD, "--allow", "*.good.test"],
+                     ["/usr/bin/python3", "-I", "-c", script], user=user, timeout=300)
+    assert result.stdout == b"done\n"
+
+
+@pytest.mark.usefixtures("servers")
+@pytest.mark.parametrize("address", ["127.0.0.1", "169.254.169.254", "10.0.0.1", HOST4, OUTSIDE4])
+def test_no_name_leads_to_the_host_or_its_networks(lab: Lab, user: bool, address: str,
+                                                   name_server: Callable[[str, str], None]) -> None:
+    """OUTSIDE4 is the gateway, which means the host's loopback."""
+    name_server("good", address)
+    asked = question("www.good.test")
+    answers, found = ask_and_probe(lab, ("--allow", "www.good.test"), [asked], [f"tcp,{OUTSIDE4},{PORT}"],
+                                   user=user)
+    assert answers == {asked: "REFUSED"}
+    assert set(found.values()) == {"ECONNREFUSED"}
+
+
+@pytest.mark.usefixtures("servers")
+def test_other_resolvers_are_closed(lab: Lab, user: bool) -> None:
+    """Those of the host by their own addresses, too; FAR4 is one."""
+    asked = [question("www.lab.example", server=server, protocol=protocol) for server in (FAR4, FAR6)
+             for protocol in ("tcp", "notcp")]
+    answers, _ = ask_and_probe(lab, ("--allow", "www.lab.example", "--allow", "0.0.0.0/0", "--allow", "::/0"),
+                               [*asked, question("www.lab.example")], [], user=user)
+    assert answers.pop(question("www.lab.example")) == "NOERROR 192.0.2.80"
+    assert answers == dict.fromkeys(asked, "none")
+
+
+def test_rules_by_name_need_the_forwarder(lab: Lab) -> None:
+    result = lab.run(["--allow", "www.example"], ["true"], user=False, check=False)
+    assert result.returncode == 1
+    assert result.stderr.decode().startswith("pasta: option '--allow' www.example needs --dns-forward")

@@ -4,9 +4,9 @@
 
     [tcp:|udp:|icmp:]WHAT[:PORT[-PORT][,...]]
 
-WHAT is an address, a network ADDR/LEN, or a word of `egress.WORDS`. An IPv6 address or network that ports
-follow stands in brackets, as in a URL (RFC 3986 3.2.2). A rule without a protocol is about TCP, UDP and echo
-requests; one with ports and without a protocol about TCP and UDP.
+WHAT is an address, a network ADDR/LEN, a word of `egress.WORDS`, NAME or *.SUFFIX. An IPv6 address or network
+that ports follow stands in brackets, as in a URL (RFC 3986 3.2.2). A rule without a protocol is about TCP,
+UDP and echo requests; one with ports and without a protocol about TCP and UDP.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from passt.config.parsers import parse_address, parse_number
 from passt.errors import ConfigError
+from passt.facts.domain_name import normalise_name
 from passt.facts.egress import ANY_PROTOCOL, ICMP, MAX_PORT_RANGES, PROTOCOLS, WORDS, EgressRule
 
 MAX_PORT = 0xFFFF
-_FORM = ("give ADDR, ADDR/LEN or a word, maybe with a protocol in front and ports behind, as in"
+_NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
+_FORM = ("give ADDR, ADDR/LEN, NAME or a word, maybe with a protocol in front and ports behind, as in"
          " tcp:192.0.2.0/24:22,80")
 
 
@@ -30,14 +32,36 @@ def parse_egress_rule(text: str, *, allows: bool) -> EgressRule:
     if protocol == ICMP and ports is not None:
         raise ConfigError(f"'{text}' gives ports, which icmp does not have; leave them out, or give tcp or"
                           " udp")
-    try:
-        networks = WORDS[what] if what in WORDS else (parse_network(what),)
-    except ConfigError as error:
-        if "/" in what or what[0].isdigit() or ":" in what:
+    networks: tuple[tuple[bytes, int], ...] = ()
+    word = name = ""
+    if what in WORDS:
+        networks, word = WORDS[what], what
+    elif _is_address(what):
+        try:
+            networks = (parse_network(what),)
+        except ConfigError as error:
             raise ConfigError(f"'{text}': {error}") from None
-        raise ConfigError(f"'{text}': {error}, nor one of the words {', '.join(WORDS)}") from None
+    else:
+        name = _parse_name(text, what)
     ranges = () if ports is None else _parse_ports(text, ports)
-    return EgressRule(allows, networks, what if what in WORDS else "", protocol, ranges, text)
+    return EgressRule(allows, networks, word, protocol, ranges, text, name, what.startswith("*."))
+
+
+def _is_address(what: str) -> bool:
+    """Tell whether *what* can only be an address: no name has a last label of digits (RFC 3696 2)."""
+    return ":" in what or "/" in what or what.rpartition(".")[2].isdigit()
+
+
+def _parse_name(text: str, what: str) -> str:
+    """Read a name; one of a single label has to end in a dot, as it may be a word that is spelled wrong."""
+    if "." not in what:
+        raise ConfigError(f"'{text}': '{what}' is not an IPv4 or IPv6 address, nor one of the words"
+                          f" {', '.join(WORDS)}; the name is written '{what}.'")
+    name = normalise_name(what.removeprefix("*."))
+    if name is None or not set(name.lower()) <= _NAME_LETTERS:
+        raise ConfigError(f"'{text}': '{what}' is not a domain name; give labels of letters, digits and"
+                          " hyphens joined by dots, with '*.' in front for all names below")
+    return name.lower()
 
 
 def _split(text: str) -> tuple[str, str, str | None]:

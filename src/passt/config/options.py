@@ -253,15 +253,15 @@ OPTIONS: tuple[Option, ...] = (
     Option(EGRESS, "", "allow", "RULE",
            "Allow flows to what RULE names, and deny all others that no RULE of --allow names:"
            " [tcp:|udp:|icmp:]WHAT[:PORTS], where WHAT is ADDR, ADDR/LEN, an IPv6 one of these in brackets if"
-           " PORTS follow, or one of host, private, link-local, metadata, multicast, dns. What is denied fails"
-           " at once.",
+           " PORTS follow, NAME or *.SUFFIX, which need --dns-forward, or one of host, private, link-local,"
+           " metadata, multicast, dns. What is denied fails at once.",
            repeat=ACCUMULATES, available=True),
     Option(EGRESS, "", "deny", "RULE",
            "Deny flows to what RULE names, whatever --allow says; without --allow, all others are allowed.",
            repeat=ACCUMULATES, available=True),
     Option(EGRESS, "", "policy", "FILE",
-           "Read rules from FILE, in TOML, and try them after those of --deny and --allow: a list rules of texts"
-           " 'allow RULE' and 'deny RULE', default, and profiles (docs/egress.md).", available=True),
+           "Read rules from FILE, in TOML, and try them after those of --deny and --allow: a list rules of"
+           " texts 'allow RULE' and 'deny RULE', default, and profiles (docs/egress.md).", available=True),
     Option(EGRESS, "", "allow-from", "ADDR[/LEN]",
            "Only clients with these addresses may use forwarded ports of the host. Default: all clients.",
            repeat=ACCUMULATES, available=True),

@@ -26,13 +26,17 @@ if TYPE_CHECKING:
 
 MAX_LEN = 1 << 20                  # bytes of a file: MAX_EGRESS_RULES of 256
 _VERBS = {"allow": True, "deny": False}
-_DEFAULTS = {"allow": True, "deny": False}
 
 
-def parse_policy(text: str) -> EgressRules:
-    """Read the rules in *text*. Raises ConfigError with the place of the mistake."""
+def parse_policy(content: bytes) -> EgressRules:
+    """Read the rules in *content*. Raises ConfigError with the place of the mistake."""
+    if len(content) > MAX_LEN:
+        raise ConfigError(f"more than {MAX_LEN} bytes")
     try:
+        text = content.decode()
         found = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"not UTF-8 at byte {error.start}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"not TOML: {error}") from None
     _check_keys(found, ("default", "use", "rules", "profile"), "")
@@ -56,9 +60,9 @@ def _default_of(found: dict[str, Any], rules: list[EgressRule]) -> bool:
     if "default" not in found:
         return not any(rule.allows for rule in rules)
     default = found["default"]
-    if not isinstance(default, str) or default not in _DEFAULTS:
-        raise ConfigError(f"default = {default!r}: give \"allow\" or \"deny\"")
-    return _DEFAULTS[default]
+    if not isinstance(default, str) or default not in _VERBS:
+        raise ConfigError(f'default = {default!r}: give "allow" or "deny"')
+    return _VERBS[default]
 
 
 def _rules_of(text: str, table: object, where: str) -> list[EgressRule]:
@@ -81,7 +85,7 @@ def _rules_of(text: str, table: object, where: str) -> list[EgressRule]:
 def _strings(table: dict[str, Any], key: str, where: str) -> list[str]:
     value = table.get(key, [])
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise ConfigError(f"{where}{key} is no list of texts; write {key} = [\"...\", \"...\"]")
+        raise ConfigError(f'{where}{key} is no list of texts; write {key} = ["...", "..."]')
     return value
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from passt.config.getopt import Occurrence, Request
     from passt.facts.address import IPAddress
-    from passt.facts.settings import ForwardingSettings, NameSettings
+    from passt.facts.settings import EgressSettings, ForwardingSettings, NameSettings
 
     Changes = dict[str, Any]
 
@@ -297,7 +297,7 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError("option '--stats' prints on standard error, which a program in the background does"
                           " not have; add --foreground")
     _check_sockets(settings)
-    _check_names(settings.names)
+    _check_names(settings.names, settings.egress)
     if settings.control.conf_path is not None:
         _check_steering(settings)
     addresses, protocols = settings.addresses, settings.protocols
@@ -310,10 +310,15 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(f"option '--outbound-if6' {addresses.outbound_if6} needs IPv6, which -4 disables")
 
 
-def _check_names(names: NameSettings) -> None:
+def _check_names(names: NameSettings, egress: EgressSettings) -> None:
     """Refuse options of the forwarder without it. Raises ConfigError."""
-    if names.dns_forward4 is not None or names.dns_forward6 is not None:
+    if names.is_forwarding:
         return
+    for rule in (*egress.denied, *egress.allowed):
+        if rule.name:
+            option = "allow" if rule.allows else "deny"
+            raise ConfigError(f"option '--{option}' {rule.spec} needs --dns-forward, as only what that"
+                              " answers is known; add it or give an address")
     for option, is_given in (("--dns-cache", names.dns_cache), ("--dns-route", names.dns_routes),
                              ("--dns-hosts", names.dns_hosts)):
         if is_given:

@@ -32,8 +32,9 @@ WORDS: dict[str, tuple[tuple[bytes, int], ...]] = {
 class EgressRule(Value):
     """One rule: it allows or denies flows to where one of its parts leads.
 
-    *networks* are pairs of a packed address and a prefix length; *word* is a key of `WORDS`, else empty. A
-    rule has networks, or *word* is `HOST` or `DNS`.
+    *networks* are pairs of a packed address and a prefix length; *word* is a key of `WORDS`, else empty;
+    *name* is in the text form of `domain_name` and in lower case, and stands for all names that end in it,
+    itself not among them, with *is_suffix*. A rule has networks, or a name, or *word* is `HOST` or `DNS`.
     """
 
     allows: bool
@@ -42,6 +43,8 @@ class EgressRule(Value):
     protocol: str = ANY_PROTOCOL
     ports: tuple[tuple[int, int], ...] = ()   # first and last; none: all, and echo requests
     spec: str = ""                            # as given
+    name: str = ""
+    is_suffix: bool = False
 
     @property
     def text(self) -> str:
@@ -54,3 +57,8 @@ class EgressRules(Value):
 
     rules: tuple[EgressRule, ...] = ()
     allows_rest: bool = True
+
+    @property
+    def has_names(self) -> bool:
+        """Whether a rule is about a name: then only the forwarder may answer for names."""
+        return any(rule.name for rule in self.rules)

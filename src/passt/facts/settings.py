@@ -110,6 +110,11 @@ class NameSettings(Value):
     hostname: str = ""                           # empty: the guest is told no name
     fqdn: str = ""
 
+    @property
+    def is_forwarding(self) -> bool:
+        """Whether there is an address at which the forwarder is asked."""
+        return self.dns_forward4 is not None or self.dns_forward6 is not None
+
 
 class ForwardingSettings(Value):
     """Ports that are forwarded."""
@@ -146,6 +151,15 @@ class EgressSettings(Value):
     def has_rules(self) -> bool:
         """Whether flows of the guest are judged by rules."""
         return bool(self.denied or self.allowed or self.policy_file is not None)
+
+    @property
+    def rules(self) -> EgressRules:
+        """All rules, in the order in which they are tried."""
+        from passt.facts.egress import EgressRules  # few starts have rules
+
+        more = self.from_file or EgressRules()
+        return EgressRules((*self.denied, *self.allowed, *more.rules),
+                           not self.allowed and more.allows_rest)
 
 
 class NamespaceSettings(Value):

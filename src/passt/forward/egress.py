@@ -4,8 +4,8 @@ Theory of operation. The first rule that fits decides. A rule fits by the addres
 connect to, not by the one that the guest sees: the gateway's address may mean the host's loopback, and who
 allows the gateway's network has not allowed that. Where a mistake would open something, more is looked at: a
 rule that denies fits the address that the guest asked for, too, and the IPv4 address within an IPv6 one that
-a translator on the way would take out (`embedded_ip4`). So "the first rule that fits" is the first of two: the
-first that allows, by the one address, and the first that denies, by all of them.
+a translator on the way would take out (`embedded_ip4`). So "the first rule that fits" is the first of two:
+the first that allows, by the one address, and the first that denies, by all of them.
 
 A flow costs the same with one rule as with thousands. All rules about one network and protocol make one
 `_PortMap`: the ports cut into intervals, each with the first rule that has it. A look-up asks each length of
@@ -22,22 +22,29 @@ from heapq import heappop, heappush
 from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 
 from passt.facts.address import IP4_LEN, IP6_LEN, IP6_LOOPBACK
-from passt.facts.egress import DNS, HOST, ICMP, TCP, UDP
-from passt.light.values import NamedTuple
+from passt.facts.egress import DNS, HOST, ICMP, TCP, UDP, WORDS, EgressRule
+from passt.light.values import NamedTuple, replace
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-    from passt.facts.egress import EgressRule, EgressRules
+    from passt.facts.egress import EgressRules
+    from passt.forward.pins import Pins
 
 FORWARDER = b""
 _DNS_PORTS = ((53, 53), (853, 853))
 _ALL_PORTS = ((0, 0xFFFF),)
+_ALL_BUT_DNS = ((0, 52), (54, 852), (854, 0xFFFF))
 _NUMBERS = {TCP: (IPPROTO_TCP,), UDP: (IPPROTO_UDP,), ICMP: (IPPROTO_ICMP, IPPROTO_ICMPV6)}
 _WITH_PORTS = (IPPROTO_TCP, IPPROTO_UDP)
 _ALL = (*_WITH_PORTS, IPPROTO_ICMP, IPPROTO_ICMPV6)
 _LOOPBACK = ((bytes((127, 0, 0, 0)), 8), (IP6_LOOPBACK, 128))
+_RESERVED = frozenset((53, 853))
+# Where no name of somebody else may lead: what words say, this host, and what is no address of a host.
+_INNER = (*(EgressRule(False, WORDS[word]) for word in ("private", "link-local", "metadata", "multicast")),
+          EgressRule(False, word=HOST),
+          EgressRule(False, ((bytes(4), 8), (bytes((240, 0, 0, 0)), 4), (bytes(16), 128))))
 
 # Where IPv6 addresses have an IPv4 address in them: what they begin with, and where it starts.
 _EMBEDDING = (
@@ -94,13 +101,15 @@ class _Side:
     __slots__ = ("_maps", "_shifts", "nowhere")
 
     def __init__(self, rules: Iterable[tuple[int, EgressRule]], host: Collection[bytes],
-                 resolvers: Collection[bytes], nowhere: int) -> None:
+                 resolvers: Collection[bytes], nowhere: int,
+                 rest: tuple[tuple[int, int], ...] = _ALL_PORTS) -> None:
+        """*rest* are the ports of a rule that names none."""
         self.nowhere = nowhere
         spans: dict[tuple[int, int, int, int], list[tuple[int, int, int]]] = {}
         for place, rule in rules:
             has_ports = bool(rule.ports) or rule.word == DNS
             numbers = _NUMBERS.get(rule.protocol) or (_WITH_PORTS if has_ports else _ALL)
-            for (packed, prefix_len), ports in _parts(rule, host, resolvers):
+            for (packed, prefix_len), ports in _parts(rule, host, resolvers, rest):
                 shift = 8 * len(packed) - prefix_len
                 network = int.from_bytes(packed, "big") >> shift
                 for number in numbers:
@@ -146,26 +155,41 @@ class Ingress:
 class Egress:
     """Decides by *rules*; *host* are the host's own addresses, *resolvers* the servers of names that it uses.
 
+    *networks* are those that it is in, pairs of an address and a prefix length. *pins* keep what names have.
+
     `refused` counts flows that were refused, by place of the rule; that behind the last one is the default's.
     *tell* gets a line for each.
     """
 
     def __init__(self, rules: EgressRules, host: Collection[bytes] = (), resolvers: Collection[bytes] = (),
-                 tell: Callable[[Refused], None] | None = None) -> None:
+                 tell: Callable[[Refused], None] | None = None, pins: Pins | None = None,
+                 networks: Collection[tuple[bytes, int]] = ()) -> None:
+        self._networks = networks
         self._tell = tell
+        self._pins = pins
         self._host = host
         self._resolvers = resolvers
         self._set(rules)
 
     def _set(self, rules: EgressRules) -> None:
         self.rules = rules
+        self.has_names = rules.has_names
         n_rules = len(rules.rules)
         self.refused = [0] * (n_rules + 1)
-        self._allowing = _Side(_numbered(rules.rules, allows=True), self._host, self._resolvers, n_rules)
+        # With rules by name nobody but the forwarder answers for names, unless a rule says so with the port.
+        resolvers = () if self.has_names else self._resolvers
+        self._allowing = _Side(_numbered(rules.rules, allows=True), self._host, resolvers, n_rules,
+                               _ALL_BUT_DNS if self.has_names else _ALL_PORTS)
         self._denying = _Side(_numbered(rules.rules, allows=False), self._host, self._resolvers, n_rules)
+        inner = ((0, rule) for rule in (*_INNER, EgressRule(False, tuple(self._networks))))
+        self._inner = _Side(inner, self._host, (), 1) if self.has_names else None
+        allowing = ((0, replace(rule, ports=(), protocol="")) for rule in rules.rules if rule.allows)
+        self._known = _Side(allowing, self._host, (), 1) if self.has_names else None
 
-    def renew(self, host: Collection[bytes] | None, resolvers: Collection[bytes]) -> None:
-        """Take it that the host has these addresses, None: those of before, and servers of names now."""
+    def renew(self, host: Collection[bytes] | None, resolvers: Collection[bytes],
+              networks: Collection[tuple[bytes, int]] = ()) -> None:
+        """Take it that the host has these addresses, None: those of before, resolvers and networks now."""
+        self._networks = networks
         self._host = self._host if host is None else host
         self._resolvers = resolvers
         refused = self.refused
@@ -187,9 +211,45 @@ class Egress:
             if len(address) == IP6_LEN:
                 for inner in embedded_ip4(address):
                     denied = min(denied, denying.find(_translated(proto), port, inner))
+        if self._pins is not None and address:
+            for place in self._pins.find(address):
+                if place < min(allowed, denied) and fits(self.rules.rules[place], proto, port):
+                    allowed = place
         if allowed == denied:
-            return self.rules.allows_rest, allowed
+            return self._allows_rest(proto, port, address), allowed
         return allowed < denied, min(allowed, denied)
+
+    def _allows_rest(self, proto: int, port: int, address: bytes) -> bool:
+        """Tell whether a flow is allowed that no rule is about."""
+        if not self.has_names:
+            return self.rules.allows_rest
+        if not address:
+            return True            # the forwarder judges each name
+        return self.rules.allows_rest and not (proto in _WITH_PORTS and port in _RESERVED)
+
+    def pin(self, place: int, address: bytes, ttl_s: int) -> bool:
+        """Take it that a name of the rule at *place* has *address* for *ttl_s* seconds; False: it may not.
+
+        A name that leads to addresses of this host or its networks is refused (DNS rebinding). Where a rule
+        is about such an address itself, the name may have it, but opens nothing: that rule says which ports
+        are open, and whoever serves the name says which address. The forwarder may be in the hands of a
+        server of names: nothing that it says is taken unseen.
+        """
+        rules = self.rules.rules
+        if (self._pins is None or not 0 <= place < len(rules) or not rules[place].name
+                or not rules[place].allows or len(address) not in {IP4_LEN, IP6_LEN}):
+            return False
+        if self.is_inner(address) and not self._pins.is_own(address):
+            return self._known is not None and self._known.find(IPPROTO_TCP, 1, address) == 0
+        return self._pins.add(place, address, ttl_s)
+
+    def is_inner(self, address: bytes) -> bool:
+        """Tell whether *address* is of a network to which no name of somebody else may lead."""
+        inner = self._inner
+        if inner is None:
+            return False
+        found = [address, *(embedded_ip4(address) if len(address) == IP6_LEN else ())]
+        return any(inner.find(IPPROTO_TCP, 1, each) == 0 for each in found)
 
     def refuse(self, proto: int, port: int, asked: bytes, place: int) -> None:
         """Count and tell that a flow to what the guest calls *asked* was refused by the rule at *place*."""
@@ -222,6 +282,15 @@ def _cut(address: bytes, place: slice) -> bytes:
     return address[place.start:_UNUSED_BYTE] + address[_UNUSED_BYTE + 1:place.stop]
 
 
+def fits(rule: EgressRule, proto: int, port: int) -> bool:
+    """Tell whether *rule*, which is about a name, fits *proto* and *port*: by default all but 53 and 853."""
+    if rule.protocol and proto not in _NUMBERS[rule.protocol]:
+        return False
+    if proto not in _WITH_PORTS:
+        return not rule.ports
+    return any(first <= port <= last for first, last in rule.ports or _ALL_BUT_DNS)
+
+
 def _translated(proto: int) -> int:
     return IPPROTO_ICMP if proto == IPPROTO_ICMPV6 else proto
 
@@ -230,10 +299,11 @@ def _numbered(rules: Sequence[EgressRule], *, allows: bool) -> Iterator[tuple[in
     return ((place, rule) for place, rule in enumerate(rules) if rule.allows == allows)
 
 
-def _parts(rule: EgressRule, host: Collection[bytes], resolvers: Collection[bytes]
+def _parts(rule: EgressRule, host: Collection[bytes], resolvers: Collection[bytes],
+           rest: tuple[tuple[int, int], ...]
            ) -> Iterator[tuple[tuple[bytes, int], tuple[tuple[int, int], ...]]]:
     """Yield networks of *rule* and the ports there."""
-    ports = rule.ports or _ALL_PORTS
+    ports = rule.ports or rest
     for network in rule.networks:
         yield network, ports
     if rule.word == HOST:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from passt.names.judge import Judge
     from passt.names.loop import Loop
     from passt.names.outlet import Outlet
+    from passt.names.pinboard import Pinboard
     from passt.names.upstreams import Upstreams
 
 MAX_QUERY_LEN = 4096               # a name has 255 bytes; options and signatures take some more
@@ -59,13 +60,14 @@ class Forwarder:
     """Answers what `ask` is given."""
 
     def __init__(self, loop: Loop, judge: Judge, upstreams: Upstreams, outlet: Outlet,
-                 cache: AnswerCache | None, max_exchanges: int) -> None:
+                 cache: AnswerCache | None, max_exchanges: int, pinboard: Pinboard | None = None) -> None:
         self._loop = loop
         self._judge = judge
         self._upstreams = upstreams
         self._outlet = outlet
         self._cache = cache
         self._max_exchanges = max_exchanges
+        self._pinboard = pinboard
         self._waiting: dict[tuple[bool, bytes], list[_Waiting]] = {}
 
     @property
@@ -91,11 +93,11 @@ class Forwarder:
             return True
         ruling = self._judge.judge(query)
         if ruling.reply is not None:
-            client.send(ruling.reply)
+            self._send_own(query, client, ruling.reply)
             return True
         kept = self._cache.find(query) if self._cache is not None else None
         if kept is not None:
-            self._tell(_Waiting(query, client), kept, is_ours=True)
+            self._release([_Waiting(query, client)], kept, is_ours=True)
             return True
         return self._forward(_Waiting(query, client), ruling.servers)
 
@@ -128,11 +130,38 @@ class Forwarder:
             answer = None
         if answer is not None and self._cache is not None:
             self._cache.keep(query, answer)
+        if answer is not None:
+            self._release(waiting, answer, is_ours=False)
+            return
         for one in waiting:
-            if answer is None:
-                one.client.send(build_reply(one.query, Rcode.SERVFAIL))
-            else:
-                self._tell(one, answer, is_ours=False)
+            one.client.send(build_reply(one.query, Rcode.SERVFAIL))
+
+    def _send_own(self, query: DnsView, client: Client, reply: bytes) -> None:
+        """Send *reply*, which is our own, once its addresses are pinned."""
+        if self._pinboard is None:
+            client.send(reply)
+            return
+        self._when_pinned(query, DnsView(reply), lambda may: client.send(
+            reply if may else build_reply(query, Rcode.REFUSED)))
+
+    def _release(self, waiting: list[_Waiting], answer: DnsView, *, is_ours: bool) -> None:
+        """Send *answer* to all who wait, once its addresses are pinned."""
+        def tell(may: bool) -> None:
+            for one in waiting:
+                if may:
+                    self._tell(one, answer, is_ours=is_ours)
+                else:
+                    one.client.send(build_reply(one.query, Rcode.REFUSED))
+
+        self._when_pinned(waiting[0].query, answer, tell)
+
+    def _when_pinned(self, query: DnsView, answer: DnsView, then: Callable[[bool], None]) -> None:
+        """Call *then*, now or later, with whether *answer* to *query* may be passed on."""
+        pins = self._judge.pins(query, answer)
+        if pins and self._pinboard is not None:
+            self._pinboard.pin(pins, then)
+        else:
+            then(pins is not None)
 
     @staticmethod
     def _tell(waiting: _Waiting, answer: DnsView, *, is_ours: bool) -> None:

@@ -19,7 +19,8 @@ A host whose loopback interface is down has no doors, and if the process ends, t
 go to the host's first server as they are, as they do for addresses that are not of --dns-forward.
 
 On the channel the process is told to begin, and gets another list of servers when the host has one
-(`names.orders`).
+(`names.orders`). With rules of egress by name it asks there for pins of what it is about to answer, and waits
+for them (`names.pinboard`).
 """
 
 from __future__ import annotations
@@ -29,16 +30,17 @@ import socket
 from ipaddress import ip_address
 
 from passt import log
-from passt.errors import HostError
+from passt.errors import HostError, WireError
 from passt.facts.address import IP4_LEN, IP6_LEN
 from passt.facts.contracts import Target
-from passt.names.orders import build_service
+from passt.names.orders import MAX_PINS_LEN, build_service, build_settled, parse_pins
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn, Protocol
 
+    from passt.facts.egress import EgressRules
     from passt.facts.guest import GuestNet, NameService
     from passt.facts.settings import NameSettings
     from passt.process.identity import Identity
@@ -61,31 +63,40 @@ _PROTOCOLS = ((socket.IPPROTO_UDP, socket.SOCK_DGRAM), (socket.IPPROTO_TCP, sock
 class NameForwarder:
     """The forwarder for *guest*, with the options *asked* and the rights of *user*; forked at once.
 
-    Call with one thread, before any right is given up. `doors` are for `Policy.serve_names`. Raises
+    *rules* of egress say which names may be asked for; None: all. Call with one thread, before any right is
+    given up. `doors` are for `Policy.serve_names`. Raises
     HostError.
     """
 
-    def __init__(self, asked: NameSettings, guest: GuestNet, user: Identity | None) -> None:
+    def __init__(self, asked: NameSettings, guest: GuestNet, user: Identity | None,
+                 rules: EgressRules | None = None) -> None:
         assert guest.names is not None  # noqa: S101 - the caller has asked
         self._sockets = _open_doors(guest)
         self.doors = {key: _target_of(sock) for key, sock in self._sockets.items()}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if _fork_forwarder() == 0:
-            _run(theirs, list(self._sockets.values()), asked, guest, user)
+            _run(theirs, list(self._sockets.values()), asked, guest, user, rules)
         theirs.close()
         ours.setblocking(False)
         self._channel = ours
         self._service = guest.names
+        self._rules = rules
 
     def descriptors(self) -> list[int]:
         """Return the descriptors of the doors: they are no services of the host."""
         return [sock.fileno() for sock in self._sockets.values()]
 
-    def start(self, loop: EngineLoop, on_end: Callable[[], None]) -> None:
-        """Have *loop* call *on_end* when the process ends: there are no doors then."""
+    def start(self, loop: EngineLoop, on_end: Callable[[], None],
+              pin: Callable[[int, bytes, int], bool] | None = None) -> None:
+        """Have *loop* call *on_end* when the process ends: there are no doors then.
+
+        *pin* takes pins: the place of a rule, an address, and seconds; it tells whether it may be.
+        """
         def on_event() -> None:
             try:
-                if self._channel.recv(1):
+                message = self._channel.recv(MAX_PINS_LEN)
+                if message:
+                    self._pin_all(message, pin)
                     return
             except BlockingIOError:
                 return
@@ -97,14 +108,28 @@ class NameForwarder:
             self._channel.close()
             for sock in self._sockets.values():
                 sock.close()
-            log.warning("the process that forwards queries of --dns-forward has ended: they go to the host's"
-                        " first name server from now on")
+            instead = "are refused" if self._rules is not None and self._rules.has_names else (
+                "go to the host's first name server")
+            log.warning("the process that forwards queries of --dns-forward has ended: they"
+                        f" {instead} from now on")
 
         loop.add_reader(self._channel.fileno(), on_event)
         try:
             self._channel.send(BEGIN)
         except OSError:
             pass                   # it has ended already
+
+    def _pin_all(self, message: bytes, pin: Callable[[int, bytes, int], bool] | None) -> None:
+        """Pin what the process asks for, and tell it; nonsense has no answer."""
+        try:
+            number, pins = parse_pins(message)
+        except WireError:
+            return
+        is_pinned = pin is not None and all(pin(*each) for each in pins)
+        try:
+            self._channel.send(build_settled(number, is_pinned=is_pinned))
+        except OSError:
+            pass                   # it does not listen: there is no answer to the guest
 
     def renew(self, service: NameService | None) -> None:
         """Have the servers of *service* asked from now on."""
@@ -167,7 +192,7 @@ def _fork_forwarder() -> int:
 
 
 def _run(channel: socket.socket, doors: list[socket.socket], asked: NameSettings, guest: GuestNet,
-         user: Identity | None) -> NoReturn:
+         user: Identity | None, rules: EgressRules | None) -> NoReturn:
     """Be the forwarder until the main process has gone."""
     try:
         # What the main process does not need is loaded by this one alone.
@@ -177,7 +202,7 @@ def _run(channel: socket.socket, doors: list[socket.socket], asked: NameSettings
         if channel.recv(1):        # else the start has failed
             from passt.names import service
 
-            service.run(channel, doors, asked, guest, user)
+            service.run(channel, doors, asked, guest, user, rules)
     except Exception as error:  # noqa: BLE001 - it ends with this
         log.failure(type(error).__name__, error)
     finally:

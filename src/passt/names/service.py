@@ -5,14 +5,17 @@ from __future__ import annotations
 import gc
 import socket
 
+from passt import log
 from passt.host import descriptors
 from passt.names.answer_cache import AnswerCache
 from passt.names.clients import DatagramDoor, StreamDoor
 from passt.names.forwarder import Forwarder
 from passt.names.judge import Judge
 from passt.names.loop import Loop
-from passt.names.orders import MAX_MESSAGE, parse_service
+from passt.names.name_rules import NameRules
+from passt.names.orders import MAX_MESSAGE, PINNED, parse_service, parse_settled
 from passt.names.outlet import Outlet, Way
+from passt.names.pinboard import Pinboard
 from passt.names.upstreams import Upstreams
 from passt.process import interpreter, landlock, privileges
 from passt.process.seccomp import CallFilter
@@ -21,6 +24,7 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from passt.facts.egress import EgressRules
     from passt.facts.guest import GuestNet
     from passt.facts.settings import NameSettings
     from passt.process.identity import Identity
@@ -33,9 +37,9 @@ _RESERVE = 128                     # descriptors for all else
 
 
 def run(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSettings, guest: GuestNet,
-        user: Identity | None) -> None:
+        user: Identity | None, rules: EgressRules | None) -> None:
     """Serve until the main process has gone, without any right. Raises OSError or HostError."""
-    loop = serve(channel, doors, asked, guest)
+    loop = serve(channel, doors, asked, guest, rules)
     _confine(user)
     gc.freeze()
     gc.enable()
@@ -47,8 +51,8 @@ def max_exchanges() -> int:
     return max(min(MAX_EXCHANGES, (descriptors.file_limit() - _RESERVE) // _SOCKETS_EACH), _SOCKETS_EACH)
 
 
-def serve(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSettings, guest: GuestNet
-          ) -> Loop:
+def serve(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSettings, guest: GuestNet,
+          rules: EgressRules | None) -> Loop:
     """Return the loop that serves *doors*, and takes orders from *channel* until its end."""
     assert guest.names is not None  # noqa: S101 - else there is no such process
     loop = Loop()
@@ -57,8 +61,11 @@ def serve(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSet
                      for version, family in ((4, guest.ip4), (6, guest.ip6)) if family is not None})
     outlet.ifindex = guest.names.ifindex
     cache = AnswerCache(asked.dns_cache, loop.clock) if asked.dns_cache else None
-    judge = Judge(asked.dns_hosts, asked.dns_routes, has_ip6=guest.ip6 is not None)
-    forwarder = Forwarder(loop, judge, Upstreams(guest.names), outlet, cache, max_exchanges())
+    name_rules = NameRules(rules) if rules is not None and rules.has_names else None
+    judge = Judge(asked.dns_hosts, asked.dns_routes, has_ip6=guest.ip6 is not None, rules=name_rules,
+                  tell=lambda text: log.limited(log.INFO, "egress names", text))
+    pinboard = Pinboard(loop, channel.send) if name_rules is not None else None
+    forwarder = Forwarder(loop, judge, Upstreams(guest.names), outlet, cache, max_exchanges(), pinboard)
     for door in doors:
         opened = StreamDoor if door.type == socket.SOCK_STREAM else DatagramDoor
         opened(loop, door, forwarder)
@@ -71,7 +78,9 @@ def serve(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSet
             return
         except OSError:
             message = b""
-        if message:
+        if message.startswith(PINNED) and pinboard is not None:
+            pinboard.settle(*parse_settled(message))
+        elif message:
             forwarder.renew(parse_service(message))
         else:
             loop.is_running = False

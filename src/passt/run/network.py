@@ -30,10 +30,11 @@ from passt.run.port_forwarding import PortForwarding, has_low_port_of_interface
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from passt.control.door import Control
     from passt.dataplane.engine import Engine
+    from passt.facts.address import IPAddress
     from passt.facts.guest import GuestNet
     from passt.facts.settings import EgressSettings, ForwardingSettings, Settings
     from passt.follow.following import Following
@@ -86,7 +87,8 @@ def start_names(settings: Settings, guest: GuestNet, user: Identity | None) -> N
         return None
     from passt.names.process import NameForwarder
 
-    return NameForwarder(settings.names, guest, user)
+    rules = settings.egress.rules if settings.egress.has_rules else None
+    return NameForwarder(settings.names, guest, user, rules)
 
 
 def resolve_guest(settings: Settings, following: Following | None = None) -> GuestNet:
@@ -189,6 +191,7 @@ def prepare_egress(settings: Settings) -> Settings:
     if settings.egress.has_rules or settings.egress.allow_from:
         __import__("passt.forward.egress")
         __import__("passt.forward.refusals")
+        __import__("passt.forward.pins")
     path = settings.egress.policy_file
     if path is None:
         return settings
@@ -197,28 +200,27 @@ def prepare_egress(settings: Settings) -> Settings:
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_LEN + 1)
-        if len(content) > MAX_LEN:
-            raise ConfigError(f"more than {MAX_LEN} bytes")
-        rules = parse_policy(content.decode())
+        rules = parse_policy(content)
     except OSError as error:
         raise ConfigError(f"option '--policy' {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"option '--policy' {path}: not UTF-8 at byte {error.start}") from None
     except ConfigError as error:
         raise ConfigError(f"option '--policy' {path}: {error}") from None
+    if rules.has_names and not settings.names.is_forwarding:
+        raise ConfigError(f"option '--policy' {path} has rules by name, which need --dns-forward, as only"
+                          " what that answers is known; add it")
     return replace(settings, egress=replace(settings.egress, from_file=rules))
 
 
-def build_egress(asked: EgressSettings, guest: GuestNet) -> Egress | None:
+def build_egress(asked: EgressSettings, guest: GuestNet, own_names: Iterable[tuple[str, IPAddress]]
+                 ) -> Egress | None:
     """Build what judges flows of the guest, if there are rules. Raises HostError.
 
-    The host's addresses are read, by a netlink socket.
+    *own_names* are those of --dns-hosts. The host's addresses are read, by a netlink socket.
     """
     if not asked.has_rules:
         return None
     from time import monotonic
 
-    from passt.facts.egress import EgressRules
     from passt.forward.egress import Egress
     from passt.forward.refusals import RefusalTeller
     from passt.host.host_facts import HostReader
@@ -226,10 +228,12 @@ def build_egress(asked: EgressSettings, guest: GuestNet) -> Egress | None:
     with HostReader() as reader:
         addresses = reader.addresses()
     teller = RefusalTeller(lambda text: log.limited(log.INFO, "egress", text), monotonic)
-    more = asked.from_file or EgressRules()
-    rules = EgressRules((*asked.denied, *asked.allowed, *more.rules),
-                        not asked.allowed and more.allows_rest)
-    return Egress(rules, addresses, _resolvers_of(guest), teller.note)
+    pins = None
+    if asked.rules.has_names:
+        from passt.forward.pins import Pins
+
+        pins = Pins(monotonic, {address.packed for _, address in own_names})
+    return Egress(asked.rules, addresses, _resolvers_of(guest), teller.note, pins, _networks_of(guest))
 
 
 def build_ingress(asked: EgressSettings) -> Ingress | None:
@@ -255,6 +259,18 @@ def _resolvers_of(guest: GuestNet) -> set[bytes]:
         if family.map_host_loopback in family.resolvers:
             addresses.add(loopback)
     return addresses | {address.packed for address in found}
+
+
+def _networks_of(guest: GuestNet) -> set[tuple[bytes, int]]:
+    """Return the networks that the host is in, by the addresses that the guest shares with it."""
+    found = set()
+    for family in (guest.ip4, guest.ip6):
+        if family is None:
+            continue
+        if family.address is not None:
+            found.add((family.address.packed, family.prefix_len))
+        found.update((each.address.packed, each.prefix_len) for each in family.copied_addresses)
+    return {(packed, prefix_len) for packed, prefix_len in found if prefix_len}
 
 
 def follows_ports(settings: Settings) -> bool:
@@ -286,11 +302,14 @@ class Network:
         asked, protocols = settings.services, settings.protocols
         policy = Policy(guest, tcp=protocols.tcp, udp=protocols.udp, icmp=protocols.icmp, explain=explain,
                         warn=log.warning, on_ping_forbidden=self._ping_refusal.warn,
-                        egress=build_egress(settings.egress, guest), ingress=build_ingress(settings.egress))
+                        egress=build_egress(settings.egress, guest, settings.names.dns_hosts),
+                        ingress=build_ingress(settings.egress))
         self._policy = policy
         self._names = names
         if names is not None:
             policy.serve_names(names.doors)
+        if policy.egress is not None and policy.egress.has_names and (names is None or not names.doors):
+            log.warning("rules of --allow by name: there is no forwarder of names here, so none is answered")
         self.observed = policy.observed
         self.bypass = None
         if bypassed:
@@ -372,7 +391,7 @@ class Network:
         self._guest = guest
         self._policy.renew(guest)
         if self._policy.egress is not None:
-            self._policy.egress.renew(None, _resolvers_of(guest))
+            self._policy.egress.renew(None, _resolvers_of(guest), _networks_of(guest))
         if self._names is not None:
             self._names.renew(guest.names)
         self.engine.renew(_our_ip4(guest))
@@ -384,7 +403,7 @@ class Network:
     def take_host(self, addresses: Collection[bytes]) -> None:
         """Take it that these are the host's addresses now: rules of egress may be about them."""
         if self._policy.egress is not None:
-            self._policy.egress.renew(addresses, _resolvers_of(self._guest))
+            self._policy.egress.renew(addresses, _resolvers_of(self._guest), _networks_of(self._guest))
             self.engine.renew(_our_ip4(self._guest))
 
     def set_neighbours(self, entries: dict[bytes, bytes]) -> None:
@@ -411,7 +430,8 @@ class Network:
     def serve(self, diagnostics: Diagnostics) -> None:
         """Run the engine, observed by *diagnostics*, until it is stopped."""
         if self._names is not None:
-            self._names.start(self.engine, self._leave_names)
+            egress = self._policy.egress
+            self._names.start(self.engine, self._leave_names, egress.pin if egress is not None else None)
         run_loop(self.engine, diagnostics, self._dispatcher.counters)
 
 
