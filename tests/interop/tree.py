@@ -12,15 +12,15 @@ the version 2 alone, which container runtimes want. When the init ends, everythi
 
 from __future__ import annotations
 
-import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.lab import PATH, TREE, UID, Lab, LabError, Place
 from tests.support.processes import children
+from tests.support.switches import INTEROP_SUITE
 
-SUITE = os.environ.get("PASST_INTEROP_SUITE", "trixie")
+SUITE = INTEROP_SUITE or "trixie"
 ROOT = TREE / ".interop" / ("tree" if SUITE == "trixie" else f"tree-{SUITE}")
 RUNTIME = f"/run/user/{UID}"
 HOME = "/home/lab"

@@ -45,3 +45,5 @@ QUICK = os.environ.get("PASST_TEST_QUICK") == "1"
 KVM = os.environ.get("PASST_TEST_KVM") == "1"
 PASTA = os.environ.get("PASST_TEST_PASTA") or None
 HELPERS = os.environ.get("PASST_TEST_HELPERS") or None
+# tools/interop-tree, which makes the tree, reads it too.
+INTEROP_SUITE = os.environ.get("PASST_INTEROP_SUITE") or None

@@ -18,8 +18,7 @@ import socket
 from passt import log
 from passt.errors import HostError
 from passt.host.resolver_watch import MAX_CONTENT, POLL_S, ResolverWatch
-from passt.process import helper, interpreter, landlock, privileges
-from passt.process.seccomp import CallFilter
+from passt.process import helper
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -86,26 +85,13 @@ def _run(channel: socket.socket, path: str, user: Identity | None) -> NoReturn:
     """Be the reader until the main process has gone."""
     try:
         watch = ResolverWatch(os.path.abspath(path))
-        _confine(channel, watch.fileno(), user)
+        watched = watch.fileno()
+        helper.detach("passt-reader", (channel.fileno(), *([watched] if watched >= 0 else [])))
+        helper.confine(FORM, user, reads=True)
         while send_change(channel, watch) and wait(channel, watch):
             pass
     finally:
         os._exit(0)
-
-
-def _confine(channel: socket.socket, watched: int, user: Identity | None) -> None:
-    """Give up all but the right to read. Raises OSError or HostError."""
-    helper.detach("passt-reader", (channel.fileno(), *([watched] if watched >= 0 else [])))
-    if user is not None:
-        user.assume()
-    call_filter = CallFilter(FORM)
-    interpreter.close_paths()
-    try:
-        landlock.restrict(signals=True, reading=True)
-    except OSError:
-        pass                       # the filter is there in any case
-    privileges.drop_privileges()
-    call_filter.install()
 
 
 def send_change(channel: socket.socket, watch: ResolverWatch) -> bool:

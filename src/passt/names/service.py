@@ -17,8 +17,7 @@ from passt.names.orders import MAX_MESSAGE, PINNED, parse_service, parse_settled
 from passt.names.outlet import Outlet, Way
 from passt.names.pinboard import Pinboard
 from passt.names.upstreams import Upstreams
-from passt.process import interpreter, landlock, privileges
-from passt.process.seccomp import CallFilter
+from passt.process import helper
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def run(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSetti
         user: Identity | None, rules: EgressRules | None) -> None:
     """Serve until the main process has gone, without any right. Raises OSError or HostError."""
     loop = serve(channel, doors, asked, guest, rules)
-    _confine(user)
+    helper.confine(FORM, user)
     gc.freeze()
     gc.enable()
     loop.run()
@@ -87,16 +86,3 @@ def serve(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSet
 
     loop.watch(channel.fileno(), on_order)
     return loop
-
-def _confine(user: Identity | None) -> None:
-    """Give up all rights but those of the filter. Raises OSError or HostError."""
-    if user is not None:
-        user.assume()
-    call_filter = CallFilter(FORM)
-    interpreter.close_paths()
-    try:
-        landlock.restrict(signals=True)
-    except OSError:
-        pass                       # the filter has no call that opens a path
-    privileges.drop_privileges()
-    call_filter.install()

@@ -30,8 +30,7 @@ from passt.host.rtnetlink import messages, routes
 from passt.host.rtnetlink.messages import MessageFlag, MessageType
 from passt.host.rtnetlink.socket import Request, RtnlSocket, reason
 from passt.namespace.renumbering import Deletion
-from passt.process import helper, interpreter, landlock, privileges
-from passt.process.seccomp import CallFilter
+from passt.process import helper
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -229,7 +228,8 @@ def _check(kind: int, payload: bytes, ifindex: int) -> None:
 def _run(channel: socket.socket, rtnetlink: RtnlSocket, ifindex: int) -> NoReturn:
     """Be the configurer until the main process has gone."""
     try:
-        _confine(channel, rtnetlink)
+        helper.detach("passt-configure", (channel.fileno(), rtnetlink.fileno()))
+        helper.confine(FORM, right=CAP_NET_ADMIN)
         channel.send(_INDEX.pack(ifindex))
         while message := channel.recv(MAX_MESSAGE + 1):
             apply_orders(message, rtnetlink, ifindex)
@@ -246,16 +246,3 @@ def apply_orders(message: bytes, rtnetlink: RtnlSocket, ifindex: int) -> None:
         if outcome.errno not in _AS_WANTED:
             log.limited(log.WARNING, "configurer",
                         f"cannot follow the host in the namespace: {reason(outcome)}")
-
-
-def _confine(channel: socket.socket, rtnetlink: RtnlSocket) -> None:
-    """Give up all but the one right. Raises OSError or HostError."""
-    helper.detach("passt-configure", (channel.fileno(), rtnetlink.fileno()))
-    call_filter = CallFilter(FORM)
-    interpreter.close_paths()
-    try:
-        landlock.restrict(signals=True)
-    except OSError:
-        pass                       # the filter has no call that opens a path
-    privileges.keep_one(CAP_NET_ADMIN)
-    call_filter.install()

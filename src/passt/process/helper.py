@@ -1,4 +1,7 @@
-"""The begin of a process that helps the main one: the helper for low ports, the reader, the configurer."""
+"""The begin of a process that helps the main one: what each of them lets go of, and gives up.
+
+They are the helper for low ports, the reader, the configurer and the forwarder of names.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ import os
 
 from passt import log
 from passt.host import descriptors
-from passt.process import signals
+from passt.process import empty_root, interpreter, landlock, privileges, signals
 from passt.process.process_name import take_name
+from passt.process.seccomp import CallFilter
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from passt.process.identity import Identity
 
 
 def detach(name: str, keep: Iterable[int]) -> None:
@@ -29,3 +35,31 @@ def detach(name: str, keep: Iterable[int]) -> None:
     for fd in range(descriptors.FIRST_OWN_FD):
         os.dup2(null, fd)
     os.close(null)
+
+
+def confine(form: str, user: Identity | None = None, *, right: int | None = None, reads: bool = False,
+            enters_empty_root: bool = False) -> None:
+    """Give up all but the system calls of the filter *form*, and the capability *right* if there is one.
+
+    The process becomes *user* before. With *reads* it may open files for reading, as far as the filter lets
+    it. Call when all is loaded, with one thread. Raises OSError or HostError.
+    """
+    if user is not None:
+        user.assume()
+    call_filter = CallFilter(form)
+    interpreter.close_paths()
+    try:
+        if enters_empty_root:
+            empty_root.enter_namespaces()
+            empty_root.enter()
+    except OSError:
+        pass                       # Landlock closes paths then
+    try:
+        landlock.restrict(signals=True, reading=reads)
+    except OSError:
+        pass                       # the filter is there in any case
+    if right is None:
+        privileges.drop_privileges()
+    else:
+        privileges.keep_one(right)
+    call_filter.install()

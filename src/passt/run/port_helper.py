@@ -32,8 +32,7 @@ import struct
 
 from passt import log
 from passt.errors import HostError, PasstError, WireError
-from passt.process import empty_root, helper, interpreter, landlock, privileges
-from passt.process.seccomp import CallFilter
+from passt.process import helper, privileges
 from passt.steer.messages import RULE_LEN, build_rule, parse_rule
 from passt.steer.server import peer_uid
 
@@ -160,7 +159,8 @@ def _run(channel: socket.socket, binder: HostBinder, user: Identity | None) -> N
     try:
         said = _READY
         try:
-            _confine(channel, user)
+            helper.detach("passt-ports", (channel.fileno(),))
+            helper.confine(FORM, user, right=privileges.CAP_NET_BIND_SERVICE, enters_empty_root=True)
         except (OSError, PasstError) as error:
             said = (str(error) or type(error).__name__).encode(errors="replace")[:_MAX_REQUEST]
         _send(channel, said, [])
@@ -168,26 +168,6 @@ def _run(channel: socket.socket, binder: HostBinder, user: Identity | None) -> N
             pass
     finally:
         os._exit(0)
-
-
-def _confine(channel: socket.socket, user: Identity | None) -> None:
-    """Give up all but the one right. Raises OSError or HostError."""
-    helper.detach("passt-ports", (channel.fileno(),))
-    if user is not None:
-        user.assume()
-    call_filter = CallFilter(FORM)
-    interpreter.close_paths()
-    try:
-        empty_root.enter_namespaces()
-        empty_root.enter()
-    except OSError:
-        pass                       # Landlock closes paths then, and the filter does in any case
-    try:
-        landlock.restrict(signals=True)
-    except OSError:
-        pass
-    privileges.keep_one(privileges.CAP_NET_BIND_SERVICE)
-    call_filter.install()
 
 
 def _serve_one(channel: socket.socket, binder: HostBinder) -> bool:

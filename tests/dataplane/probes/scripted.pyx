@@ -166,7 +166,8 @@ cdef class ScriptedLink(Link):
         self.takes -= self.takes > 0
         record = Sent((<const char *>frame)[:n], meta.gso_type, meta.gso_size if meta.gso_type else 0,
                       meta.csum_start, meta.csum_offset, meta.hdr_len)
-        if self.room is not None and not self.room:
+        # What is kept is not overtaken, whatever *room* is set to meanwhile.
+        if self.kept or (self.room is not None and not self.room):
             self.stats.link_stalls += not self.blocked
             self.blocked = True
             if len(self.kept) >= self.keep_most:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
+from passt import log
 from passt.errors import ConfigError
 from passt.facts.contracts import ListenerInfo
 from passt.facts.port_rule import PortRule
@@ -138,7 +138,7 @@ def test_instances_are_asked_for_their_ports(tmp_path: Path, monkeypatch: pytest
     bench.source.ports = [ListenerInfo(6, 8001, replace(rule, first=8001, last=8001), namespace=True),
                           ListenerInfo(6, 8000, rule, namespace=False)]  # fmt: skip
     with bench.turning():
-        assert find_forwarder(8000, "tcp") == ("pasta", os.getpid(), "-t 8000:80")
+        assert find_forwarder(8000, "tcp") == ("pasta", log.own_pid(), "-t 8000:80")
         assert find_forwarder(8000, "udp") is None
         assert find_forwarder(8001, "tcp") is None
     bench.close()
