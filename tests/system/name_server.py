@@ -3,7 +3,9 @@
 It needs the standard library alone. Ways: good; dead: takes queries and says nothing; lies: answers another
 question, another ID, and cuts answers off; garbage: random bytes; servfail; udp-only: no TCP; oversized:
 6 KiB by UDP, whatever was offered; alias: by way of another name; floods: a thousand answers with other IDs;
-counts: answers 192.0.2.N to the N-th query.
+counts: answers 192.0.2.N to the N-th query; tells: prints each name that it is asked for.
+
+ANSWER may be of either family, whatever was asked.
 """
 
 from __future__ import annotations
@@ -24,8 +26,24 @@ def question(query: bytes) -> bytes:
     return query[12:query.index(b"\0", 12) + 5]
 
 
+def record(address: str) -> bytes:
+    """Write the record with which the name asked for has *address*."""
+    if ":" in address:
+        return RECORD.pack(0xC00C, 28, 1, 60, 16) + socket.inet_pton(socket.AF_INET6, address)
+    return RECORD.pack(0xC00C, 1, 1, 60, 4) + socket.inet_aton(address)
+
+
+def name_of(query: bytes) -> str:
+    """Return the name asked for."""
+    at, labels = 12, []
+    while query[at]:
+        labels.append(query[at + 1:at + 1 + query[at]].decode(errors="replace"))
+        at += 1 + query[at]
+    return ".".join(labels)
+
+
 def reply(query: bytes, *addresses: str, code: int = 0) -> bytes:
-    records = b"".join(RECORD.pack(0xC00C, 1, 1, 60, 4) + socket.inet_aton(one) for one in addresses)
+    records = b"".join(record(one) for one in addresses)
     return (query[:2] + struct.pack("!HHHHH", RESPONSE | code, 1, len(addresses), 0, 0) + question(query)
             + records)
 
@@ -33,7 +51,7 @@ def reply(query: bytes, *addresses: str, code: int = 0) -> bytes:
 def alias(query: bytes, address: str) -> bytes:
     """Answer that the name asked for is another one, which has *address*."""
     target = b"\3cdn\4test\0"
-    rest = struct.pack("!HHIH", 1, 1, 60, 4) + socket.inet_aton(address)
+    rest = record(address)[2:]
     return (query[:2] + struct.pack("!HHHHH", RESPONSE, 1, 2, 0, 0) + question(query)
             + RECORD.pack(0xC00C, 5, 1, 60, len(target)) + target + target + rest)
 
@@ -49,6 +67,8 @@ class Server:
     def answers(self, query: bytes) -> list[bytes]:
         """Return what is sent for *query*."""
         self.n_asked += 1
+        if self.way == "tells":
+            os.write(1, f"{name_of(query)}\n".encode())
         good = reply(query, self.answer)
         other = bytes((query[0] ^ 0x55, query[1]))
         ways = {
