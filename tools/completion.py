@@ -32,6 +32,7 @@ VALUES: dict[str, str] = {
     "outbound": NOTHING, "dns-forward": NOTHING, "dns-host": NOTHING, "dns-cache": "100 1000",
     "dns-route": NOTHING, "dns-hosts": NOTHING, "ns-ifname": NOTHING,
     "policy": FILES,
+    "learn": FILES,
     "allow": "host private link-local metadata multicast dns",
     "deny": "host private link-local metadata multicast dns", "allow-from": NOTHING,
     "ns-mac-addr": NOTHING, "fd": NOTHING, "clear": "HOST SPLICE",

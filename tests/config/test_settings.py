@@ -138,6 +138,7 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("allow", "192.0.2.5", {"allowed": (parse_egress_rule("192.0.2.5", allows=True),)}),
     ("deny", "private", {"denied": (parse_egress_rule("private", allows=False),)}),
     ("policy", "/etc/a.toml", {"policy_file": "/etc/a.toml"}),
+    ("learn", "/etc/b.toml", {"learn_file": "/etc/b.toml"}),
     ("allow-from", "192.0.2.5", {"allow_from": ((A4.packed, 32),)}),
     ("allow-from", "2001:db8::/32", {"allow_from": ((IPv6Address("2001:db8::").packed, 32),)}),
 ]
@@ -195,6 +196,7 @@ BAD_VALUES = {
     "socket": ["", "/run/" + "x" * 103], "fd": ["", "x", "-1", "2147483648", "3x"],
     "allow": ["", "x", "192.0.2.5/24", "192.0.2.5:0"], "deny": ["", "icmp:private:80"],
     "policy": [""],
+    "learn": [""],
     "allow-from": ["", "x", "private", "192.0.2.5:80", "192.0.2.5/24", "::ffff:192.0.2.5"],
 }
 

@@ -12,6 +12,7 @@ from passt.facts.guest import GuestFamily, GuestNet
 from passt.facts.port_rule import PortRule
 from passt.forward.bypass import Bypass
 from passt.forward.egress import Egress, Ingress
+from passt.forward.learning import Learning
 from passt.forward.policy import Policy
 from passt.light.values import replace
 
@@ -204,3 +205,14 @@ def test_clients_on_loopback_may_have_to_be_allowed() -> None:
         policy = Policy(NET, ingress=Ingress(((packed(text), 8),)))
         made = Bypass(policy, policy.observed)
         assert (inbound(made, "127.0.0.1", "127.0.0.1") is not None) == may
+
+
+def test_flows_that_bypass_the_link_are_learned() -> None:
+    policy = Policy(NET, learning=Learning(lambda _address: False))
+    made = Bypass(policy, policy.observed)
+    loopback = packed("127.0.0.1")
+    made.explain_outbound_bypass(IPPROTO_TCP, RULE, loopback, 50000, loopback, 8001)
+    assert policy.learning is not None
+    assert '"allow' not in policy.learning.text(lambda _text: True)
+    assert made.outbound_bypass(IPPROTO_TCP, RULE, loopback, 50000, loopback, 8001) is not None
+    assert '"allow tcp:127.0.0.1:81"' in policy.learning.text(lambda _text: True)

@@ -15,7 +15,8 @@ from passt.facts.egress import EgressRules
 from passt.facts.guest import GuestFamily, GuestNet
 from passt.facts.host import InterfaceAddress
 from passt.facts.port_rule import PortRule
-from passt.forward.egress import Egress, Ingress, Refused
+from passt.forward.egress import FORWARDER, Egress, Ingress, Refused
+from passt.forward.learning import Learning
 from passt.forward.policy import Policy
 from passt.light.values import replace
 
@@ -757,3 +758,29 @@ def test_only_clients_that_are_allowed_may_connect() -> None:
         assert inbound(policy, peer, local) is None
     found = policy.explain_inbound(TCP, RULE, packed("198.51.101.9"), 1, packed("192.0.2.5"), 8001)
     assert found.why == "the client is none of --allow-from"
+
+
+def test_flows_are_learned_by_where_they_go_and_by_what_the_guest_says() -> None:
+    class Noted(Learning):
+        """Says what it was told."""
+
+        def __init__(self) -> None:
+            super().__init__(lambda _address: False)
+            self.told: list[tuple[int, int, bytes, bytes]] = []
+
+        def note(self, proto: int, port: int, address: bytes, asked: bytes) -> None:
+            self.told.append((proto, port, address, asked))
+
+    learning = Noted()
+    policy = Policy(GuestNet(replace(IP4, is_forwarded=True), IP6, "eth0"), learning=learning)
+    far, mapped = packed("198.51.100.1"), packed("192.0.2.2")
+    assert outbound(policy, TCP, "198.51.100.1") is not None
+    assert outbound(policy, UDP, "192.0.2.2", 53) is not None
+    assert learning.told == [(TCP, 443, far, far), (UDP, 53, packed("127.0.0.1"), mapped)]
+    policy.explain_outbound(TCP, packed("192.0.2.5"), 1, far, 80)
+    assert outbound(policy, TCP, "127.0.0.1") is None
+    assert len(learning.told) == 2, "what is explained or cannot be is no flow"
+    policy.serve_names({(UDP, 4): Target(packed("127.9.9.9"), 999)})
+    learning.told.clear()
+    assert outbound(policy, UDP, "192.0.2.4", 53) is not None
+    assert learning.told == [(UDP, 53, FORWARDER, packed("192.0.2.4"))]

@@ -74,7 +74,7 @@ def pins(rules: tuple[str, ...], name: str, *records: bytes) -> list[tuple[int, 
     """Return place, address and TTL of what an answer leads to."""
     asked = query(name)
     found = NameRules(rules_of(*rules)).pins(encode_name(name), DnsView(reply(asked, *records)))
-    return None if found is None else [(place, str(ip_address(packed)), ttl) for place, packed, ttl in found]
+    return None if found is None else [(pin.place, str(ip_address(pin.address)), pin.ttl) for pin in found]
 
 
 def a(name: str, address: str, ttl: int = 60) -> bytes:
@@ -119,5 +119,5 @@ def test_answer_with_too_many_addresses_is_not_passed_on() -> None:
     assert len(pins(("allow www.example",), "www.example", *addresses[1:]) or ()) == MAX_ADDRESSES
 
 
-def test_pin_has_three_parts() -> None:
-    assert Pin(1, pack("!I", 2), 3) == (1, b"\0\0\0\2", 3)
+def test_pin_has_a_name_only_if_it_is_learned() -> None:
+    assert Pin(1, pack("!I", 2), 3) == (1, b"\0\0\0\2", 3, b"")

@@ -13,8 +13,10 @@ from passt.names import pinboard as module
 from passt.names.name_rules import Pin
 from passt.names.orders import (
     MAX_PINS_LEN,
+    build_learned,
     build_pins,
     build_settled,
+    parse_learned,
     parse_pins,
     parse_settled,
 )
@@ -126,3 +128,28 @@ def test_any_bytes_are_pins_or_nonsense(message: bytes) -> None:
 @pytest.mark.parametrize("is_pinned", [True, False])
 def test_word_of_the_main_process_comes_over(is_pinned: bool) -> None:
     assert parse_settled(build_settled(77, is_pinned=is_pinned)) == (77, is_pinned)
+
+
+LEARNED = [Pin(0, b"\1" * 16, 0, b"x" * 255), Pin(0, b"", 0, b"www.example"), Pin(0, b"\1\2\3\4", 0, b"a")]
+
+
+@pytest.mark.parametrize("pins", [[], LEARNED, [Pin(0, bytes(16), 0, b"x" * 255)] * 64])
+def test_names_come_over_as_they_were(pins: list[Pin]) -> None:
+    message = build_learned(0xFFFFFFFF, pins)
+    assert len(message) <= MAX_PINS_LEN
+    assert parse_learned(message) == (0xFFFFFFFF, [(pin.name, pin.address) for pin in pins])
+
+
+@pytest.mark.parametrize("length", [0, 3, 5, 100, 260, 261, 270, len(build_learned(1, LEARNED)) - 1])
+def test_names_that_are_cut_off_are_nonsense(length: int) -> None:
+    with pytest.raises(WireError):
+        parse_learned(build_learned(1, LEARNED)[:length])
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_names_or_nonsense(message: bytes) -> None:
+    try:
+        number, found = parse_learned(message)
+    except WireError:
+        return
+    assert build_learned(number, [Pin(0, address, 0, name) for name, address in found]) == message

@@ -24,6 +24,10 @@ import select
 import socket
 import struct
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LIMIT_S = 120.0
 GROUP4, GROUP6 = "239.192.7.7", "ff15::7:7"
@@ -223,8 +227,9 @@ def sink(ports: list[int]) -> None:
         print("\n".join(lines), flush=True)  # noqa: T201
 
 
-ATTEMPTS = {"tcp": tcp, "udp": udp, "ping": ping, "say": say, "pieces": pieces, "overlap": overlap, "by": by,
-            "mapped": mapped, "ask": ask}
+ATTEMPTS: dict[str, Callable[..., str]] = {
+    "tcp": tcp, "udp": udp, "ping": ping, "say": say, "pieces": pieces, "overlap": overlap, "by": by,
+    "mapped": mapped, "ask": ask}
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ question, another ID, and cuts answers off; garbage: random bytes; servfail; udp
 6 KiB by UDP, whatever was offered; alias: by way of another name; floods: a thousand answers with other IDs;
 counts: answers 192.0.2.N to the N-th query; tells: prints each name that it is asked for.
 
-ANSWER may be of either family, whatever was asked.
+ANSWER may be of either family, whatever was asked; of type SRV there is nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import struct
 import sys
 
 RESPONSE, SERVFAIL = 0x8180, 2
+SRV_IN = struct.pack("!HH", 33, 1)
 RECORD = struct.Struct("!HHHIH")
 BIG = 384                          # records of an oversized answer, 16 bytes each
 N_FLOOD = 1000
@@ -69,6 +70,8 @@ class Server:
         self.n_asked += 1
         if self.way == "tells":
             os.write(1, f"{name_of(query)}\n".encode())
+        if question(query).endswith(SRV_IN):
+            return [reply(query)]
         good = reply(query, self.answer)
         other = bytes((query[0] ^ 0x55, query[1]))
         ways = {

@@ -262,6 +262,9 @@ OPTIONS: tuple[Option, ...] = (
     Option(EGRESS, "", "policy", "FILE",
            "Read rules from FILE, in TOML, and try them after those of --deny and --allow: a list rules of"
            " texts 'allow RULE' and 'deny RULE', default, and profiles (docs/egress.md).", available=True),
+    Option(EGRESS, "", "learn", "FILE",
+           "Allow all, and write to FILE, when the run ends, the rules that it would have needed, as --policy"
+           " reads them: by name where a name was asked of --dns-forward, else by address.", available=True),
     Option(EGRESS, "", "allow-from", "ADDR[/LEN]",
            "Only clients with these addresses may use forwarded ports of the host. Default: all clients.",
            repeat=ACCUMULATES, available=True),

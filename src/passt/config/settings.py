@@ -88,6 +88,7 @@ VALUES: dict[str, Callable[[str], Changes]] = {
     "pcap": lambda text: {"pcap": parsers.parse_path(text)},
     "control": lambda text: {"control_path": parsers.parse_socket_path(text)},
     "policy": lambda text: {"policy_file": parsers.parse_path(text)},
+    "learn": lambda text: {"learn_file": parsers.parse_path(text)},
     "stats": lambda text: {"stats_s": parsers.parse_number(text, 1, parsers.MAX_STATS_S)},
     "conf-path": lambda text: {"conf_path": parsers.parse_socket_path(text)},
     "ports-file": lambda text: {"ports_file": parsers.parse_path(text)},
@@ -297,6 +298,9 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError("option '--stats' prints on standard error, which a program in the background does"
                           " not have; add --foreground")
     _check_sockets(settings)
+    if settings.egress.learn_file is not None and settings.egress.has_rules:
+        raise ConfigError(f"option '--learn' {settings.egress.learn_file} allows all, to see which rules are"
+                          " needed; leave out --allow, --deny and --policy")
     _check_names(settings.names, settings.egress)
     if settings.control.conf_path is not None:
         _check_steering(settings)

@@ -53,10 +53,14 @@ class EgressRule(Value):
 
 
 class EgressRules(Value):
-    """All rules in the order in which they are tried; the first one that fits decides, else *allows_rest*."""
+    """All rules in the order in which they are tried; the first one that fits decides, else *allows_rest*.
+
+    *learns*: there are none, and what would be needed is noted (--learn).
+    """
 
     rules: tuple[EgressRule, ...] = ()
     allows_rest: bool = True
+    learns: bool = False
 
     @property
     def has_names(self) -> bool:

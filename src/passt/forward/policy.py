@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from passt.facts.guest import GuestFamily, GuestNet
     from passt.facts.port_rule import PortRule
     from passt.forward.egress import Egress, Ingress
+    from passt.forward.learning import Learning
 
     Note = Callable[[str], None]  # takes one step of a decision
 
@@ -143,15 +144,17 @@ class Policy:
     line for each decision, if given; *warn* gets one when clients on the host's loopback are refused for the
     first time, as there is no address to show to the guest; *on_ping_forbidden* is called once, when the host
     refuses ping sockets. `observed` is the `contracts.GuestEvents` for the data plane. *egress* judges where
-    flows of the guest go, *ingress* whose come; None: all may.
+    flows of the guest go, *ingress* whose come; None: all may. *learning* is told where they go.
     """
 
     def __init__(self, net: GuestNet, *, tcp: bool = True, udp: bool = True, icmp: bool = True,
                  explain: Callable[[str], None] | None = None,
                  warn: Callable[[str], None] | None = None,
                  on_ping_forbidden: Callable[[], None] | None = None,
-                 egress: Egress | None = None, ingress: Ingress | None = None) -> None:
+                 egress: Egress | None = None, ingress: Ingress | None = None,
+                 learning: Learning | None = None) -> None:
         self.egress = egress
+        self.learning = learning
         self.ingress = ingress
         self.observed = Observed(net, explain=explain, on_ping_forbidden=on_ping_forbidden)
         self._explain = explain
@@ -196,6 +199,9 @@ class Policy:
             if place is not None:
                 self.egress.refuse(proto, destination_port, destination, place)
                 target, why = PROHIBITED, self.egress.describe(place)
+        elif target is not None and self.learning is not None:
+            address = FORWARDER if why == _FORWARDER else target.address
+            self.learning.note(proto, destination_port, address, destination)
         if self._explain is not None:
             is_refused = target is None or target is PROHIBITED
             self._explain_flow("outbound", proto, (source, source_port, destination, destination_port),

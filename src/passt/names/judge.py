@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from passt.facts.address import IPAddress
+    from passt.names.name_learner import NameLearner
     from passt.names.name_rules import NameRules, Pin
 
 TTL_S = 60                         # of names of --dns-hosts: they stay as long as we run
@@ -44,7 +45,7 @@ class Judge:
     """
 
     def __init__(self, hosts: Iterable[tuple[str, IPAddress]], routes: Iterable[tuple[str, IPAddress]],
-                 *, has_ip6: bool, rules: NameRules | None = None,
+                 *, has_ip6: bool, rules: NameRules | NameLearner | None = None,
                  tell: Callable[[str], None] | None = None) -> None:
         self._has_ip6 = has_ip6
         self._tell = tell

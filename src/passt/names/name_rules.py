@@ -16,6 +16,8 @@ from passt.wire.dns.message import CLASS_IN, RecordType, encode_name, suffixes
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from passt.facts.egress import EgressRules
     from passt.wire.dns.message import DnsView
 
@@ -36,11 +38,12 @@ _ADDRESSES = frozenset((RecordType.A, RecordType.AAAA))
 
 
 class Pin(NamedTuple):
-    """An address that a name of the rule at *place* has, for *ttl* seconds."""
+    """An address that a name of the rule at *place* has, for *ttl* seconds; *name* is text, if learned."""
 
     place: int
     address: bytes
     ttl: int
+    name: bytes = b""
 
 
 class NameRules:
@@ -76,32 +79,15 @@ class NameRules:
 
     def is_empty(self, query: DnsView) -> bool:
         """Tell whether *query* is answered that there is no such record."""
-        return query.klass == CLASS_IN and query.kind in _EMPTY
+        return is_hint(query)
 
     def pins(self, name: bytes, answer: DnsView) -> list[Pin] | None:
         """Return what *answer* to a question for *name* leads to; None if it may not be passed on.
 
         That is so for one with too many addresses, and for one by an alias that a rule denies by its name.
         """
-        aliases: dict[bytes, tuple[bytes, int]] = {}
-        for record in answer.records:
-            if record.section == 0 and record.klass == CLASS_IN and record.kind == RecordType.CNAME:
-                aliases[record.name] = (record.target, record.ttl)
-        names: dict[bytes, int] = {}
-        at, ttl = name, MAX_TTL
-        while at not in names:
-            if at != name and self._is_denied(at):
-                return None
-            names[at] = ttl
-            target, own_ttl = aliases.get(at, (at, ttl))
-            at, ttl = target, min(ttl, own_ttl)
-        addresses: dict[bytes, int] = {}
-        for record in answer.records:
-            if (record.section == 0 and record.klass == CLASS_IN and record.kind in _ADDRESSES
-                    and record.name in names):
-                address = answer.data[record.start:record.end]
-                addresses[address] = max(addresses.get(address, 0), min(record.ttl, names[record.name]))
-        if len(addresses) > MAX_ADDRESSES:
+        names, addresses = find_addresses(name, answer)
+        if len(addresses) > MAX_ADDRESSES or any(at != name and self._is_denied(at) for at in names):
             return None
         places = self.places(name)[:MAX_PLACES]
         return [Pin(place, address, ttl) for address, ttl in addresses.items() for place in places]
@@ -118,3 +104,29 @@ class NameRules:
             for parent in list(suffixes(name))[1:]:
                 found += self._below.get(parent, ())
         return sorted(found)
+
+
+def is_hint(query: DnsView) -> bool:
+    """Tell whether *query* asks for addresses and keys beside those of a name: RFC 9460."""
+    return query.klass == CLASS_IN and query.kind in _EMPTY
+
+
+def find_addresses(name: bytes, answer: DnsView) -> tuple[Collection[bytes], dict[bytes, int]]:
+    """Return *name* with its aliases by *answer*, and the addresses of these with their TTL."""
+    aliases: dict[bytes, tuple[bytes, int]] = {}
+    for record in answer.records:
+        if record.section == 0 and record.klass == CLASS_IN and record.kind == RecordType.CNAME:
+            aliases[record.name] = (record.target, record.ttl)
+    names: dict[bytes, int] = {}
+    at, ttl = name, MAX_TTL
+    while at not in names:
+        names[at] = ttl
+        target, own_ttl = aliases.get(at, (at, ttl))
+        at, ttl = target, min(ttl, own_ttl)
+    addresses: dict[bytes, int] = {}
+    for record in answer.records:
+        if (record.section == 0 and record.klass == CLASS_IN and record.kind in _ADDRESSES
+                and record.name in names):
+            address = answer.data[record.start:record.end]
+            addresses[address] = max(addresses.get(address, 0), min(record.ttl, names[record.name]))
+    return names, addresses

@@ -1,7 +1,7 @@
 """What the main process and the forwarder tell each other while they run, a message each.
 
 To the forwarder: a `NameService` as text, numbers and addresses; or, beginning with a letter, the number of
-pins and whether they are there. From it: pins, with a number.
+pins and whether they are there. From it: pins, with a number; with --learn names and what they have.
 """
 
 from __future__ import annotations
@@ -67,6 +67,34 @@ def parse_pins(message: bytes) -> tuple[int, list[tuple[int, bytes, int]]]:
             raise WireError("pins: address of a wrong length")
         pins.append((place, address, ttl))
     return number, pins
+
+
+def build_learned(number: int, pins: Sequence[Pin]) -> bytes:
+    """Write the names and addresses of *pins* with their *number*."""
+    return _NUMBER.pack(number) + b"".join(
+        bytes((len(pin.name),)) + pin.name + bytes((len(pin.address),)) + pin.address for pin in pins)
+
+
+def parse_learned(message: bytes) -> tuple[int, list[tuple[bytes, bytes]]]:
+    """Read what `build_learned` wrote: the number, and names as text, each with an address or b"".
+
+    It is not trusted, as `parse_pins` says. Raises WireError.
+    """
+    if len(message) < _NUMBER.size:
+        raise WireError(f"names: {len(message)} bytes")
+    (number,) = _NUMBER.unpack_from(message)
+    fields = []
+    at = _NUMBER.size
+    while at < len(message):
+        end = at + 1 + message[at]
+        fields.append(message[at + 1:end])
+        at = end
+    if at > len(message) or len(fields) % 2:
+        raise WireError("names: one is cut off")
+    found = list(zip(fields[::2], fields[1::2], strict=True))
+    if any(len(address) not in {0, IP4_LEN, IP6_LEN} for _, address in found):
+        raise WireError("names: address of a wrong length")
+    return number, found
 
 
 def build_settled(number: int, *, is_pinned: bool) -> bytes:

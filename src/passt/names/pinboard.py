@@ -23,9 +23,11 @@ _NUMBERS = 1 << 32
 
 
 class Pinboard:
-    """Hands pins over by *send*, which raises OSError if it cannot."""
+    """Hands pins over by *send*, which raises OSError if it cannot, as *build* writes them."""
 
-    def __init__(self, loop: Loop, send: Callable[[bytes], object]) -> None:
+    def __init__(self, loop: Loop, send: Callable[[bytes], object],
+                 build: Callable[[int, Sequence[Pin]], bytes] = build_pins) -> None:
+        self._build = build
         self._loop = loop
         self._send = send
         self._number = 0
@@ -38,7 +40,7 @@ class Pinboard:
             then(False)
             return
         try:
-            self._send(build_pins(number, pins))
+            self._send(self._build(number, pins))
         except OSError:
             then(False)
             return

@@ -33,7 +33,7 @@ from passt import log
 from passt.errors import HostError, WireError
 from passt.facts.address import IP4_LEN, IP6_LEN
 from passt.facts.contracts import Target
-from passt.names.orders import MAX_PINS_LEN, build_service, build_settled, parse_pins
+from passt.names.orders import MAX_PINS_LEN, build_service, build_settled, parse_learned, parse_pins
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -87,16 +87,21 @@ class NameForwarder:
         return [sock.fileno() for sock in self._sockets.values()]
 
     def start(self, loop: EngineLoop, on_end: Callable[[], None],
-              pin: Callable[[int, bytes, int], bool] | None = None) -> None:
+              pin: Callable[[int, bytes, int], bool] | None = None,
+              learn: Callable[[str, bytes], None] | None = None) -> None:
         """Have *loop* call *on_end* when the process ends: there are no doors then.
 
-        *pin* takes pins: the place of a rule, an address, and seconds; it tells whether it may be.
+        *pin* takes pins: the place of a rule, an address, and seconds; it tells whether it may be. *learn*
+        takes instead what is asked for with --learn: a name as text, and an address that it has, or b"".
         """
         def on_event() -> None:
             try:
                 message = self._channel.recv(MAX_PINS_LEN)
                 if message:
-                    self._pin_all(message, pin)
+                    if learn is not None:
+                        self._learn_all(message, learn)
+                    else:
+                        self._pin_all(message, pin)
                     return
             except BlockingIOError:
                 return
@@ -125,7 +130,19 @@ class NameForwarder:
             number, pins = parse_pins(message)
         except WireError:
             return
-        is_pinned = pin is not None and all(pin(*each) for each in pins)
+        self._settle(number, is_pinned=pin is not None and all(pin(*each) for each in pins))
+
+    def _learn_all(self, message: bytes, learn: Callable[[str, bytes], None]) -> None:
+        """Take what the process says was asked for, and tell it; nonsense has no answer."""
+        try:
+            number, found = parse_learned(message)
+        except WireError:
+            return
+        for name, address in found:
+            learn(name.decode("ascii", "replace"), address)
+        self._settle(number, is_pinned=True)
+
+    def _settle(self, number: int, *, is_pinned: bool) -> None:
         try:
             self._channel.send(build_settled(number, is_pinned=is_pinned))
         except OSError:

@@ -12,8 +12,16 @@ from passt.names.clients import DatagramDoor, StreamDoor
 from passt.names.forwarder import Forwarder
 from passt.names.judge import Judge
 from passt.names.loop import Loop
+from passt.names.name_learner import NameLearner
 from passt.names.name_rules import NameRules
-from passt.names.orders import MAX_MESSAGE, PINNED, parse_service, parse_settled
+from passt.names.orders import (
+    MAX_MESSAGE,
+    PINNED,
+    build_learned,
+    build_pins,
+    parse_service,
+    parse_settled,
+)
 from passt.names.outlet import Outlet, Way
 from passt.names.pinboard import Pinboard
 from passt.names.upstreams import Upstreams
@@ -60,10 +68,17 @@ def serve(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSet
                      for version, family in ((4, guest.ip4), (6, guest.ip6)) if family is not None})
     outlet.ifindex = guest.names.ifindex
     cache = AnswerCache(asked.dns_cache, loop.clock) if asked.dns_cache else None
-    name_rules = NameRules(rules) if rules is not None and rules.has_names else None
+    learns = rules is not None and rules.learns
+    name_rules: NameRules | NameLearner | None = None
+    if learns:
+        name_rules = NameLearner()
+    elif rules is not None and rules.has_names:
+        name_rules = NameRules(rules)
     judge = Judge(asked.dns_hosts, asked.dns_routes, has_ip6=guest.ip6 is not None, rules=name_rules,
                   tell=lambda text: log.limited(log.INFO, "egress names", text))
-    pinboard = Pinboard(loop, channel.send) if name_rules is not None else None
+    pinboard = None
+    if name_rules is not None:
+        pinboard = Pinboard(loop, channel.send, build_learned if learns else build_pins)
     forwarder = Forwarder(loop, judge, Upstreams(guest.names), outlet, cache, max_exchanges(), pinboard)
     for door in doors:
         opened = StreamDoor if door.type == socket.SOCK_STREAM else DatagramDoor

@@ -32,6 +32,7 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    from passt.config.learned_file import LearnedFile
     from passt.control.door import Control
     from passt.dataplane.engine import Engine
     from passt.facts.address import IPAddress
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from passt.facts.settings import EgressSettings, ForwardingSettings, Settings
     from passt.follow.following import Following
     from passt.forward.egress import Egress, Ingress
+    from passt.forward.learning import Learning
     from passt.host.listeners import HostPorts
     from passt.names.process import NameForwarder
     from passt.namespace.configurer import Configurer
@@ -88,6 +90,10 @@ def start_names(settings: Settings, guest: GuestNet, user: Identity | None) -> N
     from passt.names.process import NameForwarder
 
     rules = settings.egress.rules if settings.egress.has_rules else None
+    if settings.egress.learn_file is not None:
+        from passt.facts.egress import EgressRules
+
+        rules = EgressRules(learns=True)
     return NameForwarder(settings.names, guest, user, rules)
 
 
@@ -236,6 +242,35 @@ def build_egress(asked: EgressSettings, guest: GuestNet, own_names: Iterable[tup
     return Egress(asked.rules, addresses, _resolvers_of(guest), teller.note, pins, _networks_of(guest))
 
 
+def open_learned(asked: EgressSettings, background: Background) -> LearnedFile | None:
+    """Open the file of --learn, if it is asked for. Call with the caller's rights. Raises ConfigError."""
+    if asked.learn_file is None:
+        return None
+    __import__("passt.forward.egress")
+    from passt.config.learned_file import LearnedFile
+
+    background.expect_file()
+    return LearnedFile(asked.learn_file, background.has_made)
+
+
+def build_learning(asked: EgressSettings, guest: GuestNet, own_names: Iterable[tuple[str, IPAddress]]
+                   ) -> Learning | None:
+    """Build what notes where flows of the guest go, if it is wanted; as for `build_egress`."""
+    if asked.learn_file is None:
+        return None
+    from passt.facts.egress import EgressRule, EgressRules
+    from passt.forward.egress import Egress
+    from passt.forward.learning import Learning
+    from passt.host.host_facts import HostReader
+
+    with HostReader() as reader:
+        addresses = reader.addresses()
+    by_name = EgressRules((EgressRule(True, name="."),))   # as the rules that will be written
+    judge = Egress(by_name, addresses, _resolvers_of(guest), networks=_networks_of(guest))
+    own = {address.packed for _, address in own_names}
+    return Learning(lambda address: address not in own and judge.is_inner(address))
+
+
 def build_ingress(asked: EgressSettings) -> Ingress | None:
     """Build what judges clients of forwarded ports, if not all may connect."""
     if not asked.allow_from:
@@ -284,12 +319,13 @@ class Network:
 
     *engine* holds all parts; *observed* has the guest's addresses as far as known. *bypass* is the policy for
     flows that bypass the link, None unless *bypassed* asks for it; *policy* is that which the engine asks.
-    The engine serves *ports* from now on; *helper* binds low ports later, *names* answers --dns-forward.
+    The engine serves *ports* from now on; *helper* binds low ports later, *names* answers --dns-forward, and
+    *learned* takes what the run has needed.
     """
 
     def __init__(self, settings: Settings, guest: GuestNet, ports: HostPorts | None, *,
                  bypassed: bool = False, helper: PortHelper | None = None,
-                 names: NameForwarder | None = None) -> None:
+                 names: NameForwarder | None = None, learned: LearnedFile | None = None) -> None:
         from passt.dataplane.engine import Engine
         from passt.responders.dispatch import Dispatcher
         from passt.responders.guest_solicitor import solicit
@@ -303,8 +339,10 @@ class Network:
         policy = Policy(guest, tcp=protocols.tcp, udp=protocols.udp, icmp=protocols.icmp, explain=explain,
                         warn=log.warning, on_ping_forbidden=self._ping_refusal.warn,
                         egress=build_egress(settings.egress, guest, settings.names.dns_hosts),
-                        ingress=build_ingress(settings.egress))
+                        ingress=build_ingress(settings.egress),
+                        learning=build_learning(settings.egress, guest, settings.names.dns_hosts))
         self._policy = policy
+        self._learned = learned
         self._names = names
         if names is not None:
             policy.serve_names(names.doors)
@@ -429,10 +467,13 @@ class Network:
 
     def serve(self, diagnostics: Diagnostics) -> None:
         """Run the engine, observed by *diagnostics*, until it is stopped."""
+        egress, learning = self._policy.egress, self._policy.learning
         if self._names is not None:
-            egress = self._policy.egress
-            self._names.start(self.engine, self._leave_names, egress.pin if egress is not None else None)
+            self._names.start(self.engine, self._leave_names, egress.pin if egress is not None else None,
+                              learning.note_name if learning is not None else None)
         run_loop(self.engine, diagnostics, self._dispatcher.counters)
+        if self._learned is not None and learning is not None:
+            self._learned.write(learning)
 
 
 def run_loop(engine: Engine, diagnostics: Diagnostics,

@@ -22,6 +22,7 @@ from passt.run.network import (
     load_all,
     open_following,
     open_helper,
+    open_learned,
     open_ports,
     open_ports_file,
     prepare_egress,
@@ -64,6 +65,7 @@ class _Passt:
         self._isolation = Isolation(self._progress)
         self._progress.enter("host")
         self._settings = settings = prepare_egress(settings)
+        self._learned = open_learned(settings.egress, background)
         self._user = identity.choose(settings.process.runas)
         self._connection = None if settings.socket.fd is None else unix_socket.adopt(
             settings.socket.fd, passes_descriptors=settings.socket.vhost_user)
@@ -155,7 +157,7 @@ class _Passt:
         self._progress.enter("network")
         wait_limit.prepare()
         network = Network(self._settings, self._guest, self._ports,
-                          helper=self._helper, names=self._names)
+                          helper=self._helper, names=self._names, learned=self._learned)
         attach: Attach = network.engine.attach_stream
         if self._settings.socket.vhost_user:
             attach = vhost_sessions(network.engine, self._guest)

@@ -41,6 +41,7 @@ from passt.run.network import (
     load_all,
     open_following,
     open_helper,
+    open_learned,
     open_ports,
     open_ports_file,
     prepare_egress,
@@ -106,6 +107,7 @@ class _Pasta:
         self._isolation = Isolation(self._progress)
         self._progress.enter("host")
         self._settings = settings = prepare_egress(settings)
+        self._learned = open_learned(settings.egress, background)
         if settings.diagnostics.pcap is not None:
             background.expect_file()
         self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug,
@@ -278,7 +280,7 @@ class _Pasta:
         if bypassed:
             import passt.dataplane.sockets.namespace_thread  # noqa: F401 - no file can be read when it starts
         return Network(self._settings, self._guest, self._ports, bypassed=bypassed,
-                       helper=self._helper, names=self._names)
+                       helper=self._helper, names=self._names, learned=self._learned)
 
     def _connect(self, network: Network, child: Child, change_user: Callable[[], None] | None) -> None:
         """Wait for the tap of *child*, attach it, give up paths, and open the namespace's ports.
