@@ -336,7 +336,18 @@ def test_other_resolvers_are_closed(lab: Lab, user: bool) -> None:
     assert answers == dict.fromkeys(asked, "none")
 
 
-def test_rules_by_name_need_the_forwarder(lab: Lab) -> None:
-    result = lab.run(["--allow", "www.example"], ["true"], user=False, check=False)
+@pytest.mark.usefixtures("servers")
+def test_rules_by_name_take_the_place_of_the_hosts_server(lab: Lab, user: bool) -> None:
+    """Programs inside have the host's resolv.conf, and ask there as they always do."""
+    script = "getent ahostsv4 www.lab.example; getent ahostsv4 other.example || echo none"
+    result = lab.run(["--config-net", *NONE, "--allow", "www.lab.example"], ["sh", "-c", script], user=user,
+                     timeout=300)
+    lines = result.stdout.decode().splitlines()
+    assert lines[0].split()[0] == "192.0.2.80"
+    assert lines[-1] == "none"
+
+
+def test_rules_by_name_need_a_place_for_the_forwarder(lab: Lab) -> None:
+    result = lab.run(["-D", "none", "--allow", "www.example"], ["true"], user=False, check=False)
     assert result.returncode == 1
-    assert result.stderr.decode().startswith("pasta: option '--allow' www.example needs --dns-forward")
+    assert result.stderr.decode().startswith("pasta: rules of egress by name need --dns-forward")

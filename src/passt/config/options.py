@@ -253,8 +253,9 @@ OPTIONS: tuple[Option, ...] = (
     Option(EGRESS, "", "allow", "RULE",
            "Allow flows to what RULE names, and deny all others that no RULE of --allow names:"
            " [tcp:|udp:|icmp:]WHAT[:PORTS], where WHAT is ADDR, ADDR/LEN, an IPv6 one of these in brackets if"
-           " PORTS follow, NAME or *.SUFFIX, which need --dns-forward, or one of host, private, link-local,"
-           " metadata, multicast, dns. What is denied fails at once.",
+           " PORTS follow, NAME or *.SUFFIX, or one of host, private, link-local, metadata, multicast, dns."
+           " With names, queries go to our forwarder: at --dns-forward, else in the place of the host's"
+           " server. What is denied fails at once.",
            repeat=ACCUMULATES, available=True),
     Option(EGRESS, "", "deny", "RULE",
            "Deny flows to what RULE names, whatever --allow says; without --allow, all others are allowed.",
