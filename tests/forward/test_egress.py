@@ -199,3 +199,14 @@ def test_thousand_rules_cost_a_look_up_hardly_more_than_one() -> None:
     one = cost(few)
     assert cost(many) < 5 * one
     assert cost(same) < 5 * one
+
+
+def test_last_refusal_has_its_rule() -> None:
+    decider = egress("deny 192.0.2.1:80")
+    assert decider.why(TCP, 80, packed("192.0.2.1")) is None
+    decider.refuse(TCP, 80, packed("192.0.2.1"), 0)
+    assert decider.why(TCP, 80, packed("192.0.2.1")) == "rule 'deny 192.0.2.1:80'"
+    assert decider.why(UDP, 80, packed("192.0.2.1")) is None
+    decider.refuse(TCP, 1, packed("192.0.2.2"), 1)
+    assert decider.why(TCP, 80, packed("192.0.2.1")) is None
+    assert decider.why(TCP, 1, packed("192.0.2.2")) == "no rule fits"

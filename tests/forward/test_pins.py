@@ -107,6 +107,25 @@ def test_other_servers_of_names_are_closed_unless_a_rule_names_the_port() -> Non
     assert rest.egress.decide(UDP, 53, FORWARDER, packed("192.0.2.99"))[0]
 
 
+@pytest.mark.parametrize("address", ["8.8.8.8", "1.0.0.1", "2620:fe::fe", "64:ff9b::8.8.8.8"])
+def test_servers_of_dns_over_https_need_a_rule_with_exactly_their_address_or_name(address: str) -> None:
+    wide = ("allow 0.0.0.0/0", "allow ::/0", "allow www.example", "allow dns.google", "allow *.example")
+    bench = Bench(*wide)
+    for place in (2, 4):
+        bench.egress.pin(place, packed(address), 60)
+    for proto in (TCP, UDP):
+        assert not bench.may(address, 443, proto)
+    assert bench.may(address, 80)
+    assert bench.may("8.8.8.9")
+    exact = Bench(*wide, f"allow {address}")
+    assert exact.may(address)
+    assert bench.egress.pin(3, packed(address), 60)
+    assert bench.may(address)
+    # Also where the rest is allowed; not where no rule is by name.
+    assert not Bench("deny evil.example").may(address)
+    assert Bench("deny 192.0.2.1").may(address)
+
+
 REBINDING = ["127.0.0.1", "127.9.9.9", "::1", "10.0.0.1", "192.168.1.1", "169.254.169.254", "fe80::1",
              "fd00::1", "203.0.113.9", "0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255",
              "::ffff:127.0.0.1", "203.0.113.1", "203.0.113.15", "2001:db8:9::1", "64:ff9b::10.0.0.1",

@@ -127,7 +127,7 @@ def test_gateway_and_mapped_address_lead_to_the_host_by_its_rule_alone(lab: Lab,
     words = all_ways(OUTSIDE4, mapped, ports=(PORT,))
     options = ("--map-guest-addr", mapped)
     for rules, is_open in (((), True), (("--deny", "host"), False), (("--allow", "host"), True),
-                           (("--allow", f"{OUTSIDE4}/24", "--allow", mapped), False),
+                           (("--allow", OUTSIDE4, "--allow", mapped), False),
                            (("--deny", OUTSIDE4, "--deny", mapped), False)):
         assert probe(lab, (*options, *rules), *words, user=user) == {
             word: outcome(word, is_open=is_open) for word in words}, rules
@@ -156,9 +156,9 @@ def test_ping_is_answered_at_once_that_it_is_prohibited(lab: Lab, user: bool) ->
 
 @pytest.mark.usefixtures("servers")
 def test_refusal_is_told_with_its_rule(lab: Lab, user: bool) -> None:
-    result = lab.run(["--config-net", *NONE, "--deny", f"{FAR4}:{PORT}"],
+    result = lab.run(["--config-net", *NONE, "--debug", "--deny", f"{FAR4}:{PORT}"],
                      ["/usr/bin/python3", "-I", "-c", PROBE, *[f"tcp,{FAR4},{PORT}"] * 3], user=user)
-    lines = [line for line in result.stderr.decode().splitlines() if "refused" in line]
+    lines = [line for line in result.stderr.decode().splitlines() if "refused: " in line]
     assert lines[0].endswith(f"refused: TCP to {FAR4}:{PORT}: rule 'deny {FAR4}:{PORT}'")
 
 
@@ -336,7 +336,18 @@ def test_other_resolvers_are_closed(lab: Lab, user: bool) -> None:
     assert answers == dict.fromkeys(asked, "none")
 
 
-def test_rules_by_name_need_the_forwarder(lab: Lab) -> None:
-    result = lab.run(["--allow", "www.example"], ["true"], user=False, check=False)
+@pytest.mark.usefixtures("servers")
+def test_rules_by_name_take_the_place_of_the_hosts_server(lab: Lab, user: bool) -> None:
+    """Programs inside have the host's resolv.conf, and ask there as they always do."""
+    script = "getent ahostsv4 www.lab.example; getent ahostsv4 other.example || echo none"
+    result = lab.run(["--config-net", *NONE, "--allow", "www.lab.example"], ["sh", "-c", script], user=user,
+                     timeout=300)
+    lines = result.stdout.decode().splitlines()
+    assert lines[0].split()[0] == "192.0.2.80"
+    assert lines[-1] == "none"
+
+
+def test_rules_by_name_need_a_place_for_the_forwarder(lab: Lab) -> None:
+    result = lab.run(["-D", "none", "--allow", "www.example"], ["true"], user=False, check=False)
     assert result.returncode == 1
-    assert result.stderr.decode().startswith("pasta: option '--allow' www.example needs --dns-forward")
+    assert result.stderr.decode().startswith("pasta: rules of egress by name need --dns-forward")

@@ -253,8 +253,9 @@ OPTIONS: tuple[Option, ...] = (
     Option(EGRESS, "", "allow", "RULE",
            "Allow flows to what RULE names, and deny all others that no RULE of --allow names:"
            " [tcp:|udp:|icmp:]WHAT[:PORTS], where WHAT is ADDR, ADDR/LEN, an IPv6 one of these in brackets if"
-           " PORTS follow, NAME or *.SUFFIX, which need --dns-forward, or one of host, private, link-local,"
-           " metadata, multicast, dns. What is denied fails at once.",
+           " PORTS follow, NAME or *.SUFFIX, or one of host, private, link-local, metadata, multicast, dns."
+           " With names, queries go to our forwarder: at --dns-forward, else in the place of the host's"
+           " server. What is denied fails at once.",
            repeat=ACCUMULATES, available=True),
     Option(EGRESS, "", "deny", "RULE",
            "Deny flows to what RULE names, whatever --allow says; without --allow, all others are allowed.",
@@ -264,7 +265,7 @@ OPTIONS: tuple[Option, ...] = (
            " texts 'allow RULE' and 'deny RULE', default, and profiles (docs/egress.md).", available=True),
     Option(EGRESS, "", "learn", "FILE",
            "Allow all, and write to FILE, when the run ends, the rules that it would have needed, as --policy"
-           " reads them: by name where a name was asked of --dns-forward, else by address.", available=True),
+           " reads them: by name where our forwarder was asked for one, else by address.", available=True),
     Option(EGRESS, "", "allow-from", "ADDR[/LEN]",
            "Only clients with these addresses may use forwarded ports of the host. Default: all clients.",
            repeat=ACCUMULATES, available=True),

@@ -316,13 +316,9 @@ def _check_together(settings: Settings) -> None:
 
 def _check_names(names: NameSettings, egress: EgressSettings) -> None:
     """Refuse options of the forwarder without it. Raises ConfigError."""
-    if names.is_forwarding:
+    if (names.is_forwarding or egress.learn_file is not None
+            or any(rule.name for rule in (*egress.denied, *egress.allowed))):
         return
-    for rule in (*egress.denied, *egress.allowed):
-        if rule.name:
-            option = "allow" if rule.allows else "deny"
-            raise ConfigError(f"option '--{option}' {rule.spec} needs --dns-forward, as only what that"
-                              " answers is known; add it or give an address")
     for option, is_given in (("--dns-cache", names.dns_cache), ("--dns-route", names.dns_routes),
                              ("--dns-hosts", names.dns_hosts)):
         if is_given:

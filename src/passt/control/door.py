@@ -100,6 +100,10 @@ class Control:
         self.on_host_changed = self._api.on_host_changed
         self._facts = (policy, observed, guest, engine, foretell_ping(self._ping_range))
 
+    def tell_why(self, why_refused: Callable[[int, int, bytes], str | None]) -> None:
+        """Have events name the rule of egress that refused a flow; call before `start`."""
+        self._api.events.why_refused = why_refused
+
     def steer(self, tables: ClientTables, cut: Cut, is_ours: Callable[[socket.socket], bool | None]) -> None:
         """Take the port *tables* for `PortRules`, and for `Server` who is a client; call before `start`."""
         from passt.control.explain import Explainer

@@ -154,6 +154,16 @@ class EgressSettings(Value):
         return bool(self.denied or self.allowed or self.policy_file is not None)
 
     @property
+    def has_names(self) -> bool:
+        """Whether a rule is about a name, as far as the file is read."""
+        return self.has_rules and self.rules.has_names
+
+    @property
+    def needs_names(self) -> bool:
+        """Whether it has to be known what the guest asks for."""
+        return self.learn_file is not None or self.has_names
+
+    @property
     def rules(self) -> EgressRules:
         """All rules, in the order in which they are tried."""
         from passt.facts.egress import EgressRules  # few starts have rules

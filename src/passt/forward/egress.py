@@ -11,6 +11,9 @@ A flow costs the same with one rule as with thousands. All rules about one netwo
 `_PortMap`: the ports cut into intervals, each with the first rule that has it. A look-up asks each length of
 prefix that some rule has for its network, and is done with one bisection in each map that it finds.
 
+With rules by name, a well-known server of DNS over HTTPS is open to a rule with exactly its address or its
+name alone: a rule about a network was hardly meant to let names be asked for past the forwarder.
+
 The forwarder of --dns-forward has no address: whatever it is reached by, it is we who answer. It stands in
 the tables as the address without bytes, `FORWARDER`, which the word `dns` has, and no network.
 """
@@ -22,6 +25,7 @@ from heapq import heappop, heappush
 from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 
 from passt.facts.address import IP4_LEN, IP6_LEN, IP6_LOOPBACK
+from passt.facts.doh_servers import DOH_ADDRESSES, DOH_NAMES, DOH_PORT
 from passt.facts.egress import DNS, HOST, ICMP, TCP, UDP, WORDS, EgressRule
 from passt.light.values import NamedTuple, replace
 
@@ -157,8 +161,8 @@ class Egress:
 
     *networks* are those that it is in, pairs of an address and a prefix length. *pins* keep what names have.
 
-    `refused` counts flows that were refused, by place of the rule; that behind the last one is the default's.
-    *tell* gets a line for each.
+    `refused` counts flows that were refused, by place of the rule; that behind the last one is the default's;
+    `last` is the last of them. *tell* gets each.
     """
 
     def __init__(self, rules: EgressRules, host: Collection[bytes] = (), resolvers: Collection[bytes] = (),
@@ -169,6 +173,7 @@ class Egress:
         self._pins = pins
         self._host = host
         self._resolvers = resolvers
+        self.last: Refused | None = None
         self._set(rules)
 
     def _set(self, rules: EgressRules) -> None:
@@ -185,6 +190,9 @@ class Egress:
         self._inner = _Side(inner, self._host, (), 1) if self.has_names else None
         allowing = ((0, replace(rule, ports=(), protocol="")) for rule in rules.rules if rule.allows)
         self._known = _Side(allowing, self._host, (), 1) if self.has_names else None
+        exact = ((place, rule) for place, rule in _numbered(rules.rules, allows=True)
+                 if all(prefix_len == 8 * len(packed) for packed, prefix_len in rule.networks))
+        self._exact = _Side(exact, (), (), n_rules) if self.has_names else None
 
     def renew(self, host: Collection[bytes] | None, resolvers: Collection[bytes],
               networks: Collection[tuple[bytes, int]] = ()) -> None:
@@ -202,7 +210,8 @@ class Egress:
         Returns whether it is allowed, and the place of the rule that says so, that behind the last if none
         does. Echo requests have any port.
         """
-        allowed = self._allowing.find(proto, port, address)
+        exact = self._exact if self._exact is not None and _is_doh(proto, port, address) else None
+        allowed = (exact or self._allowing).find(proto, port, address)
         denying = self._denying
         denied = denying.find(proto, port, address)
         if address:
@@ -213,10 +222,12 @@ class Egress:
                     denied = min(denied, denying.find(_translated(proto), port, inner))
         if self._pins is not None and address:
             for place in self._pins.find(address):
-                if place < min(allowed, denied) and fits(self.rules.rules[place], proto, port):
+                rule = self.rules.rules[place]
+                if (place < min(allowed, denied) and fits(rule, proto, port)
+                        and (exact is None or (rule.name in DOH_NAMES and not rule.is_suffix))):
                     allowed = place
         if allowed == denied:
-            return self._allows_rest(proto, port, address), allowed
+            return exact is None and self._allows_rest(proto, port, address), allowed
         return allowed < denied, min(allowed, denied)
 
     def _allows_rest(self, proto: int, port: int, address: bytes) -> bool:
@@ -254,8 +265,14 @@ class Egress:
     def refuse(self, proto: int, port: int, asked: bytes, place: int) -> None:
         """Count and tell that a flow to what the guest calls *asked* was refused by the rule at *place*."""
         self.refused[place] += 1
+        self.last = Refused(proto, asked, port, self.describe(place))
         if self._tell is not None:
-            self._tell(Refused(proto, asked, port, self.describe(place)))
+            self._tell(self.last)
+
+    def why(self, proto: int, port: int, asked: bytes) -> str | None:
+        """Return what refused a flow just now; None if that was no rule."""
+        last = self.last
+        return last.why if last is not None and last[:3] == (proto, asked, port) else None
 
     def describe(self, place: int) -> str:
         """Name the rule at *place*, or the default."""
@@ -289,6 +306,12 @@ def fits(rule: EgressRule, proto: int, port: int) -> bool:
     if proto not in _WITH_PORTS:
         return not rule.ports
     return any(first <= port <= last for first, last in rule.ports or _ALL_BUT_DNS)
+
+
+def _is_doh(proto: int, port: int, address: bytes) -> bool:
+    """Tell whether a flow is to a well-known server of DNS over HTTPS."""
+    return port == DOH_PORT and proto in _WITH_PORTS and (address in DOH_ADDRESSES or any(
+        inner in DOH_ADDRESSES for inner in (embedded_ip4(address) if len(address) == IP6_LEN else ())))
 
 
 def _translated(proto: int) -> int:

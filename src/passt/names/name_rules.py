@@ -11,6 +11,7 @@ A well-known server of DNS over HTTPS is refused unless a rule names exactly it:
 
 from __future__ import annotations
 
+from passt.facts.doh_servers import DOH_NAMES
 from passt.light.values import NamedTuple
 from passt.wire.dns.message import CLASS_IN, RecordType, encode_name, suffixes
 
@@ -21,15 +22,6 @@ if TYPE_CHECKING:
     from passt.facts.egress import EgressRules
     from passt.wire.dns.message import DnsView
 
-DOH_SERVERS = (
-    "dns.google", "dns64.dns.google", "cloudflare-dns.com", "one.one.one.one", "dns.quad9.net",
-    "dns9.quad9.net", "dns10.quad9.net", "dns11.quad9.net", "doh.opendns.com", "dns.opendns.com",
-    "dns.adguard-dns.com", "dns.adguard.com", "dns.nextdns.io", "doh.cleanbrowsing.org", "doh.dns.sb",
-    "dns.mullvad.net", "freedns.controld.com", "dns.alidns.com", "doh.pub", "dns.switch.ch",
-    "mozilla.cloudflare-dns.com",
-    "chrome.cloudflare-dns.com", "security.cloudflare-dns.com", "family.cloudflare-dns.com",
-    "use-application-dns.net",
-)
 MAX_ADDRESSES = 64                 # of an answer; one that has more is not passed on
 MAX_PLACES = 16                    # rules that an address is pinned for: the first ones that allow the name
 MAX_TTL = 0x7fffffff               # RFC 2181 8
@@ -58,7 +50,7 @@ class NameRules:
             if rule.name:
                 table = self._below if rule.is_suffix else self._exact
                 table.setdefault(encode_name(rule.name), []).append(place)
-        self._doh = frozenset(map(encode_name, DOH_SERVERS))
+        self._doh = frozenset(map(encode_name, DOH_NAMES))
 
     def may_ask(self, name: bytes) -> bool:
         """Tell whether the guest may ask for *name*, in wire form."""

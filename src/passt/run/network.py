@@ -211,9 +211,6 @@ def prepare_egress(settings: Settings) -> Settings:
         raise ConfigError(f"option '--policy' {path}: {error.strerror}") from None
     except ConfigError as error:
         raise ConfigError(f"option '--policy' {path}: {error}") from None
-    if rules.has_names and not settings.names.is_forwarding:
-        raise ConfigError(f"option '--policy' {path} has rules by name, which need --dns-forward, as only"
-                          " what that answers is known; add it")
     return replace(settings, egress=replace(settings.egress, from_file=rules))
 
 
@@ -401,6 +398,8 @@ class Network:
         if control is not None:
             control.serve(settings, self._guest, self.engine, self.observed, self.policy,
                           self._dispatcher.counters, self._ping_refusal.forecast)
+            if self._policy.egress is not None:
+                control.tell_why(self._policy.egress.why)
 
     def steer(self, steering: Steering | None, control: Control | None) -> None:
         """Have the port rules changed by clients of *steering* and *control*; call after `start_ports`."""
