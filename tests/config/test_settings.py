@@ -407,6 +407,13 @@ def test_loopback_that_leads_round_in_circles_is_refused(inbound: str) -> None:
     built(inbound, "80", outbound, "80")
 
 
+@pytest.mark.parametrize("other", ["--allow=private", "--deny=private", "--policy=/etc/b.toml"])
+def test_learning_allows_all(other: str) -> None:
+    with pytest.raises(ConfigError, match=r"'--learn' a\.toml allows all, to see which rules are"):
+        built("--learn", "a.toml", other)
+    assert built("--learn", "a.toml", "--dns-cache", "10").egress.needs_names
+
+
 def test_loopback_without_splice_is_refused() -> None:
     for option in ("--host-lo-to-ns-lo", "--splice-only"):
         with pytest.raises(ConfigError, match=f"'{option}' needs the bypass that --no-splice disables"):

@@ -33,7 +33,8 @@ pytestmark = [
 
 NAME = "www.good.test"
 FORWARD4 = "198.51.100.53"
-OPTIONS = ("--config-net", "-t", "none", "-u", "none", "-T", "none", "-U", "none", "--dns-forward", FORWARD4)
+OPTIONS = ("--config-net", "-t", "none", "-u", "none", "-T", "none", "-U", "none")
+FORWARD = ("--dns-forward", FORWARD4)
 ECHO = 8007
 INSIDE = 'mount --bind "$1" "$(realpath /etc/resolv.conf)" && shift && exec "$@"'
 SITE = """
@@ -122,8 +123,6 @@ def site(lab: Lab, tmp_path: Path) -> Iterator[Path]:
     pem.write_bytes(made.stdout)
     (files / "file").write_text("content\n", encoding="ascii")
     resolv: Path = lab.host.directory / "etc" / "resolv.conf"
-    inside = resolv.with_name("resolv.inside")
-    inside.write_text(f"nameserver {FORWARD4}\n", encoding="ascii")
     before = resolv.read_text(encoding="ascii")
     running = [start(lab.outside.spawn([sys.executable, "-I", "-c", SITE, FAR4, str(files), str(pem)],
                                        stderr=subprocess.DEVNULL)),
@@ -132,16 +131,17 @@ def site(lab: Lab, tmp_path: Path) -> Iterator[Path]:
     resolv.write_text("nameserver 127.0.0.79\n", encoding="ascii")
     yield pem
     resolv.write_text(before, encoding="ascii")
-    inside.unlink()
     for each in running:
         each.kill()
 
 
-def run(lab: Lab, options: tuple[str, ...], command: list[str], *, user: bool) -> str:
-    """Run *command* in a namespace that asks our forwarder; return what it prints."""
-    inside = str(lab.directory / "etc" / "resolv.inside")
-    argv = ["sh", "-c", INSIDE, "sh", inside, *command]
-    result = lab.run([*OPTIONS, *options], argv, user=user, timeout=280)
+def run(lab: Lab, options: tuple[str, ...], command: list[str], *, user: bool, server: str = FORWARD4) -> str:
+    """Run *command* in a namespace that asks *server*, our forwarder; return what it prints."""
+    inside = lab.directory / "etc" / "resolv.inside"
+    inside.write_text(f"nameserver {server}\n", encoding="ascii")
+    forward = FORWARD if server == FORWARD4 else ()
+    argv = ["sh", "-c", INSIDE, "sh", str(inside), *command]
+    result = lab.run([*OPTIONS, *forward, *options], argv, user=user, timeout=280)
     return result.stdout.decode()
 
 
@@ -204,17 +204,19 @@ def test_program_runs_again_with_what_was_learned(lab: Lab, tmp_path: Path, site
     assert run(lab, ("--policy", str(learned)), probe(lab, word), user=False) == f"{word} ECONNREFUSED\n"
 
 
-def test_curl_as_a_user_and_as_root(lab: Lab, user: bool, scratch: Path, site: Path) -> None:
+@pytest.mark.parametrize("server", [FORWARD4, OUTSIDE4])
+def test_curl_as_a_user_and_as_root(lab: Lab, user: bool, scratch: Path, site: Path, server: str) -> None:
+    """Without --dns-forward the forwarder is the gateway here, as the host asks a server on its loopback."""
     learned = scratch / "learned.toml"
     certificate = lab.directory / "etc" / "site.pem"
     shutil.copy(site, certificate)
     certificate.chmod(0o644)
     try:
         command = ["curl", "-sS", "--cacert", str(certificate), f"https://{NAME}/file"]
-        assert run(lab, ("--learn", str(learned)), command, user=user) == "content\n"
+        assert run(lab, ("--learn", str(learned)), command, user=user, server=server) == "content\n"
         assert rules_in(learned) == [f"allow tcp:{NAME}:443"]
         assert learned.stat().st_uid == os.stat(scratch).st_uid
-        assert run(lab, ("--policy", str(learned)), command, user=user) == "content\n"
+        assert run(lab, ("--policy", str(learned)), command, user=user, server=server) == "content\n"
     finally:
         certificate.unlink()
 
@@ -242,7 +244,7 @@ def test_signal_ends_the_run_and_the_file_is_whole(lab: Lab, user: bool, scratch
     word = f"tcp,{FAR4},{ECHO}"
     script = f"{' '.join(probe(lab, word))}; sleep 1000"
     for signum in (signal.SIGTERM, signal.SIGKILL):
-        running = lab.start([*OPTIONS, "--learn", str(learned)], ["sh", "-c", script], user=user)
+        running = lab.start([*OPTIONS, *FORWARD, "--learn", str(learned)], ["sh", "-c", script], user=user)
         output = running.popen.stdout
         assert output is not None
         assert is_readable(output.fileno(), 120)
