@@ -29,6 +29,7 @@ class Pinboard:
         self._loop = loop
         self._send = send
         self._number = 0
+        self.generation = 0        # of the rules by which pins are made
         self._waiting: dict[int, tuple[Callable[[bool], None], Timer]] = {}
 
     def pin(self, pins: Sequence[Pin], then: Callable[[bool], None]) -> None:
@@ -38,7 +39,7 @@ class Pinboard:
             then(False)
             return
         try:
-            self._send(build_pins(number, pins))
+            self._send(build_pins(number, pins, self.generation))
         except OSError:
             then(False)
             return

@@ -13,7 +13,7 @@ from passt.names.forwarder import Forwarder
 from passt.names.judge import Judge
 from passt.names.loop import Loop
 from passt.names.name_rules import NameRules
-from passt.names.orders import MAX_MESSAGE, PINNED, parse_service, parse_settled
+from passt.names.orders import MAX_MESSAGE, PINNED, RULES, RulesReader, parse_service, parse_settled
 from passt.names.outlet import Outlet, Way
 from passt.names.pinboard import Pinboard
 from passt.names.upstreams import Upstreams
@@ -61,9 +61,10 @@ def serve(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSet
     outlet.ifindex = guest.names.ifindex
     cache = AnswerCache(asked.dns_cache, loop.clock) if asked.dns_cache else None
     name_rules = NameRules(rules) if rules is not None and rules.has_names else None
+    rules_reader = RulesReader()
     judge = Judge(asked.dns_hosts, asked.dns_routes, has_ip6=guest.ip6 is not None, rules=name_rules,
                   tell=lambda text: log.limited(log.INFO, "egress names", text))
-    pinboard = Pinboard(loop, channel.send) if name_rules is not None else None
+    pinboard = Pinboard(loop, channel.send) if rules is not None else None
     forwarder = Forwarder(loop, judge, Upstreams(guest.names), outlet, cache, max_exchanges(), pinboard)
     for door in doors:
         opened = StreamDoor if door.type == socket.SOCK_STREAM else DatagramDoor
@@ -79,6 +80,11 @@ def serve(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSet
             message = b""
         if message.startswith(PINNED) and pinboard is not None:
             pinboard.settle(*parse_settled(message))
+        elif message.startswith(RULES) and pinboard is not None:
+            renewed = rules_reader.add(message)
+            if renewed is not None:
+                rules_now, pinboard.generation = renewed
+                judge.renew(NameRules(rules_now) if rules_now.has_names else None)
         elif message:
             forwarder.renew(parse_service(message))
         else:
