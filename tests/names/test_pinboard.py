@@ -103,14 +103,22 @@ def test_waiting_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(bench.sent) == 3
 
 
+def test_pins_tell_by_which_rules_they_were_made() -> None:
+    bench = Bench()
+    bench.pin()
+    bench.board.generation = 9
+    bench.pin()
+    assert [parse_pins(message)[1] for message in bench.sent] == [0, 9]
+
+
 @pytest.mark.parametrize("pins", [[], PINS, [Pin(i, bytes(16), i) for i in range(1024)]])
 def test_pins_come_over_as_they_were(pins: list[Pin]) -> None:
     message = build_pins(0xFFFFFFFF, pins)
     assert len(message) <= MAX_PINS_LEN
-    assert parse_pins(message) == (0xFFFFFFFF, [(pin.place, pin.address, pin.ttl) for pin in pins])
+    assert parse_pins(message) == (0xFFFFFFFF, 0, [(pin.place, pin.address, pin.ttl) for pin in pins])
 
 
-@pytest.mark.parametrize("length", [0, 1, 3, 5, 10, 11, 14, len(build_pins(1, PINS)) - 1])
+@pytest.mark.parametrize("length", [0, 1, 3, 5, 7, 12, 13, 16, len(build_pins(1, PINS)) - 1])
 def test_pins_that_are_cut_off_are_nonsense(length: int) -> None:
     with pytest.raises(WireError):
         parse_pins(build_pins(1, PINS)[:length])
@@ -119,10 +127,11 @@ def test_pins_that_are_cut_off_are_nonsense(length: int) -> None:
 @given(st.binary(max_size=100))
 def test_any_bytes_are_pins_or_nonsense(message: bytes) -> None:
     try:
-        number, pins = parse_pins(message)
+        number, generation, pins = parse_pins(message)
     except WireError:
         return
-    assert build_pins(number, [Pin(place, address, ttl) for place, address, ttl in pins]) == message
+    found = [Pin(place, address, ttl) for place, address, ttl in pins]
+    assert build_pins(number, found, generation) == message
 
 
 @pytest.mark.parametrize("is_pinned", [True, False])

@@ -19,6 +19,7 @@ from passt.facts.domain_name import normalise_name
 from passt.facts.egress import ANY_PROTOCOL, ICMP, MAX_PORT_RANGES, PROTOCOLS, WORDS, EgressRule
 
 MAX_PORT = 0xFFFF
+VERBS = {"allow": True, "deny": False}
 _NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
 _FORM = ("give ADDR, ADDR/LEN, NAME or a word, maybe with a protocol in front and ports behind, as in"
          " tcp:192.0.2.0/24:22,80")
@@ -45,6 +46,14 @@ def parse_egress_rule(text: str, *, allows: bool) -> EgressRule:
         name = _parse_name(text, what)
     ranges = () if ports is None else _parse_ports(text, ports)
     return EgressRule(allows, networks, word, protocol, ranges, text, name, what.startswith("*."))
+
+
+def parse_rule_line(line: str) -> EgressRule:
+    """Read one rule with its verb, `allow RULE` or `deny RULE`. Raises ConfigError."""
+    verb, _, rest = line.strip().partition(" ")
+    if verb not in VERBS:
+        raise ConfigError(f"'{line}' begins with neither allow nor deny")
+    return parse_egress_rule(rest.strip(), allows=VERBS[verb])
 
 
 def _is_address(what: str) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import tomllib
 
-from passt.config.egress_grammar import parse_egress_rule
+from passt.config.egress_grammar import VERBS, parse_rule_line
 from passt.errors import ConfigError
 from passt.facts.egress import MAX_EGRESS_RULES, EgressRule, EgressRules
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_LEN = 1 << 20                  # bytes of a file: MAX_EGRESS_RULES of 256
-_VERBS = {"allow": True, "deny": False}
 
 
 def parse_policy(content: bytes) -> EgressRules:
@@ -60,9 +59,9 @@ def _default_of(found: dict[str, Any], rules: list[EgressRule]) -> bool:
     if "default" not in found:
         return not any(rule.allows for rule in rules)
     default = found["default"]
-    if not isinstance(default, str) or default not in _VERBS:
+    if not isinstance(default, str) or default not in VERBS:
         raise ConfigError(f'default = {default!r}: give "allow" or "deny"')
-    return _VERBS[default]
+    return VERBS[default]
 
 
 def _rules_of(text: str, table: object, where: str) -> list[EgressRule]:
@@ -71,14 +70,10 @@ def _rules_of(text: str, table: object, where: str) -> list[EgressRule]:
     _check_keys(table, ("rules",), where)
     rules = []
     for line in _strings(table, "rules", where):
-        verb, _, rest = line.strip().partition(" ")
-        place = f"{_find(text, line)}{where}"
-        if verb not in _VERBS:
-            raise ConfigError(f"{place}'{line}' begins with neither allow nor deny")
         try:
-            rules.append(parse_egress_rule(rest.strip(), allows=_VERBS[verb]))
+            rules.append(parse_rule_line(line))
         except ConfigError as error:
-            raise ConfigError(f"{place}{error}") from None
+            raise ConfigError(f"{_find(text, line)}{where}{error}") from None
     return rules
 
 

@@ -204,11 +204,31 @@ class Egress:
         self._set(self.rules)
         self.refused = refused
 
-    def decide(self, proto: int, port: int, address: bytes, asked: bytes) -> tuple[bool, int]:
+    def replace(self, rules: EgressRules) -> None:
+        """Decide by *rules* from now on. Rules that stay keep their counts, and what names of theirs have.
+
+        That is gone if a rule comes that denies a name: which of these names an address was pinned for is not
+        known.
+        """
+        before = self.rules.rules
+        counts = dict(zip(before, self.refused, strict=False))
+        n_by_default = self.refused[-1]
+        places = {rule: place for place, rule in reversed(tuple(enumerate(rules.rules)))}
+        denied = {rule for rule in before if rule.name and not rule.allows}
+        if self._pins is not None:
+            denies_more = any(rule.name and not rule.allows and rule not in denied for rule in rules.rules)
+            self._pins.move({} if denies_more else {
+                place: places[rule] for place, rule in enumerate(before) if rule.name and rule in places})
+        self._set(rules)
+        self.refused = [counts.get(rule, 0) for rule in rules.rules] + [n_by_default]
+
+    def decide(self, proto: int, port: int, address: bytes, asked: bytes, *, lapsed: bool = False
+               ) -> tuple[bool, int]:
         """Decide on a flow to *port* of *address*, `FORWARDER` if that is ours; the guest says *asked*.
 
         Returns whether it is allowed, and the place of the rule that says so, that behind the last if none
-        does. Echo requests have any port.
+        does. Echo requests have any port. With *lapsed* names have the addresses of before, too, as for a
+        flow that is there already.
         """
         exact = self._exact if self._exact is not None and _is_doh(proto, port, address) else None
         allowed = (exact or self._allowing).find(proto, port, address)
@@ -221,7 +241,7 @@ class Egress:
                 for inner in embedded_ip4(address):
                     denied = min(denied, denying.find(_translated(proto), port, inner))
         if self._pins is not None and address:
-            for place in self._pins.find(address):
+            for place in self._pins.find(address, lapsed=lapsed):
                 rule = self.rules.rules[place]
                 if (place < min(allowed, denied) and fits(rule, proto, port)
                         and (exact is None or (rule.name in DOH_NAMES and not rule.is_suffix))):

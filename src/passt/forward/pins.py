@@ -12,7 +12,7 @@ from collections import OrderedDict
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 FLOOR_S = 300
 GRACE_S = 30
@@ -58,14 +58,22 @@ class Pins:
         self._n += 1
         return True
 
-    def find(self, address: bytes) -> Iterator[int]:
-        """Yield the places of the rules that *address* is pinned for now."""
+    def find(self, address: bytes, *, lapsed: bool = False) -> Iterator[int]:
+        """Yield the places of the rules that *address* is pinned for now; with *lapsed*, or was lately."""
         ends = self._ends.get(address)
         if ends:
             now = self._clock()
             for place, end in ends.items():
-                if end > now:
+                if lapsed or end > now:
                     yield place
+
+    def move(self, places: Mapping[int, int]) -> None:
+        """Take it that rules have other places now; pins of those that are not in *places* are gone."""
+        self._of_rule = {places[place]: found for place, found in self._of_rule.items() if place in places}
+        kept = {address: {places[place]: end for place, end in ends.items() if place in places}
+                for address, ends in self._ends.items()}
+        self._ends = {address: ends for address, ends in kept.items() if ends}
+        self._n = sum(map(len, self._ends.values()))
 
     def _forget_ended(self, address: bytes) -> None:
         now = self._clock()

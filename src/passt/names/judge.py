@@ -58,6 +58,10 @@ class Judge:
             key = encode_name(suffix) if suffix else b"\0"
             self._routes[key] = (*self._routes.get(key, ()), server)
 
+    def renew(self, rules: NameRules | None) -> None:
+        """Judge names by *rules* from now on."""
+        self._rules = rules
+
     def judge(self, query: DnsView) -> Ruling:
         """Decide on *query*."""
         if query.flags & OPCODE_BITS or query.kind in {RecordType.AXFR, RecordType.IXFR}:

@@ -26,11 +26,12 @@ class Pinboard:
     """Hands pins over by *send*, which raises OSError if it cannot, as *build* writes them."""
 
     def __init__(self, loop: Loop, send: Callable[[bytes], object],
-                 build: Callable[[int, Sequence[Pin]], bytes] = build_pins) -> None:
+                 build: Callable[[int, Sequence[Pin], int], bytes] = build_pins) -> None:
         self._build = build
         self._loop = loop
         self._send = send
         self._number = 0
+        self.generation = 0        # of the rules by which pins are made
         self._waiting: dict[int, tuple[Callable[[bool], None], Timer]] = {}
 
     def pin(self, pins: Sequence[Pin], then: Callable[[bool], None]) -> None:
@@ -40,7 +41,7 @@ class Pinboard:
             then(False)
             return
         try:
-            self._send(self._build(number, pins))
+            self._send(self._build(number, pins, self.generation))
         except OSError:
             then(False)
             return

@@ -33,7 +33,15 @@ from passt import log
 from passt.errors import HostError, WireError
 from passt.facts.address import IP4_LEN, IP6_LEN
 from passt.facts.contracts import Target
-from passt.names.orders import MAX_PINS_LEN, build_service, build_settled, parse_learned, parse_pins
+from passt.names.orders import (
+    GENERATIONS,
+    MAX_PINS_LEN,
+    build_rules,
+    build_service,
+    build_settled,
+    parse_learned,
+    parse_pins,
+)
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -56,6 +64,7 @@ if TYPE_CHECKING:
 
 
 BEGIN = b"b"
+RULES_ROOM = 1 << 20               # for all rules by name at once, as far as net.core.wmem_max allows
 _BACKLOG = 128
 _PROTOCOLS = ((socket.IPPROTO_UDP, socket.SOCK_DGRAM), (socket.IPPROTO_TCP, socket.SOCK_STREAM))
 
@@ -74,6 +83,8 @@ class NameForwarder:
         self._sockets = _open_doors(guest)
         self.doors = {key: _target_of(sock) for key, sock in self._sockets.items()}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if rules is not None:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, RULES_ROOM)
         if _fork_forwarder() == 0:
             _run(theirs, list(self._sockets.values()), asked, guest, user, rules)
         theirs.close()
@@ -81,6 +92,7 @@ class NameForwarder:
         self._channel = ours
         self._service = guest.names
         self._rules = rules
+        self._generation = self._last_sent = 0
 
     def descriptors(self) -> list[int]:
         """Return the descriptors of the doors: they are no services of the host."""
@@ -127,10 +139,11 @@ class NameForwarder:
     def _pin_all(self, message: bytes, pin: Callable[[int, bytes, int], bool] | None) -> None:
         """Pin what the process asks for, and tell it; nonsense has no answer."""
         try:
-            number, pins = parse_pins(message)
+            number, generation, pins = parse_pins(message)
         except WireError:
             return
-        self._settle(number, is_pinned=pin is not None and all(pin(*each) for each in pins))
+        self._settle(number, is_pinned=(
+            pin is not None and generation == self._generation and all(pin(*each) for each in pins)))
 
     def _learn_all(self, message: bytes, learn: Callable[[str, bytes], None]) -> None:
         """Take what the process says was asked for, and tell it; nonsense has no answer."""
@@ -147,6 +160,23 @@ class NameForwarder:
             self._channel.send(build_settled(number, is_pinned=is_pinned))
         except OSError:
             pass                   # it does not listen: there is no answer to the guest
+
+    def set_rules(self, rules: EgressRules) -> bool:
+        """Have names judged by *rules* from now on; False: they stay as they are, as nobody listens.
+
+        What the process pins by rules of before is refused from now on.
+        """
+        if not self.doors or self._rules is None:
+            return False
+        # A number for each try: a part of the one before may have arrived.
+        self._last_sent = (self._last_sent + 1) % GENERATIONS
+        try:
+            for message in build_rules(rules, self._last_sent):
+                self._channel.send(message)
+        except OSError:
+            return False
+        self._rules, self._generation = rules, self._last_sent
+        return True
 
     def renew(self, service: NameService | None) -> None:
         """Have the servers of *service* asked from now on."""

@@ -17,6 +17,8 @@ from passt.names.name_rules import NameRules
 from passt.names.orders import (
     MAX_MESSAGE,
     PINNED,
+    RULES,
+    RulesReader,
     build_learned,
     build_pins,
     parse_service,
@@ -68,17 +70,11 @@ def serve(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSet
                      for version, family in ((4, guest.ip4), (6, guest.ip6)) if family is not None})
     outlet.ifindex = guest.names.ifindex
     cache = AnswerCache(asked.dns_cache, loop.clock) if asked.dns_cache else None
-    learns = rules is not None and rules.learns
-    name_rules: NameRules | NameLearner | None = None
-    if learns:
-        name_rules = NameLearner()
-    elif rules is not None and rules.has_names:
-        name_rules = NameRules(rules)
-    judge = Judge(asked.dns_hosts, asked.dns_routes, has_ip6=guest.ip6 is not None, rules=name_rules,
+    rules_reader = RulesReader()
+    judge = Judge(asked.dns_hosts, asked.dns_routes, has_ip6=guest.ip6 is not None, rules=_judge_of(rules),
                   tell=lambda text: log.limited(log.INFO, "egress names", text))
-    pinboard = None
-    if name_rules is not None:
-        pinboard = Pinboard(loop, channel.send, build_learned if learns else build_pins)
+    build = build_learned if rules is not None and rules.learns else build_pins
+    pinboard = Pinboard(loop, channel.send, build) if rules is not None else None
     forwarder = Forwarder(loop, judge, Upstreams(guest.names), outlet, cache, max_exchanges(), pinboard)
     for door in doors:
         opened = StreamDoor if door.type == socket.SOCK_STREAM else DatagramDoor
@@ -94,6 +90,11 @@ def serve(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSet
             message = b""
         if message.startswith(PINNED) and pinboard is not None:
             pinboard.settle(*parse_settled(message))
+        elif message.startswith(RULES) and pinboard is not None:
+            renewed = rules_reader.add(message)
+            if renewed is not None:
+                rules_now, pinboard.generation = renewed
+                judge.renew(NameRules(rules_now) if rules_now.has_names else None)
         elif message:
             forwarder.renew(parse_service(message))
         else:
@@ -101,3 +102,12 @@ def serve(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSet
 
     loop.watch(channel.fileno(), on_order)
     return loop
+
+
+def _judge_of(rules: EgressRules | None) -> NameRules | NameLearner | None:
+    """Return what judges names by *rules*, None if all may be asked for."""
+    if rules is None:
+        return None
+    if rules.learns:
+        return NameLearner()
+    return NameRules(rules) if rules.has_names else None

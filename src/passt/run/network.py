@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from passt.follow.following import Following
     from passt.forward.egress import Egress, Ingress
     from passt.forward.learning import Learning
+    from passt.forward.live_egress import LiveEgress
     from passt.host.listeners import HostPorts
     from passt.names.process import NameForwarder
     from passt.namespace.configurer import Configurer
@@ -198,6 +199,7 @@ def prepare_egress(settings: Settings) -> Settings:
         __import__("passt.forward.egress")
         __import__("passt.forward.refusals")
         __import__("passt.forward.pins")
+        __import__("passt.forward.live_egress")
     path = settings.egress.policy_file
     if path is None:
         return settings
@@ -232,7 +234,7 @@ def build_egress(asked: EgressSettings, guest: GuestNet, own_names: Iterable[tup
         addresses = reader.addresses()
     teller = RefusalTeller(lambda text: log.limited(log.INFO, "egress", text), monotonic)
     pins = None
-    if asked.rules.has_names:
+    if guest.names is not None:    # rules by name may come later
         from passt.forward.pins import Pins
 
         pins = Pins(monotonic, {address.packed for _, address in own_names})
@@ -361,6 +363,7 @@ class Network:
         self.engine = Engine(self.policy, self._dispatcher, policy.observed, our_mac=guest.our_mac,
                              mtu=guest.mtu or 0, secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest),
                              udp_timeouts=udp_timeouts())
+        self.live_egress = self._build_live_egress(settings.egress.policy_file)
         self.engine.switch(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None, tcp=protocols.tcp,
                            udp=protocols.udp, icmp=protocols.icmp)
         self._guest = guest
@@ -373,6 +376,19 @@ class Network:
             self._forwarding = PortForwarding(self.engine, ports, follows=follows_ports(settings),
                                               changes=settings.control.changes_ports, helper=helper,
                                               own_sockets=names.descriptors() if names is not None else ())
+
+    def _build_live_egress(self, path: str | None) -> LiveEgress | None:
+        """Build what changes rules of egress, if there are any; *path* is that of their file."""
+        if self._policy.egress is None:
+            return None
+        from passt.forward.live_egress import LiveEgress
+
+        names = self._names
+        return LiveEgress(
+            self._policy.egress, self.engine, set_names=names.set_rules if names is not None else None,
+            doors=lambda: [(door.address, door.port) for door in names.doors.values()] if names else [],
+            renew=lambda: self.engine.renew(_our_ip4(self._guest)), tell=log.info,
+            path=os.path.abspath(path) if path is not None else None)
 
     def _advertise(self, explain: Callable[[str], None] | None) -> None:
         from passt.responders.router_advertiser import RouterAdvertiser
@@ -398,8 +414,8 @@ class Network:
         if control is not None:
             control.serve(settings, self._guest, self.engine, self.observed, self.policy,
                           self._dispatcher.counters, self._ping_refusal.forecast)
-            if self._policy.egress is not None:
-                control.tell_why(self._policy.egress.why)
+            if self.live_egress is not None:
+                control.govern(self.live_egress)
 
     def steer(self, steering: Steering | None, control: Control | None) -> None:
         """Have the port rules changed by clients of *steering* and *control*; call after `start_ports`."""

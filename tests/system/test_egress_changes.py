@@ -1,0 +1,132 @@
+"""Rules of egress that change while pasta runs: for new flows, for names, and with an end to open flows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.lab import FAR4, Lab
+from tests.support.processes import is_readable
+from tests.system.test_egress import NONE, PORT, start_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.lab import Running
+
+pytestmark = pytest.mark.needs_root
+
+KEPT = 9704
+# Keeps a connection to KEPT; for each line of input, asks for a name or tries a connection, and prints what
+# came of it.
+COMMAND = f"""
+import socket, subprocess, sys
+kept = socket.create_connection(({FAR4!r}, {KEPT}), 60)
+print("ready", flush=True)
+for line in sys.stdin:
+    verb, what = line.split()
+    if verb == "try":
+        try:
+            with socket.create_connection((what, {PORT}), 60) as sock:
+                print(sock.recv(2).decode(), flush=True)
+        except OSError as error:
+            print(type(error).__name__, flush=True)
+    elif verb == "ask":
+        done = subprocess.run(["getent", "ahostsv4", what], capture_output=True, text=True, check=False)
+        print((done.stdout.split() or ["none"])[0], flush=True)
+    else:
+        kept.settimeout(60)
+        try:
+            kept.sendall(b"hello")
+            print("open" if kept.recv(100) == b"hello" else "end", flush=True)
+        except OSError as error:
+            print(type(error).__name__, flush=True)
+"""
+ECHO = f"""
+import socket
+door = socket.create_server(({FAR4!r}, {KEPT}))
+print("ready", flush=True)
+while True:
+    sock = door.accept()[0]
+    while data := sock.recv(100):
+        sock.sendall(data)
+"""
+
+
+class Policed:
+    """A pasta with rules and a control socket, its command, and the file of --policy."""
+
+    def __init__(self, lab: Lab, scratch: Path, rules: str, *, user: bool) -> None:
+        self.lab, self.user = lab, user
+        self.file = scratch / "policy.toml"
+        self.write(rules)
+        self.path = str(scratch / "control")
+        self.running = lab.start(["--config-net", *NONE, "--control", self.path, "--policy", str(self.file)],
+                                 ["/usr/bin/python3", "-I", "-c", COMMAND], user=user,
+                                 stdin=subprocess.PIPE)
+        assert self._read() == "ready"
+
+    def write(self, rules: str) -> None:
+        self.file.write_text(f"rules = [{rules}]\n")
+        self.file.chmod(0o644)
+
+    def _read(self) -> str:
+        output = self.running.popen.stdout
+        assert output is not None
+        assert is_readable(output.fileno(), 120)
+        return output.readline().decode().strip()
+
+    def say(self, *words: str) -> str:
+        """Have the command do something; return what it prints."""
+        assert self.running.popen.stdin is not None
+        self.running.popen.stdin.write(f"{' '.join(words)}\n".encode())
+        self.running.popen.stdin.flush()
+        return self._read()
+
+    def passtctl(self, *arguments: str, status: int = 0) -> tuple[str, str]:
+        program = str(Path(self.lab.pasta).with_name("passtctl"))
+        done = self.lab.host.run([program, "-s", self.path, "policy", *arguments], user=self.user,
+                                 check=False, timeout=120)
+        assert done.returncode == status, (done.stdout, done.stderr)
+        return done.stdout.decode(), done.stderr.decode()
+
+
+@pytest.fixture
+def echo(lab: Lab) -> Iterator[None]:
+    far = start_server(lab.outside, (FAR4,))
+    kept: Running = lab.outside.spawn(["/usr/bin/python3", "-I", "-c", ECHO])
+    assert kept.popen.stdout is not None
+    assert is_readable(kept.popen.stdout.fileno(), 60)
+    assert kept.popen.stdout.readline() == b"ready\n"
+    yield
+    far.kill()
+    kept.kill()
+
+
+@pytest.mark.usefixtures("echo")
+def test_rules_are_read_again_for_new_flows_and_open_ones_end_if_that_is_asked_for(
+        lab: Lab, user: bool, scratch: Path) -> None:
+    policed = Policed(lab, scratch, f'"allow {FAR4}", "allow www.lab.example"', user=user)
+    assert policed.say("try", FAR4) == "ok"
+    assert policed.say("ask", "www.lab.example") == "192.0.2.80"
+    policed.write(f'"deny {FAR4}:{PORT}", "allow other.example"')
+    policed.passtctl("reload")
+    # What is open lives on; a mistake changes nothing.
+    assert policed.say("try", FAR4) == "ConnectionRefusedError"
+    assert policed.say("ask", "www.lab.example") == "none"
+    assert policed.say("kept", "-") == "open"
+    policed.write('"allow x"')
+    assert "line 1: 'x'" in policed.passtctl("reload", status=1)[1]
+    shown = json.loads(policed.passtctl("--json")[0])
+    assert [rule["rule"] for rule in shown["rules"]] == [f"deny {FAR4}:{PORT}", "allow other.example"]
+    assert shown["rules"][0]["refused"] == 1
+    policed.write('"allow www.lab.example"')
+    policed.passtctl("set", str(policed.file), "--kill")
+    assert policed.say("kept", "-") in {"ConnectionResetError", "end", "BrokenPipeError"}
+    # What was asked before the rules were others has to be asked again, and is.
+    assert policed.say("ask", "www.lab.example") == "192.0.2.80"
+    policed.running.kill()
