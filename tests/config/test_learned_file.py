@@ -42,7 +42,7 @@ def test_file_opens_nothing_until_the_run_ends(tmp_path: Path) -> None:
 
 def test_rules_are_what_the_grammar_reads(tmp_path: Path) -> None:
     path = tmp_path / "learned.toml"
-    file = LearnedFile(str(path), str)
+    file = LearnedFile(str(path), print)
     learning = Learning(lambda _address: False)
     learning.note(IPPROTO_TCP, 443, FAR, FAR)
     file.write(learning)
@@ -61,10 +61,10 @@ def test_new_file_is_the_callers_alone_and_goes_with_a_start_that_fails(tmp_path
 
 def test_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"^option '--learn' {tmp_path}: cannot write the file: Is a dir"):
-        LearnedFile(str(tmp_path), str)
+        LearnedFile(str(tmp_path), print)
 
 
 def test_file_that_cannot_be_written_is_a_warning(capfd: pytest.CaptureFixture[str]) -> None:
     """The run itself was good."""
-    LearnedFile("/dev/full", str).write(learn())
+    LearnedFile("/dev/full", print).write(learn())
     assert "option '--learn' /dev/full: cannot write the file: No space" in capfd.readouterr().err
