@@ -262,7 +262,8 @@ OPTIONS: tuple[Option, ...] = (
            repeat=ACCUMULATES, available=True),
     Option(EGRESS, "", "policy", "FILE",
            "Read rules from FILE, in TOML, and try them after those of --deny and --allow: a list rules of"
-           " texts 'allow RULE' and 'deny RULE', default, and profiles (docs/egress.md).", available=True),
+           " texts 'allow RULE' and 'deny RULE', default, and profiles (docs/egress.md). SIGHUP has it read"
+           " again.", available=True),
     Option(EGRESS, "", "allow-from", "ADDR[/LEN]",
            "Only clients with these addresses may use forwarded ports of the host. Default: all clients.",
            repeat=ACCUMULATES, available=True),
