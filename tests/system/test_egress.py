@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
+from scapy.layers.l2 import Ether
 
 from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, PROGRAMS, Lab
 from tests.support.processes import is_readable
+from tests.system.machines import FORMS, MAC, passt
+from tests.system.test_dns_forwarder import forwarders
+from tests.system.test_machine import OUR_MAC, QUESTION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from scapy.packet import Packet
+
     from tests.support.lab import Place, Running
+    from tests.system.machines import Form
 
 pytestmark = pytest.mark.needs_root
 
@@ -351,3 +363,71 @@ def test_rules_by_name_need_a_place_for_the_forwarder(lab: Lab) -> None:
     result = lab.run(["-D", "none", "--allow", "www.example"], ["true"], user=False, check=False)
     assert result.returncode == 1
     assert result.stderr.decode().startswith("pasta: rules of egress by name need --dns-forward")
+
+
+@pytest.mark.usefixtures("servers")
+def test_without_the_forwarder_nothing_new_passes(lab: Lab, user: bool,
+                                                  name_server: Callable[[str, str], None]) -> None:
+    """Whoever kills it: no name is answered, the host's server is not asked, no address is opened."""
+    name_server("good", FAR4)
+    script = f"""
+import socket, subprocess, sys
+def ask(name):
+    done = subprocess.run(["dig", "@{FORWARD4}", "+short", "+time=1", "+tries=1", name], capture_output=True,
+                          text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else "none"
+def reach():
+    try:
+        with socket.create_connection(({FAR4!r}, {PORT}), 60) as sock:
+            return sock.recv(2).decode()
+    except OSError as error:
+        return type(error).__name__
+print(reach(), ask("www.good.test"), reach(), flush=True)
+sys.stdin.readline()
+print(ask("www.good.test"), ask("x.good.test"), flush=True)
+"""
+    pasta = lab.start(["--config-net", *NONE, *FORWARD, "--allow", "www.good.test", "--allow", "x.good.test",
+                       "--allow", "dns"],
+                      ["/usr/bin/python3", "-I", "-c", script], user=user, stdin=subprocess.PIPE)
+    output, error, feed = pasta.popen.stdout, pasta.popen.stderr, pasta.popen.stdin
+    assert output is not None
+    assert error is not None
+    assert feed is not None
+    assert is_readable(output.fileno(), 120)
+    assert output.readline().decode().split() == ["ConnectionRefusedError", FAR4, "ok"]
+    (forwarder,) = forwarders(pasta.pid)
+    os.kill(forwarder, signal.SIGKILL)
+    while b"--dns-forward has ended: they are refused" not in error.readline():
+        continue
+    feed.write(b"go on\n")
+    feed.flush()
+    assert is_readable(output.fileno(), 120)
+    assert output.readline().decode().split() == ["none", "none"]
+    pasta.kill()
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_rules_hold_for_a_machine_too(lab: Lab, user: bool, form: Form) -> None:
+    """Its datagrams and pings are answered by ICMP in both families, its connections reset."""
+    rules = ("--allow", f"udp:{FAR4}:8007", "--allow", f"icmp:{FAR6}")
+    with passt(lab, *form.options, *rules, user=user) as (_, path):
+        peer = form.connect(path)
+
+        def answer(packet: Packet, kind: type[Packet]) -> Packet:
+            peer.send(bytes(Ether(src=MAC, dst=OUR_MAC) / packet))
+            found: Packet = Ether(peer.receive(lambda frame: kind in Ether(frame), 60))[kind]
+            return found
+
+        peer.send(QUESTION)
+        echo = answer(IP(src=HOST4, dst=FAR4) / UDP(sport=40000, dport=8007) / b"echo", UDP)
+        assert (echo.sport, echo.load) == (8007, b"echo")
+        for packet in (IP(src=HOST4, dst=FAR4) / UDP(sport=40000, dport=8008) / b"x",
+                       IP(src=HOST4, dst=FAR4) / ICMP(id=7, seq=3) / b"payload"):
+            found = answer(packet, ICMP)
+            assert (found.type, found.code) == (3, 13)       # RFC 1812 5.2.7.1
+        assert answer(IP(src=HOST4, dst=FAR4) / TCP(sport=40001, dport=8007, flags="S"), TCP).flags.R
+        pong = answer(IPv6(src=HOST6, dst=FAR6) / ICMPv6EchoRequest(id=9, data=b"x"), ICMPv6EchoReply)
+        assert pong.data == b"x"
+        refusal = answer(IPv6(src=HOST6, dst=FAR6) / UDP(sport=40000, dport=8007) / b"x", ICMPv6DestUnreach)
+        assert refusal.code == 1                              # RFC 4443 3.1
+        peer.close()

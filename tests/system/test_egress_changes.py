@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.lab import FAR4, Lab
-from tests.support.processes import is_readable
+from tests.support.processes import is_readable, wait_until
+from tests.system.machines import passt
 from tests.system.test_egress import NONE, PORT, start_server
 
 if TYPE_CHECKING:
@@ -60,12 +62,14 @@ while True:
 class Policed:
     """A pasta with rules and a control socket, its command, and the file of --policy."""
 
-    def __init__(self, lab: Lab, scratch: Path, rules: str, *, user: bool) -> None:
+    def __init__(self, lab: Lab, scratch: Path, rules: str, *options: str, user: bool) -> None:
         self.lab, self.user = lab, user
+        scratch.chmod(0o755)       # the user who serves may be another one than the one who starts
         self.file = scratch / "policy.toml"
         self.write(rules)
         self.path = str(scratch / "control")
-        self.running = lab.start(["--config-net", *NONE, "--control", self.path, "--policy", str(self.file)],
+        self.running = lab.start(["--config-net", *NONE, "--control", self.path, "--policy", str(self.file),
+                                  *options],
                                  ["/usr/bin/python3", "-I", "-c", COMMAND], user=user,
                                  stdin=subprocess.PIPE)
         assert self._read() == "ready"
@@ -130,3 +134,47 @@ def test_rules_are_read_again_for_new_flows_and_open_ones_end_if_that_is_asked_f
     # What was asked before the rules were others has to be asked again, and is.
     assert policed.say("ask", "www.lab.example") == "192.0.2.80"
     policed.running.kill()
+
+
+@pytest.mark.usefixtures("echo")
+def test_hangup_has_the_file_read_again(lab: Lab, user: bool, scratch: Path) -> None:
+    """The command gets no such signal; rules of the command line stay; a mistake is told with its line."""
+    policed = Policed(lab, scratch, f'"allow {FAR4}:{KEPT}"', "--deny", "192.0.2.1", user=user)
+    assert policed.say("try", FAR4) == "ConnectionRefusedError"
+    policed.write(f'"allow {FAR4}"')
+    policed.running.send(signal.SIGHUP)
+    wait_until(lambda: f"allow {FAR4} " in policed.passtctl()[0], "the rules are there")
+    assert policed.say("try", FAR4) == "ok"
+    assert policed.say("kept", "-") == "open"
+    policed.write('"allow x"')
+    policed.running.send(signal.SIGHUP)
+    error = policed.running.popen.stderr
+    assert error is not None
+    while b"--policy" not in (line := error.readline()):
+        assert line
+    assert b"line 1: 'x'" in line
+    shown = json.loads(policed.passtctl("--json")[0])
+    assert [rule["rule"] for rule in shown["rules"]] == ["deny 192.0.2.1", f"allow {FAR4}"]
+    policed.write("")
+    policed.passtctl("reload")
+    shown = json.loads(policed.passtctl("--json")[0])
+    assert [rule["rule"] for rule in shown["rules"]] == ["deny 192.0.2.1"]
+    policed.running.kill()
+
+
+def test_hangup_has_the_file_of_a_machine_read_again(lab: Lab, user: bool, scratch: Path) -> None:
+    """passt, in the foreground, where a hang-up would end it without a file."""
+    scratch.chmod(0o755)
+    file, control = scratch / "policy.toml", str(scratch / "control")
+    file.write_text('rules = ["allow 192.0.2.1"]')
+    file.chmod(0o644)
+    program = str(Path(lab.pasta).with_name("passtctl"))
+    with passt(lab, "--policy", str(file), "--control", control, user=user) as (running, _):
+        def shows(rule: str) -> bool:
+            done = lab.host.run([program, "-s", control, "policy"], user=user, check=False, timeout=120)
+            return rule in done.stdout.decode()
+
+        wait_until(lambda: shows("allow 192.0.2.1 "), "passt serves")
+        file.write_text('rules = ["allow 192.0.2.2"]')
+        running.send(signal.SIGHUP)
+        wait_until(lambda: shows("allow 192.0.2.2 "), "the new rule is there")

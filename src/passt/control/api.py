@@ -241,12 +241,15 @@ class Api:
         if self.live_egress is None:
             raise RefusalError(409, "the program was started without rules of egress, and has none to change;"
                                " start it with --deny, --allow or --policy")
-        asked = parse_json(request.body, {"toml": (str,), "kill": (bool,)}, needed=("toml",))
+        asked = parse_json(request.body, {"toml": (str,), "kill": (bool,), "with_options": (bool,)},
+                           needed=("toml",))
         try:
             rules = parse_policy(asked["toml"].encode())
         except ConfigError as error:
             raise RefusalError(400, f"nothing was changed: {error}") from None
         try:
+            if asked.get("with_options", False):
+                rules = self.live_egress.compose(rules)
             self.live_egress.replace(rules, kill=asked.get("kill", False))
         except ConfigError as error:
             raise RefusalError(409, f"nothing was changed: {error}") from None

@@ -41,14 +41,17 @@ class LiveEgress:
     """Changes the rules of *egress*, and of the forwarder by *set_names*, if there is one.
 
     *doors* tells where the forwarder listens, *renew* has the data plane forget what it was told, *path* is
-    the absolute path of the file of --policy. *tell* gets a line for people.
+    the absolute path of the file of --policy, *compose* puts its rules behind those of the command line.
+    *tell* gets a line for people.
     """
 
     def __init__(self, egress: Egress, flows: Flows, *, set_names: Callable[[EgressRules], bool] | None,
                  doors: Callable[[], Collection[tuple[bytes, int]]], renew: Callable[[], None],
-                 tell: Callable[[str], None], path: str | None = None) -> None:
+                 tell: Callable[[str], None], path: str | None = None,
+                 compose: Callable[[EgressRules], EgressRules] = lambda rules: rules) -> None:
         self.egress = egress
         self.path = path
+        self.compose = compose
         self._flows = flows
         self._set_names = set_names
         self._doors = doors

@@ -27,7 +27,8 @@ def policy(instance: Instance, command: Command) -> int:
         found = instance.ask("/v1/policy")
     else:
         path = command.words[1] if action == "set" else _file_of(instance)
-        found = instance.ask("/v1/policy", "PUT", {"toml": read_rules(path), "kill": command.kill})
+        found = instance.ask("/v1/policy", "PUT", {
+            "toml": read_rules(path), "kill": command.kill, "with_options": action == "reload"})
     if command.json:
         return print_json(found)
     if action == "show":

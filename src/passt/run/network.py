@@ -25,6 +25,7 @@ from passt.forward.policy import Policy
 from passt.host.ping_permission import PingRefusal
 from passt.host.udp_timeouts import udp_timeouts
 from passt.light.values import replace
+from passt.process import signals
 from passt.run.banner import banner
 from passt.run.port_forwarding import PortForwarding, has_low_port_of_interface
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from passt.facts.guest import GuestNet
     from passt.facts.settings import EgressSettings, ForwardingSettings, Settings
     from passt.follow.following import Following
+    from passt.follow.policy_reader import PolicyReader
     from passt.forward.egress import Egress, Ingress
     from passt.forward.learning import Learning
     from passt.forward.live_egress import LiveEgress
@@ -96,6 +98,35 @@ def start_names(settings: Settings, guest: GuestNet, user: Identity | None) -> N
 
         rules = EgressRules(learns=True)
     return NameForwarder(settings.names, guest, user, rules)
+
+
+def start_policy_reader(settings: Settings, user: Identity | None) -> PolicyReader | None:
+    """Start the process that reads the file of --policy again, as *user*, if there is one. Raises HostError.
+
+    Call with one thread and the caller's rights.
+    """
+    if settings.egress.policy_file is None:
+        return None
+    from passt.follow.policy_reader import PolicyReader
+
+    return PolicyReader(settings.egress.policy_file, user)
+
+
+def watch_signals(engine: Engine, reader: PolicyReader | None, *, in_background: bool) -> None:
+    """Have signals end the run, or *reader* read its file; call in the stage "signals", without a command.
+
+    SIGHUP of a terminal that hangs up is none of these in the background.
+    """
+    ending = signals.read_ending(in_background=in_background, reloads=reader is not None)
+
+    def on_signals() -> None:
+        for received in ending.read():
+            if received.number != signals.RELOADING or (received.is_from_kernel and not in_background):
+                engine.stop()
+            elif reader is not None and received.is_from_user:
+                reader.ask()
+
+    engine.add_reader(ending.fd, engine.stop if reader is None else on_signals)
 
 
 def resolve_guest(settings: Settings, following: Following | None = None) -> GuestNet:
@@ -363,7 +394,7 @@ class Network:
         self.engine = Engine(self.policy, self._dispatcher, policy.observed, our_mac=guest.our_mac,
                              mtu=guest.mtu or 0, secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest),
                              udp_timeouts=udp_timeouts())
-        self.live_egress = self._build_live_egress(settings.egress.policy_file)
+        self.live_egress = self._build_live_egress(settings.egress)
         self.engine.switch(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None, tcp=protocols.tcp,
                            udp=protocols.udp, icmp=protocols.icmp)
         self._guest = guest
@@ -377,8 +408,9 @@ class Network:
                                               changes=settings.control.changes_ports, helper=helper,
                                               own_sockets=names.descriptors() if names is not None else ())
 
-    def _build_live_egress(self, path: str | None) -> LiveEgress | None:
-        """Build what changes rules of egress, if there are any; *path* is that of their file."""
+    def _build_live_egress(self, asked: EgressSettings) -> LiveEgress | None:
+        """Build what changes rules of egress, if there are any."""
+        path = asked.policy_file
         if self._policy.egress is None:
             return None
         from passt.forward.live_egress import LiveEgress
@@ -388,7 +420,8 @@ class Network:
             self._policy.egress, self.engine, set_names=names.set_rules if names is not None else None,
             doors=lambda: [(door.address, door.port) for door in names.doors.values()] if names else [],
             renew=lambda: self.engine.renew(_our_ip4(self._guest)), tell=log.info,
-            path=os.path.abspath(path) if path is not None else None)
+            path=os.path.abspath(path) if path is not None else None,
+            compose=lambda rules: replace(asked, from_file=rules).rules)
 
     def _advertise(self, explain: Callable[[str], None] | None) -> None:
         from passt.responders.router_advertiser import RouterAdvertiser
@@ -480,8 +513,25 @@ class Network:
         if self._forwarding is not None:
             self._forwarding.listen_anew(indices)
 
-    def serve(self, diagnostics: Diagnostics) -> None:
-        """Run the engine, observed by *diagnostics*, until it is stopped."""
+    def _take_policy(self, content: bytes) -> None:
+        """Judge new flows by the rules in *content*, that of --policy's file; a mistake changes nothing."""
+        from passt.config.policy_file import parse_policy
+
+        live = self.live_egress
+        if live is None:
+            return
+        try:
+            live.replace(live.compose(parse_policy(content)))
+        except ConfigError as error:
+            log.warning(f"option '--policy' {live.path}: {error}; the rules of egress stay as they are")
+
+    def serve(self, diagnostics: Diagnostics, policy_reader: PolicyReader | None = None) -> None:
+        """Run the engine, observed by *diagnostics*, until it is stopped.
+
+        *policy_reader* sends rules of egress.
+        """
+        if policy_reader is not None:
+            policy_reader.start(self.engine, self._take_policy)
         egress, learning = self._policy.egress, self._policy.learning
         if self._names is not None:
             self._names.start(self.engine, self._leave_names, egress.pin if egress is not None else None,

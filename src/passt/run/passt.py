@@ -11,7 +11,7 @@ from passt import log
 from passt.facts.contracts import MAX_REGIONS
 from passt.host import unix_socket
 from passt.light.values import replace
-from passt.process import identity, signals
+from passt.process import identity
 from passt.process.stages import PASST, VHOST, Progress
 from passt.run import credentials
 from passt.run.clients import Clients
@@ -30,7 +30,9 @@ from passt.run.network import (
     resolve_guest,
     settle_ports,
     start_names,
+    start_policy_reader,
     tell_ports,
+    watch_signals,
 )
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -83,6 +85,7 @@ class _Passt:
         if self._following is not None:
             self._following.start_reader(self._user)
         self._names = start_names(settings, self._guest, self._user)
+        self._policy_reader = start_policy_reader(settings, self._user)
         self._listener = None
         if self._connection is None:
             background.expect_file()
@@ -125,8 +128,8 @@ class _Passt:
         network.start_ports()
         network.steer(self._steering, self._control)
         enter("signals")
-        ending = signals.read_ending(in_background=not self._settings.process.foreground)
-        network.engine.add_reader(ending.fd, network.engine.stop)
+        watch_signals(network.engine, self._policy_reader,
+                      in_background=not self._settings.process.foreground)
         self._isolation.finish(network.engine)
         enter("ready")
         self._tell_ready()
@@ -140,7 +143,7 @@ class _Passt:
             if self._control is not None:
                 self._following.on_changed = self._control.on_host_changed
             self._following.start(network, self._guest)
-        network.serve(self._diagnostics)
+        network.serve(self._diagnostics, self._policy_reader)
         return 0
 
     def _change_user(self) -> Callable[[], None] | None:
