@@ -29,6 +29,8 @@ BAD4, BAD6 = "198.51.100.2", "2001:db8:2::2"
 TRANSLATED = ("64:ff9b::c633:6402", "64:ff9b:1:c633:64:200::", "2002:c633:6402::1")
 FORWARD4, FORWARD6 = "198.51.100.53", "2001:db8:53::53"
 FORWARD = ("--dns-forward", FORWARD4, "--dns-forward", FORWARD6)
+# The last datagrams of those that go to a sink.
+ENDS = (f"say,{FAR4},{MARKER},end", f"say,{FAR6},{MARKER},end")
 LOOP4, LOOP6 = "192.0.2.77", "2001:db8:77::77"
 # How a refusal by a rule shows: a reset, and ICMP's and ICMPv6's "administratively prohibited" (Linux:
 # net/ipv4/icmp.c, icmp_err_convert; net/ipv6/icmp.c, tab_unreach).
@@ -131,10 +133,14 @@ def outcomes(words: Iterable[str], opened: Iterable[str]) -> dict[str, str]:
 
 
 def arrived(running: Running) -> list[str]:
-    """Return what came to the sink before the end."""
-    lines = []
-    while not (line := next_line(running)).endswith(" end"):
-        lines.append(line)
+    """Return what came to the sink before the ends, of each family one: these do not wait for each other."""
+    lines, n_ends = [], 0
+    while n_ends < len(ENDS):
+        line = next_line(running)
+        if line.endswith(" end"):
+            n_ends += 1
+        else:
+            lines.append(line)
     return lines
 
 
@@ -165,11 +171,10 @@ def test_denied_address_within_an_ipv6_address(lab: Lab, user: bool) -> None:
 
 @pytest.mark.usefixtures("far")
 def test_fragments_source_routes_and_mapped_frames(lab: Lab, user: bool, sink: Running) -> None:
-    end = f"say,{FAR4},{MARKER},end"
     raw = [*(f"pieces,{address},{SINK},pieces" for address in (BAD4, BAD6)),
            *(f"overlap,{address},{MARKER},{SINK},overlap" for address in (FAR4, FAR6)),
            f"by,{BAD4},{SINK},{FAR4},route4", f"by,{BAD6},{SINK},{FAR6},route6",
-           f"mapped,{BAD4},{SINK},mapped", end]
+           f"mapped,{BAD4},{SINK},mapped", *ENDS]
     found = attempt(lab, (), (), user=user, by_root=raw)
     assert set(found.values()) == {"sent"}
     lines = arrived(sink)
@@ -188,13 +193,14 @@ def test_bypass(lab: Lab, user: bool) -> None:
     try:
         tcp = ways("127.0.0.1", "::1", kinds="tcp")
         said = [*(f"say,{address},{SINK},bypass" for address in ("127.0.0.1", "::1")),
-                f"say,127.0.0.1,{MARKER},end"]
+                *(f"say,{address},{MARKER},end" for address in ("127.0.0.1", "::1"))]
         options = ("-T", str(ECHO), "-U", f"{SINK},{MARKER}")
         found = attempt(lab, options, tcp, user=user, by_root=said)
         assert found == {**outcomes(tcp, tcp), **dict.fromkeys(said, "sent")}
         assert set(arrived(running)) == {f"{address} {SINK} bypass" for address in ("127.0.0.1", "::1")}
         for rules in (("--deny", f"tcp:host:{ECHO}", "--deny", f"udp:host:{SINK}"),
-                      ("--allow", FAR4, "--allow", f"udp:127.0.0.1:{MARKER}")):
+                      ("--allow", FAR4, "--allow", f"udp:127.0.0.1:{MARKER}",
+                       "--allow", f"udp:[::1]:{MARKER}")):
             found = attempt(lab, (*options, *rules), tcp, user=user, by_root=said)
             # The connection is made in the namespace, and ended when the rule is known.
             assert {found[word] for word in tcp} <= {"ECONNREFUSED", "ECONNRESET", "EPIPE", "ended"}
@@ -217,11 +223,10 @@ def test_what_means_the_host(lab: Lab, user: bool) -> None:
 
 def test_groups(lab: Lab, user: bool, sink: Running) -> None:
     words = [f"say,{GROUP4},{SINK},group", f"say,{GROUP6},{SINK},group"]
-    end = f"say,{FAR4},{MARKER},end"
-    assert set(attempt(lab, (), words, user=user, by_root=[end]).values()) == {"sent"}
+    assert set(attempt(lab, (), words, user=user, by_root=ENDS).values()) == {"sent"}
     assert set(arrived(sink)) == {f"{group} {SINK} group" for group in (GROUP4, GROUP6)}
-    for rules in (("--allow", FAR4), ("--deny", "multicast")):
-        found = attempt(lab, rules, words, user=user, by_root=[end])
+    for rules in (("--allow", FAR4, "--allow", FAR6), ("--deny", "multicast")):
+        found = attempt(lab, rules, words, user=user, by_root=ENDS)
         assert set(found.values()) == {"sent"}
         assert arrived(sink) == []
 
