@@ -264,6 +264,9 @@ OPTIONS: tuple[Option, ...] = (
            "Read rules from FILE, in TOML, and try them after those of --deny and --allow: a list rules of"
            " texts 'allow RULE' and 'deny RULE', default, and profiles (docs/egress.md). SIGHUP has it read"
            " again.", available=True),
+    Option(EGRESS, "", "dns-refuse", "CODE",
+           "What is answered to a query for a name that no rule allows: refused, or nxdomain, as if there"
+           " were no such name. Default: refused.", available=True),
     Option(EGRESS, "", "allow-from", "ADDR[/LEN]",
            "Only clients with these addresses may use forwarded ports of the host. Default: all clients.",
            repeat=ACCUMULATES, available=True),

@@ -58,6 +58,8 @@ FLAGS: dict[str, Changes] = {
     "vhost-user": {"vhost_user": True},
 }
 
+DNS_REFUSALS = ("refused", "nxdomain")
+
 
 def _of_family(field: str, address: IPAddress) -> Changes:
     return {f"{field}{address.version}": address}
@@ -73,6 +75,12 @@ def _mapping(field: str, text: str) -> Changes:
     if address is None:
         return {f"{field}4": None, f"{field}6": None}
     return _of_family(field, address)
+
+
+def _dns_refuse(text: str) -> Changes:
+    if text not in DNS_REFUSALS:
+        raise ConfigError(f"'{text}' is not {' or '.join(DNS_REFUSALS)}")
+    return {"dns_refuse": text}
 
 
 def _map_host_loopback(text: str) -> Changes:
@@ -109,6 +117,7 @@ VALUES: dict[str, Callable[[str], Changes]] = {
     "fqdn": lambda text: {"fqdn": parsers.parse_domain(text)},
     "dns-forward": lambda text: _of_family("dns_forward", parsers.parse_host_address(text)),
     "dns-host": lambda text: _of_family("dns_host", parsers.parse_host_resolver(text)),
+    "dns-refuse": _dns_refuse,
     "dns-cache": lambda text: {"dns_cache": parsers.parse_number(text, 0, parsers.MAX_DNS_CACHE)},
     "map-host-loopback": _map_host_loopback,
     "map-guest-addr": lambda text: _mapping("map_guest", text),
@@ -298,6 +307,9 @@ def _check_together(settings: Settings) -> None:
                           " not have; add --foreground")
     _check_sockets(settings)
     _check_names(settings.names, settings.egress)
+    if settings.names.dns_refuse != DNS_REFUSALS[0] and not settings.egress.has_rules:
+        raise ConfigError(f"option '--dns-refuse' {settings.names.dns_refuse} needs rules by name: --allow,"
+                          " --deny or --policy")
     if settings.control.conf_path is not None:
         _check_steering(settings)
     addresses, protocols = settings.addresses, settings.protocols

@@ -100,6 +100,8 @@ class Bypass:
             if not is_allowed:
                 egress.refuse(proto, target.port, target.address, place)
                 target, why = None, egress.describe(place)
+            elif egress.has_names:
+                target = target._replace(lasting=False)    # what a name has is over some time
         if self._explain is not None:
             self._explain_flow("to the host", proto, (peer, peer_port, local, local_port), target, why)
         return target

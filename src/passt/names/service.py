@@ -18,6 +18,7 @@ from passt.names.outlet import Outlet, Way
 from passt.names.pinboard import Pinboard
 from passt.names.upstreams import Upstreams
 from passt.process import helper
+from passt.wire.dns.message import Rcode
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def serve(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSet
     name_rules = NameRules(rules) if rules is not None and rules.has_names else None
     rules_reader = RulesReader()
     judge = Judge(asked.dns_hosts, asked.dns_routes, has_ip6=guest.ip6 is not None, rules=name_rules,
-                  tell=lambda text: log.limited(log.INFO, "egress names", text))
+                  tell=lambda text: log.limited(log.INFO, "egress names", text),
+                  refusal=Rcode.NXDOMAIN if asked.dns_refuse == "nxdomain" else Rcode.REFUSED)
     pinboard = Pinboard(loop, channel.send) if rules is not None else None
     forwarder = Forwarder(loop, judge, Upstreams(guest.names), outlet, cache, max_exchanges(), pinboard)
     for door in doors:
