@@ -99,6 +99,7 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("dns-host", "127.0.0.53", {"dns_host4": IPv4Address("127.0.0.53")}),
     ("dns-host", "2001:db8::5", {"dns_host6": A6}),
     ("dns-cache", "0", {}),
+    ("dns-refuse", "refused", {}),
     ("search", "example.org", {"search": ("example.org",)}),
     ("search", " a.example  b.example. a.example", {"search": ("a.example", "b.example")}),
     ("search", "none", {"search": ()}),
@@ -190,6 +191,7 @@ BAD_VALUES = {
     "dns": ["", "dns.example", "fe80::1%eth0", "0.0.0.0", "224.0.0.1", "::ffff:1.1.1.1"],
     "dns-forward": ["127.0.0.1", "::1", "none"], "dns-host": ["::", "255.255.255.255", "none"],
     "dns-cache": ["", "-1", "100001", "x"],
+    "dns-refuse": ["", "servfail", "NXDOMAIN"],
     "dns-route": ["", "a", "a=", "=192.0.2.5", "a b=192.0.2.5", "a=0.0.0.0"],
     "dns-hosts": ["", "a", "a=", "=192.0.2.5", ".=192.0.2.5", "a=host"],
     "search": ["", "a..b", "x" * 64, "."],
@@ -345,6 +347,7 @@ def test_operands_tell_a_pid_from_a_command(arguments: list[str], fields: dict[s
     (["--stats", "1", "12"],
      ("option '--stats' prints on standard error, which a program in the background does not have; add"
       " --foreground")),
+    (["--dns-refuse", "nxdomain"], "option '--dns-refuse' nxdomain needs rules by name"),
     (["--no-copy-routes"], "option '--no-copy-routes' needs --config-net; add that or leave it out"),
     (["--no-copy-addrs"], "option '--no-copy-addrs' needs --config-net; add that or leave it out"),
     (["--outbound-if4", "eth0", "-6"], "option '--outbound-if4' eth0 needs IPv4, which -6 disables"),

@@ -13,6 +13,7 @@ from passt.facts.port_rule import PortRule
 from passt.forward.bypass import Bypass
 from passt.forward.egress import Egress, Ingress
 from passt.forward.learning import Learning
+from passt.forward.pins import Pins
 from passt.forward.policy import Policy
 from passt.light.values import replace
 
@@ -198,6 +199,21 @@ def test_rules_hold_for_the_bypass() -> None:
         assert (found.target is not None) == reaches, text
         assert policy.egress is not None
         assert sum(policy.egress.refused) == (not reaches)
+
+
+def test_what_a_name_opens_is_asked_for_each_time() -> None:
+    """The data plane keeps answers that last; the address of a name is over some time."""
+    loopback = packed("127.0.0.1")
+    now = [0.0]
+    for text, lasts in (("host", True), ("www.example", False)):
+        rule = parse_egress_rule(text, allows=True)
+        egress = Egress(EgressRules((rule,), False), pins=Pins(lambda: now[0], [loopback]))
+        egress.pin(0, loopback, 60)
+        policy = Policy(NET, egress=egress)
+        made = Bypass(policy, policy.observed)
+        target = made.outbound_bypass(IPPROTO_TCP, RULE, loopback, 50000, loopback, 8001)
+        assert target is not None
+        assert target.lasting == lasts
 
 
 def test_clients_on_loopback_may_have_to_be_allowed() -> None:

@@ -47,6 +47,14 @@ def test_servers_of_dns_over_https_need_a_rule_of_their_own() -> None:
     assert not may("mozilla.cloudflare-dns.com", "allow *.cloudflare-dns.com")
 
 
+def test_refused_name_may_be_answered_as_if_it_were_none() -> None:
+    judge = Judge((), (), has_ip6=True, rules=NameRules(rules_of("allow www.example")),
+                  refusal=Rcode.NXDOMAIN)
+    ruling = judge.judge(DnsView(query("evil.example", A)))
+    assert ruling.reply is not None
+    assert DnsView(ruling.reply).rcode == Rcode.NXDOMAIN
+
+
 def test_refused_name_is_answered_at_once_and_asked_of_nobody() -> None:
     told: list[str] = []
     judge = Judge([("own.lan", ip_address("192.0.2.1"))], (), has_ip6=True,

@@ -264,6 +264,9 @@ OPTIONS: tuple[Option, ...] = (
            "Read rules from FILE, in TOML, and try them after those of --deny and --allow: a list rules of"
            " texts 'allow RULE' and 'deny RULE', default, and profiles (docs/egress.md). SIGHUP has it read"
            " again.", available=True),
+    Option(EGRESS, "", "dns-refuse", "CODE",
+           "What is answered to a query for a name that no rule allows: refused, or nxdomain, as if there"
+           " were no such name. Default: refused.", available=True),
     Option(EGRESS, "", "learn", "FILE",
            "Allow all, and write to FILE, when the run ends, the rules that it would have needed, as --policy"
            " reads them: by name where our forwarder was asked for one, else by address.", available=True),

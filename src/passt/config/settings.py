@@ -58,6 +58,8 @@ FLAGS: dict[str, Changes] = {
     "vhost-user": {"vhost_user": True},
 }
 
+DNS_REFUSALS = ("refused", "nxdomain")
+
 
 def _of_family(field: str, address: IPAddress) -> Changes:
     return {f"{field}{address.version}": address}
@@ -73,6 +75,12 @@ def _mapping(field: str, text: str) -> Changes:
     if address is None:
         return {f"{field}4": None, f"{field}6": None}
     return _of_family(field, address)
+
+
+def _dns_refuse(text: str) -> Changes:
+    if text not in DNS_REFUSALS:
+        raise ConfigError(f"'{text}' is not {' or '.join(DNS_REFUSALS)}")
+    return {"dns_refuse": text}
 
 
 def _map_host_loopback(text: str) -> Changes:
@@ -110,6 +118,7 @@ VALUES: dict[str, Callable[[str], Changes]] = {
     "fqdn": lambda text: {"fqdn": parsers.parse_domain(text)},
     "dns-forward": lambda text: _of_family("dns_forward", parsers.parse_host_address(text)),
     "dns-host": lambda text: _of_family("dns_host", parsers.parse_host_resolver(text)),
+    "dns-refuse": _dns_refuse,
     "dns-cache": lambda text: {"dns_cache": parsers.parse_number(text, 0, parsers.MAX_DNS_CACHE)},
     "map-host-loopback": _map_host_loopback,
     "map-guest-addr": lambda text: _mapping("map_guest", text),
@@ -298,9 +307,7 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError("option '--stats' prints on standard error, which a program in the background does"
                           " not have; add --foreground")
     _check_sockets(settings)
-    if settings.egress.learn_file is not None and settings.egress.has_rules:
-        raise ConfigError(f"option '--learn' {settings.egress.learn_file} allows all, to see which rules are"
-                          " needed; leave out --allow, --deny and --policy")
+    _check_rules(settings.names, settings.egress)
     _check_names(settings.names, settings.egress)
     if settings.control.conf_path is not None:
         _check_steering(settings)
@@ -312,6 +319,16 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(f"option '--outbound-if4' {addresses.outbound_if4} needs IPv4, which -6 disables")
     if addresses.outbound_if6 is not None and not protocols.ip6:
         raise ConfigError(f"option '--outbound-if6' {addresses.outbound_if6} needs IPv6, which -4 disables")
+
+
+def _check_rules(names: NameSettings, egress: EgressSettings) -> None:
+    """Refuse what contradicts rules of egress, or has nothing to do without them. Raises ConfigError."""
+    if egress.learn_file is not None and egress.has_rules:
+        raise ConfigError(f"option '--learn' {egress.learn_file} allows all, to see which rules are"
+                          " needed; leave out --allow, --deny and --policy")
+    if names.dns_refuse != DNS_REFUSALS[0] and not egress.has_rules:
+        raise ConfigError(f"option '--dns-refuse' {names.dns_refuse} needs rules by name: --allow,"
+                          " --deny or --policy")
 
 
 def _check_names(names: NameSettings, egress: EgressSettings) -> None:

@@ -102,6 +102,7 @@ class NameSettings(Value):
     dns_host4: IPv4Address | None = None         # the host's name server; None: the first of resolv.conf
     dns_host6: IPv6Address | None = None
     dns_cache: int = 0                           # answers that the forwarder remembers
+    dns_refuse: str = "refused"                  # the answer for names that rules of egress do not allow
     dns_routes: tuple[tuple[str, IPAddress], ...] = ()  # suffixes that have name servers of their own
     dns_hosts: tuple[tuple[str, IPAddress], ...] = ()   # names that the forwarder knows itself
     search: tuple[str, ...] | None = None        # search domains; None: those of resolv.conf; empty: none

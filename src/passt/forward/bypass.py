@@ -100,6 +100,8 @@ class Bypass:
             if not is_allowed:
                 egress.refuse(proto, target.port, target.address, place)
                 target, why = None, egress.describe(place)
+            elif egress.has_names:
+                target = target._replace(lasting=False)    # what a name has is over some time
         elif target is not None and self._policy.learning is not None:
             self._policy.learning.note(proto, target.port, target.address, target.address)
         if self._explain is not None:

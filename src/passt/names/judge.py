@@ -41,14 +41,16 @@ class Ruling(NamedTuple):
 class Judge:
     """Knows *hosts*, of --dns-hosts, and *routes*, of --dns-route; *has_ip6* says what the guest has.
 
-    *rules* say which names it may ask for; None: all. *tell* gets a line for each that is refused.
+    *rules* say which names it may ask for; None: all. *tell* gets a line for each that is refused, and the
+    guest the code *refusal*.
     """
 
     def __init__(self, hosts: Iterable[tuple[str, IPAddress]], routes: Iterable[tuple[str, IPAddress]],
                  *, has_ip6: bool, rules: NameRules | NameLearner | None = None,
-                 tell: Callable[[str], None] | None = None) -> None:
+                 tell: Callable[[str], None] | None = None, refusal: int = Rcode.REFUSED) -> None:
         self._has_ip6 = has_ip6
         self._tell = tell
+        self._refusal = refusal
         self._rules = rules
         self._hosts: dict[bytes, list[bytes]] = {}
         for name, address in hosts:
@@ -88,7 +90,7 @@ class Judge:
         if not self._rules.may_ask(query.name):
             if self._tell is not None:
                 self._tell(f"refused: the name {show_name(query.name)}: no rule allows it")
-            return Rcode.REFUSED
+            return self._refusal
         return Rcode.NOERROR if self._rules.is_empty(query) else None
 
     def admit(self, _query: DnsView, _answer: DnsView) -> bool:

@@ -28,6 +28,7 @@ from passt.names.outlet import Outlet, Way
 from passt.names.pinboard import Pinboard
 from passt.names.upstreams import Upstreams
 from passt.process import helper
+from passt.wire.dns.message import Rcode
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def serve(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSet
     cache = AnswerCache(asked.dns_cache, loop.clock) if asked.dns_cache else None
     rules_reader = RulesReader()
     judge = Judge(asked.dns_hosts, asked.dns_routes, has_ip6=guest.ip6 is not None, rules=_judge_of(rules),
-                  tell=lambda text: log.limited(log.INFO, "egress names", text))
+                  tell=lambda text: log.limited(log.INFO, "egress names", text),
+                  refusal=Rcode.NXDOMAIN if asked.dns_refuse == "nxdomain" else Rcode.REFUSED)
     build = build_learned if rules is not None and rules.learns else build_pins
     pinboard = Pinboard(loop, channel.send, build) if rules is not None else None
     forwarder = Forwarder(loop, judge, Upstreams(guest.names), outlet, cache, max_exchanges(), pinboard)
