@@ -16,8 +16,9 @@ import pytest
 
 from passt.config.policy_file import parse_policy
 from passt.forward.learning import UNFINISHED
-from tests.support.lab import FAR4, FAR6, OUTSIDE4, PATH, PROGRAMS, Lab
+from tests.support.lab import FAR4, FAR6, HOST4, OUTSIDE4, PATH, PROGRAMS, Lab
 from tests.support.processes import is_readable
+from tests.system.machines import Guest, passt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -256,6 +257,21 @@ def test_signal_ends_the_run_and_the_file_is_whole(lab: Lab, user: bool, scratch
             assert rules_in(learned) == [f"allow tcp:{FAR4}:{ECHO}"]
         else:
             assert learned.read_bytes() == UNFINISHED
+
+
+def test_machine_of_passt_runs_again(lab: Lab, user: bool, scratch: Path) -> None:
+    learned = scratch / "learned.toml"
+    words = [f"tcp,{FAR4},{ECHO}", f"udp,{FAR6},{ECHO}"]
+    outcome = "".join(f"{word} open\n" for word in words)
+    closed = f"tcp,{FAR6},{ECHO}"
+    for option, more in (("--learn", []), ("--policy", [closed])):
+        with passt(lab, option, str(learned), user=user, name="learn") as (_, path):
+            guest = Guest(lab, path)
+            guest.configure(HOST4)
+            found = guest.place.run(probe(lab, *words, *more), timeout=280).stdout.decode()
+            guest.close()
+        assert found == outcome + (f"{closed} ECONNREFUSED\n" if more else "")
+        assert rules_in(learned) == [f"allow tcp:{FAR4}:{ECHO}", f"allow udp:[{FAR6}]:{ECHO}"]
 
 
 @pytest.mark.parametrize(("options", "message"), [
