@@ -152,7 +152,7 @@ def install(ifname: str) -> None:
         vars(sys.modules[name]).update(names)
 
     module("passt.dataplane.engine", Engine=FakeEngine)
-    module("passt.forward.policy", Policy=FakePolicy, NOT_A_CLIENT="the client is none of --allow-from")
+    module("passt.forward.policy", Policy=FakePolicy, NOT_A_CLIENT="")
     module("passt.responders.dispatch", Dispatcher=lambda *_, **__: FakePolicy())
     module("passt.host.host_facts", read_host=lambda **_: HostFacts(None, None))
     module("passt.namespace.interface", bring_lo_up=bring_lo_up, configure=configure)
