@@ -345,7 +345,8 @@ def test_operands_tell_a_pid_from_a_command(arguments: list[str], fields: dict[s
     (["--stats", "1", "12"],
      ("option '--stats' prints on standard error, which a program in the background does not have; add"
       " --foreground")),
-    (["--dns-refuse", "nxdomain"], "option '--dns-refuse' nxdomain needs rules by name"),
+    (["--dns-refuse", "nxdomain"],
+     "option '--dns-refuse' nxdomain needs rules by name: --allow, --deny or --policy"),
     (["--no-copy-routes"], "option '--no-copy-routes' needs --config-net; add that or leave it out"),
     (["--no-copy-addrs"], "option '--no-copy-addrs' needs --config-net; add that or leave it out"),
     (["--outbound-if4", "eth0", "-6"], "option '--outbound-if4' eth0 needs IPv4, which -6 disables"),
